@@ -1,0 +1,61 @@
+"""The exception tree. Library code raises these; command-line code prints them and picks the exit code.
+
+HobbitError
+├── ConfigError       a flag, profile, environment variable or model option is wrong        (exit 78)
+├── BundleError       a bundle or checkpoint does not hold what its format promises         (exit 78)
+├── BudgetError       the request does not fit the memory (or disk) it was given            (exit 78)
+├── RequestError      one request asks for what this engine cannot do (context, sampling)   (exit 2)
+├── DeviceError       the board, a driver or an instruction set is missing                  (exit 1)
+└── ExpertReadError   reading an expert failed while running; the engine stays usable       (exit 1)
+
+Messages read: *where: what, expected, got. What to do.*
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HobbitError(Exception):
+    """Base of every error this project raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(HobbitError):
+    """A flag, profile value, environment variable or model option is wrong or unsupported."""
+
+    exit_code = 78
+
+
+class BundleError(HobbitError):
+    """A bundle or checkpoint is damaged, incomplete or of an unknown version."""
+
+    exit_code = 78
+
+
+class BudgetError(HobbitError):
+    """Something does not fit into the memory or disk space it was given."""
+
+    exit_code = 78
+
+
+class RequestError(HobbitError):
+    """A single request cannot be served as asked; the engine is unaffected."""
+
+    exit_code = 2
+
+
+class DeviceError(HobbitError):
+    """The device lacks something the chosen backend needs."""
+
+
+class ExpertReadError(HobbitError):
+    """An expert could not be read from the drive while running."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the closest known name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

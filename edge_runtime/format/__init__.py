@@ -1,0 +1,1 @@
+"""The bundle contract: the one place that reads and writes the format of docs/format.md."""

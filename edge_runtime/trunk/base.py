@@ -1,0 +1,77 @@
+"""The trunk: everything but routed experts. This protocol is all the engine knows of ONNX Runtime, TensorRT or numpy."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.trunk.kv_cache import KVCache
+
+F32 = NDArray[np.float32]
+
+
+class LayerOutput(NamedTuple):
+    """What one decoder layer hands to the experts.
+
+    Attributes:
+        x: float32 [T, D], normed hidden state that feeds router and experts; None for a dense layer.
+        router_logits: float32 [T, E]; None for a dense layer.
+
+    Both are views of buffers owned by the trunk, valid until its next call.
+    """
+
+    x: F32 | None
+    router_logits: F32 | None
+
+
+class Trunk(Protocol):
+    """Runs a decoder layer by layer for one chunk of tokens at a time.
+
+    The order of calls for a chunk is `begin`, then `run_layer` for layer 0, 1, ... L-1 (each followed by `run_shared`
+    where the layer has a shared expert), then `head` if logits are wanted, then `commit`. The residual stream stays
+    inside. A chunk that fails half-way is dropped by not calling `commit`: the next `begin` starts clean.
+    """
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of memory the loaded weights take, prepacked copies included (measured or from the plan's formula)."""
+        ...
+
+    def new_kv_cache(self, context: int) -> KVCache:
+        """Allocate keys and values for `context` tokens."""
+        ...
+
+    def begin(self, token_ids: NDArray[np.int32], kv: KVCache) -> None:
+        """Start a chunk: embed int32 [T] tokens at positions kv.length ... kv.length + T - 1.
+
+        Raises:
+            RequestError: the chunk exceeds the context or the largest chunk this trunk was built for.
+        """
+        ...
+
+    def run_layer(self, layer_idx: int, moe: F32 | None) -> LayerOutput:
+        """Run attention and router of a layer; a dense layer runs its MLP as well.
+
+        Args:
+            layer_idx: the next layer in order.
+            moe: float32 [T, D], combined expert output of the layer before (shared expert included), None for zero.
+        """
+        ...
+
+    def run_shared(self, layer_idx: int) -> F32:
+        """Return the shared expert's output float32 [T, D] (its gate applied) for the x of the last `run_layer`."""
+        ...
+
+    def head(self, moe: F32 | None, rows: slice) -> F32:
+        """Return logits float32 [rows, V] of the chunk's chosen rows. The caller owns the result."""
+        ...
+
+    def commit(self) -> None:
+        """Make the chunk's keys and values part of the cache."""
+        ...
+
+    def close(self) -> None:
+        """Release sessions and buffers."""
+        ...
