@@ -1,0 +1,54 @@
+"""Hobbit Edge: run Mixture-of-Experts language models bigger than memory, experts streamed from the drive."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edge_runtime.engine import Engine
+    from edge_runtime.errors import (
+        BudgetError,
+        BundleError,
+        ConfigError,
+        DeviceError,
+        ExpertReadError,
+        HobbitError,
+        RequestError,
+    )
+    from edge_runtime.generation import Chunk
+    from edge_runtime.sampling import SamplingParams
+    from edge_runtime.telemetry.report import RunReport
+
+_HOMES = {
+    "Engine": "engine",
+    "SamplingParams": "sampling",
+    "Chunk": "generation",
+    "RunReport": "telemetry.report",
+    **dict.fromkeys(
+        ("BudgetError", "BundleError", "ConfigError", "DeviceError", "ExpertReadError", "HobbitError", "RequestError"),
+        "errors",
+    ),
+}
+
+__all__ = [
+    "BudgetError",
+    "BundleError",
+    "Chunk",
+    "ConfigError",
+    "DeviceError",
+    "Engine",
+    "ExpertReadError",
+    "HobbitError",
+    "RequestError",
+    "RunReport",
+    "SamplingParams",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names on first use, so that `hobbit --help` needs none of them."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edge_runtime' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"edge_runtime.{_HOMES[name]}"), name)

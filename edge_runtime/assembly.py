@@ -1,0 +1,195 @@
+"""Puts an engine together from a bundle and options: check, settle the configuration, plan memory, then load."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_runtime.config import EngineOptions, RuntimeConfig, resolve
+from edge_runtime.decoder import Decoder
+from edge_runtime.experts.arena import ExpertArena
+from edge_runtime.experts.cache import ExpertCache
+from edge_runtime.experts.eviction import create_rule
+from edge_runtime.experts.store import FileExpertStore
+from edge_runtime.format.bundle import Bundle
+from edge_runtime.kernels import ExpertKernels
+from edge_runtime.limits import read_limits
+from edge_runtime.memory import MemoryNeeds, MemoryPlan, memory_ceiling, plan_memory
+from edge_runtime.policy import create_policy
+from edge_runtime.policy.base import Policy
+from edge_runtime.sizes import MIB, parse_size
+from edge_runtime.telemetry.process import rss_bytes
+from edge_runtime.tokenizer import Tokenizer
+from edge_runtime.trunk.kv_cache import KVCache
+from edge_runtime.trunk.memory import LIBRARY_BYTES, plan_trunk_bytes, scratch_bytes
+from edge_runtime.trunk.ort import OrtTrunk
+
+# kept free for what nobody counts: allocator slack, thread stacks, Python objects of a request (see docs/memory.md)
+HEADROOM_BYTES = 16 * MIB
+_LOGITS_BYTES = 16 * MIB
+_CHECKED_AT_OPEN = ("trunk", "embedding", "tokenizer", "calibration")
+
+
+@dataclass
+class Prepared:
+    """Everything settled, nothing big loaded."""
+
+    bundle: Bundle
+    config: RuntimeConfig
+    tokenizer: Tokenizer
+    kernels: ExpertKernels
+    needs: MemoryNeeds
+    plan: MemoryPlan
+
+
+@dataclass
+class Parts:
+    """The parts of a running engine. `close` releases them."""
+
+    bundle: Bundle
+    config: RuntimeConfig
+    tokenizer: Tokenizer
+    kernels: ExpertKernels
+    needs: MemoryNeeds
+    plan: MemoryPlan
+    trunk: OrtTrunk
+    kv: KVCache
+    arena: ExpertArena
+    cache: ExpertCache
+    policy: Policy
+    decoder: Decoder
+
+    @property
+    def backend(self) -> str:
+        """Where this engine computes."""
+        return self.config.backend
+
+    @property
+    def fingerprint(self) -> str:
+        """Names what computes here, for results that hold only as long as it does not change."""
+        return f"{self.kernels.isa}-{self.trunk.library}"
+
+    @property
+    def logits_chunk(self) -> int:
+        """Tokens a pass when logits of every token are wanted, so that one pass's logits stay small."""
+        row = 4 * self.bundle.manifest.model.vocab_size
+        return max(1, min(self.config.logits_chunk, self.decoder.max_chunk, _LOGITS_BYTES // row))
+
+    def close(self) -> None:
+        """Stop threads and release memory."""
+        self.cache.close()
+        self.trunk.close()
+
+
+def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[str, str] | None = None) -> Prepared:
+    """Check a bundle, settle the configuration and plan the memory.
+
+    Raises:
+        ConfigError, BundleError, BudgetError, DeviceError: see `Engine.open`.
+    """
+    bundle = Bundle.open(path)
+    manifest = bundle.manifest
+    config = resolve(options, os.environ if env is None else env, manifest)
+    spec, layout = manifest.model, manifest.layout
+    tokenizer = Tokenizer(Path(path) / "tokenizer")
+    kernels = ExpertKernels(
+        spec.hidden, spec.expert_intermediate, spec.top_k, config.prefill_chunk, threads=config.threads
+    )
+    needs = MemoryNeeds(
+        runtime_bytes=rss_bytes() + (0 if "onnxruntime" in sys.modules else LIBRARY_BYTES),
+        trunk_bytes=plan_trunk_bytes(manifest),
+        kv_bytes_per_token=KVCache.bytes_for(spec, 1),
+        context=config.context,
+        scratch_bytes=kernels.scratch_bytes
+        + scratch_bytes(spec, config.prefill_chunk, config.context)
+        + min(_LOGITS_BYTES, 4 * spec.vocab_size * config.logits_chunk),
+        tokenizer_bytes=0,  # already loaded, so it is in runtime_bytes
+        headroom_bytes=HEADROOM_BYTES,
+        slot_bytes={tier: layout.tier_bytes(tier) for tier in manifest.experts.tiers},
+        tier=config.tier,
+        num_experts=spec.num_experts,
+        num_expert_layers=len(spec.sparse_layers),
+        top_k=spec.top_k,
+    )
+    plan = _plan(needs, config.memory, config.expert_memory, config.os_reserve)
+    return Prepared(bundle, config, tokenizer, kernels, needs, plan)
+
+
+def _plan(needs: MemoryNeeds, memory: int | None, expert_memory: int | None, reserve: int) -> MemoryPlan:
+    ceiling = memory_ceiling(read_limits(), requested=memory, own_rss_bytes=rss_bytes(), reserve_bytes=reserve)
+    return plan_memory(needs, ceiling, expert_memory=expert_memory)
+
+
+def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
+    """Prepare, then load the trunk and open the experts.
+
+    Raises:
+        ConfigError, BundleError, BudgetError, DeviceError: see `Engine.open`.
+    """
+    ready = prepare(path, options)
+    config, bundle, spec = ready.config, ready.bundle, ready.bundle.manifest.model
+    for part in bundle.manifest.parts:
+        if part.role in _CHECKED_AT_OPEN:
+            bundle.check_part(part)
+    store = FileExpertStore(
+        bundle, config.tier, io_threads=config.io_threads, direct_io=config.direct_io, chunk_bytes=config.read_chunk
+    )
+    try:
+        trunk = OrtTrunk(bundle.path, spec, threads=config.threads, max_chunk=config.prefill_chunk)
+        arena = ExpertArena(
+            slot_bytes=ready.plan.slot_bytes,
+            num_slots=ready.plan.num_slots,
+            segment_offsets=bundle.manifest.layout.segment_offsets(config.tier),
+        )
+    except BaseException:
+        store.close()
+        raise
+    cache = ExpertCache(
+        arena,
+        store,
+        create_rule(
+            config.eviction,
+            num_layers=spec.num_layers,
+            num_experts=spec.num_experts,
+            tier_bytes=ready.needs.slot_bytes,
+            full_tier=config.tier,
+        ),
+        num_layers=spec.num_layers,
+        num_experts=spec.num_experts,
+        num_expert_layers=len(spec.sparse_layers),
+        tier=config.tier,
+    )
+    policy = create_policy(config.policy, num_experts=spec.num_experts, tier=config.tier)
+    decoder = Decoder(spec, trunk, cache, ready.kernels, policy, max_chunk=config.prefill_chunk)
+    return Parts(
+        bundle=bundle,
+        config=config,
+        tokenizer=ready.tokenizer,
+        kernels=ready.kernels,
+        needs=ready.needs,
+        plan=ready.plan,
+        trunk=trunk,
+        kv=trunk.new_kv_cache(config.context),
+        arena=arena,
+        cache=cache,
+        policy=policy,
+        decoder=decoder,
+    )
+
+
+def replan(parts: Parts, *, memory: str | int | None, expert_memory: str | int | None) -> None:
+    """Change the budget of a running engine; what is not given stays as it was opened.
+
+    Raises:
+        BudgetError: it does not fit; nothing was changed.
+        ConfigError: a size is malformed.
+    """
+    config = parts.config
+    total = config.memory if memory is None else None if memory == "auto" else parse_size(memory, "memory")
+    experts = config.expert_memory if expert_memory is None else parse_size(expert_memory, "expert_memory")
+    plan = _plan(parts.needs, total, experts, config.os_reserve)
+    parts.cache.resize(plan.num_slots)
+    parts.plan = plan

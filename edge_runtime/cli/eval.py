@@ -1,0 +1,129 @@
+"""`hobbit eval`: run a text token by token under a baseline and under the settings given, and compare."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+from typing import IO, TYPE_CHECKING, Any
+
+from edge_runtime.cli.options import add_engine_arguments, engine_options
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edge_runtime import Engine, RunReport
+    from edge_runtime.evaluation import Quality
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's flags."""
+    add_engine_arguments(parser)
+    parser.add_argument("--text", metavar="FILE", required=True, help="UTF-8 text to score")
+    parser.add_argument("--tokens", type=int, default=512, metavar="N", help="score the first N tokens (default: 512)")
+    parser.add_argument("--baseline", default="lossless", metavar="NAME", help="policy to compare with (lossless)")
+    parser.add_argument("--baseline-tier", metavar="T", help="its tier (default: bf16 if stored, else the deepest)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the verb."""
+    from edge_runtime.format.manifest import read as read_manifest
+
+    options = engine_options(args)
+    baseline = dict(options)
+    baseline.pop("max_kld", None)
+    tiers = read_manifest(Path(args.bundle)).experts.tiers
+    baseline |= {"policy": args.baseline, "tier": args.baseline_tier or str(tiers[-1])}
+    with tempfile.TemporaryFile(prefix="hobbit-eval-") as store:
+        ids = _baseline_pass(args, baseline, store)
+        report, quality = _candidate_pass(args, options, ids, store)
+    if args.json:
+        print(json.dumps(report.to_json() | {"quality": quality.to_json()}))
+    else:
+        _print_quality(report, quality)
+    return 0
+
+
+def _baseline_pass(args: argparse.Namespace, options: dict[str, Any], store: IO[bytes]) -> NDArray[np.int32]:
+    import numpy as np
+
+    with _open(args, options) as engine:
+        ids = np.asarray(_tokens(engine, args), np.int32)
+        for _, rows in _logits(engine, ids, "baseline"):
+            store.write(rows.tobytes())
+    return ids
+
+
+def _candidate_pass(
+    args: argparse.Namespace, options: dict[str, Any], ids: NDArray[np.int32], store: IO[bytes]
+) -> tuple[RunReport, Quality]:
+    import numpy as np
+
+    from edge_runtime.evaluation import QualityMeter
+    from edge_runtime.reporting import make_report
+    from edge_runtime.telemetry.report import Timings
+
+    meter, timings = QualityMeter(), Timings()
+    store.seek(0)
+    with _open(args, options) as engine:
+        before = engine.parts.cache.counters.snapshot()
+        row_bytes = 4 * engine.spec.vocab_size
+        started = perf_counter()
+        for position, rows in _logits(engine, ids, "candidate"):
+            timings.token_ms.append(1000 * (perf_counter() - started))
+            baseline = np.frombuffer(store.read(row_bytes), np.float32)
+            following = int(ids[position + 1]) if position + 1 < len(ids) else None
+            meter.add(baseline, rows[0], following)
+            started = perf_counter()
+        report = make_report(engine.parts, timings=timings, before=before)
+    return report, meter.result()
+
+
+def _open(args: argparse.Namespace, options: dict[str, Any]) -> Engine:
+    from edge_runtime import Engine
+
+    return Engine.open(args.bundle, self_check=not args.no_self_check, **options)
+
+
+def _tokens(engine: Engine, args: argparse.Namespace) -> list[int]:
+    from edge_runtime.errors import RequestError
+
+    try:
+        with open(args.text, encoding="utf-8") as file:
+            # a token is at least one character of text in every tokenizer we know: never read a huge file whole
+            text = file.read(64 * max(args.tokens, 2))
+    except (OSError, UnicodeDecodeError) as err:
+        raise RequestError(f"text: cannot read {args.text}: {err}.") from err
+    ids = engine.tokenizer.encode(text)[: args.tokens]
+    if len(ids) < 2:
+        raise RequestError(f"text: {args.text}: expected at least 2 tokens, got {len(ids)}.")
+    return ids
+
+
+def _logits(engine: Engine, ids: NDArray[np.int32], what: str) -> Any:
+    """Yield (position, logits [1, V]) over windows of the context, with a progress bar."""
+    from rich.console import Console
+    from rich.progress import track
+
+    window = engine.parts.config.context
+    steps = (
+        (start + position, rows)
+        for start in range(0, len(ids), window)
+        for position, rows in engine.logit_chunks(ids[start : start + window], chunk=1)
+    )
+    return track(steps, what, total=len(ids), console=Console(stderr=True), disable=not sys.stderr.isatty())
+
+
+def _print_quality(report: RunReport, quality: Quality) -> None:
+    from edge_runtime.sizes import format_size
+
+    print(f"tokens          {quality.tokens}")
+    print(f"perplexity      {quality.ppl:.4f} (baseline {quality.baseline_ppl:.4f})")
+    print(f"KL divergence   mean {quality.kld_mean:.6f}  median {quality.kld_median:.6f}  p99 {quality.kld_p99:.6f}")
+    print(f"top-1 agreement {100 * quality.top1_agreement:.2f} %")
+    print(f"bytes a token   {format_size(report.experts['bytes_per_token'] or 0)}")
+    print(f"speed           {report.timings['predicted_per_second']:.1f} tok/s")

@@ -1,0 +1,70 @@
+"""What verbs print for people: the statistics table, on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from edge_runtime.sampling import SamplingParams
+from edge_runtime.sizes import format_size
+from edge_runtime.telemetry.report import RunReport
+
+
+def sampling_params(args: argparse.Namespace) -> SamplingParams:
+    """Build sampling parameters from the flags of `add_sampling_arguments`."""
+    return SamplingParams(
+        max_tokens=args.max_tokens,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        min_p=args.min_p,
+        repetition_penalty=args.repetition_penalty,
+        stop=tuple(args.stop),
+        ignore_eos=args.ignore_eos,
+    )
+
+
+def print_statistics(report: RunReport) -> None:
+    """Print the statistics table of one run to stderr."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in statistics_rows(report):
+        table.add_row(name, value)
+    Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty()).print(table)
+
+
+def statistics_rows(report: RunReport) -> list[tuple[str, str]]:
+    """Return the table's rows: what was run, how fast, what the experts cost, and memory against the budget."""
+    t, e, m = report.timings, report.experts, report.memory
+    tiers = ", ".join(f"{n} at {bits} bits" for bits, n in e["by_tier"].items() if n) or "none"
+    policy = report.policy["name"] + _params(report.policy["params"])
+    return [
+        ("prompt", f"{t['prompt_n']} tokens, {_number(t['prompt_per_second'])} tok/s"),
+        ("generated", f"{t['predicted_n']} tokens, {_number(t['predicted_per_second'])} tok/s ({report.finish_reason})"),
+        ("first token", f"{_number(t['ttft_ms'])} ms (loading {_number(t['load_ms'])} ms)"),
+        ("expert lookups", f"{e['lookups']}: {e['hits']} hit, {e['late']} late, {e['misses']} miss{_hit_rate(e)}"),
+        ("bytes read", f"{format_size(e['bytes_read'])}, {format_size(e['bytes_per_token'] or 0)} a token"),
+        ("read wait", f"{_number(e['stall_ms'])} ms at {_number(e['read_gbps'], 2)} GB/s"),
+        ("uses by tier", tiers),
+        ("policy", f"{policy}: {e['substituted']} substituted, {e['skipped']} skipped, {e['route_changed']} re-routed"),
+        ("expert cache", format_size(m["arena_bytes"])),
+        ("peak memory", f"{format_size(m['peak_rss_bytes'])} of {format_size(m['budget_bytes'])} allowed"),
+    ]
+
+
+def _params(params: dict[str, Any]) -> str:
+    return f" ({', '.join(f'{k}={v}' for k, v in params.items())})" if params else ""
+
+
+def _hit_rate(experts: dict[str, Any]) -> str:
+    return f" ({100 * experts['hits'] / experts['lookups']:.1f} % hit)" if experts["lookups"] else ""
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "not measured" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,23 @@
+"""`hobbit plan`: the memory plan line by line, before anything big is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from edge_runtime.cli.options import add_engine_arguments, engine_options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's flags."""
+    add_engine_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the verb."""
+    from edge_runtime.assembly import prepare
+    from edge_runtime.config import EngineOptions
+
+    plan = prepare(args.bundle, EngineOptions.from_keywords(engine_options(args))).plan
+    print(json.dumps(plan.to_json()) if args.json else "\n".join(plan.table()))
+    return 0

@@ -1,0 +1,260 @@
+"""Engine: the local Python API. Opens a bundle within a memory budget and generates from it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from time import perf_counter
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.assembly import Parts, assemble, replan
+from edge_runtime.config import EngineOptions
+from edge_runtime.errors import HobbitError, RequestError
+from edge_runtime.generation import Chunk, Generation
+from edge_runtime.memory import MemoryPlan
+from edge_runtime.sampling import SamplingParams
+from edge_runtime.selfcheck import check_once
+from edge_runtime.spec import ModelSpec
+from edge_runtime.reporting import make_report
+from edge_runtime.telemetry.report import RunReport
+from edge_runtime.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
+
+
+class Engine:
+    """A model ready to generate, its experts streamed from the bundle.
+
+    One request runs at a time; a second one from another thread is refused, not queued. Use as a context manager,
+    or call `close`.
+
+    Example:
+        >>> with Engine.open("bundle", memory="2GiB") as engine:  # doctest: +SKIP
+        ...     for chunk in engine.stream("Once", SamplingParams(max_tokens=64)):
+        ...         print(chunk.text, end="")
+    """
+
+    def __init__(self, parts: Parts, load_s: float) -> None:
+        self._parts = parts
+        self._load_s = load_s
+        self._busy = threading.Lock()
+        self._kv = parts.kv
+        self._kv_tokens: list[int] = []
+        self._last: Generation | None = None
+        self._closed = False
+
+    @staticmethod
+    def open(bundle: str | os.PathLike[str], *, self_check: bool = True, **options: Any) -> Engine:
+        """Open a bundle: check it, plan its memory, load the trunk, allocate the expert arena.
+
+        Args:
+            bundle: directory written by hobbit-export.
+            self_check: run the numerical self-check the first time this bundle is opened on this machine.
+            **options: fields of `edge_runtime.config.EngineOptions`: memory, expert_memory, tier, policy, profile,
+                backend, threads, io_threads, direct_io, context, eviction, seed; what is left out comes from the
+                environment (HOBBIT_...), then the profile.
+
+        Raises:
+            ConfigError: an option is unknown or wrong.
+            BundleError: the bundle is damaged or incomplete.
+            BudgetError: the model does not fit the budget; the message has the sum and the nearest setting that does.
+            DeviceError: the backend asked for is not there.
+        """
+        started = perf_counter()
+        parts = assemble(bundle, EngineOptions.from_keywords(options))
+        try:
+            engine = Engine(parts, perf_counter() - started)
+            if self_check:
+                check_once(engine, parts.bundle, parts.config.tier, parts.fingerprint)
+        except BaseException:
+            parts.close()
+            raise
+        engine._load_s = perf_counter() - started
+        return engine
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Shape of the model."""
+        return self._parts.bundle.manifest.model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's tokenizer."""
+        return self._parts.tokenizer
+
+    @property
+    def plan(self) -> MemoryPlan:
+        """The memory plan in force."""
+        return self._parts.plan
+
+    @property
+    def parts(self) -> Parts:
+        """The parts this engine joins; for tests, evaluation and benchmarks."""
+        return self._parts
+
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, reuse_prefix: bool = False
+    ) -> Iterator[Chunk]:
+        """Generate, yielding text as it becomes certain.
+
+        Args:
+            prompt: text, or token ids.
+            params: sampling parameters; greedy to the end of the context if left out.
+            reuse_prefix: keep the KV cache of the previous request as far as the prompts agree.
+
+        Yields:
+            A chunk for every token; its text may be empty while a character or stop string is incomplete.
+
+        Raises:
+            RequestError: the prompt is empty or too long, or another request is running.
+            ExpertReadError: the drive failed; the engine stays usable.
+        """
+        params = params or SamplingParams()
+        if params.seed is None:
+            params = replace(params, seed=self._parts.config.seed)
+        ids = self._encode(prompt)
+        return self._run(ids, params, reuse_prefix)
+
+    def _run(self, ids: NDArray[np.int32], params: SamplingParams, reuse_prefix: bool) -> Iterator[Chunk]:
+        with _exclusive(self._busy):
+            kept = self._keep_prefix(ids) if reuse_prefix else 0
+            self._kv.truncate(kept)
+            self._kv_tokens = ids[:kept].tolist()
+            self._parts.cache.begin_request()
+            if not kept:
+                self._parts.policy.begin_sequence()
+                self._parts.cache.begin_sequence()
+            generation = Generation(self._parts, self._kv, self._kv_tokens, ids, params)
+            self._last = generation
+            yield from generation.run()
+
+    def generate(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, reuse_prefix: bool = False
+    ) -> RunReport:
+        """Generate to the end and return text, token ids and everything measured."""
+        for _ in self.stream(prompt, params, reuse_prefix=reuse_prefix):
+            pass
+        return self.last_report()
+
+    def last_report(self) -> RunReport:
+        """Report of the latest request.
+
+        Raises:
+            RequestError: nothing ran yet.
+        """
+        if self._last is None:
+            raise RequestError("report: expected a finished request, but none ran yet.")
+        g = self._last
+        g.timings.load_ms = 1000 * self._load_s
+        return make_report(
+            self._parts,
+            timings=g.timings,
+            before=g.counters_before,
+            text=g.text,
+            token_ids=g.token_ids,
+            finish_reason=g.finish_reason,
+        )
+
+    def logits(self, token_ids: Prompt, *, chunk: int | None = None) -> NDArray[np.float32]:
+        """Return the logits float32 [T, V] after each of T tokens, from an empty KV cache.
+
+        Args:
+            token_ids: tokens, or text.
+            chunk: tokens a pass; 1 is teacher forcing as in decode. Default: the plan's prefill chunk.
+        """
+        ids = self._encode(token_ids)
+        out = np.empty((len(ids), self.spec.vocab_size), np.float32)
+        for start, rows in self.logit_chunks(ids, chunk=chunk):
+            out[start : start + len(rows)] = rows
+        return out
+
+    def logit_chunks(
+        self, token_ids: NDArray[np.int32], *, chunk: int | None = None
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield (first position, logits float32 [t, V]) chunk by chunk: `logits` in bounded memory."""
+        decoder = self._parts.decoder
+        step = min(chunk or self._parts.logits_chunk, decoder.max_chunk)
+        with _exclusive(self._busy):
+            self._kv.truncate(0)
+            self._kv_tokens = []
+            self._parts.cache.begin_request()
+            self._parts.policy.begin_sequence()
+            self._parts.cache.begin_sequence()
+            for start in range(0, len(token_ids), step):
+                ids = token_ids[start : start + step]
+                yield start, decoder.forward(ids, self._kv, slice(0, len(ids)))
+
+    def resize(self, *, memory: str | int | None = None, expert_memory: str | int | None = None) -> MemoryPlan:
+        """Change the budget while open: experts are evicted and memory returned, or the arena grows.
+
+        Raises:
+            BudgetError: the model does not fit the new budget; the old one stays in force.
+        """
+        with _exclusive(self._busy):
+            replan(self._parts, memory=memory, expert_memory=expert_memory)
+        return self._parts.plan
+
+    def close(self) -> None:
+        """Release everything. Safe to call twice."""
+        if not self._closed:
+            self._closed = True
+            self._parts.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _encode(self, prompt: Prompt) -> NDArray[np.int32]:
+        if self._closed:
+            raise RequestError("engine: it is closed. Open the bundle again.")
+        ids = np.asarray(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
+        if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
+            raise RequestError(f"prompt: expected text or a list of token ids, got an array of {ids.dtype} {ids.shape}.")
+        if not ids.size:
+            raise RequestError("prompt: expected at least one token, got none.")
+        if ids.min() < 0 or ids.max() >= self.spec.vocab_size:
+            bad = int(ids.min() if ids.min() < 0 else ids.max())
+            raise RequestError(f"prompt: token id {bad} is outside the vocabulary of {self.spec.vocab_size}.")
+        if len(ids) > self._parts.config.context:
+            raise RequestError(
+                f"prompt: {len(ids)} tokens exceed the context of {self._parts.config.context}. "
+                "Shorten it, or open the engine with a larger context."
+            )
+        return ids.astype(np.int32)
+
+    def _keep_prefix(self, ids: NDArray[np.int32]) -> int:
+        """Tokens of the KV cache the new prompt shares; at least one token is always run, to have logits."""
+        limit = min(len(self._kv_tokens), self._kv.length, len(ids) - 1)
+        same = 0
+        while same < limit and self._kv_tokens[same] == ids[same]:
+            same += 1
+        return same
+
+
+class _exclusive:  # noqa: N801 - reads as a verb at the call
+    """Hold a lock for a block, or refuse at once: one request at a time."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise RequestError("engine: another request is running. Finish or close it first.")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+
+__all__ = ["Chunk", "Engine", "HobbitError", "Prompt", "RunReport", "SamplingParams"]

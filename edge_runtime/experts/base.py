@@ -1,0 +1,117 @@
+"""What an expert store is: reads record prefixes into memory it is given. The cache knows nothing else of the drive."""
+
+from __future__ import annotations
+
+import enum
+import threading
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from edge_runtime.errors import ExpertReadError
+
+DEFAULT_READ_TIMEOUT_S = 30.0
+
+
+class ExpertKey(NamedTuple):
+    """One expert of the model."""
+
+    layer_idx: int
+    expert_idx: int
+
+
+class Priority(enum.IntEnum):
+    """Which reads go first; lower is sooner."""
+
+    NOW = 0
+    NEXT = 1
+    SPECULATIVE = 2
+
+
+@dataclass(frozen=True)
+class StoreStats:
+    """What a store has done since it was opened.
+
+    Attributes:
+        reads: records read and checked.
+        bytes_read: bytes that came from the drive, failed reads included.
+        busy_ns: wall time during which at least one read was under way.
+    """
+
+    reads: int = 0
+    bytes_read: int = 0
+    busy_ns: int = 0
+
+
+class ReadTicket:
+    """One read under way. `tag` is the caller's own (the cache keeps its slot there)."""
+
+    def __init__(self, key: ExpertKey, into: memoryview, priority: Priority, tag: int) -> None:
+        self.key, self.into, self.priority, self.tag = key, into, priority, tag
+        self.error: ExpertReadError | None = None
+        self._finished = threading.Event()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it finished, well or not; its buffer is then no longer written to."""
+        return self._finished.is_set()
+
+    def finish(self) -> None:
+        """Mark it finished; called by the store once."""
+        self.into.release()
+        self._finished.set()
+
+    def wait(self, timeout_s: float = DEFAULT_READ_TIMEOUT_S) -> None:
+        """Block until it finished.
+
+        Raises:
+            ExpertReadError: the read failed, or did not finish in time.
+        """
+        if not self._finished.wait(timeout_s):
+            layer, expert = self.key
+            raise ExpertReadError(
+                f"layer {layer}, expert {expert}: expected a read to finish within {timeout_s:g} s, it did not. "
+                "Check the drive (dmesg)."
+            )
+        if self.error is not None:
+            raise self.error
+
+
+class ExpertStore(Protocol):
+    """Reads one tier's record prefix of any expert. One consumer thread at a time."""
+
+    mode: str
+    """How the drive is read, for reports: 'direct', 'buffered', or why it is not direct."""
+
+    def begin_request(self) -> None:
+        """Check that the files are still those that were opened; reopen what came back. No read may be under way.
+
+        Raises:
+            ExpertReadError: names the file that is missing or changed.
+        """
+        ...
+
+    def submit(
+        self, key: ExpertKey, into: memoryview, *, priority: Priority = Priority.NOW, tag: int = 0
+    ) -> ReadTicket:
+        """Start reading an expert; returns at once. The view `into` is released when the ticket is done."""
+        ...
+
+    def completed(self, timeout_s: float) -> list[ReadTicket]:
+        """Return tickets that finished and were not returned before, waiting for at least one; [] after the time."""
+        ...
+
+    def cancel(self, ticket: ReadTicket) -> bool:
+        """Withdraw a read that has not started; it is never `completed`. False: it has started, and will finish."""
+        ...
+
+    def promote(self, ticket: ReadTicket, priority: Priority) -> None:
+        """Move a queued read forward."""
+        ...
+
+    def stats(self) -> StoreStats:
+        """Totals since opening."""
+        ...
+
+    def close(self) -> None:
+        """Withdraw what is queued, wait for what is not, release files and threads. Safe to call twice."""
+        ...

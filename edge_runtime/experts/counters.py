@@ -1,0 +1,116 @@
+"""ExpertCounters: what happened to experts, as totals since opening; differences of two give one request."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.policy.base import StepPlan
+
+CONTRACT_TIERS = (2, 4, 6, 8)
+
+
+@dataclass
+class ExpertCounters:
+    """Totals. A lookup is one expert asked for by one layer in one pass, however many tokens share it.
+
+    Attributes:
+        hits: it was resident.
+        late: its read was already under way.
+        misses: its read starts now.
+        bytes_read: bytes that came from the drive.
+        read_busy_ns: wall time during which the drive had at least one read to do.
+        stall_ns: time the engine waited for experts with nothing to compute.
+        by_tier: lookups by the tier served.
+        substituted: (token, rank) uses served below the full tier, as the policy planned.
+        skipped: uses dropped by the policy.
+        route_changed: uses of an expert the router did not choose.
+        prefetch_issued: reads started before anyone asked.
+        prefetch_used: of those, resident when first asked for.
+        prefetch_late: of those, still under way when first asked for.
+        prefetch_wasted: of those, evicted or failed without ever being asked for.
+        evicted: experts that lost their slot.
+        truncated: residents cut to a lower tier.
+    """
+
+    hits: int = 0
+    late: int = 0
+    misses: int = 0
+    bytes_read: int = 0
+    read_busy_ns: int = 0
+    stall_ns: int = 0
+    by_tier: dict[int, int] = field(default_factory=lambda: dict.fromkeys(CONTRACT_TIERS, 0))
+    substituted: int = 0
+    skipped: int = 0
+    route_changed: int = 0
+    prefetch_issued: int = 0
+    prefetch_used: int = 0
+    prefetch_late: int = 0
+    prefetch_wasted: int = 0
+    evicted: int = 0
+    truncated: int = 0
+
+    @property
+    def lookups(self) -> int:
+        """Experts asked for: hits + late + misses."""
+        return self.hits + self.late + self.misses
+
+    def count_tiers(self, tiers: NDArray[np.uint8]) -> None:
+        """Count uint8 [n], the tiers n lookups are served at."""
+        for tier, count in enumerate(np.bincount(tiers)):
+            if count:
+                self.by_tier[tier] = self.by_tier.get(tier, 0) + int(count)
+
+    def add_plan(self, plan: StepPlan) -> None:
+        """Count what a policy changed."""
+        self.substituted += plan.substituted
+        self.skipped += plan.skipped
+        self.route_changed += plan.route_changed
+
+    def snapshot(self) -> ExpertCounters:
+        """Return a copy that stands still."""
+        return copy.deepcopy(self)
+
+    def since(self, before: ExpertCounters) -> ExpertCounters:
+        """Return what was counted after the snapshot `before`."""
+        result = ExpertCounters()
+        for name, value in vars(self).items():
+            if isinstance(value, dict):
+                old = getattr(before, name)
+                setattr(result, name, {key: count - old.get(key, 0) for key, count in value.items()})
+            else:
+                setattr(result, name, value - getattr(before, name))
+        return result
+
+    def to_json(self, num_tokens: int | None = None) -> dict[str, Any]:
+        """Return the `experts` object of the output contract.
+
+        Args:
+            num_tokens: tokens run, for bytes_per_token; None or 0 leaves it null.
+        """
+        return {
+            "lookups": self.lookups,
+            "hits": self.hits,
+            "late": self.late,
+            "misses": self.misses,
+            "bytes_read": self.bytes_read,
+            "bytes_per_token": round(self.bytes_read / num_tokens, 1) if num_tokens else None,
+            "stall_ms": round(self.stall_ns / 1e6, 3),
+            "read_gbps": round(self.bytes_read / self.read_busy_ns, 3) if self.read_busy_ns else None,
+            "by_tier": {str(tier): count for tier, count in sorted(self.by_tier.items())},
+            "substituted": self.substituted,
+            "skipped": self.skipped,
+            "route_changed": self.route_changed,
+            "prefetch": {
+                "issued": self.prefetch_issued,
+                "used": self.prefetch_used,
+                "late": self.prefetch_late,
+                "wasted": self.prefetch_wasted,
+            },
+            "evicted": self.evicted,
+            "truncated": self.truncated,
+        }

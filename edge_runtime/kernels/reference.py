@@ -1,0 +1,171 @@
+"""Decode and run expert records in plain numpy: slow, obvious, and what the kernels are tested against.
+
+Written from ``docs/format.md``, not from the C++. A kernel agrees with `expert_forward` within
+``max|dy| <= KERNEL_BOUND * max|y|``: float32 sums are taken in another order, so an intermediate
+value that lies on a rounding tie may become a different int8. Typical distance 1e-6.
+
+Letters: D hidden, I intermediate, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["KERNEL_BOUND", "bf16_bytes", "decode_bf16", "decode_expert", "expert_forward", "quantize_activations",
+           "segment_bytes"]
+
+KERNEL_BOUND = 2e-3
+
+Floats = npt.NDArray[np.float32]
+Matrices = tuple[Floats, Floats, Floats]
+Buffer = Any  # bytes, memoryview or a uint8 array
+
+_GROUP, _ROWS, _HEADER, _ALIGN = 32, 16, 64, 4096
+
+
+def _pad(size: int) -> int:
+    return -(-size // _ALIGN) * _ALIGN
+
+
+def segment_bytes(hidden: int, intermediate: int, num_segments: int) -> list[int]:
+    """Return the padded size in bytes of each of the first `num_segments` segments."""
+    panels = [(2 * intermediate // _ROWS, hidden), (hidden // _ROWS, intermediate)]
+    metadata = sum(count * (128 + cols) for count, cols in panels)
+    plane = 3 * hidden * intermediate // 4
+    return [_pad(_HEADER + metadata + plane)] + [_pad(plane)] * (num_segments - 1)
+
+
+def bf16_bytes(hidden: int, intermediate: int) -> int:
+    """Return the padded size in bytes of a bfloat16 record."""
+    return _pad(6 * hidden * intermediate)
+
+
+def _panel_order(hidden: int, intermediate: int) -> list[tuple[int, int, int]]:
+    """List (matrix, first row, columns) of every panel in file order; matrix 0 gate, 1 up, 2 down."""
+    order = [(matrix, row, hidden) for row in range(0, intermediate, _ROWS) for matrix in (0, 1)]
+    return order + [(2, row, intermediate) for row in range(0, hidden, _ROWS)]
+
+
+def _empty(hidden: int, intermediate: int) -> Matrices:
+    gate, up = (np.zeros((intermediate, hidden), np.float32) for _ in range(2))
+    return gate, up, np.zeros((hidden, intermediate), np.float32)
+
+
+def _plane_codes(raw: npt.NDArray[np.uint8], cols: int) -> npt.NDArray[np.int32]:
+    """Unpack one plane of one panel to two-bit codes [16, cols]."""
+    packed = raw.reshape(cols // _GROUP, 2, _ROWS, 4)  # group, v, row, j
+    fields = np.stack([(packed >> (2 * f)) & 3 for f in range(4)], axis=0)  # f, group, v, row, j
+    # input = 32 group + 16 v + 4 f + j
+    return fields.transpose(3, 1, 2, 0, 4).reshape(_ROWS, cols).astype(np.int32)
+
+
+def _weights(tier: int, codes: list[npt.NDArray[np.int32]], table: npt.NDArray[np.uint8], a: Floats, b: Floats) -> Floats:
+    if tier == 2:
+        return a * table[codes[0]].astype(np.float32) / np.float32(8) + b
+    q = 4 * codes[0] + codes[1]
+    if tier == 4:
+        return a * q.astype(np.float32) + b
+    fine = 14 * q + 4 * codes[2] - 6.0 if tier == 6 else 14 * q + 4 * codes[2] + codes[3] - 7.5
+    return a / np.float32(14) * fine.astype(np.float32) + b
+
+
+def decode_expert(segments: Sequence[Buffer], hidden: int, intermediate: int, tier: int) -> Matrices:
+    """Return the float32 weights of a progressive record at one tier.
+
+    Args:
+        segments: at least tier / 2 segments, each bytes-like and padded as in the file.
+        hidden: D.
+        intermediate: I.
+        tier: 2, 4, 6 or 8.
+
+    Returns:
+        gate [I, D], up [I, D], down [D, I].
+
+    Raises:
+        ValueError: the tier is unknown, a segment is missing or too short, or the magic differs.
+    """
+    if tier not in (2, 4, 6, 8):
+        raise ValueError(f"decode_expert: tier must be 2, 4, 6 or 8, got {tier}")
+    sizes = segment_bytes(hidden, intermediate, tier // 2)
+    if len(segments) < len(sizes):
+        raise ValueError(f"decode_expert: tier {tier} needs {len(sizes)} segments, got {len(segments)}")
+    raw = [np.frombuffer(segment, np.uint8) for segment in segments[: len(sizes)]]
+    for index, (array, size) in enumerate(zip(raw, sizes, strict=True)):
+        if array.size < size:
+            raise ValueError(f"decode_expert: segment {index} must have {size} bytes, got {array.size}")
+    base = raw[0]
+    if bytes(base[:4]) != b"HBR1":
+        raise ValueError(f"decode_expert: record magic must be HBR1, got {bytes(base[:4])!r}")
+    order = _panel_order(hidden, intermediate)
+    meta_at = _HEADER
+    plane_at = [_HEADER + sum(128 + cols for _, _, cols in order), 0, 0, 0]
+    out = _empty(hidden, intermediate)
+    for matrix, row, cols in order:
+        steps = base[meta_at : meta_at + 128].view("<f4").reshape(2, _ROWS, 1)
+        group = base[meta_at + 128 : meta_at + 128 + cols].reshape(cols // _GROUP, 2, _ROWS).astype(np.float32)
+        a = np.repeat(steps[0] * group[:, 0].T, _GROUP, axis=1)
+        b = np.repeat(-steps[1] * group[:, 1].T, _GROUP, axis=1)
+        codes = [_plane_codes(raw[k][plane_at[k] : plane_at[k] + 4 * cols], cols) for k in range(tier // 2)]
+        table = base[16 + 4 * matrix : 20 + 4 * matrix]
+        out[matrix][row : row + _ROWS] = _weights(tier, codes, table, a, b)
+        meta_at += 128 + cols
+        plane_at = [at + 4 * cols for at in plane_at]
+    return out
+
+
+def decode_bf16(record: Buffer, hidden: int, intermediate: int) -> Matrices:
+    """Return the float32 weights of a bfloat16 record: gate [I, D], up [I, D], down [D, I].
+
+    Raises:
+        ValueError: the record is too short.
+    """
+    raw = np.frombuffer(record, np.uint8)
+    if raw.size < bf16_bytes(hidden, intermediate):
+        raise ValueError(f"decode_bf16: record must have {bf16_bytes(hidden, intermediate)} bytes, got {raw.size}")
+    out = _empty(hidden, intermediate)
+    at = 0
+    for matrix, row, cols in _panel_order(hidden, intermediate):
+        bits = raw[at : at + 32 * cols].view("<u2").reshape(cols, _ROWS).astype(np.uint32) << 16
+        out[matrix][row : row + _ROWS] = bits.view(np.float32).T
+        at += 32 * cols
+    return out
+
+
+def quantize_activations(x: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
+    """Quantise to int8 per group of 32: codes [T, n] in [-127, 127] and scales [T, n / 32]."""
+    groups = x.reshape(x.shape[0], -1, _GROUP)
+    peak = np.abs(groups).max(axis=2)
+    used = peak > 1e-30
+    inverse = np.where(used, np.float32(127) / np.where(used, peak, np.float32(1)), np.float32(0))
+    codes = np.rint(groups * inverse[:, :, None]).astype(np.int8).reshape(x.shape)
+    return codes, np.where(used, peak / np.float32(127), np.float32(0))
+
+
+def _as_the_kernel_sees(x: Floats) -> npt.NDArray[np.float64]:
+    codes, scales = quantize_activations(x)
+    return codes * np.repeat(scales.astype(np.float64), _GROUP, axis=1)
+
+
+def expert_forward(x: Floats, weights: Matrices, quantized: bool = True) -> Floats:
+    """Return down(silu(gate x) * up x), accumulated in float64.
+
+    Args:
+        x: float32 [T, D].
+        weights: gate [I, D], up [I, D], down [D, I], as the decoders return them.
+        quantized: round x and the hidden activations to int8 groups of 32, as tiers 2 to 8 do;
+            False for bfloat16 records.
+
+    Returns:
+        float32 [T, D].
+    """
+    gate_w, up_w, down_w = (w.astype(np.float64) for w in weights)
+    inputs = _as_the_kernel_sees(x) if quantized else x.astype(np.float64)
+    gate, up = inputs @ gate_w.T, inputs @ up_w.T
+    with np.errstate(over="ignore"):
+        hidden = (gate / (1 + np.exp(-gate)) * up).astype(np.float32)
+    acts = _as_the_kernel_sees(hidden) if quantized else hidden.astype(np.float64)
+    return np.asarray((acts @ down_w.T).astype(np.float32))

@@ -1,0 +1,246 @@
+#include "experts.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+namespace hobbit {
+namespace {
+
+// Tokens that share one walk over a panel: their gate and up values stay on the stack.
+constexpr size_t kTokenChunk = 32;
+// Reading and unpacking a panel costs about as much as this many tokens' products.
+constexpr size_t kPanelCost = 4;
+
+[[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument(message); }
+
+size_t check_dim(const char* name, size_t value) {
+  if (value == 0 || value % kGroup != 0 || value > (1u << 20))
+    refuse(std::string("ExpertKernels: ") + name + " must be a positive multiple of 32 up to 1048576, got " +
+           std::to_string(value));
+  return value;
+}
+
+size_t check_count(const char* name, size_t value, size_t top) {
+  if (value == 0 || value > top)
+    refuse(std::string("ExpertKernels: ") + name + " must be in 1.." + std::to_string(top) + ", got " +
+           std::to_string(value));
+  return value;
+}
+
+Shape checked(const Shape& s) {
+  return {check_dim("hidden", s.hidden), check_dim("intermediate", s.intermediate),
+          check_count("top_k", s.top_k, 1024), check_count("max_tokens", s.max_tokens, 1u << 20)};
+}
+
+}  // namespace
+
+ExpertKernels::ExpertKernels(const Shape& shape, int threads, const std::string& isa)
+    : shape_(checked(shape)),
+      layout_{shape.hidden, shape.intermediate},
+      table_(find_kernels(isa)),
+      pool_(int(check_count("threads", size_t(std::max(threads, 0)), 256))) {
+  const size_t pairs = shape.max_tokens * shape.top_k, d = shape.hidden, i = shape.intermediate;
+  const size_t parts[5] = {shape.max_tokens * (d / kGroup) * sizeof(ActGroup), shape.max_tokens * d * 4,
+                           pairs * i * 4, pairs * d * 4, pairs * 4};
+  size_t offset[5], total = 64;
+  for (int k = 0; k < 5; ++k) {
+    offset[k] = total;
+    total += (parts[k] + 63) / 64 * 64;
+  }
+  scratch_.reset(new uint8_t[total]());
+  scratch_bytes_ = total;
+  uint8_t* base = scratch_.get() - reinterpret_cast<uintptr_t>(scratch_.get()) % 64;  // offsets start at 64
+  x_q_ = reinterpret_cast<ActGroup*>(base + offset[0]);
+  x_ = reinterpret_cast<float*>(base + offset[1]);
+  h_ = reinterpret_cast<float*>(base + offset[2]);
+  h_q_ = reinterpret_cast<ActGroup*>(base + offset[2]);
+  y_ = reinterpret_cast<float*>(base + offset[3]);
+  seen_ = reinterpret_cast<uint32_t*>(base + offset[4]);
+}
+
+void ExpertKernels::quantize(const float* x, size_t tokens) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  check_tokens(tokens);
+  quantize_locked(x, tokens);
+}
+
+void ExpertKernels::run(const Batch& batch) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  check(batch, tokens_);
+  run_locked(batch);
+}
+
+void ExpertKernels::combine(const float* weights, size_t tokens, float* out) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (tokens != tokens_)
+    refuse("combine: expected " + std::to_string(tokens_) + " tokens (as in quantize), got " + std::to_string(tokens));
+  combine_locked(weights, tokens, out);
+}
+
+void ExpertKernels::forward(const float* x, size_t tokens, const Batch& batch, const float* weights, float* out) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  check_tokens(tokens);
+  check(batch, tokens);
+  quantize_locked(x, tokens);
+  run_locked(batch);
+  combine_locked(weights, tokens, out);
+}
+
+void ExpertKernels::quantize_locked(const float* x, size_t tokens) {
+  const size_t d = shape_.hidden, groups = d / kGroup;
+  std::memcpy(x_, x, tokens * d * sizeof(float));
+  table_.quantize(x_, tokens * groups, x_q_);
+  tokens_ = tokens;
+}
+
+void ExpertKernels::check_tokens(size_t tokens) const {
+  if (tokens == 0 || tokens > shape_.max_tokens)
+    refuse("quantize: expected 1.." + std::to_string(shape_.max_tokens) + " tokens (max_tokens), got " +
+           std::to_string(tokens));
+}
+
+void ExpertKernels::check(const Batch& b, size_t tokens) {
+  if (b.tier != 2 && b.tier != 4 && b.tier != 6 && b.tier != 8 && b.tier != 16)
+    refuse("run: tier must be one of 2, 4, 6, 8, 16, got " + std::to_string(b.tier));
+  if (tokens == 0) refuse("run: expected quantize() before run()");
+  const int used = b.tier == 16 ? 1 : b.tier / 2;
+  if (b.starts[0] != 0 || size_t(b.starts[b.count]) != b.num_pairs)
+    refuse("run: starts must begin at 0 and end at " + std::to_string(b.num_pairs) + " pairs, got " +
+           std::to_string(b.starts[0]) + " and " + std::to_string(b.starts[b.count]));
+  for (size_t n = 0; n < b.count; ++n) {
+    if (b.starts[n] > b.starts[n + 1])
+      refuse("run: starts must not decrease, they do at expert " + std::to_string(n));
+    for (int s = 0; s < used; ++s)
+      if (b.segments[4 * n + size_t(s)] == 0)
+        refuse("run: segment " + std::to_string(s) + " of expert " + std::to_string(n) + " has address 0 at tier " +
+               std::to_string(b.tier));
+    uint32_t magic = kRecordMagic;
+    if (b.tier != 16) std::memcpy(&magic, reinterpret_cast<const void*>(b.segments[4 * n]), 4);
+    if (magic != kRecordMagic)
+      refuse("run: segment 0 of expert " + std::to_string(n) + " does not start with HBR1");
+  }
+  if (++stamp_ == 0) {  // after 2^32 calls old stamps could look new
+    std::fill_n(seen_, shape_.max_tokens * shape_.top_k, 0u);
+    stamp_ = 1;
+  }
+  const size_t limit = tokens * shape_.top_k;
+  for (size_t i = 0; i < b.num_pairs; ++i) {
+    if (b.pairs[i] < 0 || size_t(b.pairs[i]) >= limit)
+      refuse("run: pair index must be in 0.." + std::to_string(limit - 1) + " (" + std::to_string(tokens) +
+             " tokens), got " + std::to_string(b.pairs[i]));
+    uint32_t& seen = seen_[b.pairs[i]];
+    if (seen == stamp_) refuse("run: pair " + std::to_string(b.pairs[i]) + " occurs twice in one call");
+    seen = stamp_;
+  }
+}
+
+// Threads take contiguous ranges of equal estimated cost, so each streams its own part of the bytes.
+template <class Item>
+void ExpertKernels::for_items(const Batch& b, size_t items_per_expert, Item item) {
+  const auto cost = [&](size_t n) {
+    const size_t tokens = size_t(b.starts[n + 1] - b.starts[n]);
+    return tokens == 0 ? 0 : kPanelCost + tokens;
+  };
+  size_t total = 0;
+  for (size_t n = 0; n < b.count; ++n) total += cost(n) * items_per_expert;
+  const size_t threads = size_t(pool_.size());
+  auto job = [&](int thread) {
+    const size_t from = total * size_t(thread) / threads, to = total * size_t(thread + 1) / threads;
+    size_t at = 0;
+    for (size_t n = 0; n < b.count; ++n) {
+      const size_t each = cost(n), end = at + each * items_per_expert;
+      if (each != 0 && end > from && at < to) {
+        // An item belongs to the thread whose range holds the item's start.
+        const size_t first = from > at ? (from - at + each - 1) / each : 0;
+        const size_t last = std::min(items_per_expert, (to - at + each - 1) / each);
+        for (size_t i = first; i < last; ++i) item(n, i);
+      }
+      at = end;
+    }
+  };
+  pool_.run(job);
+}
+
+PanelRef ExpertKernels::panel(const Batch& b, size_t expert, int matrix, size_t index) const {
+  const uint64_t* segments = b.segments + 4 * expert;
+  const uint8_t* base = reinterpret_cast<const uint8_t*>(segments[0]);
+  PanelRef ref{base + layout_.meta_offset(matrix, index), {}, base + kTableOffset + 4 * matrix};
+  const size_t at = layout_.plane_offset(matrix, index);
+  for (int k = 0; k < b.tier / 2; ++k)
+    ref.plane[k] = reinterpret_cast<const uint8_t*>(segments[k]) + layout_.plane_start(k) + at;
+  return ref;
+}
+
+// 32 units of one expert: 2 gate and 2 up panels, then silu(gate) * up and its int8 group.
+void ExpertKernels::gate_up(const Batch& b, size_t expert, size_t chunk) {
+  alignas(64) float values[2][kTokenChunk][kGroup], h[kGroup];
+  const ActGroup* acts[kTokenChunk];
+  const float* floats[kTokenChunk];
+  const size_t d = shape_.hidden, groups = d / kGroup, end = size_t(b.starts[expert + 1]);
+  const auto* bf16 = reinterpret_cast<const uint8_t*>(b.segments[4 * expert]);
+  for (size_t first = size_t(b.starts[expert]); first < end; first += kTokenChunk) {
+    const size_t count = std::min(kTokenChunk, end - first);
+    for (size_t t = 0; t < count; ++t) {
+      const size_t token = size_t(b.pairs[first + t]) / shape_.top_k;
+      acts[t] = x_q_ + token * groups;
+      floats[t] = x_ + token * d;
+    }
+    for (size_t p = 2 * chunk; p < 2 * chunk + 2; ++p)
+      for (int m : {kGate, kUp}) {
+        float* out = values[m][0] + kPanelRows * (p % 2);
+        if (b.tier != 16)
+          table_.panel(b.tier, panel(b, expert, m, p), acts, count, groups, out, kGroup);
+        else
+          table_.panel_bf16(reinterpret_cast<const uint16_t*>(bf16 + layout_.bf16_offset(m, p)), floats, count, d,
+                            out, kGroup);
+      }
+    for (size_t t = 0; t < count; ++t) {
+      const size_t pair = size_t(b.pairs[first + t]);
+      float* target = b.tier == 16 ? h_ + pair * shape_.intermediate + chunk * kGroup : h;
+      table_.swiglu(values[kGate][t], values[kUp][t], kGroup, target);
+      if (b.tier != 16) table_.quantize(h, 1, hidden_acts(pair) + chunk);
+    }
+  }
+}
+
+void ExpertKernels::down(const Batch& b, size_t expert, size_t index) {
+  alignas(64) float values[kTokenChunk][kPanelRows];
+  const ActGroup* acts[kTokenChunk];
+  const float* floats[kTokenChunk];
+  const size_t i = shape_.intermediate, end = size_t(b.starts[expert + 1]);
+  const auto* bf16 = reinterpret_cast<const uint8_t*>(b.segments[4 * expert]);
+  for (size_t first = size_t(b.starts[expert]); first < end; first += kTokenChunk) {
+    const size_t count = std::min(kTokenChunk, end - first);
+    for (size_t t = 0; t < count; ++t) {
+      acts[t] = hidden_acts(size_t(b.pairs[first + t]));
+      floats[t] = h_ + size_t(b.pairs[first + t]) * i;
+    }
+    if (b.tier != 16)
+      table_.panel(b.tier, panel(b, expert, kDown, index), acts, count, i / kGroup, values[0], kPanelRows);
+    else
+      table_.panel_bf16(reinterpret_cast<const uint16_t*>(bf16 + layout_.bf16_offset(kDown, index)), floats, count, i,
+                        values[0], kPanelRows);
+    for (size_t t = 0; t < count; ++t)
+      std::memcpy(y_ + size_t(b.pairs[first + t]) * shape_.hidden + index * kPanelRows, values[t], sizeof values[t]);
+  }
+}
+
+void ExpertKernels::run_locked(const Batch& b) {
+  if (b.num_pairs == 0) return;
+  for_items(b, shape_.intermediate / kGroup, [&](size_t expert, size_t chunk) { gate_up(b, expert, chunk); });
+  for_items(b, shape_.hidden / kPanelRows, [&](size_t expert, size_t index) { down(b, expert, index); });
+}
+
+void ExpertKernels::combine_locked(const float* weights, size_t tokens, float* out) {
+  const size_t d = shape_.hidden, k = shape_.top_k;
+  auto rows = [&](size_t from, size_t to) {
+    for (size_t t = from; t < to; ++t) table_.combine(y_ + t * k * d, weights + t * k, k, d, out + t * d);
+  };
+  const size_t threads = size_t(pool_.size());
+  if (tokens < 4 * threads) return rows(0, tokens);  // waking the pool would cost more
+  auto job = [&](int thread) { rows(tokens * size_t(thread) / threads, tokens * size_t(thread + 1) / threads); };
+  pool_.run(job);
+}
+
+}  // namespace hobbit

@@ -1,0 +1,73 @@
+// Runs SwiGLU experts straight from record bytes: quantise once, gate/up, down, weighted sum.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "isa.hpp"
+#include "layout.hpp"
+#include "pool.hpp"
+
+namespace hobbit {
+
+struct Shape {
+  size_t hidden, intermediate, top_k, max_tokens;
+};
+
+// One call's experts. `segments` is [count, 4] addresses; expert n owns pairs starts[n]..starts[n+1].
+struct Batch {
+  int tier;
+  const uint64_t* segments;
+  const int32_t* starts;
+  const int32_t* pairs;
+  size_t count, num_pairs;
+};
+
+class ExpertKernels {
+ public:
+  ExpertKernels(const Shape& shape, int threads, const std::string& isa);
+
+  const char* isa() const { return table_.name; }
+  int threads() const { return pool_.size(); }
+  size_t scratch_bytes() const { return scratch_bytes_; }
+  const Shape& shape() const { return shape_; }
+
+  // All throw std::invalid_argument and leave earlier results alone. Calls are serialised.
+  void quantize(const float* x, size_t tokens);
+  void run(const Batch& batch);
+  void combine(const float* weights, size_t tokens, float* out);
+  void forward(const float* x, size_t tokens, const Batch& batch, const float* weights, float* out);
+
+ private:
+  void check_tokens(size_t tokens) const;
+  void check(const Batch& batch, size_t tokens);
+  void quantize_locked(const float* x, size_t tokens);
+  void run_locked(const Batch& batch);
+  void combine_locked(const float* weights, size_t tokens, float* out);
+  void gate_up(const Batch& batch, size_t expert, size_t chunk);
+  void down(const Batch& batch, size_t expert, size_t chunk);
+  template <class Item> void for_items(const Batch& batch, size_t items_per_expert, Item item);
+  PanelRef panel(const Batch& batch, size_t expert, int matrix, size_t panel) const;
+  ActGroup* hidden_acts(size_t pair) { return h_q_ + pair * (shape_.intermediate / kGroup); }
+
+  const Shape shape_;
+  const ExpertLayout layout_;
+  const KernelTable& table_;
+  Pool pool_;
+  std::mutex mutex_;
+
+  size_t tokens_ = 0, scratch_bytes_ = 0;
+  std::unique_ptr<uint8_t[]> scratch_;
+  ActGroup* x_q_;        // [max_tokens, D / 32]
+  float* x_;             // [max_tokens, D]
+  ActGroup* h_q_;        // [max_tokens * K, I / 32]; shares its bytes with h_
+  float* h_;             // [max_tokens * K, I], tier 16
+  float* y_;             // [max_tokens * K, D]
+  uint32_t* seen_;       // [max_tokens * K], stamp of the last call that used the pair
+  uint32_t stamp_ = 0;
+};
+
+}  // namespace hobbit

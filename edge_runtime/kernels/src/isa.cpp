@@ -1,0 +1,42 @@
+#include "isa.hpp"
+
+#include <stdexcept>
+
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace hobbit {
+
+static std::vector<const KernelTable*> detect() {
+  std::vector<const KernelTable*> found;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
+    found.push_back(&kAvx512VnniKernels);
+  if (avx2) found.push_back(&kAvx2Kernels);
+#elif defined(__aarch64__)
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) found.push_back(&kNeonDotprodKernels);
+#endif
+  found.push_back(&kScalarKernels);
+  return found;
+}
+
+const std::vector<const KernelTable*>& available_kernels() {
+  static const std::vector<const KernelTable*> list = detect();
+  return list;
+}
+
+const KernelTable& find_kernels(const std::string& name) {
+  std::string known;
+  for (const KernelTable* table : available_kernels()) {
+    if (name == "auto" || name == table->name) return *table;
+    known += known.empty() ? table->name : std::string(", ") + table->name;
+  }
+  throw std::invalid_argument("isa: expected one of auto, " + known + ", got '" + name + "'");
+}
+
+}  // namespace hobbit

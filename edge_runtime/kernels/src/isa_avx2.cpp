@@ -1,0 +1,102 @@
+// AVX2 with FMA: two slices of 8 rows. vpmaddubsw adds pairs into 16 bits and would saturate on
+// 8-bit codes, so 14 q + r is summed as q and r apart (8 * 2 * 15 * 127 = 30480 fits).
+#include <immintrin.h>
+
+#include "elementwise.hpp"
+#include "panel_impl.hpp"
+
+namespace hobbit {
+namespace {
+
+struct Avx2 {
+  static constexpr int kSlices = 2, kSlicesTogether = 1, kTokenBlock = 8, kTokenBlockBf16 = 2;
+  using F = __m256;
+  struct Table { __m256i low, high; };
+  template <int TIER> struct Codes { __m256i q[8], r[TIER >= 6 ? 8 : 1]; };
+
+  static F set1(float x) { return _mm256_set1_ps(x); }
+  static F load(const float* p) { return _mm256_loadu_ps(p); }
+  static void store(float* p, F f) { _mm256_storeu_ps(p, f); }
+  static F load_u8(const uint8_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  }
+  static F load_bf16(const uint16_t* p) {
+    const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+  }
+  static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  static F add(F a, F b) { return _mm256_add_ps(a, b); }
+  static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  static void prefetch(const uint8_t* p) {
+    _mm_prefetch(reinterpret_cast<const char*>(p + 2048), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(p + 2112), _MM_HINT_T0);
+  }
+
+  static Table load_table(const uint8_t* p) {
+    alignas(16) uint8_t low[16], high[16];
+    for (int i = 0; i < 16; ++i) low[i] = p[i & 3], high[i] = p[i >> 2];
+    return {_mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(low))),
+            _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(high)))};
+  }
+  static __m256i nibble(__m256i v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
+  static __m256i plane_load(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static __m256i select(__m256i hi, __m256i lo) {
+    const __m256i mask = _mm256_set1_epi8(int8_t(0xCC));
+    return _mm256_or_si256(_mm256_and_si256(mask, hi), _mm256_andnot_si256(mask, lo));
+  }
+  static void join(__m256i hi, __m256i lo, __m256i out[4]) {
+    const __m256i even = select(_mm256_slli_epi16(hi, 2), lo), odd = select(hi, _mm256_srli_epi16(lo, 2));
+    out[0] = nibble(even);
+    out[1] = nibble(odd);
+    out[2] = nibble(_mm256_srli_epi16(even, 4));
+    out[3] = nibble(_mm256_srli_epi16(odd, 4));
+  }
+  template <int TIER>
+  static void unpack(Codes<TIER>& codes, const uint8_t* const* plane, size_t at, const Table& table) {
+    for (int v = 0; v < 2; ++v) {
+      const size_t from = at + size_t(64 * v);
+      __m256i* out = codes.q + 4 * v;
+      const __m256i p0 = plane_load(plane[0] + from);
+      if constexpr (TIER == 2) {
+        const __m256i a = nibble(p0), b = nibble(_mm256_srli_epi16(p0, 4));
+        out[0] = _mm256_shuffle_epi8(table.low, a);
+        out[1] = _mm256_shuffle_epi8(table.high, a);
+        out[2] = _mm256_shuffle_epi8(table.low, b);
+        out[3] = _mm256_shuffle_epi8(table.high, b);
+        continue;
+      }
+      join(p0, plane_load(plane[1] + from), out);
+      if constexpr (TIER >= 6)
+        join(plane_load(plane[2] + from), TIER == 8 ? plane_load(plane[3] + from) : _mm256_setzero_si256(),
+             codes.r + 4 * v);
+    }
+  }
+  static __m256i inputs(const ActGroup& x, int i) {
+    int32_t four;
+    std::memcpy(&four, x.q + 4 * i, 4);
+    return _mm256_set1_epi32(four);
+  }
+  template <int TIER> static F dot(const Codes<TIER>& codes, const ActGroup& x) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i total = _mm256_setzero_si256(), q16 = total, r16 = total;
+    for (int i = 0; i < 8; ++i) {
+      const __m256i in = inputs(x, i), q = _mm256_maddubs_epi16(codes.q[i], in);
+      if constexpr (TIER == 2) {
+        total = _mm256_add_epi32(total, _mm256_madd_epi16(q, ones));  // one pair nearly fills 16 bits
+      } else {
+        q16 = _mm256_add_epi16(q16, q);
+        if constexpr (TIER >= 6) r16 = _mm256_add_epi16(r16, _mm256_maddubs_epi16(codes.r[i], in));
+      }
+    }
+    if constexpr (TIER == 4) total = _mm256_madd_epi16(q16, ones);
+    if constexpr (TIER >= 6)
+      total = _mm256_add_epi32(_mm256_madd_epi16(q16, _mm256_set1_epi16(14)), _mm256_madd_epi16(r16, ones));
+    return _mm256_cvtepi32_ps(total);
+  }
+};
+
+}  // namespace
+
+HOBBIT_KERNEL_TABLE(kAvx2Kernels, Avx2, "avx2");
+
+}  // namespace hobbit

@@ -1,0 +1,88 @@
+// ARMv8.2 with the dot product extension: four slices of 4 rows. sdot is signed, so codes up to
+// 225 are stored less 112 and the group sum puts 112 * sum back, exactly.
+#include <arm_neon.h>
+
+#include "elementwise.hpp"
+#include "panel_impl.hpp"
+
+namespace hobbit {
+namespace {
+
+struct Neon {
+  static constexpr int kSlices = 4, kSlicesTogether = 2, kTokenBlock = 4, kTokenBlockBf16 = 1;
+  using F = float32x4_t;
+  struct Table { uint8x16_t low, high; };
+  template <int TIER> struct Codes { int8x16_t c[8]; };
+
+  static F set1(float x) { return vdupq_n_f32(x); }
+  static F load(const float* p) { return vreinterpretq_f32_u8(vld1q_u8(reinterpret_cast<const uint8_t*>(p))); }
+  static void store(float* p, F f) { vst1q_f32(p, f); }
+  static F load_u8(const uint8_t* p) {
+    uint32_t four;
+    std::memcpy(&four, p, 4);
+    const uint16x8_t half = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four)));
+    return vcvtq_f32_u32(vmovl_u16(vget_low_u16(half)));
+  }
+  static F load_bf16(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+  static F mul(F a, F b) { return vmulq_f32(a, b); }
+  static F add(F a, F b) { return vaddq_f32(a, b); }
+  static F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
+  static void prefetch(const uint8_t* p) { __builtin_prefetch(p + 512), __builtin_prefetch(p + 576); }
+
+  static Table load_table(const uint8_t* p) {
+    uint8_t low[16], high[16];
+    for (int i = 0; i < 16; ++i) low[i] = p[i & 3], high[i] = p[i >> 2];
+    return {vld1q_u8(low), vld1q_u8(high)};
+  }
+  static void join(uint8x16_t hi, uint8x16_t lo, uint8x16_t out[4]) {
+    const uint8x16_t mask = vdupq_n_u8(0xCC), low = vdupq_n_u8(15);
+    const uint8x16_t even = vbslq_u8(mask, vshlq_n_u8(hi, 2), lo), odd = vbslq_u8(mask, hi, vshrq_n_u8(lo, 2));
+    out[0] = vandq_u8(even, low);
+    out[1] = vandq_u8(odd, low);
+    out[2] = vshrq_n_u8(even, 4);
+    out[3] = vshrq_n_u8(odd, 4);
+  }
+  template <int TIER>
+  static void unpack(Codes<TIER>& codes, const uint8_t* const* plane, size_t at, const Table& table) {
+    for (int v = 0; v < 2; ++v) {
+      const size_t from = at + size_t(64 * v);
+      const uint8x16_t p0 = vld1q_u8(plane[0] + from);
+      uint8x16_t q[4];
+      if constexpr (TIER == 2) {
+        const uint8x16_t a = vandq_u8(p0, vdupq_n_u8(15)), b = vshrq_n_u8(p0, 4);
+        q[0] = vqtbl1q_u8(table.low, a);
+        q[1] = vqtbl1q_u8(table.high, a);
+        q[2] = vqtbl1q_u8(table.low, b);
+        q[3] = vqtbl1q_u8(table.high, b);
+      } else {
+        join(p0, vld1q_u8(plane[1] + from), q);
+      }
+      if constexpr (TIER >= 6) {
+        uint8x16_t r[4];
+        join(vld1q_u8(plane[2] + from), TIER == 8 ? vld1q_u8(plane[3] + from) : vdupq_n_u8(0), r);
+        for (int f = 0; f < 4; ++f)
+          q[f] = vmlaq_u8(vsubq_u8(r[f], vdupq_n_u8(112)), q[f], vdupq_n_u8(14));
+      }
+      for (int f = 0; f < 4; ++f) codes.c[4 * v + f] = vreinterpretq_s8_u8(q[f]);
+    }
+  }
+  template <int TIER> static F dot(const Codes<TIER>& codes, const ActGroup& x) {
+    const int8x16_t lo = vld1q_s8(x.q), hi = vld1q_s8(x.q + 16);
+    int32x4_t a = vdupq_n_s32(TIER >= 6 ? 112 * x.sum : 0), b = vdupq_n_s32(0);
+    a = vdotq_laneq_s32(a, codes.c[0], lo, 0);
+    b = vdotq_laneq_s32(b, codes.c[4], hi, 0);
+    a = vdotq_laneq_s32(a, codes.c[1], lo, 1);
+    b = vdotq_laneq_s32(b, codes.c[5], hi, 1);
+    a = vdotq_laneq_s32(a, codes.c[2], lo, 2);
+    b = vdotq_laneq_s32(b, codes.c[6], hi, 2);
+    a = vdotq_laneq_s32(a, codes.c[3], lo, 3);
+    b = vdotq_laneq_s32(b, codes.c[7], hi, 3);
+    return vcvtq_f32_s32(vaddq_s32(a, b));
+  }
+};
+
+}  // namespace
+
+HOBBIT_KERNEL_TABLE(kNeonDotprodKernels, Neon, "neon-dotprod");
+
+}  // namespace hobbit

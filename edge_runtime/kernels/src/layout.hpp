@@ -1,0 +1,55 @@
+// Byte layout of one expert record (docs/format.md, sections 1.2 and 1.3), as offsets only.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace hobbit {
+
+constexpr size_t kGroup = 32;        // inputs under one scale and minimum
+constexpr size_t kPanelRows = 16;    // output rows of a panel
+constexpr size_t kRecordHeader = 64;
+constexpr size_t kPanelMeta = 128;   // float row_scale[16], float row_min[16]
+constexpr size_t kGroupMeta = 32;    // u8 scale[16], u8 min[16]
+constexpr size_t kGroupPlane = 128;  // two bits of 16 rows x 32 inputs
+constexpr size_t kSegmentAlign = 4096;
+constexpr size_t kTableOffset = 16;  // two-bit tables of gate, up, down in the record header
+constexpr uint32_t kRecordMagic = 0x31524248;  // "HBR1" read as a little-endian word
+
+enum Matrix : int { kGate = 0, kUp = 1, kDown = 2 };
+
+constexpr size_t pad_segment(size_t n) { return (n + kSegmentAlign - 1) / kSegmentAlign * kSegmentAlign; }
+
+struct ExpertLayout {
+  size_t hidden, intermediate;
+
+  size_t rows(int matrix) const { return matrix == kDown ? hidden : intermediate; }
+  size_t cols(int matrix) const { return matrix == kDown ? intermediate : hidden; }
+  size_t panels(int matrix) const { return rows(matrix) / kPanelRows; }
+  size_t groups(int matrix) const { return cols(matrix) / kGroup; }
+
+  size_t panel_meta(int matrix) const { return kPanelMeta + groups(matrix) * kGroupMeta; }
+  size_t panel_plane(int matrix) const { return groups(matrix) * kGroupPlane; }
+  size_t panel_bf16(int matrix) const { return cols(matrix) * kPanelRows * 2; }
+
+  // Gate and up panels alternate, the down panels follow.
+  size_t interleave(int matrix, size_t panel, size_t gate_size, size_t down_size) const {
+    if (matrix != kDown) return (2 * panel + size_t(matrix)) * gate_size;
+    return 2 * panels(kGate) * gate_size + panel * down_size;
+  }
+  size_t meta_offset(int matrix, size_t panel) const {  // from the start of segment 0
+    return kRecordHeader + interleave(matrix, panel, panel_meta(kGate), panel_meta(kDown));
+  }
+  size_t plane_offset(int matrix, size_t panel) const {  // from the start of a plane
+    return interleave(matrix, panel, panel_plane(kGate), panel_plane(kDown));
+  }
+  size_t bf16_offset(int matrix, size_t panel) const {
+    return interleave(matrix, panel, panel_bf16(kGate), panel_bf16(kDown));
+  }
+
+  size_t plane_start(int segment) const { return segment == 0 ? meta_offset(kDown, panels(kDown)) : 0; }
+  size_t plane_bytes() const { return plane_offset(kDown, panels(kDown)); }
+  size_t segment_bytes(int segment) const { return pad_segment(plane_start(segment) + plane_bytes()); }
+  size_t bf16_bytes() const { return pad_segment(bf16_offset(kDown, panels(kDown))); }
+};
+
+}  // namespace hobbit

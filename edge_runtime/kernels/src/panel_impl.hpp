@@ -1,0 +1,130 @@
+// The panel loops, written once over a vector type V. Included by one translation unit per ISA.
+//
+// Everything sits in an unnamed namespace: the units are compiled with different flags, and a
+// shared inline function would let the linker pick the AVX-512 copy for a machine without it.
+#pragma once
+#include <cstring>
+
+#include "isa.hpp"
+#include "layout.hpp"
+
+namespace hobbit {
+namespace {
+
+template <int TIER> constexpr float kUnit = TIER == 2 ? 1.0f / 8 : TIER == 4 ? 1.0f : 1.0f / 14;
+template <int TIER> constexpr float kCodeOffset = TIER == 6 ? -6.0f : TIER == 8 ? -7.5f : 0.0f;
+
+// V cuts the 16 rows into kSlices of V::F each; this walks slices FIRST .. FIRST + COUNT - 1.
+// Per group g and row, with c the integer code:
+//   y += x_scale * (a_g * dot(c, xq)) + (a_g * offset + b_g) * x_scale_sum
+template <class V, int TIER, int TB, int FIRST, int COUNT>
+inline void block_slices(const PanelRef& panel, const ActGroup* const* tokens, size_t groups, float* out,
+                         size_t stride) {
+  using F = typename V::F;
+  constexpr int kRows = int(kPanelRows) / V::kSlices;
+  const typename V::Table table = V::load_table(panel.table);
+  F unit[COUNT], neg_min[COUNT], acc[TB][COUNT];
+  for (int s = 0; s < COUNT; ++s) {
+    const float* rows = reinterpret_cast<const float*>(panel.meta) + kRows * (FIRST + s);
+    unit[s] = V::mul(V::load(rows), V::set1(kUnit<TIER>));
+    neg_min[s] = V::mul(V::load(rows + kPanelRows), V::set1(-1.0f));
+    for (int t = 0; t < TB; ++t) acc[t][s] = V::set1(0.0f);
+  }
+  for (size_t g = 0; g < groups; ++g) {
+    const uint8_t* meta = panel.meta + kPanelMeta + g * kGroupMeta;
+    if (FIRST == 0)
+      for (int k = 0; k < TIER / 2; ++k) V::prefetch(panel.plane[k] + g * kGroupPlane);
+    for (int s = 0; s < COUNT; ++s) {
+      const int row = kRows * (FIRST + s);
+      typename V::template Codes<TIER> codes;
+      V::unpack(codes, panel.plane, g * kGroupPlane + size_t(4 * row), table);
+      const F scale = V::mul(unit[s], V::load_u8(meta + row));
+      F offset = V::mul(neg_min[s], V::load_u8(meta + kPanelRows + row));
+      if (TIER >= 6) offset = V::fma(scale, V::set1(kCodeOffset<TIER>), offset);
+      for (int t = 0; t < TB; ++t) {
+        const ActGroup& x = tokens[t][g];
+        acc[t][s] = V::fma(V::mul(scale, V::dot(codes, x)), V::set1(x.scale), acc[t][s]);
+        acc[t][s] = V::fma(offset, V::set1(x.scale_sum), acc[t][s]);
+      }
+    }
+  }
+  for (int t = 0; t < TB; ++t)
+    for (int s = 0; s < COUNT; ++s) V::store(out + size_t(t) * stride + kRows * (FIRST + s), acc[t][s]);
+}
+
+// One token reads the panel once, all slices together. With more tokens the unpacked codes should
+// stay in registers, so an ISA with few of them takes its slices one after the other.
+template <class V, int TIER, int TB, int FIRST = 0>
+inline void block(const PanelRef& panel, const ActGroup* const* tokens, size_t groups, float* out, size_t stride) {
+  constexpr int kCount = TB == 1 ? V::kSlices : V::kSlicesTogether;
+  block_slices<V, TIER, TB, FIRST, kCount>(panel, tokens, groups, out, stride);
+  if constexpr (FIRST + kCount < V::kSlices)
+    block<V, TIER, TB, FIRST + kCount>(panel, tokens, groups, out, stride);
+}
+
+// Four accumulators per row (inputs i mod 4), added as (0+1)+(2+3): enough to hide latency.
+template <class V, int TB>
+inline void block_bf16(const uint16_t* weights, const float* const* tokens, size_t inputs,
+                       float* out, size_t stride) {
+  using F = typename V::F;
+  constexpr int kRows = int(kPanelRows) / V::kSlices;
+  F acc[TB][V::kSlices][4];
+  for (int t = 0; t < TB; ++t)
+    for (int s = 0; s < V::kSlices; ++s)
+      for (int u = 0; u < 4; ++u) acc[t][s][u] = V::set1(0.0f);
+  for (size_t i = 0; i < inputs; i += 4) {
+    V::prefetch(reinterpret_cast<const uint8_t*>(weights + kPanelRows * i));
+    for (int u = 0; u < 4; ++u)
+      for (int s = 0; s < V::kSlices; ++s) {
+        const F w = V::load_bf16(weights + kPanelRows * (i + size_t(u)) + kRows * s);
+        for (int t = 0; t < TB; ++t)
+          acc[t][s][u] = V::fma(w, V::set1(tokens[t][i + size_t(u)]), acc[t][s][u]);
+      }
+  }
+  for (int t = 0; t < TB; ++t)
+    for (int s = 0; s < V::kSlices; ++s) {
+      const F* a = acc[t][s];
+      V::store(out + size_t(t) * stride + kRows * s, V::add(V::add(a[0], a[1]), V::add(a[2], a[3])));
+    }
+}
+
+// Splits `count` tokens into blocks of at most TB; `call(tb, first)` gets the block size as a type.
+template <int N> struct Int { static constexpr int value = N; };
+
+template <int TB, class Call>
+inline void for_blocks(size_t count, Call&& call) {
+  size_t first = 0;
+  for (; count - first >= size_t(TB); first += size_t(TB)) call(Int<TB>(), first);
+  if constexpr (TB > 1)
+    for_blocks<TB / 2>(count - first, [&](auto tb, size_t at) { call(tb, first + at); });
+}
+
+template <class V, int TIER>
+void panel_tier(const PanelRef& panel, const ActGroup* const* tokens, size_t count, size_t groups,
+                float* out, size_t stride) {
+  for_blocks<V::kTokenBlock>(count, [&](auto tb, size_t first) {
+    block<V, TIER, decltype(tb)::value>(panel, tokens + first, groups, out + first * stride, stride);
+  });
+}
+
+template <class V>
+void panel_any(int tier, const PanelRef& panel, const ActGroup* const* tokens, size_t count,
+               size_t groups, float* out, size_t stride) {
+  switch (tier) {
+    case 2: return panel_tier<V, 2>(panel, tokens, count, groups, out, stride);
+    case 4: return panel_tier<V, 4>(panel, tokens, count, groups, out, stride);
+    case 6: return panel_tier<V, 6>(panel, tokens, count, groups, out, stride);
+    default: return panel_tier<V, 8>(panel, tokens, count, groups, out, stride);
+  }
+}
+
+template <class V>
+void panel_bf16(const uint16_t* weights, const float* const* tokens, size_t count, size_t inputs,
+                float* out, size_t stride) {
+  for_blocks<V::kTokenBlockBf16>(count, [&](auto tb, size_t first) {
+    block_bf16<V, decltype(tb)::value>(weights, tokens + first, inputs, out + first * stride, stride);
+  });
+}
+
+}  // namespace
+}  // namespace hobbit

@@ -1,0 +1,281 @@
+"""The memory plan: every byte the process will use, added up before anything is loaded. Pure arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edge_runtime.errors import BudgetError
+from edge_runtime.format.record import BF16
+from edge_runtime.limits import SystemLimits
+from edge_runtime.sizes import align_up, format_size
+
+_CONTEXT_STEP = 64
+
+
+@dataclass(frozen=True)
+class MemoryLine:
+    """One addend of the plan."""
+
+    name: str
+    bytes: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The most the whole process may use, and what sets it."""
+
+    bytes: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class MemoryNeeds:
+    """What the process needs besides cached experts, and what an expert costs.
+
+    Attributes:
+        runtime_bytes: resident set of the process with its libraries loaded and nothing else, measured.
+        trunk_bytes: dense weights, prepacked copies included.
+        kv_bytes_per_token: keys and values of one token over all layers.
+        context: N, tokens the KV cache is made for.
+        scratch_bytes: kernels' and graphs' activations, logits, read buffers.
+        tokenizer_bytes: vocabulary and merges.
+        headroom_bytes: kept free for what nobody counts: allocator slack, thread stacks, the caller.
+        slot_bytes: bytes of an expert at each tier the bundle may serve.
+        tier: the tier of this run, a key of slot_bytes.
+        num_experts: E.
+        num_expert_layers: sparse layers.
+        top_k: K.
+    """
+
+    runtime_bytes: int
+    trunk_bytes: int
+    kv_bytes_per_token: int
+    context: int
+    scratch_bytes: int
+    tokenizer_bytes: int
+    headroom_bytes: int
+    slot_bytes: Mapping[int, int]
+    tier: int
+    num_experts: int
+    num_expert_layers: int
+    top_k: int
+
+    @property
+    def all_experts(self) -> int:
+        """Experts of the model: sparse layers times E."""
+        return self.num_experts * self.num_expert_layers
+
+    def fixed_lines(self) -> list[MemoryLine]:
+        """Everything but cached experts."""
+        per_token = format_size(self.kv_bytes_per_token)
+        return [
+            MemoryLine("runtime libraries", self.runtime_bytes, "measured"),
+            MemoryLine("trunk", self.trunk_bytes),
+            MemoryLine("KV cache", self.kv_bytes_per_token * self.context, f"{self.context} tokens x {per_token}"),
+            MemoryLine("scratch", self.scratch_bytes, "activations, logits, reads"),
+            MemoryLine("tokenizer", self.tokenizer_bytes),
+            MemoryLine("headroom", self.headroom_bytes),
+        ]
+
+    def floor_bytes(self, *, context: int | None = None, tier: int | None = None) -> int:
+        """Least the process can run in: everything fixed plus K slots, optionally with another context or tier."""
+        fixed = sum(line.bytes for line in self.fixed_lines())
+        if context is not None:
+            fixed += self.kv_bytes_per_token * (context - self.context)
+        return fixed + self.top_k * self.slot_bytes[tier or self.tier]
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """A plan that fits.
+
+    Attributes:
+        ceiling: the budget and what sets it.
+        lines: the addends, the expert arena last.
+        num_slots: S, experts that can be resident.
+        slot_bytes: size of one slot.
+        tier: tier of the slots.
+        all_experts: experts of the model.
+        working_set: experts one token uses: sparse layers times K.
+        context: tokens of KV cache.
+        floor_bytes: least budget this plan's tier and context can run in.
+        warnings: what the user should know.
+    """
+
+    ceiling: Ceiling
+    lines: tuple[MemoryLine, ...]
+    num_slots: int
+    slot_bytes: int
+    tier: int
+    all_experts: int
+    working_set: int
+    context: int
+    floor_bytes: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def budget_bytes(self) -> int:
+        """The ceiling."""
+        return self.ceiling.bytes
+
+    @property
+    def planned_bytes(self) -> int:
+        """Sum of all lines, at most the ceiling."""
+        return sum(line.bytes for line in self.lines)
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of the expert arena."""
+        return self.num_slots * self.slot_bytes
+
+    @property
+    def cache_share(self) -> float:
+        """Share of all experts that can be resident, 0 to 1."""
+        return self.num_slots / self.all_experts
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "budget_bytes": self.budget_bytes,
+            "budget_reason": self.ceiling.reason,
+            "planned_bytes": self.planned_bytes,
+            "floor_bytes": self.floor_bytes,
+            "lines": [asdict(line) for line in self.lines],
+            "num_slots": self.num_slots,
+            "slot_bytes": self.slot_bytes,
+            "arena_bytes": self.arena_bytes,
+            "tier": self.tier,
+            "context": self.context,
+            "all_experts": self.all_experts,
+            "cache_share": round(self.cache_share, 4),
+            "working_set_slots": self.working_set,
+            "warnings": list(self.warnings),
+        }
+
+    def table(self) -> list[str]:
+        """Return the sum as lines of text."""
+        rows = [(line.name, format_size(line.bytes), line.note) for line in self.lines]
+        rows += [
+            ("planned", format_size(self.planned_bytes), ""),
+            ("budget", format_size(self.budget_bytes), self.ceiling.reason),
+        ]
+        text = [f"{name:<18}{size:>10}  {note}".rstrip() for name, size, note in rows]
+        text.insert(len(self.lines), "-" * 28)
+        text.append(
+            f"experts cached: {self.num_slots} of {self.all_experts} ({100 * self.cache_share:.1f} %); "
+            f"one token uses {self.working_set}"
+        )
+        return text + [f"warning: {warning}" for warning in self.warnings]
+
+
+def memory_ceiling(
+    limits: SystemLimits, *, requested: int | None = None, own_rss_bytes: int = 0, reserve_bytes: int = 0
+) -> Ceiling:
+    """Return the tightest of --memory, what the cgroup leaves and what the machine has available.
+
+    Args:
+        limits: what the system reports; what this process already uses is no longer in it.
+        requested: --memory; None for auto.
+        own_rss_bytes: this process's resident set, added back to both system figures.
+        reserve_bytes: left to the rest of the machine out of what is available (auto only: a stated size is the
+            user's word, cut only by what really exists).
+    """
+    reserve = reserve_bytes if requested is None else 0
+    options = [Ceiling(max(0, limits.available_bytes + own_rss_bytes - reserve), "memory available")]
+    if reserve:
+        options[0] = Ceiling(options[0].bytes, f"memory available less {format_size(reserve)} for the system")
+    if limits.cgroup_free_bytes is not None:
+        options.append(Ceiling(limits.cgroup_free_bytes + own_rss_bytes, f"cgroup limit of {limits.cgroup_path}"))
+    if requested is not None:
+        options.append(Ceiling(requested, "--memory"))
+    return min(options, key=lambda option: option.bytes)
+
+
+def plan_memory(needs: MemoryNeeds, ceiling: Ceiling, *, expert_memory: int | None = None) -> MemoryPlan:
+    """Fit as many expert slots as the ceiling allows.
+
+    Args:
+        needs: everything else.
+        ceiling: for the whole process.
+        expert_memory: --expert-memory, a cap for the arena within the ceiling.
+
+    Raises:
+        BudgetError: fewer than K slots fit; has the whole sum and the nearest setting that fits.
+    """
+    slot = needs.slot_bytes[needs.tier]
+    fixed = needs.fixed_lines()
+    room = ceiling.bytes - sum(line.bytes for line in fixed)
+    slots = min(needs.all_experts, room // slot)
+    if slots < needs.top_k:
+        raise BudgetError(_refusal(needs, ceiling))
+    if expert_memory is not None and expert_memory // slot < needs.top_k:
+        raise BudgetError(
+            f"--expert-memory: {format_size(expert_memory)} holds {expert_memory // slot} experts of "
+            f"{format_size(slot)}, below the {needs.top_k} one layer needs for a token. "
+            f"Raise it to {format_size(needs.top_k * slot)}."
+        )
+    if expert_memory is not None:
+        slots = min(slots, expert_memory // slot)
+    arena = MemoryLine("expert arena", slots * slot, f"{slots} slots x {format_size(slot)}, tier {_tier(needs.tier)}")
+    working_set = needs.num_expert_layers * needs.top_k
+    return MemoryPlan(
+        ceiling=ceiling,
+        lines=(*fixed, arena),
+        num_slots=slots,
+        slot_bytes=slot,
+        tier=needs.tier,
+        all_experts=needs.all_experts,
+        working_set=working_set,
+        context=needs.context,
+        floor_bytes=needs.floor_bytes(),
+        warnings=_warnings(slots, working_set, slot, needs.all_experts),
+    )
+
+
+def _warnings(slots: int, working_set: int, slot: int, all_experts: int) -> tuple[str, ...]:
+    if slots >= min(working_set, all_experts):
+        return ()
+    return (
+        f"the arena holds {slots} experts, but one token uses {working_set}: with LRU almost every expert is read "
+        f"again for each token. {format_size((working_set - slots) * slot)} more, or a lower tier, helps.",
+    )
+
+
+def _refusal(needs: MemoryNeeds, ceiling: Ceiling) -> str:
+    floor = needs.floor_bytes()
+    parts = [f"{line.name} {format_size(line.bytes)}" for line in needs.fixed_lines() if line.bytes]
+    parts.append(f"{needs.top_k} slots {format_size(needs.top_k * needs.slot_bytes[needs.tier])}")
+    ways = [*_smaller_context(needs, ceiling), *_lower_tier(needs, ceiling)]
+    if ceiling.reason == "--memory":
+        ways.append(f"raise --memory to {format_size(align_up(floor, 1 << 20))}")
+    else:
+        ways.append(f"free {format_size(floor - ceiling.bytes)} (the ceiling is the {ceiling.reason})")
+    advice = ", or ".join(ways)
+    return (
+        f"memory: budget {format_size(ceiling.bytes)} is below the floor {format_size(floor)}\n"
+        f"  ({', '.join(parts)}).\n  {advice[0].upper()}{advice[1:]}."
+    )
+
+
+def _smaller_context(needs: MemoryNeeds, ceiling: Ceiling) -> list[str]:
+    over = needs.floor_bytes() - ceiling.bytes
+    fits = needs.context - -(-over // max(needs.kv_bytes_per_token, 1))
+    fits -= fits % _CONTEXT_STEP
+    if fits < _CONTEXT_STEP:
+        return []
+    floor = format_size(needs.floor_bytes(context=fits))
+    return [f"lower --context from {needs.context} to {fits} (floor {floor})"]
+
+
+def _lower_tier(needs: MemoryNeeds, ceiling: Ceiling) -> list[str]:
+    for tier in sorted(needs.slot_bytes, reverse=True):
+        if tier < needs.tier and needs.floor_bytes(tier=tier) <= ceiling.bytes:
+            return [f"use --tier {tier} (floor {format_size(needs.floor_bytes(tier=tier))})"]
+    return []
+
+
+def _tier(tier: int) -> str:
+    return "bf16" if tier == BF16 else str(tier)

@@ -1,0 +1,131 @@
+"""The numerical self-check: does this engine, on this machine, say what the source model said at export?"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.errors import BundleError
+from edge_runtime.format.bundle import Bundle
+
+_LOG = logging.getLogger(__name__)
+REFERENCE = "calibration/reference.npz"
+
+# Lowest correlation with the source model's logits, by expert tier. Measured worst cases over every family's random tiny
+# checkpoints and the bundled model are in docs/quality.md; a wrong byte order, scale or rope gives below 0.2.
+_MIN_CORRELATION = {16: 0.999, 8: 0.99, 6: 0.98, 4: 0.90, 2: 0.35}
+_TRUNK_ALLOWANCE = {"fp32": 0.0, "int8": 0.01, "int4": 0.15}
+
+
+class Checkable(Protocol):
+    """What the self-check needs of an engine."""
+
+    def logits(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return logits float32 [T, V] of int32 [T] tokens."""
+        ...
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """Outcome of the self-check.
+
+    Attributes:
+        tokens: positions compared.
+        correlation: lowest correlation over positions between the logits here and the source model's.
+        limit: lowest correlation accepted at this tier and trunk precision.
+        max_relative_error: max |difference| / max |logit|.
+    """
+
+    tokens: int
+    correlation: float
+    limit: float
+    max_relative_error: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+def load_reference(bundle: Bundle) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return token ids int32 [N] and the source model's logits float32 [N, V].
+
+    Raises:
+        BundleError: the part is missing or damaged.
+    """
+    path = bundle.file_of(bundle.manifest.part(REFERENCE))
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as data:
+            ids, logits = data["token_ids"], data["logits"]
+    except Exception as err:  # a damaged zip raises many unrelated types
+        raise BundleError(f"{REFERENCE}: cannot be read: {err}. Export the bundle again.") from err
+    vocab = bundle.manifest.model.vocab_size
+    if ids.dtype != np.int32 or ids.ndim != 1 or logits.dtype != np.float32 or logits.shape != (len(ids), vocab):
+        raise BundleError(f"{REFERENCE}: expected int32 [N] and float32 [N, {vocab}], got {ids.shape}, {logits.shape}.")
+    return ids, logits
+
+
+def self_check(engine: Checkable, bundle: Bundle, tier: int) -> SelfCheck:
+    """Compare an engine with the source model on the bundle's reference tokens.
+
+    Args:
+        engine: runs the tokens.
+        bundle: the bundle it was opened from.
+        tier: the expert tier it runs at.
+
+    Raises:
+        BundleError: the logits do not agree: the bundle or this machine's kernels are wrong.
+    """
+    ids, expected = load_reference(bundle)
+    actual = engine.logits(ids)
+    precision = bundle.manifest.trunk.precision
+    limit = _MIN_CORRELATION[tier] - _TRUNK_ALLOWANCE[precision]
+    correlation = min(_correlation(a, e) for a, e in zip(actual, expected, strict=True))
+    error = float(np.abs(actual - expected).max() / max(float(np.abs(expected).max()), 1e-30))
+    if not correlation >= limit:
+        raise BundleError(
+            f"self-check: correlation with the source model's logits: expected at least {limit:.3f} at tier "
+            f"{tier} and trunk {precision}, got {correlation:.3f}. "
+            "The bundle or this machine's kernels are wrong: run `hobbit verify`, then export again."
+        )
+    return SelfCheck(len(ids), correlation, limit, error)
+
+
+def check_once(engine: Checkable, bundle: Bundle, tier: int, fingerprint: str) -> None:
+    """Run the self-check unless this bundle passed it before on this machine.
+
+    Args:
+        engine: runs the tokens.
+        bundle: the bundle it was opened from.
+        tier: the expert tier it runs at.
+        fingerprint: names whatever computes: instruction set, library versions.
+    """
+    key = f"{bundle.manifest.bundle_id[:32]}-{tier}-{fingerprint}-{platform.machine()}"
+    marker = _state_folder() / "selfcheck" / key
+    if marker.exists() or not any(p.name == REFERENCE for p in bundle.manifest.parts):
+        return
+    result = self_check(engine, bundle, tier)
+    _LOG.info("self-check passed: correlation %.5f over %d tokens", result.correlation, result.tokens)
+    try:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(repr(result))
+    except OSError as err:
+        _LOG.info("self-check: result cannot be remembered in %s: %s", marker.parent, err.strerror)
+
+
+def _state_folder() -> Path:
+    given = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME")
+    return (Path(given.split(":")[0]) if given else Path.home() / ".local" / "state") / "hobbit-edge"
+
+
+def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    x, y = a.astype(np.float64) - a.mean(), b.astype(np.float64) - b.mean()
+    norm = float(np.linalg.norm(x) * np.linalg.norm(y))
+    return float(x @ y) / norm if norm > 0 else float(np.allclose(a, b))

@@ -1,0 +1,1 @@
+"""What was measured: spans, reports. Nothing here changes what the engine does."""

@@ -1,0 +1,24 @@
+"""What the kernel says about this process: resident memory now and at its peak."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+
+def rss_bytes() -> int:
+    """Resident set size now, file-backed pages included."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_rss_bytes() -> int:
+    """Highest resident set size since the process started (VmHWM, or ru_maxrss where /proc hides it)."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

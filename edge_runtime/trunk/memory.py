@@ -1,0 +1,42 @@
+"""What a trunk run by ONNX Runtime takes of the memory, from sizes alone. Formulas: docs/adr/0105-trunk-memory.md."""
+
+from __future__ import annotations
+
+from edge_runtime.format.manifest import Manifest
+from edge_runtime.spec import ModelSpec
+
+# an ONNX Runtime session besides its weights: graph, kernels, allocators (measured 0.3 to 0.35 MiB)
+_SESSION_BYTES = 384 << 10
+# scales lie in the graph file and are held three times: as they are, repacked with the codes, and as sums of blocks
+_GRAPH_COPIES = 3
+# import onnxruntime and create a first session: code and read-only data are counted, as a cgroup does
+LIBRARY_BYTES = 48 << 20
+
+
+def plan_trunk_bytes(manifest: Manifest) -> int:
+    """Return the memory the loaded trunk of a bundle takes: weights, their repacked copies and sessions.
+
+    Not included: `LIBRARY_BYTES`, `scratch_bytes` and KV caches.
+    """
+    parts = manifest.of_role("trunk")
+    data = sum(p.bytes for p in parts if p.name.endswith(".data"))
+    graphs = [p.bytes for p in parts if p.name.endswith(".onnx")]
+    return loaded_bytes(data, sum(graphs), len(graphs))
+
+
+def loaded_bytes(data_bytes: int, graph_bytes: int, num_graphs: int) -> int:
+    """Return what loaded graphs take, from the bytes of their ``.data`` and ``.onnx`` files and their number."""
+    return data_bytes + _GRAPH_COPIES * graph_bytes + _SESSION_BYTES * num_graphs
+
+
+def scratch_bytes(spec: ModelSpec, max_chunk: int, context: int) -> int:
+    """Return the most memory one chunk takes while it runs: attention scores, projections, masks and static buffers."""
+    t, heads = max_chunk, spec.num_heads
+    scores = 3 * heads * t * (context + t)  # both halves, joined, and one result of an operator on them
+    widest = max(
+        [spec.hidden, (heads + 2 * spec.num_kv_heads) * spec.head_dim]
+        + [2 * (w or 0) for layer in spec.layers for w in (layer.dense_intermediate, layer.shared_intermediate)]
+    )
+    masks = len({layer.sliding_window for layer in spec.layers}) * t * (context + t)
+    static = t * (5 * spec.hidden + spec.num_experts + 2 * spec.num_kv_heads * spec.head_dim + spec.rope.dim)
+    return 4 * (scores + 6 * t * widest + masks + static + spec.vocab_size)

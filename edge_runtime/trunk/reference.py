@@ -1,0 +1,151 @@
+"""The trunk in plain numpy: slow, obvious, the oracle the fast engines are tested against.
+
+Weights are read from their source whenever they are needed and not kept, so that the exporter can run a checkpoint
+larger than the memory: one matrix is held at a time, of the head a few rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.errors import RequestError
+from edge_runtime.spec import ModelSpec
+from edge_runtime.trunk.base import LayerOutput
+from edge_runtime.trunk.embedding import check_tokens
+from edge_runtime.trunk.kv_cache import KVCache
+from edge_runtime.trunk.mask import fill_mask
+from edge_runtime.trunk.rope import Rotary
+from edge_runtime.trunk.weights import TrunkWeights
+
+F32 = NDArray[np.float32]
+_HEAD_ROWS = 8192
+
+
+class ReferenceTrunk:
+    """`edge_runtime.trunk.base.Trunk` over a source of float32 weights."""
+
+    def __init__(self, spec: ModelSpec, weights: TrunkWeights, *, max_chunk: int = 512) -> None:
+        """Take the model and its weights."""
+        self._spec = spec
+        self._weights = weights
+        self._max_chunk = max_chunk
+        self._rotary = Rotary(spec.rope, spec.max_context)
+        self._kv: KVCache | None = None
+        self._resid = self._x = self._cos = self._sin = np.empty((0, 0), np.float32)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Return 0: no weight is kept."""
+        return 0
+
+    def new_kv_cache(self, context: int) -> KVCache:
+        """Allocate keys and values for `context` tokens."""
+        s = self._spec
+        return KVCache(s.num_layers, s.num_kv_heads, s.head_dim, context)
+
+    def begin(self, token_ids: NDArray[np.int32], kv: KVCache) -> None:
+        """Start a chunk. See `Trunk.begin`."""
+        self._kv = None
+        tokens = len(token_ids)
+        if not 1 <= tokens <= self._max_chunk:
+            raise RequestError(f"chunk: expected 1 to {self._max_chunk} tokens at a time, got {tokens}")
+        check_tokens(token_ids, self._spec.vocab_size)
+        kv.require(tokens)
+        self._resid = np.concatenate([self._weights.rows("embed", t, t + 1) for t in token_ids.tolist()])
+        self._cos, self._sin = self._rotary.cos_sin(kv.length, tokens)
+        self._kv = kv
+
+    def run_layer(self, layer_idx: int, moe: F32 | None) -> LayerOutput:
+        """Run attention, and router or dense MLP. See `Trunk.run_layer`."""
+        p, layer = f"layers.{layer_idx}.", self._spec.layers[layer_idx]
+        self._resid = self._resid if moe is None else self._resid + moe
+        self._resid = self._resid + self._attention(layer_idx, self._norm(self._resid, f"{p}attn_norm"))
+        x = self._norm(self._resid, f"{p}ffn_norm")
+        if not layer.sparse:
+            self._resid = self._resid + self._swiglu(x, f"{p}dense")
+            return LayerOutput(None, None)
+        self._x = x
+        return LayerOutput(x, self._linear(x, f"{p}router"))
+
+    def run_shared(self, layer_idx: int) -> F32:
+        """Return the shared expert's output float32 [T, D] for the x of the last `run_layer`."""
+        p = f"layers.{layer_idx}."
+        y = self._swiglu(self._x, f"{p}shared")
+        return y * _sigmoid(self._linear(self._x, f"{p}shared_expert_gate")) if self._spec.shared_expert_gate else y
+
+    def head(self, moe: F32 | None, rows: slice) -> F32:
+        """Return logits float32 [rows, V] of the chunk's chosen rows."""
+        resid = self._resid if moe is None else self._resid + moe
+        x = self._norm(resid[rows], "final_norm")
+        logits = np.empty((len(x), self._spec.vocab_size), np.float32)
+        for start in range(0, self._spec.vocab_size, _HEAD_ROWS):
+            stop = min(start + _HEAD_ROWS, self._spec.vocab_size)
+            logits[:, start:stop] = x @ self._weights.rows("head", start, stop).T
+        return logits
+
+    def commit(self) -> None:
+        """Make the chunk's keys and values part of the cache."""
+        assert self._kv is not None, "begin was not called"
+        self._kv.advance(len(self._resid))
+        self._kv = None
+
+    def close(self) -> None:
+        """Drop the chunk."""
+        self._kv = None
+
+    def _attention(self, layer_idx: int, x: F32) -> F32:
+        s, p, kv = self._spec, f"layers.{layer_idx}.", self._kv
+        assert kv is not None, "begin was not called"
+        q, k, v = self._project(p, x)
+        q, k = self._rotate(q), self._rotate(k)
+        kv.write(layer_idx, k[None], v[None])
+        past_k, past_v = (past[0, :, : kv.length] for past in kv.past(layer_idx))
+        keys, values = np.concatenate((past_k, k), 1), np.concatenate((past_v, v), 1)
+        mask = np.empty((len(x), keys.shape[1]), np.float32)
+        fill_mask(mask, kv.length, s.layers[layer_idx].sliding_window)
+        group = s.num_heads // s.num_kv_heads
+        scores = q @ np.repeat(keys, group, 0).transpose(0, 2, 1) * np.float32(s.head_dim**-0.5) + mask
+        probs = np.exp(scores - scores.max(-1, keepdims=True))
+        out = (probs / probs.sum(-1, keepdims=True)) @ np.repeat(values, group, 0)
+        out = self._linear(out.transpose(1, 0, 2).reshape(len(x), -1), f"{p}o")
+        return out + self._weights.get(f"{p}o_bias") if s.o_bias else out
+
+    def _project(self, p: str, x: F32) -> tuple[F32, F32, F32]:
+        """Return q [H, T, C], k and v [G, T, C] before rotation."""
+        s = self._spec
+        flat = {name: self._linear(x, p + name) for name in "qkv"}
+        if s.qkv_bias:
+            flat = {name: part + self._weights.get(f"{p}{name}_bias") for name, part in flat.items()}
+        if s.qk_norm == "full":
+            flat |= {name: self._norm(flat[name], f"{p}{name}_norm") for name in "qk"}
+        if s.clip_qkv is not None:
+            flat = {name: np.clip(part, -s.clip_qkv, s.clip_qkv) for name, part in flat.items()}
+        heads = {name: part.reshape(len(x), -1, s.head_dim).transpose(1, 0, 2) for name, part in flat.items()}
+        if s.qk_norm == "per_head":
+            heads |= {name: self._norm(heads[name], f"{p}{name}_norm") for name in "qk"}
+        return heads["q"], heads["k"], heads["v"]
+
+    def _rotate(self, x: F32) -> F32:
+        half = self._spec.rope.dim // 2
+        a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+        return np.concatenate((a * self._cos - b * self._sin, b * self._cos + a * self._sin, rest), -1)
+
+    def _norm(self, x: F32, name: str) -> F32:
+        mean = np.mean(x * x, axis=-1, keepdims=True)
+        normed: F32 = x / np.sqrt(mean + np.float32(self._spec.rms_eps)) * self._weights.get(name)
+        return normed
+
+    def _linear(self, x: F32, name: str) -> F32:
+        product: F32 = x @ self._weights.get(name).T
+        return product
+
+    def _swiglu(self, x: F32, prefix: str) -> F32:
+        gate, up = self._linear(x, f"{prefix}_gate_proj"), self._linear(x, f"{prefix}_up_proj")
+        return self._linear(gate * _sigmoid(gate) * up, f"{prefix}_down_proj")
+
+
+def _sigmoid(x: F32) -> F32:
+    """1 / (1 + exp(-x)) without overflow."""
+    y: F32 = np.float32(0.5) * (np.float32(1) + np.tanh(np.float32(0.5) * x))
+    return y

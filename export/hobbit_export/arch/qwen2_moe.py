@@ -1,0 +1,71 @@
+"""model_type qwen2_moe: shared expert with a gate, biases on q, k and v, sliding window by layer type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edge_runtime.errors import ConfigError
+from edge_runtime.spec import LayerSpec, ModelSpec
+from hobbit_export.arch.config import ConfigReader
+from hobbit_export.arch.decoder import is_sparse, read_num_experts, read_sizes, read_window
+from hobbit_export.arch.names import Names, fused, per_expert
+
+MODEL_TYPE = "qwen2_moe"
+DEFAULTS: dict[str, Any] = {
+    "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24,
+    "num_attention_heads": 16, "num_key_value_heads": 16, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
+    "rope_theta": 1e4, "num_experts_per_tok": 4, "num_experts": 60, "moe_intermediate_size": 1408,
+    "shared_expert_intermediate_size": 5632, "norm_topk_prob": False, "qkv_bias": True, "use_sliding_window": False,
+    "sliding_window": 4096, "max_window_layers": 28, "bos_token_id": None, "eos_token_id": None,
+}  # fmt: skip
+NAMES = Names(("mlp",), (per_expert("mlp", "gate_proj", "up_proj", "down_proj"), fused("mlp")))
+
+
+def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
+    """Build the spec from config.json."""
+    sizes = read_sizes(reader, generation, DEFAULTS)
+    num_layers = reader.count("num_hidden_layers", DEFAULTS["num_hidden_layers"])
+    windows = _windows(reader, num_layers)
+    dense = reader.count("intermediate_size", DEFAULTS["intermediate_size"])
+    shared = reader.count("shared_expert_intermediate_size", DEFAULTS["shared_expert_intermediate_size"])
+    layers = [
+        LayerSpec(True, window, None, shared) if sparse else LayerSpec(False, window, dense)
+        for sparse, window in zip(is_sparse(reader, num_layers), windows, strict=True)
+    ]
+    spec = ModelSpec(
+        family=MODEL_TYPE,
+        **vars(sizes),
+        layers=layers,
+        num_experts=read_num_experts(reader, DEFAULTS["num_experts"], "num_experts"),
+        expert_intermediate=reader.count("moe_intermediate_size", DEFAULTS["moe_intermediate_size"]),
+        norm_topk_prob=reader.flag("norm_topk_prob", DEFAULTS["norm_topk_prob"]),
+        qkv_bias=reader.flag("qkv_bias", DEFAULTS["qkv_bias"]),
+        shared_expert_gate=True,
+    )
+    reader.fixed("attention_bias", False, None)
+    reader.finish()
+    return spec
+
+
+def _windows(reader: ConfigReader, num_layers: int) -> list[int | None]:
+    """Sliding window of each layer; transformers 5 alternates when `layer_types` is not given."""
+    enabled = reader.flag("use_sliding_window", DEFAULTS["use_sliding_window"])
+    window = read_window(reader, DEFAULTS["sliding_window"]) if enabled else None
+    until = reader.count("max_window_layers", DEFAULTS["max_window_layers"], minimum=0)
+    reader.get("sliding_window")  # says nothing while switched off
+    types = reader.get("layer_types")
+    if types is None:
+        sliding = [enabled and i % 2 == 0 and i < until for i in range(num_layers)]
+    else:
+        if not isinstance(types, list) or not set(map(str, types)) <= {"full_attention", "sliding_attention"}:
+            raise reader.refuse("layer_types", types, "Supported: full_attention, sliding_attention.")
+        if len(types) < num_layers:
+            raise ConfigError(f"{reader.where}: layer_types: expected {num_layers} entries, got {len(types)}.")
+        sliding = [t == "sliding_attention" for t in types[:num_layers]]
+    if any(sliding) and window is None:
+        raise ConfigError(
+            f"{reader.where}: layer_types asks for sliding attention, but use_sliding_window and sliding_window do not "
+            "give a window. Set both, or use full_attention."
+        )
+    return [window if s else None for s in sliding]

@@ -1,0 +1,178 @@
+"""Command line of hobbit-export: flags in, a summary or one JSON object out, errors as one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.errors import HobbitError
+from edge_runtime.sizes import format_size, parse_size
+from hobbit_export.options import (
+    DEFAULT_MEMORY,
+    DEFAULT_TRUNK,
+    ExportOptions,
+    check_targets,
+    check_trunk,
+    default_jobs,
+    parse_tiers,
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Flags of the command."""
+    parser = argparse.ArgumentParser(
+        prog="hobbit-export",
+        description="Turn a Hugging Face mixture-of-experts checkpoint into a bundle for `hobbit`.",
+        epilog="Exit codes: 0 ok, 1 failed while running, 2 usage, 78 bad configuration, checkpoint or bundle.",
+    )
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", type=Path, help="folder with config.json, safetensors and tokenizer.json")
+    add(
+        "--out",
+        metavar="BUNDLE",
+        type=Path,
+        required=True,
+        help="folder to write; an unfinished export there is resumed",
+    )
+    add(
+        "--tiers",
+        default="8",
+        help="deepest expert precision stored, in bits: 8, 6, 4 or 2; lower ones are its prefixes and cost nothing. A "
+        "list such as 8,4,2 names those the runtime may use; bf16 adds an exact copy (default: %(default)s)",
+    )
+    add(
+        "--trunk",
+        metavar="fp32|int8|int4",
+        default=DEFAULT_TRUNK,
+        help="precision of everything but routed experts. int8 is the default: its error is small beside that of "
+        "the 8-bit experts; int4 halves the trunk's memory at a visible loss; fp16 needs a GPU target "
+        "(default: %(default)s)",
+    )
+    add("--targets", default="ort", help="engines to build for; only ort so far (default: %(default)s)")
+    add("--calibrate", metavar="FILE.txt", type=Path, help="count how often this text uses each expert")
+    add("--jobs", metavar="N", type=int, default=None, help="encoder threads (default: all processors)")
+    add(
+        "--memory",
+        metavar="SIZE",
+        default=DEFAULT_MEMORY,
+        help="ceiling for this command's own memory (default: %(default)s)",
+    )
+    add(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on with an unfinished export; --no-resume starts over and replaces a complete bundle",
+    )
+    add("--dry-run", action="store_true", help="print the size of every kind of part and write nothing")
+    add("--verify", action="store_true", help="check every byte at the end; a complete bundle is only checked")
+    add("--json", action="store_true", help="print one JSON object on stdout")
+    return parser
+
+
+def parse_options(arguments: argparse.Namespace) -> ExportOptions:
+    """Check flags before anything is opened.
+
+    Raises:
+        ConfigError: names the flag.
+    """
+    check_targets(arguments.targets)
+    return ExportOptions(
+        checkpoint=arguments.checkpoint,
+        out=arguments.out,
+        tiers=parse_tiers(arguments.tiers),
+        trunk=check_trunk(arguments.trunk),
+        jobs=default_jobs() if arguments.jobs is None else arguments.jobs,
+        memory_bytes=parse_size(arguments.memory, "--memory"),
+        calibrate=arguments.calibrate,
+        resume=arguments.resume,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.jobs is not None and not 1 <= arguments.jobs <= 256:
+        parser.error(f"--jobs: expected 1 to 256, got {arguments.jobs}")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        options = parse_options(arguments)
+        _limit_threads(options.jobs)
+        report = _dry_run(options) if arguments.dry_run else _export(options, arguments)
+    except HobbitError as err:
+        sys.stderr.write(f"hobbit-export: {err}\n")
+        return err.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("hobbit-export: interrupted. Run the same command again to resume.\n")
+        return 1
+    except OSError as err:
+        where = err.filename or "input or output"
+        sys.stderr.write(f"hobbit-export: {where}: {err.strerror or err}. Run the same command again to resume.\n")
+        return 1
+    print(json.dumps(report) if arguments.json else _summary(report))
+    return 0
+
+
+def _limit_threads(jobs: int) -> None:
+    """Keep numpy's BLAS from starting a thread, with its buffers, per processor; works only before the import."""
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, str(min(jobs, 4)))
+
+
+def _export(options: ExportOptions, arguments: argparse.Namespace) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from hobbit_export.exporter import export
+    from hobbit_export.verify import check_same_source, verify
+    from hobbit_export.workplace import is_complete
+
+    report: dict[str, Any] = {"bundle": str(options.out), "dry_run": False}
+    if arguments.verify and options.resume and is_complete(options.out):
+        check_same_source(options)
+    else:
+        report |= asdict(export(options, quiet=arguments.json))
+    report["verified_parts"] = verify(options, quiet=arguments.json) if arguments.verify else None
+    return report
+
+
+def _dry_run(options: ExportOptions) -> dict[str, Any]:
+    from hobbit_export.fit import fit_profiles
+    from hobbit_export.memory import plan_memory, resident_bytes
+    from hobbit_export.plan import describe, plan_parts
+    from hobbit_export.source import SourceModel
+
+    source = SourceModel.open(options.checkpoint)
+    with source.checkpoint:
+        plan_memory(source, options, resident_bytes())
+        parts = plan_parts(source, options)
+        plan = describe(parts, source.spec, options)
+        return {
+            "bundle": str(options.out),
+            "dry_run": True,
+            **plan,
+            "profiles": fit_profiles(source.spec, parts, options),
+        }
+
+
+def _summary(report: dict[str, Any]) -> str:
+    """Lines for people."""
+    if report["dry_run"]:
+        lines = [f"{kind:<14}{format_size(count):>12}" for kind, count in report["bytes"].items()]
+        tiers = ", ".join(f"tier {t} {format_size(b)}" for t, b in report["expert_bytes_by_tier"].items())
+        lines.append(f"one expert: {tiers}; {report['num_experts_in_all']} experts")
+        lines += [f"{name}: {fit}" for name, fit in report["profiles"].items()]
+        return "\n".join(lines)
+    if "bundle_id" not in report:
+        return f"{report['bundle']}: {report['verified_parts']} parts verified"
+    checked = f", {report['verified_parts']} parts verified" if report["verified_parts"] is not None else ""
+    resumed = f", {report['steps_resumed']} steps resumed" if report["steps_resumed"] else ""
+    return (
+        f"{report['bundle']}: {format_size(report['bytes'])} in {report['num_parts']} parts, "
+        f"{report['seconds']:.1f} s, peak memory {format_size(report['peak_rss_bytes'])}{resumed}{checked}"
+    )

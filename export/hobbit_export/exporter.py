@@ -1,0 +1,211 @@
+"""One export from start to end: check, plan, run the steps that are not done, write the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.errors import BundleError, ConfigError
+from edge_runtime.format import manifest as manifest_io
+from edge_runtime.format.bundle import Bundle
+from edge_runtime.format.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
+from hobbit_export import __version__, workplace
+from hobbit_export.calibration import EXPERTS, check_text, count_uses, experts_json
+from hobbit_export.journal import Journal, Step
+from hobbit_export.memory import plan_memory, resident_bytes, return_freed_memory
+from hobbit_export.options import ExportOptions
+from hobbit_export.parts import is_intact, publish, remove_staging, staging
+from hobbit_export.plan import plan_parts, totals
+from hobbit_export.progress import Progress
+from hobbit_export.source import SourceModel
+from hobbit_export.steps import EXPERT_STEP, ExportStep, Job, Written, all_steps, expert_step
+from hobbit_export.tokenizer_files import tokenizer_files
+
+_WEIGHT_ERRORS, _USE_COUNTS = "weight errors", "use counts"
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export did."""
+
+    bundle: str
+    bundle_id: str
+    bytes: int
+    num_parts: int
+    steps_run: int
+    steps_resumed: int
+    bytes_read: int
+    seconds: float
+    peak_rss_bytes: int
+
+
+def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
+    """Write a bundle, resuming an unfinished one.
+
+    Raises:
+        ConfigError: a flag or model option is wrong, or the folder is not ours to write.
+        BundleError: the checkpoint lies.
+        BudgetError: memory or disk do not suffice.
+    """
+    started = time.monotonic()
+    return_freed_memory()
+    if options.calibrate:
+        check_text(options.calibrate)
+    source = SourceModel.open(options.checkpoint)
+    with source.checkpoint:
+        workplace.check_contents(options.out)
+        memory = plan_memory(source, options, resident_bytes())
+        planned = totals(plan_parts(source, options))["total"]
+        with workplace.locked(options.out), workplace.disk_full_explained(options.out, planned):
+            journal = _open_journal(source, options)
+            steps_total = len(list(all_steps(Job(source, options, memory, lambda count: None)))) + 1
+            layer_bytes = source.expert_source_bytes * source.spec.num_experts
+            with Progress(layer_bytes * len(source.spec.sparse_layers), steps_total, quiet=quiet) as progress:
+                runner = _Runner(options, journal, progress, layer_bytes)
+                workplace.check_space(options.out, planned - runner.finished_bytes)
+                for step in all_steps(Job(source, options, memory, runner.count)):
+                    runner.run(step)
+                _finish(source, options, journal, runner)
+    manifest = manifest_io.read(options.out)
+    return ExportReport(
+        bundle=str(options.out),
+        bundle_id=manifest.bundle_id,
+        bytes=sum(p.bytes for p in manifest.parts),
+        num_parts=len(manifest.parts),
+        steps_run=runner.num_run,
+        steps_resumed=runner.num_resumed,
+        bytes_read=runner.bytes_read,
+        seconds=round(time.monotonic() - started, 3),
+        peak_rss_bytes=resident_bytes("VmHWM"),
+    )
+
+
+def _open_journal(source: SourceModel, options: ExportOptions) -> Journal:
+    """Open the journal of this export; what stands in its way is removed only with --no-resume."""
+    out = options.out
+    if workplace.is_complete(out):
+        if options.resume:
+            raise ConfigError(
+                f"--out {out}: already holds a complete bundle. Check it with --verify, replace it with --no-resume."
+            )
+        workplace.check_ours(out)
+    if not options.resume:
+        workplace.clear(out)
+    return Journal(out, fingerprint(source, options))
+
+
+class _Runner:
+    """Runs steps that are not in the journal, or whose parts are gone."""
+
+    def __init__(self, options: ExportOptions, journal: Journal, progress: Progress, layer_bytes: int) -> None:
+        self._out = options.out
+        self._journal = journal
+        self._progress = progress
+        self._layer_bytes = layer_bytes
+        self.num_run = self.num_resumed = self.bytes_read = 0
+        self._intact = {s.name for s in journal.steps.values() if self._is_intact(s)}
+
+    @property
+    def finished_bytes(self) -> int:
+        """Bytes of parts that need not be written again."""
+        return sum(p.bytes for name in self._intact for p in self._journal.steps[name].parts)
+
+    def is_done(self, name: str) -> bool:
+        """Whether a step was finished by an earlier run."""
+        return name in self._intact
+
+    def count(self, num_bytes: int) -> None:
+        """Count bytes read from the checkpoint."""
+        self.bytes_read += num_bytes
+        self._progress.advance(num_bytes)
+
+    def run(self, step: ExportStep) -> Step:
+        """Return the finished step, running it if needed."""
+        if step.name in self._intact:
+            self.num_resumed += 1
+            self._progress.skip(step.name, self._layer_bytes if step.name.startswith(EXPERT_STEP) else 0)
+            return self._journal.steps[step.name]
+        self._progress.begin(step.name)
+        written: Written = step.run(staging(self._out))
+        parts = [publish(self._out, name, role, step.layer) for name, role in written.files]
+        remove_staging(self._out)
+        done = Step(step.name, parts, written.data)
+        self._journal.add(done)
+        self.num_run += 1
+        self._progress.end(step.name)
+        return done
+
+    def _is_intact(self, step: Step) -> bool:
+        later = list(self._journal.steps.values())
+        later = later[later.index(step) + 1 :]
+        replaced = {p.name for s in later for p in s.parts}
+        return all(p.name in replaced or is_intact(self._out, p) for p in step.parts)
+
+
+def _finish(source: SourceModel, options: ExportOptions, journal: Journal, runner: _Runner) -> None:
+    """Write calibration/experts.json and the manifest; with a text, once more with its counts."""
+    spec = source.spec
+    errors = {i: journal.steps[expert_step(i)].data["errors"] for i in spec.sparse_layers}
+
+    def experts(counts: dict[str, Any] | None) -> ExportStep:
+        def write(out: Path) -> Written:
+            (out / EXPERTS).parent.mkdir(parents=True)
+            (out / EXPERTS).write_bytes(experts_json(spec, errors, counts))
+            return Written([(EXPERTS, "calibration")], {})
+
+        return ExportStep(_USE_COUNTS if counts else _WEIGHT_ERRORS, write)
+
+    runner.run(experts(None))
+    _check_unchanged(source, options, journal)
+    if options.calibrate and not runner.is_done(_USE_COUNTS):
+        _write_manifest(source, options, journal)
+        counts = count_uses(options.out, options.calibrate, options.memory_bytes)
+        (options.out / manifest_io.NAME).unlink()
+        runner.run(experts(counts))
+    _write_manifest(source, options, journal)
+    journal.remove()
+
+
+def _write_manifest(source: SourceModel, options: ExportOptions, journal: Journal) -> None:
+    from hobbit_export.trunk.graph import OPSET
+    from hobbit_export.trunk.quantize import BLOCK_SIZE
+
+    parts: dict[str, Part] = {p.name: p for step in journal.steps.values() for p in step.parts}
+    precision: Any = options.trunk
+    manifest = Manifest(
+        model=source.spec,
+        experts=ExpertsInfo(options.num_segments, list(options.tiers)),
+        trunk=TrunkInfo(precision, 0 if precision == "fp32" else BLOCK_SIZE, OPSET),
+        source=SourceInfo(options.checkpoint.resolve().name, source.config_sha256, source.checkpoint.weight_bytes),
+        parts=[parts[name] for name in sorted(parts)],
+        created_by=f"hobbit-export {__version__}",
+    )
+    manifest_io.write(options.out, manifest)
+    Bundle.open(options.out)
+
+
+def fingerprint(source: SourceModel, options: ExportOptions) -> dict[str, Any]:
+    """Everything a resumed export must have in common with the first run."""
+    files = [*source.checkpoint.files, *tokenizer_files(options.checkpoint)]
+    stats = [(f.name, f.stat()) for f in files]
+    return {
+        "journal": 1,
+        "program": __version__,
+        "config": source.config_sha256,
+        "files": [[name, s.st_size, s.st_mtime_ns] for name, s in stats],
+        "tiers": list(options.tiers),
+        "trunk": options.trunk,
+        "calibrate": hashlib.sha256(options.calibrate.read_bytes()).hexdigest() if options.calibrate else None,
+    }
+
+
+def _check_unchanged(source: SourceModel, options: ExportOptions, journal: Journal) -> None:
+    now = fingerprint(source, options)
+    if now != journal.fingerprint:
+        raise BundleError(
+            f"{options.checkpoint.name}: the checkpoint changed while it was exported. "
+            "Leave it alone and start over with --no-resume."
+        )

@@ -1,0 +1,127 @@
+"""export.journal: which steps of an unfinished export are done. JSON lines, each on the drive before the next step.
+
+The first line states source and options; every other line is one finished step with its parts. A torn last line (the
+machine died while writing it) only means that its step is done again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.errors import BundleError, ConfigError
+from edge_runtime.format.manifest import Part
+from edge_runtime.strict import from_mapping
+from hobbit_export.parts import sync_folder
+
+NAME = "export.journal"
+_MAX_BYTES = 256 << 20
+
+
+@dataclass
+class Step:
+    """One finished step: its parts, and plain data later steps need (weight errors, token counts)."""
+
+    name: str
+    parts: list[Part]
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class Journal:
+    """The journal of one export; the bundle folder must be locked by the caller."""
+
+    def __init__(self, bundle: Path, fingerprint: dict[str, Any]) -> None:
+        """Open or create the journal.
+
+        Args:
+            bundle: the bundle folder.
+            fingerprint: plain data that must be equal for a resume: source files and options that shape the bundle.
+
+        Raises:
+            ConfigError: the journal there belongs to another source or other options.
+        """
+        self._path = bundle / NAME
+        self.fingerprint = fingerprint
+        self.steps: dict[str, Step] = {}
+        lines = _read_lines(self._path)
+        if lines:
+            _compare(lines[0], fingerprint)
+            for line in lines[1:]:
+                step = _parse_step(line)
+                self._put(step)
+        self._rewrite([json.dumps(fingerprint), *(_dump(s) for s in self.steps.values())])
+
+    def add(self, step: Step) -> None:
+        """Record a finished step; returns once it is on the drive."""
+        self._put(step)
+        with open(self._path, "ab") as file:
+            file.write((_dump(step) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def remove(self) -> None:
+        """Delete the journal: the export is complete."""
+        self._path.unlink(missing_ok=True)
+        sync_folder(self._path.parent)
+
+    def _put(self, step: Step) -> None:
+        self.steps.pop(step.name, None)  # a step done again counts as the latest
+        self.steps[step.name] = step
+
+    def _rewrite(self, lines: list[str]) -> None:
+        """Replace the file by whole lines only, atomically."""
+        temporary = self._path.with_suffix(".journal.tmp")
+        with open(temporary, "wb") as file:
+            file.write("".join(line + "\n" for line in lines).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self._path)
+        sync_folder(self._path.parent)
+
+
+def _dump(step: Step) -> str:
+    return json.dumps({"step": step.name, "parts": [asdict(p) for p in step.parts], "data": step.data})
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    if path.is_symlink():
+        raise BundleError(f"{path}: expected a file of this exporter, found a link. Remove it.")
+    if not path.exists():
+        return []
+    with open(path, "rb") as file:
+        raw = file.read(_MAX_BYTES)
+    *whole, _torn = raw.split(b"\n")
+    try:
+        lines = [json.loads(line) for line in whole]
+    except ValueError as err:
+        raise BundleError(f"{path}: a line is damaged: {err}. Start over with --no-resume.") from err
+    if not all(isinstance(line, dict) for line in lines):
+        raise BundleError(f"{path}: a line is damaged. Start over with --no-resume.")
+    return lines
+
+
+def _parse_step(line: dict[str, Any]) -> Step:
+    try:
+        parts = [from_mapping(Part, p, f"{NAME}: part") for p in line["parts"]]
+        return Step(str(line["step"]), parts, dict(line["data"]))
+    except (KeyError, TypeError, ValueError) as err:
+        raise BundleError(f"{NAME}: a step is damaged: {err}. Start over with --no-resume.") from err
+
+
+def _compare(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    if found == json.loads(json.dumps(wanted)):
+        return
+    keys = sorted(k for k in {*found, *wanted} if found.get(k) != json.loads(json.dumps(wanted.get(k))))
+    shown = ", ".join(f"{k}: {_short(found.get(k))} before, {_short(wanted.get(k))} now" for k in keys[:3])
+    raise ConfigError(
+        f"{NAME}: the unfinished export here has another source or other options ({shown}). "
+        "Repeat the first command to resume it, or start over with --no-resume."
+    )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,112 @@
+"""The exporter's own memory: what it needs at least, and how a ceiling is shared out. Arithmetic and two probes."""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_runtime.errors import BudgetError
+from edge_runtime.format.record import PANEL, RecordLayout
+from edge_runtime.sizes import MIB, format_size
+from hobbit_export.experts import QUEUED_BLOCKS
+from hobbit_export.options import ExportOptions
+from hobbit_export.reference import num_reference_tokens
+from hobbit_export.source import SourceModel
+
+_SLACK_BYTES = 24 * MIB
+"""Threads' stacks, allocator waste and JSON; measured 6 to 15 MiB."""
+_MAX_BLOCK_BYTES = 8 * MIB
+_MAX_TRUNK_BYTES = 256 * MIB
+_MIN_TRUNK_BYTES = 24 * MIB
+_HEAD_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How the ceiling is used; steps run one after the other, so the largest decides.
+
+    Attributes:
+        base_bytes: interpreter, libraries and headers, measured.
+        encoder_bytes: one whole record (and its bfloat16 twin) plus encoder scratch.
+        block_bytes: one block of checkpoint rows; QUEUED_BLOCKS of them exist at once.
+        trunk_bytes: what building a trunk part may hold.
+        reference_bytes: what blocks of expert rows may take in the reference forward pass.
+    """
+
+    ceiling_bytes: int
+    base_bytes: int
+    encoder_bytes: int
+    block_bytes: int
+    trunk_bytes: int
+    reference_bytes: int
+
+
+def plan_memory(source: SourceModel, options: ExportOptions, base_bytes: int) -> MemoryPlan:
+    """Share the ceiling out, or refuse it.
+
+    Raises:
+        BudgetError: the ceiling is below the floor; the sum is in the message.
+    """
+    spec = source.spec
+    layout = RecordLayout(spec.hidden, spec.expert_intermediate, options.num_segments)
+    widest = max(spec.hidden, spec.expert_intermediate)
+    scratch = options.jobs * widest * PANEL * 8
+    encoder = layout.record_bytes + (layout.bf16_bytes if options.with_bf16 else 0) + scratch
+    min_block = widest * PANEL * 4
+    # scales of a quantised head stay in the graph's protobuf, which is copied when it is written
+    trunk = max(_MIN_TRUNK_BYTES, 2 * widest * 48) + spec.vocab_size * spec.hidden // 128 * 4 * 4
+    experts = encoder + QUEUED_BLOCKS * min_block
+    reference = _reference_bytes(source)
+    base = base_bytes + _SLACK_BYTES
+    floor = base + max(experts, trunk, reference)
+    if options.memory_bytes < floor:
+        raise BudgetError(
+            f"--memory {format_size(options.memory_bytes)}: is below the floor of {format_size(floor)} "
+            f"(process {format_size(base)}, and the largest of: an expert's record with its rows "
+            f"{format_size(experts)}, a trunk part {format_size(trunk)}, the reference pass {format_size(reference)}). "
+            f"Raise --memory to at least {-(-floor // MIB)}MiB."
+        )
+    spare = options.memory_bytes - base
+    return MemoryPlan(
+        ceiling_bytes=options.memory_bytes,
+        base_bytes=base,
+        encoder_bytes=encoder,
+        block_bytes=max(min_block, min(_MAX_BLOCK_BYTES, (spare - encoder) // QUEUED_BLOCKS)),
+        trunk_bytes=min(_MAX_TRUNK_BYTES, spare - (trunk - _MIN_TRUNK_BYTES)),
+        reference_bytes=4 * _MAX_BLOCK_BYTES,
+    )
+
+
+def _reference_bytes(source: SourceModel) -> int:
+    """One trunk matrix in float32 (of the head a block of rows), the logits twice, and blocks of expert rows."""
+    spec = source.spec
+    tensors = (source.checkpoint.tensors[t] for name, t in source.trunk.items() if name not in ("embed", "head"))
+    largest = max([min(_HEAD_ROWS, spec.vocab_size) * spec.hidden, *(t.rows * t.cols for t in tensors)])
+    return 4 * largest + 8 * num_reference_tokens(source) * spec.vocab_size + 4 * _MAX_BLOCK_BYTES
+
+
+def resident_bytes(field: str = "VmRSS") -> int:
+    """Resident memory now (`VmRSS`) or at its peak (`VmHWM`), in bytes."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def return_freed_memory() -> None:
+    """Make glibc give large blocks back to the system when they are freed, instead of keeping them for reuse.
+
+    By default its threshold grows to 32 MiB, so freed row blocks would count against the ceiling for ever.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    m_mmap_threshold, m_arena_max = -3, -8
+    mallopt(m_mmap_threshold, 256 << 10)
+    mallopt(m_arena_max, 2)

@@ -1,0 +1,98 @@
+"""What one export was asked to do: flags parsed into a frozen value, checked before anything is opened."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_runtime.errors import ConfigError, did_you_mean
+
+TIERS = (2, 4, 6, 8)
+BF16_TIER = 16
+TRUNK_PRECISIONS = ("fp32", "int8", "int4")
+DEFAULT_TRUNK = "int8"
+DEFAULT_MEMORY = "2GiB"
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """One export.
+
+    Attributes:
+        tiers: ascending tiers the runtime may use; 16 stands for bfloat16.
+        trunk: precision of the dense part.
+        jobs: encoder threads; never changes a byte of the bundle.
+        memory_bytes: ceiling for this process's resident memory; never changes a byte of the bundle.
+    """
+
+    checkpoint: Path
+    out: Path
+    tiers: tuple[int, ...] = TIERS
+    trunk: str = DEFAULT_TRUNK
+    jobs: int = 1
+    memory_bytes: int = 2 << 30
+    calibrate: Path | None = None
+    resume: bool = True
+
+    @property
+    def num_segments(self) -> int:
+        """Segments stored: the deepest progressive tier, in planes."""
+        return max(t for t in self.tiers if t != BF16_TIER) // 2
+
+    @property
+    def with_bf16(self) -> bool:
+        """Whether the bfloat16 reference files are written."""
+        return BF16_TIER in self.tiers
+
+
+def parse_tiers(text: str) -> tuple[int, ...]:
+    """Parse `--tiers`.
+
+    One number is the deepest tier: every tier below it is usable too. Two or more numbers are exactly the usable tiers.
+    `bf16` adds the exact reference to either.
+
+    Raises:
+        ConfigError: an unknown tier, or bf16 alone.
+    """
+    words = [w.strip().lower() for w in text.split(",")]
+    for word in words:
+        if word not in {"2", "4", "6", "8", "bf16"}:
+            hint = did_you_mean(word, ["bf16"])
+            raise ConfigError(f"--tiers: expected 8, 6, 4, 2 or bf16, separated by commas, got {word!r}.{hint}")
+    numbers = sorted({int(w) for w in words if w != "bf16"})
+    if not numbers:
+        raise ConfigError("--tiers: expected a progressive tier beside 'bf16', got none. Use --tiers 8,bf16.")
+    usable = [t for t in TIERS if t <= numbers[0]] if len(numbers) == 1 else numbers
+    return (*usable, BF16_TIER) if "bf16" in words else tuple(usable)
+
+
+def check_trunk(precision: str) -> str:
+    """Return a supported trunk precision, or raise ConfigError saying why it is not."""
+    if precision == "fp16":
+        raise ConfigError(
+            "--trunk: fp16 needs a GPU target (CPUs of the supported boards compute float16 slower than float32), "
+            "and no GPU target is built yet. Use fp32, int8 or int4."
+        )
+    if precision not in TRUNK_PRECISIONS:
+        hint = did_you_mean(precision, TRUNK_PRECISIONS)
+        raise ConfigError(f"--trunk: expected one of {', '.join(TRUNK_PRECISIONS)}, got {precision!r}.{hint}")
+    return precision
+
+
+def check_targets(text: str) -> None:
+    """Accept `ort`; refuse targets this version cannot build."""
+    targets = [t.strip().lower() for t in text.split(",")]
+    for target in targets:
+        if target == "tensorrt":
+            raise ConfigError(
+                "--targets: tensorrt is not built yet: expected ort, got tensorrt. "
+                "Use --targets ort; its graphs are plain ONNX."
+            )
+        if target != "ort":
+            raise ConfigError(f"--targets: expected ort, got {target!r}.{did_you_mean(target, ['ort', 'tensorrt'])}")
+
+
+def default_jobs() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

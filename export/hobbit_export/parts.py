@@ -1,0 +1,79 @@
+"""Finished files of a bundle: from a staging folder, hashed and on the drive, to their place in one rename."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from edge_runtime.errors import BundleError
+from edge_runtime.format.manifest import Part, Role
+from edge_runtime.kernels import crc32c
+
+STAGING = ".partial"
+_BLOCK = 1 << 20
+_RECHECK_BYTES = 4 << 20
+
+
+def staging(bundle: Path) -> Path:
+    """Return an empty staging folder inside the bundle, on the same file system."""
+    path = bundle / STAGING
+    remove_staging(bundle)
+    path.mkdir()
+    return path
+
+
+def remove_staging(bundle: Path) -> None:
+    """Remove what an interrupted step left."""
+    path = bundle / STAGING
+    if path.is_symlink():
+        raise BundleError(f"{path}: expected a folder of this exporter, found a link. Remove it.")
+    if path.exists():
+        shutil.rmtree(path)
+
+
+def publish(bundle: Path, name: str, role: Role, layer: int | None = None) -> Part:
+    """Hash a staged file, put it on the drive and move it to its place.
+
+    The hashes are taken from the file as it can be read back, not from what was meant to be written.
+
+    Args:
+        bundle: the bundle; the file lies in its staging folder under the same name.
+        name: path inside the bundle, with forward slashes.
+        role: what the file is.
+        layer: its layer, if it has one.
+    """
+    staged, final = bundle / STAGING / name, bundle / name
+    descriptor = os.open(staged, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        hasher, crc, size = hashlib.sha256(), 0, 0
+        while block := os.read(descriptor, _BLOCK):
+            hasher.update(block)
+            crc = crc32c(block, crc)
+            size += len(block)
+    finally:
+        os.close(descriptor)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(staged, final)
+    sync_folder(final.parent)
+    sync_folder(bundle)
+    return Part(name, role, size, hasher.hexdigest(), crc, layer)
+
+
+def is_intact(bundle: Path, part: Part) -> bool:
+    """Cheap check of a part finished earlier: a regular file of the right size, and its CRC where it is small."""
+    path = bundle / part.name
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != part.bytes:
+        return False
+    return part.bytes > _RECHECK_BYTES or crc32c(path.read_bytes()) == part.crc32c
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

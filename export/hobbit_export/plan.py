@@ -1,0 +1,109 @@
+"""What an export will write: the size of every part, before anything is written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from edge_runtime.format.expert_file import header_bytes
+from edge_runtime.format.manifest import EMBEDDING, expert_file, trunk_file
+from edge_runtime.format.record import BF16, RecordLayout
+from edge_runtime.spec import ModelSpec
+from edge_runtime.trunk.weights import layer_weight_shapes
+from hobbit_export.options import ExportOptions
+from hobbit_export.reference import num_reference_tokens
+from hobbit_export.source import SourceModel
+from hobbit_export.tokenizer_files import tokenizer_files
+
+_GRAPH_BYTES = 12 << 10
+_EXACT = ("router", "shared_expert_gate")
+"""Matrices kept in float32 at every trunk precision."""
+
+
+@dataclass(frozen=True)
+class PlannedPart:
+    """A part to come. Sizes of experts and embedding are exact, of the trunk nearly so, of the rest upper bounds."""
+
+    name: str
+    kind: str
+    bytes: int
+
+
+def plan_parts(source: SourceModel, options: ExportOptions) -> list[PlannedPart]:
+    """Every file of the bundle but the manifest, with its size."""
+    return [
+        *(
+            PlannedPart(f"tokenizer/{p.name}", "tokenizer", p.stat().st_size)
+            for p in tokenizer_files(options.checkpoint)
+        ),
+        *_trunk_parts(source.spec, options.trunk),
+        *_expert_parts(source.spec, options),
+        *_calibration_parts(source, options),
+    ]
+
+
+def totals(parts: list[PlannedPart]) -> dict[str, int]:
+    """Bytes by kind, and `total`."""
+    result: dict[str, int] = {}
+    for part in parts:
+        result[part.kind] = result.get(part.kind, 0) + part.bytes
+    return result | {"total": sum(p.bytes for p in parts)}
+
+
+def weight_bytes(shape: tuple[int, ...], precision: str, *, exact: bool = False) -> int:
+    """Bytes of one trunk tensor at a precision; vectors are always float32."""
+    if precision == "fp32" or len(shape) == 1 or exact:
+        return 4 * math.prod(shape)
+    from hobbit_export.trunk.linear import BITS
+    from hobbit_export.trunk.quantize import block_size_for
+
+    rows, inputs = shape
+    block = block_size_for(inputs)
+    return rows * -(-inputs // block) * (block * BITS["int8" if precision == "int8" else "int4"] // 8 + 4)
+
+
+def _trunk_parts(spec: ModelSpec, precision: str) -> Iterator[PlannedPart]:
+    yield PlannedPart(EMBEDDING, "embedding", 2 * spec.vocab_size * spec.hidden)
+    head = 4 * spec.hidden + weight_bytes((spec.vocab_size, spec.hidden), precision)
+    yield PlannedPart(trunk_file("head"), "trunk", head + _GRAPH_BYTES)
+    for layer_idx, layer in enumerate(spec.layers):
+        sizes = {"layer": 0, "shared": 0}
+        for canonical, shape in layer_weight_shapes(spec, layer_idx).items():
+            name = canonical.rsplit(".", 1)[1]
+            sizes["shared" if name.startswith("shared") else "layer"] += weight_bytes(
+                shape, precision, exact=name in _EXACT
+            )
+        yield PlannedPart(trunk_file("layer", layer_idx), "trunk", sizes["layer"] + _GRAPH_BYTES)
+        if layer.shared_intermediate:
+            yield PlannedPart(trunk_file("shared", layer_idx), "trunk", sizes["shared"] + _GRAPH_BYTES)
+
+
+def _expert_parts(spec: ModelSpec, options: ExportOptions) -> Iterator[PlannedPart]:
+    layout = RecordLayout(spec.hidden, spec.expert_intermediate, options.num_segments)
+    for layer_idx in spec.sparse_layers:
+        size = header_bytes(spec.num_experts, options.num_segments) + spec.num_experts * layout.record_bytes
+        yield PlannedPart(expert_file(layer_idx), "experts", size)
+        if options.with_bf16:
+            size = header_bytes(spec.num_experts, 1) + spec.num_experts * layout.bf16_bytes
+            yield PlannedPart(expert_file(layer_idx, BF16), "experts_bf16", size)
+
+
+def _calibration_parts(source: SourceModel, options: ExportOptions) -> Iterator[PlannedPart]:
+    spec = source.spec
+    numbers = len(spec.sparse_layers) * spec.num_experts * (options.num_segments + 2)
+    yield PlannedPart("calibration/experts.json", "calibration", 256 + 24 * numbers)
+    logits = num_reference_tokens(source) * (4 * spec.vocab_size + 4)
+    yield PlannedPart("calibration/reference.npz", "calibration", 1024 + logits)
+
+
+def describe(parts: list[PlannedPart], spec: ModelSpec, options: ExportOptions) -> dict[str, Any]:
+    """Plan as plain data for `--json`."""
+    layout = RecordLayout(spec.hidden, spec.expert_intermediate, options.num_segments)
+    return {
+        "parts": [{"name": p.name, "kind": p.kind, "bytes": p.bytes} for p in parts],
+        "bytes": totals(parts),
+        "expert_bytes_by_tier": {str(t): layout.tier_bytes(t) for t in options.tiers},
+        "num_experts_in_all": len(spec.sparse_layers) * spec.num_experts,
+    }

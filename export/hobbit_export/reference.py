@@ -1,0 +1,89 @@
+"""The source model's own logits for a few tokens: a numpy forward pass that reads only the routed experts."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.policy.routing import route
+from edge_runtime.spec import ModelSpec
+from hobbit_export.source import CheckpointWeights, SourceModel
+
+_TOKENS, _FEW_TOKENS = 16, 4
+_MANY_BYTES = 8 << 30
+"""Above this many bytes of experts, 16 tokens would read most of the checkpoint again."""
+
+F32 = NDArray[np.float32]
+
+
+def num_reference_tokens(source: SourceModel) -> int:
+    """Tokens of the self-check: fewer for large models, never more than the context."""
+    spec = source.spec
+    total = source.expert_source_bytes * spec.num_experts * len(spec.sparse_layers)
+    return min(_TOKENS if total <= _MANY_BYTES else _FEW_TOKENS, spec.max_context)
+
+
+def reference_tokens(spec: ModelSpec, count: int) -> NDArray[np.int32]:
+    """Token ids int32 [count], spread over the vocabulary, the same for every export of a model."""
+    steps = np.arange(1, count + 1, dtype=np.int64)
+    return (steps * 2654435761 % 2**32 * spec.vocab_size // 2**32).astype(np.int32)
+
+
+def reference_logits(source: SourceModel, token_ids: NDArray[np.int32], memory_bytes: int) -> F32:
+    """Run the source model.
+
+    Args:
+        source: the checkpoint.
+        token_ids: int32 [T], one chunk from an empty context.
+        memory_bytes: what an expert's rows may hold at a time.
+
+    Returns:
+        float32 [T, V].
+    """
+    from edge_runtime.trunk.reference import ReferenceTrunk
+
+    trunk = ReferenceTrunk(source.spec, CheckpointWeights(source))
+    try:
+        trunk.begin(token_ids, trunk.new_kv_cache(len(token_ids)))
+        moe: F32 | None = None
+        for layer_idx, layer in enumerate(source.spec.layers):
+            x, logits = trunk.run_layer(layer_idx, moe)
+            moe = None
+            if layer.sparse:
+                assert x is not None
+                assert logits is not None
+                moe = _routed(source, layer_idx, x, logits, memory_bytes)
+                if layer.shared_intermediate:
+                    moe += trunk.run_shared(layer_idx)
+        return np.array(trunk.head(moe, slice(0, len(token_ids))), np.float32)
+    finally:
+        trunk.close()
+
+
+def _routed(source: SourceModel, layer_idx: int, x: F32, logits: F32, memory_bytes: int) -> F32:
+    """Weighted sum [T, D] of the experts each token is routed to, each expert read once."""
+    routing = route(logits, source.spec.top_k, norm_topk_prob=source.spec.norm_topk_prob)
+    out = np.zeros_like(x)
+    for expert_idx in np.unique(routing.topk_ids):
+        tokens, slots = np.nonzero(routing.topk_ids == expert_idx)
+        y = expert_output(source, layer_idx, int(expert_idx), x[tokens], memory_bytes)
+        out[tokens] += routing.topk_weights[tokens, slots, None] * y
+    return out
+
+
+def expert_output(source: SourceModel, layer_idx: int, expert_idx: int, x: F32, memory_bytes: int) -> F32:
+    """Output [t, D] of one expert for x [t, D]: down( silu(gate x) * (up x) ), its matrices read by row blocks."""
+    gate, up = (_product(source, layer_idx, expert_idx, m, x, memory_bytes) for m in ("gate", "up"))
+    with np.errstate(over="ignore"):  # exp(-x) of a very negative x is infinite, and x / inf is the right 0
+        hidden = gate / (1 + np.exp(-gate)) * up
+    return _product(source, layer_idx, expert_idx, "down", hidden, memory_bytes)
+
+
+def _product(source: SourceModel, layer_idx: int, expert_idx: int, matrix: str, x: F32, memory_bytes: int) -> F32:
+    tensor, start, stop = source.expert_rows(layer_idx, expert_idx, matrix)
+    step = max(16, memory_bytes // (16 * x.shape[1]))
+    out = np.empty((len(x), stop - start), np.float32)
+    for row in range(start, stop, step):
+        until = min(row + step, stop)
+        out[:, row - start : until - start] = x @ source.checkpoint.rows_f32(tensor, row, until).T
+    return out

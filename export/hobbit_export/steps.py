@@ -1,0 +1,123 @@
+"""The steps of an export, in order. Each writes its parts into a staging folder and depends only on the source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edge_runtime.format.manifest import Role
+from hobbit_export.calibration import REFERENCE, write_reference
+from hobbit_export.experts import LayerJob, write_layer
+from hobbit_export.memory import MemoryPlan
+from hobbit_export.options import ExportOptions
+from hobbit_export.source import CheckpointWeights, SourceModel
+from hobbit_export.tokenizer_files import copy_tokenizer, tokenizer_files
+from hobbit_export.trunk.parts import build_head, build_layer, build_shared, write_embedding
+
+EXPERT_STEP = "experts of layer "
+
+
+class Written(NamedTuple):
+    """What a step left in the staging folder: names with their roles, and data the journal keeps."""
+
+    files: list[tuple[str, Role]]
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ExportStep:
+    """One resumable step.
+
+    Attributes:
+        run: writes below the staging folder it is given.
+        layer: recorded with every part.
+    """
+
+    name: str
+    run: Callable[[Path], Written]
+    layer: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a step may use."""
+
+    source: SourceModel
+    options: ExportOptions
+    memory: MemoryPlan
+    progress: Callable[[int], None]
+
+
+def all_steps(job: Job) -> Iterator[ExportStep]:
+    """Yield the steps of an export in the order they run: cheap ones that can fail first."""
+    spec = job.source.spec
+    yield ExportStep("tokenizer", lambda out: _tokenizer(job, out))
+    yield ExportStep("reference", lambda out: _reference(job, out))
+    yield ExportStep(
+        "embedding", lambda out: _trunk(out, write_embedding(spec, _weights(job), out, _budget(job)), "embedding")
+    )
+    for i in range(spec.num_layers):
+        yield ExportStep(f"trunk layer {i}", _bind(_layer, job, i), i)
+    yield ExportStep(
+        "head", lambda out: _trunk(out, build_head(spec, _weights(job), out, _precision(job), _budget(job)))
+    )
+    for i in spec.sparse_layers:
+        yield ExportStep(expert_step(i), _bind(_experts, job, i), i)
+
+
+def expert_step(layer_idx: int) -> str:
+    """Name of the step that writes a layer's experts; its data holds their errors."""
+    return f"{EXPERT_STEP}{layer_idx}"
+
+
+def _bind(function: Callable[[Job, int, Path], Written], job: Job, layer_idx: int) -> Callable[[Path], Written]:
+    return lambda out: function(job, layer_idx, out)
+
+
+def _tokenizer(job: Job, out: Path) -> Written:
+    names = copy_tokenizer(tokenizer_files(job.options.checkpoint), out)
+    return Written([(name, "tokenizer") for name in names], {})
+
+
+def _reference(job: Job, out: Path) -> Written:
+    write_reference(job.source, out / REFERENCE, job.memory.reference_bytes)
+    return Written([(REFERENCE, "calibration")], {})
+
+
+def _layer(job: Job, layer_idx: int, out: Path) -> Written:
+    spec, weights = job.source.spec, _weights(job)
+    files = build_layer(spec, layer_idx, weights, out, _precision(job), _budget(job))
+    if spec.layers[layer_idx].shared_intermediate:
+        files += build_shared(spec, layer_idx, weights, out, _precision(job), _budget(job))
+    return _trunk(out, files)
+
+
+def _trunk(out: Path, files: list[Path], role: Role = "trunk") -> Written:
+    return Written([(path.relative_to(out).as_posix(), role) for path in files], {})
+
+
+def _experts(job: Job, layer_idx: int, out: Path) -> Written:
+    from edge_runtime.format.manifest import expert_file
+    from edge_runtime.format.record import BF16
+
+    options = job.options
+    layer_job = LayerJob(options.num_segments, options.with_bf16, options.jobs, job.memory.block_bytes, job.progress)
+    errors = write_layer(job.source, layer_idx, out, layer_job)
+    files: list[tuple[str, Role]] = [(expert_file(layer_idx), "experts")]
+    if options.with_bf16:
+        files.append((expert_file(layer_idx, BF16), "experts_bf16"))
+    return Written(files, {"errors": {str(t): row for t, row in errors.items()}})
+
+
+def _weights(job: Job) -> CheckpointWeights:
+    return CheckpointWeights(job.source)
+
+
+def _budget(job: Job) -> int:
+    return job.memory.trunk_bytes
+
+
+def _precision(job: Job) -> Any:
+    return job.options.trunk

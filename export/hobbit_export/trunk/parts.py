@@ -1,0 +1,164 @@
+"""Write the parts of a bundle's trunk: one graph per layer, shared expert and head, and the embedding table.
+
+Each function writes one part and returns its files, so that an exporter can stop and resume between parts. The same
+weights give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.format.manifest import EMBEDDING, trunk_file
+from edge_runtime.spec import ModelSpec
+from edge_runtime.trunk.weights import TrunkWeights
+from hobbit_export.trunk.blocks import Attention, rms_norm, swiglu
+from hobbit_export.trunk.data_file import DataFile
+from hobbit_export.trunk.graph import Dims, Graph
+from hobbit_export.trunk.linear import LinearWriter, Matrix, Precision
+
+DEFAULT_MEMORY_BYTES = 256 << 20
+
+
+def build_layer(
+    spec: ModelSpec,
+    layer_idx: int,
+    weights: TrunkWeights,
+    out: Path,
+    precision: Precision,
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+) -> list[Path]:
+    """Write the graph of a decoder layer into bundle directory `out` (docs/format.md section 4).
+
+    Args:
+        spec: the model.
+        layer_idx: the layer.
+        weights: dense weights by canonical name.
+        out: the bundle; ``trunk/`` is created in it.
+        precision: of the matrices; norms, biases and the router are always float32.
+        memory_bytes: what reading and quantising a matrix may hold at a time.
+
+    Returns:
+        The files written: graph and data.
+    """
+
+    def emit(g: Graph, linear: LinearWriter) -> None:
+        _layer_inputs(g, spec)
+        p, layer, d = f"layers.{layer_idx}.", spec.layers[layer_idx], spec.hidden
+        resid = g.node("Add", "resid", "moe")
+        normed = rms_norm(g, resid, g.vector(f"{p}attn_norm", weights.get(f"{p}attn_norm")), spec.rms_eps)
+        attended, new_k, new_v = Attention(spec, p, weights, g, linear).emit(normed)
+        resid = g.node("Add", resid, attended)
+        x = rms_norm(g, resid, g.vector(f"{p}ffn_norm", weights.get(f"{p}ffn_norm")), spec.rms_eps)
+        if layer.sparse:
+            router = Matrix(f"{p}router", (f"{p}router",), (spec.num_experts,), d)
+            g.output(x, "x", (1, "T", d))
+            g.output(linear.product(x, router, exact=True), "router_logits", (1, "T", spec.num_experts))
+        elif layer.dense_intermediate:
+            resid = g.node("Add", resid, swiglu(linear, g, x, f"{p}dense", (d, layer.dense_intermediate)))
+        g.output(resid, "resid_out", (1, "T", d))
+        for name, value in (("new_k", new_k), ("new_v", new_v)):
+            g.output(value, name, (1, spec.num_kv_heads, "T", spec.head_dim))
+
+    return _build(out / trunk_file("layer", layer_idx), weights, precision, memory_bytes, emit)
+
+
+def build_shared(
+    spec: ModelSpec,
+    layer_idx: int,
+    weights: TrunkWeights,
+    out: Path,
+    precision: Precision,
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+) -> list[Path]:
+    """Write the graph of a layer's shared expert, its sigmoid gate applied. Arguments as for `build_layer`.
+
+    It is a graph of its own so that it can run while reads of routed experts are in flight.
+    """
+    width = spec.layers[layer_idx].shared_intermediate
+    if not width:
+        raise ValueError(f"layer {layer_idx} has no shared expert")
+
+    def emit(g: Graph, linear: LinearWriter) -> None:
+        p = f"layers.{layer_idx}."
+        x = g.input("x", (1, "T", spec.hidden))
+        y = swiglu(linear, g, x, f"{p}shared", (spec.hidden, width))
+        if spec.shared_expert_gate:
+            name = f"{p}shared_expert_gate"
+            gate = linear.product(x, Matrix(name, (name,), (1,), spec.hidden), exact=True)
+            y = g.node("Mul", y, g.node("Sigmoid", gate))
+        g.output(y, "y", (1, "T", spec.hidden))
+
+    return _build(out / trunk_file("shared", layer_idx), weights, precision, memory_bytes, emit)
+
+
+def build_head(
+    spec: ModelSpec,
+    weights: TrunkWeights,
+    out: Path,
+    precision: Precision,
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+) -> list[Path]:
+    """Write the graph of the last combine, final norm and output head. Arguments as for `build_layer`."""
+
+    def emit(g: Graph, linear: LinearWriter) -> None:
+        resid = g.node("Add", g.input("resid", (1, "T", spec.hidden)), g.input("moe", (1, "T", spec.hidden)))
+        x = rms_norm(g, resid, g.vector("final_norm", weights.get("final_norm")), spec.rms_eps)
+        logits = linear.product(x, Matrix("head", ("head",), (spec.vocab_size,), spec.hidden))
+        g.output(logits, "logits", (1, "T", spec.vocab_size))
+
+    return _build(out / trunk_file("head"), weights, precision, memory_bytes, emit)
+
+
+def write_embedding(
+    spec: ModelSpec, weights: TrunkWeights, out: Path, memory_bytes: int = DEFAULT_MEMORY_BYTES
+) -> list[Path]:
+    """Write the embedding table, bfloat16 [V, D] rounded to nearest even, and return its file."""
+    path = out / EMBEDDING
+    path.parent.mkdir(parents=True, exist_ok=True)
+    step = max(1, memory_bytes // (spec.hidden * 32))
+    with open(path, "wb") as file:
+        for start in range(0, spec.vocab_size, step):
+            rows = weights.rows("embed", start, min(start + step, spec.vocab_size))
+            file.write(to_bfloat16(rows).tobytes())
+    return [path]
+
+
+def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Return float32 values rounded to the nearest bfloat16, ties to even, as their upper 16 bits."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    quiet = (bits >> np.uint32(16)) | np.uint32(0x40)
+    upper: NDArray[np.uint32] = np.where(np.isnan(values), quiet, rounded >> np.uint32(16))
+    return upper.astype(np.uint16)
+
+
+def _layer_inputs(g: Graph, spec: ModelSpec) -> None:
+    half = spec.rope.dim // 2
+    cache: Dims = (1, spec.num_kv_heads, "S", spec.head_dim)
+    shapes: dict[str, Dims] = {
+        "resid": (1, "T", spec.hidden), "moe": (1, "T", spec.hidden),
+        "cos": (1, 1, "T", half), "sin": (1, 1, "T", half),
+        "past_k": cache, "past_v": cache, "mask": (1, 1, "T", "S_plus_T"),
+    }  # fmt: skip
+    for name, dims in shapes.items():
+        g.input(name, dims)
+
+
+def _build(
+    path: Path,
+    weights: TrunkWeights,
+    precision: Precision,
+    memory_bytes: int,
+    emit: Callable[[Graph, LinearWriter], None],
+) -> list[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data_path = path.with_suffix(".data")
+    with DataFile(data_path) as data:
+        graph = Graph(path.stem, data)
+        emit(graph, LinearWriter(graph, weights, precision, memory_bytes))
+        graph.save(path)
+    return [path, data_path]

@@ -1,0 +1,173 @@
+"""The commands as users run them: output contract, exit codes, environment twins, chat, eval, plan."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import MODEL
+
+from edge_runtime.__main__ import main
+
+ENGINE = ["--memory", "1GiB", "--context", "256", "--no-self-check"]
+
+CONTRACT = {
+    "": {"text", "token_ids", "finish_reason", "model", "policy", "backend", "timings", "experts", "memory", "energy"},
+    "model": {"family", "num_layers", "num_experts", "top_k"},
+    "policy": {"name", "params"},
+    "timings": {"load_ms", "prompt_n", "prompt_ms", "prompt_per_second", "predicted_n", "predicted_ms",
+                "predicted_per_second", "ttft_ms", "itl_ms"},
+    "experts": {"lookups", "hits", "late", "misses", "bytes_read", "bytes_per_token", "stall_ms", "read_gbps", "by_tier",
+                "substituted", "skipped", "route_changed", "prefetch", "evicted", "truncated"},
+    "memory": {"budget_bytes", "planned_bytes", "peak_rss_bytes", "arena_bytes", "trunk_bytes", "kv_bytes"},
+}  # fmt: skip
+
+
+def run_json(capsys, *argv: str) -> dict:
+    capsys.readouterr()
+    assert main(list(argv)) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1, "one JSON object on stdout"
+    return json.loads(out)
+
+
+def test_run_json_is_the_contract(model_bundle, capsys):
+    report = run_json(
+        capsys, "run", str(model_bundle), *ENGINE, "--prompt", "def main(", "-n", "6", "--tier", "4",
+        "--expert-memory", "1MiB", "--json", "--ignore-eos",
+    )  # fmt: skip
+    for key, expected in CONTRACT.items():
+        assert expected <= set(report[key] if key else report), key
+    experts, timings = report["experts"], report["timings"]
+    assert experts["lookups"] == experts["hits"] + experts["late"] + experts["misses"] > 0
+    assert set(experts["by_tier"]) >= {"2", "4", "6", "8"}
+    assert experts["by_tier"]["4"] > 0 == experts["by_tier"]["8"]
+    assert set(experts["prefetch"]) == {"issued", "used", "late", "wasted"}
+    assert set(timings["itl_ms"]) == {"p50", "p90", "p99"}
+    assert len(report["token_ids"]) == timings["predicted_n"] == 6
+    assert report["finish_reason"] == "length"
+    assert report["energy"] is None
+    assert report["policy"]["name"] == "lossless"
+    assert report["backend"] == "cpu"
+    assert report["model"] == {"family": "qwen3_moe", "num_layers": 8, "num_experts": 32, "top_k": 4}
+    assert experts["bytes_read"] > 0 < experts["evicted"]
+
+
+def test_text_goes_to_stdout_and_statistics_to_stderr(model_bundle):
+    command = [sys.executable, "-m", "edge_runtime", "run", str(model_bundle), *ENGINE, "--prompt", "import os", "-n", "8"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip()
+    assert "tok/s" not in done.stdout
+    for word in ("tok/s", "hit", "miss", "peak memory", "bytes read"):
+        assert word in done.stderr
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert again.stdout == done.stdout
+
+
+def test_flags_beat_the_environment(model_bundle, capsys, monkeypatch):
+    monkeypatch.setenv("HOBBIT_TIER", "2")
+    common = ["run", str(model_bundle), *ENGINE, "-p", "x = ", "-n", "2", "--json"]
+    assert run_json(capsys, *common)["experts"]["by_tier"]["2"] > 0
+    assert run_json(capsys, *common, "--tier", "6")["experts"]["by_tier"]["6"] > 0
+    monkeypatch.setenv("HOBBIT_TIER", "5")
+    assert main(common) == 78
+    assert "HOBBIT_TIER" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--tier", "3"], 78, "tier"),
+        (["--memory", "lots"], 78, "memory"),
+        (["--policy", "lossles"], 78, "Did you mean 'lossless'"),
+        (["--profile", "orin-nano"], 78, "Did you mean 'orin-nano-8gb'"),
+        (["--backend", "cuda"], 1, "CUDA"),
+        (["--max-kld", "0.1"], 78, "max-kld"),
+        (["--threads", "0"], 78, "threads"),
+        (["--eviction", "fifo"], 78, "eviction"),
+        (["--temperature", "-1"], 2, "temperature"),
+        (["--context", "1000000"], 78, "context"),
+    ],
+)
+def test_bad_settings_are_named_with_their_exit_code(model_bundle, capsys, flags, code, message):
+    assert main(["run", str(model_bundle), *ENGINE, "-p", "x", "-n", "1", *flags]) == code
+    err = capsys.readouterr().err
+    assert message.lower() in err.lower()
+    assert "Traceback" not in err
+
+
+def test_usage_errors_exit_with_2(capsys):
+    for argv in ([], ["run"], ["walk"], ["run", "x", "--nothing"]):
+        try:
+            code = main(argv)
+        except SystemExit as err:
+            code = err.code
+        assert code == 2
+    capsys.readouterr()
+
+
+def test_plan_adds_up(model_bundle, capsys):
+    plan = run_json(capsys, "plan", str(model_bundle), *ENGINE, "--json")
+    assert sum(line["bytes"] for line in plan["lines"]) == plan["planned_bytes"] <= plan["budget_bytes"]
+    assert main(["plan", str(model_bundle), *ENGINE]) == 0
+    text = capsys.readouterr().out
+    for word in ("trunk", "KV", "expert", "total"):
+        assert word.lower() in text.lower()
+
+
+def test_eval_of_the_baseline_itself_is_exact_and_lower_tiers_are_worse(model_bundle, capsys):
+    common = ["eval", str(model_bundle), *ENGINE, "--text", str(MODEL / "heldout_python.txt"), "--tokens", "48", "--json"]
+    same = run_json(capsys, *common, "--tier", "bf16")["quality"]
+    assert same["kld_mean"] == 0
+    assert same["top1_agreement"] == 1
+    low = run_json(capsys, *common, "--tier", "2")
+    high = run_json(capsys, *common, "--tier", "8")
+    assert 0 < high["quality"]["kld_mean"] < low["quality"]["kld_mean"]
+    assert set(same) >= {"ppl", "kld_mean", "kld_median", "kld_p99", "top1_agreement"}
+    assert high["timings"]["predicted_n"] == 48
+
+
+def test_eval_walks_texts_longer_than_the_context(model_bundle, capsys):
+    flags = ["--memory", "1GiB", "--context", "32", "--no-self-check", "--tokens", "70", "--json", "--tier", "8"]
+    quality = run_json(capsys, "eval", str(model_bundle), *flags, "--text", str(MODEL / "heldout_prose.txt"))["quality"]
+    assert quality["tokens"] == 70
+
+
+def test_chat_keeps_the_conversation(model_bundle, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n/stats\nAnd then?\n/reset\nHello\n/exit\nnever\n"))
+    assert main(["chat", str(model_bundle), *ENGINE, "-n", "5", "--tier", "4"]) == 0
+    answers = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert len(answers) >= 2
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\nAgain\n"))
+    assert main(["chat", str(model_bundle), *ENGINE, "-n", "5", "--tier", "4", "--json"]) == 0
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert first["timings"]["cached_n"] == 0
+    assert second["timings"]["cached_n"] > 0, "the second turn must reuse the first one's KV cache"
+
+
+def test_verify_passes_and_says_how_close(model_bundle, capsys):
+    result = run_json(capsys, "verify", str(model_bundle), "--memory", "1GiB", "--context", "128", "--json", "--tier", "bf16")
+    assert result["self_check"]["correlation"] > 0.9999
+    assert result["parts"] > 20
+
+
+def test_stop_strings_and_prompts_from_files(model_bundle, tmp_path, capsys):
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("import os\nimport ")
+    common = ["run", str(model_bundle), *ENGINE, "-f", str(prompt), "-n", "24", "--json", "--tier", "8"]
+    text = run_json(capsys, *common)["text"]
+    stop = text[len(text) // 2 : len(text) // 2 + 3]
+    report = run_json(capsys, *common, "--stop", stop)
+    assert report["finish_reason"] == "stop"
+    assert report["text"] == text[: text.index(stop)]
+    assert main([*common[:5], "-f", str(tmp_path / "none"), "-n", "1"]) == 2
+    assert "cannot read" in capsys.readouterr().err
+
+
+def test_prompt_longer_than_the_context_is_refused(model_bundle, capsys):
+    flags = ["--memory", "1GiB", "--context", "16", "--no-self-check"]
+    assert main(["run", str(model_bundle), *flags, "-p", "word " * 50, "-n", "1"]) == 2
+    assert "exceed the context of 16" in capsys.readouterr().err

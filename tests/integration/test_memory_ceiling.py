@@ -1,0 +1,65 @@
+"""Invariant 3: --memory is a ceiling for the whole process, measured from outside while it runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import MODEL
+
+from edge_runtime.sizes import parse_size
+
+
+def peak_of(command: list[str]) -> tuple[int, subprocess.CompletedProcess[str]]:
+    """Run a command; return the highest VmHWM seen in /proc while it ran, and the finished process."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    peak, status = 0, Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        try:
+            line = next((x for x in status.read_text().splitlines() if x.startswith("VmHWM")), None)
+        except OSError:
+            break
+        if line:
+            peak = max(peak, int(line.split()[1]) * 1024)
+        time.sleep(0.002)
+    out, err = process.communicate()
+    return peak, subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def run_command(bundle: Path, memory: str, *flags: str) -> list[str]:
+    command = [sys.executable, "-m", "edge_runtime", "run", str(bundle), "--memory", memory, "--json", "--tier", "8"]
+    prompt = (MODEL / "heldout_python.txt").read_text()[:1500]
+    return [*command, "--prompt", prompt, "--max-tokens", "40", "--context", "1024", "--no-self-check", *flags]
+
+
+def floor_of(bundle: Path) -> int:
+    """Ask `hobbit plan` for the smallest budget that fits."""
+    command = [sys.executable, "-m", "edge_runtime", "plan", str(bundle), "--memory", "4GiB", "--json", "--context", "1024"]
+    done = subprocess.run([*command, "--tier", "8"], capture_output=True, text=True, check=True)
+    return int(json.loads(done.stdout)["floor_bytes"])
+
+
+@pytest.mark.parametrize("extra", ["2MiB", "12MiB", "200MiB"])
+def test_peak_memory_stays_under_the_budget(model_bundle, extra):
+    budget = floor_of(model_bundle) + parse_size(extra)
+    peak, done = peak_of(run_command(model_bundle, str(budget)))
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads(done.stdout)
+    print(f"budget {budget >> 20} MiB, peak {peak >> 20} MiB, arena {report['memory']['arena_bytes'] >> 20} MiB")
+    assert 0 < peak <= budget
+    assert report["memory"]["planned_bytes"] <= report["memory"]["budget_bytes"] <= budget
+    if extra == "2MiB":
+        assert report["experts"]["evicted"] > 0, "the small budget must really stream"
+
+
+def test_a_budget_below_the_floor_is_refused_with_the_sum(model_bundle):
+    done = subprocess.run(run_command(model_bundle, "40MiB"), capture_output=True, text=True, check=False)
+    assert done.returncode == 78
+    assert "BudgetError" in done.stderr
+    assert "trunk" in done.stderr
+    assert "MiB" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,45 @@
+"""A small valid manifest, and ways to make it lie with a correct digest."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from edge_runtime.format import manifest as manifest_io
+from edge_runtime.format.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
+from edge_runtime.spec import LayerSpec, ModelSpec, RopeSpec
+
+
+def small_spec(**changes: Any) -> ModelSpec:
+    values: dict[str, Any] = {
+        "family": "qwen3_moe", "vocab_size": 64, "hidden": 32, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16,
+        "rms_eps": 1e-6, "max_context": 128, "rope": RopeSpec("default", 1e4, 16), "layers": [LayerSpec(True)] * 2,
+        "num_experts": 4, "top_k": 2, "expert_intermediate": 32, "norm_topk_prob": True, "eos_token_ids": [0],
+    }  # fmt: skip
+    return ModelSpec(**(values | changes))
+
+
+def small_manifest(tiers: tuple[int, ...] = (2, 4, 6, 8), **changes: Any) -> Manifest:
+    draft = Manifest(
+        model=small_spec(**changes),
+        experts=ExpertsInfo(4, list(tiers)),
+        trunk=TrunkInfo("fp32", 0, 18),
+        source=SourceInfo("tiny", "0" * 64, 1000),
+        parts=[],
+        created_by="test",
+    )
+    roles = {"experts": "experts", "trunk": "trunk", "tokenizer": "tokenizer", "calibration": "calibration"}
+    for name in sorted(manifest_io.required_parts(draft)):
+        role: Any = roles[name.split("/")[0]]
+        layer = int(name.split("_")[1][:3]) if role == "experts" else None
+        draft.parts.append(Part(name, role, 10, "0" * 64, 0, layer))
+    return draft
+
+
+def resealed(data: dict[str, Any]) -> bytes:
+    """Dump plain data with a digest that matches, as a liar who knows the format would."""
+    try:
+        data["bundle_id"] = manifest_io.digest(data)
+    except (TypeError, ValueError):
+        pass
+    return json.dumps(data).encode()

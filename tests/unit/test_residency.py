@@ -1,0 +1,143 @@
+"""SlotTable: never more residents than slots, the pinned stay, counters add up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_runtime.experts.counters import ExpertCounters
+from edge_runtime.experts.eviction import create_rule
+from edge_runtime.experts.residency import SlotTable
+
+L, E, TIER = 3, 6, 8
+
+
+def make(slots: int, rule: str = "lru") -> tuple[SlotTable, ExpertCounters]:
+    counters = ExpertCounters()
+    eviction = create_rule(rule, num_layers=L, num_experts=E, tier_bytes={8: 1}, full_tier=8)
+    return SlotTable(num_slots=slots, num_layers=L, num_experts=E, rule=eviction, counters=counters), counters
+
+
+def ask(table: SlotTable, layer: int, *experts: int):
+    return table.lookup(layer, np.array(sorted(experts), np.intp), TIER)
+
+
+def load(table: SlotTable, layer: int, *experts: int) -> list[int]:
+    slots = table.claim(layer, list(experts))
+    for slot in slots:
+        table.set_ready(slot, TIER)
+    return slots
+
+
+def test_miss_then_late_then_hit():
+    table, counters = make(4)
+    assert ask(table, 1, 2, 5).missing.tolist() == [2, 5]
+    slots = table.claim(1, [2, 5])
+    assert table.num_reading == 2
+    assert ask(table, 1, 2).late_slots.tolist() == [slots[0]]
+    assert table.resident_tiers(1).tolist() == [0] * E
+    table.set_ready(slots[0], TIER)
+    found = ask(table, 1, 2, 3)
+    assert found.ready_experts.tolist() == [2]
+    assert found.ready_slots.tolist() == [slots[0]]
+    assert found.missing.tolist() == [3]
+    assert table.expert_in(slots[1]) == (1, 5)
+    assert table.resident_tiers(1).tolist() == [0, 0, TIER, 0, 0, 0]
+    assert (counters.hits, counters.late, counters.misses, counters.lookups) == (1, 1, 3, 5)
+    assert counters.by_tier[8] == 5
+
+
+def test_tiers_seen_from_outside_cannot_be_written():
+    table, _ = make(2)
+    with pytest.raises(ValueError, match="read-only"):
+        table.resident_tiers(0)[0] = 8
+
+
+def test_the_pinned_are_never_evicted():
+    table, counters = make(2)
+    ask(table, 0, 0, 1)
+    slots = load(table, 0, 0, 1)
+    assert table.claim(1, [3]) == []
+    table.unpin(np.array(slots[:1], np.int32))
+    assert table.claim(1, [3, 4]) == slots[:1]
+    assert counters.evicted == 1
+    assert table.slots_of(0).tolist()[:2] == [-1, slots[1]]
+
+
+def test_the_least_recently_used_goes_first():
+    table, _ = make(3)
+    for expert in (0, 1, 2):
+        ask(table, 0, expert)
+        load(table, 0, expert)
+    ask(table, 0, 0)
+    table.unpin_all()
+    table.claim(1, [5])
+    assert table.resident_tiers(0).tolist()[:3] == [TIER, 0, TIER]
+
+
+def test_a_dropped_read_frees_its_slot():
+    table, _ = make(1)
+    (slot,) = table.claim(0, [4])
+    table.drop(slot)
+    assert (table.num_reading, table.num_pinned, table.num_resident) == (0, 0, 0)
+    assert table.claim(0, [4]) == [slot]
+
+
+def test_the_fate_of_prefetches_is_counted():
+    table, counters = make(3)
+    used, late, wasted = table.claim(0, [0, 1, 2], prefetch=True)
+    table.set_ready(used, TIER)
+    table.set_ready(wasted, TIER)
+    ask(table, 0, 0, 1)
+    ask(table, 0, 0)
+    table.claim(1, [5])
+    assert (counters.prefetch_used, counters.prefetch_late, counters.prefetch_wasted) == (1, 1, 1)
+    assert late in table.slots_of(0)
+
+
+def test_shrinking_keeps_the_best_and_says_what_to_move():
+    table, _ = make(4)
+    for expert in (0, 1, 2, 3):
+        ask(table, 0, expert)
+        load(table, 0, expert)
+    table.unpin_all()
+    moves = table.resize(2)
+    assert table.num_slots == 2
+    assert np.flatnonzero(table.resident_tiers(0)).tolist() == [2, 3]
+    assert sorted(table.slots_of(0)[[2, 3]].tolist()) == [0, 1]
+    assert sorted(source for source, _ in moves) == [2, 3]
+    assert table.resize(3) == []
+    assert load(table, 1, 1) == [2]
+    with pytest.raises(RuntimeError, match="pinned"):
+        table.resize(1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    slots=st.integers(1, 8),
+    rule=st.sampled_from(["lru", "lcu"]),
+    steps=st.lists(st.tuples(st.integers(0, L - 1), st.sets(st.integers(0, E - 1)), st.integers(0, 7)), max_size=30),
+)
+def test_invariants(slots, rule, steps):
+    table, counters = make(slots, rule)
+    asked = 0
+    for layer, experts, action in steps:
+        found = ask(table, layer, *experts)
+        asked += len(experts)
+        pinned = {table.expert_in(slot) for slot in found.ready_slots}
+        claimed = table.claim(layer, found.missing.tolist())
+        assert len(claimed) <= slots
+        assert pinned == {table.expert_in(slot) for slot in found.ready_slots}, "a pinned expert lost its slot"
+        for i, slot in enumerate(claimed):
+            table.drop(slot) if i == action else table.set_ready(slot, TIER)
+        table.unpin_all()
+        if action == 5:
+            slots = 1 + (slots + len(experts)) % 8
+            table.resize(slots)
+        resident = sum(int((table.resident_tiers(i) > 0).sum()) for i in range(L))
+        assert resident == table.num_resident <= slots
+        held = [s for i in range(L) for s in table.slots_of(i).tolist() if s >= 0]
+        assert len(held) == len(set(held)) == resident
+    assert counters.hits + counters.late + counters.misses == counters.lookups == asked

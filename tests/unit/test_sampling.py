@@ -1,0 +1,121 @@
+"""Sampling against transformers' own logits processors, and the properties users rely on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_runtime.errors import RequestError
+from edge_runtime.sampling import Sampler, SamplingParams, filtered_distribution
+
+EMPTY = np.zeros(0, np.int32)
+
+
+def logits_of(seed: int, size: int = 50) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 3, size).astype(np.float32)
+
+
+@pytest.mark.oracle
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    temperature=st.floats(0.2, 3),
+    top_k=st.integers(0, 60),
+    top_p=st.floats(0.05, 1),
+    min_p=st.floats(0, 0.9),
+)
+def test_distribution_equals_transformers(seed, temperature, top_k, top_p, min_p):
+    import torch
+    from transformers.generation import (
+        MinPLogitsWarper,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    logits = logits_of(seed)
+    scores = TemperatureLogitsWarper(temperature)(None, torch.tensor(logits[None].astype(np.float64)))
+    if top_k:
+        scores = TopKLogitsWarper(min(top_k, 50))(None, scores)
+    if top_p < 1:
+        scores = TopPLogitsWarper(top_p)(None, scores)
+    if min_p:
+        scores = MinPLogitsWarper(min_p)(None, scores)
+    expected = torch.softmax(scores, -1)[0].numpy()
+    ids, probs = filtered_distribution(
+        logits, SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    )
+    ours = np.zeros(50)
+    ours[ids] = probs
+    np.testing.assert_allclose(ours, expected, atol=1e-9)
+
+
+@pytest.mark.oracle
+def test_repetition_penalty_equals_transformers():
+    import torch
+    from transformers.generation import RepetitionPenaltyLogitsProcessor
+
+    for seed in range(20):
+        logits = logits_of(seed)
+        prompt = np.random.default_rng(seed).integers(0, 50, 12).astype(np.int32)
+        processor = RepetitionPenaltyLogitsProcessor(1.7)
+        expected = processor(torch.tensor(prompt[None].astype(np.int64)), torch.tensor(logits[None]))
+        assert Sampler(SamplingParams(repetition_penalty=1.7), prompt).sample(logits) == int(expected.argmax())
+
+
+def test_greedy_takes_the_first_maximum_and_leaves_logits_alone():
+    logits = np.array([1, 5, 5, 2], np.float32)
+    before = logits.copy()
+    assert Sampler(SamplingParams(repetition_penalty=2.0), np.array([0], np.int32)).sample(logits) == 1
+    assert (logits == before).all()
+
+
+def test_penalty_counts_generated_tokens():
+    sampler = Sampler(SamplingParams(repetition_penalty=3.0), EMPTY)
+    logits = np.array([3.0, 2.0, -1.0], np.float32)
+    assert [sampler.sample(logits) for _ in range(3)] == [0, 1, 0]
+
+
+def test_seed_reproduces_and_differs():
+    logits = logits_of(1)
+
+    def draw(seed: int) -> list[int]:
+        sampler = Sampler(SamplingParams(temperature=1.0, seed=seed), EMPTY)
+        return [sampler.sample(logits) for _ in range(20)]
+
+    assert draw(7) == draw(7)
+    assert draw(7) != draw(8)
+
+
+def test_frequencies_follow_the_distribution():
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    sampler = Sampler(SamplingParams(temperature=1.0, seed=0), EMPTY)
+    counts = np.bincount([sampler.sample(logits) for _ in range(8000)], minlength=4) / 8000
+    np.testing.assert_allclose(counts, [0.5, 0.3, 0.15, 0.05], atol=0.025)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"top_p": 0},
+        {"top_p": 1.5},
+        {"top_k": -1},
+        {"min_p": 2},
+        {"max_tokens": 0},
+        {"repetition_penalty": 0},
+        {"stop": ("",)},
+        {"seed": -1},
+    ],
+)
+def test_bad_parameters_are_named(bad):
+    with pytest.raises(RequestError, match=f"sampling: {next(iter(bad))}: expected"):
+        SamplingParams(**bad)
+
+
+def test_broken_logits_are_an_error_not_a_token():
+    with pytest.raises(RequestError, match="finite"):
+        Sampler(SamplingParams(), EMPTY).sample(np.array([1, np.nan], np.float32))
