@@ -26,14 +26,14 @@ test: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(PY) tools/lint_imports.py
 	$(PY) -m pytest -n $(JOBS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(PY) tools/lint_imports.py
 	$(PY) -m pytest -n $(JOBS) tests/unit tests/contract tests/hostile
 
 fmt: $(VENV)/.test

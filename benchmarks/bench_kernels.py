@@ -36,12 +36,17 @@ def encode(hidden: int, intermediate: int, threads: int) -> tuple[list[np.ndarra
     shapes = [(intermediate, hidden)] * 2 + [(hidden, intermediate)]
     rows = [(rng.standard_t(5, s).astype(np.float32) * 0.02).view(np.uint32) >> 16 for s in shapes]
     encoder = ExpertEncoder(0, 0, hidden, intermediate, 4, True, threads)
+    bits = [values.astype(np.uint16) for values in rows]
     begin = time.perf_counter()
-    for matrix, values in enumerate(rows):
-        encoder.add_rows(matrix, 0, values.astype(np.uint16), "bf16")
+    for matrix, values in enumerate(bits):
+        encoder.add_rows(matrix, 0, values, "bf16")
     encoder.finish()
     seconds = time.perf_counter() - begin
-    return [encoder.segment(i).copy() for i in (0, 1, 2, 3, -1)], 6e-6 * hidden * intermediate / seconds
+    record = []
+    for i in (0, 1, 2, 3, -1):
+        record.append(aligned(encoder.segment(i).size))
+        record[-1][:] = encoder.segment(i)
+    return record, 6e-6 * hidden * intermediate / seconds
 
 
 def read_bandwidth(buffer: np.ndarray, threads: int) -> float:
@@ -62,8 +67,9 @@ def timed(call: Callable[[], None]) -> float:
     return time.perf_counter() - begin
 
 
-def decode(kernels: ExpertKernels, shape: tuple[int, int], tier: int, record: list[np.ndarray], pool: np.ndarray,
-           rounds: int) -> dict[str, float]:
+def decode(
+    kernels: ExpertKernels, shape: tuple[int, int], tier: int, record: list[np.ndarray], pool: np.ndarray, rounds: int
+) -> dict[str, float]:
     parts = record[4:] if tier == 16 else record[: tier // 2]
     size = sum(p.size for p in parts)
     count = pool.size // size // EXPERTS_A_TOKEN * EXPERTS_A_TOKEN
@@ -91,8 +97,9 @@ def decode(kernels: ExpertKernels, shape: tuple[int, int], tier: int, record: li
     return {"gb_s": round(rate, 2), "memory_gb_s": round(limit, 2), "share": round(rate / limit, 3)}
 
 
-def prefill(kernels: ExpertKernels, shape: tuple[int, int], tier: int, record: list[np.ndarray], tokens: int,
-            rounds: int) -> float:
+def prefill(
+    kernels: ExpertKernels, shape: tuple[int, int], tier: int, record: list[np.ndarray], tokens: int, rounds: int
+) -> float:
     parts = record[4:] if tier == 16 else record[: tier // 2]
     addresses = np.zeros((1, 4), np.uint64)
     addresses[0, : len(parts)] = [p.ctypes.data for p in parts]
@@ -120,7 +127,6 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     for threads in args.threads:
         record, speed = encode(*shape, threads)
-        record = [np.copyto(room := aligned(p.size), p) or room for p in record]
         results.append({"what": "encode", "threads": threads, "mb_s_of_bf16": round(speed, 1)})
         for isa in args.isa:
             kernels = ExpertKernels(*shape, EXPERTS_A_TOKEN, max(args.tokens), threads, isa)
@@ -130,8 +136,14 @@ def main() -> None:
                 macs = {f"gmac_s_{t}": prefill(kernels, shape, tier, record, t, 4 * args.rounds) for t in args.tokens}
                 results.append({"what": "prefill"} | row | macs)
             del kernels
-    head = {"machine": platform.processor() or platform.machine(), "hidden": shape[0], "intermediate": shape[1],
-            "experts_a_token": EXPERTS_A_TOKEN, "pool_mib": args.pool_mib, "rounds": args.rounds}
+    head = {
+        "machine": platform.processor() or platform.machine(),
+        "hidden": shape[0],
+        "intermediate": shape[1],
+        "experts_a_token": EXPERTS_A_TOKEN,
+        "pool_mib": args.pool_mib,
+        "rounds": args.rounds,
+    }
     if args.json:
         print(json.dumps(head | {"results": results}, indent=1))
         return

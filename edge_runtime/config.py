@@ -80,7 +80,7 @@ class RuntimeConfig:
         context: N, tokens of KV cache.
         prefill_chunk: tokens of a prompt in one pass.
         logits_chunk: tokens a pass when logits of every token are wanted.
-        seed: of sampling.
+        seed: of sampling; None draws one from the system for each request.
     """
 
     profile: DeviceProfile
@@ -98,7 +98,7 @@ class RuntimeConfig:
     context: int
     prefill_chunk: int
     logits_chunk: int
-    seed: int
+    seed: int | None
 
 
 def resolve(
@@ -119,7 +119,7 @@ def resolve(
     said = _Said(flags, EngineOptions.from_environment(env))
     profile = profile or said.pick("profile", lambda value, _: load_profile(value), load_profile(DEFAULT_PROFILE))
     said.pick("max_kld", _refuse_max_kld, None)
-    limit = manifest.model.max_context
+    limit = manifest.model.context_limit
     own = f"profile {profile.name!r}"
     return RuntimeConfig(
         profile=profile,
@@ -137,7 +137,7 @@ def resolve(
         context=said.pick("context", _count(limit), min(_number(profile.context.value, limit), limit)),
         prefill_chunk=_number(profile.prefill_chunk.value, 128),
         logits_chunk=_DEFAULT_LOGITS_CHUNK,
-        seed=said.pick("seed", _seed, 0),
+        seed=said.pick("seed", _seed, None),
     )
 
 

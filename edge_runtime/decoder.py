@@ -61,7 +61,8 @@ class Decoder:
             chunk = token_ids[start : start + self.max_chunk]
             last = start + len(chunk) == len(token_ids)
             logits = self.forward(chunk, kv, slice(len(chunk) - 1, len(chunk)) if last else slice(0, 0))
-        return logits[0]
+        last: F32 = logits[0]
+        return last
 
     def forward(self, token_ids: NDArray[np.int32], kv: KVCache, rows: slice) -> F32:
         """Run one chunk of 1 to max_chunk tokens and return the logits float32 [rows, V] of the chosen ones.

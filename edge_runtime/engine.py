@@ -18,10 +18,11 @@ from edge_runtime.config import EngineOptions
 from edge_runtime.errors import HobbitError, RequestError
 from edge_runtime.generation import Chunk, Generation
 from edge_runtime.memory import MemoryPlan
+from edge_runtime.policy.counting import CountingPolicy, RoutingCounts
+from edge_runtime.reporting import make_report
 from edge_runtime.sampling import SamplingParams
 from edge_runtime.selfcheck import check_once
 from edge_runtime.spec import ModelSpec
-from edge_runtime.reporting import make_report
 from edge_runtime.telemetry.report import RunReport
 from edge_runtime.tokenizer import Tokenizer
 
@@ -189,6 +190,25 @@ class Engine:
             for start in range(0, len(token_ids), step):
                 ids = token_ids[start : start + step]
                 yield start, decoder.forward(ids, self._kv, slice(0, len(ids)))
+
+    def routing_counts(self, text: Prompt, *, max_tokens: int) -> RoutingCounts:
+        """Run a text through the model and count how often the router chooses each expert.
+
+        Args:
+            text: text or token ids; windows of the context's length are run one after another.
+            max_tokens: stop after so many tokens.
+        """
+        ids = np.asarray(self.tokenizer.encode(text) if isinstance(text, str) else text)[:max_tokens]
+        decoder, window = self._parts.decoder, self._parts.config.context
+        counting = CountingPolicy(decoder.policy, self.spec.num_experts)
+        original, decoder.policy = decoder.policy, counting
+        try:
+            for start in range(0, len(ids), window):
+                for _ in self.logit_chunks(self._encode(ids[start : start + window])):
+                    pass
+        finally:
+            decoder.policy = original
+        return RoutingCounts(len(ids), counting.layers)
 
     def resize(self, *, memory: str | int | None = None, expert_memory: str | int | None = None) -> MemoryPlan:
         """Change the budget while open: experts are evicted and memory returned, or the arena grows.

@@ -91,7 +91,8 @@ class Generation:
     def _step(self, token: int) -> NDArray[np.float32]:
         logits = self._parts.decoder.forward(np.array([token], np.int32), self._kv, slice(0, 1))
         self._kv_tokens.append(token)
-        return logits[0]
+        last: NDArray[np.float32] = logits[0]
+        return last
 
     def _advance(self, token: int) -> tuple[str, str | None]:
         """Text that became certain, and why generation ends, if it does."""

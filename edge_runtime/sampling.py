@@ -122,6 +122,6 @@ def _penalise(logits: NDArray[np.float32], seen: set[int], penalty: float) -> ND
     if penalty == 1 or not seen:
         return logits
     ids = np.fromiter(seen, np.int64, len(seen))
-    out = logits.copy()
+    out: NDArray[np.float32] = logits.copy()
     out[ids] = np.where(out[ids] > 0, out[ids] / penalty, out[ids] * penalty)
     return out

@@ -73,6 +73,14 @@ class ModelSpec:
         """Indices of the layers that route to experts."""
         return [i for i, layer in enumerate(self.layers) if layer.sparse]
 
+    @property
+    def context_limit(self) -> int:
+        """Tokens the model can attend to: its trained context, or what its rope scaling stretches that to."""
+        factor = self.rope.params.get("factor", 1.0)
+        original = self.rope.params.get("original_max_position_embeddings", self.max_context)
+        stretched = 1 if self.rope.kind == "default" else int(original * factor)
+        return max(self.max_context, stretched)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain data for the manifest."""
         return asdict(self)

@@ -44,7 +44,7 @@ def _state_folder(shared_folder: Path) -> None:
 
 def run_export(checkpoint: Path, out: Path, *flags: str) -> None:
     """Run `hobbit-export` as a user would."""
-    command = [sys.executable, "-m", "hobbit_export.cli", str(checkpoint), "--out", str(out), *flags]
+    command = [sys.executable, "-m", "hobbit_export", str(checkpoint), "--out", str(out), *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 

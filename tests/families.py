@@ -85,7 +85,7 @@ FAMILY_CASES: dict[str, Callable[[], PreTrainedConfig]] = {
     "qwen2_moe": _qwen2_moe,
     "qwen2_moe_sparse_step_dynamic": lambda: _qwen2_moe(
         hidden_size=64, num_attention_heads=4, num_key_value_heads=4, num_hidden_layers=4, decoder_sparse_step=2,
-        norm_topk_prob=True, qkv_bias=False, max_position_embeddings=32, **_rope("dynamic", factor=2.0),
+        norm_topk_prob=True, qkv_bias=False, max_position_embeddings=64, **_rope("dynamic", factor=2.0),
     ),
     "qwen2_moe_sliding": lambda: _qwen2_moe(
         num_hidden_layers=3, use_sliding_window=True, sliding_window=12, max_window_layers=3, tie_word_embeddings=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -116,7 +117,7 @@ class ExpertArena:
     def _locate(self, slot: int) -> tuple[mmap.mmap, int]:
         if not 0 <= slot < self._num_slots:
             raise IndexError(f"arena: slot {slot} is outside 0 to {self._num_slots - 1}")
-        index = int(np.searchsorted(self._first_slot, slot, side="right")) - 1
+        index = bisect_right(self._first_slot, slot) - 1
         return self._chunks[index], (slot - self._first_slot[index]) * self.slot_bytes
 
     def _add_chunk(self, slots: int) -> int:

@@ -79,8 +79,10 @@ class ReadTicket:
 class ExpertStore(Protocol):
     """Reads one tier's record prefix of any expert. One consumer thread at a time."""
 
-    mode: str
-    """How the drive is read, for reports: 'direct', 'buffered', or why it is not direct."""
+    @property
+    def mode(self) -> str:
+        """How the drive is read, for reports: 'direct', 'buffered', or why it is not direct."""
+        ...
 
     def begin_request(self) -> None:
         """Check that the files are still those that were opened; reopen what came back. No read may be under way.

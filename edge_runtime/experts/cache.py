@@ -136,9 +136,7 @@ class ExpertCache:
         self._reader.collect(0.0)
         slots = self._table.slots_of(layer_idx)
         absent = [expert for expert in experts if slots[expert] < 0]
-        started = len(self._reader.start(layer_idx, absent, Priority.NEXT))
-        self._counters.prefetch_issued += started
-        return started
+        return len(self._reader.start(layer_idx, absent, Priority.NEXT))
 
     def resize(self, num_slots: int) -> None:
         """Change S between requests. Shrinking evicts the least valuable experts and returns memory to the system.
@@ -168,7 +166,7 @@ class ExpertCache:
     def _serve_resident(self, layer_idx: int, experts: NDArray[np.intp]) -> Iterator[ReadyBatch]:
         """Everything fits and is there: no pins, no scores, two gathers."""
         self._counters.hits += len(experts)
-        self._counters.by_tier[self.tier] = self._counters.by_tier.get(self.tier, 0) + len(experts)
+        self._counters.count_tier(self.tier, len(experts))
         if not len(experts):
             return iter(())
         slots = self._table.slots_of(layer_idx)[experts]

@@ -6,9 +6,6 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_runtime.policy.base import StepPlan
 
 CONTRACT_TIERS = (2, 4, 6, 8)
@@ -59,11 +56,9 @@ class ExpertCounters:
         """Experts asked for: hits + late + misses."""
         return self.hits + self.late + self.misses
 
-    def count_tiers(self, tiers: NDArray[np.uint8]) -> None:
-        """Count uint8 [n], the tiers n lookups are served at."""
-        for tier, count in enumerate(np.bincount(tiers)):
-            if count:
-                self.by_tier[tier] = self.by_tier.get(tier, 0) + int(count)
+    def count_tier(self, tier: int, lookups: int) -> None:
+        """Count lookups served at a tier."""
+        self.by_tier[tier] = self.by_tier.get(tier, 0) + lookups
 
     def add_plan(self, plan: StepPlan) -> None:
         """Count what a policy changed."""

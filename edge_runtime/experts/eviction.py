@@ -28,8 +28,8 @@ class EvictionRule(Protocol):
         """A forward pass (one token, or one chunk of a prompt) begins."""
         ...
 
-    def use(self, keys: Keys, tiers: NDArray[np.uint8]) -> None:
-        """Note that distinct experts intp [n] are used in this pass, served at uint8 [n]."""
+    def use(self, keys: Keys, tier: int) -> None:
+        """Note that distinct experts intp [n] are used in this pass, served at `tier`."""
         ...
 
     def scores(self, keys: Keys, layer_idx: int) -> F32 | F64:
@@ -60,7 +60,7 @@ class Lru:
     def begin_pass(self) -> None:
         """Nothing to do."""
 
-    def use(self, keys: Keys, tiers: NDArray[np.uint8]) -> None:
+    def use(self, keys: Keys, tier: int) -> None:
         """See `EvictionRule.use`."""
         self._uses += 1
         self._last_use[keys] = self._uses
@@ -97,7 +97,6 @@ class Lcu:
         self._used_now = np.zeros(num_layers * num_experts, np.bool_)
         self._used_before = np.zeros_like(self._used_now)
         self._num_layers = num_layers
-        self._layer_of = np.repeat(np.arange(num_layers), num_experts)
         self._passes = 0
         self._use_cost = np.zeros(256, np.float32)
         for tier, size in tier_bytes.items():
@@ -116,18 +115,18 @@ class Lcu:
         self._used_now, self._used_before = self._used_before, self._used_now
         self._used_now[:] = False
 
-    def use(self, keys: Keys, tiers: NDArray[np.uint8]) -> None:
+    def use(self, keys: Keys, tier: int) -> None:
         """See `EvictionRule.use`."""
-        self._cost[keys] += self._use_cost[tiers]
+        self._cost[keys] += self._use_cost[tier]
         self._used_now[keys] = True
 
     def scores(self, keys: Keys, layer_idx: int) -> F32:
         """See `EvictionRule.scores`: p_t, float32 [S]."""
-        # two small tables by layer and by key, then one gather: 6144 slots cost tens of microseconds, not hundreds
+        # computed for every key by broadcasting over layers, then one gather: cheaper than gathering each term
         distance = (np.arange(self._num_layers) - layer_idx) % self._num_layers
         nearness = (1 / (distance + 0.1)).astype(np.float32)
-        by_key = nearness.take(self._layer_of) * self._used_before
-        by_key += self._cost * np.float32(1 / max(self._passes, 1))
+        by_key = self._used_before.reshape(self._num_layers, -1) * nearness[:, None]
+        by_key += self._cost.reshape(self._num_layers, -1) * np.float32(1 / max(self._passes, 1))
         return by_key.take(keys, mode="wrap")
 
 

@@ -20,9 +20,10 @@ class Lookup(NamedTuple):
     """Where the experts a layer asked for are.
 
     Attributes:
-        ready: resident experts and their slots, in order of expert; pinned.
-        late: slots whose read is under way; pinned.
-        missing: experts to read, in order.
+        ready_experts: resident experts intp [n], ascending.
+        ready_slots: their slots int32 [n], pinned.
+        late_slots: slots whose read is under way; pinned.
+        missing: experts to read, ascending.
     """
 
     ready_experts: Keys
@@ -82,29 +83,31 @@ class SlotTable:
         slots: I32 = self._slots[layer_idx]
         return slots
 
-    def expert_in(self, slot: int) -> tuple[int, int]:
-        """Return (layer_idx, expert_idx) of an occupied slot."""
-        return divmod(int(self._keys[slot]), self.num_experts)
+    def experts_in(self, slots: I32) -> Keys:
+        """Return intp [n], the expert_idx in each of int32 [n] occupied slots."""
+        experts: Keys = self._keys[slots] % self.num_experts
+        return experts
 
     def lookup(self, layer_idx: int, experts: Keys, tier: int) -> Lookup:
         """Find distinct experts intp [n] a layer needs now, pin those that have a slot, and count them."""
-        slots = self._slots[layer_idx, experts]
-        is_ready = self._tiers[layer_idx, experts] > 0
-        is_missing = slots == FREE
-        ready, late = slots[is_ready], slots[~is_ready & ~is_missing]
-        missing = experts[is_missing]
-        self._pinned[ready] = True
-        self._pinned[late] = True
         counters = self._counters
-        counters.hits += len(ready)
-        counters.late += len(late)
-        counters.misses += len(missing)
-        served = np.full(len(experts), tier, np.uint8)
-        counters.count_tiers(served)
-        counters.prefetch_used += self._settle_prefetched(ready)
-        counters.prefetch_late += self._settle_prefetched(late)
-        self._rule.use(layer_idx * self.num_experts + experts, served)
-        return Lookup(experts[is_ready], ready, late, missing)
+        counters.count_tier(tier, len(experts))
+        self._rule.use(layer_idx * self.num_experts + experts, tier)
+        slots = self._slots[layer_idx].take(experts)
+        is_ready = self._tiers[layer_idx].take(experts) > 0
+        if is_ready.all():
+            found = Lookup(experts, slots, slots[:0], experts[:0])
+        else:
+            is_missing = slots == FREE
+            found = Lookup(experts[is_ready], slots[is_ready], slots[~is_ready & ~is_missing], experts[is_missing])
+        self._pinned[found.ready_slots] = True
+        self._pinned[found.late_slots] = True
+        counters.hits += len(found.ready_slots)
+        counters.late += len(found.late_slots)
+        counters.misses += len(found.missing)
+        counters.prefetch_used += self._settle_prefetched(found.ready_slots)
+        counters.prefetch_late += self._settle_prefetched(found.late_slots)
+        return found
 
     def claim(self, layer_idx: int, experts: list[int], *, prefetch: bool = False) -> list[int]:
         """Give slots to the first of `experts`, as many as are free or can be evicted; they are then being read.
@@ -130,6 +133,7 @@ class SlotTable:
             self._reading[slot] = True
             self._pinned[slot] = not prefetch
             self._prefetched[slot] = prefetch
+        self._counters.prefetch_issued += len(chosen) if prefetch else 0
         return chosen
 
     def set_ready(self, slot: int, tier: int) -> None:
@@ -211,7 +215,8 @@ class SlotTable:
 
     def _settle_prefetched(self, slots: I32) -> int:
         """Number of slots whose prefetch is asked for the first time now."""
+        if not len(slots) or not self._counters.prefetch_issued:
+            return 0
         count = int(np.count_nonzero(self._prefetched[slots]))
-        if count:
-            self._prefetched[slots] = False
+        self._prefetched[slots] = False
         return count

@@ -62,8 +62,9 @@ class LayerStream(Iterator[ReadyBatch]):
         self._table, self._arena, self._reader, self._counters = table, arena, reader, counters
         self._layer_idx, self._read_timeout_s = layer_idx, read_timeout_s
         found = table.lookup(layer_idx, experts, tier)
-        self._ready = found.ready_slots.tolist()
-        self._handed_out: list[int] = []
+        self._residents = found.ready_experts, found.ready_slots
+        self._ready: list[int] = []
+        self._handed_out: NDArray[np.int32] = found.ready_slots[:0]
         self._awaited: set[int] = set(found.late_slots.tolist())
         self._missing: list[int] = found.missing.tolist()
         self.is_finished = False
@@ -79,6 +80,10 @@ class LayerStream(Iterator[ReadyBatch]):
         """
         if self.is_finished:
             raise StopIteration
+        experts, slots = self._residents
+        if len(slots):
+            self._residents = experts[:0], slots[:0]
+            return self._hand_out(experts, slots)
         self._release()
         self._start_reads()
         try:
@@ -89,10 +94,9 @@ class LayerStream(Iterator[ReadyBatch]):
         if not self._ready:
             self.is_finished = True
             raise StopIteration
-        slots, self._ready = self._ready, []
-        self._handed_out = slots
-        experts = np.array([self._table.expert_in(slot)[1] for slot in slots], np.int32)
-        return ReadyBatch(experts, self._arena.addresses[slots])
+        slots = np.array(self._ready, np.int32)
+        self._ready = []
+        return self._hand_out(self._table.experts_in(slots), slots)
 
     def close(self) -> None:
         """Give up: withdraw or await reads, unpin everything. Safe at any time, more than once."""
@@ -102,10 +106,14 @@ class LayerStream(Iterator[ReadyBatch]):
             self._reader.abort(self._read_timeout_s)
             self._table.unpin_all()
 
+    def _hand_out(self, experts: NDArray[np.intp], slots: NDArray[np.int32]) -> ReadyBatch:
+        self._handed_out = slots
+        return ReadyBatch(experts.astype(np.int32), self._arena.addresses.take(slots, axis=0))
+
     def _release(self) -> None:
-        if self._handed_out:
-            self._table.unpin(np.array(self._handed_out, np.int32))
-            self._handed_out = []
+        if len(self._handed_out):
+            self._table.unpin(self._handed_out)
+            self._handed_out = self._handed_out[:0]
 
     def _start_reads(self) -> None:
         if self._missing:
@@ -115,7 +123,8 @@ class LayerStream(Iterator[ReadyBatch]):
 
     def _gather(self) -> None:
         """Take what finished; wait only if there is nothing to hand out yet."""
-        self._take(0.0)
+        if self._awaited:
+            self._take(0.0)
         while not self._ready and (self._awaited or self._missing):
             started = perf_counter_ns()
             self._take(self._read_timeout_s)

@@ -23,14 +23,14 @@ Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (to
     combine(weights, out)          float32 [T, K] and [T, D]. A weight of exactly 0 skips its pair.
     forward(x, tier, segments, starts, pairs, weights, out)    the three in one call.
 
-`ExpertEncoder(layer, expert, hidden, intermediate, num_segments, bf16=False, threads=1)`
+`ExpertEncoder(layer, expert, hidden, intermediate, num_segments, bf16=False, threads=1, isa="auto")`
     add_rows(matrix, row_start, rows, dtype)    matrix 0 gate, 1 up, 2 down; rows [n, columns], n and
         row_start multiples of 16; dtype "f32", "f16", or "bf16" for uint16 holding bfloat16 bits.
     finish()                       checks that every row came once, fills the two-bit tables.
     segment(i), bf16()             uint8 views of the padded bytes, valid until reset(); segment(-1) = bf16().
     errors()                       tier -> sqrt(sum (w - w')^2 / sum w^2) over the three matrices.
     reset(layer, expert)           start the next expert in the same buffers.
-    The bytes do not depend on `threads`, on the machine, or on how rows were grouped.
+    The bytes do not depend on `threads`, on `isa`, or on how rows were grouped.
 
 `crc32c(data, value=0)`            CRC-32C of a contiguous buffer, continuing from `value`.
 

@@ -1,16 +1,16 @@
 # The surface of src/bindings.cpp; meanings and units are in edge_runtime/kernels/__init__.py.
-from collections.abc import Buffer
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import Buffer
 
 _F32 = npt.NDArray[np.float32]
 _I32 = npt.NDArray[np.int32]
 _U64 = npt.NDArray[np.uint64]
 _U8 = npt.NDArray[np.uint8]
 
-def crc32c(data: Buffer, value: int = 0) -> int: ...
+def crc32c(data: Buffer | npt.NDArray[Any], value: int = 0) -> int: ...
 def available_isas() -> list[str]: ...
 
 class ExpertKernels:
@@ -40,6 +40,7 @@ class ExpertEncoder:
         num_segments: int,
         bf16: bool = False,
         threads: int = 1,
+        isa: str = "auto",
     ) -> None: ...
     def add_rows(self, matrix: int, row_start: int, rows: npt.NDArray[Any], dtype: str) -> None: ...
     def finish(self) -> None: ...

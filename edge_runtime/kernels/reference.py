@@ -15,8 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["KERNEL_BOUND", "bf16_bytes", "decode_bf16", "decode_expert", "expert_forward", "quantize_activations",
-           "segment_bytes"]
+__all__ = [
+    "KERNEL_BOUND",
+    "bf16_bytes",
+    "decode_bf16",
+    "decode_expert",
+    "expert_forward",
+    "quantize_activations",
+    "segment_bytes",
+]
 
 KERNEL_BOUND = 2e-3
 
@@ -58,19 +65,21 @@ def _empty(hidden: int, intermediate: int) -> Matrices:
 def _plane_codes(raw: npt.NDArray[np.uint8], cols: int) -> npt.NDArray[np.int32]:
     """Unpack one plane of one panel to two-bit codes [16, cols]."""
     packed = raw.reshape(cols // _GROUP, 2, _ROWS, 4)  # group, v, row, j
-    fields = np.stack([(packed >> (2 * f)) & 3 for f in range(4)], axis=0)  # f, group, v, row, j
+    fields: npt.NDArray[np.uint8] = np.stack([(packed >> (2 * f)) & 3 for f in range(4)], axis=0)  # f, group, v, row, j
     # input = 32 group + 16 v + 4 f + j
-    return fields.transpose(3, 1, 2, 0, 4).reshape(_ROWS, cols).astype(np.int32)
+    return np.asarray(fields.transpose(3, 1, 2, 0, 4).reshape(_ROWS, cols).astype(np.int32))
 
 
-def _weights(tier: int, codes: list[npt.NDArray[np.int32]], table: npt.NDArray[np.uint8], a: Floats, b: Floats) -> Floats:
+def _weights(
+    tier: int, codes: list[npt.NDArray[np.int32]], table: npt.NDArray[np.uint8], a: Floats, b: Floats
+) -> Floats:
     if tier == 2:
-        return a * table[codes[0]].astype(np.float32) / np.float32(8) + b
+        return np.asarray(a * table[codes[0]].astype(np.float32) / np.float32(8) + b)
     q = 4 * codes[0] + codes[1]
     if tier == 4:
-        return a * q.astype(np.float32) + b
+        return np.asarray(a * q.astype(np.float32) + b)
     fine = 14 * q + 4 * codes[2] - 6.0 if tier == 6 else 14 * q + 4 * codes[2] + codes[3] - 7.5
-    return a / np.float32(14) * fine.astype(np.float32) + b
+    return np.asarray(a / np.float32(14) * fine.astype(np.float32) + b)
 
 
 def decode_expert(segments: Sequence[Buffer], hidden: int, intermediate: int, tier: int) -> Matrices:
@@ -147,7 +156,7 @@ def quantize_activations(x: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
 
 def _as_the_kernel_sees(x: Floats) -> npt.NDArray[np.float64]:
     codes, scales = quantize_activations(x)
-    return codes * np.repeat(scales.astype(np.float64), _GROUP, axis=1)
+    return codes.astype(np.float64) * np.repeat(scales.astype(np.float64), _GROUP, axis=1)
 
 
 def expert_forward(x: Floats, weights: Matrices, quantized: bool = True) -> Floats:

@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = err.filename or "input or output"
         sys.stderr.write(f"hobbit-export: {where}: {err.strerror or err}. Run the same command again to resume.\n")
         return 1
-    print(json.dumps(report) if arguments.json else _summary(report))
+    print(json.dumps(report, default=lambda fit: fit.to_json()) if arguments.json else _summary(report))
     return 0
 
 

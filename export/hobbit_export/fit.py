@@ -1,4 +1,4 @@
-"""Will the bundle fit the packaged device profiles? An estimate from sizes alone; `hobbit plan` on the device decides."""
+"""Will the bundle fit the packaged device profiles? An estimate from sizes; `hobbit plan` on the device decides."""
 
 from __future__ import annotations
 

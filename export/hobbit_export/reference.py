@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.policy.routing import route
 from edge_runtime.spec import ModelSpec
-from hobbit_export.source import CheckpointWeights, SourceModel
+from hobbit_export.source import CheckpointWeights, SourceModel, finite_rows
 
 _TOKENS, _FEW_TOKENS = 16, 4
 _MANY_BYTES = 8 << 30
@@ -85,5 +85,5 @@ def _product(source: SourceModel, layer_idx: int, expert_idx: int, matrix: str, 
     out = np.empty((len(x), stop - start), np.float32)
     for row in range(start, stop, step):
         until = min(row + step, stop)
-        out[:, row - start : until - start] = x @ source.checkpoint.rows_f32(tensor, row, until).T
+        out[:, row - start : until - start] = x @ finite_rows(source.checkpoint, tensor, row, until).T
     return out

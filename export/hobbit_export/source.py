@@ -111,11 +111,23 @@ class CheckpointWeights:
         step = max(1, _CONVERT_BYTES // (out.itemsize * max(1, out.shape[1])))
         for at in range(start, stop, step):
             until = min(at + step, stop)
-            raw = checkpoint.raw_rows(tensor, at, until)
-            if not is_finite(raw):
-                raise BundleError(f"tensor {tensor!r}: rows {at} to {until}: expected finite weights, got inf or NaN.")
-            out[at - start : until - start] = to_f32(raw)
+            out[at - start : until - start] = finite_rows(checkpoint, tensor, at, until)
         return out
+
+
+def finite_rows(checkpoint: Checkpoint, tensor: str, start: int, stop: int) -> NDArray[np.float32]:
+    """Read rows of a tensor as float32.
+
+    Raises:
+        BundleError: a weight is not finite.
+    """
+    raw = checkpoint.raw_rows(tensor, start, stop)
+    if not is_finite(raw):
+        raise BundleError(
+            f"tensor {tensor!r}: rows {start} to {stop}: expected finite weights, got infinity or NaN. "
+            "Export a sound checkpoint."
+        )
+    return to_f32(raw)
 
 
 def file_sha256(path: Path) -> str:

@@ -114,7 +114,7 @@ def test_plan_adds_up(model_bundle, capsys):
     assert sum(line["bytes"] for line in plan["lines"]) == plan["planned_bytes"] <= plan["budget_bytes"]
     assert main(["plan", str(model_bundle), *ENGINE]) == 0
     text = capsys.readouterr().out
-    for word in ("trunk", "KV", "expert", "total"):
+    for word in ("trunk", "KV", "expert", "planned"):
         assert word.lower() in text.lower()
 
 
@@ -163,7 +163,7 @@ def test_stop_strings_and_prompts_from_files(model_bundle, tmp_path, capsys):
     report = run_json(capsys, *common, "--stop", stop)
     assert report["finish_reason"] == "stop"
     assert report["text"] == text[: text.index(stop)]
-    assert main([*common[:5], "-f", str(tmp_path / "none"), "-n", "1"]) == 2
+    assert main(["run", str(model_bundle), *ENGINE, "-f", str(tmp_path / "none")]) == 2
     assert "cannot read" in capsys.readouterr().err
 
 

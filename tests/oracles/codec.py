@@ -52,7 +52,11 @@ def best_affine(weights: Floats, bits: int, steps: int, refits: int, widest: flo
                 a, b = _least_squares(groups, _codes(groups, a, b, top), a, b)
             error = ((groups - a * _codes(groups, a, b, top) - b) ** 2).sum(-1, keepdims=True)
             better = error < best
-            best, best_a, best_b = np.where(better, error, best), np.where(better, a, best_a), np.where(better, b, best_b)
+            best, best_a, best_b = (
+                np.where(better, error, best),
+                np.where(better, a, best_a),
+                np.where(better, b, best_b),
+            )
     return best_a, best_b
 
 

@@ -59,7 +59,7 @@ def test_installed_wheel_imports_everything_and_exports_and_runs(wheel, tmp_path
 
     run("-c", IMPORT_ALL, str(home))
     model = REPO / "examples" / "tiny-moe"
-    run("-m", "hobbit_export.cli", str(model), "--out", "bundle", "--tiers", "4", "--trunk", "int8")
+    run("-m", "hobbit_export", str(model), "--out", "bundle", "--tiers", "4", "--trunk", "int8")
     assert run("-m", "edge_runtime", "run", "bundle", "--prompt", "def f(", "--max-tokens", "4", "--memory", "1GiB").strip()
 
 

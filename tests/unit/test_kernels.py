@@ -171,9 +171,7 @@ def test_mixed_tiers_and_a_zero_weight_skip_stale_results(experts: dict[tuple[in
 
 @pytest.mark.parametrize("isa", available_isas())
 @pytest.mark.parametrize("tier", TIERS)
-def test_extreme_activations_do_not_saturate(
-    experts: dict[tuple[int, int], list[Expert]], tier: int, isa: str
-) -> None:
+def test_extreme_activations_do_not_saturate(experts: dict[tuple[int, int], list[Expert]], tier: int, isa: str) -> None:
     hidden, intermediate = 96, 768
     pool = experts[hidden, intermediate]
     case = make_case(3, hidden)
@@ -217,7 +215,7 @@ def test_crc32c_known_values_and_continuation() -> None:
     whole = crc32c(data)
     assert whole == slow_crc32c(data.tobytes())
     for cut in (0, 1, 7, 6144, 12_289, 40_001):
-        assert crc32c(memoryview(data)[cut:], crc32c(data[:cut])) == whole
+        assert crc32c(data.tobytes()[cut:], crc32c(data[:cut])) == whole
 
 
 def slow_crc32c(data: bytes) -> int:
@@ -257,7 +255,13 @@ def test_bad_calls_are_refused(experts: dict[tuple[int, int], list[Expert]]) -> 
     for bad in (np.zeros((5, 64), np.float32), np.zeros((0, 64), np.float32)):
         with pytest.raises(ValueError, match="max_tokens"):
             kernels.quantize(bad)
-    for wrong in (np.zeros((2, 32), np.float32), np.zeros((2, 64)), np.zeros((64, 2), np.float32).T, np.zeros(64, "f4")):
+    wrong_arrays: list[np.ndarray] = [
+        np.zeros((2, 32), np.float32),
+        np.zeros((2, 64)),
+        np.zeros((64, 2), np.float32).T,
+        np.zeros(64, np.float32),
+    ]
+    for wrong in wrong_arrays:
         with pytest.raises(ValueError, match=r"x: expected C-contiguous float32 \[n, 64\], got"):
             kernels.quantize(wrong)
     kernels.quantize(np.zeros((2, 64), np.float32))
@@ -285,14 +289,14 @@ def test_bad_calls_are_refused(experts: dict[tuple[int, int], list[Expert]]) -> 
 
 
 def test_scratch_is_allocated_once(experts: dict[tuple[int, int], list[Expert]]) -> None:
-    class Mallinfo2(ctypes.Structure):
-        _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
-
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    fields = [(name, ctypes.c_size_t) for name in names.split(" ")]
+    mallinfo2_type = type("Mallinfo2", (ctypes.Structure,), {"_fields_": fields})
     try:
         mallinfo2 = ctypes.CDLL(None).mallinfo2
     except AttributeError:
         pytest.skip("this C library has no mallinfo2")
-    mallinfo2.restype = Mallinfo2
+    mallinfo2.restype = mallinfo2_type
     kernels = ExpertKernels(64, 96, TOP_K, 33, threads=1)
     assert kernels.scratch_bytes >= 33 * TOP_K * (64 + 96) * 4
     case, table = make_case(33, 64), addresses(experts[64, 96], 8)

@@ -58,7 +58,9 @@ def test_bad_data_is_named(change: dict[str, Any], message: str):
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "inner", "count", "x"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "inner", "count", "x"]), inner)
+    ),
     max_leaves=8,
 )
 
@@ -73,7 +75,14 @@ def test_any_data_gives_a_value_error_or_an_object(data):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("512MiB", 512 * MIB), ("4GiB", 4 * GIB), ("4g", 4 * GIB), ("1.5 GiB", 3 * GIB // 2), ("4000MB", 4 * 10**9), (7, 7)],
+    [
+        ("512MiB", 512 * MIB),
+        ("4GiB", 4 * GIB),
+        ("4g", 4 * GIB),
+        ("1.5 GiB", 3 * GIB // 2),
+        ("4000MB", 4 * 10**9),
+        (7, 7),
+    ],
 )
 def test_sizes_parse(text, expected):
     assert parse_size(text) == expected

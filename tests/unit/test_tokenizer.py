@@ -102,7 +102,9 @@ def test_template_problems_are_named(tmp_path):
     shutil.copy(MODEL / "tokenizer.json", tmp_path)
     with pytest.raises(ConfigError, match="no chat template"):
         Tokenizer(tmp_path).apply_chat_template([])
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ raise_exception('only users') }}"}))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"chat_template": "{{ raise_exception('only users') }}"})
+    )
     with pytest.raises(RequestError, match="only users"):
         Tokenizer(tmp_path).apply_chat_template([])
     # a template is untrusted code: it must not reach Python's internals

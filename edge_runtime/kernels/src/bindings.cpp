@@ -175,11 +175,11 @@ NB_MODULE(_native, m) {
   nb::class_<E>(m, "ExpertEncoder")
       .def("__init__",
            [](E* self, int layer, int expert, int64_t hidden, int64_t intermediate, int num_segments, bool bf16,
-              int threads) {
+              int threads, const std::string& isa) {
              const auto size = [](int64_t v) { return v < 0 ? size_t(0) : size_t(v); };
-             new (self) E(layer, expert, size(hidden), size(intermediate), num_segments, bf16, threads);
+             new (self) E(layer, expert, size(hidden), size(intermediate), num_segments, bf16, threads, isa);
            },
-           "layer"_a, "expert"_a, "hidden"_a, "intermediate"_a, "num_segments"_a, "bf16"_a = false, "threads"_a = 1)
+           "layer"_a, "expert"_a, "hidden"_a, "intermediate"_a, "num_segments"_a, "bf16"_a = false, "threads"_a = 1, "isa"_a = "auto")
       .def("add_rows", &add_rows, "matrix"_a, "row_start"_a, "rows"_a, "dtype"_a)
       .def("finish", &E::finish)
       .def("segment", [](nb::handle self, int i) { return segment(self, i); }, "i"_a)

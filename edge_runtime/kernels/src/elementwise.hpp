@@ -85,5 +85,5 @@ void combine(const float* y, const float* weights, size_t top_k, size_t n, float
 }  // namespace hobbit
 
 // Expands to the table of this translation unit.
-#define HOBBIT_KERNEL_TABLE(symbol, V, name)                                                     \
-  const KernelTable symbol = {name, quantize, panel_any<V>, panel_bf16<V>, swiglu, combine}
+#define HOBBIT_KERNEL_TABLE(symbol, V, name, encode) \
+  const KernelTable symbol = {name, quantize, panel_any<V>, panel_bf16<V>, swiglu, combine, encode}

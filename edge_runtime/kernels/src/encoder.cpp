@@ -5,6 +5,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "isa.hpp"
+
 namespace hobbit {
 namespace {
 
@@ -13,16 +15,6 @@ const char* const kMatrixName[3] = {"gate", "up", "down"};
 constexpr uint32_t kLargest = 0x58635fa9;
 
 [[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument("ExpertEncoder: " + message); }
-
-EncodePanel pick_encoder() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-    return encode_panel_avx512;
-  if (__builtin_cpu_supports("avx2")) return encode_panel_avx2;
-#endif
-  return encode_panel_base;
-}
 
 float from_bits(uint32_t bits) {
   float v;
@@ -69,10 +61,10 @@ bool transpose(const uint8_t* rows, size_t cols, float* tile, size_t& bad_row, C
 }  // namespace
 
 ExpertEncoder::ExpertEncoder(int layer, int expert, size_t hidden, size_t intermediate, int num_segments, bool bf16,
-                             int threads)
+                             int threads, const std::string& isa)
     : layout_{hidden, intermediate},
       pool_(threads >= 1 && threads <= 256 ? threads : (refuse("threads must be in 1..256, got " + std::to_string(threads)), 1)),
-      encode_(pick_encoder()) {
+      encode_(find_kernels(isa).encode) {
   for (size_t dim : {hidden, intermediate})
     if (dim == 0 || dim % kGroup || dim > (1u << 20))
       refuse("hidden and intermediate must be positive multiples of 32 up to 1048576, got " + std::to_string(dim));

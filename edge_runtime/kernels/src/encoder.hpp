@@ -18,7 +18,7 @@ constexpr size_t source_bytes(Source s) { return s == Source::f32 ? 4 : 2; }
 class ExpertEncoder {
  public:
   ExpertEncoder(int layer, int expert, size_t hidden, size_t intermediate, int num_segments, bool bf16,
-                int threads);
+                int threads, const std::string& isa = "auto");
 
   // `rows` is [count, cols(matrix)], contiguous. Throws std::invalid_argument; rows of a refused
   // call do not count as added.

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "encode_panel.hpp"
+
 namespace hobbit {
 
 // 32 activations of one token as int8, with what the minimum term needs.
@@ -35,6 +37,7 @@ struct KernelTable {
                      size_t inputs, float* out, size_t stride);
   void (*swiglu)(const float* gate, const float* up, size_t n, float* out);
   void (*combine)(const float* y, const float* weights, size_t top_k, size_t n, float* out);
+  EncodePanel encode;
 };
 
 extern const KernelTable kScalarKernels;

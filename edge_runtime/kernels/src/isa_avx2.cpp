@@ -97,6 +97,6 @@ struct Avx2 {
 
 }  // namespace
 
-HOBBIT_KERNEL_TABLE(kAvx2Kernels, Avx2, "avx2");
+HOBBIT_KERNEL_TABLE(kAvx2Kernels, Avx2, "avx2", encode_panel_avx2);
 
 }  // namespace hobbit

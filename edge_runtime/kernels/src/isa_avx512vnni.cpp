@@ -88,6 +88,6 @@ struct Avx512 {
 
 }  // namespace
 
-HOBBIT_KERNEL_TABLE(kAvx512VnniKernels, Avx512, "avx512vnni");
+HOBBIT_KERNEL_TABLE(kAvx512VnniKernels, Avx512, "avx512vnni", encode_panel_avx512);
 
 }  // namespace hobbit

@@ -51,6 +51,6 @@ struct Scalar {
 
 }  // namespace
 
-HOBBIT_KERNEL_TABLE(kScalarKernels, Scalar, "scalar");
+HOBBIT_KERNEL_TABLE(kScalarKernels, Scalar, "scalar", encode_panel_base);
 
 }  // namespace hobbit

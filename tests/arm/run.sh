@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Cross-compiles the kernels for aarch64 and runs them under emulation: the NEON and the portable
+# unit against the numpy reference and, bit for bit, against this machine's kernels; the encoder's
+# bytes against this machine's. Exit 0 passed or skipped (said loudly), 1 failed.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+src=$root/edge_runtime/kernels/src
+
+skip() {
+  echo "arm-check: SKIPPED: $1. The NEON kernels were NOT checked." >&2
+  exit 0
+}
+command -v aarch64-linux-gnu-g++ >/dev/null || skip "aarch64-linux-gnu-g++ is missing (apt-get install g++-aarch64-linux-gnu)"
+command -v qemu-aarch64-static >/dev/null || skip "qemu-aarch64-static is missing (apt-get install qemu-user-static)"
+python=
+for candidate in "${PYTHON:-}" "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "$root/.venv/bin/python" python3; do
+  if [ -n "$candidate" ] && "$candidate" -c 'import edge_runtime.kernels' 2>/dev/null; then
+    python=$candidate
+    break
+  fi
+done
+[ -n "$python" ] || skip "no Python with edge_runtime.kernels built (set PYTHON=, or pip install -e .)"
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+"$python" "$here/make_vectors.py" "$work"
+
+# The same options as in CMakeLists.txt.
+exact="-std=gnu++17 -O3 -Wall -Wextra -ffp-contract=off -fno-math-errno -fno-trapping-math -I$src"
+build() { # source, further options
+  aarch64-linux-gnu-g++ $exact ${2:-} -c "$1" -o "$work/$(basename "$1" .cpp).o"
+}
+build "$src/isa_neon_dotprod.cpp" "-march=armv8.2-a+dotprod"
+build "$src/encode_base.cpp" "-ffinite-math-only -fno-signed-zeros -Wno-psabi"
+for name in isa isa_scalar experts encoder pool crc32c; do build "$src/$name.cpp"; done
+build "$here/check_arm.cpp" -O1  # GCC 12 crashes vectorising the comparison loop
+aarch64-linux-gnu-g++ -static "$work"/*.o -o "$work/check_arm" -pthread
+
+# Cortex-A76 has the dot product instructions; Cortex-A72 lacks them and must fall back.
+QEMU_CPU=cortex-a76 qemu-aarch64-static "$work/check_arm" neon-dotprod "$work"/case_*.bin || { echo "arm-check: FAILED" >&2; exit 1; }
+QEMU_CPU=cortex-a72 qemu-aarch64-static "$work/check_arm" scalar "$work"/case_*.bin || { echo "arm-check: FAILED" >&2; exit 1; }
+echo "arm-check: passed"

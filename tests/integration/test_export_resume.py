@@ -1,0 +1,177 @@
+"""An export may die at any moment; the same command goes on where it was and ends with the same bytes."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from synthetic import hobbit_export, qwen3_config, run_export, write_qwen3
+
+from edge_runtime.errors import BundleError, ConfigError
+from edge_runtime.format.bundle import Bundle
+from edge_runtime.format.manifest import Part
+from hobbit_export.exporter import export
+from hobbit_export.journal import Journal, Step
+from hobbit_export.options import ExportOptions
+from hobbit_export.workplace import locked
+
+FLAGS = ("--trunk", "int4", "--jobs", "1")
+PART = Part("trunk/embed.bin", "embedding", 3, "ab" * 32, 7, None)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_qwen3(tmp_path_factory.mktemp("ck") / "small", qwen3_config(256, 256, 8, 6))
+
+
+@pytest.fixture(scope="module")
+def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("whole") / "bundle"
+    assert run_export(checkpoint, "--out", out, *FLAGS)[0] == 0
+    return contents(out)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def finished(out: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of every part the journal says is done."""
+    if not (out / "export.journal").exists():
+        return {}
+    lines = (out / "export.journal").read_bytes().split(b"\n")[1:-1]
+    names = [p["name"] for line in lines for p in json.loads(line)["parts"]]
+    return {n: ((out / n).stat().st_ino, (out / n).stat().st_mtime_ns) for n in names}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kill_at_random_points_then_resume(
+    checkpoint: Path, whole: dict[str, bytes], tmp_path: Path, seed: int
+) -> None:
+    rng, out = random.Random(seed), tmp_path / "bundle"
+    kills = 0
+    for _ in range(40):
+        process = hobbit_export(checkpoint, "--out", out, *FLAGS)
+        try:
+            wait_for = len(finished(out)) + rng.randrange(8)
+            while process.poll() is None and len(finished(out)) < wait_for:
+                time.sleep(0.002)
+            time.sleep(rng.random() * 0.05)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        if process.returncode == 0:
+            break
+        kills += 1
+        done = finished(out)
+        if not (out / "manifest.json").exists() and out.exists():
+            with pytest.raises(BundleError, match="unfinished|is missing, so this is not a bundle"):
+                Bundle.open(out)
+    assert kills >= 2
+    code, text, _ = run_export(checkpoint, "--out", out, *FLAGS, "--json") if process.returncode else (0, "", "")
+    assert code == 0
+    assert contents(out) == whole
+    if text:
+        assert json.loads(text)["steps_resumed"] >= len({n.split(".")[0] for n in done if n.startswith("experts")})
+        after = {n: ((out / n).stat().st_ino, (out / n).stat().st_mtime_ns) for n in done}
+        assert after == done  # finished parts were not written again
+
+
+def test_damaged_part_is_made_again(checkpoint: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    out = interrupted(checkpoint, tmp_path)
+    (out / "trunk/embed.bin").write_bytes(bytes((out / "trunk/embed.bin").stat().st_size))  # same size, other bytes
+    (out / "trunk/layer_000.data").unlink()
+    code, text, _ = run_export(checkpoint, "--out", out, *FLAGS, "--json")
+    assert (code, json.loads(text)["steps_resumed"] > 0) == (0, True)
+    assert contents(out) == whole
+
+
+def test_other_options_or_source_are_refused(checkpoint: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    out = interrupted(checkpoint, tmp_path)
+    code, _, err = run_export(checkpoint, "--out", out, "--trunk", "fp32")
+    assert code == 78
+    assert 'trunk: "int4" before, "fp32" now' in err
+    assert "--no-resume" in err
+    other = write_qwen3(tmp_path / "other", qwen3_config(256, 256, 8, 6), seed=1)
+    code, _, err = run_export(other, "--out", out, *FLAGS)
+    assert (code, "files: " in err) == (78, True)
+    assert run_export(checkpoint, "--out", out, *FLAGS, "--no-resume")[0] == 0
+    assert contents(out) == whole
+
+
+def test_source_that_changes_under_the_export(checkpoint: Path, tmp_path: Path) -> None:
+    source = write_qwen3(tmp_path / "ck", qwen3_config(64, 64, 2, 1))
+    import hobbit_export.exporter as exporter
+
+    original = exporter.plan_parts
+    exporter.plan_parts = lambda *a: (original(*a), (source / "tokenizer.json").write_text("{ }"))[0]
+    try:
+        # the journal is written after planning: change it again once it is there
+        first = exporter.fingerprint
+        calls = []
+
+        def changing(*a: object) -> dict[str, object]:
+            calls.append(1)
+            if len(calls) == 2:
+                (source / "model.safetensors").touch()
+            return first(*a)  # type: ignore[arg-type]
+
+        exporter.fingerprint = changing  # type: ignore[assignment]
+        with pytest.raises(BundleError, match="changed while it was exported"):
+            export(ExportOptions(source, tmp_path / "bundle"), quiet=True)
+    finally:
+        exporter.plan_parts, exporter.fingerprint = original, first
+    assert not (tmp_path / "bundle/manifest.json").exists()
+
+
+def test_one_export_per_folder(checkpoint: Path, tmp_path: Path) -> None:
+    with locked(tmp_path / "bundle"):
+        code, _, err = run_export(checkpoint, "--out", tmp_path / "bundle", *FLAGS)
+    assert (code, "another export is writing to it" in err) == (78, True)
+    assert run_export(checkpoint, "--out", tmp_path / "bundle", *FLAGS)[0] == 0
+
+
+def test_torn_last_line_loses_only_its_step(tmp_path: Path) -> None:
+    print_ = {"journal": 1, "tiers": [2, 4]}
+    journal = Journal(tmp_path, print_)
+    journal.add(Step("a", [PART], {"errors": {"2": [0.5]}}))
+    safe = len((tmp_path / "export.journal").read_bytes())
+    journal.add(Step("b", [PART]))
+    raw = (tmp_path / "export.journal").read_bytes()
+    for cut in range(safe, len(raw)):
+        (tmp_path / "export.journal").write_bytes(raw[:cut])
+        again = Journal(tmp_path, print_)
+        assert list(again.steps) == ["a"]
+        assert again.steps["a"] == Step("a", [PART], {"errors": {"2": [0.5]}})
+        again.add(Step("c", []))
+        assert list(Journal(tmp_path, print_).steps) == ["a", "c"]
+
+
+@pytest.mark.parametrize("line", [b"nonsense", b"[]", b'{"step": "x"}', b'{"step":"x","parts":[{"name":1}],"data":{}}'])
+def test_damaged_journal_is_refused(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / "export.journal").write_bytes(b'{"journal": 1}\n' + line + b"\n")
+    with pytest.raises(BundleError, match="--no-resume"):
+        Journal(tmp_path, {"journal": 1})
+    with pytest.raises(ConfigError, match="another source or other options"):
+        Journal(write_journal(tmp_path), {"journal": 2})
+
+
+def write_journal(folder: Path) -> Path:
+    (folder / "export.journal").write_bytes(b'{"journal": 1}\n')
+    return folder
+
+
+def interrupted(checkpoint: Path, tmp_path: Path) -> Path:
+    """An export killed after some layers."""
+    out = tmp_path / "bundle"
+    process = hobbit_export(checkpoint, "--out", out, *FLAGS)
+    while process.poll() is None and "experts/layer_001.hbx" not in finished(out):
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert (out / "export.journal").exists()
+    return out

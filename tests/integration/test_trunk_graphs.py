@@ -1,0 +1,117 @@
+"""What the exporter's graph builder writes: valid ONNX, only operators TensorRT 10.3 knows, the same bytes every time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from families import FAMILY_CASES
+from numpy.typing import NDArray
+from state_dict_weights import relative_error, trunk_case
+from trunk_bundles import TrunkBundles, write_trunk
+
+from hobbit_export.trunk.data_file import DataFile
+from hobbit_export.trunk.graph import Graph
+from hobbit_export.trunk.linear import LinearWriter, Matrix, Precision
+from hobbit_export.trunk.quantize import block_size_for, dequantize_rows, quantize_rows
+
+# operators of lowering P, every one in the parser of TensorRT 10.1 and later (guide/dense.md 3.2)
+TENSORRT_OPS = {
+    "Add", "Clip", "Concat", "Div", "Identity", "MatMul", "Mul", "Pow", "ReduceMean", "Reshape", "Shape", "Sigmoid",
+    "Softmax", "Split", "Sqrt", "Sub", "Transpose",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> TrunkBundles:
+    return TrunkBundles(tmp_path_factory.mktemp("graphs"))
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_float32_graphs_are_portable(bundles: TrunkBundles, name: str) -> None:
+    path, case = bundles.get(name, "fp32")
+    graphs = sorted((path / "trunk").glob("*.onnx"))
+    shared = sum(bool(layer.shared_intermediate) for layer in case.spec.layers)
+    assert len(graphs) == case.spec.num_layers + shared + 1
+    for graph in graphs:
+        onnx.checker.check_model(str(graph), full_check=True)
+        model = onnx.load(graph, load_external_data=False)
+        assert {n.op_type for n in model.graph.node} <= TENSORRT_OPS
+        assert [(o.domain, o.version) for o in model.opset_import] == [("", 18)]
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_matrices_are_external_and_aligned_and_vectors_inline(bundles: TrunkBundles, precision: Precision) -> None:
+    path, _ = bundles.get("qwen2_moe", precision)
+    for graph in (path / "trunk").glob("*.onnx"):
+        model, end = onnx.load(graph, load_external_data=False), 0
+        for tensor in model.graph.initializer:
+            external = {entry.key: entry.value for entry in tensor.external_data}
+            assert (len(tensor.dims) > 1) == bool(external)
+            if external:
+                assert external["location"] == graph.with_suffix(".data").name
+                assert int(external["offset"]) % 64 == 0
+                end = max(end, int(external["offset"]) + int(external["length"]))
+        assert graph.with_suffix(".data").stat().st_size == end
+        routers = [t for t in model.graph.initializer if t.name.endswith("router")]
+        assert all(t.data_type == onnx.TensorProto.FLOAT for t in routers)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_memory_hint_does_not_change_a_byte(tmp_path: Path, precision: Precision) -> None:
+    case = trunk_case("qwen2_moe")
+    outs = [
+        write_trunk(case.spec, case.weights, tmp_path / str(size), precision, size) for size in (1, 100_000, 1 << 30)
+    ]
+    assert len({tuple(f.read_bytes() for f in files) for files in outs}) == 1
+
+
+class _OneMatrix:
+    def __init__(self, weight: NDArray[np.float32]) -> None:
+        self._weight = weight
+
+    def get(self, name: str) -> NDArray[np.float32]:
+        return self._weight
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        return self._weight[start:stop]
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize("inputs", [128, 192, 96, 144, 72, 40])
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_quantised_product_is_the_dequantised_matrix(
+    tmp_path: Path, precision: Precision, inputs: int, tokens: int
+) -> None:  # fmt: skip
+    """With float activations (accuracy level 0) ONNX Runtime must see exactly our weights; level 4 rounds activations."""
+    rng = np.random.default_rng(inputs)
+    w, x = (
+        rng.standard_normal((50, inputs), dtype=np.float32),
+        rng.standard_normal((1, tokens, inputs), dtype=np.float32),
+    )
+    with DataFile(tmp_path / "m.data") as data:
+        graph = Graph("m", data)
+        writer = LinearWriter(graph, _OneMatrix(w), precision, 1 << 20)
+        y = writer.product(graph.input("x", (1, "T", inputs)), Matrix("w", ("w",), (50,), inputs))
+        graph.output(y, "y", (1, "T", 50))
+        graph.save(tmp_path / "m.onnx")
+    bits = 8 if precision == "int8" else 4
+    expected = x @ dequantize_rows(quantize_rows(w, bits, block_size_for(inputs)), bits, inputs).T  # type: ignore[arg-type]
+    assert relative_error(_run(tmp_path / "m.onnx", x), expected) < 0.02
+    model = onnx.load(tmp_path / "m.onnx", load_external_data=False)
+    for attribute in (a for node in model.graph.node for a in node.attribute if a.name == "accuracy_level"):
+        assert attribute.i == 4
+        attribute.i = 0
+    (tmp_path / "exact.onnx").write_bytes(model.SerializeToString())
+    assert relative_error(_run(tmp_path / "exact.onnx", x), expected) < 2e-6
+
+
+def _run(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    y: NDArray[np.float32] = onnxruntime.InferenceSession(str(path)).run(None, {"x": x})[0]
+    return y

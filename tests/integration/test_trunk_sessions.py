@@ -1,0 +1,183 @@
+"""State of the ONNX Runtime trunk: buckets, limits, caches side by side, dropped chunks, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from state_dict_weights import relative_error, run_chunk, synthetic_moe
+from trunk_bundles import write_trunk
+
+from edge_runtime.errors import BundleError, DeviceError, RequestError
+from edge_runtime.spec import LayerSpec, ModelSpec, RopeSpec
+from edge_runtime.trunk.kv_cache import KVCache
+from edge_runtime.trunk.ort import OrtTrunk
+from edge_runtime.trunk.reference import ReferenceTrunk
+from edge_runtime.trunk.weights import layer_weight_shapes, top_weight_shapes
+
+SPEC = ModelSpec(
+    family="qwen3_moe", vocab_size=97, hidden=64, num_heads=4, num_kv_heads=2, head_dim=16, rms_eps=1e-6, max_context=4096,
+    rope=RopeSpec("default", 10000.0, 16), layers=[LayerSpec(True, shared_intermediate=40), LayerSpec(False, 300, 72)],
+    num_experts=8, top_k=2, expert_intermediate=32, norm_topk_prob=True, qk_norm="per_head", shared_expert_gate=True,
+)  # fmt: skip
+
+
+class RandomWeights:
+    """Weights from a seed; the embedding is exact in bfloat16."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        rng = np.random.default_rng(5)
+        shapes = top_weight_shapes(spec)
+        for i in range(spec.num_layers):
+            shapes |= layer_weight_shapes(spec, i)
+        self._arrays = {
+            n: rng.standard_normal(s, dtype=np.float32) / np.float32(s[-1] ** 0.5) for n, s in shapes.items()
+        }
+        self._arrays["embed"].view(np.uint32)[:] &= 0xFFFF0000
+
+    def get(self, name: str) -> NDArray[np.float32]:
+        return self._arrays[name]
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        return self._arrays[name][start:stop]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bundle")
+    write_trunk(SPEC, RandomWeights(SPEC), out, "fp32")
+    return out
+
+
+@pytest.fixture
+def trunk(bundle: Path) -> OrtTrunk:
+    return OrtTrunk(bundle, SPEC, threads=1, max_chunk=300)
+
+
+def _tokens(count: int, seed: int = 0) -> NDArray[np.int32]:
+    return np.random.default_rng(seed).integers(0, SPEC.vocab_size, count).astype(np.int32)
+
+
+def _feed(trunk: OrtTrunk, kv: KVCache, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+    return run_chunk(trunk, SPEC, kv, tokens, synthetic_moe)
+
+
+def test_growing_buckets_change_nothing(trunk: OrtTrunk) -> None:
+    tokens, kv = _tokens(1150), trunk.new_kv_cache(1150)
+    lengths, start, logits, buckets = (250, 6, 1, 1, 254, 1, 300, 300, 37), 0, [], set()
+    for length in lengths:
+        logits.append(_feed(trunk, kv, tokens[start : start + length]))
+        start += length
+        buckets.add(kv.bucket)
+    assert start == 1150
+    assert buckets == {256, 512, 1024, 1150}
+    reference = ReferenceTrunk(SPEC, RandomWeights(SPEC), max_chunk=1150)
+    whole = run_chunk(reference, SPEC, reference.new_kv_cache(1150), tokens, synthetic_moe)
+    assert relative_error(np.concatenate(logits), whole) < 5e-6
+
+
+def test_a_full_context_is_a_request_error_and_the_cache_stays_usable(trunk: OrtTrunk) -> None:
+    tokens, kv, fresh = _tokens(20), trunk.new_kv_cache(20), trunk.new_kv_cache(20)
+    _feed(trunk, kv, tokens[:15])
+    with pytest.raises(RequestError, match=r"15 tokens.* 6 more"):
+        trunk.begin(_tokens(6), kv)
+    last = _feed(trunk, kv, tokens[15:])
+    assert kv.length == 20
+    with pytest.raises(RequestError, match="context"):
+        trunk.begin(tokens[:1], kv)
+    _feed(trunk, fresh, tokens[:15])
+    np.testing.assert_array_equal(last, _feed(trunk, fresh, tokens[15:]))
+
+
+@pytest.mark.parametrize("tokens", [[], [0] * 301, [97], [-1]])
+def test_impossible_chunks_are_request_errors(trunk: OrtTrunk, tokens: list[int]) -> None:
+    with pytest.raises(RequestError):
+        trunk.begin(np.array(tokens, np.int32), trunk.new_kv_cache(1000))
+
+
+def test_two_caches_do_not_see_each_other(trunk: OrtTrunk) -> None:
+    chunks = [(30, 1), (1, 1), (1, 9), (255, 1), (1, 1), (1, 1)]
+    together: tuple[list[NDArray[np.float32]], ...] = ([], [])
+    caches = (trunk.new_kv_cache(600), trunk.new_kv_cache(300))
+    tokens, starts = (_tokens(400, 1), _tokens(400, 2)), [0, 0]
+    for lengths in chunks:
+        for i, length in enumerate(lengths):
+            together[i].append(_feed(trunk, caches[i], tokens[i][starts[i] : starts[i] + length]))
+            starts[i] += length
+    for i in range(2):
+        kv, start = trunk.new_kv_cache(caches[i].context), 0
+        for lengths, expected in zip(chunks, together[i], strict=True):
+            np.testing.assert_array_equal(_feed(trunk, kv, tokens[i][start : start + lengths[i]]), expected)
+            start += lengths[i]
+
+
+def test_a_chunk_that_fails_half_way_leaves_no_trace(trunk: OrtTrunk) -> None:
+    first, dropped, next_ = _tokens(12, 1), _tokens(9, 2), _tokens(3, 3)
+    kv, clean = trunk.new_kv_cache(64), trunk.new_kv_cache(64)
+    _feed(trunk, kv, first)
+    trunk.begin(dropped, kv)
+    trunk.run_layer(0, None)
+    after = _feed(trunk, kv, next_)
+    _feed(trunk, clean, first)
+    np.testing.assert_array_equal(after, _feed(trunk, clean, next_))
+
+
+def test_truncated_and_reset_caches_go_on_as_if_new(trunk: OrtTrunk) -> None:
+    kv, clean, tokens = trunk.new_kv_cache(600), trunk.new_kv_cache(600), _tokens(400)
+    expected = _feed(trunk, clean, tokens[:40])[30:]
+    _feed(trunk, kv, tokens[:30])
+    _feed(trunk, kv, tokens[100:400])
+    kv.truncate(30)
+    assert relative_error(_feed(trunk, kv, tokens[30:40]), expected) < 5e-6
+    kv.reset()
+    np.testing.assert_array_equal(_feed(trunk, kv, tokens[:40])[30:], expected)
+
+
+def test_head_returns_the_chosen_rows_in_a_new_array(trunk: OrtTrunk) -> None:
+    kv = trunk.new_kv_cache(64)
+    trunk.begin(_tokens(10), kv)
+    out = trunk.run_layer(0, None)
+    assert out.x is not None
+    assert out.router_logits is not None
+    assert (out.x.shape, out.router_logits.shape) == ((10, 64), (10, 8))
+    assert trunk.run_layer(1, trunk.run_shared(0)) == (None, None)
+    every, last = trunk.head(None, slice(None)), trunk.head(None, slice(-1, None))
+    assert (every.shape, last.shape) == ((10, 97), (1, 97))
+    assert relative_error(last, every[-1:]) < 1e-6
+    kept = last.copy()
+    trunk.head(None, slice(0, 1))
+    np.testing.assert_array_equal(kept, last)
+
+
+def test_without_onnx_runtime_the_error_says_what_to_install(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(DeviceError, match="pip install onnxruntime"):
+        OrtTrunk(bundle, SPEC, threads=1, max_chunk=8)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "missing", "no data"])
+def test_a_damaged_graph_is_named(bundle: Path, tmp_path: Path, damage: str) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    graph = copy / "trunk" / "layer_001.onnx"
+    if damage == "missing":
+        graph.unlink()
+    elif damage == "no data":
+        graph.with_suffix(".data").unlink()
+    else:
+        graph.write_bytes(b"\x08" * 100 if damage == "garbage" else graph.read_bytes()[:-50])
+    with pytest.raises(BundleError, match=r"trunk/layer_001\.onnx"):
+        OrtTrunk(copy, SPEC, threads=1, max_chunk=8)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"num_experts": 9}, "router_logits"), ({"num_kv_heads": 4}, "past_k"), ({"vocab_size": 90}, "embed")],
+)
+def test_graphs_of_another_model_are_refused(bundle: Path, change: dict[str, int], named: str) -> None:
+    with pytest.raises(BundleError, match=named):
+        OrtTrunk(bundle, dataclasses.replace(SPEC, **change), threads=1, max_chunk=8)

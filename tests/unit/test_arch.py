@@ -1,0 +1,230 @@
+"""config.json to ModelSpec: defaults of transformers, every spelling, and refusal of everything unknown."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from families import FAMILY_CASES
+
+from edge_runtime.errors import ConfigError
+from edge_runtime.spec import ModelSpec
+from hobbit_export.arch import ADAPTERS, read_model
+
+FAMILIES = sorted(ADAPTERS)
+CLASSES = {
+    "mixtral": "MixtralConfig",
+    "olmoe": "OlmoeConfig",
+    "qwen2_moe": "Qwen2MoeConfig",
+    "qwen3_moe": "Qwen3MoeConfig",
+}
+
+
+def spec_of(family: str, generation: dict[str, Any] | None = None, **config: Any) -> ModelSpec:
+    return read_model({"model_type": family, **config}, generation or {})[0]
+
+
+def config_class(family: str) -> Any:
+    transformers = pytest.importorskip("transformers")
+    return getattr(transformers, CLASSES[family])
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("family", FAMILIES)
+def test_defaults_are_those_of_transformers(family: str) -> None:
+    config = config_class(family)()
+    for key, value in ADAPTERS[family].DEFAULTS.items():
+        if key == "rope_theta":
+            assert value == config.rope_parameters["rope_theta"]
+        elif key == "sliding_window" and family.startswith("qwen"):
+            # the class shows the window only while it is in use
+            assert value == config_class(family)(use_sliding_window=True).sliding_window
+        elif key == "num_key_value_heads" and value is None:
+            assert config.num_key_value_heads == config.num_attention_heads
+        else:
+            assert value == getattr(config, key), key
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bare_config_equals_the_saved_default_config(family: str) -> None:
+    saved = json.loads(config_class(family)().to_json_string(use_diff=False))
+    assert read_model(saved, {})[0] == spec_of(family)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("case", sorted(FAMILY_CASES))
+def test_saved_config_of_every_case(case: str, tmp_path: Path) -> None:
+    config = FAMILY_CASES[case]()
+    config.save_pretrained(tmp_path)
+    spec = read_model(json.loads((tmp_path / "config.json").read_text()), {})[0]
+    rope = dict(config.rope_parameters)
+    assert (spec.hidden, spec.num_layers, spec.vocab_size) == (
+        config.hidden_size, config.num_hidden_layers, config.vocab_size,
+    )  # fmt: skip
+    assert spec.head_dim == (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    assert (spec.num_heads, spec.num_kv_heads) == (config.num_attention_heads, config.num_key_value_heads)
+    assert (spec.num_experts, spec.top_k) == (config.num_experts, config.num_experts_per_tok)
+    assert spec.norm_topk_prob == getattr(config, "norm_topk_prob", True)
+    assert (spec.rope.kind, spec.rope.theta) == (rope.pop("rope_type"), rope.pop("rope_theta"))
+    assert {k: v for k, v in spec.rope.params.items() if k in rope} == rope
+    assert spec.tied_embeddings == config.tie_word_embeddings
+    assert spec.eos_token_ids == [256]
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    "options", [{}, {"max_window_layers": 3}, {"layer_types": ["sliding_attention"] * 2 + ["full_attention"] * 3}]
+)
+def test_qwen2_windows_follow_transformers(options: dict[str, Any]) -> None:
+    config = config_class("qwen2_moe")(num_hidden_layers=5, use_sliding_window=True, sliding_window=7, **options)
+    spec = spec_of("qwen2_moe", num_hidden_layers=5, use_sliding_window=True, sliding_window=7, **options)
+    assert [layer.sliding_window is not None for layer in spec.layers] == [
+        t == "sliding_attention" for t in config.layer_types
+    ]
+
+
+ROPES: list[dict[str, Any]] = [
+    {},
+    {"rope_theta": 5e5},
+    {"rope_theta": 5e5, "rope_scaling": None},
+    {"rope_theta": 2e4, "rope_scaling": {"type": "linear", "factor": 4.0}},
+    {"rope_theta": 2e4, "rope_scaling": {"rope_type": "dynamic", "factor": 2}},
+    {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512, "truncate": False}},
+    {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.5, "attention_factor": 1.5}},
+    {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+     "original_max_position_embeddings": 256},
+    {"rope_parameters": {"rope_type": "yarn", "rope_theta": 3e4, "factor": 4.0, "beta_fast": 24, "beta_slow": 2}},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 3e4, "partial_rotary_factor": 1.0}},
+    {"rope_parameters": {"factor": 3.0, "rope_type": "linear"}, "rope_theta": 7e4},
+]  # fmt: skip
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("rope", ROPES)
+def test_rope_spellings_follow_transformers(family: str, rope: dict[str, Any]) -> None:
+    given = json.loads(json.dumps(rope))
+    config = config_class(family).from_dict({"max_position_embeddings": 2048, **given})
+    config.standardize_rope_params()  # as its rotary embedding does before it computes anything
+    wanted = config.rope_parameters
+    spec = spec_of(family, max_position_embeddings=2048, **rope)
+    got = spec.rope
+    assert (got.kind, got.theta) == (wanted["rope_type"], wanted["rope_theta"])
+    rest = {k: v for k, v in wanted.items() if k not in ("rope_type", "type", "rope_theta", "partial_rotary_factor")}
+    if got.kind == "dynamic":
+        rest["original_max_position_embeddings"] = 2048
+    assert got.params == rest
+    assert got.dim == spec.head_dim
+
+
+UNSUPPORTED: list[tuple[str, Any]] = [
+    ("hidden_act", "gelu"),
+    ("quantization_config", {"quant_method": "gptq"}),
+    ("partial_rotary_factor", 0.5),
+    ("rope_scaling", {"type": "longrope", "factor": 4.0, "short_factor": [1.0], "long_factor": [1.0]}),
+    ("rope_scaling", {"type": "linear", "factor": 2.0, "surprise": 1}),
+    ("rope_parameters", {"rope_type": "default", "partial_rotary_factor": 0.25}),
+    ("rope_parameters", {"rope_type": "proportional"}),
+    ("rope_parameters", {"full_attention": {"rope_type": "default"}}),
+    ("is_encoder_decoder", True),
+    ("auto_map", {"AutoModel": "modeling_x.X"}),
+    ("per_layer_config", {"1": {"hidden_size": 8}}),
+    ("never_heard_of", 3),
+    ("logit_scale", 2.0),
+    ("pretraining_tp", 2),
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("key", "value"), UNSUPPORTED)
+def test_unsupported_options_are_refused_by_name(family: str, key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"config.json: unsupported option '{key}"):
+        spec_of(family, **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "value"),
+    [
+        ("mixtral", "attention_bias", True),
+        ("mixtral", "norm_topk_prob", False),
+        ("mixtral", "shared_expert_intermediate_size", 64),
+        ("qwen2_moe", "attention_bias", True),
+        ("qwen2_moe", "clip_qkv", 4.0),
+        ("qwen2_moe", "layer_types", ["linear_attention"] * 24),
+        ("qwen2_moe", "num_local_experts", 8),
+        ("qwen3_moe", "qkv_bias", True),
+        ("qwen3_moe", "shared_expert_intermediate_size", 64),
+        ("olmoe", "sliding_window", 128),
+        ("olmoe", "decoder_sparse_step", 2),
+    ],
+)
+def test_options_of_other_families_are_refused(family: str, key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"unsupported option '{key}'"):
+        spec_of(family, **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"hidden_size": "big"}, "hidden_size: expected a whole number"),
+        ({"hidden_size": True}, "hidden_size: expected a whole number"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers: expected a whole number of at least 1"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps: expected a number"),
+        ({"moe_intermediate_size": 100}, "expert_intermediate: expected a multiple of 32"),
+        ({"num_experts": 4, "num_experts_per_tok": 8}, "top_k: expected at most num_experts"),
+        ({"num_experts": 4, "num_local_experts": 8}, "expected the same number"),
+        ({"mlp_only_layers": list(range(24))}, "at least one sparse layer"),
+        ({"mlp_only_layers": 3}, "mlp_only_layers: expected a list"),
+        ({"norm_topk_prob": 1}, "norm_topk_prob: expected true or false"),
+        ({"use_sliding_window": True, "sliding_window": 0}, "sliding_window: expected a whole number"),
+        ({"rope_scaling": {"type": "yarn"}}, "factor: rope type 'yarn' needs it"),
+        ({"rope_scaling": {"type": "linear", "factor": -1}}, "factor: expected a number above 0"),
+        ({"rope_scaling": 3}, "rope_scaling: expected an object"),
+        ({"eos_token_id": "x"}, "eos_token_id: expected token numbers"),
+    ],
+)
+def test_wrong_values_are_named(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        spec_of("qwen3_moe", **config)
+
+
+@pytest.mark.parametrize("model_type", [None, "llama", "qwen3moe", 3])
+def test_unknown_family_lists_the_known_ones(model_type: Any) -> None:
+    with pytest.raises(ConfigError, match="expected one of mixtral, olmoe, qwen2_moe, qwen3_moe"):
+        read_model({"model_type": model_type}, {})
+
+
+def test_sparse_step_and_dense_layers() -> None:
+    spec = spec_of("qwen3_moe", num_hidden_layers=6, decoder_sparse_step=2, mlp_only_layers=[3], intermediate_size=640)
+    assert spec.sparse_layers == [1, 5]
+    assert [layer.dense_intermediate for layer in spec.layers] == [640, None, 640, 640, 640, None]
+
+
+def test_generation_config_rules_the_stop_tokens() -> None:
+    generation = {"eos_token_id": [5, 6], "bos_token_id": 7}
+    spec = spec_of("qwen3_moe", generation, eos_token_id=1, bos_token_id=2)
+    assert (spec.eos_token_ids, spec.bos_token_id) == ([5, 6], 7)
+
+
+def test_stop_tokens_outside_the_vocabulary_are_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    spec = spec_of("olmoe", vocab_size=100)
+    assert spec.eos_token_ids == []
+    assert "outside the vocabulary" in caplog.text
+
+
+def test_biases() -> None:
+    assert spec_of("qwen2_moe").qkv_bias
+    assert not spec_of("qwen2_moe", qkv_bias=False).qkv_bias
+    assert not spec_of("qwen2_moe").o_bias
+    for family in ("qwen3_moe", "olmoe"):
+        assert spec_of(family, attention_bias=True).o_bias
+        assert not spec_of(family).qkv_bias
+
+
+def test_adapters_are_named_like_their_files() -> None:
+    for family in FAMILIES:
+        assert importlib.import_module(f"hobbit_export.arch.{family}") is ADAPTERS[family]

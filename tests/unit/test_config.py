@@ -1,0 +1,109 @@
+"""RuntimeConfig: flag before environment before profile; a bad value is named by where it came from."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields, replace
+
+import pytest
+from manifests import small_manifest
+
+from edge_runtime.config import EngineOptions, resolve
+from edge_runtime.device import Count, Size, Tier, load_profile
+from edge_runtime.errors import ConfigError, DeviceError
+from edge_runtime.format.record import BF16
+
+MANIFEST = small_manifest((2, 4, 8, BF16))
+
+
+def settle(env: dict[str, str] | None = None, manifest=MANIFEST, device=None, **flags):
+    return resolve(EngineOptions.from_keywords(flags), env or {}, manifest, device)
+
+
+def test_defaults():
+    config = settle()
+    assert config.profile.name == "generic"
+    assert (config.memory, config.expert_memory) == (None, None)
+    assert config.tier == 8, "the deepest progressive tier, never bf16"
+    assert (config.policy, config.eviction, config.backend) == ("lossless", "lru", "cpu")
+    assert 1 <= config.threads <= len(os.sched_getaffinity(0))
+    assert (config.io_threads, config.read_chunk, config.direct_io) == (4, 1 << 20, True)
+    assert config.context == MANIFEST.model.max_context, "the profile's context is cut to the model's"
+    assert config.seed is None
+
+
+def test_flag_beats_environment_beats_profile():
+    profile = replace(load_profile(), context=Count(100, "measured"), memory=Size("3GiB", "measured"))
+    assert settle(device=profile).context == 100
+    assert settle(device=profile).memory == 3 << 30
+    env = {"HOBBIT_CONTEXT": "90", "HOBBIT_MEMORY": "2GiB", "OTHER": "x", "HOBBIT_SOMETHING_ELSE": "1"}
+    assert settle(env, device=profile).context == 90
+    assert settle(env, device=profile, context=80).context == 80
+    assert settle(env, device=profile).memory == 2 << 30
+    assert settle(env, device=profile, memory="auto").memory is None
+    assert settle({"HOBBIT_CONTEXT": ""}, device=profile).context == 100
+
+
+def test_every_option_has_an_environment_twin():
+    env = {
+        "PROFILE": "orin-nano-8gb", "MEMORY": "1GiB", "EXPERT_MEMORY": "100MiB", "TIER": "bf16", "POLICY": "lossless",
+        "EVICTION": "lru", "BACKEND": "auto", "THREADS": "3", "IO_THREADS": "7", "DIRECT_IO": "off", "CONTEXT": "64",
+        "SEED": "5",
+    }  # fmt: skip
+    assert {name.lower() for name in env} | {"max_kld"} == {field.name for field in fields(EngineOptions)}
+    config = settle({f"HOBBIT_{name}": value for name, value in env.items()})
+    assert config.profile.name == "orin-nano-8gb"
+    assert (config.memory, config.expert_memory, config.tier) == (1 << 30, 100 << 20, 16)
+    assert (config.eviction, config.threads, config.io_threads) == ("lru", 3, 7)
+    assert (config.direct_io, config.context, config.seed) == (False, 64, 5)
+
+
+@pytest.mark.parametrize(("given", "tier"), [(4, 4), ("2", 2), ("bf16", 16), (16, 16), ("auto", 8)])
+def test_tiers(given, tier):
+    assert settle(tier=given).tier == tier
+
+
+def test_the_profiles_tier_is_cut_to_what_the_bundle_has():
+    for wanted, tier in ((6, 4), (8, 8), (2, 2), ("auto", 8)):
+        profile = replace(load_profile(), tier=Tier(wanted, "measured"))
+        assert settle(device=profile).tier == tier
+    assert settle(manifest=small_manifest((4,)), device=replace(load_profile(), tier=Tier(2, "measured"))).tier == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("memory", "lots", "expected a size such as 512MiB"),
+        ("expert_memory", "0", "expected a size above zero"),
+        ("tier", "6", r"expected one of this bundle's tiers 2, 4, 8, bf16, got '6'"),
+        ("policy", "losless", "Did you mean 'lossless'"),
+        ("eviction", "lfu", "expected one of lru, lcu"),
+        ("backend", "gpu", "expected one of auto, cpu, cuda"),
+        ("threads", "0", "expected 1 to 1024, got 0"),
+        ("threads", "two", "expected a whole number, got 'two'"),
+        ("io_threads", "1.5", "expected a whole number"),
+        ("direct_io", "maybe", "expected on or off"),
+        ("context", "129", "expected 1 to 128, got 129"),
+        ("seed", "-1", "expected 0 to"),
+        ("max_kld", "0.1", "rate-distortion policy is not in this version"),
+        ("profile", "orin", "expected one of agx-orin-32gb"),
+    ],
+)
+def test_a_bad_value_is_named_by_its_source(name, value, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        settle({f"HOBBIT_{name.upper()}": value})
+    if name != "profile":
+        assert str(caught.value).startswith(f"HOBBIT_{name.upper()}: ")
+    with pytest.raises(ConfigError, match=message):
+        settle(**{name: value})
+
+
+def test_cuda_is_never_a_silent_cpu_run():
+    for options in ({"backend": "cuda"}, {"env": {"HOBBIT_BACKEND": "cuda"}}):
+        with pytest.raises(DeviceError, match="no CUDA backend in this version"):
+            settle(**options)
+
+
+def test_unknown_options_are_refused():
+    with pytest.raises(ConfigError, match=r"unknown option 'memroy'\. Did you mean 'memory'"):
+        EngineOptions.from_keywords({"memroy": "1GiB"})

@@ -1,0 +1,123 @@
+"""The memory plan: sums, floors, refusals and what they advise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_runtime.errors import BudgetError
+from edge_runtime.limits import SystemLimits
+from edge_runtime.memory import Ceiling, MemoryNeeds, memory_ceiling, plan_memory
+
+MIB = 1 << 20
+
+NEEDS = MemoryNeeds(
+    runtime_bytes=60 * MIB, trunk_bytes=200 * MIB, kv_bytes_per_token=64 << 10, context=2048, scratch_bytes=20 * MIB,
+    tokenizer_bytes=10 * MIB, headroom_bytes=16 * MIB, slot_bytes={2: 1 * MIB, 4: 2 * MIB, 8: 4 * MIB}, tier=8,
+    num_experts=32, num_expert_layers=8, top_k=4,
+)  # fmt: skip
+FIXED = (60 + 200 + 128 + 20 + 10 + 16) * MIB
+
+
+def budget(mib: int) -> Ceiling:
+    return Ceiling(mib * MIB, "--memory")
+
+
+def test_the_lines_add_up():
+    plan = plan_memory(NEEDS, budget(600))
+    assert [line.name for line in plan.lines] == [
+        "runtime libraries", "trunk", "KV cache", "scratch", "tokenizer", "headroom", "expert arena",
+    ]  # fmt: skip
+    assert plan.num_slots == (600 * MIB - FIXED) // (4 * MIB) == 41
+    assert plan.planned_bytes == FIXED + 41 * 4 * MIB <= plan.budget_bytes
+    assert plan.floor_bytes == FIXED + 16 * MIB
+    assert (plan.all_experts, plan.working_set) == (256, 32)
+    assert plan.warnings == ()
+    found = plan.to_json()
+    assert sum(line["bytes"] for line in found["lines"]) == found["planned_bytes"]
+    assert found["floor_bytes"] == plan.floor_bytes
+    table = plan.table()
+    assert table[2].split() == ["KV", "cache", "128", "MiB", "2048", "tokens", "x", "64.0", "KiB"]
+    assert "41 of 256 (16.0 %)" in table[-1]
+
+
+def test_never_more_slots_than_experts():
+    plan = plan_memory(NEEDS, budget(100_000))
+    assert plan.num_slots == 256
+    assert plan.cache_share == 1
+
+
+def test_the_expert_cap_is_within_the_ceiling():
+    assert plan_memory(NEEDS, budget(2000), expert_memory=50 * MIB).num_slots == 12
+    assert plan_memory(NEEDS, budget(600), expert_memory=5000 * MIB).num_slots == 41
+    with pytest.raises(BudgetError, match=r"--expert-memory: 15\.0 MiB holds 3 experts.*Raise it to 16\.0 MiB"):
+        plan_memory(NEEDS, budget(600), expert_memory=15 * MIB)
+
+
+def test_a_cache_below_one_tokens_working_set_warns():
+    plan = plan_memory(NEEDS, budget(FIXED // MIB + 40))
+    assert plan.num_slots == 10
+    assert "one token uses 32" in plan.warnings[0]
+    assert plan.table()[-1].startswith("warning: ")
+
+
+def test_the_floor_itself_fits_and_a_byte_less_does_not():
+    floor = NEEDS.floor_bytes()
+    assert plan_memory(NEEDS, Ceiling(floor, "--memory")).num_slots == NEEDS.top_k
+    with pytest.raises(BudgetError):
+        plan_memory(NEEDS, Ceiling(floor - 1, "--memory"))
+
+
+def test_a_refusal_has_the_sum_and_the_nearest_settings():
+    with pytest.raises(BudgetError) as caught:
+        plan_memory(NEEDS, budget(445))
+    text = str(caught.value)
+    assert "budget 445 MiB is below the floor 450 MiB" in text
+    assert "trunk 200 MiB" in text
+    assert "4 slots 16.0 MiB" in text
+    assert "Lower --context from 2048 to 1920 (floor 442 MiB)" in text
+    assert "--tier 4 (floor 442 MiB)" in text
+    assert "raise --memory to 450 MiB" in text
+
+
+def test_advice_that_would_not_help_is_not_given():
+    with pytest.raises(BudgetError) as caught:
+        plan_memory(NEEDS, Ceiling(100 * MIB, "cgroup limit of /sys/fs/cgroup/x"))
+    text = str(caught.value)
+    assert "--context" not in text
+    assert "--tier" not in text
+    assert "Free 350 MiB (the ceiling is the cgroup limit of /sys/fs/cgroup/x)" in text
+
+
+@given(mib=st.integers(1, 2000), tier=st.sampled_from([2, 4, 8]), context=st.integers(64, 8192))
+def test_a_plan_fits_and_a_refusals_advice_fits(mib, tier, context):
+    needs = replace(NEEDS, tier=tier, context=context)
+    try:
+        plan = plan_memory(needs, budget(mib))
+        assert plan.planned_bytes <= mib * MIB
+        assert NEEDS.top_k <= plan.num_slots <= 256
+    except BudgetError as err:
+        text = str(err)
+        if "--context" in text:
+            fits = int(text.split(f"from {context} to ")[1].split()[0])
+            plan_memory(replace(needs, context=fits), budget(mib))
+        if "--tier" in text:
+            plan_memory(replace(needs, tier=int(text.split("--tier ")[1][0])), budget(mib))
+
+
+def test_the_ceiling_is_the_tightest():
+    limits = SystemLimits(8000 * MIB, 4000 * MIB, 1000 * MIB, "/group")
+    assert memory_ceiling(limits, requested=500 * MIB) == Ceiling(500 * MIB, "--memory")
+    assert memory_ceiling(limits, requested=3000 * MIB, own_rss_bytes=60 * MIB) == Ceiling(
+        1060 * MIB, "cgroup limit of /group"
+    )
+    free = replace(limits, cgroup_free_bytes=None)
+    auto = memory_ceiling(free, own_rss_bytes=60 * MIB, reserve_bytes=1024 * MIB)
+    assert auto == Ceiling(3036 * MIB, "memory available less 1.00 GiB for the system")
+    assert memory_ceiling(free, requested=9000 * MIB, reserve_bytes=1024 * MIB) == Ceiling(
+        4000 * MIB, "memory available"
+    )
+    assert memory_ceiling(replace(free, available_bytes=MIB), reserve_bytes=1 << 30).bytes == 0

@@ -1,0 +1,61 @@
+"""Policies by name, and lossless."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge_runtime.errors import ConfigError
+from edge_runtime.policy import Registered, create_policy, parse_policy
+from edge_runtime.policy.base import Routing
+from edge_runtime.policy.lossless import Lossless
+
+
+class Recorder:
+    name = "recorder"
+
+    def __init__(self, *, num_experts: int, tier: int, **params) -> None:
+        self.given = {"num_experts": num_experts, "tier": tier, **params}
+
+
+FAKES = {"recorder": Registered(Recorder, {"t1": float, "depth": int, "soft": bool}), "lossless": Registered(Lossless)}
+
+
+def test_parameters_are_converted():
+    policy = create_policy("recorder:t1=0.6, depth=3,soft=true", num_experts=8, tier=4, policies=FAKES)
+    assert policy.given == {"num_experts": 8, "tier": 4, "t1": 0.6, "depth": 3, "soft": True}
+    assert parse_policy("recorder", FAKES) == ("recorder", {})
+    assert parse_policy("recorder:", FAKES) == ("recorder", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("losless", r"policy: expected one of .*lossless.*, got 'losless'\. Did you mean 'lossless'"),
+        ("", "policy: expected one of"),
+        ("lossless:x=1", "policy 'lossless': unknown parameter 'x'; it takes none"),
+        ("recorder:dept=1", r"unknown parameter 'dept'; it takes depth, soft, t1\. Did you mean 'depth'"),
+        ("recorder:t1", "expected param=value, got 't1'"),
+        ("recorder:t1=x", r"policy 'recorder'\.t1: expected float, got 'x'"),
+        ("recorder:depth=1.5", "expected int"),
+        ("recorder:soft=1", "expected true or false"),
+        ("recorder:t1=1,t1=2", "given twice"),
+    ],
+)
+def test_what_is_wrong_is_named(text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_policy(text, FAKES)
+
+
+def test_lossless_keeps_the_routers_choice():
+    policy = create_policy("lossless", num_experts=5, tier=6)
+    ids = np.array([[3, 1], [1, 0]], np.int32)
+    weights = np.array([[0.7, 0.3], [1.0, 0.0]], np.float32)
+    policy.begin_sequence()
+    plan = policy.decide(0, Routing(np.zeros((2, 5), np.float32), ids, weights), None)
+    assert (plan.topk_ids == ids).all()
+    assert (plan.topk_weights == weights).all()
+    assert plan.tiers.tolist() == [0, 6, 0, 6, 0], "an expert of weight exactly 0 is not read"
+    assert plan.tiers.dtype == np.uint8
+    assert (plan.substituted, plan.skipped, plan.route_changed) == (0, 0, 0)
+    assert (policy.name, policy.params) == ("lossless", {})
