@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import perf_counter_ns
 from typing import Protocol
 
 import numpy as np
@@ -24,9 +23,7 @@ class Kernels(Protocol):
         """Take float32 [T, D] as the input of the runs that follow."""
         ...
 
-    def run(
-        self, tier: int, segments: NDArray[np.uint64], starts: NDArray[np.int32], pairs: NDArray[np.int32]
-    ) -> None:
+    def run(self, tier: int, segments: NDArray[np.uint64], starts: NDArray[np.int32], pairs: NDArray[np.int32]) -> None:
         """Compute experts for their (token, rank) pairs."""
         ...
 
@@ -59,8 +56,8 @@ class Decoder:
         """Run int32 [N] tokens in chunks; return the logits float32 [V] after the last one."""
         for start in range(0, len(token_ids), self.max_chunk):
             chunk = token_ids[start : start + self.max_chunk]
-            last = start + len(chunk) == len(token_ids)
-            logits = self.forward(chunk, kv, slice(len(chunk) - 1, len(chunk)) if last else slice(0, 0))
+            is_last = start + len(chunk) == len(token_ids)
+            logits = self.forward(chunk, kv, slice(len(chunk) - 1, len(chunk)) if is_last else slice(0))
         last: F32 = logits[0]
         return last
 
@@ -81,7 +78,8 @@ class Decoder:
             moe = self._run_experts(layer_idx, out) if layer.sparse else None
         self.cache.end_pass()
         with self.spans.span("trunk"):
-            logits = self.trunk.head(moe, rows)
+            wants_logits = len(range(*rows.indices(len(token_ids)))) > 0
+            logits = self.trunk.head(moe, rows) if wants_logits else np.empty((0, self.spec.vocab_size), np.float32)
             self.trunk.commit()
         return logits
 
@@ -94,29 +92,21 @@ class Decoder:
         self.cache.counters.add_plan(plan)
         jobs = PairsByExpert(plan)
         moe = self._moe[: len(out.x)]
-        shared: F32 | None = None
-        started = perf_counter_ns()
-        self.kernels.quantize(out.x)
-        self.spans.add("experts", perf_counter_ns() - started)
-        wants_shared = spec.layers[layer_idx].shared_intermediate is not None
-        for ready in self.cache.stream(layer_idx, plan.tiers):
-            started = perf_counter_ns()
-            starts, pairs = jobs.of(ready.experts)
-            self.kernels.run(self.cache.tier, ready.segments, starts, pairs)
-            self.spans.add("experts", perf_counter_ns() - started)
-            if wants_shared and shared is None:
-                # the first batch holds the residents: misses are in flight while the shared expert runs
-                shared = self._run_shared(layer_idx)
-        started = perf_counter_ns()
-        self.kernels.combine(plan.topk_weights, moe)
-        self.spans.add("experts", perf_counter_ns() - started)
-        if wants_shared:
-            moe += self._run_shared(layer_idx) if shared is None else shared
+        ready = self.cache.stream(layer_idx, plan.tiers)  # reads of missing experts are under way from here on
+        shared = spec.layers[layer_idx].shared_intermediate is not None
+        if shared:
+            with self.spans.span("trunk"):
+                shared_out = self.trunk.run_shared(layer_idx)
+        with self.spans.span("experts"):
+            self.kernels.quantize(out.x)
+        for batch in ready:
+            with self.spans.span("experts"):
+                self.kernels.run(self.cache.tier, batch.segments, *jobs.of(batch.experts))
+        with self.spans.span("experts"):
+            self.kernels.combine(plan.topk_weights, moe)
+        if shared:
+            moe += shared_out
         return moe
-
-    def _run_shared(self, layer_idx: int) -> F32:
-        with self.spans.span("trunk"):
-            return self.trunk.run_shared(layer_idx)
 
 
 class PairsByExpert:

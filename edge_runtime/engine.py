@@ -239,7 +239,9 @@ class Engine:
             raise RequestError("engine: it is closed. Open the bundle again.")
         ids = np.asarray(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
         if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
-            raise RequestError(f"prompt: expected text or a list of token ids, got an array of {ids.dtype} {ids.shape}.")
+            raise RequestError(
+                f"prompt: expected text or a list of token ids, got an array of {ids.dtype} {ids.shape}."
+            )
         if not ids.size:
             raise RequestError("prompt: expected at least one token, got none.")
         if ids.min() < 0 or ids.max() >= self.spec.vocab_size:

@@ -123,7 +123,12 @@ def check_spec(spec: ModelSpec, where: str = "model") -> None:
     need(spec.expert_intermediate % 32 == 0, "expert_intermediate", "a multiple of 32", spec.expert_intermediate)
     need(0 < spec.rms_eps < 1, "rms_eps", "between 0 and 1", spec.rms_eps)
     need(spec.rope.theta > 0, "rope.theta", "above 0", spec.rope.theta)
-    need(spec.rope.dim % 2 == 0 and 0 < spec.rope.dim <= spec.head_dim, "rope.dim", "even, at most head_dim", spec.rope.dim)
+    need(
+        spec.rope.dim % 2 == 0 and 0 < spec.rope.dim <= spec.head_dim,
+        "rope.dim",
+        "even, at most head_dim",
+        spec.rope.dim,
+    )
     need(spec.clip_qkv is None or spec.clip_qkv > 0, "clip_qkv", "above 0", spec.clip_qkv)
     for i, layer in enumerate(spec.layers):
         need(layer.sparse or bool(layer.dense_intermediate), f"layers[{i}]", "sparse or dense_intermediate", layer)

@@ -52,7 +52,9 @@ class Tokenizer:
         """Return the text of token ids."""
         return str(self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens))
 
-    def apply_chat_template(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True, **extra: Any) -> str:
+    def apply_chat_template(
+        self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True, **extra: Any
+    ) -> str:
         """Render messages (role, content) as the prompt this model was trained on.
 
         Raises:
@@ -64,7 +66,9 @@ class Tokenizer:
         from jinja2 import TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        env = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
         env.filters["tojson"] = lambda value, **kw: json.dumps(value, ensure_ascii=False, **kw)
         env.globals["raise_exception"] = _raise_from_template
         names = {k: _token_text(self._config.get(k)) for k in ("bos_token", "eos_token", "pad_token", "unk_token")}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from families import write_tokenizer
 from numpy.typing import NDArray
 
 DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "uint8": "U8"}
@@ -41,7 +42,8 @@ def write_raw(path: Path, header: bytes, data: Iterable[bytes]) -> None:
 def qwen3_config(hidden: int, intermediate: int, experts: int, layers: int, **options: Any) -> dict[str, Any]:
     """config.json of a qwen3_moe model."""
     return {
-        "model_type": "qwen3_moe", "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers,
+        "model_type": "qwen3_moe", "hidden_size": hidden, "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
         "moe_intermediate_size": intermediate, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
         "num_experts": experts, "num_experts_per_tok": 2, "vocab_size": 512, "max_position_embeddings": 256,
         "norm_topk_prob": True, "eos_token_id": 256, **options,
@@ -75,7 +77,7 @@ def write_qwen3(out: Path, config: Mapping[str, Any], seed: int = 0) -> Path:
     """Write a random bfloat16 checkpoint, one tensor in memory at a time."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(config))
-    (out / "tokenizer.json").write_text("{}")
+    write_tokenizer(out)
     shapes = qwen3_shapes(config)
     header, at = {}, 0
     for name, shape in shapes.items():

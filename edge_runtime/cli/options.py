@@ -17,7 +17,9 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Add BUNDLE and the common flags of the contract."""
     parser.add_argument("bundle", metavar="BUNDLE", help="directory written by hobbit-export")
     group = parser.add_argument_group("engine (environment twins: HOBBIT_MEMORY, HOBBIT_TIER, ...)")
-    group.add_argument("--profile", metavar="NAME|PATH", help="device profile, such as orin-nano-8gb (default: generic)")
+    group.add_argument(
+        "--profile", metavar="NAME|PATH", help="device profile, such as orin-nano-8gb (default: generic)"
+    )
     group.add_argument("--memory", metavar="SIZE|auto", help="ceiling for the whole process, such as 2GiB")
     group.add_argument("--expert-memory", metavar="SIZE", help="ceiling for cached experts alone, within --memory")
     group.add_argument("--tier", metavar="8|6|4|2|bf16", help="precision that counts as full (default: deepest stored)")
@@ -31,14 +33,18 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--context", metavar="N", help="tokens of KV cache")
     group.add_argument("--seed", metavar="N", help="seed of sampling")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of text")
-    parser.add_argument("--no-self-check", action="store_true", help="skip the numerical check of a bundle's first start")
+    parser.add_argument(
+        "--no-self-check", action="store_true", help="skip the numerical check of a bundle's first start"
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log what the engine does to stderr")
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the sampling flags."""
     group = parser.add_argument_group("sampling")
-    group.add_argument("-n", "--max-tokens", type=int, metavar="N", help="tokens to generate (default: 128)", default=128)
+    group.add_argument(
+        "-n", "--max-tokens", type=int, metavar="N", help="tokens to generate (default: 128)", default=128
+    )
     group.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0 is greedy (default)")
     group.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest; 0: all")
     group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from the smallest set reaching P")

@@ -46,7 +46,10 @@ def statistics_rows(report: RunReport) -> list[tuple[str, str]]:
     policy = report.policy["name"] + _params(report.policy["params"])
     return [
         ("prompt", f"{t['prompt_n']} tokens, {_number(t['prompt_per_second'])} tok/s"),
-        ("generated", f"{t['predicted_n']} tokens, {_number(t['predicted_per_second'])} tok/s ({report.finish_reason})"),
+        (
+            "generated",
+            f"{t['predicted_n']} tokens, {_number(t['predicted_per_second'])} tok/s ({report.finish_reason})",
+        ),
         ("first token", f"{_number(t['ttft_ms'])} ms (loading {_number(t['load_ms'])} ms)"),
         ("expert lookups", f"{e['lookups']}: {e['hits']} hit, {e['late']} late, {e['misses']} miss{_hit_rate(e)}"),
         ("bytes read", f"{format_size(e['bytes_read'])}, {format_size(e['bytes_per_token'] or 0)} a token"),

@@ -52,7 +52,9 @@ class Bundle:
         path = self.path / part.name
         try:
             if path.resolve(strict=True) != self.path.resolve() / part.name:
-                raise BundleError(f"{part.name}: expected a plain file inside the bundle, found a link leading elsewhere.")
+                raise BundleError(
+                    f"{part.name}: expected a plain file inside the bundle, found a link leading elsewhere."
+                )
             found = path.stat()
         except OSError as err:
             raise BundleError(f"{part.name}: cannot be opened: {err.strerror}. Export the bundle again.") from err

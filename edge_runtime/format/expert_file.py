@@ -97,7 +97,9 @@ def parse_header(data: bytes, name: str) -> ExpertFileHeader:
             raise BundleError(f"{name}: {what}: expected {expected}, got {got}. Export the bundle again.")
 
     need(len(data) >= _FIXED.size, "header", f"at least {_FIXED.size} bytes", f"{len(data)} (truncated)")
-    magic, version, kind, layer, experts, hidden, inter, segments, group, total, stride, *rest = _FIXED.unpack_from(data)
+    magic, version, kind, layer, experts, hidden, inter, segments, group, total, stride, *rest = _FIXED.unpack_from(
+        data
+    )
     need(magic == MAGIC, "magic", MAGIC, magic)
     need(version == VERSION, "version", VERSION, version)
     need(kind in (KIND_PROGRESSIVE, KIND_BF16), "kind", "0 or 1", kind)

@@ -176,7 +176,9 @@ def read(bundle: Path) -> Manifest:
     except FileNotFoundError as err:
         if (bundle / "export.journal").exists():
             raise BundleError(f"{bundle}: the export is unfinished. Run hobbit-export again to resume it.") from err
-        raise BundleError(f"{bundle}: {NAME} is missing, so this is not a bundle. Write one with hobbit-export.") from err
+        raise BundleError(
+            f"{bundle}: {NAME} is missing, so this is not a bundle. Write one with hobbit-export."
+        ) from err
     except OSError as err:
         raise BundleError(f"{path}: cannot be read: {err.strerror}.") from err
     return parse(raw)

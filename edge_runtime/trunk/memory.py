@@ -1,4 +1,4 @@
-"""What a trunk run by ONNX Runtime takes of the memory, from sizes alone. Formulas: docs/adr/0105-trunk-memory.md."""
+"""What a trunk run by ONNX Runtime takes of the memory, from sizes alone. Formulas: docs/adr/0011-trunk-memory.md."""
 
 from __future__ import annotations
 

@@ -79,5 +79,5 @@ def count_uses(bundle: Path, text: Path, memory_bytes: int) -> dict[str, Any]:
     from edge_runtime.engine import Engine
 
     with Engine.open(bundle, memory=memory_bytes, policy="lossless", self_check=False) as engine:
-        counts = engine.routing_counts(text.read_text("utf-8"), max_tokens=MAX_CALIBRATION_TOKENS)  # type: ignore[attr-defined]
+        counts = engine.routing_counts(text.read_text("utf-8"), max_tokens=MAX_CALIBRATION_TOKENS)
     return {"tokens": counts.tokens, "layers": {str(i): [int(n) for n in row] for i, row in counts.layers.items()}}

@@ -70,7 +70,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="go on with an unfinished export; --no-resume starts over and replaces a complete bundle",
     )
     add("--dry-run", action="store_true", help="print the size of every kind of part and write nothing")
-    add("--verify", action="store_true", help="check every byte at the end; a complete bundle is only checked")
+    add(
+        "--verify",
+        action="store_true",
+        help="check every byte, and the logits, at the end; a complete bundle is only checked",
+    )
     add("--json", action="store_true", help="print one JSON object on stdout")
     return parser
 
@@ -108,6 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HobbitError as err:
         sys.stderr.write(f"hobbit-export: {err}\n")
         return err.exit_code
+    except ModuleNotFoundError as err:
+        if err.name != "onnx":
+            raise
+        sys.stderr.write("hobbit-export: onnx is not installed. Install it with: pip install 'hobbit-edge[export]'\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("hobbit-export: interrupted. Run the same command again to resume.\n")
         return 1
@@ -137,7 +146,7 @@ def _export(options: ExportOptions, arguments: argparse.Namespace) -> dict[str, 
         check_same_source(options)
     else:
         report |= asdict(export(options, quiet=arguments.json))
-    report["verified_parts"] = verify(options, quiet=arguments.json) if arguments.verify else None
+    report["verified"] = verify(options, quiet=arguments.json) if arguments.verify else None
     return report
 
 
@@ -169,10 +178,16 @@ def _summary(report: dict[str, Any]) -> str:
         lines += [f"{name}: {fit}" for name, fit in report["profiles"].items()]
         return "\n".join(lines)
     if "bundle_id" not in report:
-        return f"{report['bundle']}: {report['verified_parts']} parts verified"
-    checked = f", {report['verified_parts']} parts verified" if report["verified_parts"] is not None else ""
+        return f"{report['bundle']}: {_verified(report)[2:]}"
+    checked = _verified(report) if report["verified"] else ""
     resumed = f", {report['steps_resumed']} steps resumed" if report["steps_resumed"] else ""
     return (
         f"{report['bundle']}: {format_size(report['bytes'])} in {report['num_parts']} parts, "
         f"{report['seconds']:.1f} s, peak memory {format_size(report['peak_rss_bytes'])}{resumed}{checked}"
     )
+
+
+def _verified(report: dict[str, Any]) -> str:
+    check = report["verified"]["self_check"]
+    logits = f"logits agree with the source ({check['correlation']:.4f})" if check else "self-check skipped"
+    return f", {report['verified']['parts']} parts verified, {logits}"

@@ -1,8 +1,11 @@
-"""`--verify`: re-open a finished bundle, check that it is the one asked for, and check every byte of it."""
+"""`--verify`: re-open a finished bundle, check that it is the one asked for, every byte of it, and what it computes."""
 
 from __future__ import annotations
 
-from edge_runtime.errors import ConfigError
+import logging
+from typing import Any
+
+from edge_runtime.errors import BudgetError, ConfigError
 from edge_runtime.format.bundle import Bundle
 from edge_runtime.sizes import MIB
 from edge_runtime.verification import check_bundle
@@ -10,6 +13,8 @@ from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.options import ExportOptions
 from hobbit_export.progress import Progress
 from hobbit_export.source import file_sha256
+
+_log = logging.getLogger(__name__)
 
 
 def check_same_source(options: ExportOptions) -> None:
@@ -34,14 +39,31 @@ def check_same_source(options: ExportOptions) -> None:
             )
 
 
-def verify(options: ExportOptions, *, quiet: bool = False) -> int:
-    """Check hashes and structure of every part and return their number.
+def verify(options: ExportOptions, *, quiet: bool = False) -> dict[str, Any]:
+    """Check hashes and structure of every part, then run the numerical self-check.
+
+    Returns:
+        `parts`: their number; `self_check`: its outcome at the deepest tier, or None where the runtime does not fit
+        into --memory.
 
     Raises:
-        BundleError: names the damaged part.
+        BundleError: names the damaged part, or the runtime's logits are not those of the source.
     """
     bundle = Bundle.open(options.out)
     total = sum(p.bytes for p in bundle.manifest.parts)
     with Progress(total, 1, quiet=quiet or total < 64 * MIB) as progress:
         progress.begin("verify")
-        return check_bundle(bundle, lambda _, count: progress.advance(count))
+        parts = check_bundle(bundle, lambda _, count: progress.advance(count))
+    return {"parts": parts, "self_check": _self_check(options)}
+
+
+def _self_check(options: ExportOptions) -> dict[str, Any] | None:
+    from edge_runtime.engine import Engine
+    from edge_runtime.selfcheck import self_check
+
+    try:
+        with Engine.open(options.out, memory=options.memory_bytes, policy="lossless", self_check=False) as engine:
+            return self_check(engine, engine.parts.bundle, engine.parts.config.tier).to_json()
+    except BudgetError as err:
+        _log.warning("self-check skipped, --memory is too small for the runtime: %s", err)
+        return None

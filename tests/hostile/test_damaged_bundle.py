@@ -81,7 +81,9 @@ def test_a_flipped_bit_in_an_expert_header_is_refused_at_open(bundle):
         flip(bundle / "experts" / "layer_002.hbx", at)
 
 
-@pytest.mark.parametrize("name", ["experts/layer_001.hbx", "trunk/layer_000.data", "trunk/embed.bin", "tokenizer/tokenizer.json"])
+@pytest.mark.parametrize(
+    "name", ["experts/layer_001.hbx", "trunk/layer_000.data", "trunk/embed.bin", "tokenizer/tokenizer.json"]
+)
 def test_truncated_grown_and_missing_parts_are_refused(bundle, name):
     path = bundle / name
     size = path.stat().st_size

@@ -1,7 +1,8 @@
-"""Checkpoints that lie: every lie is a BundleError (or ConfigError) naming file and tensor, never a crash or a read past the end."""
+"""Checkpoints that lie: every lie is an error naming file and tensor, never a crash or a read past the end."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from pathlib import Path
@@ -82,10 +83,8 @@ def test_file_too_short_for_a_header(tmp_path: Path, size: int) -> None:
 def test_any_bytes_are_refused_or_read(tmp_path_factory: pytest.TempPathFactory, raw: bytes, data: int) -> None:
     path = tmp_path_factory.mktemp("fuzz") / "model.safetensors"
     write_raw(path, raw, [bytes(data)])
-    try:
+    with contextlib.suppress(BundleError):
         read_header(path)
-    except BundleError:
-        pass
 
 
 @settings(max_examples=300, deadline=None)
@@ -136,7 +135,7 @@ def test_tensor_in_two_files(tmp_path: Path) -> None:
         )
     index = {"weight_map": {"w": "a.safetensors", "a": "a.safetensors", "b": "b.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(BundleError, match="tensor 'w': is also in a.safetensors"):
+    with pytest.raises(BundleError, match=r"tensor 'w': is also in a\.safetensors"):
         Checkpoint.open(tmp_path)
 
 

@@ -104,7 +104,9 @@ def test_quality_of_each_tier_on_held_out_text(model_bundle):
                         meter.add(expected[i], actual[i], window[i + 1] if i + 1 < len(window) else None)
         figures[tier] = meter.result()
         q = figures[tier]
-        print(f"tier {tier}: KLD {q.kld_mean:.6f}, top-1 {100 * q.top1_agreement:.2f} %, ppl {q.ppl:.3f}/{q.baseline_ppl:.3f}")
+        print(
+            f"tier {tier}: KLD {q.kld_mean:.6f}, top-1 {100 * q.top1_agreement:.2f} %, ppl {q.ppl:.3f}/{q.baseline_ppl:.3f}"
+        )
     assert figures[8].kld_mean <= 0.002
     assert figures[8].top1_agreement >= 0.98
     assert figures[8].kld_mean <= figures[6].kld_mean <= figures[4].kld_mean <= figures[2].kld_mean

@@ -57,7 +57,18 @@ def test_run_json_is_the_contract(model_bundle, capsys):
 
 
 def test_text_goes_to_stdout_and_statistics_to_stderr(model_bundle):
-    command = [sys.executable, "-m", "edge_runtime", "run", str(model_bundle), *ENGINE, "--prompt", "import os", "-n", "8"]
+    command = [
+        sys.executable,
+        "-m",
+        "edge_runtime",
+        "run",
+        str(model_bundle),
+        *ENGINE,
+        "--prompt",
+        "import os",
+        "-n",
+        "8",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip()
     assert "tok/s" not in done.stdout
@@ -119,7 +130,16 @@ def test_plan_adds_up(model_bundle, capsys):
 
 
 def test_eval_of_the_baseline_itself_is_exact_and_lower_tiers_are_worse(model_bundle, capsys):
-    common = ["eval", str(model_bundle), *ENGINE, "--text", str(MODEL / "heldout_python.txt"), "--tokens", "48", "--json"]
+    common = [
+        "eval",
+        str(model_bundle),
+        *ENGINE,
+        "--text",
+        str(MODEL / "heldout_python.txt"),
+        "--tokens",
+        "48",
+        "--json",
+    ]
     same = run_json(capsys, *common, "--tier", "bf16")["quality"]
     assert same["kld_mean"] == 0
     assert same["top1_agreement"] == 1
@@ -149,7 +169,9 @@ def test_chat_keeps_the_conversation(model_bundle, monkeypatch, capsys):
 
 
 def test_verify_passes_and_says_how_close(model_bundle, capsys):
-    result = run_json(capsys, "verify", str(model_bundle), "--memory", "1GiB", "--context", "128", "--json", "--tier", "bf16")
+    result = run_json(
+        capsys, "verify", str(model_bundle), "--memory", "1GiB", "--context", "128", "--json", "--tier", "bf16"
+    )
     assert result["self_check"]["correlation"] > 0.9999
     assert result["parts"] > 20
 

@@ -103,6 +103,7 @@ def test_fused_layout_gives_the_same_experts(case: str, tmp_path: Path) -> None:
 @pytest.mark.oracle
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_source_types(dtype: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
     checkpoint = make_checkpoint("qwen3_moe", tmp_path / "ck", dtype=dtype)
     export(options(checkpoint, tmp_path / "bundle"), quiet=True)
     with SourceModel.open(checkpoint).checkpoint as opened:
@@ -192,7 +193,8 @@ def test_json_verify_and_second_run(source_model: Path, tmp_path: Path) -> None:
     code, out, _ = run_export(source_model, "--out", bundle, "--json", "--verify")
     report = json.loads(out)
     assert code == 0
-    assert report["verified_parts"] == report["num_parts"]
+    assert report["verified"]["parts"] == report["num_parts"]
+    assert report["verified"]["self_check"]["correlation"] > 0.98
     assert report["steps_resumed"] == 0
     assert 0 < report["peak_rss_bytes"] < 1 << 30
     before = (bundle / "manifest.json").read_bytes()
@@ -201,7 +203,7 @@ def test_json_verify_and_second_run(source_model: Path, tmp_path: Path) -> None:
     assert (code, out) == (78, "")
     assert "already holds a complete bundle" in err
     code, out, _ = run_export(source_model, "--out", bundle, "--verify", "--json")
-    assert json.loads(out)["verified_parts"] == report["num_parts"]
+    assert json.loads(out)["verified"]["parts"] == report["num_parts"]
     code, _, err = run_export(source_model, "--out", bundle, "--verify", "--trunk", "int4")
     assert code == 78
     assert "--trunk: expected int4, the bundle there has int8" in err
@@ -285,10 +287,40 @@ def test_weights_that_are_not_finite(source_model: Path, tmp_path: Path) -> None
                 write_layer(source, 1, tmp_path, LayerJob(4, False, 1, 1 << 16))
 
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples/tiny-moe"
+
+
+def test_calibration_text_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text((EXAMPLE / "heldout_prose.txt").read_text()[:600])
+    plain = tmp_path / "plain"
+    export(options(EXAMPLE, plain, tiers=(2, 4)), quiet=True)
+    chosen = options(EXAMPLE, tmp_path / "bundle", tiers=(2, 4), calibrate=text)
+
+    def die(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hobbit_export.exporter.count_uses", die)
+    with pytest.raises(KeyboardInterrupt):
+        export(chosen, quiet=True)
+    monkeypatch.undo()
+    report = export(chosen, quiet=True)
+    assert report.steps_run == 1  # only the counting is left
+    assert Bundle.open(tmp_path / "bundle").manifest.bundle_id != Bundle.open(plain).manifest.bundle_id
+
+    data = json.loads((tmp_path / "bundle/calibration/experts.json").read_text())
+    without = json.loads((plain / "calibration/experts.json").read_text())
+    assert data["tokens"] > 50
+    for layer, other in zip(data["layers"], without["layers"], strict=True):
+        assert sum(layer["counts"]) == 4 * data["tokens"]
+        assert other["counts"] is None
+        assert layer["errors"] == other["errors"]
+
+
 def test_help_is_light() -> None:
     code = (
         "import sys; from hobbit_export.cli import build_parser; build_parser().format_help();"
-        "heavy = {'numpy', 'onnx', 'torch', 'rich', 'onnxruntime'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+        "heavy = {'numpy', 'onnx', 'torch', 'rich', 'onnxruntime'} & set(sys.modules); sys.exit(str(heavy or '') or 0)"
     )
     process = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, check=False)
     assert process.returncode == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -13,25 +14,41 @@ MIB = 1 << 20
 CEILING = 200 * MIB
 
 
+def run_measured(*arguments: object) -> tuple[int, str, str, int]:
+    """Exit code, stdout, stderr and peak resident bytes of an export."""
+    with hobbit_export(*arguments) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        text, problems = process.stdout.read(), process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, text, problems, usage.ru_maxrss * 1024
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("tiers", ["8", "8,bf16"])
-def test_peak_memory_stays_under_the_ceiling(tmp_path: Path, tiers: str) -> None:
-    layers = 6 if tiers == "8" else 3
+@pytest.mark.parametrize(("tiers", "layers"), [("8", 6), ("8,bf16", 3)])
+def test_peak_memory_stays_under_the_ceiling(tmp_path: Path, tiers: str, layers: int) -> None:
     checkpoint = write_qwen3(tmp_path / "big", qwen3_config(1024, 2048, 16, layers, vocab_size=8192))
-    source_bytes = (checkpoint / "model.safetensors").stat().st_size
-    assert source_bytes > 3 * CEILING
-    process = hobbit_export(
-        checkpoint, "--out", tmp_path / "bundle", "--memory", f"{CEILING}B", "--tiers", tiers, "--json"
-    )
-    out, err = process.stdout, process.stderr
-    assert out is not None
-    assert err is not None
-    text, problems = out.read(), err.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert (process.returncode, problems) == (0, "")
-    peak = usage.ru_maxrss * 1024
+    assert (checkpoint / "model.safetensors").stat().st_size > 3 * CEILING
+    flags = ("--out", tmp_path / "bundle", "--memory", f"{CEILING}B", "--tiers", tiers, "--json")
+    code, text, problems, peak = run_measured(checkpoint, *flags)
+    assert (code, problems) == (0, "")
     assert peak < CEILING
     report = json.loads(text)
     assert abs(report["peak_rss_bytes"] - peak) < 8 * MIB
     assert report["bytes_read"] == 2 * 3 * 1024 * 2048 * 16 * layers
+
+
+@pytest.mark.parametrize("trunk", ["fp32", "int8", "int4"])
+def test_the_floor_it_names_is_enough(tmp_path: Path, trunk: str) -> None:
+    """A wide trunk with a large vocabulary: the smallest ceiling that is accepted is kept."""
+    config = qwen3_config(1024, 256, 4, 1, vocab_size=24576, num_attention_heads=32)
+    checkpoint = write_qwen3(tmp_path / "wide", config)
+    flags = ("--out", tmp_path / "bundle", "--trunk", trunk)
+    code, _, problems, _ = run_measured(checkpoint, *flags, "--memory", "64MiB")
+    floor = re.search(r"Raise --memory to at least (\d+)MiB", problems)
+    assert code == 78
+    assert floor
+    code, _, problems, peak = run_measured(checkpoint, *flags, "--memory", f"{floor[1]}MiB")
+    assert code == 0, problems
+    assert peak < int(floor[1]) * MIB

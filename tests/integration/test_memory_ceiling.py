@@ -38,7 +38,18 @@ def run_command(bundle: Path, memory: str, *flags: str) -> list[str]:
 
 def floor_of(bundle: Path) -> int:
     """Ask `hobbit plan` for the smallest budget that fits."""
-    command = [sys.executable, "-m", "edge_runtime", "plan", str(bundle), "--memory", "4GiB", "--json", "--context", "1024"]
+    command = [
+        sys.executable,
+        "-m",
+        "edge_runtime",
+        "plan",
+        str(bundle),
+        "--memory",
+        "4GiB",
+        "--json",
+        "--context",
+        "1024",
+    ]
     done = subprocess.run([*command, "--tier", "8"], capture_output=True, text=True, check=True)
     return int(json.loads(done.stdout)["floor_bytes"])
 

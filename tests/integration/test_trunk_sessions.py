@@ -21,9 +21,10 @@ from edge_runtime.trunk.reference import ReferenceTrunk
 from edge_runtime.trunk.weights import layer_weight_shapes, top_weight_shapes
 
 SPEC = ModelSpec(
-    family="qwen3_moe", vocab_size=97, hidden=64, num_heads=4, num_kv_heads=2, head_dim=16, rms_eps=1e-6, max_context=4096,
-    rope=RopeSpec("default", 10000.0, 16), layers=[LayerSpec(True, shared_intermediate=40), LayerSpec(False, 300, 72)],
-    num_experts=8, top_k=2, expert_intermediate=32, norm_topk_prob=True, qk_norm="per_head", shared_expert_gate=True,
+    family="qwen3_moe", vocab_size=97, hidden=64, num_heads=4, num_kv_heads=2, head_dim=16, rms_eps=1e-6,
+    max_context=4096, rope=RopeSpec("default", 10000.0, 16), num_experts=8, top_k=2, expert_intermediate=32,
+    layers=[LayerSpec(True, shared_intermediate=40), LayerSpec(False, 300, 72)], norm_topk_prob=True,
+    qk_norm="per_head", shared_expert_gate=True,
 )  # fmt: skip
 
 

@@ -30,7 +30,18 @@ for name in ("generic", "orin-nano-8gb", "orin-nx-16gb", "agx-orin-32gb", "agx-o
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(out), str(REPO)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(out),
+        str(REPO),
+    ]
     command += ["-C", f"build-dir={out / 'build'}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -60,14 +71,23 @@ def test_installed_wheel_imports_everything_and_exports_and_runs(wheel, tmp_path
     run("-c", IMPORT_ALL, str(home))
     model = REPO / "examples" / "tiny-moe"
     run("-m", "hobbit_export", str(model), "--out", "bundle", "--tiers", "4", "--trunk", "int8")
-    assert run("-m", "edge_runtime", "run", "bundle", "--prompt", "def f(", "--max-tokens", "4", "--memory", "1GiB").strip()
+    assert run(
+        "-m", "edge_runtime", "run", "bundle", "--prompt", "def f(", "--max-tokens", "4", "--memory", "1GiB"
+    ).strip()
 
 
 def test_sdist_holds_what_a_build_needs(tmp_path):
     command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "-o", str(tmp_path), str(REPO)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    listing = subprocess.run(["tar", "tzf", str(next(tmp_path.glob("*.tar.gz")))], capture_output=True, text=True, check=True)
-    for needed in ("CMakeLists.txt", "export/hobbit_export/cli.py", "profiles/generic.yaml", "edge_runtime/kernels/src/"):
+    listing = subprocess.run(
+        ["tar", "tzf", str(next(tmp_path.glob("*.tar.gz")))], capture_output=True, text=True, check=True
+    )
+    for needed in (
+        "CMakeLists.txt",
+        "export/hobbit_export/cli.py",
+        "profiles/generic.yaml",
+        "edge_runtime/kernels/src/",
+    ):
         assert needed in listing.stdout, needed
     assert "model.safetensors" not in listing.stdout

@@ -58,6 +58,7 @@ def test_bare_config_equals_the_saved_default_config(family: str) -> None:
 @pytest.mark.oracle
 @pytest.mark.parametrize("case", sorted(FAMILY_CASES))
 def test_saved_config_of_every_case(case: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
     config = FAMILY_CASES[case]()
     config.save_pretrained(tmp_path)
     spec = read_model(json.loads((tmp_path / "config.json").read_text()), {})[0]
@@ -94,7 +95,8 @@ ROPES: list[dict[str, Any]] = [
     {"rope_theta": 2e4, "rope_scaling": {"type": "linear", "factor": 4.0}},
     {"rope_theta": 2e4, "rope_scaling": {"rope_type": "dynamic", "factor": 2}},
     {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512, "truncate": False}},
-    {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.5, "attention_factor": 1.5}},
+    {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.5}},
+    {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5}},
     {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
      "original_max_position_embeddings": 256},
     {"rope_parameters": {"rope_type": "yarn", "rope_theta": 3e4, "factor": 4.0, "beta_fast": 24, "beta_slow": 2}},

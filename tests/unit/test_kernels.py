@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -310,3 +312,13 @@ def test_scratch_is_allocated_once(experts: dict[tuple[int, int], list[Expert]])
     for _ in range(50):
         call()
     assert mallinfo2().uordblks - before < 4096
+
+
+def test_a_missing_extension_is_named_with_the_fix() -> None:
+    code = (
+        "import sys; sys.modules['edge_runtime.kernels._native'] = None\n"
+        "try:\n    import edge_runtime.kernels\nexcept ImportError as err:\n    print(err)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "native extension '_native' is missing" in shown
+    assert "pip install -e ." in shown

@@ -74,8 +74,8 @@ hobbit::Source source(const std::string& dtype, const Array& rows) {
   if (dtype == "f32" && got == nb::dtype<float>()) return hobbit::Source::f32;
   if (dtype == "bf16" && got == nb::dtype<uint16_t>()) return hobbit::Source::bf16;
   if (dtype == "f16" && got.code == 2 && got.bits == 16) return hobbit::Source::f16;
-  throw nb::value_error(("add_rows: expected dtype 'f32' with float32, 'f16' with float16 or 'bf16' with uint16 rows, got '" +
-                         dtype + "' with " + describe(rows)).c_str());
+  throw nb::value_error(("add_rows: expected dtype 'f32' with float32, 'f16' with float16 or 'bf16' with uint16 rows, "
+                         "got '" + dtype + "' with " + describe(rows)).c_str());
 }
 
 void add_rows(hobbit::ExpertEncoder& e, int matrix, int64_t row_start, const Array& rows, const std::string& dtype) {
@@ -84,7 +84,8 @@ void add_rows(hobbit::ExpertEncoder& e, int matrix, int64_t row_start, const Arr
   if (row_start < 0) throw nb::value_error("add_rows: row_start must not be negative");
   const size_t cols = e.layout().cols(matrix);
   if (rows.ndim() != 2 || rows.shape(1) != cols || !contiguous(rows))
-    throw nb::value_error(("add_rows: expected C-contiguous [n, " + std::to_string(cols) + "], got " + describe(rows)).c_str());
+    throw nb::value_error(("add_rows: expected C-contiguous [n, " + std::to_string(cols) + "], got " +
+                           describe(rows)).c_str());
   const size_t count = rows.shape(0);
   nb::gil_scoped_release release;
   e.add_rows(matrix, size_t(row_start), rows.data(), count, from);

@@ -139,7 +139,8 @@ inline Steps best_steps(const Group& g, VF a, VF b, VF row_scale, VF row_min) {
     for (int i = -1; i <= 1; ++i)
       for (int j = -1; j <= 1; ++j) {
         if (i == 0 && j == 0) continue;
-        const Steps s{vmax(vmin(centre.scale + float(i), all(255)), all(0)), vmax(vmin(centre.min + float(j), all(255)), all(0))};
+        const Steps s{vmax(vmin(centre.scale + float(i), all(255)), all(0)),
+                      vmax(vmin(centre.min + float(j), all(255)), all(0))};
         const VF e = stored_error(g, row_scale * s.scale, -row_min * s.min);
         const auto better = e < error;
         best.scale = better ? s.scale : best.scale;

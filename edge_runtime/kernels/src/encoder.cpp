@@ -16,6 +16,11 @@ constexpr uint32_t kLargest = 0x58635fa9;
 
 [[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument("ExpertEncoder: " + message); }
 
+int check_threads(int threads) {
+  if (threads < 1 || threads > 256) refuse("threads must be in 1..256, got " + std::to_string(threads));
+  return threads;
+}
+
 float from_bits(uint32_t bits) {
   float v;
   std::memcpy(&v, &bits, 4);
@@ -63,7 +68,7 @@ bool transpose(const uint8_t* rows, size_t cols, float* tile, size_t& bad_row, C
 ExpertEncoder::ExpertEncoder(int layer, int expert, size_t hidden, size_t intermediate, int num_segments, bool bf16,
                              int threads, const std::string& isa)
     : layout_{hidden, intermediate},
-      pool_(threads >= 1 && threads <= 256 ? threads : (refuse("threads must be in 1..256, got " + std::to_string(threads)), 1)),
+      pool_(check_threads(threads)),
       encode_(find_kernels(isa).encode) {
   for (size_t dim : {hidden, intermediate})
     if (dim == 0 || dim % kGroup || dim > (1u << 20))
@@ -99,7 +104,8 @@ void ExpertEncoder::write_header(int layer, int expert) {
 }
 
 void ExpertEncoder::add_rows(int matrix, size_t row_start, const void* rows, size_t count, Source source) {
-  if (matrix < kGate || matrix > kDown) refuse("matrix must be 0 (gate), 1 (up) or 2 (down), got " + std::to_string(matrix));
+  if (matrix < kGate || matrix > kDown)
+    refuse("matrix must be 0 (gate), 1 (up) or 2 (down), got " + std::to_string(matrix));
   const std::string name = kMatrixName[matrix];
   if (finished_) refuse("add_rows after finish(): call reset() first");
   if (row_start % kPanelRows || count % kPanelRows || count == 0)
@@ -120,14 +126,16 @@ void ExpertEncoder::add_rows(int matrix, size_t row_start, const void* rows, siz
     const size_t t = size_t(thread);
     for (size_t p = panels * t / threads; p < panels * (t + 1) / threads; ++p) {
       size_t row = 0;
-      if (encode_one(workers_[t], matrix, first + p, static_cast<const uint8_t*>(rows) + p * bytes, source, row)) continue;
+      const uint8_t* from = static_cast<const uint8_t*>(rows) + p * bytes;
+      if (encode_one(workers_[t], matrix, first + p, from, source, row)) continue;
       bad[t] = (first + p) * kPanelRows + row;
       return;
     }
   };
   pool_.run(job);
   const size_t worst = *std::min_element(bad.begin(), bad.end());
-  if (worst != SIZE_MAX) refuse(name + ": row " + std::to_string(worst) + " holds a non-finite weight (or one beyond 1e15)");
+  if (worst != SIZE_MAX)
+    refuse(name + ": row " + std::to_string(worst) + " holds a non-finite weight (or one beyond 1e15)");
   for (size_t p = 0; p < panels; ++p) added_[panel_index(matrix, first + p)] = 1;
 }
 
@@ -143,7 +151,8 @@ bool ExpertEncoder::encode_one(Worker& worker, int matrix, size_t panel, const u
   if (!finite) return false;
   PanelTarget target{segments_[0].data() + layout_.meta_offset(matrix, panel), {}};
   const size_t at = layout_.plane_offset(matrix, panel);
-  for (size_t s = 0; s < segments_.size(); ++s) target.plane[s] = segments_[s].data() + layout_.plane_start(int(s)) + at;
+  for (size_t s = 0; s < segments_.size(); ++s)
+    target.plane[s] = segments_[s].data() + layout_.plane_start(int(s)) + at;
   encode_(tile, layout_.groups(matrix), worker.fits.data(), target, stats_[panel_index(matrix, panel)]);
   if (!bf16_.empty()) write_bf16(tile, matrix, panel);
   return true;

@@ -2,8 +2,8 @@
 
 namespace hobbit {
 
-// About 20-50 us: longer than the gap between two phases of a layer, far shorter than a trunk
-// step, so that waiting workers never hold a core that the dense engine needs.
+// About 30 to 100 us (a pause is 40 to 140 cycles): longer than the gap between two phases of a
+// layer, far shorter than a trunk step, so that waiting workers never hold a core that the dense engine needs.
 constexpr int kSpins = 2000;
 
 static inline void relax() {

@@ -1,7 +1,7 @@
 """Building blocks of a decoder layer as plain ONNX operators that ONNX Runtime and TensorRT 10.3 both know.
 
 The cache is a read-only input and the softmax runs over cached and new keys at once; query heads of one key head are
-folded into the rows of one product. See docs/adr/0104-portable-lowering.md.
+folded into the rows of one product. See docs/adr/0010-portable-trunk-graphs.md.
 """
 
 from __future__ import annotations

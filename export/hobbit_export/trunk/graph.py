@@ -1,7 +1,7 @@
 """A small ONNX graph builder: names nodes, keeps vectors inline and matrices in one external data file.
 
 ONNX Runtime maps external data and drops the mapping of what it repacks: matrices. Vectors (norms, biases, scales) are
-used as they are, so they go inline, where they become anonymous memory. See docs/adr/0105-trunk-memory.md.
+used as they are, so they go inline, where they become anonymous memory. See docs/adr/0011-trunk-memory.md.
 """
 
 from __future__ import annotations

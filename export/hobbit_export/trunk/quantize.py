@@ -17,8 +17,8 @@ F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
 BLOCK_SIZE = 128
-# int4: shrink factors of the range tried for the lowest squared error, each refined by least squares; 8/7 keeps weights that
-# already lie on a grid of -7..7
+# int4: shrink factors of the range tried for the lowest squared error, each refined by least squares; 8/7 keeps
+# weights that already lie on a grid of -7..7
 _SHRINK = (8 / 7, 1.0, 0.94, 0.88, 0.82, 0.76)
 
 
