@@ -138,7 +138,13 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
         bundle, config.tier, io_threads=config.io_threads, direct_io=config.direct_io, chunk_bytes=config.read_chunk
     )
     try:
-        trunk = OrtTrunk(bundle.path, spec, threads=config.threads, max_chunk=config.prefill_chunk)
+        trunk = OrtTrunk(
+            bundle.path,
+            spec,
+            threads=config.threads,
+            max_chunk=config.prefill_chunk,
+            embedding=bundle.manifest.trunk.embedding,
+        )
         arena = ExpertArena(
             slot_bytes=ready.plan.slot_bytes,
             num_slots=ready.plan.num_slots,

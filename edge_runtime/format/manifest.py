@@ -23,6 +23,7 @@ _PART_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.
 
 Role = Literal["experts", "experts_bf16", "trunk", "embedding", "tokenizer", "calibration"]
 TrunkPrecision = Literal["fp32", "int8", "int4"]
+EmbeddingDtype = Literal["bf16", "fp16", "fp32"]
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,15 @@ class ExpertsInfo:
 
 @dataclass(frozen=True)
 class TrunkInfo:
-    """How the dense part is stored; `block_size` is that of int8 and int4 weights (0 for fp32)."""
+    """How the dense part is stored; `block_size` is that of int8 and int4 weights (0 for fp32).
+
+    `embedding` is the number type of the embedding table: the checkpoint's own.
+    """
 
     precision: TrunkPrecision
     block_size: int
     opset: int
+    embedding: EmbeddingDtype = "bf16"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The embedding table of a bundle: bfloat16 rows read on demand, so that the table takes no memory of the process."""
+"""The embedding table of a bundle: rows read on demand, so that the table takes no memory of the process."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import BundleError, RequestError
+from edge_runtime.format.manifest import EmbeddingDtype
+
+STORED: dict[EmbeddingDtype, type[np.generic]] = {"bf16": np.uint16, "fp16": np.float16, "fp32": np.float32}
 
 
 class Embedding:
     """Gathers rows of ``trunk/embed.bin`` (docs/format.md section 4)."""
 
-    def __init__(self, path: Path, vocab_size: int, hidden: int) -> None:
-        """Open the table.
+    def __init__(self, path: Path, vocab_size: int, hidden: int, dtype: EmbeddingDtype = "bf16") -> None:
+        """Open the table of V rows of D numbers of the given type.
 
         Raises:
             BundleError: it is missing or has the wrong size.
         """
         self._vocab_size = vocab_size
-        self._row_bytes = hidden * 2
+        self._dtype = dtype
+        self._row_bytes = hidden * STORED[dtype]().itemsize
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as err:
@@ -43,8 +47,13 @@ class Embedding:
             raw = os.pread(self._fd, self._row_bytes, token * self._row_bytes)
             if len(raw) != self._row_bytes:
                 raise BundleError(f"trunk/embed.bin: row {token} cannot be read. Export the bundle again.")
-            row.view(np.uint32)[:] = np.frombuffer(raw, np.uint16)
-        np.left_shift(out.view(np.uint32), 16, out=out.view(np.uint32))
+            stored = np.frombuffer(raw, STORED[self._dtype])
+            if self._dtype == "bf16":
+                row.view(np.uint32)[:] = stored
+            else:
+                row[:] = stored
+        if self._dtype == "bf16":  # the upper half of a float32
+            np.left_shift(out.view(np.uint32), 16, out=out.view(np.uint32))
 
     def close(self) -> None:
         """Close the file; calling again does nothing."""

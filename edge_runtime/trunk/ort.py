@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import BundleError, DeviceError, RequestError
-from edge_runtime.format.manifest import EMBEDDING, trunk_file
+from edge_runtime.format.manifest import EMBEDDING, EmbeddingDtype, trunk_file
 from edge_runtime.spec import ModelSpec
 from edge_runtime.trunk.base import LayerOutput
 from edge_runtime.trunk.buffers import ChunkBuffers, ChunkViews
@@ -24,6 +24,7 @@ from edge_runtime.trunk.kv_cache import KVCache
 from edge_runtime.trunk.mask import fill_mask
 from edge_runtime.trunk.memory import loaded_bytes
 from edge_runtime.trunk.rope import Rotary
+from edge_runtime.trunk.external_data import check_external_data
 from edge_runtime.trunk.signature import (
     Found,
     Signature,
@@ -58,7 +59,15 @@ class _Chunk(NamedTuple):
 class OrtTrunk:
     """`edge_runtime.trunk.base.Trunk` over the graphs of a bundle."""
 
-    def __init__(self, bundle_path: Path, spec: ModelSpec, *, threads: int, max_chunk: int) -> None:
+    def __init__(
+        self,
+        bundle_path: Path,
+        spec: ModelSpec,
+        *,
+        threads: int,
+        max_chunk: int,
+        embedding: EmbeddingDtype = "bf16",
+    ) -> None:
         """Load every graph.
 
         Args:
@@ -66,6 +75,7 @@ class OrtTrunk:
             spec: the bundle's model.
             threads: threads a graph may use, the caller's included.
             max_chunk: most tokens `begin` will be given at once.
+            embedding: number type of the embedding table, from the manifest.
 
         Raises:
             DeviceError: ONNX Runtime is not installed.
@@ -74,7 +84,7 @@ class OrtTrunk:
         self._spec = spec
         self._max_chunk = max_chunk
         self._runtime = _Runtime(bundle_path, threads)
-        self._embedding = Embedding(bundle_path / EMBEDDING, spec.vocab_size, spec.hidden)
+        self._embedding = Embedding(bundle_path / EMBEDDING, spec.vocab_size, spec.hidden, embedding)
         load = self._runtime.load
         try:
             self._head = load(trunk_file("head"), head_signature(spec))
@@ -237,6 +247,10 @@ class _Runtime:
     def load(self, part: str, signature: Signature) -> Any:
         """Create the session of a graph and let go of its files' pages."""
         path = self._bundle_path / part
+        try:
+            check_external_data(part, path.read_bytes(), path.with_suffix(".data").name)
+        except OSError as err:
+            raise BundleError(f"{part}: cannot be opened: {err.strerror}. Export the bundle again.") from err
         try:
             session = self._ort.InferenceSession(str(path), self._options, providers=["CPUExecutionProvider"])
         except self._errors as err:

@@ -75,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="check every byte, and the logits, at the end; a complete bundle is only checked",
     )
+    add("--no-self-check", action="store_true", help="skip running the finished bundle against the source's logits")
     add("--json", action="store_true", help="print one JSON object on stdout")
     return parser
 
@@ -138,7 +139,7 @@ def _export(options: ExportOptions, arguments: argparse.Namespace) -> dict[str, 
     from dataclasses import asdict
 
     from hobbit_export.exporter import export
-    from hobbit_export.verify import check_same_source, verify
+    from hobbit_export.verify import check_same_source, run_self_check, verify
     from hobbit_export.workplace import is_complete
 
     report: dict[str, Any] = {"bundle": str(options.out), "dry_run": False}
@@ -146,6 +147,8 @@ def _export(options: ExportOptions, arguments: argparse.Namespace) -> dict[str, 
         check_same_source(options)
     else:
         report |= asdict(export(options, quiet=arguments.json))
+        if not arguments.verify and not arguments.no_self_check:
+            report["self_check"] = run_self_check(options)
     report["verified"] = verify(options, quiet=arguments.json) if arguments.verify else None
     return report
 

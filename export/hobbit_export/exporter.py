@@ -180,7 +180,7 @@ def _write_manifest(source: SourceModel, options: ExportOptions, journal: Journa
     manifest = Manifest(
         model=source.spec,
         experts=ExpertsInfo(options.num_segments, list(options.tiers)),
-        trunk=TrunkInfo(precision, 0 if precision == "fp32" else BLOCK_SIZE, OPSET),
+        trunk=TrunkInfo(precision, 0 if precision == "fp32" else BLOCK_SIZE, OPSET, source.embedding_dtype),
         source=SourceInfo(options.checkpoint.resolve().name, source.config_sha256, source.checkpoint.weight_bytes),
         parts=[parts[name] for name in sorted(parts)],
         created_by=f"hobbit-export {__version__}",

@@ -38,7 +38,7 @@ def plan_parts(source: SourceModel, options: ExportOptions) -> list[PlannedPart]
             PlannedPart(f"tokenizer/{p.name}", "tokenizer", p.stat().st_size)
             for p in tokenizer_files(options.checkpoint)
         ),
-        *_trunk_parts(source.spec, options.trunk),
+        *_trunk_parts(source.spec, options.trunk, source.embedding_bytes),
         *_expert_parts(source.spec, options),
         *_calibration_parts(source, options),
     ]
@@ -64,8 +64,8 @@ def weight_bytes(shape: tuple[int, ...], precision: str, *, exact: bool = False)
     return rows * -(-inputs // block) * (block * BITS["int8" if precision == "int8" else "int4"] // 8 + 4)
 
 
-def _trunk_parts(spec: ModelSpec, precision: str) -> Iterator[PlannedPart]:
-    yield PlannedPart(EMBEDDING, "embedding", 2 * spec.vocab_size * spec.hidden)
+def _trunk_parts(spec: ModelSpec, precision: str, embedding_bytes: int) -> Iterator[PlannedPart]:
+    yield PlannedPart(EMBEDDING, "embedding", embedding_bytes)
     head = 4 * spec.hidden + weight_bytes((spec.vocab_size, spec.hidden), precision)
     yield PlannedPart(trunk_file("head"), "trunk", head + _GRAPH_BYTES)
     for layer_idx, layer in enumerate(spec.layers):

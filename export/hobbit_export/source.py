@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import BundleError
+from edge_runtime.format.manifest import EmbeddingDtype
 from edge_runtime.spec import ModelSpec
 from edge_runtime.trunk.weights import layer_weight_shapes, top_weight_shapes
 from hobbit_export.arch import read_model
@@ -74,6 +75,17 @@ class SourceModel:
         tensors = self.checkpoint.tensors
         sizes = (RAW_DTYPES[tensors[r.tensor].dtype][1]().itemsize * tensors[r.tensor].cols for r in ranges)
         return sum(size * (r.stop - r.start) for size, r in zip(sizes, ranges, strict=True))
+
+    @property
+    def embedding_dtype(self) -> EmbeddingDtype:
+        """Number type the embedding is stored in: the checkpoint's own, so that nothing is rounded."""
+        stored: dict[str, EmbeddingDtype] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+        return stored[self.checkpoint.tensors[self.trunk["embed"]].dtype]
+
+    @property
+    def embedding_bytes(self) -> int:
+        """Bytes of the embedding table."""
+        return self.checkpoint.tensors[self.trunk["embed"]].num_bytes
 
     def _check_all_used(self) -> None:
         used = set(self.trunk.values())

@@ -56,7 +56,10 @@ def all_steps(job: Job) -> Iterator[ExportStep]:
     yield ExportStep("tokenizer", lambda out: _tokenizer(job, out))
     yield ExportStep("reference", lambda out: _reference(job, out))
     yield ExportStep(
-        "embedding", lambda out: _trunk(out, write_embedding(spec, _weights(job), out, _budget(job)), "embedding")
+        "embedding",
+        lambda out: _trunk(
+            out, write_embedding(spec, _weights(job), out, _budget(job), job.source.embedding_dtype), "embedding"
+        ),
     )
     for i in range(spec.num_layers):
         yield ExportStep(f"trunk layer {i}", _bind(_layer, job, i), i)

@@ -54,10 +54,18 @@ def verify(options: ExportOptions, *, quiet: bool = False) -> dict[str, Any]:
     with Progress(total, 1, quiet=quiet or total < 64 * MIB) as progress:
         progress.begin("verify")
         parts = check_bundle(bundle, lambda _, count: progress.advance(count))
-    return {"parts": parts, "self_check": _self_check(options)}
+    return {"parts": parts, "self_check": run_self_check(options)}
 
 
-def _self_check(options: ExportOptions) -> dict[str, Any] | None:
+def run_self_check(options: ExportOptions) -> dict[str, Any] | None:
+    """Run the finished bundle and compare its logits with the source model's.
+
+    Returns:
+        The outcome at the deepest tier, or None (with a warning) where the runtime does not fit into --memory.
+
+    Raises:
+        BundleError: the runtime's logits are not those of the source.
+    """
     from edge_runtime.engine import Engine
     from edge_runtime.selfcheck import self_check
 

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
-from synthetic import hobbit_export, qwen3_config, write_qwen3
+from outside import run_measured
+from synthetic import qwen3_config, write_qwen3
 
 MIB = 1 << 20
 CEILING = 200 * MIB
 
 
-def run_measured(*arguments: object) -> tuple[int, str, str, int]:
+def run_export_measured(*arguments: object) -> tuple[int, str, str, int]:
     """Exit code, stdout, stderr and peak resident bytes of an export."""
-    with hobbit_export(*arguments) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        text, problems = process.stdout.read(), process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, text, problems, usage.ru_maxrss * 1024
+    command = [sys.executable, "-m", "hobbit_export", *map(str, arguments), "--no-self-check"]
+    done, peak = run_measured(command)
+    return done.returncode, done.stdout, done.stderr, peak
 
 
 @pytest.mark.slow
@@ -31,7 +28,7 @@ def test_peak_memory_stays_under_the_ceiling(tmp_path: Path, tiers: str, layers:
     checkpoint = write_qwen3(tmp_path / "big", qwen3_config(1024, 2048, 16, layers, vocab_size=8192))
     assert (checkpoint / "model.safetensors").stat().st_size > 3 * CEILING
     flags = ("--out", tmp_path / "bundle", "--memory", f"{CEILING}B", "--tiers", tiers, "--json")
-    code, text, problems, peak = run_measured(checkpoint, *flags)
+    code, text, problems, peak = run_export_measured(checkpoint, *flags)
     assert (code, problems) == (0, "")
     assert peak < CEILING
     report = json.loads(text)
@@ -45,10 +42,10 @@ def test_the_floor_it_names_is_enough(tmp_path: Path, trunk: str) -> None:
     config = qwen3_config(1024, 256, 4, 1, vocab_size=24576, num_attention_heads=32)
     checkpoint = write_qwen3(tmp_path / "wide", config)
     flags = ("--out", tmp_path / "bundle", "--trunk", trunk)
-    code, _, problems, _ = run_measured(checkpoint, *flags, "--memory", "64MiB")
+    code, _, problems, _ = run_export_measured(checkpoint, *flags, "--memory", "64MiB")
     floor = re.search(r"Raise --memory to at least (\d+)MiB", problems)
     assert code == 78
     assert floor
-    code, _, problems, peak = run_measured(checkpoint, *flags, "--memory", f"{floor[1]}MiB")
+    code, _, problems, peak = run_export_measured(checkpoint, *flags, "--memory", f"{floor[1]}MiB")
     assert code == 0, problems
     assert peak < int(floor[1]) * MIB

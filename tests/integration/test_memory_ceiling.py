@@ -5,29 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from conftest import MODEL
+from outside import run_measured
 
 from edge_runtime.sizes import parse_size
-
-
-def peak_of(command: list[str]) -> tuple[int, subprocess.CompletedProcess[str]]:
-    """Run a command; return the highest VmHWM seen in /proc while it ran, and the finished process."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    peak, status = 0, Path(f"/proc/{process.pid}/status")
-    while process.poll() is None:
-        try:
-            line = next((x for x in status.read_text().splitlines() if x.startswith("VmHWM")), None)
-        except OSError:
-            break
-        if line:
-            peak = max(peak, int(line.split()[1]) * 1024)
-        time.sleep(0.002)
-    out, err = process.communicate()
-    return peak, subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def run_command(bundle: Path, memory: str, *flags: str) -> list[str]:
@@ -57,7 +41,7 @@ def floor_of(bundle: Path) -> int:
 @pytest.mark.parametrize("extra", ["2MiB", "12MiB", "200MiB"])
 def test_peak_memory_stays_under_the_budget(model_bundle, extra):
     budget = floor_of(model_bundle) + parse_size(extra)
-    peak, done = peak_of(run_command(model_bundle, str(budget)))
+    done, peak = run_measured(run_command(model_bundle, str(budget)))
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads(done.stdout)
     print(f"budget {budget >> 20} MiB, peak {peak >> 20} MiB, arena {report['memory']['arena_bytes'] >> 20} MiB")

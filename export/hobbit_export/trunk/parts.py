@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.format.manifest import EMBEDDING, trunk_file
+from edge_runtime.format.manifest import EMBEDDING, EmbeddingDtype, trunk_file
 from edge_runtime.spec import ModelSpec
 from edge_runtime.trunk.weights import TrunkWeights
 from hobbit_export.trunk.blocks import Attention, rms_norm, swiglu
@@ -114,16 +114,21 @@ def build_head(
 
 
 def write_embedding(
-    spec: ModelSpec, weights: TrunkWeights, out: Path, memory_bytes: int = DEFAULT_MEMORY_BYTES
+    spec: ModelSpec,
+    weights: TrunkWeights,
+    out: Path,
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    dtype: EmbeddingDtype = "bf16",
 ) -> list[Path]:
-    """Write the embedding table, bfloat16 [V, D] rounded to nearest even, and return its file."""
+    """Write the embedding table [V, D] as `dtype`, rounded to nearest even, and return its file."""
     path = out / EMBEDDING
     path.parent.mkdir(parents=True, exist_ok=True)
     step = max(1, memory_bytes // (spec.hidden * 32))
     with open(path, "wb") as file:
         for start in range(0, spec.vocab_size, step):
             rows = weights.rows("embed", start, min(start + step, spec.vocab_size))
-            file.write(to_bfloat16(rows).tobytes())
+            stored = to_bfloat16(rows) if dtype == "bf16" else rows.astype(f"<f{2 if dtype == 'fp16' else 4}")
+            file.write(stored.tobytes())
     return [path]
 
 
