@@ -31,7 +31,7 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 ok, 1 failed while running, 2 usage, 78 bad configuration or bundle."""
+    """Run one command; return 0 ok, 1 failed while running, 2 usage, 78 bad configuration or bundle."""
     argv = sys.argv[1:] if argv is None else argv
     verb = next((a for a in argv if a in VERBS), None)
     parser = build_parser(verb)

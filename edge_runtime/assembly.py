@@ -21,7 +21,7 @@ from edge_runtime.memory import MemoryNeeds, MemoryPlan, memory_ceiling, plan_me
 from edge_runtime.policy import create_policy
 from edge_runtime.policy.base import Policy
 from edge_runtime.sizes import MIB, parse_size
-from edge_runtime.telemetry.process import rss_bytes
+from edge_runtime.telemetry.process import anonymous_bytes, rss_bytes
 from edge_runtime.tokenizer import Tokenizer
 from edge_runtime.trunk.kv_cache import KVCache
 from edge_runtime.trunk.memory import LIBRARY_BYTES, plan_trunk_bytes, scratch_bytes
@@ -119,7 +119,7 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
 
 
 def _plan(needs: MemoryNeeds, memory: int | None, expert_memory: int | None, reserve: int) -> MemoryPlan:
-    ceiling = memory_ceiling(read_limits(), requested=memory, own_rss_bytes=rss_bytes(), reserve_bytes=reserve)
+    ceiling = memory_ceiling(read_limits(), requested=memory, own_anonymous_bytes=anonymous_bytes(), reserve_bytes=reserve)
     return plan_memory(needs, ceiling, expert_memory=expert_memory)
 
 

@@ -263,7 +263,7 @@ class Engine:
         return same
 
 
-class _exclusive:  # noqa: N801 - reads as a verb at the call
+class _exclusive:
     """Hold a lock for a block, or refuse at once: one request at a time."""
 
     def __init__(self, lock: threading.Lock) -> None:

@@ -1,4 +1,4 @@
-"""Quality against a baseline, one token a step: perplexity, KL divergence, top-1 agreement. Pure arithmetic on logits."""
+"""Quality against a baseline: perplexity, KL divergence, top-1 agreement. Pure arithmetic on logits."""
 
 from __future__ import annotations
 

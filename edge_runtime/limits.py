@@ -96,7 +96,10 @@ def _left_in(group: Path) -> int | None:
         return None
     used = _number(group / "memory.current") or _number(group / "memory.usage_in_bytes") or 0
     stat = dict(line.split()[:2] for line in _lines(group / "memory.stat") if len(line.split()) == 2)
-    reclaimable = int(stat.get("total_inactive_file", stat.get("inactive_file", "0")))
+    # all file pages count as reclaimable: libraries shared with others may be charged here or elsewhere, and the plan
+    # counts those this process maps
+    file_pages = [int(stat.get(f"total_{kind}_file", stat.get(f"{kind}_file", "0"))) for kind in ("active", "inactive")]
+    reclaimable = sum(file_pages)
     return max(0, min(known) - max(0, used - reclaimable))
 
 

@@ -172,23 +172,24 @@ class MemoryPlan:
 
 
 def memory_ceiling(
-    limits: SystemLimits, *, requested: int | None = None, own_rss_bytes: int = 0, reserve_bytes: int = 0
+    limits: SystemLimits, *, requested: int | None = None, own_anonymous_bytes: int = 0, reserve_bytes: int = 0
 ) -> Ceiling:
     """Return the tightest of --memory, what the cgroup leaves and what the machine has available.
 
     Args:
         limits: what the system reports; what this process already uses is no longer in it.
         requested: --memory; None for auto.
-        own_rss_bytes: this process's resident set, added back to both system figures.
+        own_anonymous_bytes: anonymous memory of this process, added back: it is in the system's figures and in the
+            plan.
         reserve_bytes: left to the rest of the machine out of what is available (auto only: a stated size is the
             user's word, cut only by what really exists).
     """
     reserve = reserve_bytes if requested is None else 0
-    options = [Ceiling(max(0, limits.available_bytes + own_rss_bytes - reserve), "memory available")]
+    options = [Ceiling(max(0, limits.available_bytes + own_anonymous_bytes - reserve), "memory available")]
     if reserve:
         options[0] = Ceiling(options[0].bytes, f"memory available less {format_size(reserve)} for the system")
     if limits.cgroup_free_bytes is not None:
-        options.append(Ceiling(limits.cgroup_free_bytes + own_rss_bytes, f"cgroup limit of {limits.cgroup_path}"))
+        options.append(Ceiling(limits.cgroup_free_bytes + own_anonymous_bytes, f"cgroup limit of {limits.cgroup_path}"))
     if requested is not None:
         options.append(Ceiling(requested, "--memory"))
     return min(options, key=lambda option: option.bytes)

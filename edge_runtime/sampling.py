@@ -93,22 +93,22 @@ class Sampler:
 def filtered_distribution(
     logits: NDArray[np.float32], params: SamplingParams
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the tokens that may be drawn, likeliest first, and their probabilities (float64, sum 1).
+    """Return the tokens that may be drawn and their probabilities (float64, sum 1), in an order fixed by the logits.
 
     Top-k, top-p and min-p each look at the distribution the step before them left, after the temperature.
     """
     scaled = logits.astype(np.float64) / params.temperature
+    ids = np.arange(scaled.size)
     if 0 < params.top_k < scaled.size:
         ids = np.argpartition(-scaled, params.top_k - 1)[: params.top_k]
-    else:
-        ids = np.arange(scaled.size)
-    ids = ids[np.argsort(-scaled[ids], kind="stable")]
     probs = _softmax(scaled[ids])
     if params.top_p < 1:
+        order = np.argsort(-probs, kind="stable")  # sorting a large vocabulary costs a millisecond: only where needed
+        ids, probs = ids[order], probs[order]
         keep = int(np.searchsorted(np.cumsum(probs), params.top_p, side="left")) + 1
         ids, probs = ids[:keep], probs[:keep]
     if params.min_p > 0:
-        mask = probs >= params.min_p * probs[0]
+        mask = probs >= params.min_p * probs.max()
         ids, probs = ids[mask], probs[mask]
     return ids, probs / probs.sum()
 

@@ -19,9 +19,9 @@ from edge_runtime.format.bundle import Bundle
 _LOG = logging.getLogger(__name__)
 REFERENCE = "calibration/reference.npz"
 
-# Lowest correlation with the source model's logits, by expert tier. Measured worst cases over every family's random tiny
-# checkpoints and the bundled model are in docs/quality.md; a wrong byte order, scale or rope gives below 0.2.
-_MIN_CORRELATION = {16: 0.999, 8: 0.99, 6: 0.98, 4: 0.90, 2: 0.35}
+# Lowest mean correlation with the source model's logits, by expert tier. The worst of random checkpoints of every family
+# (a single position of those can be far off: one flipped expert is a different model) are in docs/quality.md.
+_MIN_CORRELATION = {16: 0.9995, 8: 0.995, 6: 0.99, 4: 0.95, 2: 0.70}
 _TRUNK_ALLOWANCE = {"fp32": 0.0, "int8": 0.01, "int4": 0.15}
 
 
@@ -39,7 +39,7 @@ class SelfCheck:
 
     Attributes:
         tokens: positions compared.
-        correlation: lowest correlation over positions between the logits here and the source model's.
+        correlation: mean correlation over positions between the logits here and the source model's.
         limit: lowest correlation accepted at this tier and trunk precision.
         max_relative_error: max |difference| / max |logit|.
     """
@@ -87,7 +87,7 @@ def self_check(engine: Checkable, bundle: Bundle, tier: int) -> SelfCheck:
     actual = engine.logits(ids)
     precision = bundle.manifest.trunk.precision
     limit = _MIN_CORRELATION[tier] - _TRUNK_ALLOWANCE[precision]
-    correlation = min(_correlation(a, e) for a, e in zip(actual, expected, strict=True))
+    correlation = float(np.mean([_correlation(a, e) for a, e in zip(actual, expected, strict=True)]))
     error = float(np.abs(actual - expected).max() / max(float(np.abs(expected).max()), 1e-30))
     if not correlation >= limit:
         raise BundleError(

@@ -43,12 +43,10 @@ def parse_size(text: str | int, where: str = "size") -> int:
 def format_size(count: float) -> str:
     """Print a byte count with three significant digits: ``1.50 GiB``."""
     sign, value = ("-", -count) if count < 0 else ("", float(count))
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            break
-        value /= 1024
-    else:
-        unit = "TiB"
+    power = 0
+    while value >= 1024 and power < 4:
+        value, power = value / 1024, power + 1
+    unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
     digits = 0 if unit == "B" or value >= 100 else (1 if value >= 10 else 2)
     return f"{sign}{value:.{digits}f} {unit}"
 

@@ -17,8 +17,11 @@ RopeKind = Literal["default", "linear", "dynamic", "yarn", "llama3"]
 
 @dataclass(frozen=True)
 class RopeSpec:
-    """Rotary position embedding. `params` holds the kind's own numbers under transformers' names
-    (factor, original_max_position_embeddings, beta_fast, low_freq_factor, ...)."""
+    """Rotary position embedding.
+
+    `params` holds the kind's own numbers under transformers' names (factor, original_max_position_embeddings,
+    beta_fast, low_freq_factor, ...).
+    """
 
     kind: RopeKind
     theta: float
@@ -28,7 +31,7 @@ class RopeSpec:
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One decoder layer. `sparse` layers route to experts; dense layers hold an ordinary SwiGLU of `dense_intermediate`."""
+    """One decoder layer: `sparse` ones route to experts, others hold a SwiGLU of `dense_intermediate`."""
 
     sparse: bool
     sliding_window: int | None = None

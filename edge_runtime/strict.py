@@ -1,4 +1,4 @@
-"""Plain data (JSON, YAML) into dataclasses, strictly: unknown, missing or mistyped keys are errors with a suggestion."""
+"""Plain data (JSON, YAML) into dataclasses, strictly: unknown, missing or mistyped keys are errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def from_mapping(cls: type[Record], data: Any, where: str) -> Record:
         ValueError: *where.key: what, expected, got*.
     """
     if not isinstance(data, Mapping):
-        raise ValueError(f"{where}: expected an object, got {_short(data)}")
+        raise ValueError(f"{where}: expected an object, got {_short(data)}")  # noqa: TRY004 - one error kind
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     for key in data:
@@ -82,7 +82,7 @@ def _convert_scalar(kind: Any, value: Any, where: str) -> Any:
     if kind is Any:
         return value
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if isinstance(value, int) and abs(value) > 1 << 53 or not math.isfinite(value):
+        if (isinstance(value, int) and abs(value) > 1 << 53) or not math.isfinite(value):
             raise ValueError(f"{where}: expected a finite number, got {_short(value)}")
         return float(value)
     if kind in (int, str, bool) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):

@@ -25,7 +25,7 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         try:
             self._backend = Backend.from_file(str(path))
-        except Exception as err:  # noqa: BLE001 - the library raises bare Exception for damaged files
+        except Exception as err:
             raise BundleError(f"tokenizer/tokenizer.json: cannot be loaded: {err}. Export the bundle again.") from err
         self._config = _read_json(folder / "tokenizer_config.json")
         template = folder / "chat_template.jinja"

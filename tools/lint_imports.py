@@ -1,7 +1,7 @@
 """Check the import contracts of pyproject.toml on the source tree.
 
-An editable install adds the repository root to `edge_runtime.__path__` (because `profiles/` lies there), which makes every
-folder look like part of the package. So the contracts are checked without the editable finder.
+An editable install adds the repository root to `edge_runtime.__path__` (because `profiles/` lies there), which makes
+every folder look like part of the package. So the contracts are checked without the editable finder.
 """
 
 from __future__ import annotations

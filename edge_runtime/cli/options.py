@@ -1,4 +1,4 @@
-"""Flags every verb shares. Defaults are None: what the user did not say comes from the environment, then the profile."""
+"""Flags every verb shares. None means not said: environment and profile decide then."""
 
 from __future__ import annotations
 

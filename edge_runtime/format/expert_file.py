@@ -116,5 +116,7 @@ def parse_header(data: bytes, name: str) -> ExpertFileHeader:
     sizes = expected_segments(kind, hidden, inter, segments)
     need(tuple(rest[:4]) == (*sizes, 0, 0, 0)[:4], "segment_bytes", sizes, tuple(rest[:4]))
     need(stride == sum(sizes), "record_stride", sum(sizes), stride)
+    table_end = _TABLE_OFFSET + 4 * experts * segments
+    need(not any(rest[4]) and not any(data[table_end : total - 4]), "reserved bytes", "zeros", "something else")
     table = np.frombuffer(data, "<u4", experts * segments, _TABLE_OFFSET).reshape(experts, segments)
     return ExpertFileHeader(kind, layer, experts, hidden, inter, sizes, table.copy())

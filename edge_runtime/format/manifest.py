@@ -1,4 +1,4 @@
-"""manifest.json: the index of a bundle. Reads, checks and writes it; touches no other file. docs/format.md section 2."""
+"""manifest.json, the index of a bundle: read, check, write. Touches no other file. docs/format.md section 2."""
 
 from __future__ import annotations
 

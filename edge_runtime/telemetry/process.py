@@ -12,13 +12,22 @@ def rss_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def anonymous_bytes() -> int:
+    """Anonymous memory of this process now: what no file backs, so what must be counted wherever it is charged."""
+    return _status_bytes("RssAnon") or rss_bytes()
+
+
 def peak_rss_bytes() -> int:
     """Highest resident set size since the process started (VmHWM, or ru_maxrss where /proc hides it)."""
+    return _status_bytes("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _status_bytes(field: str) -> int | None:
     try:
         with open("/proc/self/status", "rb") as file:
             for line in file:
-                if line.startswith(b"VmHWM:"):
+                if line.startswith(field.encode() + b":"):
                     return int(line.split()[1]) * 1024
     except OSError:
         pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return None

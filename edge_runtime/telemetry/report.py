@@ -1,4 +1,4 @@
-"""RunReport: everything one run measured, as the JSON of the output contract. What was not measured is None, never 0."""
+"""RunReport: what one run measured, as the output contract's JSON. What was not measured is None, never 0."""
 
 from __future__ import annotations
 

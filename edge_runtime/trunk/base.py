@@ -1,4 +1,4 @@
-"""The trunk: everything but routed experts. This protocol is all the engine knows of ONNX Runtime, TensorRT or numpy."""
+"""The trunk: everything but routed experts. All the engine knows of ONNX Runtime, TensorRT or numpy."""
 
 from __future__ import annotations
 

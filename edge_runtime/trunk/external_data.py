@@ -13,8 +13,8 @@ _ENTRY = re.compile(rb"\x0a\x08location\x12([\x00-\x7f])", re.DOTALL)
 def check_external_data(part: str, graph: bytes, data_file: str) -> None:
     """Refuse a graph whose external data is anywhere but in `data_file` beside it.
 
-    Old releases of ONNX Runtime follow ``../`` and links in such a location. The graph is not decoded: every mention of
-    the key must have the plain form that the exporter writes, so whatever hides a location in another encoding is refused.
+    Old releases of ONNX Runtime follow ``../`` in such a location. The graph is not decoded: every mention of the key
+    must have the plain form that the exporter writes, so whatever hides a location in another encoding is refused.
 
     Args:
         part: name of the graph, for the error.
@@ -28,5 +28,6 @@ def check_external_data(part: str, graph: bytes, data_file: str) -> None:
     values = {graph[e.end() : e.end() + e.group(1)[0]] for e in entries}
     if len(entries) != graph.count(b"location") or values - {data_file.encode()}:
         raise BundleError(
-            f"{part}: external data: expected {data_file!r} beside the graph, got something else. Export the bundle again."
+            f"{part}: external data: expected {data_file!r} beside the graph, got something else. "
+            "Export the bundle again."
         )

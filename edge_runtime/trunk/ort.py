@@ -20,11 +20,11 @@ from edge_runtime.spec import ModelSpec
 from edge_runtime.trunk.base import LayerOutput
 from edge_runtime.trunk.buffers import ChunkBuffers, ChunkViews
 from edge_runtime.trunk.embedding import Embedding
+from edge_runtime.trunk.external_data import check_external_data
 from edge_runtime.trunk.kv_cache import KVCache
 from edge_runtime.trunk.mask import fill_mask
 from edge_runtime.trunk.memory import loaded_bytes
 from edge_runtime.trunk.rope import Rotary
-from edge_runtime.trunk.external_data import check_external_data
 from edge_runtime.trunk.signature import (
     Found,
     Signature,

@@ -30,7 +30,8 @@ def layer_weight_shapes(spec: ModelSpec, layer_idx: int) -> dict[str, tuple[int,
     layer, d, c = spec.layers[layer_idx], spec.hidden, spec.head_dim
     q_width, kv_width = spec.num_heads * c, spec.num_kv_heads * c
     shapes: dict[str, tuple[int, ...]] = {
-        "attn_norm": (d,), "q": (q_width, d), "k": (kv_width, d), "v": (kv_width, d), "o": (d, q_width), "ffn_norm": (d,),
+        "attn_norm": (d,), "q": (q_width, d), "k": (kv_width, d), "v": (kv_width, d), "o": (d, q_width),
+        "ffn_norm": (d,),
     }  # fmt: skip
     if spec.qkv_bias:
         shapes |= {"q_bias": (q_width,), "k_bias": (kv_width,), "v_bias": (kv_width,)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from edge_runtime import BundleError, Engine, ExpertReadError, SamplingParams
 from edge_runtime.__main__ import main
+from edge_runtime.experts.files import FileOps
 from edge_runtime.format import manifest as manifest_io
 from edge_runtime.format.bundle import Bundle
 from edge_runtime.format.expert_file import header_bytes
@@ -132,6 +134,24 @@ def test_truncated_while_running_is_a_named_error(bundle):
         os.truncate(bundle / "experts" / "layer_001.hbx", 8192)
         with pytest.raises(ExpertReadError, match=r"layer_001\.hbx"):
             engine.generate(PROMPT, SamplingParams(max_tokens=2))
+
+
+def test_a_drive_error_ends_the_request_by_name_and_the_engine_lives(bundle, monkeypatch):
+    few = 6 * manifest_io.read(bundle).layout.tier_bytes(4)
+    with Engine.open(bundle, tier=4, expert_memory=few, **OPTIONS) as engine:
+        expected = engine.generate(PROMPT, SamplingParams(max_tokens=6)).token_ids
+        reads, real = [0], FileOps.preadv
+
+        def failing(ops: FileOps, fd: int, into: memoryview, offset: int) -> int:
+            reads[0] += 1
+            if reads[0] == 20:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(ops, fd, into, offset)
+
+        monkeypatch.setattr(FileOps, "preadv", failing)
+        with pytest.raises(ExpertReadError, match=r"layer_\d+\.hbx.*Input/output error"):
+            engine.generate(PROMPT, SamplingParams(max_tokens=6))
+        assert engine.generate(PROMPT, SamplingParams(max_tokens=6)).token_ids == expected
 
 
 def test_commands_print_errors_not_tracebacks(bundle, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,35 @@ def test_a_budget_below_the_floor_is_refused_with_the_sum(model_bundle):
     assert "trunk" in done.stderr
     assert "MiB" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def memory_cgroup():
+    """A fresh memory cgroup of this machine: call with a limit, get the command prefix that runs inside it."""
+    v1, v2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+    is_v1 = (v1 / "memory.limit_in_bytes").exists()
+    group = (v1 if is_v1 else v2) / f"hobbit-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / ("memory.limit_in_bytes" if is_v1 else "memory.max")).write_text("max" if not is_v1 else "-1")
+    except OSError as err:
+        pytest.skip(f"NO MEMORY CGROUP: the limit of a real cgroup was not tested here ({err})")
+
+    def limited(limit: int) -> list[str]:
+        (group / ("memory.limit_in_bytes" if is_v1 else "memory.max")).write_text(str(limit))
+        return ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+
+    yield limited
+    group.rmdir()
+
+
+@pytest.mark.cgroup
+def test_auto_keeps_within_a_real_cgroup(model_bundle, memory_cgroup):
+    """With --memory auto the cgroup's limit is the ceiling, and the process is not killed for exceeding it."""
+    limit = floor_of(model_bundle) + parse_size("16MiB")
+    command = run_command(model_bundle, "auto")
+    done = subprocess.run([*memory_cgroup(limit), *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads(done.stdout)
+    assert report["memory"]["budget_bytes"] <= limit
+    assert report["memory"]["peak_rss_bytes"] <= limit

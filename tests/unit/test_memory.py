@@ -111,11 +111,11 @@ def test_a_plan_fits_and_a_refusals_advice_fits(mib, tier, context):
 def test_the_ceiling_is_the_tightest():
     limits = SystemLimits(8000 * MIB, 4000 * MIB, 1000 * MIB, "/group")
     assert memory_ceiling(limits, requested=500 * MIB) == Ceiling(500 * MIB, "--memory")
-    assert memory_ceiling(limits, requested=3000 * MIB, own_rss_bytes=60 * MIB) == Ceiling(
+    assert memory_ceiling(limits, requested=3000 * MIB, own_anonymous_bytes=60 * MIB) == Ceiling(
         1060 * MIB, "cgroup limit of /group"
     )
     free = replace(limits, cgroup_free_bytes=None)
-    auto = memory_ceiling(free, own_rss_bytes=60 * MIB, reserve_bytes=1024 * MIB)
+    auto = memory_ceiling(free, own_anonymous_bytes=60 * MIB, reserve_bytes=1024 * MIB)
     assert auto == Ceiling(3036 * MIB, "memory available less 1.00 GiB for the system")
     assert memory_ceiling(free, requested=9000 * MIB, reserve_bytes=1024 * MIB) == Ceiling(
         4000 * MIB, "memory available"

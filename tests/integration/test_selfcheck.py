@@ -1,0 +1,68 @@
+"""The self-check passes on a sound engine, fails loudly on a wrong one, and runs once per bundle and machine."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from edge_runtime import BundleError, Engine, decoder, engine
+from edge_runtime.policy.routing import route
+from edge_runtime.selfcheck import REFERENCE, load_reference, self_check
+from edge_runtime.trunk.rope import Rotary
+
+OPTIONS = {"memory": "2GiB", "context": 128}
+
+
+@pytest.mark.parametrize(("tier", "at_least"), [(16, 0.99999), (8, 0.9999), (4, 0.999), (2, 0.98)])
+def test_a_sound_engine_passes(model_bundle, tier, at_least):
+    with Engine.open(model_bundle, tier=tier, self_check=False, **OPTIONS) as sound:
+        result = self_check(sound, sound.parts.bundle, tier)
+    assert result.correlation > at_least
+    assert result.tokens >= 4
+
+
+def test_wrong_experts_are_noticed(model_bundle, monkeypatch):
+    monkeypatch.setattr(decoder, "route", lambda logits, k, **rule: route(-logits, k, **rule))
+    with Engine.open(model_bundle, self_check=False, **OPTIONS) as wrong:
+        with pytest.raises(BundleError, match="self-check: correlation"):
+            self_check(wrong, wrong.parts.bundle, 8)
+
+
+def test_wrong_positions_are_noticed(model_bundle, monkeypatch):
+    right = Rotary.cos_sin
+    monkeypatch.setattr(Rotary, "cos_sin", lambda rotary, start, tokens: right(rotary, 3 * start, tokens)[::-1])
+    with Engine.open(model_bundle, self_check=False, **OPTIONS) as wrong:
+        with pytest.raises(BundleError, match="self-check: correlation"):
+            self_check(wrong, wrong.parts.bundle, 8)
+
+
+def test_it_runs_once_per_bundle_and_tier(model_bundle, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    calls = []
+    monkeypatch.setattr(engine, "check_once", lambda *args: calls.append(engine_check(*args)))
+    from edge_runtime.selfcheck import check_once as engine_check
+
+    for tier in (8, 8, 4):
+        Engine.open(model_bundle, tier=tier, **OPTIONS).close()
+    markers = list((tmp_path / "hobbit-edge" / "selfcheck").iterdir())
+    assert len(calls) == 3
+    assert len(markers) == 2
+    before = {m: m.stat().st_mtime_ns for m in markers}
+    Engine.open(model_bundle, tier=4, **OPTIONS).close()
+    assert {m: m.stat().st_mtime_ns for m in markers} == before
+
+
+def test_an_unwritable_state_folder_is_no_obstacle(model_bundle, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
+    Engine.open(model_bundle, tier=2, **OPTIONS).close()
+
+
+def test_a_reference_of_the_wrong_shape_is_refused(model_bundle, tmp_path):
+    copy = tmp_path / "bundle"
+    shutil.copytree(model_bundle, copy)
+    with Engine.open(copy, self_check=False, **OPTIONS) as sound:
+        np.savez(copy / REFERENCE, token_ids=np.zeros(2, np.int32), logits=np.zeros((2, 5), np.float32))
+        with pytest.raises(BundleError, match=r"reference\.npz"):
+            load_reference(sound.parts.bundle)
