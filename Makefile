@@ -19,8 +19,13 @@ $(VENV)/.test: $(VENV)/.base
 	$(PY) -m pip install --quiet -e ".[test,oracle]"
 	@touch $@
 
+# the bundled model's experts take 22 MiB at 8 bits; they are streamed through a cache of 6 MiB
 demo: $(VENV)/.base
-	$(PY) examples/demo.py
+	$(BIN)/hobbit-export examples/tiny-moe --out demo/bundle --tiers 8 --trunk int8 --no-resume
+	$(BIN)/hobbit plan demo/bundle --memory 160MiB --expert-memory 6MiB --context 512
+	$(BIN)/hobbit run demo/bundle --memory 160MiB --expert-memory 6MiB --context 512 \
+	  --prompt "$$(printf 'import os\nimport sys\n\nclass Reader:\n    def read(self, path):\n')" --echo \
+	  --max-tokens 120 --temperature 0.6 --seed 7
 
 test: $(VENV)/.test
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""Geometry of one expert record: where tiers, metadata and planes lie. Pure arithmetic; see docs/format.md section 1."""
+"""Geometry of one expert record: where tiers, metadata and planes lie. docs/format.md section 1."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ PAGE = 4096
 GROUP = 32
 PANEL = 16
 RECORD_HEADER_BYTES = 64
+ROW_BYTES = 12
+"""Row scale and minimum (float32 each) and the four entries of the two-bit table."""
 RECORD_MAGIC = b"HBR1"
 TIERS = (2, 4, 6, 8)
 BF16 = 16
@@ -50,9 +52,9 @@ class RecordLayout:
 
     @property
     def metadata_bytes(self) -> int:
-        """Bytes of scales and minima, stored once for all tiers."""
+        """Bytes of scales, minima and two-bit tables, stored once for all tiers."""
         up_panels, down_panels = 2 * self.intermediate // PANEL, self.hidden // PANEL
-        rows = (up_panels + down_panels) * 2 * 4 * PANEL
+        rows = (up_panels + down_panels) * PANEL * ROW_BYTES
         groups = up_panels * (self.hidden // GROUP) + down_panels * (self.intermediate // GROUP)
         return rows + groups * 2 * PANEL
 

@@ -26,7 +26,7 @@ Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (to
 `ExpertEncoder(layer, expert, hidden, intermediate, num_segments, bf16=False, threads=1, isa="auto")`
     add_rows(matrix, row_start, rows, dtype)    matrix 0 gate, 1 up, 2 down; rows [n, columns], n and
         row_start multiples of 16; dtype "f32", "f16", or "bf16" for uint16 holding bfloat16 bits.
-    finish()                       checks that every row came once, fills the two-bit tables.
+    finish()                       checks that every row came once.
     segment(i), bf16()             uint8 views of the padded bytes, valid until reset(); segment(-1) = bf16().
     errors()                       tier -> sqrt(sum (w - w')^2 / sum w^2) over the three matrices.
     reset(layer, expert)           start the next expert in the same buffers.

@@ -32,6 +32,7 @@ Matrices = tuple[Floats, Floats, Floats]
 Buffer = Any  # bytes, memoryview or a uint8 array
 
 _GROUP, _ROWS, _HEADER, _ALIGN = 32, 16, 64, 4096
+_ROW_BYTES = 192  # row steps, row minima and tables of a panel
 
 
 def _pad(size: int) -> int:
@@ -41,7 +42,7 @@ def _pad(size: int) -> int:
 def segment_bytes(hidden: int, intermediate: int, num_segments: int) -> list[int]:
     """Return the padded size in bytes of each of the first `num_segments` segments."""
     panels = [(2 * intermediate // _ROWS, hidden), (hidden // _ROWS, intermediate)]
-    metadata = sum(count * (128 + cols) for count, cols in panels)
+    metadata = sum(count * (_ROW_BYTES + cols) for count, cols in panels)
     plane = 3 * hidden * intermediate // 4
     return [_pad(_HEADER + metadata + plane)] + [_pad(plane)] * (num_segments - 1)
 
@@ -74,7 +75,7 @@ def _weights(
     tier: int, codes: list[npt.NDArray[np.int32]], table: npt.NDArray[np.uint8], a: Floats, b: Floats
 ) -> Floats:
     if tier == 2:
-        return np.asarray(a * table[codes[0]].astype(np.float32) / np.float32(8) + b)
+        return np.asarray(a * np.take_along_axis(table, codes[0], axis=1).astype(np.float32) / np.float32(8) + b)
     q = 4 * codes[0] + codes[1]
     if tier == 4:
         return np.asarray(a * q.astype(np.float32) + b)
@@ -111,17 +112,18 @@ def decode_expert(segments: Sequence[Buffer], hidden: int, intermediate: int, ti
         raise ValueError(f"decode_expert: record magic must be HBR1, got {bytes(base[:4])!r}")
     order = _panel_order(hidden, intermediate)
     meta_at = _HEADER
-    plane_at = [_HEADER + sum(128 + cols for _, _, cols in order), 0, 0, 0]
+    plane_at = [_HEADER + sum(_ROW_BYTES + cols for _, _, cols in order), 0, 0, 0]
     out = _empty(hidden, intermediate)
     for matrix, row, cols in order:
         steps = base[meta_at : meta_at + 128].view("<f4").reshape(2, _ROWS, 1)
-        group = base[meta_at + 128 : meta_at + 128 + cols].reshape(cols // _GROUP, 2, _ROWS).astype(np.float32)
+        table = base[meta_at + 128 : meta_at + _ROW_BYTES].reshape(_ROWS, 4)
+        groups = base[meta_at + _ROW_BYTES : meta_at + _ROW_BYTES + cols]
+        group = groups.reshape(cols // _GROUP, 2, _ROWS).astype(np.float32)
         a = np.repeat(steps[0] * group[:, 0].T, _GROUP, axis=1)
         b = np.repeat(-steps[1] * group[:, 1].T, _GROUP, axis=1)
         codes = [_plane_codes(raw[k][plane_at[k] : plane_at[k] + 4 * cols], cols) for k in range(tier // 2)]
-        table = base[16 + 4 * matrix : 20 + 4 * matrix]
         out[matrix][row : row + _ROWS] = _weights(tier, codes, table, a, b)
-        meta_at += 128 + cols
+        meta_at += _ROW_BYTES + cols
         plane_at = [at + 4 * cols for at in plane_at]
     return out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,15 @@ def shapes(hidden: int, intermediate: int) -> list[tuple[int, int]]:
 def heavy_tailed(hidden: int, intermediate: int, seed: int) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     return [(rng.standard_t(5, s) * 0.02).astype(np.float32) for s in shapes(hidden, intermediate)]
+
+
+def two_matrices(hidden: int, intermediate: int, seed: int) -> list[np.ndarray]:
+    return heavy_tailed(hidden, intermediate, seed)[:2]
+
+
+def normal(hidden: int, intermediate: int, seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [(rng.standard_normal(s) * 0.02).astype(np.float32) for s in shapes(hidden, intermediate)]
 
 
 def bf16_bits(values: np.ndarray) -> np.ndarray:
@@ -68,6 +78,16 @@ def flat(matrices: list[np.ndarray] | tuple[np.ndarray, ...]) -> np.ndarray:
     return np.concatenate([m.ravel() for m in matrices]).astype(np.float64)
 
 
+def decoded_errors(matrices: list[np.ndarray]) -> dict[int, float]:
+    """Relative error of each tier over the matrices given: gate and up, or all three."""
+    intermediate, hidden = matrices[0].shape
+    rest = [np.zeros((hidden, intermediate), np.float32)][: 3 - len(matrices)]
+    segments = record(encode([*matrices, *rest]))
+    decoded = {tier: reference.decode_expert(segments, hidden, intermediate, tier) for tier in (2, 4, 6, 8)}
+    want = flat(matrices)
+    return {tier: codec.relative_error(want, flat(found[: len(matrices)])) for tier, found in decoded.items()}
+
+
 def pooled(error_of: codec.ErrorOf, matrices: list[np.ndarray]) -> float:
     """Relative error over the three matrices together."""
     energy = [float((m.astype(np.float64) ** 2).sum()) for m in matrices]
@@ -75,27 +95,31 @@ def pooled(error_of: codec.ErrorOf, matrices: list[np.ndarray]) -> float:
     return float(np.sqrt(sum(e**2 * w for e, w in zip(errors, energy, strict=True)) / sum(energy)))
 
 
-@pytest.mark.parametrize("name", ["student-t", "trained-first", "trained-last"])
+# Name -> matrices, and how much worse than a full search for codes of 2 bits alone tier 2 may be.
+NESTED = {
+    "student-t 256x192": (partial(heavy_tailed, 256, 192, 1), 1.06),
+    "student-t 96x512": (partial(heavy_tailed, 96, 512, 1), 1.06),
+    "normal 96x512": (partial(normal, 96, 512, 1), 1.06),
+    **{f"trained layer {n}": (partial(trained, n, 4 * n + 3), 1.06) for n in range(8)},
+    # The longer a row, the less its own table gains over one for the whole matrix.
+    "student-t rows of 768": (partial(two_matrices, 768, 64, 1), 1.075),
+    "student-t rows of 2048": (partial(two_matrices, 2048, 32, 1), 1.075),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
 def test_nested_tiers_are_nearly_as_good_as_independent_codes(name: str) -> None:
-    matrices = {
-        "student-t": lambda: heavy_tailed(256, 192, 1),
-        "trained-first": lambda: trained(0, 3),
-        "trained-last": lambda: trained(7, 11),
-    }[name]()
-    errors = encode(matrices).errors()
+    build, bound = NESTED[name]
+    matrices = build()
+    errors = decoded_errors(matrices)
     four = pooled(codec.four_bit_error, matrices)
     two = pooled(codec.two_bit_error, matrices)
-    plain = pooled(codec.plain_two_bit_error, matrices)
     print(
         f"{name}: 2/4/6/8 bits {errors[2]:.4f} {errors[4]:.4f} {errors[6]:.4f} {errors[8]:.5f}; "
-        f"4-bit alone {four:.4f} (ratio {errors[4] / four:.4f}); 2-bit alone, full search {two:.4f} "
-        f"(ratio {errors[2] / two:.4f}), one start {plain:.4f} (ratio {errors[2] / plain:.4f})"
+        f"alone: 4 bits {four:.4f} (ratio {errors[4] / four:.4f}), 2 bits {two:.4f} (ratio {errors[2] / two:.4f})"
     )
     assert errors[4] <= 1.01 * four
-    # A full search of independent 2-bit codes is 7 to 8 % better: a shared scale cannot suit both
-    # tiers. Against the usual fit (one starting range, least squares) the bound of 6 % holds.
-    assert errors[2] <= 1.06 * plain
-    assert errors[2] <= 1.085 * two
+    assert errors[2] <= bound * two
     assert errors[8] <= 0.008
 
 
@@ -121,13 +145,37 @@ def test_header_and_padding() -> None:
     encoder = encode(heavy_tailed(64, 96, 0))
     base = encoder.segment(0).tobytes()
     assert base[:16] == b"HBR1" + struct.pack("<III", 3, 7, 0)
-    tables = np.frombuffer(base[16:28], np.uint8).reshape(3, 4)
-    assert (np.diff(tables.astype(int), axis=1) > 0).all()
-    assert tables.max() <= 127
-    assert base[28:64] == bytes(36)
-    metadata = 2 * 6 * (128 + 64) + 4 * (128 + 96)
+    assert base[16:64] == bytes(48)
+    for panel in range(12):  # gate and up: 64 inputs a row
+        start = 64 + panel * (192 + 64)
+        tables = np.frombuffer(base[start + 128 : start + 192], np.uint8).reshape(16, 4)
+        assert (np.diff(tables.astype(int), axis=1) > 0).all()
+        assert tables.max() <= 127
+    metadata = 12 * (192 + 64) + 4 * (192 + 96)
     assert not any(base[64 + metadata + 3 * 64 * 96 // 4 :])
     assert not any(encoder.segment(1)[3 * 64 * 96 // 4 :])
+
+
+def test_each_row_has_the_table_that_suits_it() -> None:
+    """Tables differ between rows, and none of a row's entries can be changed for the better."""
+    matrices = heavy_tailed(64, 96, 3)
+    segments = record(encode(matrices))
+    base = np.frombuffer(segments[0], np.uint8).copy()
+    tables = base[64 + 128 : 64 + 192].reshape(16, 4)
+    assert len(np.unique(tables, axis=0)) > 8
+    best = row_errors(matrices[0], [base.tobytes()])
+    for row, k in np.ndindex(16, 4):
+        entry = int(tables[row, k])
+        tables[row, k] = entry + 1 - 2 * (row % 2)
+        changed = row_errors(matrices[0], [base.tobytes()])
+        tables[row, k] = entry
+        assert changed[row] > best[row] * (1 - 1e-5)
+        assert np.array_equal(np.delete(changed, row), np.delete(best, row))
+
+
+def row_errors(gate: np.ndarray, segments: list[bytes]) -> np.ndarray:
+    decoded = reference.decode_expert(segments, 64, 96, 2)[0]
+    return np.asarray(((gate - decoded).astype(np.float64) ** 2).sum(axis=1))
 
 
 def test_bytes_do_not_depend_on_isa_threads_grouping_order_or_reuse() -> None:

@@ -14,16 +14,16 @@ typedef int32_t VI __attribute__((vector_size(4 * HOBBIT_LANES)));
 
 constexpr float kRound = 12582912.0f;  // adding and taking off rounds to nearest even
 
-// Error of the two-bit tier counted while (a, b) are chosen. Measured on Student-t (5 d.o.f.) and
-// trained weights: 0.036 costs 0.6 % of the four-bit error and takes 1.5 % off the two-bit error;
-// more would cost the four-bit tier over 1 %.
-constexpr float kLambda = 0.036f;
-// Assumed means of the two-bit cells in units of a; the stored table is fitted to the real ones.
+// Error of the two-bit tier counted while (a, b) are chosen. Measured on Student-t (5 d.o.f.), normal
+// and trained weights: 0.041 adds 0.6 to 0.7 % to the four-bit error and takes 1.4 to 1.6 % off the
+// two-bit error; more would cost the four-bit tier over 1 % against a search with unquantised steps.
+constexpr float kLambda = 0.041f;
+// Assumed means of the two-bit cells in units of a; the stored tables are fitted to the real ones.
 constexpr float kCellFirst = 2.0f, kCellStep = 11.0f / 3;
-// Search effort: starting ranges per end, cut per step, starts kept, refits of each, sweeps over
-// neighbouring stored steps. The error has many local minima: kept starts pay more than a finer grid.
-constexpr int kGrid = 6, kKept = 6, kRefits = 3, kSweeps = 2;
-constexpr float kGridStep = 0.045f;
+// Search effort: cuts per end of the range and their size, starts kept, refits of each, stored scales
+// tried each way. The error has many local minima: near starts and several kept pay, wide cuts do not.
+constexpr int kGrid = 7, kKept = 8, kRefits = 4, kScales = 3;
+constexpr float kGridStep = 0.035f;
 
 inline VF all(float x) { return VF{} + x; }
 inline VF load(const float* p) { VF v; std::memcpy(&v, p, sizeof v); return v; }
@@ -51,13 +51,13 @@ inline void read_group(const float* tile, Group& g) {
 }
 
 struct Fit {
-  VF a, b, error;
+  VF a, b, tilt, error;  // tilt: how far the best b falls as a rises
 };
 
 // Two-bit reconstruction of code q, in units of a: the assumed mean of its cell.
 inline VF cell_level(VF q) {
-  const VF cell = ((q * 0.25f - 0.375f) + kRound) - kRound;  // floor(q / 4)
-  return kCellStep * cell + kCellFirst;
+  const VF first = ((q - 1.5f) + 4 * kRound) - 4 * kRound;  // the sum's last digit is worth 4
+  return kCellStep / 4 * first + kCellFirst;
 }
 
 // Chooses codes under (a, b), then the (a, b) that minimise, for those codes, the four-bit error
@@ -82,17 +82,28 @@ inline Fit refit(const Group& g, VF a, VF b) {
   a2 = usable ? a2 : a;
   b2 = usable ? b2 : b;
   const VF error = sww - 2.0f * a2 * swu - 2.0f * b2 * sw + a2 * a2 * suu + 2.0f * a2 * b2 * su + n * b2 * b2;
-  return {a2, b2, error};
+  return {a2, b2, su * (1.0f / n), error};
 }
 
-// What the stored metadata really cost: codes chosen anew, four-bit error plus a share of the two-bit.
-inline VF stored_error(const Group& g, VF a, VF b) {
+// The two-bit table of each lane's row, in units of a.
+struct Table {
+  VF level[4];
+};
+
+inline VF look_up(const VF value[4], VF q) {
+  VF found = value[0];
+  for (int k = 1; k < 4; ++k) found = q >= float(4 * k) ? value[k] : found;
+  return found;
+}
+
+// What stored metadata really cost: codes chosen anew, four-bit error plus kLambda times the two-bit.
+inline VF stored_error(const Group& g, const Table& table, VF a, VF b) {
   const VF inv = inverse(a, 1.0f);
-  VF e4 = all(0), e2 = all(0);
+  VF e4 = all(0), e2 = all(0), above[4];
+  for (int k = 0; k < 4; ++k) above[k] = a * table.level[k];
   for (size_t i = 0; i < kGroup; ++i) {
-    const VF d = g.w[i] - b, q = round_clamp(d * inv, 15.0f), x = d - a * q;
+    const VF d = g.w[i] - b, q = round_clamp(d * inv, 15.0f), x = d - a * q, y = d - look_up(above, q);
     e4 += x * x;
-    const VF y = d - a * cell_level(q);
     e2 += y * y;
   }
   return e4 + kLambda * e2;
@@ -101,8 +112,9 @@ inline VF stored_error(const Group& g, VF a, VF b) {
 // Leaves the better of the two in `kept` and the worse in `f`.
 inline void exchange(Fit& kept, Fit& f) {
   const auto better = f.error < kept.error;
-  const Fit worse{better ? kept.a : f.a, better ? kept.b : f.b, better ? kept.error : f.error};
-  kept = {better ? f.a : kept.a, better ? f.b : kept.b, better ? f.error : kept.error};
+  const Fit worse{better ? kept.a : f.a, better ? kept.b : f.b, better ? kept.tilt : f.tilt,
+                  better ? kept.error : f.error};
+  kept = {better ? f.a : kept.a, better ? f.b : kept.b, better ? f.tilt : kept.tilt, better ? f.error : kept.error};
   f = worse;
 }
 
@@ -110,9 +122,9 @@ inline void exchange(Fit& kept, Fit& f) {
 inline Fit search(const Group& g) {
   const VF range = vmax(g.high - g.low, all(0));
   Fit best[kKept];
-  for (Fit& f : best) f = {range * (1.0f / 15), g.low, all(3.4e38f)};
+  for (Fit& f : best) f = {range * (1.0f / 15), g.low, all(7.5f), all(3.4e38f)};
   for (int i = 0; i < kGrid; ++i)
-    for (int j = 0; j < kGrid; ++j) {
+    for (int j = 0; i + j < kGrid; ++j) {
       const float from = float(i) * kGridStep, to = float(j) * kGridStep;
       Fit f = refit(g, range * ((1.0f - from - to) / 15), vmin(g.low + range * from, all(0)));
       for (Fit& kept : best) exchange(kept, f);
@@ -127,68 +139,97 @@ inline Fit search(const Group& g) {
   return best[0];
 }
 
+// What a row's table is fitted to: sums of a (w - b) and of a^2 over the weights of each cell.
+struct CellSums {
+  VF dot[4]{}, sq[4]{};
+};
+
+inline void add_cells(const Group& g, VF a, VF b, CellSums& sums) {
+  const VF inv = inverse(a, 1.0f);
+  VF count[4]{}, above[4]{};
+  for (size_t i = 0; i < kGroup; ++i) {
+    const VF d = g.w[i] - b, q = round_clamp(d * inv, 15.0f);
+    for (int c = 0; c < 4; ++c) {  // first over code 4 c and all above it
+      const auto in = q >= float(4 * c);
+      count[c] += in ? all(1) : all(0);
+      above[c] += in ? d : all(0);
+    }
+  }
+  for (int c = 0; c < 4; ++c) {
+    sums.dot[c] += a * (c < 3 ? above[c] - above[c + 1] : above[c]);
+    sums.sq[c] += a * a * (c < 3 ? count[c] - count[c + 1] : count[c]);
+  }
+}
+
+// Entries in eighths of a; an unused cell gets its middle.
+inline void fit_table(const CellSums& sums, VF entry[4]) {
+  for (int k = 0; k < 4; ++k) {
+    const VF dot = 8.0f * sums.dot[k], sq = sums.sq[k];
+    entry[k] = round_clamp(sq > 0 ? dot / (sq > 0 ? sq : all(1)) : all(8 * (4.0f * float(k) + 1.5f)), 127.0f);
+  }
+}
+
 struct Steps {
   VF scale, min;  // integers 0..255
 };
 
-inline Steps best_steps(const Group& g, VF a, VF b, VF row_scale, VF row_min) {
-  Steps best{round_clamp(a * inverse(row_scale, 1.0f), 255.0f), round_clamp(-b * inverse(row_min, 1.0f), 255.0f)};
-  VF error = stored_error(g, row_scale * best.scale, -row_min * best.min);
-  for (int sweep = 0; sweep < kSweeps; ++sweep) {
-    const Steps centre = best;
-    for (int i = -1; i <= 1; ++i)
-      for (int j = -1; j <= 1; ++j) {
-        if (i == 0 && j == 0) continue;
-        const Steps s{vmax(vmin(centre.scale + float(i), all(255)), all(0)),
-                      vmax(vmin(centre.min + float(j), all(255)), all(0))};
-        const VF e = stored_error(g, row_scale * s.scale, -row_min * s.min);
-        const auto better = e < error;
-        best.scale = better ? s.scale : best.scale;
-        best.min = better ? s.min : best.min;
-        error = better ? e : error;
-      }
+inline void try_steps(const Group& g, const Table& table, VF row_scale, VF row_min, Steps s, Steps& best, VF& error) {
+  s.min = vmax(vmin(s.min, all(255)), all(0));
+  const VF e = stored_error(g, table, row_scale * s.scale, -row_min * s.min);
+  const auto better = e < error;
+  best.scale = better ? s.scale : best.scale;
+  best.min = better ? s.min : best.min;
+  error = better ? e : error;
+}
+
+// Stored steps near the fit. Its error is a narrow valley: another a wants its own b, which is
+// where the mean of the codes (`tilt`) stays.
+inline Steps best_steps(const Group& g, const Table& table, const Fit& f, VF row_scale, VF row_min) {
+  const VF inv_min = inverse(row_min, 1.0f);
+  const VF near = round_clamp(f.a * inverse(row_scale, 1.0f), 255.0f);
+  Steps best{near, all(0)};
+  VF error = all(3.4e38f);
+  for (int i = -kScales; i <= kScales; ++i) {
+    const VF scale = vmax(vmin(near + float(i), all(255)), all(0));
+    const VF b = vmin(f.b + (f.a - row_scale * scale) * f.tilt, all(0));
+    try_steps(g, table, row_scale, row_min, {scale, (-b * inv_min + kRound) - kRound}, best, error);
   }
+  const Steps centre = best;
+  for (int j = -1; j <= 1; j += 2)
+    try_steps(g, table, row_scale, row_min, {centre.scale, centre.min + float(j)}, best, error);
   return best;
 }
 
 struct Sums {
-  VF weight_sq{}, residual_sq[4]{}, cell_dot[4]{}, cell_sq[4]{};
+  VF weight_sq{}, above_sq{}, residual_sq[3]{};  // w, w - b, and what tiers 4, 6, 8 leave
+  CellSums cells;
 };
 
 // Writes the planes of one group (`at` = its byte offset in a plane of the panel) and adds its sums.
 inline void emit(const Group& g, VF a, VF b, const PanelTarget& target, size_t at, Sums& sums) {
   const VF inv = inverse(a, 1.0f), inv14 = inverse(a, 14.0f), step = a * (1.0f / 14);
-  VF count[4]{}, above[4]{};
   for (int v = 0; v < 2; ++v) {
     VI word[4]{};
     for (int k = 0; k < 16; ++k) {
       const int shift = 8 * (k & 3) + 2 * (k >> 2);
       const VF d = g.w[16 * v + k] - b, q = round_clamp(d * inv, 15.0f), e4 = d - a * q;
       const VF r = round_clamp(e4 * inv14 + 7.5f, 15.0f);
-      const VI qi = __builtin_convertvector(q, VI), ri = __builtin_convertvector(r, VI), cell = qi >> 2;
-      const VI p2 = ri >> 2;
-      word[0] |= cell << shift;
+      const VI qi = __builtin_convertvector(q, VI), ri = __builtin_convertvector(r, VI), p2 = ri >> 2;
+      word[0] |= (qi >> 2) << shift;
       word[1] |= (qi & 3) << shift;
       word[2] |= p2 << shift;
       word[3] |= (ri & 3) << shift;
       const VF e6 = e4 - step * (4.0f * __builtin_convertvector(p2, VF) - 6.0f), e8 = e4 - step * (r - 7.5f);
-      sums.residual_sq[0] += d * d;
-      sums.residual_sq[1] += e4 * e4;
-      sums.residual_sq[2] += e6 * e6;
-      sums.residual_sq[3] += e8 * e8;
-      for (int c = 0; c < 4; ++c) {
-        count[c] += cell == c ? all(1) : all(0);
-        above[c] += cell == c ? d : all(0);
-      }
+      sums.above_sq += d * d;
+      sums.residual_sq[0] += e4 * e4;
+      sums.residual_sq[1] += e6 * e6;
+      sums.residual_sq[2] += e8 * e8;
     }
     for (int k = 0; k < 4; ++k)
       if (target.plane[k]) std::memcpy(target.plane[k] + at + 64 * v, &word[k], sizeof word[k]);
   }
   sums.weight_sq += g.sum_sq;
-  for (int c = 0; c < 4; ++c) {
-    sums.cell_dot[c] += a * above[c];
-    sums.cell_sq[c] += a * a * count[c];
-  }
+  add_cells(g, a, b, sums.cells);
 }
 
 inline void add_lanes(double& total, VF v) {
@@ -198,24 +239,36 @@ inline void add_lanes(double& total, VF v) {
 // Steps below this would have an inverse that overflows; the row is as good as zero.
 inline VF row_step(VF top) { return top > 1e-30f ? top * (1.0f / 255) : all(0); }
 
-void encode_slice(const float* tile, size_t groups, float* fits, const PanelTarget& target, size_t row, Sums& sums) {
-  VF top_a = all(0), top_b = all(0);
+// One slice of the panel's rows. The table is fitted to the codes of the searched (a, b), the
+// stored steps and final codes are chosen under it, and it is fitted to those once more.
+void encode_slice(const float* tile, size_t groups, float* fits, const PanelTarget& target, size_t row,
+                  PanelStats& stats) {
+  VF top_a = all(0), top_b = all(0), entry[4];
+  CellSums found;
   Group g;
   for (size_t i = 0; i < groups; ++i) {
     read_group(tile + i * kGroup * kPanelRows + row, g);
     const Fit fit = search(g);
-    store(fits + (2 * i) * kPanelRows + row, fit.a);
-    store(fits + (2 * i + 1) * kPanelRows + row, fit.b);
+    float* kept = fits + 3 * i * kPanelRows + row;
+    store(kept, fit.a);
+    store(kept + kPanelRows, fit.b);
+    store(kept + 2 * kPanelRows, fit.tilt);
     top_a = vmax(top_a, fit.a);
     top_b = vmax(top_b, -fit.b);
+    add_cells(g, fit.a, fit.b, found);
   }
   const VF row_scale = row_step(top_a), row_min = row_step(top_b);
   std::memcpy(target.meta + 4 * row, &row_scale, sizeof row_scale);
   std::memcpy(target.meta + 64 + 4 * row, &row_min, sizeof row_min);
+  fit_table(found, entry);
+  Table table;
+  for (int k = 0; k < 4; ++k) table.level[k] = entry[k] * 0.125f;
+  Sums sums;
   for (size_t i = 0; i < groups; ++i) {
     read_group(tile + i * kGroup * kPanelRows + row, g);
-    const float* fit = fits + 2 * i * kPanelRows + row;
-    const Steps steps = best_steps(g, load(fit), load(fit + kPanelRows), row_scale, row_min);
+    const float* kept = fits + 3 * i * kPanelRows + row;
+    const Fit fit{load(kept), load(kept + kPanelRows), load(kept + 2 * kPanelRows), all(0)};
+    const Steps steps = best_steps(g, table, fit, row_scale, row_min);
     uint8_t* meta = target.meta + kPanelMeta + i * kGroupMeta + row;
     for (int lane = 0; lane < kLanes; ++lane) {
       meta[lane] = uint8_t(steps.scale[lane]);
@@ -223,22 +276,23 @@ void encode_slice(const float* tile, size_t groups, float* fits, const PanelTarg
     }
     emit(g, row_scale * steps.scale, -row_min * steps.min, target, i * kGroupPlane + 4 * row, sums);
   }
+  fit_table(sums.cells, entry);
+  for (int lane = 0; lane < kLanes; ++lane)
+    for (int k = 0; k < 4; ++k) {
+      const double level = double(entry[k][lane]) / 8;
+      target.meta[kPanelTable + 4 * (row + size_t(lane)) + size_t(k)] = uint8_t(entry[k][lane]);
+      stats.residual_sq[0] += level * (level * double(sums.cells.sq[k][lane]) - 2 * double(sums.cells.dot[k][lane]));
+    }
+  add_lanes(stats.weight_sq, sums.weight_sq);
+  add_lanes(stats.residual_sq[0], sums.above_sq);
+  for (int k = 0; k < 3; ++k) add_lanes(stats.residual_sq[k + 1], sums.residual_sq[k]);
 }
 
 }  // namespace
 
 void HOBBIT_ENCODE(const float* tile, size_t groups, float* fits, const PanelTarget& target, PanelStats& stats) {
   stats = PanelStats{};
-  for (size_t row = 0; row < kPanelRows; row += size_t(kLanes)) {
-    Sums sums;
-    encode_slice(tile, groups, fits, target, row, sums);
-    add_lanes(stats.weight_sq, sums.weight_sq);
-    for (int k = 0; k < 4; ++k) {
-      add_lanes(stats.residual_sq[k], sums.residual_sq[k]);
-      add_lanes(stats.cell_dot[k], sums.cell_dot[k]);
-      add_lanes(stats.cell_sq[k], sums.cell_sq[k]);
-    }
-  }
+  for (size_t row = 0; row < kPanelRows; row += size_t(kLanes)) encode_slice(tile, groups, fits, target, row, stats);
 }
 
 }  // namespace hobbit

@@ -7,9 +7,7 @@ namespace hobbit {
 
 struct PanelStats {
   double weight_sq;         // sum w^2
-  double residual_sq[4];    // sum (w - w')^2 at tiers 4, 6, 8; [0] holds sum (w - b)^2
-  double cell_dot[4];       // sum a (w - b) over weights of two-bit code k
-  double cell_sq[4];        // sum a^2 over the same
+  double residual_sq[4];    // sum (w - w')^2 at tiers 2, 4, 6, 8
 };
 
 struct PanelTarget {
@@ -17,7 +15,7 @@ struct PanelTarget {
   uint8_t* plane[4];  // null where the plane is not stored
 };
 
-// `tile` is [groups][32 inputs][16 rows], finite; `fits` is scratch of [groups][2][16].
+// `tile` is [groups][32 inputs][16 rows], finite; `fits` is scratch of [groups][3][16].
 using EncodePanel = void (*)(const float* tile, size_t groups, float* fits, const PanelTarget& target,
                              PanelStats& stats);
 

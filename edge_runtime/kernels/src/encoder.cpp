@@ -82,7 +82,7 @@ ExpertEncoder::ExpertEncoder(int layer, int expert, size_t hidden, size_t interm
   workers_.resize(size_t(threads));
   for (Worker& worker : workers_) {
     worker.tile.resize(cols * kPanelRows);
-    worker.fits.resize(cols / kGroup * 2 * kPanelRows);
+    worker.fits.resize(cols / kGroup * 3 * kPanelRows);
   }
   added_.resize(panels);
   stats_.resize(panels);
@@ -177,17 +177,6 @@ void ExpertEncoder::finish() {
     for (size_t p = 0; p < layout_.panels(m); ++p)
       if (!added_[panel_index(m, p)])
         refuse(std::string(kMatrixName[m]) + ": row " + std::to_string(p * kPanelRows) + " is missing");
-  for (int m : {kGate, kUp, kDown})
-    for (int k = 0; k < 4; ++k) {
-      double dot = 0, sq = 0;
-      for (size_t p = 0; p < layout_.panels(m); ++p) {
-        const PanelStats& s = stats_[panel_index(m, p)];
-        dot += s.cell_dot[k];
-        sq += s.cell_sq[k];
-      }
-      const double entry = sq > 0 ? 8 * dot / sq : 8 * (4 * k + 1.5);  // an unused cell gets its middle
-      segments_[0][kTableOffset + 4 * size_t(m) + size_t(k)] = uint8_t(std::clamp(std::nearbyint(entry), 0.0, 127.0));
-    }
   finished_ = true;
 }
 
@@ -198,12 +187,7 @@ std::map<int, double> ExpertEncoder::errors() const {
     for (size_t p = 0; p < layout_.panels(m); ++p) {
       const PanelStats& s = stats_[panel_index(m, p)];
       total += s.weight_sq;
-      sq[0] += s.residual_sq[0];
-      for (int k = 0; k < 4; ++k) {
-        const double level = segments_[0][kTableOffset + 4 * size_t(m) + size_t(k)] / 8.0;
-        sq[0] += level * level * s.cell_sq[k] - 2 * level * s.cell_dot[k];
-      }
-      for (int k = 1; k < 4; ++k) sq[k] += s.residual_sq[k];
+      for (int k = 0; k < 4; ++k) sq[k] += s.residual_sq[k];
       sq[4] += bf16_sq_[panel_index(m, p)];
     }
   const auto relative = [&](double e) { return total > 0 ? std::sqrt(std::max(e, 0.0) / total) : 0.0; };

@@ -165,7 +165,7 @@ void ExpertKernels::for_items(const Batch& b, size_t items_per_expert, Item item
 PanelRef ExpertKernels::panel(const Batch& b, size_t expert, int matrix, size_t index) const {
   const uint64_t* segments = b.segments + 4 * expert;
   const uint8_t* base = reinterpret_cast<const uint8_t*>(segments[0]);
-  PanelRef ref{base + layout_.meta_offset(matrix, index), {}, base + kTableOffset + 4 * matrix};
+  PanelRef ref{base + layout_.meta_offset(matrix, index), {}};
   const size_t at = layout_.plane_offset(matrix, index);
   for (int k = 0; k < b.tier / 2; ++k)
     ref.plane[k] = reinterpret_cast<const uint8_t*>(segments[k]) + layout_.plane_start(k) + at;

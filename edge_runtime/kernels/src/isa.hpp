@@ -22,7 +22,6 @@ static_assert(sizeof(ActGroup) == 48, "kernels step through activations in 48-by
 struct PanelRef {
   const uint8_t* meta;
   const uint8_t* plane[4];
-  const uint8_t* table;  // two-bit table of the matrix
 };
 
 // Every function gives the same bits on every ISA: integer dots are exact, float operations are

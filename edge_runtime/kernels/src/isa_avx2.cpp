@@ -11,7 +11,7 @@ namespace {
 struct Avx2 {
   static constexpr int kSlices = 2, kSlicesTogether = 1, kTokenBlock = 8, kTokenBlockBf16 = 2;
   using F = __m256;
-  struct Table { __m256i low, high; };
+  using Table = __m256i;  // a shuffle looks up within 128 bits: the four entries of each of four rows
   template <int TIER> struct Codes { __m256i q[8], r[TIER >= 6 ? 8 : 1]; };
 
   static F set1(float x) { return _mm256_set1_ps(x); }
@@ -32,11 +32,10 @@ struct Avx2 {
     _mm_prefetch(reinterpret_cast<const char*>(p + 2112), _MM_HINT_T0);
   }
 
-  static Table load_table(const uint8_t* p) {
-    alignas(16) uint8_t low[16], high[16];
-    for (int i = 0; i < 16; ++i) low[i] = p[i & 3], high[i] = p[i >> 2];
-    return {_mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(low))),
-            _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(high)))};
+  static Table load_table(const uint8_t* p) { return plane_load(p); }
+  static __m256i look_up(Table table, __m256i codes) {  // codes: bits 4 to 6 are ignored, 2, 3 and 7 are 0
+    const __m256i rows = _mm256_broadcastsi128_si256(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0C0C0C0C));
+    return _mm256_shuffle_epi8(table, _mm256_or_si256(codes, rows));
   }
   static __m256i nibble(__m256i v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
   static __m256i plane_load(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
@@ -52,17 +51,18 @@ struct Avx2 {
     out[3] = nibble(_mm256_srli_epi16(odd, 4));
   }
   template <int TIER>
-  static void unpack(Codes<TIER>& codes, const uint8_t* const* plane, size_t at, const Table& table) {
+  [[gnu::always_inline]] static void unpack(Codes<TIER>& codes, const uint8_t* const* plane, size_t at, Table table) {
     for (int v = 0; v < 2; ++v) {
       const size_t from = at + size_t(64 * v);
       __m256i* out = codes.q + 4 * v;
       const __m256i p0 = plane_load(plane[0] + from);
       if constexpr (TIER == 2) {
-        const __m256i a = nibble(p0), b = nibble(_mm256_srli_epi16(p0, 4));
-        out[0] = _mm256_shuffle_epi8(table.low, a);
-        out[1] = _mm256_shuffle_epi8(table.high, a);
-        out[2] = _mm256_shuffle_epi8(table.low, b);
-        out[3] = _mm256_shuffle_epi8(table.high, b);
+        const __m256i mask = _mm256_set1_epi8(0x33), even = _mm256_and_si256(p0, mask);
+        const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(p0, 2), mask);
+        out[0] = look_up(table, even);
+        out[1] = look_up(table, odd);
+        out[2] = look_up(table, _mm256_srli_epi16(even, 4));
+        out[3] = look_up(table, _mm256_srli_epi16(odd, 4));
         continue;
       }
       join(p0, plane_load(plane[1] + from), out);

@@ -10,7 +10,7 @@ namespace {
 struct Avx512 {
   static constexpr int kSlices = 1, kSlicesTogether = 1, kTokenBlock = 8, kTokenBlockBf16 = 4;
   using F = __m512;
-  struct Table { __m512i low, high; };  // by the low or the high pair of a nibble
+  using Table = __m512i;  // a shuffle looks up within 128 bits: the four entries of each of four rows
   template <int TIER> struct Codes { __m512i c[8]; };
 
   static F set1(float x) { return _mm512_set1_ps(x); }
@@ -31,11 +31,10 @@ struct Avx512 {
     _mm_prefetch(reinterpret_cast<const char*>(p + 2112), _MM_HINT_T0);
   }
 
-  static Table load_table(const uint8_t* p) {
-    alignas(16) uint8_t low[16], high[16];
-    for (int i = 0; i < 16; ++i) low[i] = p[i & 3], high[i] = p[i >> 2];
-    return {_mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(low))),
-            _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(high)))};
+  static Table load_table(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  static __m512i look_up(Table table, __m512i codes) {
+    const __m512i rows = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0C0C0C0C));
+    return _mm512_shuffle_epi8(table, _mm512_ternarylogic_epi32(codes, _mm512_set1_epi8(3), rows, 0xEA));  // a & b | c
   }
   static __m512i nibble(__m512i v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
   static __m512i plane_load(const uint8_t* p) { return _mm512_loadu_si512(p); }
@@ -50,17 +49,16 @@ struct Avx512 {
     out[3] = nibble(_mm512_srli_epi16(odd, 4));
   }
   template <int TIER>
-  static void unpack(Codes<TIER>& codes, const uint8_t* const* plane, size_t at, const Table& table) {
+  [[gnu::always_inline]] static void unpack(Codes<TIER>& codes, const uint8_t* const* plane, size_t at, Table table) {
     for (int v = 0; v < 2; ++v) {
       __m512i* out = codes.c + 4 * v;
       const size_t from = at + size_t(64 * v);
       const __m512i p0 = plane_load(plane[0] + from);
       if constexpr (TIER == 2) {
-        const __m512i a = nibble(p0), b = nibble(_mm512_srli_epi16(p0, 4));
-        out[0] = _mm512_shuffle_epi8(table.low, a);
-        out[1] = _mm512_shuffle_epi8(table.high, a);
-        out[2] = _mm512_shuffle_epi8(table.low, b);
-        out[3] = _mm512_shuffle_epi8(table.high, b);
+        out[0] = look_up(table, p0);
+        out[1] = look_up(table, _mm512_srli_epi16(p0, 2));
+        out[2] = look_up(table, _mm512_srli_epi16(p0, 4));
+        out[3] = look_up(table, _mm512_srli_epi16(p0, 6));
         continue;
       }
       join(p0, plane_load(plane[1] + from), out);

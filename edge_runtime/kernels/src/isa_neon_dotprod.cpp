@@ -11,7 +11,7 @@ namespace {
 struct Neon {
   static constexpr int kSlices = 4, kSlicesTogether = 2, kTokenBlock = 4, kTokenBlockBf16 = 1;
   using F = float32x4_t;
-  struct Table { uint8x16_t low, high; };
+  using Table = uint8x16_t;  // the four entries of each of four rows
   template <int TIER> struct Codes { int8x16_t c[8]; };
 
   static F set1(float x) { return vdupq_n_f32(x); }
@@ -29,10 +29,10 @@ struct Neon {
   static F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
   static void prefetch(const uint8_t* p) { __builtin_prefetch(p + 512), __builtin_prefetch(p + 576); }
 
-  static Table load_table(const uint8_t* p) {
-    uint8_t low[16], high[16];
-    for (int i = 0; i < 16; ++i) low[i] = p[i & 3], high[i] = p[i >> 2];
-    return {vld1q_u8(low), vld1q_u8(high)};
+  static Table load_table(const uint8_t* p) { return vld1q_u8(p); }
+  static uint8x16_t look_up(Table table, uint8x16_t codes) {
+    const uint8x16_t rows = vreinterpretq_u8_u32(uint32x4_t{0, 0x04040404, 0x08080808, 0x0C0C0C0C});
+    return vqtbl1q_u8(table, vbslq_u8(vdupq_n_u8(3), codes, rows));
   }
   static void join(uint8x16_t hi, uint8x16_t lo, uint8x16_t out[4]) {
     const uint8x16_t mask = vdupq_n_u8(0xCC), low = vdupq_n_u8(15);
@@ -43,17 +43,16 @@ struct Neon {
     out[3] = vshrq_n_u8(odd, 4);
   }
   template <int TIER>
-  static void unpack(Codes<TIER>& codes, const uint8_t* const* plane, size_t at, const Table& table) {
+  [[gnu::always_inline]] static void unpack(Codes<TIER>& codes, const uint8_t* const* plane, size_t at, Table table) {
     for (int v = 0; v < 2; ++v) {
       const size_t from = at + size_t(64 * v);
       const uint8x16_t p0 = vld1q_u8(plane[0] + from);
       uint8x16_t q[4];
       if constexpr (TIER == 2) {
-        const uint8x16_t a = vandq_u8(p0, vdupq_n_u8(15)), b = vshrq_n_u8(p0, 4);
-        q[0] = vqtbl1q_u8(table.low, a);
-        q[1] = vqtbl1q_u8(table.high, a);
-        q[2] = vqtbl1q_u8(table.low, b);
-        q[3] = vqtbl1q_u8(table.high, b);
+        q[0] = look_up(table, p0);
+        q[1] = look_up(table, vshrq_n_u8(p0, 2));
+        q[2] = look_up(table, vshrq_n_u8(p0, 4));
+        q[3] = look_up(table, vshrq_n_u8(p0, 6));
       } else {
         join(p0, vld1q_u8(plane[1] + from), q);
       }

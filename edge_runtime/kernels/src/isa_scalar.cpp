@@ -37,7 +37,8 @@ struct Scalar {
           int p[4] = {};
           for (int k = 0; k < TIER / 2; ++k) p[k] = (plane[k][at + size_t(64 * v + i)] >> (2 * f)) & 3;
           const int q = 4 * p[0] + p[1];
-          codes.c[4 * v + f][i] = uint8_t(TIER == 2 ? table[p[0]] : TIER == 4 ? q : 14 * q + 4 * p[2] + p[3]);
+          const uint8_t* row = table + i / 4 * 4;
+          codes.c[4 * v + f][i] = uint8_t(TIER == 2 ? row[p[0]] : TIER == 4 ? q : 14 * q + 4 * p[2] + p[3]);
         }
   }
   template <int TIER> static F dot(const Codes<TIER>& codes, const ActGroup& x) {

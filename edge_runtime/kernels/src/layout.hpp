@@ -8,11 +8,11 @@ namespace hobbit {
 constexpr size_t kGroup = 32;        // inputs under one scale and minimum
 constexpr size_t kPanelRows = 16;    // output rows of a panel
 constexpr size_t kRecordHeader = 64;
-constexpr size_t kPanelMeta = 128;   // float row_scale[16], float row_min[16]
+constexpr size_t kPanelTable = 128;  // offset of u8 table[16][4] behind float row_scale[16], row_min[16]
+constexpr size_t kPanelMeta = kPanelTable + 64;
 constexpr size_t kGroupMeta = 32;    // u8 scale[16], u8 min[16]
 constexpr size_t kGroupPlane = 128;  // two bits of 16 rows x 32 inputs
 constexpr size_t kSegmentAlign = 4096;
-constexpr size_t kTableOffset = 16;  // two-bit tables of gate, up, down in the record header
 constexpr uint32_t kRecordMagic = 0x31524248;  // "HBR1" read as a little-endian word
 
 enum Matrix : int { kGate = 0, kUp = 1, kDown = 2 };

@@ -22,11 +22,12 @@ inline void block_slices(const PanelRef& panel, const ActGroup* const* tokens, s
                          size_t stride) {
   using F = typename V::F;
   constexpr int kRows = int(kPanelRows) / V::kSlices;
-  const typename V::Table table = V::load_table(panel.table);
   F unit[COUNT], neg_min[COUNT], acc[TB][COUNT];
+  typename V::Table table[COUNT];
   for (int s = 0; s < COUNT; ++s) {
     const float* rows = reinterpret_cast<const float*>(panel.meta) + kRows * (FIRST + s);
     unit[s] = V::mul(V::load(rows), V::set1(kUnit<TIER>));
+    table[s] = V::load_table(panel.meta + kPanelTable + 4 * kRows * (FIRST + s));
     neg_min[s] = V::mul(V::load(rows + kPanelRows), V::set1(-1.0f));
     for (int t = 0; t < TB; ++t) acc[t][s] = V::set1(0.0f);
   }
@@ -34,10 +35,11 @@ inline void block_slices(const PanelRef& panel, const ActGroup* const* tokens, s
     const uint8_t* meta = panel.meta + kPanelMeta + g * kGroupMeta;
     if (FIRST == 0)
       for (int k = 0; k < TIER / 2; ++k) V::prefetch(panel.plane[k] + g * kGroupPlane);
+#pragma GCC unroll 4  // else the slices' arrays stay in memory
     for (int s = 0; s < COUNT; ++s) {
       const int row = kRows * (FIRST + s);
       typename V::template Codes<TIER> codes;
-      V::unpack(codes, panel.plane, g * kGroupPlane + size_t(4 * row), table);
+      V::unpack(codes, panel.plane, g * kGroupPlane + size_t(4 * row), table[s]);
       const F scale = V::mul(unit[s], V::load_u8(meta + row));
       F offset = V::mul(neg_min[s], V::load_u8(meta + kPanelRows + row));
       if (TIER >= 6) offset = V::fma(scale, V::set1(kCodeOffset<TIER>), offset);
