@@ -25,7 +25,7 @@ demo: $(VENV)/.base
 	$(BIN)/hobbit plan demo/bundle --memory 160MiB --expert-memory 6MiB --context 512
 	$(BIN)/hobbit run demo/bundle --memory 160MiB --expert-memory 6MiB --context 512 \
 	  --prompt "$$(printf 'import os\nimport sys\n\nclass Reader:\n    def read(self, path):\n')" --echo \
-	  --max-tokens 120 --temperature 0.6 --seed 7
+	  --max-tokens 100 --temperature 0.6 --seed 5
 
 test: $(VENV)/.test
 	$(BIN)/ruff format --check .

@@ -78,7 +78,7 @@ def test_installed_wheel_imports_everything_and_exports_and_runs(wheel, tmp_path
 
 def test_sdist_holds_what_a_build_needs(tmp_path):
     command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "-o", str(tmp_path), str(REPO)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     listing = subprocess.run(
         ["tar", "tzf", str(next(tmp_path.glob("*.tar.gz")))], capture_output=True, text=True, check=True
