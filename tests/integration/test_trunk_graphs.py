@@ -18,7 +18,7 @@ from hobbit_export.trunk.graph import Graph
 from hobbit_export.trunk.linear import LinearWriter, Matrix, Precision
 from hobbit_export.trunk.quantize import block_size_for, dequantize_rows, quantize_rows
 
-# operators of lowering P, every one in the parser of TensorRT 10.1 and later (guide/dense.md 3.2)
+# operators of lowering P, every one in the parser of TensorRT 10.1 and later
 TENSORRT_OPS = {
     "Add", "Clip", "Concat", "Div", "Identity", "MatMul", "Mul", "Pow", "ReduceMean", "Reshape", "Shape", "Sigmoid",
     "Softmax", "Split", "Sqrt", "Sub", "Transpose",
