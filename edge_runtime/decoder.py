@@ -89,7 +89,7 @@ class Decoder:
         spec = self.spec
         routing = route(out.router_logits, spec.top_k, norm_topk_prob=spec.norm_topk_prob)
         plan = self.policy.decide(layer_idx, routing, self.cache)
-        self.cache.counters.add_plan(plan)
+        self.cache.counters.add_plan(plan, self.cache.tier)
         jobs = PairsByExpert(plan)
         moe = self._moe[: len(out.x)]
         ready = self.cache.stream(layer_idx, plan.tiers)  # reads of missing experts are under way from here on

@@ -1,6 +1,10 @@
 """What happens in the service, as figures others may read: counters, histograms, readiness, the serving loop's pulse.
 
 Written by the serving loop, read by metrics, the status page and the watchdog. Nothing here knows HTTP or the engine.
+
+`snapshot.make_snapshot(stats, readiness, heartbeat, info)` builds the `/v1/stats` object and
+`metrics.Exposition(stats, readiness, info).render(accept)` the `/metrics` page; the server makes one `ServiceInfo`.
+`notify.LoopWatchdog.attach(heartbeat)` feeds systemd; `statuspage.PAGE` and `statuspage.HEADERS` are served at `/`.
 """
 
 from __future__ import annotations
@@ -70,6 +74,8 @@ class EngineView:
         kv_tokens: tokens they can hold.
         policy: name and parameters in force.
         spans_ns: nanoseconds by phase: 'trunk', 'experts'.
+        budget_bytes: the plan's ceiling for the process.
+        planned_bytes: sum of the plan's lines.
     """
 
     experts: ExpertCounters
@@ -80,6 +86,33 @@ class EngineView:
     kv_tokens: int
     policy: Mapping[str, Any]
     spans_ns: Mapping[str, int] = field(default_factory=dict)
+    budget_bytes: int = 0
+    planned_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class ServiceInfo:
+    """What does not change while the service runs.
+
+    Attributes:
+        model_name: the id `/v1/models` lists.
+        family: `ModelSpec.family`.
+        num_layers: L.
+        num_experts: E, routed experts of a sparse layer.
+        top_k: K.
+        tier: the tier that counts as full.
+        backend: where it computes.
+        version: of hobbit-edge.
+    """
+
+    model_name: str
+    family: str
+    num_layers: int
+    num_experts: int
+    top_k: int
+    tier: int
+    backend: str
+    version: str
 
 
 class Figures:
