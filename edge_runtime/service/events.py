@@ -4,7 +4,9 @@ Written by the serving loop, read by metrics, the status page and the watchdog. 
 
 `snapshot.make_snapshot(stats, readiness, heartbeat, info)` builds the `/v1/stats` object and
 `metrics.Exposition(stats, readiness, info).render(accept)` the `/metrics` page; the server makes one `ServiceInfo`.
-`notify.LoopWatchdog.attach(heartbeat)` feeds systemd; `statuspage.PAGE` and `statuspage.HEADERS` are served at `/`.
+`lifecycle.Lifecycle(service, os.environ, settings)` owns SIGTERM, SIGINT and SIGHUP (uvicorn must not) and talks to
+systemd: `start()` and `close()` in the HTTP loop. `notify.inherited_sockets(os.environ)` are sockets to serve,
+`logs.setup_service_logging` sets the log format; `statuspage.PAGE` and `statuspage.HEADERS` are served at `/`.
 """
 
 from __future__ import annotations
