@@ -11,6 +11,7 @@ VERBS = {
     "plan": "add up the memory a bundle needs, or say what would fit",
     "run": "generate text from a prompt",
     "chat": "talk to a model that has a chat template",
+    "serve": "OpenAI-compatible HTTP service on this machine",
     "eval": "perplexity and KL divergence on a text, one token a step",
     "verify": "check hashes, structure and numerics of a bundle",
 }

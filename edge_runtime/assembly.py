@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.config import EngineOptions, RuntimeConfig, resolve
-from edge_runtime.decoder import Decoder
+from edge_runtime.decoder import Decoder, max_tokens
 from edge_runtime.experts.arena import ExpertArena
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import create_rule
@@ -96,7 +96,11 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
     spec, layout = manifest.model, manifest.layout
     tokenizer = Tokenizer(Path(path) / "tokenizer")
     kernels = ExpertKernels(
-        spec.hidden, spec.expert_intermediate, spec.top_k, config.prefill_chunk, threads=config.threads
+        spec.hidden,
+        spec.expert_intermediate,
+        spec.top_k,
+        max_tokens(config.prefill_chunk, config.parallel),
+        threads=config.threads,
     )
     needs = MemoryNeeds(
         runtime_bytes=rss_bytes() + (0 if "onnxruntime" in sys.modules else LIBRARY_BYTES),
@@ -113,6 +117,7 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
         num_experts=spec.num_experts,
         num_expert_layers=len(spec.sparse_layers),
         top_k=spec.top_k,
+        parallel=config.parallel,
     )
     plan = _plan(needs, config.memory, config.expert_memory, config.os_reserve)
     return Prepared(bundle, config, tokenizer, kernels, needs, plan)
@@ -169,7 +174,9 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
         tier=config.tier,
     )
     policy = create_policy(config.policy, num_experts=spec.num_experts, tier=config.tier)
-    decoder = Decoder(spec, trunk, cache, ready.kernels, policy, max_chunk=config.prefill_chunk)
+    decoder = Decoder(
+        spec, trunk, cache, ready.kernels, policy, max_chunk=config.prefill_chunk, parallel=config.parallel
+    )
     return Parts(
         bundle=bundle,
         config=config,

@@ -19,6 +19,7 @@ from edge_runtime.sizes import parse_size
 Value = TypeVar("Value")
 _PREFIX = "HOBBIT_"
 _DEFAULT_LOGITS_CHUNK = 32
+_MAX_PARALLEL = 64
 _BACKENDS = ("auto", "cpu", "cuda")
 
 
@@ -38,6 +39,7 @@ class EngineOptions:
     io_threads: str | int | None = None
     direct_io: str | bool | None = None
     context: str | int | None = None
+    parallel: str | int | None = None
     seed: str | int | None = None
 
     @staticmethod
@@ -77,7 +79,8 @@ class RuntimeConfig:
         io_threads: reads under way at once.
         read_chunk: bytes of the largest single read.
         direct_io: read experts past the page cache.
-        context: N, tokens of KV cache.
+        context: N, tokens of KV cache of one sequence.
+        parallel: sequences that may be decoded together, each with a KV cache of its own.
         prefill_chunk: tokens of a prompt in one pass.
         logits_chunk: tokens a pass when logits of every token are wanted.
         seed: of sampling; None draws one from the system for each request.
@@ -96,6 +99,7 @@ class RuntimeConfig:
     read_chunk: int
     direct_io: bool
     context: int
+    parallel: int
     prefill_chunk: int
     logits_chunk: int
     seed: int | None
@@ -135,6 +139,7 @@ def resolve(
         read_chunk=parse_size(profile.read_chunk.value, f"{own}: read_chunk"),
         direct_io=said.pick("direct_io", _switch, profile.direct_io.value),
         context=said.pick("context", _count(limit), min(_number(profile.context.value, limit), limit)),
+        parallel=said.pick("parallel", _count(_MAX_PARALLEL), 1),
         prefill_chunk=_number(profile.prefill_chunk.value, 128),
         logits_chunk=_DEFAULT_LOGITS_CHUNK,
         seed=said.pick("seed", _seed, None),

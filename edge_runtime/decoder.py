@@ -1,18 +1,19 @@
-"""One forward pass: trunk, policy, expert cache and expert kernels joined, layer by layer. No sampling, no text."""
+"""One forward pass over one or several sequences: trunk, policy, expert cache and kernels joined, layer by layer."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.policy.base import Policy, StepPlan
+from edge_runtime.policy.base import Policy, ResidencyView, Routing, StepPlan
 from edge_runtime.policy.routing import route
 from edge_runtime.spec import ModelSpec
 from edge_runtime.telemetry.spans import Spans
-from edge_runtime.trunk.base import F32, LayerOutput, Trunk
+from edge_runtime.trunk.base import F32, LayerOutput, Trunk, TrunkChunk
 from edge_runtime.trunk.kv_cache import KVCache
 
 
@@ -32,6 +33,22 @@ class Kernels(Protocol):
         ...
 
 
+class Piece(NamedTuple):
+    """What one sequence runs in a pass.
+
+    Attributes:
+        token_ids: int32 [T], its next tokens.
+        kv: its cache.
+        rows: of which tokens logits are wanted.
+        policy: decides for its tokens; None is the decoder's own.
+    """
+
+    token_ids: NDArray[np.int32]
+    kv: KVCache
+    rows: slice
+    policy: Policy | None = None
+
+
 class Decoder:
     """Runs chunks of tokens through a model whose experts are streamed.
 
@@ -39,18 +56,27 @@ class Decoder:
         spec: the model.
         trunk: its dense part.
         cache: its experts.
-        kernels: expert kernels for chunks of up to `max_chunk` tokens.
+        kernels: expert kernels for passes of up to `max_tokens` tokens.
         policy: decides experts and tiers.
-        max_chunk: most tokens in one pass.
+        max_chunk: most tokens of one sequence in one pass.
+        parallel: most sequences in one pass; at most one of them brings more than one token.
     """
 
     def __init__(
-        self, spec: ModelSpec, trunk: Trunk, cache: ExpertCache, kernels: Kernels, policy: Policy, *, max_chunk: int
+        self,
+        spec: ModelSpec,
+        trunk: Trunk,
+        cache: ExpertCache,
+        kernels: Kernels,
+        policy: Policy,
+        *,
+        max_chunk: int,
+        parallel: int = 1,
     ) -> None:
         self.spec, self.trunk, self.cache, self.kernels, self.policy = spec, trunk, cache, kernels, policy
         self.max_chunk = max_chunk
         self.spans = Spans()
-        self._moe = np.zeros((max_chunk, spec.hidden), np.float32)
+        self._moe = np.zeros((max_tokens(max_chunk, parallel), spec.hidden), np.float32)
 
     def prefill(self, token_ids: NDArray[np.int32], kv: KVCache) -> F32:
         """Run int32 [N] tokens in chunks; return the logits float32 [V] after the last one."""
@@ -68,45 +94,114 @@ class Decoder:
             ExpertReadError: an expert could not be read; the chunk is dropped, `kv` is unchanged.
             RequestError: the chunk does not fit the context.
         """
-        moe: F32 | None = None
+        return self.step([Piece(token_ids, kv, rows)])[0]
+
+    def step(self, pieces: Sequence[Piece]) -> list[F32]:
+        """Run the next tokens of several sequences in one pass, every expert read once for all of them.
+
+        Each sequence gets the bits it would get alone. At most one piece may have more than one token.
+
+        Returns:
+            Of each piece the logits float32 [rows, V] of its chosen tokens.
+
+        Raises:
+            ExpertReadError: an expert could not be read; nothing of the pass is kept, no cache is changed.
+            RequestError: a piece does not fit its context.
+        """
         with self.spans.span("trunk"):
-            self.trunk.begin(token_ids, kv)
+            chunks = [self.trunk.begin(piece.token_ids, piece.kv) for piece in pieces]
+        policies = [piece.policy or self.policy for piece in pieces]
+        moes: list[F32 | None] = [None] * len(chunks)
         self.cache.begin_pass()
         for layer_idx, layer in enumerate(self.spec.layers):
             with self.spans.span("trunk"):
-                out = self.trunk.run_layer(layer_idx, moe)
-            moe = self._run_experts(layer_idx, out) if layer.sparse else None
+                outs = [self.trunk.run_layer(c, layer_idx, moe) for c, moe in zip(chunks, moes, strict=True)]
+            moes = [*self._run_experts(layer_idx, outs, chunks, policies)] if layer.sparse else [None] * len(chunks)
         self.cache.end_pass()
         with self.spans.span("trunk"):
-            wants_logits = len(range(*rows.indices(len(token_ids)))) > 0
-            logits = self.trunk.head(moe, rows) if wants_logits else np.empty((0, self.spec.vocab_size), np.float32)
-            self.trunk.commit()
+            logits = [self._head(*each) for each in zip(chunks, moes, pieces, strict=True)]
+            for chunk in chunks:
+                self.trunk.commit(chunk)
         return logits
 
-    def _run_experts(self, layer_idx: int, out: LayerOutput) -> F32:
-        assert out.x is not None
-        assert out.router_logits is not None
-        spec = self.spec
-        routing = route(out.router_logits, spec.top_k, norm_topk_prob=spec.norm_topk_prob)
-        plan = self.policy.decide(layer_idx, routing, self.cache)
-        self.cache.counters.add_plan(plan)
+    def _head(self, chunk: TrunkChunk, moe: F32 | None, piece: Piece) -> F32:
+        if not len(range(*piece.rows.indices(chunk.tokens))):
+            return np.empty((0, self.spec.vocab_size), np.float32)
+        return self.trunk.head(chunk, moe, piece.rows)
+
+    def _run_experts(
+        self, layer_idx: int, outs: list[LayerOutput], chunks: list[TrunkChunk], policies: list[Policy]
+    ) -> list[F32]:
+        """Return the experts' combined output of each sequence, as views of one array."""
+        x = _joined([out.x for out in outs])
+        spec, stops = self.spec, np.cumsum([chunk.tokens for chunk in chunks])[:-1]
+        routing = route(_joined([out.router_logits for out in outs]), spec.top_k, norm_topk_prob=spec.norm_topk_prob)
+        plan = decide_together(layer_idx, routing, stops, policies, self.cache)
+        self.cache.counters.add_plan(plan, self.cache.tier)
         jobs = PairsByExpert(plan)
-        moe = self._moe[: len(out.x)]
+        moe = self._moe[: len(x)]
         ready = self.cache.stream(layer_idx, plan.tiers)  # reads of missing experts are under way from here on
         shared = spec.layers[layer_idx].shared_intermediate is not None
         if shared:
             with self.spans.span("trunk"):
-                shared_out = self.trunk.run_shared(layer_idx)
+                shared_out = [self.trunk.run_shared(chunk, layer_idx) for chunk in chunks]
         with self.spans.span("experts"):
-            self.kernels.quantize(out.x)
+            self.kernels.quantize(x)
         for batch in ready:
             with self.spans.span("experts"):
                 self.kernels.run(self.cache.tier, batch.segments, *jobs.of(batch.experts))
         with self.spans.span("experts"):
             self.kernels.combine(plan.topk_weights, moe)
+        parts = np.split(moe, stops)
         if shared:
-            moe += shared_out
-        return moe
+            for part, more in zip(parts, shared_out, strict=True):
+                part += more
+        return parts
+
+
+def max_tokens(max_chunk: int, parallel: int) -> int:
+    """Return the most tokens of one pass: a chunk of one sequence and a token of each other."""
+    return max_chunk + parallel - 1
+
+
+def decide_together(
+    layer_idx: int, routing: Routing, stops: NDArray[np.int_], policies: list[Policy], residency: ResidencyView
+) -> StepPlan:
+    """Let each policy decide once for all of its sequences' tokens, and join the plans into one.
+
+    Args:
+        layer_idx: the layer.
+        routing: of all tokens, sequence after sequence.
+        stops: where each sequence but the last ends.
+        policies: of each sequence.
+        residency: what is resident.
+    """
+    if all(policy is policies[0] for policy in policies):
+        return policies[0].decide(layer_idx, routing, residency)
+    owner = np.zeros(len(routing.topk_ids), np.intp)
+    owner[stops] = 1
+    owner = np.cumsum(owner)
+    ids, weights = routing.topk_ids.copy(), routing.topk_weights.copy()
+    plans = []
+    for policy in {id(policy): policy for policy in policies}.values():
+        rows = np.isin(owner, [i for i, other in enumerate(policies) if other is policy])
+        own = Routing(routing.logits[rows], routing.topk_ids[rows], routing.topk_weights[rows])
+        plans.append(policy.decide(layer_idx, own, residency))
+        ids[rows], weights[rows] = plans[-1].topk_ids, plans[-1].topk_weights
+    return StepPlan(
+        ids,
+        weights,
+        np.maximum.reduce([plan.tiers for plan in plans]),
+        substituted=sum(plan.substituted for plan in plans),
+        skipped=sum(plan.skipped for plan in plans),
+        route_changed=sum(plan.route_changed for plan in plans),
+    )
+
+
+def _joined(arrays: Sequence[F32 | None]) -> F32:
+    found = [array for array in arrays if array is not None]
+    assert len(found) == len(arrays)
+    return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 class PairsByExpert:

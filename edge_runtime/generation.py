@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.assembly import Parts
-from edge_runtime.sampling import Sampler, SamplingParams
+from edge_runtime.sampling import Constraint, Sampler, SamplingParams
 from edge_runtime.telemetry.report import Timings
-from edge_runtime.tokenizer import IncrementalDecoder, StopStrings
+from edge_runtime.tokenizer import IncrementalDecoder, StopStrings, Tokenizer
 from edge_runtime.trunk.kv_cache import KVCache
 
 
@@ -28,6 +28,70 @@ class Chunk(NamedTuple):
     text: str
     token_id: int
     finish_reason: str | None = None
+
+
+class Continuation:
+    """What follows a prompt: draws tokens from logits, turns them into text, and knows when it is over.
+
+    Args:
+        tokenizer: the model's.
+        params: sampling parameters.
+        prompt_ids: int32 [N], the whole prompt.
+        eos: tokens that end the text.
+        context: tokens the KV cache can hold.
+        constraint: which tokens may be drawn.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        params: SamplingParams,
+        prompt_ids: NDArray[np.int32],
+        *,
+        eos: Sequence[int],
+        context: int,
+        constraint: Constraint | None = None,
+    ) -> None:
+        self._sampler = Sampler(params, prompt_ids, constraint)
+        self._constraint = constraint
+        self._detokeniser = IncrementalDecoder(tokenizer)
+        self._stops = StopStrings(params.stop)
+        self._eos = set() if params.ignore_eos else set(eos)
+        # the last token need not be run, so it may lie one past the context
+        room = context - len(prompt_ids) + 1
+        self._limit = room if params.max_tokens is None else min(params.max_tokens, room)
+        self.token_ids: list[int] = []
+        self.text = ""
+        self.finish_reason = "length"
+
+    def next(self, logits: NDArray[np.float32]) -> Chunk:
+        """Draw a token from logits float32 [V].
+
+        Raises:
+            RequestError: the logits are no numbers, or the constraint cannot go on.
+        """
+        token = self._sampler.sample(logits)
+        self.token_ids.append(token)
+        text, reason = self._advance(token)
+        self.text += text
+        return Chunk(text, token, reason)
+
+    def _advance(self, token: int) -> tuple[str, str | None]:
+        """Text that became certain, and why generation ends, if it does."""
+        if token in self._eos:
+            return self._end("stop", "")
+        text = self._stops.push(self._detokeniser.push(token))
+        if self._stops.stopped:
+            self.finish_reason = "stop"
+            return text, "stop"
+        if self._constraint is not None and self._constraint.is_complete:
+            return self._end("stop", text)
+        return self._end("length", text) if len(self.token_ids) >= self._limit else (text, None)
+
+    def _end(self, reason: str, text: str) -> tuple[str, str]:
+        text += self._stops.push(self._detokeniser.flush())
+        self.finish_reason = "stop" if self._stops.stopped else reason
+        return text + self._stops.flush(), self.finish_reason
 
 
 class Generation:
@@ -50,22 +114,26 @@ class Generation:
         params: SamplingParams,
     ) -> None:
         self._parts, self._kv, self._kv_tokens = parts, kv, kv_tokens
-        self._prompt, self._params = prompt_ids, params
-        self._sampler = Sampler(params, prompt_ids)
-        self._detokeniser = IncrementalDecoder(parts.tokenizer)
-        self._stops = StopStrings(params.stop)
-        self._eos = set() if params.ignore_eos else set(parts.bundle.manifest.model.eos_token_ids)
+        self._prompt = prompt_ids
+        eos = parts.bundle.manifest.model.eos_token_ids
+        self._continuation = Continuation(parts.tokenizer, params, prompt_ids, eos=eos, context=kv.context)
         self.timings = Timings(cached_n=len(kv_tokens))
-        self.token_ids: list[int] = []
-        self.text = ""
-        self.finish_reason = "length"
         self.counters_before = parts.cache.counters.snapshot()
 
     @property
-    def _limit(self) -> int:
-        """Most tokens to generate: the last one need not be run, so it may lie one past the context."""
-        room = self._kv.context - len(self._prompt) + 1
-        return room if self._params.max_tokens is None else min(self._params.max_tokens, room)
+    def token_ids(self) -> list[int]:
+        """Tokens generated so far."""
+        return self._continuation.token_ids
+
+    @property
+    def text(self) -> str:
+        """Text generated so far."""
+        return self._continuation.text
+
+    @property
+    def finish_reason(self) -> str:
+        """'stop' or 'length'; 'length' before the end."""
+        return self._continuation.finish_reason
 
     def run(self) -> Iterator[Chunk]:
         """Generate; yields a chunk a token."""
@@ -79,13 +147,10 @@ class Generation:
             started = perf_counter()
             if self.token_ids:
                 logits = self._step(self.token_ids[-1])
-            token = self._sampler.sample(logits)
+            chunk = self._continuation.next(logits)
             self.timings.token_ms.append(1000 * (perf_counter() - started))
-            self.token_ids.append(token)
-            text, reason = self._advance(token)
-            self.text += text
-            yield Chunk(text, token, reason)
-            if reason:
+            yield chunk
+            if chunk.finish_reason:
                 return
 
     def _step(self, token: int) -> NDArray[np.float32]:
@@ -93,18 +158,3 @@ class Generation:
         self._kv_tokens.append(token)
         last: NDArray[np.float32] = logits[0]
         return last
-
-    def _advance(self, token: int) -> tuple[str, str | None]:
-        """Text that became certain, and why generation ends, if it does."""
-        if token in self._eos:
-            self.finish_reason = "stop"
-            return self._stops.push(self._detokeniser.flush()) + self._stops.flush(), "stop"
-        text = self._stops.push(self._detokeniser.push(token))
-        if self._stops.stopped:
-            self.finish_reason = "stop"
-            return text, "stop"
-        if len(self.token_ids) >= self._limit:
-            text += self._stops.push(self._detokeniser.flush())
-            self.finish_reason = "stop" if self._stops.stopped else "length"
-            return text + self._stops.flush(), self.finish_reason
-        return text, None

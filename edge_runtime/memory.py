@@ -39,7 +39,8 @@ class MemoryNeeds:
         runtime_bytes: resident set of the process with its libraries loaded and nothing else, measured.
         trunk_bytes: dense weights, prepacked copies included.
         kv_bytes_per_token: keys and values of one token over all layers.
-        context: N, tokens the KV cache is made for.
+        context: N, tokens a KV cache is made for.
+        parallel: KV caches, one a sequence.
         scratch_bytes: kernels' and graphs' activations, logits, read buffers.
         tokenizer_bytes: vocabulary and merges.
         headroom_bytes: kept free for what nobody counts: allocator slack, thread stacks, the caller.
@@ -62,6 +63,7 @@ class MemoryNeeds:
     num_experts: int
     num_expert_layers: int
     top_k: int
+    parallel: int = 1
 
     @property
     def all_experts(self) -> int:
@@ -71,10 +73,11 @@ class MemoryNeeds:
     def fixed_lines(self) -> list[MemoryLine]:
         """Everything but cached experts."""
         per_token = format_size(self.kv_bytes_per_token)
+        sequences = (f"{self.parallel} sequences x " if self.parallel > 1 else "") + f"{self.context} tokens x "
         return [
             MemoryLine("runtime libraries", self.runtime_bytes, "measured"),
             MemoryLine("trunk", self.trunk_bytes),
-            MemoryLine("KV cache", self.kv_bytes_per_token * self.context, f"{self.context} tokens x {per_token}"),
+            MemoryLine("KV cache", self.kv_bytes_per_token * self.context * self.parallel, f"{sequences}{per_token}"),
             MemoryLine("scratch", self.scratch_bytes, "activations, logits, reads"),
             MemoryLine("tokenizer", self.tokenizer_bytes),
             MemoryLine("headroom", self.headroom_bytes),
@@ -84,7 +87,7 @@ class MemoryNeeds:
         """Least the process can run in: everything fixed plus K slots, optionally with another context or tier."""
         fixed = sum(line.bytes for line in self.fixed_lines())
         if context is not None:
-            fixed += self.kv_bytes_per_token * (context - self.context)
+            fixed += self.kv_bytes_per_token * self.parallel * (context - self.context)
         return fixed + self.top_k * self.slot_bytes[tier or self.tier]
 
 
@@ -263,7 +266,7 @@ def _refusal(needs: MemoryNeeds, ceiling: Ceiling) -> str:
 
 def _smaller_context(needs: MemoryNeeds, ceiling: Ceiling) -> list[str]:
     over = needs.floor_bytes() - ceiling.bytes
-    fits = needs.context - -(-over // max(needs.kv_bytes_per_token, 1))
+    fits = needs.context - -(-over // max(needs.kv_bytes_per_token * needs.parallel, 1))
     fits -= fits % _CONTEXT_STEP
     if fits < _CONTEXT_STEP:
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,16 +56,40 @@ class SamplingParams:
                 raise RequestError(f"sampling: {name}: expected {expected}, got {getattr(self, name)!r}.")
 
 
+class Constraint(Protocol):
+    """What the tokens of one request must obey, such as a grammar."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing may follow."""
+        ...
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Return bool [V]: the tokens that may come next."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """Take note of the token that was chosen.
+
+        Raises:
+            RequestError: the constraint cannot go on.
+        """
+        ...
+
+
 class Sampler:
     """Draws tokens for one request; holds its random stream and the tokens seen so far.
 
     Args:
         params: the request's parameters.
         prompt_ids: tokens of the prompt; they count for the repetition penalty.
+        constraint: which tokens may be drawn; None allows all.
     """
 
-    def __init__(self, params: SamplingParams, prompt_ids: NDArray[np.int32]) -> None:
-        self._params = params
+    def __init__(
+        self, params: SamplingParams, prompt_ids: NDArray[np.int32], constraint: Constraint | None = None
+    ) -> None:
+        self._params, self._constraint = params, constraint
         self._rng = np.random.default_rng(params.seed)
         self._seen = set(prompt_ids.tolist()) if params.repetition_penalty != 1 else set()
 
@@ -78,9 +103,13 @@ class Sampler:
         if not np.isfinite(logits.max()):
             raise RequestError("sampling: logits: expected finite numbers, got NaN or infinity. Run `hobbit verify`.")
         logits = _penalise(logits, self._seen, p.repetition_penalty)
+        if self._constraint is not None:
+            logits = np.where(self._constraint.allowed(), logits, -np.inf).astype(np.float32)
         token = int(logits.argmax()) if p.temperature == 0 else self._draw(logits)
         if p.repetition_penalty != 1:
             self._seen.add(token)
+        if self._constraint is not None:
+            self._constraint.accept(token)
         return token
 
     def _draw(self, logits: NDArray[np.float32]) -> int:

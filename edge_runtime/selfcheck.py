@@ -108,7 +108,7 @@ def check_once(engine: Checkable, bundle: Bundle, tier: int, fingerprint: str) -
         fingerprint: names whatever computes: instruction set, library versions.
     """
     key = f"{bundle.manifest.bundle_id[:32]}-{tier}-{fingerprint}-{platform.machine()}"
-    marker = _state_folder() / "selfcheck" / key
+    marker = state_folder() / "selfcheck" / key
     if marker.exists() or not any(p.name == REFERENCE for p in bundle.manifest.parts):
         return
     result = self_check(engine, bundle, tier)
@@ -120,7 +120,8 @@ def check_once(engine: Checkable, bundle: Bundle, tier: int, fingerprint: str) -
         _LOG.info("self-check: result cannot be remembered in %s: %s", marker.parent, err.strerror)
 
 
-def _state_folder() -> Path:
+def state_folder() -> Path:
+    """Where this machine remembers results: systemd's STATE_DIRECTORY, XDG_STATE_HOME, or the user's own."""
     given = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME")
     return (Path(given.split(":")[0]) if given else Path.home() / ".local" / "state") / "hobbit-edge"
 

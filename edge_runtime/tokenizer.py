@@ -41,6 +41,11 @@ class Tokenizer:
         """Whether the model brought a chat template."""
         return isinstance(self._template, (str, list))
 
+    @property
+    def chat_template(self) -> str | None:
+        """Source of the default chat template, None without one."""
+        return self._pick_template() if self.has_chat_template else None
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the token ids of text."""
         try:

@@ -105,17 +105,17 @@ def synthetic_moe(layer_idx: int, x: F32, router_logits: F32) -> F32:
 
 def run_chunk(trunk: Trunk, spec: ModelSpec, kv: KVCache, tokens: NDArray[np.int32], moe_of: MoeFunction) -> F32:
     """Run a whole chunk and return the logits of all its tokens."""
-    trunk.begin(tokens, kv)
+    chunk = trunk.begin(tokens, kv)
     moe = None
     for i, layer in enumerate(spec.layers):
-        out = trunk.run_layer(i, moe)
+        out = trunk.run_layer(chunk, i, moe)
         moe = None
         if out.x is not None and out.router_logits is not None:
             moe = moe_of(i, out.x, out.router_logits)
             if layer.shared_intermediate:
-                moe = moe + trunk.run_shared(i)
-    logits = trunk.head(moe, slice(None))
-    trunk.commit()
+                moe = moe + trunk.run_shared(chunk, i)
+    logits = trunk.head(chunk, moe, slice(None))
+    trunk.commit(chunk)
     return logits
 
 

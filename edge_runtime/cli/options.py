@@ -9,7 +9,7 @@ from typing import Any
 
 ENGINE_FLAGS = (
     "profile", "memory", "expert_memory", "tier", "policy", "max_kld", "eviction", "backend", "threads", "io_threads",
-    "direct_io", "context", "seed",
+    "direct_io", "context", "parallel", "seed",
 )  # fmt: skip
 
 
@@ -31,6 +31,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--io-threads", metavar="N", help="reads in flight")
     group.add_argument("--direct-io", action=argparse.BooleanOptionalAction, default=None, help="bypass the page cache")
     group.add_argument("--context", metavar="N", help="tokens of KV cache")
+    group.add_argument("--parallel", metavar="N", help="sequences decoded together, each with a KV cache (serve; 1)")
     group.add_argument("--seed", metavar="N", help="seed of sampling")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of text")
     parser.add_argument(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import threading
 from dataclasses import dataclass
+from time import perf_counter_ns
 from typing import NamedTuple, Protocol
 
 from edge_runtime.errors import ExpertReadError
@@ -48,6 +49,7 @@ class ReadTicket:
     def __init__(self, key: ExpertKey, into: memoryview, priority: Priority, tag: int) -> None:
         self.key, self.into, self.priority, self.tag = key, into, priority, tag
         self.error: ExpertReadError | None = None
+        self._started_ns, self._finished_ns = perf_counter_ns(), 0
         self._finished = threading.Event()
 
     @property
@@ -55,8 +57,14 @@ class ReadTicket:
         """Whether it finished, well or not; its buffer is then no longer written to."""
         return self._finished.is_set()
 
+    @property
+    def elapsed_ns(self) -> int:
+        """Time from asking to finished, queueing included; only once it is done."""
+        return self._finished_ns - self._started_ns
+
     def finish(self) -> None:
         """Mark it finished; called by the store once."""
+        self._finished_ns = perf_counter_ns()
         self.into.release()
         self._finished.set()
 

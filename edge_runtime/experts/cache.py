@@ -165,8 +165,7 @@ class ExpertCache:
 
     def _serve_resident(self, layer_idx: int, experts: NDArray[np.intp]) -> Iterator[ReadyBatch]:
         """Everything fits and is there: no pins, no scores, two gathers."""
-        self._counters.hits += len(experts)
-        self._counters.count_tier(self.tier, len(experts))
+        self._counters.count(self.tier, hits=len(experts))
         if not len(experts):
             return iter(())
         slots = self._table.slots_of(layer_idx)[experts]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from edge_runtime.policy.base import StepPlan
 
 CONTRACT_TIERS = (2, 4, 6, 8)
+READ_BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+"""Upper bounds of `read_buckets`."""
 
 
 @dataclass
@@ -22,7 +27,11 @@ class ExpertCounters:
         bytes_read: bytes that came from the drive.
         read_busy_ns: wall time during which the drive had at least one read to do.
         stall_ns: time the engine waited for experts with nothing to compute.
+        read_buckets: records read, by the time from asking for one to having it checked; one more than READ_BOUNDS_S.
+        read_ns: sum of those times.
         by_tier: lookups by the tier served.
+        hits_by_tier, late_by_tier, misses_by_tier: the same, by what came of them.
+        substituted_to: substituted uses by the tier served instead of the full one.
         substituted: (token, rank) uses served below the full tier, as the policy planned.
         skipped: uses dropped by the policy.
         route_changed: uses of an expert the router did not choose.
@@ -40,7 +49,13 @@ class ExpertCounters:
     bytes_read: int = 0
     read_busy_ns: int = 0
     stall_ns: int = 0
+    read_buckets: list[int] = field(default_factory=lambda: [0] * (len(READ_BOUNDS_S) + 1))
+    read_ns: int = 0
     by_tier: dict[int, int] = field(default_factory=lambda: dict.fromkeys(CONTRACT_TIERS, 0))
+    hits_by_tier: dict[int, int] = field(default_factory=dict)
+    late_by_tier: dict[int, int] = field(default_factory=dict)
+    misses_by_tier: dict[int, int] = field(default_factory=dict)
+    substituted_to: dict[int, int] = field(default_factory=dict)
     substituted: int = 0
     skipped: int = 0
     route_changed: int = 0
@@ -56,15 +71,33 @@ class ExpertCounters:
         """Experts asked for: hits + late + misses."""
         return self.hits + self.late + self.misses
 
-    def count_tier(self, tier: int, lookups: int) -> None:
+    def count(self, tier: int, *, hits: int = 0, late: int = 0, misses: int = 0) -> None:
         """Count lookups served at a tier."""
-        self.by_tier[tier] = self.by_tier.get(tier, 0) + lookups
+        self.hits += hits
+        self.late += late
+        self.misses += misses
+        for by_tier, lookups in (
+            (self.by_tier, hits + late + misses),
+            (self.hits_by_tier, hits),
+            (self.late_by_tier, late),
+            (self.misses_by_tier, misses),
+        ):
+            by_tier[tier] = by_tier.get(tier, 0) + lookups
 
-    def add_plan(self, plan: StepPlan) -> None:
-        """Count what a policy changed."""
+    def count_read(self, nanoseconds: int) -> None:
+        """Count one record read and checked."""
+        self.read_buckets[bisect_left(READ_BOUNDS_S, nanoseconds / 1e9)] += 1
+        self.read_ns += nanoseconds
+
+    def add_plan(self, plan: StepPlan, full_tier: int) -> None:
+        """Count what a policy changed; `full_tier` is what unsubstituted uses are served at."""
         self.substituted += plan.substituted
         self.skipped += plan.skipped
         self.route_changed += plan.route_changed
+        if plan.substituted:
+            uses = np.bincount(plan.tiers[plan.topk_ids[plan.topk_weights != 0]], minlength=full_tier)
+            for tier in np.flatnonzero(uses[:full_tier]).tolist():
+                self.substituted_to[tier] = self.substituted_to.get(tier, 0) + int(uses[tier])
 
     def snapshot(self) -> ExpertCounters:
         """Return a copy that stands still."""
@@ -77,6 +110,8 @@ class ExpertCounters:
             if isinstance(value, dict):
                 old = getattr(before, name)
                 setattr(result, name, {key: count - old.get(key, 0) for key, count in value.items()})
+            elif isinstance(value, list):
+                setattr(result, name, [new - old for new, old in zip(value, getattr(before, name), strict=True)])
             else:
                 setattr(result, name, value - getattr(before, name))
         return result

@@ -73,6 +73,7 @@ class SlotReader:
         del self._tickets[slot]
         if ticket.error is None:
             self._table.set_ready(slot, self._tier)
+            self._table.counters.count_read(ticket.elapsed_ns)
         else:
             _log.warning("expert not read: %s", ticket.error)
             self._table.drop(slot)

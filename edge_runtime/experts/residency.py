@@ -47,7 +47,7 @@ class SlotTable:
         self, *, num_slots: int, num_layers: int, num_experts: int, rule: EvictionRule, counters: ExpertCounters
     ) -> None:
         self.num_slots, self.num_experts = num_slots, num_experts
-        self._rule, self._counters = rule, counters
+        self._rule, self.counters = rule, counters
         self._slots = np.full((num_layers, num_experts), FREE, np.int32)
         self._tiers = np.zeros((num_layers, num_experts), np.uint8)
         self._visible_tiers = self._tiers.view()
@@ -90,8 +90,7 @@ class SlotTable:
 
     def lookup(self, layer_idx: int, experts: Keys, tier: int) -> Lookup:
         """Find distinct experts intp [n] a layer needs now, pin those that have a slot, and count them."""
-        counters = self._counters
-        counters.count_tier(tier, len(experts))
+        counters = self.counters
         self._rule.use(layer_idx * self.num_experts + experts, tier)
         slots = self._slots[layer_idx].take(experts)
         is_ready = self._tiers[layer_idx].take(experts) > 0
@@ -102,9 +101,7 @@ class SlotTable:
             found = Lookup(experts[is_ready], slots[is_ready], slots[~is_ready & ~is_missing], experts[is_missing])
         self._pinned[found.ready_slots] = True
         self._pinned[found.late_slots] = True
-        counters.hits += len(found.ready_slots)
-        counters.late += len(found.late_slots)
-        counters.misses += len(found.missing)
+        counters.count(tier, hits=len(found.ready_slots), late=len(found.late_slots), misses=len(found.missing))
         counters.prefetch_used += self._settle_prefetched(found.ready_slots)
         counters.prefetch_late += self._settle_prefetched(found.late_slots)
         return found
@@ -133,7 +130,7 @@ class SlotTable:
             self._reading[slot] = True
             self._pinned[slot] = not prefetch
             self._prefetched[slot] = prefetch
-        self._counters.prefetch_issued += len(chosen) if prefetch else 0
+        self.counters.prefetch_issued += len(chosen) if prefetch else 0
         return chosen
 
     def set_ready(self, slot: int, tier: int) -> None:
@@ -146,7 +143,7 @@ class SlotTable:
         key = int(self._keys[slot])
         self._slots.flat[key] = FREE
         self._tiers.flat[key] = 0
-        self._counters.prefetch_wasted += int(self._prefetched[slot])
+        self.counters.prefetch_wasted += int(self._prefetched[slot])
         for flags in (self._prefetched, self._pinned, self._reading):
             flags[slot] = False
         self._keys[slot] = FREE
@@ -209,13 +206,13 @@ class SlotTable:
         self._slots.flat[key] = FREE
         self._tiers.flat[key] = 0
         self._keys[slot] = FREE
-        self._counters.evicted += 1
-        self._counters.prefetch_wasted += int(self._prefetched[slot])
+        self.counters.evicted += 1
+        self.counters.prefetch_wasted += int(self._prefetched[slot])
         self._prefetched[slot] = False
 
     def _settle_prefetched(self, slots: I32) -> int:
         """Number of slots whose prefetch is asked for the first time now."""
-        if not len(slots) or not self._counters.prefetch_issued:
+        if not len(slots) or not self.counters.prefetch_issued:
             return 0
         count = int(np.count_nonzero(self._prefetched[slots]))
         self._prefetched[slots] = False

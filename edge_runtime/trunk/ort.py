@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edge_runtime.errors import BundleError, DeviceError, RequestError
 from edge_runtime.format.manifest import EMBEDDING, EmbeddingDtype, trunk_file
 from edge_runtime.spec import ModelSpec
-from edge_runtime.trunk.base import LayerOutput
+from edge_runtime.trunk.base import LayerOutput, TrunkChunk
 from edge_runtime.trunk.buffers import ChunkBuffers, ChunkViews
 from edge_runtime.trunk.embedding import Embedding
 from edge_runtime.trunk.external_data import check_external_data
@@ -49,11 +49,12 @@ class _Bound(NamedTuple):
     shared: dict[int, Any]
 
 
-class _Chunk(NamedTuple):
-    """The chunk in progress."""
+class _Chunk(TrunkChunk):
+    """A chunk in progress and the arrays it runs over."""
 
-    kv: KVCache
-    bound: _Bound
+    def __init__(self, kv: KVCache, bound: _Bound) -> None:
+        super().__init__(kv, bound.tokens)
+        self.bound = bound
 
 
 class OrtTrunk:
@@ -97,8 +98,8 @@ class OrtTrunk:
         self._rotary = Rotary(spec.rope, spec.max_context)
         self._buffers = ChunkBuffers(spec, max_chunk)
         self._bound: WeakKeyDictionary[KVCache, dict[bool, _Bound]] = WeakKeyDictionary()
-        self._chunk: _Chunk | None = None
-        self._next_layer = 0
+        self._open: WeakKeyDictionary[KVCache, _Chunk] = WeakKeyDictionary()
+        self._long: _Chunk | None = None  # the one chunk of several tokens: it has the large buffers
 
     @property
     def weight_bytes(self) -> int:
@@ -115,12 +116,13 @@ class OrtTrunk:
         s = self._spec
         return KVCache(s.num_layers, s.num_kv_heads, s.head_dim, context)
 
-    def begin(self, token_ids: NDArray[np.int32], kv: KVCache) -> None:
+    def begin(self, token_ids: NDArray[np.int32], kv: KVCache) -> TrunkChunk:
         """Start a chunk: embed int32 [T] tokens behind those in the cache. See `Trunk.begin`."""
-        self._chunk = None
         tokens = len(token_ids)
         if not 1 <= tokens <= self._max_chunk:
             raise RequestError(f"chunk: expected 1 to {self._max_chunk} tokens at a time, got {tokens}")
+        self._drop(self._open.get(kv))
+        self._drop(self._long if tokens > 1 else None)
         kv.require(tokens)
         bound = self._bind(kv, tokens)
         views = bound.views
@@ -128,30 +130,31 @@ class OrtTrunk:
         views.cos[:], views.sin[:] = self._rotary.cos_sin(kv.length, tokens)
         for window, mask in bound.masks.items():
             fill_mask(mask, kv.length, window)
-        self._chunk = _Chunk(kv, bound)
-        self._next_layer = 0
+        chunk = self._open[kv] = _Chunk(kv, bound)
+        self._long = chunk if tokens > 1 else self._long
+        return chunk
 
-    def run_layer(self, layer_idx: int, moe: F32 | None) -> LayerOutput:
+    def run_layer(self, chunk: TrunkChunk, layer_idx: int, moe: F32 | None) -> LayerOutput:
         """Run a layer over the chunk and keep its keys and values. See `Trunk.run_layer`."""
-        kv, bound = self._running(layer_idx)
+        bound = _running(chunk, layer_idx)
         views = bound.views
-        self._next_layer = -1  # a failed run leaves the chunk unusable
+        chunk.drop()  # a failed run leaves the chunk unusable
         _set_moe(views.moe, moe)
         self._runtime.run(self._layers[layer_idx], bound.layers[layer_idx], "layer", layer_idx)
-        kv.write(layer_idx, views.new_k, views.new_v)
-        self._next_layer = layer_idx + 1
+        chunk.kv.write(layer_idx, views.new_k, views.new_v)
+        chunk.advance(layer_idx)
         sparse = self._spec.layers[layer_idx].sparse
         return LayerOutput(views.x, views.router_logits) if sparse else LayerOutput(None, None)
 
-    def run_shared(self, layer_idx: int) -> F32:
+    def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> F32:
         """Return the shared expert's output float32 [T, D] for the x of the last `run_layer`."""
-        bound = self._running(layer_idx + 1).bound
+        bound = _running(chunk, layer_idx + 1)
         self._runtime.run(self._shared[layer_idx], bound.shared[layer_idx], "shared", layer_idx)
         return bound.views.y
 
-    def head(self, moe: F32 | None, rows: slice) -> F32:
+    def head(self, chunk: TrunkChunk, moe: F32 | None, rows: slice) -> F32:
         """Return logits float32 [rows, V] of the chunk's chosen rows, in a new array."""
-        views = self._running(self._spec.num_layers).bound.views
+        views = _running(chunk, self._spec.num_layers).views
         _set_moe(views.moe, moe)
         resid = np.ascontiguousarray(views.resid[self._spec.num_layers % 2][rows])
         combined = np.ascontiguousarray(views.moe[rows])
@@ -163,30 +166,35 @@ class OrtTrunk:
         self._runtime.run(self._head, binding, "head", 0)
         return logits
 
-    def commit(self) -> None:
+    def commit(self, chunk: TrunkChunk) -> None:
         """Make the chunk's keys and values part of the cache."""
-        kv, bound = self._running(self._spec.num_layers)
-        kv.advance(bound.tokens)
-        self._chunk = None
+        _running(chunk, self._spec.num_layers)
+        chunk.kv.advance(chunk.tokens)
+        chunk.drop()
+        self._open.pop(chunk.kv, None)
+        if self._long is chunk:
+            self._long = None
 
     def close(self) -> None:
         """Release sessions and buffers."""
-        self._chunk = None
+        self._long = None
+        self._open.clear()
         self._bound.clear()
         self._head, self._layers, self._shared = None, [], {}
         self._embedding.close()
 
-    def _running(self, next_layer: int) -> _Chunk:
-        assert self._chunk is not None, "begin was not called"
-        assert self._next_layer == next_layer, f"layer {next_layer} is out of order, expected {self._next_layer}"
-        return self._chunk
+    def _drop(self, chunk: _Chunk | None) -> None:
+        if chunk is not None:
+            chunk.drop()
+            self._open.pop(chunk.kv, None)
 
     def _bind(self, kv: KVCache, tokens: int) -> _Bound:
         """Return the bindings of a cache. One set for single tokens and one for chunks is kept until a size changes."""
         kept = self._bound.setdefault(kv, {})
         bound = kept.get(tokens == 1)
         if bound is None or (bound.tokens, bound.bucket) != (tokens, kv.bucket):
-            views = self._buffers.views(tokens)
+            # a single token has buffers of its own, so that sequences can be run side by side
+            views = (ChunkBuffers(self._spec, 1) if tokens == 1 else self._buffers).views(tokens)
             windows = {layer.sliding_window for layer in self._spec.layers}
             masks = {w: np.empty((tokens, kv.bucket + tokens), np.float32) for w in windows}
             layers = [self._bind_layer(i, kv, views, masks) for i in range(len(self._layers))]
@@ -275,6 +283,12 @@ class _Runtime:
             session.run_with_iobinding(binding)
         except self._errors as err:
             raise DeviceError(f"{trunk_file(kind, layer_idx)}: ONNX Runtime failed: {_first_line(err)}") from err
+
+
+def _running(chunk: TrunkChunk, next_layer: int) -> _Bound:
+    assert isinstance(chunk, _Chunk)
+    chunk.require(next_layer)
+    return chunk.bound
 
 
 def _set_moe(buffer: F32, moe: F32 | None) -> None:

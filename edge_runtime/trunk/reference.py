@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import RequestError
 from edge_runtime.spec import ModelSpec
-from edge_runtime.trunk.base import LayerOutput
+from edge_runtime.trunk.base import LayerOutput, TrunkChunk
 from edge_runtime.trunk.embedding import check_tokens
 from edge_runtime.trunk.kv_cache import KVCache
 from edge_runtime.trunk.mask import fill_mask
@@ -20,6 +20,15 @@ from edge_runtime.trunk.weights import TrunkWeights
 
 F32 = NDArray[np.float32]
 _HEAD_ROWS = 8192
+
+
+class _Chunk(TrunkChunk):
+    """A chunk in progress: its residual stream and rotary tables."""
+
+    def __init__(self, kv: KVCache, resid: F32, cos_sin: tuple[F32, F32]) -> None:
+        super().__init__(kv, len(resid))
+        self.resid, self.x = resid, resid
+        self.cos, self.sin = cos_sin
 
 
 class ReferenceTrunk:
@@ -31,8 +40,6 @@ class ReferenceTrunk:
         self._weights = weights
         self._max_chunk = max_chunk
         self._rotary = Rotary(spec.rope, spec.max_context)
-        self._kv: KVCache | None = None
-        self._resid = self._x = self._cos = self._sin = np.empty((0, 0), np.float32)
 
     @property
     def weight_bytes(self) -> int:
@@ -44,39 +51,40 @@ class ReferenceTrunk:
         s = self._spec
         return KVCache(s.num_layers, s.num_kv_heads, s.head_dim, context)
 
-    def begin(self, token_ids: NDArray[np.int32], kv: KVCache) -> None:
+    def begin(self, token_ids: NDArray[np.int32], kv: KVCache) -> TrunkChunk:
         """Start a chunk. See `Trunk.begin`."""
-        self._kv = None
         tokens = len(token_ids)
         if not 1 <= tokens <= self._max_chunk:
             raise RequestError(f"chunk: expected 1 to {self._max_chunk} tokens at a time, got {tokens}")
         check_tokens(token_ids, self._spec.vocab_size)
         kv.require(tokens)
-        self._resid = np.concatenate([self._weights.rows("embed", t, t + 1) for t in token_ids.tolist()])
-        self._cos, self._sin = self._rotary.cos_sin(kv.length, tokens)
-        self._kv = kv
+        resid = np.concatenate([self._weights.rows("embed", t, t + 1) for t in token_ids.tolist()])
+        return _Chunk(kv, resid, self._rotary.cos_sin(kv.length, tokens))
 
-    def run_layer(self, layer_idx: int, moe: F32 | None) -> LayerOutput:
+    def run_layer(self, chunk: TrunkChunk, layer_idx: int, moe: F32 | None) -> LayerOutput:
         """Run attention, and router or dense MLP. See `Trunk.run_layer`."""
+        c = _running(chunk, layer_idx)
         p, layer = f"layers.{layer_idx}.", self._spec.layers[layer_idx]
-        self._resid = self._resid if moe is None else self._resid + moe
-        self._resid = self._resid + self._attention(layer_idx, self._norm(self._resid, f"{p}attn_norm"))
-        x = self._norm(self._resid, f"{p}ffn_norm")
+        c.resid = c.resid if moe is None else c.resid + moe
+        c.resid = c.resid + self._attention(layer_idx, c, self._norm(c.resid, f"{p}attn_norm"))
+        x = self._norm(c.resid, f"{p}ffn_norm")
+        chunk.advance(layer_idx)
         if not layer.sparse:
-            self._resid = self._resid + self._swiglu(x, f"{p}dense")
+            c.resid = c.resid + self._swiglu(x, f"{p}dense")
             return LayerOutput(None, None)
-        self._x = x
+        c.x = x
         return LayerOutput(x, self._linear(x, f"{p}router"))
 
-    def run_shared(self, layer_idx: int) -> F32:
+    def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> F32:
         """Return the shared expert's output float32 [T, D] for the x of the last `run_layer`."""
-        p = f"layers.{layer_idx}."
-        y = self._swiglu(self._x, f"{p}shared")
-        return y * _sigmoid(self._linear(self._x, f"{p}shared_expert_gate")) if self._spec.shared_expert_gate else y
+        p, x = f"layers.{layer_idx}.", _running(chunk, layer_idx + 1).x
+        y = self._swiglu(x, f"{p}shared")
+        return y * _sigmoid(self._linear(x, f"{p}shared_expert_gate")) if self._spec.shared_expert_gate else y
 
-    def head(self, moe: F32 | None, rows: slice) -> F32:
+    def head(self, chunk: TrunkChunk, moe: F32 | None, rows: slice) -> F32:
         """Return logits float32 [rows, V] of the chunk's chosen rows."""
-        resid = self._resid if moe is None else self._resid + moe
+        resid = _running(chunk, self._spec.num_layers).resid
+        resid = resid if moe is None else resid + moe
         x = self._norm(resid[rows], "final_norm")
         logits = np.empty((len(x), self._spec.vocab_size), np.float32)
         for start in range(0, self._spec.vocab_size, _HEAD_ROWS):
@@ -84,21 +92,19 @@ class ReferenceTrunk:
             logits[:, start:stop] = x @ self._weights.rows("head", start, stop).T
         return logits
 
-    def commit(self) -> None:
+    def commit(self, chunk: TrunkChunk) -> None:
         """Make the chunk's keys and values part of the cache."""
-        assert self._kv is not None, "begin was not called"
-        self._kv.advance(len(self._resid))
-        self._kv = None
+        _running(chunk, self._spec.num_layers)
+        chunk.kv.advance(chunk.tokens)
+        chunk.drop()
 
     def close(self) -> None:
-        """Drop the chunk."""
-        self._kv = None
+        """Nothing is held."""
 
-    def _attention(self, layer_idx: int, x: F32) -> F32:
-        s, p, kv = self._spec, f"layers.{layer_idx}.", self._kv
-        assert kv is not None, "begin was not called"
+    def _attention(self, layer_idx: int, chunk: _Chunk, x: F32) -> F32:
+        s, p, kv = self._spec, f"layers.{layer_idx}.", chunk.kv
         q, k, v = self._project(p, x)
-        q, k = self._rotate(q), self._rotate(k)
+        q, k = self._rotate(q, chunk), self._rotate(k, chunk)
         kv.write(layer_idx, k[None], v[None])
         past_k, past_v = (past[0, :, : kv.length] for past in kv.past(layer_idx))
         keys, values = np.concatenate((past_k, k), 1), np.concatenate((past_v, v), 1)
@@ -126,10 +132,10 @@ class ReferenceTrunk:
             heads |= {name: self._norm(heads[name], f"{p}{name}_norm") for name in "qk"}
         return heads["q"], heads["k"], heads["v"]
 
-    def _rotate(self, x: F32) -> F32:
+    def _rotate(self, x: F32, chunk: _Chunk) -> F32:
         half = self._spec.rope.dim // 2
         a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-        return np.concatenate((a * self._cos - b * self._sin, b * self._cos + a * self._sin, rest), -1)
+        return np.concatenate((a * chunk.cos - b * chunk.sin, b * chunk.cos + a * chunk.sin, rest), -1)
 
     def _norm(self, x: F32, name: str) -> F32:
         mean = np.mean(x * x, axis=-1, keepdims=True)
@@ -143,6 +149,12 @@ class ReferenceTrunk:
     def _swiglu(self, x: F32, prefix: str) -> F32:
         gate, up = self._linear(x, f"{prefix}_gate_proj"), self._linear(x, f"{prefix}_up_proj")
         return self._linear(gate * _sigmoid(gate) * up, f"{prefix}_down_proj")
+
+
+def _running(chunk: TrunkChunk, next_layer: int) -> _Chunk:
+    assert isinstance(chunk, _Chunk)
+    chunk.require(next_layer)
+    return chunk
 
 
 def _sigmoid(x: F32) -> F32:

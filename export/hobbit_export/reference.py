@@ -44,18 +44,18 @@ def reference_logits(source: SourceModel, token_ids: NDArray[np.int32], memory_b
 
     trunk = ReferenceTrunk(source.spec, CheckpointWeights(source))
     try:
-        trunk.begin(token_ids, trunk.new_kv_cache(len(token_ids)))
+        chunk = trunk.begin(token_ids, trunk.new_kv_cache(len(token_ids)))
         moe: F32 | None = None
         for layer_idx, layer in enumerate(source.spec.layers):
-            x, logits = trunk.run_layer(layer_idx, moe)
+            x, logits = trunk.run_layer(chunk, layer_idx, moe)
             moe = None
             if layer.sparse:
                 assert x is not None
                 assert logits is not None
                 moe = _routed(source, layer_idx, x, logits, memory_bytes)
                 if layer.shared_intermediate:
-                    moe += trunk.run_shared(layer_idx)
-        return np.array(trunk.head(moe, slice(0, len(token_ids))), np.float32)
+                    moe += trunk.run_shared(chunk, layer_idx)
+        return np.array(trunk.head(chunk, moe, slice(0, len(token_ids))), np.float32)
     finally:
         trunk.close()
 

@@ -47,12 +47,12 @@ loaded = status()
 mapped = sum(".data" in line for line in open("/proc/self/maps"))
 kv = trunk.new_kv_cache(1024)
 for _ in range(4):
-    trunk.begin(np.arange(64, dtype=np.int32), kv)
+    chunk = trunk.begin(np.arange(64, dtype=np.int32), kv)
     for i in range(len(spec["layers"])):
-        trunk.run_layer(i, None)
-        trunk.run_shared(i)
-    trunk.head(None, slice(-1, None))
-    trunk.commit()
+        trunk.run_layer(chunk, i, None)
+        trunk.run_shared(chunk, i)
+    trunk.head(chunk, None, slice(-1, None))
+    trunk.commit(chunk)
 print(json.dumps({"library": library["VmRSS"] - before["VmRSS"], "trunk": loaded["RssAnon"] - library["RssAnon"],
                   "transient": loaded["VmHWM"] - loaded["VmRSS"], "prefill": status()["VmHWM"] - loaded["VmRSS"],
                   "kv": kv.nbytes, "mapped": mapped, "said": trunk.weight_bytes}))

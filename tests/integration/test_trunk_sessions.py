@@ -121,11 +121,42 @@ def test_a_chunk_that_fails_half_way_leaves_no_trace(trunk: OrtTrunk) -> None:
     first, dropped, next_ = _tokens(12, 1), _tokens(9, 2), _tokens(3, 3)
     kv, clean = trunk.new_kv_cache(64), trunk.new_kv_cache(64)
     _feed(trunk, kv, first)
-    trunk.begin(dropped, kv)
-    trunk.run_layer(0, None)
+    chunk = trunk.begin(dropped, kv)
+    trunk.run_layer(chunk, 0, None)
     after = _feed(trunk, kv, next_)
     _feed(trunk, clean, first)
     np.testing.assert_array_equal(after, _feed(trunk, clean, next_))
+
+
+def test_layers_of_several_sequences_may_be_interleaved(trunk: OrtTrunk) -> None:
+    caches = [trunk.new_kv_cache(64) for _ in range(6)]
+    for i, kv in enumerate(caches):
+        _feed(trunk, kv, _tokens(5 + i % 3, i % 3))
+    inputs = [_tokens(1, 10), _tokens(7, 11), _tokens(1, 12)]
+    alone = [_feed(trunk, kv, ids) for kv, ids in zip(caches[:3], inputs, strict=True)]
+    chunks = [trunk.begin(ids, kv) for kv, ids in zip(caches[3:], inputs, strict=True)]
+    moes: list[NDArray[np.float32] | None] = [None] * 3
+    for i, layer in enumerate(SPEC.layers):
+        outs = [trunk.run_layer(chunk, i, moe) for chunk, moe in zip(chunks, moes, strict=True)]
+        for n, out in enumerate(outs):
+            moes[n] = None
+            if layer.sparse:
+                assert out.x is not None
+                assert out.router_logits is not None
+                moes[n] = synthetic_moe(i, out.x, out.router_logits) + trunk.run_shared(chunks[n], i)
+    for chunk, moe, expected in zip(chunks, moes, alone, strict=True):
+        np.testing.assert_array_equal(trunk.head(chunk, moe, slice(None)), expected)
+        trunk.commit(chunk)
+    assert [kv.length for kv in caches[:3]] == [kv.length for kv in caches[3:]]
+
+
+def test_a_second_long_chunk_takes_the_place_of_the_first(trunk: OrtTrunk) -> None:
+    first = trunk.begin(_tokens(5), trunk.new_kv_cache(64))
+    trunk.run_layer(first, 0, None)
+    second = trunk.begin(_tokens(6), trunk.new_kv_cache(64))
+    with pytest.raises(AssertionError, match="took its place"):
+        trunk.run_layer(first, 1, None)
+    trunk.run_layer(second, 0, None)
 
 
 def test_truncated_and_reset_caches_go_on_as_if_new(trunk: OrtTrunk) -> None:
@@ -141,17 +172,17 @@ def test_truncated_and_reset_caches_go_on_as_if_new(trunk: OrtTrunk) -> None:
 
 def test_head_returns_the_chosen_rows_in_a_new_array(trunk: OrtTrunk) -> None:
     kv = trunk.new_kv_cache(64)
-    trunk.begin(_tokens(10), kv)
-    out = trunk.run_layer(0, None)
+    chunk = trunk.begin(_tokens(10), kv)
+    out = trunk.run_layer(chunk, 0, None)
     assert out.x is not None
     assert out.router_logits is not None
     assert (out.x.shape, out.router_logits.shape) == ((10, 64), (10, 8))
-    assert trunk.run_layer(1, trunk.run_shared(0)) == (None, None)
-    every, last = trunk.head(None, slice(None)), trunk.head(None, slice(-1, None))
+    assert trunk.run_layer(chunk, 1, trunk.run_shared(chunk, 0)) == (None, None)
+    every, last = trunk.head(chunk, None, slice(None)), trunk.head(chunk, None, slice(-1, None))
     assert (every.shape, last.shape) == ((10, 97), (1, 97))
     assert relative_error(last, every[-1:]) < 1e-6
     kept = last.copy()
-    trunk.head(None, slice(0, 1))
+    trunk.head(chunk, None, slice(0, 1))
     np.testing.assert_array_equal(kept, last)
 
 

@@ -166,7 +166,7 @@ def test_counters_to_json():
     assert before.to_json()["bytes_per_token"] is None
     serve(cache, 0, 1, 2)
     plan = StepPlan(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32), tiers(), 1, 2, 3)
-    cache.counters.add_plan(plan)
+    cache.counters.add_plan(plan, 8)
     middle = cache.counters.snapshot()
     serve(cache, 0, 1)
     found = middle.since(before).to_json(2)

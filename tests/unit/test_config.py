@@ -48,12 +48,13 @@ def test_every_option_has_an_environment_twin():
     env = {
         "PROFILE": "orin-nano-8gb", "MEMORY": "1GiB", "EXPERT_MEMORY": "100MiB", "TIER": "bf16", "POLICY": "lossless",
         "EVICTION": "lru", "BACKEND": "auto", "THREADS": "3", "IO_THREADS": "7", "DIRECT_IO": "off", "CONTEXT": "64",
-        "SEED": "5",
+        "SEED": "5", "PARALLEL": "3",
     }  # fmt: skip
     assert {name.lower() for name in env} | {"max_kld"} == {field.name for field in fields(EngineOptions)}
     config = settle({f"HOBBIT_{name}": value for name, value in env.items()})
     assert config.profile.name == "orin-nano-8gb"
     assert (config.memory, config.expert_memory, config.tier) == (1 << 30, 100 << 20, 16)
+    assert config.parallel == 3
     assert (config.eviction, config.threads, config.io_threads) == ("lru", 3, 7)
     assert (config.direct_io, config.context, config.seed) == (False, 64, 5)
 

@@ -1,0 +1,197 @@
+#!/usr/bin/env bash
+# Installs the hobbit service. Run it again to upgrade or to repair: what is in place and right is left alone, your settings
+# and bundles are never overwritten. For Ubuntu, Debian and Jetson Linux (systemd, apt names in the hints).
+# Tested on Debian 12; NOT YET RUN ON A JETSON BOARD.
+set -euo pipefail
+
+prefix=/opt/hobbit-edge
+config=/etc/hobbit-edge/hobbit.env
+state=/var/lib/hobbit-edge
+units=/etc/systemd/system
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+dropin=$units/hobbit.service.d/10-devices.conf
+
+usage() {
+  cat <<'END'
+usage: sudo deploy/install.sh [--bundle DIR] [options]
+
+  --bundle DIR       folder written by hobbit-export; kept where it is, made readable for user hobbit by you
+  --profile NAME     device profile (default: guessed from the board)
+  --memory SIZE      ceiling for the process (default: auto)
+  --wheel FILE       install this wheel (default: the wheel in dist/, else build from this folder)
+  --venv DIR         use this Python environment, with hobbit-edge in it, instead of making one
+  --python PROGRAM   Python for the environment (default: python3)
+  --socket           let systemd listen and start the service with the first connection
+  --no-start         install and enable, but do not start
+  -h, --help         this text
+END
+}
+
+say() { printf '==> %s\n' "$*"; }
+note() { printf '    %s\n' "$*"; }
+fail() {
+  printf 'install.sh: %s\n' "$1" >&2
+  exit "${2:-1}"
+}
+
+bundle='' profile='' memory='' wheel='' venv='' python=python3 use_socket=no start=yes
+while [ $# -gt 0 ]; do
+  case $1 in
+    --bundle | --profile | --memory | --wheel | --venv | --python)
+      [ $# -ge 2 ] || fail "$1: expected a value. See --help." 2
+      declare "${1#--}=$2"
+      shift 2
+      ;;
+    --socket) use_socket=yes; shift ;;
+    --no-start) start=no; shift ;;
+    -h | --help) usage; exit 0 ;;
+    *) fail "unknown option '$1'. See --help." 2 ;;
+  esac
+done
+
+check_machine() {
+  say "checking the machine"
+  [ "$(id -u)" = 0 ] || fail "expected to run as root. Use: sudo $0"
+  [ -d /run/systemd/system ] || fail "expected systemd to run this machine, it does not."
+  local version
+  version=$(systemctl --version | awk 'NR == 1 {print $2}')
+  [ "${version%%[!0-9]*}" -ge 245 ] || fail "expected systemd 245 or newer, found $version."
+  command -v "$python" >/dev/null || fail "$python: not found. Install it: apt-get install python3 python3-venv"
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    fail "$python: expected Python 3.10 or newer, found $("$python" -V). Name another with --python."
+  if [ -n "$bundle" ]; then
+    bundle=$(realpath -m "$bundle")
+    [ -f "$bundle/manifest.json" ] || fail "--bundle: $bundle has no manifest.json. Give the folder hobbit-export wrote." 78
+  fi
+}
+
+guess_profile() {
+  local board=''
+  [ -r /sys/firmware/devicetree/base/model ] && board=$(tr -d '\0' </sys/firmware/devicetree/base/model)
+  [ -n "$board" ] && note "board: $board"
+  case $board in
+    *"Orin Nano"*) profile=orin-nano-8gb ;;
+    *"Orin NX"*) profile=orin-nx-16gb ;;
+    *"AGX Orin"*) profile=$([ "$(awk '/^MemTotal/ {print $2}' /proc/meminfo)" -gt 40000000 ] && echo agx-orin-64gb || echo agx-orin-32gb) ;;
+  esac
+  [ -z "$profile" ] || note "profile: $profile (assumed values; hobbit tune measures them)"
+}
+
+install_program() {
+  if [ -n "$venv" ]; then
+    venv=$(realpath "$venv")
+    [ -x "$venv/bin/hobbit" ] || fail "--venv: $venv/bin/hobbit is not there. Install hobbit-edge into it first."
+    say "using $venv as $prefix"
+    [ ! -d "$prefix" ] || [ -L "$prefix" ] || fail "$prefix is a folder. Run deploy/uninstall.sh first, or leave out --venv."
+    ln -sfn "$venv" "$prefix"
+    return
+  fi
+  say "installing the program into $prefix"
+  [ ! -L "$prefix" ] || rm "$prefix"
+  if ! [ -x "$prefix/bin/python" ] || ! "$prefix/bin/python" -m pip --version >/dev/null 2>&1; then
+    "$python" -m venv --clear "$prefix" || fail "no environment could be made. Install it: apt-get install python3-venv"
+  fi
+  local what=$wheel
+  [ -n "$what" ] || what=$(find "$here/dist" -name 'hobbit_edge-*.whl' 2>/dev/null | sort -V | tail -n 1)
+  if [ -z "$what" ]; then
+    command -v c++ >/dev/null || fail "no wheel, and no C++ compiler to build one. apt-get install g++ python3-dev, or give --wheel."
+    what=$here
+  fi
+  note "from $what"
+  # same version, other content: a rebuilt wheel must replace what is there
+  "$prefix/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "$what" ||
+    fail "pip could not install $what (its message is above). Nothing was started."
+  "$prefix/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$what"
+}
+
+install_user() {
+  say "user, groups, folders"
+  install -D -m 0644 "$here/systemd/sysusers.conf" /usr/lib/sysusers.d/hobbit-edge.conf
+  install -D -m 0644 "$here/systemd/tmpfiles.conf" /usr/lib/tmpfiles.d/hobbit-edge.conf
+  systemd-sysusers /usr/lib/sysusers.d/hobbit-edge.conf
+  systemd-tmpfiles --create /usr/lib/tmpfiles.d/hobbit-edge.conf
+}
+
+install_settings() {
+  if [ -e "$config" ]; then
+    say "keeping the settings in $config"
+  else
+    say "writing the settings to $config"
+    install -D -m 0640 -g hobbit "$here/deploy/hobbit.env.example" "$config"
+    [ -n "$profile" ] || guess_profile
+  fi
+  if [ -n "$bundle" ]; then set_option HOBBIT_BUNDLE "$bundle"; fi
+  if [ -n "$profile" ]; then set_option HOBBIT_PROFILE "$profile"; fi
+  if [ -n "$memory" ]; then set_option HOBBIT_MEMORY "$memory"; fi
+}
+
+set_option() {
+  note "$1=$2"
+  local rest
+  rest=$(grep -v -E "^#?$1=" "$config" || true)
+  printf '%s\n%s="%s"\n' "$rest" "$1" "$2" | install -m 0640 -g hobbit /dev/stdin "$config.new"
+  mv "$config.new" "$config"
+}
+
+install_units() {
+  say "units"
+  install -D -m 0644 "$here/systemd/hobbit.service" $units/hobbit.service
+  install -D -m 0644 "$here/systemd/hobbit.socket" $units/hobbit.socket
+  install -D -m 0644 "$here/docs/operations.md" /usr/local/share/doc/hobbit-edge/operations.md
+  install -d /usr/local/bin
+  ln -sfn $prefix/bin/hobbit /usr/local/bin/hobbit
+  local nodes
+  nodes=$(find /dev/nvmap /dev/nvgpu /dev/dri /dev/nvhost* /dev/nvidia* -type c 2>/dev/null | grep -v '/dri/card' | sort -u || true)
+  if [ -n "$nodes" ]; then
+    note "GPU nodes allowed in $dropin: $(wc -l <<<"$nodes")"
+    { echo "# written by install.sh from the nodes it found"; echo "[Service]"; awk '{print "DeviceAllow=" $0 " rw"}' <<<"$nodes"; } |
+      install -D -m 0644 /dev/stdin $dropin
+  else
+    note "no GPU nodes found: the service will compute on the CPU"
+    rm -f $dropin
+  fi
+  systemctl daemon-reload
+}
+
+check_bundle() {
+  bundle=$(sed -n -E 's/^HOBBIT_BUNDLE="?([^"]*)"?$/\1/p' "$config" | tail -n 1)
+  bundle=${bundle:-$state/bundle}
+  if [ ! -e "$bundle/manifest.json" ]; then
+    start=no
+    say "no bundle at $bundle yet"
+    note "copy one there (or run this again with --bundle DIR), then: systemctl start hobbit"
+  elif ! runuser -u hobbit -- test -r "$bundle/manifest.json"; then
+    fail "$bundle: user hobbit cannot read it. Run: setfacl -R -m u:hobbit:rX '$bundle' (and x on the folders above)." 78
+  fi
+  case $bundle in
+    /home/* | /root/*) note "the unit hides /home and /root: see systemd/examples/bundle-elsewhere.conf" ;;
+  esac
+}
+
+start_service() {
+  if [ $use_socket = yes ]; then
+    systemctl enable --quiet hobbit.socket
+    systemctl restart hobbit.socket
+  fi
+  systemctl enable --quiet hobbit.service
+  if [ $start = no ]; then
+    say "installed and enabled, not started"
+    return
+  fi
+  say "starting; the bundle is verified first, which takes a while"
+  if systemctl restart hobbit.service; then
+    systemctl show --property=StatusText --value hobbit.service | sed 's/^/    /'
+    say "done. Next: docs/operations.md, or curl http://127.0.0.1:8080/health/ready"
+  else
+    journalctl --no-pager --unit=hobbit --lines=20 --output=cat >&2 || true
+    fail "the service did not start; its last words are above, more in: journalctl -u hobbit"
+  fi
+}
+
+check_machine
+install_program
+install_user
+install_settings
+install_units
+check_bundle
+start_service

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Removes the hobbit service. Settings, state and bundles stay unless --purge is given. Run it as often as you like.
+# Tested on Debian 12; NOT YET RUN ON A JETSON BOARD.
+set -euo pipefail
+
+say() { printf '==> %s\n' "$*"; }
+fail() {
+  printf 'uninstall.sh: %s\n' "$1" >&2
+  exit "${2:-1}"
+}
+
+purge=no
+case ${1:-} in
+  '') ;;
+  --purge) purge=yes ;;
+  -h | --help)
+    echo "usage: sudo deploy/uninstall.sh [--purge]    --purge: also settings, state, bundles in /var/lib/hobbit-edge, and the user"
+    exit 0
+    ;;
+  *) fail "unknown option '$1'. See --help." 2 ;;
+esac
+[ "$(id -u)" = 0 ] || fail "expected to run as root. Use: sudo $0"
+
+say "stopping the service; requests under way are finished first"
+for unit in hobbit.socket hobbit.service; do
+  if [ -e /etc/systemd/system/$unit ]; then systemctl disable --quiet --now $unit; fi
+done
+
+say "removing units and program"
+rm -f /etc/systemd/system/hobbit.service /etc/systemd/system/hobbit.socket
+rm -rf /etc/systemd/system/hobbit.service.d /etc/systemd/system/hobbit.socket.d
+rm -f /usr/lib/sysusers.d/hobbit-edge.conf /usr/lib/tmpfiles.d/hobbit-edge.conf
+rm -rf /usr/local/share/doc/hobbit-edge /var/cache/hobbit-edge
+if [ -L /usr/local/bin/hobbit ]; then rm /usr/local/bin/hobbit; fi
+if [ -L /opt/hobbit-edge ]; then rm /opt/hobbit-edge; else rm -rf /opt/hobbit-edge; fi
+systemctl daemon-reload
+systemctl reset-failed hobbit.service hobbit.socket 2>/dev/null || true
+
+if [ $purge = yes ]; then
+  say "removing settings, state and the user"
+  rm -rf /etc/hobbit-edge /var/lib/hobbit-edge
+  if id hobbit >/dev/null 2>&1; then userdel hobbit; fi
+  if getent group hobbit >/dev/null; then groupdel hobbit; fi
+else
+  say "kept: /etc/hobbit-edge (settings), /var/lib/hobbit-edge (state, bundles), user hobbit. --purge removes them."
+fi

@@ -1,0 +1,279 @@
+"""What happens in the service, as figures others may read: counters, histograms, readiness, the serving loop's pulse.
+
+Written by the serving loop, read by metrics, the status page and the watchdog. Nothing here knows HTTP or the engine.
+
+`snapshot.make_snapshot(stats, readiness, heartbeat, info)` builds the `/v1/stats` object and
+`metrics.Exposition(stats, readiness, info).render(accept)` the `/metrics` page; the server makes one `ServiceInfo`.
+`lifecycle.Lifecycle(service, os.environ, settings)` owns SIGTERM, SIGINT and SIGHUP (uvicorn must not) and talks to
+systemd: `start()` and `close()` in the HTTP loop. `notify.inherited_sockets(os.environ)` are sockets to serve,
+PART A, PLEASE: READY means verified and warm: in `Service._load` call, before `Engine.open`,
+`warmup.verify_once(Bundle.open(path), lambda text: readiness.set(Phase.LOADING, text))`, and `warmup.warm(engine)` after it.
+`logs.setup_service_logging` sets the log format; `statuspage.PAGE` and `statuspage.HEADERS` are served at `/`.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Protocol
+
+from edge_runtime.experts.counters import ExpertCounters
+
+FINISH_REASONS = ("stop", "length", "tool_calls", "cancelled", "timeout", "error")
+REJECT_REASONS = ("queue_full", "draining", "loading")
+# upper bounds in seconds, as vLLM's dashboards have them
+LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+STEP_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Phase(enum.Enum):
+    """Where in its life the service is."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Histogram:
+    """Counts of observations by upper bound. Not thread-safe by itself; `ServiceStats` holds the lock."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Add one observation."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def copy(self) -> Histogram:
+        """Return a copy that stands still."""
+        other = Histogram(self.bounds)
+        other.counts, other.sum = list(self.counts), self.sum
+        return other
+
+    @property
+    def count(self) -> int:
+        """Observations so far."""
+        return sum(self.counts)
+
+
+@dataclass(frozen=True)
+class EngineView:
+    """The engine as the serving loop last saw it; published between steps, safe to read from any thread.
+
+    Attributes:
+        experts: totals since opening.
+        residency: for each sparse layer, tier -> experts resident at it.
+        cache_used_bytes: bytes of slots in use.
+        cache_bytes: bytes of all slots.
+        kv_used_tokens: tokens held in the KV caches of all sessions.
+        kv_tokens: tokens they can hold.
+        policy: name and parameters in force.
+        spans_ns: nanoseconds by phase: 'trunk', 'experts'.
+        budget_bytes: the plan's ceiling for the process.
+        planned_bytes: sum of the plan's lines.
+    """
+
+    experts: ExpertCounters
+    residency: Mapping[int, Mapping[int, int]]
+    cache_used_bytes: int
+    cache_bytes: int
+    kv_used_tokens: int
+    kv_tokens: int
+    policy: Mapping[str, Any]
+    spans_ns: Mapping[str, int] = field(default_factory=dict)
+    budget_bytes: int = 0
+    planned_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class ServiceInfo:
+    """What does not change while the service runs.
+
+    Attributes:
+        model_name: the id `/v1/models` lists.
+        family: `ModelSpec.family`.
+        num_layers: L.
+        num_experts: E, routed experts of a sparse layer.
+        top_k: K.
+        tier: the tier that counts as full.
+        backend: where it computes.
+        version: of hobbit-edge.
+    """
+
+    model_name: str
+    family: str
+    num_layers: int
+    num_experts: int
+    top_k: int
+    tier: int
+    backend: str
+    version: str
+
+
+class Figures:
+    """Counters and histograms of one service. Take a consistent copy with `ServiceStats.read`."""
+
+    def __init__(self) -> None:
+        self.finished = dict.fromkeys(FINISH_REASONS, 0)
+        self.rejected = dict.fromkeys(REJECT_REASONS, 0)
+        self.running = 0
+        self.waiting = 0
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.generation_tokens = 0
+        self.steps = 0
+        self.time_to_first_token = Histogram(LATENCY_BOUNDS)
+        self.inter_token_latency = Histogram(STEP_BOUNDS)
+        self.e2e_latency = Histogram(LATENCY_BOUNDS)
+        self.queue_time = Histogram(LATENCY_BOUNDS)
+        self.prefill_time = Histogram(LATENCY_BOUNDS)
+        self.decode_time = Histogram(LATENCY_BOUNDS)
+
+    def copy(self) -> Figures:
+        """Return a copy that stands still."""
+        other = Figures()
+        for name, value in vars(self).items():
+            setattr(other, name, value.copy() if hasattr(value, "copy") else value)
+        return other
+
+
+class ServiceStats:
+    """Thread-safe figures of the service.
+
+    Example:
+        >>> stats = ServiceStats()
+        >>> with stats.update() as figures:
+        ...     figures.prompt_tokens += 7
+        >>> stats.read().prompt_tokens
+        7
+    """
+
+    def __init__(self) -> None:
+        self._figures = Figures()
+        self._lock = threading.Lock()
+        self.started = monotonic()
+        self.engine: EngineView | None = None
+
+    def update(self) -> _Update:
+        """Hold the figures for writing: ``with stats.update() as figures``."""
+        return _Update(self._lock, self._figures)
+
+    def read(self) -> Figures:
+        """Return a consistent copy."""
+        with self._lock:
+            return self._figures.copy()
+
+
+class _Update:
+    def __init__(self, lock: threading.Lock, figures: Figures) -> None:
+        self._lock, self._figures = lock, figures
+
+    def __enter__(self) -> Figures:
+        self._lock.acquire()
+        return self._figures
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class Heartbeat:
+    """The serving loop's pulse: `beat` is called by the loop itself, after each step and each idle tick.
+
+    A watchdog listens here, so a hung loop stops feeding it, whatever the HTTP side still answers.
+    """
+
+    def __init__(self) -> None:
+        self.listeners: list[Callable[[], None]] = []
+        self._last = monotonic()
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the last beat."""
+        return monotonic() - self._last
+
+    def beat(self) -> None:
+        """Say that the loop is alive. Listeners must not block."""
+        self._last = monotonic()
+        for listener in self.listeners:
+            listener()
+
+
+class Readiness:
+    """The phase of the service and what to tell those who ask too early. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._phase, self._reason = Phase.LOADING, "the model is loading"
+        self._changed = threading.Condition()
+        self.listeners: list[Callable[[Phase, str], None]] = []
+
+    @property
+    def phase(self) -> Phase:
+        """The phase now."""
+        return self._phase
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready, for people."""
+        return self._reason
+
+    def set(self, phase: Phase, reason: str = "") -> None:
+        """Change the phase and tell the listeners."""
+        with self._changed:
+            self._phase, self._reason = phase, reason
+            self._changed.notify_all()
+        for listener in self.listeners:
+            listener(phase, reason)
+
+    def wait_until_loaded(self, timeout_s: float | None = None) -> Phase:
+        """Block until loading is over, well or not; return the phase."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._phase is not Phase.LOADING, timeout_s)
+            return self._phase
+
+
+@dataclass(frozen=True)
+class Reload:
+    """What a reload changes; None leaves it. Running requests finish under the new settings, none is dropped.
+
+    Attributes:
+        policy: ``name:param=value``.
+        memory: new ceiling, as --memory.
+        expert_memory: new ceiling of the arena, as --expert-memory.
+    """
+
+    policy: str | None = None
+    memory: str | int | None = None
+    expert_memory: str | int | None = None
+
+
+class Controllable(Protocol):
+    """What signals, metrics and the status page may use of the service."""
+
+    stats: ServiceStats
+    heartbeat: Heartbeat
+    readiness: Readiness
+
+    def drain(self) -> None:
+        """Refuse new requests, finish those accepted, then stop. Returns at once; safe in a signal handler's loop."""
+        ...
+
+    def reload(self, change: Reload, timeout_s: float = 30.0) -> None:
+        """Apply between two steps.
+
+        Raises:
+            ConfigError, BudgetError: the change is impossible; everything stays as it was.
+        """
+        ...
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the `/v1/stats` object."""
+        ...

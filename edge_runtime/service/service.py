@@ -1,0 +1,248 @@
+"""The service without HTTP: loads the engine in the background, then hands requests to the serving loop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.config import EngineOptions, resolve
+from edge_runtime.engine import Engine
+from edge_runtime.errors import ConfigError, HobbitError
+from edge_runtime.format.bundle import Bundle
+from edge_runtime.policy import parse_policy
+from edge_runtime.sampling import SamplingParams
+from edge_runtime.service.api_errors import ApiError, bad_field, unavailable
+from edge_runtime.service.chat import ChatFormat
+from edge_runtime.service.events import Heartbeat, Phase, Readiness, Reload, ServiceInfo, ServiceStats
+from edge_runtime.service.grammar import Vocabulary
+from edge_runtime.service.job import Job
+from edge_runtime.service.scheduler import Scheduler
+from edge_runtime.service.snapshot import make_snapshot
+from edge_runtime.tokenizer import Tokenizer
+from edge_runtime.verification import check_bundle
+
+_WARM_TOKENS = 2
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """What to serve and how much of it.
+
+    Attributes:
+        bundle: directory written by hobbit-export.
+        options: engine options, as `Engine.open` takes them.
+        model_name: id of the model; None: the bundle's folder name.
+        max_waiting: requests that may wait beyond those that run.
+        time_limit_s: longest time a request may run; None without a limit.
+        token_limit: most tokens a request may ask for; None: what the context leaves.
+        self_check: run the numerical self-check of a bundle's first start.
+        verify: check the hash of every part of the bundle first, experts included (experts are checked again at each
+            read anyway).
+    """
+
+    bundle: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+    model_name: str | None = None
+    max_waiting: int = 16
+    time_limit_s: float | None = 600.0
+    token_limit: int | None = None
+    self_check: bool = True
+    verify: bool = False
+
+
+class Service:
+    """One model served to many clients. Implements `events.Controllable`.
+
+    Args:
+        config: what to serve.
+
+    Raises:
+        ConfigError, BundleError: the options or the bundle are wrong; found out before anything big is loaded.
+    """
+
+    def __init__(self, config: ServiceConfig) -> None:
+        self.config = config
+        manifest = Bundle.open(config.bundle).manifest
+        settled = resolve(EngineOptions.from_keywords(config.options), os.environ, manifest)
+        spec = manifest.model
+        self.info = ServiceInfo(
+            model_name=config.model_name or config.bundle.resolve().name,
+            family=spec.family,
+            num_layers=spec.num_layers,
+            num_experts=spec.num_experts,
+            top_k=spec.top_k,
+            tier=settled.tier,
+            backend=settled.backend,
+            version=version("hobbit-edge"),
+        )
+        self.context = settled.context
+        self.vocab_size = spec.vocab_size
+        self._eos = spec.eos_token_ids
+        self.stats, self.heartbeat, self.readiness = ServiceStats(), Heartbeat(), Readiness()
+        self.error: Exception | None = None
+        self._engine: Engine | None = None
+        self._scheduler: Scheduler | None = None
+        self._vocabulary: Vocabulary | None = None
+        self._chat: ChatFormat | None = None
+        self._seed = settled.seed
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def start(self) -> None:
+        """Load in the background; `readiness` says when it is done."""
+        threading.Thread(target=self._load, name="hobbit-loading", daemon=True).start()
+
+    def _load(self) -> None:
+        try:
+            if self.config.verify:
+                check_bundle(Bundle.open(self.config.bundle), lambda part, count: None)
+            # first of all, so that what it takes is part of what the memory plan measures
+            tokenizer_file = self.config.bundle / "tokenizer" / "tokenizer.json"
+            vocabulary = Vocabulary(tokenizer_file, self.vocab_size, self._eos)
+            engine = Engine.open(self.config.bundle, self_check=self.config.self_check, **self.config.options)
+            engine.generate(
+                [self._eos[0] if self._eos else 0], SamplingParams(max_tokens=_WARM_TOKENS, ignore_eos=True)
+            )
+        except Exception as err:  # noqa: BLE001 - told to whoever waits for readiness
+            self.error = err
+            if not isinstance(err, HobbitError):
+                _LOG.error("loading failed unexpectedly", exc_info=err)
+            self.readiness.set(Phase.FAILED, str(err))
+            return
+        with self._lock:
+            if self._closed:
+                engine.close()
+                return
+            self._engine, self._vocabulary, self._chat = engine, vocabulary, ChatFormat(engine.tokenizer)
+            self._scheduler = Scheduler(engine.parts, self.stats, self.heartbeat, max_waiting=self.config.max_waiting)
+            self._scheduler.start()
+        self.readiness.set(Phase.READY)
+
+    def require_ready(self) -> None:
+        """Refuse work before loading is done.
+
+        Raises:
+            ApiError: it is not ready.
+        """
+        phase = self.readiness.phase
+        if phase is not Phase.READY:
+            if phase in (Phase.LOADING, Phase.DRAINING):
+                with self.stats.update() as figures:
+                    figures.rejected[phase.value] += 1
+            raise unavailable(self.readiness.reason or phase.value, phase.value)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's tokenizer."""
+        assert self._engine is not None, "not ready"
+        return self._engine.tokenizer
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Grammars and bytes of tokens."""
+        assert self._vocabulary is not None, "not ready"
+        return self._vocabulary
+
+    @property
+    def chat(self) -> ChatFormat:
+        """The bundle's chat template."""
+        assert self._chat is not None, "not ready"
+        return self._chat
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of requests that name none."""
+        return self._seed
+
+    def check_prompt(self, ids: list[int] | tuple[int, ...], max_tokens: int | None, param: str) -> NDArray[np.int32]:
+        """Return a prompt as int32 [N] if it can be served.
+
+        Raises:
+            ApiError: it is empty, has unknown tokens, or does not fit the context with what is to be generated.
+        """
+        if not ids:
+            raise bad_field(param, "expected at least one token.")
+        array = np.asarray(ids, object if max(ids) >= 1 << 31 or min(ids) < 0 else np.int32)
+        if array.dtype == object or array.max() >= self.vocab_size:
+            raise bad_field(param, f"expected token ids from 0 to {self.vocab_size - 1}.")
+        if self.config.token_limit is not None and (max_tokens or 0) > self.config.token_limit:
+            raise bad_field("max_tokens", f"this server allows {self.config.token_limit} tokens a request.")
+        # the last token is never run, so it may lie one past the context
+        needed = len(ids) + (max_tokens or 1) - 1
+        if needed > self.context:
+            raise ApiError(
+                400,
+                f"This model's context is {self.context} tokens. The request has {len(ids)} in the prompt"
+                f" and asks for {max_tokens or 1} more. Shorten one of them.",
+                param=param,
+                code="context_length_exceeded",
+            )
+        return array
+
+    def check_policy(self, text: str) -> str:
+        """Return a policy a request may ask for.
+
+        Raises:
+            ApiError: there is no such policy.
+        """
+        try:
+            parse_policy(text)
+        except ConfigError as err:
+            raise bad_field("hobbit.policy", str(err)) from err
+        return text
+
+    def submit(self, job: Job) -> None:
+        """Queue a job.
+
+        Raises:
+            ApiError: not ready, draining, or the queue is full.
+        """
+        self.require_ready()
+        assert self._scheduler is not None
+        self._scheduler.submit(job)
+
+    def drain(self) -> None:
+        """See `Controllable.drain`."""
+        with self._lock:
+            self._closed = self._closed or self._scheduler is None
+        if self.readiness.phase is not Phase.FAILED:
+            self.readiness.set(Phase.DRAINING, "it is shutting down")
+        if self._scheduler is not None:
+            self._scheduler.drain()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait until a drained service has finished its requests; return whether it has."""
+        return self._scheduler is None or self._scheduler.join(timeout_s)
+
+    def reload(self, change: Reload, timeout_s: float = 30.0) -> None:
+        """See `Controllable.reload`."""
+        if self._scheduler is None:
+            raise unavailable("the model is loading", "loading")
+        self._scheduler.reload(change).result(timeout_s)
+
+    def snapshot(self) -> dict[str, Any]:
+        """See `Controllable.snapshot`."""
+        return make_snapshot(self.stats, self.readiness, self.heartbeat, self.info)
+
+    def close(self) -> None:
+        """Cancel what runs and release everything. Safe to call twice."""
+        with self._lock:
+            self._closed = True
+        if self._scheduler is not None:
+            self._scheduler.stop()
+            if not self._scheduler.join(60.0):
+                _LOG.error("the serving loop does not end; memory is left to the system")
+                return
+        if self._engine is not None:
+            self._engine.close()
+        self.readiness.set(Phase.STOPPED, "it has stopped")

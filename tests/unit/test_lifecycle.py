@@ -1,0 +1,191 @@
+"""Signals and notices, with a fake service and a fake manager."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import REPO
+from service_figures import service as made_up
+
+from edge_runtime.errors import BudgetError
+from edge_runtime.service.events import Phase
+from edge_runtime.service.lifecycle import Lifecycle
+from edge_runtime.service.settings import Settings
+
+
+class FakeService:
+    def __init__(self):
+        self.stats, self.readiness, self.heartbeat = made_up()
+        self.readiness.set(Phase.LOADING, "verifying")
+        self.changes, self.refuse = [], None
+
+    def drain(self):
+        self.readiness.set(Phase.DRAINING, "stopping")
+
+    def reload(self, change, timeout_s=30.0):
+        if self.refuse:
+            raise self.refuse
+        self.changes.append(change)
+
+    def snapshot(self):
+        return {}
+
+
+@pytest.fixture
+def manager(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(str(tmp_path / "notify"))
+        server.setblocking(False)
+        yield server
+
+
+def received(server):
+    found = []
+    while True:
+        try:
+            found.append(dict(line.split("=", 1) for line in server.recv(65536).decode().split("\n")))
+        except BlockingIOError:
+            return found
+
+
+async def until(condition, timeout_s=10.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        await asyncio.sleep(0.01)
+
+
+def lifecycle(fake, tmp_path, **env):
+    path = tmp_path / "hobbit.env"
+    path.touch()
+    env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), **env}
+    return Lifecycle(fake, env, Settings({}, path)), path
+
+
+def test_ready_comes_with_the_phase_and_drain_with_sigterm(manager, tmp_path):
+    fake = FakeService()
+
+    async def live():
+        life, _ = lifecycle(fake, tmp_path)
+        life.start()
+        assert received(manager) == [{"STATUS": "verifying"}]
+        fake.readiness.set(Phase.READY)
+        fake.readiness.set(Phase.READY)
+        (ready,) = received(manager)
+        assert ready["READY"] == "1"
+        assert ready["STATUS"] == "ready: 2 running, 5 waiting, 90 tokens, policy hobbit"
+        os.kill(os.getpid(), signal.SIGTERM)
+        await until(lambda: fake.readiness.phase is Phase.DRAINING)
+        assert received(manager)[0]["STOPPING"] == "1"
+        await life.close()
+
+    asyncio.run(live())
+
+
+def test_a_service_that_was_ready_before_anybody_listened_is_reported(manager, tmp_path):
+    fake = FakeService()
+    fake.readiness.set(Phase.READY)
+
+    async def live():
+        life, _ = lifecycle(fake, tmp_path)
+        life.start()
+        assert [m.get("READY") for m in received(manager)] == ["1"]
+        fake.readiness.set(Phase.FAILED, "no memory")
+        assert received(manager) == [{"STATUS": "no memory"}]
+        await life.close()
+
+    asyncio.run(live())
+
+
+def test_sighup_switches_the_policy_and_says_so(manager, tmp_path):
+    fake = FakeService()
+
+    async def live():
+        life, path = lifecycle(fake, tmp_path)
+        life.start()
+        fake.readiness.set(Phase.READY)
+        received(manager)
+        path.write_text("HOBBIT_POLICY=hobbit\nHOBBIT_CONTEXT=99\n")
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: fake.changes)
+        await until(lambda: not life._reloading.locked())
+        begun, done = received(manager)
+        assert begun["RELOADING"] == "1"
+        assert "MONOTONIC_USEC" in begun
+        assert done == {"READY": "1", "STATUS": "reloaded: HOBBIT_POLICY=hobbit"}
+        assert fake.changes[0].policy == "hobbit"
+        await life.close()
+
+    asyncio.run(live())
+
+
+@pytest.mark.parametrize(("text", "error"), [("garbage", None), ("HOBBIT_MEMORY=1MiB", BudgetError("does not fit"))])
+def test_a_refused_reload_leaves_everything_running(manager, tmp_path, caplog, text, error):
+    fake = FakeService()
+    fake.refuse = error
+
+    async def live():
+        life, path = lifecycle(fake, tmp_path)
+        life.start()
+        fake.readiness.set(Phase.READY)
+        received(manager)
+        path.write_text(text + "\n")
+        await life.reload()
+        _, done = received(manager)
+        assert done["READY"] == "1"
+        assert done["STATUS"].startswith("reload refused: ")
+        assert "reload refused, everything stays as it was" in caplog.text
+        assert fake.readiness.phase is Phase.READY
+        fake.refuse = None
+        path.write_text("HOBBIT_POLICY=hobbit\n")
+        await life.reload()
+        assert fake.changes[-1].policy == "hobbit", "a refused plan is not taken for granted"
+        await life.close()
+
+    asyncio.run(live())
+
+
+def test_the_watchdog_needs_both_loops(manager, tmp_path):
+    fake = FakeService()
+
+    async def live():
+        life, _ = lifecycle(fake, tmp_path, WATCHDOG_USEC="80000")
+        life.start()
+        await asyncio.sleep(0.2)
+        assert not any("WATCHDOG" in m for m in received(manager)), "the HTTP loop alone must not feed it"
+        fake.heartbeat.beat()
+        await asyncio.sleep(0.05)
+        fake.heartbeat.beat()
+        assert any("WATCHDOG" in m for m in received(manager))
+        await life.close()
+        fake.heartbeat.beat()
+
+    asyncio.run(live())
+
+
+def test_a_second_sigterm_ends_the_process(tmp_path):
+    code = """
+import asyncio, os, signal, sys
+sys.path.insert(0, "tests/unit"); sys.path.insert(0, "tests")
+from test_lifecycle import FakeService, Phase, Lifecycle, Settings
+async def live():
+    fake = FakeService()
+    life = Lifecycle(fake, {}, Settings({}))
+    life.start()
+    fake.readiness.set(Phase.READY)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(0.1)
+    assert fake.readiness.phase is Phase.DRAINING
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(30)
+asyncio.run(live())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == -signal.SIGTERM, done.stderr

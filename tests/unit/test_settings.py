@@ -1,0 +1,100 @@
+"""The settings file and what a reload may change."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_runtime.errors import ConfigError
+from edge_runtime.service.events import Reload
+from edge_runtime.service.settings import Settings, plan_reload, read_settings
+
+
+def test_lines_as_systemd_reads_them(tmp_path):
+    path = tmp_path / "hobbit.env"
+    path.write_text(
+        "# comment\n; another\n\nHOBBIT_POLICY=hobbit:t1=0.6,t2=0.9\nHOBBIT_BUNDLE=\"/mnt/my models\"\n"
+        "HOBBIT_MEMORY='4GiB'\n  HOBBIT_PORT=8080  \nHOBBIT_SEED=\n"
+    )  # fmt: skip
+    assert read_settings(path) == {
+        "HOBBIT_POLICY": "hobbit:t1=0.6,t2=0.9",
+        "HOBBIT_BUNDLE": "/mnt/my models",
+        "HOBBIT_MEMORY": "4GiB",
+        "HOBBIT_PORT": "8080",
+        "HOBBIT_SEED": "",
+    }
+
+
+@pytest.mark.parametrize("bad", ["HOBBIT_POLICY", "export A=1", 'A="open', "A=1\\", "9=1", "A='x' y"])
+def test_a_bad_line_is_named(tmp_path, bad):
+    path = tmp_path / "hobbit.env"
+    path.write_text("A=1\n" + bad + "\n")
+    with pytest.raises(ConfigError, match=r"hobbit\.env, line 2: expected NAME=value"):
+        read_settings(path)
+
+
+def test_an_unreadable_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nothing\.env: cannot be read"):
+        read_settings(tmp_path / "nothing.env")
+
+
+def test_policy_and_memory_switch_now_context_later():
+    old = {"HOBBIT_POLICY": "lossless", "HOBBIT_MEMORY": "4GiB", "HOBBIT_CONTEXT": "2048", "PATH": "/bin"}
+    new = {"HOBBIT_POLICY": "hobbit", "HOBBIT_MEMORY": "3GiB", "HOBBIT_CONTEXT": "4096"}
+    plan = plan_reload(old, new)
+    assert plan.change == Reload(policy="hobbit", memory="3GiB", expert_memory=1 << 60)
+    assert plan.live == ("HOBBIT_MEMORY=3GiB", "HOBBIT_POLICY=hobbit")
+    assert plan.later == ("HOBBIT_CONTEXT",)
+
+
+def test_what_is_taken_away_falls_back_to_its_default():
+    plan = plan_reload({"HOBBIT_POLICY": "hobbit", "HOBBIT_EXPERT_MEMORY": "1GiB"}, {})
+    assert plan.change == Reload(policy="lossless", memory="auto", expert_memory=1 << 60)
+
+
+def test_a_profile_brings_its_memory_and_says_what_must_wait():
+    plan = plan_reload({}, {"HOBBIT_PROFILE": "orin-nano-8gb", "HOBBIT_CONTEXT": "4096"})
+    assert plan.change.memory == "auto"
+    assert "profile's prefill_chunk" in plan.later
+    assert "profile's eviction" in plan.later
+    assert "profile's context" not in plan.later, "a setting overrides it"
+    assert plan_reload({}, {"HOBBIT_PROFILE": "orin-nano-8gb", "HOBBIT_MEMORY": "2GiB"}).change.memory == "2GiB"
+
+
+def test_flags_beat_the_file():
+    plan = plan_reload({}, {"HOBBIT_POLICY": "hobbit", "HOBBIT_MEMORY": "2GiB"}, fixed=("policy",))
+    assert plan.change.policy is None
+    assert plan.later == ("HOBBIT_POLICY",)
+
+
+def test_nothing_changed_nothing_planned():
+    plan = plan_reload({"HOBBIT_POLICY": "hobbit"}, {"HOBBIT_POLICY": "hobbit", "OTHER": "x"})
+    assert (plan.change, plan.live, plan.later) == (Reload(), (), ())
+
+
+def test_settings_remember_what_is_in_force(tmp_path):
+    path = tmp_path / "hobbit.env"
+    path.write_text("HOBBIT_POLICY=hobbit\n")
+    settings = Settings({"HOBBIT_POLICY": "hobbit", "HOBBIT_MEMORY": "1GiB", "HOME": "/"}, path)
+    assert settings.plan().live == ()
+    path.write_text("HOBBIT_POLICY=skip\n")
+    plan = settings.plan()
+    assert plan.live == ("HOBBIT_POLICY=skip",)
+    assert settings.plan().live == plan.live, "not committed: still to do"
+    settings.commit(plan)
+    assert settings.plan().live == ()
+    path.write_text("")
+    assert settings.plan().change == Reload(policy="lossless"), "the memory from outside the file stays"
+
+
+def test_a_misspelt_name_is_refused(tmp_path):
+    path = tmp_path / "hobbit.env"
+    path.write_text("HOBBIT_POLICI=hobbit\n")
+    with pytest.raises(ConfigError, match=r"'HOBBIT_POLICI'.*Did you mean 'HOBBIT_POLICY'"):
+        Settings({}, path, known=("port",))
+    path.write_text("HOBBIT_PORT=1\nHOBBIT_MEMORY=1GiB\n")
+    Settings({}, path, known=("port",))
+
+
+def test_no_file_no_reload():
+    with pytest.raises(ConfigError, match="no settings file was given"):
+        Settings({}).plan()
