@@ -7,8 +7,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.experts.base import Priority
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.policy.base import Policy, StepPlan
+from edge_runtime.policy.base import Hint, Policy, StepPlan
 from edge_runtime.policy.routing import route
 from edge_runtime.spec import ModelSpec
 from edge_runtime.telemetry.spans import Spans
@@ -68,6 +69,19 @@ class Decoder:
             ExpertReadError: an expert could not be read; the chunk is dropped, `kv` is unchanged.
             RequestError: the chunk does not fit the context.
         """
+        has_logits = len(range(*rows.indices(len(token_ids)))) > 0
+        self.policy.begin_pass(len(token_ids), has_logits=has_logits)
+        logits = self._pass(token_ids, kv, rows)
+        if has_logits and not self.policy.accept(logits):
+            # nothing was committed, so the second pass writes its keys and values over those of the first
+            self.cache.counters.fallbacks += 1
+            logits = self._pass(token_ids, kv, rows)
+        with self.spans.span("trunk"):
+            self.trunk.commit()
+        return logits
+
+    def _pass(self, token_ids: NDArray[np.int32], kv: KVCache, rows: slice) -> F32:
+        """Run every layer over the chunk; the caller commits."""
         moe: F32 | None = None
         with self.spans.span("trunk"):
             self.trunk.begin(token_ids, kv)
@@ -79,9 +93,7 @@ class Decoder:
         self.cache.end_pass()
         with self.spans.span("trunk"):
             wants_logits = len(range(*rows.indices(len(token_ids)))) > 0
-            logits = self.trunk.head(moe, rows) if wants_logits else np.empty((0, self.spec.vocab_size), np.float32)
-            self.trunk.commit()
-        return logits
+            return self.trunk.head(moe, rows) if wants_logits else np.empty((0, self.spec.vocab_size), np.float32)
 
     def _run_experts(self, layer_idx: int, out: LayerOutput) -> F32:
         assert out.x is not None
@@ -92,21 +104,30 @@ class Decoder:
         self.cache.counters.add_plan(plan)
         jobs = PairsByExpert(plan)
         moe = self._moe[: len(out.x)]
-        ready = self.cache.stream(layer_idx, plan.tiers)  # reads of missing experts are under way from here on
+        ready = self.cache.stream(
+            layer_idx, plan.tiers, plan.use_order
+        )  # reads of missing experts are under way from here on
         shared = spec.layers[layer_idx].shared_intermediate is not None
         if shared:
             with self.spans.span("trunk"):
                 shared_out = self.trunk.run_shared(layer_idx)
+        for hint in plan.hints:  # behind this layer's own reads
+            self._prefetch(hint)
         with self.spans.span("experts"):
             self.kernels.quantize(out.x)
         for batch in ready:
             with self.spans.span("experts"):
-                self.kernels.run(self.cache.tier, batch.segments, *jobs.of(batch.experts))
+                self.kernels.run(batch.tier, batch.segments, *jobs.of(batch.experts))
         with self.spans.span("experts"):
             self.kernels.combine(plan.topk_weights, moe)
         if shared:
             moe += shared_out
         return moe
+
+    def _prefetch(self, hint: Hint) -> None:
+        tiers = np.full(self.spec.num_experts, hint.tier, np.uint8)
+        priority = Priority.SPECULATIVE if hint.is_spare else Priority.NEXT
+        self.cache.prefetch(hint.layer_idx, hint.experts, tiers, priority)
 
 
 class PairsByExpert:

@@ -6,6 +6,9 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge_runtime.policy.base import StepPlan
 
 CONTRACT_TIERS = (2, 4, 6, 8)
@@ -19,6 +22,7 @@ class ExpertCounters:
         hits: it was resident.
         late: its read was already under way.
         misses: its read starts now.
+        upgrades: misses of experts resident at a lower tier: only the missing planes are read.
         bytes_read: bytes that came from the drive.
         read_busy_ns: wall time during which the drive had at least one read to do.
         stall_ns: time the engine waited for experts with nothing to compute.
@@ -26,6 +30,8 @@ class ExpertCounters:
         substituted: (token, rank) uses served below the full tier, as the policy planned.
         skipped: uses dropped by the policy.
         route_changed: uses of an expert the router did not choose.
+        predicted_kld: sum of what the policy expected its changes to cost, in nats; None if it has no model.
+        fallbacks: passes whose result was not accepted and which ran a second time.
         prefetch_issued: reads started before anyone asked.
         prefetch_used: of those, resident when first asked for.
         prefetch_late: of those, still under way when first asked for.
@@ -37,6 +43,7 @@ class ExpertCounters:
     hits: int = 0
     late: int = 0
     misses: int = 0
+    upgrades: int = 0
     bytes_read: int = 0
     read_busy_ns: int = 0
     stall_ns: int = 0
@@ -44,6 +51,8 @@ class ExpertCounters:
     substituted: int = 0
     skipped: int = 0
     route_changed: int = 0
+    predicted_kld: float | None = None
+    fallbacks: int = 0
     prefetch_issued: int = 0
     prefetch_used: int = 0
     prefetch_late: int = 0
@@ -56,15 +65,23 @@ class ExpertCounters:
         """Experts asked for: hits + late + misses."""
         return self.hits + self.late + self.misses
 
-    def count_tier(self, tier: int, lookups: int) -> None:
-        """Count lookups served at a tier."""
-        self.by_tier[tier] = self.by_tier.get(tier, 0) + lookups
+    def count_tiers(self, tiers: NDArray[np.uint8]) -> None:
+        """Count lookups by the tier served, uint8 [n]."""
+        first = int(tiers[0]) if len(tiers) else 0
+        if (tiers == first).all():
+            counts = {first: len(tiers)} if len(tiers) else {}
+        else:
+            counts = dict(zip(*(a.tolist() for a in np.unique(tiers, return_counts=True)), strict=True))
+        for tier, lookups in counts.items():
+            self.by_tier[tier] = self.by_tier.get(tier, 0) + lookups
 
     def add_plan(self, plan: StepPlan) -> None:
         """Count what a policy changed."""
         self.substituted += plan.substituted
         self.skipped += plan.skipped
         self.route_changed += plan.route_changed
+        if plan.predicted_kld is not None:
+            self.predicted_kld = (self.predicted_kld or 0.0) + plan.predicted_kld
 
     def snapshot(self) -> ExpertCounters:
         """Return a copy that stands still."""
@@ -77,8 +94,8 @@ class ExpertCounters:
             if isinstance(value, dict):
                 old = getattr(before, name)
                 setattr(result, name, {key: count - old.get(key, 0) for key, count in value.items()})
-            else:
-                setattr(result, name, value - getattr(before, name))
+            elif value is not None:
+                setattr(result, name, value - (getattr(before, name) or 0))
         return result
 
     def to_json(self, num_tokens: int | None = None) -> dict[str, Any]:
@@ -92,6 +109,7 @@ class ExpertCounters:
             "hits": self.hits,
             "late": self.late,
             "misses": self.misses,
+            "upgrades": self.upgrades,
             "bytes_read": self.bytes_read,
             "bytes_per_token": round(self.bytes_read / num_tokens, 1) if num_tokens else None,
             "stall_ms": round(self.stall_ns / 1e6, 3),
@@ -100,6 +118,10 @@ class ExpertCounters:
             "substituted": self.substituted,
             "skipped": self.skipped,
             "route_changed": self.route_changed,
+            "predicted_kld_per_token": (
+                round(self.predicted_kld / num_tokens, 9) if num_tokens and self.predicted_kld is not None else None
+            ),
+            "fallbacks": self.fallbacks,
             "prefetch": {
                 "issued": self.prefetch_issued,
                 "used": self.prefetch_used,
