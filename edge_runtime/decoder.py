@@ -51,6 +51,7 @@ class Decoder:
         self.spec, self.trunk, self.cache, self.kernels, self.policy = spec, trunk, cache, kernels, policy
         self.max_chunk = max_chunk
         self.spans = Spans()
+        self._plans: list[StepPlan] = []
         self._moe = np.zeros((max_chunk, spec.hidden), np.float32)
 
     def prefill(self, token_ids: NDArray[np.int32], kv: KVCache) -> F32:
@@ -76,6 +77,8 @@ class Decoder:
             # nothing was committed, so the second pass writes its keys and values over those of the first
             self.cache.counters.fallbacks += 1
             logits = self._pass(token_ids, kv, rows)
+        for plan in self._plans:  # of the pass that stands: what a rejected one changed is not lost
+            self.cache.counters.add_plan(plan)
         with self.spans.span("trunk"):
             self.trunk.commit()
         return logits
@@ -83,6 +86,7 @@ class Decoder:
     def _pass(self, token_ids: NDArray[np.int32], kv: KVCache, rows: slice) -> F32:
         """Run every layer over the chunk; the caller commits."""
         moe: F32 | None = None
+        self._plans.clear()
         with self.spans.span("trunk"):
             self.trunk.begin(token_ids, kv)
         self.cache.begin_pass()
@@ -101,7 +105,7 @@ class Decoder:
         spec = self.spec
         routing = route(out.router_logits, spec.top_k, norm_topk_prob=spec.norm_topk_prob)
         plan = self.policy.decide(layer_idx, routing, self.cache)
-        self.cache.counters.add_plan(plan)
+        self._plans.append(plan)
         jobs = PairsByExpert(plan)
         moe = self._moe[: len(out.x)]
         ready = self.cache.stream(

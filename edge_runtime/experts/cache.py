@@ -188,7 +188,8 @@ class ExpertCache:
         Returns:
             How many were started.
         """
-        self._reader.collect(0.0)
+        if self._stream is None or self._stream.is_finished:
+            self._reader.collect(0.0)  # an open stream settles its own reads, and must see them finish
         table = self._table
         slots, resident = table.slots_of(layer_idx), table.resident_tiers(layer_idx)
         absent = [e for e in experts if resident[e] < tiers[e] and not table.is_reading(int(slots[e]))]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edge_runtime.errors import ConfigError, did_you_mean
-from edge_runtime.policy import hobbit
+from edge_runtime.policy import cache_conditional, cache_prior, cumsum, hobbit, max_rank, mobile
 from edge_runtime.policy.base import Policy, PolicyContext
 from edge_runtime.policy.lossless import Lossless
 from edge_runtime.policy.params import Param, parse_params
@@ -31,6 +31,10 @@ class Registered:
 POLICIES: dict[str, Registered] = {
     "lossless": Registered(Lossless),
     "hobbit": Registered(hobbit.Hobbit, hobbit.PARAMS, hobbit.SOURCE),
+    "mobile": Registered(mobile.Mobile, mobile.PARAMS, mobile.SOURCE),
+    "cache-prior": Registered(cache_prior.CachePrior, cache_prior.PARAMS, cache_conditional.SOURCE),
+    "max-rank": Registered(max_rank.MaxRank, max_rank.PARAMS, cache_conditional.SOURCE),
+    "cumsum": Registered(cumsum.Cumsum, cumsum.PARAMS, cache_conditional.SOURCE),
 }
 
 

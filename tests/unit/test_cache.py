@@ -222,3 +222,13 @@ def test_every_expert_once_with_the_right_bytes(slots, rule, seed, stream):
         assert cache._table.num_resident + cache._table.num_reading <= slots
     assert cache.counters.lookups == asked
     cache.close()
+
+
+def test_prefetching_while_a_layer_is_streamed_does_not_lose_its_reads():
+    cache, store = make(6, latency=lambda key: 1 + key.expert_idx)
+    cache.begin_pass()
+    stream = cache.stream(0, tiers(0, 1))
+    store.now = 9
+    assert cache.prefetch(1, [2, 3], tiers(2, 3)) == 2
+    assert served([batch.experts.tolist() for batch in stream]) == [0, 1]
+    assert served(serve(cache, 1, 2, 3)) == [2, 3]
