@@ -10,7 +10,6 @@ from pathlib import Path
 
 from edge_runtime.config import EngineOptions, RuntimeConfig, resolve
 from edge_runtime.decoder import Decoder, max_tokens
-from edge_runtime.experts.arena import ExpertArena
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import create_rule
 from edge_runtime.experts.store import FileExpertStore
@@ -19,7 +18,7 @@ from edge_runtime.kernels import ExpertKernels
 from edge_runtime.limits import read_limits
 from edge_runtime.memory import MemoryNeeds, MemoryPlan, memory_ceiling, plan_memory
 from edge_runtime.policy import create_policy
-from edge_runtime.policy.base import Policy
+from edge_runtime.policy.base import Policy, PolicyContext
 from edge_runtime.sizes import MIB, parse_size
 from edge_runtime.telemetry.process import anonymous_bytes, rss_bytes
 from edge_runtime.tokenizer import Tokenizer
@@ -43,6 +42,7 @@ class Prepared:
     kernels: ExpertKernels
     needs: MemoryNeeds
     plan: MemoryPlan
+    policy: Policy
 
 
 @dataclass
@@ -57,7 +57,6 @@ class Parts:
     plan: MemoryPlan
     trunk: OrtTrunk
     kv: KVCache
-    arena: ExpertArena
     cache: ExpertCache
     policy: Policy
     decoder: Decoder
@@ -119,8 +118,16 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
         top_k=spec.top_k,
         parallel=config.parallel,
     )
+    context = PolicyContext(
+        num_layers=spec.num_layers,
+        num_experts=spec.num_experts,
+        top_k=spec.top_k,
+        tier=config.tier,
+        tier_bytes=needs.slot_bytes,
+        norm_topk_prob=spec.norm_topk_prob,
+    )
     plan = _plan(needs, config.memory, config.expert_memory, config.os_reserve)
-    return Prepared(bundle, config, tokenizer, kernels, needs, plan)
+    return Prepared(bundle, config, tokenizer, kernels, needs, plan, create_policy(config.policy, context))
 
 
 def _plan(needs: MemoryNeeds, memory: int | None, expert_memory: int | None, reserve: int) -> MemoryPlan:
@@ -150,30 +157,26 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
             max_chunk=config.prefill_chunk,
             embedding=bundle.manifest.trunk.embedding,
         )
-        arena = ExpertArena(
-            slot_bytes=ready.plan.slot_bytes,
-            num_slots=ready.plan.num_slots,
-            segment_offsets=bundle.manifest.layout.segment_offsets(config.tier),
-        )
-    except BaseException:
-        store.close()
-        raise
-    cache = ExpertCache(
-        arena,
-        store,
-        create_rule(
+        rule = create_rule(
             config.eviction,
             num_layers=spec.num_layers,
             num_experts=spec.num_experts,
             tier_bytes=ready.needs.slot_bytes,
             full_tier=config.tier,
-        ),
-        num_layers=spec.num_layers,
-        num_experts=spec.num_experts,
-        num_expert_layers=len(spec.sparse_layers),
-        tier=config.tier,
-    )
-    policy = create_policy(config.policy, num_experts=spec.num_experts, tier=config.tier)
+        )
+        cache = ExpertCache.make(
+            store,
+            rule,
+            bundle.manifest.layout,
+            spec,
+            num_slots=ready.plan.num_slots,
+            tier=config.tier,
+            min_tier=ready.policy.min_tier,
+        )
+    except BaseException:
+        store.close()
+        raise
+    policy = ready.policy
     decoder = Decoder(
         spec, trunk, cache, ready.kernels, policy, max_chunk=config.prefill_chunk, parallel=config.parallel
     )
@@ -186,7 +189,6 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
         plan=ready.plan,
         trunk=trunk,
         kv=trunk.new_kv_cache(config.context),
-        arena=arena,
         cache=cache,
         policy=policy,
         decoder=decoder,

@@ -8,8 +8,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.experts.base import Priority
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.policy.base import Policy, ResidencyView, Routing, StepPlan
+from edge_runtime.policy.base import Hint, Policy, StepPlan
+from edge_runtime.policy.joint import decide_together
 from edge_runtime.policy.routing import route
 from edge_runtime.spec import ModelSpec
 from edge_runtime.telemetry.spans import Spans
@@ -99,7 +101,8 @@ class Decoder:
     def step(self, pieces: Sequence[Piece]) -> list[F32]:
         """Run the next tokens of several sequences in one pass, every expert read once for all of them.
 
-        Each sequence gets the bits it would get alone. At most one piece may have more than one token.
+        Under a policy that keeps no history each sequence gets the bits it would get alone. At most one piece may have
+        more than one token. Sequences whose policy does not accept their logits run once more.
 
         Returns:
             Of each piece the logits float32 [rows, V] of its chosen tokens.
@@ -108,55 +111,106 @@ class Decoder:
             ExpertReadError: an expert could not be read; nothing of the pass is kept, no cache is changed.
             RequestError: a piece does not fit its context.
         """
-        with self.spans.span("trunk"):
-            chunks = [self.trunk.begin(piece.token_ids, piece.kv) for piece in pieces]
         policies = [piece.policy or self.policy for piece in pieces]
-        moes: list[F32 | None] = [None] * len(chunks)
-        self.cache.begin_pass()
-        for layer_idx, layer in enumerate(self.spec.layers):
-            with self.spans.span("trunk"):
-                outs = [self.trunk.run_layer(c, layer_idx, moe) for c, moe in zip(chunks, moes, strict=True)]
-            moes = [*self._run_experts(layer_idx, outs, chunks, policies)] if layer.sparse else [None] * len(chunks)
-        self.cache.end_pass()
+        groups = [[i for i, p in enumerate(policies) if p is policy] for policy in _distinct(policies)]
+        for group in groups:
+            tokens = sum(len(pieces[i].token_ids) for i in group)
+            policies[group[0]].begin_pass(tokens, has_logits=any(_num_rows(pieces[i]) for i in group))
+        done = self._pass(pieces, policies)
+        redo = [i for group in groups if self._is_rejected(policies[group[0]], group, done) for i in group]
+        plans = done.plans if len(redo) < len(pieces) else []
+        chunks, logits = done.chunks, done.logits
+        if redo:
+            # nothing was committed, so the second pass writes its keys and values over those of the first
+            self.cache.counters.fallbacks += 1
+            again = self._pass([pieces[i] for i in redo], [policies[i] for i in redo])
+            plans = plans + again.plans
+            for i, chunk, rows in zip(redo, again.chunks, again.logits, strict=True):
+                chunks[i], logits[i] = chunk, rows
+        for plan in plans:  # of the passes that stand: what a rejected one changed is not lost
+            self.cache.counters.add_plan(plan, self.cache.tier)
         with self.spans.span("trunk"):
-            logits = [self._head(*each) for each in zip(chunks, moes, pieces, strict=True)]
             for chunk in chunks:
                 self.trunk.commit(chunk)
         return logits
 
+    def _is_rejected(self, policy: Policy, group: list[int], done: _Done) -> bool:
+        rows = [done.logits[i] for i in group if len(done.logits[i])]
+        return bool(rows) and not policy.accept(_joined(rows))
+
+    def _pass(self, pieces: Sequence[Piece], policies: list[Policy]) -> _Done:
+        """Run every layer over the pieces; the caller commits."""
+        with self.spans.span("trunk"):
+            chunks = [self.trunk.begin(piece.token_ids, piece.kv) for piece in pieces]
+        moes: list[F32 | None] = [None] * len(chunks)
+        plans: list[StepPlan] = []
+        self.cache.begin_pass()
+        for layer_idx, layer in enumerate(self.spec.layers):
+            with self.spans.span("trunk"):
+                outs = [self.trunk.run_layer(c, layer_idx, moe) for c, moe in zip(chunks, moes, strict=True)]
+            if not layer.sparse:
+                moes = [None] * len(chunks)
+                continue
+            plan = self._plan(layer_idx, outs, chunks, policies)
+            plans.append(plan)
+            moes = [*self._run_experts(layer_idx, plan, outs, chunks)]
+        self.cache.end_pass()
+        with self.spans.span("trunk"):
+            logits = [self._head(*each) for each in zip(chunks, moes, pieces, strict=True)]
+        return _Done(chunks, logits, plans)
+
     def _head(self, chunk: TrunkChunk, moe: F32 | None, piece: Piece) -> F32:
-        if not len(range(*piece.rows.indices(chunk.tokens))):
+        if not _num_rows(piece):
             return np.empty((0, self.spec.vocab_size), np.float32)
         return self.trunk.head(chunk, moe, piece.rows)
 
-    def _run_experts(
+    def _plan(
         self, layer_idx: int, outs: list[LayerOutput], chunks: list[TrunkChunk], policies: list[Policy]
+    ) -> StepPlan:
+        spec = self.spec
+        routing = route(_joined([out.router_logits for out in outs]), spec.top_k, norm_topk_prob=spec.norm_topk_prob)
+        return decide_together(layer_idx, routing, _stops(chunks), policies, self.cache)
+
+    def _run_experts(
+        self, layer_idx: int, plan: StepPlan, outs: list[LayerOutput], chunks: list[TrunkChunk]
     ) -> list[F32]:
         """Return the experts' combined output of each sequence, as views of one array."""
         x = _joined([out.x for out in outs])
-        spec, stops = self.spec, np.cumsum([chunk.tokens for chunk in chunks])[:-1]
-        routing = route(_joined([out.router_logits for out in outs]), spec.top_k, norm_topk_prob=spec.norm_topk_prob)
-        plan = decide_together(layer_idx, routing, stops, policies, self.cache)
-        self.cache.counters.add_plan(plan, self.cache.tier)
         jobs = PairsByExpert(plan)
         moe = self._moe[: len(x)]
-        ready = self.cache.stream(layer_idx, plan.tiers)  # reads of missing experts are under way from here on
-        shared = spec.layers[layer_idx].shared_intermediate is not None
+        # reads of missing experts are under way from here on
+        ready = self.cache.stream(layer_idx, plan.tiers, plan.use_order)
+        shared = self.spec.layers[layer_idx].shared_intermediate is not None
         if shared:
             with self.spans.span("trunk"):
                 shared_out = [self.trunk.run_shared(chunk, layer_idx) for chunk in chunks]
+        for hint in plan.hints:  # behind this layer's own reads
+            self._prefetch(hint)
         with self.spans.span("experts"):
             self.kernels.quantize(x)
         for batch in ready:
             with self.spans.span("experts"):
-                self.kernels.run(self.cache.tier, batch.segments, *jobs.of(batch.experts))
+                self.kernels.run(batch.tier, batch.segments, *jobs.of(batch.experts))
         with self.spans.span("experts"):
             self.kernels.combine(plan.topk_weights, moe)
-        parts = np.split(moe, stops)
+        parts = np.split(moe, _stops(chunks))
         if shared:
             for part, more in zip(parts, shared_out, strict=True):
                 part += more
         return parts
+
+    def _prefetch(self, hint: Hint) -> None:
+        tiers = np.full(self.spec.num_experts, hint.tier, np.uint8)
+        priority = Priority.SPECULATIVE if hint.is_spare else Priority.NEXT
+        self.cache.prefetch(hint.layer_idx, hint.experts, tiers, priority)
+
+
+class _Done(NamedTuple):
+    """A pass that ran and is not committed."""
+
+    chunks: list[TrunkChunk]
+    logits: list[F32]
+    plans: list[StepPlan]
 
 
 def max_tokens(max_chunk: int, parallel: int) -> int:
@@ -164,38 +218,17 @@ def max_tokens(max_chunk: int, parallel: int) -> int:
     return max_chunk + parallel - 1
 
 
-def decide_together(
-    layer_idx: int, routing: Routing, stops: NDArray[np.int_], policies: list[Policy], residency: ResidencyView
-) -> StepPlan:
-    """Let each policy decide once for all of its sequences' tokens, and join the plans into one.
+def _num_rows(piece: Piece) -> int:
+    return len(range(*piece.rows.indices(len(piece.token_ids))))
 
-    Args:
-        layer_idx: the layer.
-        routing: of all tokens, sequence after sequence.
-        stops: where each sequence but the last ends.
-        policies: of each sequence.
-        residency: what is resident.
-    """
-    if all(policy is policies[0] for policy in policies):
-        return policies[0].decide(layer_idx, routing, residency)
-    owner = np.zeros(len(routing.topk_ids), np.intp)
-    owner[stops] = 1
-    owner = np.cumsum(owner)
-    ids, weights = routing.topk_ids.copy(), routing.topk_weights.copy()
-    plans = []
-    for policy in {id(policy): policy for policy in policies}.values():
-        rows = np.isin(owner, [i for i, other in enumerate(policies) if other is policy])
-        own = Routing(routing.logits[rows], routing.topk_ids[rows], routing.topk_weights[rows])
-        plans.append(policy.decide(layer_idx, own, residency))
-        ids[rows], weights[rows] = plans[-1].topk_ids, plans[-1].topk_weights
-    return StepPlan(
-        ids,
-        weights,
-        np.maximum.reduce([plan.tiers for plan in plans]),
-        substituted=sum(plan.substituted for plan in plans),
-        skipped=sum(plan.skipped for plan in plans),
-        route_changed=sum(plan.route_changed for plan in plans),
-    )
+
+def _stops(chunks: list[TrunkChunk]) -> NDArray[np.int_]:
+    """Where each sequence but the last ends in the joined tokens."""
+    return np.cumsum([chunk.tokens for chunk in chunks])[:-1]
+
+
+def _distinct(policies: list[Policy]) -> list[Policy]:
+    return list({id(policy): policy for policy in policies}.values())
 
 
 def _joined(arrays: Sequence[F32 | None]) -> F32:

@@ -47,7 +47,7 @@ def make_report(
             "budget_bytes": parts.plan.budget_bytes,
             "planned_bytes": parts.plan.planned_bytes,
             "peak_rss_bytes": peak_rss_bytes(),
-            "arena_bytes": parts.arena.nbytes,
+            "arena_bytes": parts.cache.nbytes,
             "trunk_bytes": parts.trunk.weight_bytes,
             "kv_bytes": parts.kv.nbytes,
         },

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edge_runtime.errors import ExpertReadError
-from edge_runtime.experts.base import ExpertKey, Priority, ReadTicket, StoreStats
+from edge_runtime.experts.base import ExpertKey, Priority, ReadTicket, SegmentRange, StoreStats
 
 
-def record_of(key: ExpertKey, size: int) -> bytes:
-    """The bytes FakeStore serves for an expert."""
-    return bytes([key.layer_idx % 251, key.expert_idx % 251]) * (size // 2)
+def record_of(key: ExpertKey, size: int, first_segment: int = 0) -> bytes:
+    """The bytes FakeStore serves for an expert, read from a segment on."""
+    return bytes([key.layer_idx % 251 + 4 * first_segment, key.expert_idx % 251]) * (size // 2)
 
 
 class FakeStore:
     """An `ExpertStore` without files or threads: reads finish on a virtual clock, in the order of their latency.
 
     Args:
-        record_bytes: bytes a read writes.
+        record_bytes: most bytes a read writes.
         latency: virtual ticks a read takes; reads run side by side.
         fails: whether a read fails.
         stuck: whether a read never finishes.
@@ -37,7 +37,8 @@ class FakeStore:
         self.now = 0
         self.queue: list[tuple[int, int, ReadTicket]] = []
         self.submitted: list[tuple[ExpertKey, Priority]] = []
-        self.reads = 0
+        self.reads = self.bytes_read = 0
+        self.first_segment: dict[ReadTicket, int] = {}
         self.requests = 0
         self.is_closed = False
 
@@ -45,9 +46,16 @@ class FakeStore:
         self.requests += 1
 
     def submit(
-        self, key: ExpertKey, into: memoryview, *, priority: Priority = Priority.NOW, tag: int = 0
+        self,
+        key: ExpertKey,
+        into: memoryview,
+        *,
+        segments: SegmentRange | None = None,
+        priority: Priority = Priority.NOW,
+        tag: int = 0,
     ) -> ReadTicket:
         ticket = ReadTicket(key, into, priority, tag)
+        self.first_segment[ticket] = segments[0] if segments else 0
         self.queue.append((self.now + self.latency(key), len(self.submitted), ticket))
         self.submitted.append((key, priority))
         return ticket
@@ -78,7 +86,7 @@ class FakeStore:
         self.submitted.append((ticket.key, priority))
 
     def stats(self) -> StoreStats:
-        return StoreStats(self.reads, self.reads * self.record_bytes, self.now)
+        return StoreStats(self.reads, self.bytes_read, self.now)
 
     def close(self) -> None:
         self.is_closed = True
@@ -89,6 +97,8 @@ class FakeStore:
                 f"layer {ticket.key.layer_idx}, expert {ticket.key.expert_idx}: scripted failure"
             )
         else:
-            ticket.into[: self.record_bytes] = record_of(ticket.key, self.record_bytes)
+            size = min(len(ticket.into), self.record_bytes)
+            ticket.into[:size] = record_of(ticket.key, size, self.first_segment.pop(ticket))
             self.reads += 1
+            self.bytes_read += size
         ticket.finish()

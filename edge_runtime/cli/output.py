@@ -55,10 +55,24 @@ def statistics_rows(report: RunReport) -> list[tuple[str, str]]:
         ("bytes read", f"{format_size(e['bytes_read'])}, {format_size(e['bytes_per_token'] or 0)} a token"),
         ("read wait", f"{_number(e['stall_ms'])} ms at {_number(e['read_gbps'], 2)} GB/s"),
         ("uses by tier", tiers),
-        ("policy", f"{policy}: {e['substituted']} substituted, {e['skipped']} skipped, {e['route_changed']} re-routed"),
+        ("policy", policy),
+        ("changed", _losses(e)),
         ("expert cache", format_size(m["arena_bytes"])),
         ("peak memory", f"{format_size(m['peak_rss_bytes'])} of {format_size(m['budget_bytes'])} allowed"),
     ]
+
+
+def _losses(experts: dict[str, Any]) -> str:
+    """What the policy changed; the contract wants every lossy action reported."""
+    e = experts
+    if not any((e["substituted"], e["skipped"], e["route_changed"], e["truncated"], e["fallbacks"])):
+        return "nothing"
+    text = (
+        f"{e['substituted']} substituted, {e['skipped']} skipped, {e['route_changed']} re-routed, "
+        f"{e['truncated']} planes dropped, {e['upgrades']} deepened, {e['fallbacks']} run twice"
+    )
+    predicted = e["predicted_kld_per_token"]
+    return text if predicted is None else f"{text}; predicted KLD {predicted:.5f} a token"
 
 
 def _params(params: dict[str, Any]) -> str:

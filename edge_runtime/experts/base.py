@@ -1,4 +1,4 @@
-"""What an expert store is: reads record prefixes into memory it is given. The cache knows nothing else of the drive."""
+"""What an expert store is: reads segments of records into given memory. The cache knows nothing else of the drive."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ class ExpertKey(NamedTuple):
 
     layer_idx: int
     expert_idx: int
+
+
+SegmentRange = tuple[int, int]
+"""Segments first, first + 1, ... last - 1 of a record: (first, last)."""
 
 
 class Priority(enum.IntEnum):
@@ -85,7 +89,7 @@ class ReadTicket:
 
 
 class ExpertStore(Protocol):
-    """Reads one tier's record prefix of any expert. One consumer thread at a time."""
+    """Reads segments of any expert, up to those of one tier. One consumer thread at a time."""
 
     @property
     def mode(self) -> str:
@@ -101,9 +105,18 @@ class ExpertStore(Protocol):
         ...
 
     def submit(
-        self, key: ExpertKey, into: memoryview, *, priority: Priority = Priority.NOW, tag: int = 0
+        self,
+        key: ExpertKey,
+        into: memoryview,
+        *,
+        segments: SegmentRange | None = None,
+        priority: Priority = Priority.NOW,
+        tag: int = 0,
     ) -> ReadTicket:
-        """Start reading an expert; returns at once. The view `into` is released when the ticket is done."""
+        """Start reading segments of an expert, by default all of the tier; returns at once.
+
+        The view `into` is released when the ticket is done.
+        """
         ...
 
     def completed(self, timeout_s: float) -> list[ReadTicket]:

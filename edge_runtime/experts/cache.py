@@ -1,68 +1,114 @@
-"""ExpertCache: the experts of a running model. Joins slots, memory, drive and eviction behind one stream per layer."""
+"""ExpertCache: the experts of a running model. Joins table, memory, drive and eviction behind one stream per layer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import ExpertReadError
-from edge_runtime.experts.arena import ExpertArena
 from edge_runtime.experts.base import DEFAULT_READ_TIMEOUT_S, ExpertStore, Priority
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.eviction import EvictionRule
+from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.reader import SlotReader
 from edge_runtime.experts.residency import SlotTable
-from edge_runtime.experts.stream import LayerStream, ReadyBatch
+from edge_runtime.experts.stream import LayerStream, ReadyBatch, batches
+from edge_runtime.experts.units import UnitLedger, UnitSizes
+from edge_runtime.format.record import RecordLayout
+from edge_runtime.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class ExpertCache:
-    """Serves experts layer by layer from S slots. For one thread; implements `ResidencyView`.
+    """Serves experts layer by layer from a budget of memory. For one thread; implements `ResidencyView`.
 
     Args:
-        arena: slots of the size of one record prefix at `tier`; owned from now on.
-        store: reads that prefix; owned from now on.
+        ledger: units of memory: which tiers there are and how much they may take; owned from now on.
+        memory: their bytes; owned from now on.
+        store: reads segments up to those of the full tier; owned from now on.
         rule: chooses who is evicted.
         num_layers: L, sparse and dense.
         num_experts: E.
         num_expert_layers: sparse layers; if every expert of them fits, nothing is booked per token.
-        tier: the tier experts are read and served at.
         read_timeout_s: longest wait for the next read to finish.
     """
 
     def __init__(
         self,
-        arena: ExpertArena,
+        ledger: UnitLedger,
+        memory: ExpertMemory,
         store: ExpertStore,
         rule: EvictionRule,
         *,
         num_layers: int,
         num_experts: int,
         num_expert_layers: int,
-        tier: int,
         read_timeout_s: float = DEFAULT_READ_TIMEOUT_S,
     ) -> None:
-        self.tier = tier
-        self._arena, self._store, self._rule = arena, store, rule
+        self._ledger, self._memory, self._store, self._rule = ledger, memory, store, rule
         self._all_experts = num_expert_layers * num_experts
         self._read_timeout_s = read_timeout_s
         self._counters = ExpertCounters()
         self._table = SlotTable(
-            num_slots=arena.num_slots,
-            num_layers=num_layers,
-            num_experts=num_experts,
-            rule=rule,
-            counters=self._counters,
+            ledger, num_layers=num_layers, num_experts=num_experts, rule=rule, counters=self._counters
         )
-        self._reader = SlotReader(self._table, arena, store, tier)
+        self._reader = SlotReader(self._table, memory, store)
         self._stream: LayerStream | None = None
         self._is_closed = False
 
+    @classmethod
+    def make(
+        cls,
+        store: ExpertStore,
+        rule: EvictionRule,
+        layout: RecordLayout,
+        spec: ModelSpec,
+        *,
+        num_slots: int,
+        tier: int,
+        min_tier: int,
+    ) -> Self:
+        """Build a cache for a model.
+
+        Args:
+            store: see the class.
+            rule: see the class.
+            layout: of the model's records.
+            spec: the model.
+            num_slots: S, the budget in experts of the full tier.
+            tier: the full tier.
+            min_tier: the lowest tier a policy asks for.
+
+        Raises:
+            BudgetError: the system refused the address space.
+        """
+        sizes, sparse = UnitSizes.of(layout, tier, min_tier), len(spec.sparse_layers)
+        ledger = UnitLedger(sizes, num_slots * sizes.full_bytes, sparse * spec.num_experts)
+        memory = ExpertMemory(ledger, layout.segment_offsets(min_tier))
+        return cls(
+            ledger, memory, store, rule,
+            num_layers=spec.num_layers, num_experts=spec.num_experts, num_expert_layers=sparse,
+        )  # fmt: skip
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the experts may take."""
+        return self._memory.nbytes
+
     @property
     def num_slots(self) -> int:
-        """S, slots there are."""
-        return self._arena.num_slots
+        """S, experts of the full tier that fit."""
+        return self._ledger.budget_bytes // self._ledger.sizes.full_bytes
+
+    @property
+    def tier(self) -> int:
+        """The full tier: the deepest an expert can be resident at."""
+        return self._ledger.sizes.full_tier
 
     @property
     def fits_all(self) -> bool:
@@ -108,51 +154,69 @@ class ExpertCache:
         """The forward pass is over; nothing stays pinned."""
         self._close_stream()
 
-    def stream(self, layer_idx: int, tiers: NDArray[np.uint8]) -> Iterator[ReadyBatch]:
+    def stream(
+        self, layer_idx: int, tiers: NDArray[np.uint8], order: NDArray[np.intp] | None = None
+    ) -> Iterator[ReadyBatch]:
         """Serve the experts of one layer; reads of missing ones start before this returns.
 
         Args:
             layer_idx: a sparse layer.
-            tiers: uint8 [E]; above 0 marks an expert as needed. Each is served at the cache's tier, which must be at
-                least what is asked.
+            tiers: uint8 [E], the tier each expert needed is served at, however deep it is resident; 0: not needed.
+            order: the experts needed in the order they count as used, the most recent last; None: by number.
 
         Returns:
-            An iterator of batches: first all residents, then what has been read since (at least one, waiting for it),
-            until each expert came once. A batch's experts are released when the next one is asked for. Iterating
+            An iterator of batches, each of one tier: first all residents, then what has been read since (at least one,
+            waiting for it), until each expert came once. A batch is valid until the next one is asked for. Iterating
             raises ExpertReadError if a read failed; by then everything is released and the next request may run.
         """
         self._close_stream()
         experts = np.flatnonzero(tiers)
-        if self.fits_all and self._table.resident_tiers(layer_idx)[experts].all():
-            return self._serve_resident(layer_idx, experts)
+        if self.fits_all and (self._table.resident_tiers(layer_idx)[experts] >= tiers[experts]).all():
+            return self._serve_resident(layer_idx, experts, tiers)
         self._stream = LayerStream(
-            self._table, self._arena, self._reader, self._counters, layer_idx, experts,
-            tier=self.tier, read_timeout_s=self._read_timeout_s,
+            self._reader, self._counters, layer_idx, experts,
+            tiers=tiers, order=order, read_timeout_s=self._read_timeout_s,
         )  # fmt: skip
         return self._stream
 
-    def prefetch(self, layer_idx: int, experts: Iterable[int]) -> int:
-        """Start reading experts nobody asked for yet, as far as there is room; return how many reads were started."""
-        self._reader.collect(0.0)
-        slots = self._table.slots_of(layer_idx)
-        absent = [expert for expert in experts if slots[expert] < 0]
-        return len(self._reader.start(layer_idx, absent, Priority.NEXT))
+    def prefetch(
+        self, layer_idx: int, experts: Sequence[int], tiers: NDArray[np.uint8], priority: Priority = Priority.NEXT
+    ) -> int:
+        """Start reading experts nobody asked for yet, as far as there is room.
+
+        Args:
+            layer_idx: their layer.
+            experts: in order of importance; those being read, or resident at the tier wanted, are passed over.
+            tiers: uint8 [E], the tier wanted.
+            priority: behind the reads of the layer that runs now.
+
+        Returns:
+            How many were started.
+        """
+        if self._stream is None or self._stream.is_finished:
+            self._reader.collect(0.0)  # an open stream settles its own reads, and must see them finish
+        table = self._table
+        slots, resident = table.slots_of(layer_idx), table.resident_tiers(layer_idx)
+        absent = [e for e in experts if resident[e] < tiers[e] and not table.is_reading(int(slots[e]))]
+        return len(self._reader.start(layer_idx, absent, tiers, priority)) if absent else 0
+
+    def mask(self, layer_idx: int, experts: Sequence[int]) -> None:
+        """Keep experts a coming layer is expected to need from eviction, as far as others may go instead."""
+        self._table.mask(layer_idx, experts)
 
     def resize(self, num_slots: int) -> None:
-        """Change S between requests. Shrinking evicts the least valuable experts and returns memory to the system.
+        """Change S between requests. Shrinking truncates and evicts the least valuable and returns memory.
 
         Raises:
             BudgetError: growing was refused by the system; the former size stays.
             ExpertReadError: the drive still owes reads of an earlier request.
         """
         self._settle()
-        if num_slots > self.num_slots:
-            self._arena.resize(num_slots)
-            self._table.resize(num_slots)
-        else:
-            for source, target in self._table.resize(num_slots):
-                self._arena.copy(source, target)
-            self._arena.resize(num_slots)
+        budget_bytes = num_slots * self._ledger.sizes.full_bytes
+        self._memory.reserve(budget_bytes)
+        moves = self._table.resize(budget_bytes)
+        self._memory.settle(moves, ((slot, self._table.planes_of(slot)) for slot in range(self._table.num_slots)))
+        self._memory.discard(self._table.drain_discards())
 
     def close(self) -> None:
         """Stop reading, join the store's threads and return the arena's memory. Safe to call twice."""
@@ -161,15 +225,15 @@ class ExpertCache:
             self._close_stream()
             self._reader.abort(self._read_timeout_s)
             self._store.close()
-            self._arena.close()
+            self._memory.close()
 
-    def _serve_resident(self, layer_idx: int, experts: NDArray[np.intp]) -> Iterator[ReadyBatch]:
+    def _serve_resident(
+        self, layer_idx: int, experts: NDArray[np.intp], tiers: NDArray[np.uint8]
+    ) -> Iterator[ReadyBatch]:
         """Everything fits and is there: no pins, no scores, two gathers."""
-        self._counters.count(self.tier, hits=len(experts))
-        if not len(experts):
-            return iter(())
-        slots = self._table.slots_of(layer_idx)[experts]
-        return iter((ReadyBatch(experts.astype(np.int32), self._arena.addresses[slots]),))
+        served = tiers[experts]
+        self._counters.count(served, served[:0], served[:0])
+        return iter(batches(experts, self._table.slots_of(layer_idx)[experts], tiers, self._memory))
 
     def _close_stream(self) -> None:
         stream, self._stream = self._stream, None

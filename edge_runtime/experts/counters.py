@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_runtime.policy.base import StepPlan
 
@@ -24,6 +25,7 @@ class ExpertCounters:
         hits: it was resident.
         late: its read was already under way.
         misses: its read starts now.
+        upgrades: misses of experts resident at a lower tier: only the missing planes are read.
         bytes_read: bytes that came from the drive.
         read_busy_ns: wall time during which the drive had at least one read to do.
         stall_ns: time the engine waited for experts with nothing to compute.
@@ -35,6 +37,8 @@ class ExpertCounters:
         substituted: (token, rank) uses served below the full tier, as the policy planned.
         skipped: uses dropped by the policy.
         route_changed: uses of an expert the router did not choose.
+        predicted_kld: sum of what the policy expected its changes to cost, in nats; None if it has no model.
+        fallbacks: passes whose result was not accepted and which ran a second time.
         prefetch_issued: reads started before anyone asked.
         prefetch_used: of those, resident when first asked for.
         prefetch_late: of those, still under way when first asked for.
@@ -46,6 +50,7 @@ class ExpertCounters:
     hits: int = 0
     late: int = 0
     misses: int = 0
+    upgrades: int = 0
     bytes_read: int = 0
     read_busy_ns: int = 0
     stall_ns: int = 0
@@ -59,6 +64,8 @@ class ExpertCounters:
     substituted: int = 0
     skipped: int = 0
     route_changed: int = 0
+    predicted_kld: float | None = None
+    fallbacks: int = 0
     prefetch_issued: int = 0
     prefetch_used: int = 0
     prefetch_late: int = 0
@@ -71,18 +78,19 @@ class ExpertCounters:
         """Experts asked for: hits + late + misses."""
         return self.hits + self.late + self.misses
 
-    def count(self, tier: int, *, hits: int = 0, late: int = 0, misses: int = 0) -> None:
-        """Count lookups served at a tier."""
-        self.hits += hits
-        self.late += late
-        self.misses += misses
-        for by_tier, lookups in (
-            (self.by_tier, hits + late + misses),
-            (self.hits_by_tier, hits),
+    def count(self, found: NDArray[np.uint8], late: NDArray[np.uint8], missing: NDArray[np.uint8]) -> None:
+        """Count the lookups of one layer by the tier each is served at: uint8 [n] of hits, of late ones, of misses."""
+        self.hits += len(found)
+        self.late += len(late)
+        self.misses += len(missing)
+        for by_outcome, tiers in (
+            (self.hits_by_tier, found),
             (self.late_by_tier, late),
-            (self.misses_by_tier, misses),
+            (self.misses_by_tier, missing),
         ):
-            by_tier[tier] = by_tier.get(tier, 0) + lookups
+            for tier, lookups in _counts(tiers):
+                by_outcome[tier] = by_outcome.get(tier, 0) + lookups
+                self.by_tier[tier] = self.by_tier.get(tier, 0) + lookups
 
     def count_read(self, nanoseconds: int) -> None:
         """Count one record read and checked."""
@@ -98,6 +106,8 @@ class ExpertCounters:
             uses = np.bincount(plan.tiers[plan.topk_ids[plan.topk_weights != 0]], minlength=full_tier)
             for tier in np.flatnonzero(uses[:full_tier]).tolist():
                 self.substituted_to[tier] = self.substituted_to.get(tier, 0) + int(uses[tier])
+        if plan.predicted_kld is not None:
+            self.predicted_kld = (self.predicted_kld or 0.0) + plan.predicted_kld
 
     def snapshot(self) -> ExpertCounters:
         """Return a copy that stands still."""
@@ -112,8 +122,8 @@ class ExpertCounters:
                 setattr(result, name, {key: count - old.get(key, 0) for key, count in value.items()})
             elif isinstance(value, list):
                 setattr(result, name, [new - old for new, old in zip(value, getattr(before, name), strict=True)])
-            else:
-                setattr(result, name, value - getattr(before, name))
+            elif value is not None:
+                setattr(result, name, value - (getattr(before, name) or 0))
         return result
 
     def to_json(self, num_tokens: int | None = None) -> dict[str, Any]:
@@ -127,6 +137,7 @@ class ExpertCounters:
             "hits": self.hits,
             "late": self.late,
             "misses": self.misses,
+            "upgrades": self.upgrades,
             "bytes_read": self.bytes_read,
             "bytes_per_token": round(self.bytes_read / num_tokens, 1) if num_tokens else None,
             "stall_ms": round(self.stall_ns / 1e6, 3),
@@ -135,6 +146,10 @@ class ExpertCounters:
             "substituted": self.substituted,
             "skipped": self.skipped,
             "route_changed": self.route_changed,
+            "predicted_kld_per_token": (
+                round(self.predicted_kld / num_tokens, 9) if num_tokens and self.predicted_kld is not None else None
+            ),
+            "fallbacks": self.fallbacks,
             "prefetch": {
                 "issued": self.prefetch_issued,
                 "used": self.prefetch_used,
@@ -144,3 +159,14 @@ class ExpertCounters:
             "evicted": self.evicted,
             "truncated": self.truncated,
         }
+
+
+def _counts(tiers: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """(tier, how often) of uint8 [n]; one tier, the usual case, needs no sorting."""
+    if not len(tiers):
+        return []
+    first = int(tiers[0])
+    if (tiers == first).all():
+        return [(first, len(tiers))]
+    values, counts = np.unique(tiers, return_counts=True)
+    return list(zip(values.tolist(), counts.tolist(), strict=True))

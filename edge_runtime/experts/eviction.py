@@ -12,6 +12,7 @@ from edge_runtime.errors import ConfigError, did_you_mean
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+U8 = NDArray[np.uint8]
 Keys = NDArray[np.intp]
 
 
@@ -28,8 +29,8 @@ class EvictionRule(Protocol):
         """A forward pass (one token, or one chunk of a prompt) begins."""
         ...
 
-    def use(self, keys: Keys, tier: int) -> None:
-        """Note that distinct experts intp [n] are used in this pass, served at `tier`."""
+    def use(self, keys: Keys, tiers: U8) -> None:
+        """Note that distinct experts intp [n] are used in this pass, the last one last, served at tiers uint8 [n]."""
         ...
 
     def scores(self, keys: Keys, layer_idx: int) -> F32 | F64:
@@ -60,10 +61,10 @@ class Lru:
     def begin_pass(self) -> None:
         """Nothing to do."""
 
-    def use(self, keys: Keys, tier: int) -> None:
+    def use(self, keys: Keys, tiers: U8) -> None:
         """See `EvictionRule.use`."""
-        self._uses += 1
-        self._last_use[keys] = self._uses
+        self._last_use[keys] = np.arange(self._uses + 1, self._uses + 1 + len(keys))
+        self._uses += len(keys)
 
     def scores(self, keys: Keys, layer_idx: int) -> F64:
         """See `EvictionRule.scores`: the number of the last use, float64 [S]."""
@@ -115,9 +116,9 @@ class Lcu:
         self._used_now, self._used_before = self._used_before, self._used_now
         self._used_now[:] = False
 
-    def use(self, keys: Keys, tier: int) -> None:
+    def use(self, keys: Keys, tiers: U8) -> None:
         """See `EvictionRule.use`."""
-        self._cost[keys] += self._use_cost[tier]
+        self._cost[keys] += self._use_cost[tiers]
         self._used_now[keys] = True
 
     def scores(self, keys: Keys, layer_idx: int) -> F32:

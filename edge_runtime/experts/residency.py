@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,21 +10,24 @@ from numpy.typing import NDArray
 
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.eviction import EvictionRule
+from edge_runtime.experts.units import Discard, UnitLedger
 
 I32 = NDArray[np.int32]
+U8 = NDArray[np.uint8]
 Keys = NDArray[np.intp]
 FREE = -1
 _SORT_ABOVE = 16
+_MASKED = 1e30
 
 
 class Lookup(NamedTuple):
     """Where the experts a layer asked for are.
 
     Attributes:
-        ready_experts: resident experts intp [n], ascending.
+        ready_experts: experts resident at the tier asked for or deeper intp [n], ascending.
         ready_slots: their slots int32 [n], pinned.
         late_slots: slots whose read is under way; pinned.
-        missing: experts to read, ascending.
+        missing: experts to read, or to deepen, ascending.
     """
 
     ready_experts: Keys
@@ -32,11 +36,22 @@ class Lookup(NamedTuple):
     missing: Keys
 
 
+class ResizeMoves(NamedTuple):
+    """(source, target) pairs whose bytes the caller copies before units past the new counts disappear."""
+
+    cores: list[tuple[int, int]]
+    planes: list[tuple[int, int]]
+
+
 class SlotTable:
-    """S slots over L x E experts. A slot is free, being read, or holds a resident expert; it may be pinned.
+    """Slots over L x E experts. A slot is free, being read, or holds a resident expert; it may be pinned.
+
+    A slot is a core of the ledger, with the planes its expert has beyond it. A resident whose deeper planes are being
+    read stays resident at its tier meanwhile. If the ledger has planes, room is made by truncating first: the colder
+    half of what may go, coldest first, loses its planes; then whole experts go, coldest first.
 
     Args:
-        num_slots: S.
+        ledger: units of memory; owned from now on.
         num_layers: L.
         num_experts: E.
         rule: chooses who goes; told of every use.
@@ -44,24 +59,32 @@ class SlotTable:
     """
 
     def __init__(
-        self, *, num_slots: int, num_layers: int, num_experts: int, rule: EvictionRule, counters: ExpertCounters
+        self, ledger: UnitLedger, *, num_layers: int, num_experts: int, rule: EvictionRule, counters: ExpertCounters
     ) -> None:
-        self.num_slots, self.num_experts = num_slots, num_experts
+        self.ledger, self.num_experts = ledger, num_experts
         self._rule, self.counters = rule, counters
         self._slots = np.full((num_layers, num_experts), FREE, np.int32)
         self._tiers = np.zeros((num_layers, num_experts), np.uint8)
         self._visible_tiers = self._tiers.view()
         self._visible_tiers.flags.writeable = False
+        self._masked = np.zeros((num_layers, num_experts), np.bool_)
+        self._any_masked = False
+        num_slots = ledger.num_cores
         self._keys = np.full(num_slots, FREE, np.intp)
+        self._planes: list[list[int]] = [[] for _ in range(num_slots)]
         self._pinned = np.zeros(num_slots, np.bool_)
         self._reading = np.zeros(num_slots, np.bool_)
         self._prefetched = np.zeros(num_slots, np.bool_)
-        self._free = list(range(num_slots - 1, -1, -1))
+
+    @property
+    def num_slots(self) -> int:
+        """Slots there may be: cores that fit the budget."""
+        return len(self._keys)
 
     @property
     def num_resident(self) -> int:
         """Slots holding a resident expert."""
-        return self.num_slots - len(self._free) - int(self._reading.sum())
+        return int(np.count_nonzero(self._tiers))
 
     @property
     def num_pinned(self) -> int:
@@ -73,9 +96,9 @@ class SlotTable:
         """Slots being read into."""
         return int(self._reading.sum())
 
-    def resident_tiers(self, layer_idx: int) -> NDArray[np.uint8]:
+    def resident_tiers(self, layer_idx: int) -> U8:
         """Return uint8 [E], read-only: the tier each expert of the layer is resident at, 0 if it is not."""
-        tiers: NDArray[np.uint8] = self._visible_tiers[layer_idx]
+        tiers: U8 = self._visible_tiers[layer_idx]
         return tiers
 
     def slots_of(self, layer_idx: int) -> I32:
@@ -83,112 +106,199 @@ class SlotTable:
         slots: I32 = self._slots[layer_idx]
         return slots
 
+    def is_reading(self, slot: int) -> bool:
+        """Whether a slot is being read into; False for -1."""
+        return slot != FREE and bool(self._reading[slot])
+
+    def planes_of(self, slot: int) -> Sequence[int]:
+        """Plane units of a slot, shallowest first, those being read included."""
+        return self._planes[slot]
+
     def experts_in(self, slots: I32) -> Keys:
         """Return intp [n], the expert_idx in each of int32 [n] occupied slots."""
         experts: Keys = self._keys[slots] % self.num_experts
         return experts
 
-    def lookup(self, layer_idx: int, experts: Keys, tier: int) -> Lookup:
-        """Find distinct experts intp [n] a layer needs now, pin those that have a slot, and count them."""
+    def lookup(self, layer_idx: int, experts: Keys, tiers: U8, order: Keys | None = None) -> Lookup:
+        """Find distinct experts intp [n] a layer needs now, pin those that have what is asked, and count them.
+
+        Args:
+            layer_idx: the layer; a mask on its experts is lifted.
+            experts: intp [n], distinct, ascending.
+            tiers: uint8 [n], the tier each is served at.
+            order: the same experts in the order they count as used, the most recent last; None: as they come.
+        """
         counters = self.counters
-        self._rule.use(layer_idx * self.num_experts + experts, tier)
+        if order is None:
+            self._rule.use(layer_idx * self.num_experts + experts, tiers)
+        else:
+            self._rule.use(layer_idx * self.num_experts + order, tiers[np.searchsorted(experts, order)])
+        if self._any_masked:
+            self._masked[layer_idx] = False
         slots = self._slots[layer_idx].take(experts)
-        is_ready = self._tiers[layer_idx].take(experts) > 0
+        is_ready = self._tiers[layer_idx].take(experts) >= tiers
         if is_ready.all():
             found = Lookup(experts, slots, slots[:0], experts[:0])
+            counters.count(tiers, tiers[:0], tiers[:0])
         else:
-            is_missing = slots == FREE
-            found = Lookup(experts[is_ready], slots[is_ready], slots[~is_ready & ~is_missing], experts[is_missing])
+            is_late = ~is_ready & (slots != FREE) & self._reading.take(slots, mode="wrap")
+            is_missing = ~is_ready & ~is_late
+            found = Lookup(experts[is_ready], slots[is_ready], slots[is_late], experts[is_missing])
+            counters.count(tiers[is_ready], tiers[is_late], tiers[is_missing])
+            counters.upgrades += int(np.count_nonzero(slots[is_missing] != FREE))
         self._pinned[found.ready_slots] = True
         self._pinned[found.late_slots] = True
-        counters.count(tier, hits=len(found.ready_slots), late=len(found.late_slots), misses=len(found.missing))
         counters.prefetch_used += self._settle_prefetched(found.ready_slots)
         counters.prefetch_late += self._settle_prefetched(found.late_slots)
         return found
 
-    def claim(self, layer_idx: int, experts: list[int], *, prefetch: bool = False) -> list[int]:
-        """Give slots to the first of `experts`, as many as are free or can be evicted; they are then being read.
+    def mask(self, layer_idx: int, experts: Iterable[int]) -> None:
+        """Evict these experts of a layer after all others, until the layer is looked up."""
+        self._masked[layer_idx, list(experts)] = True
+        self._any_masked = True
+
+    def claim(self, layer_idx: int, experts: Sequence[int], tiers: U8, *, prefetch: bool = False) -> list[int]:
+        """Give room to the first of `experts`, as many as fit after evicting; their slots are then being read.
 
         Args:
             layer_idx: their layer.
-            experts: experts without a slot.
+            experts: experts absent, or resident below their tier, and not being read.
+            tiers: uint8 [E], the tier wanted.
             prefetch: nobody asked yet: the slots are not pinned.
 
         Returns:
             The slots of experts[0], experts[1], ...; shorter than `experts` if room ran out.
         """
-        wanted = len(experts)
-        chosen = [self._free.pop() for _ in range(min(wanted, len(self._free)))]
-        if len(chosen) < wanted:
-            victims = self._victims(wanted - len(chosen), layer_idx)
-            for slot in victims:
-                self._evict(slot)
-            chosen += victims
-        for slot, expert in zip(chosen, experts, strict=False):
-            self._keys[slot] = layer_idx * self.num_experts + expert
-            self._slots[layer_idx, expert] = slot
-            self._reading[slot] = True
-            self._pinned[slot] = not prefetch
-            self._prefetched[slot] = prefetch
+        ledger, row = self.ledger, self._slots[layer_idx]
+        wanted = sum(self._missing_bytes(row, expert, tiers) for expert in experts)
+        if wanted > ledger.free_bytes:
+            held = [int(row[expert]) for expert in experts if row[expert] != FREE]
+            self._make_room(wanted, layer_idx, held)
+            if held and self._missing_bytes(row, experts[0], tiers) > ledger.free_bytes:
+                # residents waiting for planes hold all memory: let the later ones go so that the first can proceed
+                self._make_room(wanted, layer_idx, held[:1] if row[experts[0]] == held[0] else [])
+        chosen: list[int] = []
+        for expert in experts:
+            if self._missing_bytes(row, expert, tiers) > ledger.free_bytes:
+                break
+            chosen.append(self._occupy(layer_idx, expert, int(tiers[expert]), prefetch=prefetch))
         self.counters.prefetch_issued += len(chosen) if prefetch else 0
         return chosen
 
-    def set_ready(self, slot: int, tier: int) -> None:
-        """A read finished: the slot's expert is resident at `tier`."""
-        self._reading[slot] = False
-        self._tiers.flat[self._keys[slot]] = tier
+    def resident_planes(self, slot: int) -> int | None:
+        """Planes a slot's expert is resident with; None if it is not resident at all."""
+        tier = int(self._tiers.flat[self._keys[slot]])
+        return self.ledger.sizes.planes(tier) if tier else None
+
+    def set_ready(self, slot: int) -> None:
+        """Its reads finished: the slot's expert is resident with all planes it was given."""
+        sizes, self._reading[slot] = self.ledger.sizes, False
+        planes = len(self._planes[slot])
+        self._tiers.flat[self._keys[slot]] = sizes.core_tier + 2 * planes
 
     def drop(self, slot: int) -> None:
-        """Free a slot whatever its state; what a failed or withdrawn read leaves."""
+        """Undo a failed or withdrawn read: free an absent expert's slot, or the new planes of a resident."""
         key = int(self._keys[slot])
-        self._slots.flat[key] = FREE
-        self._tiers.flat[key] = 0
         self.counters.prefetch_wasted += int(self._prefetched[slot])
-        for flags in (self._prefetched, self._pinned, self._reading):
-            flags[slot] = False
+        self._prefetched[slot], self._reading[slot] = False, False
+        kept = self.resident_planes(slot)
+        if kept is not None:
+            self._cut(slot, kept)
+            return
+        self._pinned[slot] = False
+        self._slots.flat[key] = FREE
         self._keys[slot] = FREE
-        self._free.append(slot)
+        self._cut(slot, 0)
+        self.ledger.free_core(slot)
 
     def unpin(self, slots: I32) -> None:
         """Let int32 [n] slots be evicted again."""
         self._pinned[slots] = False
 
     def unpin_all(self) -> None:
-        """Let every slot be evicted again."""
+        """Let every slot be evicted again, and lift all masks."""
         self._pinned[:] = False
+        if self._any_masked:
+            self._masked[:], self._any_masked = False, False
 
-    def resize(self, num_slots: int) -> list[tuple[int, int]]:
-        """Change S while nothing is pinned or being read; the worst-scored experts go if there are too many.
+    def drain_discards(self) -> list[Discard]:
+        """Units whose memory must go back to the system before anything is written; see `UnitLedger`."""
+        return self.ledger.drain_discards()
 
-        Returns:
-            (source, target) slots whose bytes the caller must copy before the slots past `num_slots` disappear.
-        """
+    def resize(self, budget_bytes: int) -> ResizeMoves:
+        """Change the budget while nothing is pinned or being read; the worst-scored experts go if it shrinks."""
         if self._pinned.any() or self._reading.any():
             raise RuntimeError("residency: resized while slots are pinned or being read")
-        moves: list[tuple[int, int]] = []
-        for slot in self._victims(self.num_resident - num_slots, 0):
-            self._evict(slot)
-            self._free.append(slot)
-        targets = sorted((slot for slot in self._free if slot < num_slots), reverse=True)
-        for source in np.flatnonzero(self._keys[num_slots:] != FREE) + num_slots:
-            target = targets.pop()
+        ledger = self.ledger
+        self._make_room(ledger.budget_bytes - budget_bytes, 0, [])
+        used = np.flatnonzero(self._keys != FREE).tolist()
+        cores, planes = ledger.resize(budget_bytes, used, [unit for units in self._planes for unit in units])
+        for source, target in cores:
             self._keys[target], self._prefetched[target] = self._keys[source], self._prefetched[source]
             self._slots.flat[self._keys[target]] = target
-            moves.append((int(source), target))
-        kept, added = self._keys[:num_slots], max(num_slots - self.num_slots, 0)
-        self._keys = np.concatenate([kept, np.full(added, FREE, np.intp)])
+            self._planes[target], self._planes[source] = self._planes[source], []
+        moved = dict(planes)
+        if moved:
+            self._planes = [[moved.get(unit, unit) for unit in units] for units in self._planes]
+        self._resize_arrays(ledger.num_cores)
+        return ResizeMoves(cores, planes)
+
+    def _resize_arrays(self, num_slots: int) -> None:
+        added = max(num_slots - self.num_slots, 0)
+        self._keys = np.concatenate([self._keys[:num_slots], np.full(added, FREE, np.intp)])
         self._prefetched = np.concatenate([self._prefetched[:num_slots], np.zeros(added, np.bool_)])
         self._pinned, self._reading = np.zeros(num_slots, np.bool_), np.zeros(num_slots, np.bool_)
-        self._free = np.flatnonzero(self._keys == FREE)[::-1].tolist()
-        self.num_slots = num_slots
-        return moves
+        self._planes = [*self._planes[:num_slots], *([] for _ in range(added))]
 
-    def _victims(self, count: int, layer_idx: int) -> list[int]:
+    def _missing_bytes(self, row: I32, expert: int, tiers: U8) -> int:
+        sizes, slot = self.ledger.sizes, int(row[expert])
+        planes = sizes.planes(int(tiers[expert])) if sizes.max_planes else 0
+        if slot == FREE:
+            return sizes.core_bytes + planes * sizes.plane_bytes
+        return (planes - len(self._planes[slot])) * sizes.plane_bytes
+
+    def _occupy(self, layer_idx: int, expert: int, tier: int, *, prefetch: bool) -> int:
+        slot = int(self._slots[layer_idx, expert])
+        if slot == FREE:
+            slot = self.ledger.take_core()
+            self._keys[slot] = layer_idx * self.num_experts + expert
+            self._slots[layer_idx, expert] = slot
+        held = self._planes[slot]
+        for _ in range(self.ledger.sizes.planes(tier) - len(held)):
+            held.append(self.ledger.take_plane())
+        self._reading[slot] = True
+        self._pinned[slot] |= not prefetch
+        self._prefetched[slot] = prefetch
+        return slot
+
+    def _make_room(self, free_bytes: int, layer_idx: int, keep: Sequence[int]) -> None:
+        """Truncate and evict until `free_bytes` are free, or nothing more may go."""
+        ledger = self.ledger
+        over = free_bytes - ledger.free_bytes
+        if over <= 0:
+            return
+        if not ledger.sizes.max_planes:
+            for slot in self._victims(-(-over // ledger.sizes.core_bytes), layer_idx, keep):
+                self._evict(slot)
+            return
+        victims = self._victims(self.num_slots, layer_idx, keep)
+        for slot in victims[: -(-len(victims) // 2)]:
+            while ledger.free_bytes < free_bytes and self._planes[slot]:
+                self._truncate(slot)
+        for slot in victims:
+            if ledger.free_bytes >= free_bytes:
+                return
+            self._evict(slot)
+
+    def _victims(self, count: int, layer_idx: int, keep: Sequence[int]) -> list[int]:
         """Up to `count` evictable slots, the worst first; ties go to the lower slot."""
         if count <= 0:
             return []
         scores = self._rule.scores(self._keys, layer_idx)
+        if self._any_masked:
+            scores += np.where(self._masked.ravel().take(self._keys, mode="wrap"), _MASKED, 0).astype(scores.dtype)
         np.putmask(scores, self._pinned | self._reading | (self._keys == FREE), np.inf)
+        scores[list(keep)] = np.inf
         if count > _SORT_ABOVE:
             order = np.argsort(scores, kind="stable")[:count]
             return [int(slot) for slot in order if scores[slot] != np.inf]
@@ -201,11 +311,25 @@ class SlotTable:
             victims.append(slot)
         return victims
 
+    def _truncate(self, slot: int) -> None:
+        """Drop the last plane of a resident."""
+        self._cut(slot, len(self._planes[slot]) - 1)
+        self._tiers.flat[self._keys[slot]] -= 2
+        self.counters.truncated += 1
+
+    def _cut(self, slot: int, planes: int) -> None:
+        held = self._planes[slot]
+        if len(held) > planes:
+            self.ledger.free_planes(held[planes:])
+            del held[planes:]
+
     def _evict(self, slot: int) -> None:
         key = int(self._keys[slot])
         self._slots.flat[key] = FREE
         self._tiers.flat[key] = 0
         self._keys[slot] = FREE
+        self._cut(slot, 0)
+        self.ledger.free_core(slot)
         self.counters.evicted += 1
         self.counters.prefetch_wasted += int(self._prefetched[slot])
         self._prefetched[slot] = False

@@ -1,4 +1,4 @@
-"""FileExpertStore: record prefixes straight from the drive into arena slots, every segment checked on the way."""
+"""FileExpertStore: segments of records straight from the drive into arena slots, every segment checked on the way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass
 
 from edge_runtime.errors import ExpertReadError
-from edge_runtime.experts.base import DEFAULT_READ_TIMEOUT_S, ExpertKey, Priority, ReadTicket, StoreStats
+from edge_runtime.experts.base import DEFAULT_READ_TIMEOUT_S, ExpertKey, Priority, ReadTicket, SegmentRange, StoreStats
 from edge_runtime.experts.files import ExpertFiles, FileOps
 from edge_runtime.experts.pool import ReaderPool
 from edge_runtime.format.bundle import Bundle
@@ -20,21 +20,32 @@ DEFAULT_IO_THREADS = 4
 
 @dataclass(frozen=True)
 class ReadPlan:
-    """How a record prefix is cut into reads; the same for every expert.
+    """How consecutive segments of a record are cut into reads; the same for every expert.
 
     Attributes:
-        segments: (offset, bytes) of each segment.
+        first: number of the first segment.
+        start: its offset in the record.
+        segments: (offset, bytes) of each segment, offsets from `start`.
         chunks: (offset, bytes) of each read; near-equal, 4 KiB aligned, together the whole prefix.
         touched: for each chunk, the segments it holds bytes of.
     """
 
+    first: int
+    start: int
     segments: tuple[tuple[int, int], ...]
     chunks: tuple[tuple[int, int], ...]
     touched: tuple[tuple[int, ...], ...]
 
     @staticmethod
-    def make(segment_bytes: tuple[int, ...], chunk_bytes: int) -> ReadPlan:
-        """Cut segments lying one after the other into chunks of at most `chunk_bytes` (4 KiB at least)."""
+    def make(record: tuple[int, ...], chunk_bytes: int, first: int = 0) -> ReadPlan:
+        """Cut the segments from `first` on into chunks of at most `chunk_bytes` (4 KiB at least).
+
+        Args:
+            record: bytes of each segment of the record, up to the last one read.
+            chunk_bytes: most bytes of one read.
+            first: number of the first segment read.
+        """
+        segment_bytes = record[first:]
         starts = [sum(segment_bytes[:i]) for i in range(len(segment_bytes))]
         segments = tuple(zip(starts, segment_bytes, strict=True))
         total = sum(segment_bytes)
@@ -45,7 +56,7 @@ class ReadPlan:
             tuple(i for i, (at, size) in enumerate(segments) if at < start + length and start < at + size)
             for start, length in chunks
         )
-        return ReadPlan(segments, chunks, touched)
+        return ReadPlan(first, sum(record[:first]), segments, chunks, touched)
 
 
 class _Read(ReadTicket):
@@ -53,6 +64,7 @@ class _Read(ReadTicket):
 
     def __init__(self, key: ExpertKey, into: memoryview, priority: Priority, tag: int, plan: ReadPlan) -> None:
         super().__init__(key, into, priority, tag)
+        self.plan = plan
         self.waiting = set(range(len(plan.chunks)))
         self.is_withdrawn = False
         self.chunks_left = len(plan.chunks)
@@ -60,11 +72,11 @@ class _Read(ReadTicket):
 
 
 class FileExpertStore:
-    """Reads experts of one tier from a bundle with a few threads. Implements `ExpertStore`.
+    """Reads experts of a bundle with a few threads. Implements `ExpertStore`.
 
     Args:
         bundle: an open bundle.
-        tier: the tier every read fetches: 2, 4, 6, 8, or 16 for the bfloat16 files.
+        tier: the deepest tier read: 2, 4, 6, 8, or 16 for the bfloat16 files.
         io_threads: reads under way at once; with O_DIRECT this is the depth of the drive's queue.
         direct_io: read past the page cache; see `ExpertFiles`.
         chunk_bytes: a record is read in pieces of at most this size, so that several are under way for one expert.
@@ -92,9 +104,10 @@ class FileExpertStore:
         self._crc32c = crc32c
         self._tier, self._read_timeout_s = tier, read_timeout_s
         layout = bundle.manifest.layout
-        sizes = (layout.bf16_bytes,) if tier == BF16 else layout.segment_bytes[: tier // 2]
+        self._sizes = (layout.bf16_bytes,) if tier == BF16 else layout.segment_bytes[: tier // 2]
         self.record_bytes = layout.tier_bytes(tier)
-        self._plan = ReadPlan.make(sizes, chunk_bytes)
+        self._chunk_bytes = chunk_bytes
+        self._plans: dict[SegmentRange, ReadPlan] = {}
         self._files = ExpertFiles(bundle, tier, direct_io=direct_io, ops=ops)
         self._lock = threading.Lock()
         self._reads = self._bytes_read = 0
@@ -112,13 +125,23 @@ class FileExpertStore:
         self._files.check_paths()
 
     def submit(
-        self, key: ExpertKey, into: memoryview, *, priority: Priority = Priority.NOW, tag: int = 0
+        self,
+        key: ExpertKey,
+        into: memoryview,
+        *,
+        segments: SegmentRange | None = None,
+        priority: Priority = Priority.NOW,
+        tag: int = 0,
     ) -> ReadTicket:
-        """See `ExpertStore.submit`. `into` holds at least `record_bytes`, starts 4 KiB aligned, and is released."""
-        if len(into) < self.record_bytes:
-            raise ValueError(f"store: expected a buffer of {self.record_bytes} bytes, got {len(into)}")
-        read = _Read(key, into, priority, tag, self._plan)
-        self._pool.push(read, len(self._plan.chunks), priority)
+        """See `ExpertStore.submit`. `into` holds at least the segments' bytes and starts 4 KiB aligned."""
+        first, last = segments or (0, len(self._sizes))
+        plan = self._plans.get((first, last))
+        if plan is None:
+            plan = self._plans[first, last] = ReadPlan.make(self._sizes[:last], self._chunk_bytes, first)
+        if len(into) < (size := sum(self._sizes[first:last])):
+            raise ValueError(f"store: expected a buffer of {size} bytes, got {len(into)}")
+        read = _Read(key, into, priority, tag, plan)
+        self._pool.push(read, len(plan.chunks), priority)
         return read
 
     def completed(self, timeout_s: float) -> list[ReadTicket]:
@@ -136,7 +159,7 @@ class FileExpertStore:
         assert isinstance(ticket, _Read)
 
         def withdraw() -> bool:
-            ticket.is_withdrawn = len(ticket.waiting) == len(self._plan.chunks)
+            ticket.is_withdrawn = len(ticket.waiting) == len(ticket.plan.chunks)
             return ticket.is_withdrawn
 
         if not self._pool.locked(withdraw):
@@ -151,7 +174,7 @@ class FileExpertStore:
         if priority < ticket.priority:
             ticket.priority = priority
             # queued a second time, further ahead; parts that were started by then are skipped
-            self._pool.push(ticket, len(self._plan.chunks), priority)
+            self._pool.push(ticket, len(ticket.plan.chunks), priority)
 
     def stats(self) -> StoreStats:
         """See `ExpertStore.stats`."""
@@ -198,23 +221,24 @@ class FileExpertStore:
         layer_idx, expert_idx = read.key
         if part == 0:
             self._files.check_open(layer_idx)
-        start, size = self._plan.chunks[part]
-        base = self._files.header(layer_idx).record_offset(expert_idx)
+        start, size = read.plan.chunks[part]
+        base = self._files.header(layer_idx).record_offset(expert_idx) + read.plan.start
         with read.into[start : start + size] as target:
             self._files.read(layer_idx, base + start, target)
         complete = []
         with self._lock:
             self._bytes_read += size
-            for segment in self._plan.touched[part]:
+            for segment in read.plan.touched[part]:
                 read.segment_left[segment] -= 1
                 if read.segment_left[segment] == 0:
                     complete.append(segment)
         for segment in complete:
             self._check_segment(read, segment)
 
-    def _check_segment(self, read: _Read, segment: int) -> None:
+    def _check_segment(self, read: _Read, index: int) -> None:
         layer_idx, expert_idx = read.key
-        at, size = self._plan.segments[segment]
+        at, size = read.plan.segments[index]
+        segment = read.plan.first + index
         expected = int(self._files.header(layer_idx).checksums[expert_idx, segment])
         with read.into[at : at + size] as data:
             got = self._crc32c(data)

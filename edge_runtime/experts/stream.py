@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import ExpertReadError
-from edge_runtime.experts.arena import ExpertArena
 from edge_runtime.experts.base import Priority
 from edge_runtime.experts.counters import ExpertCounters
+from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.reader import SlotReader
-from edge_runtime.experts.residency import SlotTable
 
 
 class ReadyBatch(NamedTuple):
@@ -22,49 +21,50 @@ class ReadyBatch(NamedTuple):
 
     Attributes:
         experts: int32 [n].
+        tier: the tier all of them are served at.
         segments: uint64 [n, 4], address of each segment, 0 where the tier has none. Valid until the next batch is
             asked for.
     """
 
     experts: NDArray[np.int32]
+    tier: int
     segments: NDArray[np.uint64]
 
 
 class LayerStream(Iterator[ReadyBatch]):
-    """Every expert asked for comes exactly once, in one batch; reads start in the constructor.
+    """Every expert asked for comes exactly once, in one batch of its tier; reads start in the constructor.
 
-    A batch's experts stay pinned until the next one is asked for. If the experts are more than the slots, reads go
-    in waves as slots are released.
+    A batch's experts stay pinned until all that became ready with them were handed out and the next is asked for. If
+    the experts are more than fit, reads go in waves as slots are released.
 
     Args:
-        table: who is in which slot.
-        arena: the slots' memory.
-        reader: starts and settles reads.
+        reader: starts and settles reads; knows the slots and their memory.
         counters: where lookups and waiting are counted.
         layer_idx: the layer.
         experts: intp [n], distinct.
-        tier: the tier they are served at.
+        tiers: uint8 [E], the tier each is served at.
+        order: the experts in the order they count as used, or None.
         read_timeout_s: longest wait for the next read to finish.
     """
 
     def __init__(
         self,
-        table: SlotTable,
-        arena: ExpertArena,
         reader: SlotReader,
         counters: ExpertCounters,
         layer_idx: int,
         experts: NDArray[np.intp],
         *,
-        tier: int,
+        tiers: NDArray[np.uint8],
+        order: NDArray[np.intp] | None,
         read_timeout_s: float,
     ) -> None:
-        self._table, self._arena, self._reader, self._counters = table, arena, reader, counters
+        self._table, self._memory, self._reader, self._counters = reader.table, reader.memory, reader, counters
+        self._tiers = tiers
         self._layer_idx, self._read_timeout_s = layer_idx, read_timeout_s
-        found = table.lookup(layer_idx, experts, tier)
-        self._residents = found.ready_experts, found.ready_slots
+        found = self._table.lookup(layer_idx, experts, tiers[experts], order)
+        self._batches = batches(found.ready_experts, found.ready_slots, tiers, self._memory)
         self._ready: list[int] = []
-        self._handed_out: NDArray[np.int32] = found.ready_slots[:0]
+        self._handed_out: NDArray[np.int32] = found.ready_slots
         self._awaited: set[int] = set(found.late_slots.tolist())
         self._missing: list[int] = found.missing.tolist()
         self.is_finished = False
@@ -80,10 +80,8 @@ class LayerStream(Iterator[ReadyBatch]):
         """
         if self.is_finished:
             raise StopIteration
-        experts, slots = self._residents
-        if len(slots):
-            self._residents = experts[:0], slots[:0]
-            return self._hand_out(experts, slots)
+        if self._batches:
+            return self._batches.pop(0)
         self._release()
         self._start_reads()
         try:
@@ -96,19 +94,18 @@ class LayerStream(Iterator[ReadyBatch]):
             raise StopIteration
         slots = np.array(self._ready, np.int32)
         self._ready = []
-        return self._hand_out(self._table.experts_in(slots), slots)
+        self._handed_out = slots
+        self._batches = batches(self._table.experts_in(slots), slots, self._tiers, self._memory)
+        return self._batches.pop(0)
 
     def close(self) -> None:
         """Give up: withdraw or await reads, unpin everything. Safe at any time, more than once."""
         if not self.is_finished:
             self.is_finished = True
             self._missing.clear()
+            self._batches.clear()
             self._reader.abort(self._read_timeout_s)
             self._table.unpin_all()
-
-    def _hand_out(self, experts: NDArray[np.intp], slots: NDArray[np.int32]) -> ReadyBatch:
-        self._handed_out = slots
-        return ReadyBatch(experts.astype(np.int32), self._arena.addresses.take(slots, axis=0))
 
     def _release(self) -> None:
         if len(self._handed_out):
@@ -117,7 +114,7 @@ class LayerStream(Iterator[ReadyBatch]):
 
     def _start_reads(self) -> None:
         if self._missing:
-            slots = self._reader.start(self._layer_idx, self._missing, Priority.NOW)
+            slots = self._reader.start(self._layer_idx, self._missing, self._tiers, Priority.NOW)
             self._awaited.update(slots)
             del self._missing[: len(slots)]
 
@@ -125,6 +122,7 @@ class LayerStream(Iterator[ReadyBatch]):
         """Take what finished; wait only if there is nothing to hand out yet."""
         if self._awaited:
             self._take(0.0)
+            self._start_reads()
         while not self._ready and (self._awaited or self._missing):
             started = perf_counter_ns()
             self._take(self._read_timeout_s)
@@ -138,9 +136,30 @@ class LayerStream(Iterator[ReadyBatch]):
                 f"layer {self._layer_idx}: expected one of {self._reader.num_in_flight} reads to finish within "
                 f"{timeout_s:g} s, none did. Check the drive (dmesg)."
             )
-        for slot, _, error in finished:
+        for slot, key, error in finished:
             if slot in self._awaited:
                 self._awaited.remove(slot)
                 if error is not None:
                     raise error
-                self._ready.append(slot)
+                if self._table.resident_tiers(self._layer_idx)[key.expert_idx] < self._tiers[key.expert_idx]:
+                    self._missing.append(key.expert_idx)  # a read begun earlier, for a lower tier
+                    self._table.unpin(np.array([slot], np.int32))
+                else:
+                    self._ready.append(slot)
+
+
+def batches(
+    experts: NDArray[np.intp], slots: NDArray[np.int32], tiers: NDArray[np.uint8], memory: ExpertMemory
+) -> list[ReadyBatch]:
+    """Group experts intp [n] in slots int32 [n] by the tier they are served at, uint8 [E] for all experts."""
+    if not len(experts):
+        return []
+    served = tiers[experts]
+    first = int(served[0])
+    if (served == first).all():
+        return [ReadyBatch(experts.astype(np.int32), first, memory.addresses.take(slots, axis=0))]
+    groups = ((tier, served == tier) for tier in sorted(set(served.tolist()), reverse=True))
+    return [
+        ReadyBatch(experts[mine].astype(np.int32), tier, memory.addresses.take(slots[mine], axis=0))
+        for tier, mine in groups
+    ]

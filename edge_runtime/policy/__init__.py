@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edge_runtime.errors import ConfigError, did_you_mean
-from edge_runtime.policy.base import Policy
+from edge_runtime.policy import cache_conditional, cache_prior, cumsum, hobbit, max_rank, mobile
+from edge_runtime.policy.base import Policy, PolicyContext
 from edge_runtime.policy.lossless import Lossless
-
-ParamKind = type[float] | type[int] | type[bool] | type[str]
+from edge_runtime.policy.params import Param, parse_params
 
 
 @dataclass(frozen=True)
@@ -18,65 +18,50 @@ class Registered:
     """A policy that can be asked for by name.
 
     Attributes:
-        make: called with num_experts, tier and the parameters given, all by keyword.
-        params: name and type of each parameter.
+        make: called with the `PolicyContext`, and all parameters by keyword.
+        params: its parameters.
+        source: where it is published, and what of it is our reading.
     """
 
     make: Callable[..., Policy]
-    params: Mapping[str, ParamKind] = field(default_factory=dict)
+    params: Mapping[str, Param] = field(default_factory=dict)
+    source: str = "ours"
 
 
-POLICIES: dict[str, Registered] = {"lossless": Registered(Lossless)}
+POLICIES: dict[str, Registered] = {
+    "lossless": Registered(Lossless),
+    "hobbit": Registered(hobbit.Hobbit, hobbit.PARAMS, hobbit.SOURCE),
+    "mobile": Registered(mobile.Mobile, mobile.PARAMS, mobile.SOURCE),
+    "cache-prior": Registered(cache_prior.CachePrior, cache_prior.PARAMS, cache_conditional.SOURCE),
+    "max-rank": Registered(max_rank.MaxRank, max_rank.PARAMS, cache_conditional.SOURCE),
+    "cumsum": Registered(cumsum.Cumsum, cumsum.PARAMS, cache_conditional.SOURCE),
+}
 
 
 def parse_policy(text: str, policies: Mapping[str, Registered] = POLICIES) -> tuple[str, dict[str, Any]]:
-    """Split ``name:param=value,...`` and convert the values.
+    """Split ``name:param=value,...``, convert the values and fill in the defaults.
 
     Raises:
-        ConfigError: the name or a parameter is unknown, given twice, or of the wrong type.
+        ConfigError: the name or a parameter is unknown, given twice, of the wrong type or outside its range.
     """
     name, _, rest = text.partition(":")
     name = name.strip()
     if name not in policies:
         known = ", ".join(sorted(policies))
         raise ConfigError(f"policy: expected one of {known}, got {name!r}.{did_you_mean(name, policies)}")
-    kinds, params = policies[name].params, {}
-    for item in rest.split(",") if rest.strip() else []:
-        key, equals, value = (part.strip() for part in item.partition("="))
-        where = f"policy {name!r}"
-        if not equals:
-            raise ConfigError(f"{where}: expected param=value, got {item!r}.")
-        if key not in kinds:
-            takes = f"it takes {', '.join(sorted(kinds))}" if kinds else "it takes none"
-            raise ConfigError(f"{where}: unknown parameter {key!r}; {takes}.{did_you_mean(key, kinds)}")
-        if key in params:
-            raise ConfigError(f"{where}: parameter {key!r} is given twice.")
-        params[key] = _convert(kinds[key], value, f"{where}.{key}")
-    return name, params
+    return name, parse_params(rest, policies[name].params, f"policy {name!r}")
 
 
-def create_policy(text: str, *, num_experts: int, tier: int, policies: Mapping[str, Registered] = POLICIES) -> Policy:
+def create_policy(text: str, context: PolicyContext, policies: Mapping[str, Registered] = POLICIES) -> Policy:
     """Build the policy that ``name:param=value,...`` asks for.
 
     Args:
         text: name and parameters.
-        num_experts: E.
-        tier: the tier that counts as full.
+        context: what it is built for.
         policies: what there is.
 
     Raises:
-        ConfigError: see `parse_policy`.
+        ConfigError: see `parse_policy`; or the parameters do not fit the model or each other.
     """
     name, params = parse_policy(text, policies)
-    return policies[name].make(num_experts=num_experts, tier=tier, **params)
-
-
-def _convert(kind: ParamKind, value: str, where: str) -> bool | int | float | str:
-    if kind is bool:
-        if value not in ("true", "false"):
-            raise ConfigError(f"{where}: expected true or false, got {value!r}.")
-        return value == "true"
-    try:
-        return kind(value)
-    except ValueError as err:
-        raise ConfigError(f"{where}: expected {kind.__name__}, got {value!r}.") from err
+    return policies[name].make(context, **params)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,22 @@ class Routing:
     topk_weights: NDArray[np.float32]
 
 
+class Hint(NamedTuple):
+    """Experts that may be needed, and how deep.
+
+    Attributes:
+        layer_idx: their layer.
+        experts: most urgent first.
+        tier: to read them at.
+        is_spare: only worth reading when the drive has nothing else to do.
+    """
+
+    layer_idx: int
+    experts: tuple[int, ...]
+    tier: int
+    is_spare: bool = False
+
+
 @dataclass(frozen=True)
 class StepPlan:
     """Which experts run for T tokens at one layer, and how precisely.
@@ -31,10 +48,16 @@ class StepPlan:
     Attributes:
         topk_ids: int32 [T, K].
         topk_weights: float32 [T, K]; a weight of exactly 0 means the slot is skipped: not read, not computed.
-        tiers: uint8 [E], the tier each expert used here must have at least; 0 for experts not used.
+        tiers: uint8 [E], the tier each expert used here is served at, however deep it is resident; 0 for experts not
+            used.
         substituted: (token, rank) uses served below the full tier.
         skipped: uses dropped.
         route_changed: uses of an expert the router did not choose.
+        predicted_kld: what this step is expected to add to the KL divergence, summed over its tokens, in nats; None
+            where the policy has no model of it.
+        use_order: intp [n], the experts of `tiers` in the order they count as used for eviction, the most recent last;
+            None: by number.
+        hints: experts worth reading for coming layers, most urgent first, once this layer's own reads are under way.
     """
 
     topk_ids: NDArray[np.int32]
@@ -43,6 +66,9 @@ class StepPlan:
     substituted: int = 0
     skipped: int = 0
     route_changed: int = 0
+    predicted_kld: float | None = None
+    use_order: NDArray[np.intp] | None = None
+    hints: tuple[Hint, ...] = ()
 
 
 class ResidencyView(Protocol):
@@ -53,10 +79,40 @@ class ResidencyView(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class PolicyContext:
+    """What a policy is built for.
+
+    Attributes:
+        num_layers: L, dense layers included.
+        num_experts: E.
+        top_k: K.
+        tier: the tier that counts as full.
+        tier_bytes: bytes of an expert at each tier this run may use; 16 is bfloat16, which has no prefixes.
+        norm_topk_prob: whether the model divides the K weights by their sum.
+    """
+
+    num_layers: int
+    num_experts: int
+    top_k: int
+    tier: int
+    tier_bytes: Mapping[int, int]
+    norm_topk_prob: bool = True
+
+
 class Policy(Protocol):
-    """One routing-and-precision policy; one instance serves one engine."""
+    """One routing-and-precision policy; one instance serves one engine.
+
+    The order of calls is `begin_sequence` for a new text; for each forward pass `begin_pass`, `decide` for each sparse
+    layer in order, and `accept` if the pass has logits.
+    """
 
     name: str
+
+    @property
+    def min_tier(self) -> int:
+        """The lowest tier this policy may ask for; the full tier if it serves everything there."""
+        ...
 
     @property
     def params(self) -> dict[str, float | int | str | bool]:
@@ -69,4 +125,12 @@ class Policy(Protocol):
 
     def begin_sequence(self) -> None:
         """Forget what belongs to the previous sequence."""
+        ...
+
+    def begin_pass(self, num_tokens: int, *, has_logits: bool) -> None:
+        """A forward pass over T tokens begins; `accept` follows if `has_logits`."""
+        ...
+
+    def accept(self, logits: NDArray[np.float32]) -> bool:
+        """Whether logits float32 [rows, V] of the pass stand; False runs the same tokens once more."""
         ...

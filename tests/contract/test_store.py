@@ -21,8 +21,10 @@ from edge_runtime.experts.arena import ExpertArena
 from edge_runtime.experts.base import ExpertKey, ExpertStore, Priority
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import create_rule
+from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.files import FileOps
 from edge_runtime.experts.store import FileExpertStore, ReadPlan
+from edge_runtime.experts.units import UnitLedger, UnitSizes
 from edge_runtime.format.bundle import Bundle
 from edge_runtime.format.expert_file import KIND_BF16, KIND_PROGRESSIVE, ExpertFileHeader, pack_header
 from edge_runtime.format.manifest import Part, expert_file
@@ -103,6 +105,9 @@ def test_read_plan_covers_the_prefix_once():
     assert plan.chunks == ((0, 8192), (8192, 8192), (16384, 8192), (24576, 4096))
     assert plan.touched == ((0,), (0, 1), (1, 2), (2,))
     assert ReadPlan.make((4096,), 1 << 20).chunks == ((0, 4096),)
+    last = ReadPlan.make((3 * 4096, 2 * 4096, 2 * 4096), 4096, first=2)
+    assert (last.first, last.start, last.segments) == (2, 20480, ((0, 8192),))
+    assert (last.chunks, last.touched) == (((0, 4096), (4096, 4096)), ((0,), (0,)))
 
 
 @pytest.mark.parametrize("tier", [2, 4, 8, BF16])
@@ -349,12 +354,12 @@ def test_close_ends_queued_reads_and_threads(bundle):
 @pytest.mark.parametrize("io_threads", [1, 8])
 def test_cache_over_files_gives_every_expert_once(bundle, slots, rule, io_threads):
     layout = bundle.manifest.layout
-    arena = ExpertArena(
-        slot_bytes=layout.tier_bytes(TIER), num_slots=slots, segment_offsets=layout.segment_offsets(TIER)
-    )
+    sizes = UnitSizes.of(layout, TIER, TIER)
+    ledger = UnitLedger(sizes, slots * sizes.full_bytes, 2 * E)
+    memory = ExpertMemory(ledger, layout.segment_offsets(TIER))
     store = FileExpertStore(bundle, TIER, io_threads=io_threads, chunk_bytes=8192)
     eviction = create_rule(rule, num_layers=2, num_experts=E, tier_bytes={TIER: 1}, full_tier=TIER)
-    cache = ExpertCache(arena, store, eviction, num_layers=2, num_experts=E, num_expert_layers=2, tier=TIER)
+    cache = ExpertCache(ledger, memory, store, eviction, num_layers=2, num_experts=E, num_expert_layers=2)
     rng = np.random.default_rng(0)
     for _ in range(10):
         cache.begin_request()
@@ -364,8 +369,8 @@ def test_cache_over_files_gives_every_expert_once(bundle, slots, rule, io_thread
             seen = []
             for batch in cache.stream(layer, wanted):
                 for expert, addresses in zip(batch.experts.tolist(), batch.segments, strict=True):
-                    slot = int(np.flatnonzero(arena.addresses[:, 0] == addresses[0])[0])
-                    assert bytes(arena.buffer(slot)) == on_disk(bundle, layer, expert, TIER)
+                    slot = int(np.flatnonzero(memory.addresses[:, 0] == addresses[0])[0])
+                    assert bytes(memory.core(slot)) == on_disk(bundle, layer, expert, TIER)
                     seen.append(expert)
             assert sorted(seen) == np.flatnonzero(wanted).tolist()
         cache.end_pass()

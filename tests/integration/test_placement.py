@@ -70,7 +70,7 @@ def test_resizing_while_open_changes_memory_not_results(model_bundle):
         expected = engine.generate(TEXT[:200], params).token_ids
         for slots in (8, 100, 5, 256):
             engine.resize(expert_memory=slot_memory(model_bundle, 4, slots))
-            assert engine.parts.arena.nbytes <= slot_memory(model_bundle, 4, slots)
+            assert engine.parts.cache.nbytes <= slot_memory(model_bundle, 4, slots)
             assert engine.generate(TEXT[:200], params).token_ids == expected
 
 

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.errors import ExpertReadError
-from edge_runtime.experts.arena import ExpertArena
 from edge_runtime.experts.base import ExpertKey, Priority
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import create_rule
+from edge_runtime.experts.expert_memory import ExpertMemory
+from edge_runtime.experts.units import UnitLedger, UnitSizes
 from edge_runtime.policy.base import StepPlan
 
 PAGE, L, E, TIER = 4096, 3, 8, 4
@@ -22,10 +23,11 @@ PAGE, L, E, TIER = 4096, 3, 8, 4
 
 def make(slots: int, rule: str = "lru", **script) -> tuple[ExpertCache, FakeStore]:
     store = FakeStore(2 * PAGE, **script)
-    arena = ExpertArena(slot_bytes=2 * PAGE, num_slots=slots, segment_offsets=(0, PAGE), chunk_bytes=3 * PAGE)
+    ledger = UnitLedger(UnitSizes(TIER, TIER, 2 * PAGE), slots * 2 * PAGE, L * E)
+    memory = ExpertMemory(ledger, (0, PAGE), chunk_bytes=3 * PAGE)
     eviction = create_rule(rule, num_layers=L, num_experts=E, tier_bytes={4: 1}, full_tier=4)
     cache = ExpertCache(
-        arena, store, eviction, num_layers=L, num_experts=E, num_expert_layers=L, tier=TIER, read_timeout_s=0.05
+        ledger, memory, store, eviction, num_layers=L, num_experts=E, num_expert_layers=L, read_timeout_s=0.05
     )
     return cache, store
 
@@ -41,6 +43,7 @@ def serve(cache: ExpertCache, layer: int, *experts: int) -> list[list[int]]:
     batches = []
     for batch in cache.stream(layer, tiers(*experts)):
         assert batch.experts.dtype == np.int32
+        assert batch.tier == TIER
         assert batch.segments.dtype == np.uint64
         assert batch.segments.shape == (len(batch.experts), 4)
         for expert, addresses in zip(batch.experts.tolist(), batch.segments.tolist(), strict=True):
@@ -91,8 +94,8 @@ def test_everything_fits_after_first_touch():
 
 def test_prefetched_experts_are_late_then_hits():
     cache, store = make(4, latency=lambda key: 5)
-    assert cache.prefetch(1, [2, 3]) == 2
-    assert cache.prefetch(1, [2]) == 0
+    assert cache.prefetch(1, [2, 3], tiers(2, 3)) == 2
+    assert cache.prefetch(1, [2], tiers(2)) == 0
     assert serve(cache, 1, 2) == [[2]]
     assert serve(cache, 1, 3) == [[3]]
     c = cache.counters
@@ -202,7 +205,7 @@ def test_every_expert_once_with_the_right_bytes(slots, rule, seed, stream):
         cache.begin_pass()
         store.fails = lambda key, layer=layer, event=event: event == "fail" and key.layer_idx == layer
         if event == "prefetch":
-            cache.prefetch((layer + 1) % L, sorted(experts))
+            cache.prefetch((layer + 1) % L, sorted(experts), tiers(*experts))
         asked += len(experts)
         if event == "leave":
             next(cache.stream(layer, tiers(*experts)), None)
@@ -219,3 +222,13 @@ def test_every_expert_once_with_the_right_bytes(slots, rule, seed, stream):
         assert cache._table.num_resident + cache._table.num_reading <= slots
     assert cache.counters.lookups == asked
     cache.close()
+
+
+def test_prefetching_while_a_layer_is_streamed_does_not_lose_its_reads():
+    cache, store = make(6, latency=lambda key: 1 + key.expert_idx)
+    cache.begin_pass()
+    stream = cache.stream(0, tiers(0, 1))
+    store.now = 9
+    assert cache.prefetch(1, [2, 3], tiers(2, 3)) == 2
+    assert served([batch.experts.tolist() for batch in stream]) == [0, 1]
+    assert served(serve(cache, 1, 2, 3)) == [2, 3]

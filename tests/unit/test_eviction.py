@@ -11,6 +11,10 @@ from edge_runtime.experts.eviction import Lcu, Lru, create_rule
 TIERS = {4: 100, 8: 200}
 
 
+def at(tier: int) -> np.ndarray:
+    return np.array([tier], np.uint8)  # the same for every key
+
+
 def keys(*values: int) -> np.ndarray:
     return np.array(values, np.intp)
 
@@ -18,7 +22,7 @@ def keys(*values: int) -> np.ndarray:
 def test_lru_prefers_the_longest_unused():
     rule = Lru(2, 4)
     for key in (5, 1, 3, 1):
-        rule.use(keys(key), 8)
+        rule.use(keys(key), at(8))
     assert np.argsort(rule.scores(keys(1, 3, 5), 0)).tolist() == [2, 1, 0]
     rule.begin_sequence()
     assert np.argsort(rule.scores(keys(1, 3, 5), 0)).tolist() == [2, 1, 0]
@@ -29,10 +33,10 @@ def test_lcu_by_hand():
     rule = Lcu(4, 2, TIERS, 8)
     rule.begin_sequence()
     rule.begin_pass()  # T = 1
-    rule.use(keys(0, 3), 8)  # layer 0 expert 0; layer 1 expert 1
+    rule.use(keys(0, 3), at(8))  # layer 0 expert 0; layer 1 expert 1
     rule.begin_pass()  # T = 2: keys 0 and 3 were used in the previous pass
-    rule.use(keys(0), 8)
-    rule.use(keys(6), 4)  # layer 3 expert 0 at half the bytes
+    rule.use(keys(0), at(8))
+    rule.use(keys(6), at(4))  # layer 3 expert 0 at half the bytes
     # while layer 2 needs room:
     #   key 0: C = 2, D = (0 - 2 + 4) mod 4 + 0.1 = 2.1  -> 2/2 + 1/2.1
     #   key 3: C = 1, D = (1 - 2 + 4) mod 4 + 0.1 = 3.1  -> 1/2 + 1/3.1
@@ -45,7 +49,7 @@ def test_lcu_by_hand():
 def test_lcu_prefers_to_keep_what_the_current_layer_used_last_time():
     rule = Lcu(4, 2, TIERS, 8)
     rule.begin_pass()
-    rule.use(keys(2, 4), 8)
+    rule.use(keys(2, 4), at(8))
     rule.begin_pass()
     near, far = rule.scores(keys(4, 2), 2)
     assert near == pytest.approx(0.5 + 1 / 0.1)
@@ -55,7 +59,7 @@ def test_lcu_prefers_to_keep_what_the_current_layer_used_last_time():
 def test_lcu_forgets_a_sequence():
     rule = Lcu(2, 2, TIERS, 8)
     rule.begin_pass()
-    rule.use(keys(0, 1), 8)
+    rule.use(keys(0, 1), at(8))
     rule.begin_sequence()
     rule.begin_pass()
     assert rule.scores(keys(0, 1, 2), 0).tolist() == [0, 0, 0]
@@ -64,7 +68,7 @@ def test_lcu_forgets_a_sequence():
 def test_lcu_counts_only_the_previous_pass_as_previous():
     rule = Lcu(1, 2, TIERS, 8)
     rule.begin_pass()
-    rule.use(keys(0), 8)
+    rule.use(keys(0), at(8))
     assert rule.scores(keys(0), 0)[0] == pytest.approx(1.0)
     rule.begin_pass()
     assert rule.scores(keys(0), 0)[0] == pytest.approx(0.5 + 10)

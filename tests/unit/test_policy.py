@@ -7,25 +7,37 @@ import pytest
 
 from edge_runtime.errors import ConfigError
 from edge_runtime.policy import Registered, create_policy, parse_policy
-from edge_runtime.policy.base import Routing
+from edge_runtime.policy.base import PolicyContext, Routing
 from edge_runtime.policy.lossless import Lossless
+from edge_runtime.policy.params import Param
 
 
 class Recorder:
     name = "recorder"
 
-    def __init__(self, *, num_experts: int, tier: int, **params) -> None:
-        self.given = {"num_experts": num_experts, "tier": tier, **params}
+    def __init__(self, context: PolicyContext, **params) -> None:
+        self.given = {"tier": context.tier, **params}
 
 
-FAKES = {"recorder": Registered(Recorder, {"t1": float, "depth": int, "soft": bool}), "lossless": Registered(Lossless)}
+PARAMS = {
+    "t1": Param(0.5, "a threshold", "nowhere", 0, 1),
+    "depth": Param(2, "a count", "nowhere"),
+    "soft": Param(False, "a switch", "nowhere"),
+}
+FAKES = {"recorder": Registered(Recorder, PARAMS), "lossless": Registered(Lossless)}
+
+
+def context(**changes) -> PolicyContext:
+    shape = {"num_layers": 3, "num_experts": 5, "top_k": 2, "tier": 4, "tier_bytes": {2: 10, 4: 18}}
+    return PolicyContext(**(shape | changes))
 
 
 def test_parameters_are_converted():
-    policy = create_policy("recorder:t1=0.6, depth=3,soft=true", num_experts=8, tier=4, policies=FAKES)
-    assert policy.given == {"num_experts": 8, "tier": 4, "t1": 0.6, "depth": 3, "soft": True}
-    assert parse_policy("recorder", FAKES) == ("recorder", {})
-    assert parse_policy("recorder:", FAKES) == ("recorder", {})
+    policy = create_policy("recorder:t1=0.6, depth=3,soft=true", context(), FAKES)
+    assert policy.given == {"tier": 4, "t1": 0.6, "depth": 3, "soft": True}
+    defaults = ("recorder", {"t1": 0.5, "depth": 2, "soft": False})
+    assert parse_policy("recorder", FAKES) == defaults
+    assert parse_policy("recorder:", FAKES) == defaults
 
 
 @pytest.mark.parametrize(
@@ -37,6 +49,8 @@ def test_parameters_are_converted():
         ("recorder:dept=1", r"unknown parameter 'dept'; it takes depth, soft, t1\. Did you mean 'depth'"),
         ("recorder:t1", "expected param=value, got 't1'"),
         ("recorder:t1=x", r"policy 'recorder'\.t1: expected float, got 'x'"),
+        ("recorder:t1=1.5", r"t1: expected 0 to 1, got 1\.5"),
+        ("recorder:t1=nan", "expected 0 to 1, got nan"),
         ("recorder:depth=1.5", "expected int"),
         ("recorder:soft=1", "expected true or false"),
         ("recorder:t1=1,t1=2", "given twice"),
@@ -48,7 +62,7 @@ def test_what_is_wrong_is_named(text, message):
 
 
 def test_lossless_keeps_the_routers_choice():
-    policy = create_policy("lossless", num_experts=5, tier=6)
+    policy = create_policy("lossless", context(tier=6))
     ids = np.array([[3, 1], [1, 0]], np.int32)
     weights = np.array([[0.7, 0.3], [1.0, 0.0]], np.float32)
     policy.begin_sequence()

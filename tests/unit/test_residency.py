@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.eviction import create_rule
 from edge_runtime.experts.residency import SlotTable
+from edge_runtime.experts.units import UnitLedger, UnitSizes
 
 L, E, TIER = 3, 6, 8
 
@@ -17,28 +18,32 @@ L, E, TIER = 3, 6, 8
 def make(slots: int, rule: str = "lru") -> tuple[SlotTable, ExpertCounters]:
     counters = ExpertCounters()
     eviction = create_rule(rule, num_layers=L, num_experts=E, tier_bytes={8: 1}, full_tier=8)
-    return SlotTable(num_slots=slots, num_layers=L, num_experts=E, rule=eviction, counters=counters), counters
+    ledger = UnitLedger(UnitSizes(TIER, TIER, 1), slots, L * E)
+    return SlotTable(ledger, num_layers=L, num_experts=E, rule=eviction, counters=counters), counters
 
 
 def ask(table: SlotTable, layer: int, *experts: int):
-    return table.lookup(layer, np.array(sorted(experts), np.intp), TIER)
+    return table.lookup(layer, np.array(sorted(experts), np.intp), np.full(len(experts), TIER, np.uint8))
+
+
+WANTED = np.full(E, TIER, np.uint8)
 
 
 def load(table: SlotTable, layer: int, *experts: int) -> list[int]:
-    slots = table.claim(layer, list(experts))
+    slots = table.claim(layer, list(experts), WANTED)
     for slot in slots:
-        table.set_ready(slot, TIER)
+        table.set_ready(slot)
     return slots
 
 
 def test_miss_then_late_then_hit():
     table, counters = make(4)
     assert ask(table, 1, 2, 5).missing.tolist() == [2, 5]
-    slots = table.claim(1, [2, 5])
+    slots = table.claim(1, [2, 5], WANTED)
     assert table.num_reading == 2
     assert ask(table, 1, 2).late_slots.tolist() == [slots[0]]
     assert table.resident_tiers(1).tolist() == [0] * E
-    table.set_ready(slots[0], TIER)
+    table.set_ready(slots[0])
     found = ask(table, 1, 2, 3)
     assert found.ready_experts.tolist() == [2]
     assert found.ready_slots.tolist() == [slots[0]]
@@ -59,9 +64,9 @@ def test_the_pinned_are_never_evicted():
     table, counters = make(2)
     ask(table, 0, 0, 1)
     slots = load(table, 0, 0, 1)
-    assert table.claim(1, [3]) == []
+    assert table.claim(1, [3], WANTED) == []
     table.unpin(np.array(slots[:1], np.int32))
-    assert table.claim(1, [3, 4]) == slots[:1]
+    assert table.claim(1, [3, 4], WANTED) == slots[:1]
     assert counters.evicted == 1
     assert table.slots_of(0).tolist()[:2] == [-1, slots[1]]
 
@@ -73,26 +78,26 @@ def test_the_least_recently_used_goes_first():
         load(table, 0, expert)
     ask(table, 0, 0)
     table.unpin_all()
-    table.claim(1, [5])
+    table.claim(1, [5], WANTED)
     assert table.resident_tiers(0).tolist()[:3] == [TIER, 0, TIER]
 
 
 def test_a_dropped_read_frees_its_slot():
     table, _ = make(1)
-    (slot,) = table.claim(0, [4])
+    (slot,) = table.claim(0, [4], WANTED)
     table.drop(slot)
     assert (table.num_reading, table.num_pinned, table.num_resident) == (0, 0, 0)
-    assert table.claim(0, [4]) == [slot]
+    assert table.claim(0, [4], WANTED) == [slot]
 
 
 def test_the_fate_of_prefetches_is_counted():
     table, counters = make(3)
-    used, late, wasted = table.claim(0, [0, 1, 2], prefetch=True)
-    table.set_ready(used, TIER)
-    table.set_ready(wasted, TIER)
+    used, late, wasted = table.claim(0, [0, 1, 2], WANTED, prefetch=True)
+    table.set_ready(used)
+    table.set_ready(wasted)
     ask(table, 0, 0, 1)
     ask(table, 0, 0)
-    table.claim(1, [5])
+    table.claim(1, [5], WANTED)
     assert (counters.prefetch_used, counters.prefetch_late, counters.prefetch_wasted) == (1, 1, 1)
     assert late in table.slots_of(0)
 
@@ -103,12 +108,12 @@ def test_shrinking_keeps_the_best_and_says_what_to_move():
         ask(table, 0, expert)
         load(table, 0, expert)
     table.unpin_all()
-    moves = table.resize(2)
+    moves = table.resize(2).cores
     assert table.num_slots == 2
     assert np.flatnonzero(table.resident_tiers(0)).tolist() == [2, 3]
     assert sorted(table.slots_of(0)[[2, 3]].tolist()) == [0, 1]
     assert sorted(source for source, _ in moves) == [2, 3]
-    assert table.resize(3) == []
+    assert table.resize(3) == ([], [])
     assert load(table, 1, 1) == [2]
     with pytest.raises(RuntimeError, match="pinned"):
         table.resize(1)
@@ -126,12 +131,12 @@ def test_invariants(slots, rule, steps):
     for layer, experts, action in steps:
         found = ask(table, layer, *experts)
         asked += len(experts)
-        claimed = table.claim(layer, found.missing.tolist())
+        claimed = table.claim(layer, found.missing.tolist(), WANTED)
         assert len(claimed) <= slots
         assert (table.slots_of(layer)[found.ready_experts] == found.ready_slots).all(), "a pinned expert lost its slot"
         assert (table.experts_in(found.ready_slots) == found.ready_experts).all()
         for i, slot in enumerate(claimed):
-            table.drop(slot) if i == action else table.set_ready(slot, TIER)
+            table.drop(slot) if i == action else table.set_ready(slot)
         table.unpin_all()
         if action == 5:
             slots = 1 + (slots + len(experts)) % 8

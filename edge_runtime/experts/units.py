@@ -1,0 +1,210 @@
+"""UnitLedger: memory of experts in units of two sizes, cores and planes, under one byte budget. Bookkeeping only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from edge_runtime.format.record import BF16, RecordLayout
+
+
+@dataclass(frozen=True)
+class UnitSizes:
+    """How an expert's record prefix is cut into units of memory.
+
+    A *core* holds the segments of the lowest tier in use, in one piece; a *plane* holds one more segment. A run that
+    uses one tier has cores only.
+
+    Attributes:
+        core_tier: tier a core alone serves.
+        full_tier: deepest tier of this run.
+        core_bytes: bytes of a core.
+        plane_bytes: bytes of a plane; 0 if core_tier is full_tier.
+    """
+
+    core_tier: int
+    full_tier: int
+    core_bytes: int
+    plane_bytes: int = 0
+
+    @staticmethod
+    def of(layout: RecordLayout, tier: int, min_tier: int) -> UnitSizes:
+        """Cut records for a run that serves tiers from `min_tier` to `tier`."""
+        if min_tier == tier:
+            return UnitSizes(tier, tier, layout.tier_bytes(tier))
+        return UnitSizes(min_tier, tier, layout.tier_bytes(min_tier), layout.segment_bytes[-1])
+
+    @property
+    def max_planes(self) -> int:
+        """Planes an expert at the full tier has."""
+        return self.planes(self.full_tier)
+
+    @property
+    def core_segments(self) -> int:
+        """Segments of a core."""
+        return 1 if self.core_tier == BF16 else self.core_tier // 2
+
+    @property
+    def full_bytes(self) -> int:
+        """Bytes of an expert at the full tier."""
+        return self.core_bytes + self.max_planes * self.plane_bytes
+
+    def planes(self, tier: int) -> int:
+        """Planes an expert has at `tier`; tiers below the core's have none."""
+        return max(tier - self.core_tier, 0) // 2 if self.core_tier != self.full_tier else 0
+
+
+class Discard(NamedTuple):
+    """Memory of a free unit that must go back to the system, because the other size needs the bytes."""
+
+    is_plane: bool
+    unit: int
+
+
+class _Units:
+    """Free units of one size: warm ones still hold memory of the system, cold ones do not."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self.size, self.count = size, 0
+        self.warm: list[int] = []
+        self.cold: list[int] = []
+        self.grow(count)
+
+    @property
+    def touched_bytes(self) -> int:
+        return (self.count - len(self.cold)) * self.size
+
+    @property
+    def num_used(self) -> int:
+        return self.count - len(self.cold) - len(self.warm)
+
+    def take(self) -> int:
+        return self.warm.pop() if self.warm else self.cold.pop()
+
+    def cool(self) -> int:
+        self.cold.append(self.warm.pop())
+        return self.cold[-1]
+
+    def grow(self, count: int) -> None:
+        self.cold = [*range(count - 1, self.count - 1, -1), *self.cold]
+        self.count = count
+
+    def shrink(self, count: int, used: list[int]) -> list[tuple[int, int]]:
+        """Keep units below `count`; return (source, target) moves for used ones past it."""
+        targets = sorted((u for u in (*self.warm, *self.cold) if u < count), reverse=True)
+        moves = [(source, targets.pop()) for source in sorted(used) if source >= count]
+        taken = {target for _, target in moves}
+        self.warm = [u for u in self.warm if u < count and u not in taken]
+        self.cold = [u for u in self.cold if u < count and u not in taken]
+        self.count = count
+        return moves
+
+
+class UnitLedger:
+    """Which units are free, and how much memory the used and the touched ones take.
+
+    Used bytes never exceed the budget, and neither do touched bytes: a unit that was written keeps its memory when it
+    is freed, for the next expert of its size; if the other size needs it, it is listed in `discards`.
+
+    Args:
+        sizes: of the units.
+        budget_bytes: for all units together.
+        max_experts: experts there are; more cores are never needed.
+    """
+
+    def __init__(self, sizes: UnitSizes, budget_bytes: int, max_experts: int) -> None:
+        self.sizes, self.max_experts = sizes, max_experts
+        self.budget_bytes = budget_bytes
+        self._cores = _Units(self.core_capacity(budget_bytes), sizes.core_bytes)
+        self._planes = _Units(self.plane_capacity(budget_bytes), sizes.plane_bytes)
+        self.discards: list[Discard] = []
+
+    @property
+    def free_bytes(self) -> int:
+        """Budget less used units."""
+        return self.budget_bytes - self.used_bytes
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of used units."""
+        return self._cores.num_used * self.sizes.core_bytes + self._planes.num_used * self.sizes.plane_bytes
+
+    @property
+    def touched_bytes(self) -> int:
+        """Bytes of units that hold memory of the system, used or not."""
+        return self._cores.touched_bytes + self._planes.touched_bytes
+
+    @property
+    def num_cores(self) -> int:
+        """Cores there may be; their numbers are below it."""
+        return self._cores.count
+
+    def core_capacity(self, budget_bytes: int) -> int:
+        """Most cores a budget holds."""
+        return min(budget_bytes // self.sizes.core_bytes, self.max_experts)
+
+    def plane_capacity(self, budget_bytes: int) -> int:
+        """Most planes a budget holds beside the cores they belong to."""
+        if not self.sizes.max_planes:
+            return 0
+        return min(budget_bytes // self.sizes.plane_bytes, self.max_experts * self.sizes.max_planes)
+
+    def take_core(self) -> int:
+        """Use a core; there must be room for its bytes."""
+        return self._take(self._cores, self._planes, other_is_plane=True)
+
+    def take_plane(self) -> int:
+        """Use a plane; there must be room for its bytes."""
+        return self._take(self._planes, self._cores, other_is_plane=False)
+
+    def free_core(self, unit: int) -> None:
+        """Stop using a core."""
+        self._cores.warm.append(unit)
+
+    def free_planes(self, units: list[int]) -> None:
+        """Stop using planes."""
+        self._planes.warm.extend(units)
+
+    def resize(self, budget_bytes: int, cores: list[int], planes: list[int]) -> tuple[list[tuple[int, int]], ...]:
+        """Change the budget, which must hold what is used.
+
+        Args:
+            budget_bytes: the new one.
+            cores: cores in use.
+            planes: planes in use.
+
+        Returns:
+            Moves (source, target) of cores, then of planes, that the caller makes before units past the new counts
+            disappear.
+        """
+        moves: list[list[tuple[int, int]]] = []
+        self.budget_bytes = budget_bytes
+        for units, count, used in (
+            (self._cores, self.core_capacity(budget_bytes), cores),
+            (self._planes, self.plane_capacity(budget_bytes), planes),
+        ):
+            if count >= units.count:
+                units.grow(count)
+                moves.append([])
+            else:
+                moves.append(units.shrink(count, used))
+        self._cool_to_budget()
+        return tuple(moves)
+
+    def drain_discards(self) -> list[Discard]:
+        """Return the units whose memory must go back now, and forget them."""
+        drained, self.discards = self.discards, []
+        return drained
+
+    def _take(self, units: _Units, other: _Units, *, other_is_plane: bool) -> int:
+        if not units.warm:
+            over = self.touched_bytes + units.size - self.budget_bytes
+            while over > 0 and other.warm:
+                self.discards.append(Discard(other_is_plane, other.cool()))
+                over -= other.size
+        return units.take()
+
+    def _cool_to_budget(self) -> None:
+        for units, is_plane in ((self._planes, True), (self._cores, False)):
+            while self.touched_bytes > self.budget_bytes and units.warm:
+                self.discards.append(Discard(is_plane, units.cool()))

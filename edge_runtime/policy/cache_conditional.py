@@ -1,0 +1,101 @@
+"""What the three strategies of Cache-Conditional Experts share: choose for one token, weigh by the original logits.
+
+Mixture of Cache-Conditional Experts for Efficient Mobile Device Inference, arXiv 2412.00099 (TMLR 2025).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.errors import ConfigError
+from edge_runtime.policy.base import Hint, PolicyContext, ResidencyView, Routing, StepPlan
+from edge_runtime.policy.params import Param
+from edge_runtime.policy.plans import chosen_plan, full_plan, weights_over
+from edge_runtime.policy.wrapping import OnePass
+
+SOURCE = "Cache-Conditional Experts, arXiv 2412.00099"
+SHARED_PARAMS = {
+    "j": Param(
+        -1, "ranks always kept; -1: 1 up to 16 experts, else 2", "2412.00099, as two reimplementations read it", -1
+    ),
+    "admit": Param(
+        0, "displaced experts read in the background, per layer and token", "ours, after reports of lock-in", 0
+    ),
+}
+_FEW_EXPERTS = 16
+
+
+class CacheConditional(OnePass):
+    """Chooses K experts for a token, preferring residents. Implements `Policy` with `choose`.
+
+    A pass over several tokens (a prompt) is left to the router, and warms the cache. Displaced experts can be read
+    when the drive is idle (`admit`): an expert that is never read is displaced again at every later pick.
+
+    Args:
+        context: what it is built for.
+        params: all parameters, `j` and `admit` among them.
+
+    Raises:
+        ConfigError: j exceeds K.
+    """
+
+    def __init__(self, context: PolicyContext, params: dict[str, Any]) -> None:
+        if params["j"] > context.top_k:
+            raise ConfigError(f"policy {self.name!r}.j: expected at most {context.top_k} (K), got {params['j']}.")
+        j = params["j"] if params["j"] >= 0 else 1 if context.num_experts <= _FEW_EXPERTS else 2
+        self._protected, self._admit = min(j, context.top_k), params["admit"]
+        super().__init__(context, params | {"j": self._protected})
+
+    def observe(self, layer_idx: int, logits: NDArray[np.float32]) -> None:
+        """Take note of logits float32 [T, E] before the choice."""
+
+    def choose(self, layer_idx: int, logits: NDArray[np.float32], cached: NDArray[np.bool_]) -> NDArray[np.int32]:
+        """Return K experts for one token's logits float32 [E], in the order of their logits."""
+        raise NotImplementedError
+
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
+        """See `Policy.decide`."""
+        self.observe(layer_idx, routing.logits)
+        if len(routing.logits) > 1:
+            return full_plan(routing, self.context)
+        cached = residency.resident_tiers(layer_idx) >= self.context.tier
+        row = self.choose(layer_idx, routing.logits[0], cached)
+        wanted = routing.topk_ids[0]
+        if (row == wanted).all():
+            return chosen_plan(routing, routing.topk_ids, routing.topk_weights, self.context)
+        ids = row[None]
+        weights = weights_over(routing.logits, ids, normalise=self.context.norm_topk_prob)
+        return chosen_plan(routing, ids, weights, self.context, self._background(layer_idx, row, wanted, cached))
+
+    def _background(
+        self, layer_idx: int, row: NDArray[np.int32], wanted: NDArray[np.int32], cached: NDArray[np.bool_]
+    ) -> tuple[Hint, ...]:
+        if not self._admit:
+            return ()
+        displaced = [int(e) for e in wanted if not cached[e] and e not in row][: self._admit]
+        return (Hint(layer_idx, tuple(displaced), self.context.tier, is_spare=True),) if displaced else ()
+
+
+def from_window(
+    order: NDArray[np.intp], cached: NDArray[np.bool_], *, window: int, protected: int, top_k: int
+) -> NDArray[np.int32]:
+    """Fill K places: the protected ranks, then residents of the window in rank order, then the rest of the window.
+
+    Args:
+        order: intp [E], experts by falling logits.
+        cached: bool [E].
+        window: M, ranks that may be chosen; at least K are looked at.
+        protected: J.
+        top_k: K.
+
+    Returns:
+        int32 [K] in rank order.
+    """
+    candidates = order[: max(window, top_k)]
+    turn = np.where(cached[candidates], 1, 2)
+    turn[:protected] = 0
+    ranks = np.sort(np.argsort(turn, kind="stable")[:top_k])
+    return candidates[ranks].astype(np.int32)

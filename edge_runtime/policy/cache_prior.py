@@ -1,0 +1,60 @@
+"""Cache-Prior: the router's logits of resident experts are raised by a share of their usual range.
+
+arXiv 2412.00099, the strategy its authors recommend::
+
+    delta_avg[l] = running mean over tokens of (max z - min z)
+    z' = z + lambda * delta_avg[l] * mask      mask: resident experts and the top J
+    S  = top-k of z',  weights from the original z
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.policy.base import PolicyContext
+from edge_runtime.policy.cache_conditional import SHARED_PARAMS, CacheConditional
+from edge_runtime.policy.params import Param
+
+PARAMS = {
+    "lambda": Param(
+        0.1, "bias of residents, as a share of the logits' usual range; 0 changes nothing", "2412.00099", 0, 1
+    ),
+    **SHARED_PARAMS,
+}
+
+
+class CachePrior(CacheConditional):
+    """See the module. The mean is kept for each layer and outlives a sequence; it includes the current token.
+
+    Args:
+        context: what it is built for.
+        **params: see `PARAMS`.
+    """
+
+    name = "cache-prior"
+
+    def __init__(self, context: PolicyContext, **params: float) -> None:
+        super().__init__(context, params)
+        self._bias = float(params["lambda"])
+        self._range_sum = np.zeros(context.num_layers)
+        self._tokens = np.zeros(context.num_layers, np.int64)
+
+    def observe(self, layer_idx: int, logits: NDArray[np.float32]) -> None:
+        """Extend the running mean."""
+        self._range_sum[layer_idx] += float((logits.max(axis=1) - logits.min(axis=1)).sum())
+        self._tokens[layer_idx] += len(logits)
+
+    def delta_avg(self, layer_idx: int) -> float:
+        """Mean range of a layer's logits so far."""
+        return float(self._range_sum[layer_idx] / max(self._tokens[layer_idx], 1))
+
+    def choose(self, layer_idx: int, logits: NDArray[np.float32], cached: NDArray[np.bool_]) -> NDArray[np.int32]:
+        """See `CacheConditional.choose`."""
+        order = np.argsort(-logits, kind="stable")
+        mask = cached[order]
+        mask[: self._protected] = True
+        raised = logits[order] + (self._bias * self.delta_avg(layer_idx)) * mask
+        # sorted by the original logits first, so that equal biased logits keep the router's order
+        ranks = np.sort(np.argsort(-raised, kind="stable")[: self.context.top_k])
+        return order[ranks].astype(np.int32)

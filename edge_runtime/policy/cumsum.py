@@ -1,0 +1,50 @@
+"""Cumulative threshold: as Max-Rank, but the window ends where the mass of the router reaches p. arXiv 2412.00099."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.policy.base import PolicyContext
+from edge_runtime.policy.cache_conditional import SHARED_PARAMS, CacheConditional, from_window
+from edge_runtime.policy.params import Param
+
+PARAMS = {
+    "p": Param(
+        0.8,
+        "mass of the experts that may be chosen; 0 changes nothing",
+        "2412.00099 (no operating point is public)",
+        0,
+        1,
+    ),
+    **SHARED_PARAMS,
+}
+
+
+class Cumsum(CacheConditional):
+    """A window as wide as the router is unsure; never fewer than K experts (our reading).
+
+    Args:
+        context: what it is built for.
+        **params: see `PARAMS`.
+    """
+
+    name = "cumsum"
+
+    def __init__(self, context: PolicyContext, **params: float) -> None:
+        super().__init__(context, params)
+        self._mass = float(params["p"])
+
+    def choose(self, layer_idx: int, logits: NDArray[np.float32], cached: NDArray[np.bool_]) -> NDArray[np.int32]:
+        """See `CacheConditional.choose`."""
+        order = np.argsort(-logits, kind="stable")
+        return from_window(
+            order, cached, window=window_of(logits[order], self._mass), protected=self._protected,
+            top_k=self.context.top_k,
+        )  # fmt: skip
+
+
+def window_of(sorted_logits: NDArray[np.float32], mass: float) -> int:
+    """Smallest number of leading experts whose softmax mass reaches `mass`; logits float32 [E] falling."""
+    odds = np.exp(sorted_logits.astype(np.float64) - sorted_logits[0])
+    return int(np.searchsorted(np.cumsum(odds), mass * odds.sum(), side="left")) + 1

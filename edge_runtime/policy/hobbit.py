@@ -1,0 +1,129 @@
+"""HOBBIT's token-level dynamic loading: on a miss, the weight above an expert decides its precision, or that it waits.
+
+HOBBIT, arXiv 2411.01433, section on token-level dynamic expert loading; MoE-APEX (ASPLOS'26) has the same rule. The
+other two levels are engine options that work with every policy: look-ahead prefetch (``--prefetch``) and the
+multidimensional cache (``--eviction mdc`` or ``lcu``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.errors import ConfigError
+from edge_runtime.policy.base import PolicyContext, ResidencyView, Routing, StepPlan
+from edge_runtime.policy.params import Param
+from edge_runtime.policy.wrapping import OnePass
+
+SOURCE = "HOBBIT, arXiv 2411.01433; MoE-APEX, ASPLOS'26"
+PARAMS = {
+    "t1": Param(0.6, "score up to which a missing expert is read at the full tier", "HOBBIT, Mixtral-8x7B", 0, 1),
+    "t2": Param(
+        0.9, "score up to which it is read at the low tier; beyond, it is skipped", "HOBBIT, Mixtral-8x7B", 0, 1
+    ),
+    "low": Param(
+        0, "the low tier; 0: a quarter of the full one, at least 2", "HOBBIT: int4 for fp16, int2 for int8", 0, 8
+    ),
+    "renormalise": Param(False, "after a skip, scale the rest to the weight there was", "ours; the paper is silent"),
+}
+# the sum of normalised weights may exceed 1 by rounding, and T1 = T2 = 1 must change nothing
+_ONE = 1.0
+
+
+def score(weights: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return s float64 [T, K]: the normalised weight of everything ranked above; 0 for the first, at most 1.
+
+    Args:
+        weights: float32 [T, K], best first; normalised here, whatever the model does.
+    """
+    wide = weights.astype(np.float64)
+    above = np.cumsum(wide, axis=1) - wide
+    total = wide.sum(axis=1, keepdims=True)
+    return np.minimum(above / np.where(total > 0, total, 1), _ONE)
+
+
+class Hobbit(OnePass):
+    """High, low or skip for misses; whatever is resident deep enough is used as it is. Implements `Policy`.
+
+    Our readings where the paper is silent: a resident full-tier copy is always used; an important expert resident at a
+    lower tier is deepened (only its missing planes are read); a resident between the two tiers serves as low; with
+    several tokens in a pass an expert has its least score over them.
+
+    Args:
+        context: what it is built for.
+        t1: see `PARAMS`, and likewise the others.
+        t2: see `PARAMS`.
+        low: see `PARAMS`.
+        renormalise: see `PARAMS`.
+
+    Raises:
+        ConfigError: t1 exceeds t2, or there is no such low tier.
+    """
+
+    name = "hobbit"
+
+    def __init__(self, context: PolicyContext, *, t1: float, t2: float, low: int, renormalise: bool) -> None:
+        self._low = low_tier(context, low, "policy 'hobbit'.low")
+        if t1 > t2:
+            raise ConfigError(f"policy 'hobbit': expected t1 <= t2, got t1={t1:g}, t2={t2:g}.")
+        super().__init__(context, {"t1": t1, "t2": t2, "low": self._low, "renormalise": renormalise})
+        self._t1, self._t2, self._renormalise = t1, t2, renormalise
+
+    @property
+    def min_tier(self) -> int:
+        """See `Policy.min_tier`: the low tier."""
+        return self._low
+
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
+        """See `Policy.decide`."""
+        ids, weights, full = routing.topk_ids, routing.topk_weights, self.context.tier
+        importance = score(weights)
+        if len(ids) > 1:
+            importance = self._least_over_tokens(ids, importance, weights)
+        resident = residency.resident_tiers(layer_idx)[ids]
+        is_high = (importance <= self._t1) | (resident >= full)
+        is_low = ~is_high & (importance <= self._t2)
+        tier_of_use = np.where(is_high, full, np.where(is_low, np.clip(resident, self._low, full), 0)).astype(np.uint8)
+        used = (weights != 0) & (tier_of_use > 0)
+        tiers = np.zeros(self.context.num_experts, np.uint8)
+        tiers[ids[used]] = tier_of_use[used]
+        skipped = int(np.count_nonzero((weights != 0) & ~used))
+        if skipped:
+            weights = self._without(weights, used)
+        return StepPlan(
+            ids, weights, tiers, substituted=int(np.count_nonzero(used & (tier_of_use < full))), skipped=skipped
+        )
+
+    def _without(self, weights: NDArray[np.float32], used: NDArray[np.bool_]) -> NDArray[np.float32]:
+        kept = np.where(used, weights, np.float32(0))
+        if self._renormalise:
+            kept *= weights.sum(axis=1, keepdims=True) / kept.sum(axis=1, keepdims=True)
+        return kept
+
+    def _least_over_tokens(
+        self, ids: NDArray[np.int32], importance: NDArray[np.float64], weights: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        least = np.full(self.context.num_experts, _ONE)
+        active = weights != 0
+        np.minimum.at(least, ids[active], importance[active])
+        return least[ids]
+
+
+def low_tier(context: PolicyContext, asked: int, where: str) -> int:
+    """Return the tier to use for less important experts.
+
+    Args:
+        context: which tiers there are.
+        asked: the tier, or 0 for a quarter of the full one.
+        where: for the message.
+
+    Raises:
+        ConfigError: the bundle has no such tier at or below the full one.
+    """
+    usable = sorted(t for t in context.tier_bytes if t == context.tier or (t < context.tier and context.tier != 16))
+    if not asked:
+        return max([t for t in usable if 4 * t <= context.tier], default=usable[0])
+    if asked not in usable:
+        names = ", ".join(map(str, usable))
+        raise ConfigError(f"{where}: expected one of {names} (with --tier {context.tier}), got {asked}.")
+    return asked

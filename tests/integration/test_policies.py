@@ -1,0 +1,92 @@
+"""Policies in the running engine: neutral ones give lossless tokens, the others count what they change."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import MODEL
+from policy_cases import NEUTRAL
+
+from edge_runtime import Engine, SamplingParams
+from edge_runtime.format.manifest import read
+
+TEXT = (MODEL / "heldout_python.txt").read_text()
+OPTIONS = {"tier": 8, "context": 256, "memory": "2GiB", "self_check": False}
+
+
+@pytest.fixture(scope="module")
+def reference(model_bundle):
+    with Engine.open(model_bundle, **OPTIONS) as engine:
+        ids = engine.tokenizer.encode(TEXT)[:48]
+        return ids, engine.logits(ids, chunk=1), engine.generate(ids, SamplingParams(max_tokens=12)).token_ids
+
+
+@pytest.mark.parametrize("name", sorted(NEUTRAL))
+@pytest.mark.parametrize("slots", [5, 64])
+def test_neutral_parameters_give_lossless_logits_and_tokens(model_bundle, reference, name, slots):
+    ids, logits, tokens = reference
+    budget = slots * read(model_bundle).layout.tier_bytes(8)
+    with Engine.open(model_bundle, policy=NEUTRAL[name], expert_memory=budget, eviction="lcu", **OPTIONS) as engine:
+        for history in ("x = 1\n", TEXT[500:900]):  # what earlier requests left behind must not matter
+            engine.generate(engine.tokenizer.encode(history)[:64], SamplingParams(max_tokens=3))
+        assert (engine.logits(ids, chunk=1) == logits).all()
+        report = engine.generate(ids, SamplingParams(max_tokens=12))
+        assert report.token_ids == tokens
+        assert [report.experts[key] for key in ("substituted", "skipped", "route_changed")] == [0, 0, 0]
+
+
+def run(model_bundle, policy: str, slots: int = 40):
+    budget = slots * read(model_bundle).layout.tier_bytes(8)
+    with Engine.open(model_bundle, policy=policy, expert_memory=budget, **OPTIONS) as engine:
+        ids = np.array(engine.tokenizer.encode(TEXT)[:40], np.int32)
+        report = engine.generate(ids, SamplingParams(max_tokens=24, ignore_eos=True))
+        peak = engine.parts.cache._ledger.touched_bytes
+        assert peak <= budget
+        return report.experts
+
+
+def test_hobbit_reads_fewer_bytes_and_says_what_it_changed(model_bundle):
+    lossless, lossy = run(model_bundle, "lossless"), run(model_bundle, "hobbit:t1=0.5,t2=0.9")
+    assert lossy["bytes_read"] < lossless["bytes_read"]
+    assert lossy["substituted"] > 0
+    assert lossy["skipped"] > 0
+    assert lossy["by_tier"]["2"] > 0
+    assert lossless["substituted"] == lossless["skipped"] == lossless["truncated"] == 0
+
+
+def test_results_depend_on_decisions_not_on_where_experts_lie(model_bundle):
+    """A policy that asks for two tiers in a fixed pattern gives the same logits from any budget."""
+    out = [fixed_pattern(model_bundle, slots) for slots in (5, 50, 256)]
+    assert (out[0] == out[1]).all()
+    assert (out[0] == out[2]).all()
+
+
+def fixed_pattern(model_bundle, slots: int) -> np.ndarray:
+    budget = slots * read(model_bundle).layout.tier_bytes(8)
+    with Engine.open(model_bundle, policy="hobbit:low=2", expert_memory=budget, **OPTIONS) as engine:
+        inner = engine.parts.policy
+        inner.decide = lambda layer, routing, residency, decide=inner.decide: decide(layer, routing, Nothing())
+        return engine.logits(engine.tokenizer.encode(TEXT)[:40], chunk=1)
+
+
+class Nothing:
+    """A view on which nothing is resident, so that decisions do not depend on the cache."""
+
+    def resident_tiers(self, layer_idx: int) -> np.ndarray:
+        return np.zeros(32, np.uint8)
+
+
+def test_mobile_falls_back_and_prefetches(model_bundle):
+    always, never = run(model_bundle, "mobile:threshold=1"), run(model_bundle, "mobile:threshold=0")
+    assert always["fallbacks"] >= 20
+    assert always["skipped"] == 0
+    assert always["prefetch"]["issued"] > 0
+    assert never["fallbacks"] == 0
+    assert never["skipped"] > 0
+    assert never["bytes_read"] < always["bytes_read"]
+
+
+def test_cache_prior_misses_less(model_bundle):
+    lossless, biased = run(model_bundle, "lossless"), run(model_bundle, "cache-prior:lambda=0.5")
+    assert biased["misses"] < 0.8 * lossless["misses"]
+    assert biased["route_changed"] > 0

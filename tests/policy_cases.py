@@ -1,0 +1,45 @@
+"""Routing, residency and contexts for tests of policies."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edge_runtime.policy.base import PolicyContext, Routing
+from edge_runtime.policy.routing import route
+
+TIER_BYTES = {2: 30, 4: 50, 6: 70, 8: 90}
+
+
+def context(**changes) -> PolicyContext:
+    shape = {"num_layers": 4, "num_experts": 8, "top_k": 4, "tier": 8, "tier_bytes": TIER_BYTES}
+    return PolicyContext(**(shape | changes))
+
+
+class Residents:
+    """A `ResidencyView` from a dict: expert -> tier."""
+
+    def __init__(self, num_experts: int = 8, /, **tiers: int) -> None:
+        self.tiers = np.zeros(num_experts, np.uint8)
+        for name, tier in tiers.items():
+            self.tiers[int(name[1:])] = tier
+
+    def resident_tiers(self, layer_idx: int) -> np.ndarray:
+        return self.tiers
+
+
+def routed(*weights: float, num_experts: int = 8, top_k: int | None = None, norm: bool = True) -> Routing:
+    """One token whose router gives expert i probability weights[i] (the rest next to nothing)."""
+    rest = [1e-9] * (num_experts - len(weights))
+    logits = np.log(np.array([[*weights, *rest]], np.float32))
+    return route(logits.astype(np.float32), top_k or len(weights), norm_topk_prob=norm)
+
+
+NEUTRAL = {
+    "lossless": "lossless",
+    "hobbit": "hobbit:t1=1,t2=1",
+    "mobile": "mobile:k=4",
+    "cache-prior": "cache-prior:lambda=0",
+    "max-rank": "max-rank:m=4",
+    "cumsum": "cumsum:p=0",
+}
+"""Each policy's parameters that change nothing, for a model with K = 4."""

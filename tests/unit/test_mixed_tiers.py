@@ -1,0 +1,192 @@
+"""Experts of several tiers in one budget: prefixes are deepened and truncated, bytes are right, memory stays within."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import pytest
+from fakes import FakeStore, record_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_runtime.errors import ExpertReadError
+from edge_runtime.experts.base import ExpertKey
+from edge_runtime.experts.cache import ExpertCache
+from edge_runtime.experts.eviction import create_rule
+from edge_runtime.experts.expert_memory import ExpertMemory
+from edge_runtime.experts.units import Discard, UnitLedger, UnitSizes
+
+PAGE, L, E = 4096, 3, 8
+SIZES = UnitSizes(core_tier=4, full_tier=8, core_bytes=3 * PAGE, plane_bytes=PAGE)  # core: two segments
+FULL = SIZES.full_bytes
+
+
+def make(budget: int, rule: str = "lru", **script) -> tuple[ExpertCache, FakeStore]:
+    store = FakeStore(1 << 30, **script)
+    ledger = UnitLedger(SIZES, budget, L * E)
+    eviction = create_rule(rule, num_layers=L, num_experts=E, tier_bytes={4: 3, 6: 4, 8: 5}, full_tier=8)
+    memory = ExpertMemory(ledger, (0, 2 * PAGE), chunk_bytes=4 * PAGE)
+    cache = ExpertCache(
+        ledger, memory, store, eviction, num_layers=L, num_experts=E, num_expert_layers=L, read_timeout_s=0.05
+    )
+    return cache, store
+
+
+def serve(cache: ExpertCache, layer: int, **tiers: int) -> dict[int, int]:
+    """Stream a layer (e3=8: expert 3 at tier 8), check the bytes of every segment served; return expert -> tier."""
+    wanted = np.zeros(E, np.uint8)
+    for name, tier in tiers.items():
+        wanted[int(name[1:])] = tier
+    seen = {}
+    for batch in cache.stream(layer, wanted):
+        for expert, addresses in zip(batch.experts.tolist(), batch.segments.tolist(), strict=True):
+            key = ExpertKey(layer, expert)
+            whole = record_of(key, 3 * PAGE)
+            assert ctypes.string_at(addresses[0], 3 * PAGE) == whole
+            for segment in range(2, batch.tier // 2):
+                assert ctypes.string_at(addresses[segment], PAGE) == record_of(key, PAGE, segment)
+            assert expert not in seen
+            seen[expert] = batch.tier
+        assert cache._ledger.touched_bytes <= cache._ledger.budget_bytes
+    assert seen == {int(name[1:]): tier for name, tier in tiers.items()}
+    return seen
+
+
+def test_sizes():
+    assert (SIZES.max_planes, SIZES.full_bytes, SIZES.core_segments) == (2, 5 * PAGE, 2)
+    assert [SIZES.planes(tier) for tier in (2, 4, 6, 8)] == [0, 0, 1, 2]
+    assert UnitSizes(16, 16, PAGE).core_segments == 1
+
+
+def test_only_the_prefix_is_read_and_deepening_reads_only_the_missing_planes():
+    cache, store = make(10 * FULL)
+    serve(cache, 0, e1=4)
+    assert store.bytes_read == 3 * PAGE
+    serve(cache, 0, e1=8)
+    assert store.bytes_read == 5 * PAGE
+    serve(cache, 0, e1=6, e2=6)
+    assert store.bytes_read == 9 * PAGE
+    counters = cache.counters
+    assert (counters.hits, counters.misses, counters.upgrades) == (1, 3, 1)
+    assert counters.by_tier == {2: 0, 4: 1, 6: 2, 8: 1}
+    assert cache.resident_tiers(0).tolist() == [0, 8, 6, 0, 0, 0, 0, 0]
+
+
+def test_cold_experts_are_truncated_before_any_is_evicted():
+    cache, _ = make(4 * FULL)
+    for expert in range(4):
+        serve(cache, 0, **{f"e{expert}": 8})
+    serve(cache, 1, e0=4)  # three pages: both planes of the coldest, one of the next
+    assert cache.resident_tiers(0)[:4].tolist() == [4, 6, 8, 8]
+    assert (cache.counters.truncated, cache.counters.evicted) == (3, 0)
+    serve(cache, 1, e1=8)  # five pages: planes of the colder half (one of expert 1, two of expert 2), then expert 0
+    assert cache.resident_tiers(0)[:4].tolist() == [0, 4, 4, 8]
+    assert (cache.counters.truncated, cache.counters.evicted) == (6, 1)
+
+
+def test_memory_moves_between_the_sizes_by_giving_pages_back():
+    ledger = UnitLedger(SIZES, 2 * FULL, 100)
+    cores = [ledger.take_core() for _ in range(3)]
+    for core in cores:
+        ledger.free_core(core)
+    assert ledger.touched_bytes == 9 * PAGE
+    planes = [ledger.take_plane() for _ in range(2)]
+    assert ledger.drain_discards() == [Discard(False, cores[2])]
+    assert ledger.touched_bytes <= ledger.budget_bytes
+    assert ledger.used_bytes == len(planes) * PAGE
+
+
+def test_a_failed_upgrade_leaves_the_lower_tier_usable():
+    cache, store = make(4 * FULL)
+    serve(cache, 0, e1=4)
+    store.fails = lambda key: True
+    with pytest.raises(ExpertReadError):
+        serve(cache, 0, e1=8)
+    store.fails = lambda key: False
+    cache.begin_request()
+    assert cache.resident_tiers(0)[1] == 4
+    reads = store.reads
+    serve(cache, 0, e1=4)
+    assert store.reads == reads
+    serve(cache, 0, e1=8)
+
+
+def test_a_read_begun_for_a_lower_tier_is_deepened_when_it_lands():
+    cache, store = make(4 * FULL, latency=lambda key: 4)
+    assert cache.prefetch(0, [3], np.full(E, 4, np.uint8)) == 1
+    serve(cache, 0, e3=8)
+    assert store.bytes_read == 5 * PAGE
+    assert (cache.counters.late, cache.counters.prefetch_late) == (1, 1)
+
+
+def test_masked_experts_go_last_until_their_layer_ran():
+    cache, _ = make(2 * FULL)
+    serve(cache, 1, e0=8)
+    serve(cache, 1, e1=8)
+    cache.mask(1, [0])
+    serve(cache, 0, e5=8)
+    assert cache.resident_tiers(1)[0] > 0
+    serve(cache, 1, e0=4)
+    cache.begin_request()
+    serve(cache, 0, e6=8, e7=8)
+    assert cache.resident_tiers(1)[0] == 0
+
+
+def test_resizing_keeps_bytes():
+    cache, store = make(6 * FULL)
+    for expert in range(6):
+        serve(cache, 0, **{f"e{expert}": 8 if expert % 2 else 6})
+    cache.resize(2)
+    assert cache._ledger.touched_bytes <= 2 * FULL
+    kept = cache.resident_tiers(0).copy()
+    assert kept.any()
+    reads = store.reads
+    serve(cache, 0, **{f"e{e}": int(kept[e]) for e in np.flatnonzero(kept)})
+    assert store.reads == reads
+    cache.resize(9)
+    serve(cache, 0, **{f"e{e}": int(kept[e]) for e in np.flatnonzero(kept)})
+    assert store.reads == reads
+    serve(cache, 1, **{f"e{e}": 8 for e in range(6)})
+
+
+steps = st.lists(
+    st.tuples(
+        st.integers(0, L - 1),
+        st.dictionaries(st.integers(0, E - 1), st.sampled_from([4, 6, 8]), max_size=E),
+        st.sampled_from(["", "", "prefetch", "fail", "resize"]),
+    ),
+    max_size=15,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(slots=st.integers(1, L * E), rule=st.sampled_from(["lru", "lcu"]), seed=st.integers(0, 99), history=steps)
+def test_every_expert_once_at_its_tier_with_the_right_bytes(slots, rule, seed, history):
+    cache, store = make(slots * FULL, rule, latency=lambda key: (key.expert_idx * 7 + key.layer_idx + seed) % 5)
+    for layer, wanted, event in history:
+        cache.begin_pass()
+        store.fails = lambda key, layer=layer, event=event: event == "fail" and key.layer_idx == layer
+        if event == "prefetch":
+            cache.prefetch((layer + 1) % L, sorted(wanted), np.full(E, 4 + 2 * (seed % 3), np.uint8))
+        try:
+            serve(cache, layer, **{f"e{expert}": tier for expert, tier in sorted(wanted.items())})
+        except ExpertReadError:
+            assert event == "fail"
+        cache.end_pass()
+        assert cache._table.num_pinned == 0
+        if event == "resize":
+            cache.begin_request()
+            slots = 1 + (slots + len(wanted)) % (L * E)
+            cache.resize(slots)
+        ledger = cache._ledger
+        assert ledger.used_bytes <= ledger.touched_bytes <= ledger.budget_bytes
+        if not cache._table.num_reading:
+            held = sum(
+                SIZES.core_bytes + SIZES.planes(int(tier)) * PAGE
+                for one in range(L)
+                for tier in cache.resident_tiers(one)
+                if tier
+            )
+            assert held == ledger.used_bytes
+    cache.close()
