@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edge_runtime.config import EngineOptions, RuntimeConfig, resolve
 from edge_runtime.decoder import Decoder, max_tokens
+from edge_runtime.errors import ConfigError
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import create_rule
 from edge_runtime.experts.store import FileExpertStore
@@ -42,6 +43,7 @@ class Prepared:
     kernels: ExpertKernels
     needs: MemoryNeeds
     plan: MemoryPlan
+    policy_context: PolicyContext
     policy: Policy
 
 
@@ -58,8 +60,24 @@ class Parts:
     trunk: OrtTrunk
     kv: KVCache
     cache: ExpertCache
+    policy_context: PolicyContext
     policy: Policy
     decoder: Decoder
+
+    def make_policy(self, text: str) -> Policy:
+        """Build another policy for this engine from ``name:param=value,...``.
+
+        Raises:
+            ConfigError: unknown, or it asks for tiers below those this engine's memory is cut for: they would be read
+                in full, which is never what somebody wants who asks for them.
+        """
+        policy = create_policy(text, self.policy_context)
+        if policy.min_tier < self.cache.min_tier:
+            raise ConfigError(
+                f"policy: {policy.name!r} reads experts at {policy.min_tier} bits, but this engine was opened for "
+                f"{self.cache.min_tier} and above. Open it with that policy."
+            )
+        return policy
 
     @property
     def backend(self) -> str:
@@ -127,7 +145,7 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
         norm_topk_prob=spec.norm_topk_prob,
     )
     plan = _plan(needs, config.memory, config.expert_memory, config.os_reserve)
-    return Prepared(bundle, config, tokenizer, kernels, needs, plan, create_policy(config.policy, context))
+    return Prepared(bundle, config, tokenizer, kernels, needs, plan, context, create_policy(config.policy, context))
 
 
 def _plan(needs: MemoryNeeds, memory: int | None, expert_memory: int | None, reserve: int) -> MemoryPlan:
@@ -190,6 +208,7 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
         trunk=trunk,
         kv=trunk.new_kv_cache(config.context),
         cache=cache,
+        policy_context=ready.policy_context,
         policy=policy,
         decoder=decoder,
     )

@@ -111,6 +111,11 @@ class ExpertCache:
         return self._ledger.sizes.full_tier
 
     @property
+    def min_tier(self) -> int:
+        """The lowest tier memory is cut for: an expert asked for below it is read and kept at it."""
+        return self._ledger.sizes.core_tier
+
+    @property
     def fits_all(self) -> bool:
         """Whether every expert of the model has a slot, so that nothing is ever evicted."""
         return self.num_slots >= self._all_experts

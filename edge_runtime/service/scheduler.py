@@ -16,7 +16,6 @@ from edge_runtime.assembly import Parts, replan
 from edge_runtime.decoder import Piece
 from edge_runtime.errors import HobbitError
 from edge_runtime.generation import Continuation
-from edge_runtime.policy import create_policy
 from edge_runtime.policy.base import Policy
 from edge_runtime.service.api_errors import queue_full, unavailable
 from edge_runtime.service.events import EngineView, Heartbeat, Reload, ServiceStats
@@ -270,10 +269,7 @@ class Scheduler:
             while len(self._policies) >= _MAX_POLICIES:
                 idle = next((name for name, p in self._policies.items() if id(p) not in in_use), None)
                 self._policies.pop(idle or next(iter(self._policies)))
-            spec = self._parts.bundle.manifest.model
-            self._policies[job.policy] = create_policy(
-                job.policy, num_experts=spec.num_experts, tier=self._parts.config.tier
-            )
+            self._policies[job.policy] = self._parts.make_policy(job.policy)
         return self._policies[job.policy]
 
     def _apply_reloads(self) -> None:
@@ -287,10 +283,7 @@ class Scheduler:
 
     def _apply(self, change: Reload) -> None:
         parts = self._parts
-        spec = parts.bundle.manifest.model
-        policy = None
-        if change.policy is not None:
-            policy = create_policy(change.policy, num_experts=spec.num_experts, tier=parts.config.tier)
+        policy = None if change.policy is None else parts.make_policy(change.policy)
         if change.memory is not None or change.expert_memory is not None:
             replan(parts, memory=change.memory, expert_memory=change.expert_memory)
         if policy is not None:
