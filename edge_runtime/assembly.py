@@ -149,7 +149,9 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
 
 
 def _plan(needs: MemoryNeeds, memory: int | None, expert_memory: int | None, reserve: int) -> MemoryPlan:
-    ceiling = memory_ceiling(read_limits(), requested=memory, own_anonymous_bytes=anonymous_bytes(), reserve_bytes=reserve)
+    ceiling = memory_ceiling(
+        read_limits(), requested=memory, own_anonymous_bytes=anonymous_bytes(), reserve_bytes=reserve
+    )
     return plan_memory(needs, ceiling, expert_memory=expert_memory)
 
 

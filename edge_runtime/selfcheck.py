@@ -19,8 +19,8 @@ from edge_runtime.format.bundle import Bundle
 _LOG = logging.getLogger(__name__)
 REFERENCE = "calibration/reference.npz"
 
-# Lowest mean correlation with the source model's logits, by expert tier. The worst of random checkpoints of every family
-# (a single position of those can be far off: one flipped expert is a different model) are in docs/quality.md.
+# Lowest mean correlation with the source model's logits, by expert tier. The worst of random checkpoints of every
+# family (one position of those can be far off: one flipped expert is a different model) are in docs/quality.md.
 _MIN_CORRELATION = {16: 0.9995, 8: 0.995, 6: 0.99, 4: 0.95, 2: 0.70}
 _TRUNK_ALLOWANCE = {"fp32": 0.0, "int8": 0.01, "int4": 0.15}
 

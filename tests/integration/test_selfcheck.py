@@ -25,17 +25,21 @@ def test_a_sound_engine_passes(model_bundle, tier, at_least):
 
 def test_wrong_experts_are_noticed(model_bundle, monkeypatch):
     monkeypatch.setattr(decoder, "route", lambda logits, k, **rule: route(-logits, k, **rule))
-    with Engine.open(model_bundle, self_check=False, **OPTIONS) as wrong:
-        with pytest.raises(BundleError, match="self-check: correlation"):
-            self_check(wrong, wrong.parts.bundle, 8)
+    with (
+        Engine.open(model_bundle, self_check=False, **OPTIONS) as wrong,
+        pytest.raises(BundleError, match="self-check: correlation"),
+    ):
+        self_check(wrong, wrong.parts.bundle, 8)
 
 
 def test_wrong_positions_are_noticed(model_bundle, monkeypatch):
     right = Rotary.cos_sin
     monkeypatch.setattr(Rotary, "cos_sin", lambda rotary, start, tokens: right(rotary, 3 * start, tokens)[::-1])
-    with Engine.open(model_bundle, self_check=False, **OPTIONS) as wrong:
-        with pytest.raises(BundleError, match="self-check: correlation"):
-            self_check(wrong, wrong.parts.bundle, 8)
+    with (
+        Engine.open(model_bundle, self_check=False, **OPTIONS) as wrong,
+        pytest.raises(BundleError, match="self-check: correlation"),
+    ):
+        self_check(wrong, wrong.parts.bundle, 8)
 
 
 def test_it_runs_once_per_bundle_and_tier(model_bundle, monkeypatch, tmp_path):
