@@ -224,8 +224,11 @@ class Readiness:
         return self._reason
 
     def set(self, phase: Phase, reason: str = "") -> None:
-        """Change the phase and tell the listeners."""
+        """Change the phase and tell the listeners. There is no way back: what is shutting down does not become ready."""
+        order = list(Phase)
         with self._changed:
+            if order.index(phase) < order.index(self._phase):
+                return
             self._phase, self._reason = phase, reason
             self._changed.notify_all()
         for listener in self.listeners:
