@@ -40,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--settings", metavar="FILE", help="NAME=value lines that SIGHUP reads again")
     group.add_argument("--log-format", metavar="text|json", help="form of the log on stderr (text)")
     group.add_argument(
-        "--verify", action=argparse.BooleanOptionalAction, default=None, help="check every hash before taking requests"
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="check every hash before taking requests, once for each change of the bundle (on)",
     )
 
 
@@ -87,7 +90,7 @@ def _config(args: argparse.Namespace, said: _Said) -> ServiceConfig:
         time_limit_s=said.pick("time_limit", _number("time-limit", 0, 1e6), 600.0) or None,
         token_limit=said.pick("max_tokens_limit", lambda v: int(_number("max-tokens-limit", 1, 1 << 31)(v)), None),
         self_check=not args.no_self_check,
-        verify=said.pick("verify", _switch, False),
+        verify=said.pick("verify", _switch, True),
     )
 
 

@@ -10,10 +10,11 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge_runtime.errors import HobbitError
+from edge_runtime.service import statuspage
 from edge_runtime.service.api_errors import ApiError, from_exception
 from edge_runtime.service.endpoints import Endpoints
 from edge_runtime.service.exchange import Disconnected, HttpLimits
@@ -32,7 +33,6 @@ def create_app(
     *,
     api_keys: Sequence[str] = (),
     local_only: bool = False,
-    more_routes: Sequence[BaseRoute] = (),
 ) -> ASGIApp:
     """Return the application.
 
@@ -42,7 +42,6 @@ def create_app(
         api_keys: bearer keys; with any, every path but health, the OpenAPI document and the status page needs one.
         local_only: refuse requests whose Host is not this machine, so that no web page can reach the API by a name of
             its own that resolves to 127.0.0.1.
-        more_routes: such as the status page.
     """
     api = Endpoints(service, limits)
     exposition = Exposition(service.stats, service.readiness, service.info)
@@ -55,6 +54,9 @@ def create_app(
         page, content_type = exposition.render(request.headers.get("accept", ""))
         return Response(page, headers={"Content-Type": content_type})
 
+    async def status_page(request: Request) -> Response:
+        return Response(statuspage.PAGE, headers=statuspage.HEADERS)
+
     routes = [
         Route("/v1/chat/completions", api.chat, methods=["POST"]),
         Route("/v1/completions", api.completion, methods=["POST"]),
@@ -65,7 +67,7 @@ def create_app(
         Route("/health/ready", api.ready, methods=["GET"]),
         Route("/metrics", metrics, methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
-        *more_routes,
+        Route("/", status_page, methods=["GET"]),
     ]
     handlers = {ApiError: _api_error, HTTPException: _http_error, Disconnected: _gone}
     handlers |= {HobbitError: _unexpected, Exception: _unexpected}

@@ -6,8 +6,6 @@ Written by the serving loop, read by metrics, the status page and the watchdog. 
 `metrics.Exposition(stats, readiness, info).render(accept)` the `/metrics` page; the server makes one `ServiceInfo`.
 `lifecycle.Lifecycle(service, os.environ, settings)` owns SIGTERM, SIGINT and SIGHUP (uvicorn must not) and talks to
 systemd: `start()` and `close()` in the HTTP loop. `notify.inherited_sockets(os.environ)` are sockets to serve,
-PART A, PLEASE: READY means verified and warm: in `Service._load` call, before `Engine.open`,
-`warmup.verify_once(Bundle.open(path), lambda text: readiness.set(Phase.LOADING, text))`, and `warmup.warm(engine)` after it.
 `logs.setup_service_logging` sets the log format; `statuspage.PAGE` and `statuspage.HEADERS` are served at `/`.
 """
 
@@ -226,8 +224,11 @@ class Readiness:
         return self._reason
 
     def set(self, phase: Phase, reason: str = "") -> None:
-        """Change the phase and tell the listeners."""
+        """Change the phase and tell the listeners. There is no way back: what is shutting down does not become ready."""
+        order = list(Phase)
         with self._changed:
+            if order.index(phase) < order.index(self._phase):
+                return
             self._phase, self._reason = phase, reason
             self._changed.notify_all()
         for listener in self.listeners:

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator, Sequence
 
 import uvicorn
-from starlette.routing import BaseRoute
 
 from edge_runtime.service.app import create_app
 from edge_runtime.service.connection import GuardedProtocol
@@ -34,7 +33,6 @@ def serve(
     limits: HttpLimits,
     api_keys: Sequence[str],
     drain_timeout_s: float,
-    more_routes: Sequence[BaseRoute] = (),
 ) -> None:
     """Serve until told to stop, then drain.
 
@@ -45,14 +43,13 @@ def serve(
         limits: of one exchange.
         api_keys: bearer keys, none without.
         drain_timeout_s: longest time requests under way may take once stopping.
-        more_routes: such as the status page.
 
     Raises:
         HobbitError: loading failed.
     """
     # a Host check is for browsers; behind a unix socket or with a key there is none to fear
     local_only = listeners.local_only and not api_keys and listeners.unix_path is None
-    app = create_app(service, limits, api_keys=api_keys, local_only=local_only, more_routes=more_routes)
+    app = create_app(service, limits, api_keys=api_keys, local_only=local_only)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(
         app,

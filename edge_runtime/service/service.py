@@ -19,7 +19,6 @@ from edge_runtime.engine import Engine
 from edge_runtime.errors import ConfigError, HobbitError
 from edge_runtime.format.bundle import Bundle
 from edge_runtime.policy import parse_policy
-from edge_runtime.sampling import SamplingParams
 from edge_runtime.service.api_errors import ApiError, bad_field, unavailable
 from edge_runtime.service.chat import ChatFormat
 from edge_runtime.service.events import Heartbeat, Phase, Readiness, Reload, ServiceInfo, ServiceStats
@@ -27,10 +26,9 @@ from edge_runtime.service.grammar import Vocabulary
 from edge_runtime.service.job import Job
 from edge_runtime.service.scheduler import Scheduler
 from edge_runtime.service.snapshot import make_snapshot
+from edge_runtime.service.warmup import verify_once, warm
 from edge_runtime.tokenizer import Tokenizer
-from edge_runtime.verification import check_bundle
 
-_WARM_TOKENS = 2
 _LOG = logging.getLogger(__name__)
 
 
@@ -57,7 +55,7 @@ class ServiceConfig:
     time_limit_s: float | None = 600.0
     token_limit: int | None = None
     self_check: bool = True
-    verify: bool = False
+    verify: bool = True
 
 
 class Service:
@@ -105,14 +103,13 @@ class Service:
     def _load(self) -> None:
         try:
             if self.config.verify:
-                check_bundle(Bundle.open(self.config.bundle), lambda part, count: None)
+                verify_once(Bundle.open(self.config.bundle), self._say)
+            self._say("the model is loading")
             # first of all, so that what it takes is part of what the memory plan measures
             tokenizer_file = self.config.bundle / "tokenizer" / "tokenizer.json"
             vocabulary = Vocabulary(tokenizer_file, self.vocab_size, self._eos)
             engine = Engine.open(self.config.bundle, self_check=self.config.self_check, **self.config.options)
-            engine.generate(
-                [self._eos[0] if self._eos else 0], SamplingParams(max_tokens=_WARM_TOKENS, ignore_eos=True)
-            )
+            warm(engine)
         except Exception as err:  # noqa: BLE001 - told to whoever waits for readiness
             self.error = err
             if not isinstance(err, HobbitError):
@@ -127,6 +124,11 @@ class Service:
             self._scheduler = Scheduler(engine.parts, self.stats, self.heartbeat, max_waiting=self.config.max_waiting)
             self._scheduler.start()
         self.readiness.set(Phase.READY)
+
+    def _say(self, text: str) -> None:
+        """What loading is at; a stop that came meanwhile stands."""
+        if self.readiness.phase is Phase.LOADING:
+            self.readiness.set(Phase.LOADING, text)
 
     def require_ready(self) -> None:
         """Refuse work before loading is done.

@@ -1,0 +1,297 @@
+"""Requests together: the tokens each would get alone, bounded queue, cancellation, reuse, limits, reload, drain, kill."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from service_process import ServiceProcess
+
+from edge_runtime.engine import Engine
+from edge_runtime.errors import BudgetError, ConfigError
+from edge_runtime.sampling import SamplingParams
+from edge_runtime.service.api_errors import ApiError
+from edge_runtime.service.events import Phase, Reload
+from edge_runtime.service.job import Event, Job, Outcome, TokenEvent
+from edge_runtime.service.service import Service, ServiceConfig
+
+PROMPTS = ["Once upon a time", "def main():", "The quick brown fox " * 12, "1 2 3", "import os\n" * 30, "A"]
+
+
+class Collector:
+    """Receives a job's events."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.done = threading.Event()
+        self.on_token: Callable[[int], None] = lambda count: None
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, TokenEvent):
+            self.on_token(len(self.tokens))
+        else:
+            self.done.set()
+
+    @property
+    def tokens(self) -> list[int]:
+        return [e.chunk.token_id for e in self.events if isinstance(e, TokenEvent)]
+
+    def outcome(self) -> Outcome:
+        assert self.done.wait(60)
+        last = self.events[-1]
+        assert isinstance(last, Outcome), last
+        return last
+
+
+def start(bundle: Path, **more: Any) -> Service:
+    options = {"context": 512, "parallel": 4, "threads": 1, **more.pop("options", {})}
+    service = Service(ServiceConfig(bundle, options=options, verify=False, **more))
+    service.start()
+    assert service.readiness.wait_until_loaded(60) is Phase.READY, service.readiness.reason
+    return service
+
+
+@pytest.fixture(scope="module")
+def service(model_bundle: Path) -> Iterator[Service]:
+    # an arena far smaller than the model, so that experts really stream
+    started = start(model_bundle, options={"expert_memory": "2MiB"})
+    yield started
+    started.close()
+
+
+def submit(service: Service, prompt: str, collector: Collector, **params: Any) -> Job:
+    ids = np.asarray(service.tokenizer.encode(prompt), np.int32)
+    time_limit_s = params.pop("time_limit_s", None)
+    policy = params.pop("policy", None)
+    job = Job(ids, SamplingParams(**params), collector, time_limit_s=time_limit_s, policy=policy)
+    service.submit(job)
+    return job
+
+
+def test_together_each_gets_the_tokens_it_gets_alone(service: Service, model_bundle: Path) -> None:
+    params = {"max_tokens": 40, "ignore_eos": True}
+    collectors = [Collector() for _ in PROMPTS]
+    for prompt, collector in zip(PROMPTS, collectors, strict=True):
+        submit(service, prompt, collector, **params)
+    outcomes = [collector.outcome() for collector in collectors]
+    assert max(o.concurrent for o in outcomes) == 4
+    assert sum(o.experts["misses"] for o in outcomes) > 0
+    with Engine.open(model_bundle, context=512, threads=1, self_check=False) as engine:
+        for prompt, collector in zip(PROMPTS, collectors, strict=True):
+            assert collector.tokens == engine.generate(prompt, SamplingParams(**params)).token_ids
+
+
+def test_four_together_read_less_than_one_after_another(service: Service) -> None:
+    def bytes_read() -> int:
+        time.sleep(0.6)  # the view is published a few times a second
+        assert service.stats.engine is not None
+        return service.stats.engine.experts.bytes_read
+
+    def run(together: bool, seed: str) -> int:
+        before = bytes_read()
+        collectors = []
+        for i in range(4):
+            collectors.append(Collector())
+            submit(service, f"{seed} {i}", collectors[-1], max_tokens=30, ignore_eos=True)
+            if not together:
+                collectors[-1].outcome()
+        for collector in collectors:
+            collector.outcome()
+        return bytes_read() - before
+
+    assert run(True, "Tell me") < 0.8 * run(False, "Tell us")
+
+
+def test_a_cancelled_request_stops_within_one_token(service: Service) -> None:
+    collector = Collector()
+    job: Job | None = None
+
+    def cancel(count: int) -> None:
+        if count == 5:
+            assert job is not None
+            job.cancel()
+
+    collector.on_token = cancel
+    job = submit(service, "Once", collector, max_tokens=400, ignore_eos=True)
+    assert collector.outcome().finish_reason == "cancelled"
+    assert len(collector.tokens) == 5
+
+
+def test_a_request_ends_at_its_time_limit(service: Service) -> None:
+    collector = Collector()
+    submit(service, "Once", collector, max_tokens=500, ignore_eos=True, time_limit_s=0.2)
+    outcome = collector.outcome()
+    assert (outcome.finish_reason, outcome.limit) == ("length", "time")
+    assert 0 < len(collector.tokens) < 500
+
+
+def test_the_next_turn_finds_its_prefix_though_others_ran_between(service: Service) -> None:
+    text = "A conversation about rings and mountains. " * 3
+    first = Collector()
+    submit(service, text, first, max_tokens=8)
+    first.outcome()
+    other = Collector()
+    submit(service, "Something else entirely, at some length. " * 4, other, max_tokens=8)
+    other.outcome()
+    answer = service.tokenizer.decode(first.tokens)
+    second = Collector()
+    submit(service, text + answer + " And then?", second, max_tokens=4)
+    assert second.outcome().timings.cached_n >= len(service.tokenizer.encode(text)) - 1
+
+
+def test_a_request_may_name_its_policy(service: Service) -> None:
+    plain, named = Collector(), Collector()
+    submit(service, "Once", plain, max_tokens=8)
+    submit(service, "Once", named, max_tokens=8, policy="lossless:")
+    assert named.outcome().policy["name"] == "lossless"
+    plain.outcome()
+    assert plain.tokens == named.tokens
+    with pytest.raises(ApiError, match=r"hobbit\.policy"):
+        service.check_policy("loosless")
+
+
+def test_a_constraint_that_cannot_go_on_fails_its_request_alone(service: Service) -> None:
+    class Stuck:
+        is_complete = False
+
+        def allowed(self) -> Any:
+            raise RuntimeError("scripted")
+
+        def accept(self, token_id: int) -> None: ...
+
+    bad, good = Collector(), Collector()
+    ids = np.asarray(service.tokenizer.encode("Once"), np.int32)
+    service.submit(Job(ids, SamplingParams(max_tokens=4), bad, constraint=Stuck()))
+    submit(service, "Once", good, max_tokens=4)
+    assert good.outcome().finish_reason == "length"
+    assert bad.done.wait(10)
+    assert isinstance(bad.events[-1], RuntimeError)
+
+
+def test_reload_changes_memory_and_policy_under_a_running_request(service: Service) -> None:
+    collector, alone = Collector(), Collector()
+    submit(service, "Once upon", alone, max_tokens=60, ignore_eos=True)
+    alone.outcome()
+    submit(service, "Once upon", collector, max_tokens=60, ignore_eos=True)
+    service.reload(Reload(policy="lossless", expert_memory="3MiB"))
+    service.reload(Reload(expert_memory="2MiB"))
+    with pytest.raises(ConfigError, match="policy"):
+        service.reload(Reload(policy="nonsense"))
+    with pytest.raises(BudgetError):
+        service.reload(Reload(expert_memory="1KiB"))
+    collector.outcome()
+    assert collector.tokens == alone.tokens
+
+
+def test_heartbeat_beats_idle_and_busy(service: Service) -> None:
+    beats: list[float] = []
+    service.heartbeat.listeners.append(lambda: beats.append(time.monotonic()))
+    try:
+        time.sleep(1.2)
+        idle = len(beats)
+        assert idle >= 2
+        collector = Collector()
+        submit(service, "Once", collector, max_tokens=20, ignore_eos=True)
+        collector.outcome()
+        assert len(beats) - idle >= 20
+    finally:
+        service.heartbeat.listeners.clear()
+
+
+def test_a_full_queue_refuses_in_order_and_a_drain_finishes_what_was_accepted(model_bundle: Path) -> None:
+    service = start(model_bundle, max_waiting=2, options={"parallel": 1})
+    order: list[int] = []
+    collectors = [Collector() for _ in range(3)]
+    try:
+        for i, collector in enumerate(collectors):
+            collector.on_token = lambda count, i=i: order.append(i)  # type: ignore[misc]
+            submit(service, "Once", collector, max_tokens=60, ignore_eos=True)
+            time.sleep(0.05)
+        with pytest.raises(ApiError) as refused:
+            submit(service, "Once", Collector(), max_tokens=5)
+        assert refused.value.status == 429
+        assert int(refused.value.headers["Retry-After"]) >= 1
+        service.drain()
+        with pytest.raises(ApiError) as late:
+            submit(service, "Once", Collector(), max_tokens=5)
+        assert late.value.status == 503
+        for collector in collectors:
+            assert collector.outcome().finish_reason == "length"
+        assert order == sorted(order)
+        assert service.join(10)
+        figures = service.stats.read()
+        assert figures.rejected["queue_full"] == 1
+        assert figures.finished["length"] == 3
+        assert (figures.running, figures.waiting) == (0, 0)
+    finally:
+        service.close()
+    assert service.readiness.phase is Phase.STOPPED
+
+
+def test_while_loading_and_after_a_failure_it_says_so(model_bundle: Path, tmp_path: Path) -> None:
+    service = Service(ServiceConfig(model_bundle, options={"memory": "40MiB"}, verify=False))
+    with pytest.raises(ApiError) as early:
+        service.require_ready()
+    assert early.value.status == 503
+    service.start()
+    assert service.readiness.wait_until_loaded(60) is Phase.FAILED
+    assert isinstance(service.error, BudgetError)
+    with pytest.raises(ConfigError):
+        Service(ServiceConfig(model_bundle, options={"policy": "nonsense"}))
+
+
+def test_kill_in_the_middle_of_a_request_and_start_again(model_bundle: Path, tmp_path: Path) -> None:
+    flags = ("--context", "2048", "--threads", "1")
+    body = {
+        "model": model_bundle.name, "prompt": "Once", "max_tokens": 2000, "ignore_eos": True, "stream": True,
+    }  # fmt: skip
+    with ServiceProcess(model_bundle, tmp_path / "first", *flags) as first:
+        port = str(first.address[1])
+        with first.client() as client, client.stream("POST", "/v1/completions", json=body) as stream:
+            lines = stream.iter_lines()
+            assert next(lines).startswith("data: ")
+            first.stop(signal.SIGKILL)
+            with pytest.raises(httpx.TransportError):
+                for line in lines:
+                    assert line != "data: [DONE]"
+    with ServiceProcess(model_bundle, tmp_path / "second", *flags, "--port", port) as second:
+        assert second.chat()["choices"][0]["finish_reason"] == "length"
+
+
+def test_sigterm_finishes_the_request_under_way(model_bundle: Path, tmp_path: Path) -> None:
+    with ServiceProcess(model_bundle, tmp_path / "log", "--context", "512") as service:
+        body = {"model": service.model, "prompt": "Once", "max_tokens": 200, "ignore_eos": True}
+        with ThreadPoolExecutor(1) as pool, service.client() as client:
+            answer = pool.submit(client.post, "/v1/completions", json=body)
+            while service.stats()["requests"]["running"] == 0:
+                time.sleep(0.01)
+            service.process.send_signal(signal.SIGTERM)
+            assert answer.result().json()["usage"]["completion_tokens"] == 200
+        assert service.process.wait(30) == 0
+
+
+def test_a_disconnected_client_frees_its_slot_within_a_token(model_bundle: Path, tmp_path: Path) -> None:
+    with ServiceProcess(model_bundle, tmp_path / "log", "--context", "2048", "--threads", "1") as service:
+        for stream in (True, False):
+            body = {"model": service.model, "prompt": "Once", "max_tokens": 2000, "ignore_eos": True, "stream": stream}
+            with service.client() as client, pytest.raises(httpx.ReadTimeout):
+                if stream:
+                    with client.stream("POST", "/v1/completions", json=body) as response:
+                        next(response.iter_lines())
+                        raise httpx.ReadTimeout("hang up")
+                client.post("/v1/completions", json=body, timeout=0.3)
+            before = service.stats()["tokens"]
+            service.wait_until_idle(5)
+            after = service.stats()["tokens"]
+            assert after["generated"] - before["generated"] < 200, json.dumps([before, after])
+        assert service.stats()["requests"]["finished"]["cancelled"] == 2

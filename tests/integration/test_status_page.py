@@ -1,0 +1,131 @@
+"""The status page in a real browser: live figures, nothing from the network, nothing the policy has to block."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from browser import chromium
+from conftest import MODEL
+from serving import served
+
+from edge_runtime.service.statuspage import HEADERS, PAGE, content_security_policy
+
+FLAGS = ("--context", "512", "--parallel", "2", "--tier", "8", "--no-self-check")
+
+
+def text(browser, element):
+    return browser.find_element("id", element).text
+
+
+def until(condition, timeout_s=30.0):
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.1)
+    return found
+
+
+def requested_urls(browser):
+    events = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
+    return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+
+
+def complaints(browser):
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+
+def keep_busy(service, stop):
+    prompt = (MODEL / "heldout_prose.txt").read_text()
+    at = 0
+    while not stop.is_set():
+        service.complete(prompt[at : at + 300], max_tokens=96, model="tiny")
+        at += 500
+
+
+@pytest.mark.slow
+def test_live_figures_in_a_real_browser(model_bundle, tmp_path):
+    # less memory than the experts take, so that the page has something to show
+    budget = ("--memory", "185MiB", "--expert-memory", "12MiB", "--model-name", "tiny")
+    with chromium(tmp_path / "profile") as browser, served(model_bundle, *FLAGS, *budget) as service:
+        browser.get(service.url + "/")
+        until(lambda: text(browser, "phase") == "ready")
+        assert "not measured" in text(browser, "memtext")
+        stop = threading.Event()
+        clients = [threading.Thread(target=keep_busy, args=(service, stop)) for _ in range(3)]
+        for client in clients:
+            client.start()
+        try:
+            until(lambda: text(browser, "rate") not in ("–", "0.0", "0"))
+            until(lambda: int(text(browser, "running")) >= 2)
+            time.sleep(25 if "STATUS_SCREENSHOT" in os.environ else 2)
+            shot = Path(os.environ.get("STATUS_SCREENSHOT", tmp_path / "status.png"))
+            browser.get_screenshot_as_file(str(shot))
+            stats = json.loads(service.get("/v1/stats"))
+            labels = browser.find_elements("css selector", "#residency text")
+            assert [label.text for label in labels] == [str(row["layer"]) for row in stats["residency"]]
+            drawn = len(browser.find_elements("css selector", "#residency rect.t8"))
+            assert drawn == len(stats["residency"]), "one bar a layer at the one tier in use"
+            assert "8 bit: " in text(browser, "tiers")
+            assert "on the drive: " in text(browser, "tiers")
+            assert "skipped 0" in " ".join(text(browser, "losses").split())
+            assert re.search(r"evicted [1-9]", " ".join(text(browser, "experts").split()))
+            assert float(text(browser, "hits").split()[0]) > 0
+            assert shot.stat().st_size > 10_000
+        finally:
+            stop.set()
+            for client in clients:
+                client.join()
+        until(lambda: text(browser, "running") == "0")
+        assert complaints(browser) == []
+        asked = {url for url in requested_urls(browser) if not url.startswith(("chrome://", "data:"))}
+        assert asked == {service.url + "/", service.url + "/v1/stats"}
+        service.stop()
+        until(lambda: browser.find_element("id", "trouble").is_displayed())
+        assert "No answer from the service" in text(browser, "trouble")
+
+
+@pytest.mark.slow
+def test_with_a_key_and_a_hostile_model_name(model_bundle, tmp_path):
+    (tmp_path / "key").write_text("secret-key-0123456789\n")
+    hostile = "<img src=x onerror=alert(1)>"
+    flags = ("--memory", "1GiB", "--api-key-file", str(tmp_path / "key"), "--model-name", hostile)
+    with chromium(tmp_path / "profile") as browser, served(model_bundle, *FLAGS, *flags) as service:
+        browser.get(service.url + "/")
+        until(lambda: browser.find_element("id", "ask").is_displayed())
+        assert text(browser, "phase") == "connecting", "nothing is shown without the key"
+        browser.find_element("id", "key").send_keys("secret-key-0123456789\n")
+        until(lambda: text(browser, "phase") == "ready")
+        assert not browser.find_element("id", "ask").is_displayed()
+        assert hostile in text(browser, "model")
+        assert browser.find_elements("css selector", "#model img") == []
+
+
+def test_the_page_is_one_file_that_names_no_other():
+    assert not re.search(r"(?:src|href|action)\s*=\s*(?![\"']?data:,)", PAGE.split("<script>")[0])
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", PAGE)
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", PAGE)
+    assert "unsafe" not in HEADERS["Content-Security-Policy"]
+    assert len(PAGE) < 20_000
+
+
+def test_the_policy_follows_the_page():
+    policy = content_security_policy("<style>a</style><script>b</script>")
+    assert "script-src 'sha256-PiPoFgA5WUozf0SHBZWkCBkL9e0nWH3zsDUOB0Tkeq4='" not in policy.split(";")[2]
+    assert policy != HEADERS["Content-Security-Policy"]
+    assert "script-src 'none'" in content_security_policy("<p>")
+
+
+def test_the_page_is_served_while_the_model_loads(model_bundle):
+    with served(model_bundle, *FLAGS, "--memory", "1GiB", ready=False) as service:
+        with urllib.request.urlopen(service.url + "/") as answer:
+            assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+            assert answer.read().decode() == PAGE
+        service.wait_until_ready()
+        assert service.stop() == 0
