@@ -14,6 +14,7 @@ from edge_runtime.format.manifest import Manifest
 from edge_runtime.format.record import BF16
 from edge_runtime.limits import available_cpus
 from edge_runtime.policy import POLICIES, parse_policy
+from edge_runtime.prefetch import parse_prefetch
 from edge_runtime.sizes import parse_size
 
 Value = TypeVar("Value")
@@ -33,6 +34,7 @@ class EngineOptions:
     policy: str | None = None
     max_kld: str | float | None = None
     eviction: str | None = None
+    prefetch: str | None = None
     backend: str | None = None
     threads: str | int | None = None
     io_threads: str | int | None = None
@@ -72,6 +74,7 @@ class RuntimeConfig:
         tier: the tier that counts as full: 2, 4, 6, 8 or 16.
         policy: name and parameters, checked.
         eviction: 'lru' or 'lcu'.
+        prefetch: predictor and parameters, checked; 'off' for none.
         backend: 'cpu'.
         threads: compute threads.
         io_threads: reads under way at once.
@@ -90,6 +93,7 @@ class RuntimeConfig:
     tier: int
     policy: str
     eviction: str
+    prefetch: str
     backend: str
     threads: int
     io_threads: int
@@ -129,6 +133,7 @@ def resolve(
         tier=said.pick("tier", lambda v, w: _tier(v, w, manifest), _default_tier(profile, manifest)),
         policy=said.pick("policy", _policy, "lossless"),
         eviction=said.pick("eviction", lambda v, w: _one_of(v, w, RULES), str(profile.eviction.value)),
+        prefetch=said.pick("prefetch", _prefetch, "off"),
         backend=said.pick("backend", _backend, "cpu"),
         threads=said.pick("threads", _count(1024), _number(profile.threads.value, available_cpus())),
         io_threads=said.pick("io_threads", _count(256), _number(profile.io_threads.value, 4)),
@@ -215,6 +220,14 @@ def _backend(value: Any, where: str) -> str:
 def _policy(value: Any, where: str) -> str:
     try:
         parse_policy(str(value))
+    except ConfigError as err:
+        raise ConfigError(f"{where}: {err}") from err
+    return str(value)
+
+
+def _prefetch(value: Any, where: str) -> str:
+    try:
+        parse_prefetch(str(value))
     except ConfigError as err:
         raise ConfigError(f"{where}: {err}") from err
     return str(value)

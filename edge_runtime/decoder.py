@@ -11,6 +11,7 @@ from edge_runtime.experts.base import Priority
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.policy.base import Hint, Policy, StepPlan
 from edge_runtime.policy.routing import route
+from edge_runtime.prefetch.prefetcher import Prefetcher
 from edge_runtime.spec import ModelSpec
 from edge_runtime.telemetry.spans import Spans
 from edge_runtime.trunk.base import F32, LayerOutput, Trunk
@@ -43,13 +44,22 @@ class Decoder:
         kernels: expert kernels for chunks of up to `max_chunk` tokens.
         policy: decides experts and tiers.
         max_chunk: most tokens in one pass.
+        prefetcher: reads ahead for single tokens; None: nothing is read before it is asked for.
     """
 
     def __init__(
-        self, spec: ModelSpec, trunk: Trunk, cache: ExpertCache, kernels: Kernels, policy: Policy, *, max_chunk: int
+        self,
+        spec: ModelSpec,
+        trunk: Trunk,
+        cache: ExpertCache,
+        kernels: Kernels,
+        policy: Policy,
+        *,
+        max_chunk: int,
+        prefetcher: Prefetcher | None = None,
     ) -> None:
         self.spec, self.trunk, self.cache, self.kernels, self.policy = spec, trunk, cache, kernels, policy
-        self.max_chunk = max_chunk
+        self.max_chunk, self.prefetcher = max_chunk, prefetcher
         self.spans = Spans()
         self._plans: list[StepPlan] = []
         self._moe = np.zeros((max_chunk, spec.hidden), np.float32)
@@ -72,11 +82,15 @@ class Decoder:
         """
         has_logits = len(range(*rows.indices(len(token_ids)))) > 0
         self.policy.begin_pass(len(token_ids), has_logits=has_logits)
+        if self.prefetcher is not None:
+            self.prefetcher.begin_pass(len(token_ids))
         logits = self._pass(token_ids, kv, rows)
         if has_logits and not self.policy.accept(logits):
             # nothing was committed, so the second pass writes its keys and values over those of the first
             self.cache.counters.fallbacks += 1
             logits = self._pass(token_ids, kv, rows)
+        if self.prefetcher is not None:
+            self.prefetcher.end_pass()
         for plan in self._plans:  # of the pass that stands: what a rejected one changed is not lost
             self.cache.counters.add_plan(plan)
         with self.spans.span("trunk"):
@@ -117,6 +131,8 @@ class Decoder:
                 shared_out = self.trunk.run_shared(layer_idx)
         for hint in plan.hints:  # behind this layer's own reads
             self._prefetch(hint)
+        if self.prefetcher is not None:
+            self.prefetcher.after(layer_idx, out.x, routing)
         with self.spans.span("experts"):
             self.kernels.quantize(out.x)
         for batch in ready:

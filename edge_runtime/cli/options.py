@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 ENGINE_FLAGS = (
-    "profile", "memory", "expert_memory", "tier", "policy", "max_kld", "eviction", "backend", "threads", "io_threads",
+    "profile", "memory", "expert_memory", "tier", "policy", "max_kld", "eviction", "prefetch", "backend", "threads", "io_threads",
     "direct_io", "context", "seed",
 )  # fmt: skip
 
@@ -26,6 +26,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--policy", metavar="NAME[:K=V,...]", help="which experts to read at which tier (lossless)")
     group.add_argument("--max-kld", metavar="X", help="quality budget of the rate-distortion policy")
     group.add_argument("--eviction", metavar="lru|lcu", help="which expert leaves when one must")
+    group.add_argument("--prefetch", metavar="NAME[:K=V,...]", help="read experts ahead: off, lookahead (off)")
     group.add_argument("--backend", metavar="auto|cpu|cuda", help="where to compute (auto)")
     group.add_argument("--threads", metavar="N", help="compute threads")
     group.add_argument("--io-threads", metavar="N", help="reads in flight")

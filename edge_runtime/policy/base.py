@@ -123,6 +123,10 @@ class Policy(Protocol):
         """Plan one layer for the tokens of `routing`. Must not keep references to its arguments."""
         ...
 
+    def foresee(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+        """Return uint8 [E], the tiers `decide` would ask for if this routing came; for reading ahead. Changes nothing."""
+        ...
+
     def begin_sequence(self) -> None:
         """Forget what belongs to the previous sequence."""
         ...

@@ -94,6 +94,10 @@ class Hobbit(OnePass):
             ids, weights, tiers, substituted=int(np.count_nonzero(used & (tier_of_use < full))), skipped=skipped
         )
 
+    def foresee(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+        """See `Policy.foresee`: high and low, as decided."""
+        return self.decide(layer_idx, routing, residency).tiers
+
     def _without(self, weights: NDArray[np.float32], used: NDArray[np.bool_]) -> NDArray[np.float32]:
         kept = np.where(used, weights, np.float32(0))
         if self._renormalise:
