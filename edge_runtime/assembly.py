@@ -14,6 +14,9 @@ from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import create_rule
 from edge_runtime.experts.store import FileExpertStore
 from edge_runtime.format.bundle import Bundle
+from edge_runtime.format.calibration import NAME as CALIBRATION
+from edge_runtime.format.calibration import ExpertCalibration
+from edge_runtime.format.calibration import read as read_calibration
 from edge_runtime.kernels import ExpertKernels
 from edge_runtime.limits import read_limits
 from edge_runtime.memory import MemoryNeeds, MemoryPlan, memory_ceiling, plan_memory
@@ -126,9 +129,18 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
         tier=config.tier,
         tier_bytes=needs.slot_bytes,
         norm_topk_prob=spec.norm_topk_prob,
+        calibration=_calibration(bundle, config.policy),
     )
     plan = _plan(needs, config.memory, config.expert_memory, config.os_reserve)
     return Prepared(bundle, config, tokenizer, kernels, needs, plan, create_policy(config.policy, context))
+
+
+def _calibration(bundle: Bundle, policy: str) -> ExpertCalibration | None:
+    """What the exporter measured, if the policy asks for it; checked against its checksum before it is parsed."""
+    if not POLICIES[parse_policy(policy)[0]].needs_calibration:
+        return None
+    bundle.check_part(bundle.manifest.part(CALIBRATION))
+    return read_calibration(bundle.path, bundle.manifest.model)
 
 
 def _plan(needs: MemoryNeeds, memory: int | None, expert_memory: int | None, reserve: int) -> MemoryPlan:

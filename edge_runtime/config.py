@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from edge_runtime.device import DEFAULT_PROFILE, DeviceProfile, load_profile
 from edge_runtime.errors import ConfigError, DeviceError, did_you_mean
-from edge_runtime.experts.eviction import RULES
+from edge_runtime.experts.eviction import parse_rule
 from edge_runtime.format.manifest import Manifest
 from edge_runtime.format.record import BF16
 from edge_runtime.limits import available_cpus
@@ -73,7 +73,7 @@ class RuntimeConfig:
         expert_memory: ceiling for the arena in bytes, None without one.
         tier: the tier that counts as full: 2, 4, 6, 8 or 16.
         policy: name and parameters, checked.
-        eviction: 'lru' or 'lcu'.
+        eviction: rule and parameters, checked.
         prefetch: predictor and parameters, checked; 'off' for none.
         backend: 'cpu'.
         threads: compute threads.
@@ -131,9 +131,9 @@ def resolve(
         os_reserve=parse_size(profile.os_reserve.value, f"{own}: os_reserve"),
         expert_memory=said.pick("expert_memory", parse_size, None),
         tier=said.pick("tier", lambda v, w: _tier(v, w, manifest), _default_tier(profile, manifest)),
-        policy=said.pick("policy", _policy, "lossless"),
-        eviction=said.pick("eviction", lambda v, w: _one_of(v, w, RULES), str(profile.eviction.value)),
-        prefetch=said.pick("prefetch", _prefetch, "off"),
+        policy=said.pick("policy", _checked(parse_policy), "lossless"),
+        eviction=said.pick("eviction", _checked(parse_rule), str(profile.eviction.value)),
+        prefetch=said.pick("prefetch", _checked(parse_prefetch), "off"),
         backend=said.pick("backend", _backend, "cpu"),
         threads=said.pick("threads", _count(1024), _number(profile.threads.value, available_cpus())),
         io_threads=said.pick("io_threads", _count(256), _number(profile.io_threads.value, 4)),
@@ -217,20 +217,17 @@ def _backend(value: Any, where: str) -> str:
     return name
 
 
-def _policy(value: Any, where: str) -> str:
-    try:
-        parse_policy(str(value))
-    except ConfigError as err:
-        raise ConfigError(f"{where}: {err}") from err
-    return str(value)
+def _checked(parse: Callable[[str], object]) -> Callable[[Any, str], str]:
+    """A text of the form name:param=value,... that `parse` accepts, kept as it is."""
 
+    def convert(value: Any, where: str) -> str:
+        try:
+            parse(str(value))
+        except ConfigError as err:
+            raise ConfigError(f"{where}: {err}") from err
+        return str(value)
 
-def _prefetch(value: Any, where: str) -> str:
-    try:
-        parse_prefetch(str(value))
-    except ConfigError as err:
-        raise ConfigError(f"{where}: {err}") from err
-    return str(value)
+    return convert
 
 
 def _refuse_max_kld(value: Any, where: str) -> None:

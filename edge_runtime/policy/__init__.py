@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edge_runtime.errors import ConfigError, did_you_mean
-from edge_runtime.policy import cache_conditional, cache_prior, cumsum, hobbit, max_rank, mobile
+from edge_runtime.policy import cache_conditional, cache_prior, cumsum, hobbit, max_rank, mobile, rate_distortion
 from edge_runtime.policy.base import Policy, PolicyContext
 from edge_runtime.policy.lossless import Lossless
 from edge_runtime.policy.params import Param, parse_params
@@ -21,11 +21,13 @@ class Registered:
         make: called with the `PolicyContext`, and all parameters by keyword.
         params: its parameters.
         source: where it is published, and what of it is our reading.
+        needs_calibration: reads what the exporter measured, from `PolicyContext.calibration`.
     """
 
     make: Callable[..., Policy]
     params: Mapping[str, Param] = field(default_factory=dict)
     source: str = "ours"
+    needs_calibration: bool = False
 
 
 POLICIES: dict[str, Registered] = {
@@ -34,6 +36,7 @@ POLICIES: dict[str, Registered] = {
     "mobile": Registered(mobile.Mobile, mobile.PARAMS, mobile.SOURCE),
     "cache-prior": Registered(cache_prior.CachePrior, cache_prior.PARAMS, cache_conditional.SOURCE),
     "max-rank": Registered(max_rank.MaxRank, max_rank.PARAMS, cache_conditional.SOURCE),
+    "rate-distortion": Registered(rate_distortion.RateDistortion, rate_distortion.PARAMS, needs_calibration=True),
     "cumsum": Registered(cumsum.Cumsum, cumsum.PARAMS, cache_conditional.SOURCE),
 }
 

@@ -48,7 +48,7 @@ def test_every_option_has_an_environment_twin():
     env = {
         "PROFILE": "orin-nano-8gb", "MEMORY": "1GiB", "EXPERT_MEMORY": "100MiB", "TIER": "bf16", "POLICY": "lossless",
         "EVICTION": "lru", "BACKEND": "auto", "THREADS": "3", "IO_THREADS": "7", "DIRECT_IO": "off", "CONTEXT": "64",
-        "SEED": "5",
+        "SEED": "5", "PREFETCH": "lookahead:depth=1",
     }  # fmt: skip
     assert {name.lower() for name in env} | {"max_kld"} == {field.name for field in fields(EngineOptions)}
     config = settle({f"HOBBIT_{name}": value for name, value in env.items()})
@@ -56,6 +56,7 @@ def test_every_option_has_an_environment_twin():
     assert (config.memory, config.expert_memory, config.tier) == (1 << 30, 100 << 20, 16)
     assert (config.eviction, config.threads, config.io_threads) == ("lru", 3, 7)
     assert (config.direct_io, config.context, config.seed) == (False, 64, 5)
+    assert config.prefetch == "lookahead:depth=1"
 
 
 @pytest.mark.parametrize(("given", "tier"), [(4, 4), ("2", 2), ("bf16", 16), (16, 16), ("auto", 8)])
@@ -77,6 +78,8 @@ def test_the_profiles_tier_is_cut_to_what_the_bundle_has():
         ("expert_memory", "0", "expected a size above zero"),
         ("tier", "6", r"expected one of this bundle's tiers 2, 4, 8, bf16, got '6'"),
         ("policy", "losless", "Did you mean 'lossless'"),
+        ("eviction", "mcd", "Did you mean .mdc."),
+        ("prefetch", "lookahead:depth=x", "expected int"),
         ("eviction", "lfu", "expected one of lru, lcu"),
         ("backend", "gpu", "expected one of auto, cpu, cuda"),
         ("threads", "0", "expected 1 to 1024, got 0"),
