@@ -20,7 +20,7 @@ from edge_runtime.format.calibration import read as read_calibration
 from edge_runtime.kernels import ExpertKernels
 from edge_runtime.limits import read_limits
 from edge_runtime.memory import MemoryNeeds, MemoryPlan, memory_ceiling, plan_memory
-from edge_runtime.policy import create_policy
+from edge_runtime.policy import POLICIES, create_policy, parse_policy
 from edge_runtime.policy.base import Policy, PolicyContext
 from edge_runtime.prefetch import parse_prefetch
 from edge_runtime.prefetch.governor import Governor

@@ -122,7 +122,6 @@ def resolve(
     """
     said = _Said(flags, EngineOptions.from_environment(env))
     profile = profile or said.pick("profile", lambda value, _: load_profile(value), load_profile(DEFAULT_PROFILE))
-    said.pick("max_kld", _refuse_max_kld, None)
     limit = manifest.model.context_limit
     own = f"profile {profile.name!r}"
     return RuntimeConfig(
@@ -131,7 +130,7 @@ def resolve(
         os_reserve=parse_size(profile.os_reserve.value, f"{own}: os_reserve"),
         expert_memory=said.pick("expert_memory", parse_size, None),
         tier=said.pick("tier", lambda v, w: _tier(v, w, manifest), _default_tier(profile, manifest)),
-        policy=said.pick("policy", _checked(parse_policy), "lossless"),
+        policy=_policy(said, flags),
         eviction=said.pick("eviction", _checked(parse_rule), str(profile.eviction.value)),
         prefetch=said.pick("prefetch", _checked(parse_prefetch), "off"),
         backend=said.pick("backend", _backend, "cpu"),
@@ -230,11 +229,37 @@ def _checked(parse: Callable[[str], object]) -> Callable[[Any, str], str]:
     return convert
 
 
-def _refuse_max_kld(value: Any, where: str) -> None:
-    if "rate-distortion" not in POLICIES:
+def _policy(said: _Said, flags: EngineOptions) -> str:
+    """The policy with --max-kld in it, which selects rate-distortion.
+
+    Raises:
+        ConfigError: another policy was asked for, or the budget twice.
+    """
+    policy = said.pick("policy", _checked(parse_policy), "rate-distortion")
+    max_kld = said.pick("max_kld", _max_kld, None)
+    if flags.policy is not None and flags.max_kld is None:
+        max_kld = None  # a flag beats the environment
+    if max_kld is None:
+        return said.pick("policy", _checked(parse_policy), "lossless")
+    name, _, params = policy.partition(":")
+    if name != "rate-distortion":
         raise ConfigError(
-            f"{where}: the rate-distortion policy is not in this version. Leave it out: lossless is exact."
+            f"max-kld: it is the budget of rate-distortion, but the policy is {name!r}. Give one of them."
         )
+    if "max_kld" in params:
+        raise ConfigError("max-kld: the policy's max_kld is given as well. Give one of them.")
+    return f"{name}:{','.join(filter(None, [params, f'max_kld={max_kld!r}']))}"
+
+
+def _max_kld(value: Any, where: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as err:
+        raise ConfigError(f"{where}: expected a number, got {value!r}.") from err
+    limit = POLICIES["rate-distortion"].params["max_kld"].high or 0
+    if not 0 <= number <= limit:
+        raise ConfigError(f"{where}: expected 0 to {limit:g} nats a token, got {value}.")
+    return number
 
 
 def _default_tier(profile: DeviceProfile, manifest: Manifest) -> int:

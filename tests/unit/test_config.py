@@ -44,6 +44,18 @@ def test_flag_beats_environment_beats_profile():
     assert settle({"HOBBIT_CONTEXT": ""}, device=profile).context == 100
 
 
+def test_max_kld_selects_rate_distortion():
+    assert settle(max_kld="0.02").policy == "rate-distortion:max_kld=0.02"
+    assert settle({"HOBBIT_MAX_KLD": "0"}).policy == "rate-distortion:max_kld=0.0"
+    assert settle(policy="rate-distortion:patience=0", max_kld=0.1).policy == "rate-distortion:patience=0,max_kld=0.1"
+    assert settle({"HOBBIT_MAX_KLD": "0.1"}, policy="lossless").policy == "lossless", "a flag beats the environment"
+    for policy in ("hobbit", "lossless"):
+        with pytest.raises(ConfigError, match="budget of rate-distortion"):
+            settle(policy=policy, max_kld=0.1)
+    with pytest.raises(ConfigError, match="given as well"):
+        settle(policy="rate-distortion:max_kld=0.2", max_kld=0.1)
+
+
 def test_every_option_has_an_environment_twin():
     env = {
         "PROFILE": "orin-nano-8gb", "MEMORY": "1GiB", "EXPERT_MEMORY": "100MiB", "TIER": "bf16", "POLICY": "lossless",
@@ -88,7 +100,8 @@ def test_the_profiles_tier_is_cut_to_what_the_bundle_has():
         ("direct_io", "maybe", "expected on or off"),
         ("context", "129", "expected 1 to 128, got 129"),
         ("seed", "-1", "expected 0 to"),
-        ("max_kld", "0.1", "rate-distortion policy is not in this version"),
+        ("max_kld", "-1", "0 to 10 nats"),
+        ("max_kld", "much", "expected a number"),
         ("profile", "orin", "expected one of agx-orin-32gb"),
     ],
 )
