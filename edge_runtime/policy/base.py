@@ -128,7 +128,7 @@ class Policy(Protocol):
         ...
 
     def foresee(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
-        """Return uint8 [E], the tiers `decide` would ask for if this routing came; for reading ahead. Changes nothing."""
+        """Return uint8 [E], the tiers `decide` would ask for if this routing came. Changes nothing."""
         ...
 
     def begin_sequence(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,6 +40,28 @@ def chosen_plan(
         ids, weights, tiers, skipped=count_skipped(routing, weights), route_changed=count_changed(routing, ids, used),
         use_order=lightest_last(ids, weights), hints=hints,
     )  # fmt: skip
+
+
+def keep(
+    routing: Routing, kept: NDArray[np.bool_], context: PolicyContext, *, predicted_kld: float | None = None
+) -> StepPlan:
+    """The router's choice at the full tier less what is not kept, scaled to the weight there was.
+
+    Args:
+        routing: the router's choice.
+        kept: bool [T, K].
+        context: the model.
+        predicted_kld: see `StepPlan`.
+    """
+    weights = routing.topk_weights
+    if kept.all():
+        plan = chosen_plan(routing, routing.topk_ids, weights, context)
+    else:
+        left = np.where(kept, weights, np.float32(0))
+        total = left.sum(axis=1, keepdims=True)
+        left *= weights.sum(axis=1, keepdims=True) / np.where(total > 0, total, np.float32(1))
+        plan = chosen_plan(routing, routing.topk_ids, left, context)
+    return plan if predicted_kld is None else replace(plan, predicted_kld=predicted_kld)
 
 
 def count_skipped(routing: Routing, weights: F32) -> int:
