@@ -15,17 +15,25 @@ from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import create_rule
 from edge_runtime.experts.store import FileExpertStore
 from edge_runtime.format.bundle import Bundle
+from edge_runtime.format.calibration import NAME as CALIBRATION
+from edge_runtime.format.calibration import ExpertCalibration
+from edge_runtime.format.calibration import read as read_calibration
 from edge_runtime.kernels import ExpertKernels
 from edge_runtime.limits import read_limits
 from edge_runtime.memory import MemoryNeeds, MemoryPlan, memory_ceiling, plan_memory
-from edge_runtime.policy import create_policy
+from edge_runtime.policy import POLICIES, create_policy, parse_policy
 from edge_runtime.policy.base import Policy, PolicyContext
+from edge_runtime.prefetch import parse_prefetch
+from edge_runtime.prefetch.governor import Governor
+from edge_runtime.prefetch.lookahead import LookAhead
+from edge_runtime.prefetch.prefetcher import Prefetcher
 from edge_runtime.sizes import MIB, parse_size
 from edge_runtime.telemetry.process import anonymous_bytes, rss_bytes
 from edge_runtime.tokenizer import Tokenizer
 from edge_runtime.trunk.kv_cache import KVCache
 from edge_runtime.trunk.memory import LIBRARY_BYTES, plan_trunk_bytes, scratch_bytes
 from edge_runtime.trunk.ort import OrtTrunk
+from edge_runtime.trunk.routers import load_routers, routers_bytes
 
 # kept free for what nobody counts: allocator slack, thread stacks, Python objects of a request (see docs/memory.md)
 HEADROOM_BYTES = 16 * MIB
@@ -121,7 +129,8 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
     )
     needs = MemoryNeeds(
         runtime_bytes=rss_bytes() + (0 if "onnxruntime" in sys.modules else LIBRARY_BYTES),
-        trunk_bytes=plan_trunk_bytes(manifest),
+        trunk_bytes=plan_trunk_bytes(manifest)
+        + (routers_bytes(spec) if parse_prefetch(config.prefetch)[0] == "lookahead" else 0),
         kv_bytes_per_token=KVCache.bytes_for(spec, 1),
         context=config.context,
         scratch_bytes=kernels.scratch_bytes
@@ -143,9 +152,18 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
         tier=config.tier,
         tier_bytes=needs.slot_bytes,
         norm_topk_prob=spec.norm_topk_prob,
+        calibration=_calibration(bundle, config.policy),
     )
     plan = _plan(needs, config.memory, config.expert_memory, config.os_reserve)
     return Prepared(bundle, config, tokenizer, kernels, needs, plan, context, create_policy(config.policy, context))
+
+
+def _calibration(bundle: Bundle, policy: str) -> ExpertCalibration | None:
+    """What the exporter measured, if the policy asks for it; checked against its checksum before it is parsed."""
+    if not POLICIES[parse_policy(policy)[0]].needs_calibration:
+        return None
+    bundle.check_part(bundle.manifest.part(CALIBRATION))
+    return read_calibration(bundle.path, bundle.manifest.model)
 
 
 def _plan(needs: MemoryNeeds, memory: int | None, expert_memory: int | None, reserve: int) -> MemoryPlan:
@@ -198,7 +216,14 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
         raise
     policy = ready.policy
     decoder = Decoder(
-        spec, trunk, cache, ready.kernels, policy, max_chunk=config.prefill_chunk, parallel=config.parallel
+        spec,
+        trunk,
+        cache,
+        ready.kernels,
+        policy,
+        max_chunk=config.prefill_chunk,
+        parallel=config.parallel,
+        prefetcher=_make_prefetcher(config, bundle, cache, policy),
     )
     return Parts(
         bundle=bundle,
@@ -214,6 +239,21 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
         policy=policy,
         decoder=decoder,
     )
+
+
+def _make_prefetcher(config: RuntimeConfig, bundle: Bundle, cache: ExpertCache, policy: Policy) -> Prefetcher | None:
+    name, params = parse_prefetch(config.prefetch)
+    if name == "off" or cache.fits_all:
+        return None
+    spec = bundle.manifest.model
+    predictor = LookAhead(
+        load_routers(bundle.path, spec),
+        spec.sparse_layers,
+        top_k=spec.top_k,
+        norm_topk_prob=spec.norm_topk_prob,
+        depth=params["depth"],
+    )
+    return Prefetcher(predictor, policy, cache, Governor() if params["adaptive"] else None)
 
 
 def replan(parts: Parts, *, memory: str | int | None, expert_memory: str | int | None) -> None:

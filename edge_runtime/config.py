@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 from edge_runtime.device import DEFAULT_PROFILE, DeviceProfile, load_profile
 from edge_runtime.errors import ConfigError, DeviceError, did_you_mean
-from edge_runtime.experts.eviction import RULES
+from edge_runtime.experts.eviction import parse_rule
 from edge_runtime.format.manifest import Manifest
 from edge_runtime.format.record import BF16
 from edge_runtime.limits import available_cpus
 from edge_runtime.policy import POLICIES, parse_policy
+from edge_runtime.prefetch import parse_prefetch
 from edge_runtime.sizes import parse_size
 
 Value = TypeVar("Value")
@@ -34,6 +35,7 @@ class EngineOptions:
     policy: str | None = None
     max_kld: str | float | None = None
     eviction: str | None = None
+    prefetch: str | None = None
     backend: str | None = None
     threads: str | int | None = None
     io_threads: str | int | None = None
@@ -73,7 +75,8 @@ class RuntimeConfig:
         expert_memory: ceiling for the arena in bytes, None without one.
         tier: the tier that counts as full: 2, 4, 6, 8 or 16.
         policy: name and parameters, checked.
-        eviction: 'lru' or 'lcu'.
+        eviction: rule and parameters, checked.
+        prefetch: predictor and parameters, checked; 'off' for none.
         backend: 'cpu'.
         threads: compute threads.
         io_threads: reads under way at once.
@@ -93,6 +96,7 @@ class RuntimeConfig:
     tier: int
     policy: str
     eviction: str
+    prefetch: str
     backend: str
     threads: int
     io_threads: int
@@ -122,7 +126,6 @@ def resolve(
     """
     said = _Said(flags, EngineOptions.from_environment(env))
     profile = profile or said.pick("profile", lambda value, _: load_profile(value), load_profile(DEFAULT_PROFILE))
-    said.pick("max_kld", _refuse_max_kld, None)
     limit = manifest.model.context_limit
     own = f"profile {profile.name!r}"
     return RuntimeConfig(
@@ -131,8 +134,9 @@ def resolve(
         os_reserve=parse_size(profile.os_reserve.value, f"{own}: os_reserve"),
         expert_memory=said.pick("expert_memory", parse_size, None),
         tier=said.pick("tier", lambda v, w: _tier(v, w, manifest), _default_tier(profile, manifest)),
-        policy=said.pick("policy", _policy, "lossless"),
-        eviction=said.pick("eviction", lambda v, w: _one_of(v, w, RULES), str(profile.eviction.value)),
+        policy=_policy(said, flags),
+        eviction=said.pick("eviction", _checked(parse_rule), str(profile.eviction.value)),
+        prefetch=said.pick("prefetch", _checked(parse_prefetch), "off"),
         backend=said.pick("backend", _backend, "cpu"),
         threads=said.pick("threads", _count(1024), _number(profile.threads.value, available_cpus())),
         io_threads=said.pick("io_threads", _count(256), _number(profile.io_threads.value, 4)),
@@ -217,19 +221,50 @@ def _backend(value: Any, where: str) -> str:
     return name
 
 
-def _policy(value: Any, where: str) -> str:
-    try:
-        parse_policy(str(value))
-    except ConfigError as err:
-        raise ConfigError(f"{where}: {err}") from err
-    return str(value)
+def _checked(parse: Callable[[str], object]) -> Callable[[Any, str], str]:
+    """A text of the form name:param=value,... that `parse` accepts, kept as it is."""
+
+    def convert(value: Any, where: str) -> str:
+        try:
+            parse(str(value))
+        except ConfigError as err:
+            raise ConfigError(f"{where}: {err}") from err
+        return str(value)
+
+    return convert
 
 
-def _refuse_max_kld(value: Any, where: str) -> None:
-    if "rate-distortion" not in POLICIES:
+def _policy(said: _Said, flags: EngineOptions) -> str:
+    """The policy with --max-kld in it, which selects rate-distortion.
+
+    Raises:
+        ConfigError: another policy was asked for, or the budget twice.
+    """
+    policy = said.pick("policy", _checked(parse_policy), "rate-distortion")
+    max_kld = said.pick("max_kld", _max_kld, None)
+    if flags.policy is not None and flags.max_kld is None:
+        max_kld = None  # a flag beats the environment
+    if max_kld is None:
+        return said.pick("policy", _checked(parse_policy), "lossless")
+    name, _, params = policy.partition(":")
+    if name != "rate-distortion":
         raise ConfigError(
-            f"{where}: the rate-distortion policy is not in this version. Leave it out: lossless is exact."
+            f"max-kld: it is the budget of rate-distortion, but the policy is {name!r}. Give one of them."
         )
+    if "max_kld" in params:
+        raise ConfigError("max-kld: the policy's max_kld is given as well. Give one of them.")
+    return f"{name}:{','.join(filter(None, [params, f'max_kld={max_kld!r}']))}"
+
+
+def _max_kld(value: Any, where: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as err:
+        raise ConfigError(f"{where}: expected a number, got {value!r}.") from err
+    limit = POLICIES["rate-distortion"].params["max_kld"].high or 0
+    if not 0 <= number <= limit:
+        raise ConfigError(f"{where}: expected 0 to {limit:g} nats a token, got {value}.")
+    return number
 
 
 def _default_tier(profile: DeviceProfile, manifest: Manifest) -> int:

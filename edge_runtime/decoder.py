@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from edge_runtime.experts.base import Priority
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.policy.base import Hint, Policy, StepPlan
+from edge_runtime.policy.base import Hint, Policy, Routing, StepPlan
 from edge_runtime.policy.joint import decide_together
 from edge_runtime.policy.routing import route
+from edge_runtime.prefetch.prefetcher import Prefetcher
 from edge_runtime.spec import ModelSpec
 from edge_runtime.telemetry.spans import Spans
 from edge_runtime.trunk.base import F32, LayerOutput, Trunk, TrunkChunk
@@ -62,6 +63,7 @@ class Decoder:
         policy: decides experts and tiers.
         max_chunk: most tokens of one sequence in one pass.
         parallel: most sequences in one pass; at most one of them brings more than one token.
+        prefetcher: reads ahead for single tokens; None: nothing is read before it is asked for.
     """
 
     def __init__(
@@ -74,9 +76,10 @@ class Decoder:
         *,
         max_chunk: int,
         parallel: int = 1,
+        prefetcher: Prefetcher | None = None,
     ) -> None:
         self.spec, self.trunk, self.cache, self.kernels, self.policy = spec, trunk, cache, kernels, policy
-        self.max_chunk = max_chunk
+        self.max_chunk, self.prefetcher = max_chunk, prefetcher
         self.spans = Spans()
         self._moe = np.zeros((max_tokens(max_chunk, parallel), spec.hidden), np.float32)
 
@@ -116,6 +119,8 @@ class Decoder:
         for group in groups:
             tokens = sum(len(pieces[i].token_ids) for i in group)
             policies[group[0]].begin_pass(tokens, has_logits=any(_num_rows(pieces[i]) for i in group))
+        if self.prefetcher is not None:
+            self.prefetcher.begin_pass(sum(len(piece.token_ids) for piece in pieces))
         done = self._pass(pieces, policies)
         redo = [i for group in groups if self._is_rejected(policies[group[0]], group, done) for i in group]
         plans = done.plans if len(redo) < len(pieces) else []
@@ -127,6 +132,8 @@ class Decoder:
             plans = plans + again.plans
             for i, chunk, rows in zip(redo, again.chunks, again.logits, strict=True):
                 chunks[i], logits[i] = chunk, rows
+        if self.prefetcher is not None:
+            self.prefetcher.end_pass()
         for plan in plans:  # of the passes that stand: what a rejected one changed is not lost
             self.cache.counters.add_plan(plan, self.cache.tier)
         with self.spans.span("trunk"):
@@ -151,9 +158,10 @@ class Decoder:
             if not layer.sparse:
                 moes = [None] * len(chunks)
                 continue
-            plan = self._plan(layer_idx, outs, chunks, policies)
+            routing = self._route(layer_idx, outs)
+            plan = decide_together(layer_idx, routing, _stops(chunks), policies, self.cache)
             plans.append(plan)
-            moes = [*self._run_experts(layer_idx, plan, outs, chunks)]
+            moes = [*self._run_experts(layer_idx, plan, routing, outs, chunks)]
         self.cache.end_pass()
         with self.spans.span("trunk"):
             logits = [self._head(*each) for each in zip(chunks, moes, pieces, strict=True)]
@@ -164,15 +172,13 @@ class Decoder:
             return np.empty((0, self.spec.vocab_size), np.float32)
         return self.trunk.head(chunk, moe, piece.rows)
 
-    def _plan(
-        self, layer_idx: int, outs: list[LayerOutput], chunks: list[TrunkChunk], policies: list[Policy]
-    ) -> StepPlan:
-        spec = self.spec
-        routing = route(_joined([out.router_logits for out in outs]), spec.top_k, norm_topk_prob=spec.norm_topk_prob)
-        return decide_together(layer_idx, routing, _stops(chunks), policies, self.cache)
+    def _route(self, layer_idx: int, outs: list[LayerOutput]) -> Routing:
+        """The router's own choice for the tokens of all sequences, in order."""
+        logits = _joined([out.router_logits for out in outs])
+        return route(logits, self.spec.top_k, norm_topk_prob=self.spec.norm_topk_prob)
 
     def _run_experts(
-        self, layer_idx: int, plan: StepPlan, outs: list[LayerOutput], chunks: list[TrunkChunk]
+        self, layer_idx: int, plan: StepPlan, routing: Routing, outs: list[LayerOutput], chunks: list[TrunkChunk]
     ) -> list[F32]:
         """Return the experts' combined output of each sequence, as views of one array."""
         x = _joined([out.x for out in outs])
@@ -186,6 +192,8 @@ class Decoder:
                 shared_out = [self.trunk.run_shared(chunk, layer_idx) for chunk in chunks]
         for hint in plan.hints:  # behind this layer's own reads
             self._prefetch(hint)
+        if self.prefetcher is not None:
+            self.prefetcher.after(layer_idx, x, routing)
         with self.spans.span("experts"):
             self.kernels.quantize(x)
         for batch in ready:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
 from types import TracebackType
@@ -18,6 +19,7 @@ from edge_runtime.config import EngineOptions
 from edge_runtime.errors import HobbitError, RequestError
 from edge_runtime.generation import Chunk, Generation
 from edge_runtime.memory import MemoryPlan
+from edge_runtime.policy.base import Policy
 from edge_runtime.policy.counting import CountingPolicy, RoutingCounts
 from edge_runtime.reporting import make_report
 from edge_runtime.sampling import SamplingParams
@@ -199,16 +201,23 @@ class Engine:
             max_tokens: stop after so many tokens.
         """
         ids = np.asarray(self.tokenizer.encode(text) if isinstance(text, str) else text)[:max_tokens]
-        decoder, window = self._parts.decoder, self._parts.config.context
-        counting = CountingPolicy(decoder.policy, self.spec.num_experts)
-        original, decoder.policy = decoder.policy, counting
-        try:
+        window = self._parts.config.context
+        counting = CountingPolicy(self._parts.decoder.policy, self.spec.num_experts)
+        with self.deciding_with(counting):
             for start in range(0, len(ids), window):
                 for _ in self.logit_chunks(self._encode(ids[start : start + window])):
                     pass
+        return RoutingCounts(len(ids), counting.layers)
+
+    @contextmanager
+    def deciding_with(self, policy: Policy) -> Iterator[None]:
+        """Let another policy decide during a block; usually one that watches and passes on to `parts.policy`."""
+        decoder = self._parts.decoder
+        original, decoder.policy = decoder.policy, policy
+        try:
+            yield
         finally:
             decoder.policy = original
-        return RoutingCounts(len(ids), counting.layers)
 
     def resize(self, *, memory: str | int | None = None, expert_memory: str | int | None = None) -> MemoryPlan:
         """Change the budget while open: experts are evicted and memory returned, or the arena grows.

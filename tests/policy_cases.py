@@ -41,5 +41,12 @@ NEUTRAL = {
     "cache-prior": "cache-prior:lambda=0",
     "max-rank": "max-rank:m=4",
     "cumsum": "cumsum:p=0",
+    "adapmoe": "adapmoe:tau=0",
+    "smoe": "smoe:alpha=0",
+    "skip": "skip:beta=0",
+    "lexi": "lexi:k=4",
+    "edgemoe": "edgemoe:bits=8",
+    "mcsharp": "mcsharp:bits=8,prune=0",
+    "rate-distortion": "rate-distortion:max_kld=0",
 }
 """Each policy's parameters that change nothing, for a model with K = 4."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 from time import perf_counter
 from typing import IO, TYPE_CHECKING, Any
 
 from edge_runtime.cli.options import add_engine_arguments, engine_options
+from edge_runtime.cli.texts import progress, read_tokens, windows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,8 +52,8 @@ def _baseline_pass(args: argparse.Namespace, options: dict[str, Any], store: IO[
     import numpy as np
 
     with _open(args, options) as engine:
-        ids = np.asarray(_tokens(engine, args), np.int32)
-        for _, rows in _logits(engine, ids, "baseline"):
+        ids = np.asarray(read_tokens(engine, args.text, args.tokens), np.int32)
+        for _, rows in progress(windows(engine, ids, chunk=1), "baseline", len(ids)):
             store.write(rows.tobytes())
     return ids
 
@@ -73,7 +73,7 @@ def _candidate_pass(
         before = engine.parts.cache.counters.snapshot()
         row_bytes = 4 * engine.spec.vocab_size
         started = perf_counter()
-        for position, rows in _logits(engine, ids, "candidate"):
+        for position, rows in progress(windows(engine, ids, chunk=1), "candidate", len(ids)):
             timings.token_ms.append(1000 * (perf_counter() - started))
             baseline = np.frombuffer(store.read(row_bytes), np.float32)
             following = int(ids[position + 1]) if position + 1 < len(ids) else None
@@ -87,35 +87,6 @@ def _open(args: argparse.Namespace, options: dict[str, Any]) -> Engine:
     from edge_runtime import Engine
 
     return Engine.open(args.bundle, self_check=not args.no_self_check, **options)
-
-
-def _tokens(engine: Engine, args: argparse.Namespace) -> list[int]:
-    from edge_runtime.errors import RequestError
-
-    try:
-        with open(args.text, encoding="utf-8") as file:
-            # a token is at least one character of text in every tokenizer we know: never read a huge file whole
-            text = file.read(64 * max(args.tokens, 2))
-    except (OSError, UnicodeDecodeError) as err:
-        raise RequestError(f"text: cannot read {args.text}: {err}.") from err
-    ids = engine.tokenizer.encode(text)[: args.tokens]
-    if len(ids) < 2:
-        raise RequestError(f"text: {args.text}: expected at least 2 tokens, got {len(ids)}.")
-    return ids
-
-
-def _logits(engine: Engine, ids: NDArray[np.int32], what: str) -> Any:
-    """Yield (position, logits [1, V]) over windows of the context, with a progress bar."""
-    from rich.console import Console
-    from rich.progress import track
-
-    window = engine.parts.config.context
-    steps = (
-        (start + position, rows)
-        for start in range(0, len(ids), window)
-        for position, rows in engine.logit_chunks(ids[start : start + window], chunk=1)
-    )
-    return track(steps, what, total=len(ids), console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 
 def _print_quality(report: RunReport, quality: Quality) -> None:

@@ -8,8 +8,8 @@ import sys
 from typing import Any
 
 ENGINE_FLAGS = (
-    "profile", "memory", "expert_memory", "tier", "policy", "max_kld", "eviction", "backend", "threads", "io_threads",
-    "direct_io", "context", "parallel", "seed",
+    "profile", "memory", "expert_memory", "tier", "policy", "max_kld", "eviction", "prefetch", "backend", "threads",
+    "io_threads", "direct_io", "context", "parallel", "seed",
 )  # fmt: skip
 
 
@@ -25,7 +25,8 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tier", metavar="8|6|4|2|bf16", help="precision that counts as full (default: deepest stored)")
     group.add_argument("--policy", metavar="NAME[:K=V,...]", help="which experts to read at which tier (lossless)")
     group.add_argument("--max-kld", metavar="X", help="quality budget of the rate-distortion policy")
-    group.add_argument("--eviction", metavar="lru|lcu", help="which expert leaves when one must")
+    group.add_argument("--eviction", metavar="NAME[:K=V,...]", help="which expert leaves: lru, lcu, lfru, mdc")
+    group.add_argument("--prefetch", metavar="NAME[:K=V,...]", help="read experts ahead: off, lookahead (off)")
     group.add_argument("--backend", metavar="auto|cpu|cuda", help="where to compute (auto)")
     group.add_argument("--threads", metavar="N", help="compute threads")
     group.add_argument("--io-threads", metavar="N", help="reads in flight")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,14 +29,15 @@ class ExpertCache:
     """Serves experts layer by layer from a budget of memory. For one thread; implements `ResidencyView`.
 
     Args:
-        ledger: units of memory: which tiers there are and how much they may take; owned from now on.
+        ledger: units of memory: which tiers there are and how much they may take; owned from now on. If all its
+            experts fit, nothing is booked per token.
         memory: their bytes; owned from now on.
         store: reads segments up to those of the full tier; owned from now on.
         rule: chooses who is evicted.
         num_layers: L, sparse and dense.
         num_experts: E.
-        num_expert_layers: sparse layers; if every expert of them fits, nothing is booked per token.
         read_timeout_s: longest wait for the next read to finish.
+        clock: in nanoseconds, for the time spent waiting.
     """
 
     def __init__(
@@ -47,11 +49,12 @@ class ExpertCache:
         *,
         num_layers: int,
         num_experts: int,
-        num_expert_layers: int,
         read_timeout_s: float = DEFAULT_READ_TIMEOUT_S,
+        clock: Callable[[], int] = perf_counter_ns,
     ) -> None:
+        self._clock = clock
         self._ledger, self._memory, self._store, self._rule = ledger, memory, store, rule
-        self._all_experts = num_expert_layers * num_experts
+        self._all_experts = ledger.max_experts
         self._read_timeout_s = read_timeout_s
         self._counters = ExpertCounters()
         self._table = SlotTable(
@@ -92,7 +95,7 @@ class ExpertCache:
         memory = ExpertMemory(ledger, layout.segment_offsets(min_tier))
         return cls(
             ledger, memory, store, rule,
-            num_layers=spec.num_layers, num_experts=spec.num_experts, num_expert_layers=sparse,
+            num_layers=spec.num_layers, num_experts=spec.num_experts
         )  # fmt: skip
 
     @property
@@ -126,6 +129,11 @@ class ExpertCache:
         stats = self._store.stats()
         self._counters.bytes_read, self._counters.read_busy_ns = stats.bytes_read, stats.busy_ns
         return self._counters
+
+    @property
+    def stall_ns(self) -> int:
+        """Time the engine has waited for experts since opening."""
+        return self._counters.stall_ns
 
     @property
     def store_mode(self) -> str:
@@ -180,7 +188,7 @@ class ExpertCache:
             return self._serve_resident(layer_idx, experts, tiers)
         self._stream = LayerStream(
             self._reader, self._counters, layer_idx, experts,
-            tiers=tiers, order=order, read_timeout_s=self._read_timeout_s,
+            tiers=tiers, order=order, read_timeout_s=self._read_timeout_s, clock=self._clock,
         )  # fmt: skip
         return self._stream
 

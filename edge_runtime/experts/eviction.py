@@ -1,14 +1,16 @@
-"""Which resident expert goes first when room is needed: LRU, and LCU of MoE-APEX. Scores only."""
+"""Which resident expert goes first when room is needed: LRU, LCU of MoE-APEX, and others by name. Scores only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import ConfigError, did_you_mean
+from edge_runtime.experts.multidimensional import LFRU_PARAMS, MDC_PARAMS, Lfru, Multidimensional
+from edge_runtime.policy.params import Param, parse_params
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -131,19 +133,35 @@ class Lcu:
         return by_key.take(keys, mode="wrap")
 
 
-RULES = ("lru", "lcu")
+RULES: Mapping[str, Mapping[str, Param]] = {"lru": {}, "lcu": {}, "lfru": LFRU_PARAMS, "mdc": MDC_PARAMS}
+
+
+def parse_rule(text: str) -> tuple[str, dict[str, Any]]:
+    """Split ``name:param=value,...``, convert the values and fill in the defaults.
+
+    Raises:
+        ConfigError: the name or a parameter is unknown, given twice, of the wrong type or outside its range.
+    """
+    name, _, rest = text.partition(":")
+    name = name.strip()
+    if name not in RULES:
+        raise ConfigError(f"eviction: expected one of {', '.join(RULES)}, got {name!r}.{did_you_mean(name, RULES)}")
+    return name, parse_params(rest, RULES[name], f"eviction {name!r}")
 
 
 def create_rule(
-    name: str, *, num_layers: int, num_experts: int, tier_bytes: Mapping[int, int], full_tier: int
+    text: str, *, num_layers: int, num_experts: int, tier_bytes: Mapping[int, int], full_tier: int
 ) -> EvictionRule:
-    """Build an eviction rule by name.
+    """Build the eviction rule that ``name:param=value,...`` asks for.
 
     Raises:
-        ConfigError: there is no rule of that name.
+        ConfigError: see `parse_rule`.
     """
+    name, params = parse_rule(text)
     if name == "lru":
         return Lru(num_layers, num_experts)
     if name == "lcu":
         return Lcu(num_layers, num_experts, tier_bytes, full_tier)
-    raise ConfigError(f"eviction: expected one of {', '.join(RULES)}, got {name!r}.{did_you_mean(name, RULES)}")
+    if name == "lfru":
+        return Lfru(num_layers, num_experts, **params)
+    return Multidimensional(num_layers, num_experts, full_tier, **params)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import perf_counter_ns
 from typing import NamedTuple
 
@@ -45,6 +45,7 @@ class LayerStream(Iterator[ReadyBatch]):
         tiers: uint8 [E], the tier each is served at.
         order: the experts in the order they count as used, or None.
         read_timeout_s: longest wait for the next read to finish.
+        clock: in nanoseconds, for the time spent waiting.
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class LayerStream(Iterator[ReadyBatch]):
         tiers: NDArray[np.uint8],
         order: NDArray[np.intp] | None,
         read_timeout_s: float,
+        clock: Callable[[], int] = perf_counter_ns,
     ) -> None:
         self._table, self._memory, self._reader, self._counters = reader.table, reader.memory, reader, counters
-        self._tiers = tiers
+        self._tiers, self._clock = tiers, clock
         self._layer_idx, self._read_timeout_s = layer_idx, read_timeout_s
         found = self._table.lookup(layer_idx, experts, tiers[experts], order)
         self._batches = batches(found.ready_experts, found.ready_slots, tiers, self._memory)
@@ -124,9 +126,9 @@ class LayerStream(Iterator[ReadyBatch]):
             self._take(0.0)
             self._start_reads()
         while not self._ready and (self._awaited or self._missing):
-            started = perf_counter_ns()
+            started = self._clock()
             self._take(self._read_timeout_s)
-            self._counters.stall_ns += perf_counter_ns() - started
+            self._counters.stall_ns += self._clock() - started
             self._start_reads()
 
     def _take(self, timeout_s: float) -> None:

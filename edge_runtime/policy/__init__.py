@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from edge_runtime.errors import ConfigError, did_you_mean
-from edge_runtime.policy import cache_conditional, cache_prior, cumsum, hobbit, max_rank, mobile
+from edge_runtime.policy import (
+    adapmoe,
+    cache_conditional,
+    cache_prior,
+    cumsum,
+    hobbit,
+    lexi,
+    max_rank,
+    mobile,
+    rate_distortion,
+    skip,
+    smoe,
+    static_tiers,
+)
 from edge_runtime.policy.base import Policy, PolicyContext
 from edge_runtime.policy.lossless import Lossless
 from edge_runtime.policy.params import Param, parse_params
@@ -21,20 +35,39 @@ class Registered:
         make: called with the `PolicyContext`, and all parameters by keyword.
         params: its parameters.
         source: where it is published, and what of it is our reading.
+        needs_calibration: reads what the exporter measured, from `PolicyContext.calibration`.
     """
 
     make: Callable[..., Policy]
     params: Mapping[str, Param] = field(default_factory=dict)
     source: str = "ours"
+    needs_calibration: bool = False
 
 
 POLICIES: dict[str, Registered] = {
     "lossless": Registered(Lossless),
-    "hobbit": Registered(hobbit.Hobbit, hobbit.PARAMS, hobbit.SOURCE),
+    "hobbit": Registered(hobbit.Hobbit, hobbit.PARAMS, hobbit.SOURCE, needs_calibration=True),
     "mobile": Registered(mobile.Mobile, mobile.PARAMS, mobile.SOURCE),
     "cache-prior": Registered(cache_prior.CachePrior, cache_prior.PARAMS, cache_conditional.SOURCE),
     "max-rank": Registered(max_rank.MaxRank, max_rank.PARAMS, cache_conditional.SOURCE),
+    "rate-distortion": Registered(rate_distortion.RateDistortion, rate_distortion.PARAMS, needs_calibration=True),
     "cumsum": Registered(cumsum.Cumsum, cumsum.PARAMS, cache_conditional.SOURCE),
+    "adapmoe": Registered(adapmoe.Adapmoe, adapmoe.PARAMS, adapmoe.SOURCE, needs_calibration=True),
+    "smoe": Registered(smoe.Smoe, smoe.PARAMS, smoe.SOURCE),
+    "skip": Registered(skip.Skip, skip.PARAMS, skip.SOURCE),
+    "lexi": Registered(lexi.Lexi, lexi.PARAMS, lexi.SOURCE),
+    "edgemoe": Registered(
+        partial(static_tiers.StaticTiers, name="edgemoe"),
+        static_tiers.EDGEMOE_PARAMS,
+        static_tiers.EDGEMOE_SOURCE,
+        needs_calibration=True,
+    ),
+    "mcsharp": Registered(
+        partial(static_tiers.StaticTiers, name="mcsharp"),
+        static_tiers.MCSHARP_PARAMS,
+        static_tiers.MCSHARP_SOURCE,
+        needs_calibration=True,
+    ),
 }
 
 

@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.format.calibration import ExpertCalibration
+
 
 @dataclass(frozen=True)
 class Routing:
@@ -90,6 +92,7 @@ class PolicyContext:
         tier: the tier that counts as full.
         tier_bytes: bytes of an expert at each tier this run may use; 16 is bfloat16, which has no prefixes.
         norm_topk_prob: whether the model divides the K weights by their sum.
+        calibration: what the exporter measured; None where there is none.
     """
 
     num_layers: int
@@ -98,6 +101,7 @@ class PolicyContext:
     tier: int
     tier_bytes: Mapping[int, int]
     norm_topk_prob: bool = True
+    calibration: ExpertCalibration | None = None
 
 
 class Policy(Protocol):
@@ -121,6 +125,10 @@ class Policy(Protocol):
 
     def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
         """Plan one layer for the tokens of `routing`. Must not keep references to its arguments."""
+        ...
+
+    def foresee(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+        """Return uint8 [E], the tiers `decide` would ask for if this routing came. Changes nothing."""
         ...
 
     def begin_sequence(self) -> None:

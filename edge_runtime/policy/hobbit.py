@@ -21,6 +21,11 @@ PARAMS = {
     "t2": Param(
         0.9, "score up to which it is read at the low tier; beyond, it is skipped", "HOBBIT, Mixtral-8x7B", 0, 1
     ),
+    "quantiles": Param(
+        False,
+        "take t1 and t2 from the 67th and 97th percentile of the calibration's scores instead",
+        "HOBBIT's shares on Mixtral: 67 % high, 30 % low, 3 % skipped",
+    ),
     "low": Param(
         0, "the low tier; 0: a quarter of the full one, at least 2", "HOBBIT: int4 for fp16, int2 for int8", 0, 8
     ),
@@ -28,6 +33,7 @@ PARAMS = {
 }
 # the sum of normalised weights may exceed 1 by rounding, and T1 = T2 = 1 must change nothing
 _ONE = 1.0
+_HIGH_PERCENTILE, _LOW_PERCENTILE = 67, 97
 
 
 def score(weights: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -53,6 +59,7 @@ class Hobbit(OnePass):
         context: what it is built for.
         t1: see `PARAMS`, and likewise the others.
         t2: see `PARAMS`.
+        quantiles: see `PARAMS`.
         low: see `PARAMS`.
         renormalise: see `PARAMS`.
 
@@ -62,11 +69,17 @@ class Hobbit(OnePass):
 
     name = "hobbit"
 
-    def __init__(self, context: PolicyContext, *, t1: float, t2: float, low: int, renormalise: bool) -> None:
+    def __init__(
+        self, context: PolicyContext, *, t1: float, t2: float, quantiles: bool, low: int, renormalise: bool
+    ) -> None:
+        if quantiles:
+            t1, t2 = thresholds(context)
         self._low = low_tier(context, low, "policy 'hobbit'.low")
         if t1 > t2:
             raise ConfigError(f"policy 'hobbit': expected t1 <= t2, got t1={t1:g}, t2={t2:g}.")
-        super().__init__(context, {"t1": t1, "t2": t2, "low": self._low, "renormalise": renormalise})
+        super().__init__(
+            context, {"t1": t1, "t2": t2, "quantiles": quantiles, "low": self._low, "renormalise": renormalise}
+        )
         self._t1, self._t2, self._renormalise = t1, t2, renormalise
 
     @property
@@ -94,6 +107,10 @@ class Hobbit(OnePass):
             ids, weights, tiers, substituted=int(np.count_nonzero(used & (tier_of_use < full))), skipped=skipped
         )
 
+    def foresee(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+        """See `Policy.foresee`: high and low, as decided."""
+        return self.decide(layer_idx, routing, residency).tiers
+
     def _without(self, weights: NDArray[np.float32], used: NDArray[np.bool_]) -> NDArray[np.float32]:
         kept = np.where(used, weights, np.float32(0))
         if self._renormalise:
@@ -107,6 +124,20 @@ class Hobbit(OnePass):
         active = weights != 0
         np.minimum.at(least, ids[active], importance[active])
         return least[ids]
+
+
+def thresholds(context: PolicyContext) -> tuple[float, float]:
+    """Return T1 and T2 that give this model the shares the paper had on Mixtral.
+
+    Raises:
+        ConfigError: the bundle was exported without a calibration text.
+    """
+    found = context.calibration.score_quantiles if context.calibration is not None else None
+    if found is None:
+        raise ConfigError(
+            "policy 'hobbit'.quantiles: the bundle has no calibrated scores. Export it with --calibrate FILE."
+        )
+    return found[_HIGH_PERCENTILE], found[_LOW_PERCENTILE]
 
 
 def low_tier(context: PolicyContext, asked: int, where: str) -> int:

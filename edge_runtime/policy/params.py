@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge_runtime.errors import ConfigError, did_you_mean
 
 Value = float | int | str | bool
@@ -74,3 +77,20 @@ def parse_params(items: str, known: Mapping[str, Param], where: str) -> dict[str
             raise ConfigError(f"{where}: parameter {key!r} is given twice.")
         given[key] = known[key].convert(value, f"{where}.{key}")
     return {name: given.get(name, param.default) for name, param in known.items()}
+
+
+def per_layer(text: str, num_layers: int, where: str, *, low: float, high: float) -> NDArray[np.float64]:
+    """Return float64 [L] of a text with one number, or one for each layer: ``0.4/0.5/0.5``.
+
+    Raises:
+        ConfigError: not numbers, outside the range, or neither 1 nor L of them.
+    """
+    try:
+        values = np.array([float(part) for part in text.split("/")])
+    except ValueError as err:
+        raise ConfigError(f"{where}: expected numbers as in 0.4/0.5, got {text!r}.") from err
+    if len(values) not in (1, num_layers):
+        raise ConfigError(f"{where}: expected 1 or {num_layers} values (one a layer), got {len(values)}.")
+    if not ((values >= low) & (values <= high)).all():
+        raise ConfigError(f"{where}: expected {low:g} to {high:g}, got {text}.")
+    return np.array(np.broadcast_to(values, (num_layers,)), np.float64)

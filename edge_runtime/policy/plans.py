@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +28,7 @@ def chosen_plan(
 
     Args:
         routing: the router's choice.
-        ids: int32 [T, K].
+        ids: int32 [T, K], heaviest first.
         weights: float32 [T, K]; 0 where a use is dropped.
         context: the model.
         hints: passed on.
@@ -40,6 +42,28 @@ def chosen_plan(
     )  # fmt: skip
 
 
+def keep(
+    routing: Routing, kept: NDArray[np.bool_], context: PolicyContext, *, predicted_kld: float | None = None
+) -> StepPlan:
+    """The router's choice at the full tier less what is not kept, scaled to the weight there was.
+
+    Args:
+        routing: the router's choice.
+        kept: bool [T, K].
+        context: the model.
+        predicted_kld: see `StepPlan`.
+    """
+    weights = routing.topk_weights
+    if kept.all():
+        plan = chosen_plan(routing, routing.topk_ids, weights, context)
+    else:
+        left = np.where(kept, weights, np.float32(0))
+        total = left.sum(axis=1, keepdims=True)
+        left *= weights.sum(axis=1, keepdims=True) / np.where(total > 0, total, np.float32(1))
+        plan = chosen_plan(routing, routing.topk_ids, left, context)
+    return plan if predicted_kld is None else replace(plan, predicted_kld=predicted_kld)
+
+
 def count_skipped(routing: Routing, weights: F32) -> int:
     """Uses the router asked for that have weight 0 now."""
     return max(int(np.count_nonzero(routing.topk_weights)) - int(np.count_nonzero(weights)), 0)
@@ -49,6 +73,9 @@ def count_changed(routing: Routing, ids: I32, used: NDArray[np.bool_]) -> int:
     """Uses of experts the router did not choose for their token."""
     if ids is routing.topk_ids:
         return 0
+    if len(ids) == 1:
+        mine, own = set(ids[0][used[0]].tolist()), set(routing.topk_ids[0].tolist())
+        return len(mine - own)
     foreign = (ids[:, :, None] != routing.topk_ids[:, None, :]).all(axis=2)
     return int(np.count_nonzero(foreign & used))
 
@@ -56,13 +83,11 @@ def count_changed(routing: Routing, ids: I32, used: NDArray[np.bool_]) -> int:
 def lightest_last(ids: I32, weights: F32) -> NDArray[np.intp] | None:
     """Experts of one token from the heaviest to the lightest, so that the heaviest is the least recently used.
 
-    Cache-Conditional Experts inserts in this order; several tokens have none (None).
+    Cache-Conditional Experts inserts in this order, which is that of `ids`; several tokens have none (None).
     """
     if len(ids) != 1:
         return None
-    row, weight = ids[0], weights[0]
-    order = np.argsort(-weight, kind="stable")
-    return np.asarray(row[order[weight[order] != 0]], np.intp)
+    return np.asarray(ids[0][weights[0] != 0], np.intp)
 
 
 def weights_over(logits: F32, ids: I32, *, normalise: bool) -> F32:
@@ -73,10 +98,10 @@ def weights_over(logits: F32, ids: I32, *, normalise: bool) -> F32:
         ids: int32 [T, K].
         normalise: divide by the sum over the chosen ones (else over all experts).
     """
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    weights = np.take_along_axis(shifted, ids, axis=1)
-    total = weights.sum(axis=1, keepdims=True) if normalise else shifted.sum(axis=1, keepdims=True)
-    return np.asarray(weights / total, np.float32)
+    highest = logits.max(axis=1, keepdims=True)
+    chosen = np.exp(logits[np.arange(len(ids))[:, None], ids] - highest)
+    total = chosen if normalise else np.exp(logits - highest)
+    return np.asarray(chosen / total.sum(axis=1, keepdims=True), np.float32)
 
 
 def top(logits: F32, count: int) -> I32:

@@ -31,6 +31,12 @@ class OnePass:
         """See `Policy.min_tier`: the full tier."""
         return self.context.tier
 
+    def foresee(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+        """See `Policy.foresee`: what the router chooses, at the full tier."""
+        tiers = np.zeros(self.context.num_experts, np.uint8)
+        tiers[routing.topk_ids[routing.topk_weights != 0]] = self.context.tier
+        return tiers
+
     def begin_sequence(self) -> None:
         """Nothing to forget."""
 
@@ -66,6 +72,10 @@ class Watching:
     def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
         """See `Policy.decide`."""
         return self._inner.decide(layer_idx, routing, residency)
+
+    def foresee(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+        """See `Policy.foresee`."""
+        return self._inner.foresee(layer_idx, routing, residency)
 
     def begin_sequence(self) -> None:
         """See `Policy.begin_sequence`."""

@@ -15,6 +15,7 @@ from edge_runtime.errors import HobbitError
 from edge_runtime.sizes import format_size, parse_size
 from hobbit_export.options import (
     DEFAULT_MEMORY,
+    DEFAULT_TEXT,
     DEFAULT_TRUNK,
     ExportOptions,
     check_targets,
@@ -55,7 +56,15 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: %(default)s)",
     )
     add("--targets", default="ort", help="engines to build for; only ort so far (default: %(default)s)")
-    add("--calibrate", metavar="FILE.txt", type=Path, help="count how often this text uses each expert")
+    add(
+        "--calibrate",
+        metavar="FILE.txt",
+        type=Path,
+        nargs="?",
+        const=DEFAULT_TEXT,
+        help="run this text (or a page that comes with the program) and measure what lower tiers and skips cost: "
+        "needed by --policy rate-distortion and --max-kld",
+    )
     add("--jobs", metavar="N", type=int, default=None, help="encoder threads (default: all processors)")
     add(
         "--memory",

@@ -13,18 +13,19 @@ from edge_runtime.format import manifest as manifest_io
 from edge_runtime.format.bundle import Bundle
 from edge_runtime.format.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
 from hobbit_export import __version__, workplace
-from hobbit_export.calibration import EXPERTS, check_text, count_uses, experts_json
+from hobbit_export.calibration import EXPERTS, check_text, experts_json
 from hobbit_export.journal import Journal, Step
 from hobbit_export.memory import plan_memory, resident_bytes, return_freed_memory
 from hobbit_export.options import ExportOptions
 from hobbit_export.parts import is_intact, publish, remove_staging, staging
 from hobbit_export.plan import plan_parts, totals
 from hobbit_export.progress import Progress
+from hobbit_export.quality import measure_quality
 from hobbit_export.source import SourceModel
 from hobbit_export.steps import EXPERT_STEP, ExportStep, Job, Written, all_steps, expert_step
 from hobbit_export.tokenizer_files import tokenizer_files
 
-_WEIGHT_ERRORS, _USE_COUNTS = "weight errors", "use counts"
+_WEIGHT_ERRORS, _MEASURED = "weight errors", "calibration"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class _Runner:
     def __init__(self, options: ExportOptions, journal: Journal, progress: Progress, layer_bytes: int) -> None:
         self._out = options.out
         self._journal = journal
-        self._progress = progress
+        self.progress = progress
         self._layer_bytes = layer_bytes
         self.num_run = self.num_resumed = self.bytes_read = 0
         self._intact = {s.name for s in journal.steps.values() if self._is_intact(s)}
@@ -122,22 +123,22 @@ class _Runner:
     def count(self, num_bytes: int) -> None:
         """Count bytes read from the checkpoint."""
         self.bytes_read += num_bytes
-        self._progress.advance(num_bytes)
+        self.progress.advance(num_bytes)
 
     def run(self, step: ExportStep) -> Step:
         """Return the finished step, running it if needed."""
         if step.name in self._intact:
             self.num_resumed += 1
-            self._progress.skip(step.name, self._layer_bytes if step.name.startswith(EXPERT_STEP) else 0)
+            self.progress.skip(step.name, self._layer_bytes if step.name.startswith(EXPERT_STEP) else 0)
             return self._journal.steps[step.name]
-        self._progress.begin(step.name)
+        self.progress.begin(step.name)
         written: Written = step.run(staging(self._out))
         parts = [publish(self._out, name, role, step.layer) for name, role in written.files]
         remove_staging(self._out)
         done = Step(step.name, parts, written.data)
         self._journal.add(done)
         self.num_run += 1
-        self._progress.end(step.name)
+        self.progress.end(step.name)
         return done
 
     def _is_intact(self, step: Step) -> bool:
@@ -148,25 +149,27 @@ class _Runner:
 
 
 def _finish(source: SourceModel, options: ExportOptions, journal: Journal, runner: _Runner) -> None:
-    """Write calibration/experts.json and the manifest; with a text, once more with its counts."""
+    """Write calibration/experts.json and the manifest; with a text, once more with what was measured on it."""
     spec = source.spec
     errors = {i: journal.steps[expert_step(i)].data["errors"] for i in spec.sparse_layers}
 
-    def experts(counts: dict[str, Any] | None) -> ExportStep:
+    def experts(measured: dict[str, Any] | None) -> ExportStep:
         def write(out: Path) -> Written:
             (out / EXPERTS).parent.mkdir(parents=True)
-            (out / EXPERTS).write_bytes(experts_json(spec, errors, counts))
+            (out / EXPERTS).write_bytes(experts_json(spec, errors, measured))
             return Written([(EXPERTS, "calibration")], {})
 
-        return ExportStep(_USE_COUNTS if counts else _WEIGHT_ERRORS, write)
+        return ExportStep(_MEASURED if measured else _WEIGHT_ERRORS, write)
 
     runner.run(experts(None))
     _check_unchanged(source, options, journal)
-    if options.calibrate and not runner.is_done(_USE_COUNTS):
+    if options.calibrate and not runner.is_done(_MEASURED):
         _write_manifest(source, options, journal)
-        counts = count_uses(options.out, options.calibrate, options.memory_bytes)
+        text = options.calibrate.read_text("utf-8")
+        with runner.progress.share(_MEASURED) as share:
+            measured = measure_quality(options.out, text, errors, options.memory_bytes, share)
         (options.out / manifest_io.NAME).unlink()
-        runner.run(experts(counts))
+        runner.run(experts(measured))
     _write_manifest(source, options, journal)
     journal.remove()
 

@@ -13,6 +13,8 @@ BF16_TIER = 16
 TRUNK_PRECISIONS = ("fp32", "int8", "int4")
 DEFAULT_TRUNK = "int8"
 DEFAULT_MEMORY = "2GiB"
+DEFAULT_TEXT = Path(__file__).with_name("calibration_text.txt")
+"""What --calibrate runs if it is given no file: a page of prose, code, tables and data."""
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,8 @@ def _expert_parts(spec: ModelSpec, options: ExportOptions) -> Iterator[PlannedPa
 
 def _calibration_parts(source: SourceModel, options: ExportOptions) -> Iterator[PlannedPart]:
     spec = source.spec
-    numbers = len(spec.sparse_layers) * spec.num_experts * (options.num_segments + 2)
-    yield PlannedPart("calibration/experts.json", "calibration", 256 + 24 * numbers)
+    numbers = len(spec.sparse_layers) * spec.num_experts * (2 * options.num_segments + 4)
+    yield PlannedPart("calibration/experts.json", "calibration", 4096 + 16 * numbers)
     logits = num_reference_tokens(source) * (4 * spec.vocab_size + 4)
     yield PlannedPart("calibration/reference.npz", "calibration", 1024 + logits)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -66,6 +68,23 @@ class Progress:
         self._step_bytes, self._step_started = 0, time.monotonic()
         if self._bar and self._task is not None:
             self._bar.update(self._task, description=step)
+
+    @contextmanager
+    def share(self, step: str) -> Iterator[Callable[[float], None]]:
+        """Show a bar of its own for a step measured by the share done, 0 to 1; elsewhere a line every tenth."""
+        task = self._bar.add_task(step, total=1) if self._bar else None
+        tenths = 0
+
+        def show(done: float) -> None:
+            nonlocal tenths
+            if self._bar and task is not None:
+                self._bar.update(task, completed=done)
+            elif int(10 * done) > tenths and not self._quiet:
+                tenths = int(10 * done)
+                sys.stderr.write(f"{step}: {10 * tenths} %\n")
+                sys.stderr.flush()
+
+        yield show
 
     def end(self, step: str) -> None:
         """Report a finished step."""

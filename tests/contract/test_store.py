@@ -359,7 +359,7 @@ def test_cache_over_files_gives_every_expert_once(bundle, slots, rule, io_thread
     memory = ExpertMemory(ledger, layout.segment_offsets(TIER))
     store = FileExpertStore(bundle, TIER, io_threads=io_threads, chunk_bytes=8192)
     eviction = create_rule(rule, num_layers=2, num_experts=E, tier_bytes={TIER: 1}, full_tier=TIER)
-    cache = ExpertCache(ledger, memory, store, eviction, num_layers=2, num_experts=E, num_expert_layers=2)
+    cache = ExpertCache(ledger, memory, store, eviction, num_layers=2, num_experts=E)
     rng = np.random.default_rng(0)
     for _ in range(10):
         cache.begin_request()

@@ -26,9 +26,7 @@ def make(slots: int, rule: str = "lru", **script) -> tuple[ExpertCache, FakeStor
     ledger = UnitLedger(UnitSizes(TIER, TIER, 2 * PAGE), slots * 2 * PAGE, L * E)
     memory = ExpertMemory(ledger, (0, PAGE), chunk_bytes=3 * PAGE)
     eviction = create_rule(rule, num_layers=L, num_experts=E, tier_bytes={4: 1}, full_tier=4)
-    cache = ExpertCache(
-        ledger, memory, store, eviction, num_layers=L, num_experts=E, num_expert_layers=L, read_timeout_s=0.05
-    )
+    cache = ExpertCache(ledger, memory, store, eviction, num_layers=L, num_experts=E, read_timeout_s=0.05)
     return cache, store
 
 

@@ -44,11 +44,23 @@ def test_flag_beats_environment_beats_profile():
     assert settle({"HOBBIT_CONTEXT": ""}, device=profile).context == 100
 
 
+def test_max_kld_selects_rate_distortion():
+    assert settle(max_kld="0.02").policy == "rate-distortion:max_kld=0.02"
+    assert settle({"HOBBIT_MAX_KLD": "0"}).policy == "rate-distortion:max_kld=0.0"
+    assert settle(policy="rate-distortion:patience=0", max_kld=0.1).policy == "rate-distortion:patience=0,max_kld=0.1"
+    assert settle({"HOBBIT_MAX_KLD": "0.1"}, policy="lossless").policy == "lossless", "a flag beats the environment"
+    for policy in ("hobbit", "lossless"):
+        with pytest.raises(ConfigError, match="budget of rate-distortion"):
+            settle(policy=policy, max_kld=0.1)
+    with pytest.raises(ConfigError, match="given as well"):
+        settle(policy="rate-distortion:max_kld=0.2", max_kld=0.1)
+
+
 def test_every_option_has_an_environment_twin():
     env = {
         "PROFILE": "orin-nano-8gb", "MEMORY": "1GiB", "EXPERT_MEMORY": "100MiB", "TIER": "bf16", "POLICY": "lossless",
         "EVICTION": "lru", "BACKEND": "auto", "THREADS": "3", "IO_THREADS": "7", "DIRECT_IO": "off", "CONTEXT": "64",
-        "SEED": "5", "PARALLEL": "3",
+        "SEED": "5", "PARALLEL": "3", "PREFETCH": "lookahead:depth=1",
     }  # fmt: skip
     assert {name.lower() for name in env} | {"max_kld"} == {field.name for field in fields(EngineOptions)}
     config = settle({f"HOBBIT_{name}": value for name, value in env.items()})
@@ -57,6 +69,7 @@ def test_every_option_has_an_environment_twin():
     assert config.parallel == 3
     assert (config.eviction, config.threads, config.io_threads) == ("lru", 3, 7)
     assert (config.direct_io, config.context, config.seed) == (False, 64, 5)
+    assert config.prefetch == "lookahead:depth=1"
 
 
 @pytest.mark.parametrize(("given", "tier"), [(4, 4), ("2", 2), ("bf16", 16), (16, 16), ("auto", 8)])
@@ -78,6 +91,8 @@ def test_the_profiles_tier_is_cut_to_what_the_bundle_has():
         ("expert_memory", "0", "expected a size above zero"),
         ("tier", "6", r"expected one of this bundle's tiers 2, 4, 8, bf16, got '6'"),
         ("policy", "losless", "Did you mean 'lossless'"),
+        ("eviction", "mcd", "Did you mean .mdc."),
+        ("prefetch", "lookahead:depth=x", "expected int"),
         ("eviction", "lfu", "expected one of lru, lcu"),
         ("backend", "gpu", "expected one of auto, cpu, cuda"),
         ("threads", "0", "expected 1 to 1024, got 0"),
@@ -86,7 +101,8 @@ def test_the_profiles_tier_is_cut_to_what_the_bundle_has():
         ("direct_io", "maybe", "expected on or off"),
         ("context", "129", "expected 1 to 128, got 129"),
         ("seed", "-1", "expected 0 to"),
-        ("max_kld", "0.1", "rate-distortion policy is not in this version"),
+        ("max_kld", "-1", "0 to 10 nats"),
+        ("max_kld", "much", "expected a number"),
         ("profile", "orin", "expected one of agx-orin-32gb"),
     ],
 )

@@ -86,5 +86,50 @@ def test_rules_by_name():
     options = {"num_layers": 1, "num_experts": 2, "tier_bytes": TIERS, "full_tier": 8}
     assert create_rule("lru", **options).name == "lru"
     assert create_rule("lcu", **options).name == "lcu"
-    with pytest.raises(ConfigError, match=r"eviction: expected one of lru, lcu, got 'lcv'\. Did you mean"):
+    with pytest.raises(ConfigError, match=r"eviction: expected one of lru, lcu, lfru, mdc, got 'lcv'\. Did you mean"):
         create_rule("lcv", **options)
+
+
+def test_multidimensional_by_hand():
+    rule = create_rule(
+        "mdc:lru=0.4,lfu=0.3,lhu=0.2,fld=0.1", num_layers=4, num_experts=2, tier_bytes=TIERS, full_tier=8
+    )
+    rule.begin_sequence()
+    rule.begin_pass()  # T = 1
+    rule.use(keys(0, 3), at(8))
+    rule.begin_pass()  # T = 2
+    rule.use(keys(0), at(4))
+    # while layer 2 needs room (L = 4):
+    #   key 0, layer 0: R 2, F 2, H 1, (0 - 2 + 4) mod 4 = 2 ahead
+    #   key 3, layer 1: R 1, F 1, H 1, 3 ahead;  key 5, layer 2: never used, 0 ahead
+    expected = [
+        0.4 * 2 / 2 + 0.3 * 2 / 2 + 0.2 * 1 / 2 + 0.1 * (1 - 2 / 4),
+        0.4 * 1 / 2 + 0.3 * 1 / 2 + 0.2 * 1 / 2 + 0.1 * (1 - 3 / 4),
+        0.1,
+    ]
+    np.testing.assert_allclose(rule.scores(keys(0, 3, 5), 2), expected, rtol=1e-6)
+    rule.begin_sequence()
+    rule.begin_pass()
+    np.testing.assert_allclose(rule.scores(keys(0, 3), 2), [0.05, 0.025], rtol=1e-5)
+
+
+def test_lfru_halves_a_use_after_its_half_life():
+    rule = create_rule("lfru:half_life=2", num_layers=1, num_experts=3, tier_bytes=TIERS, full_tier=8)
+    rule.begin_pass()
+    rule.use(keys(0), at(8))
+    for _ in range(2):
+        rule.begin_pass()
+    rule.use(keys(1), at(8))
+    np.testing.assert_allclose(rule.scores(keys(0, 1, 2), 0), [0.5, 1, 0])
+    for _ in range(2000):
+        rule.begin_pass()
+    rule.use(keys(2), at(8))
+    assert rule.scores(keys(0, 1, 2), 0).argmax() == 2
+    assert np.isfinite(rule.scores(keys(0, 1, 2), 0)).all()
+
+
+def test_parameters_of_rules_are_checked():
+    with pytest.raises(ConfigError, match="unknown parameter 'lfo'; it takes fld, lfu, lhu, lru"):
+        create_rule("mdc:lfo=1", num_layers=1, num_experts=1, tier_bytes=TIERS, full_tier=8)
+    with pytest.raises(ConfigError, match="expected one of lru, lcu, lfru, mdc"):
+        create_rule("fifo", num_layers=1, num_experts=1, tier_bytes=TIERS, full_tier=8)

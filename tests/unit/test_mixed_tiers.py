@@ -27,9 +27,7 @@ def make(budget: int, rule: str = "lru", **script) -> tuple[ExpertCache, FakeSto
     ledger = UnitLedger(SIZES, budget, L * E)
     eviction = create_rule(rule, num_layers=L, num_experts=E, tier_bytes={4: 3, 6: 4, 8: 5}, full_tier=8)
     memory = ExpertMemory(ledger, (0, 2 * PAGE), chunk_bytes=4 * PAGE)
-    cache = ExpertCache(
-        ledger, memory, store, eviction, num_layers=L, num_experts=E, num_expert_layers=L, read_timeout_s=0.05
-    )
+    cache = ExpertCache(ledger, memory, store, eviction, num_layers=L, num_experts=E, read_timeout_s=0.05)
     return cache, store
 
 

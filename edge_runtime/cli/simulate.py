@@ -1,0 +1,179 @@
+"""`hobbit simulate`: replay a trace against policies, cache sizes and eviction rules, beside Belady's optimum."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edge_runtime.simulator.replay import Simulation
+    from edge_runtime.simulator.trace import Trace
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's flags."""
+    add = parser.add_argument
+    add("trace", metavar="T", help="trace written by `hobbit trace`")
+    add("--policy", action="append", metavar="NAME[:K=V,...]", help="repeat to compare (default: lossless)")
+    add("--eviction", action="append", metavar="NAME", help="repeat to compare (default: lru)")
+    add("--expert-memory", action="append", metavar="SIZE|P%", help="cache size; P%% of all experts at the full tier")
+    add("--memory", metavar="SIZE|auto", help="ceiling for the whole process; needs --bundle to know the rest of it")
+    add("--bundle", metavar="BUNDLE", help="for --memory, and for policies that need its calibration")
+    add("--tier", type=int, metavar="8|6|4|2", help="precision that counts as full (default: the trace's)")
+    add("--drive-gbps", type=float, default=3.0, metavar="X", help="bandwidth of the drive model (default: 3)")
+    add("--latency-us", type=float, default=100.0, metavar="Y", help="latency of a batch of reads (default: 100)")
+    add("--compute-ms", type=float, default=0.0, metavar="Z", help="time of a token without reads (default: 0)")
+    add("--no-belady", action="store_true", help="leave the bound out; it takes as long as the replay")
+    add("--json", action="store_true", help="one JSON object on stdout instead of a table")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the verb."""
+    from edge_runtime.simulator.trace import Trace
+
+    _check(args)
+    trace = Trace(args.trace)
+    runs = [
+        _run(trace, policy, eviction, slots, args)
+        for slots in _sizes(trace, args)
+        for policy in args.policy or ["lossless"]
+        for eviction in args.eviction or ["lru"]
+    ]
+    if args.json:
+        print(
+            json.dumps(
+                {"trace": args.trace, "tokens": trace.tokens, "recorded_with": trace.header.policy, "runs": runs}
+            )
+        )
+    else:
+        _print_table(runs)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    from edge_runtime.errors import ConfigError
+
+    if not args.drive_gbps > 0 or args.latency_us < 0 or args.compute_ms < 0:
+        raise ConfigError("drive model: expected --drive-gbps above 0, --latency-us and --compute-ms of 0 or more.")
+    if args.memory and not args.bundle:
+        raise ConfigError(
+            "--memory: needs --bundle, to know what the process uses besides experts. Or --expert-memory."
+        )
+    if args.memory and args.expert_memory:
+        raise ConfigError("--memory and --expert-memory: expected one of them.")
+
+
+def _tier(trace: Trace, args: argparse.Namespace) -> int:
+    from edge_runtime.errors import ConfigError
+
+    tier = args.tier or trace.header.tier
+    if tier not in trace.header.tiers:
+        raise ConfigError(f"--tier: expected one of {trace.header.tiers}, got {tier}.")
+    return int(tier)
+
+
+def _sizes(trace: Trace, args: argparse.Namespace) -> list[int]:
+    """Cache sizes in experts of the full tier."""
+    from edge_runtime.errors import ConfigError
+    from edge_runtime.sizes import parse_size
+
+    spec, tier = trace.header.model, _tier(trace, args)
+    if args.memory:
+        return [_planned(args, tier)]
+    experts = len(spec.sparse_layers) * spec.num_experts
+    sizes = []
+    for text in args.expert_memory or ["100%"]:
+        if not text.endswith("%"):
+            sizes.append(parse_size(text, "--expert-memory") // trace.header.layout.tier_bytes(tier))
+            continue
+        try:
+            sizes.append(int(float(text[:-1]) / 100 * experts))
+        except (ValueError, OverflowError) as err:
+            raise ConfigError(f"--expert-memory: expected a size or a percentage, got {text!r}.") from err
+    return sizes
+
+
+def _planned(args: argparse.Namespace, tier: int) -> int:
+    from edge_runtime.assembly import prepare
+    from edge_runtime.config import EngineOptions
+
+    return prepare(args.bundle, EngineOptions(memory=args.memory, tier=tier)).plan.num_slots
+
+
+def _run(trace: Trace, policy: str, eviction: str, slots: int, args: argparse.Namespace) -> dict[str, Any]:
+    from edge_runtime.cli.texts import progress_bar
+    from edge_runtime.simulator.drive import DriveModel
+    from edge_runtime.simulator.replay import simulate
+
+    tier = _tier(trace, args)
+    drive = DriveModel(args.drive_gbps, args.latency_us)
+    with progress_bar(f"{policy}, {eviction}", trace.tokens) as advance:
+        found = simulate(
+            trace, policy, num_slots=slots, eviction=eviction, tier=tier, drive=drive, progress=advance,
+            calibration=_calibration(trace, args),
+        )  # fmt: skip
+    size = trace.header.layout.tier_bytes(tier)
+    wait_ms = 1000 * found.drive_s / max(found.tokens, 1)
+    token_ms = args.compute_ms + wait_ms
+    return {
+        "policy": {"name": found.policy.name, "params": found.policy.params},
+        "eviction": eviction,
+        "tier": tier,
+        "expert_memory_bytes": slots * size,
+        "tokens": found.tokens,
+        "experts": found.counters.to_json(found.tokens),
+        "belady": None if args.no_belady else _bound(trace, found, slots * size),
+        "drive": {"gbps": args.drive_gbps, "latency_us": args.latency_us, "wait_ms_per_token": round(wait_ms, 4)},
+        "estimated_tok_s": round(1000 / token_ms, 2) if token_ms else None,
+        "replayed_tok_s": round(found.tokens / found.wall_s, 1),
+    }
+
+
+def _calibration(trace: Trace, args: argparse.Namespace) -> Any:
+    from pathlib import Path
+
+    from edge_runtime.format.calibration import read
+
+    return read(Path(args.bundle), trace.header.model) if args.bundle else None
+
+
+def _bound(trace: Trace, found: Simulation, budget_bytes: int) -> dict[str, Any]:
+    from edge_runtime.simulator.belady import optimum
+
+    tier_bytes = {tier: trace.header.layout.tier_bytes(tier) for tier in trace.header.tiers}
+    bound = optimum(found.requests, tier_bytes, budget_bytes)
+    read = found.counters.bytes_read
+    return {
+        "lower_bytes": bound.lower_bytes,
+        "upper_bytes": bound.upper_bytes,
+        "exact": bound.exact,
+        "factor_of_upper": round(read / bound.upper_bytes, 4) if bound.upper_bytes else None,
+        "factor_of_lower": round(read / bound.lower_bytes, 4) if bound.lower_bytes else None,
+    }
+
+
+def _print_table(runs: list[dict[str, Any]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from edge_runtime.sizes import format_size
+
+    table = Table(box=box.SIMPLE)
+    for name in ("policy", "eviction", "cache", "hit %", "bytes a token", "of Belady", "tok/s estimated"):
+        table.add_column(name, justify="left" if name in ("policy", "eviction") else "right")
+    for run in runs:
+        e, bound = run["experts"], run["belady"]
+        params = ",".join(f"{key}={value}" for key, value in run["policy"]["params"].items())
+        table.add_row(
+            run["policy"]["name"] + (f":{params}" if params else ""),
+            run["eviction"],
+            format_size(run["expert_memory_bytes"]),
+            f"{100 * e['hits'] / max(e['lookups'], 1):.1f}",
+            format_size(e["bytes_per_token"] or 0),
+            "" if bound is None or bound["factor_of_upper"] is None else f"{bound['factor_of_upper']:.2f}",
+            "" if run["estimated_tok_s"] is None else f"{run['estimated_tok_s']:.1f}",
+        )
+    Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty()).print(table)

@@ -1,0 +1,66 @@
+"""Texts run token by token, as `eval` and `trace` do: reading them, and a progress bar over their windows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edge_runtime import Engine
+
+Item = TypeVar("Item")
+
+
+def read_tokens(engine: Engine, path: str, limit: int) -> list[int]:
+    """Return the first `limit` tokens of a text file.
+
+    Raises:
+        RequestError: it cannot be read, or has fewer than two tokens.
+    """
+    from edge_runtime.errors import RequestError
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            # a token is at least one character of text in every tokenizer we know: never read a huge file whole
+            text = file.read(64 * max(limit, 2))
+    except (OSError, UnicodeDecodeError) as err:
+        raise RequestError(f"text: cannot read {path}: {err}.") from err
+    ids = engine.tokenizer.encode(text)[:limit]
+    if len(ids) < 2:
+        raise RequestError(f"text: {path}: expected at least 2 tokens, got {len(ids)}.")
+    return ids
+
+
+def windows(engine: Engine, ids: NDArray[np.int32], *, chunk: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield (position, logits [t, V]) of a text of any length, in windows of the engine's context."""
+    window = engine.parts.config.context
+    for start in range(0, len(ids), window):
+        for position, rows in engine.logit_chunks(ids[start : start + window], chunk=chunk):
+            yield start + position, rows
+
+
+def progress(steps: Iterable[Item], what: str, total: int) -> Iterable[Item]:
+    """Show a progress bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(steps, what, total=total, console=Console(stderr=True), disable=not sys.stderr.isatty())
+
+
+@contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal; the value is called with how much more is done."""
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)

@@ -1,0 +1,85 @@
+"""`hobbit trace`: decode a text token by token and record what the router said, for `hobbit simulate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from edge_runtime.cli.options import add_engine_arguments, engine_options
+from edge_runtime.cli.texts import progress, read_tokens, windows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from edge_runtime import Engine
+    from edge_runtime.simulator.trace import TraceHeader
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's flags."""
+    add_engine_arguments(parser)
+    parser.add_argument("--text", metavar="FILE", required=True, help="UTF-8 text to run")
+    parser.add_argument("--out", metavar="T", required=True, help="trace file to write")
+    parser.add_argument("--tokens", type=int, default=2048, metavar="N", help="record N tokens at most (default: 2048)")
+    parser.add_argument(
+        "--half", action="store_true", help="store logits in 16 bits: half the size, a replay no longer exact"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the verb."""
+    from pathlib import Path
+
+    from edge_runtime import Engine
+    from edge_runtime.sizes import format_size
+
+    out = Path(args.out)
+    with Engine.open(args.bundle, self_check=not args.no_self_check, **engine_options(args)) as engine:
+        ids = read_tokens(engine, args.text, args.tokens)
+        passes = record(engine, ids, out, half=args.half)
+    size = out.stat().st_size
+    if args.json:
+        print(json.dumps({"trace": str(out), "tokens": len(ids), "passes": passes, "bytes": size}))
+    else:
+        print(f"{out}: {len(ids)} tokens in {passes} passes, {format_size(size)}")
+    return 0
+
+
+def record(engine: Engine, ids: Sequence[int], out: Path, *, half: bool = False) -> int:
+    """Decode token ids one a step, in windows of the context, and write their trace; return the number of passes."""
+    import numpy as np
+
+    from edge_runtime.evaluation import log_softmax
+    from edge_runtime.policy.tracing import TracingPolicy
+    from edge_runtime.simulator.trace import TracePass, TraceWriter
+
+    parts, passes = engine.parts, 0
+    tokens = np.asarray(ids, np.int32)
+    tracing = TracingPolicy(parts.decoder.policy, engine.spec.sparse_layers)
+    with TraceWriter(out, _header(engine, half=half)) as writer, engine.deciding_with(tracing):
+        for position, rows in progress(windows(engine, tokens, chunk=1), "trace", len(tokens)):
+            confidence = np.exp(log_softmax(rows).max(axis=1)).astype(np.float32)
+            chunk = tokens[position : position + len(rows)]
+            writer.add(TracePass(chunk, tracing.take(), confidence, position % parts.config.context == 0))
+            passes += 1
+    return passes
+
+
+def _header(engine: Engine, *, half: bool) -> TraceHeader:
+    from importlib.metadata import version
+
+    from edge_runtime.simulator.trace import TraceHeader
+
+    manifest = engine.parts.bundle.manifest
+    return TraceHeader(
+        model=manifest.model,
+        num_segments=manifest.experts.num_segments,
+        tiers=list(manifest.experts.tiers),
+        tier=engine.parts.config.tier,
+        logits="float16" if half else "float32",
+        bundle_id=manifest.bundle_id,
+        policy=engine.parts.config.policy,
+        created_by=f"hobbit {version('hobbit-edge')}",
+    )

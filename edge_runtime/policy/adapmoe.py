@@ -1,0 +1,75 @@
+"""AdapMoE's sensitivity-gated top-k: where a layer tolerates it, the tail of the experts is dropped. arXiv 2408.10284.
+
+Published for K = 2: drop the second expert if its normalised weight is below sqrt(tau / h_l), which is h_l w^2 < tau.
+Our readings: for larger K the tail from a rank on is one expert of its summed weight; h_l comes from this bundle's own
+calibration, as the KL divergence a dropped unit of weight costs, so that tau is in nats for each drop. Prompts keep K.
+The paper's cache sizes for each layer are not used: the cache is one pool over all layers (docs/adr/0006).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edge_runtime.errors import ConfigError
+from edge_runtime.policy.base import PolicyContext, ResidencyView, Routing, StepPlan
+from edge_runtime.policy.params import Param
+from edge_runtime.policy.plans import full_plan, keep
+from edge_runtime.policy.wrapping import OnePass
+
+SOURCE = "AdapMoE, arXiv 2408.10284"
+PARAMS = {
+    "tau": Param(
+        0.0005, "loss a drop may cost, in nats; 0 changes nothing", "2408.10284, in its own unit 0 to 0.013", 0
+    )
+}
+
+
+class Adapmoe(OnePass):
+    """See the module. Implements `Policy`.
+
+    Args:
+        context: what it is built for; its calibration must have been measured on a text unless tau is 0.
+        tau: see `PARAMS`.
+
+    Raises:
+        ConfigError: the bundle was exported without a calibration text.
+    """
+
+    name = "adapmoe"
+
+    def __init__(self, context: PolicyContext, *, tau: float) -> None:
+        super().__init__(context, {"tau": tau})
+        self._tau = tau
+        self._h = sensitivities(context) if tau > 0 else np.ones(context.num_layers)
+
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
+        """See `Policy.decide`."""
+        weights = routing.topk_weights
+        if self._tau == 0 or len(weights) > 1:
+            return full_plan(routing, self.context)
+        wide = weights.astype(np.float64)
+        # summed from the lightest: the weight of this rank and of all behind it
+        tail = np.cumsum(wide[:, ::-1], axis=1)[:, ::-1] / wide.sum()
+        loss = self._h[layer_idx] * tail**2
+        kept = loss >= self._tau
+        kept[:, 0] = True
+        dropped = np.flatnonzero(~kept[0])
+        predicted = float(loss[0, dropped[0]]) if len(dropped) else 0.0
+        return keep(routing, kept, self.context, predicted_kld=predicted)
+
+
+def sensitivities(context: PolicyContext) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Return h_l float64 [L]: nats lost for each unit of squared weight that a layer drops.
+
+    Raises:
+        ConfigError: nothing was measured.
+    """
+    out = np.zeros(context.num_layers)
+    for layer in context.calibration.layers if context.calibration is not None else []:
+        if layer.sensitivity is not None and layer.norms is not None:
+            out[layer.layer] = layer.sensitivity.skip * float(np.mean(np.square(layer.norms)))
+    if not out.any():
+        raise ConfigError(
+            "policy 'adapmoe': the bundle has no layer sensitivities. Export it with --calibrate FILE, or use tau=0."
+        )
+    return out

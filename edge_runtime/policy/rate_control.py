@@ -1,0 +1,53 @@
+"""The price of a byte: what a rate-distortion policy pays, in nats of KL divergence, to read one byte less."""
+
+from __future__ import annotations
+
+import math
+
+_HORIZON = 32.0
+"""Tokens over which a surplus or deficit of the budget is made good."""
+_MEMORY = 1 / 8
+_GAIN, _MAX_STEP = 0.25, 0.5
+_LEAST_SHARE, _MOST_SHARE = 0.25, 2.0
+_RANGE = 1e3
+"""The price stays within this factor of the first: where nothing has to be read, no price would spend the budget."""
+
+
+class PriceController:
+    """Moves the price so that the predicted loss a token stays at a budget, as a video encoder holds its rate.
+
+    The price rises (fewer bytes are read) while less than the budget is spent. What earlier tokens left over, or spent
+    too much, is spread over the next ones.
+
+    Args:
+        budget: nats a token; above 0.
+    """
+
+    def __init__(self, budget: float) -> None:
+        self.budget = budget
+        self.price: float | None = None
+        self._first = 0.0
+        self._recent = budget
+        self.begin_sequence()
+
+    def begin_sequence(self) -> None:
+        """A new text has its whole budget; the price stays, it belongs to the model and the cache."""
+        self._balance = 0.0
+
+    def start(self, price: float) -> None:
+        """Set the first price."""
+        self.price = self._first = price
+
+    def spent(self, loss: float, tokens: int) -> None:
+        """Account for a pass of `tokens` tokens that was predicted to lose `loss` nats in all."""
+        if self.price is None:
+            return
+        limit = _HORIZON * self.budget
+        self._balance = min(max(self._balance + self.budget * tokens - loss, -limit), limit)
+        share = 1 - (1 - _MEMORY) ** tokens
+        self._recent += share * (loss / tokens - self._recent)
+        wanted = self.budget + self._balance / _HORIZON
+        wanted = min(max(wanted, _LEAST_SHARE * self.budget), _MOST_SHARE * self.budget)
+        step = _GAIN * math.log(wanted / max(self._recent, 1e-3 * self.budget))
+        price = self.price * math.exp(min(max(step, -_MAX_STEP), _MAX_STEP))
+        self.price = min(max(price, self._first / _RANGE), self._first * _RANGE)

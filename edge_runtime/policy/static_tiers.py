@@ -1,0 +1,163 @@
+"""Static mixed precision: each expert has one tier, settled before the first token from what the exporter measured.
+
+EdgeMoE (arXiv 2308.14352) gives each expert a bit width by its own sensitivity, profiled offline. MC-MoE and MC#
+allocate bits by importance as well (how often an expert is used, how much it carries) and prune experts online. Both
+are one allocation here: the mean bytes of an expert are a budget, and planes go where they lower the summed error most
+for their bytes. Not taken over: EdgeMoE's statistical preload (use ``--prefetch``); MC#'s learned pruning, in whose
+place the tail of a token's experts below a share of its weight is dropped.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.errors import ConfigError
+from edge_runtime.policy.base import PolicyContext, ResidencyView, Routing, StepPlan
+from edge_runtime.policy.params import Param
+from edge_runtime.policy.plans import count_skipped
+from edge_runtime.policy.wrapping import OnePass
+
+EDGEMOE_SOURCE, MCSHARP_SOURCE = "EdgeMoE, arXiv 2308.14352", "after MC-MoE / MC#; pruning is ours"
+_BITS = Param(
+    4.0, "mean bits of an expert; the full tier's changes nothing", "the papers' own trade-off; default ours", 2, 16
+)
+EDGEMOE_PARAMS = {"bits": _BITS}
+MCSHARP_PARAMS = {
+    "bits": _BITS,
+    "prune": Param(0.05, "drop the tail of a token's experts up to this share of its weight", "ours", 0, 1),
+}
+Costs = dict[int, NDArray[np.float64]]
+
+
+class StaticTiers(OnePass):
+    """Every expert at its own tier, always. Implements `Policy`.
+
+    Args:
+        context: what it is built for, with its calibration.
+        name: 'edgemoe' or 'mcsharp'.
+        bits: mean bits of an expert.
+        prune: share of a token's weight that may be dropped.
+
+    Raises:
+        ConfigError: the calibration it needs is missing.
+    """
+
+    def __init__(self, context: PolicyContext, name: str, *, bits: float, prune: float | None = None) -> None:
+        params: dict[str, float | int | str | bool] = {"bits": bits}
+        super().__init__(context, params if prune is None else params | {"prune": prune})
+        self.name, self._prune = name, prune or 0.0
+        self._tiers = np.full((context.num_layers, context.num_experts), context.tier, np.uint8)
+        if bits < context.tier:
+            layers, costs = measured_costs(context, name)
+            self._tiers[layers] = allocate(costs, context.tier_bytes, mean_bytes(context, bits))
+        self._lowest = int(self._tiers.min())
+
+    @property
+    def min_tier(self) -> int:
+        """See `Policy.min_tier`: the lowest tier given to an expert."""
+        return self._lowest
+
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
+        """See `Policy.decide`."""
+        ids, weights, mine = routing.topk_ids, routing.topk_weights, self._tiers[layer_idx]
+        if self._prune:
+            weights = pruned(weights, self._prune)
+        used = weights != 0
+        tiers = np.zeros(self.context.num_experts, np.uint8)
+        chosen = ids[used]
+        tiers[chosen] = mine[chosen]
+        lower = int(np.count_nonzero(mine[chosen] < self.context.tier))
+        return StepPlan(ids, weights, tiers, substituted=lower, skipped=count_skipped(routing, weights))
+
+    def foresee(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+        """See `Policy.foresee`."""
+        return self.decide(layer_idx, routing, residency).tiers
+
+
+def pruned(weights: NDArray[np.float32], share: float) -> NDArray[np.float32]:
+    """Zero the longest tail of each token's weights float32 [T, K] that sums to at most `share`; scale the rest."""
+    tail = np.cumsum(weights[:, ::-1], axis=1)[:, ::-1]
+    total = weights.sum(axis=1, keepdims=True)
+    kept = tail > share * total
+    kept[:, 0] = True
+    left = np.where(kept, weights, np.float32(0))
+    return np.asarray(left * (total / left.sum(axis=1, keepdims=True)), np.float32)
+
+
+def mean_bytes(context: PolicyContext, bits: float) -> float:
+    """Bytes of an expert at a mean of `bits`, between those of the tiers there are."""
+    tiers = sorted(tier for tier in context.tier_bytes if tier <= context.tier)
+    return float(np.interp(bits, tiers, [context.tier_bytes[tier] for tier in tiers]))
+
+
+def measured_costs(context: PolicyContext, name: str) -> tuple[Sequence[int], Costs]:
+    """Return the sparse layers, and tier -> what each of their experts costs there, float64 [layers, E].
+
+    EdgeMoE: the squared error of its weights. MC#: its output's squared error times how often it is used and how long
+    its output is.
+
+    Raises:
+        ConfigError: it was not measured.
+    """
+    found = context.calibration
+    if found is None or (name == "mcsharp" and not found.is_measured):
+        raise ConfigError(
+            f"policy {name!r}: the bundle has no calibration of its experts. Export it with --calibrate FILE."
+        )
+    costs: Costs = {}
+    for tier in sorted(t for t in context.tier_bytes if t <= context.tier):
+        rows = []
+        for layer in found.layers:
+            errors = layer.errors if name == "edgemoe" else layer.output_errors or {}
+            row = np.square(np.array(errors.get(str(tier), [0.0] * context.num_experts), np.float64))
+            if name == "mcsharp":
+                row *= np.array(layer.counts, np.float64) * np.square(np.array(layer.norms, np.float64))
+            rows.append(row)
+        costs[tier] = np.stack(rows)
+    return [layer.layer for layer in found.layers], costs
+
+
+def allocate(costs: Costs, tier_bytes: Mapping[int, int], budget: float) -> NDArray[np.uint8]:
+    """Choose a tier for every expert so that their mean bytes stay within a budget and their summed cost is low.
+
+    Greedy: all start at the lowest tier, and the step that saves most for its bytes goes first. A step may span several
+    tiers, where the next one alone saves little.
+
+    Args:
+        costs: tier -> float64 [layers, E].
+        tier_bytes: bytes at each tier.
+        budget: mean bytes of an expert.
+
+    Returns:
+        uint8 [layers, E].
+    """
+    tiers = sorted(costs)
+    shape = costs[tiers[0]].shape
+    table = np.stack([costs[tier].ravel() for tier in tiers])
+    sizes = [tier_bytes[tier] for tier in tiers]
+    level = [0] * table.shape[1]
+    left = (budget - sizes[0]) * len(level)
+
+    def best_step(expert: int, start: int) -> tuple[float, int, int, int]:
+        rates = [
+            (float(table[start, expert] - table[to, expert]) / (sizes[to] - sizes[start]), to)
+            for to in range(start + 1, len(tiers))
+        ]
+        rate, to = max(rates, key=lambda entry: (entry[0], -entry[1]))
+        return -rate, expert, start, to
+
+    heap = [best_step(expert, 0) for expert in range(len(level))] if len(tiers) > 1 else []
+    heapq.heapify(heap)
+    while heap:
+        _, expert, start, to = heapq.heappop(heap)
+        if sizes[to] - sizes[start] > left:
+            continue
+        left -= sizes[to] - sizes[start]
+        level[expert] = to
+        if to + 1 < len(tiers):
+            heapq.heappush(heap, best_step(expert, to))
+    return np.asarray(np.array(tiers, np.uint8)[level].reshape(shape), np.uint8)

@@ -1,0 +1,88 @@
+"""Prefetcher: turns predictions into early reads, as far ahead as there is something to read, while it pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from time import perf_counter_ns
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.experts.cache import ExpertCache
+from edge_runtime.policy.base import Policy, Routing
+from edge_runtime.prefetch.governor import Governor
+
+F32 = NDArray[np.float32]
+
+
+class Predictor(Protocol):
+    """Says what coming layers will choose."""
+
+    def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
+        """Yield (layer, predicted routing [1, E]) of coming layers, nearest first.
+
+        Args:
+            layer_idx: the layer whose experts are being read now.
+            x: float32 [1, D], what entered its router.
+            routing: what its router chose.
+        """
+        ...
+
+
+class Prefetcher:
+    """Adaptive depth, as HOBBIT has it: the first coming layer that lacks something is read for, nearest first.
+
+    Everything predicted on the way is kept from eviction until its layer ran. Tiers are those the policy would ask for
+    if the prediction were true. Only single tokens are looked ahead for; a prompt reads most experts anyway.
+
+    Args:
+        predictor: says what comes.
+        policy: says at which tier.
+        cache: reads.
+        governor: switches prefetching off and on; None: always on.
+        clock: in nanoseconds.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        policy: Policy,
+        cache: ExpertCache,
+        governor: Governor | None,
+        *,
+        clock: Callable[[], int] = perf_counter_ns,
+    ) -> None:
+        self._predictor, self._policy, self._cache = predictor, policy, cache
+        self.governor, self._clock = governor, clock
+        self._is_single = False
+        self._spent_ns = self._stall_before = 0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether reads are made ahead now."""
+        return self.governor is None or self.governor.is_on
+
+    def begin_pass(self, num_tokens: int) -> None:
+        """A pass over T tokens begins."""
+        self._is_single = num_tokens == 1
+        self._spent_ns, self._stall_before = 0, self._cache.stall_ns
+
+    def after(self, layer_idx: int, x: F32, routing: Routing) -> None:
+        """A layer's own reads are under way: read ahead behind them."""
+        if not self._is_single or not self.is_on:
+            return
+        started = self._clock()
+        for coming, predicted in self._predictor.predict(layer_idx, x, routing):
+            tiers = self._policy.foresee(coming, predicted, self._cache)
+            order = [int(e) for e in predicted.topk_ids[0] if tiers[e]]
+            self._cache.mask(coming, order)
+            if (self._cache.resident_tiers(coming)[order] < tiers[order]).any():
+                self._cache.prefetch(coming, order, tiers)
+                break
+        self._spent_ns += self._clock() - started
+
+    def end_pass(self) -> None:
+        """The pass is over: let the governor see what it cost."""
+        if self._is_single and self.governor is not None:
+            self.governor.token(self._cache.stall_ns - self._stall_before + self._spent_ns)

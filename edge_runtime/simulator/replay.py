@@ -1,0 +1,171 @@
+"""Replays a trace through the runtime's own decoder, policy and cache; only trunk, kernels and drive are fakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+
+from edge_runtime.decoder import Decoder
+from edge_runtime.errors import BudgetError
+from edge_runtime.experts.counters import ExpertCounters
+from edge_runtime.experts.eviction import create_rule
+from edge_runtime.format.calibration import ExpertCalibration
+from edge_runtime.policy import create_policy
+from edge_runtime.policy.base import Policy, PolicyContext, Routing, StepPlan
+from edge_runtime.policy.routing import route
+from edge_runtime.simulator.drive import DriveModel, SimulatedStore
+from edge_runtime.simulator.requests import LoggingCache, RequestLog
+from edge_runtime.simulator.stand_ins import NullKernels, TraceTrunk
+from edge_runtime.simulator.trace import Trace, TraceHeader, TracePass
+from edge_runtime.sizes import format_size
+from edge_runtime.trunk.base import F32, LayerOutput, TrunkChunk
+
+_MAX_CHUNK = 1 << 12
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """One replay.
+
+    Attributes:
+        policy: as it was at the end.
+        counters: what the runtime would have counted.
+        tokens: tokens replayed.
+        drive_s: time the drive model says the engine waited.
+        wall_s: time the replay took.
+        requests: what was asked for, for the bound.
+    """
+
+    policy: Policy
+    counters: ExpertCounters
+    tokens: int
+    drive_s: float
+    wall_s: float
+    requests: RequestLog
+
+
+def simulate(
+    trace: Trace,
+    policy: str,
+    *,
+    num_slots: int,
+    eviction: str,
+    tier: int | None = None,
+    drive: DriveModel | None = None,
+    calibration: ExpertCalibration | None = None,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> Simulation:
+    """Replay a trace.
+
+    Args:
+        trace: recorded routing.
+        policy: name and parameters.
+        num_slots: S, the cache in experts of the full tier.
+        eviction: name of the rule.
+        tier: the full tier; the trace's own if left out.
+        drive: what reads cost.
+        calibration: of the bundle, for policies that need it.
+        progress: called with the tokens of each pass.
+
+    Raises:
+        BudgetError: fewer slots than one layer needs for one token.
+        BundleError: the trace is damaged.
+        ConfigError: a policy, parameter or rule is unknown.
+    """
+    spec, store = trace.header.model, SimulatedStore(drive or DriveModel())
+    context = policy_context(trace.header, tier or trace.header.tier, calibration)
+    decides = create_policy(policy, context)
+    cache = _cache(trace.header, context, decides.min_tier, num_slots, eviction, store)
+    log = cache.log = RequestLog(spec.num_experts)
+    trunk = TraceTrunk(spec)
+    decoder = _ReplayDecoder(spec, trunk, cache, NullKernels(), decides, max_chunk=_MAX_CHUNK)
+    kv = trunk.new_kv_cache(_MAX_CHUNK)
+    tokens, started = 0, perf_counter()
+    try:
+        for one in trace:
+            count = len(one.token_ids)
+            if one.first_of_text:
+                decides.begin_sequence()
+                cache.begin_sequence()
+            kv.truncate(0)
+            trunk.load(one)
+            decoder.load(one)
+            decoder.forward(one.token_ids, kv, slice(count - 1, count))
+            tokens += count
+            progress(count)
+        counters = cache.counters.snapshot()
+    finally:
+        cache.close()
+    return Simulation(decides, counters, tokens, store.seconds, perf_counter() - started, log)
+
+
+def policy_context(header: TraceHeader, tier: int, calibration: ExpertCalibration | None) -> PolicyContext:
+    """What a policy is built for, as `edge_runtime.assembly` says it of a bundle."""
+    spec, layout = header.model, header.layout
+    return PolicyContext(
+        num_layers=spec.num_layers,
+        num_experts=spec.num_experts,
+        top_k=spec.top_k,
+        tier=tier,
+        tier_bytes={t: layout.tier_bytes(t) for t in header.tiers},
+        norm_topk_prob=spec.norm_topk_prob,
+        calibration=calibration,
+    )
+
+
+class _ReplayDecoder(Decoder):
+    """The runtime's passes, without what only computing experts needs; a pass is routed in one go."""
+
+    def load(self, one: TracePass) -> None:
+        """Route the pass that the next `forward` runs."""
+        spec, (layers, tokens, experts) = self.spec, one.logits.shape
+        every = route(one.logits.reshape(-1, experts), spec.top_k, norm_topk_prob=spec.norm_topk_prob)
+        ids, weights = (a.reshape(layers, tokens, spec.top_k) for a in (every.topk_ids, every.topk_weights))
+        self._routings = {
+            layer: Routing(one.logits[i], ids[i], weights[i]) for i, layer in enumerate(spec.sparse_layers)
+        }
+
+    def _route(self, layer_idx: int, outs: list[LayerOutput]) -> Routing:
+        return self._routings[layer_idx]
+
+    def _run_experts(
+        self, layer_idx: int, plan: StepPlan, routing: Routing, outs: list[LayerOutput], chunks: list[TrunkChunk]
+    ) -> list[F32]:
+        ready = self.cache.stream(layer_idx, plan.tiers, plan.use_order)
+        for hint in plan.hints:
+            self._prefetch(hint)
+        for _ in ready:
+            pass
+        return [self._moe[: len(plan.topk_ids)]]
+
+
+def _cache(
+    header: TraceHeader, context: PolicyContext, min_tier: int, num_slots: int, eviction: str, store: SimulatedStore
+) -> LoggingCache:
+    spec, tier = header.model, context.tier
+    if num_slots < spec.top_k:
+        size = context.tier_bytes[tier]
+        raise BudgetError(
+            f"--expert-memory: {num_slots} experts of {format_size(size)} are fewer than the {spec.top_k} one layer "
+            f"needs for a token. Raise it to {format_size(spec.top_k * size)}."
+        )
+    rule = create_rule(
+        eviction,
+        num_layers=spec.num_layers,
+        num_experts=spec.num_experts,
+        tier_bytes=context.tier_bytes,
+        full_tier=tier,
+    )
+    # address space only: memory is taken when a unit is first written, and nothing ever is
+    cache = LoggingCache.make(
+        store,
+        rule,
+        header.layout,
+        spec,
+        num_slots=min(num_slots, len(spec.sparse_layers) * spec.num_experts),
+        tier=tier,
+        min_tier=min_tier,
+    )
+    assert isinstance(cache, LoggingCache)
+    return cache

@@ -1,0 +1,87 @@
+"""Stand-ins for what a replay leaves out: a trunk that says what was recorded, kernels that compute nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.simulator.trace import TracePass
+from edge_runtime.spec import ModelSpec
+from edge_runtime.trunk.base import F32, LayerOutput, TrunkChunk
+from edge_runtime.trunk.kv_cache import KVCache
+
+
+class TraceTrunk:
+    """Implements `Trunk` from one recorded pass at a time.
+
+    Its logits are made up so that their largest probability is the recorded one: all that a policy may look at.
+
+    Args:
+        spec: the model.
+    """
+
+    weight_bytes = 0
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self._place = {layer: i for i, layer in enumerate(spec.sparse_layers)}
+        self._pass: TracePass | None = None
+        self._x = np.zeros((0, spec.hidden), np.float32)
+
+    def load(self, one: TracePass) -> None:
+        """Take the pass that the next `begin` is about."""
+        self._pass = one
+        if len(self._x) < len(one.token_ids):
+            self._x = np.zeros((len(one.token_ids), self._spec.hidden), np.float32)
+
+    def new_kv_cache(self, context: int) -> KVCache:
+        """Return a cache that counts tokens and holds nothing worth its name."""
+        return KVCache(1, 1, 1, context)
+
+    def begin(self, token_ids: NDArray[np.int32], kv: KVCache) -> TrunkChunk:
+        """See `Trunk.begin`."""
+        kv.require(len(token_ids))
+        return TrunkChunk(kv, len(token_ids))
+
+    def run_layer(self, chunk: TrunkChunk, layer_idx: int, moe: F32 | None) -> LayerOutput:
+        """See `Trunk.run_layer`."""
+        if not self._spec.layers[layer_idx].sparse:
+            return LayerOutput(None, None)
+        one = self._recorded()
+        return LayerOutput(self._x[: len(one.token_ids)], one.logits[self._place[layer_idx]])
+
+    def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> F32:
+        """See `Trunk.run_shared`."""
+        return self._x[: len(self._recorded().token_ids)]
+
+    def head(self, chunk: TrunkChunk, moe: F32 | None, rows: slice) -> F32:
+        """See `Trunk.head`."""
+        confidence = self._recorded().confidence[rows].astype(np.float64)
+        logits = np.zeros((len(confidence), self._spec.vocab_size), np.float32)
+        known = np.clip(np.nan_to_num(confidence, nan=1.0), 1e-9, 1 - 1e-9)
+        logits[:, 0] = np.log(known * max(self._spec.vocab_size - 1, 1) / (1 - known))
+        return logits
+
+    def commit(self, chunk: TrunkChunk) -> None:
+        """See `Trunk.commit`."""
+        chunk.kv.advance(chunk.tokens)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _recorded(self) -> TracePass:
+        assert self._pass is not None, "no pass was loaded"
+        return self._pass
+
+
+class NullKernels:
+    """Experts that add nothing."""
+
+    def quantize(self, x: F32) -> None:
+        """Ignore the input."""
+
+    def run(self, tier: int, segments: NDArray[np.uint64], starts: NDArray[np.int32], pairs: NDArray[np.int32]) -> None:
+        """Compute nothing."""
+
+    def combine(self, weights: F32, out: F32) -> None:
+        """Leave `out` as it is."""

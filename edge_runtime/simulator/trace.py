@@ -1,0 +1,231 @@
+"""The trace file of docs/trace.md: router logits of every pass of a run, written as it goes, read pass by pass."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.errors import BundleError
+from edge_runtime.format.record import BF16, RecordLayout
+from edge_runtime.kernels import crc32c
+from edge_runtime.spec import ModelSpec, check_spec
+from edge_runtime.strict import from_mapping
+
+MAGIC = b"HOBTRACE"
+VERSION = 1
+MAX_HEADER_BYTES = 1 << 20
+MAX_PASS_BYTES = 256 << 20
+_PREFIX = struct.Struct("<8sIII")  # magic, version, header bytes, their CRC
+_BLOCK = struct.Struct("<4sIII")  # kind, tokens, flags, CRC of the payload
+_END = struct.Struct("<4sIQQ")  # kind, CRC of the rest, passes, tokens
+_PASS, _DONE = b"PASS", b"DONE"
+_FIRST_OF_TEXT = 1
+
+
+@dataclass(frozen=True)
+class TraceHeader:
+    """What a trace says about the run it was taken from.
+
+    Attributes:
+        model: the model's shape.
+        num_segments: progressive segments a record holds.
+        tiers: tiers the bundle lets the runtime use, ascending.
+        tier: the tier that counted as full.
+        logits: number type of the logits; float32 makes a replay exact.
+        bundle_id: of the bundle that ran.
+        policy: that was in force, with its parameters.
+        created_by: program and version.
+    """
+
+    model: ModelSpec
+    num_segments: int
+    tiers: list[int]
+    tier: int
+    logits: Literal["float32", "float16"]
+    bundle_id: str
+    policy: str
+    created_by: str
+
+    @property
+    def layout(self) -> RecordLayout:
+        """Geometry of the model's records."""
+        return RecordLayout(self.model.hidden, self.model.expert_intermediate, self.num_segments)
+
+    @property
+    def token_bytes(self) -> int:
+        """Payload bytes of one token: id, confidence, logits of every sparse layer."""
+        width = 4 if self.logits == "float32" else 2
+        return 8 + width * len(self.model.sparse_layers) * self.model.num_experts
+
+
+class TracePass(NamedTuple):
+    """One forward pass.
+
+    Attributes:
+        token_ids: int32 [T].
+        logits: float32 [layers, T, E], sparse layers in order.
+        confidence: float32 [T], largest probability of the model's output after each token; NaN where not computed.
+        first_of_text: the KV cache was empty before it.
+    """
+
+    token_ids: NDArray[np.int32]
+    logits: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    first_of_text: bool
+
+
+class TraceWriter:
+    """Writes a trace; complete only after `close` without an error. Use as a context manager.
+
+    Args:
+        path: the file to write; replaced if it exists.
+        header: what the trace says about the run.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], header: TraceHeader) -> None:
+        self.header = header
+        self._passes = self._tokens = 0
+        self._path, self._part = Path(path), Path(f"{os.fspath(path)}.part")
+        self._file: IO[bytes] = open(self._part, "wb")  # noqa: SIM115 - closed by close()
+        text = json.dumps(asdict(header), separators=(",", ":")).encode()
+        self._file.write(_PREFIX.pack(MAGIC, VERSION, len(text), crc32c(text)) + text)
+
+    def add(self, one: TracePass) -> None:
+        """Append a pass."""
+        model = self.header.model
+        tokens = len(one.token_ids)
+        assert one.logits.shape == (len(model.sparse_layers), tokens, model.num_experts)
+        payload = (
+            one.token_ids.astype("<i4").tobytes()
+            + one.confidence.astype("<f4").tobytes()
+            + one.logits.astype("<f4" if self.header.logits == "float32" else "<f2").tobytes()
+        )
+        self._file.write(_BLOCK.pack(_PASS, tokens, int(one.first_of_text), crc32c(payload)) + payload)
+        self._passes += 1
+        self._tokens += tokens
+
+    def close(self) -> None:
+        """Write the end mark and put the file in its place."""
+        totals = struct.pack("<QQ", self._passes, self._tokens)
+        self._file.write(_END.pack(_DONE, crc32c(totals), self._passes, self._tokens))
+        self._file.close()
+        self._part.replace(self._path)
+
+    def __enter__(self) -> TraceWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._file.close()
+            self._part.unlink(missing_ok=True)
+
+
+class Trace:
+    """A trace file, untrusted: its header is checked on opening, each pass when it is read.
+
+    Args:
+        path: the file.
+
+    Raises:
+        BundleError: not a trace, of another version, damaged or truncated; says where.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        try:
+            with open(self.path, "rb") as file:
+                self.header, self._start = self._read_header(file)
+                size = file.seek(0, os.SEEK_END)
+                if size < self._start + _END.size:
+                    raise self._bad("expected an end mark, the file is truncated")
+                file.seek(size - _END.size)
+                self.passes, self.tokens = self._read_end(file)
+        except OSError as err:
+            raise BundleError(f"{self.path}: cannot be read: {err.strerror}.") from err
+        expected = self._start + self.passes * _BLOCK.size + self.tokens * self.header.token_bytes + _END.size
+        if size != expected:
+            raise self._bad(f"expected {expected} bytes for {self.passes} passes of {self.tokens} tokens, got {size}")
+
+    def __iter__(self) -> Iterator[TracePass]:
+        """Yield every pass in order; memory is that of one pass."""
+        passes = tokens = 0
+        with open(self.path, "rb") as file:
+            file.seek(self._start)
+            while passes < self.passes:
+                one = self._read_pass(file, passes, self.tokens - tokens)
+                passes += 1
+                tokens += len(one.token_ids)
+                yield one
+            if tokens != self.tokens or file.read(4) != _DONE:
+                raise self._bad(f"expected {self.tokens} tokens in {self.passes} passes, got {tokens}")
+
+    def _read_header(self, file: IO[bytes]) -> tuple[TraceHeader, int]:
+        prefix = file.read(_PREFIX.size)
+        if len(prefix) != _PREFIX.size or not prefix.startswith(MAGIC):
+            raise self._bad("expected a trace written by `hobbit trace`, got something else")
+        _, version, size, crc = _PREFIX.unpack(prefix)
+        if version != VERSION:
+            raise self._bad(f"expected version {VERSION}, got {version}. Record it again")
+        if size > MAX_HEADER_BYTES:
+            raise self._bad(f"header: expected at most {MAX_HEADER_BYTES} bytes, got {size}")
+        text = file.read(size)
+        if len(text) != size or crc32c(text) != crc:
+            raise self._bad("header: checksum does not match (damaged)")
+        try:
+            header = from_mapping(TraceHeader, json.loads(text), "header")
+            check_spec(header.model, "header.model")
+            self._check_tiers(header)
+        except (ValueError, RecursionError) as err:
+            raise self._bad(str(err)) from err
+        return header, _PREFIX.size + size
+
+    @staticmethod
+    def _check_tiers(header: TraceHeader) -> None:
+        known = {*header.layout.tiers, BF16}
+        if not header.tiers or header.tiers != sorted(set(header.tiers)) or not known.issuperset(header.tiers):
+            raise ValueError(f"header.tiers: expected some of {sorted(known)}, ascending, got {header.tiers}")
+        if header.tier not in header.tiers:
+            raise ValueError(f"header.tier: expected one of {header.tiers}, got {header.tier}")
+
+    def _read_end(self, file: IO[bytes]) -> tuple[int, int]:
+        kind, crc, passes, tokens = _END.unpack(file.read(_END.size))
+        if kind != _DONE or crc32c(struct.pack("<QQ", passes, tokens)) != crc:
+            raise self._bad("expected an end mark, the file is truncated or was still being written")
+        return passes, tokens
+
+    def _read_pass(self, file: IO[bytes], index: int, tokens_left: int) -> TracePass:
+        block = file.read(_BLOCK.size)
+        kind, tokens, flags, crc = _BLOCK.unpack(block) if len(block) == _BLOCK.size else (b"", 0, 0, 0)
+        size = tokens * self.header.token_bytes
+        if kind != _PASS or not 1 <= tokens <= tokens_left or size > MAX_PASS_BYTES or flags > _FIRST_OF_TEXT:
+            raise self._bad(f"pass {index}: damaged")
+        payload = file.read(size)
+        if len(payload) != size or crc32c(payload) != crc:
+            raise self._bad(f"pass {index}: checksum does not match (damaged)")
+        model = self.header.model
+        kind_of_logits = "<f4" if self.header.logits == "float32" else "<f2"
+        logits = np.frombuffer(payload, kind_of_logits, offset=8 * tokens)
+        if not np.isfinite(logits).all():
+            raise self._bad(f"pass {index}: expected finite logits")
+        return TracePass(
+            np.frombuffer(payload, "<i4", tokens).astype(np.int32),
+            logits.reshape(len(model.sparse_layers), tokens, model.num_experts).astype(np.float32),
+            np.frombuffer(payload, "<f4", tokens, 4 * tokens).astype(np.float32),
+            flags == _FIRST_OF_TEXT,
+        )
+
+    def _bad(self, what: str) -> BundleError:
+        return BundleError(f"{self.path}: {what}.")

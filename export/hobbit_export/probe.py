@@ -1,0 +1,167 @@
+"""Probe: between an engine's decoder, policy and kernels, to measure experts' outputs and to disturb layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.policy.base import Policy, ResidencyView, Routing, StepPlan
+from edge_runtime.policy.wrapping import Watching
+
+if TYPE_CHECKING:
+    from edge_runtime.decoder import Kernels
+    from edge_runtime.engine import Engine
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Change = Literal["none", "quantise", "skip", "substitute"]
+
+
+class Disturbance(NamedTuple):
+    """What is done to the layers of `layers`, all tokens alike.
+
+    quantise: every expert at `tier`. skip: the last-ranked expert left out. substitute: the last-ranked expert replaced
+    by the one the router puts next, at that one's weight.
+    """
+
+    change: Change
+    layers: frozenset[int]
+    tier: int = 0
+
+
+NOTHING = Disturbance("none", frozenset())
+
+
+class Sums:
+    """Totals over the (token, rank) uses of each expert of one layer.
+
+    Attributes:
+        uses: int64 [E].
+        norm: float64 [E], squared length of the outputs at the full tier.
+        error: tier -> float64 [E], squared length of what the tier changes.
+    """
+
+    def __init__(self, num_experts: int, tiers: Sequence[int]) -> None:
+        self.uses = np.zeros(num_experts, np.int64)
+        self.norm = np.zeros(num_experts)
+        self.error = {tier: np.zeros(num_experts) for tier in tiers}
+
+
+class Probe(Watching):
+    """Decides as lossless does, but for a disturbance; passes every kernel call on. Implements `Policy` and `Kernels`.
+
+    Args:
+        inner: the engine's own policy.
+        kernels: the engine's own kernels.
+        engine: for its shape.
+    """
+
+    def __init__(self, inner: Policy, kernels: Kernels, engine: Engine) -> None:
+        spec = engine.spec
+        super().__init__(inner)
+        self._kernels = kernels
+        self._hidden, self._top_k, self._num_experts = spec.hidden, spec.top_k, spec.num_experts
+        self._norm_topk, self._full = spec.norm_topk_prob, engine.parts.config.tier
+        self.disturbance = NOTHING
+        self.tiers: tuple[int, ...] = ()
+        self.sums: dict[int, Sums] = {}
+        self.scores: list[F32] = []
+        self.routings: dict[int, list[tuple[NDArray[np.int32], F32]]] = {}
+        self._layer = -1
+        self._ids = np.empty(0, np.int32)
+
+    # ---- policy
+
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
+        """See `Policy.decide`."""
+        self._layer = layer_idx
+        ids, weights = routing.topk_ids, routing.topk_weights
+        if layer_idx in self.disturbance.layers:
+            ids, weights = self._disturbed(routing)
+        self._ids = ids.ravel()
+        if self.tiers:
+            self.routings.setdefault(layer_idx, []).append((ids.copy(), weights.copy()))
+            share = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
+            self.scores.append((np.cumsum(share, axis=1) - share).ravel().astype(np.float32))
+        tiers = np.zeros(self._num_experts, np.uint8)
+        tiers[ids[weights != 0]] = self._full
+        return StepPlan(ids, weights, tiers)
+
+    def _disturbed(self, routing: Routing) -> tuple[NDArray[np.int32], F32]:
+        ids, weights = routing.topk_ids.copy(), routing.topk_weights.copy()
+        if self.disturbance.change == "skip":
+            weights[:, -1] = 0
+        elif self.disturbance.change == "substitute" and self._top_k < self._num_experts:
+            order = np.argsort(-routing.logits, axis=1, kind="stable")
+            ids[:, -1] = order[:, self._top_k]
+            chance = np.exp(routing.logits - routing.logits.max(axis=1, keepdims=True))
+            weights = np.take_along_axis(chance, ids, axis=1)
+            weights /= (weights if self._norm_topk else chance).sum(axis=1, keepdims=True)
+        return ids, weights
+
+    # ---- kernels
+
+    def quantize(self, x: F32) -> None:
+        """See `Kernels.quantize`."""
+        self._num_tokens = len(x)
+        self._kernels.quantize(x)
+
+    def run(self, tier: int, segments: NDArray[np.uint64], starts: NDArray[np.int32], pairs: NDArray[np.int32]) -> None:
+        """See `Kernels.run`; lower tiers first if they are to be measured, since the last run's outputs stay."""
+        if self.tiers and len(pairs):
+            low = {}
+            for other in self.tiers:
+                self._kernels.run(other, segments, starts, pairs)
+                low[other] = self._outputs(pairs)
+            self._kernels.run(tier, segments, starts, pairs)
+            self._measure(pairs, low, self._outputs(pairs))
+        elif self.disturbance.change == "quantise" and self._layer in self.disturbance.layers:
+            self._kernels.run(self.disturbance.tier, segments, starts, pairs)
+        else:
+            self._kernels.run(tier, segments, starts, pairs)
+
+    def combine(self, weights: F32, out: F32) -> None:
+        """See `Kernels.combine`."""
+        self._kernels.combine(weights, out)
+
+    def _outputs(self, pairs: NDArray[np.int32]) -> F32:
+        """Outputs float32 [P, D] of the pairs just run."""
+        tokens, ranks = np.divmod(pairs, self._top_k)
+        found, whole = np.empty((len(pairs), self._hidden), np.float32), self._num_tokens
+        out = np.empty((whole, self._hidden), np.float32)
+        for rank in np.unique(ranks):
+            weights = np.zeros((whole, self._top_k), np.float32)
+            weights[tokens[ranks == rank], rank] = 1
+            self._kernels.combine(weights, out)
+            found[ranks == rank] = out[tokens[ranks == rank]]
+        return found
+
+    def _measure(self, pairs: NDArray[np.int32], low: dict[int, F32], full: F32) -> None:
+        sums = self.sums.setdefault(self._layer, Sums(self._num_experts, self.tiers))
+        experts = self._ids[pairs]
+        np.add.at(sums.uses, experts, 1)
+        np.add.at(sums.norm, experts, _squared(full))
+        for tier, outputs in low.items():
+            np.add.at(sums.error[tier], experts, _squared(outputs - full))
+
+
+def _squared(rows: F32) -> F64:
+    """Squared length float64 [P] of each row."""
+    return np.asarray(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+
+
+@contextmanager
+def probing(engine: Engine) -> Iterator[Probe]:
+    """Put a probe into an engine for a block."""
+    decoder = engine.parts.decoder
+    probe = Probe(decoder.policy, decoder.kernels, engine)
+    kernels, decoder.kernels = decoder.kernels, probe
+    try:
+        with engine.deciding_with(probe):
+            yield probe
+    finally:
+        decoder.kernels = kernels

@@ -1,0 +1,152 @@
+"""A trace is untrusted: every damage is a BundleError naming the file, and nothing is allocated from what it claims."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edge_runtime.errors import BundleError
+from edge_runtime.kernels import crc32c
+from edge_runtime.simulator.trace import Trace, TraceHeader, TracePass, TraceWriter
+from edge_runtime.spec import LayerSpec, ModelSpec, RopeSpec
+
+SPEC = ModelSpec(
+    family="qwen3_moe", vocab_size=50, hidden=64, num_heads=2, num_kv_heads=1, head_dim=32, rms_eps=1e-6,
+    max_context=64, rope=RopeSpec("default", 1e4, 32),
+    layers=[LayerSpec(True), LayerSpec(False, None, 64), LayerSpec(True)],
+    num_experts=4, top_k=2, expert_intermediate=32, norm_topk_prob=True,
+)  # fmt: skip
+
+
+def header(**changes) -> TraceHeader:
+    values = {
+        "model": SPEC, "num_segments": 4, "tiers": [2, 4, 8, 16], "tier": 8, "logits": "float32", "bundle_id": "ab",
+        "policy": "lossless", "created_by": "test",
+    }  # fmt: skip
+    return TraceHeader(**(values | changes))
+
+
+def passes(rng, count: int = 3) -> list[TracePass]:
+    return [
+        TracePass(
+            rng.integers(0, 50, t, np.int32),
+            rng.normal(size=(2, t, 4)).astype(np.float32),
+            rng.random(t, np.float32),
+            i == 0,
+        )
+        for i, t in enumerate([3] + [1] * (count - 1))
+    ]
+
+
+def write(path, head: TraceHeader, content: list[TracePass]) -> bytes:
+    with TraceWriter(path, head) as writer:
+        for one in content:
+            writer.add(one)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def good(tmp_path):
+    return write(tmp_path / "good", header(), passes(np.random.default_rng(1)))
+
+
+@pytest.mark.parametrize(("kind", "exact"), [("float32", True), ("float16", False)])
+def test_round_trip(tmp_path, kind, exact):
+    content = passes(np.random.default_rng(2), 5)
+    write(tmp_path / "t", header(logits=kind), content)
+    trace = Trace(tmp_path / "t")
+    assert (trace.passes, trace.tokens) == (5, 7)
+    assert trace.header == header(logits=kind)
+    for got, sent in zip(trace, content, strict=True):
+        assert (got.token_ids == sent.token_ids).all()
+        assert (got.confidence == sent.confidence).all()
+        assert got.first_of_text == sent.first_of_text
+        assert (got.logits == sent.logits).all() == exact
+        assert np.allclose(got.logits, sent.logits, atol=2e-3, rtol=0)
+
+
+def test_an_abandoned_recording_leaves_nothing(tmp_path):
+    def abandon() -> None:
+        with TraceWriter(tmp_path / "t", header()) as writer:
+            writer.add(passes(np.random.default_rng(0))[0])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        abandon()
+    assert not list(tmp_path.iterdir())
+
+
+def read_all(path) -> list[TracePass]:
+    return list(Trace(path))
+
+
+def refused(tmp_path, data: bytes) -> str:
+    (tmp_path / "bad").write_bytes(data)
+    with pytest.raises(BundleError) as caught:
+        read_all(tmp_path / "bad")
+    assert "bad" in str(caught.value)
+    return str(caught.value)
+
+
+def test_truncated_anywhere(tmp_path, good):
+    for size in [*range(40), *range(len(good) - 60, len(good)), len(good) // 2]:
+        refused(tmp_path, good[:size])
+    refused(tmp_path, good + b"\0")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_flipped_bit_is_noticed(tmp_path, good, data):
+    at = data.draw(st.integers(0, len(good) - 1))
+    bit = data.draw(st.integers(0, 7))
+    refused(tmp_path, good[:at] + bytes([good[at] ^ (1 << bit)]) + good[at + 1 :])
+
+
+def with_header(good: bytes, change) -> bytes:
+    size = struct.unpack_from("<I", good, 12)[0]
+    value = json.loads(good[20 : 20 + size])
+    change(value)
+    text = json.dumps(value).encode()
+    return good[:12] + struct.pack("<II", len(text), crc32c(text)) + text + good[20 + size :]
+
+
+LIES = {
+    "experts": (lambda h: h["model"].update(num_experts=1 << 40), "num_experts"),
+    "other experts": (lambda h: h["model"].update(num_experts=8), "bytes"),
+    "no layers": (lambda h: h["model"].update(layers=[]), "layers"),
+    "unknown key": (lambda h: h.update(extra=1), "unknown key 'extra'"),
+    "tier": (lambda h: h.update(tier=6), "header.tier"),
+    "tiers": (lambda h: h.update(tiers=[8, 4]), "header.tiers"),
+    "tier unknown": (lambda h: h.update(tiers=[3, 8]), "header.tiers"),
+    "segments": (lambda h: h.update(num_segments=9), "num_segments"),
+    "number type": (lambda h: h.update(logits="float64"), "logits"),
+    "nested": (lambda h: h.update(tiers=[[[]]]), "tiers"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_lies_in_the_header(tmp_path, good, lie):
+    change, what = LIES[lie]
+    assert what in refused(tmp_path, with_header(good, change))
+
+
+def test_a_huge_header_or_pass_is_refused_before_it_is_read(tmp_path, good):
+    assert "at most" in refused(tmp_path, good[:12] + struct.pack("<I", 0xFFFFFFFF) + good[16:])
+    start = 20 + struct.unpack_from("<I", good, 12)[0]
+    assert "damaged" in refused(tmp_path, good[: start + 4] + struct.pack("<I", 0xFFFFFFFF) + good[start + 8 :])
+
+
+def test_other_version_and_other_files(tmp_path, good):
+    assert "version 1" in refused(tmp_path, good[:8] + struct.pack("<I", 2) + good[12:])
+    assert "hobbit trace" in refused(tmp_path, b"PK\x03\x04" + good)
+
+
+def test_logits_that_are_not_numbers(tmp_path):
+    content = passes(np.random.default_rng(3))
+    content[1].logits[0, 0, 0] = np.nan
+    assert "finite" in refused(tmp_path, write(tmp_path / "t", header(), content))

@@ -1,0 +1,216 @@
+"""Prefetching: right layers at right tiers, masks, adaptive depth; and it stays on only while it saves time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fakes import FakeStore
+from policy_cases import context
+
+from edge_runtime.errors import BundleError, ConfigError
+from edge_runtime.experts.base import ExpertKey, Priority
+from edge_runtime.experts.cache import ExpertCache
+from edge_runtime.experts.eviction import create_rule
+from edge_runtime.experts.expert_memory import ExpertMemory
+from edge_runtime.experts.units import UnitLedger, UnitSizes
+from edge_runtime.format.manifest import read
+from edge_runtime.policy import create_policy
+from edge_runtime.policy.base import Routing
+from edge_runtime.policy.routing import route
+from edge_runtime.prefetch import parse_prefetch
+from edge_runtime.prefetch.governor import Governor
+from edge_runtime.prefetch.lookahead import LookAhead
+from edge_runtime.prefetch.prefetcher import Prefetcher
+from edge_runtime.trunk.routers import load_routers, routers_bytes
+
+PAGE, L, E, K = 4096, 4, 16, 2
+SHAPE = context(num_layers=L, num_experts=E, top_k=K)
+
+
+def routing_of(*experts: int) -> Routing:
+    logits = np.zeros((1, E), np.float32)
+    for rank, expert in enumerate(experts):
+        logits[0, expert] = 9 - rank
+    return route(logits, K, norm_topk_prob=True)
+
+
+class Drive(FakeStore):
+    """A scripted drive that works one read after the other if it is `serial`."""
+
+    serial = False
+
+    def submit(self, key, into, **options):
+        ticket = super().submit(key, into, **options)
+        if self.serial:
+            _, number, _ = self.queue.pop()
+            busy = max([entry[0] for entry in self.queue], default=self.now)
+            self.queue.append((max(busy, self.now) + self.latency(key), number, ticket))
+        return ticket
+
+
+class Scripted:
+    """A predictor that knows the future, or is always wrong; predicting takes a tick."""
+
+    def __init__(self, store: Drive, right: bool) -> None:
+        self.store, self.right, self.future = store, right, {}
+
+    def predict(self, layer_idx, x, routing):
+        self.store.now += 1
+        for layer in range(layer_idx + 1, min(layer_idx + 3, L)):
+            yield layer, routing_of(*((e if self.right else (e + 7) % E) for e in self.future[layer]))
+
+
+class Bench:
+    """Decodes tokens whose layers choose random experts; 8 ticks of dense work before and 2 beside the experts."""
+
+    def __init__(self, ticks: int, *, right: bool = True, serial: bool = False, governor: Governor | None) -> None:
+        self.store = Drive(1 << 20, latency=lambda key: self.ticks)
+        self.ticks, self.store.serial = ticks, serial
+        ledger = UnitLedger(UnitSizes(8, 8, PAGE), 20 * PAGE, L * E)
+        rule = create_rule("lru", num_layers=L, num_experts=E, tier_bytes={8: 1}, full_tier=8)
+        memory = ExpertMemory(ledger, (0,))
+        self.cache = ExpertCache(
+            ledger, memory, self.store, rule, num_layers=L, num_experts=E,
+            clock=lambda: 1000 * self.store.now,
+        )  # fmt: skip
+        self.predictor = Scripted(self.store, right)
+        policy = create_policy("lossless", SHAPE)
+        self.prefetcher = Prefetcher(self.predictor, policy, self.cache, governor, clock=lambda: 1000 * self.store.now)
+        self.policy, self.rng = policy, np.random.default_rng(3)
+
+    def decode(self, tokens: int) -> list[bool]:
+        states = []
+        for _ in range(tokens):
+            states.append(self.prefetcher.is_on)
+            future = {layer: self.rng.choice(E, K, replace=False).tolist() for layer in range(L)}
+            self.predictor.future = future
+            self.cache.begin_pass()
+            self.prefetcher.begin_pass(1)
+            for layer in range(L):
+                self.store.now += 8
+                routing = routing_of(*future[layer])
+                stream = self.cache.stream(layer, self.policy.decide(layer, routing, self.cache).tiers)
+                self.prefetcher.after(layer, np.zeros((1, 1), np.float32), routing)
+                self.store.now += 2
+                for _ in stream:
+                    pass
+            self.cache.end_pass()
+            self.prefetcher.end_pass()
+        return states
+
+
+def test_on_a_slow_drive_that_idles_prefetching_stays_on():
+    governor = Governor(window=8)
+    states = Bench(10, governor=governor).decode(400)
+    assert sum(states[100:]) > 0.7 * 300
+    assert governor.saved_ns_per_token > 5000
+
+
+def test_on_a_fast_drive_it_switches_itself_off():
+    governor = Governor(window=8)
+    states = Bench(1, governor=governor).decode(400)
+    assert sum(states[100:]) < 0.25 * 300
+    assert governor.saved_ns_per_token < 0
+
+
+def test_on_a_busy_drive_wrong_guesses_switch_it_off():
+    governor = Governor(window=8)
+    bench = Bench(9, right=False, serial=True, governor=governor)
+    states = bench.decode(400)
+    assert sum(states[100:]) < 0.25 * 300
+    assert bench.cache.counters.prefetch_wasted > 10
+
+
+def test_it_comes_back_when_the_drive_slows_down_and_leaves_when_it_recovers():
+    governor = Governor(window=8, max_hold=8)
+    bench = Bench(1, governor=governor)
+    bench.decode(300)
+    assert not all(bench.decode(20))
+    bench.ticks = 10
+    assert sum(bench.decode(600)[300:]) > 0.7 * 300
+    bench.ticks = 1
+    assert sum(bench.decode(600)[300:]) < 0.4 * 300
+    assert governor.switches >= 2
+
+
+def test_the_first_layer_that_lacks_something_is_read_for_and_all_before_it_are_kept():
+    bench = Bench(5, governor=None)
+    bench.predictor.future = {layer: [1, 2] for layer in range(L)}
+    bench.cache.begin_pass()
+    for _ in bench.cache.stream(1, bench.policy.decide(1, routing_of(1, 2), bench.cache).tiers):
+        pass
+    bench.prefetcher.begin_pass(1)
+    bench.prefetcher.after(0, np.zeros((1, 1), np.float32), routing_of(3, 4))
+    assert [key for key, priority in bench.store.submitted if priority is Priority.NEXT] == [
+        ExpertKey(2, 1), ExpertKey(2, 2),
+    ]  # fmt: skip
+    assert bench.cache._table._masked[1, [1, 2]].all()
+    bench.prefetcher.begin_pass(7)
+    bench.prefetcher.after(0, np.zeros((7, 1), np.float32), routing_of(3, 4))
+    assert bench.store.submitted[-1][0] == ExpertKey(2, 2), "prompts are not looked ahead for"
+
+
+def test_hobbit_foresees_high_and_low():
+    policy = create_policy("hobbit:t1=0.4,t2=0.9", SHAPE)
+
+    class Nothing:
+        def resident_tiers(self, layer_idx):
+            return np.zeros(E, np.uint8)
+
+    tiers = policy.foresee(1, routing_of(5, 6), Nothing())
+    assert {e: int(tiers[e]) for e in np.flatnonzero(tiers)} == {5: 8, 6: 2}
+
+
+def test_governor_by_hand():
+    governor = Governor(window=2, hold=1, margin=0)
+    for cost in (10, 10):
+        governor.token(cost)
+    assert governor.is_on, "after one window without, one with"
+    for cost in (6, 6):
+        governor.token(cost)
+    assert governor.is_on
+    assert governor.saved_ns_per_token == 4
+    for cost in (6, 6, 6, 6):
+        governor.token(cost)
+    assert not governor.is_on, "time for another trial"
+    for cost in (20, 20):  # off became worse: mean of 10 and 20
+        governor.token(cost)
+    assert governor.is_on
+    assert governor.saved_ns_per_token == 9
+    assert governor.switches == 1
+
+
+def test_lookahead_is_the_routers_applied_to_the_present_state():
+    rng = np.random.default_rng(0)
+    routers, x = rng.standard_normal((3, E, 8)).astype(np.float32), rng.standard_normal((1, 8)).astype(np.float32)
+    ahead = LookAhead(routers, (0, 2, 3), top_k=K, norm_topk_prob=True, depth=2)
+    found = list(ahead.predict(0, x, routing_of(0, 1)))
+    assert [layer for layer, _ in found] == [2, 3]
+    for i, (_, predicted) in enumerate(found, 1):
+        np.testing.assert_allclose(predicted.logits, x @ routers[i].T, rtol=1e-5)
+    assert [layer for layer, _ in ahead.predict(2, x, routing_of(0, 1))] == [3]
+    assert list(ahead.predict(3, x, routing_of(0, 1))) == []
+
+
+def test_routers_come_out_of_the_graphs(model_bundle, tmp_path):
+    spec = read(model_bundle).model
+    routers = load_routers(model_bundle, spec)
+    assert routers.shape == (8, 32, 192)
+    assert routers.nbytes == routers_bytes(spec)
+    assert (routers[0] != routers[1]).any()
+    (tmp_path / "trunk").mkdir()
+    for name in ("layer_000.onnx", "layer_000.data"):
+        (tmp_path / "trunk" / name).write_bytes((model_bundle / "trunk" / name).read_bytes())
+    graph = tmp_path / "trunk" / "layer_000.onnx"
+    graph.write_bytes(graph.read_bytes().replace(b"layers.0.router", b"layers.0.rooter"))
+    with pytest.raises(BundleError, match=r"layer_000\.onnx: the router"):
+        load_routers(tmp_path, spec)
+
+
+def test_options():
+    assert parse_prefetch("lookahead:depth=3") == ("lookahead", {"depth": 3, "adaptive": True})
+    assert parse_prefetch("off") == ("off", {})
+    with pytest.raises(ConfigError, match="Did you mean 'lookahead'"):
+        parse_prefetch("lookahed")
+    with pytest.raises(ConfigError, match="expected 1 to 16"):
+        parse_prefetch("lookahead:depth=0")

@@ -1,0 +1,196 @@
+"""Rate-distortion by hand, its neutrality at budget 0, and the controller on scripted losses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_runtime.errors import ConfigError
+from edge_runtime.format.calibration import ExpertCalibration, LayerCalibration, Sensitivity
+from edge_runtime.policy import create_policy
+from edge_runtime.policy.base import PolicyContext, StepPlan
+from edge_runtime.policy.rate_control import PriceController
+from edge_runtime.policy.rate_distortion import RateDistortion
+from edge_runtime.policy.routing import route
+
+E, K = 8, 4
+BYTES = {2: 300, 4: 500, 6: 700, 8: 900}
+
+
+def calibration(substitute: float = 9.0, layers: int = 2) -> ExpertCalibration:
+    errors = {"2": [0.3] * E, "4": [0.1] * E, "6": [0.05] * E, "8": [0.0] * E}
+    layer = [
+        LayerCalibration(i, {"2": [0.3] * E}, [1] * E, errors, [2.0] * E, Sensitivity(0.5, 1.0, substitute))
+        for i in range(layers)
+    ]
+    return ExpertCalibration(2, layer, tokens=16, full_tier=8, score_quantiles=[0.0] * 101, checks=[])
+
+
+def context(tier: int = 8, substitute: float = 9.0) -> PolicyContext:
+    return PolicyContext(
+        num_layers=2, num_experts=E, top_k=K, tier=tier, tier_bytes=BYTES, calibration=calibration(substitute)
+    )
+
+
+class Residents:
+    def __init__(self, tiers: dict[int, int]) -> None:
+        self._row = np.zeros(E, np.uint8)
+        for expert, tier in tiers.items():
+            self._row[expert] = tier
+
+    def resident_tiers(self, layer_idx: int) -> np.ndarray:
+        return self._row
+
+
+def policy(price: float, *, tier: int = 8, substitute: float = 9.0, **given_params) -> RateDistortion:
+    """A policy whose price stands still."""
+    params = {"max_kld": 0.01, "low": 2, "memory": 64, "patience": 0.0} | given_params
+    made = RateDistortion(context(tier, substitute), **params)
+    assert made._control is not None
+    made._control.start(price)
+    return made
+
+
+def decide(made: RateDistortion, weights: list[float], residents: dict[int, int]) -> StepPlan:
+    logits = np.full((1, E), -50, np.float32)
+    logits[0, : len(weights)] = np.log(weights)
+    return made.decide(0, route(logits, K, norm_topk_prob=True), Residents(residents))
+
+
+def test_the_choice_by_hand():
+    """Norm 2, quantise 0.5, skip 1: at weight w tier 2 loses 0.18 w^2, 4: 0.02 w^2, 6: 0.005 w^2, a skip 4 w^2.
+
+    At a price of 1e-5 a byte, nothing resident, what is minimised is:
+    w 0.6: tier 2 0.0648 + 0.003, 4 0.0072 + 0.005, 6 0.0018 + 0.007 (0.0088), 8 0 + 0.009     -> 6
+    w 0.3: tier 2 0.0162 + 0.003, 4 0.0018 + 0.005 (0.0068), 6 0.00045 + 0.007, 8 0.009        -> 4
+    w 0.08: skip 0.0256, tier 2 0.00115 + 0.003 (0.00415), 4 0.000128 + 0.005                  -> 2
+    w 0.02: skip 0.0016, tier 2 0.000072 + 0.003                                               -> skip
+    """
+    plan = decide(policy(1e-5), [0.6, 0.3, 0.08, 0.02], {})
+    assert plan.tiers[:4].tolist() == [6, 4, 2, 0]
+    assert plan.topk_weights[0].tolist() == pytest.approx([0.6, 0.3, 0.08, 0])
+    assert (plan.skipped, plan.substituted, plan.route_changed) == (1, 3, 0)
+    assert plan.predicted_kld == pytest.approx(0.005 * 0.36 + 0.02 * 0.09 + 0.18 * 0.0064 + 4 * 0.0004, rel=1e-4)
+
+
+def test_residents_are_used_as_deep_as_they_are_and_deepened_where_it_pays():
+    plan = decide(policy(1e-5), [0.6, 0.3, 0.08, 0.02], {0: 2, 1: 8, 2: 4, 3: 2})
+    # expert 0 has 300 of its bytes: tier 6 costs 0.0018 + 0.004, tier 8 0.006, tier 4 0.0072 + 0.002
+    assert plan.tiers[:4].tolist() == [6, 8, 4, 2]
+    assert plan.skipped == 0
+
+
+def test_the_heaviest_is_never_skipped_and_a_free_byte_is_always_read():
+    assert decide(policy(10.0), [0.4, 0.3, 0.2, 0.1], {}).tiers[:4].tolist() == [2, 0, 0, 0]
+    assert decide(policy(1e-12), [0.4, 0.3, 0.2, 0.1], {}).tiers[:4].tolist() == [8, 8, 8, 8]
+
+
+def test_uses_to_come_make_a_read_cheaper():
+    """An expert used in every token, that would stay for 99 more, is worth 100 times its bytes."""
+    made = policy(1e-5, patience=1.0)
+    made._rates[0, :] = 0
+    made._rates[0, 3], made._stay = 1.0, 99.0
+    assert decide(made, [0.6, 0.3, 0.08, 0.02], {}).tiers[:4].tolist() == [6, 4, 2, 4]
+
+
+def test_errors_count_from_the_full_tier_of_the_run():
+    plan = decide(policy(1e-12, tier=4), [0.4, 0.3, 0.2, 0.1], {0: 2})
+    assert plan.tiers[:4].tolist() == [4, 4, 4, 4]
+    assert plan.predicted_kld == 0
+
+
+def test_a_substitute_takes_the_place_only_where_it_is_better():
+    weights, residents = [0.5, 0.3, 0.19, 0.01], {0: 8, 1: 8, 2: 8, 6: 4}
+    assert decide(policy(1e-3), weights, residents).topk_ids[0].tolist() == [0, 1, 2, 3]
+    better = decide(policy(1e-3, substitute=0.5), weights, residents)
+    assert better.topk_ids[0].tolist() == [0, 1, 2, 6]
+    assert (better.tiers[6], better.tiers[3]) == (4, 0)
+    assert better.route_changed == 1
+    assert better.predicted_kld == pytest.approx(0.5 * 4 * 0.01**2, rel=1e-3)
+
+
+def test_several_tokens_share_an_expert():
+    """The loss of an expert is summed over the tokens; one that is some token's first stays."""
+    made = policy(1e-4)
+    logits = np.full((3, E), -50, np.float32)
+    logits[:, :4] = np.log([0.6, 0.2, 0.15, 0.05])
+    logits[2, [0, 3]] = logits[2, [3, 0]]
+    plan = made.decide(0, route(logits, K, norm_topk_prob=True), Residents({}))
+    assert plan.tiers[3] > 0
+    assert plan.tiers[0] >= plan.tiers[1] >= plan.tiers[2]
+    assert (plan.tiers[plan.topk_ids[plan.topk_weights != 0]] > 0).all()
+    assert plan.substituted + plan.skipped <= 12
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_budget_0_is_lossless(data):
+    made, lossless = (create_policy(name, context()) for name in ("rate-distortion:max_kld=0", "lossless"))
+    assert made.min_tier == 8
+    rng = np.random.default_rng(data.draw(st.integers(0, 1 << 20)))
+    for _ in range(4):
+        tokens = data.draw(st.integers(1, 3))
+        routing = route(rng.normal(size=(tokens, E)).astype(np.float32), K, norm_topk_prob=True)
+        residents = Residents(data.draw(st.dictionaries(st.integers(0, E - 1), st.sampled_from([2, 4, 6, 8]))))
+        made.begin_pass(tokens, has_logits=True)
+        ours, theirs = (p.decide(1, routing, residents) for p in (made, lossless))
+        assert (ours.topk_ids == theirs.topk_ids).all()
+        assert (ours.topk_weights == theirs.topk_weights).all()
+        assert (ours.tiers == theirs.tiers).all()
+        assert ours.predicted_kld == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_a_plan_serves_what_it_weighs(data):
+    made = create_policy(f"rate-distortion:max_kld={data.draw(st.sampled_from([1e-4, 0.01, 1.0]))}", context())
+    rng = np.random.default_rng(data.draw(st.integers(0, 1 << 20)))
+    for _ in range(6):
+        tokens = data.draw(st.integers(1, 3))
+        routing = route(3 * rng.normal(size=(tokens, E)).astype(np.float32), K, norm_topk_prob=True)
+        residents = Residents(data.draw(st.dictionaries(st.integers(0, E - 1), st.sampled_from([2, 4, 6, 8]))))
+        made.begin_pass(tokens, has_logits=True)
+        before = made.foresee(0, routing, residents)
+        plan = made.decide(0, routing, residents)
+        used = plan.topk_weights != 0
+        assert (plan.tiers[plan.topk_ids[used]] > 0).all()
+        assert used[:, 0].all()
+        row = residents.resident_tiers(0)
+        assert (plan.tiers[plan.topk_ids[used]] >= row[plan.topk_ids[used]]).all()
+        assert plan.predicted_kld >= 0
+        assert plan.skipped == int((~used).sum())
+        if made._control.price is not None:
+            assert (before == plan.tiers).all(), "looking ahead and deciding must agree"
+
+
+def test_a_bundle_without_measurements_is_refused():
+    bare = PolicyContext(num_layers=2, num_experts=E, top_k=K, tier=8, tier_bytes=BYTES)
+    with pytest.raises(ConfigError, match="--calibrate"):
+        create_policy("rate-distortion", bare)
+    assert create_policy("rate-distortion:max_kld=0", bare).min_tier == 8
+
+
+def test_the_controller_holds_its_budget():
+    """Loss falls as the square root of the price, with noise of a factor of four: within 6 % after 600 tokens, start included."""
+    rng = np.random.default_rng(0)
+    control = PriceController(0.01)
+    control.start(1e-6)
+    total = 0.0
+    for _ in range(600):
+        loss = 0.3 * np.sqrt(control.price) * rng.uniform(0.4, 1.6)
+        control.spent(loss, 1)
+        total += loss
+    assert total / 600 == pytest.approx(0.01, rel=0.06)
+
+
+def test_the_controller_does_not_run_away_where_nothing_is_lost():
+    control = PriceController(0.01)
+    control.start(1e-6)
+    for _ in range(1000):
+        control.spent(0.0, 1)
+    assert control.price == pytest.approx(1e-3)
+    for _ in range(60):
+        control.spent(10 * control.price, 1)
+    assert 10 * control.price < 0.03
