@@ -36,6 +36,7 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return 0 ok, 1 failed while running, 2 usage, 78 bad configuration or bundle."""
     argv = sys.argv[1:] if argv is None else argv
+    _open_closed_streams()
     verb = next((a for a in argv if a in VERBS), None)
     parser = build_parser(verb)
     args = parser.parse_args(argv)
@@ -48,6 +49,13 @@ def main(argv: list[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     return _guarded(args)
+
+
+def _open_closed_streams() -> None:
+    """Give a process that was started with closed standard streams (`<&-`) empty ones, as programs expect."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process
 
 
 def _guarded(args: argparse.Namespace) -> int:

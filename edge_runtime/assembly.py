@@ -28,7 +28,7 @@ from edge_runtime.prefetch.governor import Governor
 from edge_runtime.prefetch.lookahead import LookAhead
 from edge_runtime.prefetch.prefetcher import Prefetcher
 from edge_runtime.sizes import MIB, parse_size
-from edge_runtime.telemetry.process import anonymous_bytes, rss_bytes
+from edge_runtime.telemetry.process import anonymous_bytes, return_freed_memory, rss_bytes
 from edge_runtime.tokenizer import Tokenizer
 from edge_runtime.trunk.kv_cache import KVCache
 from edge_runtime.trunk.memory import LIBRARY_BYTES, plan_trunk_bytes, scratch_bytes
@@ -104,9 +104,10 @@ class Parts:
         return max(1, min(self.config.logits_chunk, self.decoder.max_chunk, _LOGITS_BYTES // row))
 
     def close(self) -> None:
-        """Stop threads and release memory."""
+        """Stop threads and release memory, to the system too: another engine may be opened next."""
         self.cache.close()
         self.trunk.close()
+        return_freed_memory()
 
 
 def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[str, str] | None = None) -> Prepared:

@@ -142,7 +142,9 @@ def resolve(
         io_threads=said.pick("io_threads", _count(256), _number(profile.io_threads.value, 4)),
         read_chunk=parse_size(profile.read_chunk.value, f"{own}: read_chunk"),
         direct_io=said.pick("direct_io", _switch, profile.direct_io.value),
-        context=said.pick("context", _count(limit), min(_number(profile.context.value, limit), limit)),
+        context=said.pick(
+            "context", _count(limit, " (the model's own limit)"), min(_number(profile.context.value, limit), limit)
+        ),
         parallel=said.pick("parallel", _count(_MAX_PARALLEL), 1),
         prefill_chunk=_number(profile.prefill_chunk.value, 128),
         logits_chunk=_DEFAULT_LOGITS_CHUNK,
@@ -173,11 +175,11 @@ def _number(value: int | str, auto: int) -> int:
     return value if isinstance(value, int) else auto
 
 
-def _count(limit: int) -> Callable[[Any, str], int]:
+def _count(limit: int, why: str = "") -> Callable[[Any, str], int]:
     def convert(value: Any, where: str) -> int:
         number = _whole(value, where)
         if not 1 <= number <= limit:
-            raise ConfigError(f"{where}: expected 1 to {limit}, got {number}.")
+            raise ConfigError(f"{where}: expected 1 to {limit}{why}, got {number}. Give a number in this range.")
         return number
 
     return convert

@@ -182,6 +182,8 @@ class Engine:
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield (first position, logits float32 [t, V]) chunk by chunk: `logits` in bounded memory."""
         decoder = self._parts.decoder
+        if chunk is not None and chunk < 1:
+            raise RequestError(f"logits: chunk: expected at least 1 token, got {chunk}.")
         step = min(chunk or self._parts.logits_chunk, decoder.max_chunk)
         with _exclusive(self._busy):
             self._kv.truncate(0)
@@ -246,7 +248,8 @@ class Engine:
     def _encode(self, prompt: Prompt) -> NDArray[np.int32]:
         if self._closed:
             raise RequestError("engine: it is closed. Open the bundle again.")
-        ids = np.asarray(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
+        context = self._parts.config.context
+        ids = np.asarray(self.tokenizer.encode_within(prompt, context) if isinstance(prompt, str) else prompt)
         if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
             raise RequestError(
                 f"prompt: expected text or a list of token ids, got an array of {ids.dtype} {ids.shape}."
@@ -256,9 +259,9 @@ class Engine:
         if ids.min() < 0 or ids.max() >= self.spec.vocab_size:
             bad = int(ids.min() if ids.min() < 0 else ids.max())
             raise RequestError(f"prompt: token id {bad} is outside the vocabulary of {self.spec.vocab_size}.")
-        if len(ids) > self._parts.config.context:
+        if len(ids) > context:
             raise RequestError(
-                f"prompt: {len(ids)} tokens exceed the context of {self._parts.config.context}. "
+                f"prompt: {len(ids)} tokens exceed the context of {context}. "
                 "Shorten it, or open the engine with a larger context."
             )
         return ids.astype(np.int32)

@@ -54,7 +54,7 @@ class Continuation:
     ) -> None:
         self._sampler = Sampler(params, prompt_ids, constraint)
         self._constraint = constraint
-        self._detokeniser = IncrementalDecoder(tokenizer)
+        self._detokeniser = IncrementalDecoder(tokenizer, context=prompt_ids[-16:].tolist())
         self._stops = StopStrings(params.stop)
         self._eos = set() if params.ignore_eos else set(eos)
         # the last token need not be run, so it may lie one past the context

@@ -41,13 +41,13 @@ def parse_size(text: str | int, where: str = "size") -> int:
 
 
 def format_size(count: float) -> str:
-    """Print a byte count with three significant digits: ``1.50 GiB``."""
+    """Print a byte count with at least three significant digits: ``1.50 GiB``, ``147.3 MiB``."""
     sign, value = ("-", -count) if count < 0 else ("", float(count))
     power = 0
     while value >= 1024 and power < 4:
         value, power = value / 1024, power + 1
     unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
-    digits = 0 if unit == "B" or value >= 100 else (1 if value >= 10 else 2)
+    digits = 0 if unit == "B" else (1 if value >= 10 else 2)
     return f"{sign}{value:.{digits}f} {unit}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from edge_runtime.errors import BundleError, ConfigError, RequestError
 
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 _MAX_PENDING = 16
+_CONTEXT_TOKENS = 4
 
 
 class Tokenizer:
@@ -53,6 +55,25 @@ class Tokenizer:
         except (TypeError, UnicodeEncodeError) as err:
             raise RequestError(f"prompt: expected text that is valid Unicode, got: {err}.") from err
 
+    def encode_within(self, text: str, limit: int) -> list[int]:
+        """Return the token ids of text, refusing what is longer than `limit` before all of it is tokenised.
+
+        A tokenizer takes some hundred bytes a character while it works: a huge text must not cost memory to refuse.
+
+        Raises:
+            RequestError: it has more than `limit` tokens.
+        """
+        size = 16 * limit
+        while size < len(text):
+            # cutting in the middle of a word can only add tokens at the cut, a handful at most
+            if len(self.encode(text[:size])) > limit + 16:
+                raise RequestError(
+                    f"prompt: its first {size} characters already exceed the context of {limit} tokens. "
+                    "Shorten it, or open the engine with a larger context."
+                )
+            size *= 2
+        return self.encode(text)
+
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of token ids."""
         return str(self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens))
@@ -93,15 +114,21 @@ class Tokenizer:
 class IncrementalDecoder:
     """Turns tokens into text as they come, never emitting half a character.
 
+    Args:
+        tokenizer: the model's.
+        context: tokens before the text, such as the prompt; they are not emitted.
+        skip_special_tokens: leave out tokens that are not text.
+
     Bytes of a character spread over several tokens are held back until it is whole. Tokenizers that join words
     (sentencepiece) need context, so each step decodes a short window and emits what is new in it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, context: Sequence[int] = (), skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skip = skip_special_tokens
-        self._window: list[int] = []
-        self._emitted = ""
+        # without what stands before, a decoder of that kind would take the first word for the start of the text
+        self._window: list[int] = list(context[-_CONTEXT_TOKENS:])
+        self._emitted = tokenizer.decode(self._window, skip_special_tokens=self._skip) if self._window else ""
 
     def push(self, token_id: int) -> str:
         """Add a token; return the text it completes, possibly empty."""

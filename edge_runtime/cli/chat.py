@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from edge_runtime.cli.options import add_engine_arguments, add_sampling_arguments, engine_options
+from edge_runtime.cli.options import (
+    add_engine_arguments,
+    add_sampling_arguments,
+    add_self_check_argument,
+    engine_options,
+)
 
 if TYPE_CHECKING:
     from edge_runtime import Engine, SamplingParams
@@ -17,6 +23,7 @@ HELP = "Type a message; /reset starts over, /stats shows the last answer's stati
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's flags."""
     add_engine_arguments(parser)
+    add_self_check_argument(parser)
     parser.add_argument("--system", metavar="TEXT", help="system message")
     add_sampling_arguments(parser)
 
@@ -47,13 +54,27 @@ def _converse(engine: Engine, params: SamplingParams, args: argparse.Namespace) 
         elif line == "/stats":
             _print_last(engine)
         elif line:
-            messages.append({"role": "user", "content": line})
-            messages.append({"role": "assistant", "content": _answer(engine, params, messages, as_json=args.json)})
+            asked = {"role": "user", "content": line}
+            answer = _try_answer(engine, params, [*messages, asked], as_json=args.json)
+            if answer is not None:
+                messages += [asked, {"role": "assistant", "content": answer}]
+
+
+def _try_answer(engine: Engine, params: SamplingParams, messages: list[dict[str, Any]], *, as_json: bool) -> str | None:
+    """Answer, or say what went wrong and leave the conversation as it was."""
+    from edge_runtime.errors import ExpertReadError, RequestError
+
+    try:
+        return _answer(engine, params, messages, as_json=as_json)
+    except (RequestError, ExpertReadError) as err:
+        print(
+            f"{type(err).__name__}: {err}\nThe message was not taken; /reset starts a new conversation.",
+            file=sys.stderr,
+        )
+        return None
 
 
 def _answer(engine: Engine, params: SamplingParams, messages: list[dict[str, Any]], *, as_json: bool) -> str:
-    import json
-
     prompt = engine.tokenizer.apply_chat_template(messages)
     ids = engine.tokenizer.encode(prompt, add_special_tokens=False)
     text = ""
@@ -84,3 +105,6 @@ def _read_line() -> str | None:
         return input("> " if sys.stdin.isatty() else "").strip()
     except EOFError:
         return None
+    except UnicodeDecodeError as err:
+        print(f"message: expected UTF-8 text, got {err}. It was not taken.", file=sys.stderr)
+        return ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import IO, TYPE_CHECKING, Any
 
-from edge_runtime.cli.options import add_engine_arguments, engine_options
+from edge_runtime.cli.options import add_engine_arguments, add_self_check_argument, engine_options
 from edge_runtime.cli.texts import progress, read_tokens, windows
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's flags."""
     add_engine_arguments(parser)
+    add_self_check_argument(parser)
     parser.add_argument("--text", metavar="FILE", required=True, help="UTF-8 text to score")
     parser.add_argument("--tokens", type=int, default=512, metavar="N", help="score the first N tokens (default: 512)")
     parser.add_argument("--baseline", default="lossless", metavar="NAME", help="policy to compare with (lossless)")

@@ -35,10 +35,14 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--parallel", metavar="N", help="sequences decoded together, each with a KV cache (serve; 1)")
     group.add_argument("--seed", metavar="N", help="seed of sampling")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of text")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what the engine does to stderr")
+
+
+def add_self_check_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --no-self-check, for verbs that open an engine to use it."""
     parser.add_argument(
         "--no-self-check", action="store_true", help="skip the numerical check of a bundle's first start"
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log what the engine does to stderr")
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,12 +6,21 @@ import argparse
 import json
 import sys
 
-from edge_runtime.cli.options import add_engine_arguments, add_sampling_arguments, engine_options
+from edge_runtime.cli.options import (
+    add_engine_arguments,
+    add_sampling_arguments,
+    add_self_check_argument,
+    engine_options,
+)
+
+# longer than any token of any tokenizer: bounds what is read of a prompt that cannot fit the context anyway
+MAX_TOKEN_CHARACTERS = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's flags."""
     add_engine_arguments(parser)
+    add_self_check_argument(parser)
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt; - reads it from stdin")
     prompt.add_argument("-f", "--prompt-file", metavar="FILE", help="read the prompt from a UTF-8 file")
@@ -25,8 +34,8 @@ def main(args: argparse.Namespace) -> int:
     from edge_runtime.cli.output import print_statistics, sampling_params
 
     params = sampling_params(args)
-    prompt = _prompt(args)
     with Engine.open(args.bundle, self_check=not args.no_self_check, **engine_options(args)) as engine:
+        prompt = _prompt(args, limit=MAX_TOKEN_CHARACTERS * engine.parts.config.context)
         if args.echo and not args.json:
             sys.stdout.write(prompt)
         for chunk in engine.stream(prompt, params):
@@ -43,13 +52,14 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _prompt(args: argparse.Namespace) -> str:
+def _prompt(args: argparse.Namespace, limit: int) -> str:
+    """Read the prompt, at most one character more than any prompt that fits the context can have."""
     from edge_runtime.errors import RequestError
 
     try:
         if args.prompt_file:
             with open(args.prompt_file, encoding="utf-8") as file:
-                return file.read()
-        return sys.stdin.read() if args.prompt == "-" else str(args.prompt)
+                return file.read(limit + 1)
+        return sys.stdin.read(limit + 1) if args.prompt == "-" else str(args.prompt)
     except (OSError, UnicodeDecodeError) as err:
         raise RequestError(f"prompt: cannot read {args.prompt_file or 'stdin'}: {err}.") from err

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edge_runtime.cli.options import ENGINE_FLAGS, add_engine_arguments
+from edge_runtime.cli.options import ENGINE_FLAGS, add_engine_arguments, add_self_check_argument
 
 if TYPE_CHECKING:
     from edge_runtime.service.listen import Listeners
@@ -26,6 +26,7 @@ _ELSEWHERE = ("bundle", "no_self_check")  # set by units and scripts, not by thi
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's flags."""
     add_engine_arguments(parser)
+    add_self_check_argument(parser)
     group = parser.add_argument_group("service (environment twins: HOBBIT_HOST, HOBBIT_PORT, ...)")
     group.add_argument("--host", metavar="ADDR", help="address to listen on (127.0.0.1); others need an API key")
     group.add_argument("--port", metavar="N", help="port (8080); 0 takes a free one")

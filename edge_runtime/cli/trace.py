@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from edge_runtime.cli.options import add_engine_arguments, engine_options
+from edge_runtime.cli.options import add_engine_arguments, add_self_check_argument, engine_options
 from edge_runtime.cli.texts import progress, read_tokens, windows
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's flags."""
     add_engine_arguments(parser)
+    add_self_check_argument(parser)
     parser.add_argument("--text", metavar="FILE", required=True, help="UTF-8 text to run")
     parser.add_argument("--out", metavar="T", required=True, help="trace file to write")
     parser.add_argument("--tokens", type=int, default=2048, metavar="N", help="record N tokens at most (default: 2048)")

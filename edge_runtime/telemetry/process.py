@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 
@@ -20,6 +21,13 @@ def anonymous_bytes() -> int:
 def peak_rss_bytes() -> int:
     """Highest resident set size since the process started (VmHWM, or ru_maxrss where /proc hides it)."""
     return _status_bytes("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def return_freed_memory() -> None:
+    """Give the heap's free pages back to the system; without glibc nothing happens."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _status_bytes(field: str) -> int | None:

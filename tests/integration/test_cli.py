@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from conftest import MODEL
+from outside import run_measured
 
 from edge_runtime.__main__ import main
 
@@ -121,9 +122,9 @@ def test_usage_errors_exit_with_2(capsys):
 
 
 def test_plan_adds_up(model_bundle, capsys):
-    plan = run_json(capsys, "plan", str(model_bundle), *ENGINE, "--json")
+    plan = run_json(capsys, "plan", str(model_bundle), *ENGINE[:-1], "--json")
     assert sum(line["bytes"] for line in plan["lines"]) == plan["planned_bytes"] <= plan["budget_bytes"]
-    assert main(["plan", str(model_bundle), *ENGINE]) == 0
+    assert main(["plan", str(model_bundle), *ENGINE[:-1]]) == 0
     text = capsys.readouterr().out
     for word in ("trunk", "KV", "expert", "planned"):
         assert word.lower() in text.lower()
@@ -193,3 +194,31 @@ def test_prompt_longer_than_the_context_is_refused(model_bundle, capsys):
     flags = ["--memory", "1GiB", "--context", "16", "--no-self-check"]
     assert main(["run", str(model_bundle), *flags, "-p", "word " * 50, "-n", "1"]) == 2
     assert "exceed the context of 16" in capsys.readouterr().err
+
+
+def test_chat_survives_an_answer_that_does_not_fit(model_bundle, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"Hello\n{'word ' * 200}\nAgain\n"))
+    flags = ["--memory", "1GiB", "--context", "96", "--no-self-check"]
+    assert main(["chat", str(model_bundle), *flags, "-n", "5", "--tier", "4", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 2, "the first and the third message are answered"
+    assert "exceed the context of 96" in captured.err
+    assert "/reset" in captured.err
+
+
+@pytest.mark.parametrize("verb", [["run", "-p", "-"], ["chat"]])
+def test_closed_standard_input_is_an_empty_one(model_bundle, verb):
+    command = [sys.executable, "-m", "edge_runtime", verb[0], str(model_bundle), *ENGINE, *verb[1:]]
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", *command], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 2), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_huge_prompt_is_refused_within_the_budget(model_bundle, tmp_path):
+    prompt = tmp_path / "huge.txt"
+    prompt.write_text((MODEL / "heldout_python.txt").read_text() * 200)
+    command = [sys.executable, "-m", "edge_runtime", "run", str(model_bundle), "--memory", "200MiB", "--context", "512"]
+    done, peak = run_measured([*command, "-f", str(prompt), "-n", "3", "--no-self-check"])
+    assert done.returncode == 2
+    assert "exceed the context of 512" in done.stderr
+    assert 0 < peak < 200 << 20

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -67,9 +66,7 @@ except SystemExit:
 bad = {"numpy", "onnxruntime", "tokenizers", "yaml", "rich", "jinja2", "psutil"} & set(sys.modules)
 assert not bad, bad
 """
-    started = time.process_time()
     run_python(code)
-    assert time.process_time() - started < 5
 
 
 def test_public_names_exist():

@@ -101,6 +101,10 @@ def test_frequencies_follow_the_distribution():
     [
         {"temperature": -1},
         {"temperature": float("nan")},
+        {"temperature": 1e-310},
+        {"max_tokens": 2.5},
+        {"max_tokens": "5"},
+        {"top_k": 1.5},
         {"top_p": 0},
         {"top_p": 1.5},
         {"top_k": -1},

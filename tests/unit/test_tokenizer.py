@@ -53,6 +53,31 @@ def test_a_character_of_several_tokens_comes_out_once_whole(tokenizer):
     assert [decoder.push(i) for i in ids] == [""] * (len(ids) - 1) + ["🦀"]
 
 
+def test_word_joining_decoders_keep_the_space_after_the_prompt(tmp_path):
+    """Decoders of sentencepiece kind drop a leading space: only the text's own, not the continuation's."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models
+
+    words = ["▁Hello", "▁world", "▁foo", "bar"]
+    backend = Backend(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=words[0]))
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer(tmp_path)
+    decoder = IncrementalDecoder(tokenizer, context=[0])
+    assert [*(decoder.push(i) for i in (1, 2, 3)), decoder.flush()] == [" world", " foo", "bar", ""]
+    fresh = IncrementalDecoder(tokenizer)
+    assert "".join(fresh.push(i) for i in (0, 1, 2, 3)) == "Hello world foobar"
+
+
+def test_a_long_text_is_refused_by_its_beginning(tokenizer, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(Tokenizer, "encode", lambda self, text: sizes.append(len(text)) or list(range(len(text) // 4)))
+    with pytest.raises(RequestError, match="exceed the context of 10"):
+        tokenizer.encode_within("x" * 10**6, 10)
+    assert max(sizes) <= 320
+    assert len(tokenizer.encode_within("x" * 40, 10)) == 10
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     text=st.text("ab#\n", max_size=30),
