@@ -33,7 +33,8 @@ class ServiceProcess:
             command, stdout=self._file, stderr=self._file, env={**os.environ, **(env or {})}
         )
         self.socket = flags[flags.index("--socket") + 1] if "--socket" in flags else None
-        self.base = "http://localhost" if self.socket else self._wait_for_address()
+        address = self._wait_for_address()
+        self.base = "http://localhost" if self.socket else address
         if wait:
             self.wait_until_ready()
 
@@ -124,7 +125,7 @@ class ServiceProcess:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             text = self.log.read_text()
-            found = re.search(r"listening on (http://\S+)", text)
+            found = re.search(r"listening on (\S+)", text)
             if found:
                 return found[1]
             assert self.process.poll() is None, text[-3000:]
