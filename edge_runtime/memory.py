@@ -191,7 +191,10 @@ def memory_ceiling(
     if reserve:
         options[0] = Ceiling(options[0].bytes, f"memory available less {format_size(reserve)} for the system")
     if limits.cgroup_free_bytes is not None:
-        options.append(Ceiling(limits.cgroup_free_bytes + own_rss_bytes, f"cgroup limit of {limits.cgroup_path}"))
+        # pages of libraries that others loaded first count in our resident set, but not in our cgroup
+        free = limits.cgroup_free_bytes + own_rss_bytes
+        most = free if limits.cgroup_limit_bytes is None else min(free, limits.cgroup_limit_bytes)
+        options.append(Ceiling(most, f"cgroup limit of {limits.cgroup_path}"))
     if requested is not None:
         options.append(Ceiling(requested, "--memory"))
     return min(options, key=lambda option: option.bytes)
