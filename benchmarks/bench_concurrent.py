@@ -1,10 +1,10 @@
-"""Aggregate speed of several requests decoded together against the same requests one after another, on a streamed model.
+"""Aggregate speed of requests decoded together against the same requests one after another, on a streamed model.
 
     python benchmarks/bench_concurrent.py BUNDLE --memory 1GiB --tier 4 --requests 4 --tokens 32
 
-Both runs use one engine with the same memory plan, so the arena is the same size. The prompts are random tokens, another
-set for each run and repeat, and the greedy tokens of both runs are compared. Prefill is timed apart: the ratio is of
-decode alone, from the first token of the last request to start until the first request ends, and of the whole.
+Both runs use one engine with the same memory plan, so the arena is the same size. Prompts are random tokens, others for
+each repeat, and the greedy tokens of both runs are compared. `total_tok_s` is generated tokens over wall time, prompts
+included; `decode_tok_s` counts only the stretch in which all requests decode (give it enough --tokens).
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Request:
         self._done.set()
 
     def wait(self) -> None:
+        """Block until it is over."""
         self._done.wait()
         if self.outcome is None:
             raise SystemExit("a request failed; see the log")

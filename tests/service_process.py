@@ -28,7 +28,7 @@ class ServiceProcess:
         command = [sys.executable, "-m", "edge_runtime", "serve", str(bundle), *flags]
         if "--port" not in flags and "--socket" not in flags:
             command += ["--port", "0"]
-        self._file = open(log, "wb")
+        self._file = open(log, "wb")  # noqa: SIM115 - closed by stop
         self.process = subprocess.Popen(
             command, stdout=self._file, stderr=self._file, env={**os.environ, **(env or {})}
         )
