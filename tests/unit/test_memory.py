@@ -44,6 +44,17 @@ def test_the_lines_add_up():
     assert "41 of 256 (16.0 %)" in table[-1]
 
 
+def test_every_sequence_has_a_kv_cache_in_the_plan():
+    four = replace(NEEDS, parallel=4)
+    plan = plan_memory(four, budget(1000))
+    kv = plan.lines[2]
+    assert (kv.bytes, kv.note) == (4 * 128 * MIB, "4 sequences x 2048 tokens x 64.0 KiB")
+    assert four.floor_bytes() == NEEDS.floor_bytes() + 3 * 128 * MIB
+    assert four.floor_bytes(context=1024) == NEEDS.floor_bytes() + MIB * (4 * 64 - 128)
+    with pytest.raises(BudgetError, match=r"Lower --parallel from 4 to 2 .*lower --context from 2048 to"):
+        plan_memory(four, budget(600))
+
+
 def test_never_more_slots_than_experts():
     plan = plan_memory(NEEDS, budget(100_000))
     assert plan.num_slots == 256

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.decoder import decide_together
@@ -32,6 +32,7 @@ def joined(deltas: list[Delta]) -> tuple[str, str, list[dict[str, Any]]]:
     return content, reasoning, [d.call["function"] for d in deltas if d.call is not None]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 60), max_size=12))
 def test_marks_are_found_however_the_text_is_cut(cuts: list[int]) -> None:
     call = '<tool_call>\n{"name": "f", "arguments": {"a": [1, "<b>"]}}\n</tool_call>'
@@ -120,6 +121,7 @@ def test_requests_are_read_with_openais_defaults() -> None:
         parse_completion({"model": "m", "prompt": ["x", "y"]})
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
