@@ -138,13 +138,13 @@ def test_the_kernel_kills_it_and_systemd_brings_it_back(service):
     assert main_pid_line(service, "Name") != []
     score = service.machine.shell(f"cat /proc/{service.show('MainPID')}/oom_score_adj")
     assert score.strip() == "200"
-    # something else in the same group eats the rest and is spared
+    # many small processes in the same group take the rest: of them all the service is the kernel's first choice
     group = "/sys/fs/cgroup/memory/system.slice/hobbit.service"
-    hog = f"{sys.executable} -c 'x = bytearray(280 << 20)'"
-    service.machine.shell(f"echo -1000 > /proc/self/oom_score_adj; echo $$ > {group}/cgroup.procs; {hog}", check=False)
+    hog = f"({sys.executable} -c 'import time; x = bytearray(40 << 20); time.sleep(3)' &)"
+    service.machine.shell(f"echo $$ > {group}/cgroup.procs; for i in 1 2 3 4 5 6 7; do {hog}; done", check=False)
     service.machine.until(lambda: service.show("NRestarts") != "0", "a restart after the kernel's kill")
     service.machine.until(service.is_ready, "ready again")
-    assert "oom" in service.machine.journal("hobbit").lower() or "status=9/KILL" in service.machine.journal("hobbit")
+    assert "status=9/KILL" in service.machine.journal("hobbit")
 
 
 def test_a_hung_serving_loop_is_killed_though_http_still_answers(service):
