@@ -99,7 +99,7 @@ install_program() {
   fi
   note "from $what"
   # same version, other content: a rebuilt wheel must replace what is there
-  "$prefix/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "$what" ||
+  "$prefix/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "${what}[serve]" ||
     fail "pip could not install $what (its message is above). Nothing was started."
   "$prefix/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$what"
 }

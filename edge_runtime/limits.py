@@ -24,12 +24,14 @@ class SystemLimits:
         cgroup_free_bytes: least that is left in any enclosing cgroup (its limit, less use that cannot be reclaimed);
             None without a limit.
         cgroup_path: the cgroup that is tightest, for messages.
+        cgroup_limit_bytes: lowest limit of any enclosing cgroup, whatever is in use.
     """
 
     total_bytes: int
     available_bytes: int
     cgroup_free_bytes: int | None = None
     cgroup_path: str = ""
+    cgroup_limit_bytes: int | None = None
 
 
 def read_limits(root: Path = Path("/")) -> SystemLimits:
@@ -47,9 +49,10 @@ def read_limits(root: Path = Path("/")) -> SystemLimits:
         total, available = fields["MemTotal"], fields["MemAvailable"]
     except (OSError, ValueError, LookupError) as err:
         raise DeviceError(f"/proc/meminfo: cannot be read ({err}). This runtime needs Linux.") from err
-    free = [(left, str(path)) for path in _memory_groups(root) if (left := _left_in(path)) is not None]
-    left, where = min(free, default=(None, ""))
-    return SystemLimits(total, available, left, where)
+    limited = [(limit, path) for path in _memory_groups(root) if (limit := _limit_of(path)) is not None]
+    left, where = min(((_left_in(path, limit), str(path)) for limit, path in limited), default=(None, ""))
+    lowest = min((limit for limit, _ in limited), default=None)
+    return SystemLimits(total, available, left, where, lowest)
 
 
 def available_cpus(root: Path = Path("/")) -> int:
@@ -89,18 +92,18 @@ def _groups(root: Path, controller: str) -> list[Path]:
     return [group for group in dict.fromkeys(found) if group.is_dir()]
 
 
-def _left_in(group: Path) -> int | None:
+def _limit_of(group: Path) -> int | None:
     limits = [_number(group / name) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")]
-    known = [limit for limit in limits if limit is not None and limit < _UNLIMITED]
-    if not known:
-        return None
+    return min((limit for limit in limits if limit is not None and limit < _UNLIMITED), default=None)
+
+
+def _left_in(group: Path, limit: int) -> int:
     used = _number(group / "memory.current") or _number(group / "memory.usage_in_bytes") or 0
     stat = dict(line.split()[:2] for line in _lines(group / "memory.stat") if len(line.split()) == 2)
     # all file pages count as reclaimable: libraries shared with others may be charged here or elsewhere, and the plan
     # counts those this process maps
     file_pages = [int(stat.get(f"total_{kind}_file", stat.get(f"{kind}_file", "0"))) for kind in ("active", "inactive")]
-    reclaimable = sum(file_pages)
-    return max(0, min(known) - max(0, used - reclaimable))
+    return max(0, limit - max(0, used - sum(file_pages)))
 
 
 def _number(path: Path) -> int | None:

@@ -192,7 +192,9 @@ def memory_ceiling(
     if reserve:
         options[0] = Ceiling(options[0].bytes, f"memory available less {format_size(reserve)} for the system")
     if limits.cgroup_free_bytes is not None:
-        options.append(Ceiling(limits.cgroup_free_bytes + own_anonymous_bytes, f"cgroup limit of {limits.cgroup_path}"))
+        free = limits.cgroup_free_bytes + own_anonymous_bytes
+        most = free if limits.cgroup_limit_bytes is None else min(free, limits.cgroup_limit_bytes)
+        options.append(Ceiling(most, f"cgroup limit of {limits.cgroup_path}"))
     if requested is not None:
         options.append(Ceiling(requested, "--memory"))
     return min(options, key=lambda option: option.bytes)
@@ -252,7 +254,7 @@ def _refusal(needs: MemoryNeeds, ceiling: Ceiling) -> str:
     floor = needs.floor_bytes()
     parts = [f"{line.name} {format_size(line.bytes)}" for line in needs.fixed_lines() if line.bytes]
     parts.append(f"{needs.top_k} slots {format_size(needs.top_k * needs.slot_bytes[needs.tier])}")
-    ways = [*_smaller_context(needs, ceiling), *_lower_tier(needs, ceiling)]
+    ways = [*_fewer_sequences(needs, ceiling), *_smaller_context(needs, ceiling), *_lower_tier(needs, ceiling)]
     if ceiling.reason == "--memory":
         # what the libraries take is measured, and differs by some 0.1 MiB from run to run
         ways.append(f"raise --memory to {format_size(align_up(floor + (1 << 20), 1 << 20))}")
@@ -273,6 +275,15 @@ def _smaller_context(needs: MemoryNeeds, ceiling: Ceiling) -> list[str]:
         return []
     floor = format_size(needs.floor_bytes(context=fits))
     return [f"lower --context from {needs.context} to {fits} (floor {floor})"]
+
+
+def _fewer_sequences(needs: MemoryNeeds, ceiling: Ceiling) -> list[str]:
+    each = needs.kv_bytes_per_token * needs.context
+    fits = needs.parallel - -(-(needs.floor_bytes() - ceiling.bytes) // max(each, 1))
+    if fits < 1:
+        return []
+    floor = format_size(needs.floor_bytes() - (needs.parallel - fits) * each)
+    return [f"lower --parallel from {needs.parallel} to {fits} (floor {floor})"]
 
 
 def _lower_tier(needs: MemoryNeeds, ceiling: Ceiling) -> list[str]:

@@ -28,12 +28,13 @@ class ServiceProcess:
         command = [sys.executable, "-m", "edge_runtime", "serve", str(bundle), *flags]
         if "--port" not in flags and "--socket" not in flags:
             command += ["--port", "0"]
-        self._file = open(log, "wb")
+        self._file = open(log, "wb")  # noqa: SIM115 - closed by stop
         self.process = subprocess.Popen(
             command, stdout=self._file, stderr=self._file, env={**os.environ, **(env or {})}
         )
         self.socket = flags[flags.index("--socket") + 1] if "--socket" in flags else None
-        self.base = "http://localhost" if self.socket else self._wait_for_address()
+        address = self._wait_for_address()
+        self.base = "http://localhost" if self.socket else address
         if wait:
             self.wait_until_ready()
 
@@ -124,7 +125,7 @@ class ServiceProcess:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             text = self.log.read_text()
-            found = re.search(r"listening on (http://\S+)", text)
+            found = re.search(r"listening on (\S+)", text)
             if found:
                 return found[1]
             assert self.process.poll() is None, text[-3000:]

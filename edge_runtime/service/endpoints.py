@@ -6,6 +6,7 @@ from dataclasses import replace
 from time import time
 from typing import Any
 
+import anyio
 import numpy as np
 from anyio.to_thread import run_sync
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from edge_runtime.service.job import Job
 from edge_runtime.service.requests import ChatRequest, Common, CompletionRequest, parse_chat, parse_completion
 from edge_runtime.service.service import Service
 
+_MAX_PREPARING = 2
+
 
 class Endpoints:
     """The API over one service.
@@ -36,13 +39,15 @@ class Endpoints:
     def __init__(self, service: Service, limits: HttpLimits) -> None:
         self._service, self._limits = service, limits
         self._created = int(time())
+        # preparing takes memory and a core; a crowd of clients must not take all of them
+        self._preparing = anyio.CapacityLimiter(_MAX_PREPARING)
 
     async def chat(self, request: Request) -> Response:
         """`POST /v1/chat/completions`."""
         self._service.require_ready()
         asked = parse_chat(parse_json_object(await read_body(request, self._limits)))
         self._check_model(asked.model)
-        ids, text, constraint = await run_sync(self._prepare_chat, asked)
+        ids, text, constraint = await run_sync(self._prepare_chat, asked, limiter=self._preparing)
         answer = ChatAnswer(
             asked,
             self._service.info.model_name,
@@ -57,7 +62,7 @@ class Endpoints:
         self._service.require_ready()
         asked = parse_completion(parse_json_object(await read_body(request, self._limits)))
         self._check_model(asked.model)
-        ids, text, constraint = await run_sync(self._prepare_completion, asked)
+        ids, text, constraint = await run_sync(self._prepare_completion, asked, limiter=self._preparing)
         answer = CompletionAnswer(asked, self._service.info.model_name, self._service.vocabulary, len(ids), text)
         return await self._answer(request, asked, ids, constraint, answer)
 

@@ -224,7 +224,7 @@ class Readiness:
         return self._reason
 
     def set(self, phase: Phase, reason: str = "") -> None:
-        """Change the phase and tell the listeners. There is no way back: what is shutting down does not become ready."""
+        """Change the phase and tell the listeners. There is no way back: a service that drains never becomes ready."""
         order = list(Phase)
         with self._changed:
             if order.index(phase) < order.index(self._phase):

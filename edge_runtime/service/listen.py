@@ -103,8 +103,10 @@ def listen_unix(path: Path) -> Listeners:
         sock.bind(str(path))
         os.chmod(path, 0o660)
         sock.listen(_BACKLOG)
-    except OSError as err:
+    except (OSError, ConfigError) as err:
         sock.close()
+        if isinstance(err, ConfigError):
+            raise
         raise ConfigError(f"socket: cannot use {path}: {err.strerror or err}.") from err
     sock.setblocking(False)
     return Listeners([sock], True, [f"unix:{path}"], path)

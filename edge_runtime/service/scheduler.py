@@ -198,6 +198,8 @@ class Scheduler:
             for sequence, _ in work:
                 self._fail(sequence, err)
             return
+        with self._stats.update() as figures:
+            figures.steps += 1
         tokens = sum(len(piece.token_ids) for _, piece in work)
         for sequence in self._running:
             sequence.tokens_around += tokens
@@ -213,7 +215,6 @@ class Scheduler:
             self._fail(sequence, err)
             return
         with self._stats.update() as figures:
-            figures.steps += 1
             figures.prompt_tokens += len(piece.token_ids) if was_prefilling else 0
             if event is not None:
                 figures.generation_tokens += 1

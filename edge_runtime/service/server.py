@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,8 @@ _LOG = logging.getLogger(__name__)
 _MAX_HEADER_BYTES = 64 << 10
 _KEEP_ALIVE_S = 30
 _POLL_S = 0.1
+_M_ARENA_MAX = -8
+_MAX_ARENAS = 2
 
 
 def serve(
@@ -50,6 +53,7 @@ def serve(
     # a Host check is for browsers; behind a unix socket or with a key there is none to fear
     local_only = listeners.local_only and not api_keys and listeners.unix_path is None
     app = create_app(service, limits, api_keys=api_keys, local_only=local_only)
+    _limit_malloc_arenas()
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(
         app,
@@ -106,6 +110,12 @@ async def _until_drained(service: Service, timeout_s: float) -> None:
             _LOG.warning("requests still run %.0f s after the stop; they are cut off", timeout_s)
             return
         await asyncio.sleep(_POLL_S)
+
+
+def _limit_malloc_arenas() -> None:
+    """Keep glibc from giving every thread a heap of its own: over days each grows to its thread's largest request."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _MAX_ARENAS)
 
 
 class _Server(uvicorn.Server):

@@ -44,6 +44,7 @@ def test_version_2_takes_the_tightest_parent_and_counts_page_cache_as_free(tmp_p
     limits = read_limits(tree(tmp_path, files))
     assert limits.cgroup_free_bytes == 500 * MIB
     assert limits.cgroup_path.endswith("system.slice")
+    assert limits.cgroup_limit_bytes == 800 * MIB
     (tmp_path / group / "memory.max").write_text("max")
     assert read_limits(tmp_path).cgroup_free_bytes == 840 * MIB
 
@@ -61,6 +62,7 @@ def test_version_1(tmp_path):
     }
     limits = read_limits(tree(tmp_path, files))
     assert limits.cgroup_free_bytes == 160 * MIB
+    assert limits.cgroup_limit_bytes == 200 * MIB
     assert available_cpus(tmp_path) == 1
 
 

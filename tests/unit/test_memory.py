@@ -44,6 +44,17 @@ def test_the_lines_add_up():
     assert "41 of 256 (16.0 %)" in table[-1]
 
 
+def test_every_sequence_has_a_kv_cache_in_the_plan():
+    four = replace(NEEDS, parallel=4)
+    plan = plan_memory(four, budget(1000))
+    kv = plan.lines[2]
+    assert (kv.bytes, kv.note) == (4 * 128 * MIB, "4 sequences x 2048 tokens x 64.0 KiB")
+    assert four.floor_bytes() == NEEDS.floor_bytes() + 3 * 128 * MIB
+    assert four.floor_bytes(context=1024) == NEEDS.floor_bytes() + MIB * (4 * 64 - 128)
+    with pytest.raises(BudgetError, match=r"Lower --parallel from 4 to 2 .*lower --context from 2048 to"):
+        plan_memory(four, budget(600))
+
+
 def test_never_more_slots_than_experts():
     plan = plan_memory(NEEDS, budget(100_000))
     assert plan.num_slots == 256
@@ -114,6 +125,8 @@ def test_the_ceiling_is_the_tightest():
     assert memory_ceiling(limits, requested=3000 * MIB, own_anonymous_bytes=60 * MIB) == Ceiling(
         1060 * MIB, "cgroup limit of /group"
     )
+    capped = replace(limits, cgroup_limit_bytes=1050 * MIB)
+    assert memory_ceiling(capped, own_anonymous_bytes=100 * MIB).bytes == 1050 * MIB, "shared pages count once, elsewhere"
     free = replace(limits, cgroup_free_bytes=None)
     auto = memory_ceiling(free, own_anonymous_bytes=60 * MIB, reserve_bytes=1024 * MIB)
     assert auto == Ceiling(3036 * MIB, "memory available less 1.00 GiB for the system")

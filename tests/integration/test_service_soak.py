@@ -1,0 +1,65 @@
+"""Thousands of mixed requests: memory and descriptors stay flat, the slowest answers do not get slower."""
+
+from __future__ import annotations
+
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from service_process import ServiceProcess
+
+REQUESTS = 2000
+WARM_UP = 800
+WORKERS = 6
+
+
+def ask(client: httpx.Client, model: str, number: int) -> float:
+    """One request of a kind its number decides; returns seconds."""
+    rng = random.Random(number)
+    body = {"model": model, "max_tokens": rng.randint(1, 6), "temperature": rng.choice([0, 1]), "seed": number}
+    words = " ".join(rng.choice(["ring", "shire", "mountain", "tea"]) for _ in range(rng.randint(1, 12)))
+    kind = number % 10
+    started = time.perf_counter()
+    if kind == 0:  # a client that goes away
+        with suppress(httpx.TimeoutException):
+            client.post("/v1/completions", json={**body, "prompt": words, "max_tokens": 60}, timeout=0.02)
+    elif kind == 1:  # a mistake
+        assert client.post("/v1/completions", json={**body, "prompt": words, "nonsense": 1}).status_code == 400
+    elif kind in (2, 3, 4):
+        with client.stream("POST", "/v1/completions", json={**body, "prompt": words, "stream": True}) as stream:
+            assert stream.status_code == 200
+            assert "data: [DONE]" in list(stream.iter_lines())
+    elif kind == 5:
+        pattern = {"type": "regex", "pattern": f"[a-z]{{{1 + number % 3}}}[0-9]"}
+        answer = client.post("/v1/completions", json={**body, "prompt": words, "response_format": pattern})
+        assert answer.status_code == 200, answer.text
+    else:
+        messages = [{"role": "user", "content": words}]
+        answer = client.post("/v1/chat/completions", json={**body, "messages": messages, "logprobs": kind == 6})
+        assert answer.status_code == 200, answer.text
+    return time.perf_counter() - started
+
+
+@pytest.mark.slow
+def test_thousands_of_requests_leave_nothing_behind(model_bundle: Path, tmp_path: Path) -> None:
+    flags = ("--parallel", "3", "--context", "128", "--max-waiting", "64", "--threads", "1")
+    with ServiceProcess(model_bundle, tmp_path / "log", *flags) as service, service.client() as client:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            first = list(pool.map(lambda n: ask(client, service.model, n), range(WARM_UP)))
+            service.wait_until_idle()
+            rss, fds = service.rss(), service.fds()
+            rest = list(pool.map(lambda n: ask(client, service.model, n), range(WARM_UP, REQUESTS)))
+        service.wait_until_idle()
+        requests = service.stats()["requests"]
+        p99 = [float(np.percentile(times, 99)) for times in (first, rest)]
+        print(f"RSS {rss} -> {service.rss()}, fds {fds} -> {service.fds()}, p99 {p99} s")
+        assert service.rss() <= 1.02 * rss
+        assert service.fds() <= fds
+        assert requests["finished"]["error"] == 0
+        # generous: other tests run on this machine as well
+        assert p99[1] < 3 * p99[0] + 0.1

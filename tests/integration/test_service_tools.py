@@ -1,0 +1,152 @@
+"""Tool calls and thinking in the model's own format, a unix socket, and a key: a bundle whose template has tools."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from conftest import MODEL
+from service_process import ServiceProcess
+
+# Qwen's format, shortened
+TEMPLATE = """{%- if tools %}<|im_start|>system
+You may call functions: <tools>{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}</tools> Answer with <tool_call>{"name": ..., "arguments": ...}</tool_call><|im_end|>
+{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>
+{{ {"name": c.function.name, "arguments": c.function.arguments} | tojson }}
+</tool_call>{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% if enable_thinking %}<think>
+{% else %}<think></think>
+{% endif %}{% endif %}"""
+KEY = "k" * 32
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather in a town.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "town": {"enum": ["Bree", "Hobbiton"]},
+                "days": {"type": "integer", "minimum": 1, "maximum": 9},
+            },
+            "required": ["town", "days"],
+            "additionalProperties": False,
+        },
+    },
+}
+PLAIN = {
+    "type": "function",
+    "function": {"name": "now", "parameters": {"type": "object", "additionalProperties": False}},
+}
+MESSAGES = [{"role": "user", "content": "How is the weather?"}]
+
+
+@pytest.fixture(scope="module")
+def service(
+    exported: Callable[..., Path], shared_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServiceProcess]:
+    folder = tmp_path_factory.mktemp("tools")
+    checkpoint = folder / "tiny-with-tools"
+    shutil.copytree(MODEL, checkpoint)
+    (checkpoint / "chat_template.jinja").write_text(TEMPLATE)
+    bundle = exported(checkpoint, "--tiers", "8", "--trunk", "fp32")
+    (folder / "key").write_text(KEY)
+    flags = (
+        "--socket",
+        str(folder / "s"),
+        "--api-key-file",
+        str(folder / "key"),
+        "--model-name",
+        "tiny",
+        "--context",
+        "1024",
+    )
+    with ServiceProcess(bundle, folder / "log", *flags) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def client(service: ServiceProcess) -> Iterator[openai.OpenAI]:
+    transport = httpx.HTTPTransport(uds=service.socket)
+    with openai.OpenAI(
+        base_url=service.api, api_key=KEY, max_retries=0, http_client=httpx.Client(transport=transport)
+    ) as made:
+        yield made
+
+
+def test_required_tool_call(client: openai.OpenAI) -> None:
+    ask = {"model": "tiny", "messages": MESSAGES, "tools": [WEATHER, PLAIN], "max_tokens": 200, "temperature": 0}
+    answer = client.chat.completions.create(**ask, tool_choice="required")
+    choice = answer.choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content is None
+    assert len(choice.message.tool_calls or []) == 1
+    call = (choice.message.tool_calls or [])[0]
+    assert call.function.name in ("weather", "now")
+    assert isinstance(json.loads(call.function.arguments), dict)
+
+
+def test_named_tool_call_streamed_and_answered(client: openai.OpenAI) -> None:
+    ask = {"model": "tiny", "tools": [WEATHER, PLAIN], "max_tokens": 200, "temperature": 0}
+    named = {"type": "function", "function": {"name": "weather"}}
+    chunks = list(client.chat.completions.create(**ask, messages=MESSAGES, tool_choice=named, stream=True))
+    calls = [call for c in chunks for call in (c.choices[0].delta.tool_calls or [])]
+    assert len(calls) == 1
+    assert calls[0].index == 0
+    assert calls[0].function.name == "weather"
+    arguments = json.loads(calls[0].function.arguments)
+    assert arguments["town"] in ("Bree", "Hobbiton")
+    assert 1 <= arguments["days"] <= 9
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    history = [
+        *MESSAGES,
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {
+                    "id": calls[0].id,
+                    "type": "function",
+                    "function": {"name": "weather", "arguments": calls[0].function.arguments},
+                }
+            ],
+        },
+        {"role": "tool", "tool_call_id": calls[0].id, "content": "Rain."},
+    ]
+    answer = client.chat.completions.create(**ask | {"max_tokens": 5}, messages=history)
+    assert answer.choices[0].finish_reason in ("length", "stop")
+    none = client.chat.completions.create(**ask | {"max_tokens": 5}, messages=MESSAGES, tool_choice="none")
+    auto = client.chat.completions.create(**ask | {"max_tokens": 5}, messages=MESSAGES)
+    assert none.usage is not None
+    assert auto.usage is not None
+    assert none.usage.prompt_tokens < auto.usage.prompt_tokens
+
+
+def test_thinking_comes_apart(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="tiny",
+        messages=MESSAGES,
+        max_tokens=6,
+        temperature=0,
+        extra_body={"chat_template_kwargs": {"enable_thinking": True}},
+    )
+    assert answer.choices[0].message.content == ""
+    assert (answer.choices[0].message.model_extra or {})["reasoning_content"]
+
+
+def test_the_key_is_asked_for(service: ServiceProcess, client: openai.OpenAI) -> None:
+    with pytest.raises(openai.AuthenticationError, match="API key"):
+        client.with_options(api_key="wrong").models.list()
+    assert [m.id for m in client.models.list()] == ["tiny"]
+    with service.client() as stranger:
+        assert stranger.get("/health").json() == {"status": "ok"}
+        assert stranger.get("/").status_code == 200
+        assert stranger.get("/v1/stats").status_code == 401

@@ -1,0 +1,108 @@
+"""docs/operations.md: every block marked `sh` runs as written, top to bottom, on a machine with none of ours on it."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from machine import booted, missing
+
+PAGE = (REPO / "docs/operations.md").read_text()
+BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+BLOCK_S = 900
+# what a block must have said, besides ending well; by a line in it
+SAYS = {
+    "sudo deploy/install.sh\n": "done. Next",
+    "systemctl status hobbit": '"object":"text_completion"',
+    "systemctl reload hobbit": "reloaded: HOBBIT_MEMORY=400MiB",
+    "hobbit plan": "--memory",
+    "systemd/examples/memory.conf": '"phase":"ready"',
+    "openssl rand": '"id":"bundle"',
+    "enable --now hobbit.socket": '"status":"ready"',
+    "HOBBIT_LOG_FORMAT=json": '"level": "info"',
+    "/metrics": "hobbit_build_info{",
+    "uninstall.sh --purge": "removing settings",
+}
+
+
+def lacking():
+    if lacks := missing():
+        return lacks
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", 8080))
+        except OSError:
+            return "port 8080 is taken"
+    return None
+
+
+def prelude():
+    """A login's surroundings: a python3 with venv, and sudo, if only as what root needs of it."""
+    has_venv = subprocess.run(["/usr/bin/python3", "-c", "import ensurepip"], capture_output=True, check=False)
+    folder = "/usr/bin" if has_venv.returncode == 0 else f"{sys.base_prefix}/bin"
+    return f'cd {REPO}; export HOME=/tmp PATH="{folder}:$PATH"; sudo() {{ "$@"; }}; set -euo pipefail\n'
+
+
+@pytest.mark.slow
+def test_every_command_runs_as_written(tmp_path):
+    if lacks := lacking():
+        pytest.skip(f"no systemd can be booted here ({lacks}); docs/operations.md was NOT run")
+    with booted() as machine:
+        for folder in (REPO, *REPO.parents, Path(sys.base_prefix), *Path(sys.base_prefix).parents):
+            machine.run("chmod", "o+rx", str(folder), check=False)
+        if "/usr/bin:" not in prelude():
+            drop_in = "/etc/systemd/system/hobbit.service.d"
+            machine.shell(f"mkdir -p {drop_in}; printf '[Service]\\nProtectHome=no\\n' > {drop_in}/20-test.conf")
+        machine.shell(f"rm -rf {REPO}/dist {REPO}/build")
+        said = {}
+        for block in BLOCKS:
+            done = machine.run("bash", "-c", prelude() + block, check=False, timeout_s=BLOCK_S)
+            assert done.returncode == 0, (
+                f"{block}\n{done.stdout[-2000:]}{done.stderr[-2000:]}{machine.journal('hobbit')[-2000:]}"
+            )
+            said[block] = done.stdout + done.stderr
+            print(f"--- {block}{said[block][-400:]}")
+        for part, expected in SAYS.items():
+            assert any(part in block and expected in text for block, text in said.items()), (part, expected)
+
+
+def test_the_page_names_only_what_exists():
+    for name in set(re.findall(r"(?<![/\w])(?:deploy|systemd|docs|tests)/[\w./-]+\w", PAGE)):
+        assert (REPO / name).exists(), name
+    for name in re.findall(r"\]\(([^)#:]+)\)", PAGE):
+        assert (REPO / "docs" / name).exists(), name
+
+
+def test_every_setting_named_is_one():
+    from edge_runtime.cli.options import ENGINE_FLAGS
+    from edge_runtime.cli.serve import SERVICE_FLAGS
+
+    known = {f"HOBBIT_{name.upper()}" for name in (*ENGINE_FLAGS, *SERVICE_FLAGS, "bundle")}
+    for text in (PAGE, (REPO / "deploy/hobbit.env.example").read_text(), *examples()):
+        assert set(re.findall(r"HOBBIT_[A-Z_]+", text)) <= known
+
+
+def examples():
+    return [path.read_text() for path in (REPO / "systemd").rglob("*") if path.is_file()]
+
+
+def test_the_example_settings_are_accepted(tmp_path):
+    from edge_runtime.cli.options import ENGINE_FLAGS
+    from edge_runtime.cli.serve import SERVICE_FLAGS
+    from edge_runtime.service.settings import check_names, read_settings
+
+    text = (REPO / "deploy/hobbit.env.example").read_text()
+    path = tmp_path / "hobbit.env"
+    path.write_text(re.sub(r"^#(HOBBIT_)", r"\1", text, flags=re.MULTILINE))
+    found = read_settings(path)
+    assert len(found) > 6
+    check_names(found, (*ENGINE_FLAGS, *SERVICE_FLAGS, "bundle"))

@@ -1,0 +1,289 @@
+"""The service under a real systemd: installed, started, watched, limited, reloaded, stopped."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from installed import ENV, installed
+from machine import booted, missing
+
+lacks = missing()
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(lacks is not None, reason=f"no systemd can be booted here ({lacks}); units were NOT run"),
+]
+LONG = 400
+
+
+@pytest.fixture
+def service(model_bundle):
+    with installed(model_bundle) as found:
+        yield found
+
+
+class Stream(threading.Thread):
+    """A long streaming request in a thread of its own."""
+
+    def __init__(self, service, max_tokens=LONG):
+        super().__init__()
+        self.service, self.max_tokens = service, max_tokens
+        self.events, self.error, self.begun = [], None, threading.Event()
+        self.start()
+        assert self.begun.wait(60), self.error
+
+    def run(self):
+        body = self.service.body("def", self.max_tokens, stream=True, ignore_eos=True)
+        try:
+            with self.service.open("/v1/completions", body) as answer:
+                for line in answer:
+                    if line.startswith(b"data: "):
+                        self.events.append(line[6:].strip())
+                        self.begun.set()
+        except (OSError, http.client.HTTPException) as err:
+            self.error = err
+        finally:
+            self.begun.set()
+
+    def tokens_until_the_end(self):
+        """Wait; return the number of chunks of an answer that must be whole."""
+        self.join(120)
+        assert self.error is None
+        assert self.events[-1] == b"[DONE]"
+        reasons = [c["finish_reason"] for e in self.events[:-1] for c in json.loads(e)["choices"]]
+        assert reasons[-1] == "length"
+        return len(reasons)
+
+
+def main_pid_line(service, name):
+    pid = service.show("MainPID")
+    lines = service.machine.shell(f"cat /proc/{pid}/status").splitlines()
+    return next(line.split(":", 1)[1].split() for line in lines if line.startswith(name + ":"))
+
+
+def test_start_is_ready_only_when_it_answers(service):
+    service.systemctl("start")
+    assert service.is_ready(), "systemctl start returned, so READY=1 was sent"
+    assert service.show("ActiveState") == "active"
+    assert service.show("Type") == "notify"
+    assert service.show("StatusText").startswith("ready: 0 running, 0 waiting")
+    answer = service.complete()
+    assert answer["usage"]["completion_tokens"] == 8
+    journal = service.machine.journal("hobbit")
+    assert journal.index("bundle verified") < journal.index("warm after") < journal.index("Started")
+    priorities = service.machine.shell("journalctl -u hobbit -o json | grep 'bundle verified'")
+    assert json.loads(priorities.splitlines()[0])["PRIORITY"] == "6", "journald knows the level"
+    service.systemctl("restart")
+    assert "verified before" in service.machine.journal("hobbit"), "the state folder is remembered"
+
+
+def test_who_it_is_and_what_it_may(service):
+    service.systemctl("start")
+    machine = service.machine
+    assert main_pid_line(service, "Uid") == [machine.shell("id -u hobbit").strip()] * 4
+    groups = machine.shell("getent group render video hobbit | cut -d: -f3").split()
+    assert set(groups) <= set(main_pid_line(service, "Groups"))
+    assert main_pid_line(service, "CapEff") == ["0" * 16]
+    assert main_pid_line(service, "CapBnd") == ["0" * 16]
+    assert main_pid_line(service, "NoNewPrivs") == ["1"]
+    assert main_pid_line(service, "Seccomp") == ["2"]
+    # as the process itself sees the file system
+    see = f"nsenter -t {service.show('MainPID')} -m -- runuser -u hobbit --"
+    assert "Read-only" in machine.shell(f"{see} touch /var/x 2>&1; {see} touch /etc/hobbit-edge/x 2>&1", check=False)
+    machine.shell(f"{see} touch /var/lib/hobbit-edge/x /run/hobbit-edge/x /var/cache/hobbit-edge/x")
+
+
+def test_only_the_gpus_device_nodes_can_be_opened(service):
+    if "devices" not in service.machine.controllers:
+        pytest.skip("no devices controller here; DeviceAllow= was NOT tried")
+    assert "DeviceAllow=/dev/nvmap rw" in service.machine.shell(
+        "cat /etc/systemd/system/hobbit.service.d/10-devices.conf"
+    )
+    service.systemctl("start")
+    group = "/sys/fs/cgroup/devices/system.slice/hobbit.service"
+    enter = f"echo $$ > {group}/cgroup.procs; "
+    tried = {
+        name: service.machine.run("bash", "-c", f"{enter} : <>/dev/{name}", check=False).returncode == 0
+        for name in ("null", "urandom", "nvmap", "port", "tty")
+    }
+    assert tried == {"null": True, "urandom": True, "nvmap": True, "port": False, "tty": False}
+
+
+def test_memory_max_is_read_back_by_the_planner(service):
+    if "memory" not in service.machine.controllers:
+        pytest.skip("no memory controller here; MemoryMax= was NOT enforced")
+    service.settings(HOBBIT_MEMORY="auto")
+    service.drop_in("30-memory.conf", "MemoryMax=200M")
+    service.systemctl("start")
+    memory = service.get("/v1/stats")["memory"]
+    assert 190 << 20 < memory["budget_bytes"] <= 200 << 20
+    assert memory["planned_bytes"] <= memory["budget_bytes"]
+    assert memory["peak_rss_bytes"] < 200 << 20
+    service.complete(max_tokens=100)
+    assert service.show("NRestarts") == "0"
+
+
+def test_the_kernel_kills_it_and_systemd_brings_it_back(service):
+    if "memory" not in service.machine.controllers:
+        pytest.skip("no memory controller here; running out of memory was NOT tried")
+    service.drop_in("30-memory.conf", "MemoryMax=300M")
+    service.systemctl("start")
+    assert main_pid_line(service, "Name") != []
+    score = service.machine.shell(f"cat /proc/{service.show('MainPID')}/oom_score_adj")
+    assert score.strip() == "200"
+    # many small processes in the same group take the rest: of them all the service is the kernel's first choice
+    group = "/sys/fs/cgroup/memory/system.slice/hobbit.service"
+    hog = f"({sys.executable} -c 'import time; x = bytearray(40 << 20); time.sleep(3)' &)"
+    service.machine.shell(f"echo $$ > {group}/cgroup.procs; for i in 1 2 3 4 5 6 7; do {hog}; done", check=False)
+    service.machine.until(lambda: service.show("NRestarts") != "0", "a restart after the kernel's kill")
+    service.machine.until(service.is_ready, "ready again")
+    assert "status=9/KILL" in service.machine.journal("hobbit")
+
+
+def test_a_hung_serving_loop_is_killed_though_http_still_answers(service):
+    if "freezer" not in service.machine.controllers:
+        pytest.skip("no v1 freezer here to hang one thread with; the watchdog was NOT tried")
+    service.drop_in("30-watchdog.conf", "WatchdogSec=3", "TimeoutAbortSec=2")
+    service.systemctl("start")
+    Stream(service).tokens_until_the_end()
+    pid = service.show("MainPID")
+    busiest = f"for t in /proc/{pid}/task/*; do awk '{{print $14 + $15, $1}}' $t/stat; done | sort -n | tail -n 1"
+    thread = service.machine.shell(busiest).split()[1]
+    assert thread != pid, "the serving loop is not the HTTP loop"
+    freezer = "/sys/fs/cgroup/freezer/hang"
+    service.machine.shell(f"mkdir {freezer}; echo {thread} > {freezer}/tasks; echo FROZEN > {freezer}/freezer.state")
+    assert service.get("/health", timeout_s=5) == {"status": "ok"}, "HTTP lives"
+    service.machine.until(lambda: "Watchdog timeout" in service.machine.journal("hobbit"), "the watchdog", 20)
+    # version 1 of the freezer holds even SIGKILL back
+    service.machine.shell(f"echo THAWED > {freezer}/freezer.state")
+    service.machine.until(lambda: service.show("NRestarts") == "1", "a restart")
+    service.machine.until(service.is_ready, "ready again")
+    assert service.complete()["usage"]["completion_tokens"] == 8
+
+
+def test_an_idle_service_feeds_the_watchdog(service):
+    service.drop_in("30-watchdog.conf", "WatchdogSec=1")
+    service.systemctl("start")
+    threading.Event().wait(4)
+    assert service.show("NRestarts") == "0"
+    assert service.is_ready()
+
+
+def test_reload_switches_settings_while_a_request_runs(service):
+    service.systemctl("start")
+    before = service.get("/v1/stats")["memory"]["budget_bytes"]
+    stream = Stream(service)
+    service.settings(HOBBIT_MEMORY="256MiB", HOBBIT_CONTEXT=256)
+    service.systemctl("reload")
+    service.machine.until(lambda: "reloaded: HOBBIT_MEMORY=256MiB" in service.machine.journal("hobbit"), "the reload")
+    assert service.get("/v1/stats")["memory"]["budget_bytes"] == 256 << 20 < before
+    assert stream.tokens_until_the_end() >= LONG
+    assert "HOBBIT_CONTEXT takes effect with the next start" in service.machine.journal("hobbit")
+    service.settings(HOBBIT_MEMORY="20MiB")
+    service.systemctl("reload")
+    service.machine.until(lambda: "reload refused" in service.machine.journal("hobbit"), "the refusal")
+    assert service.get("/v1/stats")["memory"]["budget_bytes"] == 256 << 20
+    assert (service.show("ActiveState"), service.show("NRestarts")) == ("active", "0")
+
+
+def test_stop_finishes_the_request_in_flight(service):
+    service.systemctl("start")
+    stream = Stream(service)
+    service.systemctl("stop")
+    assert stream.tokens_until_the_end() >= LONG
+    assert (service.show("Result"), service.show("ActiveState")) == ("success", "inactive")
+    assert "finishing the requests under way" in service.machine.journal("hobbit")
+
+
+def test_kill_9_in_a_request_is_an_error_for_the_client_and_a_restart(service):
+    service.systemctl("start")
+    stream = Stream(service)
+    service.systemctl("kill", "--signal=KILL")
+    stream.join(30)
+    assert stream.events[-1:] != [b"[DONE]"]
+    service.machine.until(lambda: service.show("NRestarts") == "1", "a restart")
+    service.machine.until(service.is_ready, "ready again")
+    assert service.complete()["usage"]["completion_tokens"] == 8
+
+
+def test_a_wrong_setting_is_told_once_not_tried_forever(service):
+    service.settings(HOBBIT_MEMORY="20MiB")
+    service.systemctl("start", check=False)
+    assert service.show("ActiveState") == "failed"
+    assert (service.show("ExecMainStatus"), service.show("NRestarts")) == ("78", "0")
+    assert "BudgetError" in service.machine.journal("hobbit")
+    service.settings(HOBBIT_MEMROY="1GiB")
+    service.systemctl("start", check=False)
+    assert "Did you mean 'HOBBIT_MEMORY'" in service.machine.journal("hobbit")
+    service.settings()
+    service.systemctl("start")
+    assert service.is_ready()
+
+
+def test_systemd_listens_and_the_first_connection_starts_it(service):
+    listen = ("ListenStream=", f"ListenStream=127.0.0.1:{service.port}")
+    service.drop_in("10-port.conf", *listen, section="Socket", unit="hobbit.socket")
+    service.machine.run("systemctl", "start", "hobbit.socket")
+    assert service.show("ActiveState") == "inactive"
+    # the connection waits in systemd's queue; while loading the service itself answers 503
+    with pytest.raises(OSError, match="503"):
+        service.complete()
+    service.machine.until(service.is_ready, "ready")
+    assert service.complete()["usage"]["completion_tokens"] == 8
+    assert "socket (" in service.machine.journal("hobbit") or "hobbit" in service.machine.journal("hobbit")
+    service.systemctl("restart")
+    assert service.complete()["usage"]["completion_tokens"] == 8
+
+
+def test_logs_as_json(service):
+    service.settings(HOBBIT_LOG_FORMAT="json")
+    service.systemctl("start")
+    lines = [line for line in service.machine.journal("hobbit").splitlines() if line.startswith("{")]
+    assert any(json.loads(line)["message"].startswith("bundle verified") for line in lines)
+
+
+def test_install_twice_upgrade_and_uninstall(model_bundle):
+    with installed(model_bundle) as service:
+        assert "keeping the settings" in service.install("--no-start")
+        service.settings(HOBBIT_MEMORY="400MiB")
+        said = service.install()
+        assert "done. Next" in said
+        assert 'HOBBIT_MEMORY="512MiB"' in service.machine.shell(f"cat {ENV}"), "--memory of this run"
+        assert f"HOBBIT_PORT={service.port}" in service.machine.shell(f"cat {ENV}"), "the rest is kept"
+        assert service.is_ready()
+        uninstall = str(Path(__file__).parents[2] / "deploy/uninstall.sh")
+        assert "kept: /etc/hobbit-edge" in service.machine.run(uninstall).stdout
+        assert "kept" in service.machine.run(uninstall).stdout
+        leftovers = (
+            "ls -d /opt/hobbit-edge /etc/systemd/system/hobbit* /usr/local/bin/hobbit /usr/lib/*/hobbit* 2>/dev/null"
+        )
+        assert service.machine.shell(leftovers, check=False) == ""
+        assert service.machine.shell(f"cat {ENV}") != ""
+        service.machine.run(uninstall, "--purge")
+        assert service.machine.shell("ls -d /etc/hobbit-edge /var/lib/hobbit-edge 2>/dev/null", check=False) == ""
+        assert service.machine.shell("getent passwd hobbit; getent group hobbit", check=False) == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "says"),
+    [
+        (("--frob",), 2, "unknown option '--frob'"),
+        (("--memory",), 2, "--memory: expected a value"),
+        (("--bundle", "/nowhere"), 78, "/nowhere has no manifest.json"),
+        (("--python", "python9"), 1, "python9: not found"),
+        (("--venv", "/usr"), 1, "/usr/bin/hobbit is not there"),
+    ],
+)
+def test_the_installer_says_what_is_wrong_and_changes_nothing(flags, code, says):
+    with booted() as machine:
+        done = machine.run(str(Path(__file__).parents[2] / "deploy/install.sh"), *flags, check=False)
+        assert done.returncode == code
+        assert says in done.stderr
+        assert machine.shell("ls /etc/systemd/system/hobbit.service /opt/hobbit-edge 2>/dev/null", check=False) == ""

@@ -1,0 +1,271 @@
+"""The service's pure parts: strict fields, the splitter of the model's marks, sessions, listening, joint plans."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_runtime.decoder import decide_together
+from edge_runtime.errors import ConfigError
+from edge_runtime.policy.base import ResidencyView, Routing, StepPlan
+from edge_runtime.policy.lossless import Lossless
+from edge_runtime.service.api_errors import ApiError
+from edge_runtime.service.chat import Delta, OutputSplitter
+from edge_runtime.service.fields import Fields, parse_json_object
+from edge_runtime.service.listen import adopt, listen_tcp, listen_unix, read_api_keys
+from edge_runtime.service.requests import parse_chat, parse_completion
+from edge_runtime.service.sessions import SessionPool
+from edge_runtime.trunk.kv_cache import KVCache
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+def joined(deltas: list[Delta]) -> tuple[str, str, list[dict[str, Any]]]:
+    content, reasoning = "".join(d.content for d in deltas), "".join(d.reasoning for d in deltas)
+    return content, reasoning, [d.call["function"] for d in deltas if d.call is not None]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 60), max_size=12))
+def test_marks_are_found_however_the_text_is_cut(cuts: list[int]) -> None:
+    call = '<tool_call>\n{"name": "f", "arguments": {"a": [1, "<b>"]}}\n</tool_call>'
+    text = f"<think>\nhm < x\n</think>\n\nSure. {call}\n{call}<tool"
+    splitter = OutputSplitter(with_calls=True, with_thinking=True, thinking=False)
+    deltas, at = [], 0
+    for cut in cuts:
+        deltas += splitter.push(text[at : at + cut])
+        at += cut
+    deltas += splitter.push(text[at:]) + splitter.flush()
+    function = {"name": "f", "arguments": '{"a": [1, "<b>"]}'}
+    assert joined(deltas) == ("Sure. <tool", "hm < x\n", [function, function])
+    assert splitter.calls == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<tool_call>{nonsense}</tool_call>", "<tool_call>[1]</tool_call>", '<tool_call>{"name": "f"', "a <tool_cal"],
+)
+def test_what_is_no_call_is_text(text: str) -> None:
+    splitter = OutputSplitter(with_calls=True, with_thinking=False, thinking=False)
+    assert joined(splitter.push(text) + splitter.flush()) == (text, "", [])
+
+
+def test_without_marks_text_passes_untouched_and_a_prompt_may_open_the_thinking() -> None:
+    plain = OutputSplitter(with_calls=False, with_thinking=False, thinking=False)
+    assert joined(plain.push(" <think>") + plain.flush()) == (" <think>", "", [])
+    thinking = OutputSplitter(with_calls=False, with_thinking=True, thinking=True)
+    assert joined(thinking.push("\nhm</think>\n\nyes") + thinking.flush()) == ("yes", "hm", [])
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"model": None}, "model"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"messages": [{"role": "wizard", "content": ""}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": "", "colour": 1}]}, "messages.0.colour"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+         "messages.0.content.0.type"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
+         "messages.0.tool_calls.0.function.arguments"),
+        ({"n": 2}, "n"),
+        ({"n": True}, "n"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"stream_options": {}}, "stream_options"),
+        ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": 2.1}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"stop": ["", "x"]}, "stop"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": {"type": "regex"}}, "response_format.pattern"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}],
+          "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice.function.name"),
+        ({"chat_template_kwargs": {"messages": "x"}}, "chat_template_kwargs.messages"),
+        ({"functions": []}, "functions"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_named(change: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        parse_chat({**CHAT, **change})
+    assert (caught.value.status, caught.value.param) == (400, param)
+    assert param in caught.value.message
+
+
+def test_requests_are_read_with_openais_defaults() -> None:
+    chat = parse_chat({**CHAT, "stop": "x", "seed": -1, "max_completion_tokens": 5, "n": 1, "presence_penalty": 0.0})
+    assert (chat.sampling.temperature, chat.sampling.top_p, chat.sampling.stop) == (1.0, 1.0, ("x",))
+    assert (chat.sampling.seed, chat.sampling.max_tokens, chat.stream, chat.logprobs) == ((1 << 64) - 1, 5, False, None)
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert parse_chat({**CHAT, "messages": [{"role": "developer", "content": parts}]}).messages == (
+        {"role": "system", "content": "ab"},
+    )
+    completion = parse_completion({"model": "m", "prompt": ["x"], "user": "me"})
+    assert (completion.prompt, completion.sampling.max_tokens) == ("x", 16)
+    assert parse_completion({"model": "m", "prompt": [[1, 2]]}).prompt == (1, 2)
+    with pytest.raises(ApiError, match="one prompt"):
+        parse_completion({"model": "m", "prompt": ["x", "y"]})
+
+
+@settings(deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda s: st.lists(s) | st.dictionaries(st.text(), s),
+        max_leaves=20,
+    )
+)
+def test_any_json_is_read_or_refused(value: Any) -> None:
+    try:
+        data = parse_json_object(json.dumps(value).encode())
+        parse_chat({**CHAT, **data})
+    except ApiError as err:
+        answer = err
+    else:
+        return
+    assert 400 <= answer.status < 500
+    assert set(answer.to_json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_unknown_fields_get_a_suggestion() -> None:
+    fields = Fields({"strem": 1})
+    fields.flag("stream")
+    with pytest.raises(ApiError, match="Did you mean 'stream'"):
+        fields.finish()
+
+
+def ids(*values: int) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+def fill(pool: SessionPool, *tokens: int) -> None:
+    session, kept = pool.acquire(ids(*tokens))
+    session.kv.advance(len(tokens) - kept)
+    session.tokens.extend(tokens[kept:])
+    pool.release(session)
+
+
+def test_a_prompt_gets_the_session_with_its_prefix() -> None:
+    pool = SessionPool([KVCache(1, 1, 2, 64) for _ in range(3)])
+    fill(pool, 1, 2, 3, 4)
+    fill(pool, 9, 8, 7)
+    session, kept = pool.acquire(ids(1, 2, 3, 4, 5))
+    assert (kept, session.tokens, session.kv.length) == (4, [1, 2, 3, 4], 4)
+    # busy: the same prefix must go elsewhere, into the session never used
+    other, kept = pool.acquire(ids(1, 2, 3, 4, 5))
+    assert (kept, other.tokens) == (0, [])
+    assert pool.num_busy == 2
+    pool.release(session)
+    # the same prompt again: its last token is run, to have logits
+    assert pool.acquire(ids(1, 2, 3, 4))[1] == 3
+
+
+def test_a_short_common_beginning_does_not_cost_another_conversation_its_tail() -> None:
+    pool = SessionPool([KVCache(1, 1, 2, 64) for _ in range(2)])
+    fill(pool, 1, *range(10, 30))
+    session, kept = pool.acquire(ids(1, 50, 51))
+    assert (kept, session.tokens) == (0, [])
+    pool.release(session)
+    # with one session there is no choice
+    single = SessionPool([KVCache(1, 1, 2, 64)])
+    fill(single, 1, *range(10, 30))
+    assert single.acquire(ids(1, 50, 51))[1] == 1
+
+
+class Halves:
+    """A policy that drops the second expert of every token."""
+
+    name = "halves"
+
+    @property
+    def params(self) -> dict[str, float | int | str | bool]:
+        return {}
+
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
+        weights = routing.topk_weights.copy()
+        weights[:, 1] = 0
+        tiers = np.zeros(routing.logits.shape[1], np.uint8)
+        tiers[routing.topk_ids[:, 0]] = 4
+        return StepPlan(routing.topk_ids, weights, tiers, substituted=1, skipped=len(weights))
+
+    def begin_sequence(self) -> None: ...
+
+
+def test_policies_of_several_requests_are_joined_into_one_plan() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((5, 6)).astype(np.float32)
+    top = np.argsort(-logits, 1)[:, :2].astype(np.int32)
+    routing = Routing(logits, top, np.full((5, 2), 0.5, np.float32))
+    exact, halves = Lossless(num_experts=6, tier=8), Halves()
+    view: Any = None
+    # sequences of 1, 3 and 1 tokens; the one in the middle is lossy
+    plan = decide_together(0, routing, np.array([1, 4]), [exact, halves, exact], view)
+    assert plan.topk_weights.tolist() == [[0.5, 0.5], [0.5, 0], [0.5, 0], [0.5, 0], [0.5, 0.5]]
+    wanted = np.zeros(6, np.uint8)
+    wanted[top[1:4, 0]] = 4
+    wanted[top[[0, 4]]] = 8
+    assert plan.tiers.tolist() == wanted.tolist()
+    assert (plan.substituted, plan.skipped) == (1, 3)
+    alone = decide_together(0, routing, np.array([1, 4]), [exact] * 3, view)
+    np.testing.assert_array_equal(alone.tiers, exact.decide(0, routing, view).tiers)
+
+
+def test_keys_come_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# ours\n" + "a" * 20 + "\n\n" + "b" * 16 + "\n")
+    assert read_api_keys(str(path)) == ("a" * 20, "b" * 16)
+    assert read_api_keys(None) == ()
+    for text in ("", "short", "with a space in it", "é" * 20):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="api-key-file"):
+            read_api_keys(str(path))
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_api_keys(str(tmp_path / "nowhere"))
+
+
+def test_other_machines_are_let_in_with_a_key_only(tmp_path: Path) -> None:
+    for host in ("0.0.0.0", "::"):
+        with pytest.raises(ConfigError, match="API key"):
+            listen_tcp(host, 0, has_key=False)
+    found = listen_tcp("0.0.0.0", 0, has_key=True)
+    assert not found.local_only
+    with pytest.raises(ConfigError, match="API key"):
+        adopt(found.sockets, has_key=False)
+    found.close()
+    local = listen_tcp("127.0.0.1", 0, has_key=False)
+    port = local.sockets[0].getsockname()[1]
+    with pytest.raises(ConfigError, match="Choose another --port"):
+        listen_tcp("127.0.0.1", port, has_key=False)
+    local.close()
+    with pytest.raises(ConfigError, match="no address"):
+        listen_tcp("nowhere.invalid", 0, has_key=True)
+
+
+def test_a_unix_socket_replaces_a_stale_one_only(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    found = listen_unix(path)
+    assert path.stat().st_mode & 0o777 == 0o660
+    with pytest.raises(ConfigError, match="another server"):
+        listen_unix(path)
+    found.close()
+    assert not path.exists()
+    path.write_text("a file of somebody's")
+    with pytest.raises(ConfigError, match="cannot use"):
+        listen_unix(path)
+    assert path.read_text() == "a file of somebody's"
