@@ -1,4 +1,4 @@
-"""Flags every verb shares. Defaults are None: what the user did not say comes from the environment, then the profile."""
+"""Flags every verb shares. Defaults are None: what was not said comes from the environment, then the profile."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 from typing import Any
 
 ENGINE_FLAGS = (
-    "profile", "memory", "expert_memory", "tier", "policy", "max_kld", "eviction", "prefetch", "backend", "threads", "io_threads",
-    "direct_io", "context", "seed",
+    "profile", "memory", "expert_memory", "tier", "policy", "max_kld", "eviction", "prefetch", "backend", "threads",
+    "io_threads", "direct_io", "context", "seed",
 )  # fmt: skip
 
 
