@@ -42,7 +42,7 @@ SWEEP: dict[str, list[str]] = {
     "cumsum": [f"cumsum:p={p}" for p in (0.9, 0.95, 0.98, 0.99)],
     "mobile": [f"mobile:threshold={t},ahead=0" for t in (0.0, 0.1, 0.3, 0.6)],
 }  # fmt: skip
-EVICTIONS = {"rate-distortion": ("lru", "lcu"), "hobbit": ("lru", "lcu"), "lossless": ("lru", "lcu")}
+EVICTIONS = {"hobbit": ("lru", "lcu"), "lossless": ("lru", "lcu")}
 
 
 def main() -> None:
