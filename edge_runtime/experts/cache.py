@@ -121,11 +121,6 @@ class ExpertCache:
         return self._counters
 
     @property
-    def stall_ns(self) -> int:
-        """Time the engine has waited for experts since opening."""
-        return self._counters.stall_ns
-
-    @property
     def store_mode(self) -> str:
         """How the drive is read: 'direct', 'buffered', or why it is not direct."""
         return self._store.mode
