@@ -67,13 +67,9 @@ class ExpertCounters:
 
     def count_tiers(self, tiers: NDArray[np.uint8]) -> None:
         """Count lookups by the tier served, uint8 [n]."""
-        first = int(tiers[0]) if len(tiers) else 0
-        if (tiers == first).all():
-            counts = {first: len(tiers)} if len(tiers) else {}
-        else:
-            counts = dict(zip(*(a.tolist() for a in np.unique(tiers, return_counts=True)), strict=True))
-        for tier, lookups in counts.items():
-            self.by_tier[tier] = self.by_tier.get(tier, 0) + lookups
+        raw = tiers.tobytes()  # counting bytes is several times cheaper than counting with numpy
+        for tier in set(raw):
+            self.by_tier[tier] = self.by_tier.get(tier, 0) + raw.count(tier)
 
     def add_plan(self, plan: StepPlan) -> None:
         """Count what a policy changed."""
