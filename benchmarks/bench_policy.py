@@ -16,6 +16,7 @@ from time import perf_counter_ns
 
 import numpy as np
 
+from edge_runtime.format.calibration import ExpertCalibration, LayerCalibration, Sensitivity
 from edge_runtime.policy import POLICIES, create_policy
 from edge_runtime.policy.base import Policy, PolicyContext, Routing
 from edge_runtime.policy.routing import route
@@ -33,6 +34,16 @@ class HalfResident:
     def resident_tiers(self, layer_idx: int) -> np.ndarray:
         """See `ResidencyView`."""
         return self._tiers
+
+
+def calibration(layers: int, experts: int) -> ExpertCalibration:
+    """Made-up measurements, for the policies that need them."""
+    errors = {str(tier): [0.3 / 4**i] * experts for i, tier in enumerate((2, 4, 6, 8))}
+    one = [
+        LayerCalibration(i, errors, [9] * experts, errors, [1.0] * experts, Sensitivity(0.01, 0.01, 0.01))
+        for i in range(layers)
+    ]
+    return ExpertCalibration(2, one, 100, 8, [i / 100 for i in range(101)])
 
 
 def decide_us(policy: Policy, routings: list[Routing], residents: HalfResident, repeats: int) -> float:
@@ -59,7 +70,9 @@ def main() -> None:
     for _ in range(args.repeats):
         routings = [route(z, args.top_k, norm_topk_prob=True) for z in logits]
     found = {"(route)": (perf_counter_ns() - started) / args.repeats / args.layers / 1000}
-    context = PolicyContext(args.layers, args.experts, args.top_k, 8, TIER_BYTES)
+    context = PolicyContext(
+        args.layers, args.experts, args.top_k, 8, TIER_BYTES, calibration=calibration(args.layers, args.experts)
+    )
     for name in POLICIES:
         policy = create_policy(name, context)
         found[name] = decide_us(policy, routings, HalfResident(args.experts), args.repeats)

@@ -1,4 +1,4 @@
-"""Does each policy reproduce its paper's direction? Quality and bytes on a text, one token a step, at three cache sizes.
+"""Does each policy reproduce its paper's direction? Quality and bytes, one token a step, at three cache sizes.
 
     python benchmarks/policy_directions.py BUNDLE --text FILE [--tokens 512] [--policy NAME:... --policy ...]
 
@@ -34,6 +34,7 @@ class Outcome:
     tokens: int
 
     def row(self, lossless: Outcome) -> str:
+        """Cells of the table."""
         e, base, q = self.experts, lossless.experts, self.quality
         cells = [
             f"{100 * e['misses'] / max(e['lookups'], 1):.1f} %",
@@ -50,7 +51,7 @@ class Outcome:
 def run(args: argparse.Namespace, policy: str, expert_memory: int, baseline: np.ndarray | None) -> tuple:
     options = {"tier": args.tier, "context": args.tokens, "eviction": args.eviction, "self_check": False}
     with Engine.open(args.bundle, policy=policy, expert_memory=expert_memory, **options) as engine:
-        ids = np.array(engine.tokenizer.encode(open(args.text, encoding="utf-8").read())[: args.tokens], np.int32)
+        ids = np.array(engine.tokenizer.encode(Path(args.text).read_text(encoding="utf-8"))[: args.tokens], np.int32)
         before = engine.parts.cache.counters.snapshot()
         logits = engine.logits(ids, chunk=1)
         experts = engine.parts.cache.counters.since(before).to_json()

@@ -13,6 +13,7 @@ VERBS = {
     "chat": "talk to a model that has a chat template",
     "serve": "OpenAI-compatible HTTP service on this machine",
     "eval": "perplexity and KL divergence on a text, one token a step",
+    "calibrate": "thresholds of HOBBIT, MoBiLE and expert skipping for this model, from any text",
     "trace": "record what the router says while a text is decoded",
     "simulate": "replay a trace against policies and cache sizes, beside Belady's optimum",
     "verify": "check hashes, structure and numerics of a bundle",

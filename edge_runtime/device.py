@@ -53,7 +53,7 @@ class Switch:
 class Eviction:
     """Name of an eviction rule."""
 
-    value: Literal["lru", "lcu"]
+    value: Literal["lru", "lcu", "lfru", "mdc"]
     basis: Basis
     note: str = ""
 

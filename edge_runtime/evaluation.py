@@ -48,6 +48,7 @@ class QualityMeter:
         self._same: list[bool] = []
         self._nll: list[float] = []
         self._baseline_nll: list[float] = []
+        self._hits: list[tuple[bool, bool]] = []
 
     def add(self, baseline: NDArray[np.float32], candidate: NDArray[np.float32], target: int | None) -> None:
         """Add one position.
@@ -63,6 +64,14 @@ class QualityMeter:
         if target is not None:
             self._nll.append(-float(q[target]))
             self._baseline_nll.append(-float(p[target]))
+            self._hits.append((bool(candidate.argmax() == target), bool(baseline.argmax() == target)))
+
+    def hits(self) -> NDArray[np.bool_]:
+        """Return bool [2, N]: whether the candidate, and the baseline, put each token of the text first.
+
+        The text's first token, which nothing predicts, counts as missed.
+        """
+        return np.asarray(np.array([(False, False), *self._hits], np.bool_).T)
 
     def result(self) -> Quality:
         """Return the figures over all positions so far (at least two)."""

@@ -29,6 +29,15 @@ def make_report(
     """
     spec = parts.bundle.manifest.model
     tokens = timings.prompt_n + len(timings.token_ms)
+    experts = parts.cache.counters.since(before).to_json(tokens)
+    prefetcher = parts.decoder.prefetcher
+    if prefetcher is not None and prefetcher.governor is not None:
+        saved = prefetcher.governor.saved_ns_per_token
+        experts["prefetch"] |= {
+            "is_on": prefetcher.is_on,
+            "switches": prefetcher.governor.switches,
+            "saved_ms_per_token": None if saved is None else round(saved / 1e6, 4),
+        }
     return RunReport(
         text=text,
         token_ids=list(token_ids or []),
@@ -42,7 +51,7 @@ def make_report(
         policy={"name": parts.policy.name, "params": parts.policy.params},
         backend=parts.backend,
         timings=timings.to_json(),
-        experts=parts.cache.counters.since(before).to_json(tokens),
+        experts=experts,
         memory={
             "budget_bytes": parts.plan.budget_bytes,
             "planned_bytes": parts.plan.planned_bytes,

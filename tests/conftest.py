@@ -69,3 +69,9 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
 def model_bundle(exported: Callable[..., Path]) -> Path:
     """The bundled model at every tier, bf16 included, with a float32 trunk."""
     return exported(MODEL, "--tiers", "8,6,4,2,bf16", "--trunk", "fp32")
+
+
+@pytest.fixture(scope="session")
+def calibrated_bundle(exported: Callable[..., Path]) -> Path:
+    """The bundled model with the losses of its tiers measured on the text that comes with the exporter."""
+    return exported(MODEL, "--tiers", "8,6,4,2", "--trunk", "fp32", "--calibrate")

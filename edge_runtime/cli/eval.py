@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
     from edge_runtime import Engine, RunReport
     from edge_runtime.evaluation import Quality
+    from edge_runtime.tasks import TaskScore
+
+_ANSWER_TOKENS = 48
+_LOSSES = ("substituted", "skipped", "truncated", "route_changed", "fallbacks")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, default=512, metavar="N", help="score the first N tokens (default: 512)")
     parser.add_argument("--baseline", default="lossless", metavar="NAME", help="policy to compare with (lossless)")
     parser.add_argument("--baseline-tier", metavar="T", help="its tier (default: bf16 if stored, else the deepest)")
+    parser.add_argument(
+        "--python",
+        type=int,
+        default=0,
+        metavar="N",
+        help="the text is Python: go on from N places, check what is written",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -40,32 +51,40 @@ def main(args: argparse.Namespace) -> int:
     tiers = read_manifest(Path(args.bundle)).experts.tiers
     baseline |= {"policy": args.baseline, "tier": args.baseline_tier or str(tiers[-1])}
     with tempfile.TemporaryFile(prefix="hobbit-eval-") as store:
-        ids = _baseline_pass(args, baseline, store)
-        report, quality = _candidate_pass(args, options, ids, store)
+        ids, baseline_slips = _baseline_pass(args, baseline, store)
+        report, quality, tasks = _candidate_pass(args, options, ids, store, baseline_slips)
     if args.json:
-        print(json.dumps(report.to_json() | {"quality": quality.to_json()}))
+        scores = {name: task.to_json() for name, task in tasks.items()}
+        print(json.dumps(report.to_json() | {"quality": quality.to_json() | {"tasks": scores}}))
     else:
-        _print_quality(report, quality)
+        _print_quality(report, quality, tasks)
     return 0
 
 
-def _baseline_pass(args: argparse.Namespace, options: dict[str, Any], store: IO[bytes]) -> NDArray[np.int32]:
+def _baseline_pass(
+    args: argparse.Namespace, options: dict[str, Any], store: IO[bytes]
+) -> tuple[NDArray[np.int32], list[bool]]:
     import numpy as np
 
     with _open(args, options) as engine:
         ids = np.asarray(read_tokens(engine, args.text, args.tokens), np.int32)
         for _, rows in progress(windows(engine, ids, chunk=1), "baseline", len(ids)):
             store.write(rows.tobytes())
-    return ids
+        return ids, _sound_python(engine, ids, args.python)
 
 
 def _candidate_pass(
-    args: argparse.Namespace, options: dict[str, Any], ids: NDArray[np.int32], store: IO[bytes]
-) -> tuple[RunReport, Quality]:
+    args: argparse.Namespace,
+    options: dict[str, Any],
+    ids: NDArray[np.int32],
+    store: IO[bytes],
+    baseline_sound: list[bool],
+) -> tuple[RunReport, Quality, dict[str, TaskScore]]:
     import numpy as np
 
     from edge_runtime.evaluation import QualityMeter
     from edge_runtime.reporting import make_report
+    from edge_runtime.tasks import completed, repeated_names, score
     from edge_runtime.telemetry.report import Timings
 
     meter, timings = QualityMeter(), Timings()
@@ -81,7 +100,28 @@ def _candidate_pass(
             meter.add(baseline, rows[0], following)
             started = perf_counter()
         report = make_report(engine.parts, timings=timings, before=before)
-    return report, meter.result()
+        names = repeated_names([engine.tokenizer.decode([int(token)]) for token in ids])
+        ours, theirs = (completed(names, hits) for hits in meter.hits())
+        tasks = {"identifiers": score(ours, theirs)}
+        if args.python:
+            tasks["python"] = score(_sound_python(engine, ids, args.python), baseline_sound)
+    return report, meter.result(), tasks
+
+
+def _sound_python(engine: Engine, ids: NDArray[np.int32], count: int) -> list[bool]:
+    """Go on from `count` places of the text and say of each answer whether its brackets and indents are sound."""
+    from edge_runtime import SamplingParams
+    from edge_runtime.tasks import python_slips
+
+    params, sound = SamplingParams(max_tokens=_ANSWER_TOKENS), []
+    limit = max(engine.parts.config.context - _ANSWER_TOKENS, 1)
+    for number in range(count):
+        stop = max((number + 1) * len(ids) // (count + 1), 1)
+        # from the start of the text, as far as the context goes: where code is cut, its open blocks are not known
+        prompt = engine.tokenizer.decode([int(token) for token in ids[:stop][:limit]])
+        answer = engine.generate(prompt, params).text
+        sound.append(python_slips(prompt + answer) <= python_slips(prompt))
+    return sound
 
 
 def _open(args: argparse.Namespace, options: dict[str, Any]) -> Engine:
@@ -90,12 +130,21 @@ def _open(args: argparse.Namespace, options: dict[str, Any]) -> Engine:
     return Engine.open(args.bundle, self_check=not args.no_self_check, **options)
 
 
-def _print_quality(report: RunReport, quality: Quality) -> None:
+def _print_quality(report: RunReport, quality: Quality, tasks: dict[str, TaskScore]) -> None:
     from edge_runtime.sizes import format_size
 
     print(f"tokens          {quality.tokens}")
     print(f"perplexity      {quality.ppl:.4f} (baseline {quality.baseline_ppl:.4f})")
     print(f"KL divergence   mean {quality.kld_mean:.6f}  median {quality.kld_median:.6f}  p99 {quality.kld_p99:.6f}")
     print(f"top-1 agreement {100 * quality.top1_agreement:.2f} %")
+    for name, task in tasks.items():
+        if task.correct is not None and task.baseline_correct is not None:
+            print(
+                f"{name:<15} {100 * task.correct:.1f} % of {task.items} (baseline {100 * task.baseline_correct:.1f} %)"
+            )
+    experts = report.experts
+    print(f"changed         {', '.join(f'{experts[name]} {name}' for name in _LOSSES)}")
+    if experts["predicted_kld_per_token"] is not None:
+        print(f"predicted KLD   {experts['predicted_kld_per_token']:.6f}")
     print(f"bytes a token   {format_size(report.experts['bytes_per_token'] or 0)}")
     print(f"speed           {report.timings['predicted_per_second']:.1f} tok/s")

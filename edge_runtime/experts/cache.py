@@ -131,11 +131,6 @@ class ExpertCache:
         return self._counters
 
     @property
-    def stall_ns(self) -> int:
-        """Time the engine has waited for experts since opening."""
-        return self._counters.stall_ns
-
-    @property
     def store_mode(self) -> str:
         """How the drive is read: 'direct', 'buffered', or why it is not direct."""
         return self._store.mode
@@ -183,11 +178,10 @@ class ExpertCache:
             raises ExpertReadError if a read failed; by then everything is released and the next request may run.
         """
         self._close_stream()
-        experts = np.flatnonzero(tiers)
-        if self.fits_all and (self._table.resident_tiers(layer_idx)[experts] >= tiers[experts]).all():
-            return self._serve_resident(layer_idx, experts, tiers)
+        if self.fits_all and not (self._table.resident_tiers(layer_idx) < tiers).any():
+            return self._serve_resident(layer_idx, tiers)
         self._stream = LayerStream(
-            self._reader, self._counters, layer_idx, experts,
+            self._reader, self._counters, layer_idx, np.flatnonzero(tiers),
             tiers=tiers, order=order, read_timeout_s=self._read_timeout_s, clock=self._clock,
         )  # fmt: skip
         return self._stream
@@ -240,13 +234,12 @@ class ExpertCache:
             self._store.close()
             self._memory.close()
 
-    def _serve_resident(
-        self, layer_idx: int, experts: NDArray[np.intp], tiers: NDArray[np.uint8]
-    ) -> Iterator[ReadyBatch]:
+    def _serve_resident(self, layer_idx: int, tiers: NDArray[np.uint8]) -> Iterator[ReadyBatch]:
         """Everything fits and is there: no pins, no scores, two gathers."""
+        experts = np.flatnonzero(tiers)
         served = tiers[experts]
         self._counters.count(served, served[:0], served[:0])
-        return iter(batches(experts, self._table.slots_of(layer_idx)[experts], tiers, self._memory))
+        return iter(batches(experts, self._table.slots_of(layer_idx)[experts], served, self._memory))
 
     def _close_stream(self) -> None:
         stream, self._stream = self._stream, None

@@ -162,11 +162,6 @@ class ExpertCounters:
 
 
 def _counts(tiers: NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """(tier, how often) of uint8 [n]; one tier, the usual case, needs no sorting."""
-    if not len(tiers):
-        return []
-    first = int(tiers[0])
-    if (tiers == first).all():
-        return [(first, len(tiers))]
-    values, counts = np.unique(tiers, return_counts=True)
-    return list(zip(values.tolist(), counts.tolist(), strict=True))
+    """(tier, how often) of uint8 [n]; counting bytes is several times cheaper than counting with numpy."""
+    raw = tiers.tobytes()
+    return [(tier, raw.count(tier)) for tier in set(raw)]

@@ -55,6 +55,7 @@ class Lru:
 
     def __init__(self, num_layers: int, num_experts: int) -> None:
         self._last_use = np.zeros(num_layers * num_experts, np.float64)
+        self._ramp = np.arange(1.0, num_experts + 1)
         self._uses = 0
 
     def begin_sequence(self) -> None:
@@ -65,7 +66,7 @@ class Lru:
 
     def use(self, keys: Keys, tiers: U8) -> None:
         """See `EvictionRule.use`."""
-        self._last_use[keys] = np.arange(self._uses + 1, self._uses + 1 + len(keys))
+        self._last_use[keys] = self._uses + self._ramp[: len(keys)]
         self._uses += len(keys)
 
     def scores(self, keys: Keys, layer_idx: int) -> F64:

@@ -170,6 +170,10 @@ class SlotTable:
             The slots of experts[0], experts[1], ...; shorter than `experts` if room ran out.
         """
         ledger, row = self.ledger, self._slots[layer_idx]
+        if not ledger.sizes.max_planes:
+            chosen = self._claim_cores(layer_idx, experts, prefetch=prefetch)
+            self.counters.prefetch_issued += len(chosen) if prefetch else 0
+            return chosen
         wanted = sum(self._missing_bytes(row, expert, tiers) for expert in experts)
         if wanted > ledger.free_bytes:
             held = [int(row[expert]) for expert in experts if row[expert] != FREE]
@@ -177,7 +181,7 @@ class SlotTable:
             if held and self._missing_bytes(row, experts[0], tiers) > ledger.free_bytes:
                 # residents waiting for planes hold all memory: let the later ones go so that the first can proceed
                 self._make_room(wanted, layer_idx, held[:1] if row[experts[0]] == held[0] else [])
-        chosen: list[int] = []
+        chosen = []
         for expert in experts:
             if self._missing_bytes(row, expert, tiers) > ledger.free_bytes:
                 break
@@ -250,9 +254,16 @@ class SlotTable:
         self._pinned, self._reading = np.zeros(num_slots, np.bool_), np.zeros(num_slots, np.bool_)
         self._planes = [*self._planes[:num_slots], *([] for _ in range(added))]
 
+    def _claim_cores(self, layer_idx: int, experts: Sequence[int], *, prefetch: bool) -> list[int]:
+        """The plain case of `claim`: one tier, so all experts are absent and cost the same."""
+        size = self.ledger.sizes.core_bytes
+        self._make_room(size * len(experts), layer_idx, [])
+        room = self.ledger.free_bytes // size
+        return [self._occupy(layer_idx, expert, 0, prefetch=prefetch) for expert in experts[:room]]
+
     def _missing_bytes(self, row: I32, expert: int, tiers: U8) -> int:
         sizes, slot = self.ledger.sizes, int(row[expert])
-        planes = sizes.planes(int(tiers[expert])) if sizes.max_planes else 0
+        planes = sizes.planes(int(tiers[expert]))
         if slot == FREE:
             return sizes.core_bytes + planes * sizes.plane_bytes
         return (planes - len(self._planes[slot])) * sizes.plane_bytes
@@ -263,9 +274,10 @@ class SlotTable:
             slot = self.ledger.take_core()
             self._keys[slot] = layer_idx * self.num_experts + expert
             self._slots[layer_idx, expert] = slot
-        held = self._planes[slot]
-        for _ in range(self.ledger.sizes.planes(tier) - len(held)):
-            held.append(self.ledger.take_plane())
+        if tier > self.ledger.sizes.core_tier:
+            held = self._planes[slot]
+            for _ in range(self.ledger.sizes.planes(tier) - len(held)):
+                held.append(self.ledger.take_plane())
         self._reading[slot] = True
         self._pinned[slot] |= not prefetch
         self._prefetched[slot] = prefetch
@@ -298,7 +310,8 @@ class SlotTable:
         if self._any_masked:
             scores += np.where(self._masked.ravel().take(self._keys, mode="wrap"), _MASKED, 0).astype(scores.dtype)
         np.putmask(scores, self._pinned | self._reading | (self._keys == FREE), np.inf)
-        scores[list(keep)] = np.inf
+        if keep:
+            scores[list(keep)] = np.inf
         if count > _SORT_ABOVE:
             order = np.argsort(scores, kind="stable")[:count]
             return [int(slot) for slot in order if scores[slot] != np.inf]

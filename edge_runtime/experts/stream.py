@@ -64,7 +64,7 @@ class LayerStream(Iterator[ReadyBatch]):
         self._tiers, self._clock = tiers, clock
         self._layer_idx, self._read_timeout_s = layer_idx, read_timeout_s
         found = self._table.lookup(layer_idx, experts, tiers[experts], order)
-        self._batches = batches(found.ready_experts, found.ready_slots, tiers, self._memory)
+        self._batches = batches(found.ready_experts, found.ready_slots, tiers[found.ready_experts], self._memory)
         self._ready: list[int] = []
         self._handed_out: NDArray[np.int32] = found.ready_slots
         self._awaited: set[int] = set(found.late_slots.tolist())
@@ -97,7 +97,8 @@ class LayerStream(Iterator[ReadyBatch]):
         slots = np.array(self._ready, np.int32)
         self._ready = []
         self._handed_out = slots
-        self._batches = batches(self._table.experts_in(slots), slots, self._tiers, self._memory)
+        experts = self._table.experts_in(slots)
+        self._batches = batches(experts, slots, self._tiers[experts], self._memory)
         return self._batches.pop(0)
 
     def close(self) -> None:
@@ -151,16 +152,13 @@ class LayerStream(Iterator[ReadyBatch]):
 
 
 def batches(
-    experts: NDArray[np.intp], slots: NDArray[np.int32], tiers: NDArray[np.uint8], memory: ExpertMemory
+    experts: NDArray[np.intp], slots: NDArray[np.int32], served: NDArray[np.uint8], memory: ExpertMemory
 ) -> list[ReadyBatch]:
-    """Group experts intp [n] in slots int32 [n] by the tier they are served at, uint8 [E] for all experts."""
-    if not len(experts):
-        return []
-    served = tiers[experts]
-    first = int(served[0])
-    if (served == first).all():
-        return [ReadyBatch(experts.astype(np.int32), first, memory.addresses.take(slots, axis=0))]
-    groups = ((tier, served == tier) for tier in sorted(set(served.tolist()), reverse=True))
+    """Group experts intp [n] in slots int32 [n] by the tier uint8 [n] they are served at, deepest first."""
+    tiers = set(served.tobytes())
+    if len(tiers) == 1:
+        return [ReadyBatch(experts.astype(np.int32), tiers.pop(), memory.addresses.take(slots, axis=0))]
+    groups = ((tier, served == tier) for tier in sorted(tiers, reverse=True))
     return [
         ReadyBatch(experts[mine].astype(np.int32), tier, memory.addresses.take(slots[mine], axis=0))
         for tier, mine in groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from edge_runtime.format.record import BF16, RecordLayout
@@ -34,12 +35,12 @@ class UnitSizes:
             return UnitSizes(tier, tier, layout.tier_bytes(tier))
         return UnitSizes(min_tier, tier, layout.tier_bytes(min_tier), layout.segment_bytes[-1])
 
-    @property
+    @cached_property
     def max_planes(self) -> int:
         """Planes an expert at the full tier has."""
         return self.planes(self.full_tier)
 
-    @property
+    @cached_property
     def core_segments(self) -> int:
         """Segments of a core."""
         return 1 if self.core_tier == BF16 else self.core_tier // 2

@@ -9,8 +9,8 @@ _HORIZON = 32.0
 _MEMORY = 1 / 8
 _GAIN, _MAX_STEP = 0.25, 0.5
 _LEAST_SHARE, _MOST_SHARE = 0.25, 2.0
-_RANGE = 1e3
-"""The price stays within this factor of the first: where nothing has to be read, no price would spend the budget."""
+_RANGE = 1e-9
+"""The least price, as a share of the greatest."""
 
 
 class PriceController:
@@ -21,12 +21,12 @@ class PriceController:
 
     Args:
         budget: nats a token; above 0.
+        greatest: the price above which nothing would be read; where nothing has to be, no price spends the budget.
     """
 
-    def __init__(self, budget: float) -> None:
-        self.budget = budget
+    def __init__(self, budget: float, greatest: float) -> None:
+        self.budget, self.greatest = budget, greatest
         self.price: float | None = None
-        self._first = 0.0
         self._recent = budget
         self.begin_sequence()
 
@@ -36,7 +36,7 @@ class PriceController:
 
     def start(self, price: float) -> None:
         """Set the first price."""
-        self.price = self._first = price
+        self.price = min(price, self.greatest)
 
     def spent(self, loss: float, tokens: int) -> None:
         """Account for a pass of `tokens` tokens that was predicted to lose `loss` nats in all."""
@@ -50,4 +50,4 @@ class PriceController:
         wanted = min(max(wanted, _LEAST_SHARE * self.budget), _MOST_SHARE * self.budget)
         step = _GAIN * math.log(wanted / max(self._recent, 1e-3 * self.budget))
         price = self.price * math.exp(min(max(step, -_MAX_STEP), _MAX_STEP))
-        self.price = min(max(price, self._first / _RANGE), self._first * _RANGE)
+        self.price = min(max(price, self.greatest * _RANGE), self.greatest)

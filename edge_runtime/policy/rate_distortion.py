@@ -79,20 +79,22 @@ class RateDistortion(OnePass):
 
     def __init__(self, context: PolicyContext, *, max_kld: float, low: int, memory: int, patience: float) -> None:
         super().__init__(context, {"max_kld": max_kld, "low": low, "memory": memory, "patience": patience})
-        self._control = PriceController(max_kld) if max_kld > 0 else None
+        self._control: PriceController | None = None
         least = low_tier(context, min(low, context.tier), "policy 'rate-distortion'.low")
         # deepest first, so that equal costs go to the better tier; the last choice is to skip
         self._tiers = sorted((t for t in context.tier_bytes if least <= t <= context.tier), reverse=True)
         if context.tier == 16:  # bfloat16 is a file of its own: no other tier is a prefix of it
             self._tiers = [16]
         self._served = np.array([*self._tiers, 0], np.uint8)
-        if self._control:
+        if max_kld > 0:
             calibration = _measured(context)
             self._num_sparse = len(calibration.layers)
             self._losses = _loss_tables(context, calibration, self._tiers)
             self._substitute = _substitute_shares(context, calibration)
             self._alpha, self._patience = 1 / memory, patience
             self._rates = _first_rates(context, calibration)
+            cheapest = min(np.diff([0, *sorted(context.tier_bytes[t] for t in self._tiers)]))
+            self._control = PriceController(max_kld, float(self._losses.max() / cheapest))
         self._missing, self._held = _byte_tables(context, self._tiers)
         self._pass_loss = self._pass_bytes = self._pass_resident = 0.0
         self._read_rate = self._stay = 0.0
@@ -193,8 +195,10 @@ class RateDistortion(OnePass):
 
     def _first_price(self, budget: float, losses: F32, worth: F32) -> float:
         """The price at which this layer spends its share of the budget, by bisection."""
+        assert self._control is not None
         share, columns = budget / self._num_sparse, np.arange(losses.shape[1])
-        low, high = -46.0, 0.0
+        high = float(np.log(self._control.greatest))
+        low = high - 21.0
         for _ in range(24):
             price = np.exp((low + high) / 2)
             spent = losses[(losses + np.float32(price) * worth).argmin(axis=0), columns].sum()

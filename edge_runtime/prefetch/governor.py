@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median
 
 
 @dataclass
@@ -18,9 +19,10 @@ class _Side:
 class Governor:
     """Alternates trial windows of tokens, keeps the cheaper way for a while, then tries the other again.
 
-    A token costs the time the engine waited for experts plus the time spent on predicting. That holds everything: reads
-    that came early enough are waiting saved, reads nobody used delay those somebody waits for. On a drive that is busy
-    anyway prediction is right most of the time and still loses, so prediction accuracy is not looked at.
+    A token's cost is all the time it took. That holds everything: reads that came early enough are waiting saved; reads
+    nobody used delay those somebody waits for, and they and the predictions take cycles from computing. On a drive that
+    is busy anyway prediction is right most of the time and still loses, so accuracy is not looked at. A window counts
+    with its median, because a neighbour on the machine can make single tokens cost anything.
 
     Args:
         window: tokens of a trial.
@@ -34,7 +36,7 @@ class Governor:
         self._sides = {False: _Side(), True: _Side()}
         self._hold = hold
         self._windows_left = 0
-        self._tokens, self._sum_ns = 0, 0.0
+        self._costs_ns: list[float] = []
         self._is_trial = True
         self._winner = False
         self.is_on = False
@@ -48,12 +50,11 @@ class Governor:
 
     def token(self, cost_ns: float) -> None:
         """Note what one token cost in the present state, and settle the state of the next."""
-        self._tokens += 1
-        self._sum_ns += cost_ns
-        if self._tokens < self._window:
+        self._costs_ns.append(cost_ns)
+        if len(self._costs_ns) < self._window:
             return
-        self._sides[self.is_on].learn(self._sum_ns / self._tokens, 0.5)
-        self._tokens, self._sum_ns = 0, 0.0
+        self._sides[self.is_on].learn(median(self._costs_ns), 0.5)
+        self._costs_ns.clear()
         if self._sides[not self.is_on].cost_ns is None:
             self.is_on = not self.is_on  # the first windows: one each way
         elif self._is_trial:

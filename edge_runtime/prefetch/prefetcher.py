@@ -56,7 +56,7 @@ class Prefetcher:
         self._predictor, self._policy, self._cache = predictor, policy, cache
         self.governor, self._clock = governor, clock
         self._is_single = False
-        self._spent_ns = self._stall_before = 0
+        self._started_ns = 0
 
     @property
     def is_on(self) -> bool:
@@ -66,13 +66,12 @@ class Prefetcher:
     def begin_pass(self, num_tokens: int) -> None:
         """A pass over T tokens begins."""
         self._is_single = num_tokens == 1
-        self._spent_ns, self._stall_before = 0, self._cache.stall_ns
+        self._started_ns = self._clock()
 
     def after(self, layer_idx: int, x: F32, routing: Routing) -> None:
         """A layer's own reads are under way: read ahead behind them."""
         if not self._is_single or not self.is_on:
             return
-        started = self._clock()
         for coming, predicted in self._predictor.predict(layer_idx, x, routing):
             tiers = self._policy.foresee(coming, predicted, self._cache)
             order = [int(e) for e in predicted.topk_ids[0] if tiers[e]]
@@ -80,9 +79,8 @@ class Prefetcher:
             if (self._cache.resident_tiers(coming)[order] < tiers[order]).any():
                 self._cache.prefetch(coming, order, tiers)
                 break
-        self._spent_ns += self._clock() - started
 
     def end_pass(self) -> None:
         """The pass is over: let the governor see what it cost."""
         if self._is_single and self.governor is not None:
-            self.governor.token(self._cache.stall_ns - self._stall_before + self._spent_ns)
+            self.governor.token(self._clock() - self._started_ns)

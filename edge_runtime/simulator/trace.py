@@ -25,7 +25,7 @@ VERSION = 1
 MAX_HEADER_BYTES = 1 << 20
 MAX_PASS_BYTES = 256 << 20
 _PREFIX = struct.Struct("<8sIII")  # magic, version, header bytes, their CRC
-_BLOCK = struct.Struct("<4sIII")  # kind, tokens, flags, CRC of the payload
+_BLOCK = struct.Struct("<4sIII")  # kind, tokens, flags, CRC of both and the payload
 _END = struct.Struct("<4sIQQ")  # kind, CRC of the rest, passes, tokens
 _PASS, _DONE = b"PASS", b"DONE"
 _FIRST_OF_TEXT = 1
@@ -109,7 +109,8 @@ class TraceWriter:
             + one.confidence.astype("<f4").tobytes()
             + one.logits.astype("<f4" if self.header.logits == "float32" else "<f2").tobytes()
         )
-        self._file.write(_BLOCK.pack(_PASS, tokens, int(one.first_of_text), crc32c(payload)) + payload)
+        flags = int(one.first_of_text)
+        self._file.write(_BLOCK.pack(_PASS, tokens, flags, _pass_crc(tokens, flags, payload)) + payload)
         self._passes += 1
         self._tokens += tokens
 
@@ -213,7 +214,7 @@ class Trace:
         if kind != _PASS or not 1 <= tokens <= tokens_left or size > MAX_PASS_BYTES or flags > _FIRST_OF_TEXT:
             raise self._bad(f"pass {index}: damaged")
         payload = file.read(size)
-        if len(payload) != size or crc32c(payload) != crc:
+        if len(payload) != size or _pass_crc(tokens, flags, payload) != crc:
             raise self._bad(f"pass {index}: checksum does not match (damaged)")
         model = self.header.model
         kind_of_logits = "<f4" if self.header.logits == "float32" else "<f2"
@@ -229,3 +230,7 @@ class Trace:
 
     def _bad(self, what: str) -> BundleError:
         return BundleError(f"{self.path}: {what}.")
+
+
+def _pass_crc(tokens: int, flags: int, payload: bytes) -> int:
+    return crc32c(payload, crc32c(struct.pack("<II", tokens, flags)))

@@ -115,6 +115,14 @@ def with_header(good: bytes, change) -> bytes:
     return good[:12] + struct.pack("<II", len(text), crc32c(text)) + text + good[20 + size :]
 
 
+def test_every_flipped_bit_of_a_pass_header_is_noticed(tmp_path, good):
+    """Flags and counts are under the checksum too, not only what they describe."""
+    start = good.index(b"PASS")
+    for at in range(start, start + 16):
+        for bit in range(8):
+            refused(tmp_path, good[:at] + bytes([good[at] ^ (1 << bit)]) + good[at + 1 :])
+
+
 LIES = {
     "experts": (lambda h: h["model"].update(num_experts=1 << 40), "num_experts"),
     "other experts": (lambda h: h["model"].update(num_experts=8), "bytes"),

@@ -151,6 +151,33 @@ def test_eval_of_the_baseline_itself_is_exact_and_lower_tiers_are_worse(model_bu
     assert high["timings"]["predicted_n"] == 48
 
 
+def test_eval_reports_tasks_and_the_predicted_loss(calibrated_bundle, capsys):
+    flags = [*ENGINE, "--tokens", "224", "--tier", "4", "--baseline-tier", "4", "--expert-memory", "2MiB", "--json"]
+    text = ["--text", str(MODEL / "heldout_python.txt"), "--python", "3"]
+    exact = run_json(capsys, "eval", str(calibrated_bundle), *flags, *text)
+    tasks = exact["quality"]["tasks"]
+    assert tasks["identifiers"]["items"] > 5
+    assert tasks["python"]["items"] == 3
+    for task in tasks.values():
+        assert task["correct"] == task["baseline_correct"], "the same tokens give the same answers"
+    assert exact["experts"]["predicted_kld_per_token"] is None, "lossless does not predict: null, not 0"
+    lossy = run_json(capsys, "eval", str(calibrated_bundle), *flags, *text, "--max-kld", "0.02")
+    assert lossy["policy"]["name"] == "rate-distortion"
+    experts, quality = lossy["experts"], lossy["quality"]
+    assert experts["substituted"] > 0 < experts["skipped"]
+    assert experts["bytes_read"] < 0.5 * exact["experts"]["bytes_read"]
+    # what was predicted is what is measured, within a factor of two on a text of 224 tokens
+    assert 0.5 < experts["predicted_kld_per_token"] / quality["kld_mean"] < 2
+    free = run_json(capsys, "eval", str(calibrated_bundle), *flags, *text, "--max-kld", "0")
+    assert free["quality"]["kld_mean"] == 0
+    assert free["experts"]["bytes_read"] == exact["experts"]["bytes_read"]
+
+
+def test_rate_distortion_needs_a_calibrated_bundle(model_bundle, capsys):
+    assert main(["run", str(model_bundle), *ENGINE, "-p", "x", "-n", "1", "--max-kld", "0.01"]) == 78
+    assert "--calibrate" in capsys.readouterr().err
+
+
 def test_eval_walks_texts_longer_than_the_context(model_bundle, capsys):
     flags = ["--memory", "1GiB", "--context", "32", "--no-self-check", "--tokens", "70", "--json", "--tier", "8"]
     quality = run_json(capsys, "eval", str(model_bundle), *flags, "--text", str(MODEL / "heldout_prose.txt"))["quality"]

@@ -42,6 +42,19 @@ def test_a_replay_agrees_with_the_runtime_exactly(model_bundle, tmp_path, policy
         assert ran.late == found.late == 0
 
 
+def test_rate_distortion_replays_exactly_with_its_prediction(calibrated_bundle, tmp_path):
+    """Its decisions hang on residency, history and the price: all of it comes out the same, to the last bit."""
+    policy = "rate-distortion:max_kld=0.01"
+    for slots in (24, 80):
+        ran = run_and_record(calibrated_bundle, tmp_path / "t", policy, "lru", slots)
+        trace = Trace(tmp_path / "t")
+        calibration = read_calibration(calibrated_bundle, trace.header.model)
+        found = simulate(trace, policy, num_slots=slots, eviction="lru", calibration=calibration).counters
+        for name in EXACT:
+            assert getattr(found, name) == getattr(ran, name), (name, slots)
+        assert ran.substituted > 0 < ran.skipped
+
+
 def test_a_replay_of_lossless_routing_is_the_lossless_run_at_any_size(model_bundle, tmp_path):
     """One recording serves every cache size, because lossless logits do not depend on placement."""
     run_and_record(model_bundle, tmp_path / "t", "lossless", "lru", 256)
@@ -126,8 +139,3 @@ def test_half_precision_traces_replay_nearly_the_same(model_bundle, tmp_path):
     assert (tmp_path / "half").stat().st_size < 0.6 * (tmp_path / "exact").stat().st_size
     exact, half = (simulate(Trace(tmp_path / n), "lossless", num_slots=60, eviction="lru") for n in ("exact", "half"))
     assert half.counters.bytes_read == pytest.approx(exact.counters.bytes_read, rel=0.02)
-
-
-def test_the_calibration_of_a_bundle_reaches_policies(model_bundle):
-    with Engine.open(model_bundle, memory="1GiB", context=64, self_check=False) as engine:
-        assert read_calibration(model_bundle, engine.spec).layers[0].layer == 0

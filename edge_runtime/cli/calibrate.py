@@ -1,0 +1,57 @@
+"""`hobbit calibrate`: thresholds of HOBBIT, MoBiLE and expert skipping for this model, from any text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from edge_runtime.cli.options import add_engine_arguments, engine_options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's flags."""
+    add_engine_arguments(parser)
+    parser.add_argument("--text", metavar="FILE", required=True, help="UTF-8 text to run")
+    parser.add_argument("--tokens", type=int, default=512, metavar="N", help="run the first N tokens (default: 512)")
+    parser.add_argument(
+        "--high",
+        type=float,
+        default=0.67,
+        metavar="X",
+        help="HOBBIT: share of uses at the full tier (0.67, its paper's)",
+    )
+    parser.add_argument(
+        "--low", type=float, default=0.97, metavar="X", help="HOBBIT: share of uses not skipped (0.97, its paper's)"
+    )
+    parser.add_argument(
+        "--fallback-rate", type=float, default=0.2, metavar="X", help="MoBiLE: share of tokens run twice (0.2)"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the verb."""
+    import numpy as np
+
+    from edge_runtime import Engine
+    from edge_runtime.cli.texts import progress, read_tokens, windows
+    from edge_runtime.errors import ConfigError
+    from edge_runtime.policy.thresholds import ThresholdWatcher
+
+    for name in ("high", "low", "fallback_rate"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise ConfigError(f"{name.replace('_', '-')}: expected 0 to 1, got {getattr(args, name):g}.")
+    options = engine_options(args) | {"policy": "mobile:threshold=0"}
+    options.pop("max_kld", None)
+    with Engine.open(args.bundle, self_check=not args.no_self_check, **options) as engine:
+        ids = np.asarray(read_tokens(engine, args.text, args.tokens), np.int32)
+        watcher = ThresholdWatcher(engine.parts.policy, engine.spec.num_layers)
+        with engine.deciding_with(watcher):
+            for _ in progress(windows(engine, ids, chunk=1), "calibrating", len(ids)):
+                pass
+    found = watcher.result(high=args.high, low=args.low, fallback_rate=args.fallback_rate)
+    if args.json:
+        print(json.dumps(found.to_json()))
+    else:
+        for option in (found.hobbit, *found.mobile.values(), found.skip):
+            print(f"--policy {option}")
+    return 0

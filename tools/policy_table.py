@@ -1,0 +1,56 @@
+"""Write the parameter tables of docs/policies.md from the registries: `python tools/policy_table.py [--check]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from edge_runtime.experts.eviction import RULES
+from edge_runtime.policy import POLICIES
+from edge_runtime.policy.params import Param
+from edge_runtime.prefetch import PREDICTORS
+
+PAGE = Path(__file__).parents[1] / "docs" / "policies.md"
+START, END = "<!-- parameters: written by tools/policy_table.py -->", "<!-- end of parameters -->"
+
+
+def rows(groups: Iterable[tuple[str, Mapping[str, Param]]]) -> list[str]:
+    """One line of the table for each parameter."""
+    return [
+        f"| `{name}` | `{key}` | `{str(p.default).lower()}` | {_limits(p)} | {p.doc} | {p.source} |"
+        for name, params in groups
+        for key, p in params.items()
+    ]
+
+
+def tables() -> str:
+    """All three tables."""
+    head = ["| name | parameter | default | range | what it does | source |", "|---|---|---|---|---|---|"]
+    policies = sorted((name, entry.params) for name, entry in POLICIES.items())
+    text = ["`--policy NAME:...`", "", *head, *rows(policies), ""]
+    text += ["`--eviction NAME:...` (`lru` and `lcu` take none)", "", *head, *rows(RULES.items()), ""]
+    text += ["`--prefetch NAME:...`", "", *head, *rows(PREDICTORS.items())]
+    return "\n".join(text)
+
+
+def _limits(p: Param) -> str:
+    if p.low is None and p.high is None:
+        return ""
+    return f"{p.low:g} to {p.high:g}" if p.low is not None and p.high is not None else f"from {p.low:g}"
+
+
+def main() -> int:
+    """Write the page, or say whether it is up to date."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, rest = page.split(START)
+    after = rest.split(END)[1]
+    fresh = f"{before}{START}\n\n{tables()}\n\n{END}{after}"
+    if "--check" in sys.argv:
+        return int(fresh != page)
+    PAGE.write_text(fresh, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
