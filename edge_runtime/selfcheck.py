@@ -109,7 +109,7 @@ def check_once(engine: Checkable, bundle: Bundle, tier: int, fingerprint: str) -
     """
     key = f"{bundle.manifest.bundle_id[:32]}-{tier}-{fingerprint}-{platform.machine()}"
     marker = state_folder() / "selfcheck" / key
-    if marker.exists() or not any(p.name == REFERENCE for p in bundle.manifest.parts):
+    if is_remembered(marker) or not any(p.name == REFERENCE for p in bundle.manifest.parts):
         return
     result = self_check(engine, bundle, tier)
     _LOG.info("self-check passed: correlation %.5f over %d tokens", result.correlation, result.tokens)
@@ -121,9 +121,25 @@ def check_once(engine: Checkable, bundle: Bundle, tier: int, fingerprint: str) -
 
 
 def state_folder() -> Path:
-    """Where this machine remembers results: systemd's STATE_DIRECTORY, XDG_STATE_HOME, or the user's own."""
+    """Where this machine remembers results: systemd's STATE_DIRECTORY, XDG_STATE_HOME, the user's own or /var/lib.
+
+    It need not exist, nor be readable: see `is_remembered`.
+    """
     given = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME")
-    return (Path(given.split(":")[0]) if given else Path.home() / ".local" / "state") / "hobbit-edge"
+    if given:
+        return Path(given.split(":")[0]) / "hobbit-edge"
+    try:
+        return Path.home() / ".local" / "state" / "hobbit-edge"
+    except RuntimeError:  # no HOME, and a user id without an account, as in a container
+        return Path("/var/lib/hobbit-edge")
+
+
+def is_remembered(marker: Path) -> bool:
+    """Whether a marker below `state_folder` exists; no where it cannot be looked at."""
+    try:
+        return marker.exists()
+    except OSError:
+        return False
 
 
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from edge_runtime.format import manifest as manifest_io
@@ -28,12 +29,21 @@ def small_manifest(tiers: tuple[int, ...] = (2, 4, 6, 8), **changes: Any) -> Man
         parts=[],
         created_by="test",
     )
-    roles = {"experts": "experts", "trunk": "trunk", "tokenizer": "tokenizer", "calibration": "calibration"}
     for name in sorted(manifest_io.required_parts(draft)):
-        role: Any = roles[name.split("/")[0]]
-        layer = int(name.split("_")[1][:3]) if role == "experts" else None
-        draft.parts.append(Part(name, role, 10, "0" * 64, 0, layer))
+        size = 4 * draft.model.vocab_size * draft.model.hidden if name == "trunk/head.data" else 10
+        draft.parts.append(Part(name, role_of(name), size, "0" * 64, 0, layer_of(name)))
     return draft
+
+
+def role_of(name: str) -> Any:
+    if name.endswith(".bf16.hbx"):
+        return "experts_bf16"
+    return "embedding" if name == manifest_io.EMBEDDING else name.split("/")[0]
+
+
+def layer_of(name: str) -> int | None:
+    match = re.search(r"/(?:layer|shared)_(\d+)", name)
+    return int(match[1]) if match else None
 
 
 def resealed(data: dict[str, Any]) -> bytes:

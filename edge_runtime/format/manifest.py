@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +21,15 @@ NAME = "manifest.json"
 FORMAT = "hobbit-bundle"
 VERSION = 1
 MAX_MANIFEST_BYTES = 64 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _PART_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
 
 Role = Literal["experts", "experts_bf16", "trunk", "embedding", "tokenizer", "calibration"]
 TrunkPrecision = Literal["fp32", "int8", "int4"]
 EmbeddingDtype = Literal["bf16", "fp16", "fp32"]
+_TRUNK_BITS: dict[TrunkPrecision, int] = {"fp32": 32, "int8": 8, "int4": 4}
+_BLOCK_SIZES = (16, 32, 64, 128, 256)
+_OPSETS = range(13, 65)
 
 
 @dataclass(frozen=True)
@@ -61,11 +67,15 @@ class TrunkInfo:
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """Where the bundle came from: directory name of the checkpoint, digest of its config and its weight bytes."""
+    """Where the bundle came from: directory name of the checkpoint, digest of its config and its weight bytes.
+
+    `weights_sample_sha256` is a digest of every tensor's name, type and shape and of samples of its bytes.
+    """
 
     checkpoint: str
     config_sha256: str
     weight_bytes: int
+    weights_sample_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,7 +169,11 @@ def parse(raw: bytes) -> Manifest:
             f"{NAME}: version: expected {VERSION}, got {str(data.get('version'))[:40]!r}. "
             "Export again with this version, or run the version that wrote it."
         )
-    if data.get("bundle_id") != digest(data):
+    try:
+        sealed = digest(data)
+    except RecursionError as err:
+        raise BundleError(f"{NAME}: expected plain data, got deep nesting. Export the bundle again.") from err
+    if data.get("bundle_id") != sealed:
         raise BundleError(f"{NAME}: bundle_id does not match the content (damaged or edited). Export the bundle again.")
     try:
         manifest = from_mapping(Manifest, data, NAME)
@@ -170,8 +184,27 @@ def parse(raw: bytes) -> Manifest:
     return manifest
 
 
+_drafts: dict[Path, Manifest] = {}
+
+
+@contextmanager
+def draft(bundle: Path, manifest: Manifest) -> Iterator[None]:
+    """Let this process, and no other, open a bundle whose manifest is not written yet.
+
+    For an export that must run what it has written so far: dying meanwhile leaves no manifest.json behind.
+    """
+    key = bundle.resolve()
+    _drafts[key] = parse(dump(manifest))
+    try:
+        yield
+    finally:
+        del _drafts[key]
+
+
 def read(bundle: Path) -> Manifest:
     """Read a bundle's manifest, saying clearly what is wrong if there is none."""
+    if _drafts and (unwritten := _drafts.get(bundle.resolve())):
+        return unwritten
     path = bundle / NAME
     if not bundle.is_dir():
         raise ConfigError(f"{bundle}: expected a bundle directory, found {'a file' if bundle.exists() else 'nothing'}.")
@@ -198,24 +231,85 @@ def _check(m: Manifest) -> None:
     if len(set(names)) != len(names):
         raise ValueError(f"{NAME}: parts: a name is listed twice")
     for part in m.parts:
-        if len(part.name) > 255 or not _PART_NAME.fullmatch(part.name):
-            raise ValueError(f"{NAME}: parts: name {part.name[:80]!r} is not a plain path inside the bundle")
-        if not re.fullmatch(r"[0-9a-f]{64}", part.sha256) or not 0 <= part.crc32c < 1 << 32:
-            raise ValueError(f"{NAME}: parts: {part.name!r} has a malformed checksum")
-        if not 0 <= part.bytes < 1 << 50:
-            raise ValueError(f"{NAME}: parts: {part.name!r} has an impossible size {part.bytes}")
-    missing = required_parts(m) - set(names)
+        _check_part(part)
+    expected = _required(m)
+    missing = expected.keys() - set(names)
     if missing:
         raise ValueError(f"{NAME}: parts: {sorted(missing)[0]!r} is missing")
+    for part in m.parts:
+        _check_meaning(part, expected)
+    _check_trunk(m)
+    source = (m.source.config_sha256, m.source.weights_sample_sha256 or "0" * 64)
+    if not all(_SHA256.fullmatch(digest) for digest in source) or not 0 <= m.source.weight_bytes < 1 << 50:
+        raise ValueError(f"{NAME}: source: a digest or size is malformed")
+
+
+def _check_part(part: Part) -> None:
+    """Refuse a name or figure that no part can have."""
+    if len(part.name) > 255 or not _PART_NAME.fullmatch(part.name):
+        raise ValueError(f"{NAME}: parts: name {part.name[:80]!r} is not a plain path inside the bundle")
+    if not _SHA256.fullmatch(part.sha256) or not 0 <= part.crc32c < 1 << 32:
+        raise ValueError(f"{NAME}: parts: {part.name!r} has a malformed checksum")
+    if not 0 <= part.bytes < 1 << 50:
+        raise ValueError(f"{NAME}: parts: {part.name!r} has an impossible size {part.bytes}")
+
+
+def _check_meaning(part: Part, expected: dict[str, tuple[Role, int | None]]) -> None:
+    """Refuse a part that this model's bundle does not have, or a role or layer other than its name's."""
+    wanted = expected.get(part.name) or _OPTIONAL.get(part.name.split("/")[0] + "/")
+    if wanted is None:
+        raise ValueError(f"{NAME}: parts: {part.name[:80]!r} is no part of a bundle of this model")
+    if (part.role, part.layer) != wanted:
+        raise ValueError(
+            f"{NAME}: parts: {part.name[:80]!r}: expected role {wanted[0]!r} and layer {wanted[1]}, "
+            f"got {part.role!r} and {part.layer}"
+        )
+
+
+def _check_trunk(m: Manifest) -> None:
+    """Refuse a trunk that is not what the manifest says; the head's codes tell its precision."""
+    precision, block_size = m.trunk.precision, m.trunk.block_size
+    if m.trunk.opset not in _OPSETS:
+        raise ValueError(f"{NAME}: trunk.opset: expected {_OPSETS[0]} to {_OPSETS[-1]}, got {m.trunk.opset}")
+    sizes = (0,) if precision == "fp32" else _BLOCK_SIZES
+    if block_size not in sizes:
+        raise ValueError(f"{NAME}: trunk.block_size: expected one of {sizes} for {precision}, got {block_size}")
+    size = m.model.vocab_size * m.model.hidden * _TRUNK_BITS[precision] // 8
+    head = m.part(_data_file(trunk_file("head")))
+    if head.bytes != size:
+        raise ValueError(f"{NAME}: parts: {head.name!r}: expected {size} bytes at {precision}, got {head.bytes}")
 
 
 def required_parts(m: Manifest) -> set[str]:
     """Names every bundle of this model must list."""
-    need = {EMBEDDING, trunk_file("head"), "tokenizer/tokenizer.json", "calibration/experts.json"}
+    return set(_required(m))
+
+
+# parts a bundle may have besides the required ones, by folder
+_OPTIONAL: dict[str, tuple[Role, int | None]] = {
+    "tokenizer/": ("tokenizer", None),
+    "calibration/": ("calibration", None),
+}
+
+
+def _required(m: Manifest) -> dict[str, tuple[Role, int | None]]:
+    """Role and layer of every part this model's bundle must list, by name."""
+    need: dict[str, tuple[Role, int | None]] = {
+        EMBEDDING: ("embedding", None),
+        trunk_file("head"): ("trunk", None),
+        "tokenizer/tokenizer.json": ("tokenizer", None),
+        "calibration/experts.json": ("calibration", None),
+    }
     for i, layer in enumerate(m.model.layers):
-        need.add(trunk_file("layer", i))
+        need[trunk_file("layer", i)] = ("trunk", i)
         if layer.shared_intermediate:
-            need.add(trunk_file("shared", i))
+            need[trunk_file("shared", i)] = ("trunk", i)
         if layer.sparse:
-            need.update(expert_file(i, tier) for tier in {2, *m.experts.tiers} if tier in (2, BF16))
-    return need | {name[: -len(".onnx")] + ".data" for name in need if name.endswith(".onnx")}
+            need[expert_file(i)] = ("experts", i)
+            if BF16 in m.experts.tiers:
+                need[expert_file(i, BF16)] = ("experts_bf16", i)
+    return need | {_data_file(name): what for name, what in need.items() if name.endswith(".onnx")}
+
+
+def _data_file(graph: str) -> str:
+    return graph[: -len(".onnx")] + ".data"

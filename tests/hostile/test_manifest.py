@@ -5,14 +5,19 @@ from __future__ import annotations
 import copy
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from manifests import resealed, small_manifest
+from manifests import layer_of, resealed, role_of, small_manifest
 
 from edge_runtime.errors import BundleError, ConfigError
 from edge_runtime.format import manifest as manifest_io
 from edge_runtime.format.bundle import Bundle
+from edge_runtime.format.manifest import Manifest
+from edge_runtime.spec import MAX_CONTEXT, RopeSpec
+from edge_runtime.trunk.memory import plan_trunk_bytes
+from edge_runtime.trunk.rope import Rotary
 
 GOOD = json.loads(manifest_io.dump(small_manifest()))
 
@@ -48,7 +53,131 @@ LIES = {
     "huge size": (("parts", 0, "bytes"), 1 << 60, "impossible size"),
     "malformed hash": (("parts", 0, "sha256"), "xyz", "checksum"),
     "crc too big": (("parts", 0, "crc32c"), 1 << 32, "checksum"),
+    "block size without blocks": (("trunk", "block_size"), 128, "block_size"),
+    "negative opset": (("trunk", "opset"), -1, "opset"),
+    "a precision that is not the graphs'": (("trunk",), {"precision": "int8", "block_size": 128, "opset": 18}, "head"),
+    "blocks of no size": (("trunk",), {"precision": "int8", "block_size": 0, "opset": 18}, "block_size"),
+    "source digest": (("source", "config_sha256"), "0", "source"),
+    "sample digest": (("source", "weights_sample_sha256"), "x" * 64, "source"),
+    "negative source": (("source", "weight_bytes"), -1, "source"),
+    "theta of one": (("model", "rope", "theta"), 1.0, "theta"),
+    "endless theta": (("model", "rope", "theta"), 1e300, "theta"),
 }
+
+
+def test_every_part_has_the_role_and_layer_of_its_name():
+    for number, part in enumerate(small_manifest((2, 8, 16)).parts):
+        assert (part.role, part.layer) == (role_of(part.name), layer_of(part.name))
+        for key, values in (("role", ["experts", "calibration", "experts_bf16"]), ("layer", [None, 0, 1, 7])):
+            for value in values:
+                data = json.loads(manifest_io.dump(small_manifest((2, 8, 16))))
+                if data["parts"][number][key] == value:
+                    continue
+                data["parts"][number][key] = value
+                with pytest.raises(BundleError, match=f"{part.name}.*expected role"):
+                    manifest_io.parse(resealed(data))
+
+
+def test_a_part_no_bundle_has_is_refused():
+    data = copy.deepcopy(GOOD)
+    data["parts"].append({**data["parts"][0], "name": "experts/layer_009.hbx"})
+    with pytest.raises(BundleError, match="layer_009.hbx"):
+        manifest_io.parse(resealed(data))
+
+
+ORIGINAL = "original_max_position_embeddings"
+LLAMA3 = {"factor": 2.0, ORIGINAL: 64.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+YARN = {"factor": 2.0, ORIGINAL: 64.0}
+ROPE_LIES = {
+    "linear, endless": ("linear", {"factor": 1e300}),
+    "linear, nothing": ("linear", {}),
+    "linear by zero": ("linear", {"factor": 0.0}),
+    "linear, negative": ("linear", {"factor": -5.0}),
+    "a factor that is a switch": ("linear", {"factor": True}),
+    "dynamic by zero": ("dynamic", {"factor": 0.0}),
+    "dynamic, too long": ("dynamic", {"factor": 4096.0, ORIGINAL: 65536.0}),
+    "default with parameters": ("default", {"factor": 1e308, ORIGINAL: 1e308}),
+    "yarn without factor": ("yarn", {ORIGINAL: 64.0}),
+    "yarn without context": ("yarn", {"factor": 2.0}),
+    "yarn of zeros": ("yarn", {"factor": 0.0, ORIGINAL: 0.0}),
+    "yarn, endless beta": ("yarn", {**YARN, "beta_fast": 1e300}),
+    "yarn, tiny beta": ("yarn", {**YARN, "beta_slow": 1e-300}),
+    "yarn, negative mscale": ("yarn", {**YARN, "mscale": 1.0, "mscale_all_dim": -14.4269504}),
+    "yarn, attention factor": ("yarn", {**YARN, "attention_factor": 0.0}),
+    "yarn, truncate as a number": ("yarn", {**YARN, "truncate": 2.0}),
+    "llama3 without band": ("llama3", {**LLAMA3, "high_freq_factor": 1.0}),
+    "llama3, one missing": ("llama3", {k: v for k, v in LLAMA3.items() if k != "low_freq_factor"}),
+    "a parameter of another kind": ("linear", {"factor": 2.0, "beta_fast": 1.0}),
+}
+
+
+@pytest.mark.parametrize("lie", ROPE_LIES)
+def test_rotary_parameters_that_cannot_be_computed_with_are_refused(lie):
+    data = copy.deepcopy(GOOD)
+    kind, params = ROPE_LIES[lie]
+    data["model"]["rope"].update(kind=kind, params=params)
+    with pytest.raises(BundleError, match=r"model\.rope\.params"):
+        manifest_io.parse(resealed(data))
+
+
+def test_dynamic_scaling_needs_more_than_one_pair():
+    data = copy.deepcopy(GOOD)
+    data["model"]["rope"].update(kind="dynamic", dim=2, params={"factor": 2.0})
+    with pytest.raises(BundleError, match="dim"):
+        manifest_io.parse(resealed(data))
+
+
+def works(manifest: Manifest) -> None:
+    """Whatever the runtime computes from a manifest before it opens a part."""
+    limit = manifest.model.context_limit
+    assert 1 <= limit <= MAX_CONTEXT
+    rotary = Rotary(manifest.model.rope, manifest.model.max_context)
+    with np.errstate(all="raise", under="ignore"):
+        for start, tokens in ((0, 3), (limit - 1, 1)):
+            cos, sin = rotary.cos_sin(start, tokens)
+            assert np.isfinite(cos).all()
+            assert np.isfinite(sin).all()
+    assert plan_trunk_bytes(manifest) >= 0
+    for name in manifest_io.required_parts(manifest):
+        part = manifest.part(name)
+        assert (part.role, part.layer) == (role_of(name), layer_of(name))
+
+
+NUMBERS = st.floats(allow_nan=False) | st.floats(0, 100) | st.sampled_from([0, 1, 2, 1e-3, 2**-10, 2**16, MAX_CONTEXT])
+ROPES = st.builds(
+    RopeSpec,
+    st.sampled_from(["default", "linear", "dynamic", "yarn", "llama3"]),
+    st.floats(1, 1e12) | NUMBERS,
+    st.integers(0, 16),
+    st.fixed_dictionaries(
+        {},
+        optional={"truncate": st.booleans()}
+        | dict.fromkeys(
+            [*LLAMA3, "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor"],
+            NUMBERS,
+        ),
+    ),
+)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(rope=ROPES, max_context=st.integers(1, MAX_CONTEXT))
+def test_any_rotary_embedding_is_refused_or_works(rope, max_context):
+    """Parameters are thinned out to those the kind takes first, or nearly none would be accepted."""
+    takes = {
+        "linear": {"factor"}, "dynamic": {"factor", ORIGINAL}, "llama3": set(LLAMA3),
+        "yarn": {*rope.params} - {"low_freq_factor", "high_freq_factor"},
+    }.get(rope.kind, set())  # fmt: skip
+    params = {name: value for name, value in rope.params.items() if name in takes}
+    try:
+        manifest = manifest_io.parse(
+            manifest_io.dump(
+                small_manifest(rope=RopeSpec(rope.kind, rope.theta, rope.dim, params), max_context=max_context)
+            )
+        )
+    except BundleError:
+        return
+    works(manifest)
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -112,9 +241,10 @@ def test_fuzzed_fields_never_crash(data):
             target[key] = data.draw(json_values)
             break
     try:
-        manifest_io.parse(resealed(manifest))
+        accepted = manifest_io.parse(resealed(manifest))
     except BundleError:
-        pass
+        return
+    works(accepted)
 
 
 @settings(max_examples=200, deadline=None)
@@ -129,6 +259,9 @@ def test_deep_nesting_and_size_are_bounded():
         manifest_io.parse(b"[" * 200_000)
     with pytest.raises(BundleError, match="at most"):
         manifest_io.parse(b" " * (manifest_io.MAX_MANIFEST_BYTES + 1))
+    for depth in range(700, 1000, 13):
+        with pytest.raises(BundleError):
+            manifest_io.parse(b'{"format":"hobbit-bundle","version":1,"x":' + b"[" * depth + b"]" * depth + b"}")
 
 
 def test_missing_unfinished_and_wrong_paths_say_what_to_do(tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -70,3 +73,37 @@ def test_a_reference_of_the_wrong_shape_is_refused(model_bundle, tmp_path):
         np.savez(copy / REFERENCE, token_ids=np.zeros(2, np.int32), logits=np.zeros((2, 5), np.float32))
         with pytest.raises(BundleError, match=r"reference\.npz"):
             load_reference(sound.parts.bundle)
+
+
+STRANGER = """
+import os, sys
+from types import SimpleNamespace
+from edge_runtime import selfcheck
+from edge_runtime.format.manifest import Part
+
+if os.geteuid() == 0:
+    os.setgroups([]), os.setgid(54321), os.setuid(54321)
+for name in ("HOME", "XDG_STATE_HOME", "STATE_DIRECTORY"):
+    os.environ.pop(name, None)
+if sys.argv[1]:
+    os.environ["HOME"] = sys.argv[1]
+runs = []
+selfcheck.self_check = lambda *args: runs.append(args) or selfcheck.SelfCheck(4, 1.0, 0.9, 0.0)
+manifest = SimpleNamespace(bundle_id="0" * 64, parts=[Part(selfcheck.REFERENCE, "calibration", 1, "0" * 64, 0)])
+for _ in range(2):
+    selfcheck.check_once(None, SimpleNamespace(manifest=manifest), 8, "test")
+print(len(runs))
+"""
+
+
+@pytest.mark.parametrize("home", ["locked", ""])
+def test_a_home_that_is_locked_or_unknown_only_means_checking_each_time(tmp_path, home):
+    """A user id without an account and without HOME, or with a HOME it may not look into."""
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0)
+    command = [sys.executable, "-c", STRANGER, str(locked) if home else ""]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    # where a person runs the tests, the account's own home may serve for the second case
+    assert done.stdout.strip() == "2" if home or os.geteuid() == 0 else done.stdout.strip() in "12"
