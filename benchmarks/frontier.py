@@ -28,7 +28,7 @@ from edge_runtime.format.manifest import read as read_manifest
 SWEEP: dict[str, list[str]] = {
     "lossless": ["lossless"],
     "rate-distortion": [
-        f"rate-distortion:max_kld={x}" for x in (0.0005, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.045, 0.06)
+        f"rate-distortion:max_kld={x}" for x in (0.0005, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.045, 0.06, 0.1, 0.2)
     ],
     "hobbit": [
         f"hobbit:t1={a},t2={b}"
@@ -40,9 +40,16 @@ SWEEP: dict[str, list[str]] = {
     "cache-prior": [f"cache-prior:lambda={x}" for x in (0.05, 0.1, 0.2, 0.3, 0.45, 0.6)],
     "max-rank": [f"max-rank:m={m}" for m in (5, 6, 8, 12)],
     "cumsum": [f"cumsum:p={p}" for p in (0.9, 0.95, 0.98, 0.99)],
+    "mcsharp": [
+        f"mcsharp:bits={b},prune={p}" for b, p in ((2.2, 0.02), (2.2, 0.08), (2.5, 0.05), (2.5, 0.1), (3, 0.1))
+    ],
+    "edgemoe": [f"edgemoe:bits={b}" for b in (2.2, 2.5, 3)],
+    "adapmoe": [f"adapmoe:tau={t}" for t in (0.0002, 0.001, 0.004)],
+    "smoe": [f"smoe:alpha={a}" for a in (0.1, 0.3, 0.6)],
+    "skip": [f"skip:beta={b}" for b in (0.05, 0.15, 0.3)],
     "mobile": [f"mobile:threshold={t},ahead=0" for t in (0.0, 0.1, 0.3, 0.6)],
 }  # fmt: skip
-EVICTIONS = {"hobbit": ("lru", "lcu"), "lossless": ("lru", "lcu")}
+EVICTIONS = {"rate-distortion": ("lru", "lfru"), "hobbit": ("lru", "lcu"), "lossless": ("lru", "lcu")}
 
 
 def main() -> None:

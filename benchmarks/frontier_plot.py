@@ -77,7 +77,7 @@ def write_png(found: dict[str, Any], path: Path) -> None:
 
     points = found["points"]
     caches, names = sorted({p["cache"] for p in points}), sorted({family(p) for p in points})
-    colours = {name: f"C{i}" for i, name in enumerate(names)}
+    colours = {name: plt.get_cmap("tab20")(i) for i, name in enumerate(names)} | {OURS: "black"}
     figure, axes = plt.subplots(2, len(caches), figsize=(5.4 * len(caches), 9), squeeze=False)
     for column, cache in enumerate(caches):
         for row, (key, label) in enumerate((("bytes_per_token", "KiB read a token"), ("tok_s", "tok/s, this machine"))):

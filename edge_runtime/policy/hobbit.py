@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import ConfigError
+from edge_runtime.format.record import BF16
 from edge_runtime.policy.base import PolicyContext, ResidencyView, Routing, StepPlan
 from edge_runtime.policy.params import Param
 from edge_runtime.policy.wrapping import OnePass
@@ -149,9 +150,11 @@ def low_tier(context: PolicyContext, asked: int, where: str) -> int:
         where: for the message.
 
     Raises:
-        ConfigError: the bundle has no such tier at or below the full one.
+        ConfigError: the bundle has no such tier at or below the full one, or the full one is bfloat16.
     """
-    usable = sorted(t for t in context.tier_bytes if t == context.tier or (t < context.tier and context.tier != 16))
+    if context.tier == BF16 and asked != BF16:
+        raise ConfigError(f"{where}: bfloat16 records have no lower tiers inside. Use --tier 8 or below.")
+    usable = sorted(t for t in context.tier_bytes if t <= context.tier)
     if not asked:
         return max([t for t in usable if 4 * t <= context.tier], default=usable[0])
     if asked not in usable:

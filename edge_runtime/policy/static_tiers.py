@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import ConfigError
+from edge_runtime.format.record import BF16
 from edge_runtime.policy.base import PolicyContext, ResidencyView, Routing, StepPlan
 from edge_runtime.policy.params import Param
 from edge_runtime.policy.plans import count_skipped
@@ -52,6 +53,10 @@ class StaticTiers(OnePass):
         self.name, self._prune = name, prune or 0.0
         self._tiers = np.full((context.num_layers, context.num_experts), context.tier, np.uint8)
         if bits < context.tier:
+            if context.tier == BF16:
+                raise ConfigError(
+                    f"policy {name!r}: bfloat16 records have no lower tiers inside. Use --tier 8 or below."
+                )
             layers, costs = measured_costs(context, name)
             self._tiers[layers] = allocate(costs, context.tier_bytes, mean_bytes(context, bits))
         self._lowest = int(self._tiers.min())

@@ -144,3 +144,9 @@ def test_hobbit_takes_thresholds_from_quantiles():
     assert policy.params["t2"] == pytest.approx(0.97**0.5)
     with pytest.raises(ConfigError, match="--calibrate"):
         create_policy("hobbit:quantiles=true", context())
+
+
+@pytest.mark.parametrize("policy", ["hobbit", "edgemoe:bits=4", "mcsharp"])
+def test_bfloat16_cannot_be_mixed_with_lower_tiers(policy):
+    with pytest.raises(ConfigError, match="bfloat16 records have no lower tiers"):
+        create_policy(policy, context(tier=16, tier_bytes={8: 90, 16: 200}, calibration=calibration()))
