@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -49,6 +49,10 @@ class Piece(NamedTuple):
     policy: Policy | None = None
 
 
+def _nothing() -> None:
+    """Nobody listens."""
+
+
 class Decoder:
     """Runs chunks of tokens through a model whose experts are streamed.
 
@@ -76,6 +80,8 @@ class Decoder:
         self.spec, self.trunk, self.cache, self.kernels, self.policy = spec, trunk, cache, kernels, policy
         self.max_chunk = max_chunk
         self.spans = Spans()
+        self.on_layer: Callable[[], None] = _nothing
+        """Called before every layer: a long prompt pass is alive as long as its layers come."""
         self._moe = np.zeros((max_tokens(max_chunk, parallel), spec.hidden), np.float32)
 
     def prefill(self, token_ids: NDArray[np.int32], kv: KVCache) -> F32:
@@ -114,6 +120,7 @@ class Decoder:
         moes: list[F32 | None] = [None] * len(chunks)
         self.cache.begin_pass()
         for layer_idx, layer in enumerate(self.spec.layers):
+            self.on_layer()
             with self.spans.span("trunk"):
                 outs = [self.trunk.run_layer(c, layer_idx, moe) for c, moe in zip(chunks, moes, strict=True)]
             moes = [*self._run_experts(layer_idx, outs, chunks, policies)] if layer.sparse else [None] * len(chunks)
