@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -52,6 +52,10 @@ class Piece(NamedTuple):
     policy: Policy | None = None
 
 
+def _nothing() -> None:
+    """Nobody listens."""
+
+
 class Decoder:
     """Runs chunks of tokens through a model whose experts are streamed.
 
@@ -81,6 +85,8 @@ class Decoder:
         self.spec, self.trunk, self.cache, self.kernels, self.policy = spec, trunk, cache, kernels, policy
         self.max_chunk, self.prefetcher = max_chunk, prefetcher
         self.spans = Spans()
+        self.on_layer: Callable[[], None] = _nothing
+        """Called before every layer: a long prompt pass is alive as long as its layers come."""
         self._moe = np.zeros((max_tokens(max_chunk, parallel), spec.hidden), np.float32)
 
     def prefill(self, token_ids: NDArray[np.int32], kv: KVCache) -> F32:
@@ -153,6 +159,7 @@ class Decoder:
         plans: list[StepPlan] = []
         self.cache.begin_pass()
         for layer_idx, layer in enumerate(self.spec.layers):
+            self.on_layer()
             with self.spans.span("trunk"):
                 outs = [self.trunk.run_layer(c, layer_idx, moe) for c, moe in zip(chunks, moes, strict=True)]
             if not layer.sparse:

@@ -40,10 +40,10 @@ def view(num_layers: int = 24) -> EngineView:
     )
 
 
-def service(num_layers: int = 24) -> tuple[ServiceStats, Readiness, Heartbeat]:
+def service(num_layers: int = 24, phase: Phase = Phase.READY) -> tuple[ServiceStats, Readiness, Heartbeat]:
     """A service that has answered a few requests."""
     stats, readiness, heartbeat = ServiceStats(), Readiness(), Heartbeat()
-    readiness.set(Phase.READY)
+    readiness.set(phase)
     stats.engine = view(num_layers)
     with stats.update() as figures:
         figures.running, figures.waiting = 2, 5

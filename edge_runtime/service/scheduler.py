@@ -36,12 +36,13 @@ class Scheduler:
     Args:
         parts: the engine's; nobody else may use them while the loop runs.
         stats: figures to keep.
-        heartbeat: beaten after every pass and idle tick.
+        heartbeat: beaten before every layer, after every pass and at every idle tick.
         max_waiting: jobs that may wait.
     """
 
     def __init__(self, parts: Parts, stats: ServiceStats, heartbeat: Heartbeat, *, max_waiting: int) -> None:
         self._parts, self._stats, self._heartbeat = parts, stats, heartbeat
+        parts.decoder.on_layer = heartbeat.beat
         self._max_waiting = max_waiting
         extra = [parts.trunk.new_kv_cache(parts.config.context) for _ in range(parts.config.parallel - 1)]
         self._pool = SessionPool([parts.kv, *extra])

@@ -230,3 +230,17 @@ def test_prefetching_while_a_layer_is_streamed_does_not_lose_its_reads():
     assert cache.prefetch(1, [2, 3], tiers(2, 3)) == 2
     assert served([batch.experts.tolist() for batch in stream]) == [0, 1]
     assert served(serve(cache, 1, 2, 3)) == [2, 3]
+
+
+def test_lookups_count_by_precision_and_outcome_and_reads_by_time():
+    cache, _ = make(2)
+    before = cache.counters.snapshot()
+    serve(cache, 0, 0, 1)
+    serve(cache, 0, 1)
+    found = cache.counters.since(before)
+    assert (found.hits_by_tier, found.misses_by_tier, found.late_by_tier) == ({4: 1}, {4: 2}, {})
+    assert sum(found.read_buckets) == 2
+    assert found.read_ns > 0
+    plan = StepPlan(np.array([[0, 1, 2]]), np.array([[1, 1, 0]], np.float32), np.array([2, 4, 2], np.uint8), 1)
+    cache.counters.add_plan(plan, 4)
+    assert cache.counters.substituted_to == {2: 1}, "the third use has no weight, the second is at the full tier"

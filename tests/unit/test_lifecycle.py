@@ -22,7 +22,7 @@ from edge_runtime.service.settings import Settings
 
 class FakeService:
     def __init__(self):
-        self.stats, self.readiness, self.heartbeat = made_up()
+        self.stats, self.readiness, self.heartbeat = made_up(phase=Phase.LOADING)
         self.readiness.set(Phase.LOADING, "verifying")
         self.changes, self.refuse = [], None
 
@@ -187,5 +187,7 @@ async def live():
     await asyncio.sleep(30)
 asyncio.run(live())
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=30, check=False
+    )
     assert done.returncode == -signal.SIGTERM, done.stderr
