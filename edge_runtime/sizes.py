@@ -48,7 +48,8 @@ def format_size(count: float) -> str:
         value, power = value / 1024, power + 1
     unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
     digits = 0 if unit == "B" else (1 if value >= 10 else 2)
-    return f"{sign}{value:.{digits}f} {unit}"
+    text = f"{value:.{digits}f}"
+    return f"{sign}{text.removesuffix('.0') if value >= 100 else text} {unit}"
 
 
 def align_up(count: int, step: int) -> int:

@@ -99,7 +99,7 @@ def test_the_profiles_tier_is_cut_to_what_the_bundle_has():
         ("threads", "two", "expected a whole number, got 'two'"),
         ("io_threads", "1.5", "expected a whole number"),
         ("direct_io", "maybe", "expected on or off"),
-        ("context", "129", "expected 1 to 128 (the model's own limit), got 129"),
+        ("context", "129", "expected 1 to 128 .the model's own limit., got 129"),
         ("seed", "-1", "expected 0 to"),
         ("max_kld", "-1", "0 to 10 nats"),
         ("max_kld", "much", "expected a number"),

@@ -91,7 +91,7 @@ def test_a_refusal_has_the_sum_and_the_nearest_settings():
     assert "4 slots 16.0 MiB" in text
     assert "Lower --context from 2048 to 1920 (floor 442 MiB)" in text
     assert "--tier 4 (floor 442 MiB)" in text
-    assert "raise --memory to 450 MiB" in text
+    assert "raise --memory to 451 MiB" in text
 
 
 def test_advice_that_would_not_help_is_not_given():

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policy_cases import context
 
-from edge_runtime.decoder import decide_together
 from edge_runtime.errors import ConfigError
 from edge_runtime.policy.base import ResidencyView, Routing, StepPlan
+from edge_runtime.policy.joint import decide_together
 from edge_runtime.policy.lossless import Lossless
 from edge_runtime.service.api_errors import ApiError
 from edge_runtime.service.chat import Delta, OutputSplitter
@@ -210,7 +211,7 @@ def test_policies_of_several_requests_are_joined_into_one_plan() -> None:
     logits = rng.standard_normal((5, 6)).astype(np.float32)
     top = np.argsort(-logits, 1)[:, :2].astype(np.int32)
     routing = Routing(logits, top, np.full((5, 2), 0.5, np.float32))
-    exact, halves = Lossless(num_experts=6, tier=8), Halves()
+    exact, halves = Lossless(context(num_experts=6, top_k=2)), Halves()
     view: Any = None
     # sequences of 1, 3 and 1 tokens; the one in the middle is lossy
     plan = decide_together(0, routing, np.array([1, 4]), [exact, halves, exact], view)
