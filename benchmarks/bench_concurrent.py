@@ -3,8 +3,9 @@
     python benchmarks/bench_concurrent.py BUNDLE --memory 1GiB --tier 4 --requests 4 --tokens 32
 
 Both runs use one engine with the same memory plan, so the arena is the same size. Prompts are random tokens, others for
-each repeat, and the greedy tokens of both runs are compared. `total_tok_s` is generated tokens over wall time, prompts
-included; `decode_tok_s` counts only the stretch in which all requests decode (give it enough --tokens).
+each run; the order alternates; and every prompt is run the other way as well (not timed) to compare its tokens.
+`total_tok_s` is generated tokens over wall time, prompts included; `decode_tok_s` counts only the stretch in which all
+requests decode (give it enough --tokens).
 """
 
 from __future__ import annotations
@@ -102,16 +103,19 @@ def main() -> None:
         raise SystemExit(service.readiness.reason)
     rng = np.random.default_rng(1)
     runs: dict[str, list[dict[str, Any]]] = {"alone": [], "together": []}
-    for _ in range(args.repeat):
-        # the first token differs, so that nothing is reused from an earlier run
-        prompts = [
-            rng.integers(0, service.vocab_size, args.prompt_tokens).astype(np.int32) for _ in range(args.requests)
-        ]
-        found = {name: run(service, prompts, args.tokens, together=name == "together") for name in runs}
-        if found["alone"].pop("tokens") != found["together"].pop("tokens"):
-            raise SystemExit("together gave other tokens than alone")
-        for name, figures in found.items():
+    for repeat in range(args.repeat):
+        # each run has prompts of its own: neither KV prefixes nor the other run's experts may help it
+        order = ["alone", "together"] if repeat % 2 == 0 else ["together", "alone"]
+        checked: list[tuple[list[np.ndarray], list[list[int]]]] = []
+        for name in order:
+            shape = (args.requests, args.prompt_tokens)
+            prompts = list(rng.integers(0, service.vocab_size, shape).astype(np.int32))
+            figures = run(service, prompts, args.tokens, together=name == "together")
+            checked.append((prompts, figures.pop("tokens")))
             runs[name].append(figures)
+        for name, (prompts, tokens) in zip(reversed(order), checked, strict=True):  # the other way, not timed
+            if run(service, prompts, args.tokens, together=name == "together")["tokens"] != tokens:
+                raise SystemExit("together gave other tokens than alone")
     engine = service.stats.engine
     service.close()
     medians = {
