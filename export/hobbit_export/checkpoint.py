@@ -82,6 +82,16 @@ class Checkpoint:
         self._read_into(info, out.reshape(-1).view(np.uint8).data, start * row_bytes)
         return out
 
+    def raw_bytes(self, name: str, start: int, size: int) -> bytes:
+        """Read bytes of a tensor of any type.
+
+        Raises:
+            BundleError: the file ended early.
+        """
+        out = bytearray(size)
+        self._read_into(self.tensors[name], memoryview(out), start)
+        return bytes(out)
+
     def rows_f32(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Read rows as float32 [stop - start, cols]."""
         return to_f32(self.raw_rows(name, start, stop))

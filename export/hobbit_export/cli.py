@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from edge_runtime.errors import HobbitError
 from edge_runtime.sizes import format_size, parse_size
@@ -110,6 +110,25 @@ def parse_options(arguments: argparse.Namespace) -> ExportOptions:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    _open_missing_streams()
+    try:
+        try:
+            return _command(argv)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+    except BrokenPipeError:
+        # whoever read our output has gone; stop quietly, and keep the interpreter from failing at its last flush
+        for stream in (sys.stdout, sys.stderr):
+            _silence_if_broken(stream)
+        return 1
+    except OSError as err:  # stdout is a full drive; every error of the command itself was dealt with
+        _silence_if_broken(sys.stdout)
+        sys.stderr.write(f"hobbit-export: output: {err.strerror or err}.\n")
+        return 1
+
+
+def _command(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     if arguments.jobs is not None and not 1 <= arguments.jobs <= 256:
@@ -130,12 +149,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("hobbit-export: interrupted. Run the same command again to resume.\n")
         return 1
+    except BrokenPipeError:
+        raise
     except OSError as err:
         where = err.filename or "input or output"
         sys.stderr.write(f"hobbit-export: {where}: {err.strerror or err}. Run the same command again to resume.\n")
         return 1
     print(json.dumps(report, default=lambda fit: fit.to_json()) if arguments.json else _summary(report))
     return 0
+
+
+def _open_missing_streams() -> None:
+    """Where stdin, stdout or stderr was closed, open the null device, lest a part of the bundle takes its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
+
+
+def _silence_if_broken(stream: TextIO) -> None:
+    try:
+        stream.flush()
+    except OSError:
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), stream.fileno())
 
 
 def _limit_threads(jobs: int) -> None:

@@ -21,7 +21,7 @@ from hobbit_export.parts import is_intact, publish, remove_staging, staging
 from hobbit_export.plan import plan_parts, totals
 from hobbit_export.progress import Progress
 from hobbit_export.quality import measure_quality
-from hobbit_export.source import SourceModel
+from hobbit_export.source import SourceModel, sample_sha256
 from hobbit_export.steps import EXPERT_STEP, ExportStep, Job, Written, all_steps, expert_step
 from hobbit_export.tokenizer_files import tokenizer_files
 
@@ -97,7 +97,9 @@ def _open_journal(source: SourceModel, options: ExportOptions) -> Journal:
         workplace.check_ours(out)
     if not options.resume:
         workplace.clear(out)
-    return Journal(out, fingerprint(source, options))
+    journal = Journal(out, fingerprint(source, options))
+    workplace.remove_manifest(out)
+    return journal
 
 
 class _Runner:
@@ -163,33 +165,35 @@ def _finish(source: SourceModel, options: ExportOptions, journal: Journal, runne
 
     runner.run(experts(None))
     _check_unchanged(source, options, journal)
+    sample = sample_sha256(source.checkpoint)
     if options.calibrate and not runner.is_done(_MEASURED):
-        _write_manifest(source, options, journal)
         text = options.calibrate.read_text("utf-8")
-        with runner.progress.share(_MEASURED) as share:
+        with (
+            manifest_io.draft(options.out, _manifest(source, options, journal, sample)),
+            runner.progress.share(_MEASURED) as share,
+        ):
             measured = measure_quality(options.out, text, errors, options.memory_bytes, share)
-        (options.out / manifest_io.NAME).unlink()
         runner.run(experts(measured))
-    _write_manifest(source, options, journal)
+    manifest_io.write(options.out, _manifest(source, options, journal, sample))
+    Bundle.open(options.out)
     journal.remove()
 
 
-def _write_manifest(source: SourceModel, options: ExportOptions, journal: Journal) -> None:
+def _manifest(source: SourceModel, options: ExportOptions, journal: Journal, sample: str) -> Manifest:
     from hobbit_export.trunk.graph import OPSET
     from hobbit_export.trunk.quantize import BLOCK_SIZE
 
     parts: dict[str, Part] = {p.name: p for step in journal.steps.values() for p in step.parts}
     precision: Any = options.trunk
-    manifest = Manifest(
+    checkpoint = options.checkpoint.resolve().name
+    return Manifest(
         model=source.spec,
         experts=ExpertsInfo(options.num_segments, list(options.tiers)),
         trunk=TrunkInfo(precision, 0 if precision == "fp32" else BLOCK_SIZE, OPSET, source.embedding_dtype),
-        source=SourceInfo(options.checkpoint.resolve().name, source.config_sha256, source.checkpoint.weight_bytes),
+        source=SourceInfo(checkpoint, source.config_sha256, source.checkpoint.weight_bytes, sample),
         parts=[parts[name] for name in sorted(parts)],
         created_by=f"hobbit-export {__version__}",
     )
-    manifest_io.write(options.out, manifest)
-    Bundle.open(options.out)
 
 
 def fingerprint(source: SourceModel, options: ExportOptions) -> dict[str, Any]:

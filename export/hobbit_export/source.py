@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from hobbit_export.checkpoint import RAW_DTYPES, Checkpoint, is_finite, read_jso
 
 _CONVERT_BYTES = 4 << 20
 """Widened at a time, so that a large matrix exists once, not in every step of its conversion."""
+_SAMPLE_BYTES, _SAMPLE_EVERY_BYTES = 4 << 10, 4 << 20
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,20 @@ def finite_rows(checkpoint: Checkpoint, tensor: str, start: int, stop: int) -> N
 def file_sha256(path: Path) -> str:
     """SHA-256 of a small file, in hex."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def sample_sha256(checkpoint: Checkpoint) -> str:
+    """Tell checkpoints of one shape apart: a digest of every tensor's name, type, shape and samples of its bytes.
+
+    Of each tensor the first 4 KiB of every 4 MiB count, so that about a thousandth of a large checkpoint is read; other
+    training changes nearly every weight. How tensors are spread over files does not matter.
+    """
+    hasher = hashlib.sha256()
+    for name, info in sorted(checkpoint.tensors.items()):
+        hasher.update(json.dumps([name, info.dtype, info.shape]).encode())
+        for start in range(0, info.num_bytes, _SAMPLE_EVERY_BYTES):
+            hasher.update(checkpoint.raw_bytes(name, start, min(_SAMPLE_BYTES, info.num_bytes - start)))
+    return hasher.hexdigest()
 
 
 def _match_trunk(checkpoint: Checkpoint, spec: ModelSpec, names: Names) -> dict[str, str]:

@@ -12,7 +12,7 @@ from edge_runtime.verification import check_bundle
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.options import ExportOptions
 from hobbit_export.progress import Progress
-from hobbit_export.source import file_sha256
+from hobbit_export.source import file_sha256, sample_sha256
 
 _log = logging.getLogger(__name__)
 
@@ -25,10 +25,11 @@ def check_same_source(options: ExportOptions) -> None:
     """
     manifest = Bundle.open(options.out).manifest
     with Checkpoint.open(options.checkpoint) as checkpoint:
-        weight_bytes = checkpoint.weight_bytes
+        weight_bytes, sample = checkpoint.weight_bytes, sample_sha256(checkpoint)
     for what, expected, got in (
         ("config.json", file_sha256(options.checkpoint / "config.json")[:12], manifest.source.config_sha256[:12]),
         ("weight bytes", weight_bytes, manifest.source.weight_bytes),
+        ("weights (digest of samples)", sample[:12], manifest.source.weights_sample_sha256[:12]),
         ("--tiers", list(options.tiers), manifest.experts.tiers),
         ("--trunk", options.trunk, manifest.trunk.precision),
     ):

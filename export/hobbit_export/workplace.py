@@ -80,6 +80,14 @@ def check_ours(out: Path) -> None:
             raise ConfigError(f"--out {out}: its manifest.json is not that of a bundle. Choose another folder.")
 
 
+def remove_manifest(out: Path) -> None:
+    """Make an unfinished export look like one: an export that died at its very end left its manifest."""
+    if (out / manifest_io.NAME).exists():
+        check_ours(out)
+        (out / manifest_io.NAME).unlink()
+        parts.sync_folder(out)
+
+
 def clear(out: Path) -> None:
     """Remove an earlier export; the manifest goes first, so that what is left half-way is no bundle."""
     (out / journal.NAME).touch()  # keeps a half-cleared folder recognisable as ours

@@ -143,78 +143,46 @@ def works(manifest: Manifest) -> None:
         assert (part.role, part.layer) == (role_of(name), layer_of(name))
 
 
-NUMBERS = st.floats(allow_nan=False) | st.floats(0, 100) | st.sampled_from([0, 1, 2, 1e-3, 2**-10, 2**16, MAX_CONTEXT])
-ROPES = st.builds(
-    RopeSpec,
-    st.sampled_from(["default", "linear", "dynamic", "yarn", "llama3"]),
-    st.floats(1, 1e12) | NUMBERS,
-    st.integers(0, 16),
-    st.fixed_dictionaries(
-        {},
-        optional={"truncate": st.booleans()}
-        | dict.fromkeys(
-            [*LLAMA3, "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor"],
-            NUMBERS,
-        ),
-    ),
-)
+EDGES = [0, 2**-10, 2**16, 1e-3, 1e3, 1e6, 1e-300, MAX_CONTEXT, -1]
+NUMBERS = st.floats(0.01, 100) | st.floats(1, 1e5) | st.floats(allow_nan=False) | st.sampled_from(EDGES)
+OPTIONAL = {
+    "default": [],
+    "linear": [],
+    "dynamic": [ORIGINAL],
+    "llama3": [],
+    "yarn": ["beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor"],
+}
+REQUIRED = {"default": [], "linear": ["factor"], "dynamic": ["factor"], "llama3": list(LLAMA3), "yarn": list(YARN)}
+
+
+@st.composite
+def ropes(draw):
+    kind = draw(st.sampled_from(sorted(OPTIONAL)))
+    names = [*REQUIRED[kind], *draw(st.lists(st.sampled_from(OPTIONAL[kind] or [""]), unique=True))]
+    params = {name: draw(NUMBERS) for name in names if name}
+    if kind == "yarn" and draw(st.booleans()):
+        params["truncate"] = draw(st.booleans())
+    theta = draw(st.floats(1, 1e7) | st.sampled_from([1.0000001, 1e12]) | NUMBERS)
+    return RopeSpec(kind, theta, 2 * draw(st.integers(1, 8)), params)
+
+
+accepted_kinds = set()
 
 
 @settings(max_examples=1500, deadline=None)
-@given(rope=ROPES, max_context=st.integers(1, MAX_CONTEXT))
-def test_any_rotary_embedding_is_refused_or_works(rope, max_context):
-    """Parameters are thinned out to those the kind takes first, or nearly none would be accepted."""
-    takes = {
-        "linear": {"factor"}, "dynamic": {"factor", ORIGINAL}, "llama3": set(LLAMA3),
-        "yarn": {*rope.params} - {"low_freq_factor", "high_freq_factor"},
-    }.get(rope.kind, set())  # fmt: skip
-    params = {name: value for name, value in rope.params.items() if name in takes}
+@given(rope=ropes(), max_context=st.integers(1, 1 << 17) | st.just(MAX_CONTEXT))
+def any_rotary_embedding_is_refused_or_works(rope, max_context):
     try:
-        manifest = manifest_io.parse(
-            manifest_io.dump(
-                small_manifest(rope=RopeSpec(rope.kind, rope.theta, rope.dim, params), max_context=max_context)
-            )
-        )
+        manifest = manifest_io.parse(manifest_io.dump(small_manifest(rope=rope, max_context=max_context)))
     except BundleError:
         return
+    accepted_kinds.add(rope.kind)
     works(manifest)
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_each_lie_is_named(lie):
-    path, value, message = LIES[lie]
-    data = copy.deepcopy(GOOD)
-    target = data
-    for key in path[:-1]:
-        target = target[key]
-    target[path[-1]] = value
-    with pytest.raises(BundleError, match=message):
-        manifest_io.parse(resealed(data))
-
-
-def test_a_missing_or_repeated_part_is_named():
-    data = copy.deepcopy(GOOD)
-    gone = data["parts"].pop(0)
-    with pytest.raises(BundleError, match=gone["name"]):
-        manifest_io.parse(resealed(data))
-    data["parts"] += [gone, gone]
-    with pytest.raises(BundleError, match="twice"):
-        manifest_io.parse(resealed(data))
-
-
-def test_every_flipped_bit_is_noticed():
-    raw = manifest_io.dump(small_manifest())
-    accepted = 0
-    for at in range(0, len(raw), 3):
-        damaged = bytearray(raw)
-        damaged[at] ^= 1 << (at % 8)
-        try:
-            # white space inside the JSON may change without changing what it says
-            assert manifest_io.dump(manifest_io.parse(bytes(damaged))) == raw
-            accepted += 1
-        except BundleError:
-            pass
-    assert accepted < len(raw) // 30
+def test_any_rotary_embedding_is_refused_or_works():
+    any_rotary_embedding_is_refused_or_works()
+    assert accepted_kinds == {*OPTIONAL}  # not by refusing all of them
 
 
 json_values = st.recursive(

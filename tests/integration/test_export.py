@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,20 +14,22 @@ import numpy as np
 import pytest
 from families import FAMILY_CASES, make_checkpoint
 from numpy.typing import NDArray
-from synthetic import qwen3_config, run_export, write_qwen3, write_safetensors
+from synthetic import hobbit_export, qwen3_config, run_export, write_qwen3, write_safetensors
 
 from edge_runtime.errors import BundleError, ConfigError
 from edge_runtime.format.bundle import Bundle
 from edge_runtime.format.calibration import read as read_calibration
 from edge_runtime.format.record import BF16
+from edge_runtime.verification import check_bundle
 from hobbit_export.calibration import check_text
+from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.cli import build_parser
 from hobbit_export.experts import LayerJob, write_layer
 from hobbit_export.exporter import export
 from hobbit_export.options import DEFAULT_TEXT, ExportOptions, parse_tiers
 from hobbit_export.plan import plan_parts
 from hobbit_export.quality import measure_quality
-from hobbit_export.source import SourceModel
+from hobbit_export.source import SourceModel, sample_sha256
 
 
 def options(checkpoint: Path, out: Path, **given: Any) -> ExportOptions:
@@ -119,7 +123,7 @@ def test_source_types(dtype: str, tmp_path: Path) -> None:
 def test_errors_fall_with_the_tier(source_model: Path, tmp_path: Path) -> None:
     export(options(source_model, tmp_path / "bundle"), quiet=True)
     data = json.loads((tmp_path / "bundle/calibration/experts.json").read_text())
-    assert data["tokens"] is None
+    assert "tokens" not in data
     assert [layer["layer"] for layer in data["layers"]] == [0, 1]
     for layer in data["layers"]:
         rows = [layer["errors"][tier] for tier in ("2", "4", "6", "8", "16")]
@@ -225,6 +229,69 @@ def test_json_verify_and_second_run(source_model: Path, tmp_path: Path) -> None:
     assert "experts/layer_001.hbx" in err
 
 
+def test_verify_refuses_another_checkpoint_of_the_same_size(source_model: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    assert run_export(source_model, "--out", bundle, "--no-self-check")[0] == 0
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(source_model, copy)
+    assert run_export(copy, "--out", bundle, "--verify")[0] == 0
+    other = write_qwen3(tmp_path / "other", qwen3_config(64, 96, 4, 2), seed=1)
+    code, out, err = run_export(other, "--out", bundle, "--verify")
+    assert (code, out) == (78, "")
+    assert "weights (digest of samples): expected" in err
+
+
+def test_a_digest_of_samples_sees_every_tensor(source_model: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(source_model, tmp_path / "copy"))
+    with Checkpoint.open(copy) as checkpoint:
+        seen = {sample_sha256(checkpoint)}
+        for info in checkpoint.tensors.values():
+            with open(info.file, "r+b") as file:
+                file.seek(info.offset)
+                byte = file.read(1)[0]
+                file.seek(info.offset)
+                file.write(bytes([byte ^ 1]))
+            seen.add(sample_sha256(checkpoint))
+        assert len(seen) == 1 + len(checkpoint.tensors)
+
+
+@pytest.mark.parametrize("flags", [["--dry-run"], ["--dry-run", "--json"], ["--help"], ["--tiers", "8"]])
+def test_a_reader_that_went_away_is_no_traceback(source_model: Path, tmp_path: Path, flags: list[str]) -> None:
+    for streams in (("stdout",), ("stderr",), ("stdout", "stderr")):
+        process = hobbit_export(source_model, "--out", tmp_path / "-".join(streams), *flags)
+        for name in streams:
+            getattr(process, name).close()
+        err = "" if "stderr" in streams else process.stderr.read()
+        code = process.wait(60)
+        if process.stdout and not process.stdout.closed:
+            process.stdout.close()
+        if process.stderr and not process.stderr.closed:
+            process.stderr.close()
+        assert "Traceback" not in err
+        assert "Exception ignored" not in err
+        went_on = flags[0] == "--help" and code == 0  # argparse swallows the error itself
+        assert went_on or code == (1 if "stdout" in streams or flags[0] == "--tiers" else 0)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full"])
+def test_closed_and_full_output(source_model: Path, tmp_path: Path, closed: str) -> None:
+    bundle = tmp_path / "bundle"
+    command = f'exec "$0" -m hobbit_export "$@" {closed}'
+    arguments = [str(source_model), "--out", str(bundle), "--tiers", "8"]
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert done.returncode == (1 if "full" in closed else 0)
+    assert ("No space left" in done.stderr) == ("full" in closed)
+    check_bundle(Bundle.open(bundle))
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
@@ -302,12 +369,15 @@ def test_calibration_text_is_measured(tmp_path: Path, monkeypatch: pytest.Monkey
     chosen = options(EXAMPLE, tmp_path / "bundle", tiers=(2, 4), calibrate=text)
 
     def die(*arguments: object) -> None:
+        assert not (tmp_path / "bundle/manifest.json").exists()
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hobbit_export.exporter.measure_quality", die)
     with pytest.raises(KeyboardInterrupt):
         export(chosen, quiet=True)
     monkeypatch.undo()
+    with pytest.raises(BundleError, match="unfinished"):
+        Bundle.open(tmp_path / "bundle")
     report = export(chosen, quiet=True)
     assert report.steps_run == 1  # only the measuring is left
     assert Bundle.open(tmp_path / "bundle").manifest.bundle_id != Bundle.open(plain).manifest.bundle_id

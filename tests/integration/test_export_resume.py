@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +23,7 @@ from hobbit_export.calibration import write_reference
 from hobbit_export.exporter import export
 from hobbit_export.journal import Journal, Step
 from hobbit_export.options import ExportOptions
+from hobbit_export.source import sample_sha256
 from hobbit_export.workplace import is_complete, locked
 
 FLAGS = ("--trunk", "int4", "--jobs", "1")
@@ -77,6 +81,59 @@ def test_kill_at_random_points_then_resume(
                 Bundle.open(out)
         done = finished(out)
     assert kills >= 2
+    assert contents(out) == whole
+
+
+MEASURE_AND_DIE = """
+import os, signal, sys
+import hobbit_export.quality as quality
+quality._Measurement.run = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+from hobbit_export.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_killed_while_it_measures_leaves_no_bundle(checkpoint: Path, tmp_path: Path) -> None:
+    """The engine is running on what was exported so far; nobody else may take that for a bundle."""
+    text, out = tmp_path / "text.txt", tmp_path / "bundle"
+    text.write_text("Once upon a time there was a model.")
+    flags = [str(checkpoint), "--out", str(out), *FLAGS, "--calibrate", str(text), "--no-self-check"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    died = subprocess.run(
+        [sys.executable, "-c", MEASURE_AND_DIE, *flags], env=environment, capture_output=True, check=False
+    )
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert sorted(p.name for p in out.iterdir() if p.is_file()) == ["export.journal"]
+    with pytest.raises(BundleError, match="unfinished"):
+        Bundle.open(out)
+    code, found, _ = run_export(*flags, "--json")
+    assert (code, json.loads(found)["steps_run"]) == (0, 1)
+    Bundle.open(out)
+    assert not (out / "export.journal").exists()
+
+
+def test_a_manifest_beside_a_journal_is_no_bundle_once_the_export_goes_on(
+    checkpoint: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that died between the manifest and the end of the journal; the export goes on and ends the same."""
+    out = tmp_path / "bundle"
+    options = ExportOptions(checkpoint, out, trunk="int4")
+
+    def die(journal: Journal) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "remove", die)
+    with pytest.raises(KeyboardInterrupt):
+        export(options, quiet=True)
+    assert (out / "manifest.json").exists()
+    monkeypatch.undo()
+
+    def no_manifest(*arguments: Any) -> str:
+        assert not (out / "manifest.json").exists()
+        return sample_sha256(*arguments)
+
+    monkeypatch.setattr("hobbit_export.exporter.sample_sha256", no_manifest)
+    assert export(options, quiet=True).steps_run == 0
     assert contents(out) == whole
 
 
