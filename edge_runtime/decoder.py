@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.errors import RequestError
 from edge_runtime.experts.base import Priority
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.policy.base import Hint, Policy, Routing, StepPlan
@@ -85,6 +86,7 @@ class Decoder:
         self.spec, self.trunk, self.cache, self.kernels, self.policy = spec, trunk, cache, kernels, policy
         self.max_chunk, self.prefetcher = max_chunk, prefetcher
         self.spans = Spans()
+        self.is_closed = False  # set from any thread: a pass under way ends before its next layer
         self.on_layer: Callable[[], None] = _nothing
         """Called before every layer: a long prompt pass is alive as long as its layers come."""
         self._moe = np.zeros((max_tokens(max_chunk, parallel), spec.hidden), np.float32)
@@ -118,7 +120,7 @@ class Decoder:
 
         Raises:
             ExpertReadError: an expert could not be read; nothing of the pass is kept, no cache is changed.
-            RequestError: a piece does not fit its context.
+            RequestError: a piece does not fit its context, or the engine was closed meanwhile.
         """
         policies = [piece.policy or self.policy for piece in pieces]
         groups = [[i for i, p in enumerate(policies) if p is policy] for policy in _distinct(policies)]
@@ -153,6 +155,7 @@ class Decoder:
 
     def _pass(self, pieces: Sequence[Piece], policies: list[Policy]) -> _Done:
         """Run every layer over the pieces; the caller commits."""
+        self._require_open()
         with self.spans.span("trunk"):
             chunks = [self.trunk.begin(piece.token_ids, piece.kv) for piece in pieces]
         moes: list[F32 | None] = [None] * len(chunks)
@@ -160,6 +163,7 @@ class Decoder:
         self.cache.begin_pass()
         for layer_idx, layer in enumerate(self.spec.layers):
             self.on_layer()
+            self._require_open()
             with self.spans.span("trunk"):
                 outs = [self.trunk.run_layer(c, layer_idx, moe) for c, moe in zip(chunks, moes, strict=True)]
             if not layer.sparse:
@@ -173,6 +177,10 @@ class Decoder:
         with self.spans.span("trunk"):
             logits = [self._head(*each) for each in zip(chunks, moes, pieces, strict=True)]
         return _Done(chunks, logits, plans)
+
+    def _require_open(self) -> None:
+        if self.is_closed:
+            raise RequestError("engine: it was closed. Open the bundle again.")
 
     def _head(self, chunk: TrunkChunk, moe: F32 | None, piece: Piece) -> F32:
         if not _num_rows(piece):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from edge_runtime.spec import ModelSpec
 from edge_runtime.telemetry.report import RunReport
 from edge_runtime.tokenizer import Tokenizer
 
+T = TypeVar("T")
 Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
 
 
@@ -35,7 +36,7 @@ class Engine:
     """A model ready to generate, its experts streamed from the bundle.
 
     One request runs at a time; a second one from another thread is refused, not queued. Use as a context manager,
-    or call `close`.
+    or call `close`, from any thread: a request that runs ends with a RequestError, and then memory is released.
 
     Example:
         >>> with Engine.open("bundle", memory="2GiB") as engine:  # doctest: +SKIP
@@ -46,11 +47,14 @@ class Engine:
     def __init__(self, parts: Parts, load_s: float) -> None:
         self._parts = parts
         self._load_s = load_s
-        self._busy = threading.Lock()
+        self._guard = threading.Lock()  # of _owner
+        self._owner: object | None = None  # the request that runs or is suspended
+        self._work = threading.Lock()  # held while a request computes, not while it is suspended
+        self._worker: int | None = None
         self._kv = parts.kv
         self._kv_tokens: list[int] = []
         self._last: Generation | None = None
-        self._closed = False
+        self._closed = self._released = False
 
     @staticmethod
     def open(bundle: str | os.PathLike[str], *, self_check: bool = True, **options: Any) -> Engine:
@@ -115,9 +119,10 @@ class Engine:
             A chunk for every token; its text may be empty while a character or stop string is incomplete.
 
         Raises:
-            RequestError: the prompt is empty or too long, or another request is running.
+            RequestError: the prompt is empty or too long, another request is running, or the engine was closed.
             ExpertReadError: the drive failed; the engine stays usable.
         """
+        self._require_open()
         params = params or SamplingParams()
         if params.seed is None:
             params = replace(params, seed=self._parts.config.seed)
@@ -125,17 +130,22 @@ class Engine:
         return self._run(ids, params, reuse_prefix)
 
     def _run(self, ids: NDArray[np.int32], params: SamplingParams, reuse_prefix: bool) -> Iterator[Chunk]:
-        with _exclusive(self._busy):
-            kept = self._keep_prefix(ids) if reuse_prefix else 0
-            self._kv.truncate(kept)
-            self._kv_tokens = ids[:kept].tolist()
-            self._parts.cache.begin_request()
-            if not kept:
-                self._parts.policy.begin_sequence()
-                self._parts.cache.begin_sequence()
-            generation = Generation(self._parts, self._kv, self._kv_tokens, ids, params)
-            self._last = generation
-            yield from generation.run()
+        with self._turn():
+            steps = self._generate(ids, params, reuse_prefix)
+            while (chunk := self._compute(lambda: next(steps, None))) is not None:
+                yield chunk
+
+    def _generate(self, ids: NDArray[np.int32], params: SamplingParams, reuse_prefix: bool) -> Iterator[Chunk]:
+        kept = self._keep_prefix(ids) if reuse_prefix else 0
+        self._kv.truncate(kept)
+        self._kv_tokens = ids[:kept].tolist()
+        self._parts.cache.begin_request()
+        if not kept:
+            self._parts.policy.begin_sequence()
+            self._parts.cache.begin_sequence()
+        generation = Generation(self._parts, self._kv, self._kv_tokens, ids, params)
+        self._last = generation
+        yield from generation.run()
 
     def generate(
         self, prompt: Prompt, params: SamplingParams | None = None, *, reuse_prefix: bool = False
@@ -181,19 +191,28 @@ class Engine:
         self, token_ids: NDArray[np.int32], *, chunk: int | None = None
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield (first position, logits float32 [t, V]) chunk by chunk: `logits` in bounded memory."""
+        self._require_open()
         decoder = self._parts.decoder
         if chunk is not None and chunk < 1:
             raise RequestError(f"logits: chunk: expected at least 1 token, got {chunk}.")
         step = min(chunk or self._parts.logits_chunk, decoder.max_chunk)
-        with _exclusive(self._busy):
-            self._kv.truncate(0)
-            self._kv_tokens = []
-            self._parts.cache.begin_request()
-            self._parts.policy.begin_sequence()
-            self._parts.cache.begin_sequence()
-            for start in range(0, len(token_ids), step):
-                ids = token_ids[start : start + step]
-                yield start, decoder.forward(ids, self._kv, slice(0, len(ids)))
+        with self._turn():
+            yield from self._logit_chunks(token_ids, step)
+
+    def _logit_chunks(self, token_ids: NDArray[np.int32], step: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        steps = self._forward(token_ids, step)
+        while (rows := self._compute(lambda: next(steps, None))) is not None:
+            yield rows
+
+    def _forward(self, token_ids: NDArray[np.int32], step: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        self._kv.truncate(0)
+        self._kv_tokens = []
+        self._parts.cache.begin_request()
+        self._parts.policy.begin_sequence()
+        self._parts.cache.begin_sequence()
+        for start in range(0, len(token_ids), step):
+            ids = token_ids[start : start + step]
+            yield start, self._parts.decoder.forward(ids, self._kv, slice(0, len(ids)))
 
     def routing_counts(self, text: Prompt, *, max_tokens: int) -> RoutingCounts:
         """Run a text through the model and count how often the router chooses each expert.
@@ -202,18 +221,36 @@ class Engine:
             text: text or token ids; windows of the context's length are run one after another.
             max_tokens: stop after so many tokens.
         """
+        self._require_open()
         ids = np.asarray(self.tokenizer.encode(text) if isinstance(text, str) else text)[:max_tokens]
         window = self._parts.config.context
-        counting = CountingPolicy(self._parts.decoder.policy, self.spec.num_experts)
-        with self.deciding_with(counting):
-            for start in range(0, len(ids), window):
-                for _ in self.logit_chunks(self._encode(ids[start : start + window])):
-                    pass
+        step = min(self._parts.logits_chunk, self._parts.decoder.max_chunk)
+        windows = [self._encode(ids[start : start + window]) for start in range(0, len(ids), window)]
+        with self._turn():
+            counting = CountingPolicy(self._parts.decoder.policy, self.spec.num_experts)
+            with self._swapped(counting):
+                for each in windows:
+                    for _ in self._logit_chunks(each, step):
+                        pass
         return RoutingCounts(len(ids), counting.layers)
 
     @contextmanager
     def deciding_with(self, policy: Policy) -> Iterator[None]:
-        """Let another policy decide during a block; usually one that watches and passes on to `parts.policy`."""
+        """Let another policy decide during a block; usually one that watches and passes on to `parts.policy`.
+
+        Raises:
+            RequestError: a request is running, or the engine was closed.
+        """
+        with self._turn():
+            swapped = self._swapped(policy)
+            swapped.__enter__()
+        try:
+            yield
+        finally:
+            swapped.__exit__(None, None, None)
+
+    @contextmanager
+    def _swapped(self, policy: Policy) -> Iterator[None]:
         decoder = self._parts.decoder
         original, decoder.policy = decoder.policy, policy
         try:
@@ -226,16 +263,61 @@ class Engine:
 
         Raises:
             BudgetError: the model does not fit the new budget; the old one stays in force.
+            RequestError: a request is running, or the engine was closed.
         """
-        with _exclusive(self._busy):
-            replan(self._parts, memory=memory, expert_memory=expert_memory)
+        with self._turn():
+            self._compute(lambda: replan(self._parts, memory=memory, expert_memory=expert_memory))
         return self._parts.plan
 
     def close(self) -> None:
-        """Release everything. Safe to call twice."""
-        if not self._closed:
-            self._closed = True
+        """Release everything. Safe to call twice and from any thread.
+
+        A request that computes meanwhile ends at its next layer, and this waits for it; one that is suspended finds out
+        when it is resumed. Called from inside a request (a signal handler, a policy), the request releases at its end.
+        """
+        self._closed = self._parts.decoder.is_closed = True
+        if self._worker == threading.get_ident():
+            return
+        with self._work:
+            self._release()
+
+    def _release(self) -> None:
+        if not self._released:
             self._parts.close()
+            self._released = True
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Be the one request there may be during a block."""
+        me = object()
+        try:
+            with self._guard:
+                if self._owner is not None:
+                    self._require_open()
+                    raise RequestError("engine: another request is running. Finish or close it first.")
+                self._owner = me
+            self._require_open()
+            yield
+        finally:
+            if self._owner is me:
+                self._owner = None
+
+    def _compute(self, action: Callable[[], T]) -> T:
+        """Run a part of a request while nothing can be released."""
+        me = threading.get_ident()
+        with self._work:
+            self._worker = me
+            try:
+                self._require_open()
+                return action()
+            finally:
+                if self._closed:
+                    self._release()
+                self._worker = None
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise RequestError("engine: it was closed. Open the bundle again.")
 
     def __enter__(self) -> Engine:
         return self
@@ -246,8 +328,7 @@ class Engine:
         self.close()
 
     def _encode(self, prompt: Prompt) -> NDArray[np.int32]:
-        if self._closed:
-            raise RequestError("engine: it is closed. Open the bundle again.")
+        self._require_open()
         context = self._parts.config.context
         ids = np.asarray(self.tokenizer.encode_within(prompt, context) if isinstance(prompt, str) else prompt)
         if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
@@ -273,22 +354,6 @@ class Engine:
         while same < limit and self._kv_tokens[same] == ids[same]:
             same += 1
         return same
-
-
-class _exclusive:
-    """Hold a lock for a block, or refuse at once: one request at a time."""
-
-    def __init__(self, lock: threading.Lock) -> None:
-        self._lock = lock
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            raise RequestError("engine: another request is running. Finish or close it first.")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.release()
 
 
 __all__ = ["Chunk", "Engine", "HobbitError", "Prompt", "RunReport", "SamplingParams"]

@@ -82,6 +82,9 @@ class FakeStore:
                 return True
         return False
 
+    def outstanding(self) -> list[ReadTicket]:
+        return [ticket for _, _, ticket in self.queue]
+
     def promote(self, ticket: ReadTicket, priority: Priority) -> None:
         self.submitted.append((ticket.key, priority))
 

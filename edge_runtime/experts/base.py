@@ -48,18 +48,23 @@ class StoreStats:
 
 
 class ReadTicket:
-    """One read under way. `tag` is the caller's own (the cache keeps its slot there)."""
+    """One read under way. `tag` is the caller's own (the cache keeps its slot there).
+
+    The thread that asked holds no lock of Python code: an interrupt (Ctrl-C) between two of its steps leaves none held.
+    """
 
     def __init__(self, key: ExpertKey, into: memoryview, priority: Priority, tag: int) -> None:
         self.key, self.into, self.priority, self.tag = key, into, priority, tag
         self.error: ExpertReadError | None = None
         self._started_ns, self._finished_ns = perf_counter_ns(), 0
-        self._finished = threading.Event()
+        self._is_done = False
+        self._running = threading.Lock()
+        self._running.acquire()
 
     @property
     def is_done(self) -> bool:
         """Whether it finished, well or not; its buffer is then no longer written to."""
-        return self._finished.is_set()
+        return self._is_done
 
     @property
     def elapsed_ns(self) -> int:
@@ -67,10 +72,12 @@ class ReadTicket:
         return self._finished_ns - self._started_ns
 
     def finish(self) -> None:
-        """Mark it finished; called by the store once."""
+        """Mark it finished; called by the store, a second time only if the first was interrupted."""
         self._finished_ns = perf_counter_ns()
         self.into.release()
-        self._finished.set()
+        self._is_done = True
+        if self._running.locked():
+            self._running.release()
 
     def wait(self, timeout_s: float = DEFAULT_READ_TIMEOUT_S) -> None:
         """Block until it finished.
@@ -78,7 +85,9 @@ class ReadTicket:
         Raises:
             ExpertReadError: the read failed, or did not finish in time.
         """
-        if not self._finished.wait(timeout_s):
+        if not self._is_done and self._running.acquire(timeout=timeout_s):
+            self._running.release()  # for the next who waits
+        if not self._is_done:
             layer, expert = self.key
             raise ExpertReadError(
                 f"layer {layer}, expert {expert}: expected a read to finish within {timeout_s:g} s, it did not. "
@@ -125,6 +134,13 @@ class ExpertStore(Protocol):
 
     def cancel(self, ticket: ReadTicket) -> bool:
         """Withdraw a read that has not started; it is never `completed`. False: it has started, and will finish."""
+        ...
+
+    def outstanding(self) -> list[ReadTicket]:
+        """Return every read whose ticket is not done, also of an interrupted `submit`. What is not here is over.
+
+        It is what a caller goes by that lost count because of an exception; such reads may be withdrawn or awaited.
+        """
         ...
 
     def promote(self, ticket: ReadTicket, priority: Priority) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import ExpertReadError
+from edge_runtime.errors import BudgetError, ExpertReadError
 from edge_runtime.experts.base import DEFAULT_READ_TIMEOUT_S, ExpertStore, Priority
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.eviction import EvictionRule
@@ -62,6 +62,8 @@ class ExpertCache:
         )
         self._reader = SlotReader(self._table, memory, store)
         self._stream: LayerStream | None = None
+        self._in_pass = False
+        self._resizing_from: int | None = None
         self._is_closed = False
 
     @classmethod
@@ -154,13 +156,17 @@ class ExpertCache:
         self._rule.begin_sequence()
 
     def begin_pass(self) -> None:
-        """A forward pass begins: one token, or one chunk of a prompt."""
+        """A forward pass begins: one token, or one chunk of a prompt. Clears what a failed pass left."""
+        if self._in_pass:
+            self._recover()
+        self._in_pass = True
         self._close_stream()
         self._rule.begin_pass()
 
     def end_pass(self) -> None:
         """The forward pass is over; nothing stays pinned."""
         self._close_stream()
+        self._in_pass = False
 
     def stream(
         self, layer_idx: int, tiers: NDArray[np.uint8], order: NDArray[np.intp] | None = None
@@ -220,19 +226,26 @@ class ExpertCache:
         """
         self._settle()
         budget_bytes = num_slots * self._ledger.sizes.full_bytes
-        self._memory.reserve(budget_bytes)
+        self._resizing_from = self._ledger.budget_bytes
+        try:
+            self._memory.reserve(budget_bytes)
+        except BudgetError:
+            self._resizing_from = None
+            raise
         moves = self._table.resize(budget_bytes)
         self._memory.settle(moves, ((slot, self._table.planes_of(slot)) for slot in range(self._table.num_slots)))
         self._memory.discard(self._table.drain_discards())
+        self._resizing_from = None
 
     def close(self) -> None:
         """Stop reading, join the store's threads and return the arena's memory. Safe to call twice."""
         if not self._is_closed:
-            self._is_closed = True
-            self._close_stream()
-            self._reader.abort(self._read_timeout_s)
+            if self._resizing_from is None:
+                self._close_stream()
+                self._reader.abort(self._read_timeout_s)
             self._store.close()
             self._memory.close()
+            self._is_closed = True
 
     def _serve_resident(self, layer_idx: int, tiers: NDArray[np.uint8]) -> Iterator[ReadyBatch]:
         """Everything fits and is there: no pins, no scores, two gathers."""
@@ -247,10 +260,23 @@ class ExpertCache:
             stream.close()
 
     def _settle(self) -> None:
-        """Leave no read under way and nothing pinned."""
-        self._close_stream()
-        self._reader.abort(self._read_timeout_s)
+        """Leave no read under way and nothing pinned.
+
+        Raises:
+            ExpertReadError: the drive still owes reads.
+        """
+        self._recover()
         if self._reader.num_in_flight:
             raise ExpertReadError(
                 f"drive: {self._reader.num_in_flight} reads of an earlier request have not returned. Check it (dmesg)."
             )
+
+    def _recover(self) -> None:
+        """Make the state true again, whatever was interrupted before; reads that do not return keep their slots."""
+        if self._resizing_from is not None:
+            self._table.start_over(self._resizing_from)
+            self._memory.start_over()
+            self._resizing_from = None
+        self._close_stream()
+        self._reader.abort(self._read_timeout_s)
+        self._in_pass = False

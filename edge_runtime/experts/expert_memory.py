@@ -30,14 +30,23 @@ class ExpertMemory:
     def __init__(
         self, ledger: UnitLedger, segment_offsets: Sequence[int], *, chunk_bytes: int = DEFAULT_CHUNK_BYTES
     ) -> None:
-        self._ledger, sizes = ledger, ledger.sizes
+        self._ledger, self._offsets, self._chunk_bytes = ledger, segment_offsets, chunk_bytes
         self._core_segments = len(segment_offsets)
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Replace all memory by new memory for the ledger's units; what was written is lost.
+
+        Raises:
+            BudgetError: the system refused the address space.
+        """
+        sizes, ledger, chunk_bytes = self._ledger.sizes, self._ledger, self._chunk_bytes
         is_mixed = sizes.max_planes > 0
         # units of one size stay where they are, and huge pages help; of two, pages of 4 KiB go back and forth
         self._cores = ExpertArena(
             slot_bytes=sizes.core_bytes,
             num_slots=ledger.num_cores,
-            segment_offsets=segment_offsets,
+            segment_offsets=self._offsets,
             chunk_bytes=chunk_bytes,
             huge_pages=not is_mixed,
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import logging
+import queue
 import threading
 from collections.abc import Callable
 from time import perf_counter_ns
@@ -17,11 +19,14 @@ Item = TypeVar("Item")
 class ReaderPool(Generic[Item]):
     """Threads that take (item, part) pairs in order of priority, then of arrival.
 
+    Only the threads take the lock. Whoever pushes takes none, so being interrupted there leaves none held; at worst the
+    later parts of an item are missing, and pushing it again brings them.
+
     Args:
         num_threads: reads under way at once.
         work: called in a thread as work(item, part); must not raise.
-        is_wanted: called under the queue's lock just before a part starts; False skips it. Decides races between
-            `withdraw`, a repeated `push` and the threads.
+        is_wanted: called under the threads' lock just before a part starts; False skips it. Decides races between a
+            repeated `push` and the threads.
         name: prefix of the threads' names.
     """
 
@@ -33,13 +38,14 @@ class ReaderPool(Generic[Item]):
         name: str = "expert-reader",
     ) -> None:
         self._work, self._is_wanted = work, is_wanted
+        self._pushed: queue.SimpleQueue[tuple[int, int, Item, int]] = queue.SimpleQueue()
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._heap: list[tuple[int, int, Item, int]] = []
-        self._arrivals = 0
+        self._arrivals = itertools.count()
         self._active = 0
-        self._busy_ns = 0
-        self._busy_since = 0
+        self._busy = (0, 0)  # until the latest start from idle, and that start's time, 0 while idle
         self._closing = False
-        self._wake = threading.Condition()
+        self._lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._loop, name=f"{name}-{i}", daemon=True) for i in range(num_threads)
         ]
@@ -49,27 +55,21 @@ class ReaderPool(Generic[Item]):
     @property
     def busy_ns(self) -> int:
         """Wall time during which at least one part was worked on."""
-        with self._wake:
-            return self._busy_ns + (perf_counter_ns() - self._busy_since if self._active else 0)
+        before, since = self._busy
+        return before + (perf_counter_ns() - since if since else 0)
 
     def push(self, item: Item, num_parts: int, priority: int) -> None:
         """Queue parts 0 to num_parts - 1 of an item."""
-        with self._wake:
-            for part in range(num_parts):
-                heapq.heappush(self._heap, (priority, self._arrivals, item, part))
-                self._arrivals += 1
-            self._wake.notify(num_parts)
-
-    def locked(self, action: Callable[[], bool]) -> bool:
-        """Run a quick action while no part can start."""
-        with self._wake:
-            return action()
+        for part in range(num_parts):
+            self._pushed.put((int(priority), next(self._arrivals), item, part))
+        for _ in range(min(num_parts, len(self._threads))):
+            self._wakes.put(None)
 
     def close(self, timeout_s: float) -> bool:
         """Let the threads work off the queue and join them; False if one is stuck in a read after `timeout_s`."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify_all()
+        self._closing = True
+        for _ in self._threads:
+            self._wakes.put(None)
         for thread in self._threads:
             thread.join(timeout_s)
         stuck = [thread.name for thread in self._threads if thread.is_alive()]
@@ -88,21 +88,28 @@ class ReaderPool(Generic[Item]):
                 self._done()
 
     def _take(self) -> tuple[Item, int] | None:
-        with self._wake:
-            while True:
-                while self._heap:
-                    _, _, item, part = heapq.heappop(self._heap)
-                    if self._is_wanted(item, part):
-                        if self._active == 0:
-                            self._busy_since = perf_counter_ns()
-                        self._active += 1
-                        return item, part
-                if self._closing:
-                    return None
-                self._wake.wait()
+        while True:
+            with self._lock:
+                found = self._next()
+                if found is not None or self._closing:
+                    return found
+            self._wakes.get()  # what is pushed from here on is followed by a wake; a superfluous one does no harm
+
+    def _next(self) -> tuple[Item, int] | None:
+        while not self._pushed.empty():
+            heapq.heappush(self._heap, self._pushed.get_nowait())
+        while self._heap:
+            _, _, item, part = heapq.heappop(self._heap)
+            if self._is_wanted(item, part):
+                if self._active == 0:
+                    self._busy = (self._busy[0], perf_counter_ns())
+                self._active += 1
+                return item, part
+        return None
 
     def _done(self) -> None:
-        with self._wake:
+        with self._lock:
             self._active -= 1
             if self._active == 0:
-                self._busy_ns += perf_counter_ns() - self._busy_since
+                before, since = self._busy
+                self._busy = (before + perf_counter_ns() - since, 0)

@@ -17,6 +17,7 @@ from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.residency import SlotTable
 
 _log = logging.getLogger(__name__)
+_WAIT_S = 0.1
 
 
 class Finished(NamedTuple):
@@ -29,15 +30,33 @@ class Finished(NamedTuple):
 
 @dataclass
 class _Pending:
-    """Reads of one slot under way: its core, and each plane, that are missing."""
+    """Reads of one slot under way: its core, and each plane, that are missing.
+
+    Attributes:
+        key: the expert.
+        tickets: of all its reads, finished ones included.
+        is_complete: whether everything missing was submitted and nothing withdrawn; otherwise the slot cannot be used.
+    """
 
     key: ExpertKey
     tickets: list[ReadTicket] = field(default_factory=list)
-    error: ExpertReadError | None = None
+    is_complete: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        return all(ticket.is_done for ticket in self.tickets)
+
+    @property
+    def error(self) -> ExpertReadError | None:
+        found = [ticket.error for ticket in self.tickets if ticket.error is not None]
+        return found[0] if found else None if self.is_complete else ExpertReadError("withdrawn")
 
 
 class SlotReader:
     """Joins table, memory and store; every read under way is known here.
+
+    An exception, even an interrupt between any two steps, may leave notes behind that are not true. They are corrected
+    from the facts, which tickets are done: by `abort`, and by `start` if it fails.
 
     Args:
         table: who is in which slot.
@@ -63,10 +82,14 @@ class SlotReader:
             tiers: uint8 [E], the tier wanted.
             priority: of the reads.
         """
-        slots = self.table.claim(layer_idx, experts, tiers, prefetch=priority is not Priority.NOW)
-        self.memory.discard(self.table.drain_discards())
-        for slot, expert in zip(slots, experts, strict=False):
-            self._read(slot, ExpertKey(layer_idx, int(expert)), priority)
+        try:
+            slots = self.table.claim(layer_idx, experts, tiers, prefetch=priority is not Priority.NOW)
+            self._discard()
+            for slot, expert in zip(slots, experts, strict=False):
+                self._read(slot, ExpertKey(layer_idx, int(expert)), priority)
+        except BaseException:
+            self._reconcile()
+            raise
         return slots
 
     def promote(self, slot: int) -> None:
@@ -85,17 +108,38 @@ class SlotReader:
                 return settled
 
     def abort(self, timeout_s: float) -> None:
-        """Withdraw queued reads and wait for the others; those that do not return in time keep their slot."""
-        for slot, pending in list(self._pending.items()):
-            kept = [ticket for ticket in pending.tickets if not self._store.cancel(ticket)]
-            if len(kept) < len(pending.tickets):
-                pending.tickets, pending.error = kept, ExpertReadError("withdrawn")
-            if not kept:
-                del self._pending[slot]
-                self.table.drop(slot)
+        """Withdraw queued reads and wait for the others; those that do not return in time keep their slot.
+
+        Afterwards nothing is pinned, and table, ledger and reads agree, whatever happened before.
+        """
+        for ticket in self._store.outstanding():
+            self._store.cancel(ticket)
         deadline = monotonic() + timeout_s
-        while self._pending and (left := deadline - monotonic()) > 0:
-            self.collect(left)
+        while self._store.outstanding() and (left := deadline - monotonic()) > 0:
+            self._store.completed(min(left, _WAIT_S))
+        self._store.completed(0.0)
+        self._reconcile()
+
+    def _reconcile(self) -> None:
+        """Settle what is over, keep what is under way, and free everything else that was claimed."""
+        live: dict[int, _Pending] = {}
+        for ticket in self._store.outstanding():
+            live.setdefault(ticket.tag, _Pending(ticket.key)).tickets.append(ticket)
+        for slot, pending in self._pending.items():
+            if slot in live:
+                # of a slot some of whose reads are over, nothing is kept unless all were submitted
+                live[slot] = pending if pending.is_complete else live[slot]
+            elif pending.error is None and self.table.is_reading(slot):
+                self._note(pending)
+                self.table.set_ready(slot)
+        self._pending = live
+        self.table.reconcile(live)
+        self._discard()
+
+    def _discard(self) -> None:
+        """Return the memory the ledger wants returned; forgotten only when done."""
+        self.memory.discard(self.table.ledger.discards)
+        self.table.drain_discards()
 
     def _read(self, slot: int, key: ExpertKey, priority: Priority) -> None:
         """Submit what the slot lacks: everything, or only the planes beyond those it is resident with."""
@@ -116,22 +160,26 @@ class SlotReader:
                     key, self.memory.plane(planes[index]), segments=(first, first + 1), priority=priority, tag=slot
                 )
             )
+        pending.is_complete = True
 
     def _settle(self, ticket: ReadTicket) -> Finished | None:
-        """Note one finished read; settle its slot with the last one."""
+        """Settle the slot of a finished read with the last one; a read that was given up long ago is passed over."""
         slot = ticket.tag
-        pending = self._pending[slot]
-        pending.tickets.remove(ticket)
-        if ticket.error is None:
-            self.table.counters.count_read(ticket.elapsed_ns)
-        else:
-            pending.error = ticket.error
-            _log.warning("expert not read: %s", ticket.error)
-        if pending.tickets:
+        pending = self._pending.get(slot)
+        if pending is None or ticket not in pending.tickets or not pending.is_over:
             return None
         del self._pending[slot]
-        if pending.error is None:
+        self._note(pending)
+        error = pending.error
+        if error is None:
             self.table.set_ready(slot)
         else:
             self.table.drop(slot)
-        return Finished(slot, pending.key, pending.error)
+        return Finished(slot, pending.key, error)
+
+    def _note(self, pending: _Pending) -> None:
+        for ticket in pending.tickets:
+            if ticket.error is None:
+                self.table.counters.count_read(ticket.elapsed_ns)
+            else:
+                _log.warning("expert not read: %s", ticket.error)

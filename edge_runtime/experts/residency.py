@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -64,12 +64,16 @@ class SlotTable:
         self.ledger, self.num_experts = ledger, num_experts
         self._rule, self.counters = rule, counters
         self._slots = np.full((num_layers, num_experts), FREE, np.int32)
+        self._slot_by_key = self._slots.reshape(-1)
         self._tiers = np.zeros((num_layers, num_experts), np.uint8)
         self._visible_tiers = self._tiers.view()
         self._visible_tiers.flags.writeable = False
         self._masked = np.zeros((num_layers, num_experts), np.bool_)
         self._any_masked = False
-        num_slots = ledger.num_cores
+        self._allocate()
+
+    def _allocate(self) -> None:
+        num_slots = self.ledger.num_cores
         self._keys = np.full(num_slots, FREE, np.intp)
         self._planes: list[list[int]] = [[] for _ in range(num_slots)]
         self._pinned = np.zeros(num_slots, np.bool_)
@@ -196,9 +200,9 @@ class SlotTable:
 
     def set_ready(self, slot: int) -> None:
         """Its reads finished: the slot's expert is resident with all planes it was given."""
-        sizes, self._reading[slot] = self.ledger.sizes, False
-        planes = len(self._planes[slot])
+        sizes, planes = self.ledger.sizes, len(self._planes[slot])
         self._tiers.flat[self._keys[slot]] = sizes.core_tier + 2 * planes
+        self._reading[slot] = False
 
     def drop(self, slot: int) -> None:
         """Undo a failed or withdrawn read: free an absent expert's slot, or the new planes of a resident."""
@@ -224,6 +228,53 @@ class SlotTable:
         self._pinned[:] = False
         if self._any_masked:
             self._masked[:], self._any_masked = False, False
+
+    def reconcile(self, reading: Collection[int]) -> None:
+        """Make everything agree after a call was interrupted at any point; if nothing was, only pins and masks go.
+
+        What counts: an expert is resident if it and its slot name each other and it has a tier and all planes of that
+        tier. Slots and planes of anything else are free. Doing half of this and then all of it gives the same.
+
+        Args:
+            reading: slots whose reads are under way; they keep what they have.
+        """
+        busy = np.zeros(self.num_slots, np.bool_)
+        busy[list(reading)] = True
+        keys, core_tier = self._keys, self.ledger.sizes.core_tier
+        held = np.fromiter(map(len, self._planes), np.intp, len(self._planes))
+        tiers = np.where(keys == FREE, 0, self._tiers.ravel().take(keys, mode="wrap")).astype(np.intp)
+        tiers[self._slot_by_key.take(keys, mode="wrap") != np.arange(self.num_slots)] = 0
+        wanted = (tiers - core_tier) // 2
+        tiers[held < wanted] = 0
+        surplus = np.flatnonzero((tiers > 0) & ~busy & (held > wanted))
+        gone = (tiers == 0) & ~busy
+        undone = self._prefetched & gone
+        undone[surplus] |= self._prefetched[surplus]
+        for slot in np.flatnonzero(gone & (held > 0)).tolist():
+            self._planes[slot] = []
+        for slot in surplus.tolist():
+            self._planes[slot] = self._planes[slot][: int(wanted[slot])]
+        by_key = np.zeros(self._tiers.size, np.uint8)
+        by_key[keys[tiers > 0]] = tiers[tiers > 0]
+        self._tiers[...] = by_key.reshape(self._tiers.shape)
+        slot_by_key = np.full(self._slot_by_key.size, FREE, np.int32)
+        slot_by_key[keys[~gone]] = np.flatnonzero(~gone)
+        self._slot_by_key[...] = slot_by_key
+        self._keys[gone] = FREE
+        self._reading[...] = busy
+        self._prefetched[undone] = False
+        self.counters.prefetch_wasted += int(np.count_nonzero(undone))
+        self._pinned[...] = False
+        self._masked[...] = self._any_masked = False
+        self.ledger.reconcile(np.flatnonzero(~gone).tolist(), [unit for units in self._planes for unit in units])
+
+    def start_over(self, budget_bytes: int) -> None:
+        """Forget every expert: an interrupted `resize` leaves nothing to go by."""
+        self.ledger.start_over(budget_bytes)
+        self._tiers[...] = 0
+        self._slots[...] = FREE
+        self._masked[...] = self._any_masked = False
+        self._allocate()
 
     def drain_discards(self) -> list[Discard]:
         """Units whose memory must go back to the system before anything is written; see `UnitLedger`."""
@@ -326,8 +377,8 @@ class SlotTable:
 
     def _truncate(self, slot: int) -> None:
         """Drop the last plane of a resident."""
-        self._cut(slot, len(self._planes[slot]) - 1)
         self._tiers.flat[self._keys[slot]] -= 2
+        self._cut(slot, len(self._planes[slot]) - 1)
         self.counters.truncated += 1
 
     def _cut(self, slot: int, planes: int) -> None:

@@ -60,15 +60,22 @@ class ReadPlan:
 
 
 class _Read(ReadTicket):
-    """A ticket with its progress: parts not started (guarded by the pool's lock) and not finished (by the store's)."""
+    """A ticket with its progress: parts not started (guarded by the pool's lock) and not finished (by the store's).
+
+    Whether it runs or is withdrawn is settled once, by whoever comes first to `settle_fate`.
+    """
 
     def __init__(self, key: ExpertKey, into: memoryview, priority: Priority, tag: int, plan: ReadPlan) -> None:
         super().__init__(key, into, priority, tag)
         self.plan = plan
         self.waiting = set(range(len(plan.chunks)))
-        self.is_withdrawn = False
+        self._fate: dict[str, str] = {}
         self.chunks_left = len(plan.chunks)
         self.segment_left = [sum(i in touched for touched in plan.touched) for i in range(len(plan.segments))]
+
+    def settle_fate(self, fate: str) -> bool:
+        """Let the read's fate be 'runs' or 'withdrawn', in one atomic step; whether it is that, now or since before."""
+        return self._fate.setdefault("is", fate) == fate
 
 
 class FileExpertStore:
@@ -112,6 +119,7 @@ class FileExpertStore:
         self._lock = threading.Lock()
         self._reads = self._bytes_read = 0
         self._done: queue.SimpleQueue[ReadTicket] = queue.SimpleQueue()
+        self._outstanding: set[_Read] = set()
         self._pool: ReaderPool[_Read] = ReaderPool(io_threads, self._work, self._claim_part)
         self._is_closed = False
 
@@ -141,6 +149,7 @@ class FileExpertStore:
         if len(into) < (size := sum(self._sizes[first:last])):
             raise ValueError(f"store: expected a buffer of {size} bytes, got {len(into)}")
         read = _Read(key, into, priority, tag, plan)
+        self._outstanding.add(read)
         self._pool.push(read, len(plan.chunks), priority)
         return read
 
@@ -157,16 +166,18 @@ class FileExpertStore:
     def cancel(self, ticket: ReadTicket) -> bool:
         """See `ExpertStore.cancel`."""
         assert isinstance(ticket, _Read)
-
-        def withdraw() -> bool:
-            ticket.is_withdrawn = len(ticket.waiting) == len(ticket.plan.chunks)
-            return ticket.is_withdrawn
-
-        if not self._pool.locked(withdraw):
+        if not ticket.settle_fate("withdrawn"):
+            if not ticket.is_done:  # should `submit` have been interrupted, the rest is queued now
+                self._pool.push(ticket, len(ticket.plan.chunks), ticket.priority)
             return False
         ticket.error = ExpertReadError(f"{self._where(ticket)}: withdrawn")
         ticket.finish()
+        self._outstanding.discard(ticket)
         return True
+
+    def outstanding(self) -> list[ReadTicket]:
+        """See `ExpertStore.outstanding`."""
+        return [*self._outstanding.copy()]
 
     def promote(self, ticket: ReadTicket, priority: Priority) -> None:
         """See `ExpertStore.promote`."""
@@ -178,19 +189,17 @@ class FileExpertStore:
 
     def stats(self) -> StoreStats:
         """See `ExpertStore.stats`."""
-        with self._lock:
-            return StoreStats(self._reads, self._bytes_read, self._pool.busy_ns)
+        return StoreStats(self._reads, self._bytes_read, self._pool.busy_ns)
 
     def close(self) -> None:
         """See `ExpertStore.close`."""
-        if not self._is_closed:
-            self._is_closed = True
-            if self._pool.close(self._read_timeout_s):
-                self._files.close()
+        self._is_closed = True
+        if self._pool.close(self._read_timeout_s):
+            self._files.close()
 
     @staticmethod
     def _claim_part(read: _Read, part: int) -> bool:
-        if read.is_withdrawn or part not in read.waiting:
+        if part not in read.waiting or not read.settle_fate("runs"):
             return False
         read.waiting.remove(part)
         return True
@@ -215,6 +224,7 @@ class FileExpertStore:
             self._reads += is_last and read.error is None
         if is_last:
             read.finish()
+            self._outstanding.discard(read)
             self._done.put(read)
 
     def _read_chunk(self, read: _Read, part: int) -> None:

@@ -108,7 +108,6 @@ class LayerStream(Iterator[ReadyBatch]):
             self._missing.clear()
             self._batches.clear()
             self._reader.abort(self._read_timeout_s)
-            self._table.unpin_all()
 
     def _release(self) -> None:
         if len(self._handed_out):

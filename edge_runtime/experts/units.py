@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+
 from edge_runtime.format.record import BF16, RecordLayout
 
 
@@ -100,6 +102,17 @@ class _Units:
         self.count = count
         return moves
 
+    def reconcile(self, used: list[int]) -> None:
+        """Make free and used units disjoint and complete; nothing changes if they are."""
+        marks = np.bincount(np.array([*used, *self.warm, *self.cold], np.intp), minlength=self.count)
+        if (marks == 1).all():
+            return
+        taken = set(used)
+        cold = [unit for unit in dict.fromkeys(self.cold) if unit not in taken]
+        untouched = set(cold)
+        self.cold = cold
+        self.warm = [unit for unit in range(self.count) if unit not in taken and unit not in untouched]
+
 
 class UnitLedger:
     """Which units are free, and how much memory the used and the touched ones take.
@@ -115,10 +128,8 @@ class UnitLedger:
 
     def __init__(self, sizes: UnitSizes, budget_bytes: int, max_experts: int) -> None:
         self.sizes, self.max_experts = sizes, max_experts
-        self.budget_bytes = budget_bytes
-        self._cores = _Units(self.core_capacity(budget_bytes), sizes.core_bytes)
-        self._planes = _Units(self.plane_capacity(budget_bytes), sizes.plane_bytes)
         self.discards: list[Discard] = []
+        self.start_over(budget_bytes)
 
     @property
     def free_bytes(self) -> int:
@@ -192,6 +203,18 @@ class UnitLedger:
         self._cool_to_budget()
         return tuple(moves)
 
+    def start_over(self, budget_bytes: int) -> None:
+        """Forget all units: none is used, and none holds memory."""
+        self.budget_bytes = budget_bytes
+        self._cores = _Units(self.core_capacity(budget_bytes), self.sizes.core_bytes)
+        self._planes = _Units(self.plane_capacity(budget_bytes), self.sizes.plane_bytes)
+        self.discards.clear()
+
+    def reconcile(self, cores: list[int], planes: list[int]) -> None:
+        """Let exactly these units be used, whatever an interrupted call left; a lost one counts as holding memory."""
+        self._cores.reconcile(cores)
+        self._planes.reconcile(planes)
+
     def drain_discards(self) -> list[Discard]:
         """Return the units whose memory must go back now, and forget them."""
         drained, self.discards = self.discards, []
@@ -201,7 +224,9 @@ class UnitLedger:
         if not units.warm:
             over = self.touched_bytes + units.size - self.budget_bytes
             while over > 0 and other.warm:
-                self.discards.append(Discard(other_is_plane, other.cool()))
+                # noted first: a discard too many does no harm, a forgotten one is memory over the budget
+                self.discards.append(Discard(other_is_plane, other.warm[-1]))
+                other.cool()
                 over -= other.size
         return units.take()
 

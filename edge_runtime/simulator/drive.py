@@ -72,6 +72,10 @@ class SimulatedStore:
         """Everything has already finished."""
         return False
 
+    def outstanding(self) -> list[ReadTicket]:
+        """See `ExpertStore.outstanding`: nothing."""
+        return []
+
     def promote(self, ticket: ReadTicket, priority: Priority) -> None:
         """Everything has already finished."""
 

@@ -316,7 +316,7 @@ def test_queued_reads_can_be_withdrawn_and_go_by_priority(bundle):
     reader = Reader(store)
     ops.gate = threading.Event()
     running = reader.submit(0, 0)
-    while reader.store._pool.locked(lambda: bool(running.waiting)):
+    while running.waiting:
         time.sleep(0.001)
     speculative = reader.submit(0, 1, Priority.SPECULATIVE)
     following = reader.submit(0, 2, Priority.NEXT)

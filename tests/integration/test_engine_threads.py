@@ -1,0 +1,151 @@
+"""Closing and resizing an engine while a request runs in another thread, and Ctrl-C on the real store."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import edge_runtime.experts
+from edge_runtime.engine import Engine, SamplingParams
+from edge_runtime.errors import RequestError
+
+FOLDER = str(Path(edge_runtime.experts.__file__).parent)
+OPTIONS = {"memory": "400MiB", "context": 256, "self_check": False, "backend": "cpu"}
+LONG = SamplingParams(max_tokens=200, ignore_eos=True)
+
+
+def open_engine(bundle, **options) -> Engine:
+    return Engine.open(bundle, **{**OPTIONS, "expert_memory": "2MiB", **options})
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.03, 0.1, 0.25])
+def test_close_while_a_request_runs(model_bundle, delay_s):
+    engine, started, ended = open_engine(model_bundle), threading.Event(), []
+
+    def work() -> None:
+        try:
+            while True:
+                for _ in engine.stream(list(range(1, 41)), LONG):
+                    started.set()
+        except RequestError as err:
+            ended.append(str(err))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert started.wait(30)
+    with pytest.raises(RequestError, match="another request is running"):
+        engine.resize(expert_memory="3MiB")
+    time.sleep(delay_s)
+    engine.close()
+    thread.join(30)
+    assert ended == ["engine: it was closed. Open the bundle again."]
+    engine.close()
+
+
+def test_after_close_everything_is_refused(model_bundle):
+    engine = open_engine(model_bundle)
+    suspended = engine.stream("def read", LONG)
+    next(suspended)
+    engine.close()
+    engine.close()
+    for use in (
+        lambda: next(suspended),
+        lambda: engine.stream("def read"),
+        lambda: engine.logits([1, 2, 3]),
+        lambda: list(engine.logit_chunks([1, 2])),
+        lambda: engine.resize(expert_memory="3MiB"),
+        lambda: engine.routing_counts([1, 2], max_tokens=2),
+        lambda: engine.generate("def read"),
+    ):
+        with pytest.raises(RequestError, match="engine: it was closed"):
+            use()
+
+
+def test_close_from_inside_a_request(model_bundle):
+    """As a signal handler may: the request ends, then everything is released."""
+    engine = open_engine(model_bundle)
+
+    def work() -> None:
+        while True:
+            engine.generate([1, 2, 3], LONG)
+
+    before = signal.signal(signal.SIGALRM, lambda *_: engine.close())
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(RequestError, match="it was closed"):
+            work()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert engine._released
+
+
+def test_counting_routes_waits_for_nobody_and_swaps_nothing(model_bundle):
+    with open_engine(model_bundle) as engine:
+        policy = engine.parts.decoder.policy
+        suspended = engine.stream("def read", LONG)
+        next(suspended)
+        with pytest.raises(RequestError, match="another request is running"):
+            engine.routing_counts([1, 2, 3], max_tokens=3)
+        assert engine.parts.decoder.policy is policy
+        suspended.close()
+        assert engine.routing_counts([1, 2, 3], max_tokens=3).layers
+        assert engine.parts.decoder.policy is policy
+
+
+@pytest.mark.parametrize("policy", ["lossless", "hobbit"])
+def test_a_request_interrupted_at_lines_of_the_expert_path(model_bundle, policy):
+    """KeyboardInterrupt at the n-th line run in edge_runtime/experts: the next request is that of a fresh engine."""
+    params, prompt = SamplingParams(max_tokens=3, ignore_eos=True), [5, 9, 20, 31]
+    options = {"policy": policy, "io_threads": 2, "expert_memory": "1MiB", "threads": 1}
+    with open_engine(model_bundle, **options) as engine:
+        engine.parts.cache._read_timeout_s = 5.0
+        is_exact = policy == "lossless"
+        want = engine.generate(prompt, params).token_ids
+        count, target, where = 0, -1, ""
+
+        def line(frame, event, arg):
+            nonlocal count, where
+            if event in ("line", "return"):
+                count += 1
+                if count == target:
+                    sys.settrace(None)
+                    where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
+                    raise KeyboardInterrupt
+            return line
+
+        def tracer(frame, event, arg):
+            return line if frame.f_code.co_filename.startswith(FOLDER) else None
+
+        def run(at: int) -> None:
+            nonlocal count, target, where
+            count, target, where = 0, at, ""
+            before = sys.gettrace()
+            sys.settrace(tracer)
+            try:
+                engine.generate(prompt, params)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(before)
+
+        run(-1)
+        lines = count
+        for at in range(1, lines, max(1, lines // 60)):
+            run(at)
+            started = time.monotonic()
+            got = engine.generate(prompt, params).token_ids
+            assert len(got) == len(want), where
+            assert not is_exact or got == want, where
+            assert time.monotonic() - started < 4, f"stalled after {where}"
+            engine.parts.cache.begin_request()
+            table, reader, ledger = engine.parts.cache._table, engine.parts.cache._reader, engine.parts.cache._ledger
+            assert (table.num_pinned, table.num_reading, reader.num_in_flight) == (0, 0, 0), where
+            planes = sum(len(units) for units in table._planes)
+            used = table.num_resident * ledger.sizes.core_bytes + planes * ledger.sizes.plane_bytes
+            assert ledger.used_bytes == used, where

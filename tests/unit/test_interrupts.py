@@ -1,0 +1,172 @@
+"""Ctrl-C at any line of edge_runtime/experts: the next request is served right, at once, and nothing has leaked."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import FakeStore, record_of
+
+import edge_runtime.experts
+from edge_runtime.experts.base import ExpertKey, Priority
+from edge_runtime.experts.cache import ExpertCache
+from edge_runtime.experts.eviction import create_rule
+from edge_runtime.experts.expert_memory import ExpertMemory
+from edge_runtime.experts.units import UnitLedger, UnitSizes
+
+FOLDER = str(Path(edge_runtime.experts.__file__).parent)
+PAGE, L, E = 4096, 2, 8
+SIZES = {
+    "one tier": UnitSizes(4, 4, 3 * PAGE),
+    "tiers": UnitSizes(core_tier=4, full_tier=8, core_bytes=3 * PAGE, plane_bytes=PAGE),
+}
+STEPS = [[(0, 1, 2), (1, 3, 5)], [(0, 2, 6), (4, 5, 7)], [(1, 2, 7), (3, 4, 6)]]
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt at the n-th line run, or return made, in edge_runtime/experts in this thread."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.count, self.where = at, 0, ""
+
+    def __call__(self, frame, event, arg):
+        if not frame.f_code.co_filename.startswith(FOLDER):
+            return None
+        return self._line
+
+    def _line(self, frame, event, arg):
+        if event in ("line", "return"):
+            self.count += 1
+            if self.count == self.at:
+                sys.settrace(None)
+                self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
+                raise KeyboardInterrupt
+        return self._line
+
+
+def interrupted(action, at: int) -> Interrupt:
+    """Run something, interrupted at its n-th line."""
+    tracer, before = Interrupt(at), sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        action()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    return tracer
+
+
+def make(kind: str) -> tuple[ExpertCache, FakeStore]:
+    sizes = SIZES[kind]
+    store = FakeStore(1 << 30, latency=lambda key: 1 + key.expert_idx % 3)
+    ledger = UnitLedger(sizes, 4 * sizes.full_bytes, L * E)
+    rule = create_rule("lru", num_layers=L, num_experts=E, tier_bytes={4: 3, 6: 4, 8: 5}, full_tier=sizes.full_tier)
+    memory = ExpertMemory(ledger, (0, 2 * PAGE), chunk_bytes=4 * PAGE)
+    return ExpertCache(ledger, memory, store, rule, num_layers=L, num_experts=E, read_timeout_s=5.0), store
+
+
+def request(cache: ExpertCache, check=None) -> list[tuple[int, int, int]]:
+    """A few passes with prefetches; return what was served: (layer, expert, tier)."""
+    served = []
+    cache.begin_request()
+    cache.begin_sequence()
+    for number, step in enumerate(STEPS):
+        cache.begin_pass()
+        for layer, experts in enumerate(step):
+            wanted = np.zeros(E, np.uint8)
+            for expert in experts:
+                wanted[expert] = min(4 + 2 * ((expert + number) % 3), cache.tier)
+            stream = cache.stream(layer, wanted)
+            ahead = np.full(E, cache.tier, np.uint8)
+            cache.prefetch(1 - layer, STEPS[(number + layer) % len(STEPS)][1 - layer][:2], ahead, Priority.NEXT)
+            cache.mask(1 - layer, [0])
+            for batch in stream:
+                for expert, addresses in zip(batch.experts.tolist(), batch.segments.tolist(), strict=True):
+                    if check is not None:
+                        check(ExpertKey(layer, expert), batch.tier, addresses)
+                    served.append((layer, expert, batch.tier))
+        cache.end_pass()
+    return sorted(served)
+
+
+def check_record(key: ExpertKey, tier: int, addresses: list[int]) -> None:
+    assert ctypes.string_at(addresses[0], 3 * PAGE) == record_of(key, 3 * PAGE)
+    for segment in range(2, tier // 2):
+        assert ctypes.string_at(addresses[segment], PAGE) == record_of(key, PAGE, segment)
+
+
+def assert_nothing_leaked(cache: ExpertCache) -> None:
+    cache.begin_request()
+    table, ledger = cache._table, cache._ledger
+    assert (table.num_pinned, table.num_reading, cache._reader.num_in_flight) == (0, 0, 0)
+    cores = np.flatnonzero(table._keys >= 0).tolist()
+    planes = [unit for units in table._planes for unit in units]
+    assert len(cores) == table.num_resident == np.count_nonzero(table._slots >= 0)
+    for units, used in ((ledger._cores, cores), (ledger._planes, planes)):
+        assert sorted([*used, *units.warm, *units.cold]) == list(range(units.count))
+    for slot in cores:
+        assert table._slots.flat[table._keys[slot]] == slot
+        assert len(table._planes[slot]) == ledger.sizes.planes(int(table._tiers.flat[table._keys[slot]]))
+    assert ledger.touched_bytes <= ledger.budget_bytes
+    assert not ledger.discards
+
+
+@pytest.mark.parametrize("kind", list(SIZES))
+def test_a_request_interrupted_at_any_line(kind):
+    cache, _ = make(kind)
+    lines = interrupted(lambda: request(cache), at=-1).count
+    want = request(cache, check_record)
+    assert lines > 1000
+    for at in range(1, lines, 3):
+        where = interrupted(lambda: request(cache), at).where
+        started = time.monotonic()
+        try:
+            assert request(cache, check_record) == want
+            assert_nothing_leaked(cache)
+        except Exception as err:
+            raise AssertionError(f"interrupted at {where}") from err
+        assert time.monotonic() - started < 3, where
+    cache.close()
+
+
+@pytest.mark.parametrize("kind", list(SIZES))
+def test_recovery_interrupted_at_any_line(kind):
+    cache, _ = make(kind)
+    want = request(cache, check_record)
+    for at in range(40, 1200, 97):
+        for again in range(1, 120, 2):
+            where = interrupted(lambda: request(cache), at + again % 7).where
+            where += ", then " + interrupted(cache.begin_request, again).where
+            try:
+                assert request(cache, check_record) == want
+                assert_nothing_leaked(cache)
+            except Exception as err:
+                raise AssertionError(f"interrupted at {where}") from err
+    cache.close()
+
+
+@pytest.mark.parametrize("kind", list(SIZES))
+@pytest.mark.parametrize("slots", [2, 6])
+def test_resizing_interrupted_at_any_line(kind, slots):
+    at, count = 0, 1
+    while at < count:
+        at += 2
+        cache, _ = make(kind)
+        want = request(cache)
+        tracer = interrupted(lambda cache=cache: cache.resize(slots), at)
+        count = tracer.count if tracer.where else 0
+        try:
+            assert request(cache, check_record) == want
+            assert_nothing_leaked(cache)
+            assert cache.num_slots in (4, slots)
+            cache.resize(3)
+            assert request(cache, check_record) == want
+        except Exception as err:
+            raise AssertionError(f"interrupted at {tracer.where}") from err
+        count = at + 1 if tracer.where else 0
+        cache.close()
