@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 
-from edge_runtime.cli.options import add_engine_arguments, engine_options
+from edge_runtime.cli.options import add_engine_arguments, add_self_check_argument, engine_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's flags."""
     add_engine_arguments(parser)
+    add_self_check_argument(parser)
     parser.add_argument("--text", metavar="FILE", required=True, help="UTF-8 text to run")
     parser.add_argument("--tokens", type=int, default=512, metavar="N", help="run the first N tokens (default: 512)")
     parser.add_argument(

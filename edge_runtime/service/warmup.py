@@ -11,7 +11,7 @@ from time import monotonic
 from edge_runtime.engine import Engine
 from edge_runtime.format.bundle import Bundle
 from edge_runtime.sampling import SamplingParams
-from edge_runtime.selfcheck import state_folder
+from edge_runtime.selfcheck import is_remembered, state_folder
 from edge_runtime.sizes import format_size
 from edge_runtime.verification import check_bundle
 
@@ -37,7 +37,7 @@ def verify_once(bundle: Bundle, say: Callable[[str], None]) -> bool:
         BundleError: names the damaged part.
     """
     marker = state_folder() / "verified" / f"{bundle.manifest.bundle_id[:32]}-{_files_fingerprint(bundle)}"
-    if marker.exists():
+    if is_remembered(marker):
         _LOG.info("bundle verified before, and unchanged since")
         return False
     total = sum(os.stat(bundle.file_of(part)).st_size for part in bundle.manifest.parts)

@@ -126,7 +126,9 @@ def test_the_ceiling_is_the_tightest():
         1060 * MIB, "cgroup limit of /group"
     )
     capped = replace(limits, cgroup_limit_bytes=1050 * MIB)
-    assert memory_ceiling(capped, own_anonymous_bytes=100 * MIB).bytes == 1050 * MIB, "shared pages count once, elsewhere"
+    assert memory_ceiling(capped, own_anonymous_bytes=100 * MIB).bytes == 1050 * MIB, (
+        "shared pages count once, elsewhere"
+    )
     free = replace(limits, cgroup_free_bytes=None)
     auto = memory_ceiling(free, own_anonymous_bytes=60 * MIB, reserve_bytes=1024 * MIB)
     assert auto == Ceiling(3036 * MIB, "memory available less 1.00 GiB for the system")
