@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 from edge_runtime.errors import RequestError
 
 
+GREEDY_BELOW = 1e-3
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """How one request is sampled and when it stops.
 
     Attributes:
         max_tokens: tokens to generate at most; None fills the context.
-        temperature: 0 is greedy.
+        temperature: 0 is greedy, and so is anything below 0.001: dividing by it would overflow.
         top_k: keep the k likeliest tokens; 0 keeps all.
         top_p: keep the smallest set of tokens whose probability reaches p; 1 keeps all.
         min_p: keep tokens at least this fraction as likely as the likeliest; 0 keeps all.
@@ -47,7 +50,7 @@ class SamplingParams:
                 raise RequestError(f"sampling: {name}: expected a whole number, got {value!r}.")
         rules = (
             ("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "at least 1"),
-            ("temperature", self.temperature == 0 or 1e-3 <= self.temperature <= 100, "0, or 0.001 to 100"),
+            ("temperature", 0 <= self.temperature <= 100, "0 to 100"),
             ("top_k", self.top_k >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "0 to 1"),
@@ -109,7 +112,7 @@ class Sampler:
         logits = _penalise(logits, self._seen, p.repetition_penalty)
         if self._constraint is not None:
             logits = np.where(self._constraint.allowed(), logits, -np.inf).astype(np.float32)
-        token = int(logits.argmax()) if p.temperature == 0 else self._draw(logits)
+        token = int(logits.argmax()) if p.temperature < GREEDY_BELOW else self._draw(logits)
         if p.repetition_penalty != 1:
             self._seen.add(token)
         if self._constraint is not None:

