@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import RequestError
 
-
 GREEDY_BELOW = 1e-3
 
 
