@@ -19,7 +19,8 @@ MODEL = REPO / "examples" / "tiny-moe"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make system-check` runs; skip, loudly, what this machine lacks."""
     for item in items:
-        if "tests/systemd" in item.path.as_posix() or item.path.name == "test_service_soak.py":
+        alone = item.path.name in ("test_service_soak.py", "test_status_page.py")
+        if alone or "tests/systemd" in item.path.as_posix():
             item.add_marker(pytest.mark.system)
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
         for item in items:

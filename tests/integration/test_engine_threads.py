@@ -15,7 +15,7 @@ from edge_runtime.engine import Engine, SamplingParams
 from edge_runtime.errors import RequestError
 
 FOLDER = str(Path(edge_runtime.experts.__file__).parent)
-OPTIONS = {"memory": "400MiB", "context": 256, "self_check": False, "backend": "cpu"}
+OPTIONS = {"memory": "4GiB", "context": 256, "self_check": False, "backend": "cpu"}
 LONG = SamplingParams(max_tokens=200, ignore_eos=True)
 
 
