@@ -34,11 +34,6 @@ class Tokenizer:
         self._template: Any = template.read_text("utf-8") if template.exists() else self._config.get("chat_template")
 
     @property
-    def vocab_size(self) -> int:
-        """Number of tokens, added ones included."""
-        return int(self._backend.get_vocab_size(with_added_tokens=True))
-
-    @property
     def has_chat_template(self) -> bool:
         """Whether the model brought a chat template."""
         return isinstance(self._template, (str, list))

@@ -65,10 +65,6 @@ class SourceModel:
         spec = self.spec
         return self.layouts[layer_idx].rows(layer_idx, expert_idx, matrix, spec.hidden, spec.expert_intermediate)
 
-    def expert_f32(self, layer_idx: int, expert_idx: int, matrix: str) -> NDArray[np.float32]:
-        """Read one expert matrix as float32."""
-        return self.checkpoint.rows_f32(*self.expert_rows(layer_idx, expert_idx, matrix))
-
     @property
     def expert_source_bytes(self) -> int:
         """Bytes of one expert in the checkpoint."""
