@@ -12,7 +12,8 @@ Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (to
 
 `ExpertKernels(hidden, intermediate, top_k, max_tokens, threads=1, isa="auto")`
     Owns scratch for `max_tokens` tokens (`scratch_bytes`) and `threads - 1` worker threads; nothing
-    is allocated later. `isa` is "auto" or one of `available_isas()`. Calls are serialised.
+    large is allocated later. `scratch_bytes_for(hidden, intermediate, top_k, max_tokens)` says how much it will
+    be. `isa` is "auto" or one of `available_isas()`. Calls are serialised.
     quantize(x)                    float32 [T, D], T <= max_tokens; copied, so x may change afterwards.
     run(tier, segments, starts, pairs)
         tier 2, 4, 6, 8 or 16; segments uint64 [N, 4] addresses of the experts' segments, of which the

@@ -155,7 +155,9 @@ class Probe(Watching):
 
 def _squared(rows: F32) -> F64:
     """Squared length float64 [P] of each row."""
-    wide = rows.astype(np.float64)  # first: einsum casts in blocks that end anywhere, and a row's sum would depend on it
+    wide = rows.astype(
+        np.float64
+    )  # first: einsum casts in blocks that end anywhere, and a row's sum would depend on it
     return np.asarray(np.einsum("ij,ij->i", wide, wide))
 
 

@@ -169,6 +169,11 @@ NB_MODULE(_native, m) {
            "hidden"_a, "intermediate"_a, "top_k"_a, "max_tokens"_a, "threads"_a = 1, "isa"_a = "auto")
       .def_prop_ro("isa", [](const K& k) { return std::string(k.isa()); })
       .def_prop_ro("threads", &K::threads)
+      .def_static("scratch_bytes_for",
+                  [](size_t hidden, size_t intermediate, size_t top_k, size_t max_tokens) {
+                    return K::scratch_bytes_for({hidden, intermediate, top_k, max_tokens});
+                  },
+                  "hidden"_a, "intermediate"_a, "top_k"_a, "max_tokens"_a)
       .def_prop_ro("scratch_bytes", &K::scratch_bytes)
       .def("quantize",
            [](K& k, const Array& x) {

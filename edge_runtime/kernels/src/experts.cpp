@@ -33,21 +33,35 @@ Shape checked(const Shape& s) {
           check_count("top_k", s.top_k, 1024), check_count("max_tokens", s.max_tokens, 1u << 20)};
 }
 
+constexpr int kParts = 5;
+
+// Offsets of the scratch arrays, in the order of the header; returns their size together.
+size_t lay_out(const Shape& shape, size_t offset[kParts]) {
+  const size_t pairs = shape.max_tokens * shape.top_k, d = shape.hidden;
+  const size_t parts[kParts] = {shape.max_tokens * (d / kGroup) * sizeof(ActGroup), shape.max_tokens * d * 4,
+                                pairs * shape.intermediate * 4, pairs * d * 4, pairs * 4};
+  size_t total = 64;
+  for (int k = 0; k < kParts; ++k) {
+    offset[k] = total;
+    total += (parts[k] + 63) / 64 * 64;
+  }
+  return total;
+}
+
 }  // namespace
+
+size_t ExpertKernels::scratch_bytes_for(const Shape& shape) {
+  size_t offset[kParts];
+  return lay_out(checked(shape), offset);
+}
 
 ExpertKernels::ExpertKernels(const Shape& shape, int threads, const std::string& isa)
     : shape_(checked(shape)),
       layout_{shape.hidden, shape.intermediate},
       table_(find_kernels(isa)),
       pool_(int(check_count("threads", size_t(std::max(threads, 0)), 256))) {
-  const size_t pairs = shape.max_tokens * shape.top_k, d = shape.hidden, i = shape.intermediate;
-  const size_t parts[5] = {shape.max_tokens * (d / kGroup) * sizeof(ActGroup), shape.max_tokens * d * 4,
-                           pairs * i * 4, pairs * d * 4, pairs * 4};
-  size_t offset[5], total = 64;
-  for (int k = 0; k < 5; ++k) {
-    offset[k] = total;
-    total += (parts[k] + 63) / 64 * 64;
-  }
+  size_t offset[kParts];
+  const size_t total = lay_out(shape_, offset);
   scratch_.reset(new uint8_t[total]());
   scratch_bytes_ = total;
   uint8_t* base = scratch_.get() - reinterpret_cast<uintptr_t>(scratch_.get()) % 64;  // offsets start at 64

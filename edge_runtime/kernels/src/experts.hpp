@@ -30,6 +30,7 @@ class ExpertKernels {
  public:
   ExpertKernels(const Shape& shape, int threads, const std::string& isa);
 
+  static size_t scratch_bytes_for(const Shape& shape);  // what the constructor allocates
   const char* isa() const { return table_.name; }
   int threads() const { return pool_.size(); }
   size_t scratch_bytes() const { return scratch_bytes_; }
