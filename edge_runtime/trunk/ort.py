@@ -249,7 +249,10 @@ class _Runtime:
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = False  # an arena keeps the largest prefill's scratch for ever, once per session
         options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle layers must not burn cores
+        # between the products of one graph a thread is needed again at once, and waking it costs as much as a product;
+        # between graphs the cores belong to the experts
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         return options
 
     def load(self, part: str, signature: Signature) -> Any:
