@@ -110,8 +110,8 @@ def _speed(found: Sequence[Row]) -> list[str]:
 def _ours(found: Sequence[Row]) -> list[str]:
     lines = [
         "What was read, and what limits us (decode): bytes fetched from the drive a token (kernel's count); "
-        "*of drive*: read bandwidth while reads are under way over the ceiling probed in the same cell; *of limit*: the "
-        "least time these misses (at the drive's ceiling) or these touched weights (at the bus's) can take, over the "
+        "*of drive*: read bandwidth while reads are under way over the ceiling probed in the same cell; *of limit*: "
+        "the least time these misses (at the drive's ceiling) or these touched weights (at the bus's) take, over the "
         "time taken; *other*: time outside trunk, experts and read wait; *peak*: of the cgroup, page cache included.",
         "",
         "| model | memory | side | read a token | hits | of drive | of limit | other | peak | cold prefill tok/s |",

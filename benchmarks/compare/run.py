@@ -18,8 +18,10 @@ from benchmarks.compare.group import MemoryGroup
 from benchmarks.compare.machine import Ceilings, drop_caches, read_ahead
 from benchmarks.compare.peer import PeerError
 from benchmarks.compare.server import Peer
+from benchmarks.compare.thresholds import hobbit_policy
 from benchmarks.compare.workload import (
     CONTEXT,
+    HOBBIT,
     MEASURED_STEPS,
     MODES,
     REGIMES,
@@ -72,14 +74,14 @@ def load_model(name: str, checkpoint: str, bundle: str, gguf: str) -> Model:
     Raises:
         SystemExit: one is missing.
     """
-    stream, file = Path(checkpoint) / "stream.json", Path(gguf)
-    for path in (stream, Path(bundle) / "manifest.json", file):
+    stream, text, file = Path(checkpoint) / "stream.json", Path(checkpoint) / "stream.txt", Path(gguf)
+    for path in (stream, text, Path(bundle) / "manifest.json", file):
         if not path.is_file():
             raise SystemExit(f"model {name}: {path}: expected a file, found none.")
-    return Model(name, tuple(json.loads(stream.read_text())), Path(bundle), file, file.stat().st_size)
+    return Model(name, tuple(json.loads(stream.read_text())), text, Path(bundle), file, file.stat().st_size)
 
 
-def measure_ours(model: Model, cell: Cell, args: argparse.Namespace, group: MemoryGroup) -> dict[str, Any]:
+def measure_ours(model: Model, cell: Cell, policy: str, args: argparse.Namespace, group: MemoryGroup) -> dict[str, Any]:
     """Run our side of a cell in its own process.
 
     Raises:
@@ -87,7 +89,7 @@ def measure_ours(model: Model, cell: Cell, args: argparse.Namespace, group: Memo
     """
     tokens = tokens_of(model.stream, cell.regime, cell.round)
     options = {
-        "memory": args.memory, "tier": str(TIER), "policy": cell.variant, "threads": THREADS, "context": CONTEXT,
+        "memory": args.memory, "tier": str(TIER), "policy": policy, "threads": THREADS, "context": CONTEXT,
         "io_threads": args.io_threads,
     }  # fmt: skip
     job = vars(tokens) | {
@@ -103,6 +105,17 @@ def measure_ours(model: Model, cell: Cell, args: argparse.Namespace, group: Memo
     return dict(json.loads(done.stdout))
 
 
+def policy_of(model: Model, entries: Sequence[dict[str, Any]], args: argparse.Namespace) -> str:
+    """Return the model's HOBBIT policy: the thresholds of an earlier run, else its calibration's, else measured now."""
+    for entry in entries:
+        if entry.get("thresholds_of") == model.name:
+            return str(entry["policy"])
+    print(f"... {model.name}: HOBBIT's thresholds", flush=True)
+    policy, source = hobbit_policy(model.bundle, model.text, TIER)
+    results.append(args.out, {"thresholds_of": model.name, "policy": policy, "source": source})
+    return policy
+
+
 class Runner:
     """Measures one cell after another.
 
@@ -110,16 +123,18 @@ class Runner:
         args: of `parser`.
         peer: the peer's programs.
         models: by name.
+        hobbit: the HOBBIT policy of each model, with its thresholds.
     """
 
-    def __init__(self, args: argparse.Namespace, peer: Peer, models: dict[str, Model]) -> None:
-        self.args, self.peer, self.models = args, peer, models
+    def __init__(self, args: argparse.Namespace, peer: Peer, models: dict[str, Model], hobbit: dict[str, str]) -> None:
+        self.args, self.peer, self.models, self.hobbit = args, peer, models, hobbit
         self.ceilings = Ceilings()
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """Measure a cell; a failure is part of its result."""
         model, args = self.models[cell.model], self.args
         cap = cap_bytes(model, cell.regime)
+        policy = self.hobbit[cell.model] if cell.variant == HOBBIT else cell.variant
         drive = self.ceilings.drive(model.bundle, TIER, block_bytes=args.block, depth=args.io_threads)
         entry: dict[str, Any] = {
             "model": cell.model, "regime": cell.regime, "round": cell.round, "side": cell.side, "variant": cell.variant,
@@ -132,7 +147,7 @@ class Runner:
             try:
                 drop_caches()
                 if mode is None:
-                    entry["measured"] = measure_ours(model, cell, args, group)
+                    entry["measured"] = measure_ours(model, cell, policy, args, group)
                 else:
                     with read_ahead(model.gguf, mode.read_ahead_kib):
                         tokens = tokens_of(model.stream, cell.regime, cell.round)
@@ -195,7 +210,8 @@ def main(argv: list[str] | None = None) -> int:
     machine = describe_machine(args, peer, models)
     if not any(all(e.get(k) == v for k, v in machine.items()) for e in entries):
         results.append(args.out, machine)
-    runner = Runner(args, peer, {model.name: model for model in models})
+    hobbit = {model.name: policy_of(model, entries, args) for model in models} if args.hobbit_at else {}
+    runner = Runner(args, peer, {model.name: model for model in models}, hobbit)
     retry_before = len(results.read(args.out)) if args.retry_failed else 0
     measured = 0
     while True:

@@ -14,7 +14,7 @@ CAPS = ("75", "50", "35", "25")
 """Percent of the peer's file that the whole process may use."""
 REGIMES = (RESIDENT, *CAPS)
 
-LOSSLESS, HOBBIT = "lossless", "hobbit:quantiles=true"
+LOSSLESS, HOBBIT = "lossless", "hobbit"
 PROMPT_TOKENS = 128
 WARM_STEPS = 64
 MEASURED_STEPS = 64
@@ -31,6 +31,7 @@ class Model:
     Attributes:
         name: as the report calls it.
         stream: token ids of the checkpoint's prepared stream (stream.json).
+        text: the same as text (stream.txt).
         bundle: ours.
         gguf: the peer's, made from the same checkpoint.
         gguf_bytes: its size, of which the caps are shares.
@@ -38,6 +39,7 @@ class Model:
 
     name: str
     stream: tuple[int, ...]
+    text: Path
     bundle: Path
     gguf: Path
     gguf_bytes: int

@@ -35,6 +35,7 @@ def job(tmp_path, model_bundle, monkeypatch):
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "stream.json").write_text(json.dumps([7 * i % 251 for i in range(4096)]))
+    (checkpoint / "stream.txt").write_text("def main(): pass " * 300)
     gguf = tmp_path / "m.gguf"
     with open(gguf, "wb") as file:
         file.truncate(800 * MIB)

@@ -8,10 +8,11 @@ from pathlib import Path
 import fake_llama_server as fake
 import pytest
 
-from benchmarks.compare import results
+from benchmarks.compare import results, run
 from benchmarks.compare.figures import limited_by, limits_ms, rows, share_of_limit
 from benchmarks.compare.peer import Abilities, PeerError, command, events, request_body, stages
 from benchmarks.compare.report import BEGIN, END, markdown, put
+from benchmarks.compare.thresholds import second_half
 from benchmarks.compare.workload import (
     CAPS,
     HOBBIT,
@@ -35,7 +36,7 @@ def mode(name: str):
 
 
 def test_caps_are_shares_of_the_peers_file():
-    model = Model("S1", (), Path("b"), Path("g"), 1_000_001)
+    model = Model("S1", (), Path("t"), Path("b"), Path("g"), 1_000_001)
     assert cap_bytes(model, RESIDENT) is None
     assert [cap_bytes(model, regime) for regime in CAPS] == [750_000, 500_000, 350_000, 250_000]
 
@@ -229,3 +230,25 @@ def test_the_page_keeps_what_is_around_its_markers():
     assert put(page, text) == page
     with pytest.raises(SystemExit, match="markers|lines"):
         put("no markers", text)
+
+
+def test_thresholds_are_measured_once_and_on_text_no_prompt_comes_from(tmp_path, monkeypatch):
+    assert second_half("a bc de fg") == " fg"
+    assert second_half("abcdef") == "def"
+    calls = []
+    monkeypatch.setattr(run, "hobbit_policy", lambda *args: calls.append(args) or ("hobbit:t1=0.5,t2=0.9", "here"))
+    args = run.parser().parse_args(["--peer", "p", "--model", "S1", "c", "b", "g", "--out", str(tmp_path / "r.jsonl")])
+    model = Model("S1", (), Path("t"), Path("b"), Path("g"), 1)
+    first = run.policy_of(model, results.read(args.out), args)
+    again = run.policy_of(model, results.read(args.out), args)
+    assert first == again == "hobbit:t1=0.5,t2=0.9"
+    assert len(calls) == 1
+
+
+def test_progress_lines_say_what_came_of_a_cell():
+    good = entry("peer", "mmap", decode=5, prefill=30)
+    cell = results.cell_of(good)
+    assert "S1 50 % round 0 peer mmap: decode 5.00 tok/s, prefill 30.0 (cold 15.0) tok/s, 40.0 MB" in run.line(
+        cell, good, 1, 9
+    )
+    assert "FAILED: does not fit" in run.line(cell, {"error": "does not fit"}, 1, 9)
