@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Stands in for llama.cpp's server in tests of benchmarks/compare: the same options, events and timings, no model.
+"""Stands in for llama.cpp's server in tests of benchmarks/compare: the same options, answers and timings, no model.
 
 What it prints and sends was recorded from a build of August 2026 (token texts and numbers made up here).
 """
@@ -33,22 +33,16 @@ def timings(prompt: int, predicted: int) -> dict:
     return {
         "cache_n": 0, "prompt_n": prompt, "prompt_ms": PROMPT_MS, "prompt_per_token_ms": PROMPT_MS / prompt,
         "prompt_per_second": 1e3 * prompt / PROMPT_MS, "predicted_n": predicted,
-        "predicted_ms": STEP_MS * (predicted - 1) + 0.002, "predicted_per_token_ms": STEP_MS,
+        "predicted_ms": STEP_MS * (predicted - 1), "predicted_per_token_ms": STEP_MS,
         "predicted_per_second": 1e3 / STEP_MS,
     }  # fmt: skip
 
 
-def event_lines(prompt: int, predicted: int) -> list[bytes]:
-    """Lines of the whole answer."""
-    found = []
-    for n in range(1, predicted + 1):
-        event = {"index": 0, "content": f" w{n}", "tokens": [n], "stop": False, "id_slot": 0, "tokens_predicted": n,
-                 "tokens_evaluated": prompt, "timings": timings(prompt, n)}  # fmt: skip
-        found += [b"data: " + json.dumps(event).encode() + b"\n", b"\n"]
-    last = {"index": 0, "content": "", "tokens": [], "id_slot": 0, "stop": True, "model": "m.gguf",
-            "tokens_predicted": predicted, "tokens_evaluated": prompt, "truncated": False, "stop_type": "limit",
-            "tokens_cached": prompt + predicted - 1, "timings": timings(prompt, predicted)}  # fmt: skip
-    return [*found, b"data: " + json.dumps(last).encode() + b"\n", b"\n"]
+def answer(prompt: int, predicted: int) -> dict:
+    """The whole answer."""
+    return {"index": 0, "content": " w" * predicted, "tokens": list(range(predicted)), "id_slot": 0, "stop": True,
+            "model": "m.gguf", "tokens_predicted": predicted, "tokens_evaluated": prompt, "truncated": False,
+            "stop_type": "limit", "tokens_cached": prompt + predicted - 1, "timings": timings(prompt, predicted)}  # fmt: skip
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -60,10 +54,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
-        for line in event_lines(len(body["prompt"]), body["n_predict"]):
-            self.wfile.write(line)
+        run = 1 if body["cache_prompt"] else len(body["prompt"])
+        self.wfile.write(json.dumps(answer(run, body["n_predict"])).encode())
 
     def log_message(self, *args: object) -> None:
         pass

@@ -67,7 +67,7 @@ def _tok_s(cells: Sequence[Entry], stage: str) -> dict[str, Any]:
 def read_per_token(cell: Entry) -> float | None:
     """Bytes the kernel fetched a decoded token."""
     decode = cell["measured"]["decode"]
-    return None if decode["read_bytes"] is None else decode["read_bytes"] / decode["n"]
+    return None if decode["read_bytes"] is None else decode["read_bytes"] / decode.get("read_passes", decode["n"])
 
 
 def _best(by_mode: Mapping[str, Sequence[Entry]], stage: str) -> dict[str, Any] | None:

@@ -1,19 +1,18 @@
-"""The peer's side: what its help says it can do, its server's command line, and its streamed answers. Pure parsing.
+"""The peer's side: what its help says it can do, its server's command line, and its answers. Pure.
 
-llama-server is used, not llama-bench: it takes a prompt as token ids and gives its own timings with every token, so
-warm-up and measured tokens come from one request in one process. llama-bench feeds random tokens, without locality.
+llama-server is used, not llama-bench: it takes a prompt as token ids, goes on from its own answer, and gives its own
+timings, so warm-up and measured tokens come from one process. llama-bench feeds random tokens, without locality.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare.workload import CONTEXT, MEASURED_STEPS, RESIDENT, THREADS, WARM_STEPS, Mode
+from benchmarks.compare.workload import CONTEXT, RESIDENT, THREADS, Mode
 
 SERVER = "llama-server"
 
@@ -73,82 +72,54 @@ def command(binary: Path, gguf: Path, mode: Mode, able: Abilities, *, regime: st
     return argv
 
 
-def request_body(ids: Sequence[int], num_tokens: int, seed: int) -> dict[str, Any]:
-    """Return the request for `num_tokens` tokens after a prompt, sampled at temperature 1 from everything."""
+def request_body(ids: Sequence[int], num_tokens: int, seed: int, *, go_on: bool = False) -> dict[str, Any]:
+    """Return the request for `num_tokens` tokens after a prompt, sampled at temperature 1 from everything.
+
+    Nothing is streamed: no token waits for a client, and no client takes time from the two cores.
+
+    Args:
+        ids: the prompt.
+        num_tokens: tokens wanted.
+        seed: of sampling.
+        go_on: the prompt is the one before with its answer, whose keys and values are to be kept.
+    """
     return {
-        "prompt": list(ids), "n_predict": num_tokens, "stream": True, "cache_prompt": False, "ignore_eos": True,
-        "samplers": ["temperature"], "temperature": 1.0, "seed": seed, "timings_per_token": True,
-        "return_tokens": True,
+        "prompt": list(ids), "n_predict": num_tokens, "stream": False, "cache_prompt": go_on, "ignore_eos": True,
+        "samplers": ["temperature"], "temperature": 1.0, "seed": seed, "return_tokens": True,
     }  # fmt: skip
 
 
-def events(lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:
-    """Yield the objects of a stream of server-sent events, up to and with the one that says `stop`.
+def checked(answer: dict[str, Any], *, prompt_n: int, predicted_n: int) -> dict[str, Any]:
+    """Return an answer's timings, once it is what was asked for.
+
+    `prompt_ms` is the prompt's pass; `predicted_ms` runs from its end, whose logits give the first token, so it holds
+    one step less than `predicted_n`.
 
     Raises:
-        PeerError: the server sent an error, or stopped short.
+        PeerError: an error, no timings, or another number of tokens.
     """
-    for line in lines:
-        if line.startswith((b"error:", b'{"error"')):
-            raise PeerError(line.decode(errors="replace")[:500])
-        if not line.startswith(b"data:"):
-            continue
-        text = line[5:].strip()
-        if text == b"[DONE]":
-            return
-        event = json.loads(text)
-        if "error" in event:
-            raise PeerError(str(event["error"])[:500])
-        yield event
-        if event.get("stop"):
-            return
-    raise PeerError("the stream ended before its last token")
+    timings = answer.get("timings")
+    if not timings:
+        raise PeerError(f"an answer without timings: {str(answer.get('error', answer))[:300]}")
+    got = int(timings["prompt_n"]), int(timings["predicted_n"])
+    if got != (prompt_n, predicted_n):
+        raise PeerError(
+            f"expected {prompt_n} tokens of prompt to be run and {predicted_n} generated, got {got[0]} and {got[1]}"
+        )
+    return dict(timings)
 
 
-def stages(
-    stream: Iterable[dict[str, Any]], num_prompt: int, read_bytes: Callable[[], int | None], before: int | None
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Divide one streamed answer into its prompt and, if it was long enough, its measured steps.
-
-    Times are the server's own: `predicted_ms` runs from the end of the prompt's pass, whose logits give the first
-    token; so the steps after `WARM_STEPS` lie between token 1 + WARM_STEPS and the last one. Bytes are counted when
-    tokens arrive.
-
-    Args:
-        stream: of `events`.
-        num_prompt: tokens the prompt has; the server must have run all of them.
-        read_bytes: bytes the process read so far.
-        before: the same, before the request.
-
-    Raises:
-        PeerError: another number of tokens than asked for, or no timings.
-    """
-    seen: dict[int, tuple[float, int | None]] = {}
-    prompt: dict[str, Any] | None = None
-    for event in stream:
-        timings = event.get("timings")
-        if not timings:
-            raise PeerError("an event without timings: this build does not know timings_per_token")
-        count = int(timings["predicted_n"])
-        now = read_bytes()
-        if prompt is None:
-            prompt = {
-                "n": int(timings["prompt_n"]),
-                "ms": float(timings["prompt_ms"]),
-                "read_bytes": _less(now, before),
-            }
-        seen.setdefault(count, (float(timings["predicted_ms"]), now))
-    if prompt is None or prompt["n"] != num_prompt:
-        raise PeerError(f"expected a prompt of {num_prompt} tokens to be run, got {prompt and prompt['n']}")
-    first, last = 1 + WARM_STEPS, 1 + WARM_STEPS + MEASURED_STEPS
-    if max(seen) < last:
-        return prompt, None
-    # a token that is no whole character comes with the next one, so the count may jump over `first`
-    first = min(count for count in seen if count >= first)
-    last = max(seen)
-    (early, read_early), (late, read_late) = seen[first], seen[last]
-    return prompt, {"n": last - first, "ms": round(late - early, 3), "read_bytes": _less(read_late, read_early)}
+def prompt_stage(timings: dict[str, Any], read_bytes: int | None = None) -> dict[str, Any]:
+    """Return the stage of a prompt."""
+    return {"n": int(timings["prompt_n"]), "ms": float(timings["prompt_ms"]), "read_bytes": read_bytes}
 
 
-def _less(now: int | None, before: int | None) -> int | None:
+def decode_stage(timings: dict[str, Any], read_bytes: int | None) -> dict[str, Any]:
+    """Return the stage of an answer that goes on: its steps; the bytes are those of one pass more."""
+    steps = int(timings["predicted_n"]) - 1
+    return {"n": steps, "ms": float(timings["predicted_ms"]), "read_bytes": read_bytes, "read_passes": steps + 1}
+
+
+def less(now: int | None, before: int | None) -> int | None:
+    """Return a difference of counters; None if one is unknown."""
     return None if now is None or before is None else now - before

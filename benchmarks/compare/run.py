@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import results
+from benchmarks.compare.figures import read_per_token
 from benchmarks.compare.group import MemoryGroup
 from benchmarks.compare.machine import Ceilings, drop_caches, read_ahead
 from benchmarks.compare.peer import PeerError
@@ -196,7 +197,7 @@ def line(cell: Cell, entry: dict[str, Any], number: int, seconds: float) -> str:
     return (
         f"{head} decode {rate(found['decode']):.2f} tok/s, prefill {rate(found['prefill']):.1f} "
         f"(cold {rate(found['prefill_cold']):.1f}) tok/s, "
-        f"{(found['decode']['read_bytes'] or 0) / found['decode']['n'] / 1e6:.1f} MB read a token, "
+        f"{(read_per_token(entry) or 0) / 1e6:.1f} MB read a token, "
         f"drive {entry['drive_gbps']:.2f} GB/s ({seconds:.0f} s)"
     )
 

@@ -16,7 +16,17 @@ from typing import IO, Any
 
 from benchmarks.compare.group import MemoryGroup
 from benchmarks.compare.machine import read_by
-from benchmarks.compare.peer import SERVER, Abilities, PeerError, command, events, request_body, stages
+from benchmarks.compare.peer import (
+    SERVER,
+    Abilities,
+    PeerError,
+    checked,
+    command,
+    decode_stage,
+    less,
+    prompt_stage,
+    request_body,
+)
 from benchmarks.compare.workload import MEASURED_STEPS, WARM_STEPS, Mode, Tokens
 
 _START_S = 600.0
@@ -55,30 +65,47 @@ class Peer:
             try:
                 _wait_until_ready(process, port)
                 load_ms = 1000 * (time.monotonic() - started)
-                for ids in tokens.fill:
-                    _ask(port, ids, 1, tokens.seed, process.pid)
-                steps = 1 + WARM_STEPS + MEASURED_STEPS
-                cold, measured = _ask(port, tokens.first, steps, tokens.seed, process.pid)
-                steady, _ = _ask(port, tokens.second, 1, tokens.seed, process.pid)
-            except (OSError, http.client.HTTPException, PeerError) as err:
+                found = _requests(_Client(port, process.pid), tokens)
+            except (OSError, ValueError, LookupError, http.client.HTTPException, PeerError) as err:
                 raise PeerError(_why(err, process, group, log)) from err
-        return {"load_ms": round(load_ms, 1), "prefill_cold": cold, "decode": measured, "prefill": steady}
+        return {"load_ms": round(load_ms, 1), **found}
 
 
-def _ask(
-    port: int, ids: list[int], num_tokens: int, seed: int, pid: int
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWER_S)
-    try:
-        before = read_by(pid)
-        body = json.dumps(request_body(ids, num_tokens, seed))
-        connection.request("POST", "/completion", body, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        if answer.status != 200:
-            raise PeerError(f"status {answer.status}: {answer.read(500)!r}")
-        return stages(events(iter(answer.readline, b"")), len(ids), lambda: read_by(pid), before)
-    finally:
-        connection.close()
+class _Client:
+    """Puts requests to one server and counts what it read meanwhile."""
+
+    def __init__(self, port: int, pid: int) -> None:
+        self._port, self._pid = port, pid
+
+    def ask(
+        self, ids: list[int], num_tokens: int, seed: int, *, go_on: bool = False
+    ) -> tuple[dict[str, Any], list[int], int | None]:
+        """Return timings, generated tokens and bytes read."""
+        body = request_body(ids, num_tokens, seed, go_on=go_on)
+        before = read_by(self._pid)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_ANSWER_S)
+        try:
+            connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
+            answer = json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+        read = less(read_by(self._pid), before)
+        timings = checked(answer, prompt_n=1 if go_on else len(ids), predicted_n=num_tokens)
+        return timings, [int(token) for token in answer["tokens"]], read
+
+
+def _requests(client: _Client, tokens: Tokens) -> dict[str, Any]:
+    """Run a cell's requests: fill, a cold prompt with warm-up steps, the measured steps after them, another prompt."""
+    for ids in tokens.fill:
+        client.ask(ids, 1, tokens.seed)
+    cold, warm, _ = client.ask(tokens.first, WARM_STEPS, tokens.seed)
+    measured, _, read = client.ask(tokens.first + warm, 1 + MEASURED_STEPS, tokens.seed + 1000, go_on=True)
+    steady, _, steady_read = client.ask(tokens.second, 1, tokens.seed)
+    return {
+        "prefill_cold": prompt_stage(cold),
+        "decode": decode_stage(measured, read),
+        "prefill": prompt_stage(steady, steady_read),
+    }
 
 
 @contextmanager

@@ -9,8 +9,17 @@ import fake_llama_server as fake
 import pytest
 
 from benchmarks.compare import results, run
-from benchmarks.compare.figures import limited_by, limits_ms, rows, share_of_limit
-from benchmarks.compare.peer import Abilities, PeerError, command, events, request_body, stages
+from benchmarks.compare.figures import limited_by, limits_ms, read_per_token, rows, share_of_limit
+from benchmarks.compare.peer import (
+    Abilities,
+    PeerError,
+    checked,
+    command,
+    decode_stage,
+    less,
+    prompt_stage,
+    request_body,
+)
 from benchmarks.compare.report import BEGIN, END, markdown, put
 from benchmarks.compare.thresholds import second_half
 from benchmarks.compare.workload import (
@@ -106,28 +115,32 @@ def test_the_servers_command_line():
         command(Path("s"), Path("m"), mode("dio"), Abilities.parse(OLD_HELP), regime="50", port=81)
 
 
-def test_steps_between_warm_up_and_end_are_what_counts():
-    counts = iter(range(0, 10_000, 10))
-    prompt, measured = stages(events(fake.event_lines(128, 129)), 128, lambda: next(counts), 0)
-    assert prompt == {"n": 128, "ms": fake.PROMPT_MS, "read_bytes": 0}
-    assert measured == {"n": 64, "ms": 64 * fake.STEP_MS, "read_bytes": 640}
-    prompt, measured = stages(events(fake.event_lines(128, 1)), 128, lambda: None, None)
-    assert measured is None
-    assert prompt["read_bytes"] is None
+def test_stages_of_recorded_answers():
+    timings = checked(fake.answer(128, 64), prompt_n=128, predicted_n=64)
+    assert prompt_stage(timings, 5) == {"n": 128, "ms": fake.PROMPT_MS, "read_bytes": 5}
+    timings = checked(fake.answer(1, 65), prompt_n=1, predicted_n=65)
+    found = decode_stage(timings, 650)
+    assert found == {"n": 64, "ms": 64 * fake.STEP_MS, "read_bytes": 650, "read_passes": 65}
+    assert read_per_token({"measured": {"decode": found}}) == 10
+    assert less(5, 3) == 2
+    assert less(None, 3) is None
 
 
 def test_answers_that_are_not_what_was_asked_for():
-    with pytest.raises(PeerError, match="prompt of 100"):
-        stages(events(fake.event_lines(128, 129)), 100, lambda: 0, 0)
-    with pytest.raises(PeerError, match="before its last token"):
-        list(events(fake.event_lines(128, 129)[:40]))
-    with pytest.raises(PeerError, match="exceeds"):
-        list(events([b'error: {"code":400,"message":"the request exceeds the available context size"}\n']))
-    no_timings = [b'data: {"content":" a","stop":false}\n', b'data: {"content":"","stop":true}\n']
-    with pytest.raises(PeerError, match="timings_per_token"):
-        stages(events(no_timings), 128, lambda: 0, 0)
-    body = request_body([1, 2], 5, 9)
-    assert (body["prompt"], body["n_predict"], body["cache_prompt"], body["seed"]) == ([1, 2], 5, False, 9)
+    with pytest.raises(PeerError, match="expected 1 tokens of prompt to be run and 65 generated, got 193 and 65"):
+        checked(fake.answer(193, 65), prompt_n=1, predicted_n=65)  # the build did not go on from its own answer
+    with pytest.raises(PeerError, match="got 128 and 12"):
+        checked(fake.answer(128, 12), prompt_n=128, predicted_n=64)
+    with pytest.raises(PeerError, match="exceeds the available context"):
+        checked(
+            {"error": {"code": 400, "message": "the request exceeds the available context size"}},
+            prompt_n=1,
+            predicted_n=1,
+        )
+    fresh = request_body([1, 2], 5, 9)
+    assert (fresh["prompt"], fresh["n_predict"], fresh["cache_prompt"], fresh["seed"]) == ([1, 2], 5, False, 9)
+    assert request_body([1, 2], 5, 9, go_on=True)["cache_prompt"] is True
+    assert fresh["stream"] is False, "no token waits for a client"
 
 
 def entry(side: str, variant: str, *, decode: float, prefill: float, number: int = 0, regime: str = "50") -> dict:
