@@ -44,7 +44,7 @@ def png(result: dict[str, Any], title: str) -> bytes:
             names.add(name)
             left += percent
     bars.set(xlabel="percent of time", xlim=(0, 100))
-    bars.legend(ncols=4, fontsize="small")
+    figure.legend(*bars.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
     out = io.BytesIO()
     figure.savefig(out, format="png")
     return out.getvalue()

@@ -44,7 +44,7 @@ def result_json(
     last = requests[-1].report.to_json()
     prefill, decode = [r.prefill for r in requests], [r.decode for r in requests]
     tokens = sum(stage.tokens for stage in prefill + decode)
-    stats = _stats(requests)
+    stats = _stats(requests, settings)
     return last | {
         "timings": _timings(requests, stats),
         "experts": total_experts(prefill + decode).to_json(tokens),
@@ -67,10 +67,10 @@ def result_json(
     }
 
 
-def _stats(requests: Sequence[Request]) -> dict[str, Any]:
+def _stats(requests: Sequence[Request], settings: BenchSettings) -> dict[str, Any]:
     """Median, p10, p90, n and samples of what is one number a request; the gaps between tokens pooled."""
     return {
-        "load_ms": summary(r.load_ms for r in requests),
+        "load_ms": summary(r.load_ms for r in (requests if settings.cache == "cold" else requests[:1])),
         "ttft_ms": summary(r.ttft_ms for r in requests),
         "prefill_tok_s": summary(rate(r.prefill.tokens, 1e6 * r.prompt_ms) for r in requests),
         "decode_tok_s": summary(rate(r.decode.tokens, r.decode.wall_ns) for r in requests),

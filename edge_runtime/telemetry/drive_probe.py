@@ -112,7 +112,7 @@ def probe_drive(
     p50, p99 = percentiles([ns / 1e6 for ns in times], (50, 99))
     return DriveCeiling(
         gbps=round(done / spent_ns, 4),
-        block_bytes=block_bytes,
+        block_bytes=max(block.length for block in blocks),
         depth=depth,
         read_bytes=done,
         seconds=round(spent_ns / 1e9, 4),

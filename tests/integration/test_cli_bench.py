@@ -52,6 +52,7 @@ def test_the_report_of_a_warm_run(model_bundle, capsys, tmp_path):
         stat = found["stats"][name]
         assert stat["n"] == len(stat["samples"]) == 3, name
         assert stat["p10"] <= stat["median"] <= stat["p90"], name
+    assert found["stats"]["load_ms"]["n"] == 1, "one engine"
     assert timings["ttft_ms"] == found["stats"]["ttft_ms"]["median"] > 0
     assert result["energy"] is None
     assert 0 < result["memory"]["peak_rss_bytes"] <= result["memory"]["budget_bytes"]

@@ -61,6 +61,8 @@ def test_a_cached_file_is_still_read_from_the_drive(extents):
     assert drive_bytes() - before >= found.read_bytes
     assert found.gbps == pytest.approx(found.read_bytes / found.seconds / 1e9, rel=0.01)
     assert (found.block_bytes, found.depth) == (256 * KIB, 3)
+    small = probe_drive(extents, block_bytes=8 * MIB, depth=1, seconds=5, max_bytes=MIB)
+    assert small.block_bytes == MIB, "what was read at once, not what was allowed"
 
 
 def test_reads_the_kernel_did_not_fetch_are_no_result(extents, monkeypatch):
