@@ -65,6 +65,7 @@ class Mode:
 MODES = (
     Mode("mmap", "mmap", repack=False),
     Mode("mmap+repack", "mmap", repack=True),
+    Mode("mmap+ra128", "mmap", repack=False, read_ahead_kib=128),
     Mode("mmap+ra512", "mmap", repack=False, read_ahead_kib=512),
     Mode("mmap+ra2048", "mmap", repack=False, read_ahead_kib=2048),
     Mode("none", "none", repack=False),
@@ -106,7 +107,7 @@ def modes_for(regime: str, loads: Iterable[str]) -> list[Mode]:
     names = (
         ("mmap+repack", "mmap", "none+repack")
         if regime == RESIDENT
-        else ("mmap", "mmap+ra512", "mmap+ra2048", "mmap+repack", "dio")
+        else ("mmap", "mmap+ra128", "mmap+ra512", "mmap+ra2048", "mmap+repack", "dio")
     )
     return [mode for mode in MODES if mode.name in names and mode.load in known]
 

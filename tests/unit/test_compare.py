@@ -76,7 +76,7 @@ def test_both_sides_get_the_same_prompts_and_rounds_get_others():
 
 def test_every_mode_of_the_build_is_tried_and_the_best_are_kept():
     assert [m.name for m in modes_for("50", ("mmap", "none", "dio"))] == [
-        "mmap", "mmap+repack", "mmap+ra512", "mmap+ra2048", "dio",
+        "mmap", "mmap+repack", "mmap+ra128", "mmap+ra512", "mmap+ra2048", "dio",
     ]  # fmt: skip
     assert "dio" not in [m.name for m in modes_for("50", ("mmap", "none"))]
     assert [m.name for m in modes_for(RESIDENT, ("mmap", "none"))] == ["mmap", "mmap+repack", "none+repack"]
