@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_runtime import Engine
+    from edge_runtime.tokenizer import Tokenizer
 
 Item = TypeVar("Item")
 
@@ -24,16 +25,27 @@ def read_tokens(engine: Engine, path: str, limit: int) -> list[int]:
     """
     from edge_runtime.errors import RequestError
 
+    ids = read_text_tokens(engine.tokenizer, path, limit)
+    if len(ids) < 2:
+        raise RequestError(f"text: {path}: expected at least 2 tokens, got {len(ids)}.")
+    return ids
+
+
+def read_text_tokens(tokenizer: Tokenizer, path: str, limit: int, where: str = "text") -> list[int]:
+    """Return the first `limit` tokens of a text file, or all if it has fewer; errors name the option `where`.
+
+    Raises:
+        RequestError: it cannot be read.
+    """
+    from edge_runtime.errors import RequestError
+
     try:
         with open(path, encoding="utf-8") as file:
             # a token is at least one character of text in every tokenizer we know: never read a huge file whole
             text = file.read(64 * max(limit, 2))
     except (OSError, UnicodeDecodeError) as err:
-        raise RequestError(f"text: cannot read {path}: {err}.") from err
-    ids = engine.tokenizer.encode(text)[:limit]
-    if len(ids) < 2:
-        raise RequestError(f"text: {path}: expected at least 2 tokens, got {len(ids)}.")
-    return ids
+        raise RequestError(f"{where}: cannot read {path}: {err}.") from err
+    return tokenizer.encode(text)[:limit]
 
 
 def windows(engine: Engine, ids: NDArray[np.int32], *, chunk: int) -> Iterator[tuple[int, NDArray[np.float32]]]:

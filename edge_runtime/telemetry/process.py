@@ -39,3 +39,12 @@ def _status_bytes(field: str) -> int | None:
     except OSError:
         pass
     return None
+
+
+def drive_bytes() -> int | None:
+    """Bytes this process made the storage layer fetch so far; the page cache's do not count. None if unknown."""
+    try:
+        with open("/proc/self/io", "rb") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith(b"read_bytes:")), None)
+    except OSError:
+        return None

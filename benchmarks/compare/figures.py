@@ -1,0 +1,156 @@
+"""From cells to figures: medians over rounds, the peer's best mode, ratios, and how far we are from the limit. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.compare.results import cell_of
+from benchmarks.compare.workload import HOBBIT, LOSSLESS, REGIMES, Cell, rate
+
+Entry = Mapping[str, Any]
+
+
+def latest(entries: Iterable[Entry]) -> dict[Cell, Entry]:
+    """Return the last object of every cell: a cell measured again replaces the one before."""
+    return {cell: entry for entry in entries if (cell := cell_of(dict(entry))) is not None}
+
+
+def rows(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """Return one row for each model, regime and side: the peer's best mode, our lossless, our HOBBIT.
+
+    Decode and prefill of the peer may come from different modes: each is the best it can do.
+    """
+    cells = latest(entries)
+    found = []
+    for model in sorted({cell.model for cell in cells}):
+        for regime in REGIMES:
+            here = {cell: e for cell, e in cells.items() if (cell.model, cell.regime) == (model, regime)}
+            if here:
+                found.append(_row(model, regime, here))
+    return found
+
+
+def _row(model: str, regime: str, here: Mapping[Cell, Entry]) -> dict[str, Any]:
+    modes = {cell.variant for cell in here if cell.side == "peer"}
+    by_mode = {mode: _measured(here, "peer", mode) for mode in modes}
+    rounds = max((len(each) for each in by_mode.values()), default=0)
+    # a mode left out after the first round was slower there; it must not win by a single lucky round
+    lasting = {mode: each for mode, each in by_mode.items() if each and len(each) == rounds}
+    row: dict[str, Any] = {"model": model, "regime": regime, "cap_bytes": next(iter(here.values()))["cap_bytes"]}
+    row["peer"] = {stage: _best(lasting, stage) for stage in ("decode", "prefill", "prefill_cold")}
+    row["modes"] = {mode: _mode(here, mode) for mode in sorted(modes)}
+    for name, variant in (("lossless", LOSSLESS), ("hobbit", HOBBIT)):
+        row[name] = _ours(_measured(here, "ours", variant), row["peer"])
+    if row["lossless"] and row["hobbit"]:
+        row["hobbit"]["against_lossless"] = _ratio(row["hobbit"]["decode"]["tok_s"], row["lossless"]["decode"]["tok_s"])
+    errors = {f"{c.side} {c.variant} round {c.round}": e["error"] for c, e in here.items() if e.get("error")}
+    return row | {"errors": errors}
+
+
+def _measured(here: Mapping[Cell, Entry], side: str, variant: str) -> list[Entry]:
+    return [e for cell, e in here.items() if (cell.side, cell.variant) == (side, variant) and e.get("measured")]
+
+
+def median_of(cells: Sequence[Entry], value: Callable[[Entry], float | None]) -> float | None:
+    """Return the median of a figure over cells; None if no cell has it."""
+    found = [number for cell in cells if (number := value(cell)) is not None]
+    return statistics.median(found) if found else None
+
+
+def _tok_s(cells: Sequence[Entry], stage: str) -> dict[str, Any]:
+    rates = [rate(cell["measured"][stage]) for cell in cells]
+    return {"tok_s": statistics.median(rates), "low": min(rates), "high": max(rates), "n": len(rates)}
+
+
+def read_per_token(cell: Entry) -> float | None:
+    """Bytes the kernel fetched a decoded token."""
+    decode = cell["measured"]["decode"]
+    return None if decode["read_bytes"] is None else decode["read_bytes"] / decode.get("read_passes", decode["n"])
+
+
+def _best(by_mode: Mapping[str, Sequence[Entry]], stage: str) -> dict[str, Any] | None:
+    if not by_mode:
+        return None
+    found = {mode: _tok_s(cells, stage) for mode, cells in by_mode.items()}
+    mode = max(found, key=lambda name: found[name]["tok_s"])
+    cells = by_mode[mode]
+    return found[mode] | {
+        "mode": mode,
+        "read_bytes": median_of(cells, read_per_token),
+        "peak_bytes": median_of(cells, lambda cell: cell.get("peak_bytes")),
+    }
+
+
+def _mode(here: Mapping[Cell, Entry], mode: str) -> dict[str, Any]:
+    cells = _measured(here, "peer", mode)
+    errors = [e["error"] for cell, e in here.items() if cell.variant == mode and e.get("error")]
+    return {
+        "decode": _tok_s(cells, "decode") if cells else None,
+        "prefill": _tok_s(cells, "prefill") if cells else None,
+        "error": errors[0] if errors else None,
+    }
+
+
+def _ours(cells: Sequence[Entry], peer: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not cells:
+        return None
+    found: dict[str, Any] = {}
+    for stage in ("decode", "prefill", "prefill_cold"):
+        found[stage] = _tok_s(cells, stage)
+        found[stage]["against_peer"] = _ratio(found[stage]["tok_s"], peer[stage] and peer[stage]["tok_s"])
+    return found | {
+        "read_bytes": median_of(cells, read_per_token),
+        "peak_bytes": median_of(cells, lambda cell: cell.get("peak_bytes")),
+        "hit_rate": median_of(cells, hit_rate),
+        "share_of_drive": median_of(cells, share_of_drive),
+        "share_of_limit": median_of(cells, share_of_limit),
+        "limited_by": limited_by(cells[-1]),
+        "other_percent": median_of(cells, other_percent),
+    }
+
+
+def hit_rate(cell: Entry) -> float | None:
+    """Hits over lookups of the measured steps."""
+    e = cell["measured"]["decode"]["experts"]
+    lookups = e["hits"] + e["late"] + e["misses"]
+    return e["hits"] / lookups if lookups else None
+
+
+def share_of_drive(cell: Entry) -> float | None:
+    """Read bandwidth while reads were under way over the drive's ceiling, both of this cell."""
+    got = cell["measured"]["decode"]["experts"]["read_gbps"]
+    return got / cell["drive_gbps"] if got and cell.get("drive_gbps") else None
+
+
+def limits_ms(cell: Entry) -> tuple[float, float]:
+    """Least milliseconds of the measured steps: bytes missed at the drive's ceiling, bytes touched at the bus's."""
+    decode = cell["measured"]["decode"]
+    return (
+        decode["experts"]["bytes_read"] / cell["drive_gbps"] / 1e6,
+        decode["touched_bytes"] / cell["bus_gbps"] / 1e6,
+    )
+
+
+def share_of_limit(cell: Entry) -> float | None:
+    """The longer of the two limits over the time the steps took: 1 is the best any program can do with these misses."""
+    milliseconds = cell["measured"]["decode"]["ms"]
+    return max(limits_ms(cell)) / milliseconds if milliseconds else None
+
+
+def limited_by(cell: Entry) -> str:
+    """Which limit is the longer one."""
+    drive, bus = limits_ms(cell)
+    return "drive" if drive > bus else "bus"
+
+
+def other_percent(cell: Entry) -> float | None:
+    """Time outside trunk, experts and read wait, in percent of the measured steps."""
+    phases = cell["measured"]["decode"]["phase_ms"]
+    total = sum(phases.values())
+    return 100 * phases["other"] / total if total else None
+
+
+def _ratio(ours: float, theirs: float | None) -> float | None:
+    return ours / theirs if theirs else None

@@ -1,0 +1,109 @@
+"""Our side of a cell, alone in a process: `-m benchmarks.compare.ours` reads settings on stdin, prints one object.
+
+The order is that of docs/benchmarks.md: optional fill, cold prompt, warm-up steps, measured steps, steady-state prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any, NamedTuple
+
+from edge_runtime import Engine, SamplingParams
+from edge_runtime.experts.counters import ExpertCounters
+from edge_runtime.telemetry.process import drive_bytes, peak_rss_bytes
+from edge_runtime.telemetry.samples import phases
+
+
+class Mark(NamedTuple):
+    """Every growing counter at one moment."""
+
+    ns: int
+    drive_bytes: int | None
+    spans: dict[str, int]
+    experts: ExpertCounters
+
+
+def mark(engine: Engine) -> Mark:
+    parts = engine.parts
+    return Mark(perf_counter_ns(), drive_bytes(), dict(parts.decoder.spans.ns), parts.cache.counters.snapshot())
+
+
+def stage(engine: Engine, before: Mark, after: Mark, tokens: int, *, passes: int) -> dict[str, Any]:
+    """Return what happened between two marks; the trunk's weights are read once a pass."""
+    experts = after.experts.since(before.experts)
+    spans = {name: ns - before.spans.get(name, 0) for name, ns in after.spans.items()}
+    wall = after.ns - before.ns
+    sizes = engine.parts.needs.slot_bytes
+    touched = sum(count * sizes.get(tier, 0) for tier, count in experts.by_tier.items())
+    started, ended = before.drive_bytes, after.drive_bytes
+    return {
+        "n": tokens,
+        "ms": round(wall / 1e6, 3),
+        "read_bytes": None if started is None or ended is None else ended - started,
+        "touched_bytes": touched + passes * engine.parts.trunk.weight_bytes,
+        "phase_ms": {k: round(v / 1e6, 2) for k, v in phases(wall, spans, experts.stall_ns).items()},
+        "experts": {
+            name: getattr(experts, name) for name in ("hits", "late", "misses", "bytes_read", "substituted", "skipped")
+        }
+        | {"read_gbps": experts.to_json()["read_gbps"]},
+    }
+
+
+def prefill(engine: Engine, ids: list[int]) -> dict[str, Any]:
+    """Run a prompt; its time is that of its own pass, sampling excluded."""
+    before = mark(engine)
+    for _ in engine.stream(ids, SamplingParams(max_tokens=1, ignore_eos=True)):
+        pass
+    found = stage(engine, before, mark(engine), len(ids), passes=1)
+    return found | {"ms": engine.last_report().timings["prompt_ms"]}
+
+
+def decode(engine: Engine, job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[int]]:
+    """Run a prompt and decode from it; return prompt, measured steps, and the tokens."""
+    params = SamplingParams(
+        max_tokens=1 + job["warm_steps"] + job["measured_steps"], temperature=1.0, seed=job["seed"], ignore_eos=True
+    )
+    start = mark(engine)
+    marks: dict[int, Mark] = {}
+    tokens = []
+    for chunk in engine.stream(job["first"], params):
+        tokens.append(chunk.token_id)
+        if len(tokens) in (1, 1 + job["warm_steps"]):
+            marks[len(tokens)] = mark(engine)
+    end = mark(engine)
+    cold = stage(engine, start, marks[1], len(job["first"]), passes=1) | {
+        "ms": engine.last_report().timings["prompt_ms"]
+    }
+    measured = stage(engine, marks[1 + job["warm_steps"]], end, job["measured_steps"], passes=job["measured_steps"])
+    return cold, measured, tokens
+
+
+def main() -> None:
+    job = json.load(sys.stdin)
+    with Engine.open(Path(job["bundle"]), self_check=False, **job["options"]) as engine:
+        for ids in job["fill"]:
+            prefill(engine, ids)
+        cold, measured, tokens = decode(engine, job)
+        steady = prefill(engine, job["second"])
+        parts = engine.parts
+        found = {
+            "load_ms": engine.last_report().timings["load_ms"],
+            "prefill_cold": cold,
+            "decode": measured,
+            "prefill": steady,
+            "peak_rss_bytes": peak_rss_bytes(),
+            "budget_bytes": parts.plan.budget_bytes,
+            "num_slots": parts.plan.num_slots,
+            "is_fully_resident": bool(parts.cache.fits_all),
+            "policy": {"name": parts.policy.name, "params": parts.policy.params},
+            "read_mode": parts.cache.store_mode,
+            "last_token": tokens[-1],
+        }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

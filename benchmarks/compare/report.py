@@ -1,0 +1,207 @@
+"""Writes docs/benchmarks.md (between its markers) and its plot from the results file. Measures nothing."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.compare import results
+from benchmarks.compare.figures import rows
+from benchmarks.compare.workload import RESIDENT
+
+BEGIN, END = "<!-- comparison: written by python -m benchmarks.compare report -->", "<!-- end of comparison -->"
+
+Row = Mapping[str, Any]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare report", description=__doc__)
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/compare.jsonl"))
+    parser.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))
+    parser.add_argument("--plot", type=Path, default=Path("docs/images/benchmarks.png"))
+    args = parser.parse_args(argv)
+    entries = results.read(args.results)
+    found = rows(entries)
+    if not found:
+        raise SystemExit(
+            f"{args.results}: expected measured cells, found none. Run `python -m benchmarks.compare run`."
+        )
+    args.plot.parent.mkdir(parents=True, exist_ok=True)
+    draw(found, args.plot)
+    image = args.plot.relative_to(args.page.parent) if args.plot.is_relative_to(args.page.parent) else args.plot
+    args.page.write_text(put(args.page.read_text(), markdown(found, entries, str(image))))
+    print(f"{args.page} and {args.plot}: {len(found)} rows")
+    return 0
+
+
+def put(page: str, text: str) -> str:
+    """Return the page with everything between its markers replaced.
+
+    Raises:
+        SystemExit: the markers are missing.
+    """
+    before, found, rest = page.partition(BEGIN)
+    _, closing, after = rest.partition(END)
+    if not found or not closing:
+        raise SystemExit(f"the page: expected the lines {BEGIN!r} and {END!r}.")
+    return f"{before}{BEGIN}\n\n{text}\n{END}{after}"
+
+
+def markdown(found: Sequence[Row], entries: Sequence[Mapping[str, Any]], image: str) -> str:
+    """Return tables and remarks of all rows."""
+    return "\n".join(
+        [*_where(entries), *_speed(found), f"![decode speed by regime]({image})", "", *_ours(found), *_modes(found)]
+    )
+
+
+def _where(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where and when it was measured, and the ceilings during it."""
+    cells = [e for e in entries if "side" in e]
+    machines = [e for e in entries if "machine" in e]
+    lines = []
+    for entry in machines:
+        m, drive, settings = entry["machine"], entry["machine"]["drive"], entry["settings"]
+        versions = ", ".join(f"{name} {value}" for name, value in entry["versions"].items())
+        drive_text = f"drive {drive['name']} ({m['file_system']}, read-ahead {drive['read_ahead_kib']} KiB)"
+        lines.append(
+            f"- {m['cpu'] or m['machine']}, {m['cpus']} CPUs, {(m['memory_bytes'] or 0) / 2**30:.1f} GiB, "
+            f"{m['kernel']}, {drive_text}, {settings['threads']} threads on both sides; ours: tier {settings['tier']}, "
+            f"{settings['io_threads']} reads at once; {versions}; peer: llama.cpp, {entry['peer']}"
+        )
+    drives, buses = [c["drive_gbps"] for c in cells], [c["bus_gbps"] for c in cells]
+    times = sorted(c["when"] for c in cells)
+    return [
+        *dict.fromkeys(lines),
+        f"- {len(cells)} cells, {times[0]} to {times[-1]}; drive ceiling {min(drives):.2f}-{max(drives):.2f} GB/s, "
+        f"memory read {min(buses):.0f}-{max(buses):.0f} GB/s over the cells.",
+        "",
+    ]
+
+
+def _speed(found: Sequence[Row]) -> list[str]:
+    lines = [
+        "Tokens a second, median of the rounds (their number in brackets); ratio: ours over the peer's best mode.",
+        "",
+        "| model | memory | peer decode (mode) | ours lossless | ratio | ours HOBBIT | ratio | over lossless "
+        "| peer prefill | ours | ratio |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        peer, ours, hobbit = row["peer"], row["lossless"], row["hobbit"]
+        cells = [
+            row["model"],
+            _regime(row),
+            _peer(peer["decode"], 2),
+            _tok_s(ours and ours["decode"], 2),
+            _times(ours and ours["decode"]["against_peer"]),
+            _tok_s(hobbit and hobbit["decode"], 2),
+            _times(hobbit and hobbit["decode"]["against_peer"]),
+            _times(hobbit and hobbit.get("against_lossless")),
+            _peer(peer["prefill"], 1),
+            _tok_s(ours and ours["prefill"], 1),
+            _times(ours and ours["prefill"]["against_peer"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _ours(found: Sequence[Row]) -> list[str]:
+    lines = [
+        "What was read, and what limits us (decode): bytes fetched from the drive a token (kernel's count); "
+        "*of drive*: read bandwidth while reads are under way over the ceiling probed in the same cell; *of limit*: "
+        "the least time these misses (at the drive's ceiling) or these touched weights (at the bus's) take, over the "
+        "time taken; *other*: time outside trunk, experts and read wait; *peak*: of the cgroup, page cache included.",
+        "",
+        "| model | memory | side | read a token | hits | of drive | of limit | other | peak | cold prefill tok/s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        best = row["peer"]["decode"]
+        if best:
+            cold = row["peer"]["prefill_cold"]
+            lines.append(
+                f"| {row['model']} | {_regime(row)} | peer, {best['mode']} | {_mb(best['read_bytes'])} | | | | | "
+                f"{_mb(best['peak_bytes'])} | {cold['tok_s']:.1f} |"
+            )
+        for name in ("lossless", "hobbit"):
+            ours = row[name]
+            if ours:
+                limit = f"{_percent(ours['share_of_limit'])} ({ours['limited_by']})"
+                lines.append(
+                    f"| {row['model']} | {_regime(row)} | ours, {name} | {_mb(ours['read_bytes'])} | "
+                    f"{_percent(ours['hit_rate'])} | {_percent(ours['share_of_drive'])} | {limit} | "
+                    f"{ours['other_percent']:.0f} % | {_mb(ours['peak_bytes'])} | {ours['prefill_cold']['tok_s']:.1f} |"
+                )
+    return [*lines, ""]
+
+
+def _modes(found: Sequence[Row]) -> list[str]:
+    """Every mode of the peer that was tried, and every failure."""
+    lines = ["The peer's modes (decode / prefill tok/s, rounds; later rounds repeat the best of the first):", ""]
+    for row in found:
+        tried = []
+        for name, mode in row["modes"].items():
+            if mode["decode"]:
+                tried.append(
+                    f"{name} {mode['decode']['tok_s']:.2f} / {mode['prefill']['tok_s']:.1f} ({mode['decode']['n']})"
+                )
+            else:
+                tried.append(f"{name}: {mode['error']}")
+        lines.append(f"- {row['model']}, {_regime(row)}: {'; '.join(tried)}")
+        failed = [f"{where}: {why}" for where, why in row["errors"].items() if where.startswith("ours")]
+        lines += [f"  - failed: {text}" for text in failed]
+    return [*lines, ""]
+
+
+def draw(found: Sequence[Row], path: Path) -> None:
+    """Draw decode speed by regime for every model, on a logarithmic axis."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    models = sorted({row["model"] for row in found})
+    figure = Figure(figsize=(5.2 * len(models), 4), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(models), squeeze=False)[0]
+    for axis, model in zip(axes, models, strict=True):
+        here = [row for row in found if row["model"] == model]
+        for name, label, colour, shift in (
+            ("peer", "llama.cpp, best mode", "#bbbbbb", -0.27),
+            ("lossless", "ours, lossless", "#4477aa", 0.0),
+            ("hobbit", "ours, HOBBIT", "#cc6677", 0.27),
+        ):
+            bars = [(i, row[name]["decode"]) for i, row in enumerate(here) if row[name] and row[name]["decode"]]
+            if bars:
+                heights = [bar["tok_s"] for _, bar in bars]
+                spread = [[b["tok_s"] - b["low"] for _, b in bars], [b["high"] - b["tok_s"] for _, b in bars]]
+                places = [i + shift for i, _ in bars]
+                axis.bar(places, heights, 0.26, yerr=spread, capsize=2, color=colour, label=label)
+        axis.set_xticks(range(len(here)), [_regime(row) for row in here])
+        axis.set(title=model, ylabel="decode, tok/s", yscale="log", xlabel="memory, share of the peer's file")
+        axis.legend(fontsize="small")
+    figure.savefig(path)
+
+
+def _regime(row: Row) -> str:
+    return "all" if row["regime"] == RESIDENT else f"{row['regime']} %"
+
+
+def _peer(best: Mapping[str, Any] | None, digits: int) -> str:
+    return "-" if best is None else f"{best['tok_s']:.{digits}f} ({best['mode']}, {best['n']})"
+
+
+def _tok_s(found: Mapping[str, Any] | None, digits: int) -> str:
+    return "-" if found is None else f"{found['tok_s']:.{digits}f} ({found['n']})"
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}x"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def _mb(count: float | None) -> str:
+    return "-" if count is None else f"{count / 1e6:.1f} MB"

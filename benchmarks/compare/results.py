@@ -1,0 +1,72 @@
+"""The results file: JSON Lines, one object a cell, appended and flushed as each is measured."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.compare.workload import Cell
+
+VERSION = 1
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return every object; a last line cut by a crash is left out.
+
+    Raises:
+        SystemExit: a line in the middle is damaged, or of another version.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError as err:
+            if number == len(lines):
+                break
+            raise SystemExit(f"{path}: line {number} is damaged. Remove it; its cell is measured again.") from err
+        if entry.get("v") != VERSION:
+            raise SystemExit(f"{path}: line {number}: expected version {VERSION}, got {entry.get('v')}.")
+        found.append(entry)
+    return found
+
+
+def append(path: Path, entry: dict[str, Any]) -> None:
+    """Add one object, on the drive when this returns; a half line left by a crash is cut off first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab+") as file:
+        file.seek(0)
+        whole = file.read()
+        file.truncate(len(whole) if whole.endswith(b"\n") else whole.rfind(b"\n") + 1)
+        file.write(json.dumps({"v": VERSION, **entry}, separators=(",", ":")).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def cell_of(entry: dict[str, Any]) -> Cell | None:
+    """Return which cell an object belongs to; None for a description of the machine."""
+    if "side" not in entry:
+        return None
+    return Cell(entry["model"], entry["regime"], entry["round"], entry["side"], entry["variant"])
+
+
+def done(entries: Iterable[dict[str, Any]], *, retry_before: int = 0) -> set[Cell]:
+    """Return cells not to be measured again: all but those that failed among the first `retry_before` objects."""
+    found = set()
+    for number, entry in enumerate(entries):
+        cell = cell_of(entry)
+        if cell is not None and (entry.get("measured") or number >= retry_before):
+            found.add(cell)
+    return found
+
+
+def of_round(entries: Iterable[dict[str, Any]], model: str, regime: str, number: int) -> list[dict[str, Any]]:
+    """Return the results of one round."""
+    return [e for e in entries if (e.get("model"), e.get("regime"), e.get("round")) == (model, regime, number)]
