@@ -23,6 +23,9 @@ from edge_runtime.trunk.kv_cache import KVCache
 I32 = NDArray[np.int32]
 
 
+_NO_STOPS = np.empty(0, np.int_)
+
+
 class Kernels(Protocol):
     """The part of `edge_runtime.kernels.ExpertKernels` a decoder uses."""
 
@@ -276,6 +279,8 @@ def _num_rows(piece: Piece) -> int:
 
 def _stops(chunks: list[TrunkChunk]) -> NDArray[np.int_]:
     """Where each sequence but the last ends in the joined tokens."""
+    if len(chunks) == 1:
+        return _NO_STOPS
     return np.cumsum([chunk.tokens for chunk in chunks])[:-1]
 
 

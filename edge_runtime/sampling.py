@@ -62,6 +62,10 @@ class SamplingParams:
                 raise RequestError(f"sampling: {name}: expected {expected}, got {getattr(self, name)!r}.")
 
 
+_NEGLIGIBLE = 50.0
+"""e^-50 is 2e-22: a million such tokens together are below the last bit of a float64 probability near 1."""
+
+
 class Constraint(Protocol):
     """What the tokens of one request must obey, such as a grammar."""
 
@@ -132,11 +136,13 @@ def filtered_distribution(
 
     Top-k, top-p and min-p each look at the distribution the step before them left, after the temperature.
     """
-    scaled = logits.astype(np.float64) / params.temperature
-    ids = np.arange(scaled.size)
+    # what lies further below the highest has together less than a rounding error of probability, and most tokens do
+    ids = np.flatnonzero(logits >= float(logits.max()) - _NEGLIGIBLE * params.temperature)
+    scaled = logits[ids].astype(np.float64) / params.temperature
     if 0 < params.top_k < scaled.size:
-        ids = np.argpartition(-scaled, params.top_k - 1)[: params.top_k]
-    probs = _softmax(scaled[ids])
+        best = np.argpartition(-scaled, params.top_k - 1)[: params.top_k]
+        ids, scaled = ids[best], scaled[best]
+    probs = _softmax(scaled)
     if params.top_p < 1:
         order = np.argsort(-probs, kind="stable")  # sorting a large vocabulary costs a millisecond: only where needed
         ids, probs = ids[order], probs[order]

@@ -19,6 +19,7 @@ from edge_runtime.experts.residency import SlotTable
 from edge_runtime.experts.stream import LayerStream, ReadyBatch
 from edge_runtime.experts.units import UnitLedger, UnitSizes
 from edge_runtime.format.record import RecordLayout
+from edge_runtime.kernels import resident_tier
 from edge_runtime.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class ExpertCache:
         self._clock = clock
         self._ledger, self._memory, self._store, self._rule = ledger, memory, store, rule
         self._all_experts = ledger.max_experts
+        self._all_bytes = ledger.max_experts * ledger.sizes.full_bytes
         self._read_timeout_s = read_timeout_s
         self._counters = ExpertCounters()
         self._table = SlotTable(
@@ -137,7 +139,7 @@ class ExpertCache:
     @property
     def fits_all(self) -> bool:
         """Whether every expert of the model has a slot, so that nothing is ever evicted."""
-        return self.num_slots >= self._all_experts
+        return self._ledger.budget_bytes >= self._all_bytes
 
     @property
     def counters(self) -> ExpertCounters:
@@ -211,18 +213,14 @@ class ExpertCache:
 
         Nothing is pinned: they must be computed before anything is read. Arguments as for `stream`.
         """
-        tier = int(tiers.max())
-        if tier == 0 or (self._table.resident_tiers(layer_idx) < tiers).any():
-            return None
-        experts = np.flatnonzero(tiers)
-        served = tiers[experts]
-        if served.min() != tier:
+        tier, count = resident_tier(self._table.resident_tiers(layer_idx), tiers)
+        if not tier:
             return None
         self._close_stream()
         if self.fits_all:
-            self._counters.count_hits(tier, len(experts))
+            self._counters.count_hits(tier, count)
         else:
-            self._table.use_resident(layer_idx, experts, served, order)
+            self._table.use_resident(layer_idx, np.flatnonzero(tiers), tier, order)
         return Resident(tier, self._memory.addresses, self._table.slots_of(layer_idx))
 
     def prefetch(

@@ -151,10 +151,10 @@ class SlotTable:
         counters.prefetch_late += self._settle_prefetched(found.late_slots)
         return found
 
-    def use_resident(self, layer_idx: int, experts: Keys, tiers: U8, order: Keys | None) -> None:
-        """Count the lookup of experts that are all resident, and served at one tier. Arguments as for `lookup`."""
-        self._note_use(layer_idx, experts, tiers, order)
-        self.counters.count_hits(int(tiers[0]), len(experts))
+    def use_resident(self, layer_idx: int, experts: Keys, tier: int, order: Keys | None) -> None:
+        """Count the lookup of experts that are all resident, and all served at `tier`. Others as for `lookup`."""
+        self._note_use(layer_idx, experts, np.full(len(experts), tier, np.uint8), order)
+        self.counters.count_hits(tier, len(experts))
         self.counters.prefetch_used += self._settle_prefetched(self._slots[layer_idx].take(experts))
 
     def _note_use(self, layer_idx: int, experts: Keys, tiers: U8, order: Keys | None) -> None:

@@ -24,7 +24,7 @@ def decide_together(
         policies: of each sequence.
         residency: what is resident.
     """
-    if all(policy is policies[0] for policy in policies):
+    if len(policies) == 1 or all(policy is policies[0] for policy in policies):
         return policies[0].decide(layer_idx, routing, residency)
     owner = np.zeros(len(routing.topk_ids), np.intp)
     owner[stops] = 1

@@ -17,7 +17,10 @@ U8 = NDArray[np.uint8]
 def full_plan(routing: Routing, context: PolicyContext, hints: tuple[Hint, ...] = ()) -> StepPlan:
     """The router's own choice at the full tier."""
     tiers = np.zeros(context.num_experts, np.uint8)
-    tiers[routing.topk_ids[routing.topk_weights != 0]] = context.tier
+    if routing.topk_weights.all():  # a weight that rounds to 0 is rare
+        tiers[routing.topk_ids.ravel()] = context.tier
+    else:
+        tiers[routing.topk_ids[routing.topk_weights != 0]] = context.tier
     return StepPlan(routing.topk_ids, routing.topk_weights, tiers, hints=hints)
 
 

@@ -1,10 +1,23 @@
-"""Monotonic time by phase. Cheap enough to be on always: one dictionary add per span."""
+"""Monotonic time by phase. Cheap enough to be on always: two clock reads and an addition per span."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import perf_counter_ns
+
+
+class Span:
+    """Adds the time of each `with` block to one phase. Not for blocks inside each other."""
+
+    __slots__ = ("_name", "_ns", "_started")
+
+    def __init__(self, ns: dict[str, int], name: str) -> None:
+        self._ns, self._name, self._started = ns, name, 0
+
+    def __enter__(self) -> None:
+        self._started = perf_counter_ns()
+
+    def __exit__(self, *exception: object) -> None:
+        self._ns[self._name] = self._ns.get(self._name, 0) + perf_counter_ns() - self._started
 
 
 class Spans:
@@ -12,19 +25,14 @@ class Spans:
 
     def __init__(self) -> None:
         self.ns: dict[str, int] = {}
+        self._spans: dict[str, Span] = {}
 
-    def add(self, name: str, nanoseconds: int) -> None:
-        """Add time to a phase."""
-        self.ns[name] = self.ns.get(name, 0) + nanoseconds
-
-    @contextmanager
-    def span(self, name: str) -> Iterator[None]:
-        """Time a block as part of a phase."""
-        started = perf_counter_ns()
-        try:
-            yield
-        finally:
-            self.add(name, perf_counter_ns() - started)
+    def span(self, name: str) -> Span:
+        """Time a block as part of a phase: ``with spans.span("trunk"):``."""
+        found = self._spans.get(name)
+        if found is None:
+            found = self._spans[name] = Span(self.ns, name)
+        return found
 
     def reset(self) -> None:
         """Forget everything."""

@@ -11,6 +11,8 @@ namespace {
 constexpr size_t kTokenChunk = 32;
 // Reading and unpacking a panel costs about as much as this many tokens' products.
 constexpr size_t kPanelCost = 4;
+// Weights of the down matrix that a thread takes at once: about 64 KiB at 4 bits.
+constexpr size_t kBlockWeights = 1 << 17;
 
 [[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument(message); }
 
@@ -59,7 +61,8 @@ ExpertKernels::ExpertKernels(const Shape& shape, int threads, const std::string&
     : shape_(checked(shape)),
       layout_{shape.hidden, shape.intermediate},
       table_(find_kernels(isa)),
-      pool_(int(check_count("threads", size_t(std::max(threads, 0)), 256))) {
+      pool_(int(check_count("threads", size_t(std::max(threads, 0)), 256))),
+      ranges_(size_t(threads)) {
   size_t offset[kParts];
   const size_t total = lay_out(shape_, offset);
   scratch_.reset(new uint8_t[total]());
@@ -231,28 +234,36 @@ void ExpertKernels::check(const Batch& b, size_t tokens) {
   }
 }
 
-// Threads take contiguous ranges of equal estimated cost, so each streams its own part of the bytes.
+// Threads take contiguous ranges of equal estimated cost, so each streams its own part of the bytes; one that is done,
+// because another was woken late or has to share its core, goes on with a block of what is left of the others'.
 template <class Item>
-void ExpertKernels::for_items(const Batch& b, size_t items_per_expert, Item item) {
+void ExpertKernels::for_items(const Batch& b, size_t items_per_expert, size_t block, Item item) {
   const auto cost = [&](size_t n) {
     const size_t tokens = size_t(b.starts[n + 1] - b.starts[n]);
     return tokens == 0 ? 0 : kPanelCost + tokens;
   };
   size_t total = 0;
-  for (size_t n = 0; n < b.count; ++n) total += cost(n) * items_per_expert;
-  const size_t threads = size_t(pool_.size());
+  for (size_t n = 0; n < b.count; ++n) total += cost(n);
+  const size_t threads = ranges_.size();
+  size_t expert = 0, passed = 0;
+  for (size_t t = 0; t < threads; ++t) {  // where each range starts: the first item at or behind its share of the cost
+    const size_t from = total * items_per_expert * t / threads;
+    while (expert < b.count && (passed + cost(expert)) * items_per_expert <= from) passed += cost(expert++);
+    const size_t inside = expert < b.count ? (from - passed * items_per_expert) / cost(expert) : 0;
+    ranges_[t].next.store(expert * items_per_expert + inside, std::memory_order_relaxed);
+  }
+  for (size_t t = 0; t < threads; ++t)
+    ranges_[t].end = t + 1 < threads ? ranges_[t + 1].next.load(std::memory_order_relaxed) : b.count * items_per_expert;
   auto job = [&](int thread) {
-    const size_t from = total * size_t(thread) / threads, to = total * size_t(thread + 1) / threads;
-    size_t at = 0;
-    for (size_t n = 0; n < b.count; ++n) {
-      const size_t each = cost(n), end = at + each * items_per_expert;
-      if (each != 0 && end > from && at < to) {
-        // An item belongs to the thread whose range holds the item's start.
-        const size_t first = from > at ? (from - at + each - 1) / each : 0;
-        const size_t last = std::min(items_per_expert, (to - at + each - 1) / each);
-        for (size_t i = first; i < last; ++i) item(n, i);
+    for (size_t k = 0; k < threads; ++k) {
+      Range& range = ranges_[(size_t(thread) + k) % threads];
+      for (;;) {
+        const size_t at = range.next.fetch_add(block, std::memory_order_relaxed);
+        if (at >= range.end) break;
+        const size_t stop = std::min(at + block, range.end);
+        for (size_t i = at; i < stop; ++i)
+          if (cost(i / items_per_expert)) item(i / items_per_expert, i % items_per_expert);
       }
-      at = end;
     }
   };
   pool_.run(job);
@@ -324,8 +335,10 @@ void ExpertKernels::down(const Batch& b, size_t expert, size_t index) {
 
 void ExpertKernels::run_locked(const Batch& b) {
   if (b.num_pairs == 0) return;
-  for_items(b, shape_.intermediate / kGroup, [&](size_t expert, size_t chunk) { gate_up(b, expert, chunk); });
-  for_items(b, shape_.hidden / kPanelRows, [&](size_t expert, size_t index) { down(b, expert, index); });
+  const size_t row = shape_.intermediate;  // of the down matrix
+  const size_t block = std::max<size_t>(1, kBlockWeights / (kPanelRows * row));
+  for_items(b, shape_.intermediate / kGroup, 1, [&](size_t expert, size_t chunk) { gate_up(b, expert, chunk); });
+  for_items(b, shape_.hidden / kPanelRows, block, [&](size_t expert, size_t index) { down(b, expert, index); });
 }
 
 void ExpertKernels::combine_locked(const float* weights, size_t tokens, float* out) {

@@ -1,5 +1,6 @@
 // Runs SwiGLU experts straight from record bytes: quantise once, gate/up, down, weighted sum.
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -68,7 +69,7 @@ class ExpertKernels {
   void run_experts_locked(int tier, const uint64_t* segments, const int32_t* experts, size_t count);
   void gate_up(const Batch& batch, size_t expert, size_t chunk);
   void down(const Batch& batch, size_t expert, size_t chunk);
-  template <class Item> void for_items(const Batch& batch, size_t items_per_expert, Item item);
+  template <class Item> void for_items(const Batch& batch, size_t items_per_expert, size_t block, Item item);
   PanelRef panel(const Batch& batch, size_t expert, int matrix, size_t panel) const;
   ActGroup* hidden_acts(size_t pair) { return h_q_ + pair * (shape_.intermediate / kGroup); }
 
@@ -76,6 +77,11 @@ class ExpertKernels {
   const ExpertLayout layout_;
   const KernelTable& table_;
   Pool pool_;
+  struct alignas(64) Range {
+    std::atomic<size_t> next{0};
+    size_t end = 0;
+  };
+  std::vector<Range> ranges_;  // one a thread
   std::mutex mutex_;
 
   size_t tokens_ = 0, scratch_bytes_ = 0;
