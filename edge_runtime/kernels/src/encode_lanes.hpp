@@ -3,6 +3,8 @@
 #include <cstring>
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 #include "layout.hpp"
@@ -66,6 +68,17 @@ inline VH sub_floor(VH a, VH b) { return VH(_mm_subs_epu16(__m128i(a), __m128i(b
 inline VH mul_high(VH a, VH b) { return VH(_mm_mulhi_epu16(__m128i(a), __m128i(b))); }
 inline VH min_small(VH a, VH b) { return VH(_mm_min_epi16(__m128i(a), __m128i(b))); }
 inline VI dot_pairs(VH a, VH b) { return VI(_mm_madd_epi16(__m128i(a), __m128i(b))); }
+#elif defined(__ARM_NEON) && HOBBIT_LANES == 4
+inline uint32x4_t low_products(VH a, VH b) {
+  return vmull_u16(vget_low_u16(uint16x8_t(a)), vget_low_u16(uint16x8_t(b)));
+}
+inline uint32x4_t high_products(VH a, VH b) { return vmull_high_u16(uint16x8_t(a), uint16x8_t(b)); }
+inline VH sub_floor(VH a, VH b) { return VH(vqsubq_u16(uint16x8_t(a), uint16x8_t(b))); }
+inline VH mul_high(VH a, VH b) {
+  return VH(vuzp2q_u16(vreinterpretq_u16_u32(low_products(a, b)), vreinterpretq_u16_u32(high_products(a, b))));
+}
+inline VH min_small(VH a, VH b) { return VH(vminq_u16(uint16x8_t(a), uint16x8_t(b))); }
+inline VI dot_pairs(VH a, VH b) { return VI(vpaddq_u32(low_products(a, b), high_products(a, b))); }
 #else
 typedef uint32_t VU __attribute__((vector_size(4 * HOBBIT_LANES)));
 inline VH sub_floor(VH a, VH b) { return a > b ? a - b : VH{}; }
