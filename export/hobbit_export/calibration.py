@@ -37,10 +37,10 @@ def experts_json(spec: ModelSpec, errors: dict[int, dict[str, list[float]]], mea
     return (json.dumps(data, separators=(",", ":")) + "\n").encode()
 
 
-def write_reference(source: SourceModel, path: Path, memory_bytes: int) -> None:
+def write_reference(source: SourceModel, path: Path, memory_bytes: int, jobs: int = 1) -> None:
     """Write token ids int32 [T] and the source model's logits float32 [T, V]."""
     ids = reference_tokens(source.spec, num_reference_tokens(source))
-    logits = reference_logits(source, ids, memory_bytes)
+    logits = reference_logits(source, ids, memory_bytes, jobs)
     if not np.isfinite(logits).all():
         raise ConfigError("reference logits: expected finite numbers, got infinity or NaN. Is the checkpoint sound?")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -142,7 +142,8 @@ def to_f32(raw: NDArray[Any]) -> NDArray[np.float32]:
 def is_finite(raw: NDArray[Any]) -> bool:
     """Whether no element is infinite or not a number; needs at most as much memory again as `raw`."""
     if raw.dtype == np.uint16:
-        return not raw.size or int((raw & 0x7FFF).max()) < 0x7F80
+        # not finite: from 0x7F80 among the positive, which are those of a signed view, and from 0xFF80 among the others
+        return not raw.size or (int(raw.max()) < 0xFF80 and int(raw.view(np.int16).max()) < 0x7F80)
     return bool(np.isfinite(raw).all())
 
 

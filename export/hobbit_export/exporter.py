@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,11 +69,14 @@ def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
                 len(list(all_steps(Job(source, options, memory, lambda count: None)))) + 1 + bool(options.calibrate)
             )
             layer_bytes = source.expert_source_bytes * source.spec.num_experts
-            with Progress(layer_bytes * len(source.spec.sparse_layers), steps_total, quiet=quiet) as progress:
-                runner = _Runner(options, journal, progress, layer_bytes)
+            with (
+                Progress(layer_bytes * len(source.spec.sparse_layers), steps_total, quiet=quiet) as progress,
+                closing(_Runner(options, journal, progress, layer_bytes)) as runner,
+            ):
                 workplace.check_space(options.out, planned - runner.finished_bytes)
                 for step in all_steps(Job(source, options, memory, runner.count)):
                     runner.run(step)
+                runner.settle()
                 _finish(source, options, journal, runner)
     manifest = manifest_io.read(options.out)
     return ExportReport(
@@ -103,7 +109,10 @@ def _open_journal(source: SourceModel, options: ExportOptions) -> Journal:
 
 
 class _Runner:
-    """Runs steps that are not in the journal, or whose parts are gone."""
+    """Runs steps that are not in the journal, or whose parts are gone.
+
+    A step's files are hashed and synced by a thread of their own while the next step runs.
+    """
 
     def __init__(self, options: ExportOptions, journal: Journal, progress: Progress, layer_bytes: int) -> None:
         self._out = options.out
@@ -112,6 +121,9 @@ class _Runner:
         self._layer_bytes = layer_bytes
         self.num_run = self.num_resumed = self.bytes_read = 0
         self._intact = {s.name for s in journal.steps.values() if self._is_intact(s)}
+        self._publisher = ThreadPoolExecutor(1, thread_name_prefix="hobbit-export-publisher")
+        self._pending: Future[None] | None = None
+        remove_staging(self._out)
 
     @property
     def finished_bytes(self) -> int:
@@ -127,21 +139,35 @@ class _Runner:
         self.bytes_read += num_bytes
         self.progress.advance(num_bytes)
 
-    def run(self, step: ExportStep) -> Step:
-        """Return the finished step, running it if needed."""
+    def run(self, step: ExportStep) -> None:
+        """Run a step if needed. Its files may still be on their way to the drive: see `settle`."""
         if step.name in self._intact:
             self.num_resumed += 1
             self.progress.skip(step.name, self._layer_bytes if step.name.startswith(EXPERT_STEP) else 0)
-            return self._journal.steps[step.name]
+            return
         self.progress.begin(step.name)
-        written: Written = step.run(staging(self._out))
-        parts = [publish(self._out, name, role, step.layer) for name, role in written.files]
-        remove_staging(self._out)
-        done = Step(step.name, parts, written.data)
-        self._journal.add(done)
+        folder = staging(self._out, str(self.num_run))
+        written: Written = step.run(folder)
+        self.settle()
+        self._pending = self._publisher.submit(self._publish, step, written, folder)
         self.num_run += 1
         self.progress.end(step.name)
-        return done
+
+    def settle(self) -> None:
+        """Wait until every step run so far is on the drive and in the journal; raises what went wrong there."""
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._publisher.shutdown()
+        remove_staging(self._out)
+
+    def _publish(self, step: ExportStep, written: Written, folder: Path) -> None:
+        parts = [publish(self._out, folder, name, role, step.layer) for name, role in written.files]
+        shutil.rmtree(folder)
+        self._journal.add(Step(step.name, parts, written.data))
 
     def _is_intact(self, step: Step) -> bool:
         later = list(self._journal.steps.values())
@@ -164,6 +190,7 @@ def _finish(source: SourceModel, options: ExportOptions, journal: Journal, runne
         return ExportStep(_MEASURED if measured else _WEIGHT_ERRORS, write)
 
     runner.run(experts(None))
+    runner.settle()
     _check_unchanged(source, options, journal)
     sample = sample_sha256(source.checkpoint)
     if options.calibrate and not runner.is_done(_MEASURED):
@@ -174,6 +201,7 @@ def _finish(source: SourceModel, options: ExportOptions, journal: Journal, runne
         ):
             measured = measure_quality(options.out, text, errors, options.memory_bytes, share)
         runner.run(experts(measured))
+        runner.settle()
     manifest_io.write(options.out, _manifest(source, options, journal, sample))
     Bundle.open(options.out)
     journal.remove()

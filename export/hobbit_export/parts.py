@@ -16,11 +16,10 @@ _BLOCK = 1 << 20
 _RECHECK_BYTES = 4 << 20
 
 
-def staging(bundle: Path) -> Path:
-    """Return an empty staging folder inside the bundle, on the same file system."""
-    path = bundle / STAGING
-    remove_staging(bundle)
-    path.mkdir()
+def staging(bundle: Path, name: str) -> Path:
+    """Return a new staging folder inside the bundle, on the same file system."""
+    path = bundle / STAGING / name
+    path.mkdir(parents=True)
     return path
 
 
@@ -33,18 +32,19 @@ def remove_staging(bundle: Path) -> None:
         shutil.rmtree(path)
 
 
-def publish(bundle: Path, name: str, role: Role, layer: int | None = None) -> Part:
+def publish(bundle: Path, folder: Path, name: str, role: Role, layer: int | None = None) -> Part:
     """Hash a staged file, put it on the drive and move it to its place.
 
     The hashes are taken from the file as it can be read back, not from what was meant to be written.
 
     Args:
-        bundle: the bundle; the file lies in its staging folder under the same name.
+        bundle: the bundle.
+        folder: the staging folder, where the file lies under the same name.
         name: path inside the bundle, with forward slashes.
         role: what the file is.
         layer: its layer, if it has one.
     """
-    staged, final = bundle / STAGING / name, bundle / name
+    staged, final = folder / name, bundle / name
     descriptor = os.open(staged, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor, ThreadPoolExecutor
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,9 @@ from hobbit_export.source import CheckpointWeights, SourceModel, finite_rows
 _TOKENS, _FEW_TOKENS = 16, 4
 _MANY_BYTES = 8 << 30
 """Above this many bytes of experts, 16 tokens would read most of the checkpoint again."""
+
+_THREADS = 2
+"""Experts read at a time at most. Each takes only its share of the memory, so that no result depends on jobs."""
 
 F32 = NDArray[np.float32]
 
@@ -29,13 +34,14 @@ def reference_tokens(spec: ModelSpec, count: int) -> NDArray[np.int32]:
     return (steps * 2654435761 % 2**32 * spec.vocab_size // 2**32).astype(np.int32)
 
 
-def reference_logits(source: SourceModel, token_ids: NDArray[np.int32], memory_bytes: int) -> F32:
+def reference_logits(source: SourceModel, token_ids: NDArray[np.int32], memory_bytes: int, jobs: int = 1) -> F32:
     """Run the source model.
 
     Args:
         source: the checkpoint.
         token_ids: int32 [T], one chunk from an empty context.
-        memory_bytes: what an expert's rows may hold at a time.
+        memory_bytes: what rows of experts may hold at a time.
+        jobs: threads to use, at most `_THREADS`; never changes the result.
 
     Returns:
         float32 [T, V].
@@ -43,6 +49,7 @@ def reference_logits(source: SourceModel, token_ids: NDArray[np.int32], memory_b
     from edge_runtime.trunk.reference import ReferenceTrunk
 
     trunk = ReferenceTrunk(source.spec, CheckpointWeights(source))
+    threads = ThreadPoolExecutor(min(jobs, _THREADS), thread_name_prefix="hobbit-export-reference")
     try:
         chunk = trunk.begin(token_ids, trunk.new_kv_cache(len(token_ids)))
         moe: F32 | None = None
@@ -52,21 +59,27 @@ def reference_logits(source: SourceModel, token_ids: NDArray[np.int32], memory_b
             if layer.sparse:
                 assert x is not None
                 assert logits is not None
-                moe = _routed(source, layer_idx, x, logits, memory_bytes)
+                moe = _routed(source, layer_idx, x, logits, memory_bytes // _THREADS, threads)
                 if layer.shared_intermediate:
                     moe += trunk.run_shared(chunk, layer_idx)
         return np.array(trunk.head(chunk, moe, slice(0, len(token_ids))), np.float32)
     finally:
+        threads.shutdown(cancel_futures=True)
         trunk.close()
 
 
-def _routed(source: SourceModel, layer_idx: int, x: F32, logits: F32, memory_bytes: int) -> F32:
+def _routed(source: SourceModel, layer_idx: int, x: F32, logits: F32, memory_bytes: int, threads: Executor) -> F32:
     """Weighted sum [T, D] of the experts each token is routed to, each expert read once."""
     routing = route(logits, source.spec.top_k, norm_topk_prob=source.spec.norm_topk_prob)
+    chosen = [np.nonzero(routing.topk_ids == e) for e in range(source.spec.num_experts)]
+    used = [e for e, (tokens, _) in enumerate(chosen) if len(tokens)]
+
+    def output(expert_idx: int) -> F32:
+        return expert_output(source, layer_idx, expert_idx, x[chosen[expert_idx][0]], memory_bytes)
+
     out = np.zeros_like(x)
-    for expert_idx in np.unique(routing.topk_ids):
-        tokens, slots = np.nonzero(routing.topk_ids == expert_idx)
-        y = expert_output(source, layer_idx, int(expert_idx), x[tokens], memory_bytes)
+    for expert_idx, y in zip(used, threads.map(output, used), strict=True):
+        tokens, slots = chosen[expert_idx]
         out[tokens] += routing.topk_weights[tokens, slots, None] * y
     return out
 

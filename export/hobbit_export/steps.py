@@ -85,7 +85,7 @@ def _tokenizer(job: Job, out: Path) -> Written:
 
 
 def _reference(job: Job, out: Path) -> Written:
-    write_reference(job.source, out / REFERENCE, job.memory.reference_bytes)
+    write_reference(job.source, out / REFERENCE, job.memory.reference_bytes, job.options.jobs)
     return Written([(REFERENCE, "calibration")], {})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -16,13 +17,14 @@ from typing import Any
 import pytest
 from synthetic import hobbit_export, qwen3_config, run_export, write_qwen3
 
-from edge_runtime.errors import BundleError, ConfigError
+from edge_runtime.errors import BudgetError, BundleError, ConfigError
 from edge_runtime.format.bundle import Bundle
 from edge_runtime.format.manifest import Part
 from hobbit_export.calibration import write_reference
 from hobbit_export.exporter import export
 from hobbit_export.journal import Journal, Step
 from hobbit_export.options import ExportOptions
+from hobbit_export.parts import publish
 from hobbit_export.source import sample_sha256
 from hobbit_export.workplace import is_complete, locked
 
@@ -82,6 +84,31 @@ def test_kill_at_random_points_then_resume(
         done = finished(out)
     assert kills >= 2
     assert contents(out) == whole
+
+
+def test_what_goes_wrong_while_parts_are_synced_ends_the_export(
+    checkpoint: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts are hashed and synced beside the next step: a failure there is reported, and nothing after it counts."""
+
+    def full(bundle: Path, folder: Path, name: str, *rest: Any) -> Part:
+        if name == "experts/layer_002.hbx":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return publish(bundle, folder, name, *rest)
+
+    out = tmp_path / "bundle"
+    monkeypatch.setattr("hobbit_export.exporter.publish", full)
+    with pytest.raises(BudgetError, match="the drive is full"):
+        export(ExportOptions(checkpoint, out, trunk="int4"), quiet=True)
+    names = {Path(name).name for name in finished(out) if name.startswith("experts/")}
+    assert names == {"layer_000.hbx", "layer_001.hbx"}
+    assert not (out / ".partial").exists()
+    monkeypatch.undo()
+    export(ExportOptions(checkpoint, out, trunk="int4"), quiet=True)
+    # all but the reference logits, which depend on the BLAS threads of this process: the command sets its own
+    found = contents(out)
+    assert found.keys() == whole.keys()
+    assert all(found[name] == data for name, data in whole.items() if name.startswith(("experts/", "trunk/")))
 
 
 MEASURE_AND_DIE = """

@@ -1,54 +1,19 @@
 // The quantiser over HOBBIT_LANES rows at a time. Each including unit sets HOBBIT_LANES and
 // HOBBIT_ENCODE; all are compiled without contraction, so their output is the same bytes.
-#include <cstring>
-
 #include "encode_panel.hpp"
-#include "layout.hpp"
+#include "encode_search.hpp"
 
 namespace hobbit {
 namespace {
 
-constexpr int kLanes = HOBBIT_LANES;
-typedef float VF __attribute__((vector_size(4 * HOBBIT_LANES)));
-typedef int32_t VI __attribute__((vector_size(4 * HOBBIT_LANES)));
-
-constexpr float kRound = 12582912.0f;  // adding and taking off rounds to nearest even
-
-// Error of the two-bit tier counted while (a, b) are chosen. Measured on Student-t (5 d.o.f.), normal
-// and trained weights: 0.041 adds 0.6 to 0.7 % to the four-bit error and takes 1.4 to 1.6 % off the
-// two-bit error; more would cost the four-bit tier over 1 % against a search with unquantised steps.
-constexpr float kLambda = 0.041f;
+// Error of the two-bit tier counted while (a, b) are chosen (3/77 in the integer search). Measured on Student-t
+// (5 d.o.f.), normal and trained weights: it adds 0.6 to 0.7 % to the four-bit error and takes 1.4 to 1.6 % off
+// the two-bit error; more would cost the four-bit tier over 1 % against a search with unquantised steps.
+constexpr float kLambda = 0.042f;
 // Assumed means of the two-bit cells in units of a; the stored tables are fitted to the real ones.
 constexpr float kCellFirst = 2.0f, kCellStep = 11.0f / 3;
-// Search effort: cuts per end of the range and their size, starts kept, refits of each, stored scales
-// tried each way. The error has many local minima: near starts and several kept pay, wide cuts do not.
-constexpr int kGrid = 7, kKept = 8, kRefits = 4, kScales = 3;
-constexpr float kGridStep = 0.035f;
-
-inline VF all(float x) { return VF{} + x; }
-inline VF load(const float* p) { VF v; std::memcpy(&v, p, sizeof v); return v; }
-inline void store(float* p, VF v) { std::memcpy(p, &v, sizeof v); }
-inline VF vmin(VF a, VF b) { return a < b ? a : b; }
-inline VF vmax(VF a, VF b) { return a > b ? a : b; }
-inline VF round_clamp(VF v, float top) { return (vmax(vmin(v, all(top)), all(0)) + kRound) - kRound; }
-inline VF inverse(VF v, float numerator) { return v > 0 ? numerator / (v > 0 ? v : all(1)) : all(0); }
-
-struct Group {
-  VF w[kGroup];
-  VF sum, sum_sq, low, high;
-};
-
-inline void read_group(const float* tile, Group& g) {
-  g.sum = g.sum_sq = g.low = all(0);
-  g.high = all(-3.4e38f);
-  for (size_t i = 0; i < kGroup; ++i) {
-    const VF w = g.w[i] = load(tile + i * kPanelRows);
-    g.sum += w;
-    g.sum_sq += w * w;
-    g.low = vmin(g.low, w);  // starts at 0: the stored minimum cannot be positive
-    g.high = vmax(g.high, w);
-  }
-}
+// Stored scales tried each way.
+constexpr int kScales = 3;
 
 struct Fit {
   VF a, b, tilt, error;  // tilt: how far the best b falls as a rises
@@ -109,34 +74,20 @@ inline VF stored_error(const Group& g, const Table& table, VF a, VF b) {
   return e4 + kLambda * e2;
 }
 
-// Leaves the better of the two in `kept` and the worse in `f`.
-inline void exchange(Fit& kept, Fit& f) {
-  const auto better = f.error < kept.error;
-  const Fit worse{better ? kept.a : f.a, better ? kept.b : f.b, better ? kept.tilt : f.tilt,
-                  better ? kept.error : f.error};
-  kept = {better ? f.a : kept.a, better ? f.b : kept.b, better ? f.tilt : kept.tilt, better ? f.error : kept.error};
-  f = worse;
-}
-
-// Grid over shrunk ranges, each refitted once; the best few are refitted further.
+// The best of the fits the integer search found, with exact codes.
 inline Fit search(const Group& g) {
-  const VF range = vmax(g.high - g.low, all(0));
-  Fit best[kKept];
-  for (Fit& f : best) f = {range * (1.0f / 15), g.low, all(7.5f), all(3.4e38f)};
-  for (int i = 0; i < kGrid; ++i)
-    for (int j = 0; i + j < kGrid; ++j) {
-      const float from = float(i) * kGridStep, to = float(j) * kGridStep;
-      Fit f = refit(g, range * ((1.0f - from - to) / 15), vmin(g.low + range * from, all(0)));
-      for (Fit& kept : best) exchange(kept, f);
-    }
-  for (Fit& start : best) {
-    for (int i = 0; i < kRefits; ++i) {
-      Fit f = refit(g, start.a, start.b);
-      exchange(start, f);
-    }
-    if (&start != best) exchange(best[0], start);
+  Scaled scaled;
+  scale_group(g, scaled);
+  Rough found[kJudged];
+  rough_search(scaled, found);
+  Fit best{all(0), all(0), all(0), all(3.4e38f)};
+  for (const Rough& f : found) {
+    const Fit fit = refit(g, f.a * scaled.unit, vmin(g.low + f.b * scaled.unit, all(0)));
+    const auto better = fit.error < best.error;
+    best = {better ? fit.a : best.a, better ? fit.b : best.b, better ? fit.tilt : best.tilt,
+            better ? fit.error : best.error};
   }
-  return best[0];
+  return best;
 }
 
 // What a row's table is fitted to: sums of a (w - b) and of a^2 over the weights of each cell.

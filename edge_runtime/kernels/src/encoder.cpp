@@ -45,21 +45,25 @@ uint16_t round_bf16(float v) {
   return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// Reads 16 rows into tile[input][row]; true when every value is finite and at most kLargest.
+// Reads 16 rows into tile[input][row], a group of inputs at a time so that what is written stays in the
+// first cache; true when every value is finite and at most kLargest.
 template <class T, class Convert>
 bool transpose(const uint8_t* rows, size_t cols, float* tile, size_t& bad_row, Convert convert) {
-  for (size_t r = 0; r < kPanelRows; ++r) {
-    const uint8_t* row = rows + r * cols * sizeof(T);
-    uint32_t top = 0;
-    for (size_t i = 0; i < cols; ++i) {
-      T raw;
-      std::memcpy(&raw, row + i * sizeof(T), sizeof(T));
-      const float v = convert(raw);
-      top = std::max(top, to_bits(v) & 0x7fffffff);
-      tile[i * kPanelRows + r] = v;
+  uint32_t top[kPanelRows]{};
+  for (size_t start = 0; start < cols; start += kGroup)
+    for (size_t r = 0; r < kPanelRows; ++r) {
+      const uint8_t* from = rows + (r * cols + start) * sizeof(T);
+      float values[kGroup];
+      for (size_t i = 0; i < kGroup; ++i) {
+        T raw;
+        std::memcpy(&raw, from + i * sizeof(T), sizeof(T));
+        values[i] = convert(raw);
+        top[r] = std::max(top[r], to_bits(values[i]) & 0x7fffffff);
+      }
+      for (size_t i = 0; i < kGroup; ++i) tile[(start + i) * kPanelRows + r] = values[i];
     }
-    if (top > kLargest) return bad_row = r, false;
-  }
+  for (size_t r = 0; r < kPanelRows; ++r)
+    if (top[r] > kLargest) return bad_row = r, false;
   return true;
 }
 
