@@ -253,6 +253,11 @@ class _Runtime:
         # between graphs the cores belong to the experts
         options.add_session_config_entry("session.intra_op.allow_spinning", "1")
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        if 1 < threads <= len(processors):
+            # a thread that wakes up on the caller's processor spins there instead of the caller; numbers start at 1
+            own = ";".join(str(processor + 1) for processor in processors[1:threads])
+            options.add_session_config_entry("session.intra_op_thread_affinities", own)
         return options
 
     def load(self, part: str, signature: Signature) -> Any:

@@ -252,21 +252,28 @@ void ExpertKernels::for_items(const Batch& b, size_t items_per_expert, size_t bl
     const size_t inside = expert < b.count ? (from - passed * items_per_expert) / cost(expert) : 0;
     ranges_[t].next.store(expert * items_per_expert + inside, std::memory_order_relaxed);
   }
+  run_ranges(b.count * items_per_expert, block, [&](size_t i) {
+    if (cost(i / items_per_expert)) item(i / items_per_expert, i % items_per_expert);
+  });
+}
+
+// The starts of the ranges are set; together they are the items 0 .. total - 1.
+template <class Item>
+void ExpertKernels::run_ranges(size_t total, size_t block, Item item) {
+  const size_t threads = ranges_.size();
   for (size_t t = 0; t < threads; ++t)
-    ranges_[t].end = t + 1 < threads ? ranges_[t + 1].next.load(std::memory_order_relaxed) : b.count * items_per_expert;
+    ranges_[t].end = t + 1 < threads ? ranges_[t + 1].next.load(std::memory_order_relaxed) : total;
   auto job = [&](int thread) {
     for (size_t k = 0; k < threads; ++k) {
       Range& range = ranges_[(size_t(thread) + k) % threads];
       for (;;) {
         const size_t at = range.next.fetch_add(block, std::memory_order_relaxed);
         if (at >= range.end) break;
-        const size_t stop = std::min(at + block, range.end);
-        for (size_t i = at; i < stop; ++i)
-          if (cost(i / items_per_expert)) item(i / items_per_expert, i % items_per_expert);
+        for (size_t i = at; i < std::min(at + block, range.end); ++i) item(i);
       }
     }
   };
-  pool_.run(job);
+  pool_.run_with_whoever_comes(job);
 }
 
 PanelRef ExpertKernels::panel(const Batch& b, size_t expert, int matrix, size_t index) const {
@@ -343,13 +350,14 @@ void ExpertKernels::run_locked(const Batch& b) {
 
 void ExpertKernels::combine_locked(const float* weights, size_t tokens, float* out) {
   const size_t d = shape_.hidden, k = shape_.top_k;
-  auto rows = [&](size_t from, size_t to) {
-    for (size_t t = from; t < to; ++t) table_.combine(y_ + t * k * d, weights + t * k, k, d, out + t * d);
-  };
-  const size_t threads = size_t(pool_.size());
-  if (tokens < 4 * threads) return rows(0, tokens);  // waking the pool would cost more
-  auto job = [&](int thread) { rows(tokens * size_t(thread) / threads, tokens * size_t(thread + 1) / threads); };
-  pool_.run(job);
+  auto row = [&](size_t t) { table_.combine(y_ + t * k * d, weights + t * k, k, d, out + t * d); };
+  const size_t threads = ranges_.size();
+  if (tokens < 4 * threads) {  // waking the pool would cost more
+    for (size_t t = 0; t < tokens; ++t) row(t);
+    return;
+  }
+  for (size_t t = 0; t < threads; ++t) ranges_[t].next.store(tokens * t / threads, std::memory_order_relaxed);
+  run_ranges(tokens, 1, row);
 }
 
 }  // namespace hobbit

@@ -70,6 +70,7 @@ class ExpertKernels {
   void gate_up(const Batch& batch, size_t expert, size_t chunk);
   void down(const Batch& batch, size_t expert, size_t chunk);
   template <class Item> void for_items(const Batch& batch, size_t items_per_expert, size_t block, Item item);
+  template <class Item> void run_ranges(size_t total, size_t block, Item item);
   PanelRef panel(const Batch& batch, size_t expert, int matrix, size_t panel) const;
   ActGroup* hidden_acts(size_t pair) { return h_q_ + pair * (shape_.intermediate / kGroup); }
 

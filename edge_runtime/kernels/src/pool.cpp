@@ -1,12 +1,20 @@
 #include "pool.hpp"
 
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
+
 namespace hobbit {
+namespace {
 
-// About 30 to 100 us (a pause is 40 to 140 cycles): longer than the gap between two phases of a
-// layer, far shorter than a trunk step, so that waiting workers never hold a core that the dense engine needs.
-constexpr int kSpins = 2000;
+// About 10 to 30 us (a pause is 40 to 140 cycles): longer than the gap between two phases of a layer, and short enough
+// that a waiting worker does not hold the core that the dense engine needs next.
+constexpr int kSpins = 600;
+constexpr uint64_t kOpen = uint64_t(1) << 31;
+constexpr uint64_t kInside = kOpen - 1;
 
-static inline void relax() {
+inline void relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -14,45 +22,85 @@ static inline void relax() {
 #endif
 }
 
+template <class Ready>
+void spin_until(Ready ready) {
+  for (int i = 0; !ready(); ++i) i < kSpins ? relax() : std::this_thread::yield();
+}
+
+// The processors this process may use, in order; empty where that is not known.
+std::vector<int> allowed_processors() {
+  std::vector<int> found;
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0)
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+      if (CPU_ISSET(cpu, &set)) found.push_back(cpu);
+#endif
+  return found;
+}
+
+void bind([[maybe_unused]] std::thread& thread, [[maybe_unused]] int processor) {
+#if defined(__linux__)
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(processor, &set);
+  pthread_setaffinity_np(thread.native_handle(), sizeof set, &set);  // a wish: without it everything works, slower
+#endif
+}
+
+}  // namespace
+
 Pool::Pool(int threads) {
+  const std::vector<int> processors = allowed_processors();
   workers_.reserve(size_t(threads) - 1);
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  for (int i = 1; i < threads; ++i) {
+    workers_.emplace_back([this, i] { work(i); });
+    if (size_t(threads) <= processors.size()) bind(workers_.back(), processors[size_t(i)]);
+  }
 }
 
 Pool::~Pool() {
   if (workers_.empty()) return;
   stop_ = true;
-  dispatch([](void*, int) {}, nullptr);
+  dispatch([](void*, int) {}, nullptr, true);
   for (std::thread& worker : workers_) worker.join();
 }
 
-void Pool::dispatch(Entry entry, void* ctx) {
+void Pool::dispatch(Entry entry, void* ctx, bool all) {
   entry_ = entry;
   ctx_ = ctx;
-  pending_.store(int(workers_.size()), std::memory_order_relaxed);
-  epoch_.fetch_add(1);  // sequentially consistent: either we see the sleeper or it sees the epoch
+  done_.store(0, std::memory_order_relaxed);
+  const uint64_t number = (gate_.load(std::memory_order_relaxed) >> 32) + 1;
+  gate_.store(number << 32 | kOpen);  // sequentially consistent: either we see the sleeper or it sees the job
   if (sleepers_.load() > 0) {
     std::lock_guard<std::mutex> lock(mutex_);
     wake_.notify_all();
   }
   entry(ctx, 0);
-  for (int i = 0; pending_.load(std::memory_order_acquire) != 0; ++i)
-    i < kSpins ? relax() : std::this_thread::yield();
+  if (all) spin_until([&] { return done_.load(std::memory_order_acquire) == int(workers_.size()); });
+  gate_.fetch_and(~kOpen);
+  spin_until([&] { return (gate_.load(std::memory_order_acquire) & kInside) == 0; });
 }
 
 void Pool::work(int thread) {
-  for (uint32_t seen = 0;;) {
-    for (int i = 0; i < kSpins && epoch_.load(std::memory_order_acquire) == seen; ++i) relax();
-    if (epoch_.load(std::memory_order_acquire) == seen) {
+  for (uint64_t seen = 0;;) {
+    const auto is_new = [&] { return gate_.load() >> 32 != seen; };
+    for (int i = 0; i < kSpins && !is_new(); ++i) relax();
+    if (!is_new()) {
       std::unique_lock<std::mutex> lock(mutex_);
       sleepers_.fetch_add(1);
-      wake_.wait(lock, [&] { return epoch_.load() != seen; });
+      wake_.wait(lock, is_new);
       sleepers_.fetch_sub(1);
     }
-    ++seen;  // dispatch waits for all workers, so an epoch is never skipped
+    uint64_t gate = gate_.load();
+    seen = gate >> 32;
+    bool is_inside = false;
+    while (!is_inside && gate >> 32 == seen && gate & kOpen) is_inside = gate_.compare_exchange_weak(gate, gate + 1);
+    if (!is_inside) continue;
     const bool last = stop_;
     entry_(ctx_, thread);
-    pending_.fetch_sub(1, std::memory_order_release);
+    done_.fetch_add(1, std::memory_order_release);
+    gate_.fetch_sub(1, std::memory_order_release);
     if (last) return;
   }
 }

@@ -1,4 +1,4 @@
-// A persistent pool that runs one job on all threads; the caller is thread 0.
+// A persistent pool that runs one job on its threads; the caller is thread 0.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -11,6 +11,8 @@ namespace hobbit {
 
 class Pool {
  public:
+  // Each worker is bound to a processor of its own where the process may use that many: a worker that wakes up on the
+  // caller's processor takes it away from the caller.
   explicit Pool(int threads);
   ~Pool();
   Pool(const Pool&) = delete;
@@ -21,21 +23,33 @@ class Pool {
   // Calls job(thread) on every thread and returns when all are done. `job` must not throw.
   template <class Job>
   void run(Job& job) {
-    if (workers_.empty()) return job(0);
-    dispatch([](void* ctx, int thread) { (*static_cast<Job*>(ctx))(thread); }, &job);
+    dispatch<Job>(job, true);
+  }
+
+  // Calls job(thread) on the caller and on those threads that come in time. When the caller's call returns, nothing
+  // must be left to do but what other threads are in the middle of: whoever wakes up later is not waited for.
+  template <class Job>
+  void run_with_whoever_comes(Job& job) {
+    dispatch<Job>(job, false);
   }
 
  private:
   using Entry = void (*)(void*, int);
-  void dispatch(Entry entry, void* ctx);
+  template <class Job>
+  void dispatch(Job& job, bool all) {
+    if (workers_.empty()) return job(0);
+    dispatch([](void* ctx, int thread) { (*static_cast<Job*>(ctx))(thread); }, &job, all);
+  }
+  void dispatch(Entry entry, void* ctx, bool all);
   void work(int thread);
 
   Entry entry_ = nullptr;
   void* ctx_ = nullptr;
-  std::atomic<uint32_t> epoch_{0};
-  std::atomic<int> pending_{0};
+  // Number of the job in the upper half; in the lower one whether it may be entered, and how many are inside.
+  std::atomic<uint64_t> gate_{0};
+  std::atomic<int> done_{0};
   std::atomic<int> sleepers_{0};
-  bool stop_ = false;  // read after an epoch change only
+  bool stop_ = false;  // read inside a job only
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<std::thread> workers_;
