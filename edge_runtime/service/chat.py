@@ -103,11 +103,17 @@ class OutputSplitter:
     """
 
     def __init__(self, *, with_calls: bool, with_thinking: bool, thinking: bool) -> None:
+        self._marks = {"with_calls": with_calls, "with_thinking": with_thinking, "thinking": thinking}
         self._opens = [CALL_OPEN] * with_calls + [THINK_OPEN] * with_thinking
         self._inside = THINK_OPEN if thinking else ""
         self._held = ""
         self._skip_space = thinking
-        self.calls = 0
+
+    def count_calls(self, text: str) -> int:
+        """Return how many tool calls a whole text holds; what was pushed so far is not touched."""
+        if CALL_OPEN not in self._opens or CALL_CLOSE not in text:
+            return 0
+        return sum(delta.call is not None for delta in OutputSplitter(**self._marks).push(text))
 
     def push(self, text: str) -> list[Delta]:
         """Add text; return what is certain."""
@@ -159,7 +165,6 @@ class OutputSplitter:
             function = {"name": str(call["name"]), "arguments": json.dumps(call.get("arguments", {}))}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return [Delta(content=CALL_OPEN + text + CALL_CLOSE)]  # not a call after all: show what the model wrote
-        self.calls += 1
         return [Delta(call={"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function})]
 
 

@@ -57,6 +57,7 @@ def quantile(histogram: Histogram, share: float) -> float | None:
 def _requests(figures: Figures) -> dict[str, Any]:
     return {
         "running": figures.running,
+        "together": figures.decode_width,
         "waiting": figures.waiting,
         "finished": dict(figures.finished),
         "rejected": dict(figures.rejected),

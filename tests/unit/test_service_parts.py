@@ -21,7 +21,7 @@ from edge_runtime.service.api_errors import ApiError
 from edge_runtime.service.chat import Delta, OutputSplitter
 from edge_runtime.service.fields import Fields, parse_json_object
 from edge_runtime.service.listen import adopt, listen_tcp, listen_unix, read_api_keys
-from edge_runtime.service.requests import parse_chat, parse_completion
+from edge_runtime.service.request_parser import parse_chat, parse_completion
 from edge_runtime.service.sessions import SessionPool
 from edge_runtime.trunk.kv_cache import KVCache
 
@@ -46,7 +46,7 @@ def test_marks_are_found_however_the_text_is_cut(cuts: list[int]) -> None:
     deltas += splitter.push(text[at:]) + splitter.flush()
     function = {"name": "f", "arguments": '{"a": [1, "<b>"]}'}
     assert joined(deltas) == ("Sure. <tool", "hm < x\n", [function, function])
-    assert splitter.calls == 2
+    assert splitter.count_calls(text) == 2
 
 
 @pytest.mark.parametrize(
