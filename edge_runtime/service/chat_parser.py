@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_runtime.service.api_errors import bad_field, unsupported
@@ -18,10 +18,19 @@ _ROLES = ("system", "developer", "user", "assistant", "tool")
 def parse_tools(fields: Fields) -> tuple[tuple[Tool, ...], str]:
     """Take `tools` and `tool_choice`; return the tools, and 'none', 'auto', 'required' or 'function:NAME'."""
     tools = tuple(_tool(t) for t in fields.objects("tools", MAX_TOOLS))
-    fields.flag("parallel_tool_calls", True)
+    choice = _tool_choice(fields, tools)
+    strict = [i for i, (_, is_strict) in enumerate(tools) if is_strict]
+    if strict and choice == "auto":
+        raise unsupported(
+            f"tools.{strict[0]}.function.strict", "is kept only where tool_choice is required or names a function."
+        )
+    return tuple(tool for tool, _ in tools), choice
+
+
+def _tool_choice(fields: Fields, tools: Sequence[tuple[Tool, bool]]) -> str:
     choice = fields.get("tool_choice")
     if choice is None:
-        return tools, "auto" if tools else "none"
+        return "auto" if tools else "none"
     if isinstance(choice, str):
         if choice not in ("none", "auto", "required"):
             raise bad_field("tool_choice", "expected none, auto, required or a function.")
@@ -32,17 +41,18 @@ def parse_tools(fields: Fields) -> tuple[tuple[Tool, ...], str]:
         choice = str(function.required("name"))
         function.finish()
         named.finish()
-        if choice not in {tool.name for tool in tools}:
+        if choice not in {tool.name for tool, _ in tools}:
             raise bad_field("tool_choice.function.name", "names no function of tools.")
         choice = f"function:{choice}"
     else:
         raise bad_field("tool_choice", "expected none, auto, required or a function.")
     if choice == "required" and not tools:
         raise bad_field("tool_choice", "needs tools.")
-    return tools, choice
+    return choice
 
 
-def _tool(fields: Fields) -> Tool:
+def _tool(fields: Fields) -> tuple[Tool, bool]:
+    """A function, and whether its arguments must follow its schema."""
     fields.choice("type", ("function",), "")
     function = fields.object("function")
     if function is None:
@@ -54,10 +64,10 @@ def _tool(fields: Fields) -> Tool:
     tool = Tool(
         name, function.text("description") or "", function.mapping("parameters") or {"type": "object", "properties": {}}
     )
-    function.flag("strict")
+    strict = function.flag("strict")
     function.finish()
     fields.finish()
-    return tool
+    return tool, strict
 
 
 def parse_message(fields: Fields) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def parse_chat(data: dict[str, Any]) -> ChatRequest:
         messages=messages,
         tools=tools,
         tool_choice=choice,
+        parallel_calls=fields.flag("parallel_tool_calls", True),
         template_args=parse_template_args(fields),
     )
     fields.finish()

@@ -69,12 +69,14 @@ class ChatRequest(Common):
         messages: as chat templates expect them.
         tools: functions the model may call.
         tool_choice: 'none', 'auto', 'required', or 'function:NAME'.
+        parallel_calls: whether an answer may hold several tool calls.
         template_args: extra variables of the chat template.
     """
 
     messages: tuple[dict[str, Any], ...]
     tools: tuple[Tool, ...]
     tool_choice: str
+    parallel_calls: bool
     template_args: Mapping[str, Any]
 
 
