@@ -109,7 +109,12 @@ class OutputSplitter:
     """
 
     def __init__(self, *, with_calls: bool, with_thinking: bool, thinking: bool, only_one_call: bool = False) -> None:
-        self._marks = {"with_calls": with_calls, "with_thinking": with_thinking, "thinking": thinking}
+        self._options = {
+            "with_calls": with_calls,
+            "with_thinking": with_thinking,
+            "thinking": thinking,
+            "only_one_call": only_one_call,
+        }
         self._only_one_call, self._is_over = only_one_call, False
         self._opens = [CALL_OPEN] * with_calls + [THINK_OPEN] * with_thinking
         self._inside = THINK_OPEN if thinking else ""
@@ -120,7 +125,7 @@ class OutputSplitter:
         """Return how many tool calls a whole text holds; what was pushed so far is not touched."""
         if CALL_OPEN not in self._opens or CALL_CLOSE not in text:
             return 0
-        return sum(delta.call is not None for delta in OutputSplitter(**self._marks).push(text))
+        return sum(delta.call is not None for delta in OutputSplitter(**self._options).push(text))
 
     def push(self, text: str) -> list[Delta]:
         """Add text; return what is certain."""

@@ -18,16 +18,10 @@ _ROLES = ("system", "developer", "user", "assistant", "tool")
 def parse_tools(fields: Fields) -> tuple[tuple[Tool, ...], str]:
     """Take `tools` and `tool_choice`; return the tools, and 'none', 'auto', 'required' or 'function:NAME'."""
     tools = tuple(_tool(t) for t in fields.objects("tools", MAX_TOOLS))
-    choice = _tool_choice(fields, tools)
-    strict = [i for i, (_, is_strict) in enumerate(tools) if is_strict]
-    if strict and choice == "auto":
-        raise unsupported(
-            f"tools.{strict[0]}.function.strict", "is kept only where tool_choice is required or names a function."
-        )
-    return tuple(tool for tool, _ in tools), choice
+    return tools, _tool_choice(fields, tools)
 
 
-def _tool_choice(fields: Fields, tools: Sequence[tuple[Tool, bool]]) -> str:
+def _tool_choice(fields: Fields, tools: Sequence[Tool]) -> str:
     choice = fields.get("tool_choice")
     if choice is None:
         return "auto" if tools else "none"
@@ -41,7 +35,7 @@ def _tool_choice(fields: Fields, tools: Sequence[tuple[Tool, bool]]) -> str:
         choice = str(function.required("name"))
         function.finish()
         named.finish()
-        if choice not in {tool.name for tool, _ in tools}:
+        if choice not in {tool.name for tool in tools}:
             raise bad_field("tool_choice.function.name", "names no function of tools.")
         choice = f"function:{choice}"
     else:
@@ -51,8 +45,7 @@ def _tool_choice(fields: Fields, tools: Sequence[tuple[Tool, bool]]) -> str:
     return choice
 
 
-def _tool(fields: Fields) -> tuple[Tool, bool]:
-    """A function, and whether its arguments must follow its schema."""
+def _tool(fields: Fields) -> Tool:
     fields.choice("type", ("function",), "")
     function = fields.object("function")
     if function is None:
@@ -62,12 +55,14 @@ def _tool(fields: Fields) -> tuple[Tool, bool]:
     if not (0 < len(name) <= 64 and all(c.isalnum() or c in "_-." for c in name)):
         raise bad_field(function.path("name"), "expected 1 to 64 letters, digits, '_', '-' or '.'.")
     tool = Tool(
-        name, function.text("description") or "", function.mapping("parameters") or {"type": "object", "properties": {}}
+        name,
+        function.text("description") or "",
+        function.mapping("parameters") or {"type": "object", "properties": {}},
+        strict=function.flag("strict"),
     )
-    strict = function.flag("strict")
     function.finish()
     fields.finish()
-    return tool, strict
+    return tool
 
 
 def parse_message(fields: Fields) -> dict[str, Any]:

@@ -118,13 +118,14 @@ class Endpoints:
         text = service.chat.prompt(asked)
         ids = service.tokenizer.encode(text, add_special_tokens=False)
         prompt = service.check_prompt(ids, asked.sampling.max_tokens, "messages")
-        constraint = self._checked(asked)
-        if asked.tool_choice != "none" and asked.tool_choice != "auto":
+        constraint, tools = self._checked(asked), offered_tools(asked)
+        is_forced = asked.tool_choice not in ("none", "auto")
+        if is_forced or any(tool.strict for tool in tools):
+            make = service.vocabulary.of_tool_call if is_forced else service.vocabulary.of_strict_tools
             try:
-                forced = service.vocabulary.of_tool_calls(offered_tools(asked), f"{CALL_OPEN}\n", f"\n{CALL_CLOSE}")
+                constraint = make(tools, f"{CALL_OPEN}\n", f"\n{CALL_CLOSE}")
             except RequestError as err:
                 raise bad_field("tools", str(err)) from err
-            return prompt, text, forced
         return prompt, text, constraint
 
     def _prepare_completion(self, asked: CompletionRequest) -> tuple[NDArray[np.int32], str, Constraint | None]:

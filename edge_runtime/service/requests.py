@@ -26,11 +26,19 @@ class Format:
 
 @dataclass(frozen=True)
 class Tool:
-    """A function the model may call."""
+    """A function the model may call.
+
+    Attributes:
+        name: of the function.
+        description: for the model.
+        parameters: JSON schema of its arguments.
+        strict: a call the model makes of its own accord must follow the schema, too.
+    """
 
     name: str
     description: str
     parameters: Mapping[str, Any]
+    strict: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return it as chat templates expect it."""
