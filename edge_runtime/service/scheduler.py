@@ -159,7 +159,8 @@ class Scheduler:
         prompts = [s for s in turn if s.is_prefilling][:1]
         chosen = [s for s in turn if not s.is_prefilling] + prompts
         work = [(s, s.piece(parts.decoder.max_chunk)) for s in chosen]
-        lookups, misses = parts.cache.counters.lookups, parts.cache.counters.misses
+        before = parts.cache.counters
+        lookups, hits = before.lookups, before.hits
         try:
             logits = parts.decoder.step([piece for _, piece in work])
         except Exception as err:  # noqa: BLE001 - nothing of the pass was kept: its requests fail, the loop goes on
@@ -167,7 +168,7 @@ class Scheduler:
                 self._fail(sequence, err)
             return
         step_s, counters = monotonic() - started, parts.cache.counters
-        cost = PassCost(len(work), step_s, counters.lookups - lookups, counters.misses - misses)
+        cost = PassCost(len(work), step_s, counters.lookups - lookups, counters.hits - hits)
         self._turns.note(cost, slots=parts.cache.num_slots, has_prompt=bool(prompts))
         with self._stats.update() as figures:
             figures.steps += 1

@@ -33,13 +33,13 @@ class PassCost(NamedTuple):
         width: sequences in it.
         seconds: wall time.
         lookups: distinct experts asked for, over all layers.
-        misses: of those, experts that had to be read.
+        hits: of those, experts that were resident.
     """
 
     width: int
     seconds: float
     lookups: int
-    misses: int
+    hits: int
 
 
 class WidthControl:
@@ -93,8 +93,8 @@ class WidthControl:
 
     def _decide(self, width: int, running: int) -> None:
         seconds = median(sample.seconds for sample in self._samples) / width
-        misses = sum(sample.misses for sample in self._samples)
         lookups = sum(sample.lookups for sample in self._samples)
+        misses = lookups - sum(sample.hits for sample in self._samples)
         if self._trial is not None:
             self._end_trial(width, seconds, running)
             return

@@ -21,7 +21,7 @@ def run(
     for _ in range(passes):
         width = control.width(running)
         took = cost[width] * width * rng.uniform(0.8, 1.2)
-        control.note(PassCost(width, took, 40 * width, int(missed * 40 * width)), slots=SLOTS, running=running)
+        control.note(PassCost(width, took, 40 * width, 40 * width - int(missed * 40 * width)), slots=SLOTS, running=running)
         seconds += took
         widths[width] += 1
     return sum(width * n for width, n in widths.items()) / seconds, widths
@@ -84,7 +84,7 @@ def narrow(clock: Clock) -> Turns[str]:
     turns: Turns[str] = Turns(3, clock)
     for _ in range(200):
         width = len(turns.choose(["x", "y", "z"]))
-        turns.note(PassCost(width, THRASHES[width] * width, 40 * width, 12 * width), slots=SLOTS, has_prompt=False)
+        turns.note(PassCost(width, THRASHES[width] * width, 40 * width, 28 * width), slots=SLOTS, has_prompt=False)
     assert turns.width == 1
     return turns
 
