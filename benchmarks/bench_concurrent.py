@@ -84,6 +84,14 @@ def run(service: Service, prompts: list[np.ndarray], sampling: SamplingParams, *
     }
 
 
+def make_prompts(rng: np.random.Generator, vocab_size: int, args: argparse.Namespace) -> list[np.ndarray]:
+    """Random tokens; alike: all but the last token are the same in every prompt of a round."""
+    prompts = rng.integers(0, vocab_size, (args.requests, args.prompt_tokens)).astype(np.int32)
+    if args.alike:
+        prompts[:, :-1] = prompts[0, :-1]
+    return list(prompts)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
@@ -92,6 +100,7 @@ def main() -> None:
     parser.add_argument("--tier")
     parser.add_argument("--requests", type=int, default=4)
     parser.add_argument("--prompt-tokens", type=int, default=8)
+    parser.add_argument("--alike", action="store_true", help="prompts that differ in their last token only")
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--repeat", type=int, default=3)
@@ -116,8 +125,7 @@ def main() -> None:
         order = ["alone", "together"] if repeat % 2 == 0 else ["together", "alone"]
         checked: list[tuple[list[np.ndarray], list[list[int]]]] = []
         for name in order:
-            shape = (args.requests, args.prompt_tokens)
-            prompts = list(rng.integers(0, service.vocab_size, shape).astype(np.int32))
+            prompts = make_prompts(rng, service.vocab_size, args)
             figures = run(service, prompts, sampling, together=name == "together")
             checked.append((prompts, figures.pop("tokens")))
             if repeat >= 0:

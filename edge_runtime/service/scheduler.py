@@ -151,6 +151,7 @@ class Scheduler:
         with self._stats.update() as figures:
             figures.queue_time.observe(sequence.started - job.submitted)
             figures.cached_tokens += kept
+            figures.prompt_tokens += kept
             figures.running = len(self._running)
 
     def _pass(self, turn: list[Sequence]) -> None:

@@ -21,7 +21,9 @@ def run(
     for _ in range(passes):
         width = control.width(running)
         took = cost[width] * width * rng.uniform(0.8, 1.2)
-        control.note(PassCost(width, took, 40 * width, 40 * width - int(missed * 40 * width)), slots=SLOTS, running=running)
+        control.note(
+            PassCost(width, took, 40 * width, 40 * width - int(missed * 40 * width)), slots=SLOTS, running=running
+        )
         seconds += took
         widths[width] += 1
     return sum(width * n for width, n in widths.items()) / seconds, widths
