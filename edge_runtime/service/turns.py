@@ -20,7 +20,9 @@ TURN_S = 30.0
 _SAMPLES = 12
 _REFILL = 1.5  # arenas' worth of lookups until what a former width left in the cache is gone
 _MOST_SETTLING = 96
-_HOLD = 16  # a trial is repeated after this many times its own length, after twice that if it failed again
+# a trial is repeated after this many times its own length, after twice that each time it fails again: a burst of other
+# work spoils some of the first, and later ones cost little
+_HOLD = 4
 _LONGEST_HOLD = 256
 _MISSES = 0.02  # below this share nothing is worth a trial
 _NARROWER_GAIN = 0.08  # fewer at once must be this much cheaper: together, nobody waits
@@ -74,6 +76,8 @@ class WidthControl:
             slots: experts the arena holds.
             running: sequences that could have been in it.
         """
+        if running == 1:  # nothing to choose
+            return
         if cost.width != self._measured:
             self._restart(cost.width)
         self._passes += 1

@@ -68,9 +68,12 @@ def test_a_trial_that_others_cut_short_decides_nothing() -> None:
     control = WidthControl(4)
     while control.width(4) == 4:
         control.note(PassCost(4, 4.0, 160, 80), slots=SLOTS, running=4)
-    assert control.width(1) == 1
-    for _ in range(200):
+    assert control.width(4) == 2
+    for _ in range(200):  # of three, two end
         control.note(PassCost(1, 0.1, 40, 20), slots=SLOTS, running=1)
+    assert control.width(4) == 2
+    for _ in range(50):  # by passes of another width nothing is learnt about two
+        control.note(PassCost(3, 0.1, 40, 20), slots=SLOTS, running=3)
     assert control.width(4) == 4
 
 
