@@ -14,6 +14,7 @@ from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.policy.base import Hint, Policy, Routing, StepPlan
 from edge_runtime.policy.joint import decide_together
 from edge_runtime.policy.routing import route
+from edge_runtime.prefetch.early import EarlyReads
 from edge_runtime.prefetch.prefetcher import Prefetcher
 from edge_runtime.spec import ModelSpec
 from edge_runtime.telemetry.spans import Spans
@@ -95,7 +96,7 @@ class Decoder:
         prefetcher: Prefetcher | None = None,
     ) -> None:
         self.spec, self.trunk, self.cache, self.kernels, self.policy = spec, trunk, cache, kernels, policy
-        self.max_chunk, self.prefetcher = max_chunk, prefetcher
+        self.max_chunk, self.prefetcher, self.early = max_chunk, prefetcher, EarlyReads(cache)
         self.spans = Spans()
         self.is_closed = False  # set from any thread: a pass under way ends before its next layer
         self.on_layer: Callable[[], None] = _nothing
@@ -175,8 +176,7 @@ class Decoder:
         for layer_idx, layer in enumerate(self.spec.layers):
             self.on_layer()
             self._require_open()
-            with self.spans.span("trunk"):
-                outs = [self.trunk.run_layer(c, layer_idx, moe) for c, moe in zip(chunks, moes, strict=True)]
+            outs = self._run_trunk(layer_idx, chunks, moes, policies)
             if not layer.sparse:
                 moes = [None] * len(chunks)
                 continue
@@ -188,6 +188,18 @@ class Decoder:
         with self.spans.span("trunk"):
             logits = [self._head(*each) for each in zip(chunks, moes, pieces, strict=True)]
         return _Done(chunks, logits, plans)
+
+    def _run_trunk(
+        self, layer_idx: int, chunks: list[TrunkChunk], moes: list[F32 | None], policies: list[Policy]
+    ) -> list[LayerOutput]:
+        """Run the dense part of a layer, sequence by sequence; the drive reads for those that have run."""
+        outs: list[LayerOutput] = []
+        for chunk, moe, policy in zip(chunks, moes, policies, strict=True):
+            with self.spans.span("trunk"):
+                outs.append(self.trunk.run_layer(chunk, layer_idx, moe))
+            if len(outs) < len(chunks) and self.spec.layers[layer_idx].sparse:
+                self.early.begin(layer_idx, self._route(layer_idx, outs[-1:]), policy)
+        return outs
 
     def _require_open(self) -> None:
         if self.is_closed:

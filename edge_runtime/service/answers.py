@@ -36,6 +36,10 @@ class Answer:
         self._head = {"id": f"{self.prefix}-{secrets.token_hex(12)}", "created": int(time()), "model": model}
         self._tokens = 0
 
+    def name_reason(self, reason: str, text: str) -> str:
+        """Return what clients call the reason generation ended, given the whole text. Safe from any thread."""
+        return reason
+
     def first(self) -> list[dict[str, Any]]:
         """Chunks to send before any token."""
         return []
@@ -94,6 +98,10 @@ class ChatAnswer(Answer):
         self._calls: list[dict[str, Any]] = []
         self._logprobs: list[dict[str, Any]] | None = None if request.logprobs is None else []
 
+    def name_reason(self, reason: str, text: str) -> str:
+        """See `Answer.name_reason`: a text with tool calls ends for them."""
+        return "tool_calls" if reason == "stop" and self._splitter.count_calls(text) else reason
+
     def first(self) -> list[dict[str, Any]]:
         """See `Answer.first`: who speaks."""
         return [self._chunk({"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None})]
@@ -120,7 +128,7 @@ class ChatAnswer(Answer):
         rest = [self._note(delta) for delta in self._splitter.flush()]
         chunks = [self._chunk({"delta": delta, "logprobs": None, "finish_reason": None}) for delta in rest]
         return chunks + self._last_chunks(
-            {"delta": {}, "logprobs": None, "finish_reason": self._reason(outcome)}, outcome
+            {"delta": {}, "logprobs": None, "finish_reason": outcome.finish_reason}, outcome
         )
 
     def whole(self, outcome: Outcome) -> dict[str, Any]:
@@ -134,7 +142,7 @@ class ChatAnswer(Answer):
         if self._reasoning:
             message["reasoning_content"] = self._reasoning
         logprobs = None if self._logprobs is None else {"content": self._logprobs, "refusal": None}
-        choice = {"message": message, "logprobs": logprobs, "finish_reason": self._reason(outcome)}
+        choice = {"message": message, "logprobs": logprobs, "finish_reason": outcome.finish_reason}
         return self._complete(choice, outcome)
 
     def _note(self, delta: Delta) -> dict[str, Any]:
@@ -146,9 +154,6 @@ class ChatAnswer(Answer):
         self._content += delta.content
         self._reasoning += delta.reasoning
         return {"reasoning_content": delta.reasoning} if delta.reasoning else {"content": delta.content}
-
-    def _reason(self, outcome: Outcome) -> str:
-        return "tool_calls" if self._calls and outcome.finish_reason == "stop" else outcome.finish_reason
 
     def _entry(self, token: TokenLogprob) -> dict[str, Any]:
         raw = self._vocabulary.bytes_of(token.token_id)

@@ -67,7 +67,12 @@ class ChatFormat:
         """Return what takes the answer apart."""
         tools = offered_tools(request) if self.has_tools else ()
         starts_thinking = self.has_thinking and prompt.rstrip().endswith(THINK_OPEN)
-        return OutputSplitter(with_calls=bool(tools), with_thinking=self.has_thinking, thinking=starts_thinking)
+        return OutputSplitter(
+            with_calls=bool(tools),
+            with_thinking=self.has_thinking,
+            thinking=starts_thinking,
+            only_one_call=not request.parallel_calls,
+        )
 
 
 def offered_tools(request: ChatRequest) -> tuple[Tool, ...]:
@@ -100,17 +105,32 @@ class OutputSplitter:
         with_calls: tool calls may come.
         with_thinking: thinking may come.
         thinking: the prompt has opened the thinking already.
+        only_one_call: what follows the first tool call is dropped.
     """
 
-    def __init__(self, *, with_calls: bool, with_thinking: bool, thinking: bool) -> None:
+    def __init__(self, *, with_calls: bool, with_thinking: bool, thinking: bool, only_one_call: bool = False) -> None:
+        self._options = {
+            "with_calls": with_calls,
+            "with_thinking": with_thinking,
+            "thinking": thinking,
+            "only_one_call": only_one_call,
+        }
+        self._only_one_call, self._is_over = only_one_call, False
         self._opens = [CALL_OPEN] * with_calls + [THINK_OPEN] * with_thinking
         self._inside = THINK_OPEN if thinking else ""
         self._held = ""
         self._skip_space = thinking
-        self.calls = 0
+
+    def count_calls(self, text: str) -> int:
+        """Return how many tool calls a whole text holds; what was pushed so far is not touched."""
+        if CALL_OPEN not in self._opens or CALL_CLOSE not in text:
+            return 0
+        return sum(delta.call is not None for delta in OutputSplitter(**self._options).push(text))
 
     def push(self, text: str) -> list[Delta]:
         """Add text; return what is certain."""
+        if self._is_over:
+            return []
         if not self._opens and not self._inside:
             return [Delta(content=text)] if text else []
         self._held += text
@@ -159,7 +179,8 @@ class OutputSplitter:
             function = {"name": str(call["name"]), "arguments": json.dumps(call.get("arguments", {}))}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return [Delta(content=CALL_OPEN + text + CALL_CLOSE)]  # not a call after all: show what the model wrote
-        self.calls += 1
+        if self._only_one_call:
+            self._is_over, self._held = True, ""
         return [Delta(call={"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function})]
 
 

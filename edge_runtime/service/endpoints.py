@@ -22,7 +22,8 @@ from edge_runtime.service.events import Phase
 from edge_runtime.service.exchange import EventStream, Feed, HttpLimits, read_body, whole_answer
 from edge_runtime.service.fields import parse_json_object
 from edge_runtime.service.job import Job
-from edge_runtime.service.requests import ChatRequest, Common, CompletionRequest, parse_chat, parse_completion
+from edge_runtime.service.request_parser import parse_chat, parse_completion
+from edge_runtime.service.requests import ChatRequest, Common, CompletionRequest
 from edge_runtime.service.service import Service
 
 _MAX_PREPARING = 2
@@ -117,13 +118,15 @@ class Endpoints:
         text = service.chat.prompt(asked)
         ids = service.tokenizer.encode(text, add_special_tokens=False)
         prompt = service.check_prompt(ids, asked.sampling.max_tokens, "messages")
-        if asked.tool_choice != "none" and asked.tool_choice != "auto":
+        constraint, tools = self._checked(asked), offered_tools(asked)
+        is_forced = asked.tool_choice not in ("none", "auto")
+        if is_forced or any(tool.strict for tool in tools):
+            make = service.vocabulary.of_tool_call if is_forced else service.vocabulary.of_strict_tools
             try:
-                forced = service.vocabulary.of_tool_calls(offered_tools(asked), f"{CALL_OPEN}\n", f"\n{CALL_CLOSE}")
+                constraint = make(tools, f"{CALL_OPEN}\n", f"\n{CALL_CLOSE}")
             except RequestError as err:
                 raise bad_field("tools", str(err)) from err
-            return prompt, text, forced
-        return prompt, text, self._constraint(asked)
+        return prompt, text, constraint
 
     def _prepare_completion(self, asked: CompletionRequest) -> tuple[NDArray[np.int32], str, Constraint | None]:
         service = self._service
@@ -133,9 +136,12 @@ class Endpoints:
         echo = ""
         if asked.echo:
             echo = str(asked.prompt) if is_text else service.tokenizer.decode(prompt.tolist())
-        return prompt, echo, self._constraint(asked)
+        return prompt, echo, self._checked(asked)
 
-    def _constraint(self, asked: Common) -> Constraint | None:
+    def _checked(self, asked: Common) -> Constraint | None:
+        """Return the constraint of the text, once the policy is known to exist."""
+        if asked.policy is not None:
+            self._service.check_policy(asked.policy)
         if asked.format is None:
             return None
         try:
@@ -164,7 +170,8 @@ class Endpoints:
             logprobs=asked.logprobs,
             constraint=constraint,
             time_limit_s=config.time_limit_s,
-            policy=None if asked.policy is None else self._service.check_policy(asked.policy),
+            policy=asked.policy,
+            name_reason=answer.name_reason,
         )
         self._service.submit(job)
         if asked.stream:

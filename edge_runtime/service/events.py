@@ -129,6 +129,7 @@ class Figures:
         self.cached_tokens = 0
         self.generation_tokens = 0
         self.steps = 0
+        self.decode_width = 0
         self.time_to_first_token = Histogram(LATENCY_BOUNDS)
         self.inter_token_latency = Histogram(STEP_BOUNDS)
         self.e2e_latency = Histogram(LATENCY_BOUNDS)

@@ -6,7 +6,7 @@ The only module that imports llguidance.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from edge_runtime.errors import BundleError, DeviceError, RequestError
 from edge_runtime.service.requests import Format, Tool
 
 _MAX_GRAMMAR_BYTES = 256 << 10
+_ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 
 class Vocabulary:
@@ -71,20 +72,36 @@ class Vocabulary:
         text = make.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
         return self.constraint(str(text))
 
-    def of_tool_calls(self, tools: Iterable[Tool], prefix: str, suffix: str) -> Grammar:
+    def of_tool_call(self, tools: Iterable[Tool], prefix: str, suffix: str) -> Grammar:
         """Return the constraint of exactly one tool call, written between prefix and suffix. See `constraint`."""
-        calls = [
-            {
-                "type": "object",
-                "properties": {"name": {"const": tool.name}, "arguments": dict(tool.parameters)},
-                "required": ["name", "arguments"],
-                "additionalProperties": False,
-            }
-            for tool in tools
-        ]
-        schema = json.dumps({"anyOf": calls, "x-guidance": {"whitespace_flexible": False}})
-        lark = f"start: {json.dumps(prefix)} call {json.dumps(suffix)}\ncall: %json {schema}\n"
-        return self.constraint(str(self._library.LLMatcher.grammar_from_lark(lark)))
+        schema = _calls_schema([(tool.name, tool.parameters) for tool in tools])
+        return self._of_lark(f"start: {json.dumps(prefix)} call {json.dumps(suffix)}\ncall: %json {schema}\n")
+
+    def of_strict_tools(self, tools: Iterable[Tool], prefix: str, suffix: str) -> Grammar:
+        """Return the constraint of any text in which every tool call follows its schema, if that is strict."""
+        schema = _calls_schema([(tool.name, tool.parameters if tool.strict else _ANY_OBJECT) for tool in tools])
+        return self._of_lark(
+            f"start: (text call {json.dumps(suffix)})* tail\n"
+            f"text[suffix={json.dumps(prefix)}]: /(?s:.*)/\ntail: /(?s:.*)/\ncall: %json {schema}\n"
+        )
+
+    def _of_lark(self, text: str) -> Grammar:
+        return self.constraint(str(self._library.LLMatcher.grammar_from_lark(text)))
+
+
+def _calls_schema(tools: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
+    """The schema of a call of one of (name, schema of arguments), spaced as models write them."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": name}, "arguments": dict(parameters)},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for name, parameters in tools
+    ]
+    spacing = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    return json.dumps({"anyOf": calls, "x-guidance": spacing})
 
 
 class Grammar:

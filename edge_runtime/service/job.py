@@ -41,7 +41,7 @@ class Outcome:
     """A request is over.
 
     Attributes:
-        finish_reason: 'stop', 'length' or 'cancelled'.
+        finish_reason: 'stop', 'length', 'tool_calls' or 'cancelled'.
         limit: what cut it short besides its own max_tokens: 'time' or None.
         timings: of the request.
         experts: the contract's expert counters while it ran, shared with requests that ran beside it.
@@ -59,6 +59,11 @@ class Outcome:
     queue_ms: float
 
 
+def _as_it_is(reason: str, text: str) -> str:
+    """The reason the loop found."""
+    return reason
+
+
 Event = TokenEvent | Outcome | Exception
 
 
@@ -73,6 +78,7 @@ class Job:
         constraint: which tokens may be drawn.
         time_limit_s: longest time from start to end.
         policy: ``name:param=value`` for this request, None for the engine's.
+        name_reason: given why generation ended and the whole text, what to call it.
     """
 
     def __init__(
@@ -85,9 +91,11 @@ class Job:
         constraint: Constraint | None = None,
         time_limit_s: float | None = None,
         policy: str | None = None,
+        name_reason: Callable[[str, str], str] = _as_it_is,
     ) -> None:
         self.prompt_ids, self.params, self.deliver = prompt_ids, params, deliver
         self.logprobs, self.constraint, self.time_limit_s, self.policy = logprobs, constraint, time_limit_s, policy
+        self.name_reason = name_reason
         self.submitted = monotonic()
         self.is_cancelled = False
 

@@ -158,6 +158,7 @@ def _requests(make: _Families, figures: Figures) -> Iterator[Metric]:
     yield make.counter("prompt_tokens_cached", "Prompt tokens found in the KV cache.", figures.cached_tokens)
     yield make.counter("generation_tokens", "Tokens generated.", figures.generation_tokens)
     yield make.counter("decode_steps", "Passes over the model that produced tokens.", figures.steps)
+    yield make.gauge("decode_width", "Requests in the last pass.", figures.decode_width)
     for name, text, histogram in (
         ("time_to_first_token_seconds", "Arrival to first token.", figures.time_to_first_token),
         ("inter_token_latency_seconds", "Gap between two tokens of one request.", figures.inter_token_latency),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from edge_runtime.service.chat_parser import MAX_MESSAGES, MAX_TOOLS
 from edge_runtime.service.events import ServiceInfo
-from edge_runtime.service.requests import MAX_MESSAGES, MAX_STOPS, MAX_TOOLS, MAX_TOP_LOGPROBS
+from edge_runtime.service.request_parser import MAX_STOPS, MAX_TOP_LOGPROBS
 
 Schema = dict[str, Any]
 _TEXT: Schema = {"type": "string"}

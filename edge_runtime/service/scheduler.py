@@ -1,14 +1,14 @@
-"""The serving loop: owns the engine, decodes all running requests together, and starts waiting ones in their order.
+"""The serving loop: owns the engine, decodes running requests together, and starts waiting ones in their order.
 
 One thread. Between two passes it looks at cancellations, time limits, reloads and the queue. A pass holds the next
-token of every running request and one chunk of one prompt, so a long prompt delays the others by a chunk at a time.
+token of every request whose turn it is and one chunk of one prompt, so a long prompt delays the others by a chunk at
+a time.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from concurrent.futures import Future
 from time import monotonic
 
@@ -16,18 +16,19 @@ from edge_runtime.assembly import Parts, replan
 from edge_runtime.decoder import Piece
 from edge_runtime.errors import HobbitError
 from edge_runtime.generation import Continuation
-from edge_runtime.policy.base import Policy
-from edge_runtime.service.api_errors import queue_full, unavailable
-from edge_runtime.service.events import EngineView, Heartbeat, Reload, ServiceStats
+from edge_runtime.service.api_errors import unavailable
+from edge_runtime.service.events import Heartbeat, Reload, ServiceStats
 from edge_runtime.service.job import Event, Job
+from edge_runtime.service.queue import JobQueue
+from edge_runtime.service.request_policies import RequestPolicies
 from edge_runtime.service.sequence import Sequence
 from edge_runtime.service.sessions import SessionPool
+from edge_runtime.service.turns import PassCost, Turns
+from edge_runtime.service.view import ViewPublisher
 from edge_runtime.trunk.base import F32
 
 _LOG = logging.getLogger(__name__)
 _IDLE_S = 0.5
-_VIEW_EVERY_S = 0.25
-_MAX_POLICIES = 16
 
 
 class Scheduler:
@@ -43,21 +44,18 @@ class Scheduler:
     def __init__(self, parts: Parts, stats: ServiceStats, heartbeat: Heartbeat, *, max_waiting: int) -> None:
         self._parts, self._stats, self._heartbeat = parts, stats, heartbeat
         parts.decoder.on_layer = heartbeat.beat
-        self._max_waiting = max_waiting
         extra = [parts.trunk.new_kv_cache(parts.config.context) for _ in range(parts.config.parallel - 1)]
         self._pool = SessionPool([parts.kv, *extra])
-        self._waiting: deque[Job] = deque()
+        self._queue = JobQueue(stats, max_waiting=max_waiting, sessions=len(self._pool.sessions))
         self._running: list[Sequence] = []
-        self._reloads: deque[tuple[Reload, Future[None]]] = deque()
-        self._policies: dict[str, Policy] = {}
-        self._wake = threading.Condition()
-        self._draining = self._stopping = False
-        self._next_view = 0.0
+        self._turns: Turns[Sequence] = Turns(len(self._pool.sessions))
+        self._policies = RequestPolicies(parts)
+        self._view = ViewPublisher(parts, self._pool, stats)
         self._thread = threading.Thread(target=self._loop, name="hobbit-serving", daemon=True)
 
     def start(self) -> None:
         """Start the loop."""
-        self._publish_view()
+        self._view.publish()
         self._thread.start()
 
     def submit(self, job: Job) -> None:
@@ -66,28 +64,15 @@ class Scheduler:
         Raises:
             ApiError: the queue is full, or the service is draining.
         """
-        with self._wake:
-            if self._draining:
-                self._count_rejection("draining")
-                raise unavailable("it is shutting down", "draining")
-            idle = len(self._pool.sessions) - len(self._running)
-            if len(self._waiting) >= self._max_waiting + max(idle, 0):
-                self._count_rejection("queue_full")
-                raise queue_full(len(self._waiting), self._retry_after_s())
-            self._waiting.append(job)
-            self._wake.notify()
+        self._queue.put(job, len(self._running))
 
     def drain(self) -> None:
         """Refuse new jobs; the loop ends when those accepted are done."""
-        with self._wake:
-            self._draining = True
-            self._wake.notify()
+        self._queue.drain()
 
     def stop(self) -> None:
         """Cancel everything and end the loop."""
-        with self._wake:
-            self._stopping = self._draining = True
-            self._wake.notify()
+        self._queue.stop()
 
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait for the loop to end; return whether it has."""
@@ -96,14 +81,7 @@ class Scheduler:
 
     def reload(self, change: Reload) -> Future[None]:
         """Apply a change between two passes."""
-        future: Future[None] = Future()
-        with self._wake:
-            if not self._thread.is_alive() or self._draining:
-                future.set_exception(unavailable("it is shutting down", "draining"))
-            else:
-                self._reloads.append((change, future))
-                self._wake.notify()
-        return future
+        return self._queue.request_reload(change)
 
     # everything below runs in the loop's thread
 
@@ -115,32 +93,23 @@ class Scheduler:
             self._end_all()
 
     def _is_over(self) -> bool:
-        return self._stopping or (self._draining and not self._running and not self._waiting)
+        queue = self._queue
+        return queue.is_stopping or (queue.is_draining and not self._running and queue.is_empty)
 
     def _turn(self) -> None:
         self._apply_reloads()
         self._drop_cancelled()
         self._admit()
-        pieces = self._pieces()
-        if pieces:
-            self._pass(pieces)
+        if self._running:
+            self._pass(self._turns.choose(self._running))
         else:
-            self._idle()
-        self._publish_view()
+            self._queue.wait(_IDLE_S)
+        self._view.publish()
         self._heartbeat.beat()
 
-    def _idle(self) -> None:
-        with self._wake:
-            if not (self._waiting or self._reloads or self._draining):
-                self._wake.wait(_IDLE_S)
-
     def _drop_cancelled(self) -> None:
-        with self._wake:
-            gone = [job for job in self._waiting if job.is_cancelled]
-            for job in gone:
-                self._waiting.remove(job)
+        gone = self._queue.take_cancelled()
         with self._stats.update() as figures:
-            figures.waiting = len(self._waiting)
             figures.finished["cancelled"] += len(gone)
         for sequence in list(self._running):
             if sequence.job.is_cancelled:
@@ -151,10 +120,9 @@ class Scheduler:
     def _admit(self) -> None:
         """Start waiting jobs in their order while there are idle sessions."""
         while self._pool.has_idle:
-            with self._wake:
-                if not self._waiting:
-                    return
-                job = self._waiting.popleft()
+            job = self._queue.take()
+            if job is None:
+                return
             try:
                 self._begin(job)
             except Exception as err:  # noqa: BLE001 - one request's trouble must not end the loop
@@ -162,7 +130,7 @@ class Scheduler:
 
     def _begin(self, job: Job) -> None:
         parts = self._parts
-        policy = self._policy_of(job)
+        policy = self._policies.get(job.policy, [s.policy for s in self._running])
         parts.cache.begin_request()
         session, kept = self._pool.acquire(job.prompt_ids)
         try:
@@ -183,32 +151,37 @@ class Scheduler:
         with self._stats.update() as figures:
             figures.queue_time.observe(sequence.started - job.submitted)
             figures.cached_tokens += kept
-            figures.running, figures.waiting = len(self._running), len(self._waiting)
+            figures.prompt_tokens += kept
+            figures.running = len(self._running)
 
-    def _pieces(self) -> list[tuple[Sequence, Piece]]:
-        """The next token of everyone who decodes, and a chunk of the oldest prompt."""
-        work = [s for s in self._running if not s.is_prefilling]
-        work += [s for s in self._running if s.is_prefilling][:1]
-        return [(s, s.piece(self._parts.decoder.max_chunk)) for s in work]
-
-    def _pass(self, work: list[tuple[Sequence, Piece]]) -> None:
-        started = monotonic()
+    def _pass(self, turn: list[Sequence]) -> None:
+        """Run the next token of everyone who decodes, and a chunk of the oldest prompt."""
+        parts, started = self._parts, monotonic()
+        prompts = [s for s in turn if s.is_prefilling][:1]
+        chosen = [s for s in turn if not s.is_prefilling] + prompts
+        work = [(s, s.piece(parts.decoder.max_chunk)) for s in chosen]
+        before = parts.cache.counters
+        lookups, hits = before.lookups, before.hits
         try:
-            logits = self._parts.decoder.step([piece for _, piece in work])
+            logits = parts.decoder.step([piece for _, piece in work])
         except Exception as err:  # noqa: BLE001 - nothing of the pass was kept: its requests fail, the loop goes on
             for sequence, _ in work:
                 self._fail(sequence, err)
             return
+        step_s, counters = monotonic() - started, parts.cache.counters
+        cost = PassCost(len(work), step_s, counters.lookups - lookups, counters.hits - hits)
+        self._turns.note(cost, slots=parts.cache.num_slots, has_prompt=bool(prompts))
         with self._stats.update() as figures:
             figures.steps += 1
+            figures.decode_width = self._turns.width
         tokens = sum(len(piece.token_ids) for _, piece in work)
         for sequence in self._running:
             sequence.tokens_around += tokens
-            sequence.concurrent = max(sequence.concurrent, len(self._running))
+            sequence.concurrent = max(sequence.concurrent, len(work))
         for (sequence, piece), rows in zip(work, logits, strict=True):
-            self._take(sequence, piece, rows, monotonic() - started)
+            self._take(sequence, piece, rows)
 
-    def _take(self, sequence: Sequence, piece: Piece, rows: F32, step_s: float) -> None:
+    def _take(self, sequence: Sequence, piece: Piece, rows: F32) -> None:
         was_prefilling = sequence.is_prefilling
         try:
             event = sequence.take(piece, rows)
@@ -222,7 +195,7 @@ class Scheduler:
                 if was_prefilling:
                     figures.time_to_first_token.observe(monotonic() - sequence.job.submitted)
                 else:
-                    figures.inter_token_latency.observe(step_s)
+                    figures.inter_token_latency.observe(sequence.timings.token_ms[-1] / 1000)
         if event is None:
             return
         self._deliver(sequence.job, event)
@@ -231,6 +204,7 @@ class Scheduler:
 
     def _finish(self, sequence: Sequence, reason: str, *, limit: str | None = None) -> None:
         counters = self._parts.cache.counters
+        reason = sequence.job.name_reason(reason, sequence.text)
         self._retire(sequence, "timeout" if limit else reason)
         self._deliver(sequence.job, sequence.outcome(reason, counters, self._parts.policy, limit=limit))
 
@@ -263,20 +237,9 @@ class Scheduler:
         except RuntimeError:  # the client's event loop has gone
             job.cancel()
 
-    def _policy_of(self, job: Job) -> Policy | None:
-        if job.policy is None or job.policy == self._parts.config.policy:
-            return None
-        if job.policy not in self._policies:
-            in_use = {id(s.policy) for s in self._running}
-            while len(self._policies) >= _MAX_POLICIES:
-                idle = next((name for name, p in self._policies.items() if id(p) not in in_use), None)
-                self._policies.pop(idle or next(iter(self._policies)))
-            self._policies[job.policy] = self._parts.make_policy(job.policy)
-        return self._policies[job.policy]
-
     def _apply_reloads(self) -> None:
-        while self._reloads:
-            change, future = self._reloads.popleft()
+        while (asked := self._queue.take_reload()) is not None:
+            change, future = asked
             try:
                 self._apply(change)
                 future.set_result(None)
@@ -290,59 +253,22 @@ class Scheduler:
             replan(parts, memory=change.memory, expert_memory=change.expert_memory)
         if policy is not None:
             parts.policy = parts.decoder.policy = policy
-        self._next_view = 0.0
-
-    def _publish_view(self) -> None:
-        if monotonic() < self._next_view:
-            return
-        self._next_view = monotonic() + _VIEW_EVERY_S
-        parts, cache = self._parts, self._parts.cache
-        residency: dict[int, dict[int, int]] = {}
-        for layer_idx in parts.bundle.manifest.model.sparse_layers:
-            tiers = cache.resident_tiers(layer_idx).tolist()
-            residency[layer_idx] = {tier: tiers.count(tier) for tier in set(tiers) if tier}
-        used = sum(sum(by_tier.values()) for by_tier in residency.values())
-        self._stats.engine = EngineView(
-            experts=cache.counters.snapshot(),
-            residency=residency,
-            cache_used_bytes=used * parts.plan.slot_bytes,
-            cache_bytes=parts.plan.arena_bytes,
-            kv_used_tokens=self._pool.used_tokens,
-            kv_tokens=self._pool.capacity_tokens,
-            policy={"name": parts.policy.name, "params": parts.policy.params},
-            spans_ns=dict(parts.decoder.spans.ns),
-            budget_bytes=parts.plan.budget_bytes,
-            planned_bytes=parts.plan.planned_bytes,
-        )
+            self._policies.set_own(str(change.policy))
+        self._turns.forget()  # what paid with the old arena or policy may not pay now
+        self._view.expire()
 
     def _end_all(self) -> None:
         """The loop is over: whoever still waits is told."""
-        with self._wake:
-            self._draining = True
-            waiting, self._waiting = list(self._waiting), deque()
-            reloads, self._reloads = list(self._reloads), deque()
+        waiting = self._queue.close()
         gone = unavailable("it is shutting down", "draining")
         for sequence in list(self._running):
             self._retire(sequence, "error")
             self._deliver(sequence.job, gone)
         for job in waiting:
             self._deliver(job, gone)
-        for _, future in reloads:
-            future.set_exception(gone)
 
     def _report(self, err: Exception) -> None:
         if isinstance(err, HobbitError):
             _LOG.warning("request failed: %s", err)
         else:
             _LOG.error("request failed unexpectedly", exc_info=err)
-
-    def _count_rejection(self, reason: str) -> None:
-        with self._stats.update() as figures:
-            figures.rejected[reason] += 1
-
-    def _retry_after_s(self) -> int:
-        """About when the next session becomes free: the mean length of a request."""
-        figures = self._stats.read()
-        done = figures.e2e_latency.count
-        mean = figures.e2e_latency.sum / done if done else 1.0
-        return max(1, min(60, round(mean / max(1, len(self._pool.sessions)))))

@@ -60,9 +60,9 @@ class Sequence:
         return limit is not None and monotonic() - self.started > limit
 
     @property
-    def num_generated(self) -> int:
-        """Tokens generated."""
-        return len(self._continuation.token_ids)
+    def text(self) -> str:
+        """Text generated."""
+        return self._continuation.text
 
     def piece(self, max_chunk: int) -> Piece:
         """Return what to run next: a chunk of the prompt, or the last token."""

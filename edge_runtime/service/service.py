@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from edge_runtime.config import EngineOptions, resolve
 from edge_runtime.engine import Engine
-from edge_runtime.errors import ConfigError, HobbitError
+from edge_runtime.errors import BundleError, ConfigError, HobbitError
 from edge_runtime.format.bundle import Bundle
-from edge_runtime.policy import parse_policy
 from edge_runtime.service.api_errors import ApiError, bad_field, unavailable
 from edge_runtime.service.chat import ChatFormat
 from edge_runtime.service.events import Heartbeat, Phase, Readiness, Reload, ServiceInfo, ServiceStats
@@ -191,17 +190,17 @@ class Service:
             )
         return array
 
-    def check_policy(self, text: str) -> str:
-        """Return a policy a request may ask for.
+    def check_policy(self, text: str) -> None:
+        """Check a policy a request asks for.
 
         Raises:
-            ApiError: there is no such policy.
+            ApiError: there is no such policy, or this engine's memory or bundle is not made for it.
         """
+        assert self._engine is not None, "not ready"
         try:
-            parse_policy(text)
-        except ConfigError as err:
+            self._engine.parts.make_policy(text)
+        except (ConfigError, BundleError) as err:
             raise bad_field("hobbit.policy", str(err)) from err
-        return text
 
     def submit(self, job: Job) -> None:
         """Queue a job.

@@ -34,7 +34,7 @@ def make_snapshot(stats: ServiceStats, readiness: Readiness, heartbeat: Heartbea
         "requests": _requests(figures),
         "tokens": _tokens(figures),
         "latency_s": _latency(figures),
-        "experts": engine.experts.to_json(figures.prompt_tokens + figures.generation_tokens) if engine else None,
+        "experts": engine.experts.to_json(_tokens_run(figures)) if engine else None,
         "residency": _residency(engine) if engine else None,
         "memory": _memory(engine),
         "energy": None,
@@ -57,10 +57,16 @@ def quantile(histogram: Histogram, share: float) -> float | None:
 def _requests(figures: Figures) -> dict[str, Any]:
     return {
         "running": figures.running,
+        "together": figures.decode_width,
         "waiting": figures.waiting,
         "finished": dict(figures.finished),
         "rejected": dict(figures.rejected),
     }
+
+
+def _tokens_run(figures: Figures) -> int:
+    """Tokens that went through the model: all but those found in the KV cache."""
+    return figures.prompt_tokens - figures.cached_tokens + figures.generation_tokens
 
 
 def _tokens(figures: Figures) -> dict[str, int]:

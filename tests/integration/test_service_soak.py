@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from service_process import ServiceProcess
 
-REQUESTS = 2000
+REQUESTS = 4000
 WARM_UP = 800
 WORKERS = 6
 
@@ -47,7 +47,8 @@ def ask(client: httpx.Client, model: str, number: int) -> float:
 
 @pytest.mark.slow
 def test_thousands_of_requests_leave_nothing_behind(model_bundle: Path, tmp_path: Path) -> None:
-    flags = ("--parallel", "3", "--context", "128", "--max-waiting", "64", "--threads", "1")
+    # an arena that is full after the warm-up: one that still fills up grows as it should
+    flags = ("--parallel", "3", "--context", "128", "--max-waiting", "64", "--threads", "1", "--expert-memory", "6MiB")
     with ServiceProcess(model_bundle, tmp_path / "log", *flags) as service, service.client() as client:
         with ThreadPoolExecutor(WORKERS) as pool:
             first = list(pool.map(lambda n: ask(client, service.model, n), range(WARM_UP)))

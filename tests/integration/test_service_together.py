@@ -137,6 +137,7 @@ def test_a_request_ends_at_its_time_limit(service: Service) -> None:
 
 def test_the_next_turn_finds_its_prefix_though_others_ran_between(service: Service) -> None:
     text = "A conversation about rings and mountains. " * 3
+    before = service.stats.read()
     first = Collector()
     submit(service, text, first, max_tokens=8)
     first.outcome()
@@ -145,8 +146,14 @@ def test_the_next_turn_finds_its_prefix_though_others_ran_between(service: Servi
     other.outcome()
     answer = service.tokenizer.decode(first.tokens)
     second = Collector()
-    submit(service, text + answer + " And then?", second, max_tokens=4)
-    assert second.outcome().timings.cached_n >= len(service.tokenizer.encode(text)) - 1
+    job = submit(service, text + answer + " And then?", second, max_tokens=4)
+    kept = second.outcome().timings.cached_n
+    assert kept >= len(service.tokenizer.encode(text)) - 1
+    figures = service.stats.read()
+    assert figures.cached_tokens - before.cached_tokens >= kept
+    prompts = [text, "Something else entirely, at some length. " * 4]
+    total = len(job.prompt_ids) + sum(len(service.tokenizer.encode(prompt)) for prompt in prompts)
+    assert figures.prompt_tokens - before.prompt_tokens == total
 
 
 def test_a_request_may_name_its_policy(service: Service) -> None:
@@ -158,6 +165,21 @@ def test_a_request_may_name_its_policy(service: Service) -> None:
     assert plain.tokens == named.tokens
     with pytest.raises(ApiError, match=r"hobbit\.policy"):
         service.check_policy("loosless")
+    with pytest.raises(ApiError, match="opened for 8") as refused:
+        service.check_policy("hobbit")
+    assert refused.value.status == 400
+
+
+def test_a_policy_named_in_a_request_is_that_one_after_a_reload_too(service: Service) -> None:
+    service.reload(Reload(policy="max-rank:m=6"))
+    try:
+        named, plain = Collector(), Collector()
+        submit(service, "Once", named, max_tokens=4, policy="lossless")
+        submit(service, "Once", plain, max_tokens=4)
+        assert named.outcome().policy["name"] == "lossless"
+        assert plain.outcome().policy["name"] == "max-rank"
+    finally:
+        service.reload(Reload(policy="lossless"))
 
 
 def test_a_constraint_that_cannot_go_on_fails_its_request_alone(service: Service) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,7 +95,7 @@ def test_required_tool_call(client: openai.OpenAI) -> None:
     assert isinstance(json.loads(call.function.arguments), dict)
 
 
-def test_named_tool_call_streamed_and_answered(client: openai.OpenAI) -> None:
+def test_named_tool_call_streamed_counted_and_answered(service: ServiceProcess, client: openai.OpenAI) -> None:
     ask = {"model": "tiny", "tools": [WEATHER, PLAIN], "max_tokens": 200, "temperature": 0}
     named = {"type": "function", "function": {"name": "weather"}}
     chunks = list(client.chat.completions.create(**ask, messages=MESSAGES, tool_choice=named, stream=True))
@@ -106,6 +107,11 @@ def test_named_tool_call_streamed_and_answered(client: openai.OpenAI) -> None:
     assert arguments["town"] in ("Bree", "Hobbiton")
     assert 1 <= arguments["days"] <= 9
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    with service.client() as metrics:
+        page = metrics.get("/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
+    counted = re.search(r'request_success_total{finished_reason="tool_calls".*} (\S+)', page)
+    assert counted is not None
+    assert float(counted[1]) >= 1
     history = [
         *MESSAGES,
         {
@@ -128,6 +134,17 @@ def test_named_tool_call_streamed_and_answered(client: openai.OpenAI) -> None:
     assert none.usage is not None
     assert auto.usage is not None
     assert none.usage.prompt_tokens < auto.usage.prompt_tokens
+
+
+def test_a_strict_tool_is_served_where_the_model_decides(client: openai.OpenAI) -> None:
+    strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+    answer = client.chat.completions.create(
+        model="tiny", messages=MESSAGES, tools=[strict], max_tokens=8, temperature=0, parallel_tool_calls=False
+    )
+    assert answer.choices[0].finish_reason in ("length", "stop")
+    broken = {"type": "function", "function": {"name": "f", "parameters": {"type": "nonsense"}, "strict": True}}
+    with pytest.raises(openai.BadRequestError, match="tools"):
+        client.chat.completions.create(model="tiny", messages=MESSAGES, tools=[broken], max_tokens=8)
 
 
 def test_thinking_comes_apart(client: openai.OpenAI) -> None:

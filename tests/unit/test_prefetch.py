@@ -18,6 +18,7 @@ from edge_runtime.policy import create_policy
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.routing import route
 from edge_runtime.prefetch import parse_prefetch
+from edge_runtime.prefetch.early import EarlyReads
 from edge_runtime.prefetch.governor import Governor
 from edge_runtime.prefetch.lookahead import LookAhead
 from edge_runtime.prefetch.prefetcher import Prefetcher
@@ -214,3 +215,49 @@ def test_options():
         parse_prefetch("lookahed")
     with pytest.raises(ConfigError, match="expected 1 to 16"):
         parse_prefetch("lookahead:depth=0")
+
+
+def early_bench(slots: int) -> Bench:
+    """A bench whose arena holds this many experts."""
+    bench = Bench(5, governor=None)
+    bench.cache.resize(slots)
+    return bench
+
+
+def test_one_sequences_reads_begin_before_the_layer_is_asked_for():
+    bench = early_bench(20)
+    early = EarlyReads(bench.cache)
+    bench.cache.begin_pass()
+    early.begin(0, routing_of(3, 4), bench.policy)
+    assert sorted(key.expert_idx for key, _ in bench.store.submitted) == [3, 4]
+    first, second = routing_of(3, 4), routing_of(4, 7)
+    both = route(np.concatenate([first.logits, second.logits]), K, norm_topk_prob=True)
+    tiers = bench.policy.decide(0, both, bench.cache).tiers
+    came = [int(e) for batch in bench.cache.stream(0, tiers) for e in batch.experts]
+    assert sorted(came) == [3, 4, 7]
+    assert bench.store.reads == 3, "each is read once"
+    counters = bench.cache.counters
+    assert (counters.prefetch_issued, counters.prefetch_wasted) == (2, 0)
+    assert counters.prefetch_used + counters.prefetch_late == 2
+    bench.cache.end_pass()
+
+
+def test_early_reads_do_not_evict_what_a_sequence_before_found():
+    bench = early_bench(4)
+    early = EarlyReads(bench.cache)
+    for layer, experts in ((0, (1, 2)), (1, (5, 6))):  # fills the arena; 1 and 2 are the oldest
+        bench.cache.begin_pass()
+        for _ in bench.cache.stream(layer, bench.policy.decide(layer, routing_of(*experts), bench.cache).tiers):
+            pass
+        bench.cache.end_pass()
+    bench.cache.begin_pass()
+    early.begin(0, routing_of(1, 2), bench.policy)
+    early.begin(0, routing_of(8, 9), bench.policy)
+    assert bench.cache.resident_tiers(0)[[1, 2]].all()
+    assert not bench.cache.resident_tiers(1)[[5, 6]].any()
+
+
+def test_policies_that_look_at_residency_are_left_alone():
+    bench = early_bench(20)
+    EarlyReads(bench.cache).begin(0, routing_of(3, 4), create_policy("cache-prior:lambda=0.3", SHAPE))
+    assert bench.store.submitted == []

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import MODEL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_cases import context
@@ -20,9 +21,12 @@ from edge_runtime.policy.lossless import Lossless
 from edge_runtime.service.api_errors import ApiError
 from edge_runtime.service.chat import Delta, OutputSplitter
 from edge_runtime.service.fields import Fields, parse_json_object
+from edge_runtime.service.grammar import Vocabulary
 from edge_runtime.service.listen import adopt, listen_tcp, listen_unix, read_api_keys
-from edge_runtime.service.requests import parse_chat, parse_completion
+from edge_runtime.service.request_parser import parse_chat, parse_completion
+from edge_runtime.service.requests import Tool
 from edge_runtime.service.sessions import SessionPool
+from edge_runtime.tokenizer import Tokenizer
 from edge_runtime.trunk.kv_cache import KVCache
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
@@ -46,7 +50,7 @@ def test_marks_are_found_however_the_text_is_cut(cuts: list[int]) -> None:
     deltas += splitter.push(text[at:]) + splitter.flush()
     function = {"name": "f", "arguments": '{"a": [1, "<b>"]}'}
     assert joined(deltas) == ("Sure. <tool", "hm < x\n", [function, function])
-    assert splitter.calls == 2
+    assert splitter.count_calls(text) == 2
 
 
 @pytest.mark.parametrize(
@@ -270,3 +274,41 @@ def test_a_unix_socket_replaces_a_stale_one_only(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot use"):
         listen_unix(path)
     assert path.read_text() == "a file of somebody's"
+
+
+def test_one_call_where_only_one_is_wanted() -> None:
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    splitter = OutputSplitter(with_calls=True, with_thinking=False, thinking=False, only_one_call=True)
+    content, _, calls = joined(splitter.push(f"Sure. {call}\n{call} and") + splitter.push(" more") + splitter.flush())
+    assert (content, len(calls)) == ("Sure. ", 1)
+    assert splitter.count_calls(f"{call}{call}") == 1
+
+
+TOOLS = (
+    Tool("weather", "", {"type": "object", "properties": {"days": {"type": "integer"}}, "required": ["days"],
+                         "additionalProperties": False}, strict=True),
+    Tool("free", "", {"type": "object", "properties": {"days": {"type": "integer"}}}),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "is_allowed"),
+    [
+        ("It rains.", True),
+        ('Hm. <tool_call>\n{"name": "weather", "arguments": {"days": 3}}\n</tool_call>', True),
+        ('<tool_call>\n{"name": "weather", "arguments": {"days": 3}}\n</tool_call> And: <tool_call>\n{"name', True),
+        ('<tool_call>\n{"name": "weather", "arguments": {"days": "three"', False),
+        ('<tool_call>\n{"name": "wind"', False),
+        ('<tool_call>\n{"name": "free", "arguments": {"days": "three"}}\n</tool_call>', True),
+    ],
+)
+def test_calls_of_strict_tools_follow_their_schema_in_free_text(text: str, is_allowed: bool) -> None:
+    vocabulary = Vocabulary(MODEL / "tokenizer.json", 4096, (0,))
+    tokenizer = Tokenizer(MODEL)
+    grammar = vocabulary.of_strict_tools(TOOLS, "<tool_call>\n", "\n</tool_call>")
+    follows = True
+    for token in tokenizer.encode(text):
+        follows = follows and bool(grammar.allowed()[token])
+        if follows:
+            grammar.accept(token)
+    assert follows is is_allowed
