@@ -141,7 +141,9 @@ def _check(found: ExpertCalibration, spec: ModelSpec, where: str) -> None:
 
 
 def _check_layer(layer: LayerCalibration, num_experts: int, where: str) -> None:
-    rows: dict[str, list[float] | list[int] | None] = {"counts": layer.counts, "norms": layer.norms, "powers": layer.powers}
+    rows: dict[str, list[float] | list[int] | None] = {
+        "counts": layer.counts, "norms": layer.norms, "powers": layer.powers,
+    }  # fmt: skip
     rows |= {f"errors.{tier}": row for tier, row in layer.errors.items()}
     rows |= {f"output_errors.{tier}": row for tier, row in (layer.output_errors or {}).items()}
     for name, row in rows.items():

@@ -188,9 +188,7 @@ class RateDistortion(OnePass):
         lost = losses[choice, columns] * power
         return _Choice(experts, self._served[choice], lost, float(missing[choice, columns].sum()))
 
-    def _plan(
-        self, model: _Model, layer_idx: int, routing: Routing, resident: U8, chosen: _Choice
-    ) -> StepPlan:
+    def _plan(self, model: _Model, layer_idx: int, routing: Routing, resident: U8, chosen: _Choice) -> StepPlan:
         ids, weights, full, loss = routing.topk_ids, routing.topk_weights, self.context.tier, chosen.losses
         tiers = np.zeros(self.context.num_experts, np.uint8)
         tiers[chosen.experts] = chosen.served

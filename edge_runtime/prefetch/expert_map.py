@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.policy.base import Routing
-from edge_runtime.policy.plans import weights_over
+from edge_runtime.policy.routing import route
 
 F32 = NDArray[np.float32]
 _LEAST_PROBABILITY = 1e-9
@@ -131,9 +131,8 @@ class ExpertMapMatching:
         """The likeliest experts up to a mass of `delta`, at least K, as if the router had said so."""
         order = np.argsort(-probabilities, kind="stable")
         enough = int(np.searchsorted(np.cumsum(probabilities[order]), delta, side="left")) + 1
-        ids = order[None, : min(max(self._top_k, enough), len(order))].astype(np.int32)
         logits = np.log(np.maximum(probabilities, np.float32(_LEAST_PROBABILITY)))[None]
-        return Routing(logits, ids, weights_over(logits, ids, normalise=self._norm))
+        return route(logits, min(max(self._top_k, enough), len(order)), norm_topk_prob=self._norm)
 
 
 def map_store_bytes(num_layers: int, num_experts: int, hidden: int, capacity: int) -> int:

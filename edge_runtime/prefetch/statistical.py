@@ -27,7 +27,7 @@ class StatisticalPreload:
         num_experts: E.
         top_k: K.
         norm_topk_prob: as the model.
-        memory: tokens after which a count is worth 1/e.
+        memory: uses of an expert after which what followed it is worth 1/e.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class StatisticalPreload:
         self._last_place = -1
 
     def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
-        """Yield the (layer, routing) that usually comes next; see `Predictor`."""
+        """Return the (layer, routing) that usually comes next, if anything did before; see `Predictor`."""
         place = self._place[layer_idx]
         ids, weights = routing.topk_ids[0], routing.topk_weights[0]
         if place > 0 and self._last_place == place - 1:
@@ -51,14 +51,14 @@ class StatisticalPreload:
             rows[self._last[:, None], ids[None]] += 1
         self._last, self._last_place = ids.astype(np.intp), place
         if place + 1 == len(self._layers):
-            return
+            return iter(())
         rows = self.followed[place, ids]
         known = rows.sum(axis=1)
         if not known.any():
-            return
+            return iter(())
         share = (weights / np.maximum(known, np.float32(_LEAST))) @ rows
         logits = np.log(np.maximum(share, np.float32(_LEAST))).astype(np.float32)[None]
-        yield self._layers[place + 1], route(logits, self._top_k, norm_topk_prob=self._norm)
+        return iter([(self._layers[place + 1], route(logits, self._top_k, norm_topk_prob=self._norm))])
 
 
 def counts_bytes(num_layers: int, num_experts: int) -> int:
