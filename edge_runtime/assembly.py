@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_runtime.config import EngineOptions, RuntimeConfig, resolve
@@ -20,7 +20,14 @@ from edge_runtime.format.calibration import ExpertCalibration
 from edge_runtime.format.calibration import read as read_calibration
 from edge_runtime.kernels import ExpertKernels
 from edge_runtime.limits import read_limits
-from edge_runtime.memory import MemoryNeeds, MemoryPlan, memory_ceiling, plan_memory
+from edge_runtime.memory import (
+    Ceiling,
+    MemoryNeeds,
+    MemoryPlan,
+    choose_prefill_chunk,
+    memory_ceiling,
+    plan_memory,
+)
 from edge_runtime.policy import POLICIES, create_policy, parse_policy, price_of
 from edge_runtime.policy.base import Policy, PolicyContext
 from edge_runtime.prefetch import parse_prefetch
@@ -120,21 +127,22 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
     config = resolve(options, os.environ if env is None else env, manifest)
     spec, layout = manifest.model, manifest.layout
     tokenizer = Tokenizer(Path(path) / "tokenizer")
-    kernels = ExpertKernels(
-        spec.hidden,
-        spec.expert_intermediate,
-        spec.top_k,
-        max_tokens(config.prefill_chunk, config.parallel),
-        threads=config.threads,
-    )
+
+    def scratch(chunk: int) -> int:
+        return (
+            ExpertKernels.scratch_bytes_for(*shape, max_tokens(chunk, config.parallel))
+            + scratch_bytes(spec, chunk, config.context)
+            + min(_LOGITS_BYTES, 4 * spec.vocab_size * config.logits_chunk)
+        )
+
+    shape = (spec.hidden, spec.expert_intermediate, spec.top_k)
+    ceiling = _ceiling(config)
     needs = MemoryNeeds(
         runtime_bytes=rss_bytes() + (0 if "onnxruntime" in sys.modules else LIBRARY_BYTES),
         trunk_bytes=plan_trunk_bytes(manifest) + predictor_bytes(config.prefetch, spec),
         kv_bytes_per_token=KVCache.bytes_for(spec, 1),
         context=config.context,
-        scratch_bytes=kernels.scratch_bytes
-        + scratch_bytes(spec, config.prefill_chunk, config.context)
-        + min(_LOGITS_BYTES, 4 * spec.vocab_size * config.logits_chunk),
+        scratch_bytes=0,
         tokenizer_bytes=0,  # already loaded, so it is in runtime_bytes
         headroom_bytes=HEADROOM_BYTES,
         slot_bytes={tier: layout.tier_bytes(tier) for tier in manifest.experts.tiers},
@@ -144,6 +152,11 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
         top_k=spec.top_k,
         parallel=config.parallel,
     )
+    room = ceiling.bytes - sum(line.bytes for line in needs.fixed_lines())
+    chunk = config.prefill_chunk or choose_prefill_chunk(
+        room, scratch, longest=config.context, experts_bytes=needs.all_experts * needs.slot_bytes[config.tier]
+    )
+    config, needs = replace(config, prefill_chunk=chunk), replace(needs, scratch_bytes=scratch(chunk))
     context = PolicyContext(
         num_layers=spec.num_layers,
         num_experts=spec.num_experts,
@@ -153,7 +166,8 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
         norm_topk_prob=spec.norm_topk_prob,
         calibration=_calibration(bundle, config.policy, config.eviction),
     )
-    plan = _plan(needs, config.memory, config.expert_memory, config.os_reserve)
+    plan = plan_memory(needs, ceiling, expert_memory=config.expert_memory)
+    kernels = ExpertKernels(*shape, max_tokens(chunk, config.parallel), threads=config.threads)
     return Prepared(bundle, config, tokenizer, kernels, needs, plan, context, create_policy(config.policy, context))
 
 
@@ -165,11 +179,13 @@ def _calibration(bundle: Bundle, policy: str, eviction: str) -> ExpertCalibratio
     return read_calibration(bundle.path, bundle.manifest.model)
 
 
-def _plan(needs: MemoryNeeds, memory: int | None, expert_memory: int | None, reserve: int) -> MemoryPlan:
-    ceiling = memory_ceiling(
-        read_limits(), requested=memory, own_anonymous_bytes=anonymous_bytes(), reserve_bytes=reserve
+def _ceiling(config: RuntimeConfig) -> Ceiling:
+    return memory_ceiling(
+        read_limits(),
+        requested=config.memory,
+        own_anonymous_bytes=anonymous_bytes(),
+        reserve_bytes=config.os_reserve,
     )
-    return plan_memory(needs, ceiling, expert_memory=expert_memory)
 
 
 def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
@@ -259,6 +275,6 @@ def replan(parts: Parts, *, memory: str | int | None, expert_memory: str | int |
     config = parts.config
     total = config.memory if memory is None else None if memory == "auto" else parse_size(memory, "memory")
     experts = config.expert_memory if expert_memory is None else parse_size(expert_memory, "expert_memory")
-    plan = _plan(parts.needs, total, experts, config.os_reserve)
+    plan = plan_memory(parts.needs, _ceiling(replace(config, memory=total)), expert_memory=experts)
     parts.cache.resize(plan.num_slots)
     parts.plan = plan

@@ -84,7 +84,7 @@ class RuntimeConfig:
         direct_io: read experts past the page cache.
         context: N, tokens of KV cache of one sequence.
         parallel: sequences that may be decoded together, each with a KV cache of its own.
-        prefill_chunk: tokens of a prompt in one pass.
+        prefill_chunk: tokens of a prompt in one pass; 0 until the memory plan has chosen it.
         logits_chunk: tokens a pass when logits of every token are wanted.
         seed: of sampling; None draws one from the system for each request.
     """
@@ -146,7 +146,7 @@ def resolve(
             "context", _count(limit, " (the model's own limit)"), min(_number(profile.context.value, limit), limit)
         ),
         parallel=said.pick("parallel", _count(_MAX_PARALLEL), 1),
-        prefill_chunk=_number(profile.prefill_chunk.value, 128),
+        prefill_chunk=_number(profile.prefill_chunk.value, 0),
         logits_chunk=_DEFAULT_LOGITS_CHUNK,
         seed=said.pick("seed", _seed, None),
     )

@@ -20,20 +20,28 @@ from edge_runtime.telemetry.spans import Spans
 from edge_runtime.trunk.base import F32, LayerOutput, Trunk, TrunkChunk
 from edge_runtime.trunk.kv_cache import KVCache
 
+I32 = NDArray[np.int32]
+
 
 class Kernels(Protocol):
     """The part of `edge_runtime.kernels.ExpertKernels` a decoder uses."""
 
-    def quantize(self, x: F32) -> None:
-        """Take float32 [T, D] as the input of the runs that follow."""
+    def begin(self, x: F32, ids: I32, weights: F32, num_experts: int) -> None:
+        """Take float32 [T, D] and its plan, int32 and float32 [T, K], for the runs that follow."""
         ...
 
-    def run(self, tier: int, segments: NDArray[np.uint64], starts: NDArray[np.int32], pairs: NDArray[np.int32]) -> None:
-        """Compute experts for their (token, rank) pairs."""
+    def run_experts(self, tier: int, segments: NDArray[np.uint64], experts: I32) -> None:
+        """Compute some of the plan's experts."""
         ...
 
-    def combine(self, weights: F32, out: F32) -> None:
+    def end(self, out: F32) -> None:
         """Write the weighted sum over ranks to float32 [T, D]."""
+        ...
+
+    def run_resident(
+        self, x: F32, ids: I32, weights: F32, tier: int, addresses: NDArray[np.uint64], slots: I32, out: F32
+    ) -> None:
+        """All of that at once, for experts that are all in memory."""
         ...
 
 
@@ -197,30 +205,51 @@ class Decoder:
     ) -> list[F32]:
         """Return the experts' combined output of each sequence, as views of one array."""
         x = _joined([out.x for out in outs])
-        jobs = PairsByExpert(plan)
         moe = self._moe[: len(x)]
+        shared = self.spec.layers[layer_idx].shared_intermediate is not None
+        resident = None if self._reads_ahead(plan) else self.cache.take_resident(layer_idx, plan.tiers, plan.use_order)
+        if resident is not None:
+            with self.spans.span("experts"):
+                self.kernels.run_resident(x, plan.topk_ids, plan.topk_weights, *resident, moe)
+            shared_out = self._run_shared(layer_idx, chunks) if shared else []
+        else:
+            shared_out = self._stream_experts(layer_idx, plan, routing, x, moe, chunks if shared else [])
+        parts = [moe] if len(chunks) == 1 else np.split(moe, _stops(chunks))
+        for part, more in zip(parts, shared_out, strict=shared):
+            part += more
+        return parts
+
+    def _stream_experts(
+        self, layer_idx: int, plan: StepPlan, routing: Routing, x: F32, moe: F32, shared: list[TrunkChunk]
+    ) -> list[F32]:
+        """Compute experts as they come into `moe`; return the outputs of shared experts, run while reads flow."""
         # reads of missing experts are under way from here on
         ready = self.cache.stream(layer_idx, plan.tiers, plan.use_order)
-        shared = self.spec.layers[layer_idx].shared_intermediate is not None
-        if shared:
-            with self.spans.span("trunk"):
-                shared_out = [self.trunk.run_shared(chunk, layer_idx) for chunk in chunks]
         for hint in plan.hints:  # behind this layer's own reads
             self._prefetch(hint)
         if self.prefetcher is not None:
             self.prefetcher.after(layer_idx, x, routing)
         with self.spans.span("experts"):
-            self.kernels.quantize(x)
-        for batch in ready:
+            self.kernels.begin(x, plan.topk_ids, plan.topk_weights, self.spec.num_experts)
+        shared_out: list[F32] = []
+        for number, batch in enumerate(ready):
             with self.spans.span("experts"):
-                self.kernels.run(batch.tier, batch.segments, *jobs.of(batch.experts))
+                self.kernels.run_experts(batch.tier, batch.segments, batch.experts)
+            if number == 0 and shared:
+                shared_out = self._run_shared(layer_idx, shared)
+        if shared and not shared_out:
+            shared_out = self._run_shared(layer_idx, shared)
         with self.spans.span("experts"):
-            self.kernels.combine(plan.topk_weights, moe)
-        parts = np.split(moe, _stops(chunks))
-        if shared:
-            for part, more in zip(parts, shared_out, strict=True):
-                part += more
-        return parts
+            self.kernels.end(moe)
+        return shared_out
+
+    def _run_shared(self, layer_idx: int, chunks: list[TrunkChunk]) -> list[F32]:
+        with self.spans.span("trunk"):
+            return [self.trunk.run_shared(chunk, layer_idx) for chunk in chunks]
+
+    def _reads_ahead(self, plan: StepPlan) -> bool:
+        """Whether something may be read before this layer's experts were computed."""
+        return bool(plan.hints) or (self.prefetcher is not None and self.prefetcher.is_on)
 
     def _prefetch(self, hint: Hint) -> None:
         tiers = np.full(self.spec.num_experts, hint.tier, np.uint8)
@@ -258,26 +287,3 @@ def _joined(arrays: Sequence[F32 | None]) -> F32:
     found = [array for array in arrays if array is not None]
     assert len(found) == len(arrays)
     return found[0] if len(found) == 1 else np.concatenate(found)
-
-
-class PairsByExpert:
-    """Groups the (token, rank) pairs of a plan by expert.
-
-    Pair index = token * K + rank; pairs whose weight is exactly 0 are skipped.
-    """
-
-    def __init__(self, plan: StepPlan) -> None:
-        ids = plan.topk_ids.ravel()
-        active = np.flatnonzero(plan.topk_weights.ravel())
-        self._pairs = active[np.argsort(ids[active], kind="stable")].astype(np.int32)
-        self._ids = ids[self._pairs]
-
-    def of(self, experts: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Return starts int32 [n + 1] and pairs int32 [P] for n experts, in their order."""
-        left = np.searchsorted(self._ids, experts, "left")
-        counts = np.searchsorted(self._ids, experts, "right") - left
-        starts = np.zeros(len(experts) + 1, np.int32)
-        np.cumsum(counts, out=starts[1:])
-        # position of each wanted pair: its expert's first pair plus its place among that expert's pairs
-        offset = np.repeat(left - starts[:-1], counts) + np.arange(starts[-1])
-        return starts, np.ascontiguousarray(self._pairs[offset])

@@ -95,7 +95,7 @@ class DeviceProfile:
         memory: ceiling for the process.
         os_reserve: memory left to the rest of the machine when the ceiling is 'auto'.
         context: tokens of KV cache.
-        prefill_chunk: tokens of a prompt run in one pass.
+        prefill_chunk: tokens of a prompt run in one pass; 'auto': as many as the memory plan allows.
         threads: compute threads.
         io_threads: reads under way at once.
         read_chunk: largest single read.

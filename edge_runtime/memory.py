@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -198,6 +198,33 @@ def memory_ceiling(
     if requested is not None:
         options.append(Ceiling(requested, "--memory"))
     return min(options, key=lambda option: option.bytes)
+
+
+PREFILL_CHUNKS = (512, 256, 128, 64, 32, 16)
+_SCRATCH_SHARE = 8
+_RESIDENT_CHUNK = 128
+
+
+def choose_prefill_chunk(
+    room_bytes: int, scratch_bytes: Callable[[int], int], *, longest: int, experts_bytes: int
+) -> int:
+    """Return how many tokens of a prompt to run in one pass.
+
+    Each expert is read at most once a pass, so that longer passes read less; but their scratch comes out of the memory
+    of experts. The longest pass whose scratch takes at most an eighth of what the two share is taken; where all experts
+    stay in memory, and longer passes save nothing, at most 128 tokens.
+
+    Args:
+        room_bytes: the ceiling less everything but scratch and experts.
+        scratch_bytes: scratch of a pass of that many tokens.
+        longest: the context, as no pass is longer.
+        experts_bytes: all experts of the model.
+    """
+    if experts_bytes + scratch_bytes(_RESIDENT_CHUNK) <= room_bytes:
+        longest = min(longest, _RESIDENT_CHUNK)
+    choices = [chunk for chunk in PREFILL_CHUNKS if chunk <= longest] or [PREFILL_CHUNKS[-1]]
+    fitting = (chunk for chunk in choices if _SCRATCH_SHARE * scratch_bytes(chunk) <= room_bytes)
+    return next(fitting, choices[-1])
 
 
 def plan_memory(needs: MemoryNeeds, ceiling: Ceiling, *, expert_memory: int | None = None) -> MemoryPlan:

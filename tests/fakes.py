@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from edge_runtime.errors import ExpertReadError
 from edge_runtime.experts.base import ExpertKey, Priority, ReadTicket, SegmentRange, StoreStats
@@ -38,7 +38,7 @@ class FakeStore:
         self.queue: list[tuple[int, int, ReadTicket]] = []
         self.submitted: list[tuple[ExpertKey, Priority]] = []
         self.reads = self.bytes_read = 0
-        self.first_segment: dict[ReadTicket, int] = {}
+        self.segments: dict[ReadTicket, SegmentRange] = {}
         self.requests = 0
         self.is_closed = False
 
@@ -48,14 +48,14 @@ class FakeStore:
     def submit(
         self,
         key: ExpertKey,
-        into: memoryview,
+        into: Sequence[memoryview],
         *,
         segments: SegmentRange | None = None,
         priority: Priority = Priority.NOW,
         tag: int = 0,
     ) -> ReadTicket:
         ticket = ReadTicket(key, into, priority, tag)
-        self.first_segment[ticket] = segments[0] if segments else 0
+        self.segments[ticket] = segments or (0, 1)
         self.queue.append((self.now + self.latency(key), len(self.submitted), ticket))
         self.submitted.append((key, priority))
         return ticket
@@ -78,7 +78,7 @@ class FakeStore:
             if entry[2] is ticket and entry[0] > self.now + 1 and not self.stuck(ticket.key):
                 self.queue.remove(entry)
                 ticket.error = ExpertReadError("withdrawn")
-                ticket.finish()
+                ticket.finish(0)
                 return True
         return False
 
@@ -100,8 +100,11 @@ class FakeStore:
                 f"layer {ticket.key.layer_idx}, expert {ticket.key.expert_idx}: scripted failure"
             )
         else:
-            size = min(len(ticket.into), self.record_bytes)
-            ticket.into[:size] = record_of(ticket.key, size, self.first_segment.pop(ticket))
+            first, last = self.segments.pop(ticket)
+            numbers = [first, *range(last - len(ticket.into) + 1, last)]  # of the first segment in each piece
+            for view, number in zip(ticket.into, numbers, strict=True):
+                size = min(len(view), self.record_bytes)
+                view[:size] = record_of(ticket.key, size, number)
+                self.bytes_read += size
             self.reads += 1
-            self.bytes_read += size
-        ticket.finish()
+        ticket.finish(self.now)

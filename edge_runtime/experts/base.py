@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import enum
-import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
-from time import perf_counter_ns
 from typing import NamedTuple, Protocol
 
 from edge_runtime.errors import ExpertReadError
@@ -48,53 +47,30 @@ class StoreStats:
 
 
 class ReadTicket:
-    """One read under way. `tag` is the caller's own (the cache keeps its slot there).
+    """One read under way.
 
-    The thread that asked holds no lock of Python code: an interrupt (Ctrl-C) between two of its steps leaves none held.
+    Attributes:
+        key: the expert.
+        into: memory its segments go to; released when the read is done.
+        priority: of the read.
+        tag: the caller's own; the cache keeps its slot there.
+        error: why it failed, once it is done.
+        is_done: whether it finished, well or not; its memory is then no longer written to.
+        elapsed_ns: time from asking to finished, queueing included; only once it is done.
     """
 
-    def __init__(self, key: ExpertKey, into: memoryview, priority: Priority, tag: int) -> None:
+    def __init__(self, key: ExpertKey, into: Sequence[memoryview], priority: Priority, tag: int) -> None:
         self.key, self.into, self.priority, self.tag = key, into, priority, tag
         self.error: ExpertReadError | None = None
-        self._started_ns, self._finished_ns = perf_counter_ns(), 0
-        self._is_done = False
-        self._running = threading.Lock()
-        self._running.acquire()
+        self.is_done = False
+        self.elapsed_ns = 0
 
-    @property
-    def is_done(self) -> bool:
-        """Whether it finished, well or not; its buffer is then no longer written to."""
-        return self._is_done
-
-    @property
-    def elapsed_ns(self) -> int:
-        """Time from asking to finished, queueing included; only once it is done."""
-        return self._finished_ns - self._started_ns
-
-    def finish(self) -> None:
+    def finish(self, elapsed_ns: int) -> None:
         """Mark it finished; called by the store, a second time only if the first was interrupted."""
-        self._finished_ns = perf_counter_ns()
-        self.into.release()
-        self._is_done = True
-        if self._running.locked():
-            self._running.release()
-
-    def wait(self, timeout_s: float = DEFAULT_READ_TIMEOUT_S) -> None:
-        """Block until it finished.
-
-        Raises:
-            ExpertReadError: the read failed, or did not finish in time.
-        """
-        if not self._is_done and self._running.acquire(timeout=timeout_s):
-            self._running.release()  # for the next who waits
-        if not self._is_done:
-            layer, expert = self.key
-            raise ExpertReadError(
-                f"layer {layer}, expert {expert}: expected a read to finish within {timeout_s:g} s, it did not. "
-                "Check the drive (dmesg)."
-            )
-        if self.error is not None:
-            raise self.error
+        self.elapsed_ns = elapsed_ns
+        for view in self.into:
+            view.release()
+        self.is_done = True
 
 
 class ExpertStore(Protocol):
@@ -116,7 +92,7 @@ class ExpertStore(Protocol):
     def submit(
         self,
         key: ExpertKey,
-        into: memoryview,
+        into: Sequence[memoryview],
         *,
         segments: SegmentRange | None = None,
         priority: Priority = Priority.NOW,
@@ -124,7 +100,7 @@ class ExpertStore(Protocol):
     ) -> ReadTicket:
         """Start reading segments of an expert, by default all of the tier; returns at once.
 
-        The view `into` is released when the ticket is done.
+        The segments go one after the other into the memory `into`, whose views are released when the ticket is done.
         """
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,27 @@ from edge_runtime.experts.eviction import EvictionRule
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.reader import SlotReader
 from edge_runtime.experts.residency import SlotTable
-from edge_runtime.experts.stream import LayerStream, ReadyBatch, batches
+from edge_runtime.experts.stream import LayerStream, ReadyBatch
 from edge_runtime.experts.units import UnitLedger, UnitSizes
 from edge_runtime.format.record import RecordLayout
 from edge_runtime.spec import ModelSpec
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+class Resident(NamedTuple):
+    """Where the experts of a layer are; valid until something is read.
+
+    Attributes:
+        tier: the tier all of them are served at.
+        addresses: uint64 [S, 4], address of each segment of each slot.
+        slots: int32 [E], slot of each expert of the layer.
+    """
+
+    tier: int
+    addresses: NDArray[np.uint64]
+    slots: NDArray[np.int32]
 
 
 class ExpertCache:
@@ -184,13 +198,32 @@ class ExpertCache:
             raises ExpertReadError if a read failed; by then everything is released and the next request may run.
         """
         self._close_stream()
-        if self.fits_all and not (self._table.resident_tiers(layer_idx) < tiers).any():
-            return self._serve_resident(layer_idx, tiers)
         self._stream = LayerStream(
             self._reader, self._counters, layer_idx, np.flatnonzero(tiers),
             tiers=tiers, order=order, read_timeout_s=self._read_timeout_s, clock=self._clock,
         )  # fmt: skip
         return self._stream
+
+    def take_resident(
+        self, layer_idx: int, tiers: NDArray[np.uint8], order: NDArray[np.intp] | None = None
+    ) -> Resident | None:
+        """Serve the experts of one layer if all of them are in memory at one tier; else None, and nothing happened.
+
+        Nothing is pinned: they must be computed before anything is read. Arguments as for `stream`.
+        """
+        tier = int(tiers.max())
+        if tier == 0 or (self._table.resident_tiers(layer_idx) < tiers).any():
+            return None
+        experts = np.flatnonzero(tiers)
+        served = tiers[experts]
+        if served.min() != tier:
+            return None
+        self._close_stream()
+        if self.fits_all:
+            self._counters.count_hits(tier, len(experts))
+        else:
+            self._table.use_resident(layer_idx, experts, served, order)
+        return Resident(tier, self._memory.addresses, self._table.slots_of(layer_idx))
 
     def prefetch(
         self, layer_idx: int, experts: Sequence[int], tiers: NDArray[np.uint8], priority: Priority = Priority.NEXT
@@ -246,13 +279,6 @@ class ExpertCache:
             self._store.close()
             self._memory.close()
             self._is_closed = True
-
-    def _serve_resident(self, layer_idx: int, tiers: NDArray[np.uint8]) -> Iterator[ReadyBatch]:
-        """Everything fits and is there: no pins, no scores, two gathers."""
-        experts = np.flatnonzero(tiers)
-        served = tiers[experts]
-        self._counters.count(served, served[:0], served[:0])
-        return iter(batches(experts, self._table.slots_of(layer_idx)[experts], served, self._memory))
 
     def _close_stream(self) -> None:
         stream, self._stream = self._stream, None

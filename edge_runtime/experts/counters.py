@@ -92,6 +92,12 @@ class ExpertCounters:
                 by_outcome[tier] = by_outcome.get(tier, 0) + lookups
                 self.by_tier[tier] = self.by_tier.get(tier, 0) + lookups
 
+    def count_hits(self, tier: int, lookups: int) -> None:
+        """Count lookups that found everything, all served at one tier."""
+        self.hits += lookups
+        self.hits_by_tier[tier] = self.hits_by_tier.get(tier, 0) + lookups
+        self.by_tier[tier] = self.by_tier.get(tier, 0) + lookups
+
     def count_read(self, nanoseconds: int) -> None:
         """Count one record read and checked."""
         self.read_buckets[bisect_left(READ_BOUNDS_S, nanoseconds / 1e9)] += 1

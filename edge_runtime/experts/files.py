@@ -6,6 +6,7 @@ import errno
 import fcntl
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,17 +26,14 @@ class FileOps:
         """Open a file."""
         return os.open(path, flags)
 
-    def preadv(self, fd: int, into: memoryview, offset: int) -> int:
-        """Read into one buffer; the interpreter lock is released meanwhile."""
-        return os.preadv(fd, [into], offset)
-
-    def fstat(self, fd: int) -> os.stat_result:
-        """Status of an open file."""
-        return os.fstat(fd)
+    preadv: Callable[[int, memoryview, int], int] | None = None
+    """preadv(fd, into, offset) instead of the drive reader's own; the bytes that came."""
 
 
 @dataclass
-class _OpenFile:
+class OpenFile:
+    """An expert file held open."""
+
     path: Path
     name: str
     header: ExpertFileHeader
@@ -61,7 +59,7 @@ class ExpertFiles:
         self._bundle, self._tier, self._ops = bundle, tier, ops or FileOps()
         self._direct = direct_io
         self.mode = "direct" if direct_io else "buffered"
-        self._files: dict[int, _OpenFile] = {}
+        self._files: dict[int, OpenFile] = {}
         try:
             for layer_idx in bundle.manifest.model.sparse_layers:
                 self._files[layer_idx] = self._open(layer_idx)
@@ -73,9 +71,14 @@ class ExpertFiles:
             self.close()
             raise
 
-    def header(self, layer_idx: int) -> ExpertFileHeader:
-        """Header of a layer's file."""
-        return self._files[layer_idx].header
+    @property
+    def is_direct(self) -> bool:
+        """Whether reads go past the page cache."""
+        return self._direct
+
+    def open_file(self, layer_idx: int) -> OpenFile:
+        """Return a layer's file."""
+        return self._files[layer_idx]
 
     def name(self, layer_idx: int) -> str:
         """Name of a layer's file inside the bundle."""
@@ -97,54 +100,13 @@ class ExpertFiles:
             if (found.st_dev, found.st_ino) != file.identity or found.st_size != file.header.file_bytes:
                 self._reopen(layer_idx, file)
 
-    def check_open(self, layer_idx: int) -> None:
-        """Check that an open file was neither removed nor cut since.
-
-        Raises:
-            ExpertReadError: it was.
-        """
-        file = self._files[layer_idx]
-        found = self._ops.fstat(file.fd)
-        if found.st_nlink == 0:
-            raise ExpertReadError(f"{file.name}: removed or replaced while in use. Put the file back.")
-        if found.st_size != file.header.file_bytes:
-            raise ExpertReadError(
-                f"{file.name}: expected {file.header.file_bytes} bytes, got {found.st_size}: changed while in use. "
-                "Export the bundle again."
-            )
-
-    def read(self, layer_idx: int, offset: int, into: memoryview) -> None:
-        """Fill `into` from a layer's file; both ends 4 KiB aligned.
-
-        Raises:
-            ExpertReadError: the drive failed or the file is too short.
-        """
-        file, done = self._files[layer_idx], 0
-        while done < len(into):
-            try:
-                count = self._ops.preadv(file.fd, into[done:] if done else into, offset + done)
-            except OSError as err:
-                code = errno.errorcode.get(err.errno or 0, "?")
-                raise ExpertReadError(
-                    f"{file.name}: reading {len(into)} bytes at {offset} failed: {code}, {err.strerror}. "
-                    "Check the drive (dmesg)."
-                ) from err
-            done += count
-            if count == 0 or (done < len(into) and count % PAGE):
-                raise ExpertReadError(
-                    f"{file.name}: expected {len(into)} bytes at {offset}, got {done}: changed while in use. "
-                    "Export the bundle again."
-                )
-        if not self._direct:
-            os.posix_fadvise(file.fd, offset, len(into), os.POSIX_FADV_DONTNEED)
-
     def close(self) -> None:
         """Close every file."""
         files, self._files = self._files, {}
         for file in files.values():
             os.close(file.fd)
 
-    def _open(self, layer_idx: int) -> _OpenFile:
+    def _open(self, layer_idx: int) -> OpenFile:
         name = expert_file(layer_idx, self._tier)
         header = self._bundle.expert_header(layer_idx, self._tier)
         path = self._bundle.path / name
@@ -152,7 +114,7 @@ class ExpertFiles:
         found = os.fstat(fd)
         if not self._direct:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
-        return _OpenFile(path, name, header, fd, (found.st_dev, found.st_ino))
+        return OpenFile(path, name, header, fd, (found.st_dev, found.st_ino))
 
     def _open_fd(self, path: Path) -> int:
         flags = os.O_RDONLY | os.O_CLOEXEC
@@ -173,8 +135,9 @@ class ExpertFiles:
 
         file = next(iter(self._files.values()))
         page = mmap.mmap(-1, PAGE)
+        read = self._ops.preadv or (lambda fd, into, offset: os.preadv(fd, [into], offset))
         try:
-            self._ops.preadv(file.fd, memoryview(page), 0)
+            read(file.fd, memoryview(page), 0)
         except OSError as err:
             if err.errno != errno.EINVAL:
                 raise BundleError(f"{file.name}: cannot be read: {err.strerror}. Check the drive (dmesg).") from err
@@ -191,7 +154,7 @@ class ExpertFiles:
             path,
         )
 
-    def _reopen(self, layer_idx: int, file: _OpenFile) -> None:
+    def _reopen(self, layer_idx: int, file: OpenFile) -> None:
         try:
             fresh = self._open(layer_idx)
         except (OSError, BundleError) as err:

@@ -15,9 +15,12 @@ from edge_runtime.errors import ExpertReadError
 from edge_runtime.experts.base import ExpertKey, ExpertStore, Priority, ReadTicket
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.residency import SlotTable
+from edge_runtime.sizes import MIB
 
 _log = logging.getLogger(__name__)
 _WAIT_S = 0.1
+_TOGETHER_BYTES = MIB
+"""Up to this size everything a slot lacks is one read; beyond, each of its units is a read of its own."""
 
 
 class Finished(NamedTuple):
@@ -144,23 +147,30 @@ class SlotReader:
     def _read(self, slot: int, key: ExpertKey, priority: Priority) -> None:
         """Submit what the slot lacks: everything, or only the planes beyond those it is resident with."""
         pending = self._pending[slot] = _Pending(key)
+        first, units = self._lacking(slot)
+        if len(units) > 1 and sum(map(len, units)) <= _TOGETHER_BYTES:
+            runs = [(first, len(self.table.planes_of(slot)) + self.table.ledger.sizes.core_segments, units)]
+        else:
+            cores = self.table.ledger.sizes.core_segments if first == 0 else 1
+            stops = [first + cores + i for i in range(len(units))]
+            starts = [first, *stops]
+            runs = [(start, stop, [unit]) for start, stop, unit in zip(starts, stops, units, strict=False)]
+        for start, stop, into in runs:
+            pending.tickets.append(
+                self._store.submit(key, into, segments=(start, stop), priority=priority, tag=slot)
+            )  # fmt: skip
+        pending.is_complete = True
+
+    def _lacking(self, slot: int) -> tuple[int, list[memoryview]]:
+        """The first segment a slot lacks, and the memory of its core and planes from there on."""
         sizes, planes = self.table.ledger.sizes, self.table.planes_of(slot)
         resident = self.table.resident_planes(slot)
-        if resident is None:
-            pending.tickets.append(
-                self._store.submit(
-                    key, self.memory.core(slot), segments=(0, sizes.core_segments), priority=priority, tag=slot
-                )
-            )
         for index in range(resident or 0, len(planes)):
             self.memory.bind_plane(slot, index, planes[index])
-            first = sizes.core_segments + index
-            pending.tickets.append(
-                self._store.submit(
-                    key, self.memory.plane(planes[index]), segments=(first, first + 1), priority=priority, tag=slot
-                )
-            )
-        pending.is_complete = True
+        units = [self.memory.plane(unit) for unit in planes[resident or 0 :]]
+        if resident is None:
+            return 0, [self.memory.core(slot), *units]
+        return sizes.core_segments + resident, units
 
     def _settle(self, ticket: ReadTicket) -> Finished | None:
         """Settle the slot of a finished read with the last one; a read that was given up long ago is passed over."""

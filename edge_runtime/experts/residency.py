@@ -133,12 +133,7 @@ class SlotTable:
             order: the same experts in the order they count as used, the most recent last; None: as they come.
         """
         counters = self.counters
-        if order is None:
-            self._rule.use(layer_idx * self.num_experts + experts, tiers)
-        else:
-            self._rule.use(layer_idx * self.num_experts + order, tiers[np.searchsorted(experts, order)])
-        if self._any_masked:
-            self._masked[layer_idx] = False
+        self._note_use(layer_idx, experts, tiers, order)
         slots = self._slots[layer_idx].take(experts)
         is_ready = self._tiers[layer_idx].take(experts) >= tiers
         if is_ready.all():
@@ -155,6 +150,20 @@ class SlotTable:
         counters.prefetch_used += self._settle_prefetched(found.ready_slots)
         counters.prefetch_late += self._settle_prefetched(found.late_slots)
         return found
+
+    def use_resident(self, layer_idx: int, experts: Keys, tiers: U8, order: Keys | None) -> None:
+        """Count the lookup of experts that are all resident, and served at one tier. Arguments as for `lookup`."""
+        self._note_use(layer_idx, experts, tiers, order)
+        self.counters.count_hits(int(tiers[0]), len(experts))
+        self.counters.prefetch_used += self._settle_prefetched(self._slots[layer_idx].take(experts))
+
+    def _note_use(self, layer_idx: int, experts: Keys, tiers: U8, order: Keys | None) -> None:
+        if order is None:
+            self._rule.use(layer_idx * self.num_experts + experts, tiers)
+        else:
+            self._rule.use(layer_idx * self.num_experts + order, tiers[np.searchsorted(experts, order)])
+        if self._any_masked:
+            self._masked[layer_idx] = False
 
     def mask(self, layer_idx: int, experts: Iterable[int]) -> None:
         """Evict these experts of a layer after all others, until the layer is looked up."""

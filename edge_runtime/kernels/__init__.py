@@ -12,7 +12,8 @@ Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (to
 
 `ExpertKernels(hidden, intermediate, top_k, max_tokens, threads=1, isa="auto")`
     Owns scratch for `max_tokens` tokens (`scratch_bytes`) and `threads - 1` worker threads; nothing
-    is allocated later. `isa` is "auto" or one of `available_isas()`. Calls are serialised.
+    large is allocated later. `scratch_bytes_for(hidden, intermediate, top_k, max_tokens)` says how much it will
+    be. `isa` is "auto" or one of `available_isas()`. Calls are serialised.
     quantize(x)                    float32 [T, D], T <= max_tokens; copied, so x may change afterwards.
     run(tier, segments, starts, pairs)
         tier 2, 4, 6, 8 or 16; segments uint64 [N, 4] addresses of the experts' segments, of which the
@@ -22,6 +23,15 @@ Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (to
         at a time, at different tiers.
     combine(weights, out)          float32 [T, K] and [T, D]. A weight of exactly 0 skips its pair.
     forward(x, tier, segments, starts, pairs, weights, out)    the three in one call.
+    begin(x, ids, weights, num_experts)
+        The same in terms of a plan: ids int32 [T, K] in 0..num_experts - 1, weights float32 [T, K]; a pair whose
+        weight is exactly 0 is not computed. Copied.
+    run_experts(tier, segments, experts)       some of the plan's experts, int32 [N], each once.
+    end(out)                                   the weighted sum.
+    outputs(pairs, out)                        outputs float32 [P, D] of pairs as they were run last.
+    run_resident(x, ids, weights, tier, addresses, slots, out)
+        begin, run_experts and end in one call, for experts that are all in memory: addresses uint64 [S, 4] by slot,
+        slots int32 [E] by expert.
 
 `ExpertEncoder(layer, expert, hidden, intermediate, num_segments, bf16=False, threads=1, isa="auto")`
     add_rows(matrix, row_start, rows, dtype)    matrix 0 gate, 1 up, 2 down; rows [n, columns], n and
@@ -32,6 +42,10 @@ Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (to
     reset(layer, expert)           start the next expert in the same buffers.
     The bytes do not depend on `threads`, on `isa`, or on how rows were grouped.
 
+`route(logits, ids, weights, norm)`
+    The router's rule: softmax over float32 [T, E], the K greatest into ids int32 [T, K] (best first, equal ones by
+    number) and their probabilities into weights float32 [T, K], divided by their sum if `norm`.
+
 `crc32c(data, value=0)`            CRC-32C of a contiguous buffer, continuing from `value`.
 
 All arrays are C-contiguous. Long calls release the GIL. Bad arguments raise ValueError naming what
@@ -41,11 +55,11 @@ was expected and what came.
 from __future__ import annotations
 
 try:
-    from edge_runtime.kernels._native import ExpertEncoder, ExpertKernels, available_isas, crc32c
+    from edge_runtime.kernels._native import ExpertEncoder, ExpertKernels, available_isas, crc32c, route
 except ImportError as err:
     raise ImportError(
         "edge_runtime.kernels: the native extension '_native' is missing or does not load "
         f"({err}). Build it with: pip install -e . (needs a C++17 compiler)"
     ) from err
 
-__all__ = ["ExpertEncoder", "ExpertKernels", "available_isas", "crc32c"]
+__all__ = ["ExpertEncoder", "ExpertKernels", "available_isas", "crc32c", "route"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.kernels import route as choose
 from edge_runtime.policy.base import Routing
 
 
@@ -12,15 +13,15 @@ def route(logits: NDArray[np.float32], top_k: int, *, norm_topk_prob: bool) -> R
     """Choose experts as the model would.
 
     Args:
-        logits: float32 [T, E].
+        logits: float32 [T, E], contiguous.
         top_k: K, at most E.
         norm_topk_prob: divide the K weights by their sum (mixtral always; qwen and olmoe as configured).
 
     Returns:
-        Experts best first; equal probabilities go to the lower index.
+        Experts best first; equal probabilities go to the lower index. A token with a logit that is not finite gets
+        weights that are no numbers, so that the damage shows.
     """
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    ids = np.argsort(-logits, axis=1, kind="stable")[:, :top_k].astype(np.int32)
-    weights = np.take_along_axis(shifted, ids, axis=1)
-    total = weights.sum(axis=1, keepdims=True) if norm_topk_prob else shifted.sum(axis=1, keepdims=True)
-    return Routing(logits, ids, weights / total)
+    ids = np.empty((len(logits), top_k), np.int32)
+    weights = np.empty((len(logits), top_k), np.float32)
+    choose(logits, ids, weights, norm_topk_prob)
+    return Routing(logits, ids, weights)

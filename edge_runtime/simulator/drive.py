@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_runtime.experts.base import ExpertKey, Priority, ReadTicket, SegmentRange, StoreStats
@@ -46,7 +47,7 @@ class SimulatedStore:
     def submit(
         self,
         key: ExpertKey,
-        into: memoryview,
+        into: Sequence[memoryview],
         *,
         segments: SegmentRange | None = None,
         priority: Priority = Priority.NOW,
@@ -54,10 +55,11 @@ class SimulatedStore:
     ) -> ReadTicket:
         """See `ExpertStore.submit`."""
         ticket = ReadTicket(key, into, priority, tag)
-        self._batch_bytes += len(into)
+        size = sum(map(len, into))
+        self._batch_bytes += size
         self._reads += 1
-        self._bytes_read += len(into)
-        ticket.finish()
+        self._bytes_read += size
+        ticket.finish(0)
         self._done.append(ticket)
         return ticket
 

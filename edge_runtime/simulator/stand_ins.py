@@ -10,6 +10,8 @@ from edge_runtime.spec import ModelSpec
 from edge_runtime.trunk.base import F32, LayerOutput, TrunkChunk
 from edge_runtime.trunk.kv_cache import KVCache
 
+I32 = NDArray[np.int32]
+
 
 class TraceTrunk:
     """Implements `Trunk` from one recorded pass at a time.
@@ -77,11 +79,16 @@ class TraceTrunk:
 class NullKernels:
     """Experts that add nothing."""
 
-    def quantize(self, x: F32) -> None:
+    def begin(self, x: F32, ids: I32, weights: F32, num_experts: int) -> None:
         """Ignore the input."""
 
-    def run(self, tier: int, segments: NDArray[np.uint64], starts: NDArray[np.int32], pairs: NDArray[np.int32]) -> None:
+    def run_experts(self, tier: int, segments: NDArray[np.uint64], experts: I32) -> None:
         """Compute nothing."""
 
-    def combine(self, weights: F32, out: F32) -> None:
+    def end(self, out: F32) -> None:
         """Leave `out` as it is."""
+
+    def run_resident(
+        self, x: F32, ids: I32, weights: F32, tier: int, addresses: NDArray[np.uint64], slots: I32, out: F32
+    ) -> None:
+        """Compute nothing."""

@@ -136,7 +136,7 @@ def _command(argv: Sequence[str] | None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
         options = parse_options(arguments)
-        _limit_threads(options.jobs)
+        _limit_threads()
         report = _dry_run(options) if arguments.dry_run else _export(options, arguments)
     except HobbitError as err:
         sys.stderr.write(f"hobbit-export: {err}\n")
@@ -177,10 +177,13 @@ def _silence_if_broken(stream: TextIO) -> None:
             os.dup2(null.fileno(), stream.fileno())
 
 
-def _limit_threads(jobs: int) -> None:
-    """Keep numpy's BLAS from starting a thread, with its buffers, per processor; works only before the import."""
+def _limit_threads() -> None:
+    """Keep numpy's BLAS to one thread; works only before the import.
+
+    A thread per processor takes its own buffers, and the reference logits would depend in the last bit on their number.
+    """
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, str(min(jobs, 4)))
+        os.environ.setdefault(name, "1")
 
 
 def _export(options: ExportOptions, arguments: argparse.Namespace) -> dict[str, Any]:

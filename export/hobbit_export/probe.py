@@ -13,11 +13,12 @@ from edge_runtime.policy.base import Policy, ResidencyView, Routing, StepPlan
 from edge_runtime.policy.wrapping import Watching
 
 if TYPE_CHECKING:
-    from edge_runtime.decoder import Kernels
     from edge_runtime.engine import Engine
+    from edge_runtime.kernels import ExpertKernels
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
 Change = Literal["none", "quantise", "skip", "substitute"]
 
 
@@ -60,7 +61,7 @@ class Probe(Watching):
         engine: for its shape.
     """
 
-    def __init__(self, inner: Policy, kernels: Kernels, engine: Engine) -> None:
+    def __init__(self, inner: Policy, kernels: ExpertKernels, engine: Engine) -> None:
         spec = engine.spec
         super().__init__(inner)
         self._kernels = kernels
@@ -72,7 +73,7 @@ class Probe(Watching):
         self.scores: list[F32] = []
         self.routings: dict[int, list[tuple[NDArray[np.int32], F32]]] = {}
         self._layer = -1
-        self._ids = np.empty(0, np.int32)
+        self._plan = np.empty(0, np.int32)  # expert of each pair, -1 where it is not computed
 
     # ---- policy
 
@@ -82,7 +83,6 @@ class Probe(Watching):
         ids, weights = routing.topk_ids, routing.topk_weights
         if layer_idx in self.disturbance.layers:
             ids, weights = self._disturbed(routing)
-        self._ids = ids.ravel()
         if self.tiers:
             self.routings.setdefault(layer_idx, []).append((ids.copy(), weights.copy()))
             share = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
@@ -105,44 +105,48 @@ class Probe(Watching):
 
     # ---- kernels
 
-    def quantize(self, x: F32) -> None:
-        """See `Kernels.quantize`."""
-        self._num_tokens = len(x)
-        self._kernels.quantize(x)
+    def begin(self, x: F32, ids: I32, weights: F32, num_experts: int) -> None:
+        """See `Kernels.begin`."""
+        self._plan = np.where(weights != 0, ids, -1).ravel()
+        self._kernels.begin(x, ids, weights, num_experts)
 
-    def run(self, tier: int, segments: NDArray[np.uint64], starts: NDArray[np.int32], pairs: NDArray[np.int32]) -> None:
-        """See `Kernels.run`; lower tiers first if they are to be measured, since the last run's outputs stay."""
-        if self.tiers and len(pairs):
+    def run_experts(self, tier: int, segments: NDArray[np.uint64], experts: I32) -> None:
+        """See `Kernels.run_experts`; lower tiers first if they are to be measured: the last run's outputs stay."""
+        if self.tiers:
+            pairs = np.flatnonzero(np.isin(self._plan, experts)).astype(np.int32)
             low = {}
             for other in self.tiers:
-                self._kernels.run(other, segments, starts, pairs)
+                self._kernels.run_experts(other, segments, experts)
                 low[other] = self._outputs(pairs)
-            self._kernels.run(tier, segments, starts, pairs)
+            self._kernels.run_experts(tier, segments, experts)
             self._measure(pairs, low, self._outputs(pairs))
         elif self.disturbance.change == "quantise" and self._layer in self.disturbance.layers:
-            self._kernels.run(self.disturbance.tier, segments, starts, pairs)
+            self._kernels.run_experts(self.disturbance.tier, segments, experts)
         else:
-            self._kernels.run(tier, segments, starts, pairs)
+            self._kernels.run_experts(tier, segments, experts)
 
-    def combine(self, weights: F32, out: F32) -> None:
-        """See `Kernels.combine`."""
-        self._kernels.combine(weights, out)
+    def end(self, out: F32) -> None:
+        """See `Kernels.end`."""
+        self._kernels.end(out)
 
-    def _outputs(self, pairs: NDArray[np.int32]) -> F32:
+    def run_resident(
+        self, x: F32, ids: I32, weights: F32, tier: int, addresses: NDArray[np.uint64], slots: I32, out: F32
+    ) -> None:
+        """See `Kernels.run_resident`."""
+        self.begin(x, ids, weights, len(slots))
+        experts = np.unique(self._plan[self._plan >= 0]).astype(np.int32)
+        self.run_experts(tier, addresses[slots[experts]], experts)
+        self.end(out)
+
+    def _outputs(self, pairs: I32) -> F32:
         """Outputs float32 [P, D] of the pairs just run."""
-        tokens, ranks = np.divmod(pairs, self._top_k)
-        found, whole = np.empty((len(pairs), self._hidden), np.float32), self._num_tokens
-        out = np.empty((whole, self._hidden), np.float32)
-        for rank in np.unique(ranks):
-            weights = np.zeros((whole, self._top_k), np.float32)
-            weights[tokens[ranks == rank], rank] = 1
-            self._kernels.combine(weights, out)
-            found[ranks == rank] = out[tokens[ranks == rank]]
+        found = np.empty((len(pairs), self._hidden), np.float32)
+        self._kernels.outputs(pairs, found)
         return found
 
-    def _measure(self, pairs: NDArray[np.int32], low: dict[int, F32], full: F32) -> None:
+    def _measure(self, pairs: I32, low: dict[int, F32], full: F32) -> None:
         sums = self.sums.setdefault(self._layer, Sums(self._num_experts, self.tiers))
-        experts = self._ids[pairs]
+        experts = self._plan[pairs]
         np.add.at(sums.uses, experts, 1)
         np.add.at(sums.norm, experts, _squared(full))
         for tier, outputs in low.items():
@@ -151,14 +155,17 @@ class Probe(Watching):
 
 def _squared(rows: F32) -> F64:
     """Squared length float64 [P] of each row."""
-    return np.asarray(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    wide = rows.astype(
+        np.float64
+    )  # first: einsum casts in blocks that end anywhere, and a row's sum would depend on it
+    return np.asarray(np.einsum("ij,ij->i", wide, wide))
 
 
 @contextmanager
 def probing(engine: Engine) -> Iterator[Probe]:
     """Put a probe into an engine for a block."""
     decoder = engine.parts.decoder
-    probe = Probe(decoder.policy, decoder.kernels, engine)
+    probe = Probe(decoder.policy, engine.parts.kernels, engine)
     kernels, decoder.kernels = decoder.kernels, probe
     try:
         with engine.deciding_with(probe):

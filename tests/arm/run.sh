@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Cross-compiles the kernels for aarch64 and runs them under emulation: the NEON and the portable
 # unit against the numpy reference and, bit for bit, against this machine's kernels; the encoder's
-# bytes against this machine's. Exit 0 passed or skipped (said loudly), 1 failed.
+# bytes against this machine's; and the drive reader, whose io_uring is absent there. Exit 0 passed or skipped (said loudly), 1 failed.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -34,10 +34,15 @@ build() { # source, further options
 build "$src/isa_neon_dotprod.cpp" "-march=armv8.2-a+dotprod"
 build "$src/encode_base.cpp" "-ffinite-math-only -fno-signed-zeros -Wno-psabi"
 for name in isa isa_scalar experts encoder pool crc32c; do build "$src/$name.cpp"; done
+for name in queue threads uring; do build "$root/edge_runtime/drive/src/$name.cpp"; done
+build "$here/check_drive.cpp"
+aarch64-linux-gnu-g++ -static "$work"/{queue,threads,uring,crc32c,check_drive}.o -o "$work/check_drive" -pthread
+rm "$work"/{queue,threads,uring,check_drive}.o
 build "$here/check_arm.cpp" -O1  # GCC 12 crashes vectorising the comparison loop
 aarch64-linux-gnu-g++ -static "$work"/*.o -o "$work/check_arm" -pthread
 
 # Cortex-A76 has the dot product instructions; Cortex-A72 lacks them and must fall back.
 QEMU_CPU=cortex-a76 qemu-aarch64-static "$work/check_arm" neon-dotprod "$work"/case_*.bin || { echo "arm-check: FAILED" >&2; exit 1; }
 QEMU_CPU=cortex-a72 qemu-aarch64-static "$work/check_arm" scalar "$work"/case_*.bin || { echo "arm-check: FAILED" >&2; exit 1; }
+qemu-aarch64-static "$work/check_drive" "$work/records" || { echo "arm-check: FAILED" >&2; exit 1; }
 echo "arm-check: passed"

@@ -138,19 +138,21 @@ def test_truncated_while_running_is_a_named_error(bundle):
 
 def test_a_drive_error_ends_the_request_by_name_and_the_engine_lives(bundle, monkeypatch):
     few = 6 * manifest_io.read(bundle).layout.tier_bytes(4)
+    until_failure = [-1]
+
+    def failing(ops: FileOps, fd: int, into: memoryview, offset: int) -> int:
+        until_failure[0] -= 1
+        if until_failure[0] == 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return os.preadv(fd, [into], offset)
+
+    monkeypatch.setattr(FileOps, "preadv", failing)
     with Engine.open(bundle, tier=4, expert_memory=few, **OPTIONS) as engine:
         expected = engine.generate(PROMPT, SamplingParams(max_tokens=6)).token_ids
-        reads, real = [0], FileOps.preadv
-
-        def failing(ops: FileOps, fd: int, into: memoryview, offset: int) -> int:
-            reads[0] += 1
-            if reads[0] == 20:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return real(ops, fd, into, offset)
-
-        monkeypatch.setattr(FileOps, "preadv", failing)
+        until_failure[0] = 20
         with pytest.raises(ExpertReadError, match=r"layer_\d+\.hbx.*Input/output error"):
             engine.generate(PROMPT, SamplingParams(max_tokens=6))
+        assert until_failure[0] <= 0
         assert engine.generate(PROMPT, SamplingParams(max_tokens=6)).token_ids == expected
 
 

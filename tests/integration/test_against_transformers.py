@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +39,12 @@ def oracle_logits(model, ids: list[int]) -> np.ndarray:
 def oracle_greedy(model, ids: list[int], count: int) -> list[int]:
     import torch
 
+    # the argument's name changed in 5.3x; what comes back kept its own
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     past, out, feed = None, [], torch.tensor([ids])
     with torch.no_grad():
         for _ in range(count):
-            step = model(feed, past_key_values=past, use_cache=True)
+            step = model(feed, **{name: past}, use_cache=True)
             past = step.past_key_values
             out.append(int(step.logits[0, -1].argmax()))
             feed = torch.tensor([[out[-1]]])

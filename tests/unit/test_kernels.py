@@ -152,6 +152,57 @@ def test_threads_batching_subset_and_order_do_not_change_a_bit(
         assert np.array_equal(forward(single, alone, [pool[n] for n in chosen], tier)[0], whole[token])
 
 
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_plan_gives_the_bits_of_its_pairs(experts: dict[tuple[int, int], list[Expert]], tier: int) -> None:
+    hidden, intermediate = 160, 224
+    pool = experts[hidden, intermediate]
+    kernels = ExpertKernels(hidden, intermediate, TOP_K, 33, threads=2)
+    rng = np.random.default_rng(1)
+    for tokens in (1, 4, 33, 2):
+        case = make_case(tokens, hidden, seed=tokens)
+        whole = forward(kernels, case, pool, tier)
+        ids = case.chosen.astype(np.int32)
+        out = np.empty_like(case.x)
+        slots = np.array([2, 0, -1, 3, 1, -1], np.int32)  # experts 2 and 5 are nowhere, and nobody asks for 5
+        ids[ids == 2] = 4
+        table = addresses([pool[1], pool[2], pool[0], pool[3]], tier)
+        kernels.run_resident(case.x, ids, case.weights, tier, table, slots, out)
+        assert np.array_equal(out, whole)
+
+        kernels.begin(case.x, ids, case.weights, 6)
+        place = {0: 0, 1: 1, 3: 3, 4: 2}
+        for expert in rng.permutation([0, 1, 3, 4]).tolist():
+            kernels.run_experts(tier, addresses([pool[place[expert]]], tier), np.array([expert], np.int32))
+        again = np.empty_like(case.x)
+        kernels.end(again)
+        assert np.array_equal(again, whole)
+        rows = np.empty((2, hidden), np.float32)
+        kernels.outputs(np.array([1, 0], np.int32), rows)
+        first = case.weights[0, 0] * rows[1]
+        np.testing.assert_allclose(first + case.weights[0, 1] * rows[0], whole[0], rtol=1e-5, atol=1e-5)
+
+
+def test_bad_plans_are_refused_by_name(experts: dict[tuple[int, int], list[Expert]]) -> None:
+    pool = experts[64, 96]
+    kernels = ExpertKernels(64, 96, TOP_K, 2)
+    x, weights = np.zeros((2, 64), np.float32), np.ones((2, TOP_K), np.float32)
+    ids, out, table = np.array([[0, 1], [1, 3]], np.int32), np.empty((2, 64), np.float32), addresses(pool, 4)
+    slots = np.arange(4, dtype=np.int32)
+    with pytest.raises(ValueError, match=r"expert ids must be in 0\.\.2, got 3"):
+        kernels.begin(x, ids, weights, 3)
+    with pytest.raises(ValueError, match="expert 3 has no slot"):
+        kernels.run_resident(x, ids, weights, 4, table[:3], slots, out)
+    with pytest.raises(ValueError, match="ids, weights: expected 2 rows"):
+        kernels.begin(x, ids[:1], weights, 4)
+    kernels.begin(x, ids, weights, 4)
+    with pytest.raises(ValueError, match="expert 9 is not one of begin"):
+        kernels.run_experts(4, table[:1], np.array([9], np.int32))
+    with pytest.raises(ValueError, match="end: expected 2 tokens"):
+        kernels.end(out[:1])
+    with pytest.raises(ValueError, match="outputs: pair 4"):
+        kernels.outputs(np.array([4], np.int32), out[:1])
+
+
 def test_mixed_tiers_and_a_zero_weight_skip_stale_results(experts: dict[tuple[int, int], list[Expert]]) -> None:
     hidden, intermediate = 64, 96
     pool = experts[hidden, intermediate]

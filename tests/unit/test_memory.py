@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import BudgetError
 from edge_runtime.limits import SystemLimits
-from edge_runtime.memory import Ceiling, MemoryNeeds, memory_ceiling, plan_memory
+from edge_runtime.memory import Ceiling, MemoryNeeds, choose_prefill_chunk, memory_ceiling, plan_memory
 
 MIB = 1 << 20
 
@@ -136,3 +136,17 @@ def test_the_ceiling_is_the_tightest():
         4000 * MIB, "memory available"
     )
     assert memory_ceiling(replace(free, available_bytes=MIB), reserve_bytes=1 << 30).bytes == 0
+
+
+def test_prefill_chunks_use_an_eighth_of_the_experts_memory_at_most():
+    def choose(room: int, *, longest: int = 4096, experts: int = 1 << 40) -> int:
+        return choose_prefill_chunk(room, lambda chunk: 1000 * chunk, longest=longest, experts_bytes=experts)
+
+    assert choose(8 * 512_000) == 512
+    assert choose(8 * 512_000 - 1) == 256
+    assert choose(8 * 64_000) == 64
+    assert choose(0) == 16, "the shortest pass where nothing fits; the plan then says what does not"
+    assert choose(1 << 40, longest=300) == 256
+    assert choose(1 << 40, longest=5) == 16
+    assert choose(1 << 40, experts=1 << 30) == 128, "with everything in memory longer passes save nothing"
+    assert choose(1_000_000, experts=900_000) == 64

@@ -1,4 +1,4 @@
-"""The router rule against transformers', pair grouping against a plain loop, quality figures against definitions."""
+"""The router rule against transformers', quality figures against definitions."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.decoder import PairsByExpert
 from edge_runtime.evaluation import QualityMeter, log_softmax
-from edge_runtime.policy.base import StepPlan
 from edge_runtime.policy.routing import route
 
 
@@ -37,18 +35,26 @@ def test_equal_logits_go_to_the_lower_index_and_huge_ones_do_not_overflow():
 
 
 @settings(max_examples=100, deadline=None)
-@given(seed=st.integers(0, 1 << 30), tokens=st.integers(1, 12), top_k=st.integers(1, 4))
-def test_pairs_by_expert_covers_each_pair_once(seed, tokens, top_k):
+@given(seed=st.integers(0, 1 << 30), tokens=st.integers(1, 5), experts=st.integers(1, 40), norm=st.booleans())
+def test_route_equals_a_plain_sort(seed, tokens, experts, norm):
     rng = np.random.default_rng(seed)
-    ids = np.stack([rng.permutation(8)[:top_k] for _ in range(tokens)]).astype(np.int32)
-    weights = rng.random((tokens, top_k)).astype(np.float32) * (rng.random((tokens, top_k)) > 0.2)
-    jobs = PairsByExpert(StepPlan(ids, weights, np.zeros(8, np.uint8)))
-    order = rng.permutation(8).astype(np.int32)
-    starts, pairs = jobs.of(order)
-    for n, expert in enumerate(order):
-        expected = [t * top_k + k for t in range(tokens) for k in range(top_k) if ids[t, k] == expert and weights[t, k]]
-        assert pairs[starts[n] : starts[n + 1]].tolist() == expected
-    assert starts.dtype == pairs.dtype == np.int32
+    logits = rng.normal(0, 3, (tokens, experts)).astype(np.float32).round(int(rng.integers(0, 3)))  # with ties
+    top_k = int(rng.integers(1, experts + 1))
+    routing = route(logits, top_k, norm_topk_prob=norm)
+    assert (routing.topk_ids == np.argsort(-logits, axis=1, kind="stable")[:, :top_k]).all()
+    chance = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    weights = np.take_along_axis(chance, routing.topk_ids.astype(np.intp), axis=1)
+    weights /= (weights if norm else chance).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(routing.topk_weights, weights, rtol=2e-6, atol=1e-37)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_show_in_the_weights(bad):
+    logits = np.array([[1, 2, bad, 3], [1, 2, 3, 4]], np.float32)
+    routing = route(logits, 2, norm_topk_prob=True)
+    assert np.isnan(routing.topk_weights[0]).all()
+    assert ((routing.topk_ids >= 0) & (routing.topk_ids < 4)).all()
+    assert np.isfinite(routing.topk_weights[1]).all()
 
 
 def test_quality_of_identical_logits_is_perfect():

@@ -54,7 +54,7 @@ def test_what_is_taken_away_falls_back_to_its_default():
 def test_a_profile_brings_its_memory_and_says_what_must_wait():
     plan = plan_reload({}, {"HOBBIT_PROFILE": "orin-nano-8gb", "HOBBIT_CONTEXT": "4096"})
     assert plan.change.memory == "auto"
-    assert "profile's prefill_chunk" in plan.later
+    assert "profile's threads" in plan.later
     assert "profile's eviction" in plan.later
     assert "profile's context" not in plan.later, "a setting overrides it"
     assert plan_reload({}, {"HOBBIT_PROFILE": "orin-nano-8gb", "HOBBIT_MEMORY": "2GiB"}).change.memory == "2GiB"

@@ -69,6 +69,37 @@ void check_output(const hobbit::ExpertKernels& k, const Array& weights, const Ou
                            std::to_string(out.shape(0))).c_str());
 }
 
+hobbit::ExpertKernels::Plan plan(const hobbit::ExpertKernels& k, const Array& x, const Array& ids, const Array& weights,
+                                 int64_t num_experts) {
+  check<float>("x", x, k.shape().hidden);
+  check<int32_t>("ids", ids, k.shape().top_k);
+  check<float>("weights", weights, k.shape().top_k);
+  if (ids.shape(0) != x.shape(0) || weights.shape(0) != x.shape(0))
+    throw nb::value_error(("ids, weights: expected " + std::to_string(x.shape(0)) + " rows as in x, got " +
+                           std::to_string(ids.shape(0)) + " and " + std::to_string(weights.shape(0))).c_str());
+  if (num_experts < 1 || num_experts > (1 << 20))
+    throw nb::value_error(("num_experts: expected 1..1048576, got " + std::to_string(num_experts)).c_str());
+  return {data<float>(x), data<int32_t>(ids), data<float>(weights), x.shape(0), size_t(num_experts)};
+}
+
+// One row of router logits in, the K best experts and their weights out.
+void route(const Array& logits, const OutArray& ids, const OutArray& weights, bool norm) {
+  if (logits.ndim() != 2) throw nb::value_error(("logits: expected [T, E], got " + describe(logits)).c_str());
+  const size_t experts = logits.shape(1), tokens = logits.shape(0);
+  if (ids.ndim() != 2 || ids.shape(1) < 1 || ids.shape(1) > experts || ids.shape(0) != tokens)
+    throw nb::value_error(("ids: expected [" + std::to_string(tokens) + ", K] with K in 1.." +
+                           std::to_string(experts) + ", got " + describe(ids)).c_str());
+  const size_t k = ids.shape(1);
+  check<float>("logits", logits, experts);
+  check<int32_t>("ids", ids, k);
+  check<float>("weights", weights, k);
+  if (weights.shape(0) != tokens) throw nb::value_error("weights: expected as many rows as ids");
+  static const hobbit::KernelTable& table = hobbit::find_kernels("auto");
+  for (size_t t = 0; t < tokens; ++t)
+    table.route(data<float>(logits) + t * experts, experts, k, norm, static_cast<int32_t*>(ids.data()) + t * k,
+                static_cast<float*>(weights.data()) + t * k);
+}
+
 hobbit::Source source(const std::string& dtype, const Array& rows) {
   const nb::dlpack::dtype got = rows.dtype();
   if (dtype == "f32" && got == nb::dtype<float>()) return hobbit::Source::f32;
@@ -125,6 +156,8 @@ NB_MODULE(_native, m) {
     return names;
   });
 
+  m.def("route", &route, "logits"_a, "ids"_a, "weights"_a, "norm"_a);
+
   using K = hobbit::ExpertKernels;
   nb::class_<K>(m, "ExpertKernels")
       .def("__init__",
@@ -136,6 +169,11 @@ NB_MODULE(_native, m) {
            "hidden"_a, "intermediate"_a, "top_k"_a, "max_tokens"_a, "threads"_a = 1, "isa"_a = "auto")
       .def_prop_ro("isa", [](const K& k) { return std::string(k.isa()); })
       .def_prop_ro("threads", &K::threads)
+      .def_static("scratch_bytes_for",
+                  [](size_t hidden, size_t intermediate, size_t top_k, size_t max_tokens) {
+                    return K::scratch_bytes_for({hidden, intermediate, top_k, max_tokens});
+                  },
+                  "hidden"_a, "intermediate"_a, "top_k"_a, "max_tokens"_a)
       .def_prop_ro("scratch_bytes", &K::scratch_bytes)
       .def("quantize",
            [](K& k, const Array& x) {
@@ -170,7 +208,53 @@ NB_MODULE(_native, m) {
              nb::gil_scoped_release release;
              k.forward(data<float>(x), x.shape(0), b, data<float>(weights), static_cast<float*>(out.data()));
            },
-           "x"_a, "tier"_a, "segments"_a, "starts"_a, "pairs"_a, "weights"_a, "out"_a);
+           "x"_a, "tier"_a, "segments"_a, "starts"_a, "pairs"_a, "weights"_a, "out"_a)
+      .def("begin",
+           [](K& k, const Array& x, const Array& ids, const Array& weights, int64_t num_experts) {
+             const K::Plan p = plan(k, x, ids, weights, num_experts);
+             nb::gil_scoped_release release;
+             k.begin(p);
+           },
+           "x"_a, "ids"_a, "weights"_a, "num_experts"_a)
+      .def("run_experts",
+           [](K& k, int tier, const Array& segments, const Array& experts) {
+             check<uint64_t>("segments", segments, 4);
+             check<int32_t>("experts", experts, 0);
+             if (segments.shape(0) != experts.shape(0))
+               throw nb::value_error(("experts: expected " + std::to_string(segments.shape(0)) +
+                                      " as in segments, got " + std::to_string(experts.shape(0))).c_str());
+             nb::gil_scoped_release release;
+             k.run_experts(tier, data<uint64_t>(segments), data<int32_t>(experts), experts.shape(0));
+           },
+           "tier"_a, "segments"_a, "experts"_a)
+      .def("end",
+           [](K& k, const OutArray& out) {
+             check<float>("out", out, k.shape().hidden);
+             nb::gil_scoped_release release;
+             k.end(static_cast<float*>(out.data()), out.shape(0));
+           },
+           "out"_a)
+      .def("outputs",
+           [](K& k, const Array& pairs, const OutArray& out) {
+             check<int32_t>("pairs", pairs, 0);
+             check<float>("out", out, k.shape().hidden);
+             if (out.shape(0) != pairs.shape(0)) throw nb::value_error("out: expected as many rows as pairs");
+             k.outputs(data<int32_t>(pairs), pairs.shape(0), static_cast<float*>(out.data()));
+           },
+           "pairs"_a, "out"_a)
+      .def("run_resident",
+           [](K& k, const Array& x, const Array& ids, const Array& weights, int tier, const Array& addresses,
+              const Array& slots, const OutArray& out) {
+             check<uint64_t>("addresses", addresses, 4);
+             check<int32_t>("slots", slots, 0);
+             check<float>("out", out, k.shape().hidden);
+             const K::Plan p = plan(k, x, ids, weights, int64_t(slots.shape(0)));
+             if (out.shape(0) != p.tokens) throw nb::value_error("out: expected as many rows as x");
+             nb::gil_scoped_release release;
+             k.run_resident(p, tier, data<uint64_t>(addresses), addresses.shape(0), data<int32_t>(slots),
+                            static_cast<float*>(out.data()));
+           },
+           "x"_a, "ids"_a, "weights"_a, "tier"_a, "addresses"_a, "slots"_a, "out"_a);
 
   using E = hobbit::ExpertEncoder;
   nb::class_<E>(m, "ExpertEncoder")

@@ -71,6 +71,34 @@ void swiglu(const float* gate, const float* up, size_t n, float* out) {
   }
 }
 
+// Softmax over E logits, the K greatest (equal ones by number), their probabilities in that order, divided by their
+// sum if `norm`. A row with a value that is not finite gets weights that are no numbers, so that it shows.
+void route(const float* logits, size_t experts, size_t top_k, bool norm, int32_t* ids, float* weights) {
+  size_t found = 0;
+  bool finite = true;
+  for (size_t e = 0; e < experts; ++e) {
+    const float v = logits[e];
+    finite &= (float_bits(v) & 0x7fffffff) < 0x7f800000;
+    if (found == top_k && !(v > weights[top_k - 1])) continue;
+    size_t at = found < top_k ? found++ : top_k - 1;
+    for (; at > 0 && v > weights[at - 1]; --at) ids[at] = ids[at - 1], weights[at] = weights[at - 1];
+    ids[at] = int32_t(e), weights[at] = v;
+  }
+  if (!finite) {
+    for (size_t k = 0; k < top_k; ++k) weights[k] = bits_float(0x7fc00000);
+    return;
+  }
+  const float top = weights[0];
+  float total = 0.0f;
+  if (!norm)
+    for (size_t e = 0; e < experts; ++e) total += exp_poly(logits[e] - top);
+  for (size_t k = 0; k < top_k; ++k) {
+    weights[k] = exp_poly(weights[k] - top);
+    if (norm) total += weights[k];
+  }
+  for (size_t k = 0; k < top_k; ++k) weights[k] /= total;
+}
+
 void combine(const float* y, const float* weights, size_t top_k, size_t n, float* out) {
   for (size_t i = 0; i < n; ++i) out[i] = 0.0f;
   for (size_t k = 0; k < top_k; ++k) {
@@ -86,4 +114,4 @@ void combine(const float* y, const float* weights, size_t top_k, size_t n, float
 
 // Expands to the table of this translation unit.
 #define HOBBIT_KERNEL_TABLE(symbol, V, name, encode) \
-  const KernelTable symbol = {name, quantize, panel_any<V>, panel_bf16<V>, swiglu, combine, encode}
+  const KernelTable symbol = {name, quantize, panel_any<V>, panel_bf16<V>, swiglu, combine, route, encode}

@@ -33,21 +33,35 @@ Shape checked(const Shape& s) {
           check_count("top_k", s.top_k, 1024), check_count("max_tokens", s.max_tokens, 1u << 20)};
 }
 
+constexpr int kParts = 5;
+
+// Offsets of the scratch arrays, in the order of the header; returns their size together.
+size_t lay_out(const Shape& shape, size_t offset[kParts]) {
+  const size_t pairs = shape.max_tokens * shape.top_k, d = shape.hidden;
+  const size_t parts[kParts] = {shape.max_tokens * (d / kGroup) * sizeof(ActGroup), shape.max_tokens * d * 4,
+                                pairs * shape.intermediate * 4, pairs * d * 4, pairs * 4};
+  size_t total = 64;
+  for (int k = 0; k < kParts; ++k) {
+    offset[k] = total;
+    total += (parts[k] + 63) / 64 * 64;
+  }
+  return total;
+}
+
 }  // namespace
+
+size_t ExpertKernels::scratch_bytes_for(const Shape& shape) {
+  size_t offset[kParts];
+  return lay_out(checked(shape), offset);
+}
 
 ExpertKernels::ExpertKernels(const Shape& shape, int threads, const std::string& isa)
     : shape_(checked(shape)),
       layout_{shape.hidden, shape.intermediate},
       table_(find_kernels(isa)),
       pool_(int(check_count("threads", size_t(std::max(threads, 0)), 256))) {
-  const size_t pairs = shape.max_tokens * shape.top_k, d = shape.hidden, i = shape.intermediate;
-  const size_t parts[5] = {shape.max_tokens * (d / kGroup) * sizeof(ActGroup), shape.max_tokens * d * 4,
-                           pairs * i * 4, pairs * d * 4, pairs * 4};
-  size_t offset[5], total = 64;
-  for (int k = 0; k < 5; ++k) {
-    offset[k] = total;
-    total += (parts[k] + 63) / 64 * 64;
-  }
+  size_t offset[kParts];
+  const size_t total = lay_out(shape_, offset);
   scratch_.reset(new uint8_t[total]());
   scratch_bytes_ = total;
   uint8_t* base = scratch_.get() - reinterpret_cast<uintptr_t>(scratch_.get()) % 64;  // offsets start at 64
@@ -85,6 +99,88 @@ void ExpertKernels::forward(const float* x, size_t tokens, const Batch& batch, c
   quantize_locked(x, tokens);
   run_locked(batch);
   combine_locked(weights, tokens, out);
+}
+
+void ExpertKernels::begin(const Plan& plan) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  begin_locked(plan);
+}
+
+void ExpertKernels::run_experts(int tier, const uint64_t* segments, const int32_t* experts, size_t count) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  run_experts_locked(tier, segments, experts, count);
+}
+
+void ExpertKernels::end(float* out, size_t tokens) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (tokens != tokens_ || weights_.size() < tokens * shape_.top_k)
+    refuse("end: expected " + std::to_string(tokens_) + " tokens (as in begin), got " + std::to_string(tokens));
+  combine_locked(weights_.data(), tokens, out);
+}
+
+void ExpertKernels::outputs(const int32_t* pairs, size_t count, float* out) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const size_t d = shape_.hidden;
+  for (size_t i = 0; i < count; ++i) {
+    if (pairs[i] < 0 || size_t(pairs[i]) >= tokens_ * shape_.top_k)
+      refuse("outputs: pair " + std::to_string(pairs[i]) + " is not one of " + std::to_string(tokens_) + " tokens");
+    std::memcpy(out + i * d, y_ + size_t(pairs[i]) * d, d * sizeof(float));
+  }
+}
+
+void ExpertKernels::run_resident(const Plan& plan, int tier, const uint64_t* addresses, size_t num_slots,
+                                 const int32_t* slots, float* out) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  begin_locked(plan);
+  batch_segments_.resize(4 * used_.size());
+  for (size_t n = 0; n < used_.size(); ++n) {
+    const int32_t slot = slots[used_[n]];
+    if (slot < 0 || size_t(slot) >= num_slots)
+      refuse("run_resident: expert " + std::to_string(used_[n]) + " has no slot");
+    std::copy_n(addresses + 4 * size_t(slot), 4, batch_segments_.data() + 4 * n);
+  }
+  run_experts_locked(tier, batch_segments_.data(), used_.data(), used_.size());
+  combine_locked(weights_.data(), plan.tokens, out);
+}
+
+// Groups pairs by expert by counting: expert e has pairs [start[e + 1], start[e + 2]).
+void ExpertKernels::begin_locked(const Plan& plan) {
+  check_tokens(plan.tokens);
+  const size_t pairs = plan.tokens * shape_.top_k, experts = plan.num_experts;
+  std::vector<int32_t>& start = expert_start_;
+  start.assign(experts + 2, 0);
+  for (size_t p = 0; p < pairs; ++p) {
+    if (plan.ids[p] < 0 || size_t(plan.ids[p]) >= experts)
+      refuse("begin: expert ids must be in 0.." + std::to_string(experts - 1) + ", got " + std::to_string(plan.ids[p]));
+    if (plan.weights[p] != 0.0f) ++start[size_t(plan.ids[p]) + 1];
+  }
+  used_.clear();
+  for (size_t e = 0; e < experts; ++e) {
+    if (start[e + 1]) used_.push_back(int32_t(e));
+    start[e + 1] += start[e];  // now where e ends
+  }
+  start[experts + 1] = start[experts];
+  expert_pairs_.resize(size_t(start[experts]));
+  for (size_t p = pairs; p-- > 0;)
+    if (plan.weights[p] != 0.0f) expert_pairs_[size_t(--start[size_t(plan.ids[p]) + 1])] = int32_t(p);
+  weights_.assign(plan.weights, plan.weights + pairs);
+  quantize_locked(plan.x, plan.tokens);
+}
+
+void ExpertKernels::run_experts_locked(int tier, const uint64_t* segments, const int32_t* experts, size_t count) {
+  batch_pairs_.clear();
+  batch_starts_.assign(1, 0);
+  for (size_t n = 0; n < count; ++n) {
+    const size_t e = size_t(experts[n]);
+    if (experts[n] < 0 || e + 2 >= expert_start_.size())
+      refuse("run_experts: expert " + std::to_string(experts[n]) + " is not one of begin");
+    const auto first = expert_pairs_.begin();
+    batch_pairs_.insert(batch_pairs_.end(), first + expert_start_[e + 1], first + expert_start_[e + 2]);
+    batch_starts_.push_back(int32_t(batch_pairs_.size()));
+  }
+  const Batch batch{tier, segments, batch_starts_.data(), batch_pairs_.data(), count, batch_pairs_.size()};
+  check(batch, tokens_);
+  run_locked(batch);
 }
 
 void ExpertKernels::quantize_locked(const float* x, size_t tokens) {

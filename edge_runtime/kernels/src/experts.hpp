@@ -30,6 +30,7 @@ class ExpertKernels {
  public:
   ExpertKernels(const Shape& shape, int threads, const std::string& isa);
 
+  static size_t scratch_bytes_for(const Shape& shape);  // what the constructor allocates
   const char* isa() const { return table_.name; }
   int threads() const { return pool_.size(); }
   size_t scratch_bytes() const { return scratch_bytes_; }
@@ -41,12 +42,30 @@ class ExpertKernels {
   void combine(const float* weights, size_t tokens, float* out);
   void forward(const float* x, size_t tokens, const Batch& batch, const float* weights, float* out);
 
+  // The same in terms of a plan: which experts [tokens, K] at which weights; a weight of 0 is not computed.
+  struct Plan {
+    const float* x;
+    const int32_t* ids;
+    const float* weights;
+    size_t tokens, num_experts;
+  };
+  void begin(const Plan& plan);
+  // `segments` is [count, 4] addresses of distinct experts of the plan.
+  void run_experts(int tier, const uint64_t* segments, const int32_t* experts, size_t count);
+  void end(float* out, size_t tokens);
+  void outputs(const int32_t* pairs, size_t count, float* out);  // of the pairs as they were run last
+  // All three, for experts that are all there: `addresses` is [num_slots, 4], `slots` [num_experts].
+  void run_resident(const Plan& plan, int tier, const uint64_t* addresses, size_t num_slots, const int32_t* slots,
+                    float* out);
+
  private:
   void check_tokens(size_t tokens) const;
   void check(const Batch& batch, size_t tokens);
   void quantize_locked(const float* x, size_t tokens);
   void run_locked(const Batch& batch);
   void combine_locked(const float* weights, size_t tokens, float* out);
+  void begin_locked(const Plan& plan);
+  void run_experts_locked(int tier, const uint64_t* segments, const int32_t* experts, size_t count);
   void gate_up(const Batch& batch, size_t expert, size_t chunk);
   void down(const Batch& batch, size_t expert, size_t chunk);
   template <class Item> void for_items(const Batch& batch, size_t items_per_expert, Item item);
@@ -68,6 +87,12 @@ class ExpertKernels {
   float* y_;             // [max_tokens * K, D]
   uint32_t* seen_;       // [max_tokens * K], stamp of the last call that used the pair
   uint32_t stamp_ = 0;
+
+  // The plan of `begin`: pairs grouped by expert, and one batch of them.
+  std::vector<int32_t> expert_start_, expert_pairs_, used_;
+  std::vector<int32_t> batch_pairs_, batch_starts_;
+  std::vector<uint64_t> batch_segments_;
+  std::vector<float> weights_;
 };
 
 }  // namespace hobbit

@@ -1,0 +1,136 @@
+// Python surface of the drive reader: plain numbers in, plain tuples out; the GIL is released while it works.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cerrno>
+#include <stdexcept>
+
+#include "reader.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+using Spans = std::vector<std::pair<size_t, size_t>>;
+
+// A Python function in place of preadv: read(fd, memoryview, offset) -> bytes that came, or OSError.
+hobbit::ReadFunction wrap(nb::object function) {
+  if (function.is_none()) return {};
+  // leaked on purpose: a thread stuck in a read may outlive the interpreter
+  auto* held = new nb::object(std::move(function));
+  return [held](int fd, uint8_t* into, size_t bytes, int64_t offset) -> int64_t {
+    nb::gil_scoped_acquire gil;
+    try {
+      nb::object view = nb::steal(
+          PyMemoryView_FromMemory(reinterpret_cast<char*>(into), Py_ssize_t(bytes), PyBUF_WRITE));
+      return nb::cast<int64_t>((*held)(fd, view, offset));
+    } catch (nb::python_error& err) {
+      if (err.matches(PyExc_OSError)) {
+        nb::object code = err.value().attr("errno");
+        if (!code.is_none()) return -nb::cast<int64_t>(code);
+      }
+      throw std::runtime_error(nb::cast<std::string>(nb::str(err.type().attr("__name__"))) + ": " +
+                               nb::cast<std::string>(nb::str(err.value())));
+    }
+  };
+}
+
+class DriveReader {
+ public:
+  DriveReader(int depth, bool drop_cached, bool use_uring, nb::object read)
+      : queue_(std::make_shared<hobbit::ReadQueue>(drop_cached)) {
+    if (depth < 1 || depth > 256)
+      throw std::invalid_argument("DriveReader: depth must be in 1..256, got " + std::to_string(depth));
+    hobbit::ReadFunction replaced = wrap(std::move(read));
+    std::string why_not = "not asked for";
+    if (use_uring && !replaced) backend_ = hobbit::make_uring_backend(queue_, depth, why_not);
+    method_ = backend_ ? "io_uring" : "threads (io_uring: " + why_not + ")";
+    if (!backend_) backend_ = hobbit::make_thread_backend(queue_, depth, std::move(replaced));
+  }
+  ~DriveReader() { queue_->close(); }
+
+  size_t add_plan(const Spans& segments, const Spans& chunks) {
+    if (segments.empty() || segments.size() > hobbit::kMaxSegments || chunks.empty())
+      throw std::invalid_argument("DriveReader: a plan has 1 to 4 segments and at least one chunk");
+    auto plan = std::make_shared<hobbit::ReadPlan>();
+    for (const auto& [start, bytes] : segments) plan->segments.push_back({start, bytes});
+    for (const auto& [start, bytes] : chunks) plan->chunks.push_back({start, bytes});
+    plans_.push_back(std::move(plan));
+    return plans_.size() - 1;
+  }
+
+  void submit(uint64_t id, int priority, size_t plan, int fd, int64_t file_bytes, int64_t offset,
+              const std::vector<std::pair<uint64_t, size_t>>& pieces, std::vector<uint32_t> checksums, bool has_stamp,
+              uint32_t layer, uint32_t expert) {
+    const std::shared_ptr<const hobbit::ReadPlan>& p = plans_.at(plan);
+    hobbit::Request request{id,     priority, p, fd, file_bytes, offset, {}, std::move(checksums), has_stamp,
+                            layer,  expert};
+    size_t total = 0, wanted = 0;
+    for (const auto& [address, bytes] : pieces) {
+      request.pieces.push_back({reinterpret_cast<uint8_t*>(address), bytes});
+      total += bytes;
+    }
+    for (const auto& segment : p->segments) wanted += segment.bytes;
+    if (total < wanted || pieces.size() > hobbit::kMaxSegments || request.checksums.size() != p->segments.size())
+      throw std::invalid_argument("DriveReader: expected memory of " + std::to_string(wanted) + " bytes, got " +
+                                  std::to_string(total));
+    nb::gil_scoped_release release;
+    queue_->push(std::move(request));
+  }
+
+  nb::list wait(double timeout_s) {
+    std::vector<hobbit::Outcome> done;
+    {
+      nb::gil_scoped_release release;
+      done = queue_->wait_done(timeout_s);
+    }
+    nb::list result;
+    for (const hobbit::Outcome& o : done)
+      result.append(nb::make_tuple(o.id, int(o.fault), o.finished_ns - o.started_ns,
+                                   nb::make_tuple(o.code, o.at, o.bytes, o.segment, o.expected, o.got, o.layer,
+                                                  o.expert, o.message)));
+    return result;
+  }
+
+  bool promote(uint64_t id, int priority) { return queue_->promote(id, priority); }
+  bool withdraw(uint64_t id) { return queue_->withdraw(id); }
+  void forget(uint64_t id) { queue_->forget(id); }
+  std::tuple<uint64_t, uint64_t, int64_t> stats() const {
+    const hobbit::ReadStats s = queue_->stats();
+    return {s.reads, s.bytes, s.busy_ns};
+  }
+  bool close(double timeout_s) {
+    nb::gil_scoped_release release;
+    queue_->close();
+    return backend_->join(timeout_s);
+  }
+  const std::string& method() const { return method_; }
+
+ private:
+  std::shared_ptr<hobbit::ReadQueue> queue_;
+  std::unique_ptr<hobbit::Backend> backend_;
+  std::vector<std::shared_ptr<const hobbit::ReadPlan>> plans_;
+  std::string method_;
+};
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  nb::class_<DriveReader>(m, "DriveReader")
+      .def(nb::init<int, bool, bool, nb::object>(), "depth"_a, "drop_cached"_a, "use_uring"_a = true,
+           "read"_a = nb::none())
+      .def_prop_ro("method", &DriveReader::method)
+      .def("add_plan", &DriveReader::add_plan, "segments"_a, "chunks"_a)
+      .def("submit", &DriveReader::submit, "id"_a, "priority"_a, "plan"_a, "fd"_a, "file_bytes"_a, "offset"_a,
+           "pieces"_a, "checksums"_a, "has_stamp"_a, "layer"_a, "expert"_a)
+      .def("wait", &DriveReader::wait, "timeout_s"_a)
+      .def("promote", &DriveReader::promote, "id"_a, "priority"_a)
+      .def("withdraw", &DriveReader::withdraw, "id"_a)
+      .def("forget", &DriveReader::forget, "id"_a)
+      .def("stats", &DriveReader::stats)
+      .def("close", &DriveReader::close, "timeout_s"_a);
+}

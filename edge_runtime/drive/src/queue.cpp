@@ -1,0 +1,246 @@
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <utility>
+
+#include "../../kernels/src/crc32c.hpp"
+#include "reader.hpp"
+
+namespace hobbit {
+namespace {
+
+constexpr uint32_t kMagic = 0x31524248;  // "HBR1"
+
+bool overlap(const ReadPlan::Span& a, const ReadPlan::Span& b) {
+  return a.start < b.start + b.bytes && b.start < a.start + a.bytes;
+}
+
+uint32_t load32(const uint8_t* p) {
+  uint32_t v;
+  std::memcpy(&v, p, 4);
+  return v;
+}
+
+}  // namespace
+
+int64_t now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+void ReadQueue::push(Request request) {
+  auto read = std::make_shared<Read>();
+  const ReadPlan& plan = *request.plan;
+  read->chunks_left = plan.chunks.size();
+  for (const auto& segment : plan.segments) {
+    size_t left = 0;
+    for (const auto& chunk : plan.chunks) left += overlap(segment, chunk);
+    read->segment_left.push_back(left);
+  }
+  read->outcome.id = request.id;
+  read->outcome.started_ns = now_ns();
+  read->request = std::move(request);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    read->arrival = arrivals_++;
+    reads_[read->request.id] = read;
+    waiting_.emplace(Key(read->request.priority, read->arrival), read);
+  }
+  work_.notify_all();
+  if (on_push) on_push();
+}
+
+bool ReadQueue::promote(uint64_t id, int priority) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = reads_.find(id);
+  if (found == reads_.end()) return false;
+  const std::shared_ptr<Read> read = found->second;
+  if (priority >= read->request.priority) return false;
+  const bool is_waiting = waiting_.erase(Key(read->request.priority, read->arrival)) != 0;
+  read->request.priority = priority;
+  if (is_waiting) waiting_.emplace(Key(priority, read->arrival), read);
+  return is_waiting;
+}
+
+bool ReadQueue::withdraw(uint64_t id) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = reads_.find(id);
+  if (found == reads_.end()) return true;
+  const std::shared_ptr<Read>& read = found->second;
+  if (read->next_chunk > 0 || read->is_done) return false;
+  waiting_.erase(Key(read->request.priority, read->arrival));
+  reads_.erase(found);
+  return true;
+}
+
+void ReadQueue::forget(uint64_t id) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = reads_.find(id);
+  if (found == reads_.end() || !found->second->is_done) return;
+  finished_.erase(std::find(finished_.begin(), finished_.end(), found->second));
+  reads_.erase(found);
+}
+
+std::vector<Outcome> ReadQueue::wait_done(double timeout_s) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  done_.wait_for(lock, std::chrono::duration<double>(timeout_s), [&] { return !finished_.empty(); });
+  std::vector<Outcome> done;
+  for (const auto& read : finished_) done.push_back(read->outcome);
+  return done;
+}
+
+ReadStats ReadQueue::stats() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return {num_reads_, num_bytes_, busy_ns_ + (active_ ? now_ns() - busy_since_ : 0)};
+}
+
+Chunk ReadQueue::take(bool block) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (block) work_.wait(lock, [&] { return !waiting_.empty() || closed_.load(); });
+  if (waiting_.empty()) return {};
+  const auto first = waiting_.begin();
+  const Chunk chunk{first->second, first->second->next_chunk++};
+  if (chunk.read->next_chunk == chunk.read->request.plan->chunks.size()) waiting_.erase(first);
+  if (active_++ == 0) busy_since_ = now_ns();
+  return chunk;
+}
+
+bool ReadQueue::is_intact(const Chunk& chunk) {
+  if (chunk.read->outcome.fault != Fault::none) {  // an earlier chunk failed: nothing more is read
+    end_chunk(chunk, nullptr);
+    return false;
+  }
+  Outcome why;
+  if (closed_.load()) {
+    why.fault = Fault::closed;
+  } else if (chunk.index == 0) {
+    struct stat found;
+    const Request& request = chunk.read->request;
+    if (fstat(request.fd, &found) != 0) {
+      why.fault = Fault::system, why.code = errno, why.at = request.offset;
+      why.bytes = int64_t(bytes(chunk));
+    } else if (found.st_nlink == 0) {
+      why.fault = Fault::removed;
+    } else if (found.st_size != request.file_bytes) {
+      why.fault = Fault::resized, why.got = found.st_size;
+    }
+  }
+  if (why.fault == Fault::none) return true;
+  fail(chunk, why);
+  return false;
+}
+
+size_t ReadQueue::scatter(const Chunk& chunk, size_t done, Piece out[kMaxSegments]) {
+  const auto& span = chunk.read->request.plan->chunks[chunk.index];
+  size_t at = 0, from = span.start + done, left = span.bytes - done, count = 0;
+  for (const Piece& piece : chunk.read->request.pieces) {
+    if (left && from < at + piece.bytes) {
+      const size_t skip = from - at, take = std::min(piece.bytes - skip, left);
+      out[count++] = {piece.address + skip, take};
+      from += take, left -= take;
+    }
+    at += piece.bytes;
+  }
+  return count;
+}
+
+int64_t ReadQueue::file_offset(const Chunk& chunk) {
+  return chunk.read->request.offset + int64_t(chunk.read->request.plan->chunks[chunk.index].start);
+}
+
+void ReadQueue::finish(const Chunk& chunk, int64_t result) {
+  Outcome why;
+  const int64_t wanted = int64_t(bytes(chunk));
+  why.at = file_offset(chunk), why.bytes = wanted;
+  if (result < 0) {
+    why.fault = Fault::system, why.code = -result;
+    return end_chunk(chunk, &why);
+  }
+  if (result < wanted) {
+    why.fault = Fault::too_short, why.got = result;
+    return end_chunk(chunk, &why);
+  }
+  if (drop_cached_) posix_fadvise(chunk.read->request.fd, why.at, wanted, POSIX_FADV_DONTNEED);
+  std::vector<size_t> complete;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    num_bytes_ += size_t(wanted);
+    const ReadPlan& plan = *chunk.read->request.plan;
+    for (size_t s = 0; s < plan.segments.size(); ++s)
+      if (overlap(plan.segments[s], plan.chunks[chunk.index]) && --chunk.read->segment_left[s] == 0)
+        complete.push_back(s);
+  }
+  check_segments(chunk, std::move(complete), why);
+  end_chunk(chunk, why.fault == Fault::none ? nullptr : &why);
+}
+
+void ReadQueue::fail(const Chunk& chunk, Outcome why) { end_chunk(chunk, &why); }
+
+// Runs without the lock: the segments' bytes are complete and nobody else touches them.
+void ReadQueue::check_segments(const Chunk& chunk, std::vector<size_t> complete, Outcome& why) const {
+  const Request& request = chunk.read->request;
+  for (const size_t s : complete) {
+    const auto& segment = request.plan->segments[s];
+    size_t at = 0;
+    uint32_t sum = 0;
+    const uint8_t* start = nullptr;
+    for (const Piece& piece : request.pieces) {  // a segment may cross pieces only by whole pages
+      const size_t from = std::max(at, segment.start), to = std::min(at + piece.bytes, segment.start + segment.bytes);
+      if (from < to) {
+        const uint8_t* data = piece.address + (from - at);
+        if (start == nullptr) start = data;
+        sum = crc32c(data, to - from, sum);
+      }
+      at += piece.bytes;
+    }
+    if (sum != request.checksums[s]) {
+      why.fault = Fault::checksum;
+      why.segment = int64_t(s), why.expected = request.checksums[s], why.got = sum;
+      return;
+    }
+    if (s != 0 || !request.has_stamp) continue;
+    const uint32_t magic = load32(start), layer = load32(start + 4), expert = load32(start + 8);
+    if (magic != kMagic || layer != request.layer || expert != request.expert) {
+      why.fault = Fault::stamp;
+      why.got = magic, why.layer = layer, why.expert = expert;
+      return;
+    }
+  }
+}
+
+void ReadQueue::end_chunk(const Chunk& chunk, const Outcome* why) {
+  Read& read = *chunk.read;
+  bool is_last;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (why != nullptr && read.outcome.fault == Fault::none) {
+      const Outcome before = read.outcome;
+      read.outcome = *why;
+      read.outcome.id = before.id, read.outcome.started_ns = before.started_ns;
+    }
+    is_last = --read.chunks_left == 0;
+    if (is_last) {
+      read.is_done = true;
+      read.outcome.finished_ns = now_ns();
+      num_reads_ += read.outcome.fault == Fault::none;
+      finished_.push_back(chunk.read);
+    }
+    if (--active_ == 0) busy_ns_ += now_ns() - busy_since_;
+  }
+  if (is_last) done_.notify_all();
+}
+
+void ReadQueue::close() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    closed_ = true;
+  }
+  work_.notify_all();
+  if (on_push) on_push();
+}
+
+}  // namespace hobbit

@@ -1,0 +1,151 @@
+// Reads of expert records: queued by priority, cut into chunks, checked where they land.
+#pragma once
+#include <sys/types.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace hobbit {
+
+constexpr size_t kMaxSegments = 4;
+
+// How the segments of one kind of read are cut into chunks; offsets from the read's first byte.
+struct ReadPlan {
+  struct Span {
+    size_t start, bytes;
+  };
+  std::vector<Span> segments;  // at most kMaxSegments, without gaps
+  std::vector<Span> chunks;    // in order, together the whole read
+};
+
+// Where a read's bytes go: segments one after the other, in pieces of memory that need not touch.
+struct Piece {
+  uint8_t* address;
+  size_t bytes;
+};
+
+enum class Fault : int {
+  none = 0,
+  system,    // code: errno; at, bytes: of the chunk
+  too_short, // got: bytes that came; at, bytes: of the chunk
+  checksum,  // segment, expected, got
+  stamp,     // got: magic word; layer, expert: what the record says
+  removed,   // the open file has no name any more
+  resized,   // got: bytes of the file now
+  closed,    // the reader was closed before the read ran
+  raised,    // the replaced read function raised; message
+};
+
+struct Outcome {
+  uint64_t id = 0;
+  Fault fault = Fault::none;
+  int64_t code = 0, at = 0, bytes = 0, segment = 0, expected = 0, got = 0, layer = 0, expert = 0;
+  int64_t started_ns = 0, finished_ns = 0;
+  std::string message;
+};
+
+struct Request {
+  uint64_t id;
+  int priority;  // lower is sooner
+  std::shared_ptr<const ReadPlan> plan;
+  int fd;
+  int64_t file_bytes;  // the file must still have this size
+  int64_t offset;      // of the read's first byte in the file
+  std::vector<Piece> pieces;
+  std::vector<uint32_t> checksums;  // CRC-32C of each segment
+  bool has_stamp;                   // segment 0 starts with magic, layer, expert
+  uint32_t layer, expert;
+};
+
+// Stands in for preadv in tests; fills `bytes` at `into` and returns how many came, or -errno.
+// May throw: the read then fails with the exception's text.
+using ReadFunction = std::function<int64_t(int fd, uint8_t* into, size_t bytes, int64_t offset)>;
+
+struct ReadStats {
+  uint64_t reads, bytes;
+  int64_t busy_ns;
+};
+
+// One read in progress. Its chunks are claimed in order under the queue's lock.
+struct Read {
+  Request request;
+  uint64_t arrival = 0;
+  size_t next_chunk = 0, chunks_left = 0;
+  std::vector<size_t> segment_left;  // chunks that still hold bytes of it
+  bool is_done = false;
+  Outcome outcome;
+};
+
+struct Chunk {
+  std::shared_ptr<Read> read;
+  size_t index = 0;
+};
+
+// What a backend is driven by. Thread safe.
+class ReadQueue {
+ public:
+  explicit ReadQueue(bool drop_cached) : drop_cached_(drop_cached) {}
+
+  void push(Request request);
+  bool promote(uint64_t id, int priority);
+  bool withdraw(uint64_t id);  // false: it has started, and will finish
+  void forget(uint64_t id);
+  std::vector<Outcome> wait_done(double timeout_s);
+  ReadStats stats() const;
+
+  // For backends. `take` returns the most urgent chunk, or one without a read if there is none
+  // (`block`: only once the queue is closed and empty). After closing, chunks come out as failed.
+  Chunk take(bool block);
+  void finish(const Chunk& chunk, int64_t result);  // bytes read, or -errno
+  void fail(const Chunk& chunk, Outcome why);
+  // Checks the file before a read's first chunk; false: the chunk was failed.
+  bool is_intact(const Chunk& chunk);
+  // Memory of a chunk from `done` bytes on, as at most kMaxSegments pieces; returns their number.
+  static size_t scatter(const Chunk& chunk, size_t done, Piece out[kMaxSegments]);
+  static int64_t file_offset(const Chunk& chunk);
+  static size_t bytes(const Chunk& chunk) { return chunk.read->request.plan->chunks[chunk.index].bytes; }
+
+  void close();
+  bool is_closed() const { return closed_.load(); }
+  std::function<void()> on_push;  // called without the lock after a read was queued
+
+ private:
+  using Key = std::pair<int, uint64_t>;
+  void check_segments(const Chunk& chunk, std::vector<size_t> complete, Outcome& why) const;
+  void end_chunk(const Chunk& chunk, const Outcome* why);
+
+  const bool drop_cached_;
+  mutable std::mutex mutex_;
+  std::condition_variable work_, done_;
+  std::map<Key, std::shared_ptr<Read>> waiting_;
+  std::unordered_map<uint64_t, std::shared_ptr<Read>> reads_;  // until forgotten
+  std::deque<std::shared_ptr<Read>> finished_;                 // those done, in that order
+  uint64_t arrivals_ = 0, num_reads_ = 0, num_bytes_ = 0;
+  size_t active_ = 0;
+  int64_t busy_ns_ = 0, busy_since_ = 0;
+  std::atomic<bool> closed_{false};
+};
+
+// Runs a queue's chunks. `join` returns false if a read does not come back in time.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual bool join(double timeout_s) = 0;
+};
+
+std::unique_ptr<Backend> make_thread_backend(std::shared_ptr<ReadQueue> queue, int depth, ReadFunction read);
+// Null, with the reason in `why_not`, where the kernel has no io_uring or forbids it.
+std::unique_ptr<Backend> make_uring_backend(std::shared_ptr<ReadQueue> queue, int depth, std::string& why_not);
+
+int64_t now_ns();
+
+}  // namespace hobbit

@@ -1,0 +1,92 @@
+// A few threads, each inside one preadv.
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <thread>
+
+#include "reader.hpp"
+
+namespace hobbit {
+namespace {
+
+constexpr size_t kPage = 4096;
+
+int64_t read_once(const ReadFunction& replaced, int fd, const Piece* pieces, size_t count, int64_t offset) {
+  if (replaced) return replaced(fd, pieces[0].address, pieces[0].bytes, offset);
+  iovec vectors[kMaxSegments];
+  for (size_t i = 0; i < count; ++i) vectors[i] = {pieces[i].address, pieces[i].bytes};
+  const ssize_t got = preadv(fd, vectors, int(count), offset);
+  return got < 0 ? -int64_t(errno) : int64_t(got);
+}
+
+// Bytes of the whole chunk, or -errno. A drive may return less than asked, in whole pages.
+int64_t read_chunk(const ReadFunction& replaced, const Chunk& chunk) {
+  const size_t wanted = ReadQueue::bytes(chunk);
+  size_t done = 0;
+  while (done < wanted) {
+    Piece pieces[kMaxSegments];
+    const size_t count = ReadQueue::scatter(chunk, done, pieces);
+    const int64_t got = read_once(replaced, chunk.read->request.fd, pieces, count,
+                                  ReadQueue::file_offset(chunk) + int64_t(done));
+    if (got == -EINTR) continue;
+    if (got < 0) return got;
+    done += size_t(got);
+    if (got == 0 || (done < wanted && done % kPage)) break;
+  }
+  return int64_t(done);
+}
+
+struct Shared {
+  std::shared_ptr<ReadQueue> queue;
+  ReadFunction read;
+  std::mutex mutex;
+  std::condition_variable ended;
+  int running = 0;
+};
+
+void work(const std::shared_ptr<Shared>& shared) {
+  for (;;) {
+    const Chunk chunk = shared->queue->take(true);
+    if (!chunk.read) break;
+    if (!shared->queue->is_intact(chunk)) continue;
+    try {
+      shared->queue->finish(chunk, read_chunk(shared->read, chunk));
+    } catch (const std::exception& err) {
+      Outcome why;
+      why.fault = Fault::raised, why.message = err.what();
+      shared->queue->fail(chunk, why);
+    }
+  }
+  std::lock_guard<std::mutex> lock(shared->mutex);
+  --shared->running;
+  shared->ended.notify_all();
+}
+
+class ThreadBackend : public Backend {
+ public:
+  ThreadBackend(std::shared_ptr<ReadQueue> queue, int depth, ReadFunction read) : shared_(std::make_shared<Shared>()) {
+    shared_->queue = std::move(queue);
+    shared_->read = std::move(read);
+    shared_->running = depth;
+    // detached: a thread stuck in the kernel must not keep the process from ending
+    for (int i = 0; i < depth; ++i) std::thread([shared = shared_] { work(shared); }).detach();
+  }
+  bool join(double timeout_s) override {
+    std::unique_lock<std::mutex> lock(shared_->mutex);
+    return shared_->ended.wait_for(lock, std::chrono::duration<double>(timeout_s),
+                                   [&] { return shared_->running == 0; });
+  }
+
+ private:
+  std::shared_ptr<Shared> shared_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_thread_backend(std::shared_ptr<ReadQueue> queue, int depth, ReadFunction read) {
+  return std::make_unique<ThreadBackend>(std::move(queue), depth, std::move(read));
+}
+
+}  // namespace hobbit

@@ -1,0 +1,245 @@
+// One thread and an io_uring: `depth` reads under way in the drive, none of them holding a thread.
+// Raw system calls, so that nothing has to be installed.
+#include "reader.hpp"
+
+#if defined(__linux__) && __has_include(<linux/io_uring.h>)
+#include <linux/io_uring.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <thread>
+
+namespace hobbit {
+namespace {
+
+constexpr size_t kPage = 4096;
+constexpr uint64_t kWake = ~uint64_t(0);
+
+class Ring {
+ public:
+  ~Ring() {
+    if (entries_) munmap(entries_, entry_bytes_);
+    if (rings_) munmap(rings_, ring_bytes_);
+    if (fd_ >= 0) close(fd_);
+  }
+
+  // 0, or the errno of what the kernel refused.
+  int open(unsigned entries) {
+    io_uring_params params;
+    std::memset(&params, 0, sizeof params);
+    fd_ = int(syscall(__NR_io_uring_setup, entries, &params));
+    if (fd_ < 0) return errno;
+    if (!(params.features & IORING_FEAT_SINGLE_MMAP) || !(params.features & IORING_FEAT_NODROP)) return ENOSYS;
+    ring_bytes_ = std::max<size_t>(params.sq_off.array + params.sq_entries * sizeof(unsigned),
+                                   params.cq_off.cqes + params.cq_entries * sizeof(io_uring_cqe));
+    entry_bytes_ = params.sq_entries * sizeof(io_uring_sqe);
+    rings_ = map(ring_bytes_, IORING_OFF_SQ_RING);
+    entries_ = map(entry_bytes_, IORING_OFF_SQES);
+    if (!rings_ || !entries_) return ENOMEM;
+    auto* base = static_cast<uint8_t*>(rings_);
+    const auto at = [&](unsigned offset) { return reinterpret_cast<unsigned*>(base + offset); };
+    sq_tail_ = at(params.sq_off.tail), sq_mask_ = *at(params.sq_off.ring_mask), sq_array_ = at(params.sq_off.array);
+    cq_head_ = at(params.cq_off.head), cq_tail_ = at(params.cq_off.tail), cq_mask_ = *at(params.cq_off.ring_mask);
+    completions_ = reinterpret_cast<io_uring_cqe*>(base + params.cq_off.cqes);
+    return 0;
+  }
+
+  void push(uint8_t opcode, int fd, const void* address, unsigned length, int64_t offset, uint64_t tag) {
+    const unsigned tail = *sq_tail_, index = tail & sq_mask_;
+    io_uring_sqe& entry = static_cast<io_uring_sqe*>(entries_)[index];
+    std::memset(&entry, 0, sizeof entry);
+    entry.opcode = opcode, entry.fd = fd, entry.off = uint64_t(offset);
+    entry.addr = reinterpret_cast<uint64_t>(address), entry.len = length, entry.user_data = tag;
+    sq_array_[index] = index;
+    __atomic_store_n(sq_tail_, tail + 1, __ATOMIC_RELEASE);
+    ++unsubmitted_;
+  }
+
+  // Hand over what was pushed, and wait for at least one completion or not at all; 0 or errno.
+  int wait() { return enter(1, IORING_ENTER_GETEVENTS); }
+  int submit() { return unsubmitted_ ? enter(0, 0) : 0; }
+
+  bool pop(uint64_t& tag, int64_t& result) {
+    const unsigned head = *cq_head_;
+    if (head == __atomic_load_n(cq_tail_, __ATOMIC_ACQUIRE)) return false;
+    const io_uring_cqe& entry = completions_[head & cq_mask_];
+    tag = entry.user_data, result = entry.res;
+    __atomic_store_n(cq_head_, head + 1, __ATOMIC_RELEASE);
+    return true;
+  }
+
+ private:
+  int enter(unsigned least, unsigned flags) {
+    const long done = syscall(__NR_io_uring_enter, fd_, unsubmitted_, least, flags, nullptr, 0);
+    if (done < 0) return errno == EINTR || errno == EAGAIN || errno == EBUSY ? 0 : errno;
+    unsubmitted_ -= unsigned(done);
+    return 0;
+  }
+  void* map(size_t bytes, int64_t offset) {
+    void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd_, offset);
+    return p == MAP_FAILED ? nullptr : p;
+  }
+  int fd_ = -1;
+  void *rings_ = nullptr, *entries_ = nullptr;
+  size_t ring_bytes_ = 0, entry_bytes_ = 0;
+  unsigned *sq_tail_ = nullptr, *sq_array_ = nullptr, *cq_head_ = nullptr, *cq_tail_ = nullptr;
+  unsigned sq_mask_ = 0, cq_mask_ = 0, unsubmitted_ = 0;
+  io_uring_cqe* completions_ = nullptr;
+};
+
+// One of the `depth` places: a chunk under way and what is left of it.
+struct Place {
+  Chunk chunk;
+  size_t done = 0;
+  iovec vectors[kMaxSegments];
+};
+
+struct Shared {
+  std::shared_ptr<ReadQueue> queue;
+  Ring ring;
+  int wake = -1;
+  std::vector<Place> places;
+  std::vector<size_t> free;
+  uint64_t wakes = 0;
+  iovec wake_vector{&wakes, sizeof wakes};
+  std::mutex mutex;
+  std::condition_variable ended;
+  bool is_running = true;
+  ~Shared() {
+    if (wake >= 0) close(wake);
+  }
+};
+
+void start(Shared& s, size_t index) {
+  Place& place = s.places[index];
+  Piece pieces[kMaxSegments];
+  const size_t count = ReadQueue::scatter(place.chunk, place.done, pieces);
+  for (size_t i = 0; i < count; ++i) place.vectors[i] = {pieces[i].address, pieces[i].bytes};
+  s.ring.push(IORING_OP_READV, place.chunk.read->request.fd, place.vectors, unsigned(count),
+              ReadQueue::file_offset(place.chunk) + int64_t(place.done), index);
+}
+
+void await_wake(Shared& s) { s.ring.push(IORING_OP_READV, s.wake, &s.wake_vector, 1, 0, kWake); }
+
+void fill(Shared& s) {
+  while (!s.free.empty()) {
+    const Chunk chunk = s.queue->take(false);
+    if (!chunk.read) return;
+    if (!s.queue->is_intact(chunk)) continue;
+    const size_t index = s.free.back();
+    s.free.pop_back();
+    s.places[index].chunk = chunk;
+    s.places[index].done = 0;
+    start(s, index);
+  }
+}
+
+struct Finished {
+  Chunk chunk;
+  int64_t result;
+};
+
+// Takes a completion; true if its chunk is over. The place is free then.
+bool settle(Shared& s, size_t index, int64_t result, Finished& over) {
+  Place& place = s.places[index];
+  const size_t wanted = ReadQueue::bytes(place.chunk);
+  if (result == -EINTR || result == -EAGAIN) {
+    start(s, index);
+    return false;
+  }
+  if (result > 0) {
+    place.done += size_t(result);
+    if (place.done < wanted && place.done % kPage == 0) {
+      start(s, index);
+      return false;
+    }
+  }
+  over = {std::move(place.chunk), result < 0 ? result : int64_t(place.done)};
+  place.chunk = {};
+  s.free.push_back(index);
+  return true;
+}
+
+void run(const std::shared_ptr<Shared>& shared) {
+  Shared& s = *shared;
+  std::vector<Finished> over;
+  await_wake(s);
+  while (!s.queue->is_closed() || s.free.size() < s.places.size()) {
+    fill(s);
+    if (s.queue->is_closed() && s.free.size() == s.places.size()) break;
+    if (s.ring.wait() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));  // out of kernel memory
+    uint64_t tag;
+    int64_t result;
+    over.clear();
+    while (s.ring.pop(tag, result)) {
+      if (tag == kWake) {
+        await_wake(s);
+        continue;
+      }
+      Finished one;
+      if (settle(s, size_t(tag), result, one)) over.push_back(std::move(one));
+    }
+    fill(s);  // the drive goes on while checksums are computed
+    if (!over.empty()) s.ring.submit();
+    for (const Finished& one : over) s.queue->finish(one.chunk, one.result);
+  }
+  std::lock_guard<std::mutex> lock(s.mutex);
+  s.is_running = false;
+  s.ended.notify_all();
+}
+
+class UringBackend : public Backend {
+ public:
+  explicit UringBackend(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {
+    std::thread([shared = shared_] { run(shared); }).detach();
+  }
+  bool join(double timeout_s) override {
+    std::unique_lock<std::mutex> lock(shared_->mutex);
+    return shared_->ended.wait_for(lock, std::chrono::duration<double>(timeout_s),
+                                   [&] { return !shared_->is_running; });
+  }
+
+ private:
+  std::shared_ptr<Shared> shared_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_uring_backend(std::shared_ptr<ReadQueue> queue, int depth, std::string& why_not) {
+  auto shared = std::make_shared<Shared>();
+  int error = shared->ring.open(unsigned(depth) + 1);
+  if (error == 0 && (shared->wake = eventfd(0, EFD_CLOEXEC)) < 0) error = errno;
+  if (error != 0) {
+    why_not = std::strerror(error);
+    return nullptr;
+  }
+  shared->places.resize(size_t(depth));
+  for (size_t i = size_t(depth); i-- > 0;) shared->free.push_back(i);
+  Shared* raw = shared.get();
+  queue->on_push = [weak = std::weak_ptr<Shared>(shared), raw] {
+    if (const auto held = weak.lock()) {
+      const uint64_t one = 1;
+      [[maybe_unused]] const ssize_t sent = write(raw->wake, &one, sizeof one);
+    }
+  };
+  shared->queue = std::move(queue);
+  return std::make_unique<UringBackend>(std::move(shared));
+}
+
+}  // namespace hobbit
+
+#else
+
+namespace hobbit {
+std::unique_ptr<Backend> make_uring_backend(std::shared_ptr<ReadQueue>, int, std::string& why_not) {
+  why_not = "built without linux/io_uring.h";
+  return nullptr;
+}
+}  // namespace hobbit
+#endif
