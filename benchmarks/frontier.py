@@ -32,9 +32,10 @@ from edge_runtime.format.manifest import read as read_manifest
 SWEEP: dict[str, list[str]] = {
     "rate-distortion": [f"rate-distortion:max_kld={x}" for x in (0.01, 0.05, 0.02, 0.015, 0.1, 0.005, 0.002, 0.03)],
     "hobbit": [
-        f"hobbit:t1={a},t2={b}" for a, b in ((0.0, 0.9), (0.0, 0.8), (0.0, 0.95), (0.3, 0.9), (0.6, 0.9), (0.0, 0.7))
+        f"hobbit:t1={a},t2={b}"
+        for a, b in ((0.0, 0.9), (0.0, 0.8), (0.0, 0.95), (0.3, 0.9), (0.6, 0.9), (0.0, 0.7), (0.0, 0.6), (0.0, 0.4))
     ],
-    "mcsharp": [f"mcsharp:bits={b},prune={p}" for b, p in ((2.2, 0.02), (2.2, 0.08), (2.5, 0.05))],
+    "mcsharp": [f"mcsharp:bits={b},prune={p}" for b, p in ((2.2, 0.02), (2.2, 0.08), (2.5, 0.05), (2, 0.1))],
     "cache-prior": [f"cache-prior:lambda={x}" for x in (0.2, 0.5, 0.05)],
     "lossless": ["lossless"],
     "edgemoe": [f"edgemoe:bits={b}" for b in (2.2, 3)],
