@@ -182,16 +182,29 @@ class Trace:
     def __iter__(self) -> Iterator[TracePass]:
         """Yield every pass in order; memory is that of one pass."""
         passes = tokens = standing = 0
+        rejected: TracePass | None = None
         with open(self.path, "rb") as file:
             file.seek(self._start)
             while passes < self.passes:
                 one = self._read_pass(file, passes, self._all_tokens - tokens)
                 passes += 1
                 tokens += len(one.token_ids)
+                self._check_follows(one, rejected, passes - 1)
+                rejected = one if one.is_rejected else None
                 standing += 0 if one.is_rejected else len(one.token_ids)
                 yield one
+            if rejected is not None:
+                raise self._bad("expected a pass that stands after the last one, which was rejected")
             if (tokens, standing) != (self._all_tokens, self.tokens) or file.read(4) != _DONE:
                 raise self._bad(f"expected {self._all_tokens} tokens in {self.passes} passes, got {tokens}")
+
+    def _check_follows(self, one: TracePass, rejected: TracePass | None, index: int) -> None:
+        """A rejected pass is followed by one that stands, over the same tokens of the same text."""
+        if rejected is None:
+            return
+        same = np.array_equal(one.token_ids, rejected.token_ids)
+        if one.is_rejected or one.first_of_text or not same:
+            raise self._bad(f"pass {index}: expected the tokens of the pass before it again, which was rejected")
 
     def _read_header(self, file: IO[bytes]) -> tuple[TraceHeader, int]:
         prefix = file.read(_PREFIX.size)

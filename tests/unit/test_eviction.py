@@ -92,7 +92,10 @@ def test_rules_by_name():
     options = {"num_layers": 1, "num_experts": 2, "tier_bytes": TIERS, "full_tier": 8}
     assert create_rule("lru", **options).name == "lru"
     assert create_rule("lcu", **options).name == "lcu"
-    with pytest.raises(ConfigError, match=r"eviction: expected one of lru, lcu, lfru, mdc, rate-distortion, layer-sizes, got 'lcv'\. Did you mean"):
+    with pytest.raises(
+        ConfigError,
+        match=r"eviction: expected one of lru, lcu, lfru, mdc, rate-distortion, layer-sizes, got 'lcv'\. Did you mean",
+    ):
         create_rule("lcv", **options)
 
 
