@@ -186,6 +186,10 @@ class _ReplayDecoder(Decoder):
     def _run_experts(
         self, layer_idx: int, plan: StepPlan, routing: Routing, outs: list[LayerOutput], chunks: list[TrunkChunk]
     ) -> list[F32]:
+        done = [self._moe[: len(plan.topk_ids)]]
+        resident = None if self._reads_ahead(plan) else self.cache.take_resident(layer_idx, plan.tiers, plan.use_order)
+        if resident is not None:
+            return done
         ready = self.cache.stream(layer_idx, plan.tiers, plan.use_order)
         for hint in plan.hints:
             self._prefetch(hint)
@@ -193,7 +197,7 @@ class _ReplayDecoder(Decoder):
             self.prefetcher.after(layer_idx, self._no_state, routing)
         for _ in ready:
             pass
-        return [self._moe[: len(plan.topk_ids)]]
+        return done
 
 
 def _cache(
