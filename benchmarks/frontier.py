@@ -30,7 +30,9 @@ from edge_runtime.evaluation import Quality, QualityMeter
 from edge_runtime.format.manifest import read as read_manifest
 
 SWEEP: dict[str, list[str]] = {
-    "rate-distortion": [f"rate-distortion:max_kld={x}" for x in (0.01, 0.015, 0.0125, 0.05, 0.1, 0.02, 0.005, 0.002, 0.03)],
+    "rate-distortion": [
+        f"rate-distortion:max_kld={x}" for x in (0.01, 0.015, 0.0125, 0.05, 0.1, 0.02, 0.005, 0.002, 0.03)
+    ],
     "hobbit": [
         f"hobbit:t1={a},t2={b}"
         for a, b in ((0.0, 0.9), (0.0, 0.8), (0.0, 0.95), (0.3, 0.9), (0.6, 0.9), (0.0, 0.7), (0.0, 0.6), (0.0, 0.4))

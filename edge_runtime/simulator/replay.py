@@ -104,6 +104,7 @@ def simulate(  # noqa: PLR0913 - the axes of a comparison
     try:
         for one in trace:
             if one.first_of_text:
+                cache.begin_request()
                 decides.begin_sequence()
                 cache.begin_sequence()
             if one.is_rejected:

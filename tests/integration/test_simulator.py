@@ -62,6 +62,9 @@ class InOrder:
     def __getattr__(self, name: str):
         return getattr(self._inner, name)
 
+    def cancel(self, ticket: ReadTicket) -> bool:
+        return False
+
     def completed(self, timeout_s: float) -> list[ReadTicket]:
         found = self._inner.completed(timeout_s)
         while self._inner.outstanding():

@@ -185,7 +185,12 @@ steps = st.lists(
 
 
 @settings(max_examples=200, deadline=None)
-@given(slots=st.integers(1, L * E), rule=st.sampled_from(["lru", "lcu", "rate-distortion", "layer-sizes"]), seed=st.integers(0, 99), history=steps)
+@given(
+    slots=st.integers(1, L * E),
+    rule=st.sampled_from(["lru", "lcu", "rate-distortion", "layer-sizes"]),
+    seed=st.integers(0, 99),
+    history=steps,
+)
 def test_every_expert_once_at_its_tier_with_the_right_bytes(slots, rule, seed, history):
     cache, store = make(slots * FULL, rule, latency=lambda key: (key.expert_idx * 7 + key.layer_idx + seed) % 5)
     for layer, wanted, event in history:
