@@ -120,6 +120,7 @@ class RateDistortion(OnePass):
         self._served = np.array([*self._tiers, 0], np.uint8)
         self._model = _Model(context, self._tiers, max_kld, memory, horizon) if max_kld > 0 else None
         self._missing, self._held = byte_tables(context, self._tiers)
+        self._size_of_tier = [(tier, float(size)) for tier, size in enumerate(self._held) if tier in (2, 4, 6, 8, 16)]
         self._row_of_tier = np.array([sum(t > tier for t in self._tiers) for tier in range(17)], np.intp)
         self._pass_loss = self._pass_bytes = self._pass_resident = 0.0
         self._tokens = 0
@@ -156,7 +157,8 @@ class RateDistortion(OnePass):
         model.rates.note(layer_idx, routing)
         chosen = self._choose(model, layer_idx, routing, resident)
         self._pass_bytes += chosen.read_bytes
-        self._pass_resident += float(self._held.take(resident).sum())
+        present = resident.tobytes()  # counting bytes is several times cheaper than gathering sizes
+        self._pass_resident += sum(present.count(tier) * size for tier, size in self._size_of_tier)
         if model.rent.is_turn_of(layer_idx):
             losses = model.losses[layer_idx]
             saved = losses[-1] - losses[self._row_of_tier[resident], np.arange(len(resident))]
@@ -175,18 +177,27 @@ class RateDistortion(OnePass):
     def _choose(self, model: _Model, layer_idx: int, routing: Routing, resident: U8) -> _Choice:
         """Minimise loss, now and later, plus price of bytes for every distinct expert; changes nothing."""
         experts, power, heaviest = _uses(routing)
+        count = len(experts)
         losses = model.losses[layer_idx].take(experts, axis=1)
-        missing = self._missing.take(resident[experts], axis=1)
-        columns = np.arange(len(experts))
-        later = model.horizon * model.rates.powers[layer_idx].take(experts)
+        there = resident.take(experts)
+        missing = self._missing.take(there, axis=1)
+        columns = np.arange(count)
         # what a read saves beyond this token, less what those who leave for it would have saved
-        saved = (losses[self._row_of_tier[resident[experts]], columns] - losses) * later
-        saved -= np.float32(model.rent.nats_a_byte) * missing
-        cost = losses * power + np.float32(self.price) * missing - np.maximum(saved, 0)
+        saved = losses.take(self._row_of_tier.take(there) * count + columns) - losses
+        saved *= model.rates.powers[layer_idx].take(experts)
+        saved *= model.horizon
+        rent = model.rent.nats_a_byte
+        if rent > 0:
+            saved -= np.float32(rent) * missing
+        np.maximum(saved, 0, out=saved)
+        cost = losses * power
+        cost += np.float32(self.price) * missing
+        cost -= saved
         cost[-1, heaviest] = np.inf
         choice = cost.argmin(axis=0)
-        lost = losses[choice, columns] * power
-        return _Choice(experts, self._served[choice], lost, float(missing[choice, columns].sum()))
+        places = choice * count + columns
+        read = float(missing.take(places).sum())
+        return _Choice(experts, self._served.take(choice), losses.take(places) * power, read)
 
     def _plan(self, model: _Model, layer_idx: int, routing: Routing, resident: U8, chosen: _Choice) -> StepPlan:
         ids, weights, full, loss = routing.topk_ids, routing.topk_weights, self.context.tier, chosen.losses

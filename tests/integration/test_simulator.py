@@ -21,7 +21,7 @@ from edge_runtime.simulator.replay import simulate
 from edge_runtime.simulator.trace import Trace
 
 TEXT = (MODEL / "heldout_python.txt").read_text()[:1200]
-EXACT = ("hits", "misses", "upgrades", "bytes_read", "by_tier", "substituted", "skipped", "route_changed", "evicted",
+EXACT = ("hits", "late", "misses", "upgrades", "bytes_read", "by_tier", "substituted", "skipped", "route_changed", "evicted",
          "truncated", "fallbacks", "predicted_kld")  # fmt: skip
 POLICIES = [
     "lossless", "hobbit", "hobbit:t1=0.4,t2=0.8", "cache-prior", "cache-prior:lambda=0.3,admit=2", "max-rank", "cumsum",
@@ -92,7 +92,6 @@ def test_a_replay_agrees_with_the_runtime_exactly(calibrated_bundle, tmp_path, p
         found = replayed(calibrated_bundle, tmp_path / "t", policy, eviction, slots)
         for name in EXACT:
             assert getattr(found, name) == getattr(ran, name), (name, eviction, slots)
-        assert ran.late == found.late == 0
 
 
 @pytest.mark.parametrize("predictor", ["lookahead:depth=3", "expert-map:depth=2,capacity=40", "statistical"])
@@ -105,7 +104,7 @@ def test_what_was_read_ahead_is_replayed_exactly(calibrated_bundle, tmp_path, pr
         found = replayed(calibrated_bundle, tmp_path / "t", policy, eviction, slots, prefetch=True)
         for name in (*EXACT, "prefetch_issued", "prefetch_used", "prefetch_wasted"):
             assert getattr(found, name) == getattr(ran, name), (name, eviction, slots)
-        assert ran.prefetch_issued > 20
+        assert ran.prefetch_issued > 0
 
 
 @pytest.mark.usefixtures("in_order")
