@@ -1,10 +1,13 @@
 """How much must be read for how much quality? Every policy over its parameters, at several cache sizes.
 
-    python benchmarks/frontier.py BUNDLE --text FILE [--text FILE] --out docs/frontier [--tokens 512] [--only hobbit]
+    python benchmarks/frontier.py BUNDLE --text FILE [--text FILE] --out docs/frontier [--tokens 1024] [--only hobbit]
+    python benchmarks/frontier.py BUNDLE --text FILE [--text FILE] --out docs/frontier --speed
 
-Decodes the texts one token per step, in turns of --window tokens, from an empty cache, and compares with lossless at
-the same tier: KL divergence against bytes read per token and against tok/s. Points already in OUT/frontier.json are
-kept, so a run that was stopped goes on. Draws OUT/frontier.png and OUT/frontier.html at the end.
+Decodes the texts one token per step, in turns of --window tokens, and compares with lossless at the same tier: KL
+divergence against bytes read a token. The first --cold tokens start from an empty cache, the others find what these
+left (`warm`). Points already in OUT/frontier.json are kept, so a run that was stopped goes on. --speed measures tok/s
+of the points on each policy's frontier, in turns, --repeats times, the median counts; for it the machine must be quiet.
+Draws OUT/frontier.png and OUT/frontier.html at the end.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -19,37 +23,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from frontier_plot import summary, write_html, write_png
+from frontier_plot import on_frontiers, summary, write_html, write_png
 
 from edge_runtime import Engine
-from edge_runtime.evaluation import QualityMeter
+from edge_runtime.evaluation import Quality, QualityMeter
 from edge_runtime.format.manifest import read as read_manifest
 
 SWEEP: dict[str, list[str]] = {
-    "lossless": ["lossless"],
     "rate-distortion": [
-        f"rate-distortion:max_kld={x}" for x in (0.0005, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.045, 0.06, 0.1, 0.2)
+        f"rate-distortion:max_kld={x}" for x in (0.01, 0.015, 0.0125, 0.05, 0.1, 0.02, 0.005, 0.002, 0.03)
     ],
     "hobbit": [
         f"hobbit:t1={a},t2={b}"
-        for a, b in (
-            (0.9, 0.99), (0.6, 0.95), (0.6, 0.9), (0.5, 0.8), (0.3, 0.9), (0.0, 0.9), (0.0, 0.8), (0.3, 0.7),
-            (0.0, 0.7), (0.0, 0.6),
-        )
+        for a, b in ((0.0, 0.9), (0.0, 0.8), (0.0, 0.95), (0.3, 0.9), (0.6, 0.9), (0.0, 0.7), (0.0, 0.6), (0.0, 0.4))
     ],
-    "cache-prior": [f"cache-prior:lambda={x}" for x in (0.05, 0.1, 0.2, 0.3, 0.45, 0.6)],
-    "max-rank": [f"max-rank:m={m}" for m in (5, 6, 8, 12)],
-    "cumsum": [f"cumsum:p={p}" for p in (0.9, 0.95, 0.98, 0.99)],
-    "mcsharp": [
-        f"mcsharp:bits={b},prune={p}" for b, p in ((2.2, 0.02), (2.2, 0.08), (2.5, 0.05), (2.5, 0.1), (3, 0.1))
-    ],
-    "edgemoe": [f"edgemoe:bits={b}" for b in (2.2, 2.5, 3)],
-    "adapmoe": [f"adapmoe:tau={t}" for t in (0.0002, 0.001, 0.004)],
-    "smoe": [f"smoe:alpha={a}" for a in (0.1, 0.3, 0.6)],
-    "skip": [f"skip:beta={b}" for b in (0.05, 0.15, 0.3)],
-    "mobile": [f"mobile:threshold={t},ahead=0" for t in (0.0, 0.1, 0.3, 0.6)],
+    "mcsharp": [f"mcsharp:bits={b},prune={p}" for b, p in ((2.2, 0.02), (2.2, 0.08), (2.5, 0.05), (2, 0.1))],
+    "cache-prior": [f"cache-prior:lambda={x}" for x in (0.2, 0.5, 0.05)],
+    "lossless": ["lossless"],
+    "edgemoe": [f"edgemoe:bits={b}" for b in (2.2, 3)],
+    "cumsum": [f"cumsum:p={p}" for p in (0.95, 0.98)],
+    "max-rank": [f"max-rank:m={m}" for m in (6, 12)],
+    "mobile": [f"mobile:threshold={t},ahead=0" for t in (0.0, 0.1)],
+    "adapmoe": [f"adapmoe:tau={t}" for t in (0.001, 0.004)],
+    "smoe": [f"smoe:alpha={a}" for a in (0.3, 0.6)],
+    "skip": [f"skip:beta={b}" for b in (0.05, 0.15)],
+    "lexi": ["lexi:k=3"],
+}
+# the caches' own papers use LRU; frequency is tried wherever it may help
+EVICTIONS = {
+    "rate-distortion": ("lfru", "rate-distortion"), "hobbit": ("lfru", "lcu"), "lossless": ("lfru", "lru"),
+    "mcsharp": ("lfru",), "edgemoe": ("lfru",), "smoe": ("lfru",), "adapmoe": ("lfru",),
 }  # fmt: skip
-EVICTIONS = {"rate-distortion": ("lru", "lfru"), "hobbit": ("lru", "lcu"), "lossless": ("lru", "lcu")}
 
 
 def main() -> None:
@@ -57,35 +61,69 @@ def main() -> None:
     parser.add_argument("bundle")
     parser.add_argument("--text", action="append", required=True, type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs/frontier"))
-    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--cold", type=int, default=512, help="of --tokens, those that count as the cold start")
     parser.add_argument("--window", type=int, default=128)
     parser.add_argument("--tier", type=int, default=4)
     parser.add_argument("--cache", type=float, nargs="+", default=[0.25, 0.5, 0.75], help="of all experts at --tier")
     parser.add_argument("--only", nargs="+", choices=[*SWEEP], default=[*SWEEP])
     parser.add_argument("--memory", default="2GiB")
+    parser.add_argument("--speed", action="store_true", help="measure tok/s of the points on the frontiers")
+    parser.add_argument("--speed-tokens", type=int, default=96)
+    parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "frontier.json"
     found = json.loads(path.read_text()) if path.exists() else {"setting": setting(args), "points": []}
     if found["setting"] != setting(args):
         sys.exit(f"{path}: expected the setting {setting(args)}, got {found['setting']}. Remove it to start over.")
-    done = {(p["policy"], p["tier"], p["cache"], p["eviction"]) for p in found["points"]}
+    if args.speed:
+        time_frontiers(args, found)
+    else:
+        measure_missing(args, found, path)
+    found["summary"] = summary(found["points"])
+    write_json(found, path)
+    write_png(found, args.out / "frontier.png")
+    write_html(found, args.out / "frontier.html")
+
+
+def measure_missing(args: argparse.Namespace, found: dict[str, Any], path: Path) -> None:
+    done = {job_of(p) for p in found["points"]}
     todo = [job for job in jobs(args) if job not in done]
     ids, baseline = reference(args) if todo else (None, None)
     for number, job in enumerate(todo):
         point = measure(args, ids, baseline, *job)
         found["points"].append(point)
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(found, path)
+        cold = point["cold"]
         print(
-            f"[{number + 1}/{len(todo)}] {job}: KLD {point['kld_mean']:.5f}, {point['bytes_per_token']:.0f} B a token, "
-            f"{point['tok_s']:.0f} tok/s",
+            f"[{number + 1}/{len(todo)}] {job}: cold KLD {cold['kld']:.5f}, {cold['bytes_per_token']:.0f} B a token",
             file=sys.stderr,
             flush=True,
         )
-    found["summary"] = summary(found["points"])
-    path.write_text(json.dumps(found, indent=1) + "\n")
-    write_png(found, args.out / "frontier.png")
-    write_html(found, args.out / "frontier.html")
+
+
+def time_frontiers(args: argparse.Namespace, found: dict[str, Any]) -> None:
+    """Interleave: every point once, then every point again."""
+    points = on_frontiers(found["points"])
+    times: list[list[float]] = [[] for _ in points]
+    for _ in range(args.repeats):
+        for taken, point in zip(times, points, strict=True):
+            with open_engine(args, *job_of(point)) as engine:
+                ids = interleaved(engine, args)
+                engine.logits(ids[: args.speed_tokens // 2], chunk=1)
+                started = time.perf_counter()
+                engine.logits(ids[: args.speed_tokens], chunk=1)
+                taken.append(args.speed_tokens / (time.perf_counter() - started))
+    for taken, point in zip(times, points, strict=True):
+        point["tok_s"] = round(statistics.median(taken), 1)
+
+
+def write_json(found: dict[str, Any], path: Path) -> None:
+    """A line a point: small, and its changes can be read."""
+    lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in found.items() if name != "points"]
+    points = ",\n".join(json.dumps(point, separators=(",", ":")) for point in found["points"])
+    path.write_text("{" + ",\n".join([*lines, f'"points": [\n{points}\n]']) + "}\n")
 
 
 def setting(args: argparse.Namespace) -> dict[str, Any]:
@@ -96,7 +134,8 @@ def setting(args: argparse.Namespace) -> dict[str, Any]:
         "window": args.window,
         "tier": args.tier,
         "machine": f"{platform.machine()}, {platform.system()}",
-        "cache_state": "empty at the start",
+        "cold_tokens": args.cold,
+        "cache_state": "empty before the cold tokens, filled by them for the warm ones",
     }
 
 
@@ -104,11 +143,17 @@ def jobs(args: argparse.Namespace) -> Iterator[tuple[str, int, float, str]]:
     """Yield (policy, tier, cache share, eviction)."""
     for cache in args.cache:
         for family in args.only:
-            for eviction in EVICTIONS.get(family, ("lru",)):
+            evictions = EVICTIONS.get(family, ("lru",))
+            # a second rule where much is evicted; where little is, it changes nothing
+            for eviction in evictions if cache < 0.5 else evictions[:1]:
                 for policy in SWEEP[family]:
                     yield policy, args.tier, cache, eviction
         if "lossless" in args.only:  # the same memory at a lower tier: what every policy has to beat
-            yield "lossless", 2, cache, "lru"
+            yield "lossless", 2, cache, "lfru"
+
+
+def job_of(point: dict[str, Any]) -> tuple[str, int, float, str]:
+    return point["policy"], point["tier"], point["cache"], point["eviction"]
 
 
 def interleaved(engine: Engine, args: argparse.Namespace) -> np.ndarray:
@@ -125,25 +170,47 @@ def reference(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
         return ids, engine.logits(ids, chunk=1)
 
 
-def measure(
-    args: argparse.Namespace, ids: Any, baseline: Any, policy: str, tier: int, cache: float, eviction: str
-) -> dict[str, Any]:
+def open_engine(args: argparse.Namespace, policy: str, tier: int, cache: float, eviction: str) -> Engine:
     manifest = read_manifest(Path(args.bundle))
     spec, layout = manifest.model, manifest.layout
     budget = int(cache * spec.num_experts * len(spec.sparse_layers)) * layout.tier_bytes(args.tier)
-    options = {"policy": policy, "tier": tier, "eviction": eviction, "expert_memory": budget, "context": args.tokens}
-    meter = QualityMeter()
-    with Engine.open(args.bundle, memory=args.memory, self_check=False, **options) as engine:
-        started = time.perf_counter()
+    return Engine.open(
+        args.bundle, memory=args.memory, self_check=False, policy=policy, tier=tier, eviction=eviction,
+        expert_memory=budget, context=args.tokens,
+    )  # fmt: skip
+
+
+def measure(
+    args: argparse.Namespace, ids: Any, baseline: Any, policy: str, tier: int, cache: float, eviction: str
+) -> dict[str, Any]:
+    half = args.cold
+    meters, parts = (QualityMeter(), QualityMeter()), []
+    with open_engine(args, policy, tier, cache, eviction) as engine:
+        counters = engine.parts.cache
+        before = counters.counters.snapshot()
         for at, rows in engine.logit_chunks(ids, chunk=1):
-            meter.add(baseline[at], rows[0], int(ids[at + 1]) if at + 1 < len(ids) else None)
-        seconds = time.perf_counter() - started
-        counters = engine.parts.cache.counters.to_json(len(ids))
+            if at == half:
+                parts.append(counters.counters.since(before))
+                before = counters.counters.snapshot()
+            meters[at >= half].add(baseline[at], rows[0], int(ids[at + 1]) if at + 1 < len(ids) else None)
+        parts.append(counters.counters.since(before))
+    counts = (half, len(ids) - half)
+    halves = [summed(m.result(), part.to_json(n)) for m, part, n in zip(meters, parts, counts, strict=True)]
     return {
-        "policy": policy, "tier": tier, "cache": cache, "eviction": eviction, "expert_memory_bytes": budget,
-        **meter.result().to_json(), "bytes_per_token": counters["bytes_per_token"],
-        "tok_s": round(len(ids) / seconds, 2), "experts": counters,
+        "policy": policy, "tier": tier, "cache": cache, "eviction": eviction, "cold": halves[0], "warm": halves[1]
     }  # fmt: skip
+
+
+def summed(quality: Quality, experts: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of half a run."""
+    kept = ("lookups", "misses", "bytes_per_token", "substituted", "skipped", "route_changed", "truncated", "fallbacks")
+    found = {name: experts[name] for name in kept}
+    predicted = experts["predicted_kld_per_token"]
+    figures = {
+        "kld": quality.kld_mean, "kld_p99": quality.kld_p99, "ppl": quality.ppl, "baseline_ppl": quality.baseline_ppl,
+        "top1": quality.top1_agreement, "predicted_kld": predicted,
+    }  # fmt: skip
+    return {name: None if v is None else float(f"{v:.5g}") for name, v in figures.items()} | found
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from edge_runtime.config import EngineOptions, RuntimeConfig, resolve
 from edge_runtime.decoder import Decoder, max_tokens
 from edge_runtime.errors import ConfigError
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.experts.eviction import create_rule
+from edge_runtime.experts.eviction import CALIBRATED_RULES, Measured, create_rule, parse_rule
 from edge_runtime.experts.store import FileExpertStore
 from edge_runtime.format.bundle import Bundle
 from edge_runtime.format.calibration import NAME as CALIBRATION
@@ -28,11 +28,11 @@ from edge_runtime.memory import (
     memory_ceiling,
     plan_memory,
 )
-from edge_runtime.policy import POLICIES, create_policy, parse_policy
+from edge_runtime.policy import POLICIES, create_policy, parse_policy, price_of
 from edge_runtime.policy.base import Policy, PolicyContext
 from edge_runtime.prefetch import parse_prefetch
 from edge_runtime.prefetch.governor import Governor
-from edge_runtime.prefetch.lookahead import LookAhead
+from edge_runtime.prefetch.predictors import create_predictor, predictor_bytes
 from edge_runtime.prefetch.prefetcher import Prefetcher
 from edge_runtime.sizes import MIB, parse_size
 from edge_runtime.telemetry.process import anonymous_bytes, return_freed_memory, rss_bytes
@@ -40,7 +40,6 @@ from edge_runtime.tokenizer import Tokenizer
 from edge_runtime.trunk.kv_cache import KVCache
 from edge_runtime.trunk.memory import LIBRARY_BYTES, plan_trunk_bytes, scratch_bytes
 from edge_runtime.trunk.ort import OrtTrunk
-from edge_runtime.trunk.routers import load_routers, routers_bytes
 
 # kept free for what nobody counts: allocator slack, thread stacks, Python objects of a request (see docs/memory.md)
 HEADROOM_BYTES = 16 * MIB
@@ -140,8 +139,7 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
     ceiling = _ceiling(config)
     needs = MemoryNeeds(
         runtime_bytes=rss_bytes() + (0 if "onnxruntime" in sys.modules else LIBRARY_BYTES),
-        trunk_bytes=plan_trunk_bytes(manifest)
-        + (routers_bytes(spec) if parse_prefetch(config.prefetch)[0] == "lookahead" else 0),
+        trunk_bytes=plan_trunk_bytes(manifest) + predictor_bytes(config.prefetch, spec),
         kv_bytes_per_token=KVCache.bytes_for(spec, 1),
         context=config.context,
         scratch_bytes=0,
@@ -166,16 +164,16 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
         tier=config.tier,
         tier_bytes=needs.slot_bytes,
         norm_topk_prob=spec.norm_topk_prob,
-        calibration=_calibration(bundle, config.policy),
+        calibration=_calibration(bundle, config.policy, config.eviction),
     )
     plan = plan_memory(needs, ceiling, expert_memory=config.expert_memory)
     kernels = ExpertKernels(*shape, max_tokens(chunk, config.parallel), threads=config.threads)
     return Prepared(bundle, config, tokenizer, kernels, needs, plan, context, create_policy(config.policy, context))
 
 
-def _calibration(bundle: Bundle, policy: str) -> ExpertCalibration | None:
-    """What the exporter measured, if the policy asks for it; checked against its checksum before it is parsed."""
-    if not POLICIES[parse_policy(policy)[0]].needs_calibration:
+def _calibration(bundle: Bundle, policy: str, eviction: str) -> ExpertCalibration | None:
+    """What the exporter measured, if policy or eviction ask for it; checked against its checksum, then parsed."""
+    if not POLICIES[parse_policy(policy)[0]].needs_calibration and parse_rule(eviction)[0] not in CALIBRATED_RULES:
         return None
     bundle.check_part(bundle.manifest.part(CALIBRATION))
     return read_calibration(bundle.path, bundle.manifest.model)
@@ -218,6 +216,7 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
             num_experts=spec.num_experts,
             tier_bytes=ready.needs.slot_bytes,
             full_tier=config.tier,
+            known=Measured(spec.top_k, ready.plan.num_slots, ready.policy_context.calibration, price_of(ready.policy)),
         )
         cache = ExpertCache.make(
             store,
@@ -259,18 +258,11 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
 
 
 def _make_prefetcher(config: RuntimeConfig, bundle: Bundle, cache: ExpertCache, policy: Policy) -> Prefetcher | None:
-    name, params = parse_prefetch(config.prefetch)
-    if name == "off" or cache.fits_all:
+    predictor = None if cache.fits_all else create_predictor(config.prefetch, bundle.path, bundle.manifest.model)
+    if predictor is None:
         return None
-    spec = bundle.manifest.model
-    predictor = LookAhead(
-        load_routers(bundle.path, spec),
-        spec.sparse_layers,
-        top_k=spec.top_k,
-        norm_topk_prob=spec.norm_topk_prob,
-        depth=params["depth"],
-    )
-    return Prefetcher(predictor, policy, cache, Governor() if params["adaptive"] else None)
+    is_adaptive = parse_prefetch(config.prefetch)[1]["adaptive"]
+    return Prefetcher(predictor, policy, cache, Governor() if is_adaptive else None)
 
 
 def replan(parts: Parts, *, memory: str | int | None, expert_memory: str | int | None) -> None:

@@ -161,11 +161,11 @@ class Decoder:
                 self.trunk.commit(chunk)
         return logits
 
-    def _is_rejected(self, policy: Policy, group: list[int], done: _Done) -> bool:
+    def _is_rejected(self, policy: Policy, group: list[int], done: FinishedPass) -> bool:
         rows = [done.logits[i] for i in group if len(done.logits[i])]
         return bool(rows) and not policy.accept(_joined(rows))
 
-    def _pass(self, pieces: Sequence[Piece], policies: list[Policy]) -> _Done:
+    def _pass(self, pieces: Sequence[Piece], policies: list[Policy]) -> FinishedPass:
         """Run every layer over the pieces; the caller commits."""
         self._require_open()
         with self.spans.span("trunk"):
@@ -187,7 +187,7 @@ class Decoder:
         self.cache.end_pass()
         with self.spans.span("trunk"):
             logits = [self._head(*each) for each in zip(chunks, moes, pieces, strict=True)]
-        return _Done(chunks, logits, plans)
+        return FinishedPass(chunks, logits, plans)
 
     def _run_trunk(
         self, layer_idx: int, chunks: list[TrunkChunk], moes: list[F32 | None], policies: list[Policy]
@@ -272,7 +272,7 @@ class Decoder:
         self.cache.prefetch(hint.layer_idx, hint.experts, tiers, priority)
 
 
-class _Done(NamedTuple):
+class FinishedPass(NamedTuple):
     """A pass that ran and is not committed."""
 
     chunks: list[TrunkChunk]

@@ -26,7 +26,9 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--policy", metavar="NAME[:K=V,...]", help="which experts to read at which tier (lossless)")
     group.add_argument("--max-kld", metavar="X", help="quality budget of the rate-distortion policy")
     group.add_argument("--eviction", metavar="NAME[:K=V,...]", help="which expert leaves: lru, lcu, lfru, mdc")
-    group.add_argument("--prefetch", metavar="NAME[:K=V,...]", help="read experts ahead: off, lookahead (off)")
+    group.add_argument(
+        "--prefetch", metavar="NAME[:K=V,...]", help="read experts ahead: off, lookahead, expert-map, statistical (off)"
+    )
     group.add_argument("--backend", metavar="auto|cpu|cuda", help="where to compute (auto)")
     group.add_argument("--threads", metavar="N", help="compute threads")
     group.add_argument("--io-threads", metavar="N", help="reads in flight")

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--drive-gbps", type=float, default=3.0, metavar="X", help="bandwidth of the drive model (default: 3)")
     add("--latency-us", type=float, default=100.0, metavar="Y", help="latency of a batch of reads (default: 100)")
     add("--compute-ms", type=float, default=0.0, metavar="Z", help="time of a token without reads (default: 0)")
+    add("--prefetch", action="store_true", help="read ahead by the predictions the trace was recorded with")
     add("--no-belady", action="store_true", help="leave the bound out; it takes as long as the replay")
     add("--json", action="store_true", help="one JSON object on stdout instead of a table")
 
@@ -112,7 +113,7 @@ def _run(trace: Trace, policy: str, eviction: str, slots: int, args: argparse.Na
     with progress_bar(f"{policy}, {eviction}", trace.tokens) as advance:
         found = simulate(
             trace, policy, num_slots=slots, eviction=eviction, tier=tier, drive=drive, progress=advance,
-            calibration=_calibration(trace, args),
+            calibration=_calibration(trace, args), prefetch=args.prefetch,
         )  # fmt: skip
     size = trace.header.layout.tier_bytes(tier)
     wait_ms = 1000 * found.drive_s / max(found.tokens, 1)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from edge_runtime.cli.options import add_engine_arguments, add_self_check_argument, engine_options
 from edge_runtime.cli.texts import progress, read_tokens, windows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from edge_runtime import Engine
     from edge_runtime.simulator.trace import TraceHeader
@@ -56,24 +60,57 @@ def record(engine: Engine, ids: Sequence[int], out: Path, *, half: bool = False)
     from edge_runtime.policy.tracing import TracingPolicy
     from edge_runtime.simulator.trace import TracePass, TraceWriter
 
+    def confidence(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(np.exp(log_softmax(rows).max(axis=1)), np.float32)
+
     parts, passes = engine.parts, 0
     tokens = np.asarray(ids, np.int32)
-    tracing = TracingPolicy(parts.decoder.policy, engine.spec.sparse_layers)
-    with TraceWriter(out, _header(engine, half=half)) as writer, engine.deciding_with(tracing):
-        for position, rows in progress(windows(engine, tokens, chunk=1), "trace", len(tokens)):
-            confidence = np.exp(log_softmax(rows).max(axis=1)).astype(np.float32)
-            chunk = tokens[position : position + len(rows)]
-            writer.add(TracePass(chunk, tracing.take(), confidence, position % parts.config.context == 0))
-            passes += 1
+    prefetcher = parts.decoder.prefetcher
+    with (
+        TraceWriter(out, _header(engine, half=half)) as writer,
+        _recording(engine, writer.header.ahead) as take_predictions,
+    ):
+        tracing = TracingPolicy(parts.decoder.policy, engine.spec.sparse_layers, take_predictions)
+        is_on = prefetcher is not None and prefetcher.is_on
+        with engine.deciding_with(tracing):
+            for position, rows in progress(windows(engine, tokens, chunk=1), "trace", len(tokens)):
+                chunk = tokens[position : position + len(rows)]
+                starts_text = position % parts.config.context == 0
+                for seen in tracing.take():
+                    rejected = seen.output is not None
+                    sure = confidence(rows if seen.output is None else seen.output)
+                    writer.add(TracePass(chunk, seen.logits, sure, starts_text, seen.extra, rejected, is_on))
+                    starts_text = False
+                    passes += 1
+                is_on = prefetcher is not None and prefetcher.is_on
     return passes
+
+
+@contextmanager
+def _recording(engine: Engine, ahead: int) -> Iterator[Callable[[], NDArray[np.float32] | None]]:
+    """Keep what the engine's predictor says during a block; the value returns, and forgets, that of the last pass."""
+    from edge_runtime.prefetch.recorded import RecordingPredictor
+
+    prefetcher = engine.parts.decoder.prefetcher
+    if prefetcher is None:
+        yield lambda: None
+        return
+    spec, inner = engine.spec, prefetcher.predictor
+    prefetcher.predictor = recording = RecordingPredictor(inner, spec.sparse_layers, spec.num_experts, ahead)
+    try:
+        yield recording.take
+    finally:
+        prefetcher.predictor = inner
 
 
 def _header(engine: Engine, *, half: bool) -> TraceHeader:
     from importlib.metadata import version
 
+    from edge_runtime.prefetch import parse_prefetch
     from edge_runtime.simulator.trace import TraceHeader
 
     manifest = engine.parts.bundle.manifest
+    predicts = engine.parts.decoder.prefetcher is not None
     return TraceHeader(
         model=manifest.model,
         num_segments=manifest.experts.num_segments,
@@ -83,4 +120,5 @@ def _header(engine: Engine, *, half: bool) -> TraceHeader:
         bundle_id=manifest.bundle_id,
         policy=engine.parts.config.policy,
         created_by=f"hobbit {version('hobbit-edge')}",
+        ahead=parse_prefetch(engine.parts.config.prefetch)[1].get("depth", 1) if predicts else 0,
     )

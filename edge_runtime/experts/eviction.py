@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import ConfigError, did_you_mean
+from edge_runtime.experts.layer_sizes import PARAMS as LAYER_SIZES_PARAMS
+from edge_runtime.experts.layer_sizes import LayerSizes
 from edge_runtime.experts.multidimensional import LFRU_PARAMS, MDC_PARAMS, Lfru, Multidimensional
+from edge_runtime.experts.worth import RateDistortionRule
+from edge_runtime.format.calibration import ExpertCalibration
 from edge_runtime.policy.params import Param, parse_params
 
 F32 = NDArray[np.float32]
@@ -39,6 +44,18 @@ class EvictionRule(Protocol):
         """Return a fresh array [S], lowest goes first, for residents intp [S] while layer `layer_idx` needs room.
 
         Entries whose key is -1 are ignored by the caller.
+        """
+        ...
+
+
+@runtime_checkable
+class TruncatingRule(EvictionRule, Protocol):
+    """A rule that scores planes too, so that truncating one expert is held against evicting another."""
+
+    def plane_scores(self, keys: Keys, tiers: U8, layer_idx: int) -> F64:
+        """Return a fresh float64 [S]: what the deepest plane of residents intp [S] at tiers uint8 [S] deserves to stay.
+
+        On the scale of `scores`; entries of experts without planes, or whose key is -1, are ignored by the caller.
         """
         ...
 
@@ -134,7 +151,12 @@ class Lcu:
         return by_key.take(keys, mode="wrap")
 
 
-RULES: Mapping[str, Mapping[str, Param]] = {"lru": {}, "lcu": {}, "lfru": LFRU_PARAMS, "mdc": MDC_PARAMS}
+RULES: Mapping[str, Mapping[str, Param]] = {
+    "lru": {}, "lcu": {}, "lfru": LFRU_PARAMS, "mdc": MDC_PARAMS, "rate-distortion": LFRU_PARAMS,
+    "layer-sizes": LAYER_SIZES_PARAMS,
+}  # fmt: skip
+CALIBRATED_RULES = ("rate-distortion", "layer-sizes")
+"""Rules that need what the exporter measured."""
 
 
 def parse_rule(text: str) -> tuple[str, dict[str, Any]]:
@@ -150,19 +172,53 @@ def parse_rule(text: str) -> tuple[str, dict[str, Any]]:
     return name, parse_params(rest, RULES[name], f"eviction {name!r}")
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What rules beyond recency and frequency look at.
+
+    Attributes:
+        top_k: K.
+        capacity: experts of the full tier the cache holds.
+        calibration: what the exporter measured; None where there is none.
+        price: what the policy pays now for a byte, in nats; 0 where it has no price.
+    """
+
+    top_k: int = 1
+    capacity: int = 0
+    calibration: ExpertCalibration | None = None
+    price: Callable[[], float] = lambda: 0.0
+
+
+_NOTHING_MEASURED = Measured()
+
+
 def create_rule(
-    text: str, *, num_layers: int, num_experts: int, tier_bytes: Mapping[int, int], full_tier: int
+    text: str,
+    *,
+    num_layers: int,
+    num_experts: int,
+    tier_bytes: Mapping[int, int],
+    full_tier: int,
+    known: Measured = _NOTHING_MEASURED,
 ) -> EvictionRule:
     """Build the eviction rule that ``name:param=value,...`` asks for.
 
     Raises:
-        ConfigError: see `parse_rule`.
+        ConfigError: see `parse_rule`; or it needs a calibration and there is none.
     """
     name, params = parse_rule(text)
+    shape = (num_layers, num_experts)
     if name == "lru":
-        return Lru(num_layers, num_experts)
+        return Lru(*shape)
     if name == "lcu":
-        return Lcu(num_layers, num_experts, tier_bytes, full_tier)
+        return Lcu(*shape, tier_bytes, full_tier)
     if name == "lfru":
-        return Lfru(num_layers, num_experts, **params)
-    return Multidimensional(num_layers, num_experts, full_tier, **params)
+        return Lfru(*shape, **params)
+    if name == "layer-sizes":
+        return LayerSizes(*shape, top_k=known.top_k, capacity=known.capacity, calibration=known.calibration, **params)
+    if name == "rate-distortion":
+        return RateDistortionRule(
+            *shape, calibration=known.calibration, tier_bytes=tier_bytes, full_tier=full_tier,
+            price=known.price, **params,
+        )  # fmt: skip
+    return Multidimensional(*shape, full_tier, **params)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.experts.counters import ExpertCounters
-from edge_runtime.experts.eviction import EvictionRule
+from edge_runtime.experts.eviction import EvictionRule, TruncatingRule
 from edge_runtime.experts.units import Discard, UnitLedger
 
 I32 = NDArray[np.int32]
@@ -353,6 +353,9 @@ class SlotTable:
             for slot in self._victims(-(-over // ledger.sizes.core_bytes), layer_idx, keep):
                 self._evict(slot)
             return
+        if isinstance(self._rule, TruncatingRule):
+            self._make_room_by_worth(free_bytes, layer_idx, keep, self._rule)
+            return
         victims = self._victims(self.num_slots, layer_idx, keep)
         for slot in victims[: -(-len(victims) // 2)]:
             while ledger.free_bytes < free_bytes and self._planes[slot]:
@@ -361,6 +364,35 @@ class SlotTable:
             if ledger.free_bytes >= free_bytes:
                 return
             self._evict(slot)
+
+    def _make_room_by_worth(self, free_bytes: int, layer_idx: int, keep: Sequence[int], rule: TruncatingRule) -> None:
+        """Cores and planes go in one order, the lowest score first; ties go to the lower slot."""
+        tiers = self._tiers.ravel().take(self._keys, mode="wrap")
+        cores = self._guarded(rule.scores(self._keys, layer_idx).astype(np.float64), keep)
+        tops = self._guarded(rule.plane_scores(self._keys, tiers, layer_idx), keep)
+        tops = np.where(tiers > self.ledger.sizes.core_tier, tops, cores)
+        while self.ledger.free_bytes < free_bytes:
+            slot = int(tops.argmin())
+            if tops[slot] == np.inf:
+                return
+            if not self._planes[slot]:
+                self._evict(slot)
+                tops[slot] = np.inf
+                continue
+            self._truncate(slot)
+            key = self._keys[slot : slot + 1]
+            left = self._tiers.ravel().take(key)
+            deeper = left[0] > self.ledger.sizes.core_tier
+            tops[slot] = rule.plane_scores(key, left, layer_idx)[0] if deeper else cores[slot]
+
+    def _guarded(self, scores: NDArray[np.float64], keep: Sequence[int]) -> NDArray[np.float64]:
+        """Scores of what may go; infinite for what may not, and more for what is masked."""
+        if self._any_masked:
+            scores = scores + np.where(self._masked.ravel().take(self._keys, mode="wrap"), _MASKED, 0)
+        np.putmask(scores, self._pinned | self._reading | (self._keys == FREE), np.inf)
+        if keep:
+            scores[list(keep)] = np.inf
+        return scores
 
     def _victims(self, count: int, layer_idx: int, keep: Sequence[int]) -> list[int]:
         """Up to `count` evictable slots, the worst first; ties go to the lower slot."""

@@ -43,6 +43,7 @@ class LayerCalibration:
         counts: how often the calibration text used each expert; this and what follows is None without a text.
         output_errors: tier (as text) -> relative error of each expert's output, against the deepest tier stored.
         norms: root mean square length of each expert's output.
+        powers: mean squared weight of each expert's uses; None in bundles of earlier exporters.
         sensitivity: what an error of this layer does to the model's output.
     """
 
@@ -52,6 +53,7 @@ class LayerCalibration:
     output_errors: dict[str, list[float]] | None = None
     norms: list[float] | None = None
     sensitivity: Sensitivity | None = None
+    powers: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,9 @@ def _check(found: ExpertCalibration, spec: ModelSpec, where: str) -> None:
 
 
 def _check_layer(layer: LayerCalibration, num_experts: int, where: str) -> None:
-    rows: dict[str, list[float] | list[int] | None] = {"counts": layer.counts, "norms": layer.norms}
+    rows: dict[str, list[float] | list[int] | None] = {
+        "counts": layer.counts, "norms": layer.norms, "powers": layer.powers,
+    }  # fmt: skip
     rows |= {f"errors.{tier}": row for tier, row in layer.errors.items()}
     rows |= {f"output_errors.{tier}": row for tier, row in (layer.output_errors or {}).items()}
     for name, row in rows.items():

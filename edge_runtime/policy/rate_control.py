@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-_HORIZON = 32.0
+_HORIZON = 256.0
 """Tokens over which a surplus or deficit of the budget is made good."""
 _MEMORY = 1 / 8
 _GAIN, _MAX_STEP = 0.25, 0.5

@@ -3,8 +3,8 @@
 EdgeMoE (arXiv 2308.14352) gives each expert a bit width by its own sensitivity, profiled offline. MC-MoE and MC#
 allocate bits by importance as well (how often an expert is used, how much it carries) and prune experts online. Both
 are one allocation here: the mean bytes of an expert are a budget, and planes go where they lower the summed error most
-for their bytes. Not taken over: EdgeMoE's statistical preload (use ``--prefetch``); MC#'s learned pruning, in whose
-place the tail of a token's experts below a share of its weight is dropped.
+for their bytes. EdgeMoE's statistical preload is ``--prefetch statistical``. Not taken over: MC#'s learned pruning, in
+whose place the tail of a token's experts below a share of its weight is dropped.
 """
 
 from __future__ import annotations

@@ -15,6 +15,15 @@ PREDICTORS: Mapping[str, Mapping[str, Param]] = {
         "depth": Param(2, "layers looked ahead, until one lacks something", "HOBBIT 1-3, MoE-APEX 2-4", 1, 16),
         "adaptive": _SWITCH,
     },
+    "expert-map": {
+        "depth": Param(2, "layers looked ahead, until one lacks something", "FineMoE's d; its demo has 6", 1, 16),
+        "capacity": Param(256, "maps of past tokens kept", "FineMoE; its demo has 1000", 1, 1 << 16),
+        "adaptive": _SWITCH,
+    },
+    "statistical": {
+        "memory": Param(1024, "uses of an expert after which what followed it counts 1/e", "ours; EdgeMoE profiles", 1),
+        "adaptive": _SWITCH,
+    },
 }
 
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.policy.base import Policy, Routing
-from edge_runtime.prefetch.governor import Governor
 
 F32 = NDArray[np.float32]
 
@@ -27,6 +26,22 @@ class Predictor(Protocol):
             x: float32 [1, D], what entered its router.
             routing: what its router chose.
         """
+        ...
+
+
+class Switch(Protocol):
+    """Says whether to read ahead now; `Governor` judges by time, a replay repeats what was."""
+
+    is_on: bool
+    switches: int
+
+    @property
+    def saved_ns_per_token(self) -> float | None:
+        """What reading ahead saves a token, as far as it is known."""
+        ...
+
+    def token(self, cost_ns: float) -> None:
+        """Note what one token cost."""
         ...
 
 
@@ -49,11 +64,11 @@ class Prefetcher:
         predictor: Predictor,
         policy: Policy,
         cache: ExpertCache,
-        governor: Governor | None,
+        governor: Switch | None,
         *,
         clock: Callable[[], int] = perf_counter_ns,
     ) -> None:
-        self._predictor, self._policy, self._cache = predictor, policy, cache
+        self.predictor, self._policy, self._cache = predictor, policy, cache
         self.governor, self._clock = governor, clock
         self._is_single = False
         self._started_ns = 0
@@ -72,7 +87,7 @@ class Prefetcher:
         """A layer's own reads are under way: read ahead behind them."""
         if not self._is_single or not self.is_on:
             return
-        for coming, predicted in self._predictor.predict(layer_idx, x, routing):
+        for coming, predicted in self.predictor.predict(layer_idx, x, routing):
             tiers = self._policy.foresee(coming, predicted, self._cache)
             order = [int(e) for e in predicted.topk_ids[0] if tiers[e]]
             self._cache.mask(coming, order)

@@ -197,6 +197,9 @@ def _losses(make: _Families, experts: ExpertCounters, full: str) -> Iterator[Met
     yield family
     yield make.counter("expert_skips", "Uses of an expert dropped by the policy.", experts.skipped)
     yield make.counter("expert_route_changes", "Uses of an expert the router did not choose.", experts.route_changed)
+    yield make.counter("fallback_passes", "Passes the policy rejected, which ran a second time.", experts.fallbacks)
+    expected = experts.predicted_kld or 0.0
+    yield make.counter("predicted_kld_nats", "KL divergence the policy expected to cost, summed over tokens.", expected)
 
 
 def _drive(make: _Families, experts: ExpertCounters) -> Iterator[Metric]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from edge_runtime.decoder import Decoder
-from edge_runtime.errors import BudgetError
+import numpy as np
+
+from edge_runtime.decoder import Decoder, FinishedPass, Piece
+from edge_runtime.errors import BudgetError, ConfigError
 from edge_runtime.experts.counters import ExpertCounters
-from edge_runtime.experts.eviction import create_rule
+from edge_runtime.experts.eviction import Measured, create_rule
 from edge_runtime.format.calibration import ExpertCalibration
-from edge_runtime.policy import create_policy
+from edge_runtime.policy import create_policy, parse_policy, price_of
 from edge_runtime.policy.base import Policy, PolicyContext, Routing, StepPlan
 from edge_runtime.policy.routing import route
+from edge_runtime.prefetch.prefetcher import Prefetcher
+from edge_runtime.prefetch.recorded import RecordedPredictor
 from edge_runtime.simulator.drive import DriveModel, SimulatedStore
 from edge_runtime.simulator.requests import LoggingCache, RequestLog
 from edge_runtime.simulator.stand_ins import NullKernels, TraceTrunk
@@ -45,7 +49,7 @@ class Simulation:
     requests: RequestLog
 
 
-def simulate(
+def simulate(  # noqa: PLR0913 - the axes of a comparison
     trace: Trace,
     policy: str,
     *,
@@ -54,6 +58,7 @@ def simulate(
     tier: int | None = None,
     drive: DriveModel | None = None,
     calibration: ExpertCalibration | None = None,
+    prefetch: bool = False,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> Simulation:
     """Replay a trace.
@@ -65,32 +70,50 @@ def simulate(
         eviction: name of the rule.
         tier: the full tier; the trace's own if left out.
         drive: what reads cost.
-        calibration: of the bundle, for policies that need it.
+        calibration: of the bundle, for policies and rules that need it.
+        prefetch: read ahead by the predictions the trace holds, in the passes in which that was on.
         progress: called with the tokens of each pass.
+
+    A pass that was rejected is judged by what was recorded of it: if the policy is the trace's own, the same ones are
+    rejected again; another policy judges by the recorded confidence, and a second run of a pass that was recorded once
+    gets the same routing.
 
     Raises:
         BudgetError: fewer slots than one layer needs for one token.
         BundleError: the trace is damaged.
-        ConfigError: a policy, parameter or rule is unknown.
+        ConfigError: a policy, parameter or rule is unknown, or the trace holds no predictions.
     """
+    if prefetch and not trace.header.ahead:
+        raise ConfigError("--prefetch: the trace holds no predictions. Record it with --prefetch, then replay it.")
     spec, store = trace.header.model, SimulatedStore(drive or DriveModel())
     context = policy_context(trace.header, tier or trace.header.tier, calibration)
     decides = create_policy(policy, context)
-    cache = _cache(trace.header, context, decides.min_tier, num_slots, eviction, store)
+    cache = _cache(trace.header, context, decides, num_slots, eviction, store)
     log = cache.log = RequestLog(spec.num_experts)
     trunk = TraceTrunk(spec)
-    decoder = _ReplayDecoder(spec, trunk, cache, NullKernels(), decides, max_chunk=_MAX_CHUNK)
+    is_own = parse_policy(policy) == parse_policy(trace.header.policy) and context.tier == trace.header.tier
+    recorded = RecordedPredictor(spec.sparse_layers, norm_topk_prob=spec.norm_topk_prob)
+    prefetcher = Prefetcher(recorded, decides, cache, _Switch()) if prefetch and not cache.fits_all else None
+    decoder = _ReplayDecoder(
+        spec, trunk, cache, NullKernels(), decides, max_chunk=_MAX_CHUNK, prefetcher=prefetcher
+    )  # fmt: skip
+    decoder.prepare(trunk, recorded, repeats_rejections=is_own)
     kv = trunk.new_kv_cache(_MAX_CHUNK)
     tokens, started = 0, perf_counter()
+    rejected: TracePass | None = None
     try:
         for one in trace:
-            count = len(one.token_ids)
             if one.first_of_text:
+                cache.begin_request()
                 decides.begin_sequence()
                 cache.begin_sequence()
+            if one.is_rejected:
+                rejected = one
+                continue
+            count = len(one.token_ids)
             kv.truncate(0)
-            trunk.load(one)
-            decoder.load(one)
+            decoder.load([one] if rejected is None else [rejected, one])
+            rejected = None
             decoder.forward(one.token_ids, kv, slice(count - 1, count))
             tokens += count
             progress(count)
@@ -114,17 +137,49 @@ def policy_context(header: TraceHeader, tier: int, calibration: ExpertCalibratio
     )
 
 
+class _Switch:
+    """Whether reading ahead was on, as recorded. Implements `Switch`."""
+
+    is_on = False
+    switches = 0
+    saved_ns_per_token = None
+
+    def token(self, cost_ns: float) -> None:
+        """What a replay takes says nothing."""
+
+
 class _ReplayDecoder(Decoder):
     """The runtime's passes, without what only computing experts needs; a pass is routed in one go."""
 
-    def load(self, one: TracePass) -> None:
-        """Route the pass that the next `forward` runs."""
+    _no_state = np.zeros((1, 0), np.float32)
+
+    def prepare(self, trunk: TraceTrunk, recorded: RecordedPredictor, *, repeats_rejections: bool) -> None:
+        """Settle what passes are loaded into, and whether those that were rejected are rejected again."""
+        self._trace_trunk, self._recorded, self._repeats = trunk, recorded, repeats_rejections
+
+    def load(self, passes: list[TracePass]) -> None:
+        """Take the pass that the next `forward` runs; two, if the first of them was rejected."""
+        self._passes, self._was_rejected = passes, len(passes) > 1
+        if self.prefetcher is not None:
+            assert isinstance(self.prefetcher.governor, _Switch)
+            self.prefetcher.governor.is_on = passes[0].is_prefetching
+
+    def _pass(self, pieces: Sequence[Piece], policies: list[Policy]) -> FinishedPass:
+        one = self._passes[0]
+        self._passes = self._passes[1:] or self._passes
+        self._trace_trunk.load(one)
+        self._recorded.load(one.predictions)
         spec, (layers, tokens, experts) = self.spec, one.logits.shape
         every = route(one.logits.reshape(-1, experts), spec.top_k, norm_topk_prob=spec.norm_topk_prob)
         ids, weights = (a.reshape(layers, tokens, spec.top_k) for a in (every.topk_ids, every.topk_weights))
         self._routings = {
             layer: Routing(one.logits[i], ids[i], weights[i]) for i, layer in enumerate(spec.sparse_layers)
         }
+        return super()._pass(pieces, policies)
+
+    def _is_rejected(self, policy: Policy, group: list[int], done: FinishedPass) -> bool:
+        judged = super()._is_rejected(policy, group, done)
+        return self._was_rejected if self._repeats else judged
 
     def _route(self, layer_idx: int, outs: list[LayerOutput]) -> Routing:
         return self._routings[layer_idx]
@@ -132,16 +187,22 @@ class _ReplayDecoder(Decoder):
     def _run_experts(
         self, layer_idx: int, plan: StepPlan, routing: Routing, outs: list[LayerOutput], chunks: list[TrunkChunk]
     ) -> list[F32]:
+        done = [self._moe[: len(plan.topk_ids)]]
+        resident = None if self._reads_ahead(plan) else self.cache.take_resident(layer_idx, plan.tiers, plan.use_order)
+        if resident is not None:
+            return done
         ready = self.cache.stream(layer_idx, plan.tiers, plan.use_order)
         for hint in plan.hints:
             self._prefetch(hint)
+        if self.prefetcher is not None:
+            self.prefetcher.after(layer_idx, self._no_state, routing)
         for _ in ready:
             pass
-        return [self._moe[: len(plan.topk_ids)]]
+        return done
 
 
 def _cache(
-    header: TraceHeader, context: PolicyContext, min_tier: int, num_slots: int, eviction: str, store: SimulatedStore
+    header: TraceHeader, context: PolicyContext, policy: Policy, num_slots: int, eviction: str, store: SimulatedStore
 ) -> LoggingCache:
     spec, tier = header.model, context.tier
     if num_slots < spec.top_k:
@@ -156,6 +217,7 @@ def _cache(
         num_experts=spec.num_experts,
         tier_bytes=context.tier_bytes,
         full_tier=tier,
+        known=Measured(spec.top_k, num_slots, context.calibration, price_of(policy)),
     )
     # address space only: memory is taken when a unit is first written, and nothing ever is
     cache = LoggingCache.make(
@@ -165,7 +227,7 @@ def _cache(
         spec,
         num_slots=min(num_slots, len(spec.sparse_layers) * spec.num_experts),
         tier=tier,
-        min_tier=min_tier,
+        min_tier=policy.min_tier,
     )
     assert isinstance(cache, LoggingCache)
     return cache

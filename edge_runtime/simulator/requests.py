@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.experts.cache import ExpertCache
+from edge_runtime.experts.cache import ExpertCache, Resident
 from edge_runtime.experts.stream import ReadyBatch
 
 
@@ -54,3 +54,12 @@ class LoggingCache(ExpertCache):
         if self.log is not None:
             self.log.add(layer_idx, tiers)
         return super().stream(layer_idx, tiers, order)
+
+    def take_resident(
+        self, layer_idx: int, tiers: NDArray[np.uint8], order: NDArray[np.intp] | None = None
+    ) -> Resident | None:
+        """See `ExpertCache.take_resident`."""
+        found = super().take_resident(layer_idx, tiers, order)
+        if found is not None and self.log is not None:
+            self.log.add(layer_idx, tiers)
+        return found

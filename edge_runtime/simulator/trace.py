@@ -21,14 +21,16 @@ from edge_runtime.spec import ModelSpec, check_spec
 from edge_runtime.strict import from_mapping
 
 MAGIC = b"HOBTRACE"
-VERSION = 1
+VERSION = 2
+MAX_AHEAD = 16
 MAX_HEADER_BYTES = 1 << 20
 MAX_PASS_BYTES = 256 << 20
 _PREFIX = struct.Struct("<8sIII")  # magic, version, header bytes, their CRC
 _BLOCK = struct.Struct("<4sIII")  # kind, tokens, flags, CRC of both and the payload
-_END = struct.Struct("<4sIQQ")  # kind, CRC of the rest, passes, tokens
+_END = struct.Struct("<4sIQQQ")  # kind, CRC of the rest, passes, tokens, tokens of passes that stand
 _PASS, _DONE = b"PASS", b"DONE"
-_FIRST_OF_TEXT = 1
+_FIRST_OF_TEXT, _REJECTED, _PREFETCHING = 1, 2, 4
+_ALL_FLAGS = 7
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class TraceHeader:
         logits: number type of the logits; float32 makes a replay exact.
         bundle_id: of the bundle that ran.
         policy: that was in force, with its parameters.
+        ahead: predictions of coming layers recorded for each layer; 0: none.
         created_by: program and version.
     """
 
@@ -54,6 +57,7 @@ class TraceHeader:
     bundle_id: str
     policy: str
     created_by: str
+    ahead: int = 0
 
     @property
     def layout(self) -> RecordLayout:
@@ -62,9 +66,9 @@ class TraceHeader:
 
     @property
     def token_bytes(self) -> int:
-        """Payload bytes of one token: id, confidence, logits of every sparse layer."""
-        width = 4 if self.logits == "float32" else 2
-        return 8 + width * len(self.model.sparse_layers) * self.model.num_experts
+        """Payload bytes of one token: id, confidence, logits and predictions of every sparse layer."""
+        width, experts = 4 if self.logits == "float32" else 2, self.model.num_experts
+        return 8 + width * len(self.model.sparse_layers) * (experts + self.ahead * (experts + 1))
 
 
 class TracePass(NamedTuple):
@@ -75,12 +79,19 @@ class TracePass(NamedTuple):
         logits: float32 [layers, T, E], sparse layers in order.
         confidence: float32 [T], largest probability of the model's output after each token; NaN where not computed.
         first_of_text: the KV cache was empty before it.
+        predictions: float32 [layers, ahead, T, E + 1]: what was foreseen at each layer for the next ones, nearest
+            first: how many experts (0: nothing), then the router's logits as predicted. None: the header has none.
+        is_rejected: its result was not accepted; the next pass runs the same tokens again.
+        is_prefetching: reading ahead was on.
     """
 
     token_ids: NDArray[np.int32]
     logits: NDArray[np.float32]
     confidence: NDArray[np.float32]
     first_of_text: bool
+    predictions: NDArray[np.float32] | None = None
+    is_rejected: bool = False
+    is_prefetching: bool = False
 
 
 class TraceWriter:
@@ -93,7 +104,7 @@ class TraceWriter:
 
     def __init__(self, path: str | os.PathLike[str], header: TraceHeader) -> None:
         self.header = header
-        self._passes = self._tokens = 0
+        self._passes = self._tokens = self._standing = 0
         self._path, self._part = Path(path), Path(f"{os.fspath(path)}.part")
         self._file: IO[bytes] = open(self._part, "wb")  # noqa: SIM115 - closed by close()
         text = json.dumps(asdict(header), separators=(",", ":")).encode()
@@ -104,20 +115,26 @@ class TraceWriter:
         model = self.header.model
         tokens = len(one.token_ids)
         assert one.logits.shape == (len(model.sparse_layers), tokens, model.num_experts)
+        shape = (len(model.sparse_layers), self.header.ahead, tokens, model.num_experts + 1)
+        predictions = np.zeros(shape, np.float32) if one.predictions is None else one.predictions
+        assert predictions.shape == shape
+        kind = "<f4" if self.header.logits == "float32" else "<f2"
         payload = (
             one.token_ids.astype("<i4").tobytes()
             + one.confidence.astype("<f4").tobytes()
-            + one.logits.astype("<f4" if self.header.logits == "float32" else "<f2").tobytes()
+            + one.logits.astype(kind).tobytes()
+            + predictions.astype(kind).tobytes()
         )
-        flags = int(one.first_of_text)
+        flags = _FIRST_OF_TEXT * one.first_of_text | _REJECTED * one.is_rejected | _PREFETCHING * one.is_prefetching
         self._file.write(_BLOCK.pack(_PASS, tokens, flags, _pass_crc(tokens, flags, payload)) + payload)
         self._passes += 1
         self._tokens += tokens
+        self._standing += 0 if one.is_rejected else tokens
 
     def close(self) -> None:
         """Write the end mark and put the file in its place."""
-        totals = struct.pack("<QQ", self._passes, self._tokens)
-        self._file.write(_END.pack(_DONE, crc32c(totals), self._passes, self._tokens))
+        totals = struct.pack("<QQQ", self._passes, self._tokens, self._standing)
+        self._file.write(_END.pack(_DONE, crc32c(totals), self._passes, self._tokens, self._standing))
         self._file.close()
         self._part.replace(self._path)
 
@@ -153,25 +170,41 @@ class Trace:
                 if size < self._start + _END.size:
                     raise self._bad("expected an end mark, the file is truncated")
                 file.seek(size - _END.size)
-                self.passes, self.tokens = self._read_end(file)
+                self.passes, self._all_tokens, self.tokens = self._read_end(file)
         except OSError as err:
             raise BundleError(f"{self.path}: cannot be read: {err.strerror}.") from err
-        expected = self._start + self.passes * _BLOCK.size + self.tokens * self.header.token_bytes + _END.size
+        expected = self._start + self.passes * _BLOCK.size + self._all_tokens * self.header.token_bytes + _END.size
         if size != expected:
-            raise self._bad(f"expected {expected} bytes for {self.passes} passes of {self.tokens} tokens, got {size}")
+            raise self._bad(
+                f"expected {expected} bytes for {self.passes} passes of {self._all_tokens} tokens, got {size}"
+            )
 
     def __iter__(self) -> Iterator[TracePass]:
         """Yield every pass in order; memory is that of one pass."""
-        passes = tokens = 0
+        passes = tokens = standing = 0
+        rejected: TracePass | None = None
         with open(self.path, "rb") as file:
             file.seek(self._start)
             while passes < self.passes:
-                one = self._read_pass(file, passes, self.tokens - tokens)
+                one = self._read_pass(file, passes, self._all_tokens - tokens)
                 passes += 1
                 tokens += len(one.token_ids)
+                self._check_follows(one, rejected, passes - 1)
+                rejected = one if one.is_rejected else None
+                standing += 0 if one.is_rejected else len(one.token_ids)
                 yield one
-            if tokens != self.tokens or file.read(4) != _DONE:
-                raise self._bad(f"expected {self.tokens} tokens in {self.passes} passes, got {tokens}")
+            if rejected is not None:
+                raise self._bad("expected a pass that stands after the last one, which was rejected")
+            if (tokens, standing) != (self._all_tokens, self.tokens) or file.read(4) != _DONE:
+                raise self._bad(f"expected {self._all_tokens} tokens in {self.passes} passes, got {tokens}")
+
+    def _check_follows(self, one: TracePass, rejected: TracePass | None, index: int) -> None:
+        """A rejected pass is followed by one that stands, over the same tokens of the same text."""
+        if rejected is None:
+            return
+        same = np.array_equal(one.token_ids, rejected.token_ids)
+        if one.is_rejected or one.first_of_text or not same:
+            raise self._bad(f"pass {index}: expected the tokens of the pass before it again, which was rejected")
 
     def _read_header(self, file: IO[bytes]) -> tuple[TraceHeader, int]:
         prefix = file.read(_PREFIX.size)
@@ -189,6 +222,8 @@ class Trace:
             header = from_mapping(TraceHeader, json.loads(text), "header")
             check_spec(header.model, "header.model")
             self._check_tiers(header)
+            if not 0 <= header.ahead <= MAX_AHEAD:
+                raise ValueError(f"header.ahead: expected 0 to {MAX_AHEAD}, got {header.ahead}")
         except (ValueError, RecursionError) as err:
             raise self._bad(str(err)) from err
         return header, _PREFIX.size + size
@@ -201,31 +236,39 @@ class Trace:
         if header.tier not in header.tiers:
             raise ValueError(f"header.tier: expected one of {header.tiers}, got {header.tier}")
 
-    def _read_end(self, file: IO[bytes]) -> tuple[int, int]:
-        kind, crc, passes, tokens = _END.unpack(file.read(_END.size))
-        if kind != _DONE or crc32c(struct.pack("<QQ", passes, tokens)) != crc:
+    def _read_end(self, file: IO[bytes]) -> tuple[int, int, int]:
+        kind, crc, passes, tokens, standing = _END.unpack(file.read(_END.size))
+        if kind != _DONE or crc32c(struct.pack("<QQQ", passes, tokens, standing)) != crc:
             raise self._bad("expected an end mark, the file is truncated or was still being written")
-        return passes, tokens
+        return passes, tokens, standing
 
     def _read_pass(self, file: IO[bytes], index: int, tokens_left: int) -> TracePass:
         block = file.read(_BLOCK.size)
         kind, tokens, flags, crc = _BLOCK.unpack(block) if len(block) == _BLOCK.size else (b"", 0, 0, 0)
         size = tokens * self.header.token_bytes
-        if kind != _PASS or not 1 <= tokens <= tokens_left or size > MAX_PASS_BYTES or flags > _FIRST_OF_TEXT:
+        if kind != _PASS or not 1 <= tokens <= tokens_left or size > MAX_PASS_BYTES or flags > _ALL_FLAGS:
             raise self._bad(f"pass {index}: damaged")
         payload = file.read(size)
         if len(payload) != size or _pass_crc(tokens, flags, payload) != crc:
             raise self._bad(f"pass {index}: checksum does not match (damaged)")
         model = self.header.model
         kind_of_logits = "<f4" if self.header.logits == "float32" else "<f2"
-        logits = np.frombuffer(payload, kind_of_logits, offset=8 * tokens)
-        if not np.isfinite(logits).all():
+        numbers = np.frombuffer(payload, kind_of_logits, offset=8 * tokens)
+        if not np.isfinite(numbers).all():
             raise self._bad(f"pass {index}: expected finite logits")
+        layers, experts = len(model.sparse_layers), model.num_experts
+        logits, ahead = np.split(numbers.astype(np.float32), [layers * tokens * experts])
+        predictions = ahead.reshape(layers, self.header.ahead, tokens, experts + 1) if self.header.ahead else None
+        if predictions is not None and not ((predictions[..., 0] >= 0) & (predictions[..., 0] <= experts)).all():
+            raise self._bad(f"pass {index}: expected predictions of 0 to {experts} experts")
         return TracePass(
             np.frombuffer(payload, "<i4", tokens).astype(np.int32),
-            logits.reshape(len(model.sparse_layers), tokens, model.num_experts).astype(np.float32),
+            logits.reshape(layers, tokens, experts),
             np.frombuffer(payload, "<f4", tokens, 4 * tokens).astype(np.float32),
-            flags == _FIRST_OF_TEXT,
+            bool(flags & _FIRST_OF_TEXT),
+            predictions,
+            bool(flags & _REJECTED),
+            bool(flags & _PREFETCHING),
         )
 
     def _bad(self, what: str) -> BundleError:

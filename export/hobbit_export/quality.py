@@ -52,7 +52,7 @@ def measure_quality(
 
     Returns:
         Plain data: `tokens`, `full_tier`, `score_quantiles`, `checks`, and `layers`: layer (as text) -> `counts`,
-        `output_errors`, `norms`, `sensitivity`; see `edge_runtime.format.calibration`.
+        `output_errors`, `norms`, `powers`, `sensitivity`; see `edge_runtime.format.calibration`.
 
     Raises:
         ConfigError: the text is too short.
@@ -154,8 +154,17 @@ class _Measurement:
             "counts": [int(n) for n in sums.uses],
             "output_errors": {str(t): _short(row) for t, row in errors.items()} | {str(self._full): [0.0] * len(norms)},
             "norms": _short(norms),
+            "powers": _short(self._powers(layer, sums)),
             "sensitivity": sensitivity,
         }
+
+    def _powers(self, layer: int, sums: Sums) -> F64:
+        """Mean squared weight float64 [E] of each expert's uses; those seldom used get their layer's."""
+        total = np.zeros(self._experts)
+        for ids, weights in self._probe.routings.get(layer, []):
+            np.add.at(total, ids.ravel(), weights.ravel().astype(np.float64) ** 2)
+        everywhere = total.sum() / max(int(sums.uses.sum()), 1)
+        return np.where(sums.uses >= _FEW_USES, total / np.maximum(sums.uses, 1), everywhere)
 
     def _check(self, tier: int, layers: dict[str, Any]) -> dict[str, Any]:
         predicted = 0.0

@@ -133,6 +133,8 @@ LIES = {
     "tier unknown": (lambda h: h.update(tiers=[3, 8]), "header.tiers"),
     "segments": (lambda h: h.update(num_segments=9), "num_segments"),
     "number type": (lambda h: h.update(logits="float64"), "logits"),
+    "ahead": (lambda h: h.update(ahead=17), "header.ahead"),
+    "other ahead": (lambda h: h.update(ahead=1), "bytes"),
     "nested": (lambda h: h.update(tiers=[[[]]]), "tiers"),
 }
 
@@ -150,7 +152,7 @@ def test_a_huge_header_or_pass_is_refused_before_it_is_read(tmp_path, good):
 
 
 def test_other_version_and_other_files(tmp_path, good):
-    assert "version 1" in refused(tmp_path, good[:8] + struct.pack("<I", 2) + good[12:])
+    assert "version 2" in refused(tmp_path, good[:8] + struct.pack("<I", 1) + good[12:])
     assert "hobbit trace" in refused(tmp_path, b"PK\x03\x04" + good)
 
 
@@ -158,3 +160,42 @@ def test_logits_that_are_not_numbers(tmp_path):
     content = passes(np.random.default_rng(3))
     content[1].logits[0, 0, 0] = np.nan
     assert "finite" in refused(tmp_path, write(tmp_path / "t", header(), content))
+
+
+def with_predictions(rng, **changes) -> list[TracePass]:
+    """A text of which the second pass was rejected and run again."""
+    first, second, third = passes(rng)
+    ahead = [rng.integers(0, 5, (2, 2, len(one.token_ids), 5)).astype(np.float32) for one in (first, second, third)]
+    return [
+        first._replace(predictions=ahead[0]),
+        second._replace(predictions=ahead[1], is_rejected=True, is_prefetching=True),
+        third._replace(**({"token_ids": second.token_ids, "predictions": ahead[2]} | changes)),
+    ]
+
+
+def test_predictions_and_rejected_passes_round_trip(tmp_path):
+    content = with_predictions(np.random.default_rng(4))
+    write(tmp_path / "t", header(ahead=2), content)
+    trace = Trace(tmp_path / "t")
+    assert (trace.passes, trace.tokens) == (3, 4), "a token that ran twice is one token"
+    for got, sent in zip(trace, content, strict=True):
+        assert (got.predictions == sent.predictions).all()
+        assert (got.is_rejected, got.is_prefetching) == (sent.is_rejected, sent.is_prefetching)
+
+
+@pytest.mark.parametrize(
+    "change", [{"token_ids": np.array([49], np.int32)}, {"is_rejected": True}, {"first_of_text": True}]
+)
+def test_a_rejected_pass_is_followed_by_one_that_stands(tmp_path, change):
+    content = with_predictions(np.random.default_rng(5))
+    content[1] = content[1]._replace(token_ids=np.array([7], np.int32))
+    content[2] = content[2]._replace(**({"token_ids": content[1].token_ids} | change))
+    assert "rejected" in refused(tmp_path, write(tmp_path / "t", header(ahead=2), content))
+    assert "rejected" in refused(tmp_path, write(tmp_path / "t", header(ahead=2), content[:2]))
+
+
+def test_predictions_of_more_experts_than_there_are(tmp_path):
+    content = with_predictions(np.random.default_rng(6))
+    for count in (-1.0, 5.0):
+        content[0].predictions[0, 0, 0, 0] = count
+        assert "predictions" in refused(tmp_path, write(tmp_path / "t", header(ahead=2), content))

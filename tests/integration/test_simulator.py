@@ -7,52 +7,129 @@ import json
 import pytest
 from conftest import MODEL
 
-from edge_runtime import Engine
+from edge_runtime import Engine, assembly
 from edge_runtime.__main__ import main
 from edge_runtime.cli.trace import record
-from edge_runtime.errors import BudgetError
+from edge_runtime.errors import BudgetError, ConfigError
+from edge_runtime.experts.base import ExpertStore, ReadTicket
 from edge_runtime.experts.counters import ExpertCounters
+from edge_runtime.experts.store import FileExpertStore
 from edge_runtime.format.calibration import read as read_calibration
+from edge_runtime.policy import POLICIES as KNOWN
 from edge_runtime.simulator.belady import optimum
 from edge_runtime.simulator.replay import simulate
 from edge_runtime.simulator.trace import Trace
 
 TEXT = (MODEL / "heldout_python.txt").read_text()[:1200]
-EXACT = ("hits", "misses", "upgrades", "bytes_read", "by_tier", "substituted", "skipped", "route_changed", "evicted",
+EXACT = ("hits", "late", "misses", "upgrades", "bytes_read", "by_tier", "substituted", "skipped", "route_changed", "evicted",
          "truncated", "fallbacks", "predicted_kld")  # fmt: skip
-POLICIES = ["lossless", "hobbit", "hobbit:t1=0.4,t2=0.8", "cache-prior", "max-rank", "cumsum"]
+POLICIES = [
+    "lossless", "hobbit", "hobbit:t1=0.4,t2=0.8", "cache-prior", "cache-prior:lambda=0.3,admit=2", "max-rank", "cumsum",
+    "mobile:threshold=0.2", "mobile:threshold=0.4,signal=margin,ahead=3", "mobile:threshold=0.3,signal=entropy",
+    "rate-distortion:max_kld=0.01", "adapmoe", "smoe", "skip", "lexi", "edgemoe:bits=3", "mcsharp:bits=3",
+]  # fmt: skip
 
 
-def run_and_record(bundle, out, policy: str, eviction: str, slots: int, tier: int = 4) -> ExpertCounters:
+def replayed(bundle, path, policy: str, eviction: str, slots: int, *, prefetch: bool = False) -> ExpertCounters:
+    trace = Trace(path)
+    calibration = read_calibration(bundle, trace.header.model)
+    return simulate(
+        trace, policy, num_slots=slots, eviction=eviction, calibration=calibration, prefetch=prefetch
+    ).counters
+
+
+def run_and_record(
+    bundle, out, policy: str, eviction: str, slots: int, tier: int = 4, prefetch: str = "off"
+) -> ExpertCounters:
     """Decode the text from an empty cache, in three windows, and record what the router said meanwhile."""
     size = {4: 49152, 8: 90112}[tier]
     options = {"tier": tier, "policy": policy, "eviction": eviction, "expert_memory": slots * size, "context": 64}
+    options["prefetch"] = prefetch
     with Engine.open(bundle, memory="2GiB", self_check=False, **options) as engine:
         record(engine, engine.tokenizer.encode(TEXT)[:160], out)
         return engine.parts.cache.counters.snapshot()
 
 
+class InOrder:
+    """The engine's own store, except that whoever looks finds every read finished: when one comes back never matters.
+
+    A replay has no clock. What a late read changes (who may be evicted meanwhile) is no decision, so it is kept out.
+    """
+
+    def __init__(self, inner: ExpertStore) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str):
+        return getattr(self._inner, name)
+
+    def cancel(self, ticket: ReadTicket) -> bool:
+        return False
+
+    def completed(self, timeout_s: float) -> list[ReadTicket]:
+        found = self._inner.completed(timeout_s)
+        while self._inner.outstanding():
+            found += self._inner.completed(1.0)
+        return found
+
+
+@pytest.fixture
+def in_order(monkeypatch):
+    monkeypatch.setattr(
+        assembly, "FileExpertStore", lambda *args, **options: InOrder(FileExpertStore(*args, **options))
+    )
+
+
+def test_every_policy_is_replayed():
+    assert {policy.partition(":")[0] for policy in POLICIES} == set(KNOWN)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_replay_agrees_with_the_runtime_exactly(model_bundle, tmp_path, policy):
-    for eviction, slots in (("lru", 12), ("lcu", 40), ("lru", 90), ("lcu", 256)):
-        ran = run_and_record(model_bundle, tmp_path / "t", policy, eviction, slots)
-        found = simulate(Trace(tmp_path / "t"), policy, num_slots=slots, eviction=eviction).counters
+@pytest.mark.usefixtures("in_order")
+def test_a_replay_agrees_with_the_runtime_exactly(calibrated_bundle, tmp_path, policy):
+    """Every decision hangs on residency and history: all of it comes out the same, predicted losses to the last bit."""
+    for eviction, slots in (("lru", 12), ("lcu", 40), ("rate-distortion", 90), ("layer-sizes", 40), ("mdc", 256)):
+        ran = run_and_record(calibrated_bundle, tmp_path / "t", policy, eviction, slots)
+        found = replayed(calibrated_bundle, tmp_path / "t", policy, eviction, slots)
         for name in EXACT:
             assert getattr(found, name) == getattr(ran, name), (name, eviction, slots)
-        assert ran.late == found.late == 0
 
 
-def test_rate_distortion_replays_exactly_with_its_prediction(calibrated_bundle, tmp_path):
-    """Its decisions hang on residency, history and the price: all of it comes out the same, to the last bit."""
-    policy = "rate-distortion:max_kld=0.01"
-    for slots in (24, 80):
-        ran = run_and_record(calibrated_bundle, tmp_path / "t", policy, "lru", slots)
-        trace = Trace(tmp_path / "t")
-        calibration = read_calibration(calibrated_bundle, trace.header.model)
-        found = simulate(trace, policy, num_slots=slots, eviction="lru", calibration=calibration).counters
-        for name in EXACT:
-            assert getattr(found, name) == getattr(ran, name), (name, slots)
-        assert ran.substituted > 0 < ran.skipped
+@pytest.mark.parametrize("predictor", ["lookahead:depth=3", "expert-map:depth=2,capacity=40", "statistical"])
+@pytest.mark.parametrize("policy", ["lossless", "hobbit", "cache-prior:lambda=0.2", "mobile", "rate-distortion"])
+@pytest.mark.usefixtures("in_order")
+def test_what_was_read_ahead_is_replayed_exactly(calibrated_bundle, tmp_path, predictor, policy):
+    prefetch = predictor + ("," if ":" in predictor else ":") + "adaptive=false"
+    for eviction, slots in (("lru", 20), ("lcu", 60)):
+        ran = run_and_record(calibrated_bundle, tmp_path / "t", policy, eviction, slots, prefetch=prefetch)
+        found = replayed(calibrated_bundle, tmp_path / "t", policy, eviction, slots, prefetch=True)
+        for name in (*EXACT, "prefetch_issued", "prefetch_used", "prefetch_wasted"):
+            assert getattr(found, name) == getattr(ran, name), (name, eviction, slots)
+        assert ran.prefetch_issued > 0
+
+
+@pytest.mark.usefixtures("in_order")
+def test_what_the_governor_decided_is_replayed(calibrated_bundle, tmp_path):
+    """Whether reading ahead pays is judged by time, which a replay has not: it repeats the judgement."""
+    ran = run_and_record(calibrated_bundle, tmp_path / "t", "lossless", "lru", 24, prefetch="lookahead")
+    marks = [one.is_prefetching for one in Trace(tmp_path / "t")]
+    assert True in marks
+    assert False in marks
+    found = replayed(calibrated_bundle, tmp_path / "t", "lossless", "lru", 24, prefetch=True)
+    for name in (*EXACT, "prefetch_issued", "prefetch_used", "prefetch_wasted"):
+        assert getattr(found, name) == getattr(ran, name), name
+
+
+@pytest.mark.usefixtures("in_order")
+def test_a_fallback_is_recorded_as_two_passes(calibrated_bundle, tmp_path):
+    ran = run_and_record(calibrated_bundle, tmp_path / "t", "mobile:threshold=0.3,signal=margin", "lru", 40)
+    trace = Trace(tmp_path / "t")
+    rejected = [one for one in trace if one.is_rejected]
+    assert 0 < len(rejected) == ran.fallbacks < 160
+    assert (trace.passes, trace.tokens) == (160 + ran.fallbacks, 160)
+    other = replayed(calibrated_bundle, tmp_path / "t", "mobile:threshold=0", "lru", 40)
+    assert other.fallbacks == 0, "another threshold judges by the recorded confidence"
+    with pytest.raises(ConfigError, match="holds no predictions"):
+        replayed(calibrated_bundle, tmp_path / "t", "lossless", "lru", 40, prefetch=True)
 
 
 def test_a_replay_of_lossless_routing_is_the_lossless_run_at_any_size(model_bundle, tmp_path):

@@ -47,7 +47,7 @@ def test_flag_beats_environment_beats_profile():
 def test_max_kld_selects_rate_distortion():
     assert settle(max_kld="0.02").policy == "rate-distortion:max_kld=0.02"
     assert settle({"HOBBIT_MAX_KLD": "0"}).policy == "rate-distortion:max_kld=0.0"
-    assert settle(policy="rate-distortion:patience=0", max_kld=0.1).policy == "rate-distortion:patience=0,max_kld=0.1"
+    assert settle(policy="rate-distortion:horizon=64", max_kld=0.1).policy == "rate-distortion:horizon=64,max_kld=0.1"
     assert settle({"HOBBIT_MAX_KLD": "0.1"}, policy="lossless").policy == "lossless", "a flag beats the environment"
     for policy in ("hobbit", "lossless"):
         with pytest.raises(ConfigError, match="budget of rate-distortion"):

@@ -1,12 +1,18 @@
-"""Eviction rules: LRU, and LCU worked by hand."""
+"""Eviction rules, each worked by hand."""
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edge_runtime.errors import ConfigError
-from edge_runtime.experts.eviction import Lcu, Lru, create_rule
+from edge_runtime.experts.eviction import Lcu, Lru, Measured, create_rule
+from edge_runtime.experts.layer_sizes import divide, expected_loads
+from edge_runtime.format.calibration import ExpertCalibration, LayerCalibration, Sensitivity
 
 TIERS = {4: 100, 8: 200}
 
@@ -86,7 +92,10 @@ def test_rules_by_name():
     options = {"num_layers": 1, "num_experts": 2, "tier_bytes": TIERS, "full_tier": 8}
     assert create_rule("lru", **options).name == "lru"
     assert create_rule("lcu", **options).name == "lcu"
-    with pytest.raises(ConfigError, match=r"eviction: expected one of lru, lcu, lfru, mdc, got 'lcv'\. Did you mean"):
+    with pytest.raises(
+        ConfigError,
+        match=r"eviction: expected one of lru, lcu, lfru, mdc, rate-distortion, layer-sizes, got 'lcv'\. Did you mean",
+    ):
         create_rule("lcv", **options)
 
 
@@ -133,3 +142,70 @@ def test_parameters_of_rules_are_checked():
         create_rule("mdc:lfo=1", num_layers=1, num_experts=1, tier_bytes=TIERS, full_tier=8)
     with pytest.raises(ConfigError, match="expected one of lru, lcu, lfru, mdc"):
         create_rule("fifo", num_layers=1, num_experts=1, tier_bytes=TIERS, full_tier=8)
+
+
+def measured_layers(*, skip: float = 1.0, quantise: float = 1.0, counts=((8, 4, 2, 2),)) -> ExpertCalibration:
+    """Experts of norm 1 whose error is 0.5 at 4 bits and 0 at 8, each use weighing 1."""
+    layers = [
+        LayerCalibration(
+            i, {}, list(row), {"4": [0.5] * len(row), "8": [0.0] * len(row)}, [1.0] * len(row),
+            Sensitivity(quantise, skip, 1.0), [1.0] * len(row),
+        )
+        for i, row in enumerate(counts)
+    ]  # fmt: skip
+    return ExpertCalibration(2, layers, 16, 8, [], [])
+
+
+def test_rate_distortion_scores_planes_and_cores_by_hand():
+    """A core (100 bytes) saves 1 - 0.25 = 0.75 nats a use, 0.0075 a byte; a plane (100 bytes) 0.25, 0.0025 a byte."""
+    for price, core, plane in ((1.0, 0.0075, 0.0025), (0.01, 0.003, 0.0025), (0.005, 0.0015, 0.0015), (0.0, 1, 1)):
+        known = Measured(2, 4, measured_layers(), lambda price=price: price)
+        rule = create_rule(
+            "rate-distortion:half_life=1000000", num_layers=1, num_experts=4, tier_bytes=TIERS, full_tier=8, known=known
+        )
+        rule.begin_pass()
+        for expert in (0, 0, 1):
+            rule.use(keys(expert), at(8))
+        assert rule.scores(keys(0, 1), 0) == pytest.approx([2 * core, core], rel=1e-4)
+        tiers = np.array([8, 8], np.uint8)
+        assert rule.plane_scores(keys(0, 1), tiers, 0) == pytest.approx([2 * plane, plane], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["rate-distortion", "layer-sizes"])
+def test_rules_that_need_measurements_say_so(name):
+    with pytest.raises(ConfigError, match="--calibrate"):
+        create_rule(name, num_layers=1, num_experts=4, tier_bytes=TIERS, full_tier=8)
+
+
+def test_layer_sizes_by_hand():
+    """Counts 8 4 2 2: c of them hold 0, 1/2, 3/4, 7/8, 1 of the uses; K = 2, half the tokens use one: 1.5 loads."""
+    loads = expected_loads([2, 8, 2, 4], 2, single=0.5, accuracy=0.2)
+    assert loads.tolist() == pytest.approx([1.2, 0.6, 0.3, 0.15, 0.0])
+    even = expected_loads([4, 4, 4, 4], 2, single=0.5, accuracy=0.2)
+    assert even.tolist() == pytest.approx([1.2, 0.9, 0.6, 0.3, 0.0])
+    # one each saves 0.6 + 0.3; a second in the first layer 0.3 as well; a third there only 0.15
+    assert divide([loads, even], 3).tolist() in ([2, 1], [1, 2])
+    assert divide([loads, even], 5).tolist() in ([2, 3], [1, 4])
+    assert divide([loads, even], 8).tolist() == [4, 4]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 20), min_size=4, max_size=4), min_size=1, max_size=3), st.integers(0, 12))
+def test_dividing_is_optimal(counts, capacity):
+    loads = [expected_loads(row, 2, single=0, accuracy=0) for row in counts]
+    found = divide(loads, capacity)
+    assert found.sum() <= capacity
+    options = itertools.product(range(5), repeat=len(loads))
+    best = min(sum(of[c] for of, c in zip(loads, o, strict=True)) for o in options if sum(o) <= capacity)
+    assert sum(of[c] for of, c in zip(loads, found, strict=True)) == pytest.approx(best)
+
+
+def test_a_layer_above_its_size_gives_way_first():
+    known = Measured(2, 3, measured_layers(counts=((8, 4, 2, 2), (16, 0, 0, 0))))
+    rule = create_rule("layer-sizes", num_layers=2, num_experts=4, tier_bytes=TIERS, full_tier=8, known=known)
+    assert rule.sizes.tolist() == [2, 1]
+    for key in (0, 4, 5, 1):  # layer 0 holds 0 and 1, layer 1 holds 0 and 1: one too many
+        rule.use(keys(key), at(8))
+    order = np.array([0, 4, 5, 1])
+    assert order[np.argsort(rule.scores(keys(0, 4, 5, 1), 0))].tolist() == [4, 0, 5, 1]
+    assert rule.scores(keys(0, 5, -1), 0)[:2].tolist() == [1, 3], "within their sizes: the order of use"

@@ -1,0 +1,53 @@
+"""Builds predictors by name for a model, and says beforehand what memory they take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edge_runtime.prefetch import parse_prefetch
+from edge_runtime.prefetch.expert_map import ExpertMapMatching, map_store_bytes
+from edge_runtime.prefetch.lookahead import LookAhead
+from edge_runtime.prefetch.prefetcher import Predictor
+from edge_runtime.prefetch.statistical import StatisticalPreload, counts_bytes
+from edge_runtime.spec import ModelSpec
+from edge_runtime.trunk.routers import load_routers, routers_bytes
+
+
+def create_predictor(text: str, bundle: Path, spec: ModelSpec) -> Predictor | None:
+    """Build the predictor that ``name:param=value,...`` asks for; None for `off`.
+
+    Args:
+        text: name and parameters.
+        bundle: holds the routers.
+        spec: the model.
+
+    Raises:
+        ConfigError: see `parse_prefetch`.
+        BundleError: the routers are not where they should be.
+    """
+    name, params = parse_prefetch(text)
+    layers, top_k, norm = spec.sparse_layers, spec.top_k, spec.norm_topk_prob
+    if name == "lookahead":
+        routers = load_routers(bundle, spec)
+        return LookAhead(routers, layers, top_k=top_k, norm_topk_prob=norm, depth=params["depth"])
+    if name == "expert-map":
+        return ExpertMapMatching(
+            layers, spec.num_experts, spec.hidden,
+            top_k=top_k, norm_topk_prob=norm, depth=params["depth"], capacity=params["capacity"],
+        )  # fmt: skip
+    if name == "statistical":
+        return StatisticalPreload(
+            layers, spec.num_experts, top_k=top_k, norm_topk_prob=norm, memory=params["memory"]
+        )  # fmt: skip
+    return None
+
+
+def predictor_bytes(text: str, spec: ModelSpec) -> int:
+    """Memory of the predictor that ``name:param=value,...`` asks for."""
+    name, params = parse_prefetch(text)
+    layers = len(spec.sparse_layers)
+    if name == "lookahead":
+        return routers_bytes(spec)
+    if name == "expert-map":
+        return map_store_bytes(layers, spec.num_experts, spec.hidden, params["capacity"])
+    return counts_bytes(layers, spec.num_experts) if name == "statistical" else 0

@@ -1,0 +1,66 @@
+"""Statistical preload: the next layer's experts are those that usually follow the ones this layer chose.
+
+EdgeMoE, arXiv 2308.14352, which profiles offline how activations of earlier layers and of the next go together. Our
+reading: frequencies of pairs in neighbouring layers, counted as the model runs, so that nothing has to be profiled and
+they follow the text; an expert's score is the mean over this layer's experts, by weight, of how often it came after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.policy.base import Routing
+from edge_runtime.policy.routing import route
+
+F32 = NDArray[np.float32]
+_LEAST = 1e-6
+
+
+class StatisticalPreload:
+    """See the module. Implements `Predictor`; looks one layer ahead.
+
+    Args:
+        sparse_layers: ascending.
+        num_experts: E.
+        top_k: K.
+        norm_topk_prob: as the model.
+        memory: uses of an expert after which what followed it is worth 1/e.
+    """
+
+    def __init__(
+        self, sparse_layers: Sequence[int], num_experts: int, *, top_k: int, norm_topk_prob: bool, memory: int
+    ) -> None:
+        self._layers = list(sparse_layers)
+        self._place = {layer: i for i, layer in enumerate(self._layers)}
+        self._top_k, self._norm, self._fade = top_k, norm_topk_prob, np.float32(np.exp(-1 / memory))
+        # [place, e, f]: how often f was chosen in the layer after e was
+        self.followed = np.zeros((max(len(self._layers) - 1, 0), num_experts, num_experts), np.float32)
+        self._last = np.empty(0, np.intp)
+        self._last_place = -1
+
+    def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
+        """Return the (layer, routing) that usually comes next, if anything did before; see `Predictor`."""
+        place = self._place[layer_idx]
+        ids, weights = routing.topk_ids[0], routing.topk_weights[0]
+        if place > 0 and self._last_place == place - 1:
+            rows = self.followed[place - 1]
+            rows[self._last] *= self._fade
+            rows[self._last[:, None], ids[None]] += 1
+        self._last, self._last_place = ids.astype(np.intp), place
+        if place + 1 == len(self._layers):
+            return iter(())
+        rows = self.followed[place, ids]
+        known = rows.sum(axis=1)
+        if not known.any():
+            return iter(())
+        share = (weights / np.maximum(known, np.float32(_LEAST))) @ rows
+        logits = np.log(np.maximum(share, np.float32(_LEAST))).astype(np.float32)[None]
+        return iter([(self._layers[place + 1], route(logits, self._top_k, norm_topk_prob=self._norm))])
+
+
+def counts_bytes(num_layers: int, num_experts: int) -> int:
+    """Memory of the counts."""
+    return 4 * max(num_layers - 1, 0) * num_experts**2
