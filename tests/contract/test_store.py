@@ -356,6 +356,14 @@ def num_threads() -> int:
     return len(os.listdir("/proc/self/task"))
 
 
+def wait_for_threads(count: int) -> None:
+    """A thread that said goodbye may still be on its way out."""
+    deadline = time.monotonic() + 5
+    while num_threads() > count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert num_threads() == count
+
+
 def test_close_ends_queued_reads_and_threads(bundle):
     before = num_threads()
     ops = FailingOps()
@@ -367,7 +375,7 @@ def test_close_ends_queued_reads_and_threads(bundle):
     store.close()
     assert all(ticket.is_done for ticket in tickets)
     assert isinstance(tickets[-1].error, ExpertReadError)
-    assert num_threads() == before
+    wait_for_threads(before)
 
 
 @pytest.mark.parametrize("slots", [1, 3, 2 * E])
@@ -406,10 +414,7 @@ def test_threads_end_with_the_store(bundle, use_uring):
         assert num_threads() > before
         assert Reader(store).read(1, 3) == on_disk(bundle, 1, 3, TIER)
         store.close()
-    deadline = time.monotonic() + 5  # a thread that said goodbye may still be on its way out
-    while num_threads() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert num_threads() == before
+    wait_for_threads(before)
 
 
 def test_one_read_fills_several_pieces_of_memory(bundle):
