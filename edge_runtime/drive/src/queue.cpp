@@ -87,7 +87,8 @@ void ReadQueue::forget(uint64_t id) {
 
 std::vector<Outcome> ReadQueue::wait_done(double timeout_s) {
   std::unique_lock<std::mutex> lock(mutex_);
-  done_.wait_for(lock, std::chrono::duration<double>(timeout_s), [&] { return !finished_.empty(); });
+  if (timeout_s > 0)  // a wait that has expired already still costs a timer
+    done_.wait_for(lock, std::chrono::duration<double>(timeout_s), [&] { return !finished_.empty(); });
   std::vector<Outcome> done;
   for (const auto& read : finished_) done.push_back(read->outcome);
   return done;
