@@ -48,7 +48,7 @@ class ExpertMemory:
             num_slots=ledger.num_cores,
             segment_offsets=self._offsets,
             chunk_bytes=chunk_bytes,
-            huge_pages=not is_mixed,
+            huge_pages=True,
         )
         self._planes: ExpertArena | None = None
         if is_mixed:
@@ -57,7 +57,7 @@ class ExpertMemory:
                 num_slots=ledger.plane_capacity(ledger.budget_bytes),
                 segment_offsets=(0,),
                 chunk_bytes=chunk_bytes,
-                huge_pages=False,
+                huge_pages=True,
             )
 
     @property

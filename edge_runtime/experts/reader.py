@@ -15,12 +15,9 @@ from edge_runtime.errors import ExpertReadError
 from edge_runtime.experts.base import ExpertKey, ExpertStore, Priority, ReadTicket
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.residency import SlotTable
-from edge_runtime.sizes import MIB
 
 _log = logging.getLogger(__name__)
 _WAIT_S = 0.1
-_TOGETHER_BYTES = MIB
-"""Up to this size everything a slot lacks is one read; beyond, each of its units is a read of its own."""
 
 
 class Finished(NamedTuple):
@@ -145,20 +142,11 @@ class SlotReader:
         self.table.drain_discards()
 
     def _read(self, slot: int, key: ExpertKey, priority: Priority) -> None:
-        """Submit what the slot lacks: everything, or only the planes beyond those it is resident with."""
+        """Submit what the slot lacks as one read: everything, or only the planes beyond those it is resident with."""
         pending = self._pending[slot] = _Pending(key)
         first, units = self._lacking(slot)
-        if len(units) > 1 and sum(map(len, units)) <= _TOGETHER_BYTES:
-            runs = [(first, len(self.table.planes_of(slot)) + self.table.ledger.sizes.core_segments, units)]
-        else:
-            cores = self.table.ledger.sizes.core_segments if first == 0 else 1
-            stops = [first + cores + i for i in range(len(units))]
-            starts = [first, *stops]
-            runs = [(start, stop, [unit]) for start, stop, unit in zip(starts, stops, units, strict=False)]
-        for start, stop, into in runs:
-            pending.tickets.append(
-                self._store.submit(key, into, segments=(start, stop), priority=priority, tag=slot)
-            )  # fmt: skip
+        last = self.table.ledger.sizes.core_segments + len(self.table.planes_of(slot))
+        pending.tickets.append(self._store.submit(key, units, segments=(first, last), priority=priority, tag=slot))
         pending.is_complete = True
 
     def _lacking(self, slot: int) -> tuple[int, list[memoryview]]:

@@ -57,6 +57,11 @@ class UnitSizes:
         return max(tier - self.core_tier, 0) // 2 if self.core_tier != self.full_tier else 0
 
 
+_SLACK_SHARE = 12
+_LARGE_BYTES = 256 << 10
+_MANY = 16
+
+
 class Discard(NamedTuple):
     """Memory of a free unit that must go back to the system, because the other size needs the bytes."""
 
@@ -133,8 +138,8 @@ class UnitLedger:
 
     @property
     def free_bytes(self) -> int:
-        """Budget less used units."""
-        return self.budget_bytes - self.used_bytes
+        """What may be used, less used units."""
+        return self.budget_bytes - self._slack_bytes - self.used_bytes
 
     @property
     def used_bytes(self) -> int:
@@ -190,7 +195,7 @@ class UnitLedger:
             disappear.
         """
         moves: list[list[tuple[int, int]]] = []
-        self.budget_bytes = budget_bytes
+        self.budget_bytes, self._slack_bytes = budget_bytes, self._slack(budget_bytes)
         for units, count, used in (
             (self._cores, self.core_capacity(budget_bytes), cores),
             (self._planes, self.plane_capacity(budget_bytes), planes),
@@ -205,10 +210,22 @@ class UnitLedger:
 
     def start_over(self, budget_bytes: int) -> None:
         """Forget all units: none is used, and none holds memory."""
-        self.budget_bytes = budget_bytes
+        self.budget_bytes, self._slack_bytes = budget_bytes, self._slack(budget_bytes)
         self._cores = _Units(self.core_capacity(budget_bytes), self.sizes.core_bytes)
         self._planes = _Units(self.plane_capacity(budget_bytes), self.sizes.plane_bytes)
         self.discards.clear()
+
+    def _slack(self, budget_bytes: int) -> int:
+        """Bytes kept for free units that hold memory already, where there are two sizes of large units.
+
+        How many of each are used goes up and down. Without slack nearly every read takes its memory from units of the
+        other size, and the system zeroes each page of it: half the drive's rate at 1 MiB a unit.
+        """
+        full = self.sizes.full_bytes
+        is_mixed = self.sizes.max_planes > 0 and full >= _LARGE_BYTES
+        if not is_mixed or budget_bytes >= self.max_experts * full or budget_bytes < _MANY * full:
+            return 0
+        return budget_bytes // _SLACK_SHARE
 
     def reconcile(self, cores: list[int], planes: list[int]) -> None:
         """Let exactly these units be used, whatever an interrupted call left; a lost one counts as holding memory."""
