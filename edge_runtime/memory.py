@@ -222,7 +222,7 @@ def choose_prefill_chunk(
     """
     if experts_bytes + scratch_bytes(_RESIDENT_CHUNK) <= room_bytes:
         longest = min(longest, _RESIDENT_CHUNK)
-    choices = [chunk for chunk in PREFILL_CHUNKS if chunk <= longest] or [PREFILL_CHUNKS[-1]]
+    choices = sorted({min(chunk, longest) for chunk in PREFILL_CHUNKS}, reverse=True)
     fitting = (chunk for chunk in choices if _SCRATCH_SHARE * scratch_bytes(chunk) <= room_bytes)
     return next(fitting, choices[-1])
 

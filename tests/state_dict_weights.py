@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,11 +77,13 @@ class TrunkCase:
         """Return transformers' logits float32 [T, V] of a sequence fed to its cache in chunks of the given lengths."""
         import torch
 
+        # the argument's name changed in 5.3x; what comes back kept its own
+        name = "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
         cache, logits, start = None, [], 0
         for length in chunks:
             ids = torch.from_numpy(tokens[start : start + length].astype(np.int64))[None]
             with torch.no_grad():
-                out = self.model(ids, past_key_values=cache, use_cache=True)
+                out = self.model(ids, **{name: cache}, use_cache=True)
             cache, start = out.past_key_values, start + length
             logits.append(out.logits[0].numpy())
         return np.concatenate(logits)

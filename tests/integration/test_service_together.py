@@ -64,7 +64,7 @@ def start(bundle: Path, **more: Any) -> Service:
 @pytest.fixture(scope="module")
 def service(model_bundle: Path) -> Iterator[Service]:
     # an arena far smaller than the model, so that experts really stream
-    started = start(model_bundle, options={"expert_memory": "2MiB"})
+    started = start(model_bundle, options={"expert_memory": "2MiB", "eviction": "lru"})
     yield started
     started.close()
 
