@@ -30,7 +30,6 @@ class ExpertArena:
         num_slots: S, slots at the start.
         segment_offsets: offsets of the segments inside a slot: `RecordLayout.segment_offsets(tier)`.
         chunk_bytes: size aimed at for one allocation; a chunk holds whole slots, at least one.
-        huge_pages: ask for them; not where single slots are discarded, which would split them.
 
     Raises:
         BudgetError: the system refused the address space.
@@ -43,7 +42,6 @@ class ExpertArena:
         num_slots: int,
         segment_offsets: Sequence[int],
         chunk_bytes: int = DEFAULT_CHUNK_BYTES,
-        huge_pages: bool = True,
     ) -> None:
         if slot_bytes < PAGE or slot_bytes % PAGE:
             raise ValueError(f"arena.slot_bytes: expected a multiple of {PAGE}, got {slot_bytes}")
@@ -52,7 +50,6 @@ class ExpertArena:
                 f"arena.segment_offsets: expected 1 to {MAX_SEGMENTS} inside a slot, got {segment_offsets}"
             )
         self.slot_bytes = slot_bytes
-        self._huge_pages = huge_pages
         self._offsets = np.array(segment_offsets, np.uint64)
         self._slots_per_chunk = max(1, chunk_bytes // slot_bytes)
         self._chunks: list[mmap.mmap] = []
@@ -131,7 +128,7 @@ class ExpertArena:
     def _add_chunk(self, slots: int) -> int:
         chunk = mmap.mmap(-1, slots * self.slot_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(AttributeError, OSError):  # a kernel without transparent huge pages
-            chunk.madvise(mmap.MADV_HUGEPAGE if self._huge_pages else mmap.MADV_NOHUGEPAGE)
+            chunk.madvise(mmap.MADV_HUGEPAGE)
         base = ctypes.addressof(ctypes.c_char.from_buffer(chunk))
         added = np.zeros((slots, MAX_SEGMENTS), np.uint64)
         starts = base + self.slot_bytes * np.arange(slots, dtype=np.uint64)

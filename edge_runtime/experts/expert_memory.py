@@ -41,23 +41,19 @@ class ExpertMemory:
             BudgetError: the system refused the address space.
         """
         sizes, ledger, chunk_bytes = self._ledger.sizes, self._ledger, self._chunk_bytes
-        is_mixed = sizes.max_planes > 0
-        # units of one size stay where they are, and huge pages help; of two, pages of 4 KiB go back and forth
         self._cores = ExpertArena(
             slot_bytes=sizes.core_bytes,
             num_slots=ledger.num_cores,
             segment_offsets=self._offsets,
             chunk_bytes=chunk_bytes,
-            huge_pages=True,
         )
         self._planes: ExpertArena | None = None
-        if is_mixed:
+        if sizes.max_planes:
             self._planes = ExpertArena(
                 slot_bytes=sizes.plane_bytes,
                 num_slots=ledger.plane_capacity(ledger.budget_bytes),
                 segment_offsets=(0,),
                 chunk_bytes=chunk_bytes,
-                huge_pages=True,
             )
 
     @property
