@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import ExpertReadError
-from edge_runtime.experts.base import ExpertKey, ExpertStore, Priority, ReadTicket
+from edge_runtime.experts.base import ExpertKey, ExpertStore, Priority, ReadTicket, ReadWithdrawn
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.residency import SlotTable
 
@@ -49,7 +49,7 @@ class _Pending:
     @property
     def error(self) -> ExpertReadError | None:
         found = [ticket.error for ticket in self.tickets if ticket.error is not None]
-        return found[0] if found else None if self.is_complete else ExpertReadError("withdrawn")
+        return found[0] if found else None if self.is_complete else ReadWithdrawn("withdrawn")
 
 
 class SlotReader:
@@ -67,6 +67,7 @@ class SlotReader:
     def __init__(self, table: SlotTable, memory: ExpertMemory, store: ExpertStore) -> None:
         self.table, self.memory, self._store = table, memory, store
         self._pending: dict[int, _Pending] = {}
+        self._ahead: list[int] = []  # slots read for a layer that was to come next
 
     @property
     def num_in_flight(self) -> int:
@@ -85,12 +86,33 @@ class SlotReader:
         try:
             slots = self.table.claim(layer_idx, experts, tiers, prefetch=priority is not Priority.NOW)
             self._discard()
+            if priority is Priority.NEXT:
+                self._ahead.extend(slots)
             for slot, expert in zip(slots, experts, strict=False):
                 self._read(slot, ExpertKey(layer_idx, int(expert)), priority)
         except BaseException:
             self._reconcile()
             raise
         return slots
+
+    def forgo(self, layer_idx: int, tiers: NDArray[np.uint8]) -> None:
+        """Read no further for experts of a layer that were read ahead in vain, as far as they are not there yet.
+
+        Args:
+            layer_idx: the layer, whose choice is known now.
+            tiers: uint8 [E], the tier each expert is needed at; 0: not needed.
+        """
+        kept: list[int] = []
+        for slot in self._ahead:
+            pending = self._pending.get(slot)
+            if pending is None:
+                continue
+            if pending.key.layer_idx != layer_idx:
+                kept.append(slot)
+            elif not tiers[pending.key.expert_idx] and all([self._store.cancel(t) for t in pending.tickets]):
+                del self._pending[slot]
+                self.table.drop(slot)
+        self._ahead = kept
 
     def promote(self, slot: int) -> None:
         """Someone waits for this slot now."""
@@ -132,7 +154,7 @@ class SlotReader:
             elif pending.error is None and self.table.is_reading(slot):
                 self._note(pending)
                 self.table.set_ready(slot)
-        self._pending = live
+        self._pending, self._ahead = live, []
         self.table.reconcile(live)
         self._discard()
 
@@ -179,5 +201,5 @@ class SlotReader:
         for ticket in pending.tickets:
             if ticket.error is None:
                 self.table.counters.count_read(ticket.elapsed_ns)
-            else:
+            elif not isinstance(ticket.error, ReadWithdrawn):
                 _log.warning("expert not read: %s", ticket.error)

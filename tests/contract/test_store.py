@@ -18,7 +18,7 @@ from manifests import small_manifest
 
 from edge_runtime.errors import BundleError, ExpertReadError
 from edge_runtime.experts.arena import ExpertArena
-from edge_runtime.experts.base import ExpertKey, ExpertStore, Priority, ReadTicket
+from edge_runtime.experts.base import ExpertKey, ExpertStore, Priority, ReadTicket, ReadWithdrawn
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
@@ -348,6 +348,26 @@ def test_queued_reads_can_be_withdrawn_and_go_by_priority(bundle):
     assert reader.wait(running, speculative, following, promoted) == [running, promoted, following, speculative]
     with pytest.raises(ExpertReadError, match="withdrawn"):
         reader.wait(dropped)
+    store.close()
+
+
+def test_a_withdrawn_read_ends_after_the_part_that_is_under_way(bundle):
+    ops = FailingOps()
+    store = FileExpertStore(bundle, TIER, ops=ops, io_threads=1, chunk_bytes=4096)
+    reader = Reader(store)
+    ops.gate = threading.Event()
+    ops.begun.clear()
+    unwanted = reader.submit(0, 0)
+    assert ops.begun.wait(5)
+    wanted = reader.submit(0, 1)
+    assert not store.cancel(unwanted)
+    ops.gate.set()
+    with pytest.raises(ReadWithdrawn, match="layer 0, expert 0: withdrawn"):
+        reader.wait(unwanted)
+    reader.wait(wanted)
+    assert store.stats().reads == 1
+    assert store.stats().bytes_read == 4096 + store.record_bytes
+    assert not store.outstanding()
     store.close()
 
 
