@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 from typing import NamedTuple
 
@@ -30,26 +30,15 @@ class Finished(NamedTuple):
 
 @dataclass
 class _Pending:
-    """Reads of one slot under way: its core, and each plane, that are missing.
+    """The read of one slot under way: of all that the slot lacks.
 
     Attributes:
         key: the expert.
-        tickets: of all its reads, finished ones included.
-        is_complete: whether everything missing was submitted and nothing withdrawn; otherwise the slot cannot be used.
+        ticket: of the read; None until it is known to be submitted.
     """
 
     key: ExpertKey
-    tickets: list[ReadTicket] = field(default_factory=list)
-    is_complete: bool = False
-
-    @property
-    def is_over(self) -> bool:
-        return all(ticket.is_done for ticket in self.tickets)
-
-    @property
-    def error(self) -> ExpertReadError | None:
-        found = [ticket.error for ticket in self.tickets if ticket.error is not None]
-        return found[0] if found else None if self.is_complete else ReadWithdrawn("withdrawn")
+    ticket: ReadTicket | None = None
 
 
 class SlotReader:
@@ -109,14 +98,15 @@ class SlotReader:
                 continue
             if pending.key.layer_idx != layer_idx:
                 kept.append(slot)
-            elif not tiers[pending.key.expert_idx] and all([self._store.cancel(t) for t in pending.tickets]):
+            elif not tiers[pending.key.expert_idx] and pending.ticket and self._store.cancel(pending.ticket):
                 del self._pending[slot]
                 self.table.drop(slot)
         self._ahead = kept
 
     def promote(self, slot: int) -> None:
         """Someone waits for this slot now."""
-        for ticket in self._pending[slot].tickets:
+        ticket = self._pending[slot].ticket
+        if ticket is not None:
             self._store.promote(ticket, Priority.NOW)
 
     def collect(self, timeout_s: float) -> list[Finished]:
@@ -144,15 +134,11 @@ class SlotReader:
 
     def _reconcile(self) -> None:
         """Settle what is over, keep what is under way, and free everything else that was claimed."""
-        live: dict[int, _Pending] = {}
-        for ticket in self._store.outstanding():
-            live.setdefault(ticket.tag, _Pending(ticket.key)).tickets.append(ticket)
+        live = {ticket.tag: _Pending(ticket.key, ticket) for ticket in self._store.outstanding()}
         for slot, pending in self._pending.items():
-            if slot in live:
-                # of a slot some of whose reads are over, nothing is kept unless all were submitted
-                live[slot] = pending if pending.is_complete else live[slot]
-            elif pending.error is None and self.table.is_reading(slot):
-                self._note(pending)
+            ticket = pending.ticket
+            if slot not in live and ticket is not None and ticket.error is None and self.table.is_reading(slot):
+                self._note(ticket)
                 self.table.set_ready(slot)
         self._pending, self._ahead = live, []
         self.table.reconcile(live)
@@ -168,8 +154,7 @@ class SlotReader:
         pending = self._pending[slot] = _Pending(key)
         first, units = self._lacking(slot)
         last = self.table.ledger.sizes.core_segments + len(self.table.planes_of(slot))
-        pending.tickets.append(self._store.submit(key, units, segments=(first, last), priority=priority, tag=slot))
-        pending.is_complete = True
+        pending.ticket = self._store.submit(key, units, segments=(first, last), priority=priority, tag=slot)
 
     def _lacking(self, slot: int) -> tuple[int, list[memoryview]]:
         """The first segment a slot lacks, and the memory of its core and planes from there on."""
@@ -183,23 +168,21 @@ class SlotReader:
         return sizes.core_segments + resident, units
 
     def _settle(self, ticket: ReadTicket) -> Finished | None:
-        """Settle the slot of a finished read with the last one; a read that was given up long ago is passed over."""
+        """Settle the slot of a finished read; one that was given up long ago is passed over."""
         slot = ticket.tag
         pending = self._pending.get(slot)
-        if pending is None or ticket not in pending.tickets or not pending.is_over:
+        if pending is None or ticket is not pending.ticket:
             return None
         del self._pending[slot]
-        self._note(pending)
-        error = pending.error
-        if error is None:
+        self._note(ticket)
+        if ticket.error is None:
             self.table.set_ready(slot)
         else:
             self.table.drop(slot)
-        return Finished(slot, pending.key, error)
+        return Finished(slot, pending.key, ticket.error)
 
-    def _note(self, pending: _Pending) -> None:
-        for ticket in pending.tickets:
-            if ticket.error is None:
-                self.table.counters.count_read(ticket.elapsed_ns)
-            elif not isinstance(ticket.error, ReadWithdrawn):
-                _log.warning("expert not read: %s", ticket.error)
+    def _note(self, ticket: ReadTicket) -> None:
+        if ticket.error is None:
+            self.table.counters.count_read(ticket.elapsed_ns)
+        elif not isinstance(ticket.error, ReadWithdrawn):
+            _log.warning("expert not read: %s", ticket.error)

@@ -53,7 +53,6 @@ class Prefetcher:
 
     Args:
         predictor: says what comes.
-        policy: says at which tier.
         cache: reads.
         governor: switches prefetching off and on; None: always on.
         clock: in nanoseconds.
@@ -62,13 +61,13 @@ class Prefetcher:
     def __init__(
         self,
         predictor: Predictor,
-        policy: Policy,
         cache: ExpertCache,
         governor: Switch | None,
         *,
         clock: Callable[[], int] = perf_counter_ns,
     ) -> None:
-        self.predictor, self._policy, self._cache = predictor, policy, cache
+        self.predictor, self._cache = predictor, cache
+        self._policy: Policy | None = None
         self.governor, self._clock = governor, clock
         self._is_single = False
         self._started_ns = 0
@@ -78,14 +77,15 @@ class Prefetcher:
         """Whether reads are made ahead now."""
         return self.governor is None or self.governor.is_on
 
-    def begin_pass(self, num_tokens: int) -> None:
-        """A pass over T tokens begins."""
+    def begin_pass(self, num_tokens: int, policy: Policy) -> None:
+        """A pass over T tokens begins, for which a policy decides."""
+        self._policy = policy
         self._is_single = num_tokens == 1
         self._started_ns = self._clock()
 
     def after(self, layer_idx: int, x: F32, routing: Routing) -> None:
         """A layer's own reads are under way: read ahead behind them."""
-        if not self._is_single or not self.is_on:
+        if self._policy is None or not self._is_single or not self.is_on:
             return
         for coming, predicted in self.predictor.predict(layer_idx, x, routing):
             tiers = self._policy.foresee(coming, predicted, self._cache)

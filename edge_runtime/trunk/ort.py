@@ -208,7 +208,7 @@ class OrtTrunk:
         past_k, past_v = kv.past(i)
         inputs = {
             "resid": views.resid[i % 2][None], "moe": views.moe[None], "past_k": past_k, "past_v": past_v,
-            "cos": views.cos[None, None], "sin": views.sin[None, None], "mask": masks[layer.sliding_window][None, None],
+            "cos": views.cos, "sin": views.sin, "mask": masks[layer.sliding_window][None, None],
         }  # fmt: skip
         outputs = {"resid_out": views.resid[(i + 1) % 2][None], "new_k": views.new_k, "new_v": views.new_v}
         if layer.sparse:

@@ -117,7 +117,7 @@ def test_what_was_read_ahead_in_vain_is_withdrawn_when_its_layer_chooses():
 
 
 def test_a_read_in_the_background_is_not_withdrawn():
-    cache, store = make(4, latency=lambda key: 5)
+    cache, _ = make(4, latency=lambda key: 5)
     cache.prefetch(1, [3], tiers(3), Priority.SPECULATIVE)
     serve(cache, 1, 2)
     assert serve(cache, 1, 3) == [[3]]

@@ -76,7 +76,7 @@ class Bench:
         )  # fmt: skip
         self.predictor = Scripted(self.store, right)
         policy = create_policy("lossless", SHAPE)
-        self.prefetcher = Prefetcher(self.predictor, policy, self.cache, governor, clock=lambda: 1000 * self.store.now)
+        self.prefetcher = Prefetcher(self.predictor, self.cache, governor, clock=lambda: 1000 * self.store.now)
         self.policy, self.rng = policy, np.random.default_rng(3)
 
     def decode(self, tokens: int) -> list[bool]:
@@ -86,7 +86,7 @@ class Bench:
             future = {layer: self.rng.choice(E, K, replace=False).tolist() for layer in range(L)}
             self.predictor.future = future
             self.cache.begin_pass()
-            self.prefetcher.begin_pass(1)
+            self.prefetcher.begin_pass(1, self.policy)
             for layer in range(L):
                 self.store.now += 8
                 routing = routing_of(*future[layer])
@@ -140,13 +140,13 @@ def test_the_first_layer_that_lacks_something_is_read_for_and_all_before_it_are_
     bench.cache.begin_pass()
     for _ in bench.cache.stream(1, bench.policy.decide(1, routing_of(1, 2), bench.cache).tiers):
         pass
-    bench.prefetcher.begin_pass(1)
+    bench.prefetcher.begin_pass(1, bench.policy)
     bench.prefetcher.after(0, np.zeros((1, 1), np.float32), routing_of(3, 4))
     assert [key for key, priority in bench.store.submitted if priority is Priority.NEXT] == [
         ExpertKey(2, 1), ExpertKey(2, 2),
     ]  # fmt: skip
     assert bench.cache._table._masked[1, [1, 2]].all()
-    bench.prefetcher.begin_pass(7)
+    bench.prefetcher.begin_pass(7, bench.policy)
     bench.prefetcher.after(0, np.zeros((7, 1), np.float32), routing_of(3, 4))
     assert bench.store.submitted[-1][0] == ExpertKey(2, 2), "prompts are not looked ahead for"
 
