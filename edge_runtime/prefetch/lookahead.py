@@ -15,6 +15,8 @@ from edge_runtime.policy.base import Routing
 from edge_runtime.policy.routing import route
 
 F32 = NDArray[np.float32]
+MAX_TOKENS = 8
+"""Of a pass: with more, their union is most of a layer."""
 
 
 class LookAhead:
@@ -35,6 +37,11 @@ class LookAhead:
         self._place = {layer: i for i, layer in enumerate(self._layers)}
         self._top_k, self._norm, self._depth = top_k, norm_topk_prob, depth
 
+    @property
+    def max_tokens(self) -> int:
+        """See `Predictor.max_tokens`: tokens of several sequences side by side."""
+        return MAX_TOKENS
+
     def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
         """Yield (layer, routing) of the next layers, nearest first; see `Predictor`."""
         first = self._place[layer_idx] + 1
@@ -42,6 +49,6 @@ class LookAhead:
         if not coming:
             return
         block = self._routers[first : first + len(coming)]
-        logits = (block.reshape(-1, block.shape[2]) @ x[0]).reshape(len(coming), 1, block.shape[1])
-        for layer, row in zip(coming, logits, strict=True):
-            yield layer, route(row, self._top_k, norm_topk_prob=self._norm)
+        logits = (x @ block.reshape(-1, block.shape[2]).T).reshape(len(x), len(coming), -1)
+        for i, layer in enumerate(coming):
+            yield layer, route(np.ascontiguousarray(logits[:, i]), self._top_k, norm_topk_prob=self._norm)

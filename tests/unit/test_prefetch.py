@@ -54,6 +54,7 @@ class Scripted:
 
     def __init__(self, store: Drive, right: bool) -> None:
         self.store, self.right, self.future = store, right, {}
+        self.max_tokens = 1
 
     def predict(self, layer_idx, x, routing):
         self.store.now += 1
@@ -151,6 +152,17 @@ def test_the_first_layer_that_lacks_something_is_read_for_and_all_before_it_are_
     assert bench.store.submitted[-1][0] == ExpertKey(2, 2), "prompts are not looked ahead for"
 
 
+def test_sequences_side_by_side_are_looked_ahead_for_together_the_surest_first():
+    bench = Bench(5, governor=None)
+    rows = [routing_of(1, 2), routing_of(3, 1)]
+    joint = route(np.concatenate([row.logits for row in rows]), K, norm_topk_prob=True)
+    bench.predictor.max_tokens = 2
+    bench.predictor.predict = lambda layer_idx, x, routing: iter([(1, joint)])
+    bench.prefetcher.begin_pass(2, bench.policy)
+    bench.prefetcher.after(0, np.zeros((2, 1), np.float32), joint)
+    assert [key for key, _ in bench.store.submitted] == [(1, 1), (1, 3), (1, 2)]
+
+
 def test_hobbit_foresees_high_and_low():
     policy = create_policy("hobbit:t1=0.4,t2=0.9", SHAPE)
 
@@ -183,7 +195,7 @@ def test_governor_by_hand():
 
 def test_lookahead_is_the_routers_applied_to_the_present_state():
     rng = np.random.default_rng(0)
-    routers, x = rng.standard_normal((3, E, 8)).astype(np.float32), rng.standard_normal((1, 8)).astype(np.float32)
+    routers, x = rng.standard_normal((3, E, 8)).astype(np.float32), rng.standard_normal((3, 8)).astype(np.float32)
     ahead = LookAhead(routers, (0, 2, 3), top_k=K, norm_topk_prob=True, depth=2)
     found = list(ahead.predict(0, x, routing_of(0, 1)))
     assert [layer for layer, _ in found] == [2, 3]
