@@ -2,12 +2,12 @@
 
     python benchmarks/bench_kernels_peer.py GGML_LIBRARY_FOLDER [--tiers 2 4 8] [--threads 1 2] [--json FILE]
 
-Decode: one token goes through 8 experts at a time until more than a GB of weights was read, which exceeds any cache; ggml
-computes the same with `mul_mat_id`, as llama.cpp does. Prefill: m tokens go through one expert after the other (ours
-with SiLU and requantising, ggml's three `mul_mat`). Both sides and a plain reader of the same memory take turns, so that
-drift of the machine meets all; figures are medians of the rounds. ggml is measured in plain buffers and, where it has
-one for the type, in its buffers of repacked weights; all weights lie in huge pages. The folder is one you built: the
-project neither builds nor fetches it.
+Decode: one token goes through 8 experts at a time until more than a GB of weights was read, which exceeds any cache;
+ggml computes the same with `mul_mat_id`, as llama.cpp does. Prefill: m tokens go through one expert after the other
+(ours with SiLU and requantising, ggml's three `mul_mat`). Both sides and a plain reader of the same memory take turns,
+so that drift of the machine meets all; figures are medians of the rounds. ggml is measured in plain buffers and, where
+it has one for the type, in its buffers of repacked weights; all weights lie in huge pages. The folder is one you
+built: the project neither builds nor fetches it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def our_decode(kernels: ExpertKernels, weights: OurWeights, hidden: int, tier: i
     return sweep
 
 
-def our_prefill(kernels: ExpertKernels, weights: OurWeights, hidden: int, tier: int, tokens: int, experts: int) -> Sweep:
+def our_prefill(
+    kernels: ExpertKernels, weights: OurWeights, hidden: int, tier: int, tokens: int, experts: int
+) -> Sweep:
     x = np.random.default_rng(1).standard_normal((tokens, hidden)).astype(np.float32)
     starts, pairs = np.array([0, tokens], np.int32), np.arange(tokens, dtype=np.int32) * TOP_K
 
@@ -147,9 +149,16 @@ class Comparison:
             limit = statistics.median(memory[1:])
             for name, (size, count) in done.items():
                 rate = [size / t / 1e9 for t in times[name]]
-                row = {"what": "decode", "tier": tier, "threads": threads, "side": name, "gb_s": spread(rate),
-                       "gmac_s": round(count * self.macs / statistics.median(times[name]) / 1e9, 1),
-                       "memory_gb_s": spread(memory[1:]), "of_memory": round(statistics.median(rate) / limit, 3)}  # fmt: skip
+                row = {
+                    "what": "decode",
+                    "tier": tier,
+                    "threads": threads,
+                    "side": name,
+                    "gb_s": spread(rate),
+                    "gmac_s": round(count * self.macs / statistics.median(times[name]) / 1e9, 1),
+                    "memory_gb_s": spread(memory[1:]),
+                    "of_memory": round(statistics.median(rate) / limit, 3),
+                }
                 self._add(row)
             del kernels
         for peer in peers.values():

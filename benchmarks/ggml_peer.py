@@ -139,15 +139,15 @@ class PeerWeights:
             c_int(MADV_HUGEPAGE),
         )  # as our side has it
         rng = np.random.default_rng(0)
-        source = (rng.standard_t(5, experts * self.hidden * self.intermediate) * 0.02).astype(np.float32)
+        source = (rng.standard_t(5, self.hidden * self.intermediate) * 0.02).astype(np.float32)
         self.nbytes = 0
         packed: dict[Matrix, np.ndarray] = {}
         for layer in self._matrices:
             for tensor, dims in zip(layer, (gate, gate, down), strict=True):
                 if dims not in packed:
-                    packed[dims] = np.empty(ggml.nbytes(tensor), np.uint8)
-                    rows = source.size // dims[0]
-                    ggml.quantize_chunk(TYPES[kind], source.ctypes.data, packed[dims].ctypes.data, 0, rows, dims[0], None)
+                    one, rows = np.empty(ggml.nbytes(tensor) // experts, np.uint8), source.size // dims[0]
+                    ggml.quantize_chunk(TYPES[kind], source.ctypes.data, one.ctypes.data, 0, rows, dims[0], None)
+                    packed[dims] = np.tile(one, experts)
                 ggml.backend_tensor_set(tensor, packed[dims].ctypes.data, 0, packed[dims].size)
                 self.nbytes += packed[dims].size
         self._graphs: list[tuple[int, int]] = []
