@@ -32,6 +32,7 @@ class FakeStore:
         stuck: Callable[[ExpertKey], bool] = lambda key: False,
     ) -> None:
         self.mode = "fake"
+        self.method = "fake"
         self.latency, self.fails, self.stuck = latency, fails, stuck
         self.record_bytes = record_bytes
         self.now = 0

@@ -133,6 +133,7 @@ def main() -> None:
             "is_fully_resident": bool(parts.cache.fits_all),
             "policy": {"name": parts.policy.name, "params": parts.policy.params},
             "read_mode": parts.cache.store_mode,
+            "read_method": parts.cache.store_method,
             "last_token": tokens[-1],
         }
     print(json.dumps(found))

@@ -85,6 +85,11 @@ class ExpertStore(Protocol):
         """How the drive is read, for reports: 'direct', 'buffered', or why it is not direct."""
         ...
 
+    @property
+    def method(self) -> str:
+        """What reads are made with, for reports: 'io_uring', or 'threads' with the reason."""
+        ...
+
     def begin_request(self) -> None:
         """Check that the files are still those that were opened; reopen what came back. No read may be under way.
 

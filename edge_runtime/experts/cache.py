@@ -153,6 +153,11 @@ class ExpertCache:
         """How the drive is read: 'direct', 'buffered', or why it is not direct."""
         return self._store.mode
 
+    @property
+    def store_method(self) -> str:
+        """What reads are made with: 'io_uring', or 'threads' with the reason."""
+        return self._store.method
+
     def resident_tiers(self, layer_idx: int) -> NDArray[np.uint8]:
         """Return uint8 [E], read-only: the tier each expert of the layer is resident at, 0 if it is not."""
         return self._table.resident_tiers(layer_idx)
