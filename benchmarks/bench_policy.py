@@ -40,7 +40,7 @@ def calibration(layers: int, experts: int) -> ExpertCalibration:
     """Made-up measurements, for the policies that need them."""
     errors = {str(tier): [0.3 / 4**i] * experts for i, tier in enumerate((2, 4, 6, 8))}
     one = [
-        LayerCalibration(i, errors, [9] * experts, errors, [1.0] * experts, Sensitivity(0.01, 0.01, 0.01))
+        LayerCalibration(i, errors, [9] * experts, errors, [1.0] * experts, Sensitivity(0.01, 0.01, 0.005))
         for i in range(layers)
     ]
     return ExpertCalibration(2, one, 100, 8, [i / 100 for i in range(101)])

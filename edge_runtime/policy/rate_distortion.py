@@ -20,7 +20,6 @@ skipped one's place where calibration found that the smaller loss. The heaviest 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +30,7 @@ from edge_runtime.policy.hobbit import low_tier
 from edge_runtime.policy.loss_tables import byte_tables, loss_tables, measured, substitute_shares
 from edge_runtime.policy.memory_rent import MemoryRent
 from edge_runtime.policy.params import Param
-from edge_runtime.policy.plans import count_changed, full_plan, weights_over
+from edge_runtime.policy.plans import full_plan, weights_over
 from edge_runtime.policy.rate_control import PriceController
 from edge_runtime.policy.use_rates import UseRates
 from edge_runtime.policy.wrapping import OnePass
@@ -70,7 +69,7 @@ class _Model:
     def __init__(self, context: PolicyContext, tiers: list[int], budget: float, memory: int, horizon: int) -> None:
         calibration = measured(context, "policy 'rate-distortion'")
         self.losses = loss_tables(context, calibration, tiers)
-        self.substitute = substitute_shares(context, calibration)
+        self.substitute: list[float] = substitute_shares(context, calibration).tolist()
         self.rates = UseRates(context.num_layers, context.num_experts, calibration, memory)
         self.horizon = np.float32(horizon)
         self.rent = MemoryRent(context.num_layers, horizon)
@@ -122,6 +121,7 @@ class RateDistortion(OnePass):
         self._missing, self._held = byte_tables(context, self._tiers)
         self._size_of_tier = [(tier, float(size)) for tier, size in enumerate(self._held) if tier in (2, 4, 6, 8, 16)]
         self._row_of_tier = np.array([sum(t > tier for t in self._tiers) for tier in range(17)], np.intp)
+        self._columns = np.arange(context.num_experts)
         self._pass_loss = self._pass_bytes = self._pass_resident = 0.0
         self._tokens = 0
 
@@ -152,18 +152,21 @@ class RateDistortion(OnePass):
         """See `Policy.decide`."""
         model = self._model
         if model is None:
-            return replace(full_plan(routing, self.context), predicted_kld=0.0)
+            return full_plan(routing, self.context)._replace(predicted_kld=0.0)
         resident = residency.resident_tiers(layer_idx)
         model.rates.note(layer_idx, routing)
         chosen = self._choose(model, layer_idx, routing, resident)
         self._pass_bytes += chosen.read_bytes
         present = resident.tobytes()  # counting bytes is several times cheaper than gathering sizes
-        self._pass_resident += sum(present.count(tier) * size for tier, size in self._size_of_tier)
+        for tier, size in self._size_of_tier:
+            self._pass_resident += present.count(tier) * size
         if model.rent.is_turn_of(layer_idx):
             losses = model.losses[layer_idx]
             saved = losses[-1] - losses[self._row_of_tier[resident], np.arange(len(resident))]
             model.rent.look(resident, saved * model.rates.powers[layer_idx], self._held[resident])
-        return self._plan(model, layer_idx, routing, resident, chosen)
+        if len(routing.topk_ids) == 1:
+            return self._plan_one(model, layer_idx, routing, resident, chosen)
+        return self._plan(routing, chosen)
 
     def foresee(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> U8:
         """See `Policy.foresee`: the tiers that pay at the present price."""
@@ -178,12 +181,17 @@ class RateDistortion(OnePass):
         """Minimise loss, now and later, plus price of bytes for every distinct expert; changes nothing."""
         experts, power, heaviest = _uses(routing)
         count = len(experts)
-        losses = model.losses[layer_idx].take(experts, axis=1)
         there = resident.take(experts)
+        if min(there.tobytes()) >= self.context.tier:  # nothing to read, and the full tier loses nothing
+            return _Choice(experts, self._served[:1].repeat(count), np.zeros(count, np.float32), 0.0)
+        losses = model.losses[layer_idx].take(experts, axis=1)
         missing = self._missing.take(there, axis=1)
-        columns = np.arange(count)
+        columns = self._columns[:count]
         # what a read saves beyond this token, less what those who leave for it would have saved
-        saved = losses.take(self._row_of_tier.take(there) * count + columns) - losses
+        places = self._row_of_tier.take(there)
+        places *= count
+        places += columns
+        saved = losses.take(places) - losses
         saved *= model.rates.powers[layer_idx].take(experts)
         saved *= model.horizon
         rent = model.rent.nats_a_byte
@@ -191,64 +199,89 @@ class RateDistortion(OnePass):
             saved -= np.float32(rent) * missing
         np.maximum(saved, 0, out=saved)
         cost = losses * power
-        cost += np.float32(self.price) * missing
+        cost += np.float32(model.control.price or 0.0) * missing
         cost -= saved
         cost[-1, heaviest] = np.inf
         choice = cost.argmin(axis=0)
-        places = choice * count + columns
+        places = choice * count
+        places += columns
         read = float(missing.take(places).sum())
         return _Choice(experts, self._served.take(choice), losses.take(places) * power, read)
 
-    def _plan(self, model: _Model, layer_idx: int, routing: Routing, resident: U8, chosen: _Choice) -> StepPlan:
-        ids, weights, full, loss = routing.topk_ids, routing.topk_weights, self.context.tier, chosen.losses
+    def _plan(self, routing: Routing, chosen: _Choice) -> StepPlan:
+        """The plan of several tokens, which share the choice for an expert."""
+        ids, weights = routing.topk_ids, routing.topk_weights
         tiers = np.zeros(self.context.num_experts, np.uint8)
         tiers[chosen.experts] = chosen.served
         of_use = tiers[ids]
         used = of_use > 0
-        skipped = changed = 0
+        skipped = 0
         if not used.all():
             used &= weights != 0
             kept = np.where(used, weights, np.float32(0))
-            if len(ids) == 1 and model.substitute[layer_idx] < 1:
-                ids, kept, loss = self._substituted(model, layer_idx, routing, resident, kept, loss, tiers)
-                changed = count_changed(routing, ids, kept != 0)
             skipped = int(np.count_nonzero(weights)) - int(np.count_nonzero(kept))
             weights = kept
+        total = float(chosen.losses.sum())
+        self._pass_loss += total
+        lower = int(np.count_nonzero(used & (of_use < self.context.tier)))
+        return StepPlan(ids, weights, tiers, substituted=lower, skipped=skipped, predicted_kld=total)
+
+    def _plan_one(self, model: _Model, layer_idx: int, routing: Routing, resident: U8, chosen: _Choice) -> StepPlan:
+        """The plan of one token; residents may take the places of what it skips."""
+        ids, weights, loss, full = routing.topk_ids, routing.topk_weights, chosen.losses, self.context.tier
+        tiers, empty, lower = bytearray(self.context.num_experts), [], []
+        for rank, (expert, tier) in enumerate(zip(ids[0].tolist(), chosen.served.tolist(), strict=True)):
+            tiers[expert] = tier
+            if tier < full:
+                (lower if tier else empty).append(rank)
+        substituted, skipped, changed = len(lower), 0, 0
+        if empty:
+            asked: list[float] = weights[0].tolist()
+            weights, loss = weights.copy(), loss.copy()
+            for rank in empty:
+                weights[0, rank] = 0
+            if model.substitute[layer_idx] < 1:
+                ids = self._fill(model.substitute[layer_idx], routing, resident.tobytes(), empty, weights, loss, tiers)
+            given: list[float] = weights[0].tolist()
+            changed = sum(given[rank] != 0 for rank in empty)
+            skipped = given.count(0.0) - asked.count(0.0)
+            substituted -= sum(asked[rank] == 0 for rank in lower)
         total = float(loss.sum())
         self._pass_loss += total
         return StepPlan(
-            ids, weights, tiers, substituted=int(np.count_nonzero(used & (of_use < full))), skipped=skipped,
+            ids, weights, np.frombuffer(tiers, np.uint8), substituted=substituted, skipped=skipped,
             route_changed=changed, predicted_kld=total,
         )  # fmt: skip
 
-    def _substituted(
-        self, model: _Model, layer_idx: int, routing: Routing, resident: U8, kept: F32, loss: F32, tiers: U8
-    ) -> tuple[I32, F32, F32]:
-        """Give the places of skipped experts of one token to the likeliest residents the router did not choose."""
+    def _fill(
+        self, share: float, routing: Routing, resident: bytes, empty: list[int], weights: F32, loss: F32,
+        tiers: bytearray,
+    ) -> I32:  # fmt: skip
+        """Give the empty places of one token to the likeliest residents the router did not choose; return the ids.
+
+        Weights float32 [1, K], losses float32 [K] (`share` of a skip's) and tiers uint8 [E] are changed in place.
+        """
         ids = routing.topk_ids.copy()
-        empty = np.flatnonzero(kept[0] == 0)
-        free = resident > 0
-        free[ids[0]] = False
-        candidates = np.flatnonzero(free)
-        order = np.argsort(-routing.logits[0, candidates], kind="stable")[: len(empty)]
-        places = empty[: len(order)]
-        ids[0, places] = candidates[order]
-        tiers[candidates[order]] = resident[candidates[order]]
+        taken = set(ids[0].tolist())
+        likeliest = (-routing.logits[0]).argsort(kind="stable").tolist()
+        free = (expert for expert in likeliest if resident[expert] and expert not in taken)
+        places = []
+        for rank, expert in zip(empty, free, strict=False):
+            ids[0, rank] = expert
+            tiers[expert] = resident[expert]
+            places.append(rank)
         proper = weights_over(routing.logits, ids, normalise=self.context.norm_topk_prob)
-        kept = kept.copy()
-        kept[0, places] = proper[0, places]
-        loss = loss.copy()
-        loss[places] *= model.substitute[layer_idx]
-        return ids, kept, loss
+        for rank in places:
+            weights[0, rank] = proper[0, rank]
+            loss[rank] *= np.float32(share)
+        return ids
 
 
-def _uses(routing: Routing) -> tuple[Keys, F32, NDArray[np.bool_]]:
-    """Return the distinct experts in use, their weights squared (summed over tokens), and who is some token's first."""
+def _uses(routing: Routing) -> tuple[Keys, F32, NDArray[np.bool_] | int]:
+    """Return the distinct experts in use, their weights squared (summed over tokens), and where some token's first is."""
     ids, weights = routing.topk_ids, routing.topk_weights
     if len(ids) == 1:
-        heaviest = np.zeros(ids.shape[1], np.bool_)
-        heaviest[0] = True
-        return np.asarray(ids[0], np.intp), weights[0] ** 2, heaviest
+        return ids[0].astype(np.intp), weights[0] * weights[0], 0
     power = np.bincount(ids.ravel(), (weights.astype(np.float64) ** 2).ravel())
     experts = np.asarray(np.unique(ids), np.intp)
     return experts, power[experts].astype(np.float32), np.isin(experts, ids[:, 0])

@@ -34,7 +34,7 @@ class UseRates:
         self._keep = 1 - 1 / memory
         self._memory = float(memory)
         # sums fade instead of means; a layer's tokens are those of its sums
-        self._tokens = np.full(num_layers, _PRIOR_TOKENS)
+        self._tokens = [_PRIOR_TOKENS] * num_layers
         self._sums = self.powers * np.float32(_PRIOR_TOKENS)
 
     def note(self, layer_idx: int, routing: Routing) -> None:
@@ -44,7 +44,8 @@ class UseRates:
         kept = self._keep**count
         sums *= np.float32(kept)
         if count == 1:
-            sums[ids[0]] += weights[0] ** 2
+            used, share = ids[0], weights[0]
+            sums.put(used, sums.take(used) + share * share)
             tokens = 1.0
         else:
             seen = np.bincount(ids.ravel(), (weights.astype(np.float64) ** 2).ravel(), minlength=len(sums))
