@@ -96,7 +96,7 @@ def from_window(
     """
     candidates: list[int] = order[: max(window, top_k)].tolist()
     there = cached.tobytes()
-    kept, residents, others = candidates[:protected], [], []
+    kept, residents, others = candidates[:protected], list[int](), list[int]()
     for expert in candidates[protected:]:
         (residents if there[expert] else others).append(expert)
     chosen = {*kept, *residents[: top_k - protected]}

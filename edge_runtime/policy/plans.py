@@ -157,4 +157,4 @@ def _weights_of_one(logits: F32, ids: I32, *, normalise: bool) -> F32:
         chosen = np.exp(own - own.max())
         total = np.add.reduce(chosen)
     chosen /= total
-    return chosen[None]
+    return np.asarray(chosen[None], np.float32)
