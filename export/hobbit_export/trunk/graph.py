@@ -28,14 +28,20 @@ Dims = Sequence[int | str]
 class Graph:
     """Collects nodes in topological order, then writes them."""
 
-    def __init__(self, name: str, data: DataFile) -> None:
-        """Start an empty graph whose weights go into `data`."""
-        self.data = data
+    def __init__(self, name: str, data: DataFile | None = None) -> None:
+        """Start an empty graph whose weights go into `data`; without it the graph has none."""
+        self._data = data
         self._name = name
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
+
+    @property
+    def data(self) -> DataFile:
+        """The file of the weights."""
+        assert self._data is not None, "the graph was started without a data file"
+        return self._data
 
     def input(self, name: str, dims: Dims) -> str:
         """Declare a float32 input and return its name."""
