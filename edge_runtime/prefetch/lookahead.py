@@ -7,6 +7,7 @@ arXiv 2312.17238. The residual stream changes slowly, so a later layer's router 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +20,19 @@ MAX_TOKENS = 8
 """Of a pass: with more, their union is most of a layer."""
 
 
+class Stacked(Protocol):
+    """The part of a `Trunk` that looks ahead."""
+
+    def look_ahead(self, x: F32, layer_idx: int, depth: int) -> F32:
+        """See `Trunk.look_ahead`."""
+        ...
+
+
 class LookAhead:
-    """Predicts routing of the next layers with one product. Implements `Predictor`.
+    """Predicts routing of the next layers by what the trunk engine says of them. Implements `Predictor`.
 
     Args:
-        routers: float32 [sparse layers, E, D].
+        trunk: applies the routers.
         sparse_layers: their layers, ascending.
         top_k: K.
         norm_topk_prob: as the model.
@@ -31,9 +40,9 @@ class LookAhead:
     """
 
     def __init__(
-        self, routers: F32, sparse_layers: Sequence[int], *, top_k: int, norm_topk_prob: bool, depth: int
+        self, trunk: Stacked, sparse_layers: Sequence[int], *, top_k: int, norm_topk_prob: bool, depth: int
     ) -> None:
-        self._routers, self._layers = routers, list(sparse_layers)
+        self._trunk, self._layers = trunk, list(sparse_layers)
         self._place = {layer: i for i, layer in enumerate(self._layers)}
         self._top_k, self._norm, self._depth = top_k, norm_topk_prob, depth
 
@@ -48,7 +57,6 @@ class LookAhead:
         coming = self._layers[first : first + self._depth]
         if not coming:
             return
-        block = self._routers[first : first + len(coming)]
-        logits = (x @ block.reshape(-1, block.shape[2]).T).reshape(len(x), len(coming), -1)
-        for i, layer in enumerate(coming):
-            yield layer, route(np.ascontiguousarray(logits[:, i]), self._top_k, norm_topk_prob=self._norm)
+        logits = self._trunk.look_ahead(x, layer_idx, self._depth)
+        for layer, rows in zip(coming, logits, strict=True):
+            yield layer, route(rows, self._top_k, norm_topk_prob=self._norm)

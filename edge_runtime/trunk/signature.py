@@ -44,6 +44,14 @@ def head_signature(spec: ModelSpec) -> Signature:
     return Signature({"resid": stream, "moe": stream}, {"logits": (1, None, spec.vocab_size)})
 
 
+def routers_signature(spec: ModelSpec) -> Signature:
+    """Return the signature of the graph that applies routers handed to it."""
+    return Signature(
+        {"x": (1, None, spec.hidden), "routers": (None, spec.hidden, spec.num_experts)},
+        {"router_logits": (None, None, spec.num_experts)},
+    )
+
+
 class Found(NamedTuple):
     """An input or output as a graph declares it."""
 

@@ -28,14 +28,26 @@ Dims = Sequence[int | str]
 class Graph:
     """Collects nodes in topological order, then writes them."""
 
-    def __init__(self, name: str, data: DataFile, *, fused: bool = False) -> None:
-        """Start an empty graph whose weights go into `data`; `fused`: with ONNX Runtime's own operators."""
-        self.data, self.fused = data, fused
+    def __init__(self, name: str, data: DataFile | None = None, *, fused: bool = False) -> None:
+        """Start an empty graph.
+
+        Args:
+            name: of the graph.
+            data: file of its weights; without it the graph has none.
+            fused: use ONNX Runtime's own operators.
+        """
+        self._data, self.fused = data, fused
         self._name = name
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
+
+    @property
+    def data(self) -> DataFile:
+        """The file of the weights."""
+        assert self._data is not None, "the graph was started without a data file"
+        return self._data
 
     def input(self, name: str, dims: Dims) -> str:
         """Declare a float32 input and return its name."""

@@ -112,6 +112,21 @@ def build_head(
     return _build(out / trunk_file("head"), weights, precision, memory_bytes, emit)
 
 
+def build_routers(spec: ModelSpec, out: Path) -> list[Path]:
+    """Write the graph that applies routers to one state, for looking ahead; return its file.
+
+    It has no weights: routers are handed to it, as many neighbouring layers as are wanted.
+    """
+    path = out / trunk_file("routers")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    g = Graph(path.stem)
+    x = g.input("x", (1, "T", spec.hidden))
+    routers = g.input("routers", ("P", spec.hidden, spec.num_experts))
+    g.output(g.node("MatMul", x, routers), "router_logits", ("P", "T", spec.num_experts))
+    g.save(path)
+    return [path]
+
+
 def write_embedding(
     spec: ModelSpec,
     weights: TrunkWeights,
