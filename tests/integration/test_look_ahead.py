@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from trunk_bundles import write_trunk
 
-from edge_runtime import Engine
+from edge_runtime import Engine, SamplingParams
 from edge_runtime.errors import BundleError
 from edge_runtime.format import manifest as manifests
 from edge_runtime.spec import LayerSpec, ModelSpec, RopeSpec
@@ -90,4 +90,4 @@ def test_an_older_bundle_says_what_to_do(model_bundle, tmp_path):
     with pytest.raises(BundleError, match=r"routers\.onnx: .*Export it again, or use --prefetch statistical"):
         Engine.open(old, prefetch="lookahead", **options)
     with Engine.open(old, prefetch="statistical", **options) as engine:
-        assert engine.generate("def", max_tokens=2).token_ids
+        assert engine.generate("def", SamplingParams(max_tokens=2)).token_ids
