@@ -34,6 +34,8 @@ from edge_runtime.kernels import ExpertKernels
 
 TOP_K = 8
 PEER_TYPES = {2: "q2_K", 4: "q4_0", 8: "q8_0"}
+# What ggml repacks a type for on x86; with any other it does not refuse the buffer, it crashes.
+REPACKED_WITH = {"q4_0": "avx2", "q2_K": "avx512f"}
 Sweep = Callable[[], None]
 
 
@@ -118,8 +120,8 @@ class Comparison:
         kind = PEER_TYPES[tier]
         found = {}
         for buffer in self.ggml.buffer_types():
-            if buffer == "repack" and tier == 8:
-                continue  # no repacked form on x86
+            if buffer == "repack" and REPACKED_WITH.get(kind) not in cpu_flags():
+                continue
             found[f"ggml {kind} {buffer}"] = PeerWeights(self.ggml, kind, buffer, self.shape, layers, experts)
         return found
 
@@ -190,12 +192,21 @@ class Comparison:
         print(*(f"{k}={v['median'] if isinstance(v, dict) else v}" for k, v in row.items()), flush=True)
 
 
-def processor() -> str:
+def cpu_info(key: str) -> list[str]:
+    """Return the values of a key of /proc/cpuinfo, one a processor; empty where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        return []
+    return [line.split(":", 1)[1].strip() for line in lines if line.startswith(key)]
+
+
+def cpu_flags() -> set[str]:
+    return set(" ".join(cpu_info("flags")[:1]).split())
+
+
+def processor() -> str:
+    names = cpu_info("model name")
     return f"{names[0]}, {len(names)} processors" if names else platform.machine()
 
 
