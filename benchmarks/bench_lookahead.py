@@ -1,6 +1,9 @@
-"""Look-ahead routers: what one product costs, and on a bundle how much of the next layers' choice it foresees.
+"""Look-ahead routers: what they cost in the trunk engine and in numpy, and how much of the next choices they foresee.
 
-python benchmarks/bench_lookahead.py [BUNDLE --text FILE]
+    python benchmarks/bench_lookahead.py BUNDLE [--text FILE] [--threads N]
+
+BUNDLE gives the shape. Both get the same states, layer after layer, in turns; the median of their rounds counts. The
+state comes in the layer's own output, as it does while decoding.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ from time import perf_counter_ns
 import numpy as np
 
 from edge_runtime import Engine
+from edge_runtime.format.manifest import read
 from edge_runtime.policy.base import Routing
 from edge_runtime.prefetch.lookahead import LookAhead
-from edge_runtime.trunk.routers import load_routers
+from edge_runtime.trunk.ort import OrtTrunk
+from edge_runtime.trunk.router_stack import load_routers
 
 DEPTH = 4
 
@@ -47,35 +52,55 @@ class Recall:
         """Nothing to settle."""
 
 
-def cost_us(experts: int, hidden: int, depth: int, repeats: int = 200) -> float:
-    rng = np.random.default_rng(0)
-    routers = rng.standard_normal((24, experts, hidden), np.float32)
-    ahead = LookAhead(routers, range(24), top_k=8, norm_topk_prob=True, depth=depth)
-    x, nothing = rng.standard_normal((1, hidden), np.float32), Routing(*[np.empty(0)] * 3)
-    times = []
-    for i in range(repeats):
-        started = perf_counter_ns()
-        list(ahead.predict(i % 18, x, nothing))
-        times.append(perf_counter_ns() - started)
-    return float(np.median(times)) / 1000
+class InNumpy:
+    """The same on matrices [S, E, D], as the runtime did it before."""
+
+    def __init__(self, routers: np.ndarray, place: dict[int, int]) -> None:
+        self._routers, self._place = np.ascontiguousarray(routers.transpose(0, 2, 1)), place
+
+    def look_ahead(self, x: np.ndarray, layer_idx: int, depth: int) -> np.ndarray:
+        """See `Trunk.look_ahead`."""
+        first = self._place[layer_idx] + 1
+        block = self._routers[first : first + depth]
+        return (block.reshape(-1, block.shape[2]) @ x[0]).reshape(len(block), 1, block.shape[1])
+
+
+def costs_us(bundle: Path, threads: int, depth: int, rounds: int = 15) -> dict[str, float]:
+    spec = read(bundle).model
+    trunk = OrtTrunk(bundle, spec, threads=threads, max_chunk=1, look_ahead=True)
+    layers = spec.sparse_layers
+    engines = {"engine": trunk, "numpy": InNumpy(load_routers(bundle, spec), {n: i for i, n in enumerate(layers)})}
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    states = np.random.default_rng(0).standard_normal((len(layers), 1, spec.hidden), np.float32)
+    for _ in range(rounds):
+        for name, engine in engines.items():
+            started = perf_counter_ns()
+            for layer, x in zip(layers[:-depth], states, strict=False):
+                engine.look_ahead(x, layer, depth)
+            times[name].append((perf_counter_ns() - started) / len(layers[:-depth]) / 1000)
+    trunk.close()
+    return {name: float(np.median(found)) for name, found in times.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", nargs="?")
+    parser.add_argument("bundle", type=Path)
     parser.add_argument("--text")
     parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
+    spec = read(args.bundle).model
+    print(f"E {spec.num_experts}, D {spec.hidden}, {args.threads} threads; microseconds a layer:")
     for depth in (1, 2, 4):
-        print(f"E 128, D 2048, depth {depth}: {cost_us(128, 2048, depth):.0f} us a layer (median of 200)")
-    if args.bundle is None:
+        found = costs_us(args.bundle, args.threads, depth)
+        print(f"{depth} layers ahead: trunk engine {found['engine']:.0f}, numpy {found['numpy']:.0f}")
+    if args.text is None:
         return
-    with Engine.open(args.bundle, context=args.tokens, self_check=False) as engine:
-        spec = engine.spec
+    options = {"context": args.tokens, "self_check": False, "prefetch": f"lookahead:depth={DEPTH}"}
+    with Engine.open(args.bundle, expert_memory="50%", **options) as engine:
         ahead = LookAhead(
-            load_routers(Path(args.bundle), spec), spec.sparse_layers,
-            top_k=spec.top_k, norm_topk_prob=spec.norm_topk_prob, depth=DEPTH,
-        )  # fmt: skip
+            engine.parts.trunk, spec.sparse_layers, top_k=spec.top_k, norm_topk_prob=spec.norm_topk_prob, depth=DEPTH
+        )
         recall = engine.parts.decoder.prefetcher = Recall(ahead)
         ids = engine.tokenizer.encode(Path(args.text).read_text(encoding="utf-8"))[: args.tokens]
         engine.logits(ids, chunk=1)

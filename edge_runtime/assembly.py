@@ -32,14 +32,16 @@ from edge_runtime.policy import POLICIES, create_policy, parse_policy, price_of
 from edge_runtime.policy.base import Policy, PolicyContext
 from edge_runtime.prefetch import parse_prefetch
 from edge_runtime.prefetch.governor import Governor
-from edge_runtime.prefetch.predictors import create_predictor, predictor_bytes
+from edge_runtime.prefetch.predictors import create_predictor, looks_ahead, predictor_bytes
 from edge_runtime.prefetch.prefetcher import Prefetcher
 from edge_runtime.sizes import MIB, parse_size
+from edge_runtime.spec import ModelSpec
 from edge_runtime.telemetry.process import anonymous_bytes, return_freed_memory, rss_bytes
 from edge_runtime.tokenizer import Tokenizer
 from edge_runtime.trunk.kv_cache import KVCache
 from edge_runtime.trunk.memory import LIBRARY_BYTES, plan_trunk_bytes, scratch_bytes
 from edge_runtime.trunk.ort import OrtTrunk
+from edge_runtime.trunk.router_stack import require_routers
 
 # kept free for what nobody counts: allocator slack, thread stacks, Python objects of a request (see docs/memory.md)
 HEADROOM_BYTES = 16 * MIB
@@ -199,6 +201,10 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
     for part in bundle.manifest.parts:
         if part.role in _CHECKED_AT_OPEN:
             bundle.check_part(part)
+    fits_all = ready.plan.num_slots >= len(spec.sparse_layers) * spec.num_experts
+    looking_ahead = looks_ahead(config.prefetch) and not fits_all
+    if looking_ahead:
+        require_routers(bundle.manifest)
     store = FileExpertStore(
         bundle, config.tier, io_threads=config.io_threads, direct_io=config.direct_io, chunk_bytes=config.read_chunk
     )
@@ -209,6 +215,7 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
             threads=config.threads,
             max_chunk=config.prefill_chunk,
             embedding=bundle.manifest.trunk.embedding,
+            look_ahead=looking_ahead,
         )
         rule = create_rule(
             config.eviction,
@@ -239,7 +246,7 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
         policy,
         max_chunk=config.prefill_chunk,
         parallel=config.parallel,
-        prefetcher=_make_prefetcher(config, bundle, cache, policy),
+        prefetcher=_make_prefetcher(config, trunk, spec, cache),
     )
     return Parts(
         bundle=bundle,
@@ -257,12 +264,12 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
     )
 
 
-def _make_prefetcher(config: RuntimeConfig, bundle: Bundle, cache: ExpertCache, policy: Policy) -> Prefetcher | None:
-    predictor = None if cache.fits_all else create_predictor(config.prefetch, bundle.path, bundle.manifest.model)
+def _make_prefetcher(config: RuntimeConfig, trunk: OrtTrunk, spec: ModelSpec, cache: ExpertCache) -> Prefetcher | None:
+    predictor = None if cache.fits_all else create_predictor(config.prefetch, trunk, spec)
     if predictor is None:
         return None
     is_adaptive = parse_prefetch(config.prefetch)[1]["adaptive"]
-    return Prefetcher(predictor, policy, cache, Governor() if is_adaptive else None)
+    return Prefetcher(predictor, cache, Governor() if is_adaptive else None)
 
 
 def replan(parts: Parts, *, memory: str | int | None, expert_memory: str | int | None) -> None:

@@ -12,7 +12,7 @@ from state_dict_weights import TrunkCase, trunk_case
 from edge_runtime.spec import ModelSpec
 from edge_runtime.trunk.weights import TrunkWeights
 from hobbit_export.trunk.linear import BITS, Precision
-from hobbit_export.trunk.parts import build_head, build_layer, build_shared, write_embedding
+from hobbit_export.trunk.parts import build_head, build_layer, build_routers, build_shared, write_embedding
 from hobbit_export.trunk.quantize import block_size_for, dequantize_rows, quantize_rows
 
 F32 = NDArray[np.float32]
@@ -27,6 +27,7 @@ def write_trunk(
     """Write every trunk part into `out` and return the files."""
     files = [
         *build_head(spec, weights, out, precision, memory_bytes),
+        *build_routers(spec, out),
         *write_embedding(spec, weights, out, memory_bytes),
     ]
     for i, layer in enumerate(spec.layers):

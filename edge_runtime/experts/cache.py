@@ -205,6 +205,7 @@ class ExpertCache:
             raises ExpertReadError if a read failed; by then everything is released and the next request may run.
         """
         self._close_stream()
+        self._reader.forgo(layer_idx, tiers)
         self._stream = LayerStream(
             self._reader, self._counters, layer_idx, np.flatnonzero(tiers),
             tiers=tiers, order=order, read_timeout_s=self._read_timeout_s, clock=self._clock,
@@ -222,6 +223,7 @@ class ExpertCache:
         if not tier:
             return None
         self._close_stream()
+        self._reader.forgo(layer_idx, tiers)
         if self.fits_all:
             self._counters.count_hits(tier, count)
         else:

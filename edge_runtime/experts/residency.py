@@ -72,18 +72,26 @@ class SlotTable(Slots):
         counters = self.counters
         self._note_use(layer_idx, experts, tiers, order)
         slots = self._slots[layer_idx].take(experts)
-        is_ready = self._tiers[layer_idx].take(experts) >= tiers
-        if is_ready.all():
+        held, wanted = self._tiers[layer_idx].take(experts).tobytes(), tiers.tobytes()
+        # a layer needs few experts: going through them costs less than a dozen calls of numpy
+        ready, late, missing = [], [], []
+        for place, (tier, asked, slot) in enumerate(zip(held, wanted, slots.tolist(), strict=True)):
+            if tier >= asked:
+                ready.append(place)
+            elif slot != FREE and self._reading[slot]:
+                late.append(place)
+            else:
+                missing.append(place)
+                counters.upgrades += slot != FREE
+        if len(ready) == len(wanted):
             found = Lookup(experts, slots, slots[:0], experts[:0])
-            counters.count(tiers, tiers[:0], tiers[:0])
+            counters.count(wanted, b"", b"")
         else:
-            is_late = ~is_ready & (slots != FREE) & self._reading.take(slots, mode="wrap")
-            is_missing = ~is_ready & ~is_late
-            found = Lookup(experts[is_ready], slots[is_ready], slots[is_late], experts[is_missing])
-            counters.count(tiers[is_ready], tiers[is_late], tiers[is_missing])
-            counters.upgrades += int(np.count_nonzero(slots[is_missing] != FREE))
+            found = Lookup(experts.take(ready), slots.take(ready), slots.take(late), experts.take(missing))
+            counters.count(*(bytes([wanted[place] for place in places]) for places in (ready, late, missing)))
         self._pinned[found.ready_slots] = True
-        self._pinned[found.late_slots] = True
+        if late:
+            self._pinned[found.late_slots] = True
         counters.prefetch_used += self._settle_prefetched(found.ready_slots)
         counters.prefetch_late += self._settle_prefetched(found.late_slots)
         return found

@@ -114,9 +114,9 @@ def expert_file(layer_idx: int, tier: int = 2) -> str:
     return f"experts/layer_{layer_idx:03d}{'.bf16' if tier == BF16 else ''}.hbx"
 
 
-def trunk_file(kind: Literal["layer", "shared", "head"], layer_idx: int = 0) -> str:
-    """Name of a trunk graph; its weights lie beside it with `.data` in place of `.onnx`."""
-    return "trunk/head.onnx" if kind == "head" else f"trunk/{kind}_{layer_idx:03d}.onnx"
+def trunk_file(kind: Literal["layer", "shared", "head", "routers"], layer_idx: int = 0) -> str:
+    """Name of a trunk graph; its weights lie beside it with `.data` in place of `.onnx`. `routers` has none."""
+    return f"trunk/{kind}.onnx" if kind in ("head", "routers") else f"trunk/{kind}_{layer_idx:03d}.onnx"
 
 
 EMBEDDING = "trunk/embed.bin"
@@ -256,7 +256,7 @@ def _check_part(part: Part) -> None:
 
 def _check_meaning(part: Part, expected: dict[str, tuple[Role, int | None]]) -> None:
     """Refuse a part that this model's bundle does not have, or a role or layer other than its name's."""
-    wanted = expected.get(part.name) or _OPTIONAL.get(part.name.split("/")[0] + "/")
+    wanted = expected.get(part.name) or _OPTIONAL.get(part.name) or _OPTIONAL.get(part.name.split("/")[0] + "/")
     if wanted is None:
         raise ValueError(f"{NAME}: parts: {part.name[:80]!r} is no part of a bundle of this model")
     if (part.role, part.layer) != wanted:
@@ -285,8 +285,9 @@ def required_parts(m: Manifest) -> set[str]:
     return set(_required(m))
 
 
-# parts a bundle may have besides the required ones, by folder
+# parts a bundle may have besides the required ones, by name or by folder
 _OPTIONAL: dict[str, tuple[Role, int | None]] = {
+    trunk_file("routers"): ("trunk", None),  # not in bundles of the first releases
     "tokenizer/": ("tokenizer", None),
     "calibration/": ("calibration", None),
 }

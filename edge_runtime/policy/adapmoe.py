@@ -13,7 +13,7 @@ import numpy as np
 from edge_runtime.errors import ConfigError
 from edge_runtime.policy.base import PolicyContext, ResidencyView, Routing, StepPlan
 from edge_runtime.policy.params import Param
-from edge_runtime.policy.plans import full_plan, keep
+from edge_runtime.policy.plans import full_plan, keep_first
 from edge_runtime.policy.wrapping import OnePass
 
 SOURCE = "AdapMoE, arXiv 2408.10284"
@@ -47,15 +47,18 @@ class Adapmoe(OnePass):
         weights = routing.topk_weights
         if self._tau == 0 or len(weights) > 1:
             return full_plan(routing, self.context)
-        wide = weights.astype(np.float64)
-        # summed from the lightest: the weight of this rank and of all behind it
-        tail = np.cumsum(wide[:, ::-1], axis=1)[:, ::-1] / wide.sum()
-        loss = self._h[layer_idx] * tail**2
-        kept = loss >= self._tau
-        kept[:, 0] = True
-        dropped = np.flatnonzero(~kept[0])
-        predicted = float(loss[0, dropped[0]]) if len(dropped) else 0.0
-        return keep(routing, kept, self.context, predicted_kld=predicted)
+        h, total = float(self._h[layer_idx]), float(weights.sum(dtype=np.float64))
+        shares, tail, predicted, kept = weights[0].tolist(), 0.0, 0.0, 1
+        # from the lightest: the weight of a rank and of all behind it
+        for rank in range(len(shares) - 1, 0, -1):
+            tail += shares[rank]
+            share = tail / total
+            loss = h * (share * share)
+            if loss >= self._tau:
+                kept = rank + 1
+                break
+            predicted = loss
+        return keep_first(routing, kept, self.context)._replace(predicted_kld=predicted)
 
 
 def sensitivities(context: PolicyContext) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

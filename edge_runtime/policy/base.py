@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from edge_runtime.format.calibration import ExpertCalibration
 
 
-@dataclass(frozen=True)
-class Routing:
+class Routing(NamedTuple):
     """The router's own choice for T tokens at one layer.
 
     Attributes:
@@ -43,8 +42,7 @@ class Hint(NamedTuple):
     is_spare: bool = False
 
 
-@dataclass(frozen=True)
-class StepPlan:
+class StepPlan(NamedTuple):
     """Which experts run for T tokens at one layer, and how precisely.
 
     Attributes:

@@ -52,7 +52,7 @@ class CacheConditional(OnePass):
     def observe(self, layer_idx: int, logits: NDArray[np.float32]) -> None:
         """Take note of logits float32 [T, E] before the choice."""
 
-    def choose(self, layer_idx: int, logits: NDArray[np.float32], cached: NDArray[np.bool_]) -> NDArray[np.int32]:
+    def choose(self, layer_idx: int, logits: NDArray[np.float32], cached: NDArray[np.bool_]) -> list[int]:
         """Return K experts for one token's logits float32 [E], in the order of their logits."""
         raise NotImplementedError
 
@@ -62,26 +62,26 @@ class CacheConditional(OnePass):
         if len(routing.logits) > 1:
             return full_plan(routing, self.context)
         cached = residency.resident_tiers(layer_idx) >= self.context.tier
-        row = self.choose(layer_idx, routing.logits[0], cached)
-        wanted = routing.topk_ids[0]
-        if (row == wanted).all():
+        row: list[int] = self.choose(layer_idx, routing.logits[0], cached)
+        wanted: list[int] = routing.topk_ids[0].tolist()
+        if row == wanted:
             return chosen_plan(routing, routing.topk_ids, routing.topk_weights, self.context)
-        ids = row[None]
+        ids = np.array([row], np.int32)
         weights = weights_over(routing.logits, ids, normalise=self.context.norm_topk_prob)
         return chosen_plan(routing, ids, weights, self.context, self._background(layer_idx, row, wanted, cached))
 
     def _background(
-        self, layer_idx: int, row: NDArray[np.int32], wanted: NDArray[np.int32], cached: NDArray[np.bool_]
+        self, layer_idx: int, row: list[int], wanted: list[int], cached: NDArray[np.bool_]
     ) -> tuple[Hint, ...]:
         if not self._admit:
             return ()
-        displaced = [int(e) for e in wanted if not cached[e] and e not in row][: self._admit]
+        displaced = [e for e in wanted if not cached[e] and e not in row][: self._admit]
         return (Hint(layer_idx, tuple(displaced), self.context.tier, is_spare=True),) if displaced else ()
 
 
 def from_window(
     order: NDArray[np.intp], cached: NDArray[np.bool_], *, window: int, protected: int, top_k: int
-) -> NDArray[np.int32]:
+) -> list[int]:
     """Fill K places: the protected ranks, then residents of the window in rank order, then the rest of the window.
 
     Args:
@@ -92,10 +92,13 @@ def from_window(
         top_k: K.
 
     Returns:
-        int32 [K] in rank order.
+        K of them in rank order.
     """
-    candidates = order[: max(window, top_k)]
-    turn = np.where(cached[candidates], 1, 2)
-    turn[:protected] = 0
-    ranks = np.sort(np.argsort(turn, kind="stable")[:top_k])
-    return candidates[ranks].astype(np.int32)
+    candidates: list[int] = order[: max(window, top_k)].tolist()
+    there = cached.tobytes()
+    kept, residents, others = candidates[:protected], list[int](), list[int]()
+    for expert in candidates[protected:]:
+        (residents if there[expert] else others).append(expert)
+    chosen = {*kept, *residents[: top_k - protected]}
+    chosen.update(others[: top_k - len(chosen)])
+    return [expert for expert in candidates if expert in chosen]

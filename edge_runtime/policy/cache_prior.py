@@ -37,24 +37,29 @@ class CachePrior(CacheConditional):
     def __init__(self, context: PolicyContext, **params: float) -> None:
         super().__init__(context, params)
         self._bias = float(params["lambda"])
-        self._range_sum = np.zeros(context.num_layers)
-        self._tokens = np.zeros(context.num_layers, np.int64)
+        self._range_sum = [0.0] * context.num_layers
+        self._tokens = [0] * context.num_layers
 
     def observe(self, layer_idx: int, logits: NDArray[np.float32]) -> None:
         """Extend the running mean."""
-        self._range_sum[layer_idx] += float((logits.max(axis=1) - logits.min(axis=1)).sum())
+        if len(logits) == 1:
+            self._range_sum[layer_idx] += float(logits.max() - logits.min())
+        else:
+            self._range_sum[layer_idx] += float((logits.max(axis=1) - logits.min(axis=1)).sum())
         self._tokens[layer_idx] += len(logits)
 
     def delta_avg(self, layer_idx: int) -> float:
         """Mean range of a layer's logits so far."""
-        return float(self._range_sum[layer_idx] / max(self._tokens[layer_idx], 1))
+        return self._range_sum[layer_idx] / max(self._tokens[layer_idx], 1)
 
-    def choose(self, layer_idx: int, logits: NDArray[np.float32], cached: NDArray[np.bool_]) -> NDArray[np.int32]:
+    def choose(self, layer_idx: int, logits: NDArray[np.float32], cached: NDArray[np.bool_]) -> list[int]:
         """See `CacheConditional.choose`."""
-        order = np.argsort(-logits, kind="stable")
-        mask = cached[order]
+        order = (-logits).argsort(kind="stable")
+        mask = cached.take(order)
         mask[: self._protected] = True
-        raised = logits[order] + (self._bias * self.delta_avg(layer_idx)) * mask
+        raised = logits.take(order) + (self._bias * self.delta_avg(layer_idx)) * mask
         # sorted by the original logits first, so that equal biased logits keep the router's order
-        ranks = np.sort(np.argsort(-raised, kind="stable")[: self.context.top_k])
-        return order[ranks].astype(np.int32)
+        ranks = (-raised).argsort(kind="stable")[: self.context.top_k]
+        ranks.sort()
+        chosen: list[int] = order.take(ranks).tolist()
+        return chosen

@@ -35,16 +35,14 @@ class Cumsum(CacheConditional):
         super().__init__(context, params)
         self._mass = float(params["p"])
 
-    def choose(self, layer_idx: int, logits: NDArray[np.float32], cached: NDArray[np.bool_]) -> NDArray[np.int32]:
+    def choose(self, layer_idx: int, logits: NDArray[np.float32], cached: NDArray[np.bool_]) -> list[int]:
         """See `CacheConditional.choose`."""
-        order = np.argsort(-logits, kind="stable")
-        return from_window(
-            order, cached, window=window_of(logits[order], self._mass), protected=self._protected,
-            top_k=self.context.top_k,
-        )  # fmt: skip
+        order = (-logits).argsort(kind="stable")
+        window = window_of(logits.take(order), self._mass)
+        return from_window(order, cached, window=window, protected=self._protected, top_k=self.context.top_k)
 
 
 def window_of(sorted_logits: NDArray[np.float32], mass: float) -> int:
     """Smallest number of leading experts whose softmax mass reaches `mass`; logits float32 [E] falling."""
     odds = np.exp(sorted_logits.astype(np.float64) - sorted_logits[0])
-    return int(np.searchsorted(np.cumsum(odds), mass * odds.sum(), side="left")) + 1
+    return int(odds.cumsum().searchsorted(mass * np.add.reduce(odds), side="left")) + 1

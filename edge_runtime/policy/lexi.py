@@ -6,7 +6,7 @@ import numpy as np
 
 from edge_runtime.policy.base import PolicyContext, ResidencyView, Routing, StepPlan
 from edge_runtime.policy.params import Param, per_layer
-from edge_runtime.policy.plans import keep
+from edge_runtime.policy.plans import keep, keep_first
 from edge_runtime.policy.wrapping import OnePass
 
 SOURCE = "LExI, arXiv 2509.02753"
@@ -39,5 +39,7 @@ class Lexi(OnePass):
 
     def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
         """See `Policy.decide`."""
+        if len(routing.topk_weights) == 1:
+            return keep_first(routing, int(self._counts[layer_idx]), self.context)
         kept = np.broadcast_to(self._ranks < self._counts[layer_idx], routing.topk_weights.shape)
         return keep(routing, kept, self.context)

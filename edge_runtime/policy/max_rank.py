@@ -40,7 +40,7 @@ class MaxRank(CacheConditional):
         super().__init__(context, params | {"m": window})
         self._window = window
 
-    def choose(self, layer_idx: int, logits: NDArray[np.float32], cached: NDArray[np.bool_]) -> NDArray[np.int32]:
+    def choose(self, layer_idx: int, logits: NDArray[np.float32], cached: NDArray[np.bool_]) -> list[int]:
         """See `CacheConditional.choose`."""
-        order = np.argsort(-logits, kind="stable")
+        order = (-logits).argsort(kind="stable")
         return from_window(order, cached, window=self._window, protected=self._protected, top_k=self.context.top_k)

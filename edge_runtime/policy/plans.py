@@ -1,8 +1,11 @@
-"""Building step plans: the pieces every policy needs, vectorised over tokens and ranks."""
+"""Building step plans: the pieces every policy needs. Arrays over tokens and ranks; of one token plain lists.
+
+A token has K experts, and a call of numpy costs as much as handling eight of them one by one.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +15,19 @@ from edge_runtime.policy.base import Hint, PolicyContext, Routing, StepPlan
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 U8 = NDArray[np.uint8]
+_LEAST = 1e-30
+"""Odds of all chosen experts beside the likeliest one's, below which they are taken among themselves."""
 
 
 def full_plan(routing: Routing, context: PolicyContext, hints: tuple[Hint, ...] = ()) -> StepPlan:
     """The router's own choice at the full tier."""
-    tiers = np.zeros(context.num_experts, np.uint8)
-    if routing.topk_weights.all():  # a weight that rounds to 0 is rare
-        tiers[routing.topk_ids.ravel()] = context.tier
+    ids, weights = routing.topk_ids, routing.topk_weights
+    if len(ids) == 1:
+        tiers = tiers_of(_used(ids, weights), context.tier, context.num_experts)
     else:
-        tiers[routing.topk_ids[routing.topk_weights != 0]] = context.tier
-    return StepPlan(routing.topk_ids, routing.topk_weights, tiers, hints=hints)
+        tiers = np.zeros(context.num_experts, np.uint8)
+        tiers[ids.ravel() if weights.all() else ids[weights != 0]] = context.tier  # a weight that rounds to 0 is rare
+    return StepPlan(ids, weights, tiers, hints=hints)
 
 
 def chosen_plan(
@@ -36,35 +42,76 @@ def chosen_plan(
         context: the model.
         hints: passed on.
     """
+    if len(ids) == 1:
+        return _chosen_for_one(routing, ids, weights, context, hints)
     used = weights != 0
     tiers = np.zeros(context.num_experts, np.uint8)
     tiers[ids[used]] = context.tier
     return StepPlan(
         ids, weights, tiers, skipped=count_skipped(routing, weights), route_changed=count_changed(routing, ids, used),
-        use_order=lightest_last(ids, weights), hints=hints,
+        hints=hints,
     )  # fmt: skip
 
 
-def keep(
-    routing: Routing, kept: NDArray[np.bool_], context: PolicyContext, *, predicted_kld: float | None = None
+def _chosen_for_one(
+    routing: Routing, ids: I32, weights: F32, context: PolicyContext, hints: tuple[Hint, ...] = ()
 ) -> StepPlan:
+    """One token: lists of K are cheaper than arrays.
+
+    Cache-Conditional Experts inserts from the heaviest to the lightest, so that the heaviest is the least recently
+    used: that is the order of `ids`. Several tokens have none.
+    """
+    used = _used(ids, weights)
+    asked = len(used) if weights is routing.topk_weights else len(_used(routing.topk_ids, routing.topk_weights))
+    changed = 0 if ids is routing.topk_ids else len(set(used).difference(routing.topk_ids[0].tolist()))
+    return StepPlan(
+        ids, weights, tiers_of(used, context.tier, context.num_experts), skipped=max(asked - len(used), 0),
+        route_changed=changed, use_order=np.array(used, np.intp), hints=hints,
+    )  # fmt: skip
+
+
+def keep(routing: Routing, kept: NDArray[np.bool_], context: PolicyContext) -> StepPlan:
     """The router's choice at the full tier less what is not kept, scaled to the weight there was.
 
     Args:
         routing: the router's choice.
         kept: bool [T, K].
         context: the model.
-        predicted_kld: see `StepPlan`.
     """
     weights = routing.topk_weights
-    if kept.all():
-        plan = chosen_plan(routing, routing.topk_ids, weights, context)
-    else:
+    if not kept.all():
         left = np.where(kept, weights, np.float32(0))
         total = left.sum(axis=1, keepdims=True)
         left *= weights.sum(axis=1, keepdims=True) / np.where(total > 0, total, np.float32(1))
-        plan = chosen_plan(routing, routing.topk_ids, left, context)
-    return plan if predicted_kld is None else replace(plan, predicted_kld=predicted_kld)
+        weights = left
+    return chosen_plan(routing, routing.topk_ids, weights, context)
+
+
+def keep_first(routing: Routing, count: int, context: PolicyContext) -> StepPlan:
+    """`keep` for one token of which the `count` heaviest experts, at least 1, are kept."""
+    weights = routing.topk_weights
+    if count < weights.shape[1]:
+        left = weights.copy()
+        left[0, count:] = 0
+        total = left.sum()
+        left *= weights.sum() / (total if total > 0 else np.float32(1))
+        weights = left
+    return _chosen_for_one(routing, routing.topk_ids, weights, context)
+
+
+def tiers_of(experts: Iterable[int], tier: int, num_experts: int) -> U8:
+    """Return uint8 [E]: `tier` for some experts, 0 for the others."""
+    tiers = bytearray(num_experts)
+    for expert in experts:
+        tiers[expert] = tier
+    return np.frombuffer(tiers, np.uint8)
+
+
+def _used(ids: I32, weights: F32) -> list[int]:
+    """Experts of the only token whose weight is not 0, in order."""
+    experts: list[int] = ids[0].tolist()
+    shares = weights[0].tolist()
+    return [e for e, share in zip(experts, shares, strict=True) if share != 0] if 0.0 in shares else experts
 
 
 def count_skipped(routing: Routing, weights: F32) -> int:
@@ -76,21 +123,8 @@ def count_changed(routing: Routing, ids: I32, used: NDArray[np.bool_]) -> int:
     """Uses of experts the router did not choose for their token."""
     if ids is routing.topk_ids:
         return 0
-    if len(ids) == 1:
-        mine, own = set(ids[0][used[0]].tolist()), set(routing.topk_ids[0].tolist())
-        return len(mine - own)
     foreign = (ids[:, :, None] != routing.topk_ids[:, None, :]).all(axis=2)
     return int(np.count_nonzero(foreign & used))
-
-
-def lightest_last(ids: I32, weights: F32) -> NDArray[np.intp] | None:
-    """Experts of one token from the heaviest to the lightest, so that the heaviest is the least recently used.
-
-    Cache-Conditional Experts inserts in this order, which is that of `ids`; several tokens have none (None).
-    """
-    if len(ids) != 1:
-        return None
-    return np.asarray(ids[0][weights[0] != 0], np.intp)
 
 
 def weights_over(logits: F32, ids: I32, *, normalise: bool) -> F32:
@@ -101,12 +135,26 @@ def weights_over(logits: F32, ids: I32, *, normalise: bool) -> F32:
         ids: int32 [T, K].
         normalise: divide by the sum over the chosen ones (else over all experts).
     """
+    if len(ids) == 1:
+        return _weights_of_one(logits[0], ids[0], normalise=normalise)
+    rows = np.arange(len(ids))[:, None]
     highest = logits.max(axis=1, keepdims=True)
-    chosen = np.exp(logits[np.arange(len(ids))[:, None], ids] - highest)
-    total = chosen if normalise else np.exp(logits - highest)
-    return np.asarray(chosen / total.sum(axis=1, keepdims=True), np.float32)
+    chosen = np.exp(logits[rows, ids] - highest)
+    total = (chosen if normalise else np.exp(logits - highest)).sum(axis=1, keepdims=True)
+    if normalise and total.min() < _LEAST:
+        own = logits[rows, ids]
+        chosen = np.exp(own - own.max(axis=1, keepdims=True))
+        total = chosen.sum(axis=1, keepdims=True)
+    return np.asarray(chosen / total, np.float32)
 
 
-def top(logits: F32, count: int) -> I32:
-    """Ids int32 [T, count] of the greatest logits, best first; equal ones by number, as the router does."""
-    return np.argsort(-logits, axis=1, kind="stable")[:, :count].astype(np.int32)
+def _weights_of_one(logits: F32, ids: I32, *, normalise: bool) -> F32:
+    """Weights float32 [1, K] for logits float32 [E] and ids int32 [K]."""
+    own, highest = logits.take(ids), logits.max()
+    chosen = np.exp(own - highest)
+    total = np.add.reduce(chosen if normalise else np.exp(logits - highest))
+    if normalise and total < _LEAST:
+        chosen = np.exp(own - own.max())
+        total = np.add.reduce(chosen)
+    chosen /= total
+    return np.asarray(chosen[None], np.float32)

@@ -20,78 +20,26 @@ skipped one's place where calibration found that the smaller loss. The heaviest 
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import NamedTuple
+from math import exp
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.policy.base import PolicyContext, ResidencyView, Routing, StepPlan
 from edge_runtime.policy.hobbit import low_tier
-from edge_runtime.policy.loss_tables import byte_tables, loss_tables, measured, substitute_shares
-from edge_runtime.policy.memory_rent import MemoryRent
 from edge_runtime.policy.params import Param
-from edge_runtime.policy.plans import count_changed, full_plan, weights_over
-from edge_runtime.policy.rate_control import PriceController
-from edge_runtime.policy.use_rates import UseRates
+from edge_runtime.policy.plans import full_plan
+from edge_runtime.policy.read_choice import Choice, ReadChoice
 from edge_runtime.policy.wrapping import OnePass
 
-F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 U8 = NDArray[np.uint8]
-Keys = NDArray[np.intp]
 PARAMS = {
     "max_kld": Param(0.01, "KL divergence a token the policy may cost, in nats; 0 changes nothing", "ours", 0, 10),
     "low": Param(2, "the lowest tier it may use", "ours", 2, 16),
     "memory": Param(256, "tokens over which an expert's use is estimated", "ours", 1, 1e6),
     "horizon": Param(128, "tokens ahead whose uses a read is credited with; 0: this token's only", "ours", 0, 1e6),
 }
-
-
-class _Choice(NamedTuple):
-    """What is done with the distinct experts of a step.
-
-    Attributes:
-        experts: intp [n].
-        served: uint8 [n], the tier of each; 0 is a skip.
-        losses: float32 [n], nats.
-        read_bytes: bytes that are missing to it.
-    """
-
-    experts: Keys
-    served: U8
-    losses: F32
-    read_bytes: float
-
-
-class _Model:
-    """What a budget above 0 needs: losses, expected uses, the price of bytes and the rent of memory."""
-
-    def __init__(self, context: PolicyContext, tiers: list[int], budget: float, memory: int, horizon: int) -> None:
-        calibration = measured(context, "policy 'rate-distortion'")
-        self.losses = loss_tables(context, calibration, tiers)
-        self.substitute = substitute_shares(context, calibration)
-        self.rates = UseRates(context.num_layers, context.num_experts, calibration, memory)
-        self.horizon = np.float32(horizon)
-        self.rent = MemoryRent(context.num_layers, horizon)
-        sizes = [context.tier_bytes[t] for t in tiers]
-        cheapest = min(np.diff([0, *sorted(sizes)]))
-        greatest = (1 + horizon) * float(self.losses.max() / cheapest)
-        self.control = PriceController(budget, greatest)
-        self.control.start(self._first_price(np.array([*sizes, 0], np.float32), greatest))
-
-    def _first_price(self, sizes: F32, greatest: float) -> float:
-        """The price at which what does not pay to be read costs the budget, were the calibration text to run."""
-        powers = self.rates.powers
-        uses = np.maximum(powers.mean(axis=1, keepdims=True), 1e-12)
-        worth = self.losses * (uses + self.horizon * powers)[:, None]
-        low, high = np.log(greatest) - 30.0, float(np.log(greatest))
-        for _ in range(30):
-            middle = (low + high) / 2
-            choice = (worth + np.float32(np.exp(middle)) * sizes[None, :, None]).argmin(axis=1)
-            lost = np.take_along_axis(self.losses, choice[:, None], axis=1)[:, 0] * powers
-            low, high = (middle, high) if lost.sum() < self.control.budget else (low, middle)
-        return float(np.exp(low))
 
 
 class RateDistortion(OnePass):
@@ -113,15 +61,13 @@ class RateDistortion(OnePass):
     def __init__(self, context: PolicyContext, *, max_kld: float, low: int, memory: int, horizon: int) -> None:
         super().__init__(context, {"max_kld": max_kld, "low": low, "memory": memory, "horizon": horizon})
         least = low_tier(context, min(low, context.tier), "policy 'rate-distortion'.low")
-        # deepest first, so that equal costs go to the better tier; the last choice is to skip
+        # deepest first, so that equal costs go to the better tier
         self._tiers = sorted((t for t in context.tier_bytes if least <= t <= context.tier), reverse=True)
         if context.tier == 16:  # bfloat16 is a file of its own: no other tier is a prefix of it
             self._tiers = [16]
-        self._served = np.array([*self._tiers, 0], np.uint8)
-        self._model = _Model(context, self._tiers, max_kld, memory, horizon) if max_kld > 0 else None
-        self._missing, self._held = byte_tables(context, self._tiers)
-        self._size_of_tier = [(tier, float(size)) for tier, size in enumerate(self._held) if tier in (2, 4, 6, 8, 16)]
-        self._row_of_tier = np.array([sum(t > tier for t in self._tiers) for tier in range(17)], np.intp)
+        self._model = None
+        if max_kld > 0:
+            self._model = ReadChoice(context, self._tiers, budget=max_kld, memory=memory, horizon=horizon)
         self._pass_loss = self._pass_bytes = self._pass_resident = 0.0
         self._tokens = 0
 
@@ -133,7 +79,7 @@ class RateDistortion(OnePass):
     @property
     def price(self) -> float:
         """Nats it pays now to read a byte less; 0 without a budget."""
-        return (self._model.control.price or 0.0) if self._model else 0.0
+        return self._model.price if self._model else 0.0
 
     def begin_sequence(self) -> None:
         """See `Policy.begin_sequence`; rates of use and the price outlive a text."""
@@ -152,103 +98,98 @@ class RateDistortion(OnePass):
         """See `Policy.decide`."""
         model = self._model
         if model is None:
-            return replace(full_plan(routing, self.context), predicted_kld=0.0)
+            return full_plan(routing, self.context)._replace(predicted_kld=0.0)
         resident = residency.resident_tiers(layer_idx)
         model.rates.note(layer_idx, routing)
-        chosen = self._choose(model, layer_idx, routing, resident)
+        chosen = model.choose(layer_idx, routing, resident)
         self._pass_bytes += chosen.read_bytes
-        present = resident.tobytes()  # counting bytes is several times cheaper than gathering sizes
-        self._pass_resident += sum(present.count(tier) * size for tier, size in self._size_of_tier)
+        present = resident.tobytes()
+        self._pass_resident += model.resident_bytes(present)
         if model.rent.is_turn_of(layer_idx):
-            losses = model.losses[layer_idx]
-            saved = losses[-1] - losses[self._row_of_tier[resident], np.arange(len(resident))]
-            model.rent.look(resident, saved * model.rates.powers[layer_idx], self._held[resident])
-        return self._plan(model, layer_idx, routing, resident, chosen)
+            model.note_residents(layer_idx, resident)
+        if len(routing.topk_ids) == 1:
+            plan = self._plan_for_one(model, layer_idx, routing, present, chosen)
+        else:
+            plan = self._plan_for_many(routing, chosen)
+        self._pass_loss += plan.predicted_kld or 0.0
+        return plan
 
     def foresee(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> U8:
         """See `Policy.foresee`: the tiers that pay at the present price."""
         if self._model is None:
             return super().foresee(layer_idx, routing, residency)
-        chosen = self._choose(self._model, layer_idx, routing, residency.resident_tiers(layer_idx))
+        return self._tiers_of(self._model.choose(layer_idx, routing, residency.resident_tiers(layer_idx)))
+
+    def _tiers_of(self, chosen: Choice) -> U8:
         tiers = np.zeros(self.context.num_experts, np.uint8)
         tiers[chosen.experts] = chosen.served
         return tiers
 
-    def _choose(self, model: _Model, layer_idx: int, routing: Routing, resident: U8) -> _Choice:
-        """Minimise loss, now and later, plus price of bytes for every distinct expert; changes nothing."""
-        experts, power, heaviest = _uses(routing)
-        count = len(experts)
-        losses = model.losses[layer_idx].take(experts, axis=1)
-        there = resident.take(experts)
-        missing = self._missing.take(there, axis=1)
-        columns = np.arange(count)
-        # what a read saves beyond this token, less what those who leave for it would have saved
-        saved = losses.take(self._row_of_tier.take(there) * count + columns) - losses
-        saved *= model.rates.powers[layer_idx].take(experts)
-        saved *= model.horizon
-        rent = model.rent.nats_a_byte
-        if rent > 0:
-            saved -= np.float32(rent) * missing
-        np.maximum(saved, 0, out=saved)
-        cost = losses * power
-        cost += np.float32(self.price) * missing
-        cost -= saved
-        cost[-1, heaviest] = np.inf
-        choice = cost.argmin(axis=0)
-        places = choice * count + columns
-        read = float(missing.take(places).sum())
-        return _Choice(experts, self._served.take(choice), losses.take(places) * power, read)
-
-    def _plan(self, model: _Model, layer_idx: int, routing: Routing, resident: U8, chosen: _Choice) -> StepPlan:
-        ids, weights, full, loss = routing.topk_ids, routing.topk_weights, self.context.tier, chosen.losses
-        tiers = np.zeros(self.context.num_experts, np.uint8)
-        tiers[chosen.experts] = chosen.served
+    def _plan_for_many(self, routing: Routing, chosen: Choice) -> StepPlan:
+        """The plan of several tokens."""
+        ids, weights = routing.topk_ids, routing.topk_weights
+        tiers = self._tiers_of(chosen)
         of_use = tiers[ids]
-        used = of_use > 0
-        skipped = changed = 0
-        if not used.all():
-            used &= weights != 0
-            kept = np.where(used, weights, np.float32(0))
-            if len(ids) == 1 and model.substitute[layer_idx] < 1:
-                ids, kept, loss = self._substituted(model, layer_idx, routing, resident, kept, loss, tiers)
-                changed = count_changed(routing, ids, kept != 0)
-            skipped = int(np.count_nonzero(weights)) - int(np.count_nonzero(kept))
-            weights = kept
-        total = float(loss.sum())
-        self._pass_loss += total
+        used = (of_use > 0) & (weights != 0)
+        skipped = int(np.count_nonzero(weights)) - int(np.count_nonzero(used))
+        lower = int(np.count_nonzero(used & (of_use < self.context.tier)))
         return StepPlan(
-            ids, weights, tiers, substituted=int(np.count_nonzero(used & (of_use < full))), skipped=skipped,
-            route_changed=changed, predicted_kld=total,
+            ids, np.where(used, weights, np.float32(0)) if skipped else weights, tiers, substituted=lower,
+            skipped=skipped, predicted_kld=sum(chosen.losses),
         )  # fmt: skip
 
-    def _substituted(
-        self, model: _Model, layer_idx: int, routing: Routing, resident: U8, kept: F32, loss: F32, tiers: U8
-    ) -> tuple[I32, F32, F32]:
-        """Give the places of skipped experts of one token to the likeliest residents the router did not choose."""
-        ids = routing.topk_ids.copy()
-        empty = np.flatnonzero(kept[0] == 0)
-        free = resident > 0
-        free[ids[0]] = False
-        candidates = np.flatnonzero(free)
-        order = np.argsort(-routing.logits[0, candidates], kind="stable")[: len(empty)]
-        places = empty[: len(order)]
-        ids[0, places] = candidates[order]
-        tiers[candidates[order]] = resident[candidates[order]]
-        proper = weights_over(routing.logits, ids, normalise=self.context.norm_topk_prob)
-        kept = kept.copy()
-        kept[0, places] = proper[0, places]
-        loss = loss.copy()
-        loss[places] *= model.substitute[layer_idx]
-        return ids, kept, loss
+    def _plan_for_one(
+        self, model: ReadChoice, layer_idx: int, routing: Routing, resident: bytes, chosen: Choice
+    ) -> StepPlan:
+        """The plan of one token; residents may take the places of what it skips."""
+        ids, weights, full = routing.topk_ids, routing.topk_weights, self.context.tier
+        tiers, losses = bytearray(self.context.num_experts), chosen.losses
+        asked: list[float] = weights[0].tolist()
+        empty, substituted = [], 0
+        for rank, (expert, tier) in enumerate(zip(chosen.experts, chosen.served, strict=True)):
+            tiers[expert] = tier
+            if not tier:
+                empty.append(rank)
+            elif tier < full and asked[rank] != 0:
+                substituted += 1
+        skipped = changed = 0
+        if empty:
+            given = list(asked)
+            for rank in empty:
+                given[rank] = 0.0
+            if (share := model.substitute[layer_idx]) < 1:
+                ids, filled = self._fill(routing, resident, empty, given, tiers)
+                losses = [loss * share if rank in filled else loss for rank, loss in enumerate(losses)]
+            weights = np.array([given], np.float32)
+            changed = sum(given[rank] != 0 for rank in empty)
+            skipped = given.count(0.0) - asked.count(0.0)
+        return StepPlan(
+            ids, weights, np.frombuffer(tiers, np.uint8), substituted=substituted, skipped=skipped,
+            route_changed=changed, predicted_kld=sum(losses),
+        )  # fmt: skip
 
+    def _fill(
+        self, routing: Routing, resident: bytes, empty: list[int], weights: list[float], tiers: bytearray
+    ) -> tuple[I32, list[int]]:
+        """Give the empty places of one token to the likeliest residents the router did not choose.
 
-def _uses(routing: Routing) -> tuple[Keys, F32, NDArray[np.bool_]]:
-    """Return the distinct experts in use, their weights squared (summed over tokens), and who is some token's first."""
-    ids, weights = routing.topk_ids, routing.topk_weights
-    if len(ids) == 1:
-        heaviest = np.zeros(ids.shape[1], np.bool_)
-        heaviest[0] = True
-        return np.asarray(ids[0], np.intp), weights[0] ** 2, heaviest
-    power = np.bincount(ids.ravel(), (weights.astype(np.float64) ** 2).ravel())
-    experts = np.asarray(np.unique(ids), np.intp)
-    return experts, power[experts].astype(np.float32), np.isin(experts, ids[:, 0])
+        K weights, 0 where empty, and tiers uint8 [E] are changed in place: a new expert weighs what the model's own
+        rule gives it among those that now run.
+
+        Returns:
+            The ids int32 [1, K], and the ranks that were filled.
+        """
+        ids, logits = routing.topk_ids.copy(), routing.logits[0]
+        taken: list[int] = ids[0].tolist()
+        likeliest: list[int] = (-logits).argsort(kind="stable").tolist()
+        free = (expert for expert in likeliest if resident[expert] and expert not in taken)
+        first, filled = float(logits[taken[0]]), []
+        for rank, expert in zip(empty, free, strict=False):
+            ids[0, rank], tiers[expert] = expert, resident[expert]
+            weights[rank] = weights[0] * exp(float(logits[expert]) - first)
+            filled.append(rank)
+        if self.context.norm_topk_prob:
+            total = sum(weights)
+            for rank in filled:
+                weights[rank] /= total
+        return ids, filled

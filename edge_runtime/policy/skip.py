@@ -6,7 +6,7 @@ import numpy as np
 
 from edge_runtime.policy.base import PolicyContext, ResidencyView, Routing, StepPlan
 from edge_runtime.policy.params import Param, per_layer
-from edge_runtime.policy.plans import keep
+from edge_runtime.policy.plans import keep, keep_first
 from edge_runtime.policy.wrapping import OnePass
 
 SOURCE = "Not All Experts Are Equal, arXiv 2402.14800"
@@ -40,5 +40,8 @@ class Skip(OnePass):
 
     def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
         """See `Policy.decide`."""
-        weights = routing.topk_weights
-        return keep(routing, weights >= self._beta[layer_idx] * weights[:, :1], self.context)
+        weights, beta = routing.topk_weights, self._beta[layer_idx]
+        if len(weights) == 1:  # the heaviest come first
+            shares, least = weights[0].tolist(), float(beta * weights[0, 0])
+            return keep_first(routing, sum(share >= least for share in shares), self.context)
+        return keep(routing, weights >= beta * weights[:, :1], self.context)

@@ -41,35 +41,38 @@ class Smoe(OnePass):
         top_k = self.context.top_k
         if len(routing.logits) > 1 or top_k >= self.context.num_experts or self._alpha == 0:
             return full_plan(routing, self.context)
-        cached = residency.resident_tiers(layer_idx) >= self.context.tier
-        row = self.choose(routing.logits[0], routing.topk_ids[0], cached)
+        resident = residency.resident_tiers(layer_idx).tobytes()
+        row = self.choose(routing.logits[0], routing.topk_ids[0].tolist(), resident)
         if row is None:
             return chosen_plan(routing, routing.topk_ids, routing.topk_weights, self.context)
-        weights = weights_over(routing.logits, row[None], normalise=self.context.norm_topk_prob)
-        return chosen_plan(routing, row[None], weights, self.context)
+        ids = np.array([row], np.int32)
+        weights = weights_over(routing.logits, ids, normalise=self.context.norm_topk_prob)
+        return chosen_plan(routing, ids, weights, self.context)
 
-    def choose(
-        self, logits: NDArray[np.float32], wanted: NDArray[np.int32], cached: NDArray[np.bool_]
-    ) -> NDArray[np.int32] | None:
-        """Return int32 [K] in the order of their logits, or None if nothing is substituted.
+    def choose(self, logits: NDArray[np.float32], wanted: list[int], resident: bytes) -> list[int] | None:
+        """Return K experts in the order of their logits, or None if nothing is substituted.
 
         Args:
             logits: float32 [E].
-            wanted: int32 [K], the router's choice, best first.
-            cached: bool [E].
+            wanted: the router's K, best first.
+            resident: uint8 [E], the tier each expert is resident at.
         """
-        missing = ~cached[wanted]
-        if not missing.any():
+        full = self.context.tier
+        missing = [rank for rank, expert in enumerate(wanted) if resident[expert] < full]
+        if not missing:
             return None
-        order = np.argsort(-logits, kind="stable")
-        scores = np.exp(logits[order].astype(np.float64) - logits[order[0]])  # in units of the best one's
-        pivot = scores[self.context.top_k]
-        replaceable = np.flatnonzero(missing & (scores[: len(wanted)] < (1 + self._alpha) * pivot))
-        rest, rest_scores = order[len(wanted) :], scores[len(wanted) :]
-        substitutes = rest[cached[rest] & (rest_scores > (1 - self._alpha) * pivot)][: len(replaceable)]
-        if not len(substitutes):
+        ranked = (-logits).argsort(kind="stable")
+        falling = logits.take(ranked).astype(np.float64)
+        scores = np.exp(falling - falling[0]).tolist()  # in units of the best one's
+        order, pivot, count = ranked.tolist(), scores[len(wanted)], len(wanted)
+        replaceable = [rank for rank in missing if scores[rank] < (1 + self._alpha) * pivot]
+        row, place = list(wanted), len(replaceable)
+        for expert, score in zip(order[count:], scores[count:], strict=True):
+            if place == 0 or score <= (1 - self._alpha) * pivot:
+                break
+            if resident[expert] >= full:  # the least important go first
+                place -= 1
+                row[replaceable[place]] = expert
+        if place == len(replaceable):
             return None
-        row = wanted.copy()
-        # the least important go first
-        row[replaceable[::-1][: len(substitutes)]] = substitutes
-        return np.asarray(row[np.argsort(-logits[row], kind="stable")], np.int32)
+        return sorted(row, key=lambda expert: -float(logits[expert]))

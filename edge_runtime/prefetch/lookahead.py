@@ -7,6 +7,7 @@ arXiv 2312.17238. The residual stream changes slowly, so a later layer's router 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,23 @@ from edge_runtime.policy.base import Routing
 from edge_runtime.policy.routing import route
 
 F32 = NDArray[np.float32]
+MAX_TOKENS = 8
+"""Of a pass: with more, their union is most of a layer."""
+
+
+class Stacked(Protocol):
+    """The part of a `Trunk` that looks ahead."""
+
+    def look_ahead(self, x: F32, layer_idx: int, depth: int) -> F32:
+        """See `Trunk.look_ahead`."""
+        ...
 
 
 class LookAhead:
-    """Predicts routing of the next layers with one product. Implements `Predictor`.
+    """Predicts routing of the next layers by what the trunk engine says of them. Implements `Predictor`.
 
     Args:
-        routers: float32 [sparse layers, E, D].
+        trunk: applies the routers.
         sparse_layers: their layers, ascending.
         top_k: K.
         norm_topk_prob: as the model.
@@ -29,11 +40,16 @@ class LookAhead:
     """
 
     def __init__(
-        self, routers: F32, sparse_layers: Sequence[int], *, top_k: int, norm_topk_prob: bool, depth: int
+        self, trunk: Stacked, sparse_layers: Sequence[int], *, top_k: int, norm_topk_prob: bool, depth: int
     ) -> None:
-        self._routers, self._layers = routers, list(sparse_layers)
+        self._trunk, self._layers = trunk, list(sparse_layers)
         self._place = {layer: i for i, layer in enumerate(self._layers)}
         self._top_k, self._norm, self._depth = top_k, norm_topk_prob, depth
+
+    @property
+    def max_tokens(self) -> int:
+        """See `Predictor.max_tokens`: tokens of several sequences side by side."""
+        return MAX_TOKENS
 
     def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
         """Yield (layer, routing) of the next layers, nearest first; see `Predictor`."""
@@ -41,7 +57,6 @@ class LookAhead:
         coming = self._layers[first : first + self._depth]
         if not coming:
             return
-        block = self._routers[first : first + len(coming)]
-        logits = (block.reshape(-1, block.shape[2]) @ x[0]).reshape(len(coming), 1, block.shape[1])
-        for layer, row in zip(coming, logits, strict=True):
-            yield layer, route(row, self._top_k, norm_topk_prob=self._norm)
+        logits = self._trunk.look_ahead(x, layer_idx, self._depth)
+        for layer, rows in zip(coming, logits, strict=True):
+            yield layer, route(rows, self._top_k, norm_topk_prob=self._norm)

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from edge_runtime.prefetch import parse_prefetch
 from edge_runtime.prefetch.expert_map import ExpertMapMatching, map_store_bytes
-from edge_runtime.prefetch.lookahead import LookAhead
+from edge_runtime.prefetch.lookahead import LookAhead, Stacked
 from edge_runtime.prefetch.prefetcher import Predictor
 from edge_runtime.prefetch.statistical import StatisticalPreload, counts_bytes
 from edge_runtime.spec import ModelSpec
-from edge_runtime.trunk.routers import load_routers, routers_bytes
+from edge_runtime.trunk.router_stack import routers_bytes
 
 
-def create_predictor(text: str, bundle: Path, spec: ModelSpec) -> Predictor | None:
+def looks_ahead(text: str) -> bool:
+    """Whether the predictor that ``name:param=value,...`` asks for needs `Trunk.look_ahead`."""
+    return parse_prefetch(text)[0] == "lookahead"
+
+
+def create_predictor(text: str, trunk: Stacked, spec: ModelSpec) -> Predictor | None:
     """Build the predictor that ``name:param=value,...`` asks for; None for `off`.
 
     Args:
         text: name and parameters.
-        bundle: holds the routers.
+        trunk: applies routers, for those that look ahead.
         spec: the model.
 
     Raises:
         ConfigError: see `parse_prefetch`.
-        BundleError: the routers are not where they should be.
     """
     name, params = parse_prefetch(text)
     layers, top_k, norm = spec.sparse_layers, spec.top_k, spec.norm_topk_prob
     if name == "lookahead":
-        routers = load_routers(bundle, spec)
-        return LookAhead(routers, layers, top_k=top_k, norm_topk_prob=norm, depth=params["depth"])
+        return LookAhead(trunk, layers, top_k=top_k, norm_topk_prob=norm, depth=params["depth"])
     if name == "expert-map":
         return ExpertMapMatching(
             layers, spec.num_experts, spec.hidden,

@@ -32,7 +32,7 @@ class SimulatedStore:
         model: what the reads of one wait cost.
     """
 
-    mode = "simulated"
+    mode = method = "simulated"
 
     def __init__(self, model: DriveModel) -> None:
         self._model = model
@@ -69,6 +69,12 @@ class SimulatedStore:
         self.seconds += self._model.seconds(self._batch_bytes)
         self._batch_bytes = 0
         return done
+
+    def read_at_once(self, reads: int, size: int) -> None:
+        """Count a batch of reads that nobody holds a ticket of: `size` bytes in all."""
+        self._reads += reads
+        self._bytes_read += size
+        self.seconds += self._model.seconds(size)
 
     def cancel(self, ticket: ReadTicket) -> bool:
         """Everything has already finished."""

@@ -19,11 +19,11 @@ from edge_runtime.policy.routing import route
 from edge_runtime.prefetch.prefetcher import Prefetcher
 from edge_runtime.prefetch.recorded import RecordedPredictor
 from edge_runtime.simulator.drive import DriveModel, SimulatedStore
-from edge_runtime.simulator.requests import LoggingCache, RequestLog
+from edge_runtime.simulator.instant_cache import InstantCache
+from edge_runtime.simulator.requests import RequestLog
 from edge_runtime.simulator.stand_ins import NullKernels, TraceTrunk
 from edge_runtime.simulator.trace import Trace, TraceHeader, TracePass
 from edge_runtime.sizes import format_size
-from edge_runtime.trunk.base import F32, LayerOutput, TrunkChunk
 
 _MAX_CHUNK = 1 << 12
 
@@ -93,7 +93,7 @@ def simulate(  # noqa: PLR0913 - the axes of a comparison
     trunk = TraceTrunk(spec)
     is_own = parse_policy(policy) == parse_policy(trace.header.policy) and context.tier == trace.header.tier
     recorded = RecordedPredictor(spec.sparse_layers, norm_topk_prob=spec.norm_topk_prob)
-    prefetcher = Prefetcher(recorded, decides, cache, _Switch()) if prefetch and not cache.fits_all else None
+    prefetcher = Prefetcher(recorded, cache, _Switch()) if prefetch and not cache.fits_all else None
     decoder = _ReplayDecoder(
         spec, trunk, cache, NullKernels(), decides, max_chunk=_MAX_CHUNK, prefetcher=prefetcher
     )  # fmt: skip
@@ -165,32 +165,33 @@ class _ReplayDecoder(Decoder):
             self.prefetcher.governor.is_on = passes[0].is_prefetching
 
     def _pass(self, pieces: Sequence[Piece], policies: list[Policy]) -> FinishedPass:
-        one = self._passes[0]
+        """One sequence, and nothing to compute: what is left of a pass are its decisions and what they ask for."""
+        one, cache = self._passes[0], self.cache
+        assert isinstance(cache, InstantCache)
         self._passes = self._passes[1:] or self._passes
         self._trace_trunk.load(one)
         self._recorded.load(one.predictions)
         spec, (layers, tokens, experts) = self.spec, one.logits.shape
         every = route(one.logits.reshape(-1, experts), spec.top_k, norm_topk_prob=spec.norm_topk_prob)
         ids, weights = (a.reshape(layers, tokens, spec.top_k) for a in (every.topk_ids, every.topk_weights))
-        self._routings = {
-            layer: Routing(one.logits[i], ids[i], weights[i]) for i, layer in enumerate(spec.sparse_layers)
-        }
-        return super()._pass(pieces, policies)
+        chunk, plans = self.trunk.begin(pieces[0].token_ids, pieces[0].kv), []
+        cache.begin_pass()
+        for layer_idx, *of_layer in zip(spec.sparse_layers, one.logits, ids, weights, strict=True):
+            routing = Routing(*of_layer)
+            plan = policies[0].decide(layer_idx, routing, cache)
+            plans.append(plan)
+            if self._reads_ahead(plan):
+                self._serve_reading_ahead(layer_idx, plan, routing)
+            else:
+                cache.serve(layer_idx, plan.tiers, plan.use_order)
+        cache.end_pass()
+        return FinishedPass([chunk], [self._head(chunk, None, pieces[0])], plans)
 
     def _is_rejected(self, policy: Policy, group: list[int], done: FinishedPass) -> bool:
         judged = super()._is_rejected(policy, group, done)
         return self._was_rejected if self._repeats else judged
 
-    def _route(self, layer_idx: int, outs: list[LayerOutput]) -> Routing:
-        return self._routings[layer_idx]
-
-    def _run_experts(
-        self, layer_idx: int, plan: StepPlan, routing: Routing, outs: list[LayerOutput], chunks: list[TrunkChunk]
-    ) -> list[F32]:
-        done = [self._moe[: len(plan.topk_ids)]]
-        resident = None if self._reads_ahead(plan) else self.cache.take_resident(layer_idx, plan.tiers, plan.use_order)
-        if resident is not None:
-            return done
+    def _serve_reading_ahead(self, layer_idx: int, plan: StepPlan, routing: Routing) -> None:
         ready = self.cache.stream(layer_idx, plan.tiers, plan.use_order)
         for hint in plan.hints:
             self._prefetch(hint)
@@ -198,12 +199,11 @@ class _ReplayDecoder(Decoder):
             self.prefetcher.after(layer_idx, self._no_state, routing)
         for _ in ready:
             pass
-        return done
 
 
 def _cache(
     header: TraceHeader, context: PolicyContext, policy: Policy, num_slots: int, eviction: str, store: SimulatedStore
-) -> LoggingCache:
+) -> InstantCache:
     spec, tier = header.model, context.tier
     if num_slots < spec.top_k:
         size = context.tier_bytes[tier]
@@ -220,7 +220,7 @@ def _cache(
         known=Measured(spec.top_k, num_slots, context.calibration, price_of(policy)),
     )
     # address space only: memory is taken when a unit is first written, and nothing ever is
-    cache = LoggingCache.make(
+    cache = InstantCache.make(
         store,
         rule,
         header.layout,
@@ -229,5 +229,5 @@ def _cache(
         tier=tier,
         min_tier=policy.min_tier,
     )
-    assert isinstance(cache, LoggingCache)
+    assert isinstance(cache, InstantCache)
     return cache

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
-
-from edge_runtime.experts.cache import ExpertCache, Resident
-from edge_runtime.experts.stream import ReadyBatch
 
 
 class RequestLog:
@@ -20,46 +15,27 @@ class RequestLog:
 
     def __init__(self, num_experts: int) -> None:
         self._num_experts = num_experts
-        self._keys: list[NDArray[np.intp]] = []
-        self._tiers: list[NDArray[np.uint8]] = []
+        self._layers: list[int] = []
+        self._rows: list[bytes] = []
 
     def add(self, layer_idx: int, tiers: NDArray[np.uint8]) -> None:
         """Note uint8 [E] tiers asked for by one layer; 0 is not asked for."""
-        experts = np.flatnonzero(tiers)
-        self._keys.append(layer_idx * self._num_experts + experts)
-        self._tiers.append(tiers[experts])
+        self._layers.append(layer_idx)
+        self._rows.append(tiers.tobytes())
 
     def steps(self) -> NDArray[np.intp]:
         """Return intp [N], the step of each request."""
-        return np.repeat(np.arange(len(self._keys)), [len(keys) for keys in self._keys])
+        return self._table().nonzero()[0]
 
     def keys(self) -> NDArray[np.intp]:
         """Return intp [N], the expert of each request."""
-        return np.concatenate([*self._keys, np.empty(0, np.intp)])
+        steps, experts = self._table().nonzero()
+        return np.array(self._layers, np.intp)[steps] * self._num_experts + experts
 
     def tiers(self) -> NDArray[np.uint8]:
         """Return uint8 [N], the tier of each request."""
-        return np.concatenate([*self._tiers, np.empty(0, np.uint8)])
+        table = self._table()
+        return np.asarray(table[table != 0], np.uint8)
 
-
-class LoggingCache(ExpertCache):
-    """The runtime's cache, which also notes what it is asked for."""
-
-    log: RequestLog | None = None
-
-    def stream(
-        self, layer_idx: int, tiers: NDArray[np.uint8], order: NDArray[np.intp] | None = None
-    ) -> Iterator[ReadyBatch]:
-        """See `ExpertCache.stream`."""
-        if self.log is not None:
-            self.log.add(layer_idx, tiers)
-        return super().stream(layer_idx, tiers, order)
-
-    def take_resident(
-        self, layer_idx: int, tiers: NDArray[np.uint8], order: NDArray[np.intp] | None = None
-    ) -> Resident | None:
-        """See `ExpertCache.take_resident`."""
-        found = super().take_resident(layer_idx, tiers, order)
-        if found is not None and self.log is not None:
-            self.log.add(layer_idx, tiers)
-        return found
+    def _table(self) -> NDArray[np.uint8]:
+        return np.frombuffer(b"".join(self._rows), np.uint8).reshape(-1, self._num_experts)

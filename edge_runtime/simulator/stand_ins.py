@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,11 +60,16 @@ class TraceTrunk:
 
     def head(self, chunk: TrunkChunk, moe: F32 | None, rows: slice) -> F32:
         """See `Trunk.head`."""
-        confidence = self._recorded().confidence[rows].astype(np.float64)
-        logits = np.zeros((len(confidence), self._spec.vocab_size), np.float32)
-        known = np.clip(np.nan_to_num(confidence, nan=1.0), 1e-9, 1 - 1e-9)
-        logits[:, 0] = np.log(known * max(self._spec.vocab_size - 1, 1) / (1 - known))
+        confidence: list[float] = self._recorded().confidence[rows].tolist()
+        logits, others = np.zeros((len(confidence), self._spec.vocab_size), np.float32), self._spec.vocab_size - 1
+        for row, recorded in enumerate(confidence):
+            known = min(max(1.0 if recorded != recorded else recorded, 1e-9), 1 - 1e-9)
+            logits[row, 0] = log(known * max(others, 1) / (1 - known))
         return logits
+
+    def look_ahead(self, x: F32, layer_idx: int, depth: int) -> F32:
+        """See `Trunk.look_ahead`: a replay repeats what was predicted, it predicts nothing."""
+        return np.empty((0, 1, self._spec.num_experts), np.float32)
 
     def commit(self, chunk: TrunkChunk) -> None:
         """See `Trunk.commit`."""

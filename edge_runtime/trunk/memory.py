@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_runtime.format.manifest import Manifest
+from edge_runtime.format.manifest import Manifest, trunk_file
 from edge_runtime.spec import ModelSpec
 
 # an ONNX Runtime session besides its weights: graph, kernels, allocators (measured 0.3 to 0.35 MiB)
@@ -18,9 +18,10 @@ LIBRARY_BYTES = 44 << 20
 def plan_trunk_bytes(manifest: Manifest) -> int:
     """Return the memory the loaded trunk of a bundle takes: weights, their repacked copies and sessions.
 
-    Not included: `LIBRARY_BYTES`, `scratch_bytes` and KV caches.
+    Not included: `LIBRARY_BYTES`, `scratch_bytes`, KV caches, and looking ahead, which is loaded on demand
+    (`edge_runtime.trunk.router_stack.routers_bytes`).
     """
-    parts = manifest.of_role("trunk")
+    parts = [part for part in manifest.of_role("trunk") if part.name != trunk_file("routers")]
     data = sum(p.bytes for p in parts if p.name.endswith(".data"))
     graphs = [p.bytes for p in parts if p.name.endswith(".onnx")]
     return loaded_bytes(data, sum(graphs), len(graphs))

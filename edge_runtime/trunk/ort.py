@@ -25,17 +25,19 @@ from edge_runtime.trunk.kv_cache import KVCache
 from edge_runtime.trunk.mask import fill_mask
 from edge_runtime.trunk.memory import loaded_bytes
 from edge_runtime.trunk.rope import Rotary
+from edge_runtime.trunk.router_stack import RouterStack, load_routers
 from edge_runtime.trunk.signature import (
     Found,
     Signature,
     check_signature,
     head_signature,
     layer_signature,
+    routers_signature,
     shared_signature,
 )
 
 F32 = NDArray[np.float32]
-GraphKind = Literal["layer", "shared", "head"]
+GraphKind = Literal["layer", "shared", "head", "routers"]
 
 
 class _Bound(NamedTuple):
@@ -68,6 +70,7 @@ class OrtTrunk:
         threads: int,
         max_chunk: int,
         embedding: EmbeddingDtype = "bf16",
+        look_ahead: bool = False,
     ) -> None:
         """Load every graph.
 
@@ -77,6 +80,7 @@ class OrtTrunk:
             threads: threads a graph may use, the caller's included.
             max_chunk: most tokens `begin` will be given at once.
             embedding: number type of the embedding table, from the manifest.
+            look_ahead: load what `look_ahead` needs; `require_routers` says whether the bundle has it.
 
         Raises:
             DeviceError: ONNX Runtime is not installed.
@@ -92,6 +96,7 @@ class OrtTrunk:
             self._layers = [load(trunk_file("layer", i), layer_signature(spec, i)) for i in range(spec.num_layers)]
             shared = [i for i, layer in enumerate(spec.layers) if layer.shared_intermediate]
             self._shared = {i: load(trunk_file("shared", i), shared_signature(spec)) for i in shared}
+            self._routers = self._load_routers(bundle_path) if look_ahead else None
         except BaseException:
             self._embedding.close()
             raise
@@ -166,6 +171,21 @@ class OrtTrunk:
         self._runtime.run(self._head, binding, "head", 0)
         return logits
 
+    def look_ahead(self, x: F32, layer_idx: int, depth: int) -> F32:
+        """Apply the routers of the next sparse layers to float32 [T, D]. See `Trunk.look_ahead`."""
+        assert self._routers is not None, "the trunk was not asked to look ahead"
+        return self._routers.apply(x, layer_idx, depth)
+
+    def _load_routers(self, bundle_path: Path) -> RouterStack:
+        runtime = self._runtime
+        session = runtime.load(trunk_file("routers"), routers_signature(self._spec))
+        routers = load_routers(bundle_path, self._spec)
+        runtime.weight_bytes += routers.nbytes
+        return RouterStack(
+            session, lambda graph, binding: runtime.run(graph, binding, "routers", 0), _bind, routers,
+            self._spec.sparse_layers,
+        )  # fmt: skip
+
     def commit(self, chunk: TrunkChunk) -> None:
         """Make the chunk's keys and values part of the cache."""
         _running(chunk, self._spec.num_layers)
@@ -180,7 +200,7 @@ class OrtTrunk:
         self._long = None
         self._open.clear()
         self._bound.clear()
-        self._head, self._layers, self._shared = None, [], {}
+        self._head, self._layers, self._shared, self._routers = None, [], {}, None
         self._embedding.close()
 
     def _drop(self, chunk: _Chunk | None) -> None:
@@ -208,7 +228,7 @@ class OrtTrunk:
         past_k, past_v = kv.past(i)
         inputs = {
             "resid": views.resid[i % 2][None], "moe": views.moe[None], "past_k": past_k, "past_v": past_v,
-            "cos": views.cos[None, None], "sin": views.sin[None, None], "mask": masks[layer.sliding_window][None, None],
+            "cos": views.cos, "sin": views.sin, "mask": masks[layer.sliding_window][None, None],
         }  # fmt: skip
         outputs = {"resid_out": views.resid[(i + 1) % 2][None], "new_k": views.new_k, "new_v": views.new_v}
         if layer.sparse:
@@ -279,9 +299,10 @@ class _Runtime:
             ("output", signature.outputs, session.get_outputs()),
         ):
             check_signature(part, what, expected, [Found(n.name, n.type, n.shape) for n in nodes])
-        data = path.with_suffix(".data")
-        self.weight_bytes += loaded_bytes(data.stat().st_size, path.stat().st_size, 1)
-        for file in (path, data):
+        files = [file for file in (path, path.with_suffix(".data")) if file.exists()]
+        graph_bytes, *data_bytes = (file.stat().st_size for file in files)
+        self.weight_bytes += loaded_bytes(sum(data_bytes), graph_bytes, 1)
+        for file in files:
             _drop_cached_pages(file)
         return session
 

@@ -92,6 +92,12 @@ class ReferenceTrunk:
             logits[:, start:stop] = x @ self._weights.rows("head", start, stop).T
         return logits
 
+    def look_ahead(self, x: F32, layer_idx: int, depth: int) -> F32:
+        """Apply the routers of the next sparse layers to float32 [T, D]. See `Trunk.look_ahead`."""
+        coming = [layer for layer in self._spec.sparse_layers if layer > layer_idx][:depth]
+        rows = [self._linear(x, f"layers.{layer}.router") for layer in coming]
+        return np.stack(rows) if rows else np.empty((0, 1, self._spec.num_experts), np.float32)
+
     def commit(self, chunk: TrunkChunk) -> None:
         """Make the chunk's keys and values part of the cache."""
         _running(chunk, self._spec.num_layers)

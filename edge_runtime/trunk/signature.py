@@ -21,7 +21,7 @@ class Signature(NamedTuple):
 def layer_signature(spec: ModelSpec, layer_idx: int) -> Signature:
     """Return the signature of a layer's graph."""
     stream: Dims = (1, None, spec.hidden)
-    angle: Dims = (1, 1, None, spec.rope.dim // 2)
+    angle: Dims = (None, spec.rope.dim // 2)
     cache: Dims = (1, spec.num_kv_heads, None, spec.head_dim)
     outputs = {"resid_out": stream, "new_k": cache, "new_v": cache}
     if spec.layers[layer_idx].sparse:
@@ -42,6 +42,14 @@ def head_signature(spec: ModelSpec) -> Signature:
     """Return the signature of the head's graph."""
     stream: Dims = (1, None, spec.hidden)
     return Signature({"resid": stream, "moe": stream}, {"logits": (1, None, spec.vocab_size)})
+
+
+def routers_signature(spec: ModelSpec) -> Signature:
+    """Return the signature of the graph that applies routers handed to it."""
+    return Signature(
+        {"x": (1, None, spec.hidden), "routers": (None, spec.hidden, spec.num_experts)},
+        {"router_logits": (None, None, spec.num_experts)},
+    )
 
 
 class Found(NamedTuple):

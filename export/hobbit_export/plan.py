@@ -68,6 +68,7 @@ def _trunk_parts(spec: ModelSpec, precision: str, embedding_bytes: int) -> Itera
     yield PlannedPart(EMBEDDING, "embedding", embedding_bytes)
     head = 4 * spec.hidden + weight_bytes((spec.vocab_size, spec.hidden), precision)
     yield PlannedPart(trunk_file("head"), "trunk", head + _GRAPH_BYTES)
+    yield PlannedPart(trunk_file("routers"), "trunk", _GRAPH_BYTES)
     for layer_idx, layer in enumerate(spec.layers):
         sizes = {"layer": 0, "shared": 0}
         for canonical, shape in layer_weight_shapes(spec, layer_idx).items():

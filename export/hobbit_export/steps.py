@@ -14,7 +14,7 @@ from hobbit_export.memory import MemoryPlan
 from hobbit_export.options import ExportOptions
 from hobbit_export.source import CheckpointWeights, SourceModel
 from hobbit_export.tokenizer_files import copy_tokenizer, tokenizer_files
-from hobbit_export.trunk.parts import build_head, build_layer, build_shared, write_embedding
+from hobbit_export.trunk.parts import build_head, build_layer, build_routers, build_shared, write_embedding
 
 EXPERT_STEP = "experts of layer "
 
@@ -66,6 +66,7 @@ def all_steps(job: Job) -> Iterator[ExportStep]:
     yield ExportStep(
         "head", lambda out: _trunk(out, build_head(spec, _weights(job), out, _precision(job), _budget(job)))
     )
+    yield ExportStep("routers", lambda out: _trunk(out, build_routers(spec, out)))
     for i in spec.sparse_layers:
         yield ExportStep(expert_step(i), _bind(_experts, job, i), i)
 

@@ -11,7 +11,7 @@ import pytest
 from expert_files import TIER, E, FailingOps, Reader, num_threads, on_disk, wait_for_threads
 
 from edge_runtime.errors import ExpertReadError
-from edge_runtime.experts.base import ExpertKey, Priority
+from edge_runtime.experts.base import ExpertKey, Priority, ReadWithdrawn
 from edge_runtime.experts.read_plan import ReadPlan
 from edge_runtime.experts.store import FileExpertStore
 from edge_runtime.format.record import BF16
@@ -111,6 +111,26 @@ def test_queued_reads_can_be_withdrawn_and_go_by_priority(bundle):
     assert reader.wait(running, speculative, following, promoted) == [running, promoted, following, speculative]
     with pytest.raises(ExpertReadError, match="withdrawn"):
         reader.wait(dropped)
+    store.close()
+
+
+def test_a_withdrawn_read_ends_after_the_part_that_is_under_way(bundle):
+    ops = FailingOps()
+    store = FileExpertStore(bundle, TIER, ops=ops, io_threads=1, chunk_bytes=4096)
+    reader = Reader(store)
+    ops.gate = threading.Event()
+    ops.begun.clear()
+    unwanted = reader.submit(0, 0)
+    assert ops.begun.wait(5)
+    wanted = reader.submit(0, 1)
+    assert not store.cancel(unwanted)
+    ops.gate.set()
+    with pytest.raises(ReadWithdrawn, match="layer 0, expert 0: withdrawn"):
+        reader.wait(unwanted)
+    reader.wait(wanted)
+    assert store.stats().reads == 1
+    assert store.stats().bytes_read == 4096 + store.record_bytes
+    assert not store.outstanding()
     store.close()
 
 

@@ -90,8 +90,8 @@ def test_the_heaviest_is_never_skipped_and_a_free_byte_is_always_read():
 
 def carrying(made: RateDistortion, powers: dict[int, float]) -> RateDistortion:
     """Let the experts of layer 0 be expected to carry this squared weight a token, and stand still."""
-    made._model.rates.powers[0] = [powers.get(e, 0.0) for e in range(E)]
-    made._model.rates.note = lambda layer_idx, routing: None
+    made._model.rates.expected = lambda layer_idx, experts: [powers.get(e, 0.0) for e in experts]
+    made._model.rates.powers = lambda layer_idx: np.array([powers.get(e, 0.0) for e in range(E)])
     return made
 
 
@@ -121,17 +121,17 @@ def test_rates_begin_with_the_calibration_and_follow_the_text():
     rates = UseRates(2, E, calibration(), memory=64)
     layer = LayerCalibration(0, {}, [1] * E, {}, [2.0] * E, Sensitivity(1, 1, 1), powers=[0.5] * E)
     known = UseRates(1, E, ExpertCalibration(2, [layer], 16, 8, [], []), memory=64)
-    assert known.powers[0].tolist() == pytest.approx([0.5 / 16] * E)
-    first = rates.powers[0, 0]
+    assert known.powers(0).tolist() == pytest.approx([0.5 / 16] * E)
+    first = rates.powers(0)[0]
     logits = np.full((1, E), -50, np.float32)
     logits[0, :4] = np.log([0.6, 0.3, 0.08, 0.02])
     routing = route(logits, K, norm_topk_prob=True)
     rates.note(0, routing)
     keep = 1 - 1 / 64
-    assert rates.powers[0, 0] == pytest.approx((64 * keep * first + 0.36) / (64 * keep + 1), rel=1e-4)
+    assert rates.powers(0)[0] == pytest.approx((64 * keep * first + 0.36) / (64 * keep + 1), rel=1e-4)
     for _ in range(800):
         rates.note(0, routing)
-    assert rates.powers[0, :5].tolist() == pytest.approx([0.36, 0.09, 0.0064, 0.0004, 0], rel=1e-3, abs=1e-6)
+    assert rates.expected(0, range(5)) == pytest.approx([0.36, 0.09, 0.0064, 0.0004, 0], rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("budget", [0.001, 0.018])
@@ -142,7 +142,7 @@ def test_the_first_price_is_where_the_calibration_text_would_spend_the_budget(bu
     sizes = np.array([*(BYTES[t] for t in made._tiers), 0])
 
     def lost(price: float) -> float:
-        powers = model.rates.powers
+        powers = np.stack([model.rates.powers(layer) for layer in range(2)])
         worth = model.losses * (powers.mean(axis=1, keepdims=True) + model.horizon * powers)[:, None]
         choice = (worth + price * sizes[None, :, None]).argmin(axis=1)
         return float((np.take_along_axis(model.losses, choice[:, None], axis=1)[:, 0] * powers).sum())

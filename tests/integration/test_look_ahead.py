@@ -1,0 +1,93 @@
+"""Looking ahead in the trunk engine: the same routers as the layers', loaded only where wanted, within the plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+from trunk_bundles import write_trunk
+
+from edge_runtime import Engine
+from edge_runtime.errors import BundleError
+from edge_runtime.format import manifest as manifests
+from edge_runtime.spec import LayerSpec, ModelSpec, RopeSpec
+from edge_runtime.trunk.ort import OrtTrunk
+from edge_runtime.trunk.reference import ReferenceTrunk
+from edge_runtime.trunk.router_stack import routers_bytes
+from edge_runtime.trunk.weights import layer_weight_shapes, top_weight_shapes
+
+SPEC = ModelSpec(
+    family="qwen3_moe", vocab_size=97, hidden=64, num_heads=4, num_kv_heads=2, head_dim=16, rms_eps=1e-6,
+    max_context=256, rope=RopeSpec("default", 10000.0, 16), num_experts=8, top_k=2, expert_intermediate=32,
+    layers=[LayerSpec(True), LayerSpec(False, 72), LayerSpec(True), LayerSpec(True)], norm_topk_prob=True,
+    qk_norm="per_head",
+)  # fmt: skip
+
+
+class Weights:
+    """From a seed."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(5)
+        shapes = top_weight_shapes(SPEC)
+        for i in range(SPEC.num_layers):
+            shapes |= layer_weight_shapes(SPEC, i)
+        self._arrays = {name: rng.standard_normal(s, dtype=np.float32) for name, s in shapes.items()}
+
+    def get(self, name: str) -> np.ndarray:
+        return self._arrays[name]
+
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        return self._arrays[name][start:stop]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_both_engines_apply_the_next_layers_routers(tmp_path, precision):
+    """A dense layer in between is passed over; near the end fewer layers are left; the state is that of the call."""
+    weights = Weights()
+    write_trunk(SPEC, weights, tmp_path, precision)
+    engine = OrtTrunk(tmp_path, SPEC, threads=1, max_chunk=8, look_ahead=True)
+    rng = np.random.default_rng(0)
+    for layer, depth, coming, tokens in (
+        (0, 1, [2], 1), (0, 5, [2, 3], 1), (2, 2, [3], 3), (3, 2, [], 1), (0, 1, [2], 3), (0, 1, [2], 1),
+    ):  # fmt: skip
+        x = rng.standard_normal((tokens, SPEC.hidden), dtype=np.float32)
+        wanted = [x @ weights.get(f"layers.{i}.router").T for i in coming]
+        wanted = np.array(wanted).reshape(-1, tokens, SPEC.num_experts)
+        for trunk in (engine, ReferenceTrunk(SPEC, weights)):
+            found = trunk.look_ahead(x, layer, depth)
+            assert found.shape == wanted.shape
+            np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    engine.close()
+
+
+def test_memory_is_taken_only_where_it_looks_ahead(model_bundle):
+    """The plan and the loaded trunk grow by the same bytes; with room for all experts nothing is loaded."""
+    spec = manifests.read(model_bundle).model
+
+    def sizes(prefetch: str, **memory) -> tuple[int, int]:
+        with Engine.open(model_bundle, memory="1GiB", prefetch=prefetch, self_check=False, context=64, **memory) as e:
+            return e.parts.needs.trunk_bytes, e.parts.trunk.weight_bytes
+
+    small = {"expert_memory": "3MiB"}
+    off, on = sizes("off", **small), sizes("lookahead", **small)
+    assert on[0] - off[0] == routers_bytes(spec)
+    assert off[1] < on[1] <= off[1] + routers_bytes(spec)
+    assert sizes("lookahead")[1] == off[1]
+
+
+def test_an_older_bundle_says_what_to_do(model_bundle, tmp_path):
+    """Bundles written before there was the graph run as before; only looking ahead is refused."""
+    old = shutil.copytree(model_bundle, tmp_path / "old")
+    (old / manifests.trunk_file("routers")).unlink()
+    listed = manifests.read(model_bundle)
+    rest = [part for part in listed.parts if part.name != manifests.trunk_file("routers")]
+    assert len(rest) == len(listed.parts) - 1
+    manifests.write(old, dataclasses.replace(listed, parts=rest, bundle_id=""))
+    options = {"memory": "1GiB", "expert_memory": "3MiB", "self_check": False, "context": 64}
+    with pytest.raises(BundleError, match=r"routers\.onnx: .*Export it again, or use --prefetch statistical"):
+        Engine.open(old, prefetch="lookahead", **options)
+    with Engine.open(old, prefetch="statistical", **options) as engine:
+        assert engine.generate("def", max_tokens=2).token_ids
