@@ -176,7 +176,7 @@ def open_engine(args: argparse.Namespace, policy: str, tier: int, cache: float, 
     budget = int(cache * spec.num_experts * len(spec.sparse_layers)) * layout.tier_bytes(args.tier)
     return Engine.open(
         args.bundle, memory=args.memory, self_check=False, policy=policy, tier=tier, eviction=eviction,
-        expert_memory=budget, context=args.tokens,
+        expert_memory=budget, context=args.tokens, prefetch="off",
     )  # fmt: skip
 
 

@@ -246,7 +246,7 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
         policy,
         max_chunk=config.prefill_chunk,
         parallel=config.parallel,
-        prefetcher=_make_prefetcher(config, trunk, spec, cache, policy),
+        prefetcher=_make_prefetcher(config, trunk, spec, cache),
     )
     return Parts(
         bundle=bundle,
@@ -264,14 +264,12 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
     )
 
 
-def _make_prefetcher(
-    config: RuntimeConfig, trunk: OrtTrunk, spec: ModelSpec, cache: ExpertCache, policy: Policy
-) -> Prefetcher | None:
+def _make_prefetcher(config: RuntimeConfig, trunk: OrtTrunk, spec: ModelSpec, cache: ExpertCache) -> Prefetcher | None:
     predictor = None if cache.fits_all else create_predictor(config.prefetch, trunk, spec)
     if predictor is None:
         return None
     is_adaptive = parse_prefetch(config.prefetch)[1]["adaptive"]
-    return Prefetcher(predictor, policy, cache, Governor() if is_adaptive else None)
+    return Prefetcher(predictor, cache, Governor() if is_adaptive else None)
 
 
 def replan(parts: Parts, *, memory: str | int | None, expert_memory: str | int | None) -> None:

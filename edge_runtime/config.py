@@ -76,7 +76,7 @@ class RuntimeConfig:
         tier: the tier that counts as full: 2, 4, 6, 8 or 16.
         policy: name and parameters, checked.
         eviction: rule and parameters, checked.
-        prefetch: predictor and parameters, checked; 'off' for none.
+        prefetch: predictor and parameters, checked; 'off' for none. Lossless looks a layer ahead unless told otherwise.
         backend: 'cpu'.
         threads: compute threads.
         io_threads: reads under way at once.
@@ -128,15 +128,16 @@ def resolve(
     profile = profile or said.pick("profile", lambda value, _: load_profile(value), load_profile(DEFAULT_PROFILE))
     limit = manifest.model.context_limit
     own = f"profile {profile.name!r}"
+    policy = _policy(said, flags)
     return RuntimeConfig(
         profile=profile,
         memory=said.pick("memory", _size_or_auto, _size_or_auto(profile.memory.value, f"{own}: memory")),
         os_reserve=parse_size(profile.os_reserve.value, f"{own}: os_reserve"),
         expert_memory=said.pick("expert_memory", parse_size, None),
         tier=said.pick("tier", lambda v, w: _tier(v, w, manifest), _default_tier(profile, manifest)),
-        policy=_policy(said, flags),
+        policy=policy,
         eviction=said.pick("eviction", _checked(parse_rule), str(profile.eviction.value)),
-        prefetch=said.pick("prefetch", _checked(parse_prefetch), "off"),
+        prefetch=said.pick("prefetch", _checked(parse_prefetch), _default_prefetch(policy)),
         backend=said.pick("backend", _backend, "cpu"),
         threads=said.pick("threads", _count(1024), _number(profile.threads.value, available_cpus())),
         io_threads=said.pick("io_threads", _count(256), _number(profile.io_threads.value, 4)),
@@ -234,6 +235,11 @@ def _checked(parse: Callable[[str], object]) -> Callable[[Any, str], str]:
         return str(value)
 
     return convert
+
+
+def _default_prefetch(policy: str) -> str:
+    """Look ahead where it cannot change a token: policies that look at residency would decide by what came in time."""
+    return "lookahead:depth=1" if parse_policy(policy)[0] == "lossless" else "off"
 
 
 def _policy(said: _Said, flags: EngineOptions) -> str:

@@ -140,7 +140,7 @@ class Decoder:
             tokens = sum(len(pieces[i].token_ids) for i in group)
             policies[group[0]].begin_pass(tokens, has_logits=any(_num_rows(pieces[i]) for i in group))
         if self.prefetcher is not None:
-            self.prefetcher.begin_pass(sum(len(piece.token_ids) for piece in pieces))
+            self.prefetcher.begin_pass(sum(len(piece.token_ids) for piece in pieces), policies[0])
         done = self._pass(pieces, policies)
         redo = [i for group in groups if self._is_rejected(policies[group[0]], group, done) for i in group]
         plans = done.plans if len(redo) < len(pieces) else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from edge_runtime.errors import ExpertReadError
-from edge_runtime.experts.base import ExpertKey, Priority, ReadTicket, SegmentRange, StoreStats
+from edge_runtime.experts.base import ExpertKey, Priority, ReadTicket, ReadWithdrawn, SegmentRange, StoreStats
 
 
 def record_of(key: ExpertKey, size: int, first_segment: int = 0) -> bytes:
@@ -32,6 +32,7 @@ class FakeStore:
         stuck: Callable[[ExpertKey], bool] = lambda key: False,
     ) -> None:
         self.mode = "fake"
+        self.method = "fake"
         self.latency, self.fails, self.stuck = latency, fails, stuck
         self.record_bytes = record_bytes
         self.now = 0
@@ -41,6 +42,8 @@ class FakeStore:
         self.segments: dict[ReadTicket, SegmentRange] = {}
         self.requests = 0
         self.is_closed = False
+        self.cuts = False
+        self.withdrawn: set[ReadTicket] = set()
 
     def begin_request(self) -> None:
         self.requests += 1
@@ -73,11 +76,14 @@ class FakeStore:
         return [ticket for _, _, ticket in due]
 
     def cancel(self, ticket: ReadTicket) -> bool:
-        """Reads due later than the next tick count as not started."""
+        """Reads due later than the next tick count as not started; of others `cuts` says if a part is left to drop."""
+        if self.cuts:
+            self.withdrawn.add(ticket)
+            return False
         for entry in self.queue:
             if entry[2] is ticket and entry[0] > self.now + 1 and not self.stuck(ticket.key):
                 self.queue.remove(entry)
-                ticket.error = ExpertReadError("withdrawn")
+                ticket.error = ReadWithdrawn("withdrawn")
                 ticket.finish(0)
                 return True
         return False
@@ -95,7 +101,9 @@ class FakeStore:
         self.is_closed = True
 
     def _finish(self, ticket: ReadTicket) -> None:
-        if self.fails(ticket.key):
+        if ticket in self.withdrawn:
+            ticket.error = ReadWithdrawn("withdrawn")
+        elif self.fails(ticket.key):
             ticket.error = ExpertReadError(
                 f"layer {ticket.key.layer_idx}, expert {ticket.key.expert_idx}: scripted failure"
             )

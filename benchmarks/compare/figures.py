@@ -118,17 +118,24 @@ def hit_rate(cell: Entry) -> float | None:
     return e["hits"] / lookups if lookups else None
 
 
+def drive_ceiling(cell: Entry) -> float | None:
+    """What the drive gave around the measured steps; before the cell, if it was not probed there."""
+    around = cell["measured"]["decode"].get("drive_gbps")
+    return statistics.fmean(around) if around else cell.get("drive_gbps")
+
+
 def share_of_drive(cell: Entry) -> float | None:
     """Read bandwidth while reads were under way over the drive's ceiling, both of this cell."""
-    got = cell["measured"]["decode"]["experts"]["read_gbps"]
-    return got / cell["drive_gbps"] if got and cell.get("drive_gbps") else None
+    got, ceiling = cell["measured"]["decode"]["experts"]["read_gbps"], drive_ceiling(cell)
+    return got / ceiling if got and ceiling else None
 
 
 def limits_ms(cell: Entry) -> tuple[float, float]:
-    """Least milliseconds of the measured steps: bytes missed at the drive's ceiling, bytes touched at the bus's."""
-    decode = cell["measured"]["decode"]
+    """Least milliseconds of the measured steps: bytes needed at the drive's ceiling, bytes touched at the bus's."""
+    decode, ceiling = cell["measured"]["decode"], drive_ceiling(cell)
+    needed = decode.get("needed_bytes", decode["experts"]["bytes_read"])
     return (
-        decode["experts"]["bytes_read"] / cell["drive_gbps"] / 1e6,
+        needed / ceiling / 1e6 if ceiling else 0.0,
         decode["touched_bytes"] / cell["bus_gbps"] / 1e6,
     )
 

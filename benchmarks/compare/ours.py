@@ -12,9 +12,14 @@ from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 from edge_runtime import Engine, SamplingParams
+from edge_runtime.bench.surroundings import record_extents
 from edge_runtime.experts.counters import ExpertCounters
+from edge_runtime.policy.lossless import Lossless
+from edge_runtime.telemetry.drive_probe import probe_drive
 from edge_runtime.telemetry.process import drive_bytes, peak_rss_bytes
 from edge_runtime.telemetry.samples import phases
+
+_PROBE_S = 0.2
 
 
 class Mark(NamedTuple):
@@ -43,6 +48,7 @@ def stage(engine: Engine, before: Mark, after: Mark, tokens: int, *, passes: int
         "n": tokens,
         "ms": round(wall / 1e6, 3),
         "read_bytes": None if started is None or ended is None else ended - started,
+        "needed_bytes": needed_bytes(engine, experts),
         "touched_bytes": touched + passes * engine.parts.trunk.weight_bytes,
         "phase_ms": {k: round(v / 1e6, 2) for k, v in phases(wall, spans, experts.stall_ns).items()},
         "experts": {
@@ -50,6 +56,24 @@ def stage(engine: Engine, before: Mark, after: Mark, tokens: int, *, passes: int
         }
         | {"read_gbps": experts.to_json()["read_gbps"]},
     }
+
+
+def needed_bytes(engine: Engine, experts: ExpertCounters) -> int:
+    """Return the bytes that had to come from the drive: of experts asked for, without what was read ahead in vain."""
+    if engine.parts.policy.name != Lossless.name:
+        return experts.bytes_read
+    asked_for = experts.misses + experts.late + experts.prefetch_used
+    return asked_for * engine.parts.needs.slot_bytes[engine.parts.config.tier]
+
+
+def drive_gbps(engine: Engine, seed: int) -> float:
+    """Return what the drive gives now, between two tokens, at the runtime's own block size and depth."""
+    config = engine.parts.config
+    extents = record_extents(engine.parts.bundle, config.tier)
+    found = probe_drive(
+        extents, block_bytes=config.read_chunk, depth=config.io_threads, seconds=_PROBE_S, seed=seed
+    )  # fmt: skip
+    return found.gbps
 
 
 def prefill(engine: Engine, ids: list[int]) -> dict[str, Any]:
@@ -62,23 +86,32 @@ def prefill(engine: Engine, ids: list[int]) -> dict[str, Any]:
 
 
 def decode(engine: Engine, job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[int]]:
-    """Run a prompt and decode from it; return prompt, measured steps, and the tokens."""
+    """Run a prompt and decode from it; return prompt, measured steps, and the tokens.
+
+    What the drive gives is probed right before and right after the measured steps, because it changes from minute to
+    minute, and with what was read in the seconds before.
+    """
     params = SamplingParams(
         max_tokens=1 + job["warm_steps"] + job["measured_steps"], temperature=1.0, seed=job["seed"], ignore_eos=True
     )
     start = mark(engine)
     marks: dict[int, Mark] = {}
-    tokens = []
+    tokens: list[int] = []
+    ceilings: list[float] = []
     for chunk in engine.stream(job["first"], params):
         tokens.append(chunk.token_id)
+        if len(tokens) == 1 + job["warm_steps"] and not engine.parts.cache.fits_all:
+            ceilings.append(drive_gbps(engine, job["seed"]))
         if len(tokens) in (1, 1 + job["warm_steps"]):
             marks[len(tokens)] = mark(engine)
     end = mark(engine)
+    if ceilings:
+        ceilings.append(drive_gbps(engine, job["seed"] + 1))
     cold = stage(engine, start, marks[1], len(job["first"]), passes=1) | {
         "ms": engine.last_report().timings["prompt_ms"]
     }
     measured = stage(engine, marks[1 + job["warm_steps"]], end, job["measured_steps"], passes=job["measured_steps"])
-    return cold, measured, tokens
+    return cold, measured | {"drive_gbps": ceilings}, tokens
 
 
 def main() -> None:
@@ -100,6 +133,7 @@ def main() -> None:
             "is_fully_resident": bool(parts.cache.fits_all),
             "policy": {"name": parts.policy.name, "params": parts.policy.params},
             "read_mode": parts.cache.store_mode,
+            "read_method": parts.cache.store_method,
             "last_token": tokens[-1],
         }
     print(json.dumps(found))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import results
-from benchmarks.compare.figures import rows
+from benchmarks.compare.figures import drive_ceiling, rows
 from benchmarks.compare.workload import RESIDENT
 
 BEGIN, END = "<!-- comparison: written by python -m benchmarks.compare report -->", "<!-- end of comparison -->"
@@ -70,7 +70,8 @@ def _where(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{m['kernel']}, {drive_text}, {settings['threads']} threads on both sides; ours: tier {settings['tier']}, "
             f"{settings['io_threads']} reads at once; {versions}; peer: llama.cpp, {entry['peer']}"
         )
-    drives, buses = [c["drive_gbps"] for c in cells], [c["bus_gbps"] for c in cells]
+    drives = [gbps for c in cells if c.get("measured") and (gbps := drive_ceiling(c))] or [0.0]
+    buses = [c["bus_gbps"] for c in cells]
     times = sorted(c["when"] for c in cells)
     return [
         *dict.fromkeys(lines),

@@ -138,7 +138,7 @@ def drive_json(around: Surroundings) -> dict[str, Any]:
 
 def cache_state(facts: dict[str, Any], settings: BenchSettings) -> str:
     """Say in words what the expert cache and the page cache held when a request began."""
-    mode = f"reads {facts['read_mode']}"
+    mode = f"reads {facts['read_mode']} with {facts['read_method']}"
     if settings.cache == "cold":
         return f"cold: expert cache empty, bundle's files dropped from the page cache before each request; {mode}"
     fits = "all experts fit" if facts["is_fully_resident"] else f"{facts['num_slots']} expert slots"

@@ -141,6 +141,7 @@ def facts_of(engine: Engine) -> dict[str, Any]:
         "io_threads": config.io_threads,
         "read_chunk_bytes": config.read_chunk,
         "read_mode": parts.cache.store_mode,
+        "read_method": parts.cache.store_method,
         "tier": config.tier,
         "context": config.context,
         "eviction": config.eviction,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from edge_runtime.cli.options import add_engine_arguments, add_self_check_argument, engine_options
+from edge_runtime.cli.options import add_engine_arguments, add_self_check_argument, repeatable_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
     for name in ("high", "low", "fallback_rate"):
         if not 0 <= getattr(args, name) <= 1:
             raise ConfigError(f"{name.replace('_', '-')}: expected 0 to 1, got {getattr(args, name):g}.")
-    options = engine_options(args) | {"policy": "mobile:threshold=0"}
+    options = repeatable_options(args) | {"policy": "mobile:threshold=0"}
     options.pop("max_kld", None)
     with Engine.open(args.bundle, self_check=not args.no_self_check, **options) as engine:
         ids = np.asarray(read_tokens(engine, args.text, args.tokens), np.int32)

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import IO, TYPE_CHECKING, Any
 
-from edge_runtime.cli.options import add_engine_arguments, add_self_check_argument, engine_options
+from edge_runtime.cli.options import add_engine_arguments, add_self_check_argument, repeatable_options
 from edge_runtime.cli.texts import progress, read_tokens, windows
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
     """Run the verb."""
     from edge_runtime.format.manifest import read as read_manifest
 
-    options = engine_options(args)
+    options = repeatable_options(args)
     baseline = dict(options)
     baseline.pop("max_kld", None)
     tiers = read_manifest(Path(args.bundle)).experts.tiers

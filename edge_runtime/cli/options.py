@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from typing import Any
 
@@ -27,8 +28,9 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-kld", metavar="X", help="quality budget of the rate-distortion policy")
     group.add_argument("--eviction", metavar="NAME[:K=V,...]", help="which expert leaves: lru, lcu, lfru, mdc")
     group.add_argument(
-        "--prefetch", metavar="NAME[:K=V,...]", help="read experts ahead: off, lookahead, expert-map, statistical (off)"
-    )
+        "--prefetch", metavar="NAME[:K=V,...]",
+        help="read experts ahead: off, lookahead, expert-map, statistical (lossless: lookahead:depth=1, else off)",
+    )  # fmt: skip
     group.add_argument("--backend", metavar="auto|cpu|cuda", help="where to compute (auto)")
     group.add_argument("--threads", metavar="N", help="compute threads")
     group.add_argument("--io-threads", metavar="N", help="reads in flight")
@@ -66,6 +68,12 @@ def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the engine options the user gave as flags."""
     setup_logging(verbose=args.verbose)
     return {name: getattr(args, name) for name in ENGINE_FLAGS if getattr(args, name) is not None}
+
+
+def repeatable_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the same for verbs that count reads: nothing is read ahead by the clock unless the user asked for it."""
+    said = engine_options(args)
+    return said if "HOBBIT_PREFETCH" in os.environ else {"prefetch": "off"} | said
 
 
 def setup_logging(*, verbose: bool) -> None:

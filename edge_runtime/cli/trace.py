@@ -7,7 +7,7 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from edge_runtime.cli.options import add_engine_arguments, add_self_check_argument, engine_options
+from edge_runtime.cli.options import add_engine_arguments, add_self_check_argument, repeatable_options
 from edge_runtime.cli.texts import progress, read_tokens, windows
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
     from edge_runtime.sizes import format_size
 
     out = Path(args.out)
-    with Engine.open(args.bundle, self_check=not args.no_self_check, **engine_options(args)) as engine:
+    with Engine.open(args.bundle, self_check=not args.no_self_check, **repeatable_options(args)) as engine:
         ids = read_tokens(engine, args.text, args.tokens)
         passes = record(engine, ids, out, half=args.half)
     size = out.stat().st_size

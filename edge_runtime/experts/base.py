@@ -19,6 +19,10 @@ class ExpertKey(NamedTuple):
     expert_idx: int
 
 
+class ReadWithdrawn(ExpertReadError):
+    """A read nobody wanted any more was not finished."""
+
+
 SegmentRange = tuple[int, int]
 """Segments first, first + 1, ... last - 1 of a record: (first, last)."""
 
@@ -81,6 +85,11 @@ class ExpertStore(Protocol):
         """How the drive is read, for reports: 'direct', 'buffered', or why it is not direct."""
         ...
 
+    @property
+    def method(self) -> str:
+        """What reads are made with, for reports: 'io_uring', or 'threads' with the reason."""
+        ...
+
     def begin_request(self) -> None:
         """Check that the files are still those that were opened; reopen what came back. No read may be under way.
 
@@ -109,7 +118,11 @@ class ExpertStore(Protocol):
         ...
 
     def cancel(self, ticket: ReadTicket) -> bool:
-        """Withdraw a read that has not started; it is never `completed`. False: it has started, and will finish."""
+        """Read no further for a ticket.
+
+        True: nothing of it had started; the ticket is done and never `completed`. False: some of it is under way, or
+        all; it will be `completed` after that, with the error `ReadWithdrawn` unless that was its last part.
+        """
         ...
 
     def outstanding(self) -> list[ReadTicket]:

@@ -153,6 +153,11 @@ class ExpertCache:
         """How the drive is read: 'direct', 'buffered', or why it is not direct."""
         return self._store.mode
 
+    @property
+    def store_method(self) -> str:
+        """What reads are made with: 'io_uring', or 'threads' with the reason."""
+        return self._store.method
+
     def resident_tiers(self, layer_idx: int) -> NDArray[np.uint8]:
         """Return uint8 [E], read-only: the tier each expert of the layer is resident at, 0 if it is not."""
         return self._table.resident_tiers(layer_idx)
@@ -200,6 +205,7 @@ class ExpertCache:
             raises ExpertReadError if a read failed; by then everything is released and the next request may run.
         """
         self._close_stream()
+        self._reader.forgo(layer_idx, tiers)
         self._stream = LayerStream(
             self._reader, self._counters, layer_idx, np.flatnonzero(tiers),
             tiers=tiers, order=order, read_timeout_s=self._read_timeout_s, clock=self._clock,
@@ -217,6 +223,7 @@ class ExpertCache:
         if not tier:
             return None
         self._close_stream()
+        self._reader.forgo(layer_idx, tiers)
         if self.fits_all:
             self._counters.count_hits(tier, count)
         else:

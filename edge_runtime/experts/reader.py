@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import ExpertReadError
-from edge_runtime.experts.base import ExpertKey, ExpertStore, Priority, ReadTicket
+from edge_runtime.experts.base import ExpertKey, ExpertStore, Priority, ReadTicket, ReadWithdrawn
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.residency import SlotTable
 
@@ -30,26 +30,15 @@ class Finished(NamedTuple):
 
 @dataclass
 class _Pending:
-    """Reads of one slot under way: its core, and each plane, that are missing.
+    """The read of one slot under way: of all that the slot lacks.
 
     Attributes:
         key: the expert.
-        tickets: of all its reads, finished ones included.
-        is_complete: whether everything missing was submitted and nothing withdrawn; otherwise the slot cannot be used.
+        ticket: of the read; None until it is known to be submitted.
     """
 
     key: ExpertKey
-    tickets: list[ReadTicket] = field(default_factory=list)
-    is_complete: bool = False
-
-    @property
-    def is_over(self) -> bool:
-        return all(ticket.is_done for ticket in self.tickets)
-
-    @property
-    def error(self) -> ExpertReadError | None:
-        found = [ticket.error for ticket in self.tickets if ticket.error is not None]
-        return found[0] if found else None if self.is_complete else ExpertReadError("withdrawn")
+    ticket: ReadTicket | None = None
 
 
 class SlotReader:
@@ -67,6 +56,7 @@ class SlotReader:
     def __init__(self, table: SlotTable, memory: ExpertMemory, store: ExpertStore) -> None:
         self.table, self.memory, self._store = table, memory, store
         self._pending: dict[int, _Pending] = {}
+        self._ahead: list[int] = []  # slots read for a layer that was to come next
 
     @property
     def num_in_flight(self) -> int:
@@ -85,6 +75,8 @@ class SlotReader:
         try:
             slots = self.table.claim(layer_idx, experts, tiers, prefetch=priority is not Priority.NOW)
             self._discard()
+            if priority is Priority.NEXT:
+                self._ahead.extend(slots)
             for slot, expert in zip(slots, experts, strict=False):
                 self._read(slot, ExpertKey(layer_idx, int(expert)), priority)
         except BaseException:
@@ -92,9 +84,29 @@ class SlotReader:
             raise
         return slots
 
+    def forgo(self, layer_idx: int, tiers: NDArray[np.uint8]) -> None:
+        """Read no further for experts of a layer that were read ahead in vain, as far as they are not there yet.
+
+        Args:
+            layer_idx: the layer, whose choice is known now.
+            tiers: uint8 [E], the tier each expert is needed at; 0: not needed.
+        """
+        kept: list[int] = []
+        for slot in self._ahead:
+            pending = self._pending.get(slot)
+            if pending is None:
+                continue
+            if pending.key.layer_idx != layer_idx:
+                kept.append(slot)
+            elif not tiers[pending.key.expert_idx] and pending.ticket and self._store.cancel(pending.ticket):
+                del self._pending[slot]
+                self.table.drop(slot)
+        self._ahead = kept
+
     def promote(self, slot: int) -> None:
         """Someone waits for this slot now."""
-        for ticket in self._pending[slot].tickets:
+        ticket = self._pending[slot].ticket
+        if ticket is not None:
             self._store.promote(ticket, Priority.NOW)
 
     def collect(self, timeout_s: float) -> list[Finished]:
@@ -122,17 +134,13 @@ class SlotReader:
 
     def _reconcile(self) -> None:
         """Settle what is over, keep what is under way, and free everything else that was claimed."""
-        live: dict[int, _Pending] = {}
-        for ticket in self._store.outstanding():
-            live.setdefault(ticket.tag, _Pending(ticket.key)).tickets.append(ticket)
+        live = {ticket.tag: _Pending(ticket.key, ticket) for ticket in self._store.outstanding()}
         for slot, pending in self._pending.items():
-            if slot in live:
-                # of a slot some of whose reads are over, nothing is kept unless all were submitted
-                live[slot] = pending if pending.is_complete else live[slot]
-            elif pending.error is None and self.table.is_reading(slot):
-                self._note(pending)
+            ticket = pending.ticket
+            if slot not in live and ticket is not None and ticket.error is None and self.table.is_reading(slot):
+                self._note(ticket)
                 self.table.set_ready(slot)
-        self._pending = live
+        self._pending, self._ahead = live, []
         self.table.reconcile(live)
         self._discard()
 
@@ -146,8 +154,7 @@ class SlotReader:
         pending = self._pending[slot] = _Pending(key)
         first, units = self._lacking(slot)
         last = self.table.ledger.sizes.core_segments + len(self.table.planes_of(slot))
-        pending.tickets.append(self._store.submit(key, units, segments=(first, last), priority=priority, tag=slot))
-        pending.is_complete = True
+        pending.ticket = self._store.submit(key, units, segments=(first, last), priority=priority, tag=slot)
 
     def _lacking(self, slot: int) -> tuple[int, list[memoryview]]:
         """The first segment a slot lacks, and the memory of its core and planes from there on."""
@@ -161,23 +168,21 @@ class SlotReader:
         return sizes.core_segments + resident, units
 
     def _settle(self, ticket: ReadTicket) -> Finished | None:
-        """Settle the slot of a finished read with the last one; a read that was given up long ago is passed over."""
+        """Settle the slot of a finished read; one that was given up long ago is passed over."""
         slot = ticket.tag
         pending = self._pending.get(slot)
-        if pending is None or ticket not in pending.tickets or not pending.is_over:
+        if pending is None or ticket is not pending.ticket:
             return None
         del self._pending[slot]
-        self._note(pending)
-        error = pending.error
-        if error is None:
+        self._note(ticket)
+        if ticket.error is None:
             self.table.set_ready(slot)
         else:
             self.table.drop(slot)
-        return Finished(slot, pending.key, error)
+        return Finished(slot, pending.key, ticket.error)
 
-    def _note(self, pending: _Pending) -> None:
-        for ticket in pending.tickets:
-            if ticket.error is None:
-                self.table.counters.count_read(ticket.elapsed_ns)
-            else:
-                _log.warning("expert not read: %s", ticket.error)
+    def _note(self, ticket: ReadTicket) -> None:
+        if ticket.error is None:
+            self.table.counters.count_read(ticket.elapsed_ns)
+        elif not isinstance(ticket.error, ReadWithdrawn):
+            _log.warning("expert not read: %s", ticket.error)

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 
 from edge_runtime.drive import DriveReader, Fault
 from edge_runtime.errors import ExpertReadError
-from edge_runtime.experts.base import DEFAULT_READ_TIMEOUT_S, ExpertKey, Priority, ReadTicket, SegmentRange, StoreStats
+from edge_runtime.experts.base import (
+    DEFAULT_READ_TIMEOUT_S,
+    ExpertKey,
+    Priority,
+    ReadTicket,
+    ReadWithdrawn,
+    SegmentRange,
+    StoreStats,
+)
 from edge_runtime.experts.files import ExpertFiles, FileOps
 from edge_runtime.experts.read_plan import ReadPlan, describe
 from edge_runtime.format.bundle import Bundle
@@ -130,7 +138,9 @@ class FileExpertStore:
         for number, fault, elapsed_ns, detail in done:
             read = self._reads.get(number)
             if read is not None:
-                if fault:
+                if fault == Fault.WITHDRAWN:
+                    read.error = ReadWithdrawn(f"{self._where(read)}: withdrawn")
+                elif fault:
                     read.error = ExpertReadError(self._message(read, fault, detail))
                 read.finish(elapsed_ns)
                 found.append(read)
@@ -143,7 +153,7 @@ class FileExpertStore:
         assert isinstance(ticket, _Read)
         if ticket.is_done or not self._drive.withdraw(ticket.number):
             return False
-        ticket.error = ExpertReadError(f"{self._where(ticket)}: withdrawn")
+        ticket.error = ReadWithdrawn(f"{self._where(ticket)}: withdrawn")
         ticket.finish(0)
         self._reads.pop(ticket.number, None)
         return True

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import ExpertReadError
-from edge_runtime.experts.base import Priority
+from edge_runtime.experts.base import Priority, ReadWithdrawn
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.reader import SlotReader
@@ -141,9 +141,11 @@ class LayerStream(Iterator[ReadyBatch]):
         for slot, key, error in finished:
             if slot in self._awaited:
                 self._awaited.remove(slot)
-                if error is not None:
+                if isinstance(error, ReadWithdrawn):
+                    self._missing.append(key.expert_idx)  # given up when it was not wanted, and still under way
+                elif error is not None:
                     raise error
-                if self._table.resident_tiers(self._layer_idx)[key.expert_idx] < self._tiers[key.expert_idx]:
+                elif self._table.resident_tiers(self._layer_idx)[key.expert_idx] < self._tiers[key.expert_idx]:
                     self._missing.append(key.expert_idx)  # a read begun earlier, for a lower tier
                     self._table.unpin(np.array([slot], np.int32))
                 else:

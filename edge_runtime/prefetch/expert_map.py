@@ -96,6 +96,11 @@ class ExpertMapMatching:
         self._by_embedding = np.zeros(0, np.float32)
         self._num_seen = 0
 
+    @property
+    def max_tokens(self) -> int:
+        """See `Predictor.max_tokens`: it follows one text."""
+        return 1
+
     def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
         """Yield (layer, routing) of the next layers, nearest first; see `Predictor`. A routing may name more than K."""
         place = self._place[layer_idx]

@@ -16,6 +16,8 @@ from edge_runtime.policy.base import Routing
 from edge_runtime.policy.routing import route
 
 F32 = NDArray[np.float32]
+MAX_TOKENS = 8
+"""Of a pass: with more, their union is most of a layer."""
 
 
 class Stacked(Protocol):
@@ -44,6 +46,11 @@ class LookAhead:
         self._place = {layer: i for i, layer in enumerate(self._layers)}
         self._top_k, self._norm, self._depth = top_k, norm_topk_prob, depth
 
+    @property
+    def max_tokens(self) -> int:
+        """See `Predictor.max_tokens`: tokens of several sequences side by side."""
+        return MAX_TOKENS
+
     def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
         """Yield (layer, routing) of the next layers, nearest first; see `Predictor`."""
         first = self._place[layer_idx] + 1
@@ -51,5 +58,5 @@ class LookAhead:
         if not coming:
             return
         logits = self._trunk.look_ahead(x, layer_idx, self._depth)
-        for layer, row in zip(coming, logits, strict=True):
-            yield layer, route(row, self._top_k, norm_topk_prob=self._norm)
+        for layer, rows in zip(coming, logits, strict=True):
+            yield layer, route(rows, self._top_k, norm_topk_prob=self._norm)

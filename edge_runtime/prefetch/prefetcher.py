@@ -18,12 +18,17 @@ F32 = NDArray[np.float32]
 class Predictor(Protocol):
     """Says what coming layers will choose."""
 
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens T of a pass it predicts for: 1 if it follows one text."""
+        ...
+
     def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
-        """Yield (layer, predicted routing [1, E]) of coming layers, nearest first.
+        """Yield (layer, predicted routing [T, E]) of coming layers, nearest first.
 
         Args:
             layer_idx: the layer whose experts are being read now.
-            x: float32 [1, D], what entered its router.
+            x: float32 [T, D], what entered its router.
             routing: what its router chose.
         """
         ...
@@ -49,11 +54,10 @@ class Prefetcher:
     """Adaptive depth, as HOBBIT has it: the first coming layer that lacks something is read for, nearest first.
 
     Everything predicted on the way is kept from eviction until its layer ran. Tiers are those the policy would ask for
-    if the prediction were true. Only single tokens are looked ahead for; a prompt reads most experts anyway.
+    if the prediction were true. Only decode steps are looked ahead for; a prompt reads most experts anyway.
 
     Args:
         predictor: says what comes.
-        policy: says at which tier.
         cache: reads.
         governor: switches prefetching off and on; None: always on.
         clock: in nanoseconds.
@@ -62,15 +66,15 @@ class Prefetcher:
     def __init__(
         self,
         predictor: Predictor,
-        policy: Policy,
         cache: ExpertCache,
         governor: Switch | None,
         *,
         clock: Callable[[], int] = perf_counter_ns,
     ) -> None:
-        self.predictor, self._policy, self._cache = predictor, policy, cache
+        self.predictor, self._cache = predictor, cache
+        self._policy: Policy | None = None
         self.governor, self._clock = governor, clock
-        self._is_single = False
+        self._num_tokens = 0
         self._started_ns = 0
 
     @property
@@ -78,24 +82,30 @@ class Prefetcher:
         """Whether reads are made ahead now."""
         return self.governor is None or self.governor.is_on
 
-    def begin_pass(self, num_tokens: int) -> None:
-        """A pass over T tokens begins."""
-        self._is_single = num_tokens == 1
+    def begin_pass(self, num_tokens: int, policy: Policy) -> None:
+        """A pass over T tokens begins, for which a policy decides."""
+        self._policy = policy
+        self._num_tokens = num_tokens
         self._started_ns = self._clock()
 
     def after(self, layer_idx: int, x: F32, routing: Routing) -> None:
         """A layer's own reads are under way: read ahead behind them."""
-        if not self._is_single or not self.is_on:
+        if self._policy is None or not self._is_foreseeable or not self.is_on:
             return
         for coming, predicted in self.predictor.predict(layer_idx, x, routing):
             tiers = self._policy.foresee(coming, predicted, self._cache)
-            order = [int(e) for e in predicted.topk_ids[0] if tiers[e]]
+            by_rank = dict.fromkeys(predicted.topk_ids.T.ravel().tolist())
+            order = [expert for expert in by_rank if tiers[expert]]
             self._cache.mask(coming, order)
             if (self._cache.resident_tiers(coming)[order] < tiers[order]).any():
                 self._cache.prefetch(coming, order, tiers)
                 break
 
     def end_pass(self) -> None:
-        """The pass is over: let the governor see what it cost."""
-        if self._is_single and self.governor is not None:
-            self.governor.token(self._clock() - self._started_ns)
+        """The pass is over: let the governor see what it cost a token."""
+        if self._is_foreseeable and self.governor is not None:
+            self.governor.token((self._clock() - self._started_ns) / self._num_tokens)
+
+    @property
+    def _is_foreseeable(self) -> bool:
+        return self._num_tokens <= self.predictor.max_tokens

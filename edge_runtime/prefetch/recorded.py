@@ -29,6 +29,11 @@ class RecordingPredictor:
         self._place = {layer: i for i, layer in enumerate(sparse_layers)}
         self._kept = np.zeros((len(sparse_layers), ahead, 1, num_experts + 1), np.float32)
 
+    @property
+    def max_tokens(self) -> int:
+        """See `Predictor.max_tokens`: a trace holds one text."""
+        return 1
+
     def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
         """See `Predictor`; all that could be asked for is predicted, so that a replay may ask for more."""
         found, place = list(self._inner.predict(layer_idx, x, routing)), self._place[layer_idx]
@@ -59,6 +64,11 @@ class RecordedPredictor:
     def load(self, predictions: F32 | None) -> None:
         """Take float32 [layers, ahead, T, E + 1] of the pass that comes next."""
         self._predictions = predictions
+
+    @property
+    def max_tokens(self) -> int:
+        """See `Predictor.max_tokens`: a trace holds one text."""
+        return 1
 
     def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
         """See `Predictor`."""

@@ -41,6 +41,11 @@ class StatisticalPreload:
         self._last = np.empty(0, np.intp)
         self._last_place = -1
 
+    @property
+    def max_tokens(self) -> int:
+        """See `Predictor.max_tokens`: it follows one text."""
+        return 1
+
     def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
         """Return the (layer, routing) that usually comes next, if anything did before; see `Predictor`."""
         place = self._place[layer_idx]

@@ -32,7 +32,7 @@ class SimulatedStore:
         model: what the reads of one wait cost.
     """
 
-    mode = "simulated"
+    mode = method = "simulated"
 
     def __init__(self, model: DriveModel) -> None:
         self._model = model

@@ -93,7 +93,7 @@ def simulate(  # noqa: PLR0913 - the axes of a comparison
     trunk = TraceTrunk(spec)
     is_own = parse_policy(policy) == parse_policy(trace.header.policy) and context.tier == trace.header.tier
     recorded = RecordedPredictor(spec.sparse_layers, norm_topk_prob=spec.norm_topk_prob)
-    prefetcher = Prefetcher(recorded, decides, cache, _Switch()) if prefetch and not cache.fits_all else None
+    prefetcher = Prefetcher(recorded, cache, _Switch()) if prefetch and not cache.fits_all else None
     decoder = _ReplayDecoder(
         spec, trunk, cache, NullKernels(), decides, max_chunk=_MAX_CHUNK, prefetcher=prefetcher
     )  # fmt: skip

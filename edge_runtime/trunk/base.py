@@ -99,16 +99,16 @@ class Trunk(Protocol):
         ...
 
     def look_ahead(self, x: F32, layer_idx: int, depth: int) -> F32:
-        """Apply the routers of the next sparse layers to the state that enters the present one's.
+        """Apply the routers of the next sparse layers to the states that enter the present one's.
 
         Args:
-            x: float32 [1, D], as `run_layer` returned it last, for `layer_idx`. An engine that has it on its device
-                uses that copy.
+            x: float32 [T, D], as `run_layer` returned it last for `layer_idx`, of several chunks joined. An engine that
+                has it on its device uses that copy.
             layer_idx: a sparse layer.
             depth: most layers to look ahead.
 
         Returns:
-            Router logits float32 [p, 1, E], nearest layer first; p is less than `depth` near the last layer. Valid
+            Router logits float32 [p, T, E], nearest layer first; p is less than `depth` near the last layer. Valid
             until the next call.
         """
         ...

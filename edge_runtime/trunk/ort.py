@@ -172,7 +172,7 @@ class OrtTrunk:
         return logits
 
     def look_ahead(self, x: F32, layer_idx: int, depth: int) -> F32:
-        """Apply the routers of the next sparse layers to float32 [1, D]. See `Trunk.look_ahead`."""
+        """Apply the routers of the next sparse layers to float32 [T, D]. See `Trunk.look_ahead`."""
         assert self._routers is not None, "the trunk was not asked to look ahead"
         return self._routers.apply(x, layer_idx, depth)
 
@@ -228,7 +228,7 @@ class OrtTrunk:
         past_k, past_v = kv.past(i)
         inputs = {
             "resid": views.resid[i % 2][None], "moe": views.moe[None], "past_k": past_k, "past_v": past_v,
-            "cos": views.cos[None, None], "sin": views.sin[None, None], "mask": masks[layer.sliding_window][None, None],
+            "cos": views.cos, "sin": views.sin, "mask": masks[layer.sliding_window][None, None],
         }  # fmt: skip
         outputs = {"resid_out": views.resid[(i + 1) % 2][None], "new_k": views.new_k, "new_v": views.new_v}
         if layer.sparse:

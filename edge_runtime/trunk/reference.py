@@ -93,7 +93,7 @@ class ReferenceTrunk:
         return logits
 
     def look_ahead(self, x: F32, layer_idx: int, depth: int) -> F32:
-        """Apply the routers of the next sparse layers to float32 [1, D]. See `Trunk.look_ahead`."""
+        """Apply the routers of the next sparse layers to float32 [T, D]. See `Trunk.look_ahead`."""
         coming = [layer for layer in self._spec.sparse_layers if layer > layer_idx][:depth]
         rows = [self._linear(x, f"layers.{layer}.router") for layer in coming]
         return np.stack(rows) if rows else np.empty((0, 1, self._spec.num_experts), np.float32)

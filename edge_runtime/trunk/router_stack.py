@@ -45,10 +45,10 @@ def require_routers(manifest: Manifest) -> None:
 
 
 class RouterStack:
-    """Applies the routers of the next layers to the state of one token.
+    """Applies the routers of the next layers to the states of a few tokens.
 
     Args:
-        session: of the graph; bound to arrays of our own once for every place and number of layers.
+        session: of the graph; bound to arrays of our own once for every place and number of layers and tokens.
         run: runs a session over a binding.
         bind: binds an array to a binding's input or output by address.
         routers: float32 [S, D, E], see `load_routers`; kept.
@@ -65,27 +65,28 @@ class RouterStack:
     ) -> None:
         self._session, self._run, self._bind, self._routers = session, run, bind, routers
         self._place = {layer: i for i, layer in enumerate(sparse_layers)}
-        self._x = np.zeros((1, 1, routers.shape[1]), np.float32)
-        self._bound: dict[tuple[int, int], tuple[Any, F32]] = {}
+        self._x: dict[int, F32] = {}
+        self._bound: dict[tuple[int, int, int], tuple[Any, F32]] = {}
 
     def apply(self, x: F32, layer_idx: int, depth: int) -> F32:
-        """Return float32 [p, 1, E]; see `Trunk.look_ahead`. Valid until the next call."""
-        first = self._place[layer_idx] + 1
+        """Return float32 [p, T, E]; see `Trunk.look_ahead`. Valid until the next call."""
+        first, tokens = self._place[layer_idx] + 1, len(x)
         count = min(depth, len(self._routers) - first)
         if count <= 0:
-            return np.empty((0, 1, self._routers.shape[2]), np.float32)
-        binding, logits = self._bound.get((first, count)) or self._binding(first, count)
-        self._x[0] = x
+            return np.empty((0, tokens, self._routers.shape[2]), np.float32)
+        binding, logits = self._bound.get((first, count, tokens)) or self._binding(first, count, tokens)
+        self._x[tokens][0] = x
         self._run(self._session, binding)
         return logits
 
-    def _binding(self, first: int, count: int) -> tuple[Any, F32]:
-        logits = np.empty((count, 1, self._routers.shape[2]), np.float32)
+    def _binding(self, first: int, count: int, tokens: int) -> tuple[Any, F32]:
+        x = self._x.setdefault(tokens, np.zeros((1, tokens, self._routers.shape[1]), np.float32))
+        logits = np.empty((count, tokens, self._routers.shape[2]), np.float32)
         binding = self._session.io_binding()
-        self._bind(binding.bind_input, "x", self._x)
+        self._bind(binding.bind_input, "x", x)
         self._bind(binding.bind_input, "routers", self._routers[first : first + count])
         self._bind(binding.bind_output, "router_logits", logits)
-        self._bound[first, count] = binding, logits
+        self._bound[first, count, tokens] = binding, logits
         return binding, logits
 
 

@@ -21,7 +21,7 @@ class Signature(NamedTuple):
 def layer_signature(spec: ModelSpec, layer_idx: int) -> Signature:
     """Return the signature of a layer's graph."""
     stream: Dims = (1, None, spec.hidden)
-    angle: Dims = (1, 1, None, spec.rope.dim // 2)
+    angle: Dims = (None, spec.rope.dim // 2)
     cache: Dims = (1, spec.num_kv_heads, None, spec.head_dim)
     outputs = {"resid_out": stream, "new_k": cache, "new_v": cache}
     if spec.layers[layer_idx].sparse:

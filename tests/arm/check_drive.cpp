@@ -42,9 +42,10 @@ void read_all(const char* path, const std::vector<uint8_t>& data, bool use_uring
   if (use_uring) backend = make_uring_backend(queue, 4, why_not);
   std::printf("check_drive: %s\n", backend ? "io_uring" : use_uring ? ("threads: " + why_not).c_str() : "threads");
   if (!backend) backend = make_thread_backend(queue, 4, {});
-  auto plan = std::make_shared<ReadPlan>();
-  plan->segments = {{0, kSegment}, {kSegment, kSegment}};
-  for (size_t at = 0; at < kBytes; at += 8192) plan->chunks.push_back({at, 8192});
+  std::vector<ReadPlan::Span> chunks;
+  for (size_t at = 0; at < kBytes; at += 8192) chunks.push_back({at, 8192});
+  const auto plan =
+      std::make_shared<ReadPlan>(std::vector<ReadPlan::Span>{{0, kSegment}, {kSegment, kSegment}}, chunks);
   const int fd = open(path, O_RDONLY);
   std::vector<uint8_t> memory(data.size());
   for (uint64_t r = 0; r < kRecords; ++r) {

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Cross-compiles the kernels for aarch64 and runs them under emulation: the NEON and the portable
 # unit against the numpy reference and, bit for bit, against this machine's kernels; the encoder's
-# bytes against this machine's; and the drive reader, whose io_uring is absent there. Exit 0 passed or skipped (said loudly), 1 failed.
+# bytes against this machine's; and the drive reader, whose io_uring is absent there. Counts the instructions the NEON
+# unit executes a weight and holds them to a bound. Exit 0 passed or skipped (said loudly), 1 failed.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -45,4 +46,21 @@ aarch64-linux-gnu-g++ -static "$work"/*.o -o "$work/check_arm" -pthread
 QEMU_CPU=cortex-a76 qemu-aarch64-static "$work/check_arm" neon-dotprod "$work"/case_*.bin || { echo "arm-check: FAILED" >&2; exit 1; }
 QEMU_CPU=cortex-a72 qemu-aarch64-static "$work/check_arm" scalar "$work"/case_*.bin || { echo "arm-check: FAILED" >&2; exit 1; }
 qemu-aarch64-static "$work/check_drive" "$work/records" || { echo "arm-check: FAILED" >&2; exit 1; }
+
+# Executed instructions a weight at one token, everything included (docs/kernels.md): what emulation logs, one line an
+# instruction, for three panels of 16 x 2048 less what it logs for one. The bounds are about 5 % above GCC 12's code.
+aarch64-linux-gnu-g++ $exact -static "$here/count_instructions.cpp" "$work"/{isa_neon_dotprod,encode_base}.o -o "$work/count"
+executed() { # tier, repetitions
+  QEMU_CPU=cortex-a76 qemu-aarch64-static -singlestep -d exec,nochain -D "$work/log" "$work/count" "$1" 1 "$2"
+  grep -c ^Trace "$work/log" || true
+}
+for tier_bound in 2:460 4:440 8:820; do
+  tier=${tier_bound%:*} bound=${tier_bound#*:}
+  a_thousand=$(( ($(executed "$tier" 3) - $(executed "$tier" 1)) * 1000 / (2 * 16 * 2048) ))
+  echo "arm-check: tier $tier: $a_thousand instructions a thousand weights (emulated; bound $bound)"
+  if [ "$a_thousand" -le 100 ] || [ "$a_thousand" -gt "$bound" ]; then
+    echo "arm-check: FAILED: the NEON panel of tier $tier executes more than its bound, or the count did not work" >&2
+    exit 1
+  fi
+done
 echo "arm-check: passed"

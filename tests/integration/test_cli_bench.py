@@ -57,6 +57,7 @@ def test_the_report_of_a_warm_run(model_bundle, capsys, tmp_path):
     assert result["energy"] is None
     assert 0 < result["memory"]["peak_rss_bytes"] <= result["memory"]["budget_bytes"]
     assert "warm: after 1 unmeasured" in found["cache_state"]
+    assert " with io_uring" in found["cache_state"] or " with threads" in found["cache_state"]
     check_sums(result)
     drive = found["drive"]
     assert (drive["ceiling_gbps"] is None) == (drive["not_measured_because"] is not None)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from trunk_bundles import write_trunk
 
-from edge_runtime import Engine
+from edge_runtime import Engine, SamplingParams
 from edge_runtime.errors import BundleError
 from edge_runtime.format import manifest as manifests
 from edge_runtime.spec import LayerSpec, ModelSpec, RopeSpec
@@ -50,9 +50,12 @@ def test_both_engines_apply_the_next_layers_routers(tmp_path, precision):
     write_trunk(SPEC, weights, tmp_path, precision)
     engine = OrtTrunk(tmp_path, SPEC, threads=1, max_chunk=8, look_ahead=True)
     rng = np.random.default_rng(0)
-    for layer, depth, coming in ((0, 1, [2]), (0, 5, [2, 3]), (2, 2, [3]), (3, 2, []), (0, 1, [2])):
-        x = rng.standard_normal((1, SPEC.hidden), dtype=np.float32)
-        wanted = np.array([x @ weights.get(f"layers.{i}.router").T for i in coming]).reshape(-1, 1, SPEC.num_experts)
+    for layer, depth, coming, tokens in (
+        (0, 1, [2], 1), (0, 5, [2, 3], 1), (2, 2, [3], 3), (3, 2, [], 1), (0, 1, [2], 3), (0, 1, [2], 1),
+    ):  # fmt: skip
+        x = rng.standard_normal((tokens, SPEC.hidden), dtype=np.float32)
+        wanted = [x @ weights.get(f"layers.{i}.router").T for i in coming]
+        wanted = np.array(wanted).reshape(-1, tokens, SPEC.num_experts)
         for trunk in (engine, ReferenceTrunk(SPEC, weights)):
             found = trunk.look_ahead(x, layer, depth)
             assert found.shape == wanted.shape
@@ -87,4 +90,4 @@ def test_an_older_bundle_says_what_to_do(model_bundle, tmp_path):
     with pytest.raises(BundleError, match=r"routers\.onnx: .*Export it again, or use --prefetch statistical"):
         Engine.open(old, prefetch="lookahead", **options)
     with Engine.open(old, prefetch="statistical", **options) as engine:
-        assert engine.generate("def", max_tokens=2).token_ids
+        assert engine.generate("def", SamplingParams(max_tokens=2)).token_ids

@@ -94,12 +94,46 @@ def test_prefetched_experts_are_late_then_hits():
     cache, store = make(4, latency=lambda key: 5)
     assert cache.prefetch(1, [2, 3], tiers(2, 3)) == 2
     assert cache.prefetch(1, [2], tiers(2)) == 0
-    assert serve(cache, 1, 2) == [[2]]
+    assert serve(cache, 1, 2, 3) == [[2, 3]]
     assert serve(cache, 1, 3) == [[3]]
     c = cache.counters
-    assert (c.hits, c.late, c.misses) == (1, 1, 0)
-    assert (c.prefetch_issued, c.prefetch_used, c.prefetch_late, c.prefetch_wasted) == (2, 1, 1, 0)
-    assert store.submitted[-1] == (ExpertKey(1, 2), Priority.NOW)
+    assert (c.hits, c.late, c.misses) == (1, 2, 0)
+    assert (c.prefetch_issued, c.prefetch_used, c.prefetch_late, c.prefetch_wasted) == (2, 0, 2, 0)
+    assert store.submitted[-2:] == [(ExpertKey(1, 2), Priority.NOW), (ExpertKey(1, 3), Priority.NOW)]
+
+
+def test_what_was_read_ahead_in_vain_is_withdrawn_when_its_layer_chooses():
+    cache, store = make(4, latency=lambda key: 5)
+    cache.prefetch(1, [2, 3], tiers(2, 3))
+    cache.prefetch(2, [0], tiers(0))
+    assert serve(cache, 1, 2) == [[2]]
+    assert [ticket.key for ticket in store.outstanding()] == []
+    c = cache.counters
+    assert (c.prefetch_issued, c.prefetch_used, c.prefetch_late, c.prefetch_wasted) == (3, 0, 1, 1)
+    assert store.reads == 2
+    assert serve(cache, 1, 3) == [[3]]
+    assert serve(cache, 2, 0) == [[0]]
+    assert (c.hits, c.late, c.misses) == (1, 1, 1)
+
+
+def test_a_read_in_the_background_is_not_withdrawn():
+    cache, _ = make(4, latency=lambda key: 5)
+    cache.prefetch(1, [3], tiers(3), Priority.SPECULATIVE)
+    serve(cache, 1, 2)
+    assert serve(cache, 1, 3) == [[3]]
+    assert cache.counters.prefetch_wasted == 0
+
+
+def test_an_expert_wanted_while_its_withdrawn_read_ends_is_read_again():
+    cache, store = make(4, latency=lambda key: 1 + 4 * key.expert_idx)
+    store.cuts = True
+    cache.prefetch(1, [3], tiers(3))
+    assert serve(cache, 1, 0) == [[0]]  # 3 is given up, part of it is under way
+    assert [ticket.key for ticket in store.outstanding()] == [(1, 3)]
+    assert serve(cache, 1, 3) == [[3]]
+    assert [key.expert_idx for key, priority in store.submitted] == [3, 0, 3, 3]  # ahead, 0, waited for, again
+    c = cache.counters
+    assert (c.late, c.prefetch_late, c.prefetch_wasted) == (1, 1, 0)
 
 
 def test_a_failed_read_leaves_everything_clean():

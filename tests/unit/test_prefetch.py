@@ -54,6 +54,7 @@ class Scripted:
 
     def __init__(self, store: Drive, right: bool) -> None:
         self.store, self.right, self.future = store, right, {}
+        self.max_tokens = 1
 
     def predict(self, layer_idx, x, routing):
         self.store.now += 1
@@ -76,7 +77,7 @@ class Bench:
         )  # fmt: skip
         self.predictor = Scripted(self.store, right)
         policy = create_policy("lossless", SHAPE)
-        self.prefetcher = Prefetcher(self.predictor, policy, self.cache, governor, clock=lambda: 1000 * self.store.now)
+        self.prefetcher = Prefetcher(self.predictor, self.cache, governor, clock=lambda: 1000 * self.store.now)
         self.policy, self.rng = policy, np.random.default_rng(3)
 
     def decode(self, tokens: int) -> list[bool]:
@@ -86,7 +87,7 @@ class Bench:
             future = {layer: self.rng.choice(E, K, replace=False).tolist() for layer in range(L)}
             self.predictor.future = future
             self.cache.begin_pass()
-            self.prefetcher.begin_pass(1)
+            self.prefetcher.begin_pass(1, self.policy)
             for layer in range(L):
                 self.store.now += 8
                 routing = routing_of(*future[layer])
@@ -140,15 +141,26 @@ def test_the_first_layer_that_lacks_something_is_read_for_and_all_before_it_are_
     bench.cache.begin_pass()
     for _ in bench.cache.stream(1, bench.policy.decide(1, routing_of(1, 2), bench.cache).tiers):
         pass
-    bench.prefetcher.begin_pass(1)
+    bench.prefetcher.begin_pass(1, bench.policy)
     bench.prefetcher.after(0, np.zeros((1, 1), np.float32), routing_of(3, 4))
     assert [key for key, priority in bench.store.submitted if priority is Priority.NEXT] == [
         ExpertKey(2, 1), ExpertKey(2, 2),
     ]  # fmt: skip
     assert bench.cache._table._masked[1, [1, 2]].all()
-    bench.prefetcher.begin_pass(7)
+    bench.prefetcher.begin_pass(7, bench.policy)
     bench.prefetcher.after(0, np.zeros((7, 1), np.float32), routing_of(3, 4))
     assert bench.store.submitted[-1][0] == ExpertKey(2, 2), "prompts are not looked ahead for"
+
+
+def test_sequences_side_by_side_are_looked_ahead_for_together_the_surest_first():
+    bench = Bench(5, governor=None)
+    rows = [routing_of(1, 2), routing_of(3, 1)]
+    joint = route(np.concatenate([row.logits for row in rows]), K, norm_topk_prob=True)
+    bench.predictor.max_tokens = 2
+    bench.predictor.predict = lambda layer_idx, x, routing: iter([(1, joint)])
+    bench.prefetcher.begin_pass(2, bench.policy)
+    bench.prefetcher.after(0, np.zeros((2, 1), np.float32), joint)
+    assert [key for key, _ in bench.store.submitted] == [(1, 1), (1, 3), (1, 2)]
 
 
 def test_hobbit_foresees_high_and_low():
@@ -183,7 +195,7 @@ def test_governor_by_hand():
 
 def test_lookahead_is_the_routers_applied_to_the_present_state():
     rng = np.random.default_rng(0)
-    routers, x = rng.standard_normal((3, E, 8)).astype(np.float32), rng.standard_normal((1, 8)).astype(np.float32)
+    routers, x = rng.standard_normal((3, E, 8)).astype(np.float32), rng.standard_normal((3, 8)).astype(np.float32)
 
     class Stack:
         def look_ahead(self, x: np.ndarray, layer_idx: int, depth: int) -> np.ndarray:

@@ -39,6 +39,12 @@ hobbit::ReadFunction wrap(nb::object function) {
   };
 }
 
+std::vector<hobbit::ReadPlan::Span> spans(const Spans& pairs) {
+  std::vector<hobbit::ReadPlan::Span> found;
+  for (const auto& [start, bytes] : pairs) found.push_back({start, bytes});
+  return found;
+}
+
 class DriveReader {
  public:
   DriveReader(int depth, bool drop_cached, bool use_uring, nb::object read)
@@ -56,10 +62,7 @@ class DriveReader {
   size_t add_plan(const Spans& segments, const Spans& chunks) {
     if (segments.empty() || segments.size() > hobbit::kMaxSegments || chunks.empty())
       throw std::invalid_argument("DriveReader: a plan has 1 to 4 segments and at least one chunk");
-    auto plan = std::make_shared<hobbit::ReadPlan>();
-    for (const auto& [start, bytes] : segments) plan->segments.push_back({start, bytes});
-    for (const auto& [start, bytes] : chunks) plan->chunks.push_back({start, bytes});
-    plans_.push_back(std::move(plan));
+    plans_.push_back(std::make_shared<hobbit::ReadPlan>(spans(segments), spans(chunks)));
     return plans_.size() - 1;
   }
 

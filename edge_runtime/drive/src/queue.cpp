@@ -15,17 +15,26 @@ namespace {
 
 constexpr uint32_t kMagic = 0x31524248;  // "HBR1"
 
-bool overlap(const ReadPlan::Span& a, const ReadPlan::Span& b) {
-  return a.start < b.start + b.bytes && b.start < a.start + a.bytes;
-}
-
 uint32_t load32(const uint8_t* p) {
   uint32_t v;
   std::memcpy(&v, p, 4);
   return v;
 }
 
+bool overlap(const ReadPlan::Span& a, const ReadPlan::Span& b) {
+  return a.start < b.start + b.bytes && b.start < a.start + a.bytes;
+}
+
 }  // namespace
+
+ReadPlan::ReadPlan(std::vector<Span> segments_, std::vector<Span> chunks_)
+    : segments(std::move(segments_)), chunks(std::move(chunks_)) {
+  for (const Span& segment : segments) {
+    size_t count = 0;
+    for (const Span& chunk : chunks) count += overlap(segment, chunk);
+    chunks_of.push_back(count);
+  }
+}
 
 int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
@@ -36,11 +45,7 @@ void ReadQueue::push(Request request) {
   auto read = std::make_shared<Read>();
   const ReadPlan& plan = *request.plan;
   read->chunks_left = plan.chunks.size();
-  for (const auto& segment : plan.segments) {
-    size_t left = 0;
-    for (const auto& chunk : plan.chunks) left += overlap(segment, chunk);
-    read->segment_left.push_back(left);
-  }
+  read->segment_left = plan.chunks_of;
   read->outcome.id = request.id;
   read->outcome.started_ns = now_ns();
   read->request = std::move(request);
@@ -71,10 +76,16 @@ bool ReadQueue::withdraw(uint64_t id) {
   const auto found = reads_.find(id);
   if (found == reads_.end()) return true;
   const std::shared_ptr<Read>& read = found->second;
-  if (read->next_chunk > 0 || read->is_done) return false;
-  waiting_.erase(Key(read->request.priority, read->arrival));
-  reads_.erase(found);
-  return true;
+  if (read->is_done) return false;
+  if (waiting_.erase(Key(read->request.priority, read->arrival)) == 0) return false;  // all of it is under way
+  if (read->next_chunk == 0) {
+    reads_.erase(found);
+    return true;
+  }
+  if (read->outcome.fault == Fault::none) read->outcome.fault = Fault::withdrawn;
+  read->chunks_left -= read->request.plan->chunks.size() - read->next_chunk;
+  if (read->chunks_left == 0) end_read(read);
+  return false;
 }
 
 void ReadQueue::forget(uint64_t id) {
@@ -111,7 +122,12 @@ Chunk ReadQueue::take(bool block) {
 }
 
 bool ReadQueue::is_intact(const Chunk& chunk) {
-  if (chunk.read->outcome.fault != Fault::none) {  // an earlier chunk failed: nothing more is read
+  bool is_over;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    is_over = chunk.read->outcome.fault != Fault::none;
+  }
+  if (is_over) {  // an earlier chunk failed, or it was withdrawn: nothing more is read
     end_chunk(chunk, nullptr);
     return false;
   }
@@ -224,15 +240,18 @@ void ReadQueue::end_chunk(const Chunk& chunk, const Outcome* why) {
       read.outcome.id = before.id, read.outcome.started_ns = before.started_ns;
     }
     is_last = --read.chunks_left == 0;
-    if (is_last) {
-      read.is_done = true;
-      read.outcome.finished_ns = now_ns();
-      num_reads_ += read.outcome.fault == Fault::none;
-      finished_.push_back(chunk.read);
-    }
+    if (is_last) end_read(chunk.read);
     if (--active_ == 0) busy_ns_ += now_ns() - busy_since_;
   }
   if (is_last) done_.notify_all();
+}
+
+// With the lock held: nothing of the read is under way any more.
+void ReadQueue::end_read(const std::shared_ptr<Read>& read) {
+  read->is_done = true;
+  read->outcome.finished_ns = now_ns();
+  num_reads_ += read->outcome.fault == Fault::none;
+  finished_.push_back(read);
 }
 
 void ReadQueue::close() {

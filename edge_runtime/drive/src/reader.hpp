@@ -23,8 +23,10 @@ struct ReadPlan {
   struct Span {
     size_t start, bytes;
   };
+  ReadPlan(std::vector<Span> segments, std::vector<Span> chunks);
   std::vector<Span> segments;  // at most kMaxSegments, without gaps
   std::vector<Span> chunks;    // in order, together the whole read
+  std::vector<size_t> chunks_of;  // how many chunks hold bytes of each segment
 };
 
 // Where a read's bytes go: segments one after the other, in pieces of memory that need not touch.
@@ -43,6 +45,7 @@ enum class Fault : int {
   resized,   // got: bytes of the file now
   closed,    // the reader was closed before the read ran
   raised,    // the replaced read function raised; message
+  withdrawn, // nobody wants it any more; what had not started was not read
 };
 
 struct Outcome {
@@ -97,7 +100,9 @@ class ReadQueue {
 
   void push(Request request);
   bool promote(uint64_t id, int priority);
-  bool withdraw(uint64_t id);  // false: it has started, and will finish
+  // Reads no further. True: it is gone. False: chunks are under way, and it will be done after them, as withdrawn unless
+  // they were the last ones.
+  bool withdraw(uint64_t id);
   void forget(uint64_t id);
   std::vector<Outcome> wait_done(double timeout_s);
   ReadStats stats() const;
@@ -122,6 +127,7 @@ class ReadQueue {
   using Key = std::pair<int, uint64_t>;
   void check_segments(const Chunk& chunk, std::vector<size_t> complete, Outcome& why) const;
   void end_chunk(const Chunk& chunk, const Outcome* why);
+  void end_read(const std::shared_ptr<Read>& read);
 
   const bool drop_cached_;
   mutable std::mutex mutex_;

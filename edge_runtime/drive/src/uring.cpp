@@ -107,6 +107,7 @@ struct Shared {
   std::vector<Place> places;
   std::vector<size_t> free;
   uint64_t wakes = 0;
+  std::atomic<bool> is_woken{false};  // a wake-up is on its way: no second one is needed
   iovec wake_vector{&wakes, sizeof wakes};
   std::mutex mutex;
   std::condition_variable ended;
@@ -179,6 +180,7 @@ void run(const std::shared_ptr<Shared>& shared) {
     over.clear();
     while (s.ring.pop(tag, result)) {
       if (tag == kWake) {
+        s.is_woken = false;  // before the queue is looked at
         await_wake(s);
         continue;
       }
@@ -223,7 +225,7 @@ std::unique_ptr<Backend> make_uring_backend(std::shared_ptr<ReadQueue> queue, in
   for (size_t i = size_t(depth); i-- > 0;) shared->free.push_back(i);
   Shared* raw = shared.get();
   queue->on_push = [weak = std::weak_ptr<Shared>(shared), raw] {
-    if (const auto held = weak.lock()) {
+    if (const auto held = weak.lock(); held && !raw->is_woken.exchange(true)) {
       const uint64_t one = 1;
       [[maybe_unused]] const ssize_t sent = write(raw->wake, &one, sizeof one);
     }

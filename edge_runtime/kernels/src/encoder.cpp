@@ -1,6 +1,7 @@
 #include "encoder.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -124,19 +125,20 @@ void ExpertEncoder::add_rows(int matrix, size_t row_start, const void* rows, siz
     if (added_[panel_index(matrix, first + p)])
       refuse(name + ": row " + std::to_string((first + p) * kPanelRows) + " was added twice");
 
-  const size_t threads = size_t(pool_.size());
-  std::vector<size_t> bad(threads, SIZE_MAX);
+  // Panel by panel, to whoever is free: the threads share their cores with the one that reads and the one that writes.
+  // All panels before a bad one were taken before it, so the first bad row is found whatever the order.
+  std::vector<size_t> bad(size_t(pool_.size()), SIZE_MAX);
+  std::atomic<size_t> next{0};
   auto job = [&](int thread) {
-    const size_t t = size_t(thread);
-    for (size_t p = panels * t / threads; p < panels * (t + 1) / threads; ++p) {
+    for (size_t p; (p = next.fetch_add(1, std::memory_order_relaxed)) < panels;) {
       size_t row = 0;
       const uint8_t* from = static_cast<const uint8_t*>(rows) + p * bytes;
-      if (encode_one(workers_[t], matrix, first + p, from, source, row)) continue;
-      bad[t] = (first + p) * kPanelRows + row;
-      return;
+      if (encode_one(workers_[size_t(thread)], matrix, first + p, from, source, row)) continue;
+      bad[size_t(thread)] = (first + p) * kPanelRows + row;
+      next.store(panels, std::memory_order_relaxed);
     }
   };
-  pool_.run(job);
+  pool_.run_with_whoever_comes(job);
   const size_t worst = *std::min_element(bad.begin(), bad.end());
   if (worst != SIZE_MAX)
     refuse(name + ": row " + std::to_string(worst) + " holds a non-finite weight (or one beyond 1e15)");

@@ -10,6 +10,7 @@ namespace {
 
 struct Avx2 {
   static constexpr int kSlices = 2, kSlicesTogether = 1, kTokenBlock = 8, kTokenBlockBf16 = 2;
+  static constexpr bool kDotOnce = true;
   using F = __m256;
   using Table = __m256i;  // a shuffle looks up within 128 bits: the four entries of each of four rows
   template <int TIER> struct Codes { __m256i q[8], r[TIER >= 6 ? 8 : 1]; };
@@ -71,16 +72,55 @@ struct Avx2 {
              codes.r + 4 * v);
     }
   }
-  static __m256i inputs(const ActGroup& x, int i) {
+  static __m256i inputs(const int8_t* q, int i) {
     int32_t four;
-    std::memcpy(&four, x.q + 4 * i, 4);
+    std::memcpy(&four, q + 4 * i, 4);
     return _mm256_set1_epi32(four);
+  }
+  // The same as unpack and dot for a single token: no code outlives its product, so that all stays in registers.
+  template <int TIER>
+  [[gnu::always_inline]] static F dot_once(const uint8_t* const* plane, size_t at, Table table, const ActGroup& x) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    const int8_t* in = x.q;
+    asm("" : "+r"(in));  // else the broadcasts are shared by the slices, on the stack
+    if constexpr (TIER == 2) {
+      const __m256i mask = _mm256_set1_epi8(0x33);
+      __m256i total[2];
+      for (int v = 0; v < 2; ++v) {
+        const __m256i p0 = plane_load(plane[0] + at + size_t(64 * v));
+        const __m256i even = _mm256_and_si256(p0, mask), odd = _mm256_and_si256(_mm256_srli_epi16(p0, 2), mask);
+        const auto product = [&](__m256i codes, int i) {
+          return _mm256_madd_epi16(_mm256_maddubs_epi16(look_up(table, codes), inputs(in, 4 * v + i)), ones);
+        };
+        total[v] = product(even, 0);
+        total[v] = _mm256_add_epi32(total[v], product(odd, 1));
+        total[v] = _mm256_add_epi32(total[v], product(_mm256_srli_epi16(even, 4), 2));
+        total[v] = _mm256_add_epi32(total[v], product(_mm256_srli_epi16(odd, 4), 3));
+      }
+      return _mm256_cvtepi32_ps(_mm256_add_epi32(total[0], total[1]));
+    }
+    const auto sum16 = [&](__m256i hi, __m256i lo, int v, __m256i sum) {
+      __m256i codes[4];
+      join(hi, lo, codes);
+      for (int f = 0; f < 4; ++f)
+        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes[f], inputs(in, 4 * v + f)));
+      return sum;
+    };
+    __m256i q16 = _mm256_setzero_si256(), r16 = q16;
+    for (int v = 0; v < 2; ++v) {
+      const size_t from = at + size_t(64 * v);
+      q16 = sum16(plane_load(plane[0] + from), plane_load(plane[1] + from), v, q16);
+      if constexpr (TIER >= 6)
+        r16 = sum16(plane_load(plane[2] + from), TIER == 8 ? plane_load(plane[3] + from) : _mm256_setzero_si256(), v, r16);
+    }
+    if constexpr (TIER == 4) return _mm256_cvtepi32_ps(_mm256_madd_epi16(q16, ones));
+    return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_madd_epi16(q16, _mm256_set1_epi16(14)), _mm256_madd_epi16(r16, ones)));
   }
   template <int TIER> static F dot(const Codes<TIER>& codes, const ActGroup& x) {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256i total = _mm256_setzero_si256(), q16 = total, r16 = total;
     for (int i = 0; i < 8; ++i) {
-      const __m256i in = inputs(x, i), q = _mm256_maddubs_epi16(codes.q[i], in);
+      const __m256i in = inputs(x.q, i), q = _mm256_maddubs_epi16(codes.q[i], in);
       if constexpr (TIER == 2) {
         total = _mm256_add_epi32(total, _mm256_madd_epi16(q, ones));  // one pair nearly fills 16 bits
       } else {

@@ -10,6 +10,7 @@ namespace {
 
 struct Neon {
   static constexpr int kSlices = 4, kSlicesTogether = 2, kTokenBlock = 4, kTokenBlockBf16 = 1;
+  static constexpr bool kDotOnce = false;
   using F = float32x4_t;
   using Table = uint8x16_t;  // the four entries of each of four rows
   template <int TIER> struct Codes { int8x16_t c[8]; };

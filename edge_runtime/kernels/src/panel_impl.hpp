@@ -38,14 +38,22 @@ inline void block_slices(const PanelRef& panel, const ActGroup* const* tokens, s
 #pragma GCC unroll 4  // else the slices' arrays stay in memory
     for (int s = 0; s < COUNT; ++s) {
       const int row = kRows * (FIRST + s);
+      const size_t at = g * kGroupPlane + size_t(4 * row);
       typename V::template Codes<TIER> codes;
-      V::unpack(codes, panel.plane, g * kGroupPlane + size_t(4 * row), table[s]);
+      F first;  // the only token's dot product comes before anything else that needs registers
+      constexpr bool kOnce = V::kDotOnce && TB == 1;
+      if constexpr (kOnce)
+        first = V::template dot_once<TIER>(panel.plane, at, table[s], tokens[0][g]);
+      else
+        V::unpack(codes, panel.plane, at, table[s]);
       const F scale = V::mul(unit[s], V::load_u8(meta + row));
       F offset = V::mul(neg_min[s], V::load_u8(meta + kPanelRows + row));
       if (TIER >= 6) offset = V::fma(scale, V::set1(kCodeOffset<TIER>), offset);
       for (int t = 0; t < TB; ++t) {
         const ActGroup& x = tokens[t][g];
-        acc[t][s] = V::fma(V::mul(scale, V::dot(codes, x)), V::set1(x.scale), acc[t][s]);
+        F dot;
+        if constexpr (kOnce) dot = first; else dot = V::dot(codes, x);
+        acc[t][s] = V::fma(V::mul(scale, dot), V::set1(x.scale), acc[t][s]);
         acc[t][s] = V::fma(offset, V::set1(x.scale_sum), acc[t][s]);
       }
     }

@@ -1,10 +1,12 @@
-"""Building blocks of a decoder layer as plain ONNX operators that ONNX Runtime and TensorRT 10.3 both know.
+"""Building blocks of a decoder layer: plain ONNX operators, which TensorRT 10.3 knows, or ONNX Runtime's fused ones.
 
 The cache is a read-only input and the softmax runs over cached and new keys at once; query heads of one key head are
 folded into the rows of one product. See docs/adr/0010-portable-trunk-graphs.md.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from edge_runtime.spec import ModelSpec
 from edge_runtime.trunk.weights import TrunkWeights
@@ -13,22 +15,39 @@ from hobbit_export.trunk.linear import LinearWriter, Matrix
 
 
 def rms_norm(g: Graph, x: str, gamma: str, eps: float) -> str:
-    """Return x / sqrt(mean(x^2) + eps) * gamma over the last axis. ONNX Runtime fuses exactly this pattern."""
+    """Return x / sqrt(mean(x^2) + eps) * gamma over the last axis."""
+    if g.fused:
+        return g.node("SimplifiedLayerNormalization", x, gamma, axis=-1, epsilon=eps)
     square = g.node("Pow", x, g.scalar(2.0))
     mean = g.node("ReduceMean", square, g.ints(-1), keepdims=1)
     root = g.node("Sqrt", g.node("Add", mean, g.scalar(eps)))
     return g.node("Mul", g.node("Div", x, root), gamma)
 
 
-def rotate(g: Graph, x: str, dims: tuple[int, int]) -> str:
-    """Apply rotary embedding to x [1, heads, T, C] with the inputs cos and sin [1, 1, T, R/2].
+def add_norm(g: Graph, a: str, b: str, gamma: str, eps: float) -> tuple[str, str]:
+    """Return a + b and its `rms_norm`."""
+    if g.fused:
+        normed, _, _, total = g.nodes(
+            "SkipSimplifiedLayerNormalization", 4, a, b, gamma, contrib=True, unused=(1, 2), epsilon=eps
+        )
+        return total, normed
+    total = g.node("Add", a, b)
+    return total, rms_norm(g, total, gamma, eps)
+
+
+def rotate(g: Graph, x: str, heads: int, dims: tuple[int, int]) -> str:
+    """Apply rotary embedding to x [1, heads, T, C] with the inputs cos and sin [T, R/2].
 
     Args:
         g: the graph.
         x: queries or keys.
+        heads: of x.
         dims: (R, C): the first R of C dims are rotated as two halves.
     """
     rotary, width = dims
+    if g.fused:
+        part = {"rotary_embedding_dim": rotary, "num_heads": heads} if rotary < width else {}
+        return g.node("RotaryEmbedding", x, g.ints(0), "cos", "sin", contrib=True, **part)
     half = rotary // 2
     sizes = g.ints(half, half, *([width - rotary] if width > rotary else []))
     a, b, *rest = g.nodes("Split", 3 if width > rotary else 2, x, sizes, axis=-1)
@@ -60,45 +79,44 @@ class Attention:
     def emit(self, x: str) -> tuple[str, str, str]:
         """Return (output [1, T, D], new_k, new_v [1, G, T, C]) for normed x [1, T, D]."""
         s, g = self._spec, self._g
-        q, k, v = self._project(x)
-        if s.qk_norm == "per_head":
-            q, k = self._norm(q, "q_norm"), self._norm(k, "k_norm")
-        dims = (s.rope.dim, s.head_dim)
-        joint = rotate(g, g.node("Concat", q, k, axis=1), dims)
+        joint, v = self._project(x)
+        joint = rotate(g, joint, s.num_heads + s.num_kv_heads, (s.rope.dim, s.head_dim))
         q, k = g.nodes("Split", 2, joint, g.ints(s.num_heads, s.num_kv_heads), axis=1)
-        out = self._attend(g.node("Mul", q, g.scalar(s.head_dim**-0.5)), k, v)
+        out = self._attend(q, k, v)
         width = s.num_heads * s.head_dim
         out = self._linear.product(out, Matrix(f"{self._prefix}o", (f"{self._prefix}o",), (s.hidden,), width))
-        return self._bias(out, "o_bias", s.o_bias), k, v
+        return self._bias(out, ("o",), s.o_bias), k, v
 
-    def _project(self, x: str) -> tuple[str, str, str]:
-        """Return q [1, H, T, C], k and v [1, G, T, C] before rotation."""
+    def _project(self, x: str) -> tuple[str, str]:
+        """Return queries and keys as one [1, H + G, T, C], normed where the model does, and values [1, G, T, C]."""
         s, g, p = self._spec, self._g, self._prefix
-        widths = tuple(heads * s.head_dim for heads in (s.num_heads, s.num_kv_heads, s.num_kv_heads))
+        heads = (s.num_heads, s.num_kv_heads, s.num_kv_heads)
+        widths = tuple(count * s.head_dim for count in heads)
         flat = self._linear.product(x, Matrix(f"{p}qkv", (f"{p}q", f"{p}k", f"{p}v"), widths, s.hidden))
-        parts = g.nodes("Split", 3, flat, g.ints(*widths), axis=-1)
-        parts = [self._bias(part, f"{name}_bias", s.qkv_bias) for part, name in zip(parts, "qkv", strict=True)]
+        flat = self._bias(flat, ("q", "k", "v"), s.qkv_bias)
         if s.qk_norm == "full":
-            parts = [self._norm(parts[0], "q_norm"), self._norm(parts[1], "k_norm"), parts[2]]
+            q, k, v = g.nodes("Split", 3, flat, g.ints(*widths), axis=-1)
+            flat = g.node("Concat", self._norm(q, "q_norm"), self._norm(k, "k_norm"), v, axis=-1)
         if s.clip_qkv is not None:
-            low, high = g.scalar(-s.clip_qkv), g.scalar(s.clip_qkv)
-            parts = [g.node("Clip", part, low, high) for part in parts]
-        q, k, v = (self._heads(part, width // s.head_dim) for part, width in zip(parts, widths, strict=True))
-        return q, k, v
+            flat = g.node("Clip", flat, g.scalar(-s.clip_qkv), g.scalar(s.clip_qkv))
+        split = g.node("Reshape", flat, g.ints(1, -1, sum(heads), s.head_dim))
+        by_head = g.node("Transpose", split, perm=[0, 2, 1, 3])
+        joint, v = g.nodes("Split", 2, by_head, g.ints(s.num_heads + s.num_kv_heads, s.num_kv_heads), axis=1)
+        return self._norm_heads(joint) if s.qk_norm == "per_head" else joint, v
 
-    def _heads(self, flat: str, heads: int) -> str:
-        """[1, T, heads * C] -> [1, heads, T, C]."""
-        g = self._g
-        split = g.node("Reshape", flat, g.ints(1, -1, heads, self._spec.head_dim))
-        return g.node("Transpose", split, perm=[0, 2, 1, 3])
+    def _norm_heads(self, joint: str) -> str:
+        """Norm every head of [1, H + G, T, C], queries by one gamma and keys by another."""
+        s, g, p = self._spec, self._g, self._prefix
+        gammas = [self._weights.get(f"{p}{name}") for name in ("q_norm", "k_norm")]
+        by_head = np.repeat(np.stack(gammas), (s.num_heads, s.num_kv_heads), axis=0)[:, None]
+        ones = g.vector(f"{p}ones", np.ones(s.head_dim, np.float32))
+        return g.node("Mul", rms_norm(g, joint, ones, s.rms_eps), g.vector(f"{p}qk_norm", by_head))
 
     def _attend(self, q: str, new_k: str, new_v: str) -> str:
         """Return [1, T, H * C]: softmax over cached and new keys, queries of a key head folded into rows."""
         s, g = self._spec, self._g
         folded = g.node("Reshape", q, g.ints(1, s.num_kv_heads, -1, s.head_dim))
-        scores = [
-            g.node("MatMul", folded, g.node("Transpose", keys, perm=[0, 1, 3, 2])) for keys in ("past_k", new_k)
-        ]  # fmt: skip
+        scores = [self._scores(folded, keys) for keys in ("past_k", new_k)]
         by_head = g.node("Reshape", g.node("Concat", *scores, axis=-1), g.ints(1, s.num_heads, -1, 0))
         probs = g.node("Softmax", g.node("Add", by_head, "mask"), axis=-1)
         probs = g.node("Reshape", probs, g.ints(1, s.num_kv_heads, -1, 0))
@@ -110,11 +128,21 @@ class Attention:
         out = g.node("Transpose", out, perm=[0, 2, 1, 3])
         return g.node("Reshape", out, g.ints(1, -1, s.num_heads * s.head_dim))
 
+    def _scores(self, queries: str, keys: str) -> str:
+        """Scaled products of [1, G, n, C] with keys [1, G, S, C]."""
+        g, scale = self._g, self._spec.head_dim**-0.5
+        if g.fused:
+            return g.node("FusedMatMul", queries, keys, contrib=True, transB=1, alpha=scale)
+        product = g.node("MatMul", queries, g.node("Transpose", keys, perm=[0, 1, 3, 2]))
+        return g.node("Mul", product, g.scalar(scale))
+
     def _norm(self, x: str, name: str) -> str:
         gamma = self._g.vector(self._prefix + name, self._weights.get(self._prefix + name))
         return rms_norm(self._g, x, gamma, self._spec.rms_eps)
 
-    def _bias(self, x: str, name: str, present: bool) -> str:
+    def _bias(self, x: str, names: tuple[str, ...], present: bool) -> str:
+        """Add the biases of stacked matrices, if there are any."""
         if not present:
             return x
-        return self._g.node("Add", x, self._g.vector(self._prefix + name, self._weights.get(self._prefix + name)))
+        biases = [self._weights.get(f"{self._prefix}{name}_bias") for name in names]
+        return self._g.node("Add", x, self._g.vector(f"{self._prefix}{''.join(names)}_bias", np.concatenate(biases)))

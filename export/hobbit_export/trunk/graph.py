@@ -28,9 +28,15 @@ Dims = Sequence[int | str]
 class Graph:
     """Collects nodes in topological order, then writes them."""
 
-    def __init__(self, name: str, data: DataFile | None = None) -> None:
-        """Start an empty graph whose weights go into `data`; without it the graph has none."""
-        self._data = data
+    def __init__(self, name: str, data: DataFile | None = None, *, fused: bool = False) -> None:
+        """Start an empty graph.
+
+        Args:
+            name: of the graph.
+            data: file of its weights; without it the graph has none.
+            fused: use ONNX Runtime's own operators.
+        """
+        self._data, self.fused = data, fused
         self._name = name
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
@@ -48,19 +54,28 @@ class Graph:
         self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(dims)))
         return name
 
-    def output(self, value: str, name: str, dims: Dims) -> None:
-        """Declare a float32 output which is `value`."""
-        self._nodes.append(helper.make_node("Identity", [value], [name], name=f"out_{name}"))
+    def output(self, value: str, name: str, dims: Dims) -> str:
+        """Declare a float32 output which is `value`, a node's; return `name`, as it is called from now on."""
+        for node in self._nodes:
+            for names in (node.input, node.output):
+                for i, used in enumerate(names):
+                    if used == value:
+                        names[i] = name
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(dims)))
+        return name
 
     def node(self, op: str, *inputs: str, contrib: bool = False, **attributes: Any) -> str:
         """Append a node with one output and return the output's name."""
         return self.nodes(op, 1, *inputs, contrib=contrib, **attributes)[0]
 
-    def nodes(self, op: str, num_outputs: int, *inputs: str, contrib: bool = False, **attributes: Any) -> list[str]:
-        """Append a node and return its outputs' names."""
+    def nodes(
+        self, op: str, num_outputs: int, *inputs: str, contrib: bool = False, unused: Sequence[int] = (),
+        **attributes: Any,
+    ) -> list[str]:  # fmt: skip
+        """Append a node and return its outputs' names; those of `unused` ones are empty, and not computed."""
         name = f"{op.lower()}_{len(self._nodes)}"
-        outputs = [name] if num_outputs == 1 else [f"{name}_{i}" for i in range(num_outputs)]
+        numbered = ["" if i in unused else f"{name}_{i}" for i in range(num_outputs)]
+        outputs = [name] if num_outputs == 1 else numbered
         domain = _CONTRIB if contrib else ""
         self._nodes.append(helper.make_node(op, inputs, outputs, name=name, domain=domain, **attributes))
         return outputs

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from edge_runtime.format.manifest import EMBEDDING, EmbeddingDtype, trunk_file
 from edge_runtime.spec import ModelSpec
 from edge_runtime.trunk.weights import TrunkWeights
-from hobbit_export.trunk.blocks import Attention, rms_norm, swiglu
+from hobbit_export.trunk.blocks import Attention, add_norm, swiglu
 from hobbit_export.trunk.data_file import DataFile
 from hobbit_export.trunk.graph import Dims, Graph
-from hobbit_export.trunk.linear import LinearWriter, Matrix, Precision
+from hobbit_export.trunk.linear import BITS, LinearWriter, Matrix, Precision
 
 DEFAULT_MEMORY_BYTES = 256 << 20
 
@@ -48,14 +48,13 @@ def build_layer(
     def emit(g: Graph, linear: LinearWriter) -> None:
         _layer_inputs(g, spec)
         p, layer, d = f"layers.{layer_idx}.", spec.layers[layer_idx], spec.hidden
-        resid = g.node("Add", "resid", "moe")
-        normed = rms_norm(g, resid, g.vector(f"{p}attn_norm", weights.get(f"{p}attn_norm")), spec.rms_eps)
+        gammas = [g.vector(f"{p}{name}", weights.get(f"{p}{name}")) for name in ("attn_norm", "ffn_norm")]
+        resid, normed = add_norm(g, "resid", "moe", gammas[0], spec.rms_eps)
         attended, new_k, new_v = Attention(spec, p, weights, g, linear).emit(normed)
-        resid = g.node("Add", resid, attended)
-        x = rms_norm(g, resid, g.vector(f"{p}ffn_norm", weights.get(f"{p}ffn_norm")), spec.rms_eps)
+        resid, x = add_norm(g, resid, attended, gammas[1], spec.rms_eps)
         if layer.sparse:
             router = Matrix(f"{p}router", (f"{p}router",), (spec.num_experts,), d)
-            g.output(x, "x", (1, "T", d))
+            x = g.output(x, "x", (1, "T", d))
             g.output(linear.product(x, router, exact=True), "router_logits", (1, "T", spec.num_experts))
         elif layer.dense_intermediate:
             resid = g.node("Add", resid, swiglu(linear, g, x, f"{p}dense", (d, layer.dense_intermediate)))
@@ -105,8 +104,8 @@ def build_head(
     """Write the graph of the last combine, final norm and output head. Arguments as for `build_layer`."""
 
     def emit(g: Graph, linear: LinearWriter) -> None:
-        resid = g.node("Add", g.input("resid", (1, "T", spec.hidden)), g.input("moe", (1, "T", spec.hidden)))
-        x = rms_norm(g, resid, g.vector("final_norm", weights.get("final_norm")), spec.rms_eps)
+        resid, moe = g.input("resid", (1, "T", spec.hidden)), g.input("moe", (1, "T", spec.hidden))
+        _, x = add_norm(g, resid, moe, g.vector("final_norm", weights.get("final_norm")), spec.rms_eps)
         logits = linear.product(x, Matrix("head", ("head",), (spec.vocab_size,), spec.hidden))
         g.output(logits, "logits", (1, "T", spec.vocab_size))
 
@@ -161,7 +160,7 @@ def _layer_inputs(g: Graph, spec: ModelSpec) -> None:
     cache: Dims = (1, spec.num_kv_heads, "S", spec.head_dim)
     shapes: dict[str, Dims] = {
         "resid": (1, "T", spec.hidden), "moe": (1, "T", spec.hidden),
-        "cos": (1, 1, "T", half), "sin": (1, 1, "T", half),
+        "cos": ("T", half), "sin": ("T", half),
         "past_k": cache, "past_v": cache, "mask": (1, 1, "T", "S_plus_T"),
     }  # fmt: skip
     for name, dims in shapes.items():
@@ -178,7 +177,7 @@ def _build(
     path.parent.mkdir(parents=True, exist_ok=True)
     data_path = path.with_suffix(".data")
     with DataFile(data_path) as data:
-        graph = Graph(path.stem, data)
+        graph = Graph(path.stem, data, fused=precision in BITS)
         emit(graph, LinearWriter(graph, weights, precision, memory_bytes))
         graph.save(path)
     return [path, data_path]
