@@ -63,7 +63,7 @@ def decide_us(policy: Policy, routings: list[Routing], residents: HalfResident, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("experts", 128), ("top-k", 8), ("layers", 48), ("repeats", 60)):
+    for name, default in (("experts", 128), ("top-k", 8), ("layers", 48), ("repeats", 240)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()

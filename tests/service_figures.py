@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.service.events import EngineView, Heartbeat, Phase, Readiness, ServiceInfo, ServiceStats
 
@@ -17,9 +15,10 @@ def counters() -> ExpertCounters:
     experts = ExpertCounters(
         bytes_read=5 << 20, read_busy_ns=20_000_000, stall_ns=1_500_000_000, substituted=3, skipped=2, route_changed=1,
         prefetch_issued=9, prefetch_used=4, prefetch_late=2, prefetch_wasted=1, evicted=6, truncated=5,
+        fallbacks=4, predicted_kld=0.25,
     )  # fmt: skip
     for tier, hits, late, misses in ((8, 70, 2, 20), (4, 7, 0, 1)):
-        experts.count(*(np.full(n, tier, np.uint8) for n in (hits, late, misses)))
+        experts.count(*(bytes([tier]) * n for n in (hits, late, misses)))
     experts.substituted_to = {4: 2, 2: 1}
     for nanoseconds in (50_000, 400_000, 3_000_000, 2_000_000_000):
         experts.count_read(nanoseconds)

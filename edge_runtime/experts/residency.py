@@ -152,7 +152,7 @@ class SlotTable(Slots):
         cores, planes = ledger.resize(budget_bytes, used, [unit for units in self._planes for unit in units])
         for source, target in cores:
             self._keys[target], self._prefetched[target] = self._keys[source], self._prefetched[source]
-            self._slots.flat[self._keys[target]] = target
+            self._slot_by_key[self._keys[target]] = target
             self._planes[target], self._planes[source] = self._planes[source], []
         moved = dict(planes)
         if moved:

@@ -35,6 +35,7 @@ class Slots:
         self._slots = np.full((num_layers, num_experts), FREE, np.int32)
         self._slot_by_key = self._slots.reshape(-1)
         self._tiers = np.zeros((num_layers, num_experts), np.uint8)
+        self._tier_by_key = self._tiers.reshape(-1)
         self._visible_tiers = self._tiers.view()
         self._visible_tiers.flags.writeable = False
         self._masked = np.zeros((num_layers, num_experts), np.bool_)
@@ -99,13 +100,13 @@ class Slots:
 
     def resident_planes(self, slot: int) -> int | None:
         """Planes a slot's expert is resident with; None if it is not resident at all."""
-        tier = int(self._tiers.flat[self._keys[slot]])
+        tier = int(self._tier_by_key[self._keys[slot]])
         return self.ledger.sizes.planes(tier) if tier else None
 
     def set_ready(self, slot: int) -> None:
         """Its reads finished: the slot's expert is resident with all planes it was given."""
         sizes, planes = self.ledger.sizes, len(self._planes[slot])
-        self._tiers.flat[self._keys[slot]] = sizes.core_tier + 2 * planes
+        self._tier_by_key[self._keys[slot]] = sizes.core_tier + 2 * planes
         self._reading[slot] = False
 
     def drop(self, slot: int) -> None:
@@ -118,7 +119,7 @@ class Slots:
             self._cut(slot, kept)
             return
         self._pinned[slot] = False
-        self._slots.flat[key] = FREE
+        self._slot_by_key[key] = FREE
         self._keys[slot] = FREE
         self._cut(slot, 0)
         self.ledger.free_core(slot)
@@ -208,7 +209,7 @@ class Slots:
 
     def _truncate(self, slot: int) -> None:
         """Drop the last plane of a resident."""
-        self._tiers.flat[self._keys[slot]] -= 2
+        self._tier_by_key[self._keys[slot]] -= 2
         self._cut(slot, len(self._planes[slot]) - 1)
         self.counters.truncated += 1
 
@@ -220,8 +221,8 @@ class Slots:
 
     def _evict(self, slot: int) -> None:
         key = int(self._keys[slot])
-        self._slots.flat[key] = FREE
-        self._tiers.flat[key] = 0
+        self._slot_by_key[key] = FREE
+        self._tier_by_key[key] = 0
         self._keys[slot] = FREE
         self._cut(slot, 0)
         self.ledger.free_core(slot)

@@ -66,6 +66,12 @@ def test_the_figures_arrive_unchanged():
     assert value(found, "hobbit_expert_cache_late_total", precision="8") == 2
     assert value(found, "hobbit_expert_cache_misses_total", precision="4") == 1
     assert value(found, "hobbit_expert_substitutions_total", **{"from": "8", "to": "4"}) == 2
+    assert value(found, "hobbit_expert_substitutions_total", **{"from": "8", "to": "2"}) == 1
+    assert value(found, "hobbit_expert_skips_total") == 2
+    assert value(found, "hobbit_expert_route_changes_total") == 1
+    assert value(found, "hobbit_expert_cache_truncations_total") == 5
+    assert value(found, "hobbit_fallback_passes_total") == 4
+    assert value(found, "hobbit_predicted_kld_nats_total") == 0.25
     assert value(found, "hobbit_expert_prefetch_total", result="wasted") == 1
     assert value(found, "hobbit_expert_stall_seconds_total") == 1.5
     assert value(found, "hobbit_expert_read_seconds_bucket", le="0.0001") == 1
