@@ -39,7 +39,7 @@ class Records:
         self.file.flush()
         os.fsync(self.file.fileno())
         self.fd = os.open(self.file.name, os.O_RDONLY | os.O_DIRECT)
-        self.memory = mmap.mmap(-1, record_bytes * 16)
+        self.memory = mmap.mmap(-1, record_bytes * 16, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.memory.madvise(mmap.MADV_HUGEPAGE)
         self.memory[:] = bytes(len(self.memory))
         import ctypes

@@ -143,6 +143,8 @@ def limits_ms(cell: Entry) -> tuple[float, float]:
 def share_of_limit(cell: Entry) -> float | None:
     """The longer of the two limits over the time the steps took: 1 is the best any program can do with these misses."""
     milliseconds = cell["measured"]["decode"]["ms"]
+    if drive_ceiling(cell) is None and cell["measured"]["decode"]["experts"]["bytes_read"]:
+        return None
     return max(limits_ms(cell)) / milliseconds if milliseconds else None
 
 

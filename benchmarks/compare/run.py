@@ -42,6 +42,8 @@ from edge_runtime.bench.surroundings import describe
 from edge_runtime.format.bundle import Bundle
 
 TIER = 4
+PREFETCH = "lookahead:depth=1"
+"""What lossless does by itself; HOBBIT's prefetch level is part of the method."""
 MORE_TO_DO = 75
 """Exit code when --cells stopped the run before everything was measured."""
 
@@ -91,7 +93,7 @@ def measure_ours(model: Model, cell: Cell, policy: str, args: argparse.Namespace
     tokens = tokens_of(model.stream, cell.regime, cell.round)
     options = {
         "memory": args.memory, "tier": str(TIER), "policy": policy, "threads": THREADS, "context": CONTEXT,
-        "io_threads": args.io_threads,
+        "io_threads": args.io_threads, "prefetch": PREFETCH,
     }  # fmt: skip
     job = vars(tokens) | {
         "bundle": str(model.bundle.resolve()), "options": options, "warm_steps": WARM_STEPS,
