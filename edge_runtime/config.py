@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from edge_runtime.device import DEFAULT_PROFILE, DeviceProfile, load_profile
 from edge_runtime.errors import ConfigError, DeviceError, did_you_mean
 from edge_runtime.experts.eviction import parse_rule
-from edge_runtime.format.manifest import Manifest
+from edge_runtime.format.manifest import Manifest, can_look_ahead
 from edge_runtime.format.record import BF16
 from edge_runtime.limits import available_cpus
 from edge_runtime.policy import POLICIES, parse_policy
@@ -137,7 +137,7 @@ def resolve(
         tier=said.pick("tier", lambda v, w: _tier(v, w, manifest), _default_tier(profile, manifest)),
         policy=policy,
         eviction=said.pick("eviction", _checked(parse_rule), str(profile.eviction.value)),
-        prefetch=said.pick("prefetch", _checked(parse_prefetch), _default_prefetch(policy)),
+        prefetch=said.pick("prefetch", _checked(parse_prefetch), _default_prefetch(policy, manifest)),
         backend=said.pick("backend", _backend, "cpu"),
         threads=said.pick("threads", _count(1024), _number(profile.threads.value, available_cpus())),
         io_threads=said.pick("io_threads", _count(256), _number(profile.io_threads.value, 4)),
@@ -237,9 +237,12 @@ def _checked(parse: Callable[[str], object]) -> Callable[[Any, str], str]:
     return convert
 
 
-def _default_prefetch(policy: str) -> str:
-    """Look ahead where it cannot change a token: policies that look at residency would decide by what came in time."""
-    return "lookahead:depth=1" if parse_policy(policy)[0] == "lossless" else "off"
+def _default_prefetch(policy: str, manifest: Manifest) -> str:
+    """Look ahead where it cannot change a token: policies that look at residency would decide by what came in time.
+
+    Bundles of earlier exporters cannot; they run as they did then.
+    """
+    return "lookahead:depth=1" if parse_policy(policy)[0] == "lossless" and can_look_ahead(manifest) else "off"
 
 
 def _policy(said: _Said, flags: EngineOptions) -> str:

@@ -119,6 +119,11 @@ def trunk_file(kind: Literal["layer", "shared", "head", "routers"], layer_idx: i
     return f"trunk/{kind}.onnx" if kind in ("head", "routers") else f"trunk/{kind}_{layer_idx:03d}.onnx"
 
 
+def can_look_ahead(manifest: Manifest) -> bool:
+    """Whether a bundle has the graph that applies routers; bundles of earlier exporters have not."""
+    return any(part.name == trunk_file("routers") for part in manifest.parts)
+
+
 EMBEDDING = "trunk/embed.bin"
 
 

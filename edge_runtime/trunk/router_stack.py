@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import BundleError
-from edge_runtime.format.manifest import Manifest, trunk_file
+from edge_runtime.format.manifest import Manifest, can_look_ahead, trunk_file
 from edge_runtime.spec import ModelSpec
 from edge_runtime.trunk.external_data import check_external_data
 from edge_runtime.trunk.memory import loaded_bytes
@@ -37,7 +37,7 @@ def require_routers(manifest: Manifest) -> None:
     Raises:
         BundleError: it does not.
     """
-    if all(part.name != trunk_file("routers") for part in manifest.parts):
+    if not can_look_ahead(manifest):
         raise BundleError(
             f"{trunk_file('routers')}: the bundle was exported before the trunk engine looked ahead. Export it again, "
             "or use --prefetch statistical, expert-map or off."

@@ -177,7 +177,7 @@ def test_plan_agrees_with_the_bundle(source_model: Path, tmp_path: Path, trunk: 
     for part in planned:
         actual = written[part.name]
         if part.kind == "trunk":
-            actual += written.get(part.name.replace(".onnx", ".data"), 0)  # routers have none of their own
+            actual += written.get(part.name.replace(".onnx", ".data"), 0)  # the graph that applies routers has none
             assert abs(part.bytes - actual) < 0.02 * actual + (16 << 10), part
         elif part.kind == "calibration":
             assert actual <= part.bytes

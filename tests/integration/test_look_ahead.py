@@ -79,7 +79,7 @@ def test_memory_is_taken_only_where_it_looks_ahead(model_bundle):
 
 
 def test_an_older_bundle_says_what_to_do(model_bundle, tmp_path):
-    """Bundles written before there was the graph run as before; only looking ahead is refused."""
+    """Bundles written before there was the graph run as before; only asking to look ahead is refused."""
     old = shutil.copytree(model_bundle, tmp_path / "old")
     (old / manifests.trunk_file("routers")).unlink()
     listed = manifests.read(model_bundle)
@@ -89,5 +89,7 @@ def test_an_older_bundle_says_what_to_do(model_bundle, tmp_path):
     options = {"memory": "1GiB", "expert_memory": "3MiB", "self_check": False, "context": 64}
     with pytest.raises(BundleError, match=r"routers\.onnx: .*Export it again, or use --prefetch statistical"):
         Engine.open(old, prefetch="lookahead", **options)
-    with Engine.open(old, prefetch="statistical", **options) as engine:
-        assert engine.generate("def", SamplingParams(max_tokens=2)).token_ids
+    for own in ({}, {"prefetch": "statistical"}):
+        with Engine.open(old, **own, **options) as engine:
+            assert engine.parts.config.prefetch == own.get("prefetch", "off")
+            assert engine.generate("def", SamplingParams(max_tokens=2)).token_ids
