@@ -129,7 +129,8 @@ def _ours(found: Sequence[Row]) -> list[str]:
         for name in ("lossless", "hobbit"):
             ours = row[name]
             if ours:
-                limit = f"{_percent(ours['share_of_limit'])} ({ours['limited_by']})"
+                share = ours["share_of_limit"]
+                limit = "-" if share is None else f"{_percent(share)} ({ours['limited_by']})"
                 lines.append(
                     f"| {row['model']} | {_regime(row)} | ours, {name} | {_mb(ours['read_bytes'])} | "
                     f"{_percent(ours['hit_rate'])} | {_percent(ours['share_of_drive'])} | {limit} | "
