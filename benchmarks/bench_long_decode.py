@@ -2,8 +2,8 @@
 
     python benchmarks/bench_long_decode.py BUNDLE --memory 8GiB --tier 4 --tokens 2000
 
-Attention is part of the trunk, so that is where time may grow. Give enough --memory for all experts, or the drive is what
-is measured.
+Attention is part of the trunk, so that is where time may grow. Give enough --memory for all experts, or what is
+measured is the drive.
 """
 
 from __future__ import annotations
