@@ -154,9 +154,9 @@ def test_a_hung_serving_loop_is_killed_though_http_still_answers(service):
     service.systemctl("start")
     Stream(service).tokens_until_the_end()
     pid = service.show("MainPID")
-    busiest = f"for t in /proc/{pid}/task/*; do awk '{{print $14 + $15, $1}}' $t/stat; done | sort -n | tail -n 1"
-    thread = service.machine.shell(busiest).split()[1]
-    assert thread != pid, "the serving loop is not the HTTP loop"
+    # of those that are not the HTTP loop, which took most of the start, the serving loop has worked most
+    others = f"for t in /proc/{pid}/task/*; do awk '{{print $14 + $15, $1}}' $t/stat; done | grep -v ' {pid}$'"
+    thread = service.machine.shell(f"{others} | sort -n | tail -n 1").split()[1]
     freezer = "/sys/fs/cgroup/freezer/hang"
     service.machine.shell(f"mkdir {freezer}; echo {thread} > {freezer}/tasks; echo FROZEN > {freezer}/freezer.state")
     assert service.get("/health", timeout_s=5) == {"status": "ok"}, "HTTP lives"
