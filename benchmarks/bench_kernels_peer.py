@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import mmap
 import platform
 import statistics
 import sys
@@ -30,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bench_kernels import encode, read_bandwidth
 from ggml_peer import Ggml, PeerWeights
 
+from edge_runtime.huge_pages import huge_memory
 from edge_runtime.kernels import ExpertKernels
 
 TOP_K = 8
@@ -47,8 +47,7 @@ class OurWeights:
         size = sum(part.size for part in parts)
         self.count = nbytes // size // TOP_K * TOP_K
         self.nbytes = self.count * size
-        self._memory = mmap.mmap(-1, self.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._memory.madvise(mmap.MADV_HUGEPAGE)
+        self._memory = huge_memory(self.nbytes)
         self.bytes = np.frombuffer(self._memory, np.uint8)
         self.addresses = np.zeros((self.count, 4), np.uint64)
         at = 0

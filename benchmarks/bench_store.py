@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import mmap
 import os
 import random
 import statistics
@@ -20,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from edge_runtime.drive import DriveReader
+from edge_runtime.huge_pages import huge_memory
 from edge_runtime.kernels import crc32c
 
 PAGE = 4096
@@ -39,8 +39,7 @@ class Records:
         self.file.flush()
         os.fsync(self.file.fileno())
         self.fd = os.open(self.file.name, os.O_RDONLY | os.O_DIRECT)
-        self.memory = mmap.mmap(-1, record_bytes * 16, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.memory.madvise(mmap.MADV_HUGEPAGE)
+        self.memory = huge_memory(record_bytes * 16)
         self.memory[:] = bytes(len(self.memory))
         import ctypes
 

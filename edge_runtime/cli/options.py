@@ -72,8 +72,10 @@ def engine_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def repeatable_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the same for verbs that count reads: nothing is read ahead by the clock unless the user asked for it."""
+    from edge_runtime.config import EngineOptions
+
     said = engine_options(args)
-    return said if "HOBBIT_PREFETCH" in os.environ else {"prefetch": "off"} | said
+    return said if EngineOptions.from_environment(os.environ).prefetch else {"prefetch": "off"} | said
 
 
 def setup_logging(*, verbose: bool) -> None:

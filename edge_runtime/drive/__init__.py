@@ -16,8 +16,8 @@
         [(id, fault, elapsed_ns, detail)] of all reads done and not forgotten, waiting for one; [] after the time.
         `fault` is a `Fault`; detail = (code, at, bytes, segment, expected, got, layer, expert, message).
     forget(id)                  the caller knows that it is done.
-    withdraw(id)                read no further. True: none of it had started, it is gone. False: chunks are under way;
-                                it will be done after them, as `Fault.WITHDRAWN` unless they were its last ones.
+    withdraw(id)                read no further. True: nothing of it is under way, it is gone. False: chunks are; it
+                                will be done after them, as `Fault.WITHDRAWN` unless they were its last ones.
     promote(id, priority)       move a queued read forward (lower is sooner); False: there was nothing to move.
     stats()                     (reads done well, bytes read, nanoseconds with at least one chunk under way).
     close(timeout_s)            fail what is queued and wait for the rest; False: a read did not come back.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import mmap
 from bisect import bisect_right
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import BudgetError
 from edge_runtime.format.record import PAGE
+from edge_runtime.huge_pages import huge_memory
 from edge_runtime.sizes import MIB, align_up, format_size
 
 MAX_SEGMENTS = 4
@@ -126,9 +126,7 @@ class ExpertArena:
         return self._chunks[index], (slot - self._first_slot[index]) * self.slot_bytes
 
     def _add_chunk(self, slots: int) -> int:
-        chunk = mmap.mmap(-1, slots * self.slot_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with contextlib.suppress(AttributeError, OSError):  # a kernel without transparent huge pages
-            chunk.madvise(mmap.MADV_HUGEPAGE)
+        chunk = huge_memory(slots * self.slot_bytes)
         base = ctypes.addressof(ctypes.c_char.from_buffer(chunk))
         added = np.zeros((slots, MAX_SEGMENTS), np.uint64)
         starts = base + self.slot_bytes * np.arange(slots, dtype=np.uint64)

@@ -120,8 +120,8 @@ class ExpertStore(Protocol):
     def cancel(self, ticket: ReadTicket) -> bool:
         """Read no further for a ticket.
 
-        True: nothing of it had started; the ticket is done and never `completed`. False: some of it is under way, or
-        all; it will be `completed` after that, with the error `ReadWithdrawn` unless that was its last part.
+        True: nothing of it is under way; the ticket is done and never `completed`. False: some of it is, or all; it
+        will be `completed` after that, with the error `ReadWithdrawn` unless that was its last part.
         """
         ...
 

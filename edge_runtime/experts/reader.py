@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import monotonic
 from typing import NamedTuple
 
@@ -28,19 +27,6 @@ class Finished(NamedTuple):
     error: ExpertReadError | None
 
 
-@dataclass
-class _Pending:
-    """The read of one slot under way: of all that the slot lacks.
-
-    Attributes:
-        key: the expert.
-        ticket: of the read; None until it is known to be submitted.
-    """
-
-    key: ExpertKey
-    ticket: ReadTicket | None = None
-
-
 class SlotReader:
     """Joins table, memory and store; every read under way is known here.
 
@@ -55,7 +41,7 @@ class SlotReader:
 
     def __init__(self, table: SlotTable, memory: ExpertMemory, store: ExpertStore) -> None:
         self.table, self.memory, self._store = table, memory, store
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, ReadTicket] = {}  # by slot, of all that it lacks
         self._ahead: list[int] = []  # slots read for a layer that was to come next
 
     @property
@@ -93,21 +79,19 @@ class SlotReader:
         """
         kept: list[int] = []
         for slot in self._ahead:
-            pending = self._pending.get(slot)
-            if pending is None:
+            ticket = self._pending.get(slot)
+            if ticket is None:
                 continue
-            if pending.key.layer_idx != layer_idx:
+            if ticket.key.layer_idx != layer_idx:
                 kept.append(slot)
-            elif not tiers[pending.key.expert_idx] and pending.ticket and self._store.cancel(pending.ticket):
+            elif not tiers[ticket.key.expert_idx] and self._store.cancel(ticket):
                 del self._pending[slot]
                 self.table.drop(slot)
         self._ahead = kept
 
     def promote(self, slot: int) -> None:
         """Someone waits for this slot now."""
-        ticket = self._pending[slot].ticket
-        if ticket is not None:
-            self._store.promote(ticket, Priority.NOW)
+        self._store.promote(self._pending[slot], Priority.NOW)
 
     def collect(self, timeout_s: float) -> list[Finished]:
         """Settle slots whose reads all finished, waiting up to `timeout_s` for the first; [] if none did."""
@@ -134,10 +118,9 @@ class SlotReader:
 
     def _reconcile(self) -> None:
         """Settle what is over, keep what is under way, and free everything else that was claimed."""
-        live = {ticket.tag: _Pending(ticket.key, ticket) for ticket in self._store.outstanding()}
-        for slot, pending in self._pending.items():
-            ticket = pending.ticket
-            if slot not in live and ticket is not None and ticket.error is None and self.table.is_reading(slot):
+        live = {ticket.tag: ticket for ticket in self._store.outstanding()}
+        for slot, ticket in self._pending.items():
+            if slot not in live and ticket.error is None and self.table.is_reading(slot):
                 self._note(ticket)
                 self.table.set_ready(slot)
         self._pending, self._ahead = live, []
@@ -151,10 +134,10 @@ class SlotReader:
 
     def _read(self, slot: int, key: ExpertKey, priority: Priority) -> None:
         """Submit what the slot lacks as one read: everything, or only the planes beyond those it is resident with."""
-        pending = self._pending[slot] = _Pending(key)
         first, units = self._lacking(slot)
         last = self.table.ledger.sizes.core_segments + len(self.table.planes_of(slot))
-        pending.ticket = self._store.submit(key, units, segments=(first, last), priority=priority, tag=slot)
+        segments = first, last
+        self._pending[slot] = self._store.submit(key, units, segments=segments, priority=priority, tag=slot)
 
     def _lacking(self, slot: int) -> tuple[int, list[memoryview]]:
         """The first segment a slot lacks, and the memory of its core and planes from there on."""
@@ -170,8 +153,7 @@ class SlotReader:
     def _settle(self, ticket: ReadTicket) -> Finished | None:
         """Settle the slot of a finished read; one that was given up long ago is passed over."""
         slot = ticket.tag
-        pending = self._pending.get(slot)
-        if pending is None or ticket is not pending.ticket:
+        if self._pending.get(slot) is not ticket:
             return None
         del self._pending[slot]
         self._note(ticket)
@@ -179,7 +161,7 @@ class SlotReader:
             self.table.set_ready(slot)
         else:
             self.table.drop(slot)
-        return Finished(slot, pending.key, ticket.error)
+        return Finished(slot, ticket.key, ticket.error)
 
     def _note(self, ticket: ReadTicket) -> None:
         if ticket.error is None:

@@ -130,7 +130,8 @@ class ReadChoice:
     def _choose_for_many(self, layer_idx: int, routing: Routing, resident: U8) -> Choice:
         """The same for several tokens, on arrays [choices, experts]."""
         ids, weights = routing.topk_ids, routing.topk_weights
-        experts, columns = np.unique(ids), np.arange(len(np.unique(ids)))
+        experts = np.unique(ids)
+        columns = np.arange(len(experts))
         power = np.bincount(ids.ravel(), (weights.astype(np.float64) ** 2).ravel())[experts]
         there = resident[experts]
         losses, missing = self.losses[layer_idx][:, experts], self._missing[:, there]

@@ -6,7 +6,6 @@ this process (or this device) fetched has to agree with what was read; if it doe
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import mmap
@@ -20,7 +19,8 @@ from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 from edge_runtime.errors import DeviceError
-from edge_runtime.sizes import GIB, format_size
+from edge_runtime.huge_pages import huge_memory
+from edge_runtime.sizes import GIB, align_up, format_size
 from edge_runtime.telemetry.process import drive_bytes
 from edge_runtime.telemetry.samples import percentiles
 
@@ -174,11 +174,9 @@ def _read_all(
 
 
 def _memory(size: int) -> mmap.mmap:
-    """Private memory in huge pages, as experts are read into: into scattered pages a drive gives half as much."""
-    whole = -(-size // _HUGE) * _HUGE
-    memory = mmap.mmap(-1, whole, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(AttributeError, OSError):  # a kernel without transparent huge pages
-        memory.madvise(mmap.MADV_HUGEPAGE)
+    """Memory like that experts are read into."""
+    whole = align_up(size, _HUGE)
+    memory = huge_memory(whole)
     memory[::_PAGE] = b"\1" * (whole // _PAGE)  # pages are there before the clock runs
     return memory
 

@@ -46,7 +46,8 @@ def test_run_json_is_the_contract(model_bundle, capsys):
     assert experts["lookups"] == experts["hits"] + experts["late"] + experts["misses"] > 0
     assert set(experts["by_tier"]) >= {"2", "4", "6", "8"}
     assert experts["by_tier"]["4"] > 0 == experts["by_tier"]["8"]
-    assert set(experts["prefetch"]) >= {"issued", "used", "late", "wasted"}
+    counted, judged = {"issued", "used", "late", "wasted"}, {"is_on", "saved_ms_per_token", "switches"}
+    assert set(experts["prefetch"]) == counted | judged, "lossless looks ahead, and says whether it pays"
     assert set(timings["itl_ms"]) == {"p50", "p90", "p99"}
     assert len(report["token_ids"]) == timings["predicted_n"] == 6
     assert report["finish_reason"] == "length"

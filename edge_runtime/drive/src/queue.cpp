@@ -76,15 +76,14 @@ bool ReadQueue::withdraw(uint64_t id) {
   const auto found = reads_.find(id);
   if (found == reads_.end()) return true;
   const std::shared_ptr<Read>& read = found->second;
-  if (read->is_done) return false;
-  if (waiting_.erase(Key(read->request.priority, read->arrival)) == 0) return false;  // all of it is under way
-  if (read->next_chunk == 0) {
+  if (read->outcome.fault != Fault::none) return false;                                // it ends, and says why
+  if (waiting_.erase(Key(read->request.priority, read->arrival)) == 0) return false;  // all of it has started
+  read->chunks_left -= read->request.plan->chunks.size() - read->next_chunk;
+  if (read->chunks_left == 0) {
     reads_.erase(found);
     return true;
   }
-  if (read->outcome.fault == Fault::none) read->outcome.fault = Fault::withdrawn;
-  read->chunks_left -= read->request.plan->chunks.size() - read->next_chunk;
-  if (read->chunks_left == 0) end_read(read);
+  read->outcome.fault = Fault::withdrawn;
   return false;
 }
 
@@ -240,18 +239,15 @@ void ReadQueue::end_chunk(const Chunk& chunk, const Outcome* why) {
       read.outcome.id = before.id, read.outcome.started_ns = before.started_ns;
     }
     is_last = --read.chunks_left == 0;
-    if (is_last) end_read(chunk.read);
+    if (is_last) {
+      read.is_done = true;
+      read.outcome.finished_ns = now_ns();
+      num_reads_ += read.outcome.fault == Fault::none;
+      finished_.push_back(chunk.read);
+    }
     if (--active_ == 0) busy_ns_ += now_ns() - busy_since_;
   }
   if (is_last) done_.notify_all();
-}
-
-// With the lock held: nothing of the read is under way any more.
-void ReadQueue::end_read(const std::shared_ptr<Read>& read) {
-  read->is_done = true;
-  read->outcome.finished_ns = now_ns();
-  num_reads_ += read->outcome.fault == Fault::none;
-  finished_.push_back(read);
 }
 
 void ReadQueue::close() {

@@ -100,8 +100,8 @@ class ReadQueue {
 
   void push(Request request);
   bool promote(uint64_t id, int priority);
-  // Reads no further. True: it is gone. False: chunks are under way, and it will be done after them, as withdrawn unless
-  // they were the last ones.
+  // Reads no further. True: nothing of it is under way, it is gone. False: chunks are, or it failed; it will be done
+  // after them, as withdrawn unless they were the last ones.
   bool withdraw(uint64_t id);
   void forget(uint64_t id);
   std::vector<Outcome> wait_done(double timeout_s);
@@ -127,7 +127,6 @@ class ReadQueue {
   using Key = std::pair<int, uint64_t>;
   void check_segments(const Chunk& chunk, std::vector<size_t> complete, Outcome& why) const;
   void end_chunk(const Chunk& chunk, const Outcome* why);
-  void end_read(const std::shared_ptr<Read>& read);
 
   const bool drop_cached_;
   mutable std::mutex mutex_;

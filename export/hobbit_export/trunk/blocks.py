@@ -115,6 +115,8 @@ class Attention:
     def _attend(self, q: str, new_k: str, new_v: str) -> str:
         """Return [1, T, H * C]: softmax over cached and new keys, queries of a key head folded into rows."""
         s, g = self._spec, self._g
+        if not g.fused:  # there the products scale
+            q = g.node("Mul", q, g.scalar(s.head_dim**-0.5))
         folded = g.node("Reshape", q, g.ints(1, s.num_kv_heads, -1, s.head_dim))
         scores = [self._scores(folded, keys) for keys in ("past_k", new_k)]
         by_head = g.node("Reshape", g.node("Concat", *scores, axis=-1), g.ints(1, s.num_heads, -1, 0))
@@ -129,12 +131,12 @@ class Attention:
         return g.node("Reshape", out, g.ints(1, -1, s.num_heads * s.head_dim))
 
     def _scores(self, queries: str, keys: str) -> str:
-        """Scaled products of [1, G, n, C] with keys [1, G, S, C]."""
-        g, scale = self._g, self._spec.head_dim**-0.5
+        """Products of [1, G, n, C] with keys [1, G, S, C]; fused ones are scaled."""
+        g = self._g
         if g.fused:
+            scale = self._spec.head_dim**-0.5
             return g.node("FusedMatMul", queries, keys, contrib=True, transB=1, alpha=scale)
-        product = g.node("MatMul", queries, g.node("Transpose", keys, perm=[0, 1, 3, 2]))
-        return g.node("Mul", product, g.scalar(scale))
+        return g.node("MatMul", queries, g.node("Transpose", keys, perm=[0, 1, 3, 2]))
 
     def _norm(self, x: str, name: str) -> str:
         gamma = self._g.vector(self._prefix + name, self._weights.get(self._prefix + name))
