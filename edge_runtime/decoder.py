@@ -154,8 +154,9 @@ class Decoder:
                 chunks[i], logits[i] = chunk, rows
         if self.prefetcher is not None:
             self.prefetcher.end_pass()
+        counters = self.cache.counters
         for plan in plans:  # of the passes that stand: what a rejected one changed is not lost
-            self.cache.counters.add_plan(plan, self.cache.tier)
+            counters.add_plan(plan, self.cache.tier)
         with self.spans.span("trunk"):
             for chunk in chunks:
                 self.trunk.commit(chunk)

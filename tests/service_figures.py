@@ -17,8 +17,8 @@ def counters() -> ExpertCounters:
         prefetch_issued=9, prefetch_used=4, prefetch_late=2, prefetch_wasted=1, evicted=6, truncated=5,
         fallbacks=4, predicted_kld=0.25,
     )  # fmt: skip
-    for tier, hits, late, misses in ((8, 70, 2, 20), (4, 7, 0, 1)):
-        experts.count(*(bytes([tier]) * n for n in (hits, late, misses)))
+    by_outcome = ({8: 70, 4: 7}, {8: 2}, {8: 20, 4: 1})
+    experts.set_lookups(*([totals.get(tier, 0) for tier in range(9)] for totals in by_outcome))
     experts.substituted_to = {4: 2, 2: 1}
     for nanoseconds in (50_000, 400_000, 3_000_000, 2_000_000_000):
         experts.count_read(nanoseconds)

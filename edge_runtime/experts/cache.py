@@ -19,7 +19,6 @@ from edge_runtime.experts.residency import SlotTable
 from edge_runtime.experts.stream import LayerStream, ReadyBatch
 from edge_runtime.experts.units import UnitLedger, UnitSizes
 from edge_runtime.format.record import RecordLayout
-from edge_runtime.kernels import resident_tier
 from edge_runtime.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -73,10 +72,8 @@ class ExpertCache:
         self._all_bytes = ledger.max_experts * ledger.sizes.full_bytes
         self._read_timeout_s = read_timeout_s
         self._counters = ExpertCounters()
-        self._table = SlotTable(
-            ledger, num_layers=num_layers, num_experts=num_experts, rule=rule, counters=self._counters
-        )
-        self._reader = SlotReader(self._table, memory, store)
+        self._table = SlotTable(ledger, num_layers=num_layers, num_experts=num_experts, rule=rule)
+        self._reader = SlotReader(self._table, memory, store, self._counters)
         self._stream: LayerStream | None = None
         self._in_pass = False
         self._resizing_from: int | None = None
@@ -143,8 +140,9 @@ class ExpertCache:
 
     @property
     def counters(self) -> ExpertCounters:
-        """Totals since opening; the object is live, `snapshot()` stands still."""
+        """Totals since opening, brought up to date when asked for; `snapshot()` stands still."""
         stats = self._store.stats()
+        self._table.count_into(self._counters)
         self._counters.bytes_read, self._counters.read_busy_ns = stats.bytes_read, stats.busy_ns
         return self._counters
 
@@ -207,8 +205,8 @@ class ExpertCache:
         self._close_stream()
         self._reader.forgo(layer_idx, tiers)
         self._stream = LayerStream(
-            self._reader, self._counters, layer_idx, np.flatnonzero(tiers),
-            tiers=tiers, order=order, read_timeout_s=self._read_timeout_s, clock=self._clock,
+            self._reader, self._counters, layer_idx, tiers,
+            order=order, read_timeout_s=self._read_timeout_s, clock=self._clock,
         )  # fmt: skip
         return self._stream
 
@@ -219,15 +217,11 @@ class ExpertCache:
 
         Nothing is pinned: they must be computed before anything is read. Arguments as for `stream`.
         """
-        tier, count = resident_tier(self._table.resident_tiers(layer_idx), tiers)
+        tier = self._table.use_resident(layer_idx, tiers, order)
         if not tier:
             return None
         self._close_stream()
         self._reader.forgo(layer_idx, tiers)
-        if self.fits_all:
-            self._counters.count_hits(tier, count)
-        else:
-            self._table.use_resident(layer_idx, np.flatnonzero(tiers), tier, order)
         return Resident(tier, self._memory.addresses, self._table.slots_of(layer_idx))
 
     def prefetch(
@@ -248,12 +242,12 @@ class ExpertCache:
             self._reader.collect(0.0)  # an open stream settles its own reads, and must see them finish
         table = self._table
         slots, resident = table.slots_of(layer_idx), table.resident_tiers(layer_idx)
-        absent = [e for e in experts if resident[e] < tiers[e] and not table.is_reading(int(slots[e]))]
+        absent = [int(e) for e in experts if resident[e] < tiers[e] and not table.is_reading(int(slots[e]))]
         return len(self._reader.start(layer_idx, absent, tiers, priority)) if absent else 0
 
     def mask(self, layer_idx: int, experts: Sequence[int]) -> None:
         """Keep experts a coming layer is expected to need from eviction, as far as others may go instead."""
-        self._table.mask(layer_idx, experts)
+        self._table.mask(layer_idx, [*experts])
 
     def resize(self, num_slots: int) -> None:
         """Change S between requests. Shrinking truncates and evicts the least valuable and returns memory.
@@ -272,7 +266,7 @@ class ExpertCache:
             raise
         moves = self._table.resize(budget_bytes)
         self._memory.settle(moves, ((slot, self._table.planes_of(slot)) for slot in range(self._table.num_slots)))
-        self._memory.discard(self._table.drain_discards())
+        self._memory.discard(self._ledger.drain_discards())
         self._resizing_from = None
 
     def close(self) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from edge_runtime.policy.base import StepPlan
 
@@ -77,31 +76,21 @@ class ExpertCounters:
         """Experts asked for: hits + late + misses."""
         return self.hits + self.late + self.misses
 
-    def count(self, found: bytes, late: bytes, missing: bytes) -> None:
-        """Count the lookups of one layer by the tier each is served at: a byte for each hit, late one and miss."""
-        self.hits += len(found)
-        self.late += len(late)
-        self.misses += len(missing)
-        for by_outcome, tiers in (
-            (self.hits_by_tier, found),
+    def set_lookups(self, hits: Sequence[int], late: Sequence[int], misses: Sequence[int]) -> None:
+        """Take over lookups by outcome: of each the totals by tier, the number of the tier being the place."""
+        self.hits, self.late, self.misses = sum(hits), sum(late), sum(misses)
+        for by_tier, totals in (
+            (self.hits_by_tier, hits),
             (self.late_by_tier, late),
-            (self.misses_by_tier, missing),
+            (self.misses_by_tier, misses),
+            (self.by_tier, [sum(each) for each in zip(hits, late, misses, strict=True)]),
         ):
-            for tier in set(tiers):
-                lookups = tiers.count(tier)
-                by_outcome[tier] = by_outcome.get(tier, 0) + lookups
-                self.by_tier[tier] = self.by_tier.get(tier, 0) + lookups
+            by_tier.update((tier, total) for tier, total in enumerate(totals) if total)
 
-    def count_hits(self, tier: int, lookups: int) -> None:
-        """Count lookups that found everything, all served at one tier."""
-        self.hits += lookups
-        self.hits_by_tier[tier] = self.hits_by_tier.get(tier, 0) + lookups
-        self.by_tier[tier] = self.by_tier.get(tier, 0) + lookups
-
-    def count_read(self, nanoseconds: int) -> None:
-        """Count one record read and checked."""
-        self.read_buckets[bisect_left(READ_BOUNDS_S, nanoseconds / 1e9)] += 1
-        self.read_ns += nanoseconds
+    def count_read(self, nanoseconds: int, records: int = 1) -> None:
+        """Count records read and checked, each in the time given."""
+        self.read_buckets[bisect_left(READ_BOUNDS_S, nanoseconds / 1e9)] += records
+        self.read_ns += nanoseconds * records
 
     def add_plan(self, plan: StepPlan, full_tier: int) -> None:
         """Count what a policy changed; `full_tier` is what unsubstituted uses are served at."""
@@ -109,9 +98,10 @@ class ExpertCounters:
         self.skipped += plan.skipped
         self.route_changed += plan.route_changed
         if plan.substituted:
-            uses = np.bincount(plan.tiers[plan.topk_ids[plan.topk_weights != 0]], minlength=full_tier)
-            for tier in np.flatnonzero(uses[:full_tier]).tolist():
-                self.substituted_to[tier] = self.substituted_to.get(tier, 0) + int(uses[tier])
+            served = plan.tiers.take(plan.topk_ids).ravel().tolist()
+            for tier, weight in zip(served, plan.topk_weights.ravel().tolist(), strict=True):
+                if weight != 0 and tier < full_tier:
+                    self.substituted_to[tier] = self.substituted_to.get(tier, 0) + 1
         if plan.predicted_kld is not None:
             self.predicted_kld = (self.predicted_kld or 0.0) + plan.predicted_kld
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.experts.arena import DEFAULT_CHUNK_BYTES, ExpertArena
 from edge_runtime.experts.residency import ResizeMoves
-from edge_runtime.experts.units import Discard, UnitLedger
+from edge_runtime.experts.units import UnitLedger
 
 
 class ExpertMemory:
@@ -80,8 +80,8 @@ class ExpertMemory:
         assert self._planes is not None
         self._cores.addresses[slot, self._core_segments + index] = self._planes.addresses[unit, 0]
 
-    def discard(self, units: Iterable[Discard]) -> None:
-        """Return the memory of free units to the system; they read as zeros when used again."""
+    def discard(self, units: Iterable[tuple[bool, int]]) -> None:
+        """Return the memory of free units (is_plane, unit) to the system; they read as zeros when used again."""
         for is_plane, unit in units:
             arena = self._planes if is_plane else self._cores
             assert arena is not None

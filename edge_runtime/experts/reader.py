@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import ExpertReadError
 from edge_runtime.experts.base import ExpertKey, ExpertStore, Priority, ReadTicket, ReadWithdrawn
+from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.residency import SlotTable
 
@@ -37,10 +38,11 @@ class SlotReader:
         table: who is in which slot.
         memory: the slots' memory.
         store: reads segments of experts.
+        counters: where reads are counted.
     """
 
-    def __init__(self, table: SlotTable, memory: ExpertMemory, store: ExpertStore) -> None:
-        self.table, self.memory, self._store = table, memory, store
+    def __init__(self, table: SlotTable, memory: ExpertMemory, store: ExpertStore, counters: ExpertCounters) -> None:
+        self.table, self.memory, self._store, self._counters = table, memory, store, counters
         self._pending: dict[int, ReadTicket] = {}  # by slot, of all that it lacks
         self._ahead: list[int] = []  # slots read for a layer that was to come next
 
@@ -124,31 +126,25 @@ class SlotReader:
                 self._note(ticket)
                 self.table.set_ready(slot)
         self._pending, self._ahead = live, []
-        self.table.reconcile(live)
+        self.table.reconcile([*live])
         self._discard()
 
     def _discard(self) -> None:
         """Return the memory the ledger wants returned; forgotten only when done."""
         self.memory.discard(self.table.ledger.discards)
-        self.table.drain_discards()
+        self.table.ledger.drain_discards()
 
     def _read(self, slot: int, key: ExpertKey, priority: Priority) -> None:
         """Submit what the slot lacks as one read: everything, or only the planes beyond those it is resident with."""
-        first, units = self._lacking(slot)
-        last = self.table.ledger.sizes.core_segments + len(self.table.planes_of(slot))
-        segments = first, last
-        self._pending[slot] = self._store.submit(key, units, segments=segments, priority=priority, tag=slot)
-
-    def _lacking(self, slot: int) -> tuple[int, list[memoryview]]:
-        """The first segment a slot lacks, and the memory of its core and planes from there on."""
-        sizes, planes = self.table.ledger.sizes, self.table.planes_of(slot)
-        resident = self.table.resident_planes(slot)
-        for index in range(resident or 0, len(planes)):
-            self.memory.bind_plane(slot, index, planes[index])
-        units = [self.memory.plane(unit) for unit in planes[resident or 0 :]]
-        if resident is None:
-            return 0, [self.memory.core(slot), *units]
-        return sizes.core_segments + resident, units
+        table, memory = self.table, self.memory
+        segments, resident = table.ledger.sizes.core_segments, table.resident_planes(slot)
+        units = [] if resident >= 0 else [memory.core(slot)]
+        planes = table.planes_of(slot)
+        for index in range(max(resident, 0), len(planes)):
+            memory.bind_plane(slot, index, planes[index])
+            units.append(memory.plane(planes[index]))
+        span = segments + resident if resident >= 0 else 0, segments + len(planes)
+        self._pending[slot] = self._store.submit(key, units, segments=span, priority=priority, tag=slot)
 
     def _settle(self, ticket: ReadTicket) -> Finished | None:
         """Settle the slot of a finished read; one that was given up long ago is passed over."""
@@ -165,6 +161,6 @@ class SlotReader:
 
     def _note(self, ticket: ReadTicket) -> None:
         if ticket.error is None:
-            self.table.counters.count_read(ticket.elapsed_ns)
+            self._counters.count_read(ticket.elapsed_ns)
         elif not isinstance(ticket.error, ReadWithdrawn):
             _log.warning("expert not read: %s", ticket.error)

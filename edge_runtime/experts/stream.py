@@ -41,8 +41,7 @@ class LayerStream(Iterator[ReadyBatch]):
         reader: starts and settles reads; knows the slots and their memory.
         counters: where lookups and waiting are counted.
         layer_idx: the layer.
-        experts: intp [n], distinct.
-        tiers: uint8 [E], the tier each is served at.
+        tiers: uint8 [E], the tier each expert needed is served at; 0: not needed.
         order: the experts in the order they count as used, or None.
         read_timeout_s: longest wait for the next read to finish.
         clock: in nanoseconds, for the time spent waiting.
@@ -53,9 +52,8 @@ class LayerStream(Iterator[ReadyBatch]):
         reader: SlotReader,
         counters: ExpertCounters,
         layer_idx: int,
-        experts: NDArray[np.intp],
-        *,
         tiers: NDArray[np.uint8],
+        *,
         order: NDArray[np.intp] | None,
         read_timeout_s: float,
         clock: Callable[[], int] = perf_counter_ns,
@@ -63,12 +61,12 @@ class LayerStream(Iterator[ReadyBatch]):
         self._table, self._memory, self._reader, self._counters = reader.table, reader.memory, reader, counters
         self._tiers, self._clock = tiers, clock
         self._layer_idx, self._read_timeout_s = layer_idx, read_timeout_s
-        found = self._table.lookup(layer_idx, experts, tiers[experts], order)
-        self._batches = batches(found.ready_experts, found.ready_slots, tiers[found.ready_experts], self._memory)
+        found = self._table.lookup(layer_idx, tiers, order)
+        self._batches = batches(found.ready_experts, found.ready_slots, tiers, self._memory)
         self._ready: list[int] = []
-        self._handed_out: NDArray[np.int32] = found.ready_slots
-        self._awaited: set[int] = set(found.late_slots.tolist())
-        self._missing: list[int] = found.missing.tolist()
+        self._handed_out = found.ready_slots
+        self._awaited = set(found.late_slots)
+        self._missing = found.missing
         self.is_finished = False
         for slot in self._awaited:
             reader.promote(slot)
@@ -94,11 +92,9 @@ class LayerStream(Iterator[ReadyBatch]):
         if not self._ready:
             self.is_finished = True
             raise StopIteration
-        slots = np.array(self._ready, np.int32)
-        self._ready = []
-        self._handed_out = slots
-        experts = self._table.experts_in(slots)
-        self._batches = batches(experts, slots, self._tiers[experts], self._memory)
+        self._handed_out, self._ready = self._ready, []
+        experts = self._table.experts_in(self._handed_out)
+        self._batches = batches(experts, self._handed_out, self._tiers, self._memory)
         return self._batches.pop(0)
 
     def close(self) -> None:
@@ -110,9 +106,9 @@ class LayerStream(Iterator[ReadyBatch]):
             self._reader.abort(self._read_timeout_s)
 
     def _release(self) -> None:
-        if len(self._handed_out):
+        if self._handed_out:
             self._table.unpin(self._handed_out)
-            self._handed_out = self._handed_out[:0]
+            self._handed_out = []
 
     def _start_reads(self) -> None:
         if self._missing:
@@ -147,20 +143,17 @@ class LayerStream(Iterator[ReadyBatch]):
                     raise error
                 elif self._table.resident_tiers(self._layer_idx)[key.expert_idx] < self._tiers[key.expert_idx]:
                     self._missing.append(key.expert_idx)  # a read begun earlier, for a lower tier
-                    self._table.unpin(np.array([slot], np.int32))
+                    self._table.unpin([slot])
                 else:
                     self._ready.append(slot)
 
 
-def batches(
-    experts: NDArray[np.intp], slots: NDArray[np.int32], served: NDArray[np.uint8], memory: ExpertMemory
-) -> list[ReadyBatch]:
-    """Group experts intp [n] in slots int32 [n] by the tier uint8 [n] they are served at, deepest first."""
-    tiers = set(served.tobytes())
-    if len(tiers) == 1:
-        return [ReadyBatch(experts.astype(np.int32), tiers.pop(), memory.addresses.take(slots, axis=0))]
-    groups = ((tier, served == tier) for tier in sorted(tiers, reverse=True))
-    return [
-        ReadyBatch(experts[mine].astype(np.int32), tier, memory.addresses.take(slots[mine], axis=0))
-        for tier, mine in groups
-    ]
+def batches(experts: list[int], slots: list[int], tiers: NDArray[np.uint8], memory: ExpertMemory) -> list[ReadyBatch]:
+    """Group n experts in n slots by the tier they are served at, which `tiers` uint8 [E] says; deepest first."""
+    ids, places = np.array(experts, np.int32), np.array(slots, np.intp)
+    served = tiers.take(ids)
+    found = set(served.tobytes())
+    if len(found) == 1:
+        return [ReadyBatch(ids, found.pop(), memory.addresses.take(places, axis=0))]
+    groups = ((tier, served == tier) for tier in sorted(found, reverse=True))
+    return [ReadyBatch(ids[mine], tier, memory.addresses.take(places[mine], axis=0)) for tier, mine in groups]

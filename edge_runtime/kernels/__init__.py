@@ -46,10 +46,6 @@ Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (to
     The router's rule: softmax over float32 [T, E], the K greatest into ids int32 [T, K] (best first, equal ones by
     number) and their probabilities into weights float32 [T, K], divided by their sum if `norm`.
 
-`resident_tier(resident, wanted)`
-    (tier, n) if the n experts wanted are all at one tier and resident at it or deeper, else (0, 0); both uint8 [E],
-    0 for none.
-
 `crc32c(data, value=0)`            CRC-32C of a contiguous buffer, continuing from `value`.
 
 All arrays are C-contiguous. Long calls release the GIL. Bad arguments raise ValueError naming what
@@ -59,11 +55,11 @@ was expected and what came.
 from __future__ import annotations
 
 try:
-    from edge_runtime.kernels._native import ExpertEncoder, ExpertKernels, available_isas, crc32c, resident_tier, route
+    from edge_runtime.kernels._native import ExpertEncoder, ExpertKernels, available_isas, crc32c, route
 except ImportError as err:
     raise ImportError(
         "edge_runtime.kernels: the native extension '_native' is missing or does not load "
         f"({err}). Build it with: pip install -e . (needs a C++17 compiler)"
     ) from err
 
-__all__ = ["ExpertEncoder", "ExpertKernels", "available_isas", "crc32c", "resident_tier", "route"]
+__all__ = ["ExpertEncoder", "ExpertKernels", "available_isas", "crc32c", "route"]

@@ -36,18 +36,16 @@ class InstantCache(ExpertCache):
         if self.take_resident(layer_idx, tiers, order) is not None:
             return
         self._note(layer_idx, tiers)
-        table, experts = self._table, tiers.nonzero()[0]
-        found = table.lookup(layer_idx, experts, tiers.take(experts), order)
-        missing: list[int] = found.missing.tolist()
-        held, read = found.ready_slots, self._claim(layer_idx, missing, tiers)
+        table = self._table
+        _, held, _, missing = table.lookup(layer_idx, tiers, order)
+        read = self._claim(layer_idx, missing, tiers)
         while True:
-            if len(held):
-                table.unpin(held)
+            table.unpin(held)
             read += self._claim(layer_idx, missing, tiers)
             if not read:
                 break
             self._finish(read)
-            held, read = np.array(read, np.int32), self._claim(layer_idx, missing, tiers)
+            held, read = read, self._claim(layer_idx, missing, tiers)
         if missing:
             raise BudgetError(f"layer {layer_idx}: nothing may be evicted for {len(missing)} experts. Use more memory.")
 
@@ -77,13 +75,9 @@ class InstantCache(ExpertCache):
 
     def _finish(self, slots: list[int]) -> None:
         """Everything lacking in these slots has been read."""
-        table, sizes = self._table, self._ledger.sizes
-        total = 0
+        table, size = self._table, self._table.lacking_bytes(slots)
         for slot in slots:
-            planes, resident = len(table.planes_of(slot)), table.resident_planes(slot)
-            total += sizes.core_bytes if resident is None else -resident * sizes.plane_bytes
-            total += planes * sizes.plane_bytes
             table.set_ready(slot)
-            self._counters.count_read(0)
-        table.drain_discards()  # no memory was written, so none goes back
-        cast(SimulatedStore, self._store).read_at_once(len(slots), total)
+        self._counters.count_read(0, len(slots))
+        self._ledger.drain_discards()  # no memory was written, so none goes back
+        cast(SimulatedStore, self._store).read_at_once(len(slots), size)

@@ -146,6 +146,6 @@ def test_a_request_interrupted_at_lines_of_the_expert_path(model_bundle, policy)
             engine.parts.cache.begin_request()
             table, reader, ledger = engine.parts.cache._table, engine.parts.cache._reader, engine.parts.cache._ledger
             assert (table.num_pinned, table.num_reading, reader.num_in_flight) == (0, 0, 0), where
-            planes = sum(len(units) for units in table._planes)
+            planes = sum(len(table.planes_of(slot)) for slot in range(table.num_slots))
             used = table.num_resident * ledger.sizes.core_bytes + planes * ledger.sizes.plane_bytes
             assert ledger.used_bytes == used, where

@@ -113,6 +113,7 @@ def test_what_was_read_ahead_in_vain_is_withdrawn_when_its_layer_chooses():
     assert store.reads == 2
     assert serve(cache, 1, 3) == [[3]]
     assert serve(cache, 2, 0) == [[0]]
+    c = cache.counters
     assert (c.hits, c.late, c.misses) == (1, 1, 1)
 
 

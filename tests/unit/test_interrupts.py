@@ -105,13 +105,15 @@ def assert_nothing_leaked(cache: ExpertCache) -> None:
     table, ledger = cache._table, cache._ledger
     assert (table.num_pinned, table.num_reading, cache._reader.num_in_flight) == (0, 0, 0)
     cores = np.flatnonzero(table._keys >= 0).tolist()
-    planes = [unit for units in table._planes for unit in units]
-    assert len(cores) == table.num_resident == np.count_nonzero(table._slots >= 0)
-    for units, used in ((ledger._cores, cores), (ledger._planes, planes)):
-        assert sorted([*used, *units.warm, *units.cold]) == list(range(units.count))
+    planes = [unit for slot in range(table.num_slots) for unit in table.planes_of(slot)]
+    slots, tiers = (np.stack(rows).ravel() for rows in (table._slots, table._tiers))
+    assert len(cores) == table.num_resident == np.count_nonzero(slots >= 0)
+    warm_cores, cold_cores, warm_planes, cold_planes = ledger.free_units()
+    assert sorted([*cores, *warm_cores, *cold_cores]) == list(range(ledger.num_cores))
+    assert sorted([*planes, *warm_planes, *cold_planes]) == list(range(ledger.plane_capacity(ledger.budget_bytes)))
     for slot in cores:
-        assert table._slots.flat[table._keys[slot]] == slot
-        assert len(table._planes[slot]) == ledger.sizes.planes(int(table._tiers.flat[table._keys[slot]]))
+        assert slots[table._keys[slot]] == slot
+        assert len(table.planes_of(slot)) == ledger.sizes.planes(int(tiers[table._keys[slot]]))
     assert ledger.touched_bytes <= ledger.budget_bytes
     assert not ledger.discards
 

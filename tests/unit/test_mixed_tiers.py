@@ -15,7 +15,7 @@ from edge_runtime.experts.base import ExpertKey
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import Measured, create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
-from edge_runtime.experts.units import Discard, UnitLedger, UnitSizes
+from edge_runtime.experts.units import UnitLedger, UnitSizes
 from edge_runtime.format.calibration import ExpertCalibration, LayerCalibration, Sensitivity
 
 PAGE, L, E = 4096, 3, 8
@@ -116,7 +116,7 @@ def test_memory_moves_between_the_sizes_by_giving_pages_back():
         ledger.free_core(core)
     assert ledger.touched_bytes == 9 * PAGE
     planes = [ledger.take_plane() for _ in range(2)]
-    assert ledger.drain_discards() == [Discard(False, cores[2])]
+    assert ledger.drain_discards() == [(False, cores[2])]
     assert ledger.touched_bytes <= ledger.budget_bytes
     assert ledger.used_bytes == len(planes) * PAGE
 

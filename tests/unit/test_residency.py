@@ -15,15 +15,26 @@ from edge_runtime.experts.units import UnitLedger, UnitSizes
 L, E, TIER = 3, 6, 8
 
 
-def make(slots: int, rule: str = "lru") -> tuple[SlotTable, ExpertCounters]:
-    counters = ExpertCounters()
+class Counted(SlotTable):
+    """A table that says what it counted."""
+
+    @property
+    def counters(self) -> ExpertCounters:
+        counters = ExpertCounters()
+        self.count_into(counters)
+        return counters
+
+
+def make(slots: int, rule: str = "lru") -> Counted:
     eviction = create_rule(rule, num_layers=L, num_experts=E, tier_bytes={8: 1}, full_tier=8)
     ledger = UnitLedger(UnitSizes(TIER, TIER, 1), slots, L * E)
-    return SlotTable(ledger, num_layers=L, num_experts=E, rule=eviction, counters=counters), counters
+    return Counted(ledger, num_layers=L, num_experts=E, rule=eviction)
 
 
 def ask(table: SlotTable, layer: int, *experts: int):
-    return table.lookup(layer, np.array(sorted(experts), np.intp), np.full(len(experts), TIER, np.uint8))
+    tiers = np.zeros(E, np.uint8)
+    tiers[list(experts)] = TIER
+    return table.lookup(layer, tiers)
 
 
 WANTED = np.full(E, TIER, np.uint8)
@@ -37,42 +48,42 @@ def load(table: SlotTable, layer: int, *experts: int) -> list[int]:
 
 
 def test_miss_then_late_then_hit():
-    table, counters = make(4)
-    assert ask(table, 1, 2, 5).missing.tolist() == [2, 5]
+    table = make(4)
+    assert ask(table, 1, 2, 5).missing == [2, 5]
     slots = table.claim(1, [2, 5], WANTED)
     assert table.num_reading == 2
-    assert ask(table, 1, 2).late_slots.tolist() == [slots[0]]
+    assert ask(table, 1, 2).late_slots == [slots[0]]
     assert table.resident_tiers(1).tolist() == [0] * E
     table.set_ready(slots[0])
     found = ask(table, 1, 2, 3)
-    assert found.ready_experts.tolist() == [2]
-    assert found.ready_slots.tolist() == [slots[0]]
-    assert found.missing.tolist() == [3]
-    assert table.experts_in(np.array(slots, np.int32)).tolist() == [2, 5]
+    assert found.ready_experts == [2]
+    assert found.ready_slots == [slots[0]]
+    assert found.missing == [3]
+    assert table.experts_in(slots) == [2, 5]
     assert table.resident_tiers(1).tolist() == [0, 0, TIER, 0, 0, 0]
-    assert (counters.hits, counters.late, counters.misses, counters.lookups) == (1, 1, 3, 5)
-    assert counters.by_tier[8] == 5
+    assert (table.counters.hits, table.counters.late, table.counters.misses, table.counters.lookups) == (1, 1, 3, 5)
+    assert table.counters.by_tier[8] == 5
 
 
 def test_tiers_seen_from_outside_cannot_be_written():
-    table, _ = make(2)
+    table = make(2)
     with pytest.raises(ValueError, match="read-only"):
         table.resident_tiers(0)[0] = 8
 
 
 def test_the_pinned_are_never_evicted():
-    table, counters = make(2)
+    table = make(2)
     ask(table, 0, 0, 1)
     slots = load(table, 0, 0, 1)
     assert table.claim(1, [3], WANTED) == []
-    table.unpin(np.array(slots[:1], np.int32))
+    table.unpin(slots[:1])
     assert table.claim(1, [3, 4], WANTED) == slots[:1]
-    assert counters.evicted == 1
+    assert table.counters.evicted == 1
     assert table.slots_of(0).tolist()[:2] == [-1, slots[1]]
 
 
 def test_the_least_recently_used_goes_first():
-    table, _ = make(3)
+    table = make(3)
     for expert in (0, 1, 2):
         ask(table, 0, expert)
         load(table, 0, expert)
@@ -83,7 +94,7 @@ def test_the_least_recently_used_goes_first():
 
 
 def test_a_dropped_read_frees_its_slot():
-    table, _ = make(1)
+    table = make(1)
     (slot,) = table.claim(0, [4], WANTED)
     table.drop(slot)
     assert (table.num_reading, table.num_pinned, table.num_resident) == (0, 0, 0)
@@ -91,19 +102,19 @@ def test_a_dropped_read_frees_its_slot():
 
 
 def test_the_fate_of_prefetches_is_counted():
-    table, counters = make(3)
+    table = make(3)
     used, late, wasted = table.claim(0, [0, 1, 2], WANTED, prefetch=True)
     table.set_ready(used)
     table.set_ready(wasted)
     ask(table, 0, 0, 1)
     ask(table, 0, 0)
     table.claim(1, [5], WANTED)
-    assert (counters.prefetch_used, counters.prefetch_late, counters.prefetch_wasted) == (1, 1, 1)
+    assert (table.counters.prefetch_used, table.counters.prefetch_late, table.counters.prefetch_wasted) == (1, 1, 1)
     assert late in table.slots_of(0)
 
 
 def test_shrinking_keeps_the_best_and_says_what_to_move():
-    table, _ = make(4)
+    table = make(4)
     for expert in (0, 1, 2, 3):
         ask(table, 0, expert)
         load(table, 0, expert)
@@ -126,15 +137,15 @@ def test_shrinking_keeps_the_best_and_says_what_to_move():
     steps=st.lists(st.tuples(st.integers(0, L - 1), st.sets(st.integers(0, E - 1)), st.integers(0, 7)), max_size=30),
 )
 def test_invariants(slots, rule, steps):
-    table, counters = make(slots, rule)
+    table = make(slots, rule)
     asked = 0
     for layer, experts, action in steps:
         found = ask(table, layer, *experts)
         asked += len(experts)
-        claimed = table.claim(layer, found.missing.tolist(), WANTED)
+        claimed = table.claim(layer, found.missing, WANTED)
         assert len(claimed) <= slots
-        assert (table.slots_of(layer)[found.ready_experts] == found.ready_slots).all(), "a pinned expert lost its slot"
-        assert (table.experts_in(found.ready_slots) == found.ready_experts).all()
+        assert table.slots_of(layer)[found.ready_experts].tolist() == found.ready_slots, "a pinned expert lost its slot"
+        assert table.experts_in(found.ready_slots) == found.ready_experts
         for i, slot in enumerate(claimed):
             table.drop(slot) if i == action else table.set_ready(slot)
         table.unpin_all()
@@ -145,4 +156,4 @@ def test_invariants(slots, rule, steps):
         assert resident == table.num_resident <= slots
         held = [s for i in range(L) for s in table.slots_of(i).tolist() if s >= 0]
         assert len(held) == len(set(held)) == resident
-    assert counters.hits + counters.late + counters.misses == counters.lookups == asked
+    assert table.counters.hits + table.counters.late + table.counters.misses == table.counters.lookups == asked

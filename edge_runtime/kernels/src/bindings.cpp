@@ -158,25 +158,6 @@ NB_MODULE(_native, m) {
 
   m.def("route", &route, "logits"_a, "ids"_a, "weights"_a, "norm"_a);
 
-  m.def("resident_tier",
-        [](const Array& resident, const Array& wanted) {
-          if (resident.ndim() != 1 || wanted.ndim() != 1 || resident.shape(0) != wanted.shape(0) ||
-              resident.dtype() != nb::dtype<uint8_t>() || wanted.dtype() != nb::dtype<uint8_t>() ||
-              !contiguous(resident) || !contiguous(wanted))
-            throw nb::value_error(("resident_tier: expected two contiguous uint8 [E], got " + describe(resident) +
-                                   " and " + describe(wanted)).c_str());
-          const uint8_t *have = data<uint8_t>(resident), *want = data<uint8_t>(wanted);
-          int tier = 0, count = 0;
-          for (size_t e = 0; e < wanted.shape(0); ++e) {
-            if (want[e] == 0) continue;
-            if (have[e] < want[e] || (tier != 0 && tier != want[e])) return nb::make_tuple(0, 0);
-            tier = want[e];
-            ++count;
-          }
-          return nb::make_tuple(tier, count);
-        },
-        "resident"_a, "wanted"_a);
-
   using K = hobbit::ExpertKernels;
   nb::class_<K>(m, "ExpertKernels")
       .def("__init__",

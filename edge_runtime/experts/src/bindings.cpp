@@ -1,0 +1,214 @@
+// Python surface of the slot table and its ledger: arrays by reference, numbers and lists by value; the GIL is kept.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+
+#include "slot_table.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+using Tiers = nb::ndarray<const uint8_t, nb::shape<-1>, nb::c_contig, nb::device::cpu>;
+using TierTable = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using SlotRows = nb::ndarray<int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using KeyRow = nb::ndarray<int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// float64 [S] from what a rule returned: float64 or float32.
+std::vector<double> scores_of(nb::handle array, int slots) {
+  const auto found = nb::cast<nb::ndarray<nb::ro, nb::ndim<1>, nb::c_contig, nb::device::cpu>>(array);
+  if (int(found.shape(0)) != slots)
+    throw std::invalid_argument("scores: expected " + std::to_string(slots) + ", got " + std::to_string(found.shape(0)));
+  if (found.dtype() == nb::dtype<double>()) {
+    const auto* first = static_cast<const double*>(found.data());
+    return {first, first + slots};
+  }
+  if (found.dtype() != nb::dtype<float>()) throw std::invalid_argument("scores: expected float64 or float32");
+  const auto* first = static_cast<const float*>(found.data());
+  return {first, first + slots};
+}
+
+// A rule in Python: scores(layer) -> (of residents, of their planes or None); top(layer, slot, tier) -> float.
+class PythonScorer : public hobbit::Scorer {
+ public:
+  PythonScorer(int slots, nb::handle scores, nb::handle top) : slots_(slots), scores_(scores), top_(top) {}
+  hobbit::Scores all(int layer) override {
+    const nb::tuple both = nb::cast<nb::tuple>(scores_(layer));
+    hobbit::Scores found{scores_of(both[0], slots_), {}};
+    if (!both[1].is_none()) found.tops = scores_of(both[1], slots_);
+    return found;
+  }
+  double top(int layer, int slot, int tier) override { return nb::cast<double>(top_(layer, slot, tier)); }
+
+ private:
+  int slots_;
+  nb::handle scores_, top_;
+};
+
+// The table with the arrays it works on kept alive.
+class Table : public hobbit::SlotTable {
+ public:
+  Table(hobbit::Ledger& ledger, TierTable tiers, SlotRows slots, KeyRow keys)
+      : SlotTable(ledger, checked(ledger, tiers, slots, keys), int(tiers.shape(0)), int(tiers.shape(1))),
+        tiers_(std::move(tiers)), slots_(std::move(slots)), keys_(std::move(keys)) {}
+
+  const uint8_t* wanted(int layer, const Tiers& tiers) const {
+    if (layer < 0 || layer >= num_layers()) throw std::out_of_range("table: there is no layer " + std::to_string(layer));
+    if (int(tiers.shape(0)) != num_experts())
+      throw std::invalid_argument("table: expected tiers of " + std::to_string(num_experts()) + " experts, got " +
+                                  std::to_string(tiers.shape(0)));
+    return tiers.data();
+  }
+  void require_experts(const std::vector<int>& experts) const {
+    for (const int expert : experts)
+      if (expert < 0 || expert >= num_experts())
+        throw std::out_of_range("table: there is no expert " + std::to_string(expert));
+  }
+  void require_slots(const std::vector<int>& slots) const {
+    for (const int slot : slots)
+      if (slot < 0 || slot >= num_slots()) throw std::out_of_range("table: there is no slot " + std::to_string(slot));
+  }
+  int used(int slot) const {
+    require_slots({slot});
+    if (keys_.data()[slot] == hobbit::kFree) throw std::out_of_range("table: slot " + std::to_string(slot) + " is free");
+    return slot;
+  }
+
+ private:
+  static hobbit::TableArrays checked(const hobbit::Ledger& ledger, TierTable& tiers, SlotRows& slots, KeyRow& keys) {
+    if (slots.shape(0) != tiers.shape(0) || slots.shape(1) != tiers.shape(1) ||
+        int64_t(keys.shape(0)) != ledger.max_experts())
+      throw std::invalid_argument("table: expected tiers and slots [L, E] and keys of all experts of the ledger");
+    return {tiers.data(), slots.data(), keys.data()};
+  }
+  TierTable tiers_;
+  SlotRows slots_;
+  KeyRow keys_;
+};
+
+nb::list counts(const int64_t (&by_tier)[hobbit::kNumTiers]) {
+  nb::list found;
+  for (const int64_t lookups : by_tier) found.append(lookups);
+  return found;
+}
+
+nb::tuple tally(const Table& table) {
+  const hobbit::Tally& t = table.tally();
+  return nb::make_tuple(counts(t.hits), counts(t.late), counts(t.misses), t.upgrades, t.evicted, t.truncated,
+                        t.prefetch_issued, t.prefetch_used, t.prefetch_late, t.prefetch_wasted);
+}
+
+std::vector<std::pair<bool, int>> pairs(const std::vector<hobbit::Discard>& discards) {
+  std::vector<std::pair<bool, int>> found;
+  for (const hobbit::Discard& one : discards) found.emplace_back(one.is_plane, one.unit);
+  return found;
+}
+
+void bind_ledger(nb::module_& m) {
+  using Ledger = hobbit::Ledger;
+  nb::class_<Ledger>(m, "Ledger")
+      .def("__init__",
+           [](Ledger* self, int core_tier, int full_tier, int64_t core_bytes, int64_t plane_bytes, int64_t budget_bytes,
+              int64_t max_experts) {
+             if (core_bytes < 1 || plane_bytes < 0 || budget_bytes < 0 || max_experts < 0 || core_tier > full_tier ||
+                 full_tier >= hobbit::kNumTiers || (core_tier < full_tier && plane_bytes < 1))
+               throw std::invalid_argument("ledger: sizes must be positive and the full tier not below the core's");
+             new (self) Ledger({core_tier, full_tier, core_bytes, plane_bytes}, budget_bytes, max_experts);
+           },
+           "core_tier"_a, "full_tier"_a, "core_bytes"_a, "plane_bytes"_a, "budget_bytes"_a, "max_experts"_a)
+      .def_prop_ro("budget_bytes", &Ledger::budget_bytes)
+      .def_prop_ro("max_experts", &Ledger::max_experts)
+      .def_prop_ro("free_bytes", &Ledger::free_bytes)
+      .def_prop_ro("used_bytes", &Ledger::used_bytes)
+      .def_prop_ro("touched_bytes", &Ledger::touched_bytes)
+      .def_prop_ro("num_cores", &Ledger::num_cores)
+      .def("core_capacity", &Ledger::core_capacity, "budget_bytes"_a)
+      .def("plane_capacity", &Ledger::plane_capacity, "budget_bytes"_a)
+      .def("take_core", &Ledger::take_core)
+      .def("take_plane", &Ledger::take_plane)
+      .def("free_core", &Ledger::free_core, "unit"_a)
+      .def("free_plane", &Ledger::free_plane, "unit"_a)
+      .def("free_units", [](const Ledger& l) { return nb::make_tuple(l.cores().warm, l.cores().cold, l.planes().warm, l.planes().cold); })
+      .def_prop_ro("discards", [](const Ledger& l) { return pairs(l.discards); })
+      .def("drain_discards", [](Ledger& l) { return pairs(std::exchange(l.discards, {})); });
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  bind_ledger(m);
+  using Slots = std::vector<int>;
+  nb::class_<Table>(m, "Table")
+      .def(nb::init<hobbit::Ledger&, TierTable, SlotRows, KeyRow>(), nb::keep_alive<1, 2>(), "ledger"_a, "tiers"_a,
+           "slots"_a, "keys"_a)
+      .def_prop_ro("num_slots", &Table::num_slots)
+      .def_prop_ro("num_resident", &Table::num_resident)
+      .def_prop_ro("num_pinned", &Table::num_pinned)
+      .def_prop_ro("num_reading", &Table::num_reading)
+      .def("tally", &tally)
+      .def("is_reading",
+           [](const Table& t, int slot) {
+             if (slot >= 0) t.require_slots({slot});
+             return t.is_reading(slot);
+           },
+           "slot"_a)
+      .def("planes_of", [](const Table& t, int slot) { t.require_slots({slot}); return t.planes_of(slot); }, "slot"_a)
+      .def("resident_planes", [](const Table& t, int slot) { return t.resident_planes(t.used(slot)); }, "slot"_a)
+      .def("expert_in", [](const Table& t, int slot) { return t.expert_in(t.used(slot)); }, "slot"_a)
+      .def("lacking_bytes",
+           [](const Table& t, const Slots& slots) {
+             for (const int slot : slots) t.used(slot);
+             return t.lacking_bytes(slots);
+           },
+           "slots"_a)
+      .def("find",
+           [](Table& t, int layer, const Tiers& tiers) {
+             hobbit::Found found = t.lookup(layer, t.wanted(layer, tiers));
+             return nb::make_tuple(found.ready_experts, found.ready_slots, found.late_slots, found.missing);
+           },
+           "layer"_a, "tiers"_a)
+      .def("hit_all", [](Table& t, int layer, const Tiers& tiers) { return t.hit_all(layer, t.wanted(layer, tiers)); },
+           "layer"_a, "tiers"_a)
+      .def("make_claim",
+           [](Table& t, int layer, const Slots& experts, const Tiers& tiers, bool prefetch, nb::handle scores,
+              nb::handle top) {
+             t.require_experts(experts);
+             PythonScorer scorer(t.num_slots(), scores, top);
+             return t.claim(layer, experts, t.wanted(layer, tiers), prefetch, scorer);
+           },
+           "layer"_a, "experts"_a, "tiers"_a, "prefetch"_a, "scores"_a, "top"_a)
+      .def("set_ready", [](Table& t, int slot) { t.set_ready(t.used(slot)); }, "slot"_a)
+      .def("drop", [](Table& t, int slot) { t.drop(t.used(slot)); }, "slot"_a)
+      .def("unpin",
+           [](Table& t, const Slots& slots) {
+             t.require_slots(slots);
+             for (const int slot : slots) t.unpin(slot);
+           },
+           "slots"_a)
+      .def("unpin_all", &Table::unpin_all)
+      .def("mask",
+           [](Table& t, int layer, const std::vector<int>& experts) {
+             t.require_experts(experts);
+             if (layer < 0 || layer >= t.num_layers()) throw std::out_of_range("table: there is no such layer");
+             for (const int expert : experts) t.mask(layer, expert);
+           },
+           "layer"_a, "experts"_a)
+      .def("reconcile",
+           [](Table& t, const Slots& live) {
+             t.require_slots(live);
+             t.reconcile(live);
+           },
+           "live"_a)
+      .def("change_budget",
+           [](Table& t, int64_t budget_bytes, nb::handle scores, nb::handle top) {
+             PythonScorer scorer(t.num_slots(), scores, top);
+             return t.resize(budget_bytes, scorer);
+           },
+           "budget_bytes"_a, "scores"_a, "top"_a)
+      .def("clear", &Table::start_over, "budget_bytes"_a);
+}

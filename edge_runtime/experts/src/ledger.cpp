@@ -1,0 +1,111 @@
+#include "ledger.hpp"
+
+#include <algorithm>
+#include <iterator>
+
+namespace hobbit {
+namespace {
+
+constexpr int64_t kSlackShare = 12, kLargeBytes = 256 << 10, kMany = 16;
+
+}  // namespace
+
+int Units::take() {
+  std::vector<int>& from = warm.empty() ? cold : warm;
+  const int unit = from.back();
+  from.pop_back();
+  return unit;
+}
+
+int Units::cool() {
+  const int unit = warm.back();
+  warm.pop_back();
+  cold.push_back(unit);
+  return unit;
+}
+
+void Units::grow(int count) {
+  std::vector<int> added;
+  for (int unit = count - 1; unit >= count_; --unit) added.push_back(unit);
+  cold.insert(cold.begin(), added.begin(), added.end());
+  count_ = count;
+}
+
+Moves Units::shrink(int count, std::vector<int> used) {
+  std::vector<int> targets;
+  for (const std::vector<int>* free : {&warm, &cold})
+    std::copy_if(free->begin(), free->end(), std::back_inserter(targets), [&](int unit) { return unit < count; });
+  std::sort(targets.rbegin(), targets.rend());
+  std::sort(used.begin(), used.end());
+  Moves moves;
+  std::vector<bool> taken(size_t(count), false);
+  for (const int source : used) {
+    if (source < count) continue;
+    moves.emplace_back(source, targets.back());
+    taken[size_t(targets.back())] = true;
+    targets.pop_back();
+  }
+  for (std::vector<int>* free : {&warm, &cold})
+    free->erase(std::remove_if(free->begin(), free->end(), [&](int u) { return u >= count || taken[size_t(u)]; }),
+                free->end());
+  count_ = count;
+  return moves;
+}
+
+Ledger::Ledger(UnitSizes sizes, int64_t budget_bytes, int64_t max_experts)
+    : sizes_(sizes), max_experts_(max_experts), cores_(0, 0), planes_(0, 0) {
+  start_over(budget_bytes);
+}
+
+void Ledger::start_over(int64_t budget_bytes) {
+  budget_ = budget_bytes;
+  slack_ = slack(budget_bytes);
+  cores_ = Units(int(core_capacity(budget_bytes)), sizes_.core_bytes);
+  planes_ = Units(int(plane_capacity(budget_bytes)), sizes_.plane_bytes);
+  discards.clear();
+}
+
+int64_t Ledger::core_capacity(int64_t budget_bytes) const {
+  return std::min(budget_bytes / sizes_.core_bytes, max_experts_);
+}
+
+int64_t Ledger::plane_capacity(int64_t budget_bytes) const {
+  if (!sizes_.max_planes()) return 0;
+  return std::min(budget_bytes / sizes_.plane_bytes, max_experts_ * sizes_.max_planes());
+}
+
+// Bytes kept for free units that hold memory already, where there are two sizes of large units. How many of each are
+// used goes up and down; without slack nearly every read takes its memory from units of the other size, and the system
+// zeroes each page of it: half the drive's rate at 1 MiB a unit.
+int64_t Ledger::slack(int64_t budget_bytes) const {
+  const int64_t full = sizes_.full_bytes();
+  const bool is_mixed = sizes_.max_planes() > 0 && full >= kLargeBytes;
+  if (!is_mixed || budget_bytes >= max_experts_ * full || budget_bytes < kMany * full) return 0;
+  return budget_bytes / kSlackShare;
+}
+
+int Ledger::take(Units& units, Units& other, bool other_is_plane) {
+  if (units.warm.empty()) {
+    int64_t over = touched_bytes() + units.size() - budget_;
+    for (; over > 0 && !other.warm.empty(); over -= other.size()) discards.push_back({other_is_plane, other.cool()});
+  }
+  return units.take();
+}
+
+Moves Ledger::fit(Units& units, int64_t count, std::vector<int> used) {
+  if (count < units.count()) return units.shrink(int(count), std::move(used));
+  units.grow(int(count));
+  return {};
+}
+
+std::pair<Moves, Moves> Ledger::resize(int64_t budget_bytes, std::vector<int> cores, std::vector<int> planes) {
+  budget_ = budget_bytes;
+  slack_ = slack(budget_bytes);
+  std::pair<Moves, Moves> moves{fit(cores_, core_capacity(budget_bytes), std::move(cores)),
+                                fit(planes_, plane_capacity(budget_bytes), std::move(planes))};
+  for (Units* units : {&planes_, &cores_})
+    while (touched_bytes() > budget_ && !units->warm.empty()) discards.push_back({units == &planes_, units->cool()});
+  return moves;
+}
+
+}  // namespace hobbit

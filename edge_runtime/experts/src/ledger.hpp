@@ -1,0 +1,89 @@
+// Units of expert memory in two sizes under one byte budget: which are free, and which still hold memory of the system.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace hobbit {
+
+using Moves = std::vector<std::pair<int, int>>;  // (source, target)
+
+struct UnitSizes {
+  int core_tier, full_tier;
+  int64_t core_bytes, plane_bytes;
+
+  // Planes an expert has at `tier`; tiers below the core's have none.
+  int planes(int tier) const { return core_tier != full_tier && tier > core_tier ? (tier - core_tier) / 2 : 0; }
+  int max_planes() const { return planes(full_tier); }
+  int64_t full_bytes() const { return core_bytes + max_planes() * plane_bytes; }
+};
+
+// Free units of one size: warm ones still hold memory of the system, cold ones do not. The last freed is taken first.
+class Units {
+ public:
+  Units(int count, int64_t size) : size_(size) { grow(count); }
+
+  int64_t size() const { return size_; }
+  int count() const { return count_; }
+  int num_used() const { return count_ - int(warm.size()) - int(cold.size()); }
+  int64_t touched_bytes() const { return (count_ - int64_t(cold.size())) * size_; }
+
+  int take();
+  int cool();  // let the system have the memory of the last freed unit; returns it
+  void grow(int count);
+  Moves shrink(int count, std::vector<int> used);  // keep units below `count`; moves for used ones past it
+
+  std::vector<int> warm, cold;
+
+ private:
+  int64_t size_;
+  int count_ = 0;
+};
+
+// Memory of a free unit that must go back to the system, because the other size needs the bytes.
+struct Discard {
+  bool is_plane;
+  int unit;
+};
+
+// Used bytes never exceed the budget, and neither do touched bytes: a unit that was written keeps its memory when it is
+// freed, for the next expert of its size; if the other size needs it, it is listed in `discards`.
+class Ledger {
+ public:
+  Ledger(UnitSizes sizes, int64_t budget_bytes, int64_t max_experts);
+
+  const UnitSizes& sizes() const { return sizes_; }
+  int64_t budget_bytes() const { return budget_; }
+  int64_t max_experts() const { return max_experts_; }
+  int num_cores() const { return cores_.count(); }
+  int64_t used_bytes() const { return cores_.num_used() * cores_.size() + planes_.num_used() * planes_.size(); }
+  int64_t free_bytes() const { return budget_ - slack_ - used_bytes(); }
+  int64_t touched_bytes() const { return cores_.touched_bytes() + planes_.touched_bytes(); }
+  int64_t core_capacity(int64_t budget_bytes) const;
+  int64_t plane_capacity(int64_t budget_bytes) const;
+
+  int take_core() { return take(cores_, planes_, true); }
+  int take_plane() { return take(planes_, cores_, false); }
+  void free_core(int unit) { cores_.warm.push_back(unit); }
+  void free_plane(int unit) { planes_.warm.push_back(unit); }
+
+  // Change the budget, which must hold what is used; returns moves of cores and of planes.
+  std::pair<Moves, Moves> resize(int64_t budget_bytes, std::vector<int> cores, std::vector<int> planes);
+  void start_over(int64_t budget_bytes);  // none is used, and none holds memory
+
+  const Units& cores() const { return cores_; }
+  const Units& planes() const { return planes_; }
+  std::vector<Discard> discards;
+
+ private:
+  int64_t slack(int64_t budget_bytes) const;
+  int take(Units& units, Units& other, bool other_is_plane);
+  Moves fit(Units& units, int64_t count, std::vector<int> used);
+
+  UnitSizes sizes_;
+  int64_t max_experts_, budget_ = 0, slack_ = 0;
+  Units cores_, planes_;
+};
+
+}  // namespace hobbit
