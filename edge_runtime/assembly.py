@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from edge_runtime.decoder import Decoder, max_tokens
 from edge_runtime.errors import ConfigError
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import CALIBRATED_RULES, Measured, create_rule, parse_rule
+from edge_runtime.experts.loan import ScratchLoan
 from edge_runtime.experts.store import FileExpertStore
 from edge_runtime.format.bundle import Bundle
 from edge_runtime.format.calibration import NAME as CALIBRATION
@@ -46,6 +47,7 @@ from edge_runtime.trunk.router_stack import require_routers
 # kept free for what nobody counts: allocator slack, thread stacks, Python objects of a request (see docs/memory.md)
 HEADROOM_BYTES = 16 * MIB
 _LOGITS_BYTES = 16 * MIB
+_FEW_TOKENS, _LENT_PARTS = 8, 8
 _CHECKED_AT_OPEN = ("trunk", "embedding", "tokenizer", "calibration")
 
 
@@ -61,6 +63,8 @@ class Prepared:
     plan: MemoryPlan
     policy_context: PolicyContext
     policy: Policy
+    scratch: Callable[[int], int]
+    """Scratch bytes of a pass of that many tokens."""
 
 
 @dataclass
@@ -158,7 +162,8 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
     chunk = config.prefill_chunk or choose_prefill_chunk(
         room, scratch, longest=config.context, experts_bytes=needs.all_experts * needs.slot_bytes[config.tier]
     )
-    config, needs = replace(config, prefill_chunk=chunk), replace(needs, scratch_bytes=scratch(chunk))
+    config = replace(config, prefill_chunk=chunk)
+    needs = replace(needs, scratch_bytes=scratch(chunk), lendable_bytes=_lendable(scratch, chunk, few_tokens(config)))
     context = PolicyContext(
         num_layers=spec.num_layers,
         num_experts=spec.num_experts,
@@ -170,7 +175,18 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
     )
     plan = plan_memory(needs, ceiling, expert_memory=config.expert_memory)
     kernels = ExpertKernels(*shape, max_tokens(chunk, config.parallel), threads=config.threads)
-    return Prepared(bundle, config, tokenizer, kernels, needs, plan, context, create_policy(config.policy, context))
+    policy = create_policy(config.policy, context)
+    return Prepared(bundle, config, tokenizer, kernels, needs, plan, context, policy, scratch)
+
+
+def few_tokens(config: RuntimeConfig) -> int:
+    """Return the tokens of a pass up to which its scratch is not lent: one of each sequence, or a very short prompt."""
+    return max(config.parallel, _FEW_TOKENS)
+
+
+def _lendable(scratch: Callable[[int], int], chunk: int, few: int) -> int:
+    """Bytes of a chunk's scratch that passes of few tokens leave unused, less what an allocator may keep of them."""
+    return max(0, scratch(chunk) - scratch(min(few, chunk))) * (_LENT_PARTS - 1) // _LENT_PARTS
 
 
 def _calibration(bundle: Bundle, policy: str, eviction: str) -> ExpertCalibration | None:
@@ -248,6 +264,7 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
         parallel=config.parallel,
         prefetcher=_make_prefetcher(config, trunk, spec, cache),
     )
+    decoder.loan = _make_loan(ready, cache)
     return Parts(
         bundle=bundle,
         config=config,
@@ -272,6 +289,21 @@ def _make_prefetcher(config: RuntimeConfig, trunk: OrtTrunk, spec: ModelSpec, ca
     return Prefetcher(predictor, cache, Governor() if is_adaptive else None)
 
 
+def _make_loan(ready: Prepared, cache: ExpertCache) -> ScratchLoan:
+    def release() -> None:
+        ready.kernels.release_scratch()
+        return_freed_memory()
+
+    return ScratchLoan(
+        cache,
+        few_tokens=few_tokens(ready.config),
+        unused_bytes=lambda tokens: _lendable(ready.scratch, ready.config.prefill_chunk, tokens),
+        slot_bytes=ready.plan.slot_bytes,
+        most=ready.plan.lent_slots,
+        release=release,
+    )
+
+
 def replan(parts: Parts, *, memory: str | int | None, expert_memory: str | int | None) -> None:
     """Change the budget of a running engine; what is not given stays as it was opened.
 
@@ -284,4 +316,6 @@ def replan(parts: Parts, *, memory: str | int | None, expert_memory: str | int |
     experts = config.expert_memory if expert_memory is None else parse_size(expert_memory, "expert_memory")
     plan = plan_memory(parts.needs, _ceiling(replace(config, memory=total)), expert_memory=experts)
     parts.cache.resize(plan.num_slots)
+    if parts.decoder.loan is not None:
+        parts.decoder.loan.most = plan.lent_slots
     parts.plan = plan

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edge_runtime.errors import RequestError
 from edge_runtime.experts.base import Priority
 from edge_runtime.experts.cache import ExpertCache
+from edge_runtime.experts.loan import ScratchLoan
 from edge_runtime.policy.base import Hint, Policy, Routing, StepPlan
 from edge_runtime.policy.joint import decide_together
 from edge_runtime.policy.routing import route
@@ -97,6 +98,8 @@ class Decoder:
     ) -> None:
         self.spec, self.trunk, self.cache, self.kernels, self.policy = spec, trunk, cache, kernels, policy
         self.max_chunk, self.prefetcher, self.early = max_chunk, prefetcher, EarlyReads(cache)
+        self.loan: ScratchLoan | None = None
+        """Lends scratch to the cache between passes; None: it stays unused."""
         self.spans = Spans()
         self.is_closed = False  # set from any thread: a pass under way ends before its next layer
         self.on_layer: Callable[[], None] = _nothing
@@ -134,6 +137,8 @@ class Decoder:
             ExpertReadError: an expert could not be read; nothing of the pass is kept, no cache is changed.
             RequestError: a piece does not fit its context, or the engine was closed meanwhile.
         """
+        if self.loan is not None:
+            self.loan.begin_pass(sum(len(piece.token_ids) for piece in pieces))
         policies = [piece.policy or self.policy for piece in pieces]
         groups = [[i for i, p in enumerate(policies) if p is policy] for policy in _distinct(policies)]
         for group in groups:

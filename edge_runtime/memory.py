@@ -41,6 +41,7 @@ class MemoryNeeds:
         kv_bytes_per_token: keys and values of one token over all layers.
         context: N, tokens a KV cache is made for.
         parallel: KV caches, one a sequence.
+        lendable_bytes: the part of scratch_bytes that only passes over several tokens of a prompt need.
         scratch_bytes: kernels' and graphs' activations, logits, read buffers.
         tokenizer_bytes: vocabulary and merges.
         headroom_bytes: kept free for what nobody counts: allocator slack, thread stacks, the caller.
@@ -64,6 +65,7 @@ class MemoryNeeds:
     num_expert_layers: int
     top_k: int
     parallel: int = 1
+    lendable_bytes: int = 0
 
     @property
     def all_experts(self) -> int:
@@ -105,6 +107,7 @@ class MemoryPlan:
         working_set: experts one token uses: sparse layers times K.
         context: tokens of KV cache.
         floor_bytes: least budget this plan's tier and context can run in.
+        lent_slots: experts that can be resident beyond S while no prompt runs.
         warnings: what the user should know.
     """
 
@@ -117,6 +120,7 @@ class MemoryPlan:
     working_set: int
     context: int
     floor_bytes: int
+    lent_slots: int = 0
     warnings: tuple[str, ...] = ()
 
     @property
@@ -148,6 +152,7 @@ class MemoryPlan:
             "floor_bytes": self.floor_bytes,
             "lines": [asdict(line) for line in self.lines],
             "num_slots": self.num_slots,
+            "lent_slots": self.lent_slots,
             "slot_bytes": self.slot_bytes,
             "arena_bytes": self.arena_bytes,
             "tier": self.tier,
@@ -167,8 +172,9 @@ class MemoryPlan:
         ]
         text = [f"{name:<18}{size:>10}  {note}".rstrip() for name, size, note in rows]
         text.insert(len(self.lines), "-" * 28)
+        more = f", {self.num_slots + self.lent_slots} while no prompt runs" if self.lent_slots else ""
         text.append(
-            f"experts cached: {self.num_slots} of {self.all_experts} ({100 * self.cache_share:.1f} %); "
+            f"experts cached: {self.num_slots} of {self.all_experts} ({100 * self.cache_share:.1f} %){more}; "
             f"one token uses {self.working_set}"
         )
         return text + [f"warning: {warning}" for warning in self.warnings]
@@ -253,6 +259,8 @@ def plan_memory(needs: MemoryNeeds, ceiling: Ceiling, *, expert_memory: int | No
     if expert_memory is not None:
         slots = min(slots, expert_memory // slot)
     arena = MemoryLine("expert arena", slots * slot, f"{slots} slots x {format_size(slot)}, tier {_tier(needs.tier)}")
+    # a stated --expert-memory is the most experts may ever take
+    lent = min(needs.lendable_bytes // slot, needs.all_experts - slots) if expert_memory is None else 0
     working_set = needs.num_expert_layers * needs.top_k
     return MemoryPlan(
         ceiling=ceiling,
@@ -264,6 +272,7 @@ def plan_memory(needs: MemoryNeeds, ceiling: Ceiling, *, expert_memory: int | No
         working_set=working_set,
         context=needs.context,
         floor_bytes=needs.floor_bytes(),
+        lent_slots=lent,
         warnings=_warnings(slots, working_set, slot, needs.all_experts),
     )
 

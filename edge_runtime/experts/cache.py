@@ -69,7 +69,7 @@ class ExpertCache:
         self._clock = clock
         self._ledger, self._memory, self._store, self._rule = ledger, memory, store, rule
         self._all_experts = ledger.max_experts
-        self._all_bytes = ledger.max_experts * ledger.sizes.full_bytes
+        self._own_bytes = ledger.budget_bytes
         self._read_timeout_s = read_timeout_s
         self._counters = ExpertCounters()
         self._table = SlotTable(ledger, num_layers=num_layers, num_experts=num_experts, rule=rule)
@@ -120,8 +120,13 @@ class ExpertCache:
 
     @property
     def num_slots(self) -> int:
-        """S, experts of the full tier that fit."""
-        return self._ledger.budget_bytes // self._ledger.sizes.full_bytes
+        """S, experts of the full tier that fit; what is lent on top is not counted."""
+        return min(self._own_bytes, self._ledger.budget_bytes) // self._ledger.sizes.full_bytes
+
+    @property
+    def lent_slots(self) -> int:
+        """Experts of the full tier that fit beyond S for now; see `lend`."""
+        return self._ledger.budget_bytes // self._ledger.sizes.full_bytes - self.num_slots
 
     @property
     def tier(self) -> int:
@@ -136,7 +141,7 @@ class ExpertCache:
     @property
     def fits_all(self) -> bool:
         """Whether every expert of the model has a slot, so that nothing is ever evicted."""
-        return self._ledger.budget_bytes >= self._all_bytes
+        return self.num_slots >= self._all_experts
 
     @property
     def counters(self) -> ExpertCounters:
@@ -256,6 +261,17 @@ class ExpertCache:
             BudgetError: growing was refused by the system; the former size stays.
             ExpertReadError: the drive still owes reads of an earlier request.
         """
+        self._change_budget(num_slots)
+        self._own_bytes = self._ledger.budget_bytes
+
+    def lend(self, num_slots: int) -> None:
+        """Let experts use so much memory beyond S, between passes, until told otherwise; 0 takes all of it back.
+
+        Raises: as `resize`.
+        """
+        self._change_budget(self.num_slots + num_slots)
+
+    def _change_budget(self, num_slots: int) -> None:
         self._settle()
         budget_bytes = num_slots * self._ledger.sizes.full_bytes
         self._resizing_from = self._ledger.budget_bytes

@@ -11,9 +11,10 @@ experts and tokens. `edge_runtime.kernels.reference` is the same in plain numpy.
 Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (token, expert) pairs.
 
 `ExpertKernels(hidden, intermediate, top_k, max_tokens, threads=1, isa="auto")`
-    Owns scratch for `max_tokens` tokens (`scratch_bytes`) and `threads - 1` worker threads; nothing
-    large is allocated later. `scratch_bytes_for(hidden, intermediate, top_k, max_tokens)` says how much it will
-    be. `isa` is "auto" or one of `available_isas()`. Calls are serialised.
+    Owns scratch for `max_tokens` tokens (`scratch_bytes`), memory of the system as far as it was written, and
+    `threads - 1` worker threads; nothing large is allocated later.
+    `scratch_bytes_for(hidden, intermediate, top_k, max_tokens)` says how much it will be. `isa` is "auto" or one of
+    `available_isas()`. Calls are serialised.
     quantize(x)                    float32 [T, D], T <= max_tokens; copied, so x may change afterwards.
     run(tier, segments, starts, pairs)
         tier 2, 4, 6, 8 or 16; segments uint64 [N, 4] addresses of the experts' segments, of which the
@@ -29,6 +30,7 @@ Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (to
     run_experts(tier, segments, experts)       some of the plan's experts, int32 [N], each once.
     end(out)                                   the weighted sum.
     outputs(pairs, out)                        outputs float32 [P, D] of pairs as they were run last.
+    release_scratch()              give the scratch back to the system; it is taken again, zeroed, when next written.
     run_resident(x, ids, weights, tier, addresses, slots, out)
         begin, run_experts and end in one call, for experts that are all in memory: addresses uint64 [S, 4] by slot,
         slots int32 [E] by expert.

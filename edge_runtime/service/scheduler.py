@@ -23,6 +23,7 @@ from edge_runtime.service.queue import JobQueue
 from edge_runtime.service.request_policies import RequestPolicies
 from edge_runtime.service.sequence import Sequence
 from edge_runtime.service.sessions import SessionPool
+from edge_runtime.service.tidying import Tidying
 from edge_runtime.service.turns import PassCost, Turns
 from edge_runtime.service.view import ViewPublisher
 from edge_runtime.trunk.base import F32
@@ -50,7 +51,7 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._turns: Turns[Sequence] = Turns(len(self._pool.sessions))
         self._policies = RequestPolicies(parts)
-        self._view = ViewPublisher(parts, self._pool, stats)
+        self._view, self._tidying = ViewPublisher(parts, self._pool, stats), Tidying()
         self._thread = threading.Thread(target=self._loop, name="hobbit-serving", daemon=True)
 
     def start(self) -> None:
@@ -102,7 +103,9 @@ class Scheduler:
         self._admit()
         if self._running:
             self._pass(self._turns.choose(self._running))
+            self._tidying.worked()
         else:
+            self._tidying.idle()
             self._queue.wait(_IDLE_S)
         self._view.publish()
         self._heartbeat.beat()

@@ -43,7 +43,7 @@ class ViewPublisher:
             experts=cache.counters.snapshot(),
             residency=residency,
             cache_used_bytes=used * parts.plan.slot_bytes,
-            cache_bytes=parts.plan.arena_bytes,
+            cache_bytes=cache.nbytes,
             kv_used_tokens=self._pool.used_tokens,
             kv_tokens=self._pool.capacity_tokens,
             policy={"name": parts.policy.name, "params": parts.policy.params},

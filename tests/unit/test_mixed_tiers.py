@@ -2,62 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 import pytest
-from fakes import FakeStore, record_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mixed_cache import FULL, PAGE, SIZES, E, L, make, serve
 
 from edge_runtime.errors import ExpertReadError
-from edge_runtime.experts.base import ExpertKey
-from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.experts.eviction import Measured, create_rule
-from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.units import UnitLedger, UnitSizes
-from edge_runtime.format.calibration import ExpertCalibration, LayerCalibration, Sensitivity
-
-PAGE, L, E = 4096, 3, 8
-SIZES = UnitSizes(core_tier=4, full_tier=8, core_bytes=3 * PAGE, plane_bytes=PAGE)  # core: two segments
-FULL = SIZES.full_bytes
-# a skip costs 3.16 nats a use, tiers 4, 6 and 8 cost 0.16, 0.04 and 0: a core saves 1 a byte, the planes 0.12 and 0.04
-ERRORS = {"4": [0.4] * E, "6": [0.2] * E, "8": [0.0] * E}
-CALIBRATION = ExpertCalibration(
-    2,
-    [LayerCalibration(i, {}, [1] * E, ERRORS, [1.0] * E, Sensitivity(1.0, 3.16, 1.0), [1.0] * E) for i in range(L)],
-    tokens=8, full_tier=8, score_quantiles=[], checks=[],
-)  # fmt: skip
-
-
-def make(budget: int, rule: str = "lru", **script) -> tuple[ExpertCache, FakeStore]:
-    store = FakeStore(1 << 30, **script)
-    ledger = UnitLedger(SIZES, budget, L * E)
-    known = Measured(2, budget // FULL, CALIBRATION, lambda: 1.0)
-    eviction = create_rule(rule, num_layers=L, num_experts=E, tier_bytes={4: 3, 6: 4, 8: 5}, full_tier=8, known=known)
-    memory = ExpertMemory(ledger, (0, 2 * PAGE), chunk_bytes=4 * PAGE)
-    cache = ExpertCache(ledger, memory, store, eviction, num_layers=L, num_experts=E, read_timeout_s=0.05)
-    return cache, store
-
-
-def serve(cache: ExpertCache, layer: int, **tiers: int) -> dict[int, int]:
-    """Stream a layer (e3=8: expert 3 at tier 8), check the bytes of every segment served; return expert -> tier."""
-    wanted = np.zeros(E, np.uint8)
-    for name, tier in tiers.items():
-        wanted[int(name[1:])] = tier
-    seen = {}
-    for batch in cache.stream(layer, wanted):
-        for expert, addresses in zip(batch.experts.tolist(), batch.segments.tolist(), strict=True):
-            key = ExpertKey(layer, expert)
-            whole = record_of(key, 3 * PAGE)
-            assert ctypes.string_at(addresses[0], 3 * PAGE) == whole
-            for segment in range(2, batch.tier // 2):
-                assert ctypes.string_at(addresses[segment], PAGE) == record_of(key, PAGE, segment)
-            assert expert not in seen
-            seen[expert] = batch.tier
-        assert cache._ledger.touched_bytes <= cache._ledger.budget_bytes
-    assert seen == {int(name[1:]): tier for name, tier in tiers.items()}
-    return seen
 
 
 def test_sizes():
@@ -178,7 +130,7 @@ steps = st.lists(
     st.tuples(
         st.integers(0, L - 1),
         st.dictionaries(st.integers(0, E - 1), st.sampled_from([4, 6, 8]), max_size=E),
-        st.sampled_from(["", "", "prefetch", "fail", "resize"]),
+        st.sampled_from(["", "", "prefetch", "fail", "resize", "lend"]),
     ),
     max_size=15,
 )
@@ -208,6 +160,8 @@ def test_every_expert_once_at_its_tier_with_the_right_bytes(slots, rule, seed, h
             cache.begin_request()
             slots = 1 + (slots + len(wanted)) % (L * E)
             cache.resize(slots)
+        if event == "lend":
+            cache.lend(min((seed + len(wanted)) % 5, L * E - slots))
         ledger = cache._ledger
         assert ledger.used_bytes <= ledger.touched_bytes <= ledger.budget_bytes
         if not cache._table.num_reading:

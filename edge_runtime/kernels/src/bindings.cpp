@@ -175,6 +175,11 @@ NB_MODULE(_native, m) {
                   },
                   "hidden"_a, "intermediate"_a, "top_k"_a, "max_tokens"_a)
       .def_prop_ro("scratch_bytes", &K::scratch_bytes)
+      .def("release_scratch",
+           [](K& k) {
+             nb::gil_scoped_release release;
+             k.release_scratch();
+           })
       .def("quantize",
            [](K& k, const Array& x) {
              check<float>("x", x, k.shape().hidden);

@@ -1,7 +1,10 @@
 #include "experts.hpp"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <stdexcept>
 
 namespace hobbit {
@@ -42,7 +45,7 @@ size_t lay_out(const Shape& shape, size_t offset[kParts]) {
   const size_t pairs = shape.max_tokens * shape.top_k, d = shape.hidden;
   const size_t parts[kParts] = {shape.max_tokens * (d / kGroup) * sizeof(ActGroup), shape.max_tokens * d * 4,
                                 pairs * shape.intermediate * 4, pairs * d * 4, pairs * 4};
-  size_t total = 64;
+  size_t total = 0;
   for (int k = 0; k < kParts; ++k) {
     offset[k] = total;
     total += (parts[k] + 63) / 64 * 64;
@@ -62,18 +65,33 @@ ExpertKernels::ExpertKernels(const Shape& shape, int threads, const std::string&
       layout_{shape.hidden, shape.intermediate},
       table_(find_kernels(isa)),
       pool_(int(check_count("threads", size_t(std::max(threads, 0)), 256))),
-      ranges_(size_t(threads)) {
+      ranges_(size_t(threads)),
+      scratch_(scratch_bytes_for(shape)) {
   size_t offset[kParts];
-  const size_t total = lay_out(shape_, offset);
-  scratch_.reset(new uint8_t[total]());
-  scratch_bytes_ = total;
-  uint8_t* base = scratch_.get() - reinterpret_cast<uintptr_t>(scratch_.get()) % 64;  // offsets start at 64
+  lay_out(shape_, offset);
+  uint8_t* base = scratch_.data();
   x_q_ = reinterpret_cast<ActGroup*>(base + offset[0]);
   x_ = reinterpret_cast<float*>(base + offset[1]);
   h_ = reinterpret_cast<float*>(base + offset[2]);
   h_q_ = reinterpret_cast<ActGroup*>(base + offset[2]);
   y_ = reinterpret_cast<float*>(base + offset[3]);
   seen_ = reinterpret_cast<uint32_t*>(base + offset[4]);
+}
+
+ExpertKernels::Pages::Pages(size_t bytes) : bytes_(bytes) {
+  void* found = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (found == MAP_FAILED) throw std::bad_alloc();
+  data_ = static_cast<uint8_t*>(found);
+}
+
+ExpertKernels::Pages::~Pages() { munmap(data_, bytes_); }
+
+void ExpertKernels::Pages::release() { madvise(data_, bytes_, MADV_DONTNEED); }
+
+void ExpertKernels::release_scratch() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  tokens_ = 0;
+  scratch_.release();
 }
 
 void ExpertKernels::quantize(const float* x, size_t tokens) {

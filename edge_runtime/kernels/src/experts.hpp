@@ -3,7 +3,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -34,7 +33,8 @@ class ExpertKernels {
   static size_t scratch_bytes_for(const Shape& shape);  // what the constructor allocates
   const char* isa() const { return table_.name; }
   int threads() const { return pool_.size(); }
-  size_t scratch_bytes() const { return scratch_bytes_; }
+  size_t scratch_bytes() const { return scratch_.size(); }
+  void release_scratch();  // to the system; what ran before is forgotten
   const Shape& shape() const { return shape_; }
 
   // All throw std::invalid_argument and leave earlier results alone. Calls are serialised.
@@ -85,8 +85,24 @@ class ExpertKernels {
   std::vector<Range> ranges_;  // one a thread
   std::mutex mutex_;
 
-  size_t tokens_ = 0, scratch_bytes_ = 0;
-  std::unique_ptr<uint8_t[]> scratch_;
+  // Anonymous pages: they take memory when they are first written, and give it back when they are released.
+  class Pages {
+   public:
+    explicit Pages(size_t bytes);
+    ~Pages();
+    Pages(const Pages&) = delete;
+    Pages& operator=(const Pages&) = delete;
+    uint8_t* data() { return data_; }
+    size_t size() const { return bytes_; }
+    void release();
+
+   private:
+    size_t bytes_;
+    uint8_t* data_;
+  };
+
+  size_t tokens_ = 0;
+  Pages scratch_;
   ActGroup* x_q_;        // [max_tokens, D / 32]
   float* x_;             // [max_tokens, D]
   ActGroup* h_q_;        // [max_tokens * K, I / 32]; shares its bytes with h_
