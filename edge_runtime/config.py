@@ -140,7 +140,7 @@ def resolve(
         prefetch=said.pick("prefetch", _checked(parse_prefetch), _default_prefetch(policy, manifest)),
         backend=said.pick("backend", _backend, "cpu"),
         threads=said.pick("threads", _count(1024), _number(profile.threads.value, available_cpus())),
-        io_threads=said.pick("io_threads", _count(256), _number(profile.io_threads.value, 4)),
+        io_threads=said.pick("io_threads", _count(256), _number(profile.io_threads.value, 8)),
         read_chunk=parse_size(profile.read_chunk.value, f"{own}: read_chunk"),
         direct_io=said.pick("direct_io", _switch, profile.direct_io.value),
         context=said.pick(

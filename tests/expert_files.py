@@ -109,7 +109,8 @@ class FailingOps(FileOps):
         self.fail_at: int | None = None
         self.gate: threading.Event | None = None
         self.begun = threading.Event()
-        self.direct_opens = 0
+        self.direct_opens = self.waiting = 0
+        self._lock = threading.Lock()
 
     def open(self, path: Path, flags: int) -> int:
         if flags & os.O_DIRECT:
@@ -118,6 +119,10 @@ class FailingOps(FileOps):
                 raise OSError(errno.EINVAL, "Invalid argument", str(path))
         return super().open(path, flags)
 
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self.waiting += change
+
     def preadv(self, fd: int, into: memoryview, offset: int) -> int:
         import fcntl
 
@@ -125,7 +130,9 @@ class FailingOps(FileOps):
             raise OSError(errno.EINVAL, "Invalid argument")
         self.begun.set()
         if self.gate is not None:
+            self._count(1)
             assert self.gate.wait(5)
+            self._count(-1)
         if self.fail_at is not None and offset <= self.fail_at < offset + len(into):
             raise OSError(errno.EIO, "Input/output error")
         return os.preadv(fd, [into], offset)

@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--retry-failed", action="store_true", help="measure failed cells again")
     found.add_argument("--memory", default="auto", help="our --memory; auto takes the cgroup's cap")
-    found.add_argument("--io-threads", type=int, default=4, help="ours, and the depth of the drive probe")
+    found.add_argument("--io-threads", type=int, default=8, help="ours, and the depth of the drive probe")
     found.add_argument("--block", type=int, default=1 << 20, metavar="BYTES", help="block size of the drive probe")
     found.add_argument("--group-parent", type=Path, help="cgroup to make groups in")
     found.add_argument("--out", type=Path, default=Path("benchmarks/results/compare.jsonl"))

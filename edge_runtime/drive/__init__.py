@@ -22,7 +22,8 @@
     stats()                     (reads done well, bytes read, nanoseconds with at least one chunk under way).
     close(timeout_s)            fail what is queued and wait for the rest; False: a read did not come back.
 
-Chunks start in order of priority, then of arrival. Calls are safe from any thread and release the GIL while waiting.
+Chunks start in order of priority, then of arrival; those of a priority other than 0 only while less than half of the
+depth is under way, because they may be withdrawn. Calls are safe from any thread and release the GIL while waiting.
 """
 
 from __future__ import annotations

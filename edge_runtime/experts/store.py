@@ -24,7 +24,7 @@ from edge_runtime.format.record import BF16
 from edge_runtime.sizes import MIB
 
 DEFAULT_CHUNK_BYTES = MIB
-DEFAULT_IO_THREADS = 4
+DEFAULT_IO_THREADS = 8
 _SIGNALS_S = 0.1  # a wait is interrupted by Ctrl-C no later than this
 
 
@@ -47,7 +47,7 @@ class FileExpertStore:
     Args:
         bundle: an open bundle.
         tier: the deepest tier read: 2, 4, 6, 8, or 16 for the bfloat16 files.
-        io_threads: chunks under way at once, with or without a thread each.
+        io_threads: chunks under way at once, with or without a thread each; half as many for reads ahead.
         direct_io: read past the page cache; see `ExpertFiles`.
         use_uring: read through io_uring where the kernel has it; else, and where it has not, as many threads read.
         chunk_bytes: a record is read in pieces of at most this size, so that several are under way for one expert.

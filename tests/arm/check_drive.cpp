@@ -36,7 +36,7 @@ std::vector<uint8_t> make_file(const char* path) {
 
 void read_all(const char* path, const std::vector<uint8_t>& data, bool use_uring) {
   using namespace hobbit;
-  auto queue = std::make_shared<ReadQueue>(true);
+  auto queue = std::make_shared<ReadQueue>(true, 2);
   std::string why_not;
   std::unique_ptr<Backend> backend;
   if (use_uring) backend = make_uring_backend(queue, 4, why_not);

@@ -114,6 +114,32 @@ def test_queued_reads_can_be_withdrawn_and_go_by_priority(bundle):
     store.close()
 
 
+def test_reads_ahead_start_in_half_the_places_and_those_needed_now_in_all(bundle):
+    ops = FailingOps()
+    store = FileExpertStore(bundle, TIER, ops=ops, io_threads=4)
+    reader = Reader(store)
+    ops.gate = threading.Event()
+
+    def under_way(expected: int) -> int:
+        """Reads that hang in the drive, once there are as many as expected and time for one more has passed."""
+        deadline = time.monotonic() + 5
+        while ops.waiting < expected and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        return ops.waiting
+
+    ahead = [reader.submit(0, expert, Priority.NEXT) for expert in range(E)]
+    assert under_way(2) == 2
+    store.promote(ahead[3], Priority.NOW)
+    assert under_way(3) == 3
+    needed = [reader.submit(1, expert) for expert in range(E)]
+    assert under_way(4) == 4
+    ops.gate.set()
+    done = reader.wait(*ahead, *needed)
+    assert ahead[2] in done[-2:], "what is needed goes first; it starts when one of them is left"
+    store.close()
+
+
 def test_a_withdrawn_read_ends_after_the_part_that_is_under_way(bundle):
     ops = FailingOps()
     store = FileExpertStore(bundle, TIER, ops=ops, io_threads=1, chunk_bytes=4096)

@@ -48,7 +48,7 @@ std::vector<hobbit::ReadPlan::Span> spans(const Spans& pairs) {
 class DriveReader {
  public:
   DriveReader(int depth, bool drop_cached, bool use_uring, nb::object read)
-      : queue_(std::make_shared<hobbit::ReadQueue>(drop_cached)) {
+      : queue_(std::make_shared<hobbit::ReadQueue>(drop_cached, (depth + 1) / 2)) {
     if (depth < 1 || depth > 256)
       throw std::invalid_argument("DriveReader: depth must be in 1..256, got " + std::to_string(depth));
     hobbit::ReadFunction replaced = wrap(std::move(read));

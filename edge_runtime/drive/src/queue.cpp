@@ -60,15 +60,19 @@ void ReadQueue::push(Request request) {
 }
 
 bool ReadQueue::promote(uint64_t id, int priority) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::unique_lock<std::mutex> lock(mutex_);
   const auto found = reads_.find(id);
   if (found == reads_.end()) return false;
   const std::shared_ptr<Read> read = found->second;
   if (priority >= read->request.priority) return false;
   const bool is_waiting = waiting_.erase(Key(read->request.priority, read->arrival)) != 0;
   read->request.priority = priority;
-  if (is_waiting) waiting_.emplace(Key(priority, read->arrival), read);
-  return is_waiting;
+  if (!is_waiting) return false;
+  waiting_.emplace(Key(priority, read->arrival), read);
+  lock.unlock();
+  work_.notify_all();  // it may start now where it had to wait before
+  if (on_push) on_push();
+  return true;
 }
 
 bool ReadQueue::withdraw(uint64_t id) {
@@ -111,13 +115,20 @@ ReadStats ReadQueue::stats() const {
 
 Chunk ReadQueue::take(bool block) {
   std::unique_lock<std::mutex> lock(mutex_);
-  if (block) work_.wait(lock, [&] { return !waiting_.empty() || closed_.load(); });
-  if (waiting_.empty()) return {};
+  if (block) work_.wait(lock, [&] { return may_start() || closed_.load(); });
+  if (!may_start()) return {};
+  ++under_way_;
   const auto first = waiting_.begin();
   const Chunk chunk{first->second, first->second->next_chunk++};
   if (chunk.read->next_chunk == chunk.read->request.plan->chunks.size()) waiting_.erase(first);
   if (active_++ == 0) busy_since_ = now_ns();
   return chunk;
+}
+
+void ReadQueue::landed() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  --under_way_;
+  if (!waiting_.empty()) work_.notify_one();
 }
 
 bool ReadQueue::is_intact(const Chunk& chunk) {

@@ -96,7 +96,9 @@ struct Chunk {
 // What a backend is driven by. Thread safe.
 class ReadQueue {
  public:
-  explicit ReadQueue(bool drop_cached) : drop_cached_(drop_cached) {}
+  // `ahead_depth`: chunks under way beyond which only the most urgent ones start. Those read ahead may turn out to be in
+  // vain, and what is under way cannot be withdrawn.
+  ReadQueue(bool drop_cached, int ahead_depth) : drop_cached_(drop_cached), ahead_depth_(size_t(ahead_depth)) {}
 
   void push(Request request);
   bool promote(uint64_t id, int priority);
@@ -107,9 +109,10 @@ class ReadQueue {
   std::vector<Outcome> wait_done(double timeout_s);
   ReadStats stats() const;
 
-  // For backends. `take` returns the most urgent chunk, or one without a read if there is none
+  // For backends. `take` returns the most urgent chunk, or one without a read if none may start
   // (`block`: only once the queue is closed and empty). After closing, chunks come out as failed.
   Chunk take(bool block);
+  void landed();  // the drive is done with a chunk that was taken, well or not; before it is finished or failed
   void finish(const Chunk& chunk, int64_t result);  // bytes read, or -errno
   void fail(const Chunk& chunk, Outcome why);
   // Checks the file before a read's first chunk; false: the chunk was failed.
@@ -128,14 +131,19 @@ class ReadQueue {
   void check_segments(const Chunk& chunk, std::vector<size_t> complete, Outcome& why) const;
   void end_chunk(const Chunk& chunk, const Outcome* why);
 
+  bool may_start() const {
+    return !waiting_.empty() && (waiting_.begin()->first.first == 0 || under_way_ < ahead_depth_ || closed_.load());
+  }
+
   const bool drop_cached_;
+  const size_t ahead_depth_;
   mutable std::mutex mutex_;
   std::condition_variable work_, done_;
   std::map<Key, std::shared_ptr<Read>> waiting_;
   std::unordered_map<uint64_t, std::shared_ptr<Read>> reads_;  // until forgotten
   std::deque<std::shared_ptr<Read>> finished_;                 // those done, in that order
   uint64_t arrivals_ = 0, num_reads_ = 0, num_bytes_ = 0;
-  size_t active_ = 0;
+  size_t active_ = 0, under_way_ = 0;  // chunks taken: not finished; the drive not done with
   int64_t busy_ns_ = 0, busy_since_ = 0;
   std::atomic<bool> closed_{false};
 };

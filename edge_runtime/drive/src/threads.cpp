@@ -50,14 +50,19 @@ void work(const std::shared_ptr<Shared>& shared) {
   for (;;) {
     const Chunk chunk = shared->queue->take(true);
     if (!chunk.read) break;
-    if (!shared->queue->is_intact(chunk)) continue;
-    try {
-      shared->queue->finish(chunk, read_chunk(shared->read, chunk));
-    } catch (const std::exception& err) {
-      Outcome why;
-      why.fault = Fault::raised, why.message = err.what();
-      shared->queue->fail(chunk, why);
+    if (!shared->queue->is_intact(chunk)) {
+      shared->queue->landed();
+      continue;
     }
+    Outcome why;
+    int64_t result = 0;
+    try {
+      result = read_chunk(shared->read, chunk);
+    } catch (const std::exception& err) {
+      why.fault = Fault::raised, why.message = err.what();
+    }
+    shared->queue->landed();
+    why.fault == Fault::none ? shared->queue->finish(chunk, result) : shared->queue->fail(chunk, why);
   }
   std::lock_guard<std::mutex> lock(shared->mutex);
   --shared->running;

@@ -132,7 +132,10 @@ void fill(Shared& s) {
   while (!s.free.empty()) {
     const Chunk chunk = s.queue->take(false);
     if (!chunk.read) return;
-    if (!s.queue->is_intact(chunk)) continue;
+    if (!s.queue->is_intact(chunk)) {
+      s.queue->landed();
+      continue;
+    }
     const size_t index = s.free.back();
     s.free.pop_back();
     s.places[index].chunk = chunk;
@@ -161,6 +164,7 @@ bool settle(Shared& s, size_t index, int64_t result, Finished& over) {
       return false;
     }
   }
+  s.queue->landed();
   over = {std::move(place.chunk), result < 0 ? result : int64_t(place.done)};
   place.chunk = {};
   s.free.push_back(index);
