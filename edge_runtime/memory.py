@@ -207,7 +207,7 @@ def memory_ceiling(
 
 
 PREFILL_CHUNKS = (512, 256, 128, 64, 32, 16)
-_SCRATCH_SHARE = 5
+_SCRATCH_SHARE = 4
 _RESIDENT_CHUNK = 128
 
 
@@ -217,8 +217,8 @@ def choose_prefill_chunk(
     """Return how many tokens of a prompt to run in one pass.
 
     Each expert is read at most once a pass, so that longer passes read less; but their scratch comes out of the memory
-    of experts. The longest pass whose scratch takes at most a fifth of what the two share is taken; where all experts
-    stay in memory, and longer passes save nothing, at most 128 tokens.
+    of experts while they run. The longest pass whose scratch takes at most a quarter of what the two share is taken;
+    where all experts stay in memory, and longer passes save nothing, at most 128 tokens.
 
     Args:
         room_bytes: the ceiling less everything but scratch and experts.

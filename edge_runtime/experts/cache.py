@@ -70,6 +70,8 @@ class ExpertCache:
         self._ledger, self._memory, self._store, self._rule = ledger, memory, store, rule
         self._all_experts = ledger.max_experts
         self._own_bytes = ledger.budget_bytes
+        self.fits_all = self.num_slots >= self._all_experts
+        """Whether every expert of the model has a slot and nothing is ever evicted; what is lent does not count."""
         self._read_timeout_s = read_timeout_s
         self._counters = ExpertCounters()
         self._table = SlotTable(ledger, num_layers=num_layers, num_experts=num_experts, rule=rule)
@@ -137,11 +139,6 @@ class ExpertCache:
     def min_tier(self) -> int:
         """The lowest tier memory is cut for: an expert asked for below it is read and kept at it."""
         return self._ledger.sizes.core_tier
-
-    @property
-    def fits_all(self) -> bool:
-        """Whether every expert of the model has a slot, so that nothing is ever evicted."""
-        return self.num_slots >= self._all_experts
 
     @property
     def counters(self) -> ExpertCounters:
@@ -222,11 +219,13 @@ class ExpertCache:
 
         Nothing is pinned: they must be computed before anything is read. Arguments as for `stream`.
         """
-        tier = self._table.use_resident(layer_idx, tiers, order)
+        tier = self._table.hit_all(layer_idx, tiers)
         if not tier:
             return None
         self._close_stream()
-        self._reader.forgo(layer_idx, tiers)
+        if not self.fits_all:
+            self._reader.forgo(layer_idx, tiers)
+            self._table.note_use(layer_idx, tiers, order)
         return Resident(tier, self._memory.addresses, self._table.slots_of(layer_idx))
 
     def prefetch(
@@ -263,6 +262,7 @@ class ExpertCache:
         """
         self._change_budget(num_slots)
         self._own_bytes = self._ledger.budget_bytes
+        self.fits_all = self.num_slots >= self._all_experts
 
     def lend(self, num_slots: int) -> None:
         """Let experts use so much memory beyond S, between passes, until told otherwise; 0 takes all of it back.

@@ -92,18 +92,13 @@ class SlotTable(Table):
             tiers: uint8 [E], the tier each is served at; 0: not needed.
             order: the experts needed in the order they count as used, the most recent last; None: by number.
         """
-        self._note_use(layer_idx, tiers, order)
+        self.note_use(layer_idx, tiers, order)
         return Lookup(*self.find(layer_idx, tiers))
 
-    def use_resident(self, layer_idx: int, tiers: U8, order: Keys | None) -> int:
-        """If all experts needed are resident and served at one tier, count them and return it; else 0.
-
-        Nothing is pinned. Arguments as for `lookup`.
-        """
-        tier = self.hit_all(layer_idx, tiers)
-        if tier:
-            self._note_use(layer_idx, tiers, order)
-        return tier
+    def note_use(self, layer_idx: int, tiers: U8, order: Keys | None) -> None:
+        """Tell the rule what a layer uses; `lookup` does. Arguments as for it."""
+        experts = tiers.nonzero()[0] if order is None else order
+        self._rule.use(layer_idx * self.num_experts + experts, tiers.take(experts))
 
     def claim(self, layer_idx: int, experts: Sequence[int], tiers: U8, *, prefetch: bool = False) -> list[int]:
         """Give room to the first of `experts`, as many as fit after evicting; their slots are then being read.
@@ -140,10 +135,6 @@ class SlotTable(Table):
             counters.upgrades, counters.evicted, counters.truncated,
             counters.prefetch_issued, counters.prefetch_used, counters.prefetch_late, counters.prefetch_wasted,
         ) = others  # fmt: skip
-
-    def _note_use(self, layer_idx: int, tiers: U8, order: Keys | None) -> None:
-        experts = tiers.nonzero()[0] if order is None else order
-        self._rule.use(layer_idx * self.num_experts + experts, tiers.take(experts))
 
     def _scores(self, layer_idx: int) -> tuple[Scores, Scores | None]:
         """Scores of the slots' experts, and of their deepest planes if the rule has any."""

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
-F32 = NDArray[np.float32]
-U8 = NDArray[np.uint8]
 _MEMORY = 1 / 16
 
 
@@ -39,17 +34,10 @@ class MemoryRent:
         """Whether `look` is wanted for this layer in this pass."""
         return layer_idx == self._turn
 
-    def look(self, resident: U8, saved: F32, held: F32) -> None:
-        """Take the residents of a layer into account.
-
-        Args:
-            resident: uint8 [E], the tier each is resident at; 0: it is not.
-            saved: float32 [E], nats a token that residents save by being there.
-            held: float32 [E], their bytes.
-        """
-        here = np.flatnonzero(resident)
-        if len(here):
-            self._worth += _MEMORY * (float((saved[here] / held[here]).mean()) - self._worth)
+    def look(self, worths: list[float]) -> None:
+        """Take the residents of a layer into account: of each the nats a token that a byte of it saves."""
+        if worths:
+            self._worth += _MEMORY * (sum(worths) / len(worths) - self._worth)
 
     def settle(self, read_bytes: float, resident_bytes: float) -> None:
         """A pass is over: what was read beyond what the residents grew by has displaced others."""

@@ -106,7 +106,7 @@ class RateDistortion(OnePass):
         present = resident.tobytes()
         self._pass_resident += model.resident_bytes(present)
         if model.rent.is_turn_of(layer_idx):
-            model.note_residents(layer_idx, resident)
+            model.note_residents(layer_idx, present)
         if len(routing.topk_ids) == 1:
             plan = self._plan_for_one(model, layer_idx, routing, present, chosen)
         else:

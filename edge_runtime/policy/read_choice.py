@@ -56,12 +56,13 @@ class ReadChoice:
         self.horizon = float(horizon)
         self.rent = MemoryRent(context.num_layers, horizon)
         self._full, self._served = context.tier, [*tiers, 0]
-        self._missing, self._held = byte_tables(context, tiers)
+        self._missing, held = byte_tables(context, tiers)
+        self._held: list[float] = held.tolist()
         self._row_of = [sum(t > tier for t in tiers) for tier in range(17)]
         # the same as lists, for single tokens: of each expert its losses, of each resident tier what is missing
         self._loss_rows = [[tuple(row) for row in layer.T.tolist()] for layer in self.losses]
         self._missing_rows = [tuple(row) for row in self._missing.T.tolist()]
-        self._sizes = [(tier, float(self._held[tier])) for tier in (2, 4, 6, 8, 16)]
+        self._sizes = [(tier, self._held[tier]) for tier in (2, 4, 6, 8, 16) if tier <= context.tier]
         sizes = [context.tier_bytes[t] for t in tiers]
         greatest = (1 + horizon) * float(self.losses.max() / min(np.diff([0, *sorted(sizes)])))
         self.control = PriceController(budget, greatest)
@@ -91,11 +92,15 @@ class ReadChoice:
             held += resident.count(tier) * size
         return held
 
-    def note_residents(self, layer_idx: int, resident: U8) -> None:
-        """Let the rent see what the residents of a layer save, uint8 [E]."""
-        losses = self.losses[layer_idx]
-        saved = losses[-1] - losses[np.array(self._row_of)[resident], np.arange(len(resident))]
-        self.rent.look(resident, saved * self.rates.powers(layer_idx), self._held[resident])
+    def note_residents(self, layer_idx: int, resident: bytes) -> None:
+        """Let the rent see what a byte of the residents of a layer saves; `resident` has the tier of each expert."""
+        rows, row_of, held = self._loss_rows[layer_idx], self._row_of, self._held
+        there = [expert for expert, tier in enumerate(resident) if tier]
+        worths = []
+        for expert, rate in zip(there, self.rates.expected(layer_idx, there), strict=True):
+            row, tier = rows[expert], resident[expert]
+            worths.append((row[-1] - row[row_of[tier]]) * rate / held[tier])
+        self.rent.look(worths)
 
     def _choose_for_one(self, layer_idx: int, routing: Routing, resident: bytes) -> Choice:
         """One token, on plain numbers: there are K experts and few tiers."""

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Cross-compiles the kernels for aarch64 and runs them under emulation: the NEON and the portable
 # unit against the numpy reference and, bit for bit, against this machine's kernels; the encoder's
-# bytes against this machine's; and the drive reader, whose io_uring is absent there. Counts the instructions the NEON
-# unit executes a weight and holds them to a bound. Exit 0 passed or skipped (said loudly), 1 failed.
+# bytes against this machine's; the slot table's history against this machine's; and the drive reader, whose io_uring is
+# absent there. Counts the instructions the NEON unit executes a weight and holds them to a bound. Exit 0 passed or skipped (said loudly), 1 failed.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -38,6 +38,9 @@ for name in isa isa_scalar experts encoder pool crc32c; do build "$src/$name.cpp
 for name in queue threads uring; do build "$root/edge_runtime/drive/src/$name.cpp"; done
 build "$here/check_drive.cpp"
 aarch64-linux-gnu-g++ -static "$work"/{queue,threads,uring,crc32c,check_drive}.o -o "$work/check_drive" -pthread
+table=("$root"/edge_runtime/experts/src/{ledger,slot_table}.cpp "$here/check_table.cpp")
+aarch64-linux-gnu-g++ $exact -static "${table[@]}" -o "$work/check_table"
+${CXX:-g++} $exact "${table[@]}" -o "$work/check_table_here"
 rm "$work"/{queue,threads,uring,check_drive}.o
 build "$here/check_arm.cpp" -O1  # GCC 12 crashes vectorising the comparison loop
 aarch64-linux-gnu-g++ -static "$work"/*.o -o "$work/check_arm" -pthread
@@ -46,6 +49,9 @@ aarch64-linux-gnu-g++ -static "$work"/*.o -o "$work/check_arm" -pthread
 QEMU_CPU=cortex-a76 qemu-aarch64-static "$work/check_arm" neon-dotprod "$work"/case_*.bin || { echo "arm-check: FAILED" >&2; exit 1; }
 QEMU_CPU=cortex-a72 qemu-aarch64-static "$work/check_arm" scalar "$work"/case_*.bin || { echo "arm-check: FAILED" >&2; exit 1; }
 qemu-aarch64-static "$work/check_drive" "$work/records" || { echo "arm-check: FAILED" >&2; exit 1; }
+qemu-aarch64-static "$work/check_table" > "$work/table" || { echo "arm-check: FAILED: the slot table" >&2; exit 1; }
+"$work/check_table_here" | diff - "$work/table" || { echo "arm-check: FAILED: the slot table differs from this machine's" >&2; exit 1; }
+cat "$work/table"
 
 # Executed instructions a weight at one token, everything included (docs/kernels.md): what emulation logs, one line an
 # instruction, for three panels of 16 x 2048 less what it logs for one. The bounds are about 5 % above GCC 12's code.

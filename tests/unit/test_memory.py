@@ -138,15 +138,15 @@ def test_the_ceiling_is_the_tightest():
     assert memory_ceiling(replace(free, available_bytes=MIB), reserve_bytes=1 << 30).bytes == 0
 
 
-def test_prefill_chunks_use_a_fifth_of_the_experts_memory_at_most():
+def test_prefill_chunks_use_a_quarter_of_the_experts_memory_at_most():
     def choose(room: int, *, longest: int = 4096, experts: int = 1 << 40) -> int:
         return choose_prefill_chunk(room, lambda chunk: 1000 * chunk, longest=longest, experts_bytes=experts)
 
-    assert choose(5 * 512_000) == 512
-    assert choose(5 * 512_000 - 1) == 256
-    assert choose(5 * 64_000) == 64
+    assert choose(4 * 512_000) == 512
+    assert choose(4 * 512_000 - 1) == 256
+    assert choose(4 * 64_000) == 64
     assert choose(0) == 16, "the shortest pass where nothing fits; the plan then says what does not"
     assert choose(1 << 40, longest=300) == 300
     assert choose(1 << 40, longest=5) == 5
     assert choose(1 << 40, experts=1 << 30) == 128, "with everything in memory longer passes save nothing"
-    assert choose(600_000, experts=500_000) == 64
+    assert choose(500_000, experts=450_000) == 64
