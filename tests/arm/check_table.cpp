@@ -18,9 +18,9 @@ uint32_t next(uint32_t below) {
 }
 
 // Scores that change with every call; half of the time planes have scores too.
-class Scorer : public hobbit::Scorer {
+class RandomScorer : public Scorer {
  public:
-  explicit Scorer(const SlotTable& table) : table_(table) {}
+  explicit RandomScorer(const SlotTable& table) : table_(table) {}
   Scores all(int) override {
     Scores found;
     for (int slot = 0; slot < table_.num_slots(); ++slot) found.cores.push_back(next(50) / 7.0);
@@ -43,7 +43,7 @@ int main() {
   std::vector<int32_t> slots(kLayers * kExperts);
   std::vector<int64_t> keys(kLayers * kExperts);
   SlotTable table(ledger, {tiers.data(), slots.data(), keys.data()}, kLayers, kExperts);
-  Scorer scorer(table);
+  RandomScorer scorer(table);
   uint64_t hash = 1469598103934665603ull;
   for (int step = 0; step < 20000; ++step) {
     const int layer = int(next(kLayers));
