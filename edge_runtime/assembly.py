@@ -163,7 +163,7 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
         room, scratch, longest=config.context, experts_bytes=needs.all_experts * needs.slot_bytes[config.tier]
     )
     config = replace(config, prefill_chunk=chunk)
-    needs = replace(needs, scratch_bytes=scratch(chunk), lendable_bytes=_lendable(scratch, chunk, few_tokens(config)))
+    needs = replace(needs, scratch_bytes=scratch(chunk), lendable_bytes=_lendable(scratch, chunk, _few_tokens(config)))
     context = PolicyContext(
         num_layers=spec.num_layers,
         num_experts=spec.num_experts,
@@ -179,7 +179,7 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
     return Prepared(bundle, config, tokenizer, kernels, needs, plan, context, policy, scratch)
 
 
-def few_tokens(config: RuntimeConfig) -> int:
+def _few_tokens(config: RuntimeConfig) -> int:
     """Return the tokens of a pass up to which its scratch is not lent: one of each sequence, or a very short prompt."""
     return max(config.parallel, _FEW_TOKENS)
 
@@ -296,7 +296,7 @@ def _make_loan(ready: Prepared, cache: ExpertCache) -> ScratchLoan:
 
     return ScratchLoan(
         cache,
-        few_tokens=few_tokens(ready.config),
+        few_tokens=_few_tokens(ready.config),
         unused_bytes=lambda tokens: _lendable(ready.scratch, ready.config.prefill_chunk, tokens),
         slot_bytes=ready.plan.slot_bytes,
         most=ready.plan.lent_slots,

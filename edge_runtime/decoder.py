@@ -137,15 +137,16 @@ class Decoder:
             ExpertReadError: an expert could not be read; nothing of the pass is kept, no cache is changed.
             RequestError: a piece does not fit its context, or the engine was closed meanwhile.
         """
+        tokens = sum(len(piece.token_ids) for piece in pieces)
         if self.loan is not None:
-            self.loan.begin_pass(sum(len(piece.token_ids) for piece in pieces))
+            self.loan.begin_pass(tokens)
         policies = [piece.policy or self.policy for piece in pieces]
         groups = [[i for i, p in enumerate(policies) if p is policy] for policy in _distinct(policies)]
         for group in groups:
-            tokens = sum(len(pieces[i].token_ids) for i in group)
-            policies[group[0]].begin_pass(tokens, has_logits=any(_num_rows(pieces[i]) for i in group))
+            of_group = sum(len(pieces[i].token_ids) for i in group)
+            policies[group[0]].begin_pass(of_group, has_logits=any(_num_rows(pieces[i]) for i in group))
         if self.prefetcher is not None:
-            self.prefetcher.begin_pass(sum(len(piece.token_ids) for piece in pieces), policies[0])
+            self.prefetcher.begin_pass(tokens, policies[0])
         done = self._pass(pieces, policies)
         redo = [i for group in groups if self._is_rejected(policies[group[0]], group, done) for i in group]
         plans = done.plans if len(redo) < len(pieces) else []
@@ -159,9 +160,7 @@ class Decoder:
                 chunks[i], logits[i] = chunk, rows
         if self.prefetcher is not None:
             self.prefetcher.end_pass()
-        counters = self.cache.counters
-        for plan in plans:  # of the passes that stand: what a rejected one changed is not lost
-            counters.add_plan(plan, self.cache.tier)
+        self.cache.add_plans(plans)  # of the passes that stand: what a rejected one changed is not lost
         with self.spans.span("trunk"):
             for chunk in chunks:
                 self.trunk.commit(chunk)

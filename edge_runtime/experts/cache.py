@@ -19,6 +19,7 @@ from edge_runtime.experts.residency import SlotTable
 from edge_runtime.experts.stream import LayerStream, ReadyBatch
 from edge_runtime.experts.units import UnitLedger, UnitSizes
 from edge_runtime.format.record import RecordLayout
+from edge_runtime.policy.base import StepPlan
 from edge_runtime.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -69,9 +70,8 @@ class ExpertCache:
         self._clock = clock
         self._ledger, self._memory, self._store, self._rule = ledger, memory, store, rule
         self._all_experts = ledger.max_experts
+        self._all_bytes = ledger.max_experts * ledger.sizes.full_bytes
         self._own_bytes = ledger.budget_bytes
-        self.fits_all = self.num_slots >= self._all_experts
-        """Whether every expert of the model has a slot and nothing is ever evicted; what is lent does not count."""
         self._read_timeout_s = read_timeout_s
         self._counters = ExpertCounters()
         self._table = SlotTable(ledger, num_layers=num_layers, num_experts=num_experts, rule=rule)
@@ -141,12 +141,22 @@ class ExpertCache:
         return self._ledger.sizes.core_tier
 
     @property
+    def fits_all(self) -> bool:
+        """Whether every expert of the model has a slot and nothing is ever evicted; what is lent does not count."""
+        return self._own_bytes >= self._all_bytes
+
+    @property
     def counters(self) -> ExpertCounters:
         """Totals since opening, brought up to date when asked for; `snapshot()` stands still."""
         stats = self._store.stats()
         self._table.count_into(self._counters)
         self._counters.bytes_read, self._counters.read_busy_ns = stats.bytes_read, stats.busy_ns
         return self._counters
+
+    def add_plans(self, plans: Sequence[StepPlan]) -> None:
+        """Count what a policy changed."""
+        for plan in plans:
+            self._counters.add_plan(plan, self.tier)
 
     @property
     def store_mode(self) -> str:
@@ -262,7 +272,6 @@ class ExpertCache:
         """
         self._change_budget(num_slots)
         self._own_bytes = self._ledger.budget_bytes
-        self.fits_all = self.num_slots >= self._all_experts
 
     def lend(self, num_slots: int) -> None:
         """Let experts use so much memory beyond S, between passes, until told otherwise; 0 takes all of it back.

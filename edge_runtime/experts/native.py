@@ -4,7 +4,7 @@
     Units of memory in two sizes: which are free, and which of those still hold memory of the system. Properties
     budget_bytes, max_experts, free_bytes, used_bytes, touched_bytes, num_cores, discards [(is_plane, unit)].
     core_capacity(budget), plane_capacity(budget)   most units a budget holds.
-    take_core(), take_plane() -> unit; free_core(unit), free_plane(unit)
+    take_core(), take_plane() -> unit; free_core(unit)
     free_units() -> (warm cores, cold cores, warm planes, cold planes); drain_discards() -> discards, then none.
 
 `Table(ledger, tiers, slots, keys)`
@@ -17,7 +17,8 @@
         top(layer, slot, tier) -> score are called before anything changes.
     set_ready(slot), drop(slot), unpin(slots), unpin_all(), mask(layer, experts)
     reconcile(live)             drop every read that is not into one of these slots; nothing stays pinned or masked.
-    change_budget(budget, scores, top) -> (moves of cores, moves of planes); clear(budget)
+    change_budget(budget, scores, top) -> (moves of cores, moves of planes)
+    start_over(budget)          forget every expert.
     is_reading(slot), planes_of(slot), resident_planes(slot) (-1: not resident), expert_in(slot), lacking_bytes(slots)
     num_slots, num_resident, num_pinned, num_reading; tally() -> see src/bindings.cpp
 

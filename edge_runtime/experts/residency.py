@@ -60,8 +60,8 @@ class SlotTable(Table):
     def __init__(self, ledger: UnitLedger, *, num_layers: int, num_experts: int, rule: EvictionRule) -> None:
         # the native side writes these; views of them are all that is handed out
         tiers, slots = np.zeros((num_layers, num_experts), np.uint8), np.zeros((num_layers, num_experts), np.int32)
-        self._all_keys = np.zeros(ledger.max_experts, np.int64)
-        super().__init__(ledger, tiers, slots, self._all_keys)
+        self._keys = np.zeros(ledger.max_experts, np.int64)
+        super().__init__(ledger, tiers, slots, self._keys)
         self.ledger, self.num_experts, self._rule = ledger, num_experts, rule
         # asked once: the check goes through all methods
         self._of_planes = rule if isinstance(rule, TruncatingRule) and ledger.sizes.max_planes else None
@@ -70,7 +70,6 @@ class SlotTable(Table):
         tiers.flags.writeable = slots.flags.writeable = False
         self._tiers: list[U8] = list(tiers)
         self._slots: list[I32] = list(slots)
-        self._keys = self._all_keys[: self.num_slots]
 
     def resident_tiers(self, layer_idx: int) -> U8:
         """Return uint8 [E], read-only: the tier each expert of the layer is resident at, 0 if it is not."""
@@ -118,14 +117,7 @@ class SlotTable(Table):
         """Change the budget while nothing is pinned or being read; the worst-scored experts go if it shrinks."""
         if self.num_pinned or self.num_reading:
             raise RuntimeError("residency: resized while slots are pinned or being read")
-        moves = self.change_budget(budget_bytes, self._scores, self._plane_score)
-        self._keys = self._all_keys[: self.num_slots]
-        return ResizeMoves(*moves)
-
-    def start_over(self, budget_bytes: int) -> None:
-        """Forget every expert: an interrupted `resize` leaves nothing to go by."""
-        self.clear(budget_bytes)
-        self._keys = self._all_keys[: self.num_slots]
+        return ResizeMoves(*self.change_budget(budget_bytes, self._scores, self._plane_score))
 
     def count_into(self, counters: ExpertCounters) -> None:
         """Bring what the table counts up to date: lookups, evictions and the fate of prefetches."""
@@ -138,7 +130,7 @@ class SlotTable(Table):
 
     def _scores(self, layer_idx: int) -> tuple[Scores, Scores | None]:
         """Scores of the slots' experts, and of their deepest planes if the rule has any."""
-        keys, of_planes = self._keys, self._of_planes
+        keys, of_planes = self._keys[: self.num_slots], self._of_planes
         cores = self._rule.scores(keys, layer_idx)
         if of_planes is None:
             return cores, None

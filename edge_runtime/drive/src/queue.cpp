@@ -138,6 +138,7 @@ bool ReadQueue::is_intact(const Chunk& chunk) {
     is_over = chunk.read->outcome.fault != Fault::none;
   }
   if (is_over) {  // an earlier chunk failed, or it was withdrawn: nothing more is read
+    landed();
     end_chunk(chunk, nullptr);
     return false;
   }
@@ -157,6 +158,7 @@ bool ReadQueue::is_intact(const Chunk& chunk) {
     }
   }
   if (why.fault == Fault::none) return true;
+  landed();
   fail(chunk, why);
   return false;
 }

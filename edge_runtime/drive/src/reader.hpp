@@ -115,7 +115,7 @@ class ReadQueue {
   void landed();  // the drive is done with a chunk that was taken, well or not; before it is finished or failed
   void finish(const Chunk& chunk, int64_t result);  // bytes read, or -errno
   void fail(const Chunk& chunk, Outcome why);
-  // Checks the file before a read's first chunk; false: the chunk was failed.
+  // Checks the file before a read's first chunk; false: the chunk has landed and was failed.
   bool is_intact(const Chunk& chunk);
   // Memory of a chunk from `done` bytes on, as at most kMaxSegments pieces; returns their number.
   static size_t scatter(const Chunk& chunk, size_t done, Piece out[kMaxSegments]);

@@ -50,10 +50,7 @@ void work(const std::shared_ptr<Shared>& shared) {
   for (;;) {
     const Chunk chunk = shared->queue->take(true);
     if (!chunk.read) break;
-    if (!shared->queue->is_intact(chunk)) {
-      shared->queue->landed();
-      continue;
-    }
+    if (!shared->queue->is_intact(chunk)) continue;
     Outcome why;
     int64_t result = 0;
     try {

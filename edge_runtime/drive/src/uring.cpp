@@ -132,10 +132,7 @@ void fill(Shared& s) {
   while (!s.free.empty()) {
     const Chunk chunk = s.queue->take(false);
     if (!chunk.read) return;
-    if (!s.queue->is_intact(chunk)) {
-      s.queue->landed();
-      continue;
-    }
+    if (!s.queue->is_intact(chunk)) continue;
     const size_t index = s.free.back();
     s.free.pop_back();
     s.places[index].chunk = chunk;

@@ -132,7 +132,6 @@ void bind_ledger(nb::module_& m) {
       .def("take_core", &Ledger::take_core)
       .def("take_plane", &Ledger::take_plane)
       .def("free_core", &Ledger::free_core, "unit"_a)
-      .def("free_plane", &Ledger::free_plane, "unit"_a)
       .def("free_units", [](const Ledger& l) { return nb::make_tuple(l.cores().warm, l.cores().cold, l.planes().warm, l.planes().cold); })
       .def_prop_ro("discards", [](const Ledger& l) { return pairs(l.discards); })
       .def("drain_discards", [](Ledger& l) { return pairs(std::exchange(l.discards, {})); });
@@ -210,5 +209,5 @@ NB_MODULE(_native, m) {
              return t.resize(budget_bytes, scorer);
            },
            "budget_bytes"_a, "scores"_a, "top"_a)
-      .def("clear", &Table::start_over, "budget_bytes"_a);
+      .def("start_over", &Table::start_over, "budget_bytes"_a);
 }

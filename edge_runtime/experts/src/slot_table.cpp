@@ -113,7 +113,7 @@ Found SlotTable::lookup(int layer, const uint8_t* tiers) {
   }
   for (const int slot : found.ready_slots) tally_.prefetch_used += settle_prefetched(slot);
   for (const int slot : found.late_slots) tally_.prefetch_late += settle_prefetched(slot);
-  if (any_masked_) std::fill_n(masked_.begin() + int64_t(first), num_experts_, uint8_t(0));
+  lift_mask(layer);
   return found;
 }
 
@@ -131,7 +131,7 @@ int SlotTable::hit_all(int layer, const uint8_t* tiers) {
   tally_.hits[tier] += lookups;
   for (int expert = 0; expert < num_experts_; ++expert)
     if (tiers[expert]) tally_.prefetch_used += settle_prefetched(arrays_.slots[first + size_t(expert)]);
-  if (any_masked_) std::fill_n(masked_.begin() + int64_t(first), num_experts_, uint8_t(0));
+  lift_mask(layer);
   return tier;
 }
 
@@ -297,6 +297,10 @@ void SlotTable::unpin_all() {
   std::fill(pinned_.begin(), pinned_.end(), uint8_t(0));
   if (any_masked_) std::fill(masked_.begin(), masked_.end(), uint8_t(0));
   any_masked_ = false;
+}
+
+void SlotTable::lift_mask(int layer) {
+  if (any_masked_) std::fill_n(masked_.begin() + int64_t(layer) * num_experts_, num_experts_, uint8_t(0));
 }
 
 void SlotTable::mask(int layer, int expert) {

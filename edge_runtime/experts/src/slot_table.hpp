@@ -91,6 +91,7 @@ class SlotTable {
   int* planes(int slot) { return planes_.data() + std::size_t(slot) * std::size_t(max_planes_); }
   uint8_t& tier_of(int slot) { return arrays_.tiers[arrays_.keys[slot]]; }
   int64_t missing_bytes(int slot, int tier) const;
+  void lift_mask(int layer);
   int occupy(int layer, int expert, int tier, bool prefetch);
   void make_room(int64_t wanted, int layer, const Keep& keep, Scorer& scorer);
   std::vector<std::pair<double, int>> evictable(const std::vector<double>& scores, const Keep& keep) const;
