@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 _MEMORY = 1 / 16
 
 
@@ -34,10 +37,10 @@ class MemoryRent:
         """Whether `look` is wanted for this layer in this pass."""
         return layer_idx == self._turn
 
-    def look(self, worths: list[float]) -> None:
-        """Take the residents of a layer into account: of each the nats a token that a byte of it saves."""
-        if worths:
-            self._worth += _MEMORY * (sum(worths) / len(worths) - self._worth)
+    def look(self, worths: NDArray[np.float64]) -> None:
+        """Take the residents of a layer into account: nats a token that a byte of each saves, float64 [n]."""
+        if len(worths):
+            self._worth += _MEMORY * (float(worths.mean()) - self._worth)
 
     def settle(self, read_bytes: float, resident_bytes: float) -> None:
         """A pass is over: what was read beyond what the residents grew by has displaced others."""

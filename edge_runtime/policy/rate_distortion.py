@@ -20,8 +20,6 @@ skipped one's place where calibration found that the smaller loss. The heaviest 
 
 from __future__ import annotations
 
-from math import exp
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,10 +27,9 @@ from edge_runtime.policy.base import PolicyContext, ResidencyView, Routing, Step
 from edge_runtime.policy.hobbit import low_tier
 from edge_runtime.policy.params import Param
 from edge_runtime.policy.plans import full_plan
-from edge_runtime.policy.read_choice import Choice, ReadChoice
+from edge_runtime.policy.read_choice import ReadChoice
 from edge_runtime.policy.wrapping import OnePass
 
-I32 = NDArray[np.int32]
 U8 = NDArray[np.uint8]
 PARAMS = {
     "max_kld": Param(0.01, "KL divergence a token the policy may cost, in nats; 0 changes nothing", "ours", 0, 10),
@@ -100,96 +97,16 @@ class RateDistortion(OnePass):
         if model is None:
             return full_plan(routing, self.context)._replace(predicted_kld=0.0)
         resident = residency.resident_tiers(layer_idx)
-        model.rates.note(layer_idx, routing)
-        chosen = model.choose(layer_idx, routing, resident)
-        self._pass_bytes += chosen.read_bytes
-        present = resident.tobytes()
-        self._pass_resident += model.resident_bytes(present)
-        if model.rent.is_turn_of(layer_idx):
-            model.note_residents(layer_idx, present)
-        if len(routing.topk_ids) == 1:
-            plan = self._plan_for_one(model, layer_idx, routing, present, chosen)
-        else:
-            plan = self._plan_for_many(routing, chosen)
+        plan, read_bytes, resident_bytes = model.decide(layer_idx, routing, resident)
+        self._pass_bytes += read_bytes
+        self._pass_resident += resident_bytes
         self._pass_loss += plan.predicted_kld or 0.0
+        if model.rent.is_turn_of(layer_idx):
+            model.note_residents(layer_idx, resident)
         return plan
 
     def foresee(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> U8:
         """See `Policy.foresee`: the tiers that pay at the present price."""
         if self._model is None:
             return super().foresee(layer_idx, routing, residency)
-        return self._tiers_of(self._model.choose(layer_idx, routing, residency.resident_tiers(layer_idx)))
-
-    def _tiers_of(self, chosen: Choice) -> U8:
-        tiers = np.zeros(self.context.num_experts, np.uint8)
-        tiers[chosen.experts] = chosen.served
-        return tiers
-
-    def _plan_for_many(self, routing: Routing, chosen: Choice) -> StepPlan:
-        """The plan of several tokens."""
-        ids, weights = routing.topk_ids, routing.topk_weights
-        tiers = self._tiers_of(chosen)
-        of_use = tiers[ids]
-        used = (of_use > 0) & (weights != 0)
-        skipped = int(np.count_nonzero(weights)) - int(np.count_nonzero(used))
-        lower = int(np.count_nonzero(used & (of_use < self.context.tier)))
-        return StepPlan(
-            ids, np.where(used, weights, np.float32(0)) if skipped else weights, tiers, substituted=lower,
-            skipped=skipped, predicted_kld=sum(chosen.losses),
-        )  # fmt: skip
-
-    def _plan_for_one(
-        self, model: ReadChoice, layer_idx: int, routing: Routing, resident: bytes, chosen: Choice
-    ) -> StepPlan:
-        """The plan of one token; residents may take the places of what it skips."""
-        ids, weights, full = routing.topk_ids, routing.topk_weights, self.context.tier
-        tiers, losses = bytearray(self.context.num_experts), chosen.losses
-        asked: list[float] = weights[0].tolist()
-        empty, substituted = [], 0
-        for rank, (expert, tier) in enumerate(zip(chosen.experts, chosen.served, strict=True)):
-            tiers[expert] = tier
-            if not tier:
-                empty.append(rank)
-            elif tier < full and asked[rank] != 0:
-                substituted += 1
-        skipped = changed = 0
-        if empty:
-            given = list(asked)
-            for rank in empty:
-                given[rank] = 0.0
-            if (share := model.substitute[layer_idx]) < 1:
-                ids, filled = self._fill(routing, resident, empty, given, tiers)
-                losses = [loss * share if rank in filled else loss for rank, loss in enumerate(losses)]
-            weights = np.array([given], np.float32)
-            changed = sum(given[rank] != 0 for rank in empty)
-            skipped = given.count(0.0) - asked.count(0.0)
-        return StepPlan(
-            ids, weights, np.frombuffer(tiers, np.uint8), substituted=substituted, skipped=skipped,
-            route_changed=changed, predicted_kld=sum(losses),
-        )  # fmt: skip
-
-    def _fill(
-        self, routing: Routing, resident: bytes, empty: list[int], weights: list[float], tiers: bytearray
-    ) -> tuple[I32, list[int]]:
-        """Give the empty places of one token to the likeliest residents the router did not choose.
-
-        K weights, 0 where empty, and tiers uint8 [E] are changed in place: a new expert weighs what the model's own
-        rule gives it among those that now run.
-
-        Returns:
-            The ids int32 [1, K], and the ranks that were filled.
-        """
-        ids, logits = routing.topk_ids.copy(), routing.logits[0]
-        taken: list[int] = ids[0].tolist()
-        likeliest: list[int] = (-logits).argsort(kind="stable").tolist()
-        free = (expert for expert in likeliest if resident[expert] and expert not in taken)
-        first, filled = float(logits[taken[0]]), []
-        for rank, expert in zip(empty, free, strict=False):
-            ids[0, rank], tiers[expert] = expert, resident[expert]
-            weights[rank] = weights[0] * exp(float(logits[expert]) - first)
-            filled.append(rank)
-        if self.context.norm_topk_prob:
-            total = sum(weights)
-            for rank in filled:
-                weights[rank] /= total
-        return ids, filled
+        return self._model.foresee(layer_idx, routing, residency.resident_tiers(layer_idx))

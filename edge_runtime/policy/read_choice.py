@@ -1,37 +1,40 @@
-"""ReadChoice: for every expert of a step the tier, or the skip, whose loss plus price of bytes is least."""
+"""ReadChoice: for every expert of a step the tier, or the skip, whose loss plus price of bytes is least.
+
+Single tokens are chosen for by the native side (src/one_token.cpp), several on arrays here.
+"""
 
 from __future__ import annotations
 
-from math import inf
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.policy.base import PolicyContext, Routing
+from edge_runtime.policy.base import PolicyContext, Routing, StepPlan
 from edge_runtime.policy.loss_tables import byte_tables, loss_tables, measured, substitute_shares
 from edge_runtime.policy.memory_rent import MemoryRent
+from edge_runtime.policy.native import OneToken
 from edge_runtime.policy.rate_control import PriceController
 from edge_runtime.policy.use_rates import UseRates
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
+Ints = NDArray[np.integer]
 
 
 class Choice(NamedTuple):
-    """What is done with the distinct experts of a step.
+    """What is done in a step.
 
     Attributes:
-        experts: the n experts.
-        served: the tier of each; 0 is a skip.
-        losses: nats of each.
-        read_bytes: bytes that are missing to all of it.
+        plan: the plan.
+        read_bytes: bytes that are missing to it.
+        resident_bytes: bytes the residents of the layer hold.
     """
 
-    experts: list[int]
-    served: list[int]
-    losses: list[float]
+    plan: StepPlan
     read_bytes: float
+    resident_bytes: float
 
 
 class ReadChoice:
@@ -51,18 +54,19 @@ class ReadChoice:
     def __init__(self, context: PolicyContext, tiers: list[int], *, budget: float, memory: int, horizon: int) -> None:
         calibration = measured(context, "policy 'rate-distortion'")
         self.losses = loss_tables(context, calibration, tiers)
-        self.substitute: list[float] = substitute_shares(context, calibration).tolist()
+        shares = substitute_shares(context, calibration)
         self.rates = UseRates(context.num_layers, context.num_experts, calibration, memory)
         self.horizon = float(horizon)
         self.rent = MemoryRent(context.num_layers, horizon)
-        self._full, self._served = context.tier, [*tiers, 0]
-        self._missing, held = byte_tables(context, tiers)
-        self._held: list[float] = held.tolist()
-        self._row_of = [sum(t > tier for t in tiers) for tier in range(17)]
-        # the same as lists, for single tokens: of each expert its losses, of each resident tier what is missing
-        self._loss_rows = [[tuple(row) for row in layer.T.tolist()] for layer in self.losses]
-        self._missing_rows = [tuple(row) for row in self._missing.T.tolist()]
-        self._sizes = [(tier, self._held[tier]) for tier in (2, 4, 6, 8, 16) if tier <= context.tier]
+        self._full, self._served = context.tier, np.array([*tiers, 0], np.uint8)
+        self._missing, self._held = byte_tables(context, tiers)
+        self._row_of = np.array([sum(t > tier for t in tiers) for tier in range(17)])
+        self._by_expert = np.ascontiguousarray(self.losses.transpose(0, 2, 1), np.float64)
+        self._one = OneToken(
+            self._by_expert, np.ascontiguousarray(self._missing.T, np.float64), self._held.astype(np.float64), shares,
+            self.rates.sums, self.rates.factors, self.rates.tokens, [*tiers, 0], context.tier, self.horizon,
+            self.rates.keep, context.norm_topk_prob,
+        )  # fmt: skip
         sizes = [context.tier_bytes[t] for t in tiers]
         greatest = (1 + horizon) * float(self.losses.max() / min(np.diff([0, *sorted(sizes)])))
         self.control = PriceController(budget, greatest)
@@ -73,8 +77,8 @@ class ReadChoice:
         """Nats paid now to read a byte less."""
         return self.control.price or 0.0
 
-    def choose(self, layer_idx: int, routing: Routing, resident: U8) -> Choice:
-        """Choose for the experts of a step; changes nothing.
+    def decide(self, layer_idx: int, routing: Routing, resident: U8) -> Choice:
+        """Note the uses and choose.
 
         Args:
             layer_idx: the layer.
@@ -82,75 +86,67 @@ class ReadChoice:
             resident: uint8 [E], the tier each is resident at.
         """
         if len(routing.topk_ids) == 1:
-            return self._choose_for_one(layer_idx, routing, resident.tobytes())
-        return self._choose_for_many(layer_idx, routing, resident)
+            return self._decide_for_one(layer_idx, routing, resident)
+        self.rates.note(layer_idx, routing)
+        return self._decide_for_many(layer_idx, routing, resident)
 
-    def resident_bytes(self, resident: bytes) -> float:
-        """Bytes the residents of a layer hold; counting tiers is several times cheaper than gathering sizes."""
-        held = 0.0
-        for tier, size in self._sizes:
-            held += resident.count(tier) * size
-        return held
+    def foresee(self, layer_idx: int, routing: Routing, resident: U8) -> U8:
+        """Return uint8 [E], the tiers `decide` would choose; changes nothing. Arguments as for it."""
+        tiers = np.zeros(self.losses.shape[2], np.uint8)
+        if len(routing.topk_ids) == 1:
+            self._one.foresee(layer_idx, *routing, resident, self.price, self.rent.nats_a_byte, tiers)
+        else:
+            experts, choice, _ = self._choose_for_many(layer_idx, routing, resident)
+            tiers[experts] = self._served[choice]
+        return tiers
 
-    def note_residents(self, layer_idx: int, resident: bytes) -> None:
-        """Let the rent see what a byte of the residents of a layer saves; `resident` has the tier of each expert."""
-        rows, row_of, held = self._loss_rows[layer_idx], self._row_of, self._held
-        there = [expert for expert, tier in enumerate(resident) if tier]
-        worths = []
-        for expert, rate in zip(there, self.rates.expected(layer_idx, there), strict=True):
-            row, tier = rows[expert], resident[expert]
-            worths.append((row[-1] - row[row_of[tier]]) * rate / held[tier])
-        self.rent.look(worths)
+    def note_residents(self, layer_idx: int, resident: U8) -> None:
+        """Let the rent see what a byte of the residents of a layer saves; `resident` uint8 [E] has their tiers."""
+        there = resident.nonzero()[0]
+        tiers, losses = resident[there], self._by_expert[layer_idx, there]
+        saved = losses[:, -1] - losses[np.arange(len(there)), self._row_of[tiers]]
+        self.rent.look(saved * self.rates.powers(layer_idx)[there] / self._held[tiers])
 
-    def _choose_for_one(self, layer_idx: int, routing: Routing, resident: bytes) -> Choice:
-        """One token, on plain numbers: there are K experts and few tiers."""
-        rows, by_tier, price, rent = self._loss_rows[layer_idx], self._missing_rows, self.price, self.rent.nats_a_byte
-        experts: list[int] = routing.topk_ids[0].tolist()
-        weights: list[float] = routing.topk_weights[0].tolist()
-        expected, full, options = self.rates.expected(layer_idx, experts), self._full, self._served[:-1]
-        served, losses, read = [], [], 0.0
-        for expert, weight, rate in zip(experts, weights, expected, strict=True):
-            tier = resident[expert]
-            if tier >= full:  # nothing to read, and the full tier loses nothing
-                served.append(full)
-                losses.append(0.0)
-            else:
-                row, missing, power = rows[expert], by_tier[tier], weight * weight
-                now, later = row[self._row_of[tier]], self.horizon * rate
-                chosen, lost, bytes_read, least = full, 0.0, 0.0, inf
-                for option, loss, lacking in zip(options, row, missing, strict=False):
-                    # what a read saves beyond this token, less what those who leave for it would have saved
-                    saved = (now - loss) * later - rent * lacking
-                    cost = loss * power + price * lacking
-                    if saved > 0:
-                        cost -= saved
-                    if cost < least:
-                        chosen, lost, bytes_read, least = option, loss * power, lacking, cost
-                served.append(chosen)
-                losses.append(lost)
-                read += bytes_read
-            options = self._served  # the heaviest is never skipped
-        return Choice(experts, served, losses, read)
+    def _decide_for_one(self, layer_idx: int, routing: Routing, resident: U8) -> Choice:
+        ids, weights = np.empty_like(routing.topk_ids), np.empty_like(routing.topk_weights)
+        tiers = np.zeros(len(resident), np.uint8)
+        substituted, skipped, changed, loss, read_bytes, held = self._one.decide(
+            layer_idx, *routing, resident, self.price, self.rent.nats_a_byte, ids, weights, tiers
+        )
+        return Choice(StepPlan(ids, weights, tiers, substituted, skipped, changed, loss), read_bytes, held)
 
-    def _choose_for_many(self, layer_idx: int, routing: Routing, resident: U8) -> Choice:
-        """The same for several tokens, on arrays [choices, experts]."""
+    def _decide_for_many(self, layer_idx: int, routing: Routing, resident: U8) -> Choice:
+        """The plan of several tokens; nobody takes the places of what is skipped."""
+        ids, weights = routing.topk_ids, routing.topk_weights
+        experts, choice, losses = self._choose_for_many(layer_idx, routing, resident)
+        tiers = np.zeros(len(resident), np.uint8)
+        tiers[experts] = self._served[choice]
+        of_use = tiers[ids]
+        used = (of_use > 0) & (weights != 0)
+        skipped = int(np.count_nonzero(weights)) - int(np.count_nonzero(used))
+        lower = int(np.count_nonzero(used & (of_use < self._full)))
+        plan = StepPlan(
+            ids, np.where(used, weights, np.float32(0)) if skipped else weights, tiers, substituted=lower,
+            skipped=skipped, predicted_kld=float(losses.sum()),
+        )  # fmt: skip
+        read_bytes = float(self._missing[choice, resident[experts]].sum())
+        return Choice(plan, read_bytes, float(self._held[resident].sum(dtype=np.float64)))
+
+    def _choose_for_many(self, layer_idx: int, routing: Routing, resident: U8) -> tuple[Ints, Ints, F64]:
+        """The distinct experts of several tokens, of each the row of `losses` that was chosen, and nats."""
         ids, weights = routing.topk_ids, routing.topk_weights
         experts = np.unique(ids)
         columns = np.arange(len(experts))
         power = np.bincount(ids.ravel(), (weights.astype(np.float64) ** 2).ravel())[experts]
         there = resident[experts]
         losses, missing = self.losses[layer_idx][:, experts], self._missing[:, there]
-        saved = (losses[np.array(self._row_of)[there], columns] - losses) * (
+        saved = (losses[self._row_of[there], columns] - losses) * (
             self.horizon * self.rates.powers(layer_idx)[experts]
         ) - self.rent.nats_a_byte * missing
         cost = losses * power + self.price * missing - np.maximum(saved, 0)
-        cost[-1, np.isin(experts, ids[:, 0])] = np.inf
+        cost[-1, np.isin(experts, ids[:, 0])] = np.inf  # the heaviest of a token is never skipped
         choice = cost.argmin(axis=0)
-        served = np.array(self._served)[choice]
-        return Choice(
-            experts.tolist(), served.tolist(), (losses[choice, columns] * power).tolist(),
-            float(missing[choice, columns].sum()),
-        )  # fmt: skip
+        return experts, choice, losses[choice, columns] * power
 
     def _first_price(self, sizes: F32, greatest: float) -> float:
         """The price at which what does not pay to be read costs the budget, were the calibration text to run."""

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Cross-compiles the kernels for aarch64 and runs them under emulation: the NEON and the portable
 # unit against the numpy reference and, bit for bit, against this machine's kernels; the encoder's
-# bytes against this machine's; the slot table's history against this machine's; and the drive reader, whose io_uring is
-# absent there. Counts the instructions the NEON unit executes a weight and holds them to a bound. Exit 0 passed or skipped (said loudly), 1 failed.
+# bytes against this machine's; histories of the slot table and of the choice for a token against this machine's; and the
+# drive reader, whose io_uring is absent there. Counts the instructions the NEON unit executes a weight and holds them to a bound. Exit 0 passed or skipped (said loudly), 1 failed.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -41,6 +41,9 @@ aarch64-linux-gnu-g++ -static "$work"/{queue,threads,uring,crc32c,check_drive}.o
 table=("$root"/edge_runtime/experts/src/{ledger,slot_table}.cpp "$here/check_table.cpp")
 aarch64-linux-gnu-g++ $exact -static "${table[@]}" -o "$work/check_table"
 ${CXX:-g++} $exact "${table[@]}" -o "$work/check_table_here"
+choice=("$root"/edge_runtime/policy/src/one_token.cpp "$here/check_choice.cpp")
+aarch64-linux-gnu-g++ $exact -static "${choice[@]}" -o "$work/check_choice"
+${CXX:-g++} $exact "${choice[@]}" -o "$work/check_choice_here"
 rm "$work"/{queue,threads,uring,check_drive}.o
 build "$here/check_arm.cpp" -O1  # GCC 12 crashes vectorising the comparison loop
 aarch64-linux-gnu-g++ -static "$work"/*.o -o "$work/check_arm" -pthread
@@ -49,9 +52,11 @@ aarch64-linux-gnu-g++ -static "$work"/*.o -o "$work/check_arm" -pthread
 QEMU_CPU=cortex-a76 qemu-aarch64-static "$work/check_arm" neon-dotprod "$work"/case_*.bin || { echo "arm-check: FAILED" >&2; exit 1; }
 QEMU_CPU=cortex-a72 qemu-aarch64-static "$work/check_arm" scalar "$work"/case_*.bin || { echo "arm-check: FAILED" >&2; exit 1; }
 qemu-aarch64-static "$work/check_drive" "$work/records" || { echo "arm-check: FAILED" >&2; exit 1; }
-qemu-aarch64-static "$work/check_table" > "$work/table" || { echo "arm-check: FAILED: the slot table" >&2; exit 1; }
-"$work/check_table_here" | diff - "$work/table" || { echo "arm-check: FAILED: the slot table differs from this machine's" >&2; exit 1; }
-cat "$work/table"
+for history in table choice; do
+  qemu-aarch64-static "$work/check_$history" > "$work/$history" || { echo "arm-check: FAILED: check_$history" >&2; exit 1; }
+  "$work/check_${history}_here" | diff - "$work/$history" || { echo "arm-check: FAILED: check_$history differs from this machine's" >&2; exit 1; }
+  cat "$work/$history"
+done
 
 # Executed instructions a weight at one token, everything included (docs/kernels.md): what emulation logs, one line an
 # instruction, for three panels of 16 x 2048 less what it logs for one. The bounds are about 5 % above GCC 12's code.

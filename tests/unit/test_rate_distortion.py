@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import one_token
 
 from edge_runtime.errors import ConfigError
 from edge_runtime.format.calibration import ExpertCalibration, LayerCalibration, Sensitivity
@@ -29,10 +30,11 @@ def calibration(substitute: float = 9.0, layers: int = 2) -> ExpertCalibration:
     return ExpertCalibration(2, layer, tokens=16, full_tier=8, score_quantiles=[0.0] * 101, checks=[])
 
 
-def context(tier: int = 8, substitute: float = 9.0) -> PolicyContext:
+def context(tier: int = 8, substitute: float = 9.0, norm: bool = True) -> PolicyContext:
     return PolicyContext(
-        num_layers=2, num_experts=E, top_k=K, tier=tier, tier_bytes=BYTES, calibration=calibration(substitute)
-    )
+        num_layers=2, num_experts=E, top_k=K, tier=tier, tier_bytes=BYTES, norm_topk_prob=norm,
+        calibration=calibration(substitute),
+    )  # fmt: skip
 
 
 class Residents:
@@ -89,9 +91,10 @@ def test_the_heaviest_is_never_skipped_and_a_free_byte_is_always_read():
 
 
 def carrying(made: RateDistortion, powers: dict[int, float]) -> RateDistortion:
-    """Let the experts of layer 0 be expected to carry this squared weight a token, and stand still."""
-    made._model.rates.expected = lambda layer_idx, experts: [powers.get(e, 0.0) for e in experts]
-    made._model.rates.powers = lambda layer_idx: np.array([powers.get(e, 0.0) for e in range(E)])
+    """Let the experts of layer 0 be expected to carry this squared weight a token, as if it had been seen for ever."""
+    rates = made._model.rates
+    rates.tokens[0], rates.factors[0] = 1e15, 1.0
+    rates.sums[0] = [powers.get(e, 0.0) * 1e15 for e in range(E)]
     return made
 
 
@@ -131,7 +134,7 @@ def test_rates_begin_with_the_calibration_and_follow_the_text():
     assert rates.powers(0)[0] == pytest.approx((64 * keep * first + 0.36) / (64 * keep + 1), rel=1e-4)
     for _ in range(800):
         rates.note(0, routing)
-    assert rates.expected(0, range(5)) == pytest.approx([0.36, 0.09, 0.0064, 0.0004, 0], rel=1e-3, abs=1e-6)
+    assert rates.powers(0)[:5] == pytest.approx([0.36, 0.09, 0.0064, 0.0004, 0], rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("budget", [0.001, 0.018])
@@ -177,6 +180,55 @@ def test_several_tokens_share_an_expert():
     assert plan.tiers[0] >= plan.tiers[1] >= plan.tiers[2]
     assert (plan.tiers[plan.topk_ids[plan.topk_weights != 0]] > 0).all()
     assert plan.substituted + plan.skipped <= 12
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_the_native_choice_for_one_token_is_the_formulas(data):
+    """Against plain Python that knows nothing of its tables: norms, errors and sensitivities are those of `calibration`."""
+    substitute, norm = data.draw(st.sampled_from([0.5, 9.0])), data.draw(st.booleans())
+    memory, horizon = data.draw(st.sampled_from([1.01, 64])), data.draw(st.sampled_from([0, 100]))
+    made = RateDistortion(
+        context(substitute=substitute, norm=norm), max_kld=0.01, low=2, memory=memory, horizon=horizon
+    )
+    model, rng = made._model, np.random.default_rng(data.draw(st.integers(0, 1 << 20)))
+    losses = {2: 0.18, 4: 0.02, 6: 0.005, 8: 0.0}
+    powers, tokens = [1 / 16 / E * 8] * E, 64.0
+    assert model.rates.powers(0).tolist() == pytest.approx(powers)
+    for _ in range(6):
+        model.control.price = 10 ** data.draw(st.floats(-7, -2))
+        model.rent._read, model.rent._worth = 1.0, 10 ** data.draw(st.floats(-9, -4))
+        routing = route(3 * rng.normal(size=(1, E)).astype(np.float32), K, norm_topk_prob=norm)
+        residents = Residents(data.draw(st.dictionaries(st.integers(0, E - 1), st.sampled_from([2, 4, 6, 8]))))
+        row = residents.resident_tiers(0)
+        ids, weights = routing.topk_ids[0].tolist(), routing.topk_weights[0].tolist()
+        foreseen = made.foresee(0, routing, residents)
+        plan, read_bytes, held = model.decide(0, routing, row)
+        powers = one_token.uses_after(powers, tokens, 1 - 1 / memory, ids, weights)
+        tokens = tokens * (1 - 1 / memory) + 1
+        assert model.rates.powers(0).tolist() == pytest.approx(powers)
+        costs = one_token.Costs(losses, 4.0, substitute, BYTES, model.price, model.rent.nats_a_byte, horizon)
+        wanted = one_token.choose(costs, powers, routing.logits[0].tolist(), ids, weights, row.tolist(), normalise=norm)
+        assert plan.tiers.tolist() == wanted.tiers
+        assert plan.topk_ids[0].tolist() == wanted.ids
+        assert plan.topk_weights[0].tolist() == pytest.approx(wanted.weights, rel=1e-5)
+        assert (plan.substituted, plan.skipped, plan.route_changed) == wanted.counts
+        assert (plan.predicted_kld, read_bytes) == pytest.approx((wanted.loss, wanted.read), rel=1e-5)
+        assert held == sum(BYTES[tier] for tier in row.tolist() if tier)
+        assert set(np.flatnonzero(foreseen)) <= set(ids), "it only looks"
+
+
+def test_the_native_choice_refuses_what_does_not_fit():
+    made = policy(1e-5)
+    routing = route(np.zeros((1, E), np.float32), K, norm_topk_prob=True)
+    with pytest.raises(IndexError, match="no layer 2"):
+        made._model.decide(2, routing, np.zeros(E, np.uint8))
+    with pytest.raises(ValueError, match="resident and tiers"):
+        made._model._one.foresee(0, *routing, np.zeros(E - 1, np.uint8), 1.0, 1.0, np.zeros(E, np.uint8))
+    with pytest.raises(IndexError, match="at most 16"):
+        made._model.decide(0, routing, np.full(E, 17, np.uint8))
+    with pytest.raises(IndexError, match=f"no expert {E}"):
+        made._model.decide(0, routing._replace(topk_ids=np.full((1, K), E, np.int32)), np.zeros(E, np.uint8))
 
 
 @settings(max_examples=60, deadline=None)

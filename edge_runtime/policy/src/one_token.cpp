@@ -1,0 +1,141 @@
+#include "one_token.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace hobbit {
+
+namespace {
+constexpr double kLeastFactor = 1e-9;
+}
+
+OneToken::OneToken(const ChoiceArrays& arrays, ChoiceShape shape) : arrays_(arrays), shape_(std::move(shape)) {
+  for (int tier = 0; tier < kTierRows; ++tier)
+    row_of_.push_back(int(std::count_if(shape_.served.begin(), shape_.served.end(), [&](int t) { return t > tier; })));
+}
+
+// Sums fade instead of means, and one factor stands for the fading of a layer: a token touches its own experts only.
+void OneToken::note(const TokenRow& row) {
+  double& factor = arrays_.factors[row.layer];
+  double& tokens = arrays_.tokens[row.layer];
+  double* sums = arrays_.sums + int64_t(row.layer) * shape_.experts;
+  factor *= shape_.keep;
+  if (factor < kLeastFactor) {
+    for (int expert = 0; expert < shape_.experts; ++expert) sums[expert] *= factor;
+    factor = 1;
+  }
+  const double share = 1 / factor;
+  for (int rank = 0; rank < row.top_k; ++rank) {
+    const double weight = row.weights[rank];
+    sums[row.ids[rank]] += weight * weight * share;
+  }
+  tokens = tokens * shape_.keep + 1;
+}
+
+// The choice of least cost for the expert of a rank; equal costs go to the deeper tier.
+int OneToken::choose_expert(const TokenRow& row, const Prices& prices, int rank, double scale) const {
+  const int expert = row.ids[rank], tier = row.resident[expert], choices = int(shape_.served.size());
+  const int64_t key = int64_t(row.layer) * shape_.experts + expert;
+  const double* losses = arrays_.losses + key * choices;
+  const double* missing = arrays_.missing + int64_t(tier) * choices;
+  const double power = double(row.weights[rank]) * row.weights[rank];
+  const double now = losses[row_of_[tier]], later = shape_.horizon * (arrays_.sums[key] * scale);
+  const int allowed = rank ? choices : choices - 1;  // the heaviest is never skipped
+  int best = 0;
+  double least = std::numeric_limits<double>::infinity();
+  for (int option = 0; option < allowed; ++option) {
+    // what a read saves beyond this token, less what those who leave for it would have saved
+    const double saved = (now - losses[option]) * later - prices.rent * missing[option];
+    double cost = losses[option] * power + prices.read * missing[option];
+    if (saved > 0) cost -= saved;
+    if (cost < least) best = option, least = cost;
+  }
+  return best;
+}
+
+// Tiers and losses of all ranks into `served_` and `losses_`; returns the bytes that are missing.
+double OneToken::choose(const TokenRow& row, const Prices& prices) {
+  const double scale = arrays_.factors[row.layer] / arrays_.tokens[row.layer];
+  const int choices = int(shape_.served.size());
+  served_.assign(row.top_k, uint8_t(shape_.full));
+  losses_.assign(row.top_k, 0.0);
+  double read = 0;
+  for (int rank = 0; rank < row.top_k; ++rank) {
+    const int expert = row.ids[rank], tier = row.resident[expert];
+    if (tier >= shape_.full) continue;  // nothing to read, nothing lost
+    const int best = choose_expert(row, prices, rank, scale);
+    const double power = double(row.weights[rank]) * row.weights[rank];
+    served_[rank] = shape_.served[best];
+    losses_[rank] = arrays_.losses[(int64_t(row.layer) * shape_.experts + expert) * choices + best] * power;
+    read += arrays_.missing[int64_t(tier) * choices + best];
+  }
+  return read;
+}
+
+// The likeliest resident that is not in `taken`, the lower index of equals; -1: there is none.
+int OneToken::next_resident(const TokenRow& row, const std::vector<int>& taken) const {
+  int best = -1;
+  for (int expert = 0; expert < shape_.experts; ++expert) {
+    if (!row.resident[expert] || std::find(taken.begin(), taken.end(), expert) != taken.end()) continue;
+    if (best < 0 || row.logits[expert] > row.logits[best]) best = expert;
+  }
+  return best;
+}
+
+// Empty places go to the likeliest residents the router did not choose. One weighs what the model's own rule gives it
+// among those that now run.
+void OneToken::fill(const TokenRow& row, const std::vector<int>& empty, std::vector<double>& given,
+                    const TokenPlan& plan) {
+  std::vector<int> taken(row.ids, row.ids + row.top_k), filled;
+  const double first = row.logits[row.ids[0]];
+  for (const int rank : empty) {
+    const int expert = next_resident(row, taken);
+    if (expert < 0) break;
+    taken.push_back(expert);
+    filled.push_back(rank);
+    plan.ids[rank] = expert;
+    plan.tiers[expert] = row.resident[expert];
+    given[rank] = given[0] * std::exp(double(row.logits[expert]) - first);
+    losses_[rank] *= arrays_.shares[row.layer];
+  }
+  if (!shape_.normalise) return;
+  double total = 0;
+  for (const double weight : given) total += weight;
+  for (const int rank : filled) given[rank] /= total;
+}
+
+Outcome OneToken::decide(const TokenRow& row, const Prices& prices, const TokenPlan& plan) {
+  Outcome found;
+  note(row);
+  found.read_bytes = choose(row, prices);
+  std::copy_n(row.ids, row.top_k, plan.ids);
+  std::copy_n(row.weights, row.top_k, plan.weights);
+  std::vector<int> empty;
+  for (int rank = 0; rank < row.top_k; ++rank) {
+    plan.tiers[row.ids[rank]] = served_[rank];
+    if (!served_[rank])
+      empty.push_back(rank);
+    else if (served_[rank] < shape_.full && row.weights[rank] != 0)
+      ++found.substituted;
+  }
+  if (!empty.empty()) {
+    std::vector<double> given(row.weights, row.weights + row.top_k);
+    const auto zeros = std::count(given.begin(), given.end(), 0.0);
+    for (const int rank : empty) given[rank] = 0;
+    if (arrays_.shares[row.layer] < 1) fill(row, empty, given, plan);
+    for (const int rank : empty) found.changed += given[rank] != 0;
+    found.skipped = int(std::count(given.begin(), given.end(), 0.0) - zeros);
+    std::copy(given.begin(), given.end(), plan.weights);
+  }
+  for (const double loss : losses_) found.loss += loss;
+  for (int expert = 0; expert < shape_.experts; ++expert) found.held_bytes += arrays_.held[row.resident[expert]];
+  return found;
+}
+
+void OneToken::foresee(const TokenRow& row, const Prices& prices, uint8_t* tiers) {
+  choose(row, prices);
+  for (int rank = 0; rank < row.top_k; ++rank) tiers[row.ids[rank]] = served_[rank];
+}
+
+}  // namespace hobbit

@@ -1,0 +1,81 @@
+// The rate-distortion choice for a single token: which tier, or the skip, for each of its experts. Arithmetic in double,
+// in a fixed order; what it means is in edge_runtime/policy/rate_distortion.py.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace hobbit {
+
+constexpr int kTierRows = 17;  // tiers are 0 (absent) to 16
+
+// Arrays of the caller, which outlive the choice. C choices: the tiers that may be served, then the skip.
+struct ChoiceArrays {
+  const double* losses;   // [L, E, C] nats for a squared weight of 1
+  const double* missing;  // [kTierRows, C] bytes from each resident tier to each choice
+  const double* held;     // [kTierRows] bytes a resident holds at each tier
+  const double* shares;   // [L] loss of another expert in the place, in losses of the skip
+  double* sums;           // [L, E] use rates: squared weights seen, times factor over tokens
+  double* factors;        // [L]
+  double* tokens;         // [L]
+};
+
+struct ChoiceShape {
+  int layers, experts;
+  std::vector<uint8_t> served;  // [C] the tiers, deepest first, then 0
+  int full;                     // nothing is lost from this tier on
+  double horizon;               // tokens ahead whose uses a read is credited with
+  double keep;                  // what a token leaves of a use rate
+  bool normalise;               // the model divides the K weights by their sum
+};
+
+struct Prices {
+  double read, rent;  // nats a byte
+};
+
+// One token at one layer, as the router chose.
+struct TokenRow {
+  int layer, top_k;
+  const float* logits;      // [E]
+  const int32_t* ids;       // [K], heaviest first
+  const float* weights;     // [K]
+  const uint8_t* resident;  // [E] tiers
+};
+
+// What is to run, written by the choice.
+struct TokenPlan {
+  int32_t* ids;    // [K]
+  float* weights;  // [K]
+  uint8_t* tiers;  // [E], zeros before
+};
+
+struct Outcome {
+  int substituted = 0, skipped = 0, changed = 0;
+  double loss = 0, read_bytes = 0, held_bytes = 0;
+};
+
+class OneToken {
+ public:
+  OneToken(const ChoiceArrays& arrays, ChoiceShape shape);
+
+  // Count the token's uses, choose, and write the plan.
+  Outcome decide(const TokenRow& row, const Prices& prices, const TokenPlan& plan);
+  // Only the tiers [E] that would be served; `tiers` holds zeros before.
+  void foresee(const TokenRow& row, const Prices& prices, uint8_t* tiers);
+  const ChoiceShape& shape() const { return shape_; }
+
+ private:
+  void note(const TokenRow& row);
+  double choose(const TokenRow& row, const Prices& prices);
+  int choose_expert(const TokenRow& row, const Prices& prices, int rank, double scale) const;
+  void fill(const TokenRow& row, const std::vector<int>& empty, std::vector<double>& given, const TokenPlan& plan);
+  int next_resident(const TokenRow& row, const std::vector<int>& taken) const;
+
+  ChoiceArrays arrays_;
+  ChoiceShape shape_;
+  std::vector<int> row_of_;  // choice a resident tier amounts to
+  std::vector<uint8_t> served_;
+  std::vector<double> losses_;
+};
+
+}  // namespace hobbit
