@@ -98,10 +98,10 @@ class ExpertCounters:
         self.skipped += plan.skipped
         self.route_changed += plan.route_changed
         if plan.substituted:
-            served = plan.tiers.take(plan.topk_ids).ravel().tolist()
-            for tier, weight in zip(served, plan.topk_weights.ravel().tolist(), strict=True):
-                if weight != 0 and tier < full_tier:
-                    self.substituted_to[tier] = self.substituted_to.get(tier, 0) + 1
+            served, by_tier = plan.tiers.tobytes(), self.substituted_to
+            for expert, weight in zip(plan.topk_ids.ravel().tolist(), plan.topk_weights.ravel().tolist(), strict=True):
+                if weight != 0 and (tier := served[expert]) < full_tier:
+                    by_tier[tier] = by_tier.get(tier, 0) + 1
         if plan.predicted_kld is not None:
             self.predicted_kld = (self.predicted_kld or 0.0) + plan.predicted_kld
 

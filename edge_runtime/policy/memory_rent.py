@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 _MEMORY = 1 / 16
 
 
@@ -37,10 +34,10 @@ class MemoryRent:
         """Whether `look` is wanted for this layer in this pass."""
         return layer_idx == self._turn
 
-    def look(self, worths: NDArray[np.float64]) -> None:
-        """Take the residents of a layer into account: nats a token that a byte of each saves, float64 [n]."""
-        if len(worths):
-            self._worth += _MEMORY * (float(worths.mean()) - self._worth)
+    def look(self, worth: float) -> None:
+        """Take the residents of a layer into account: nats a token that a byte of them saves, on average; -1: none."""
+        if worth >= 0:
+            self._worth += _MEMORY * (worth - self._worth)
 
     def settle(self, read_bytes: float, resident_bytes: float) -> None:
         """A pass is over: what was read beyond what the residents grew by has displaced others."""

@@ -61,11 +61,11 @@ class ReadChoice:
         self._full, self._served = context.tier, np.array([*tiers, 0], np.uint8)
         self._missing, self._held = byte_tables(context, tiers)
         self._row_of = np.array([sum(t > tier for t in tiers) for tier in range(17)])
-        self._by_expert = np.ascontiguousarray(self.losses.transpose(0, 2, 1), np.float64)
+        by_expert, by_resident = self.losses.transpose(0, 2, 1), self._missing.T
         self._one = OneToken(
-            self._by_expert, np.ascontiguousarray(self._missing.T, np.float64), self._held.astype(np.float64), shares,
-            self.rates.sums, self.rates.factors, self.rates.tokens, [*tiers, 0], context.tier, self.horizon,
-            self.rates.keep, context.norm_topk_prob,
+            np.ascontiguousarray(by_expert, np.float64), np.ascontiguousarray(by_resident, np.float64),
+            self._held.astype(np.float64), shares, self.rates.sums, self.rates.factors, self.rates.tokens, [*tiers, 0],
+            context.tier, self.horizon, self.rates.keep, context.norm_topk_prob,
         )  # fmt: skip
         sizes = [context.tier_bytes[t] for t in tiers]
         greatest = (1 + horizon) * float(self.losses.max() / min(np.diff([0, *sorted(sizes)])))
@@ -102,10 +102,7 @@ class ReadChoice:
 
     def note_residents(self, layer_idx: int, resident: U8) -> None:
         """Let the rent see what a byte of the residents of a layer saves; `resident` uint8 [E] has their tiers."""
-        there = resident.nonzero()[0]
-        tiers, losses = resident[there], self._by_expert[layer_idx, there]
-        saved = losses[:, -1] - losses[np.arange(len(there)), self._row_of[tiers]]
-        self.rent.look(saved * self.rates.powers(layer_idx)[there] / self._held[tiers])
+        self.rent.look(self._one.worth_of_residents(layer_idx, resident))
 
     def _decide_for_one(self, layer_idx: int, routing: Routing, resident: U8) -> Choice:
         ids, weights = np.empty_like(routing.topk_ids), np.empty_like(routing.topk_weights)

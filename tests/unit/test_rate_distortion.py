@@ -218,12 +218,23 @@ def test_the_native_choice_for_one_token_is_the_formulas(data):
         assert set(np.flatnonzero(foreseen)) <= set(ids), "it only looks"
 
 
+def test_what_a_byte_of_the_residents_saves_by_hand():
+    """Expert 0 at tier 8 saves (4 - 0) * 0.01 nats a token on 900 bytes, expert 1 at tier 2 (4 - 0.18) * 0.02 on 300."""
+    made = carrying(policy(1e-5, horizon=100), {0: 0.01, 1: 0.02})
+    rent = made._model.rent
+    made._model.note_residents(0, Residents({0: 8, 1: 2}).resident_tiers(0))
+    seen = (4 * 0.01 / 900 + 3.82 * 0.02 / 300) / 2
+    assert rent._worth == pytest.approx(seen / 16, rel=1e-5)
+    made._model.note_residents(0, Residents({}).resident_tiers(0))
+    assert rent._worth == pytest.approx(seen / 16, rel=1e-5), "nobody is there"
+
+
 def test_the_native_choice_refuses_what_does_not_fit():
     made = policy(1e-5)
     routing = route(np.zeros((1, E), np.float32), K, norm_topk_prob=True)
     with pytest.raises(IndexError, match="no layer 2"):
         made._model.decide(2, routing, np.zeros(E, np.uint8))
-    with pytest.raises(ValueError, match="resident and tiers"):
+    with pytest.raises(ValueError, match="tiers of residents"):
         made._model._one.foresee(0, *routing, np.zeros(E - 1, np.uint8), 1.0, 1.0, np.zeros(E, np.uint8))
     with pytest.raises(IndexError, match="at most 16"):
         made._model.decide(0, routing, np.full(E, 17, np.uint8))

@@ -49,20 +49,26 @@ class OneToken : public hobbit::OneToken {
   OneToken(Tables tables, hobbit::ChoiceShape shape)
       : hobbit::OneToken(tables.checked(shape), shape), tables_(std::move(tables)) {}
 
-  hobbit::TokenRow row(int layer, const Routed& one, const Array<uint8_t, 1>& tiers) const {
-    const size_t experts = size_t(shape().experts), top_k = one.ids.shape(1);
+  const uint8_t* residents(int layer, const Array<const uint8_t, 1>& resident) const {
+    const size_t experts = size_t(shape().experts);
     if (layer < 0 || layer >= shape().layers)
       throw std::out_of_range("one token: there is no layer " + std::to_string(layer));
+    if (resident.shape(0) != experts) throw std::invalid_argument("one token: expected the tiers of residents [E]");
+    for (size_t i = 0; i < experts; ++i)
+      if (resident.data()[i] >= hobbit::kTierRows) throw std::out_of_range("one token: tiers are at most 16");
+    return resident.data();
+  }
+
+  hobbit::TokenRow row(int layer, const Routed& one, const Array<uint8_t, 1>& tiers) const {
+    const size_t experts = size_t(shape().experts), top_k = one.ids.shape(1);
+    const uint8_t* resident = residents(layer, one.resident);
     if (one.logits.shape(0) != 1 || one.logits.shape(1) != experts || one.ids.shape(0) != 1 || top_k < 1 ||
-        one.weights.shape(0) != 1 || one.weights.shape(1) != top_k || one.resident.shape(0) != experts ||
-        tiers.shape(0) != experts)
-      throw std::invalid_argument("one token: expected logits [1, E], ids and weights [1, K], resident and tiers [E]");
+        one.weights.shape(0) != 1 || one.weights.shape(1) != top_k || tiers.shape(0) != experts)
+      throw std::invalid_argument("one token: expected logits [1, E], ids and weights [1, K], and tiers [E]");
     for (size_t i = 0; i < top_k; ++i)
       if (one.ids.data()[i] < 0 || size_t(one.ids.data()[i]) >= experts)
         throw std::out_of_range("one token: there is no expert " + std::to_string(one.ids.data()[i]));
-    for (size_t i = 0; i < experts; ++i)
-      if (one.resident.data()[i] >= hobbit::kTierRows) throw std::out_of_range("one token: tiers are at most 16");
-    return {layer, int(top_k), one.logits.data(), one.ids.data(), one.weights.data(), one.resident.data()};
+    return {layer, int(top_k), one.logits.data(), one.ids.data(), one.weights.data(), resident};
   }
 
  private:
@@ -104,5 +110,10 @@ NB_MODULE(_native, m) {
       .def("decide", &decide, "layer"_a, "logits"_a, "ids"_a, "weights"_a, "resident"_a, "price"_a, "rent"_a,
            "plan_ids"_a.noconvert(), "plan_weights"_a.noconvert(), "tiers"_a.noconvert())
       .def("foresee", &foresee, "layer"_a, "logits"_a, "ids"_a, "weights"_a, "resident"_a, "price"_a, "rent"_a,
-           "tiers"_a.noconvert());
+           "tiers"_a.noconvert())
+      .def("worth_of_residents",
+           [](const OneToken& self, int layer, Array<const uint8_t, 1> resident) {
+             return self.worth_of_residents(layer, self.residents(layer, resident));
+           },
+           "layer"_a, "resident"_a);
 }

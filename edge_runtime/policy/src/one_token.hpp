@@ -62,6 +62,8 @@ class OneToken {
   Outcome decide(const TokenRow& row, const Prices& prices, const TokenPlan& plan);
   // Only the tiers [E] that would be served; `tiers` holds zeros before.
   void foresee(const TokenRow& row, const Prices& prices, uint8_t* tiers);
+  // Nats a token that a byte of the layer's residents [E tiers] is expected to save, on average; -1: there are none.
+  double worth_of_residents(int layer, const uint8_t* resident) const;
   const ChoiceShape& shape() const { return shape_; }
 
  private:
