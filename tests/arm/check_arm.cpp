@@ -100,6 +100,12 @@ int main(int argc, char** argv) {
   uint32_t pieces = 0;
   for (size_t k = 0; k < data.size(); k += 667) pieces = hobbit::crc32c(&data[k], std::min<size_t>(667, data.size() - k), pieces);
   expect(hobbit::crc32c(data.data(), data.size(), 0) == pieces, "crc32c in three streams differs from pieces");
+  uint32_t joined = 0;  // the same pieces, last first
+  for (size_t k = data.size() / 667 * 667 + 667; k >= 667; k -= 667) {
+    const size_t from = k - 667, size = std::min<size_t>(667, data.size() - from);
+    joined ^= hobbit::crc32c_shift(hobbit::crc32c(&data[from], size, 0), data.size() - from - size);
+  }
+  expect(joined == pieces, "crc32c joined from pieces in any order");
   for (int k = 2; k < argc; ++k) check_case(argv[k]);
   std::printf("%s: %d cases, %d failures\n", best.c_str(), argc - 2, failures);
   return failures != 0;

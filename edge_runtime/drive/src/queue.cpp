@@ -21,8 +21,37 @@ uint32_t load32(const uint8_t* p) {
   return v;
 }
 
-bool overlap(const ReadPlan::Span& a, const ReadPlan::Span& b) {
-  return a.start < b.start + b.bytes && b.start < a.start + a.bytes;
+// What two spans share; 0 bytes if they do not touch.
+ReadPlan::Span common(const ReadPlan::Span& a, const ReadPlan::Span& b) {
+  const size_t from = std::max(a.start, b.start), to = std::min(a.start + a.bytes, b.start + b.bytes);
+  return {from, to > from ? to - from : 0};
+}
+
+bool overlap(const ReadPlan::Span& a, const ReadPlan::Span& b) { return common(a, b).bytes != 0; }
+
+// CRC-32C of a part of a read, which may cross pieces only by whole pages.
+uint32_t sum_of(const Request& request, const ReadPlan::Span& part) {
+  size_t at = 0;
+  uint32_t sum = 0;
+  for (const Piece& piece : request.pieces) {
+    const ReadPlan::Span here = common(part, {at, piece.bytes});
+    if (here.bytes) sum = crc32c(piece.address + (here.start - at), here.bytes, sum);
+    at += piece.bytes;
+  }
+  return sum;
+}
+
+// What a chunk adds to the sum of each segment: its bytes are summed up while they are still in a cache, so that little is
+// left to do when the last of a record come.
+std::vector<uint32_t> sums_of(const Chunk& chunk) {
+  const Request& request = chunk.read->request;
+  std::vector<uint32_t> sums;
+  for (const ReadPlan::Span& segment : request.plan->segments) {
+    const ReadPlan::Span part = common(segment, request.plan->chunks[chunk.index]);
+    const size_t behind = segment.start + segment.bytes - (part.start + part.bytes);
+    sums.push_back(part.bytes ? crc32c_shift(sum_of(request, part), behind) : 0);
+  }
+  return sums;
 }
 
 }  // namespace
@@ -46,6 +75,7 @@ void ReadQueue::push(Request request) {
   const ReadPlan& plan = *request.plan;
   read->chunks_left = plan.chunks.size();
   read->segment_left = plan.chunks_of;
+  read->sums.assign(plan.segments.size(), 0);
   read->outcome.id = request.id;
   read->outcome.started_ns = now_ns();
   read->request = std::move(request);
@@ -194,51 +224,47 @@ void ReadQueue::finish(const Chunk& chunk, int64_t result) {
     return end_chunk(chunk, &why);
   }
   if (drop_cached_) posix_fadvise(chunk.read->request.fd, why.at, wanted, POSIX_FADV_DONTNEED);
-  std::vector<size_t> complete;
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    num_bytes_ += size_t(wanted);
-    const ReadPlan& plan = *chunk.read->request.plan;
-    for (size_t s = 0; s < plan.segments.size(); ++s)
-      if (overlap(plan.segments[s], plan.chunks[chunk.index]) && --chunk.read->segment_left[s] == 0)
-        complete.push_back(s);
-  }
-  check_segments(chunk, std::move(complete), why);
+  // without the lock: these bytes have come, and nobody else touches them
+  why = checked(*chunk.read, count_in(chunk, sums_of(chunk)));
   end_chunk(chunk, why.fault == Fault::none ? nullptr : &why);
+}
+
+// Returns the segments that are complete with this chunk.
+std::vector<size_t> ReadQueue::count_in(const Chunk& chunk, const std::vector<uint32_t>& sums) {
+  std::vector<size_t> complete;
+  std::lock_guard<std::mutex> lock(mutex_);
+  Read& read = *chunk.read;
+  const ReadPlan& plan = *read.request.plan;
+  num_bytes_ += bytes(chunk);
+  for (size_t s = 0; s < plan.segments.size(); ++s) {
+    read.sums[s] ^= sums[s];
+    if (overlap(plan.segments[s], plan.chunks[chunk.index]) && --read.segment_left[s] == 0) complete.push_back(s);
+  }
+  return complete;
 }
 
 void ReadQueue::fail(const Chunk& chunk, Outcome why) { end_chunk(chunk, &why); }
 
-// Runs without the lock: the segments' bytes are complete and nobody else touches them.
-void ReadQueue::check_segments(const Chunk& chunk, std::vector<size_t> complete, Outcome& why) const {
-  const Request& request = chunk.read->request;
+// Runs without the lock: nothing is added to these sums any more.
+Outcome ReadQueue::checked(const Read& read, const std::vector<size_t>& complete) {
+  const Request& request = read.request;
+  Outcome why;
   for (const size_t s : complete) {
-    const auto& segment = request.plan->segments[s];
-    size_t at = 0;
-    uint32_t sum = 0;
-    const uint8_t* start = nullptr;
-    for (const Piece& piece : request.pieces) {  // a segment may cross pieces only by whole pages
-      const size_t from = std::max(at, segment.start), to = std::min(at + piece.bytes, segment.start + segment.bytes);
-      if (from < to) {
-        const uint8_t* data = piece.address + (from - at);
-        if (start == nullptr) start = data;
-        sum = crc32c(data, to - from, sum);
-      }
-      at += piece.bytes;
-    }
-    if (sum != request.checksums[s]) {
+    if (read.sums[s] != request.checksums[s]) {
       why.fault = Fault::checksum;
-      why.segment = int64_t(s), why.expected = request.checksums[s], why.got = sum;
-      return;
+      why.segment = int64_t(s), why.expected = request.checksums[s], why.got = read.sums[s];
+      return why;
     }
     if (s != 0 || !request.has_stamp) continue;
+    const uint8_t* start = request.pieces.front().address;
     const uint32_t magic = load32(start), layer = load32(start + 4), expert = load32(start + 8);
     if (magic != kMagic || layer != request.layer || expert != request.expert) {
       why.fault = Fault::stamp;
       why.got = magic, why.layer = layer, why.expert = expert;
-      return;
+      return why;
     }
   }
+  return why;
 }
 
 void ReadQueue::end_chunk(const Chunk& chunk, const Outcome* why) {

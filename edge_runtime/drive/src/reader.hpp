@@ -84,6 +84,7 @@ struct Read {
   uint64_t arrival = 0;
   size_t next_chunk = 0, chunks_left = 0;
   std::vector<size_t> segment_left;  // chunks that still hold bytes of it
+  std::vector<uint32_t> sums;        // CRC-32C of each segment as far as it has come
   bool is_done = false;
   Outcome outcome;
 };
@@ -128,7 +129,8 @@ class ReadQueue {
 
  private:
   using Key = std::pair<int, uint64_t>;
-  void check_segments(const Chunk& chunk, std::vector<size_t> complete, Outcome& why) const;
+  std::vector<size_t> count_in(const Chunk& chunk, const std::vector<uint32_t>& sums);
+  static Outcome checked(const Read& read, const std::vector<size_t>& complete);
   void end_chunk(const Chunk& chunk, const Outcome* why);
 
   bool may_start() const {

@@ -96,7 +96,32 @@ HOBBIT_CRC_TARGET uint32_t crc_hardware(const Tables& t, const uint8_t* p, size_
 }
 #endif
 
+// Product of two polynomials modulo the CRC's, both reflected: the highest bit is the coefficient of x^0.
+uint32_t multiply(uint32_t a, uint32_t b) {
+  uint32_t product = 0;
+  for (uint32_t bit = 1u << 31; bit != 0; bit >>= 1) {
+    if (a & bit) product ^= b;
+    b = (b >> 1) ^ (kPoly & (0u - (b & 1)));
+  }
+  return product;
+}
+
+struct Powers {
+  uint32_t of[64];  // x^(2^k)
+  Powers() {
+    of[0] = 1u << 30;
+    for (int k = 1; k < 64; ++k) of[k] = multiply(of[k - 1], of[k - 1]);
+  }
+};
+
 }  // namespace
+
+uint32_t crc32c_shift(uint32_t crc, size_t bytes) {
+  static const Powers powers;
+  for (int k = 3; bytes != 0; bytes >>= 1, ++k)  // x^8 a byte
+    if (bytes & 1) crc = multiply(powers.of[k], crc);
+  return crc;
+}
 
 uint32_t crc32c(const uint8_t* data, size_t n, uint32_t value) {
   const Tables& t = tables();
