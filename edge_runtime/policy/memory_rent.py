@@ -34,9 +34,9 @@ class MemoryRent:
         """Whether `look` is wanted for this layer in this pass."""
         return layer_idx == self._turn
 
-    def look(self, worth: float) -> None:
-        """Take the residents of a layer into account: nats a token that a byte of them saves, on average; -1: none."""
-        if worth >= 0:
+    def look(self, worth: float | None) -> None:
+        """Take the residents of a layer into account: nats a token that a byte of them saves, on average."""
+        if worth is not None:
             self._worth += _MEMORY * (worth - self._worth)
 
     def settle(self, read_bytes: float, resident_bytes: float) -> None:

@@ -10,7 +10,7 @@
         of residents. Writes the plan: plan_ids int32 [1, K], plan_weights float32 [1, K], and into tiers uint8 [E],
         zeros before, what is served.
     foresee(layer, logits, ids, weights, resident, price, rent, tiers)      only writes tiers.
-    worth_of_residents(layer, resident) -> nats a token that a byte of them saves, on average; -1: there are none
+    worth_of_residents(layer, resident) -> nats a token that a byte of them saves, on average; None: there are none
 
 A call that raises has changed nothing. For one thread.
 """

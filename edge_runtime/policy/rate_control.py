@@ -39,8 +39,8 @@ class PriceController:
         self.price = min(price, self.greatest)
 
     def spent(self, loss: float, tokens: int) -> None:
-        """Account for a pass of `tokens` tokens that was predicted to lose `loss` nats in all."""
-        if self.price is None:
+        """Account for a pass of `tokens` tokens predicted to lose `loss` nats in all; what is no number is passed over."""
+        if self.price is None or not math.isfinite(loss):
             return
         limit = _HORIZON * self.budget
         self._balance = min(max(self._balance + self.budget * tokens - loss, -limit), limit)

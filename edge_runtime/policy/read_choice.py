@@ -124,7 +124,7 @@ class ReadChoice:
         lower = int(np.count_nonzero(used & (of_use < self._full)))
         plan = StepPlan(
             ids, np.where(used, weights, np.float32(0)) if skipped else weights, tiers, substituted=lower,
-            skipped=skipped, predicted_kld=float(losses.sum()),
+            skipped=skipped, predicted_kld=sum(losses.tolist()),
         )  # fmt: skip
         read_bytes = float(self._missing[choice, resident[experts]].sum())
         return Choice(plan, read_bytes, float(self._held[resident].sum(dtype=np.float64)))

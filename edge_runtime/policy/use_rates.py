@@ -17,7 +17,8 @@ class UseRates:
     """Squared weight a token of every expert: a fading mean that begins at what the calibration text had.
 
     Sums fade instead of means. All sums of a layer fade alike, so that one factor for each layer stands for it, and a
-    token touches only the experts it uses. Single tokens are noted by the native side, in the same arrays.
+    token touches only the experts it uses. Single tokens are noted by the native side, which holds the same
+    arrays: they are written in place, never replaced.
 
     Args:
         num_layers: L.

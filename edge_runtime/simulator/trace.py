@@ -257,8 +257,8 @@ class Trace:
         if not np.isfinite(numbers).all():
             raise self._bad(f"pass {index}: expected finite logits")
         layers, experts = len(model.sparse_layers), model.num_experts
-        numbers, chosen = numbers.astype(np.float32), layers * tokens * experts
-        logits, ahead = numbers[:chosen], numbers[chosen:]
+        numbers, num_logits = numbers.astype(np.float32), layers * tokens * experts
+        logits, ahead = numbers[:num_logits], numbers[num_logits:]
         predictions = ahead.reshape(layers, self.header.ahead, tokens, experts + 1) if self.header.ahead else None
         if predictions is not None and not ((predictions[..., 0] >= 0) & (predictions[..., 0] <= experts)).all():
             raise self._bad(f"pass {index}: expected predictions of 0 to {experts} experts")

@@ -49,7 +49,7 @@ int main() {
       weights.push_back(float(uniform() / (1 + rank)));
     }
     const TokenRow row{int(next(kLayers)), kTopK, logits.data(), ids.data(), weights.data(), resident.data()};
-    const Outcome found = choice.decide(row, {1e-3 * uniform(), 1e-4 * uniform()},
+    const Decision found = choice.decide(row, {1e-3 * uniform(), 1e-4 * uniform()},
                                         {plan_ids.data(), plan_weights.data(), tiers.data()});
     substituted += found.substituted, skipped += found.skipped, changed += found.changed, read += found.read_bytes;
     for (const uint8_t tier : tiers) hash = (hash ^ tier) * 1099511628211ull;

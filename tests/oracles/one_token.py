@@ -11,6 +11,7 @@ from math import exp
 
 @dataclass
 class Expected:
+    served: list[int]  # of what the router chose
     ids: list[int]
     weights: list[float]
     tiers: list[int]
@@ -76,8 +77,10 @@ def choose(
         if normalise:
             total = sum(given)
             given = [w / total if rank in changed else w for rank, w in enumerate(given)]
-    substituted = sum(0 < tier < costs.full for tier in served)
-    return Expected(found, given, tiers, (substituted, given.count(0.0), len(changed)), sum(losses), read)
+    substituted = sum(0 < tier < costs.full and w != 0 for tier, w in zip(served, weights, strict=True))
+    skipped = given.count(0.0) - list(weights).count(0.0)
+    changes = sum(given[rank] != 0 for rank in changed)
+    return Expected(served, found, given, tiers, (substituted, skipped, changes), sum(losses), read)
 
 
 def _tier(costs: Costs, rate: float, weight: float, held: int, is_heaviest: bool) -> int:

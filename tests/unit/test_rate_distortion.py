@@ -198,24 +198,41 @@ def test_the_native_choice_for_one_token_is_the_formulas(data):
     for _ in range(6):
         model.control.price = 10 ** data.draw(st.floats(-7, -2))
         model.rent._read, model.rent._worth = 1.0, 10 ** data.draw(st.floats(-9, -4))
-        routing = route(3 * rng.normal(size=(1, E)).astype(np.float32), K, norm_topk_prob=norm)
+        logits = 3 * rng.normal(size=(1, E)).astype(np.float32)
+        logits[:, data.draw(st.integers(1, E)) :] = -200  # weights of 0 where fewer than K are left
+        routing = route(logits, K, norm_topk_prob=norm)
         residents = Residents(data.draw(st.dictionaries(st.integers(0, E - 1), st.sampled_from([2, 4, 6, 8]))))
         row = residents.resident_tiers(0)
         ids, weights = routing.topk_ids[0].tolist(), routing.topk_weights[0].tolist()
+        costs = one_token.Costs(losses, 4.0, substitute, BYTES, model.price, model.rent.nats_a_byte, horizon)
+
         foreseen = made.foresee(0, routing, residents)
+        of_token = (routing.logits[0].tolist(), ids, weights, row.tolist())
+        assert [foreseen[e] for e in ids] == one_token.choose(costs, powers, *of_token, normalise=norm).served
+        assert set(np.flatnonzero(foreseen)) <= set(ids)
+        assert model.rates.powers(0).tolist() == pytest.approx(powers, rel=1e-9, abs=1e-30), "it only looks"
         plan, read_bytes, held = model.decide(0, routing, row)
         powers = one_token.uses_after(powers, tokens, 1 - 1 / memory, ids, weights)
         tokens = tokens * (1 - 1 / memory) + 1
-        assert model.rates.powers(0).tolist() == pytest.approx(powers)
-        costs = one_token.Costs(losses, 4.0, substitute, BYTES, model.price, model.rent.nats_a_byte, horizon)
-        wanted = one_token.choose(costs, powers, routing.logits[0].tolist(), ids, weights, row.tolist(), normalise=norm)
-        assert plan.tiers.tolist() == wanted.tiers
-        assert plan.topk_ids[0].tolist() == wanted.ids
-        assert plan.topk_weights[0].tolist() == pytest.approx(wanted.weights, rel=1e-5)
-        assert (plan.substituted, plan.skipped, plan.route_changed) == wanted.counts
-        assert (plan.predicted_kld, read_bytes) == pytest.approx((wanted.loss, wanted.read), rel=1e-5)
+        assert model.rates.powers(0).tolist() == pytest.approx(powers, rel=1e-9, abs=1e-30)
+        expected = one_token.choose(costs, powers, *of_token, normalise=norm)
+        assert plan.tiers.tolist() == expected.tiers
+        assert plan.topk_ids[0].tolist() == expected.ids
+        assert plan.topk_weights[0].tolist() == pytest.approx(expected.weights, rel=1e-5)
+        assert (plan.substituted, plan.skipped, plan.route_changed) == expected.counts
+        assert (plan.predicted_kld, read_bytes) == pytest.approx((expected.loss, expected.read), rel=1e-5)
         assert held == sum(BYTES[tier] for tier in row.tolist() if tier)
-        assert set(np.flatnonzero(foreseen)) <= set(ids), "it only looks"
+
+
+def test_weights_that_are_no_numbers_do_not_stay_in_the_price():
+    made = create_policy("rate-distortion:max_kld=0.01", context())
+    for tokens in (1, 2, 1):
+        made.begin_pass(tokens, has_logits=True)
+        broken = route(np.full((tokens, E), np.nan, np.float32), K, norm_topk_prob=True)
+        assert np.isnan(broken.topk_weights).all(), "so that the damage shows"
+        made.decide(0, broken, Residents({}))
+    made.begin_pass(1, has_logits=True)
+    assert np.isfinite(made.price)
 
 
 def test_what_a_byte_of_the_residents_saves_by_hand():
@@ -231,6 +248,7 @@ def test_what_a_byte_of_the_residents_saves_by_hand():
 
 def test_the_native_choice_refuses_what_does_not_fit():
     made = policy(1e-5)
+    before = made._model.rates.powers(0).tolist()
     routing = route(np.zeros((1, E), np.float32), K, norm_topk_prob=True)
     with pytest.raises(IndexError, match="no layer 2"):
         made._model.decide(2, routing, np.zeros(E, np.uint8))
@@ -240,6 +258,7 @@ def test_the_native_choice_refuses_what_does_not_fit():
         made._model.decide(0, routing, np.full(E, 17, np.uint8))
     with pytest.raises(IndexError, match=f"no expert {E}"):
         made._model.decide(0, routing._replace(topk_ids=np.full((1, K), E, np.int32)), np.zeros(E, np.uint8))
+    assert made._model.rates.powers(0).tolist() == before, "nothing was noted"
 
 
 @settings(max_examples=60, deadline=None)

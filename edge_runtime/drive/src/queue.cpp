@@ -29,7 +29,7 @@ ReadPlan::Span common(const ReadPlan::Span& a, const ReadPlan::Span& b) {
 
 bool overlap(const ReadPlan::Span& a, const ReadPlan::Span& b) { return common(a, b).bytes != 0; }
 
-// CRC-32C of a part of a read, which may cross pieces only by whole pages.
+// CRC-32C of a part of a read.
 uint32_t sum_of(const Request& request, const ReadPlan::Span& part) {
   size_t at = 0;
   uint32_t sum = 0;
@@ -41,8 +41,8 @@ uint32_t sum_of(const Request& request, const ReadPlan::Span& part) {
   return sum;
 }
 
-// What a chunk adds to the sum of each segment: its bytes are summed up while they are still in a cache, so that little is
-// left to do when the last of a record come.
+// What a chunk adds to the sum of each segment. It is summed up while the next ones are on their way, so that little is
+// left to do when the last one has come.
 std::vector<uint32_t> sums_of(const Chunk& chunk) {
   const Request& request = chunk.read->request;
   std::vector<uint32_t> sums;
@@ -161,13 +161,13 @@ void ReadQueue::landed() {
   if (!waiting_.empty()) work_.notify_one();
 }
 
+bool ReadQueue::is_over(const Chunk& chunk) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return chunk.read->outcome.fault != Fault::none;
+}
+
 bool ReadQueue::is_intact(const Chunk& chunk) {
-  bool is_over;
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    is_over = chunk.read->outcome.fault != Fault::none;
-  }
-  if (is_over) {  // an earlier chunk failed, or it was withdrawn: nothing more is read
+  if (is_over(chunk)) {  // nothing more is read
     landed();
     end_chunk(chunk, nullptr);
     return false;
@@ -224,6 +224,11 @@ void ReadQueue::finish(const Chunk& chunk, int64_t result) {
     return end_chunk(chunk, &why);
   }
   if (drop_cached_) posix_fadvise(chunk.read->request.fd, why.at, wanted, POSIX_FADV_DONTNEED);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    num_bytes_ += size_t(wanted);
+  }
+  if (is_over(chunk)) return end_chunk(chunk, nullptr);  // nobody wants it: it is not worth summing up
   // without the lock: these bytes have come, and nobody else touches them
   why = checked(*chunk.read, count_in(chunk, sums_of(chunk)));
   end_chunk(chunk, why.fault == Fault::none ? nullptr : &why);
@@ -235,10 +240,10 @@ std::vector<size_t> ReadQueue::count_in(const Chunk& chunk, const std::vector<ui
   std::lock_guard<std::mutex> lock(mutex_);
   Read& read = *chunk.read;
   const ReadPlan& plan = *read.request.plan;
-  num_bytes_ += bytes(chunk);
   for (size_t s = 0; s < plan.segments.size(); ++s) {
+    if (!overlap(plan.segments[s], plan.chunks[chunk.index])) continue;  // its sum may be looked at just now
     read.sums[s] ^= sums[s];
-    if (overlap(plan.segments[s], plan.chunks[chunk.index]) && --read.segment_left[s] == 0) complete.push_back(s);
+    if (--read.segment_left[s] == 0) complete.push_back(s);
   }
   return complete;
 }

@@ -129,6 +129,7 @@ class ReadQueue {
 
  private:
   using Key = std::pair<int, uint64_t>;
+  bool is_over(const Chunk& chunk) const;  // an earlier chunk failed, or the read was withdrawn
   std::vector<size_t> count_in(const Chunk& chunk, const std::vector<uint32_t>& sums);
   static Outcome checked(const Read& read, const std::vector<size_t>& complete);
   void end_chunk(const Chunk& chunk, const Outcome* why);

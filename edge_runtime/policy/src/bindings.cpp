@@ -1,6 +1,7 @@
 // Python surface of the single-token choice: arrays by reference, numbers by value; the GIL is kept.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/vector.h>
 
 #include <stdexcept>

@@ -65,9 +65,10 @@ double OneToken::choose(const TokenRow& row, const Prices& prices) {
     const int expert = row.ids[rank], tier = row.resident[expert];
     if (tier >= shape_.full) continue;  // nothing to read, nothing lost
     const int best = choose_expert(row, prices, rank, scale);
-    const double power = double(row.weights[rank]) * row.weights[rank];
+    const double loss = arrays_.losses[(int64_t(row.layer) * shape_.experts + expert) * choices + best];
     served_[rank] = shape_.served[best];
-    losses_[rank] = arrays_.losses[(int64_t(row.layer) * shape_.experts + expert) * choices + best] * power;
+    const double power = double(row.weights[rank]) * row.weights[rank];
+    if (loss > 0) losses_[rank] = loss * power;  // 0 even if the weight is no number
     read += arrays_.missing[int64_t(tier) * choices + best];
   }
   return read;
@@ -105,8 +106,8 @@ void OneToken::fill(const TokenRow& row, const std::vector<int>& empty, std::vec
   for (const int rank : filled) given[rank] /= total;
 }
 
-Outcome OneToken::decide(const TokenRow& row, const Prices& prices, const TokenPlan& plan) {
-  Outcome found;
+Decision OneToken::decide(const TokenRow& row, const Prices& prices, const TokenPlan& plan) {
+  Decision found;
   note(row);
   found.read_bytes = choose(row, prices);
   std::copy_n(row.ids, row.top_k, plan.ids);
@@ -138,7 +139,7 @@ void OneToken::foresee(const TokenRow& row, const Prices& prices, uint8_t* tiers
   for (int rank = 0; rank < row.top_k; ++rank) tiers[row.ids[rank]] = served_[rank];
 }
 
-double OneToken::worth_of_residents(int layer, const uint8_t* resident) const {
+std::optional<double> OneToken::worth_of_residents(int layer, const uint8_t* resident) const {
   const int choices = int(shape_.served.size());
   const double scale = arrays_.factors[layer] / arrays_.tokens[layer];
   double worth = 0;
@@ -151,7 +152,8 @@ double OneToken::worth_of_residents(int layer, const uint8_t* resident) const {
     worth += (losses[choices - 1] - losses[row_of_[tier]]) * (arrays_.sums[key] * scale) / arrays_.held[tier];
     ++count;
   }
-  return count ? worth / count : -1;
+  if (count == 0) return std::nullopt;
+  return worth / count;
 }
 
 }  // namespace hobbit

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace hobbit {
@@ -49,7 +50,7 @@ struct TokenPlan {
   uint8_t* tiers;  // [E], zeros before
 };
 
-struct Outcome {
+struct Decision {
   int substituted = 0, skipped = 0, changed = 0;
   double loss = 0, read_bytes = 0, held_bytes = 0;
 };
@@ -59,11 +60,11 @@ class OneToken {
   OneToken(const ChoiceArrays& arrays, ChoiceShape shape);
 
   // Count the token's uses, choose, and write the plan.
-  Outcome decide(const TokenRow& row, const Prices& prices, const TokenPlan& plan);
+  Decision decide(const TokenRow& row, const Prices& prices, const TokenPlan& plan);
   // Only the tiers [E] that would be served; `tiers` holds zeros before.
   void foresee(const TokenRow& row, const Prices& prices, uint8_t* tiers);
-  // Nats a token that a byte of the layer's residents [E tiers] is expected to save, on average; -1: there are none.
-  double worth_of_residents(int layer, const uint8_t* resident) const;
+  // Nats a token that a byte of the layer's residents [E tiers] is expected to save, on average; nothing: there are none.
+  std::optional<double> worth_of_residents(int layer, const uint8_t* resident) const;
   const ChoiceShape& shape() const { return shape_; }
 
  private:
