@@ -39,7 +39,7 @@ class PriceController:
         self.price = min(price, self.greatest)
 
     def spent(self, loss: float, tokens: int) -> None:
-        """Account for a pass of `tokens` tokens predicted to lose `loss` nats in all; what is no number is passed over."""
+        """Account for a pass of `tokens` tokens predicted to lose `loss` nats in all, unless that is no number."""
         if self.price is None or not math.isfinite(loss):
             return
         limit = _HORIZON * self.budget
