@@ -1,4 +1,8 @@
-"""Choose the next token from logits. Pure numpy; the order of the steps is llama.cpp's and transformers' common one."""
+"""Choose the next token from logits. Pure numpy; the order of the steps is llama.cpp's and transformers' common one.
+
+Weights of the whole vocabulary are float32, in memory that is kept: fresh float64 arrays of 152,000 tokens cost
+milliseconds a token. What may be drawn is then looked at in float64.
+"""
 
 from __future__ import annotations
 
@@ -62,8 +66,8 @@ class SamplingParams:
                 raise RequestError(f"sampling: {name}: expected {expected}, got {getattr(self, name)!r}.")
 
 
-_NEGLIGIBLE = 50.0
-"""e^-50 is 2e-22: a million such tokens together are below the last bit of a float64 probability near 1."""
+_NEGLIGIBLE = 2e-22
+"""Weight beside the likeliest token's: a million such are below the last bit of a float64 probability near 1."""
 
 
 class Constraint(Protocol):
@@ -102,6 +106,8 @@ class Sampler:
         self._params, self._constraint = params, constraint
         self._rng = np.random.default_rng(params.seed)
         self._seen = set(prompt_ids.tolist()) if params.repetition_penalty != 1 else set()
+        self._is_filtered = params.top_k > 0 or params.top_p < 1 or params.min_p > 0
+        self._weights, self._cumulative = np.empty(0, np.float32), np.empty(0, np.float64)
 
     def sample(self, logits: NDArray[np.float32]) -> int:
         """Return the next token for logits float32 [V], which are not changed.
@@ -123,10 +129,19 @@ class Sampler:
         return token
 
     def _draw(self, logits: NDArray[np.float32]) -> int:
-        ids, probs = filtered_distribution(logits, self._params)
-        cumulative = np.cumsum(probs)
-        index = int(np.searchsorted(cumulative, self._rng.random() * cumulative[-1], side="right"))
-        return int(ids[min(index, len(ids) - 1)])
+        if self._is_filtered:
+            ids, probs = filtered_distribution(logits, self._params)
+            return int(ids[self._pick(np.cumsum(probs))])
+        if len(self._weights) != len(logits):
+            self._weights, self._cumulative = np.empty(len(logits), np.float32), np.empty(len(logits), np.float64)
+        weights = _weights(logits, self._params.temperature, self._weights)
+        return self._pick(np.cumsum(weights, dtype=np.float64, out=self._cumulative))
+
+    def _pick(self, cumulative: NDArray[np.float64]) -> int:
+        """Draw a place by the running sum float64 [n] of weights; those of weight 0 are never drawn."""
+        total = cumulative[-1]
+        place = int(np.searchsorted(cumulative, self._rng.random() * total, side="right"))
+        return place if place < len(cumulative) else int(np.searchsorted(cumulative, total))
 
 
 def filtered_distribution(
@@ -136,15 +151,16 @@ def filtered_distribution(
 
     Top-k, top-p and min-p each look at the distribution the step before them left, after the temperature.
     """
-    # what lies further below the highest has together less than a rounding error of probability, and most tokens do
-    ids = np.flatnonzero(logits >= float(logits.max()) - _NEGLIGIBLE * params.temperature)
+    if 0 < params.top_k < logits.size:
+        ids = np.argpartition(logits, logits.size - params.top_k)[-params.top_k :]
+        total = None
+    else:
+        ids, total = _candidates(logits, params)
     scaled = logits[ids].astype(np.float64) / params.temperature
-    if 0 < params.top_k < scaled.size:
-        best = np.argpartition(-scaled, params.top_k - 1)[: params.top_k]
-        ids, scaled = ids[best], scaled[best]
-    probs = _softmax(scaled)
+    weights = np.exp(scaled - scaled.max())
+    probs = weights / (weights.sum() if total is None else total)
     if params.top_p < 1:
-        order = np.argsort(-probs, kind="stable")  # sorting a large vocabulary costs a millisecond: only where needed
+        order = np.argsort(-probs, kind="stable")
         ids, probs = ids[order], probs[order]
         keep = int(np.searchsorted(np.cumsum(probs), params.top_p, side="left")) + 1
         ids, probs = ids[:keep], probs[:keep]
@@ -154,9 +170,23 @@ def filtered_distribution(
     return ids, probs / probs.sum()
 
 
-def _softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    e = np.exp(x - x.max())
-    return np.asarray(e / e.sum())
+def _candidates(logits: NDArray[np.float32], params: SamplingParams) -> tuple[NDArray[np.int64], float]:
+    """Return every token that top-p and min-p may leave, few of a large vocabulary, and the weight of all of it.
+
+    Tokens that are less likely than (1 - p) / V each are together less likely than 1 - p: those above them reach p.
+    """
+    weights = _weights(logits, params.temperature, np.empty(logits.size, np.float32))
+    total = float(weights.sum(dtype=np.float64))
+    # half of each bound, so that a rounding error does not matter
+    least = max(_NEGLIGIBLE, 0.5 * (1 - params.top_p) * total / logits.size, 0.5 * params.min_p)
+    return np.flatnonzero(weights >= least), total
+
+
+def _weights(logits: NDArray[np.float32], temperature: float, out: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Write float32 [V] weights, 1 for the likeliest token, to `out`."""
+    np.subtract(logits, logits.max(), out=out)
+    np.divide(out, np.float32(temperature), out=out)
+    return np.exp(out, out=out)
 
 
 def _penalise(logits: NDArray[np.float32], seen: set[int], penalty: float) -> NDArray[np.float32]:

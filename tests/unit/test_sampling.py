@@ -53,6 +53,23 @@ def test_distribution_equals_transformers(seed, temperature, top_k, top_p, min_p
 
 
 @pytest.mark.oracle
+@pytest.mark.parametrize(("top_p", "min_p"), [(0.5, 0), (0.95, 0), (0.999, 0), (1, 0.1), (0.9, 0.05), (1, 0)])
+def test_a_large_vocabulary_equals_transformers(top_p, min_p):
+    """Most of its tokens are not looked at in float64."""
+    import torch
+    from transformers.generation import MinPLogitsWarper, TopPLogitsWarper
+
+    logits = logits_of(5, 40_000)
+    expected = torch.tensor(logits[None].astype(np.float64))
+    expected = TopPLogitsWarper(top_p)(None, expected) if top_p < 1 else expected
+    expected = MinPLogitsWarper(min_p)(None, expected) if min_p else expected
+    ids, probs = filtered_distribution(logits, SamplingParams(temperature=1.0, top_p=top_p, min_p=min_p))
+    ours = np.zeros(len(logits))
+    ours[ids] = probs
+    np.testing.assert_allclose(ours, torch.softmax(expected, -1)[0].numpy(), atol=1e-9)
+
+
+@pytest.mark.oracle
 def test_repetition_penalty_equals_transformers():
     import torch
     from transformers.generation import RepetitionPenaltyLogitsProcessor
@@ -99,6 +116,33 @@ def test_frequencies_follow_the_distribution():
     sampler = Sampler(SamplingParams(temperature=1.0, seed=0), EMPTY)
     counts = np.bincount([sampler.sample(logits) for _ in range(8000)], minlength=4) / 8000
     np.testing.assert_allclose(counts, [0.5, 0.3, 0.15, 0.05], atol=0.025)
+
+
+class _Drawn:
+    """Stands in for the random stream."""
+
+    def __init__(self, value: float) -> None:
+        self._value = value
+
+    def random(self) -> float:
+        return self._value
+
+
+@pytest.mark.parametrize("params", [{}, {"top_p": 0.9}, {"min_p": 0.1}, {"top_k": 3}])
+@pytest.mark.parametrize("value", [0.0, 0.3, 0.7, 1 - 2**-53])
+def test_what_is_not_allowed_is_never_drawn(params, value):
+    logits = np.array([-np.inf, 0.5, 1.0, -200, 0.2, -np.inf], np.float32)
+    sampler = Sampler(SamplingParams(temperature=1.0, **params), EMPTY)
+    sampler._rng = _Drawn(value)
+    assert sampler.sample(logits) in (1, 2, 4)
+
+
+def test_a_draw_is_the_token_whose_share_of_the_whole_it_falls_into():
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    sampler = Sampler(SamplingParams(temperature=1.0), EMPTY)
+    for value, token in ((0.49, 0), (0.51, 1), (0.79, 1), (0.81, 2), (0.949, 2), (0.951, 3)):
+        sampler._rng = _Drawn(value)
+        assert sampler.sample(logits) == token
 
 
 @pytest.mark.parametrize(
