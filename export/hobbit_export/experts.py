@@ -30,6 +30,7 @@ from edge_runtime.format.record import BF16, PANEL
 from edge_runtime.kernels import crc32c
 from hobbit_export.arch.names import MATRICES
 from hobbit_export.checkpoint import RAW_DTYPES
+from hobbit_export.encoder_check import encoder_isa
 from hobbit_export.source import SourceModel
 
 QUEUED_BLOCKS = 4
@@ -81,8 +82,9 @@ def write_layer(source: SourceModel, layer_idx: int, out: Path, job: LayerJob) -
 
     spec = source.spec
     encoder: Encoder = ExpertEncoder(
-        layer_idx, 0, spec.hidden, spec.expert_intermediate, job.num_segments, bf16=job.with_bf16, threads=job.jobs
-    )
+        layer_idx, 0, spec.hidden, spec.expert_intermediate, job.num_segments, bf16=job.with_bf16, threads=job.jobs,
+        isa=encoder_isa(),
+    )  # fmt: skip
     errors: list[dict[int, float]] = []
     with (
         closing(_Writers(source, layer_idx, out, job)) as writers,

@@ -12,6 +12,7 @@ import pytest
 from oracles import codec
 
 from edge_runtime.kernels import ExpertEncoder, available_isas, reference
+from hobbit_export.encoder_check import choose, encode_sample, encoder_isa
 
 MODEL = Path(__file__).parents[2] / "examples" / "tiny-moe" / "model.safetensors"
 
@@ -310,3 +311,16 @@ def test_use_after_finish_and_bad_construction_are_refused() -> None:
     plain.finish()
     with pytest.raises(ValueError, match="bf16 was not asked for"):
         plain.bf16()
+
+
+def test_the_exporter_uses_the_best_instruction_set_that_writes_the_portable_bytes(caplog):
+    assert encoder_isa() == available_isas()[0]
+    assert not caplog.records
+    sample = encode_sample("scalar")
+
+    def encode(isa: str) -> list[bytes]:
+        return [*sample[:-1], b"other"] if isa == "broken" else sample
+
+    assert choose(["broken", "good", "scalar"], encode) == "good"
+    assert "the broken encoder writes other bytes" in caplog.text
+    assert choose(["broken", "scalar"], encode) == "scalar"
