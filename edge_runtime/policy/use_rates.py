@@ -43,8 +43,7 @@ class UseRates:
         """Take the router's choice for the tokens of a layer into account."""
         count, sums = len(routing.topk_ids), self.sums[layer_idx]
         kept = self.keep**count
-        # many tokens at once count for as many as the memory holds
-        tokens = 1.0 if count == 1 else min(float(count), self._memory * (1 - kept))
+        tokens = min(float(count), self._memory * (1 - kept))  # many at once count for as many as the memory holds
         factor = self.factors[layer_idx] * kept
         if factor < _LEAST_FACTOR:
             sums *= factor

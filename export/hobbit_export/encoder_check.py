@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edge_runtime.kernels import ExpertEncoder, available_isas
 
 _LOG = logging.getLogger(__name__)
 HIDDEN, INTERMEDIATE, SEGMENTS = 64, 96, 4
@@ -23,8 +24,6 @@ def encoder_isa() -> str:
     An encoder is compiled for each instruction set, and all must write the same bytes. Not every one of them can be run
     where this is developed, so each machine checks its own.
     """
-    from edge_runtime.kernels import available_isas
-
     return choose(available_isas(), encode_sample)
 
 
@@ -44,9 +43,7 @@ def choose(isas: Sequence[str], encode: Encode) -> str:
 
 def encode_sample(isa: str) -> list[bytes]:
     """Encode a fixed expert: heavy-tailed weights, a row of zeros, a constant row, a row with one outlier."""
-    from edge_runtime.kernels import ExpertEncoder
-
-    encoder: Any = ExpertEncoder(0, 0, HIDDEN, INTERMEDIATE, SEGMENTS, bf16=True, isa=isa)
+    encoder = ExpertEncoder(0, 0, HIDDEN, INTERMEDIATE, SEGMENTS, bf16=True, isa=isa)
     rng = np.random.default_rng(512)
     for matrix, shape in enumerate([(INTERMEDIATE, HIDDEN)] * 2 + [(HIDDEN, INTERMEDIATE)]):
         rows: NDArray[np.float32] = (rng.standard_t(5, shape) / np.sqrt(shape[1])).astype(np.float32)
