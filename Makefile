@@ -8,7 +8,7 @@ JOBS   ?= $(shell nproc)
 
 .PHONY: demo test check system-check fmt bench wheel arm-check gpu-check clean
 
-$(VENV)/.base: pyproject.toml CMakeLists.txt $(wildcard edge_runtime/*/src/*)
+$(VENV)/.base: pyproject.toml CMakeLists.txt $(wildcard edge_runtime/*/src/* edge_runtime/*/*/src/* edge_runtime/*/*/*/src/*)
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet --no-warn-script-location -e ".[export]"

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.sampling import SamplingParams
-from edge_runtime.service.events import Phase
-from edge_runtime.service.job import Event, Job, Outcome, TokenEvent
+from edge_runtime.engine.job import Event, Job, Outcome, TokenEvent
+from edge_runtime.engine.sampler import SamplingParams
+from edge_runtime.service.ops.events import Phase
 from edge_runtime.service.service import Service, ServiceConfig
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.kernels import ExpertEncoder, available_isas
+from edge_runtime.backends.cpu.kernels import ExpertEncoder, available_isas
 
 HIDDEN, INTERMEDIATE, VOCABULARY = 2048, 768, 16384
 BLOCK_BYTES = 8 << 20

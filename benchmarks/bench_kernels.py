@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.kernels import ExpertEncoder, ExpertKernels, available_isas, crc32c
+from edge_runtime.backends.cpu.kernels import ExpertEncoder, ExpertKernels, available_isas
+from edge_runtime.base.checksum import crc32c
 
 EXPERTS_A_TOKEN = 8
 

@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bench_kernels import encode, read_bandwidth
 from ggml_peer import Ggml, PeerWeights
 
-from edge_runtime.huge_pages import huge_memory
-from edge_runtime.kernels import ExpertKernels
+from edge_runtime.backends.cpu.kernels import ExpertKernels
+from edge_runtime.base.huge_pages import huge_memory
 
 TOP_K = 8
 PEER_TYPES = {2: "q2_K", 4: "q4_0", 8: "q8_0"}

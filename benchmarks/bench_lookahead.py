@@ -15,11 +15,11 @@ from time import perf_counter_ns
 import numpy as np
 
 from edge_runtime import Engine
-from edge_runtime.format.manifest import read
+from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
+from edge_runtime.backends.cpu.trunk.router_stack import load_routers
+from edge_runtime.bundle.manifest import read
 from edge_runtime.policy.base import Routing
 from edge_runtime.prefetch.lookahead import LookAhead
-from edge_runtime.trunk.ort import OrtTrunk
-from edge_runtime.trunk.router_stack import load_routers
 
 DEPTH = 4
 

@@ -18,7 +18,7 @@ from time import perf_counter_ns
 
 import numpy as np
 
-from edge_runtime.format.calibration import ExpertCalibration, LayerCalibration, Sensitivity
+from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration, Sensitivity
 from edge_runtime.policy import POLICIES, create_policy
 from edge_runtime.policy.base import Policy, PolicyContext, Routing
 from edge_runtime.policy.routing import route

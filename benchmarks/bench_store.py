@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from edge_runtime.drive import DriveReader
-from edge_runtime.huge_pages import huge_memory
-from edge_runtime.kernels import crc32c
+from edge_runtime.base.checksum import crc32c
+from edge_runtime.base.huge_pages import huge_memory
+from edge_runtime.experts.drive import DriveReader
 
 PAGE = 4096
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from edge_runtime import Engine
-from edge_runtime.evaluation import Quality, QualityMeter
-from edge_runtime.format.manifest import read
+from edge_runtime.bundle.manifest import read
+from edge_runtime.lab.evaluation import Quality, QualityMeter
 
 DEFAULT = (
     "hobbit:t1=0.6,t2=0.9", "hobbit:t1=0.8,t2=1", "cache-prior:lambda=0.05", "cache-prior:lambda=0.1",

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edge_runtime.engine import Engine
-    from edge_runtime.errors import (
+    from edge_runtime.base.errors import (
         BudgetError,
         BundleError,
         ConfigError,
@@ -15,18 +14,19 @@ if TYPE_CHECKING:
         HobbitError,
         RequestError,
     )
-    from edge_runtime.generation import Chunk
-    from edge_runtime.sampling import SamplingParams
+    from edge_runtime.engine.api import Engine
+    from edge_runtime.engine.generation import Chunk
+    from edge_runtime.engine.sampler import SamplingParams
     from edge_runtime.telemetry.report import RunReport
 
 _HOMES = {
-    "Engine": "engine",
-    "SamplingParams": "sampling",
-    "Chunk": "generation",
+    "Engine": "engine.api",
+    "SamplingParams": "engine.sampler",
+    "Chunk": "engine.generation",
     "RunReport": "telemetry.report",
     **dict.fromkeys(
         ("BudgetError", "BundleError", "ConfigError", "DeviceError", "ExpertReadError", "HobbitError", "RequestError"),
-        "errors",
+        "base.errors",
     ),
 }
 

@@ -61,7 +61,7 @@ def _open_closed_streams() -> None:
 
 
 def _guarded(args: argparse.Namespace) -> int:
-    from edge_runtime.errors import HobbitError
+    from edge_runtime.base.errors import HobbitError
 
     try:
         return int(importlib.import_module(f"edge_runtime.cli.{args.verb}").main(args))

@@ -1,1 +1,1 @@
-"""Device profiles as YAML; installed as `edge_runtime.profiles`, read by `edge_runtime.device`."""
+"""Device profiles as YAML; installed as `edge_runtime.profiles`, read by `edge_runtime.config.profiles`."""

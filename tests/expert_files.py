@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from manifests import small_manifest
 
-from edge_runtime.experts.base import ExpertKey, Priority, ReadTicket
-from edge_runtime.experts.files import FileOps
-from edge_runtime.experts.store import FileExpertStore
-from edge_runtime.format.bundle import Bundle
-from edge_runtime.format.expert_file import KIND_BF16, KIND_PROGRESSIVE, ExpertFileHeader, pack_header
-from edge_runtime.format.manifest import Part, expert_file
-from edge_runtime.format.record import BF16, RECORD_MAGIC
-from edge_runtime.kernels import crc32c
+from edge_runtime.base.checksum import crc32c
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.expert_file import KIND_BF16, KIND_PROGRESSIVE, ExpertFileHeader, pack_header
+from edge_runtime.bundle.manifest import Part, expert_file
+from edge_runtime.bundle.record import BF16, RECORD_MAGIC
+from edge_runtime.experts.store.base import ExpertKey, Priority, ReadTicket
+from edge_runtime.experts.store.file_store import FileExpertStore
+from edge_runtime.experts.store.files import FileOps
 
 E, TIER = 4, 8
 SHAPE = {"hidden": 128, "expert_intermediate": 96}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from edge_runtime.errors import ExpertReadError
-from edge_runtime.experts.base import ExpertKey, Priority, ReadTicket, ReadWithdrawn, SegmentRange, StoreStats
+from edge_runtime.base.errors import ExpertReadError
+from edge_runtime.experts.store.base import ExpertKey, Priority, ReadTicket, ReadWithdrawn, SegmentRange, StoreStats
 
 
 def record_of(key: ExpertKey, size: int, first_segment: int = 0) -> bytes:

@@ -6,9 +6,9 @@ import json
 import re
 from typing import Any
 
-from edge_runtime.format import manifest as manifest_io
-from edge_runtime.format.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
-from edge_runtime.spec import LayerSpec, ModelSpec, RopeSpec
+from edge_runtime.base.spec import LayerSpec, ModelSpec, RopeSpec
+from edge_runtime.bundle import manifest as manifest_io
+from edge_runtime.bundle.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
 
 
 def small_spec(**changes: Any) -> ModelSpec:

@@ -7,12 +7,12 @@ import ctypes
 import numpy as np
 from fakes import FakeStore, record_of
 
-from edge_runtime.experts.base import ExpertKey
+from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration, Sensitivity
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.experts.eviction import Measured, create_rule
+from edge_runtime.experts.eviction.rules import Measured, create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
+from edge_runtime.experts.store.base import ExpertKey
 from edge_runtime.experts.units import UnitLedger, UnitSizes
-from edge_runtime.format.calibration import ExpertCalibration, LayerCalibration, Sensitivity
 
 PAGE, L, E = 4096, 3, 8
 SIZES = UnitSizes(core_tier=4, full_tier=8, core_bytes=3 * PAGE, plane_bytes=PAGE)  # core: two segments

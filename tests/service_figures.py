@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_runtime.experts.counters import ExpertCounters
-from edge_runtime.service.events import EngineView, Heartbeat, Phase, Readiness, ServiceInfo, ServiceStats
+from edge_runtime.service.ops.events import EngineView, Heartbeat, Phase, Readiness, ServiceInfo, ServiceStats
 
 INFO = ServiceInfo(
     model_name='tiny "moe"', family="qwen3_moe", num_layers=24, num_experts=64, top_k=8, tier=8, backend="cpu",

@@ -11,9 +11,9 @@ import numpy as np
 from families import make_model
 from numpy.typing import NDArray
 
-from edge_runtime.spec import LayerSpec, ModelSpec, RopeSpec
-from edge_runtime.trunk.base import Trunk
-from edge_runtime.trunk.kv_cache import KVCache
+from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
+from edge_runtime.backends.trunk import Trunk
+from edge_runtime.base.spec import LayerSpec, ModelSpec, RopeSpec
 
 F32 = NDArray[np.float32]
 MoeFunction = Callable[[int, F32, F32], F32]
@@ -109,15 +109,15 @@ def synthetic_moe(layer_idx: int, x: F32, router_logits: F32) -> F32:
 def run_chunk(trunk: Trunk, spec: ModelSpec, kv: KVCache, tokens: NDArray[np.int32], moe_of: MoeFunction) -> F32:
     """Run a whole chunk and return the logits of all its tokens."""
     chunk = trunk.begin(tokens, kv)
-    moe = None
+    expert_out = None
     for i, layer in enumerate(spec.layers):
-        out = trunk.run_layer(chunk, i, moe)
-        moe = None
+        out = trunk.run_layer(chunk, i, expert_out)
+        expert_out = None
         if out.x is not None and out.router_logits is not None:
-            moe = moe_of(i, out.x, out.router_logits)
+            expert_out = moe_of(i, out.x, out.router_logits)
             if layer.shared_intermediate:
-                moe = moe + trunk.run_shared(chunk, i)
-    logits = trunk.head(chunk, moe, slice(None))
+                expert_out = expert_out + trunk.run_shared(chunk, i)
+    logits = trunk.head(chunk, expert_out, slice(None))
     trunk.commit(chunk)
     return logits
 

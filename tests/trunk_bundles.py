@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from state_dict_weights import TrunkCase, trunk_case
 
-from edge_runtime.spec import ModelSpec
-from edge_runtime.trunk.weights import TrunkWeights
+from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
+from edge_runtime.base.spec import ModelSpec
 from hobbit_export.trunk.linear import BITS, Precision
 from hobbit_export.trunk.parts import build_head, build_layer, build_routers, build_shared, write_embedding
 from hobbit_export.trunk.quantize import block_size_for, dequantize_rows, quantize_rows

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from edge_runtime.experts.eviction import RULES
+from edge_runtime.base.params import Param
+from edge_runtime.experts.eviction.rules import RULES
 from edge_runtime.policy import POLICIES
-from edge_runtime.policy.params import Param
 from edge_runtime.prefetch import PREDICTORS
 
 PAGE = Path(__file__).parents[1] / "docs" / "policies.md"

@@ -11,9 +11,9 @@ import numpy as np
 
 from benchmarks.bench_kernels import read_bandwidth
 from benchmarks.compare.workload import THREADS
-from edge_runtime.bench.surroundings import record_extents
-from edge_runtime.errors import HobbitError
-from edge_runtime.format.bundle import Bundle
+from edge_runtime.base.errors import HobbitError
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.lab.bench.surroundings import record_extents
 from edge_runtime.telemetry.drive_probe import DriveCeiling, probe_drive
 
 _BUS_BYTES = 512 << 20

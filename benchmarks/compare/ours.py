@@ -12,8 +12,8 @@ from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 from edge_runtime import Engine, SamplingParams
-from edge_runtime.bench.surroundings import record_extents
 from edge_runtime.experts.counters import ExpertCounters
+from edge_runtime.lab.bench.surroundings import record_extents
 from edge_runtime.policy.lossless import Lossless
 from edge_runtime.telemetry.drive_probe import probe_drive
 from edge_runtime.telemetry.process import drive_bytes, peak_rss_bytes

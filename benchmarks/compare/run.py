@@ -38,8 +38,8 @@ from benchmarks.compare.workload import (
     rate,
     tokens_of,
 )
-from edge_runtime.bench.surroundings import describe
-from edge_runtime.format.bundle import Bundle
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.lab.bench.surroundings import describe
 
 TIER = 4
 PREFETCH = "lookahead:depth=1"

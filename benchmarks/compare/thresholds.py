@@ -8,8 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from edge_runtime.format.bundle import Bundle
-from edge_runtime.format.calibration import read as read_calibration
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.calibration import read as read_calibration
 
 _TOKENS = 512
 

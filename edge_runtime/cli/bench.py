@@ -12,9 +12,9 @@ from edge_runtime.cli.options import add_engine_arguments, add_self_check_argume
 from edge_runtime.cli.texts import progress_bar
 
 if TYPE_CHECKING:
-    from edge_runtime.bench.prompts import Prompts
-    from edge_runtime.bench.result import Surroundings
-    from edge_runtime.bench.settings import BenchSettings
+    from edge_runtime.lab.bench.prompts import Prompts
+    from edge_runtime.lab.bench.result import Surroundings
+    from edge_runtime.lab.bench.settings import BenchSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
-    from edge_runtime.bench.folder import default_folder, make_folder
-    from edge_runtime.bench.plot import require_matplotlib
-    from edge_runtime.errors import DeviceError
+    from edge_runtime.base.errors import DeviceError
+    from edge_runtime.lab.bench.folder import default_folder, make_folder
+    from edge_runtime.lab.bench.plot import require_matplotlib
 
     if args.power:
         raise DeviceError("power: this version has no power meter, so energy cannot be measured. Leave out --power.")
@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> BenchSettings:
-    from edge_runtime.bench.settings import BenchSettings
+    from edge_runtime.lab.bench.settings import BenchSettings
 
     return BenchSettings(
         prompt_tokens=args.prompt_tokens,
@@ -82,9 +82,9 @@ class _Prepared:
     """What is settled before the engine opens: prompts, where the experts lie, the surroundings."""
 
     def __init__(self, args: argparse.Namespace, options: dict[str, Any], settings: BenchSettings) -> None:
-        from edge_runtime.assembly import prepare
-        from edge_runtime.bench.surroundings import describe, record_extents
-        from edge_runtime.config import EngineOptions
+        from edge_runtime.config.resolve import EngineOptions
+        from edge_runtime.engine.assembly import prepare
+        from edge_runtime.lab.bench.surroundings import describe, record_extents
 
         ready = prepare(args.bundle, EngineOptions.from_keywords(options))
         settings.check_context(ready.config.context)
@@ -95,7 +95,7 @@ class _Prepared:
 
     def probe(self, seconds: float, seed: int) -> None:
         """Probe the drive where experts lie; a drive that cannot be probed is a remark, not a failure."""
-        from edge_runtime.errors import DeviceError
+        from edge_runtime.base.errors import DeviceError
         from edge_runtime.telemetry.drive_probe import probe_drive
 
         if seconds <= 0:
@@ -112,8 +112,8 @@ class _Prepared:
 def _prompts(
     args: argparse.Namespace, settings: BenchSettings, tokenizer: Any, vocab_size: int
 ) -> tuple[Prompts, dict[str, Any]]:
-    from edge_runtime.bench.prompts import num_distinct, random_prompts, text_prompts
     from edge_runtime.cli.texts import read_text_tokens
+    from edge_runtime.lab.bench.prompts import num_distinct, random_prompts, text_prompts
 
     requests = settings.warmup + settings.repeat
     if args.prompt_file is None:
@@ -134,9 +134,9 @@ def _measure(
 ) -> dict[str, Any]:
     """Probe, run, probe; what was measured so far is on the drive after every request."""
     from edge_runtime import Engine
-    from edge_runtime.bench.folder import write_json
-    from edge_runtime.bench.result import result_json
-    from edge_runtime.bench.session import Session, run_session
+    from edge_runtime.lab.bench.folder import write_json
+    from edge_runtime.lab.bench.result import result_json
+    from edge_runtime.lab.bench.session import Session, run_session
 
     def open_engine() -> Engine:
         return Engine.open(args.bundle, self_check=not args.no_self_check, **options)
@@ -154,9 +154,9 @@ def _measure(
 
 
 def _write(result: dict[str, Any], folder: Path, *, is_png: bool) -> None:
-    from edge_runtime.bench.folder import HTML_NAME, PNG_NAME, write_json, write_whole
-    from edge_runtime.bench.page import page
-    from edge_runtime.bench.plot import png
+    from edge_runtime.lab.bench.folder import HTML_NAME, PNG_NAME, write_json, write_whole
+    from edge_runtime.lab.bench.page import page
+    from edge_runtime.lab.bench.plot import png
 
     title = f"hobbit bench: {result['bench']['prompts']['bundle']}, {result['bench']['engine']['tier']} bits"
     write_json(folder, result)
@@ -170,7 +170,7 @@ def _print_table(result: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from edge_runtime.bench.table import rows
+    from edge_runtime.lab.bench.table import rows
 
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     for style in ("bold", "", "dim"):

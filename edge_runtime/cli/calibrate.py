@@ -34,9 +34,9 @@ def main(args: argparse.Namespace) -> int:
     import numpy as np
 
     from edge_runtime import Engine
+    from edge_runtime.base.errors import ConfigError
     from edge_runtime.cli.texts import progress, read_tokens, windows
-    from edge_runtime.errors import ConfigError
-    from edge_runtime.policy.thresholds import ThresholdWatcher
+    from edge_runtime.policy.wrappers.thresholds import ThresholdWatcher
 
     for name in ("high", "low", "fallback_rate"):
         if not 0 <= getattr(args, name) <= 1:

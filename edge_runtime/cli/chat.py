@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
     from edge_runtime import Engine
+    from edge_runtime.base.errors import ConfigError
     from edge_runtime.cli.output import sampling_params
-    from edge_runtime.errors import ConfigError
 
     params = sampling_params(args)
     with Engine.open(args.bundle, self_check=not args.no_self_check, **engine_options(args)) as engine:
@@ -62,7 +62,7 @@ def _converse(engine: Engine, params: SamplingParams, args: argparse.Namespace) 
 
 def _try_answer(engine: Engine, params: SamplingParams, messages: list[dict[str, Any]], *, as_json: bool) -> str | None:
     """Answer, or say what went wrong and leave the conversation as it was."""
-    from edge_runtime.errors import ExpertReadError, RequestError
+    from edge_runtime.base.errors import ExpertReadError, RequestError
 
     try:
         return _answer(engine, params, messages, as_json=as_json)
@@ -91,8 +91,8 @@ def _answer(engine: Engine, params: SamplingParams, messages: list[dict[str, Any
 
 
 def _print_last(engine: Engine) -> None:
+    from edge_runtime.base.errors import RequestError
     from edge_runtime.cli.output import print_statistics
-    from edge_runtime.errors import RequestError
 
     try:
         print_statistics(engine.last_report())

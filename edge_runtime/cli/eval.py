@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_runtime import Engine, RunReport
-    from edge_runtime.evaluation import Quality
-    from edge_runtime.tasks import TaskScore
+    from edge_runtime.lab.evaluation import Quality
+    from edge_runtime.lab.tasks import TaskScore
 
 _ANSWER_TOKENS = 48
 _LOSSES = ("substituted", "skipped", "truncated", "route_changed", "fallbacks")
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
-    from edge_runtime.format.manifest import read as read_manifest
+    from edge_runtime.bundle.manifest import read as read_manifest
 
     options = repeatable_options(args)
     baseline = dict(options)
@@ -82,9 +82,9 @@ def _candidate_pass(
 ) -> tuple[RunReport, Quality, dict[str, TaskScore]]:
     import numpy as np
 
-    from edge_runtime.evaluation import QualityMeter
-    from edge_runtime.reporting import make_report
-    from edge_runtime.tasks import completed, repeated_names, score
+    from edge_runtime.engine.report import make_report
+    from edge_runtime.lab.evaluation import QualityMeter
+    from edge_runtime.lab.tasks import completed, repeated_names, score
     from edge_runtime.telemetry.report import Timings
 
     meter, timings = QualityMeter(), Timings()
@@ -111,7 +111,7 @@ def _candidate_pass(
 def _sound_python(engine: Engine, ids: NDArray[np.int32], count: int) -> list[bool]:
     """Go on from `count` places of the text and say of each answer whether its brackets and indents are sound."""
     from edge_runtime import SamplingParams
-    from edge_runtime.tasks import python_slips
+    from edge_runtime.lab.tasks import python_slips
 
     params, sound = SamplingParams(max_tokens=_ANSWER_TOKENS), []
     limit = max(engine.parts.config.context - _ANSWER_TOKENS, 1)
@@ -131,7 +131,7 @@ def _open(args: argparse.Namespace, options: dict[str, Any]) -> Engine:
 
 
 def _print_quality(report: RunReport, quality: Quality, tasks: dict[str, TaskScore]) -> None:
-    from edge_runtime.sizes import format_size
+    from edge_runtime.base.sizes import format_size
 
     print(f"tokens          {quality.tokens}")
     print(f"perplexity      {quality.ppl:.4f} (baseline {quality.baseline_ppl:.4f})")

@@ -72,7 +72,7 @@ def engine_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def repeatable_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the same for verbs that count reads: nothing is read ahead by the clock unless the user asked for it."""
-    from edge_runtime.config import EngineOptions
+    from edge_runtime.config.resolve import EngineOptions
 
     said = engine_options(args)
     return said if EngineOptions.from_environment(os.environ).prefetch else {"prefetch": "off"} | said

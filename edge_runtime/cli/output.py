@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import Any
 
-from edge_runtime.sampling import SamplingParams
-from edge_runtime.sizes import format_size
+from edge_runtime.base.sizes import format_size
+from edge_runtime.engine.sampler import SamplingParams
 from edge_runtime.telemetry.report import RunReport
 
 

@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _prompt(args: argparse.Namespace, limit: int) -> str:
     """Read the prompt, at most one character more than any prompt that fits the context can have."""
-    from edge_runtime.errors import RequestError
+    from edge_runtime.base.errors import RequestError
 
     try:
         if args.prompt_file:

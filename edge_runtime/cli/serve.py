@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from edge_runtime.cli.options import ENGINE_FLAGS, add_engine_arguments, add_self_check_argument
 
 if TYPE_CHECKING:
-    from edge_runtime.service.listen import Listeners
+    from edge_runtime.service.http.listen import Listeners
     from edge_runtime.service.service import ServiceConfig
 
 Value = TypeVar("Value")
@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
-    from edge_runtime.errors import ConfigError
-    from edge_runtime.service.logs import setup_service_logging
+    from edge_runtime.base.errors import ConfigError
+    from edge_runtime.service.ops.logs import setup_service_logging
 
     said = _Said(args)
     log_format = said.pick("log_format", str, "text")
@@ -59,14 +59,14 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(f"log-format: expected text or json, got {log_format!r}.")
     setup_service_logging(log_format, verbose=args.verbose)
     try:
-        from edge_runtime.service.server import serve
+        from edge_runtime.service.http.server import serve
         from edge_runtime.service.service import Service
     except ImportError as err:
         raise ConfigError(f"serve: a library is missing: {err}. Install it: pip install 'hobbit-edge[serve]'") from err
-    from edge_runtime.service.exchange import HttpLimits
-    from edge_runtime.service.listen import read_api_keys
-    from edge_runtime.service.settings import Settings
-    from edge_runtime.sizes import parse_size
+    from edge_runtime.base.sizes import parse_size
+    from edge_runtime.service.http.exchange import HttpLimits
+    from edge_runtime.service.http.listen import read_api_keys
+    from edge_runtime.service.ops.settings import Settings
 
     fixed = [name for name in ENGINE_FLAGS if getattr(args, name) is not None]
     path = said.pick("settings", Path, None)
@@ -96,9 +96,9 @@ def _config(args: argparse.Namespace, said: _Said) -> ServiceConfig:
 
 
 def _listen(said: _Said, keys: Sequence[str]) -> Listeners:
-    from edge_runtime.errors import ConfigError
-    from edge_runtime.service.listen import adopt, listen_tcp, listen_unix
-    from edge_runtime.service.notify import inherited_sockets
+    from edge_runtime.base.errors import ConfigError
+    from edge_runtime.service.http.listen import adopt, listen_tcp, listen_unix
+    from edge_runtime.service.ops.notify import inherited_sockets
 
     inherited = inherited_sockets(os.environ)
     if inherited:
@@ -127,7 +127,7 @@ class _Said:
 
 def _number(name: str, low: float, high: float) -> Callable[[Any], float]:
     def convert(value: Any) -> float:
-        from edge_runtime.errors import ConfigError
+        from edge_runtime.base.errors import ConfigError
 
         try:
             number = float(value)
@@ -141,7 +141,7 @@ def _number(name: str, low: float, high: float) -> Callable[[Any], float]:
 
 
 def _switch(value: Any) -> bool:
-    from edge_runtime.errors import ConfigError
+    from edge_runtime.base.errors import ConfigError
 
     words = {True: True, False: False, "1": True, "on": True, "true": True, "0": False, "off": False, "false": False}
     key = value if isinstance(value, bool) else str(value).lower()

@@ -8,8 +8,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edge_runtime.simulator.replay import Simulation
-    from edge_runtime.simulator.trace import Trace
+    from edge_runtime.lab.simulator.replay import Simulation
+    from edge_runtime.lab.simulator.trace import Trace
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
-    from edge_runtime.simulator.trace import Trace
+    from edge_runtime.lab.simulator.trace import Trace
 
     _check(args)
     trace = Trace(args.trace)
@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    from edge_runtime.errors import ConfigError
+    from edge_runtime.base.errors import ConfigError
 
     if not args.drive_gbps > 0 or args.latency_us < 0 or args.compute_ms < 0:
         raise ConfigError("drive model: expected --drive-gbps above 0, --latency-us and --compute-ms of 0 or more.")
@@ -67,7 +67,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _tier(trace: Trace, args: argparse.Namespace) -> int:
-    from edge_runtime.errors import ConfigError
+    from edge_runtime.base.errors import ConfigError
 
     tier = args.tier or trace.header.tier
     if tier not in trace.header.tiers:
@@ -77,8 +77,8 @@ def _tier(trace: Trace, args: argparse.Namespace) -> int:
 
 def _sizes(trace: Trace, args: argparse.Namespace) -> list[int]:
     """Cache sizes in experts of the full tier."""
-    from edge_runtime.errors import ConfigError
-    from edge_runtime.sizes import parse_size
+    from edge_runtime.base.errors import ConfigError
+    from edge_runtime.base.sizes import parse_size
 
     spec, tier = trace.header.model, _tier(trace, args)
     if args.memory:
@@ -97,16 +97,16 @@ def _sizes(trace: Trace, args: argparse.Namespace) -> list[int]:
 
 
 def _planned(args: argparse.Namespace, tier: int) -> int:
-    from edge_runtime.assembly import prepare
-    from edge_runtime.config import EngineOptions
+    from edge_runtime.config.resolve import EngineOptions
+    from edge_runtime.engine.assembly import prepare
 
     return prepare(args.bundle, EngineOptions(memory=args.memory, tier=tier)).plan.num_slots
 
 
 def _run(trace: Trace, policy: str, eviction: str, slots: int, args: argparse.Namespace) -> dict[str, Any]:
     from edge_runtime.cli.texts import progress_bar
-    from edge_runtime.simulator.drive import DriveModel
-    from edge_runtime.simulator.replay import simulate
+    from edge_runtime.lab.simulator.drive import DriveModel
+    from edge_runtime.lab.simulator.replay import simulate
 
     tier = _tier(trace, args)
     drive = DriveModel(args.drive_gbps, args.latency_us)
@@ -135,13 +135,13 @@ def _run(trace: Trace, policy: str, eviction: str, slots: int, args: argparse.Na
 def _calibration(trace: Trace, args: argparse.Namespace) -> Any:
     from pathlib import Path
 
-    from edge_runtime.format.calibration import read
+    from edge_runtime.bundle.calibration import read
 
     return read(Path(args.bundle), trace.header.model) if args.bundle else None
 
 
 def _bound(trace: Trace, found: Simulation, budget_bytes: int) -> dict[str, Any]:
-    from edge_runtime.simulator.belady import optimum
+    from edge_runtime.lab.simulator.belady import optimum
 
     tier_bytes = {tier: trace.header.layout.tier_bytes(tier) for tier in trace.header.tiers}
     bound = optimum(found.requests, tier_bytes, budget_bytes)
@@ -160,7 +160,7 @@ def _print_table(runs: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from edge_runtime.sizes import format_size
+    from edge_runtime.base.sizes import format_size
 
     table = Table(box=box.SIMPLE)
     for name in ("policy", "eviction", "cache", "hit %", "bytes a token", "of Belady", "tok/s estimated"):

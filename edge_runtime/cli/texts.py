@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_runtime import Engine
-    from edge_runtime.tokenizer import Tokenizer
+    from edge_runtime.engine.tokenizer import Tokenizer
 
 Item = TypeVar("Item")
 
@@ -23,7 +23,7 @@ def read_tokens(engine: Engine, path: str, limit: int) -> list[int]:
     Raises:
         RequestError: it cannot be read, or has fewer than two tokens.
     """
-    from edge_runtime.errors import RequestError
+    from edge_runtime.base.errors import RequestError
 
     ids = read_text_tokens(engine.tokenizer, path, limit)
     if len(ids) < 2:
@@ -37,7 +37,7 @@ def read_text_tokens(tokenizer: Tokenizer, path: str, limit: int, where: str = "
     Raises:
         RequestError: it cannot be read.
     """
-    from edge_runtime.errors import RequestError
+    from edge_runtime.base.errors import RequestError
 
     try:
         with open(path, encoding="utf-8") as file:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_runtime import Engine
-    from edge_runtime.simulator.trace import TraceHeader
+    from edge_runtime.lab.simulator.trace import TraceHeader
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from edge_runtime import Engine
-    from edge_runtime.sizes import format_size
+    from edge_runtime.base.sizes import format_size
 
     out = Path(args.out)
     with Engine.open(args.bundle, self_check=not args.no_self_check, **repeatable_options(args)) as engine:
@@ -56,9 +56,9 @@ def record(engine: Engine, ids: Sequence[int], out: Path, *, half: bool = False)
     """Decode token ids one a step, in windows of the context, and write their trace; return the number of passes."""
     import numpy as np
 
-    from edge_runtime.evaluation import log_softmax
-    from edge_runtime.policy.tracing import TracingPolicy
-    from edge_runtime.simulator.trace import TracePass, TraceWriter
+    from edge_runtime.lab.evaluation import log_softmax
+    from edge_runtime.lab.simulator.trace import TracePass, TraceWriter
+    from edge_runtime.policy.wrappers.tracing import TracingPolicy
 
     def confidence(rows: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(np.exp(log_softmax(rows).max(axis=1)), np.float32)
@@ -106,8 +106,8 @@ def _recording(engine: Engine, ahead: int) -> Iterator[Callable[[], NDArray[np.f
 def _header(engine: Engine, *, half: bool) -> TraceHeader:
     from importlib.metadata import version
 
+    from edge_runtime.lab.simulator.trace import TraceHeader
     from edge_runtime.prefetch import parse_prefetch
-    from edge_runtime.simulator.trace import TraceHeader
 
     manifest = engine.parts.bundle.manifest
     predicts = engine.parts.decoder.prefetcher is not None

@@ -21,9 +21,9 @@ def main(args: argparse.Namespace) -> int:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from edge_runtime import Engine
-    from edge_runtime.format.bundle import Bundle
-    from edge_runtime.selfcheck import self_check
-    from edge_runtime.verification import check_bundle
+    from edge_runtime.bundle.bundle import Bundle
+    from edge_runtime.bundle.self_check import self_check
+    from edge_runtime.bundle.verification import check_bundle
 
     options = engine_options(args)
     bundle = Bundle.open(args.bundle)

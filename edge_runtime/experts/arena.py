@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import BudgetError
-from edge_runtime.format.record import PAGE
-from edge_runtime.huge_pages import huge_memory
-from edge_runtime.sizes import MIB, align_up, format_size
+from edge_runtime.base.errors import BudgetError
+from edge_runtime.base.huge_pages import huge_memory
+from edge_runtime.base.sizes import MIB, align_up, format_size
+from edge_runtime.bundle.record import PAGE
 
 MAX_SEGMENTS = 4
 DEFAULT_CHUNK_BYTES = 128 * MIB

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import BudgetError, ExpertReadError
-from edge_runtime.experts.base import DEFAULT_READ_TIMEOUT_S, ExpertStore, Priority
+from edge_runtime.base.errors import BudgetError, ExpertReadError
+from edge_runtime.base.spec import ModelSpec
+from edge_runtime.bundle.record import RecordLayout
 from edge_runtime.experts.counters import ExpertCounters
-from edge_runtime.experts.eviction import EvictionRule
+from edge_runtime.experts.eviction.rules import EvictionRule
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.reader import SlotReader
 from edge_runtime.experts.residency import SlotTable
+from edge_runtime.experts.store.base import DEFAULT_READ_TIMEOUT_S, ExpertStore, Priority
 from edge_runtime.experts.stream import LayerStream, ReadyBatch
 from edge_runtime.experts.units import UnitLedger, UnitSizes
-from edge_runtime.format.record import RecordLayout
-from edge_runtime.policy.base import StepPlan
-from edge_runtime.spec import ModelSpec
+from edge_runtime.policy.base import Decision
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -126,8 +126,8 @@ class ExpertCache:
         return min(self._own_bytes, self._ledger.budget_bytes) // self._ledger.sizes.full_bytes
 
     @property
-    def lent_slots(self) -> int:
-        """Experts of the full tier that fit beyond S for now; see `lend`."""
+    def borrowed_slots(self) -> int:
+        """Experts of the full tier that fit beyond S for now; see `borrow`."""
         return self._ledger.budget_bytes // self._ledger.sizes.full_bytes - self.num_slots
 
     @property
@@ -153,10 +153,10 @@ class ExpertCache:
         self._counters.bytes_read, self._counters.read_busy_ns = stats.bytes_read, stats.busy_ns
         return self._counters
 
-    def add_plans(self, plans: Sequence[StepPlan]) -> None:
+    def add_decisions(self, plans: Sequence[Decision]) -> None:
         """Count what a policy changed."""
         for plan in plans:
-            self._counters.add_plan(plan, self.tier)
+            self._counters.add_decision(plan, self.tier)
 
     @property
     def store_mode(self) -> str:
@@ -215,7 +215,7 @@ class ExpertCache:
             raises ExpertReadError if a read failed; by then everything is released and the next request may run.
         """
         self._close_stream()
-        self._reader.forgo(layer_idx, tiers)
+        self._reader.cancel_stale(layer_idx, tiers)
         self._stream = LayerStream(
             self._reader, self._counters, layer_idx, tiers,
             order=order, read_timeout_s=self._read_timeout_s, clock=self._clock,
@@ -234,7 +234,7 @@ class ExpertCache:
             return None
         self._close_stream()
         if not self.fits_all:
-            self._reader.forgo(layer_idx, tiers)
+            self._reader.cancel_stale(layer_idx, tiers)
             self._table.note_use(layer_idx, tiers, order)
         return Resident(tier, self._memory.addresses, self._table.slots_of(layer_idx))
 
@@ -273,7 +273,7 @@ class ExpertCache:
         self._change_budget(num_slots)
         self._own_bytes = self._ledger.budget_bytes
 
-    def lend(self, num_slots: int) -> None:
+    def borrow(self, num_slots: int) -> None:
         """Let experts use so much memory beyond S, between passes, until told otherwise; 0 takes all of it back.
 
         Raises: as `resize`.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge_runtime.policy.base import StepPlan
+from edge_runtime.policy.base import Decision
 
 CONTRACT_TIERS = (2, 4, 6, 8)
 READ_BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -92,18 +92,20 @@ class ExpertCounters:
         self.read_buckets[bisect_left(READ_BOUNDS_S, nanoseconds / 1e9)] += records
         self.read_ns += nanoseconds * records
 
-    def add_plan(self, plan: StepPlan, full_tier: int) -> None:
+    def add_decision(self, decision: Decision, full_tier: int) -> None:
         """Count what a policy changed; `full_tier` is what unsubstituted uses are served at."""
-        self.substituted += plan.substituted
-        self.skipped += plan.skipped
-        self.route_changed += plan.route_changed
-        if plan.substituted:
-            served, by_tier = plan.tiers.tobytes(), self.substituted_to
-            for expert, weight in zip(plan.topk_ids.ravel().tolist(), plan.topk_weights.ravel().tolist(), strict=True):
+        self.substituted += decision.substituted
+        self.skipped += decision.skipped
+        self.route_changed += decision.route_changed
+        if decision.substituted:
+            served, by_tier = decision.tiers.tobytes(), self.substituted_to
+            for expert, weight in zip(
+                decision.topk_ids.ravel().tolist(), decision.topk_weights.ravel().tolist(), strict=True
+            ):
                 if weight != 0 and (tier := served[expert]) < full_tier:
                     by_tier[tier] = by_tier.get(tier, 0) + 1
-        if plan.predicted_kld is not None:
-            self.predicted_kld = (self.predicted_kld or 0.0) + plan.predicted_kld
+        if decision.predicted_kld is not None:
+            self.predicted_kld = (self.predicted_kld or 0.0) + decision.predicted_kld
 
     def snapshot(self) -> ExpertCounters:
         """Return a copy that stands still."""

@@ -30,7 +30,7 @@ from __future__ import annotations
 try:
     from edge_runtime.experts._native import Ledger, Table
 except ImportError as err:
-    from edge_runtime.errors import DeviceError
+    from edge_runtime.base.errors import DeviceError
 
     raise DeviceError(
         "edge_runtime.experts: the native extension '_native' is missing or does not load "

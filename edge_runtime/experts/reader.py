@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import ExpertReadError
-from edge_runtime.experts.base import ExpertKey, ExpertStore, Priority, ReadTicket, ReadWithdrawn
+from edge_runtime.base.errors import ExpertReadError
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.residency import SlotTable
+from edge_runtime.experts.store.base import ExpertKey, ExpertStore, Priority, ReadTicket, ReadWithdrawn
 
 _log = logging.getLogger(__name__)
 _WAIT_S = 0.1
@@ -72,7 +72,7 @@ class SlotReader:
             raise
         return slots
 
-    def forgo(self, layer_idx: int, tiers: NDArray[np.uint8]) -> None:
+    def cancel_stale(self, layer_idx: int, tiers: NDArray[np.uint8]) -> None:
         """Read no further for experts of a layer that were read ahead in vain, as far as they are not there yet.
 
         Args:

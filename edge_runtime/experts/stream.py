@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import ExpertReadError
-from edge_runtime.experts.base import Priority, ReadWithdrawn
+from edge_runtime.base.errors import ExpertReadError
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.reader import SlotReader
+from edge_runtime.experts.store.base import Priority, ReadWithdrawn
 
 
 class ReadyBatch(NamedTuple):

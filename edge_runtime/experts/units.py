@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from edge_runtime.bundle.record import BF16, RecordLayout
 from edge_runtime.experts.native import Ledger
-from edge_runtime.format.record import BF16, RecordLayout
 
 
 @dataclass(frozen=True)

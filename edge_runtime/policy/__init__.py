@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from edge_runtime.errors import ConfigError, did_you_mean
+from edge_runtime.base.errors import ConfigError, did_you_mean
+from edge_runtime.base.params import Param, parse_params
 from edge_runtime.policy import (
     adapmoe,
     cache_conditional,
@@ -17,14 +18,13 @@ from edge_runtime.policy import (
     lexi,
     max_rank,
     mobile,
-    rate_distortion,
     skip,
     smoe,
     static_tiers,
 )
 from edge_runtime.policy.base import Policy, PolicyContext
 from edge_runtime.policy.lossless import Lossless
-from edge_runtime.policy.params import Param, parse_params
+from edge_runtime.policy.rate_distortion import policy as rate_distortion
 
 
 @dataclass(frozen=True)

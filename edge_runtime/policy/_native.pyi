@@ -33,12 +33,20 @@ class OneToken:
         weights: _F32,
         resident: _U8,
         price: float,
-        rent: float,
+        opportunity_cost: float,
         plan_ids: _I32,
         plan_weights: _F32,
         tiers: _U8,
     ) -> tuple[int, int, int, float, float, float]: ...
-    def foresee(
-        self, layer: int, logits: _F32, ids: _I32, weights: _F32, resident: _U8, price: float, rent: float, tiers: _U8
+    def predict_tiers(
+        self,
+        layer: int,
+        logits: _F32,
+        ids: _I32,
+        weights: _F32,
+        resident: _U8,
+        price: float,
+        opportunity_cost: float,
+        tiers: _U8,
     ) -> None: ...
-    def worth_of_residents(self, layer: int, resident: _U8) -> float | None: ...
+    def value_of_residents(self, layer: int, resident: _U8) -> float | None: ...

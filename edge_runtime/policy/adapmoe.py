@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_runtime.errors import ConfigError
-from edge_runtime.policy.base import PolicyContext, ResidencyView, Routing, StepPlan
-from edge_runtime.policy.params import Param
-from edge_runtime.policy.plans import full_plan, keep_first
-from edge_runtime.policy.wrapping import OnePass
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.base.params import Param
+from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
+from edge_runtime.policy.decisions import full_decision, keep_first
+from edge_runtime.policy.wrappers.watching import OnePass
 
 SOURCE = "AdapMoE, arXiv 2408.10284"
 PARAMS = {
@@ -42,11 +42,11 @@ class Adapmoe(OnePass):
         self._tau = tau
         self._h = sensitivities(context) if tau > 0 else np.ones(context.num_layers)
 
-    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
         """See `Policy.decide`."""
         weights = routing.topk_weights
         if self._tau == 0 or len(weights) > 1:
-            return full_plan(routing, self.context)
+            return full_decision(routing, self.context)
         h, total = float(self._h[layer_idx]), float(weights.sum(dtype=np.float64))
         shares, tail, predicted, kept = weights[0].tolist(), 0.0, 0.0, 1
         # from the lightest: the weight of a rank and of all behind it

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.format.calibration import ExpertCalibration
+from edge_runtime.bundle.calibration import ExpertCalibration
 
 
 class Routing(NamedTuple):
@@ -42,7 +42,7 @@ class Hint(NamedTuple):
     is_spare: bool = False
 
 
-class StepPlan(NamedTuple):
+class Decision(NamedTuple):
     """Which experts run for T tokens at one layer, and how precisely.
 
     Attributes:
@@ -121,11 +121,11 @@ class Policy(Protocol):
         """Parameters as given or defaulted, for reports."""
         ...
 
-    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
         """Plan one layer for the tokens of `routing`. Must not keep references to its arguments."""
         ...
 
-    def foresee(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
         """Return uint8 [E], the tiers `decide` would ask for if this routing came. Changes nothing."""
         ...
 

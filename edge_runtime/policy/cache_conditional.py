@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import ConfigError
-from edge_runtime.policy.base import Hint, PolicyContext, ResidencyView, Routing, StepPlan
-from edge_runtime.policy.params import Param
-from edge_runtime.policy.plans import chosen_plan, full_plan, weights_over
-from edge_runtime.policy.wrapping import OnePass
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.base.params import Param
+from edge_runtime.policy.base import Decision, Hint, PolicyContext, ResidencyView, Routing
+from edge_runtime.policy.decisions import chosen_decision, full_decision, weights_over
+from edge_runtime.policy.wrappers.watching import OnePass
 
 SOURCE = "Cache-Conditional Experts, arXiv 2412.00099"
 SHARED_PARAMS = {
@@ -56,19 +56,19 @@ class CacheConditional(OnePass):
         """Return K experts for one token's logits float32 [E], in the order of their logits."""
         raise NotImplementedError
 
-    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
         """See `Policy.decide`."""
         self.observe(layer_idx, routing.logits)
         if len(routing.logits) > 1:
-            return full_plan(routing, self.context)
+            return full_decision(routing, self.context)
         cached = residency.resident_tiers(layer_idx) >= self.context.tier
         row: list[int] = self.choose(layer_idx, routing.logits[0], cached)
         wanted: list[int] = routing.topk_ids[0].tolist()
         if row == wanted:
-            return chosen_plan(routing, routing.topk_ids, routing.topk_weights, self.context)
+            return chosen_decision(routing, routing.topk_ids, routing.topk_weights, self.context)
         ids = np.array([row], np.int32)
         weights = weights_over(routing.logits, ids, normalise=self.context.norm_topk_prob)
-        return chosen_plan(routing, ids, weights, self.context, self._background(layer_idx, row, wanted, cached))
+        return chosen_decision(routing, ids, weights, self.context, self._background(layer_idx, row, wanted, cached))
 
     def _background(
         self, layer_idx: int, row: list[int], wanted: list[int], cached: NDArray[np.bool_]

@@ -12,9 +12,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.params import Param
 from edge_runtime.policy.base import PolicyContext
 from edge_runtime.policy.cache_conditional import SHARED_PARAMS, CacheConditional
-from edge_runtime.policy.params import Param
 
 PARAMS = {
     "lambda": Param(

@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import ConfigError
-from edge_runtime.format.record import BF16
-from edge_runtime.policy.base import PolicyContext, ResidencyView, Routing, StepPlan
-from edge_runtime.policy.params import Param
-from edge_runtime.policy.wrapping import OnePass
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.base.params import Param
+from edge_runtime.bundle.record import BF16
+from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
+from edge_runtime.policy.wrappers.watching import OnePass
 
 SOURCE = "HOBBIT, arXiv 2411.01433; MoE-APEX, ASPLOS'26"
 PARAMS = {
@@ -88,7 +88,7 @@ class Hobbit(OnePass):
         """See `Policy.min_tier`: the low tier."""
         return self._low
 
-    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
         """See `Policy.decide`."""
         ids, weights, full = routing.topk_ids, routing.topk_weights, self.context.tier
         if len(ids) == 1:
@@ -104,11 +104,11 @@ class Hobbit(OnePass):
         skipped = int(np.count_nonzero((weights != 0) & ~used))
         if skipped:
             weights = self._without(weights, used)
-        return StepPlan(
+        return Decision(
             ids, weights, tiers, substituted=int(np.count_nonzero(used & (tier_of_use < full))), skipped=skipped
         )
 
-    def _decide_one(self, routing: Routing, resident: NDArray[np.uint8]) -> StepPlan:
+    def _decide_one(self, routing: Routing, resident: NDArray[np.uint8]) -> Decision:
         """The same for one token, rank by rank: a step of numpy costs as much as K of Python's."""
         weights, full, held = routing.topk_weights, self.context.tier, resident.tobytes()
         shares, total = weights[0].tolist(), float(weights.sum(dtype=np.float64)) or 1.0
@@ -126,7 +126,7 @@ class Hobbit(OnePass):
                 skipped += 1
         if skipped:
             weights = self._without(weights, np.array([used]))
-        return StepPlan(
+        return Decision(
             routing.topk_ids, weights, np.frombuffer(tiers, np.uint8), substituted=substituted, skipped=skipped
         )
 
@@ -136,8 +136,8 @@ class Hobbit(OnePass):
             return full
         return min(max(resident, self._low), full) if importance <= self._t2 else 0
 
-    def foresee(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
-        """See `Policy.foresee`: high and low, as decided."""
+    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+        """See `Policy.predict_tiers`: high and low, as decided."""
         return self.decide(layer_idx, routing, residency).tiers
 
     def _without(self, weights: NDArray[np.float32], used: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.policy.base import Policy, ResidencyView, Routing, StepPlan
+from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing
 
 
 def decide_together(
     layer_idx: int, routing: Routing, stops: NDArray[np.int_], policies: Sequence[Policy], residency: ResidencyView
-) -> StepPlan:
+) -> Decision:
     """Let each policy decide once for all of its sequences' tokens, and join the plans into one.
 
     An expert that several policies use is served at the deepest tier any of them asks for.
@@ -30,21 +30,21 @@ def decide_together(
     owner[stops] = 1
     owner = np.cumsum(owner)
     ids, weights = routing.topk_ids.copy(), routing.topk_weights.copy()
-    plans = []
+    decisions = []
     for policy in {id(policy): policy for policy in policies}.values():
         rows = np.isin(owner, [i for i, other in enumerate(policies) if other is policy])
         own = Routing(routing.logits[rows], routing.topk_ids[rows], routing.topk_weights[rows])
-        plans.append(policy.decide(layer_idx, own, residency))
-        ids[rows], weights[rows] = plans[-1].topk_ids, plans[-1].topk_weights
-    return StepPlan(
+        decisions.append(policy.decide(layer_idx, own, residency))
+        ids[rows], weights[rows] = decisions[-1].topk_ids, decisions[-1].topk_weights
+    return Decision(
         ids,
         weights,
-        np.maximum.reduce([plan.tiers for plan in plans]),
-        substituted=sum(plan.substituted for plan in plans),
-        skipped=sum(plan.skipped for plan in plans),
-        route_changed=sum(plan.route_changed for plan in plans),
-        predicted_kld=_sum_known([plan.predicted_kld for plan in plans]),
-        hints=tuple(hint for plan in plans for hint in plan.hints),
+        np.maximum.reduce([decision.tiers for decision in decisions]),
+        substituted=sum(decision.substituted for decision in decisions),
+        skipped=sum(decision.skipped for decision in decisions),
+        route_changed=sum(decision.route_changed for decision in decisions),
+        predicted_kld=_sum_known([decision.predicted_kld for decision in decisions]),
+        hints=tuple(hint for decision in decisions for hint in decision.hints),
     )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_runtime.policy.base import PolicyContext, ResidencyView, Routing, StepPlan
-from edge_runtime.policy.params import Param, per_layer
-from edge_runtime.policy.plans import keep, keep_first
-from edge_runtime.policy.wrapping import OnePass
+from edge_runtime.base.params import Param, per_layer
+from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
+from edge_runtime.policy.decisions import keep, keep_first
+from edge_runtime.policy.wrappers.watching import OnePass
 
 SOURCE = "LExI, arXiv 2509.02753"
 PARAMS = {
@@ -37,7 +37,7 @@ class Lexi(OnePass):
         self._counts = np.where(counts > 0, counts, max(1, 3 * context.top_k // 4)).astype(np.intp)
         self._ranks = np.arange(context.top_k)
 
-    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
         """See `Policy.decide`."""
         if len(routing.topk_weights) == 1:
             return keep_first(routing, int(self._counts[layer_idx]), self.context)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from edge_runtime.policy.base import PolicyContext, ResidencyView, Routing, StepPlan
-from edge_runtime.policy.plans import full_plan
-from edge_runtime.policy.wrapping import OnePass
+from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
+from edge_runtime.policy.decisions import full_decision
+from edge_runtime.policy.wrappers.watching import OnePass
 
 
 class Lossless(OnePass):
@@ -19,6 +19,6 @@ class Lossless(OnePass):
     def __init__(self, context: PolicyContext) -> None:
         super().__init__(context, {})
 
-    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
         """See `Policy.decide`. An expert whose weight is exactly 0 for every token adds nothing and is not read."""
-        return full_plan(routing, self.context)
+        return full_decision(routing, self.context)

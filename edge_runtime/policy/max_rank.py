@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import ConfigError
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.base.params import Param
 from edge_runtime.policy.base import PolicyContext
 from edge_runtime.policy.cache_conditional import SHARED_PARAMS, CacheConditional, from_window
-from edge_runtime.policy.params import Param
 
 PARAMS = {
     "m": Param(

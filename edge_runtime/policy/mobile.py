@@ -15,11 +15,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import ConfigError
-from edge_runtime.policy.base import Hint, PolicyContext, ResidencyView, Routing, StepPlan
-from edge_runtime.policy.params import Param
-from edge_runtime.policy.plans import chosen_plan, full_plan
-from edge_runtime.policy.wrapping import OnePass
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.base.params import Param
+from edge_runtime.policy.base import Decision, Hint, PolicyContext, ResidencyView, Routing
+from edge_runtime.policy.decisions import chosen_decision, full_decision
+from edge_runtime.policy.wrappers.watching import OnePass
 
 SOURCE = "MoBiLE, arXiv 2510.12357; reconstruction"
 SIGNALS = ("confidence", "margin", "entropy")
@@ -63,15 +63,15 @@ class Mobile(OnePass):
         self._is_little = num_tokens == 1 and has_logits and self._little_k < self.context.top_k
         self._rankings.clear()
 
-    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
         """See `Policy.decide`."""
         if not self._is_little:
-            return full_plan(routing, self.context, self._hints(layer_idx))
+            return full_decision(routing, self.context, self._hints(layer_idx))
         self._rankings[layer_idx] = tuple(routing.topk_ids[0].tolist())
         weights = routing.topk_weights.copy()
         weights[:, self._little_k :] = 0
         weights *= routing.topk_weights.sum(axis=1, keepdims=True) / weights.sum(axis=1, keepdims=True)
-        return chosen_plan(routing, routing.topk_ids, weights, self.context)
+        return chosen_decision(routing, routing.topk_ids, weights, self.context)
 
     def accept(self, logits: NDArray[np.float32]) -> bool:
         """See `Policy.accept`: a little pass stands if it is certain; a full one always."""

@@ -4,13 +4,13 @@
     losses float64 [L, E, C], missing float64 [17, C] and held float64 [17] bytes by resident tier, shares float64 [L]:
     tables of `loss_tables`. sums float64 [L, E], factors and tokens float64 [L]: those of `UseRates`, which it writes.
     served: the C tiers that may be served, deepest first, then 0, the skip. keep: what a token leaves of a use rate.
-    decide(layer, logits, ids, weights, resident, price, rent, plan_ids, plan_weights, tiers)
+    decide(layer, logits, ids, weights, resident, price, opportunity_cost, plan_ids, plan_weights, tiers)
         -> (substituted, skipped, changed, loss, read bytes, held bytes)
         Notes the uses of a routing (float32 [1, E], int32 [1, K], float32 [1, K]) and chooses, with the tiers uint8 [E]
         of residents. Writes the plan: plan_ids int32 [1, K], plan_weights float32 [1, K], and into tiers uint8 [E],
         zeros before, what is served.
-    foresee(layer, logits, ids, weights, resident, price, rent, tiers)      only writes tiers.
-    worth_of_residents(layer, resident) -> nats a token that a byte of them saves, on average; None: there are none
+    predict_tiers(layer, logits, ids, weights, resident, price, opportunity_cost, tiers)      only writes tiers.
+    value_of_residents(layer, resident) -> nats a token that a byte of them saves, on average; None: there are none
 
 A call that raises has changed nothing. For one thread.
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 try:
     from edge_runtime.policy._native import OneToken
 except ImportError as err:
-    from edge_runtime.errors import DeviceError
+    from edge_runtime.base.errors import DeviceError
 
     raise DeviceError(
         "edge_runtime.policy: the native extension '_native' is missing or does not load "

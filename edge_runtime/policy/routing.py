@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.kernels import route as choose
+from edge_runtime.backends.cpu.kernels import route as choose
 from edge_runtime.policy.base import Routing
 
 

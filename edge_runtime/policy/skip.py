@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_runtime.policy.base import PolicyContext, ResidencyView, Routing, StepPlan
-from edge_runtime.policy.params import Param, per_layer
-from edge_runtime.policy.plans import keep, keep_first
-from edge_runtime.policy.wrapping import OnePass
+from edge_runtime.base.params import Param, per_layer
+from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
+from edge_runtime.policy.decisions import keep, keep_first
+from edge_runtime.policy.wrappers.watching import OnePass
 
 SOURCE = "Not All Experts Are Equal, arXiv 2402.14800"
 PARAMS = {
@@ -38,7 +38,7 @@ class Skip(OnePass):
         super().__init__(context, {"beta": beta})
         self._beta = per_layer(beta, context.num_layers, "policy 'skip'.beta", low=0, high=1).astype(np.float32)
 
-    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
         """See `Policy.decide`."""
         weights, beta = routing.topk_weights, self._beta[layer_idx]
         if len(weights) == 1:  # the heaviest come first

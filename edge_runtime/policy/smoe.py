@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.policy.base import PolicyContext, ResidencyView, Routing, StepPlan
-from edge_runtime.policy.params import Param
-from edge_runtime.policy.plans import chosen_plan, full_plan, weights_over
-from edge_runtime.policy.wrapping import OnePass
+from edge_runtime.base.params import Param
+from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
+from edge_runtime.policy.decisions import chosen_decision, full_decision, weights_over
+from edge_runtime.policy.wrappers.watching import OnePass
 
 SOURCE = "SMoE, arXiv 2508.18983"
 PARAMS = {
@@ -36,18 +36,18 @@ class Smoe(OnePass):
         super().__init__(context, {"alpha": alpha})
         self._alpha = alpha
 
-    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
         """See `Policy.decide`."""
         top_k = self.context.top_k
         if len(routing.logits) > 1 or top_k >= self.context.num_experts or self._alpha == 0:
-            return full_plan(routing, self.context)
+            return full_decision(routing, self.context)
         resident = residency.resident_tiers(layer_idx).tobytes()
         row = self.choose(routing.logits[0], routing.topk_ids[0].tolist(), resident)
         if row is None:
-            return chosen_plan(routing, routing.topk_ids, routing.topk_weights, self.context)
+            return chosen_decision(routing, routing.topk_ids, routing.topk_weights, self.context)
         ids = np.array([row], np.int32)
         weights = weights_over(routing.logits, ids, normalise=self.context.norm_topk_prob)
-        return chosen_plan(routing, ids, weights, self.context)
+        return chosen_decision(routing, ids, weights, self.context)
 
     def choose(self, logits: NDArray[np.float32], wanted: list[int], resident: bytes) -> list[int] | None:
         """Return K experts in the order of their logits, or None if nothing is substituted.

@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import ConfigError
-from edge_runtime.format.record import BF16
-from edge_runtime.policy.base import PolicyContext, ResidencyView, Routing, StepPlan
-from edge_runtime.policy.params import Param
-from edge_runtime.policy.plans import count_skipped
-from edge_runtime.policy.wrapping import OnePass
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.base.params import Param
+from edge_runtime.bundle.record import BF16
+from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
+from edge_runtime.policy.decisions import count_skipped
+from edge_runtime.policy.wrappers.watching import OnePass
 
 EDGEMOE_SOURCE, MCSHARP_SOURCE = "EdgeMoE, arXiv 2308.14352", "after MC-MoE / MC#; pruning is ours"
 _BITS = Param(
@@ -66,7 +66,7 @@ class StaticTiers(OnePass):
         """See `Policy.min_tier`: the lowest tier given to an expert."""
         return self._lowest
 
-    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
         """See `Policy.decide`."""
         ids, weights, mine = routing.topk_ids, routing.topk_weights, self._tiers[layer_idx]
         if self._prune:
@@ -76,10 +76,10 @@ class StaticTiers(OnePass):
         chosen = ids[used]
         tiers[chosen] = mine[chosen]
         lower = int(np.count_nonzero(mine[chosen] < self.context.tier))
-        return StepPlan(ids, weights, tiers, substituted=lower, skipped=count_skipped(routing, weights))
+        return Decision(ids, weights, tiers, substituted=lower, skipped=count_skipped(routing, weights))
 
-    def foresee(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
-        """See `Policy.foresee`."""
+    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+        """See `Policy.predict_tiers`."""
         return self.decide(layer_idx, routing, residency).tiers
 
 

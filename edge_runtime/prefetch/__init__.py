@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edge_runtime.errors import ConfigError, did_you_mean
-from edge_runtime.policy.params import Param, parse_params
+from edge_runtime.base.errors import ConfigError, did_you_mean
+from edge_runtime.base.params import Param, parse_params
 
 _SWITCH = Param(True, "switch off and on by measured time; false: always on", "ours, after published losses")
 PREDICTORS: Mapping[str, Mapping[str, Param]] = {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from edge_runtime.backends.cpu.trunk.router_stack import routers_bytes
+from edge_runtime.base.spec import ModelSpec
 from edge_runtime.prefetch import parse_prefetch
 from edge_runtime.prefetch.expert_map import ExpertMapMatching, map_store_bytes
 from edge_runtime.prefetch.lookahead import LookAhead, Stacked
 from edge_runtime.prefetch.prefetcher import Predictor
 from edge_runtime.prefetch.statistical import StatisticalPreload, counts_bytes
-from edge_runtime.spec import ModelSpec
-from edge_runtime.trunk.router_stack import routers_bytes
 
 
 def looks_ahead(text: str) -> bool:

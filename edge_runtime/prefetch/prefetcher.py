@@ -90,10 +90,10 @@ class Prefetcher:
 
     def after(self, layer_idx: int, x: F32, routing: Routing) -> None:
         """A layer's own reads are under way: read ahead behind them."""
-        if self._policy is None or not self._is_foreseeable or not self.is_on:
+        if self._policy is None or not self._is_predicted or not self.is_on:
             return
         for coming, predicted in self.predictor.predict(layer_idx, x, routing):
-            tiers = self._policy.foresee(coming, predicted, self._cache)
+            tiers = self._policy.predict_tiers(coming, predicted, self._cache)
             by_rank = dict.fromkeys(predicted.topk_ids.T.ravel().tolist())
             order = [expert for expert in by_rank if tiers[expert]]
             self._cache.mask(coming, order)
@@ -103,9 +103,9 @@ class Prefetcher:
 
     def end_pass(self) -> None:
         """The pass is over: let the governor see what it cost a token."""
-        if self._is_foreseeable and self.governor is not None:
+        if self._is_predicted and self.governor is not None:
             self.governor.token((self._clock() - self._started_ns) / self._num_tokens)
 
     @property
-    def _is_foreseeable(self) -> bool:
+    def _is_predicted(self) -> bool:
         return self._num_tokens <= self.predictor.max_tokens

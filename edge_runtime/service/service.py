@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.config import EngineOptions, resolve
-from edge_runtime.engine import Engine
-from edge_runtime.errors import BundleError, ConfigError, HobbitError
-from edge_runtime.format.bundle import Bundle
-from edge_runtime.service.api_errors import ApiError, bad_field, unavailable
-from edge_runtime.service.chat import ChatFormat
-from edge_runtime.service.events import Heartbeat, Phase, Readiness, Reload, ServiceInfo, ServiceStats
-from edge_runtime.service.grammar import Vocabulary
-from edge_runtime.service.job import Job
-from edge_runtime.service.scheduler import Scheduler
-from edge_runtime.service.snapshot import make_snapshot
-from edge_runtime.service.warmup import verify_once, warm
-from edge_runtime.tokenizer import Tokenizer
+from edge_runtime.base.errors import BundleError, ConfigError, HobbitError
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.config.resolve import EngineOptions, resolve
+from edge_runtime.engine.api import Engine
+from edge_runtime.engine.job import Job
+from edge_runtime.engine.scheduler import Scheduler
+from edge_runtime.engine.tokenizer import Tokenizer
+from edge_runtime.service.openai.api_errors import ApiError, bad_field, unavailable
+from edge_runtime.service.openai.chat import ChatFormat
+from edge_runtime.service.openai.grammar import Vocabulary
+from edge_runtime.service.ops.events import Heartbeat, Phase, Readiness, Reload, ServiceInfo, ServiceStats
+from edge_runtime.service.ops.snapshot import make_snapshot
+from edge_runtime.service.ops.warmup import verify_once, warm
 
 _LOG = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
-from edge_runtime.errors import DeviceError
-from edge_runtime.huge_pages import huge_memory
-from edge_runtime.sizes import GIB, align_up, format_size
+from edge_runtime.base.errors import DeviceError
+from edge_runtime.base.huge_pages import huge_memory
+from edge_runtime.base.sizes import GIB, align_up, format_size
 from edge_runtime.telemetry.process import drive_bytes
 from edge_runtime.telemetry.samples import percentiles
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.errors import ConfigError
-from edge_runtime.format.calibration import NAME, VERSION
-from edge_runtime.spec import ModelSpec
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.base.spec import ModelSpec
+from edge_runtime.bundle.calibration import NAME, VERSION
 from hobbit_export.reference import num_reference_tokens, reference_logits, reference_tokens
 from hobbit_export.source import SourceModel
 

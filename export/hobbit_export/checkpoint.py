@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import BundleError, ConfigError
+from edge_runtime.base.errors import BundleError, ConfigError
 from hobbit_export.safetensors import TensorInfo, read_header
 
 INDEX = "model.safetensors.index.json"

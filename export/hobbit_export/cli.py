@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from edge_runtime.errors import HobbitError
-from edge_runtime.sizes import format_size, parse_size
+from edge_runtime.base.errors import HobbitError
+from edge_runtime.base.sizes import format_size, parse_size
 from hobbit_export.options import (
     DEFAULT_MEMORY,
     DEFAULT_TEXT,

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.kernels import ExpertEncoder, available_isas
+from edge_runtime.backends.cpu.kernels import ExpertEncoder, available_isas
 
 _LOG = logging.getLogger(__name__)
 HIDDEN, INTERMEDIATE, SEGMENTS = 64, 96, 4

@@ -17,17 +17,17 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import BundleError
-from edge_runtime.format.expert_file import (
+from edge_runtime.base.checksum import crc32c
+from edge_runtime.base.errors import BundleError
+from edge_runtime.bundle.expert_file import (
     KIND_BF16,
     KIND_PROGRESSIVE,
     ExpertFileHeader,
     expected_segments,
     pack_header,
 )
-from edge_runtime.format.manifest import expert_file
-from edge_runtime.format.record import BF16, PANEL
-from edge_runtime.kernels import crc32c
+from edge_runtime.bundle.manifest import expert_file
+from edge_runtime.bundle.record import BF16, PANEL
 from hobbit_export.arch.names import MATRICES
 from hobbit_export.checkpoint import RAW_DTYPES
 from hobbit_export.encoder_check import encoder_isa
@@ -38,7 +38,7 @@ QUEUED_BLOCKS = 4
 
 
 class Encoder(Protocol):
-    """The native encoder, `edge_runtime.kernels._native.ExpertEncoder`."""
+    """The native encoder, `edge_runtime.backends.cpu.kernels._native.ExpertEncoder`."""
 
     def reset(self, layer: int, expert: int) -> None: ...  # noqa: D102
     def add_rows(self, matrix: int, row_start: int, rows: NDArray[Any], dtype: str) -> None: ...  # noqa: D102
@@ -78,7 +78,7 @@ def write_layer(source: SourceModel, layer_idx: int, out: Path, job: LayerJob) -
     Raises:
         BundleError: a weight is not finite, or the checkpoint changed while it was read.
     """
-    from edge_runtime.kernels._native import ExpertEncoder
+    from edge_runtime.backends.cpu.kernels._native import ExpertEncoder
 
     spec = source.spec
     encoder: Encoder = ExpertEncoder(

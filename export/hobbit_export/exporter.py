@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.errors import BundleError, ConfigError
-from edge_runtime.format import manifest as manifest_io
-from edge_runtime.format.bundle import Bundle
-from edge_runtime.format.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
+from edge_runtime.base.errors import BundleError, ConfigError
+from edge_runtime.bundle import manifest as manifest_io
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
 from hobbit_export import __version__, workplace
 from hobbit_export.calibration import EXPERTS, check_text, experts_json
 from hobbit_export.journal import Journal, Step

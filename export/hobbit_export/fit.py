@@ -6,13 +6,13 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edge_runtime.device import DeviceProfile, load_profile, profile_names
-from edge_runtime.errors import BudgetError
-from edge_runtime.format.record import RecordLayout
-from edge_runtime.memory import Ceiling, MemoryNeeds, plan_memory
-from edge_runtime.sizes import GIB, MIB, format_size, parse_size
-from edge_runtime.spec import ModelSpec
-from edge_runtime.trunk.memory import LIBRARY_BYTES, loaded_bytes, scratch_bytes
+from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, loaded_bytes, scratch_bytes
+from edge_runtime.base.errors import BudgetError
+from edge_runtime.base.sizes import GIB, MIB, format_size, parse_size
+from edge_runtime.base.spec import ModelSpec
+from edge_runtime.bundle.record import RecordLayout
+from edge_runtime.config.memory_plan import Ceiling, MemoryNeeds, plan_memory
+from edge_runtime.config.profiles import DeviceProfile, load_profile, profile_names
 from hobbit_export.options import BF16_TIER, ExportOptions
 from hobbit_export.plan import PlannedPart
 

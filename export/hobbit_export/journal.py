@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.errors import BundleError, ConfigError
-from edge_runtime.format.manifest import Part
-from edge_runtime.strict import from_mapping
+from edge_runtime.base.errors import BundleError, ConfigError
+from edge_runtime.base.strict import from_mapping
+from edge_runtime.bundle.manifest import Part
 from hobbit_export.parts import sync_folder
 
 NAME = "export.journal"

@@ -7,9 +7,9 @@ import resource
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_runtime.errors import BudgetError
-from edge_runtime.format.record import PANEL, RecordLayout
-from edge_runtime.sizes import MIB, format_size
+from edge_runtime.base.errors import BudgetError
+from edge_runtime.base.sizes import MIB, format_size
+from edge_runtime.bundle.record import PANEL, RecordLayout
 from hobbit_export.experts import QUEUED_BLOCKS
 from hobbit_export.options import ExportOptions
 from hobbit_export.reference import num_reference_tokens

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_runtime.errors import ConfigError, did_you_mean
+from edge_runtime.base.errors import ConfigError, did_you_mean
 
 TIERS = (2, 4, 6, 8)
 BF16_TIER = 16

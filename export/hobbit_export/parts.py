@@ -7,9 +7,9 @@ import os
 import shutil
 from pathlib import Path
 
-from edge_runtime.errors import BundleError
-from edge_runtime.format.manifest import Part, Role
-from edge_runtime.kernels import crc32c
+from edge_runtime.base.checksum import crc32c
+from edge_runtime.base.errors import BundleError
+from edge_runtime.bundle.manifest import Part, Role
 
 STAGING = ".partial"
 _BLOCK = 1 << 20

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from edge_runtime.format.expert_file import header_bytes
-from edge_runtime.format.manifest import EMBEDDING, expert_file, trunk_file
-from edge_runtime.format.record import BF16, RecordLayout
-from edge_runtime.spec import ModelSpec
-from edge_runtime.trunk.weights import layer_weight_shapes
+from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes
+from edge_runtime.base.spec import ModelSpec
+from edge_runtime.bundle.expert_file import header_bytes
+from edge_runtime.bundle.manifest import EMBEDDING, expert_file, trunk_file
+from edge_runtime.bundle.record import BF16, RecordLayout
 from hobbit_export.options import ExportOptions
 from hobbit_export.reference import num_reference_tokens
 from hobbit_export.source import SourceModel

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.policy.base import Policy, ResidencyView, Routing, StepPlan
-from edge_runtime.policy.wrapping import Watching
+from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing
+from edge_runtime.policy.wrappers.watching import Watching
 
 if TYPE_CHECKING:
-    from edge_runtime.engine import Engine
-    from edge_runtime.kernels import ExpertKernels
+    from edge_runtime.backends.cpu.kernels import ExpertKernels
+    from edge_runtime.engine.api import Engine
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -77,7 +77,7 @@ class Probe(Watching):
 
     # ---- policy
 
-    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
         """See `Policy.decide`."""
         self._layer = layer_idx
         ids, weights = routing.topk_ids, routing.topk_weights
@@ -89,7 +89,7 @@ class Probe(Watching):
             self.scores.append((np.cumsum(share, axis=1) - share).ravel().astype(np.float32))
         tiers = np.zeros(self._num_experts, np.uint8)
         tiers[ids[weights != 0]] = self._full
-        return StepPlan(ids, weights, tiers)
+        return Decision(ids, weights, tiers)
 
     def _disturbed(self, routing: Routing) -> tuple[NDArray[np.int32], F32]:
         ids, weights = routing.topk_ids.copy(), routing.topk_weights.copy()

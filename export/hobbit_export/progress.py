@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from edge_runtime.sizes import format_size
+from edge_runtime.base.sizes import format_size
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress

@@ -16,14 +16,14 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import ConfigError
-from edge_runtime.evaluation import log_softmax
-from edge_runtime.format.calibration import NUM_QUANTILES
-from edge_runtime.format.record import BF16
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.bundle.calibration import NUM_QUANTILES
+from edge_runtime.bundle.record import BF16
+from edge_runtime.lab.evaluation import log_softmax
 from hobbit_export.probe import NOTHING, Change, Disturbance, Probe, Sums, probing
 
 if TYPE_CHECKING:
-    from edge_runtime.engine import Engine
+    from edge_runtime.engine.api import Engine
 
 F64 = NDArray[np.float64]
 MAX_TOKENS = 4096
@@ -52,14 +52,14 @@ def measure_quality(
 
     Returns:
         Plain data: `tokens`, `full_tier`, `score_quantiles`, `checks`, and `layers`: layer (as text) -> `counts`,
-        `output_errors`, `norms`, `powers`, `sensitivity`; see `edge_runtime.format.calibration`.
+        `output_errors`, `norms`, `powers`, `sensitivity`; see `edge_runtime.bundle.calibration`.
 
     Raises:
         ConfigError: the text is too short.
         BudgetError: the runtime does not fit into `memory_bytes`.
     """
-    from edge_runtime.engine import Engine
-    from edge_runtime.format.manifest import read as read_manifest
+    from edge_runtime.bundle.manifest import read as read_manifest
+    from edge_runtime.engine.api import Engine
 
     full = max(tier for tier in read_manifest(bundle).experts.tiers if tier != BF16)
     options: dict[str, Any] = {"memory": memory_bytes, "policy": "lossless", "tier": full}

@@ -7,8 +7,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.spec import ModelSpec
 from edge_runtime.policy.routing import route
-from edge_runtime.spec import ModelSpec
 from hobbit_export.source import CheckpointWeights, SourceModel, finite_rows
 
 _TOKENS, _FEW_TOKENS = 16, 4
@@ -46,23 +46,23 @@ def reference_logits(source: SourceModel, token_ids: NDArray[np.int32], memory_b
     Returns:
         float32 [T, V].
     """
-    from edge_runtime.trunk.reference import ReferenceTrunk
+    from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
 
     trunk = ReferenceTrunk(source.spec, CheckpointWeights(source))
     threads = ThreadPoolExecutor(min(jobs, _THREADS), thread_name_prefix="hobbit-export-reference")
     try:
         chunk = trunk.begin(token_ids, trunk.new_kv_cache(len(token_ids)))
-        moe: F32 | None = None
+        expert_out: F32 | None = None
         for layer_idx, layer in enumerate(source.spec.layers):
-            x, logits = trunk.run_layer(chunk, layer_idx, moe)
-            moe = None
+            x, logits = trunk.run_layer(chunk, layer_idx, expert_out)
+            expert_out = None
             if layer.sparse:
                 assert x is not None
                 assert logits is not None
-                moe = _routed(source, layer_idx, x, logits, memory_bytes // _THREADS, threads)
+                expert_out = _routed(source, layer_idx, x, logits, memory_bytes // _THREADS, threads)
                 if layer.shared_intermediate:
-                    moe += trunk.run_shared(chunk, layer_idx)
-        return np.array(trunk.head(chunk, moe, slice(0, len(token_ids))), np.float32)
+                    expert_out += trunk.run_shared(chunk, layer_idx)
+        return np.array(trunk.head(chunk, expert_out, slice(0, len(token_ids))), np.float32)
     finally:
         threads.shutdown(cancel_futures=True)
         trunk.close()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.errors import BundleError
+from edge_runtime.base.errors import BundleError
 
 MAX_HEADER_BYTES = 16 << 20
 """Real shards stay below 4 MiB; parsing JSON takes about ten times its size."""

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import BundleError
-from edge_runtime.format.manifest import EmbeddingDtype
-from edge_runtime.spec import ModelSpec
-from edge_runtime.trunk.weights import layer_weight_shapes, top_weight_shapes
+from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_weight_shapes
+from edge_runtime.base.errors import BundleError
+from edge_runtime.base.spec import ModelSpec
+from edge_runtime.bundle.manifest import EmbeddingDtype
 from hobbit_export.arch import read_model
 from hobbit_export.arch.names import IGNORABLE, MATRICES, ExpertLayout, Names, RowRange
 from hobbit_export.checkpoint import RAW_DTYPES, Checkpoint, is_finite, read_json, to_f32
@@ -100,7 +100,7 @@ class SourceModel:
 
 
 class CheckpointWeights:
-    """Dense weights by canonical name: the exporter's `edge_runtime.trunk.weights.TrunkWeights`."""
+    """Dense weights by canonical name: the exporter's `edge_runtime.backends.cpu.trunk.weights.TrunkWeights`."""
 
     def __init__(self, source: SourceModel) -> None:
         self._source = source

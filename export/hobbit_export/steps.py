@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edge_runtime.format.manifest import Role
+from edge_runtime.bundle.manifest import Role
 from hobbit_export.calibration import REFERENCE, write_reference
 from hobbit_export.experts import LayerJob, write_layer
 from hobbit_export.memory import MemoryPlan
@@ -103,8 +103,8 @@ def _trunk(out: Path, files: list[Path], role: Role = "trunk") -> Written:
 
 
 def _experts(job: Job, layer_idx: int, out: Path) -> Written:
-    from edge_runtime.format.manifest import expert_file
-    from edge_runtime.format.record import BF16
+    from edge_runtime.bundle.manifest import expert_file
+    from edge_runtime.bundle.record import BF16
 
     options = job.options
     layer_job = LayerJob(options.num_segments, options.with_bf16, options.jobs, job.memory.block_bytes, job.progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from edge_runtime.errors import ConfigError
+from edge_runtime.base.errors import ConfigError
 
 REQUIRED = "tokenizer.json"
 OPTIONAL = ("tokenizer_config.json", "generation_config.json", "chat_template.jinja")

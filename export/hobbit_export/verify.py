@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from edge_runtime.errors import BudgetError, ConfigError
-from edge_runtime.format.bundle import Bundle
-from edge_runtime.sizes import MIB
-from edge_runtime.verification import check_bundle
+from edge_runtime.base.errors import BudgetError, ConfigError
+from edge_runtime.base.sizes import MIB
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.verification import check_bundle
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.options import ExportOptions
 from hobbit_export.progress import Progress
@@ -67,8 +67,8 @@ def run_self_check(options: ExportOptions) -> dict[str, Any] | None:
     Raises:
         BundleError: the runtime's logits are not those of the source.
     """
-    from edge_runtime.engine import Engine
-    from edge_runtime.selfcheck import self_check
+    from edge_runtime.bundle.self_check import self_check
+    from edge_runtime.engine.api import Engine
 
     try:
         with Engine.open(options.out, memory=options.memory_bytes, policy="lossless", self_check=False) as engine:

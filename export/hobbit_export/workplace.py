@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edge_runtime.errors import BudgetError, ConfigError
-from edge_runtime.format import manifest as manifest_io
-from edge_runtime.sizes import format_size
+from edge_runtime.base.errors import BudgetError, ConfigError
+from edge_runtime.base.sizes import format_size
+from edge_runtime.bundle import manifest as manifest_io
 from hobbit_export import journal, parts
 
 _FOLDERS = ("experts", "trunk", "tokenizer", "calibration")

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "crc32c.hpp"
+#include "../../edge_runtime/base/src/crc32c.hpp"
 #include "encoder.hpp"
 #include "experts.hpp"
 

@@ -7,8 +7,8 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "../../edge_runtime/drive/src/reader.hpp"
-#include "../../edge_runtime/kernels/src/crc32c.hpp"
+#include "../../edge_runtime/experts/drive/src/reader.hpp"
+#include "../../edge_runtime/base/src/crc32c.hpp"
 
 namespace {
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_runtime.kernels import ExpertEncoder, ExpertKernels, reference
+from edge_runtime.backends.cpu.kernels import ExpertEncoder, ExpertKernels, reference
 
 EXPERTS, TOP_K, TIERS = 3, 2, (2, 4, 6, 8, 16)
 

@@ -6,7 +6,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-src=$root/edge_runtime/kernels/src
+src=$root/edge_runtime/backends/cpu/kernels/src
 
 skip() {
   echo "arm-check: SKIPPED: $1. The NEON kernels were NOT checked." >&2
@@ -16,12 +16,12 @@ command -v aarch64-linux-gnu-g++ >/dev/null || skip "aarch64-linux-gnu-g++ is mi
 command -v qemu-aarch64-static >/dev/null || skip "qemu-aarch64-static is missing (apt-get install qemu-user-static)"
 python=
 for candidate in "${PYTHON:-}" "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "$root/.venv/bin/python" python3; do
-  if [ -n "$candidate" ] && "$candidate" -c 'import edge_runtime.kernels' 2>/dev/null; then
+  if [ -n "$candidate" ] && "$candidate" -c 'import edge_runtime.backends.cpu.kernels' 2>/dev/null; then
     python=$candidate
     break
   fi
 done
-[ -n "$python" ] || skip "no Python with edge_runtime.kernels built (set PYTHON=, or pip install -e .)"
+[ -n "$python" ] || skip "no Python with edge_runtime.backends.cpu.kernels built (set PYTHON=, or pip install -e .)"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -34,8 +34,9 @@ build() { # source, further options
 }
 build "$src/isa_neon_dotprod.cpp" "-march=armv8.2-a+dotprod"
 build "$src/encode_base.cpp" "-ffinite-math-only -fno-signed-zeros -Wno-psabi"
-for name in isa isa_scalar experts encoder pool crc32c; do build "$src/$name.cpp"; done
-for name in queue threads uring; do build "$root/edge_runtime/drive/src/$name.cpp"; done
+for name in isa isa_scalar experts encoder pool; do build "$src/$name.cpp"; done
+build "$root/edge_runtime/base/src/crc32c.cpp"
+for name in queue threads uring; do build "$root/edge_runtime/experts/drive/src/$name.cpp"; done
 build "$here/check_drive.cpp"
 aarch64-linux-gnu-g++ -static "$work"/{queue,threads,uring,crc32c,check_drive}.o -o "$work/check_drive" -pthread
 table=("$root"/edge_runtime/experts/src/{ledger,slot_table}.cpp "$here/check_table.cpp")

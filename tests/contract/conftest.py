@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from expert_files import make_bundle
 
-from edge_runtime.format.bundle import Bundle
+from edge_runtime.bundle.bundle import Bundle
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import time
 import pytest
 from expert_files import TIER, E, FailingOps, Reader, num_threads, on_disk, wait_for_threads
 
-from edge_runtime.errors import ExpertReadError
-from edge_runtime.experts.base import ExpertKey, Priority, ReadWithdrawn
-from edge_runtime.experts.read_plan import ReadPlan
-from edge_runtime.experts.store import FileExpertStore
-from edge_runtime.format.record import BF16
+from edge_runtime.base.errors import ExpertReadError
+from edge_runtime.bundle.record import BF16
+from edge_runtime.experts.store.base import ExpertKey, Priority, ReadWithdrawn
+from edge_runtime.experts.store.file_store import FileExpertStore
+from edge_runtime.experts.store.read_plan import ReadPlan
 
 
 def test_read_plan_covers_the_prefix_once():

@@ -10,16 +10,16 @@ import pytest
 from expert_files import TIER, E, Reader, damage, on_disk
 from fakes import FakeStore, record_of
 
-from edge_runtime.errors import BundleError, ExpertReadError
+from edge_runtime.base.errors import BundleError, ExpertReadError
+from edge_runtime.bundle.expert_file import pack_header
+from edge_runtime.bundle.manifest import expert_file
 from edge_runtime.experts.arena import ExpertArena
-from edge_runtime.experts.base import ExpertKey, ExpertStore, Priority
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.experts.eviction import create_rule
+from edge_runtime.experts.eviction.rules import create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
-from edge_runtime.experts.store import FileExpertStore
+from edge_runtime.experts.store.base import ExpertKey, ExpertStore, Priority
+from edge_runtime.experts.store.file_store import FileExpertStore
 from edge_runtime.experts.units import UnitLedger, UnitSizes
-from edge_runtime.format.expert_file import pack_header
-from edge_runtime.format.manifest import expert_file
 
 
 @pytest.mark.parametrize("kind", ["file", "fake"])

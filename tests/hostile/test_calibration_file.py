@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from manifests import small_spec
 
-from edge_runtime.errors import BundleError
-from edge_runtime.format.calibration import parse, read
+from edge_runtime.base.errors import BundleError
+from edge_runtime.bundle.calibration import parse, read
 
 SPEC = small_spec()
 

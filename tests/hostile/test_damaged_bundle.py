@@ -11,10 +11,10 @@ import pytest
 
 from edge_runtime import BundleError, Engine, ExpertReadError, SamplingParams
 from edge_runtime.__main__ import main
-from edge_runtime.experts.files import FileOps
-from edge_runtime.format import manifest as manifest_io
-from edge_runtime.format.bundle import Bundle
-from edge_runtime.format.expert_file import header_bytes
+from edge_runtime.bundle import manifest as manifest_io
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.expert_file import header_bytes
+from edge_runtime.experts.store.files import FileOps
 
 OPTIONS = {"memory": "2GiB", "context": 128, "self_check": False}
 PROMPT = list(range(5, 40))

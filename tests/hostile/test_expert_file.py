@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.errors import BundleError
-from edge_runtime.format.expert_file import (
+from edge_runtime.base.checksum import crc32c
+from edge_runtime.base.errors import BundleError
+from edge_runtime.bundle.expert_file import (
     KIND_BF16,
     KIND_PROGRESSIVE,
     ExpertFileHeader,
@@ -19,8 +20,7 @@ from edge_runtime.format.expert_file import (
     pack_header,
     parse_header,
 )
-from edge_runtime.format.record import RecordLayout
-from edge_runtime.kernels import crc32c
+from edge_runtime.bundle.record import RecordLayout
 
 NAME = "experts/layer_003.hbx"
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import qwen3_config, qwen3_shapes, write_qwen3, write_raw, write_safetensors
 
-from edge_runtime.errors import BundleError, ConfigError
+from edge_runtime.base.errors import BundleError, ConfigError
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.safetensors import MAX_HEADER_BYTES, read_header
 from hobbit_export.source import SourceModel

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from synthetic import qwen3_config, run_export, write_qwen3
 
-from edge_runtime.errors import BudgetError
-from edge_runtime.format.bundle import Bundle
+from edge_runtime.base.errors import BudgetError
+from edge_runtime.bundle.bundle import Bundle
 from hobbit_export import workplace
 from hobbit_export.exporter import export
 from hobbit_export.options import ExportOptions

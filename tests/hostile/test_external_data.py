@@ -8,8 +8,8 @@ import onnx
 import pytest
 from google.protobuf.message import DecodeError
 
-from edge_runtime.errors import BundleError
-from edge_runtime.trunk.external_data import check_external_data
+from edge_runtime.backends.cpu.trunk.external_data import check_external_data
+from edge_runtime.base.errors import BundleError
 
 
 def graph_bytes(bundle) -> bytes:

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from manifests import layer_of, resealed, role_of, small_manifest
 
-from edge_runtime.errors import BundleError, ConfigError
-from edge_runtime.format import manifest as manifest_io
-from edge_runtime.format.bundle import Bundle
-from edge_runtime.format.manifest import Manifest
-from edge_runtime.spec import MAX_CONTEXT, RopeSpec
-from edge_runtime.trunk.memory import plan_trunk_bytes
-from edge_runtime.trunk.rope import Rotary
+from edge_runtime.backends.cpu.trunk.memory import plan_trunk_bytes
+from edge_runtime.backends.cpu.trunk.rope import Rotary
+from edge_runtime.base.errors import BundleError, ConfigError
+from edge_runtime.base.spec import MAX_CONTEXT, RopeSpec
+from edge_runtime.bundle import manifest as manifest_io
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.manifest import Manifest
 
 GOOD = json.loads(manifest_io.dump(small_manifest()))
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.errors import BundleError
-from edge_runtime.kernels import crc32c
-from edge_runtime.simulator.trace import Trace, TraceHeader, TracePass, TraceWriter
-from edge_runtime.spec import LayerSpec, ModelSpec, RopeSpec
+from edge_runtime.base.checksum import crc32c
+from edge_runtime.base.errors import BundleError
+from edge_runtime.base.spec import LayerSpec, ModelSpec, RopeSpec
+from edge_runtime.lab.simulator.trace import Trace, TraceHeader, TracePass, TraceWriter
 
 SPEC = ModelSpec(
     family="qwen3_moe", vocab_size=50, hidden=64, num_heads=2, num_kv_heads=1, head_dim=32, rms_eps=1e-6,

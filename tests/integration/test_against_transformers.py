@@ -11,7 +11,7 @@ from conftest import MODEL
 from families import FAMILY_CASES, make_checkpoint
 
 from edge_runtime import Engine, SamplingParams
-from edge_runtime.evaluation import QualityMeter
+from edge_runtime.lab.evaluation import QualityMeter
 
 pytestmark = pytest.mark.oracle
 LOGIT_TOLERANCE = 2e-3  # of the largest logit; the claim of docs/quality.md

@@ -89,7 +89,7 @@ def test_prompts_from_a_text_and_the_table(model_bundle, capsys, tmp_path):
 
 
 def test_what_was_measured_before_an_interrupt_is_kept(model_bundle, capsys, tmp_path, monkeypatch):
-    from edge_runtime.bench import session
+    from edge_runtime.lab.bench import session
 
     real, calls = session.measure, []
 
@@ -133,7 +133,7 @@ def test_an_older_report_is_never_overwritten(model_bundle, capsys, tmp_path):
 
 
 def test_without_matplotlib_the_way_out_is_named(model_bundle, capsys, tmp_path, monkeypatch):
-    from edge_runtime.bench import plot
+    from edge_runtime.lab.bench import plot
 
     monkeypatch.setattr(plot.importlib.util, "find_spec", lambda name: None)
     out = tmp_path / "r"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import edge_runtime.experts
-from edge_runtime.engine import Engine, SamplingParams
-from edge_runtime.errors import RequestError
+from edge_runtime.base.errors import RequestError
+from edge_runtime.engine.api import Engine, SamplingParams
 
 FOLDER = str(Path(edge_runtime.experts.__file__).parent)
 OPTIONS = {"memory": "4GiB", "context": 256, "self_check": False, "backend": "cpu"}

@@ -16,11 +16,11 @@ from families import FAMILY_CASES, make_checkpoint
 from numpy.typing import NDArray
 from synthetic import hobbit_export, qwen3_config, run_export, write_qwen3, write_safetensors
 
-from edge_runtime.errors import BundleError, ConfigError
-from edge_runtime.format.bundle import Bundle
-from edge_runtime.format.calibration import read as read_calibration
-from edge_runtime.format.record import BF16
-from edge_runtime.verification import check_bundle
+from edge_runtime.base.errors import BundleError, ConfigError
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.calibration import read as read_calibration
+from edge_runtime.bundle.record import BF16
+from edge_runtime.bundle.verification import check_bundle
 from hobbit_export.calibration import check_text
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.cli import build_parser

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from synthetic import hobbit_export, qwen3_config, run_export, write_qwen3
 
-from edge_runtime.errors import BudgetError, BundleError, ConfigError
-from edge_runtime.format.bundle import Bundle
-from edge_runtime.format.manifest import Part
+from edge_runtime.base.errors import BudgetError, BundleError, ConfigError
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.manifest import Part
 from hobbit_export.calibration import write_reference
 from hobbit_export.exporter import export
 from hobbit_export.journal import Journal, Step

@@ -10,13 +10,13 @@ import pytest
 from trunk_bundles import write_trunk
 
 from edge_runtime import Engine, SamplingParams
-from edge_runtime.errors import BundleError
-from edge_runtime.format import manifest as manifests
-from edge_runtime.spec import LayerSpec, ModelSpec, RopeSpec
-from edge_runtime.trunk.ort import OrtTrunk
-from edge_runtime.trunk.reference import ReferenceTrunk
-from edge_runtime.trunk.router_stack import routers_bytes
-from edge_runtime.trunk.weights import layer_weight_shapes, top_weight_shapes
+from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
+from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
+from edge_runtime.backends.cpu.trunk.router_stack import routers_bytes
+from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_weight_shapes
+from edge_runtime.base.errors import BundleError
+from edge_runtime.base.spec import LayerSpec, ModelSpec, RopeSpec
+from edge_runtime.bundle import manifest as manifests
 
 SPEC = ModelSpec(
     family="qwen3_moe", vocab_size=97, hidden=64, num_heads=4, num_kv_heads=2, head_dim=16, rms_eps=1e-6,

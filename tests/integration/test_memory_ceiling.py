@@ -12,7 +12,7 @@ import pytest
 from conftest import MODEL
 from outside import run_measured
 
-from edge_runtime.sizes import parse_size
+from edge_runtime.base.sizes import parse_size
 
 
 def run_command(bundle: Path, memory: str, *flags: str) -> list[str]:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from edge_runtime import BundleError, Engine, decoder, engine
+from edge_runtime.backends.cpu.trunk.rope import Rotary
+from edge_runtime.bundle.self_check import REFERENCE, load_reference, self_check
 from edge_runtime.policy.routing import route
-from edge_runtime.selfcheck import REFERENCE, load_reference, self_check
-from edge_runtime.trunk.rope import Rotary
 
 OPTIONS = {"memory": "2GiB", "context": 128}
 
@@ -49,7 +49,7 @@ def test_it_runs_once_per_bundle_and_tier(model_bundle, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     calls = []
     monkeypatch.setattr(engine, "check_once", lambda *args: calls.append(engine_check(*args)))
-    from edge_runtime.selfcheck import check_once as engine_check
+    from edge_runtime.bundle.self_check import check_once as engine_check
 
     for tier in (8, 8, 4):
         Engine.open(model_bundle, tier=tier, **OPTIONS).close()
@@ -78,8 +78,8 @@ def test_a_reference_of_the_wrong_shape_is_refused(model_bundle, tmp_path):
 STRANGER = """
 import os, sys
 from types import SimpleNamespace
-from edge_runtime import selfcheck
-from edge_runtime.format.manifest import Part
+from edge_runtime.bundle import self_check as selfcheck
+from edge_runtime.bundle.manifest import Part
 
 if os.geteuid() == 0:
     os.setgroups([]), os.setgid(54321), os.setuid(54321)

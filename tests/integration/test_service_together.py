@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from service_process import ServiceProcess
 
-from edge_runtime.engine import Engine
-from edge_runtime.errors import BudgetError, ConfigError
-from edge_runtime.sampling import SamplingParams
-from edge_runtime.service.api_errors import ApiError
-from edge_runtime.service.events import Phase, Reload
-from edge_runtime.service.job import Event, Job, Outcome, TokenEvent
+from edge_runtime.base.errors import BudgetError, ConfigError
+from edge_runtime.engine.api import Engine
+from edge_runtime.engine.job import Event, Job, Outcome, TokenEvent
+from edge_runtime.engine.sampler import SamplingParams
+from edge_runtime.service.openai.api_errors import ApiError
+from edge_runtime.service.ops.events import Phase, Reload
 from edge_runtime.service.service import Service, ServiceConfig
 
 PROMPTS = ["Once upon a time", "def main():", "The quick brown fox " * 12, "1 2 3", "import os\n" * 30, "A"]
@@ -262,9 +262,9 @@ def test_a_full_queue_refuses_in_order_and_a_drain_finishes_what_was_accepted(mo
 
 def test_while_loading_and_after_a_failure_it_says_so(model_bundle: Path, tmp_path: Path) -> None:
     service = Service(ServiceConfig(model_bundle, options={"memory": "40MiB"}, verify=False))
-    with pytest.raises(ApiError) as early:
+    with pytest.raises(ApiError) as overlap:
         service.require_ready()
-    assert early.value.status == 503
+    assert overlap.value.status == 503
     service.start()
     assert service.readiness.wait_until_loaded(60) is Phase.FAILED
     assert isinstance(service.error, BudgetError)

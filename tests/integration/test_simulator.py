@@ -9,16 +9,16 @@ from conftest import MODEL
 
 from edge_runtime import Engine, assembly
 from edge_runtime.__main__ import main
+from edge_runtime.base.errors import BudgetError, ConfigError
+from edge_runtime.bundle.calibration import read as read_calibration
 from edge_runtime.cli.trace import record
-from edge_runtime.errors import BudgetError, ConfigError
-from edge_runtime.experts.base import ExpertStore, ReadTicket
 from edge_runtime.experts.counters import ExpertCounters
-from edge_runtime.experts.store import FileExpertStore
-from edge_runtime.format.calibration import read as read_calibration
+from edge_runtime.experts.store.base import ExpertStore, ReadTicket
+from edge_runtime.experts.store.file_store import FileExpertStore
+from edge_runtime.lab.simulator.belady import optimum
+from edge_runtime.lab.simulator.replay import simulate
+from edge_runtime.lab.simulator.trace import Trace
 from edge_runtime.policy import POLICIES as KNOWN
-from edge_runtime.simulator.belady import optimum
-from edge_runtime.simulator.replay import simulate
-from edge_runtime.simulator.trace import Trace
 
 TEXT = (MODEL / "heldout_python.txt").read_text()[:1200]
 EXACT = ("hits", "late", "misses", "upgrades", "bytes_read", "by_tier", "substituted", "skipped", "route_changed", "evicted",

@@ -15,7 +15,7 @@ from browser import chromium
 from conftest import MODEL
 from serving import served
 
-from edge_runtime.service.statuspage import HEADERS, PAGE, content_security_policy
+from edge_runtime.service.ops.statuspage import HEADERS, PAGE, content_security_policy
 
 FLAGS = ("--context", "512", "--parallel", "2", "--tier", "8", "--no-self-check")
 

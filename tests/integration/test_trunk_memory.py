@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from trunk_bundles import write_trunk
 
-from edge_runtime.format.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
-from edge_runtime.spec import LayerSpec, ModelSpec, RopeSpec
-from edge_runtime.trunk.memory import LIBRARY_BYTES, plan_trunk_bytes, scratch_bytes
-from edge_runtime.trunk.weights import layer_weight_shapes, top_weight_shapes
+from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, plan_trunk_bytes, scratch_bytes
+from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_weight_shapes
+from edge_runtime.base.spec import LayerSpec, ModelSpec, RopeSpec
+from edge_runtime.bundle.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
 from hobbit_export.trunk.linear import Precision
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
@@ -31,8 +31,8 @@ SCRIPT = """
 import dataclasses, json, sys
 from pathlib import Path
 import numpy as np
-from edge_runtime.spec import ModelSpec
-from edge_runtime.trunk.ort import OrtTrunk
+from edge_runtime.base.spec import ModelSpec
+from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 
 def status():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from state_dict_weights import MoeFunction, TrunkCase, relative_error, run_chunk, synthetic_moe
 from trunk_bundles import FakeQuantised, TrunkBundles
 
-from edge_runtime.trunk.base import Trunk
-from edge_runtime.trunk.ort import OrtTrunk
-from edge_runtime.trunk.reference import ReferenceTrunk
+from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
+from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
+from edge_runtime.backends.trunk import Trunk
 
 pytestmark = pytest.mark.oracle  # random models are made by transformers
 

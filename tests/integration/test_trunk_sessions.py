@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from state_dict_weights import relative_error, run_chunk, synthetic_moe
 from trunk_bundles import write_trunk
 
-from edge_runtime.errors import BundleError, DeviceError, RequestError
-from edge_runtime.spec import LayerSpec, ModelSpec, RopeSpec
-from edge_runtime.trunk.kv_cache import KVCache
-from edge_runtime.trunk.ort import OrtTrunk
-from edge_runtime.trunk.reference import ReferenceTrunk
-from edge_runtime.trunk.weights import layer_weight_shapes, top_weight_shapes
+from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
+from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
+from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
+from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_weight_shapes
+from edge_runtime.base.errors import BundleError, DeviceError, RequestError
+from edge_runtime.base.spec import LayerSpec, ModelSpec, RopeSpec
 
 SPEC = ModelSpec(
     family="qwen3_moe", vocab_size=97, hidden=64, num_heads=4, num_kv_heads=2, head_dim=16, rms_eps=1e-6,
@@ -135,17 +135,17 @@ def test_layers_of_several_sequences_may_be_interleaved(trunk: OrtTrunk) -> None
     inputs = [_tokens(1, 10), _tokens(7, 11), _tokens(1, 12)]
     alone = [_feed(trunk, kv, ids) for kv, ids in zip(caches[:3], inputs, strict=True)]
     chunks = [trunk.begin(ids, kv) for kv, ids in zip(caches[3:], inputs, strict=True)]
-    moes: list[NDArray[np.float32] | None] = [None] * 3
+    expert_outs: list[NDArray[np.float32] | None] = [None] * 3
     for i, layer in enumerate(SPEC.layers):
-        outs = [trunk.run_layer(chunk, i, moe) for chunk, moe in zip(chunks, moes, strict=True)]
+        outs = [trunk.run_layer(chunk, i, expert_out) for chunk, expert_out in zip(chunks, expert_outs, strict=True)]
         for n, out in enumerate(outs):
-            moes[n] = None
+            expert_outs[n] = None
             if layer.sparse:
                 assert out.x is not None
                 assert out.router_logits is not None
-                moes[n] = synthetic_moe(i, out.x, out.router_logits) + trunk.run_shared(chunks[n], i)
-    for chunk, moe, expected in zip(chunks, moes, alone, strict=True):
-        np.testing.assert_array_equal(trunk.head(chunk, moe, slice(None)), expected)
+                expert_outs[n] = synthetic_moe(i, out.x, out.router_logits) + trunk.run_shared(chunks[n], i)
+    for chunk, expert_out, expected in zip(chunks, expert_outs, alone, strict=True):
+        np.testing.assert_array_equal(trunk.head(chunk, expert_out, slice(None)), expected)
         trunk.commit(chunk)
     assert [kv.length for kv in caches[:3]] == [kv.length for kv in caches[3:]]
 

@@ -7,9 +7,9 @@ import shutil
 import pytest
 
 from edge_runtime import Engine
-from edge_runtime.errors import BundleError
-from edge_runtime.format.bundle import Bundle
-from edge_runtime.service.warmup import verify_once, warm
+from edge_runtime.base.errors import BundleError
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.service.ops.warmup import verify_once, warm
 
 
 @pytest.fixture

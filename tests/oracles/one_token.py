@@ -29,7 +29,7 @@ class Costs:
     share: float
     size: dict[int, int]
     price: float
-    rent: float
+    opportunity_cost: float
     horizon: float
 
     @property
@@ -41,7 +41,7 @@ class Costs:
 
     def cost(self, weight: float, rate: float, held: int, tier: int) -> float:
         missing = max(self.size.get(tier, 0) - self.size.get(held, 0), 0)
-        saved = (self.lost(held) - self.lost(tier)) * self.horizon * rate - self.rent * missing
+        saved = (self.lost(held) - self.lost(tier)) * self.horizon * rate - self.opportunity_cost * missing
         return self.lost(tier) * weight**2 + self.price * missing - max(saved, 0)
 
 

@@ -86,7 +86,7 @@ def test_the_settings_that_score_nothing_are_there_too():
 
 
 def test_the_watchdog_outlasts_the_longest_wait_of_one_step():
-    from edge_runtime.experts.base import DEFAULT_READ_TIMEOUT_S
+    from edge_runtime.experts.store.base import DEFAULT_READ_TIMEOUT_S
 
     text = (UNITS / "hobbit.service").read_text()
     (seconds,) = re.findall(r"^WatchdogSec=(\d+)$", text, re.MULTILINE)
@@ -94,7 +94,7 @@ def test_the_watchdog_outlasts_the_longest_wait_of_one_step():
 
 
 def test_configuration_errors_exit_with_a_code_that_is_not_retried():
-    from edge_runtime.errors import BudgetError, BundleError, ConfigError
+    from edge_runtime.base.errors import BudgetError, BundleError, ConfigError
 
     assert {error.exit_code for error in (BudgetError, BundleError, ConfigError)} == {78}
 

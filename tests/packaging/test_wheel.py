@@ -21,7 +21,7 @@ for package in (edge_runtime, hobbit_export):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-from edge_runtime.device import load_profile
+from edge_runtime.config.profiles import load_profile
 for name in ("generic", "orin-nano-8gb", "orin-nx-16gb", "agx-orin-32gb", "agx-orin-64gb"):
     load_profile(name)
 """
@@ -87,7 +87,7 @@ def test_sdist_holds_what_a_build_needs(tmp_path):
         "CMakeLists.txt",
         "export/hobbit_export/cli.py",
         "profiles/generic.yaml",
-        "edge_runtime/kernels/src/",
+        "edge_runtime/backends/cpu/kernels/src/",
     ):
         assert needed in listing.stdout, needed
     assert "model.safetensors" not in listing.stdout

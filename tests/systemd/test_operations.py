@@ -98,7 +98,7 @@ def examples():
 def test_the_example_settings_are_accepted(tmp_path):
     from edge_runtime.cli.options import ENGINE_FLAGS
     from edge_runtime.cli.serve import SERVICE_FLAGS
-    from edge_runtime.service.settings import check_names, read_settings
+    from edge_runtime.service.ops.settings import check_names, read_settings
 
     text = (REPO / "deploy/hobbit.env.example").read_text()
     path = tmp_path / "hobbit.env"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from families import FAMILY_CASES
 
-from edge_runtime.errors import ConfigError
-from edge_runtime.spec import ModelSpec
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.base.spec import ModelSpec
 from hobbit_export.arch import ADAPTERS, read_model
 
 FAMILIES = sorted(ADAPTERS)

@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from edge_runtime.errors import BudgetError
+from edge_runtime.base.errors import BudgetError
 from edge_runtime.experts.arena import ExpertArena
 
 PAGE = 4096

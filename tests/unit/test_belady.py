@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.simulator.belady import optimum
-from edge_runtime.simulator.requests import RequestLog
+from edge_runtime.lab.simulator.belady import optimum
+from edge_runtime.lab.simulator.requests import RequestLog
 
 SIZES = {2: 3, 4: 5, 8: 9}
 

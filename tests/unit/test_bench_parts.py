@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_runtime.bench.page import gaps_svg, thinned
-from edge_runtime.bench.prompts import num_distinct, random_prompts, text_prompts
-from edge_runtime.bench.session import Stage, total_experts, total_phases
-from edge_runtime.bench.settings import MAX_SAMPLES, BenchSettings
-from edge_runtime.errors import RequestError
+from edge_runtime.base.errors import RequestError
 from edge_runtime.experts.counters import ExpertCounters
+from edge_runtime.lab.bench.page import gaps_svg, thinned
+from edge_runtime.lab.bench.prompts import num_distinct, random_prompts, text_prompts
+from edge_runtime.lab.bench.session import Stage, total_experts, total_phases
+from edge_runtime.lab.bench.settings import MAX_SAMPLES, BenchSettings
 from edge_runtime.telemetry.hardware import cpu_model, describe_drive, file_system, meminfo
 from edge_runtime.telemetry.samples import percentiles, phases, rate, shares, summary
 

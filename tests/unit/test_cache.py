@@ -10,13 +10,13 @@ from fakes import FakeStore, record_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.errors import ExpertReadError
-from edge_runtime.experts.base import ExpertKey, Priority
+from edge_runtime.base.errors import ExpertReadError
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.experts.eviction import create_rule
+from edge_runtime.experts.eviction.rules import create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
+from edge_runtime.experts.store.base import ExpertKey, Priority
 from edge_runtime.experts.units import UnitLedger, UnitSizes
-from edge_runtime.policy.base import StepPlan
+from edge_runtime.policy.base import Decision
 
 PAGE, L, E, TIER = 4096, 3, 8, 4
 
@@ -201,8 +201,8 @@ def test_counters_to_json():
     assert before.to_json()["read_gbps"] is None
     assert before.to_json()["bytes_per_token"] is None
     serve(cache, 0, 1, 2)
-    plan = StepPlan(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32), tiers(), 1, 2, 3)
-    cache.counters.add_plan(plan, 8)
+    plan = Decision(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32), tiers(), 1, 2, 3)
+    cache.counters.add_decision(plan, 8)
     middle = cache.counters.snapshot()
     serve(cache, 0, 1)
     found = middle.since(before).to_json(2)
@@ -276,6 +276,6 @@ def test_lookups_count_by_precision_and_outcome_and_reads_by_time():
     assert (found.hits_by_tier, found.misses_by_tier, found.late_by_tier) == ({4: 1}, {4: 2}, {})
     assert sum(found.read_buckets) == 2
     assert found.read_ns > 0
-    plan = StepPlan(np.array([[0, 1, 2]]), np.array([[1, 1, 0]], np.float32), np.array([2, 4, 2], np.uint8), 1)
-    cache.counters.add_plan(plan, 4)
+    plan = Decision(np.array([[0, 1, 2]]), np.array([[1, 1, 0]], np.float32), np.array([2, 4, 2], np.uint8), 1)
+    cache.counters.add_decision(plan, 4)
     assert cache.counters.substituted_to == {2: 1}, "the third use has no weight, the second is at the full tier"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from synthetic import bfloat16, write_safetensors
 
-from edge_runtime.errors import BundleError, ConfigError
+from edge_runtime.base.errors import BundleError, ConfigError
 from hobbit_export.checkpoint import Checkpoint, is_finite, to_f32
 
 RNG = np.random.default_rng(0)

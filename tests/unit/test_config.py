@@ -8,10 +8,10 @@ from dataclasses import fields, replace
 import pytest
 from manifests import small_manifest
 
-from edge_runtime.config import EngineOptions, resolve
-from edge_runtime.device import Count, Size, Tier, load_profile
-from edge_runtime.errors import ConfigError, DeviceError
-from edge_runtime.format.record import BF16
+from edge_runtime.base.errors import ConfigError, DeviceError
+from edge_runtime.bundle.record import BF16
+from edge_runtime.config.profiles import Count, Size, Tier, load_profile
+from edge_runtime.config.resolve import EngineOptions, resolve
 
 MANIFEST = small_manifest((2, 4, 8, BF16))
 

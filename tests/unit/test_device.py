@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from edge_runtime.device import DEFAULT_PROFILE, DeviceProfile, load_profile, parse_profile, profile_names
-from edge_runtime.errors import ConfigError
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.config.profiles import DEFAULT_PROFILE, DeviceProfile, load_profile, parse_profile, profile_names
 
 NAMES = ["agx-orin-32gb", "agx-orin-64gb", "generic", "orin-nano-8gb", "orin-nx-16gb"]
 

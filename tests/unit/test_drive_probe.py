@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.errors import DeviceError
+from edge_runtime.base.errors import DeviceError
 from edge_runtime.telemetry import drive_probe
 from edge_runtime.telemetry.drive_probe import Extent, blocks_of, probe_drive, sectors_read
 from edge_runtime.telemetry.process import drive_bytes

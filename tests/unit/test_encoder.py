@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from oracles import codec
 
-from edge_runtime.kernels import ExpertEncoder, available_isas, reference
+from edge_runtime.backends.cpu.kernels import ExpertEncoder, available_isas, reference
 from hobbit_export.encoder_check import choose, encode_sample, encoder_isa
 
 MODEL = Path(__file__).parents[2] / "examples" / "tiny-moe" / "model.safetensors"

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.errors import ConfigError
-from edge_runtime.experts.eviction import Lcu, Lru, Measured, create_rule
-from edge_runtime.experts.layer_sizes import divide, expected_loads
-from edge_runtime.format.calibration import ExpertCalibration, LayerCalibration, Sensitivity
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration, Sensitivity
+from edge_runtime.experts.eviction.layer_sizes import divide, expected_loads
+from edge_runtime.experts.eviction.rules import Lcu, Lru, Measured, create_rule
 
 TIERS = {4: 100, 8: 200}
 

@@ -12,10 +12,10 @@ import pytest
 from fakes import FakeStore, record_of
 
 import edge_runtime.experts
-from edge_runtime.experts.base import ExpertKey, Priority
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.experts.eviction import create_rule
+from edge_runtime.experts.eviction.rules import create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
+from edge_runtime.experts.store.base import ExpertKey, Priority
 from edge_runtime.experts.units import UnitLedger, UnitSizes
 
 FOLDER = str(Path(edge_runtime.experts.__file__).parent)

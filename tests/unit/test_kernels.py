@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from edge_runtime.kernels import ExpertEncoder, ExpertKernels, available_isas, crc32c, reference
+from edge_runtime.backends.cpu.kernels import ExpertEncoder, ExpertKernels, available_isas, reference
+from edge_runtime.base.checksum import crc32c
 
 TIERS = (2, 4, 6, 8, 16)
 SHAPES = [(32, 32), (64, 96), (160, 224), (96, 768), (768, 64)]
@@ -367,8 +368,8 @@ def test_scratch_is_allocated_once(experts: dict[tuple[int, int], list[Expert]])
 
 def test_a_missing_extension_is_named_with_the_fix() -> None:
     code = (
-        "import sys; sys.modules['edge_runtime.kernels._native'] = None\n"
-        "try:\n    import edge_runtime.kernels\nexcept ImportError as err:\n    print(err)"
+        "import sys; sys.modules['edge_runtime.backends.cpu.kernels._native'] = None\n"
+        "try:\n    import edge_runtime.backends.cpu.kernels\nexcept ImportError as err:\n    print(err)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "native extension '_native' is missing" in shown

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_runtime.errors import RequestError
-from edge_runtime.spec import LayerSpec, ModelSpec, RopeSpec
-from edge_runtime.trunk.kv_cache import KVCache, bucket_for
-from edge_runtime.trunk.mask import HIDDEN, fill_mask
+from edge_runtime.backends.cpu.trunk.kv_cache import KVCache, bucket_for
+from edge_runtime.backends.cpu.trunk.mask import HIDDEN, fill_mask
+from edge_runtime.base.errors import RequestError
+from edge_runtime.base.spec import LayerSpec, ModelSpec, RopeSpec
 
 LAYERS, HEADS, DIM = 2, 3, 4
 

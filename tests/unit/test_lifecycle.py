@@ -14,10 +14,10 @@ import pytest
 from conftest import REPO
 from service_figures import service as made_up
 
-from edge_runtime.errors import BudgetError
-from edge_runtime.service.events import Phase
-from edge_runtime.service.lifecycle import Lifecycle
-from edge_runtime.service.settings import Settings
+from edge_runtime.base.errors import BudgetError
+from edge_runtime.service.ops.events import Phase
+from edge_runtime.service.ops.lifecycle import Lifecycle
+from edge_runtime.service.ops.settings import Settings
 
 
 class FakeService:

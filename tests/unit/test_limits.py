@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.errors import DeviceError
-from edge_runtime.limits import available_cpus, read_limits
+from edge_runtime.base.errors import DeviceError
+from edge_runtime.config.limits import available_cpus, read_limits
 
 MIB = 1 << 20
 

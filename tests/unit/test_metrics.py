@@ -13,9 +13,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from service_figures import INFO, service
 
-from edge_runtime.service.events import Heartbeat, Histogram, Readiness, ServiceStats
-from edge_runtime.service.metrics import Exposition, residents_by_group
-from edge_runtime.service.snapshot import make_snapshot, quantile
+from edge_runtime.service.ops.events import Heartbeat, Histogram, Readiness, ServiceStats
+from edge_runtime.service.ops.metrics import Exposition, residents_by_group
+from edge_runtime.service.ops.snapshot import make_snapshot, quantile
 
 PROCESS = "process_"
 

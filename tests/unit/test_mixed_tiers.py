@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mixed_cache import FULL, PAGE, SIZES, E, L, make, serve
 
-from edge_runtime.errors import ExpertReadError
+from edge_runtime.base.errors import ExpertReadError
 from edge_runtime.experts.units import UnitLedger, UnitSizes
 
 
@@ -161,7 +161,7 @@ def test_every_expert_once_at_its_tier_with_the_right_bytes(slots, rule, seed, h
             slots = 1 + (slots + len(wanted)) % (L * E)
             cache.resize(slots)
         if event == "lend":
-            cache.lend(min((seed + len(wanted)) % 5, L * E - slots))
+            cache.borrow(min((seed + len(wanted)) % 5, L * E - slots))
         ledger = cache._ledger
         assert ledger.used_bytes <= ledger.touched_bytes <= ledger.budget_bytes
         if not cache._table.num_reading:

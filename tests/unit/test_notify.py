@@ -10,9 +10,9 @@ import uuid
 
 import pytest
 
-from edge_runtime.errors import ConfigError
-from edge_runtime.service.events import Heartbeat
-from edge_runtime.service.notify import LoopWatchdog, Notifier, inherited_sockets, watchdog_interval_s
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.service.ops.events import Heartbeat
+from edge_runtime.service.ops.notify import LoopWatchdog, Notifier, inherited_sockets, watchdog_interval_s
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -155,8 +155,8 @@ def test_without_a_watchdog_a_beat_does_nothing(manager):
 CHILD = """
 import os, sys
 os.environ["LISTEN_PID"] = os.environ.get("LISTEN_PID", str(os.getpid()))
-from edge_runtime.errors import ConfigError
-from edge_runtime.service.notify import inherited_sockets
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.service.ops.notify import inherited_sockets
 try:
     found = inherited_sockets(os.environ)
 except ConfigError as err:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from policy_cases import Residents, context, routed
 
-from edge_runtime.errors import ConfigError
+from edge_runtime.base.errors import ConfigError
 from edge_runtime.policy import create_policy
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.cumsum import window_of

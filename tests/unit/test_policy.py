@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_runtime.errors import ConfigError
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.base.params import Param
 from edge_runtime.policy import Registered, create_policy, parse_policy
 from edge_runtime.policy.base import PolicyContext, Routing
 from edge_runtime.policy.lossless import Lossless
-from edge_runtime.policy.params import Param
 
 
 class Recorder:

@@ -7,22 +7,22 @@ import pytest
 from fakes import FakeStore
 from policy_cases import context
 
-from edge_runtime.errors import BundleError, ConfigError
-from edge_runtime.experts.base import ExpertKey, Priority
+from edge_runtime.backends.cpu.trunk.router_stack import load_routers
+from edge_runtime.base.errors import BundleError, ConfigError
+from edge_runtime.bundle.manifest import read
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.experts.eviction import create_rule
+from edge_runtime.experts.eviction.rules import create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
+from edge_runtime.experts.store.base import ExpertKey, Priority
 from edge_runtime.experts.units import UnitLedger, UnitSizes
-from edge_runtime.format.manifest import read
 from edge_runtime.policy import create_policy
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.routing import route
 from edge_runtime.prefetch import parse_prefetch
-from edge_runtime.prefetch.early import EarlyReads
 from edge_runtime.prefetch.governor import Governor
 from edge_runtime.prefetch.lookahead import LookAhead
+from edge_runtime.prefetch.overlap import OverlapReads
 from edge_runtime.prefetch.prefetcher import Prefetcher
-from edge_runtime.trunk.router_stack import load_routers
 
 PAGE, L, E, K = 4096, 4, 16, 2
 SHAPE = context(num_layers=L, num_experts=E, top_k=K)
@@ -172,7 +172,7 @@ def test_hobbit_foresees_high_and_low():
         def resident_tiers(self, layer_idx):
             return np.zeros(E, np.uint8)
 
-    tiers = policy.foresee(1, routing_of(5, 6), Nothing())
+    tiers = policy.predict_tiers(1, routing_of(5, 6), Nothing())
     assert {e: int(tiers[e]) for e in np.flatnonzero(tiers)} == {5: 8, 6: 2}
 
 
@@ -245,9 +245,9 @@ def early_bench(slots: int) -> Bench:
 
 def test_one_sequences_reads_begin_before_the_layer_is_asked_for():
     bench = early_bench(20)
-    early = EarlyReads(bench.cache)
+    overlap = OverlapReads(bench.cache)
     bench.cache.begin_pass()
-    early.begin(0, routing_of(3, 4), bench.policy)
+    overlap.begin(0, routing_of(3, 4), bench.policy)
     assert sorted(key.expert_idx for key, _ in bench.store.submitted) == [3, 4]
     first, second = routing_of(3, 4), routing_of(4, 7)
     both = route(np.concatenate([first.logits, second.logits]), K, norm_topk_prob=True)
@@ -263,20 +263,20 @@ def test_one_sequences_reads_begin_before_the_layer_is_asked_for():
 
 def test_early_reads_do_not_evict_what_a_sequence_before_found():
     bench = early_bench(4)
-    early = EarlyReads(bench.cache)
+    overlap = OverlapReads(bench.cache)
     for layer, experts in ((0, (1, 2)), (1, (5, 6))):  # fills the arena; 1 and 2 are the oldest
         bench.cache.begin_pass()
         for _ in bench.cache.stream(layer, bench.policy.decide(layer, routing_of(*experts), bench.cache).tiers):
             pass
         bench.cache.end_pass()
     bench.cache.begin_pass()
-    early.begin(0, routing_of(1, 2), bench.policy)
-    early.begin(0, routing_of(8, 9), bench.policy)
+    overlap.begin(0, routing_of(1, 2), bench.policy)
+    overlap.begin(0, routing_of(8, 9), bench.policy)
     assert bench.cache.resident_tiers(0)[[1, 2]].all()
     assert not bench.cache.resident_tiers(1)[[5, 6]].any()
 
 
 def test_policies_that_look_at_residency_are_left_alone():
     bench = early_bench(20)
-    EarlyReads(bench.cache).begin(0, routing_of(3, 4), create_policy("cache-prior:lambda=0.3", SHAPE))
+    OverlapReads(bench.cache).begin(0, routing_of(3, 4), create_policy("cache-prior:lambda=0.3", SHAPE))
     assert bench.store.submitted == []

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import one_token
 
-from edge_runtime.errors import ConfigError
-from edge_runtime.format.calibration import ExpertCalibration, LayerCalibration, Sensitivity
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration, Sensitivity
 from edge_runtime.policy import create_policy
-from edge_runtime.policy.base import PolicyContext, StepPlan
-from edge_runtime.policy.rate_control import PriceController
-from edge_runtime.policy.rate_distortion import RateDistortion
+from edge_runtime.policy.base import Decision, PolicyContext
+from edge_runtime.policy.rate_distortion.policy import RateDistortion
+from edge_runtime.policy.rate_distortion.rate_control import PriceController
+from edge_runtime.policy.rate_distortion.use_rates import UseRates
 from edge_runtime.policy.routing import route
-from edge_runtime.policy.use_rates import UseRates
 
 E, K = 8, 4
 BYTES = {2: 300, 4: 500, 6: 700, 8: 900}
@@ -56,7 +56,7 @@ def policy(price: float, *, tier: int = 8, substitute: float = 9.0, **given_para
     return made
 
 
-def decide(made: RateDistortion, weights: list[float], residents: dict[int, int]) -> StepPlan:
+def decide(made: RateDistortion, weights: list[float], residents: dict[int, int]) -> Decision:
     logits = np.full((1, E), -50, np.float32)
     logits[0, : len(weights)] = np.log(weights)
     return made.decide(0, route(logits, K, norm_topk_prob=True), Residents(residents))
@@ -109,13 +109,13 @@ def test_uses_to_come_pay_for_a_read():
 def test_uses_to_come_do_not_count_where_as_much_has_to_leave():
     """Tier 4 saves (4 - 0.02) * 0.05 = 0.199 nats in 100 tokens; its 500 bytes displace as much at 4e-4 nats a byte."""
     made = carrying(policy(1e-5, horizon=100), {3: 0.0005})
-    rent = made._model.rent
-    rent._read, rent._grown, rent._worth = 500.0, 0.0, 4e-6
-    assert rent.nats_a_byte == pytest.approx(4e-4)
+    opportunity_cost = made._model.opportunity_cost
+    opportunity_cost._read, opportunity_cost._grown, opportunity_cost._worth = 500.0, 0.0, 4e-6
+    assert opportunity_cost.nats_a_byte == pytest.approx(4e-4)
     assert decide(made, [0.6, 0.3, 0.08, 0.02], {}).tiers[3] == 2, "300 bytes displace 0.12 nats and save 0.191"
-    rent._worth = 7e-6
+    opportunity_cost._worth = 7e-6
     assert decide(made, [0.6, 0.3, 0.08, 0.02], {}).tiers[3] == 0
-    rent._grown = 500.0  # everything read found room: nobody has to leave
+    opportunity_cost._grown = 500.0  # everything read found room: nobody has to leave
     assert decide(made, [0.6, 0.3, 0.08, 0.02], {}).tiers[3] == 4
 
 
@@ -197,16 +197,18 @@ def test_the_native_choice_for_one_token_is_the_formulas(data):
     assert model.rates.powers(0).tolist() == pytest.approx(powers)
     for _ in range(6):
         model.control.price = 10 ** data.draw(st.floats(-7, -2))
-        model.rent._read, model.rent._worth = 1.0, 10 ** data.draw(st.floats(-9, -4))
+        model.opportunity_cost._read, model.opportunity_cost._worth = 1.0, 10 ** data.draw(st.floats(-9, -4))
         logits = 3 * rng.normal(size=(1, E)).astype(np.float32)
         logits[:, data.draw(st.integers(1, E)) :] = -200  # weights of 0 where fewer than K are left
         routing = route(logits, K, norm_topk_prob=norm)
         residents = Residents(data.draw(st.dictionaries(st.integers(0, E - 1), st.sampled_from([2, 4, 6, 8]))))
         row = residents.resident_tiers(0)
         ids, weights = routing.topk_ids[0].tolist(), routing.topk_weights[0].tolist()
-        costs = one_token.Costs(losses, 4.0, substitute, BYTES, model.price, model.rent.nats_a_byte, horizon)
+        costs = one_token.Costs(
+            losses, 4.0, substitute, BYTES, model.price, model.opportunity_cost.nats_a_byte, horizon
+        )
 
-        foreseen = made.foresee(0, routing, residents)
+        foreseen = made.predict_tiers(0, routing, residents)
         of_token = (routing.logits[0].tolist(), ids, weights, row.tolist())
         assert [foreseen[e] for e in ids] == one_token.choose(costs, powers, *of_token, normalise=norm).served
         assert set(np.flatnonzero(foreseen)) <= set(ids)
@@ -238,12 +240,12 @@ def test_weights_that_are_no_numbers_do_not_stay_in_the_price():
 def test_what_a_byte_of_the_residents_saves_by_hand():
     """Expert 0 at tier 8 saves (4 - 0) * 0.01 nats a token on 900 bytes, expert 1 at tier 2 (4 - 0.18) * 0.02 on 300."""
     made = carrying(policy(1e-5, horizon=100), {0: 0.01, 1: 0.02})
-    rent = made._model.rent
+    opportunity_cost = made._model.opportunity_cost
     made._model.note_residents(0, Residents({0: 8, 1: 2}).resident_tiers(0))
     seen = (4 * 0.01 / 900 + 3.82 * 0.02 / 300) / 2
-    assert rent._worth == pytest.approx(seen / 16, rel=1e-5)
+    assert opportunity_cost._worth == pytest.approx(seen / 16, rel=1e-5)
     made._model.note_residents(0, Residents({}).resident_tiers(0))
-    assert rent._worth == pytest.approx(seen / 16, rel=1e-5), "nobody is there"
+    assert opportunity_cost._worth == pytest.approx(seen / 16, rel=1e-5), "nobody is there"
 
 
 def test_the_native_choice_refuses_what_does_not_fit():
@@ -253,7 +255,7 @@ def test_the_native_choice_refuses_what_does_not_fit():
     with pytest.raises(IndexError, match="no layer 2"):
         made._model.decide(2, routing, np.zeros(E, np.uint8))
     with pytest.raises(ValueError, match="tiers of residents"):
-        made._model._one.foresee(0, *routing, np.zeros(E - 1, np.uint8), 1.0, 1.0, np.zeros(E, np.uint8))
+        made._model._one.predict_tiers(0, *routing, np.zeros(E - 1, np.uint8), 1.0, 1.0, np.zeros(E, np.uint8))
     with pytest.raises(IndexError, match="at most 16"):
         made._model.decide(0, routing, np.full(E, 17, np.uint8))
     with pytest.raises(IndexError, match=f"no expert {E}"):
@@ -289,7 +291,7 @@ def test_a_plan_serves_what_it_weighs(data):
         routing = route(3 * rng.normal(size=(tokens, E)).astype(np.float32), K, norm_topk_prob=True)
         residents = Residents(data.draw(st.dictionaries(st.integers(0, E - 1), st.sampled_from([2, 4, 6, 8]))))
         made.begin_pass(tokens, has_logits=True)
-        before = made.foresee(0, routing, residents)
+        before = made.predict_tiers(0, routing, residents)
         plan = made.decide(0, routing, residents)
         used = plan.topk_weights != 0
         assert (plan.tiers[plan.topk_ids[used]] > 0).all()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from policy_cases import Residents, context, routed
 
-from edge_runtime.errors import ConfigError
-from edge_runtime.format.calibration import ExpertCalibration, LayerCalibration, Sensitivity
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration, Sensitivity
 from edge_runtime.policy import create_policy
 from edge_runtime.policy.static_tiers import allocate, mean_bytes, pruned
 

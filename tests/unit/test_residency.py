@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.experts.counters import ExpertCounters
-from edge_runtime.experts.eviction import create_rule
+from edge_runtime.experts.eviction.rules import create_rule
 from edge_runtime.experts.residency import SlotTable
 from edge_runtime.experts.units import UnitLedger, UnitSizes
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_runtime.spec import RopeSpec
-from edge_runtime.trunk.rope import Rotary
+from edge_runtime.backends.cpu.trunk.rope import Rotary
+from edge_runtime.base.spec import RopeSpec
 
 KINDS: dict[str, dict[str, Any]] = {
     "default": {},

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.evaluation import QualityMeter, log_softmax
+from edge_runtime.lab.evaluation import QualityMeter, log_softmax
 from edge_runtime.policy.routing import route
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.errors import RequestError
-from edge_runtime.sampling import Sampler, SamplingParams, filtered_distribution
+from edge_runtime.base.errors import RequestError
+from edge_runtime.engine.sampler import Sampler, SamplingParams, filtered_distribution
 
 EMPTY = np.zeros(0, np.int32)
 

@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from edge_runtime.service.logs import JsonFormatter, LineFormatter, is_journal, setup_service_logging
+from edge_runtime.service.ops.logs import JsonFormatter, LineFormatter, is_journal, setup_service_logging
 
 
 def record(level=logging.INFO, message="served %s", args=("it",), exc_info=None, **extra):

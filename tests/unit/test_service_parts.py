@@ -14,20 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_cases import context
 
-from edge_runtime.errors import ConfigError
-from edge_runtime.policy.base import ResidencyView, Routing, StepPlan
+from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.engine.sessions import SessionPool
+from edge_runtime.engine.tokenizer import Tokenizer
+from edge_runtime.policy.base import Decision, ResidencyView, Routing
 from edge_runtime.policy.joint import decide_together
 from edge_runtime.policy.lossless import Lossless
-from edge_runtime.service.api_errors import ApiError
-from edge_runtime.service.chat import Delta, OutputSplitter
-from edge_runtime.service.fields import Fields, parse_json_object
-from edge_runtime.service.grammar import Vocabulary
-from edge_runtime.service.listen import adopt, listen_tcp, listen_unix, read_api_keys
-from edge_runtime.service.request_parser import parse_chat, parse_completion
-from edge_runtime.service.requests import Tool
-from edge_runtime.service.sessions import SessionPool
-from edge_runtime.tokenizer import Tokenizer
-from edge_runtime.trunk.kv_cache import KVCache
+from edge_runtime.service.http.listen import adopt, listen_tcp, listen_unix, read_api_keys
+from edge_runtime.service.openai.api_errors import ApiError
+from edge_runtime.service.openai.chat import Delta, OutputSplitter
+from edge_runtime.service.openai.fields import Fields, parse_json_object
+from edge_runtime.service.openai.grammar import Vocabulary
+from edge_runtime.service.openai.request_parser import parse_chat, parse_completion
+from edge_runtime.service.openai.requests import Tool
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -200,12 +200,12 @@ class Halves:
     def params(self) -> dict[str, float | int | str | bool]:
         return {}
 
-    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> StepPlan:
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
         weights = routing.topk_weights.copy()
         weights[:, 1] = 0
         tiers = np.zeros(routing.logits.shape[1], np.uint8)
         tiers[routing.topk_ids[:, 0]] = 4
-        return StepPlan(routing.topk_ids, weights, tiers, substituted=1, skipped=len(weights))
+        return Decision(routing.topk_ids, weights, tiers, substituted=1, skipped=len(weights))
 
     def begin_sequence(self) -> None: ...
 

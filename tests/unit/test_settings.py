@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edge_runtime.errors import ConfigError
-from edge_runtime.service.events import Reload
-from edge_runtime.service.settings import Settings, plan_reload, read_settings
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.service.ops.events import Reload
+from edge_runtime.service.ops.settings import Settings, plan_reload, read_settings
 
 
 def test_lines_as_systemd_reads_them(tmp_path):

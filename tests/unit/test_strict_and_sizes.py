@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.errors import ConfigError
-from edge_runtime.sizes import GIB, MIB, align_up, format_size, parse_size
-from edge_runtime.strict import from_mapping
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.base.sizes import GIB, MIB, align_up, format_size, parse_size
+from edge_runtime.base.strict import from_mapping
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import MODEL
 
-from edge_runtime.tasks import completed, python_slips, repeated_names, score
+from edge_runtime.lab.tasks import completed, python_slips, repeated_names, score
 
 
 def test_repeated_names_by_hand():

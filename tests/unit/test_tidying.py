@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from edge_runtime.service.tidying import Tidying
+from edge_runtime.engine.heap_trim import HeapTrim
 
 
 def test_once_in_every_pause():
     now, released = [0.0], []
-    tidying = Tidying(lambda: released.append(now[0]), lambda: now[0])
-    tidying.idle()
+    heap_trim = HeapTrim(lambda: released.append(now[0]), lambda: now[0])
+    heap_trim.idle()
     assert released == [], "nothing has run yet"
     for moment, is_busy in ((1, True), (1.5, False), (1.9, True), (2.5, False), (3.0, False), (3.5, False), (9, False)):
         now[0] = moment
-        tidying.worked() if is_busy else tidying.idle()
+        heap_trim.worked() if is_busy else heap_trim.idle()
     assert released == [3.0]
     now[0] = 10.0
-    tidying.worked()
+    heap_trim.worked()
     now[0] = 12.0
-    tidying.idle()
+    heap_trim.idle()
     assert released == [3.0, 12.0]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.errors import BundleError, ConfigError, RequestError
-from edge_runtime.tokenizer import IncrementalDecoder, StopStrings, Tokenizer
+from edge_runtime.base.errors import BundleError, ConfigError, RequestError
+from edge_runtime.engine.tokenizer import IncrementalDecoder, StopStrings, Tokenizer
 
 MODEL = Path(__file__).parents[2] / "examples" / "tiny-moe"
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from edge_runtime.service.turns import TURN_S, PassCost, Turns, WidthControl
+from edge_runtime.engine.batch_width import TURN_S, BatchWidth, PassCost, WidthControl
 
 SLOTS = 100
 
@@ -84,9 +84,9 @@ class Clock:
         return self.now
 
 
-def narrow(clock: Clock) -> Turns[str]:
+def narrow(clock: Clock) -> BatchWidth[str]:
     """Turns that have found one at a time to be cheapest."""
-    turns: Turns[str] = Turns(3, clock)
+    turns: BatchWidth[str] = BatchWidth(3, clock)
     for _ in range(200):
         width = len(turns.choose(["x", "y", "z"]))
         turns.note(PassCost(width, THRASHES[width] * width, 40 * width, 28 * width), slots=SLOTS, has_prompt=False)
@@ -95,7 +95,7 @@ def narrow(clock: Clock) -> Turns[str]:
 
 
 def test_all_run_while_that_is_cheapest() -> None:
-    turns: Turns[str] = Turns(3)
+    turns: BatchWidth[str] = BatchWidth(3)
     assert turns.choose(["a", "b"]) == ["a", "b"]
     assert turns.choose(["a", "b", "c"]) == ["a", "b", "c"]
     assert turns.choose(["b", "c"]) == ["b", "c"]
@@ -115,7 +115,7 @@ def test_one_keeps_its_turn_until_it_is_over_or_has_had_its_time() -> None:
 
 
 def test_passes_with_a_prompt_tell_nothing() -> None:
-    turns: Turns[str] = Turns(2)
+    turns: BatchWidth[str] = BatchWidth(2)
     for _ in range(500):
         width = len(turns.choose(["a", "b"]))
         turns.note(PassCost(width, 1.0, 80, 40), slots=SLOTS, has_prompt=True)

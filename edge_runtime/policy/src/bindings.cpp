@@ -77,20 +77,20 @@ class OneToken : public hobbit::OneToken {
 };
 
 nb::tuple decide(OneToken& self, int layer, Array<const float, 2> logits, Array<const int32_t, 2> ids,
-                 Array<const float, 2> weights, Array<const uint8_t, 1> resident, double price, double rent,
+                 Array<const float, 2> weights, Array<const uint8_t, 1> resident, double price, double opportunity_cost,
                  Array<int32_t, 2> plan_ids, Array<float, 2> plan_weights, Array<uint8_t, 1> tiers) {
   const auto row = self.row(layer, {logits, ids, weights, resident}, tiers);
   if (plan_ids.size() != size_t(row.top_k) || plan_weights.size() != size_t(row.top_k))
     throw std::invalid_argument("one token: expected a plan of K ids and K weights");
-  const auto found = self.decide(row, {price, rent}, {plan_ids.data(), plan_weights.data(), tiers.data()});
+  const auto found = self.decide(row, {price, opportunity_cost}, {plan_ids.data(), plan_weights.data(), tiers.data()});
   return nb::make_tuple(found.substituted, found.skipped, found.changed, found.loss, found.read_bytes,
                         found.held_bytes);
 }
 
-void foresee(OneToken& self, int layer, Array<const float, 2> logits, Array<const int32_t, 2> ids,
-             Array<const float, 2> weights, Array<const uint8_t, 1> resident, double price, double rent,
+void predict_tiers(OneToken& self, int layer, Array<const float, 2> logits, Array<const int32_t, 2> ids,
+             Array<const float, 2> weights, Array<const uint8_t, 1> resident, double price, double opportunity_cost,
              Array<uint8_t, 1> tiers) {
-  self.foresee(self.row(layer, {logits, ids, weights, resident}, tiers), {price, rent}, tiers.data());
+  self.predict_tiers(self.row(layer, {logits, ids, weights, resident}, tiers), {price, opportunity_cost}, tiers.data());
 }
 
 }  // namespace
@@ -108,13 +108,13 @@ NB_MODULE(_native, m) {
            },
            "losses"_a, "missing"_a, "held"_a, "shares"_a, "sums"_a.noconvert(), "factors"_a.noconvert(),
            "tokens"_a.noconvert(), "served"_a, "full"_a, "horizon"_a, "keep"_a, "normalise"_a)
-      .def("decide", &decide, "layer"_a, "logits"_a, "ids"_a, "weights"_a, "resident"_a, "price"_a, "rent"_a,
+      .def("decide", &decide, "layer"_a, "logits"_a, "ids"_a, "weights"_a, "resident"_a, "price"_a, "opportunity_cost"_a,
            "plan_ids"_a.noconvert(), "plan_weights"_a.noconvert(), "tiers"_a.noconvert())
-      .def("foresee", &foresee, "layer"_a, "logits"_a, "ids"_a, "weights"_a, "resident"_a, "price"_a, "rent"_a,
+      .def("predict_tiers", &predict_tiers, "layer"_a, "logits"_a, "ids"_a, "weights"_a, "resident"_a, "price"_a, "opportunity_cost"_a,
            "tiers"_a.noconvert())
-      .def("worth_of_residents",
+      .def("value_of_residents",
            [](const OneToken& self, int layer, Array<const uint8_t, 1> resident) {
-             return self.worth_of_residents(layer, self.residents(layer, resident));
+             return self.value_of_residents(layer, self.residents(layer, resident));
            },
            "layer"_a, "resident"_a);
 }

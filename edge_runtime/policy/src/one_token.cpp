@@ -46,7 +46,7 @@ int OneToken::choose_expert(const TokenRow& row, const Prices& prices, int rank,
   double least = std::numeric_limits<double>::infinity();
   for (int option = 0; option < allowed; ++option) {
     // what a read saves beyond this token, less what those who leave for it would have saved
-    const double saved = (now - losses[option]) * later - prices.rent * missing[option];
+    const double saved = (now - losses[option]) * later - prices.opportunity_cost * missing[option];
     double cost = losses[option] * power + prices.read * missing[option];
     if (saved > 0) cost -= saved;
     if (cost < least) best = option, least = cost;
@@ -134,12 +134,12 @@ Decision OneToken::decide(const TokenRow& row, const Prices& prices, const Token
   return found;
 }
 
-void OneToken::foresee(const TokenRow& row, const Prices& prices, uint8_t* tiers) {
+void OneToken::predict_tiers(const TokenRow& row, const Prices& prices, uint8_t* tiers) {
   choose(row, prices);
   for (int rank = 0; rank < row.top_k; ++rank) tiers[row.ids[rank]] = served_[rank];
 }
 
-std::optional<double> OneToken::worth_of_residents(int layer, const uint8_t* resident) const {
+std::optional<double> OneToken::value_of_residents(int layer, const uint8_t* resident) const {
   const int choices = int(shape_.served.size());
   const double scale = arrays_.factors[layer] / arrays_.tokens[layer];
   double worth = 0;

@@ -1,5 +1,5 @@
 // The rate-distortion choice for a single token: which tier, or the skip, for each of its experts. Arithmetic in double,
-// in a fixed order; what it means is in edge_runtime/policy/rate_distortion.py.
+// in a fixed order; what it means is in edge_runtime/policy/rate_distortion/policy.py.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,7 @@ struct ChoiceShape {
 };
 
 struct Prices {
-  double read, rent;  // nats a byte
+  double read, opportunity_cost;  // nats a byte
 };
 
 // One token at one layer, as the router chose.
@@ -62,9 +62,9 @@ class OneToken {
   // Count the token's uses, choose, and write the plan.
   Decision decide(const TokenRow& row, const Prices& prices, const TokenPlan& plan);
   // Only the tiers [E] that would be served; `tiers` holds zeros before.
-  void foresee(const TokenRow& row, const Prices& prices, uint8_t* tiers);
+  void predict_tiers(const TokenRow& row, const Prices& prices, uint8_t* tiers);
   // Nats a token that a byte of the layer's residents [E tiers] is expected to save, on average; nothing: there are none.
-  std::optional<double> worth_of_residents(int layer, const uint8_t* resident) const;
+  std::optional<double> value_of_residents(int layer, const uint8_t* resident) const;
   const ChoiceShape& shape() const { return shape_; }
 
  private:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from edge_runtime.errors import ConfigError, did_you_mean
-from edge_runtime.spec import ModelSpec, check_spec
+from edge_runtime.base.errors import ConfigError, did_you_mean
+from edge_runtime.base.spec import ModelSpec, check_spec
 from hobbit_export.arch import mixtral, olmoe, qwen2_moe, qwen3_moe
 from hobbit_export.arch.config import ConfigReader
 from hobbit_export.arch.names import Names

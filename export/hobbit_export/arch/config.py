@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edge_runtime.errors import ConfigError
+from edge_runtime.base.errors import ConfigError
 
 _GENERATION = frozenset({
     "max_length", "min_length", "do_sample", "use_cache", "early_stopping", "num_beams", "temperature", "top_k",

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edge_runtime.errors import ConfigError
-from edge_runtime.spec import RopeSpec
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.base.spec import RopeSpec
 from hobbit_export.arch.config import ConfigReader
 from hobbit_export.arch.rope import read_rope
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edge_runtime.spec import LayerSpec, ModelSpec
+from edge_runtime.base.spec import LayerSpec, ModelSpec
 from hobbit_export.arch.config import ConfigReader
 from hobbit_export.arch.decoder import read_num_experts, read_sizes, read_window
 from hobbit_export.arch.names import Names, fused, per_expert

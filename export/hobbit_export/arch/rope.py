@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from edge_runtime.errors import ConfigError
-from edge_runtime.spec import RopeKind, RopeSpec
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.base.spec import RopeKind, RopeSpec
 from hobbit_export.arch.config import ConfigReader, number
 
 _REQUIRED: dict[str, tuple[str, ...]] = {

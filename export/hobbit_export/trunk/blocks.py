@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_runtime.spec import ModelSpec
-from edge_runtime.trunk.weights import TrunkWeights
+from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
+from edge_runtime.base.spec import ModelSpec
 from hobbit_export.trunk.graph import Graph
 from hobbit_export.trunk.linear import LinearWriter, Matrix
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.format.manifest import EMBEDDING, EmbeddingDtype, trunk_file
-from edge_runtime.spec import ModelSpec
-from edge_runtime.trunk.weights import TrunkWeights
+from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
+from edge_runtime.base.spec import ModelSpec
+from edge_runtime.bundle.manifest import EMBEDDING, EmbeddingDtype, trunk_file
 from hobbit_export.trunk.blocks import Attention, add_norm, swiglu
 from hobbit_export.trunk.data_file import DataFile
 from hobbit_export.trunk.graph import Dims, Graph
@@ -104,8 +104,8 @@ def build_head(
     """Write the graph of the last combine, final norm and output head. Arguments as for `build_layer`."""
 
     def emit(g: Graph, linear: LinearWriter) -> None:
-        resid, moe = g.input("resid", (1, "T", spec.hidden)), g.input("moe", (1, "T", spec.hidden))
-        _, x = add_norm(g, resid, moe, g.vector("final_norm", weights.get("final_norm")), spec.rms_eps)
+        resid, expert_out = g.input("resid", (1, "T", spec.hidden)), g.input("moe", (1, "T", spec.hidden))
+        _, x = add_norm(g, resid, expert_out, g.vector("final_norm", weights.get("final_norm")), spec.rms_eps)
         logits = linear.product(x, Matrix("head", ("head",), (spec.vocab_size,), spec.hidden))
         g.output(logits, "logits", (1, "T", spec.vocab_size))
 

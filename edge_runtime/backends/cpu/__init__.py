@@ -1,0 +1,1 @@
+"""The CPU backend: native expert kernels and an ONNX Runtime trunk."""

@@ -1,0 +1,65 @@
+"""Native CPU kernels: run experts from record bytes, encode records.
+
+The record bytes are the kernel's layout, so nothing is repacked. `ExpertKernels` computes
+
+    y[pair] = down( silu(gate x) * (up x) )        out[t] = sum over k of weights[t, k] * y[t * K + k]
+
+with int8 activations per group of 32 (tiers 2 to 8) or float32 throughout (tier 16). An output is
+the same bits for any thread count, any instruction set, and any subset, order or batching of
+experts and tokens. `edge_runtime.backends.cpu.kernels.reference` is the same in plain numpy.
+
+Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (token, expert) pairs.
+
+`ExpertKernels(hidden, intermediate, top_k, max_tokens, threads=1, isa="auto")`
+    Owns scratch for `max_tokens` tokens (`scratch_bytes`), memory of the system as far as it was written, and
+    `threads - 1` worker threads; nothing large is allocated later.
+    `scratch_bytes_for(hidden, intermediate, top_k, max_tokens)` says how much it will be. `isa` is "auto" or one of
+    `available_isas()`. Calls are serialised.
+    quantize(x)                    float32 [T, D], T <= max_tokens; copied, so x may change afterwards.
+    run(tier, segments, starts, pairs)
+        tier 2, 4, 6, 8 or 16; segments uint64 [N, 4] addresses of the experts' segments, of which the
+        first tier / 2 are read (tier 16: column 0, the bfloat16 record) and which must stay valid
+        during the call; starts int32 [N + 1]; pairs int32 [P] = token * K + rank. Expert n computes
+        pairs[starts[n]:starts[n + 1]]. A pair may occur once a call. May be called for some experts
+        at a time, at different tiers.
+    combine(weights, out)          float32 [T, K] and [T, D]. A weight of exactly 0 skips its pair.
+    forward(x, tier, segments, starts, pairs, weights, out)    the three in one call.
+    begin(x, ids, weights, num_experts)
+        The same in terms of a plan: ids int32 [T, K] in 0..num_experts - 1, weights float32 [T, K]; a pair whose
+        weight is exactly 0 is not computed. Copied.
+    run_experts(tier, segments, experts)       some of the plan's experts, int32 [N], each once.
+    end(out)                                   the weighted sum.
+    outputs(pairs, out)                        outputs float32 [P, D] of pairs as they were run last.
+    release_scratch()              give the scratch back to the system; it is taken again, zeroed, when next written.
+    run_resident(x, ids, weights, tier, addresses, slots, out)
+        begin, run_experts and end in one call, for experts that are all in memory: addresses uint64 [S, 4] by slot,
+        slots int32 [E] by expert.
+
+`ExpertEncoder(layer, expert, hidden, intermediate, num_segments, bf16=False, threads=1, isa="auto")`
+    add_rows(matrix, row_start, rows, dtype)    matrix 0 gate, 1 up, 2 down; rows [n, columns], n and
+        row_start multiples of 16; dtype "f32", "f16", or "bf16" for uint16 holding bfloat16 bits.
+    finish()                       checks that every row came once.
+    segment(i), bf16()             uint8 views of the padded bytes, valid until reset(); segment(-1) = bf16().
+    errors()                       tier -> sqrt(sum (w - w')^2 / sum w^2) over the three matrices.
+    reset(layer, expert)           start the next expert in the same buffers.
+    The bytes do not depend on `threads`, on `isa`, or on how rows were grouped.
+
+`route(logits, ids, weights, norm)`
+    The router's rule: softmax over float32 [T, E], the K greatest into ids int32 [T, K] (best first, equal ones by
+    number) and their probabilities into weights float32 [T, K], divided by their sum if `norm`.
+
+All arrays are C-contiguous. Long calls release the GIL. Bad arguments raise ValueError naming what
+was expected and what came.
+"""
+
+from __future__ import annotations
+
+try:
+    from edge_runtime.backends.cpu.kernels._native import ExpertEncoder, ExpertKernels, available_isas, route
+except ImportError as err:
+    raise ImportError(
+        "edge_runtime.backends.cpu.kernels: the native extension '_native' is missing or does not load "
+        f"({err}). Build it with: pip install -e . (needs a C++17 compiler)"
+    ) from err
+
+__all__ = ["ExpertEncoder", "ExpertKernels", "available_isas", "route"]

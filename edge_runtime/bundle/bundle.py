@@ -1,0 +1,118 @@
+"""Open a bundle directory: manifest, part files and expert headers, checked before anything trusts them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_runtime.base.checksum import crc32c
+from edge_runtime.base.errors import BundleError
+from edge_runtime.bundle import manifest as manifest_io
+from edge_runtime.bundle.expert_file import (
+    KIND_BF16,
+    KIND_PROGRESSIVE,
+    MAX_HEADER_BYTES,
+    ExpertFileHeader,
+    header_bytes,
+    parse_header,
+)
+from edge_runtime.bundle.manifest import Manifest, Part, expert_file
+from edge_runtime.bundle.record import BF16
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose structure was checked. Contents are checked by whoever reads them: see `check_part`."""
+
+    path: Path
+    manifest: Manifest
+
+    @staticmethod
+    def open(path: str | os.PathLike[str]) -> Bundle:
+        """Check manifest, presence, type and exact size of every part.
+
+        Raises:
+            ConfigError: the path is not a directory.
+            BundleError: names the part, what was expected and what was found.
+        """
+        root = Path(path)
+        bundle = Bundle(root, manifest_io.read(root))
+        for part in bundle.manifest.parts:
+            bundle.file_of(part)
+        return bundle
+
+    def file_of(self, part: Part) -> Path:
+        """Path of a part after checking that it is a regular file of the stated size inside the bundle."""
+        path = self.path / part.name
+        try:
+            if path.resolve(strict=True) != self.path.resolve() / part.name:
+                raise BundleError(
+                    f"{part.name}: expected a plain file inside the bundle, found a link leading elsewhere."
+                )
+            found = path.stat()
+        except OSError as err:
+            raise BundleError(f"{part.name}: cannot be opened: {err.strerror}. Export the bundle again.") from err
+        if not stat.S_ISREG(found.st_mode):
+            raise BundleError(f"{part.name}: expected a regular file.")
+        if found.st_size != part.bytes:
+            what = "truncated" if found.st_size < part.bytes else "too long"
+            raise BundleError(
+                f"{part.name}: expected {part.bytes} bytes, got {found.st_size} ({what}). Export the bundle again."
+            )
+        return path
+
+    def expert_header(self, layer_idx: int, tier: int) -> ExpertFileHeader:
+        """Read and check the header of a layer's expert file against the manifest.
+
+        Args:
+            layer_idx: a sparse layer.
+            tier: 16 for the bfloat16 file, anything else for the progressive one.
+        """
+        m = self.manifest
+        name = expert_file(layer_idx, tier)
+        part = m.part(name)
+        kind = KIND_BF16 if tier == BF16 else KIND_PROGRESSIVE
+        segments = 1 if tier == BF16 else m.experts.num_segments
+        size = min(header_bytes(m.model.num_experts, segments), MAX_HEADER_BYTES)
+        with open(self.file_of(part), "rb") as file:
+            header = parse_header(file.read(size), name)
+        for what, expected, got in (
+            ("kind", kind, header.kind),
+            ("layer_idx", layer_idx, header.layer_idx),
+            ("num_experts", m.model.num_experts, header.num_experts),
+            ("hidden", m.model.hidden, header.hidden),
+            ("intermediate", m.model.expert_intermediate, header.intermediate),
+            ("num_segments", segments, len(header.segment_bytes)),
+            ("file size", part.bytes, header.file_bytes),
+        ):
+            if expected != got:
+                raise BundleError(f"{name}: {what}: expected {expected}, got {got}. Export the bundle again.")
+        return header
+
+    def check_part(self, part: Part, *, sha256: bool = False, progress: Callable[[int], None] | None = None) -> None:
+        """Read a part from end to end and compare its checksum with the manifest.
+
+        Args:
+            part: a part of this bundle.
+            sha256: compare the cryptographic digest as well as the CRC.
+            progress: called with the number of bytes of each block read.
+
+        Raises:
+            BundleError: the part is damaged.
+        """
+        crc, hasher = 0, hashlib.sha256() if sha256 else None
+        with open(self.file_of(part), "rb") as file:
+            while block := file.read(_BLOCK):
+                crc = crc32c(block, crc)
+                if hasher:
+                    hasher.update(block)
+                if progress:
+                    progress(len(block))
+        if crc != part.crc32c or (hasher and hasher.hexdigest() != part.sha256):
+            raise BundleError(f"{part.name}: checksum does not match the manifest (damaged). Export the bundle again.")

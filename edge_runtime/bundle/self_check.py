@@ -1,0 +1,148 @@
+"""The numerical self-check: does this engine, on this machine, say what the source model said at export?"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.base.errors import BundleError
+from edge_runtime.bundle.bundle import Bundle
+
+_LOG = logging.getLogger(__name__)
+REFERENCE = "calibration/reference.npz"
+
+# Lowest mean correlation with the source model's logits, by expert tier. The worst of random checkpoints of every
+# family (one position of those can be far off: one flipped expert is a different model) are in docs/quality.md.
+_MIN_CORRELATION = {16: 0.9995, 8: 0.995, 6: 0.99, 4: 0.95, 2: 0.70}
+_TRUNK_ALLOWANCE = {"fp32": 0.0, "int8": 0.01, "int4": 0.15}
+
+
+class Checkable(Protocol):
+    """What the self-check needs of an engine."""
+
+    def logits(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return logits float32 [T, V] of int32 [T] tokens."""
+        ...
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """Outcome of the self-check.
+
+    Attributes:
+        tokens: positions compared.
+        correlation: mean correlation over positions between the logits here and the source model's.
+        limit: lowest correlation accepted at this tier and trunk precision.
+        max_relative_error: max |difference| / max |logit|.
+    """
+
+    tokens: int
+    correlation: float
+    limit: float
+    max_relative_error: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+def load_reference(bundle: Bundle) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return token ids int32 [N] and the source model's logits float32 [N, V].
+
+    Raises:
+        BundleError: the part is missing or damaged.
+    """
+    path = bundle.file_of(bundle.manifest.part(REFERENCE))
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as data:
+            ids, logits = data["token_ids"], data["logits"]
+    except Exception as err:  # a damaged zip raises many unrelated types
+        raise BundleError(f"{REFERENCE}: cannot be read: {err}. Export the bundle again.") from err
+    vocab = bundle.manifest.model.vocab_size
+    if ids.dtype != np.int32 or ids.ndim != 1 or logits.dtype != np.float32 or logits.shape != (len(ids), vocab):
+        raise BundleError(f"{REFERENCE}: expected int32 [N] and float32 [N, {vocab}], got {ids.shape}, {logits.shape}.")
+    return ids, logits
+
+
+def self_check(engine: Checkable, bundle: Bundle, tier: int) -> SelfCheck:
+    """Compare an engine with the source model on the bundle's reference tokens.
+
+    Args:
+        engine: runs the tokens.
+        bundle: the bundle it was opened from.
+        tier: the expert tier it runs at.
+
+    Raises:
+        BundleError: the logits do not agree: the bundle or this machine's kernels are wrong.
+    """
+    ids, expected = load_reference(bundle)
+    actual = engine.logits(ids)
+    precision = bundle.manifest.trunk.precision
+    limit = _MIN_CORRELATION[tier] - _TRUNK_ALLOWANCE[precision]
+    correlation = float(np.mean([_correlation(a, e) for a, e in zip(actual, expected, strict=True)]))
+    error = float(np.abs(actual - expected).max() / max(float(np.abs(expected).max()), 1e-30))
+    if not correlation >= limit:
+        raise BundleError(
+            f"self-check: correlation with the source model's logits: expected at least {limit:.3f} at tier "
+            f"{tier} and trunk {precision}, got {correlation:.3f}. "
+            "The bundle or this machine's kernels are wrong: run `hobbit verify`, then export again."
+        )
+    return SelfCheck(len(ids), correlation, limit, error)
+
+
+def check_once(engine: Checkable, bundle: Bundle, tier: int, fingerprint: str) -> None:
+    """Run the self-check unless this bundle passed it before on this machine.
+
+    Args:
+        engine: runs the tokens.
+        bundle: the bundle it was opened from.
+        tier: the expert tier it runs at.
+        fingerprint: names whatever computes: instruction set, library versions.
+    """
+    key = f"{bundle.manifest.bundle_id[:32]}-{tier}-{fingerprint}-{platform.machine()}"
+    marker = state_folder() / "selfcheck" / key
+    if is_remembered(marker) or not any(p.name == REFERENCE for p in bundle.manifest.parts):
+        return
+    result = self_check(engine, bundle, tier)
+    _LOG.info("self-check passed: correlation %.5f over %d tokens", result.correlation, result.tokens)
+    try:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(repr(result))
+    except OSError as err:
+        _LOG.info("self-check: result cannot be remembered in %s: %s", marker.parent, err.strerror)
+
+
+def state_folder() -> Path:
+    """Where this machine remembers results: systemd's STATE_DIRECTORY, XDG_STATE_HOME, the user's own or /var/lib.
+
+    It need not exist, nor be readable: see `is_remembered`.
+    """
+    given = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME")
+    if given:
+        return Path(given.split(":")[0]) / "hobbit-edge"
+    try:
+        return Path.home() / ".local" / "state" / "hobbit-edge"
+    except RuntimeError:  # no HOME, and a user id without an account, as in a container
+        return Path("/var/lib/hobbit-edge")
+
+
+def is_remembered(marker: Path) -> bool:
+    """Whether a marker below `state_folder` exists; no where it cannot be looked at."""
+    try:
+        return marker.exists()
+    except OSError:
+        return False
+
+
+def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    x, y = a.astype(np.float64) - a.mean(), b.astype(np.float64) - b.mean()
+    norm = float(np.linalg.norm(x) * np.linalg.norm(y))
+    return float(x @ y) / norm if norm > 0 else float(np.allclose(a, b))

@@ -1,0 +1,1 @@
+"""Runs requests: sessions, the layer loop, the scheduler, sampling, text, and the public API."""

@@ -1,0 +1,35 @@
+"""Tidying: after a burst of requests, what the allocator kept of their memory goes back to the system."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+
+from edge_runtime.telemetry.process import return_freed_memory
+
+_AFTER_S = 1.0
+
+
+class HeapTrim:
+    """Returns freed memory once in every pause. For the serving loop's thread.
+
+    Args:
+        release: returns freed memory; takes some milliseconds.
+        clock: in seconds.
+    """
+
+    def __init__(
+        self, release: Callable[[], None] = return_freed_memory, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._release, self._clock = release, clock
+        self._last_work: float | None = None
+
+    def worked(self) -> None:
+        """Something ran."""
+        self._last_work = self._clock()
+
+    def idle(self) -> None:
+        """Nothing runs and nothing waits."""
+        if self._last_work is not None and self._clock() - self._last_work > _AFTER_S:
+            self._last_work = None
+            self._release()

@@ -1,0 +1,306 @@
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <utility>
+
+#include "../../../base/src/crc32c.hpp"
+#include "reader.hpp"
+
+namespace hobbit {
+namespace {
+
+constexpr uint32_t kMagic = 0x31524248;  // "HBR1"
+
+uint32_t load32(const uint8_t* p) {
+  uint32_t v;
+  std::memcpy(&v, p, 4);
+  return v;
+}
+
+// What two spans share; 0 bytes if they do not touch.
+ReadPlan::Span common(const ReadPlan::Span& a, const ReadPlan::Span& b) {
+  const size_t from = std::max(a.start, b.start), to = std::min(a.start + a.bytes, b.start + b.bytes);
+  return {from, to > from ? to - from : 0};
+}
+
+bool overlap(const ReadPlan::Span& a, const ReadPlan::Span& b) { return common(a, b).bytes != 0; }
+
+// CRC-32C of a part of a read.
+uint32_t sum_of(const Request& request, const ReadPlan::Span& part) {
+  size_t at = 0;
+  uint32_t sum = 0;
+  for (const Piece& piece : request.pieces) {
+    const ReadPlan::Span here = common(part, {at, piece.bytes});
+    if (here.bytes) sum = crc32c(piece.address + (here.start - at), here.bytes, sum);
+    at += piece.bytes;
+  }
+  return sum;
+}
+
+// What a chunk adds to the sum of each segment. It is summed up while the next ones are on their way, so that little is
+// left to do when the last one has come.
+std::vector<uint32_t> sums_of(const Chunk& chunk) {
+  const Request& request = chunk.read->request;
+  std::vector<uint32_t> sums;
+  for (const ReadPlan::Span& segment : request.plan->segments) {
+    const ReadPlan::Span part = common(segment, request.plan->chunks[chunk.index]);
+    const size_t behind = segment.start + segment.bytes - (part.start + part.bytes);
+    sums.push_back(part.bytes ? crc32c_shift(sum_of(request, part), behind) : 0);
+  }
+  return sums;
+}
+
+}  // namespace
+
+ReadPlan::ReadPlan(std::vector<Span> segments_, std::vector<Span> chunks_)
+    : segments(std::move(segments_)), chunks(std::move(chunks_)) {
+  for (const Span& segment : segments) {
+    size_t count = 0;
+    for (const Span& chunk : chunks) count += overlap(segment, chunk);
+    chunks_of.push_back(count);
+  }
+}
+
+int64_t now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+void ReadQueue::push(Request request) {
+  auto read = std::make_shared<Read>();
+  const ReadPlan& plan = *request.plan;
+  read->chunks_left = plan.chunks.size();
+  read->segment_left = plan.chunks_of;
+  read->sums.assign(plan.segments.size(), 0);
+  read->outcome.id = request.id;
+  read->outcome.started_ns = now_ns();
+  read->request = std::move(request);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    read->arrival = arrivals_++;
+    reads_[read->request.id] = read;
+    waiting_.emplace(Key(read->request.priority, read->arrival), read);
+  }
+  work_.notify_all();
+  if (on_push) on_push();
+}
+
+bool ReadQueue::promote(uint64_t id, int priority) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  const auto found = reads_.find(id);
+  if (found == reads_.end()) return false;
+  const std::shared_ptr<Read> read = found->second;
+  if (priority >= read->request.priority) return false;
+  const bool is_waiting = waiting_.erase(Key(read->request.priority, read->arrival)) != 0;
+  read->request.priority = priority;
+  if (!is_waiting) return false;
+  waiting_.emplace(Key(priority, read->arrival), read);
+  lock.unlock();
+  work_.notify_all();  // it may start now where it had to wait before
+  if (on_push) on_push();
+  return true;
+}
+
+bool ReadQueue::withdraw(uint64_t id) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = reads_.find(id);
+  if (found == reads_.end()) return true;
+  const std::shared_ptr<Read>& read = found->second;
+  if (read->outcome.fault != Fault::none) return false;                                // it ends, and says why
+  if (waiting_.erase(Key(read->request.priority, read->arrival)) == 0) return false;  // all of it has started
+  read->chunks_left -= read->request.plan->chunks.size() - read->next_chunk;
+  if (read->chunks_left == 0) {
+    reads_.erase(found);
+    return true;
+  }
+  read->outcome.fault = Fault::withdrawn;
+  return false;
+}
+
+void ReadQueue::forget(uint64_t id) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = reads_.find(id);
+  if (found == reads_.end() || !found->second->is_done) return;
+  finished_.erase(std::find(finished_.begin(), finished_.end(), found->second));
+  reads_.erase(found);
+}
+
+std::vector<Outcome> ReadQueue::wait_done(double timeout_s) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (timeout_s > 0)  // a wait that has expired already still costs a timer
+    done_.wait_for(lock, std::chrono::duration<double>(timeout_s), [&] { return !finished_.empty(); });
+  std::vector<Outcome> done;
+  for (const auto& read : finished_) done.push_back(read->outcome);
+  return done;
+}
+
+ReadStats ReadQueue::stats() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return {num_reads_, num_bytes_, busy_ns_ + (active_ ? now_ns() - busy_since_ : 0)};
+}
+
+Chunk ReadQueue::take(bool block) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (block) work_.wait(lock, [&] { return may_start() || closed_.load(); });
+  if (!may_start()) return {};
+  ++under_way_;
+  const auto first = waiting_.begin();
+  const Chunk chunk{first->second, first->second->next_chunk++};
+  if (chunk.read->next_chunk == chunk.read->request.plan->chunks.size()) waiting_.erase(first);
+  if (active_++ == 0) busy_since_ = now_ns();
+  return chunk;
+}
+
+void ReadQueue::landed() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  --under_way_;
+  if (!waiting_.empty()) work_.notify_one();
+}
+
+bool ReadQueue::is_over(const Chunk& chunk) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return chunk.read->outcome.fault != Fault::none;
+}
+
+bool ReadQueue::is_intact(const Chunk& chunk) {
+  if (is_over(chunk)) {  // nothing more is read
+    landed();
+    end_chunk(chunk, nullptr);
+    return false;
+  }
+  Outcome why;
+  if (closed_.load()) {
+    why.fault = Fault::closed;
+  } else if (chunk.index == 0) {
+    struct stat found;
+    const Request& request = chunk.read->request;
+    if (fstat(request.fd, &found) != 0) {
+      why.fault = Fault::system, why.code = errno, why.at = request.offset;
+      why.bytes = int64_t(bytes(chunk));
+    } else if (found.st_nlink == 0) {
+      why.fault = Fault::removed;
+    } else if (found.st_size != request.file_bytes) {
+      why.fault = Fault::resized, why.got = found.st_size;
+    }
+  }
+  if (why.fault == Fault::none) return true;
+  landed();
+  fail(chunk, why);
+  return false;
+}
+
+size_t ReadQueue::scatter(const Chunk& chunk, size_t done, Piece out[kMaxSegments]) {
+  const auto& span = chunk.read->request.plan->chunks[chunk.index];
+  size_t at = 0, from = span.start + done, left = span.bytes - done, count = 0;
+  for (const Piece& piece : chunk.read->request.pieces) {
+    if (left && from < at + piece.bytes) {
+      const size_t skip = from - at, take = std::min(piece.bytes - skip, left);
+      out[count++] = {piece.address + skip, take};
+      from += take, left -= take;
+    }
+    at += piece.bytes;
+  }
+  return count;
+}
+
+int64_t ReadQueue::file_offset(const Chunk& chunk) {
+  return chunk.read->request.offset + int64_t(chunk.read->request.plan->chunks[chunk.index].start);
+}
+
+void ReadQueue::finish(const Chunk& chunk, int64_t result) {
+  Outcome why;
+  const int64_t wanted = int64_t(bytes(chunk));
+  why.at = file_offset(chunk), why.bytes = wanted;
+  if (result < 0) {
+    why.fault = Fault::system, why.code = -result;
+    return end_chunk(chunk, &why);
+  }
+  if (result < wanted) {
+    why.fault = Fault::too_short, why.got = result;
+    return end_chunk(chunk, &why);
+  }
+  if (drop_cached_) posix_fadvise(chunk.read->request.fd, why.at, wanted, POSIX_FADV_DONTNEED);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    num_bytes_ += size_t(wanted);
+  }
+  if (is_over(chunk)) return end_chunk(chunk, nullptr);  // nobody wants it: it is not worth summing up
+  // without the lock: these bytes have come, and nobody else touches them
+  why = checked(*chunk.read, count_in(chunk, sums_of(chunk)));
+  end_chunk(chunk, why.fault == Fault::none ? nullptr : &why);
+}
+
+// Returns the segments that are complete with this chunk.
+std::vector<size_t> ReadQueue::count_in(const Chunk& chunk, const std::vector<uint32_t>& sums) {
+  std::vector<size_t> complete;
+  std::lock_guard<std::mutex> lock(mutex_);
+  Read& read = *chunk.read;
+  const ReadPlan& plan = *read.request.plan;
+  for (size_t s = 0; s < plan.segments.size(); ++s) {
+    if (!overlap(plan.segments[s], plan.chunks[chunk.index])) continue;  // its sum may be looked at just now
+    read.sums[s] ^= sums[s];
+    if (--read.segment_left[s] == 0) complete.push_back(s);
+  }
+  return complete;
+}
+
+void ReadQueue::fail(const Chunk& chunk, Outcome why) { end_chunk(chunk, &why); }
+
+// Runs without the lock: nothing is added to these sums any more.
+Outcome ReadQueue::checked(const Read& read, const std::vector<size_t>& complete) {
+  const Request& request = read.request;
+  Outcome why;
+  for (const size_t s : complete) {
+    if (read.sums[s] != request.checksums[s]) {
+      why.fault = Fault::checksum;
+      why.segment = int64_t(s), why.expected = request.checksums[s], why.got = read.sums[s];
+      return why;
+    }
+    if (s != 0 || !request.has_stamp) continue;
+    const uint8_t* start = request.pieces.front().address;
+    const uint32_t magic = load32(start), layer = load32(start + 4), expert = load32(start + 8);
+    if (magic != kMagic || layer != request.layer || expert != request.expert) {
+      why.fault = Fault::stamp;
+      why.got = magic, why.layer = layer, why.expert = expert;
+      return why;
+    }
+  }
+  return why;
+}
+
+void ReadQueue::end_chunk(const Chunk& chunk, const Outcome* why) {
+  Read& read = *chunk.read;
+  bool is_last;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (why != nullptr && read.outcome.fault == Fault::none) {
+      const Outcome before = read.outcome;
+      read.outcome = *why;
+      read.outcome.id = before.id, read.outcome.started_ns = before.started_ns;
+    }
+    is_last = --read.chunks_left == 0;
+    if (is_last) {
+      read.is_done = true;
+      read.outcome.finished_ns = now_ns();
+      num_reads_ += read.outcome.fault == Fault::none;
+      finished_.push_back(chunk.read);
+    }
+    if (--active_ == 0) busy_ns_ += now_ns() - busy_since_;
+  }
+  if (is_last) done_.notify_all();
+}
+
+void ReadQueue::close() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    closed_ = true;
+  }
+  work_.notify_all();
+  if (on_push) on_push();
+}
+
+}  // namespace hobbit

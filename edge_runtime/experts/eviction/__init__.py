@@ -1,0 +1,1 @@
+"""Which resident expert goes first when room is needed. One rule a file."""

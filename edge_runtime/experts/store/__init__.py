@@ -1,0 +1,1 @@
+"""Where experts are read from: files of a bundle, cut into reads."""

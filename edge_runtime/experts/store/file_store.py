@@ -1,0 +1,202 @@
+"""FileExpertStore: segments of records straight from the drive into arena slots, every segment checked on the way."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Sequence
+
+from edge_runtime.base.errors import ExpertReadError
+from edge_runtime.base.sizes import MIB
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.record import BF16
+from edge_runtime.experts.drive import DriveReader, Fault
+from edge_runtime.experts.store.base import (
+    DEFAULT_READ_TIMEOUT_S,
+    ExpertKey,
+    Priority,
+    ReadTicket,
+    ReadWithdrawn,
+    SegmentRange,
+    StoreStats,
+)
+from edge_runtime.experts.store.files import ExpertFiles, FileOps
+from edge_runtime.experts.store.read_plan import ReadPlan, describe
+
+DEFAULT_CHUNK_BYTES = MIB
+DEFAULT_IO_THREADS = 8
+_SIGNALS_S = 0.1  # a wait is interrupted by Ctrl-C no later than this
+
+
+class _Read(ReadTicket):
+    """A ticket with the number the drive reader knows it by, and how it is cut."""
+
+    def __init__(
+        self, number: int, key: ExpertKey, into: Sequence[memoryview], priority: Priority, tag: int, plan: ReadPlan
+    ) -> None:
+        super().__init__(key, into, priority, tag)
+        self.number, self.plan = number, plan
+
+
+class FileExpertStore:
+    """Reads experts of a bundle through the native drive reader. Implements `ExpertStore`.
+
+    A read is known here from before it is queued until its ticket is done, so that whatever an interrupt cut short can
+    be found and settled.
+
+    Args:
+        bundle: an open bundle.
+        tier: the deepest tier read: 2, 4, 6, 8, or 16 for the bfloat16 files.
+        io_threads: chunks under way at once, with or without a thread each; half as many for reads ahead.
+        direct_io: read past the page cache; see `ExpertFiles`.
+        use_uring: read through io_uring where the kernel has it; else, and where it has not, as many threads read.
+        chunk_bytes: a record is read in pieces of at most this size, so that several are under way for one expert.
+        read_timeout_s: how long `close` waits for a read that does not return.
+        ops: system calls; tests replace them.
+
+    Raises:
+        BundleError: an expert file is missing or its header lies.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        tier: int,
+        *,
+        io_threads: int = DEFAULT_IO_THREADS,
+        direct_io: bool = True,
+        use_uring: bool = True,
+        chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+        read_timeout_s: float = DEFAULT_READ_TIMEOUT_S,
+        ops: FileOps | None = None,
+    ) -> None:
+        self._tier, self._read_timeout_s = tier, read_timeout_s
+        layout = bundle.manifest.layout
+        self._sizes = (layout.bf16_bytes,) if tier == BF16 else layout.segment_bytes[: tier // 2]
+        self.record_bytes = layout.tier_bytes(tier)
+        self._chunk_bytes = chunk_bytes
+        self._plans: dict[SegmentRange, tuple[int, ReadPlan]] = {}
+        self._files = ExpertFiles(bundle, tier, direct_io=direct_io, ops=ops)
+        self._numbers = itertools.count()
+        self._reads: dict[int, _Read] = {}
+        replaced = ops.preadv if ops is not None else FileOps().preadv
+        is_direct = self._files.is_direct
+        self._drive = DriveReader(io_threads, not is_direct, use_uring and is_direct, replaced)
+        self._is_closed = False
+
+    @property
+    def mode(self) -> str:
+        """How the drive is read: 'direct', 'buffered', or buffered with the reason."""
+        return self._files.mode
+
+    @property
+    def method(self) -> str:
+        """What reads are made with: 'io_uring', or 'threads' with the reason."""
+        return self._drive.method
+
+    def begin_request(self) -> None:
+        """See `ExpertStore.begin_request`."""
+        self._files.check_paths()
+
+    def submit(
+        self,
+        key: ExpertKey,
+        into: Sequence[memoryview],
+        *,
+        segments: SegmentRange | None = None,
+        priority: Priority = Priority.NOW,
+        tag: int = 0,
+    ) -> ReadTicket:
+        """See `ExpertStore.submit`. Each of `into` starts 4 KiB aligned."""
+        layer_idx, expert_idx = key
+        first, last = segments or (0, len(self._sizes))
+        number, plan = self._plan(first, last)
+        file = self._files.open_file(layer_idx)
+        read = _Read(next(self._numbers), key, into, priority, tag, plan)
+        self._reads[read.number] = read
+        try:
+            self._drive.submit(
+                read.number, int(priority), number,
+                file.fd, file.header.file_bytes, file.header.record_offset(expert_idx) + plan.start,
+                [(ctypes.addressof(ctypes.c_char.from_buffer(view)), len(view)) for view in into],
+                file.header.checksums[expert_idx, first:last].tolist(),
+                first == 0 and self._tier != BF16, layer_idx, expert_idx,
+            )  # fmt: skip
+        except ValueError:
+            del self._reads[read.number]
+            raise
+        return read
+
+    def completed(self, timeout_s: float) -> list[ReadTicket]:
+        """See `ExpertStore.completed`."""
+        while True:
+            done = self._drive.wait(min(timeout_s, _SIGNALS_S))
+            timeout_s -= _SIGNALS_S
+            if done or timeout_s <= 0:
+                break
+        found: list[ReadTicket] = []
+        for number, fault, elapsed_ns, detail in done:
+            read = self._reads.get(number)
+            if read is not None:
+                if fault == Fault.WITHDRAWN:
+                    read.error = ReadWithdrawn(f"{self._where(read)}: withdrawn")
+                elif fault:
+                    read.error = ExpertReadError(self._message(read, fault, detail))
+                read.finish(elapsed_ns)
+                found.append(read)
+                del self._reads[number]
+            self._drive.forget(number)
+        return found
+
+    def cancel(self, ticket: ReadTicket) -> bool:
+        """See `ExpertStore.cancel`."""
+        assert isinstance(ticket, _Read)
+        if ticket.is_done or not self._drive.withdraw(ticket.number):
+            return False
+        ticket.error = ReadWithdrawn(f"{self._where(ticket)}: withdrawn")
+        ticket.finish(0)
+        self._reads.pop(ticket.number, None)
+        return True
+
+    def outstanding(self) -> list[ReadTicket]:
+        """See `ExpertStore.outstanding`."""
+        return [*self._reads.values()]
+
+    def promote(self, ticket: ReadTicket, priority: Priority) -> None:
+        """See `ExpertStore.promote`."""
+        assert isinstance(ticket, _Read)
+        if priority < ticket.priority:
+            ticket.priority = priority
+            self._drive.promote(ticket.number, int(priority))
+
+    def stats(self) -> StoreStats:
+        """See `ExpertStore.stats`."""
+        return StoreStats(*self._drive.stats())
+
+    def close(self) -> None:
+        """See `ExpertStore.close`."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        is_over = self._drive.close(self._read_timeout_s)
+        self.completed(0.0)
+        if is_over:
+            self._files.close()
+
+    def _plan(self, first: int, last: int) -> tuple[int, ReadPlan]:
+        found = self._plans.get((first, last))
+        if found is None:
+            plan = ReadPlan.make(self._sizes[:last], self._chunk_bytes, first)
+            found = self._plans[first, last] = self._drive.add_plan(plan.segments, plan.chunks), plan
+        return found
+
+    def _message(self, read: _Read, fault: int, detail: tuple[int, int, int, int, int, int, int, int, str]) -> str:
+        file = self._files.open_file(read.key.layer_idx)
+        what = describe(fault, detail, read.plan, file.header.file_bytes)
+        if fault in (Fault.CHECKSUM, Fault.STAMP, Fault.CLOSED, Fault.RAISED):
+            return f"{self._where(read)}{', ' if fault == Fault.CHECKSUM else ': '}{what}"
+        return f"{file.name}: {what}"
+
+    def _where(self, ticket: ReadTicket) -> str:
+        layer_idx, expert_idx = ticket.key
+        return f"{self._files.name(layer_idx)}: layer {layer_idx}, expert {expert_idx}"

@@ -1,0 +1,87 @@
+"""How reads of a record are cut into chunks, and what a failed one says."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+
+from edge_runtime.base.sizes import align_up
+from edge_runtime.bundle.record import PAGE, RECORD_MAGIC
+from edge_runtime.experts.drive import Fault
+
+
+@dataclass(frozen=True)
+class ReadPlan:
+    """How consecutive segments of a record are cut into reads; the same for every expert.
+
+    Attributes:
+        first: number of the first segment.
+        start: its offset in the record.
+        segments: (offset, bytes) of each segment, offsets from `start`.
+        chunks: (offset, bytes) of each read; near-equal, 4 KiB aligned, together all segments.
+    """
+
+    first: int
+    start: int
+    segments: tuple[tuple[int, int], ...]
+    chunks: tuple[tuple[int, int], ...]
+
+    @staticmethod
+    def make(record: tuple[int, ...], chunk_bytes: int, first: int = 0) -> ReadPlan:
+        """Cut the segments from `first` on into chunks of at most `chunk_bytes` (4 KiB at least).
+
+        Args:
+            record: bytes of each segment of the record, up to the last one read.
+            chunk_bytes: most bytes of one read.
+            first: number of the first segment read.
+        """
+        segment_bytes = record[first:]
+        starts = [sum(segment_bytes[:i]) for i in range(len(segment_bytes))]
+        segments = tuple(zip(starts, segment_bytes, strict=True))
+        total = sum(segment_bytes)
+        count = -(-total // max(chunk_bytes, PAGE))
+        step = align_up(-(-total // count), PAGE)
+        chunks = tuple((at, min(step, total - at)) for at in range(0, total, step))
+        return ReadPlan(first, sum(record[:first]), segments, chunks)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all segments."""
+        at, size = self.segments[-1]
+        return at + size
+
+
+def describe(fault: int, detail: tuple[int, int, int, int, int, int, int, int, str], plan: ReadPlan, size: int) -> str:
+    """Say what went wrong with a read, to follow the name of its file.
+
+    Args:
+        fault: a `Fault`.
+        detail: what the drive reader says of it.
+        plan: of the read.
+        size: bytes the file should have.
+    """
+    code, at, length, segment, expected, got, layer, expert, message = detail
+    again = "Export the bundle again."
+    if fault == Fault.SYSTEM:
+        name = f"{errno.errorcode.get(code, '?')}, {os.strerror(code)}"
+        return f"reading {length} bytes at {at} failed: {name}. Check the drive (dmesg)."
+    if fault == Fault.TOO_SHORT:
+        return f"expected {length} bytes at {at}, got {got}: changed while in use. {again}"
+    if fault == Fault.REMOVED:
+        return "removed or replaced while in use. Put the file back."
+    if fault == Fault.RESIZED:
+        return f"expected {size} bytes, got {got}: changed while in use. {again}"
+    if fault == Fault.CLOSED:
+        return "the store was closed"
+    if fault == Fault.CHECKSUM:
+        return (
+            f"segment {plan.first + segment}: expected checksum {expected:08x}, got {got:08x} (damaged). "
+            f"Run hobbit verify; export the bundle again."
+        )
+    if fault == Fault.STAMP:
+        magic = got.to_bytes(4, "little")
+        if magic != RECORD_MAGIC:
+            return f"expected the record of this expert, got one that starts with {magic!r}. {again}"
+        return f"expected the record of this expert, got that of layer {layer}, expert {expert}. {again}"
+    return message

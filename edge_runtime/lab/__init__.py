@@ -1,0 +1,1 @@
+"""Measuring and judging: bench, simulator, quality figures, checkable tasks."""

@@ -1,0 +1,108 @@
+"""The benchmark's table: rows of name, value and remark, the same on a terminal and in HTML. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from edge_runtime.base.sizes import format_size
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    value: str
+    remark: str = ""
+
+
+def rows(result: dict[str, Any]) -> list[Row]:
+    """Return the table of a result of `result_json`."""
+    bench = result["bench"]
+    return [
+        *_speed_rows(bench),
+        *_expert_rows(bench),
+        *_phase_rows(bench),
+        *_surrounding_rows(result, bench),
+    ]
+
+
+def _speed_rows(bench: dict[str, Any]) -> list[Row]:
+    stats, settings = bench["stats"], bench["settings"]
+    itl = stats["itl_ms"]
+    return [
+        Row("time to first token", _spread(stats["ttft_ms"], "ms"), f"{settings['prompt_tokens']} prompt tokens"),
+        Row("prefill", _spread(stats["prefill_tok_s"], "tok/s")),
+        Row("decode", _spread(stats["decode_tok_s"], "tok/s"), f"{settings['gen_tokens'] - 1} steps a request"),
+        Row(
+            "inter-token latency",
+            f"{_number(itl['p50'])} ms (p90 {_number(itl['p90'])}, p99 {_number(itl['p99'])}, n {itl['n']})",
+        ),
+        Row("loading", _spread(stats["load_ms"], "ms")),
+    ]
+
+
+def _expert_rows(bench: dict[str, Any]) -> list[Row]:
+    found = []
+    for stage in ("prefill", "decode"):
+        e = bench[stage]["experts"]
+        share = f" ({100 * e['hits'] / e['lookups']:.1f} % hit)" if e["lookups"] else ""
+        found.append(
+            Row(
+                f"{stage} lookups",
+                f"{e['hits']} hit, {e['late']} late, {e['misses']} miss{share}",
+                f"{format_size(e['bytes_per_token'] or 0)} read a token",
+            )
+        )
+    e, drive = bench["decode"]["experts"], bench["drive"]
+    percent = bench["decode"]["share_of_drive"]
+    ceiling = (
+        f"not measured: {drive['not_measured_because']}"
+        if drive["ceiling_gbps"] is None
+        else f"ceiling {drive['ceiling_gbps']:.2f} GB/s, blocks of {format_size(drive['probes'][0]['block_bytes'])}, "
+        f"{drive['probes'][0]['depth']} at once"
+    )
+    reached = "" if percent is None else f" ({100 * percent:.0f} % of the drive)"
+    found.append(Row("decode reads at", f"{_number(e['read_gbps'], 2)} GB/s{reached}", ceiling))
+    return found
+
+
+def _phase_rows(bench: dict[str, Any]) -> list[Row]:
+    found = []
+    for stage in ("prefill", "decode"):
+        each = bench[stage]
+        text = ", ".join(
+            f"{name.replace('_', ' ')} {_number(ms, 2)} ms ({each['phase_percent'].get(name, 0):.0f} %)"
+            for name, ms in each["phase_ms_per_token"].items()
+        )
+        found.append(Row(f"{stage}, a token", text or "not measured"))
+    return found
+
+
+def _surrounding_rows(result: dict[str, Any], bench: dict[str, Any]) -> list[Row]:
+    memory, hardware, prompts = result["memory"], bench["hardware"], bench["prompts"]
+    names = hardware["drive"]["name"], hardware["drive"]["model"], hardware["file_system"]
+    distinct = f"{prompts['distinct']} distinct of {prompts['requests']}"
+    return [
+        Row("peak memory", f"{format_size(memory['peak_rss_bytes'])} of {format_size(memory['budget_bytes'])} allowed"),
+        Row("cache state", bench["cache_state"]),
+        Row("prompts", prompts["source"], distinct),
+        Row(
+            "measured on",
+            f"{hardware['cpu'] or hardware['machine']}, {bench['engine']['threads']} threads, "
+            f"{format_size(hardware['memory_bytes'] or 0)}",
+            f"{hardware['kernel']}; drive {' '.join(filter(None, names)) or 'unknown'}",
+        ),
+        Row(
+            "requests", f"{bench['stats']['ttft_ms']['n']} measured" + ("" if bench["is_complete"] else ", interrupted")
+        ),
+    ]
+
+
+def _spread(stat: dict[str, Any], unit: str) -> str:
+    if stat["median"] is None:
+        return "not measured"
+    return f"{_number(stat['median'])} {unit} (p10 {_number(stat['p10'])}, p90 {_number(stat['p90'])}, n {stat['n']})"
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "not measured" if value is None else f"{value:.{digits}f}"

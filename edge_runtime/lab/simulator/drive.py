@@ -1,0 +1,95 @@
+"""A drive that exists on paper: reads finish at once, their bytes and the time they would have taken are added up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edge_runtime.experts.store.base import ExpertKey, Priority, ReadTicket, SegmentRange, StoreStats
+
+
+@dataclass(frozen=True)
+class DriveModel:
+    """What reading costs. Reads submitted together overlap: they pay the latency once and share the bandwidth.
+
+    Attributes:
+        gbps: sustained bandwidth in GB/s (10^9 bytes).
+        latency_us: from submitting a batch of reads to its first byte.
+    """
+
+    gbps: float = 3.0
+    latency_us: float = 100.0
+
+    def seconds(self, batch_bytes: int) -> float:
+        """Time a batch of reads keeps the engine waiting."""
+        return self.latency_us * 1e-6 + batch_bytes / (self.gbps * 1e9) if batch_bytes else 0.0
+
+
+class SimulatedStore:
+    """Implements `ExpertStore` without a file: nothing is written into the buffers.
+
+    Args:
+        model: what the reads of one wait cost.
+    """
+
+    mode = method = "simulated"
+
+    def __init__(self, model: DriveModel) -> None:
+        self._model = model
+        self._done: list[ReadTicket] = []
+        self._batch_bytes = 0
+        self._reads = self._bytes_read = 0
+        self.seconds = 0.0
+
+    def begin_request(self) -> None:
+        """There are no files that could change."""
+
+    def submit(
+        self,
+        key: ExpertKey,
+        into: Sequence[memoryview],
+        *,
+        segments: SegmentRange | None = None,
+        priority: Priority = Priority.NOW,
+        tag: int = 0,
+    ) -> ReadTicket:
+        """See `ExpertStore.submit`."""
+        ticket = ReadTicket(key, into, priority, tag)
+        size = sum(map(len, into))
+        self._batch_bytes += size
+        self._reads += 1
+        self._bytes_read += size
+        ticket.finish(0)
+        self._done.append(ticket)
+        return ticket
+
+    def completed(self, timeout_s: float) -> list[ReadTicket]:
+        """See `ExpertStore.completed`: everything submitted since the last call, as one batch."""
+        done, self._done = self._done, []
+        self.seconds += self._model.seconds(self._batch_bytes)
+        self._batch_bytes = 0
+        return done
+
+    def read_at_once(self, reads: int, size: int) -> None:
+        """Count a batch of reads that nobody holds a ticket of: `size` bytes in all."""
+        self._reads += reads
+        self._bytes_read += size
+        self.seconds += self._model.seconds(size)
+
+    def cancel(self, ticket: ReadTicket) -> bool:
+        """Everything has already finished."""
+        return False
+
+    def outstanding(self) -> list[ReadTicket]:
+        """See `ExpertStore.outstanding`: nothing."""
+        return []
+
+    def promote(self, ticket: ReadTicket, priority: Priority) -> None:
+        """Everything has already finished."""
+
+    def stats(self) -> StoreStats:
+        """See `ExpertStore.stats`."""
+        return StoreStats(self._reads, self._bytes_read, int(self.seconds * 1e9))
+
+    def close(self) -> None:
+        """Nothing to release."""

@@ -1,0 +1,160 @@
+"""Building step plans: the pieces every policy needs. Arrays over tokens and ranks; of one token plain lists.
+
+A token has K experts, and a call of numpy costs as much as handling eight of them one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.policy.base import Decision, Hint, PolicyContext, Routing
+
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+U8 = NDArray[np.uint8]
+_LEAST = 1e-30
+"""Odds of all chosen experts beside the likeliest one's, below which they are taken among themselves."""
+
+
+def full_decision(routing: Routing, context: PolicyContext, hints: tuple[Hint, ...] = ()) -> Decision:
+    """The router's own choice at the full tier."""
+    ids, weights = routing.topk_ids, routing.topk_weights
+    if len(ids) == 1:
+        tiers = tiers_of(_used(ids, weights), context.tier, context.num_experts)
+    else:
+        tiers = np.zeros(context.num_experts, np.uint8)
+        tiers[ids.ravel() if weights.all() else ids[weights != 0]] = context.tier  # a weight that rounds to 0 is rare
+    return Decision(ids, weights, tiers, hints=hints)
+
+
+def chosen_decision(
+    routing: Routing, ids: I32, weights: F32, context: PolicyContext, hints: tuple[Hint, ...] = ()
+) -> Decision:
+    """A choice of our own at the full tier, with what it changes counted.
+
+    Args:
+        routing: the router's choice.
+        ids: int32 [T, K], heaviest first.
+        weights: float32 [T, K]; 0 where a use is dropped.
+        context: the model.
+        hints: passed on.
+    """
+    if len(ids) == 1:
+        return _chosen_for_one(routing, ids, weights, context, hints)
+    used = weights != 0
+    tiers = np.zeros(context.num_experts, np.uint8)
+    tiers[ids[used]] = context.tier
+    return Decision(
+        ids, weights, tiers, skipped=count_skipped(routing, weights), route_changed=count_changed(routing, ids, used),
+        hints=hints,
+    )  # fmt: skip
+
+
+def _chosen_for_one(
+    routing: Routing, ids: I32, weights: F32, context: PolicyContext, hints: tuple[Hint, ...] = ()
+) -> Decision:
+    """One token: lists of K are cheaper than arrays.
+
+    Cache-Conditional Experts inserts from the heaviest to the lightest, so that the heaviest is the least recently
+    used: that is the order of `ids`. Several tokens have none.
+    """
+    used = _used(ids, weights)
+    asked = len(used) if weights is routing.topk_weights else len(_used(routing.topk_ids, routing.topk_weights))
+    changed = 0 if ids is routing.topk_ids else len(set(used).difference(routing.topk_ids[0].tolist()))
+    return Decision(
+        ids, weights, tiers_of(used, context.tier, context.num_experts), skipped=max(asked - len(used), 0),
+        route_changed=changed, use_order=np.array(used, np.intp), hints=hints,
+    )  # fmt: skip
+
+
+def keep(routing: Routing, kept: NDArray[np.bool_], context: PolicyContext) -> Decision:
+    """The router's choice at the full tier less what is not kept, scaled to the weight there was.
+
+    Args:
+        routing: the router's choice.
+        kept: bool [T, K].
+        context: the model.
+    """
+    weights = routing.topk_weights
+    if not kept.all():
+        left = np.where(kept, weights, np.float32(0))
+        total = left.sum(axis=1, keepdims=True)
+        left *= weights.sum(axis=1, keepdims=True) / np.where(total > 0, total, np.float32(1))
+        weights = left
+    return chosen_decision(routing, routing.topk_ids, weights, context)
+
+
+def keep_first(routing: Routing, count: int, context: PolicyContext) -> Decision:
+    """`keep` for one token of which the `count` heaviest experts, at least 1, are kept."""
+    weights = routing.topk_weights
+    if count < weights.shape[1]:
+        left = weights.copy()
+        left[0, count:] = 0
+        total = left.sum()
+        left *= weights.sum() / (total if total > 0 else np.float32(1))
+        weights = left
+    return _chosen_for_one(routing, routing.topk_ids, weights, context)
+
+
+def tiers_of(experts: Iterable[int], tier: int, num_experts: int) -> U8:
+    """Return uint8 [E]: `tier` for some experts, 0 for the others."""
+    tiers = bytearray(num_experts)
+    for expert in experts:
+        tiers[expert] = tier
+    return np.frombuffer(tiers, np.uint8)
+
+
+def _used(ids: I32, weights: F32) -> list[int]:
+    """Experts of the only token whose weight is not 0, in order."""
+    experts: list[int] = ids[0].tolist()
+    shares = weights[0].tolist()
+    return [e for e, share in zip(experts, shares, strict=True) if share != 0] if 0.0 in shares else experts
+
+
+def count_skipped(routing: Routing, weights: F32) -> int:
+    """Uses the router asked for that have weight 0 now."""
+    return max(int(np.count_nonzero(routing.topk_weights)) - int(np.count_nonzero(weights)), 0)
+
+
+def count_changed(routing: Routing, ids: I32, used: NDArray[np.bool_]) -> int:
+    """Uses of experts the router did not choose for their token."""
+    if ids is routing.topk_ids:
+        return 0
+    foreign = (ids[:, :, None] != routing.topk_ids[:, None, :]).all(axis=2)
+    return int(np.count_nonzero(foreign & used))
+
+
+def weights_over(logits: F32, ids: I32, *, normalise: bool) -> F32:
+    """Combine weights of chosen experts by the model's own rule, from the router's original logits.
+
+    Args:
+        logits: float32 [T, E].
+        ids: int32 [T, K].
+        normalise: divide by the sum over the chosen ones (else over all experts).
+    """
+    if len(ids) == 1:
+        return _weights_of_one(logits[0], ids[0], normalise=normalise)
+    rows = np.arange(len(ids))[:, None]
+    highest = logits.max(axis=1, keepdims=True)
+    chosen = np.exp(logits[rows, ids] - highest)
+    total = (chosen if normalise else np.exp(logits - highest)).sum(axis=1, keepdims=True)
+    if normalise and total.min() < _LEAST:
+        own = logits[rows, ids]
+        chosen = np.exp(own - own.max(axis=1, keepdims=True))
+        total = chosen.sum(axis=1, keepdims=True)
+    return np.asarray(chosen / total, np.float32)
+
+
+def _weights_of_one(logits: F32, ids: I32, *, normalise: bool) -> F32:
+    """Weights float32 [1, K] for logits float32 [E] and ids int32 [K]."""
+    own, highest = logits.take(ids), logits.max()
+    chosen = np.exp(own - highest)
+    total = np.add.reduce(chosen if normalise else np.exp(logits - highest))
+    if normalise and total < _LEAST:
+        chosen = np.exp(own - own.max())
+        total = np.add.reduce(chosen)
+    chosen /= total
+    return np.asarray(chosen[None], np.float32)

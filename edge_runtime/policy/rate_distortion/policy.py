@@ -1,0 +1,112 @@
+"""Rate-distortion (ours): every use of an expert takes the tier, or the skip, whose loss plus price of bytes is least.
+
+For one token at one layer, expert i with weight w_i, resident at tier r, and every tier t of the bundle::
+
+    loss(i, t)    = quantise_l * (w_i * norm_i)^2 * (error_i[t]^2 - error_i[full]^2)     in nats
+    loss(i, skip) = skip_l     * (w_i * norm_i)^2
+    bytes(i, t)   = what is missing from r to t; 0 up to r
+    choose t minimising  loss(i, t) * (1 + later_i / w_i^2) + (price + opportunity_cost) * bytes(i, t)
+
+`norm`, `error`, `quantise` and `skip` were measured by ``hobbit-export --calibrate`` (docs/format.md, section 5).
+`later_i` is the squared weight the expert is expected to carry in the next `horizon` tokens: a read serves those uses
+too, so one that is used much is read at its first touch, however light that is, and one that is not waits for a heavy
+use. It is a mean of what the calibration text said (as if seen for 64 tokens) and of what was seen since.
+`opportunity_cost` is what the bytes that make room would have saved themselves (see `OpportunityCost`). The price is
+moved so that the predicted loss a token is ``max_kld`` (see `PriceController`).
+
+A skip keeps the other weights, as it did when it was measured. A resident expert the router did not choose takes a
+skipped one's place where calibration found that the smaller loss. The heaviest expert of a token is never skipped.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.base.params import Param
+from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
+from edge_runtime.policy.decisions import full_decision
+from edge_runtime.policy.hobbit import low_tier
+from edge_runtime.policy.rate_distortion.read_choice import ReadChoice
+from edge_runtime.policy.wrappers.watching import OnePass
+
+U8 = NDArray[np.uint8]
+PARAMS = {
+    "max_kld": Param(0.01, "KL divergence a token the policy may cost, in nats; 0 changes nothing", "ours", 0, 10),
+    "low": Param(2, "the lowest tier it may use", "ours", 2, 16),
+    "memory": Param(256, "tokens over which an expert's use is estimated", "ours", 1, 1e6),
+    "horizon": Param(128, "tokens ahead whose uses a read is credited with; 0: this token's only", "ours", 0, 1e6),
+}
+
+
+class RateDistortion(OnePass):
+    """See the module. Implements `Policy`.
+
+    Args:
+        context: what it is built for; must hold a calibration that was measured on a text.
+        max_kld: see `PARAMS`, and likewise the others.
+        low: see `PARAMS`.
+        memory: see `PARAMS`.
+        horizon: see `PARAMS`.
+
+    Raises:
+        ConfigError: the bundle was exported without --calibrate, or has no such tier.
+    """
+
+    name = "rate-distortion"
+
+    def __init__(self, context: PolicyContext, *, max_kld: float, low: int, memory: int, horizon: int) -> None:
+        super().__init__(context, {"max_kld": max_kld, "low": low, "memory": memory, "horizon": horizon})
+        least = low_tier(context, min(low, context.tier), "policy 'rate-distortion'.low")
+        # deepest first, so that equal costs go to the better tier
+        self._tiers = sorted((t for t in context.tier_bytes if least <= t <= context.tier), reverse=True)
+        if context.tier == 16:  # bfloat16 is a file of its own: no other tier is a prefix of it
+            self._tiers = [16]
+        self._model = None
+        if max_kld > 0:
+            self._model = ReadChoice(context, self._tiers, budget=max_kld, memory=memory, horizon=horizon)
+        self._pass_loss = self._pass_bytes = self._pass_resident = 0.0
+        self._tokens = 0
+
+    @property
+    def min_tier(self) -> int:
+        """See `Policy.min_tier`: with a budget, the lowest tier it may use."""
+        return self._tiers[-1] if self._model else self.context.tier
+
+    @property
+    def price(self) -> float:
+        """Nats it pays now to read a byte less; 0 without a budget."""
+        return self._model.price if self._model else 0.0
+
+    def begin_sequence(self) -> None:
+        """See `Policy.begin_sequence`; rates of use and the price outlive a text."""
+        if self._model:
+            self._model.control.begin_sequence()
+
+    def begin_pass(self, num_tokens: int, *, has_logits: bool) -> None:
+        """See `Policy.begin_pass`; settles the account of the pass before."""
+        if self._model and self._tokens:
+            self._model.control.spent(self._pass_loss, self._tokens)
+            self._model.opportunity_cost.settle(self._pass_bytes, self._pass_resident)
+            self._pass_loss = self._pass_bytes = self._pass_resident = 0.0
+        self._tokens = num_tokens
+
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
+        """See `Policy.decide`."""
+        model = self._model
+        if model is None:
+            return full_decision(routing, self.context)._replace(predicted_kld=0.0)
+        resident = residency.resident_tiers(layer_idx)
+        decision, read_bytes, resident_bytes = model.decide(layer_idx, routing, resident)
+        self._pass_bytes += read_bytes
+        self._pass_resident += resident_bytes
+        self._pass_loss += decision.predicted_kld or 0.0
+        if model.opportunity_cost.is_turn_of(layer_idx):
+            model.note_residents(layer_idx, resident)
+        return decision
+
+    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> U8:
+        """See `Policy.predict_tiers`: the tiers that pay at the present price."""
+        if self._model is None:
+            return super().predict_tiers(layer_idx, routing, residency)
+        return self._model.predict_tiers(layer_idx, routing, residency.resident_tiers(layer_idx))

@@ -1,0 +1,159 @@
+"""ReadChoice: for every expert of a step the tier, or the skip, whose loss plus price of bytes is least.
+
+Single tokens are chosen for by the native side (src/one_token.cpp), several on arrays here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.policy.base import Decision, PolicyContext, Routing
+from edge_runtime.policy.native import OneToken
+from edge_runtime.policy.rate_distortion.loss_tables import byte_tables, loss_tables, measured, substitute_shares
+from edge_runtime.policy.rate_distortion.opportunity_cost import OpportunityCost
+from edge_runtime.policy.rate_distortion.rate_control import PriceController
+from edge_runtime.policy.rate_distortion.use_rates import UseRates
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+U8 = NDArray[np.uint8]
+Ints = NDArray[np.integer]
+
+
+class Choice(NamedTuple):
+    """What is done in a step.
+
+    Attributes:
+        plan: the plan.
+        read_bytes: bytes that are missing to it.
+        resident_bytes: bytes the residents of the layer hold.
+    """
+
+    decision: Decision
+    read_bytes: float
+    resident_bytes: float
+
+
+class ReadChoice:
+    """Losses, expected uses, the price of bytes and the rent of memory, and the choice that follows from them.
+
+    Args:
+        context: holds a calibration that was measured on a text.
+        tiers: those that may be chosen, deepest (the full one) first.
+        budget: nats a token; above 0.
+        memory: tokens over which an expert's use is estimated.
+        horizon: tokens ahead whose uses a read is credited with.
+
+    Raises:
+        ConfigError: nothing was measured.
+    """
+
+    def __init__(self, context: PolicyContext, tiers: list[int], *, budget: float, memory: int, horizon: int) -> None:
+        calibration = measured(context, "policy 'rate-distortion'")
+        self.losses = loss_tables(context, calibration, tiers)
+        shares = substitute_shares(context, calibration)
+        self.rates = UseRates(context.num_layers, context.num_experts, calibration, memory)
+        self.horizon = float(horizon)
+        self.opportunity_cost = OpportunityCost(context.num_layers, horizon)
+        self._full, self._served = context.tier, np.array([*tiers, 0], np.uint8)
+        self._missing, self._held = byte_tables(context, tiers)
+        self._row_of = np.array([sum(t > tier for t in tiers) for tier in range(17)])
+        by_expert, by_resident = self.losses.transpose(0, 2, 1), self._missing.T
+        self._one = OneToken(
+            np.ascontiguousarray(by_expert, np.float64), np.ascontiguousarray(by_resident, np.float64),
+            self._held.astype(np.float64), shares, self.rates.sums, self.rates.factors, self.rates.tokens, [*tiers, 0],
+            context.tier, self.horizon, self.rates.keep, context.norm_topk_prob,
+        )  # fmt: skip
+        sizes = [context.tier_bytes[t] for t in tiers]
+        greatest = (1 + horizon) * float(self.losses.max() / min(np.diff([0, *sorted(sizes)])))
+        self.control = PriceController(budget, greatest)
+        self.control.start(self._first_price(np.array([*sizes, 0], np.float32), greatest))
+
+    @property
+    def price(self) -> float:
+        """Nats paid now to read a byte less."""
+        return self.control.price or 0.0
+
+    def decide(self, layer_idx: int, routing: Routing, resident: U8) -> Choice:
+        """Note the uses and choose.
+
+        Args:
+            layer_idx: the layer.
+            routing: of one or several tokens, which share the choice for an expert.
+            resident: uint8 [E], the tier each is resident at.
+        """
+        if len(routing.topk_ids) == 1:
+            return self._decide_for_one(layer_idx, routing, resident)
+        self.rates.note(layer_idx, routing)
+        return self._decide_for_many(layer_idx, routing, resident)
+
+    def predict_tiers(self, layer_idx: int, routing: Routing, resident: U8) -> U8:
+        """Return uint8 [E], the tiers `decide` would choose; changes nothing. Arguments as for it."""
+        tiers = np.zeros(self.losses.shape[2], np.uint8)
+        if len(routing.topk_ids) == 1:
+            self._one.predict_tiers(layer_idx, *routing, resident, self.price, self.opportunity_cost.nats_a_byte, tiers)
+        else:
+            experts, choice, _ = self._choose_for_many(layer_idx, routing, resident)
+            tiers[experts] = self._served[choice]
+        return tiers
+
+    def note_residents(self, layer_idx: int, resident: U8) -> None:
+        """Let the rent see what a byte of the residents of a layer saves; `resident` uint8 [E] has their tiers."""
+        self.opportunity_cost.look(self._one.value_of_residents(layer_idx, resident))
+
+    def _decide_for_one(self, layer_idx: int, routing: Routing, resident: U8) -> Choice:
+        ids, weights = np.empty_like(routing.topk_ids), np.empty_like(routing.topk_weights)
+        tiers = np.zeros(len(resident), np.uint8)
+        substituted, skipped, changed, loss, read_bytes, held = self._one.decide(
+            layer_idx, *routing, resident, self.price, self.opportunity_cost.nats_a_byte, ids, weights, tiers
+        )
+        return Choice(Decision(ids, weights, tiers, substituted, skipped, changed, loss), read_bytes, held)
+
+    def _decide_for_many(self, layer_idx: int, routing: Routing, resident: U8) -> Choice:
+        """The plan of several tokens; nobody takes the places of what is skipped."""
+        ids, weights = routing.topk_ids, routing.topk_weights
+        experts, choice, losses = self._choose_for_many(layer_idx, routing, resident)
+        tiers = np.zeros(len(resident), np.uint8)
+        tiers[experts] = self._served[choice]
+        of_use = tiers[ids]
+        used = (of_use > 0) & (weights != 0)
+        skipped = int(np.count_nonzero(weights)) - int(np.count_nonzero(used))
+        lower = int(np.count_nonzero(used & (of_use < self._full)))
+        decision = Decision(
+            ids, np.where(used, weights, np.float32(0)) if skipped else weights, tiers, substituted=lower,
+            skipped=skipped, predicted_kld=sum(losses.tolist()),
+        )  # fmt: skip
+        read_bytes = float(self._missing[choice, resident[experts]].sum())
+        return Choice(decision, read_bytes, float(self._held[resident].sum(dtype=np.float64)))
+
+    def _choose_for_many(self, layer_idx: int, routing: Routing, resident: U8) -> tuple[Ints, Ints, F64]:
+        """The distinct experts of several tokens, of each the row of `losses` that was chosen, and nats."""
+        ids, weights = routing.topk_ids, routing.topk_weights
+        experts = np.unique(ids)
+        columns = np.arange(len(experts))
+        power = np.bincount(ids.ravel(), (weights.astype(np.float64) ** 2).ravel())[experts]
+        there = resident[experts]
+        losses, missing = self.losses[layer_idx][:, experts], self._missing[:, there]
+        saved = (losses[self._row_of[there], columns] - losses) * (
+            self.horizon * self.rates.powers(layer_idx)[experts]
+        ) - self.opportunity_cost.nats_a_byte * missing
+        cost = losses * power + self.price * missing - np.maximum(saved, 0)
+        cost[-1, np.isin(experts, ids[:, 0])] = np.inf  # the heaviest of a token is never skipped
+        choice = cost.argmin(axis=0)
+        return experts, choice, losses[choice, columns] * power
+
+    def _first_price(self, sizes: F32, greatest: float) -> float:
+        """The price at which what does not pay to be read costs the budget, were the calibration text to run."""
+        powers = np.stack([self.rates.powers(layer) for layer in range(len(self.losses))])
+        uses = np.maximum(powers.mean(axis=1, keepdims=True), 1e-12)
+        worth = self.losses * (uses + self.horizon * powers)[:, None]
+        low, high = np.log(greatest) - 30.0, float(np.log(greatest))
+        for _ in range(30):
+            middle = (low + high) / 2
+            choice = (worth + np.exp(middle) * sizes[None, :, None]).argmin(axis=1)
+            lost = np.take_along_axis(self.losses, choice[:, None], axis=1)[:, 0] * powers
+            low, high = (middle, high) if lost.sum() < self.control.budget else (low, middle)
+        return float(np.exp(low))

@@ -1,0 +1,90 @@
+"""What policies share: the parts of the protocol most of them leave at their defaults, and wrappers that only watch."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.policy.base import Decision, Policy, PolicyContext, ResidencyView, Routing
+
+
+class OnePass:
+    """Defaults of a policy that runs every token once, at the full tier, and remembers nothing.
+
+    Args:
+        context: what it is built for.
+        params: parameters, defaults filled in.
+    """
+
+    name = ""
+
+    def __init__(self, context: PolicyContext, params: dict[str, float | int | str | bool]) -> None:
+        self.context, self._params = context, params
+
+    @property
+    def params(self) -> dict[str, float | int | str | bool]:
+        """See `Policy.params`."""
+        return dict(self._params)
+
+    @property
+    def min_tier(self) -> int:
+        """See `Policy.min_tier`: the full tier."""
+        return self.context.tier
+
+    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+        """See `Policy.predict_tiers`: what the router chooses, at the full tier."""
+        tiers = np.zeros(self.context.num_experts, np.uint8)
+        tiers[routing.topk_ids[routing.topk_weights != 0]] = self.context.tier
+        return tiers
+
+    def begin_sequence(self) -> None:
+        """Nothing to forget."""
+
+    def begin_pass(self, num_tokens: int, *, has_logits: bool) -> None:
+        """Nothing to prepare."""
+
+    def accept(self, logits: NDArray[np.float32]) -> bool:
+        """Every result stands."""
+        return True
+
+
+class Watching:
+    """Wraps a policy and passes everything on; subclasses look on in `decide`. Implements `Policy`.
+
+    Args:
+        inner: decides.
+    """
+
+    def __init__(self, inner: Policy) -> None:
+        self._inner = inner
+        self.name = inner.name
+
+    @property
+    def params(self) -> dict[str, float | int | str | bool]:
+        """The wrapped policy's."""
+        return self._inner.params
+
+    @property
+    def min_tier(self) -> int:
+        """The wrapped policy's."""
+        return self._inner.min_tier
+
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
+        """See `Policy.decide`."""
+        return self._inner.decide(layer_idx, routing, residency)
+
+    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+        """See `Policy.predict_tiers`."""
+        return self._inner.predict_tiers(layer_idx, routing, residency)
+
+    def begin_sequence(self) -> None:
+        """See `Policy.begin_sequence`."""
+        self._inner.begin_sequence()
+
+    def begin_pass(self, num_tokens: int, *, has_logits: bool) -> None:
+        """See `Policy.begin_pass`."""
+        self._inner.begin_pass(num_tokens, has_logits=has_logits)
+
+    def accept(self, logits: NDArray[np.float32]) -> bool:
+        """See `Policy.accept`."""
+        return self._inner.accept(logits)

@@ -1,0 +1,1 @@
+"""HTTP itself: sockets, connections, limits, the application. Knows nothing of models."""

@@ -1,0 +1,1 @@
+"""OpenAI's API: what a request says, what an answer looks like."""

@@ -1,0 +1,189 @@
+"""Chat: messages and tools to a prompt through the bundle's template, and the model's own marks back to fields."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.engine.tokenizer import Tokenizer
+from edge_runtime.service.openai.api_errors import ApiError, bad_field, unsupported
+from edge_runtime.service.openai.requests import ChatRequest, Tool
+
+CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+
+
+class ChatFormat:
+    """What the bundle's chat template can do.
+
+    Tool calls are served where the template prints tools in the Hermes format (Qwen and many others): a JSON object
+    with name and arguments between <tool_call> and </tool_call>.
+
+    Args:
+        tokenizer: the bundle's.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        template = tokenizer.chat_template or ""
+        self.has_tools = "tools" in template and CALL_OPEN in template
+        self.has_thinking = THINK_CLOSE in template
+
+    def prompt(self, request: ChatRequest) -> str:
+        """Render the prompt.
+
+        Raises:
+            ApiError: the model has no chat template, or one without what the request needs.
+        """
+        extra = dict(request.template_args)
+        if request.tools:
+            if not self.has_tools:
+                raise unsupported("tools", "this model's chat template has no tool calls in a format served here.")
+            chosen = offered_tools(request)
+            if chosen:
+                extra["tools"] = [tool.to_json() for tool in chosen]
+        try:
+            return self._tokenizer.apply_chat_template(list(request.messages), **extra)
+        except ConfigError as err:
+            raise ApiError(
+                400, f"{err} Or POST to /v1/completions.", param="messages", code="no_chat_template"
+            ) from err
+        except (
+            TypeError,
+            ValueError,
+            AttributeError,
+            ArithmeticError,
+            LookupError,
+            RecursionError,
+            MemoryError,
+        ) as err:
+            # what a template computes with is the client's; its operators raise plain Python errors
+            raise bad_field("messages", f"the chat template cannot render them: {err}"[:300]) from err
+
+    def splitter(self, request: ChatRequest, prompt: str) -> OutputSplitter:
+        """Return what takes the answer apart."""
+        tools = offered_tools(request) if self.has_tools else ()
+        starts_thinking = self.has_thinking and prompt.rstrip().endswith(THINK_OPEN)
+        return OutputSplitter(
+            with_calls=bool(tools),
+            with_thinking=self.has_thinking,
+            thinking=starts_thinking,
+            only_one_call=not request.parallel_calls,
+        )
+
+
+def offered_tools(request: ChatRequest) -> tuple[Tool, ...]:
+    """Return the tools the model gets to see under the request's tool_choice."""
+    if request.tool_choice == "none":
+        return ()
+    kind, _, name = request.tool_choice.partition(":")
+    return tuple(tool for tool in request.tools if kind != "function" or tool.name == name)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What a piece of text turned out to be.
+
+    Attributes:
+        content: text for the reader.
+        reasoning: text the model thinks aloud.
+        call: a complete tool call as OpenAI has it.
+    """
+
+    content: str = ""
+    reasoning: str = ""
+    call: dict[str, Any] | None = None
+
+
+class OutputSplitter:
+    """Takes streamed text apart at the model's marks, holding back what may become one.
+
+    Args:
+        with_calls: tool calls may come.
+        with_thinking: thinking may come.
+        thinking: the prompt has opened the thinking already.
+        only_one_call: what follows the first tool call is dropped.
+    """
+
+    def __init__(self, *, with_calls: bool, with_thinking: bool, thinking: bool, only_one_call: bool = False) -> None:
+        self._options = {
+            "with_calls": with_calls,
+            "with_thinking": with_thinking,
+            "thinking": thinking,
+            "only_one_call": only_one_call,
+        }
+        self._only_one_call, self._is_over = only_one_call, False
+        self._opens = [CALL_OPEN] * with_calls + [THINK_OPEN] * with_thinking
+        self._inside = THINK_OPEN if thinking else ""
+        self._held = ""
+        self._skip_space = thinking
+
+    def count_calls(self, text: str) -> int:
+        """Return how many tool calls a whole text holds; what was pushed so far is not touched."""
+        if CALL_OPEN not in self._opens or CALL_CLOSE not in text:
+            return 0
+        return sum(delta.call is not None for delta in OutputSplitter(**self._options).push(text))
+
+    def push(self, text: str) -> list[Delta]:
+        """Add text; return what is certain."""
+        if self._is_over:
+            return []
+        if not self._opens and not self._inside:
+            return [Delta(content=text)] if text else []
+        self._held += text
+        out: list[Delta] = []
+        while self._step(out):
+            pass
+        return out
+
+    def flush(self) -> list[Delta]:
+        """The text is over: return what was held back; an unfinished call is text."""
+        held, inside = self._held, self._inside
+        self._held, self._inside = "", ""
+        if inside == CALL_OPEN:
+            return [Delta(content=CALL_OPEN + held)]
+        return self._plain(held, inside)
+
+    def _step(self, out: list[Delta]) -> bool:
+        """Handle text up to the next mark; False when more text is needed."""
+        marks = {CALL_OPEN: [CALL_CLOSE], THINK_OPEN: [THINK_CLOSE], "": self._opens}[self._inside]
+        found = [(at, mark) for mark in marks if (at := self._held.find(mark)) >= 0]
+        if found:
+            at, mark = min(found)
+            before, self._held = self._held[:at], self._held[at + len(mark) :]
+            out += self._finish_call(before) if mark == CALL_CLOSE else self._plain(before, self._inside)
+            self._inside = mark if mark in self._opens else ""
+            self._skip_space = True
+            return True
+        if self._inside != CALL_OPEN:
+            keep = max((_overlap(self._held, mark) for mark in marks), default=0)
+            cut = len(self._held) - keep
+            out += self._plain(self._held[:cut], self._inside)
+            self._held = self._held[cut:]
+        return False
+
+    def _plain(self, text: str, inside: str) -> list[Delta]:
+        if self._skip_space:  # templates put line breaks around marks
+            text = text.lstrip()
+            self._skip_space = not text
+        if not text:
+            return []
+        return [Delta(reasoning=text) if inside == THINK_OPEN else Delta(content=text)]
+
+    def _finish_call(self, text: str) -> list[Delta]:
+        try:
+            call = json.loads(text)
+            function = {"name": str(call["name"]), "arguments": json.dumps(call.get("arguments", {}))}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return [Delta(content=CALL_OPEN + text + CALL_CLOSE)]  # not a call after all: show what the model wrote
+        if self._only_one_call:
+            self._is_over, self._held = True, ""
+        return [Delta(call={"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function})]
+
+
+def _overlap(text: str, mark: str) -> int:
+    """Length of the longest end of text that starts mark."""
+    return next((n for n in range(min(len(text), len(mark) - 1), 0, -1) if text.endswith(mark[:n])), 0)

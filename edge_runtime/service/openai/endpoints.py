@@ -1,0 +1,185 @@
+"""The endpoints of the API: read a request, hand it to the serving loop, send the answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from time import time
+from typing import Any
+
+import anyio
+import numpy as np
+from anyio.to_thread import run_sync
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from edge_runtime.base.errors import RequestError
+from edge_runtime.engine.job import Job
+from edge_runtime.engine.sampler import Constraint
+from edge_runtime.service.http.exchange import EventStream, Feed, HttpLimits, read_body, whole_answer
+from edge_runtime.service.openai.answers import Answer, ChatAnswer, CompletionAnswer
+from edge_runtime.service.openai.api_errors import ApiError, bad_field
+from edge_runtime.service.openai.chat import CALL_CLOSE, CALL_OPEN, offered_tools
+from edge_runtime.service.openai.fields import parse_json_object
+from edge_runtime.service.openai.request_parser import parse_chat, parse_completion
+from edge_runtime.service.openai.requests import ChatRequest, Common, CompletionRequest
+from edge_runtime.service.ops.events import Phase
+from edge_runtime.service.service import Service
+
+_MAX_PREPARING = 2
+
+
+class Endpoints:
+    """The API over one service.
+
+    Args:
+        service: does the work.
+        limits: of one exchange.
+    """
+
+    def __init__(self, service: Service, limits: HttpLimits) -> None:
+        self._service, self._limits = service, limits
+        self._created = int(time())
+        # preparing takes memory and a core; a crowd of clients must not take all of them
+        self._preparing = anyio.CapacityLimiter(_MAX_PREPARING)
+
+    async def chat(self, request: Request) -> Response:
+        """`POST /v1/chat/completions`."""
+        self._service.require_ready()
+        asked = parse_chat(parse_json_object(await read_body(request, self._limits)))
+        self._check_model(asked.model)
+        ids, text, constraint = await run_sync(self._prepare_chat, asked, limiter=self._preparing)
+        answer = ChatAnswer(
+            asked,
+            self._service.info.model_name,
+            self._service.vocabulary,
+            len(ids),
+            self._service.chat.splitter(asked, text),
+        )
+        return await self._answer(request, asked, ids, constraint, answer)
+
+    async def completion(self, request: Request) -> Response:
+        """`POST /v1/completions`."""
+        self._service.require_ready()
+        asked = parse_completion(parse_json_object(await read_body(request, self._limits)))
+        self._check_model(asked.model)
+        ids, text, constraint = await run_sync(self._prepare_completion, asked, limiter=self._preparing)
+        answer = CompletionAnswer(asked, self._service.info.model_name, self._service.vocabulary, len(ids), text)
+        return await self._answer(request, asked, ids, constraint, answer)
+
+    async def models(self, request: Request) -> Response:
+        """`GET /v1/models`."""
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        """`GET /v1/models/{model}`."""
+        self._check_model(request.path_params["model"])
+        return JSONResponse(self._model())
+
+    async def health(self, request: Request) -> Response:
+        """`GET /health`: is it alive. While loading 503, as llama.cpp does."""
+        phase = self._service.readiness.phase
+        if phase in (Phase.READY, Phase.DRAINING):
+            return JSONResponse({"status": "ok"})
+        return _not_ready(phase, self._service.readiness.reason)
+
+    async def ready(self, request: Request) -> Response:
+        """`GET /health/ready`: does it take requests."""
+        phase = self._service.readiness.phase
+        if phase is Phase.READY:
+            return JSONResponse({"status": "ready"})
+        return _not_ready(phase, self._service.readiness.reason)
+
+    async def stats(self, request: Request) -> Response:
+        """`GET /v1/stats`."""
+        return JSONResponse(self._service.snapshot())
+
+    def _model(self) -> dict[str, Any]:
+        info = self._service.info
+        return {
+            "id": info.model_name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "hobbit-edge",
+            "max_model_len": self._service.context,
+        }
+
+    def _check_model(self, name: str) -> None:
+        if name != self._service.info.model_name:
+            raise ApiError(
+                404,
+                f"The model {name[:100]!r} is not served here; {self._service.info.model_name!r} is.",
+                param="model",
+                code="model_not_found",
+            )
+
+    def _prepare_chat(self, asked: ChatRequest) -> tuple[NDArray[np.int32], str, Constraint | None]:
+        service = self._service
+        text = service.chat.prompt(asked)
+        ids = service.tokenizer.encode(text, add_special_tokens=False)
+        prompt = service.check_prompt(ids, asked.sampling.max_tokens, "messages")
+        constraint, tools = self._checked(asked), offered_tools(asked)
+        is_forced = asked.tool_choice not in ("none", "auto")
+        if is_forced or any(tool.strict for tool in tools):
+            make = service.vocabulary.of_tool_call if is_forced else service.vocabulary.of_strict_tools
+            try:
+                constraint = make(tools, f"{CALL_OPEN}\n", f"\n{CALL_CLOSE}")
+            except RequestError as err:
+                raise bad_field("tools", str(err)) from err
+        return prompt, text, constraint
+
+    def _prepare_completion(self, asked: CompletionRequest) -> tuple[NDArray[np.int32], str, Constraint | None]:
+        service = self._service
+        is_text = isinstance(asked.prompt, str)
+        ids = service.tokenizer.encode(asked.prompt) if isinstance(asked.prompt, str) else asked.prompt
+        prompt = service.check_prompt(ids, asked.sampling.max_tokens, "prompt")
+        echo = ""
+        if asked.echo:
+            echo = str(asked.prompt) if is_text else service.tokenizer.decode(prompt.tolist())
+        return prompt, echo, self._checked(asked)
+
+    def _checked(self, asked: Common) -> Constraint | None:
+        """Return the constraint of the text, once the policy is known to exist."""
+        if asked.policy is not None:
+            self._service.check_policy(asked.policy)
+        if asked.format is None:
+            return None
+        try:
+            return self._service.vocabulary.of_format(asked.format)
+        except (RequestError, ValueError) as err:
+            raise bad_field("response_format", str(err)) from err
+
+    async def _answer(
+        self,
+        request: Request,
+        asked: Common,
+        ids: NDArray[np.int32],
+        constraint: Constraint | None,
+        answer: Answer,
+    ) -> Response:
+        config, sampling = self._service.config, asked.sampling
+        if sampling.seed is None and self._service.seed is not None:
+            sampling = replace(sampling, seed=self._service.seed)
+        if sampling.max_tokens is None and config.token_limit is not None:
+            sampling = replace(sampling, max_tokens=config.token_limit)
+        feed = Feed(request.receive)
+        job = Job(
+            ids,
+            sampling,
+            feed.deliver,
+            logprobs=asked.logprobs,
+            constraint=constraint,
+            time_limit_s=config.time_limit_s,
+            policy=asked.policy,
+            name_reason=answer.name_reason,
+        )
+        self._service.submit(job)
+        if asked.stream:
+            return EventStream(feed, job, answer, self._limits)
+        async with feed.watch(job):
+            return await whole_answer(feed, answer)
+
+
+def _not_ready(phase: Phase, reason: str) -> Response:
+    error = {"code": 503, "message": reason or phase.value, "type": "unavailable_error", "param": None}
+    return JSONResponse({"error": error, "status": phase.value}, 503, headers={"Retry-After": "5"})

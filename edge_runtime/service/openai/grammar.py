@@ -1,0 +1,129 @@
+"""Grammars over the model's vocabulary: JSON, JSON schema, regex and tool calls as masks of allowed tokens.
+
+The only module that imports llguidance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.base.errors import BundleError, DeviceError, RequestError
+from edge_runtime.service.openai.requests import Format, Tool
+
+_MAX_GRAMMAR_BYTES = 256 << 10
+_ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+
+
+class Vocabulary:
+    """The model's tokens as bytes, and what grammars need of them.
+
+    Args:
+        tokenizer_file: the bundle's `tokenizer.json`.
+        vocab_size: V, columns of the logits.
+        eos: tokens that may end a text.
+    """
+
+    def __init__(self, tokenizer_file: Path, vocab_size: int, eos: Sequence[int]) -> None:
+        try:
+            import llguidance
+        except ImportError as err:
+            raise DeviceError(
+                f"grammar: llguidance cannot be imported: {err}. pip install 'hobbit-edge[serve]'"
+            ) from err
+        self._library: Any = llguidance
+        self.vocab_size = vocab_size
+        try:
+            self._tokens: Any = llguidance.LLTokenizer(
+                str(tokenizer_file), n_vocab=vocab_size, eos_token=list(eos) or None
+            )
+        except Exception as err:  # it raises what its JSON reader raises
+            raise BundleError(f"tokenizer/tokenizer.json: the grammar library refuses it: {err}") from err
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """Return the bytes of a token; of a special token its name."""
+        return bytes(self._tokens.decode_bytes([token_id]))
+
+    def constraint(self, grammar: str) -> Grammar:
+        """Return a grammar's constraint.
+
+        Raises:
+            RequestError: the grammar is not valid or too complex.
+        """
+        if len(grammar) > _MAX_GRAMMAR_BYTES:
+            raise RequestError(f"grammar: expected at most {_MAX_GRAMMAR_BYTES} bytes, got {len(grammar)}.")
+        matcher = self._library.LLMatcher(self._tokens, grammar, log_level=0)
+        if matcher.is_error():
+            raise RequestError(f"grammar: {matcher.get_error()[:500]}")
+        return Grammar(matcher, self.vocab_size)
+
+    def of_format(self, wanted: Format) -> Grammar:
+        """Return the constraint of a response format. See `constraint`."""
+        make = self._library.LLMatcher
+        if wanted.kind == "regex":
+            return self.constraint(make.grammar_from_regex(wanted.pattern))
+        schema = {"type": "object"} if wanted.kind == "json_object" else dict(wanted.schema or {})
+        # a model may pad JSON with white space for ever; without any, every token gets it nearer to its end
+        text = make.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
+        return self.constraint(str(text))
+
+    def of_tool_call(self, tools: Iterable[Tool], prefix: str, suffix: str) -> Grammar:
+        """Return the constraint of exactly one tool call, written between prefix and suffix. See `constraint`."""
+        schema = _calls_schema([(tool.name, tool.parameters) for tool in tools])
+        return self._of_lark(f"start: {json.dumps(prefix)} call {json.dumps(suffix)}\ncall: %json {schema}\n")
+
+    def of_strict_tools(self, tools: Iterable[Tool], prefix: str, suffix: str) -> Grammar:
+        """Return the constraint of any text in which every tool call follows its schema, if that is strict."""
+        schema = _calls_schema([(tool.name, tool.parameters if tool.strict else _ANY_OBJECT) for tool in tools])
+        return self._of_lark(
+            f"start: (text call {json.dumps(suffix)})* tail\n"
+            f"text[suffix={json.dumps(prefix)}]: /(?s:.*)/\ntail: /(?s:.*)/\ncall: %json {schema}\n"
+        )
+
+    def _of_lark(self, text: str) -> Grammar:
+        return self.constraint(str(self._library.LLMatcher.grammar_from_lark(text)))
+
+
+def _calls_schema(tools: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
+    """The schema of a call of one of (name, schema of arguments), spaced as models write them."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": name}, "arguments": dict(parameters)},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for name, parameters in tools
+    ]
+    spacing = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    return json.dumps({"anyOf": calls, "x-guidance": spacing})
+
+
+class Grammar:
+    """State of one text under a grammar. Implements `edge_runtime.engine.sampler.Constraint`."""
+
+    def __init__(self, matcher: Any, vocab_size: int) -> None:
+        self._matcher, self._vocab_size = matcher, vocab_size
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing may follow."""
+        return bool(self._matcher.is_stopped())
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """See `Constraint.allowed`."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        mask = np.unpackbits(bits, bitorder="little")[: self._vocab_size].view(np.bool_)
+        if not mask.any():
+            raise RequestError(f"grammar: no token may follow. {self._matcher.get_error()[:300]}".rstrip())
+        return mask
+
+    def accept(self, token_id: int) -> None:
+        """See `Constraint.accept`."""
+        if not self._matcher.consume_token(token_id):
+            raise RequestError(f"grammar: cannot go on: {self._matcher.get_error()[:300]}")

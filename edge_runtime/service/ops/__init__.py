@@ -1,0 +1,1 @@
+"""For whoever runs the service: settings, signals, systemd, logs, metrics, status page."""

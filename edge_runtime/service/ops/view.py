@@ -1,0 +1,53 @@
+"""Shows the engine to metrics and the status page: a copy of its figures, made between two passes."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from edge_runtime.engine.assembly import Parts
+from edge_runtime.engine.sessions import SessionPool
+from edge_runtime.service.ops.events import EngineView, ServiceStats
+
+_EVERY_S = 0.25
+
+
+class ViewPublisher:
+    """Publishes an `EngineView` a few times a second.
+
+    Args:
+        parts: the engine's.
+        pool: the KV caches.
+        stats: where it is published.
+    """
+
+    def __init__(self, parts: Parts, pool: SessionPool, stats: ServiceStats) -> None:
+        self._parts, self._pool, self._stats = parts, pool, stats
+        self._next = 0.0
+
+    def expire(self) -> None:
+        """Something changed that should show at once."""
+        self._next = 0.0
+
+    def publish(self) -> None:
+        """Publish, unless the last view is fresh. For the serving loop's thread."""
+        if monotonic() < self._next:
+            return
+        self._next = monotonic() + _EVERY_S
+        parts, cache = self._parts, self._parts.cache
+        residency: dict[int, dict[int, int]] = {}
+        for layer_idx in parts.bundle.manifest.model.sparse_layers:
+            tiers = cache.resident_tiers(layer_idx).tolist()
+            residency[layer_idx] = {tier: tiers.count(tier) for tier in set(tiers) if tier}
+        used = sum(sum(by_tier.values()) for by_tier in residency.values())
+        self._stats.engine = EngineView(
+            experts=cache.counters.snapshot(),
+            residency=residency,
+            cache_used_bytes=used * parts.plan.slot_bytes,
+            cache_bytes=cache.nbytes,
+            kv_used_tokens=self._pool.used_tokens,
+            kv_tokens=self._pool.capacity_tokens,
+            policy={"name": parts.policy.name, "params": parts.policy.params},
+            spans_ns=dict(parts.decoder.spans.ns),
+            budget_bytes=parts.plan.budget_bytes,
+            planned_bytes=parts.plan.planned_bytes,
+        )

@@ -1,1 +1,0 @@
-"""Engines for the dense part of the model, behind the protocol of `edge_runtime.trunk.base`."""
