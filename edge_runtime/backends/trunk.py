@@ -86,7 +86,8 @@ class Trunk(Protocol):
         Args:
             chunk: what `begin` returned.
             layer_idx: the next layer in order.
-            expert_out: float32 [T, D], combined expert output of the layer before (shared expert included), None for zero.
+            expert_out: float32 [T, D], combined output of the experts of the layer before, shared ones
+                included; None for zero.
         """
         ...
 
