@@ -6,6 +6,7 @@ Nothing is memory-mapped: mapped pages count as resident memory, and the exporte
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from edge_runtime.base.errors import BundleError, ConfigError
 from hobbit_export.safetensors import TensorInfo, read_header
 
-INDEX = "model.safetensors.index.json"
+_LOG = logging.getLogger(__name__)
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _MAX_JSON_BYTES = 64 << 20
 RAW_DTYPES: dict[str, tuple[str, type[np.generic]]] = {
     "F32": ("f32", np.float32), "F16": ("f16", np.float16), "BF16": ("bf16", np.uint16),
@@ -46,7 +48,7 @@ class Checkpoint:
             found = "a file" if path.exists() else "nothing"
             raise ConfigError(f"{path}: expected a checkpoint folder with config.json and safetensors, found {found}.")
         tensors: dict[str, TensorInfo] = {}
-        weight_map = _read_index(path)
+        weight_map = {} if _has_whole_file(path) else _read_index(path)
         for file in sorted(set(weight_map.values())) if weight_map else [_single_file(path)]:
             for name, info in read_header(path / file).items():
                 if name in tensors:
@@ -171,6 +173,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def _has_whole_file(path: Path) -> bool:
+    """Whether one file holds the whole model.
+
+    It is used even where an index lies beside it, as transformers does: the index is then left over from shards that
+    were merged or replaced, and following it could export old weights.
+    """
+    if not (path / WHOLE).exists():
+        return False
+    if (path / INDEX).exists():
+        _LOG.warning("%s: %s is read; %s beside it is ignored, as transformers ignores it.", path, WHOLE, INDEX)
+    return True
+
+
 def _read_index(path: Path) -> dict[str, str]:
     if not (path / INDEX).exists():
         return {}
@@ -189,8 +204,8 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def _single_file(path: Path) -> str:
-    if (path / "model.safetensors").exists():
-        return "model.safetensors"
+    if (path / WHOLE).exists():
+        return WHOLE
     found = sorted(p.name for p in path.glob("*.safetensors"))
     if len(found) == 1:
         return found[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +50,27 @@ def test_shards_and_index(tmp_path: Path) -> None:
         assert np.array_equal(checkpoint.tensor_f32("y"), W + 1)
         assert checkpoint.weight_bytes == 2 * W.nbytes
         assert [f.name for f in checkpoint.files] == ["a.safetensors", "b.safetensors"]
+
+
+@pytest.mark.parametrize("with_old_shards", [False, True])
+def test_whole_file_goes_before_a_stale_index(tmp_path: Path, caplog: Any, with_old_shards: bool) -> None:
+    write_safetensors(tmp_path / "model.safetensors", {"w": W})
+    if with_old_shards:  # the weights of before a fine-tuning must not be exported in silence
+        write_safetensors(tmp_path / "model-00001-of-00001.safetensors", {"w": W + 1})
+    index = {"weight_map": {"w": "model-00001-of-00001.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with Checkpoint.open(tmp_path) as checkpoint:
+        assert np.array_equal(checkpoint.tensor_f32("w"), W)
+        assert [f.name for f in checkpoint.files] == ["model.safetensors"]
+    assert "model.safetensors is read; model.safetensors.index.json beside it is ignored" in caplog.text
+
+
+@pytest.mark.parametrize("index", ["not json", "{}", '{"weight_map": {"w": "../elsewhere"}}'])
+def test_a_damaged_index_beside_a_whole_file_is_not_read(tmp_path: Path, index: str) -> None:
+    write_safetensors(tmp_path / "model.safetensors", {"w": W})
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with Checkpoint.open(tmp_path) as checkpoint:
+        assert list(checkpoint.tensors) == ["w"]
 
 
 def test_file_that_shrinks_while_open_is_named(tmp_path: Path) -> None:
