@@ -11,9 +11,13 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
 from edge_runtime.engine.assembly import Parts
+from edge_runtime.engine.detokenizer import IncrementalDecoder, StopStrings
 from edge_runtime.engine.sampler import Constraint, Sampler, SamplingParams
-from edge_runtime.engine.tokenizer import IncrementalDecoder, StopStrings, Tokenizer
+from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.telemetry.report import Timings
+
+_CONTEXT = 64
+"""Tokens of the prompt that the text after it may depend on: a run of byte tokens, and a few before it."""
 
 
 class Chunk(NamedTuple):
@@ -54,7 +58,7 @@ class Continuation:
     ) -> None:
         self._sampler = Sampler(params, prompt_ids, constraint)
         self._constraint = constraint
-        self._detokeniser = IncrementalDecoder(tokenizer, context=prompt_ids[-16:].tolist())
+        self._detokeniser = IncrementalDecoder(tokenizer, context=prompt_ids[-_CONTEXT:].tolist())
         self._stops = StopStrings(params.stop)
         self._eos = set() if params.ignore_eos else set(eos)
         # the last token need not be run, so it may lie one past the context

@@ -1,17 +1,13 @@
-"""Text to tokens and back: the bundle's tokenizer, its chat template, and detokenisation one token at a time."""
+"""Text to tokens and back: the bundle's tokenizer and its chat template."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from edge_runtime.base.errors import BundleError, ConfigError, RequestError
-
-_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
-_MAX_PENDING = 16
-_CONTEXT_TOKENS = 4
 
 
 class Tokenizer:
@@ -29,6 +25,9 @@ class Tokenizer:
             self._backend = Backend.from_file(str(path))
         except Exception as err:
             raise BundleError(f"tokenizer/tokenizer.json: cannot be loaded: {err}. Export the bundle again.") from err
+        # both belong to training batches: a text is neither cut nor filled up here
+        self._backend.no_truncation()
+        self._backend.no_padding()
         self._config = _read_json(folder / "tokenizer_config.json")
         template = folder / "chat_template.jinja"
         self._template: Any = template.read_text("utf-8") if template.exists() else self._config.get("chat_template")
@@ -73,6 +72,26 @@ class Tokenizer:
         """Return the text of token ids."""
         return str(self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens))
 
+    @property
+    def vocab_size(self) -> int:
+        """Tokens it knows, added ones included."""
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that `decode` leaves out."""
+        added = self._backend.get_added_tokens_decoder()
+        return frozenset(token_id for token_id, token in added.items() if token.special)
+
+    @cached_property
+    def byte_ids(self) -> frozenset[int]:
+        """Tokens that stand for one byte each where the decoder joins runs of them; empty for other tokenizers."""
+        ids = [self._backend.token_to_id(f"<0x{byte:02X}>") for byte in range(256)]
+        letter = ids[ord("A")]
+        if letter is None or self.decode([letter], skip_special_tokens=False) != "A":
+            return frozenset()
+        return frozenset(token_id for token_id in ids if token_id is not None)
+
     def apply_chat_template(
         self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True, **extra: Any
     ) -> str:
@@ -104,79 +123,6 @@ class Tokenizer:
             return self._template
         named = {entry.get("name"): entry.get("template", "") for entry in self._template}
         return str(named.get("default") or next(iter(named.values()), ""))
-
-
-class IncrementalDecoder:
-    """Turns tokens into text as they come, never emitting half a character.
-
-    Args:
-        tokenizer: the model's.
-        context: tokens before the text, such as the prompt; they are not emitted.
-        skip_special_tokens: leave out tokens that are not text.
-
-    Bytes of a character spread over several tokens are held back until it is whole. Tokenizers that join words
-    (sentencepiece) need context, so each step decodes a short window and emits what is new in it.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, *, context: Sequence[int] = (), skip_special_tokens: bool = True) -> None:
-        self._tokenizer = tokenizer
-        self._skip = skip_special_tokens
-        # without what stands before, a decoder of that kind would take the first word for the start of the text
-        self._window: list[int] = list(context[-_CONTEXT_TOKENS:])
-        self._emitted = tokenizer.decode(self._window, skip_special_tokens=self._skip) if self._window else ""
-
-    def push(self, token_id: int) -> str:
-        """Add a token; return the text it completes, possibly empty."""
-        self._window.append(token_id)
-        text = self._tokenizer.decode(self._window, skip_special_tokens=self._skip)
-        incomplete = text.endswith(_INCOMPLETE) and len(self._window) < _MAX_PENDING
-        if incomplete or len(text) <= len(self._emitted):
-            return ""
-        new = text[len(self._emitted) :]
-        # restart the window at the last token: one token of context is enough to keep word joints right
-        self._window = self._window[-1:]
-        self._emitted = self._tokenizer.decode(self._window, skip_special_tokens=self._skip)
-        return new
-
-    def flush(self) -> str:
-        """Return what is still held back, incomplete bytes shown as replacement characters."""
-        text = self._tokenizer.decode(self._window, skip_special_tokens=self._skip)
-        new, self._window, self._emitted = text[len(self._emitted) :], [], ""
-        return new
-
-
-class StopStrings:
-    """Holds text back as long as it could be the start of a stop string, and cuts at the first one found."""
-
-    def __init__(self, stops: tuple[str, ...]) -> None:
-        self._stops = stops
-        self._held = ""
-        self.stopped = False
-
-    def push(self, text: str) -> str:
-        """Add new text; return what may be shown. After `stopped` nothing more comes out."""
-        if self.stopped or not self._stops:
-            return "" if self.stopped else text
-        self._held += text
-        found = [at for at in (self._held.find(s) for s in self._stops) if at >= 0]
-        if found:
-            self.stopped = True
-            out, self._held = self._held[: min(found)], ""
-            return out
-        keep = max(_overlap(self._held, s) for s in self._stops)
-        cut = len(self._held) - keep
-        out, self._held = self._held[:cut], self._held[cut:]
-        return out
-
-    def flush(self) -> str:
-        """Return what is held back once no more text will come."""
-        out, self._held = ("" if self.stopped else self._held), ""
-        return out
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of text that starts `stop`."""
-    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
