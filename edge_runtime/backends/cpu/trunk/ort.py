@@ -244,6 +244,8 @@ class _Runtime:
     """ONNX Runtime, its options and its errors."""
 
     def __init__(self, bundle_path: Path, threads: int) -> None:
+        # unless told so before the import, it reports to its vendor and writes a device id under the home folder
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         try:
             import onnxruntime
             from onnxruntime.capi import onnxruntime_pybind11_state as state
