@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.base.errors import BundleError, ConfigError, RequestError
+from edge_runtime.base.errors import BundleError, RequestError
+from edge_runtime.engine.chat_template import ChatTemplates, sources_of, tokens_of
 
 
 class Tokenizer:
@@ -29,18 +31,18 @@ class Tokenizer:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._config = _read_json(folder / "tokenizer_config.json")
-        template = folder / "chat_template.jinja"
-        self._template: Any = template.read_text("utf-8") if template.exists() else self._config.get("chat_template")
+        tokens = tokens_of(self._config, _read_json(folder / "special_tokens_map.json"))
+        self._templates = ChatTemplates(sources_of(self._config, _template_files(folder)), tokens)
 
     @property
     def has_chat_template(self) -> bool:
         """Whether the model brought a chat template."""
-        return isinstance(self._template, (str, list))
+        return bool(self._templates)
 
     @property
     def chat_template(self) -> str | None:
-        """Source of the default chat template, None without one."""
-        return self._pick_template() if self.has_chat_template else None
+        """Source of the template used when tools are given, which is the default one for most models; None without."""
+        return self._templates.source(with_tools=True) if self._templates else None
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the token ids of text."""
@@ -93,36 +95,20 @@ class Tokenizer:
         return frozenset(token_id for token_id in ids if token_id is not None)
 
     def apply_chat_template(
-        self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True, **extra: Any
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **extra: Any
     ) -> str:
-        """Render messages (role, content) as the prompt this model was trained on.
+        """Render messages (role, content) as the prompt this model was trained on; see `ChatTemplates.render`.
 
         Raises:
             ConfigError: the model has no chat template.
             RequestError: the template refuses the messages.
         """
-        if not self.has_chat_template:
-            raise ConfigError("chat: this model has no chat template. Use `hobbit run` (plain completion) instead.")
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        return self._templates.render(messages, add_generation_prompt=add_generation_prompt, **extra)
 
-        env = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        env.filters["tojson"] = lambda value, **kw: json.dumps(value, ensure_ascii=False, **kw)
-        env.globals["raise_exception"] = _raise_from_template
-        names = {k: _token_text(self._config.get(k)) for k in ("bos_token", "eos_token", "pad_token", "unk_token")}
-        try:
-            template = env.from_string(self._pick_template())
-            return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **names, **extra)
-        except TemplateError as err:
-            raise RequestError(f"chat template: {err}. Check the roles and order of the messages.") from err
 
-    def _pick_template(self) -> str:
-        if isinstance(self._template, str):
-            return self._template
-        named = {entry.get("name"): entry.get("template", "") for entry in self._template}
-        return str(named.get("default") or next(iter(named.values()), ""))
+def _template_files(folder: Path) -> dict[str, str]:
+    paths = [folder / "chat_template.jinja", *sorted((folder / "additional_chat_templates").glob("*.jinja"))]
+    return {str(path.relative_to(folder)): path.read_text("utf-8") for path in paths if path.exists()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -135,14 +121,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise BundleError(f"tokenizer/{path.name}: expected a JSON object.")
     return data
-
-
-def _token_text(value: Any) -> str | None:
-    text = value.get("content") if isinstance(value, dict) else value
-    return text if isinstance(text, str) else None
-
-
-def _raise_from_template(message: str) -> None:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)

@@ -15,7 +15,7 @@ from edge_runtime.bundle.record import BF16, RecordLayout
 from hobbit_export.options import ExportOptions
 from hobbit_export.reference import num_reference_tokens
 from hobbit_export.source import SourceModel
-from hobbit_export.tokenizer_files import tokenizer_files
+from hobbit_export.tokenizer_files import name_in_bundle, tokenizer_files
 
 _GRAPH_BYTES = 12 << 10
 _EXACT = ("router", "shared_expert_gate")
@@ -34,10 +34,7 @@ class PlannedPart:
 def plan_parts(source: SourceModel, options: ExportOptions) -> list[PlannedPart]:
     """Every file of the bundle but the manifest, with its size."""
     return [
-        *(
-            PlannedPart(f"tokenizer/{p.name}", "tokenizer", p.stat().st_size)
-            for p in tokenizer_files(options.checkpoint)
-        ),
+        *(PlannedPart(name_in_bundle(p), "tokenizer", p.stat().st_size) for p in tokenizer_files(options.checkpoint)),
         *_trunk_parts(source.spec, options.trunk, source.embedding_bytes),
         *_expert_parts(source.spec, options),
         *_calibration_parts(source, options),

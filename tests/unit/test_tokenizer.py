@@ -41,26 +41,6 @@ def test_a_long_text_is_refused_by_its_beginning(tokenizer, monkeypatch):
     assert len(tokenizer.encode_within("x" * 40, 10)) == 10
 
 
-@pytest.mark.oracle
-def test_chat_template_renders_as_transformers_does(tmp_path):
-    from transformers import AutoTokenizer
-
-    messages = [{"role": "user", "content": "Hi {there}"}, {"role": "assistant", "content": "Yes"}]
-    templates = {
-        "plain": (MODEL / "chat_template.jinja").read_text(),
-        "blocks": "{{ bos_token }}\n{%- for m in messages %}\n    {% if m.role == 'user' %}\nU: {{ m.content | tojson }}"
-        "\n    {% else %}\nA: {{ m.content }}{{ eos_token }}\n    {% endif %}\n{%- endfor %}\n",
-    }
-    for name, template in templates.items():
-        folder = tmp_path / name
-        shutil.copytree(MODEL, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.txt"))
-        (folder / "chat_template.jinja").write_text(template)
-        expected = AutoTokenizer.from_pretrained(folder).apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
-        assert Tokenizer(folder).apply_chat_template(messages) == expected
-
-
 def test_template_problems_are_named(tmp_path):
     shutil.copy(MODEL / "tokenizer.json", tmp_path)
     with pytest.raises(ConfigError, match="no chat template"):
