@@ -17,6 +17,7 @@ import numpy as np
 from edge_runtime import Engine
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cpu.trunk.router_stack import load_routers
+from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import read
 from edge_runtime.policy.base import Routing
 from edge_runtime.prefetch.lookahead import LookAhead
@@ -66,10 +67,10 @@ class InNumpy:
 
 
 def costs_us(bundle: Path, threads: int, depth: int, rounds: int = 15) -> dict[str, float]:
-    spec = read(bundle).model
-    trunk = OrtTrunk(bundle, spec, threads=threads, max_chunk=1, look_ahead=True)
+    spec, routers = read(bundle).model, load_routers(Bundle.open(bundle))
+    trunk = OrtTrunk(bundle, spec, threads=threads, max_chunk=1, routers=routers)
     layers = spec.sparse_layers
-    engines = {"engine": trunk, "numpy": InNumpy(load_routers(bundle, spec), {n: i for i, n in enumerate(layers)})}
+    engines = {"engine": trunk, "numpy": InNumpy(routers, {n: i for i, n in enumerate(layers)})}
     times: dict[str, list[float]] = {name: [] for name in engines}
     states = np.random.default_rng(0).standard_normal((len(layers), 1, spec.hidden), np.float32)
     for _ in range(rounds):

@@ -27,7 +27,7 @@ def write_trunk(
     """Write every trunk part into `out` and return the files."""
     files = [
         *build_head(spec, weights, out, precision, memory_bytes),
-        *build_routers(spec, out),
+        *build_routers(spec, weights, out, memory_bytes),
         *write_embedding(spec, weights, out, memory_bytes),
     ]
     for i, layer in enumerate(spec.layers):

@@ -119,12 +119,19 @@ def trunk_file(kind: Literal["layer", "shared", "head", "routers"], layer_idx: i
     return f"trunk/{kind}.onnx" if kind in ("head", "routers") else f"trunk/{kind}_{layer_idx:03d}.onnx"
 
 
+def stacked_routers_bytes(spec: ModelSpec) -> int:
+    """Bytes of the routers of all S sparse layers: float32 [S, D, E]."""
+    return 4 * len(spec.sparse_layers) * spec.hidden * spec.num_experts
+
+
 def can_look_ahead(manifest: Manifest) -> bool:
     """Whether a bundle has the graph that applies routers; bundles of earlier exporters have not."""
     return any(part.name == trunk_file("routers") for part in manifest.parts)
 
 
 EMBEDDING = "trunk/embed.bin"
+ROUTERS = "trunk/routers.bin"
+"""The routers of all sparse layers, float32 [S, D, E]; bundles of earlier exporters have not got it."""
 
 
 def digest(data: dict[str, Any]) -> str:
@@ -283,6 +290,10 @@ def _check_trunk(m: Manifest) -> None:
     head = m.part(_data_file(trunk_file("head")))
     if head.bytes != size:
         raise ValueError(f"{NAME}: parts: {head.name!r}: expected {size} bytes at {precision}, got {head.bytes}")
+    size = stacked_routers_bytes(m.model)
+    for part in m.parts:
+        if part.name == ROUTERS and part.bytes != size:
+            raise ValueError(f"{NAME}: parts: {ROUTERS!r}: expected {size} bytes, got {part.bytes}")
 
 
 def required_parts(m: Manifest) -> set[str]:
@@ -293,6 +304,7 @@ def required_parts(m: Manifest) -> set[str]:
 # parts a bundle may have besides the required ones, by name or by folder
 _OPTIONAL: dict[str, tuple[Role, int | None]] = {
     trunk_file("routers"): ("trunk", None),  # not in bundles of the first releases
+    ROUTERS: ("trunk", None),
     "tokenizer/": ("tokenizer", None),
     "calibration/": ("calibration", None),
 }

@@ -12,7 +12,7 @@ from edge_runtime.backends.cpu.kernels import ExpertKernels
 from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
 from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, plan_trunk_bytes, scratch_bytes
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
-from edge_runtime.backends.cpu.trunk.router_stack import require_routers
+from edge_runtime.backends.cpu.trunk.router_stack import load_routers, require_routers
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.sizes import MIB, parse_size
 from edge_runtime.base.spec import ModelSpec
@@ -233,7 +233,7 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
             threads=config.threads,
             max_chunk=config.prefill_chunk,
             embedding=bundle.manifest.trunk.embedding,
-            look_ahead=looking_ahead,
+            routers=load_routers(bundle) if looking_ahead else None,
         )
         rule = create_rule(
             config.eviction,

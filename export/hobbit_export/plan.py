@@ -10,7 +10,7 @@ from typing import Any
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.expert_file import header_bytes
-from edge_runtime.bundle.manifest import EMBEDDING, expert_file, trunk_file
+from edge_runtime.bundle.manifest import EMBEDDING, ROUTERS, expert_file, stacked_routers_bytes, trunk_file
 from edge_runtime.bundle.record import BF16, RecordLayout
 from hobbit_export.options import ExportOptions
 from hobbit_export.reference import num_reference_tokens
@@ -66,6 +66,7 @@ def _trunk_parts(spec: ModelSpec, precision: str, embedding_bytes: int) -> Itera
     head = 4 * spec.hidden + weight_bytes((spec.vocab_size, spec.hidden), precision)
     yield PlannedPart(trunk_file("head"), "trunk", head + _GRAPH_BYTES)
     yield PlannedPart(trunk_file("routers"), "trunk", _GRAPH_BYTES)
+    yield PlannedPart(ROUTERS, "trunk", stacked_routers_bytes(spec))
     for layer_idx, layer in enumerate(spec.layers):
         sizes = {"layer": 0, "shared": 0}
         for canonical, shape in layer_weight_shapes(spec, layer_idx).items():

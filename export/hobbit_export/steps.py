@@ -66,7 +66,7 @@ def all_steps(job: Job) -> Iterator[ExportStep]:
     yield ExportStep(
         "head", lambda out: _trunk(out, build_head(spec, _weights(job), out, _precision(job), _budget(job)))
     )
-    yield ExportStep("routers", lambda out: _trunk(out, build_routers(spec, out)))
+    yield ExportStep("routers", lambda out: _trunk(out, build_routers(spec, _weights(job), out, _budget(job))))
     for i in spec.sparse_layers:
         yield ExportStep(expert_step(i), _bind(_experts, job, i), i)
 

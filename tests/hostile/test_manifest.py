@@ -85,6 +85,18 @@ def test_a_part_no_bundle_has_is_refused():
         manifest_io.parse(resealed(data))
 
 
+def test_the_block_of_routers_has_the_size_of_the_model():
+    """2 sparse layers, 4 experts, 32 numbers each, in float32."""
+    data = copy.deepcopy(GOOD)
+    part = {**data["parts"][0], "name": manifest_io.ROUTERS, "role": "trunk", "layer": None, "bytes": 4 * 2 * 4 * 32}
+    data["parts"].append(part)
+    assert manifest_io.parse(resealed(data)).part(manifest_io.ROUTERS).bytes == 1024
+    for change, message in (({"bytes": 1020}, "expected 1024 bytes"), ({"layer": 0}, "expected role")):
+        data["parts"][-1] = {**part, **change}
+        with pytest.raises(BundleError, match=rf"routers\.bin.*{message}"):
+            manifest_io.parse(resealed(data))
+
+
 ORIGINAL = "original_max_position_embeddings"
 LLAMA3 = {"factor": 2.0, ORIGINAL: 64.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 YARN = {"factor": 2.0, ORIGINAL: 64.0}

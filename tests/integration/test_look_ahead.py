@@ -12,11 +12,12 @@ from trunk_bundles import write_trunk
 from edge_runtime import Engine, SamplingParams
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
-from edge_runtime.backends.cpu.trunk.router_stack import routers_bytes
+from edge_runtime.backends.cpu.trunk.router_stack import load_routers, routers_bytes
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_weight_shapes
 from edge_runtime.base.errors import BundleError
 from edge_runtime.base.spec import LayerSpec, ModelSpec, RopeSpec
 from edge_runtime.bundle import manifest as manifests
+from edge_runtime.bundle.bundle import Bundle
 
 SPEC = ModelSpec(
     family="qwen3_moe", vocab_size=97, hidden=64, num_heads=4, num_kv_heads=2, head_dim=16, rms_eps=1e-6,
@@ -48,7 +49,9 @@ def test_both_engines_apply_the_next_layers_routers(tmp_path, precision):
     """A dense layer in between is passed over; near the end fewer layers are left; the state is that of the call."""
     weights = Weights()
     write_trunk(SPEC, weights, tmp_path, precision)
-    engine = OrtTrunk(tmp_path, SPEC, threads=1, max_chunk=8, look_ahead=True)
+    routers = np.stack([weights.get(f"layers.{i}.router").T for i in SPEC.sparse_layers])
+    np.testing.assert_array_equal(np.fromfile(tmp_path / manifests.ROUTERS, "<f4"), routers.ravel())
+    engine = OrtTrunk(tmp_path, SPEC, threads=1, max_chunk=8, routers=np.ascontiguousarray(routers))
     rng = np.random.default_rng(0)
     for layer, depth, coming, tokens in (
         (0, 1, [2], 1), (0, 5, [2, 3], 1), (2, 2, [3], 3), (3, 2, [], 1), (0, 1, [2], 3), (0, 1, [2], 1),
@@ -78,14 +81,37 @@ def test_memory_is_taken_only_where_it_looks_ahead(model_bundle):
     assert sizes("lookahead")[1] == off[1]
 
 
+def without(bundle, *names: str, at):
+    """A copy of a bundle that does not list these parts and has not got them."""
+    old = shutil.copytree(bundle, at)
+    listed = manifests.read(bundle)
+    rest = [part for part in listed.parts if part.name not in names]
+    assert len(rest) == len(listed.parts) - len(names)
+    for name in names:
+        (old / name).unlink()
+    manifests.write(old, dataclasses.replace(listed, parts=rest, bundle_id=""))
+    return old
+
+
+def test_a_bundle_without_the_block_looks_ahead_the_same(model_bundle, tmp_path):
+    """Bundles written before there was the block hold each router in its layer's graph alone: the same matrices."""
+    old = without(model_bundle, manifests.ROUTERS, at=tmp_path / "old")
+    block = load_routers(Bundle.open(model_bundle))
+    assert block.dtype == np.float32
+    np.testing.assert_array_equal(load_routers(Bundle.open(old)), block)
+    tokens = []
+    for path in (model_bundle, old):
+        options = {"memory": "1GiB", "expert_memory": "3MiB", "self_check": False, "context": 64}
+        with Engine.open(path, prefetch="lookahead:adaptive=false", **options) as engine:
+            result = engine.generate("def", SamplingParams(max_tokens=8))
+            assert result.experts["prefetch"]["issued"] > 0
+            tokens.append(result.token_ids)
+    assert tokens[0] == tokens[1]
+
+
 def test_an_older_bundle_says_what_to_do(model_bundle, tmp_path):
     """Bundles written before there was the graph run as before; only asking to look ahead is refused."""
-    old = shutil.copytree(model_bundle, tmp_path / "old")
-    (old / manifests.trunk_file("routers")).unlink()
-    listed = manifests.read(model_bundle)
-    rest = [part for part in listed.parts if part.name != manifests.trunk_file("routers")]
-    assert len(rest) == len(listed.parts) - 1
-    manifests.write(old, dataclasses.replace(listed, parts=rest, bundle_id=""))
+    old = without(model_bundle, manifests.ROUTERS, manifests.trunk_file("routers"), at=tmp_path / "old")
     options = {"memory": "1GiB", "expert_memory": "3MiB", "self_check": False, "context": 64}
     with pytest.raises(BundleError, match=r"routers\.onnx: .*Export it again, or use --prefetch statistical"):
         Engine.open(old, prefetch="lookahead", **options)

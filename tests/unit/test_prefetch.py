@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import onnx
 import pytest
 from fakes import FakeStore
 from policy_cases import context
 
 from edge_runtime.backends.cpu.trunk.router_stack import load_routers
 from edge_runtime.base.errors import BundleError, ConfigError
-from edge_runtime.bundle.manifest import read
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.manifest import ROUTERS, read
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction.rules import create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
@@ -213,18 +217,33 @@ def test_lookahead_is_the_routers_applied_to_the_present_state():
     assert list(ahead.predict(3, x, routing_of(0, 1))) == []
 
 
-def test_routers_come_out_of_the_graphs(model_bundle, tmp_path):
-    spec = read(model_bundle).model
-    routers = load_routers(model_bundle, spec)
+def test_routers_of_an_older_bundle_come_out_of_its_graphs(model_bundle, tmp_path):
+    """Without `trunk/routers.bin` in the manifest: what is not where the format says is named."""
+    listed = read(model_bundle)
+    manifest = dataclasses.replace(listed, parts=[part for part in listed.parts if part.name != ROUTERS])
+    routers = load_routers(Bundle(model_bundle, manifest))
     assert routers.shape == (8, 192, 32)
     assert (routers[0] != routers[1]).any()
     (tmp_path / "trunk").mkdir()
     for name in ("layer_000.onnx", "layer_000.data"):
         (tmp_path / "trunk" / name).write_bytes((model_bundle / "trunk" / name).read_bytes())
     graph = tmp_path / "trunk" / "layer_000.onnx"
-    graph.write_bytes(graph.read_bytes().replace(b"layers.0.router", b"layers.0.rooter"))
+    whole = graph.read_bytes()
+    graph.write_bytes(whole.replace(b"layers.0.router", b"layers.0.rooter"))
     with pytest.raises(BundleError, match=r"layer_000\.onnx: the router"):
-        load_routers(tmp_path, spec)
+        load_routers(Bundle(tmp_path, manifest))
+    model = onnx.load_from_string(whole)
+    router = next(tensor for tensor in model.graph.initializer if tensor.name == "layers.0.router")
+    for entry, wrong in ((1, "1" * 7), (1, "-64"), (2, "64")):
+        kept, router.external_data[entry].value = router.external_data[entry].value, wrong
+        raw = model.SerializeToString()
+        router.external_data[entry].value = kept
+        graph.write_bytes(raw)
+        sized = [
+            dataclasses.replace(p, bytes=len(raw)) if p.name == "trunk/layer_000.onnx" else p for p in manifest.parts
+        ]
+        with pytest.raises(BundleError, match=r"layer_000\.onnx: router: expected 24576 bytes"):
+            load_routers(Bundle(tmp_path, dataclasses.replace(manifest, parts=sized)))
 
 
 def test_options():

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
 from edge_runtime.base.spec import ModelSpec
-from edge_runtime.bundle.manifest import EMBEDDING, EmbeddingDtype, trunk_file
+from edge_runtime.bundle.manifest import EMBEDDING, ROUTERS, EmbeddingDtype, trunk_file
 from hobbit_export.trunk.blocks import Attention, add_norm, swiglu
 from hobbit_export.trunk.data_file import DataFile
 from hobbit_export.trunk.graph import Dims, Graph
 from hobbit_export.trunk.linear import BITS, LinearWriter, Matrix, Precision
 
 DEFAULT_MEMORY_BYTES = 256 << 20
+_COPIES_OF_ROWS = 4  # a router's rows as read, as float32, transposed, and as bytes
 
 
 def build_layer(
@@ -112,10 +113,21 @@ def build_head(
     return _build(out / trunk_file("head"), weights, precision, memory_bytes, emit)
 
 
-def build_routers(spec: ModelSpec, out: Path) -> list[Path]:
-    """Write the graph that applies routers to one state, for looking ahead; return its file.
+def build_routers(
+    spec: ModelSpec, weights: TrunkWeights, out: Path, memory_bytes: int = DEFAULT_MEMORY_BYTES
+) -> list[Path]:
+    """Write what looking ahead needs: the routers of all sparse layers in one block, and the graph that applies some.
 
-    It has no weights: routers are handed to it, as many neighbouring layers as are wanted.
+    The graph has no weights: neighbouring layers' routers are handed to it, as many as are wanted.
+
+    Args:
+        spec: the model.
+        weights: dense weights by canonical name.
+        out: the bundle; ``trunk/`` is created in it.
+        memory_bytes: what reading may hold at a time.
+
+    Returns:
+        The files written: graph and block.
     """
     path = out / trunk_file("routers")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +136,14 @@ def build_routers(spec: ModelSpec, out: Path) -> list[Path]:
     routers = g.input("routers", ("P", spec.hidden, spec.num_experts))
     g.output(g.node("MatMul", x, routers), "router_logits", ("P", "T", spec.num_experts))
     g.save(path)
-    return [path]
+    step = max(1, memory_bytes // (4 * spec.hidden * _COPIES_OF_ROWS))
+    with DataFile(out / ROUTERS) as data:
+        for layer_idx in spec.sparse_layers:
+            region = data.reserve(4 * spec.hidden * spec.num_experts)
+            for start in range(0, spec.num_experts, step):
+                rows = weights.rows(f"layers.{layer_idx}.router", start, min(start + step, spec.num_experts))
+                data.write_columns(region, spec.num_experts, start, np.asarray(rows, "<f4").T)
+    return [path, out / ROUTERS]
 
 
 def write_embedding(

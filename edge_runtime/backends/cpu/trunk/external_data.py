@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from edge_runtime.base.errors import BundleError
 
 # fields of ModelProto, GraphProto, TensorProto and StringStringEntryProto
-_GRAPH, _INITIALIZER, _EXTERNAL, _KEY, _VALUE = 7, 5, 13, 1, 2
+_GRAPH, _INITIALIZER, _NAME, _EXTERNAL, _KEY, _VALUE = 7, 5, 8, 13, 1, 2
 _LENGTH_DELIMITED = 2
 _KEYS = [b"location", b"offset", b"length"]
 
 
-def check_external_data(part: str, graph: bytes, data_file: str) -> None:
-    """Refuse a graph whose external data is anywhere but in `data_file` beside it.
+class Region(NamedTuple):
+    """Where a matrix lies in the data file, in bytes."""
+
+    offset: int
+    length: int
+
+
+def check_external_data(part: str, graph: bytes, data_file: str) -> dict[str, Region]:
+    """Refuse a graph whose external data is anywhere but in `data_file` beside it; return where each matrix lies.
 
     Old releases of ONNX Runtime follow ``../`` in such a location. Every initializer's entries must be the ones that
     the exporter writes, and the word "location" may stand nowhere else: not in a subgraph, a function, an attribute or
@@ -24,22 +32,29 @@ def check_external_data(part: str, graph: bytes, data_file: str) -> None:
         graph: the file's bytes.
         data_file: the only file name allowed.
 
+    Returns:
+        The region of every initializer with external data, by the initializer's name. Whether it lies inside the file
+        is not checked.
+
     Raises:
         BundleError: another location, or one written in a way we do not write it.
     """
     try:
-        locations = [values[0] for values in _external(graph)]
+        found = list(_external(graph))
+        regions = {name.decode(): Region(int(offset), int(length)) for name, (_, offset, length) in found}
+        locations = [values[0] for _, values in found]
     except ValueError:
-        locations = [b""]
+        regions, locations = {}, [b""]
     if set(locations) - {data_file.encode()} or len(locations) != graph.count(_KEYS[0]):
         raise BundleError(
             f"{part}: external data: expected {data_file!r} beside the graph, got something else. "
             "Export the bundle again."
         )
+    return regions
 
 
-def _external(model: bytes) -> Iterator[list[bytes]]:
-    """Yield location, offset and length of every initializer with external data.
+def _external(model: bytes) -> Iterator[tuple[bytes, list[bytes]]]:
+    """Yield name, and location, offset and length, of every initializer with external data.
 
     Raises:
         ValueError: they are written in another way than ours, or the bytes are no protocol buffer.
@@ -53,7 +68,7 @@ def _external(model: bytes) -> Iterator[list[bytes]]:
                 raise ValueError("an entry holds more than a key and a value")
             if [fields[0][1] for fields in entries] != _KEYS:
                 raise ValueError("other entries than ours")
-            yield [fields[1][1] for fields in entries]
+            yield next(_values(tensor, _NAME), b""), [fields[1][1] for fields in entries]
 
 
 def _values(message: bytes, number: int) -> Iterator[bytes]:

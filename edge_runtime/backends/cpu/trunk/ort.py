@@ -21,7 +21,7 @@ from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
 from edge_runtime.backends.cpu.trunk.mask import fill_mask
 from edge_runtime.backends.cpu.trunk.memory import loaded_bytes
 from edge_runtime.backends.cpu.trunk.rope import Rotary
-from edge_runtime.backends.cpu.trunk.router_stack import RouterStack, load_routers
+from edge_runtime.backends.cpu.trunk.router_stack import RouterStack
 from edge_runtime.backends.cpu.trunk.signature import (
     Found,
     Signature,
@@ -70,7 +70,7 @@ class OrtTrunk:
         threads: int,
         max_chunk: int,
         embedding: EmbeddingDtype = "bf16",
-        look_ahead: bool = False,
+        routers: F32 | None = None,
     ) -> None:
         """Load every graph.
 
@@ -80,7 +80,7 @@ class OrtTrunk:
             threads: threads a graph may use, the caller's included.
             max_chunk: most tokens `begin` will be given at once.
             embedding: number type of the embedding table, from the manifest.
-            look_ahead: load what `look_ahead` needs; `require_routers` says whether the bundle has it.
+            routers: what `look_ahead` applies, see `load_routers`; kept. None: it is never called.
 
         Raises:
             DeviceError: ONNX Runtime is not installed.
@@ -96,7 +96,7 @@ class OrtTrunk:
             self._layers = [load(trunk_file("layer", i), layer_signature(spec, i)) for i in range(spec.num_layers)]
             shared = [i for i, layer in enumerate(spec.layers) if layer.shared_intermediate]
             self._shared = {i: load(trunk_file("shared", i), shared_signature(spec)) for i in shared}
-            self._routers = self._load_routers(bundle_path) if look_ahead else None
+            self._routers = None if routers is None else self._make_router_stack(routers)
         except BaseException:
             self._embedding.close()
             raise
@@ -176,10 +176,9 @@ class OrtTrunk:
         assert self._routers is not None, "the trunk was not asked to look ahead"
         return self._routers.apply(x, layer_idx, depth)
 
-    def _load_routers(self, bundle_path: Path) -> RouterStack:
+    def _make_router_stack(self, routers: F32) -> RouterStack:
         runtime = self._runtime
         session = runtime.load(trunk_file("routers"), routers_signature(self._spec))
-        routers = load_routers(bundle_path, self._spec)
         runtime.weight_bytes += routers.nbytes
         return RouterStack(
             session, lambda graph, binding: runtime.run(graph, binding, "routers", 0), _bind, routers,

@@ -1,15 +1,12 @@
 """The routers of all sparse layers in one block, and the graph that applies some of them: looking ahead.
 
-The layer graphs keep routers in float32 whatever the trunk's precision (docs/format.md section 4), so the matrices are
-read from their data files, and `trunk/routers.onnx` takes them as an input: neighbouring layers are one address into
-the block, nothing is gathered, and memory is ours. Only the entry of a matrix is looked up in the layer's graph: name,
-length and offset of its external data.
+The bundle holds the block as data, `trunk/routers.bin`. `trunk/routers.onnx` takes routers as an input: those of
+neighbouring layers are one address into the block, so nothing is gathered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,16 +16,17 @@ from edge_runtime.backends.cpu.trunk.external_data import check_external_data
 from edge_runtime.backends.cpu.trunk.memory import loaded_bytes
 from edge_runtime.base.errors import BundleError
 from edge_runtime.base.spec import ModelSpec
-from edge_runtime.bundle.manifest import Manifest, can_look_ahead, trunk_file
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.manifest import ROUTERS, Manifest, can_look_ahead, stacked_routers_bytes, trunk_file
 
 F32 = NDArray[np.float32]
-_GRAPH, _INITIALIZER, _NAME, _EXTERNAL, _KEY, _VALUE = 7, 5, 8, 13, 1, 2
+_STORED = np.dtype("<f4")
 _GRAPH_BYTES = 4096
 
 
 def routers_bytes(spec: ModelSpec) -> int:
     """Memory that looking ahead takes: the block and a session."""
-    return 4 * len(spec.sparse_layers) * spec.num_experts * spec.hidden + loaded_bytes(0, _GRAPH_BYTES, 1)
+    return stacked_routers_bytes(spec) + loaded_bytes(0, _GRAPH_BYTES, 1)
 
 
 def require_routers(manifest: Manifest) -> None:
@@ -90,68 +88,32 @@ class RouterStack:
         return binding, logits
 
 
-def load_routers(bundle_path: Path, spec: ModelSpec) -> F32:
-    """Return float32 [S, D, E] of the S sparse layers, in one block so that neighbouring layers are one array.
+def load_routers(bundle: Bundle) -> F32:
+    """Return the routers of the S sparse layers, float32 [S, D, E], in one block: neighbouring layers are one array.
+
+    Args:
+        bundle: its parts were checked.
 
     Raises:
-        BundleError: a graph does not have its router where the format says.
+        BundleError: a file cannot be read, or a graph does not have its router where the format says.
     """
-    out = np.empty((len(spec.sparse_layers), spec.hidden, spec.num_experts), np.float32)
-    for i, layer_idx in enumerate(spec.sparse_layers):
-        part = trunk_file("layer", layer_idx)
-        path = bundle_path / part
-        graph, data = path.read_bytes(), path.with_suffix(".data")
-        check_external_data(part, graph, data.name)
-        try:
-            offset, length = _region(graph, f"layers.{layer_idx}.router")
-        except (ValueError, IndexError, KeyError, UnicodeDecodeError) as err:
-            raise BundleError(f"{part}: the router's matrix is not where the format says. Export again.") from err
-        if length != out[i].nbytes or offset < 0 or offset + length > data.stat().st_size:
-            raise BundleError(f"{part}: router: expected {out[i].nbytes} bytes of data, got {length} at {offset}.")
-        out[i] = np.fromfile(data, np.float32, out[i].size, offset=offset).reshape(out[i].shape)
-    return out
+    spec, manifest = bundle.manifest.model, bundle.manifest
+    shape = (len(spec.sparse_layers), spec.hidden, spec.num_experts)
+    listed = next((part for part in manifest.parts if part.name == ROUTERS), None)
+    if listed is None:
+        return np.stack([_router_of_graph(bundle, layer_idx) for layer_idx in spec.sparse_layers])
+    return np.fromfile(bundle.file_of(listed), _STORED).reshape(shape).astype(np.float32, copy=False)
 
 
-def _region(model: bytes, name: str) -> tuple[int, int]:
-    """Offset and length of the external data of an initializer."""
-    for graph in _messages(model, _GRAPH):
-        for tensor in _messages(graph, _INITIALIZER):
-            if next(_messages(tensor, _NAME), b"") == name.encode():
-                entries = {
-                    next(_messages(entry, _KEY)).decode(): next(_messages(entry, _VALUE)).decode()
-                    for entry in _messages(tensor, _EXTERNAL)
-                }
-                return int(entries["offset"]), int(entries["length"])
-    raise KeyError(name)
-
-
-def _messages(data: bytes, field: int) -> Iterator[bytes]:
-    """Yield the length-delimited values of one field of a protocol buffer message."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        kind = tag & 7
-        if kind == 2:
-            size, at = _varint(data, at)
-            if at + size > len(data):
-                raise ValueError("a field runs past its message")
-            if tag >> 3 == field:
-                yield data[at : at + size]
-            at += size
-        elif kind == 0:
-            _, at = _varint(data, at)
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"wire type {kind}")
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while shift < 70:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-    raise ValueError("a number is too long")
+def _router_of_graph(bundle: Bundle, layer_idx: int) -> F32:
+    """Return a layer's router, float32 [D, E], from its graph's data; earlier bundles hold it only there."""
+    spec, graph = bundle.manifest.model, bundle.manifest.part(trunk_file("layer", layer_idx))
+    path = bundle.file_of(graph)
+    data, expected = path.with_suffix(".data"), 4 * spec.hidden * spec.num_experts
+    region = check_external_data(graph.name, path.read_bytes(), data.name).get(f"layers.{layer_idx}.router")
+    if region is None:
+        raise BundleError(f"{graph.name}: the router's matrix is not where the format says. Export again.")
+    if region.length != expected or not 0 <= region.offset <= data.stat().st_size - expected:
+        raise BundleError(f"{graph.name}: router: expected {expected} bytes of data, got {region}. Export again.")
+    values = np.fromfile(data, _STORED, expected // 4, offset=region.offset)
+    return values.reshape(spec.hidden, spec.num_experts)
