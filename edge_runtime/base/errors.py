@@ -55,7 +55,12 @@ class ExpertReadError(HobbitError):
     """An expert could not be read from the drive while running."""
 
 
+_LONGEST_NAME = 64
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the closest known name, or an empty string."""
+    if len(name) > _LONGEST_NAME:  # comparing takes time with the square of the length
+        return ""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -31,7 +32,8 @@ def from_mapping(cls: type[Record], data: Any, where: str) -> Record:
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in known:
-            raise ValueError(f"{where}: unknown key {_short(key)}.{did_you_mean(str(key), known)}")
+            hint = did_you_mean(key, known) if isinstance(key, str) else ""
+            raise ValueError(f"{where}: unknown key {_short(key)}.{hint}")
     values: dict[str, Any] = {}
     for name, f in known.items():
         if name in data:
@@ -48,7 +50,7 @@ def convert(kind: Any, value: Any, where: str) -> Any:
         return _convert_union(args, value, where)
     if origin is typing.Literal:
         if value not in args or isinstance(value, bool) != any(isinstance(a, bool) for a in args):
-            hint = did_you_mean(str(value), [str(a) for a in args])
+            hint = did_you_mean(value, [str(a) for a in args]) if isinstance(value, str) else ""
             raise ValueError(f"{where}: expected one of {', '.join(map(str, args))}, got {_short(value)}.{hint}")
         return value
     if origin is list:
@@ -91,6 +93,16 @@ def _convert_scalar(kind: Any, value: Any, where: str) -> Any:
     raise ValueError(f"{where}: expected {name}, got {_short(value)}")
 
 
+class _Short(reprlib.Repr):
+    """`repr` in some 60 characters, without building the whole of it first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxlong = self.maxother = 57
+        self.maxlist = self.maxdict = self.maxtuple = 4
+        self.maxlevel = 3
+
+
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = _Short().repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from edge_runtime.bundle.expert_file import (
     header_bytes,
     parse_header,
 )
+from edge_runtime.bundle.files import open_regular, read_regular
 from edge_runtime.bundle.manifest import Manifest, Part, expert_file
 from edge_runtime.bundle.record import BF16
 
@@ -48,24 +49,40 @@ class Bundle:
         return bundle
 
     def file_of(self, part: Part) -> Path:
-        """Path of a part after checking that it is a regular file of the stated size inside the bundle."""
-        path = self.path / part.name
-        try:
-            if path.resolve(strict=True) != self.path.resolve() / part.name:
-                raise BundleError(
-                    f"{part.name}: expected a plain file inside the bundle, found a link leading elsewhere."
-                )
-            found = path.stat()
-        except OSError as err:
-            raise BundleError(f"{part.name}: cannot be opened: {err.strerror}. Export the bundle again.") from err
-        if not stat.S_ISREG(found.st_mode):
-            raise BundleError(f"{part.name}: expected a regular file.")
-        if found.st_size != part.bytes:
-            what = "truncated" if found.st_size < part.bytes else "too long"
+        """Path of a part after checking that it is a regular file of the stated size inside the bundle.
+
+        For libraries that open files themselves; all else reads through `open_part` and `read_part`.
+        """
+        os.close(self.open_part(part))
+        return self.path / part.name
+
+    def open_part(self, part: Part, *, more_flags: int = 0) -> int:
+        """Open a part for reading; the caller closes the descriptor.
+
+        Raises:
+            BundleError: it is not a regular file of the stated size inside the bundle.
+            OSError: EINVAL, where the file system refuses `more_flags`.
+        """
+        return open_regular(self.path, part.name, part.bytes, more_flags=more_flags)
+
+    def read_part(self, part: Part, *, limit: int) -> bytes:
+        """Read a whole part and compare it with its checksum.
+
+        Args:
+            part: a part of this bundle.
+            limit: most bytes such a part may have; checked before anything is read.
+
+        Raises:
+            BundleError: it is larger, damaged, or not a regular file of the stated size inside the bundle.
+        """
+        if part.bytes > limit:
             raise BundleError(
-                f"{part.name}: expected {part.bytes} bytes, got {found.st_size} ({what}). Export the bundle again."
+                f"{part.name}: expected at most {limit} bytes, got {part.bytes}. Export the bundle again."
             )
-        return path
+        data = read_regular(self.path, part.name, part.bytes, limit=limit)
+        if crc32c(data) != part.crc32c:
+            raise _damaged(part)
+        return data
 
     def expert_header(self, layer_idx: int, tier: int) -> ExpertFileHeader:
         """Read and check the header of a layer's expert file against the manifest.
@@ -80,7 +97,7 @@ class Bundle:
         kind = KIND_BF16 if tier == BF16 else KIND_PROGRESSIVE
         segments = 1 if tier == BF16 else m.experts.num_segments
         size = min(header_bytes(m.model.num_experts, segments), MAX_HEADER_BYTES)
-        with open(self.file_of(part), "rb") as file:
+        with reading(name), os.fdopen(self.open_part(part), "rb") as file:
             header = parse_header(file.read(size), name)
         for what, expected, got in (
             ("kind", kind, header.kind),
@@ -107,7 +124,7 @@ class Bundle:
             BundleError: the part is damaged.
         """
         crc, hasher = 0, hashlib.sha256() if sha256 else None
-        with open(self.file_of(part), "rb") as file:
+        with reading(part.name), os.fdopen(self.open_part(part), "rb") as file:
             while block := file.read(_BLOCK):
                 crc = crc32c(block, crc)
                 if hasher:
@@ -115,4 +132,21 @@ class Bundle:
                 if progress:
                     progress(len(block))
         if crc != part.crc32c or (hasher and hasher.hexdigest() != part.sha256):
-            raise BundleError(f"{part.name}: checksum does not match the manifest (damaged). Export the bundle again.")
+            raise _damaged(part)
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Name the part in errors of the drive.
+
+    Raises:
+        BundleError: the block failed with an OSError.
+    """
+    try:
+        yield
+    except OSError as err:
+        raise BundleError(f"{name}: cannot be read: {err.strerror}. Check the drive (dmesg).") from err
+
+
+def _damaged(part: Part) -> BundleError:
+    return BundleError(f"{part.name}: checksum does not match the manifest (damaged). Export the bundle again.")

@@ -11,11 +11,14 @@ from typing import Any
 from edge_runtime.base.errors import BundleError
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.base.strict import from_mapping
+from edge_runtime.bundle.files import read_regular
 
 NAME = "calibration/experts.json"
 VERSION = 2
 NUM_QUANTILES = 101
-MAX_BYTES = 256 << 20
+MAX_BYTES = 32 << 20
+"""Ten times what 61 layers of 256 experts take."""
+_MAX_COUNT = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -116,13 +119,7 @@ def read(bundle: Path, spec: ModelSpec) -> ExpertCalibration:
     Raises:
         BundleError: it is missing, too large or wrong.
     """
-    path = bundle / NAME
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise BundleError(f"{NAME}: expected at most {MAX_BYTES} bytes, got {path.stat().st_size}.")
-        return parse(path.read_bytes(), spec)
-    except OSError as err:
-        raise BundleError(f"{NAME}: cannot be read: {err.strerror}.") from err
+    return parse(read_regular(bundle, NAME, limit=MAX_BYTES), spec)
 
 
 def _check(found: ExpertCalibration, spec: ModelSpec, where: str) -> None:
@@ -147,8 +144,8 @@ def _check_layer(layer: LayerCalibration, num_experts: int, where: str) -> None:
     rows |= {f"errors.{tier}": row for tier, row in layer.errors.items()}
     rows |= {f"output_errors.{tier}": row for tier, row in (layer.output_errors or {}).items()}
     for name, row in rows.items():
-        if row is not None and (len(row) != num_experts or min(row) < 0):
-            raise ValueError(f"{where}.{name}: expected {num_experts} numbers of 0 or more")
+        if row is not None and (len(row) != num_experts or min(row) < 0 or max(row) > _MAX_COUNT):
+            raise ValueError(f"{where}.{name}: expected {num_experts} numbers of 0 to 2^53")
     for tier in (*layer.errors, *(layer.output_errors or {})):
         if tier not in ("2", "4", "6", "8", "16"):
             raise ValueError(f"{where}: expected a tier, got {tier!r}")

@@ -15,12 +15,16 @@ from typing import Any, Literal
 from edge_runtime.base.errors import BundleError, ConfigError
 from edge_runtime.base.spec import ModelSpec, check_spec
 from edge_runtime.base.strict import from_mapping
+from edge_runtime.bundle.files import read_regular
 from edge_runtime.bundle.record import BF16, RecordLayout
 
 NAME = "manifest.json"
 FORMAT = "hobbit-bundle"
 VERSION = 1
-MAX_MANIFEST_BYTES = 64 << 20
+MAX_MANIFEST_BYTES = 2 << 20
+"""Several times what 128 layers of six parts take; parsing costs some fifty times the bytes."""
+_MAX_DEPTH = 32
+_MARKS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PART_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
 
@@ -170,10 +174,12 @@ def parse(raw: bytes) -> Manifest:
     """
     if len(raw) > MAX_MANIFEST_BYTES:
         raise BundleError(f"{NAME}: expected at most {MAX_MANIFEST_BYTES} bytes, got {len(raw)}.")
+    if _depth(raw) > _MAX_DEPTH:
+        raise BundleError(f"{NAME}: expected plain data, got deep nesting. Export the bundle again.")
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError) as err:
-        raise BundleError(f"{NAME}: expected JSON, got damage: {err}. Export the bundle again.") from err
+        raise BundleError(f"{NAME}: expected JSON, got damage: {str(err)[:120]}. Export the bundle again.") from err
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise BundleError(f"{NAME}: format: expected {FORMAT!r}. This is not a bundle of hobbit-export.")
     if data.get("version") != VERSION or isinstance(data.get("version"), bool):
@@ -181,11 +187,7 @@ def parse(raw: bytes) -> Manifest:
             f"{NAME}: version: expected {VERSION}, got {str(data.get('version'))[:40]!r}. "
             "Export again with this version, or run the version that wrote it."
         )
-    try:
-        sealed = digest(data)
-    except RecursionError as err:
-        raise BundleError(f"{NAME}: expected plain data, got deep nesting. Export the bundle again.") from err
-    if data.get("bundle_id") != sealed:
+    if data.get("bundle_id") != digest(data):
         raise BundleError(f"{NAME}: bundle_id does not match the content (damaged or edited). Export the bundle again.")
     try:
         manifest = from_mapping(Manifest, data, NAME)
@@ -220,18 +222,23 @@ def read(bundle: Path) -> Manifest:
     path = bundle / NAME
     if not bundle.is_dir():
         raise ConfigError(f"{bundle}: expected a bundle directory, found {'a file' if bundle.exists() else 'nothing'}.")
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(MAX_MANIFEST_BYTES + 1)
-    except FileNotFoundError as err:
+    if not os.path.lexists(path):
         if (bundle / "export.journal").exists():
-            raise BundleError(f"{bundle}: the export is unfinished. Run hobbit-export again to resume it.") from err
-        raise BundleError(
-            f"{bundle}: {NAME} is missing, so this is not a bundle. Write one with hobbit-export."
-        ) from err
-    except OSError as err:
-        raise BundleError(f"{path}: cannot be read: {err.strerror}.") from err
-    return parse(raw)
+            raise BundleError(f"{bundle}: the export is unfinished. Run hobbit-export again to resume it.")
+        raise BundleError(f"{bundle}: {NAME} is missing, so this is not a bundle. Write one with hobbit-export.")
+    return parse(read_regular(bundle, NAME, limit=MAX_MANIFEST_BYTES))
+
+
+def _depth(raw: bytes) -> int:
+    """Deepest nesting of JSON text, found without parsing it: the parser recurses."""
+    depth = deepest = 0
+    for mark in _MARKS.findall(raw):
+        if mark in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif mark in b"]}":
+            depth -= 1
+    return deepest
 
 
 def _check(m: Manifest) -> None:

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import platform
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,8 @@ from edge_runtime.bundle.bundle import Bundle
 
 _LOG = logging.getLogger(__name__)
 REFERENCE = "calibration/reference.npz"
+_MAX_REFERENCE_TOKENS, _ZIP_BYTES = 64, 1 << 16
+"""Exporters write 16 tokens at most."""
 
 # Lowest mean correlation with the source model's logits, by expert tier. The worst of random checkpoints of every
 # family (one position of those can be far off: one flipped expert is a different model) are in docs/quality.md.
@@ -60,13 +63,17 @@ def load_reference(bundle: Bundle) -> tuple[NDArray[np.int32], NDArray[np.float3
     Raises:
         BundleError: the part is missing or damaged.
     """
-    path = bundle.file_of(bundle.manifest.part(REFERENCE))
+    vocab = bundle.manifest.model.vocab_size
+    limit = _MAX_REFERENCE_TOKENS * 4 * (vocab + 1) + _ZIP_BYTES
+    raw = bundle.read_part(bundle.manifest.part(REFERENCE), limit=limit)
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as data:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:  # a small file may unpack to anything
+            if sum(member.file_size for member in archive.infolist()) > limit:
+                raise ValueError(f"expected at most {limit} bytes unpacked")
+        with np.load(io.BytesIO(raw), allow_pickle=False) as data:
             ids, logits = data["token_ids"], data["logits"]
     except Exception as err:  # a damaged zip raises many unrelated types
-        raise BundleError(f"{REFERENCE}: cannot be read: {err}. Export the bundle again.") from err
-    vocab = bundle.manifest.model.vocab_size
+        raise BundleError(f"{REFERENCE}: cannot be read: {str(err)[:200]}. Export the bundle again.") from err
     if ids.dtype != np.int32 or ids.ndim != 1 or logits.dtype != np.float32 or logits.shape != (len(ids), vocab):
         raise BundleError(f"{REFERENCE}: expected int32 [N] and float32 [N, {vocab}], got {ids.shape}, {logits.shape}.")
     return ids, logits

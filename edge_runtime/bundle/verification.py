@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 
 from edge_runtime.base.checksum import crc32c
 from edge_runtime.base.errors import BundleError
-from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.bundle.manifest import Part
+from edge_runtime.bundle.bundle import Bundle, reading
+from edge_runtime.bundle.files import unlisted
+from edge_runtime.bundle.manifest import NAME, Part
 from edge_runtime.bundle.record import BF16
 
 Progress = Callable[[str, int], None]
@@ -36,6 +38,11 @@ def check_bundle(bundle: Bundle, progress: Progress | None = None) -> int:
     return len(bundle.manifest.parts)
 
 
+def unlisted_files(bundle: Bundle) -> list[str]:
+    """Return files and links in the bundle's folder that its manifest does not list, sorted. Nothing reads them."""
+    return unlisted(bundle.path, {NAME, *(part.name for part in bundle.manifest.parts)})
+
+
 def _reporter(part: Part, progress: Progress | None) -> Callable[[int], None]:
     return lambda count: progress(part.name, count) if progress else None
 
@@ -44,7 +51,7 @@ def _check_experts(bundle: Bundle, part: Part, report: Callable[[int], None]) ->
     assert part.layer is not None
     header = bundle.expert_header(part.layer, BF16 if part.role == "experts_bf16" else 2)
     hasher = hashlib.sha256()
-    with open(bundle.file_of(part), "rb") as file:
+    with reading(part.name), os.fdopen(bundle.open_part(part), "rb") as file:
         hasher.update(file.read(header.header_bytes))
         report(header.header_bytes)
         for expert_idx in range(header.num_experts):

@@ -23,7 +23,7 @@ def main(args: argparse.Namespace) -> int:
     from edge_runtime import Engine
     from edge_runtime.bundle.bundle import Bundle
     from edge_runtime.bundle.self_check import self_check
-    from edge_runtime.bundle.verification import check_bundle
+    from edge_runtime.bundle.verification import check_bundle, unlisted_files
 
     options = engine_options(args)
     bundle = Bundle.open(args.bundle)
@@ -31,7 +31,11 @@ def main(args: argparse.Namespace) -> int:
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("", total=sum(p.bytes for p in bundle.manifest.parts), part="")
         checked = check_bundle(bundle, lambda part, count: bar.update(task, advance=count, part=part))
+    strangers = unlisted_files(bundle)
+    if strangers:
+        print(f"verify: files the manifest does not list, never read: {', '.join(strangers[:20])}", file=sys.stderr)
     result: dict[str, object] = {"bundle_id": bundle.manifest.bundle_id, "parts": checked, "self_check": None}
+    result["unlisted"] = strangers
     if not args.structure_only:
         with Engine.open(args.bundle, self_check=False, **options) as engine:
             result["self_check"] = self_check(engine, bundle, engine.parts.config.tier).to_json()

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from edge_runtime.backends.cpu.kernels import ExpertKernels
 from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
@@ -17,9 +16,10 @@ from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.sizes import MIB, parse_size
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.calibration import MAX_BYTES as CALIBRATION_BYTES
 from edge_runtime.bundle.calibration import NAME as CALIBRATION
 from edge_runtime.bundle.calibration import ExpertCalibration
-from edge_runtime.bundle.calibration import read as read_calibration
+from edge_runtime.bundle.calibration import parse as parse_calibration
 from edge_runtime.config.limits import read_limits
 from edge_runtime.config.memory_plan import (
     Ceiling,
@@ -132,7 +132,7 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
     manifest = bundle.manifest
     config = resolve(options, os.environ if env is None else env, manifest)
     spec, layout = manifest.model, manifest.layout
-    tokenizer = Tokenizer(Path(path) / "tokenizer")
+    tokenizer = Tokenizer.from_bundle(bundle)
 
     def scratch(chunk: int) -> int:
         return (
@@ -195,8 +195,8 @@ def _calibration(bundle: Bundle, policy: str, eviction: str) -> ExpertCalibratio
     """What the exporter measured, if policy or eviction ask for it; checked against its checksum, then parsed."""
     if not POLICIES[parse_policy(policy)[0]].needs_calibration and parse_rule(eviction)[0] not in CALIBRATED_RULES:
         return None
-    bundle.check_part(bundle.manifest.part(CALIBRATION))
-    return read_calibration(bundle.path, bundle.manifest.model)
+    raw = bundle.read_part(bundle.manifest.part(CALIBRATION), limit=CALIBRATION_BYTES)
+    return parse_calibration(raw, bundle.manifest.model)
 
 
 def _ceiling(config: RuntimeConfig) -> Ceiling:

@@ -4,35 +4,64 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from edge_runtime.base.errors import BundleError, RequestError
+from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.engine.chat_template import ChatTemplates, sources_of, tokens_of
+
+_FOLDER = "tokenizer/"
+_MAX_TOKENIZER_BYTES, _MAX_FILE_BYTES = 64 << 20, 8 << 20
+_TEMPLATES = ("chat_template.jinja", "additional_chat_templates/*.jinja")
+_READ = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", *_TEMPLATES)
 
 
 class Tokenizer:
-    """The tokenizer of a bundle.
+    """A model's tokenizer.
 
     Args:
-        folder: the bundle's `tokenizer/` directory; `tokenizer.json` is required, the rest optional.
+        files: content by name, as a checkpoint names them; `tokenizer.json` is required, the rest optional.
+
+    Raises:
+        BundleError: a file is damaged; it is named.
     """
 
-    def __init__(self, folder: Path) -> None:
-        from tokenizers import Tokenizer as Backend
-
-        path = folder / "tokenizer.json"
-        try:
-            self._backend = Backend.from_file(str(path))
-        except Exception as err:
-            raise BundleError(f"tokenizer/tokenizer.json: cannot be loaded: {err}. Export the bundle again.") from err
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self._backend = _load(files.get("tokenizer.json", b""))
         # both belong to training batches: a text is neither cut nor filled up here
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._config = _read_json(folder / "tokenizer_config.json")
-        tokens = tokens_of(self._config, _read_json(folder / "special_tokens_map.json"))
-        self._templates = ChatTemplates(sources_of(self._config, _template_files(folder)), tokens)
+        self._config = _read_json(files, "tokenizer_config.json")
+        tokens = tokens_of(self._config, _read_json(files, "special_tokens_map.json"))
+        templates = {name: _text(name, files[name]) for name in files if name.endswith(".jinja")}
+        self._templates = ChatTemplates(sources_of(self._config, templates), tokens)
+
+    @staticmethod
+    def from_bundle(bundle: Bundle) -> Tokenizer:
+        """Read what the bundle's manifest lists, and nothing else that may lie in its folder.
+
+        Raises:
+            BundleError: a part is damaged, too large, or not a plain file; it is named.
+        """
+        parts = {part.name.removeprefix(_FOLDER): part for part in bundle.manifest.parts if part.role == "tokenizer"}
+        return Tokenizer({
+            name: bundle.read_part(part, limit=_limit(name))
+            for name, part in parts.items()
+            if any(fnmatch(name, pattern) for pattern in _READ)
+        })  # fmt: skip
+
+    @staticmethod
+    def from_folder(folder: Path) -> Tokenizer:
+        """Read a checkpoint's own tokenizer.
+
+        Raises:
+            BundleError: a file is damaged or missing; it is named.
+        """
+        paths = [path for pattern in _READ for path in sorted(folder.glob(pattern))]
+        return Tokenizer({str(path.relative_to(folder)): path.read_bytes() for path in paths})
 
     @property
     def has_chat_template(self) -> bool:
@@ -106,18 +135,37 @@ class Tokenizer:
         return self._templates.render(messages, add_generation_prompt=add_generation_prompt, **extra)
 
 
-def _template_files(folder: Path) -> dict[str, str]:
-    paths = [folder / "chat_template.jinja", *sorted((folder / "additional_chat_templates").glob("*.jinja"))]
-    return {str(path.relative_to(folder)): path.read_text("utf-8") for path in paths if path.exists()}
+def _load(raw: bytes) -> Any:
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        return Backend.from_buffer(raw)
+    except BaseException as err:
+        if not isinstance(err, Exception) and type(err).__name__ != "PanicException":  # the library's, in Rust
+            raise
+        raise BundleError(
+            f"{_FOLDER}tokenizer.json: cannot be loaded: {str(err)[:200]}. Export the bundle again."
+        ) from err
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
+def _limit(name: str) -> int:
+    return _MAX_TOKENIZER_BYTES if name == "tokenizer.json" else _MAX_FILE_BYTES
+
+
+def _text(name: str, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as err:
+        raise BundleError(f"{_FOLDER}{name}: expected UTF-8, got {err}.") from err
+
+
+def _read_json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    if name not in files:
         return {}
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = json.loads(_text(name, files[name]))
     except (ValueError, RecursionError) as err:
-        raise BundleError(f"tokenizer/{path.name}: expected JSON, got damage: {err}.") from err
+        raise BundleError(f"{_FOLDER}{name}: expected JSON, got damage: {str(err)[:200]}.") from err
     if not isinstance(data, dict):
-        raise BundleError(f"tokenizer/{path.name}: expected a JSON object.")
+        raise BundleError(f"{_FOLDER}{name}: expected a JSON object.")
     return data

@@ -98,7 +98,7 @@ def test_not_json(text):
 
 
 def test_a_missing_or_huge_file(tmp_path):
-    with pytest.raises(BundleError, match="cannot be read"):
+    with pytest.raises(BundleError, match="cannot be opened"):
         read(tmp_path, SPEC)
     (tmp_path / "calibration").mkdir()
     with open(tmp_path / "calibration/experts.json", "wb") as file:

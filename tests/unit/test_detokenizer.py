@@ -17,7 +17,7 @@ MODEL = Path(__file__).parents[2] / "examples" / "tiny-moe"
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer(MODEL)
+    return Tokenizer.from_folder(MODEL)
 
 
 def pieces_of(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
@@ -28,7 +28,7 @@ def pieces_of(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40))
 def test_pieces_join_to_the_text_and_hold_whole_characters(text):
-    tokenizer = Tokenizer(MODEL)
+    tokenizer = Tokenizer.from_folder(MODEL)
     ids = tokenizer.encode(text)
     pieces = pieces_of(tokenizer, ids)
     assert "".join(pieces) == tokenizer.decode(ids) == text
@@ -90,7 +90,7 @@ KINDS = {
 def any_tokenizer(request, tmp_path_factory) -> Tokenizer:
     folder = tmp_path_factory.mktemp(request.param)
     KINDS[request.param](folder)
-    return Tokenizer(folder)
+    return Tokenizer.from_folder(folder)
 
 
 def token_ids(tokenizer: Tokenizer, numbers: list[int]) -> list[int]:
@@ -126,7 +126,7 @@ def test_an_answer_is_what_it_adds_to_the_text_of_its_prompt(any_tokenizer, prom
 @pytest.mark.parametrize("text", ["世界", "世", "🦙界", "🦙\n", "\n\n", "é\nb"])
 def test_characters_spelt_in_bytes_come_out_whole(tmp_path, text):
     save_byte_fallback(tmp_path, metaspace=False)
-    tokenizer = Tokenizer(tmp_path)
+    tokenizer = Tokenizer.from_folder(tmp_path)
     first = 3  # <0x00>
     ids = [first + 256 + 1, *(first + byte for byte in text.encode()), first + 256 + 2]
     assert "".join(pieces_of(tokenizer, ids)) == f"Say{text} end"
@@ -148,7 +148,7 @@ def test_word_joining_decoders_keep_the_space_after_the_prompt(tmp_path):
     backend = Backend(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=words[0]))
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     backend.save(str(tmp_path / "tokenizer.json"))
-    tokenizer = Tokenizer(tmp_path)
+    tokenizer = Tokenizer.from_folder(tmp_path)
     decoder = IncrementalDecoder(tokenizer, context=[0])
     assert [*(decoder.push(i) for i in (1, 2, 3)), decoder.flush()] == [" world", " foo", "bar", ""]
     fresh = IncrementalDecoder(tokenizer)

@@ -16,7 +16,7 @@ MODEL = Path(__file__).parents[2] / "examples" / "tiny-moe"
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer(MODEL)
+    return Tokenizer.from_folder(MODEL)
 
 
 def test_truncation_and_padding_of_training_batches_are_off(tokenizer, tmp_path):
@@ -27,7 +27,7 @@ def test_truncation_and_padding_of_training_batches_are_off(tokenizer, tmp_path)
         "pad_token": "[PAD]",
     }  # fmt: skip
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
-    cut = Tokenizer(tmp_path)
+    cut = Tokenizer.from_folder(tmp_path)
     for text in ("a", "one word after another, more than eight tokens of them, and then some more"):
         assert cut.encode(text) == tokenizer.encode(text)
 
@@ -44,23 +44,23 @@ def test_a_long_text_is_refused_by_its_beginning(tokenizer, monkeypatch):
 def test_template_problems_are_named(tmp_path):
     shutil.copy(MODEL / "tokenizer.json", tmp_path)
     with pytest.raises(ConfigError, match="no chat template"):
-        Tokenizer(tmp_path).apply_chat_template([])
+        Tokenizer.from_folder(tmp_path).apply_chat_template([])
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps({"chat_template": "{{ raise_exception('only users') }}"})
     )
     with pytest.raises(RequestError, match="only users"):
-        Tokenizer(tmp_path).apply_chat_template([])
+        Tokenizer.from_folder(tmp_path).apply_chat_template([])
     # a template is untrusted code: it must not reach Python's internals
     (tmp_path / "chat_template.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}")
     with pytest.raises(RequestError, match="chat template"):
-        Tokenizer(tmp_path).apply_chat_template([])
+        Tokenizer.from_folder(tmp_path).apply_chat_template([])
 
 
 def test_damaged_files_are_bundle_errors(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(BundleError, match="tokenizer.json"):
-        Tokenizer(tmp_path)
+        Tokenizer.from_folder(tmp_path)
     shutil.copy(MODEL / "tokenizer.json", tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[1]")
     with pytest.raises(BundleError, match="tokenizer_config"):
-        Tokenizer(tmp_path)
+        Tokenizer.from_folder(tmp_path)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.base.errors import BundleError, ExpertReadError
-from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.bundle import Bundle, reading
 from edge_runtime.bundle.expert_file import ExpertFileHeader, pack_header
 from edge_runtime.bundle.manifest import expert_file
 from edge_runtime.bundle.record import PAGE
@@ -110,14 +110,15 @@ class ExpertFiles:
         name = expert_file(layer_idx, self._tier)
         header = self._bundle.expert_header(layer_idx, self._tier)
         path = self._bundle.path / name
-        fd = self._open_fd(path)
-        found = os.fstat(fd)
-        if not self._direct:
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        with reading(name):
+            fd = self._open_fd(path)
+            found = os.fstat(fd)
+            if not self._direct:
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
         return OpenFile(path, name, header, fd, (found.st_dev, found.st_ino))
 
     def _open_fd(self, path: Path) -> int:
-        flags = os.O_RDONLY | os.O_CLOEXEC
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         if self._direct:
             try:
                 return self._ops.open(path, flags | os.O_DIRECT)

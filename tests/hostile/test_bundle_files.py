@@ -1,0 +1,203 @@
+"""Only listed, regular files of the listed size are read: no link, pipe, device or stranger is ever opened."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from manifests import resealed
+
+from edge_runtime.base.errors import BundleError
+from edge_runtime.bundle import manifest as manifest_io
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.files import open_regular, read_regular, unlisted
+from edge_runtime.engine.tokenizer import Tokenizer
+
+PARTS = ["trunk/head.onnx", "experts/layer_000.hbx", "tokenizer/tokenizer.json", "calibration/experts.json"]
+
+
+@pytest.fixture
+def bundle(model_bundle, tmp_path) -> Path:
+    """A copy that may be damaged; large files are linked."""
+    copy = tmp_path / "bundle"
+    shutil.copytree(model_bundle, copy, copy_function=os.link)
+    return copy
+
+
+def replace_with_link(path: Path, elsewhere: Path) -> None:
+    shutil.move(path, elsewhere / path.name)
+    path.symlink_to(elsewhere / path.name)
+
+
+def replace_with_pipe(path: Path, elsewhere: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def replace_with_loop(path: Path, elsewhere: Path) -> None:
+    path.unlink()
+    path.symlink_to(path)
+
+
+def replace_with_folder(path: Path, elsewhere: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def replace_with_device(path: Path, elsewhere: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def make_huge(path: Path, elsewhere: Path) -> None:
+    path.unlink()
+    with open(path, "wb") as file:
+        file.truncate(1 << 40)
+
+
+DAMAGES = [
+    replace_with_link, replace_with_pipe, replace_with_loop, replace_with_folder, replace_with_device, make_huge
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("name", [*PARTS, "manifest.json"])
+def test_a_part_that_is_no_plain_file_is_refused_at_once(bundle, tmp_path, name, damage):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    damage(bundle / name, elsewhere)
+    with pytest.raises(BundleError, match=name.replace(".", r"\.")):
+        Bundle.open(bundle)
+
+
+def test_a_folder_that_is_a_link_is_refused(bundle, tmp_path):
+    shutil.move(bundle / "trunk", tmp_path / "trunk")
+    (bundle / "trunk").symlink_to(tmp_path / "trunk")
+    with pytest.raises(BundleError, match=r"trunk/.*link"):
+        Bundle.open(bundle)
+
+
+def test_the_bundle_itself_may_be_reached_through_a_link(bundle, tmp_path):
+    (tmp_path / "alias").symlink_to(bundle)
+    assert Bundle.open(tmp_path / "alias").manifest.parts
+
+
+def unlist(bundle: Path, *names: str) -> None:
+    """Take parts off a manifest and seal it anew; the files stay."""
+    path = bundle / "manifest.json"
+    data = json.loads(path.read_bytes())
+    data["parts"] = [part for part in data["parts"] if part["name"] not in names]
+    path.unlink()  # the copy is linked to the original
+    path.write_bytes(resealed(data))
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json", "additional_chat_templates/x.jinja"])
+def test_a_planted_tokenizer_file_is_not_read(bundle, name):
+    unlist(bundle, *(f"tokenizer/{known}" for known in ("chat_template.jinja", "tokenizer_config.json")))
+    path = bundle / "tokenizer" / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    planted = "planted" if name.endswith(".jinja") else json.dumps({"chat_template": "planted"})
+    path.write_text(planted)
+    opened = Bundle.open(bundle)
+    assert not Tokenizer.from_bundle(opened).has_chat_template
+    assert f"tokenizer/{name}" in unlisted(bundle, listed_names(opened))
+
+
+def listed_names(bundle: Bundle) -> set[str]:
+    return {manifest_io.NAME, *(part.name for part in bundle.manifest.parts)}
+
+
+def test_a_pipe_in_place_of_an_unlisted_file_hangs_nothing(bundle):
+    unlist(bundle, "tokenizer/chat_template.jinja")
+    path = bundle / "tokenizer/chat_template.jinja"
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    Tokenizer.from_bundle(Bundle.open(bundle))
+
+
+def test_verify_names_what_is_not_listed(bundle):
+    (bundle / "trunk/notes.txt").write_text("x")
+    (bundle / "spare").symlink_to("/etc/passwd")
+    command = [sys.executable, "-m", "edge_runtime", "verify", str(bundle), "--memory", "1GiB", "--context", "128"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "never read: spare, trunk/notes.txt" in done.stderr
+
+
+def test_a_whole_bundle_lists_every_file(model_bundle):
+    assert unlisted(model_bundle, listed_names(Bundle.open(model_bundle))) == []
+
+
+def test_a_file_is_bounded_before_it_is_read(tmp_path):
+    with open(tmp_path / "big", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(BundleError, match="big: expected at most 1024 bytes, got 1099511627776"):
+        read_regular(tmp_path, "big", limit=1024)
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
+    (tmp_path / "part").write_bytes(b"x")
+    real = os.open
+
+    def refuse(path, flags, *more, **other):
+        if path == "part":
+            raise PermissionError(13, "Permission denied")
+        return real(path, flags, *more, **other)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(BundleError, match="part: cannot be opened: Permission denied"):
+        open_regular(tmp_path, "part")
+
+
+def test_an_error_of_the_drive_is_named(bundle, monkeypatch):
+    opened = Bundle.open(bundle)
+    part = opened.manifest.part("trunk/head.onnx")
+
+    class Failing:
+        def __init__(self, descriptor: int, mode: str) -> None:
+            self.descriptor = descriptor
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            os.close(self.descriptor)
+
+        def read(self, size=-1):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fdopen", Failing)
+    with pytest.raises(BundleError, match=r"trunk/head\.onnx: cannot be read: Input/output error"):
+        opened.check_part(part)
+    with pytest.raises(BundleError, match=r"trunk/head\.onnx: cannot be opened or read: Input/output error"):
+        opened.read_part(part, limit=1 << 30)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"[" * 100_000, b'{"a":' * 2000 + b"1" + b"}" * 2000, b'{"k": "' + b"\\" * 101 + b'"}', b" " * (3 << 20)],
+    ids=["brackets", "objects", "quotes", "long"],
+)
+def test_a_manifest_is_bounded_before_it_is_parsed(raw):
+    with pytest.raises(BundleError, match=r"manifest\.json"):
+        manifest_io.parse(raw)
+
+
+def test_brackets_in_strings_are_no_nesting():
+    with pytest.raises(BundleError, match="format: expected"):
+        manifest_io.parse(json.dumps({"text": "[{" * 100 + '\\"' + "]"}).encode())
+
+
+def test_messages_about_a_huge_key_are_short(bundle):
+    path = bundle / "manifest.json"
+    data = json.loads(path.read_bytes())
+    data["k" * 1_000_000] = 1
+    with pytest.raises(BundleError, match="unknown key") as caught:
+        manifest_io.parse(resealed(data))
+    assert len(str(caught.value)) < 300
