@@ -143,7 +143,7 @@ class Engine:
         if not kept:
             self._parts.policy.begin_sequence()
             self._parts.cache.begin_sequence()
-        generation = Generation(self._parts, self._kv, self._kv_tokens, ids, params)
+        generation = Generation(self._parts, self._kv, self._kv_tokens, ids, params, self._require_open)
         self._last = generation
         yield from generation.run()
 
@@ -212,7 +212,7 @@ class Engine:
         self._parts.cache.begin_sequence()
         for start in range(0, len(token_ids), step):
             ids = token_ids[start : start + step]
-            yield start, self._parts.decoder.forward(ids, self._kv, slice(0, len(ids)))
+            yield start, self._parts.decoder.forward(ids, self._kv, slice(0, len(ids)), self._require_open)
 
     def routing_counts(self, text: Prompt, *, max_tokens: int) -> RoutingCounts:
         """Run a text through the model and count how often the router chooses each expert.
@@ -275,7 +275,7 @@ class Engine:
         A request that computes meanwhile ends at its next layer, and this waits for it; one that is suspended finds out
         when it is resumed. Called from inside a request (a signal handler, a policy), the request releases at its end.
         """
-        self._closed = self._parts.decoder.is_closed = True
+        self._closed = True
         if self._worker == threading.get_ident():
             return
         with self._work:

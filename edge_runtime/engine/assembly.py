@@ -30,7 +30,7 @@ from edge_runtime.config.memory_plan import (
     plan_memory,
 )
 from edge_runtime.config.resolve import EngineOptions, RuntimeConfig, resolve
-from edge_runtime.engine.layer_loop import Decoder, max_tokens
+from edge_runtime.engine.decoder import Decoder, max_tokens
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.experts.borrowed_scratch import BorrowedScratch
 from edge_runtime.experts.cache import ExpertCache
@@ -83,6 +83,7 @@ class Parts:
     policy_context: PolicyContext
     policy: Policy
     decoder: Decoder
+    borrowed_scratch: BorrowedScratch
 
     def make_policy(self, text: str) -> Policy:
         """Build another policy for this engine from ``name:param=value,...``.
@@ -256,6 +257,7 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
         store.close()
         raise
     policy = ready.policy
+    borrowed_scratch = _make_borrowed_scratch(ready, cache)
     decoder = Decoder(
         spec,
         trunk,
@@ -265,8 +267,8 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
         max_chunk=config.prefill_chunk,
         parallel=config.parallel,
         prefetcher=_make_prefetcher(config, trunk, spec, cache),
+        borrowed_scratch=borrowed_scratch,
     )
-    decoder.borrowed_scratch = _make_borrowed_scratch(ready, cache)
     return Parts(
         bundle=bundle,
         config=config,
@@ -280,6 +282,7 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
         policy_context=ready.policy_context,
         policy=policy,
         decoder=decoder,
+        borrowed_scratch=borrowed_scratch,
     )
 
 
@@ -318,6 +321,5 @@ def replan(parts: Parts, *, memory: str | int | None, expert_memory: str | int |
     experts = config.expert_memory if expert_memory is None else parse_size(expert_memory, "expert_memory")
     plan = plan_memory(parts.needs, _ceiling(replace(config, memory=total)), expert_memory=experts)
     parts.cache.resize(plan.num_slots)
-    if parts.decoder.borrowed_scratch is not None:
-        parts.decoder.borrowed_scratch.most = plan.borrowed_slots
+    parts.borrowed_scratch.most = plan.borrowed_slots
     parts.plan = plan

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
 from edge_runtime.engine.assembly import Parts
+from edge_runtime.engine.decoder import BeforeLayer, nothing
 from edge_runtime.engine.detokenizer import IncrementalDecoder, StopStrings
 from edge_runtime.engine.sampler import Constraint, Sampler, SamplingParams
 from edge_runtime.engine.tokenizer import Tokenizer
@@ -107,6 +108,7 @@ class Generation:
         kv_tokens: tokens whose keys and values are in the cache; extended as tokens are run.
         prompt_ids: int32 [N], the whole prompt.
         params: sampling parameters.
+        before_layer: called before every layer of a pass.
     """
 
     def __init__(
@@ -116,8 +118,10 @@ class Generation:
         kv_tokens: list[int],
         prompt_ids: NDArray[np.int32],
         params: SamplingParams,
+        before_layer: BeforeLayer = nothing,
     ) -> None:
         self._parts, self._kv, self._kv_tokens = parts, kv, kv_tokens
+        self._before_layer = before_layer
         self._prompt = prompt_ids
         eos = parts.bundle.manifest.model.eos_token_ids
         self._continuation = Continuation(parts.tokenizer, params, prompt_ids, eos=eos, context=kv.context)
@@ -143,7 +147,7 @@ class Generation:
         """Generate; yields a chunk a token."""
         started = perf_counter()
         cached = len(self._kv_tokens)
-        logits = self._parts.decoder.prefill(self._prompt[cached:], self._kv)
+        logits = self._parts.decoder.prefill(self._prompt[cached:], self._kv, self._before_layer)
         self._kv_tokens.extend(self._prompt[cached:].tolist())
         self.timings.prompt_n = len(self._prompt) - cached
         self.timings.prompt_ms = 1000 * (perf_counter() - started)
@@ -158,7 +162,7 @@ class Generation:
                 return
 
     def _step(self, token: int) -> NDArray[np.float32]:
-        logits = self._parts.decoder.forward(np.array([token], np.int32), self._kv, slice(0, 1))
+        logits = self._parts.decoder.forward(np.array([token], np.int32), self._kv, slice(0, 1), self._before_layer)
         self._kv_tokens.append(token)
         last: NDArray[np.float32] = logits[0]
         return last

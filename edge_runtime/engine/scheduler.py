@@ -16,10 +16,10 @@ from edge_runtime.backends.trunk import F32
 from edge_runtime.base.errors import HobbitError
 from edge_runtime.engine.assembly import Parts, replan
 from edge_runtime.engine.batch_width import BatchWidth, PassCost
+from edge_runtime.engine.decoder import SequenceStep
 from edge_runtime.engine.generation import Continuation
 from edge_runtime.engine.heap_trim import HeapTrim
 from edge_runtime.engine.job import Event, Job
-from edge_runtime.engine.layer_loop import Piece
 from edge_runtime.engine.queue import JobQueue
 from edge_runtime.engine.request_policies import RequestPolicies
 from edge_runtime.engine.sequence import Sequence
@@ -44,7 +44,6 @@ class Scheduler:
 
     def __init__(self, parts: Parts, stats: ServiceStats, heartbeat: Heartbeat, *, max_waiting: int) -> None:
         self._parts, self._stats, self._heartbeat = parts, stats, heartbeat
-        parts.decoder.on_layer = heartbeat.beat
         extra = [parts.trunk.new_kv_cache(parts.config.context) for _ in range(parts.config.parallel - 1)]
         self._pool = SessionPool([parts.kv, *extra])
         self._queue = JobQueue(stats, max_waiting=max_waiting, sessions=len(self._pool.sessions))
@@ -162,11 +161,11 @@ class Scheduler:
         parts, started = self._parts, monotonic()
         prompts = [s for s in turn if s.is_prefilling][:1]
         chosen = [s for s in turn if not s.is_prefilling] + prompts
-        work = [(s, s.piece(parts.decoder.max_chunk)) for s in chosen]
+        work = [(s, s.next_step(parts.decoder.max_chunk)) for s in chosen]
         before = parts.cache.counters
         lookups, hits = before.lookups, before.hits
         try:
-            logits = parts.decoder.step([piece for _, piece in work])
+            logits = parts.decoder.step([step for _, step in work], self._heartbeat.beat)
         except Exception as err:  # noqa: BLE001 - nothing of the pass was kept: its requests fail, the loop goes on
             for sequence, _ in work:
                 self._fail(sequence, err)
@@ -177,22 +176,22 @@ class Scheduler:
         with self._stats.update() as figures:
             figures.steps += 1
             figures.decode_width = self._batch_width.width
-        tokens = sum(len(piece.token_ids) for _, piece in work)
+        tokens = sum(len(step.token_ids) for _, step in work)
         for sequence in self._running:
             sequence.tokens_around += tokens
             sequence.concurrent = max(sequence.concurrent, len(work))
-        for (sequence, piece), rows in zip(work, logits, strict=True):
-            self._take(sequence, piece, rows)
+        for (sequence, step), rows in zip(work, logits, strict=True):
+            self._take(sequence, step, rows)
 
-    def _take(self, sequence: Sequence, piece: Piece, rows: F32) -> None:
+    def _take(self, sequence: Sequence, step: SequenceStep, rows: F32) -> None:
         was_prefilling = sequence.is_prefilling
         try:
-            event = sequence.take(piece, rows)
+            event = sequence.take(step, rows)
         except Exception as err:  # noqa: BLE001 - the others go on
             self._fail(sequence, err)
             return
         with self._stats.update() as figures:
-            figures.prompt_tokens += len(piece.token_ids) if was_prefilling else 0
+            figures.prompt_tokens += len(step.token_ids) if was_prefilling else 0
             if event is not None:
                 figures.generation_tokens += 1
                 if was_prefilling:

@@ -7,9 +7,9 @@ from time import monotonic, perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.engine.decoder import SequenceStep
 from edge_runtime.engine.generation import Continuation
 from edge_runtime.engine.job import Job, Outcome, TokenEvent, TokenLogprob
-from edge_runtime.engine.layer_loop import Piece
 from edge_runtime.engine.sessions import Session
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.policy.base import Policy
@@ -64,23 +64,23 @@ class Sequence:
         """Text generated."""
         return self._continuation.text
 
-    def piece(self, max_chunk: int) -> Piece:
+    def next_step(self, max_chunk: int) -> SequenceStep:
         """Return what to run next: a chunk of the prompt, or the last token."""
         done, prompt = len(self.session.tokens), self.job.prompt_ids
         if done >= len(prompt):
             ids = np.array([self._continuation.token_ids[-1]], np.int32)
-            return Piece(ids, self.session.kv, slice(0, 1), self.policy)
+            return SequenceStep(ids, self.session.kv, slice(0, 1), self.policy)
         ids = prompt[done : done + max_chunk]
         rows = slice(len(ids) - 1, len(ids)) if done + len(ids) == len(prompt) else slice(0)
-        return Piece(ids, self.session.kv, rows, self.policy)
+        return SequenceStep(ids, self.session.kv, rows, self.policy)
 
-    def take(self, piece: Piece, logits: NDArray[np.float32]) -> TokenEvent | None:
-        """Note that a piece has run; draw a token if its logits are there.
+    def take(self, step: SequenceStep, logits: NDArray[np.float32]) -> TokenEvent | None:
+        """Note that a step has run; draw a token if its logits are there.
 
         Raises:
             RequestError: no token can be drawn.
         """
-        self.session.tokens.extend(piece.token_ids.tolist())
+        self.session.tokens.extend(step.token_ids.tolist())
         if not len(logits):
             return None
         if self.first_token_at is None:

@@ -153,10 +153,14 @@ class ExpertCache:
         self._counters.bytes_read, self._counters.read_busy_ns = stats.bytes_read, stats.busy_ns
         return self._counters
 
-    def add_decisions(self, plans: Sequence[Decision]) -> None:
-        """Count what a policy changed."""
-        for plan in plans:
-            self._counters.add_decision(plan, self.tier)
+    def add_decisions(self, decisions: Sequence[Decision]) -> None:
+        """Count what policies changed."""
+        for decision in decisions:
+            self._counters.add_decision(decision, self.tier)
+
+    def add_fallback(self) -> None:
+        """Count a pass that ran a second time."""
+        self._counters.fallbacks += 1
 
     @property
     def store_mode(self) -> str:

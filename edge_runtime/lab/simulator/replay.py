@@ -1,31 +1,35 @@
-"""Replays a trace through the runtime's own decoder, policy and cache; only trunk, kernels and drive are fakes."""
+"""Replays a trace through the runtime's own layer loop, policy and cache; nothing is computed, no drive is read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_runtime.base.errors import BudgetError, ConfigError
 from edge_runtime.base.sizes import format_size
+from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.calibration import ExpertCalibration
-from edge_runtime.engine.layer_loop import Decoder, FinishedPass, Piece
+from edge_runtime.engine.layer_loop import run_layers
+from edge_runtime.engine.policy_pass import Attempt, PassSequence, run_policy_pass
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.eviction.rules import Measured, create_rule
 from edge_runtime.lab.simulator.drive import DriveModel, SimulatedStore
 from edge_runtime.lab.simulator.instant_cache import InstantCache
 from edge_runtime.lab.simulator.requests import RequestLog
-from edge_runtime.lab.simulator.stand_ins import NullKernels, TraceTrunk
+from edge_runtime.lab.simulator.stand_ins import recorded_logits
 from edge_runtime.lab.simulator.trace import Trace, TraceHeader, TracePass
 from edge_runtime.policy import create_policy, parse_policy, price_of
 from edge_runtime.policy.base import Decision, Policy, PolicyContext, Routing
 from edge_runtime.policy.routing import route
 from edge_runtime.prefetch.prefetcher import Prefetcher
+from edge_runtime.prefetch.read_ahead import ReadAhead
 from edge_runtime.prefetch.recorded import RecordedPredictor
 
-_MAX_CHUNK = 1 << 12
+F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -90,15 +94,10 @@ def simulate(  # noqa: PLR0913 - the axes of a comparison
     decides = create_policy(policy, context)
     cache = _cache(trace.header, context, decides, num_slots, eviction, store)
     log = cache.log = RequestLog(spec.num_experts)
-    trunk = TraceTrunk(spec)
     is_own = parse_policy(policy) == parse_policy(trace.header.policy) and context.tier == trace.header.tier
-    recorded = RecordedPredictor(spec.sparse_layers, norm_topk_prob=spec.norm_topk_prob)
-    prefetcher = Prefetcher(recorded, cache, _Switch()) if prefetch and not cache.fits_all else None
-    decoder = _ReplayDecoder(
-        spec, trunk, cache, NullKernels(), decides, max_chunk=_MAX_CHUNK, prefetcher=prefetcher
-    )  # fmt: skip
-    decoder.prepare(trunk, recorded, repeats_rejections=is_own)
-    kv = trunk.new_kv_cache(_MAX_CHUNK)
+    predictor = RecordedPredictor(spec.sparse_layers, norm_topk_prob=spec.norm_topk_prob)
+    prefetcher = Prefetcher(predictor, cache, _Switch()) if prefetch and not cache.fits_all else None
+    replay = _Replay(spec, cache, decides, predictor, prefetcher, repeats_rejections=is_own)
     tokens, started = 0, perf_counter()
     rejected: TracePass | None = None
     try:
@@ -110,13 +109,10 @@ def simulate(  # noqa: PLR0913 - the axes of a comparison
             if one.is_rejected:
                 rejected = one
                 continue
-            count = len(one.token_ids)
-            kv.truncate(0)
-            decoder.load([one] if rejected is None else [rejected, one])
+            replay.run([one] if rejected is None else [rejected, one])
             rejected = None
-            decoder.forward(one.token_ids, kv, slice(count - 1, count))
-            tokens += count
-            progress(count)
+            tokens += len(one.token_ids)
+            progress(len(one.token_ids))
         counters = cache.counters.snapshot()
     finally:
         cache.close()
@@ -148,55 +144,79 @@ class _Switch:
         """What a replay takes says nothing."""
 
 
-class _ReplayDecoder(Decoder):
-    """The runtime's passes, without what only computing experts needs; a pass is routed in one go."""
+class _Replay:
+    """Runs recorded passes: decisions and what they ask for, nothing computed. A `RoutingSource` and `ExpertServer`.
+
+    Args:
+        spec: the model.
+        cache: serves the experts.
+        policy: decides.
+        predictor: repeats the predictions on record.
+        prefetcher: reads ahead by them, or None.
+        repeats_rejections: the passes that were rejected are rejected again, whatever the policy says.
+    """
 
     _no_state = np.zeros((1, 0), np.float32)
 
-    def prepare(self, trunk: TraceTrunk, recorded: RecordedPredictor, *, repeats_rejections: bool) -> None:
-        """Settle what passes are loaded into, and whether those that were rejected are rejected again."""
-        self._trace_trunk, self._recorded, self._repeats = trunk, recorded, repeats_rejections
+    def __init__(
+        self,
+        spec: ModelSpec,
+        cache: InstantCache,
+        policy: Policy,
+        predictor: RecordedPredictor,
+        prefetcher: Prefetcher | None,
+        *,
+        repeats_rejections: bool,
+    ) -> None:
+        self._spec, self._cache, self._policy, self._predictor = spec, cache, policy, predictor
+        self._prefetcher, self._repeats = prefetcher, repeats_rejections
+        self._read_ahead = ReadAhead(cache, spec.num_experts, prefetcher)
+        self._routings: dict[int, Routing] = {}
 
-    def load(self, passes: list[TracePass]) -> None:
-        """Take the pass that the next `forward` runs; two, if the first of them was rejected."""
-        self._passes, self._was_rejected = passes, len(passes) > 1
-        if self.prefetcher is not None:
-            assert isinstance(self.prefetcher.governor, _Switch)
-            self.prefetcher.governor.is_on = passes[0].is_prefetching
+    def run(self, passes: list[TracePass]) -> None:
+        """Run a pass; two are given if the first of them was rejected."""
+        if self._prefetcher is not None:
+            assert isinstance(self._prefetcher.governor, _Switch)
+            self._prefetcher.governor.is_on = passes[0].is_prefetching
+        left, was_rejected = list(passes), len(passes) > 1
 
-    def _pass(self, pieces: Sequence[Piece], policies: list[Policy]) -> FinishedPass:
-        """One sequence, and nothing to compute: what is left of a pass are its decisions and what they ask for."""
-        one, cache = self._passes[0], self.cache
-        assert isinstance(cache, InstantCache)
-        self._passes = self._passes[1:] or self._passes
-        self._trace_trunk.load(one)
-        self._recorded.load(one.predictions)
-        spec, (layers, tokens, experts) = self.spec, one.logits.shape
+        def attempt(chosen: list[int]) -> Attempt:
+            return self._attempt(left.pop(0) if len(left) > 1 else left[0])
+
+        def accepts(policy: Policy, logits: F32) -> bool:
+            judged = policy.accept(logits)
+            return not was_rejected if self._repeats else judged
+
+        sequence = PassSequence(len(passes[-1].token_ids), 1, self._policy)
+        run_policy_pass([sequence], attempt, self._cache, self._prefetcher, accepts)
+
+    def _attempt(self, one: TracePass) -> Attempt:
+        """A pass is routed in one go: a call of the router for every layer would take most of the time."""
+        self._predictor.load(one.predictions)
+        spec, (layers, tokens, experts) = self._spec, one.logits.shape
         every = route(one.logits.reshape(-1, experts), spec.top_k, norm_topk_prob=spec.norm_topk_prob)
         ids, weights = (a.reshape(layers, tokens, spec.top_k) for a in (every.topk_ids, every.topk_weights))
-        chunk, decisions = self.trunk.begin(pieces[0].token_ids, pieces[0].kv), []
-        cache.begin_pass()
-        for layer_idx, *of_layer in zip(spec.sparse_layers, one.logits, ids, weights, strict=True):
-            routing = Routing(*of_layer)
-            decision = policies[0].decide(layer_idx, routing, cache)
-            decisions.append(decision)
-            if self._reads_ahead(decision):
-                self._serve_reading_ahead(layer_idx, decision, routing)
-            else:
-                cache.serve(layer_idx, decision.tiers, decision.use_order)
-        cache.end_pass()
-        return FinishedPass([chunk], [self._head(chunk, None, pieces[0])], decisions)
+        by_layer = zip(spec.sparse_layers, one.logits, ids, weights, strict=True)
+        self._routings = {layer_idx: Routing(*chosen) for layer_idx, *chosen in by_layer}
+        self._cache.begin_pass()
+        decisions = run_layers(spec.sparse_layers, self, self._decide, self)
+        self._cache.end_pass()
+        return Attempt([recorded_logits(one.confidence[-1:], spec.vocab_size)], decisions)
 
-    def _is_rejected(self, policy: Policy, group: list[int], done: FinishedPass) -> bool:
-        judged = super()._is_rejected(policy, group, done)
-        return self._was_rejected if self._repeats else judged
+    def route(self, layer_idx: int) -> Routing:
+        """What the router chose when the trace was recorded."""
+        return self._routings[layer_idx]
 
-    def _serve_reading_ahead(self, layer_idx: int, decision: Decision, routing: Routing) -> None:
-        ready = self.cache.stream(layer_idx, decision.tiers, decision.use_order)
-        for hint in decision.hints:
-            self._prefetch(hint)
-        if self.prefetcher is not None:
-            self.prefetcher.after(layer_idx, self._no_state, routing)
+    def _decide(self, layer_idx: int, routing: Routing) -> Decision:
+        return self._policy.decide(layer_idx, routing, self._cache)
+
+    def serve(self, layer_idx: int, routing: Routing, decision: Decision) -> None:
+        """Serve a layer to the end."""
+        if not self._read_ahead.is_wanted(decision):
+            self._cache.serve(layer_idx, decision.tiers, decision.use_order)
+            return
+        ready = self._cache.stream(layer_idx, decision.tiers, decision.use_order)
+        self._read_ahead.after(layer_idx, self._no_state, routing, decision)
         for _ in ready:
             pass
 

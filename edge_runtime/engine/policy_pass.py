@@ -1,0 +1,121 @@
+"""What surrounds the layers of a pass: policies hear that it begins, judge its logits, and may have it run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.policy.base import Decision, Policy
+
+F32 = NDArray[np.float32]
+
+
+class PassSequence(NamedTuple):
+    """One sequence of a pass, as far as policies are concerned.
+
+    Attributes:
+        tokens: T, the tokens it runs.
+        rows: of how many of them logits are wanted.
+        policy: decides for them.
+    """
+
+    tokens: int
+    rows: int
+    policy: Policy
+
+
+class Attempt(NamedTuple):
+    """What a run over the layers gave.
+
+    Attributes:
+        logits: of each sequence run, float32 [rows, V].
+        decisions: of each layer the host decided for.
+    """
+
+    logits: list[F32]
+    decisions: list[Decision]
+
+
+class PassCounters(Protocol):
+    """Where passes are counted; `ExpertCache` is one."""
+
+    def add_decisions(self, decisions: Sequence[Decision]) -> None:
+        """Count what policies changed."""
+        ...
+
+    def add_fallback(self) -> None:
+        """Count a pass that ran a second time."""
+        ...
+
+
+class PassWatcher(Protocol):
+    """Is told of passes; `Prefetcher` is one."""
+
+    def begin_pass(self, num_tokens: int, policy: Policy) -> None:
+        """A pass over T tokens begins, for which a policy decides."""
+        ...
+
+    def end_pass(self) -> None:
+        """It is over."""
+        ...
+
+
+def accepts(policy: Policy, logits: F32) -> bool:
+    """Ask the policy itself whether logits float32 [rows, V] stand."""
+    return policy.accept(logits)
+
+
+def run_policy_pass(
+    sequences: Sequence[PassSequence],
+    attempt: Callable[[list[int]], Attempt],
+    counters: PassCounters,
+    watcher: PassWatcher | None = None,
+    accepts: Callable[[Policy, F32], bool] = accepts,
+) -> list[F32]:
+    """Run a pass, and once more the sequences whose policy does not accept their logits.
+
+    Args:
+        sequences: of the pass.
+        attempt: runs all layers for the sequences of these numbers. What it wrote must not count before this returns:
+            a second attempt writes over it.
+        counters: count what the attempts that stand decided, and second attempts.
+        watcher: is told that the pass begins and ends.
+        accepts: whether a policy accepts its logits; a replay repeats what was.
+
+    Returns:
+        Of each sequence the logits float32 [rows, V] that stand.
+    """
+    groups = _by_policy(sequences)
+    for policy, members in groups:
+        tokens = sum(sequences[i].tokens for i in members)
+        policy.begin_pass(tokens, has_logits=any(sequences[i].rows for i in members))
+    if watcher is not None:
+        watcher.begin_pass(sum(each.tokens for each in sequences), sequences[0].policy)
+    logits, decisions = attempt(list(range(len(sequences))))
+    redo = [i for policy, members in groups if not _stands(policy, members, logits, accepts) for i in members]
+    if redo:
+        counters.add_fallback()
+        again = attempt(redo)
+        decisions = (decisions if len(redo) < len(sequences) else []) + again.decisions
+        for i, rows in zip(redo, again.logits, strict=True):
+            logits[i] = rows
+    if watcher is not None:
+        watcher.end_pass()
+    counters.add_decisions(decisions)
+    return logits
+
+
+def _by_policy(sequences: Sequence[PassSequence]) -> list[tuple[Policy, list[int]]]:
+    """Numbers of the sequences of each policy, policies in the order they first appear."""
+    groups: dict[int, tuple[Policy, list[int]]] = {}
+    for i, each in enumerate(sequences):
+        groups.setdefault(id(each.policy), (each.policy, []))[1].append(i)
+    return list(groups.values())
+
+
+def _stands(policy: Policy, members: list[int], logits: list[F32], accepts: Callable[[Policy, F32], bool]) -> bool:
+    rows = [logits[i] for i in members if len(logits[i])]
+    return not rows or accepts(policy, rows[0] if len(rows) == 1 else np.concatenate(rows))

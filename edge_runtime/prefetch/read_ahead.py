@@ -1,0 +1,50 @@
+"""What is read behind a layer's own reads: experts a policy hints at, and those a predictor expects."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.experts.cache import ExpertCache
+from edge_runtime.experts.store.base import Priority
+from edge_runtime.policy.base import Decision, Hint, Routing
+from edge_runtime.prefetch.prefetcher import Prefetcher
+
+F32 = NDArray[np.float32]
+
+
+class ReadAhead:
+    """Starts reads for coming layers once a layer's own are under way.
+
+    Args:
+        cache: reads.
+        num_experts: E.
+        prefetcher: reads what a predictor expects; None: only hints are read for.
+    """
+
+    def __init__(self, cache: ExpertCache, num_experts: int, prefetcher: Prefetcher | None = None) -> None:
+        self._cache, self._num_experts, self.prefetcher = cache, num_experts, prefetcher
+
+    def is_wanted(self, decision: Decision) -> bool:
+        """Whether something may be read before this layer's experts were computed."""
+        return bool(decision.hints) or (self.prefetcher is not None and self.prefetcher.is_on)
+
+    def after(self, layer_idx: int, x: F32, routing: Routing, decision: Decision) -> None:
+        """A layer's own reads are under way: start others behind them.
+
+        Args:
+            layer_idx: the layer.
+            x: float32 [T, D], what entered its router.
+            routing: what its router chose.
+            decision: what was decided for it.
+        """
+        for hint in decision.hints:
+            self._read(hint)
+        if self.prefetcher is not None:
+            self.prefetcher.after(layer_idx, x, routing)
+
+    def _read(self, hint: Hint) -> None:
+        tiers = np.full(self._num_experts, hint.tier, np.uint8)
+        self._cache.prefetch(
+            hint.layer_idx, hint.experts, tiers, Priority.SPECULATIVE if hint.is_spare else Priority.NEXT
+        )
