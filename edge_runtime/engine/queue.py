@@ -6,22 +6,42 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 
+from edge_runtime.base.errors import RequestError
 from edge_runtime.engine.job import Job
-from edge_runtime.service.openai.api_errors import queue_full, unavailable
-from edge_runtime.service.ops.events import Reload, ServiceStats
+from edge_runtime.engine.observer import SchedulerObserver
+from edge_runtime.engine.reload import Reload
+
+
+class QueueFullError(RequestError):
+    """As many requests wait as may.
+
+    Attributes:
+        waiting: how many that is.
+    """
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"queue: {waiting} requests are waiting already, which is all that may. Try again later.")
+        self.waiting = waiting
+
+
+class ShuttingDownError(RequestError):
+    """Nothing new is accepted, and what waited is given up."""
+
+    def __init__(self) -> None:
+        super().__init__("engine: it is shutting down.")
 
 
 class JobQueue:
     """A bounded queue in order of arrival.
 
     Args:
-        stats: figures to keep.
+        observer: hears of refusals and of how many wait.
         max_waiting: jobs that may wait beyond those that can start at once.
         sessions: requests that may run at once.
     """
 
-    def __init__(self, stats: ServiceStats, *, max_waiting: int, sessions: int) -> None:
-        self._stats, self._max_waiting, self._sessions = stats, max_waiting, sessions
+    def __init__(self, observer: SchedulerObserver, *, max_waiting: int, sessions: int) -> None:
+        self._observer, self._max_waiting, self._sessions = observer, max_waiting, sessions
         self._jobs: deque[Job] = deque()
         self._reloads: deque[tuple[Reload, Future[None]]] = deque()
         self._wake = threading.Condition()
@@ -41,16 +61,17 @@ class JobQueue:
             num_running: requests that run now.
 
         Raises:
-            ApiError: the queue is full, or the service is draining.
+            QueueFullError: no more may wait.
+            ShuttingDownError: nothing new is accepted.
         """
         with self._wake:
             if self.is_draining:
-                self._count_rejection("draining")
-                raise unavailable("it is shutting down", "draining")
+                self._observer.on_rejected("draining")
+                raise ShuttingDownError
             idle = self._sessions - num_running
             if len(self._jobs) >= self._max_waiting + max(idle, 0):
-                self._count_rejection("queue_full")
-                raise queue_full(len(self._jobs), self._retry_after_s())
+                self._observer.on_rejected("queue_full")
+                raise QueueFullError(len(self._jobs))
             self._jobs.append(job)
             self._wake.notify()
 
@@ -59,7 +80,7 @@ class JobQueue:
         future: Future[None] = Future()
         with self._wake:
             if self.is_draining:
-                future.set_exception(unavailable("it is shutting down", "draining"))
+                future.set_exception(ShuttingDownError())
             else:
                 self._reloads.append((change, future))
                 self._wake.notify()
@@ -89,8 +110,7 @@ class JobQueue:
             for job in gone:
                 self._jobs.remove(job)
             waiting = len(self._jobs)
-        with self._stats.update() as figures:
-            figures.waiting = waiting
+        self._observer.on_waiting(waiting)
         return gone
 
     def take_reload(self) -> tuple[Reload, Future[None]] | None:
@@ -111,16 +131,5 @@ class JobQueue:
             jobs, self._jobs = list(self._jobs), deque()
             reloads, self._reloads = list(self._reloads), deque()
         for _, future in reloads:
-            future.set_exception(unavailable("it is shutting down", "draining"))
+            future.set_exception(ShuttingDownError())
         return jobs
-
-    def _count_rejection(self, reason: str) -> None:
-        with self._stats.update() as figures:
-            figures.rejected[reason] += 1
-
-    def _retry_after_s(self) -> int:
-        """About when the next session becomes free: the mean length of a request."""
-        figures = self._stats.read()
-        done = figures.e2e_latency.count
-        mean = figures.e2e_latency.sum / done if done else 1.0
-        return max(1, min(60, round(mean / max(1, self._sessions))))

@@ -7,28 +7,24 @@ a time.
 
 from __future__ import annotations
 
-import logging
 import threading
 from concurrent.futures import Future
 from time import monotonic
 
 from edge_runtime.backends.trunk import F32
-from edge_runtime.base.errors import HobbitError
 from edge_runtime.engine.assembly import Parts, replan
 from edge_runtime.engine.batch_width import BatchWidth, PassCost
 from edge_runtime.engine.decoder import SequenceStep
 from edge_runtime.engine.generation import Continuation
 from edge_runtime.engine.heap_trim import HeapTrim
 from edge_runtime.engine.job import Event, Job
-from edge_runtime.engine.queue import JobQueue
+from edge_runtime.engine.observer import SchedulerObserver
+from edge_runtime.engine.queue import JobQueue, ShuttingDownError
+from edge_runtime.engine.reload import Reload
 from edge_runtime.engine.request_policies import RequestPolicies
 from edge_runtime.engine.sequence import Sequence
 from edge_runtime.engine.sessions import SessionPool
-from edge_runtime.service.openai.api_errors import unavailable
-from edge_runtime.service.ops.events import Heartbeat, Reload, ServiceStats
-from edge_runtime.service.ops.view import ViewPublisher
 
-_LOG = logging.getLogger(__name__)
 _IDLE_S = 0.5
 
 
@@ -37,32 +33,31 @@ class Scheduler:
 
     Args:
         parts: the engine's; nobody else may use them while the loop runs.
-        stats: figures to keep.
-        heartbeat: beaten before every layer, after every pass and at every idle tick.
+        pool: the sessions requests run in.
+        observer: hears of everything that happens.
         max_waiting: jobs that may wait.
     """
 
-    def __init__(self, parts: Parts, stats: ServiceStats, heartbeat: Heartbeat, *, max_waiting: int) -> None:
-        self._parts, self._stats, self._heartbeat = parts, stats, heartbeat
-        extra = [parts.trunk.new_kv_cache(parts.config.context) for _ in range(parts.config.parallel - 1)]
-        self._pool = SessionPool([parts.kv, *extra])
-        self._queue = JobQueue(stats, max_waiting=max_waiting, sessions=len(self._pool.sessions))
+    def __init__(self, parts: Parts, pool: SessionPool, observer: SchedulerObserver, *, max_waiting: int) -> None:
+        self._parts, self._pool, self._observer = parts, pool, observer
+        self._queue = JobQueue(observer, max_waiting=max_waiting, sessions=len(self._pool.sessions))
         self._running: list[Sequence] = []
         self._batch_width: BatchWidth[Sequence] = BatchWidth(len(self._pool.sessions))
         self._policies = RequestPolicies(parts)
-        self._view, self._heap_trim = ViewPublisher(parts, self._pool, stats), HeapTrim()
+        self._heap_trim = HeapTrim()
         self._thread = threading.Thread(target=self._loop, name="hobbit-serving", daemon=True)
 
     def start(self) -> None:
         """Start the loop."""
-        self._view.publish()
+        self._observer.on_step()
         self._thread.start()
 
     def submit(self, job: Job) -> None:
         """Queue a job.
 
         Raises:
-            ApiError: the queue is full, or the service is draining.
+            QueueFullError: no more may wait.
+            ShuttingDownError: nothing new is accepted.
         """
         self._queue.put(job, len(self._running))
 
@@ -106,13 +101,12 @@ class Scheduler:
         else:
             self._heap_trim.idle()
             self._queue.wait(_IDLE_S)
-        self._view.publish()
-        self._heartbeat.beat()
+        self._observer.on_step()
 
     def _drop_cancelled(self) -> None:
         gone = self._queue.take_cancelled()
-        with self._stats.update() as figures:
-            figures.finished["cancelled"] += len(gone)
+        for _ in gone:
+            self._observer.on_dropped("cancelled")
         for sequence in list(self._running):
             if sequence.job.is_cancelled:
                 self._finish(sequence, "cancelled")
@@ -128,7 +122,8 @@ class Scheduler:
             try:
                 self._begin(job)
             except Exception as err:  # noqa: BLE001 - one request's trouble must not end the loop
-                self._fail_job(job, err)
+                self._observer.on_dropped("error", err)
+                self._deliver(job, err)
 
     def _begin(self, job: Job) -> None:
         parts = self._parts
@@ -150,11 +145,7 @@ class Scheduler:
             raise
         sequence = Sequence(job, session, continuation, cached=kept, policy=policy, counters=counters)
         self._running.append(sequence)
-        with self._stats.update() as figures:
-            figures.queue_time.observe(sequence.started - job.submitted)
-            figures.cached_tokens += kept
-            figures.prompt_tokens += kept
-            figures.running = len(self._running)
+        self._observer.on_started(sequence, len(self._running))
 
     def _pass(self, turn: list[Sequence]) -> None:
         """Run the next token of everyone who decodes, and a chunk of the oldest prompt."""
@@ -165,7 +156,7 @@ class Scheduler:
         before = parts.cache.counters
         lookups, hits = before.lookups, before.hits
         try:
-            logits = parts.decoder.step([step for _, step in work], self._heartbeat.beat)
+            logits = parts.decoder.step([step for _, step in work], self._observer.on_layer)
         except Exception as err:  # noqa: BLE001 - nothing of the pass was kept: its requests fail, the loop goes on
             for sequence, _ in work:
                 self._fail(sequence, err)
@@ -173,9 +164,7 @@ class Scheduler:
         step_s, counters = monotonic() - started, parts.cache.counters
         cost = PassCost(len(work), step_s, counters.lookups - lookups, counters.hits - hits)
         self._batch_width.note(cost, slots=parts.cache.num_slots, has_prompt=bool(prompts))
-        with self._stats.update() as figures:
-            figures.steps += 1
-            figures.decode_width = self._batch_width.width
+        self._observer.on_pass(self._batch_width.width)
         tokens = sum(len(step.token_ids) for _, step in work)
         for sequence in self._running:
             sequence.tokens_around += tokens
@@ -190,16 +179,11 @@ class Scheduler:
         except Exception as err:  # noqa: BLE001 - the others go on
             self._fail(sequence, err)
             return
-        with self._stats.update() as figures:
-            figures.prompt_tokens += len(step.token_ids) if was_prefilling else 0
-            if event is not None:
-                figures.generation_tokens += 1
-                if was_prefilling:
-                    figures.time_to_first_token.observe(monotonic() - sequence.job.submitted)
-                else:
-                    figures.inter_token_latency.observe(sequence.timings.token_ms[-1] / 1000)
+        if was_prefilling:
+            self._observer.on_prompt(len(step.token_ids))
         if event is None:
             return
+        self._observer.on_token(sequence)
         self._deliver(sequence.job, event)
         if event.chunk.finish_reason:
             self._finish(sequence, event.chunk.finish_reason)
@@ -211,27 +195,13 @@ class Scheduler:
         self._deliver(sequence.job, sequence.outcome(reason, counters, self._parts.policy, limit=limit))
 
     def _fail(self, sequence: Sequence, err: Exception) -> None:
-        self._retire(sequence, "error")
-        self._report(err)
+        self._retire(sequence, "error", err)
         self._deliver(sequence.job, err)
 
-    def _fail_job(self, job: Job, err: Exception) -> None:
-        with self._stats.update() as figures:
-            figures.finished["error"] += 1
-        self._report(err)
-        self._deliver(job, err)
-
-    def _retire(self, sequence: Sequence, reason: str) -> None:
+    def _retire(self, sequence: Sequence, reason: str, err: Exception | None = None) -> None:
         self._running.remove(sequence)
         self._pool.release(sequence.session)
-        now, first = monotonic(), sequence.first_token_at
-        with self._stats.update() as figures:
-            figures.finished[reason] += 1
-            figures.running = len(self._running)
-            figures.e2e_latency.observe(now - sequence.job.submitted)
-            figures.prefill_time.observe((first or now) - sequence.started)
-            if first is not None:
-                figures.decode_time.observe(now - first)
+        self._observer.on_ended(sequence, reason, len(self._running), err)
 
     def _deliver(self, job: Job, event: Event) -> None:
         try:
@@ -257,20 +227,14 @@ class Scheduler:
             parts.policy = parts.decoder.policy = policy
             self._policies.set_own(str(change.policy))
         self._batch_width.forget()  # what paid with the old arena or policy may not pay now
-        self._view.expire()
+        self._observer.on_reload()
 
     def _end_all(self) -> None:
         """The loop is over: whoever still waits is told."""
         waiting = self._queue.close()
-        gone = unavailable("it is shutting down", "draining")
+        gone = ShuttingDownError()
         for sequence in list(self._running):
             self._retire(sequence, "error")
             self._deliver(sequence.job, gone)
         for job in waiting:
             self._deliver(job, gone)
-
-    def _report(self, err: Exception) -> None:
-        if isinstance(err, HobbitError):
-            _LOG.warning("request failed: %s", err)
-        else:
-            _LOG.error("request failed unexpectedly", exc_info=err)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
+from edge_runtime.engine.assembly import Parts
 
 
 class Session:
@@ -47,6 +48,12 @@ class SessionPool:
     Args:
         caches: one KV cache a session.
     """
+
+    @staticmethod
+    def of(parts: Parts) -> SessionPool:
+        """Make as many sessions as the memory plan has room for."""
+        extra = [parts.trunk.new_kv_cache(parts.config.context) for _ in range(parts.config.parallel - 1)]
+        return SessionPool([parts.kv, *extra])
 
     def __init__(self, caches: list[KVCache]) -> None:
         self.sessions = [Session(kv) for kv in caches]

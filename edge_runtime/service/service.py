@@ -18,14 +18,20 @@ from edge_runtime.base.errors import BundleError, ConfigError, HobbitError
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.config.resolve import EngineOptions, resolve
 from edge_runtime.engine.api import Engine
+from edge_runtime.engine.assembly import Parts
 from edge_runtime.engine.job import Job
+from edge_runtime.engine.queue import QueueFullError, ShuttingDownError
+from edge_runtime.engine.reload import Reload
 from edge_runtime.engine.scheduler import Scheduler
+from edge_runtime.engine.sessions import SessionPool
 from edge_runtime.engine.tokenizer import Tokenizer
-from edge_runtime.service.openai.api_errors import ApiError, bad_field, unavailable
+from edge_runtime.service.openai.api_errors import ApiError, bad_field, from_exception, queue_full, unavailable
 from edge_runtime.service.openai.chat import ChatFormat
 from edge_runtime.service.openai.grammar import Vocabulary
-from edge_runtime.service.ops.events import Heartbeat, Phase, Readiness, Reload, ServiceInfo, ServiceStats
+from edge_runtime.service.ops.events import Heartbeat, Phase, Readiness, ServiceInfo, ServiceStats
+from edge_runtime.service.ops.observer import ServiceObserver
 from edge_runtime.service.ops.snapshot import make_snapshot
+from edge_runtime.service.ops.view import ViewPublisher
 from edge_runtime.service.ops.warmup import verify_once, warm
 
 _LOG = logging.getLogger(__name__)
@@ -91,7 +97,7 @@ class Service:
         self._scheduler: Scheduler | None = None
         self._vocabulary: Vocabulary | None = None
         self._chat: ChatFormat | None = None
-        self._seed = settled.seed
+        self._seed, self._parallel = settled.seed, settled.parallel
         self._lock = threading.Lock()
         self._closed = False
 
@@ -120,9 +126,14 @@ class Service:
                 engine.close()
                 return
             self._engine, self._vocabulary, self._chat = engine, vocabulary, ChatFormat(engine.tokenizer)
-            self._scheduler = Scheduler(engine.parts, self.stats, self.heartbeat, max_waiting=self.config.max_waiting)
+            self._scheduler = self._make_scheduler(engine.parts)
             self._scheduler.start()
         self.readiness.set(Phase.READY)
+
+    def _make_scheduler(self, parts: Parts) -> Scheduler:
+        pool = SessionPool.of(parts)
+        observer = ServiceObserver(self.stats, self.heartbeat, ViewPublisher(parts, pool, self.stats))
+        return Scheduler(parts, pool, observer, max_waiting=self.config.max_waiting)
 
     def _say(self, text: str) -> None:
         """What loading is at; a stop that came meanwhile stands."""
@@ -210,7 +221,18 @@ class Service:
         """
         self.require_ready()
         assert self._scheduler is not None
-        self._scheduler.submit(job)
+        try:
+            self._scheduler.submit(job)
+        except QueueFullError as err:
+            raise queue_full(err.waiting, self._retry_after_s()) from err
+        except ShuttingDownError as err:
+            raise from_exception(err) from err
+
+    def _retry_after_s(self) -> int:
+        """About when the next session becomes free: the mean length of a request."""
+        latency = self.stats.read().e2e_latency
+        mean = latency.sum / latency.count if latency.count else 1.0
+        return max(1, min(60, round(mean / self._parallel)))
 
     def drain(self) -> None:
         """See `Controllable.drain`."""

@@ -19,9 +19,10 @@ from service_process import ServiceProcess
 from edge_runtime.base.errors import BudgetError, ConfigError
 from edge_runtime.engine.api import Engine
 from edge_runtime.engine.job import Event, Job, Outcome, TokenEvent
+from edge_runtime.engine.reload import Reload
 from edge_runtime.engine.sampler import SamplingParams
 from edge_runtime.service.openai.api_errors import ApiError
-from edge_runtime.service.ops.events import Phase, Reload
+from edge_runtime.service.ops.events import Phase
 from edge_runtime.service.service import Service, ServiceConfig
 
 PROMPTS = ["Once upon a time", "def main():", "The quick brown fox " * 12, "1 2 3", "import os\n" * 30, "A"]
@@ -234,11 +235,18 @@ def test_a_full_queue_refuses_in_order_and_a_drain_finishes_what_was_accepted(mo
     service = start(model_bundle, max_waiting=2, options={"parallel": 1})
     order: list[int] = []
     collectors = [Collector() for _ in range(3)]
+    running, may_go_on = threading.Event(), threading.Event()
+
+    def note(number: int) -> None:
+        order.append(number)
+        running.set()
+        assert may_go_on.wait(60)  # holds the loop at the first token, until the queue has been looked at
+
     try:
         for i, collector in enumerate(collectors):
-            collector.on_token = lambda count, i=i: order.append(i)  # type: ignore[misc]
-            submit(service, "Once", collector, max_tokens=60, ignore_eos=True)
-            time.sleep(0.05)
+            collector.on_token = lambda count, i=i: note(i)  # type: ignore[misc]
+            submit(service, "Once", collector, max_tokens=20, ignore_eos=True)
+            assert running.wait(60)
         with pytest.raises(ApiError) as refused:
             submit(service, "Once", Collector(), max_tokens=5)
         assert refused.value.status == 429
@@ -247,6 +255,7 @@ def test_a_full_queue_refuses_in_order_and_a_drain_finishes_what_was_accepted(mo
         with pytest.raises(ApiError) as late:
             submit(service, "Once", Collector(), max_tokens=5)
         assert late.value.status == 503
+        may_go_on.set()
         for collector in collectors:
             assert collector.outcome().finish_reason == "length"
         assert order == sorted(order)
@@ -256,6 +265,7 @@ def test_a_full_queue_refuses_in_order_and_a_drain_finishes_what_was_accepted(mo
         assert figures.finished["length"] == 3
         assert (figures.running, figures.waiting) == (0, 0)
     finally:
+        may_go_on.set()
         service.close()
     assert service.readiness.phase is Phase.STOPPED
 

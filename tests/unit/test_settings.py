@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_runtime.base.errors import ConfigError
-from edge_runtime.service.ops.events import Reload
+from edge_runtime.engine.reload import Reload
 from edge_runtime.service.ops.settings import Settings, plan_reload, read_settings
 
 

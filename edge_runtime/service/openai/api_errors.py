@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edge_runtime.base.errors import ExpertReadError, HobbitError, RequestError
+from edge_runtime.engine.queue import ShuttingDownError
 
 INVALID = "invalid_request_error"
 
@@ -73,6 +74,8 @@ def from_exception(err: Exception) -> ApiError:
     """Return what to answer when a request failed inside the engine. Details of unexpected errors stay in the log."""
     if isinstance(err, ApiError):
         return err
+    if isinstance(err, ShuttingDownError):
+        return unavailable("it is shutting down", "draining")
     if isinstance(err, RequestError):
         return ApiError(400, str(err), code="invalid_request")
     if isinstance(err, ExpertReadError):

@@ -1,6 +1,6 @@
 """What happens in the service, as figures others may read: counters, histograms, readiness, the serving loop's pulse.
 
-Written by the serving loop, read by metrics, the status page and the watchdog. Nothing here knows HTTP or the engine.
+Written by the serving loop, read by metrics, the status page and the watchdog. Nothing here knows HTTP.
 
 `snapshot.make_snapshot(stats, readiness, heartbeat, info)` builds the `/v1/stats` object and
 `metrics.Exposition(stats, readiness, info).render(accept)` the `/metrics` page; the server makes one `ServiceInfo`.
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Protocol
 
+from edge_runtime.engine.reload import Reload
 from edge_runtime.experts.counters import ExpertCounters
 
 FINISH_REASONS = ("stop", "length", "tool_calls", "cancelled", "timeout", "error")
@@ -240,21 +241,6 @@ class Readiness:
         with self._changed:
             self._changed.wait_for(lambda: self._phase is not Phase.LOADING, timeout_s)
             return self._phase
-
-
-@dataclass(frozen=True)
-class Reload:
-    """What a reload changes; None leaves it. Running requests finish under the new settings, none is dropped.
-
-    Attributes:
-        policy: ``name:param=value``.
-        memory: new ceiling, as --memory.
-        expert_memory: new ceiling of the arena, as --expert-memory.
-    """
-
-    policy: str | None = None
-    memory: str | int | None = None
-    expert_memory: str | int | None = None
 
 
 class Controllable(Protocol):

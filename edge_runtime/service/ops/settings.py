@@ -10,7 +10,7 @@ from pathlib import Path
 from edge_runtime.base.errors import ConfigError, did_you_mean
 from edge_runtime.config.profiles import DEFAULT_PROFILE, DeviceProfile, load_profile
 from edge_runtime.config.resolve import EngineOptions
-from edge_runtime.service.ops.events import Reload
+from edge_runtime.engine.reload import Reload
 
 PREFIX = "HOBBIT_"
 _LINE = re.compile(

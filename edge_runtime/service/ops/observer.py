@@ -1,0 +1,107 @@
+"""Keeps the service's figures: hears of what the scheduler does and writes it down."""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+
+from edge_runtime.base.errors import HobbitError
+from edge_runtime.engine.observer import SchedulerObserver
+from edge_runtime.engine.sequence import Sequence
+from edge_runtime.service.ops.events import Heartbeat, ServiceStats
+from edge_runtime.service.ops.view import ViewPublisher
+
+_LOG = logging.getLogger(__name__)
+
+
+class ServiceObserver(SchedulerObserver):
+    """Counts requests and tokens, beats the heart, publishes the engine's view, and logs failures.
+
+    Args:
+        stats: figures to keep.
+        heartbeat: beaten before every layer, after every pass and at every idle tick.
+        view: published after every step.
+    """
+
+    def __init__(self, stats: ServiceStats, heartbeat: Heartbeat, view: ViewPublisher) -> None:
+        self._stats, self._heartbeat, self._view = stats, heartbeat, view
+
+    def on_layer(self) -> None:
+        """A long prompt pass is alive as long as its layers come."""
+        self._heartbeat.beat()
+
+    def on_step(self) -> None:
+        """Show what has changed, and that the loop is alive."""
+        self._view.publish()
+        self._heartbeat.beat()
+
+    def on_reload(self) -> None:
+        """Show the new settings at once."""
+        self._view.expire()
+
+    def on_waiting(self, num_jobs: int) -> None:
+        """Keep the length of the queue."""
+        with self._stats.update() as figures:
+            figures.waiting = num_jobs
+
+    def on_rejected(self, reason: str) -> None:
+        """Count a refusal."""
+        with self._stats.update() as figures:
+            figures.rejected[reason] += 1
+
+    def on_dropped(self, reason: str, err: Exception | None = None) -> None:
+        """Count a job that never ran."""
+        with self._stats.update() as figures:
+            figures.finished[reason] += 1
+        if err is not None:
+            _log_failure(err)
+
+    def on_started(self, sequence: Sequence, num_running: int) -> None:
+        """Count tokens found in the session, and time waited."""
+        kept = sequence.timings.cached_n
+        with self._stats.update() as figures:
+            figures.queue_time.observe(sequence.started - sequence.job.submitted)
+            figures.cached_tokens += kept
+            figures.prompt_tokens += kept
+            figures.running = num_running
+
+    def on_pass(self, width: int) -> None:
+        """Count a pass."""
+        with self._stats.update() as figures:
+            figures.steps += 1
+            figures.decode_width = width
+
+    def on_prompt(self, num_tokens: int) -> None:
+        """Count tokens of a prompt."""
+        with self._stats.update() as figures:
+            figures.prompt_tokens += num_tokens
+
+    def on_token(self, sequence: Sequence) -> None:
+        """Count a token, and the time it was waited for."""
+        token_ms = sequence.timings.token_ms
+        with self._stats.update() as figures:
+            figures.generation_tokens += 1
+            if len(token_ms) == 1:
+                figures.time_to_first_token.observe(monotonic() - sequence.job.submitted)
+            else:
+                figures.inter_token_latency.observe(token_ms[-1] / 1000)
+
+    def on_ended(self, sequence: Sequence, reason: str, num_running: int, err: Exception | None = None) -> None:
+        """Count a request and how long its parts took."""
+        now, first = monotonic(), sequence.first_token_at
+        with self._stats.update() as figures:
+            figures.finished[reason] += 1
+            figures.running = num_running
+            figures.e2e_latency.observe(now - sequence.job.submitted)
+            figures.prefill_time.observe((first or now) - sequence.started)
+            if first is not None:
+                figures.decode_time.observe(now - first)
+        if err is not None:
+            _log_failure(err)
+
+
+def _log_failure(err: Exception) -> None:
+    if isinstance(err, HobbitError):
+        _LOG.warning("request failed: %s", err)
+    else:
+        _LOG.error("request failed unexpectedly", exc_info=err)
