@@ -109,7 +109,11 @@ def test_streamed_text_is_the_text_of_all_tokens(any_tokenizer, numbers):
         assert streamed == any_tokenizer.decode(ids, skip_special_tokens=skip)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
+)
 @given(
     prompt=st.lists(st.integers(0, 1 << 20), min_size=1, max_size=12),
     numbers=st.lists(st.integers(0, 1 << 20), max_size=30),
