@@ -6,11 +6,11 @@ import errno
 import mmap
 import os
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
 from manifests import small_manifest
+from patience import PATIENCE_S, Turnstile, until
 
 from edge_runtime.base.checksum import crc32c
 from edge_runtime.bundle.bundle import Bundle
@@ -107,7 +107,7 @@ class FailingOps(FileOps):
     def __init__(self) -> None:
         self.refuse_direct_at: str | None = None
         self.fail_at: int | None = None
-        self.gate: threading.Event | None = None
+        self.gate: threading.Event | Turnstile | None = None
         self.begun = threading.Event()
         self.direct_opens = self.waiting = 0
         self._lock = threading.Lock()
@@ -131,7 +131,7 @@ class FailingOps(FileOps):
         self.begun.set()
         if self.gate is not None:
             self._count(1)
-            assert self.gate.wait(5)
+            assert self.gate.wait(PATIENCE_S)
             self._count(-1)
         if self.fail_at is not None and offset <= self.fail_at < offset + len(into):
             raise OSError(errno.EIO, "Input/output error")
@@ -145,7 +145,5 @@ def num_threads() -> int:
 
 def wait_for_threads(count: int) -> None:
     """A thread that said goodbye may still be on its way out."""
-    deadline = time.monotonic() + 5
-    while num_threads() > count and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: num_threads() <= count, "threads end")
     assert num_threads() == count

@@ -182,9 +182,21 @@ class ExpertCache:
         Raises:
             ExpertReadError: a file is missing or changed, or the drive still owes reads of an earlier request.
         """
-        self._settle()
+        self.finish_reads()
         if self._table.num_resident < self._all_experts:
             self._store.begin_request()
+
+    def finish_reads(self) -> None:
+        """Withdraw or await every read under way and unpin everything: then all that was read is counted.
+
+        Raises:
+            ExpertReadError: the drive still owes reads.
+        """
+        self._recover()
+        if self._reader.num_in_flight:
+            raise ExpertReadError(
+                f"drive: {self._reader.num_in_flight} reads of an earlier request have not returned. Check it (dmesg)."
+            )
 
     def begin_sequence(self) -> None:
         """A new text begins: eviction forgets what belongs to the old one; residents stay."""
@@ -285,7 +297,7 @@ class ExpertCache:
         self._change_budget(self.num_slots + num_slots)
 
     def _change_budget(self, num_slots: int) -> None:
-        self._settle()
+        self.finish_reads()
         budget_bytes = num_slots * self._ledger.sizes.full_bytes
         self._resizing_from = self._ledger.budget_bytes
         try:
@@ -312,18 +324,6 @@ class ExpertCache:
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
-
-    def _settle(self) -> None:
-        """Leave no read under way and nothing pinned.
-
-        Raises:
-            ExpertReadError: the drive still owes reads.
-        """
-        self._recover()
-        if self._reader.num_in_flight:
-            raise ExpertReadError(
-                f"drive: {self._reader.num_in_flight} reads of an earlier request have not returned. Check it (dmesg)."
-            )
 
     def _recover(self) -> None:
         """Make the state true again, whatever was interrupted before; reads that do not return keep their slots."""

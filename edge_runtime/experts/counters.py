@@ -24,7 +24,7 @@ class ExpertCounters:
         late: its read was already under way.
         misses: its read starts now.
         upgrades: misses of experts resident at a lower tier: only the missing planes are read.
-        bytes_read: bytes that came from the drive.
+        bytes_read: bytes that came from the drive; of a read still under way nothing is counted yet.
         read_busy_ns: wall time during which the drive had at least one read to do.
         stall_ns: time the engine waited for experts with nothing to compute.
         read_buckets: records read, by the time from asking for one to having it checked; one more than READ_BOUNDS_S.

@@ -19,7 +19,8 @@
     withdraw(id)                read no further. True: nothing of it is under way, it is gone. False: chunks are; it
                                 will be done after them, as `Fault.WITHDRAWN` unless they were its last ones.
     promote(id, priority)       move a queued read forward (lower is sooner); False: there was nothing to move.
-    stats()                     (reads done well, bytes read, nanoseconds with at least one chunk under way).
+    stats()                     (reads done well, bytes read, nanoseconds with at least one chunk under way); the first
+                                two of reads that were forgotten or withdrawn.
     close(timeout_s)            fail what is queued and wait for the rest; False: a read did not come back.
 
 Chunks start in order of priority, then of arrival; those of a priority other than 0 only while less than half of the

@@ -41,7 +41,8 @@ class StoreStats:
 
     Attributes:
         reads: records read and checked.
-        bytes_read: bytes that came from the drive, failed reads included.
+        bytes_read: bytes that came from the drive, failed and withdrawn reads included. Both count a read once it was
+            handed out by `completed` or withdrawn: they depend on what was asked for, not on how far the drive is.
         busy_ns: wall time during which at least one read was under way.
     """
 

@@ -57,8 +57,6 @@ class SimulatedStore:
         ticket = ReadTicket(key, into, priority, tag)
         size = sum(map(len, into))
         self._batch_bytes += size
-        self._reads += 1
-        self._bytes_read += size
         ticket.finish(0)
         self._done.append(ticket)
         return ticket
@@ -66,7 +64,7 @@ class SimulatedStore:
     def completed(self, timeout_s: float) -> list[ReadTicket]:
         """See `ExpertStore.completed`: everything submitted since the last call, as one batch."""
         done, self._done = self._done, []
-        self.seconds += self._model.seconds(self._batch_bytes)
+        self.read_at_once(len(done), self._batch_bytes)
         self._batch_bytes = 0
         return done
 

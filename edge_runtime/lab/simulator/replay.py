@@ -113,6 +113,7 @@ def simulate(  # noqa: PLR0913 - the axes of a comparison
             rejected = None
             tokens += len(one.token_ids)
             progress(len(one.token_ids))
+        cache.finish_reads()
         counters = cache.counters.snapshot()
     finally:
         cache.close()

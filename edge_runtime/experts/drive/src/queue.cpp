@@ -114,6 +114,7 @@ bool ReadQueue::withdraw(uint64_t id) {
   if (waiting_.erase(Key(read->request.priority, read->arrival)) == 0) return false;  // all of it has started
   read->chunks_left -= read->request.plan->chunks.size() - read->next_chunk;
   if (read->chunks_left == 0) {
+    count(*read);
     reads_.erase(found);
     return true;
   }
@@ -126,7 +127,13 @@ void ReadQueue::forget(uint64_t id) {
   const auto found = reads_.find(id);
   if (found == reads_.end() || !found->second->is_done) return;
   finished_.erase(std::find(finished_.begin(), finished_.end(), found->second));
+  count(*found->second);
   reads_.erase(found);
+}
+
+void ReadQueue::count(const Read& read) {
+  num_reads_ += read.is_done && read.outcome.fault == Fault::none;
+  num_bytes_ += read.bytes_landed;
 }
 
 std::vector<Outcome> ReadQueue::wait_done(double timeout_s) {
@@ -226,7 +233,7 @@ void ReadQueue::finish(const Chunk& chunk, int64_t result) {
   if (drop_cached_) posix_fadvise(chunk.read->request.fd, why.at, wanted, POSIX_FADV_DONTNEED);
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    num_bytes_ += size_t(wanted);
+    chunk.read->bytes_landed += size_t(wanted);
   }
   if (is_over(chunk)) return end_chunk(chunk, nullptr);  // nobody wants it: it is not worth summing up
   // without the lock: these bytes have come, and nobody else touches them
@@ -286,7 +293,6 @@ void ReadQueue::end_chunk(const Chunk& chunk, const Outcome* why) {
     if (is_last) {
       read.is_done = true;
       read.outcome.finished_ns = now_ns();
-      num_reads_ += read.outcome.fault == Fault::none;
       finished_.push_back(chunk.read);
     }
     if (--active_ == 0) busy_ns_ += now_ns() - busy_since_;

@@ -82,7 +82,7 @@ struct ReadStats {
 struct Read {
   Request request;
   uint64_t arrival = 0;
-  size_t next_chunk = 0, chunks_left = 0;
+  size_t next_chunk = 0, chunks_left = 0, bytes_landed = 0;
   std::vector<size_t> segment_left;  // chunks that still hold bytes of it
   std::vector<uint32_t> sums;        // CRC-32C of each segment as far as it has come
   bool is_done = false;
@@ -108,6 +108,8 @@ class ReadQueue {
   bool withdraw(uint64_t id);
   void forget(uint64_t id);
   std::vector<Outcome> wait_done(double timeout_s);
+  // Reads and bytes of those that were forgotten or withdrawn: what the caller has taken note of, so that a count says
+  // what was asked for and not how far the drive had come when somebody looked.
   ReadStats stats() const;
 
   // For backends. `take` returns the most urgent chunk, or one without a read if none may start
@@ -130,6 +132,7 @@ class ReadQueue {
  private:
   using Key = std::pair<int, uint64_t>;
   bool is_over(const Chunk& chunk) const;  // an earlier chunk failed, or the read was withdrawn
+  void count(const Read& read);  // under the lock
   std::vector<size_t> count_in(const Chunk& chunk, const std::vector<uint32_t>& sums);
   static Outcome checked(const Read& read, const std::vector<size_t>& complete);
   void end_chunk(const Chunk& chunk, const Outcome* why);
