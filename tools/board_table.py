@@ -1,0 +1,369 @@
+"""Which model on which board at what speed: the tables of README.md and docs/boards.md.
+
+    python tools/board_table.py            writes both tables
+    python tools/board_table.py --check    exits with 1 if a table is out of date
+    python tools/board_table.py --tier 2   prints the boards' table for another tier
+
+Arithmetic from sizes, no run: the memory plan of `hobbit plan` for every device profile, then
+
+    seconds a token = bytes missed / drive + the longer of (bytes touched / memory, instructions / CPU)
+
+with the profile's rates and threads. docs/boards.md says what is assumed and how far measured runs were from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.backends.cpu.kernels import ExpertKernels
+from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, loaded_bytes, scratch_bytes
+from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes
+from edge_runtime.base.errors import BudgetError, ConfigError
+from edge_runtime.base.sizes import GIB, MIB, format_size, parse_size
+from edge_runtime.base.spec import ModelSpec
+from edge_runtime.bundle.record import RecordLayout
+from edge_runtime.config.memory_plan import Ceiling, MemoryNeeds, MemoryPlan, choose_prefill_chunk, plan_memory
+from edge_runtime.config.profiles import DeviceProfile, load_profile, profile_names
+from hobbit_export.arch import ADAPTERS, read_model
+from hobbit_export.plan import weight_bytes
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results/compare.jsonl"
+TRUNK = "int8"
+"""The exporter's default."""
+SEEN_SHARE = 0.93
+"""Part of a board's memory that its system sees (assumed): the rest is kept by firmware."""
+LOCALITY = 1.6
+"""Exponent of the assumed hit rate; see `hit_rate`."""
+INSTRUCTIONS = {2: 0.439, 4: 0.419, 6: 0.779, 8: 0.779}
+"""NEON instructions a weight and token, by tier: counted under emulation (docs/kernels.md); 6 bits as 8 (assumed)."""
+TRUNK_INSTRUCTIONS = 0.779
+"""The same for the int8 trunk: as 8-bit experts (assumed)."""
+CORE_RATE = 3 * 2e9
+"""Such instructions a core retires in a second: three a cycle at 2 GHz (assumed)."""
+LIBRARIES = 96 * MIB
+"""Interpreter, numpy, tokenizer and its vocabulary; measured 60 to 90 MiB."""
+HEADROOM = 16 * MIB
+
+MODELS: dict[str, dict[str, Any]] = {
+    "Qwen3-30B-A3B": {
+        "model_type": "qwen3_moe", "vocab_size": 151936, "hidden_size": 2048, "num_hidden_layers": 48,
+        "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128,
+        "num_experts_per_tok": 8, "moe_intermediate_size": 768, "max_position_embeddings": 40960,
+    },
+    "gpt-oss-20b": {
+        "model_type": "gpt_oss", "vocab_size": 201088, "hidden_size": 2880, "num_hidden_layers": 24,
+        "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64, "num_experts": 32,
+        "num_experts_per_tok": 4, "moe_intermediate_size": 2880, "max_position_embeddings": 131072,
+    },
+    "Mixtral-8x7B": {
+        "model_type": "mixtral", "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "num_local_experts": 8,
+        "num_experts_per_tok": 2, "intermediate_size": 14336, "max_position_embeddings": 32768,
+    },
+    "Qwen1.5-MoE-A2.7B": {
+        "model_type": "qwen2_moe", "vocab_size": 151936, "hidden_size": 2048, "num_hidden_layers": 24,
+        "num_attention_heads": 16, "num_key_value_heads": 16, "num_experts": 60, "num_experts_per_tok": 4,
+        "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632, "max_position_embeddings": 8192,
+    },
+    "OLMoE-1B-7B": {
+        "model_type": "olmoe", "vocab_size": 50304, "hidden_size": 2048, "num_hidden_layers": 16,
+        "num_attention_heads": 16, "num_key_value_heads": 16, "num_experts": 64, "num_experts_per_tok": 8,
+        "intermediate_size": 1024, "max_position_embeddings": 4096,
+    },
+}  # fmt: skip
+"""Sizes from each checkpoint's config.json."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A model on a board, from sizes.
+
+    Attributes:
+        plan: the memory plan.
+        missed_bytes: read from the drive for a token.
+        touched_bytes: read from memory for a token: experts and trunk.
+        drive_s, memory_s, cpu_s: seconds of a token that the drive, memory and the CPU need for it.
+    """
+
+    plan: MemoryPlan
+    missed_bytes: float
+    touched_bytes: int
+    drive_s: float
+    memory_s: float
+    cpu_s: float
+
+    @property
+    def tok_s(self) -> float:
+        """Tokens a second while decoding, with reads and computing one after the other."""
+        return 1 / (self.drive_s + max(self.memory_s, self.cpu_s))
+
+    def __str__(self) -> str:
+        limit = "memory" if self.memory_s > self.cpu_s else "CPU"
+        return f"{1e3 * self.drive_s:.0f} + {1e3 * max(self.memory_s, self.cpu_s):.0f} ({limit})"
+
+
+def can_export(config: Mapping[str, Any]) -> bool:
+    """Whether `hobbit-export` knows the family."""
+    return config["model_type"] in ADAPTERS
+
+
+def spec_of(config: dict[str, Any]) -> ModelSpec:
+    """Return the model's shape. A family that cannot be exported yet is sized as a qwen3_moe of the same numbers."""
+    known = config if can_export(config) else {**config, "model_type": "qwen3_moe"}
+    return read_model(dict(known), {})[0]
+
+
+def hit_rate(share: float) -> float:
+    """Return the assumed share of lookups that hit, from the share of experts cached.
+
+    0 at none, 1 at all. At 25, 50 and 75 % it gives 37, 67 and 89 %: at or below what runs on synthetic checkpoints
+    and replays of recorded routing gave (docs/boards.md).
+    """
+    return 1 - (1 - share) ** LOCALITY
+
+
+def trunk_shapes(spec: ModelSpec) -> list[tuple[int, ...]]:
+    """Shapes of the trunk's weights that every token reads: attention, routers, shared experts, dense layers, head."""
+    shapes = [shape for layer in range(spec.num_layers) for shape in layer_weight_shapes(spec, layer).values()]
+    return [*shapes, (spec.vocab_size, spec.hidden)]
+
+
+def trunk_bytes(spec: ModelSpec) -> int:
+    """Bytes of `trunk_shapes` at the exporter's default precision."""
+    return sum(weight_bytes(shape, TRUNK) for shape in trunk_shapes(spec))
+
+
+def plan_for(spec: ModelSpec, profile: DeviceProfile, tier: int) -> MemoryPlan:
+    """Plan the memory as `hobbit plan` does on a board of this profile.
+
+    Raises:
+        BudgetError: the model does not fit.
+    """
+    layout = RecordLayout(spec.hidden, spec.expert_intermediate)
+    slots = {t: layout.tier_bytes(t) for t in layout.tiers}
+    context = min(int(profile.context.value), spec.max_context)
+    ceiling = Ceiling(board_bytes(profile) - parse_size(profile.os_reserve.value), "the board's memory")
+    num_graphs = 2 + sum(2 if layer.shared_intermediate else 1 for layer in spec.layers)
+
+    def scratch(chunk: int) -> int:
+        kernels = ExpertKernels.scratch_bytes_for(spec.hidden, spec.expert_intermediate, spec.top_k, chunk + 1)
+        return int(kernels) + scratch_bytes(spec, chunk, context) + 16 * MIB
+
+    def needs(scratch_size: int) -> MemoryNeeds:
+        return MemoryNeeds(
+            runtime_bytes=LIBRARIES + LIBRARY_BYTES,
+            trunk_bytes=loaded_bytes(trunk_bytes(spec), 0, num_graphs),
+            kv_bytes_per_token=2 * 4 * spec.num_layers * spec.num_kv_heads * spec.head_dim,
+            context=context,
+            scratch_bytes=scratch_size,
+            tokenizer_bytes=0,
+            headroom_bytes=HEADROOM,
+            slot_bytes=slots,
+            tier=tier,
+            num_experts=spec.num_experts,
+            num_expert_layers=len(spec.sparse_layers),
+            top_k=spec.top_k,
+        )
+
+    bare = needs(0)
+    room = ceiling.bytes - sum(line.bytes for line in bare.fixed_lines())
+    chunk = choose_prefill_chunk(room, scratch, longest=context, experts_bytes=bare.all_experts * slots[tier])
+    return plan_memory(needs(scratch(chunk)), ceiling)
+
+
+def board_bytes(profile: DeviceProfile) -> int:
+    """Memory the board's system sees.
+
+    Raises:
+        ConfigError: the profile's board does not say how much it has.
+    """
+    size = re.search(r"(\d+) ?GB", profile.board)
+    if size is None:
+        raise ConfigError(f"profile {profile.name!r}: board: expected a size such as 8GB, got {profile.board!r}.")
+    return int(int(size[1]) * GIB * SEEN_SHARE)
+
+
+def estimate(spec: ModelSpec, profile: DeviceProfile, tier: int) -> Estimate:
+    """Plan, then bound the speed of decoding.
+
+    Raises:
+        BudgetError: the model does not fit.
+    """
+    plan = plan_for(spec, profile, tier)
+    experts = plan.working_set * plan.slot_bytes
+    missed = experts * (1 - hit_rate(plan.cache_share))
+    touched = experts + trunk_bytes(spec)
+    drive, memory = profile.drive_read_gb_s.value, profile.memory_read_gb_s.value
+    if drive is None or memory is None:
+        raise ConfigError(f"profile {profile.name!r}: expected rates of drive and memory.")
+    return Estimate(
+        plan, missed, touched, missed / drive / 1e9, touched / memory / 1e9,
+        instructions(spec, plan, tier) / (int(profile.threads.value) * CORE_RATE),
+    )  # fmt: skip
+
+
+def instructions(spec: ModelSpec, plan: MemoryPlan, tier: int) -> float:
+    """Instructions of one token: its experts, and the trunk's matrices."""
+    experts = plan.working_set * RecordLayout(spec.hidden, spec.expert_intermediate).num_weights
+    trunk = sum(math.prod(shape) for shape in trunk_shapes(spec))
+    return experts * INSTRUCTIONS[tier] + trunk * TRUNK_INSTRUCTIONS
+
+
+def boards() -> list[DeviceProfile]:
+    """Profiles that name a board and its rates, the smallest first."""
+    found = [load_profile(name) for name in profile_names()]
+    return sorted((p for p in found if p.drive_read_gb_s.value), key=board_bytes)
+
+
+def board_rows(tier: int) -> Iterator[str]:
+    """Yield a line for each model and board, with everything the speed follows from."""
+    yield (
+        "| model | board | for experts | cached | assumed hits | missed a token | touched a token "
+        "| ms: drive + computing | tok/s, at most |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for name, config in MODELS.items():
+        spec = spec_of(config)
+        for profile in boards():
+            try:
+                e = estimate(spec, profile, tier)
+            except BudgetError:
+                yield f"| {name} | {profile.name} | does not fit | | | | | | |"
+                continue
+            share = e.plan.cache_share
+            cells = [
+                name, profile.name, format_size(e.plan.arena_bytes), _percent(share), _percent(hit_rate(share)),
+                f"{e.missed_bytes / 1e6:.0f} MB", f"{e.touched_bytes / 1e6:.0f} MB", str(e), _speed(e.tok_s),
+            ]  # fmt: skip
+            yield f"| {' | '.join(cells)} |"
+
+
+def summary_rows(tier: int) -> Iterator[str]:
+    """Yield the short table: a line for each model, a column for each board."""
+    columns = boards()
+    names = [re.sub(r"^Jetson | \(Super\)", "", profile.board) for profile in columns]
+    yield f"| model, experts at {tier} bits | {' | '.join(names)} | exports today |"
+    yield "|---|" + "---|" * (len(columns) + 1)
+    for name, config in MODELS.items():
+        spec = spec_of(config)
+        layout = RecordLayout(spec.hidden, spec.expert_intermediate)
+        size = len(spec.sparse_layers) * spec.num_experts * layout.tier_bytes(tier)
+        cells = [f"{name}, {format_size(size)}", *(_cell(spec, profile, tier) for profile in columns)]
+        yield f"| {' | '.join([*cells, 'yes' if can_export(config) else 'not yet'])} |"
+
+
+def _cell(spec: ModelSpec, profile: DeviceProfile, tier: int) -> str:
+    try:
+        e = estimate(spec, profile, tier)
+    except BudgetError:
+        return "does not fit"
+    return f"{_speed(e.tok_s)} ({_percent(e.plan.cache_share)})"
+
+
+def measured_rows() -> Iterator[str]:
+    """Yield measured runs beside the same arithmetic, given what each run missed and touched."""
+    yield (
+        "| model | memory | cached | hits | assumed hits | missed a token | touched a token "
+        "| tok/s, at most | tok/s, measured | reached |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    cells = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    ours = [c for c in cells if c.get("side") == "ours" and c.get("variant") == "lossless" and c.get("measured")]
+    order = {"resident": "all", "75": "75 %", "50": "50 %", "35": "35 %", "25": "25 %"}
+    for model in sorted({c["model"] for c in ours}):
+        for regime, label in order.items():
+            here = [c for c in ours if (c["model"], c["regime"]) == (model, regime)]
+            if here:
+                yield _measured_row(model, label, here)
+
+
+_EXPERTS = {"S1": 8 * 128, "S2": 12 * 8}
+"""Experts of the synthetic checkpoints of docs/benchmarks.md."""
+
+
+def _measured_row(model: str, label: str, cells: Sequence[Mapping[str, Any]]) -> str:
+    def median(values: Iterator[float]) -> float:
+        return statistics.median(values)
+
+    decode = [c["measured"]["decode"] for c in cells]
+    share = min(1.0, median(c["measured"]["num_slots"] / _EXPERTS[model] for c in cells))
+    hits = median(d["experts"]["hits"] / sum(d["experts"][k] for k in ("hits", "late", "misses")) for d in decode)
+    missed = median(d["needed_bytes"] / d["n"] for d in decode)
+    touched = median(d["touched_bytes"] / d["n"] for d in decode)
+    bounds = [
+        1e9 * d["n"] / (d["needed_bytes"] / _drive(c) + d["touched_bytes"] / c["bus_gbps"])
+        for c, d in zip(cells, decode, strict=True)
+    ]
+    speeds = [1e3 * d["n"] / d["ms"] for d in decode]
+    reached = median(speed / bound for speed, bound in zip(speeds, bounds, strict=True))
+    figures = [
+        model, label, _percent(share), _percent(hits), _percent(hit_rate(share)), f"{missed / 1e6:.0f} MB",
+        f"{touched / 1e6:.0f} MB", f"{statistics.median(bounds):.1f}", f"{statistics.median(speeds):.1f}",
+        _percent(reached),
+    ]  # fmt: skip
+    return f"| {' | '.join(figures)} |"
+
+
+def _drive(cell: Mapping[str, Any]) -> float:
+    around = cell["measured"]["decode"].get("drive_gbps")
+    return statistics.fmean(around) if around else float(cell["drive_gbps"])
+
+
+def _speed(tok_s: float) -> str:
+    return f"{tok_s:.0f}" if tok_s >= 10 else f"{tok_s:.1f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def put(page: str, name: str, rows: Iterator[str]) -> str:
+    """Return the page with the table between its markers replaced.
+
+    Raises:
+        SystemExit: the markers are missing.
+    """
+    start, end = f"<!-- {name}: written by tools/board_table.py -->", f"<!-- end of {name} -->"
+    before, found, rest = page.partition(start)
+    _, closing, after = rest.partition(end)
+    if not found or not closing:
+        raise SystemExit(f"the page: expected the lines {start!r} and {end!r}.")
+    return f"{before}{start}\n\n{chr(10).join(rows)}\n\n{end}{after}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write both pages, compare them, or print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is out of date")
+    parser.add_argument("--tier", type=int, choices=(2, 4, 6, 8), help="print the boards' table for this tier")
+    args = parser.parse_args(argv)
+    if args.tier:
+        sys.stdout.write("\n".join(board_rows(args.tier)) + "\n")
+        return 0
+    changed = 0
+    for path, tables in (
+        (ROOT / "README.md", {"boards": summary_rows(4)}),
+        (ROOT / "docs/boards.md", {"boards": board_rows(4), "measured": measured_rows()}),
+    ):
+        page = path.read_text(encoding="utf-8")
+        fresh = page
+        for name, rows in tables.items():
+            fresh = put(fresh, name, rows)
+        changed |= fresh != page
+        if not args.check:
+            path.write_text(fresh, encoding="utf-8")
+    return int(args.check and changed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
