@@ -100,7 +100,7 @@ def main() -> None:
     options = {"context": args.tokens, "self_check": False, "prefetch": f"lookahead:depth={DEPTH}"}
     with Engine.open(args.bundle, expert_memory="50%", **options) as engine:
         ahead = LookAhead(
-            engine.parts.trunk, spec.sparse_layers, top_k=spec.top_k, norm_topk_prob=spec.norm_topk_prob, depth=DEPTH
+            engine.parts.trunk, spec.sparse_layers, top_k=spec.top_k, norm_topk_prob=spec.router.normalise, depth=DEPTH
         )
         recall = engine.parts.decoder.prefetcher = Recall(ahead)
         ids = engine.tokenizer.encode(Path(args.text).read_text(encoding="utf-8"))[: args.tokens]

@@ -22,7 +22,7 @@ from edge_runtime.experts.store.file_store import FileExpertStore
 from edge_runtime.experts.store.files import FileOps
 
 E, TIER = 4, 8
-SHAPE = {"hidden": 128, "expert_intermediate": 96}
+SHAPE = {"hidden": 128, "intermediate": 96}
 
 
 def write_experts(path: Path, layer: int, sizes: tuple[int, ...], kind: int) -> bytes:
@@ -37,7 +37,7 @@ def write_experts(path: Path, layer: int, sizes: tuple[int, ...], kind: int) -> 
         for segment, size in enumerate(sizes):
             sums[expert, segment] = crc32c(records[expert, at : at + size].tobytes())
             at += size
-    header = ExpertFileHeader(kind, layer, E, SHAPE["hidden"], SHAPE["expert_intermediate"], sizes, sums)
+    header = ExpertFileHeader(kind, layer, E, SHAPE["hidden"], SHAPE["intermediate"], sizes, sums)
     path.write_bytes(pack_header(header) + records.tobytes())
     return records.tobytes()
 

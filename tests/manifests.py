@@ -6,18 +6,15 @@ import json
 import re
 from typing import Any
 
-from edge_runtime.base.spec import LayerSpec, ModelSpec, RopeSpec
+from specs import model_spec, version1
+
+from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle import manifest as manifest_io
 from edge_runtime.bundle.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
 
 
 def small_spec(**changes: Any) -> ModelSpec:
-    values: dict[str, Any] = {
-        "family": "qwen3_moe", "vocab_size": 64, "hidden": 32, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16,
-        "rms_eps": 1e-6, "max_context": 128, "rope": RopeSpec("default", 1e4, 16), "layers": [LayerSpec(True)] * 2,
-        "num_experts": 4, "top_k": 2, "expert_intermediate": 32, "norm_topk_prob": True, "eos_token_ids": [0],
-    }  # fmt: skip
-    return ModelSpec(**(values | changes))
+    return model_spec(**({"eos_token_ids": [0]} | changes))
 
 
 def small_manifest(tiers: tuple[int, ...] = (2, 4, 6, 8), **changes: Any) -> Manifest:
@@ -33,6 +30,11 @@ def small_manifest(tiers: tuple[int, ...] = (2, 4, 6, 8), **changes: Any) -> Man
         size = 4 * draft.model.vocab_size * draft.model.hidden if name == "trunk/head.data" else 10
         draft.parts.append(Part(name, role_of(name), size, "0" * 64, 0, layer_of(name)))
     return draft
+
+
+def as_version1(manifest: Manifest) -> dict[str, Any]:
+    """The plain data of a manifest as exporters before version 2 wrote it."""
+    return json.loads(manifest_io.dump(manifest)) | {"version": 1, "model": version1(manifest.model)}
 
 
 def role_of(name: str) -> Any:

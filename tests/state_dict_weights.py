@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from families import make_model
 from numpy.typing import NDArray
+from specs import layer, model_spec
 
 from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
 from edge_runtime.backends.trunk import Trunk
-from edge_runtime.base.spec import LayerSpec, ModelSpec, RopeSpec
+from edge_runtime.base.spec import ModelSpec, RopeSpec
 
 F32 = NDArray[np.float32]
 MoeFunction = Callable[[int, F32, F32], F32]
@@ -67,7 +68,7 @@ class TrunkCase:
         y = np.zeros_like(x)
         for t, row in enumerate(probs):
             chosen = np.argsort(-row, kind="stable")[: s.top_k]
-            scale = row[chosen].sum() if s.norm_topk_prob else 1.0
+            scale = row[chosen].sum() if s.router.normalise else 1.0
             for e in chosen:
                 gate, up = np.split(gate_up[e] @ x[t], 2)
                 y[t] += row[e] / scale * (down[e] @ (gate / (1 + np.exp(-gate)) * up))
@@ -110,12 +111,12 @@ def run_chunk(trunk: Trunk, spec: ModelSpec, kv: KVCache, tokens: NDArray[np.int
     """Run a whole chunk and return the logits of all its tokens."""
     chunk = trunk.begin(tokens, kv)
     expert_out = None
-    for i, layer in enumerate(spec.layers):
+    for i, one in enumerate(spec.layers):
         out = trunk.run_layer(chunk, i, expert_out)
         expert_out = None
         if out.x is not None and out.router_logits is not None:
             expert_out = moe_of(i, out.x, out.router_logits)
-            if layer.shared_intermediate:
+            if one.shared is not None:
                 expert_out = expert_out + trunk.run_shared(chunk, i)
     logits = trunk.head(chunk, expert_out, slice(None))
     trunk.commit(chunk)
@@ -133,27 +134,27 @@ def _spec(config: Any, state: dict[str, F32]) -> ModelSpec:
     kind, theta = rope.pop("rope_type"), rope.pop("rope_theta")
     full, prefix = config.model_type == "olmoe", "model.layers.0.self_attn"
     per_head = f"{prefix}.q_norm.weight" in state and not full
-    return ModelSpec(
+    return model_spec(
+        *(_layer(config, i, state) for i in range(config.num_hidden_layers)),
         family=config.model_type, vocab_size=config.vocab_size, hidden=config.hidden_size,
         num_heads=config.num_attention_heads, num_kv_heads=config.num_key_value_heads, head_dim=head_dim,
         rms_eps=config.rms_norm_eps, max_context=config.max_position_embeddings,
         rope=RopeSpec(kind, theta, head_dim, rope),
-        layers=[_layer(config, i, state) for i in range(config.num_hidden_layers)],
         num_experts=config.num_experts, top_k=config.num_experts_per_tok,
-        expert_intermediate=getattr(config, "moe_intermediate_size", None) or config.intermediate_size,
-        norm_topk_prob=getattr(config, "norm_topk_prob", True),
+        intermediate=getattr(config, "moe_intermediate_size", None) or config.intermediate_size,
+        normalise=getattr(config, "norm_topk_prob", True),
         qk_norm="full" if full else "per_head" if per_head else "none",
         qkv_bias=f"{prefix}.q_proj.bias" in state, o_bias=f"{prefix}.o_proj.bias" in state,
-        clip_qkv=getattr(config, "clip_qkv", None), shared_expert_gate=config.model_type == "qwen2_moe",
+        clip_qkv=getattr(config, "clip_qkv", None), shared_gate=config.model_type == "qwen2_moe",
         tied_embeddings=config.tie_word_embeddings, eos_token_ids=[config.eos_token_id],
     )  # fmt: skip
 
 
-def _layer(config: Any, i: int, state: dict[str, F32]) -> LayerSpec:
+def _layer(config: Any, i: int, state: dict[str, F32]) -> dict[str, int | None]:
     sparse = f"model.layers.{i}.mlp.gate.weight" in state
     kinds = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None) or None
     if kinds is not None and kinds[i] != "sliding_attention":
         window = None
     shared = config.shared_expert_intermediate_size if config.model_type == "qwen2_moe" and sparse else None
-    return LayerSpec(sparse, window, None if sparse else config.intermediate_size, shared)
+    return layer(window=window, dense=None if sparse else config.intermediate_size, shared=shared)

@@ -32,7 +32,7 @@ def write_trunk(
     ]
     for i, layer in enumerate(spec.layers):
         files += build_layer(spec, i, weights, out, precision, memory_bytes)
-        if layer.shared_intermediate:
+        if layer.shared is not None:
             files += build_shared(spec, i, weights, out, precision, memory_bytes)
     return files
 

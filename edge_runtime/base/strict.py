@@ -19,7 +19,8 @@ def from_mapping(cls: type[Record], data: Any, where: str) -> Record:
     """Build dataclass `cls` from untrusted plain data.
 
     Args:
-        cls: a dataclass whose fields are bool, int, float, str, None, Literal, list, dict or other dataclasses.
+        cls: a dataclass whose fields are bool, int, float, str, None, Literal, list, dict or other dataclasses. The
+            dataclasses of a union are told apart by a literal field `kind`.
         data: parsed JSON or YAML.
         where: path named in errors, such as ``manifest.json: model``.
 
@@ -69,6 +70,15 @@ def convert(kind: Any, value: Any, where: str) -> Any:
 def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in options:
         return None
+    records = [option for option in options if is_dataclass(option)]
+    if len(records) > 1:
+        kinds = {kind: option for option in records for kind in _kinds(option)}
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where}: expected an object, got {_short(value)}")
+        stated = value.get("kind")
+        if not isinstance(stated, str) or stated not in kinds:
+            raise ValueError(f"{where}.kind: expected one of {', '.join(kinds)}, got {_short(stated)}")
+        return convert(kinds[stated], value, where)
     problems = []
     # bool before int before float, so that a value keeps its own type where several would take it
     rank = {bool: 0, int: 1, float: 2}
@@ -78,6 +88,11 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
         except ValueError as err:
             problems.append(err)
     raise problems[-1]
+
+
+def _kinds(option: Any) -> tuple[str, ...]:
+    """What the literal field `kind` of a dataclass may be: it tells the dataclasses of a union apart."""
+    return typing.get_args(typing.get_type_hints(option)["kind"])
 
 
 def _convert_scalar(kind: Any, value: Any, where: str) -> Any:

@@ -104,7 +104,7 @@ class Bundle:
             ("layer_idx", layer_idx, header.layer_idx),
             ("num_experts", m.model.num_experts, header.num_experts),
             ("hidden", m.model.hidden, header.hidden),
-            ("intermediate", m.model.expert_intermediate, header.intermediate),
+            ("intermediate", m.model.experts.intermediate, header.intermediate),
             ("num_segments", segments, len(header.segment_bytes)),
             ("file size", part.bytes, header.file_bytes),
         ):

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge_runtime.base.errors import BundleError, ConfigError
-from edge_runtime.base.spec import ModelSpec, check_spec
+from edge_runtime.base.spec import ModelSpec, check_spec, model_from_version1
 from edge_runtime.base.strict import from_mapping
 from edge_runtime.bundle.files import read_regular
-from edge_runtime.bundle.record import BF16, RecordLayout
+from edge_runtime.bundle.record import BF16, RecordLayout, record_layout
 
 NAME = "manifest.json"
 FORMAT = "hobbit-bundle"
-VERSION = 1
+VERSION = 2
+_VERSIONS = (1, VERSION)
 MAX_MANIFEST_BYTES = 2 << 20
 """Several times what 128 layers of six parts take; parsing costs some fifty times the bytes."""
 _MAX_DEPTH = 32
@@ -84,7 +85,7 @@ class SourceInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole index. `bundle_id` is the digest of everything else in it."""
+    """The whole index. `bundle_id` is the digest of everything else in it; `version` is that of the file read."""
 
     model: ModelSpec
     experts: ExpertsInfo
@@ -99,7 +100,7 @@ class Manifest:
     @property
     def layout(self) -> RecordLayout:
         """Record geometry shared by every sparse layer."""
-        return RecordLayout(self.model.hidden, self.model.expert_intermediate, self.experts.num_segments)
+        return record_layout(self.model, self.experts.num_segments)
 
     def part(self, name: str) -> Part:
         """Return the part of that name, or raise BundleError."""
@@ -146,7 +147,7 @@ def digest(data: dict[str, Any]) -> str:
 
 def dump(manifest: Manifest) -> bytes:
     """Return manifest.json's bytes, with `bundle_id` filled in."""
-    data = asdict(manifest)
+    data = asdict(manifest) | {"version": VERSION}
     data["bundle_id"] = digest(data)
     return (json.dumps(data, indent=1) + "\n").encode()
 
@@ -182,14 +183,17 @@ def parse(raw: bytes) -> Manifest:
         raise BundleError(f"{NAME}: expected JSON, got damage: {str(err)[:120]}. Export the bundle again.") from err
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise BundleError(f"{NAME}: format: expected {FORMAT!r}. This is not a bundle of hobbit-export.")
-    if data.get("version") != VERSION or isinstance(data.get("version"), bool):
+    version = data.get("version")
+    if not isinstance(version, int) or isinstance(version, bool) or version not in _VERSIONS:
         raise BundleError(
-            f"{NAME}: version: expected {VERSION}, got {str(data.get('version'))[:40]!r}. "
+            f"{NAME}: version: expected 1 or {VERSION}, got {str(version)[:40]!r}. "
             "Export again with this version, or run the version that wrote it."
         )
     if data.get("bundle_id") != digest(data):
         raise BundleError(f"{NAME}: bundle_id does not match the content (damaged or edited). Export the bundle again.")
     try:
+        if version == 1:
+            data = data | {"model": model_from_version1(data.get("model"), f"{NAME}: model").to_json()}
         manifest = from_mapping(Manifest, data, NAME)
         check_spec(manifest.model, f"{NAME}: model")
         _check(manifest)
@@ -327,7 +331,7 @@ def _required(m: Manifest) -> dict[str, tuple[Role, int | None]]:
     }
     for i, layer in enumerate(m.model.layers):
         need[trunk_file("layer", i)] = ("trunk", i)
-        if layer.shared_intermediate:
+        if layer.shared is not None:
             need[trunk_file("shared", i)] = ("trunk", i)
         if layer.sparse:
             need[expert_file(i)] = ("experts", i)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_runtime.base.sizes import align_up
+from edge_runtime.base.spec import ModelSpec
 
 PAGE = 4096
 GROUP = 32
@@ -98,3 +99,8 @@ class RecordLayout:
             return (0,)
         sizes = self.segment_bytes[: tier // 2]
         return tuple(sum(sizes[:i]) for i in range(len(sizes)))
+
+
+def record_layout(spec: ModelSpec, num_segments: int) -> RecordLayout:
+    """Return the geometry of a model's records with so many segments."""
+    return RecordLayout(spec.hidden, spec.experts.intermediate, num_segments)

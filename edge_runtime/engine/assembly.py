@@ -12,6 +12,7 @@ from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
 from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, plan_trunk_bytes, scratch_bytes
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cpu.trunk.router_stack import load_routers, require_routers
+from edge_runtime.backends.cpu.trunk.supported import require_supported
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.sizes import MIB, parse_size
 from edge_runtime.base.spec import ModelSpec
@@ -131,6 +132,7 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
     """
     bundle = Bundle.open(path)
     manifest = bundle.manifest
+    require_supported(manifest.model)
     config = resolve(options, os.environ if env is None else env, manifest)
     spec, layout = manifest.model, manifest.layout
     tokenizer = Tokenizer.from_bundle(bundle)
@@ -142,7 +144,7 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
             + min(_LOGITS_BYTES, 4 * spec.vocab_size * config.logits_chunk)
         )
 
-    shape = (spec.hidden, spec.expert_intermediate, spec.top_k)
+    shape = (spec.hidden, spec.experts.intermediate, spec.top_k)
     ceiling = _ceiling(config)
     needs = MemoryNeeds(
         runtime_bytes=rss_bytes() + (0 if "onnxruntime" in sys.modules else LIBRARY_BYTES),
@@ -173,7 +175,7 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
         top_k=spec.top_k,
         tier=config.tier,
         tier_bytes=needs.slot_bytes,
-        norm_topk_prob=spec.norm_topk_prob,
+        norm_topk_prob=spec.router.normalise,
         calibration=_calibration(bundle, config.policy, config.eviction),
     )
     plan = plan_memory(needs, ceiling, expert_memory=config.expert_memory)

@@ -217,7 +217,7 @@ class _ForwardPass:
         """Compute the experts' combined output of each sequence, shared experts included."""
         decoder, x = self._d, _joined([out.x for out in self._outs])
         expert_out = decoder.expert_out[: len(x)]
-        shared = self.chunks if self._spec.layers[layer_idx].shared_intermediate is not None else []
+        shared = self.chunks if self._spec.layers[layer_idx].shared is not None else []
         resident = (
             None
             if decoder.read_ahead.is_wanted(decision)
@@ -268,7 +268,7 @@ class _ForwardPass:
     def _routing(self, outs: list[LayerOutput]) -> Routing:
         """The router's own choice for the tokens of sequences in order."""
         logits = _joined([out.router_logits for out in outs])
-        return route(logits, self._spec.top_k, norm_topk_prob=self._spec.norm_topk_prob)
+        return route(logits, self._spec.top_k, norm_topk_prob=self._spec.router.normalise)
 
     def _head(self, chunk: TrunkChunk, expert_out: F32 | None, step: SequenceStep) -> F32:
         if not step.num_rows:

@@ -28,7 +28,7 @@ def create_predictor(text: str, trunk: Stacked, spec: ModelSpec) -> Predictor | 
         ConfigError: see `parse_prefetch`.
     """
     name, params = parse_prefetch(text)
-    layers, top_k, norm = spec.sparse_layers, spec.top_k, spec.norm_topk_prob
+    layers, top_k, norm = spec.sparse_layers, spec.top_k, spec.router.normalise
     if name == "lookahead":
         return LookAhead(trunk, layers, top_k=top_k, norm_topk_prob=norm, depth=params["depth"])
     if name == "expert-map":

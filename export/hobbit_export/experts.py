@@ -82,7 +82,7 @@ def write_layer(source: SourceModel, layer_idx: int, out: Path, job: LayerJob) -
 
     spec = source.spec
     encoder: Encoder = ExpertEncoder(
-        layer_idx, 0, spec.hidden, spec.expert_intermediate, job.num_segments, bf16=job.with_bf16, threads=job.jobs,
+        layer_idx, 0, spec.hidden, spec.experts.intermediate, job.num_segments, bf16=job.with_bf16, threads=job.jobs,
         isa=encoder_isa(),
     )  # fmt: skip
     errors: list[dict[int, float]] = []
@@ -130,10 +130,10 @@ class _Writers:
         for kind in (KIND_PROGRESSIVE, KIND_BF16)[: 1 + job.with_bf16]:
             path = out / expert_file(layer_idx, BF16 if kind == KIND_BF16 else 2)
             path.parent.mkdir(parents=True, exist_ok=True)
-            sizes = expected_segments(kind, spec.hidden, spec.expert_intermediate, job.num_segments)
+            sizes = expected_segments(kind, spec.hidden, spec.experts.intermediate, job.num_segments)
             table = np.zeros((spec.num_experts, len(sizes)), np.uint32)
             header = ExpertFileHeader(
-                kind, layer_idx, spec.num_experts, spec.hidden, spec.expert_intermediate, sizes, table
+                kind, layer_idx, spec.num_experts, spec.hidden, spec.experts.intermediate, sizes, table
             )
             file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
             file.seek(header.header_bytes)

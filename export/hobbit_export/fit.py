@@ -6,11 +6,12 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
 from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, loaded_bytes, scratch_bytes
 from edge_runtime.base.errors import BudgetError
 from edge_runtime.base.sizes import GIB, MIB, format_size, parse_size
 from edge_runtime.base.spec import ModelSpec
-from edge_runtime.bundle.record import RecordLayout
+from edge_runtime.bundle.record import record_layout
 from edge_runtime.config.memory_plan import Ceiling, MemoryNeeds, plan_memory
 from edge_runtime.config.profiles import DeviceProfile, load_profile, profile_names
 from hobbit_export.options import BF16_TIER, ExportOptions
@@ -75,7 +76,7 @@ def _fit(profile: DeviceProfile, spec: ModelSpec, parts: list[PlannedPart], opti
 
 
 def _needs(profile: DeviceProfile, spec: ModelSpec, parts: list[PlannedPart], options: ExportOptions) -> MemoryNeeds:
-    layout = RecordLayout(spec.hidden, spec.expert_intermediate, options.num_segments)
+    layout = record_layout(spec, options.num_segments)
     slots = {t: layout.tier_bytes(t) for t in options.tiers if t != BF16_TIER}
     trunk = [p.bytes for p in parts if p.kind == "trunk"]
     wanted = profile.context.value
@@ -84,7 +85,7 @@ def _needs(profile: DeviceProfile, spec: ModelSpec, parts: list[PlannedPart], op
     return MemoryNeeds(
         runtime_bytes=_PROCESS_BYTES + LIBRARY_BYTES,
         trunk_bytes=loaded_bytes(sum(trunk), 0, len(trunk)),
-        kv_bytes_per_token=2 * 4 * spec.num_layers * spec.num_kv_heads * spec.head_dim,
+        kv_bytes_per_token=KVCache.bytes_for(spec, 1),
         context=context,
         scratch_bytes=scratch_bytes(spec, chunk, context),
         tokenizer_bytes=5 * sum(p.bytes for p in parts if p.kind == "tokenizer"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge_runtime.base.errors import BudgetError
 from edge_runtime.base.sizes import MIB, format_size
-from edge_runtime.bundle.record import PANEL, RecordLayout
+from edge_runtime.bundle.record import PANEL, record_layout
 from hobbit_export.experts import QUEUED_BLOCKS
 from hobbit_export.options import ExportOptions
 from hobbit_export.reference import num_reference_tokens
@@ -50,8 +50,8 @@ def plan_memory(source: SourceModel, options: ExportOptions, base_bytes: int) ->
         BudgetError: the ceiling is below the floor; the sum is in the message.
     """
     spec = source.spec
-    layout = RecordLayout(spec.hidden, spec.expert_intermediate, options.num_segments)
-    widest = max(spec.hidden, spec.expert_intermediate)
+    layout = record_layout(spec, options.num_segments)
+    widest = max(spec.hidden, spec.experts.intermediate)
     scratch = options.jobs * widest * PANEL * 8
     encoder = layout.record_bytes + (layout.bf16_bytes if options.with_bf16 else 0) + scratch
     min_block = widest * PANEL * 4

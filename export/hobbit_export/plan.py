@@ -11,7 +11,7 @@ from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.expert_file import header_bytes
 from edge_runtime.bundle.manifest import EMBEDDING, ROUTERS, expert_file, stacked_routers_bytes, trunk_file
-from edge_runtime.bundle.record import BF16, RecordLayout
+from edge_runtime.bundle.record import BF16, record_layout
 from hobbit_export.options import ExportOptions
 from hobbit_export.reference import num_reference_tokens
 from hobbit_export.source import SourceModel
@@ -75,12 +75,12 @@ def _trunk_parts(spec: ModelSpec, precision: str, embedding_bytes: int) -> Itera
                 shape, precision, exact=name in _EXACT
             )
         yield PlannedPart(trunk_file("layer", layer_idx), "trunk", sizes["layer"] + _GRAPH_BYTES)
-        if layer.shared_intermediate:
+        if layer.shared is not None:
             yield PlannedPart(trunk_file("shared", layer_idx), "trunk", sizes["shared"] + _GRAPH_BYTES)
 
 
 def _expert_parts(spec: ModelSpec, options: ExportOptions) -> Iterator[PlannedPart]:
-    layout = RecordLayout(spec.hidden, spec.expert_intermediate, options.num_segments)
+    layout = record_layout(spec, options.num_segments)
     for layer_idx in spec.sparse_layers:
         size = header_bytes(spec.num_experts, options.num_segments) + spec.num_experts * layout.record_bytes
         yield PlannedPart(expert_file(layer_idx), "experts", size)
@@ -99,7 +99,7 @@ def _calibration_parts(source: SourceModel, options: ExportOptions) -> Iterator[
 
 def describe(parts: list[PlannedPart], spec: ModelSpec, options: ExportOptions) -> dict[str, Any]:
     """Plan as plain data for `--json`."""
-    layout = RecordLayout(spec.hidden, spec.expert_intermediate, options.num_segments)
+    layout = record_layout(spec, options.num_segments)
     return {
         "parts": [{"name": p.name, "kind": p.kind, "bytes": p.bytes} for p in parts],
         "bytes": totals(parts),

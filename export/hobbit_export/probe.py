@@ -66,7 +66,7 @@ class Probe(Watching):
         super().__init__(inner)
         self._kernels = kernels
         self._hidden, self._top_k, self._num_experts = spec.hidden, spec.top_k, spec.num_experts
-        self._norm_topk, self._full = spec.norm_topk_prob, engine.parts.config.tier
+        self._norm_topk, self._full = spec.router.normalise, engine.parts.config.tier
         self.disturbance = NOTHING
         self.tiers: tuple[int, ...] = ()
         self.sums: dict[int, Sums] = {}

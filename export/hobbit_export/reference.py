@@ -60,7 +60,7 @@ def reference_logits(source: SourceModel, token_ids: NDArray[np.int32], memory_b
                 assert x is not None
                 assert logits is not None
                 expert_out = _routed(source, layer_idx, x, logits, memory_bytes // _THREADS, threads)
-                if layer.shared_intermediate:
+                if layer.shared is not None:
                     expert_out += trunk.run_shared(chunk, layer_idx)
         return np.array(trunk.head(chunk, expert_out, slice(0, len(token_ids))), np.float32)
     finally:
@@ -70,7 +70,7 @@ def reference_logits(source: SourceModel, token_ids: NDArray[np.int32], memory_b
 
 def _routed(source: SourceModel, layer_idx: int, x: F32, logits: F32, memory_bytes: int, threads: Executor) -> F32:
     """Weighted sum [T, D] of the experts each token is routed to, each expert read once."""
-    routing = route(logits, source.spec.top_k, norm_topk_prob=source.spec.norm_topk_prob)
+    routing = route(logits, source.spec.top_k, norm_topk_prob=source.spec.router.normalise)
     chosen = [np.nonzero(routing.topk_ids == e) for e in range(source.spec.num_experts)]
     used = [e for e, (tokens, _) in enumerate(chosen) if len(tokens)]
 

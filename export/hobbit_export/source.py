@@ -63,7 +63,7 @@ class SourceModel:
     def expert_rows(self, layer_idx: int, expert_idx: int, matrix: str) -> RowRange:
         """Where an expert's "gate", "up" [I, D] or "down" [D, I] lies."""
         spec = self.spec
-        return self.layouts[layer_idx].rows(layer_idx, expert_idx, matrix, spec.hidden, spec.expert_intermediate)
+        return self.layouts[layer_idx].rows(layer_idx, expert_idx, matrix, spec.hidden, spec.experts.intermediate)
 
     @property
     def expert_source_bytes(self) -> int:
@@ -179,7 +179,7 @@ def _match_trunk(checkpoint: Checkpoint, spec: ModelSpec, names: Names) -> dict[
 def _match_experts(checkpoint: Checkpoint, spec: ModelSpec, names: Names, layer_idx: int) -> ExpertLayout:
     layout = next((x for x in names.layouts if x.tensor(layer_idx, 0, "down") in checkpoint.tensors), names.layouts[0])
     for matrix in MATRICES:
-        shape = layout.shape(matrix, spec.num_experts, spec.hidden, spec.expert_intermediate)
+        shape = layout.shape(matrix, spec.num_experts, spec.hidden, spec.experts.intermediate)
         for expert_idx in range(1 if layout.fused else spec.num_experts):
             _check_tensor(checkpoint, layout.tensor(layer_idx, expert_idx, matrix), shape)
     return layout

@@ -93,7 +93,7 @@ def _reference(job: Job, out: Path) -> Written:
 def _layer(job: Job, layer_idx: int, out: Path) -> Written:
     spec, weights = job.source.spec, _weights(job)
     files = build_layer(spec, layer_idx, weights, out, _precision(job), _budget(job))
-    if spec.layers[layer_idx].shared_intermediate:
+    if spec.layers[layer_idx].shared is not None:
         files += build_shared(spec, layer_idx, weights, out, _precision(job), _budget(job))
     return _trunk(out, files)
 

@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from manifests import layer_of, resealed, role_of, small_manifest
+from manifests import as_version1, layer_of, resealed, role_of, small_manifest
 
-from edge_runtime.backends.cpu.trunk.memory import plan_trunk_bytes
+from edge_runtime.backends.cpu.trunk.memory import plan_trunk_bytes, scratch_bytes
 from edge_runtime.backends.cpu.trunk.rope import Rotary
+from edge_runtime.backends.cpu.trunk.supported import require_supported, rope_of
 from edge_runtime.base.errors import BundleError, ConfigError
-from edge_runtime.base.spec import MAX_CONTEXT, RopeSpec
+from edge_runtime.base.spec import MAX_CONTEXT, ModelSpec, RopeSpec
 from edge_runtime.bundle import manifest as manifest_io
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import Manifest
 
-GOOD = json.loads(manifest_io.dump(small_manifest()))
+GOOD = {2: json.loads(manifest_io.dump(small_manifest())), 1: as_version1(small_manifest())}
+VERSIONS = sorted(GOOD)
 
 
 def test_a_good_manifest_round_trips():
@@ -27,18 +29,24 @@ def test_a_good_manifest_round_trips():
     assert manifest_io.dump(manifest) == manifest_io.dump(small_manifest())
 
 
+def test_a_manifest_of_version_1_is_the_same_model():
+    manifest = manifest_io.parse(resealed(copy.deepcopy(GOOD[1])))
+    assert (manifest.version, manifest.model) == (1, small_manifest().model)
+    assert manifest_io.dump(manifest) == manifest_io.dump(small_manifest()), "written again it is version 2"
+
+
+def test_each_version_has_its_own_model():
+    for version, other in ((1, 2), (2, 1)):
+        with pytest.raises(BundleError, match=r"manifest\.json.*model.*: unknown key"):
+            manifest_io.parse(resealed(GOOD[version] | {"model": GOOD[other]["model"]}))
+
+
 LIES = {
     "other format": (("format",), "zip", "format"),
-    "future version": (("version",), 2, "version"),
+    "future version": (("version",), 3, "version"),
+    "version as text": (("version",), "2", "version"),
     "version as bool": (("version",), True, "version"),
     "unknown key": (("extra",), 1, "unknown key 'extra'"),
-    "unknown nested key": (("model", "hiden"), 1, "Did you mean 'hidden'"),
-    "hidden not a multiple": (("model", "hidden"), 33, "model.hidden"),
-    "huge vocabulary": (("model", "vocab_size"), 1 << 40, "vocab_size"),
-    "negative experts": (("model", "num_experts"), -1, "num_experts"),
-    "top_k above experts": (("model", "top_k"), 5, "top_k"),
-    "no layers": (("model", "layers"), [], "layers"),
-    "eos outside": (("model", "eos_token_ids"), [64], "token"),
     "tier unknown": (("experts", "tiers"), [3], "tiers"),
     "tiers unsorted": (("experts", "tiers"), [4, 2], "tiers"),
     "tier deeper than stored": (("experts", "num_segments"), 2, "tiers"),
@@ -60,9 +68,152 @@ LIES = {
     "source digest": (("source", "config_sha256"), "0", "source"),
     "sample digest": (("source", "weights_sample_sha256"), "x" * 64, "source"),
     "negative source": (("source", "weight_bytes"), -1, "source"),
-    "theta of one": (("model", "rope", "theta"), 1.0, "theta"),
-    "endless theta": (("model", "rope", "theta"), 1e300, "theta"),
 }
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("lie", LIES)
+def test_lies(version, lie):
+    (*path, last), value, message = LIES[lie]
+    data = target = copy.deepcopy(GOOD[version])
+    for key in path:
+        target = target[key]
+    target[last] = value
+    with pytest.raises(BundleError, match=message):
+        manifest_io.parse(resealed(data))
+
+
+MODEL_LIES = {
+    "hidden not a multiple": (("hidden",), 33, "model.hidden"),
+    "huge vocabulary": (("vocab_size",), 1 << 40, "vocab_size"),
+    "unknown nested key": (("hiden",), 1, "Did you mean 'hidden'"),
+    "no layers": (("layers",), [], "layers"),
+    "eos outside": (("eos_token_ids",), [64], "token"),
+}
+MODEL_LIES_OF = {
+    1: MODEL_LIES
+    | {
+        "negative experts": (("num_experts",), -1, "num_experts"),
+        "top_k above experts": (("top_k",), 5, "top_k"),
+        "half a panel": (("expert_intermediate",), 48, "intermediate"),
+        "a divisor that is none": (("num_kv_heads",), 3, "num_kv_heads"),
+        "no window": (("layers", 0, "sliding_window"), 0, "window"),
+        "nothing in a layer": (("layers", 0, "sparse"), False, "sparse or dense_intermediate"),
+        "theta of one": (("rope", "theta"), 1.0, "theta"),
+        "endless theta": (("rope", "theta"), 1e300, "theta"),
+        "clip below zero": (("clip_qkv",), -1.0, "clip_qkv"),
+    },
+    2: MODEL_LIES
+    | {
+        "negative experts": (("router", "num_experts"), -1, "router.num_experts"),
+        "top_k above experts": (("router", "top_k"), 5, "router.top_k"),
+        "score of another name": (("router", "score"), "sigmoids", "Did you mean 'sigmoid'"),
+        "softmax of the chosen, twice": (("router", "softmax_over"), "chosen", "router.softmax_over"),
+        "epsilon without a sum": (("router",), {"normalise": False, "norm_epsilon": 1e-6}, "norm_epsilon"),
+        "negative epsilon": (("router", "norm_epsilon"), -1e-6, "norm_epsilon"),
+        "no scale": (("router", "scale"), 0.0, "router.scale"),
+        "endless scale": (("router", "scale"), 1e300, "router.scale"),
+        "more hashed layers than there are": (("router", "hashed_layers"), 3, "hashed_layers"),
+        "groups that do not divide": (("router", "groups"), {"count": 3, "chosen": 2}, "groups.count"),
+        "one group": (("router", "groups"), {"count": 1, "chosen": 1}, "groups.count"),
+        "groups too few": (("router", "groups"), {"count": 4, "chosen": 1}, "groups.chosen"),
+        "more groups than there are": (("router", "groups"), {"count": 2, "chosen": 3}, "groups.chosen"),
+        "two best of one": (("router", "groups"), {"count": 4, "chosen": 2, "score": "top2_sum"}, "groups.score"),
+        "half a panel": (("experts", "intermediate"), 48, "experts.intermediate"),
+        "huge experts": (("experts", "intermediate"), 1 << 40, "experts.intermediate"),
+        "activation": (("experts", "activation"), "gelu_tan", "Did you mean 'gelu_tanh'"),
+        "a limit without a gate": (("experts",), {"gated": False, "limit": 7.0}, "experts.limit"),
+        "limit of zero": (("experts", "limit"), 0.0, "experts.limit"),
+        "a slope of another activation": (("experts",), {"activation": "relu2", "alpha": 1.702}, "experts.alpha"),
+        "an offset without a gate": (("experts",), {"gated": False, "up_offset": 1.0}, "experts.up_offset"),
+        "endless offset": (("experts", "up_offset"), 1e300, "experts.up_offset"),
+        "kind of attention": (("layers", 0, "attention", "kind"), "fool", "attention.kind: expected one of"),
+        "attention without kind": (("layers", 0, "attention"), {"num_heads": 2}, "attention.kind"),
+        "attention as text": (("layers", 0, "attention"), "full", "attention: expected an object"),
+        "a window in full attention": (("layers", 0, "attention", "window"), 8, "attention.window"),
+        "sliding without a window": (("layers", 0, "attention", "kind"), "sliding", "attention.window"),
+        "a divisor that is none": (("layers", 0, "attention", "num_kv_heads"), 3, "num_kv_heads"),
+        "scale of nothing": (("layers", 0, "attention", "scale"), 0.0, "attention.scale"),
+        "clip below zero": (("layers", 0, "attention", "clip_qkv"), -1.0, "clip_qkv"),
+        "keys of another kind": (("layers", 0, "attention", "kv_rank"), 8, "unknown key 'kv_rank'"),
+        "theta of one": (("layers", 1, "attention", "rope", "theta"), 1.0, r"layers\[1\].attention.rope.theta"),
+        "endless theta": (("layers", 0, "attention", "rope", "theta"), 1e300, "theta"),
+        "dense and sparse": (("layers", 0, "dense"), {"intermediate": 32}, r"layers\[0\].dense"),
+        "shared beside nothing": (("layers", 0), {"sparse": False, "shared": {"mlp": {"intermediate": 8}}}, "shared"),
+        "a layer of nothing": (("layers", 0), {"sparse": False, "attention": None}, "none of them"),
+        "a dense layer of no width": (("layers", 0), {"sparse": False, "dense": {"intermediate": 0}}, "dense"),
+        "a shared expert of no width": (("layers", 0, "shared"), {"mlp": {"intermediate": 0}}, "shared.mlp"),
+    },
+}  # fmt: skip
+OTHER_KINDS = {
+    "mla": {"num_heads": 4, "query_rank": None, "kv_rank": 512, "nope_dim": 128, "rope_dim": 64, "value_dim": 128,
+            "rope": {"kind": "default", "theta": 1e4, "dim": 64}},
+    "linear": {"rule": "gated_delta", "num_key_heads": 2, "num_value_heads": 4, "key_dim": 128, "value_dim": 128,
+               "kernel": 4},
+    "convolution": {"kernel": 3},
+}  # fmt: skip
+KIND_LIES = {
+    "mla": {"num_heads": 0, "query_rank": 0, "kv_rank": 1 << 40, "nope_dim": -1, "rope_dim": 31, "value_dim": 0,
+            "scale": 0.0, "rope": 3},
+    "linear": {"rule": "delta", "num_key_heads": 3, "num_value_heads": 0, "key_dim": 1 << 40, "value_dim": 0,
+               "kernel": 0},
+    "convolution": {"kernel": 1 << 20},
+}  # fmt: skip
+
+
+def lie_about_model(version: int, keys: tuple, value: object) -> bytes:
+    """Set a field, or update an object with several."""
+    data = copy.deepcopy(GOOD[version])
+    target = data["model"]
+    for key in keys[:-1]:
+        target = target[key]
+    if isinstance(value, dict) and isinstance(old := target[keys[-1]], dict) and "kind" not in old:
+        old.update(value)
+    else:
+        target[keys[-1]] = value
+    return resealed(data)
+
+
+@pytest.mark.parametrize(("version", "lie"), [(v, lie) for v in VERSIONS for lie in MODEL_LIES_OF[v]])
+def test_lies_about_the_model(version, lie):
+    keys, value, message = MODEL_LIES_OF[version][lie]
+    with pytest.raises(BundleError, match=message):
+        manifest_io.parse(lie_about_model(version, keys, value))
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_other_kinds_of_attention_are_described_and_refused_by_name_when_they_are_to_run(kind):
+    attention = {"kind": kind} | OTHER_KINDS[kind]
+    model = manifest_io.parse(lie_about_model(2, ("layers", 1, "attention"), attention)).model
+    assert model.layers[1].attention.kind == kind
+    with pytest.raises(ConfigError, match=f"layer 1: attention of kind '{kind}': not supported"):
+        require_supported(model)
+    for key, value in KIND_LIES[kind].items():
+        with pytest.raises(BundleError, match=rf"layers\[1\]\.attention\.({key}|rope|num_value_heads)"):
+            manifest_io.parse(lie_about_model(2, ("layers", 1, "attention"), attention | {key: value}))
+
+
+UNSUPPORTED = {
+    "attention without rope": ("attention", {"rope": None}),
+    "attention with a scale of its own": ("attention", {"scale": 0.5}),
+    "attention with sinks": ("attention", {"sinks": True}),
+    "attention with an output gate": ("attention", {"output_gate": True}),
+    "attention with values shared with keys": ("attention", {"shared_kv": True}),
+    "attention heads or rope other than those of layer 0": ("attention", {"num_heads": 4}),
+    "a layer without attention": ("attention", None),
+    "a dense MLP in parallel": ("shared", {"mlp": {"intermediate": 32}, "parallel": True}),
+    "a layer without a feed-forward part": ("sparse", False),
+}
+
+
+@pytest.mark.parametrize("what", UNSUPPORTED)
+def test_what_the_trunk_does_not_run_yet_is_refused_by_name(what):
+    part, value = UNSUPPORTED[what]
+    model = copy.deepcopy(GOOD[2]["model"])
+    one = model["layers"][1]
+    one[part] = one[part] | value if part == "attention" and value is not None else value
+    with pytest.raises(ConfigError, match=f"layer 1: {what}"):
+        require_supported(ModelSpec.from_json(model))
 
 
 def test_every_part_has_the_role_and_layer_of_its_name():
@@ -79,7 +230,7 @@ def test_every_part_has_the_role_and_layer_of_its_name():
 
 
 def test_a_part_no_bundle_has_is_refused():
-    data = copy.deepcopy(GOOD)
+    data = copy.deepcopy(GOOD[2])
     data["parts"].append({**data["parts"][0], "name": "experts/layer_009.hbx"})
     with pytest.raises(BundleError, match="layer_009.hbx"):
         manifest_io.parse(resealed(data))
@@ -87,7 +238,7 @@ def test_a_part_no_bundle_has_is_refused():
 
 def test_the_block_of_routers_has_the_size_of_the_model():
     """2 sparse layers, 4 experts, 32 numbers each, in float32."""
-    data = copy.deepcopy(GOOD)
+    data = copy.deepcopy(GOOD[2])
     part = {**data["parts"][0], "name": manifest_io.ROUTERS, "role": "trunk", "layer": None, "bytes": 4 * 2 * 4 * 32}
     data["parts"].append(part)
     assert manifest_io.parse(resealed(data)).part(manifest_io.ROUTERS).bytes == 1024
@@ -123,36 +274,47 @@ ROPE_LIES = {
 }
 
 
+def with_rope(version: int, **changes: object) -> bytes:
+    data = copy.deepcopy(GOOD[version])
+    model = data["model"]
+    for rope in [model["rope"]] if version == 1 else [layer["attention"]["rope"] for layer in model["layers"]]:
+        rope.update(changes)
+    return resealed(data)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("lie", ROPE_LIES)
-def test_rotary_parameters_that_cannot_be_computed_with_are_refused(lie):
-    data = copy.deepcopy(GOOD)
+def test_rotary_parameters_that_cannot_be_computed_with_are_refused(version, lie):
     kind, params = ROPE_LIES[lie]
-    data["model"]["rope"].update(kind=kind, params=params)
-    with pytest.raises(BundleError, match=r"model\.rope\.params"):
-        manifest_io.parse(resealed(data))
+    with pytest.raises(BundleError, match=r"\.rope\.params"):
+        manifest_io.parse(with_rope(version, kind=kind, params=params))
 
 
-def test_dynamic_scaling_needs_more_than_one_pair():
-    data = copy.deepcopy(GOOD)
-    data["model"]["rope"].update(kind="dynamic", dim=2, params={"factor": 2.0})
+@pytest.mark.parametrize("version", VERSIONS)
+def test_dynamic_scaling_needs_more_than_one_pair(version):
     with pytest.raises(BundleError, match="dim"):
-        manifest_io.parse(resealed(data))
+        manifest_io.parse(with_rope(version, kind="dynamic", dim=2, params={"factor": 2.0}))
 
 
 def works(manifest: Manifest) -> None:
     """Whatever the runtime computes from a manifest before it opens a part."""
     limit = manifest.model.context_limit
     assert 1 <= limit <= MAX_CONTEXT
-    rotary = Rotary(manifest.model.rope, manifest.model.max_context)
+    assert plan_trunk_bytes(manifest) >= 0
+    for name in manifest_io.required_parts(manifest):
+        part = manifest.part(name)
+        assert (part.role, part.layer) == (role_of(name), layer_of(name))
+    try:
+        require_supported(manifest.model)
+    except ConfigError:
+        return
+    rotary = Rotary(rope_of(manifest.model), manifest.model.max_context)
     with np.errstate(all="raise", under="ignore"):
         for start, tokens in ((0, 3), (limit - 1, 1)):
             cos, sin = rotary.cos_sin(start, tokens)
             assert np.isfinite(cos).all()
             assert np.isfinite(sin).all()
-    assert plan_trunk_bytes(manifest) >= 0
-    for name in manifest_io.required_parts(manifest):
-        part = manifest.part(name)
-        assert (part.role, part.layer) == (role_of(name), layer_of(name))
+    assert scratch_bytes(manifest.model, 16, limit) > 0
 
 
 EDGES = [0, 2**-10, 2**16, 1e-3, 1e3, 1e6, 1e-300, MAX_CONTEXT, -1]
@@ -204,10 +366,10 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(data=st.data())
 def test_fuzzed_fields_never_crash(data):
-    manifest = copy.deepcopy(GOOD)
+    manifest = copy.deepcopy(GOOD[data.draw(st.sampled_from(VERSIONS))])
     for _ in range(data.draw(st.integers(1, 3))):
         target = manifest
         while True:

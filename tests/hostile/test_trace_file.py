@@ -9,17 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from specs import layer, model_spec, version1
 
 from edge_runtime.base.checksum import crc32c
 from edge_runtime.base.errors import BundleError
-from edge_runtime.base.spec import LayerSpec, ModelSpec, RopeSpec
 from edge_runtime.lab.simulator.trace import Trace, TraceHeader, TracePass, TraceWriter
 
-SPEC = ModelSpec(
-    family="qwen3_moe", vocab_size=50, hidden=64, num_heads=2, num_kv_heads=1, head_dim=32, rms_eps=1e-6,
-    max_context=64, rope=RopeSpec("default", 1e4, 32),
-    layers=[LayerSpec(True), LayerSpec(False, None, 64), LayerSpec(True)],
-    num_experts=4, top_k=2, expert_intermediate=32, norm_topk_prob=True,
+SPEC = model_spec(
+    layer(), layer(dense=64), layer(), vocab_size=50, hidden=64, head_dim=32, max_context=64
 )  # fmt: skip
 
 
@@ -124,8 +121,8 @@ def test_every_flipped_bit_of_a_pass_header_is_noticed(tmp_path, good):
 
 
 LIES = {
-    "experts": (lambda h: h["model"].update(num_experts=1 << 40), "num_experts"),
-    "other experts": (lambda h: h["model"].update(num_experts=8), "bytes"),
+    "experts": (lambda h: h["model"]["router"].update(num_experts=1 << 40), "num_experts"),
+    "other experts": (lambda h: h["model"]["router"].update(num_experts=8), "bytes"),
     "no layers": (lambda h: h["model"].update(layers=[]), "layers"),
     "unknown key": (lambda h: h.update(extra=1), "unknown key 'extra'"),
     "tier": (lambda h: h.update(tier=6), "header.tier"),
@@ -137,6 +134,33 @@ LIES = {
     "other ahead": (lambda h: h.update(ahead=1), "bytes"),
     "nested": (lambda h: h.update(tiers=[[[]]]), "tiers"),
 }
+
+
+def as_version2(good: bytes) -> bytes:
+    """The same trace as programs before wrote it."""
+    old = with_header(good, lambda h: h.update(model=version1(SPEC)))
+    return old[:8] + struct.pack("<I", 2) + old[12:]
+
+
+def test_traces_of_version_2_are_read(tmp_path, good):
+    (tmp_path / "old").write_bytes(as_version2(good))
+    assert Trace(tmp_path / "old").header == header()
+    for got, sent in zip(read_all(tmp_path / "old"), read_all(tmp_path / "good"), strict=True):
+        assert (got.logits == sent.logits).all()
+
+
+OLD_LIES = {
+    "experts": (lambda h: h["model"].update(num_experts=1 << 40), "num_experts"),
+    "other experts": (lambda h: h["model"].update(num_experts=8), "bytes"),
+    "no model": (lambda h: h.pop("model"), "model"),
+    "today's parts": (lambda h: h["model"].update(router={}), "unknown key 'router'"),
+}
+
+
+@pytest.mark.parametrize("lie", OLD_LIES)
+def test_lies_in_a_header_of_version_2(tmp_path, good, lie):
+    change, what = OLD_LIES[lie]
+    assert what in refused(tmp_path, with_header(as_version2(good), change))
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -152,7 +176,7 @@ def test_a_huge_header_or_pass_is_refused_before_it_is_read(tmp_path, good):
 
 
 def test_other_version_and_other_files(tmp_path, good):
-    assert "version 2" in refused(tmp_path, good[:8] + struct.pack("<I", 1) + good[12:])
+    assert "version 2 or 3" in refused(tmp_path, good[:8] + struct.pack("<I", 1) + good[12:])
     assert "hobbit trace" in refused(tmp_path, b"PK\x03\x04" + good)
 
 

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from specs import layer, model_spec
 from trunk_bundles import write_trunk
 
 from edge_runtime import Engine, SamplingParams
@@ -15,15 +16,12 @@ from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
 from edge_runtime.backends.cpu.trunk.router_stack import load_routers, routers_bytes
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_weight_shapes
 from edge_runtime.base.errors import BundleError
-from edge_runtime.base.spec import LayerSpec, ModelSpec, RopeSpec
 from edge_runtime.bundle import manifest as manifests
 from edge_runtime.bundle.bundle import Bundle
 
-SPEC = ModelSpec(
-    family="qwen3_moe", vocab_size=97, hidden=64, num_heads=4, num_kv_heads=2, head_dim=16, rms_eps=1e-6,
-    max_context=256, rope=RopeSpec("default", 10000.0, 16), num_experts=8, top_k=2, expert_intermediate=32,
-    layers=[LayerSpec(True), LayerSpec(False, 72), LayerSpec(True), LayerSpec(True)], norm_topk_prob=True,
-    qk_norm="per_head",
+SPEC = model_spec(
+    layer(), layer(dense=72), layer(), layer(), vocab_size=97, hidden=64, num_heads=4, num_kv_heads=2, max_context=256,
+    num_experts=8, qk_norm="per_head",
 )  # fmt: skip
 
 
@@ -53,14 +51,14 @@ def test_both_engines_apply_the_next_layers_routers(tmp_path, precision):
     np.testing.assert_array_equal(np.fromfile(tmp_path / manifests.ROUTERS, "<f4"), routers.ravel())
     engine = OrtTrunk(tmp_path, SPEC, threads=1, max_chunk=8, routers=np.ascontiguousarray(routers))
     rng = np.random.default_rng(0)
-    for layer, depth, coming, tokens in (
+    for layer_idx, depth, coming, tokens in (
         (0, 1, [2], 1), (0, 5, [2, 3], 1), (2, 2, [3], 3), (3, 2, [], 1), (0, 1, [2], 3), (0, 1, [2], 1),
     ):  # fmt: skip
         x = rng.standard_normal((tokens, SPEC.hidden), dtype=np.float32)
         wanted = [x @ weights.get(f"layers.{i}.router").T for i in coming]
         wanted = np.array(wanted).reshape(-1, tokens, SPEC.num_experts)
         for trunk in (engine, ReferenceTrunk(SPEC, weights)):
-            found = trunk.look_ahead(x, layer, depth)
+            found = trunk.look_ahead(x, layer_idx, depth)
             assert found.shape == wanted.shape
             np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
     engine.close()

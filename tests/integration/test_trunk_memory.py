@@ -10,20 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from specs import layer, model_spec
 from trunk_bundles import write_trunk
 
 from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, plan_trunk_bytes, scratch_bytes
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_weight_shapes
-from edge_runtime.base.spec import LayerSpec, ModelSpec, RopeSpec
+from edge_runtime.base.spec import ModelSpec, RopeSpec
 from edge_runtime.bundle.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
 from hobbit_export.trunk.linear import Precision
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
 
-SPEC = ModelSpec(
-    family="qwen3_moe", vocab_size=8192, hidden=1024, num_heads=16, num_kv_heads=4, head_dim=128, rms_eps=1e-6,
-    max_context=4096, rope=RopeSpec("default", 1e6, 128), layers=[LayerSpec(True, shared_intermediate=512)] * 3,
-    num_experts=32, top_k=4, expert_intermediate=64, norm_topk_prob=True, qk_norm="per_head", shared_expert_gate=True,
+SPEC = model_spec(
+    *[layer(shared=512)] * 3, vocab_size=8192, hidden=1024, num_heads=16, num_kv_heads=4, head_dim=128,
+    max_context=4096, rope=RopeSpec("default", 1e6, 128), num_experts=32, top_k=4, intermediate=64,
+    qk_norm="per_head", shared_gate=True,
 )  # fmt: skip
 
 # prints resident bytes: of the libraries, of the loaded trunk, the peak of prefill over that, and mapped weight files

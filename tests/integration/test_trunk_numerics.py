@@ -60,7 +60,7 @@ def test_float32_equals_numpy_and_transformers(bundles: TrunkBundles, name: str)
 @pytest.mark.parametrize("name", ["mixtral_sliding_tied", "qwen2_moe_sliding", "qwen3_moe_bias_sliding"])
 def test_decoding_far_beyond_the_sliding_window(bundles: TrunkBundles, name: str) -> None:
     path, case = bundles.get(name, "fp32")
-    window = max(layer.sliding_window or 0 for layer in case.spec.layers)
+    window = max(layer.window or 0 for layer in case.spec.layers)
     assert 0 < window < sum(CHUNKS) // 2
     one_by_one = _logits(_open(path, case), case, case.experts, (1,) * sum(CHUNKS))
     assert relative_error(one_by_one, case.hf_logits(_tokens(case), (sum(CHUNKS),))) < 5e-6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from specs import layer, model_spec
 from state_dict_weights import relative_error, run_chunk, synthetic_moe
 from trunk_bundles import write_trunk
 
@@ -18,14 +18,14 @@ from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_weight_shapes
 from edge_runtime.base.errors import BundleError, DeviceError, RequestError
-from edge_runtime.base.spec import LayerSpec, ModelSpec, RopeSpec
+from edge_runtime.base.spec import ModelSpec
 
-SPEC = ModelSpec(
-    family="qwen3_moe", vocab_size=97, hidden=64, num_heads=4, num_kv_heads=2, head_dim=16, rms_eps=1e-6,
-    max_context=4096, rope=RopeSpec("default", 10000.0, 16), num_experts=8, top_k=2, expert_intermediate=32,
-    layers=[LayerSpec(True, shared_intermediate=40), LayerSpec(False, 300, 72)], norm_topk_prob=True,
-    qk_norm="per_head", shared_expert_gate=True,
-)  # fmt: skip
+LAYERS = (layer(shared=40), layer(window=300, dense=72))
+SIZES = {
+    "vocab_size": 97, "hidden": 64, "num_heads": 4, "num_kv_heads": 2, "max_context": 4096, "num_experts": 8,
+    "qk_norm": "per_head", "shared_gate": True,
+}  # fmt: skip
+SPEC = model_spec(*LAYERS, **SIZES)
 
 
 class RandomWeights:
@@ -136,11 +136,11 @@ def test_layers_of_several_sequences_may_be_interleaved(trunk: OrtTrunk) -> None
     alone = [_feed(trunk, kv, ids) for kv, ids in zip(caches[:3], inputs, strict=True)]
     chunks = [trunk.begin(ids, kv) for kv, ids in zip(caches[3:], inputs, strict=True)]
     expert_outs: list[NDArray[np.float32] | None] = [None] * 3
-    for i, layer in enumerate(SPEC.layers):
+    for i, one in enumerate(SPEC.layers):
         outs = [trunk.run_layer(chunk, i, expert_out) for chunk, expert_out in zip(chunks, expert_outs, strict=True)]
         for n, out in enumerate(outs):
             expert_outs[n] = None
-            if layer.sparse:
+            if one.sparse:
                 assert out.x is not None
                 assert out.router_logits is not None
                 expert_outs[n] = synthetic_moe(i, out.x, out.router_logits) + trunk.run_shared(chunks[n], i)
@@ -212,4 +212,4 @@ def test_a_damaged_graph_is_named(bundle: Path, tmp_path: Path, damage: str) -> 
 )
 def test_graphs_of_another_model_are_refused(bundle: Path, change: dict[str, int], named: str) -> None:
     with pytest.raises(BundleError, match=named):
-        OrtTrunk(bundle, dataclasses.replace(SPEC, **change), threads=1, max_chunk=8)
+        OrtTrunk(bundle, model_spec(*LAYERS, **(SIZES | change)), threads=1, max_chunk=8)

@@ -66,12 +66,13 @@ def test_saved_config_of_every_case(case: str, tmp_path: Path) -> None:
     assert (spec.hidden, spec.num_layers, spec.vocab_size) == (
         config.hidden_size, config.num_hidden_layers, config.vocab_size,
     )  # fmt: skip
-    assert spec.head_dim == (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-    assert (spec.num_heads, spec.num_kv_heads) == (config.num_attention_heads, config.num_key_value_heads)
+    attention = spec.attention
+    assert attention.head_dim == (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    assert (attention.num_heads, attention.num_kv_heads) == (config.num_attention_heads, config.num_key_value_heads)
     assert (spec.num_experts, spec.top_k) == (config.num_experts, config.num_experts_per_tok)
-    assert spec.norm_topk_prob == getattr(config, "norm_topk_prob", True)
-    assert (spec.rope.kind, spec.rope.theta) == (rope.pop("rope_type"), rope.pop("rope_theta"))
-    assert {k: v for k, v in spec.rope.params.items() if k in rope} == rope
+    assert spec.router.normalise == getattr(config, "norm_topk_prob", True)
+    assert (attention.rope.kind, attention.rope.theta) == (rope.pop("rope_type"), rope.pop("rope_theta"))
+    assert {k: v for k, v in attention.rope.params.items() if k in rope} == rope
     assert spec.tied_embeddings == config.tie_word_embeddings
     assert spec.eos_token_ids == [256]
 
@@ -83,9 +84,7 @@ def test_saved_config_of_every_case(case: str, tmp_path: Path) -> None:
 def test_qwen2_windows_follow_transformers(options: dict[str, Any]) -> None:
     config = config_class("qwen2_moe")(num_hidden_layers=5, use_sliding_window=True, sliding_window=7, **options)
     spec = spec_of("qwen2_moe", num_hidden_layers=5, use_sliding_window=True, sliding_window=7, **options)
-    assert [layer.sliding_window is not None for layer in spec.layers] == [
-        t == "sliding_attention" for t in config.layer_types
-    ]
+    assert [layer.window is not None for layer in spec.layers] == [t == "sliding_attention" for t in config.layer_types]
 
 
 ROPES: list[dict[str, Any]] = [
@@ -114,13 +113,13 @@ def test_rope_spellings_follow_transformers(family: str, rope: dict[str, Any]) -
     config.standardize_rope_params()  # as its rotary embedding does before it computes anything
     wanted = config.rope_parameters
     spec = spec_of(family, max_position_embeddings=2048, **rope)
-    got = spec.rope
+    got = spec.attention.rope
     assert (got.kind, got.theta) == (wanted["rope_type"], wanted["rope_theta"])
     rest = {k: v for k, v in wanted.items() if k not in ("rope_type", "type", "rope_theta", "partial_rotary_factor")}
     if got.kind == "dynamic":
         rest["original_max_position_embeddings"] = 2048
     assert got.params == rest
-    assert got.dim == spec.head_dim
+    assert got.dim == spec.attention.head_dim
 
 
 UNSUPPORTED: list[tuple[str, Any]] = [
@@ -176,7 +175,7 @@ def test_options_of_other_families_are_refused(family: str, key: str, value: Any
         ({"hidden_size": True}, "hidden_size: expected a whole number"),
         ({"num_hidden_layers": 0}, "num_hidden_layers: expected a whole number of at least 1"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps: expected a number"),
-        ({"moe_intermediate_size": 100}, "expert_intermediate: expected a multiple of 32"),
+        ({"moe_intermediate_size": 100}, "experts.intermediate: expected a multiple of 32"),
         ({"num_experts": 4, "num_experts_per_tok": 8}, "top_k: expected at most num_experts"),
         ({"num_experts": 4, "num_local_experts": 8}, "expected the same number"),
         ({"mlp_only_layers": list(range(24))}, "at least one sparse layer"),
@@ -203,7 +202,7 @@ def test_unknown_family_lists_the_known_ones(model_type: Any) -> None:
 def test_sparse_step_and_dense_layers() -> None:
     spec = spec_of("qwen3_moe", num_hidden_layers=6, decoder_sparse_step=2, mlp_only_layers=[3], intermediate_size=640)
     assert spec.sparse_layers == [1, 5]
-    assert [layer.dense_intermediate for layer in spec.layers] == [640, None, 640, 640, 640, None]
+    assert [layer.dense and layer.dense.intermediate for layer in spec.layers] == [640, None, 640, 640, 640, None]
 
 
 def test_generation_config_rules_the_stop_tokens() -> None:
@@ -219,12 +218,12 @@ def test_stop_tokens_outside_the_vocabulary_are_dropped(caplog: pytest.LogCaptur
 
 
 def test_biases() -> None:
-    assert spec_of("qwen2_moe").qkv_bias
-    assert not spec_of("qwen2_moe", qkv_bias=False).qkv_bias
-    assert not spec_of("qwen2_moe").o_bias
+    assert spec_of("qwen2_moe").attention.qkv_bias
+    assert not spec_of("qwen2_moe", qkv_bias=False).attention.qkv_bias
+    assert not spec_of("qwen2_moe").attention.o_bias
     for family in ("qwen3_moe", "olmoe"):
-        assert spec_of(family, attention_bias=True).o_bias
-        assert not spec_of(family).qkv_bias
+        assert spec_of(family, attention_bias=True).attention.o_bias
+        assert not spec_of(family).attention.qkv_bias
 
 
 def test_adapters_are_named_like_their_files() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from specs import layer, model_spec
 
 from edge_runtime.backends.cpu.trunk.kv_cache import KVCache, bucket_for
 from edge_runtime.backends.cpu.trunk.mask import HIDDEN, fill_mask
 from edge_runtime.base.errors import RequestError
-from edge_runtime.base.spec import LayerSpec, ModelSpec, RopeSpec
 
 LAYERS, HEADS, DIM = 2, 3, 4
 
@@ -82,11 +82,7 @@ def test_truncate_and_reset() -> None:
 
 
 def test_bytes_for_is_what_is_reserved() -> None:
-    spec = ModelSpec(
-        family="mixtral", vocab_size=9, hidden=32, num_heads=6, num_kv_heads=HEADS, head_dim=DIM, rms_eps=1e-6,
-        max_context=64, rope=RopeSpec("default", 1e4, DIM), layers=[LayerSpec(True)] * LAYERS, num_experts=2, top_k=1,
-        expert_intermediate=32, norm_topk_prob=True,
-    )  # fmt: skip
+    spec = model_spec(*[layer()] * LAYERS, num_heads=6, num_kv_heads=HEADS, head_dim=DIM)
     assert KVCache.bytes_for(spec, 300) == KVCache(LAYERS, HEADS, DIM, 300).nbytes
 
 

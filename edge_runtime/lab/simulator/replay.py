@@ -95,7 +95,7 @@ def simulate(  # noqa: PLR0913 - the axes of a comparison
     cache = _cache(trace.header, context, decides, num_slots, eviction, store)
     log = cache.log = RequestLog(spec.num_experts)
     is_own = parse_policy(policy) == parse_policy(trace.header.policy) and context.tier == trace.header.tier
-    predictor = RecordedPredictor(spec.sparse_layers, norm_topk_prob=spec.norm_topk_prob)
+    predictor = RecordedPredictor(spec.sparse_layers, norm_topk_prob=spec.router.normalise)
     prefetcher = Prefetcher(predictor, cache, _Switch()) if prefetch and not cache.fits_all else None
     replay = _Replay(spec, cache, decides, predictor, prefetcher, repeats_rejections=is_own)
     tokens, started = 0, perf_counter()
@@ -129,7 +129,7 @@ def policy_context(header: TraceHeader, tier: int, calibration: ExpertCalibratio
         top_k=spec.top_k,
         tier=tier,
         tier_bytes={t: layout.tier_bytes(t) for t in header.tiers},
-        norm_topk_prob=spec.norm_topk_prob,
+        norm_topk_prob=spec.router.normalise,
         calibration=calibration,
     )
 
@@ -195,7 +195,7 @@ class _Replay:
         """A pass is routed in one go: a call of the router for every layer would take most of the time."""
         self._predictor.load(one.predictions)
         spec, (layers, tokens, experts) = self._spec, one.logits.shape
-        every = route(one.logits.reshape(-1, experts), spec.top_k, norm_topk_prob=spec.norm_topk_prob)
+        every = route(one.logits.reshape(-1, experts), spec.top_k, norm_topk_prob=spec.router.normalise)
         ids, weights = (a.reshape(layers, tokens, spec.top_k) for a in (every.topk_ids, every.topk_weights))
         by_layer = zip(spec.sparse_layers, one.logits, ids, weights, strict=True)
         self._routings = {layer_idx: Routing(*chosen) for layer_idx, *chosen in by_layer}

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from edge_runtime.base.checksum import crc32c
 from edge_runtime.base.errors import BundleError
-from edge_runtime.base.spec import ModelSpec, check_spec
+from edge_runtime.base.spec import ModelSpec, check_spec, model_from_version1
 from edge_runtime.base.strict import from_mapping
-from edge_runtime.bundle.record import BF16, RecordLayout
+from edge_runtime.bundle.record import BF16, RecordLayout, record_layout
 
 MAGIC = b"HOBTRACE"
-VERSION = 2
+VERSION = 3
+_VERSIONS = (2, VERSION)
 MAX_AHEAD = 16
 MAX_HEADER_BYTES = 1 << 20
 MAX_PASS_BYTES = 256 << 20
@@ -62,7 +63,7 @@ class TraceHeader:
     @property
     def layout(self) -> RecordLayout:
         """Geometry of the model's records."""
-        return RecordLayout(self.model.hidden, self.model.expert_intermediate, self.num_segments)
+        return record_layout(self.model, self.num_segments)
 
     @property
     def token_bytes(self) -> int:
@@ -211,15 +212,18 @@ class Trace:
         if len(prefix) != _PREFIX.size or not prefix.startswith(MAGIC):
             raise self._bad("expected a trace written by `hobbit trace`, got something else")
         _, version, size, crc = _PREFIX.unpack(prefix)
-        if version != VERSION:
-            raise self._bad(f"expected version {VERSION}, got {version}. Record it again")
+        if version not in _VERSIONS:
+            raise self._bad(f"expected version 2 or {VERSION}, got {version}. Record it again")
         if size > MAX_HEADER_BYTES:
             raise self._bad(f"header: expected at most {MAX_HEADER_BYTES} bytes, got {size}")
         text = file.read(size)
         if len(text) != size or crc32c(text) != crc:
             raise self._bad("header: checksum does not match (damaged)")
         try:
-            header = from_mapping(TraceHeader, json.loads(text), "header")
+            data = json.loads(text)
+            if version == 2 and isinstance(data, dict):
+                data["model"] = model_from_version1(data.get("model"), "header.model").to_json()
+            header = from_mapping(TraceHeader, data, "header")
             check_spec(header.model, "header.model")
             self._check_tiers(header)
             if not 0 <= header.ahead <= MAX_AHEAD:

@@ -1,14 +1,14 @@
-"""What all four families share, from config.json to ModelSpec fields: sizes, attention, tokens, sparse layers."""
+"""What families share, from config.json to parts of a ModelSpec: sizes, attention, tokens, sparse layers."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edge_runtime.base.errors import ConfigError
-from edge_runtime.base.spec import RopeSpec
+from edge_runtime.base.spec import SoftmaxAttention
 from hobbit_export.arch.config import ConfigReader
 from hobbit_export.arch.rope import read_rope
 
@@ -21,13 +21,8 @@ class Sizes:
 
     vocab_size: int
     hidden: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
     rms_eps: float
     max_context: int
-    rope: RopeSpec
-    top_k: int
     tied_embeddings: bool
     bos_token_id: int | None
     eos_token_ids: list[int]
@@ -45,26 +40,41 @@ def read_sizes(reader: ConfigReader, generation: Mapping[str, Any], defaults: Ma
     def count(key: str) -> int:
         return reader.count(key, defaults[key])
 
-    hidden, heads = count("hidden_size"), count("num_attention_heads")
-    vocab, context = count("vocab_size"), count("max_position_embeddings")
-    head_dim = reader.count("head_dim", None) if reader.get("head_dim") is not None else hidden // heads
-    kv_heads = count("num_key_value_heads") if _given(reader, "num_key_value_heads", defaults) else heads
+    vocab = count("vocab_size")
     eos = _token(reader, generation, "eos_token_id", defaults)
     bos = _token(reader, generation, "bos_token_id", defaults)
     return Sizes(
         vocab_size=vocab,
-        hidden=hidden,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
+        hidden=count("hidden_size"),
         rms_eps=reader.number("rms_norm_eps", defaults["rms_norm_eps"]),
-        max_context=context,
-        rope=read_rope(reader, head_dim, context, defaults["rope_theta"]),
-        top_k=count("num_experts_per_tok"),
+        max_context=count("max_position_embeddings"),
         tied_embeddings=reader.flag("tie_word_embeddings", False),
         bos_token_id=next(iter(_in_vocab(bos, vocab, "bos_token_id")), None),
         eos_token_ids=_in_vocab(eos, vocab, "eos_token_id"),
     )
+
+
+def read_attention(reader: ConfigReader, sizes: Sizes, defaults: Mapping[str, Any], **options: Any) -> SoftmaxAttention:
+    """Read heads and rope of attention over all tokens; `with_window` limits it.
+
+    Args:
+        reader: config.json.
+        sizes: the model's.
+        defaults: as for `read_sizes`.
+        **options: further fields of `SoftmaxAttention`.
+    """
+    heads = reader.count("num_attention_heads", defaults["num_attention_heads"])
+    head_dim = reader.count("head_dim", None) if reader.get("head_dim") is not None else sizes.hidden // heads
+    kv_heads = heads
+    if reader.get("num_key_value_heads", defaults["num_key_value_heads"]) is not None:
+        kv_heads = reader.count("num_key_value_heads", defaults["num_key_value_heads"])
+    rope = read_rope(reader, head_dim, sizes.max_context, defaults["rope_theta"])
+    return SoftmaxAttention("full", heads, kv_heads, head_dim, rope, **options)
+
+
+def with_window(attention: SoftmaxAttention, window: int | None) -> SoftmaxAttention:
+    """Return attention over a window of so many tokens; None: over all."""
+    return attention if window is None else replace(attention, kind="sliding", window=window)
 
 
 def read_num_experts(reader: ConfigReader, default: int, *spellings: str) -> int:
@@ -73,6 +83,11 @@ def read_num_experts(reader: ConfigReader, default: int, *spellings: str) -> int
     if len({repr(v) for v in given.values()}) > 1:
         raise ConfigError(f"{reader.where}: {' and '.join(given)}: expected the same number, got {given}.")
     return reader.count(next(iter(given), spellings[0]), default)
+
+
+def read_top_k(reader: ConfigReader, defaults: Mapping[str, Any]) -> int:
+    """Read how many experts a token has."""
+    return reader.count("num_experts_per_tok", defaults["num_experts_per_tok"])
 
 
 def is_sparse(reader: ConfigReader, num_layers: int) -> list[bool]:
@@ -89,10 +104,6 @@ def read_window(reader: ConfigReader, default: int | None) -> int | None:
     """Read `sliding_window` in tokens, or None for full attention."""
     value = reader.get("sliding_window", default)
     return None if value is None else reader.count("sliding_window", None)
-
-
-def _given(reader: ConfigReader, key: str, defaults: Mapping[str, Any]) -> bool:
-    return reader.get(key, defaults[key]) is not None
 
 
 def _token(reader: ConfigReader, generation: Mapping[str, Any], key: str, defaults: Mapping[str, Any]) -> list[int]:

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edge_runtime.base.spec import LayerSpec, ModelSpec
+from edge_runtime.base.spec import ExpertSpec, LayerSpec, ModelSpec, RouterSpec
 from hobbit_export.arch.config import ConfigReader
-from hobbit_export.arch.decoder import read_num_experts, read_sizes, read_window
+from hobbit_export.arch.decoder import (
+    read_attention,
+    read_num_experts,
+    read_sizes,
+    read_top_k,
+    read_window,
+    with_window,
+)
 from hobbit_export.arch.names import Names, fused, per_expert
 
 MODEL_TYPE = "mixtral"
@@ -32,16 +39,15 @@ NAMES = Names(
 def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     """Build the spec from config.json."""
     sizes = read_sizes(reader, generation, DEFAULTS)
-    window = read_window(reader, DEFAULTS["sliding_window"])
+    attention = with_window(read_attention(reader, sizes, DEFAULTS), read_window(reader, DEFAULTS["sliding_window"]))
     num_layers = reader.count("num_hidden_layers", DEFAULTS["num_hidden_layers"])
     num_experts = read_num_experts(reader, DEFAULTS["num_local_experts"], "num_local_experts", "num_experts")
     spec = ModelSpec(
         family=MODEL_TYPE,
         **vars(sizes),
-        layers=[LayerSpec(sparse=True, sliding_window=window) for _ in range(num_layers)],
-        num_experts=num_experts,
-        expert_intermediate=reader.count("intermediate_size", DEFAULTS["intermediate_size"]),
-        norm_topk_prob=True,
+        layers=[LayerSpec(attention)] * num_layers,
+        router=RouterSpec(num_experts, read_top_k(reader, DEFAULTS), normalise=True),
+        experts=ExpertSpec(reader.count("intermediate_size", DEFAULTS["intermediate_size"])),
     )
     reader.fixed("attention_bias", False, None)
     reader.finish()

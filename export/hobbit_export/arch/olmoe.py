@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edge_runtime.base.spec import LayerSpec, ModelSpec
+from edge_runtime.base.spec import ExpertSpec, LayerSpec, ModelSpec, RouterSpec
 from hobbit_export.arch.config import ConfigReader
-from hobbit_export.arch.decoder import read_num_experts, read_sizes
+from hobbit_export.arch.decoder import read_attention, read_num_experts, read_sizes, read_top_k
 from hobbit_export.arch.names import Names, fused, per_expert
 
 MODEL_TYPE = "olmoe"
@@ -27,17 +27,15 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     bias = reader.flag("attention_bias", DEFAULTS["attention_bias"])
     clip = None if reader.get("clip_qkv") is None else reader.number("clip_qkv", None)
     reader.fixed("sliding_window", None)  # transformers hands it to some attention kernels and not to others
+    attention = read_attention(reader, sizes, DEFAULTS, qk_norm="full", qkv_bias=bias, o_bias=bias, clip_qkv=clip)
+    num_experts = read_num_experts(reader, DEFAULTS["num_experts"], "num_experts", "num_local_experts")
+    normalise = reader.flag("norm_topk_prob", DEFAULTS["norm_topk_prob"])
     spec = ModelSpec(
         family=MODEL_TYPE,
         **vars(sizes),
-        layers=[LayerSpec(sparse=True) for _ in range(num_layers)],
-        num_experts=read_num_experts(reader, DEFAULTS["num_experts"], "num_experts", "num_local_experts"),
-        expert_intermediate=reader.count("intermediate_size", DEFAULTS["intermediate_size"]),
-        norm_topk_prob=reader.flag("norm_topk_prob", DEFAULTS["norm_topk_prob"]),
-        qk_norm="full",
-        qkv_bias=bias,
-        o_bias=bias,
-        clip_qkv=clip,
+        layers=[LayerSpec(attention)] * num_layers,
+        router=RouterSpec(num_experts, read_top_k(reader, DEFAULTS), normalise=normalise),
+        experts=ExpertSpec(reader.count("intermediate_size", DEFAULTS["intermediate_size"])),
     )
     reader.finish()
     return spec

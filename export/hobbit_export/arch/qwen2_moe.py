@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from edge_runtime.base.errors import ConfigError
-from edge_runtime.base.spec import LayerSpec, ModelSpec
+from edge_runtime.base.spec import ExpertSpec, LayerSpec, MlpSpec, ModelSpec, RouterSpec, SharedSpec
 from hobbit_export.arch.config import ConfigReader
-from hobbit_export.arch.decoder import is_sparse, read_num_experts, read_sizes, read_window
+from hobbit_export.arch.decoder import (
+    is_sparse,
+    read_attention,
+    read_num_experts,
+    read_sizes,
+    read_top_k,
+    read_window,
+    with_window,
+)
 from hobbit_export.arch.names import Names, fused, per_expert
 
 MODEL_TYPE = "qwen2_moe"
@@ -29,19 +38,23 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     windows = _windows(reader, num_layers)
     dense = reader.count("intermediate_size", DEFAULTS["intermediate_size"])
     shared = reader.count("shared_expert_intermediate_size", DEFAULTS["shared_expert_intermediate_size"])
+    attention = read_attention(reader, sizes, DEFAULTS, qkv_bias=reader.flag("qkv_bias", DEFAULTS["qkv_bias"]))
+    by_kind = {
+        True: LayerSpec(attention, shared=SharedSpec(MlpSpec(shared), gate=True)),
+        False: LayerSpec(attention, sparse=False, dense=MlpSpec(dense)),
+    }
     layers = [
-        LayerSpec(True, window, None, shared) if sparse else LayerSpec(False, window, dense)
+        replace(by_kind[sparse], attention=with_window(attention, window))
         for sparse, window in zip(is_sparse(reader, num_layers), windows, strict=True)
     ]
+    num_experts = read_num_experts(reader, DEFAULTS["num_experts"], "num_experts")
+    normalise = reader.flag("norm_topk_prob", DEFAULTS["norm_topk_prob"])
     spec = ModelSpec(
         family=MODEL_TYPE,
         **vars(sizes),
         layers=layers,
-        num_experts=read_num_experts(reader, DEFAULTS["num_experts"], "num_experts"),
-        expert_intermediate=reader.count("moe_intermediate_size", DEFAULTS["moe_intermediate_size"]),
-        norm_topk_prob=reader.flag("norm_topk_prob", DEFAULTS["norm_topk_prob"]),
-        qkv_bias=reader.flag("qkv_bias", DEFAULTS["qkv_bias"]),
-        shared_expert_gate=True,
+        router=RouterSpec(num_experts, read_top_k(reader, DEFAULTS), normalise=normalise),
+        experts=ExpertSpec(reader.count("moe_intermediate_size", DEFAULTS["moe_intermediate_size"])),
     )
     reader.fixed("attention_bias", False, None)
     reader.finish()

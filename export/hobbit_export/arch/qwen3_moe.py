@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from edge_runtime.base.spec import LayerSpec, ModelSpec
+from edge_runtime.base.spec import ExpertSpec, LayerSpec, MlpSpec, ModelSpec, RouterSpec
 from hobbit_export.arch.config import ConfigReader
-from hobbit_export.arch.decoder import is_sparse, read_num_experts, read_sizes, read_window
+from hobbit_export.arch.decoder import (
+    is_sparse,
+    read_attention,
+    read_num_experts,
+    read_sizes,
+    read_top_k,
+    read_window,
+    with_window,
+)
 from hobbit_export.arch.names import Names, fused, per_expert
 
 MODEL_TYPE = "qwen3_moe"
@@ -31,16 +40,17 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
         window = read_window(reader, DEFAULTS["sliding_window"])
     reader.get("sliding_window")  # says nothing while switched off
     bias = reader.flag("attention_bias", DEFAULTS["attention_bias"])
+    attention = read_attention(reader, sizes, DEFAULTS, qk_norm="per_head", qkv_bias=bias, o_bias=bias)
+    sparse_layer = LayerSpec(with_window(attention, window))
+    dense_layer = replace(sparse_layer, sparse=False, dense=MlpSpec(dense))
+    num_experts = read_num_experts(reader, DEFAULTS["num_experts"], "num_experts", "num_local_experts")
+    normalise = reader.flag("norm_topk_prob", DEFAULTS["norm_topk_prob"])
     spec = ModelSpec(
         family=MODEL_TYPE,
         **vars(sizes),
-        layers=[LayerSpec(s, window, None if s else dense) for s in is_sparse(reader, num_layers)],
-        num_experts=read_num_experts(reader, DEFAULTS["num_experts"], "num_experts", "num_local_experts"),
-        expert_intermediate=reader.count("moe_intermediate_size", DEFAULTS["moe_intermediate_size"]),
-        norm_topk_prob=reader.flag("norm_topk_prob", DEFAULTS["norm_topk_prob"]),
-        qk_norm="per_head",
-        qkv_bias=bias,
-        o_bias=bias,
+        layers=[sparse_layer if sparse else dense_layer for sparse in is_sparse(reader, num_layers)],
+        router=RouterSpec(num_experts, read_top_k(reader, DEFAULTS), normalise=normalise),
+        experts=ExpertSpec(reader.count("moe_intermediate_size", DEFAULTS["moe_intermediate_size"])),
     )
     reader.finish(frozenset() if window else frozenset({"max_window_layers"}))
     return spec

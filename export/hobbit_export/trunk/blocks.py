@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from edge_runtime.backends.cpu.trunk.supported import rope_of
 from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
-from edge_runtime.base.spec import ModelSpec
+from edge_runtime.base.spec import Activation, MlpSpec, ModelSpec
 from hobbit_export.trunk.graph import Graph
 from hobbit_export.trunk.linear import LinearWriter, Matrix
 
@@ -56,13 +57,30 @@ def rotate(g: Graph, x: str, heads: int, dims: tuple[int, int]) -> str:
     return g.node("Concat", first, second, *rest, axis=-1)
 
 
-def swiglu(linear: LinearWriter, g: Graph, x: str, prefix: str, sizes: tuple[int, int]) -> str:
-    """Return down(silu(gate x) * (up x)) for weights `prefix`_gate_proj, ...; sizes = (D, intermediate)."""
-    d, width = sizes
-    gate_up = Matrix(f"{prefix}_gate_up", (f"{prefix}_gate_proj", f"{prefix}_up_proj"), (width, width), d)
-    gate, up = g.nodes("Split", 2, linear.product(x, gate_up), g.ints(width, width), axis=-1)
-    hidden = g.node("Mul", g.node("Mul", gate, g.node("Sigmoid", gate)), up)
-    return linear.product(hidden, Matrix(f"{prefix}_down", (f"{prefix}_down_proj",), (d,), width))
+def mlp(linear: LinearWriter, g: Graph, x: str, prefix: str, what: MlpSpec, hidden: int) -> str:
+    """Return the output of a feed-forward network for weights `prefix`_gate_proj, ...; `hidden` is D."""
+    width = what.intermediate
+    if what.gated:
+        gate_up = Matrix(f"{prefix}_gate_up", (f"{prefix}_gate_proj", f"{prefix}_up_proj"), (width, width), hidden)
+        gate, up = g.nodes("Split", 2, linear.product(x, gate_up), g.ints(width, width), axis=-1)
+        inner = g.node("Mul", activate(g, what.activation, gate), up)
+    else:
+        up = linear.product(x, Matrix(f"{prefix}_up", (f"{prefix}_up_proj",), (width,), hidden))
+        inner = activate(g, what.activation, up)
+    return linear.product(inner, Matrix(f"{prefix}_down", (f"{prefix}_down_proj",), (hidden,), width))
+
+
+def activate(g: Graph, kind: Activation, x: str) -> str:
+    """Apply an activation (`edge_runtime.backends.cpu.activation` is the same in numpy)."""
+    if kind == "relu2":
+        positive = g.node("Relu", x)
+        return g.node("Mul", positive, positive)
+    if kind == "gelu_tanh":
+        cube = g.node("Mul", g.node("Mul", x, x), x)
+        inner = g.node("Mul", g.node("Add", x, g.node("Mul", cube, g.scalar(0.044715))), g.scalar(0.7978845608028654))
+        half = g.node("Mul", x, g.scalar(0.5))
+        return g.node("Mul", half, g.node("Add", g.node("Tanh", inner), g.scalar(1.0)))
+    return g.node("Mul", x, g.node("Sigmoid", x))
 
 
 class Attention:
@@ -78,21 +96,21 @@ class Attention:
 
     def emit(self, x: str) -> tuple[str, str, str]:
         """Return (output [1, T, D], new_k, new_v [1, G, T, C]) for normed x [1, T, D]."""
-        s, g = self._spec, self._g
+        s, g = self._spec.attention, self._g
         joint, v = self._project(x)
-        joint = rotate(g, joint, s.num_heads + s.num_kv_heads, (s.rope.dim, s.head_dim))
+        joint = rotate(g, joint, s.num_heads + s.num_kv_heads, (rope_of(self._spec).dim, s.head_dim))
         q, k = g.nodes("Split", 2, joint, g.ints(s.num_heads, s.num_kv_heads), axis=1)
         out = self._attend(q, k, v)
         width = s.num_heads * s.head_dim
-        out = self._linear.product(out, Matrix(f"{self._prefix}o", (f"{self._prefix}o",), (s.hidden,), width))
+        out = self._linear.product(out, Matrix(f"{self._prefix}o", (f"{self._prefix}o",), (self._spec.hidden,), width))
         return self._bias(out, ("o",), s.o_bias), k, v
 
     def _project(self, x: str) -> tuple[str, str]:
         """Return queries and keys as one [1, H + G, T, C], normed where the model does, and values [1, G, T, C]."""
-        s, g, p = self._spec, self._g, self._prefix
+        s, g, p = self._spec.attention, self._g, self._prefix
         heads = (s.num_heads, s.num_kv_heads, s.num_kv_heads)
         widths = tuple(count * s.head_dim for count in heads)
-        flat = self._linear.product(x, Matrix(f"{p}qkv", (f"{p}q", f"{p}k", f"{p}v"), widths, s.hidden))
+        flat = self._linear.product(x, Matrix(f"{p}qkv", (f"{p}q", f"{p}k", f"{p}v"), widths, self._spec.hidden))
         flat = self._bias(flat, ("q", "k", "v"), s.qkv_bias)
         if s.qk_norm == "full":
             q, k, v = g.nodes("Split", 3, flat, g.ints(*widths), axis=-1)
@@ -106,15 +124,15 @@ class Attention:
 
     def _norm_heads(self, joint: str) -> str:
         """Norm every head of [1, H + G, T, C], queries by one gamma and keys by another."""
-        s, g, p = self._spec, self._g, self._prefix
+        s, g, p = self._spec.attention, self._g, self._prefix
         gammas = [self._weights.get(f"{p}{name}") for name in ("q_norm", "k_norm")]
         by_head = np.repeat(np.stack(gammas), (s.num_heads, s.num_kv_heads), axis=0)[:, None]
         ones = g.vector(f"{p}ones", np.ones(s.head_dim, np.float32))
-        return g.node("Mul", rms_norm(g, joint, ones, s.rms_eps), g.vector(f"{p}qk_norm", by_head))
+        return g.node("Mul", rms_norm(g, joint, ones, self._spec.rms_eps), g.vector(f"{p}qk_norm", by_head))
 
     def _attend(self, q: str, new_k: str, new_v: str) -> str:
         """Return [1, T, H * C]: softmax over cached and new keys, queries of a key head folded into rows."""
-        s, g = self._spec, self._g
+        s, g = self._spec.attention, self._g
         if not g.fused:  # there the products scale
             q = g.node("Mul", q, g.scalar(s.head_dim**-0.5))
         folded = g.node("Reshape", q, g.ints(1, s.num_kv_heads, -1, s.head_dim))
@@ -134,7 +152,7 @@ class Attention:
         """Products of [1, G, n, C] with keys [1, G, S, C]; fused ones are scaled."""
         g = self._g
         if g.fused:
-            scale = self._spec.head_dim**-0.5
+            scale = self._spec.attention.head_dim**-0.5
             return g.node("FusedMatMul", queries, keys, contrib=True, transB=1, alpha=scale)
         return g.node("MatMul", queries, g.node("Transpose", keys, perm=[0, 1, 3, 2]))
 

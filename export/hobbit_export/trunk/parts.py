@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.backends.cpu.trunk.supported import rope_of
 from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.manifest import EMBEDDING, ROUTERS, EmbeddingDtype, trunk_file
-from hobbit_export.trunk.blocks import Attention, add_norm, swiglu
+from hobbit_export.trunk.blocks import Attention, add_norm, mlp
 from hobbit_export.trunk.data_file import DataFile
 from hobbit_export.trunk.graph import Dims, Graph
 from hobbit_export.trunk.linear import BITS, LinearWriter, Matrix, Precision
@@ -57,11 +58,11 @@ def build_layer(
             router = Matrix(f"{p}router", (f"{p}router",), (spec.num_experts,), d)
             x = g.output(x, "x", (1, "T", d))
             g.output(linear.product(x, router, exact=True), "router_logits", (1, "T", spec.num_experts))
-        elif layer.dense_intermediate:
-            resid = g.node("Add", resid, swiglu(linear, g, x, f"{p}dense", (d, layer.dense_intermediate)))
+        elif layer.dense is not None:
+            resid = g.node("Add", resid, mlp(linear, g, x, f"{p}dense", layer.dense, d))
         g.output(resid, "resid_out", (1, "T", d))
         for name, value in (("new_k", new_k), ("new_v", new_v)):
-            g.output(value, name, (1, spec.num_kv_heads, "T", spec.head_dim))
+            g.output(value, name, (1, spec.attention.num_kv_heads, "T", spec.attention.head_dim))
 
     return _build(out / trunk_file("layer", layer_idx), weights, precision, memory_bytes, emit)
 
@@ -78,15 +79,15 @@ def build_shared(
 
     It is a graph of its own so that it can run while reads of routed experts are in flight.
     """
-    width = spec.layers[layer_idx].shared_intermediate
-    if not width:
+    shared = spec.layers[layer_idx].shared
+    if shared is None:
         raise ValueError(f"layer {layer_idx} has no shared expert")
 
     def emit(g: Graph, linear: LinearWriter) -> None:
         p = f"layers.{layer_idx}."
         x = g.input("x", (1, "T", spec.hidden))
-        y = swiglu(linear, g, x, f"{p}shared", (spec.hidden, width))
-        if spec.shared_expert_gate:
+        y = mlp(linear, g, x, f"{p}shared", shared.mlp, spec.hidden)
+        if shared.gate:
             name = f"{p}shared_expert_gate"
             gate = linear.product(x, Matrix(name, (name,), (1,), spec.hidden), exact=True)
             y = g.node("Mul", y, g.node("Sigmoid", gate))
@@ -175,8 +176,8 @@ def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def _layer_inputs(g: Graph, spec: ModelSpec) -> None:
-    half = spec.rope.dim // 2
-    cache: Dims = (1, spec.num_kv_heads, "S", spec.head_dim)
+    half = rope_of(spec).dim // 2
+    cache: Dims = (1, spec.attention.num_kv_heads, "S", spec.attention.head_dim)
     shapes: dict[str, Dims] = {
         "resid": (1, "T", spec.hidden), "moe": (1, "T", spec.hidden),
         "cos": ("T", half), "sin": ("T", half),

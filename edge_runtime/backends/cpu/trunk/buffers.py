@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.backends.cpu.trunk.supported import rope_of
 from edge_runtime.base.spec import ModelSpec
 
 F32 = NDArray[np.float32]
@@ -44,7 +45,8 @@ class ChunkBuffers:
 
     def __init__(self, spec: ModelSpec, max_chunk: int) -> None:
         """Allocate for chunks of at most `max_chunk` tokens."""
-        d, half, cache = (spec.hidden,), (spec.rope.dim // 2,), (spec.num_kv_heads, spec.head_dim)
+        d, half = (spec.hidden,), (rope_of(spec).dim // 2,)
+        cache = (spec.attention.num_kv_heads, spec.attention.head_dim)
         self._widths: list[tuple[int, ...]] = [d, d, d, d, (spec.num_experts,), d, half, half, cache, cache]
         self._flat = [np.zeros(max_chunk * prod(width), np.float32) for width in self._widths]
 

@@ -48,7 +48,7 @@ class KVCache:
     @staticmethod
     def bytes_for(spec: ModelSpec, context: int) -> int:
         """Return the bytes a cache of `context` tokens takes."""
-        return spec.num_layers * 2 * spec.num_kv_heads * spec.head_dim * context * 4
+        return spec.num_layers * 2 * spec.attention.num_kv_heads * spec.attention.head_dim * context * 4
 
     @property
     def length(self) -> int:

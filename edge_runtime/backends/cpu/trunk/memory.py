@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edge_runtime.backends.cpu.trunk.supported import dense_mlps, windows
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.manifest import Manifest, trunk_file
 
@@ -37,13 +38,12 @@ def scratch_bytes(spec: ModelSpec, max_chunk: int, context: int) -> int:
 
     Measured peaks are 0.65 to 0.95 of it; at short contexts most of the difference is what malloc keeps.
     """
-    t, heads = max_chunk, spec.num_heads
+    t, attention = max_chunk, spec.attention
+    heads, kv_heads, head_dim = attention.num_heads, attention.num_kv_heads, attention.head_dim
     scores = 2 * heads * t * (context + t)
-    widest = max(
-        [spec.hidden, (heads + 2 * spec.num_kv_heads) * spec.head_dim]
-        + [2 * (w or 0) for layer in spec.layers for w in (layer.dense_intermediate, layer.shared_intermediate)]
-    )
-    masks = len({layer.sliding_window for layer in spec.layers}) * t * (context + t)
-    static = t * (5 * spec.hidden + spec.num_experts + 2 * spec.num_kv_heads * spec.head_dim + spec.rope.dim)
+    widest = max([spec.hidden, (heads + 2 * kv_heads) * head_dim] + [2 * mlp.intermediate for mlp in dense_mlps(spec)])
+    masks = len(windows(spec)) * t * (context + t)
+    rotated = 0 if attention.rope is None else attention.rope.dim
+    static = t * (5 * spec.hidden + spec.num_experts + 2 * kv_heads * head_dim + rotated)
     live = 4 * (scores + 6 * t * widest + masks + static + spec.vocab_size)
     return live + min(live, _MALLOC_KEEPS_BYTES)

@@ -31,6 +31,7 @@ from edge_runtime.backends.cpu.trunk.signature import (
     routers_signature,
     shared_signature,
 )
+from edge_runtime.backends.cpu.trunk.supported import rope_of, windows
 from edge_runtime.backends.trunk import LayerOutput, TrunkChunk
 from edge_runtime.base.errors import BundleError, DeviceError, RequestError
 from edge_runtime.base.spec import ModelSpec
@@ -94,13 +95,13 @@ class OrtTrunk:
         try:
             self._head = load(trunk_file("head"), head_signature(spec))
             self._layers = [load(trunk_file("layer", i), layer_signature(spec, i)) for i in range(spec.num_layers)]
-            shared = [i for i, layer in enumerate(spec.layers) if layer.shared_intermediate]
+            shared = [i for i, layer in enumerate(spec.layers) if layer.shared is not None]
             self._shared = {i: load(trunk_file("shared", i), shared_signature(spec)) for i in shared}
             self._routers = None if routers is None else self._make_router_stack(routers)
         except BaseException:
             self._embedding.close()
             raise
-        self._rotary = Rotary(spec.rope, spec.max_context)
+        self._rotary = Rotary(rope_of(spec), spec.max_context)
         self._buffers = ChunkBuffers(spec, max_chunk)
         self._bound: WeakKeyDictionary[KVCache, dict[bool, _Bound]] = WeakKeyDictionary()
         self._open: WeakKeyDictionary[KVCache, _Chunk] = WeakKeyDictionary()
@@ -119,7 +120,7 @@ class OrtTrunk:
     def new_kv_cache(self, context: int) -> KVCache:
         """Allocate keys and values for `context` tokens."""
         s = self._spec
-        return KVCache(s.num_layers, s.num_kv_heads, s.head_dim, context)
+        return KVCache(s.num_layers, s.attention.num_kv_heads, s.attention.head_dim, context)
 
     def begin(self, token_ids: NDArray[np.int32], kv: KVCache) -> TrunkChunk:
         """Start a chunk: embed int32 [T] tokens behind those in the cache. See `Trunk.begin`."""
@@ -214,8 +215,7 @@ class OrtTrunk:
         if bound is None or (bound.tokens, bound.bucket) != (tokens, kv.bucket):
             # a single token has buffers of its own, so that sequences can be run side by side
             views = (ChunkBuffers(self._spec, 1) if tokens == 1 else self._buffers).views(tokens)
-            windows = {layer.sliding_window for layer in self._spec.layers}
-            masks = {w: np.empty((tokens, kv.bucket + tokens), np.float32) for w in windows}
+            masks = {w: np.empty((tokens, kv.bucket + tokens), np.float32) for w in windows(self._spec)}
             layers = [self._bind_layer(i, kv, views, masks) for i in range(len(self._layers))]
             shared = {i: _bind_shared(session, views) for i, session in self._shared.items()}
             bound = kept[tokens == 1] = _Bound(tokens, kv.bucket, views, masks, layers, shared)
@@ -227,7 +227,7 @@ class OrtTrunk:
         past_k, past_v = kv.past(i)
         inputs = {
             "resid": views.resid[i % 2][None], "moe": views.expert_out[None], "past_k": past_k, "past_v": past_v,
-            "cos": views.cos, "sin": views.sin, "mask": masks[layer.sliding_window][None, None],
+            "cos": views.cos, "sin": views.sin, "mask": masks[layer.window][None, None],
         }  # fmt: skip
         outputs = {"resid_out": views.resid[(i + 1) % 2][None], "new_k": views.new_k, "new_v": views.new_v}
         if layer.sparse:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.backends.cpu.activation import activate, sigmoid
 from edge_runtime.backends.cpu.trunk.embedding import check_tokens
 from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
 from edge_runtime.backends.cpu.trunk.mask import fill_mask
 from edge_runtime.backends.cpu.trunk.rope import Rotary
+from edge_runtime.backends.cpu.trunk.supported import rope_of
 from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
 from edge_runtime.backends.trunk import LayerOutput, TrunkChunk
 from edge_runtime.base.errors import RequestError
-from edge_runtime.base.spec import ModelSpec
+from edge_runtime.base.spec import MlpSpec, ModelSpec
 
 F32 = NDArray[np.float32]
 _HEAD_ROWS = 8192
@@ -39,7 +41,7 @@ class ReferenceTrunk:
         self._spec = spec
         self._weights = weights
         self._max_chunk = max_chunk
-        self._rotary = Rotary(spec.rope, spec.max_context)
+        self._rotary = Rotary(rope_of(spec), spec.max_context)
 
     @property
     def weight_bytes(self) -> int:
@@ -49,7 +51,7 @@ class ReferenceTrunk:
     def new_kv_cache(self, context: int) -> KVCache:
         """Allocate keys and values for `context` tokens."""
         s = self._spec
-        return KVCache(s.num_layers, s.num_kv_heads, s.head_dim, context)
+        return KVCache(s.num_layers, s.attention.num_kv_heads, s.attention.head_dim, context)
 
     def begin(self, token_ids: NDArray[np.int32], kv: KVCache) -> TrunkChunk:
         """Start a chunk. See `Trunk.begin`."""
@@ -69,17 +71,18 @@ class ReferenceTrunk:
         c.resid = c.resid + self._attention(layer_idx, c, self._norm(c.resid, f"{p}attn_norm"))
         x = self._norm(c.resid, f"{p}ffn_norm")
         chunk.advance(layer_idx)
-        if not layer.sparse:
-            c.resid = c.resid + self._swiglu(x, f"{p}dense")
+        if layer.dense is not None:
+            c.resid = c.resid + self._mlp(layer.dense, x, f"{p}dense")
             return LayerOutput(None, None)
         c.x = x
         return LayerOutput(x, self._linear(x, f"{p}router"))
 
     def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> F32:
         """Return the shared expert's output float32 [T, D] for the x of the last `run_layer`."""
-        p, x = f"layers.{layer_idx}.", _running(chunk, layer_idx + 1).x
-        y = self._swiglu(x, f"{p}shared")
-        return y * _sigmoid(self._linear(x, f"{p}shared_expert_gate")) if self._spec.shared_expert_gate else y
+        p, x, shared = f"layers.{layer_idx}.", _running(chunk, layer_idx + 1).x, self._spec.layers[layer_idx].shared
+        assert shared is not None
+        y = self._mlp(shared.mlp, x, f"{p}shared")
+        return y * sigmoid(self._linear(x, f"{p}shared_expert_gate")) if shared.gate else y
 
     def head(self, chunk: TrunkChunk, expert_out: F32 | None, rows: slice) -> F32:
         """Return logits float32 [rows, V] of the chunk's chosen rows."""
@@ -108,14 +111,14 @@ class ReferenceTrunk:
         """Nothing is held."""
 
     def _attention(self, layer_idx: int, chunk: _Chunk, x: F32) -> F32:
-        s, p, kv = self._spec, f"layers.{layer_idx}.", chunk.kv
+        s, p, kv = self._spec.attention, f"layers.{layer_idx}.", chunk.kv
         q, k, v = self._project(p, x)
         q, k = self._rotate(q, chunk), self._rotate(k, chunk)
         kv.write(layer_idx, k[None], v[None])
         past_k, past_v = (past[0, :, : kv.length] for past in kv.past(layer_idx))
         keys, values = np.concatenate((past_k, k), 1), np.concatenate((past_v, v), 1)
         mask = np.empty((len(x), keys.shape[1]), np.float32)
-        fill_mask(mask, kv.length, s.layers[layer_idx].sliding_window)
+        fill_mask(mask, kv.length, self._spec.layers[layer_idx].window)
         group = s.num_heads // s.num_kv_heads
         scores = q @ np.repeat(keys, group, 0).transpose(0, 2, 1) * np.float32(s.head_dim**-0.5) + mask
         probs = np.exp(scores - scores.max(-1, keepdims=True))
@@ -125,7 +128,7 @@ class ReferenceTrunk:
 
     def _project(self, p: str, x: F32) -> tuple[F32, F32, F32]:
         """Return q [H, T, C], k and v [G, T, C] before rotation."""
-        s = self._spec
+        s = self._spec.attention
         flat = {name: self._linear(x, p + name) for name in "qkv"}
         if s.qkv_bias:
             flat = {name: part + self._weights.get(f"{p}{name}_bias") for name, part in flat.items()}
@@ -139,7 +142,7 @@ class ReferenceTrunk:
         return heads["q"], heads["k"], heads["v"]
 
     def _rotate(self, x: F32, chunk: _Chunk) -> F32:
-        half = self._spec.rope.dim // 2
+        half = rope_of(self._spec).dim // 2
         a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
         return np.concatenate((a * chunk.cos - b * chunk.sin, b * chunk.cos + a * chunk.sin, rest), -1)
 
@@ -152,18 +155,16 @@ class ReferenceTrunk:
         product: F32 = x @ self._weights.get(name).T
         return product
 
-    def _swiglu(self, x: F32, prefix: str) -> F32:
-        gate, up = self._linear(x, f"{prefix}_gate_proj"), self._linear(x, f"{prefix}_up_proj")
-        return self._linear(gate * _sigmoid(gate) * up, f"{prefix}_down_proj")
+    def _mlp(self, mlp: MlpSpec, x: F32, prefix: str) -> F32:
+        up = self._linear(x, f"{prefix}_up_proj")
+        if mlp.gated:
+            hidden = activate(mlp.activation, self._linear(x, f"{prefix}_gate_proj")) * up
+        else:
+            hidden = activate(mlp.activation, up)
+        return self._linear(hidden, f"{prefix}_down_proj")
 
 
 def _running(chunk: TrunkChunk, next_layer: int) -> _Chunk:
     assert isinstance(chunk, _Chunk)
     chunk.require(next_layer)
     return chunk
-
-
-def _sigmoid(x: F32) -> F32:
-    """1 / (1 + exp(-x)) without overflow."""
-    y: F32 = np.float32(0.5) * (np.float32(1) + np.tanh(np.float32(0.5) * x))
-    return y

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from edge_runtime.backends.cpu.trunk.supported import rope_of
 from edge_runtime.base.errors import BundleError
 from edge_runtime.base.spec import ModelSpec
 
@@ -21,8 +22,8 @@ class Signature(NamedTuple):
 def layer_signature(spec: ModelSpec, layer_idx: int) -> Signature:
     """Return the signature of a layer's graph."""
     stream: Dims = (1, None, spec.hidden)
-    angle: Dims = (None, spec.rope.dim // 2)
-    cache: Dims = (1, spec.num_kv_heads, None, spec.head_dim)
+    angle: Dims = (None, rope_of(spec).dim // 2)
+    cache: Dims = (1, spec.attention.num_kv_heads, None, spec.attention.head_dim)
     outputs = {"resid_out": stream, "new_k": cache, "new_v": cache}
     if spec.layers[layer_idx].sparse:
         outputs |= {"x": stream, "router_logits": (1, None, spec.num_experts)}

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.base.spec import ModelSpec
+from edge_runtime.base.spec import MlpSpec, ModelSpec
 
 
 class TrunkWeights(Protocol):
@@ -25,29 +25,37 @@ class TrunkWeights(Protocol):
 def layer_weight_shapes(spec: ModelSpec, layer_idx: int) -> dict[str, tuple[int, ...]]:
     """Canonical name -> shape of every dense weight of a layer.
 
-    Norms are [D] (q_norm and k_norm [C], or the full width); the router is [E, D]; shared and dense MLPs are SwiGLU.
+    Norms are [D] (q_norm and k_norm [C], or the full width); the router is [E, D].
     """
-    layer, d, c = spec.layers[layer_idx], spec.hidden, spec.head_dim
-    q_width, kv_width = spec.num_heads * c, spec.num_kv_heads * c
+    layer, attention, d = spec.layers[layer_idx], spec.attention, spec.hidden
+    c = attention.head_dim
+    q_width, kv_width = attention.num_heads * c, attention.num_kv_heads * c
     shapes: dict[str, tuple[int, ...]] = {
         "attn_norm": (d,), "q": (q_width, d), "k": (kv_width, d), "v": (kv_width, d), "o": (d, q_width),
         "ffn_norm": (d,),
     }  # fmt: skip
-    if spec.qkv_bias:
+    if attention.qkv_bias:
         shapes |= {"q_bias": (q_width,), "k_bias": (kv_width,), "v_bias": (kv_width,)}
-    if spec.o_bias:
+    if attention.o_bias:
         shapes["o_bias"] = (d,)
-    if spec.qk_norm != "none":
-        full = spec.qk_norm == "full"
+    if attention.qk_norm != "none":
+        full = attention.qk_norm == "full"
         shapes |= {"q_norm": (q_width if full else c,), "k_norm": (kv_width if full else c,)}
     if layer.sparse:
         shapes["router"] = (spec.num_experts, d)
-    for kind, width in (("shared", layer.shared_intermediate), ("dense", layer.dense_intermediate)):
-        if width:
-            shapes |= {f"{kind}_gate_proj": (width, d), f"{kind}_up_proj": (width, d), f"{kind}_down_proj": (d, width)}
-    if layer.shared_intermediate and spec.shared_expert_gate:
-        shapes["shared_expert_gate"] = (1, d)
+    if layer.dense is not None:
+        shapes |= _mlp_shapes("dense", layer.dense, d)
+    if layer.shared is not None:
+        shapes |= _mlp_shapes("shared", layer.shared.mlp, d)
+        if layer.shared.gate:
+            shapes["shared_expert_gate"] = (1, d)
     return {f"layers.{layer_idx}.{name}": shape for name, shape in shapes.items()}
+
+
+def _mlp_shapes(prefix: str, mlp: MlpSpec, hidden: int) -> dict[str, tuple[int, ...]]:
+    wide = (mlp.intermediate, hidden)
+    gate = {f"{prefix}_gate_proj": wide} if mlp.gated else {}
+    return {**gate, f"{prefix}_up_proj": wide, f"{prefix}_down_proj": (hidden, mlp.intermediate)}
 
 
 def top_weight_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:

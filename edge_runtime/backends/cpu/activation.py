@@ -1,0 +1,34 @@
+"""The activations of feed-forward networks in numpy: for every oracle, of the trunk and of the expert kernels."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.base.spec import Activation
+
+Floats = TypeVar("Floats", NDArray[np.float32], NDArray[np.float64])
+_GELU_CUBIC, _GELU_SCALE = 0.044715, 0.7978845608028654  # sqrt(2 / pi)
+
+
+def activate(kind: Activation, x: Floats, alpha: float = 1.0) -> Floats:
+    """Apply an activation elementwise, in the number type of `x`; `alpha` is the slope of silu's sigmoid."""
+    number: Any = x.dtype.type
+    result: Floats
+    if kind == "relu2":
+        result = np.maximum(x, number(0)) ** 2
+    elif kind == "gelu_tanh":
+        inner = number(_GELU_SCALE) * (x + number(_GELU_CUBIC) * x * x * x)
+        result = number(0.5) * x * (number(1) + np.tanh(inner))
+    else:
+        result = x * sigmoid(x if alpha == 1 else number(alpha) * x)
+    return result
+
+
+def sigmoid(x: Floats) -> Floats:
+    """1 / (1 + exp(-x)) without overflow."""
+    number: Any = x.dtype.type
+    result: Floats = number(0.5) * (number(1) + np.tanh(number(0.5) * x))
+    return result

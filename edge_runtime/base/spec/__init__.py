@@ -1,0 +1,42 @@
+"""A model described by parts: layers with their attention, the router's rule, what an expert computes.
+
+`model` puts the parts together; `version1` reads the shape bundles and traces had before there were parts.
+"""
+
+from edge_runtime.base.spec.attention import (
+    AttentionSpec,
+    LatentAttention,
+    LinearAttention,
+    QkNorm,
+    ShortConvolution,
+    SoftmaxAttention,
+)
+from edge_runtime.base.spec.mlp import Activation, ExpertSpec, Matrix, MlpSpec, SharedSpec
+from edge_runtime.base.spec.model import LayerSpec, ModelSpec, check_spec
+from edge_runtime.base.spec.rope import MAX_CONTEXT, RopeKind, RopeSpec
+from edge_runtime.base.spec.router import GroupSpec, RouterSpec, Score
+from edge_runtime.base.spec.version1 import model_from_version1
+
+__all__ = [
+    "MAX_CONTEXT",
+    "Activation",
+    "AttentionSpec",
+    "ExpertSpec",
+    "GroupSpec",
+    "LatentAttention",
+    "LayerSpec",
+    "LinearAttention",
+    "Matrix",
+    "MlpSpec",
+    "ModelSpec",
+    "QkNorm",
+    "RopeKind",
+    "RopeSpec",
+    "RouterSpec",
+    "Score",
+    "SharedSpec",
+    "ShortConvolution",
+    "SoftmaxAttention",
+    "check_spec",
+    "model_from_version1",
+]
