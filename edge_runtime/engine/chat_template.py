@@ -1,6 +1,7 @@
 """A model's chat templates: which one is meant, and rendering it as transformers' `apply_chat_template` does.
 
-A template is code of whoever made the checkpoint. It runs in jinja2's immutable sandbox.
+A template is code of whoever made the checkpoint. It runs in jinja2's immutable sandbox, and in a confined process:
+two lines of it can loop for ever or fill any memory.
 """
 
 from __future__ import annotations
@@ -8,17 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from edge_runtime.base.confined import ConfinedHost, JobRefusedError, Limits
 from edge_runtime.base.errors import ConfigError, RequestError
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from edge_runtime.base.sizes import MIB
 
 DEFAULT, TOOL_USE = "default", "tool_use"
+RENDER = f"{__name__}:render_job"
+RENDER_LIMITS = Limits(cpu_s=2, memory_bytes=24 * MIB)
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
-_PLAIN_ERRORS = (TypeError, ValueError, AttributeError, ArithmeticError, LookupError, RecursionError, MemoryError)
+_PLAIN_ERRORS = (TypeError, ValueError, AttributeError, ArithmeticError, LookupError, RecursionError)
 """What operators of a template raise when messages are not what it computes with."""
 
 
@@ -32,7 +34,26 @@ class ChatTemplates:
 
     def __init__(self, sources: Mapping[str, str], tokens: Mapping[str, str]) -> None:
         self._sources, self._tokens = dict(sources), dict(tokens)
-        self._compiled: dict[str, Template] = {}
+        self._host: ConfinedHost | None = None
+
+    def use(self, host: ConfinedHost) -> None:
+        """Render in a host that is shared with other jobs; it must know `RENDER`."""
+        self._host = host
+
+    def start(self) -> None:
+        """Start what renders, so that the first prompt does not wait for it; nothing without a template."""
+        if self._sources:
+            self._ensure_host().start()
+
+    def close(self) -> None:
+        """End the host, unless it is shared."""
+        if self._host is not None:
+            self._host.close()
+
+    def _ensure_host(self) -> ConfinedHost:
+        if self._host is None:
+            self._host = ConfinedHost({RENDER: RENDER_LIMITS})
+        return self._host
 
     def __bool__(self) -> bool:
         """Whether there is any template."""
@@ -68,23 +89,17 @@ class ChatTemplates:
             ConfigError: the model has no template that fits.
             RequestError: the template refuses the messages, in its own words.
         """
-        from jinja2 import TemplateError
-
-        name = self._pick(tools is not None)
+        source = self._sources[self._pick(tools is not None)]
+        names = {
+            "messages": [_normalised(message) for message in messages],
+            "tools": None if tools is None else list(tools),
+            "documents": None if documents is None else list(documents),
+            "add_generation_prompt": add_generation_prompt,
+        }
         try:
-            if name not in self._compiled:
-                self._compiled[name] = _environment().from_string(self._sources[name])
-            return self._compiled[name].render(
-                messages=[_normalised(message) for message in messages],
-                tools=None if tools is None else list(tools),
-                documents=None if documents is None else list(documents),
-                add_generation_prompt=add_generation_prompt,
-                **{**self._tokens, **extra},
-            )
-        except TemplateError as err:
-            raise RequestError(f"chat template: {_words(err)}. Check the roles and order of the messages.") from err
-        except _PLAIN_ERRORS as err:
-            raise RequestError(f"chat template: it cannot render these messages: {_words(err)}.") from err
+            return str(self._ensure_host().run(RENDER, [source, {**self._tokens, **extra, **names}]))
+        except JobRefusedError as err:
+            raise RequestError(f"chat template: {err}.") from err
 
     def _pick(self, with_tools: bool) -> str:
         if not self._sources:
@@ -137,6 +152,23 @@ def tokens_of(config: Mapping[str, Any], special_tokens_map: Mapping[str, Any]) 
         if isinstance(extra, dict):
             found |= {str(name): _token_text(token) for name, token in extra.items()}
     return {name: text for name, text in found.items() if text is not None}
+
+
+def render_job(argument: tuple[str, dict[str, Any]]) -> str:
+    """Compile and render a template: (source, names). Runs in a confined process.
+
+    Raises:
+        ValueError: the template refuses the names, in its own words.
+    """
+    from jinja2 import TemplateError
+
+    source, names = argument
+    try:
+        return str(_environment().from_string(source).render(**names))
+    except TemplateError as err:
+        raise ValueError(f"{_words(err)}. Check the roles and order of the messages") from err
+    except _PLAIN_ERRORS as err:
+        raise ValueError(f"it cannot render these messages: {_words(err)}") from err
 
 
 def _environment() -> Any:

@@ -64,6 +64,11 @@ class Tokenizer:
         return Tokenizer({str(path.relative_to(folder)): path.read_bytes() for path in paths})
 
     @property
+    def templates(self) -> ChatTemplates:
+        """The model's chat templates."""
+        return self._templates
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether the model brought a chat template."""
         return bool(self._templates)

@@ -1,0 +1,265 @@
+"""Work on untrusted input in a process of its own, which the kernel ends when it takes too much time or memory.
+
+A chat template loops for ever in two lines, and a grammar of 500 bytes compiles to gigabytes; neither can be stopped
+inside this process. So a *host* process is started once, with the libraries loaded, and forks for every job. The fork
+has a limit of processor time and of memory, does one job, answers, and is gone; nothing it did is left behind.
+
+The host is this module, run as a program; see `_serve`. A job is a function named ``module:function`` that takes and
+returns plain JSON data. What may be called is fixed when the host is started.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from edge_runtime.base.errors import DeviceError, HobbitError
+from edge_runtime.base.sizes import MIB, format_size
+
+_WALL_S = 30.0
+"""Time after which an answer is given up: the kernel counts processor time, and a busy machine gives little of it."""
+_MAX_ANSWER_BYTES = 64 * MIB
+_LENGTH = 8
+
+
+class JobRefusedError(HobbitError):
+    """A job exceeded its limits, or raised; the message says which."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a job may take.
+
+    Attributes:
+        cpu_s: processor seconds.
+        memory_bytes: memory beyond what the host holds.
+        at_once: jobs of this kind that run side by side; more wait.
+    """
+
+    cpu_s: int = 2
+    memory_bytes: int = 32 * MIB
+    at_once: int = 1
+
+
+_hosts: weakref.WeakSet[ConfinedHost] = weakref.WeakSet()
+
+
+def reserved_bytes() -> int:
+    """Return the memory that the hosts of this process and their jobs may take, for the memory plan."""
+    return sum(host.reserved_bytes for host in list(_hosts))
+
+
+class ConfinedHost:
+    """Starts the host at first use and runs jobs in it. Safe for several threads.
+
+    Args:
+        jobs: limits of the functions it may run, by ``module:function``; the host imports their modules once.
+    """
+
+    def __init__(self, jobs: Mapping[str, Limits]) -> None:
+        self._jobs = dict(jobs)
+        self._places = {name: threading.BoundedSemaphore(limits.at_once) for name, limits in jobs.items()}
+        self._lock = threading.Lock()
+        self._host: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._is_closed = False
+        _hosts.add(self)
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Memory the host holds now, and what its jobs may take beside it."""
+        with self._lock:
+            host = self._host
+            held = _rss_bytes(host.pid) if host is not None else 0
+        return held + sum(limits.memory_bytes * limits.at_once for limits in self._jobs.values())
+
+    def start(self) -> None:
+        """Start the host now, so that the first job does not wait for it. It loads its libraries meanwhile."""
+        with self._lock:
+            self._ensure()
+
+    def run(self, job: str, argument: Any) -> Any:
+        """Run a job and return what it returned.
+
+        Args:
+            job: one of the functions given at the start.
+            argument: plain JSON data.
+
+        Raises:
+            JobRefusedError: it took too much time or memory, or raised.
+            DeviceError: the host cannot be started.
+        """
+        limits = self._jobs[job]
+        ours, theirs = socket.socketpair()
+        with ours, self._places[job]:
+            with theirs:
+                self._hand_over(theirs)
+            try:
+                _send(ours, json.dumps([job, argument, limits.cpu_s, limits.memory_bytes]).encode())
+                kind, value = json.loads(_receive(ours, monotonic() + _WALL_S))
+            except (OSError, EOFError, ValueError) as err:
+                raise JobRefusedError(
+                    f"it takes more than {limits.cpu_s} s or {format_size(limits.memory_bytes)} to prepare"
+                ) from err
+        if kind == "error":
+            raise JobRefusedError(str(value))
+        return value
+
+    def close(self) -> None:
+        """End the host and whatever it runs. Safe to call twice."""
+        with self._lock:
+            self._is_closed = True
+            self._end()
+
+    def __del__(self) -> None:
+        """End the host when nobody holds this any more."""
+        self._end()
+
+    def _hand_over(self, connection: socket.socket) -> None:
+        with self._lock:
+            for attempt in range(2):
+                control = self._ensure()
+                try:
+                    socket.send_fds(control, [b"j"], [connection.fileno()])
+                except OSError as err:  # the host has died
+                    self._end()
+                    if attempt:
+                        raise DeviceError(f"the process for untrusted work ended: {err.strerror}.") from err
+                else:
+                    return
+
+    def _ensure(self) -> socket.socket:
+        if self._is_closed:
+            raise JobRefusedError("it is shutting down")
+        if self._host is not None and self._control is not None and self._host.poll() is None:
+            return self._control
+        self._end()
+        ours, theirs = socket.socketpair()
+        command = [
+            sys.executable, "-m", __name__, str(theirs.fileno()), *self._jobs
+        ]  # fmt: skip
+        with theirs:
+            try:
+                self._host = subprocess.Popen(  # noqa: S603 - our own module
+                    command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                    start_new_session=True,
+                )  # fmt: skip
+            except OSError as err:
+                ours.close()
+                raise DeviceError(f"the process for untrusted work cannot be started: {err.strerror}.") from err
+        self._control = ours
+        return ours
+
+    def _end(self) -> None:
+        host, control, self._host, self._control = self._host, self._control, None, None
+        if control is not None:
+            control.close()
+        if host is not None:
+            with contextlib.suppress(OSError):
+                os.killpg(host.pid, signal.SIGKILL)
+            host.wait()
+
+
+def _send(connection: socket.socket, data: bytes) -> None:
+    connection.sendall(len(data).to_bytes(_LENGTH, "little") + data)
+
+
+def _receive(connection: socket.socket, deadline: float | None = None) -> bytes:
+    size = int.from_bytes(_receive_exactly(connection, _LENGTH, deadline), "little")
+    if size > _MAX_ANSWER_BYTES:
+        raise ValueError("an answer without end")
+    return _receive_exactly(connection, size, deadline)
+
+
+def _receive_exactly(connection: socket.socket, size: int, deadline: float | None) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        if deadline is not None:
+            connection.settimeout(max(deadline - monotonic(), 0.001))
+        part = connection.recv(min(size - len(data), MIB))
+        if not part:
+            raise EOFError
+        data += part
+    return bytes(data)
+
+
+def _rss_bytes(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0
+
+
+# everything below runs in the host
+
+
+def _serve(control: socket.socket, names: Sequence[str]) -> None:
+    """Fork for every connection that comes, until the other side of the control socket is closed."""
+    from importlib import import_module
+
+    functions = {}
+    for name in names:
+        module, _, function = name.partition(":")
+        functions[name] = getattr(import_module(module), function)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for
+    while True:
+        fds = array.array("i")
+        data, ancillary, _, _ = control.recvmsg(1, socket.CMSG_LEN(fds.itemsize))
+        if not data:
+            os.killpg(0, signal.SIGKILL)  # whoever asked has gone, and so do jobs that still run
+        for _, _, raw in ancillary:
+            fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
+        with socket.socket(fileno=fds[0]) as connection:
+            if os.fork() == 0:
+                control.close()
+                _work(connection, functions)
+
+
+def _work(connection: socket.socket, functions: dict[str, Any]) -> None:
+    """Do one job and end this process."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    memory_bytes = 0
+    try:
+        name, argument, cpu_s, memory_bytes = json.loads(_receive(connection))
+        _confine(cpu_s, memory_bytes)
+        answer = ["done", functions[name](argument)]
+    except MemoryError:
+        answer = ["error", f"it takes more than {format_size(memory_bytes)} of memory"]
+    except RecursionError:
+        answer = ["error", "it is nested too deeply"]
+    except BaseException as err:  # noqa: BLE001 - even a panic of a library in Rust is an answer
+        answer = ["error", str(err)[:1000] or type(err).__name__]
+    try:
+        _send(connection, json.dumps(answer).encode())
+    finally:
+        os._exit(0)
+
+
+def _confine(cpu_s: int, memory_bytes: int) -> None:
+    import resource
+
+    with open("/proc/self/statm", "rb") as file:
+        data_pages = int(file.read().split()[5])
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
+    most = data_pages * resource.getpagesize() + memory_bytes
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+if __name__ == "__main__":
+    descriptor, *given = sys.argv[1:]
+    _serve(socket.socket(fileno=int(descriptor)), given)
