@@ -47,6 +47,10 @@ class RequestError(HobbitError):
     exit_code = 2
 
 
+class ContextExceededError(RequestError):
+    """A prompt, or what is to follow it, does not fit the context."""
+
+
 class DeviceError(HobbitError):
     """The device lacks something the chosen backend needs."""
 

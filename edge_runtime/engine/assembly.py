@@ -13,6 +13,7 @@ from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, plan_trunk_byt
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cpu.trunk.router_stack import load_routers, require_routers
 from edge_runtime.backends.cpu.trunk.supported import require_supported
+from edge_runtime.base.confined import reserved_bytes
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.sizes import MIB, parse_size
 from edge_runtime.base.spec import ModelSpec
@@ -121,6 +122,7 @@ class Parts:
         """Stop threads and release memory, to the system too: another engine may be opened next."""
         self.cache.close()
         self.trunk.close()
+        self.tokenizer.templates.close()
         return_freed_memory()
 
 
@@ -147,7 +149,7 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[s
     shape = (spec.hidden, spec.experts.intermediate, spec.top_k)
     ceiling = _ceiling(config)
     needs = MemoryNeeds(
-        runtime_bytes=rss_bytes() + (0 if "onnxruntime" in sys.modules else LIBRARY_BYTES),
+        runtime_bytes=rss_bytes() + reserved_bytes() + (0 if "onnxruntime" in sys.modules else LIBRARY_BYTES),
         trunk_bytes=plan_trunk_bytes(manifest) + predictor_bytes(config.prefetch, spec),
         kv_bytes_per_token=KVCache.bytes_for(spec, 1),
         context=config.context,

@@ -9,11 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.base.errors import BundleError, RequestError
+from edge_runtime.base.errors import BundleError, ContextExceededError, RequestError
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.engine.chat_template import ChatTemplates, sources_of, tokens_of
 
 _FOLDER = "tokenizer/"
+_FIRST_CHARACTERS = 4
+"""Characters a token of ordinary text has; a prompt with fewer of them a token is refused at the first look."""
 _MAX_TOKENIZER_BYTES, _MAX_FILE_BYTES = 64 << 20, 8 << 20
 _TEMPLATES = ("chat_template.jinja", "additional_chat_templates/*.jinja")
 _READ = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", *_TEMPLATES)
@@ -85,24 +87,24 @@ class Tokenizer:
         except (TypeError, UnicodeEncodeError) as err:
             raise RequestError(f"prompt: expected text that is valid Unicode, got: {err}.") from err
 
-    def encode_within(self, text: str, limit: int) -> list[int]:
+    def encode_within(self, text: str, limit: int, *, add_special_tokens: bool = True) -> list[int]:
         """Return the token ids of text, refusing what is longer than `limit` before all of it is tokenised.
 
         A tokenizer takes some hundred bytes a character while it works: a huge text must not cost memory to refuse.
 
         Raises:
-            RequestError: it has more than `limit` tokens.
+            ContextExceededError: it has more than `limit` tokens.
         """
-        size = 16 * limit
+        size = _FIRST_CHARACTERS * limit
         while size < len(text):
             # cutting in the middle of a word can only add tokens at the cut, a handful at most
-            if len(self.encode(text[:size])) > limit + 16:
-                raise RequestError(
+            if len(self.encode(text[:size], add_special_tokens=add_special_tokens)) > limit + 16:
+                raise ContextExceededError(
                     f"prompt: its first {size} characters already exceed the context of {limit} tokens. "
                     "Shorten it, or open the engine with a larger context."
                 )
             size *= 2
-        return self.encode(text)
+        return self.encode(text, add_special_tokens=add_special_tokens)
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of token ids."""

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.base.errors import BundleError, ConfigError, HobbitError
+from edge_runtime.base.confined import ConfinedHost
+from edge_runtime.base.errors import BundleError, ConfigError, ContextExceededError, HobbitError, RequestError
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.config.resolve import EngineOptions, resolve
 from edge_runtime.engine.api import Engine
 from edge_runtime.engine.assembly import Parts
+from edge_runtime.engine.chat_template import RENDER, RENDER_LIMITS
 from edge_runtime.engine.job import Job
 from edge_runtime.engine.queue import QueueFullError, ShuttingDownError
 from edge_runtime.engine.reload import Reload
@@ -28,6 +30,7 @@ from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.service.openai.api_errors import ApiError, bad_field, from_exception, queue_full, unavailable
 from edge_runtime.service.openai.chat import ChatFormat
 from edge_runtime.service.openai.grammar import Vocabulary
+from edge_runtime.service.openai.grammar_check import CHECK, CHECK_LIMITS
 from edge_runtime.service.ops.events import Heartbeat, Phase, Readiness, ServiceInfo, ServiceStats
 from edge_runtime.service.ops.observer import ServiceObserver
 from edge_runtime.service.ops.snapshot import make_snapshot
@@ -98,6 +101,8 @@ class Service:
         self._vocabulary: Vocabulary | None = None
         self._chat: ChatFormat | None = None
         self._seed, self._parallel = settled.seed, settled.parallel
+        # templates and grammars come from outside; both are worked on where they can be stopped
+        self._confined = ConfinedHost({RENDER: RENDER_LIMITS, CHECK: CHECK_LIMITS})
         self._lock = threading.Lock()
         self._closed = False
 
@@ -112,8 +117,10 @@ class Service:
             self._say("the model is loading")
             # first of all, so that what it takes is part of what the memory plan measures
             tokenizer_file = self.config.bundle / "tokenizer" / "tokenizer.json"
-            vocabulary = Vocabulary(tokenizer_file, self.vocab_size, self._eos)
+            vocabulary = Vocabulary(tokenizer_file, self.vocab_size, self._eos, self._confined)
+            self._confined.start()
             engine = Engine.open(self.config.bundle, self_check=self.config.self_check, **self.config.options)
+            engine.tokenizer.templates.use(self._confined)
             warm(engine)
         except Exception as err:  # noqa: BLE001 - told to whoever waits for readiness
             self.error = err
@@ -175,6 +182,19 @@ class Service:
     def seed(self) -> int | None:
         """Seed of requests that name none."""
         return self._seed
+
+    def encode_prompt(self, text: str, param: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Return the tokens of a prompt; one that cannot fit is refused before all of it is tokenised.
+
+        Raises:
+            ApiError: it has more tokens than the context, or is no valid Unicode.
+        """
+        try:
+            return self.tokenizer.encode_within(text, self.context, add_special_tokens=add_special_tokens)
+        except ContextExceededError as err:
+            raise ApiError(400, str(err), param=param, code="context_length_exceeded") from err
+        except RequestError as err:
+            raise bad_field(param, str(err)) from err
 
     def check_prompt(self, ids: list[int] | tuple[int, ...], max_tokens: int | None, param: str) -> NDArray[np.int32]:
         """Return a prompt as int32 [N] if it can be served.
@@ -261,6 +281,7 @@ class Service:
         """Cancel what runs and release everything. Safe to call twice."""
         with self._lock:
             self._closed = True
+        self._confined.close()
         if self._scheduler is not None:
             self._scheduler.stop()
             if not self._scheduler.join(60.0):

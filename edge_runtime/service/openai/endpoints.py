@@ -42,13 +42,15 @@ class Endpoints:
         self._created = int(time())
         # preparing takes memory and a core; a crowd of clients must not take all of them
         self._preparing = anyio.CapacityLimiter(_MAX_PREPARING)
+        # compiling a grammar may take seconds; those who wait for that wait among themselves
+        self._compiling = anyio.CapacityLimiter(1)
 
     async def chat(self, request: Request) -> Response:
         """`POST /v1/chat/completions`."""
         self._service.require_ready()
         asked = parse_chat(parse_json_object(await read_body(request, self._limits)))
         self._check_model(asked.model)
-        ids, text, constraint = await run_sync(self._prepare_chat, asked, limiter=self._preparing)
+        ids, text, constraint = await run_sync(self._prepare_chat, asked, limiter=self._limiter(asked))
         answer = ChatAnswer(
             asked,
             self._service.info.model_name,
@@ -63,9 +65,13 @@ class Endpoints:
         self._service.require_ready()
         asked = parse_completion(parse_json_object(await read_body(request, self._limits)))
         self._check_model(asked.model)
-        ids, text, constraint = await run_sync(self._prepare_completion, asked, limiter=self._preparing)
+        ids, text, constraint = await run_sync(self._prepare_completion, asked, limiter=self._limiter(asked))
         answer = CompletionAnswer(asked, self._service.info.model_name, self._service.vocabulary, len(ids), text)
         return await self._answer(request, asked, ids, constraint, answer)
+
+    def _limiter(self, asked: Common) -> anyio.CapacityLimiter:
+        has_grammar = asked.format is not None or (isinstance(asked, ChatRequest) and bool(asked.tools))
+        return self._compiling if has_grammar else self._preparing
 
     async def models(self, request: Request) -> Response:
         """`GET /v1/models`."""
@@ -116,7 +122,7 @@ class Endpoints:
     def _prepare_chat(self, asked: ChatRequest) -> tuple[NDArray[np.int32], str, Constraint | None]:
         service = self._service
         text = service.chat.prompt(asked)
-        ids = service.tokenizer.encode(text, add_special_tokens=False)
+        ids = service.encode_prompt(text, "messages", add_special_tokens=False)
         prompt = service.check_prompt(ids, asked.sampling.max_tokens, "messages")
         constraint, tools = self._checked(asked), offered_tools(asked)
         is_forced = asked.tool_choice not in ("none", "auto")
@@ -131,7 +137,7 @@ class Endpoints:
     def _prepare_completion(self, asked: CompletionRequest) -> tuple[NDArray[np.int32], str, Constraint | None]:
         service = self._service
         is_text = isinstance(asked.prompt, str)
-        ids = service.tokenizer.encode(asked.prompt) if isinstance(asked.prompt, str) else asked.prompt
+        ids = service.encode_prompt(asked.prompt, "prompt") if isinstance(asked.prompt, str) else asked.prompt
         prompt = service.check_prompt(ids, asked.sampling.max_tokens, "prompt")
         echo = ""
         if asked.echo:

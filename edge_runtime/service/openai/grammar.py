@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.confined import ConfinedHost, JobRefusedError
 from edge_runtime.base.errors import BundleError, DeviceError, RequestError
+from edge_runtime.service.openai.grammar_check import CHECK, CHECK_LIMITS, limits
 from edge_runtime.service.openai.requests import Format, Tool
 
 _MAX_GRAMMAR_BYTES = 256 << 10
@@ -27,9 +29,12 @@ class Vocabulary:
         tokenizer_file: the bundle's `tokenizer.json`.
         vocab_size: V, columns of the logits.
         eos: tokens that may end a text.
+        confined: where grammars are compiled first; it must know `CHECK`. None makes one.
     """
 
-    def __init__(self, tokenizer_file: Path, vocab_size: int, eos: Sequence[int]) -> None:
+    def __init__(
+        self, tokenizer_file: Path, vocab_size: int, eos: Sequence[int], confined: ConfinedHost | None = None
+    ) -> None:
         try:
             import llguidance
         except ImportError as err:
@@ -37,6 +42,7 @@ class Vocabulary:
                 f"grammar: llguidance cannot be imported: {err}. pip install 'hobbit-edge[serve]'"
             ) from err
         self._library: Any = llguidance
+        self._confined = confined or ConfinedHost({CHECK: CHECK_LIMITS})
         self.vocab_size = vocab_size
         try:
             self._tokens: Any = llguidance.LLTokenizer(
@@ -57,7 +63,13 @@ class Vocabulary:
         """
         if len(grammar) > _MAX_GRAMMAR_BYTES:
             raise RequestError(f"grammar: expected at most {_MAX_GRAMMAR_BYTES} bytes, got {len(grammar)}.")
-        matcher = self._library.LLMatcher(self._tokens, grammar, log_level=0)
+        try:
+            wrong = self._confined.run(CHECK, grammar)
+        except JobRefusedError as err:
+            raise RequestError(f"grammar: {err}. Make it simpler.") from err
+        if wrong is not None:
+            raise RequestError(f"grammar: {wrong}")
+        matcher = self._library.LLMatcher(self._tokens, grammar, log_level=0, limits=limits())
         if matcher.is_error():
             raise RequestError(f"grammar: {matcher.get_error()[:500]}")
         return Grammar(matcher, self.vocab_size)

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from edge_runtime.base.confined import Limits
+from edge_runtime.base.sizes import MIB
+
 CHECK = f"{__name__}:check"
+CHECK_LIMITS = Limits(cpu_s=2, memory_bytes=48 * MIB)
 _INITIAL_FUEL, _STEP_FUEL, _MAX_STATES = 300_000, 30_000, 50_000
 """Several times what schemas of a hundred properties take. A step of the most that is allowed takes 0.1 s."""
 

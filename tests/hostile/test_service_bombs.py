@@ -1,0 +1,86 @@
+"""One request cannot take the machine: grammars and prompts that explode are refused, and others are served meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from service_process import ServiceProcess
+
+PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23)
+
+
+def schema(value: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "a", "schema": value}}
+
+
+BOMBS: dict[str, dict[str, Any]] = {
+    "multiple-of-primes": schema({"allOf": [{"type": "integer", "multipleOf": p} for p in PRIMES]}),
+    "multiple-of-large": schema({"type": "integer", "multipleOf": 223092870}),
+    "multiple-of-decimals": schema({"allOf": [{"type": "number", "multipleOf": 1 / p} for p in PRIMES]}),
+    "optional-letters": {"type": "regex", "pattern": "a?" * 5000 + "a" * 5000},
+    "nested-repetitions": {"type": "regex", "pattern": "(((a{1000}){1000}){1000})b"},
+    "long-alternatives": {"type": "regex", "pattern": "((a|b)*a(a|b){500}){500}"},
+    "intersections": schema({"allOf": [{"type": "string", "pattern": f"(.*{c}){{20}}"} for c in "abcdefgh"]}),
+}
+
+
+@pytest.fixture(scope="module")
+def service(model_bundle, tmp_path_factory):
+    flags = ("--memory", "1GiB", "--context", "512", "--model-name", "m")
+    with ServiceProcess(model_bundle, tmp_path_factory.mktemp("bombs") / "log", *flags) as found:
+        yield found
+
+
+def complete(service: ServiceProcess, **more: Any) -> Any:
+    with service.client() as client:
+        return client.post(
+            "/v1/completions", json={"model": "m", "prompt": "x", "max_tokens": 2, "temperature": 0} | more
+        )
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_grammar_that_explodes_is_refused_and_the_service_goes_on(service, name):
+    answer = complete(service, response_format=BOMBS[name], max_tokens=1)
+    assert answer.status_code in (200, 400), answer.text
+    if answer.status_code == 400:
+        error = answer.json()["error"]
+        assert error["param"] == "response_format"
+        assert error["message"]
+    assert complete(service).status_code == 200
+    assert service.process.poll() is None
+
+
+def test_the_known_bomb_is_refused_in_words(service):
+    answer = complete(service, response_format=BOMBS["multiple-of-primes"])
+    assert answer.status_code == 400
+    assert "grammar: it takes more than 2 s or 48.0 MiB to prepare" in answer.json()["error"]["message"]
+
+
+def test_others_are_served_while_bombs_are_refused(service):
+    stop, refused = threading.Event(), []
+
+    def attack() -> None:
+        while not stop.is_set():
+            refused.append(complete(service, response_format=BOMBS["multiple-of-primes"]).status_code)
+
+    attackers = [threading.Thread(target=attack) for _ in range(3)]
+    for thread in attackers:
+        thread.start()
+    served = 0
+    while len(refused) < 2:
+        assert complete(service).status_code == 200
+        served += 1
+    stop.set()
+    for thread in attackers:
+        thread.join()
+    assert set(refused) == {400}
+    assert served > 10  # while two bombs were worked on, not after them
+
+
+def test_a_prompt_far_beyond_the_context_is_refused_by_its_beginning(service):
+    answer = complete(service, prompt="word " * 200_000)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    assert "already exceed the context of 512" in answer.json()["error"]["message"]
