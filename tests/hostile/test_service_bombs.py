@@ -58,25 +58,27 @@ def test_the_known_bomb_is_refused_in_words(service):
     assert "grammar: it takes more than 2 s or 48.0 MiB to prepare" in answer.json()["error"]["message"]
 
 
-def test_others_are_served_while_bombs_are_refused(service):
+def test_others_do_not_wait_behind_bombs(service):
+    """However slow the machine: a plain request is not queued behind grammars that others want compiled."""
     stop, refused = threading.Event(), []
 
     def attack() -> None:
         while not stop.is_set():
             refused.append(complete(service, response_format=BOMBS["multiple-of-primes"]).status_code)
 
-    attackers = [threading.Thread(target=attack) for _ in range(3)]
+    attackers = [threading.Thread(target=attack) for _ in range(8)]
     for thread in attackers:
         thread.start()
-    served = 0
-    while len(refused) < 2:
+    most = 0
+    for _ in range(3):
+        before = len(refused)
         assert complete(service).status_code == 200
-        served += 1
+        most = max(most, len(refused) - before)
     stop.set()
     for thread in attackers:
         thread.join()
     assert set(refused) == {400}
-    assert served > 10  # while two bombs were worked on, not after them
+    assert most < len(attackers) / 2
 
 
 def test_a_prompt_far_beyond_the_context_is_refused_by_its_beginning(service):

@@ -198,3 +198,29 @@ def test_the_date_is_today(tmp_path: Path) -> None:
         str(datetime.now().year),
         str(datetime.now().year - 1),
     }
+
+
+BOMBS = {
+    "nested ranges": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "multiplied text": "{{ 'a' * 10**9 }}",
+    "multiplied list": "{{ ([0] * 10**9) | length }}",
+    "doubling": "{% set ns = namespace(t='aaaaaaaa') %}{% for i in range(40) %}{% set ns.t = ns.t ~ ns.t %}{% endfor %}",
+    "power": "{{ (9 ** 999999999) % 7 }}",
+    "wide format": "{{ '%03000000000d' % 1 }}",
+    "centred": "{{ 'a' | center(3000000000) }}",
+    "wrapped": "{{ ('a' * 10000000) | wordwrap(1) | length }}",
+    "recursive macro": "{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}",
+    "self call": "{% for a in [1] recursive %}{{ loop([1]) }}{% endfor %}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_template_without_end_is_refused_and_the_next_one_renders(tmp_path: Path, name: str) -> None:
+    folder = folder_with(
+        tmp_path,
+        {"chat_template": [{"name": "tool_use", "template": BOMBS[name]}, {"name": "default", "template": "fine"}]},
+    )
+    tokenizer = Tokenizer.from_folder(folder)
+    with pytest.raises(RequestError, match="chat template"):
+        tokenizer.apply_chat_template(ASK, tools=[TOOL])
+    assert tokenizer.apply_chat_template(ASK) == "fine"
