@@ -11,10 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # reference logits are compared bit for bit with those of commands, which keep BLAS to one thread
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
+
+# how long an example takes says nothing on a machine that does other things as well
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 REPO = Path(__file__).parents[1]
 MODEL = REPO / "examples" / "tiny-moe"

@@ -6,6 +6,7 @@ import ctypes
 
 import numpy as np
 from fakes import FakeStore, record_of
+from patience import PATIENCE_S
 
 from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration, Sensitivity
 from edge_runtime.experts.cache import ExpertCache
@@ -32,7 +33,8 @@ def make(budget: int, rule: str = "lru", **script) -> tuple[ExpertCache, FakeSto
     known = Measured(2, budget // FULL, CALIBRATION, lambda: 1.0)
     eviction = create_rule(rule, num_layers=L, num_experts=E, tier_bytes={4: 3, 6: 4, 8: 5}, full_tier=8, known=known)
     memory = ExpertMemory(ledger, (0, 2 * PAGE), chunk_bytes=4 * PAGE)
-    cache = ExpertCache(ledger, memory, store, eviction, num_layers=L, num_experts=E, read_timeout_s=0.05)
+    wait_s = 0.05 if "stuck" in script else PATIENCE_S
+    cache = ExpertCache(ledger, memory, store, eviction, num_layers=L, num_experts=E, read_timeout_s=wait_s)
     return cache, store
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
-
-START_S = 60.0
+from patience import PATIENCE_S, until
 
 
 class ServiceProcess:
@@ -52,35 +50,32 @@ class ServiceProcess:
     def client(self, **more: Any) -> httpx.Client:
         """An HTTP client of this service."""
         transport = httpx.HTTPTransport(uds=self.socket) if self.socket else None
-        return httpx.Client(base_url=self.base, transport=transport, timeout=60, trust_env=False, **more)
+        return httpx.Client(base_url=self.base, transport=transport, timeout=PATIENCE_S, trust_env=False, **more)
 
     def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + START_S
         with self.client() as client:
-            while time.monotonic() < deadline:
+
+            def is_ready() -> bool:
                 assert self.process.poll() is None, self.log.read_text()[-3000:]
-                try:
-                    if client.get("/health/ready").status_code == 200:
-                        return
-                except httpx.TransportError:
-                    pass
-                time.sleep(0.05)
-        raise AssertionError(f"not ready: {self.log.read_text()[-3000:]}")
+                with suppress(httpx.TransportError):
+                    return client.get("/health/ready").status_code == 200
+                return False
+
+            until(is_ready, "the service is ready", pause_s=0.05)
 
     def stats(self) -> dict[str, Any]:
         with self.client() as client:
             found: dict[str, Any] = client.get("/v1/stats").json()
             return found
 
-    def wait_until_idle(self, timeout_s: float = 30.0) -> None:
+    def wait_until_idle(self) -> None:
         """Wait until nothing runs and nothing waits."""
-        deadline = time.monotonic() + timeout_s
-        while True:
+
+        def is_idle() -> bool:
             requests = self.stats()["requests"]
-            if requests["running"] == 0 and requests["waiting"] == 0:
-                return
-            assert time.monotonic() < deadline, f"a slot is stuck: {json.dumps(requests)}"
-            time.sleep(0.05)
+            return bool(requests["running"] == 0 and requests["waiting"] == 0)
+
+        until(is_idle, "no slot is stuck", pause_s=0.05)
 
     def chat(self, content: str = "Once upon a time", **more: Any) -> dict[str, Any]:
         """A greedy chat request; returns the answer."""
@@ -99,10 +94,14 @@ class ServiceProcess:
     def rss(self) -> int:
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
+    def cpu_s(self) -> float:
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
+
     def fds(self) -> int:
         return int(psutil.Process(self.process.pid).num_fds())
 
-    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 60.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = PATIENCE_S) -> int:
         """Signal the process and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
@@ -122,12 +121,10 @@ class ServiceProcess:
         self.stop(signal.SIGKILL)
 
     def _wait_for_address(self) -> str:
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
+        def address() -> str:
             text = self.log.read_text()
             found = re.search(r"listening on (\S+)", text)
-            if found:
-                return found[1]
-            assert self.process.poll() is None, text[-3000:]
-            time.sleep(0.02)
-        raise AssertionError(f"no address: {self.log.read_text()[-3000:]}")
+            assert found or self.process.poll() is None, text[-3000:]
+            return found[1] if found else ""
+
+        return until(address, "the service listens", pause_s=0.02)

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from patience import PATIENCE_S
+
 
 class Served:
     """A running service.
@@ -36,8 +38,8 @@ class Served:
         with self.process.stderr as lines:
             self.log.extend(iter(lines.readline, ""))
 
-    def _wait_for_url(self, timeout_s: float = 60.0) -> str:
-        deadline = time.monotonic() + timeout_s
+    def _wait_for_url(self) -> str:
+        deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline and self.process.poll() is None:
             found = re.search(r"listening on (http://\S+)", "".join(self.log))
             if found:
@@ -46,9 +48,9 @@ class Served:
         self.stop()
         raise AssertionError("the service did not listen:\n" + "".join(self.log))
 
-    def wait_until_ready(self, timeout_s: float = 120.0) -> None:
+    def wait_until_ready(self) -> None:
         """Return once it takes requests."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 self.get("/health/ready")
@@ -62,7 +64,7 @@ class Served:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         request = urllib.request.Request(self.url + path, data, headers)
-        with urllib.request.urlopen(request, timeout=120) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             return str(answer.read().decode())
 
     def complete(self, prompt: str, *, max_tokens: int, model: str, key: str = "") -> str:
@@ -70,7 +72,7 @@ class Served:
         body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
         return str(json.loads(self.get("/v1/completions", body, key))["choices"][0]["text"])
 
-    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 60.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = PATIENCE_S) -> int:
         """Stop it and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from families import write_tokenizer
 from numpy.typing import NDArray
+from patience import PATIENCE_S
 
 DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "uint8": "U8"}
 
@@ -116,5 +117,5 @@ def hobbit_export(*arguments: object, **options: Any) -> subprocess.Popen[str]:
 def run_export(*arguments: object) -> tuple[int, str, str]:
     """Run the command to its end: exit code, stdout, stderr."""
     process = hobbit_export(*arguments)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=5 * PATIENCE_S)
     return process.returncode, out, err

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
+from patience import PATIENCE_S
 from service_process import ServiceProcess
 
 with warnings.catch_warnings():
@@ -67,7 +68,7 @@ def test_the_document_tells_the_truth(service: ServiceProcess, path: str, method
     @seed(7)
     def check(case: schemathesis.Case) -> None:
         case.call_and_validate(
-            base_url=service.base, headers={"Authorization": f"Bearer {KEY}"}, checks=CHECKS, timeout=60
+            base_url=service.base, headers={"Authorization": f"Bearer {KEY}"}, checks=CHECKS, timeout=PATIENCE_S
         )
 
     check()

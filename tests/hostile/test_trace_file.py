@@ -96,7 +96,9 @@ def test_truncated_anywhere(tmp_path, good):
     refused(tmp_path, good + b"\0")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(st.data())
 def test_any_flipped_bit_is_noticed(tmp_path, good, data):
     at = data.draw(st.integers(0, len(good) - 1))

@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 import edge_runtime.experts
 from edge_runtime.base.errors import RequestError
 from edge_runtime.engine.api import Engine, SamplingParams
+from edge_runtime.experts.store.base import DEFAULT_READ_TIMEOUT_S
 
 FOLDER = str(Path(edge_runtime.experts.__file__).parent)
 OPTIONS = {"memory": "4GiB", "context": 256, "self_check": False, "backend": "cpu"}
@@ -37,12 +39,12 @@ def test_close_while_a_request_runs(model_bundle, delay_s):
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert started.wait(30)
+    assert started.wait(PATIENCE_S)
     with pytest.raises(RequestError, match="another request is running"):
         engine.resize(expert_memory="3MiB")
     time.sleep(delay_s)
     engine.close()
-    thread.join(30)
+    thread.join(PATIENCE_S)
     assert ended == ["engine: it was closed. Open the bundle again."]
     engine.close()
 
@@ -142,7 +144,7 @@ def test_a_request_interrupted_at_lines_of_the_expert_path(model_bundle, policy)
             got = engine.generate(prompt, params).token_ids
             assert len(got) == len(want), where
             assert not is_exact or got == want, where
-            assert time.monotonic() - started < 4, f"stalled after {where}"
+            assert time.monotonic() - started < DEFAULT_READ_TIMEOUT_S, f"waited for a read that is over, after {where}"
             engine.parts.cache.begin_request()
             table, reader, ledger = engine.parts.cache._table, engine.parts.cache._reader, engine.parts.cache._ledger
             assert (table.num_pinned, table.num_reading, reader.num_in_flight) == (0, 0, 0), where

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from families import FAMILY_CASES, make_checkpoint
 from numpy.typing import NDArray
+from patience import PATIENCE_S
 from synthetic import hobbit_export, qwen3_config, run_export, write_qwen3, write_safetensors
 
 from edge_runtime.base.errors import BundleError, ConfigError
@@ -262,7 +263,7 @@ def test_a_reader_that_went_away_is_no_traceback(source_model: Path, tmp_path: P
         for name in streams:
             getattr(process, name).close()
         err = "" if "stderr" in streams else process.stderr.read()
-        code = process.wait(60)
+        code = process.wait(PATIENCE_S)
         if process.stdout and not process.stdout.closed:
             process.stdout.close()
         if process.stderr and not process.stderr.closed:

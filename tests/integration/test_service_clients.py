@@ -11,6 +11,7 @@ from pathlib import Path
 
 import openai
 import pytest
+from patience import PATIENCE_S
 from service_process import ServiceProcess
 
 SCHEMA = {
@@ -225,12 +226,12 @@ def test_curl(service: ServiceProcess) -> None:
         "-H",
         "Content-Type: application/json",
     ]
-    done = subprocess.run([*command, "-d", body], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([*command, "-d", body], capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     lines = [line for line in done.stdout.splitlines() if line]
     assert all(line.startswith("data: ") for line in lines)
     assert lines[-1] == "data: [DONE]"
     assert json.loads(lines[0].removeprefix("data: "))["choices"][0]["delta"]["role"] == "assistant"
     plain = subprocess.run(
-        [*command[:4], command[4], "-d", body], capture_output=True, text=True, check=True, timeout=60
+        [*command[:4], command[4], "-d", body], capture_output=True, text=True, check=True, timeout=PATIENCE_S
     )
     assert json.loads(plain.stdout)["error"]["code"] == "unsupported_media_type"

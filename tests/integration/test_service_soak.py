@@ -1,4 +1,4 @@
-"""Thousands of mixed requests: memory and descriptors stay flat, the slowest answers do not get slower."""
+"""Thousands of mixed requests: memory and descriptors stay flat, answers do not get more expensive."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
+from patience import until
 from service_process import ServiceProcess
 
 REQUESTS = 4000
@@ -18,13 +18,12 @@ WARM_UP = 800
 WORKERS = 6
 
 
-def ask(client: httpx.Client, model: str, number: int) -> float:
-    """One request of a kind its number decides; returns seconds."""
+def ask(client: httpx.Client, model: str, number: int) -> None:
+    """One request of a kind its number decides."""
     rng = random.Random(number)
     body = {"model": model, "max_tokens": rng.randint(1, 6), "temperature": rng.choice([0, 1]), "seed": number}
     words = " ".join(rng.choice(["ring", "shire", "mountain", "tea"]) for _ in range(rng.randint(1, 12)))
     kind = number % 10
-    started = time.perf_counter()
     if kind == 0:  # a client that goes away
         with suppress(httpx.TimeoutException):
             client.post("/v1/completions", json={**body, "prompt": words, "max_tokens": 60}, timeout=0.02)
@@ -42,7 +41,6 @@ def ask(client: httpx.Client, model: str, number: int) -> float:
         messages = [{"role": "user", "content": words}]
         answer = client.post("/v1/chat/completions", json={**body, "messages": messages, "logprobs": kind == 6})
         assert answer.status_code == 200, answer.text
-    return time.perf_counter() - started
 
 
 def rest_a_while(service: ServiceProcess) -> None:
@@ -57,16 +55,18 @@ def test_thousands_of_requests_leave_nothing_behind(model_bundle: Path, tmp_path
     flags = ("--parallel", "3", "--context", "128", "--max-waiting", "64", "--threads", "1", "--expert-memory", "6MiB")
     with ServiceProcess(model_bundle, tmp_path / "log", *flags) as service, service.client() as client:
         with ThreadPoolExecutor(WORKERS) as pool:
-            first = list(pool.map(lambda n: ask(client, service.model, n), range(WARM_UP)))
-            rest_a_while(service)
-            rss, fds = service.rss(), service.fds()
-            rest = list(pool.map(lambda n: ask(client, service.model, n), range(WARM_UP, REQUESTS)))
-        rest_a_while(service)
+            cpu_s = [service.cpu_s()]
+            for numbers in (range(WARM_UP), range(WARM_UP, REQUESTS)):
+                list(pool.map(lambda n: ask(client, service.model, n), numbers))
+                cpu_s.append(service.cpu_s())
+                rest_a_while(service)
+                if len(cpu_s) == 2:
+                    rss, fds = service.rss(), service.fds()
         requests = service.stats()["requests"]
-        p99 = [float(np.percentile(times, 99)) for times in (first, rest)]
-        print(f"RSS {rss} -> {service.rss()}, fds {fds} -> {service.fds()}, p99 {p99} s")
-        assert service.rss() <= 1.02 * rss
+        # CPU time, because how long an answer takes depends on what else the machine does
+        cost = [(cpu_s[1] - cpu_s[0]) / WARM_UP, (cpu_s[2] - cpu_s[1]) / (REQUESTS - WARM_UP)]
+        print(f"RSS {rss} -> {service.rss()}, fds {fds} -> {service.fds()}, CPU a request {cost} s")
+        until(lambda: service.rss() <= 1.02 * rss, "memory goes back", pause_s=1.0)
         assert service.fds() <= fds
         assert requests["finished"]["error"] == 0
-        # generous: other tests run on this machine as well
-        assert p99[1] < 3 * p99[0] + 0.1
+        assert cost[1] < 1.5 * cost[0] + 0.002

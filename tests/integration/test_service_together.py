@@ -7,13 +7,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from patience import PATIENCE_S, until
 from service_process import ServiceProcess
 
 from edge_runtime.base.errors import BudgetError, ConfigError
@@ -48,7 +48,7 @@ class Collector:
         return [e.chunk.token_id for e in self.events if isinstance(e, TokenEvent)]
 
     def outcome(self) -> Outcome:
-        assert self.done.wait(60)
+        assert self.done.wait(PATIENCE_S)
         last = self.events[-1]
         assert isinstance(last, Outcome), last
         return last
@@ -58,7 +58,7 @@ def start(bundle: Path, **more: Any) -> Service:
     options = {"context": 512, "parallel": 4, "threads": 1, **more.pop("options", {})}
     service = Service(ServiceConfig(bundle, options=options, verify=False, **more))
     service.start()
-    assert service.readiness.wait_until_loaded(60) is Phase.READY, service.readiness.reason
+    assert service.readiness.wait_until_loaded(PATIENCE_S) is Phase.READY, service.readiness.reason
     return service
 
 
@@ -94,7 +94,9 @@ def test_together_each_gets_the_tokens_it_gets_alone(service: Service, model_bun
 
 def test_four_together_read_less_than_one_after_another(service: Service) -> None:
     def bytes_read() -> int:
-        time.sleep(0.6)  # the view is published a few times a second
+        for _ in range(2):  # the view that is published next may have been begun already
+            seen = service.stats.engine
+            until(lambda seen=seen: service.stats.engine is not seen)  # type: ignore[misc]
         assert service.stats.engine is not None
         return service.stats.engine.experts.bytes_read
 
@@ -130,10 +132,11 @@ def test_a_cancelled_request_stops_within_one_token(service: Service) -> None:
 
 def test_a_request_ends_at_its_time_limit(service: Service) -> None:
     collector = Collector()
-    submit(service, "Once", collector, max_tokens=500, ignore_eos=True, time_limit_s=0.2)
+    collector.on_token = lambda count: time.sleep(0.05)  # all 400 tokens would take 20 s at least
+    submit(service, "Once", collector, max_tokens=400, ignore_eos=True, time_limit_s=2.0)
     outcome = collector.outcome()
     assert (outcome.finish_reason, outcome.limit) == ("length", "time")
-    assert 0 < len(collector.tokens) < 500
+    assert len(collector.tokens) < 400
 
 
 def test_the_next_turn_finds_its_prefix_though_others_ran_between(service: Service) -> None:
@@ -197,7 +200,7 @@ def test_a_constraint_that_cannot_go_on_fails_its_request_alone(service: Service
     service.submit(Job(ids, SamplingParams(max_tokens=4), bad, constraint=Stuck()))
     submit(service, "Once", good, max_tokens=4)
     assert good.outcome().finish_reason == "length"
-    assert bad.done.wait(10)
+    assert bad.done.wait(PATIENCE_S)
     assert isinstance(bad.events[-1], RuntimeError)
 
 
@@ -220,9 +223,8 @@ def test_heartbeat_beats_idle_and_busy(service: Service) -> None:
     beats: list[float] = []
     service.heartbeat.listeners.append(lambda: beats.append(time.monotonic()))
     try:
-        time.sleep(1.2)
+        until(lambda: len(beats) >= 2, "beats while idle")
         idle = len(beats)
-        assert idle >= 2
         collector = Collector()
         submit(service, "Once", collector, max_tokens=20, ignore_eos=True)
         collector.outcome()
@@ -240,13 +242,13 @@ def test_a_full_queue_refuses_in_order_and_a_drain_finishes_what_was_accepted(mo
     def note(number: int) -> None:
         order.append(number)
         running.set()
-        assert may_go_on.wait(60)  # holds the loop at the first token, until the queue has been looked at
+        assert may_go_on.wait(PATIENCE_S)  # holds the loop at the first token, until the queue has been looked at
 
     try:
         for i, collector in enumerate(collectors):
             collector.on_token = lambda count, i=i: note(i)  # type: ignore[misc]
             submit(service, "Once", collector, max_tokens=20, ignore_eos=True)
-            assert running.wait(60)
+            assert running.wait(PATIENCE_S)
         with pytest.raises(ApiError) as refused:
             submit(service, "Once", Collector(), max_tokens=5)
         assert refused.value.status == 429
@@ -259,7 +261,7 @@ def test_a_full_queue_refuses_in_order_and_a_drain_finishes_what_was_accepted(mo
         for collector in collectors:
             assert collector.outcome().finish_reason == "length"
         assert order == sorted(order)
-        assert service.join(10)
+        assert service.join(PATIENCE_S)
         figures = service.stats.read()
         assert figures.rejected["queue_full"] == 1
         assert figures.finished["length"] == 3
@@ -276,7 +278,7 @@ def test_while_loading_and_after_a_failure_it_says_so(model_bundle: Path, tmp_pa
         service.require_ready()
     assert overlap.value.status == 503
     service.start()
-    assert service.readiness.wait_until_loaded(60) is Phase.FAILED
+    assert service.readiness.wait_until_loaded(PATIENCE_S) is Phase.FAILED
     assert isinstance(service.error, BudgetError)
     with pytest.raises(ConfigError):
         Service(ServiceConfig(model_bundle, options={"policy": "nonsense"}))
@@ -303,14 +305,16 @@ def test_kill_in_the_middle_of_a_request_and_start_again(model_bundle: Path, tmp
 
 def test_sigterm_finishes_the_request_under_way(model_bundle: Path, tmp_path: Path) -> None:
     with ServiceProcess(model_bundle, tmp_path / "log", "--context", "512") as service:
-        body = {"model": service.model, "prompt": "Once", "max_tokens": 200, "ignore_eos": True}
-        with ThreadPoolExecutor(1) as pool, service.client() as client:
-            answer = pool.submit(client.post, "/v1/completions", json=body)
-            while service.stats()["requests"]["running"] == 0:
-                time.sleep(0.01)
+        body = {"model": service.model, "prompt": "Once", "max_tokens": 200, "ignore_eos": True, "stream": True}
+        body["stream_options"] = {"include_usage": True}
+        with service.client() as client, client.stream("POST", "/v1/completions", json=body) as stream:
+            lines = stream.iter_lines()
+            assert next(lines).startswith("data: ")
             service.process.send_signal(signal.SIGTERM)
-            assert answer.result().json()["usage"]["completion_tokens"] == 200
-        assert service.process.wait(30) == 0
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        assert json.loads(rest[-2].removeprefix("data: "))["usage"]["completion_tokens"] == 200
+        assert service.process.wait(PATIENCE_S) == 0
 
 
 def test_a_disconnected_client_frees_its_slot_within_a_token(model_bundle: Path, tmp_path: Path) -> None:
@@ -323,9 +327,8 @@ def test_a_disconnected_client_frees_its_slot_within_a_token(model_bundle: Path,
                         next(response.iter_lines())
                 else:
                     with pytest.raises(httpx.ReadTimeout):
-                        client.post("/v1/completions", json=body, timeout=0.3)
-            before = service.stats()["tokens"]
-            service.wait_until_idle(5)
-            after = service.stats()["tokens"]
-            assert after["generated"] - before["generated"] < 200, json.dumps([before, after])
-        assert service.stats()["requests"]["finished"]["cancelled"] == 2
+                        client.post("/v1/completions", json=body, timeout=httpx.Timeout(PATIENCE_S, read=0.3))
+            service.wait_until_idle()
+        stats = service.stats()
+        assert stats["requests"]["finished"]["cancelled"] == 2
+        assert stats["tokens"]["generated"] < 2 * 2000

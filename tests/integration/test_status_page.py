@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from browser import chromium
 from conftest import MODEL
+from patience import until
 from serving import served
 
 from edge_runtime.service.ops.statuspage import HEADERS, PAGE, content_security_policy
@@ -22,14 +23,6 @@ FLAGS = ("--context", "512", "--parallel", "2", "--tier", "8", "--no-self-check"
 
 def text(browser, element):
     return browser.find_element("id", element).text
-
-
-def until(condition, timeout_s=30.0):
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.1)
-    return found
 
 
 def requested_urls(browser):
@@ -64,7 +57,8 @@ def test_live_figures_in_a_real_browser(model_bundle, tmp_path):
         try:
             until(lambda: text(browser, "rate") not in ("–", "0.0", "0"))
             until(lambda: int(text(browser, "running")) >= 2)
-            time.sleep(25 if "STATUS_SCREENSHOT" in os.environ else 2)
+            if "STATUS_SCREENSHOT" in os.environ:
+                time.sleep(25)
             shot = Path(os.environ.get("STATUS_SCREENSHOT", tmp_path / "status.png"))
             browser.get_screenshot_as_file(str(shot))
             stats = json.loads(service.get("/v1/stats"))
@@ -75,8 +69,8 @@ def test_live_figures_in_a_real_browser(model_bundle, tmp_path):
             assert "8 bit: " in text(browser, "tiers")
             assert "on the drive: " in text(browser, "tiers")
             assert "skipped 0" in " ".join(text(browser, "losses").split())
-            assert re.search(r"evicted [1-9]", " ".join(text(browser, "experts").split()))
-            assert float(text(browser, "hits").split()[0]) > 0
+            until(lambda: re.search(r"evicted [1-9]", " ".join(text(browser, "experts").split())))
+            until(lambda: float(text(browser, "hits").split()[0]) > 0)
             assert shot.stat().st_size > 10_000
         finally:
             stop.set()

@@ -9,6 +9,7 @@ import pytest
 from fakes import FakeStore, record_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 
 from edge_runtime.base.errors import ExpertReadError
 from edge_runtime.experts.cache import ExpertCache
@@ -26,7 +27,8 @@ def make(slots: int, rule: str = "lru", **script) -> tuple[ExpertCache, FakeStor
     ledger = UnitLedger(UnitSizes(TIER, TIER, 2 * PAGE), slots * 2 * PAGE, L * E)
     memory = ExpertMemory(ledger, (0, PAGE), chunk_bytes=3 * PAGE)
     eviction = create_rule(rule, num_layers=L, num_experts=E, tier_bytes={4: 1}, full_tier=4)
-    cache = ExpertCache(ledger, memory, store, eviction, num_layers=L, num_experts=E, read_timeout_s=0.05)
+    wait_s = 0.05 if "stuck" in script else PATIENCE_S
+    cache = ExpertCache(ledger, memory, store, eviction, num_layers=L, num_experts=E, read_timeout_s=wait_s)
     return cache, store
 
 

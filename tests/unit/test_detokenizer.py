@@ -99,7 +99,9 @@ def token_ids(tokenizer: Tokenizer, numbers: list[int]) -> list[int]:
     return [n % size if n % 2 else size - 1 - n % min(size, 300) for n in numbers]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(numbers=st.lists(st.integers(0, 1 << 20), max_size=60))
 def test_streamed_text_is_the_text_of_all_tokens(any_tokenizer, numbers):
     ids = token_ids(any_tokenizer, numbers)
@@ -112,7 +114,7 @@ def test_streamed_text_is_the_text_of_all_tokens(any_tokenizer, numbers):
 @settings(
     max_examples=150,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
 )
 @given(
     prompt=st.lists(st.integers(0, 1 << 20), min_size=1, max_size=12),

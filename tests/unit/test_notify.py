@@ -9,6 +9,7 @@ import sys
 import uuid
 
 import pytest
+from patience import PATIENCE_S
 
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.service.ops.events import Heartbeat
@@ -192,29 +193,29 @@ def test_a_socket_opened_by_the_manager_is_served(kind, tmp_path):
         server.listen()
         child = run_with_fd3(server, "serve")
         with socket.socket(family, socket.SOCK_STREAM) as client:
-            client.settimeout(20)
+            client.settimeout(PATIENCE_S)
             client.connect(server.getsockname())
             assert client.recv(5) == b"hello"
-        out, err = child.communicate(timeout=20)
+        out, err = child.communicate(timeout=PATIENCE_S)
     assert "False False" in out, err
 
 
 def test_a_socket_meant_for_another_process_is_left_alone(tmp_path):
     with socket.socket() as server:
         server.listen()
-        out, err = run_with_fd3(server, LISTEN_PID="1").communicate(timeout=20)
+        out, err = run_with_fd3(server, LISTEN_PID="1").communicate(timeout=PATIENCE_S)
     assert (out, err) == ("", "")
 
 
 def test_a_datagram_socket_is_refused_by_name():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        _, err = run_with_fd3(server, LISTEN_FDNAMES="hobbit.socket").communicate(timeout=20)
+        _, err = run_with_fd3(server, LISTEN_FDNAMES="hobbit.socket").communicate(timeout=PATIENCE_S)
     assert "ConfigError: socket activation: hobbit.socket: expected a listening stream socket" in err
 
 
 def test_a_plain_file_is_refused(tmp_path):
     with open(tmp_path / "file", "w") as file:
-        _, err = run_with_fd3(file).communicate(timeout=20)
+        _, err = run_with_fd3(file).communicate(timeout=PATIENCE_S)
     assert "expected a socket, got something else" in err
 
 
