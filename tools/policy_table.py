@@ -30,7 +30,7 @@ def tables() -> str:
     policies = sorted((name, entry.params) for name, entry in POLICIES.items())
     text = ["`--policy NAME:...`", "", *head, *rows(policies), ""]
     text += ["`--eviction NAME:...` (`lru` and `lcu` take none)", "", *head, *rows(RULES.items()), ""]
-    text += ["`--prefetch NAME:...`", "", *head, *rows(PREDICTORS.items())]
+    text += ["`--prefetch NAME:...`", "", *head, *rows((name, entry.params) for name, entry in PREDICTORS.items())]
     return "\n".join(text)
 
 

@@ -79,6 +79,24 @@ def parse_params(items: str, known: Mapping[str, Param], where: str) -> dict[str
     return {name: given.get(name, param.default) for name, param in known.items()}
 
 
+def parse_named(text: str, known: Mapping[str, Mapping[str, Param]], where: str) -> tuple[str, dict[str, Any]]:
+    """Split ``name:param=value,...``, convert the values and fill in the defaults.
+
+    Args:
+        text: what was asked for.
+        known: parameters of each name.
+        where: who asked, for messages.
+
+    Raises:
+        ConfigError: the name or a parameter is unknown, given twice, of the wrong type or outside its range.
+    """
+    name, _, rest = text.partition(":")
+    name = name.strip()
+    if name not in known:
+        raise ConfigError(f"{where}: expected one of {', '.join(known)}, got {name!r}.{did_you_mean(name, known)}")
+    return name, parse_params(rest, known[name], f"{where} {name!r}")
+
+
 def per_layer(text: str, num_layers: int, where: str, *, low: float, high: float) -> NDArray[np.float64]:
     """Return float64 [L] of a text with one number, or one for each layer: ``0.4/0.5/0.5``.
 

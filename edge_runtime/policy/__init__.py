@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from edge_runtime.base.errors import ConfigError, did_you_mean
-from edge_runtime.base.params import Param, parse_params
+from edge_runtime.base.params import Param, parse_named
 from edge_runtime.policy import (
     adapmoe,
     cache_conditional,
@@ -36,53 +35,85 @@ class Registered:
         params: its parameters.
         source: where it is published, and what of it is our reading.
         needs_calibration: reads what the exporter measured, from `PolicyContext.calibration`.
+        summary: what it does, one line, for help and docs.
     """
 
     make: Callable[..., Policy]
     params: Mapping[str, Param] = field(default_factory=dict)
     source: str = "ours"
     needs_calibration: bool = False
+    summary: str = ""
 
 
 POLICIES: dict[str, Registered] = {
-    "lossless": Registered(Lossless),
-    "hobbit": Registered(hobbit.Hobbit, hobbit.PARAMS, hobbit.SOURCE, needs_calibration=True),
-    "mobile": Registered(mobile.Mobile, mobile.PARAMS, mobile.SOURCE),
-    "cache-prior": Registered(cache_prior.CachePrior, cache_prior.PARAMS, cache_conditional.SOURCE),
-    "max-rank": Registered(max_rank.MaxRank, max_rank.PARAMS, cache_conditional.SOURCE),
-    "rate-distortion": Registered(rate_distortion.RateDistortion, rate_distortion.PARAMS, needs_calibration=True),
-    "cumsum": Registered(cumsum.Cumsum, cumsum.PARAMS, cache_conditional.SOURCE),
-    "adapmoe": Registered(adapmoe.Adapmoe, adapmoe.PARAMS, adapmoe.SOURCE, needs_calibration=True),
-    "smoe": Registered(smoe.Smoe, smoe.PARAMS, smoe.SOURCE),
-    "skip": Registered(skip.Skip, skip.PARAMS, skip.SOURCE),
-    "lexi": Registered(lexi.Lexi, lexi.PARAMS, lexi.SOURCE),
+    "lossless": Registered(Lossless, summary="the router's choice, every expert at the full tier"),
+    "hobbit": Registered(
+        hobbit.Hobbit,
+        hobbit.PARAMS,
+        hobbit.SOURCE,
+        needs_calibration=True,
+        summary="missing experts at a lower tier or not at all, by their score",
+    ),
+    "mobile": Registered(
+        mobile.Mobile, mobile.PARAMS, mobile.SOURCE, summary="half the experts first, all of them for important tokens"
+    ),
+    "cache-prior": Registered(
+        cache_prior.CachePrior,
+        cache_prior.PARAMS,
+        cache_conditional.SOURCE,
+        summary="a bias on the logits of resident experts",
+    ),
+    "max-rank": Registered(
+        max_rank.MaxRank, max_rank.PARAMS, cache_conditional.SOURCE, summary="resident experts among the first m ranks"
+    ),
+    "rate-distortion": Registered(
+        rate_distortion.RateDistortion,
+        rate_distortion.PARAMS,
+        needs_calibration=True,
+        summary="bytes where they save most, within a budget of KL divergence",
+    ),
+    "cumsum": Registered(
+        cumsum.Cumsum,
+        cumsum.PARAMS,
+        cache_conditional.SOURCE,
+        summary="resident experts among those that reach the mass p",
+    ),
+    "adapmoe": Registered(
+        adapmoe.Adapmoe,
+        adapmoe.PARAMS,
+        adapmoe.SOURCE,
+        needs_calibration=True,
+        summary="the last experts dropped in layers where that costs little",
+    ),
+    "smoe": Registered(
+        smoe.Smoe, smoe.PARAMS, smoe.SOURCE, summary="missing experts replaced by resident ones of nearly their score"
+    ),
+    "skip": Registered(
+        skip.Skip, skip.PARAMS, skip.SOURCE, summary="experts dropped whose weight is small beside the first one's"
+    ),
+    "lexi": Registered(lexi.Lexi, lexi.PARAMS, lexi.SOURCE, summary="a number of experts for each layer"),
     "edgemoe": Registered(
         partial(static_tiers.StaticTiers, name="edgemoe"),
         static_tiers.EDGEMOE_PARAMS,
         static_tiers.EDGEMOE_SOURCE,
         needs_calibration=True,
+        summary="a fixed tier for each expert, by its measured sensitivity",
     ),
     "mcsharp": Registered(
         partial(static_tiers.StaticTiers, name="mcsharp"),
         static_tiers.MCSHARP_PARAMS,
         static_tiers.MCSHARP_SOURCE,
         needs_calibration=True,
+        summary="a fixed tier for each expert, by its importance; weak ones dropped",
     ),
 }
 
 
-def parse_policy(text: str, policies: Mapping[str, Registered] = POLICIES) -> tuple[str, dict[str, Any]]:
-    """Split ``name:param=value,...``, convert the values and fill in the defaults.
-
-    Raises:
-        ConfigError: the name or a parameter is unknown, given twice, of the wrong type or outside its range.
-    """
-    name, _, rest = text.partition(":")
-    name = name.strip()
-    if name not in policies:
-        known = ", ".join(sorted(policies))
-        raise ConfigError(f"policy: expected one of {known}, got {name!r}.{did_you_mean(name, policies)}")
-    return name, parse_params(rest, policies[name].params, f"policy {name!r}")
+def parse_policy(
+    text: str, policies: Mapping[str, Registered] = POLICIES, where: str = "policy"
+) -> tuple[str, dict[str, Any]]:
+    """Split ``name:param=value,...``; see `parse_named`."""
+    return parse_named(text, {name: entry.params for name, entry in policies.items()}, where)
 
 
 def create_policy(text: str, context: PolicyContext, policies: Mapping[str, Registered] = POLICIES) -> Policy:

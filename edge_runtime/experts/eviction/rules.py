@@ -9,8 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.base.errors import ConfigError, did_you_mean
-from edge_runtime.base.params import Param, parse_params
+from edge_runtime.base.params import Param, parse_named
 from edge_runtime.bundle.calibration import ExpertCalibration
 from edge_runtime.experts.eviction.layer_sizes import PARAMS as LAYER_SIZES_PARAMS
 from edge_runtime.experts.eviction.layer_sizes import LayerSizes
@@ -159,17 +158,9 @@ CALIBRATED_RULES = ("rate-distortion", "layer-sizes")
 """Rules that need what the exporter measured."""
 
 
-def parse_rule(text: str) -> tuple[str, dict[str, Any]]:
-    """Split ``name:param=value,...``, convert the values and fill in the defaults.
-
-    Raises:
-        ConfigError: the name or a parameter is unknown, given twice, of the wrong type or outside its range.
-    """
-    name, _, rest = text.partition(":")
-    name = name.strip()
-    if name not in RULES:
-        raise ConfigError(f"eviction: expected one of {', '.join(RULES)}, got {name!r}.{did_you_mean(name, RULES)}")
-    return name, parse_params(rest, RULES[name], f"eviction {name!r}")
+def parse_rule(text: str, where: str = "eviction") -> tuple[str, dict[str, Any]]:
+    """Split ``name:param=value,...``; see `parse_named`."""
+    return parse_named(text, RULES, where)
 
 
 @dataclass(frozen=True)
