@@ -7,6 +7,8 @@ import importlib
 import os
 import sys
 
+from edge_runtime.base.command import DefaultsFormatter, VersionAction, exit_code
+
 VERBS = {
     "plan": "add up the memory a bundle needs, or say what would fit",
     "run": "generate text from a prompt",
@@ -19,38 +21,62 @@ VERBS = {
     "simulate": "replay a trace against policies and cache sizes, beside Belady's optimum",
     "verify": "check hashes, structure and numerics of a bundle",
 }
+TOPICS = ("policy", "eviction", "prefetch")
 
 
 def build_parser(verb: str | None) -> argparse.ArgumentParser:
     """Return the parser; only the verb about to run gets its arguments (and its imports)."""
     parser = argparse.ArgumentParser(
-        prog="hobbit", description="Run Mixture-of-Experts models bigger than memory, experts streamed from the drive."
+        prog="hobbit",
+        description="Run Mixture-of-Experts models bigger than memory, experts streamed from the drive.",
+        epilog=f"`hobbit help VERB` lists a verb's flags; `hobbit help {'|'.join(TOPICS)}` what these options take.",
     )
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument("--version", action=VersionAction, help="print the version and exit")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     for name, text in VERBS.items():
-        sub = verbs.add_parser(name, help=text, description=text.capitalize() + ".")
+        about = f"{text[0].upper()}{text[1:]}."
+        sub = verbs.add_parser(name, help=text, description=about, formatter_class=DefaultsFormatter)
         if name == verb:
+            sub.add_argument("--version", action=VersionAction, help="print the version and exit")
             importlib.import_module(f"edge_runtime.cli.{name}").add_arguments(sub)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return 0 ok, 1 failed while running, 2 usage, 78 bad configuration or bundle."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Run one command; return 0 ok, 1 failed while running, 2 usage, 78 bad settings or bundle, 130 interrupted."""
+    words = sys.argv[1:] if argv is None else argv
     _open_closed_streams()
-    verb = next((a for a in argv if a in VERBS), None)
-    parser = build_parser(verb)
-    args = parser.parse_args(argv)
-    if args.version:
-        from importlib.metadata import version
+    return exit_code("hobbit", lambda: _command(words))
 
-        print(f"hobbit {version('hobbit-edge')}")
-        return 0
+
+def _command(argv: list[str]) -> int:
+    if argv[:1] == ["help"]:
+        if argv[1:] and argv[1] in TOPICS:
+            return _print_topic(argv[1])
+        argv = [*argv[1:2], "--help"]
+    verb = next((word for word in argv if not word.startswith("-")), None)
+    if verb is not None and verb not in VERBS:
+        return _unknown(verb)
+    args = build_parser(verb).parse_args(argv)
     if args.verb is None:
-        parser.print_help(sys.stderr)
+        build_parser(None).print_help(sys.stderr)
         return 2
-    return _guarded(args)
+    return _run(args)
+
+
+def _unknown(verb: str) -> int:
+    from edge_runtime.base.errors import did_you_mean
+
+    known = (*VERBS, "help")
+    print(f"hobbit: expected one of {', '.join(known)}, got {verb!r}.{did_you_mean(verb, known)}", file=sys.stderr)
+    return 2
+
+
+def _print_topic(name: str) -> int:
+    from edge_runtime.cli.topics import describe
+
+    print("\n".join(describe(name)))
+    return 0
 
 
 def _open_closed_streams() -> None:
@@ -60,21 +86,17 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process
 
 
-def _guarded(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
     from edge_runtime.base.errors import HobbitError
+    from edge_runtime.cli.options import said_flags, settle_command_options
 
+    args.flags = said_flags(args)
     try:
+        settle_command_options(args, os.environ)
         return int(importlib.import_module(f"edge_runtime.cli.{args.verb}").main(args))
     except HobbitError as err:
         print(f"{type(err).__name__}: {err}", file=sys.stderr)
         return err.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # whoever read our output has gone; stop quietly, and keep the interpreter from failing at its last flush
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 if __name__ == "__main__":

@@ -62,9 +62,13 @@ class ExpertReadError(HobbitError):
 _LONGEST_NAME = 64
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `` Did you mean 'x'?`` for the closest known name, or an empty string."""
-    if len(name) > _LONGEST_NAME:  # comparing takes time with the square of the length
-        return ""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return `` Did you mean 'x'?`` for the closest known name, or an empty string.
+
+    Args:
+        name: what was written.
+        known: what there is.
+        prefix: all names begin with it, so it says nothing about closeness.
+    """
+    close = difflib.get_close_matches(name.removeprefix(prefix), [k.removeprefix(prefix) for k in known], n=1)
+    return f" Did you mean {prefix + close[0]!r}?" if close else ""

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_runtime.cli.options import add_engine_arguments, add_self_check_argument, engine_options
+from edge_runtime.cli.options import add_engine_arguments, engine_options
 from edge_runtime.cli.texts import progress_bar
 
 if TYPE_CHECKING:
@@ -19,24 +19,25 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's flags."""
-    add_engine_arguments(parser)
-    add_self_check_argument(parser)
     group = parser.add_argument_group("what is measured")
-    group.add_argument("--prompt-tokens", type=int, default=128, metavar="N", help="tokens of each prompt (128)")
-    group.add_argument("--gen-tokens", type=int, default=128, metavar="N", help="tokens generated after each (128)")
-    group.add_argument("--repeat", type=int, default=5, metavar="R", help="measured requests (5)")
-    group.add_argument("--warmup", type=int, default=1, metavar="N", help="requests before them, not measured (1)")
+    group.add_argument("--prompt-tokens", type=int, default=128, metavar="N", help="tokens of each prompt")
+    group.add_argument("--gen-tokens", type=int, default=128, metavar="N", help="tokens generated after each")
+    group.add_argument("--repeat", type=int, default=5, metavar="R", help="measured requests")
+    group.add_argument("--warmup", type=int, default=1, metavar="N", help="requests before them, not measured")
     group.add_argument(
         "--cache", choices=("warm", "cold"), default="warm",
-        help="warm: one engine; cold: a new engine for each request, bundle dropped from the page cache (warm)",
+        help="warm: one engine; cold: a new engine for each request, bundle dropped from the page cache",
     )  # fmt: skip
     group.add_argument("--prompt-file", metavar="FILE", help="prompts from a UTF-8 text, not random tokens")
-    group.add_argument("--temperature", type=float, default=1.0, metavar="X", help="of sampling; 0 is greedy (1)")
-    group.add_argument("--probe-seconds", type=float, default=1.0, metavar="S", help="of each drive probe; 0: none (1)")
+    group.add_argument("--temperature", type=float, default=1.0, metavar="X", help="of sampling; 0 is greedy")
+    group.add_argument(
+        "--probe-seconds", type=float, default=1.0, metavar="S", help="seconds of a drive probe; 0: none"
+    )
     group.add_argument("--power", action="store_true", help="measure energy as well (no meter in this version)")
     group = parser.add_argument_group("report")
     group.add_argument("--out", metavar="DIR", help="folder to write (default: hobbit-bench-BUNDLE-TIME)")
     group.add_argument("--no-png", action="store_true", help="leave out report.png, which needs matplotlib")
+    add_engine_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:

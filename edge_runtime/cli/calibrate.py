@@ -5,28 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 
-from edge_runtime.cli.options import add_engine_arguments, add_self_check_argument, repeatable_options
+from edge_runtime.cli.options import add_engine_arguments, repeatable_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's flags."""
-    add_engine_arguments(parser)
-    add_self_check_argument(parser)
     parser.add_argument("--text", metavar="FILE", required=True, help="UTF-8 text to run")
-    parser.add_argument("--tokens", type=int, default=512, metavar="N", help="run the first N tokens (default: 512)")
+    parser.add_argument("--tokens", type=int, default=512, metavar="N", help="run the first N tokens")
     parser.add_argument(
         "--high",
         type=float,
         default=0.67,
         metavar="X",
-        help="HOBBIT: share of uses at the full tier (0.67, its paper's)",
+        help="HOBBIT: share of uses at the full tier, as its paper",
     )
     parser.add_argument(
-        "--low", type=float, default=0.97, metavar="X", help="HOBBIT: share of uses not skipped (0.97, its paper's)"
+        "--low", type=float, default=0.97, metavar="X", help="HOBBIT: share of uses not skipped, as its paper"
     )
     parser.add_argument(
-        "--fallback-rate", type=float, default=0.2, metavar="X", help="MoBiLE: share of tokens run twice (0.2)"
+        "--fallback-rate", type=float, default=0.2, metavar="X", help="MoBiLE: share of tokens run twice"
     )
+    add_engine_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime.cli.options import (
     add_engine_arguments,
     add_sampling_arguments,
-    add_self_check_argument,
     engine_options,
 )
 
@@ -22,10 +21,9 @@ HELP = "Type a message; /reset starts over, /stats shows the last answer's stati
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's flags."""
-    add_engine_arguments(parser)
-    add_self_check_argument(parser)
     parser.add_argument("--system", metavar="TEXT", help="system message")
     add_sampling_arguments(parser)
+    add_engine_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import IO, TYPE_CHECKING, Any
 
-from edge_runtime.cli.options import add_engine_arguments, add_self_check_argument, repeatable_options
+from edge_runtime.cli.options import add_engine_arguments, repeatable_options
 from edge_runtime.cli.texts import progress, read_tokens, windows
 
 if TYPE_CHECKING:
@@ -26,19 +26,18 @@ _LOSSES = ("substituted", "skipped", "truncated", "route_changed", "fallbacks")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's flags."""
-    add_engine_arguments(parser)
-    add_self_check_argument(parser)
     parser.add_argument("--text", metavar="FILE", required=True, help="UTF-8 text to score")
-    parser.add_argument("--tokens", type=int, default=512, metavar="N", help="score the first N tokens (default: 512)")
-    parser.add_argument("--baseline", default="lossless", metavar="NAME", help="policy to compare with (lossless)")
+    parser.add_argument("--tokens", type=int, default=512, metavar="N", help="score the first N tokens")
+    parser.add_argument("--baseline", default="lossless", metavar="NAME", help="policy to compare with")
     parser.add_argument("--baseline-tier", metavar="T", help="its tier (default: bf16 if stored, else the deepest)")
     parser.add_argument(
         "--python",
         type=int,
         default=0,
         metavar="N",
-        help="the text is Python: go on from N places, check what is written",
+        help="the text is Python: go on from N places, check what is written; 0: do not",
     )
+    add_engine_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Flags every verb shares. None means not said: environment and profile decide then."""
+"""Flags of the verbs, from the table of options. A flag that is not given is None: other sources decide then."""
 
 from __future__ import annotations
 
@@ -6,56 +6,69 @@ import argparse
 import logging
 import os
 import sys
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any
 
-ENGINE_FLAGS = (
-    "profile", "memory", "expert_memory", "tier", "policy", "max_kld", "eviction", "prefetch", "backend", "threads",
-    "io_threads", "direct_io", "context", "parallel", "seed",
-)  # fmt: skip
+from edge_runtime.config.kinds import Named, OnlyOn, Switch
+from edge_runtime.config.option import Option
+from edge_runtime.config.options import BY_NAME, COMMAND_OPTIONS, ENGINE_OPTIONS, OPTIONS
+
+if TYPE_CHECKING:
+    from edge_runtime.config.environment import Variables
+
+# an argument group, or the parser itself: argparse has no public name for what they share
+Flags = Any
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add BUNDLE and the common flags of the contract."""
+def add_engine_arguments(parser: argparse.ArgumentParser, *, opens_engine: bool = True) -> None:
+    """Add BUNDLE, the flags all verbs share and those of the engine. Call it last: help shows flags in this order.
+
+    Args:
+        parser: of the verb.
+        opens_engine: the verb opens an engine to use it, so that its start can skip the self-check.
+    """
+    add_options(parser, [o for o in COMMAND_OPTIONS if opens_engine or o.name != "no_self_check"])
+    # the usage line has the verb's own flags only: engine flags would bury them
+    usage = parser.format_usage().removeprefix("usage: ").strip().replace("%", "%%")
+    parser.usage = f"{usage} [ENGINE FLAGS] BUNDLE"
     parser.add_argument("bundle", metavar="BUNDLE", help="directory written by hobbit-export")
-    group = parser.add_argument_group("engine (environment twins: HOBBIT_MEMORY, HOBBIT_TIER, ...)")
-    group.add_argument(
-        "--profile", metavar="NAME|PATH", help="device profile, such as orin-nano-8gb (default: generic)"
+    group = parser.add_argument_group(
+        "engine", "Each has a variable, such as HOBBIT_MEMORY. A flag beats the variable, which beats the profile."
     )
-    group.add_argument("--memory", metavar="SIZE|auto", help="ceiling for the whole process, such as 2GiB")
-    group.add_argument("--expert-memory", metavar="SIZE", help="ceiling for cached experts alone, within --memory")
-    group.add_argument("--tier", metavar="8|6|4|2|bf16", help="precision that counts as full (default: deepest stored)")
-    group.add_argument("--policy", metavar="NAME[:K=V,...]", help="which experts to read at which tier (lossless)")
-    group.add_argument("--max-kld", metavar="X", help="quality budget of the rate-distortion policy")
-    group.add_argument("--eviction", metavar="NAME[:K=V,...]", help="which expert leaves: lru, lcu, lfru, mdc")
-    group.add_argument(
-        "--prefetch", metavar="NAME[:K=V,...]",
-        help="read experts ahead: off, lookahead, expert-map, statistical (lossless: lookahead:depth=1, else off)",
-    )  # fmt: skip
-    group.add_argument("--backend", metavar="auto|cpu|cuda", help="where to compute (auto)")
-    group.add_argument("--threads", metavar="N", help="compute threads")
-    group.add_argument("--io-threads", metavar="N", help="reads in flight")
-    group.add_argument("--direct-io", action=argparse.BooleanOptionalAction, default=None, help="bypass the page cache")
-    group.add_argument("--context", metavar="N", help="tokens of KV cache")
-    group.add_argument("--parallel", metavar="N", help="sequences decoded together, each with a KV cache (serve; 1)")
-    group.add_argument("--seed", metavar="N", help="seed of sampling")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of text")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log what the engine does to stderr")
+    add_options(group, ENGINE_OPTIONS)
 
 
-def add_self_check_argument(parser: argparse.ArgumentParser) -> None:
-    """Add --no-self-check, for verbs that open an engine to use it."""
-    parser.add_argument(
-        "--no-self-check", action="store_true", help="skip the numerical check of a bundle's first start"
-    )
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --json alone, for verbs without an engine."""
+    add_options(parser, [BY_NAME["json"]])
+
+
+def add_options(flags: Flags, table: Iterable[Option]) -> None:
+    """Add a flag for each option of a table."""
+    for option in table:
+        names = ([f"-{option.letter}"] if option.letter else []) + [f"--{option.dashed}"]
+        flags.add_argument(*names, dest=option.name, default=None, help=_help(option), **_action(option))
+
+
+def _action(option: Option) -> dict[str, Any]:
+    if isinstance(option.kind, OnlyOn):
+        return {"action": "store_true"}
+    if isinstance(option.kind, Switch):
+        return {"action": argparse.BooleanOptionalAction}
+    return {"metavar": option.kind.metavar}
+
+
+def _help(option: Option) -> str:
+    names = f": {', '.join(option.kind.names)}" if isinstance(option.kind, Named) else ""
+    default = "" if isinstance(option.kind, OnlyOn) else f" (default: {option.shown_default})"
+    return f"{option.help}{names}{default}".replace("%", "%%")
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the sampling flags."""
     group = parser.add_argument_group("sampling")
-    group.add_argument(
-        "-n", "--max-tokens", type=int, metavar="N", help="tokens to generate (default: 128)", default=128
-    )
-    group.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0 is greedy (default)")
+    group.add_argument("-n", "--max-tokens", type=int, default=128, metavar="N", help="tokens to generate")
+    group.add_argument("--temperature", type=float, default=0.0, metavar="X", help="randomness; 0 is greedy")
     group.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest; 0: all")
     group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from the smallest set reaching P")
     group.add_argument("--min-p", type=float, default=0.0, metavar="P", help="drop tokens below P of the likeliest")
@@ -64,18 +77,36 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ignore-eos", action="store_true", help="go on after the model's end token")
 
 
+def said_flags(args: argparse.Namespace, table: Collection[Option] = OPTIONS) -> dict[str, Any]:
+    """Return the options the user gave as flags, by name."""
+    values = {option.name: getattr(args, option.name, None) for option in table}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def settle_command_options(args: argparse.Namespace, env: Variables) -> None:
+    """Give `--json` and its like their values: flag, variable, default.
+
+    Raises:
+        ConfigError: a variable is wrong, or its name is unknown.
+    """
+    from edge_runtime.config.environment import given
+
+    sources = given(said_flags(args, COMMAND_OPTIONS), env)
+    for option in COMMAND_OPTIONS:
+        if hasattr(args, option.name):
+            setattr(args, option.name, sources.pick(option))
+
+
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the engine options the user gave as flags."""
     setup_logging(verbose=args.verbose)
-    return {name: getattr(args, name) for name in ENGINE_FLAGS if getattr(args, name) is not None}
+    return said_flags(args, ENGINE_OPTIONS)
 
 
 def repeatable_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the same for verbs that count reads: nothing is read ahead by the clock unless the user asked for it."""
-    from edge_runtime.config.resolve import EngineOptions
-
     said = engine_options(args)
-    return said if EngineOptions.from_environment(os.environ).prefetch else {"prefetch": "off"} | said
+    return said if os.environ.get(BY_NAME["prefetch"].variable) else {"prefetch": "off"} | said
 
 
 def setup_logging(*, verbose: bool) -> None:

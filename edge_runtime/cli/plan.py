@@ -10,7 +10,7 @@ from edge_runtime.cli.options import add_engine_arguments, engine_options
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's flags."""
-    add_engine_arguments(parser)
+    add_engine_arguments(parser, opens_engine=False)
 
 
 def main(args: argparse.Namespace) -> int:

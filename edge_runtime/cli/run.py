@@ -9,7 +9,6 @@ import sys
 from edge_runtime.cli.options import (
     add_engine_arguments,
     add_sampling_arguments,
-    add_self_check_argument,
     engine_options,
 )
 
@@ -19,13 +18,12 @@ MAX_TOKEN_CHARACTERS = 256
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's flags."""
-    add_engine_arguments(parser)
-    add_self_check_argument(parser)
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt; - reads it from stdin")
     prompt.add_argument("-f", "--prompt-file", metavar="FILE", help="read the prompt from a UTF-8 file")
     parser.add_argument("--echo", action="store_true", help="print the prompt before what is generated")
     add_sampling_arguments(parser)
+    add_engine_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:

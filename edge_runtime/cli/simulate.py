@@ -7,6 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from edge_runtime.cli.options import add_json_argument
+
 if TYPE_CHECKING:
     from edge_runtime.lab.simulator.replay import Simulation
     from edge_runtime.lab.simulator.trace import Trace
@@ -22,12 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--memory", metavar="SIZE|auto", help="ceiling for the whole process; needs --bundle to know the rest of it")
     add("--bundle", metavar="BUNDLE", help="for --memory, and for policies that need its calibration")
     add("--tier", type=int, metavar="8|6|4|2", help="precision that counts as full (default: the trace's)")
-    add("--drive-gbps", type=float, default=3.0, metavar="X", help="bandwidth of the drive model (default: 3)")
-    add("--latency-us", type=float, default=100.0, metavar="Y", help="latency of a batch of reads (default: 100)")
-    add("--compute-ms", type=float, default=0.0, metavar="Z", help="time of a token without reads (default: 0)")
+    add("--drive-gbps", type=float, default=3.0, metavar="X", help="bandwidth of the drive model")
+    add("--latency-us", type=float, default=100.0, metavar="Y", help="latency of a batch of reads")
+    add("--compute-ms", type=float, default=0.0, metavar="Z", help="time of a token without reads")
     add("--prefetch", action="store_true", help="read ahead by the predictions the trace was recorded with")
     add("--no-belady", action="store_true", help="leave the bound out; it takes as long as the replay")
-    add("--json", action="store_true", help="one JSON object on stdout instead of a table")
+    add_json_argument(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -100,7 +102,7 @@ def _planned(args: argparse.Namespace, tier: int) -> int:
     from edge_runtime.config.resolve import EngineOptions
     from edge_runtime.engine.assembly import prepare
 
-    return prepare(args.bundle, EngineOptions(memory=args.memory, tier=tier)).plan.num_slots
+    return prepare(args.bundle, EngineOptions.from_keywords({"memory": args.memory, "tier": tier})).plan.num_slots
 
 
 def _run(trace: Trace, policy: str, eviction: str, slots: int, args: argparse.Namespace) -> dict[str, Any]:

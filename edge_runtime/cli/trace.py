@@ -7,7 +7,7 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from edge_runtime.cli.options import add_engine_arguments, add_self_check_argument, repeatable_options
+from edge_runtime.cli.options import add_engine_arguments, repeatable_options
 from edge_runtime.cli.texts import progress, read_tokens, windows
 
 if TYPE_CHECKING:
@@ -23,14 +23,13 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's flags."""
-    add_engine_arguments(parser)
-    add_self_check_argument(parser)
     parser.add_argument("--text", metavar="FILE", required=True, help="UTF-8 text to run")
     parser.add_argument("--out", metavar="T", required=True, help="trace file to write")
-    parser.add_argument("--tokens", type=int, default=2048, metavar="N", help="record N tokens at most (default: 2048)")
+    parser.add_argument("--tokens", type=int, default=2048, metavar="N", help="record N tokens at most")
     parser.add_argument(
         "--half", action="store_true", help="store logits in 16 bits: half the size, a replay no longer exact"
     )
+    add_engine_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:

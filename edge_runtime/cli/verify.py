@@ -11,8 +11,8 @@ from edge_runtime.cli.options import add_engine_arguments, engine_options
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's flags."""
-    add_engine_arguments(parser)
     parser.add_argument("--structure-only", action="store_true", help="skip the numerical self-check")
+    add_engine_arguments(parser, opens_engine=False)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib.resources
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edge_runtime.base.errors import ConfigError, did_you_mean
-from edge_runtime.base.sizes import parse_size
-from edge_runtime.base.strict import from_mapping
+from edge_runtime.base.strict import convert, from_mapping
+from edge_runtime.config.option import AUTO, Option
+from edge_runtime.config.options import BY_NAME, ENGINE_OPTIONS
+from edge_runtime.config.sources import Source
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -19,50 +21,13 @@ if TYPE_CHECKING:
 DEFAULT_PROFILE = "generic"
 _MAX_BYTES = 1 << 20
 Basis = Literal["measured", "assumed"]
-Auto = Literal["auto"]
 
 
 @dataclass(frozen=True)
-class Size:
-    """A byte size such as '512MiB', or 'auto'."""
+class Setting:
+    """What a profile says about an option, and how anybody knows."""
 
-    value: str
-    basis: Basis
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Count:
-    """A whole number of at least 1, or 'auto'."""
-
-    value: int | Auto
-    basis: Basis
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Switch:
-    """On or off."""
-
-    value: bool
-    basis: Basis
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Eviction:
-    """Name of an eviction rule."""
-
-    value: Literal["lru", "lcu", "lfru", "mdc"]
-    basis: Basis
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Tier:
-    """Default expert tier, or 'auto' for the deepest the bundle has."""
-
-    value: Literal[2, 4, 6, 8, "auto"]
+    value: Any
     basis: Basis
     note: str = ""
 
@@ -85,23 +50,13 @@ class PowerMode:
 
 
 @dataclass(frozen=True)
-class DeviceProfile:
-    """Settings for a kind of board. Flags and environment go before them.
+class Board:
+    """The part of a profile that is no option.
 
     Attributes:
         name: name of the profile.
         board: what it is for.
         ran_on_hardware: whether anybody ran this runtime on that board with this profile.
-        memory: ceiling for the process.
-        os_reserve: memory left to the rest of the machine when the ceiling is 'auto'.
-        context: tokens of KV cache.
-        prefill_chunk: tokens of a prompt run in one pass; 'auto': as many as the memory plan allows.
-        threads: compute threads.
-        io_threads: reads under way at once.
-        read_chunk: largest single read.
-        direct_io: read experts past the page cache.
-        eviction: who leaves when room is needed.
-        tier: expert tier used unless asked otherwise.
         drive_read_gb_s: sequential read rate of the drive, for estimates.
         memory_read_gb_s: read rate of memory, for estimates.
         power_modes: for sweeps.
@@ -110,23 +65,39 @@ class DeviceProfile:
     name: str
     board: str
     ran_on_hardware: bool
-    memory: Size
-    os_reserve: Size
-    context: Count
-    prefill_chunk: Count
-    threads: Count
-    io_threads: Count
-    read_chunk: Size
-    direct_io: Switch
-    eviction: Eviction
-    tier: Tier
     drive_read_gb_s: Rate
     memory_read_gb_s: Rate
     power_modes: list[PowerMode] = field(default_factory=list)
 
+
+@dataclass(frozen=True)
+class DeviceProfile(Board):
+    """Settings for a kind of board. Flags and environment go before them.
+
+    Attributes:
+        settings: by name of the option; an option that is left out keeps its default.
+    """
+
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+
+    def value(self, name: str) -> Any:
+        """Return an option's value here, converted (a size in bytes); ``'auto'`` stays the word."""
+        option = BY_NAME[name]
+        value = self.settings[name].value if name in self.settings else option.default
+        return value if value == AUTO else option.kind.convert(value, self._where(option))
+
+    def source(self) -> Source:
+        """Return what this profile says about the options."""
+        return Source({name: s.value for name, s in self.settings.items()}, self._where, is_given=False)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain data that `parse_profile` takes back."""
-        return asdict(self)
+        plain = asdict(self)
+        settings: dict[str, Any] = plain.pop("settings")
+        return plain | settings
+
+    def _where(self, option: Option) -> str:
+        return f"profile {self.name!r}: {option.name}"
 
 
 def profile_names() -> list[str]:
@@ -134,8 +105,12 @@ def profile_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in _packaged() if entry.name.endswith(".yaml"))
 
 
-def load_profile(name_or_path: str | os.PathLike[str] = DEFAULT_PROFILE) -> DeviceProfile:
+def load_profile(name_or_path: str | os.PathLike[str] = DEFAULT_PROFILE, where: str = "profile") -> DeviceProfile:
     """Load a packaged profile by name, or a file by path (anything with a slash or ending in .yaml or .yml).
+
+    Args:
+        name_or_path: which.
+        where: who asked for it, for messages.
 
     Raises:
         ConfigError: no such profile, or it holds something unknown or wrong.
@@ -149,13 +124,13 @@ def load_profile(name_or_path: str | os.PathLike[str] = DEFAULT_PROFILE) -> Devi
             if entry.name == f"{text}.yaml":
                 return parse_profile(entry.read_bytes(), f"profile {text!r}")
     except OSError as err:
-        raise ConfigError(f"profile: {text}: cannot be read: {err.strerror}.") from err
+        raise ConfigError(f"{where}: {text}: cannot be read: {err.strerror}.") from err
     names = profile_names()
     hint = did_you_mean(text, names)
-    raise ConfigError(f"profile: expected one of {', '.join(names)} or a path to a .yaml file, got {text!r}.{hint}")
+    raise ConfigError(f"{where}: expected one of {', '.join(names)} or a path to a .yaml file, got {text!r}.{hint}")
 
 
-def parse_profile(data: bytes, where: str) -> DeviceProfile:
+def parse_profile(data: bytes, where: str, table: Collection[Option] = ENGINE_OPTIONS) -> DeviceProfile:
     """Parse and check the YAML of a profile.
 
     Raises:
@@ -166,18 +141,34 @@ def parse_profile(data: bytes, where: str) -> DeviceProfile:
     if len(data) > _MAX_BYTES:
         raise ConfigError(f"{where}: expected at most {_MAX_BYTES} bytes.")
     try:
-        profile = from_mapping(DeviceProfile, yaml.safe_load(data), where)
+        return _from_plain(yaml.safe_load(data), where, {option.name: option for option in table if option.in_profile})
     except (yaml.YAMLError, UnicodeDecodeError) as err:
         raise ConfigError(f"{where}: expected YAML: {err}") from err
     except ValueError as err:
         raise ConfigError(f"{str(err).rstrip('.')}.") from err
-    for f in fields(profile):
-        setting = getattr(profile, f.name)
-        if isinstance(setting, Size) and (setting.value != "auto" or f.name != "memory"):
-            parse_size(setting.value, f"{where}.{f.name}")
-        if isinstance(setting, (Count, Rate)) and isinstance(setting.value, (int, float)) and setting.value <= 0:
-            raise ConfigError(f"{where}.{f.name}: expected a number above 0, got {setting.value}.")
-    return profile
+
+
+def _from_plain(data: Any, where: str, options: Mapping[str, Option]) -> DeviceProfile:
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{where}: expected an object, got {data!r:.60}")  # noqa: TRY004 - one error kind
+    known = (*options, *(f.name for f in fields(Board)))
+    for key in data:
+        if key not in known:
+            raise ValueError(f"{where}: unknown key {key!r:.60}.{did_you_mean(str(key), known)}")
+    board = from_mapping(Board, {key: value for key, value in data.items() if key not in options}, where)
+    settings = {key: _setting(options[key], value, f"{where}.{key}") for key, value in data.items() if key in options}
+    for name, rate in (("drive_read_gb_s", board.drive_read_gb_s), ("memory_read_gb_s", board.memory_read_gb_s)):
+        if rate.value is not None and rate.value <= 0:
+            raise ValueError(f"{where}.{name}: expected a number above 0, got {rate.value}.")
+    return DeviceProfile(**vars(board), settings=settings)
+
+
+def _setting(option: Option, data: Any, where: str) -> Setting:
+    setting = from_mapping(Setting, data, where)
+    if setting.value != AUTO or option.auto is None:
+        convert(option.kind.profile_type, setting.value, f"{where}.value")
+        option.kind.convert(setting.value, where)
+    return setting
 
 
 def _packaged() -> Iterator[Traversable]:

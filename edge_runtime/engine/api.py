@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edge_runtime.base.errors import HobbitError, RequestError
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.self_check import check_once
+from edge_runtime.config.environment import Variables
 from edge_runtime.config.memory_plan import MemoryPlan
 from edge_runtime.config.resolve import EngineOptions
 from edge_runtime.engine.assembly import Parts, assemble, replan
@@ -57,15 +58,21 @@ class Engine:
         self._closed = self._released = False
 
     @staticmethod
-    def open(bundle: str | os.PathLike[str], *, self_check: bool = True, **options: Any) -> Engine:
+    def open(
+        bundle: str | os.PathLike[str],
+        *,
+        self_check: bool = True,
+        environment: Variables | None = None,
+        **options: Any,
+    ) -> Engine:
         """Open a bundle: check it, plan its memory, load the trunk, allocate the expert arena.
 
         Args:
             bundle: directory written by hobbit-export.
             self_check: run the numerical self-check the first time this bundle is opened on this machine.
-            **options: fields of `EngineOptions`: memory, expert_memory, tier, policy, profile, backend,
-                threads, io_threads, direct_io, context, eviction, seed; what is left out comes from the
-                environment (HOBBIT_...), then the profile.
+            environment: HOBBIT_ variables instead of those of os.environ.
+            **options: the engine's entries of the table of options (docs/options.md): memory, policy, tier, ...; what
+                is left out comes from the environment, then the profile.
 
         Raises:
             ConfigError: an option is unknown or wrong.
@@ -74,7 +81,7 @@ class Engine:
             DeviceError: the backend asked for is not there.
         """
         started = perf_counter()
-        parts = assemble(bundle, EngineOptions.from_keywords(options))
+        parts = assemble(bundle, EngineOptions.from_keywords(options), environment)
         try:
             engine = Engine(parts, perf_counter() - started)
             if self_check:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from edge_runtime.backends.cpu.kernels import ExpertKernels
@@ -22,6 +22,7 @@ from edge_runtime.bundle.calibration import MAX_BYTES as CALIBRATION_BYTES
 from edge_runtime.bundle.calibration import NAME as CALIBRATION
 from edge_runtime.bundle.calibration import ExpertCalibration
 from edge_runtime.bundle.calibration import parse as parse_calibration
+from edge_runtime.config.environment import Variables
 from edge_runtime.config.limits import read_limits
 from edge_runtime.config.memory_plan import (
     Ceiling,
@@ -31,7 +32,8 @@ from edge_runtime.config.memory_plan import (
     memory_ceiling,
     plan_memory,
 )
-from edge_runtime.config.resolve import EngineOptions, RuntimeConfig, resolve
+from edge_runtime.config.options import RuntimeConfig
+from edge_runtime.config.resolve import EngineOptions, resolve
 from edge_runtime.engine.decoder import Decoder, max_tokens
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.experts.borrowed_scratch import BorrowedScratch
@@ -126,7 +128,7 @@ class Parts:
         return_freed_memory()
 
 
-def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Mapping[str, str] | None = None) -> Prepared:
+def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables | None = None) -> Prepared:
     """Check a bundle, settle the configuration and plan the memory.
 
     Raises:
@@ -213,13 +215,13 @@ def _ceiling(config: RuntimeConfig) -> Ceiling:
     )
 
 
-def assemble(path: str | os.PathLike[str], options: EngineOptions) -> Parts:
+def assemble(path: str | os.PathLike[str], options: EngineOptions, env: Variables | None = None) -> Parts:
     """Prepare, then load the trunk and open the experts.
 
     Raises:
         ConfigError, BundleError, BudgetError, DeviceError: see `Engine.open`.
     """
-    ready = prepare(path, options)
+    ready = prepare(path, options, env)
     config, bundle, spec = ready.config, ready.bundle, ready.bundle.manifest.model
     for part in bundle.manifest.parts:
         if part.role in _CHECKED_AT_OPEN:

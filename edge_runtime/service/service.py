@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edge_runtime.base.confined import ConfinedHost
 from edge_runtime.base.errors import BundleError, ConfigError, ContextExceededError, HobbitError, RequestError
 from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.config.environment import Variables
 from edge_runtime.config.resolve import EngineOptions, resolve
 from edge_runtime.engine.api import Engine
 from edge_runtime.engine.assembly import Parts
@@ -47,6 +48,7 @@ class ServiceConfig:
     Attributes:
         bundle: directory written by hobbit-export.
         options: engine options, as `Engine.open` takes them.
+        environment: HOBBIT_ variables instead of the process's: those of a settings file are in it.
         model_name: id of the model; None: the bundle's folder name.
         max_waiting: requests that may wait beyond those that run.
         time_limit_s: longest time a request may run; None without a limit.
@@ -58,6 +60,7 @@ class ServiceConfig:
 
     bundle: Path
     options: Mapping[str, Any] = field(default_factory=dict)
+    environment: Variables | None = None
     model_name: str | None = None
     max_waiting: int = 16
     time_limit_s: float | None = 600.0
@@ -79,7 +82,8 @@ class Service:
     def __init__(self, config: ServiceConfig) -> None:
         self.config = config
         manifest = Bundle.open(config.bundle).manifest
-        settled = resolve(EngineOptions.from_keywords(config.options), os.environ, manifest)
+        environment = os.environ if config.environment is None else config.environment
+        settled = resolve(EngineOptions.from_keywords(config.options), environment, manifest)
         spec = manifest.model
         self.info = ServiceInfo(
             model_name=config.model_name or config.bundle.resolve().name,
@@ -119,7 +123,12 @@ class Service:
             tokenizer_file = self.config.bundle / "tokenizer" / "tokenizer.json"
             vocabulary = Vocabulary(tokenizer_file, self.vocab_size, self._eos, self._confined)
             self._confined.start()
-            engine = Engine.open(self.config.bundle, self_check=self.config.self_check, **self.config.options)
+            engine = Engine.open(
+                self.config.bundle,
+                self_check=self.config.self_check,
+                environment=self.config.environment,
+                **self.config.options,
+            )
             engine.tokenizer.templates.use(self._confined)
             warm(engine)
         except Exception as err:  # noqa: BLE001 - told to whoever waits for readiness

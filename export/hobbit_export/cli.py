@@ -9,10 +9,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from edge_runtime.base.command import DefaultsFormatter, VersionAction, exit_code
 from edge_runtime.base.errors import HobbitError
 from edge_runtime.base.sizes import format_size, parse_size
+from edge_runtime.config.environment import Environment
 from hobbit_export.options import (
     DEFAULT_MEMORY,
     DEFAULT_TEXT,
@@ -30,9 +32,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hobbit-export",
         description="Turn a Hugging Face mixture-of-experts checkpoint into a bundle for `hobbit`.",
-        epilog="Exit codes: 0 ok, 1 failed while running, 2 usage, 78 bad configuration, checkpoint or bundle.",
+        epilog="Exit codes: 0 ok, 1 failed while running, 2 usage, 78 bad configuration, checkpoint or bundle, "
+        "130 interrupted.",
+        formatter_class=DefaultsFormatter,
     )
     add = parser.add_argument
+    add("--version", action=VersionAction, help="print the version and exit")
     add("checkpoint", metavar="CHECKPOINT", type=Path, help="folder with config.json, safetensors and tokenizer.json")
     add(
         "--out",
@@ -45,17 +50,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--tiers",
         default="8",
         help="deepest expert precision stored, in bits: 8, 6, 4 or 2; lower ones are its prefixes and cost nothing. A "
-        "list such as 8,4,2 names those the runtime may use; bf16 adds an exact copy (default: %(default)s)",
+        "list such as 8,4,2 names those the runtime may use; bf16 adds an exact copy",
     )
     add(
         "--trunk",
         metavar="fp32|int8|int4",
         default=DEFAULT_TRUNK,
         help="precision of everything but routed experts. int8 is the default: its error is small beside that of "
-        "the 8-bit experts; int4 halves the trunk's memory at a visible loss; fp16 needs a GPU target "
-        "(default: %(default)s)",
+        "the 8-bit experts; int4 halves the trunk's memory at a visible loss; fp16 needs a GPU target",
     )
-    add("--targets", default="ort", help="engines to build for; only ort so far (default: %(default)s)")
+    add("--targets", default="ort", help="engines to build for; only ort so far")
     add(
         "--calibrate",
         metavar="FILE.txt",
@@ -70,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--memory",
         metavar="SIZE",
         default=DEFAULT_MEMORY,
-        help="ceiling for this command's own memory (default: %(default)s)",
+        help="ceiling for this command's own memory",
     )
     add(
         "--resume",
@@ -111,21 +115,8 @@ def parse_options(arguments: argparse.Namespace) -> ExportOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     _open_missing_streams()
-    try:
-        try:
-            return _command(argv)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-    except BrokenPipeError:
-        # whoever read our output has gone; stop quietly, and keep the interpreter from failing at its last flush
-        for stream in (sys.stdout, sys.stderr):
-            _silence_if_broken(stream)
-        return 1
-    except OSError as err:  # stdout is a full drive; every error of the command itself was dealt with
-        _silence_if_broken(sys.stdout)
-        sys.stderr.write(f"hobbit-export: output: {err.strerror or err}.\n")
-        return 1
+    interrupted = "hobbit-export: interrupted. Run the same command again to resume."
+    return exit_code("hobbit-export", lambda: _command(argv), interrupted)
 
 
 def _command(argv: Sequence[str] | None) -> int:
@@ -135,6 +126,8 @@ def _command(argv: Sequence[str] | None) -> int:
         parser.error(f"--jobs: expected 1 to 256, got {arguments.jobs}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
+        # the self-check's engine reads the variables at the end; a misspelt name must not wait for that
+        Environment(os.environ)
         options = parse_options(arguments)
         _limit_threads()
         report = _dry_run(options) if arguments.dry_run else _export(options, arguments)
@@ -145,9 +138,6 @@ def _command(argv: Sequence[str] | None) -> int:
         if err.name != "onnx":
             raise
         sys.stderr.write("hobbit-export: onnx is not installed. Install it with: pip install 'hobbit-edge[export]'\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("hobbit-export: interrupted. Run the same command again to resume.\n")
         return 1
     except BrokenPipeError:
         raise
@@ -167,14 +157,6 @@ def _open_missing_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
-
-
-def _silence_if_broken(stream: TextIO) -> None:
-    try:
-        stream.flush()
-    except OSError:
-        with open(os.devnull, "wb") as null:
-            os.dup2(null.fileno(), stream.fileno())
 
 
 def _limit_threads() -> None:

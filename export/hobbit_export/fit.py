@@ -9,7 +9,7 @@ from typing import Any
 from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
 from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, loaded_bytes, scratch_bytes
 from edge_runtime.base.errors import BudgetError
-from edge_runtime.base.sizes import GIB, MIB, format_size, parse_size
+from edge_runtime.base.sizes import GIB, MIB, format_size
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.record import record_layout
 from edge_runtime.config.memory_plan import Ceiling, MemoryNeeds, plan_memory
@@ -62,9 +62,10 @@ def fit_profiles(spec: ModelSpec, parts: list[PlannedPart], options: ExportOptio
 def _fit(profile: DeviceProfile, spec: ModelSpec, parts: list[PlannedPart], options: ExportOptions) -> Fit:
     needs = _needs(profile, spec, parts, options)
     board = re.search(r"(\d+) ?GB", profile.board)
-    memory = None if profile.memory.value == "auto" else parse_size(profile.memory.value)
+    ceiling = profile.value("memory")
+    memory = None if ceiling == "auto" else int(ceiling)
     if memory is None and board:
-        memory = int(board[1]) * GIB - parse_size(profile.os_reserve.value)
+        memory = int(board[1]) * GIB - int(profile.value("os_reserve"))
     share = None
     if memory is not None:
         try:
@@ -79,9 +80,9 @@ def _needs(profile: DeviceProfile, spec: ModelSpec, parts: list[PlannedPart], op
     layout = record_layout(spec, options.num_segments)
     slots = {t: layout.tier_bytes(t) for t in options.tiers if t != BF16_TIER}
     trunk = [p.bytes for p in parts if p.kind == "trunk"]
-    wanted = profile.context.value
-    context = min(wanted, spec.max_context) if isinstance(wanted, int) else spec.max_context
-    chunk = profile.prefill_chunk.value if isinstance(profile.prefill_chunk.value, int) else 128
+    wanted, chunk = profile.value("context"), profile.value("prefill_chunk")
+    context = spec.max_context if wanted == "auto" else min(wanted, spec.max_context)
+    chunk = 128 if chunk == "auto" else chunk
     return MemoryNeeds(
         runtime_bytes=_PROCESS_BYTES + LIBRARY_BYTES,
         trunk_bytes=loaded_bytes(sum(trunk), 0, len(trunk)),

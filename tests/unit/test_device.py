@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from edge_runtime.base.errors import ConfigError
+from edge_runtime.config.options import ENGINE_OPTIONS
 from edge_runtime.config.profiles import DEFAULT_PROFILE, DeviceProfile, load_profile, parse_profile, profile_names
 
 NAMES = ["agx-orin-32gb", "agx-orin-64gb", "generic", "orin-nano-8gb", "orin-nx-16gb"]
@@ -21,7 +22,7 @@ def test_packaged_profiles():
         profile = load_profile(name)
         assert profile.name == name
         assert not profile.ran_on_hardware
-        settings = [value for value in vars(profile).values() if hasattr(value, "basis")]
+        settings = [*profile.settings.values(), profile.drive_read_gb_s, profile.memory_read_gb_s]
         assert len(settings) == 12
         assert {setting.basis for setting in settings} == {"assumed"}
         assert all(setting.note for setting in settings)
@@ -35,6 +36,19 @@ def test_a_profile_survives_a_round_trip(tmp_path):
     path.write_text(yaml.safe_dump(profile.to_json()))
     assert load_profile(path) == profile
     assert isinstance(load_profile(str(path)), DeviceProfile)
+
+
+def test_a_profile_may_leave_options_out():
+    facts = {"name": "mine", "board": "a board", "ran_on_hardware": True}
+    facts |= {rate: {"value": None, "basis": "assumed"} for rate in ("drive_read_gb_s", "memory_read_gb_s")}
+    profile = parse_profile(yaml.safe_dump(facts).encode(), "mine")
+    assert profile.settings == {}
+    generic = load_profile()
+    for option in ENGINE_OPTIONS:
+        if option.in_profile:
+            assert profile.value(option.name) == generic.value(option.name), "the generic profile has the defaults"
+    with pytest.raises(ConfigError, match="key 'board' is missing"):
+        parse_profile(b"name: mine", "mine")
 
 
 def test_unknown_names_and_files():
@@ -52,11 +66,11 @@ def test_unknown_names_and_files():
         ({"contxt": 3}, r"mine: unknown key 'contxt'\. Did you mean 'context'"),
         ({"context": 4096}, "mine.context: expected an object"),
         ({"context": {"value": 4096, "basis": "guessed"}}, "mine.context.basis: expected one of measured, assumed"),
-        ({"context": {"value": 0, "basis": "assumed"}}, "mine.context: expected a number above 0"),
+        ({"context": {"value": 0, "basis": "assumed"}}, "mine.context: expected 1 or more, got 0"),
         ({"context": {"value": True, "basis": "assumed"}}, "mine.context.value"),
         ({"read_chunk": {"value": "auto", "basis": "assumed"}}, "mine.read_chunk: expected a size"),
         ({"memory": {"value": "lots", "basis": "assumed"}}, "mine.memory: expected a size"),
-        ({"eviction": {"value": "lfu", "basis": "assumed"}}, "mine.eviction.value: expected one of lru, lcu"),
+        ({"eviction": {"value": "lfu", "basis": "assumed"}}, "mine.eviction: expected one of lru, lcu"),
         ({"tier": {"value": 3, "basis": "assumed"}}, "mine.tier.value: expected one of 2, 4, 6, 8, auto"),
         ({"drive_read_gb_s": {"value": -1, "basis": "assumed"}}, "mine.drive_read_gb_s: expected a number above 0"),
         ({"power_modes": [{"name": "x", "wats": 3}]}, r"power_modes\[0\]: unknown key 'wats'\. Did you mean 'watts'"),

@@ -61,7 +61,7 @@ def test_a_profile_brings_its_memory_and_says_what_must_wait():
 
 
 def test_flags_beat_the_file():
-    plan = plan_reload({}, {"HOBBIT_POLICY": "hobbit", "HOBBIT_MEMORY": "2GiB"}, fixed=("policy",))
+    plan = plan_reload({}, {"HOBBIT_POLICY": "hobbit", "HOBBIT_MEMORY": "2GiB"}, flags={"policy": "skip"})
     assert plan.change.policy is None
     assert plan.later == ("HOBBIT_POLICY",)
 
@@ -89,10 +89,36 @@ def test_settings_remember_what_is_in_force(tmp_path):
 def test_a_misspelt_name_is_refused(tmp_path):
     path = tmp_path / "hobbit.env"
     path.write_text("HOBBIT_POLICI=hobbit\n")
-    with pytest.raises(ConfigError, match=r"'HOBBIT_POLICI'.*Did you mean 'HOBBIT_POLICY'"):
-        Settings({}, path, known=("port",))
+    with pytest.raises(ConfigError, match=r"hobbit\.env: unknown name 'HOBBIT_POLICI'.*Did you mean 'HOBBIT_POLICY'"):
+        Settings({}, path)
     path.write_text("HOBBIT_PORT=1\nHOBBIT_MEMORY=1GiB\n")
-    Settings({}, path, known=("port",))
+    Settings({}, path)
+
+
+def test_a_name_misspelt_after_the_start_refuses_the_reload(tmp_path):
+    path = tmp_path / "hobbit.env"
+    path.write_text("HOBBIT_POLICY=hobbit\n")
+    settings = Settings({}, path)
+    path.write_text("HOBBIT_POLICI=skip\n")
+    with pytest.raises(ConfigError, match="Did you mean 'HOBBIT_POLICY'"):
+        settings.plan()
+
+
+def test_a_wrong_value_refuses_the_reload_and_names_the_file(tmp_path):
+    path = tmp_path / "hobbit.env"
+    path.write_text("")
+    settings = Settings({}, path)
+    for line, message in (("HOBBIT_POLICY=skipp", "Did you mean 'skip'"), ("HOBBIT_MEMORY=lots", "expected a size")):
+        path.write_text(line)
+        with pytest.raises(ConfigError, match=rf"hobbit\.env: {line.split('=')[0]}: .*{message}"):
+            settings.plan()
+
+
+def test_a_budget_is_a_policy_and_switches_now():
+    plan = plan_reload({}, {"HOBBIT_MAX_KLD": "0.02"})
+    assert plan.change == Reload(policy="rate-distortion:max_kld=0.02")
+    assert (plan.live, plan.later) == (("HOBBIT_MAX_KLD=0.02",), ())
+    assert plan_reload({"HOBBIT_MAX_KLD": "0.02"}, {}).change == Reload(policy="lossless")
 
 
 def test_no_file_no_reload():

@@ -40,7 +40,7 @@ class Listeners:
             self.unix_path.unlink(missing_ok=True)
 
 
-def read_api_keys(path: str | None) -> tuple[str, ...]:
+def read_api_keys(path: str | os.PathLike[str] | None) -> tuple[str, ...]:
     """Return the keys in a file, one a line, none without a file. Empty lines and those that start with # do not count.
 
     Raises:

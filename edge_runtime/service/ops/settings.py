@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from edge_runtime.base.errors import ConfigError, did_you_mean
-from edge_runtime.config.profiles import DEFAULT_PROFILE, DeviceProfile, load_profile
-from edge_runtime.config.resolve import EngineOptions
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.config.environment import Environment, Variables, given
+from edge_runtime.config.fitting import policy_with_budget
+from edge_runtime.config.option import Option
+from edge_runtime.config.options import BY_NAME, OPTIONS
+from edge_runtime.config.profiles import DeviceProfile
+from edge_runtime.config.sources import Sources
 from edge_runtime.engine.reload import Reload
 
-PREFIX = "HOBBIT_"
 _LINE = re.compile(
     r"""\s*(?P<name>[A-Za-z_][A-Za-z0-9_]*)=\s*(?:"(?P<two>[^"\\]*)"|'(?P<one>[^']*)'|(?P<plain>[^"'\\]*?))\s*"""
 )
-_LIVE = ("policy", "memory", "expert_memory", "profile")
-_OWN_WORDS = ("name", "board", "ran_on_hardware", "memory", "drive_read_gb_s", "memory_read_gb_s", "power_modes")
+_POLICY = ("policy", "max_kld")
 _NO_CAP = 1 << 60
 """An arena ceiling that never binds: how a reload takes --expert-memory back."""
+_NO_FLAGS: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,13 @@ class ReloadPlan:
 
     Attributes:
         change: for `Controllable.reload`.
-        live: names of settings it switches now, as ``HOBBIT_POLICY=hobbit``.
+        environment: the variables as they are after the change.
+        live: settings it switches now, as ``HOBBIT_POLICY=hobbit``.
         later: settings that changed but take effect with the next start.
-        settings: all of them, as they are after the change.
     """
 
     change: Reload
-    settings: Mapping[str, str]
+    environment: Environment
     live: tuple[str, ...] = ()
     later: tuple[str, ...] = ()
 
@@ -62,13 +66,13 @@ def read_settings(path: Path) -> dict[str, str]:
 
 
 class Settings:
-    """The HOBBIT_ settings in force, and the file in which they may change.
+    """The variables in force, and the file in which they may change.
 
     Args:
-        env: the environment at start; systemd has put the file into it already.
+        process: the environment at start; systemd has put the file into it already.
         path: the file; None: a reload changes nothing.
-        fixed: options given as flags, which beat environment and file: 'policy', 'memory', ...
-        known: the service's own options; with them a misspelt name is refused, without them not.
+        flags: options given as flags, by name; they beat file and environment.
+        table: the options there are.
 
     Raises:
         ConfigError: a line of the file is malformed, or a name is unknown.
@@ -76,16 +80,16 @@ class Settings:
 
     def __init__(
         self,
-        env: Mapping[str, str],
+        process: Mapping[str, str],
         path: Path | None = None,
         *,
-        fixed: Collection[str] = (),
-        known: Collection[str] = (),
+        flags: Mapping[str, Any] = _NO_FLAGS,
+        table: Collection[Option] = OPTIONS,
     ) -> None:
-        self.path, self._fixed, self._known = path, fixed, known
-        file = self._read() if path is not None and path.exists() else {}
-        self._outside = {name: v for name, v in env.items() if name.startswith(PREFIX) and name not in file}
-        self._in_force = {**self._outside, **file}
+        self.path, self._flags, self._table = path, flags, table
+        file = read_settings(path) if path is not None and path.exists() else {}
+        self._outside = {name: value for name, value in process.items() if name not in file}
+        self.environment = Environment(self._outside, file, path, table)
 
     def plan(self) -> ReloadPlan:
         """Read the file again and say what it would change. `commit` the plan once it is applied.
@@ -95,71 +99,69 @@ class Settings:
         """
         if self.path is None:
             raise ConfigError("reload: no settings file was given. Set HOBBIT_SETTINGS, or use --settings.")
-        settings = {**self._outside, **self._read()}
-        return plan_reload(self._in_force, settings, self._fixed)
+        after = Environment(self._outside, read_settings(self.path), self.path, self._table)
+        return plan_reload(self.environment, after, self._flags, self._table)
 
     def commit(self, plan: ReloadPlan) -> None:
         """The plan is in force now."""
-        self._in_force = dict(plan.settings)
-
-    def _read(self) -> dict[str, str]:
-        assert self.path is not None
-        found = {name: value for name, value in read_settings(self.path).items() if name.startswith(PREFIX)}
-        if self._known:
-            check_names(found, self._known)
-        return found
+        self.environment = plan.environment
 
 
-def plan_reload(old: Mapping[str, str], new: Mapping[str, str], fixed: Collection[str] = ()) -> ReloadPlan:
-    """Compare two states of the settings.
+def plan_reload(
+    old: Variables,
+    new: Variables,
+    flags: Mapping[str, Any] = _NO_FLAGS,
+    table: Collection[Option] = OPTIONS,
+) -> ReloadPlan:
+    """Compare two states of the variables.
 
     Args:
-        old: the HOBBIT_ settings in force.
+        old: those in force.
         new: those of the file now.
-        fixed: options given as flags, which beat the file: 'policy', 'memory', ...
+        flags: options given as flags, which beat both.
+        table: the options there are.
 
     Raises:
-        ConfigError: the profile does not exist.
+        ConfigError: a value that would be switched now is wrong.
     """
-    before, after = _own(old), _own(new)
-    changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
-    live = [name for name in changed if name in _LIVE and name not in fixed]
-    later = [f"{PREFIX}{name.upper()}" for name in changed if name not in live]
-    policy = after.get("policy") or "lossless" if "policy" in live else None
-    memory: str | None = None
-    expert_memory: str | int | None = None
-    if set(live) - {"policy"}:
-        profile = load_profile(after.get("profile") or DEFAULT_PROFILE)
-        later += _profile_later(load_profile(before.get("profile") or DEFAULT_PROFILE), profile, after)
-        # both, always: what is left out would fall back to what the engine was opened with
-        memory = None if "memory" in fixed else after.get("memory") or str(profile.memory.value)
-        expert_memory = None if "expert_memory" in fixed else after.get("expert_memory") or _NO_CAP
-    said = tuple(f"{PREFIX}{name.upper()}={after.get(name, '')}" for name in live)
-    return ReloadPlan(Reload(policy, memory, expert_memory), dict(new), said, tuple(later))
+    before, after = Environment.of(old), Environment.of(new)
+    was, will = before.source().values, after.source().values
+    changed = [option for option in table if was.get(option.name) != will.get(option.name)]
+    live = [option for option in changed if option.is_live and flags.get(option.name) is None]
+    later = [option.variable for option in changed if option not in live]
+    change = Reload()
+    if live:
+        sources = given(flags, after)
+        change = _change(sources, {option.name for option in live}, flags)
+        later += _profile_later(given(flags, before).pick(BY_NAME["profile"]), sources, table)
+    said = tuple(f"{option.variable}={will.get(option.name) or ''}" for option in live)
+    return ReloadPlan(change, after, said, tuple(later))
 
 
-def check_names(settings: Mapping[str, str], known: Collection[str]) -> None:
-    """Refuse misspelt HOBBIT_ settings: a typing error must not silently mean the default.
-
-    Raises:
-        ConfigError: names the setting and the nearest known one.
-    """
-    names = [PREFIX + name.upper() for name in (*known, *(f.name for f in fields(EngineOptions)))]
-    for name in settings:
-        if name.startswith(PREFIX) and name not in names:
-            raise ConfigError(f"settings: unknown name {name!r}.{did_you_mean(name, names)}")
-
-
-def _own(settings: Mapping[str, str]) -> dict[str, str]:
-    """HOBBIT_ settings under their option names; empty means not set."""
-    return {
-        name.removeprefix(PREFIX).lower(): value
-        for name, value in settings.items()
-        if name.startswith(PREFIX) and value
-    }
+def _change(sources: Sources, live: Collection[str], flags: Mapping[str, Any]) -> Reload:
+    policy = policy_with_budget(sources) if any(name in live for name in _POLICY) else None
+    if set(live) <= set(_POLICY):
+        return Reload(policy)
+    profile: DeviceProfile = sources.pick(BY_NAME["profile"])
+    sources = sources.then(profile.source())
+    # both, always: what is left out would fall back to what the engine was opened with
+    memory = None if flags.get("memory") else _said(sources, "memory")
+    expert_memory = None if flags.get("expert_memory") else _said(sources, "expert_memory") or _NO_CAP
+    return Reload(policy, memory, expert_memory)
 
 
-def _profile_later(old: DeviceProfile, new: DeviceProfile, settings: Mapping[str, str]) -> list[str]:
-    """Values of a new profile that no setting overrides and only a start can apply."""
-    names = (f.name for f in fields(DeviceProfile) if f.name not in _OWN_WORDS and f.name not in settings)
-    return [f"profile's {name}" for name in names if getattr(old, name).value != getattr(new, name).value]
+def _said(sources: Sources, name: str) -> Any:
+    """Return an option as it was given, once it is known to be right."""
+    sources.pick(BY_NAME[name])
+    return sources.said(BY_NAME[name]).value
+
+
+def _profile_later(old: DeviceProfile, sources: Sources, table: Collection[Option]) -> list[str]:
+    """Values of a new profile that nothing overrides and only a start can apply."""
+    new: DeviceProfile = sources.pick(BY_NAME["profile"])
+    waiting = (option for option in table if option.in_profile and not option.is_live)
+    return [
+        f"profile's {option.name}"
+        for option in waiting
+        if not sources.said(option).is_given and old.value(option.name) != new.value(option.name)
+    ]

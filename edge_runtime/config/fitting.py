@@ -1,0 +1,179 @@
+"""Options that depend on the bundle, the machine or each other: what `auto` means, what is refused, what is cut.
+
+Functions of the table's entries. Each imports what it needs when it is called: the table itself must stay light.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.base.errors import ConfigError, DeviceError
+from edge_runtime.config.kinds import Kind
+from edge_runtime.config.option import Facts
+
+if TYPE_CHECKING:
+    from edge_runtime.config.profiles import DeviceProfile
+    from edge_runtime.config.sources import Sources
+
+
+@dataclass(frozen=True)
+class ProfileName(Kind):
+    """Name or path of a device profile; the value is the profile."""
+
+    metavar: str = "NAME|PATH"
+
+    def convert(self, value: Any, where: str) -> DeviceProfile:
+        """See `Kind.convert`."""
+        from edge_runtime.config.profiles import load_profile
+
+        return load_profile(value, where)
+
+
+def no_value(facts: Facts | None) -> None:
+    """`memory`: the ceiling is read when the memory is planned."""
+    return
+
+
+def zero(facts: Facts | None) -> int:
+    """`prefill_chunk`: the memory plan chooses it."""
+    return 0
+
+
+def eight(facts: Facts | None) -> int:
+    """`io_threads`: enough for every drive measured so far."""
+    return 8
+
+
+def cpu(facts: Facts | None) -> str:
+    """`backend`: the only one of this version."""
+    return "cpu"
+
+
+def all_cpus(facts: Facts | None) -> int:
+    """`threads`: affinity and quota say how many."""
+    from edge_runtime.config.limits import available_cpus
+
+    return available_cpus()
+
+
+def available_backend(value: str, where: str, facts: Facts) -> str:
+    """Refuse a backend this version does not have.
+
+    Raises:
+        DeviceError: it is never replaced by another one silently.
+    """
+    if value == "cuda":
+        raise DeviceError(f"{where}: no CUDA backend in this version. Use --backend cpu or auto.")
+    return value
+
+
+def context_limit(facts: Facts | None) -> int:
+    """`context`: what the model was trained for."""
+    assert facts is not None
+    return facts.manifest.model.context_limit
+
+
+def within_context(value: int, where: str, facts: Facts) -> int:
+    """Refuse more than the model's limit."""
+    limit = facts.manifest.model.context_limit
+    if value > limit:
+        raise ConfigError(
+            f"{where}: expected 1 to {limit} (the model's own limit), got {value}. Give a number in this range."
+        )
+    return value
+
+
+def cut_context(value: int, facts: Facts) -> int:
+    """Cut a profile's context to the model's limit."""
+    return min(value, facts.manifest.model.context_limit)
+
+
+def deepest_tier(facts: Facts | None) -> int:
+    """`tier`: the deepest progressive one; bfloat16 only for who asks."""
+    assert facts is not None
+    return max(_progressive(facts))
+
+
+def stored_tier(value: int, where: str, facts: Facts) -> int:
+    """Refuse a tier the bundle does not have."""
+    from edge_runtime.bundle.record import BF16
+
+    tiers = facts.manifest.experts.tiers
+    if value not in tiers:
+        names = ", ".join("bf16" if tier == BF16 else str(tier) for tier in tiers)
+        raise ConfigError(f"{where}: expected one of this bundle's tiers {names}, got '{value}'.")
+    return value
+
+
+def nearest_tier(value: int, facts: Facts) -> int:
+    """Return the profile's tier, or the next below that the bundle has, or its lowest."""
+    tiers = _progressive(facts)
+    return max([tier for tier in tiers if tier <= value] or [min(tiers)])
+
+
+def _progressive(facts: Facts) -> list[int]:
+    from edge_runtime.bundle.record import BF16
+
+    return [tier for tier in facts.manifest.experts.tiers if tier != BF16]
+
+
+def check_policy(text: str, where: str) -> None:
+    """Refuse what `parse_policy` does."""
+    from edge_runtime.policy import parse_policy
+
+    parse_policy(text, where=where)
+
+
+def check_eviction(text: str, where: str) -> None:
+    """Refuse what `parse_rule` does."""
+    from edge_runtime.experts.eviction.rules import parse_rule
+
+    parse_rule(text, where)
+
+
+def check_prefetch(text: str, where: str) -> None:
+    """Refuse what `parse_prefetch` does."""
+    from edge_runtime.prefetch import parse_prefetch
+
+    parse_prefetch(text, where)
+
+
+def prefetch_of_policy(facts: Facts | None) -> str:
+    """`prefetch`: look ahead where it cannot change a token.
+
+    Policies that look at what is resident would decide by what came in time. Bundles of earlier exporters cannot
+    look ahead; they run as they did then.
+    """
+    from edge_runtime.bundle.manifest import can_look_ahead
+    from edge_runtime.policy import parse_policy
+
+    assert facts is not None
+    is_lossless = parse_policy(facts.settled["policy"])[0] == "lossless"
+    return "lookahead:depth=1" if is_lossless and can_look_ahead(facts.manifest) else "off"
+
+
+def policy_with_budget(sources: Sources, facts: Facts | None = None) -> str:
+    """`policy`, with `max_kld` in it, which selects rate-distortion. The one from the stronger source counts.
+
+    Raises:
+        ConfigError: one source asks for a budget and another policy, or for two budgets.
+    """
+    from edge_runtime.config.options import BY_NAME
+
+    asked, limit = BY_NAME["policy"], BY_NAME["max_kld"]
+    policy, budget = str(sources.pick(asked)), sources.pick(limit)
+    rank, limit_rank = sources.rank(asked), sources.rank(limit)
+    if budget is None or rank < limit_rank:
+        return policy
+    name, _, params = policy.partition(":")
+    where = sources.said(limit).where
+    if name != "rate-distortion" and rank == limit_rank:
+        raise ConfigError(
+            f"{where}: it is the budget of rate-distortion, but the policy is {name!r}. Give one of them."
+        )
+    if name != "rate-distortion":
+        name, params = "rate-distortion", ""
+    if "max_kld" in params:
+        raise ConfigError(f"{where}: the policy's max_kld is given as well. Give one of them.")
+    return f"{name}:{','.join(filter(None, [params, f'max_kld={budget!r}']))}"

@@ -1,0 +1,216 @@
+"""The one table of options. A field is an entry: add one here and it is everywhere.
+
+From the entries come the flags of `hobbit` (`cli.options`), the HOBBIT_ variables (`environment`), the keys of a
+profile and their JSON Schema (`profiles`, `profile_schema`), what `serve --settings` accepts and a reload switches
+(`service.ops.settings`), and docs/options.md (`tools/options_table.py`). The values end up in the fields.
+
+Imports nothing heavy: `hobbit VERB --help` needs it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_runtime.config import fitting
+from edge_runtime.config.kinds import Choice, Count, File, Named, Number, OnlyOn, Size, Switch, Text, Tier
+from edge_runtime.config.option import AUTO, option, options_of
+from edge_runtime.config.registered import EVICTION_RULES, POLICIES, PREDICTORS
+
+if TYPE_CHECKING:
+    from edge_runtime.config.profiles import DeviceProfile
+
+# fmt: off
+# an entry is easier to read in few lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """Engine options, every ``auto`` replaced. `resolve.resolve` builds it."""
+
+    profile: DeviceProfile = option(
+        fitting.ProfileName(), "generic", is_live=True, example="orin-nano-8gb",
+        help="device profile: values for options nobody gave",
+        doc="The name of a packaged profile or a path to a YAML file, see [profiles/README.md](../profiles/README.md). "
+        "A reload takes over its memory; the rest of it waits for the next start.",
+    )
+    memory: int | None = option(
+        Size("SIZE|auto"), AUTO, default_text="what the cgroup and the machine leave", auto=fitting.no_value,
+        auto_is_final=True, in_profile=True, is_live=True, example="2GiB",
+        help="ceiling for the whole process",
+        doc="The memory plan adds up everything the process needs and gives the rest to cached experts. With `auto` "
+        "the ceiling is the tightest cgroup limit or MemAvailable, less the profile's `os_reserve`.",
+    )
+    os_reserve: int = option(
+        Size(), "512MiB", in_profile=True, example="1GiB",
+        help="memory left to the rest of the machine when the ceiling is auto",
+    )
+    expert_memory: int | None = option(
+        Size(), default_text="what fits", is_live=True, example="100MiB",
+        help="ceiling for cached experts alone, within the process's",
+    )
+    tier: int = option(
+        Tier(), AUTO, default_text="the deepest stored, never bf16", auto=fitting.deepest_tier,
+        require=fitting.stored_tier, fit=fitting.nearest_tier, in_profile=True, example="4",
+        help="precision of experts that counts as full, in bits",
+        doc="A bundle stores one record an expert, of which 2, 4, 6 and 8 bits are prefixes. `lossless` always reads "
+        "this tier. A profile's tier is cut to what the bundle has.",
+    )
+    policy: str = option(
+        Named(names=POLICIES, check=fitting.check_policy), "lossless", settle=fitting.policy_with_budget,
+        is_live=True, example="hobbit:t1=0.6,t2=0.9",
+        help="which experts to read at which tier",
+        doc="Parameters and sources: [policies.md](policies.md).",
+    )
+    max_kld: float | None = option(
+        Number(high=10.0, unit="nats a token"), default_text="no budget", is_live=True, example="0.02",
+        help="quality budget of the rate-distortion policy, which it selects",
+        doc="Kullback-Leibler divergence from the full tier that a token may cost on average. A `--policy` beats a "
+        "budget from a weaker source.",
+    )
+    eviction: str = option(
+        Named(names=EVICTION_RULES, check=fitting.check_eviction), "lfru", in_profile=True, example="lru",
+        help="which expert leaves the cache when room is needed",
+        doc="Parameters and sources: [policies.md](policies.md). `rate-distortion` and `layer-sizes` need a calibrated "
+        "bundle.",
+    )
+    prefetch: str = option(
+        Named(names=PREDICTORS, check=fitting.check_prefetch), AUTO, auto=fitting.prefetch_of_policy,
+        default_text="lookahead:depth=1 with lossless, else off", example="lookahead:depth=2",
+        help="which experts to read before they are asked for",
+        doc="Policies that look at what is resident would decide by what came in time, so only `lossless` looks ahead "
+        "by itself. `auto` is `off` too for bundles whose exporter did not store the routers' part.",
+    )
+    backend: str = option(
+        Choice("auto|cpu|cuda", names=("auto", "cpu", "cuda")), AUTO, default_text="cpu", auto=fitting.cpu,
+        require=fitting.available_backend, example="cpu",
+        help="where to compute",
+    )
+    threads: int = option(
+        Count(high=1024), AUTO, default_text="the CPUs this process may use", auto=fitting.all_cpus,
+        in_profile=True, example="3",
+        help="compute threads",
+    )
+    io_threads: int = option(
+        Count(high=256), "8", auto=fitting.eight, in_profile=True, example="7",
+        help="reads under way at once",
+    )
+    read_chunk: int = option(
+        Size(), "1MiB", in_profile=True, example="512KiB",
+        help="largest single read",
+    )
+    direct_io: bool = option(
+        Switch(), "on", in_profile=True, example="off",
+        help="read experts past the page cache",
+    )
+    context: int = option(
+        Count(), "4096", auto=fitting.context_limit, require=fitting.within_context, fit=fitting.cut_context,
+        in_profile=True, unit="tokens", example="64",
+        help="tokens of KV cache of one sequence",
+        doc="Cut to the model's own limit, unless a flag or a variable asks for more: that is refused. `auto` is the "
+        "model's limit.",
+    )
+    parallel: int = option(
+        Count(high=64), "1", example="3",
+        help="sequences that `serve` decodes together, each with a KV cache",
+    )
+    prefill_chunk: int = option(
+        Count(), AUTO, default_text="as many as the memory plan allows", auto=fitting.zero, in_profile=True,
+        unit="tokens", example="64",
+        help="tokens of a prompt in one pass",
+    )
+    seed: int | None = option(
+        Count(low=0, high=(1 << 63) - 1), default_text="drawn for each request", example="5",
+        help="seed of sampling",
+    )
+    logits_chunk: int = 32
+    """Tokens a pass when logits of every token are wanted; not an option."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceOptions:
+    """Options of `hobbit serve` beside the engine's."""
+
+    host: str | None = option(
+        Text("ADDR"), default_text="127.0.0.1", group="service", example="127.0.0.2",
+        help="address to listen on; beyond this machine only with an API key",
+    )
+    port: int | None = option(
+        Count(low=0, high=65535), default_text="8080", group="service", example="9000",
+        help="port to listen on; 0 takes a free one",
+    )
+    socket: Path | None = option(
+        File("PATH"), group="service", example="/run/hobbit.sock",
+        help="unix socket to listen on instead",
+    )
+    api_key_file: Path | None = option(
+        File(), group="service", example="/etc/hobbit-edge/api-key",
+        help="require one of the keys in this file, one a line",
+    )
+    model_name: str | None = option(
+        Text("ID"), default_text="the bundle's folder name", group="service", example="tiny",
+        help="id of the model",
+    )
+    max_waiting: int = option(
+        Count(low=0, high=4096), "16", group="service", unit="requests", example="3",
+        help="requests that may wait; more are refused with 429",
+    )
+    max_tokens_limit: int | None = option(
+        Count(high=1 << 31), default_text="what the context leaves", group="service", unit="tokens", example="64",
+        help="most tokens a request may ask for",
+    )
+    time_limit: float = option(
+        Number("S", high=1e6, unit="seconds"), "600", group="service", example="5",
+        help="longest time of a request in seconds; 0: no limit",
+    )
+    body_limit: int = option(Size(), "2MiB", group="service", example="1MiB", help="largest request body")
+    drain_timeout: float = option(
+        Number("S", high=86400, unit="seconds"), "90", group="service", example="5",
+        help="seconds to finish requests when stopping",
+    )
+    settings: Path | None = option(
+        File(), group="service", example="/etc/hobbit-edge/hobbit.env",
+        help="NAME=value lines read at start and at SIGHUP",
+        doc="Its lines come before the variables of the process. `HOBBIT_SETTINGS` in the file itself has no effect.",
+    )
+    log_format: str = option(
+        Choice("text|json", names=("text", "json")), "text", group="service", example="json",
+        help="form of the log on stderr",
+    )
+    verify: bool = option(
+        Switch(), "on", group="service", example="off",
+        help="check every hash before taking requests, once for each change of the bundle",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandOptions:
+    """Options that verbs share and that no engine needs."""
+
+    json: bool = option(OnlyOn(), "off", group="command", example="on", help="one JSON object on stdout, not text")
+    verbose: bool = option(
+        OnlyOn(), "off", group="command", letter="v", example="on",
+        help="log what the engine does to stderr",
+    )
+    no_self_check: bool = option(
+        OnlyOn(), "off", group="command", example="on",
+        help="skip the numerical check of a bundle's first start",
+    )
+
+# fmt: on
+
+FOREIGN = {
+    "HOBBIT_BUNDLE": "the unit file's: the bundle it hands to `hobbit serve`",
+    "HOBBIT_BIN": "test scripts': the folder of the commands",
+    "HOBBIT_TINY": "test scripts': a small checkpoint",
+}
+"""Variables that are no options but may stand in the environment of a command."""
+FREE_PREFIX = "HOBBIT_X_"
+"""Begins names that are never read and never refused: for scripts around the commands."""
+
+ENGINE_OPTIONS = options_of(RuntimeConfig)
+SERVICE_OPTIONS = options_of(ServiceOptions)
+COMMAND_OPTIONS = options_of(CommandOptions)
+OPTIONS = (*ENGINE_OPTIONS, *SERVICE_OPTIONS, *COMMAND_OPTIONS)
+BY_NAME = {option.name: option for option in OPTIONS}

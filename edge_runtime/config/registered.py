@@ -1,0 +1,36 @@
+"""Names that policies, eviction rules and predictors are asked for by.
+
+Written by tools/options_table.py from their registries, which are too heavy for `--help`. Do not edit.
+"""
+
+POLICIES = (
+    "lossless",
+    "hobbit",
+    "mobile",
+    "cache-prior",
+    "max-rank",
+    "rate-distortion",
+    "cumsum",
+    "adapmoe",
+    "smoe",
+    "skip",
+    "lexi",
+    "edgemoe",
+    "mcsharp",
+)
+
+EVICTION_RULES = (
+    "lru",
+    "lcu",
+    "lfru",
+    "mdc",
+    "rate-distortion",
+    "layer-sizes",
+)
+
+PREDICTORS = (
+    "off",
+    "lookahead",
+    "expert-map",
+    "statistical",
+)

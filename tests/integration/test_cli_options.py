@@ -1,0 +1,129 @@
+"""Help, versions, exit codes and interrupts of both commands, and a service that takes its options from a file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import MODEL
+from service_process import ServiceProcess
+
+from edge_runtime.__main__ import VERBS, main
+from edge_runtime.config.options import ENGINE_OPTIONS
+
+SMALL = ["--memory", "1GiB", "--context", "256", "--no-self-check"]
+
+
+def printed(capsys, *argv: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(list(argv))
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_the_verbs_own_flags_first_and_every_default(verb, capsys):
+    text = printed(capsys, "help", verb)
+    assert text == printed(capsys, verb, "--help")
+    assert text.startswith(f"usage: hobbit {verb} ")
+    if verb == "simulate":
+        return
+    own, engine = text.split("\nengine:\n")
+    assert "[ENGINE FLAGS] BUNDLE" in own
+    for option in ENGINE_OPTIONS:
+        assert f"--{option.dashed}" not in own, "the verb's own flags come first"
+        assert f"--{option.dashed}" in engine
+    assert engine.count("(default:") == len(ENGINE_OPTIONS)
+
+
+def test_help_alone_lists_the_verbs(capsys):
+    text = printed(capsys, "help")
+    assert text == printed(capsys, "--help")
+    assert all(verb in text for verb in VERBS)
+
+
+def test_a_misspelt_verb_is_a_usage_error_with_a_suggestion(capsys):
+    for argv in (["vrify", "b"], ["help", "vrify"], ["--json", "vrify"]):
+        assert main(argv) == 2
+        assert "got 'vrify'. Did you mean 'verify'?" in capsys.readouterr().err
+
+
+def test_version_is_everywhere(capsys):
+    expected = printed(capsys, "--version")
+    assert expected.startswith("hobbit ")
+    assert {printed(capsys, verb, "--version") for verb in VERBS} == {expected}
+    command = [sys.executable, "-m", "hobbit_export", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == expected.replace("hobbit ", "hobbit-export ")
+
+
+def test_a_damaged_bundle_is_bad_configuration(model_bundle, tmp_path, capsys):
+    broken = tmp_path / "bundle"
+    shutil.copytree(model_bundle, broken)
+    (broken / "manifest.json").write_text("{")
+    for bundle, message in ((broken, "BundleError: manifest.json"), (tmp_path / "none", "found nothing")):
+        assert main(["plan", str(bundle)]) == 78
+        assert message in capsys.readouterr().err
+    done = subprocess.run(
+        [sys.executable, "-m", "hobbit_export", str(tmp_path / "none"), "--out", str(tmp_path / "b")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 78, done.stderr
+
+
+def test_an_interrupted_export_says_so_by_its_exit_code(tmp_path):
+    command = [sys.executable, "-m", "hobbit_export", str(MODEL), "--out", str(tmp_path / "b"), "--tiers", "8,bf16"]
+    process = subprocess.Popen([*command, "--calibrate"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while not list(tmp_path.iterdir()):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted. Run the same command again to resume." in err
+    assert "Traceback" not in err
+
+
+def test_a_full_drive_behind_stdout_is_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "edge_runtime", "help", "policy"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "hobbit: output: No space left on device.\n")
+
+
+def test_a_service_starts_with_its_settings_file_and_reloads_it(model_bundle, tmp_path):
+    """Without systemd, which would put the file into the environment."""
+    settings = tmp_path / "hobbit.env"
+    settings.write_text("HOBBIT_POLICY=skip\nHOBBIT_MODEL_NAME=mine\nHOBBIT_MAX_WAITING=3\n")
+    flags = [*SMALL, "--settings", str(settings), "--no-verify"]
+    with ServiceProcess(model_bundle, tmp_path / "log", *flags, env={"HOBBIT_POLICY": "hobbit"}) as service:
+        service.model = "mine"
+        assert service.chat()["hobbit"]["policy"]["name"] == "skip", "the file beats the environment"
+        settings.write_text("HOBBIT_POLICY=max-rank\nHOBBIT_MODEL_NAME=mine\nHOBBIT_MAX_WAITING=4\n")
+        os.kill(service.process.pid, signal.SIGHUP)
+        deadline = time.monotonic() + 30
+        while "reloaded: " not in service.log.read_text():
+            assert time.monotonic() < deadline, service.log.read_text()
+            time.sleep(0.05)
+        assert "HOBBIT_MAX_WAITING takes effect with the next start" in service.log.read_text()
+        assert service.chat()["hobbit"]["policy"]["name"] == "max-rank"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("HOBBIT_PORT=many", "HOBBIT_PORT: expected a whole number, got 'many'"),
+        ("HOBBIT_TIER=3", "HOBBIT_TIER: expected one of this bundle's tiers"),
+        ("HOBBIT_MEMROY=1GiB", "unknown name 'HOBBIT_MEMROY'. Did you mean 'HOBBIT_MEMORY'?"),
+    ],
+)
+def test_a_service_refuses_a_wrong_settings_file_by_name(model_bundle, tmp_path, line, message, capsys):
+    settings = tmp_path / "hobbit.env"
+    settings.write_text(line)
+    assert main(["serve", str(model_bundle), "--settings", str(settings)]) == 78
+    assert f"{settings}: {message}" in capsys.readouterr().err
