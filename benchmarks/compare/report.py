@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from benchmarks.compare import results
 from benchmarks.compare.figures import drive_ceiling, rows
 from benchmarks.compare.workload import RESIDENT
 
+WIDTH = 100
+"""Columns of a line of prose."""
 BEGIN, END = "<!-- comparison: written by python -m benchmarks.compare report -->", "<!-- end of comparison -->"
 
 Row = Mapping[str, Any]
@@ -51,9 +54,17 @@ def put(page: str, text: str) -> str:
 
 def markdown(found: Sequence[Row], entries: Sequence[Mapping[str, Any]], image: str) -> str:
     """Return tables and remarks of all rows."""
-    return "\n".join(
-        [*_where(entries), *_speed(found), f"![decode speed by regime]({image})", "", *_ours(found), *_modes(found)]
-    )
+    picture = [f"![decode speed by regime]({image})", ""]
+    lines = [*_where(entries), *_speed(found), *picture, *_ours(found), *_modes(found)]
+    return "\n".join(part for line in lines for part in _wrapped(line))
+
+
+def _wrapped(line: str) -> list[str]:
+    """Return a line of prose or of a list cut to `WIDTH` columns; tables and pictures as they are."""
+    if not line or line.startswith(("|", "!")):
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip(" -")))
+    return textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _where(entries: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -83,7 +94,8 @@ def _where(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _speed(found: Sequence[Row]) -> list[str]:
     lines = [
-        "Tokens a second, median of the rounds (their number in brackets); ratio: ours over the peer's best mode.",
+        "Caption: tokens a second on the machine and dates above, median of the rounds (their number in brackets); "
+        "*ratio* is ours over the peer's best mode.",
         "",
         "| model | memory | peer decode (mode) | ours lossless | ratio | ours HOBBIT | ratio | over lossless "
         "| peer prefill | ours | ratio |",
@@ -110,10 +122,14 @@ def _speed(found: Sequence[Row]) -> list[str]:
 
 def _ours(found: Sequence[Row]) -> list[str]:
     lines = [
-        "What was read, and what limits us (decode): bytes fetched from the drive a token (kernel's count); "
-        "*of drive*: read bandwidth while reads are under way over the ceiling probed in the same cell; *of limit*: "
-        "the least time these misses (at the drive's ceiling) or these touched weights (at the bus's) take, over the "
-        "time taken; *other*: time outside trunk, experts and read wait; *peak*: of the cgroup, page cache included.",
+        "Caption: what was read, and what limits us, while decoding; same runs. The columns:",
+        "",
+        "- *read a token*: bytes fetched from the drive, by the kernel's count;",
+        "- *of drive*: read bandwidth while reads are under way, over the ceiling probed in the same cell;",
+        "- *of limit*: the least time these misses (at the drive's ceiling) or these touched weights (at the bus's) "
+        "take, over the time taken;",
+        "- *other*: time outside trunk, experts and read wait;",
+        "- *peak*: of the cgroup, page cache included.",
         "",
         "| model | memory | side | read a token | hits | of drive | of limit | other | peak | cold prefill tok/s |",
         "|---|---|---|---|---|---|---|---|---|---|",
