@@ -25,12 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.backends.cpu.kernels import ExpertKernels
+from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
 from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, loaded_bytes, scratch_bytes
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes
 from edge_runtime.base.errors import BudgetError, ConfigError
-from edge_runtime.base.sizes import GIB, MIB, format_size, parse_size
+from edge_runtime.base.sizes import GIB, MIB, format_size
 from edge_runtime.base.spec import ModelSpec
-from edge_runtime.bundle.record import RecordLayout
+from edge_runtime.bundle.record import record_layout
 from edge_runtime.config.memory_plan import Ceiling, MemoryNeeds, MemoryPlan, choose_prefill_chunk, plan_memory
 from edge_runtime.config.profiles import DeviceProfile, load_profile, profile_names
 from hobbit_export.arch import ADAPTERS, read_model
@@ -38,6 +39,8 @@ from hobbit_export.plan import weight_bytes
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/compare.jsonl"
+SEGMENTS = 4
+"""Of a record: all tiers up to 8 bits."""
 TRUNK = "int8"
 """The exporter's default."""
 SEEN_SHARE = 0.93
@@ -149,21 +152,21 @@ def plan_for(spec: ModelSpec, profile: DeviceProfile, tier: int) -> MemoryPlan:
     Raises:
         BudgetError: the model does not fit.
     """
-    layout = RecordLayout(spec.hidden, spec.expert_intermediate)
+    layout = record_layout(spec, SEGMENTS)
     slots = {t: layout.tier_bytes(t) for t in layout.tiers}
-    context = min(int(profile.context.value), spec.max_context)
-    ceiling = Ceiling(board_bytes(profile) - parse_size(profile.os_reserve.value), "the board's memory")
-    num_graphs = 2 + sum(2 if layer.shared_intermediate else 1 for layer in spec.layers)
+    context = min(int(profile.value("context")), spec.max_context)
+    ceiling = Ceiling(board_bytes(profile) - int(profile.value("os_reserve")), "the board's memory")
+    num_graphs = 2 + sum(2 if layer.shared else 1 for layer in spec.layers)
 
     def scratch(chunk: int) -> int:
-        kernels = ExpertKernels.scratch_bytes_for(spec.hidden, spec.expert_intermediate, spec.top_k, chunk + 1)
+        kernels = ExpertKernels.scratch_bytes_for(spec.hidden, spec.experts.intermediate, spec.top_k, chunk + 1)
         return int(kernels) + scratch_bytes(spec, chunk, context) + 16 * MIB
 
     def needs(scratch_size: int) -> MemoryNeeds:
         return MemoryNeeds(
             runtime_bytes=LIBRARIES + LIBRARY_BYTES,
             trunk_bytes=loaded_bytes(trunk_bytes(spec), 0, num_graphs),
-            kv_bytes_per_token=2 * 4 * spec.num_layers * spec.num_kv_heads * spec.head_dim,
+            kv_bytes_per_token=KVCache.bytes_for(spec, 1),
             context=context,
             scratch_bytes=scratch_size,
             tokenizer_bytes=0,
@@ -208,13 +211,13 @@ def estimate(spec: ModelSpec, profile: DeviceProfile, tier: int) -> Estimate:
         raise ConfigError(f"profile {profile.name!r}: expected rates of drive and memory.")
     return Estimate(
         plan, missed, touched, missed / drive / 1e9, touched / memory / 1e9,
-        instructions(spec, plan, tier) / (int(profile.threads.value) * CORE_RATE),
+        instructions(spec, plan, tier) / (int(profile.value("threads")) * CORE_RATE),
     )  # fmt: skip
 
 
 def instructions(spec: ModelSpec, plan: MemoryPlan, tier: int) -> float:
     """Instructions of one token: its experts, and the trunk's matrices."""
-    experts = plan.working_set * RecordLayout(spec.hidden, spec.expert_intermediate).num_weights
+    experts = plan.working_set * record_layout(spec, SEGMENTS).num_weights
     trunk = sum(math.prod(shape) for shape in trunk_shapes(spec))
     return experts * INSTRUCTIONS[tier] + trunk * TRUNK_INSTRUCTIONS
 
@@ -256,7 +259,7 @@ def summary_rows(tier: int) -> Iterator[str]:
     yield "|---|" + "---|" * (len(columns) + 1)
     for name, config in MODELS.items():
         spec = spec_of(config)
-        layout = RecordLayout(spec.hidden, spec.expert_intermediate)
+        layout = record_layout(spec, SEGMENTS)
         size = len(spec.sparse_layers) * spec.num_experts * layout.tier_bytes(tier)
         cells = [f"{name}, {format_size(size)}", *(_cell(spec, profile, tier) for profile in columns)]
         yield f"| {' | '.join([*cells, 'yes' if can_export(config) else 'not yet'])} |"

@@ -1,0 +1,51 @@
+"""tools/board_table.py: the tables of README.md and docs/boards.md, and the arithmetic behind them."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.config.profiles import load_profile
+
+TOOL = Path(__file__).parents[2] / "tools/board_table.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("board_table", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["board_table"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["board_table"]
+
+
+def test_the_tables_are_up_to_date(tool):
+    assert tool.main(["--check"]) == 0, "run python tools/board_table.py"
+
+
+def test_a_board_with_room_for_everything_misses_nothing(tool):
+    found = tool.estimate(tool.spec_of(tool.MODELS["OLMoE-1B-7B"]), load_profile("agx-orin-64gb"), 4)
+    assert found.plan.num_slots == 16 * 64
+    assert found.missed_bytes == 0
+    assert found.tok_s == pytest.approx(1 / max(found.memory_s, found.cpu_s))
+
+
+def test_what_does_not_fit_is_read_from_the_drive(tool):
+    """Qwen3-30B-A3B on an Orin Nano, added up by hand from the plan's share."""
+    spec, profile = tool.spec_of(tool.MODELS["Qwen3-30B-A3B"]), load_profile("orin-nano-8gb")
+    found = tool.estimate(spec, profile, 4)
+    experts = 48 * 8 * 2_699_264  # layers x top-k x bytes of an expert at 4 bits
+    missed = experts * (1 - found.plan.cache_share) ** 1.6
+    assert found.missed_bytes == pytest.approx(missed)
+    assert found.drive_s == pytest.approx(missed / 1.6e9)
+    assert found.plan.planned_bytes <= 8 * 2**30 * 0.93 - 2**30
+
+
+def test_the_hit_rate_is_none_without_a_cache_and_all_with_everything(tool):
+    assert tool.hit_rate(0) == 0
+    assert tool.hit_rate(1) == 1
+    assert [round(100 * tool.hit_rate(share)) for share in (0.25, 0.5, 0.75)] == [37, 67, 89]
