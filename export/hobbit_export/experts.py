@@ -40,12 +40,33 @@ QUEUED_BLOCKS = 4
 class Encoder(Protocol):
     """The native encoder, `edge_runtime.backends.cpu.kernels._native.ExpertEncoder`."""
 
-    def reset(self, layer: int, expert: int) -> None: ...  # noqa: D102
-    def add_rows(self, matrix: int, row_start: int, rows: NDArray[Any], dtype: str) -> None: ...  # noqa: D102
-    def finish(self) -> None: ...  # noqa: D102
-    def segment(self, i: int) -> NDArray[np.uint8]: ...  # noqa: D102
-    def bf16(self) -> NDArray[np.uint8]: ...  # noqa: D102
-    def errors(self) -> dict[int, float]: ...  # noqa: D102
+    def reset(self, layer: int, expert: int) -> None:
+        """Begin the record of an expert."""
+        ...
+
+    def add_rows(self, matrix: int, row_start: int, rows: NDArray[Any], dtype: str) -> None:
+        """Add consecutive rows of gate (0), up (1) or down (2), in the checkpoint's own type."""
+        ...
+
+    def finish(self) -> None:
+        """End the record; then its segments may be taken.
+
+        Raises:
+            ValueError: rows are missing.
+        """
+        ...
+
+    def segment(self, i: int) -> NDArray[np.uint8]:
+        """Return the bytes of a segment; valid until `reset`."""
+        ...
+
+    def bf16(self) -> NDArray[np.uint8]:
+        """Return the bytes of the exact copy; valid until `reset`."""
+        ...
+
+    def errors(self) -> dict[int, float]:
+        """Return the relative error of the weights at each tier."""
+        ...
 
 
 @dataclass(frozen=True)
