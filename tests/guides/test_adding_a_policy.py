@@ -1,0 +1,89 @@
+"""docs/adding-a-policy.md, followed literally: its blocks are run as they stand."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import policy_cases
+import pytest
+
+from edge_runtime import policy as policies
+from edge_runtime.__main__ import main
+
+REPO = Path(__file__).parents[2]
+
+
+def load(path: Path, name: str):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+PAGE = load(Path(__file__).with_name("page.py"), "guide_page")
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """Steps 1 to 3: the file, its entry in POLICIES, its entry in NEUTRAL. Returns the block of step 4."""
+    source, entry, neutral, by_hand = PAGE.blocks("adding-a-policy.md")
+    file = tmp_path / "thrifty.py"
+    file.write_text(source)
+    names = {"Registered": policies.Registered, "thrifty": load(file, "thrifty")}
+    for key, value in eval(f"{{{entry.strip()}}}", names).items():
+        monkeypatch.setitem(policies.POLICIES, key, value)
+    for key, value in eval(f"{{{neutral.strip()}}}").items():
+        monkeypatch.setitem(policy_cases.NEUTRAL, key, value)
+    return by_hand
+
+
+def test_the_file_passes_the_linter(tmp_path):
+    file = tmp_path / "thrifty.py"
+    file.write_text(PAGE.blocks("adding-a-policy.md")[0])
+    settings = ["--config", str(REPO / "pyproject.toml")]
+    for command in (["format", "--check"], ["check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, *settings, str(file)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_neutral_parameters_change_nothing(page):
+    neutral = load(REPO / "tests/unit/test_neutral_policies.py", "neutral_policies")
+    neutral.test_every_policy_has_neutral_parameters()
+    neutral.test_neutral_parameters_change_nothing(name="thrifty")
+
+
+def test_the_example_by_hand_is_right(page):
+    names = vars(load(REPO / "tests/unit/test_policies_by_hand.py", "policies_by_hand"))
+    exec(page, names)
+    names["test_thrifty_drops_what_is_light_and_missing"]()
+
+
+def test_the_parameters_appear_in_the_table(page):
+    table = load(REPO / "tools/policy_table.py", "policy_table")
+    assert "| `thrifty` | `tail` | `1` | from 0 |" in table.tables()
+
+
+def test_the_commands_run_with_it(page, model_bundle, tmp_path, capsys):
+    text = tmp_path / "notes.txt"
+    text.write_text("import os\n\n\nclass Reader:\n    def read(self):\n        return 1\n" * 8)
+    lines = PAGE.blocks("adding-a-policy.md", "console")[1].splitlines()
+    reports = {}
+    for line in lines:
+        words = [
+            str(model_bundle) if w == "BUNDLE" else str(text) if w == "notes.txt" else w for w in shlex.split(line)
+        ]
+        assert words[:2] == ["$", "hobbit"]
+        extra = ["--max-tokens", "16"] if words[2] == "run" else ["--tokens", "32"]
+        extra += ["--tier", "8", "--context", "128", "--memory", "1GiB", "--no-self-check", "--json"]
+        assert main([*words[2:], *extra]) == 0
+        reports[words[2]] = json.loads(capsys.readouterr().out)
+    assert reports["run"]["policy"] == {"name": "thrifty", "params": {"tail": 2}}
+    assert reports["run"]["experts"]["skipped"] > 0
+    assert reports["eval"]["quality"]["kld_mean"] > 0
