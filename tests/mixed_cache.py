@@ -10,7 +10,7 @@ from patience import PATIENCE_S
 
 from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration, Sensitivity
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.experts.eviction.rules import Measured, create_rule
+from edge_runtime.experts.eviction import RuleContext, create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.store.base import ExpertKey
 from edge_runtime.experts.units import UnitLedger, UnitSizes
@@ -30,8 +30,19 @@ CALIBRATION = ExpertCalibration(
 def make(budget: int, rule: str = "lru", **script) -> tuple[ExpertCache, FakeStore]:
     store = FakeStore(1 << 30, **script)
     ledger = UnitLedger(SIZES, budget, L * E)
-    known = Measured(2, budget // FULL, CALIBRATION, lambda: 1.0)
-    eviction = create_rule(rule, num_layers=L, num_experts=E, tier_bytes={4: 3, 6: 4, 8: 5}, full_tier=8, known=known)
+    eviction = create_rule(
+        rule,
+        RuleContext(
+            num_layers=L,
+            num_experts=E,
+            tier_bytes={4: 3, 6: 4, 8: 5},
+            full_tier=8,
+            top_k=2,
+            capacity=budget // FULL,
+            calibration=CALIBRATION,
+            price=lambda: 1.0,
+        ),
+    )
     memory = ExpertMemory(ledger, (0, 2 * PAGE), chunk_bytes=4 * PAGE)
     wait_s = 0.05 if "stuck" in script else PATIENCE_S
     cache = ExpertCache(ledger, memory, store, eviction, num_layers=L, num_experts=E, read_timeout_s=wait_s)

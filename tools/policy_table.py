@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from edge_runtime.base.params import Param
-from edge_runtime.experts.eviction.rules import RULES
+from edge_runtime.experts.eviction import RULES
 from edge_runtime.policy import POLICIES
 from edge_runtime.prefetch import PREDICTORS
 
@@ -29,7 +29,8 @@ def tables() -> str:
     head = ["| name | parameter | default | range | what it does | source |", "|---|---|---|---|---|---|"]
     policies = sorted((name, entry.params) for name, entry in POLICIES.items())
     text = ["`--policy NAME:...`", "", *head, *rows(policies), ""]
-    text += ["`--eviction NAME:...` (`lru` and `lcu` take none)", "", *head, *rows(RULES.items()), ""]
+    rules = [(name, rule.params) for name, rule in RULES.items()]
+    text += ["`--eviction NAME:...` (`lru` and `lcu` take none)", "", *head, *rows(rules), ""]
     text += ["`--prefetch NAME:...`", "", *head, *rows((name, entry.params) for name, entry in PREDICTORS.items())]
     return "\n".join(text)
 

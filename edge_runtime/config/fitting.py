@@ -127,7 +127,7 @@ def check_policy(text: str, where: str) -> None:
 
 def check_eviction(text: str, where: str) -> None:
     """Refuse what `parse_rule` does."""
-    from edge_runtime.experts.eviction.rules import parse_rule
+    from edge_runtime.experts.eviction import parse_rule
 
     parse_rule(text, where)
 

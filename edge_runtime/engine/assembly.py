@@ -38,7 +38,7 @@ from edge_runtime.engine.decoder import Decoder, max_tokens
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.experts.borrowed_scratch import BorrowedScratch
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.experts.eviction.rules import CALIBRATED_RULES, Measured, create_rule, parse_rule
+from edge_runtime.experts.eviction import RULES, RuleContext, create_rule, parse_rule
 from edge_runtime.experts.store.file_store import FileExpertStore
 from edge_runtime.policy import POLICIES, create_policy, parse_policy, price_of
 from edge_runtime.policy.base import Policy, PolicyContext
@@ -200,7 +200,7 @@ def _borrowable(scratch: Callable[[int], int], chunk: int, few: int) -> int:
 
 def _calibration(bundle: Bundle, policy: str, eviction: str) -> ExpertCalibration | None:
     """What the exporter measured, if policy or eviction ask for it; checked against its checksum, then parsed."""
-    if not POLICIES[parse_policy(policy)[0]].needs_calibration and parse_rule(eviction)[0] not in CALIBRATED_RULES:
+    if not POLICIES[parse_policy(policy)[0]].needs_calibration and not RULES[parse_rule(eviction)[0]].needs_calibration:
         return None
     raw = bundle.read_part(bundle.manifest.part(CALIBRATION), limit=CALIBRATION_BYTES)
     return parse_calibration(raw, bundle.manifest.model)
@@ -244,11 +244,16 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions, env: Variable
         )
         rule = create_rule(
             config.eviction,
-            num_layers=spec.num_layers,
-            num_experts=spec.num_experts,
-            tier_bytes=ready.needs.slot_bytes,
-            full_tier=config.tier,
-            known=Measured(spec.top_k, ready.plan.num_slots, ready.policy_context.calibration, price_of(ready.policy)),
+            RuleContext(
+                num_layers=spec.num_layers,
+                num_experts=spec.num_experts,
+                tier_bytes=ready.needs.slot_bytes,
+                full_tier=config.tier,
+                top_k=spec.top_k,
+                capacity=ready.plan.num_slots,
+                calibration=ready.policy_context.calibration,
+                price=price_of(ready.policy),
+            ),
         )
         cache = ExpertCache.make(
             store,

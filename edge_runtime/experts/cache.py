@@ -13,7 +13,7 @@ from edge_runtime.base.errors import BudgetError, ExpertReadError
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.record import RecordLayout
 from edge_runtime.experts.counters import ExpertCounters
-from edge_runtime.experts.eviction.rules import EvictionRule
+from edge_runtime.experts.eviction import EvictionRule
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.reader import SlotReader
 from edge_runtime.experts.residency import SlotTable
@@ -288,6 +288,7 @@ class ExpertCache:
         """
         self._change_budget(num_slots)
         self._own_bytes = self._ledger.budget_bytes
+        self._rule.resize(self.num_slots)
 
     def borrow(self, num_slots: int) -> None:
         """Let experts use so much memory beyond S, between passes, until told otherwise; 0 takes all of it back.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.experts.counters import ExpertCounters
-from edge_runtime.experts.eviction.rules import EvictionRule, TruncatingRule
+from edge_runtime.experts.eviction.base import EvictionRule, TruncatingRule
 from edge_runtime.experts.native import Table
 from edge_runtime.experts.units import UnitLedger
 

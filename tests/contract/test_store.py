@@ -15,7 +15,7 @@ from edge_runtime.bundle.expert_file import pack_header
 from edge_runtime.bundle.manifest import expert_file
 from edge_runtime.experts.arena import ExpertArena
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.experts.eviction.rules import create_rule
+from edge_runtime.experts.eviction import RuleContext, create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.store.base import ExpertKey, ExpertStore, Priority
 from edge_runtime.experts.store.file_store import FileExpertStore
@@ -143,7 +143,7 @@ def test_cache_over_files_gives_every_expert_once(bundle, slots, rule, io_thread
     ledger = UnitLedger(sizes, slots * sizes.full_bytes, 2 * E)
     memory = ExpertMemory(ledger, layout.segment_offsets(TIER))
     store = FileExpertStore(bundle, TIER, io_threads=io_threads, chunk_bytes=8192)
-    eviction = create_rule(rule, num_layers=2, num_experts=E, tier_bytes={TIER: 1}, full_tier=TIER)
+    eviction = create_rule(rule, RuleContext(num_layers=2, num_experts=E, tier_bytes={TIER: 1}, full_tier=TIER))
     cache = ExpertCache(ledger, memory, store, eviction, num_layers=2, num_experts=E)
     rng = np.random.default_rng(0)
     for _ in range(10):

@@ -13,7 +13,7 @@ from patience import PATIENCE_S
 
 from edge_runtime.base.errors import ExpertReadError
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.experts.eviction.rules import create_rule
+from edge_runtime.experts.eviction import RuleContext, create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.store.base import ExpertKey, Priority
 from edge_runtime.experts.units import UnitLedger, UnitSizes
@@ -26,7 +26,7 @@ def make(slots: int, rule: str = "lru", **script) -> tuple[ExpertCache, FakeStor
     store = FakeStore(2 * PAGE, **script)
     ledger = UnitLedger(UnitSizes(TIER, TIER, 2 * PAGE), slots * 2 * PAGE, L * E)
     memory = ExpertMemory(ledger, (0, PAGE), chunk_bytes=3 * PAGE)
-    eviction = create_rule(rule, num_layers=L, num_experts=E, tier_bytes={4: 1}, full_tier=4)
+    eviction = create_rule(rule, RuleContext(num_layers=L, num_experts=E, tier_bytes={4: 1}, full_tier=4))
     wait_s = 0.05 if "stuck" in script else PATIENCE_S
     cache = ExpertCache(ledger, memory, store, eviction, num_layers=L, num_experts=E, read_timeout_s=wait_s)
     return cache, store

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration, Sensitivity
+from edge_runtime.experts.eviction import RuleContext, create_rule
 from edge_runtime.experts.eviction.layer_sizes import divide, expected_loads
-from edge_runtime.experts.eviction.rules import Lcu, Lru, Measured, create_rule
+from edge_runtime.experts.eviction.lcu import Lcu
+from edge_runtime.experts.eviction.lru import Lru
 
 TIERS = {4: 100, 8: 200}
 
@@ -26,7 +28,7 @@ def keys(*values: int) -> np.ndarray:
 
 
 def test_lru_prefers_the_longest_unused():
-    rule = Lru(2, 4)
+    rule = Lru(RuleContext(2, 4, TIERS, 8))
     for key in (5, 1, 3, 1):
         rule.use(keys(key), at(8))
     assert np.argsort(rule.scores(keys(1, 3, 5), 0)).tolist() == [2, 1, 0]
@@ -36,7 +38,7 @@ def test_lru_prefers_the_longest_unused():
 
 def test_lcu_by_hand():
     # L = 4 layers, E = 2 experts: key = 2 * layer + expert
-    rule = Lcu(4, 2, TIERS, 8)
+    rule = Lcu(RuleContext(4, 2, TIERS, 8))
     rule.begin_sequence()
     rule.begin_pass()  # T = 1
     rule.use(keys(0, 3), at(8))  # layer 0 expert 0; layer 1 expert 1
@@ -53,7 +55,7 @@ def test_lcu_by_hand():
 
 
 def test_lcu_prefers_to_keep_what_the_current_layer_used_last_time():
-    rule = Lcu(4, 2, TIERS, 8)
+    rule = Lcu(RuleContext(4, 2, TIERS, 8))
     rule.begin_pass()
     rule.use(keys(2, 4), at(8))
     rule.begin_pass()
@@ -63,7 +65,7 @@ def test_lcu_prefers_to_keep_what_the_current_layer_used_last_time():
 
 
 def test_lcu_forgets_a_sequence():
-    rule = Lcu(2, 2, TIERS, 8)
+    rule = Lcu(RuleContext(2, 2, TIERS, 8))
     rule.begin_pass()
     rule.use(keys(0, 1), at(8))
     rule.begin_sequence()
@@ -72,7 +74,7 @@ def test_lcu_forgets_a_sequence():
 
 
 def test_lcu_counts_only_the_previous_pass_as_previous():
-    rule = Lcu(1, 2, TIERS, 8)
+    rule = Lcu(RuleContext(1, 2, TIERS, 8))
     rule.begin_pass()
     rule.use(keys(0), at(8))
     assert rule.scores(keys(0), 0)[0] == pytest.approx(1.0)
@@ -83,25 +85,25 @@ def test_lcu_counts_only_the_previous_pass_as_previous():
 
 
 def test_scores_are_fresh_arrays():
-    for rule in (Lru(1, 4), Lcu(1, 4, TIERS, 8)):
+    for rule in (Lru(RuleContext(1, 4, TIERS, 8)), Lcu(RuleContext(1, 4, TIERS, 8))):
         rule.scores(keys(0, 1), 0)[:] = 7
         assert (rule.scores(keys(0, 1), 0) == 0).all()
 
 
 def test_rules_by_name():
     options = {"num_layers": 1, "num_experts": 2, "tier_bytes": TIERS, "full_tier": 8}
-    assert create_rule("lru", **options).name == "lru"
-    assert create_rule("lcu", **options).name == "lcu"
+    assert create_rule("lru", RuleContext(**options)).name == "lru"
+    assert create_rule("lcu", RuleContext(**options)).name == "lcu"
     with pytest.raises(
         ConfigError,
         match=r"eviction: expected one of lru, lcu, lfru, mdc, rate-distortion, layer-sizes, got 'lcv'\. Did you mean",
     ):
-        create_rule("lcv", **options)
+        create_rule("lcv", RuleContext(**options))
 
 
 def test_multidimensional_by_hand():
     rule = create_rule(
-        "mdc:lru=0.4,lfu=0.3,lhu=0.2,fld=0.1", num_layers=4, num_experts=2, tier_bytes=TIERS, full_tier=8
+        "mdc:lru=0.4,lfu=0.3,lhu=0.2,fld=0.1", RuleContext(num_layers=4, num_experts=2, tier_bytes=TIERS, full_tier=8)
     )
     rule.begin_sequence()
     rule.begin_pass()  # T = 1
@@ -123,7 +125,7 @@ def test_multidimensional_by_hand():
 
 
 def test_lfru_halves_a_use_after_its_half_life():
-    rule = create_rule("lfru:half_life=2", num_layers=1, num_experts=3, tier_bytes=TIERS, full_tier=8)
+    rule = create_rule("lfru:half_life=2", RuleContext(num_layers=1, num_experts=3, tier_bytes=TIERS, full_tier=8))
     rule.begin_pass()
     rule.use(keys(0), at(8))
     for _ in range(2):
@@ -139,9 +141,9 @@ def test_lfru_halves_a_use_after_its_half_life():
 
 def test_parameters_of_rules_are_checked():
     with pytest.raises(ConfigError, match="unknown parameter 'lfo'; it takes fld, lfu, lhu, lru"):
-        create_rule("mdc:lfo=1", num_layers=1, num_experts=1, tier_bytes=TIERS, full_tier=8)
+        create_rule("mdc:lfo=1", RuleContext(num_layers=1, num_experts=1, tier_bytes=TIERS, full_tier=8))
     with pytest.raises(ConfigError, match="expected one of lru, lcu, lfru, mdc"):
-        create_rule("fifo", num_layers=1, num_experts=1, tier_bytes=TIERS, full_tier=8)
+        create_rule("fifo", RuleContext(num_layers=1, num_experts=1, tier_bytes=TIERS, full_tier=8))
 
 
 def measured_layers(*, skip: float = 1.0, quantise: float = 1.0, counts=((8, 4, 2, 2),)) -> ExpertCalibration:
@@ -159,9 +161,18 @@ def measured_layers(*, skip: float = 1.0, quantise: float = 1.0, counts=((8, 4, 
 def test_rate_distortion_scores_planes_and_cores_by_hand():
     """A core (100 bytes) saves 1 - 0.25 = 0.75 nats a use, 0.0075 a byte; a plane (100 bytes) 0.25, 0.0025 a byte."""
     for price, core, plane in ((1.0, 0.0075, 0.0025), (0.01, 0.003, 0.0025), (0.005, 0.0015, 0.0015), (0.0, 1, 1)):
-        known = Measured(2, 4, measured_layers(), lambda price=price: price)
         rule = create_rule(
-            "rate-distortion:half_life=1000000", num_layers=1, num_experts=4, tier_bytes=TIERS, full_tier=8, known=known
+            "rate-distortion:half_life=1000000",
+            RuleContext(
+                num_layers=1,
+                num_experts=4,
+                tier_bytes=TIERS,
+                full_tier=8,
+                top_k=2,
+                capacity=4,
+                calibration=measured_layers(),
+                price=lambda price=price: price,
+            ),
         )
         rule.begin_pass()
         for expert in (0, 0, 1):
@@ -174,7 +185,7 @@ def test_rate_distortion_scores_planes_and_cores_by_hand():
 @pytest.mark.parametrize("name", ["rate-distortion", "layer-sizes"])
 def test_rules_that_need_measurements_say_so(name):
     with pytest.raises(ConfigError, match="--calibrate"):
-        create_rule(name, num_layers=1, num_experts=4, tier_bytes=TIERS, full_tier=8)
+        create_rule(name, RuleContext(num_layers=1, num_experts=4, tier_bytes=TIERS, full_tier=8))
 
 
 def test_layer_sizes_by_hand():
@@ -201,8 +212,18 @@ def test_dividing_is_optimal(counts, capacity):
 
 
 def test_a_layer_above_its_size_gives_way_first():
-    known = Measured(2, 3, measured_layers(counts=((8, 4, 2, 2), (16, 0, 0, 0))))
-    rule = create_rule("layer-sizes", num_layers=2, num_experts=4, tier_bytes=TIERS, full_tier=8, known=known)
+    rule = create_rule(
+        "layer-sizes",
+        RuleContext(
+            num_layers=2,
+            num_experts=4,
+            tier_bytes=TIERS,
+            full_tier=8,
+            top_k=2,
+            capacity=3,
+            calibration=measured_layers(counts=((8, 4, 2, 2), (16, 0, 0, 0))),
+        ),
+    )
     assert rule.sizes.tolist() == [2, 1]
     for key in (0, 4, 5, 1):  # layer 0 holds 0 and 1, layer 1 holds 0 and 1: one too many
         rule.use(keys(key), at(8))

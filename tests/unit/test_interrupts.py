@@ -14,7 +14,7 @@ from patience import PATIENCE_S
 
 import edge_runtime.experts
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.experts.eviction.rules import create_rule
+from edge_runtime.experts.eviction import RuleContext, create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.store.base import ExpertKey, Priority
 from edge_runtime.experts.units import UnitLedger, UnitSizes
@@ -66,7 +66,9 @@ def make(kind: str) -> tuple[ExpertCache, FakeStore]:
     sizes = SIZES[kind]
     store = FakeStore(1 << 30, latency=lambda key: 1 + key.expert_idx % 3)
     ledger = UnitLedger(sizes, 4 * sizes.full_bytes, L * E)
-    rule = create_rule("lru", num_layers=L, num_experts=E, tier_bytes={4: 3, 6: 4, 8: 5}, full_tier=sizes.full_tier)
+    rule = create_rule(
+        "lru", RuleContext(num_layers=L, num_experts=E, tier_bytes={4: 3, 6: 4, 8: 5}, full_tier=sizes.full_tier)
+    )
     memory = ExpertMemory(ledger, (0, 2 * PAGE), chunk_bytes=4 * PAGE)
     return ExpertCache(ledger, memory, store, rule, num_layers=L, num_experts=E, read_timeout_s=PATIENCE_S), store
 

@@ -15,7 +15,7 @@ from edge_runtime.base.errors import BundleError, ConfigError
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import ROUTERS, read
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.experts.eviction.rules import create_rule
+from edge_runtime.experts.eviction import RuleContext, create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.store.base import ExpertKey, Priority
 from edge_runtime.experts.units import UnitLedger, UnitSizes
@@ -73,7 +73,7 @@ class Bench:
         self.store = Drive(1 << 20, latency=lambda key: self.ticks)
         self.ticks, self.store.serial = ticks, serial
         ledger = UnitLedger(UnitSizes(8, 8, PAGE), 20 * PAGE, L * E)
-        rule = create_rule("lru", num_layers=L, num_experts=E, tier_bytes={8: 1}, full_tier=8)
+        rule = create_rule("lru", RuleContext(num_layers=L, num_experts=E, tier_bytes={8: 1}, full_tier=8))
         memory = ExpertMemory(ledger, (0,))
         self.cache = ExpertCache(
             ledger, memory, self.store, rule, num_layers=L, num_experts=E,

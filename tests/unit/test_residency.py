@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.experts.counters import ExpertCounters
-from edge_runtime.experts.eviction.rules import create_rule
+from edge_runtime.experts.eviction import RuleContext, create_rule
 from edge_runtime.experts.residency import SlotTable
 from edge_runtime.experts.units import UnitLedger, UnitSizes
 
@@ -26,7 +26,7 @@ class Counted(SlotTable):
 
 
 def make(slots: int, rule: str = "lru") -> Counted:
-    eviction = create_rule(rule, num_layers=L, num_experts=E, tier_bytes={8: 1}, full_tier=8)
+    eviction = create_rule(rule, RuleContext(num_layers=L, num_experts=E, tier_bytes={8: 1}, full_tier=8))
     ledger = UnitLedger(UnitSizes(TIER, TIER, 1), slots, L * E)
     return Counted(ledger, num_layers=L, num_experts=E, rule=eviction)
 

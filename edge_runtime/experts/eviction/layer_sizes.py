@@ -4,7 +4,7 @@ AdapMoE, arXiv 2408.10284 (ICCAD'24): the cache is divided among layers so that 
 given how often a layer gets by with one expert and how often prefetching is right. Our readings: the chance that
 an expert is in a cache of c is the share of uses that went to the layer's c most used in calibration (the paper has no
 such counts); the division is a rule of eviction over one pool, in which layers above their size give way first and
-each layer is least recently used within, as the paper's caches are. The sizes are those of the budget at opening.
+each layer is least recently used within, as the paper's caches are. The sizes follow the budget.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.params import Param, per_layer
-from edge_runtime.bundle.calibration import ExpertCalibration
+from edge_runtime.experts.eviction.base import KeepingRule, RuleContext
 
 F64 = NDArray[np.float64]
 Keys = NDArray[np.intp]
+SUMMARY = "layers above the size that suits them first"
 PARAMS = {
     "single": Param(
         "0", "share of tokens a layer serves with one expert; one value, or one a layer as 0.3/0.2/...",
@@ -33,17 +34,13 @@ _SURPLUS = 1e15
 """Below every score of a layer within its size."""
 
 
-class LayerSizes:
-    """See the module. Implements `EvictionRule`.
+class LayerSizes(KeepingRule):
+    """Layers above their share of the cache give way first; within a layer the least recently used goes.
 
     Args:
-        num_layers: L.
-        num_experts: E.
-        top_k: K.
-        capacity: experts of the full tier the cache holds.
-        calibration: of the bundle; says how often each expert was used.
-        single: see `PARAMS`.
-        accuracy: see `PARAMS`.
+        context: the model, the cache's capacity, and a calibration, which says how often each expert was used.
+        single: share of tokens a layer serves with one expert; one value, or one a layer.
+        accuracy: share of a layer's loads that prefetching hides; one value, or one a layer.
 
     Raises:
         ConfigError: the bundle was exported without a calibration text, or a parameter is out of range.
@@ -51,17 +48,8 @@ class LayerSizes:
 
     name = "layer-sizes"
 
-    def __init__(
-        self,
-        num_layers: int,
-        num_experts: int,
-        *,
-        top_k: int,
-        capacity: int,
-        calibration: ExpertCalibration | None,
-        single: str,
-        accuracy: str,
-    ) -> None:
+    def __init__(self, context: RuleContext, *, single: str, accuracy: str) -> None:
+        num_layers, calibration = context.num_layers, context.calibration
         if calibration is None or not calibration.is_measured:
             raise ConfigError(
                 "eviction 'layer-sizes': expected a bundle with counts of a calibration text. Export it again with "
@@ -69,30 +57,28 @@ class LayerSizes:
             )
         alone = per_layer(single, num_layers, "eviction 'layer-sizes'.single", low=0, high=1)
         hidden = per_layer(accuracy, num_layers, "eviction 'layer-sizes'.accuracy", low=0, high=1)
-        layers = [layer.layer for layer in calibration.layers]
-        loads = [
-            expected_loads(layer.counts or [0], top_k, single=alone[layer.layer], accuracy=hidden[layer.layer])
+        self._layers = [layer.layer for layer in calibration.layers]
+        self._loads = [
+            expected_loads(layer.counts or [0], context.top_k, single=alone[layer.layer], accuracy=hidden[layer.layer])
             for layer in calibration.layers
         ]
         self.sizes = np.zeros(num_layers, np.intp)
-        self.sizes[layers] = divide(loads, min(capacity, len(layers) * num_experts))
-        self._num_experts = num_experts
-        self._last_use = np.zeros(num_layers * num_experts)
+        self._num_experts = context.num_experts
+        self._last_use = np.zeros(num_layers * context.num_experts)
         self._uses = 0
+        self.resize(context.capacity)
 
-    def begin_sequence(self) -> None:
-        """Keep everything, as `Lru` does."""
-
-    def begin_pass(self) -> None:
-        """Nothing to do."""
+    def resize(self, capacity: int) -> None:
+        """Divide another capacity among the layers."""
+        self.sizes[self._layers] = divide(self._loads, min(capacity, len(self._layers) * self._num_experts))
 
     def use(self, keys: Keys, tiers: NDArray[np.uint8]) -> None:
-        """See `EvictionRule.use`."""
+        """Number the uses."""
         self._last_use[keys] = self._uses + np.arange(1, len(keys) + 1)
         self._uses += len(keys)
 
     def scores(self, keys: Keys, layer_idx: int) -> F64:
-        """See `EvictionRule.scores`: order of use, with the oldest of layers above their size before all others."""
+        """Return the order of use, with the oldest of layers above their size before all others."""
         scores = self._last_use.take(keys, mode="wrap")
         occupied = np.flatnonzero(keys >= 0)
         layers = keys[occupied] // self._num_experts

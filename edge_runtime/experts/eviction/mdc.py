@@ -1,26 +1,22 @@
-"""Eviction rules that weigh several records of use: HOBBIT's multidimensional rule, and frequency that fades (LFRU)."""
+"""HOBBIT's multidimensional rule: several records of use in one weighted sum."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.base.params import Param
+from edge_runtime.experts.eviction.base import F32, U8, KeepingRule, Keys, RuleContext
 
-F32 = NDArray[np.float32]
-U8 = NDArray[np.uint8]
-Keys = NDArray[np.intp]
-
-MDC_PARAMS = {
+SUMMARY = "recency, frequency, uses at the full tier and layer distance, weighted"
+PARAMS = {
     "lru": Param(0.25, "weight of recency", "HOBBIT; weights unpublished, 0.25 from a reimplementation", 0, 1),
     "lfu": Param(0.25, "weight of uses in this sequence", "as lru", 0, 1),
     "lhu": Param(0.25, "weight of uses at the full tier in this sequence", "as lru", 0, 1),
     "fld": Param(0.25, "weight of nearness of the layer", "as lru", 0, 1),
 }
-LFRU_PARAMS = {"half_life": Param(64, "passes after which a use counts half", "ours", 1)}
 
 
-class Multidimensional:
+class Multidimensional(KeepingRule):
     """The sequence-level cache rule of HOBBIT, arXiv 2411.01433.
 
     For a resident expert t while layer l_i needs room::
@@ -33,24 +29,20 @@ class Multidimensional:
     weights are divided by their sum.
 
     Args:
-        num_layers: L.
-        num_experts: E.
-        full_tier: the tier whose use is a high one.
-        lru: see `MDC_PARAMS`, and likewise the others.
-        lfu: see `MDC_PARAMS`.
-        lhu: see `MDC_PARAMS`.
-        fld: see `MDC_PARAMS`.
+        context: the model; a use at its full tier is a high one.
+        lru: weight of recency.
+        lfu: weight of uses in this sequence.
+        lhu: weight of uses at the full tier in this sequence.
+        fld: weight of the nearness of the expert's layer.
     """
 
     name = "mdc"
 
-    def __init__(
-        self, num_layers: int, num_experts: int, full_tier: int, *, lru: float, lfu: float, lhu: float, fld: float
-    ) -> None:
+    def __init__(self, context: RuleContext, *, lru: float, lfu: float, lhu: float, fld: float) -> None:
         total = (lru + lfu + lhu + fld) or 1.0
         self._lru, self._lfu, self._lhu, self._fld = (np.float32(w / total) for w in (lru, lfu, lhu, fld))
-        self._num_layers, self._full_tier = num_layers, full_tier
-        self._last = np.zeros(num_layers * num_experts, np.float32)
+        self._num_layers, self._full_tier = context.num_layers, context.full_tier
+        self._last = np.zeros(context.num_layers * context.num_experts, np.float32)
         self._uses = np.zeros_like(self._last)
         self._high = np.zeros_like(self._last)
         self._passes = 0
@@ -62,56 +54,20 @@ class Multidimensional:
         self._passes = 0
 
     def begin_pass(self) -> None:
-        """See `EvictionRule.begin_pass`."""
+        """Count the token."""
         self._passes += 1
 
     def use(self, keys: Keys, tiers: U8) -> None:
-        """See `EvictionRule.use`."""
+        """Note recency, a use, and whether it was a high one."""
         self._last[keys] = self._passes
         self._uses[keys] += 1
         self._high[keys] += tiers >= self._full_tier
 
     def scores(self, keys: Keys, layer_idx: int) -> F32:
-        """See `EvictionRule.scores`: p_t, float32 [S]."""
+        """Return p_t, float32 [S]."""
         by_key = self._lru * self._last + self._lfu * self._uses + self._lhu * self._high
         by_key *= np.float32(1 / max(self._passes, 1))
         ahead = (np.arange(self._num_layers) - layer_idx) % self._num_layers
         nearness = (self._fld * (1 - ahead / self._num_layers)).astype(np.float32)
         by_key = by_key.reshape(self._num_layers, -1) + nearness[:, None]
         return np.asarray(by_key.take(keys, mode="wrap"), np.float32)
-
-
-class Lfru:
-    """Uses counted with a half-life, so that frequency and recency are one number. It outlives a sequence.
-
-    Args:
-        num_layers: L.
-        num_experts: E.
-        half_life: passes after which a use counts half.
-    """
-
-    name = "lfru"
-
-    def __init__(self, num_layers: int, num_experts: int, *, half_life: int) -> None:
-        # kept as counts at pass 0's scale: a later use counts more instead of all earlier ones counting less
-        self._growth = 2.0 ** (1.0 / half_life)
-        self._weight = 1.0
-        self._count = np.zeros(num_layers * num_experts, np.float64)
-
-    def begin_sequence(self) -> None:
-        """Keep everything."""
-
-    def begin_pass(self) -> None:
-        """See `EvictionRule.begin_pass`."""
-        self._weight *= self._growth
-        if self._weight > 1e100:
-            self._count /= self._weight
-            self._weight = 1.0
-
-    def use(self, keys: Keys, tiers: U8) -> None:
-        """See `EvictionRule.use`."""
-        self._count[keys] += self._weight
-
-    def scores(self, keys: Keys, layer_idx: int) -> NDArray[np.float64]:
-        """See `EvictionRule.scores`: fading uses, float64 [S]."""
-        return np.asarray(self._count.take(keys, mode="wrap") / self._weight)

@@ -1,8 +1,8 @@
-"""Eviction by what a byte is worth (ours): experts and their planes compete in one order, by calibration and use."""
+"""Eviction by the value of a byte (ours): experts and their planes compete in one order, by calibration and use."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration
-from edge_runtime.experts.eviction.mdc import Lfru
+from edge_runtime.experts.eviction.base import RuleContext
+from edge_runtime.experts.eviction.lfru import Lfru
 
 F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
 Keys = NDArray[np.intp]
+SUMMARY = "by what its bytes save, planes and whole experts in one order"
 _NUM_TIERS = 17
 _CAP = 0.3
-"""Most a byte's absence can cost in a use, in prices: not every use after it left is heavy enough to read it again.
+"""A use without the byte costs at most this many prices: not every such use is heavy enough to read the byte again.
 Chosen on texts that no reported figure is from; from 0.03 to 1 the bytes read differ by 30 % at most."""
 
 
@@ -35,13 +37,9 @@ class RateDistortionRule(Lfru):
     goes first, a deeper plane always before what it lies on.
 
     Args:
-        num_layers: L.
-        num_experts: E.
+        context: the model, its tiers, its calibration, and the price of a byte as the active policy has it now. Where
+            that is 0, everything used again is read again.
         half_life: passes after which a use counts half.
-        calibration: of the bundle.
-        tier_bytes: bytes of each tier this run may use.
-        full_tier: deepest tier of this run.
-        price: nats a byte, as the policy has it now; 0 where it has none: everything used again is read again.
 
     Raises:
         ConfigError: the bundle was exported without --calibrate.
@@ -49,33 +47,24 @@ class RateDistortionRule(Lfru):
 
     name = "rate-distortion"
 
-    def __init__(
-        self,
-        num_layers: int,
-        num_experts: int,
-        *,
-        half_life: int,
-        calibration: ExpertCalibration | None,
-        tier_bytes: Mapping[int, int],
-        full_tier: int,
-        price: Callable[[], float],
-    ) -> None:
-        super().__init__(num_layers, num_experts, half_life=half_life)
+    def __init__(self, context: RuleContext, *, half_life: int) -> None:
+        super().__init__(context, half_life=half_life)
+        calibration, tier_bytes = context.calibration, context.tier_bytes
         if calibration is None or not calibration.is_measured:
             raise ConfigError(
                 "eviction 'rate-distortion': expected a bundle whose losses were measured. Export it again with "
                 "--calibrate, or use another rule."
             )
-        tiers = sorted(t for t in tier_bytes if t <= full_tier)
-        self._gains = gains(num_layers, num_experts, calibration, {t: tier_bytes[t] for t in tiers})
-        self._price = price
+        tiers = sorted(t for t in tier_bytes if t <= context.full_tier)
+        self._gains = gains(context.num_layers, context.num_experts, calibration, {t: tier_bytes[t] for t in tiers})
+        self._price = context.price
 
     def scores(self, keys: Keys, layer_idx: int) -> F64:
-        """See `EvictionRule.scores`: what the core saves."""
+        """Return what the core of each expert saves, float64 [S]."""
         return self._scored(keys, self._gains[0].take(keys, mode="wrap"))
 
     def plane_scores(self, keys: Keys, tiers: U8, layer_idx: int) -> F64:
-        """See `TruncatingRule.plane_scores`."""
+        """Return what the deepest plane of each expert saves, float64 [S]."""
         return self._scored(keys, self._gains[tiers, keys])
 
     def _scored(self, keys: Keys, gain: F64) -> F64:

@@ -16,7 +16,7 @@ from edge_runtime.bundle.calibration import ExpertCalibration
 from edge_runtime.engine.layer_loop import run_layers
 from edge_runtime.engine.policy_pass import Attempt, PassSequence, run_policy_pass
 from edge_runtime.experts.counters import ExpertCounters
-from edge_runtime.experts.eviction.rules import Measured, create_rule
+from edge_runtime.experts.eviction import RuleContext, create_rule
 from edge_runtime.lab.simulator.drive import DriveModel, SimulatedStore
 from edge_runtime.lab.simulator.instant_cache import InstantCache
 from edge_runtime.lab.simulator.requests import RequestLog
@@ -234,11 +234,16 @@ def _cache(
         )
     rule = create_rule(
         eviction,
-        num_layers=spec.num_layers,
-        num_experts=spec.num_experts,
-        tier_bytes=context.tier_bytes,
-        full_tier=tier,
-        known=Measured(spec.top_k, num_slots, context.calibration, price_of(policy)),
+        RuleContext(
+            num_layers=spec.num_layers,
+            num_experts=spec.num_experts,
+            tier_bytes=context.tier_bytes,
+            full_tier=tier,
+            top_k=spec.top_k,
+            capacity=num_slots,
+            calibration=context.calibration,
+            price=price_of(policy),
+        ),
     )
     # address space only: memory is taken when a unit is first written, and nothing ever is
     cache = InstantCache.make(

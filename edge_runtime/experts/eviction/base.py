@@ -1,0 +1,96 @@
+"""What an eviction rule is: it scores experts by how much they deserve to stay. It decides nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.bundle.calibration import ExpertCalibration
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+U8 = NDArray[np.uint8]
+Keys = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class RuleContext:
+    """What a rule is built for.
+
+    Attributes:
+        num_layers: L, dense layers included.
+        num_experts: E.
+        tier_bytes: bytes of an expert at each tier a use may be served at.
+        full_tier: the tier that counts as full.
+        top_k: K.
+        capacity: experts of the full tier the cache holds.
+        calibration: what the exporter measured; None where there is none.
+        price: asks the active policy what it pays now for a byte, in nats; 0 where it has no price.
+    """
+
+    num_layers: int
+    num_experts: int
+    tier_bytes: Mapping[int, int]
+    full_tier: int
+    top_k: int = 1
+    capacity: int = 0
+    calibration: ExpertCalibration | None = None
+    price: Callable[[], float] = lambda: 0.0
+
+
+class EvictionRule(Protocol):
+    """Scores experts by how much they deserve to stay. A key is layer_idx * E + expert_idx."""
+
+    name: str
+
+    def begin_sequence(self) -> None:
+        """Forget what belongs to the previous sequence."""
+        ...
+
+    def begin_pass(self) -> None:
+        """A forward pass (one token, or one chunk of a prompt) begins."""
+        ...
+
+    def resize(self, capacity: int) -> None:
+        """The cache holds so many experts of the full tier from now on."""
+        ...
+
+    def use(self, keys: Keys, tiers: U8) -> None:
+        """Note that distinct experts intp [n] are used in this pass, the last one last, served at tiers uint8 [n]."""
+        ...
+
+    def scores(self, keys: Keys, layer_idx: int) -> F32 | F64:
+        """Return a fresh array [S], lowest goes first, for residents intp [S] while layer `layer_idx` needs room.
+
+        Entries whose key is -1 are ignored by the caller.
+        """
+        ...
+
+
+@runtime_checkable
+class TruncatingRule(EvictionRule, Protocol):
+    """A rule that scores planes too, so that truncating one expert is held against evicting another."""
+
+    def plane_scores(self, keys: Keys, tiers: U8, layer_idx: int) -> F64:
+        """Return a fresh float64 [S]: what the deepest plane of residents intp [S] at tiers uint8 [S] deserves to stay.
+
+        On the scale of `scores`; entries of experts without planes, or whose key is -1, are ignored by the caller.
+        """
+        ...
+
+
+class KeepingRule:
+    """Defaults of a rule that keeps its records over sequences and does not look at the size of the cache."""
+
+    def begin_sequence(self) -> None:
+        """Keep everything."""
+
+    def begin_pass(self) -> None:
+        """Nothing to note."""
+
+    def resize(self, capacity: int) -> None:
+        """Nothing to change."""
