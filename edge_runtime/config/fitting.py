@@ -5,7 +5,6 @@ Functions of the table's entries. Each imports what it needs when it is called: 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.base.errors import ConfigError, DeviceError
@@ -17,11 +16,10 @@ if TYPE_CHECKING:
     from edge_runtime.config.sources import Sources
 
 
-@dataclass(frozen=True)
 class ProfileName(Kind):
     """Name or path of a device profile; the value is the profile."""
 
-    metavar: str = "NAME|PATH"
+    metavar = "NAME|PATH"
 
     def convert(self, value: Any, where: str) -> DeviceProfile:
         """See `Kind.convert`."""

@@ -6,9 +6,8 @@ Imports nothing heavy: `hobbit VERB --help` needs it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from edge_runtime.base.errors import ConfigError, did_you_mean
 from edge_runtime.base.sizes import parse_size
@@ -16,7 +15,6 @@ from edge_runtime.base.sizes import parse_size
 _WORDS = {"1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "off": False, "no": False}
 
 
-@dataclass(frozen=True)
 class Kind:
     """A kind of value. The base takes any text.
 
@@ -24,11 +22,17 @@ class Kind:
         metavar: stands for the value in help.
         takes_auto: whether the word ``auto`` is no value but asks for the next source's.
         profile_type: type of the value in a profile, as `strict.convert` takes it.
+
+    Plain classes, not dataclasses: every start pays for making them.
     """
 
-    metavar: str = "TEXT"
-    takes_auto: ClassVar[bool] = True
-    profile_type: ClassVar[Any] = str
+    metavar = "TEXT"
+    takes_auto = True
+    profile_type: Any = str
+
+    def __init__(self, metavar: str | None = None) -> None:
+        if metavar is not None:
+            self.metavar = metavar
 
     def convert(self, value: Any, where: str) -> Any:
         """Return the value of a text, or of a value that has its type already.
@@ -48,29 +52,26 @@ class Kind:
         return {"type": "string"}
 
 
-@dataclass(frozen=True)
 class Text(Kind):
     """Any text; ``auto`` is nothing special."""
 
-    takes_auto: ClassVar[bool] = False
+    takes_auto = False
 
 
-@dataclass(frozen=True)
 class File(Text):
     """A path."""
 
-    metavar: str = "FILE"
+    metavar = "FILE"
 
     def convert(self, value: Any, where: str) -> Path:
         """See `Kind.convert`."""
         return Path(value)
 
 
-@dataclass(frozen=True)
 class Size(Kind):
     """Bytes, such as 512MiB."""
 
-    metavar: str = "SIZE"
+    metavar = "SIZE"
 
     def convert(self, value: Any, where: str) -> int:
         """See `Kind.convert`."""
@@ -81,14 +82,15 @@ class Size(Kind):
         return {"type": "string", "pattern": r"^\s*\d{1,15}(\.\d{1,6})?\s*([kKmMgGtT]?([iI]?[bB])?)\s*$"}
 
 
-@dataclass(frozen=True)
 class Count(Kind):
     """A whole number of `low` to `high`."""
 
-    metavar: str = "N"
-    low: int = 1
-    high: int | None = None
-    profile_type: ClassVar[Any] = int
+    metavar = "N"
+    profile_type = int
+
+    def __init__(self, metavar: str | None = None, *, low: int = 1, high: int | None = None) -> None:
+        super().__init__(metavar)
+        self.low, self.high = low, high
 
     def convert(self, value: Any, where: str) -> int:
         """See `Kind.convert`."""
@@ -110,15 +112,15 @@ class Count(Kind):
         return {"type": "integer", "minimum": self.low} | ({} if self.high is None else {"maximum": self.high})
 
 
-@dataclass(frozen=True)
 class Number(Kind):
     """A number of `low` to `high`, fractions allowed."""
 
-    metavar: str = "X"
-    low: float = 0.0
-    high: float = 1.0
-    unit: str = ""
-    profile_type: ClassVar[Any] = float
+    metavar = "X"
+    profile_type = float
+
+    def __init__(self, metavar: str | None = None, *, low: float = 0.0, high: float = 1.0, unit: str = "") -> None:
+        super().__init__(metavar)
+        self.low, self.high, self.unit = low, high, unit
 
     def convert(self, value: Any, where: str) -> float:
         """See `Kind.convert`."""
@@ -140,12 +142,11 @@ class Number(Kind):
         return {"type": "number", "minimum": self.low, "maximum": self.high}
 
 
-@dataclass(frozen=True)
 class Switch(Kind):
     """On or off: a flag with a ``--no-`` form."""
 
-    metavar: str = "on|off"
-    profile_type: ClassVar[Any] = bool
+    metavar = "on|off"
+    profile_type = bool
 
     def convert(self, value: Any, where: str) -> bool:
         """See `Kind.convert`."""
@@ -160,16 +161,16 @@ class Switch(Kind):
         return {"type": "boolean"}
 
 
-@dataclass(frozen=True)
 class OnlyOn(Switch):
     """A flag that can only switch on; its variable takes on or off."""
 
 
-@dataclass(frozen=True)
 class Choice(Kind):
     """One of a few words."""
 
-    names: tuple[str, ...] = ()
+    def __init__(self, *names: str) -> None:
+        super().__init__("|".join(names))
+        self.names = names
 
     def convert(self, value: Any, where: str) -> str:
         """See `Kind.convert`."""
@@ -183,18 +184,19 @@ class Choice(Kind):
         return {"enum": list(self.names)}
 
 
-@dataclass(frozen=True)
 class Named(Kind):
     """A name of a registry with parameters, ``NAME[:K=V,...]``, kept as text.
 
-    Attributes:
+    Args:
         names: what the registry holds, for help and schema.
         check: refuses a text that the registry does not accept.
     """
 
-    metavar: str = "NAME[:K=V,...]"
-    names: tuple[str, ...] = ()
-    check: Callable[[str, str], object] = lambda text, where: None
+    metavar = "NAME[:K=V,...]"
+
+    def __init__(self, names: tuple[str, ...], check: Callable[[str, str], object]) -> None:
+        super().__init__()
+        self.names, self.check = names, check
 
     def convert(self, value: Any, where: str) -> str:
         """See `Kind.convert`."""
@@ -206,12 +208,11 @@ class Named(Kind):
         return {"type": "string", "pattern": f"^({'|'.join(self.names)})(:.*)?$"}
 
 
-@dataclass(frozen=True)
 class Tier(Kind):
     """A precision of experts in bits; ``bf16`` is 16."""
 
-    metavar: str = "8|6|4|2|bf16"
-    profile_type: ClassVar[Any] = Literal[2, 4, 6, 8, "auto"]
+    metavar = "8|6|4|2|bf16"
+    profile_type = Literal[2, 4, 6, 8, "auto"]
 
     def convert(self, value: Any, where: str) -> int:
         """See `Kind.convert`. Whether a bundle has it is asked later."""

@@ -17,7 +17,7 @@ AUTO = "auto"
 _KEY = "option"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Facts:
     """What an option may depend on.
 
@@ -30,7 +30,7 @@ class Facts:
     settled: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Option:
     """One option. Its name is that of the flag, the variable, the profile key and the keyword of `Engine.open`.
 

@@ -4,7 +4,7 @@ From the entries come the flags of `hobbit` (`cli.options`), the HOBBIT_ variabl
 profile and their JSON Schema (`profiles`, `profile_schema`), what `serve --settings` accepts and a reload switches
 (`service.ops.settings`), and docs/options.md (`tools/options_table.py`). The values end up in the fields.
 
-Imports nothing heavy: `hobbit VERB --help` needs it.
+Imports nothing heavy: `hobbit VERB --help` needs it, and every start pays for methods that dataclasses make.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class RuntimeConfig:
         "this tier. A profile's tier is cut to what the bundle has.",
     )
     policy: str = option(
-        Named(names=POLICIES, check=fitting.check_policy), "lossless", settle=fitting.policy_with_budget,
+        Named(POLICIES, fitting.check_policy), "lossless", settle=fitting.policy_with_budget,
         is_live=True, example="hobbit:t1=0.6,t2=0.9",
         help="which experts to read at which tier",
         doc="Parameters and sources: [policies.md](policies.md).",
@@ -70,20 +70,20 @@ class RuntimeConfig:
         "budget from a weaker source.",
     )
     eviction: str = option(
-        Named(names=EVICTION_RULES, check=fitting.check_eviction), "lfru", in_profile=True, example="lru",
+        Named(EVICTION_RULES, fitting.check_eviction), "lfru", in_profile=True, example="lru",
         help="which expert leaves the cache when room is needed",
         doc="Parameters and sources: [policies.md](policies.md). `rate-distortion` and `layer-sizes` need a calibrated "
         "bundle.",
     )
     prefetch: str = option(
-        Named(names=PREDICTORS, check=fitting.check_prefetch), AUTO, auto=fitting.prefetch_of_policy,
+        Named(PREDICTORS, fitting.check_prefetch), AUTO, auto=fitting.prefetch_of_policy,
         default_text="lookahead:depth=1 with lossless, else off", example="lookahead:depth=2",
         help="which experts to read before they are asked for",
         doc="Policies that look at what is resident would decide by what came in time, so only `lossless` looks ahead "
         "by itself. `auto` is `off` too for bundles whose exporter did not store the routers' part.",
     )
     backend: str = option(
-        Choice("auto|cpu|cuda", names=("auto", "cpu", "cuda")), AUTO, default_text="cpu", auto=fitting.cpu,
+        Choice("auto", "cpu", "cuda"), AUTO, default_text="cpu", auto=fitting.cpu,
         require=fitting.available_backend, example="cpu",
         help="where to compute",
     )
@@ -128,7 +128,7 @@ class RuntimeConfig:
     """Tokens a pass when logits of every token are wanted; not an option."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ServiceOptions:
     """Options of `hobbit serve` beside the engine's."""
 
@@ -175,7 +175,7 @@ class ServiceOptions:
         doc="Its lines come before the variables of the process. `HOBBIT_SETTINGS` in the file itself has no effect.",
     )
     log_format: str = option(
-        Choice("text|json", names=("text", "json")), "text", group="service", example="json",
+        Choice("text", "json"), "text", group="service", example="json",
         help="form of the log on stderr",
     )
     verify: bool = option(
@@ -184,7 +184,7 @@ class ServiceOptions:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class CommandOptions:
     """Options that verbs share and that no engine needs."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from edge_runtime.config.option import AUTO, Facts, Option
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Source:
     """Values from one place.
 
@@ -24,7 +24,7 @@ class Source:
     is_given: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Said:
     """The value that counts, as it was given."""
 
@@ -33,7 +33,7 @@ class Said:
     is_given: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sources:
     """Sources in order; the first that says something about an option counts."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -31,7 +33,7 @@ from edge_runtime.config.options import (
     ServiceOptions,
 )
 from edge_runtime.config.profile_schema import profile_schema
-from edge_runtime.config.profiles import Setting, load_profile, parse_profile
+from edge_runtime.config.profiles import Setting, load_profile, parse_profile, profile_names
 from edge_runtime.config.registered import EVICTION_RULES, POLICIES, PREDICTORS
 from edge_runtime.config.registries import REGISTRIES
 from edge_runtime.config.resolve import EngineOptions, resolve
@@ -55,7 +57,8 @@ def values(flags: dict, env, profile=None) -> tuple:
     """Everything a command would run with."""
     sources = given(flags, env)
     engine = EngineOptions.from_keywords({o.name: flags[o.name] for o in ENGINE_OPTIONS if o.name in flags})
-    return resolve(engine, env, MANIFEST, profile), settle(ServiceOptions, sources), settle(CommandOptions, sources)
+    rest = {**vars(settle(ServiceOptions, sources)), **vars(settle(CommandOptions, sources))}
+    return resolve(engine, env, MANIFEST, profile), rest
 
 
 def with_flags(*argv: str) -> tuple:
@@ -180,6 +183,51 @@ def test_the_live_options_are_those_a_reload_applies():
         assert all(o.is_live == ("live" in paragraph) for o in names), paragraph
 
 
+def fits(schema: dict, value) -> bool:
+    """The part of JSON Schema that ours uses."""
+    if "anyOf" in schema:
+        return any(fits(s, value) for s in schema["anyOf"])
+    if "const" in schema:
+        return value == schema["const"]
+    if "enum" in schema:
+        return value in schema["enum"] and not isinstance(value, bool)
+    kinds = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None), "integer": int}
+    names = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    types = tuple({"number": (int, float)}.get(name, kinds.get(name)) for name in names)
+    if not any(isinstance(value, t) for t in types) or (isinstance(value, bool) and "boolean" not in names):
+        return False
+    bounds = (schema.get("minimum", value), schema.get("maximum", value))
+    if isinstance(value, (int, float)) and not bounds[0] <= value <= bounds[1]:
+        return False
+    if isinstance(value, dict):
+        known = schema["properties"]
+        return (
+            set(schema.get("required", ())) <= set(value) <= set(known)
+            and all(fits(known[key], item) for key, item in value.items())
+        )  # fmt: skip
+    if isinstance(value, list):
+        return all(fits(schema["items"], item) for item in value)
+    return "pattern" not in schema or re.search(schema["pattern"], value) is not None
+
+
+def test_the_published_schema_accepts_what_the_loader_accepts():
+    schema = json.loads((REPO / "profiles/schema.json").read_text())
+    assert schema == profile_schema()
+    for name in profile_names():
+        assert fits(schema, load_profile(name).to_json())
+    samples = ["auto", "lru", "lcv", "layer-sizes:single=0.1", "512MiB", "1.5 gb", "lots", "", 0, 1, 4, 5, 300, True]
+    for entry in IN_PROFILE:
+        for sample in samples:
+            plain = load_profile().to_json() | {entry.name: {"value": sample, "basis": "assumed", "note": ""}}
+            try:
+                parse_profile(yaml.safe_dump(plain).encode(), "mine")
+                is_good = True
+            except ConfigError:
+                is_good = False
+            assert fits(schema, plain) == is_good, (entry.name, sample)
+    assert not fits(schema, load_profile().to_json() | {"contxt": 3})
+
+
 # --- one entry is enough ---------------------------------------------------------------------------------------------
 
 
@@ -188,7 +236,7 @@ class Extended(RuntimeConfig):
     """The engine's table with an entry that exists only here."""
 
     colour: str = option(
-        Choice("red|blue", names=("red", "blue")), "red", help="what a throw-away entry looks like", example="blue",
+        Choice("red", "blue"), "red", help="what a throw-away entry looks like", example="blue",
         doc="Nothing uses it.", in_profile=True, is_live=True,
     )  # fmt: skip
 
