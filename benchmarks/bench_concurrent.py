@@ -42,7 +42,7 @@ class Request:
     def _take(self, event: Event) -> None:
         if isinstance(event, TokenEvent):
             self.times.append(perf_counter())
-            self.tokens.append(event.chunk.token_id)
+            self.tokens.append(event.delta.token_id)
             return
         self.outcome = event if isinstance(event, Outcome) else None
         self._done.set()

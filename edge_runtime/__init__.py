@@ -15,14 +15,14 @@ if TYPE_CHECKING:
         RequestError,
     )
     from edge_runtime.engine.api import Engine
-    from edge_runtime.engine.generation import Chunk
+    from edge_runtime.engine.continuation import Chunk
     from edge_runtime.engine.sampler import SamplingParams
     from edge_runtime.telemetry.report import RunReport
 
 _HOMES = {
     "Engine": "engine.api",
     "SamplingParams": "engine.sampler",
-    "Chunk": "engine.generation",
+    "Chunk": "engine.continuation",
     "RunReport": "telemetry.report",
     **dict.fromkeys(
         ("BudgetError", "BundleError", "ConfigError", "DeviceError", "ExpertReadError", "HobbitError", "RequestError"),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from time import perf_counter
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +19,23 @@ from edge_runtime.bundle.self_check import check_once
 from edge_runtime.config.environment import Variables
 from edge_runtime.config.memory_plan import MemoryPlan
 from edge_runtime.config.resolve import EngineOptions
-from edge_runtime.engine.assembly import Parts, assemble, replan
-from edge_runtime.engine.generation import Chunk, Generation
+from edge_runtime.engine.assembly import Parts, assemble
+from edge_runtime.engine.continuation import Chunk, TextDelta
+from edge_runtime.engine.decoder import BeforeLayer, nothing
+from edge_runtime.engine.exclusive import ExclusiveUse
+from edge_runtime.engine.job import Event, Job, LogitsEvent, Outcome, TokenEvent
+from edge_runtime.engine.observer import SchedulerObserver
+from edge_runtime.engine.prompt import Prompt, encode_prompt
+from edge_runtime.engine.reload import Reload
 from edge_runtime.engine.report import make_report
 from edge_runtime.engine.sampler import SamplingParams
+from edge_runtime.engine.scheduler import Scheduler
+from edge_runtime.engine.sequence import Sequence
+from edge_runtime.engine.sessions import SessionPool
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.policy.base import Policy
 from edge_runtime.policy.wrappers.counting import CountingPolicy, RoutingCounts
 from edge_runtime.telemetry.report import RunReport
-
-T = TypeVar("T")
-Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
 
 
 class Engine:
@@ -48,14 +53,10 @@ class Engine:
     def __init__(self, parts: Parts, load_s: float) -> None:
         self._parts = parts
         self._load_s = load_s
-        self._guard = threading.Lock()  # of _owner
-        self._owner: object | None = None  # the request that runs or is suspended
-        self._work = threading.Lock()  # held while a request computes, not while it is suspended
-        self._worker: int | None = None
-        self._kv = parts.kv
-        self._kv_tokens: list[int] = []
-        self._last: Generation | None = None
-        self._closed = self._released = False
+        self._use = ExclusiveUse(parts.close)
+        self._scheduler = Scheduler(parts, SessionPool([parts.kv]), before_layer=self._use.require_open)
+        self._events: deque[Event] = deque()  # of the request that runs
+        self._last: Sequence | None = None
 
     @staticmethod
     def open(
@@ -114,7 +115,7 @@ class Engine:
 
     def stream(
         self, prompt: Prompt, params: SamplingParams | None = None, *, reuse_prefix: bool = False
-    ) -> Iterator[Chunk]:
+    ) -> Iterator[TextDelta]:
         """Generate, yielding text as it becomes certain.
 
         Args:
@@ -123,36 +124,53 @@ class Engine:
             reuse_prefix: keep the KV cache of the previous request as far as the prompts agree.
 
         Yields:
-            A chunk for every token; its text may be empty while a character or stop string is incomplete.
+            What each token adds; its text may be empty while a character or stop string is incomplete.
 
         Raises:
             RequestError: the prompt is empty or too long, another request is running, or the engine was closed.
             ExpertReadError: the drive failed; the engine stays usable.
         """
-        self._require_open()
-        params = params or SamplingParams()
-        if params.seed is None:
-            params = replace(params, seed=self._parts.config.seed)
         ids = self._encode(prompt)
-        return self._run(ids, params, reuse_prefix)
+        job = Job(ids, params or SamplingParams(), self._events.append, reuse_prefix=reuse_prefix)
+        return self._stream(job)
 
-    def _run(self, ids: NDArray[np.int32], params: SamplingParams, reuse_prefix: bool) -> Iterator[Chunk]:
-        with self._turn():
-            steps = self._generate(ids, params, reuse_prefix)
-            while (chunk := self._compute(lambda: next(steps, None))) is not None:
-                yield chunk
+    def _stream(self, job: Job) -> Iterator[TextDelta]:
+        with self._use.claim():
+            self._last = sequence = self._begin(job)
+            for event in self._run(sequence):
+                if isinstance(event, TokenEvent):
+                    yield event.delta
 
-    def _generate(self, ids: NDArray[np.int32], params: SamplingParams, reuse_prefix: bool) -> Iterator[Chunk]:
-        kept = self._keep_prefix(ids) if reuse_prefix else 0
-        self._kv.truncate(kept)
-        self._kv_tokens = ids[:kept].tolist()
-        self._parts.cache.begin_request()
-        if not kept:
-            self._parts.policy.begin_sequence()
-            self._parts.cache.begin_sequence()
-        generation = Generation(self._parts, self._kv, self._kv_tokens, ids, params, self._require_open)
-        self._last = generation
-        yield from generation.run()
+    def _begin(self, job: Job) -> Sequence:
+        """Start a job as the only one: of a request that was interrupted, nothing may be left."""
+
+        def begin() -> Sequence:
+            self._scheduler.drop_all()
+            self._events.clear()
+            return self._scheduler.begin(job)
+
+        return self._use.compute(begin)
+
+    def _run(self, sequence: Sequence) -> Iterator[Event]:
+        """Drive the scheduler in this thread, event by event; a job that is abandoned half-way is dropped."""
+        try:
+            while (event := self._use.compute(self._next_event)) is not None:
+                yield event
+        finally:
+            self._scheduler.drop(sequence)
+
+    def _next_event(self) -> Event | None:
+        """Return what the job that runs gives next, None once it is over."""
+        self._scheduler.resume()
+        while not self._events and self._scheduler.step():
+            pass
+        event = self._events.popleft() if self._events else None
+        if not isinstance(event, Exception):
+            return None if isinstance(event, Outcome) else event
+        try:
+            raise event
+        finally:
+            del event  # or the traceback keeps the arrays of its frames alive, in a cycle
 
     def generate(
         self, prompt: Prompt, params: SamplingParams | None = None, *, reuse_prefix: bool = False
@@ -170,15 +188,15 @@ class Engine:
         """
         if self._last is None:
             raise RequestError("report: expected a finished request, but none ran yet.")
-        g = self._last
-        g.timings.load_ms = 1000 * self._load_s
+        run = self._last
+        run.timings.load_ms = 1000 * self._load_s
         return make_report(
             self._parts,
-            timings=g.timings,
-            before=g.counters_before,
-            text=g.text,
-            token_ids=g.token_ids,
-            finish_reason=g.finish_reason,
+            timings=run.timings,
+            before=run.counters_before,
+            text=run.text,
+            token_ids=run.token_ids,
+            finish_reason=run.finish_reason or "length",
         )
 
     def logits(self, token_ids: Prompt, *, chunk: int | None = None) -> NDArray[np.float32]:
@@ -198,28 +216,19 @@ class Engine:
         self, token_ids: NDArray[np.int32], *, chunk: int | None = None
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield (first position, logits float32 [t, V]) chunk by chunk: `logits` in bounded memory."""
-        self._require_open()
-        decoder = self._parts.decoder
+        self._use.require_open()
         if chunk is not None and chunk < 1:
             raise RequestError(f"logits: chunk: expected at least 1 token, got {chunk}.")
-        step = min(chunk or self._parts.logits_chunk, decoder.max_chunk)
-        with self._turn():
-            yield from self._logit_chunks(token_ids, step)
+        with self._use.claim():
+            if len(token_ids):
+                yield from self._score(token_ids, chunk or self._parts.logits_chunk)
 
-    def _logit_chunks(self, token_ids: NDArray[np.int32], step: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        steps = self._forward(token_ids, step)
-        while (rows := self._compute(lambda: next(steps, None))) is not None:
-            yield rows
-
-    def _forward(self, token_ids: NDArray[np.int32], step: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        self._kv.truncate(0)
-        self._kv_tokens = []
-        self._parts.cache.begin_request()
-        self._parts.policy.begin_sequence()
-        self._parts.cache.begin_sequence()
-        for start in range(0, len(token_ids), step):
-            ids = token_ids[start : start + step]
-            yield start, self._parts.decoder.forward(ids, self._kv, slice(0, len(ids)), self._require_open)
+    def _score(self, token_ids: NDArray[np.int32], chunk: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Run a text from an empty KV cache, as a part of a request."""
+        job = Job(token_ids, SamplingParams(), self._events.append, reuse_prefix=False, score_chunk=chunk)
+        for event in self._run(self._begin(job)):
+            if isinstance(event, LogitsEvent):
+                yield event.start, event.logits
 
     def routing_counts(self, text: Prompt, *, max_tokens: int) -> RoutingCounts:
         """Run a text through the model and count how often the router chooses each expert.
@@ -228,16 +237,15 @@ class Engine:
             text: text or token ids; windows of the context's length are run one after another.
             max_tokens: stop after so many tokens.
         """
-        self._require_open()
+        self._use.require_open()
         ids = np.asarray(self.tokenizer.encode(text) if isinstance(text, str) else text)[:max_tokens]
         window = self._parts.config.context
-        step = min(self._parts.logits_chunk, self._parts.decoder.max_chunk)
         windows = [self._encode(ids[start : start + window]) for start in range(0, len(ids), window)]
-        with self._turn():
+        with self._use.claim():
             counting = CountingPolicy(self._parts.decoder.policy, self.spec.num_experts)
             with self._swapped(counting):
                 for each in windows:
-                    for _ in self._logit_chunks(each, step):
+                    for _ in self._score(each, self._parts.logits_chunk):
                         pass
         return RoutingCounts(len(ids), counting.layers)
 
@@ -248,7 +256,7 @@ class Engine:
         Raises:
             RequestError: a request is running, or the engine was closed.
         """
-        with self._turn():
+        with self._use.claim():
             swapped = self._swapped(policy)
             swapped.__enter__()
         try:
@@ -272,9 +280,28 @@ class Engine:
             BudgetError: the model does not fit the new budget; the old one stays in force.
             RequestError: a request is running, or the engine was closed.
         """
-        with self._turn():
-            self._compute(lambda: replan(self._parts, memory=memory, expert_memory=expert_memory))
+        with self._use.claim():
+            self._use.compute(lambda: self._scheduler.apply(Reload(memory=memory, expert_memory=expert_memory)))
         return self._parts.plan
+
+    def hand_over(
+        self, sessions: SessionPool, observer: SchedulerObserver, before_layer: BeforeLayer = nothing
+    ) -> Scheduler:
+        """Let the caller drive requests, several at a time; the engine's own are refused from now on.
+
+        Args:
+            sessions: where they run.
+            observer: hears of everything that happens.
+            before_layer: called before every layer of a pass.
+
+        Returns:
+            What runs them, in one thread of the caller's. Stop using it before `close`.
+
+        Raises:
+            RequestError: a request is running, or the engine was closed.
+        """
+        self._use.claim_for_good()
+        return Scheduler(self._parts, sessions, observer, before_layer)
 
     def close(self) -> None:
         """Release everything. Safe to call twice and from any thread.
@@ -282,49 +309,12 @@ class Engine:
         A request that computes meanwhile ends at its next layer, and this waits for it; one that is suspended finds out
         when it is resumed. Called from inside a request (a signal handler, a policy), the request releases at its end.
         """
-        self._closed = True
-        if self._worker == threading.get_ident():
-            return
-        with self._work:
-            self._release()
+        self._use.close()
 
-    def _release(self) -> None:
-        if not self._released:
-            self._parts.close()
-            self._released = True
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Be the one request there may be during a block."""
-        me = object()
-        try:
-            with self._guard:
-                if self._owner is not None:
-                    self._require_open()
-                    raise RequestError("engine: another request is running. Finish or close it first.")
-                self._owner = me
-            self._require_open()
-            yield
-        finally:
-            if self._owner is me:
-                self._owner = None
-
-    def _compute(self, action: Callable[[], T]) -> T:
-        """Run a part of a request while nothing can be released."""
-        me = threading.get_ident()
-        with self._work:
-            self._worker = me
-            try:
-                self._require_open()
-                return action()
-            finally:
-                if self._closed:
-                    self._release()
-                self._worker = None
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise RequestError("engine: it was closed. Open the bundle again.")
+    @property
+    def is_released(self) -> bool:
+        """Whether it was closed and its memory was released."""
+        return self._use.is_released
 
     def __enter__(self) -> Engine:
         return self
@@ -335,32 +325,10 @@ class Engine:
         self.close()
 
     def _encode(self, prompt: Prompt) -> NDArray[np.int32]:
-        self._require_open()
-        context = self._parts.config.context
-        ids = np.asarray(self.tokenizer.encode_within(prompt, context) if isinstance(prompt, str) else prompt)
-        if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
-            raise RequestError(
-                f"prompt: expected text or a list of token ids, got an array of {ids.dtype} {ids.shape}."
-            )
-        if not ids.size:
-            raise RequestError("prompt: expected at least one token, got none.")
-        if ids.min() < 0 or ids.max() >= self.spec.vocab_size:
-            bad = int(ids.min() if ids.min() < 0 else ids.max())
-            raise RequestError(f"prompt: token id {bad} is outside the vocabulary of {self.spec.vocab_size}.")
-        if len(ids) > context:
-            raise RequestError(
-                f"prompt: {len(ids)} tokens exceed the context of {context}. "
-                "Shorten it, or open the engine with a larger context."
-            )
-        return ids.astype(np.int32)
-
-    def _keep_prefix(self, ids: NDArray[np.int32]) -> int:
-        """Tokens of the KV cache the new prompt shares; at least one token is always run, to have logits."""
-        limit = min(len(self._kv_tokens), self._kv.length, len(ids) - 1)
-        same = 0
-        while same < limit and self._kv_tokens[same] == ids[same]:
-            same += 1
-        return same
+        self._use.require_open()
+        return encode_prompt(
+            prompt, self.tokenizer, context=self._parts.config.context, vocab_size=self.spec.vocab_size
+        )
 
 
 __all__ = ["Chunk", "Engine", "HobbitError", "Prompt", "RunReport", "SamplingParams"]

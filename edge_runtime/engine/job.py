@@ -1,16 +1,16 @@
-"""A request as the serving loop sees it: what to generate, where to send it, and what became of it."""
+"""A request as the scheduler sees it: what to run, what happens meanwhile, and what became of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from time import monotonic
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.engine.generation import Chunk
+from edge_runtime.engine.continuation import TextDelta
 from edge_runtime.engine.sampler import Constraint, SamplingParams
 from edge_runtime.telemetry.report import Timings
 
@@ -26,14 +26,26 @@ class TokenEvent(NamedTuple):
     """A token was generated.
 
     Attributes:
-        chunk: text that became certain, token, finish reason.
+        delta: text that became certain, token, finish reason.
         logprob: of the token, None if nobody asked.
         top: the likeliest tokens, best first.
     """
 
-    chunk: Chunk
+    delta: TextDelta
     logprob: float | None
     top: tuple[TokenLogprob, ...]
+
+
+class LogitsEvent(NamedTuple):
+    """A part of a text was scored.
+
+    Attributes:
+        start: position of its first token.
+        logits: float32 [t, V], after each of its tokens.
+    """
+
+    start: int
+    logits: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -59,46 +71,49 @@ class Outcome:
     queue_ms: float
 
 
+Event = TokenEvent | LogitsEvent | Outcome | Exception
+"""What a job hears of: tokens or logits, then one outcome or the exception that ended it."""
+
+
 def _as_it_is(reason: str, text: str) -> str:
-    """The reason the loop found."""
+    """The reason the scheduler found."""
     return reason
 
 
-Event = TokenEvent | Outcome | Exception
-
-
+@dataclass(eq=False)
 class Job:
-    """One request. Made by the HTTP side, run by the serving loop.
+    """One request.
 
-    Args:
-        prompt_ids: int32 [N].
-        params: sampling parameters.
-        deliver: called by the serving loop with every event; must not block.
+    Attributes:
+        prompt_ids: int32 [N], at least one token.
+        params: sampling parameters; without a seed the engine's is used.
+        deliver: called with every event in the scheduler's thread; must not block.
         logprobs: None without, else how many alternatives a token.
         constraint: which tokens may be drawn.
         time_limit_s: longest time from start to end.
         policy: ``name:param=value`` for this request, None for the engine's.
         name_reason: given why generation ended and the whole text, what to call it.
+        reuse_prefix: go on from what a session holds of the prompt.
+        score_chunk: nothing is generated: the logits after every token of the prompt are wanted, from passes of so many
+            tokens.
+        submitted: when it was made, monotonic seconds.
+        is_cancelled: nobody waits for it any more.
     """
 
-    def __init__(
-        self,
-        prompt_ids: NDArray[np.int32],
-        params: SamplingParams,
-        deliver: Callable[[Event], None],
-        *,
-        logprobs: int | None = None,
-        constraint: Constraint | None = None,
-        time_limit_s: float | None = None,
-        policy: str | None = None,
-        name_reason: Callable[[str, str], str] = _as_it_is,
-    ) -> None:
-        self.prompt_ids, self.params, self.deliver = prompt_ids, params, deliver
-        self.logprobs, self.constraint, self.time_limit_s, self.policy = logprobs, constraint, time_limit_s, policy
-        self.name_reason = name_reason
-        self.submitted = monotonic()
-        self.is_cancelled = False
+    prompt_ids: NDArray[np.int32]
+    params: SamplingParams
+    deliver: Callable[[Event], None]
+    _: KW_ONLY
+    logprobs: int | None = None
+    constraint: Constraint | None = None
+    time_limit_s: float | None = None
+    policy: str | None = None
+    name_reason: Callable[[str, str], str] = _as_it_is
+    reuse_prefix: bool = True
+    score_chunk: int | None = None
+    submitted: float = field(default_factory=monotonic, init=False)
+    is_cancelled: bool = field(default=False, init=False)
 
     def cancel(self) -> None:
-        """Stop generating before the next token. Safe from any thread, at any time."""
+        """Stop before the next token. Safe from any thread, at any time."""
         self.is_cancelled = True

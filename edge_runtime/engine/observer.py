@@ -11,9 +11,6 @@ class SchedulerObserver:
     No method may block or raise.
     """
 
-    def on_layer(self) -> None:
-        """A layer of a pass is about to run."""
-
     def on_step(self) -> None:
         """A step is over: a pass ran, or there was nothing to run."""
 

@@ -1,9 +1,14 @@
-"""Builds the report of one run from an engine's parts: the only place that knows where each figure comes from."""
+"""What is said of a run when it is over: the only place that knows where each figure comes from."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from edge_runtime.engine.assembly import Parts
+from edge_runtime.engine.job import Outcome
+from edge_runtime.engine.sequence import Sequence
 from edge_runtime.experts.counters import ExpertCounters
+from edge_runtime.policy.base import Policy
 from edge_runtime.telemetry.process import peak_rss_bytes
 from edge_runtime.telemetry.report import RunReport, Timings
 
@@ -28,16 +33,6 @@ def make_report(
         finish_reason: 'stop' or 'length'.
     """
     spec = parts.bundle.manifest.model
-    tokens = timings.prompt_n + len(timings.token_ms)
-    experts = parts.cache.counters.since(before).to_json(tokens)
-    prefetcher = parts.decoder.prefetcher
-    if prefetcher is not None and prefetcher.governor is not None:
-        saved = prefetcher.governor.saved_ns_per_token
-        experts["prefetch"] |= {
-            "is_on": prefetcher.is_on,
-            "switches": prefetcher.governor.switches,
-            "saved_ms_per_token": None if saved is None else round(saved / 1e6, 4),
-        }
     return RunReport(
         text=text,
         token_ids=list(token_ids or []),
@@ -48,10 +43,10 @@ def make_report(
             "num_experts": spec.num_experts,
             "top_k": spec.top_k,
         },
-        policy={"name": parts.policy.name, "params": parts.policy.params},
+        policy=describe_policy(parts.policy),
         backend=parts.backend,
         timings=timings.to_json(),
-        experts=experts,
+        experts=_experts(parts, before, timings.prompt_n + len(timings.token_ms)),
         memory={
             "budget_bytes": parts.plan.budget_bytes,
             "planned_bytes": parts.plan.planned_bytes,
@@ -61,3 +56,42 @@ def make_report(
             "kv_bytes": parts.kv.nbytes,
         },
     )
+
+
+def make_outcome(parts: Parts, sequence: Sequence, reason: str, *, limit: str | None = None) -> Outcome:
+    """Return what became of a job.
+
+    Args:
+        parts: the engine's parts.
+        sequence: the job, which has run as far as it will.
+        reason: why it ended.
+        limit: what cut it short besides its own max_tokens: 'time' or None.
+    """
+    return Outcome(
+        finish_reason=reason,
+        limit=limit,
+        timings=sequence.timings,
+        experts=_experts(parts, sequence.counters_before, sequence.tokens_around),
+        policy=describe_policy(sequence.policy or parts.policy),
+        concurrent=sequence.concurrent,
+        queue_ms=round(1000 * (sequence.started - sequence.job.submitted), 3),
+    )
+
+
+def describe_policy(policy: Policy) -> dict[str, Any]:
+    """Return the contract's `policy` object."""
+    return {"name": policy.name, "params": policy.params}
+
+
+def _experts(parts: Parts, before: ExpertCounters, num_tokens: int) -> dict[str, Any]:
+    """What happened to experts since `before`, in the contract's words, while so many tokens ran."""
+    experts = parts.cache.counters.since(before).to_json(num_tokens)
+    prefetcher = parts.decoder.prefetcher
+    if prefetcher is not None and prefetcher.governor is not None:
+        saved = prefetcher.governor.saved_ns_per_token
+        experts["prefetch"] |= {
+            "is_on": prefetcher.is_on,
+            "switches": prefetcher.governor.switches,
+            "saved_ms_per_token": None if saved is None else round(saved / 1e6, 4),
+        }
+    return experts

@@ -1,224 +1,131 @@
-"""The serving loop: owns the engine, decodes running requests together, and starts waiting ones in their order.
+"""Runs requests on an engine's parts, a step at a time: the one serving core of `Engine` and of the service.
 
-One thread. Between two passes it looks at cancellations, time limits, reloads and the queue. A pass holds the next
-token of every request whose turn it is and one chunk of one prompt, so a long prompt delays the others by a chunk at
-a time.
+A step ends jobs that were cancelled or are out of time, starts waiting ones while sessions are idle, and runs a pass. A
+pass holds the next token of every sequence chosen for it and one chunk of one prompt, so a long prompt delays the
+others by a chunk at a time.
 """
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import Future
+from collections.abc import Callable
+from dataclasses import replace
 from time import monotonic
 
 from edge_runtime.backends.trunk import F32
 from edge_runtime.engine.assembly import Parts, replan
 from edge_runtime.engine.batch_width import BatchWidth, PassCost
-from edge_runtime.engine.decoder import SequenceStep
-from edge_runtime.engine.generation import Continuation
-from edge_runtime.engine.heap_trim import HeapTrim
-from edge_runtime.engine.job import Event, Job
+from edge_runtime.engine.continuation import Continuation
+from edge_runtime.engine.decoder import BeforeLayer, SequenceStep, nothing
+from edge_runtime.engine.job import Event, Job, TokenEvent
 from edge_runtime.engine.observer import SchedulerObserver
-from edge_runtime.engine.queue import JobQueue, ShuttingDownError
 from edge_runtime.engine.reload import Reload
+from edge_runtime.engine.report import make_outcome
 from edge_runtime.engine.request_policies import RequestPolicies
-from edge_runtime.engine.sequence import Sequence
-from edge_runtime.engine.sessions import SessionPool
+from edge_runtime.engine.sequence import Generation, Scoring, Sequence
+from edge_runtime.engine.sessions import Session, SessionPool
+from edge_runtime.experts.cache import ExpertCache
+from edge_runtime.policy.base import Policy
 
-_IDLE_S = 0.5
+_SILENT = SchedulerObserver()
+
+
+def _nothing_waits() -> None:
+    """A source of jobs that has none."""
 
 
 class Scheduler:
-    """Runs jobs on an engine's parts.
+    """Starts jobs and runs them together. For one thread, whichever it is.
+
+    What fails or is over is told through `Job.deliver`; a step itself raises only what is no `Exception`, such as
+    KeyboardInterrupt. After that the jobs of the step are in an unknown state: `drop` them.
 
     Args:
-        parts: the engine's; nobody else may use them while the loop runs.
-        pool: the sessions requests run in.
+        parts: the engine's; nobody else may use them meanwhile.
+        sessions: where jobs run, and so how many run at once.
         observer: hears of everything that happens.
-        max_waiting: jobs that may wait.
+        before_layer: called before every layer of a pass; what it raises ends the pass and fails its jobs.
     """
 
-    def __init__(self, parts: Parts, pool: SessionPool, observer: SchedulerObserver, *, max_waiting: int) -> None:
-        self._parts, self._pool, self._observer = parts, pool, observer
-        self._queue = JobQueue(observer, max_waiting=max_waiting, sessions=len(self._pool.sessions))
+    def __init__(
+        self,
+        parts: Parts,
+        sessions: SessionPool,
+        observer: SchedulerObserver = _SILENT,
+        before_layer: BeforeLayer = nothing,
+    ) -> None:
+        self._parts, self.sessions, self._observer, self._before_layer = parts, sessions, observer, before_layer
         self._running: list[Sequence] = []
-        self._batch_width: BatchWidth[Sequence] = BatchWidth(len(self._pool.sessions))
+        self._batch_width: BatchWidth[Sequence] = BatchWidth(len(sessions.sessions))
         self._policies = RequestPolicies(parts)
-        self._heap_trim = HeapTrim()
-        self._thread = threading.Thread(target=self._loop, name="hobbit-serving", daemon=True)
 
-    def start(self) -> None:
-        """Start the loop."""
-        self._observer.on_step()
-        self._thread.start()
+    @property
+    def num_running(self) -> int:
+        """Jobs that have started and are not over."""
+        return len(self._running)
 
-    def submit(self, job: Job) -> None:
-        """Queue a job.
+    def begin(self, job: Job) -> Sequence:
+        """Start a job in an idle session, of which there must be one.
 
         Raises:
-            QueueFullError: no more may wait.
-            ShuttingDownError: nothing new is accepted.
+            ConfigError: its policy cannot be served.
+            ExpertReadError: the bundle's files are missing or changed, or the drive does not answer.
         """
-        self._queue.put(job, len(self._running))
-
-    def drain(self) -> None:
-        """Refuse new jobs; the loop ends when those accepted are done."""
-        self._queue.drain()
-
-    def stop(self) -> None:
-        """Cancel everything and end the loop."""
-        self._queue.stop()
-
-    def join(self, timeout_s: float | None = None) -> bool:
-        """Wait for the loop to end; return whether it has."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def reload(self, change: Reload) -> Future[None]:
-        """Apply a change between two passes."""
-        return self._queue.request_reload(change)
-
-    # everything below runs in the loop's thread
-
-    def _loop(self) -> None:
-        try:
-            while not self._is_over():
-                self._turn()
-        finally:
-            self._end_all()
-
-    def _is_over(self) -> bool:
-        queue = self._queue
-        return queue.is_stopping or (queue.is_draining and not self._running and queue.is_empty)
-
-    def _turn(self) -> None:
-        self._apply_reloads()
-        self._drop_cancelled()
-        self._admit()
-        if self._running:
-            self._pass(self._batch_width.choose(self._running))
-            self._heap_trim.worked()
-        else:
-            self._heap_trim.idle()
-            self._queue.wait(_IDLE_S)
-        self._observer.on_step()
-
-    def _drop_cancelled(self) -> None:
-        gone = self._queue.take_cancelled()
-        for _ in gone:
-            self._observer.on_dropped("cancelled")
-        for sequence in list(self._running):
-            if sequence.job.is_cancelled:
-                self._finish(sequence, "cancelled")
-            elif sequence.is_out_of_time:
-                self._finish(sequence, "length", limit="time")
-
-    def _admit(self) -> None:
-        """Start waiting jobs in their order while there are idle sessions."""
-        while self._pool.has_idle:
-            job = self._queue.take()
-            if job is None:
-                return
-            try:
-                self._begin(job)
-            except Exception as err:  # noqa: BLE001 - one request's trouble must not end the loop
-                self._observer.on_dropped("error", err)
-                self._deliver(job, err)
-
-    def _begin(self, job: Job) -> None:
         parts = self._parts
         policy = self._policies.get(job.policy, [s.policy for s in self._running])
         parts.cache.begin_request()
-        session, kept = self._pool.acquire(job.prompt_ids)
+        session, kept = self.sessions.acquire(job.prompt_ids, reuse_prefix=job.reuse_prefix)
         try:
             if not kept and not self._running:
                 parts.policy.begin_sequence()
                 parts.cache.begin_sequence()
-            eos = parts.bundle.manifest.model.eos_token_ids
-            continuation = Continuation(
-                parts.tokenizer, job.params, job.prompt_ids,
-                eos=eos, context=session.kv.context, constraint=job.constraint,
-            )  # fmt: skip
-            counters = parts.cache.counters.snapshot()
+            sequence = self._sequence(job, session, kept, policy)
         except BaseException:
-            self._pool.release(session)
+            self.sessions.release(session)
             raise
-        sequence = Sequence(job, session, continuation, cached=kept, policy=policy, counters=counters)
         self._running.append(sequence)
         self._observer.on_started(sequence, len(self._running))
+        return sequence
 
-    def _pass(self, turn: list[Sequence]) -> None:
-        """Run the next token of everyone who decodes, and a chunk of the oldest prompt."""
-        parts, started = self._parts, monotonic()
-        prompts = [s for s in turn if s.is_prefilling][:1]
-        chosen = [s for s in turn if not s.is_prefilling] + prompts
-        work = [(s, s.next_step(parts.decoder.max_chunk)) for s in chosen]
-        before = parts.cache.counters
-        lookups, hits = before.lookups, before.hits
-        try:
-            logits = parts.decoder.step([step for _, step in work], self._observer.on_layer)
-        except Exception as err:  # noqa: BLE001 - nothing of the pass was kept: its requests fail, the loop goes on
-            for sequence, _ in work:
-                self._fail(sequence, err)
-            return
-        step_s, counters = monotonic() - started, parts.cache.counters
-        cost = PassCost(len(work), step_s, counters.lookups - lookups, counters.hits - hits)
-        self._batch_width.note(cost, slots=parts.cache.num_slots, has_prompt=bool(prompts))
-        self._observer.on_pass(self._batch_width.width)
-        tokens = sum(len(step.token_ids) for _, step in work)
+    def step(self, next_job: Callable[[], Job | None] = _nothing_waits) -> bool:
+        """Run one step.
+
+        Args:
+            next_job: returns the job that waits longest, None without one.
+
+        Returns:
+            Whether a pass ran; False: nothing is running.
+        """
+        self._end_expired()
+        self._admit(next_job)
+        if not self._running:
+            return False
+        self._run_pass(self._batch_width.choose(self._running))
+        return True
+
+    def resume(self) -> None:
+        """The caller was away: count the time since the last step for no sequence."""
         for sequence in self._running:
-            sequence.tokens_around += tokens
-            sequence.concurrent = max(sequence.concurrent, len(work))
-        for (sequence, step), rows in zip(work, logits, strict=True):
-            self._take(sequence, step, rows)
+            sequence.resume()
 
-    def _take(self, sequence: Sequence, step: SequenceStep, rows: F32) -> None:
-        was_prefilling = sequence.is_prefilling
-        try:
-            event = sequence.take(step, rows)
-        except Exception as err:  # noqa: BLE001 - the others go on
-            self._fail(sequence, err)
-            return
-        if was_prefilling:
-            self._observer.on_prompt(len(step.token_ids))
-        if event is None:
-            return
-        self._observer.on_token(sequence)
-        self._deliver(sequence.job, event)
-        if event.chunk.finish_reason:
-            self._finish(sequence, event.chunk.finish_reason)
+    def drop(self, sequence: Sequence) -> None:
+        """Forget a job, whatever state it is in; its session keeps what was run. Nothing happens if it is over."""
+        if sequence in self._running:
+            self._retire(sequence, "cancelled")
 
-    def _finish(self, sequence: Sequence, reason: str, *, limit: str | None = None) -> None:
-        counters = self._parts.cache.counters
-        reason = sequence.job.name_reason(reason, sequence.text)
-        self._retire(sequence, "timeout" if limit else reason)
-        self._deliver(sequence.job, sequence.outcome(reason, counters, self._parts.policy, limit=limit))
+    def drop_all(self, err: Exception | None = None) -> None:
+        """Forget every job; each is told of the error, if there is one."""
+        for sequence in list(self._running):
+            self._retire(sequence, "error" if err else "cancelled")
+            if err is not None:
+                self.deliver(sequence.job, err)
+        self.sessions.release_all()  # a start that was interrupted may have left one busy
 
-    def _fail(self, sequence: Sequence, err: Exception) -> None:
-        self._retire(sequence, "error", err)
-        self._deliver(sequence.job, err)
+    def apply(self, change: Reload) -> None:
+        """Change settings between two steps; running jobs go on under the new ones.
 
-    def _retire(self, sequence: Sequence, reason: str, err: Exception | None = None) -> None:
-        self._running.remove(sequence)
-        self._pool.release(sequence.session)
-        self._observer.on_ended(sequence, reason, len(self._running), err)
-
-    def _deliver(self, job: Job, event: Event) -> None:
-        try:
-            job.deliver(event)
-        except RuntimeError:  # the client's event loop has gone
-            job.cancel()
-
-    def _apply_reloads(self) -> None:
-        while (asked := self._queue.take_reload()) is not None:
-            change, future = asked
-            try:
-                self._apply(change)
-                future.set_result(None)
-            except Exception as err:  # noqa: BLE001 - whoever asked gets it
-                future.set_exception(err)
-
-    def _apply(self, change: Reload) -> None:
+        Raises:
+            ConfigError, BudgetError: the change is impossible; everything stays as it was.
+        """
         parts = self._parts
         policy = None if change.policy is None else parts.make_policy(change.policy)
         if change.memory is not None or change.expert_memory is not None:
@@ -229,12 +136,107 @@ class Scheduler:
         self._batch_width.forget()  # what paid with the old arena or policy may not pay now
         self._observer.on_reload()
 
-    def _end_all(self) -> None:
-        """The loop is over: whoever still waits is told."""
-        waiting = self._queue.close()
-        gone = ShuttingDownError()
+    def deliver(self, job: Job, event: Event) -> None:
+        """Hand an event to whoever waits for a job; nobody may be left."""
+        try:
+            job.deliver(event)
+        except RuntimeError:  # the client's event loop has gone
+            job.cancel()
+
+    def _sequence(self, job: Job, session: Session, kept: int, policy: Policy | None) -> Sequence:
+        parts, counters = self._parts, self._parts.cache.counters.snapshot()
+        if job.score_chunk is not None:
+            return Scoring(job, session, cached=kept, policy=policy, counters=counters)
+        params = job.params if job.params.seed is not None else replace(job.params, seed=parts.config.seed)
+        eos = parts.bundle.manifest.model.eos_token_ids
+        continuation = Continuation(
+            parts.tokenizer, params, job.prompt_ids, eos=eos, context=session.kv.context, constraint=job.constraint
+        )
+        return Generation(job, session, continuation, cached=kept, policy=policy, counters=counters)
+
+    def _end_expired(self) -> None:
         for sequence in list(self._running):
-            self._retire(sequence, "error")
-            self._deliver(sequence.job, gone)
-        for job in waiting:
-            self._deliver(job, gone)
+            if sequence.job.is_cancelled:
+                self._finish(sequence, "cancelled")
+            elif sequence.is_out_of_time:
+                self._finish(sequence, "length", limit="time")
+
+    def _admit(self, next_job: Callable[[], Job | None]) -> None:
+        """Start waiting jobs in their order while there are idle sessions."""
+        while self.sessions.has_idle and (job := next_job()) is not None:
+            try:
+                self.begin(job)
+            except Exception as err:  # noqa: BLE001 - one request's trouble must not end the others
+                self._observer.on_dropped("error", err)
+                self.deliver(job, err)
+
+    def _run_pass(self, chosen: list[Sequence]) -> None:
+        """Run the next token of everyone who decodes, and a chunk of the oldest prompt."""
+        decoder = self._parts.decoder
+        prompts = [s for s in chosen if s.is_prefilling][:1]
+        work = [(s, s.next_step(decoder.max_chunk)) for s in (*(s for s in chosen if not s.is_prefilling), *prompts)]
+        cost = _CostMeter(self._parts.cache) if len(self._running) > 1 else None
+        try:
+            logits = decoder.step([step for _, step in work], self._before_layer)
+        except Exception as err:  # noqa: BLE001 - nothing of the pass was kept: its requests fail, the others go on
+            for sequence, _ in work:
+                self._fail(sequence, err)
+            return
+        if cost is not None:
+            self._batch_width.note(cost.read(len(work)), slots=self._parts.cache.num_slots, has_prompt=bool(prompts))
+        self._observer.on_pass(self._batch_width.width)
+        num_tokens = sum(len(step.token_ids) for _, step in work)
+        for sequence in self._running:
+            sequence.tokens_around += num_tokens
+            sequence.concurrent = max(sequence.concurrent, len(work))
+        for (sequence, step), rows in zip(work, logits, strict=True):
+            self._take(sequence, step, rows)
+
+    def _take(self, sequence: Sequence, step: SequenceStep, logits: F32) -> None:
+        """Tell a sequence that its step has run, and whoever waits what came of it."""
+        was_prefilling = sequence.is_prefilling
+        try:
+            event = sequence.take(step, logits)
+        except Exception as err:  # noqa: BLE001 - the others go on
+            self._fail(sequence, err)
+            return
+        if was_prefilling:
+            self._observer.on_prompt(len(step.token_ids))
+        if event is None:
+            return
+        if isinstance(event, TokenEvent):
+            self._observer.on_token(sequence)
+        self.deliver(sequence.job, event)
+        if sequence.finish_reason is not None:
+            self._finish(sequence, sequence.finish_reason)
+
+    def _finish(self, sequence: Sequence, reason: str, *, limit: str | None = None) -> None:
+        reason = sequence.job.name_reason(reason, sequence.text)
+        self._retire(sequence, "timeout" if limit else reason)
+        self.deliver(sequence.job, make_outcome(self._parts, sequence, reason, limit=limit))
+
+    def _fail(self, sequence: Sequence, err: Exception) -> None:
+        self._retire(sequence, "error", err)
+        self.deliver(sequence.job, err)
+
+    def _retire(self, sequence: Sequence, reason: str, err: Exception | None = None) -> None:
+        self.sessions.release(sequence.session)
+        self._running.remove(sequence)
+        self._observer.on_ended(sequence, reason, len(self._running), err)
+
+
+class _CostMeter:
+    """Measures a pass from its making on.
+
+    Args:
+        cache: counts what the pass asks for.
+    """
+
+    def __init__(self, cache: ExpertCache) -> None:
+        self._cache, before = cache, cache.counters
+        self._lookups, self._hits, self._started = before.lookups, before.hits, monotonic()
+
+    def read(self, width: int) -> PassCost:
+        """Return what a pass of so many sequences has cost."""
+        seconds, after = monotonic() - self._started, self._cache.counters
+        return PassCost(width, seconds, after.lookups - self._lookups, after.hits - self._hits)

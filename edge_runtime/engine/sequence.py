@@ -1,4 +1,4 @@
-"""A job while it runs: which tokens come next, what a token means, and what was measured."""
+"""A job while it runs: which tokens come next, what their logits mean, and what was measured."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from time import monotonic, perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.engine.continuation import Continuation
 from edge_runtime.engine.decoder import SequenceStep
-from edge_runtime.engine.generation import Continuation
-from edge_runtime.engine.job import Job, Outcome, TokenEvent, TokenLogprob
+from edge_runtime.engine.job import Job, LogitsEvent, TokenEvent, TokenLogprob
 from edge_runtime.engine.sessions import Session
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.policy.base import Policy
@@ -22,10 +22,85 @@ class Sequence:
     Args:
         job: the request.
         session: where it runs; holds the first `cached` tokens of the prompt.
-        continuation: draws its tokens.
         cached: tokens of the prompt that need not be run.
         policy: of this request, None for the engine's.
         counters: snapshot of the expert counters at its start.
+
+    Attributes:
+        started: when it started, monotonic seconds.
+        first_token_at: when its first token came, None before.
+        timings: of the prompt and of every token.
+        concurrent: most sequences that ran together with it, itself included.
+        tokens_around: tokens run since it started, of all sequences.
+        finish_reason: None until it has ended by itself: 'stop' or 'length'.
+    """
+
+    def __init__(
+        self, job: Job, session: Session, *, cached: int, policy: Policy | None, counters: ExpertCounters
+    ) -> None:
+        self.job, self.session, self.policy, self.counters_before = job, session, policy, counters
+        self.started = monotonic()
+        self.first_token_at: float | None = None
+        self.timings = Timings(prompt_n=len(job.prompt_ids) - cached, cached_n=cached)
+        self.concurrent = 1
+        self.tokens_around = 0
+        self.finish_reason: str | None = None
+        self._done = cached  # tokens of the prompt that have been run
+        self._mark = perf_counter()
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Whether part of the prompt has not been run."""
+        return self._done < len(self.job.prompt_ids)
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether its time limit has passed."""
+        limit = self.job.time_limit_s
+        return limit is not None and monotonic() - self.started > limit
+
+    @property
+    def text(self) -> str:
+        """Text generated so far."""
+        return ""
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Tokens generated so far."""
+        return []
+
+    def next_step(self, max_chunk: int) -> SequenceStep:
+        """Return what to run next.
+
+        Args:
+            max_chunk: most tokens of it.
+        """
+        raise NotImplementedError
+
+    def take(self, step: SequenceStep, logits: NDArray[np.float32]) -> TokenEvent | LogitsEvent | None:
+        """Note that a step has run, with the logits float32 [rows, V] it asked for; return what came of it.
+
+        Raises:
+            RequestError: no token can be drawn.
+        """
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Whoever drives the scheduler was away: that time belongs to no token."""
+        self._mark = perf_counter()
+
+    def _lap_ms(self) -> float:
+        """Milliseconds since the last call."""
+        now = perf_counter()
+        lap, self._mark = 1000 * (now - self._mark), now
+        return lap
+
+
+class Generation(Sequence):
+    """Runs a prompt, then a token a step until something ends it. Arguments as for `Sequence`.
+
+    Args:
+        continuation: draws its tokens.
     """
 
     def __init__(
@@ -38,78 +113,64 @@ class Sequence:
         policy: Policy | None,
         counters: ExpertCounters,
     ) -> None:
-        self.job, self.session, self.policy = job, session, policy
+        super().__init__(job, session, cached=cached, policy=policy, counters=counters)
         self._continuation = continuation
-        self._counters_before = counters
-        self.started = monotonic()
-        self.first_token_at: float | None = None
-        self.timings = Timings(prompt_n=len(job.prompt_ids) - cached, cached_n=cached)
-        self.concurrent = 1
-        self.tokens_around = 0
-        self._mark = perf_counter()
-
-    @property
-    def is_prefilling(self) -> bool:
-        """Whether part of the prompt has not been run."""
-        return len(self.session.tokens) < len(self.job.prompt_ids)
-
-    @property
-    def is_out_of_time(self) -> bool:
-        """Whether its time limit has passed."""
-        limit = self.job.time_limit_s
-        return limit is not None and monotonic() - self.started > limit
 
     @property
     def text(self) -> str:
-        """Text generated."""
+        """Text generated so far."""
         return self._continuation.text
 
+    @property
+    def token_ids(self) -> list[int]:
+        """Tokens generated so far."""
+        return self._continuation.token_ids
+
     def next_step(self, max_chunk: int) -> SequenceStep:
-        """Return what to run next: a chunk of the prompt, or the last token."""
-        done, prompt = len(self.session.tokens), self.job.prompt_ids
-        if done >= len(prompt):
+        """Return a chunk of the prompt, or the last token."""
+        if not self.is_prefilling:
             ids = np.array([self._continuation.token_ids[-1]], np.int32)
             return SequenceStep(ids, self.session.kv, slice(0, 1), self.policy)
-        ids = prompt[done : done + max_chunk]
-        rows = slice(len(ids) - 1, len(ids)) if done + len(ids) == len(prompt) else slice(0)
+        ids = self.job.prompt_ids[self._done : self._done + max_chunk]
+        is_last = self._done + len(ids) == len(self.job.prompt_ids)
+        rows = slice(len(ids) - 1, len(ids)) if is_last else slice(0)
         return SequenceStep(ids, self.session.kv, rows, self.policy)
 
     def take(self, step: SequenceStep, logits: NDArray[np.float32]) -> TokenEvent | None:
-        """Note that a step has run; draw a token if its logits are there.
-
-        Raises:
-            RequestError: no token can be drawn.
-        """
-        self.session.tokens.extend(step.token_ids.tolist())
+        """Draw a token if the step's logits are there. See `Sequence.take`."""
+        self.session.extend(step.token_ids)
+        if self.is_prefilling:
+            self._done += len(step.token_ids)
         if not len(logits):
             return None
         if self.first_token_at is None:
-            self.timings.prompt_ms = self._lap()
+            self.timings.prompt_ms = self._lap_ms()
             self.first_token_at = monotonic()
-        chunk = self._continuation.next(logits[0])
-        self.timings.token_ms.append(self._lap())
+        delta = self._continuation.next(logits[0])
+        self.finish_reason = delta.finish_reason
+        self.timings.token_ms.append(self._lap_ms())
         if self.job.logprobs is None:
-            return TokenEvent(chunk, None, ())
-        return TokenEvent(chunk, *_logprobs(logits[0], chunk.token_id, self.job.logprobs))
+            return TokenEvent(delta, None, ())
+        return TokenEvent(delta, *_logprobs(logits[0], delta.token_id, self.job.logprobs))
 
-    def outcome(self, reason: str, counters: ExpertCounters, policy: Policy, *, limit: str | None = None) -> Outcome:
-        """Return what became of it."""
-        used = self.policy or policy
-        return Outcome(
-            finish_reason=reason,
-            limit=limit,
-            timings=self.timings,
-            experts=counters.since(self._counters_before).to_json(self.tokens_around),
-            policy={"name": used.name, "params": used.params},
-            concurrent=self.concurrent,
-            queue_ms=round(1000 * (self.started - self.job.submitted), 3),
-        )
 
-    def _lap(self) -> float:
-        """Milliseconds since the last call."""
-        now = perf_counter()
-        lap, self._mark = 1000 * (now - self._mark), now
-        return lap
+class Scoring(Sequence):
+    """Runs a prompt for the logits after each of its tokens.
+
+    Its chunks are cut otherwise than those of a prompt to go on from, which may move last bits. So the session notes
+    none of its tokens: no later prompt finds a prefix here.
+    """
+
+    def next_step(self, max_chunk: int) -> SequenceStep:
+        """Return a chunk of the text, all of its logits wanted."""
+        ids = self.job.prompt_ids[self._done : self._done + min(self.job.score_chunk or max_chunk, max_chunk)]
+        return SequenceStep(ids, self.session.kv, slice(0, len(ids)), self.policy)
+
+    def take(self, step: SequenceStep, logits: NDArray[np.float32]) -> LogitsEvent:
+        """Return the chunk's logits. See `Sequence.take`."""
+        start, self._done = self._done, self._done + len(step.token_ids)
+        self.finish_reason = None if self.is_prefilling else "length"
+        return LogitsEvent(start, logits)
 
 
 def _logprobs(logits: NDArray[np.float32], token_id: int, top: int) -> tuple[float, tuple[TokenLogprob, ...]]:

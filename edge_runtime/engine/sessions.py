@@ -1,4 +1,4 @@
-"""Sessions: one KV cache each, kept after a request so that the next turn of a conversation finds its prefix."""
+"""Sessions: a model's state with the tokens it stands for, kept so that the next request finds its prefix."""
 
 from __future__ import annotations
 
@@ -12,38 +12,70 @@ from edge_runtime.engine.assembly import Parts
 
 
 class Session:
-    """A KV cache and the tokens in it.
+    """The state a model is in after some tokens, and these tokens.
+
+    A request goes on from the start of its prompt that is here already: `keep_prefix` drops the rest and says how many
+    tokens that is. Keys and values can be cut after any token. A state that cannot (of recurrent layers) may keep fewer
+    than are common, as far as its last snapshot: callers go by what `keep_prefix` returns.
 
     Attributes:
-        kv: the cache.
-        tokens: what it holds, one entry a token.
-        is_busy: a request runs in it.
+        kv: keys and values.
+        is_busy: a request runs here.
         last_used: grows with every use.
     """
 
     def __init__(self, kv: KVCache) -> None:
         self.kv = kv
-        kv.reset()
-        self.tokens: list[int] = []
         self.is_busy = False
         self.last_used = 0
+        self._tokens: list[int] = []
+        kv.reset()
 
-    def common_prefix(self, ids: NDArray[np.int32]) -> int:
-        """Tokens of a prompt that are here already; at least one is always run, to have logits."""
-        limit = min(len(self.tokens), len(ids) - 1)
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Tokens a prompt may go on from."""
+        return tuple(self._tokens)
+
+    @property
+    def num_tokens(self) -> int:
+        """How many these are."""
+        return min(len(self._tokens), self.kv.length)
+
+    def matching(self, ids: NDArray[np.int32]) -> int:
+        """Return how many tokens of a prompt `keep_prefix` would keep; at least one is left to run, to have logits."""
+        limit = min(self.num_tokens, len(ids) - 1)
         if limit <= 0:
             return 0
-        differs = np.flatnonzero(np.asarray(self.tokens[:limit], np.int32) != ids[:limit])
+        differs = np.flatnonzero(np.asarray(self._tokens[:limit], np.int32) != ids[:limit])
         return int(differs[0]) if len(differs) else limit
 
+    def keep_prefix(self, ids: NDArray[np.int32]) -> int:
+        """Keep what a prompt has in common with the tokens here, and drop the rest; return how many are kept."""
+        kept = self.matching(ids)
+        self.truncate(kept)
+        return kept
+
+    def extend(self, token_ids: NDArray[np.int32]) -> None:
+        """Note tokens that have been run here: prompts may go on from them."""
+        self._tokens.extend(token_ids.tolist())
+
     def truncate(self, length: int) -> None:
-        """Keep the first `length` tokens."""
+        """Keep the first `length` tokens.
+
+        Raises:
+            RequestError: there are fewer.
+        """
         self.kv.truncate(length)
-        del self.tokens[length:]
+        del self._tokens[length:]
+
+    def reset(self) -> None:
+        """Forget every token."""
+        self._tokens.clear()
+        self.kv.reset()
 
 
 class SessionPool:
-    """The sessions of a service.
+    """The sessions requests run in.
 
     Args:
         caches: one KV cache a session.
@@ -51,7 +83,7 @@ class SessionPool:
 
     @staticmethod
     def of(parts: Parts) -> SessionPool:
-        """Make as many sessions as the memory plan has room for."""
+        """Make as many sessions as the memory plan has room for; the first is the engine's own, emptied."""
         extra = [parts.trunk.new_kv_cache(parts.config.context) for _ in range(parts.config.parallel - 1)]
         return SessionPool([parts.kv, *extra])
 
@@ -79,23 +111,38 @@ class SessionPool:
         """Tokens all caches can hold."""
         return sum(s.kv.context for s in self.sessions)
 
-    def acquire(self, ids: NDArray[np.int32]) -> tuple[Session, int]:
+    def acquire(self, ids: NDArray[np.int32], *, reuse_prefix: bool = True) -> tuple[Session, int]:
         """Take the idle session that serves a prompt best; return it and how many tokens of the prompt it holds.
 
         The longest common prefix wins, unless that would cut off more than half of another conversation while an
         older session could be given up instead.
+
+        Args:
+            ids: int32 [N], the prompt.
+            reuse_prefix: False takes the session that was used longest ago, and keeps nothing of it.
         """
         idle = sorted((s for s in self.sessions if not s.is_busy), key=lambda s: s.last_used)
-        kept, session = max(((s.common_prefix(ids), s) for s in idle), key=lambda pair: pair[0])
-        if kept * 2 < len(session.tokens):
-            session = idle[0]
-            kept = session.common_prefix(ids)
+        session = _best_match(idle, ids) if reuse_prefix else idle[0]
         session.is_busy = True
         session.last_used = next(self._clock)
-        session.truncate(kept)
-        return session, kept
+        if reuse_prefix:
+            return session, session.keep_prefix(ids)
+        session.truncate(0)
+        return session, 0
 
     def release(self, session: Session) -> None:
         """Give a session back, its tokens kept."""
         session.is_busy = False
         session.last_used = next(self._clock)
+
+    def release_all(self) -> None:
+        """Give every session back that is not idle."""
+        for session in self.sessions:
+            if session.is_busy:
+                self.release(session)
+
+
+def _best_match(idle: list[Session], ids: NDArray[np.int32]) -> Session:
+    """See `SessionPool.acquire`; `idle` has the session used longest ago first."""
+    kept, session = max(((s.matching(ids), s) for s in idle), key=lambda pair: pair[0])
+    return idle[0] if kept * 2 < session.num_tokens else session

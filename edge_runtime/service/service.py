@@ -20,12 +20,11 @@ from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.config.environment import Variables
 from edge_runtime.config.resolve import EngineOptions, resolve
 from edge_runtime.engine.api import Engine
-from edge_runtime.engine.assembly import Parts
 from edge_runtime.engine.chat_template import RENDER, RENDER_LIMITS
 from edge_runtime.engine.job import Job
 from edge_runtime.engine.queue import QueueFullError, ShuttingDownError
 from edge_runtime.engine.reload import Reload
-from edge_runtime.engine.scheduler import Scheduler
+from edge_runtime.engine.serving_loop import ServingLoop
 from edge_runtime.engine.sessions import SessionPool
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.service.openai.api_errors import ApiError, bad_field, from_exception, queue_full, unavailable
@@ -101,10 +100,10 @@ class Service:
         self.stats, self.heartbeat, self.readiness = ServiceStats(), Heartbeat(), Readiness()
         self.error: Exception | None = None
         self._engine: Engine | None = None
-        self._scheduler: Scheduler | None = None
+        self._loop: ServingLoop | None = None
         self._vocabulary: Vocabulary | None = None
         self._chat: ChatFormat | None = None
-        self._seed, self._parallel = settled.seed, settled.parallel
+        self._parallel = settled.parallel
         # templates and grammars come from outside; both are worked on where they can be stopped
         self._confined = ConfinedHost({RENDER: RENDER_LIMITS, CHECK: CHECK_LIMITS})
         self._lock = threading.Lock()
@@ -142,14 +141,16 @@ class Service:
                 engine.close()
                 return
             self._engine, self._vocabulary, self._chat = engine, vocabulary, ChatFormat(engine.tokenizer)
-            self._scheduler = self._make_scheduler(engine.parts)
-            self._scheduler.start()
+            self._loop = self._make_loop(engine)
+            self._loop.start()
         self.readiness.set(Phase.READY)
 
-    def _make_scheduler(self, parts: Parts) -> Scheduler:
-        pool = SessionPool.of(parts)
-        observer = ServiceObserver(self.stats, self.heartbeat, ViewPublisher(parts, pool, self.stats))
-        return Scheduler(parts, pool, observer, max_waiting=self.config.max_waiting)
+    def _make_loop(self, engine: Engine) -> ServingLoop:
+        sessions = SessionPool.of(engine.parts)
+        observer = ServiceObserver(self.stats, self.heartbeat, ViewPublisher(engine.parts, sessions, self.stats))
+        # a long prompt pass is alive as long as its layers come
+        scheduler = engine.hand_over(sessions, observer, before_layer=self.heartbeat.beat)
+        return ServingLoop(scheduler, observer, max_waiting=self.config.max_waiting)
 
     def _say(self, text: str) -> None:
         """What loading is at; a stop that came meanwhile stands."""
@@ -186,11 +187,6 @@ class Service:
         """The bundle's chat template."""
         assert self._chat is not None, "not ready"
         return self._chat
-
-    @property
-    def seed(self) -> int | None:
-        """Seed of requests that name none."""
-        return self._seed
 
     def encode_prompt(self, text: str, param: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the tokens of a prompt; one that cannot fit is refused before all of it is tokenised.
@@ -249,9 +245,9 @@ class Service:
             ApiError: not ready, draining, or the queue is full.
         """
         self.require_ready()
-        assert self._scheduler is not None
+        assert self._loop is not None
         try:
-            self._scheduler.submit(job)
+            self._loop.submit(job)
         except QueueFullError as err:
             raise queue_full(err.waiting, self._retry_after_s()) from err
         except ShuttingDownError as err:
@@ -266,21 +262,21 @@ class Service:
     def drain(self) -> None:
         """See `Controllable.drain`."""
         with self._lock:
-            self._closed = self._closed or self._scheduler is None
+            self._closed = self._closed or self._loop is None
         if self.readiness.phase is not Phase.FAILED:
             self.readiness.set(Phase.DRAINING, "it is shutting down")
-        if self._scheduler is not None:
-            self._scheduler.drain()
+        if self._loop is not None:
+            self._loop.drain()
 
     def join(self, timeout_s: float) -> bool:
         """Wait until a drained service has finished its requests; return whether it has."""
-        return self._scheduler is None or self._scheduler.join(timeout_s)
+        return self._loop is None or self._loop.join(timeout_s)
 
     def reload(self, change: Reload, timeout_s: float = 30.0) -> None:
         """See `Controllable.reload`."""
-        if self._scheduler is None:
+        if self._loop is None:
             raise unavailable("the model is loading", "loading")
-        self._scheduler.reload(change).result(timeout_s)
+        self._loop.reload(change).result(timeout_s)
 
     def snapshot(self) -> dict[str, Any]:
         """See `Controllable.snapshot`."""
@@ -291,9 +287,9 @@ class Service:
         with self._lock:
             self._closed = True
         self._confined.close()
-        if self._scheduler is not None:
-            self._scheduler.stop()
-            if not self._scheduler.join(60.0):
+        if self._loop is not None:
+            self._loop.stop()
+            if not self._loop.join(60.0):
                 _LOG.error("the serving loop does not end; memory is left to the system")
                 return
         if self._engine is not None:

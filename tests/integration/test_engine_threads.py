@@ -84,7 +84,7 @@ def test_close_from_inside_a_request(model_bundle):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert engine._released
+    assert engine.is_released
 
 
 def test_counting_routes_waits_for_nobody_and_swaps_nothing(model_bundle):

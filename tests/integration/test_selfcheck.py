@@ -14,7 +14,7 @@ from edge_runtime import BundleError, Engine
 from edge_runtime.backends.cpu.trunk.rope import Rotary
 from edge_runtime.bundle.self_check import REFERENCE, load_reference, self_check
 from edge_runtime.engine import api as engine
-from edge_runtime.engine import layer_loop as decoder
+from edge_runtime.engine import decoder
 from edge_runtime.policy.routing import route
 
 OPTIONS = {"memory": "2GiB", "context": 128}

@@ -45,7 +45,7 @@ class Collector:
 
     @property
     def tokens(self) -> list[int]:
-        return [e.chunk.token_id for e in self.events if isinstance(e, TokenEvent)]
+        return [e.delta.token_id for e in self.events if isinstance(e, TokenEvent)]
 
     def outcome(self) -> Outcome:
         assert self.done.wait(PATIENCE_S)

@@ -160,7 +160,7 @@ def ids(*values: int) -> np.ndarray:
 def fill(pool: SessionPool, *tokens: int) -> None:
     session, kept = pool.acquire(ids(*tokens))
     session.kv.advance(len(tokens) - kept)
-    session.tokens.extend(tokens[kept:])
+    session.extend(ids(*tokens[kept:]))
     pool.release(session)
 
 
@@ -169,10 +169,10 @@ def test_a_prompt_gets_the_session_with_its_prefix() -> None:
     fill(pool, 1, 2, 3, 4)
     fill(pool, 9, 8, 7)
     session, kept = pool.acquire(ids(1, 2, 3, 4, 5))
-    assert (kept, session.tokens, session.kv.length) == (4, [1, 2, 3, 4], 4)
+    assert (kept, session.tokens, session.kv.length) == (4, (1, 2, 3, 4), 4)
     # busy: the same prefix must go elsewhere, into the session never used
     other, kept = pool.acquire(ids(1, 2, 3, 4, 5))
-    assert (kept, other.tokens) == (0, [])
+    assert (kept, other.tokens) == (0, ())
     assert pool.num_busy == 2
     pool.release(session)
     # the same prompt again: its last token is run, to have logits
@@ -183,7 +183,7 @@ def test_a_short_common_beginning_does_not_cost_another_conversation_its_tail() 
     pool = SessionPool([KVCache(1, 1, 2, 64) for _ in range(2)])
     fill(pool, 1, *range(10, 30))
     session, kept = pool.acquire(ids(1, 50, 51))
-    assert (kept, session.tokens) == (0, [])
+    assert (kept, session.tokens) == (0, ())
     pool.release(session)
     # with one session there is no choice
     single = SessionPool([KVCache(1, 1, 2, 64)])

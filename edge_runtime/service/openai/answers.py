@@ -109,10 +109,10 @@ class ChatAnswer(Answer):
     def token(self, event: TokenEvent) -> list[dict[str, Any]]:
         """See `Answer.token`."""
         self._tokens += 1
-        deltas = [self._note(delta) for delta in self._splitter.push(event.chunk.text)]
+        deltas = [self._note(delta) for delta in self._splitter.push(event.delta.text)]
         logprobs = None
         if self._logprobs is not None and event.logprob is not None:
-            entry = self._entry(TokenLogprob(event.chunk.token_id, event.logprob))
+            entry = self._entry(TokenLogprob(event.delta.token_id, event.logprob))
             entry["top_logprobs"] = [self._entry(top) for top in event.top]
             self._logprobs.append(entry)
             logprobs = {"content": [entry], "refusal": None}
@@ -188,10 +188,10 @@ class CompletionAnswer(Answer):
         """See `Answer.token`."""
         self._tokens += 1
         logprobs = self._one(event) if self._logprobs is not None and event.logprob is not None else None
-        self._text += event.chunk.text
-        if not event.chunk.text and logprobs is None:
+        self._text += event.delta.text
+        if not event.delta.text and logprobs is None:
             return []
-        return [self._chunk({"text": event.chunk.text, "logprobs": logprobs, "finish_reason": None})]
+        return [self._chunk({"text": event.delta.text, "logprobs": logprobs, "finish_reason": None})]
 
     def end(self, outcome: Outcome) -> list[dict[str, Any]]:
         """See `Answer.end`."""
@@ -206,7 +206,7 @@ class CompletionAnswer(Answer):
         assert self._logprobs is not None
         assert event.logprob is not None
         one: dict[str, list[Any]] = {
-            "tokens": [self._name(event.chunk.token_id)],
+            "tokens": [self._name(event.delta.token_id)],
             "token_logprobs": [_finite(event.logprob)],
             "top_logprobs": [self._top(event.top)],
             "text_offset": [len(self._text)],

@@ -164,8 +164,6 @@ class Endpoints:
         answer: Answer,
     ) -> Response:
         config, sampling = self._service.config, asked.sampling
-        if sampling.seed is None and self._service.seed is not None:
-            sampling = replace(sampling, seed=self._service.seed)
         if sampling.max_tokens is None and config.token_limit is not None:
             sampling = replace(sampling, max_tokens=config.token_limit)
         feed = Feed(request.receive)

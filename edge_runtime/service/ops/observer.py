@@ -19,16 +19,12 @@ class ServiceObserver(SchedulerObserver):
 
     Args:
         stats: figures to keep.
-        heartbeat: beaten before every layer, after every pass and at every idle tick.
+        heartbeat: beaten after every pass and at every idle tick.
         view: published after every step.
     """
 
     def __init__(self, stats: ServiceStats, heartbeat: Heartbeat, view: ViewPublisher) -> None:
         self._stats, self._heartbeat, self._view = stats, heartbeat, view
-
-    def on_layer(self) -> None:
-        """A long prompt pass is alive as long as its layers come."""
-        self._heartbeat.beat()
 
     def on_step(self) -> None:
         """Show what has changed, and that the loop is alive."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import monotonic
 
 from edge_runtime.engine.assembly import Parts
+from edge_runtime.engine.report import describe_policy
 from edge_runtime.engine.sessions import SessionPool
 from edge_runtime.service.ops.events import EngineView, ServiceStats
 
@@ -46,7 +47,7 @@ class ViewPublisher:
             cache_bytes=cache.nbytes,
             kv_used_tokens=self._pool.used_tokens,
             kv_tokens=self._pool.capacity_tokens,
-            policy={"name": parts.policy.name, "params": parts.policy.params},
+            policy=describe_policy(parts.policy),
             spans_ns=dict(parts.decoder.spans.ns),
             budget_bytes=parts.plan.budget_bytes,
             planned_bytes=parts.plan.planned_bytes,
