@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,9 @@ from edge_runtime.policy.base import Decision, ResidencyView, Routing
 from edge_runtime.policy.joint import decide_together
 from edge_runtime.policy.lossless import Lossless
 from edge_runtime.service.http.listen import adopt, listen_tcp, listen_unix, read_api_keys
-from edge_runtime.service.openai.api_errors import ApiError
 from edge_runtime.service.openai.chat import Delta, OutputSplitter
-from edge_runtime.service.openai.fields import Fields, parse_json_object
 from edge_runtime.service.openai.grammar import Vocabulary
-from edge_runtime.service.openai.request_parser import parse_chat, parse_completion
-from edge_runtime.service.openai.requests import Tool
-
-CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+from edge_runtime.service.openai.messages import Tool
 
 
 def joined(deltas: list[Delta]) -> tuple[str, str, list[dict[str, Any]]]:
@@ -67,90 +61,6 @@ def test_without_marks_text_passes_untouched_and_a_prompt_may_open_the_thinking(
     assert joined(plain.push(" <think>") + plain.flush()) == (" <think>", "", [])
     thinking = OutputSplitter(with_calls=False, with_thinking=True, thinking=True)
     assert joined(thinking.push("\nhm</think>\n\nyes") + thinking.flush()) == ("yes", "hm", [])
-
-
-@pytest.mark.parametrize(
-    ("change", "param"),
-    [
-        ({"model": None}, "model"),
-        ({"messages": []}, "messages"),
-        ({"messages": [{"role": "user"}]}, "messages.0.content"),
-        ({"messages": [{"role": "wizard", "content": ""}]}, "messages.0.role"),
-        ({"messages": [{"role": "user", "content": "", "colour": 1}]}, "messages.0.colour"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-         "messages.0.content.0.type"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
-         "messages.0.tool_calls.0.function.arguments"),
-        ({"n": 2}, "n"),
-        ({"n": True}, "n"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
-        ({"stream_options": {}}, "stream_options"),
-        ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
-        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"temperature": "hot"}, "temperature"),
-        ({"temperature": 2.1}, "temperature"),
-        ({"top_p": 0}, "top_p"),
-        ({"stop": ["", "x"]}, "stop"),
-        ({"top_logprobs": 3}, "top_logprobs"),
-        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
-        ({"response_format": {"type": "regex"}}, "response_format.pattern"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}],
-          "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice.function.name"),
-        ({"chat_template_kwargs": {"messages": "x"}}, "chat_template_kwargs.messages"),
-        ({"functions": []}, "functions"),
-    ],
-)  # fmt: skip
-def test_a_wrong_field_is_named(change: dict[str, Any], param: str) -> None:
-    with pytest.raises(ApiError) as caught:
-        parse_chat({**CHAT, **change})
-    assert (caught.value.status, caught.value.param) == (400, param)
-    assert param in caught.value.message
-
-
-def test_requests_are_read_with_openais_defaults() -> None:
-    chat = parse_chat({**CHAT, "stop": "x", "seed": -1, "max_completion_tokens": 5, "n": 1, "presence_penalty": 0.0})
-    assert (chat.sampling.temperature, chat.sampling.top_p, chat.sampling.stop) == (1.0, 1.0, ("x",))
-    assert (chat.sampling.seed, chat.sampling.max_tokens, chat.stream, chat.logprobs) == ((1 << 64) - 1, 5, False, None)
-    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert parse_chat({**CHAT, "messages": [{"role": "developer", "content": parts}]}).messages == (
-        {"role": "system", "content": "ab"},
-    )
-    completion = parse_completion({"model": "m", "prompt": ["x"], "user": "me"})
-    assert (completion.prompt, completion.sampling.max_tokens) == ("x", 16)
-    assert parse_completion({"model": "m", "prompt": [[1, 2]]}).prompt == (1, 2)
-    with pytest.raises(ApiError, match="one prompt"):
-        parse_completion({"model": "m", "prompt": ["x", "y"]})
-
-
-@settings(deadline=None)
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-        lambda s: st.lists(s) | st.dictionaries(st.text(), s),
-        max_leaves=20,
-    )
-)
-def test_any_json_is_read_or_refused(value: Any) -> None:
-    try:
-        data = parse_json_object(json.dumps(value).encode())
-        parse_chat({**CHAT, **data})
-    except ApiError as err:
-        answer = err
-    else:
-        return
-    assert 400 <= answer.status < 500
-    assert set(answer.to_json()["error"]) == {"message", "type", "param", "code"}
-
-
-def test_unknown_fields_get_a_suggestion() -> None:
-    fields = Fields({"strem": 1})
-    fields.flag("stream")
-    with pytest.raises(ApiError, match="Did you mean 'stream'"):
-        fields.finish()
 
 
 def ids(*values: int) -> np.ndarray:

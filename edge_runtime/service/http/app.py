@@ -5,6 +5,8 @@ from __future__ import annotations
 import hmac
 import logging
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -45,10 +47,13 @@ def create_app(
     """
     api = Endpoints(service, limits)
     exposition = Exposition(service.stats, service.readiness, service.info)
-    document = openapi_document(service.info, needs_key=bool(api_keys))
+
+    @cache
+    def document() -> dict[str, Any]:
+        return openapi_document(service.info, needs_key=bool(api_keys))
 
     async def openapi(request: Request) -> Response:
-        return JSONResponse(document)
+        return JSONResponse(document())
 
     async def metrics(request: Request) -> Response:
         page, content_type = exposition.render(request.headers.get("accept", ""))

@@ -11,7 +11,7 @@ from typing import Any
 from edge_runtime.engine.job import Outcome, TokenEvent, TokenLogprob
 from edge_runtime.service.openai.chat import Delta, OutputSplitter
 from edge_runtime.service.openai.grammar import Vocabulary
-from edge_runtime.service.openai.requests import ChatRequest, Common, CompletionRequest
+from edge_runtime.service.openai.requests import ChatRequest, CompletionRequest, GenerationRequest
 
 _LEAST_LOGPROB = -9999.0
 
@@ -30,7 +30,7 @@ class Answer:
     kind = ""
     chunk_kind = ""
 
-    def __init__(self, request: Common, model: str, vocabulary: Vocabulary, prompt_tokens: int) -> None:
+    def __init__(self, request: GenerationRequest, model: str, vocabulary: Vocabulary, prompt_tokens: int) -> None:
         self._include_usage = request.include_usage
         self._vocabulary, self._prompt_tokens = vocabulary, prompt_tokens
         self._head = {"id": f"{self.prefix}-{secrets.token_hex(12)}", "created": int(time()), "model": model}
@@ -96,7 +96,7 @@ class ChatAnswer(Answer):
         self._splitter = splitter
         self._content, self._reasoning = "", ""
         self._calls: list[dict[str, Any]] = []
-        self._logprobs: list[dict[str, Any]] | None = None if request.logprobs is None else []
+        self._logprobs: list[dict[str, Any]] | None = None if request.alternatives is None else []
 
     def name_reason(self, reason: str, text: str) -> str:
         """See `Answer.name_reason`: a text with tool calls ends for them."""
@@ -175,7 +175,7 @@ class CompletionAnswer(Answer):
         super().__init__(request, model, vocabulary, prompt_tokens)
         self._prompt = self._text = prompt
         self._logprobs: dict[str, list[Any]] | None = None
-        if request.logprobs is not None:
+        if request.alternatives is not None:
             self._logprobs = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
 
     def first(self) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.service.openai.api_errors import ApiError, bad_field, unsupported
-from edge_runtime.service.openai.requests import ChatRequest, Tool
+from edge_runtime.service.openai.requests import ChatRequest
 
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
@@ -42,11 +42,11 @@ class ChatFormat:
         if request.tools:
             if not self.has_tools:
                 raise unsupported("tools", "this model's chat template has no tool calls in a format served here.")
-            chosen = offered_tools(request)
-            if chosen:
-                extra["tools"] = [tool.to_json() for tool in chosen]
+            offered = [tool.to_json() for tool in request.offered_tools]
+            if offered:
+                extra["tools"] = offered
         try:
-            return self._tokenizer.apply_chat_template(list(request.messages), **extra)
+            return self._tokenizer.apply_chat_template([message.to_template() for message in request.messages], **extra)
         except ConfigError as err:
             raise ApiError(
                 400, f"{err} Or POST to /v1/completions.", param="messages", code="no_chat_template"
@@ -65,22 +65,14 @@ class ChatFormat:
 
     def splitter(self, request: ChatRequest, prompt: str) -> OutputSplitter:
         """Return what takes the answer apart."""
-        tools = offered_tools(request) if self.has_tools else ()
+        tools = request.offered_tools if self.has_tools else ()
         starts_thinking = self.has_thinking and prompt.rstrip().endswith(THINK_OPEN)
         return OutputSplitter(
             with_calls=bool(tools),
             with_thinking=self.has_thinking,
             thinking=starts_thinking,
-            only_one_call=not request.parallel_calls,
+            only_one_call=request.parallel_tool_calls is False,
         )
-
-
-def offered_tools(request: ChatRequest) -> tuple[Tool, ...]:
-    """Return the tools the model gets to see under the request's tool_choice."""
-    if request.tool_choice == "none":
-        return ()
-    kind, _, name = request.tool_choice.partition(":")
-    return tuple(tool for tool in request.tools if kind != "function" or tool.name == name)
 
 
 @dataclass(frozen=True)

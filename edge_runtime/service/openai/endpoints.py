@@ -19,10 +19,9 @@ from edge_runtime.engine.sampler import Constraint
 from edge_runtime.service.http.exchange import EventStream, Feed, HttpLimits, read_body, whole_answer
 from edge_runtime.service.openai.answers import Answer, ChatAnswer, CompletionAnswer
 from edge_runtime.service.openai.api_errors import ApiError, bad_field
-from edge_runtime.service.openai.chat import CALL_CLOSE, CALL_OPEN, offered_tools
-from edge_runtime.service.openai.fields import parse_json_object
-from edge_runtime.service.openai.request_parser import parse_chat, parse_completion
-from edge_runtime.service.openai.requests import ChatRequest, Common, CompletionRequest
+from edge_runtime.service.openai.chat import CALL_CLOSE, CALL_OPEN
+from edge_runtime.service.openai.parser import parse_request
+from edge_runtime.service.openai.requests import ChatRequest, CompletionRequest, GenerationRequest
 from edge_runtime.service.ops.events import Phase
 from edge_runtime.service.service import Service
 
@@ -48,7 +47,7 @@ class Endpoints:
     async def chat(self, request: Request) -> Response:
         """`POST /v1/chat/completions`."""
         self._service.require_ready()
-        asked = parse_chat(parse_json_object(await read_body(request, self._limits)))
+        asked = parse_request(await read_body(request, self._limits), ChatRequest)
         self._check_model(asked.model)
         ids, text, constraint = await run_sync(self._prepare_chat, asked, limiter=self._limiter(asked))
         answer = ChatAnswer(
@@ -63,13 +62,13 @@ class Endpoints:
     async def completion(self, request: Request) -> Response:
         """`POST /v1/completions`."""
         self._service.require_ready()
-        asked = parse_completion(parse_json_object(await read_body(request, self._limits)))
+        asked = parse_request(await read_body(request, self._limits), CompletionRequest)
         self._check_model(asked.model)
         ids, text, constraint = await run_sync(self._prepare_completion, asked, limiter=self._limiter(asked))
         answer = CompletionAnswer(asked, self._service.info.model_name, self._service.vocabulary, len(ids), text)
         return await self._answer(request, asked, ids, constraint, answer)
 
-    def _limiter(self, asked: Common) -> anyio.CapacityLimiter:
+    def _limiter(self, asked: GenerationRequest) -> anyio.CapacityLimiter:
         has_grammar = asked.format is not None or (isinstance(asked, ChatRequest) and bool(asked.tools))
         return self._compiling if has_grammar else self._preparing
 
@@ -123,9 +122,9 @@ class Endpoints:
         service = self._service
         text = service.chat.prompt(asked)
         ids = service.encode_prompt(text, "messages", add_special_tokens=False)
-        prompt = service.check_prompt(ids, asked.sampling.max_tokens, "messages")
-        constraint, tools = self._checked(asked), offered_tools(asked)
-        is_forced = asked.tool_choice not in ("none", "auto")
+        prompt = service.check_prompt(ids, asked.token_limit, "messages")
+        constraint, tools = self._checked(asked), asked.offered_tools
+        is_forced = asked.choice not in ("none", "auto")
         if is_forced or any(tool.strict for tool in tools):
             make = service.vocabulary.of_tool_call if is_forced else service.vocabulary.of_strict_tools
             try:
@@ -136,15 +135,15 @@ class Endpoints:
 
     def _prepare_completion(self, asked: CompletionRequest) -> tuple[NDArray[np.int32], str, Constraint | None]:
         service = self._service
-        is_text = isinstance(asked.prompt, str)
-        ids = service.encode_prompt(asked.prompt, "prompt") if isinstance(asked.prompt, str) else asked.prompt
-        prompt = service.check_prompt(ids, asked.sampling.max_tokens, "prompt")
+        given = asked.text_or_ids
+        ids = service.encode_prompt(given, "prompt") if isinstance(given, str) else given
+        prompt = service.check_prompt(ids, asked.token_limit, "prompt")
         echo = ""
         if asked.echo:
-            echo = str(asked.prompt) if is_text else service.tokenizer.decode(prompt.tolist())
+            echo = given if isinstance(given, str) else service.tokenizer.decode(prompt.tolist())
         return prompt, echo, self._checked(asked)
 
-    def _checked(self, asked: Common) -> Constraint | None:
+    def _checked(self, asked: GenerationRequest) -> Constraint | None:
         """Return the constraint of the text, once the policy is known to exist."""
         if asked.policy is not None:
             self._service.check_policy(asked.policy)
@@ -158,7 +157,7 @@ class Endpoints:
     async def _answer(
         self,
         request: Request,
-        asked: Common,
+        asked: GenerationRequest,
         ids: NDArray[np.int32],
         constraint: Constraint | None,
         answer: Answer,
@@ -171,7 +170,7 @@ class Endpoints:
             ids,
             sampling,
             feed.deliver,
-            logprobs=asked.logprobs,
+            logprobs=asked.alternatives,
             constraint=constraint,
             time_limit_s=config.time_limit_s,
             policy=asked.policy,

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from edge_runtime.base.confined import ConfinedHost, JobRefusedError
 from edge_runtime.base.errors import BundleError, DeviceError, RequestError
 from edge_runtime.service.openai.grammar_check import CHECK, CHECK_LIMITS, limits
-from edge_runtime.service.openai.requests import Format, Tool
+from edge_runtime.service.openai.messages import Tool
+from edge_runtime.service.openai.requests import Format
 
 _MAX_GRAMMAR_BYTES = 256 << 10
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}

@@ -1,11 +1,12 @@
-"""The OpenAPI document of the service, written from what the parsers accept; schemathesis holds the two together."""
+"""The OpenAPI document of the service. Requests are described by their types, so document and parser cannot differ."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from edge_runtime.service.openai.chat_parser import MAX_MESSAGES, MAX_TOOLS
-from edge_runtime.service.openai.request_parser import MAX_STOPS, MAX_TOP_LOGPROBS
+import msgspec
+
+from edge_runtime.service.openai.requests import ChatRequest, CompletionRequest
 from edge_runtime.service.ops.events import ServiceInfo
 
 Schema = dict[str, Any]
@@ -57,10 +58,12 @@ def openapi_document(info: ServiceInfo, *, needs_key: bool) -> dict[str, Any]:
 
 
 def _generation(request: str, answer: str, what: str) -> Schema:
-    content = {
-        "application/json": {"schema": _ref(answer)},
-        "text/event-stream": {"schema": {"type": "string", "description": f"data: chunks of a {what}, then [DONE]"}},
+    event = {  # the schema of a stream describes each of its events
+        "type": "object",
+        "required": ["data"],
+        "properties": {"data": {"type": "string", "description": f"A chunk of the {what} as JSON; at last [DONE]."}},
     }
+    content = {"application/json": {"schema": _ref(answer)}, "text/event-stream": {"schema": event}}
     body = {"required": True, "content": {"application/json": {"schema": _ref(request)}}}
     return {
         "summary": f"Create a {what}.",
@@ -97,20 +100,17 @@ def _object(required: list[str], properties: dict[str, Schema], **more: Any) -> 
     return {"type": "object", "required": required, "properties": properties, "additionalProperties": False, **more}
 
 
-def _or_null(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def _list(items: Schema, most: int, least: int = 0) -> Schema:
-    return {"type": "array", "items": items, "maxItems": most, "minItems": least}
-
-
-def _optional(properties: dict[str, Schema]) -> dict[str, Schema]:
-    return {name: _or_null(schema) for name, schema in properties.items()}
+def _requests(info: ServiceInfo) -> dict[str, Schema]:
+    template = "#/components/schemas/{name}"
+    _, schemas = msgspec.json.schema_components((ChatRequest, CompletionRequest), ref_template=template)
+    for request in (ChatRequest, CompletionRequest):
+        schemas[request.__name__]["properties"]["model"] = {"const": info.model_name}
+    return schemas
 
 
 def _schemas(info: ServiceInfo) -> dict[str, Schema]:
     return {
+        **_requests(info),
         "Error": {
             "type": "object",
             "required": ["error"],
@@ -137,13 +137,8 @@ def _schemas(info: ServiceInfo) -> dict[str, Schema]:
         "ModelList": _object(
             ["object", "data"], {"object": {"const": "list"}, "data": {"type": "array", "items": _ref("Model")}}
         ),
-        "ChatRequest": _chat_request(info),
-        "CompletionRequest": _completion_request(info),
         "ChatCompletion": _answer("chat.completion", "message"),
         "Completion": _answer("text_completion", "text"),
-        "Message": _message(),
-        "Tool": _tool(),
-        "ResponseFormat": _response_format(),
     }  # fmt: skip
 
 
@@ -161,162 +156,9 @@ def _answer(kind: str, content: str) -> Schema:
             "object": {"const": kind},
             "created": {"type": "integer"},
             "model": _TEXT,
-            "choices": _list(choice, 1, 1),
+            "choices": {"type": "array", "items": choice, "minItems": 1, "maxItems": 1},
             "usage": {"type": "object", "required": ["prompt_tokens", "completion_tokens", "total_tokens"]},
             "timings": {"type": "object"},
             "hobbit": {"type": "object"},
         },
-    }
-
-
-def _integer(low: int, high: int) -> Schema:
-    return {"type": "integer", "minimum": low, "maximum": high}
-
-
-def _common() -> dict[str, Schema]:
-    properties: dict[str, Schema] = {
-        "n": {"enum": [1]},
-        "frequency_penalty": {"enum": [0]},
-        "presence_penalty": {"enum": [0]},
-        "logit_bias": {"type": "object", "maxProperties": 0},
-        "stream": {"type": "boolean"},
-        "seed": _integer(-(1 << 63), (1 << 63) - 1),
-        "temperature": {"type": "number", "minimum": 0, "maximum": 2},
-        "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
-        "top_k": _integer(0, 1 << 20),
-        "min_p": {"type": "number", "minimum": 0, "maximum": 1},
-        "repetition_penalty": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
-        "ignore_eos": {"type": "boolean"},
-        "max_tokens": _integer(1, 1 << 31),
-        "stop": {"anyOf": [{"type": "string", "minLength": 1}, _list({"type": "string", "minLength": 1}, MAX_STOPS)]},
-        "stream_options": _object(
-            [], _optional({"include_usage": {"type": "boolean"}, "include_obfuscation": {"enum": [False]}})
-        ),
-        "response_format": _ref("ResponseFormat"),
-        "hobbit": _object([], _optional({"policy": _TEXT})),
-    }
-    return {**_optional(properties), "user": {}}
-
-
-def _chat_request(info: ServiceInfo) -> Schema:
-    function = _object(["name"], {"name": _TEXT})
-    named = _object(["type", "function"], {"type": {"const": "function"}, "function": function})
-    properties = {
-        "max_completion_tokens": _integer(1, 1 << 31),
-        "logprobs": {"type": "boolean"},
-        "top_logprobs": _integer(0, MAX_TOP_LOGPROBS),
-        "tools": _list(_ref("Tool"), MAX_TOOLS),
-        "tool_choice": {
-            "anyOf": [
-                {"enum": ["none", "auto", "required"]},
-                named,
-            ]
-        },
-        "parallel_tool_calls": {"type": "boolean"},
-        "store": {"enum": [False]},
-        "modalities": {"const": ["text"]},
-        "service_tier": {"enum": ["auto", "default"]},
-        "chat_template_kwargs": {
-            "type": "object",
-            "additionalProperties": {"type": ["string", "boolean", "number"]},
-            "propertyNames": {"not": {"enum": ["messages", "tools", "add_generation_prompt"]}},
-        },
-    }  # fmt: skip
-    labels: dict[str, Schema] = {name: {} for name in ("metadata", "safety_identifier", "prompt_cache_key")}
-    return _object(
-        ["model", "messages"],
-        {
-            "model": {"const": info.model_name},
-            "messages": _list(_ref("Message"), MAX_MESSAGES, 1),
-            **_common(),
-            **_optional(properties),
-            **labels,
-        },
-    )
-
-
-def _completion_request(info: ServiceInfo) -> Schema:
-    ids = _list({"type": "integer", "minimum": 0}, 1 << 20, 1)
-    one = {"anyOf": [{"type": "string", "minLength": 1}, ids]}
-    properties: dict[str, Schema] = {
-        "best_of": {"enum": [1]},
-        "suffix": {"enum": [""]},
-        "logprobs": _integer(0, MAX_TOP_LOGPROBS),
-        "echo": {"type": "boolean"},
-    }
-    return _object(
-        ["model", "prompt"],
-        {
-            "model": {"const": info.model_name},
-            "prompt": {"anyOf": [one, _list(one, 1, 1)]},
-            **_common(),
-            **_optional(properties),
-        },
-    )
-
-
-def _message() -> Schema:
-    part = _object(["type", "text"], {"type": {"const": "text"}, "text": _TEXT})
-    content = {"anyOf": [_TEXT, {"type": "array", "items": part}]}
-    call = _object(
-        ["function"],
-        {
-            "id": _or_null(_TEXT),
-            "type": _or_null({"const": "function"}),
-            "function": _object(["name"], {"name": _TEXT, "arguments": _or_null(_TEXT)}),
-        },
-    )
-    name = _or_null(_TEXT)
-    plain = _object(
-        ["role", "content"],
-        {"role": {"enum": ["system", "developer", "user"]}, "content": content, "name": name},
-    )
-    assistant = _object(
-        ["role"],
-        {
-            "role": {"const": "assistant"},
-            "content": _or_null(content),
-            "name": name,
-            "refusal": {"type": "null"},
-            "audio": {"type": "null"},
-            "annotations": _or_null({"const": []}),
-            "function_call": {"type": "null"},
-            "reasoning_content": _or_null(_TEXT),
-            "tool_calls": _or_null(_list(call, MAX_TOOLS)),
-        },
-    )
-    tool = _object(
-        ["role", "content"],
-        {"role": {"const": "tool"}, "content": content, "name": name, "tool_call_id": _or_null(_TEXT)},
-    )
-    return {"oneOf": [plain, assistant, tool]}
-
-
-def _tool() -> Schema:
-    function = _object(
-        ["name"],
-        {
-            "name": {"type": "string", "pattern": "^[a-zA-Z0-9_.-]{1,64}$"},
-            "description": _or_null(_TEXT),
-            "parameters": _or_null({"type": "object"}),
-            "strict": _or_null({"type": "boolean"}),
-        },
-    )
-    return _object(["type", "function"], {"type": {"const": "function"}, "function": function})
-
-
-def _response_format() -> Schema:
-    properties: dict[str, Schema] = {
-        "name": _TEXT,
-        "description": _TEXT,
-        "strict": {"type": "boolean"},
-        "schema": {"type": "object"},
-    }
-    inner = _object([], _optional(properties))
-    return {
-        "oneOf": [
-            _object(["type"], {"type": {"enum": ["text", "json_object"]}}),
-            _object(["type", "json_schema"], {"type": {"const": "json_schema"}, "json_schema": inner}),
-            _object(["type", "pattern"], {"type": {"const": "regex"}, "pattern": _TEXT}),
-        ]
     }
