@@ -96,7 +96,7 @@ def export(checkpoint: Path, out: Path, flags: list[str]) -> dict[str, Any]:
         *flags,
     ]
     begin, spent = time.perf_counter(), children_cpu_s()
-    done = subprocess.run([*command, *flags], capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - begin
     source = sum(p.stat().st_size for p in checkpoint.glob("*.safetensors"))
     cpu_s = children_cpu_s() - spent

@@ -5,7 +5,7 @@
 Decode: one token goes through 8 experts at a time until more than a GB of weights was read, which exceeds any cache;
 ggml computes the same with `mul_mat_id`, as llama.cpp does. Prefill: m tokens go through each of 16 experts (ours 8
 a call, with SiLU and requantising; ggml's three `mul_mat` an expert, in one graph). Both sides and a plain reader of
-the same memory take turns, so that drift of the machine meets all; figures are medians of the rounds. ggml is measured
+the same memory alternate, so that drift of the machine meets all; figures are medians of the rounds. ggml is measured
 in plain buffers and, where it has one for the type, in its buffers of repacked weights; all weights lie in huge pages.
 The folder is one you built: the project neither builds nor fetches it.
 """

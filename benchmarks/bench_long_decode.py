@@ -1,4 +1,4 @@
-"""Whether a token costs more, or memory grows, the longer a text gets: one long generation, medians of stretches of it.
+"""Does a token cost more, or memory grow, as a text gets longer? One long generation, medians of stretches of it.
 
     python benchmarks/bench_long_decode.py BUNDLE --memory 8GiB --tier 4 --tokens 2000
 

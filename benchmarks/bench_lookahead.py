@@ -1,14 +1,15 @@
-"""Look-ahead routers: what they cost in the trunk engine and in numpy, and how much of the next choices they foresee.
+"""Look-ahead routers: what they cost in the trunk engine and in numpy, and how many of the next choices they predict.
 
     python benchmarks/bench_lookahead.py BUNDLE [--text FILE] [--threads N]
 
-BUNDLE gives the shape. Both get the same states, layer after layer, in turns; the median of their rounds counts. The
-state comes in the layer's own output, as it does while decoding.
+BUNDLE gives the shape. Both get the same states, layer after layer, interleaved; the median of their rounds counts.
+The state comes in the layer's own output, as it does while decoding.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter_ns
 
@@ -20,37 +21,35 @@ from edge_runtime.backends.cpu.trunk.router_stack import load_routers
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import read
 from edge_runtime.policy.base import Routing
-from edge_runtime.prefetch.lookahead import LookAhead
+from edge_runtime.prefetch.prefetcher import Predictor
 
-DEPTH = 4
+DEPTH, TIER = 4, 4
 
 
 class Recall:
-    """Stands in for the prefetcher: predicts, and compares when the predicted layer comes."""
+    """A predictor that passes another one's predictions on, and compares them when the predicted layer comes."""
 
-    def __init__(self, predictor: LookAhead) -> None:
-        self.predictor, self.expected = predictor, {}
+    max_tokens = 1
+
+    def __init__(self, inner: Predictor) -> None:
+        self.inner, self.expected, self.last = inner, {}, -1
         self.slots, self.first = np.zeros(DEPTH + 1), np.zeros(DEPTH + 1)
         self.asked = np.zeros(DEPTH + 1)
-        self.governor = None
 
-    def begin_pass(self, num_tokens: int) -> None:
-        """Forget the token before."""
-        self.expected.clear()
-
-    def after(self, layer_idx: int, x: np.ndarray, routing: Routing) -> None:
+    def predict(self, layer_idx: int, x: np.ndarray, routing: Routing) -> Iterator[tuple[int, Routing]]:
         """Compare what was predicted for this layer, then predict."""
+        if layer_idx <= self.last:
+            self.expected.clear()  # the token before this one
+        self.last = layer_idx
         actual = routing.topk_ids[0].tolist()
         for ahead, ids in self.expected.pop(layer_idx, []):
             self.slots[ahead] += len(set(actual) & set(ids)) / len(actual)
             self.first[ahead] += actual[0] in ids
             self.asked[ahead] += 1
-        for layer, predicted in self.predictor.predict(layer_idx, x, routing):
-            entry = (layer - layer_idx, predicted.topk_ids[0].tolist())
-            self.expected.setdefault(layer, []).append(entry)
-
-    def end_pass(self) -> None:
-        """Nothing to settle."""
+        found = list(self.inner.predict(layer_idx, x, routing))
+        for layer, predicted in found:
+            self.expected.setdefault(layer, []).append((layer - layer_idx, predicted.topk_ids[0].tolist()))
+        return iter(found)
 
 
 class InNumpy:
@@ -97,12 +96,11 @@ def main() -> None:
         print(f"{depth} layers ahead: trunk engine {found['engine']:.0f}, numpy {found['numpy']:.0f}")
     if args.text is None:
         return
-    options = {"context": args.tokens, "self_check": False, "prefetch": f"lookahead:depth={DEPTH}"}
-    with Engine.open(args.bundle, expert_memory="50%", **options) as engine:
-        ahead = LookAhead(
-            engine.parts.trunk, spec.sparse_layers, top_k=spec.top_k, norm_topk_prob=spec.router.normalise, depth=DEPTH
-        )
-        recall = engine.parts.decoder.prefetcher = Recall(ahead)
+    half = spec.num_experts * len(spec.sparse_layers) * read(args.bundle).layout.tier_bytes(TIER) // 2
+    options = {"context": args.tokens, "self_check": False, "tier": TIER, "expert_memory": half}
+    with Engine.open(args.bundle, prefetch=f"lookahead:depth={DEPTH},adaptive=false", **options) as engine:
+        prefetcher = engine.parts.decoder.prefetcher
+        recall = prefetcher.predictor = Recall(prefetcher.predictor)
         ids = engine.tokenizer.encode(Path(args.text).read_text(encoding="utf-8"))[: args.tokens]
         engine.logits(ids, chunk=1)
     for d in range(1, DEPTH + 1):

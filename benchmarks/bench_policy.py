@@ -2,9 +2,9 @@
 
     python benchmarks/bench_policy.py [--experts 128] [--top-k 8] [--layers 48]
 
-Random logits, half the experts resident, every layer one where a substitute is better than a skip. What a policy does
-depends on what it has seen, so the first passes are not timed. The lowest mean of several blocks of passes counts: on
-a shared machine the others measure the neighbours. The router's own rule (`route`), which every policy needs, is a line
+Random logits, half the experts resident; in every layer a substitute is better than a skip. What a policy does depends
+on what it has seen, so the first passes are not timed. The lowest mean of several blocks of passes counts: on a shared
+machine the higher ones measure other work. The router's own rule (`route`), which every policy needs, is a line
 of its own.
 """
 

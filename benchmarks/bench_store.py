@@ -54,7 +54,7 @@ class Records:
 def plain_loop(records: Records, order: list[int], threads: int, chunk: int) -> None:
     view = memoryview(records.memory)
     chunk = min(chunk, records.size)
-    pieces = [(n, at) for n in order for at in range(0, records.size, chunk)]
+    parts = [(n, at) for n in order for at in range(0, records.size, chunk)]
 
     def read(work: tuple[int, int, int]) -> None:
         place, n, at = work
@@ -63,7 +63,7 @@ def plain_loop(records: Records, order: list[int], threads: int, chunk: int) -> 
         got = os.preadv(records.fd, [view[start : start + size]], n * records.size + at)
         assert got == size
 
-    jobs = [(i, n, at) for i, (n, at) in enumerate(pieces)]
+    jobs = [(i, n, at) for i, (n, at) in enumerate(parts)]
     if threads == 1:
         for job in jobs:
             read(job)
@@ -82,8 +82,9 @@ def through_reader(records: Records, order: list[int], depth: int, chunk: int, u
     while todo or under_way:
         while todo and under_way < 8:  # as many as a layer of eight misses has
             n = todo.pop()
-            piece = [(records.address + (len(todo) % 16) * records.size, records.size)]
-            reader.submit(len(todo), 0, plan, records.fd, size, n * records.size, piece, [records.sums[n]], False, 0, 0)
+            target = [(records.address + (len(todo) % 16) * records.size, records.size)]
+            at = n * records.size
+            reader.submit(len(todo), 0, plan, records.fd, size, at, target, [records.sums[n]], False, 0, 0)
             under_way += 1
         for number, fault, _, _ in reader.wait(5.0):
             assert fault == 0

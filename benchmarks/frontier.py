@@ -3,10 +3,10 @@
     python benchmarks/frontier.py BUNDLE --text FILE [--text FILE] --out docs/frontier [--tokens 1024] [--only hobbit]
     python benchmarks/frontier.py BUNDLE --text FILE [--text FILE] --out docs/frontier --speed
 
-Decodes the texts one token per step, in turns of --window tokens, and compares with lossless at the same tier: KL
+Decodes the texts one token per step, alternating every --window tokens, and compares with lossless at the same tier: KL
 divergence against bytes read a token. The first --cold tokens start from an empty cache, the others find what these
 left (`warm`). Points already in OUT/frontier.json are kept, so a run that was stopped goes on. --speed measures tok/s
-of the points on each policy's frontier, in turns, --repeats times, the median counts; for it the machine must be quiet.
+of the points on each policy's frontier, interleaved, --repeats times; the median counts. The machine must be quiet.
 Draws OUT/frontier.png and OUT/frontier.html at the end.
 """
 
@@ -157,10 +157,10 @@ def job_of(point: dict[str, Any]) -> tuple[str, int, float, str]:
 
 
 def interleaved(engine: Engine, args: argparse.Namespace) -> np.ndarray:
-    """Token ids of the texts in turns of a window: the subject changes, as it does in use."""
+    """Return token ids of the texts, alternating every window: the subject changes, as it does in use."""
     texts = [engine.tokenizer.encode(path.read_text()) for path in args.text]
-    turns = range(0, args.tokens, args.window * len(texts))
-    parts = [ids[start // len(texts) :][: args.window] for start in turns for ids in texts]
+    rounds = range(0, args.tokens, args.window * len(texts))
+    parts = [ids[start // len(texts) :][: args.window] for start in rounds for ids in texts]
     return np.array([token for part in parts for token in part][: args.tokens], np.int32)
 
 

@@ -1,4 +1,4 @@
-"""Draws what frontier.py measured, and says how each policy compares at a given KL divergence."""
+"""Draws what frontier.py measured, and compares policies at a given KL divergence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HALVES = ("cold", "warm")
 
 
 def family(point: Point) -> str:
-    """The name points are grouped by: the policy's; lossless at a lower tier stands alone."""
+    """The name points are grouped by: the policy's; lossless at a lower tier is a group of its own."""
     name = point["policy"].partition(":")[0]
     return f"{name}, {point['tier']} bits" if name == "lossless" else name
 

@@ -98,7 +98,7 @@ def cap_bytes(model: Model, regime: str) -> int | None:
 
 
 def modes_for(regime: str, loads: Iterable[str]) -> list[Mode]:
-    """Return the peer's modes worth trying, among those its build has.
+    """Return the peer's modes to try, among those its build has.
 
     Reading everything into memory without mmap cannot fit below 100 %, so at a cap only direct I/O of that kind is
     tried (its failure is then on record); repacked weights are tried everywhere.
@@ -113,7 +113,7 @@ def modes_for(regime: str, loads: Iterable[str]) -> list[Mode]:
 
 
 def cells_of_round(model: str, regime: str, number: int, modes: Sequence[Mode], *, hobbit: bool) -> list[Cell]:
-    """Return a round's cells: ours and the peer's in turn."""
+    """Return a round's cells: ours and the peer's, alternating."""
     ours = [Cell(model, regime, number, "ours", LOSSLESS)]
     if hobbit and regime != RESIDENT:
         ours.append(Cell(model, regime, number, "ours", HOBBIT))

@@ -46,7 +46,7 @@ from edge_runtime.prefetch import parse_prefetch
 from edge_runtime.prefetch.governor import Governor
 from edge_runtime.prefetch.predictors import create_predictor, looks_ahead, predictor_bytes
 from edge_runtime.prefetch.prefetcher import Prefetcher
-from edge_runtime.telemetry.process import anonymous_bytes, return_freed_memory, rss_bytes
+from edge_runtime.telemetry.process import anonymous_bytes, rss_bytes, trim_heap
 
 # kept free for what nobody counts: allocator slack, thread stacks, Python objects of a request (see docs/memory.md)
 HEADROOM_BYTES = 16 * MIB
@@ -125,7 +125,7 @@ class Parts:
         self.cache.close()
         self.trunk.close()
         self.tokenizer.templates.close()
-        return_freed_memory()
+        trim_heap()
 
 
 def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables | None = None) -> Prepared:
@@ -308,7 +308,7 @@ def _make_prefetcher(config: RuntimeConfig, trunk: OrtTrunk, spec: ModelSpec, ca
 def _make_borrowed_scratch(ready: Prepared, cache: ExpertCache) -> BorrowedScratch:
     def release() -> None:
         ready.kernels.release_scratch()
-        return_freed_memory()
+        trim_heap()
 
     return BorrowedScratch(
         cache,

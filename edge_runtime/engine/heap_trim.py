@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-from edge_runtime.telemetry.process import return_freed_memory
+from edge_runtime.telemetry.process import trim_heap
 
 _AFTER_S = 1.0
 
@@ -18,9 +18,7 @@ class HeapTrim:
         clock: in seconds.
     """
 
-    def __init__(
-        self, release: Callable[[], None] = return_freed_memory, clock: Callable[[], float] = monotonic
-    ) -> None:
+    def __init__(self, release: Callable[[], None] = trim_heap, clock: Callable[[], float] = monotonic) -> None:
         self._release, self._clock = release, clock
         self._last_work: float | None = None
 

@@ -1,4 +1,4 @@
-"""Expert maps: coming layers are predicted from the past token whose routing looks most like this one's.
+"""Expert maps: predicts coming layers from the past token whose routing is most similar to this one's.
 
 FineMoE, arXiv 2502.05370 (EuroSys'26). A map is the router's probabilities of one token at every layer. A store keeps
 maps of past tokens with the embedding each began from. For a token in flight::
@@ -8,9 +8,11 @@ maps of past tokens with the embedding each began from. For a token in flight::
     delta = clip(1 - similarity, 0, 1)
     read ahead: the map's likeliest experts of the layer until their probabilities add up to delta, at least K
 
-A full store gives up the map most like the new one, (d / L) cos(embeddings) + (1 - d / L) cos(maps). Our readings: the
-embedding is the state that enters the first router; one token is one iteration, and prompts are not stored; layers are
-read for nearest first, one at a time (`Prefetcher`), which stands for the paper's priority that falls with distance.
+A full store replaces the map most similar to the new one, by (d / L) cos(embeddings) + (1 - d / L) cos(maps).
+
+Our readings: the embedding is the state that enters the first router. One token is one iteration, and prompts are not
+stored. Layers are read for nearest first, one at a time (`Prefetcher`); the paper has a priority that falls with
+distance instead.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ _LEAST_PROBABILITY = 1e-9
 
 
 class ExpertMaps:
-    """Maps of past tokens, and how alike each is to the token in flight.
+    """Maps of past tokens, and how similar each is to the token in flight.
 
     Args:
         num_layers: sparse layers.
@@ -63,7 +65,7 @@ class ExpertMaps:
 
 
 class ExpertMapMatching:
-    """See the module. Implements `Predictor`.
+    """Matches the token in flight with stored expert maps. Implements `Predictor`.
 
     Args:
         sparse_layers: ascending.
@@ -108,7 +110,7 @@ class ExpertMapMatching:
         return self._predictions(place) if self.store.count and self._num_seen == place + 1 else iter(())
 
     def _observe(self, place: int, x: F32, logits: F32) -> None:
-        """Take note of one layer of the token in flight; a finished token's map is stored with the next one's first."""
+        """Add one layer of the token in flight; the map of a finished token is stored when the next one begins."""
         if place == 0:
             if self._num_seen == len(self._layers):
                 self.store.add(self._embedding, self._seen)

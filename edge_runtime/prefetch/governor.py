@@ -1,4 +1,4 @@
-"""Governor: decides whether prefetching pays, by trying both ways and comparing what tokens really cost. Pure."""
+"""Governor: switches prefetching on or off by the measured time of tokens with and without it. Pure."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class _Side:
 class Governor:
     """Alternates trial windows of tokens, keeps the cheaper way for a while, then tries the other again.
 
-    A token's cost is all the time it took. That holds everything: reads that came early enough are waiting saved; reads
-    nobody used delay those somebody waits for, and they and the predictions take cycles from computing. On a drive that
-    is busy anyway prediction is right most of the time and still loses, so accuracy is not looked at. A window counts
-    with its median, because a neighbour on the machine can make single tokens cost anything.
+    A token's cost is all the time it took, because prefetching acts on all of it. A read that is complete in time saves
+    waiting. A read that nobody uses delays the reads somebody waits for. Reads and predictions take processor time.
+    On a busy drive prediction can be right most of the time and still lose, so accuracy plays no part. The cost of a
+    window is its median, because other work on the machine can make single tokens take any time.
 
     Args:
         window: tokens of a trial.
@@ -49,7 +49,7 @@ class Governor:
         return None if on is None or off is None else off - on
 
     def token(self, cost_ns: float) -> None:
-        """Note what one token cost in the present state, and settle the state of the next."""
+        """Add the cost of one token in the present state, and choose the state of the next."""
         self._costs_ns.append(cost_ns)
         if len(self._costs_ns) < self._window:
             return

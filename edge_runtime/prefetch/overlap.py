@@ -1,4 +1,4 @@
-"""Reads for one sequence while the trunk runs the next one of the same pass. Certain reads, only begun earlier."""
+"""Starts the reads of one sequence while the trunk runs the next one of the same pass. No prediction is involved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prefetcher: turns predictions into early reads, as far ahead as there is something to read, while it pays."""
+"""Prefetcher: starts reads for predicted experts of the first coming layer that lacks some, while this saves time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Predictor(Protocol):
 
 
 class Switch(Protocol):
-    """Says whether to read ahead now; `Governor` judges by time, a replay repeats what was."""
+    """Says whether to read ahead now. `Governor` decides by time; a replay repeats what was recorded."""
 
     is_on: bool
     switches: int
@@ -46,15 +46,15 @@ class Switch(Protocol):
         ...
 
     def token(self, cost_ns: float) -> None:
-        """Note what one token cost."""
+        """Add the cost of one token."""
         ...
 
 
 class Prefetcher:
-    """Adaptive depth, as HOBBIT has it: the first coming layer that lacks something is read for, nearest first.
+    """Reads for the first coming layer that lacks a predicted expert, nearest layer first (HOBBIT's adaptive depth).
 
-    Everything predicted on the way is kept from eviction until its layer ran. Tiers are those the policy would ask for
-    if the prediction were true. Only decode steps are looked ahead for; a prompt reads most experts anyway.
+    Predicted experts of the layers before it are kept from eviction until their layer ran. Tiers are those the policy
+    would ask for if the prediction were true. Only decode steps are predicted: a prompt reads most experts anyway.
 
     Args:
         predictor: says what comes.

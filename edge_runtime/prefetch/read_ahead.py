@@ -1,4 +1,4 @@
-"""What is read behind a layer's own reads: experts a policy hints at, and those a predictor expects."""
+"""Reads queued after a layer's own: experts a policy gives as hints, and experts a predictor expects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predictions on record: written down as a predictor makes them, and made again from what was written."""
+"""Recorded predictions: kept while a predictor makes them, and repeated from the record in a replay."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ F32 = NDArray[np.float32]
 
 
 class RecordingPredictor:
-    """Passes on what a predictor says, and keeps it. Implements `Predictor`.
+    """Passes on what a predictor says and keeps a copy. Implements `Predictor`.
 
     Args:
         inner: predicts.
@@ -49,7 +49,7 @@ class RecordingPredictor:
 
 
 class RecordedPredictor:
-    """Says what was said when the trace was recorded. Implements `Predictor`.
+    """Repeats the predictions of a recorded trace. Implements `Predictor`.
 
     Args:
         sparse_layers: ascending.

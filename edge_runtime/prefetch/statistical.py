@@ -1,8 +1,9 @@
-"""Statistical preload: the next layer's experts are those that usually follow the ones this layer chose.
+"""Statistical preload: predicts the experts of the next layer that most often followed those this layer chose.
 
-EdgeMoE, arXiv 2308.14352, which profiles offline how activations of earlier layers and of the next go together. Our
-reading: frequencies of pairs in neighbouring layers, counted as the model runs, so that nothing has to be profiled and
-they follow the text; an expert's score is the mean over this layer's experts, by weight, of how often it came after.
+Source: EdgeMoE, arXiv 2308.14352, which profiles offline how activations of earlier layers and of the next go
+together. Our reading counts pairs of experts in neighbouring layers while the model runs: nothing has to be profiled,
+and the counts follow the text. The score of an expert is the mean, weighted by the router over this layer's experts, of
+how often it followed each of them.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ _LEAST = 1e-6
 
 
 class StatisticalPreload:
-    """See the module. Implements `Predictor`; looks one layer ahead.
+    """Predicts one layer ahead from counted pairs of experts. Implements `Predictor`.
 
     Args:
         sparse_layers: ascending.
         num_experts: E.
         top_k: K.
         norm_topk_prob: as the model.
-        memory: uses of an expert after which what followed it is worth 1/e.
+        memory: uses of an expert after which the count of what followed it has decayed to 1/e.
     """
 
     def __init__(

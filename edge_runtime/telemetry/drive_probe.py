@@ -174,10 +174,10 @@ def _read_all(
 
 
 def _memory(size: int) -> mmap.mmap:
-    """Memory like that experts are read into."""
+    """Return memory of the kind experts are read into: huge pages, touched before the clock starts."""
     whole = align_up(size, _HUGE)
     memory = huge_memory(whole)
-    memory[::_PAGE] = b"\1" * (whole // _PAGE)  # pages are there before the clock runs
+    memory[::_PAGE] = b"\1" * (whole // _PAGE)
     return memory
 
 

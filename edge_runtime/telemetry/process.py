@@ -14,7 +14,7 @@ def rss_bytes() -> int:
 
 
 def anonymous_bytes() -> int:
-    """Anonymous memory of this process now: what no file backs, so what must be counted wherever it is charged."""
+    """Anonymous memory of this process now: memory that no file backs."""
     return _status_bytes("RssAnon") or rss_bytes()
 
 
@@ -23,8 +23,8 @@ def peak_rss_bytes() -> int:
     return _status_bytes("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def return_freed_memory() -> None:
-    """Give the heap's free pages back to the system; without glibc nothing happens."""
+def trim_heap() -> None:
+    """Give free pages of the heap back to the system (glibc's `malloc_trim`); does nothing without glibc."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

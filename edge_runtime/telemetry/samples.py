@@ -1,4 +1,4 @@
-"""Samples of one measured quantity and what is said about them: median, 10th and 90th percentile, how many."""
+"""Statistics of the samples of one quantity: median, 10th and 90th percentile, count; and division of wall time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint folder: which tensors it has, and ranges of their rows read into fresh memory.
+"""A checkpoint folder: which tensors it has, and reading ranges of their rows into new memory.
 
 Nothing is memory-mapped: mapped pages count as resident memory, and the exporter promises a ceiling on that.
 """

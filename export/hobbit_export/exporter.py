@@ -18,7 +18,7 @@ from edge_runtime.bundle.manifest import ExpertsInfo, Manifest, Part, SourceInfo
 from hobbit_export import __version__, workplace
 from hobbit_export.calibration import EXPERTS, check_text, experts_json
 from hobbit_export.journal import Journal, Step
-from hobbit_export.memory import plan_memory, resident_bytes, return_freed_memory
+from hobbit_export.memory import limit_heap, plan_memory, resident_bytes
 from hobbit_export.options import ExportOptions
 from hobbit_export.parts import is_intact, publish, remove_staging, staging
 from hobbit_export.plan import plan_parts, totals
@@ -55,7 +55,7 @@ def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
         BudgetError: memory or disk do not suffice.
     """
     started = time.monotonic()
-    return_freed_memory()
+    limit_heap()
     if options.calibrate:
         check_text(options.calibrate)
     source = SourceModel.open(options.checkpoint)
@@ -76,7 +76,7 @@ def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
                 workplace.check_space(options.out, planned - runner.finished_bytes)
                 for step in all_steps(Job(source, options, memory, runner.count)):
                     runner.run(step)
-                runner.settle()
+                runner.complete()
                 _finish(source, options, journal, runner)
     manifest = manifest_io.read(options.out)
     return ExportReport(
@@ -93,7 +93,7 @@ def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
 
 
 def _open_journal(source: SourceModel, options: ExportOptions) -> Journal:
-    """Open the journal of this export; what stands in its way is removed only with --no-resume."""
+    """Open the journal of this export; another export in the folder is removed only with --no-resume."""
     out = options.out
     if workplace.is_complete(out):
         if options.resume:
@@ -140,7 +140,7 @@ class _Runner:
         self.progress.advance(num_bytes)
 
     def run(self, step: ExportStep) -> None:
-        """Run a step if needed. Its files may still be on their way to the drive: see `settle`."""
+        """Run a step if needed. Its files may still be on their way to the drive: see `complete`."""
         if step.name in self._intact:
             self.num_resumed += 1
             self.progress.skip(step.name, self._layer_bytes if step.name.startswith(EXPERT_STEP) else 0)
@@ -148,12 +148,12 @@ class _Runner:
         self.progress.begin(step.name)
         folder = staging(self._out, str(self.num_run))
         written: Written = step.run(folder)
-        self.settle()
+        self.complete()
         self._pending = self._publisher.submit(self._publish, step, written, folder)
         self.num_run += 1
         self.progress.end(step.name)
 
-    def settle(self) -> None:
+    def complete(self) -> None:
         """Wait until every step run so far is on the drive and in the journal; raises what went wrong there."""
         pending, self._pending = self._pending, None
         if pending:
@@ -190,7 +190,7 @@ def _finish(source: SourceModel, options: ExportOptions, journal: Journal, runne
         return ExportStep(_MEASURED if measured else _WEIGHT_ERRORS, write)
 
     runner.run(experts(None))
-    runner.settle()
+    runner.complete()
     _check_unchanged(source, options, journal)
     sample = sample_sha256(source.checkpoint)
     if options.calibrate and not runner.is_done(_MEASURED):
@@ -201,7 +201,7 @@ def _finish(source: SourceModel, options: ExportOptions, journal: Journal, runne
         ):
             measured = measure_quality(options.out, text, errors, options.memory_bytes, share)
         runner.run(experts(measured))
-        runner.settle()
+        runner.complete()
     manifest_io.write(options.out, _manifest(source, options, journal, sample))
     Bundle.open(options.out)
     journal.remove()

@@ -98,7 +98,7 @@ def resident_bytes(field: str = "VmRSS") -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def return_freed_memory() -> None:
+def limit_heap() -> None:
     """Make glibc give large blocks back to the system when they are freed, instead of keeping them for reuse.
 
     By default its threshold grows to 32 MiB, so freed row blocks would count against the ceiling for ever.

@@ -52,7 +52,7 @@ class SourceModel:
         generation = path / "generation_config.json"
         spec, names = read_model(config, read_json(generation) if generation.exists() else {})
         if spec.tied_embeddings and names.candidates("head")[0] in checkpoint.tensors:
-            # transformers ties only what is missing or equal: a head that is there is used as it stands
+            # transformers ties only what is missing or equal: a head that is there is used unchanged
             spec = replace(spec, tied_embeddings=False)
         trunk = _match_trunk(checkpoint, spec, names)
         layouts = {i: _match_experts(checkpoint, spec, names, i) for i in spec.sparse_layers}

@@ -116,7 +116,7 @@ def check_space(out: Path, needed_bytes: int) -> None:
 
 @contextmanager
 def disk_full_explained(out: Path, needed_bytes: int) -> Iterator[None]:
-    """Turn a full drive into a BudgetError; finished parts stay for a resume."""
+    """Turn a full drive into a BudgetError; finished parts are kept, so that the export can resume."""
     try:
         yield
     except OSError as err:

@@ -1,4 +1,4 @@
-"""The external data file of an ONNX graph: tensors at aligned offsets, written piece by piece."""
+"""The external data file of an ONNX graph: tensors at aligned offsets, written in parts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Region(NamedTuple):
 
 
 class DataFile:
-    """Writes tensors of known size in any order of pieces, never holding one whole. Use as a context manager."""
+    """Writes tensors of known size in parts and in any order; never holds one whole. Use as a context manager."""
 
     def __init__(self, path: Path) -> None:
         """Create (or replace) the file."""

@@ -57,7 +57,7 @@ def quantize_rows(weight: F32, bits: Bits, block_size: int) -> Quantized:
 
 
 def dequantize_rows(q: Quantized, bits: Bits, inputs: int) -> F32:
-    """Return the float32 [rows, inputs] weights that quantised rows stand for."""
+    """Return the float32 [rows, inputs] weights of quantised rows."""
     codes = q.codes
     if bits == 4:
         codes = np.stack((codes & 15, codes >> 4), axis=-1).reshape(*codes.shape[:-1], -1)
@@ -66,7 +66,7 @@ def dequantize_rows(q: Quantized, bits: Bits, inputs: int) -> F32:
 
 
 def _int8(w: F32) -> tuple[F32, F32]:
-    """Return codes in -127..127 and scales; at 8 bits a search gains nothing worth its time."""
+    """Return codes in -127..127 and scales; at 8 bits a search over ranges gains nothing measurable."""
     scales = (np.abs(w).max(-1) / np.float32(127)).astype(np.float32)
     return np.clip(np.rint(w * _inverse(scales)[..., None]), -127, 127), scales
 
