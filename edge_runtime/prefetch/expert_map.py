@@ -47,6 +47,11 @@ class ExpertMaps:
         self.count = 0
         self._share = min(depth / num_layers, 1.0)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the maps, as `map_store_bytes` says beforehand."""
+        return self.maps.nbytes + self.embeddings.nbytes + self._norms.nbytes
+
     def add(self, embedding: F32, one: F32) -> None:
         """Keep a map float32 [layers, E] and its embedding float32 [D] of length 1."""
         slot = self.count if self.count < len(self.maps) else self._most_alike(embedding, one)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from expert_files import num_threads, wait_for_threads
 from patience import PATIENCE_S
 
 import edge_runtime.experts
@@ -70,7 +71,8 @@ def test_after_close_everything_is_refused(model_bundle):
 
 def test_close_from_inside_a_request(model_bundle):
     """As a signal handler may: the request ends, then everything is released."""
-    engine = open_engine(model_bundle)
+    threads = num_threads()
+    engine = open_engine(model_bundle, threads=1)
 
     def work() -> None:
         while True:
@@ -85,6 +87,7 @@ def test_close_from_inside_a_request(model_bundle):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert engine.is_released
+    wait_for_threads(threads)
 
 
 def test_counting_routes_waits_for_nobody_and_swaps_nothing(model_bundle):
@@ -106,7 +109,6 @@ def test_a_request_interrupted_at_lines_of_the_expert_path(model_bundle, policy)
     params, prompt = SamplingParams(max_tokens=3, ignore_eos=True), [5, 9, 20, 31]
     options = {"policy": policy, "io_threads": 2, "expert_memory": "1MiB", "threads": 1}
     with open_engine(model_bundle, **options) as engine:
-        engine.parts.cache._read_timeout_s = 5.0
         is_exact = policy == "lossless"
         want = engine.generate(prompt, params).token_ids
         count, target, where = 0, -1, ""

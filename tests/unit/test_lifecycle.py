@@ -107,9 +107,14 @@ def test_sighup_switches_the_policy_and_says_so(manager, tmp_path):
         received(manager)
         path.write_text("HOBBIT_POLICY=hobbit\nHOBBIT_CONTEXT=99\n")
         os.kill(os.getpid(), signal.SIGHUP)
-        await until_async(lambda: fake.changes)
-        await until_async(lambda: not life._reloading.locked())
-        begun, done = received(manager)
+        messages = []
+
+        def is_reported():
+            messages.extend(received(manager))
+            return len(messages) == 2
+
+        await until_async(is_reported)
+        begun, done = messages
         assert begun["RELOADING"] == "1"
         assert "MONOTONIC_USEC" in begun
         assert done == {"READY": "1", "STATUS": "reloaded: HOBBIT_POLICY=hobbit"}

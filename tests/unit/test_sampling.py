@@ -130,19 +130,17 @@ class _Drawn:
 
 @pytest.mark.parametrize("params", [{}, {"top_p": 0.9}, {"min_p": 0.1}, {"top_k": 3}])
 @pytest.mark.parametrize("value", [0.0, 0.3, 0.7, 1 - 2**-53])
-def test_what_is_not_allowed_is_never_drawn(params, value):
+def test_what_is_not_allowed_is_never_drawn(params, value, monkeypatch):
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: _Drawn(value))
     logits = np.array([-np.inf, 0.5, 1.0, -200, 0.2, -np.inf], np.float32)
-    sampler = Sampler(SamplingParams(temperature=1.0, **params), EMPTY)
-    sampler._rng = _Drawn(value)
-    assert sampler.sample(logits) in (1, 2, 4)
+    assert Sampler(SamplingParams(temperature=1.0, **params), EMPTY).sample(logits) in (1, 2, 4)
 
 
-def test_a_draw_is_the_token_whose_share_of_the_whole_it_falls_into():
+def test_a_draw_is_the_token_whose_share_of_the_whole_it_falls_into(monkeypatch):
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
-    sampler = Sampler(SamplingParams(temperature=1.0), EMPTY)
     for value, token in ((0.49, 0), (0.51, 1), (0.79, 1), (0.81, 2), (0.949, 2), (0.951, 3)):
-        sampler._rng = _Drawn(value)
-        assert sampler.sample(logits) == token
+        monkeypatch.setattr(np.random, "default_rng", lambda seed, value=value: _Drawn(value))
+        assert Sampler(SamplingParams(temperature=1.0), EMPTY).sample(logits) == token
 
 
 @pytest.mark.parametrize(
