@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, policy: str, expert_memory: int, baseline: np.
     options = {"tier": args.tier, "context": args.tokens, "eviction": args.eviction, "self_check": False}
     with Engine.open(args.bundle, policy=policy, expert_memory=expert_memory, prefetch="off", **options) as engine:
         ids = np.array(engine.tokenizer.encode(Path(args.text).read_text(encoding="utf-8"))[: args.tokens], np.int32)
-        before = engine.parts.cache.counters.snapshot()
+        before = engine.parts.cache.counters
         logits = engine.logits(ids, chunk=1)
         experts = engine.parts.cache.counters.since(before).to_json()
     meter = QualityMeter()

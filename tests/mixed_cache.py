@@ -12,11 +12,14 @@ from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration,
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import RuleContext, create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
+from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.base import ExpertKey
 from edge_runtime.experts.units import UnitLedger, UnitSizes
 
 PAGE, L, E = 4096, 3, 8
-SIZES = UnitSizes(core_tier=4, full_tier=8, core_bytes=3 * PAGE, plane_bytes=PAGE)  # core: two segments
+SIZES = UnitSizes(
+    core_tier=4, full_tier=8, core_bytes=3 * PAGE, plane_bytes=PAGE, core_offsets=(0, 2 * PAGE)
+)  # core: two segments
 FULL = SIZES.full_bytes
 # a skip costs 3.16 nats a use, tiers 4, 6 and 8 cost 0.16, 0.04 and 0: a core saves 1 a byte, the planes 0.12 and 0.04
 ERRORS = {"4": [0.4] * E, "6": [0.2] * E, "8": [0.0] * E}
@@ -43,9 +46,9 @@ def make(budget: int, rule: str = "lru", **script) -> tuple[ExpertCache, FakeSto
             price=lambda: 1.0,
         ),
     )
-    memory = ExpertMemory(ledger, (0, 2 * PAGE), chunk_bytes=4 * PAGE)
+    memory = ExpertMemory(ledger, chunk_bytes=4 * PAGE)
     wait_s = 0.05 if "stuck" in script else PATIENCE_S
-    cache = ExpertCache(ledger, memory, store, eviction, num_layers=L, num_experts=E, read_timeout_s=wait_s)
+    cache = ExpertCache(Residents(ledger, eviction, num_layers=L, num_experts=E), memory, store, read_timeout_s=wait_s)
     return cache, store
 
 
@@ -64,6 +67,6 @@ def serve(cache: ExpertCache, layer: int, **tiers: int) -> dict[int, int]:
                 assert ctypes.string_at(addresses[segment], PAGE) == record_of(key, PAGE, segment)
             assert expert not in seen
             seen[expert] = batch.tier
-        assert cache._ledger.touched_bytes <= cache._ledger.budget_bytes
+        assert cache.residents.ledger.touched_bytes <= cache.residents.ledger.budget_bytes
     assert seen == {int(name[1:]): tier for name, tier in tiers.items()}
     return seen

@@ -33,7 +33,7 @@ class Mark(NamedTuple):
 
 def mark(engine: Engine) -> Mark:
     parts = engine.parts
-    return Mark(perf_counter_ns(), drive_bytes(), dict(parts.decoder.spans.ns), parts.cache.counters.snapshot())
+    return Mark(perf_counter_ns(), drive_bytes(), dict(parts.decoder.spans.ns), parts.cache.counters)
 
 
 def stage(engine: Engine, before: Mark, after: Mark, tokens: int, *, passes: int) -> dict[str, Any]:

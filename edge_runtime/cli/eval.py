@@ -89,7 +89,7 @@ def _candidate_pass(
     meter, timings = QualityMeter(), Timings()
     store.seek(0)
     with _open(args, options) as engine:
-        before = engine.parts.cache.counters.snapshot()
+        before = engine.parts.cache.counters
         row_bytes = 4 * engine.spec.vocab_size
         started = perf_counter()
         for position, rows in progress(windows(engine, ids, chunk=1), "candidate", len(ids)):

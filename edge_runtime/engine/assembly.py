@@ -39,6 +39,8 @@ from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.experts.borrowed_scratch import BorrowedScratch
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import RULES, RuleContext, create_rule, parse_rule
+from edge_runtime.experts.expert_memory import ExpertMemory
+from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.file_store import FileExpertStore
 from edge_runtime.policy import POLICIES, create_policy, parse_policy, price_of
 from edge_runtime.policy.base import Policy, PolicyContext
@@ -255,15 +257,15 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions, env: Variable
                 price=price_of(ready.policy),
             ),
         )
-        cache = ExpertCache.make(
-            store,
-            rule,
-            bundle.manifest.layout,
+        residents = Residents.of_model(
             spec,
+            bundle.manifest.layout,
+            rule,
             num_slots=ready.plan.num_slots,
             tier=config.tier,
             min_tier=ready.policy.min_tier,
         )
+        cache = ExpertCache(residents, ExpertMemory(residents.ledger), store)
     except BaseException:
         store.close()
         raise

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.base.errors import BudgetError, ExpertReadError
-from edge_runtime.base.spec import ModelSpec
-from edge_runtime.bundle.record import RecordLayout
 from edge_runtime.experts.counters import ExpertCounters
-from edge_runtime.experts.eviction import EvictionRule
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.reader import SlotReader
-from edge_runtime.experts.residency import SlotTable
+from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.base import DEFAULT_READ_TIMEOUT_S, ExpertStore, Priority
 from edge_runtime.experts.stream import LayerStream, ReadyBatch
-from edge_runtime.experts.units import UnitLedger, UnitSizes
 from edge_runtime.policy.base import Decision
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 class Resident(NamedTuple):
@@ -44,76 +37,34 @@ class ExpertCache:
     """Serves experts layer by layer from a budget of memory. For one thread; implements `ResidencyView`.
 
     Args:
-        ledger: units of memory: which tiers there are and how much they may take; owned from now on. If all its
-            experts fit, nothing is booked per token.
+        residents: which experts are in memory, and which tiers there are; owned from now on.
         memory: their bytes; owned from now on.
         store: reads segments up to those of the full tier; owned from now on.
-        rule: chooses who is evicted.
-        num_layers: L, sparse and dense.
-        num_experts: E.
         read_timeout_s: longest wait for the next read to finish.
         clock: in nanoseconds, for the time spent waiting.
     """
 
     def __init__(
         self,
-        ledger: UnitLedger,
+        residents: Residents,
         memory: ExpertMemory,
         store: ExpertStore,
-        rule: EvictionRule,
         *,
-        num_layers: int,
-        num_experts: int,
         read_timeout_s: float = DEFAULT_READ_TIMEOUT_S,
         clock: Callable[[], int] = perf_counter_ns,
     ) -> None:
-        self._clock = clock
-        self._ledger, self._memory, self._store, self._rule = ledger, memory, store, rule
-        self._all_experts = ledger.max_experts
-        self._all_bytes = ledger.max_experts * ledger.sizes.full_bytes
-        self._own_bytes = ledger.budget_bytes
-        self._read_timeout_s = read_timeout_s
-        self._counters = ExpertCounters()
-        self._table = SlotTable(ledger, num_layers=num_layers, num_experts=num_experts, rule=rule)
-        self._reader = SlotReader(self._table, memory, store, self._counters)
+        self._clock, self._read_timeout_s = clock, read_timeout_s
+        self._residents, self._memory, self._store = residents, memory, store
+        self._reader = SlotReader(residents, memory, store)
         self._stream: LayerStream | None = None
         self._in_pass = False
         self._resizing_from: int | None = None
         self._is_closed = False
 
-    @classmethod
-    def make(
-        cls,
-        store: ExpertStore,
-        rule: EvictionRule,
-        layout: RecordLayout,
-        spec: ModelSpec,
-        *,
-        num_slots: int,
-        tier: int,
-        min_tier: int,
-    ) -> Self:
-        """Build a cache for a model.
-
-        Args:
-            store: see the class.
-            rule: see the class.
-            layout: of the model's records.
-            spec: the model.
-            num_slots: S, the budget in experts of the full tier.
-            tier: the full tier.
-            min_tier: the lowest tier a policy asks for.
-
-        Raises:
-            BudgetError: the system refused the address space.
-        """
-        sizes, sparse = UnitSizes.of(layout, tier, min_tier), len(spec.sparse_layers)
-        ledger = UnitLedger(sizes, num_slots * sizes.full_bytes, sparse * spec.num_experts)
-        memory = ExpertMemory(ledger, layout.segment_offsets(min_tier))
-        return cls(
-            ledger, memory, store, rule,
-            num_layers=spec.num_layers, num_experts=spec.num_experts
-        )  # fmt: skip
+    @property
+    def residents(self) -> Residents:
+        """Which experts are in memory; replaced by `start_over`."""
+        return self._residents
 
     @property
     def nbytes(self) -> int:
@@ -122,45 +73,52 @@ class ExpertCache:
 
     @property
     def num_slots(self) -> int:
-        """S, experts of the full tier that fit; what is lent on top is not counted."""
-        return min(self._own_bytes, self._ledger.budget_bytes) // self._ledger.sizes.full_bytes
+        """S, experts of the full tier that fit; what is borrowed on top is not counted."""
+        return self._residents.num_slots
 
     @property
     def borrowed_slots(self) -> int:
         """Experts of the full tier that fit beyond S for now; see `borrow`."""
-        return self._ledger.budget_bytes // self._ledger.sizes.full_bytes - self.num_slots
+        return self._residents.borrowed_slots
 
     @property
     def tier(self) -> int:
         """The full tier: the deepest an expert can be resident at."""
-        return self._ledger.sizes.full_tier
+        return self._residents.tier
 
     @property
     def min_tier(self) -> int:
         """The lowest tier memory is cut for: an expert asked for below it is read and kept at it."""
-        return self._ledger.sizes.core_tier
+        return self._residents.min_tier
 
     @property
     def fits_all(self) -> bool:
-        """Whether every expert of the model has a slot and nothing is ever evicted; what is lent does not count."""
-        return self._own_bytes >= self._all_bytes
+        """Whether every expert of the model has a slot and nothing is ever evicted; what is borrowed does not count."""
+        return self._residents.fits_all
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether a read is under way."""
+        return self._reader.num_in_flight > 0
 
     @property
     def counters(self) -> ExpertCounters:
-        """Totals since opening, brought up to date when asked for; `snapshot()` stands still."""
-        stats = self._store.stats()
-        self._table.count_into(self._counters)
-        self._counters.bytes_read, self._counters.read_busy_ns = stats.bytes_read, stats.busy_ns
-        return self._counters
+        """Totals since opening, as a copy that stands still."""
+        found, stats = self._residents.counters(), self._store.stats()
+        found.bytes_read, found.read_busy_ns = stats.bytes_read, stats.busy_ns
+        return found
+
+    def lookup_counts(self) -> tuple[int, int]:
+        """Return (lookups, hits) since opening: `counters` costs more."""
+        return self._residents.lookup_counts()
 
     def add_decisions(self, decisions: Sequence[Decision]) -> None:
         """Count what policies changed."""
-        for decision in decisions:
-            self._counters.add_decision(decision, self.tier)
+        self._residents.add_decisions(decisions)
 
     def add_fallback(self) -> None:
         """Count a pass that ran a second time."""
-        self._counters.fallbacks += 1
+        self._residents.add_fallback()
 
     @property
     def store_mode(self) -> str:
@@ -174,7 +132,7 @@ class ExpertCache:
 
     def resident_tiers(self, layer_idx: int) -> NDArray[np.uint8]:
         """Return uint8 [E], read-only: the tier each expert of the layer is resident at, 0 if it is not."""
-        return self._table.resident_tiers(layer_idx)
+        return self._residents.resident_tiers(layer_idx)
 
     def begin_request(self) -> None:
         """Clear what an abandoned request left, then check the bundle's files unless none is needed any more.
@@ -183,7 +141,7 @@ class ExpertCache:
             ExpertReadError: a file is missing or changed, or the drive still owes reads of an earlier request.
         """
         self.finish_reads()
-        if self._table.num_resident < self._all_experts:
+        if not self._residents.is_complete:
             self._store.begin_request()
 
     def finish_reads(self) -> None:
@@ -200,7 +158,7 @@ class ExpertCache:
 
     def begin_sequence(self) -> None:
         """A new text begins: eviction forgets what belongs to the old one; residents stay."""
-        self._rule.begin_sequence()
+        self._residents.begin_sequence()
 
     def begin_pass(self) -> None:
         """A forward pass begins: one token, or one chunk of a prompt. Clears what a failed pass left."""
@@ -208,7 +166,7 @@ class ExpertCache:
             self._recover()
         self._in_pass = True
         self._close_stream()
-        self._rule.begin_pass()
+        self._residents.begin_pass()
 
     def end_pass(self) -> None:
         """The forward pass is over; nothing stays pinned."""
@@ -233,7 +191,7 @@ class ExpertCache:
         self._close_stream()
         self._reader.cancel_stale(layer_idx, tiers)
         self._stream = LayerStream(
-            self._reader, self._counters, layer_idx, tiers,
+            self._reader, layer_idx, tiers,
             order=order, read_timeout_s=self._read_timeout_s, clock=self._clock,
         )  # fmt: skip
         return self._stream
@@ -245,14 +203,15 @@ class ExpertCache:
 
         Nothing is pinned: they must be computed before anything is read. Arguments as for `stream`.
         """
-        tier = self._table.hit_all(layer_idx, tiers)
+        residents = self._residents
+        tier = residents.hit_all(layer_idx, tiers)
         if not tier:
             return None
         self._close_stream()
-        if not self.fits_all:
+        if not residents.fits_all:
             self._reader.cancel_stale(layer_idx, tiers)
-            self._table.note_use(layer_idx, tiers, order)
-        return Resident(tier, self._memory.addresses, self._table.slots_of(layer_idx))
+            residents.note_hits(layer_idx, tiers, order)
+        return Resident(tier, self._memory.addresses, residents.table.slots_of(layer_idx))
 
     def prefetch(
         self, layer_idx: int, experts: Sequence[int], tiers: NDArray[np.uint8], priority: Priority = Priority.NEXT
@@ -270,14 +229,14 @@ class ExpertCache:
         """
         if self._stream is None or self._stream.is_finished:
             self._reader.collect(0.0)  # an open stream settles its own reads, and must see them finish
-        table = self._table
+        table = self._residents.table
         slots, resident = table.slots_of(layer_idx), table.resident_tiers(layer_idx)
         absent = [int(e) for e in experts if resident[e] < tiers[e] and not table.is_reading(int(slots[e]))]
         return len(self._reader.start(layer_idx, absent, tiers, priority)) if absent else 0
 
     def mask(self, layer_idx: int, experts: Sequence[int]) -> None:
         """Keep experts a coming layer is expected to need from eviction, as far as others may go instead."""
-        self._table.mask(layer_idx, [*experts])
+        self._residents.table.mask(layer_idx, [*experts])
 
     def resize(self, num_slots: int) -> None:
         """Change S between requests. Shrinking truncates and evicts the least valuable and returns memory.
@@ -287,8 +246,7 @@ class ExpertCache:
             ExpertReadError: the drive still owes reads of an earlier request.
         """
         self._change_budget(num_slots)
-        self._own_bytes = self._ledger.budget_bytes
-        self._rule.resize(self.num_slots)
+        self._residents.own_budget()
 
     def borrow(self, num_slots: int) -> None:
         """Let experts use so much memory beyond S, between passes, until told otherwise; 0 takes all of it back.
@@ -297,18 +255,40 @@ class ExpertCache:
         """
         self._change_budget(self.num_slots + num_slots)
 
+    def start_over(self, residents: Residents) -> None:
+        """Forget every expert and serve from others, none resident yet; totals go on. What was borrowed is given back.
+
+        Args:
+            residents: for the same model and store: another rule, lowest tier or budget.
+
+        Raises:
+            BudgetError: the system refused the address space; the former residents are forgotten, but go on.
+            ExpertReadError: the drive still owes reads of an earlier request.
+        """
+        self.finish_reads()
+        self._resizing_from = self._residents.ledger.budget_bytes  # until all is replaced, recovering forgets all
+        try:
+            self._memory.start_over(residents.ledger)
+        except BudgetError:
+            self._recover()
+            raise
+        residents.go_on_from(self._residents.counters())
+        self._reader = SlotReader(residents, self._memory, self._store)
+        self._residents, self._resizing_from = residents, None
+
     def _change_budget(self, num_slots: int) -> None:
         self.finish_reads()
-        budget_bytes = num_slots * self._ledger.sizes.full_bytes
-        self._resizing_from = self._ledger.budget_bytes
+        table, ledger = self._residents.table, self._residents.ledger
+        budget_bytes = num_slots * ledger.sizes.full_bytes
+        self._resizing_from = ledger.budget_bytes
         try:
             self._memory.reserve(budget_bytes)
         except BudgetError:
             self._resizing_from = None
             raise
-        moves = self._table.resize(budget_bytes)
-        self._memory.settle(moves, ((slot, self._table.planes_of(slot)) for slot in range(self._table.num_slots)))
-        self._memory.discard(self._ledger.drain_discards())
+        moves = table.resize(budget_bytes)
+        self._memory.follow(moves, ((slot, table.planes_of(slot)) for slot in range(table.num_slots)))
+        self._memory.discard(ledger.drain_discards())
         self._resizing_from = None
 
     def close(self) -> None:
@@ -329,8 +309,9 @@ class ExpertCache:
     def _recover(self) -> None:
         """Make the state true again, whatever was interrupted before; reads that do not return keep their slots."""
         if self._resizing_from is not None:
-            self._table.start_over(self._resizing_from)
-            self._memory.start_over()
+            self._residents.table.start_over(self._resizing_from)
+            self._memory.start_over(self._residents.ledger)
+            self._reader = SlotReader(self._residents, self._memory, self._store)
             self._resizing_from = None
         self._close_stream()
         self._reader.abort(self._read_timeout_s)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import operator
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,19 +110,31 @@ class ExpertCounters:
 
     def snapshot(self) -> ExpertCounters:
         """Return a copy that stands still."""
-        return copy.deepcopy(self)
+        found = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, (dict, list)):
+                setattr(found, name, value.copy())
+        return found
 
     def since(self, before: ExpertCounters) -> ExpertCounters:
         """Return what was counted after the snapshot `before`."""
+        return self._with(before, operator.sub)
+
+    def plus(self, other: ExpertCounters) -> ExpertCounters:
+        """Return the sums of these and other totals."""
+        return self._with(other, operator.add)
+
+    def _with(self, other: ExpertCounters, combine: Callable[[Any, Any], Any]) -> ExpertCounters:
         result = ExpertCounters()
         for name, value in vars(self).items():
+            old = getattr(other, name)
             if isinstance(value, dict):
-                old = getattr(before, name)
-                setattr(result, name, {key: count - old.get(key, 0) for key, count in value.items()})
+                keys = dict.fromkeys([*value, *old])
+                setattr(result, name, {key: combine(value.get(key, 0), old.get(key, 0)) for key in keys})
             elif isinstance(value, list):
-                setattr(result, name, [new - old for new, old in zip(value, getattr(before, name), strict=True)])
-            elif value is not None:
-                setattr(result, name, value - (getattr(before, name) or 0))
+                setattr(result, name, [combine(new, been) for new, been in zip(value, old, strict=True)])
+            elif value is not None or old is not None:
+                setattr(result, name, combine(value or 0, old or 0))
         return result
 
     def to_json(self, num_tokens: int | None = None) -> dict[str, Any]:

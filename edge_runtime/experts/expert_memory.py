@@ -20,31 +20,32 @@ class ExpertMemory:
 
     Args:
         ledger: counts and sizes of the units.
-        segment_offsets: offsets of the core's segments.
         chunk_bytes: size aimed at for one allocation.
 
     Raises:
         BudgetError: the system refused the address space.
     """
 
-    def __init__(
-        self, ledger: UnitLedger, segment_offsets: Sequence[int], *, chunk_bytes: int = DEFAULT_CHUNK_BYTES
-    ) -> None:
-        self._ledger, self._offsets, self._chunk_bytes = ledger, segment_offsets, chunk_bytes
-        self._core_segments = len(segment_offsets)
-        self.start_over()
+    def __init__(self, ledger: UnitLedger, *, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> None:
+        self._ledger, self._chunk_bytes = ledger, chunk_bytes
+        self._open()
 
-    def start_over(self) -> None:
-        """Replace all memory by new memory for the ledger's units; what was written is lost.
+    def start_over(self, ledger: UnitLedger) -> None:
+        """Replace all memory by new memory for the units of a ledger; what was written is lost.
 
         Raises:
             BudgetError: the system refused the address space.
         """
+        self.close()
+        self._ledger = ledger
+        self._open()
+
+    def _open(self) -> None:
         sizes, ledger, chunk_bytes = self._ledger.sizes, self._ledger, self._chunk_bytes
         self._cores = ExpertArena(
             slot_bytes=sizes.core_bytes,
             num_slots=ledger.num_cores,
-            segment_offsets=self._offsets,
+            segment_offsets=sizes.core_offsets,
             chunk_bytes=chunk_bytes,
         )
         self._planes: ExpertArena | None = None
@@ -78,7 +79,7 @@ class ExpertMemory:
     def bind_plane(self, slot: int, index: int, unit: int) -> None:
         """Let a plane be the slot's `index`-th beyond its core."""
         assert self._planes is not None
-        self._cores.addresses[slot, self._core_segments + index] = self._planes.addresses[unit, 0]
+        self._cores.addresses[slot, self._ledger.sizes.core_segments + index] = self._planes.addresses[unit, 0]
 
     def discard(self, units: Iterable[tuple[bool, int]]) -> None:
         """Return the memory of free units (is_plane, unit) to the system; they read as zeros when used again."""
@@ -97,7 +98,7 @@ class ExpertMemory:
             if count > arena.num_slots:
                 arena.resize(count)
 
-    def settle(self, moves: ResizeMoves, bound: Iterable[tuple[int, Sequence[int]]]) -> None:
+    def follow(self, moves: ResizeMoves, bound: Iterable[tuple[int, Sequence[int]]]) -> None:
         """Follow a ledger whose budget changed: copy what moves, then give back what lies past the new counts.
 
         Args:

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.base.errors import ExpertReadError
-from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.expert_memory import ExpertMemory
-from edge_runtime.experts.residency import SlotTable
+from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.base import ExpertKey, ExpertStore, Priority, ReadTicket, ReadWithdrawn
 
 _log = logging.getLogger(__name__)
@@ -35,14 +34,13 @@ class SlotReader:
     from the facts, which tickets are done: by `abort`, and by `start` if it fails.
 
     Args:
-        table: who is in which slot.
+        residents: who is in which slot, and where reads are counted.
         memory: the slots' memory.
         store: reads segments of experts.
-        counters: where reads are counted.
     """
 
-    def __init__(self, table: SlotTable, memory: ExpertMemory, store: ExpertStore, counters: ExpertCounters) -> None:
-        self.table, self.memory, self._store, self._counters = table, memory, store, counters
+    def __init__(self, residents: Residents, memory: ExpertMemory, store: ExpertStore) -> None:
+        self.table, self.totals, self.memory, self._store = residents.table, residents.totals, memory, store
         self._pending: dict[int, ReadTicket] = {}  # by slot, of all that it lacks
         self._ahead: list[int] = []  # slots read for a layer that was to come next
 
@@ -161,6 +159,6 @@ class SlotReader:
 
     def _note(self, ticket: ReadTicket) -> None:
         if ticket.error is None:
-            self._counters.count_read(ticket.elapsed_ns)
+            self.totals.count_read(ticket.elapsed_ns)
         elif not isinstance(ticket.error, ReadWithdrawn):
             _log.warning("expert not read: %s", ticket.error)

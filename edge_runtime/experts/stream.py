@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.base.errors import ExpertReadError
-from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.reader import SlotReader
 from edge_runtime.experts.store.base import Priority, ReadWithdrawn
@@ -38,8 +37,7 @@ class LayerStream(Iterator[ReadyBatch]):
     the experts are more than fit, reads go in waves as slots are released.
 
     Args:
-        reader: starts and settles reads; knows the slots and their memory.
-        counters: where lookups and waiting are counted.
+        reader: starts and completes reads; knows the slots, their memory and where waiting is counted.
         layer_idx: the layer.
         tiers: uint8 [E], the tier each expert needed is served at; 0: not needed.
         order: the experts in the order they count as used, or None.
@@ -50,7 +48,6 @@ class LayerStream(Iterator[ReadyBatch]):
     def __init__(
         self,
         reader: SlotReader,
-        counters: ExpertCounters,
         layer_idx: int,
         tiers: NDArray[np.uint8],
         *,
@@ -58,7 +55,7 @@ class LayerStream(Iterator[ReadyBatch]):
         read_timeout_s: float,
         clock: Callable[[], int] = perf_counter_ns,
     ) -> None:
-        self._table, self._memory, self._reader, self._counters = reader.table, reader.memory, reader, counters
+        self._table, self._memory, self._reader, self._totals = reader.table, reader.memory, reader, reader.totals
         self._tiers, self._clock = tiers, clock
         self._layer_idx, self._read_timeout_s = layer_idx, read_timeout_s
         found = self._table.lookup(layer_idx, tiers, order)
@@ -124,7 +121,7 @@ class LayerStream(Iterator[ReadyBatch]):
         while not self._ready and (self._awaited or self._missing):
             started = self._clock()
             self._take(self._read_timeout_s)
-            self._counters.stall_ns += self._clock() - started
+            self._totals.stall_ns += self._clock() - started
             self._start_reads()
 
     def _take(self, timeout_s: float) -> None:

@@ -21,19 +21,20 @@ class UnitSizes:
         full_tier: deepest tier of this run.
         core_bytes: bytes of a core.
         plane_bytes: bytes of a plane; 0 if core_tier is full_tier.
+        core_offsets: where each segment of a core starts in it.
     """
 
     core_tier: int
     full_tier: int
     core_bytes: int
     plane_bytes: int = 0
+    core_offsets: tuple[int, ...] = (0,)
 
     @staticmethod
     def of(layout: RecordLayout, tier: int, min_tier: int) -> UnitSizes:
         """Cut records for a run that serves tiers from `min_tier` to `tier`."""
-        if min_tier == tier:
-            return UnitSizes(tier, tier, layout.tier_bytes(tier))
-        return UnitSizes(min_tier, tier, layout.tier_bytes(min_tier), layout.segment_bytes[-1])
+        plane_bytes = layout.segment_bytes[-1] if min_tier != tier else 0
+        return UnitSizes(min_tier, tier, layout.tier_bytes(min_tier), plane_bytes, layout.segment_offsets(min_tier))
 
     @cached_property
     def max_planes(self) -> int:

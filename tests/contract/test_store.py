@@ -17,6 +17,7 @@ from edge_runtime.experts.arena import ExpertArena
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import RuleContext, create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
+from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.base import ExpertKey, ExpertStore, Priority
 from edge_runtime.experts.store.file_store import FileExpertStore
 from edge_runtime.experts.units import UnitLedger, UnitSizes
@@ -141,10 +142,10 @@ def test_cache_over_files_gives_every_expert_once(bundle, slots, rule, io_thread
     layout = bundle.manifest.layout
     sizes = UnitSizes.of(layout, TIER, TIER)
     ledger = UnitLedger(sizes, slots * sizes.full_bytes, 2 * E)
-    memory = ExpertMemory(ledger, layout.segment_offsets(TIER))
+    memory = ExpertMemory(ledger)
     store = FileExpertStore(bundle, TIER, io_threads=io_threads, chunk_bytes=8192)
     eviction = create_rule(rule, RuleContext(num_layers=2, num_experts=E, tier_bytes={TIER: 1}, full_tier=TIER))
-    cache = ExpertCache(ledger, memory, store, eviction, num_layers=2, num_experts=E)
+    cache = ExpertCache(Residents(ledger, eviction, num_layers=2, num_experts=E), memory, store)
     rng = np.random.default_rng(0)
     for _ in range(10):
         cache.begin_request()

@@ -148,8 +148,9 @@ def test_a_request_interrupted_at_lines_of_the_expert_path(model_bundle, policy)
             assert not is_exact or got == want, where
             assert time.monotonic() - started < DEFAULT_READ_TIMEOUT_S, f"waited for a read that is over, after {where}"
             engine.parts.cache.begin_request()
-            table, reader, ledger = engine.parts.cache._table, engine.parts.cache._reader, engine.parts.cache._ledger
-            assert (table.num_pinned, table.num_reading, reader.num_in_flight) == (0, 0, 0), where
+            cache = engine.parts.cache
+            table, ledger = cache.residents.table, cache.residents.ledger
+            assert (table.num_pinned, table.num_reading, cache.is_reading) == (0, 0, False), where
             planes = sum(len(table.planes_of(slot)) for slot in range(table.num_slots))
             used = table.num_resident * ledger.sizes.core_bytes + planes * ledger.sizes.plane_bytes
             assert ledger.used_bytes == used, where

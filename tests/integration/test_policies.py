@@ -42,7 +42,7 @@ def run(model_bundle, policy: str, slots: int = 40):
     with Engine.open(model_bundle, policy=policy, expert_memory=budget, **OPTIONS) as engine:
         ids = np.array(engine.tokenizer.encode(TEXT)[:40], np.int32)
         report = engine.generate(ids, SamplingParams(max_tokens=24, ignore_eos=True))
-        peak = engine.parts.cache._ledger.touched_bytes
+        peak = engine.parts.cache.residents.ledger.touched_bytes
         assert peak <= budget
         return report.experts
 

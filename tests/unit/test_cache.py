@@ -15,6 +15,7 @@ from edge_runtime.base.errors import ExpertReadError
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import RuleContext, create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
+from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.base import ExpertKey, Priority
 from edge_runtime.experts.units import UnitLedger, UnitSizes
 from edge_runtime.policy.base import Decision
@@ -24,11 +25,11 @@ PAGE, L, E, TIER = 4096, 3, 8, 4
 
 def make(slots: int, rule: str = "lru", **script) -> tuple[ExpertCache, FakeStore]:
     store = FakeStore(2 * PAGE, **script)
-    ledger = UnitLedger(UnitSizes(TIER, TIER, 2 * PAGE), slots * 2 * PAGE, L * E)
-    memory = ExpertMemory(ledger, (0, PAGE), chunk_bytes=3 * PAGE)
+    ledger = UnitLedger(UnitSizes(TIER, TIER, 2 * PAGE, core_offsets=(0, PAGE)), slots * 2 * PAGE, L * E)
+    memory = ExpertMemory(ledger, chunk_bytes=3 * PAGE)
     eviction = create_rule(rule, RuleContext(num_layers=L, num_experts=E, tier_bytes={4: 1}, full_tier=4))
     wait_s = 0.05 if "stuck" in script else PATIENCE_S
-    cache = ExpertCache(ledger, memory, store, eviction, num_layers=L, num_experts=E, read_timeout_s=wait_s)
+    cache = ExpertCache(Residents(ledger, eviction, num_layers=L, num_experts=E), memory, store, read_timeout_s=wait_s)
     return cache, store
 
 
@@ -204,7 +205,7 @@ def test_counters_to_json():
     assert before.to_json()["bytes_per_token"] is None
     serve(cache, 0, 1, 2)
     plan = Decision(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32), tiers(), 1, 2, 3)
-    cache.counters.add_decision(plan, 8)
+    cache.add_decisions([plan])
     middle = cache.counters.snapshot()
     serve(cache, 0, 1)
     found = middle.since(before).to_json(2)
@@ -218,8 +219,8 @@ def test_counters_to_json():
 
 
 def assert_clean(cache: ExpertCache) -> None:
-    table = cache._table
-    assert (table.num_pinned, table.num_reading, cache._reader.num_in_flight) == (0, 0, 0)
+    table = cache.residents.table
+    assert (table.num_pinned, table.num_reading, cache.is_reading) == (0, 0, False)
     assert table.num_resident <= table.num_slots
 
 
@@ -253,8 +254,8 @@ def test_every_expert_once_with_the_right_bytes(slots, rule, seed, stream):
             assert event == "fail"
             assert_clean(cache)
         cache.end_pass()
-        assert cache._table.num_pinned == 0
-        assert cache._table.num_resident + cache._table.num_reading <= slots
+        assert cache.residents.table.num_pinned == 0
+        assert cache.residents.table.num_resident + cache.residents.table.num_reading <= slots
     assert cache.counters.lookups == asked
     cache.close()
 
@@ -279,5 +280,5 @@ def test_lookups_count_by_precision_and_outcome_and_reads_by_time():
     assert sum(found.read_buckets) == 2
     assert found.read_ns > 0
     plan = Decision(np.array([[0, 1, 2]]), np.array([[1, 1, 0]], np.float32), np.array([2, 4, 2], np.uint8), 1)
-    cache.counters.add_decision(plan, 4)
+    cache.add_decisions([plan])
     assert cache.counters.substituted_to == {2: 1}, "the third use has no weight, the second is at the full tier"

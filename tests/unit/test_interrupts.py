@@ -16,14 +16,15 @@ import edge_runtime.experts
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import RuleContext, create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
+from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.base import ExpertKey, Priority
 from edge_runtime.experts.units import UnitLedger, UnitSizes
 
 FOLDER = str(Path(edge_runtime.experts.__file__).parent)
 PAGE, L, E = 4096, 2, 8
 SIZES = {
-    "one tier": UnitSizes(4, 4, 3 * PAGE),
-    "tiers": UnitSizes(core_tier=4, full_tier=8, core_bytes=3 * PAGE, plane_bytes=PAGE),
+    "one tier": UnitSizes(4, 4, 3 * PAGE, core_offsets=(0, 2 * PAGE)),
+    "tiers": UnitSizes(core_tier=4, full_tier=8, core_bytes=3 * PAGE, plane_bytes=PAGE, core_offsets=(0, 2 * PAGE)),
 }
 STEPS = [[(0, 1, 2), (1, 3, 5)], [(0, 2, 6), (4, 5, 7)], [(1, 2, 7), (3, 4, 6)]]
 
@@ -69,8 +70,10 @@ def make(kind: str) -> tuple[ExpertCache, FakeStore]:
     rule = create_rule(
         "lru", RuleContext(num_layers=L, num_experts=E, tier_bytes={4: 3, 6: 4, 8: 5}, full_tier=sizes.full_tier)
     )
-    memory = ExpertMemory(ledger, (0, 2 * PAGE), chunk_bytes=4 * PAGE)
-    return ExpertCache(ledger, memory, store, rule, num_layers=L, num_experts=E, read_timeout_s=PATIENCE_S), store
+    memory = ExpertMemory(ledger, chunk_bytes=4 * PAGE)
+    return ExpertCache(
+        Residents(ledger, rule, num_layers=L, num_experts=E), memory, store, read_timeout_s=PATIENCE_S
+    ), store
 
 
 def request(cache: ExpertCache, check=None) -> list[tuple[int, int, int]]:
@@ -105,8 +108,8 @@ def check_record(key: ExpertKey, tier: int, addresses: list[int]) -> None:
 
 def assert_nothing_leaked(cache: ExpertCache) -> None:
     cache.begin_request()
-    table, ledger = cache._table, cache._ledger
-    assert (table.num_pinned, table.num_reading, cache._reader.num_in_flight) == (0, 0, 0)
+    table, ledger = cache.residents.table, cache.residents.ledger
+    assert (table.num_pinned, table.num_reading, cache.is_reading) == (0, 0, False)
     cores = np.flatnonzero(table._keys >= 0).tolist()
     planes = [unit for slot in range(table.num_slots) for unit in table.planes_of(slot)]
     slots, tiers = (np.stack(rows).ravel() for rows in (table._slots, table._tiers))

@@ -49,7 +49,7 @@ def test_a_prompt_takes_back_what_its_length_needs_before_it_runs():
     assert cache.borrowed_slots == 3
     borrowed_scratch.begin_pass(LONGEST)
     assert cache.borrowed_slots == 0
-    assert cache._ledger.touched_bytes <= 4 * FULL
+    assert cache.residents.ledger.touched_bytes <= 4 * FULL
     quiet(borrowed_scratch)
     assert (cache.borrowed_slots, released) == (5, [0, 0])
 

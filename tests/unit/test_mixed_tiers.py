@@ -114,7 +114,7 @@ def test_resizing_keeps_bytes():
     for expert in range(6):
         serve(cache, 0, **{f"e{expert}": 8 if expert % 2 else 6})
     cache.resize(2)
-    assert cache._ledger.touched_bytes <= 2 * FULL
+    assert cache.residents.ledger.touched_bytes <= 2 * FULL
     kept = cache.resident_tiers(0).copy()
     assert kept.any()
     reads = store.reads
@@ -155,16 +155,16 @@ def test_every_expert_once_at_its_tier_with_the_right_bytes(slots, rule, seed, h
         except ExpertReadError:
             assert event == "fail"
         cache.end_pass()
-        assert cache._table.num_pinned == 0
+        assert cache.residents.table.num_pinned == 0
         if event == "resize":
             cache.begin_request()
             slots = 1 + (slots + len(wanted)) % (L * E)
             cache.resize(slots)
         if event == "lend":
             cache.borrow(min((seed + len(wanted)) % 5, L * E - slots))
-        ledger = cache._ledger
+        ledger = cache.residents.ledger
         assert ledger.used_bytes <= ledger.touched_bytes <= ledger.budget_bytes
-        if not cache._table.num_reading:
+        if not cache.residents.table.num_reading:
             held = sum(
                 SIZES.core_bytes + SIZES.planes(int(tier)) * PAGE
                 for one in range(L)

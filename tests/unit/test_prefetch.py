@@ -17,6 +17,7 @@ from edge_runtime.bundle.manifest import ROUTERS, read
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import RuleContext, create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
+from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.base import ExpertKey, Priority
 from edge_runtime.experts.units import UnitLedger, UnitSizes
 from edge_runtime.policy import create_policy
@@ -74,9 +75,9 @@ class Bench:
         self.ticks, self.store.serial = ticks, serial
         ledger = UnitLedger(UnitSizes(8, 8, PAGE), 20 * PAGE, L * E)
         rule = create_rule("lru", RuleContext(num_layers=L, num_experts=E, tier_bytes={8: 1}, full_tier=8))
-        memory = ExpertMemory(ledger, (0,))
+        memory = ExpertMemory(ledger)
         self.cache = ExpertCache(
-            ledger, memory, self.store, rule, num_layers=L, num_experts=E,
+            Residents(ledger, rule, num_layers=L, num_experts=E), memory, self.store,
             clock=lambda: 1000 * self.store.now,
         )  # fmt: skip
         self.predictor = Scripted(self.store, right)

@@ -76,9 +76,7 @@ class _Instruments:
     @staticmethod
     def read(engine: Engine) -> _Instruments:
         parts = engine.parts
-        return _Instruments(
-            perf_counter_ns(), dict(parts.decoder.spans.ns), parts.cache.counters.snapshot(), drive_bytes()
-        )
+        return _Instruments(perf_counter_ns(), dict(parts.decoder.spans.ns), parts.cache.counters, drive_bytes())
 
     def stage(self, later: _Instruments, wall_ns: int, tokens: int) -> Stage:
         """What happened from here to `later`."""

@@ -15,10 +15,13 @@ from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.calibration import ExpertCalibration
 from edge_runtime.engine.layer_loop import run_layers
 from edge_runtime.engine.policy_pass import Attempt, PassSequence, run_policy_pass
+from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.eviction import RuleContext, create_rule
+from edge_runtime.experts.expert_memory import ExpertMemory
+from edge_runtime.experts.residents import Residents
 from edge_runtime.lab.simulator.drive import DriveModel, SimulatedStore
-from edge_runtime.lab.simulator.instant_cache import InstantCache
+from edge_runtime.lab.simulator.instant_server import InstantServer
 from edge_runtime.lab.simulator.requests import RequestLog
 from edge_runtime.lab.simulator.stand_ins import recorded_logits
 from edge_runtime.lab.simulator.trace import Trace, TraceHeader, TracePass
@@ -93,11 +96,13 @@ def simulate(  # noqa: PLR0913 - the axes of a comparison
     context = policy_context(trace.header, tier or trace.header.tier, calibration)
     decides = create_policy(policy, context)
     cache = _cache(trace.header, context, decides, num_slots, eviction, store)
-    log = cache.log = RequestLog(spec.num_experts)
+    log = RequestLog(spec.num_experts)
     is_own = parse_policy(policy) == parse_policy(trace.header.policy) and context.tier == trace.header.tier
     predictor = RecordedPredictor(spec.sparse_layers, norm_topk_prob=spec.router.normalise)
     prefetcher = Prefetcher(predictor, cache, _Switch()) if prefetch and not cache.fits_all else None
-    replay = _Replay(spec, cache, decides, predictor, prefetcher, repeats_rejections=is_own)
+    replay = _Replay(
+        spec, cache, InstantServer(cache, store), log, decides, predictor, prefetcher, repeats_rejections=is_own
+    )
     tokens, started = 0, perf_counter()
     rejected: TracePass | None = None
     try:
@@ -114,7 +119,7 @@ def simulate(  # noqa: PLR0913 - the axes of a comparison
             tokens += len(one.token_ids)
             progress(len(one.token_ids))
         cache.finish_reads()
-        counters = cache.counters.snapshot()
+        counters = cache.counters
     finally:
         cache.close()
     return Simulation(decides, counters, tokens, store.seconds, perf_counter() - started, log)
@@ -151,6 +156,8 @@ class _Replay:
     Args:
         spec: the model.
         cache: serves the experts.
+        instant: serves those of `cache` where nothing is read ahead.
+        log: notes what is asked for.
         policy: decides.
         predictor: repeats the predictions on record.
         prefetcher: reads ahead by them, or None.
@@ -162,7 +169,9 @@ class _Replay:
     def __init__(
         self,
         spec: ModelSpec,
-        cache: InstantCache,
+        cache: ExpertCache,
+        instant: InstantServer,
+        log: RequestLog,
         policy: Policy,
         predictor: RecordedPredictor,
         prefetcher: Prefetcher | None,
@@ -170,7 +179,7 @@ class _Replay:
         repeats_rejections: bool,
     ) -> None:
         self._spec, self._cache, self._policy, self._predictor = spec, cache, policy, predictor
-        self._prefetcher, self._repeats = prefetcher, repeats_rejections
+        self._prefetcher, self._repeats, self._instant, self._log = prefetcher, repeats_rejections, instant, log
         self._read_ahead = ReadAhead(cache, spec.num_experts, prefetcher)
         self._routings: dict[int, Routing] = {}
 
@@ -213,8 +222,9 @@ class _Replay:
 
     def serve(self, layer_idx: int, routing: Routing, decision: Decision) -> None:
         """Serve a layer to the end."""
+        self._log.add(layer_idx, decision.tiers)
         if not self._read_ahead.is_wanted(decision):
-            self._cache.serve(layer_idx, decision.tiers, decision.use_order)
+            self._instant.serve(layer_idx, decision.tiers, decision.use_order)
             return
         ready = self._cache.stream(layer_idx, decision.tiers, decision.use_order)
         self._read_ahead.after(layer_idx, self._no_state, routing, decision)
@@ -224,7 +234,7 @@ class _Replay:
 
 def _cache(
     header: TraceHeader, context: PolicyContext, policy: Policy, num_slots: int, eviction: str, store: SimulatedStore
-) -> InstantCache:
+) -> ExpertCache:
     spec, tier = header.model, context.tier
     if num_slots < spec.top_k:
         size = context.tier_bytes[tier]
@@ -246,14 +256,12 @@ def _cache(
         ),
     )
     # address space only: memory is taken when a unit is first written, and nothing ever is
-    cache = InstantCache.make(
-        store,
-        rule,
-        header.layout,
+    residents = Residents.of_model(
         spec,
+        header.layout,
+        rule,
         num_slots=min(num_slots, len(spec.sparse_layers) * spec.num_experts),
         tier=tier,
         min_tier=policy.min_tier,
     )
-    assert isinstance(cache, InstantCache)
-    return cache
+    return ExpertCache(residents, ExpertMemory(residents.ledger), store)

@@ -1,0 +1,162 @@
+"""Residents: which experts are in memory, who goes when room is needed, and the counts. No bytes, no drive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.base.spec import ModelSpec
+from edge_runtime.bundle.record import RecordLayout
+from edge_runtime.experts.counters import ExpertCounters
+from edge_runtime.experts.eviction import EvictionRule
+from edge_runtime.experts.residency import SlotTable
+from edge_runtime.experts.units import UnitLedger, UnitSizes
+from edge_runtime.policy.base import Decision
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+U8 = NDArray[np.uint8]
+Keys = NDArray[np.intp]
+
+
+class Residents:
+    """What a cache knows of its experts besides their bytes: table, ledger, eviction rule and counters.
+
+    `ExpertCache` adds memory and a drive; the simulator uses it as it is. For one thread. Implements `ResidencyView`.
+
+    Args:
+        ledger: units of memory: which tiers there are and how much they may take; owned from now on. If all its
+            experts fit, nothing is booked per token.
+        rule: chooses who is evicted.
+        num_layers: L, sparse and dense.
+        num_experts: E.
+    """
+
+    def __init__(self, ledger: UnitLedger, rule: EvictionRule, *, num_layers: int, num_experts: int) -> None:
+        self.ledger, self.rule = ledger, rule
+        self.table = SlotTable(ledger, num_layers=num_layers, num_experts=num_experts, rule=rule)
+        self.totals = ExpertCounters()
+        """What is counted besides the table's own counts; `counters` has everything."""
+        self._all_experts = ledger.max_experts
+        self._all_bytes = ledger.max_experts * ledger.sizes.full_bytes
+        self._own_bytes = ledger.budget_bytes
+        self._before: ExpertCounters | None = None
+
+    @classmethod
+    def of_model(
+        cls, spec: ModelSpec, layout: RecordLayout, rule: EvictionRule, *, num_slots: int, tier: int, min_tier: int
+    ) -> Self:
+        """Build them, all absent, for a model.
+
+        Args:
+            spec: the model.
+            layout: of its records.
+            rule: see the class.
+            num_slots: S, the budget in experts of the full tier.
+            tier: the full tier.
+            min_tier: the lowest tier a policy asks for.
+        """
+        sizes = UnitSizes.of(layout, tier, min_tier)
+        ledger = UnitLedger(sizes, num_slots * sizes.full_bytes, len(spec.sparse_layers) * spec.num_experts)
+        return cls(ledger, rule, num_layers=spec.num_layers, num_experts=spec.num_experts)
+
+    @property
+    def num_slots(self) -> int:
+        """S, experts of the full tier that fit; what is borrowed on top is not counted."""
+        return min(self._own_bytes, self.ledger.budget_bytes) // self.ledger.sizes.full_bytes
+
+    @property
+    def borrowed_slots(self) -> int:
+        """Experts of the full tier that fit beyond S for now."""
+        return self.ledger.budget_bytes // self.ledger.sizes.full_bytes - self.num_slots
+
+    @property
+    def tier(self) -> int:
+        """The full tier: the deepest an expert can be resident at."""
+        return self.ledger.sizes.full_tier
+
+    @property
+    def min_tier(self) -> int:
+        """The lowest tier memory is cut for: an expert asked for below it is read and kept at it."""
+        return self.ledger.sizes.core_tier
+
+    @property
+    def fits_all(self) -> bool:
+        """Whether every expert of the model has a slot and nothing is ever evicted; what is borrowed does not count."""
+        return self._own_bytes >= self._all_bytes
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every expert of the model is resident."""
+        return self.table.num_resident == self._all_experts
+
+    def counters(self) -> ExpertCounters:
+        """Return totals since the start, as a copy that stands still."""
+        found = self.totals.snapshot()
+        self.table.count_into(found)
+        return found if self._before is None else found.plus(self._before)
+
+    def lookup_counts(self) -> tuple[int, int]:
+        """Return (lookups, hits) since the start: `counters` costs more."""
+        hits, late, misses, *_ = self.table.tally()
+        before = self._before or ExpertCounters()
+        return sum(hits) + sum(late) + sum(misses) + before.lookups, sum(hits) + before.hits
+
+    def add_decisions(self, decisions: Sequence[Decision]) -> None:
+        """Count what policies changed."""
+        for decision in decisions:
+            self.totals.add_decision(decision, self.tier)
+
+    def add_fallback(self) -> None:
+        """Count a pass that ran a second time."""
+        self.totals.fallbacks += 1
+
+    def resident_tiers(self, layer_idx: int) -> U8:
+        """Return uint8 [E], read-only: the tier each expert of the layer is resident at, 0 if it is not."""
+        return self.table.resident_tiers(layer_idx)
+
+    def begin_sequence(self) -> None:
+        """A new text begins: eviction forgets what belongs to the old one; residents stay."""
+        self.rule.begin_sequence()
+
+    def begin_pass(self) -> None:
+        """A forward pass begins: one token, or one chunk of a prompt."""
+        self.rule.begin_pass()
+
+    def hit_all(self, layer_idx: int, tiers: U8) -> int:
+        """Count the experts a layer needs if all are resident, served at one tier; nothing is pinned.
+
+        Args:
+            layer_idx: the layer.
+            tiers: uint8 [E], the tier each is served at; 0: not needed.
+
+        Returns:
+            That tier; 0 if one is not resident or they are served at several, and then nothing happened.
+        """
+        return self.table.hit_all(layer_idx, tiers)
+
+    def note_hits(self, layer_idx: int, tiers: U8, order: Keys | None) -> None:
+        """Tell the rule what `hit_all` counted, where anything is ever evicted. Arguments as for `SlotTable.lookup`."""
+        if not self.fits_all:
+            self.table.note_use(layer_idx, tiers, order)
+
+    def finish_reads(self, slots: list[int]) -> int:
+        """Take everything these slots lack as read, all at once and in no time; return how many bytes that was."""
+        size = self.table.lacking_bytes(slots)
+        for slot in slots:
+            self.table.set_ready(slot)
+        self.totals.count_read(0, len(slots))
+        return size
+
+    def own_budget(self) -> None:
+        """Take the ledger's present budget as S, nothing of it borrowed, and tell the rule."""
+        self._own_bytes = self.ledger.budget_bytes
+        self.rule.resize(self.num_slots)
+
+    def go_on_from(self, counters: ExpertCounters) -> None:
+        """Count on from the totals of residents these replace."""
+        self._before = counters
