@@ -42,7 +42,7 @@ from edge_runtime.experts.eviction import RULES, RuleContext, create_rule, parse
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.file_store import FileExpertStore
-from edge_runtime.policy import POLICIES, create_policy, parse_policy, price_of
+from edge_runtime.policy import POLICIES, create_policy, parse_policy
 from edge_runtime.policy.base import Policy, PolicyContext
 from edge_runtime.prefetch import parse_prefetch
 from edge_runtime.prefetch.governor import Governor
@@ -254,7 +254,7 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions, env: Variable
                 top_k=spec.top_k,
                 capacity=ready.plan.num_slots,
                 calibration=ready.policy_context.calibration,
-                price=price_of(ready.policy),
+                price=lambda: ready.policy.price,
             ),
         )
         residents = Residents.of_model(

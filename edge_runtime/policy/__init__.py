@@ -129,8 +129,3 @@ def create_policy(text: str, context: PolicyContext, policies: Mapping[str, Regi
     """
     name, params = parse_policy(text, policies)
     return policies[name].make(context, **params)
-
-
-def price_of(policy: Policy) -> Callable[[], float]:
-    """Return what asks a policy for its present price of a byte, in nats; always 0 for those that have none."""
-    return lambda: policy.price if isinstance(policy, rate_distortion.RateDistortion) else 0.0

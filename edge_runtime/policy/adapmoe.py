@@ -3,7 +3,7 @@
 Published for K = 2: drop the second expert if its normalised weight is below sqrt(tau / h_l), which is h_l w^2 < tau.
 Our readings: for larger K the tail from a rank on is one expert of its summed weight; h_l comes from this bundle's own
 calibration, as the KL divergence a dropped unit of weight costs, so that tau is in nats for each drop. Prompts keep K.
-The paper's cache sizes for each layer are a rule of eviction of their own (``--eviction layer-sizes``).
+The paper's cache sizes for each layer are an eviction rule (``--eviction layer-sizes``).
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class Adapmoe(OnePass):
     """
 
     name = "adapmoe"
+    reads_residency = False
+    keeps_history = False
 
     def __init__(self, context: PolicyContext, *, tau: float) -> None:
         super().__init__(context, {"tau": tau})

@@ -1,4 +1,4 @@
-"""What a policy is: router logits, residency and history in, a step plan out. No I/O, no clock, no global state."""
+"""What a policy is: router logits and residency in, a decision out. No I/O, no clock, no global state."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Decision(NamedTuple):
         substituted: (token, rank) uses served below the full tier.
         skipped: uses dropped.
         route_changed: uses of an expert the router did not choose.
-        predicted_kld: what this step is expected to add to the KL divergence, summed over its tokens, in nats; None
+        predicted_kld: what this decision is expected to add to the KL divergence, summed over its tokens, in nats; None
             where the policy has no model of it.
         use_order: intp [n], the experts of `tiers` in the order they count as used for eviction, the most recent last;
             None: by number.
@@ -107,9 +107,30 @@ class Policy(Protocol):
 
     The order of calls is `begin_sequence` for a new text; for each forward pass `begin_pass`, `decide` for each sparse
     layer in order, and `accept` if the pass has logits.
+
+    The properties say what the rest of the runtime may count on. Nothing asks for a policy's name or class.
     """
 
     name: str
+
+    @property
+    def reads_residency(self) -> bool:
+        """Whether `decide` looks at what is resident.
+
+        If not, experts may be read before a layer asks for them without changing any token. If it does, such reads
+        make decisions depend on what the drive delivered in time.
+        """
+        ...
+
+    @property
+    def keeps_history(self) -> bool:
+        """Whether decisions of a pass depend on passes before it, of the same text or of others."""
+        ...
+
+    @property
+    def price(self) -> float:
+        """What it pays now to read a byte less, in nats; 0 where it has no price. Eviction rules may look at it."""
+        ...
 
     @property
     def min_tier(self) -> int:
@@ -122,7 +143,7 @@ class Policy(Protocol):
         ...
 
     def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
-        """Plan one layer for the tokens of `routing`. Must not keep references to its arguments."""
+        """Decide one layer for the tokens of `routing`. Must not keep references to its arguments."""
         ...
 
     def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:

@@ -33,6 +33,8 @@ class CachePrior(CacheConditional):
     """
 
     name = "cache-prior"
+    reads_residency = True
+    keeps_history = True
 
     def __init__(self, context: PolicyContext, **params: float) -> None:
         super().__init__(context, params)

@@ -30,6 +30,8 @@ class Cumsum(CacheConditional):
     """
 
     name = "cumsum"
+    reads_residency = True
+    keeps_history = False
 
     def __init__(self, context: PolicyContext, **params: float) -> None:
         super().__init__(context, params)

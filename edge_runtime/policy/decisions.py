@@ -1,4 +1,4 @@
-"""Building step plans: the pieces every policy needs. Arrays over tokens and ranks; of one token plain lists.
+"""Builds decisions: what every policy needs. On arrays over tokens and ranks, for one token on plain lists.
 
 A token has K experts, and a call of numpy costs as much as handling eight of them one by one.
 """
@@ -16,11 +16,12 @@ F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 U8 = NDArray[np.uint8]
 _LEAST = 1e-30
-"""Odds of all chosen experts beside the likeliest one's, below which they are taken among themselves."""
+"""Least sum of the chosen experts' exponentials, relative to the highest logit of all, that float32 can divide by.
+Below it they are computed relative to the highest logit of the chosen ones."""
 
 
 def full_decision(routing: Routing, context: PolicyContext, hints: tuple[Hint, ...] = ()) -> Decision:
-    """The router's own choice at the full tier."""
+    """Return the router's own choice at the full tier."""
     ids, weights = routing.topk_ids, routing.topk_weights
     if len(ids) == 1:
         tiers = tiers_of(_used(ids, weights), context.tier, context.num_experts)
@@ -33,7 +34,7 @@ def full_decision(routing: Routing, context: PolicyContext, hints: tuple[Hint, .
 def chosen_decision(
     routing: Routing, ids: I32, weights: F32, context: PolicyContext, hints: tuple[Hint, ...] = ()
 ) -> Decision:
-    """A choice of our own at the full tier, with what it changes counted.
+    """Return a choice at the full tier, with what it changes counted.
 
     Args:
         routing: the router's choice.
@@ -56,7 +57,7 @@ def chosen_decision(
 def _chosen_for_one(
     routing: Routing, ids: I32, weights: F32, context: PolicyContext, hints: tuple[Hint, ...] = ()
 ) -> Decision:
-    """One token: lists of K are cheaper than arrays.
+    """Do the same for one token: lists of K are cheaper than arrays.
 
     Cache-Conditional Experts inserts from the heaviest to the lightest, so that the heaviest is the least recently
     used: that is the order of `ids`. Several tokens have none.
@@ -71,7 +72,7 @@ def _chosen_for_one(
 
 
 def keep(routing: Routing, kept: NDArray[np.bool_], context: PolicyContext) -> Decision:
-    """The router's choice at the full tier less what is not kept, scaled to the weight there was.
+    """Return the router's choice at the full tier without what is not kept, scaled to the weight of all.
 
     Args:
         routing: the router's choice.

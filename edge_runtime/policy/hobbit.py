@@ -69,6 +69,8 @@ class Hobbit(OnePass):
     """
 
     name = "hobbit"
+    reads_residency = True
+    keeps_history = False
 
     def __init__(
         self, context: PolicyContext, *, t1: float, t2: float, quantiles: bool, low: int, renormalise: bool

@@ -1,4 +1,4 @@
-"""Several sequences in one pass: each policy decides for its own tokens, and one plan serves all of them."""
+"""Several sequences in one pass: each policy decides for its own tokens, and one decision serves all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing
 def decide_together(
     layer_idx: int, routing: Routing, stops: NDArray[np.int_], policies: Sequence[Policy], residency: ResidencyView
 ) -> Decision:
-    """Let each policy decide once for all of its sequences' tokens, and join the plans into one.
+    """Let each policy decide once for all of its sequences' tokens, and join the decisions into one.
 
     An expert that several policies use is served at the deepest tier any of them asks for.
 

@@ -19,7 +19,7 @@ PARAMS = {
 
 
 class Lexi(OnePass):
-    """The first k_l experts, scaled to the weight all K had. Implements `Policy`.
+    """The first k_l experts, scaled to the weight of all K. Implements `Policy`.
 
     Args:
         context: what it is built for.
@@ -30,6 +30,8 @@ class Lexi(OnePass):
     """
 
     name = "lexi"
+    reads_residency = False
+    keeps_history = False
 
     def __init__(self, context: PolicyContext, *, k: str) -> None:
         super().__init__(context, {"k": k})

@@ -15,6 +15,8 @@ class Lossless(OnePass):
     """
 
     name = "lossless"
+    reads_residency = False
+    keeps_history = False
 
     def __init__(self, context: PolicyContext) -> None:
         super().__init__(context, {})

@@ -30,6 +30,8 @@ class MaxRank(CacheConditional):
     """
 
     name = "max-rank"
+    reads_residency = True
+    keeps_history = False
 
     def __init__(self, context: PolicyContext, **params: int) -> None:
         window = params["m"] or min(context.top_k + (context.top_k + 1) // 2, context.num_experts)

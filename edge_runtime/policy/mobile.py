@@ -7,7 +7,7 @@ importance, its threshold and the cache. The rest of this file is our reading, a
 - the little pass decides by its own logits (`signal`): the highest probability, its margin over the second, or entropy;
 - a fallback runs the same position again with K experts and writes its keys and values over the first pass's;
 - the rankings the little pass saw are hints: the next layers' experts are read ahead while the second pass computes;
-- weights of the little pass are scaled to the mass all K had; prompts run with K.
+- weights of the little pass are scaled to the mass of all K; prompts run with K.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class Mobile(OnePass):
     """
 
     name = "mobile"
+    reads_residency = False
+    keeps_history = False
 
     def __init__(self, context: PolicyContext, *, k: int, threshold: float, signal: str, ahead: int) -> None:
         if k > context.top_k:

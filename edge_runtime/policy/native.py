@@ -7,7 +7,7 @@
     decide(layer, logits, ids, weights, resident, price, opportunity_cost, plan_ids, plan_weights, tiers)
         -> (substituted, skipped, changed, loss, read bytes, held bytes)
         Notes the uses of a routing (float32 [1, E], int32 [1, K], float32 [1, K]) and chooses, with the tiers uint8 [E]
-        of residents. Writes the plan: plan_ids int32 [1, K], plan_weights float32 [1, K], and into tiers uint8 [E],
+        of residents. Writes the decision: plan_ids int32 [1, K], plan_weights float32 [1, K], and into tiers uint8 [E],
         zeros before, what is served.
     predict_tiers(layer, logits, ids, weights, resident, price, opportunity_cost, tiers)      only writes tiers.
     value_of_residents(layer, resident) -> nats a token that a byte of them saves, on average; None: there are none

@@ -19,7 +19,7 @@ PARAMS = {
 
 
 class Skip(OnePass):
-    """Drops experts with w_i < beta_l w_0 and scales the rest to the weight there was. Implements `Policy`.
+    """Drops experts with w_i < beta_l w_0 and scales the rest to the weight of all. Implements `Policy`.
 
     The paper has K = 2, where this is the second expert; for larger K every rank is compared with the first (our
     reading).
@@ -33,6 +33,8 @@ class Skip(OnePass):
     """
 
     name = "skip"
+    reads_residency = False
+    keeps_history = False
 
     def __init__(self, context: PolicyContext, *, beta: str) -> None:
         super().__init__(context, {"beta": beta})

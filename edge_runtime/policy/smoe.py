@@ -1,4 +1,4 @@
-"""Importance-driven substitution (SMoE): unimportant missing experts give way to residents nearly as good. 2508.18983.
+"""Importance-driven substitution (SMoE): residents of similar score replace unimportant missing experts. 2508.18983.
 
 With S the (k+1)-th gate score and a window a: selected experts scoring above (1 + a) S are protected; those in
 [S, (1 + a) S) that are not resident are replaced by the best residents, not selected, that score in ((1 - a) S, S].
@@ -31,6 +31,8 @@ class Smoe(OnePass):
     """
 
     name = "smoe"
+    reads_residency = True
+    keeps_history = False
 
     def __init__(self, context: PolicyContext, *, alpha: float) -> None:
         super().__init__(context, {"alpha": alpha})
@@ -70,7 +72,7 @@ class Smoe(OnePass):
         for expert, score in zip(order[count:], scores[count:], strict=True):
             if place == 0 or score <= (1 - self._alpha) * pivot:
                 break
-            if resident[expert] >= full:  # the least important go first
+            if resident[expert] >= full:  # the least important are replaced first
                 place -= 1
                 row[replaceable[place]] = expert
         if place == len(replaceable):

@@ -1,4 +1,4 @@
-"""Static mixed precision: each expert has one tier, settled before the first token from what the exporter measured.
+"""Static mixed precision: each expert has one tier, chosen before the first token from what the exporter measured.
 
 EdgeMoE (arXiv 2308.14352) gives each expert a bit width by its own sensitivity, profiled offline. MC-MoE and MC#
 allocate bits by importance as well (how often an expert is used, how much it carries) and prune experts online. Both
@@ -35,7 +35,7 @@ Costs = dict[int, NDArray[np.float64]]
 
 
 class StaticTiers(OnePass):
-    """Every expert at its own tier, always. Implements `Policy`.
+    """Serves every expert at its own fixed tier. Implements `Policy`.
 
     Args:
         context: what it is built for, with its calibration.
@@ -46,6 +46,9 @@ class StaticTiers(OnePass):
     Raises:
         ConfigError: the calibration it needs is missing.
     """
+
+    reads_residency = False
+    keeps_history = False
 
     def __init__(self, context: PolicyContext, name: str, *, bits: float, prune: float | None = None) -> None:
         params: dict[str, float | int | str | bool] = {"bits": bits}

@@ -7,7 +7,6 @@ import numpy as np
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.store.base import Priority
 from edge_runtime.policy.base import Policy, Routing
-from edge_runtime.policy.lossless import Lossless
 
 
 class OverlapReads:
@@ -30,7 +29,7 @@ class OverlapReads:
             routing: of the sequence.
             policy: of the sequence.
         """
-        if policy.name != Lossless.name or self._cache.fits_all:
+        if policy.reads_residency or self._cache.fits_all:
             return
         tiers = policy.predict_tiers(layer_idx, routing, self._cache)
         experts = np.flatnonzero(tiers).tolist()

@@ -110,10 +110,10 @@ def test_uses_to_come_do_not_count_where_as_much_has_to_leave():
     """Tier 4 saves (4 - 0.02) * 0.05 = 0.199 nats in 100 tokens; its 500 bytes displace as much at 4e-4 nats a byte."""
     made = carrying(policy(1e-5, horizon=100), {3: 0.0005})
     opportunity_cost = made._model.opportunity_cost
-    opportunity_cost._read, opportunity_cost._grown, opportunity_cost._worth = 500.0, 0.0, 4e-6
+    opportunity_cost._read, opportunity_cost._grown, opportunity_cost._value = 500.0, 0.0, 4e-6
     assert opportunity_cost.nats_a_byte == pytest.approx(4e-4)
     assert decide(made, [0.6, 0.3, 0.08, 0.02], {}).tiers[3] == 2, "300 bytes displace 0.12 nats and save 0.191"
-    opportunity_cost._worth = 7e-6
+    opportunity_cost._value = 7e-6
     assert decide(made, [0.6, 0.3, 0.08, 0.02], {}).tiers[3] == 0
     opportunity_cost._grown = 500.0  # everything read found room: nobody has to leave
     assert decide(made, [0.6, 0.3, 0.08, 0.02], {}).tiers[3] == 4
@@ -197,7 +197,7 @@ def test_the_native_choice_for_one_token_is_the_formulas(data):
     assert model.rates.powers(0).tolist() == pytest.approx(powers)
     for _ in range(6):
         model.control.price = 10 ** data.draw(st.floats(-7, -2))
-        model.opportunity_cost._read, model.opportunity_cost._worth = 1.0, 10 ** data.draw(st.floats(-9, -4))
+        model.opportunity_cost._read, model.opportunity_cost._value = 1.0, 10 ** data.draw(st.floats(-9, -4))
         logits = 3 * rng.normal(size=(1, E)).astype(np.float32)
         logits[:, data.draw(st.integers(1, E)) :] = -200  # weights of 0 where fewer than K are left
         routing = route(logits, K, norm_topk_prob=norm)
@@ -243,9 +243,9 @@ def test_what_a_byte_of_the_residents_saves_by_hand():
     opportunity_cost = made._model.opportunity_cost
     made._model.note_residents(0, Residents({0: 8, 1: 2}).resident_tiers(0))
     seen = (4 * 0.01 / 900 + 3.82 * 0.02 / 300) / 2
-    assert opportunity_cost._worth == pytest.approx(seen / 16, rel=1e-5)
+    assert opportunity_cost._value == pytest.approx(seen / 16, rel=1e-5)
     made._model.note_residents(0, Residents({}).resident_tiers(0))
-    assert opportunity_cost._worth == pytest.approx(seen / 16, rel=1e-5), "nobody is there"
+    assert opportunity_cost._value == pytest.approx(seen / 16, rel=1e-5), "nobody is there"
 
 
 def test_the_native_choice_refuses_what_does_not_fit():

@@ -25,7 +25,7 @@ from edge_runtime.lab.simulator.instant_server import InstantServer
 from edge_runtime.lab.simulator.requests import RequestLog
 from edge_runtime.lab.simulator.stand_ins import recorded_logits
 from edge_runtime.lab.simulator.trace import Trace, TraceHeader, TracePass
-from edge_runtime.policy import create_policy, parse_policy, price_of
+from edge_runtime.policy import create_policy, parse_policy
 from edge_runtime.policy.base import Decision, Policy, PolicyContext, Routing
 from edge_runtime.policy.routing import route
 from edge_runtime.prefetch.prefetcher import Prefetcher
@@ -252,7 +252,7 @@ def _cache(
             top_k=spec.top_k,
             capacity=num_slots,
             calibration=context.calibration,
-            price=price_of(policy),
+            price=lambda: policy.price,
         ),
     )
     # address space only: memory is taken when a unit is first written, and nothing ever is

@@ -1,1 +1,1 @@
-"""The rate-distortion policy and the tables, rates and prices it decides by."""
+"""The rate-distortion policy and the tables, use rates and prices it decides by."""

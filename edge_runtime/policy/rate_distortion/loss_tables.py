@@ -1,4 +1,4 @@
-"""Tables a rate-distortion decision looks up: nats of every tier and skip, bytes between tiers. From calibration."""
+"""Tables of a rate-distortion decision: the loss of each tier and of a skip, and the bytes between tiers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ F32 = NDArray[np.float32]
 
 
 def loss_tables(context: PolicyContext, calibration: ExpertCalibration, tiers: list[int]) -> F32:
-    """Float32 [L, choices, E]: nats for a squared weight of 1, tiers as given, then the skip; 0 for dense layers."""
+    """Return float32 [L, choices, E]: nats for a squared weight of 1, at each tier as given, then for the skip.
+
+    Dense layers have 0.
+    """
     losses = np.zeros((context.num_layers, len(tiers) + 1, context.num_experts), np.float32)
     for layer in calibration.layers:
         assert layer.norms is not None
@@ -28,7 +31,7 @@ def loss_tables(context: PolicyContext, calibration: ExpertCalibration, tiers: l
 
 
 def substitute_shares(context: PolicyContext, calibration: ExpertCalibration) -> NDArray[np.float64]:
-    """Float64 [L]: what another expert in the place costs, in losses of the skip; 1 or more: never better."""
+    """Return float64 [L]: the loss of replacing an expert, relative to skipping it; from 1 on a skip is better."""
     shares = np.ones(context.num_layers)
     for layer in calibration.layers:
         if layer.sensitivity is not None and layer.sensitivity.skip > 0:
@@ -37,7 +40,7 @@ def substitute_shares(context: PolicyContext, calibration: ExpertCalibration) ->
 
 
 def byte_tables(context: PolicyContext, tiers: list[int]) -> tuple[F32, F32]:
-    """Float32 [choices, 17]: bytes missing to a choice from each resident tier; float32 [17]: bytes of each tier."""
+    """Return bytes to read for a choice from each resident tier, float32 [choices, 17], and of each tier, [17]."""
     held = np.zeros(17, np.float32)
     for tier in context.tier_bytes:
         held[tier] = context.tier_bytes[tier]

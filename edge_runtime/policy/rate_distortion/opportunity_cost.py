@@ -1,47 +1,48 @@
-"""MemoryRent: what a byte of the expert cache is worth to those who would have to leave for a new one."""
+"""What a byte of the expert cache costs because residents are evicted for it: the loss they would have saved."""
 
 from __future__ import annotations
 
-_MEMORY = 1 / 16
+_SMOOTHING = 1 / 16
 
 
 class OpportunityCost:
-    """Nats a byte: the loss the residents are expected to save, on average, while some of them have to leave.
+    """Loss that residents would have saved with the bytes they give up, in nats a byte.
 
-    As long as there is room a new expert costs its bytes only. Once others leave for it, uses to come count only as
-    far as they save more than those of an average resident would have. The average, not the least valuable one: with
-    the latter, experts that are used now and then take turns in the last places, and are read again each time.
+    While there is free room, a new expert costs its bytes only. Once residents are evicted for it, its future uses
+    count only as far as they save more than those of an average resident would have. The average is taken, not the
+    least valuable resident: with the latter, experts that are used now and then keep evicting each other, and are read
+    again each time.
 
     Args:
-        num_layers: L. One of them is looked at in each pass, in turn.
-        horizon: tokens ahead for which savings count.
+        num_layers: L. One layer is observed in each pass, round and round.
+        horizon: tokens ahead whose uses count.
     """
 
     def __init__(self, num_layers: int, horizon: float) -> None:
         self._num_layers, self._horizon = num_layers, horizon
-        self._turn = 0
-        self._worth = 0.0
-        self._read = self._grown = 0.0
+        self._observed = 0
+        self._value = 0.0  # nats a token that a byte of the residents saves
+        self._read = self._grown = 0.0  # bytes a pass reads, and by how many the residents grow
         self._resident_before = 0.0
 
     @property
     def nats_a_byte(self) -> float:
-        """Present value."""
+        """Present value: what a byte saves within the horizon, times the share of bytes read that evict others."""
         displaced = 1 - self._grown / self._read if self._read > 0 else 0.0
-        return self._horizon * self._worth * min(max(displaced, 0.0), 1.0)
+        return self._horizon * self._value * min(max(displaced, 0.0), 1.0)
 
-    def is_turn_of(self, layer_idx: int) -> bool:
-        """Whether `look` is wanted for this layer in this pass."""
-        return layer_idx == self._turn
+    def is_observed(self, layer_idx: int) -> bool:
+        """Whether `observe` is wanted for this layer in this pass."""
+        return layer_idx == self._observed
 
-    def look(self, worth: float | None) -> None:
-        """Take the residents of a layer into account: nats a token that a byte of them saves, on average."""
-        if worth is not None:
-            self._worth += _MEMORY * (worth - self._worth)
+    def observe(self, value: float | None) -> None:
+        """Note what a byte of a layer's residents saves on average, in nats a token; None: there are none."""
+        if value is not None:
+            self._value += _SMOOTHING * (value - self._value)
 
-    def settle(self, read_bytes: float, resident_bytes: float) -> None:
-        """A pass is over: what was read beyond what the residents grew by has displaced others."""
-        self._read += _MEMORY * (read_bytes - self._read)
-        self._grown += _MEMORY * (resident_bytes - self._resident_before - self._grown)
+    def end_pass(self, read_bytes: float, resident_bytes: float) -> None:
+        """A pass is over: what was read beyond what the residents grew by has evicted others."""
+        self._read += _SMOOTHING * (read_bytes - self._read)
+        self._grown += _SMOOTHING * (resident_bytes - self._resident_before - self._grown)
         self._resident_before = resident_bytes
-        self._turn = (self._turn + 1) % self._num_layers
+        self._observed = (self._observed + 1) % self._num_layers

@@ -1,4 +1,4 @@
-"""Rate-distortion (ours): every use of an expert takes the tier, or the skip, whose loss plus price of bytes is least.
+"""Rate-distortion (ours): each use of an expert takes the tier, or the skip, with the least loss plus price of bytes.
 
 For one token at one layer, expert i with weight w_i, resident at tier r, and every tier t of the bundle::
 
@@ -8,14 +8,14 @@ For one token at one layer, expert i with weight w_i, resident at tier r, and ev
     choose t minimising  loss(i, t) * (1 + later_i / w_i^2) + (price + opportunity_cost) * bytes(i, t)
 
 `norm`, `error`, `quantise` and `skip` were measured by ``hobbit-export --calibrate`` (docs/format.md, section 5).
-`later_i` is the squared weight the expert is expected to carry in the next `horizon` tokens: a read serves those uses
-too, so one that is used much is read at its first touch, however light that is, and one that is not waits for a heavy
-use. It is a mean of what the calibration text said (as if seen for 64 tokens) and of what was seen since.
-`opportunity_cost` is what the bytes that make room would have saved themselves (see `OpportunityCost`). The price is
-moved so that the predicted loss a token is ``max_kld`` (see `PriceController`).
+`later_i` is the squared weight the expert is expected to carry in the next `horizon` tokens. A read serves those uses
+too: an expert that is used often is read at its first use, however small its weight, a rare one only for a use of large
+weight. The estimate starts from the calibration text, which counts as 64 tokens, and follows what is seen.
+`opportunity_cost` is the loss that evicted residents would have saved (see `OpportunityCost`). The price is moved so
+that the predicted loss a token is ``max_kld`` (see `PriceController`).
 
-A skip keeps the other weights, as it did when it was measured. A resident expert the router did not choose takes a
-skipped one's place where calibration found that the smaller loss. The heaviest expert of a token is never skipped.
+A skip leaves the other weights as they are, as when it was measured. A resident expert that the router did not choose
+replaces a skipped one where calibration found the loss to be smaller. The first expert of a token is never skipped.
 """
 
 from __future__ import annotations
@@ -74,8 +74,18 @@ class RateDistortion(OnePass):
         return self._tiers[-1] if self._model else self.context.tier
 
     @property
+    def reads_residency(self) -> bool:  # type: ignore[override]
+        """See `Policy.reads_residency`: with a budget, bytes that are here need not be read."""
+        return self._model is not None
+
+    @property
+    def keeps_history(self) -> bool:  # type: ignore[override]
+        """See `Policy.keeps_history`: with a budget, rates of use and the price follow the text."""
+        return self._model is not None
+
+    @property
     def price(self) -> float:
-        """Nats it pays now to read a byte less; 0 without a budget."""
+        """See `Policy.price`: 0 without a budget."""
         return self._model.price if self._model else 0.0
 
     def begin_sequence(self) -> None:
@@ -84,10 +94,10 @@ class RateDistortion(OnePass):
             self._model.control.begin_sequence()
 
     def begin_pass(self, num_tokens: int, *, has_logits: bool) -> None:
-        """See `Policy.begin_pass`; settles the account of the pass before."""
+        """See `Policy.begin_pass`; takes what the pass before lost and read into account."""
         if self._model and self._tokens:
             self._model.control.spent(self._pass_loss, self._tokens)
-            self._model.opportunity_cost.settle(self._pass_bytes, self._pass_resident)
+            self._model.opportunity_cost.end_pass(self._pass_bytes, self._pass_resident)
             self._pass_loss = self._pass_bytes = self._pass_resident = 0.0
         self._tokens = num_tokens
 
@@ -101,7 +111,7 @@ class RateDistortion(OnePass):
         self._pass_bytes += read_bytes
         self._pass_resident += resident_bytes
         self._pass_loss += decision.predicted_kld or 0.0
-        if model.opportunity_cost.is_turn_of(layer_idx):
+        if model.opportunity_cost.is_observed(layer_idx):
             model.note_residents(layer_idx, resident)
         return decision
 

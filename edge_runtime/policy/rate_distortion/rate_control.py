@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 _HORIZON = 256.0
-"""Tokens over which a surplus or deficit of the budget is made good."""
-_MEMORY = 1 / 8
+"""Tokens over which a surplus or deficit of the budget is evened out."""
+_SMOOTHING = 1 / 8
 _GAIN, _MAX_STEP = 0.25, 0.5
 _LEAST_SHARE, _MOST_SHARE = 0.25, 2.0
 _RANGE = 1e-9
@@ -16,12 +16,12 @@ _RANGE = 1e-9
 class PriceController:
     """Moves the price so that the predicted loss a token stays at a budget, as a video encoder holds its rate.
 
-    The price rises (fewer bytes are read) while less than the budget is spent. What earlier tokens left over, or spent
-    too much, is spread over the next ones.
+    The price rises (fewer bytes are read) while less than the budget is spent. What earlier tokens spent below or above
+    the budget is spread over the next ones.
 
     Args:
         budget: nats a token; above 0.
-        greatest: the price above which nothing would be read; where nothing has to be, no price spends the budget.
+        greatest: a price at which nothing is read any more. It bounds the price where no price spends the budget.
     """
 
     def __init__(self, budget: float, greatest: float) -> None:
@@ -31,7 +31,7 @@ class PriceController:
         self.begin_sequence()
 
     def begin_sequence(self) -> None:
-        """A new text has its whole budget; the price stays, it belongs to the model and the cache."""
+        """A new text starts with its whole budget; the price stays, as it depends on the model and the cache."""
         self._balance = 0.0
 
     def start(self, price: float) -> None:
@@ -39,12 +39,12 @@ class PriceController:
         self.price = min(price, self.greatest)
 
     def spent(self, loss: float, tokens: int) -> None:
-        """Account for a pass of `tokens` tokens predicted to lose `loss` nats in all, unless that is no number."""
+        """Account for a pass of `tokens` tokens predicted to lose `loss` nats in all, unless that is not finite."""
         if self.price is None or not math.isfinite(loss):
             return
         limit = _HORIZON * self.budget
         self._balance = min(max(self._balance + self.budget * tokens - loss, -limit), limit)
-        share = 1 - (1 - _MEMORY) ** tokens
+        share = 1 - (1 - _SMOOTHING) ** tokens
         self._recent += share * (loss / tokens - self._recent)
         wanted = self.budget + self._balance / _HORIZON
         wanted = min(max(wanted, _LEAST_SHARE * self.budget), _MOST_SHARE * self.budget)

@@ -1,6 +1,6 @@
-"""ReadChoice: for every expert of a step the tier, or the skip, whose loss plus price of bytes is least.
+"""ReadChoice: for each expert of a layer the tier, or the skip, with the least loss plus price of bytes.
 
-Single tokens are chosen for by the native side (src/one_token.cpp), several on arrays here.
+Single tokens are decided by the native code (src/one_token.cpp), several tokens on arrays here.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Ints = NDArray[np.integer]
 
 
 class Choice(NamedTuple):
-    """What is done in a step.
+    """What is chosen for a layer.
 
     Attributes:
-        plan: the plan.
-        read_bytes: bytes that are missing to it.
+        decision: the decision.
+        read_bytes: bytes that must be read for it.
         resident_bytes: bytes the residents of the layer hold.
     """
 
@@ -38,7 +38,7 @@ class Choice(NamedTuple):
 
 
 class ReadChoice:
-    """Losses, expected uses, the price of bytes and the rent of memory, and the choice that follows from them.
+    """Losses, expected uses, price of bytes and opportunity cost of memory, and the choice that follows from them.
 
     Args:
         context: holds a calibration that was measured on a text.
@@ -101,8 +101,8 @@ class ReadChoice:
         return tiers
 
     def note_residents(self, layer_idx: int, resident: U8) -> None:
-        """Let the rent see what a byte of the residents of a layer saves; `resident` uint8 [E] has their tiers."""
-        self.opportunity_cost.look(self._one.value_of_residents(layer_idx, resident))
+        """Take a layer's residents into the opportunity cost; `resident` uint8 [E] has their tiers."""
+        self.opportunity_cost.observe(self._one.value_of_residents(layer_idx, resident))
 
     def _decide_for_one(self, layer_idx: int, routing: Routing, resident: U8) -> Choice:
         ids, weights = np.empty_like(routing.topk_ids), np.empty_like(routing.topk_weights)
@@ -113,7 +113,7 @@ class ReadChoice:
         return Choice(Decision(ids, weights, tiers, substituted, skipped, changed, loss), read_bytes, held)
 
     def _decide_for_many(self, layer_idx: int, routing: Routing, resident: U8) -> Choice:
-        """The plan of several tokens; nobody takes the places of what is skipped."""
+        """Decide for several tokens. No resident replaces an expert that is skipped."""
         ids, weights = routing.topk_ids, routing.topk_weights
         experts, choice, losses = self._choose_for_many(layer_idx, routing, resident)
         tiers = np.zeros(len(resident), np.uint8)
@@ -130,7 +130,7 @@ class ReadChoice:
         return Choice(decision, read_bytes, float(self._held[resident].sum(dtype=np.float64)))
 
     def _choose_for_many(self, layer_idx: int, routing: Routing, resident: U8) -> tuple[Ints, Ints, F64]:
-        """The distinct experts of several tokens, of each the row of `losses` that was chosen, and nats."""
+        """Return the distinct experts of several tokens, the row of `losses` chosen for each, and its loss in nats."""
         ids, weights = routing.topk_ids, routing.topk_weights
         experts = np.unique(ids)
         columns = np.arange(len(experts))
@@ -146,14 +146,14 @@ class ReadChoice:
         return experts, choice, losses[choice, columns] * power
 
     def _first_price(self, sizes: F32, greatest: float) -> float:
-        """The price at which what does not pay to be read costs the budget, were the calibration text to run."""
+        """Return the price at which the calibration text would lose the budget by reads that do not pay."""
         powers = np.stack([self.rates.powers(layer) for layer in range(len(self.losses))])
         uses = np.maximum(powers.mean(axis=1, keepdims=True), 1e-12)
-        worth = self.losses * (uses + self.horizon * powers)[:, None]
+        cost = self.losses * (uses + self.horizon * powers)[:, None]
         low, high = np.log(greatest) - 30.0, float(np.log(greatest))
         for _ in range(30):
             middle = (low + high) / 2
-            choice = (worth + np.exp(middle) * sizes[None, :, None]).argmin(axis=1)
+            choice = (cost + np.exp(middle) * sizes[None, :, None]).argmin(axis=1)
             lost = np.take_along_axis(self.losses, choice[:, None], axis=1)[:, 0] * powers
             low, high = (middle, high) if lost.sum() < self.control.budget else (low, middle)
         return float(np.exp(low))

@@ -1,4 +1,4 @@
-"""What experts are expected to carry: squared weight a token, from calibration and from what was seen since."""
+"""The squared weight a token that each expert is expected to carry, from calibration and from the text so far."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from edge_runtime.policy.base import Routing
 
 _LEAST_FACTOR = 1e-9
 _PRIOR_TOKENS = 64.0
-"""Tokens the calibration text counts for, however long it was: it is another text than the one that runs."""
+"""Tokens that the calibration text counts as, however long it was: it is not the text that runs."""
 
 
 class UseRates:
-    """Squared weight a token of every expert: a fading mean that begins at what the calibration text had.
+    """Squared weight a token of every expert: a fading mean that starts from the calibration text.
 
-    Sums fade instead of means. All sums of a layer fade alike, so that one factor for each layer stands for it, and a
-    token touches only the experts it uses. Single tokens are noted by the native side, which holds the same
-    arrays: they are written in place, never replaced.
+    Sums are kept, not means. All sums of a layer fade alike, so one factor for each layer is enough, and a token
+    touches only the experts it uses. The native code notes single tokens and holds the same arrays: they are written
+    in place, never replaced.
 
     Args:
         num_layers: L.

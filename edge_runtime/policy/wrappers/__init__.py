@@ -1,1 +1,1 @@
-"""Policies around policies: they watch or record and pass the decision on."""
+"""Policies around policies: they watch or record, and pass decisions on."""

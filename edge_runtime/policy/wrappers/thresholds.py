@@ -35,7 +35,7 @@ class Thresholds:
 
 
 class ThresholdWatcher(Watching):
-    """Collects scores, certainties and ratios while `mobile:threshold=0` runs, whose little passes all stand.
+    """Collects scores, certainties and ratios while `mobile:threshold=0` runs, which accepts every little pass.
 
     Args:
         inner: that policy.

@@ -1,4 +1,4 @@
-"""What policies share: the parts of the protocol most of them leave at their defaults, and wrappers that only watch."""
+"""What policies share: defaults for parts of the protocol, and a wrapper that only watches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from edge_runtime.policy.base import Decision, Policy, PolicyContext, ResidencyV
 
 
 class OnePass:
-    """Defaults of a policy that runs every token once, at the full tier, and remembers nothing.
+    """Defaults of a policy that runs every token once and serves experts at the full tier.
+
+    It is taken to read residency and to keep no history, unless it states something else.
 
     Args:
         context: what it is built for.
@@ -17,6 +19,8 @@ class OnePass:
     """
 
     name = ""
+    reads_residency: bool = True
+    keeps_history: bool = False
 
     def __init__(self, context: PolicyContext, params: dict[str, float | int | str | bool]) -> None:
         self.context, self._params = context, params
@@ -25,6 +29,11 @@ class OnePass:
     def params(self) -> dict[str, float | int | str | bool]:
         """See `Policy.params`."""
         return dict(self._params)
+
+    @property
+    def price(self) -> float:
+        """See `Policy.price`: there is none."""
+        return 0.0
 
     @property
     def min_tier(self) -> int:
@@ -49,7 +58,7 @@ class OnePass:
 
 
 class Watching:
-    """Wraps a policy and passes everything on; subclasses look on in `decide`. Implements `Policy`.
+    """Wraps a policy and passes everything on; subclasses watch in `decide`. Implements `Policy`.
 
     Args:
         inner: decides.
@@ -63,6 +72,21 @@ class Watching:
     def params(self) -> dict[str, float | int | str | bool]:
         """The wrapped policy's."""
         return self._inner.params
+
+    @property
+    def reads_residency(self) -> bool:
+        """The wrapped policy's."""
+        return self._inner.reads_residency
+
+    @property
+    def keeps_history(self) -> bool:
+        """The wrapped policy's."""
+        return self._inner.keeps_history
+
+    @property
+    def price(self) -> float:
+        """The wrapped policy's."""
+        return self._inner.price
 
     @property
     def min_tier(self) -> int:
