@@ -93,7 +93,7 @@ def test_waiting_for_a_read_that_hangs_ends(bundle):
     store.close()
 
 
-def test_queued_reads_can_be_withdrawn_and_go_by_priority(bundle):
+def test_queued_reads_can_be_cancelled_and_go_by_priority(bundle):
     ops = FailingOps()
     store = FileExpertStore(bundle, TIER, ops=ops, io_threads=1)
     reader = Reader(store)
@@ -139,7 +139,7 @@ def test_reads_ahead_start_in_half_the_places_and_those_needed_now_in_all(bundle
     store.close()
 
 
-def test_a_withdrawn_read_ends_after_the_part_that_is_under_way(bundle):
+def test_a_cancelled_read_ends_after_the_part_that_is_under_way(bundle):
     ops = FailingOps()
     store = FileExpertStore(bundle, TIER, ops=ops, io_threads=1, chunk_bytes=4096)
     reader = Reader(store)
@@ -179,7 +179,7 @@ def test_a_read_is_counted_when_it_is_handed_out_not_when_it_lands(bundle):
     store.close()
 
 
-def test_what_had_landed_of_a_withdrawn_read_is_counted(bundle):
+def test_what_had_landed_of_a_cancelled_read_is_counted(bundle):
     ops = FailingOps()
     store = FileExpertStore(bundle, TIER, ops=ops, io_threads=1, chunk_bytes=4096)
     reader = Reader(store)
@@ -223,7 +223,7 @@ def test_threads_end_with_the_store(bundle, use_uring):
     wait_for_threads(before)
 
 
-def test_one_read_fills_several_pieces_of_memory(bundle):
+def test_one_read_fills_several_targets_in_memory(bundle):
     layout = bundle.manifest.layout
     sizes = [layout.tier_bytes(4), layout.segment_bytes[2], layout.segment_bytes[3]]
     for use_uring in (True, False):

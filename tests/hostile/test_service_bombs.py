@@ -52,7 +52,7 @@ def test_a_grammar_that_explodes_is_refused_and_the_service_goes_on(service, nam
     assert service.process.poll() is None
 
 
-def test_the_known_bomb_is_refused_in_words(service):
+def test_a_template_bomb_is_refused_with_a_message(service):
     answer = complete(service, response_format=BOMBS["multiple-of-primes"])
     assert answer.status_code == 400
     assert "grammar: it takes more than 2 s or 48.0 MiB to prepare" in answer.json()["error"]["message"]

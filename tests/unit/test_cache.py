@@ -105,7 +105,7 @@ def test_prefetched_experts_are_late_then_hits():
     assert store.submitted[-2:] == [(ExpertKey(1, 2), Priority.NOW), (ExpertKey(1, 3), Priority.NOW)]
 
 
-def test_what_was_read_ahead_in_vain_is_withdrawn_when_its_layer_chooses():
+def test_a_wrong_read_ahead_is_cancelled_when_its_layer_chooses():
     cache, store = make(4, latency=lambda key: 5)
     cache.prefetch(1, [2, 3], tiers(2, 3))
     cache.prefetch(2, [0], tiers(0))
@@ -120,7 +120,7 @@ def test_what_was_read_ahead_in_vain_is_withdrawn_when_its_layer_chooses():
     assert (c.hits, c.late, c.misses) == (1, 1, 1)
 
 
-def test_a_read_in_the_background_is_not_withdrawn():
+def test_a_read_in_the_background_is_not_cancelled():
     cache, _ = make(4, latency=lambda key: 5)
     cache.prefetch(1, [3], tiers(3), Priority.SPECULATIVE)
     serve(cache, 1, 2)
@@ -128,7 +128,7 @@ def test_a_read_in_the_background_is_not_withdrawn():
     assert cache.counters.prefetch_wasted == 0
 
 
-def test_an_expert_wanted_while_its_withdrawn_read_ends_is_read_again():
+def test_an_expert_wanted_while_its_cancelled_read_ends_is_read_again():
     cache, store = make(4, latency=lambda key: 1 + 4 * key.expert_idx)
     store.cuts = True
     cache.prefetch(1, [3], tiers(3))
@@ -163,7 +163,7 @@ def test_a_read_that_never_ends_is_an_error_and_keeps_its_slot_until_it_does():
     assert serve(cache, 0, 6) == [[6]]
 
 
-def test_an_abandoned_stream_is_settled_by_the_next_request():
+def test_the_next_request_closes_an_abandoned_stream():
     cache, _ = make(4, latency=lambda key: 3)
     cache.begin_pass()
     stream = cache.stream(0, tiers(0, 1, 2))

@@ -174,7 +174,7 @@ def test_several_templates_without_a_default_are_named(tmp_path: Path) -> None:
         Tokenizer.from_folder(folder).apply_chat_template(ASK)
 
 
-def test_a_refusal_comes_in_the_templates_words(tmp_path: Path) -> None:
+def test_a_refusal_has_the_templates_own_message(tmp_path: Path) -> None:
     folder = folder_with(
         tmp_path, chat_template="{{ raise_exception('Only user and assistant roles are supported!') }}"
     )

@@ -48,7 +48,7 @@ def test_a_job_without_end_is_ended_and_the_next_one_runs(host, job):
     assert host.run("confined_jobs:echo", 1) == 1
 
 
-def test_what_a_job_raises_comes_back_in_words(host):
+def test_what_a_job_raises_comes_back_as_a_message(host):
     with pytest.raises(JobRefusedError, match="no such thing"):
         host.run("confined_jobs:fail", "no such thing")
 

@@ -27,7 +27,7 @@ def pieces_of(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
 
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40))
-def test_pieces_join_to_the_text_and_hold_whole_characters(text):
+def test_deltas_join_to_the_text_and_hold_whole_characters(text):
     tokenizer = Tokenizer.from_folder(MODEL)
     ids = tokenizer.encode(text)
     pieces = pieces_of(tokenizer, ids)

@@ -44,7 +44,7 @@ def test_cold_experts_are_truncated_before_any_is_evicted():
     assert (cache.counters.truncated, cache.counters.evicted) == (6, 1)
 
 
-def test_planes_and_cores_go_in_one_order_of_worth():
+def test_planes_and_cores_go_in_one_order_of_value():
     """At a price of 1 nat a byte scores are capped at 0.3: an expert used u times has 0.3 u, its planes 0.12 u, 0.04 u."""
     cache, _ = make(4 * FULL, "rate-distortion:half_life=1000000")
     for expert, uses in enumerate((1, 4, 4, 9)):

@@ -1,4 +1,4 @@
-"""Each seed policy on examples worked by hand from its paper's formulas."""
+"""HOBBIT, Cache-Conditional Experts and MoBiLE on examples worked by hand from their papers' formulas."""
 
 from __future__ import annotations
 

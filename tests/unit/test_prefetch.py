@@ -128,7 +128,7 @@ def test_on_a_busy_drive_wrong_guesses_switch_it_off():
     assert bench.cache.counters.prefetch_wasted > 10
 
 
-def test_it_comes_back_when_the_drive_slows_down_and_leaves_when_it_recovers():
+def test_prefetch_comes_back_when_the_drive_slows_down_and_stops_when_it_recovers():
     governor = Governor(window=8, max_hold=8)
     bench = Bench(1, governor=governor)
     bench.decode(300)
@@ -281,7 +281,7 @@ def test_one_sequences_reads_begin_before_the_layer_is_asked_for():
     bench.cache.end_pass()
 
 
-def test_early_reads_do_not_evict_what_a_sequence_before_found():
+def test_overlap_reads_do_not_evict_what_a_sequence_before_found():
     bench = early_bench(4)
     overlap = OverlapReads(bench.cache)
     for layer, experts in ((0, (1, 2)), (1, (5, 6))):  # fills the arena; 1 and 2 are the oldest

@@ -1,4 +1,4 @@
-"""Who runs together: narrower where that is cheaper, wider again when it pays, and everyone gets a turn."""
+"""How many requests run together: fewer where that is cheaper, more again when it pays; all of them get to run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BETWEEN = {1: 1.0, 2: 0.8, 3: 1.0, 4: 1.3}
 
 @pytest.mark.parametrize(("cost", "best"), [(THRASHES, 1), (SHARES, 4), (BETWEEN, 2)])
 @pytest.mark.parametrize("seed", range(5))
-def test_it_settles_on_the_cheapest_width(cost: dict[int, float], best: int, seed: int) -> None:
+def test_it_ends_at_the_cheapest_width(cost: dict[int, float], best: int, seed: int) -> None:
     control = WidthControl(4)
     run(control, cost, 200, seed=seed)
     rate, widths = run(control, cost, 3000, seed=seed)
@@ -85,38 +85,38 @@ class Clock:
 
 
 def narrow(clock: Clock) -> BatchWidth[str]:
-    """Turns that have found one at a time to be cheapest."""
-    turns: BatchWidth[str] = BatchWidth(3, clock)
+    """Return a `BatchWidth` that has found one at a time to be cheapest."""
+    batch: BatchWidth[str] = BatchWidth(3, clock)
     for _ in range(200):
-        width = len(turns.choose(["x", "y", "z"]))
-        turns.note(PassCost(width, THRASHES[width] * width, 40 * width, 28 * width), slots=SLOTS, has_prompt=False)
-    assert turns.width == 1
-    return turns
+        width = len(batch.choose(["x", "y", "z"]))
+        batch.note(PassCost(width, THRASHES[width] * width, 40 * width, 28 * width), slots=SLOTS, has_prompt=False)
+    assert batch.width == 1
+    return batch
 
 
 def test_all_run_while_that_is_cheapest() -> None:
-    turns: BatchWidth[str] = BatchWidth(3)
-    assert turns.choose(["a", "b"]) == ["a", "b"]
-    assert turns.choose(["a", "b", "c"]) == ["a", "b", "c"]
-    assert turns.choose(["b", "c"]) == ["b", "c"]
-    assert turns.choose([]) == []
+    batch: BatchWidth[str] = BatchWidth(3)
+    assert batch.choose(["a", "b"]) == ["a", "b"]
+    assert batch.choose(["a", "b", "c"]) == ["a", "b", "c"]
+    assert batch.choose(["b", "c"]) == ["b", "c"]
+    assert batch.choose([]) == []
 
 
-def test_one_keeps_its_turn_until_it_is_over_or_has_had_its_time() -> None:
+def test_one_request_runs_until_it_ends_or_its_time_is_over() -> None:
     clock = Clock()
-    turns = narrow(clock)
+    batch = narrow(clock)
     seen = []
     for step in range(8):
         clock.now = step * TURN_S / 2
-        seen += turns.choose(["a", "b", "c"])
+        seen += batch.choose(["a", "b", "c"])
     assert seen == ["a", "a", "a", "b", "b", "b", "c", "c"]
-    assert turns.choose(["a", "b"]) == ["a"]
-    assert turns.choose(["b", "d"]) == ["b"]
+    assert batch.choose(["a", "b"]) == ["a"]
+    assert batch.choose(["b", "d"]) == ["b"]
 
 
 def test_passes_with_a_prompt_tell_nothing() -> None:
-    turns: BatchWidth[str] = BatchWidth(2)
+    batch: BatchWidth[str] = BatchWidth(2)
     for _ in range(500):
-        width = len(turns.choose(["a", "b"]))
-        turns.note(PassCost(width, 1.0, 80, 40), slots=SLOTS, has_prompt=True)
-    assert turns.width == 2
+        width = len(batch.choose(["a", "b"]))
+        batch.note(PassCost(width, 1.0, 80, 40), slots=SLOTS, has_prompt=True)
+    assert batch.width == 2

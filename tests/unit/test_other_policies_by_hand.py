@@ -1,4 +1,4 @@
-"""The seeds' relatives on examples worked by hand from their formulas."""
+"""The other published policies on examples worked by hand from their formulas."""
 
 from __future__ import annotations
 

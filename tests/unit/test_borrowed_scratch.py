@@ -1,4 +1,4 @@
-"""Scratch of prompts is lent to experts while single tokens run, and is back before a prompt needs it."""
+"""Experts borrow the scratch of prompts while single tokens run, and give it back before a prompt needs it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from edge_runtime.experts.borrowed_scratch import QUIET_PASSES, BorrowedScratch
 SLOT, LONGEST = 100, 16
 
 
-def loan_of(cache, most: int = 99) -> tuple[BorrowedScratch, list[int]]:
-    """Scratch of 40 bytes a token is planned for 16 tokens; what was released is noted as the slots lent then."""
+def borrowed_by(cache, most: int = 99) -> tuple[BorrowedScratch, list[int]]:
+    """Scratch of 40 bytes a token is planned for 16 tokens; `released` lists the slots borrowed at each release."""
     released: list[int] = []
     borrowed_scratch = BorrowedScratch(
         cache, few_tokens=2, unused_bytes=lambda tokens: 40 * (LONGEST - tokens), slot_bytes=SLOT, most=most,
@@ -26,9 +26,9 @@ def quiet(borrowed_scratch: BorrowedScratch, passes: int = QUIET_PASSES) -> None
         borrowed_scratch.begin_pass(1)
 
 
-def test_it_is_lent_after_some_single_tokens_once_what_prompts_left_is_released():
+def test_experts_borrow_it_after_some_single_tokens_once_prompts_released_it():
     cache, _ = make(4 * FULL)
-    borrowed_scratch, released = loan_of(cache)
+    borrowed_scratch, released = borrowed_by(cache)
     borrowed_scratch.begin_pass(LONGEST)
     quiet(borrowed_scratch, QUIET_PASSES - 1)
     assert (cache.num_slots, cache.borrowed_slots, released) == (4, 0, [])
@@ -40,11 +40,11 @@ def test_it_is_lent_after_some_single_tokens_once_what_prompts_left_is_released(
 
 def test_a_prompt_takes_back_what_its_length_needs_before_it_runs():
     cache, _ = make(4 * FULL)
-    borrowed_scratch, released = loan_of(cache)
+    borrowed_scratch, released = borrowed_by(cache)
     quiet(borrowed_scratch)
     for expert in range(E):
         serve(cache, 0, **{f"e{expert}": 8})
-    assert np.count_nonzero(cache.resident_tiers(0)) == E  # four of their own and five lent
+    assert np.count_nonzero(cache.resident_tiers(0)) == E  # four of their own and five borrowed
     borrowed_scratch.begin_pass(8)
     assert cache.borrowed_slots == 3
     borrowed_scratch.begin_pass(LONGEST)
@@ -56,7 +56,7 @@ def test_a_prompt_takes_back_what_its_length_needs_before_it_runs():
 
 def test_a_cap_is_kept_and_may_change():
     cache, _ = make(4 * FULL)
-    borrowed_scratch, released = loan_of(cache, most=0)
+    borrowed_scratch, released = borrowed_by(cache, most=0)
     quiet(borrowed_scratch, 50)
     assert (cache.borrowed_slots, released) == (0, [])
     borrowed_scratch.most = 2
@@ -67,7 +67,7 @@ def test_a_cap_is_kept_and_may_change():
 
 def test_memory_that_is_refused_is_not_asked_for_again(caplog):
     cache, _ = make(4 * FULL)
-    borrowed_scratch, released = loan_of(cache)
+    borrowed_scratch, released = borrowed_by(cache)
 
     def refuse(slots: int) -> None:
         raise BudgetError("the system refused")
@@ -80,7 +80,7 @@ def test_memory_that_is_refused_is_not_asked_for_again(caplog):
     assert "not lent" in caplog.text
 
 
-def test_resizing_ends_a_loan_and_what_fits_all_is_judged_without_it():
+def test_resizing_ends_borrowing_and_whether_all_fit_is_judged_without_it():
     cache, _ = make(4 * FULL)
     cache.borrow(L * E - 4)
     assert not cache.fits_all
