@@ -36,3 +36,61 @@ def test_an_adr_has_title_status_date_and_its_sections_in_order(path):
 def test_the_index_of_adrs_is_up_to_date():
     done = subprocess.run([sys.executable, str(ROOT / "tools/adr_index.py"), "--check"], check=False)
     assert done.returncode == 0, "run python tools/adr_index.py"
+
+
+PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES += [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "profiles/README.md", ROOT / "examples/tiny-moe/README.md"]
+WIDTH = 100
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def prose(path: Path) -> list[tuple[int, str]]:
+    """Numbered lines of a page that are neither code nor a table."""
+    found, in_code = [], False
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if line.lstrip().startswith("```"):
+            in_code = not in_code
+        elif not in_code and not line.lstrip().startswith(("|", "<!--")) and not line.startswith("    "):
+            found.append((number, line))
+    return found
+
+
+PROMISED = {"adding-a-model.md", "adding-a-backend.md"}
+
+
+def links(path: Path) -> list[Path]:
+    """Files of the repository a page links to; what a code block shows is no link."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    targets = [target.partition("#")[0] for target in LINK.findall(text)]
+    return [(path.parent / target).resolve() for target in targets if target and "://" not in target]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_lines_of_prose_have_at_most_100_columns(path):
+    wide = [f"{path.name}:{number}: {len(line)}" for number, line in prose(path) if len(LINK.sub("", line)) > WIDTH]
+    assert wide == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(path):
+    """Links to files of the repository; those to elsewhere are not followed."""
+    assert [target.name for target in links(path) if not target.exists() and target.name not in PROMISED] == []
+
+
+def test_every_path_in_the_architecture_exists():
+    """A newcomer finds the file in one hop only if it is there."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:edge_runtime|export|tests|tools|docs)/[^`*]*)`", text)
+    assert len(paths) > 40
+    assert [p for p in paths if not (ROOT / p).exists()] == []
+
+
+def test_every_page_is_reachable_from_the_readme():
+    seen, todo = set(), [ROOT / "README.md"]
+    while todo:
+        path = todo.pop().resolve()
+        if path in seen or path.suffix != ".md" or not path.exists():
+            continue
+        seen.add(path)
+        todo += links(path)
+    assert [p.relative_to(ROOT).as_posix() for p in PAGES if p not in seen and p.name != "README.md"] == []
