@@ -28,26 +28,6 @@ class ProfileName(Kind):
         return load_profile(value, where)
 
 
-def no_value(facts: Facts | None) -> None:
-    """`memory`: the ceiling is read when the memory is planned."""
-    return
-
-
-def zero(facts: Facts | None) -> int:
-    """`prefill_chunk`: the memory plan chooses it."""
-    return 0
-
-
-def eight(facts: Facts | None) -> int:
-    """`io_threads`: enough for every drive measured so far."""
-    return 8
-
-
-def cpu(facts: Facts | None) -> str:
-    """`backend`: the only one of this version."""
-    return "cpu"
-
-
 def all_cpus(facts: Facts | None) -> int:
     """`threads`: affinity and quota say how many."""
     from edge_runtime.config.limits import available_cpus

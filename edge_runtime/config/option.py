@@ -39,7 +39,6 @@ class Option:
         default: used where nobody says anything, as text; ``auto`` asks `auto`; None: no value.
         help: one line for ``--help``.
         example: a value that differs from the default, as text.
-        group: 'engine', 'service', 'command' or 'sampling'.
         default_text: what the default is, where `default` does not say it.
         doc: more than `help`, for docs/options.md.
         unit: of the value, where neither kind nor help says it.
@@ -58,7 +57,6 @@ class Option:
     default: str | None = None
     help: str = ""
     example: str = ""
-    group: str = "engine"
     default_text: str = ""
     doc: str = ""
     unit: str = ""

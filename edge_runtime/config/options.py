@@ -36,7 +36,7 @@ class RuntimeConfig:
         "A reload takes over its memory; the rest of it waits for the next start.",
     )
     memory: int | None = option(
-        Size("SIZE|auto"), AUTO, default_text="what the cgroup and the machine leave", auto=fitting.no_value,
+        Size("SIZE|auto"), AUTO, default_text="what the cgroup and the machine leave", auto=lambda _: None,
         auto_is_final=True, in_profile=True, is_live=True, example="2GiB",
         help="ceiling for the whole process",
         doc="The memory plan adds up everything the process needs and gives the rest to cached experts. With `auto` "
@@ -83,7 +83,7 @@ class RuntimeConfig:
         "by itself. `auto` is `off` too for bundles whose exporter did not store the routers' part.",
     )
     backend: str = option(
-        Choice("auto", "cpu", "cuda"), AUTO, default_text="cpu", auto=fitting.cpu,
+        Choice("auto", "cpu", "cuda"), AUTO, default_text="cpu", auto=lambda _: "cpu",
         require=fitting.available_backend, example="cpu",
         help="where to compute",
     )
@@ -93,7 +93,7 @@ class RuntimeConfig:
         help="compute threads",
     )
     io_threads: int = option(
-        Count(high=256), "8", auto=fitting.eight, in_profile=True, example="7",
+        Count(high=256), "8", auto=lambda _: 8, in_profile=True, example="7",
         help="reads under way at once",
     )
     read_chunk: int = option(
@@ -116,7 +116,7 @@ class RuntimeConfig:
         help="sequences that `serve` decodes together, each with a KV cache",
     )
     prefill_chunk: int = option(
-        Count(), AUTO, default_text="as many as the memory plan allows", auto=fitting.zero, in_profile=True,
+        Count(), AUTO, default_text="as many as the memory plan allows", auto=lambda _: 0, in_profile=True,
         unit="tokens", example="64",
         help="tokens of a prompt in one pass",
     )
@@ -133,53 +133,53 @@ class ServiceOptions:
     """Options of `hobbit serve` beside the engine's."""
 
     host: str | None = option(
-        Text("ADDR"), default_text="127.0.0.1", group="service", example="127.0.0.2",
+        Text("ADDR"), default_text="127.0.0.1", example="127.0.0.2",
         help="address to listen on; beyond this machine only with an API key",
     )
     port: int | None = option(
-        Count(low=0, high=65535), default_text="8080", group="service", example="9000",
+        Count(low=0, high=65535), default_text="8080", example="9000",
         help="port to listen on; 0 takes a free one",
     )
     socket: Path | None = option(
-        File("PATH"), group="service", example="/run/hobbit.sock",
+        File("PATH"), example="/run/hobbit.sock",
         help="unix socket to listen on instead",
     )
     api_key_file: Path | None = option(
-        File(), group="service", example="/etc/hobbit-edge/api-key",
+        File(), example="/etc/hobbit-edge/api-key",
         help="require one of the keys in this file, one a line",
     )
     model_name: str | None = option(
-        Text("ID"), default_text="the bundle's folder name", group="service", example="tiny",
+        Text("ID"), default_text="the bundle's folder name", example="tiny",
         help="id of the model",
     )
     max_waiting: int = option(
-        Count(low=0, high=4096), "16", group="service", unit="requests", example="3",
+        Count(low=0, high=4096), "16", unit="requests", example="3",
         help="requests that may wait; more are refused with 429",
     )
     max_tokens_limit: int | None = option(
-        Count(high=1 << 31), default_text="what the context leaves", group="service", unit="tokens", example="64",
+        Count(high=1 << 31), default_text="what the context leaves", unit="tokens", example="64",
         help="most tokens a request may ask for",
     )
     time_limit: float = option(
-        Number("S", high=1e6, unit="seconds"), "600", group="service", example="5",
+        Number("S", high=1e6, unit="seconds"), "600", example="5",
         help="longest time of a request in seconds; 0: no limit",
     )
-    body_limit: int = option(Size(), "2MiB", group="service", example="1MiB", help="largest request body")
+    body_limit: int = option(Size(), "2MiB", example="1MiB", help="largest request body")
     drain_timeout: float = option(
-        Number("S", high=86400, unit="seconds"), "90", group="service", example="5",
+        Number("S", high=86400, unit="seconds"), "90", example="5",
         help="seconds to finish requests when stopping",
     )
     settings: Path | None = option(
-        File(), group="service", example="/etc/hobbit-edge/hobbit.env",
+        File(), example="/etc/hobbit-edge/hobbit.env",
         help="NAME=value lines read at start and at SIGHUP",
         doc="Its lines come before the variables of the process. `HOBBIT_SETTINGS` in the file itself has no effect.",
     )
     log_format: str = option(
-        Choice("text", "json"), "text", group="service", example="json",
+        Choice("text", "json"), "text", example="json",
         help="form of the log on stderr",
     )
     verify: bool = option(
-        Switch(), "on", group="service", example="off",
+        Switch(), "on", example="off",
         help="check every hash before taking requests, once for each change of the bundle",
     )
 
@@ -188,13 +188,13 @@ class ServiceOptions:
 class CommandOptions:
     """Options that verbs share and that no engine needs."""
 
-    json: bool = option(OnlyOn(), "off", group="command", example="on", help="one JSON object on stdout, not text")
+    json: bool = option(OnlyOn(), "off", example="on", help="one JSON object on stdout, not text")
     verbose: bool = option(
-        OnlyOn(), "off", group="command", letter="v", example="on",
+        OnlyOn(), "off", letter="v", example="on",
         help="log what the engine does to stderr",
     )
     no_self_check: bool = option(
-        OnlyOn(), "off", group="command", example="on",
+        OnlyOn(), "off", example="on",
         help="skip the numerical check of a bundle's first start",
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from edge_runtime.config.option import AUTO, Facts, Option
@@ -37,7 +37,7 @@ class Said:
 class Sources:
     """Sources in order; the first that says something about an option counts."""
 
-    order: tuple[Source, ...] = field(default=())
+    order: tuple[Source, ...] = ()
 
     def then(self, source: Source) -> Sources:
         """Return these with one more, asked last."""

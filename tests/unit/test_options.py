@@ -23,6 +23,7 @@ from edge_runtime.config.environment import Environment, given, settle
 from edge_runtime.config.kinds import Choice, OnlyOn, Switch
 from edge_runtime.config.option import option, options_of
 from edge_runtime.config.options import (
+    BY_NAME,
     COMMAND_OPTIONS,
     ENGINE_OPTIONS,
     FOREIGN,
@@ -149,6 +150,13 @@ def test_every_entry_is_documented(entry):
     page = (REPO / "docs/options.md").read_text()
     assert f"`--{entry.dashed}" in page
     assert f"`{entry.variable}`" in page
+
+
+def test_the_budget_has_the_range_of_the_policy_it_selects():
+    from edge_runtime.policy import POLICIES as policies
+
+    param = policies["rate-distortion"].params["max_kld"]
+    assert (BY_NAME["max_kld"].kind.low, BY_NAME["max_kld"].kind.high) == (param.low, param.high)
 
 
 def test_what_is_generated_is_up_to_date():
