@@ -105,7 +105,7 @@ class ExpertMapMatching:
 
     @property
     def max_tokens(self) -> int:
-        """See `Predictor.max_tokens`: it follows one text."""
+        """1: it follows one text."""
         return 1
 
     def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:

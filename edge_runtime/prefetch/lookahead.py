@@ -24,7 +24,7 @@ class Stacked(Protocol):
     """The part of a `Trunk` that looks ahead."""
 
     def look_ahead(self, x: F32, layer_idx: int, depth: int) -> F32:
-        """See `Trunk.look_ahead`."""
+        """Return router logits float32 [P, T, E] of up to `depth` sparse layers ahead, for x float32 [T, D]."""
         ...
 
 
@@ -48,7 +48,7 @@ class LookAhead:
 
     @property
     def max_tokens(self) -> int:
-        """See `Predictor.max_tokens`: tokens of several sequences side by side."""
+        """Tokens of several sequences side by side: with more, their union is most of a layer."""
         return MAX_TOKENS
 
     def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:

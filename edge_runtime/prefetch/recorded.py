@@ -31,11 +31,11 @@ class RecordingPredictor:
 
     @property
     def max_tokens(self) -> int:
-        """See `Predictor.max_tokens`: a trace holds one text."""
+        """1: a trace holds one text."""
         return 1
 
     def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
-        """See `Predictor`; all that could be asked for is predicted, so that a replay may ask for more."""
+        """Predict everything that could be asked for, so that a replay may ask for more than this run did."""
         found, place = list(self._inner.predict(layer_idx, x, routing)), self._place[layer_idx]
         for layer, predicted in found:
             row = self._kept[place, self._place[layer] - place - 1, 0]
@@ -67,11 +67,11 @@ class RecordedPredictor:
 
     @property
     def max_tokens(self) -> int:
-        """See `Predictor.max_tokens`: a trace holds one text."""
+        """1: a trace holds one text."""
         return 1
 
     def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
-        """See `Predictor`."""
+        """Yield what was recorded at this layer for the layers after it."""
         place = self._place[layer_idx]
         if self._predictions is None:
             return
