@@ -25,8 +25,9 @@ import numpy as np
 
 from edge_runtime.engine.job import Event, Job, Outcome, TokenEvent
 from edge_runtime.engine.sampler import SamplingParams
-from edge_runtime.service.ops.events import Phase
-from edge_runtime.service.service import Service, ServiceConfig
+from edge_runtime.service.config import ServiceConfig
+from edge_runtime.service.ops.health import Phase
+from edge_runtime.service.service import Service
 
 
 class Request:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edge_runtime.experts.counters import ExpertCounters
-from edge_runtime.service.ops.events import EngineView, Heartbeat, Phase, Readiness, ServiceInfo, ServiceStats
+from edge_runtime.service.ops.figures import EngineState, ServiceInfo, ServiceStats
+from edge_runtime.service.ops.health import Heartbeat, Phase, Readiness
 
 INFO = ServiceInfo(
     model_name='tiny "moe"', family="qwen3_moe", num_layers=24, num_experts=64, top_k=8, tier=8, backend="cpu",
@@ -25,8 +26,8 @@ def counters() -> ExpertCounters:
     return experts
 
 
-def view(num_layers: int = 24) -> EngineView:
-    return EngineView(
+def view(num_layers: int = 24) -> EngineState:
+    return EngineState(
         experts=counters(),
         residency={layer: {8: 3, 4: 1} for layer in range(num_layers)},
         cache_used_bytes=3 << 20,

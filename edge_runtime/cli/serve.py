@@ -13,8 +13,8 @@ from edge_runtime.config.options import BY_NAME, ENGINE_OPTIONS, SERVICE_OPTIONS
 
 if TYPE_CHECKING:
     from edge_runtime.config.environment import Environment
+    from edge_runtime.service.config import ServiceConfig
     from edge_runtime.service.http.listen import Listeners
-    from edge_runtime.service.service import ServiceConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
 def _config(
     args: argparse.Namespace, options: ServiceOptions, command: CommandOptions, environment: Environment
 ) -> ServiceConfig:
-    from edge_runtime.service.service import ServiceConfig
+    from edge_runtime.service.config import ServiceConfig
 
     return ServiceConfig(
         bundle=Path(args.bundle),

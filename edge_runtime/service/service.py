@@ -5,19 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_runtime.base.confined import ConfinedHost
-from edge_runtime.base.errors import BundleError, ConfigError, ContextExceededError, HobbitError, RequestError
+from edge_runtime.base.errors import BundleError, ConfigError, HobbitError
 from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.config.environment import Variables
 from edge_runtime.config.resolve import EngineOptions, resolve
 from edge_runtime.engine.api import Engine
 from edge_runtime.engine.chat_template import RENDER, RENDER_LIMITS
@@ -27,49 +20,24 @@ from edge_runtime.engine.reload import Reload
 from edge_runtime.engine.serving_loop import ServingLoop
 from edge_runtime.engine.sessions import SessionPool
 from edge_runtime.engine.tokenizer import Tokenizer
-from edge_runtime.service.openai.api_errors import ApiError, bad_field, from_exception, queue_full, unavailable
+from edge_runtime.service.config import ServiceConfig
+from edge_runtime.service.openai.api_errors import bad_field, from_exception, queue_full, unavailable
 from edge_runtime.service.openai.chat import ChatFormat
 from edge_runtime.service.openai.grammar import Vocabulary
 from edge_runtime.service.openai.grammar_check import CHECK, CHECK_LIMITS
-from edge_runtime.service.ops.events import Heartbeat, Phase, Readiness, ServiceInfo, ServiceStats
+from edge_runtime.service.openai.prompts import Prompts
+from edge_runtime.service.ops.engine_state import EngineStatePublisher
+from edge_runtime.service.ops.figures import ServiceInfo, ServiceStats
+from edge_runtime.service.ops.health import Heartbeat, Phase, Readiness
 from edge_runtime.service.ops.observer import ServiceObserver
-from edge_runtime.service.ops.snapshot import make_snapshot
-from edge_runtime.service.ops.view import ViewPublisher
+from edge_runtime.service.ops.stats_report import make_stats_report
 from edge_runtime.service.ops.warmup import verify_once, warm
 
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ServiceConfig:
-    """What to serve and how much of it.
-
-    Attributes:
-        bundle: directory written by hobbit-export.
-        options: engine options, as `Engine.open` takes them.
-        environment: HOBBIT_ variables instead of the process's: those of a settings file are in it.
-        model_name: id of the model; None: the bundle's folder name.
-        max_waiting: requests that may wait beyond those that run.
-        time_limit_s: longest time a request may run; None without a limit.
-        token_limit: most tokens a request may ask for; None: what the context leaves.
-        self_check: run the numerical self-check of a bundle's first start.
-        verify: check the hash of every part of the bundle first, experts included (experts are checked again at each
-            read anyway).
-    """
-
-    bundle: Path
-    options: Mapping[str, Any] = field(default_factory=dict)
-    environment: Variables | None = None
-    model_name: str | None = None
-    max_waiting: int = 16
-    time_limit_s: float | None = 600.0
-    token_limit: int | None = None
-    self_check: bool = True
-    verify: bool = True
-
-
 class Service:
-    """One model served to many clients. Implements `events.Controllable`.
+    """One model served to many clients. Implements `ops.control.Controllable`.
 
     Args:
         config: what to serve.
@@ -147,7 +115,7 @@ class Service:
 
     def _make_loop(self, engine: Engine) -> ServingLoop:
         sessions = SessionPool.of(engine.parts)
-        observer = ServiceObserver(self.stats, self.heartbeat, ViewPublisher(engine.parts, sessions, self.stats))
+        observer = ServiceObserver(self.stats, self.heartbeat, EngineStatePublisher(engine.parts, sessions, self.stats))
         # a long prompt pass is alive as long as its layers come
         scheduler = engine.hand_over(sessions, observer, before_layer=self.heartbeat.beat)
         return ServingLoop(scheduler, observer, max_waiting=self.config.max_waiting)
@@ -188,43 +156,10 @@ class Service:
         assert self._chat is not None, "not ready"
         return self._chat
 
-    def encode_prompt(self, text: str, param: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Return the tokens of a prompt; one that cannot fit is refused before all of it is tokenised.
-
-        Raises:
-            ApiError: it has more tokens than the context, or is no valid Unicode.
-        """
-        try:
-            return self.tokenizer.encode_within(text, self.context, add_special_tokens=add_special_tokens)
-        except ContextExceededError as err:
-            raise ApiError(400, str(err), param=param, code="context_length_exceeded") from err
-        except RequestError as err:
-            raise bad_field(param, str(err)) from err
-
-    def check_prompt(self, ids: list[int] | tuple[int, ...], max_tokens: int | None, param: str) -> NDArray[np.int32]:
-        """Return a prompt as int32 [N] if it can be served.
-
-        Raises:
-            ApiError: it is empty, has unknown tokens, or does not fit the context with what is to be generated.
-        """
-        if not ids:
-            raise bad_field(param, "expected at least one token.")
-        array = np.asarray(ids, object if max(ids) >= 1 << 31 or min(ids) < 0 else np.int32)
-        if array.dtype == object or array.max() >= self.vocab_size:
-            raise bad_field(param, f"expected token ids from 0 to {self.vocab_size - 1}.")
-        if self.config.token_limit is not None and (max_tokens or 0) > self.config.token_limit:
-            raise bad_field("max_tokens", f"this server allows {self.config.token_limit} tokens a request.")
-        # the last token is never run, so it may lie one past the context
-        needed = len(ids) + (max_tokens or 1) - 1
-        if needed > self.context:
-            raise ApiError(
-                400,
-                f"This model's context is {self.context} tokens. The request has {len(ids)} in the prompt"
-                f" and asks for {max_tokens or 1} more. Shorten one of them.",
-                param=param,
-                code="context_length_exceeded",
-            )
-        return array
+    @property
+    def prompts(self) -> Prompts:
+        """Encodes and checks prompts."""
+        return Prompts(self.tokenizer, self.vocab_size, self.context, self.config.token_limit)
 
     def check_policy(self, text: str) -> None:
         """Check a policy a request asks for.
@@ -260,7 +195,7 @@ class Service:
         return max(1, min(60, round(mean / self._parallel)))
 
     def drain(self) -> None:
-        """See `Controllable.drain`."""
+        """Refuse new requests and finish those accepted; return at once."""
         with self._lock:
             self._closed = self._closed or self._loop is None
         if self.readiness.phase is not Phase.FAILED:
@@ -273,14 +208,18 @@ class Service:
         return self._loop is None or self._loop.join(timeout_s)
 
     def reload(self, change: Reload, timeout_s: float = 30.0) -> None:
-        """See `Controllable.reload`."""
+        """Apply a change between two steps.
+
+        Raises:
+            ConfigError, BudgetError: the change is impossible; everything stays as it was.
+        """
         if self._loop is None:
             raise unavailable("the model is loading", "loading")
         self._loop.reload(change).result(timeout_s)
 
-    def snapshot(self) -> dict[str, Any]:
-        """See `Controllable.snapshot`."""
-        return make_snapshot(self.stats, self.readiness, self.heartbeat, self.info)
+    def stats_report(self) -> dict[str, Any]:
+        """Return the `/v1/stats` object."""
+        return make_stats_report(self.stats, self.readiness, self.heartbeat, self.info)
 
     def close(self) -> None:
         """Cancel what runs and release everything. Safe to call twice."""

@@ -21,9 +21,10 @@ from edge_runtime.engine.api import Engine
 from edge_runtime.engine.job import Event, Job, Outcome, TokenEvent
 from edge_runtime.engine.reload import Reload
 from edge_runtime.engine.sampler import SamplingParams
+from edge_runtime.service.config import ServiceConfig
 from edge_runtime.service.openai.api_errors import ApiError
-from edge_runtime.service.ops.events import Phase
-from edge_runtime.service.service import Service, ServiceConfig
+from edge_runtime.service.ops.health import Phase
+from edge_runtime.service.service import Service
 
 PROMPTS = ["Once upon a time", "def main():", "The quick brown fox " * 12, "1 2 3", "import os\n" * 30, "A"]
 

@@ -16,7 +16,7 @@ from conftest import MODEL
 from patience import until
 from serving import served
 
-from edge_runtime.service.ops.statuspage import HEADERS, PAGE, content_security_policy
+from edge_runtime.service.http.status_page import HEADERS, PAGE, content_security_policy
 
 FLAGS = ("--context", "512", "--parallel", "2", "--tier", "8", "--no-self-check")
 

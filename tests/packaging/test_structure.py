@@ -26,10 +26,6 @@ LONGER: dict[str, str] = {
     "edge_runtime/experts/cache.py": "",
     "edge_runtime/lab/simulator/replay.py": "",
     "edge_runtime/lab/simulator/trace.py": "",
-    "edge_runtime/service/openai/openapi.py": "",
-    "edge_runtime/service/ops/events.py": "",
-    "edge_runtime/service/ops/metrics.py": "",
-    "edge_runtime/service/service.py": "",
 }
 """Files longer than that, and why they are not cut."""
 LONGER_FUNCTIONS: set[str] = {"edge_runtime.engine.assembly.assemble", "hobbit_export.cli.build_parser"}

@@ -15,7 +15,7 @@ from patience import PATIENCE_S, until_async
 from service_figures import service as made_up
 
 from edge_runtime.base.errors import BudgetError
-from edge_runtime.service.ops.events import Phase
+from edge_runtime.service.ops.health import Phase
 from edge_runtime.service.ops.lifecycle import Lifecycle
 from edge_runtime.service.ops.settings import Settings
 
@@ -34,7 +34,7 @@ class FakeService:
             raise self.refuse
         self.changes.append(change)
 
-    def snapshot(self):
+    def stats_report(self):
         return {}
 
 

@@ -13,9 +13,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from service_figures import INFO, service
 
-from edge_runtime.service.ops.events import Heartbeat, Histogram, Readiness, ServiceStats
+from edge_runtime.service.ops.figures import Histogram, ServiceStats
+from edge_runtime.service.ops.health import Heartbeat, Readiness
 from edge_runtime.service.ops.metrics import Exposition, residents_by_group
-from edge_runtime.service.ops.snapshot import make_snapshot, quantile
+from edge_runtime.service.ops.stats_report import make_stats_report, quantile
 
 PROCESS = "process_"
 
@@ -160,7 +161,7 @@ def test_a_query_of_every_panel_is_valid_promql(tmp_path):
 
 def test_snapshot_schema():
     stats, readiness, heartbeat = service()
-    found = make_snapshot(stats, readiness, heartbeat, INFO)
+    found = make_stats_report(stats, readiness, heartbeat, INFO)
     assert json.loads(json.dumps(found)) == found
     assert set(found) == {
         "schema", "phase", "reason", "uptime_s", "heartbeat_age_s", "model", "policy", "requests", "tokens",
@@ -177,7 +178,7 @@ def test_snapshot_schema():
 
 
 def test_snapshot_while_loading_has_nulls_not_zeros():
-    found = make_snapshot(ServiceStats(), Readiness(), Heartbeat(), INFO)
+    found = make_stats_report(ServiceStats(), Readiness(), Heartbeat(), INFO)
     assert found["phase"] == "loading"
     assert (found["experts"], found["residency"], found["policy"], found["energy"]) == (None, None, None, None)
     assert found["memory"]["cache_bytes"] is None

@@ -12,7 +12,7 @@ import pytest
 from patience import PATIENCE_S
 
 from edge_runtime.base.errors import ConfigError
-from edge_runtime.service.ops.events import Heartbeat
+from edge_runtime.service.ops.health import Heartbeat
 from edge_runtime.service.ops.notify import LoopWatchdog, Notifier, inherited_sockets, watchdog_interval_s
 
 

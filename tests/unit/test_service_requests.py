@@ -18,7 +18,7 @@ from edge_runtime.service.openai.field_errors import to_api_error
 from edge_runtime.service.openai.openapi import openapi_document
 from edge_runtime.service.openai.parser import parse_request
 from edge_runtime.service.openai.requests import ChatRequest, CompletionRequest
-from edge_runtime.service.ops.events import ServiceInfo
+from edge_runtime.service.ops.figures import ServiceInfo
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 COMPLETION: dict[str, Any] = {"model": "m", "prompt": "Hi"}

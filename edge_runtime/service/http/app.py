@@ -17,10 +17,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge_runtime.base.errors import HobbitError
 from edge_runtime.service.http.exchange import Disconnected, HttpLimits
+from edge_runtime.service.http.status_page import HEADERS, PAGE
 from edge_runtime.service.openai.api_errors import ApiError, from_exception
 from edge_runtime.service.openai.endpoints import Endpoints
 from edge_runtime.service.openai.openapi import openapi_document
-from edge_runtime.service.ops import statuspage
 from edge_runtime.service.ops.metrics import Exposition
 from edge_runtime.service.service import Service
 
@@ -60,7 +60,7 @@ def create_app(
         return Response(page, headers={"Content-Type": content_type})
 
     async def status_page(request: Request) -> Response:
-        return Response(statuspage.PAGE, headers=statuspage.HEADERS)
+        return Response(PAGE, headers=HEADERS)
 
     routes = [
         Route("/v1/chat/completions", api.chat, methods=["POST"]),

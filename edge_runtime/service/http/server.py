@@ -15,7 +15,7 @@ from edge_runtime.service.http.app import create_app
 from edge_runtime.service.http.connection import GuardedProtocol
 from edge_runtime.service.http.exchange import HttpLimits
 from edge_runtime.service.http.listen import Listeners
-from edge_runtime.service.ops.events import Phase
+from edge_runtime.service.ops.health import Phase
 from edge_runtime.service.ops.lifecycle import Lifecycle
 from edge_runtime.service.ops.settings import Settings
 from edge_runtime.service.service import Service

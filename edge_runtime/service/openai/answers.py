@@ -81,7 +81,7 @@ class Answer:
 
 
 class ChatAnswer(Answer):
-    """`chat.completion`. See `Answer`.
+    """`chat.completion`: an answer with one message.
 
     Args:
         splitter: takes the model's text apart.
@@ -99,15 +99,15 @@ class ChatAnswer(Answer):
         self._logprobs: list[dict[str, Any]] | None = None if request.alternatives is None else []
 
     def name_reason(self, reason: str, text: str) -> str:
-        """See `Answer.name_reason`: a text with tool calls ends for them."""
+        """Return what clients call the reason generation ended: a text with tool calls ends for them."""
         return "tool_calls" if reason == "stop" and self._splitter.count_calls(text) else reason
 
     def first(self) -> list[dict[str, Any]]:
-        """See `Answer.first`: who speaks."""
+        """Say who speaks, before any token."""
         return [self._chunk({"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None})]
 
     def token(self, event: TokenEvent) -> list[dict[str, Any]]:
-        """See `Answer.token`."""
+        """Note a token; return the chunks it makes."""
         self._tokens += 1
         deltas = [self._note(delta) for delta in self._splitter.push(event.delta.text)]
         logprobs = None
@@ -124,7 +124,7 @@ class ChatAnswer(Answer):
         return out
 
     def end(self, outcome: Outcome) -> list[dict[str, Any]]:
-        """See `Answer.end`."""
+        """Return the last chunks: what was held back, the reason, the usage if asked for."""
         rest = [self._note(delta) for delta in self._splitter.flush()]
         chunks = [self._chunk({"delta": delta, "logprobs": None, "finish_reason": None}) for delta in rest]
         return chunks + self._last_chunks(
@@ -132,7 +132,7 @@ class ChatAnswer(Answer):
         )
 
     def whole(self, outcome: Outcome) -> dict[str, Any]:
-        """See `Answer.whole`."""
+        """Return the answer as one object, after every token was noted."""
         for delta in self._splitter.flush():
             self._note(delta)
         message: dict[str, Any] = {"role": "assistant", "content": self._content, "refusal": None}
@@ -161,7 +161,7 @@ class ChatAnswer(Answer):
 
 
 class CompletionAnswer(Answer):
-    """`text_completion`. See `Answer`.
+    """`text_completion`: an answer with one text.
 
     Args:
         prompt: text to repeat in front, empty without echo.
@@ -179,13 +179,13 @@ class CompletionAnswer(Answer):
             self._logprobs = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
 
     def first(self) -> list[dict[str, Any]]:
-        """See `Answer.first`."""
+        """Repeat the prompt if it was asked for, before any token."""
         if not self._prompt:
             return []
         return [self._chunk({"text": self._prompt, "logprobs": None, "finish_reason": None})]
 
     def token(self, event: TokenEvent) -> list[dict[str, Any]]:
-        """See `Answer.token`."""
+        """Note a token; return the chunks it makes."""
         self._tokens += 1
         logprobs = self._one(event) if self._logprobs is not None and event.logprob is not None else None
         self._text += event.delta.text
@@ -194,11 +194,11 @@ class CompletionAnswer(Answer):
         return [self._chunk({"text": event.delta.text, "logprobs": logprobs, "finish_reason": None})]
 
     def end(self, outcome: Outcome) -> list[dict[str, Any]]:
-        """See `Answer.end`."""
+        """Return the last chunks: what was held back, the reason, the usage if asked for."""
         return self._last_chunks({"text": "", "logprobs": None, "finish_reason": outcome.finish_reason}, outcome)
 
     def whole(self, outcome: Outcome) -> dict[str, Any]:
-        """See `Answer.whole`."""
+        """Return the answer as one object, after every token was noted."""
         choice = {"text": self._text, "logprobs": self._logprobs, "finish_reason": outcome.finish_reason}
         return self._complete(choice, outcome)
 

@@ -22,7 +22,7 @@ from edge_runtime.service.openai.api_errors import ApiError, bad_field
 from edge_runtime.service.openai.chat import CALL_CLOSE, CALL_OPEN
 from edge_runtime.service.openai.parser import parse_request
 from edge_runtime.service.openai.requests import ChatRequest, CompletionRequest, GenerationRequest
-from edge_runtime.service.ops.events import Phase
+from edge_runtime.service.ops.health import Phase
 from edge_runtime.service.service import Service
 
 _MAX_PREPARING = 2
@@ -97,7 +97,7 @@ class Endpoints:
 
     async def stats(self, request: Request) -> Response:
         """`GET /v1/stats`."""
-        return JSONResponse(self._service.snapshot())
+        return JSONResponse(self._service.stats_report())
 
     def _model(self) -> dict[str, Any]:
         info = self._service.info
@@ -121,8 +121,8 @@ class Endpoints:
     def _prepare_chat(self, asked: ChatRequest) -> tuple[NDArray[np.int32], str, Constraint | None]:
         service = self._service
         text = service.chat.prompt(asked)
-        ids = service.encode_prompt(text, "messages", add_special_tokens=False)
-        prompt = service.check_prompt(ids, asked.token_limit, "messages")
+        ids = service.prompts.encode(text, "messages", add_special_tokens=False)
+        prompt = service.prompts.check(ids, asked.token_limit, "messages")
         constraint, tools = self._checked(asked), asked.offered_tools
         is_forced = asked.choice not in ("none", "auto")
         if is_forced or any(tool.strict for tool in tools):
@@ -136,8 +136,8 @@ class Endpoints:
     def _prepare_completion(self, asked: CompletionRequest) -> tuple[NDArray[np.int32], str, Constraint | None]:
         service = self._service
         given = asked.text_or_ids
-        ids = service.encode_prompt(given, "prompt") if isinstance(given, str) else given
-        prompt = service.check_prompt(ids, asked.token_limit, "prompt")
+        ids = service.prompts.encode(given, "prompt") if isinstance(given, str) else given
+        prompt = service.prompts.check(ids, asked.token_limit, "prompt")
         echo = ""
         if asked.echo:
             echo = given if isinstance(given, str) else service.tokenizer.decode(prompt.tolist())

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from edge_runtime.base.confined import ConfinedHost, JobRefusedError
 from edge_runtime.base.errors import BundleError, DeviceError, RequestError
+from edge_runtime.service.openai.formats import Format
 from edge_runtime.service.openai.grammar_check import CHECK, CHECK_LIMITS, limits
 from edge_runtime.service.openai.messages import Tool
-from edge_runtime.service.openai.requests import Format
 
 _MAX_GRAMMAR_BYTES = 256 << 10
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
@@ -76,7 +76,11 @@ class Vocabulary:
         return Grammar(matcher, self.vocab_size)
 
     def of_format(self, wanted: Format) -> Grammar:
-        """Return the constraint of a response format. See `constraint`."""
+        """Return the constraint of a response format.
+
+        Raises:
+            RequestError: see `constraint`.
+        """
         make = self._library.LLMatcher
         if wanted.kind == "regex":
             return self.constraint(make.grammar_from_regex(wanted.pattern))
@@ -86,7 +90,11 @@ class Vocabulary:
         return self.constraint(str(text))
 
     def of_tool_call(self, tools: Iterable[Tool], prefix: str, suffix: str) -> Grammar:
-        """Return the constraint of exactly one tool call, written between prefix and suffix. See `constraint`."""
+        """Return the constraint of exactly one tool call, written between prefix and suffix.
+
+        Raises:
+            RequestError: see `constraint`.
+        """
         schema = _calls_schema([(tool.name, tool.parameters) for tool in tools])
         return self._of_lark(f"start: {json.dumps(prefix)} call {json.dumps(suffix)}\ncall: %json {schema}\n")
 
@@ -129,7 +137,7 @@ class Grammar:
         return bool(self._matcher.is_stopped())
 
     def allowed(self) -> NDArray[np.bool_]:
-        """See `Constraint.allowed`."""
+        """Return the tokens that may come next, bool [V]."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         mask = np.unpackbits(bits, bitorder="little")[: self._vocab_size].view(np.bool_)
         if not mask.any():
@@ -137,6 +145,6 @@ class Grammar:
         return mask
 
     def accept(self, token_id: int) -> None:
-        """See `Constraint.accept`."""
+        """Take the token that was chosen."""
         if not self._matcher.consume_token(token_id):
             raise RequestError(f"grammar: cannot go on: {self._matcher.get_error()[:300]}")

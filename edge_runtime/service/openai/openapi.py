@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from edge_runtime.service.openai.requests import ChatRequest, CompletionRequest
-from edge_runtime.service.ops.events import ServiceInfo
+from edge_runtime.service.ops.figures import ServiceInfo
 
 Schema = dict[str, Any]
 _TEXT: Schema = {"type": "string"}

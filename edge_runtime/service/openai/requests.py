@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from edge_runtime.engine.sampler import SamplingParams
 from edge_runtime.service.openai.body import Body, FieldError, Label, OnlyFalse, OnlyZero, refuse_true
+from edge_runtime.service.openai.formats import Format, ResponseFormat, to_format
 from edge_runtime.service.openai.messages import MAX_TOOLS, FunctionChoice, FunctionTool, Message, Tool
 
 _MAX_MESSAGES = 4096
@@ -43,50 +43,6 @@ class VendorOptions(Body):
     policy: str | None = None
 
 
-class TextFormat(Body, tag_field="type", tag="text"):
-    """Any text."""
-
-
-class JsonFormat(Body, tag_field="type", tag="json_object"):
-    """A JSON object."""
-
-
-class JsonSchema(Body):
-    """A JSON schema under a name; `schema` left out means any value."""
-
-    schema: dict[str, Any] | None = None
-    name: str | None = None
-    description: str | None = None
-    strict: bool | None = None
-
-
-class SchemaFormat(Body, tag_field="type", tag="json_schema"):
-    """JSON that follows a schema."""
-
-    json_schema: JsonSchema
-
-
-class RegexFormat(Body, tag_field="type", tag="regex"):
-    """Text that matches a regular expression."""
-
-    pattern: str
-
-
-@dataclass(frozen=True)
-class Format:
-    """What the text must look like.
-
-    Attributes:
-        kind: 'json_object', 'json_schema' or 'regex'.
-        schema: of json_schema.
-        pattern: of regex.
-    """
-
-    kind: str
-    schema: Mapping[str, Any] | None = None
-    pattern: str = ""
-
-
 class GenerationRequest(Body):
     """What both requests have."""
 
@@ -102,7 +58,7 @@ class GenerationRequest(Body):
     seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | None = None
     stop: StopText | Annotated[list[StopText], Meta(max_length=_MAX_STOPS)] | None = None
     ignore_eos: bool | None = None
-    response_format: TextFormat | JsonFormat | SchemaFormat | RegexFormat | None = None
+    response_format: ResponseFormat | None = None
     hobbit: VendorOptions | None = None
     n: Literal[1] | None = None
     frequency_penalty: OnlyZero | None = None
@@ -153,14 +109,7 @@ class GenerationRequest(Body):
     @property
     def format(self) -> Format | None:
         """What the text must look like; None: any text."""
-        match self.response_format:
-            case JsonFormat():
-                return Format("json_object")
-            case SchemaFormat(json_schema=given):
-                return Format("json_schema", given.schema or {})
-            case RegexFormat(pattern=pattern):
-                return Format("regex", pattern=pattern)
-        return None
+        return None if self.response_format is None else to_format(self.response_format)
 
 
 class ChatRequest(GenerationRequest, kw_only=True):

@@ -9,7 +9,8 @@ import signal
 from collections.abc import Coroutine, MutableMapping
 
 from edge_runtime.base.errors import HobbitError
-from edge_runtime.service.ops.events import Controllable, Phase
+from edge_runtime.service.ops.control import Controllable
+from edge_runtime.service.ops.health import Phase
 from edge_runtime.service.ops.notify import LoopWatchdog, Notifier, watchdog_interval_s
 from edge_runtime.service.ops.settings import Settings
 

@@ -20,7 +20,8 @@ from prometheus_client.utils import floatToGoString
 
 from edge_runtime.bundle.record import BF16
 from edge_runtime.experts.counters import READ_BOUNDS_S, ExpertCounters
-from edge_runtime.service.ops.events import EngineView, Figures, Histogram, Phase, Readiness, ServiceInfo, ServiceStats
+from edge_runtime.service.ops.figures import EngineState, Figures, Histogram, ServiceInfo, ServiceStats
+from edge_runtime.service.ops.health import Phase, Readiness
 from edge_runtime.telemetry.process import peak_rss_bytes
 
 PREFIX = "hobbit_"
@@ -50,13 +51,7 @@ class Exposition:
 
 
 class ServiceCollector(Collector):
-    """Turns the figures into metric families at each scrape; keeps nothing.
-
-    Args:
-        stats: the figures.
-        readiness: the phase.
-        info: what does not change.
-    """
+    """Turns the figures into metric families at each scrape; keeps nothing. Arguments as for `Exposition`."""
 
     def __init__(self, stats: ServiceStats, readiness: Readiness, info: ServiceInfo) -> None:
         self._stats, self._readiness, self._info = stats, readiness, info
@@ -79,7 +74,7 @@ class ServiceCollector(Collector):
             yield from _drive(make, engine.experts)
             yield from _memory(make, engine)
 
-    def _model(self, engine: EngineView) -> Metric:
+    def _model(self, engine: EngineState) -> Metric:
         info = self._info
         return InfoMetricFamily(
             f"{PREFIX}model",
@@ -214,7 +209,7 @@ def _drive(make: _Families, experts: ExpertCounters) -> Iterator[Metric]:
     )
 
 
-def _memory(make: _Families, engine: EngineView) -> Iterator[Metric]:
+def _memory(make: _Families, engine: EngineState) -> Iterator[Metric]:
     yield make.gauge("expert_cache_bytes", "Bytes of resident experts.", engine.cache_used_bytes)
     yield make.gauge("expert_cache_capacity_bytes", "Bytes of the expert arena.", engine.cache_bytes)
     yield make.gauges(

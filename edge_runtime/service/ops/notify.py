@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from edge_runtime.base.errors import ConfigError
 
 if TYPE_CHECKING:
-    from edge_runtime.service.ops.events import Heartbeat
+    from edge_runtime.service.ops.health import Heartbeat
 
 _log = logging.getLogger(__name__)
 _FIRST_FD = 3
@@ -97,7 +97,7 @@ class Notifier:
 
 
 class LoopWatchdog:
-    """Feeds systemd's watchdog from the pulse of the loops that serve, and from nothing else.
+    """Feeds systemd's watchdog from the heartbeats of the loops that serve, and from nothing else.
 
     One WATCHDOG=1 is sent when every named loop has beaten since the last one, at most four times an interval. A loop
     that hangs therefore starves the watchdog even while the others go on.

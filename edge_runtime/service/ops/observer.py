@@ -1,4 +1,4 @@
-"""Keeps the service's figures: hears of what the scheduler does and writes it down."""
+"""Keeps the service's figures: the scheduler reports to it what happens."""
 
 from __future__ import annotations
 
@@ -8,32 +8,33 @@ from time import monotonic
 from edge_runtime.base.errors import HobbitError
 from edge_runtime.engine.observer import SchedulerObserver
 from edge_runtime.engine.sequence import Sequence
-from edge_runtime.service.ops.events import Heartbeat, ServiceStats
-from edge_runtime.service.ops.view import ViewPublisher
+from edge_runtime.service.ops.engine_state import EngineStatePublisher
+from edge_runtime.service.ops.figures import ServiceStats
+from edge_runtime.service.ops.health import Heartbeat
 
 _LOG = logging.getLogger(__name__)
 
 
 class ServiceObserver(SchedulerObserver):
-    """Counts requests and tokens, beats the heart, publishes the engine's view, and logs failures.
+    """Counts requests and tokens, shows that the loop runs, publishes the engine's state, and logs failures.
 
     Args:
         stats: figures to keep.
-        heartbeat: beaten after every pass and at every idle tick.
-        view: published after every step.
+        heartbeat: told after every pass and at every idle tick.
+        state: published after every step.
     """
 
-    def __init__(self, stats: ServiceStats, heartbeat: Heartbeat, view: ViewPublisher) -> None:
-        self._stats, self._heartbeat, self._view = stats, heartbeat, view
+    def __init__(self, stats: ServiceStats, heartbeat: Heartbeat, state: EngineStatePublisher) -> None:
+        self._stats, self._heartbeat, self._state = stats, heartbeat, state
 
     def on_step(self) -> None:
         """Show what has changed, and that the loop is alive."""
-        self._view.publish()
+        self._state.publish()
         self._heartbeat.beat()
 
     def on_reload(self) -> None:
         """Show the new settings at once."""
-        self._view.expire()
+        self._state.expire()
 
     def on_waiting(self, num_jobs: int) -> None:
         """Keep the length of the queue."""

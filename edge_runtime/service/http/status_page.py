@@ -11,7 +11,7 @@ _ELEMENT = r"<{0}>(.*?)</{0}>"
 
 
 def _read() -> str:
-    return importlib.resources.files("edge_runtime.service.ops").joinpath("status.html").read_text(encoding="utf-8")
+    return importlib.resources.files("edge_runtime.service.http").joinpath("status.html").read_text(encoding="utf-8")
 
 
 def content_security_policy(page: str) -> str:

@@ -1,25 +1,17 @@
-"""What happens in the service, as figures others may read: counters, histograms, readiness, the serving loop's pulse.
+"""Figures of the service: counters, histograms, the engine's state and what never changes.
 
-Written by the serving loop, read by metrics, the status page and the watchdog. Nothing here knows HTTP.
-
-`snapshot.make_snapshot(stats, readiness, heartbeat, info)` builds the `/v1/stats` object and
-`metrics.Exposition(stats, readiness, info).render(accept)` the `/metrics` page; the server makes one `ServiceInfo`.
-`lifecycle.Lifecycle(service, os.environ, settings)` owns SIGTERM, SIGINT and SIGHUP (uvicorn must not) and talks to
-systemd: `start()` and `close()` in the HTTP loop. `notify.inherited_sockets(os.environ)` are sockets to serve,
-`logs.setup_service_logging` sets the log format; `statuspage.PAGE` and `statuspage.HEADERS` are served at `/`.
+The serving loop writes them; metrics, the status page and the log of systemd read them. Nothing here knows HTTP.
 """
 
 from __future__ import annotations
 
-import enum
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
-from edge_runtime.engine.reload import Reload
 from edge_runtime.experts.counters import ExpertCounters
 
 FINISH_REASONS = ("stop", "length", "tool_calls", "cancelled", "timeout", "error")
@@ -27,16 +19,6 @@ REJECT_REASONS = ("queue_full", "draining", "loading")
 # upper bounds in seconds, as vLLM's dashboards have them
 LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 STEP_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
-
-
-class Phase(enum.Enum):
-    """Where in its life the service is."""
-
-    LOADING = "loading"
-    READY = "ready"
-    DRAINING = "draining"
-    STOPPED = "stopped"
-    FAILED = "failed"
 
 
 class Histogram:
@@ -65,7 +47,7 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class EngineView:
+class EngineState:
     """The engine as the serving loop last saw it; published between steps, safe to read from any thread.
 
     Attributes:
@@ -161,7 +143,7 @@ class ServiceStats:
         self._figures = Figures()
         self._lock = threading.Lock()
         self.started = monotonic()
-        self.engine: EngineView | None = None
+        self.engine: EngineState | None = None
 
     def update(self) -> _Update:
         """Hold the figures for writing: ``with stats.update() as figures``."""
@@ -183,85 +165,3 @@ class _Update:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
-
-
-class Heartbeat:
-    """The serving loop's pulse: `beat` is called by the loop itself, after each step and each idle tick.
-
-    A watchdog listens here, so a hung loop stops feeding it, whatever the HTTP side still answers.
-    """
-
-    def __init__(self) -> None:
-        self.listeners: list[Callable[[], None]] = []
-        self._last = monotonic()
-
-    @property
-    def age_s(self) -> float:
-        """Seconds since the last beat."""
-        return monotonic() - self._last
-
-    def beat(self) -> None:
-        """Say that the loop is alive. Listeners must not block."""
-        self._last = monotonic()
-        for listener in self.listeners:
-            listener()
-
-
-class Readiness:
-    """The phase of the service and what to tell those who ask too early. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._phase, self._reason = Phase.LOADING, "the model is loading"
-        self._changed = threading.Condition()
-        self.listeners: list[Callable[[Phase, str], None]] = []
-
-    @property
-    def phase(self) -> Phase:
-        """The phase now."""
-        return self._phase
-
-    @property
-    def reason(self) -> str:
-        """Why it is not ready, for people."""
-        return self._reason
-
-    def set(self, phase: Phase, reason: str = "") -> None:
-        """Change the phase and tell the listeners. There is no way back: a service that drains never becomes ready."""
-        order = list(Phase)
-        with self._changed:
-            if order.index(phase) < order.index(self._phase):
-                return
-            self._phase, self._reason = phase, reason
-            self._changed.notify_all()
-        for listener in self.listeners:
-            listener(phase, reason)
-
-    def wait_until_loaded(self, timeout_s: float | None = None) -> Phase:
-        """Block until loading is over, well or not; return the phase."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._phase is not Phase.LOADING, timeout_s)
-            return self._phase
-
-
-class Controllable(Protocol):
-    """What signals, metrics and the status page may use of the service."""
-
-    stats: ServiceStats
-    heartbeat: Heartbeat
-    readiness: Readiness
-
-    def drain(self) -> None:
-        """Refuse new requests, finish those accepted, then stop. Returns at once; safe in a signal handler's loop."""
-        ...
-
-    def reload(self, change: Reload, timeout_s: float = 30.0) -> None:
-        """Apply between two steps.
-
-        Raises:
-            ConfigError, BudgetError: the change is impossible; everything stays as it was.
-        """
-        ...
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return the `/v1/stats` object."""
-        ...

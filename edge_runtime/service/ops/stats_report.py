@@ -6,22 +6,17 @@ from dataclasses import asdict
 from time import monotonic
 from typing import Any
 
-from edge_runtime.service.ops.events import (
-    EngineView,
-    Figures,
-    Heartbeat,
-    Histogram,
-    Readiness,
-    ServiceInfo,
-    ServiceStats,
-)
+from edge_runtime.service.ops.figures import EngineState, Figures, Histogram, ServiceInfo, ServiceStats
+from edge_runtime.service.ops.health import Heartbeat, Readiness
 from edge_runtime.telemetry.process import peak_rss_bytes, rss_bytes
 
 SCHEMA = 1
 _QUANTILES = (0.5, 0.9, 0.99)
 
 
-def make_snapshot(stats: ServiceStats, readiness: Readiness, heartbeat: Heartbeat, info: ServiceInfo) -> dict[str, Any]:
+def make_stats_report(
+    stats: ServiceStats, readiness: Readiness, heartbeat: Heartbeat, info: ServiceInfo
+) -> dict[str, Any]:
     """Return plain data; what nothing has measured yet is None, never 0.
 
     Args:
@@ -104,14 +99,14 @@ def _summary(histogram: Histogram) -> dict[str, Any]:
     return {"count": count, "mean": histogram.sum / count if count else None, **quantiles}
 
 
-def _residency(engine: EngineView) -> list[dict[str, Any]]:
+def _residency(engine: EngineState) -> list[dict[str, Any]]:
     return [
         {"layer": layer, "tiers": {str(tier): count for tier, count in sorted(tiers.items())}}
         for layer, tiers in sorted(engine.residency.items())
     ]
 
 
-def _memory(engine: EngineView | None) -> dict[str, int | None]:
+def _memory(engine: EngineState | None) -> dict[str, int | None]:
     return {
         "rss_bytes": rss_bytes(),
         "peak_rss_bytes": peak_rss_bytes(),

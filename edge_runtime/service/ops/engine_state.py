@@ -1,4 +1,4 @@
-"""Shows the engine to metrics and the status page: a copy of its figures, made between two passes."""
+"""Copies the engine's figures between two passes, for metrics and the status page."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from time import monotonic
 from edge_runtime.engine.assembly import Parts
 from edge_runtime.engine.report import describe_policy
 from edge_runtime.engine.sessions import SessionPool
-from edge_runtime.service.ops.events import EngineView, ServiceStats
+from edge_runtime.service.ops.figures import EngineState, ServiceStats
 
 _EVERY_S = 0.25
 
 
-class ViewPublisher:
-    """Publishes an `EngineView` a few times a second.
+class EngineStatePublisher:
+    """Publishes an `EngineState` a few times a second.
 
     Args:
         parts: the engine's.
@@ -30,7 +30,7 @@ class ViewPublisher:
         self._next = 0.0
 
     def publish(self) -> None:
-        """Publish, unless the last view is fresh. For the serving loop's thread."""
+        """Publish, unless the last state is fresh. For the serving loop's thread."""
         if monotonic() < self._next:
             return
         self._next = monotonic() + _EVERY_S
@@ -40,7 +40,7 @@ class ViewPublisher:
             tiers = cache.resident_tiers(layer_idx).tolist()
             residency[layer_idx] = {tier: tiers.count(tier) for tier in set(tiers) if tier}
         used = sum(sum(by_tier.values()) for by_tier in residency.values())
-        self._stats.engine = EngineView(
+        self._stats.engine = EngineState(
             experts=cache.counters.snapshot(),
             residency=residency,
             cache_used_bytes=used * parts.plan.slot_bytes,
