@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from edge_runtime.__main__ import main as hobbit
+from hobbit_export.cli import main as hobbit_export
 
 ROOT = Path(__file__).parents[2]
 ADRS = sorted((ROOT / "docs/adr").glob("[0-9]*.md"))
@@ -94,3 +98,32 @@ def test_every_page_is_reachable_from_the_readme():
         seen.add(path)
         todo += links(path)
     assert [p.relative_to(ROOT).as_posix() for p in PAGES if p not in seen and p.name != "README.md"] == []
+
+
+COMMANDS = re.compile(r"^\$ (hobbit|hobbit-export) (.*(?:\\\n.*)*)", re.MULTILINE)
+
+
+def help_of(program: str, verb: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the help of `hobbit VERB` or of `hobbit-export`."""
+    main, arguments = (hobbit, [verb, "--help"]) if program == "hobbit" else (hobbit_export, ["--help"])
+    with contextlib.suppress(SystemExit):
+        main(arguments)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_commands_have_only_flags_that_exist(path, capsys):
+    unknown = []
+    for program, rest in COMMANDS.findall(path.read_text(encoding="utf-8")):
+        words = rest.replace("\\\n", " ").partition("#")[0].split()
+        known = help_of(program, words[0], capsys)
+        flags = [word.partition("=")[0] for word in words if word.startswith("--") and word != "--help"]
+        unknown += [f"{program} {words[0]} {flag}" for flag in flags if not re.search(rf"(?<!\S){flag}\b", known)]
+    assert unknown == []
+
+
+def test_make_targets_in_the_readme_exist():
+    targets = re.findall(r"(?:\$ |or: |`)make ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert {"demo", "test"} <= set(targets)
+    assert [t for t in targets if not re.search(rf"^{t}:", makefile, re.MULTILINE)] == []
