@@ -60,7 +60,7 @@ def measured(context: PolicyContext, what: str) -> ExpertCalibration:
     if context.calibration is None or not context.calibration.is_measured:
         raise ConfigError(
             f"{what}: expected a bundle whose losses were measured. Export it with --calibrate "
-            "(`simulate` takes it as --bundle), or use max_kld=0."
+            "(`simulate` takes it as --bundle), or use max_kld=0 (of verbs with an engine: --max-kld 0)."
         )
     return context.calibration
 
