@@ -121,7 +121,7 @@ class Service:
         return ServingLoop(scheduler, observer, max_waiting=self.config.max_waiting)
 
     def _say(self, text: str) -> None:
-        """What loading is at; a stop that came meanwhile stands."""
+        """Report the progress of loading, unless the service is stopping already."""
         if self.readiness.phase is Phase.LOADING:
             self.readiness.set(Phase.LOADING, text)
 

@@ -38,7 +38,7 @@ from edge_runtime.config.profiles import Setting, load_profile, parse_profile, p
 from edge_runtime.config.registered import EVICTION_RULES, POLICIES, PREDICTORS
 from edge_runtime.config.registries import REGISTRIES
 from edge_runtime.config.resolve import EngineOptions, resolve
-from edge_runtime.service.ops.settings import Settings, plan_reload
+from edge_runtime.service.ops.settings import Settings, compare_settings
 
 MANIFEST = small_manifest((2, 4, 8, 16))
 IN_PROFILE = [o for o in ENGINE_OPTIONS if o.in_profile]
@@ -285,12 +285,12 @@ def test_a_new_entry_is_a_setting_that_a_reload_sees(tmp_path):
     path.write_text("HOBBIT_COLOUR=red\n")
     settings = Settings({}, path, table=EXTENDED)
     path.write_text("HOBBIT_COLOUR=blue\n")
-    assert settings.plan().live == ("HOBBIT_COLOUR=blue",)
+    assert settings.changes().live == ("HOBBIT_COLOUR=blue",)
     with pytest.raises(ConfigError, match="unknown name 'HOBBIT_COLOUR'"):
         Settings({}, path)
     waits = [replace(COLOUR, is_live=False)]
     before, after = Environment({}, table=waits), Environment({"HOBBIT_COLOUR": "blue"}, table=waits)
-    assert plan_reload(before, after, table=waits).later == ("HOBBIT_COLOUR",)
+    assert compare_settings(before, after, table=waits).later == ("HOBBIT_COLOUR",)
 
 
 def test_a_new_entry_is_in_the_documentation():

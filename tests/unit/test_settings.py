@@ -6,7 +6,7 @@ import pytest
 
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.engine.reload import Reload
-from edge_runtime.service.ops.settings import Settings, plan_reload, read_settings
+from edge_runtime.service.ops.settings import Settings, compare_settings, read_settings
 
 
 def test_lines_as_systemd_reads_them(tmp_path):
@@ -40,50 +40,50 @@ def test_an_unreadable_file_is_named(tmp_path):
 def test_policy_and_memory_switch_now_context_later():
     old = {"HOBBIT_POLICY": "lossless", "HOBBIT_MEMORY": "4GiB", "HOBBIT_CONTEXT": "2048", "PATH": "/bin"}
     new = {"HOBBIT_POLICY": "hobbit", "HOBBIT_MEMORY": "3GiB", "HOBBIT_CONTEXT": "4096"}
-    plan = plan_reload(old, new)
-    assert plan.change == Reload(policy="hobbit", memory="3GiB", expert_memory=1 << 60)
-    assert plan.live == ("HOBBIT_MEMORY=3GiB", "HOBBIT_POLICY=hobbit")
-    assert plan.later == ("HOBBIT_CONTEXT",)
+    found = compare_settings(old, new)
+    assert found.reload == Reload(policy="hobbit", memory="3GiB", expert_memory=1 << 60)
+    assert found.live == ("HOBBIT_MEMORY=3GiB", "HOBBIT_POLICY=hobbit")
+    assert found.later == ("HOBBIT_CONTEXT",)
 
 
 def test_what_is_taken_away_falls_back_to_its_default():
-    plan = plan_reload({"HOBBIT_POLICY": "hobbit", "HOBBIT_EXPERT_MEMORY": "1GiB"}, {})
-    assert plan.change == Reload(policy="lossless", memory="auto", expert_memory=1 << 60)
+    found = compare_settings({"HOBBIT_POLICY": "hobbit", "HOBBIT_EXPERT_MEMORY": "1GiB"}, {})
+    assert found.reload == Reload(policy="lossless", memory="auto", expert_memory=1 << 60)
 
 
 def test_a_profile_brings_its_memory_and_says_what_must_wait():
-    plan = plan_reload({}, {"HOBBIT_PROFILE": "orin-nano-8gb", "HOBBIT_CONTEXT": "4096"})
-    assert plan.change.memory == "auto"
-    assert "profile's threads" in plan.later
-    assert "profile's os_reserve" in plan.later
-    assert "profile's context" not in plan.later, "a setting overrides it"
-    assert plan_reload({}, {"HOBBIT_PROFILE": "orin-nano-8gb", "HOBBIT_MEMORY": "2GiB"}).change.memory == "2GiB"
+    found = compare_settings({}, {"HOBBIT_PROFILE": "orin-nano-8gb", "HOBBIT_CONTEXT": "4096"})
+    assert found.reload.memory == "auto"
+    assert "profile's threads" in found.later
+    assert "profile's os_reserve" in found.later
+    assert "profile's context" not in found.later, "a setting overrides it"
+    assert compare_settings({}, {"HOBBIT_PROFILE": "orin-nano-8gb", "HOBBIT_MEMORY": "2GiB"}).reload.memory == "2GiB"
 
 
 def test_flags_beat_the_file():
-    plan = plan_reload({}, {"HOBBIT_POLICY": "hobbit", "HOBBIT_MEMORY": "2GiB"}, flags={"policy": "skip"})
-    assert plan.change.policy is None
-    assert plan.later == ("HOBBIT_POLICY",)
+    found = compare_settings({}, {"HOBBIT_POLICY": "hobbit", "HOBBIT_MEMORY": "2GiB"}, flags={"policy": "skip"})
+    assert found.reload.policy is None
+    assert found.later == ("HOBBIT_POLICY",)
 
 
 def test_nothing_changed_nothing_planned():
-    plan = plan_reload({"HOBBIT_POLICY": "hobbit"}, {"HOBBIT_POLICY": "hobbit", "OTHER": "x"})
-    assert (plan.change, plan.live, plan.later) == (Reload(), (), ())
+    found = compare_settings({"HOBBIT_POLICY": "hobbit"}, {"HOBBIT_POLICY": "hobbit", "OTHER": "x"})
+    assert (found.reload, found.live, found.later) == (Reload(), (), ())
 
 
 def test_settings_remember_what_is_in_force(tmp_path):
     path = tmp_path / "hobbit.env"
     path.write_text("HOBBIT_POLICY=hobbit\n")
     settings = Settings({"HOBBIT_POLICY": "hobbit", "HOBBIT_MEMORY": "1GiB", "HOME": "/"}, path)
-    assert settings.plan().live == ()
+    assert settings.changes().live == ()
     path.write_text("HOBBIT_POLICY=skip\n")
-    plan = settings.plan()
-    assert plan.live == ("HOBBIT_POLICY=skip",)
-    assert settings.plan().live == plan.live, "not committed: still to do"
-    settings.commit(plan)
-    assert settings.plan().live == ()
+    found = settings.changes()
+    assert found.live == ("HOBBIT_POLICY=skip",)
+    assert settings.changes().live == found.live, "not committed: still to do"
+    settings.commit(found)
+    assert settings.changes().live == ()
     path.write_text("")
-    assert settings.plan().change == Reload(policy="lossless"), "the memory from outside the file stays"
+    assert settings.changes().reload == Reload(policy="lossless"), "the memory from outside the file stays"
 
 
 def test_a_misspelt_name_is_refused(tmp_path):
@@ -101,7 +101,7 @@ def test_a_name_misspelt_after_the_start_refuses_the_reload(tmp_path):
     settings = Settings({}, path)
     path.write_text("HOBBIT_POLICI=skip\n")
     with pytest.raises(ConfigError, match="Did you mean 'HOBBIT_POLICY'"):
-        settings.plan()
+        settings.changes()
 
 
 def test_a_wrong_value_refuses_the_reload_and_names_the_file(tmp_path):
@@ -111,16 +111,16 @@ def test_a_wrong_value_refuses_the_reload_and_names_the_file(tmp_path):
     for line, message in (("HOBBIT_POLICY=skipp", "Did you mean 'skip'"), ("HOBBIT_MEMORY=lots", "expected a size")):
         path.write_text(line)
         with pytest.raises(ConfigError, match=rf"hobbit\.env: {line.split('=')[0]}: .*{message}"):
-            settings.plan()
+            settings.changes()
 
 
 def test_a_budget_is_a_policy_and_switches_now():
-    plan = plan_reload({}, {"HOBBIT_MAX_KLD": "0.02"})
-    assert plan.change == Reload(policy="rate-distortion:max_kld=0.02")
-    assert (plan.live, plan.later) == (("HOBBIT_MAX_KLD=0.02",), ())
-    assert plan_reload({"HOBBIT_MAX_KLD": "0.02"}, {}).change == Reload(policy="lossless")
+    found = compare_settings({}, {"HOBBIT_MAX_KLD": "0.02"})
+    assert found.reload == Reload(policy="rate-distortion:max_kld=0.02")
+    assert (found.live, found.later) == (("HOBBIT_MAX_KLD=0.02",), ())
+    assert compare_settings({"HOBBIT_MAX_KLD": "0.02"}, {}).reload == Reload(policy="lossless")
 
 
 def test_no_file_no_reload():
     with pytest.raises(ConfigError, match="no settings file was given"):
-        Settings({}).plan()
+        Settings({}).changes()

@@ -73,11 +73,11 @@ async def read_body(request: Request, limits: HttpLimits) -> bytes:
     return bytes(body)
 
 
-class Feed:
+class JobEvents:
     """The events of one job, and whether its client is still there. Use as an async context manager.
 
     Args:
-        job: made with `deliver` of this feed.
+        job: made with `deliver` of this object.
         receive: ASGI; the body was read already.
     """
 
@@ -92,12 +92,12 @@ class Feed:
         """Take an event from the serving loop's thread."""
         self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
-    def watch(self, job: Job) -> Feed:
+    def watch(self, job: Job) -> JobEvents:
         """Cancel the job when the client goes, or when the block ends early."""
         self._job = job
         return self
 
-    async def __aenter__(self) -> Feed:
+    async def __aenter__(self) -> JobEvents:
         self._watcher = asyncio.create_task(self._watch())
         return self
 
@@ -110,7 +110,7 @@ class Feed:
             await self._watcher
 
     async def batches(self) -> AsyncIterator[list[Event]]:
-        """Yield what has come since, [] as a sign of life after some time, until the outcome.
+        """Yield the events that have come since the last batch, up to the outcome; [] when none came for 15 s.
 
         Raises:
             Disconnected: the client has gone.
@@ -140,9 +140,9 @@ class Feed:
         self._queue.put_nowait(Disconnected())
 
 
-async def whole_answer(feed: Feed, answer: Answer) -> Response:
+async def whole_answer(events: JobEvents, answer: Answer) -> Response:
     """Wait for the end and return the answer as one object."""
-    async for batch in feed.batches():
+    async for batch in events.batches():
         for event in batch:
             if isinstance(event, TokenEvent):
                 answer.token(event)
@@ -155,34 +155,34 @@ class EventStream(Response):
     """Sends an answer as server-sent events while it is generated.
 
     Args:
-        feed: events of the job.
+        events: of the job.
         job: the job, submitted already.
         answer: makes the chunks.
         limits: for the write timeout.
     """
 
-    def __init__(self, feed: Feed, job: Job, answer: Answer, limits: HttpLimits) -> None:
+    def __init__(self, events: JobEvents, job: Job, answer: Answer, limits: HttpLimits) -> None:
         super().__init__(
             media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         )
         del self.headers["content-length"]
-        self._feed, self._job, self._answer, self._limits = feed, job, answer, limits
+        self._events, self._job, self._answer, self._limits = events, job, answer, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything; return early if the client goes or does not read."""
         with suppress(Disconnected, TimeoutError):
-            async with self._feed.watch(self._job):
+            async with self._events.watch(self._job):
                 await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                await self._write(send, _events(self._answer.first()))
+                await self._write(send, _as_events(self._answer.first()))
                 try:
-                    async for batch in self._feed.batches():
+                    async for batch in self._events.batches():
                         await self._write(send, self._chunks(batch))
                 except Disconnected:
                     raise
                 except TimeoutError:
                     raise
                 except Exception as err:  # noqa: BLE001 - the status is long sent: tell it in the stream
-                    await self._write(send, _events([from_exception(err).to_json()]))
+                    await self._write(send, _as_events([from_exception(err).to_json()]))
                 await self._write(send, _DONE)
                 await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -195,7 +195,7 @@ class EventStream(Response):
                 out += self._answer.token(event)
             elif isinstance(event, Outcome):
                 out += self._answer.end(event)
-        return _events(out)
+        return _as_events(out)
 
     async def _write(self, send: Send, data: bytes) -> None:
         if data:
@@ -206,5 +206,5 @@ class EventStream(Response):
             await send(message)
 
 
-def _events(chunks: list[dict[str, Any]]) -> bytes:
+def _as_events(chunks: list[dict[str, Any]]) -> bytes:
     return b"".join(b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n" for chunk in chunks)

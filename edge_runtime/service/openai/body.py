@@ -14,7 +14,7 @@ OnlyZero = Annotated[float, Meta(ge=0, le=0)]
 
 
 class FieldError(ValueError):
-    """A field is wrong beside the others. `__post_init__` raises it; the parser adds the object's path.
+    """A field breaks a rule that its type cannot express. `__post_init__` raises it; the parser adds the object's path.
 
     Args:
         field: name of the field in its object.

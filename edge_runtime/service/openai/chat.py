@@ -1,4 +1,4 @@
-"""Chat: messages and tools to a prompt through the bundle's template, and the model's own marks back to fields."""
+"""Chat: renders messages and tools by the bundle's template, and splits the model's answer into fields."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ChatFormat:
             raise bad_field("messages", f"the chat template cannot render them: {err}"[:300]) from err
 
     def splitter(self, request: ChatRequest, prompt: str) -> OutputSplitter:
-        """Return what takes the answer apart."""
+        """Return what splits the answer."""
         tools = request.offered_tools if self.has_tools else ()
         starts_thinking = self.has_thinking and prompt.rstrip().endswith(THINK_OPEN)
         return OutputSplitter(
@@ -77,7 +77,7 @@ class ChatFormat:
 
 @dataclass(frozen=True)
 class Delta:
-    """What a piece of text turned out to be.
+    """A part of the answer, by the field it belongs to.
 
     Attributes:
         content: text for the reader.
@@ -91,7 +91,7 @@ class Delta:
 
 
 class OutputSplitter:
-    """Takes streamed text apart at the model's marks, holding back what may become one.
+    """Splits streamed text at the model's markers. Text that may become a marker is held back.
 
     Args:
         with_calls: tool calls may come.
@@ -140,25 +140,25 @@ class OutputSplitter:
         return self._plain(held, inside)
 
     def _step(self, out: list[Delta]) -> bool:
-        """Handle text up to the next mark; False when more text is needed."""
-        marks = {CALL_OPEN: [CALL_CLOSE], THINK_OPEN: [THINK_CLOSE], "": self._opens}[self._inside]
-        found = [(at, mark) for mark in marks if (at := self._held.find(mark)) >= 0]
+        """Handle text up to the next marker; False when more text is needed."""
+        markers = {CALL_OPEN: [CALL_CLOSE], THINK_OPEN: [THINK_CLOSE], "": self._opens}[self._inside]
+        found = [(at, marker) for marker in markers if (at := self._held.find(marker)) >= 0]
         if found:
-            at, mark = min(found)
-            before, self._held = self._held[:at], self._held[at + len(mark) :]
-            out += self._finish_call(before) if mark == CALL_CLOSE else self._plain(before, self._inside)
-            self._inside = mark if mark in self._opens else ""
+            at, marker = min(found)
+            before, self._held = self._held[:at], self._held[at + len(marker) :]
+            out += self._finish_call(before) if marker == CALL_CLOSE else self._plain(before, self._inside)
+            self._inside = marker if marker in self._opens else ""
             self._skip_space = True
             return True
         if self._inside != CALL_OPEN:
-            keep = max((_overlap(self._held, mark) for mark in marks), default=0)
+            keep = max((_overlap(self._held, marker) for marker in markers), default=0)
             cut = len(self._held) - keep
             out += self._plain(self._held[:cut], self._inside)
             self._held = self._held[cut:]
         return False
 
     def _plain(self, text: str, inside: str) -> list[Delta]:
-        if self._skip_space:  # templates put line breaks around marks
+        if self._skip_space:  # templates put line breaks around markers
             text = text.lstrip()
             self._skip_space = not text
         if not text:
@@ -176,6 +176,6 @@ class OutputSplitter:
         return [Delta(call={"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function})]
 
 
-def _overlap(text: str, mark: str) -> int:
-    """Length of the longest end of text that starts mark."""
-    return next((n for n in range(min(len(text), len(mark) - 1), 0, -1) if text.endswith(mark[:n])), 0)
+def _overlap(text: str, marker: str) -> int:
+    """Length of the longest end of text that starts marker."""
+    return next((n for n in range(min(len(text), len(marker) - 1), 0, -1) if text.endswith(marker[:n])), 0)

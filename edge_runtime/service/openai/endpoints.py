@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from edge_runtime.base.errors import RequestError
 from edge_runtime.engine.job import Job
 from edge_runtime.engine.sampler import Constraint
-from edge_runtime.service.http.exchange import EventStream, Feed, HttpLimits, read_body, whole_answer
+from edge_runtime.service.http.exchange import EventStream, HttpLimits, JobEvents, read_body, whole_answer
 from edge_runtime.service.openai.answers import Answer, ChatAnswer, CompletionAnswer
 from edge_runtime.service.openai.api_errors import ApiError, bad_field
 from edge_runtime.service.openai.chat import CALL_CLOSE, CALL_OPEN
@@ -165,11 +165,11 @@ class Endpoints:
         config, sampling = self._service.config, asked.sampling
         if sampling.max_tokens is None and config.token_limit is not None:
             sampling = replace(sampling, max_tokens=config.token_limit)
-        feed = Feed(request.receive)
+        events = JobEvents(request.receive)
         job = Job(
             ids,
             sampling,
-            feed.deliver,
+            events.deliver,
             logprobs=asked.alternatives,
             constraint=constraint,
             time_limit_s=config.time_limit_s,
@@ -178,9 +178,9 @@ class Endpoints:
         )
         self._service.submit(job)
         if asked.stream:
-            return EventStream(feed, job, answer, self._limits)
-        async with feed.watch(job):
-            return await whole_answer(feed, answer)
+            return EventStream(events, job, answer, self._limits)
+        async with events.watch(job):
+            return await whole_answer(events, answer)
 
 
 def _not_ready(phase: Phase, reason: str) -> Response:

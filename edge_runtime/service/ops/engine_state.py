@@ -26,7 +26,7 @@ class EngineStatePublisher:
         self._next = 0.0
 
     def expire(self) -> None:
-        """Something changed that should show at once."""
+        """Publish at the next call, however fresh the last state is."""
         self._next = 0.0
 
     def publish(self) -> None:

@@ -35,7 +35,7 @@ class Histogram:
         self.sum += value
 
     def copy(self) -> Histogram:
-        """Return a copy that stands still."""
+        """Return an independent copy."""
         other = Histogram(self.bounds)
         other.counts, other.sum = list(self.counts), self.sum
         return other
@@ -121,7 +121,7 @@ class Figures:
         self.decode_time = Histogram(LATENCY_BOUNDS)
 
     def copy(self) -> Figures:
-        """Return a copy that stands still."""
+        """Return an independent copy."""
         other = Figures()
         for name, value in vars(self).items():
             setattr(other, name, value.copy() if hasattr(value, "copy") else value)

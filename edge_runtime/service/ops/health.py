@@ -9,7 +9,7 @@ from time import monotonic
 
 
 class Phase(enum.Enum):
-    """Where in its life the service is."""
+    """The phases of the service's life, in order."""
 
     LOADING = "loading"
     READY = "ready"
@@ -41,7 +41,7 @@ class Heartbeat:
 
 
 class Readiness:
-    """The phase of the service and what to tell those who ask too early. Thread-safe."""
+    """The phase of the service, and the reason why it is not ready. Thread-safe."""
 
     def __init__(self) -> None:
         self._phase, self._reason = Phase.LOADING, "the model is loading"

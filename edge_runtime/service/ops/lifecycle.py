@@ -1,4 +1,4 @@
-"""Between the service and whoever runs it: signals in, notices to systemd out. Knows neither HTTP nor the model."""
+"""Handles signals and reports to systemd. Knows neither HTTP nor the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOOPS = ("serving", "http")
 
 
 class Lifecycle:
-    """Drains at SIGTERM and SIGINT, reloads at SIGHUP, tells systemd what goes on.
+    """Drains at SIGTERM and SIGINT, reloads at SIGHUP, reports to systemd.
 
     The watchdog is fed only while both loops run: the serving loop through its `Heartbeat`, the HTTP loop through a
     task of its own. A second SIGTERM or SIGINT ends the process at once.
@@ -75,13 +75,13 @@ class Lifecycle:
             self.notifier.ready(outcome)
 
     def _apply(self) -> str:
-        plan = self._settings.plan()
-        if plan.live:
-            self._service.reload(plan.change)
-        self._settings.commit(plan)
-        for name in plan.later:
+        change = self._settings.changes()
+        if change.live:
+            self._service.reload(change.reload)
+        self._settings.commit(change)
+        for name in change.later:
             _log.warning("reload: %s takes effect with the next start (systemctl restart)", name)
-        outcome = f"reloaded: {', '.join(plan.live)}" if plan.live else "reloaded: nothing to switch"
+        outcome = f"reloaded: {', '.join(change.live)}" if change.live else "reloaded: nothing to switch"
         _log.info(outcome)
         return outcome
 

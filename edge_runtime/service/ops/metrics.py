@@ -31,7 +31,7 @@ _NS = 1e9
 
 
 class Exposition:
-    """Renders the figures; own registry, so that several services in one process do not meet.
+    """Renders the figures; own registry, so that services in one process do not clash.
 
     Args:
         stats: the figures.
@@ -228,7 +228,7 @@ def _memory(make: _Families, engine: EngineState) -> Iterator[Metric]:
 
 
 def residents_by_group(residency: Mapping[int, Mapping[int, int]]) -> dict[tuple[str, ...], float]:
-    """Sum residents over at most eight groups of neighbouring layers, so that no model makes many series."""
+    """Sum residents over at most eight groups of neighbouring layers, so that the number of series is bounded."""
     layers = sorted(residency)
     size = max(1, -(-len(layers) // _MAX_LAYER_GROUPS))
     found: dict[tuple[str, ...], float] = {}

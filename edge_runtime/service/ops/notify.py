@@ -42,7 +42,7 @@ class Notifier:
 
     @staticmethod
     def from_environment(env: MutableMapping[str, str]) -> Notifier:
-        """Take NOTIFY_SOCKET out of the environment, so that child processes do not speak in our name."""
+        """Take NOTIFY_SOCKET out of the environment, so that child processes do not inherit it."""
         return Notifier(env.pop("NOTIFY_SOCKET", None))
 
     @property

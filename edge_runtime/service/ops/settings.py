@@ -27,17 +27,17 @@ _NO_FLAGS: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
-class ReloadPlan:
+class SettingsChange:
     """What a changed settings file means for a running service.
 
     Attributes:
-        change: for `Controllable.reload`.
+        reload: for `Controllable.reload`.
         environment: the variables as they are after the change.
         live: settings it switches now, as ``HOBBIT_POLICY=hobbit``.
         later: settings that changed but take effect with the next start.
     """
 
-    change: Reload
+    reload: Reload
     environment: Environment
     live: tuple[str, ...] = ()
     later: tuple[str, ...] = ()
@@ -91,8 +91,8 @@ class Settings:
         self._outside = {name: value for name, value in process.items() if name not in file}
         self.environment = Environment(self._outside, file, path, table)
 
-    def plan(self) -> ReloadPlan:
-        """Read the file again and say what it would change. `commit` the plan once it is applied.
+    def changes(self) -> SettingsChange:
+        """Read the file again and say what it would change. `commit` it once it is applied.
 
         Raises:
             ConfigError: the file is unreadable or wrong.
@@ -100,19 +100,19 @@ class Settings:
         if self.path is None:
             raise ConfigError("reload: no settings file was given. Set HOBBIT_SETTINGS, or use --settings.")
         after = Environment(self._outside, read_settings(self.path), self.path, self._table)
-        return plan_reload(self.environment, after, self._flags, self._table)
+        return compare_settings(self.environment, after, self._flags, self._table)
 
-    def commit(self, plan: ReloadPlan) -> None:
-        """The plan is in force now."""
-        self.environment = plan.environment
+    def commit(self, change: SettingsChange) -> None:
+        """Note that a change is in force."""
+        self.environment = change.environment
 
 
-def plan_reload(
+def compare_settings(
     old: Variables,
     new: Variables,
     flags: Mapping[str, Any] = _NO_FLAGS,
     table: Collection[Option] = OPTIONS,
-) -> ReloadPlan:
+) -> SettingsChange:
     """Compare two states of the variables.
 
     Args:
@@ -135,7 +135,7 @@ def plan_reload(
         change = _change(sources, {option.name for option in live}, flags)
         later += _profile_later(given(flags, before).pick(BY_NAME["profile"]), sources, table)
     said = tuple(f"{option.variable}={will.get(option.name) or ''}" for option in live)
-    return ReloadPlan(change, after, said, tuple(later))
+    return SettingsChange(change, after, said, tuple(later))
 
 
 def _change(sources: Sources, live: Collection[str], flags: Mapping[str, Any]) -> Reload:
