@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_runtime import Engine
-    from edge_runtime.lab.simulator.trace import TraceHeader
+    from edge_runtime.lab.simulator.trace_format import TraceHeader
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,8 @@ def record(engine: Engine, ids: Sequence[int], out: Path, *, half: bool = False)
     import numpy as np
 
     from edge_runtime.lab.evaluation import log_softmax
-    from edge_runtime.lab.simulator.trace import TracePass, TraceWriter
+    from edge_runtime.lab.simulator.trace_format import TracePass
+    from edge_runtime.lab.simulator.trace_writer import TraceWriter
     from edge_runtime.policy.wrappers.tracing import TracingPolicy
 
     def confidence(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -105,7 +106,7 @@ def _recording(engine: Engine, ahead: int) -> Iterator[Callable[[], NDArray[np.f
 def _header(engine: Engine, *, half: bool) -> TraceHeader:
     from importlib.metadata import version
 
-    from edge_runtime.lab.simulator.trace import TraceHeader
+    from edge_runtime.lab.simulator.trace_format import TraceHeader
     from edge_runtime.prefetch import parse_prefetch
 
     manifest = engine.parts.bundle.manifest

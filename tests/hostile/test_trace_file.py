@@ -13,7 +13,9 @@ from specs import layer, model_spec, version1
 
 from edge_runtime.base.checksum import crc32c
 from edge_runtime.base.errors import BundleError
-from edge_runtime.lab.simulator.trace import Trace, TraceHeader, TracePass, TraceWriter
+from edge_runtime.lab.simulator.trace import Trace
+from edge_runtime.lab.simulator.trace_format import TraceHeader, TracePass
+from edge_runtime.lab.simulator.trace_writer import TraceWriter
 
 SPEC = model_spec(
     layer(), layer(dense=64), layer(), vocab_size=50, hidden=64, head_dim=32, max_context=64

@@ -24,7 +24,8 @@ from edge_runtime.lab.simulator.drive import DriveModel, SimulatedStore
 from edge_runtime.lab.simulator.instant_server import InstantServer
 from edge_runtime.lab.simulator.requests import RequestLog
 from edge_runtime.lab.simulator.stand_ins import recorded_logits
-from edge_runtime.lab.simulator.trace import Trace, TraceHeader, TracePass
+from edge_runtime.lab.simulator.trace import Trace
+from edge_runtime.lab.simulator.trace_format import TraceHeader, TracePass
 from edge_runtime.policy import create_policy, parse_policy
 from edge_runtime.policy.base import Decision, Policy, PolicyContext, Routing
 from edge_runtime.policy.routing import route
