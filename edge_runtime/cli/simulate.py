@@ -108,15 +108,16 @@ def _planned(args: argparse.Namespace, tier: int) -> int:
 def _run(trace: Trace, policy: str, eviction: str, slots: int, args: argparse.Namespace) -> dict[str, Any]:
     from edge_runtime.cli.texts import progress_bar
     from edge_runtime.lab.simulator.drive import DriveModel
-    from edge_runtime.lab.simulator.replay import simulate
+    from edge_runtime.lab.simulator.replay import ReplaySettings, simulate
 
     tier = _tier(trace, args)
-    drive = DriveModel(args.drive_gbps, args.latency_us)
+    settings = ReplaySettings(
+        slots, policy, eviction, tier,
+        drive=DriveModel(args.drive_gbps, args.latency_us),
+        calibration=_calibration(trace, args), prefetch=args.prefetch,
+    )  # fmt: skip
     with progress_bar(f"{policy}, {eviction}", trace.tokens) as advance:
-        found = simulate(
-            trace, policy, num_slots=slots, eviction=eviction, tier=tier, drive=drive, progress=advance,
-            calibration=_calibration(trace, args), prefetch=args.prefetch,
-        )  # fmt: skip
+        found = simulate(trace, settings, progress=advance)
     size = trace.header.layout.tier_bytes(tier)
     wait_ms = 1000 * found.drive_s / max(found.tokens, 1)
     token_ms = args.compute_ms + wait_ms

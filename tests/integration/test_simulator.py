@@ -17,7 +17,7 @@ from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.store.base import ExpertStore, ReadTicket
 from edge_runtime.experts.store.file_store import FileExpertStore
 from edge_runtime.lab.simulator.belady import optimum
-from edge_runtime.lab.simulator.replay import simulate
+from edge_runtime.lab.simulator.replay import ReplaySettings, simulate
 from edge_runtime.lab.simulator.trace import Trace
 from edge_runtime.policy import POLICIES as KNOWN
 
@@ -34,9 +34,8 @@ POLICIES = [
 def replayed(bundle, path, policy: str, eviction: str, slots: int, *, prefetch: bool = False) -> ExpertCounters:
     trace = Trace(path)
     calibration = read_calibration(bundle, trace.header.model)
-    return simulate(
-        trace, policy, num_slots=slots, eviction=eviction, calibration=calibration, prefetch=prefetch
-    ).counters
+    settings = ReplaySettings(slots, policy, eviction, calibration=calibration, prefetch=prefetch)
+    return simulate(trace, settings).counters
 
 
 def run_and_record(
@@ -139,7 +138,7 @@ def test_a_replay_of_lossless_routing_is_the_lossless_run_at_any_size(model_bund
     run_and_record(model_bundle, tmp_path / "t", "lossless", "lru", 256)
     for eviction, slots in (("lru", 33), ("lcu", 70)):
         ran = run_and_record(model_bundle, tmp_path / "u", "lossless", eviction, slots)
-        found = simulate(Trace(tmp_path / "t"), "lossless", num_slots=slots, eviction=eviction).counters
+        found = simulate(Trace(tmp_path / "t"), ReplaySettings(slots, eviction=eviction)).counters
         assert (found.hits, found.misses, found.bytes_read) == (ran.hits, ran.misses, ran.bytes_read)
 
 
@@ -149,7 +148,7 @@ def test_no_rule_beats_belady(model_bundle, tmp_path):
     sizes = {tier: trace.header.layout.tier_bytes(tier) for tier in (2, 4)}
     for policy in ("lossless", "hobbit"):
         for eviction in ("lru", "lcu"):
-            found = simulate(trace, policy, num_slots=40, eviction=eviction)
+            found = simulate(trace, ReplaySettings(40, policy, eviction))
             bound = optimum(found.requests, sizes, 40 * sizes[4])
             assert bound.lower_bytes <= bound.upper_bytes
             assert bound.lower_bytes < found.counters.bytes_read
@@ -207,7 +206,7 @@ def test_wrong_flags(model_bundle, tmp_path, capsys, flags, code, message):
 def test_too_small_a_cache_is_refused(model_bundle, tmp_path):
     run_and_record(model_bundle, tmp_path / "t", "lossless", "lru", 256)
     with pytest.raises(BudgetError, match="needs for a token"):
-        simulate(Trace(tmp_path / "t"), "lossless", num_slots=3, eviction="lru")
+        simulate(Trace(tmp_path / "t"), ReplaySettings(3))
 
 
 def test_half_precision_traces_replay_nearly_the_same(model_bundle, tmp_path):
@@ -216,5 +215,5 @@ def test_half_precision_traces_replay_nearly_the_same(model_bundle, tmp_path):
         record(engine, ids, tmp_path / "exact")
         record(engine, ids, tmp_path / "half", half=True)
     assert (tmp_path / "half").stat().st_size < 0.6 * (tmp_path / "exact").stat().st_size
-    exact, half = (simulate(Trace(tmp_path / n), "lossless", num_slots=60, eviction="lru") for n in ("exact", "half"))
+    exact, half = (simulate(Trace(tmp_path / n), ReplaySettings(60)) for n in ("exact", "half"))
     assert half.counters.bytes_read == pytest.approx(exact.counters.bytes_read, rel=0.02)

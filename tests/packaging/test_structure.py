@@ -24,7 +24,6 @@ LONGER: dict[str, str] = {
     "edge_runtime/engine/assembly.py": "",
     "edge_runtime/engine/decoder.py": "",
     "edge_runtime/experts/cache.py": "",
-    "edge_runtime/lab/simulator/replay.py": "",
 }
 """Files longer than that, and why they are not cut."""
 LONGER_FUNCTIONS: set[str] = {"edge_runtime.engine.assembly.assemble", "hobbit_export.cli.build_parser"}
