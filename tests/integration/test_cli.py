@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -250,3 +251,18 @@ def test_a_huge_prompt_is_refused_within_the_budget(model_bundle, tmp_path):
     assert done.returncode == 2
     assert "exceed the context of 512" in done.stderr
     assert 0 < peak < 200 << 20
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("verb", ["run", "chat"])
+def test_a_terminal_that_is_not_utf8_gets_the_whole_answer(model_bundle, verb, encoding):
+    more = ["--prompt", "caf\u00e9 \u4e16", "--echo"] if verb == "run" else []
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_runtime", verb, str(model_bundle), "--memory", "1GiB", "--context", "128", "-n", "4", *more],
+        env=os.environ | {"PYTHONIOENCODING": encoding}, input=b"caf\xc3\xa9\n" if verb == "chat" else b"", capture_output=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    if verb == "run":
+        assert b"?" in done.stdout

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from edge_runtime.base.errors import ConfigError
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.service.openai.api_errors import ApiError, bad_field, unsupported
 from edge_runtime.service.openai.requests import ChatRequest
+from edge_runtime.service.openai.tool_calls import json_call, xml_call
 
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
@@ -19,8 +20,8 @@ THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 class ChatFormat:
     """What the bundle's chat template can do.
 
-    Tool calls are served where the template prints tools in the Hermes format (Qwen and many others): a JSON object
-    with name and arguments between <tool_call> and </tool_call>.
+    Tool calls are served in two formats, both between <tool_call> and </tool_call>. Hermes (Qwen3 and many others) has
+    a JSON object with name and arguments. Qwen3-Coder has <function=NAME> around <parameter=KEY> and its value.
 
     Args:
         tokenizer: the bundle's.
@@ -31,6 +32,7 @@ class ChatFormat:
         template = tokenizer.chat_template or ""
         self.has_tools = "tools" in template and CALL_OPEN in template
         self.has_thinking = THINK_CLOSE in template
+        self.has_xml_calls = "<function=" in template and "<parameter=" in template
 
     def prompt(self, request: ChatRequest) -> str:
         """Render the prompt.
@@ -63,15 +65,20 @@ class ChatFormat:
             # what a template computes with is the client's; its operators raise plain Python errors
             raise bad_field("messages", f"the chat template cannot render them: {err}"[:300]) from err
 
+    def starts_thinking(self, prompt: str) -> bool:
+        """Whether the prompt has opened the model's thinking."""
+        return self.has_thinking and prompt.rstrip().endswith(THINK_OPEN)
+
     def splitter(self, request: ChatRequest, prompt: str) -> OutputSplitter:
         """Return what splits the answer."""
         tools = request.offered_tools if self.has_tools else ()
-        starts_thinking = self.has_thinking and prompt.rstrip().endswith(THINK_OPEN)
+        starts_thinking = self.starts_thinking(prompt)
         return OutputSplitter(
             with_calls=bool(tools),
             with_thinking=self.has_thinking,
             thinking=starts_thinking,
             only_one_call=request.parallel_tool_calls is False,
+            schemas={tool.name: tool.parameters for tool in tools},
         )
 
 
@@ -98,15 +105,26 @@ class OutputSplitter:
         with_thinking: thinking may come.
         thinking: the prompt has opened the thinking already.
         only_one_call: what follows the first tool call is dropped.
+        schemas: of the tools' parameters by name: the XML format does not say which values are text.
     """
 
-    def __init__(self, *, with_calls: bool, with_thinking: bool, thinking: bool, only_one_call: bool = False) -> None:
-        self._options = {
+    def __init__(
+        self,
+        *,
+        with_calls: bool,
+        with_thinking: bool,
+        thinking: bool,
+        only_one_call: bool = False,
+        schemas: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._options: dict[str, Any] = {
             "with_calls": with_calls,
             "with_thinking": with_thinking,
             "thinking": thinking,
             "only_one_call": only_one_call,
+            "schemas": schemas,
         }
+        self._schemas = schemas or {}
         self._only_one_call, self._is_over = only_one_call, False
         self._opens = [CALL_OPEN] * with_calls + [THINK_OPEN] * with_thinking
         self._inside = THINK_OPEN if thinking else ""
@@ -166,10 +184,8 @@ class OutputSplitter:
         return [Delta(reasoning=text) if inside == THINK_OPEN else Delta(content=text)]
 
     def _finish_call(self, text: str) -> list[Delta]:
-        try:
-            call = json.loads(text)
-            function = {"name": str(call["name"]), "arguments": json.dumps(call.get("arguments", {}))}
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        function = json_call(text) or xml_call(text, self._schemas)
+        if function is None:
             return [Delta(content=CALL_OPEN + text + CALL_CLOSE)]  # not a call after all: show what the model wrote
         if self._only_one_call:
             self._is_over, self._held = True, ""

@@ -18,13 +18,15 @@ from edge_runtime.engine.job import Job
 from edge_runtime.engine.sampler import Constraint
 from edge_runtime.service.http.exchange import EventStream, HttpLimits, JobEvents, read_body, whole_answer
 from edge_runtime.service.openai.answers import Answer, ChatAnswer, CompletionAnswer
-from edge_runtime.service.openai.api_errors import ApiError, bad_field
-from edge_runtime.service.openai.chat import CALL_CLOSE, CALL_OPEN
+from edge_runtime.service.openai.api_errors import ApiError, bad_field, unsupported
+from edge_runtime.service.openai.chat import CALL_CLOSE, CALL_OPEN, THINK_CLOSE
 from edge_runtime.service.openai.parser import parse_request
+from edge_runtime.service.openai.reasoning import AfterReasoning
 from edge_runtime.service.openai.requests import ChatRequest, CompletionRequest, GenerationRequest
 from edge_runtime.service.ops.health import Phase
 from edge_runtime.service.service import Service
 
+_ANSWER_TOKENS = 128
 _MAX_PREPARING = 2
 
 
@@ -126,12 +128,33 @@ class Endpoints:
         constraint, tools = self._checked(asked), asked.offered_tools
         is_forced = asked.choice not in ("none", "auto")
         if is_forced or any(tool.strict for tool in tools):
+            if service.chat.has_xml_calls:
+                raise unsupported(
+                    "tool_choice" if is_forced else "tools",
+                    "this model writes tool calls as XML, which cannot be forced here. Use tool_choice 'auto' and "
+                    "tools that are not strict.",
+                )
             make = service.vocabulary.of_tool_call if is_forced else service.vocabulary.of_strict_tools
             try:
                 constraint = make(tools, f"{CALL_OPEN}\n", f"\n{CALL_CLOSE}")
             except RequestError as err:
                 raise bad_field("tools", str(err)) from err
+        if constraint is not None and service.chat.starts_thinking(text):
+            constraint = self._after_reasoning(constraint, len(ids), asked.token_limit)
         return prompt, text, constraint
+
+    def _after_reasoning(self, constraint: Constraint, prompt_tokens: int, limit: int | None) -> Constraint:
+        """Apply a constraint once the thinking is over; half of the tokens there are, or 128, remain for the answer."""
+        service = self._service
+        room = service.context - prompt_tokens
+        room = min(limit or room, room)
+        return AfterReasoning(
+            constraint,
+            service.vocabulary,
+            mark=THINK_CLOSE,
+            closing=service.tokenizer.encode(f"{THINK_CLOSE}\n\n", add_special_tokens=False),
+            budget=max(room - max(room // 2, _ANSWER_TOKENS), 0),
+        )
 
     def _prepare_completion(self, asked: CompletionRequest) -> tuple[NDArray[np.int32], str, Constraint | None]:
         service = self._service

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.base.confined import ConfinedHost, JobRefusedError
-from edge_runtime.base.errors import BundleError, DeviceError, RequestError
+from edge_runtime.base.errors import RequestError
 from edge_runtime.service.openai.formats import Format
 from edge_runtime.service.openai.grammar_check import CHECK, CHECK_LIMITS, limits
+from edge_runtime.service.openai.grammar_tokens import load_tokens
 from edge_runtime.service.openai.messages import Tool
 
 _MAX_GRAMMAR_BYTES = 256 << 10
@@ -36,25 +37,17 @@ class Vocabulary:
     def __init__(
         self, tokenizer_file: Path, vocab_size: int, eos: Sequence[int], confined: ConfinedHost | None = None
     ) -> None:
-        try:
-            import llguidance
-        except ImportError as err:
-            raise DeviceError(
-                f"grammar: llguidance cannot be imported: {err}. pip install 'hobbit-edge[serve]'"
-            ) from err
+        self._tokens, self._known = load_tokens(tokenizer_file, vocab_size, eos)
+        import llguidance
+
         self._library: Any = llguidance
         self._confined = confined or ConfinedHost({CHECK: CHECK_LIMITS})
         self.vocab_size = vocab_size
-        try:
-            self._tokens: Any = llguidance.LLTokenizer(
-                str(tokenizer_file), n_vocab=vocab_size, eos_token=list(eos) or None
-            )
-        except Exception as err:  # it raises what its JSON reader raises
-            raise BundleError(f"tokenizer/tokenizer.json: the grammar library refuses it: {err}") from err
+        self.eos = tuple(eos)
 
     def bytes_of(self, token_id: int) -> bytes:
         """Return the bytes of a token; of a special token its name."""
-        return bytes(self._tokens.decode_bytes([token_id]))
+        return bytes(self._known.decode_bytes([token_id]))
 
     def constraint(self, grammar: str) -> Grammar:
         """Return a grammar's constraint.

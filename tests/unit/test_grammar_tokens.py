@@ -1,0 +1,126 @@
+"""Grammars and added tokens: what is plain text is matched as text, however many tokens spell it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_runtime.base.errors import BundleError
+from edge_runtime.engine.tokenizer import Tokenizer
+from edge_runtime.service.openai.grammar import Vocabulary
+from edge_runtime.service.openai.reasoning import AfterReasoning
+
+MODEL = Path(__file__).parents[2] / "examples" / "tiny-moe"
+ADDED = {
+    4096: ("<tool_call>", False),
+    4097: ("</tool_call>", False),
+    4098: ("<|stop|>", True),
+    4099: (": true}", False),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """The example's tokenizer with added tokens, as Qwen's has them."""
+    path = tmp_path_factory.mktemp("added")
+    data = json.loads((MODEL / "tokenizer.json").read_text())
+    data["added_tokens"] += [
+        {"id": number, "content": text, "special": special, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False}
+        for number, (text, special) in ADDED.items()
+    ]  # fmt: skip
+    (path / "tokenizer.json").write_text(json.dumps(data))
+    return path
+
+
+@pytest.fixture(scope="module")
+def vocabulary(folder) -> Vocabulary:
+    return Vocabulary(folder / "tokenizer.json", 4160, (0, 2))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder) -> Tokenizer:
+    return Tokenizer.from_folder(folder)
+
+
+def regex(vocabulary: Vocabulary, pattern: str):
+    return vocabulary.constraint(vocabulary._library.LLMatcher.grammar_from_regex(pattern))
+
+
+@pytest.mark.parametrize(
+    "text", ["<tool_call>", "<tool_call>x</tool_call>", "a: true}<tool_call>", "<|stop|>", "a<|stop|>b"]
+)
+def test_a_literal_may_be_the_text_of_an_added_token(vocabulary, text):
+    """It is written in added tokens where they are plain text, and else in ordinary ones."""
+    grammar, left, used = regex(vocabulary, text.replace("|", "[|]")), text.encode(), []
+    while left:
+        allowed = np.flatnonzero(grammar.allowed()).tolist()
+        fitting = [token for token in allowed if left.startswith(vocabulary.bytes_of(token))]
+        token = max(fitting, key=lambda token: len(vocabulary.bytes_of(token)))
+        grammar.accept(token)
+        used.append(token)
+        left = left[len(vocabulary.bytes_of(token)) :]
+    assert grammar.is_complete or grammar.allowed()[[0, 2]].any()
+    assert 4098 not in used  # special: never text
+    assert (4096 in used) == ("<tool_call>" in text)
+
+
+def test_special_tokens_are_never_text(vocabulary):
+    assert not regex(vocabulary, "(.|\n)*").allowed()[4098]
+
+
+def test_bytes_of_every_token_are_known(vocabulary):
+    assert vocabulary.bytes_of(4096) == b"<tool_call>"
+    assert vocabulary.bytes_of(4098) == b"<|stop|>"
+
+
+@pytest.mark.parametrize("size", [4096, 4098])
+def test_a_tokenizer_larger_than_the_model_is_cut_to_it(folder, size):
+    vocabulary = Vocabulary(folder / "tokenizer.json", size, (0,))
+    grammar = regex(vocabulary, "<tool_call>")
+    mask = grammar.allowed()
+    assert mask.shape == (size,)
+    assert mask.any()
+
+
+def test_a_tokenizer_smaller_than_the_model_leaves_rows_unused(folder):
+    mask = regex(Vocabulary(folder / "tokenizer.json", 5000, (0,)), "(.|\n)*").allowed()
+    assert mask.shape == (5000,)
+    assert not mask[4100:].any()
+
+
+def test_a_damaged_tokenizer_is_named(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"tokenizer\.json: the grammar library refuses it"):
+        Vocabulary(tmp_path / "tokenizer.json", 10, (0,))
+
+
+def thinking(vocabulary: Vocabulary, tokenizer: Tokenizer, budget: int) -> AfterReasoning:
+    closing = tokenizer.encode("</think>\n\n", add_special_tokens=False)
+    return AfterReasoning(regex(vocabulary, "yes|no"), vocabulary, mark="</think>", closing=closing, budget=budget)
+
+
+def test_the_grammar_begins_when_the_model_stops_thinking(vocabulary, tokenizer):
+    constraint = thinking(vocabulary, tokenizer, 100)
+    for token in tokenizer.encode("I wonder...</think>", add_special_tokens=False):
+        mask = constraint.allowed()
+        assert mask[token]
+        assert not mask[[0, 2]].any()  # an end of the text here would leave no answer
+        assert not constraint.is_complete
+        constraint.accept(token)
+    allowed = {vocabulary.bytes_of(int(token)) for token in np.flatnonzero(constraint.allowed())}
+    assert allowed <= {b"y", b"ye", b"yes", b"n", b"no"}
+
+
+def test_thinking_that_takes_too_long_is_closed(vocabulary, tokenizer):
+    constraint, budget, written = thinking(vocabulary, tokenizer, 5), 5, []
+    while len(written) < 40 and not constraint.is_complete:
+        token = int(np.flatnonzero(constraint.allowed())[-1])
+        constraint.accept(token)
+        written.append(token)
+    text = tokenizer.decode(written[budget:])
+    assert text.startswith("</think>\n\n")
+    assert text.removeprefix("</think>\n\n") in {"yes", "no"}
