@@ -157,7 +157,7 @@ class EventStream(Response):
     Args:
         events: of the job.
         job: the job, submitted already.
-        answer: makes the chunks.
+        answer: makes the updates of the stream.
         limits: for the write timeout.
     """
 
@@ -176,7 +176,7 @@ class EventStream(Response):
                 await self._write(send, _as_events(self._answer.first()))
                 try:
                     async for batch in self._events.batches():
-                        await self._write(send, self._chunks(batch))
+                        await self._write(send, self._updates(batch))
                 except Disconnected:
                     raise
                 except TimeoutError:
@@ -186,7 +186,7 @@ class EventStream(Response):
                 await self._write(send, _DONE)
                 await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _chunks(self, batch: list[Event]) -> bytes:
+    def _updates(self, batch: list[Event]) -> bytes:
         if not batch:
             return b": still here\n\n"
         out: list[dict[str, Any]] = []
@@ -206,5 +206,5 @@ class EventStream(Response):
             await send(message)
 
 
-def _as_events(chunks: list[dict[str, Any]]) -> bytes:
-    return b"".join(b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n" for chunk in chunks)
+def _as_events(updates: list[dict[str, Any]]) -> bytes:
+    return b"".join(b"data: " + json.dumps(update, separators=(",", ":")).encode() + b"\n\n" for update in updates)

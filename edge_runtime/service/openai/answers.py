@@ -1,4 +1,4 @@
-"""Answers as OpenAI's clients expect them: built token by token, as stream chunks or as one object."""
+"""Answers as OpenAI's clients expect them: built token by token, as updates of a stream or as one object."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Answer:
 
     prefix = ""
     kind = ""
-    chunk_kind = ""
+    update_kind = ""
 
     def __init__(self, request: GenerationRequest, model: str, vocabulary: Vocabulary, prompt_tokens: int) -> None:
         self._include_usage = request.include_usage
@@ -41,31 +41,31 @@ class Answer:
         return reason
 
     def first(self) -> list[dict[str, Any]]:
-        """Chunks to send before any token."""
+        """Updates to send before any token."""
         return []
 
     def token(self, event: TokenEvent) -> list[dict[str, Any]]:
-        """Note a token; return the chunks it makes."""
+        """Note a token; return the updates it makes."""
         raise NotImplementedError
 
     def end(self, outcome: Outcome) -> list[dict[str, Any]]:
-        """Return the last chunks: what was held back, the reason, the usage if asked for."""
+        """Return the last updates: what was held back, the reason, the usage if asked for."""
         raise NotImplementedError
 
     def whole(self, outcome: Outcome) -> dict[str, Any]:
         """Return the answer as one object, after every token was noted."""
         raise NotImplementedError
 
-    def _chunk(self, choice: dict[str, Any] | None, **extra: Any) -> dict[str, Any]:
+    def _update(self, choice: dict[str, Any] | None, **extra: Any) -> dict[str, Any]:
         choices = [] if choice is None else [{"index": 0, **choice}]
-        chunk = {**self._head, "object": self.chunk_kind, "choices": choices, **extra}
-        return {**chunk, "usage": None} if self._include_usage and "usage" not in extra else chunk
+        update = {**self._head, "object": self.update_kind, "choices": choices, **extra}
+        return {**update, "usage": None} if self._include_usage and "usage" not in extra else update
 
-    def _last_chunks(self, choice: dict[str, Any], outcome: Outcome) -> list[dict[str, Any]]:
-        chunks = [self._chunk(choice, **_vendor(outcome))]
+    def _last_updates(self, choice: dict[str, Any], outcome: Outcome) -> list[dict[str, Any]]:
+        updates = [self._update(choice, **_vendor(outcome))]
         if self._include_usage:
-            chunks.append(self._chunk(None, usage=self._usage(outcome)))
-        return chunks
+            updates.append(self._update(None, usage=self._usage(outcome)))
+        return updates
 
     def _complete(self, choice: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
         whole = {**self._head, "object": self.kind, "choices": [{"index": 0, **choice}]}
@@ -87,7 +87,7 @@ class ChatAnswer(Answer):
         splitter: takes the model's text apart.
     """
 
-    prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
+    prefix, kind, update_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def __init__(
         self, request: ChatRequest, model: str, vocabulary: Vocabulary, prompt_tokens: int, splitter: OutputSplitter
@@ -104,10 +104,10 @@ class ChatAnswer(Answer):
 
     def first(self) -> list[dict[str, Any]]:
         """Say who speaks, before any token."""
-        return [self._chunk({"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None})]
+        return [self._update({"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None})]
 
     def token(self, event: TokenEvent) -> list[dict[str, Any]]:
-        """Note a token; return the chunks it makes."""
+        """Note a token; return the updates it makes."""
         self._tokens += 1
         deltas = [self._note(delta) for delta in self._splitter.push(event.delta.text)]
         logprobs = None
@@ -119,15 +119,15 @@ class ChatAnswer(Answer):
             deltas = deltas or [{}]
         out = []
         for delta in deltas:
-            out.append(self._chunk({"delta": delta, "logprobs": logprobs, "finish_reason": None}))
+            out.append(self._update({"delta": delta, "logprobs": logprobs, "finish_reason": None}))
             logprobs = None
         return out
 
     def end(self, outcome: Outcome) -> list[dict[str, Any]]:
-        """Return the last chunks: what was held back, the reason, the usage if asked for."""
+        """Return the last updates: what was held back, the reason, the usage if asked for."""
         rest = [self._note(delta) for delta in self._splitter.flush()]
-        chunks = [self._chunk({"delta": delta, "logprobs": None, "finish_reason": None}) for delta in rest]
-        return chunks + self._last_chunks(
+        updates = [self._update({"delta": delta, "logprobs": None, "finish_reason": None}) for delta in rest]
+        return updates + self._last_updates(
             {"delta": {}, "logprobs": None, "finish_reason": outcome.finish_reason}, outcome
         )
 
@@ -167,7 +167,7 @@ class CompletionAnswer(Answer):
         prompt: text to repeat in front, empty without echo.
     """
 
-    prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
+    prefix, kind, update_kind = "cmpl", "text_completion", "text_completion"
 
     def __init__(
         self, request: CompletionRequest, model: str, vocabulary: Vocabulary, prompt_tokens: int, prompt: str
@@ -182,20 +182,20 @@ class CompletionAnswer(Answer):
         """Repeat the prompt if it was asked for, before any token."""
         if not self._prompt:
             return []
-        return [self._chunk({"text": self._prompt, "logprobs": None, "finish_reason": None})]
+        return [self._update({"text": self._prompt, "logprobs": None, "finish_reason": None})]
 
     def token(self, event: TokenEvent) -> list[dict[str, Any]]:
-        """Note a token; return the chunks it makes."""
+        """Note a token; return the updates it makes."""
         self._tokens += 1
         logprobs = self._one(event) if self._logprobs is not None and event.logprob is not None else None
         self._text += event.delta.text
         if not event.delta.text and logprobs is None:
             return []
-        return [self._chunk({"text": event.delta.text, "logprobs": logprobs, "finish_reason": None})]
+        return [self._update({"text": event.delta.text, "logprobs": logprobs, "finish_reason": None})]
 
     def end(self, outcome: Outcome) -> list[dict[str, Any]]:
-        """Return the last chunks: what was held back, the reason, the usage if asked for."""
-        return self._last_chunks({"text": "", "logprobs": None, "finish_reason": outcome.finish_reason}, outcome)
+        """Return the last updates: what was held back, the reason, the usage if asked for."""
+        return self._last_updates({"text": "", "logprobs": None, "finish_reason": outcome.finish_reason}, outcome)
 
     def whole(self, outcome: Outcome) -> dict[str, Any]:
         """Return the answer as one object, after every token was noted."""

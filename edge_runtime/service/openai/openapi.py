@@ -61,7 +61,7 @@ def _generation(request: str, answer: str, what: str) -> Schema:
     event = {  # the schema of a stream describes each of its events
         "type": "object",
         "required": ["data"],
-        "properties": {"data": {"type": "string", "description": f"A chunk of the {what} as JSON; at last [DONE]."}},
+        "properties": {"data": {"type": "string", "description": f"An update of the {what} as JSON; at last [DONE]."}},
     }
     content = {"application/json": {"schema": _ref(answer)}, "text/event-stream": {"schema": event}}
     body = {"required": True, "content": {"application/json": {"schema": _ref(request)}}}
