@@ -60,7 +60,7 @@ def stage(engine: Engine, before: Mark, after: Mark, tokens: int, *, passes: int
 
 def needed_bytes(engine: Engine, experts: ExpertCounters) -> int:
     """Return the bytes that had to come from the drive: of experts asked for, without what was read ahead in vain."""
-    if engine.parts.policy.name != Lossless.name:
+    if engine.parts.active.policy.name != Lossless.name:
         return experts.bytes_read
     asked_for = experts.misses + experts.late + experts.prefetch_used
     return asked_for * engine.parts.needs.slot_bytes[engine.parts.config.tier]
@@ -131,7 +131,7 @@ def main() -> None:
             "budget_bytes": parts.plan.budget_bytes,
             "num_slots": parts.plan.num_slots,
             "is_fully_resident": bool(parts.cache.fits_all),
-            "policy": {"name": parts.policy.name, "params": parts.policy.params},
+            "policy": {"name": parts.active.policy.name, "params": parts.active.policy.params},
             "read_mode": parts.cache.store_mode,
             "read_method": parts.cache.store_method,
             "last_token": tokens[-1],

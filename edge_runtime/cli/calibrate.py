@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
     options.pop("max_kld", None)
     with Engine.open(args.bundle, self_check=not args.no_self_check, **options) as engine:
         ids = np.asarray(read_tokens(engine, args.text, args.tokens), np.int32)
-        watcher = ThresholdWatcher(engine.parts.policy, engine.spec.num_layers)
+        watcher = ThresholdWatcher(engine.parts.active.policy, engine.spec.num_layers)
         with engine.deciding_with(watcher):
             for _ in progress(windows(engine, ids, chunk=1), "calibrating", len(ids)):
                 pass

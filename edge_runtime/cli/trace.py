@@ -70,7 +70,7 @@ def record(engine: Engine, ids: Sequence[int], out: Path, *, half: bool = False)
         TraceWriter(out, _header(engine, half=half)) as writer,
         _recording(engine, writer.header.ahead) as take_predictions,
     ):
-        tracing = TracingPolicy(parts.decoder.policy, engine.spec.sparse_layers, take_predictions)
+        tracing = TracingPolicy(parts.active.policy, engine.spec.sparse_layers, take_predictions)
         is_on = prefetcher is not None and prefetcher.is_on
         with engine.deciding_with(tracing):
             for position, rows in progress(windows(engine, tokens, chunk=1), "trace", len(tokens)):
@@ -118,7 +118,7 @@ def _header(engine: Engine, *, half: bool) -> TraceHeader:
         tier=engine.parts.config.tier,
         logits="float16" if half else "float32",
         bundle_id=manifest.bundle_id,
-        policy=engine.parts.config.policy,
+        policy=engine.parts.active.text,
         created_by=f"hobbit {version('hobbit-edge')}",
-        ahead=parse_prefetch(engine.parts.config.prefetch)[1].get("depth", 1) if predicts else 0,
+        ahead=parse_prefetch(engine.parts.active.prefetch)[1].get("depth", 1) if predicts else 0,
     )

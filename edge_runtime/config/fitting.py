@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime.base.errors import ConfigError, DeviceError
 from edge_runtime.config.kinds import Kind
-from edge_runtime.config.option import Facts
+from edge_runtime.config.option import AUTO, Facts
 
 if TYPE_CHECKING:
     from edge_runtime.config.profiles import DeviceProfile
@@ -117,18 +117,9 @@ def check_prefetch(text: str, where: str) -> None:
     parse_prefetch(text, where)
 
 
-def prefetch_of_policy(facts: Facts | None) -> str:
-    """`prefetch`: look ahead where it cannot change a token.
-
-    Policies that look at what is resident would decide by what came in time. Bundles of earlier exporters cannot
-    look ahead; they run as they did then.
-    """
-    from edge_runtime.bundle.manifest import can_look_ahead
-    from edge_runtime.policy import parse_policy
-
-    assert facts is not None
-    is_lossless = parse_policy(facts.settled["policy"])[0] == "lossless"
-    return "lookahead:depth=1" if is_lossless and can_look_ahead(facts.manifest) else "off"
+def left_open(facts: Facts | None) -> str:
+    """`prefetch`: the policy says whether experts may be read ahead, once it is built; see `ActivePolicy.choose`."""
+    return AUTO
 
 
 def policy_with_budget(sources: Sources, facts: Facts | None = None) -> str:

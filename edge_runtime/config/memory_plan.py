@@ -42,6 +42,7 @@ class MemoryNeeds:
         context: N, tokens a KV cache is made for.
         parallel: KV caches, one a sequence.
         lendable_bytes: the part of scratch_bytes that only passes over several tokens of a prompt need.
+        prefetch_bytes: what predicts experts; counted with the trunk.
         scratch_bytes: kernels' and graphs' activations, logits, read buffers.
         tokenizer_bytes: vocabulary and merges.
         headroom_bytes: kept free for what nobody counts: allocator slack, thread stacks, the caller.
@@ -66,6 +67,7 @@ class MemoryNeeds:
     top_k: int
     parallel: int = 1
     borrowable_bytes: int = 0
+    prefetch_bytes: int = 0
 
     @property
     def all_experts(self) -> int:
@@ -78,7 +80,7 @@ class MemoryNeeds:
         sequences = (f"{self.parallel} sequences x " if self.parallel > 1 else "") + f"{self.context} tokens x "
         return [
             MemoryLine("runtime libraries", self.runtime_bytes, "measured"),
-            MemoryLine("trunk", self.trunk_bytes),
+            MemoryLine("trunk", self.trunk_bytes + self.prefetch_bytes),
             MemoryLine("KV cache", self.kv_bytes_per_token * self.context * self.parallel, f"{sequences}{per_token}"),
             MemoryLine("scratch", self.scratch_bytes, "activations, logits, reads"),
             MemoryLine("tokenizer", self.tokenizer_bytes),

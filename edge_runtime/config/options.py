@@ -70,17 +70,19 @@ class RuntimeConfig:
         "budget from a weaker source.",
     )
     eviction: str = option(
-        Named(EVICTION_RULES, fitting.check_eviction), "lfru", in_profile=True, example="lru",
+        Named(EVICTION_RULES, fitting.check_eviction), "lfru", in_profile=True, is_live=True,
+        example="lru",
         help="which expert leaves the cache when room is needed",
         doc="Parameters and sources: [policies.md](policies.md). `rate-distortion` and `layer-sizes` need a calibrated "
         "bundle.",
     )
     prefetch: str = option(
-        Named(PREDICTORS, fitting.check_prefetch), AUTO, auto=fitting.prefetch_of_policy,
-        default_text="lookahead:depth=1 with lossless, else off", example="lookahead:depth=2",
+        Named(PREDICTORS, fitting.check_prefetch), AUTO, auto=fitting.left_open, is_live=True,
+        default_text="lookahead:depth=1 if the policy does not look at residency, else off",
+        example="lookahead:depth=2",
         help="which experts to read before they are asked for",
-        doc="Policies that look at what is resident would decide by what came in time, so only `lossless` looks ahead "
-        "by itself. `auto` is `off` too for bundles whose exporter did not store the routers' part.",
+        doc="A policy that looks at what is resident would decide by what came in time. So only policies that do not "
+        "look ahead by themselves. `auto` is `off` too for bundles whose exporter did not store the routers' part.",
     )
     backend: str = option(
         Choice("auto", "cpu", "cuda"), AUTO, default_text="cpu", auto=lambda _: "cpu",

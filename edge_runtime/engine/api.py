@@ -87,6 +87,8 @@ class Engine:
             engine = Engine(parts, perf_counter() - started)
             if self_check:
                 check_once(engine, parts.bundle, parts.config.tier, parts.fingerprint)
+                if parts.cache.lookup_counts()[0]:  # it ran: the first start of a bundle is like any other
+                    engine.start_over()
         except BaseException:
             parts.close()
             raise
@@ -242,8 +244,8 @@ class Engine:
         window = self._parts.config.context
         windows = [self._encode(ids[start : start + window]) for start in range(0, len(ids), window)]
         with self._use.claim():
-            counting = CountingPolicy(self._parts.decoder.policy, self.spec.num_experts)
-            with self._swapped(counting):
+            counting = CountingPolicy(self._parts.active.policy, self.spec.num_experts)
+            with self._parts.active.deciding_with(counting):
                 for each in windows:
                     for _ in self._score(each, self._parts.logits_chunk):
                         pass
@@ -251,27 +253,18 @@ class Engine:
 
     @contextmanager
     def deciding_with(self, policy: Policy) -> Iterator[None]:
-        """Let another policy decide during a block; usually one that watches and passes on to `parts.policy`.
+        """Let another policy decide during a block; usually one that watches and passes on to `parts.active.policy`.
 
         Raises:
             RequestError: a request is running, or the engine was closed.
         """
         with self._use.claim():
-            swapped = self._swapped(policy)
+            swapped = self._parts.active.deciding_with(policy)
             swapped.__enter__()
         try:
             yield
         finally:
             swapped.__exit__(None, None, None)
-
-    @contextmanager
-    def _swapped(self, policy: Policy) -> Iterator[None]:
-        decoder = self._parts.decoder
-        original, decoder.policy = decoder.policy, policy
-        try:
-            yield
-        finally:
-            decoder.policy = original
 
     def resize(self, *, memory: str | int | None = None, expert_memory: str | int | None = None) -> MemoryPlan:
         """Change the budget while open: experts are evicted and memory returned, or the arena grows.
@@ -283,6 +276,15 @@ class Engine:
         with self._use.claim():
             self._use.compute(lambda: self._scheduler.apply(Reload(memory=memory, expert_memory=expert_memory)))
         return self._parts.plan
+
+    def start_over(self) -> None:
+        """Forget what ran so far: resident experts, prefixes, and what policy and eviction remember. Counters go on.
+
+        Raises:
+            RequestError: a request is running, or the engine was closed.
+        """
+        with self._use.claim():
+            self._use.compute(lambda: self._scheduler.apply(Reload(policy=self._parts.active.text)))
 
     def hand_over(
         self, sessions: SessionPool, observer: SchedulerObserver, before_layer: BeforeLayer = nothing

@@ -13,15 +13,12 @@ from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, plan_trunk_byt
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cpu.trunk.router_stack import load_routers, require_routers
 from edge_runtime.backends.cpu.trunk.supported import require_supported
+from edge_runtime.backends.trunk import F32
 from edge_runtime.base.confined import reserved_bytes
-from edge_runtime.base.errors import ConfigError
-from edge_runtime.base.sizes import MIB, parse_size
+from edge_runtime.base.sizes import MIB
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.bundle.calibration import MAX_BYTES as CALIBRATION_BYTES
-from edge_runtime.bundle.calibration import NAME as CALIBRATION
-from edge_runtime.bundle.calibration import ExpertCalibration
-from edge_runtime.bundle.calibration import parse as parse_calibration
+from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.config.environment import Variables
 from edge_runtime.config.limits import read_limits
 from edge_runtime.config.memory_plan import (
@@ -34,16 +31,16 @@ from edge_runtime.config.memory_plan import (
 )
 from edge_runtime.config.options import RuntimeConfig
 from edge_runtime.config.resolve import EngineOptions, resolve
+from edge_runtime.engine.active_policy import ActivePolicy
 from edge_runtime.engine.decoder import Decoder, max_tokens
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.experts.borrowed_scratch import BorrowedScratch
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.experts.eviction import RULES, RuleContext, create_rule, parse_rule
+from edge_runtime.experts.eviction.base import EvictionRule
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.file_store import FileExpertStore
-from edge_runtime.policy import POLICIES, create_policy, parse_policy
-from edge_runtime.policy.base import Policy, PolicyContext
+from edge_runtime.policy.base import Policy
 from edge_runtime.prefetch import parse_prefetch
 from edge_runtime.prefetch.governor import Governor
 from edge_runtime.prefetch.predictors import create_predictor, looks_ahead, predictor_bytes
@@ -67,8 +64,7 @@ class Prepared:
     kernels: ExpertKernels
     needs: MemoryNeeds
     plan: MemoryPlan
-    policy_context: PolicyContext
-    policy: Policy
+    active: ActivePolicy
     scratch: Callable[[int], int]
     """Scratch bytes of a pass of that many tokens."""
 
@@ -86,25 +82,14 @@ class Parts:
     trunk: OrtTrunk
     kv: KVCache
     cache: ExpertCache
-    policy_context: PolicyContext
-    policy: Policy
+    active: ActivePolicy
     decoder: Decoder
     borrowed_scratch: BorrowedScratch
 
-    def make_policy(self, text: str) -> Policy:
-        """Build another policy for this engine from ``name:param=value,...``.
-
-        Raises:
-            ConfigError: unknown, or it asks for tiers below those this engine's memory is cut for: they would be read
-                in full, which is never what somebody wants who asks for them.
-        """
-        policy = create_policy(text, self.policy_context)
-        if policy.min_tier < self.cache.min_tier:
-            raise ConfigError(
-                f"policy: {policy.name!r} reads experts at {policy.min_tier} bits, but this engine was opened for "
-                f"{self.cache.min_tier} and above. Open it with that policy."
-            )
-        return policy
+    @property
+    def spec(self) -> ModelSpec:
+        """Shape of the model."""
+        return self.bundle.manifest.model
 
     @property
     def backend(self) -> str:
@@ -151,10 +136,12 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables
         )
 
     shape = (spec.hidden, spec.experts.intermediate, spec.top_k)
+    active = ActivePolicy(bundle, config)
     ceiling = _ceiling(config)
     needs = MemoryNeeds(
         runtime_bytes=rss_bytes() + reserved_bytes() + (0 if "onnxruntime" in sys.modules else LIBRARY_BYTES),
-        trunk_bytes=plan_trunk_bytes(manifest) + predictor_bytes(config.prefetch, spec),
+        trunk_bytes=plan_trunk_bytes(manifest),
+        prefetch_bytes=predictor_bytes(active.prefetch, spec),
         kv_bytes_per_token=KVCache.bytes_for(spec, 1),
         context=config.context,
         scratch_bytes=0,
@@ -175,19 +162,9 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables
     needs = replace(
         needs, scratch_bytes=scratch(chunk), borrowable_bytes=_borrowable(scratch, chunk, _few_tokens(config))
     )
-    context = PolicyContext(
-        num_layers=spec.num_layers,
-        num_experts=spec.num_experts,
-        top_k=spec.top_k,
-        tier=config.tier,
-        tier_bytes=needs.slot_bytes,
-        norm_topk_prob=spec.router.normalise,
-        calibration=_calibration(bundle, config.policy, config.eviction),
-    )
     plan = plan_memory(needs, ceiling, expert_memory=config.expert_memory)
     kernels = ExpertKernels(*shape, max_tokens(chunk, config.parallel), threads=config.threads)
-    policy = create_policy(config.policy, context)
-    return Prepared(bundle, config, tokenizer, kernels, needs, plan, context, policy, scratch)
+    return Prepared(bundle, config, tokenizer, kernels, needs, plan, active, scratch)
 
 
 def _few_tokens(config: RuntimeConfig) -> int:
@@ -198,14 +175,6 @@ def _few_tokens(config: RuntimeConfig) -> int:
 def _borrowable(scratch: Callable[[int], int], chunk: int, few: int) -> int:
     """Bytes of a chunk's scratch that passes of few tokens leave unused, less what an allocator may keep of them."""
     return max(0, scratch(chunk) - scratch(min(few, chunk))) * (_BORROWED_PARTS - 1) // _BORROWED_PARTS
-
-
-def _calibration(bundle: Bundle, policy: str, eviction: str) -> ExpertCalibration | None:
-    """What the exporter measured, if policy or eviction ask for it; checked against its checksum, then parsed."""
-    if not POLICIES[parse_policy(policy)[0]].needs_calibration and not RULES[parse_rule(eviction)[0]].needs_calibration:
-        return None
-    raw = bundle.read_part(bundle.manifest.part(CALIBRATION), limit=CALIBRATION_BYTES)
-    return parse_calibration(raw, bundle.manifest.model)
 
 
 def _ceiling(config: RuntimeConfig) -> Ceiling:
@@ -228,10 +197,8 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions, env: Variable
     for part in bundle.manifest.parts:
         if part.role in _CHECKED_AT_OPEN:
             bundle.check_part(part)
-    fits_all = ready.plan.num_slots >= len(spec.sparse_layers) * spec.num_experts
-    looking_ahead = looks_ahead(config.prefetch) and not fits_all
-    if looking_ahead:
-        require_routers(bundle.manifest)
+    active, num_slots = ready.active, ready.plan.num_slots
+    routers = routers_for(bundle, active.prefetch, fits_all=num_slots >= ready.plan.all_experts)
     store = FileExpertStore(
         bundle, config.tier, io_threads=config.io_threads, direct_io=config.direct_io, chunk_bytes=config.read_chunk
     )
@@ -242,44 +209,25 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions, env: Variable
             threads=config.threads,
             max_chunk=config.prefill_chunk,
             embedding=bundle.manifest.trunk.embedding,
-            routers=load_routers(bundle) if looking_ahead else None,
+            routers=routers,
         )
-        rule = create_rule(
-            config.eviction,
-            RuleContext(
-                num_layers=spec.num_layers,
-                num_experts=spec.num_experts,
-                tier_bytes=ready.needs.slot_bytes,
-                full_tier=config.tier,
-                top_k=spec.top_k,
-                capacity=ready.plan.num_slots,
-                calibration=ready.policy_context.calibration,
-                price=lambda: ready.policy.price,
-            ),
-        )
-        residents = Residents.of_model(
-            spec,
-            bundle.manifest.layout,
-            rule,
-            num_slots=ready.plan.num_slots,
-            tier=config.tier,
-            min_tier=ready.policy.min_tier,
-        )
+        rule = active.make_rule(active.choice, num_slots)
+        active.switch(active.choice, rule)
+        residents = make_residents(bundle.manifest, active.policy, rule, config.tier, num_slots)
         cache = ExpertCache(residents, ExpertMemory(residents.ledger), store)
     except BaseException:
         store.close()
         raise
-    policy = ready.policy
     borrowed_scratch = _make_borrowed_scratch(ready, cache)
     decoder = Decoder(
         spec,
         trunk,
         cache,
         ready.kernels,
-        policy,
+        active,
         max_chunk=config.prefill_chunk,
         parallel=config.parallel,
-        prefetcher=_make_prefetcher(config, trunk, spec, cache),
+        prefetcher=make_prefetcher(active, trunk, spec, cache),
         borrowed_scratch=borrowed_scratch,
     )
     return Parts(
@@ -292,19 +240,43 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions, env: Variable
         trunk=trunk,
         kv=trunk.new_kv_cache(config.context),
         cache=cache,
-        policy_context=ready.policy_context,
-        policy=policy,
+        active=active,
         decoder=decoder,
         borrowed_scratch=borrowed_scratch,
     )
 
 
-def _make_prefetcher(config: RuntimeConfig, trunk: OrtTrunk, spec: ModelSpec, cache: ExpertCache) -> Prefetcher | None:
-    predictor = None if cache.fits_all else create_predictor(config.prefetch, trunk, spec)
+def make_residents(manifest: Manifest, policy: Policy, rule: EvictionRule, tier: int, num_slots: int) -> Residents:
+    """Cut expert memory for the tiers a policy asks for; no expert is resident yet."""
+    return Residents.of_model(
+        manifest.model, manifest.layout, rule, num_slots=num_slots, tier=tier, min_tier=policy.min_tier
+    )
+
+
+def routers_for(bundle: Bundle, prefetch: str, *, fits_all: bool) -> F32 | None:
+    """Return the routers that a predictor applies, float32 [S, D, E]; None where none does.
+
+    Args:
+        bundle: of the model.
+        prefetch: name and parameters of the predictor.
+        fits_all: every expert has a slot, so that nothing is ever read ahead.
+
+    Raises:
+        BundleError: the bundle's exporter did not store them.
+    """
+    if fits_all or not looks_ahead(prefetch):
+        return None
+    require_routers(bundle.manifest)
+    return load_routers(bundle)
+
+
+def make_prefetcher(active: ActivePolicy, trunk: OrtTrunk, spec: ModelSpec, cache: ExpertCache) -> Prefetcher | None:
+    """Build what reads ahead under the policy in force, its measurements fresh; None: nothing does."""
+    predictor = None if cache.fits_all else create_predictor(active.prefetch, trunk, spec)
     if predictor is None:
         return None
-    is_adaptive = parse_prefetch(config.prefetch)[1]["adaptive"]
-    return Prefetcher(predictor, cache, Governor() if is_adaptive else None)
+    is_adaptive = parse_prefetch(active.prefetch)[1]["adaptive"]
+    return Prefetcher(predictor, cache, Governor() if is_adaptive else None, is_asked=active.is_prefetch_asked)
 
 
 def _make_borrowed_scratch(ready: Prepared, cache: ExpertCache) -> BorrowedScratch:
@@ -322,17 +294,16 @@ def _make_borrowed_scratch(ready: Prepared, cache: ExpertCache) -> BorrowedScrat
     )
 
 
-def replan(parts: Parts, *, memory: str | int | None, expert_memory: str | int | None) -> None:
-    """Change the budget of a running engine; what is not given stays as it was opened.
+def plan_again(parts: Parts, config: RuntimeConfig, prefetch: str) -> MemoryPlan:
+    """Plan the memory of a running engine for other options; changes nothing.
+
+    Args:
+        parts: the engine's; the length of its passes stays.
+        config: says how much memory there is.
+        prefetch: name and parameters of the predictor.
 
     Raises:
-        BudgetError: it does not fit; nothing was changed.
-        ConfigError: a size is malformed.
+        BudgetError: it does not fit.
     """
-    config = parts.config
-    total = config.memory if memory is None else None if memory == "auto" else parse_size(memory, "memory")
-    experts = config.expert_memory if expert_memory is None else parse_size(expert_memory, "expert_memory")
-    plan = plan_memory(parts.needs, _ceiling(replace(config, memory=total)), expert_memory=experts)
-    parts.cache.resize(plan.num_slots)
-    parts.borrowed_scratch.most = plan.borrowed_slots
-    parts.plan = plan
+    needs = replace(parts.needs, prefetch_bytes=predictor_bytes(prefetch, parts.spec))
+    return plan_memory(needs, _ceiling(config), expert_memory=config.expert_memory)

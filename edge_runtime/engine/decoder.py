@@ -16,7 +16,7 @@ from edge_runtime.engine.policy_pass import Attempt, PassSequence, run_policy_pa
 from edge_runtime.experts.borrowed_scratch import BorrowedScratch
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.policy.base import Decision, Policy, Routing
-from edge_runtime.policy.joint import decide_together
+from edge_runtime.policy.joint import PassPolicies
 from edge_runtime.policy.routing import route
 from edge_runtime.prefetch.overlap import OverlapReads
 from edge_runtime.prefetch.prefetcher import Prefetcher
@@ -52,6 +52,15 @@ class Kernels(Protocol):
         ...
 
 
+class PolicySource(Protocol):
+    """Says which policy is in force; `ActivePolicy` is one."""
+
+    @property
+    def policy(self) -> Policy:
+        """Decides for sequences that have no policy of their own."""
+        ...
+
+
 class SequenceStep(NamedTuple):
     """What one sequence runs in a pass.
 
@@ -59,7 +68,7 @@ class SequenceStep(NamedTuple):
         token_ids: int32 [T], its next tokens.
         kv: its cache.
         rows: of which tokens logits are wanted.
-        policy: decides for its tokens; None is the decoder's own.
+        policy: decides for its tokens; None is the one in force.
     """
 
     token_ids: I32
@@ -85,7 +94,7 @@ class Decoder:
         trunk: its dense part.
         cache: its experts.
         kernels: expert kernels for passes of up to `max_tokens` tokens.
-        policy: decides experts and tiers.
+        active: says which policy decides experts and tiers.
         max_chunk: most tokens of one sequence in one pass.
         parallel: most sequences in one pass; at most one of them brings more than one token.
         prefetcher: reads ahead for single tokens; None: nothing is read before it is asked for.
@@ -98,18 +107,23 @@ class Decoder:
         trunk: Trunk,
         cache: ExpertCache,
         kernels: Kernels,
-        policy: Policy,
+        active: PolicySource,
         *,
         max_chunk: int,
         parallel: int = 1,
         prefetcher: Prefetcher | None = None,
         borrowed_scratch: BorrowedScratch | None = None,
     ) -> None:
-        self.spec, self.trunk, self.cache, self.kernels, self.policy = spec, trunk, cache, kernels, policy
-        self.max_chunk, self.prefetcher, self._borrowed_scratch = max_chunk, prefetcher, borrowed_scratch
+        self.spec, self.trunk, self.cache, self.kernels, self._active = spec, trunk, cache, kernels, active
+        self.max_chunk, self._borrowed_scratch = max_chunk, borrowed_scratch
         self.overlap, self.read_ahead = OverlapReads(cache), ReadAhead(cache, spec.num_experts, prefetcher)
         self.spans = Spans()
         self.expert_out = np.zeros((max_tokens(max_chunk, parallel), spec.hidden), np.float32)
+
+    @property
+    def prefetcher(self) -> Prefetcher | None:
+        """What reads ahead; None: nothing is read before it is asked for."""
+        return self.read_ahead.prefetcher
 
     def prefill(self, token_ids: I32, kv: KVCache, before_layer: BeforeLayer = nothing) -> F32:
         """Run int32 [N] tokens in chunks; return the logits float32 [V] after the last one."""
@@ -147,7 +161,8 @@ class Decoder:
             ExpertReadError: an expert could not be read; nothing of the pass is kept, no cache is changed.
             RequestError: a step does not fit its context.
         """
-        sequences = [PassSequence(len(s.token_ids), s.num_rows, s.policy or self.policy) for s in steps]
+        own = self._active.policy
+        sequences = [PassSequence(len(s.token_ids), s.num_rows, s.policy or own) for s in steps]
         if self._borrowed_scratch is not None:
             self._borrowed_scratch.begin_pass(sum(each.tokens for each in sequences))
         chunks: dict[int, TrunkChunk] = {}
@@ -178,7 +193,8 @@ class _ForwardPass:
     def __init__(
         self, decoder: Decoder, steps: Sequence[SequenceStep], policies: list[Policy], before_layer: BeforeLayer
     ) -> None:
-        self._d, self._steps, self._policies, self._before_layer = decoder, steps, policies, before_layer
+        self._d, self._steps, self._before_layer = decoder, steps, before_layer
+        self._own, self._policies = policies, PassPolicies(policies, [len(step.token_ids) for step in steps])
         self._spec, self._span = decoder.spec, decoder.spans.span
         self._expert_outs: list[F32 | None] = [None] * len(steps)
         self._outs: list[LayerOutput] = []
@@ -191,6 +207,7 @@ class _ForwardPass:
             self.chunks = [trunk.begin(step.token_ids, step.kv) for step in self._steps]
         self._stops = _stops(self.chunks)
         cache.begin_pass()
+        self._d.read_ahead.decide_with(self._policies)
         decisions = run_layers(range(self._spec.num_layers), self, self._decide, self)
         cache.end_pass()
         with self._span("trunk"):
@@ -201,12 +218,13 @@ class _ForwardPass:
         """Run the dense part of a layer, sequence by sequence; the drive reads for those that have run."""
         self._before_layer()
         decoder, is_sparse = self._d, self._spec.layers[layer_idx].sparse
+        overlaps = is_sparse and not self._policies.reads_residency
         outs: list[LayerOutput] = []
-        for chunk, expert_out, policy in zip(self.chunks, self._expert_outs, self._policies, strict=True):
+        for number, (chunk, expert_out) in enumerate(zip(self.chunks, self._expert_outs, strict=True)):
             with self._span("trunk"):
                 outs.append(decoder.trunk.run_layer(chunk, layer_idx, expert_out))
-            if is_sparse and len(outs) < len(self.chunks):
-                decoder.overlap.begin(layer_idx, self._routing(outs[-1:]), policy)
+            if overlaps and len(outs) < len(self.chunks):
+                decoder.overlap.begin(layer_idx, self._routing(outs[-1:]), self._own[number])
         self._outs = outs
         if not is_sparse:
             self._expert_outs = [None] * len(outs)
@@ -263,7 +281,7 @@ class _ForwardPass:
             return [self._d.trunk.run_shared(chunk, layer_idx) for chunk in chunks]
 
     def _decide(self, layer_idx: int, routing: Routing) -> Decision:
-        return decide_together(layer_idx, routing, self._stops, self._policies, self._d.cache)
+        return self._policies.decide(layer_idx, routing, self._d.cache)
 
     def _routing(self, outs: list[LayerOutput]) -> Routing:
         """The router's own choice for the tokens of sequences in order."""

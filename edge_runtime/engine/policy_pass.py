@@ -54,8 +54,8 @@ class PassCounters(Protocol):
 class PassWatcher(Protocol):
     """Is told of passes; `Prefetcher` is one."""
 
-    def begin_pass(self, num_tokens: int, policy: Policy) -> None:
-        """A pass over T tokens begins, for which a policy decides."""
+    def begin_pass(self, num_tokens: int) -> None:
+        """A pass over T tokens begins."""
         ...
 
     def end_pass(self) -> None:
@@ -93,7 +93,7 @@ def run_policy_pass(
         tokens = sum(sequences[i].tokens for i in members)
         policy.begin_pass(tokens, has_logits=any(sequences[i].rows for i in members))
     if watcher is not None:
-        watcher.begin_pass(sum(each.tokens for each in sequences), sequences[0].policy)
+        watcher.begin_pass(sum(each.tokens for each in sequences))
     logits, decisions = attempt(list(range(len(sequences))))
     redo = [i for policy, members in groups if not _stands(policy, members, logits, accepts) for i in members]
     if redo:

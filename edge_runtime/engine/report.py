@@ -43,7 +43,7 @@ def make_report(
             "num_experts": spec.num_experts,
             "top_k": spec.top_k,
         },
-        policy=describe_policy(parts.policy),
+        policy=describe_policy(parts.active.policy),
         backend=parts.backend,
         timings=timings.to_json(),
         experts=_experts(parts, before, timings.prompt_n + len(timings.token_ms)),
@@ -72,7 +72,7 @@ def make_outcome(parts: Parts, sequence: Sequence, reason: str, *, limit: str | 
         limit=limit,
         timings=sequence.timings,
         experts=_experts(parts, sequence.counters_before, sequence.tokens_around),
-        policy=describe_policy(sequence.policy or parts.policy),
+        policy=describe_policy(sequence.policy or parts.active.policy),
         concurrent=sequence.concurrent,
         queue_ms=round(1000 * (sequence.started - sequence.job.submitted), 3),
     )

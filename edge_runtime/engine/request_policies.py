@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from edge_runtime.engine.assembly import Parts
+from edge_runtime.engine.active_policy import ActivePolicy
 from edge_runtime.policy.base import Policy
 
 _MAX_KEPT = 16
 
 
 class RequestPolicies:
-    """The policies of running requests beside the engine's own.
+    """The policies of running requests beside the one in force.
 
     Args:
-        parts: builds them.
+        active: the one in force; builds the others.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._own: str = parts.config.policy
+    def __init__(self, active: ActivePolicy) -> None:
+        self._active = active
         self._kept: dict[str, Policy] = {}
 
-    def set_own(self, text: str) -> None:
-        """The engine's own policy is another one from now on."""
-        self._own = text
+    def forget(self) -> None:
+        """Build every policy anew for the requests to come."""
+        self._kept.clear()
 
     def get(self, text: str | None, in_use: Collection[Policy | None]) -> Policy | None:
-        """Return the policy of ``name:param=value``, None for the engine's.
+        """Return the policy of ``name:param=value``, None for the one in force.
 
         Args:
             text: what the request asked for.
@@ -36,11 +35,11 @@ class RequestPolicies:
         Raises:
             ConfigError: this engine cannot serve it.
         """
-        if text is None or text == self._own:
+        if text is None or self._active.is_same(text):
             return None
         used = {id(policy) for policy in in_use}
         if text not in self._kept:
-            made = self._parts.make_policy(text)
+            made = self._active.make(text)
             while len(self._kept) >= _MAX_KEPT:
                 idle = next((name for name, policy in self._kept.items() if id(policy) not in used), None)
                 self._kept.pop(idle or next(iter(self._kept)))

@@ -12,12 +12,13 @@ from dataclasses import replace
 from time import monotonic
 
 from edge_runtime.backends.trunk import F32
-from edge_runtime.engine.assembly import Parts, replan
+from edge_runtime.engine.assembly import Parts
 from edge_runtime.engine.batch_width import BatchWidth, PassCost
 from edge_runtime.engine.continuation import Continuation
 from edge_runtime.engine.decoder import BeforeLayer, SequenceStep, nothing
 from edge_runtime.engine.job import Event, Job, TokenEvent
 from edge_runtime.engine.observer import SchedulerObserver
+from edge_runtime.engine.reconfigure import reconfigure
 from edge_runtime.engine.reload import Reload
 from edge_runtime.engine.report import make_outcome
 from edge_runtime.engine.request_policies import RequestPolicies
@@ -56,7 +57,7 @@ class Scheduler:
         self._parts, self.sessions, self._observer, self._before_layer = parts, sessions, observer, before_layer
         self._running: list[Sequence] = []
         self._batch_width: BatchWidth[Sequence] = BatchWidth(len(sessions.sessions))
-        self._policies = RequestPolicies(parts)
+        self._policies = RequestPolicies(parts.active)
 
     @property
     def num_running(self) -> int:
@@ -76,7 +77,7 @@ class Scheduler:
         session, kept = self.sessions.acquire(job.prompt_ids, reuse_prefix=job.reuse_prefix)
         try:
             if not kept and not self._running:
-                parts.policy.begin_sequence()
+                parts.active.policy.begin_sequence()
                 parts.cache.begin_sequence()
             sequence = self._sequence(job, session, kept, policy)
         except BaseException:
@@ -121,18 +122,15 @@ class Scheduler:
         self.sessions.release_all()  # a start that was interrupted may have left one busy
 
     def apply(self, change: Reload) -> None:
-        """Change settings between two steps; running jobs go on under the new ones.
+        """Change settings between two steps; running jobs go on under the new ones. See `reconfigure`.
 
         Raises:
-            ConfigError, BudgetError: the change is impossible; everything stays as it was.
+            ConfigError, BundleError, BudgetError: the change is impossible; everything stays as it was.
         """
-        parts = self._parts
-        policy = None if change.policy is None else parts.make_policy(change.policy)
-        if change.memory is not None or change.expert_memory is not None:
-            replan(parts, memory=change.memory, expert_memory=change.expert_memory)
-        if policy is not None:
-            parts.policy = parts.decoder.policy = policy
-            self._policies.set_own(str(change.policy))
+        reconfigure(self._parts, change)
+        if change.starts_over:
+            self.sessions.forget()
+            self._policies.forget()
         self._batch_width.forget()  # what paid with the old arena or policy may not pay now
         self._observer.on_reload()
 

@@ -29,6 +29,7 @@ class Session:
         self.is_busy = False
         self.last_used = 0
         self._tokens: list[int] = []
+        self._is_outdated = False
         kv.reset()
 
     @property
@@ -68,8 +69,22 @@ class Session:
         self.kv.truncate(length)
         del self._tokens[length:]
 
+    def forget(self) -> None:
+        """Let no later request go on from what is here; one that runs goes on."""
+        if self.is_busy:
+            self._is_outdated = True
+        else:
+            self.reset()
+
+    def release(self) -> None:
+        """The request that ran here is over."""
+        self.is_busy = False
+        if self._is_outdated:
+            self.reset()
+
     def reset(self) -> None:
         """Forget every token."""
+        self._is_outdated = False
         self._tokens.clear()
         self.kv.reset()
 
@@ -132,8 +147,13 @@ class SessionPool:
 
     def release(self, session: Session) -> None:
         """Give a session back, its tokens kept."""
-        session.is_busy = False
+        session.release()
         session.last_used = next(self._clock)
+
+    def forget(self) -> None:
+        """Let no later request go on from what the sessions hold now."""
+        for session in self.sessions:
+            session.forget()
 
     def release_all(self) -> None:
         """Give every session back that is not idle."""

@@ -39,6 +39,10 @@ class BorrowedScratch:
         self.most, self._release = most, release
         self._quiet = 0
 
+    def start_over(self, most: int) -> None:
+        """The cache was emptied and nothing is lent: begin as after opening, with so many slots to lend at most."""
+        self.most, self._quiet = most, 0
+
     def begin_pass(self, num_tokens: int) -> None:
         """A pass of so many tokens is next.
 

@@ -37,6 +37,7 @@ class ExpertCounters:
         skipped: uses dropped by the policy.
         route_changed: uses of an expert the router did not choose.
         predicted_kld: sum of what the policy expected its changes to cost, in nats; None if it has no model.
+        decisions_with_kld: decisions it is the sum of.
         fallbacks: passes whose result was not accepted and which ran a second time.
         prefetch_issued: reads started before anyone asked.
         prefetch_used: of those, resident when first asked for.
@@ -64,6 +65,7 @@ class ExpertCounters:
     skipped: int = 0
     route_changed: int = 0
     predicted_kld: float | None = None
+    decisions_with_kld: int = 0
     fallbacks: int = 0
     prefetch_issued: int = 0
     prefetch_used: int = 0
@@ -107,6 +109,7 @@ class ExpertCounters:
                     by_tier[tier] = by_tier.get(tier, 0) + 1
         if decision.predicted_kld is not None:
             self.predicted_kld = (self.predicted_kld or 0.0) + decision.predicted_kld
+            self.decisions_with_kld += 1
 
     def snapshot(self) -> ExpertCounters:
         """Return a copy that stands still."""
@@ -135,6 +138,8 @@ class ExpertCounters:
                 setattr(result, name, [combine(new, been) for new, been in zip(value, old, strict=True)])
             elif value is not None or old is not None:
                 setattr(result, name, combine(value or 0, old or 0))
+        if not result.decisions_with_kld:
+            result.predicted_kld = None  # nothing to sum, though a policy before had a model
         return result
 
     def to_json(self, num_tokens: int | None = None) -> dict[str, Any]:

@@ -2,50 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing
 
+U8 = NDArray[np.uint8]
 
-def decide_together(
-    layer_idx: int, routing: Routing, stops: NDArray[np.int_], policies: Sequence[Policy], residency: ResidencyView
-) -> Decision:
-    """Let each policy decide once for all of its sequences' tokens, and join the decisions into one.
 
-    An expert that several policies use is served at the deepest tier any of them asks for.
+class PassPolicies:
+    """The policies of a pass, each asked for the tokens of its own sequences.
+
+    Attributes:
+        decide: as `Policy.decide`, for all tokens of the pass. An expert that several policies use is served at the
+            deepest tier any of them asks for.
+        predict_tiers: as `Policy.predict_tiers`, joined the same way.
+        reads_residency: whether any of them does.
 
     Args:
-        layer_idx: the layer.
-        routing: of all tokens, sequence after sequence.
-        stops: where each sequence but the last ends.
         policies: of each sequence.
-        residency: what is resident.
+        tokens: tokens of each sequence.
     """
-    if len(policies) == 1 or all(policy is policies[0] for policy in policies):
-        return policies[0].decide(layer_idx, routing, residency)
-    owner = np.zeros(len(routing.topk_ids), np.intp)
-    owner[stops] = 1
-    owner = np.cumsum(owner)
-    ids, weights = routing.topk_ids.copy(), routing.topk_weights.copy()
-    decisions = []
-    for policy in {id(policy): policy for policy in policies}.values():
-        rows = np.isin(owner, [i for i, other in enumerate(policies) if other is policy])
-        own = Routing(routing.logits[rows], routing.topk_ids[rows], routing.topk_weights[rows])
-        decisions.append(policy.decide(layer_idx, own, residency))
-        ids[rows], weights[rows] = decisions[-1].topk_ids, decisions[-1].topk_weights
-    return Decision(
-        ids,
-        weights,
-        np.maximum.reduce([decision.tiers for decision in decisions]),
-        substituted=sum(decision.substituted for decision in decisions),
-        skipped=sum(decision.skipped for decision in decisions),
-        route_changed=sum(decision.route_changed for decision in decisions),
-        predicted_kld=_sum_known([decision.predicted_kld for decision in decisions]),
-        hints=tuple(hint for decision in decisions for hint in decision.hints),
-    )
+
+    def __init__(self, policies: Sequence[Policy], tokens: Sequence[int]) -> None:
+        distinct = list({id(policy): policy for policy in policies}.values())
+        self.reads_residency = any(policy.reads_residency for policy in distinct)
+        self.decide: Callable[[int, Routing, ResidencyView], Decision] = distinct[0].decide
+        self.predict_tiers: Callable[[int, Routing, ResidencyView], U8] = distinct[0].predict_tiers
+        if len(distinct) > 1:
+            owner = np.repeat([distinct.index(policy) for policy in policies], tokens)
+            self._parts = [(policy, owner == i) for i, policy in enumerate(distinct)]
+            self.decide, self.predict_tiers = self._decide, self._predict_tiers
+
+    def _decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
+        ids, weights = routing.topk_ids.copy(), routing.topk_weights.copy()
+        decisions = []
+        for policy, rows in self._parts:
+            decisions.append(policy.decide(layer_idx, _rows(routing, rows), residency))
+            ids[rows], weights[rows] = decisions[-1].topk_ids, decisions[-1].topk_weights
+        return Decision(
+            ids,
+            weights,
+            np.maximum.reduce([decision.tiers for decision in decisions]),
+            substituted=sum(decision.substituted for decision in decisions),
+            skipped=sum(decision.skipped for decision in decisions),
+            route_changed=sum(decision.route_changed for decision in decisions),
+            predicted_kld=_sum_known([decision.predicted_kld for decision in decisions]),
+            hints=tuple(hint for decision in decisions for hint in decision.hints),
+        )
+
+    def _predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> U8:
+        parts = [policy.predict_tiers(layer_idx, _rows(routing, rows), residency) for policy, rows in self._parts]
+        tiers: U8 = np.maximum.reduce(parts)
+        return tiers
+
+
+def _rows(routing: Routing, rows: NDArray[np.bool_]) -> Routing:
+    return Routing(routing.logits[rows], routing.topk_ids[rows], routing.topk_weights[rows])
 
 
 def _sum_known(values: list[float | None]) -> float | None:

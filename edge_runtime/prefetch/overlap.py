@@ -12,7 +12,7 @@ from edge_runtime.policy.base import Policy, Routing
 class OverlapReads:
     """Keeps the drive busy while the dense part of a layer runs sequence by sequence.
 
-    Only for policies that do not look at residency: what was read already would change what another one decides.
+    Only for passes none of whose policies looks at residency: what was read already would change its decisions.
 
     Args:
         cache: reads.

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.policy.base import Policy, Routing
+from edge_runtime.policy.base import Routing
+from edge_runtime.policy.joint import PassPolicies
 
 F32 = NDArray[np.float32]
 
@@ -60,6 +61,7 @@ class Prefetcher:
         predictor: says what comes.
         cache: reads.
         governor: switches prefetching off and on; None: always on.
+        is_asked: somebody asked for this predictor; if not, passes in which a policy looks at residency are left out.
         clock: in nanoseconds.
     """
 
@@ -69,10 +71,12 @@ class Prefetcher:
         cache: ExpertCache,
         governor: Switch | None,
         *,
+        is_asked: bool = True,
         clock: Callable[[], int] = perf_counter_ns,
     ) -> None:
-        self.predictor, self._cache = predictor, cache
-        self._policy: Policy | None = None
+        self.predictor, self._cache, self._is_asked = predictor, cache, is_asked
+        self._policies: PassPolicies | None = None
+        self._is_allowed = True
         self.governor, self._clock = governor, clock
         self._num_tokens = 0
         self._started_ns = 0
@@ -82,18 +86,27 @@ class Prefetcher:
         """Whether reads are made ahead now."""
         return self.governor is None or self.governor.is_on
 
-    def begin_pass(self, num_tokens: int, policy: Policy) -> None:
-        """A pass over T tokens begins, for which a policy decides."""
-        self._policy = policy
+    @property
+    def is_reading(self) -> bool:
+        """Whether reads may be made ahead in this pass."""
+        return self._is_allowed and self.is_on
+
+    def begin_pass(self, num_tokens: int) -> None:
+        """A pass over T tokens begins."""
         self._num_tokens = num_tokens
         self._started_ns = self._clock()
 
+    def decide_with(self, policies: PassPolicies) -> None:
+        """These policies decide for the layers that come."""
+        self._policies = policies
+        self._is_allowed = self._is_asked or not policies.reads_residency
+
     def after(self, layer_idx: int, x: F32, routing: Routing) -> None:
         """A layer's own reads are under way: read ahead behind them."""
-        if self._policy is None or not self._is_predicted or not self.is_on:
+        if self._policies is None or not self._is_predicted or not self.is_on:
             return
         for coming, predicted in self.predictor.predict(layer_idx, x, routing):
-            tiers = self._policy.predict_tiers(coming, predicted, self._cache)
+            tiers = self._policies.predict_tiers(coming, predicted, self._cache)
             by_rank = dict.fromkeys(predicted.topk_ids.T.ravel().tolist())
             order = [expert for expert in by_rank if tiers[expert]]
             self._cache.mask(coming, order)
@@ -108,4 +121,4 @@ class Prefetcher:
 
     @property
     def _is_predicted(self) -> bool:
-        return self._num_tokens <= self.predictor.max_tokens
+        return self._is_allowed and self._num_tokens <= self.predictor.max_tokens

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.store.base import Priority
 from edge_runtime.policy.base import Decision, Hint, Routing
+from edge_runtime.policy.joint import PassPolicies
 from edge_runtime.prefetch.prefetcher import Prefetcher
 
 F32 = NDArray[np.float32]
@@ -25,9 +26,14 @@ class ReadAhead:
     def __init__(self, cache: ExpertCache, num_experts: int, prefetcher: Prefetcher | None = None) -> None:
         self._cache, self._num_experts, self.prefetcher = cache, num_experts, prefetcher
 
+    def decide_with(self, policies: PassPolicies) -> None:
+        """These policies decide for the layers that come."""
+        if self.prefetcher is not None:
+            self.prefetcher.decide_with(policies)
+
     def is_wanted(self, decision: Decision) -> bool:
         """Whether something may be read before this layer's experts were computed."""
-        return bool(decision.hints) or (self.prefetcher is not None and self.prefetcher.is_on)
+        return bool(decision.hints) or (self.prefetcher is not None and self.prefetcher.is_reading)
 
     def after(self, layer_idx: int, x: F32, routing: Routing, decision: Decision) -> None:
         """A layer's own reads are under way: start others behind them.

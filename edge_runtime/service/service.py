@@ -169,7 +169,7 @@ class Service:
         """
         assert self._engine is not None, "not ready"
         try:
-            self._engine.parts.make_policy(text)
+            self._engine.parts.active.make(text)
         except (ConfigError, BundleError) as err:
             raise bad_field("hobbit.policy", str(err)) from err
 

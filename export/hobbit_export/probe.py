@@ -165,7 +165,7 @@ def _squared(rows: F32) -> F64:
 def probing(engine: Engine) -> Iterator[Probe]:
     """Put a probe into an engine for a block."""
     decoder = engine.parts.decoder
-    probe = Probe(decoder.policy, engine.parts.kernels, engine)
+    probe = Probe(engine.parts.active.policy, engine.parts.kernels, engine)
     kernels, decoder.kernels = decoder.kernels, probe
     try:
         with engine.deciding_with(probe):

@@ -92,15 +92,15 @@ def test_close_from_inside_a_request(model_bundle):
 
 def test_counting_routes_waits_for_nobody_and_swaps_nothing(model_bundle):
     with open_engine(model_bundle) as engine:
-        policy = engine.parts.decoder.policy
+        policy = engine.parts.active.policy
         suspended = engine.stream("def read", LONG)
         next(suspended)
         with pytest.raises(RequestError, match="another request is running"):
             engine.routing_counts([1, 2, 3], max_tokens=3)
-        assert engine.parts.decoder.policy is policy
+        assert engine.parts.active.policy is policy
         suspended.close()
         assert engine.routing_counts([1, 2, 3], max_tokens=3).layers
-        assert engine.parts.decoder.policy is policy
+        assert engine.parts.active.policy is policy
 
 
 @pytest.mark.parametrize("policy", ["lossless", "hobbit"])

@@ -70,7 +70,8 @@ def test_memory_is_taken_only_where_it_looks_ahead(model_bundle):
 
     def sizes(prefetch: str, **memory) -> tuple[int, int]:
         with Engine.open(model_bundle, memory="1GiB", prefetch=prefetch, self_check=False, context=64, **memory) as e:
-            return e.parts.needs.trunk_bytes, e.parts.trunk.weight_bytes
+            trunk = next(line.bytes for line in e.plan.lines if line.name == "trunk")
+            return trunk, e.parts.trunk.weight_bytes
 
     small = {"expert_memory": "3MiB"}
     off, on = sizes("off", **small), sizes("lookahead", **small)
@@ -115,5 +116,5 @@ def test_an_older_bundle_says_what_to_do(model_bundle, tmp_path):
         Engine.open(old, prefetch="lookahead", **options)
     for own in ({}, {"prefetch": "statistical"}):
         with Engine.open(old, **own, **options) as engine:
-            assert engine.parts.config.prefetch == own.get("prefetch", "off")
+            assert engine.parts.active.prefetch == own.get("prefetch", "off")
             assert engine.generate("def", SamplingParams(max_tokens=2)).token_ids

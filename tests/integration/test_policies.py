@@ -66,7 +66,7 @@ def test_results_depend_on_decisions_not_on_where_experts_lie(model_bundle):
 def fixed_pattern(model_bundle, slots: int) -> np.ndarray:
     budget = slots * read(model_bundle).layout.tier_bytes(8)
     with Engine.open(model_bundle, policy="hobbit:low=2", expert_memory=budget, **OPTIONS) as engine:
-        inner = engine.parts.policy
+        inner = engine.parts.active.policy
         inner.decide = lambda layer, routing, residency, decide=inner.decide: decide(layer, routing, Nothing())
         return engine.logits(engine.tokenizer.encode(TEXT)[:40], chunk=1)
 

@@ -22,6 +22,7 @@ from edge_runtime.experts.store.base import ExpertKey, Priority
 from edge_runtime.experts.units import UnitLedger, UnitSizes
 from edge_runtime.policy import create_policy
 from edge_runtime.policy.base import Routing
+from edge_runtime.policy.joint import PassPolicies
 from edge_runtime.policy.routing import route
 from edge_runtime.prefetch import parse_prefetch
 from edge_runtime.prefetch.governor import Governor
@@ -84,6 +85,7 @@ class Bench:
         policy = create_policy("lossless", SHAPE)
         self.prefetcher = Prefetcher(self.predictor, self.cache, governor, clock=lambda: 1000 * self.store.now)
         self.policy, self.rng = policy, np.random.default_rng(3)
+        self.prefetcher.decide_with(PassPolicies([policy], [1]))
 
     def decode(self, tokens: int) -> list[bool]:
         states = []
@@ -92,7 +94,7 @@ class Bench:
             future = {layer: self.rng.choice(E, K, replace=False).tolist() for layer in range(L)}
             self.predictor.future = future
             self.cache.begin_pass()
-            self.prefetcher.begin_pass(1, self.policy)
+            self.prefetcher.begin_pass(1)
             for layer in range(L):
                 self.store.now += 8
                 routing = routing_of(*future[layer])
@@ -148,13 +150,13 @@ def test_the_first_layer_that_lacks_something_is_read_for_and_all_before_it_are_
     bench.cache.begin_pass()
     for _ in bench.cache.stream(1, bench.policy.decide(1, routing_of(1, 2), bench.cache).tiers):
         pass
-    bench.prefetcher.begin_pass(1, bench.policy)
+    bench.prefetcher.begin_pass(1)
     bench.prefetcher.after(0, np.zeros((1, 1), np.float32), routing_of(3, 4))
     assert [key for key, priority in bench.store.submitted if priority is Priority.NEXT] == [
         ExpertKey(2, 1), ExpertKey(2, 2),
     ]  # fmt: skip
     assert (1, [1, 2]) in kept
-    bench.prefetcher.begin_pass(7, bench.policy)
+    bench.prefetcher.begin_pass(7)
     bench.prefetcher.after(0, np.zeros((7, 1), np.float32), routing_of(3, 4))
     assert bench.store.submitted[-1][0] == ExpertKey(2, 2), "prompts are not looked ahead for"
 
@@ -165,9 +167,39 @@ def test_sequences_side_by_side_are_looked_ahead_for_together_the_surest_first()
     joint = route(np.concatenate([row.logits for row in rows]), K, norm_topk_prob=True)
     bench.predictor.max_tokens = 2
     bench.predictor.predict = lambda layer_idx, x, routing: iter([(1, joint)])
-    bench.prefetcher.begin_pass(2, bench.policy)
+    bench.prefetcher.begin_pass(2)
+    bench.prefetcher.decide_with(PassPolicies([bench.policy] * 2, [1, 1]))
     bench.prefetcher.after(0, np.zeros((2, 1), np.float32), joint)
     assert [key for key, _ in bench.store.submitted] == [(1, 1), (1, 3), (1, 2)]
+
+
+def test_each_policy_predicts_for_its_own_sequence():
+    bench = Bench(5, governor=None)
+    joint = route(np.concatenate([routing_of(1, 2).logits, routing_of(3, 4).logits]), K, norm_topk_prob=True)
+    bench.predictor.max_tokens = 2
+    bench.predictor.predict = lambda layer_idx, x, routing: iter([(1, joint)])
+    bench.prefetcher.begin_pass(2)
+    skipping = create_policy("lexi:k=1", SHAPE)
+    skipping.predict_tiers = lambda layer, routing, residency: skipping.decide(layer, routing, residency).tiers
+    bench.prefetcher.decide_with(PassPolicies([skipping, bench.policy], [1, 1]))
+    bench.prefetcher.after(0, np.zeros((2, 1), np.float32), joint)
+    assert sorted(key.expert_idx for key, _ in bench.store.submitted) == [1, 3, 4], "2 is the first one's second expert"
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_a_pass_in_which_a_policy_reads_residency_is_left_out_unless_somebody_asked(is_asked):
+    bench = Bench(5, governor=None)
+    prefetcher = Prefetcher(bench.predictor, bench.cache, None, is_asked=is_asked)
+    bench.predictor.future = {layer: [1, 2] for layer in range(L)}
+    bench.predictor.max_tokens = 2
+    for policies in ([bench.policy], [bench.policy, create_policy("max-rank", SHAPE)]):
+        prefetcher.begin_pass(len(policies))
+        prefetcher.decide_with(PassPolicies(policies, [1] * len(policies)))
+        assert prefetcher.is_reading == (is_asked or len(policies) == 1)
+    both = route(np.concatenate([routing_of(1, 2).logits] * 2), K, norm_topk_prob=True)
+    bench.predictor.predict = lambda layer_idx, x, routing: iter([(1, both)])
+    prefetcher.after(0, np.zeros((2, 1), np.float32), both)
+    assert bool(bench.store.submitted) == is_asked
 
 
 def test_hobbit_foresees_high_and_low():

@@ -18,7 +18,7 @@ from edge_runtime.base.errors import ConfigError
 from edge_runtime.engine.sessions import SessionPool
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.policy.base import Decision, ResidencyView, Routing
-from edge_runtime.policy.joint import decide_together
+from edge_runtime.policy.joint import PassPolicies
 from edge_runtime.policy.lossless import Lossless
 from edge_runtime.service.http.listen import adopt, listen_tcp, listen_unix, read_api_keys
 from edge_runtime.service.openai.chat import Delta, OutputSplitter
@@ -110,6 +110,13 @@ class Halves:
     def params(self) -> dict[str, float | int | str | bool]:
         return {}
 
+    reads_residency = False
+    keeps_history = False
+    price = 0.0
+
+    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> np.ndarray:
+        return self.decide(layer_idx, routing, residency).tiers
+
     def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
         weights = routing.topk_weights.copy()
         weights[:, 1] = 0
@@ -128,14 +135,14 @@ def test_policies_of_several_requests_are_joined_into_one_plan() -> None:
     exact, halves = Lossless(context(num_experts=6, top_k=2)), Halves()
     view: Any = None
     # sequences of 1, 3 and 1 tokens; the one in the middle is lossy
-    plan = decide_together(0, routing, np.array([1, 4]), [exact, halves, exact], view)
+    plan = PassPolicies([exact, halves, exact], [1, 3, 1]).decide(0, routing, view)
     assert plan.topk_weights.tolist() == [[0.5, 0.5], [0.5, 0], [0.5, 0], [0.5, 0], [0.5, 0.5]]
     wanted = np.zeros(6, np.uint8)
     wanted[top[1:4, 0]] = 4
     wanted[top[[0, 4]]] = 8
     assert plan.tiers.tolist() == wanted.tolist()
     assert (plan.substituted, plan.skipped) == (1, 3)
-    alone = decide_together(0, routing, np.array([1, 4]), [exact] * 3, view)
+    alone = PassPolicies([exact] * 3, [1, 3, 1]).decide(0, routing, view)
     np.testing.assert_array_equal(alone.tiers, exact.decide(0, routing, view).tiers)
 
 

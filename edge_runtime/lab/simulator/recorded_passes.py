@@ -16,6 +16,7 @@ from edge_runtime.lab.simulator.instant_server import InstantServer
 from edge_runtime.lab.simulator.requests import RequestLog
 from edge_runtime.lab.simulator.trace_format import TracePass
 from edge_runtime.policy.base import Decision, Policy, Routing
+from edge_runtime.policy.joint import PassPolicies
 from edge_runtime.policy.routing import route
 from edge_runtime.prefetch.prefetcher import Prefetcher
 from edge_runtime.prefetch.read_ahead import ReadAhead
@@ -96,6 +97,7 @@ class RecordedPasses:
         by_layer = zip(spec.sparse_layers, one.logits, ids, weights, strict=True)
         self._routings = {layer_idx: Routing(*chosen) for layer_idx, *chosen in by_layer}
         self._cache.begin_pass()
+        self._read_ahead.decide_with(PassPolicies([self._policy], [tokens]))
         decisions = run_layers(spec.sparse_layers, self, self._decide, self)
         self._cache.end_pass()
         return Attempt([recorded_logits(one.confidence[-1:], spec.vocab_size)], decisions)

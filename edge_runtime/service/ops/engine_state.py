@@ -47,7 +47,7 @@ class EngineStatePublisher:
             cache_bytes=cache.nbytes,
             kv_used_tokens=self._pool.used_tokens,
             kv_tokens=self._pool.capacity_tokens,
-            policy=describe_policy(parts.policy),
+            policy=describe_policy(parts.active.policy),
             spans_ns=dict(parts.decoder.spans.ns),
             budget_bytes=parts.plan.budget_bytes,
             planned_bytes=parts.plan.planned_bytes,

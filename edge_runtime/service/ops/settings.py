@@ -132,22 +132,33 @@ def compare_settings(
     change = Reload()
     if live:
         sources = given(flags, after)
-        change = _change(sources, {option.name for option in live}, flags)
-        later += _profile_later(given(flags, before).pick(BY_NAME["profile"]), sources, table)
+        were = given(flags, before)
+        change = _change(_with_profile(were), _with_profile(sources), {option.name for option in live}, flags)
+        later += _profile_later(were.pick(BY_NAME["profile"]), sources, table)
     said = tuple(f"{option.variable}={will.get(option.name) or ''}" for option in live)
     return SettingsChange(change, after, said, tuple(later))
 
 
-def _change(sources: Sources, live: Collection[str], flags: Mapping[str, Any]) -> Reload:
-    policy = policy_with_budget(sources) if any(name in live for name in _POLICY) else None
-    if set(live) <= set(_POLICY):
-        return Reload(policy)
+def _change(before: Sources, after: Sources, live: Collection[str], flags: Mapping[str, Any]) -> Reload:
+    """Return what a reload changes; `before` and `after` end with the profile they name."""
+    policy = policy_with_budget(after) if any(name in live for name in _POLICY) else None
+    eviction, prefetch = (_if_changed(before, after, name) for name in ("eviction", "prefetch"))
+    if not any(name in live for name in ("memory", "expert_memory", "profile")):
+        return Reload(policy, eviction=eviction, prefetch=prefetch)
+    # both, always: a memory that nobody names any more falls back to the profile's
+    memory = None if flags.get("memory") else _said(after, "memory")
+    expert_memory = None if flags.get("expert_memory") else _said(after, "expert_memory") or _NO_CAP
+    return Reload(policy, memory, expert_memory, eviction, prefetch)
+
+
+def _if_changed(before: Sources, after: Sources, name: str) -> str | None:
+    value = _said(after, name)
+    return None if value == before.said(BY_NAME[name]).value else str(value)
+
+
+def _with_profile(sources: Sources) -> Sources:
     profile: DeviceProfile = sources.pick(BY_NAME["profile"])
-    sources = sources.then(profile.source())
-    # both, always: what is left out would fall back to what the engine was opened with
-    memory = None if flags.get("memory") else _said(sources, "memory")
-    expert_memory = None if flags.get("expert_memory") else _said(sources, "expert_memory") or _NO_CAP
-    return Reload(policy, memory, expert_memory)
+    return sources.then(profile.source())
 
 
 def _said(sources: Sources, name: str) -> Any:

@@ -63,6 +63,8 @@ def verify_once(bundle: Bundle, say: Callable[[str], None]) -> bool:
 def warm(engine: Engine) -> float:
     """Run a token through prefill and another through decode, so that the first client pays for neither.
 
+    What that leaves in the engine is forgotten: a policy that is switched to at a reload begins as one at a start.
+
     Returns:
         Seconds it took.
 
@@ -71,6 +73,7 @@ def warm(engine: Engine) -> float:
     """
     started = monotonic()
     engine.generate([0], SamplingParams(max_tokens=_WARM_TOKENS, ignore_eos=True))
+    engine.start_over()
     elapsed = monotonic() - started
     _LOG.info("warm after %.2f s", elapsed)
     return elapsed

@@ -97,7 +97,9 @@ class OrtTrunk:
             self._layers = [load(trunk_file("layer", i), layer_signature(spec, i)) for i in range(spec.num_layers)]
             shared = [i for i, layer in enumerate(spec.layers) if layer.shared is not None]
             self._shared = {i: load(trunk_file("shared", i), shared_signature(spec)) for i in shared}
-            self._routers = None if routers is None else self._make_router_stack(routers)
+            self._routers: RouterStack | None = None
+            self._own_bytes = self._runtime.weight_bytes
+            self.set_routers(routers)
         except BaseException:
             self._embedding.close()
             raise
@@ -176,6 +178,12 @@ class OrtTrunk:
         """Apply the routers of the next sparse layers to float32 [T, D]. See `Trunk.look_ahead`."""
         assert self._routers is not None, "the trunk was not asked to look ahead"
         return self._routers.apply(x, layer_idx, depth)
+
+    def set_routers(self, routers: F32 | None) -> None:
+        """Take what `look_ahead` applies, see `load_routers`, or forget it; between passes."""
+        self._routers, self._runtime.weight_bytes = None, self._own_bytes
+        if routers is not None:
+            self._routers = self._make_router_stack(routers)
 
     def _make_router_stack(self, routers: F32) -> RouterStack:
         runtime = self._runtime

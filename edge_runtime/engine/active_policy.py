@@ -1,0 +1,179 @@
+"""The policy in force and what follows from it. Whoever needs one of these asks here; nobody else stores them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import NamedTuple
+
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.calibration import MAX_BYTES as CALIBRATION_BYTES
+from edge_runtime.bundle.calibration import NAME as CALIBRATION
+from edge_runtime.bundle.calibration import ExpertCalibration
+from edge_runtime.bundle.calibration import parse as parse_calibration
+from edge_runtime.bundle.manifest import can_look_ahead
+from edge_runtime.config.option import AUTO
+from edge_runtime.config.options import RuntimeConfig
+from edge_runtime.experts.eviction import RULES, EvictionRule, RuleContext, create_rule, parse_rule
+from edge_runtime.policy import POLICIES, create_policy, parse_policy
+from edge_runtime.policy.base import Policy, PolicyContext
+
+_LOOK_AHEAD = "lookahead:depth=1"
+
+
+class PolicyChoice(NamedTuple):
+    """A policy that was built, and the texts it was asked for by.
+
+    Attributes:
+        text: name and parameters of the policy.
+        policy: built from them.
+        eviction: name and parameters of the eviction rule.
+        prefetch: name and parameters of the predictor; 'off' for none.
+        is_prefetch_asked: somebody asked for this predictor. If not, only policies that do not look at residency may
+            have experts read ahead.
+    """
+
+    text: str
+    policy: Policy
+    eviction: str
+    prefetch: str
+    is_prefetch_asked: bool
+
+
+class ActivePolicy:
+    """Holds the policy in force with its price, its eviction rule and whether experts are read ahead.
+
+    Start and reload build it the same way, from the options: `choose`, then `make_rule` once it is known how many
+    experts fit, then `switch`.
+
+    Args:
+        bundle: of the model.
+        config: the options it starts with.
+    """
+
+    def __init__(self, bundle: Bundle, config: RuntimeConfig) -> None:
+        spec, layout = bundle.manifest.model, bundle.manifest.layout
+        self._bundle = bundle
+        self._calibration: ExpertCalibration | None = None
+        self._context = PolicyContext(
+            num_layers=spec.num_layers,
+            num_experts=spec.num_experts,
+            top_k=spec.top_k,
+            tier=config.tier,
+            tier_bytes={tier: layout.tier_bytes(tier) for tier in bundle.manifest.experts.tiers},
+            norm_topk_prob=spec.router.normalise,
+        )
+        self.choice = self.choose(config)
+        """What is in force."""
+        self.policy: Policy = self.choice.policy
+        """Decides; during `deciding_with` another one."""
+        self.rule: EvictionRule | None = None
+        """Chooses which experts are evicted; None until it is known how many fit."""
+
+    @property
+    def text(self) -> str:
+        """Name and parameters, as asked for."""
+        return self.choice.text
+
+    @property
+    def eviction(self) -> str:
+        """Name and parameters of the eviction rule."""
+        return self.choice.eviction
+
+    @property
+    def prefetch(self) -> str:
+        """Name and parameters of the predictor; 'off' for none."""
+        return self.choice.prefetch
+
+    @property
+    def is_prefetch_asked(self) -> bool:
+        """Whether experts are read ahead under every policy; see `PolicyChoice`."""
+        return self.choice.is_prefetch_asked
+
+    @property
+    def price(self) -> float:
+        """Nats the policy pays now to read a byte less; 0 where it has no price."""
+        return self.policy.price
+
+    @property
+    def min_tier(self) -> int:
+        """The lowest tier memory is cut for."""
+        return self.choice.policy.min_tier
+
+    def choose(self, config: RuntimeConfig) -> PolicyChoice:
+        """Build the policy that options ask for, and settle whether experts are read ahead. Changes nothing.
+
+        Raises:
+            ConfigError: the policy or the eviction rule is unknown, or does not fit the model.
+            BundleError: the calibration is damaged.
+        """
+        policy = create_policy(config.policy, self._context_for(POLICIES[parse_policy(config.policy)[0]]))
+        is_asked = config.prefetch != AUTO
+        ahead = not policy.reads_residency and can_look_ahead(self._bundle.manifest)
+        prefetch = config.prefetch if is_asked else _LOOK_AHEAD if ahead else "off"
+        return PolicyChoice(config.policy, policy, config.eviction, prefetch, is_asked)
+
+    def make_rule(self, choice: PolicyChoice, capacity: int) -> EvictionRule:
+        """Build the eviction rule of a choice for a cache of so many experts of the full tier.
+
+        Raises:
+            ConfigError: it needs a calibration and there is none.
+        """
+        context = self._context_for(RULES[parse_rule(choice.eviction)[0]])
+        return create_rule(
+            choice.eviction,
+            RuleContext(
+                num_layers=context.num_layers,
+                num_experts=context.num_experts,
+                tier_bytes=context.tier_bytes,
+                full_tier=context.tier,
+                top_k=context.top_k,
+                capacity=capacity,
+                calibration=context.calibration,
+                price=lambda: self.policy.price,
+            ),
+        )
+
+    def switch(self, choice: PolicyChoice, rule: EvictionRule) -> None:
+        """Put a choice and its rule in force."""
+        self.choice, self.policy, self.rule = choice, choice.policy, rule
+
+    def make(self, text: str) -> Policy:
+        """Build a policy for single requests beside the one in force.
+
+        Raises:
+            ConfigError: unknown, or it asks for tiers below those memory is cut for: they would be read in full, which
+                is never what somebody wants who asks for them.
+        """
+        policy = create_policy(text, self._context_for(POLICIES[parse_policy(text)[0]]))
+        if policy.min_tier < self.min_tier:
+            raise ConfigError(
+                f"policy: {policy.name!r} reads experts at {policy.min_tier} bits, but this engine was opened for "
+                f"{self.min_tier} and above. Open it with that policy."
+            )
+        return policy
+
+    def is_same(self, text: str) -> bool:
+        """Whether a text asks for the policy in force."""
+        return parse_policy(text) == parse_policy(self.text)
+
+    @contextmanager
+    def deciding_with(self, policy: Policy) -> Iterator[None]:
+        """Let another policy decide during a block; usually one that watches and passes on to this one."""
+        before, self.policy = self.policy, policy
+        try:
+            yield
+        finally:
+            self.policy = before
+
+    def _context_for(self, entry: object) -> PolicyContext:
+        """Return the context of a policy or rule; what the exporter measured is read once somebody needs it."""
+        if not getattr(entry, "needs_calibration", False):
+            return self._context
+        if self._calibration is None:
+            manifest = self._bundle.manifest
+            raw = self._bundle.read_part(manifest.part(CALIBRATION), limit=CALIBRATION_BYTES)
+            self._calibration = parse_calibration(raw, manifest.model)
+        return replace(self._context, calibration=self._calibration)

@@ -1,0 +1,78 @@
+"""Changes the options of a running engine; start and reload settle policy, eviction and look-ahead the same way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edge_runtime.base.sizes import parse_size
+from edge_runtime.config.memory_plan import MemoryPlan
+from edge_runtime.config.options import RuntimeConfig
+from edge_runtime.engine.assembly import Parts, make_prefetcher, make_residents, plan_again, routers_for
+from edge_runtime.engine.reload import Reload
+
+
+def reconfigure(parts: Parts, change: Reload) -> None:
+    """Apply a change between two passes.
+
+    A change of memory alone keeps experts and policy. Any other builds policy, eviction rule and predictor anew, cuts
+    expert memory for the policy's lowest tier and empties it: from the next pass on all is as if the engine had been
+    opened with these options. Only the counters go on.
+
+    Raises:
+        ConfigError, BundleError, BudgetError: the change is impossible; everything stays as it was.
+    """
+    config = _changed(parts.config, change)
+    if change.starts_over:
+        _start_over(parts, config)
+    else:
+        _resize(parts, config)
+
+
+def _start_over(parts: Parts, config: RuntimeConfig) -> None:
+    active = parts.active
+    choice = active.choose(config)
+    has_same_memory = (config.memory, config.expert_memory) == (parts.config.memory, parts.config.expert_memory)
+    keeps_plan = has_same_memory and choice.prefetch == active.prefetch
+    plan = parts.plan if keeps_plan else plan_again(parts, config, choice.prefetch)
+    routers = routers_for(parts.bundle, choice.prefetch, fits_all=_fits_all(plan))
+    rule = active.make_rule(choice, plan.num_slots)
+    parts.cache.start_over(make_residents(parts.bundle.manifest, choice.policy, rule, config.tier, plan.num_slots))
+    active.switch(choice, rule)
+    parts.trunk.set_routers(routers)
+    parts.decoder.read_ahead.prefetcher = make_prefetcher(active, parts.trunk, parts.spec, parts.cache)
+    parts.borrowed_scratch.start_over(plan.borrowed_slots)
+    parts.config, parts.plan = config, plan
+
+
+def _resize(parts: Parts, config: RuntimeConfig) -> None:
+    active, decoder = parts.active, parts.decoder
+    plan = plan_again(parts, config, active.prefetch)
+    changes_reach = _fits_all(plan) != parts.cache.fits_all
+    routers = routers_for(parts.bundle, active.prefetch, fits_all=_fits_all(plan)) if changes_reach else None
+    parts.cache.resize(plan.num_slots)
+    parts.borrowed_scratch.most = plan.borrowed_slots
+    parts.config, parts.plan = config, plan
+    if changes_reach:  # nothing is read ahead where everything fits
+        parts.trunk.set_routers(routers)
+        decoder.read_ahead.prefetcher = make_prefetcher(active, parts.trunk, parts.spec, parts.cache)
+
+
+def _fits_all(plan: MemoryPlan) -> bool:
+    return plan.num_slots >= plan.all_experts
+
+
+def _changed(config: RuntimeConfig, change: Reload) -> RuntimeConfig:
+    """Return the options after a change; what it does not name stays."""
+    memory, experts = config.memory, config.expert_memory
+    if change.memory is not None:
+        memory = None if change.memory == "auto" else parse_size(change.memory, "memory")
+    if change.expert_memory is not None:
+        experts = parse_size(change.expert_memory, "expert_memory")
+    return replace(
+        config,
+        memory=memory,
+        expert_memory=experts,
+        policy=config.policy if change.policy is None else change.policy,
+        eviction=config.eviction if change.eviction is None else change.eviction,
+        prefetch=config.prefetch if change.prefetch is None else change.prefetch,
+    )
