@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 from manifests import resealed
 
+from edge_runtime.base.checksum import crc32c
 from edge_runtime.base.errors import BundleError
 from edge_runtime.bundle import manifest as manifest_io
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.files import open_regular, read_regular, unlisted
+from edge_runtime.bundle.self_check import REFERENCE, load_reference
 from edge_runtime.engine.tokenizer import Tokenizer
 
 PARTS = ["trunk/head.onnx", "experts/layer_000.hbx", "tokenizer/tokenizer.json", "calibration/experts.json"]
@@ -201,3 +206,25 @@ def test_messages_about_a_huge_key_are_short(bundle):
     with pytest.raises(BundleError, match="unknown key") as caught:
         manifest_io.parse(resealed(data))
     assert len(str(caught.value)) < 300
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_refused(bundle):
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("logits.npy", "w") as member:
+        for _ in range(300):
+            member.write(bytes(1 << 20))
+    assert len(raw.getvalue()) < 1 << 20
+    replace_part(bundle, REFERENCE, raw.getvalue())
+    with pytest.raises(BundleError, match=r"reference\.npz: cannot be read: expected at most \d+ bytes unpacked"):
+        load_reference(Bundle.open(bundle))
+
+
+def replace_part(bundle: Path, name: str, raw: bytes) -> None:
+    """Put other bytes in a part's place and make the manifest say so."""
+    path = bundle / "manifest.json"
+    data = json.loads(path.read_bytes())
+    part = next(part for part in data["parts"] if part["name"] == name)
+    part |= {"bytes": len(raw), "crc32c": crc32c(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+    for target, content in ((path, resealed(data)), (bundle / name, raw)):
+        target.unlink()
+        target.write_bytes(content)
