@@ -147,8 +147,9 @@ class Decoder:
     def step(self, steps: Sequence[SequenceStep], before_layer: BeforeLayer = nothing) -> list[F32]:
         """Run the next tokens of several sequences in one pass, every expert read once for all of them.
 
-        Under a policy that keeps no history each sequence gets the bits it would get alone. At most one step may have
-        more than one token. Sequences whose policy does not accept their logits run once more.
+        Under a policy whose decision for a token depends on that token alone, as `lossless`, each sequence gets the
+        bits it would get by itself. At most one step may have more than one token. Sequences whose policy does not
+        accept their logits run once more.
 
         Args:
             steps: of the sequences.
