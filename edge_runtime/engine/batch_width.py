@@ -155,6 +155,8 @@ class BatchWidth(Generic[T]):
         Args:
             running: all of them, the oldest first.
         """
+        if len(running) == 1 and self._line == [*running]:  # as in the pass before: nothing to choose
+            return [*running]
         width, now = self._control.width(len(running)), self._clock()
         line = [one for one in self._line if one in running] + [one for one in running if one not in self._line]
         if width < len(line):
