@@ -1,4 +1,4 @@
-"""Who runs in the next pass: all running requests, or fewer where together they wear out the expert cache. Pure.
+"""Who runs in the next pass: all running requests, or fewer where together they thrash the expert cache. Pure.
 
 Requests decoded together share reads and overlap them with computing, but need the union of their experts. Where the
 arena does not hold it, each evicts what the others need next, and fewer at a time are faster. Which is the case depends
@@ -15,11 +15,11 @@ from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
-TURN_S = 30.0
-"""With fewer at a time than run, each gets this long before the next; changing over costs reading its experts."""
+SLICE_S = 30.0
+"""Where fewer run at a time than could, each runs this long before the next: a change costs reading its experts."""
 _SAMPLES = 12
 _REFILL = 1.5  # arenas' worth of lookups until what a former width left in the cache is gone
-_MOST_SETTLING = 96
+_MAX_REFILL_PASSES = 96
 # a trial is repeated after this many times its own length, after twice that each time it fails again: a burst of other
 # work spoils some of the first, and later ones cost little
 _HOLD = 4
@@ -83,7 +83,7 @@ class WidthControl:
         self._passes += 1
         self._hold -= 1
         self._looked_up += cost.lookups
-        if self._looked_up < _REFILL * slots and self._passes < _MOST_SETTLING:
+        if self._looked_up < _REFILL * slots and self._passes < _MAX_REFILL_PASSES:
             return
         self._samples.append(cost)
         if len(self._samples) == _SAMPLES:
@@ -131,7 +131,7 @@ class WidthControl:
 
 
 class BatchWidth(Generic[T]):
-    """Chooses who runs in the next pass. Those left out keep their place and get their turn.
+    """Chooses who runs in the next pass. Those left out keep their place and run later.
 
     Args:
         most: sequences that can run at once.
@@ -150,7 +150,7 @@ class BatchWidth(Generic[T]):
         self._control.forget()
 
     def choose(self, running: Sequence[T]) -> list[T]:
-        """Return those that run in the next pass, in the order of their turns.
+        """Return those that run in the next pass, in order.
 
         Args:
             running: all of them, the oldest first.
@@ -160,15 +160,15 @@ class BatchWidth(Generic[T]):
         width, now = self._control.width(len(running)), self._clock()
         line = [one for one in self._line if one in running] + [one for one in running if one not in self._line]
         if width < len(line):
-            over = [one for one in line[:width] if now - self._since.get(one, now) > TURN_S]
+            over = [one for one in line[:width] if now - self._since.get(one, now) > SLICE_S]
             line = [one for one in line if one not in over] + over
-        self._line, turn = line, line[:width]
-        self._since = {one: self._since.get(one, now) for one in turn}
+        self._line, chosen = line, line[:width]
+        self._since = {one: self._since.get(one, now) for one in chosen}
         self.width = width
-        return list(turn)
+        return chosen
 
     def note(self, cost: PassCost, *, slots: int, has_prompt: bool) -> None:
-        """Take note of the pass; one with a piece of a prompt tells nothing about decoding.
+        """Take note of the pass; one with a chunk of a prompt tells nothing about decoding.
 
         Args:
             cost: of the pass.

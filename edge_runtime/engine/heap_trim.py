@@ -1,4 +1,4 @@
-"""Tidying: after a burst of requests, what the allocator kept of their memory goes back to the system."""
+"""Heap trim: after a burst of requests, memory the allocator kept of them goes back to the system."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class HeapTrim:
         self._last_work: float | None = None
 
     def worked(self) -> None:
-        """Something ran."""
+        """Note that something ran."""
         self._last_work = self._clock()
 
     def idle(self) -> None:
-        """Nothing runs and nothing waits."""
+        """Note that nothing runs and nothing waits; trims the heap once the pause is long enough."""
         if self._last_work is not None and self._clock() - self._last_work > _AFTER_S:
             self._last_work = None
             self._release()

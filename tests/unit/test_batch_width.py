@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from edge_runtime.engine.batch_width import TURN_S, BatchWidth, PassCost, WidthControl
+from edge_runtime.engine.batch_width import SLICE_S, BatchWidth, PassCost, WidthControl
 
 SLOTS = 100
 
@@ -107,7 +107,7 @@ def test_one_request_runs_until_it_ends_or_its_time_is_over() -> None:
     batch = narrow(clock)
     seen = []
     for step in range(8):
-        clock.now = step * TURN_S / 2
+        clock.now = step * SLICE_S / 2
         seen += batch.choose(["a", "b", "c"])
     assert seen == ["a", "a", "a", "b", "b", "b", "c", "c"]
     assert batch.choose(["a", "b"]) == ["a"]
