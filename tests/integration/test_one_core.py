@@ -17,7 +17,7 @@ import edge_runtime.engine
 from edge_runtime import Engine, SamplingParams
 from edge_runtime.base.errors import RequestError
 from edge_runtime.engine.job import Event, Job, Outcome, TokenEvent
-from edge_runtime.service.ops.events import Phase
+from edge_runtime.service.ops.health import Phase
 from edge_runtime.service.service import Service, ServiceConfig
 
 OPTIONS = {
@@ -39,7 +39,7 @@ CORE = tuple(
     str(Path(edge_runtime.engine.__file__).parent / f"{name}.py")
     for name in ("scheduler", "sequence", "sessions", "continuation", "sampler", "decoder", "policy_pass")
 )
-COUNTED = ("lookups", "hits", "misses", "bytes_read", "by_tier", "substituted", "skipped", "evicted")
+COUNTED = ("lookups", "hits", "misses", "bytes_read", "by_tier", "substituted", "skipped")
 
 
 class Answer:
