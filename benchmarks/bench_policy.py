@@ -18,10 +18,11 @@ from time import perf_counter_ns
 
 import numpy as np
 
+from edge_runtime.base.spec import RouterSpec
 from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration, Sensitivity
 from edge_runtime.policy import POLICIES, create_policy
 from edge_runtime.policy.base import Policy, PolicyContext, Routing
-from edge_runtime.policy.routing import route
+from edge_runtime.policy.routing import Router
 
 TIER_BYTES = {2: 30, 4: 50, 6: 70, 8: 90}
 LIMIT_US = 60
@@ -70,13 +71,12 @@ def main() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     rng = np.random.default_rng(0)
     logits = (2 * rng.standard_normal((args.layers, 1, args.experts))).astype(np.float32)
+    router = Router(RouterSpec(args.experts, args.top_k, normalise=True), range(args.layers))
     started = perf_counter_ns()
     for _ in range(args.repeats):
-        routings = [route(z, args.top_k, norm_topk_prob=True) for z in logits]
+        routings = [router.route(layer, z) for layer, z in enumerate(logits)]
     found = {"(route)": (perf_counter_ns() - started) / args.repeats / args.layers / 1000}
-    context = PolicyContext(
-        args.layers, args.experts, args.top_k, 8, TIER_BYTES, calibration=calibration(args.layers, args.experts)
-    )
+    context = PolicyContext(args.layers, router, 8, TIER_BYTES, calibration=calibration(args.layers, args.experts))
     for name in POLICIES:
         policy = create_policy(name, context)
         found[name] = decide_us(policy, routings, HalfResident(args.experts), args.repeats)

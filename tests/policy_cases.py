@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 
+from edge_runtime.base.spec import RouterSpec
 from edge_runtime.policy.base import PolicyContext, Routing
-from edge_runtime.policy.routing import route
+from edge_runtime.policy.routing import Router
 
 TIER_BYTES = {2: 30, 4: 50, 6: 70, 8: 90}
 
 
-def context(**changes) -> PolicyContext:
-    shape = {"num_layers": 4, "num_experts": 8, "top_k": 4, "tier": 8, "tier_bytes": TIER_BYTES}
-    return PolicyContext(**(shape | changes))
+def context(
+    num_layers: int = 4, num_experts: int = 8, top_k: int = 4, norm_topk_prob: bool = True, **changes
+) -> PolicyContext:
+    """For a softmax router, unless one is given."""
+    router = changes.pop("router", None)
+    if router is None:
+        router = Router(RouterSpec(num_experts, top_k, normalise=norm_topk_prob), range(num_layers))
+    return PolicyContext(num_layers, router, **({"tier": 8, "tier_bytes": TIER_BYTES} | changes))
+
+
+def route(logits: np.ndarray, top_k: int, *, norm_topk_prob: bool) -> Routing:
+    """What a softmax router chooses."""
+    return Router(RouterSpec(logits.shape[1], top_k, normalise=norm_topk_prob), [0]).route(0, logits)
 
 
 class Residents:

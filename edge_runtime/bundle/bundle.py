@@ -23,6 +23,7 @@ from edge_runtime.bundle.expert_file import (
 from edge_runtime.bundle.files import open_regular, read_regular
 from edge_runtime.bundle.manifest import Manifest, Part, expert_file
 from edge_runtime.bundle.record import BF16
+from edge_runtime.bundle.router_data import RouterData, router_arrays, router_data_of, router_file
 
 _BLOCK = 1 << 20
 
@@ -83,6 +84,20 @@ class Bundle:
         if crc32c(data) != part.crc32c:
             raise _damaged(part)
         return data
+
+    def router_data(self) -> RouterData:
+        """Read the numbers the model's router needs besides logits.
+
+        Raises:
+            BundleError: a part is damaged, or holds what no router can use.
+        """
+        spec = self.manifest.model
+        parts = {name: self.manifest.part(router_file(name)) for name in router_arrays(spec)}
+        raw = {name: self.read_part(part, limit=part.bytes) for name, part in parts.items()}
+        try:
+            return router_data_of(spec, raw)
+        except ValueError as err:
+            raise BundleError(f"router: {err}. Export the bundle again.") from err
 
     def expert_header(self, layer_idx: int, tier: int) -> ExpertFileHeader:
         """Read and check the header of a layer's expert file against the manifest.

@@ -17,6 +17,7 @@ from edge_runtime.base.spec import ModelSpec, check_spec, model_from_version1
 from edge_runtime.base.strict import from_mapping
 from edge_runtime.bundle.files import read_regular
 from edge_runtime.bundle.record import BF16, RecordLayout, record_layout
+from edge_runtime.bundle.router_data import router_parts
 
 NAME = "manifest.json"
 FORMAT = "hobbit-bundle"
@@ -29,7 +30,7 @@ _MARKS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PART_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
 
-Role = Literal["experts", "experts_bf16", "trunk", "embedding", "tokenizer", "calibration"]
+Role = Literal["experts", "experts_bf16", "trunk", "router", "embedding", "tokenizer", "calibration"]
 TrunkPrecision = Literal["fp32", "int8", "int4"]
 EmbeddingDtype = Literal["bf16", "fp16", "fp32"]
 _TRUNK_BITS: dict[TrunkPrecision, int] = {"fp32": 32, "int8": 8, "int4": 4}
@@ -301,10 +302,10 @@ def _check_trunk(m: Manifest) -> None:
     head = m.part(_data_file(trunk_file("head")))
     if head.bytes != size:
         raise ValueError(f"{NAME}: parts: {head.name!r}: expected {size} bytes at {precision}, got {head.bytes}")
-    size = stacked_routers_bytes(m.model)
+    exact = {ROUTERS: stacked_routers_bytes(m.model)} | router_parts(m.model)
     for part in m.parts:
-        if part.name == ROUTERS and part.bytes != size:
-            raise ValueError(f"{NAME}: parts: {ROUTERS!r}: expected {size} bytes, got {part.bytes}")
+        if part.bytes != exact.get(part.name, part.bytes):
+            raise ValueError(f"{NAME}: parts: {part.name!r}: expected {exact[part.name]} bytes, got {part.bytes}")
 
 
 def required_parts(m: Manifest) -> set[str]:
@@ -329,6 +330,7 @@ def _required(m: Manifest) -> dict[str, tuple[Role, int | None]]:
         "tokenizer/tokenizer.json": ("tokenizer", None),
         "calibration/experts.json": ("calibration", None),
     }
+    need |= dict.fromkeys(router_parts(m.model), ("router", None))
     for i, layer in enumerate(m.model.layers):
         need[trunk_file("layer", i)] = ("trunk", i)
         if layer.shared is not None:

@@ -67,7 +67,7 @@ def record(engine: Engine, ids: Sequence[int], out: Path, *, half: bool = False)
     tokens = np.asarray(ids, np.int32)
     prefetcher = parts.decoder.prefetcher
     with (
-        TraceWriter(out, _header(engine, half=half)) as writer,
+        TraceWriter(out, _header(engine, half=half), parts.bundle.router_data()) as writer,
         _recording(engine, writer.header.ahead) as take_predictions,
     ):
         tracing = TracingPolicy(parts.active.policy, engine.spec.sparse_layers, take_predictions)
@@ -110,7 +110,8 @@ def _header(engine: Engine, *, half: bool) -> TraceHeader:
     from edge_runtime.prefetch import parse_prefetch
 
     manifest = engine.parts.bundle.manifest
-    predicts = engine.parts.decoder.prefetcher is not None
+    prefetcher = engine.parts.decoder.prefetcher
+    predicts_logits = prefetcher is None or prefetcher.predictor.predicts_logits
     return TraceHeader(
         model=manifest.model,
         num_segments=manifest.experts.num_segments,
@@ -120,5 +121,6 @@ def _header(engine: Engine, *, half: bool) -> TraceHeader:
         bundle_id=manifest.bundle_id,
         policy=engine.parts.active.text,
         created_by=f"hobbit {version('hobbit-edge')}",
-        ahead=parse_prefetch(engine.parts.active.prefetch)[1].get("depth", 1) if predicts else 0,
+        ahead=parse_prefetch(engine.parts.active.prefetch)[1].get("depth", 1) if prefetcher is not None else 0,
+        predicted="logits" if predicts_logits else "shares",
     )

@@ -19,6 +19,7 @@ from edge_runtime.config.options import RuntimeConfig
 from edge_runtime.experts.eviction import RULES, EvictionRule, RuleContext, create_rule, parse_rule
 from edge_runtime.policy import POLICIES, create_policy, parse_policy
 from edge_runtime.policy.base import Policy, PolicyContext
+from edge_runtime.policy.routing import Router, router_of
 
 _LOOK_AHEAD = "lookahead:depth=1"
 
@@ -59,11 +60,9 @@ class ActivePolicy:
         self._calibration: ExpertCalibration | None = None
         self._context = PolicyContext(
             num_layers=spec.num_layers,
-            num_experts=spec.num_experts,
-            top_k=spec.top_k,
+            router=router_of(spec, bundle.router_data()),
             tier=config.tier,
             tier_bytes={tier: layout.tier_bytes(tier) for tier in bundle.manifest.experts.tiers},
-            norm_topk_prob=spec.router.normalise,
         )
         self.choice = self.choose(config)
         """What is in force."""
@@ -71,6 +70,11 @@ class ActivePolicy:
         """Decides; during `deciding_with` another one."""
         self.rule: EvictionRule | None = None
         """Chooses which experts are evicted; None until it is known how many fit."""
+
+    @property
+    def router(self) -> Router:
+        """The model's router, which policies and predictors ask too."""
+        return self._context.router
 
     @property
     def text(self) -> str:

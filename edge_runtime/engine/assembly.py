@@ -51,7 +51,7 @@ from edge_runtime.telemetry.process import anonymous_bytes, rss_bytes, trim_heap
 HEADROOM_BYTES = 16 * MIB
 _LOGITS_BYTES = 16 * MIB
 _FEW_TOKENS, _BORROWED_PARTS = 8, 8
-_CHECKED_AT_OPEN = ("trunk", "embedding", "tokenizer", "calibration")
+_CHECKED_AT_OPEN = ("trunk", "router", "embedding", "tokenizer", "calibration")
 
 
 @dataclass
@@ -225,6 +225,7 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions, env: Variable
         cache,
         ready.kernels,
         active,
+        active.router,
         max_chunk=config.prefill_chunk,
         parallel=config.parallel,
         prefetcher=make_prefetcher(active, trunk, spec, cache),
@@ -272,7 +273,7 @@ def routers_for(bundle: Bundle, prefetch: str, *, fits_all: bool) -> F32 | None:
 
 def make_prefetcher(active: ActivePolicy, trunk: OrtTrunk, spec: ModelSpec, cache: ExpertCache) -> Prefetcher | None:
     """Build what reads ahead under the policy in force, its measurements fresh; None: nothing does."""
-    predictor = None if cache.fits_all else create_predictor(active.prefetch, trunk, spec)
+    predictor = None if cache.fits_all else create_predictor(active.prefetch, trunk, spec, active.router)
     if predictor is None:
         return None
     is_adaptive = parse_prefetch(active.prefetch)[1]["adaptive"]

@@ -17,7 +17,7 @@ from edge_runtime.experts.borrowed_scratch import BorrowedScratch
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.policy.base import Decision, Policy, Routing
 from edge_runtime.policy.joint import PassPolicies
-from edge_runtime.policy.routing import route
+from edge_runtime.policy.routing import Router
 from edge_runtime.prefetch.overlap import OverlapReads
 from edge_runtime.prefetch.prefetcher import Prefetcher
 from edge_runtime.prefetch.read_ahead import ReadAhead
@@ -27,6 +27,7 @@ I32 = NDArray[np.int32]
 BeforeLayer = Callable[[], None]
 """Called before every layer of a pass; may raise to end it. A long prompt is alive as long as its layers come."""
 
+_ALL = slice(None)
 _NO_STOPS = np.empty(0, np.int_)
 
 
@@ -95,6 +96,7 @@ class Decoder:
         cache: its experts.
         kernels: expert kernels for passes of up to `max_tokens` tokens.
         active: says which policy decides experts and tiers.
+        router: the model's.
         max_chunk: most tokens of one sequence in one pass.
         parallel: most sequences in one pass; at most one of them brings more than one token.
         prefetcher: reads ahead for single tokens; None: nothing is read before it is asked for.
@@ -108,6 +110,7 @@ class Decoder:
         cache: ExpertCache,
         kernels: Kernels,
         active: PolicySource,
+        router: Router,
         *,
         max_chunk: int,
         parallel: int = 1,
@@ -115,6 +118,7 @@ class Decoder:
         borrowed_scratch: BorrowedScratch | None = None,
     ) -> None:
         self.spec, self.trunk, self.cache, self.kernels, self._active = spec, trunk, cache, kernels, active
+        self.router = router
         self.max_chunk, self._borrowed_scratch = max_chunk, borrowed_scratch
         self.overlap, self.read_ahead = OverlapReads(cache), ReadAhead(cache, spec.num_experts, prefetcher)
         self.spans = Spans()
@@ -225,12 +229,13 @@ class _ForwardPass:
             with self._span("trunk"):
                 outs.append(decoder.trunk.run_layer(chunk, layer_idx, expert_out))
             if overlaps and len(outs) < len(self.chunks):
-                decoder.overlap.begin(layer_idx, self._routing(outs[-1:]), self._own[number])
+                one = slice(number, number + 1)
+                decoder.overlap.begin(layer_idx, self._routing(layer_idx, outs, one), self._own[number])
         self._outs = outs
         if not is_sparse:
             self._expert_outs = [None] * len(outs)
             return None
-        return self._routing(outs)
+        return self._routing(layer_idx, outs)
 
     def serve(self, layer_idx: int, routing: Routing, decision: Decision) -> None:
         """Compute the experts' combined output of each sequence, shared experts included."""
@@ -284,10 +289,12 @@ class _ForwardPass:
     def _decide(self, layer_idx: int, routing: Routing) -> Decision:
         return self._policies.decide(layer_idx, routing, self._d.cache)
 
-    def _routing(self, outs: list[LayerOutput]) -> Routing:
+    def _routing(self, layer_idx: int, outs: list[LayerOutput], which: slice = _ALL) -> Routing:
         """The router's own choice for the tokens of sequences in order."""
-        logits = _joined([out.router_logits for out in outs])
-        return route(logits, self._spec.top_k, norm_topk_prob=self._spec.router.normalise)
+        logits, router = _joined([out.router_logits for out in outs[which]]), self._d.router
+        if not router.needs_tokens:
+            return router.route(layer_idx, logits)
+        return router.route(layer_idx, logits, np.concatenate([step.token_ids for step in self._steps[which]]))
 
     def _head(self, chunk: TrunkChunk, expert_out: F32 | None, step: SequenceStep) -> F32:
         if not step.num_rows:

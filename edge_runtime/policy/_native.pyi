@@ -9,6 +9,33 @@ _I32 = npt.NDArray[np.int32]
 _F32 = npt.NDArray[np.float32]
 _F64 = npt.NDArray[np.float64]
 
+def router_isas() -> list[str]: ...
+
+class Router:
+    def __init__(
+        self,
+        experts: int,
+        layers: int,
+        *,
+        score: str,
+        over_chosen: bool,
+        normalise: bool,
+        epsilon: float,
+        scale: float,
+        groups: int,
+        chosen_groups: int,
+        two_best: bool,
+        selection_bias: _F32 | None,
+        expert_scale: _F32 | None,
+        table: _I32 | None,
+        isa: str = "auto",
+    ) -> None: ...
+    def route(self, place: int, logits: _F32, ids: _I32, weights: _F32, token_ids: _I32 | None = None) -> None: ...
+    def route_layers(self, logits: _F32, ids: _I32, weights: _F32, token_ids: _I32 | None = None) -> None: ...
+    def rank(self, logits: _F32, ids: _I32, weights: _F32) -> None: ...
+    def weigh(self, place: int, logits: _F32, ids: _I32, weights: _F32) -> None: ...
+    def preference(self, place: int, logits: _F32, out: _F32) -> None: ...
+
 class OneToken:
     def __init__(
         self,
@@ -23,12 +50,14 @@ class OneToken:
         full: int,
         horizon: float,
         keep: float,
-        normalise: bool,
+        router: Router,
+        expert_factors: _F64 | None = None,
     ) -> None: ...
     def decide(
         self,
         layer: int,
         logits: _F32,
+        preference: _F32,
         ids: _I32,
         weights: _F32,
         resident: _U8,
@@ -42,6 +71,7 @@ class OneToken:
         self,
         layer: int,
         logits: _F32,
+        preference: _F32,
         ids: _I32,
         weights: _F32,
         resident: _U8,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.bundle.calibration import ExpertCalibration
+
+if TYPE_CHECKING:
+    from edge_runtime.policy.routing import Router
 
 
 class Routing(NamedTuple):
@@ -17,13 +20,15 @@ class Routing(NamedTuple):
 
     Attributes:
         logits: float32 [T, E].
-        topk_ids: int32 [T, K], best first.
-        topk_weights: float32 [T, K], as the model combines them (renormalised only if the model does so).
+        topk_ids: int32 [T, K], heaviest first.
+        topk_weights: float32 [T, K], as the model combines them.
+        token_ids: int32 [T], where the model has layers that choose by them; else None.
     """
 
     logits: NDArray[np.float32]
     topk_ids: NDArray[np.int32]
     topk_weights: NDArray[np.float32]
+    token_ids: NDArray[np.int32] | None = None
 
 
 class Hint(NamedTuple):
@@ -85,21 +90,27 @@ class PolicyContext:
 
     Attributes:
         num_layers: L, dense layers included.
-        num_experts: E.
-        top_k: K.
+        router: the model's, for what it prefers and how it weighs.
         tier: the tier that counts as full.
         tier_bytes: bytes of an expert at each tier this run may use; 16 is bfloat16, which has no prefixes.
-        norm_topk_prob: whether the model divides the K weights by their sum.
         calibration: what the exporter measured; None where there is none.
     """
 
     num_layers: int
-    num_experts: int
-    top_k: int
+    router: Router
     tier: int
     tier_bytes: Mapping[int, int]
-    norm_topk_prob: bool = True
     calibration: ExpertCalibration | None = None
+
+    @property
+    def num_experts(self) -> int:
+        """E."""
+        return self.router.spec.num_experts
+
+    @property
+    def top_k(self) -> int:
+        """K."""
+        return self.router.spec.top_k
 
 
 class Policy(Protocol):

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.params import Param
 from edge_runtime.policy.base import Decision, Hint, PolicyContext, ResidencyView, Routing
-from edge_runtime.policy.decisions import chosen_decision, full_decision, weights_over
+from edge_runtime.policy.decisions import chosen_decision, full_decision
 from edge_runtime.policy.wrappers.watching import OnePass
 
+F32 = NDArray[np.float32]
 SOURCE = "Cache-Conditional Experts, arXiv 2412.00099"
 SHARED_PARAMS = {
     "j": Param(
@@ -49,25 +50,33 @@ class CacheConditional(OnePass):
         self._protected, self._admit = min(j, context.top_k), params["admit"]
         super().__init__(context, params | {"j": self._protected})
 
-    def observe(self, layer_idx: int, logits: NDArray[np.float32]) -> None:
-        """Take note of logits float32 [T, E] before the choice."""
+    def observe(self, layer_idx: int, preference: F32) -> None:
+        """Take note of what the router compares, float32 [T, E], before the choice."""
 
-    def choose(self, layer_idx: int, logits: NDArray[np.float32], cached: NDArray[np.bool_]) -> list[int]:
-        """Return K experts for one token's logits float32 [E], in the order of their logits."""
+    def choose(self, layer_idx: int, preference: F32, cached: NDArray[np.bool_], logits: F32) -> list[int]:
+        """Return K experts for one token, those the router prefers first.
+
+        Args:
+            layer_idx: the layer.
+            preference: float32 [E], what the router's choice compares.
+            cached: bool [E], resident at the full tier.
+            logits: float32 [E].
+        """
         raise NotImplementedError
 
     def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
         """See `Policy.decide`."""
-        self.observe(layer_idx, routing.logits)
+        router = self.context.router
+        preference = router.preference(layer_idx, routing)
+        self.observe(layer_idx, preference)
         if len(routing.logits) > 1:
             return full_decision(routing, self.context)
         cached = residency.resident_tiers(layer_idx) >= self.context.tier
-        row: list[int] = self.choose(layer_idx, routing.logits[0], cached)
+        row: list[int] = self.choose(layer_idx, preference[0], cached, routing.logits[0])
         wanted: list[int] = routing.topk_ids[0].tolist()
         if row == wanted:
             return chosen_decision(routing, routing.topk_ids, routing.topk_weights, self.context)
-        ids = np.array([row], np.int32)
-        weights = weights_over(routing.logits, ids, normalise=self.context.norm_topk_prob)
+        ids, weights = router.weigh(layer_idx, routing.logits, np.array([row], np.int32))
         return chosen_decision(routing, ids, weights, self.context, self._background(layer_idx, row, wanted, cached))
 
     def _background(

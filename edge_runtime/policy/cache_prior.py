@@ -42,25 +42,27 @@ class CachePrior(CacheConditional):
         self._range_sum = [0.0] * context.num_layers
         self._tokens = [0] * context.num_layers
 
-    def observe(self, layer_idx: int, logits: NDArray[np.float32]) -> None:
+    def observe(self, layer_idx: int, preference: NDArray[np.float32]) -> None:
         """Extend the running mean."""
-        if len(logits) == 1:
-            self._range_sum[layer_idx] += float(logits.max() - logits.min())
+        if len(preference) == 1:
+            self._range_sum[layer_idx] += float(preference.max() - preference.min())
         else:
-            self._range_sum[layer_idx] += float((logits.max(axis=1) - logits.min(axis=1)).sum())
-        self._tokens[layer_idx] += len(logits)
+            self._range_sum[layer_idx] += float((preference.max(axis=1) - preference.min(axis=1)).sum())
+        self._tokens[layer_idx] += len(preference)
 
     def delta_avg(self, layer_idx: int) -> float:
-        """Mean range of a layer's logits so far."""
+        """Mean range of what a layer's router compares, so far."""
         return self._range_sum[layer_idx] / max(self._tokens[layer_idx], 1)
 
-    def choose(self, layer_idx: int, logits: NDArray[np.float32], cached: NDArray[np.bool_]) -> list[int]:
+    def choose(
+        self, layer_idx: int, preference: NDArray[np.float32], cached: NDArray[np.bool_], logits: NDArray[np.float32]
+    ) -> list[int]:
         """See `CacheConditional.choose`."""
-        order = (-logits).argsort(kind="stable")
+        order = (-preference).argsort(kind="stable")
         mask = cached.take(order)
         mask[: self._protected] = True
-        raised = logits.take(order) + (self._bias * self.delta_avg(layer_idx)) * mask
-        # sorted by the original logits first, so that equal biased logits keep the router's order
+        raised = preference.take(order) + (self._bias * self.delta_avg(layer_idx)) * mask
+        # sorted by the original values first, so that equal raised ones keep the router's order
         ranks = (-raised).argsort(kind="stable")[: self.context.top_k]
         ranks.sort()
         chosen: list[int] = order.take(ranks).tolist()

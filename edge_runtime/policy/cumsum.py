@@ -37,14 +37,15 @@ class Cumsum(CacheConditional):
         super().__init__(context, params)
         self._mass = float(params["p"])
 
-    def choose(self, layer_idx: int, logits: NDArray[np.float32], cached: NDArray[np.bool_]) -> list[int]:
+    def choose(
+        self, layer_idx: int, preference: NDArray[np.float32], cached: NDArray[np.bool_], logits: NDArray[np.float32]
+    ) -> list[int]:
         """See `CacheConditional.choose`."""
-        order = (-logits).argsort(kind="stable")
-        window = window_of(logits.take(order), self._mass)
+        order = (-preference).argsort(kind="stable")
+        window = window_of(self.context.router.odds(logits).take(order), self._mass)
         return from_window(order, cached, window=window, protected=self._protected, top_k=self.context.top_k)
 
 
-def window_of(sorted_logits: NDArray[np.float32], mass: float) -> int:
-    """Smallest number of leading experts whose softmax mass reaches `mass`; logits float32 [E] falling."""
-    odds = np.exp(sorted_logits.astype(np.float64) - sorted_logits[0])
+def window_of(odds: NDArray[np.float64], mass: float) -> int:
+    """Smallest number of leading experts whose share of all scores, float64 [E] as preferred, reaches `mass`."""
     return int(odds.cumsum().searchsorted(mass * np.add.reduce(odds), side="left")) + 1

@@ -15,9 +15,6 @@ from edge_runtime.policy.base import Decision, Hint, PolicyContext, Routing
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 U8 = NDArray[np.uint8]
-_LEAST = 1e-30
-"""Least sum of the chosen experts' exponentials, relative to the highest logit of all, that float32 can divide by.
-Below it they are computed relative to the highest logit of the chosen ones."""
 
 
 def full_decision(routing: Routing, context: PolicyContext, hints: tuple[Hint, ...] = ()) -> Decision:
@@ -126,36 +123,3 @@ def count_changed(routing: Routing, ids: I32, used: NDArray[np.bool_]) -> int:
         return 0
     foreign = (ids[:, :, None] != routing.topk_ids[:, None, :]).all(axis=2)
     return int(np.count_nonzero(foreign & used))
-
-
-def weights_over(logits: F32, ids: I32, *, normalise: bool) -> F32:
-    """Combine weights of chosen experts by the model's own rule, from the router's original logits.
-
-    Args:
-        logits: float32 [T, E].
-        ids: int32 [T, K].
-        normalise: divide by the sum over the chosen ones (else over all experts).
-    """
-    if len(ids) == 1:
-        return _weights_of_one(logits[0], ids[0], normalise=normalise)
-    rows = np.arange(len(ids))[:, None]
-    highest = logits.max(axis=1, keepdims=True)
-    chosen = np.exp(logits[rows, ids] - highest)
-    total = (chosen if normalise else np.exp(logits - highest)).sum(axis=1, keepdims=True)
-    if normalise and total.min() < _LEAST:
-        own = logits[rows, ids]
-        chosen = np.exp(own - own.max(axis=1, keepdims=True))
-        total = chosen.sum(axis=1, keepdims=True)
-    return np.asarray(chosen / total, np.float32)
-
-
-def _weights_of_one(logits: F32, ids: I32, *, normalise: bool) -> F32:
-    """Weights float32 [1, K] for logits float32 [E] and ids int32 [K]."""
-    own, highest = logits.take(ids), logits.max()
-    chosen = np.exp(own - highest)
-    total = np.add.reduce(chosen if normalise else np.exp(logits - highest))
-    if normalise and total < _LEAST:
-        chosen = np.exp(own - own.max())
-        total = np.add.reduce(chosen)
-    chosen /= total
-    return np.asarray(chosen[None], np.float32)

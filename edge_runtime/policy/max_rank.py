@@ -42,7 +42,9 @@ class MaxRank(CacheConditional):
         super().__init__(context, params | {"m": window})
         self._window = window
 
-    def choose(self, layer_idx: int, logits: NDArray[np.float32], cached: NDArray[np.bool_]) -> list[int]:
+    def choose(
+        self, layer_idx: int, preference: NDArray[np.float32], cached: NDArray[np.bool_], logits: NDArray[np.float32]
+    ) -> list[int]:
         """See `CacheConditional.choose`."""
-        order = (-logits).argsort(kind="stable")
+        order = (-preference).argsort(kind="stable")
         return from_window(order, cached, window=self._window, protected=self._protected, top_k=self.context.top_k)

@@ -1,15 +1,28 @@
-"""The native choice of `RateDistortion` for a single token at a layer.
+"""Native parts of policies: the router's rule, and the choice of `RateDistortion` for a single token at a layer.
 
-`OneToken(losses, missing, held, shares, sums, factors, tokens, served, full, horizon, keep, normalise)`
+`Router(experts, layers, *, score, over_chosen, normalise, epsilon, scale, groups, chosen_groups, two_best,
+        selection_bias, expert_scale, table, isa="auto")`
+    The rule of `edge_runtime.base.spec.RouterSpec` (groups 0: none) with the numbers of S sparse layers: float32
+    [S, E], float32 [S, E], int32 [H, V, K], each or None. Arrays are kept. `place` counts sparse layers. `isa`:
+    "auto" or one of `router_isas()`; all give the same bits.
+    route(place, logits, ids, weights, token_ids=None)    float32 [T, E]; writes int32 and float32 [T, K].
+    route_layers(logits, ids, weights, token_ids=None)    all layers: float32 [S, T, E]; int32 and float32 [S, T, K].
+    rank(logits, ids, weights)                            the greatest logits, whatever a layer adds to them.
+    weigh(place, logits, ids, weights)                    weighs given ids, and sorts both heaviest first.
+    preference(place, logits, out)                        what the choice compares, float32 [T, E].
+
+`OneToken(losses, missing, held, shares, sums, factors, tokens, served, full, horizon, keep, router, expert_factors)`
     losses float64 [L, E, C], missing float64 [17, C] and held float64 [17] bytes by resident tier, shares float64 [L]:
     tables of `loss_tables`. sums float64 [L, E], factors and tokens float64 [L]: those of `UseRates`, which it writes.
     served: the C tiers that may be served, deepest first, then 0, the skip. keep: what a token leaves of a use rate.
-    decide(layer, logits, ids, weights, resident, price, opportunity_cost, plan_ids, plan_weights, tiers)
+    router: the model's. expert_factors: float64 [L, E], of each expert's weight, or None.
+    decide(layer, logits, preference, ids, weights, resident, price, opportunity_cost, plan_ids, plan_weights, tiers)
         -> (substituted, skipped, changed, loss, read bytes, held bytes)
-        Notes the uses of a routing (float32 [1, E], int32 [1, K], float32 [1, K]) and chooses, with the tiers uint8 [E]
-        of residents. Writes the decision: plan_ids int32 [1, K], plan_weights float32 [1, K], and into tiers uint8 [E],
-        zeros before, what is served.
-    predict_tiers(layer, logits, ids, weights, resident, price, opportunity_cost, tiers)      only writes tiers.
+        Notes the uses of a routing (logits and what its router compares float32 [1, E], experts int32 and weights
+        float32 [1, K]) and chooses, with the tiers uint8 [E] of residents. Writes the decision: plan_ids int32 [1, K],
+        plan_weights float32 [1, K], and into tiers uint8 [E], zeros before, what is served.
+    predict_tiers(layer, logits, preference, ids, weights, resident, price, opportunity_cost, tiers)
+        Only writes tiers.
     value_of_residents(layer, resident) -> nats a token that a byte of them saves, on average; None: there are none
 
 A call that raises has changed nothing. For one thread.
@@ -18,7 +31,7 @@ A call that raises has changed nothing. For one thread.
 from __future__ import annotations
 
 try:
-    from edge_runtime.policy._native import OneToken
+    from edge_runtime.policy._native import OneToken, Router, router_isas
 except ImportError as err:
     from edge_runtime.base.errors import DeviceError
 
@@ -27,4 +40,4 @@ except ImportError as err:
         f"({err}). Build it with: pip install -e . (needs a C++17 compiler)"
     ) from err
 
-__all__ = ["OneToken"]
+__all__ = ["OneToken", "Router", "router_isas"]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.base.params import Param
 from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
-from edge_runtime.policy.decisions import chosen_decision, full_decision, weights_over
+from edge_runtime.policy.decisions import chosen_decision, full_decision
 from edge_runtime.policy.wrappers.watching import OnePass
 
 SOURCE = "SMoE, arXiv 2508.18983"
@@ -44,37 +44,38 @@ class Smoe(OnePass):
         if len(routing.logits) > 1 or top_k >= self.context.num_experts or self._alpha == 0:
             return full_decision(routing, self.context)
         resident = residency.resident_tiers(layer_idx).tobytes()
-        row = self.choose(routing.logits[0], routing.topk_ids[0].tolist(), resident)
+        router = self.context.router
+        preference = router.preference(layer_idx, routing)[0]
+        row = self.choose(preference, router.odds(routing.logits[0]), routing.topk_ids[0].tolist(), resident)
         if row is None:
             return chosen_decision(routing, routing.topk_ids, routing.topk_weights, self.context)
-        ids = np.array([row], np.int32)
-        weights = weights_over(routing.logits, ids, normalise=self.context.norm_topk_prob)
+        ids, weights = router.weigh(layer_idx, routing.logits, np.array([row], np.int32))
         return chosen_decision(routing, ids, weights, self.context)
 
-    def choose(self, logits: NDArray[np.float32], wanted: list[int], resident: bytes) -> list[int] | None:
-        """Return K experts in the order of their logits, or None if nothing is substituted.
+    def choose(
+        self, preference: NDArray[np.float32], odds: NDArray[np.float64], wanted: list[int], resident: bytes
+    ) -> list[int] | None:
+        """Return K experts, or None if nothing is substituted.
 
         Args:
-            logits: float32 [E].
-            wanted: the router's K, best first.
+            preference: float32 [E], what the router's choice compares.
+            odds: float64 [E], the experts' scores in units of the best one's.
+            wanted: the router's K, heaviest first.
             resident: uint8 [E], the tier each expert is resident at.
         """
         full = self.context.tier
         missing = [rank for rank, expert in enumerate(wanted) if resident[expert] < full]
         if not missing:
             return None
-        ranked = (-logits).argsort(kind="stable")
-        falling = logits.take(ranked).astype(np.float64)
-        scores = np.exp(falling - falling[0]).tolist()  # in units of the best one's
-        order, pivot, count = ranked.tolist(), scores[len(wanted)], len(wanted)
-        replaceable = [rank for rank in missing if scores[rank] < (1 + self._alpha) * pivot]
+        order: list[int] = (-preference).argsort(kind="stable")[len(wanted) :].tolist()
+        scores: list[float] = odds.tolist()
+        pivot = scores[order[0]]
+        replaceable = [rank for rank in missing if scores[wanted[rank]] < (1 + self._alpha) * pivot]
         row, place = list(wanted), len(replaceable)
-        for expert, score in zip(order[count:], scores[count:], strict=True):
-            if place == 0 or score <= (1 - self._alpha) * pivot:
+        for expert in order:
+            if place == 0 or scores[expert] <= (1 - self._alpha) * pivot:
                 break
             if resident[expert] >= full:  # the least important are replaced first
                 place -= 1
                 row[replaceable[place]] = expert
-        if place == len(replaceable):
-            return None
-        return sorted(row, key=lambda expert: -float(logits[expert]))
+        return None if place == len(replaceable) else row

@@ -17,13 +17,13 @@ distance instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.policy.base import Routing
-from edge_runtime.policy.routing import route
+from edge_runtime.policy.routing import Router
 
 F32 = NDArray[np.float32]
 _LEAST_PROBABILITY = 1e-9
@@ -73,29 +73,18 @@ class ExpertMapMatching:
     """Matches the token in flight with stored expert maps. Implements `Predictor`.
 
     Args:
-        sparse_layers: ascending.
-        num_experts: E.
+        router: of the model.
         hidden: D.
-        top_k: K.
-        norm_topk_prob: as the model.
         depth: d, layers looked ahead.
         capacity: maps kept.
     """
 
-    def __init__(
-        self,
-        sparse_layers: Sequence[int],
-        num_experts: int,
-        hidden: int,
-        *,
-        top_k: int,
-        norm_topk_prob: bool,
-        depth: int,
-        capacity: int,
-    ) -> None:
-        self._layers = list(sparse_layers)
+    predicts_logits = False
+
+    def __init__(self, router: Router, hidden: int, *, depth: int, capacity: int) -> None:
+        self._layers, num_experts = router.layers, router.spec.num_experts
         self._place = {layer: i for i, layer in enumerate(self._layers)}
-        self._top_k, self._norm, self._depth = top_k, norm_topk_prob, depth
+        self._router, self._depth = router, depth
         self.store = ExpertMaps(len(self._layers), num_experts, hidden, capacity=capacity, depth=depth)
         self._seen = np.zeros((len(self._layers), num_experts), np.float32)
         self._embedding = np.zeros(hidden, np.float32)
@@ -125,7 +114,7 @@ class ExpertMapMatching:
         if place != self._num_seen:  # a layer was not shown (prefetching was off): this token gives no map
             self._num_seen = -1
             return
-        odds = np.exp(logits - logits.max())
+        odds = self._router.odds(logits)
         self._seen[place] = odds / odds.sum()
         self._products += self.store.maps[: self.store.count, place] @ self._seen[place]
         self._num_seen += 1
@@ -144,7 +133,7 @@ class ExpertMapMatching:
         order = np.argsort(-probabilities, kind="stable")
         enough = int(np.searchsorted(np.cumsum(probabilities[order]), delta, side="left")) + 1
         logits = np.log(np.maximum(probabilities, np.float32(_LEAST_PROBABILITY)))[None]
-        return route(logits, min(max(self._top_k, enough), len(order)), norm_topk_prob=self._norm)
+        return self._router.rank(logits, min(max(self._router.spec.top_k, enough), len(order)))
 
 
 def map_store_bytes(num_layers: int, num_experts: int, hidden: int, capacity: int) -> int:

@@ -6,14 +6,14 @@ arXiv 2312.17238. The residual stream changes slowly, so a later layer's router 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.policy.base import Routing
-from edge_runtime.policy.routing import route
+from edge_runtime.policy.routing import Router
 
 F32 = NDArray[np.float32]
 MAX_TOKENS = 8
@@ -33,18 +33,15 @@ class LookAhead:
 
     Args:
         trunk: applies the routers.
-        sparse_layers: their layers, ascending.
-        top_k: K.
-        norm_topk_prob: as the model.
+        router: of the model.
         depth: p, layers looked ahead.
     """
 
-    def __init__(
-        self, trunk: Stacked, sparse_layers: Sequence[int], *, top_k: int, norm_topk_prob: bool, depth: int
-    ) -> None:
-        self._trunk, self._layers = trunk, list(sparse_layers)
-        self._place = {layer: i for i, layer in enumerate(self._layers)}
-        self._top_k, self._norm, self._depth = top_k, norm_topk_prob, depth
+    predicts_logits = True
+
+    def __init__(self, trunk: Stacked, router: Router, *, depth: int) -> None:
+        self._trunk, self._router, self._depth = trunk, router, depth
+        self._place = {layer: i for i, layer in enumerate(router.layers)}
 
     @property
     def max_tokens(self) -> int:
@@ -54,9 +51,9 @@ class LookAhead:
     def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
         """Yield (layer, routing) of the next layers, nearest first; see `Predictor`."""
         first = self._place[layer_idx] + 1
-        coming = self._layers[first : first + self._depth]
+        coming = self._router.layers[first : first + self._depth]
         if not coming:
             return
         logits = self._trunk.look_ahead(x, layer_idx, self._depth)
         for layer, rows in zip(coming, logits, strict=True):
-            yield layer, route(rows, self._top_k, norm_topk_prob=self._norm)
+            yield layer, self._router.route(layer, rows, routing.token_ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edge_runtime.backends.cpu.trunk.router_stack import routers_bytes
 from edge_runtime.base.spec import ModelSpec
+from edge_runtime.policy.routing import Router
 from edge_runtime.prefetch import parse_prefetch
 from edge_runtime.prefetch.expert_map import ExpertMapMatching, map_store_bytes
 from edge_runtime.prefetch.lookahead import LookAhead, Stacked
@@ -16,30 +17,25 @@ def looks_ahead(text: str) -> bool:
     return parse_prefetch(text)[0] == "lookahead"
 
 
-def create_predictor(text: str, trunk: Stacked, spec: ModelSpec) -> Predictor | None:
+def create_predictor(text: str, trunk: Stacked, spec: ModelSpec, router: Router) -> Predictor | None:
     """Build the predictor that ``name:param=value,...`` asks for; None for `off`.
 
     Args:
         text: name and parameters.
         trunk: applies routers, for those that look ahead.
         spec: the model.
+        router: of the model.
 
     Raises:
         ConfigError: see `parse_prefetch`.
     """
     name, params = parse_prefetch(text)
-    layers, top_k, norm = spec.sparse_layers, spec.top_k, spec.router.normalise
     if name == "lookahead":
-        return LookAhead(trunk, layers, top_k=top_k, norm_topk_prob=norm, depth=params["depth"])
+        return LookAhead(trunk, router, depth=params["depth"])
     if name == "expert-map":
-        return ExpertMapMatching(
-            layers, spec.num_experts, spec.hidden,
-            top_k=top_k, norm_topk_prob=norm, depth=params["depth"], capacity=params["capacity"],
-        )  # fmt: skip
+        return ExpertMapMatching(router, spec.hidden, depth=params["depth"], capacity=params["capacity"])
     if name == "statistical":
-        return StatisticalPreload(
-            layers, spec.num_experts, top_k=top_k, norm_topk_prob=norm, memory=params["memory"]
-        )  # fmt: skip
+        return StatisticalPreload(router, memory=params["memory"])
     return None
 
 

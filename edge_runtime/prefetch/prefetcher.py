@@ -20,6 +20,11 @@ class Predictor(Protocol):
     """Says what coming layers will choose."""
 
     @property
+    def predicts_logits(self) -> bool:
+        """Whether its routings hold logits of the routers; else they hold what was chosen before, as frequencies."""
+        ...
+
+    @property
     def max_tokens(self) -> int:
         """Most tokens T of a pass it predicts for: 1 if it follows one text."""
         ...

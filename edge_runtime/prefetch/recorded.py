@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.policy.base import Routing
-from edge_runtime.policy.routing import route
+from edge_runtime.policy.routing import Router
 from edge_runtime.prefetch.prefetcher import Predictor
 
 F32 = NDArray[np.float32]
@@ -28,6 +28,11 @@ class RecordingPredictor:
         self._inner = inner
         self._place = {layer: i for i, layer in enumerate(sparse_layers)}
         self._kept = np.zeros((len(sparse_layers), ahead, 1, num_experts + 1), np.float32)
+
+    @property
+    def predicts_logits(self) -> bool:
+        """The inner one's."""
+        return self._inner.predicts_logits
 
     @property
     def max_tokens(self) -> int:
@@ -52,13 +57,13 @@ class RecordedPredictor:
     """Repeats the predictions of a recorded trace. Implements `Predictor`.
 
     Args:
-        sparse_layers: ascending.
-        norm_topk_prob: as the model.
+        router: of the model.
+        predicts_logits: what was recorded are logits; else frequencies.
     """
 
-    def __init__(self, sparse_layers: Sequence[int], *, norm_topk_prob: bool) -> None:
-        self._layers, self._norm = list(sparse_layers), norm_topk_prob
-        self._place = {layer: i for i, layer in enumerate(self._layers)}
+    def __init__(self, router: Router, *, predicts_logits: bool) -> None:
+        self.router, self.predicts_logits = router, predicts_logits
+        self._place = {layer: i for i, layer in enumerate(router.layers)}
         self._predictions: F32 | None = None
 
     def load(self, predictions: F32 | None) -> None:
@@ -77,4 +82,10 @@ class RecordedPredictor:
             return
         for distance, row in enumerate(self._predictions[place, :, 0], 1):
             if row[0] > 0:
-                yield self._layers[place + distance], route(row[None, 1:], int(row[0]), norm_topk_prob=self._norm)
+                layer = self.router.layers[place + distance]
+                yield layer, self._routing(layer, row[None, 1:], int(row[0]), routing)
+
+    def _routing(self, layer_idx: int, logits: F32, top_k: int, now: Routing) -> Routing:
+        if self.predicts_logits:
+            return self.router.route(layer_idx, logits, now.token_ids, top_k)
+        return self.router.rank(logits, top_k)

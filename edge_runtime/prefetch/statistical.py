@@ -8,13 +8,13 @@ how often it followed each of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.policy.base import Routing
-from edge_runtime.policy.routing import route
+from edge_runtime.policy.routing import Router
 
 F32 = NDArray[np.float32]
 _LEAST = 1e-6
@@ -24,19 +24,16 @@ class StatisticalPreload:
     """Predicts one layer ahead from counted pairs of experts. Implements `Predictor`.
 
     Args:
-        sparse_layers: ascending.
-        num_experts: E.
-        top_k: K.
-        norm_topk_prob: as the model.
+        router: of the model.
         memory: uses of an expert after which the count of what followed it has decayed to 1/e.
     """
 
-    def __init__(
-        self, sparse_layers: Sequence[int], num_experts: int, *, top_k: int, norm_topk_prob: bool, memory: int
-    ) -> None:
-        self._layers = list(sparse_layers)
+    predicts_logits = False
+
+    def __init__(self, router: Router, *, memory: int) -> None:
+        self._router, self._layers, num_experts = router, router.layers, router.spec.num_experts
         self._place = {layer: i for i, layer in enumerate(self._layers)}
-        self._top_k, self._norm, self._fade = top_k, norm_topk_prob, np.float32(np.exp(-1 / memory))
+        self._fade = np.float32(np.exp(-1 / memory))
         # [place, e, f]: how often f was chosen in the layer after e was
         self.followed = np.zeros((max(len(self._layers) - 1, 0), num_experts, num_experts), np.float32)
         self._last = np.empty(0, np.intp)
@@ -64,7 +61,7 @@ class StatisticalPreload:
             return iter(())
         share = (weights / np.maximum(known, np.float32(_LEAST))) @ rows
         logits = np.log(np.maximum(share, np.float32(_LEAST))).astype(np.float32)[None]
-        return iter([(self._layers[place + 1], route(logits, self._top_k, norm_topk_prob=self._norm))])
+        return iter([(self._layers[place + 1], self._router.rank(logits))])
 
 
 def counts_bytes(num_layers: int, num_experts: int) -> int:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.base.checksum import crc32c
 from edge_runtime.base.errors import BundleError
+from edge_runtime.base.spec import Matrix
 from edge_runtime.bundle.expert_file import (
     KIND_BF16,
     KIND_PROGRESSIVE,
@@ -28,7 +29,6 @@ from edge_runtime.bundle.expert_file import (
 )
 from edge_runtime.bundle.manifest import expert_file
 from edge_runtime.bundle.record import BF16, PANEL
-from hobbit_export.arch.names import MATRICES
 from hobbit_export.checkpoint import RAW_DTYPES
 from hobbit_export.encoder_check import encoder_isa
 from hobbit_export.source import SourceModel
@@ -134,11 +134,13 @@ def _encode(encoder: Encoder, block: Block) -> None:
         ) from err
 
 
+_NUMBERS: dict[Matrix, int] = {"gate": 0, "up": 1, "down": 2}
+"""What the encoder calls them."""
 RAW_DTYPES_OF = {np.dtype(raw).char: name for name, raw in RAW_DTYPES.values()}
 
 
 def _is_last(block: Block, hidden: int) -> bool:
-    return MATRICES[block.matrix] == "down" and block.row_start + len(block.rows) == hidden
+    return block.matrix == _NUMBERS["down"] and block.row_start + len(block.rows) == hidden
 
 
 class _Writers:
@@ -189,14 +191,15 @@ def _write_all(file: BinaryIO, data: memoryview) -> None:
 def _read_blocks(source: SourceModel, layer_idx: int, block_bytes: int) -> Iterator[Block]:
     """Yield every row of a layer's experts in the encoder's order, in blocks of whole panels."""
     for expert_idx in range(source.spec.num_experts):
-        for matrix, name in enumerate(MATRICES):
-            tensor, first, stop = source.expert_rows(layer_idx, expert_idx, name)
-            info = source.checkpoint.tensors[tensor]
-            row_bytes = info.cols * RAW_DTYPES[info.dtype][1]().itemsize
+        for name in source.spec.experts.matrices:
+            rows = source.expert_rows(layer_idx, expert_idx, name)
+            info = source.checkpoint.tensors[rows.tensor]
+            # of interleaved rows twice as many are read, and those that are wanted are copied
+            row_bytes = info.cols * RAW_DTYPES[info.dtype][1]().itemsize * (1 if rows.stride == 1 else rows.stride + 1)
             step = max(PANEL, block_bytes // row_bytes // PANEL * PANEL)
-            for start in range(first, stop, step):
-                rows = source.checkpoint.raw_rows(tensor, start, min(start + step, stop))
-                yield Block(expert_idx, matrix, start - first, tensor, rows)
+            for start in range(0, rows.rows, step):
+                block = source.read_rows(rows, start, min(start + step, rows.rows))
+                yield Block(expert_idx, _NUMBERS[name], start, rows.tensor, block)
 
 
 def _read_ahead(source: SourceModel, layer_idx: int, job: LayerJob) -> Generator[Block, None, None]:

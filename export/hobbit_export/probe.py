@@ -66,7 +66,7 @@ class Probe(Watching):
         super().__init__(inner)
         self._kernels = kernels
         self._hidden, self._top_k, self._num_experts = spec.hidden, spec.top_k, spec.num_experts
-        self._norm_topk, self._full = spec.router.normalise, engine.parts.config.tier
+        self._router, self._full = engine.parts.active.router, engine.parts.config.tier
         self.disturbance = NOTHING
         self.tiers: tuple[int, ...] = ()
         self.sums: dict[int, Sums] = {}
@@ -82,7 +82,7 @@ class Probe(Watching):
         self._layer = layer_idx
         ids, weights = routing.topk_ids, routing.topk_weights
         if layer_idx in self.disturbance.layers:
-            ids, weights = self._disturbed(routing)
+            ids, weights = self._disturbed(layer_idx, routing)
         if self.tiers:
             self.routings.setdefault(layer_idx, []).append((ids.copy(), weights.copy()))
             share = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
@@ -91,16 +91,14 @@ class Probe(Watching):
         tiers[ids[weights != 0]] = self._full
         return Decision(ids, weights, tiers)
 
-    def _disturbed(self, routing: Routing) -> tuple[NDArray[np.int32], F32]:
+    def _disturbed(self, layer_idx: int, routing: Routing) -> tuple[NDArray[np.int32], F32]:
         ids, weights = routing.topk_ids.copy(), routing.topk_weights.copy()
         if self.disturbance.change == "skip":
             weights[:, -1] = 0
         elif self.disturbance.change == "substitute" and self._top_k < self._num_experts:
-            order = np.argsort(-routing.logits, axis=1, kind="stable")
+            order = np.argsort(-self._router.preference(layer_idx, routing), axis=1, kind="stable")
             ids[:, -1] = order[:, self._top_k]
-            chance = np.exp(routing.logits - routing.logits.max(axis=1, keepdims=True))
-            weights = np.take_along_axis(chance, ids, axis=1)
-            weights /= (weights if self._norm_topk else chance).sum(axis=1, keepdims=True)
+            ids, weights = self._router.weigh(layer_idx, routing.logits, ids)
         return ids, weights
 
     # ---- kernels

@@ -7,9 +7,10 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.base.spec import ModelSpec
-from edge_runtime.policy.routing import route
-from hobbit_export.source import CheckpointWeights, SourceModel, finite_rows
+from edge_runtime.backends.cpu.activation import expert_hidden
+from edge_runtime.base.spec import Matrix, ModelSpec
+from edge_runtime.policy.routing import Router, router_of
+from hobbit_export.source import CheckpointWeights, SourceModel, finite
 
 _TOKENS, _FEW_TOKENS = 16, 4
 _MANY_BYTES = 8 << 30
@@ -49,6 +50,7 @@ def reference_logits(source: SourceModel, token_ids: NDArray[np.int32], memory_b
     from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
 
     trunk = ReferenceTrunk(source.spec, CheckpointWeights(source))
+    router = router_of(source.spec, source.router_data())
     threads = ThreadPoolExecutor(min(jobs, _THREADS), thread_name_prefix="hobbit-export-reference")
     try:
         chunk = trunk.begin(token_ids, trunk.new_kv_cache(len(token_ids)))
@@ -59,7 +61,9 @@ def reference_logits(source: SourceModel, token_ids: NDArray[np.int32], memory_b
             if layer.sparse:
                 assert x is not None
                 assert logits is not None
-                expert_out = _routed(source, layer_idx, x, logits, memory_bytes // _THREADS, threads)
+                expert_out = _routed(
+                    source, router, layer_idx, x, logits, token_ids, memory_bytes // _THREADS, threads
+                )  # fmt: skip
                 if layer.shared is not None:
                     expert_out += trunk.run_shared(chunk, layer_idx)
         return np.array(trunk.head(chunk, expert_out, slice(0, len(token_ids))), np.float32)
@@ -68,9 +72,12 @@ def reference_logits(source: SourceModel, token_ids: NDArray[np.int32], memory_b
         trunk.close()
 
 
-def _routed(source: SourceModel, layer_idx: int, x: F32, logits: F32, memory_bytes: int, threads: Executor) -> F32:
+def _routed(
+    source: SourceModel, router: Router, layer_idx: int, x: F32, logits: F32, token_ids: NDArray[np.int32],
+    memory_bytes: int, threads: Executor,
+) -> F32:  # fmt: skip
     """Weighted sum [T, D] of the experts each token is routed to, each expert read once."""
-    routing = route(logits, source.spec.top_k, norm_topk_prob=source.spec.router.normalise)
+    routing = router.route(layer_idx, logits, token_ids)
     chosen = [np.nonzero(routing.topk_ids == e) for e in range(source.spec.num_experts)]
     used = [e for e, (tokens, _) in enumerate(chosen) if len(tokens)]
 
@@ -85,18 +92,21 @@ def _routed(source: SourceModel, layer_idx: int, x: F32, logits: F32, memory_byt
 
 
 def expert_output(source: SourceModel, layer_idx: int, expert_idx: int, x: F32, memory_bytes: int) -> F32:
-    """Output [t, D] of one expert for x [t, D]: down( silu(gate x) * (up x) ), its matrices read by row blocks."""
-    gate, up = (_product(source, layer_idx, expert_idx, m, x, memory_bytes) for m in ("gate", "up"))
-    with np.errstate(over="ignore"):  # exp(-x) of a very negative x is infinite, and x / inf is the right 0
-        hidden = gate / (1 + np.exp(-gate)) * up
+    """Output [t, D] of one expert for x [t, D], its matrices read by row blocks."""
+    gated = source.spec.experts.gated
+    gate = _product(source, layer_idx, expert_idx, "gate", x, memory_bytes) if gated else None
+    up = _product(source, layer_idx, expert_idx, "up", x, memory_bytes)
+    hidden = expert_hidden(source.spec.experts, gate, up)
     return _product(source, layer_idx, expert_idx, "down", hidden, memory_bytes)
 
 
-def _product(source: SourceModel, layer_idx: int, expert_idx: int, matrix: str, x: F32, memory_bytes: int) -> F32:
-    tensor, start, stop = source.expert_rows(layer_idx, expert_idx, matrix)
-    step = max(16, memory_bytes // (16 * x.shape[1]))
-    out = np.empty((len(x), stop - start), np.float32)
-    for row in range(start, stop, step):
-        until = min(row + step, stop)
-        out[:, row - start : until - start] = x @ finite_rows(source.checkpoint, tensor, row, until).T
+def _product(source: SourceModel, layer_idx: int, expert_idx: int, matrix: Matrix, x: F32, memory_bytes: int) -> F32:
+    rows = source.expert_rows(layer_idx, expert_idx, matrix)
+    step = max(16, memory_bytes // (16 * x.shape[1] * rows.stride))
+    out = np.empty((len(x), rows.rows), np.float32)
+    for row in range(0, rows.rows, step):
+        until = min(row + step, rows.rows)
+        out[:, row:until] = x @ finite(source.read_rows(rows, row, until), rows.tensor, row, until).T
+    if source.spec.experts.bias:
+        out += source.expert_bias(layer_idx, expert_idx, matrix)
     return out

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_weight_shapes
 from edge_runtime.base.errors import BundleError
-from edge_runtime.base.spec import ModelSpec
+from edge_runtime.base.spec import Matrix, ModelSpec
 from edge_runtime.bundle.manifest import EmbeddingDtype
+from edge_runtime.bundle.router_data import RouterData, router_arrays, router_data_of
 from hobbit_export.arch import read_model
-from hobbit_export.arch.names import IGNORABLE, MATRICES, ExpertLayout, Names, RowRange
+from hobbit_export.arch.names import IGNORABLE, ExpertLayout, Names, RowRange
 from hobbit_export.checkpoint import RAW_DTYPES, Checkpoint, is_finite, read_json, to_f32
 
 _CONVERT_BYTES = 4 << 20
 """Widened at a time, so that a large matrix exists once, not in every step of its conversion."""
+_INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "U8": "u1"}
+"""safetensors types of expert numbers."""
+_MOST_EXPERTS = 1 << 14
 _SAMPLE_BYTES, _SAMPLE_EVERY_BYTES = 4 << 10, 4 << 20
 
 
@@ -29,14 +35,18 @@ class SourceModel:
 
     Attributes:
         trunk: canonical name -> tensor name.
+        router: the same of what a router adds to its matrix.
         layouts: sparse layer -> how its experts are stored.
+        left_out: tensors of the checkpoint that are not part of what is run.
     """
 
     spec: ModelSpec
     checkpoint: Checkpoint
     config_sha256: str
     trunk: dict[str, str]
+    router: dict[str, str]
     layouts: dict[int, ExpertLayout]
+    left_out: tuple[str, ...] = ()
 
     @staticmethod
     def open(path: Path) -> SourceModel:
@@ -54,25 +64,64 @@ class SourceModel:
         if spec.tied_embeddings and names.candidates("head")[0] in checkpoint.tensors:
             # transformers ties only what is missing or equal: a head that is there is used unchanged
             spec = replace(spec, tied_embeddings=False)
-        trunk = _match_trunk(checkpoint, spec, names)
+        trunk, router = _match_trunk(checkpoint, spec, names), _match_router(checkpoint, spec, names)
         layouts = {i: _match_experts(checkpoint, spec, names, i) for i in spec.sparse_layers}
-        model = SourceModel(spec, checkpoint, digest, trunk, layouts)
-        model._check_all_used()
-        return model
+        model = SourceModel(spec, checkpoint, digest, trunk, router, layouts)
+        return replace(model, left_out=model._check_all_used(names.left_out))
 
-    def expert_rows(self, layer_idx: int, expert_idx: int, matrix: str) -> RowRange:
+    def expert_rows(self, layer_idx: int, expert_idx: int, matrix: Matrix) -> RowRange:
         """Where an expert's "gate", "up" [I, D] or "down" [D, I] lies."""
         spec = self.spec
         return self.layouts[layer_idx].rows(layer_idx, expert_idx, matrix, spec.hidden, spec.experts.intermediate)
+
+    def expert_bias(self, layer_idx: int, expert_idx: int, matrix: Matrix) -> NDArray[np.float32]:
+        """Read the bias of an expert's matrix: float32 [I], of down [D].
+
+        Raises:
+            BundleError: a number is not finite.
+        """
+        size = self.spec.hidden if matrix == "down" else self.spec.experts.intermediate
+        layout = self.layouts[layer_idx]
+        row, part = layout.bias_part(expert_idx, matrix, size)
+        tensor = layout.tensor(layer_idx, expert_idx, matrix, bias=True)
+        return np.ascontiguousarray(finite_rows(self.checkpoint, tensor, row, row + 1)[0, part])
+
+    def read_rows(self, rows: RowRange, first: int, last: int) -> NDArray[Any]:
+        """Read rows `first` to `last` (exclusive) of a range in the tensor's own type, contiguous."""
+        raw = self.checkpoint.raw_rows(rows.tensor, *rows.part(first, last))
+        return raw if rows.stride == 1 else np.ascontiguousarray(raw[:: rows.stride])
+
+    def router_data(self) -> RouterData:
+        """Read what routers add to their matrices.
+
+        Raises:
+            BundleError: it is nothing a router can use.
+        """
+        raw = {}
+        for name, (kind, (layers, *shape)) in router_arrays(self.spec).items():
+            tensors = [self.router[f"layers.{i}.router_{name}"] for i in self.spec.sparse_layers[:layers]]
+            arrays = [self._router_array(tensor, kind).reshape(shape) for tensor in tensors]
+            raw[name] = np.stack(arrays).tobytes()
+        try:
+            return router_data_of(self.spec, raw)
+        except ValueError as err:
+            raise BundleError(f"{self.checkpoint.path.name}: router: {err}. Export a sound checkpoint.") from err
+
+    def _router_array(self, tensor: str, kind: str) -> NDArray[Any]:
+        info = self.checkpoint.tensors[tensor]
+        if kind == "<f4":
+            return self.checkpoint.tensor_f32(tensor).astype(kind)
+        values = np.frombuffer(self.checkpoint.raw_bytes(tensor, 0, info.num_bytes), _INTEGERS[info.dtype])
+        return np.asarray(np.clip(values, -1, _MOST_EXPERTS), kind)  # an id out of range stays one
 
     @property
     def expert_source_bytes(self) -> int:
         """Bytes of one expert in the checkpoint."""
         first = self.spec.sparse_layers[0]
-        ranges = [self.expert_rows(first, 0, m) for m in MATRICES]
+        ranges = [self.expert_rows(first, 0, m) for m in self.spec.experts.matrices]
         tensors = self.checkpoint.tensors
         sizes = (RAW_DTYPES[tensors[r.tensor].dtype][1]().itemsize * tensors[r.tensor].cols for r in ranges)
-        return sum(size * (r.stop - r.start) for size, r in zip(sizes, ranges, strict=True))
+        return sum(size * r.rows for size, r in zip(sizes, ranges, strict=True))
 
     @property
     def embedding_dtype(self) -> EmbeddingDtype:
@@ -85,18 +134,24 @@ class SourceModel:
         """Bytes of the embedding table."""
         return self.checkpoint.tensors[self.trunk["embed"]].num_bytes
 
-    def _check_all_used(self) -> None:
-        used = set(self.trunk.values())
+    def _check_all_used(self, left_out: re.Pattern[str] | None) -> tuple[str, ...]:
+        """Return the tensors the adapter leaves out by name; any other that nothing reads is an error."""
+        used, unused = {*self.trunk.values(), *self.router.values()}, []
         for layer_idx, layout in self.layouts.items():
             count = 1 if layout.fused else self.spec.num_experts
-            used.update(layout.tensor(layer_idx, e, m) for e in range(count) for m in MATRICES)
+            for m in self.spec.experts.matrices:
+                used.update(layout.tensor(layer_idx, e, m) for e in range(count))
+                used.update(layout.tensor(layer_idx, e, m, bias=True) for e in range(count * self.spec.experts.bias))
         for name in sorted(set(self.checkpoint.tensors) - used):
-            if not IGNORABLE.fullmatch(name):
+            if left_out is not None and left_out.fullmatch(name):
+                unused.append(name)
+            elif not IGNORABLE.fullmatch(name):
                 file = self.checkpoint.tensors[name].file.name
                 raise BundleError(
                     f"{file}: tensor {name!r}: not part of a {self.spec.family} model of this config. "
                     "Leaving it out could change the model's output: check config.json."
                 )
+        return tuple(unused)
 
 
 class CheckpointWeights:
@@ -131,7 +186,15 @@ def finite_rows(checkpoint: Checkpoint, tensor: str, start: int, stop: int) -> N
     Raises:
         BundleError: a weight is not finite.
     """
-    raw = checkpoint.raw_rows(tensor, start, stop)
+    return finite(checkpoint.raw_rows(tensor, start, stop), tensor, start, stop)
+
+
+def finite(raw: NDArray[Any], tensor: str, start: int, stop: int) -> NDArray[np.float32]:
+    """Widen raw rows `start` to `stop` of a tensor to float32.
+
+    Raises:
+        BundleError: a weight is not finite.
+    """
     if not is_finite(raw):
         raise BundleError(
             f"tensor {tensor!r}: rows {start} to {stop}: expected finite weights, got infinity or NaN. "
@@ -165,27 +228,53 @@ def _match_trunk(checkpoint: Checkpoint, spec: ModelSpec, names: Names) -> dict[
         shapes |= layer_weight_shapes(spec, layer_idx)
     found = {}
     for canonical, shape in shapes.items():
-        candidates = names.candidates("embed" if canonical == "head" and spec.tied_embeddings else canonical)
-        present = [c for c in candidates if c in checkpoint.tensors]
-        if not present:
-            raise BundleError(
-                f"{checkpoint.path.name}: tensor {candidates[0]!r} is missing. Download the checkpoint again."
-            )
-        _check_tensor(checkpoint, present[0], shape)
-        found[canonical] = present[0]
+        name = "embed" if canonical == "head" and spec.tied_embeddings else canonical
+        found[canonical] = _match(checkpoint, names, name, shape, tuple(RAW_DTYPES))
     return found
 
 
+def _match_router(checkpoint: Checkpoint, spec: ModelSpec, names: Names) -> dict[str, str]:
+    found = {}
+    for name, (kind, (layers, *shape)) in router_arrays(spec).items():
+        for layer_idx in spec.sparse_layers[:layers]:
+            canonical = f"layers.{layer_idx}.router_{name}"
+            types = tuple(RAW_DTYPES) if kind == "<f4" else tuple(_INTEGERS)
+            found[canonical] = _match(checkpoint, names, canonical, tuple(shape), types)
+    return found
+
+
+def _match(
+    checkpoint: Checkpoint, names: Names, canonical: str, shape: tuple[int, ...], dtypes: tuple[str, ...]
+) -> str:
+    """Return the tensor of a canonical name."""
+    candidates = names.candidates(canonical)
+    present = [c for c in candidates if c in checkpoint.tensors]
+    if not present:
+        raise BundleError(
+            f"{checkpoint.path.name}: tensor {candidates[0]!r} is missing. Download the checkpoint again."
+        )
+    _check_tensor(checkpoint, present[0], shape, dtypes)
+    return present[0]
+
+
 def _match_experts(checkpoint: Checkpoint, spec: ModelSpec, names: Names, layer_idx: int) -> ExpertLayout:
-    layout = next((x for x in names.layouts if x.tensor(layer_idx, 0, "down") in checkpoint.tensors), names.layouts[0])
-    for matrix in MATRICES:
-        shape = layout.shape(matrix, spec.num_experts, spec.hidden, spec.experts.intermediate)
+    layouts = [layout for layout in names.layouts if layout.fits(spec.experts)]
+    if not layouts:
+        raise BundleError(f"{spec.family}: the adapter names no tensors for experts such as {spec.experts}.")
+    layout = next((x for x in layouts if x.tensor(layer_idx, 0, "down") in checkpoint.tensors), layouts[0])
+    sizes = (spec.num_experts, spec.hidden, spec.experts.intermediate)
+    for matrix in spec.experts.matrices:
         for expert_idx in range(1 if layout.fused else spec.num_experts):
-            _check_tensor(checkpoint, layout.tensor(layer_idx, expert_idx, matrix), shape)
+            _check_tensor(checkpoint, layout.tensor(layer_idx, expert_idx, matrix), layout.shape(matrix, *sizes))
+            if spec.experts.bias:
+                name = layout.tensor(layer_idx, expert_idx, matrix, bias=True)
+                _check_tensor(checkpoint, name, layout.bias_shape(matrix, *sizes))
     return layout
 
 
-def _check_tensor(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> None:
+def _check_tensor(
+    checkpoint: Checkpoint, name: str, shape: tuple[int, ...], dtypes: tuple[str, ...] = tuple(RAW_DTYPES)
+) -> None:
     info = checkpoint.tensors.get(name)
     if info is None:
         raise BundleError(f"{checkpoint.path.name}: tensor {name!r} is missing. Download the checkpoint again.")
@@ -194,7 +283,8 @@ def _check_tensor(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> 
         raise BundleError(
             f"{where}: expected shape {list(shape)}, got {list(info.shape)}. config.json does not fit it."
         )
-    if info.dtype not in RAW_DTYPES:
+    if info.dtype not in dtypes:
+        advice = "Export from the unquantised checkpoint." if "F32" in dtypes else "Download the checkpoint again."
         raise BundleError(
-            f"{where}: expected F32, F16 or BF16 weights, got {info.dtype}. Export from the unquantised checkpoint."
+            f"{where}: expected {', '.join(dtypes[:-1])} or {dtypes[-1]} weights, got {info.dtype}. {advice}"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 
 import numpy as np
@@ -10,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from specs import layer, model_spec, version1
+from trace_files import with_header
 
-from edge_runtime.base.checksum import crc32c
 from edge_runtime.base.errors import BundleError
 from edge_runtime.lab.simulator.trace import Trace
 from edge_runtime.lab.simulator.trace_format import TraceHeader, TracePass
@@ -106,14 +105,6 @@ def test_any_flipped_bit_is_noticed(tmp_path, good, data):
     at = data.draw(st.integers(0, len(good) - 1))
     bit = data.draw(st.integers(0, 7))
     refused(tmp_path, good[:at] + bytes([good[at] ^ (1 << bit)]) + good[at + 1 :])
-
-
-def with_header(good: bytes, change) -> bytes:
-    size = struct.unpack_from("<I", good, 12)[0]
-    value = json.loads(good[20 : 20 + size])
-    change(value)
-    text = json.dumps(value).encode()
-    return good[:12] + struct.pack("<II", len(text), crc32c(text)) + text + good[20 + size :]
 
 
 def test_every_flipped_bit_of_a_pass_header_is_noticed(tmp_path, good):

@@ -14,8 +14,7 @@ from edge_runtime import BundleError, Engine
 from edge_runtime.backends.cpu.trunk.rope import Rotary
 from edge_runtime.bundle.self_check import REFERENCE, load_reference, self_check
 from edge_runtime.engine import api as engine
-from edge_runtime.engine import decoder
-from edge_runtime.policy.routing import route
+from edge_runtime.policy.routing import Router
 
 OPTIONS = {"memory": "2GiB", "context": 128}
 
@@ -29,7 +28,8 @@ def test_a_sound_engine_passes(model_bundle, tier, at_least):
 
 
 def test_wrong_experts_are_noticed(model_bundle, monkeypatch):
-    monkeypatch.setattr(decoder, "route", lambda logits, k, **rule: route(-logits, k, **rule))
+    chosen = Router.route
+    monkeypatch.setattr(Router, "route", lambda self, layer, logits, *more: chosen(self, layer, -logits, *more))
     with (
         Engine.open(model_bundle, self_check=False, **OPTIONS) as wrong,
         pytest.raises(BundleError, match="self-check: correlation"),

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_cases import NEUTRAL, Residents, context
+from policy_cases import NEUTRAL, Residents, context, route
 
 from edge_runtime.policy import POLICIES, create_policy
-from edge_runtime.policy.routing import route
 
 E, K, L = 8, 4, 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import policy_cases
 import pytest
 
 from edge_runtime.base.errors import ConfigError
@@ -28,8 +29,7 @@ FAKES = {"recorder": Registered(Recorder, PARAMS), "lossless": Registered(Lossle
 
 
 def context(**changes) -> PolicyContext:
-    shape = {"num_layers": 3, "num_experts": 5, "top_k": 2, "tier": 4, "tier_bytes": {2: 10, 4: 18}}
-    return PolicyContext(**(shape | changes))
+    return policy_cases.context(3, 5, 2, **({"tier": 4, "tier_bytes": {2: 10, 4: 18}} | changes))
 
 
 def test_parameters_are_converted():

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from policy_cases import routed
+from policy_cases import route, routed
 
+from edge_runtime.base.spec import RouterSpec
 from edge_runtime.policy.base import Routing
-from edge_runtime.policy.routing import route
+from edge_runtime.policy.routing import Router
 from edge_runtime.prefetch.expert_map import ExpertMapMatching, ExpertMaps, map_store_bytes
 from edge_runtime.prefetch.recorded import RecordedPredictor, RecordingPredictor
 from edge_runtime.prefetch.statistical import StatisticalPreload, counts_bytes
 
 E, K, D = 4, 2, 3
+ROUTER = Router(RouterSpec(E, K, normalise=True), (0, 2, 5))
 
 
 def likely(*probabilities: float) -> Routing:
@@ -32,7 +34,7 @@ def run(predictor, x: np.ndarray, layers: dict[int, Routing]) -> dict[int, list[
 
 
 def maps(depth: int, capacity: int = 4) -> ExpertMapMatching:
-    return ExpertMapMatching((0, 2, 5), E, D, top_k=K, norm_topk_prob=True, depth=depth, capacity=capacity)
+    return ExpertMapMatching(ROUTER, D, depth=depth, capacity=capacity)
 
 
 A = {0: likely(0.7, 0.2, 0.06, 0.04), 2: likely(0.7, 0.2, 0.06, 0.04), 5: likely(0.1, 0.1, 0.6, 0.2)}
@@ -102,7 +104,7 @@ def test_memory_of_maps_is_what_is_planned():
 
 def test_statistics_by_hand():
     """After expert 0 came 1 and 2; after expert 1, seen twice, 1 and 2 once and 2 and 3 once."""
-    predictor = StatisticalPreload((0, 3), E, top_k=K, norm_topk_prob=True, memory=10**9)
+    predictor = StatisticalPreload(Router(ROUTER.spec, (0, 3)), memory=10**9)
     assert run(predictor, state(0, 0, 0), {0: likely(0.6, 0.4)}) == {0: []}
     run(predictor, state(0, 0, 0), {0: likely(0.6, 0.4), 3: likely(1e-6, 0.6, 0.4)})
     run(predictor, state(0, 0, 0), {0: likely(1e-6, 0.6, 0.4), 3: likely(1e-6, 1e-6, 0.6, 0.4)})
@@ -119,7 +121,7 @@ def test_a_record_says_again_what_was_said():
     said = run(predictor, state(0.02, 0.9998, 0), A)
     kept = predictor.take()
     assert kept.shape == (3, 2, 1, E + 1)
-    replay = RecordedPredictor((0, 2, 5), norm_topk_prob=True)
+    replay = RecordedPredictor(ROUTER, predicts_logits=False)
     replay.load(kept)
     assert run(replay, np.zeros((1, 0), np.float32), A) == said
     assert not predictor.take().any()
@@ -127,11 +129,12 @@ def test_a_record_says_again_what_was_said():
     assert list(replay.predict(0, state(0, 0, 0), A[0])) == []
 
 
+@pytest.mark.parametrize("predicts_logits", [True, False])
 @pytest.mark.parametrize("count", [1, 3])
-def test_weights_on_record_are_those_of_the_prediction(count):
+def test_weights_on_record_are_those_of_the_prediction(count, predicts_logits):
     logits = np.random.default_rng(count).normal(size=(1, E)).astype(np.float32)
     row = np.concatenate([[np.float32(count)], logits[0]])[None, None, None]
-    replay = RecordedPredictor((0, 1), norm_topk_prob=False)
+    replay = RecordedPredictor(Router(RouterSpec(E, K), (0, 1)), predicts_logits=predicts_logits)
     replay.load(np.concatenate([row, row]))
     [(layer, found)] = list(replay.predict(0, state(0, 0, 0), A[0]))
     expected = route(logits, count, norm_topk_prob=False)

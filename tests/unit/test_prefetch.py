@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 import pytest
 from fakes import FakeStore
-from policy_cases import context
+from policy_cases import context, route
 
 from edge_runtime.backends.cpu.trunk.router_stack import load_routers
 from edge_runtime.base.errors import BundleError, ConfigError
+from edge_runtime.base.spec import RouterSpec
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import ROUTERS, read
 from edge_runtime.experts.cache import ExpertCache
@@ -23,7 +24,7 @@ from edge_runtime.experts.units import UnitLedger, UnitSizes
 from edge_runtime.policy import create_policy
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.joint import PassPolicies
-from edge_runtime.policy.routing import route
+from edge_runtime.policy.routing import Router
 from edge_runtime.prefetch import parse_prefetch
 from edge_runtime.prefetch.governor import Governor
 from edge_runtime.prefetch.lookahead import LookAhead
@@ -241,7 +242,7 @@ def test_lookahead_is_the_routers_applied_to_the_present_state():
             first = (0, 2, 3).index(layer_idx) + 1
             return np.stack([x @ router.T for router in routers[first : first + depth]])
 
-    ahead = LookAhead(Stack(), (0, 2, 3), top_k=K, norm_topk_prob=True, depth=2)
+    ahead = LookAhead(Stack(), Router(RouterSpec(E, K, normalise=True), (0, 2, 3)), depth=2)
     found = list(ahead.predict(0, x, routing_of(0, 1)))
     assert [layer for layer, _ in found] == [2, 3]
     for i, (_, predicted) in enumerate(found, 1):

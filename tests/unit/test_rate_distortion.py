@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import policy_cases
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import one_token
+from policy_cases import route
 
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration, Sensitivity
@@ -15,7 +17,6 @@ from edge_runtime.policy.base import Decision, PolicyContext
 from edge_runtime.policy.rate_distortion.policy import RateDistortion
 from edge_runtime.policy.rate_distortion.rate_control import PriceController
 from edge_runtime.policy.rate_distortion.use_rates import UseRates
-from edge_runtime.policy.routing import route
 
 E, K = 8, 4
 BYTES = {2: 300, 4: 500, 6: 700, 8: 900}
@@ -31,9 +32,8 @@ def calibration(substitute: float = 9.0, layers: int = 2) -> ExpertCalibration:
 
 
 def context(tier: int = 8, substitute: float = 9.0, norm: bool = True) -> PolicyContext:
-    return PolicyContext(
-        num_layers=2, num_experts=E, top_k=K, tier=tier, tier_bytes=BYTES, norm_topk_prob=norm,
-        calibration=calibration(substitute),
+    return policy_cases.context(
+        2, E, K, norm, tier=tier, tier_bytes=BYTES, calibration=calibration(substitute)
     )  # fmt: skip
 
 
@@ -255,7 +255,9 @@ def test_the_native_choice_refuses_what_does_not_fit():
     with pytest.raises(IndexError, match="no layer 2"):
         made._model.decide(2, routing, np.zeros(E, np.uint8))
     with pytest.raises(ValueError, match="tiers of residents"):
-        made._model._one.predict_tiers(0, *routing, np.zeros(E - 1, np.uint8), 1.0, 1.0, np.zeros(E, np.uint8))
+        made._model._one.predict_tiers(
+            0, routing.logits, *routing[:3], np.zeros(E - 1, np.uint8), 1.0, 1.0, np.zeros(E, np.uint8)
+        )
     with pytest.raises(IndexError, match="at most 16"):
         made._model.decide(0, routing, np.full(E, 17, np.uint8))
     with pytest.raises(IndexError, match=f"no expert {E}"):
@@ -306,7 +308,7 @@ def test_a_plan_serves_what_it_weighs(data):
 
 
 def test_a_bundle_without_measurements_is_refused():
-    bare = PolicyContext(num_layers=2, num_experts=E, top_k=K, tier=8, tier_bytes=BYTES)
+    bare = policy_cases.context(2, E, K, tier_bytes=BYTES)
     with pytest.raises(ConfigError, match="--calibrate"):
         create_policy("rate-distortion", bare)
     assert create_policy("rate-distortion:max_kld=0", bare).min_tier == 8

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policy_cases import route
 
 from edge_runtime.lab.evaluation import QualityMeter, log_softmax
-from edge_runtime.policy.routing import route
 
 
 @pytest.mark.oracle

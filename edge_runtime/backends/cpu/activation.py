@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.base.spec import Activation
+from edge_runtime.base.spec import Activation, ExpertSpec
 
 Floats = TypeVar("Floats", NDArray[np.float32], NDArray[np.float64])
 _GELU_CUBIC, _GELU_SCALE = 0.044715, 0.7978845608028654  # sqrt(2 / pi)
@@ -25,6 +25,22 @@ def activate(kind: Activation, x: Floats, alpha: float = 1.0) -> Floats:
     else:
         result = x * sigmoid(x if alpha == 1 else number(alpha) * x)
     return result
+
+
+def expert_hidden(experts: ExpertSpec, gate: Floats | None, up: Floats) -> Floats:
+    """Return what an expert hands to its down matrix (`ExpertSpec` has the formula).
+
+    Args:
+        experts: what they compute.
+        gate: gate x + b_gate [T, I]; None where there is no gate.
+        up: up x + b_up [T, I].
+    """
+    if gate is None:
+        return activate(experts.activation, up)
+    if experts.limit is not None:
+        gate, up = np.minimum(gate, experts.limit), np.clip(up, -experts.limit, experts.limit)
+    hidden: Floats = activate(experts.activation, gate, experts.alpha) * (up + up.dtype.type(experts.up_offset))
+    return hidden
 
 
 def sigmoid(x: Floats) -> Floats:

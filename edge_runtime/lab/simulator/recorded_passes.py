@@ -17,7 +17,6 @@ from edge_runtime.lab.simulator.requests import RequestLog
 from edge_runtime.lab.simulator.trace_format import TracePass
 from edge_runtime.policy.base import Decision, Policy, Routing
 from edge_runtime.policy.joint import PassPolicies
-from edge_runtime.policy.routing import route
 from edge_runtime.prefetch.prefetcher import Prefetcher
 from edge_runtime.prefetch.read_ahead import ReadAhead
 from edge_runtime.prefetch.recorded import RecordedPredictor
@@ -42,6 +41,7 @@ class RecordedPasses:
 
     Args:
         spec: the model.
+        predictor: repeats the predictions on record, and has the router of the trace.
         cache: holds the experts, over `store`.
         store: counts the reads.
         policy: decides.
@@ -52,6 +52,7 @@ class RecordedPasses:
     def __init__(
         self,
         spec: ModelSpec,
+        predictor: RecordedPredictor,
         cache: ExpertCache,
         store: SimulatedStore,
         policy: Policy,
@@ -60,7 +61,7 @@ class RecordedPasses:
         repeats_rejections: bool,
     ) -> None:
         self._spec, self._cache, self._policy, self._repeats = spec, cache, policy, repeats_rejections
-        self._predictor = RecordedPredictor(spec.sparse_layers, norm_topk_prob=spec.router.normalise)
+        self._predictor = predictor
         self._switch, self._prefetcher = RecordedSwitch(), None
         if prefetch and not cache.fits_all:
             self._prefetcher = Prefetcher(self._predictor, cache, self._switch)
@@ -91,11 +92,8 @@ class RecordedPasses:
     def _attempt(self, one: TracePass) -> Attempt:
         """A pass is routed in one go: a call of the router for every layer would take most of the time."""
         self._predictor.load(one.predictions)
-        spec, (layers, tokens, experts) = self._spec, one.logits.shape
-        every = route(one.logits.reshape(-1, experts), spec.top_k, norm_topk_prob=spec.router.normalise)
-        ids, weights = (a.reshape(layers, tokens, spec.top_k) for a in (every.topk_ids, every.topk_weights))
-        by_layer = zip(spec.sparse_layers, one.logits, ids, weights, strict=True)
-        self._routings = {layer_idx: Routing(*chosen) for layer_idx, *chosen in by_layer}
+        spec, tokens = self._spec, len(one.token_ids)
+        self._routings = self._predictor.router.route_recorded(one.logits, one.token_ids)
         self._cache.begin_pass()
         self._read_ahead.decide_with(PassPolicies([self._policy], [tokens]))
         decisions = run_layers(spec.sparse_layers, self, self._decide, self)

@@ -22,6 +22,8 @@ from edge_runtime.lab.simulator.trace import Trace
 from edge_runtime.lab.simulator.trace_format import TraceHeader, TracePass
 from edge_runtime.policy import create_policy, parse_policy
 from edge_runtime.policy.base import Policy, PolicyContext
+from edge_runtime.policy.routing import Router
+from edge_runtime.prefetch.recorded import RecordedPredictor
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,15 @@ def simulate(
     header = trace.header
     if settings.prefetch and not header.ahead:
         raise ConfigError("--prefetch: the trace holds no predictions. Record it with --prefetch, then replay it.")
-    context = policy_context(header, settings.tier or header.tier, settings.calibration)
+    router = trace.router()
+    context = policy_context(header, router, settings.tier or header.tier, settings.calibration)
     policy, store = create_policy(settings.policy, context), SimulatedStore(settings.drive)
     is_own = parse_policy(settings.policy) == parse_policy(header.policy) and context.tier == header.tier
     tokens, started = 0, perf_counter()
     with closing(_make_cache(header, context, policy, settings, store)) as cache:
+        predictor = RecordedPredictor(router, predicts_logits=header.predicted == "logits")
         passes = RecordedPasses(
-            header.model, cache, store, policy, prefetch=settings.prefetch, repeats_rejections=is_own
+            header.model, predictor, cache, store, policy, prefetch=settings.prefetch, repeats_rejections=is_own
         )  # fmt: skip
         for attempts in _attempts(trace):
             passes.run(attempts)
@@ -107,16 +111,16 @@ def simulate(
     return Simulation(policy, counters, tokens, store.seconds, perf_counter() - started, passes.requests)
 
 
-def policy_context(header: TraceHeader, tier: int, calibration: ExpertCalibration | None) -> PolicyContext:
+def policy_context(
+    header: TraceHeader, router: Router, tier: int, calibration: ExpertCalibration | None
+) -> PolicyContext:
     """What a policy is built for, as `edge_runtime.engine.assembly` says it of a bundle."""
     spec, layout = header.model, header.layout
     return PolicyContext(
         num_layers=spec.num_layers,
-        num_experts=spec.num_experts,
-        top_k=spec.top_k,
+        router=router,
         tier=tier,
         tier_bytes={t: layout.tier_bytes(t) for t in header.tiers},
-        norm_topk_prob=spec.router.normalise,
         calibration=calibration,
     )
 

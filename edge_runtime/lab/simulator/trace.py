@@ -12,6 +12,7 @@ import numpy as np
 
 from edge_runtime.base.checksum import crc32c
 from edge_runtime.base.errors import BundleError
+from edge_runtime.bundle.router_data import RouterData
 from edge_runtime.lab.simulator.trace_format import (
     ALL_FLAGS,
     BLOCK,
@@ -30,6 +31,8 @@ from edge_runtime.lab.simulator.trace_format import (
     parse_pass,
     pass_crc,
 )
+from edge_runtime.lab.simulator.trace_router import recorded_model, router_block_bytes, unpack_router
+from edge_runtime.policy.routing import Router, router_of
 
 
 class Trace:
@@ -46,10 +49,14 @@ class Trace:
         self.path = Path(path)
         try:
             with open(self.path, "rb") as file:
-                self.header, self._start = self._read_header(file)
+                self.header, behind = self._read_header(file)
                 size = file.seek(0, os.SEEK_END)
+                block = router_block_bytes(self.header.model)
+                self._start = behind + block
                 if size < self._start + END.size:
                     raise self._bad("expected an end mark, the file is truncated")
+                file.seek(behind)
+                self._router = self._read_router(file.read(block))
                 file.seek(size - END.size)
                 self.passes, self._all_tokens, self.tokens = self._read_end(file)
         except OSError as err:
@@ -59,6 +66,10 @@ class Trace:
             raise self._bad(
                 f"expected {expected} bytes for {self.passes} passes of {self._all_tokens} tokens, got {size}"
             )
+
+    def router(self) -> Router:
+        """Return the model's router, for the logits on record."""
+        return router_of(recorded_model(self.header.model), self._router)
 
     def __iter__(self) -> Iterator[TracePass]:
         """Yield every pass in order; memory is that of one pass."""
@@ -102,6 +113,12 @@ class Trace:
         try:
             return parse_header(text, version), PREFIX.size + size
         except (ValueError, RecursionError) as err:
+            raise self._bad(str(err)) from err
+
+    def _read_router(self, raw: bytes) -> RouterData:
+        try:
+            return unpack_router(self.header.model, raw)
+        except ValueError as err:
             raise self._bad(str(err)) from err
 
     def _read_end(self, file: IO[bytes]) -> tuple[int, int, int]:

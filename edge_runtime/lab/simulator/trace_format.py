@@ -45,6 +45,7 @@ class TraceHeader:
         bundle_id: of the bundle that ran.
         policy: that was in force, with its parameters.
         ahead: predictions of coming layers recorded for each layer; 0: none.
+        predicted: what the predictor's routings hold: logits of routers, or how often experts were chosen.
         created_by: program and version.
     """
 
@@ -57,6 +58,7 @@ class TraceHeader:
     policy: str
     created_by: str
     ahead: int = 0
+    predicted: Literal["logits", "shares"] = "logits"
 
     @property
     def layout(self) -> RecordLayout:
@@ -152,8 +154,11 @@ def parse_pass(header: TraceHeader, tokens: int, flags: int, payload: bytes) -> 
     predictions = ahead.reshape(layers, header.ahead, tokens, experts + 1) if header.ahead else None
     if predictions is not None and not ((predictions[..., 0] >= 0) & (predictions[..., 0] <= experts)).all():
         raise ValueError(f"expected predictions of 0 to {experts} experts")
+    token_ids = np.frombuffer(payload, "<i4", tokens).astype(np.int32)
+    if not ((token_ids >= 0) & (token_ids < header.model.vocab_size)).all():
+        raise ValueError(f"expected tokens below {header.model.vocab_size}")
     return TracePass(
-        np.frombuffer(payload, "<i4", tokens).astype(np.int32),
+        token_ids,
         logits.reshape(layers, tokens, experts),
         np.frombuffer(payload, "<f4", tokens, 4 * tokens).astype(np.float32),
         bool(flags & FIRST_OF_TEXT),

@@ -11,7 +11,9 @@ from types import TracebackType
 from typing import IO
 
 from edge_runtime.base.checksum import crc32c
+from edge_runtime.bundle.router_data import RouterData
 from edge_runtime.lab.simulator.trace_format import DONE, END, MAGIC, PREFIX, VERSION, TraceHeader, TracePass, pack_pass
+from edge_runtime.lab.simulator.trace_router import pack_router
 
 
 class TraceWriter:
@@ -20,15 +22,17 @@ class TraceWriter:
     Args:
         path: the file to write; replaced if it exists.
         header: what the trace says about the run.
+        router: the numbers the model's router needs besides logits.
     """
 
-    def __init__(self, path: str | os.PathLike[str], header: TraceHeader) -> None:
+    def __init__(self, path: str | os.PathLike[str], header: TraceHeader, router: RouterData | None = None) -> None:
         self.header = header
         self._passes = self._tokens = self._standing = 0
         self._path, self._part = Path(path), Path(f"{os.fspath(path)}.part")
         self._file: IO[bytes] = open(self._part, "wb")  # noqa: SIM115 - closed by close()
         text = json.dumps(asdict(header), separators=(",", ":")).encode()
         self._file.write(PREFIX.pack(MAGIC, VERSION, len(text), crc32c(text)) + text)
+        self._file.write(pack_router(header.model, router or RouterData()))
 
     def add(self, one: TracePass) -> None:
         """Append a pass."""

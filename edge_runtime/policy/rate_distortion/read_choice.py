@@ -53,6 +53,7 @@ class ReadChoice:
 
     def __init__(self, context: PolicyContext, tiers: list[int], *, budget: float, memory: int, horizon: int) -> None:
         calibration = measured(context, "policy 'rate-distortion'")
+        self._router = context.router
         self.losses = loss_tables(context, calibration, tiers)
         shares = substitute_shares(context, calibration)
         self.rates = UseRates(context.num_layers, context.num_experts, calibration, memory)
@@ -65,7 +66,8 @@ class ReadChoice:
         self._one = OneToken(
             np.ascontiguousarray(by_expert, np.float64), np.ascontiguousarray(by_resident, np.float64),
             self._held.astype(np.float64), shares, self.rates.sums, self.rates.factors, self.rates.tokens, [*tiers, 0],
-            context.tier, self.horizon, self.rates.keep, context.norm_topk_prob,
+            context.tier, self.horizon, self.rates.keep, context.router.native,
+            context.router.expert_scales(context.num_layers),
         )  # fmt: skip
         sizes = [context.tier_bytes[t] for t in tiers]
         greatest = (1 + horizon) * float(self.losses.max() / min(np.diff([0, *sorted(sizes)])))
@@ -94,7 +96,10 @@ class ReadChoice:
         """Return uint8 [E], the tiers `decide` would choose; changes nothing. Arguments as for it."""
         tiers = np.zeros(self.losses.shape[2], np.uint8)
         if len(routing.topk_ids) == 1:
-            self._one.predict_tiers(layer_idx, *routing, resident, self.price, self.opportunity_cost.nats_a_byte, tiers)
+            self._one.predict_tiers(
+                layer_idx, *self._seen(layer_idx, routing), resident, self.price, self.opportunity_cost.nats_a_byte,
+                tiers,
+            )  # fmt: skip
         else:
             experts, choice, _ = self._choose_for_many(layer_idx, routing, resident)
             tiers[experts] = self._served[choice]
@@ -108,9 +113,14 @@ class ReadChoice:
         ids, weights = np.empty_like(routing.topk_ids), np.empty_like(routing.topk_weights)
         tiers = np.zeros(len(resident), np.uint8)
         substituted, skipped, changed, loss, read_bytes, held = self._one.decide(
-            layer_idx, *routing, resident, self.price, self.opportunity_cost.nats_a_byte, ids, weights, tiers
-        )
+            layer_idx, *self._seen(layer_idx, routing), resident, self.price, self.opportunity_cost.nats_a_byte, ids,
+            weights, tiers,
+        )  # fmt: skip
         return Choice(Decision(ids, weights, tiers, substituted, skipped, changed, loss), read_bytes, held)
+
+    def _seen(self, layer_idx: int, routing: Routing) -> tuple[F32, F32, NDArray[np.int32], F32]:
+        """What the native choice looks at: logits, what the router compares, experts, weights."""
+        return routing.logits, self._router.preference(layer_idx, routing), routing.topk_ids, routing.topk_weights
 
     def _decide_for_many(self, layer_idx: int, routing: Routing, resident: U8) -> Choice:
         """Decide for several tokens. No resident replaces an expert that is skipped."""

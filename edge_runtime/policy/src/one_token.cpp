@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "router.hpp"
+
 namespace hobbit {
 
 namespace {
@@ -79,9 +81,13 @@ int OneToken::next_resident(const TokenRow& row, const std::vector<int>& taken) 
   int best = -1;
   for (int expert = 0; expert < shape_.experts; ++expert) {
     if (!row.resident[expert] || std::find(taken.begin(), taken.end(), expert) != taken.end()) continue;
-    if (best < 0 || row.logits[expert] > row.logits[best]) best = expert;
+    if (best < 0 || row.preference[expert] > row.preference[best]) best = expert;
   }
   return best;
+}
+
+double OneToken::factor(int layer, int expert) const {
+  return arrays_.factors_of_experts ? arrays_.factors_of_experts[int64_t(layer) * shape_.experts + expert] : 1.0;
 }
 
 // Empty places go to the likeliest residents the router did not choose. One weighs what the model's own rule gives it
@@ -97,12 +103,17 @@ void OneToken::fill(const TokenRow& row, const std::vector<int>& empty, std::vec
     filled.push_back(rank);
     plan.ids[rank] = expert;
     plan.tiers[expert] = row.resident[expert];
-    given[rank] = given[0] * std::exp(double(row.logits[expert]) - first);
+    const double own = factor(row.layer, row.ids[0]);
+    const double times = own == 0 ? 0 : factor(row.layer, expert) / own;
+    given[rank] = given[0] * score_ratio(shape_.rule.score, row.logits[expert], first) * times;
     losses_[rank] *= arrays_.shares[row.layer];
   }
-  if (!shape_.normalise) return;
+  if (!shape_.rule.normalise && !shape_.rule.over_chosen) return;
   double total = 0;
-  for (const double weight : given) total += weight;
+  for (int rank = 0; rank < row.top_k; ++rank) {
+    const double times = factor(row.layer, plan.ids[rank]) * shape_.rule.scale;
+    if (given[rank] != 0) total += given[rank] / times;
+  }
   for (const int rank : filled) given[rank] /= total;
 }
 

@@ -6,6 +6,8 @@
 #include <optional>
 #include <vector>
 
+#include "route.hpp"
+
 namespace hobbit {
 
 constexpr int kTierRows = 17;  // tiers are 0 (absent) to 16
@@ -16,6 +18,7 @@ struct ChoiceArrays {
   const double* missing;  // [kTierRows, C] bytes from each resident tier to each choice
   const double* held;     // [kTierRows] bytes a resident holds at each tier
   const double* shares;   // [L] loss of another expert in the place, in losses of the skip
+  const double* factors_of_experts;  // [L, E] each expert's factor of its weight; null: there are none
   double* sums;           // [L, E] use rates: squared weights seen, times factor over tokens
   double* factors;        // [L]
   double* tokens;         // [L]
@@ -27,7 +30,7 @@ struct ChoiceShape {
   int full;                     // nothing is lost from this tier on
   double horizon;               // tokens ahead whose uses a read is credited with
   double keep;                  // what a token leaves of a use rate
-  bool normalise;               // the model divides the K weights by their sum
+  RouterRule rule;              // of the model: what another expert in a place weighs
 };
 
 struct Prices {
@@ -38,6 +41,7 @@ struct Prices {
 struct TokenRow {
   int layer, top_k;
   const float* logits;      // [E]
+  const float* preference;  // [E] what the router's choice compares
   const int32_t* ids;       // [K], heaviest first
   const float* weights;     // [K]
   const uint8_t* resident;  // [E] tiers
@@ -71,6 +75,7 @@ class OneToken {
   void note(const TokenRow& row);
   double choose(const TokenRow& row, const Prices& prices);
   int choose_expert(const TokenRow& row, const Prices& prices, int rank, double scale) const;
+  double factor(int layer, int expert) const;
   void fill(const TokenRow& row, const std::vector<int>& empty, std::vector<double>& given, const TokenPlan& plan);
   int next_resident(const TokenRow& row, const std::vector<int>& taken) const;
 

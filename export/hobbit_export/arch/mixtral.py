@@ -15,7 +15,7 @@ from hobbit_export.arch.decoder import (
     read_window,
     with_window,
 )
-from hobbit_export.arch.names import Names, fused, per_expert
+from hobbit_export.arch.names import ATTENTION, Names, fused, per_expert
 
 MODEL_TYPE = "mixtral"
 DEFAULTS: dict[str, Any] = {
@@ -26,13 +26,13 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 # `block_sparse_moe` is the published spelling, `mlp` the one transformers 5 uses in memory.
 NAMES = Names(
-    ("block_sparse_moe", "mlp"),
     (
         per_expert("block_sparse_moe", "w1", "w3", "w2"),
         per_expert("mlp", "w1", "w3", "w2"),
         fused("mlp"),
         fused("block_sparse_moe"),
     ),
+    {**ATTENTION, "router": ("block_sparse_moe.gate.weight", "mlp.gate.weight")},
 )
 
 

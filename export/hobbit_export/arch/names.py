@@ -1,73 +1,149 @@
-"""How a family names its tensors: canonical trunk names to candidates, and the layouts experts come in."""
+"""How a family names its tensors: canonical names to candidates, and the layouts experts come in. Data of adapters."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-MATRICES = ("gate", "up", "down")
-"""An expert's matrices in the order of the encoder: down( silu(gate x) * (up x) )."""
+from edge_runtime.base.spec import ExpertSpec, Matrix
 
 IGNORABLE = re.compile(r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 """Tensors old checkpoints carry that follow from the config."""
 
+LAYERS = "model.layers.{layer}."
+TOP: Mapping[str, str] = {
+    "embed": "model.embed_tokens.weight",
+    "final_norm": "model.norm.weight",
+    "head": "lm_head.weight",
+}
+"""Embedding, last norm and head, as most families call them."""
+ATTENTION: Mapping[str, str] = {
+    "attn_norm": "input_layernorm.weight",
+    "ffn_norm": "post_attention_layernorm.weight",
+    **{n: f"self_attn.{n}_proj.weight" for n in "qkvo"},
+    **{f"{n}_bias": f"self_attn.{n}_proj.bias" for n in "qkvo"},
+    "q_norm": "self_attn.q_norm.weight",
+    "k_norm": "self_attn.k_norm.weight",
+}
+"""Norms and attention of a layer, as most families call them."""
+
+
+def mlp_names(canonical: str, block: str) -> dict[str, str]:
+    """Names of a dense network: canonical ``dense`` or ``shared`` below a block such as ``mlp.shared_expert``."""
+    return {f"{canonical}_{n}_proj": f"{block}.{n}_proj.weight" for n in ("gate", "up", "down")}
+
 
 class RowRange(NamedTuple):
-    """Rows start to stop of a tensor seen as a matrix (all dimensions but the last flattened)."""
+    """Rows of a tensor seen as a matrix, all dimensions but the last flattened: start, start + stride, ..."""
 
     tensor: str
     start: int
-    stop: int
+    rows: int
+    stride: int = 1
+
+    def part(self, first: int, last: int) -> tuple[int, int]:
+        """Return the tensor rows to read for rows `first` to `last` (exclusive): every `stride`-th of them counts."""
+        start = self.start + first * self.stride
+        return start, start + (last - first - 1) * self.stride + 1
 
 
 @dataclass(frozen=True)
 class ExpertLayout:
     """One way to store experts. Patterns take {layer} and, where one tensor holds one expert, {expert}.
 
-    Fused layouts hold all experts of a layer: gate_up [E, 2I, D] (gate rows first) and down [E, D, I].
+    Fused layouts hold all experts of a layer: gate_up [E, 2I, D] and down [E, D, I], or up [E, I, D] without a gate.
+
+    Attributes:
+        gate: tensor of the gate matrices; "" where experts have none.
+        up: of the up matrices; the same tensor where gate and up are fused.
+        down: of the down matrices.
+        gate_bias: of the gate's biases; "" where there are none. Fused like the matrices: [E, 2I], else [I].
+        up_bias: of up's.
+        down_bias: of down's: [E, D], else [D].
+        interleaved: gate and up rows alternate in a fused tensor; else all gate rows come first.
     """
 
     gate: str
     up: str
     down: str
+    gate_bias: str = ""
+    up_bias: str = ""
+    down_bias: str = ""
+    interleaved: bool = field(default=False, kw_only=True)
 
     @property
     def fused(self) -> bool:
         """Whether one tensor holds every expert of a layer."""
         return "{expert}" not in self.down
 
-    def tensor(self, layer_idx: int, expert_idx: int, matrix: str) -> str:
-        """Name of the tensor that holds an expert's matrix."""
-        return str(getattr(self, matrix)).format(layer=layer_idx, expert=expert_idx)
+    def tensor(self, layer_idx: int, expert_idx: int, matrix: Matrix, *, bias: bool = False) -> str:
+        """Name of the tensor that holds an expert's matrix, or its bias."""
+        pattern: str = getattr(self, f"{matrix}_bias" if bias else matrix)
+        return pattern.format(layer=layer_idx, expert=expert_idx)
 
-    def rows(self, layer_idx: int, expert_idx: int, matrix: str, hidden: int, intermediate: int) -> RowRange:
+    def rows(self, layer_idx: int, expert_idx: int, matrix: Matrix, hidden: int, intermediate: int) -> RowRange:
         """Where an expert's gate or up [I, D] or down [D, I] lies."""
         name = self.tensor(layer_idx, expert_idx, matrix)
         count = hidden if matrix == "down" else intermediate
         if not self.fused:
             return RowRange(name, 0, count)
-        stride = hidden if matrix == "down" else 2 * intermediate
-        start = expert_idx * stride + (intermediate if matrix == "up" else 0)
-        return RowRange(name, start, start + count)
+        if matrix == "down" or not self._joined:
+            return RowRange(name, expert_idx * count, count)
+        start, second = 2 * expert_idx * count, int(matrix == "up")
+        return (
+            RowRange(name, start + second, count, 2)
+            if self.interleaved
+            else RowRange(name, start + second * count, count)
+        )
 
-    def shape(self, matrix: str, num_experts: int, hidden: int, intermediate: int) -> tuple[int, ...]:
+    def bias_part(self, expert_idx: int, matrix: Matrix, size: int) -> tuple[int, slice]:
+        """Where an expert's bias lies in its tensor: a row (all dimensions but the last flattened), and which part."""
+        row = expert_idx if self.fused else 0
+        if matrix == "down" or not (self.fused and self._joined):
+            return row, slice(0, size)
+        second = int(matrix == "up")
+        return row, slice(second, None, 2) if self.interleaved else slice(second * size, (second + 1) * size)
+
+    def shape(self, matrix: Matrix, num_experts: int, hidden: int, intermediate: int) -> tuple[int, ...]:
         """Shape the tensor of a matrix must have."""
-        if self.fused:
-            return (num_experts, hidden, intermediate) if matrix == "down" else (num_experts, 2 * intermediate, hidden)
-        return (hidden, intermediate) if matrix == "down" else (intermediate, hidden)
+        if not self.fused:
+            return (hidden, intermediate) if matrix == "down" else (intermediate, hidden)
+        if matrix == "down":
+            return (num_experts, hidden, intermediate)
+        return (num_experts, (2 if self._joined else 1) * intermediate, hidden)
+
+    def bias_shape(self, matrix: Matrix, num_experts: int, hidden: int, intermediate: int) -> tuple[int, ...]:
+        """Shape the tensor of a matrix' biases must have."""
+        return self.shape(matrix, num_experts, hidden, intermediate)[:-1]
+
+    def fits(self, experts: ExpertSpec) -> bool:
+        """Whether it has the tensors such experts need."""
+        return bool(self.gate) == experts.gated and bool(self.down_bias) == experts.bias
+
+    @property
+    def _joined(self) -> bool:
+        return self.gate == self.up
 
 
-def per_expert(prefix: str, gate: str, up: str, down: str) -> ExpertLayout:
-    """Layout with three tensors an expert, below a prefix such as ``mlp``."""
-    base = f"model.layers.{{layer}}.{prefix}.experts.{{expert}}."
-    return ExpertLayout(base + f"{gate}.weight", base + f"{up}.weight", base + f"{down}.weight")
+def per_expert(block: str, gate: str, up: str, down: str, *, bias: bool = False, layers: str = LAYERS) -> ExpertLayout:
+    """Layout with a tensor for every matrix of every expert, below a block such as ``mlp``; gate "": there is none."""
+    base = f"{layers}{block}.experts.{{expert}}."
+    names = [f"{base}{name}.weight" if name else "" for name in (gate, up, down)]
+    biases = [f"{base}{name}.bias" if name and bias else "" for name in (gate, up, down)]
+    return ExpertLayout(*names, *biases)
 
 
-def fused(prefix: str) -> ExpertLayout:
+def fused(
+    block: str, *, gated: bool = True, bias: bool = False, interleaved: bool = False, layers: str = LAYERS
+) -> ExpertLayout:
     """Layout with two tensors a layer, as transformers 5 holds experts in memory."""
-    base = f"model.layers.{{layer}}.{prefix}.experts."
-    return ExpertLayout(base + "gate_up_proj", base + "gate_up_proj", base + "down_proj")
+    base = f"{layers}{block}.experts."
+    up, down = base + ("gate_up_proj" if gated else "up_proj"), base + "down_proj"
+    names = [up if gated else "", up, down]
+    biases = [f"{name}_bias" if name and bias else "" for name in names]
+    return ExpertLayout(*names, *biases, interleaved=interleaved)
 
 
 @dataclass(frozen=True)
@@ -75,33 +151,31 @@ class Names:
     """Tensor names of one family.
 
     Attributes:
-        moe_prefixes: names of the block that holds router and experts.
         layouts: accepted expert layouts; a layer must follow exactly one.
+        layer: canonical name -> name below a layer, or several of which one is there. Canonical are the names of
+            `edge_runtime.backends.cpu.trunk.weights`, and for what a router adds ``router_logit_bias``,
+            ``router_selection_bias``, ``router_expert_scale`` and ``router_hashed_experts``.
+        top: canonical name -> name, of embedding, last norm and head.
+        layers: what a layer's names start with.
+        left_out: tensors that are not part of what is run, such as a vision tower; they are named when they are left
+            out.
     """
 
-    moe_prefixes: tuple[str, ...]
     layouts: tuple[ExpertLayout, ...]
+    layer: Mapping[str, str | tuple[str, ...]]
+    top: Mapping[str, str] = field(default_factory=lambda: TOP)
+    layers: str = LAYERS
+    left_out: re.Pattern[str] | None = None
 
     def candidates(self, canonical: str) -> tuple[str, ...]:
-        """Checkpoint names a canonical trunk weight may have."""
-        if canonical in _TOP:
-            return (_TOP[canonical],)
+        """Checkpoint names a canonical weight may have.
+
+        Raises:
+            KeyError: the adapter does not name it.
+        """
+        if canonical in self.top:
+            return (self.top[canonical],)
         _, layer_idx, name = canonical.split(".")
-        prefix = f"model.layers.{layer_idx}."
-        if name == "router":
-            return tuple(f"{prefix}{moe}.gate.weight" for moe in self.moe_prefixes)
-        return (prefix + _LAYER[name],)
-
-
-_TOP = {"embed": "model.embed_tokens.weight", "final_norm": "model.norm.weight", "head": "lm_head.weight"}
-_LAYER = {
-    "attn_norm": "input_layernorm.weight",
-    "ffn_norm": "post_attention_layernorm.weight",
-    **{n: f"self_attn.{n}_proj.weight" for n in "qkvo"},
-    **{f"{n}_bias": f"self_attn.{n}_proj.bias" for n in "qkvo"},
-    "q_norm": "self_attn.q_norm.weight",
-    "k_norm": "self_attn.k_norm.weight",
-    **{f"shared_{n}_proj": f"mlp.shared_expert.{n}_proj.weight" for n in MATRICES},
-    **{f"dense_{n}_proj": f"mlp.{n}_proj.weight" for n in MATRICES},
-    "shared_expert_gate": "mlp.shared_expert_gate.weight",
-}
+        found = self.layer[name]
+        prefix = self.layers.format(layer=layer_idx)
+        return tuple(prefix + each for each in ((found,) if isinstance(found, str) else found))

@@ -8,7 +8,7 @@ from typing import Any
 from edge_runtime.base.spec import ExpertSpec, LayerSpec, ModelSpec, RouterSpec
 from hobbit_export.arch.config import ConfigReader
 from hobbit_export.arch.decoder import read_attention, read_num_experts, read_sizes, read_top_k
-from hobbit_export.arch.names import Names, fused, per_expert
+from hobbit_export.arch.names import ATTENTION, Names, fused, per_expert
 
 MODEL_TYPE = "olmoe"
 DEFAULTS: dict[str, Any] = {
@@ -17,7 +17,10 @@ DEFAULTS: dict[str, Any] = {
     "rope_theta": 1e4, "num_experts_per_tok": 8, "num_experts": 64, "norm_topk_prob": False, "attention_bias": False,
     "clip_qkv": None, "bos_token_id": None, "eos_token_id": 50279,
 }  # fmt: skip
-NAMES = Names(("mlp",), (per_expert("mlp", "gate_proj", "up_proj", "down_proj"), fused("mlp")))
+NAMES = Names(
+    (per_expert("mlp", "gate_proj", "up_proj", "down_proj"), fused("mlp")),
+    {**ATTENTION, "router": "mlp.gate.weight"},
+)
 
 
 def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:

@@ -18,7 +18,7 @@ from hobbit_export.arch.decoder import (
     read_window,
     with_window,
 )
-from hobbit_export.arch.names import Names, fused, per_expert
+from hobbit_export.arch.names import ATTENTION, Names, fused, mlp_names, per_expert
 
 MODEL_TYPE = "qwen2_moe"
 DEFAULTS: dict[str, Any] = {
@@ -28,7 +28,16 @@ DEFAULTS: dict[str, Any] = {
     "shared_expert_intermediate_size": 5632, "norm_topk_prob": False, "qkv_bias": True, "use_sliding_window": False,
     "sliding_window": 4096, "max_window_layers": 28, "bos_token_id": None, "eos_token_id": None,
 }  # fmt: skip
-NAMES = Names(("mlp",), (per_expert("mlp", "gate_proj", "up_proj", "down_proj"), fused("mlp")))
+NAMES = Names(
+    (per_expert("mlp", "gate_proj", "up_proj", "down_proj"), fused("mlp")),
+    {
+        **ATTENTION,
+        "router": "mlp.gate.weight",
+        **mlp_names("dense", "mlp"),
+        **mlp_names("shared", "mlp.shared_expert"),
+        "shared_expert_gate": "mlp.shared_expert_gate.weight",
+    },
+)
 
 
 def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:

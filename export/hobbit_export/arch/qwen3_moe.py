@@ -17,7 +17,7 @@ from hobbit_export.arch.decoder import (
     read_window,
     with_window,
 )
-from hobbit_export.arch.names import Names, fused, per_expert
+from hobbit_export.arch.names import ATTENTION, Names, fused, mlp_names, per_expert
 
 MODEL_TYPE = "qwen3_moe"
 DEFAULTS: dict[str, Any] = {
@@ -27,7 +27,10 @@ DEFAULTS: dict[str, Any] = {
     "norm_topk_prob": False, "attention_bias": False, "use_sliding_window": False, "sliding_window": 4096,
     "bos_token_id": None, "eos_token_id": None,
 }  # fmt: skip
-NAMES = Names(("mlp",), (per_expert("mlp", "gate_proj", "up_proj", "down_proj"), fused("mlp")))
+NAMES = Names(
+    (per_expert("mlp", "gate_proj", "up_proj", "down_proj"), fused("mlp")),
+    {**ATTENTION, "router": "mlp.gate.weight", **mlp_names("dense", "mlp")},
+)
 
 
 def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:

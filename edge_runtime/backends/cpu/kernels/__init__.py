@@ -44,10 +44,6 @@ Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (to
     reset(layer, expert)           start the next expert in the same buffers.
     The bytes do not depend on `threads`, on `isa`, or on how rows were grouped.
 
-`route(logits, ids, weights, norm)`
-    The router's rule: softmax over float32 [T, E], the K greatest into ids int32 [T, K] (best first, equal ones by
-    number) and their probabilities into weights float32 [T, K], divided by their sum if `norm`.
-
 All arrays are C-contiguous. Long calls release the GIL. Bad arguments raise ValueError naming what
 was expected and what came.
 """
@@ -55,11 +51,11 @@ was expected and what came.
 from __future__ import annotations
 
 try:
-    from edge_runtime.backends.cpu.kernels._native import ExpertEncoder, ExpertKernels, available_isas, route
+    from edge_runtime.backends.cpu.kernels._native import ExpertEncoder, ExpertKernels, available_isas
 except ImportError as err:
     raise ImportError(
         "edge_runtime.backends.cpu.kernels: the native extension '_native' is missing or does not load "
         f"({err}). Build it with: pip install -e . (needs a C++17 compiler)"
     ) from err
 
-__all__ = ["ExpertEncoder", "ExpertKernels", "available_isas", "route"]
+__all__ = ["ExpertEncoder", "ExpertKernels", "available_isas"]

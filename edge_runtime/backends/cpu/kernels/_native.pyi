@@ -10,7 +10,6 @@ _U64 = npt.NDArray[np.uint64]
 _U8 = npt.NDArray[np.uint8]
 
 def available_isas() -> list[str]: ...
-def route(logits: _F32, ids: _I32, weights: _F32, norm: bool) -> None: ...
 
 class ExpertKernels:
     def __init__(

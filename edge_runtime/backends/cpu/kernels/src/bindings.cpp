@@ -81,24 +81,6 @@ hobbit::ExpertKernels::Plan plan(const hobbit::ExpertKernels& k, const Array& x,
   return {data<float>(x), data<int32_t>(ids), data<float>(weights), x.shape(0), size_t(num_experts)};
 }
 
-// One row of router logits in, the K best experts and their weights out.
-void route(const Array& logits, const OutArray& ids, const OutArray& weights, bool norm) {
-  if (logits.ndim() != 2) throw nb::value_error(("logits: expected [T, E], got " + describe(logits)).c_str());
-  const size_t experts = logits.shape(1), tokens = logits.shape(0);
-  if (ids.ndim() != 2 || ids.shape(1) < 1 || ids.shape(1) > experts || ids.shape(0) != tokens)
-    throw nb::value_error(("ids: expected [" + std::to_string(tokens) + ", K] with K in 1.." +
-                           std::to_string(experts) + ", got " + describe(ids)).c_str());
-  const size_t k = ids.shape(1);
-  check<float>("logits", logits, experts);
-  check<int32_t>("ids", ids, k);
-  check<float>("weights", weights, k);
-  if (weights.shape(0) != tokens) throw nb::value_error("weights: expected as many rows as ids");
-  static const hobbit::KernelTable& table = hobbit::find_kernels("auto");
-  for (size_t t = 0; t < tokens; ++t)
-    table.route(data<float>(logits) + t * experts, experts, k, norm, static_cast<int32_t*>(ids.data()) + t * k,
-                static_cast<float*>(weights.data()) + t * k);
-}
-
 hobbit::Source source(const std::string& dtype, const Array& rows) {
   const nb::dlpack::dtype got = rows.dtype();
   if (dtype == "f32" && got == nb::dtype<float>()) return hobbit::Source::f32;
@@ -141,8 +123,6 @@ NB_MODULE(_native, m) {
     for (const hobbit::KernelTable* t : hobbit::available_kernels()) names.emplace_back(t->name);
     return names;
   });
-
-  m.def("route", &route, "logits"_a, "ids"_a, "weights"_a, "norm"_a);
 
   using K = hobbit::ExpertKernels;
   nb::class_<K>(m, "ExpertKernels")

@@ -36,7 +36,6 @@ struct KernelTable {
                      size_t inputs, float* out, size_t stride);
   void (*swiglu)(const float* gate, const float* up, size_t n, float* out);
   void (*combine)(const float* y, const float* weights, size_t top_k, size_t n, float* out);
-  void (*route)(const float* logits, size_t experts, size_t top_k, bool norm, int32_t* ids, float* weights);
   EncodePanel encode;
 };
 
