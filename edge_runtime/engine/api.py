@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
@@ -22,16 +21,14 @@ from edge_runtime.config.resolve import EngineOptions
 from edge_runtime.engine.assembly import Parts, assemble
 from edge_runtime.engine.continuation import Chunk, TextDelta
 from edge_runtime.engine.decoder import BeforeLayer, nothing
-from edge_runtime.engine.exclusive import ExclusiveUse
-from edge_runtime.engine.job import Event, Job, LogitsEvent, Outcome, TokenEvent
 from edge_runtime.engine.observer import SchedulerObserver
 from edge_runtime.engine.prompt import Prompt, encode_prompt
 from edge_runtime.engine.reload import Reload
 from edge_runtime.engine.report import make_report
 from edge_runtime.engine.sampler import SamplingParams
 from edge_runtime.engine.scheduler import Scheduler
-from edge_runtime.engine.sequence import Sequence
 from edge_runtime.engine.sessions import SessionPool
+from edge_runtime.engine.sync_client import SyncClient
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.policy.base import Policy
 from edge_runtime.policy.wrappers.counting import CountingPolicy, RoutingCounts
@@ -53,10 +50,8 @@ class Engine:
     def __init__(self, parts: Parts, load_s: float) -> None:
         self._parts = parts
         self._load_s = load_s
-        self._use = ExclusiveUse(parts.close)
-        self._scheduler = Scheduler(parts, SessionPool([parts.kv]), before_layer=self._use.require_open)
-        self._events: deque[Event] = deque()  # of the request that runs
-        self._last: Sequence | None = None
+        self._client = SyncClient(parts)
+        self._use = self._client.use
 
     @staticmethod
     def open(
@@ -133,46 +128,7 @@ class Engine:
             ExpertReadError: the drive failed; the engine stays usable.
         """
         ids = self._encode(prompt)
-        job = Job(ids, params or SamplingParams(), self._events.append, reuse_prefix=reuse_prefix)
-        return self._stream(job)
-
-    def _stream(self, job: Job) -> Iterator[TextDelta]:
-        with self._use.claim():
-            self._last = sequence = self._begin(job)
-            for event in self._run(sequence):
-                if isinstance(event, TokenEvent):
-                    yield event.delta
-
-    def _begin(self, job: Job) -> Sequence:
-        """Start a job as the only one: of a request that was interrupted, nothing may be left."""
-
-        def begin() -> Sequence:
-            self._scheduler.drop_all()
-            self._events.clear()
-            return self._scheduler.begin(job)
-
-        return self._use.compute(begin)
-
-    def _run(self, sequence: Sequence) -> Iterator[Event]:
-        """Drive the scheduler in this thread, event by event; a job that is abandoned half-way is dropped."""
-        try:
-            while (event := self._use.compute(self._next_event)) is not None:
-                yield event
-        finally:
-            self._scheduler.drop(sequence)
-
-    def _next_event(self) -> Event | None:
-        """Return what the job that runs gives next, None once it is over."""
-        self._scheduler.resume()
-        while not self._events and self._scheduler.step():
-            pass
-        event = self._events.popleft() if self._events else None
-        if not isinstance(event, Exception):
-            return None if isinstance(event, Outcome) else event
-        try:
-            raise event
-        finally:
-            del event  # or the traceback keeps the arrays of its frames alive, in a cycle
+        return self._client.stream(ids, params or SamplingParams(), reuse_prefix=reuse_prefix)
 
     def generate(
         self, prompt: Prompt, params: SamplingParams | None = None, *, reuse_prefix: bool = False
@@ -188,9 +144,9 @@ class Engine:
         Raises:
             RequestError: nothing ran yet.
         """
-        if self._last is None:
+        run = self._client.latest
+        if run is None:
             raise RequestError("report: expected a finished request, but none ran yet.")
-        run = self._last
         run.timings.load_ms = 1000 * self._load_s
         return make_report(
             self._parts,
@@ -222,15 +178,7 @@ class Engine:
         if chunk is not None and chunk < 1:
             raise RequestError(f"logits: chunk: expected at least 1 token, got {chunk}.")
         with self._use.claim():
-            if len(token_ids):
-                yield from self._score(token_ids, chunk or self._parts.logits_chunk)
-
-    def _score(self, token_ids: NDArray[np.int32], chunk: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Run a text from an empty KV cache, as a part of a request."""
-        job = Job(token_ids, SamplingParams(), self._events.append, reuse_prefix=False, score_chunk=chunk)
-        for event in self._run(self._begin(job)):
-            if isinstance(event, LogitsEvent):
-                yield event.start, event.logits
+            yield from self._client.score(token_ids, chunk or self._parts.logits_chunk)
 
     def routing_counts(self, text: Prompt, *, max_tokens: int) -> RoutingCounts:
         """Run a text through the model and count how often the router chooses each expert.
@@ -247,7 +195,7 @@ class Engine:
             counting = CountingPolicy(self._parts.active.policy, self.spec.num_experts)
             with self._parts.active.deciding_with(counting):
                 for each in windows:
-                    for _ in self._score(each, self._parts.logits_chunk):
+                    for _ in self._client.score(each, self._parts.logits_chunk):
                         pass
         return RoutingCounts(len(ids), counting.layers)
 
@@ -273,8 +221,7 @@ class Engine:
             BudgetError: the model does not fit the new budget; the old one stays in force.
             RequestError: a request is running, or the engine was closed.
         """
-        with self._use.claim():
-            self._use.compute(lambda: self._scheduler.apply(Reload(memory=memory, expert_memory=expert_memory)))
+        self._client.apply(Reload(memory=memory, expert_memory=expert_memory))
         return self._parts.plan
 
     def start_over(self) -> None:
@@ -283,8 +230,7 @@ class Engine:
         Raises:
             RequestError: a request is running, or the engine was closed.
         """
-        with self._use.claim():
-            self._use.compute(lambda: self._scheduler.apply(Reload(policy=self._parts.active.text)))
+        self._client.apply(Reload(policy=self._parts.active.text))
 
     def hand_over(
         self, sessions: SessionPool, observer: SchedulerObserver, before_layer: BeforeLayer = nothing
