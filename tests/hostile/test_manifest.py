@@ -193,6 +193,16 @@ def test_other_kinds_of_attention_are_described_and_refused_by_name_when_they_ar
             manifest_io.parse(lie_about_model(2, ("layers", 1, "attention"), attention | {key: value}))
 
 
+@pytest.mark.parametrize(
+    "experts", [{"gated": False}, {"activation": "relu2"}, {"bias": True}, {"limit": 7.0}, {"up_offset": 1.0}]
+)
+def test_experts_no_kernel_computes_yet_are_refused_by_name(experts):
+    model = copy.deepcopy(GOOD[2]["model"])
+    model["experts"] |= experts
+    with pytest.raises(ConfigError, match="experts other than SwiGLU"):
+        require_supported(ModelSpec.from_json(model))
+
+
 UNSUPPORTED = {
     "attention without rope": ("attention", {"rope": None}),
     "attention with a scale of its own": ("attention", {"scale": 0.5}),
