@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from edge_runtime.base.errors import ConfigError, did_you_mean
+from edge_runtime.backends.cpu.trunk.supported import require_supported
+from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import ModelSpec, check_spec
 from hobbit_export.arch import mixtral, olmoe, qwen2_moe, qwen3_moe
 from hobbit_export.arch.config import ConfigReader
@@ -36,12 +37,14 @@ def read_model(config: dict[str, Any], generation: Mapping[str, Any]) -> tuple[M
     model_type = config.get("model_type")
     if model_type not in ADAPTERS:
         supported = ", ".join(sorted(ADAPTERS))
-        hint = did_you_mean(str(model_type), ADAPTERS)
-        raise ConfigError(f"config.json: model_type: expected one of {supported}, got {str(model_type)[:60]!r}.{hint}")
+        raise ConfigError(
+            f"config.json: model_type: {str(model_type)[:60]!r} is not supported yet. Supported families: {supported}."
+        )
     adapter = ADAPTERS[model_type]
     spec = adapter.read_spec(ConfigReader(config), generation)
     try:
         check_spec(spec, "config.json")
     except ValueError as err:
         raise ConfigError(f"{err}. This model cannot be exported.") from err
+    require_supported(spec)
     return spec, adapter.NAMES
