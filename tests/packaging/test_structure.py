@@ -125,3 +125,19 @@ def public(parent: ast.Module | ast.ClassDef) -> Iterator[ast.ClassDef | ast.Fun
 
 def is_overload(node: ast.AST) -> bool:
     return any("overload" in ast.unparse(each) for each in getattr(node, "decorator_list", []))
+
+
+def test_tests_use_what_is_public():
+    """A test that reaches inside says how something is done, and breaks when it is done otherwise."""
+    of_python = {"_replace", "_fields", "_exit"}
+    found = [
+        f"{path.relative_to(REPO)}:{node.lineno} {node.attr}"
+        for path in sorted((REPO / "tests").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and node.attr.startswith("_")
+        and not node.attr.startswith("__")
+        and node.attr not in of_python
+        and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+    ]
+    assert found == []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from llguidance import LLMatcher
 
 from edge_runtime.base.errors import BundleError
 from edge_runtime.engine.tokenizer import Tokenizer
@@ -47,7 +48,7 @@ def tokenizer(folder) -> Tokenizer:
 
 
 def regex(vocabulary: Vocabulary, pattern: str):
-    return vocabulary.constraint(vocabulary._library.LLMatcher.grammar_from_regex(pattern))
+    return vocabulary.constraint(LLMatcher.grammar_from_regex(pattern))
 
 
 @pytest.mark.parametrize(

@@ -110,16 +110,21 @@ def assert_nothing_leaked(cache: ExpertCache) -> None:
     cache.begin_request()
     table, ledger = cache.residents.table, cache.residents.ledger
     assert (table.num_pinned, table.num_reading, cache.is_reading) == (0, 0, False)
-    cores = np.flatnonzero(table._keys >= 0).tolist()
+    held = {
+        slot: (expert, tier)
+        for layer in range(L)
+        for expert, (slot, tier) in enumerate(zip(table.slots_of(layer), table.resident_tiers(layer), strict=True))
+        if slot >= 0
+    }
+    cores = sorted(held)
     planes = [unit for slot in range(table.num_slots) for unit in table.planes_of(slot)]
-    slots, tiers = (np.stack(rows).ravel() for rows in (table._slots, table._tiers))
-    assert len(cores) == table.num_resident == np.count_nonzero(slots >= 0)
+    assert len(cores) == table.num_resident == sum(int((table.slots_of(layer) >= 0).sum()) for layer in range(L))
     warm_cores, cold_cores, warm_planes, cold_planes = ledger.free_units()
     assert sorted([*cores, *warm_cores, *cold_cores]) == list(range(ledger.num_cores))
     assert sorted([*planes, *warm_planes, *cold_planes]) == list(range(ledger.plane_capacity(ledger.budget_bytes)))
-    for slot in cores:
-        assert slots[table._keys[slot]] == slot
-        assert len(table.planes_of(slot)) == ledger.sizes.planes(int(tiers[table._keys[slot]]))
+    for slot, (expert, tier) in held.items():
+        assert table.expert_in(slot) == expert
+        assert len(table.planes_of(slot)) == ledger.sizes.planes(int(tier))
     assert ledger.touched_bytes <= ledger.budget_bytes
     assert not ledger.discards
 
