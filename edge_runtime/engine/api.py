@@ -221,8 +221,7 @@ class Engine:
             BudgetError: the model does not fit the new budget; the old one stays in force.
             RequestError: a request is running, or the engine was closed.
         """
-        self._client.apply(Reload(memory=memory, expert_memory=expert_memory))
-        return self._parts.plan
+        return self.reload(Reload(memory=memory, expert_memory=expert_memory))
 
     def start_over(self) -> None:
         """Forget what ran so far: resident experts, prefixes, and what policy and eviction remember. Counters go on.
@@ -230,7 +229,18 @@ class Engine:
         Raises:
             RequestError: a request is running, or the engine was closed.
         """
-        self._client.apply(Reload(policy=self._parts.active.text))
+        self.reload(Reload(policy=self._parts.active.text))
+
+    def reload(self, change: Reload) -> MemoryPlan:
+        """Change policy, eviction, look-ahead or budget while open, as if the engine had been opened with them.
+
+        Raises:
+            BudgetError: the model does not fit the new budget; the old one stays in force.
+            ConfigError: a policy, rule or predictor is unknown or does not fit the bundle; nothing changed.
+            RequestError: a request is running, or the engine was closed.
+        """
+        self._client.apply(change)
+        return self._parts.plan
 
     def hand_over(
         self, sessions: SessionPool, observer: SchedulerObserver, before_layer: BeforeLayer = nothing

@@ -10,14 +10,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from policy_cases import NEUTRAL
 from service_process import ServiceProcess
 
 from edge_runtime.engine.api import Engine
+from edge_runtime.engine.job import Job, Outcome
+from edge_runtime.engine.observer import SchedulerObserver
 from edge_runtime.engine.reload import Reload
 from edge_runtime.engine.sampler import SamplingParams
-from edge_runtime.engine.scheduler import Scheduler
+from edge_runtime.engine.sessions import SessionPool
 
 # without hints, which are withdrawn or not as the drive is fast
 POLICIES = sorted("mobile:ahead=0" if name == "mobile" else name for name in NEUTRAL)
@@ -72,8 +75,7 @@ def setting(engine: Engine) -> tuple[Any, ...]:
 
 
 def reload(engine: Engine, **change: Any) -> None:
-    scheduler: Scheduler = engine._scheduler
-    scheduler.apply(Reload(**change))
+    engine.reload(Reload(**change))
 
 
 def every_pair(names: list[str]) -> Iterator[str]:
@@ -168,15 +170,28 @@ def test_a_change_that_is_impossible_changes_nothing(model_bundle):
 
 def test_a_request_that_runs_goes_on_and_what_it_computed_is_not_used_again(model_bundle):
     with opened(model_bundle, "hobbit") as engine:
-        stream = engine.stream(PROMPTS[0], SamplingParams(max_tokens=8, ignore_eos=True))
-        next(stream)
-        reload(engine, policy="lossless")
-        assert len(list(stream)) == 7
-        report = engine.generate(PROMPTS[1], SamplingParams(max_tokens=4, ignore_eos=True), reuse_prefix=True)
-        assert report.timings["cached_n"] == 0
+        scheduler = engine.hand_over(SessionPool.of(engine.parts), SchedulerObserver())
+
+        def begin(prompt: str, max_tokens: int) -> list[Any]:
+            ids, events = np.array(engine.tokenizer.encode(prompt), np.int32), []
+            scheduler.begin(Job(ids, SamplingParams(max_tokens=max_tokens, ignore_eos=True), events.append))
+            return events
+
+        running = begin(PROMPTS[0], 8)
+        while not running:
+            scheduler.step()
+        scheduler.apply(Reload(policy="lossless"))
+        while scheduler.step():
+            pass
+        assert len(running) == 9
+        assert isinstance(running[-1], Outcome)
+        following = begin(PROMPTS[1], 4)
+        while scheduler.step():
+            pass
+        assert following[-1].timings.cached_n == 0
     with opened(model_bundle, "lossless") as engine:
         expected = engine.generate(PROMPTS[1], SamplingParams(max_tokens=4, ignore_eos=True))
-        assert report.token_ids == expected.token_ids
+        assert [event.delta.token_id for event in following[:-1]] == expected.token_ids
 
 
 def test_a_start_begins_alike_whether_or_not_the_bundle_was_checked(model_bundle, tmp_path, monkeypatch):
