@@ -47,6 +47,10 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 """Options with one supported value (or several that mean the same); anything else is refused."""
 
 
+_TOOL_MARKS = ("unsloth_",)
+"""Beginnings of keys by which tools mark what went through them."""
+
+
 class ConfigReader:
     """Hands out the keys of config.json and remembers which were asked for."""
 
@@ -100,7 +104,7 @@ class ConfigReader:
             if key not in self._used:
                 self.fixed(key, *allowed)
         for key, value in self.data.items():
-            if key not in self._used and key not in IGNORED and key not in also_ignored:
+            if key not in self._used and key not in IGNORED | also_ignored and not key.startswith(_TOOL_MARKS):
                 raise self.refuse(key, value, "This exporter does not know what it changes.")
 
 

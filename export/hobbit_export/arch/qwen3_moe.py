@@ -55,5 +55,9 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
         router=RouterSpec(num_experts, read_top_k(reader, DEFAULTS), normalise=normalise),
         experts=ExpertSpec(reader.count("moe_intermediate_size", DEFAULTS["moe_intermediate_size"])),
     )
+    # published configurations carry these; the family's code in transformers reads none of them
+    reader.fixed("qkv_bias", False, bias)
+    reader.fixed("shared_expert_intermediate_size", 0)
+    reader.fixed("use_qk_norm", True)
     reader.finish(frozenset() if window else frozenset({"max_window_layers"}))
     return spec
