@@ -18,13 +18,13 @@ T = TypeVar("T", bound=Hashable)
 SLICE_S = 30.0
 """Where fewer run at a time than could, each runs this long before the next: a change costs reading its experts."""
 _SAMPLES = 12
-_REFILL = 1.5  # arenas' worth of lookups until what a former width left in the cache is gone
+_REFILL = 1.5  # lookups, in arenas, after which the experts of a former width have left the cache
 _MAX_REFILL_PASSES = 96
 # a trial is repeated after this many times its own length, after twice that each time it fails again: a burst of other
 # work spoils some of the first, and later ones cost little
 _HOLD = 4
 _LONGEST_HOLD = 256
-_MISSES = 0.02  # below this share nothing is worth a trial
+_MISSES = 0.02  # share of misses below which no other width is tried
 _NARROWER_GAIN = 0.08  # fewer at once must be this much cheaper: together, nobody waits
 
 

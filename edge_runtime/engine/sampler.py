@@ -67,7 +67,7 @@ class SamplingParams:
 
 
 _NEGLIGIBLE = 2e-22
-"""Weight beside the likeliest token's: a million such are below the last bit of a float64 probability near 1."""
+"""Weight relative to the likeliest token's below which a token is left out: a million of them change no float64 bit."""
 
 
 class Constraint(Protocol):

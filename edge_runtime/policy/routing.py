@@ -67,7 +67,7 @@ class Router:
 
         Returns:
             The heaviest expert first; equal ones by logit, then by number. A token with a logit that is not finite
-            gets weights that are no numbers, so that the damage shows.
+            gets NaN as its weights, so that the error shows in the output.
 
         Raises:
             ValueError: the layer is hashed, and tokens are missing or outside the vocabulary.

@@ -68,7 +68,7 @@ def test_a_cached_file_is_still_read_from_the_drive(extents):
 
 
 def test_reads_the_kernel_did_not_fetch_are_no_result(extents, monkeypatch):
-    """Buffered reads of a cached file: fast, and worth nothing."""
+    """Buffered reads of a cached file: fast, and no figure of the drive."""
     monkeypatch.setattr(drive_probe.os, "O_DIRECT", 0)
     for extent in extents:
         extent.path.read_bytes()

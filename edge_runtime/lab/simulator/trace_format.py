@@ -85,7 +85,7 @@ class TracePass(NamedTuple):
         logits: float32 [layers, T, E], sparse layers in order.
         confidence: float32 [T], largest probability of the model's output after each token; NaN where not computed.
         first_of_text: the KV cache was empty before it.
-        predictions: float32 [layers, ahead, T, E + 1]: what was foreseen at each layer for the next ones, nearest
+        predictions: float32 [layers, ahead, T, E + 1]: what was predicted at each layer for the next ones, nearest
             first: how many experts (0: nothing), then the router's logits as predicted. None: the header has none.
         is_rejected: its result was not accepted; the next pass runs the same tokens again.
         is_prefetching: reading ahead was on.

@@ -153,18 +153,18 @@ void OneToken::predict_tiers(const TokenRow& row, const Prices& prices, uint8_t*
 std::optional<double> OneToken::value_of_residents(int layer, const uint8_t* resident) const {
   const int choices = int(shape_.served.size());
   const double scale = arrays_.factors[layer] / arrays_.tokens[layer];
-  double worth = 0;
+  double value = 0;
   int count = 0;
   for (int expert = 0; expert < shape_.experts; ++expert) {
     const int tier = resident[expert];
     if (!tier) continue;
     const int64_t key = int64_t(layer) * shape_.experts + expert;
     const double* losses = arrays_.losses + key * choices;
-    worth += (losses[choices - 1] - losses[row_of_[tier]]) * (arrays_.sums[key] * scale) / arrays_.held[tier];
+    value += (losses[choices - 1] - losses[row_of_[tier]]) * (arrays_.sums[key] * scale) / arrays_.held[tier];
     ++count;
   }
   if (count == 0) return std::nullopt;
-  return worth / count;
+  return value / count;
 }
 
 }  // namespace hobbit

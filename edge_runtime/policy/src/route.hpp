@@ -33,7 +33,7 @@ struct RouterRow {
 struct RouteFunctions {
   const char* name;
   // The K best experts, heaviest first (equal ones by logit, then by number), and their weights. A row with a logit that
-  // is not finite gets weights that are no numbers, so that it shows.
+  // is not finite gets NaN as its weights, so that the error shows in the output.
   void (*route)(const RouterRule& rule, const RouterRow& row, size_t top_k, float* scratch, int32_t* ids, float* weights);
   // Weights of experts given by the caller, in any order, which are sorted heaviest first.
   void (*weigh)(const RouterRule& rule, const RouterRow& row, size_t top_k, float* scratch, int32_t* ids, float* weights);

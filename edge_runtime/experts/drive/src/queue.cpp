@@ -235,7 +235,7 @@ void ReadQueue::finish(const Chunk& chunk, int64_t result) {
     std::lock_guard<std::mutex> lock(mutex_);
     chunk.read->bytes_landed += size_t(wanted);
   }
-  if (is_over(chunk)) return end_chunk(chunk, nullptr);  // nobody wants it: it is not worth summing up
+  if (is_over(chunk)) return end_chunk(chunk, nullptr);  // nobody wants it: no checksum is needed
   // without the lock: these bytes have come, and nobody else touches them
   why = checked(*chunk.read, count_in(chunk, sums_of(chunk)));
   end_chunk(chunk, why.fault == Fault::none ? nullptr : &why);

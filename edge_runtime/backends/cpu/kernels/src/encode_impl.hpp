@@ -21,7 +21,7 @@ struct Fit {
 
 // Two-bit reconstruction of code q, in units of a: the assumed mean of its cell.
 inline VF cell_level(VF q) {
-  const VF first = ((q - 1.5f) + 4 * kRound) - 4 * kRound;  // the sum's last digit is worth 4
+  const VF first = ((q - 1.5f) + 4 * kRound) - 4 * kRound;  // a unit in the sum's last place is 4
   return kCellStep / 4 * first + kCellFirst;
 }
 
