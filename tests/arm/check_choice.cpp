@@ -33,8 +33,10 @@ int main() {
   for (int tier = 0; tier < kTierRows; ++tier)
     for (const int option : served) missing.push_back(size[option] > size[tier] ? size[option] - size[tier] : 0);
   auto sums = filled(kLayers * kExperts, 0.01), factors = filled(kLayers, 1), tokens = filled(kLayers, 64);
-  OneToken choice({losses.data(), missing.data(), held.data(), shares.data(), sums.data(), factors.data(), tokens.data()},
-                  {kLayers, kExperts, served, 8, 2, 1 - 1.0 / 16, true});
+  const RouterRule rule{kExperts, Score::softmax, false, true, 0, 1, 0, 0, false};
+  OneToken choice({losses.data(), missing.data(), held.data(), shares.data(), nullptr, sums.data(), factors.data(),
+                   tokens.data()},
+                  {kLayers, kExperts, served, 8, 2, 1 - 1.0 / 16, rule});
   uint64_t hash = 1469598103934665603ull;
   int substituted = 0, skipped = 0, changed = 0;
   double read = 0;
@@ -48,7 +50,8 @@ int main() {
       ids.push_back((first + 5 * rank) % kExperts);
       weights.push_back(float(uniform() / (1 + rank)));
     }
-    const TokenRow row{int(next(kLayers)), kTopK, logits.data(), ids.data(), weights.data(), resident.data()};
+    const TokenRow row{int(next(kLayers)), kTopK, logits.data(), logits.data(), ids.data(), weights.data(),
+                       resident.data()};
     const Decision found = choice.decide(row, {1e-3 * uniform(), 1e-4 * uniform()},
                                         {plan_ids.data(), plan_weights.data(), tiers.data()});
     substituted += found.substituted, skipped += found.skipped, changed += found.changed, read += found.read_bytes;

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Cross-compiles the kernels for aarch64 and runs them under emulation: the NEON and the portable
 # unit against the numpy reference and, bit for bit, against this machine's kernels; the encoder's
-# bytes against this machine's; histories of the slot table and of the choice for a token against this machine's; and the
+# bytes against this machine's; histories of the slot table, of the router's rule
+# and of the choice for a token against this machine's; and the
 # drive reader, whose io_uring is absent there. Counts the instructions the NEON unit executes a weight and holds them to a bound. Exit 0 passed or skipped (said loudly), 1 failed.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -28,7 +29,7 @@ trap 'rm -rf "$work"' EXIT
 "$python" "$here/make_vectors.py" "$work"
 
 # The same options as in CMakeLists.txt.
-exact="-std=gnu++17 -O3 -Wall -Wextra -ffp-contract=off -fno-math-errno -fno-trapping-math -I$src"
+exact="-std=gnu++17 -O3 -Wall -Wextra -ffp-contract=off -fno-math-errno -fno-trapping-math -I$src -I$root/edge_runtime/base/src"
 build() { # source, further options
   aarch64-linux-gnu-g++ $exact ${2:-} -c "$1" -o "$work/$(basename "$1" .cpp).o"
 }
@@ -42,9 +43,21 @@ aarch64-linux-gnu-g++ -static "$work"/{queue,threads,uring,crc32c,check_drive}.o
 table=("$root"/edge_runtime/experts/src/{ledger,slot_table}.cpp "$here/check_table.cpp")
 aarch64-linux-gnu-g++ $exact -static "${table[@]}" -o "$work/check_table"
 ${CXX:-g++} $exact "${table[@]}" -o "$work/check_table_here"
-choice=("$root"/edge_runtime/policy/src/one_token.cpp "$here/check_choice.cpp")
-aarch64-linux-gnu-g++ $exact -static "${choice[@]}" -o "$work/check_choice"
-${CXX:-g++} $exact "${choice[@]}" -o "$work/check_choice_here"
+policy=$root/edge_runtime/policy/src
+router=("$policy"/router.cpp "$policy"/route_base.cpp)
+wider=() # units of this machine alone
+if [ "$(uname -m)" = x86_64 ]; then
+  for unit in avx2:"-mavx2 -mfma" avx512:"-mavx2 -mfma -mavx512f -mavx512bw -mavx512vl -mprefer-vector-width=512"; do
+    ${CXX:-g++} $exact ${unit#*:} -c "$policy/route_${unit%%:*}.cpp" -o "$work/route_${unit%%:*}_here.obj"
+    wider+=("$work/route_${unit%%:*}_here.obj")
+  done
+fi
+for name in choice route; do
+  parts=("${router[@]}" "$here/check_$name.cpp")
+  if [ "$name" = choice ]; then parts+=("$policy"/one_token.cpp); fi
+  aarch64-linux-gnu-g++ $exact -static "${parts[@]}" -o "$work/check_$name"
+  ${CXX:-g++} $exact "${parts[@]}" "${wider[@]}" -o "$work/check_${name}_here"
+done
 rm "$work"/{queue,threads,uring,check_drive}.o
 build "$here/check_arm.cpp" -O1  # GCC 12 crashes vectorising the comparison loop
 aarch64-linux-gnu-g++ -static "$work"/*.o -o "$work/check_arm" -pthread
@@ -53,7 +66,7 @@ aarch64-linux-gnu-g++ -static "$work"/*.o -o "$work/check_arm" -pthread
 QEMU_CPU=cortex-a76 qemu-aarch64-static "$work/check_arm" neon-dotprod "$work"/case_*.bin || { echo "arm-check: FAILED" >&2; exit 1; }
 QEMU_CPU=cortex-a72 qemu-aarch64-static "$work/check_arm" scalar "$work"/case_*.bin || { echo "arm-check: FAILED" >&2; exit 1; }
 qemu-aarch64-static "$work/check_drive" "$work/records" || { echo "arm-check: FAILED" >&2; exit 1; }
-for history in table choice; do
+for history in table choice route; do
   qemu-aarch64-static "$work/check_$history" > "$work/$history" || { echo "arm-check: FAILED: check_$history" >&2; exit 1; }
   "$work/check_${history}_here" | diff - "$work/$history" || { echo "arm-check: FAILED: check_$history differs from this machine's" >&2; exit 1; }
   cat "$work/$history"
