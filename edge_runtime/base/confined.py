@@ -4,13 +4,12 @@ A chat template loops for ever in two lines, and a grammar of 500 bytes compiles
 inside this process. So a *host* process is started once, with the libraries loaded, and forks for every job. The fork
 has a limit of processor time and of memory, does one job, answers, and is gone; nothing it did is left behind.
 
-The host is this module, run as a program; see `_serve`. A job is a function named ``module:function`` that takes and
+The host is the program `edge_runtime.base.confined_host`. A job is a function named ``module:function`` that takes and
 returns plain JSON data. What may be called is fixed when the host is started.
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
 import json
 import os
@@ -20,18 +19,18 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 from edge_runtime.base.errors import DeviceError, HobbitError
+from edge_runtime.base.messages import receive, send
 from edge_runtime.base.sizes import MIB, format_size
 
+_PROGRAM = "edge_runtime.base.confined_host"
 _WALL_S = 30.0
 """Time after which an answer is given up: the kernel counts processor time, and a busy machine gives little of it."""
-_MAX_ANSWER_BYTES = 64 * MIB
-_LENGTH = 8
 
 
 class JobRefusedError(HobbitError):
@@ -107,8 +106,8 @@ class ConfinedHost:
             with theirs:
                 self._hand_over(theirs)
             try:
-                _send(ours, json.dumps([job, argument, limits.cpu_s, limits.memory_bytes]).encode())
-                kind, value = json.loads(_receive(ours, monotonic() + _WALL_S))
+                send(ours, json.dumps([job, argument, limits.cpu_s, limits.memory_bytes]).encode())
+                kind, value = json.loads(receive(ours, monotonic() + _WALL_S))
             except (OSError, EOFError, ValueError) as err:
                 raise JobRefusedError(
                     f"it takes more than {limits.cpu_s} s or {format_size(limits.memory_bytes)} to prepare"
@@ -148,7 +147,7 @@ class ConfinedHost:
         self._end()
         ours, theirs = socket.socketpair()
         command = [
-            sys.executable, "-m", __name__, str(theirs.fileno()), *self._jobs
+            sys.executable, "-m", _PROGRAM, str(theirs.fileno()), *self._jobs
         ]  # fmt: skip
         with theirs:
             try:
@@ -172,94 +171,9 @@ class ConfinedHost:
             host.wait()
 
 
-def _send(connection: socket.socket, data: bytes) -> None:
-    connection.sendall(len(data).to_bytes(_LENGTH, "little") + data)
-
-
-def _receive(connection: socket.socket, deadline: float | None = None) -> bytes:
-    size = int.from_bytes(_receive_exactly(connection, _LENGTH, deadline), "little")
-    if size > _MAX_ANSWER_BYTES:
-        raise ValueError("an answer without end")
-    return _receive_exactly(connection, size, deadline)
-
-
-def _receive_exactly(connection: socket.socket, size: int, deadline: float | None) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        if deadline is not None:
-            connection.settimeout(max(deadline - monotonic(), 0.001))
-        part = connection.recv(min(size - len(data), MIB))
-        if not part:
-            raise EOFError
-        data += part
-    return bytes(data)
-
-
 def _rss_bytes(pid: int) -> int:
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
         return 0
-
-
-# everything below runs in the host
-
-
-def _serve(control: socket.socket, names: Sequence[str]) -> None:
-    """Fork for every connection that comes, until the other side of the control socket is closed."""
-    from importlib import import_module
-
-    functions = {}
-    for name in names:
-        module, _, function = name.partition(":")
-        functions[name] = getattr(import_module(module), function)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for
-    while True:
-        fds = array.array("i")
-        data, ancillary, _, _ = control.recvmsg(1, socket.CMSG_LEN(fds.itemsize))
-        if not data:
-            os.killpg(0, signal.SIGKILL)  # whoever asked has gone, and so do jobs that still run
-        for _, _, raw in ancillary:
-            fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
-        with socket.socket(fileno=fds[0]) as connection:
-            if os.fork() == 0:
-                control.close()
-                _work(connection, functions)
-
-
-def _work(connection: socket.socket, functions: dict[str, Any]) -> None:
-    """Do one job and end this process."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    memory_bytes = 0
-    try:
-        name, argument, cpu_s, memory_bytes = json.loads(_receive(connection))
-        _confine(cpu_s, memory_bytes)
-        answer = ["done", functions[name](argument)]
-    except MemoryError:
-        answer = ["error", f"it takes more than {format_size(memory_bytes)} of memory"]
-    except RecursionError:
-        answer = ["error", "it is nested too deeply"]
-    except BaseException as err:  # noqa: BLE001 - even a panic of a library in Rust is an answer
-        answer = ["error", str(err)[:1000] or type(err).__name__]
-    try:
-        _send(connection, json.dumps(answer).encode())
-    finally:
-        os._exit(0)
-
-
-def _confine(cpu_s: int, memory_bytes: int) -> None:
-    import resource
-
-    with open("/proc/self/statm", "rb") as file:
-        data_pages = int(file.read().split()[5])
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
-    most = data_pages * resource.getpagesize() + memory_bytes
-    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-
-
-if __name__ == "__main__":
-    descriptor, *given = sys.argv[1:]
-    _serve(socket.socket(fileno=int(descriptor)), given)

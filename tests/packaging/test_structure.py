@@ -18,7 +18,6 @@ LONGER: dict[str, str] = {
     "edge_runtime/backends/cpu/trunk/ort.py": "one class over one ONNX Runtime session: its buffers are bound in one place",
     "edge_runtime/engine/api.py": "the public API, read as one page: what it does is in SyncClient, the rest is docstrings",
     # still to be cut
-    "edge_runtime/base/confined.py": "",
     "edge_runtime/bundle/manifest.py": "",
     "edge_runtime/config/memory_plan.py": "",
     "edge_runtime/engine/assembly.py": "",
