@@ -32,7 +32,9 @@ from edge_runtime.base.errors import BudgetError, ConfigError
 from edge_runtime.base.sizes import GIB, MIB, format_size
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.record import record_layout
-from edge_runtime.config.memory_plan import Ceiling, MemoryNeeds, MemoryPlan, choose_prefill_chunk, plan_memory
+from edge_runtime.config.limits import Ceiling
+from edge_runtime.config.memory_needs import MemoryNeeds
+from edge_runtime.config.memory_plan import MemoryPlan, choose_prefill_chunk, plan_memory
 from edge_runtime.config.profiles import DeviceProfile, load_profile, profile_names
 from hobbit_export.arch import ADAPTERS, read_model
 from hobbit_export.plan import weight_bytes

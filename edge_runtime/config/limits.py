@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.base.errors import DeviceError
-from edge_runtime.base.sizes import KIB
+from edge_runtime.base.sizes import KIB, format_size
 
 _UNLIMITED = 1 << 60
 """cgroup v1 writes 'no limit' as a number just below 2^63."""
@@ -120,3 +120,37 @@ def _lines(path: Path) -> list[str]:
         return path.read_text().splitlines()
     except OSError:
         return []
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The most the whole process may use, and what sets it."""
+
+    bytes: int
+    reason: str
+
+
+def memory_ceiling(
+    limits: SystemLimits, *, requested: int | None = None, own_anonymous_bytes: int = 0, reserve_bytes: int = 0
+) -> Ceiling:
+    """Return the tightest of --memory, what the cgroup leaves and what the machine has available.
+
+    Args:
+        limits: what the system reports; what this process already uses is no longer in it.
+        requested: --memory; None for auto.
+        own_anonymous_bytes: anonymous memory of this process, added back: it is in the system's figures and in the
+            plan.
+        reserve_bytes: left to the rest of the machine out of what is available (auto only: a stated size is the
+            user's word, cut only by what really exists).
+    """
+    reserve = reserve_bytes if requested is None else 0
+    options = [Ceiling(max(0, limits.available_bytes + own_anonymous_bytes - reserve), "memory available")]
+    if reserve:
+        options[0] = Ceiling(options[0].bytes, f"memory available less {format_size(reserve)} for the system")
+    if limits.cgroup_free_bytes is not None:
+        free = limits.cgroup_free_bytes + own_anonymous_bytes
+        most = free if limits.cgroup_limit_bytes is None else min(free, limits.cgroup_limit_bytes)
+        options.append(Ceiling(most, f"cgroup limit of {limits.cgroup_path}"))
+    if requested is not None:
+        options.append(Ceiling(requested, "--memory"))
+    return min(options, key=lambda option: option.bytes)

@@ -20,15 +20,9 @@ from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.config.environment import Variables
-from edge_runtime.config.limits import read_limits
-from edge_runtime.config.memory_plan import (
-    Ceiling,
-    MemoryNeeds,
-    MemoryPlan,
-    choose_prefill_chunk,
-    memory_ceiling,
-    plan_memory,
-)
+from edge_runtime.config.limits import Ceiling, memory_ceiling, read_limits
+from edge_runtime.config.memory_needs import MemoryNeeds
+from edge_runtime.config.memory_plan import MemoryPlan, choose_prefill_chunk, plan_memory
 from edge_runtime.config.options import RuntimeConfig
 from edge_runtime.config.resolve import EngineOptions, resolve
 from edge_runtime.engine.active_policy import ActivePolicy

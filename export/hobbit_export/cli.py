@@ -36,6 +36,13 @@ def build_parser() -> argparse.ArgumentParser:
         "130 interrupted.",
         formatter_class=DefaultsFormatter,
     )
+    _add_what(parser)
+    _add_how(parser)
+    return parser
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    """Flags that say what is exported, and to where."""
     add = parser.add_argument
     add("--version", action=VersionAction, help="print the version and exit")
     add("checkpoint", metavar="CHECKPOINT", type=Path, help="folder with config.json, safetensors and tokenizer.json")
@@ -69,6 +76,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="run this text (or a page that comes with the program) and measure what lower tiers and skips cost: "
         "needed by --policy rate-distortion and --max-kld",
     )
+
+
+def _add_how(parser: argparse.ArgumentParser) -> None:
+    """Flags that say how it is done."""
+    add = parser.add_argument
     add("--jobs", metavar="N", type=int, default=None, help="encoder threads (default: all processors)")
     add(
         "--memory",
@@ -90,7 +102,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--no-self-check", action="store_true", help="skip running the finished bundle against the source's logits")
     add("--json", action="store_true", help="print one JSON object on stdout")
-    return parser
 
 
 def parse_options(arguments: argparse.Namespace) -> ExportOptions:

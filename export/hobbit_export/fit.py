@@ -12,7 +12,9 @@ from edge_runtime.base.errors import BudgetError
 from edge_runtime.base.sizes import GIB, MIB, format_size
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.record import record_layout
-from edge_runtime.config.memory_plan import Ceiling, MemoryNeeds, plan_memory
+from edge_runtime.config.limits import Ceiling
+from edge_runtime.config.memory_needs import MemoryNeeds
+from edge_runtime.config.memory_plan import plan_memory
 from edge_runtime.config.profiles import DeviceProfile, load_profile, profile_names
 from hobbit_export.options import BF16_TIER, ExportOptions
 from hobbit_export.plan import PlannedPart

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.base.errors import BudgetError
-from edge_runtime.config.limits import SystemLimits
-from edge_runtime.config.memory_plan import Ceiling, MemoryNeeds, choose_prefill_chunk, memory_ceiling, plan_memory
+from edge_runtime.config.limits import Ceiling, SystemLimits, memory_ceiling
+from edge_runtime.config.memory_needs import MemoryNeeds
+from edge_runtime.config.memory_plan import choose_prefill_chunk, plan_memory
 
 MIB = 1 << 20
 

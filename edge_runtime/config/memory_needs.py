@@ -1,0 +1,81 @@
+"""What the process needs besides cached experts, added up line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edge_runtime.base.sizes import format_size
+
+
+@dataclass(frozen=True)
+class MemoryLine:
+    """One addend of the plan."""
+
+    name: str
+    bytes: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class MemoryNeeds:
+    """What the process needs besides cached experts, and what an expert costs.
+
+    Attributes:
+        runtime_bytes: resident set of the process with its libraries loaded and nothing else, measured.
+        trunk_bytes: dense weights, prepacked copies included.
+        kv_bytes_per_token: keys and values of one token over all layers.
+        context: N, tokens a KV cache is made for.
+        parallel: KV caches, one a sequence.
+        lendable_bytes: the part of scratch_bytes that only passes over several tokens of a prompt need.
+        prefetch_bytes: what predicts experts; counted with the trunk.
+        scratch_bytes: kernels' and graphs' activations, logits, read buffers.
+        tokenizer_bytes: vocabulary and merges.
+        headroom_bytes: kept free for what nobody counts: allocator slack, thread stacks, the caller.
+        slot_bytes: bytes of an expert at each tier the bundle may serve.
+        tier: the tier of this run, a key of slot_bytes.
+        num_experts: E.
+        num_expert_layers: sparse layers.
+        top_k: K.
+    """
+
+    runtime_bytes: int
+    trunk_bytes: int
+    kv_bytes_per_token: int
+    context: int
+    scratch_bytes: int
+    tokenizer_bytes: int
+    headroom_bytes: int
+    slot_bytes: Mapping[int, int]
+    tier: int
+    num_experts: int
+    num_expert_layers: int
+    top_k: int
+    parallel: int = 1
+    borrowable_bytes: int = 0
+    prefetch_bytes: int = 0
+
+    @property
+    def all_experts(self) -> int:
+        """Experts of the model: sparse layers times E."""
+        return self.num_experts * self.num_expert_layers
+
+    def fixed_lines(self) -> list[MemoryLine]:
+        """Everything but cached experts."""
+        per_token = format_size(self.kv_bytes_per_token)
+        sequences = (f"{self.parallel} sequences x " if self.parallel > 1 else "") + f"{self.context} tokens x "
+        return [
+            MemoryLine("runtime libraries", self.runtime_bytes, "measured"),
+            MemoryLine("trunk", self.trunk_bytes + self.prefetch_bytes),
+            MemoryLine("KV cache", self.kv_bytes_per_token * self.context * self.parallel, f"{sequences}{per_token}"),
+            MemoryLine("scratch", self.scratch_bytes, "activations, logits, reads"),
+            MemoryLine("tokenizer", self.tokenizer_bytes),
+            MemoryLine("headroom", self.headroom_bytes),
+        ]
+
+    def floor_bytes(self, *, context: int | None = None, tier: int | None = None) -> int:
+        """Least the process can run in: everything fixed plus K slots, optionally with another context or tier."""
+        fixed = sum(line.bytes for line in self.fixed_lines())
+        if context is not None:
+            fixed += self.kv_bytes_per_token * self.parallel * (context - self.context)
+        return fixed + self.top_k * self.slot_bytes[tier or self.tier]
