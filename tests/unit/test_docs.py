@@ -59,9 +59,6 @@ def prose(path: Path) -> list[tuple[int, str]]:
     return found
 
 
-PROMISED = {"adding-a-backend.md"}
-
-
 def links(path: Path) -> list[Path]:
     """Files of the repository a page links to; what a code block shows is no link."""
     text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
@@ -78,7 +75,7 @@ def test_lines_of_prose_have_at_most_100_columns(path):
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(path):
     """Links to files of the repository; those to elsewhere are not followed."""
-    assert [target.name for target in links(path) if not target.exists() and target.name not in PROMISED] == []
+    assert [target.name for target in links(path) if not target.exists()] == []
 
 
 def test_every_path_in_the_architecture_exists():
