@@ -26,7 +26,7 @@ class FirstOnly(OnePass):
 
     def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
         if len(routing.topk_ids) > 1:
-            return Decision(*routing[1:], self.predict_tiers(layer_idx, routing, residency))
+            return Decision(routing.topk_ids, routing.topk_weights, self.predict_tiers(layer_idx, routing, residency))
         return keep_first(routing, self._count, self.context)
 
 

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from policy_cases import NEUTRAL, Residents, context
+from policy_cases import NEUTRAL, Residents, context, route
 
 from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration, Sensitivity
 from edge_runtime.policy import POLICIES, create_policy
 from edge_runtime.policy.base import Policy
-from edge_runtime.policy.routing import route
 from edge_runtime.policy.wrappers.watching import Watching
 
 E, K, L = 8, 4, 4
