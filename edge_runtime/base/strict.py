@@ -8,6 +8,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 from edge_runtime.base.errors import did_you_mean
@@ -29,7 +30,7 @@ def from_mapping(cls: type[Record], data: Any, where: str) -> Record:
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"{where}: expected an object, got {_short(data)}")  # noqa: TRY004 - one error kind
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in known:
@@ -42,6 +43,12 @@ def from_mapping(cls: type[Record], data: Any, where: str) -> Record:
         elif f.default is MISSING and f.default_factory is MISSING:
             raise ValueError(f"{where}: key {name!r} is missing")
     return cls(**values)
+
+
+@cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """Types of a dataclass's fields; working them out takes longer than all the rest of reading a manifest."""
+    return typing.get_type_hints(cls)
 
 
 def convert(kind: Any, value: Any, where: str) -> Any:
@@ -92,7 +99,7 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
 
 def _kinds(option: Any) -> tuple[str, ...]:
     """What the literal field `kind` of a dataclass may be: it tells the dataclasses of a union apart."""
-    return typing.get_args(typing.get_type_hints(option)["kind"])
+    return typing.get_args(_hints(option)["kind"])
 
 
 def _convert_scalar(kind: Any, value: Any, where: str) -> Any:
