@@ -126,19 +126,7 @@ class ActivePolicy:
             ConfigError: it needs a calibration and there is none.
         """
         context = self._context_for(RULES[parse_rule(choice.eviction)[0]])
-        return create_rule(
-            choice.eviction,
-            RuleContext(
-                num_layers=context.num_layers,
-                num_experts=context.num_experts,
-                tier_bytes=context.tier_bytes,
-                full_tier=context.tier,
-                top_k=context.top_k,
-                capacity=capacity,
-                calibration=context.calibration,
-                price=lambda: self.policy.price,
-            ),
-        )
+        return create_rule(choice.eviction, RuleContext.of(context, capacity=capacity, price=lambda: self.policy.price))
 
     def switch(self, choice: PolicyChoice, rule: EvictionRule) -> None:
         """Put a choice and its rule in force."""

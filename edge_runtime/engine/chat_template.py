@@ -25,7 +25,7 @@ _PLAIN_ERRORS = (TypeError, ValueError, AttributeError, ArithmeticError, LookupE
 
 
 class ChatTemplates:
-    """Templates by name, compiled when first used.
+    """Templates by name. Each rendering compiles its template anew, in a confined process.
 
     Args:
         sources: template text by name; 'default' is the one used unless tools ask for 'tool_use'.
@@ -35,10 +35,11 @@ class ChatTemplates:
     def __init__(self, sources: Mapping[str, str], tokens: Mapping[str, str]) -> None:
         self._sources, self._tokens = dict(sources), dict(tokens)
         self._host: ConfinedHost | None = None
+        self._is_shared = False
 
     def use(self, host: ConfinedHost) -> None:
         """Render in a host that is shared with other jobs; it must know `RENDER`."""
-        self._host = host
+        self._host, self._is_shared = host, True
 
     def start(self) -> None:
         """Start what renders, so that the first prompt does not wait for it; nothing without a template."""
@@ -47,7 +48,7 @@ class ChatTemplates:
 
     def close(self) -> None:
         """End the host, unless it is shared."""
-        if self._host is not None:
+        if self._host is not None and not self._is_shared:
             self._host.close()
 
     def _ensure_host(self) -> ConfinedHost:

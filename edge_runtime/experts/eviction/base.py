@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.bundle.calibration import ExpertCalibration
+from edge_runtime.policy.base import PolicyContext
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -40,6 +41,20 @@ class RuleContext:
     capacity: int = 0
     calibration: ExpertCalibration | None = None
     price: Callable[[], float] = lambda: 0.0
+
+    @staticmethod
+    def of(context: PolicyContext, *, capacity: int, price: Callable[[], float]) -> RuleContext:
+        """Build a rule for the model a policy is built for."""
+        return RuleContext(
+            num_layers=context.num_layers,
+            num_experts=context.num_experts,
+            tier_bytes=context.tier_bytes,
+            full_tier=context.tier,
+            top_k=context.top_k,
+            capacity=capacity,
+            calibration=context.calibration,
+            price=price,
+        )
 
 
 class EvictionRule(Protocol):

@@ -147,19 +147,7 @@ def _make_cache(
             f"--expert-memory: {num_slots} experts of {format_size(size)} are fewer than the {spec.top_k} one layer "
             f"needs for a token. Raise it to {format_size(spec.top_k * size)}."
         )
-    rule = create_rule(
-        settings.eviction,
-        RuleContext(
-            num_layers=spec.num_layers,
-            num_experts=spec.num_experts,
-            tier_bytes=context.tier_bytes,
-            full_tier=context.tier,
-            top_k=spec.top_k,
-            capacity=num_slots,
-            calibration=context.calibration,
-            price=lambda: policy.price,
-        ),
-    )
+    rule = create_rule(settings.eviction, RuleContext.of(context, capacity=num_slots, price=lambda: policy.price))
     residents = Residents.of_model(
         spec,
         header.layout,

@@ -62,7 +62,7 @@ class ChatFormat:
             RecursionError,
             MemoryError,
         ) as err:
-            # what a template computes with is the client's; its operators raise plain Python errors
+            # the client's own names for the template may collide with those of every template
             raise bad_field("messages", f"the chat template cannot render them: {err}"[:300]) from err
 
     def starts_thinking(self, prompt: str) -> bool:

@@ -1,6 +1,6 @@
 """Grammars over the model's vocabulary: JSON, JSON schema, regex and tool calls as masks of allowed tokens.
 
-The only module that imports llguidance.
+Of llguidance: `grammar_tokens` loads its tokenizer, `grammar_check` compiles a grammar for the first time.
 """
 
 from __future__ import annotations
