@@ -21,9 +21,9 @@ from edge_runtime.policy.base import Decision, ResidencyView, Routing
 from edge_runtime.policy.joint import PassPolicies
 from edge_runtime.policy.lossless import Lossless
 from edge_runtime.service.http.listen import adopt, listen_tcp, listen_unix, read_api_keys
-from edge_runtime.service.openai.chat import Delta, OutputSplitter
 from edge_runtime.service.openai.grammar import Vocabulary
 from edge_runtime.service.openai.messages import Tool
+from edge_runtime.service.openai.output_splitter import Delta, OutputSplitter
 
 
 def joined(deltas: list[Delta]) -> tuple[str, str, list[dict[str, Any]]]:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from edge_runtime.service.openai.chat import OutputSplitter
+from edge_runtime.service.openai.output_splitter import OutputSplitter
 from edge_runtime.service.openai.tool_calls import json_call, xml_call
 
 SCHEMAS = {"get": {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}}

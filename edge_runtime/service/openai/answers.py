@@ -9,8 +9,8 @@ from time import time
 from typing import Any
 
 from edge_runtime.engine.job import Outcome, TokenEvent, TokenLogprob
-from edge_runtime.service.openai.chat import Delta, OutputSplitter
 from edge_runtime.service.openai.grammar import Vocabulary
+from edge_runtime.service.openai.output_splitter import Delta, OutputSplitter
 from edge_runtime.service.openai.requests import ChatRequest, CompletionRequest, GenerationRequest
 
 _LEAST_LOGPROB = -9999.0

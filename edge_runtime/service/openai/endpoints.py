@@ -19,7 +19,7 @@ from edge_runtime.engine.sampler import Constraint
 from edge_runtime.service.http.exchange import EventStream, HttpLimits, JobEvents, read_body, whole_answer
 from edge_runtime.service.openai.answers import Answer, ChatAnswer, CompletionAnswer
 from edge_runtime.service.openai.api_errors import ApiError, bad_field, unsupported
-from edge_runtime.service.openai.chat import CALL_CLOSE, CALL_OPEN, THINK_CLOSE
+from edge_runtime.service.openai.output_splitter import CALL_CLOSE, CALL_OPEN, THINK_CLOSE
 from edge_runtime.service.openai.parser import parse_request
 from edge_runtime.service.openai.reasoning import AfterReasoning
 from edge_runtime.service.openai.requests import ChatRequest, CompletionRequest, GenerationRequest
