@@ -120,6 +120,8 @@ class Bundle:
             ("num_experts", m.model.num_experts, header.num_experts),
             ("hidden", m.model.hidden, header.hidden),
             ("intermediate", m.model.experts.intermediate, header.intermediate),
+            ("gate matrices", m.model.experts.gated, header.gated),
+            ("biases", m.model.experts.bias, header.bias),
             ("num_segments", segments, len(header.segment_bytes)),
             ("file size", part.bytes, header.file_bytes),
         ):

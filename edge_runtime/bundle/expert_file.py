@@ -14,9 +14,10 @@ from edge_runtime.base.sizes import align_up
 from edge_runtime.bundle.record import GROUP, PAGE, RecordLayout
 
 MAGIC = b"HOBBITX1"
-VERSION = 1
+VERSION, VERSION_OTHER = 1, 2
+"""Of files of experts with a gate and without biases, and of other experts' files."""
 KIND_PROGRESSIVE, KIND_BF16 = 0, 1
-_FIXED = struct.Struct("<8s8I2Q4Q8s")
+_FIXED = struct.Struct("<8s8I2Q4Q2I")
 _TABLE_OFFSET = 96
 MAX_HEADER_BYTES = 16 << 20
 
@@ -27,6 +28,8 @@ class ExpertFileHeader:
 
     Attributes:
         checksums: uint32 [E, num_segments], CRC-32C of every segment of every record.
+        gated: experts have a gate matrix.
+        bias: their matrices have biases.
     """
 
     kind: int
@@ -36,6 +39,8 @@ class ExpertFileHeader:
     intermediate: int
     segment_bytes: tuple[int, ...]
     checksums: NDArray[np.uint32]
+    gated: bool = True
+    bias: bool = False
 
     @property
     def record_stride(self) -> int:
@@ -62,9 +67,8 @@ def header_bytes(num_experts: int, num_segments: int) -> int:
     return align_up(_TABLE_OFFSET + 4 * num_experts * num_segments + 4, PAGE)
 
 
-def expected_segments(kind: int, hidden: int, intermediate: int, num_segments: int) -> tuple[int, ...]:
+def expected_segments(kind: int, layout: RecordLayout) -> tuple[int, ...]:
     """Segment sizes that follow from the shape; the file must state the same."""
-    layout = RecordLayout(hidden, intermediate, num_segments)
     return (layout.bf16_bytes,) if kind == KIND_BF16 else layout.segment_bytes
 
 
@@ -72,13 +76,19 @@ def pack_header(header: ExpertFileHeader) -> bytes:
     """Return the header's exact bytes."""
     total = header.header_bytes
     sizes = (*header.segment_bytes, 0, 0, 0)[:4]
+    form = _form(gated=header.gated, bias=header.bias)
     fixed = _FIXED.pack(
-        MAGIC, VERSION, header.kind, header.layer_idx, header.num_experts, header.hidden, header.intermediate,
-        len(header.segment_bytes), GROUP, total, header.record_stride, *sizes, bytes(8),
+        MAGIC, VERSION_OTHER if form else VERSION, header.kind, header.layer_idx, header.num_experts, header.hidden,
+        header.intermediate, len(header.segment_bytes), GROUP, total, header.record_stride, *sizes, form, 0,
     )  # fmt: skip
     table = header.checksums.astype("<u4").tobytes()
     body = (fixed + table).ljust(total - 4, b"\0")
     return body + struct.pack("<I", crc32c(body))
+
+
+def _form(*, gated: bool, bias: bool) -> int:
+    """Bits that say in what records differ from those of version 1."""
+    return (0 if gated else 1) | (2 if bias else 0)
 
 
 def parse_header(data: bytes, name: str) -> ExpertFileHeader:
@@ -101,7 +111,7 @@ def parse_header(data: bytes, name: str) -> ExpertFileHeader:
         data
     )
     need(magic == MAGIC, "magic", MAGIC, magic)
-    need(version == VERSION, "version", VERSION, version)
+    need(version in (VERSION, VERSION_OTHER), "version", f"{VERSION} or {VERSION_OTHER}", version)
     need(kind in (KIND_PROGRESSIVE, KIND_BF16), "kind", "0 or 1", kind)
     need(1 <= experts <= 1 << 14, "num_experts", "1 to 16384", experts)
     need(1 <= segments <= (4 if kind == KIND_PROGRESSIVE else 1), "num_segments", "1 to 4 (1 for bfloat16)", segments)
@@ -113,10 +123,14 @@ def parse_header(data: bytes, name: str) -> ExpertFileHeader:
     (stored,) = struct.unpack_from("<I", data, total - 4)
     computed = crc32c(data[: total - 4])
     need(stored == computed, "header checksum", f"{stored:08x}", f"{computed:08x} (damaged)")
-    sizes = expected_segments(kind, hidden, inter, segments)
+    form, reserved = rest[4:]
+    need(1 <= form <= 3 or version == VERSION, "form", "1 to 3", form)
+    need(form == 0 or version != VERSION, "reserved bytes", "zeros", "something else")
+    gated, bias = not form & 1, bool(form & 2)
+    sizes = expected_segments(kind, RecordLayout(hidden, inter, segments, gated, bias))
     need(tuple(rest[:4]) == (*sizes, 0, 0, 0)[:4], "segment_bytes", sizes, tuple(rest[:4]))
     need(stride == sum(sizes), "record_stride", sum(sizes), stride)
     table_end = _TABLE_OFFSET + 4 * experts * segments
-    need(not any(rest[4]) and not any(data[table_end : total - 4]), "reserved bytes", "zeros", "something else")
+    need(not reserved and not any(data[table_end : total - 4]), "reserved bytes", "zeros", "something else")
     table = np.frombuffer(data, "<u4", experts * segments, _TABLE_OFFSET).reshape(experts, segments)
-    return ExpertFileHeader(kind, layer, experts, hidden, inter, sizes, table.copy())
+    return ExpertFileHeader(kind, layer, experts, hidden, inter, sizes, table.copy(), gated, bias)

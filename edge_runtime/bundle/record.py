@@ -1,4 +1,4 @@
-"""Geometry of one expert record: where tiers, metadata and planes lie. docs/format.md section 1."""
+"""Geometry of one expert record: where tiers, metadata, planes and biases lie. docs/format.md section 1."""
 
 from __future__ import annotations
 
@@ -27,11 +27,15 @@ class RecordLayout:
         hidden: D, a multiple of 32.
         intermediate: I, a multiple of 32.
         num_segments: 1 to 4; the deepest tier stored is 2 * num_segments bits.
+        gated: there is a gate matrix.
+        bias: the matrices have biases.
     """
 
     hidden: int
     intermediate: int
     num_segments: int = 4
+    gated: bool = True
+    bias: bool = False
 
     def __post_init__(self) -> None:
         for name in ("hidden", "intermediate"):
@@ -42,9 +46,19 @@ class RecordLayout:
             raise ValueError(f"record.num_segments: expected 1 to 4, got {self.num_segments}")
 
     @property
+    def _wide(self) -> int:
+        """Rows of the matrices that read x."""
+        return (2 if self.gated else 1) * self.intermediate
+
+    @property
     def num_weights(self) -> int:
-        """Weights of one expert: gate, up and down together."""
-        return 3 * self.hidden * self.intermediate
+        """Weights of one expert: gate (where there is one), up and down together."""
+        return self.hidden * (self._wide + self.intermediate)
+
+    @property
+    def bias_bytes(self) -> int:
+        """Bytes of the float32 biases, at the end of segment 0 and of the bfloat16 record."""
+        return 4 * (self._wide + self.hidden) if self.bias else 0
 
     @property
     def plane_bytes(self) -> int:
@@ -54,7 +68,7 @@ class RecordLayout:
     @property
     def metadata_bytes(self) -> int:
         """Bytes of scales, minima and two-bit tables, stored once for all tiers."""
-        up_panels, down_panels = 2 * self.intermediate // PANEL, self.hidden // PANEL
+        up_panels, down_panels = self._wide // PANEL, self.hidden // PANEL
         rows = (up_panels + down_panels) * PANEL * ROW_BYTES
         groups = up_panels * (self.hidden // GROUP) + down_panels * (self.intermediate // GROUP)
         return rows + groups * 2 * PANEL
@@ -67,7 +81,7 @@ class RecordLayout:
     @property
     def segment_bytes(self) -> tuple[int, ...]:
         """Padded bytes of each segment stored."""
-        base = align_up(self.plane0_offset + self.plane_bytes, PAGE)
+        base = align_up(self.plane0_offset + self.plane_bytes + self.bias_bytes, PAGE)
         return (base,) + (align_up(self.plane_bytes, PAGE),) * (self.num_segments - 1)
 
     @property
@@ -83,7 +97,7 @@ class RecordLayout:
     @property
     def bf16_bytes(self) -> int:
         """Padded bytes of the bfloat16 record."""
-        return align_up(2 * self.num_weights, PAGE)
+        return align_up(2 * self.num_weights + self.bias_bytes, PAGE)
 
     def tier_bytes(self, tier: int) -> int:
         """Bytes to read and keep for one expert at `tier` (2, 4, 6, 8 or 16)."""
@@ -103,4 +117,5 @@ class RecordLayout:
 
 def record_layout(spec: ModelSpec, num_segments: int) -> RecordLayout:
     """Return the geometry of a model's records with so many segments."""
-    return RecordLayout(spec.hidden, spec.experts.intermediate, num_segments)
+    experts = spec.experts
+    return RecordLayout(spec.hidden, experts.intermediate, num_segments, experts.gated, experts.bias)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from edge_runtime.backends.cpu.kernels import ExpertKernels
+from edge_runtime.backends.cpu.kernels import ExpertKernels, make_kernels
 from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
 from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, plan_trunk_bytes, scratch_bytes
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
@@ -157,7 +157,7 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables
         needs, scratch_bytes=scratch(chunk), borrowable_bytes=_borrowable(scratch, chunk, _few_tokens(config))
     )
     plan = plan_memory(needs, ceiling, expert_memory=config.expert_memory)
-    kernels = ExpertKernels(*shape, max_tokens(chunk, config.parallel), threads=config.threads)
+    kernels = make_kernels(spec, max_tokens(chunk, config.parallel), config.threads)
     return Prepared(bundle, config, tokenizer, kernels, needs, plan, active, scratch)
 
 

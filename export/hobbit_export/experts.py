@@ -28,7 +28,7 @@ from edge_runtime.bundle.expert_file import (
     pack_header,
 )
 from edge_runtime.bundle.manifest import expert_file
-from edge_runtime.bundle.record import BF16, PANEL
+from edge_runtime.bundle.record import BF16, PANEL, record_layout
 from hobbit_export.checkpoint import RAW_DTYPES
 from hobbit_export.encoder_check import encoder_isa
 from hobbit_export.source import SourceModel
@@ -48,11 +48,15 @@ class Encoder(Protocol):
         """Add consecutive rows of gate (0), up (1) or down (2), in the checkpoint's own type."""
         ...
 
+    def add_bias(self, matrix: int, values: NDArray[np.float32]) -> None:
+        """Add the biases of a matrix, one a row."""
+        ...
+
     def finish(self) -> None:
         """End the record; then its segments may be taken.
 
         Raises:
-            ValueError: rows are missing.
+            ValueError: rows or biases are missing.
         """
         ...
 
@@ -81,13 +85,14 @@ class LayerJob:
 
 
 class Block(NamedTuple):
-    """Consecutive rows of one expert matrix in the checkpoint's own type."""
+    """Consecutive rows of one expert matrix in the checkpoint's own type, and before the first ones its biases."""
 
     expert_idx: int
     matrix: int
     row_start: int
     tensor: str
     rows: NDArray[Any]
+    bias: NDArray[np.float32] | None = None
 
 
 def write_layer(source: SourceModel, layer_idx: int, out: Path, job: LayerJob) -> dict[int, list[float]]:
@@ -104,7 +109,7 @@ def write_layer(source: SourceModel, layer_idx: int, out: Path, job: LayerJob) -
     spec = source.spec
     encoder: Encoder = ExpertEncoder(
         layer_idx, 0, spec.hidden, spec.experts.intermediate, job.num_segments, bf16=job.with_bf16, threads=job.jobs,
-        isa=encoder_isa(),
+        isa=encoder_isa(), gated=spec.experts.gated, bias=spec.experts.bias,
     )  # fmt: skip
     errors: list[dict[int, float]] = []
     with (
@@ -127,6 +132,8 @@ def write_layer(source: SourceModel, layer_idx: int, out: Path, job: LayerJob) -
 
 def _encode(encoder: Encoder, block: Block) -> None:
     try:
+        if block.bias is not None:
+            encoder.add_bias(block.matrix, block.bias)
         encoder.add_rows(block.matrix, block.row_start, block.rows, RAW_DTYPES_OF[block.rows.dtype.char])
     except ValueError as err:
         raise BundleError(
@@ -153,11 +160,12 @@ class _Writers:
         for kind in (KIND_PROGRESSIVE, KIND_BF16)[: 1 + job.with_bf16]:
             path = out / expert_file(layer_idx, BF16 if kind == KIND_BF16 else 2)
             path.parent.mkdir(parents=True, exist_ok=True)
-            sizes = expected_segments(kind, spec.hidden, spec.experts.intermediate, job.num_segments)
+            sizes = expected_segments(kind, record_layout(spec, job.num_segments))
             table = np.zeros((spec.num_experts, len(sizes)), np.uint32)
             header = ExpertFileHeader(
-                kind, layer_idx, spec.num_experts, spec.hidden, spec.experts.intermediate, sizes, table
-            )
+                kind, layer_idx, spec.num_experts, spec.hidden, spec.experts.intermediate, sizes, table,
+                gated=spec.experts.gated, bias=spec.experts.bias,
+            )  # fmt: skip
             file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
             file.seek(header.header_bytes)
             self._files.append((file, header))
@@ -197,9 +205,10 @@ def _read_blocks(source: SourceModel, layer_idx: int, block_bytes: int) -> Itera
             # of interleaved rows twice as many are read, and those that are wanted are copied
             row_bytes = info.cols * RAW_DTYPES[info.dtype][1]().itemsize * (1 if rows.stride == 1 else rows.stride + 1)
             step = max(PANEL, block_bytes // row_bytes // PANEL * PANEL)
+            bias = source.expert_bias(layer_idx, expert_idx, name) if source.spec.experts.bias else None
             for start in range(0, rows.rows, step):
                 block = source.read_rows(rows, start, min(start + step, rows.rows))
-                yield Block(expert_idx, _NUMBERS[name], start, rows.tensor, block)
+                yield Block(expert_idx, _NUMBERS[name], start, rows.tensor, block, None if start else bias)
 
 
 def _read_ahead(source: SourceModel, layer_idx: int, job: LayerJob) -> Generator[Block, None, None]:

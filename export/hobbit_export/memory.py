@@ -13,6 +13,7 @@ from edge_runtime.bundle.record import PANEL, record_layout
 from hobbit_export.experts import QUEUED_BLOCKS
 from hobbit_export.options import ExportOptions
 from hobbit_export.reference import num_reference_tokens
+from hobbit_export.router import router_memory_bytes
 from hobbit_export.source import SourceModel
 
 _SLACK_BYTES = 24 * MIB
@@ -80,11 +81,12 @@ def plan_memory(source: SourceModel, options: ExportOptions, base_bytes: int) ->
 
 
 def _reference_bytes(source: SourceModel) -> int:
-    """One trunk matrix in float32 (of the head a block of rows), the logits twice, and blocks of expert rows."""
+    """A trunk matrix in float32 (of the head some rows), the logits twice, blocks of expert rows, router data."""
     spec = source.spec
     tensors = (source.checkpoint.tensors[t] for name, t in source.trunk.items() if name not in ("embed", "head"))
     largest = max([min(_HEAD_ROWS, spec.vocab_size) * spec.hidden, *(t.rows * t.cols for t in tensors)])
-    return 4 * largest + 8 * num_reference_tokens(source) * spec.vocab_size + 4 * _MAX_BLOCK_BYTES
+    logits = 8 * num_reference_tokens(source) * spec.vocab_size
+    return 4 * largest + logits + 4 * _MAX_BLOCK_BYTES + router_memory_bytes(spec)
 
 
 def resident_bytes(field: str = "VmRSS") -> int:

@@ -12,6 +12,7 @@ from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.expert_file import header_bytes
 from edge_runtime.bundle.manifest import EMBEDDING, ROUTERS, expert_file, stacked_routers_bytes, trunk_file
 from edge_runtime.bundle.record import BF16, record_layout
+from edge_runtime.bundle.router_data import router_parts
 from hobbit_export.options import ExportOptions
 from hobbit_export.reference import num_reference_tokens
 from hobbit_export.source import SourceModel
@@ -24,7 +25,7 @@ _EXACT = ("router", "shared_expert_gate")
 
 @dataclass(frozen=True)
 class PlannedPart:
-    """A part to come. Sizes of experts and embedding are exact, of the trunk nearly so, of the rest upper bounds."""
+    """A part to come. Sizes of experts, embedding and router data are exact, of the trunk nearly so, else bounds."""
 
     name: str
     kind: str
@@ -36,6 +37,7 @@ def plan_parts(source: SourceModel, options: ExportOptions) -> list[PlannedPart]
     return [
         *(PlannedPart(name_in_bundle(p), "tokenizer", p.stat().st_size) for p in tokenizer_files(options.checkpoint)),
         *_trunk_parts(source.spec, options.trunk, source.embedding_bytes),
+        *(PlannedPart(name, "router", size) for name, size in router_parts(source.spec).items()),
         *_expert_parts(source.spec, options),
         *_calibration_parts(source, options),
     ]

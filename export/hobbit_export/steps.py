@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edge_runtime.bundle.manifest import Role
+from edge_runtime.bundle.router_data import router_arrays
 from hobbit_export.calibration import REFERENCE, write_reference
 from hobbit_export.experts import LayerJob, write_layer
 from hobbit_export.memory import MemoryPlan
 from hobbit_export.options import ExportOptions
+from hobbit_export.router import write_router_data
 from hobbit_export.source import CheckpointWeights, SourceModel
 from hobbit_export.tokenizer_files import copy_tokenizer, tokenizer_files
 from hobbit_export.trunk.parts import build_head, build_layer, build_routers, build_shared, write_embedding
@@ -67,6 +69,8 @@ def all_steps(job: Job) -> Iterator[ExportStep]:
         "head", lambda out: _trunk(out, build_head(spec, _weights(job), out, _precision(job), _budget(job)))
     )
     yield ExportStep("routers", lambda out: _trunk(out, build_routers(spec, _weights(job), out, _budget(job))))
+    if router_arrays(spec):
+        yield ExportStep("router data", lambda out: _router_data(job, out))
     for i in spec.sparse_layers:
         yield ExportStep(expert_step(i), _bind(_experts, job, i), i)
 
@@ -96,6 +100,10 @@ def _layer(job: Job, layer_idx: int, out: Path) -> Written:
     if spec.layers[layer_idx].shared is not None:
         files += build_shared(spec, layer_idx, weights, out, _precision(job), _budget(job))
     return _trunk(out, files)
+
+
+def _router_data(job: Job, out: Path) -> Written:
+    return Written([(name, "router") for name in write_router_data(job.source, out)], {})
 
 
 def _trunk(out: Path, files: list[Path], role: Role = "trunk") -> Written:

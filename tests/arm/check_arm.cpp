@@ -44,11 +44,18 @@ void check_case(const char* path) {
   const std::vector<int32_t> dims = in.take<int32_t>(5);
   const size_t d = size_t(dims[0]), i = size_t(dims[1]), tokens = size_t(dims[2]);
   const size_t experts = size_t(dims[3]), top_k = size_t(dims[4]);
-  const hobbit::ExpertLayout layout{d, i};
+  const std::vector<int32_t> kind = in.take<int32_t>(3);
+  const std::vector<float> numbers = in.take<float>(3);
+  const hobbit::ExpertForm form{kind[0] != 0, kind[1] != 0, hobbit::Activation(kind[2]), numbers[0], numbers[1], numbers[2]};
+  const hobbit::ExpertLayout layout{d, i, form.gated, form.bias};
+  const size_t matrices = form.gated ? 3 : 2;
   const std::string name = std::string(path).substr(std::string(path).rfind('/') + 1);
 
   std::vector<std::vector<float>> sources;
-  for (size_t n = 0; n < 3 * experts; ++n) sources.push_back(in.take<float>(d * i));
+  for (size_t n = 0; n < matrices * experts; ++n) sources.push_back(in.take<float>(d * i));
+  std::vector<std::vector<float>> biases;
+  for (size_t n = 0; n < (form.bias ? experts : 0); ++n)
+    for (int m = layout.first(); m < 3; ++m) biases.push_back(in.take<float>(layout.rows(m)));
   std::vector<std::vector<uint8_t>> parts;
   for (size_t n = 0; n < experts; ++n) {
     for (int s = 0; s < 4; ++s) parts.push_back(in.take<uint8_t>(layout.segment_bytes(s)));
@@ -57,9 +64,13 @@ void check_case(const char* path) {
   const auto x = in.take<float>(tokens * d), weights = in.take<float>(tokens * top_k);
   const auto starts = in.take<int32_t>(experts + 1), pairs = in.take<int32_t>(tokens * top_k);
 
-  hobbit::ExpertEncoder encoder(0, 0, d, i, 4, true, 2);
+  hobbit::ExpertEncoder encoder(0, 0, layout, 4, true, 2);
   for (size_t n = 0; n < 1; ++n) {  // encoding is slow under emulation
-    for (int m = 0; m < 3; ++m) encoder.add_rows(m, 0, sources[3 * n + size_t(m)].data(), layout.rows(m), hobbit::Source::f32);
+    for (int m = layout.first(); m < 3; ++m) {
+      const size_t at = matrices * n + size_t(m - layout.first());
+      encoder.add_rows(m, 0, sources[at].data(), layout.rows(m), hobbit::Source::f32);
+      if (form.bias) encoder.add_bias(m, biases[at].data(), biases[at].size());
+    }
     encoder.finish();
     for (int s = 0; s < 4; ++s)
       expect(encoder.segment(s) == parts[5 * n + size_t(s)], name + ": encoded segment " + std::to_string(s) + " differs");
@@ -74,7 +85,7 @@ void check_case(const char* path) {
         segments[4 * n + s] = reinterpret_cast<uint64_t>(parts[5 * n + (tier == 16 ? 4 : s)].data());
     for (const hobbit::KernelTable* table : hobbit::available_kernels()) {
       const std::string where = name + " tier " + std::to_string(tier) + " " + table->name;
-      hobbit::ExpertKernels kernels({d, i, top_k, tokens}, 2, table->name);
+      hobbit::ExpertKernels kernels({d, i, top_k, tokens, form}, 2, table->name);
       std::vector<float> out(tokens * d);
       kernels.forward(x.data(), tokens, {tier, segments.data(), starts.data(), pairs.data(), experts, pairs.size()},
                       weights.data(), out.data());

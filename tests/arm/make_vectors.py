@@ -12,19 +12,27 @@ from pathlib import Path
 import numpy as np
 
 from edge_runtime.backends.cpu.kernels import ExpertEncoder, ExpertKernels, reference
+from edge_runtime.base.spec import ExpertSpec
 
 EXPERTS, TOP_K, TIERS = 3, 2, (2, 4, 6, 8, 16)
 
 
-def build(hidden: int, intermediate: int, tokens: int) -> bytes:
+ACTIVATIONS = ("silu", "gelu_tanh", "relu2")
+
+
+def build(hidden: int, tokens: int, experts: ExpertSpec) -> bytes:
+    intermediate, form = experts.intermediate, {"gated": experts.gated}
     rng = np.random.default_rng(hidden + intermediate + tokens)
-    shapes = [(intermediate, hidden)] * 2 + [(hidden, intermediate)]
+    shapes = [(intermediate, hidden)] * (len(experts.matrices) - 1) + [(hidden, intermediate)]
     sources = [[(rng.standard_t(5, s) / np.sqrt(s[1])).astype("<f4") for s in shapes] for _ in range(EXPERTS)]
+    biases = [[rng.standard_normal(s[0]).astype("<f4") for s in shapes] for _ in range(EXPERTS * experts.bias)]
     records: list[list[np.ndarray]] = []
     for index, matrices in enumerate(sources):
-        encoder = ExpertEncoder(0, index, hidden, intermediate, 4, bf16=True)
-        for matrix, rows in enumerate(matrices):
+        encoder = ExpertEncoder(0, index, hidden, intermediate, 4, bf16=True, bias=experts.bias, **form)
+        for matrix, rows in enumerate(matrices, 3 - len(matrices)):
             encoder.add_rows(matrix, 0, rows, "f32")
+        for matrix, values in enumerate(biases[index] if experts.bias else (), 3 - len(matrices)):
+            encoder.add_bias(matrix, values)
         encoder.finish()
         records.append([encoder.segment(i).copy() for i in (0, 1, 2, 3, -1)])
 
@@ -35,34 +43,51 @@ def build(hidden: int, intermediate: int, tokens: int) -> bytes:
     weights = rng.random((tokens, TOP_K), np.float32)
 
     parts: list[np.ndarray] = [np.array([hidden, intermediate, tokens, EXPERTS, TOP_K], "<i4")]
+    parts.append(np.array([experts.gated, experts.bias, ACTIVATIONS.index(experts.activation)], "<i4"))
+    limit = np.inf if experts.limit is None else experts.limit
+    parts.append(np.array([limit, experts.alpha, experts.up_offset], "<f4"))
     parts += [matrix for matrices in sources for matrix in matrices]
+    parts += [values for of_expert in biases for values in of_expert]
     parts += [segment for record in records for segment in record]
     parts += [x, weights, starts, pairs]
-    kernels = ExpertKernels(hidden, intermediate, TOP_K, tokens)
+    kernels = ExpertKernels(hidden, top_k=TOP_K, max_tokens=tokens, **vars(experts))
     for tier in TIERS:
         native, table = np.empty_like(x), np.zeros((EXPERTS, 4), np.uint64)
         outputs = []
         for n, record in enumerate(records):
             used = record[4:] if tier == 16 else record[: tier // 2]
             table[n, : len(used)] = [segment.ctypes.data for segment in used]
-            decode = reference.decode_bf16 if tier == 16 else None
             decoded = (
-                decode(record[4], hidden, intermediate)
-                if decode
-                else reference.decode_expert(record, hidden, intermediate, tier)
+                reference.decode_bf16(record[4], hidden, intermediate, **form)
+                if tier == 16
+                else reference.decode_expert(record, hidden, intermediate, tier, **form)
             )
-            outputs.append(reference.expert_forward(x, decoded, quantized=tier != 16))
+            own = reference.decode_biases(used[0], hidden, intermediate, tier, **form) if experts.bias else ()
+            outputs.append(reference.expert_forward(x, decoded, quantized=tier != 16, experts=experts, biases=own))
         kernels.forward(x, tier, table, starts, pairs, weights, native)
         y = np.stack(outputs)[chosen, np.arange(tokens)[:, None]]
         parts += [(weights[:, :, None] * y).sum(1).astype("<f4"), native]
     return b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
 
 
+VARIANTS = {
+    "gpt_oss": ExpertSpec(96, bias=True, limit=1.1, alpha=1.702, up_offset=1.0),
+    "gelu": ExpertSpec(224, activation="gelu_tanh", limit=0.9),
+    "relu2_gated": ExpertSpec(96, activation="relu2", bias=True),
+    "relu2": ExpertSpec(64, gated=False, activation="relu2"),
+    "gelu_ungated": ExpertSpec(96, gated=False, activation="gelu_tanh", bias=True),
+    "silu_ungated": ExpertSpec(32, gated=False, alpha=1.702),
+}
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     for hidden, intermediate, tokens in ((32, 32, 1), (64, 96, 7), (160, 224, 5), (96, 768, 2), (768, 64, 33)):
         name = f"case_{hidden}x{intermediate}_t{tokens}.bin"
-        (folder / name).write_bytes(build(hidden, intermediate, tokens))
+        (folder / name).write_bytes(build(hidden, tokens, ExpertSpec(intermediate)))
+    for variant, experts in VARIANTS.items():
+        for hidden, tokens in ((32, 1), (64, 5), (160, 34)):
+            (folder / f"case_{variant}_{hidden}_t{tokens}.bin").write_bytes(build(hidden, tokens, experts))
 
 
 if __name__ == "__main__":

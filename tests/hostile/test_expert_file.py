@@ -25,10 +25,12 @@ from edge_runtime.bundle.record import RecordLayout
 NAME = "experts/layer_003.hbx"
 
 
-def small_header(kind: int = KIND_PROGRESSIVE, segments: int = 4, experts: int = 3) -> ExpertFileHeader:
-    sizes = expected_segments(kind, 64, 32, segments)
+def small_header(
+    kind: int = KIND_PROGRESSIVE, segments: int = 4, experts: int = 3, *, gated: bool = True, bias: bool = False
+) -> ExpertFileHeader:
+    sizes = expected_segments(kind, RecordLayout(64, 32, segments, gated, bias))
     table = np.arange(experts * len(sizes), dtype=np.uint32).reshape(experts, len(sizes)) * 77
-    return ExpertFileHeader(kind, 3, experts, 64, 32, sizes, table)
+    return ExpertFileHeader(kind, 3, experts, 64, 32, sizes, table, gated, bias)
 
 
 def sealed(data: bytearray) -> bytes:
@@ -48,6 +50,21 @@ def test_exact_bytes_of_version_1():
     assert raw == expected + struct.pack("<I", crc32c(expected))
 
 
+@pytest.mark.parametrize(("gated", "bias", "form"), [(False, False, 1), (True, True, 2), (False, True, 3)])
+def test_exact_bytes_of_version_2(gated, bias, form):
+    """Only files of experts that version 1 cannot hold have it."""
+    raw = pack_header(small_header(gated=gated, bias=bias))
+    layout = RecordLayout(64, 32, 4, gated, bias)
+    expected = b"HOBBITX1" + struct.pack("<8I", 2, 0, 3, 3, 64, 32, 4, 32)
+    expected += struct.pack("<2Q", 4096, layout.record_bytes) + struct.pack("<4Q", *layout.segment_bytes)
+    expected += struct.pack("<2I", form, 0)
+    expected += b"".join(struct.pack("<I", 77 * i) for i in range(12))
+    expected = expected.ljust(4092, b"\0")
+    assert raw == expected + struct.pack("<I", crc32c(expected))
+    parsed = parse_header(raw, NAME)
+    assert (parsed.gated, parsed.bias, parsed.segment_bytes) == (gated, bias, layout.segment_bytes)
+
+
 @pytest.mark.parametrize(("kind", "segments"), [(KIND_PROGRESSIVE, 1), (KIND_PROGRESSIVE, 4), (KIND_BF16, 1)])
 def test_round_trip(kind, segments):
     header = small_header(kind, segments, experts=2000)
@@ -60,7 +77,8 @@ def test_round_trip(kind, segments):
 
 LIES = {
     "magic": (0, "<8s", b"HOBBITX2", "magic"),
-    "version": (8, "<I", 2, "version"),
+    "version": (8, "<I", 3, "version"),
+    "version 2 without a reason": (8, "<I", 2, "form"),
     "kind": (12, "<I", 7, "kind"),
     "no experts": (20, "<I", 0, "num_experts"),
     "a billion experts": (20, "<I", 10**9, "num_experts"),
@@ -85,6 +103,25 @@ def test_each_lie_is_named(lie):
     offset, form, value, message = LIES[lie]
     data = bytearray(pack_header(small_header()))
     struct.pack_into(form, data, offset, value)
+    with pytest.raises(BundleError, match=rf"layer_003\.hbx: .*{message}"):
+        parse_header(sealed(data), NAME)
+
+
+LIES_OF_VERSION_2 = {
+    "unknown form": (88, "<I", 4, "form"),
+    "form of version 1": (88, "<I", 0, "form"),
+    "another form": (88, "<I", 2, "segment_bytes"),
+    "version 1 with a form": (8, "<I", 1, "reserved"),
+    "reserved bytes": (92, "<I", 1, "reserved"),
+    "segments of version 1": (56, "<Q", RecordLayout(64, 32).bf16_bytes, "segment_bytes"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES_OF_VERSION_2)
+def test_each_lie_of_version_2_is_named(lie):
+    offset, kind, value, message = LIES_OF_VERSION_2[lie]
+    data = bytearray(pack_header(small_header(KIND_BF16, 1, gated=False)))
+    struct.pack_into(kind, data, offset, value)
     with pytest.raises(BundleError, match=rf"layer_003\.hbx: .*{message}"):
         parse_header(sealed(data), NAME)
 
@@ -116,9 +153,8 @@ def test_forged_bytes_never_crash(offset, junk):
     except BundleError:
         return
     # what is accepted is consistent: checksums and layer may be anything, sizes follow from the shape
-    assert parsed.segment_bytes == expected_segments(
-        parsed.kind, parsed.hidden, parsed.intermediate, len(parsed.segment_bytes)
-    )
+    shape = parsed.hidden, parsed.intermediate, len(parsed.segment_bytes), parsed.gated, parsed.bias
+    assert parsed.segment_bytes == expected_segments(parsed.kind, RecordLayout(*shape))
 
 
 @settings(max_examples=200, deadline=None)

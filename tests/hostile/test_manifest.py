@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 
 import numpy as np
@@ -196,11 +197,12 @@ def test_other_kinds_of_attention_are_described_and_refused_by_name_when_they_ar
 @pytest.mark.parametrize(
     "experts", [{"gated": False}, {"activation": "relu2"}, {"bias": True}, {"limit": 7.0}, {"up_offset": 1.0}]
 )
-def test_experts_no_kernel_computes_yet_are_refused_by_name(experts):
+def test_every_form_of_experts_that_can_be_described_runs(experts):
     model = copy.deepcopy(GOOD[2]["model"])
     model["experts"] |= experts
-    with pytest.raises(ConfigError, match="experts other than SwiGLU"):
-        require_supported(ModelSpec.from_json(model))
+    spec = ModelSpec.from_json(model)
+    require_supported(spec)
+    assert spec.experts == dataclasses.replace(ModelSpec.from_json(GOOD[2]["model"]).experts, **experts)
 
 
 UNSUPPORTED = {

@@ -36,7 +36,7 @@ def expert_hidden(experts: ExpertSpec, gate: Floats | None, up: Floats) -> Float
         up: up x + b_up [T, I].
     """
     if gate is None:
-        return activate(experts.activation, up)
+        return activate(experts.activation, up, experts.alpha)
     if experts.limit is not None:
         gate, up = np.minimum(gate, experts.limit), np.clip(up, -experts.limit, experts.limit)
     hidden: Floats = activate(experts.activation, gate, experts.alpha) * (up + up.dtype.type(experts.up_offset))

@@ -2,19 +2,21 @@
 
 The record bytes are the kernel's layout, so nothing is repacked. `ExpertKernels` computes
 
-    y[pair] = down( silu(gate x) * (up x) )        out[t] = sum over k of weights[t, k] * y[t * K + k]
+    y[pair] = down h + b_down        out[t] = sum over k of weights[t, k] * y[t * K + k]
 
+where h is silu(gate x) * (up x), or what `edge_runtime.base.spec.ExpertSpec` says for other experts,
 with int8 activations per group of 32 (tiers 2 to 8) or float32 throughout (tier 16). An output is
 the same bits for any thread count, any instruction set, and any subset, order or batching of
 experts and tokens. `edge_runtime.backends.cpu.kernels.reference` is the same in plain numpy.
 
 Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (token, expert) pairs.
 
-`ExpertKernels(hidden, intermediate, top_k, max_tokens, threads=1, isa="auto")`
-    Owns scratch for `max_tokens` tokens (`scratch_bytes`), memory of the system as far as it was written, and
-    `threads - 1` worker threads; nothing large is allocated later.
-    `scratch_bytes_for(hidden, intermediate, top_k, max_tokens)` says how much it will be. `isa` is "auto" or one of
-    `available_isas()`. Calls are serialised.
+`ExpertKernels(hidden, intermediate, top_k, max_tokens, threads=1, isa="auto", *, gated=True, activation="silu",
+               bias=False, limit=None, alpha=1.0, up_offset=0.0)`
+    What is given by name is as in `ExpertSpec`; `make_kernels` takes it from one. Owns scratch for `max_tokens`
+    tokens (`scratch_bytes`), memory of the system as far as it was written, and `threads - 1` worker threads; nothing
+    large is allocated later. `scratch_bytes_for(hidden, intermediate, top_k, max_tokens)` says how much it will be.
+    `isa` is "auto" or one of `available_isas()`. Calls are serialised.
     quantize(x)                    float32 [T, D], T <= max_tokens; copied, so x may change afterwards.
     run(tier, segments, starts, pairs)
         tier 2, 4, 6, 8 or 16; segments uint64 [N, 4] addresses of the experts' segments, of which the
@@ -35,12 +37,14 @@ Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (to
         begin, run_experts and end in one call, for experts that are all in memory: addresses uint64 [S, 4] by slot,
         slots int32 [E] by expert.
 
-`ExpertEncoder(layer, expert, hidden, intermediate, num_segments, bf16=False, threads=1, isa="auto")`
+`ExpertEncoder(layer, expert, hidden, intermediate, num_segments, bf16=False, threads=1, isa="auto", *, gated=True,
+               bias=False)`
     add_rows(matrix, row_start, rows, dtype)    matrix 0 gate, 1 up, 2 down; rows [n, columns], n and
         row_start multiples of 16; dtype "f32", "f16", or "bf16" for uint16 holding bfloat16 bits.
-    finish()                       checks that every row came once.
+    add_bias(matrix, values)       float32, one number a row; stored as it is.
+    finish()                       checks that every row, and every bias, came once.
     segment(i), bf16()             uint8 views of the padded bytes, valid until reset(); segment(-1) = bf16().
-    errors()                       tier -> sqrt(sum (w - w')^2 / sum w^2) over the three matrices.
+    errors()                       tier -> sqrt(sum (w - w')^2 / sum w^2) over the matrices.
     reset(layer, expert)           start the next expert in the same buffers.
     The bytes do not depend on `threads`, on `isa`, or on how rows were grouped.
 
@@ -50,6 +54,8 @@ was expected and what came.
 
 from __future__ import annotations
 
+from edge_runtime.base.spec import ModelSpec
+
 try:
     from edge_runtime.backends.cpu.kernels._native import ExpertEncoder, ExpertKernels, available_isas
 except ImportError as err:
@@ -58,4 +64,9 @@ except ImportError as err:
         f"({err}). Build it with: pip install -e . (needs a C++17 compiler)"
     ) from err
 
-__all__ = ["ExpertEncoder", "ExpertKernels", "available_isas"]
+__all__ = ["ExpertEncoder", "ExpertKernels", "available_isas", "make_kernels"]
+
+
+def make_kernels(spec: ModelSpec, max_tokens: int, threads: int = 1) -> ExpertKernels:
+    """Make kernels that compute a model's experts."""
+    return ExpertKernels(spec.hidden, top_k=spec.top_k, max_tokens=max_tokens, threads=threads, **vars(spec.experts))

@@ -13,7 +13,20 @@ def available_isas() -> list[str]: ...
 
 class ExpertKernels:
     def __init__(
-        self, hidden: int, intermediate: int, top_k: int, max_tokens: int, threads: int = 1, isa: str = "auto"
+        self,
+        hidden: int,
+        intermediate: int,
+        top_k: int,
+        max_tokens: int,
+        threads: int = 1,
+        isa: str = "auto",
+        *,
+        gated: bool = True,
+        activation: str = "silu",
+        bias: bool = False,
+        limit: float | None = None,
+        alpha: float = 1.0,
+        up_offset: float = 0.0,
     ) -> None: ...
     @property
     def isa(self) -> str: ...
@@ -49,8 +62,12 @@ class ExpertEncoder:
         bf16: bool = False,
         threads: int = 1,
         isa: str = "auto",
+        *,
+        gated: bool = True,
+        bias: bool = False,
     ) -> None: ...
     def add_rows(self, matrix: int, row_start: int, rows: npt.NDArray[Any], dtype: str) -> None: ...
+    def add_bias(self, matrix: int, values: _F32) -> None: ...
     def finish(self) -> None: ...
     def segment(self, i: int) -> _U8: ...
     def bf16(self) -> _U8: ...

@@ -4,7 +4,8 @@ Written from ``docs/format.md``, not from the C++. A kernel agrees with `expert_
 ``max|dy| <= KERNEL_BOUND * max|y|``: float32 sums are taken in another order, so an intermediate
 value that lies on a rounding tie may become a different int8. Typical distance 1e-6.
 
-Letters: D hidden, I intermediate, T tokens.
+Letters: D hidden, I intermediate, T tokens. Matrices and biases of an expert come as tuples in the order of a record:
+gate (where there is one), up, down.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.backends.cpu.activation import expert_hidden
+from edge_runtime.base.spec import ExpertSpec
+
 __all__ = [
     "KERNEL_BOUND",
     "bf16_bytes",
     "decode_bf16",
+    "decode_biases",
     "decode_expert",
     "expert_forward",
     "quantize_activations",
@@ -28,7 +33,7 @@ __all__ = [
 KERNEL_BOUND = 2e-3
 
 Floats = npt.NDArray[np.float32]
-Matrices = tuple[Floats, Floats, Floats]
+Matrices = tuple[Floats, ...]
 Buffer = Any  # bytes, memoryview or a uint8 array
 
 _GROUP, _ROWS, _HEADER, _ALIGN = 32, 16, 64, 4096
@@ -39,28 +44,48 @@ def _pad(size: int) -> int:
     return -(-size // _ALIGN) * _ALIGN
 
 
-def segment_bytes(hidden: int, intermediate: int, num_segments: int) -> list[int]:
+def _shapes(hidden: int, intermediate: int, gated: bool) -> list[tuple[int, int]]:
+    """Return rows and columns of each matrix."""
+    return [(intermediate, hidden)] * (2 if gated else 1) + [(hidden, intermediate)]
+
+
+def _num_weights(hidden: int, intermediate: int, gated: bool) -> int:
+    return (3 if gated else 2) * hidden * intermediate
+
+
+def _end_of_plane0(hidden: int, intermediate: int, gated: bool) -> int:
+    metadata = sum(rows // _ROWS * (_ROW_BYTES + cols) for rows, cols in _shapes(hidden, intermediate, gated))
+    return _HEADER + metadata + _num_weights(hidden, intermediate, gated) // 4
+
+
+def _bias_bytes(hidden: int, intermediate: int, gated: bool) -> int:
+    return 4 * sum(rows for rows, _ in _shapes(hidden, intermediate, gated))
+
+
+def segment_bytes(
+    hidden: int, intermediate: int, num_segments: int, *, gated: bool = True, bias: bool = False
+) -> list[int]:
     """Return the padded size in bytes of each of the first `num_segments` segments."""
-    panels = [(2 * intermediate // _ROWS, hidden), (hidden // _ROWS, intermediate)]
-    metadata = sum(count * (_ROW_BYTES + cols) for count, cols in panels)
-    plane = 3 * hidden * intermediate // 4
-    return [_pad(_HEADER + metadata + plane)] + [_pad(plane)] * (num_segments - 1)
+    biases = _bias_bytes(hidden, intermediate, gated) if bias else 0
+    plane = _num_weights(hidden, intermediate, gated) // 4
+    return [_pad(_end_of_plane0(hidden, intermediate, gated) + biases)] + [_pad(plane)] * (num_segments - 1)
 
 
-def bf16_bytes(hidden: int, intermediate: int) -> int:
+def bf16_bytes(hidden: int, intermediate: int, *, gated: bool = True, bias: bool = False) -> int:
     """Return the padded size in bytes of a bfloat16 record."""
-    return _pad(6 * hidden * intermediate)
+    biases = _bias_bytes(hidden, intermediate, gated) if bias else 0
+    return _pad(2 * _num_weights(hidden, intermediate, gated) + biases)
 
 
-def _panel_order(hidden: int, intermediate: int) -> list[tuple[int, int, int]]:
-    """List (matrix, first row, columns) of every panel in file order; matrix 0 gate, 1 up, 2 down."""
-    order = [(matrix, row, hidden) for row in range(0, intermediate, _ROWS) for matrix in (0, 1)]
-    return order + [(2, row, intermediate) for row in range(0, hidden, _ROWS)]
+def _panel_order(hidden: int, intermediate: int, gated: bool) -> list[tuple[int, int, int]]:
+    """List (matrix, first row, columns) of every panel in file order; matrix 0 is the first of the record."""
+    wide = range(2 if gated else 1)
+    order = [(matrix, row, hidden) for row in range(0, intermediate, _ROWS) for matrix in wide]
+    return order + [(len(wide), row, intermediate) for row in range(0, hidden, _ROWS)]
 
 
-def _empty(hidden: int, intermediate: int) -> Matrices:
-    gate, up = (np.zeros((intermediate, hidden), np.float32) for _ in range(2))
-    return gate, up, np.zeros((hidden, intermediate), np.float32)
+def _empty(hidden: int, intermediate: int, gated: bool) -> Matrices:
+    return tuple(np.zeros(shape, np.float32) for shape in _shapes(hidden, intermediate, gated))
 
 
 def _plane_codes(raw: npt.NDArray[np.uint8], cols: int) -> npt.NDArray[np.int32]:
@@ -83,7 +108,9 @@ def _weights(
     return np.asarray(a / np.float32(14) * fine.astype(np.float32) + b)
 
 
-def decode_expert(segments: Sequence[Buffer], hidden: int, intermediate: int, tier: int) -> Matrices:
+def decode_expert(
+    segments: Sequence[Buffer], hidden: int, intermediate: int, tier: int, *, gated: bool = True
+) -> Matrices:
     """Return the float32 weights of a progressive record at one tier.
 
     Args:
@@ -91,16 +118,17 @@ def decode_expert(segments: Sequence[Buffer], hidden: int, intermediate: int, ti
         hidden: D.
         intermediate: I.
         tier: 2, 4, 6 or 8.
+        gated: there is a gate matrix.
 
     Returns:
-        gate [I, D], up [I, D], down [D, I].
+        gate [I, D] (where there is one), up [I, D], down [D, I].
 
     Raises:
         ValueError: the tier is unknown, a segment is missing or too short, or the magic differs.
     """
     if tier not in (2, 4, 6, 8):
         raise ValueError(f"decode_expert: tier must be 2, 4, 6 or 8, got {tier}")
-    sizes = segment_bytes(hidden, intermediate, tier // 2)
+    sizes = segment_bytes(hidden, intermediate, tier // 2, gated=gated)
     if len(segments) < len(sizes):
         raise ValueError(f"decode_expert: tier {tier} needs {len(sizes)} segments, got {len(segments)}")
     raw = [np.frombuffer(segment, np.uint8) for segment in segments[: len(sizes)]]
@@ -110,10 +138,10 @@ def decode_expert(segments: Sequence[Buffer], hidden: int, intermediate: int, ti
     base = raw[0]
     if bytes(base[:4]) != b"HBR1":
         raise ValueError(f"decode_expert: record magic must be HBR1, got {bytes(base[:4])!r}")
-    order = _panel_order(hidden, intermediate)
+    order = _panel_order(hidden, intermediate, gated)
     meta_at = _HEADER
     plane_at = [_HEADER + sum(_ROW_BYTES + cols for _, _, cols in order), 0, 0, 0]
-    out = _empty(hidden, intermediate)
+    out = _empty(hidden, intermediate, gated)
     for matrix, row, cols in order:
         steps = base[meta_at : meta_at + 128].view("<f4").reshape(2, _ROWS, 1)
         table = base[meta_at + 128 : meta_at + _ROW_BYTES].reshape(_ROWS, 4)
@@ -128,22 +156,42 @@ def decode_expert(segments: Sequence[Buffer], hidden: int, intermediate: int, ti
     return out
 
 
-def decode_bf16(record: Buffer, hidden: int, intermediate: int) -> Matrices:
-    """Return the float32 weights of a bfloat16 record: gate [I, D], up [I, D], down [D, I].
+def decode_bf16(record: Buffer, hidden: int, intermediate: int, *, gated: bool = True) -> Matrices:
+    """Return the float32 weights of a bfloat16 record: gate [I, D] (where there is one), up [I, D], down [D, I].
 
     Raises:
         ValueError: the record is too short.
     """
     raw = np.frombuffer(record, np.uint8)
-    if raw.size < bf16_bytes(hidden, intermediate):
-        raise ValueError(f"decode_bf16: record must have {bf16_bytes(hidden, intermediate)} bytes, got {raw.size}")
-    out = _empty(hidden, intermediate)
+    size = bf16_bytes(hidden, intermediate, gated=gated)
+    if raw.size < size:
+        raise ValueError(f"decode_bf16: record must have {size} bytes, got {raw.size}")
+    out = _empty(hidden, intermediate, gated)
     at = 0
-    for matrix, row, cols in _panel_order(hidden, intermediate):
+    for matrix, row, cols in _panel_order(hidden, intermediate, gated):
         bits = raw[at : at + 32 * cols].view("<u2").reshape(cols, _ROWS).astype(np.uint32) << 16
         out[matrix][row : row + _ROWS] = bits.view(np.float32).T
         at += 32 * cols
     return out
+
+
+def decode_biases(record: Buffer, hidden: int, intermediate: int, tier: int, *, gated: bool = True) -> Matrices:
+    """Return the float32 biases of a record that has some: gate [I] (where there is one), up [I], down [D].
+
+    Args:
+        record: segment 0; the bfloat16 record at tier 16.
+        hidden: D.
+        intermediate: I.
+        tier: 2, 4, 6, 8 or 16.
+        gated: there is a gate matrix.
+    """
+    exact = 2 * _num_weights(hidden, intermediate, gated)
+    at = exact if tier == 16 else _end_of_plane0(hidden, intermediate, gated)
+    found = []
+    for rows, _ in _shapes(hidden, intermediate, gated):
+        found.append(np.frombuffer(record, "<f4", rows, at))
+        at += 4 * rows
+    return tuple(found)
 
 
 def quantize_activations(x: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
@@ -161,22 +209,34 @@ def _as_the_kernel_sees(x: Floats) -> npt.NDArray[np.float64]:
     return codes.astype(np.float64) * np.repeat(scales.astype(np.float64), _GROUP, axis=1)
 
 
-def expert_forward(x: Floats, weights: Matrices, quantized: bool = True) -> Floats:
-    """Return down(silu(gate x) * up x), accumulated in float64.
+def expert_forward(
+    x: Floats,
+    weights: Matrices,
+    quantized: bool = True,
+    *,
+    experts: ExpertSpec | None = None,
+    biases: Matrices = (),
+) -> Floats:
+    """Return what an expert computes, accumulated in float64: `ExpertSpec` has the formula.
 
     Args:
         x: float32 [T, D].
-        weights: gate [I, D], up [I, D], down [D, I], as the decoders return them.
+        weights: gate [I, D] (where there is one), up [I, D], down [D, I], as the decoders return them.
         quantized: round x and the hidden activations to int8 groups of 32, as tiers 2 to 8 do;
             False for bfloat16 records.
+        experts: what they compute; SwiGLU if left out.
+        biases: as `decode_biases` returns them; empty where there are none.
 
     Returns:
         float32 [T, D].
     """
-    gate_w, up_w, down_w = (w.astype(np.float64) for w in weights)
+    experts = ExpertSpec(weights[-1].shape[1]) if experts is None else experts
     inputs = _as_the_kernel_sees(x) if quantized else x.astype(np.float64)
-    gate, up = inputs @ gate_w.T, inputs @ up_w.T
-    with np.errstate(over="ignore"):
-        hidden = (gate / (1 + np.exp(-gate)) * up).astype(np.float32)
+    wide = [inputs @ w.astype(np.float64).T for w in weights[:-1]]
+    if biases:
+        wide = [value + bias.astype(np.float64) for value, bias in zip(wide, biases, strict=False)]
+    gate, up = wide if experts.gated else (None, wide[0])
+    hidden = expert_hidden(experts, gate, up).astype(np.float32)
     acts = _as_the_kernel_sees(hidden) if quantized else hidden.astype(np.float64)
-    return np.asarray((acts @ down_w.T).astype(np.float32))
+    out = acts @ weights[-1].astype(np.float64).T
+    return np.asarray((out + biases[-1] if biases else out).astype(np.float32))

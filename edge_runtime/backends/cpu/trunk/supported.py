@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from edge_runtime.base.errors import ConfigError
-from edge_runtime.base.spec import AttentionSpec, ExpertSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec, SoftmaxAttention
+from edge_runtime.base.spec import AttentionSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec, SoftmaxAttention
 
 
 def require_supported(spec: ModelSpec) -> None:
@@ -15,11 +15,6 @@ def require_supported(spec: ModelSpec) -> None:
     Raises:
         ConfigError: names the layer and the part that is not supported yet.
     """
-    if spec.experts != ExpertSpec(spec.experts.intermediate):
-        raise ConfigError(
-            f"model family {spec.family!r}: experts other than SwiGLU without biases and clamps: not supported by this "
-            "version of hobbit-edge."
-        )
     first: AttentionSpec | None = None
     for i, layer in enumerate(spec.layers):
         problem = _problem(layer)

@@ -2,8 +2,12 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <iterator>
 
 #include "encoder.hpp"
 #include "experts.hpp"
@@ -81,6 +85,19 @@ hobbit::ExpertKernels::Plan plan(const hobbit::ExpertKernels& k, const Array& x,
   return {data<float>(x), data<int32_t>(ids), data<float>(weights), x.shape(0), size_t(num_experts)};
 }
 
+hobbit::ExpertForm form(bool gated, const std::string& activation, bool bias, std::optional<double> limit, double alpha,
+                        double up_offset) {
+  const char* const names[] = {"silu", "gelu_tanh", "relu2"};
+  const auto found = std::find(std::begin(names), std::end(names), activation);
+  if (found == std::end(names))
+    throw nb::value_error(("activation: expected silu, gelu_tanh or relu2, got '" + activation + "'").c_str());
+  hobbit::ExpertForm f;
+  f.gated = gated, f.bias = bias, f.activation = hobbit::Activation(found - names);
+  if (limit) f.limit = float(*limit);
+  f.alpha = float(alpha), f.up_offset = float(up_offset);
+  return f;
+}
+
 hobbit::Source source(const std::string& dtype, const Array& rows) {
   const nb::dlpack::dtype got = rows.dtype();
   if (dtype == "f32" && got == nb::dtype<float>()) return hobbit::Source::f32;
@@ -88,6 +105,11 @@ hobbit::Source source(const std::string& dtype, const Array& rows) {
   if (dtype == "f16" && got.code == 2 && got.bits == 16) return hobbit::Source::f16;
   throw nb::value_error(("add_rows: expected dtype 'f32' with float32, 'f16' with float16 or 'bf16' with uint16 rows, "
                          "got '" + dtype + "' with " + describe(rows)).c_str());
+}
+
+void add_bias(hobbit::ExpertEncoder& e, int matrix, const Array& values) {
+  check<float>("add_bias", values, 0);
+  e.add_bias(matrix, data<float>(values), values.shape(0));
 }
 
 void add_rows(hobbit::ExpertEncoder& e, int matrix, int64_t row_start, const Array& rows, const std::string& dtype) {
@@ -128,11 +150,15 @@ NB_MODULE(_native, m) {
   nb::class_<K>(m, "ExpertKernels")
       .def("__init__",
            [](K* self, int64_t hidden, int64_t intermediate, int64_t top_k, int64_t max_tokens, int threads,
-              const std::string& isa) {
+              const std::string& isa, bool gated, const std::string& activation, bool bias, std::optional<double> limit,
+              double alpha, double up_offset) {
              const auto size = [](int64_t v) { return v < 0 ? size_t(0) : size_t(v); };
-             new (self) K({size(hidden), size(intermediate), size(top_k), size(max_tokens)}, threads, isa);
+             new (self) K({size(hidden), size(intermediate), size(top_k), size(max_tokens),
+                           form(gated, activation, bias, limit, alpha, up_offset)}, threads, isa);
            },
-           "hidden"_a, "intermediate"_a, "top_k"_a, "max_tokens"_a, "threads"_a = 1, "isa"_a = "auto")
+           "hidden"_a, "intermediate"_a, "top_k"_a, "max_tokens"_a, "threads"_a = 1, "isa"_a = "auto", nb::kw_only(),
+           "gated"_a = true, "activation"_a = "silu", "bias"_a = false, "limit"_a = nb::none(), "alpha"_a = 1.0,
+           "up_offset"_a = 0.0)
       .def_prop_ro("isa", [](const K& k) { return std::string(k.isa()); })
       .def_prop_ro("threads", &K::threads)
       .def_static("scratch_bytes_for",
@@ -231,12 +257,14 @@ NB_MODULE(_native, m) {
   nb::class_<E>(m, "ExpertEncoder")
       .def("__init__",
            [](E* self, int layer, int expert, int64_t hidden, int64_t intermediate, int num_segments, bool bf16,
-              int threads, const std::string& isa) {
+              int threads, const std::string& isa, bool gated, bool bias) {
              const auto size = [](int64_t v) { return v < 0 ? size_t(0) : size_t(v); };
-             new (self) E(layer, expert, size(hidden), size(intermediate), num_segments, bf16, threads, isa);
+             new (self) E(layer, expert, {size(hidden), size(intermediate), gated, bias}, num_segments, bf16, threads, isa);
            },
-           "layer"_a, "expert"_a, "hidden"_a, "intermediate"_a, "num_segments"_a, "bf16"_a = false, "threads"_a = 1, "isa"_a = "auto")
+           "layer"_a, "expert"_a, "hidden"_a, "intermediate"_a, "num_segments"_a, "bf16"_a = false, "threads"_a = 1,
+           "isa"_a = "auto", nb::kw_only(), "gated"_a = true, "bias"_a = false)
       .def("add_rows", &add_rows, "matrix"_a, "row_start"_a, "rows"_a, "dtype"_a)
+      .def("add_bias", &add_bias, "matrix"_a, "values"_a)
       .def("finish", &E::finish)
       .def("segment", [](nb::handle self, int i) { return segment(self, i); }, "i"_a)
       .def("bf16", [](nb::handle self) { return segment(self, -1); })

@@ -70,20 +70,20 @@ bool transpose(const uint8_t* rows, size_t cols, float* tile, size_t& bad_row, C
 
 }  // namespace
 
-ExpertEncoder::ExpertEncoder(int layer, int expert, size_t hidden, size_t intermediate, int num_segments, bool bf16,
-                             int threads, const std::string& isa)
-    : layout_{hidden, intermediate},
+ExpertEncoder::ExpertEncoder(int layer, int expert, const ExpertLayout& layout, int num_segments, bool bf16, int threads,
+                             const std::string& isa)
+    : layout_(layout),
       pool_(check_threads(threads)),
       encode_(find_kernels(isa).encode) {
-  for (size_t dim : {hidden, intermediate})
+  for (size_t dim : {layout.hidden, layout.intermediate})
     if (dim == 0 || dim % kGroup || dim > (1u << 20))
       refuse("hidden and intermediate must be positive multiples of 32 up to 1048576, got " + std::to_string(dim));
   if (num_segments < 1 || num_segments > 4)
     refuse("num_segments must be in 1..4, got " + std::to_string(num_segments));
   for (int s = 0; s < num_segments; ++s) segments_.emplace_back(layout_.segment_bytes(s));
   if (bf16) bf16_.resize(layout_.bf16_bytes());
-  const size_t panels = 2 * layout_.panels(kGate) + layout_.panels(kDown);
-  const size_t cols = std::max(hidden, intermediate);
+  const size_t panels = layout_.wide() * layout_.panels(kUp) + layout_.panels(kDown);
+  const size_t cols = std::max(layout.hidden, layout.intermediate);
   workers_.resize(size_t(threads));
   for (Worker& worker : workers_) {
     worker.tile.resize(cols * kPanelRows);
@@ -99,6 +99,7 @@ void ExpertEncoder::reset(int layer, int expert) {
   if (layer < 0 || expert < 0)
     refuse("layer and expert must not be negative, got " + std::to_string(layer) + " and " + std::to_string(expert));
   std::fill(added_.begin(), added_.end(), uint8_t(0));
+  std::fill_n(bias_added_, 3, false);
   finished_ = false;
   write_header(layer, expert);
 }
@@ -108,11 +109,32 @@ void ExpertEncoder::write_header(int layer, int expert) {
   std::memcpy(segments_[0].data(), words, sizeof words);  // x86 and the ARM targets are little-endian
 }
 
-void ExpertEncoder::add_rows(int matrix, size_t row_start, const void* rows, size_t count, Source source) {
+void ExpertEncoder::check_matrix(int matrix, const char* call) const {
   if (matrix < kGate || matrix > kDown)
     refuse("matrix must be 0 (gate), 1 (up) or 2 (down), got " + std::to_string(matrix));
+  if (matrix < layout_.first()) refuse("gate: these experts have no gate matrix");
+  if (finished_) refuse(std::string(call) + " after finish(): call reset() first");
+}
+
+void ExpertEncoder::add_bias(int matrix, const float* values, size_t count) {
+  check_matrix(matrix, "add_bias");
+  const std::string name = std::string(kMatrixName[matrix]) + " bias";
+  if (!layout_.bias) refuse(name + ": these experts have no biases");
+  if (count != layout_.rows(matrix))
+    refuse(name + ": expected " + std::to_string(layout_.rows(matrix)) + " numbers, got " + std::to_string(count));
+  if (bias_added_[matrix]) refuse(name + " was added twice");
+  for (size_t i = 0; i < count; ++i)
+    if ((to_bits(values[i]) & 0x7fffffff) > kLargest)
+      refuse(name + ": number " + std::to_string(i) + " is not finite (or beyond 1e15)");
+  const size_t at = layout_.bias_offset(matrix), bytes = count * sizeof(float);
+  std::memcpy(segments_[0].data() + layout_.bias_start(false) + at, values, bytes);
+  if (!bf16_.empty()) std::memcpy(bf16_.data() + layout_.bias_start(true) + at, values, bytes);
+  bias_added_[matrix] = true;
+}
+
+void ExpertEncoder::add_rows(int matrix, size_t row_start, const void* rows, size_t count, Source source) {
+  check_matrix(matrix, "add_rows");
   const std::string name = kMatrixName[matrix];
-  if (finished_) refuse("add_rows after finish(): call reset() first");
   if (row_start % kPanelRows || count % kPanelRows || count == 0)
     refuse(name + ": row_start and row count must be multiples of 16, got " + std::to_string(row_start) + " and " +
            std::to_string(count));
@@ -179,17 +201,19 @@ void ExpertEncoder::write_bf16(const float* tile, int matrix, size_t panel) {
 
 void ExpertEncoder::finish() {
   if (finished_) refuse("finish() called twice: call reset() first");
-  for (int m : {kGate, kUp, kDown})
+  for (int m = layout_.first(); m <= kDown; ++m) {
     for (size_t p = 0; p < layout_.panels(m); ++p)
       if (!added_[panel_index(m, p)])
         refuse(std::string(kMatrixName[m]) + ": row " + std::to_string(p * kPanelRows) + " is missing");
+    if (layout_.bias && !bias_added_[m]) refuse(std::string(kMatrixName[m]) + " bias is missing");
+  }
   finished_ = true;
 }
 
 std::map<int, double> ExpertEncoder::errors() const {
   if (!finished_) refuse("errors: expected finish() before errors()");
   double total = 0, sq[5] = {};
-  for (int m : {kGate, kUp, kDown})
+  for (int m = layout_.first(); m <= kDown; ++m)
     for (size_t p = 0; p < layout_.panels(m); ++p) {
       const PanelStats& s = stats_[panel_index(m, p)];
       total += s.weight_sq;

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <new>
 #include <stdexcept>
@@ -33,9 +34,23 @@ size_t check_count(const char* name, size_t value, size_t top) {
   return value;
 }
 
+ExpertForm checked(const ExpertForm& form) {
+  if (!(form.limit > 0)) refuse("ExpertKernels: limit must be above 0, got " + std::to_string(form.limit));
+  if (!(form.alpha > 0 && std::isfinite(form.alpha)))
+    refuse("ExpertKernels: alpha must be above 0 and finite, got " + std::to_string(form.alpha));
+  if (!std::isfinite(form.up_offset)) refuse("ExpertKernels: up_offset must be finite");
+  return form;
+}
+
 Shape checked(const Shape& s) {
   return {check_dim("hidden", s.hidden), check_dim("intermediate", s.intermediate),
-          check_count("top_k", s.top_k, 1024), check_count("max_tokens", s.max_tokens, 1u << 20)};
+          check_count("top_k", s.top_k, 1024), check_count("max_tokens", s.max_tokens, 1u << 20), checked(s.form)};
+}
+
+// Adds biases of N rows to the values of some tokens.
+template <size_t N> void add_bias(float (*values)[N], size_t count, const float* bias) {
+  for (size_t t = 0; t < count; ++t)
+    for (size_t r = 0; r < N; ++r) values[t][r] += bias[r];
 }
 
 constexpr int kParts = 5;
@@ -62,8 +77,9 @@ size_t ExpertKernels::scratch_bytes_for(const Shape& shape) {
 
 ExpertKernels::ExpertKernels(const Shape& shape, int threads, const std::string& isa)
     : shape_(checked(shape)),
-      layout_{shape.hidden, shape.intermediate},
+      layout_{shape.hidden, shape.intermediate, shape.form.gated, shape.form.bias},
       table_(find_kernels(isa)),
+      hidden_(hidden_of(table_, shape_.form)),
       pool_(int(check_count("threads", size_t(std::max(threads, 0)), 256))),
       ranges_(size_t(threads)),
       scratch_(scratch_bytes_for(shape)) {
@@ -304,7 +320,12 @@ PanelRef ExpertKernels::panel(const Batch& b, size_t expert, int matrix, size_t 
   return ref;
 }
 
-// 32 units of one expert: 2 gate and 2 up panels, then silu(gate) * up and its int8 group.
+const float* ExpertKernels::bias(const Batch& b, size_t expert, int matrix) const {
+  const auto* base = reinterpret_cast<const uint8_t*>(b.segments[4 * expert]);
+  return reinterpret_cast<const float*>(base + layout_.bias_start(b.tier == 16) + layout_.bias_offset(matrix));
+}
+
+// 32 units of one expert: 2 gate and 2 up panels, then silu(gate) * up (or what the form says) and its int8 group.
 void ExpertKernels::gate_up(const Batch& b, size_t expert, size_t chunk) {
   alignas(64) float values[2][kTokenChunk][kGroup], h[kGroup];
   const ActGroup* acts[kTokenChunk];
@@ -319,7 +340,7 @@ void ExpertKernels::gate_up(const Batch& b, size_t expert, size_t chunk) {
       floats[t] = x_ + token * d;
     }
     for (size_t p = 2 * chunk; p < 2 * chunk + 2; ++p)
-      for (int m : {kGate, kUp}) {
+      for (int m = layout_.first(); m < kDown; ++m) {
         float* out = values[m][0] + kPanelRows * (p % 2);
         if (b.tier != 16)
           table_.panel(b.tier, panel(b, expert, m, p), acts, count, groups, out, kGroup);
@@ -327,10 +348,12 @@ void ExpertKernels::gate_up(const Batch& b, size_t expert, size_t chunk) {
           table_.panel_bf16(reinterpret_cast<const uint16_t*>(bf16 + layout_.bf16_offset(m, p)), floats, count, d,
                             out, kGroup);
       }
+    if (layout_.bias)
+      for (int m = layout_.first(); m < kDown; ++m) add_bias(values[m], count, bias(b, expert, m) + chunk * kGroup);
     for (size_t t = 0; t < count; ++t) {
       const size_t pair = size_t(b.pairs[first + t]);
       float* target = b.tier == 16 ? h_ + pair * shape_.intermediate + chunk * kGroup : h;
-      table_.swiglu(values[kGate][t], values[kUp][t], kGroup, target);
+      hidden_(shape_.form, values[kGate][t], values[kUp][t], kGroup, target);
       if (b.tier != 16) table_.quantize(h, 1, hidden_acts(pair) + chunk);
     }
   }
@@ -353,6 +376,7 @@ void ExpertKernels::down(const Batch& b, size_t expert, size_t index) {
     else
       table_.panel_bf16(reinterpret_cast<const uint16_t*>(bf16 + layout_.bf16_offset(kDown, index)), floats, count, i,
                         values[0], kPanelRows);
+    if (layout_.bias) add_bias(values, count, bias(b, expert, kDown) + index * kPanelRows);
     for (size_t t = 0; t < count; ++t)
       std::memcpy(y_ + size_t(b.pairs[first + t]) * shape_.hidden + index * kPanelRows, values[t], sizeof values[t]);
   }

@@ -1,4 +1,4 @@
-// Runs SwiGLU experts straight from record bytes: quantise once, gate/up, down, weighted sum.
+// Runs experts straight from record bytes: quantise once, gate/up, down, weighted sum.
 #pragma once
 #include <atomic>
 #include <cstddef>
@@ -15,6 +15,7 @@ namespace hobbit {
 
 struct Shape {
   size_t hidden, intermediate, top_k, max_tokens;
+  ExpertForm form = {};
 };
 
 // One call's experts. `segments` is [count, 4] addresses; expert n owns pairs starts[n]..starts[n+1].
@@ -72,11 +73,13 @@ class ExpertKernels {
   template <class Item> void for_items(const Batch& batch, size_t items_per_expert, size_t block, Item item);
   template <class Item> void run_ranges(size_t total, size_t block, Item item);
   PanelRef panel(const Batch& batch, size_t expert, int matrix, size_t panel) const;
+  const float* bias(const Batch& batch, size_t expert, int matrix) const;
   ActGroup* hidden_acts(size_t pair) { return h_q_ + pair * (shape_.intermediate / kGroup); }
 
   const Shape shape_;
   const ExpertLayout layout_;
   const KernelTable& table_;
+  const Hidden hidden_;
   Pool pool_;
   struct alignas(64) Range {
     std::atomic<size_t> next{0};

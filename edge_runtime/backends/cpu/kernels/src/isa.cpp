@@ -30,6 +30,11 @@ const std::vector<const KernelTable*>& available_kernels() {
   return list;
 }
 
+Hidden hidden_of(const KernelTable& table, const ExpertForm& form) {
+  if (form.plain()) return table.swiglu;
+  return (form.gated ? table.gated : table.ungated)[int(form.activation)];
+}
+
 const KernelTable& find_kernels(const std::string& name) {
   std::string known;
   for (const KernelTable* table : available_kernels()) {

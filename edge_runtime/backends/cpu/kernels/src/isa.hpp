@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "encode_panel.hpp"
+#include "form.hpp"
 
 namespace hobbit {
 
@@ -18,6 +19,10 @@ struct alignas(16) ActGroup {
   int32_t unused;
 };
 static_assert(sizeof(ActGroup) == 48, "kernels step through activations in 48-byte strides");
+
+// h[i], what the down matrix takes, from n values of gate x + b_gate and up x + b_up. `gate` is not read where there is
+// no gate matrix.
+using Hidden = void (*)(const ExpertForm& form, const float* gate, const float* up, size_t n, float* out);
 
 struct PanelRef {
   const uint8_t* meta;
@@ -34,7 +39,8 @@ struct KernelTable {
                 size_t groups, float* out, size_t stride);
   void (*panel_bf16)(const uint16_t* weights, const float* const* tokens, size_t count,
                      size_t inputs, float* out, size_t stride);
-  void (*swiglu)(const float* gate, const float* up, size_t n, float* out);
+  Hidden swiglu;  // of a plain form
+  Hidden gated[kActivations], ungated[kActivations];
   void (*combine)(const float* y, const float* weights, size_t top_k, size_t n, float* out);
   EncodePanel encode;
 };
@@ -50,5 +56,6 @@ extern const KernelTable kNeonDotprodKernels;
 const std::vector<const KernelTable*>& available_kernels();
 // `name` is "auto" or a member of the list. Throws std::invalid_argument naming the list.
 const KernelTable& find_kernels(const std::string& name);
+Hidden hidden_of(const KernelTable& table, const ExpertForm& form);
 
 }  // namespace hobbit

@@ -1,4 +1,4 @@
-// Byte layout of one expert record (docs/format.md, sections 1.2 and 1.3), as offsets only.
+// Byte layout of one expert record (docs/format.md, sections 1.2 to 1.4), as offsets only.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -21,7 +21,10 @@ constexpr size_t pad_segment(size_t n) { return (n + kSegmentAlign - 1) / kSegme
 
 struct ExpertLayout {
   size_t hidden, intermediate;
+  bool gated = true, bias = false;
 
+  int first() const { return gated ? kGate : kUp; }  // matrices are first() .. kDown
+  size_t wide() const { return gated ? 2 : 1; }      // matrices that read x
   size_t rows(int matrix) const { return matrix == kDown ? hidden : intermediate; }
   size_t cols(int matrix) const { return matrix == kDown ? intermediate : hidden; }
   size_t panels(int matrix) const { return rows(matrix) / kPanelRows; }
@@ -31,25 +34,37 @@ struct ExpertLayout {
   size_t panel_plane(int matrix) const { return groups(matrix) * kGroupPlane; }
   size_t panel_bf16(int matrix) const { return cols(matrix) * kPanelRows * 2; }
 
-  // Gate and up panels alternate, the down panels follow.
-  size_t interleave(int matrix, size_t panel, size_t gate_size, size_t down_size) const {
-    if (matrix != kDown) return (2 * panel + size_t(matrix)) * gate_size;
-    return 2 * panels(kGate) * gate_size + panel * down_size;
+  // Gate and up panels alternate, or there are up panels alone; the down panels follow.
+  size_t interleave(int matrix, size_t panel, size_t up_size, size_t down_size) const {
+    if (matrix != kDown) return (wide() * panel + size_t(matrix - first())) * up_size;
+    return wide() * panels(kUp) * up_size + panel * down_size;
   }
   size_t meta_offset(int matrix, size_t panel) const {  // from the start of segment 0
-    return kRecordHeader + interleave(matrix, panel, panel_meta(kGate), panel_meta(kDown));
+    return kRecordHeader + interleave(matrix, panel, panel_meta(kUp), panel_meta(kDown));
   }
   size_t plane_offset(int matrix, size_t panel) const {  // from the start of a plane
-    return interleave(matrix, panel, panel_plane(kGate), panel_plane(kDown));
+    return interleave(matrix, panel, panel_plane(kUp), panel_plane(kDown));
   }
   size_t bf16_offset(int matrix, size_t panel) const {
-    return interleave(matrix, panel, panel_bf16(kGate), panel_bf16(kDown));
+    return interleave(matrix, panel, panel_bf16(kUp), panel_bf16(kDown));
   }
 
   size_t plane_start(int segment) const { return segment == 0 ? meta_offset(kDown, panels(kDown)) : 0; }
   size_t plane_bytes() const { return plane_offset(kDown, panels(kDown)); }
-  size_t segment_bytes(int segment) const { return pad_segment(plane_start(segment) + plane_bytes()); }
-  size_t bf16_bytes() const { return pad_segment(bf16_offset(kDown, panels(kDown))); }
+
+  // Float32 biases gate [I], up [I], down [D], where there are some: behind plane 0, or at a bfloat16 record's end.
+  size_t bias_offset(int matrix) const {
+    return (matrix == kDown ? wide() : size_t(matrix - first())) * intermediate * sizeof(float);
+  }
+  size_t bias_bytes() const { return bias ? bias_offset(kDown) + hidden * sizeof(float) : 0; }
+  size_t bias_start(bool bf16) const {  // from the start of segment 0, or of the bfloat16 record
+    return bf16 ? bf16_offset(kDown, panels(kDown)) : plane_start(0) + plane_bytes();
+  }
+
+  size_t segment_bytes(int segment) const {
+    return pad_segment(plane_start(segment) + plane_bytes() + (segment == 0 ? bias_bytes() : 0));
+  }
+  size_t bf16_bytes() const { return pad_segment(bias_start(true) + bias_bytes()); }
 };
 
 }  // namespace hobbit
