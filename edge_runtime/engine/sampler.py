@@ -6,6 +6,7 @@ milliseconds a token. What may be drawn is then looked at in float64.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.base.errors import RequestError
+from edge_runtime.engine.penalties import Penalties
 
 GREEDY_BELOW = 1e-3
+MAX_BIAS = 100
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,9 @@ class SamplingParams:
         top_p: keep the smallest set of tokens whose probability reaches p; 1 keeps all.
         min_p: keep tokens at least this fraction as likely as the likeliest; 0 keeps all.
         repetition_penalty: divide positive and multiply negative logits of tokens already seen; 1 changes nothing.
+        presence_penalty: taken from the logits of tokens generated before.
+        frequency_penalty: taken from the logits of tokens as often as they were generated before.
+        logit_bias: added to the logits of single tokens, by token id.
         seed: makes sampling reproducible; None draws one from the system.
         stop: the text ends before the first of these strings.
         ignore_eos: keep generating past the model's end token (benchmarks).
@@ -39,6 +45,9 @@ class SamplingParams:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     seed: int | None = None
     stop: tuple[str, ...] = field(default=())
     ignore_eos: bool = False
@@ -47,9 +56,10 @@ class SamplingParams:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "logit_bias", dict(self.logit_bias or {}))
         for name in ("max_tokens", "top_k", "seed"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
+            if value is not None and not _is_whole(value):
                 raise RequestError(f"sampling: {name}: expected a whole number, got {value!r}.")
         rules = (
             ("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "at least 1"),
@@ -58,12 +68,40 @@ class SamplingParams:
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "0 to 1"),
             ("repetition_penalty", 0 < self.repetition_penalty <= 100, "above 0, at most 100"),
+            ("presence_penalty", -100 <= self.presence_penalty <= 100, "-100 to 100"),
+            ("frequency_penalty", -100 <= self.frequency_penalty <= 100, "-100 to 100"),
             ("seed", self.seed is None or 0 <= self.seed < 1 << 64, "0 to 2^64 - 1"),
             ("stop", all(self.stop), "no empty strings"),
         )
         for name, ok, expected in rules:
             if not ok:
                 raise RequestError(f"sampling: {name}: expected {expected}, got {getattr(self, name)!r}.")
+        for token, bias in self.logit_bias.items():
+            if not _is_whole(token) or not (isinstance(bias, (int, float)) and -MAX_BIAS <= bias <= MAX_BIAS):
+                raise RequestError(
+                    f"sampling: logit_bias: expected token ids with numbers from -{MAX_BIAS} to {MAX_BIAS}, "
+                    f"got {token!r}: {bias!r}."
+                )
+
+    def require_vocabulary(self, vocab_size: int) -> None:
+        """Check token ids against the model's vocabulary.
+
+        Raises:
+            RequestError: there is no such token.
+        """
+        for token in self.logit_bias:
+            if not 0 <= token < vocab_size:
+                raise RequestError(f"sampling: logit_bias: token id {token} is outside the vocabulary of {vocab_size}.")
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether logits are changed before the temperature."""
+        penalties = (self.repetition_penalty - 1, self.presence_penalty, self.frequency_penalty)
+        return bool(self.logit_bias) or any(penalties)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 _NEGLIGIBLE = 2e-22
@@ -96,7 +134,7 @@ class Sampler:
 
     Args:
         params: the request's parameters.
-        prompt_ids: tokens of the prompt; they count for the repetition penalty.
+        prompt_ids: tokens of the prompt; they count for the repetition penalty alone.
         constraint: which tokens may be drawn; None allows all.
     """
 
@@ -105,7 +143,7 @@ class Sampler:
     ) -> None:
         self._params, self._constraint = params, constraint
         self._rng = np.random.default_rng(params.seed)
-        self._seen = set(prompt_ids.tolist()) if params.repetition_penalty != 1 else set()
+        self._penalties = _penalties(params, prompt_ids) if params.changes_logits else None
         self._is_filtered = params.top_k > 0 or params.top_p < 1 or params.min_p > 0
         self._weights, self._cumulative = np.empty(0, np.float32), np.empty(0, np.float64)
 
@@ -118,12 +156,13 @@ class Sampler:
         p = self._params
         if not np.isfinite(logits.max()):
             raise RequestError("sampling: logits: expected finite numbers, got NaN or infinity. Run `hobbit verify`.")
-        logits = _penalise(logits, self._seen, p.repetition_penalty)
+        if self._penalties is not None:
+            logits = self._penalties.apply(logits)
         if self._constraint is not None:
             logits = np.where(self._constraint.allowed(), logits, -np.inf).astype(np.float32)
         token = int(logits.argmax()) if p.temperature < GREEDY_BELOW else self._draw(logits)
-        if p.repetition_penalty != 1:
-            self._seen.add(token)
+        if self._penalties is not None:
+            self._penalties.note(token)
         if self._constraint is not None:
             self._constraint.accept(token)
         return token
@@ -189,10 +228,11 @@ def _weights(logits: NDArray[np.float32], temperature: float, out: NDArray[np.fl
     return np.exp(out, out=out)
 
 
-def _penalise(logits: NDArray[np.float32], seen: set[int], penalty: float) -> NDArray[np.float32]:
-    if penalty == 1 or not seen:
-        return logits
-    ids = np.fromiter(seen, np.int64, len(seen))
-    out: NDArray[np.float32] = logits.copy()
-    out[ids] = np.where(out[ids] > 0, out[ids] / penalty, out[ids] * penalty)
-    return out
+def _penalties(params: SamplingParams, prompt_ids: NDArray[np.int32]) -> Penalties:
+    return Penalties(
+        prompt_ids,
+        repetition=params.repetition_penalty,
+        presence=params.presence_penalty,
+        frequency=params.frequency_penalty,
+        bias=params.logit_bias,
+    )

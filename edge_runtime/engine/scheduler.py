@@ -146,6 +146,7 @@ class Scheduler:
         if job.score_chunk is not None:
             return Scoring(job, session, cached=kept, policy=policy, counters=counters)
         params = job.params if job.params.seed is not None else replace(job.params, seed=parts.config.seed)
+        params.require_vocabulary(parts.spec.vocab_size)
         eos = parts.bundle.manifest.model.eos_token_ids
         continuation = Continuation(
             parts.tokenizer, params, job.prompt_ids, eos=eos, context=session.kv.context, constraint=job.constraint

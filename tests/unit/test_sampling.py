@@ -143,9 +143,139 @@ def test_a_draw_is_the_token_whose_share_of_the_whole_it_falls_into(monkeypatch)
         assert Sampler(SamplingParams(temperature=1.0), EMPTY).sample(logits) == token
 
 
+def by_definition(logits, prompt, generated, params) -> np.ndarray:
+    """Logits as documentation of the parameters has them, token by token."""
+    out = logits.astype(np.float64)
+    for token in range(len(out)):
+        out[token] += params.logit_bias.get(token, 0)
+        if token in prompt or token in generated:
+            out[token] = (
+                out[token] / params.repetition_penalty if out[token] > 0 else out[token] * params.repetition_penalty
+            )
+        count = generated.count(token)
+        out[token] -= count * params.frequency_penalty + (count > 0) * params.presence_penalty
+    return out
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    presence=st.sampled_from([0.0, 0.7, 2.0, -2.0]),
+    frequency=st.sampled_from([0.0, 0.3, 2.0, -0.5]),
+    repetition=st.sampled_from([1.0, 1.3, 0.8]),
+    bias=st.dictionaries(st.integers(0, 19), st.floats(-100, 100, width=32), max_size=5),
+    temperature=st.sampled_from([0.0, 0.8]),
+)
+def test_penalties_and_bias_follow_their_definition(seed, presence, frequency, repetition, bias, temperature):
+    """Greedy, and drawn: the same draws as of a sampler that gets logits changed by hand."""
+    params = {
+        "presence_penalty": presence, "frequency_penalty": frequency, "repetition_penalty": repetition, "logit_bias": bias,
+    }  # fmt: skip
+    rng = np.random.default_rng(seed)
+    prompt = rng.integers(0, 20, 6).astype(np.int32)
+    changed = SamplingParams(temperature=temperature, top_p=0.9, seed=seed, **params)
+    ours = Sampler(changed, prompt)
+    plain = Sampler(SamplingParams(temperature=temperature, top_p=0.9, seed=seed), prompt)
+    generated: list[int] = []
+    differ = 0
+    for _ in range(80):
+        logits = rng.normal(0, 2, 20).astype(np.float32)
+        before = logits.copy()
+        wanted = by_definition(logits, prompt.tolist(), generated, changed).astype(np.float32)
+        generated.append(ours.sample(logits))
+        differ += plain.sample(wanted) != generated[-1]
+        assert (logits == before).all()
+    assert differ <= 1, "a rounding error may move one draw of many across a border"
+
+
+def test_a_presence_penalty_counts_once_and_a_frequency_penalty_each_time():
+    logits = np.array([3.0, 2.5, 0.0], np.float32)
+
+    def first(count: int, **params: float) -> list[int]:
+        sampler = Sampler(SamplingParams(**params), np.array([0, 0, 0], np.int32))
+        return [sampler.sample(logits) for _ in range(count)]
+
+    assert first(5) == [0] * 5
+    # the prompt is not counted: 3.0, then 2.4 against 2.5, then 2.4 against 1.9
+    assert first(5, presence_penalty=0.6) == [0, 1, 0, 0, 0]
+    # 3.0; 2.7; 2.4 against 2.5; 2.4 against 2.2; 2.1 against 2.2
+    assert first(5, frequency_penalty=0.3) == [0, 0, 1, 0, 1]
+    assert first(5, presence_penalty=-1.0) == [0] * 5
+    # one of each: 3.0, 1.9 against 2.5, 1.9 against 1.4
+    assert first(4, presence_penalty=1.0, frequency_penalty=0.1) == [0, 1, 0, 0]
+
+
+def test_a_bias_bans_and_forces():
+    logits = logits_of(3)
+    best = int(logits.argmax())
+    ban = {best: -100}
+    assert Sampler(SamplingParams(logit_bias=ban), EMPTY).sample(logits) != best
+    for temperature in (0.0, 1.0):
+        params = SamplingParams(temperature=temperature, logit_bias={7: 100}, seed=1)
+        sampler = Sampler(params, EMPTY)
+        assert [sampler.sample(logits) for _ in range(5)] == [7] * 5
+    ban[3] = 5.0  # what a caller does later with its own object changes nothing
+    assert SamplingParams(logit_bias=ban).logit_bias is not ban
+
+
+class _Only:
+    """A constraint that allows some tokens."""
+
+    is_complete = False
+
+    def __init__(self, *tokens: int) -> None:
+        self._tokens = list(tokens)
+
+    def allowed(self) -> np.ndarray:
+        mask = np.zeros(4, np.bool_)
+        mask[self._tokens] = True
+        return mask
+
+    def accept(self, token_id: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_constraint_rules_over_bias_and_penalties(temperature):
+    logits = np.array([5.0, 1.0, 1.5, 0.0], np.float32)
+    forced = SamplingParams(temperature=temperature, logit_bias={0: 100, 1: 50}, frequency_penalty=2.0, seed=3)
+    sampler = Sampler(forced, EMPTY, _Only(1, 2))
+    assert [sampler.sample(logits) for _ in range(3)] == [1, 1, 1]
+    alternating = SamplingParams(temperature=0, frequency_penalty=1.0)
+    sampler = Sampler(alternating, EMPTY, _Only(1, 2))
+    assert [sampler.sample(logits) for _ in range(4)] == [2, 1, 2, 1]
+
+
+def test_token_ids_are_checked_against_the_vocabulary():
+    SamplingParams(logit_bias={49: 1}).require_vocabulary(50)
+    for token in (50, -1, 1 << 40):
+        with pytest.raises(RequestError, match=f"token id {token} is outside the vocabulary of 50"):
+            SamplingParams(logit_bias={token: 1}).require_vocabulary(50)
+
+
+def test_a_default_request_is_drawn_from_the_logits_as_they_are():
+    """Nothing is copied or looked up for penalties nobody asked for."""
+    assert not SamplingParams(temperature=1.0, top_p=0.9).changes_logits
+    for one in (
+        {"presence_penalty": 0.1},
+        {"frequency_penalty": -1},
+        {"logit_bias": {1: 0.0}},
+        {"repetition_penalty": 2},
+    ):
+        assert SamplingParams(**one).changes_logits
+
+
 @pytest.mark.parametrize(
     "bad",
     [
+        {"presence_penalty": float("nan")},
+        {"frequency_penalty": 101},
+        {"presence_penalty": float("inf")},
+        {"logit_bias": {5: 101}},
+        {"logit_bias": {5: float("nan")}},
+        {"logit_bias": {"5": 1}},
+        {"logit_bias": {5: "1"}},
+        {"logit_bias": {True: 1}},
         {"temperature": -1},
         {"temperature": float("nan")},
         {"max_tokens": 2.5},
