@@ -151,7 +151,7 @@ class Engine:
         return make_report(
             self._parts,
             timings=run.timings,
-            before=run.counters_before,
+            before=run.request.counters,
             text=run.text,
             token_ids=run.token_ids,
             finish_reason=run.finish_reason or "length",

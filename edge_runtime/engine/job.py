@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.engine.continuation import TextDelta
 from edge_runtime.engine.sampler import Constraint, SamplingParams
+from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.telemetry.report import Timings
 
 
@@ -80,9 +81,34 @@ def _as_it_is(reason: str, text: str) -> str:
     return reason
 
 
+class Start(NamedTuple):
+    """When a request began to run, and what had been counted by then.
+
+    Attributes:
+        at: monotonic seconds.
+        counters: snapshot of the expert counters.
+        tokens_run: tokens of all sequences that the scheduler had run.
+    """
+
+    at: float
+    counters: ExpertCounters
+    tokens_run: int
+
+
+@dataclass(eq=False)
+class JobGroup:
+    """What the jobs of one request share: it began when the first of them did, and so did its time limit.
+
+    Attributes:
+        start: of the first; None before.
+    """
+
+    start: Start | None = None
+
+
 @dataclass(eq=False)
 class Job:
-    """One request.
+    """One answer to one prompt; a request may want several.
 
     Attributes:
         prompt_ids: int32 [N], at least one token.
@@ -90,12 +116,14 @@ class Job:
         deliver: called with every event in the scheduler's thread; must not block.
         logprobs: None without, else how many alternatives a token.
         constraint: which tokens may be drawn.
-        time_limit_s: longest time from start to end.
+        time_limit_s: longest time from the start of its group.
         policy: ``name:param=value`` for this request, None for the engine's.
         name_reason: given why generation ended and the whole text, what to call it.
         reuse_prefix: go on from what a session holds of the prompt.
         score_chunk: nothing is generated: the logits after every token of the prompt are wanted, from passes of so many
             tokens.
+        choice: number among the answers to one prompt: each draws tokens of its own from one seed.
+        group: what it shares with the other jobs of its request.
         submitted: when it was made, monotonic seconds.
         is_cancelled: nobody waits for it any more.
     """
@@ -111,6 +139,8 @@ class Job:
     name_reason: Callable[[str, str], str] = _as_it_is
     reuse_prefix: bool = True
     score_chunk: int | None = None
+    choice: int = 0
+    group: JobGroup = field(default_factory=JobGroup)
     submitted: float = field(default_factory=monotonic, init=False)
     is_cancelled: bool = field(default=False, init=False)
 

@@ -35,6 +35,9 @@ class SchedulerObserver:
     def on_prompt(self, num_tokens: int) -> None:
         """So many tokens of a prompt have run."""
 
+    def on_prefix_copied(self, num_tokens: int) -> None:
+        """So many tokens of a prompt were taken over from another request that runs."""
+
     def on_token(self, sequence: Sequence) -> None:
         """A token was generated."""
 

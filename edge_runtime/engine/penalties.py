@@ -16,8 +16,8 @@ _FIRST_ROOM = 64
 class Penalties:
     """Remembers the tokens of one request and changes logits by them.
 
-    Repetition is a factor for every token of prompt and answer, as in transformers. Presence and frequency are OpenAI's:
-    subtracted once, and once for each time, of tokens that were generated.
+    Repetition is a factor for every token of prompt and answer, as in transformers. Presence and frequency are
+    OpenAI's: subtracted once, and once for each time, of tokens that were generated.
 
     Args:
         prompt_ids: int32 [N].

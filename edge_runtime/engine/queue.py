@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 
 from edge_runtime.base.errors import RequestError
@@ -36,8 +37,8 @@ class JobQueue:
 
     Args:
         observer: hears of refusals and of how many wait.
-        max_waiting: jobs that may wait beyond those that can start at once.
-        sessions: requests that may run at once.
+        max_waiting: requests that may wait beyond those that can start at once.
+        sessions: jobs that may run at once.
     """
 
     def __init__(self, observer: SchedulerObserver, *, max_waiting: int, sessions: int) -> None:
@@ -53,12 +54,12 @@ class JobQueue:
         """Whether no job waits."""
         return not self._jobs
 
-    def put(self, job: Job, num_running: int) -> None:
-        """Add a job.
+    def put(self, jobs: Sequence[Job], num_running: int) -> None:
+        """Add the jobs of one request: all of them or none. They take one place, however many they are.
 
         Args:
-            job: what to run.
-            num_running: requests that run now.
+            jobs: what to run, of one group.
+            num_running: jobs that run now.
 
         Raises:
             QueueFullError: no more may wait.
@@ -68,11 +69,13 @@ class JobQueue:
             if self.is_draining:
                 self._observer.on_rejected("draining")
                 raise ShuttingDownError
-            idle = self._sessions - num_running
-            if len(self._jobs) >= self._max_waiting + max(idle, 0):
+            begun = sum(job.group.start is not None for job in self._jobs)
+            waiting = len({id(job.group) for job in self._jobs if job.group.start is None})
+            idle = self._sessions - num_running - begun
+            if waiting >= self._max_waiting + max(idle, 0):
                 self._observer.on_rejected("queue_full")
-                raise QueueFullError(len(self._jobs))
-            self._jobs.append(job)
+                raise QueueFullError(waiting)
+            self._jobs.extend(jobs)
             self._wake.notify()
 
     def request_reload(self, change: Reload) -> Future[None]:

@@ -58,20 +58,23 @@ def make_report(
     )
 
 
-def make_outcome(parts: Parts, sequence: Sequence, reason: str, *, limit: str | None = None) -> Outcome:
+def make_outcome(
+    parts: Parts, sequence: Sequence, reason: str, *, tokens_run: int, limit: str | None = None
+) -> Outcome:
     """Return what became of a job.
 
     Args:
         parts: the engine's parts.
         sequence: the job, which has run as far as it will.
         reason: why it ended.
+        tokens_run: tokens of all sequences that the scheduler has run.
         limit: what cut it short besides its own max_tokens: 'time' or None.
     """
     return Outcome(
         finish_reason=reason,
         limit=limit,
         timings=sequence.timings,
-        experts=_experts(parts, sequence.counters_before, sequence.tokens_around),
+        experts=_experts(parts, sequence.request.counters, tokens_run - sequence.request.tokens_run),
         policy=describe_policy(sequence.policy or parts.active.policy),
         concurrent=sequence.concurrent,
         queue_ms=round(1000 * (sequence.started - sequence.job.submitted), 3),

@@ -108,6 +108,18 @@ _NEGLIGIBLE = 2e-22
 """Weight relative to the likeliest token's below which a token is left out: a million of them change no float64 bit."""
 
 
+def seed_of_choice(seed: int | None, choice: int) -> int | None:
+    """Return the seed of one of several answers to a prompt; the first has the request's own.
+
+    Args:
+        seed: of the request; None stays None: every answer is drawn anew.
+        choice: number of the answer, from 0.
+    """
+    if seed is None or choice == 0:
+        return seed
+    return int(np.random.SeedSequence(seed, spawn_key=(choice,)).generate_state(1, np.uint64)[0])
+
+
 class Constraint(Protocol):
     """What the tokens of one request must obey, such as a grammar."""
 

@@ -16,12 +16,14 @@ from edge_runtime.engine.assembly import Parts
 from edge_runtime.engine.batch_width import BatchWidth, PassCost
 from edge_runtime.engine.continuation import Continuation
 from edge_runtime.engine.decoder import BeforeLayer, SequenceStep, nothing
-from edge_runtime.engine.job import Event, Job, TokenEvent
+from edge_runtime.engine.job import Event, Job, Start, TokenEvent
 from edge_runtime.engine.observer import SchedulerObserver
+from edge_runtime.engine.prefix_sharing import share_prefix
 from edge_runtime.engine.reconfigure import reconfigure
 from edge_runtime.engine.reload import Reload
 from edge_runtime.engine.report import make_outcome
 from edge_runtime.engine.request_policies import RequestPolicies
+from edge_runtime.engine.sampler import seed_of_choice
 from edge_runtime.engine.sequence import Generation, Scoring, Sequence
 from edge_runtime.engine.sessions import Session, SessionPool
 from edge_runtime.experts.cache import ExpertCache
@@ -58,6 +60,7 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._batch_width: BatchWidth[Sequence] = BatchWidth(len(sessions.sessions))
         self._policies = RequestPolicies(parts.active)
+        self._tokens_run = 0
 
     @property
     def num_running(self) -> int:
@@ -142,16 +145,18 @@ class Scheduler:
             job.cancel()
 
     def _sequence(self, job: Job, session: Session, kept: int, policy: Policy | None) -> Sequence:
-        parts, counters = self._parts, self._parts.cache.counters.snapshot()
+        parts, group = self._parts, job.group
+        group.start = group.start or Start(monotonic(), parts.cache.counters.snapshot(), self._tokens_run)
         if job.score_chunk is not None:
-            return Scoring(job, session, cached=kept, policy=policy, counters=counters)
-        params = job.params if job.params.seed is not None else replace(job.params, seed=parts.config.seed)
-        params.require_vocabulary(parts.spec.vocab_size)
+            return Scoring(job, session, cached=kept, policy=policy, request=group.start)
+        job.params.require_vocabulary(parts.spec.vocab_size)
+        seed = parts.config.seed if job.params.seed is None else job.params.seed
+        params = replace(job.params, seed=seed_of_choice(seed, job.choice))
         eos = parts.bundle.manifest.model.eos_token_ids
         continuation = Continuation(
             parts.tokenizer, params, job.prompt_ids, eos=eos, context=session.kv.context, constraint=job.constraint
         )
-        return Generation(job, session, continuation, cached=kept, policy=policy, counters=counters)
+        return Generation(job, session, continuation, cached=kept, policy=policy, request=group.start)
 
     def _end_expired(self) -> None:
         for sequence in list(self._running):
@@ -173,6 +178,8 @@ class Scheduler:
         """Run the next token of everyone who decodes, and a chunk of the oldest prompt."""
         decoder = self._parts.decoder
         prompts = [s for s in chosen if s.is_prefilling][:1]
+        if len(self._running) > 1:
+            share_prefix(prompts, self._running, self._observer)
         work = [(s, s.next_step(decoder.max_chunk)) for s in (*(s for s in chosen if not s.is_prefilling), *prompts)]
         cost = _CostMeter(self._parts.cache) if len(self._running) > 1 else None
         try:
@@ -184,9 +191,8 @@ class Scheduler:
         if cost is not None:
             self._batch_width.note(cost.read(len(work)), slots=self._parts.cache.num_slots, has_prompt=bool(prompts))
         self._observer.on_pass(self._batch_width.width)
-        num_tokens = sum(len(step.token_ids) for _, step in work)
+        self._tokens_run += sum(len(step.token_ids) for _, step in work)
         for sequence in self._running:
-            sequence.tokens_around += num_tokens
             sequence.concurrent = max(sequence.concurrent, len(work))
         for (sequence, step), rows in zip(work, logits, strict=True):
             self._take(sequence, step, rows)
@@ -212,13 +218,15 @@ class Scheduler:
     def _finish(self, sequence: Sequence, reason: str, *, limit: str | None = None) -> None:
         reason = sequence.job.name_reason(reason, sequence.text)
         self._retire(sequence, "timeout" if limit else reason)
-        self.deliver(sequence.job, make_outcome(self._parts, sequence, reason, limit=limit))
+        outcome = make_outcome(self._parts, sequence, reason, tokens_run=self._tokens_run, limit=limit)
+        self.deliver(sequence.job, outcome)
 
     def _fail(self, sequence: Sequence, err: Exception) -> None:
         self._retire(sequence, "error", err)
         self.deliver(sequence.job, err)
 
     def _retire(self, sequence: Sequence, reason: str, err: Exception | None = None) -> None:
+        sequence.job.constraint = None  # whoever waits for other jobs of the request may keep this one
         self.sessions.release(sequence.session)
         self._running.remove(sequence)
         self._observer.on_ended(sequence, reason, len(self._running), err)

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from edge_runtime.engine.continuation import Continuation
 from edge_runtime.engine.decoder import SequenceStep
-from edge_runtime.engine.job import Job, LogitsEvent, TokenEvent, TokenLogprob
+from edge_runtime.engine.job import Job, LogitsEvent, Start, TokenEvent, TokenLogprob
 from edge_runtime.engine.sessions import Session
-from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.policy.base import Policy
 from edge_runtime.telemetry.report import Timings
 
@@ -24,26 +23,22 @@ class Sequence:
         session: where it runs; holds the first `cached` tokens of the prompt.
         cached: tokens of the prompt that need not be run.
         policy: of this request, None for the engine's.
-        counters: snapshot of the expert counters at its start.
+        request: start of the request it belongs to.
 
     Attributes:
         started: when it started, monotonic seconds.
         first_token_at: when its first token came, None before.
         timings: of the prompt and of every token.
         concurrent: most sequences that ran together with it, itself included.
-        tokens_around: tokens run since it started, of all sequences.
         finish_reason: None until it has ended by itself: 'stop' or 'length'.
     """
 
-    def __init__(
-        self, job: Job, session: Session, *, cached: int, policy: Policy | None, counters: ExpertCounters
-    ) -> None:
-        self.job, self.session, self.policy, self.counters_before = job, session, policy, counters
+    def __init__(self, job: Job, session: Session, *, cached: int, policy: Policy | None, request: Start) -> None:
+        self.job, self.session, self.policy, self.request = job, session, policy, request
         self.started = monotonic()
         self.first_token_at: float | None = None
         self.timings = Timings(prompt_n=len(job.prompt_ids) - cached, cached_n=cached)
         self.concurrent = 1
-        self.tokens_around = 0
         self.finish_reason: str | None = None
         self._done = cached  # tokens of the prompt that have been run
         self._mark = perf_counter()
@@ -55,9 +50,19 @@ class Sequence:
 
     @property
     def is_out_of_time(self) -> bool:
-        """Whether its time limit has passed."""
+        """Whether the time limit of its request has passed."""
         limit = self.job.time_limit_s
-        return limit is not None and monotonic() - self.started > limit
+        return limit is not None and monotonic() - self.request.at > limit
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing of its prompt has been run yet."""
+        return self.is_prefilling and self._done == self.timings.cached_n
+
+    def skip(self, tokens: int) -> None:
+        """Note that so many tokens of its prompt, from the first on, need not be run: its session holds them."""
+        self._done = self.timings.cached_n = tokens
+        self.timings.prompt_n = len(self.job.prompt_ids) - tokens
 
     @property
     def text(self) -> str:
@@ -111,9 +116,9 @@ class Generation(Sequence):
         *,
         cached: int,
         policy: Policy | None,
-        counters: ExpertCounters,
+        request: Start,
     ) -> None:
-        super().__init__(job, session, cached=cached, policy=policy, counters=counters)
+        super().__init__(job, session, cached=cached, policy=policy, request=request)
         self._continuation = continuation
 
     @property

@@ -21,7 +21,7 @@ class ServingLoop:
     Args:
         scheduler: runs the jobs; nobody else may use it while the loop runs.
         observer: hears of the queue, and of every step and idle tick.
-        max_waiting: jobs that may wait beyond those that can start at once.
+        max_waiting: requests that may wait beyond those that can start at once.
     """
 
     def __init__(self, scheduler: Scheduler, observer: SchedulerObserver, *, max_waiting: int) -> None:
@@ -35,14 +35,14 @@ class ServingLoop:
         self._observer.on_step()
         self._thread.start()
 
-    def submit(self, job: Job) -> None:
-        """Queue a job.
+    def submit(self, *jobs: Job) -> None:
+        """Queue the jobs of one request.
 
         Raises:
             QueueFullError: no more may wait.
             ShuttingDownError: nothing new is accepted.
         """
-        self._queue.put(job, self._scheduler.num_running)
+        self._queue.put(jobs, self._scheduler.num_running)
 
     def drain(self) -> None:
         """Refuse new jobs; the loop ends when those accepted are done."""

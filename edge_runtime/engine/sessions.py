@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import count
 
 import numpy as np
@@ -9,6 +10,9 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
 from edge_runtime.engine.assembly import Parts
+
+_FEWEST_COPIED = 4
+"""Tokens for which another session's state is copied."""
 
 
 class Session:
@@ -55,6 +59,26 @@ class Session:
         kept = self.matching(ids)
         self.truncate(kept)
         return kept
+
+    def copy_prefix(self, ids: NDArray[np.int32], others: Iterable[Session]) -> int:
+        """Take over what another session has in common with a prompt, if that is more than is here; busy ones too.
+
+        Args:
+            ids: int32 [N], the prompt this session was acquired for, of which nothing has been run.
+            others: sessions whose states were computed as this one's are to be.
+
+        Returns:
+            How many tokens of the prompt are here now.
+        """
+        here = self.num_tokens
+        usable = (session for session in others if not session._is_outdated)
+        best = max(usable, key=lambda session: session.matching(ids), default=None)
+        if best is None or best.matching(ids) < here + _FEWEST_COPIED:
+            return here
+        found = best.matching(ids)
+        self.kv.copy_from(best.kv, found)
+        self._tokens = best._tokens[:found]
+        return found
 
     def extend(self, token_ids: NDArray[np.int32]) -> None:
         """Note tokens that have been run here: prompts may go on from them."""

@@ -173,8 +173,8 @@ class Service:
         except (ConfigError, BundleError) as err:
             raise bad_field("hobbit.policy", str(err)) from err
 
-    def submit(self, job: Job) -> None:
-        """Queue a job.
+    def submit(self, *jobs: Job) -> None:
+        """Queue the jobs of one request.
 
         Raises:
             ApiError: not ready, draining, or the queue is full.
@@ -182,7 +182,7 @@ class Service:
         self.require_ready()
         assert self._loop is not None
         try:
-            self._loop.submit(job)
+            self._loop.submit(*jobs)
         except QueueFullError as err:
             raise queue_full(err.waiting, self._retry_after_s()) from err
         except ShuttingDownError as err:

@@ -73,6 +73,12 @@ class ServiceObserver(SchedulerObserver):
         with self._stats.update() as figures:
             figures.prompt_tokens += num_tokens
 
+    def on_prefix_copied(self, num_tokens: int) -> None:
+        """Count tokens of a prompt that need not be run."""
+        with self._stats.update() as figures:
+            figures.cached_tokens += num_tokens
+            figures.prompt_tokens += num_tokens
+
     def on_token(self, sequence: Sequence) -> None:
         """Count a token, and the time it was waited for."""
         token_ms = sequence.timings.token_ms

@@ -86,6 +86,21 @@ class KVCache:
             raise RequestError(f"truncate: expected 0 to {self._length} tokens to keep, got {length}")
         self._length = length
 
+    def copy_from(self, other: KVCache, length: int) -> None:
+        """Hold the first `length` tokens of another cache of the same model and context, and nothing else.
+
+        Raises:
+            RequestError: it has fewer.
+        """
+        if not 0 <= length <= other.length:
+            raise RequestError(f"copy: expected 0 to {other.length} tokens, got {length}")
+        self.reset()
+        self.require(length)
+        for (keys, values), (more_keys, more_values) in zip(self._past, other._past, strict=True):
+            keys[:, :, :length] = more_keys[:, :, :length]
+            values[:, :, :length] = more_values[:, :, :length]
+        self._length = length
+
     def require(self, tokens: int) -> None:
         """Make room for `tokens` more, laying heads out anew if the bucket must grow.
 
