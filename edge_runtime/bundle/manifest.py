@@ -18,6 +18,7 @@ from edge_runtime.base.strict import from_mapping
 from edge_runtime.bundle.files import read_regular
 from edge_runtime.bundle.record import BF16, RecordLayout, record_layout
 from edge_runtime.bundle.router_data import router_parts
+from edge_runtime.bundle.sampling_defaults import SamplingDefaults
 
 NAME = "manifest.json"
 FORMAT = "hobbit-bundle"
@@ -96,6 +97,7 @@ class Manifest:
     created_by: str
     format: str = FORMAT
     version: int = VERSION
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     bundle_id: str = field(default="")
 
     @property
@@ -197,6 +199,7 @@ def parse(raw: bytes) -> Manifest:
             data = data | {"model": model_from_version1(data.get("model"), f"{NAME}: model").to_json()}
         manifest = from_mapping(Manifest, data, NAME)
         check_spec(manifest.model, f"{NAME}: model")
+        manifest.sampling.check(f"{NAME}: sampling")
         _check(manifest)
     except (ValueError, OverflowError) as err:
         raise BundleError(f"{err}. Export the bundle again.") from err

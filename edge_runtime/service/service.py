@@ -64,6 +64,7 @@ class Service:
         )
         self.context = settled.context
         self.vocab_size = spec.vocab_size
+        self.sampling_defaults = manifest.sampling
         self._eos = spec.eos_token_ids
         self.stats, self.heartbeat, self.readiness = ServiceStats(), Heartbeat(), Readiness()
         self.error: Exception | None = None

@@ -176,8 +176,8 @@ def test_the_same_seed_gives_the_same_text(service: ServiceProcess) -> None:
 
 def test_openai_errors_have_param_and_code(service: ServiceProcess, client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(model=service.model, messages=MESSAGES, n=2)
-    assert (caught.value.param, caught.value.code) == ("n", "unsupported_parameter")
+        client.completions.create(model=service.model, prompt="x", n=2, best_of=4)
+    assert (caught.value.param, caught.value.code) == ("best_of", "unsupported_parameter")
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model=service.model, messages=MESSAGES, extra_body={"tempurature": 1})
     assert caught.value.param == "tempurature"

@@ -97,3 +97,25 @@ def test_mask_against_its_definition(length: int, tokens: int, slots: int, windo
             used = column < length or column >= slots
             seen = used and key <= length + t and (window is None or key > length + t - window)
             assert mask[t, column] == (0 if seen else HIDDEN)
+
+
+def test_a_beginning_is_copied_across_buckets() -> None:
+    rng = np.random.default_rng(3)
+    source, target = KVCache(LAYERS, HEADS, DIM, 1300), KVCache(LAYERS, HEADS, DIM, 1300)
+    chunk, other = _chunk(rng, 700), _chunk(rng, 300)
+    _append(source, chunk)
+    for length in (600, 20, 0):
+        target.reset()
+        _append(target, other)
+        target.copy_from(source, length)
+        assert target.length == length
+        for layer_idx in range(LAYERS):
+            keys, values = target.past(layer_idx)
+            np.testing.assert_array_equal(keys[:, :, :length], chunk[layer_idx, 0][:, :, :length])
+            np.testing.assert_array_equal(values[:, :, :length], chunk[layer_idx, 1][:, :, :length])
+    # what the copy goes on with changes nothing in the source
+    _append(target, other)
+    keys, _ = source.past(0)
+    np.testing.assert_array_equal(keys[:, :, :700], chunk[0, 0])
+    with pytest.raises(RequestError, match="expected 0 to 700 tokens, got 701"):
+        target.copy_from(source, 701)

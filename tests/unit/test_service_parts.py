@@ -21,6 +21,8 @@ from edge_runtime.policy.base import Decision, ResidencyView, Routing
 from edge_runtime.policy.joint import PassPolicies
 from edge_runtime.policy.lossless import Lossless
 from edge_runtime.service.http.listen import adopt, listen_tcp, listen_unix, read_api_keys
+from edge_runtime.service.openai.copied_constraint import CopiedConstraint
+from edge_runtime.service.openai.formats import Format
 from edge_runtime.service.openai.grammar import Vocabulary
 from edge_runtime.service.openai.messages import Tool
 from edge_runtime.service.openai.output_splitter import Delta, OutputSplitter
@@ -87,6 +89,26 @@ def test_a_prompt_gets_the_session_with_its_prefix() -> None:
     pool.release(session)
     # the same prompt again: its last token is run, to have logits
     assert pool.acquire(ids(1, 2, 3, 4))[1] == 3
+
+
+def test_a_prompt_takes_over_what_a_busy_session_holds() -> None:
+    pool = SessionPool([KVCache(1, 1, 2, 64) for _ in range(3)])
+    first, _ = pool.acquire(ids(*range(10, 30)))
+    first.kv.require(20)
+    first.kv.advance(20)
+    first.extend(ids(*range(10, 30)))
+    second, kept = pool.acquire(ids(*range(10, 26), 50))
+    assert kept == 0
+    assert second.copy_prefix(ids(*range(10, 26), 50), [first]) == 16
+    assert (second.tokens, second.kv.length, second.num_tokens) == (tuple(range(10, 26)), 16, 16)
+    assert (first.num_tokens, first.tokens) == (20, tuple(range(10, 30)))
+    # three tokens are not copied, the same prompt is but for its last, and nothing is from before a reload
+    third, _ = pool.acquire(ids(10, 11, 12, 60))
+    assert third.copy_prefix(ids(10, 11, 12, 60), [first, second]) == 0
+    assert third.copy_prefix(ids(*range(10, 30)), [second, first]) == 19
+    third.truncate(0)
+    pool.forget()
+    assert third.copy_prefix(ids(*range(10, 30)), [second, first]) == 0
 
 
 def test_a_short_common_beginning_does_not_cost_another_conversation_its_tail() -> None:
@@ -199,6 +221,21 @@ def test_one_call_where_only_one_is_wanted() -> None:
     content, _, calls = joined(splitter.push(f"Sure. {call}\n{call} and") + splitter.push(" more") + splitter.flush())
     assert (content, len(calls)) == ("Sure. ", 1)
     assert splitter.count_calls(f"{call}{call}") == 1
+
+
+def test_answers_have_a_grammar_each_and_none_before_its_first_token() -> None:
+    vocabulary = Vocabulary(MODEL / "tokenizer.json", 4096, (0,))
+    original = vocabulary.of_format(Format("regex", pattern="ab|cd"))
+    copies = [CopiedConstraint(original) for _ in range(2)]
+    tokens = {letter: Tokenizer.from_folder(MODEL).encode(letter)[0] for letter in "abcd"}
+    copies[0].accept(tokens["a"])
+    assert [bool(copies[0].allowed()[tokens[letter]]) for letter in "bd"] == [True, False]
+    copies[1].accept(tokens["c"])
+    assert [bool(copies[1].allowed()[tokens[letter]]) for letter in "bd"] == [False, True]
+    copies[0].accept(tokens["b"])
+    assert copies[0].is_complete
+    assert not copies[1].is_complete
+    assert original.allowed()[tokens["a"]]
 
 
 TOOLS = (

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_runtime.bundle.sampling_defaults import SamplingDefaults
 from edge_runtime.service.openai.api_errors import ApiError
 from edge_runtime.service.openai.field_errors import to_api_error
 from edge_runtime.service.openai.openapi import openapi_document
@@ -22,6 +23,7 @@ from edge_runtime.service.ops.figures import ServiceInfo
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 COMPLETION: dict[str, Any] = {"model": "m", "prompt": "Hi"}
+NOTHING = SamplingDefaults()
 TOOL = {"type": "function", "function": {"name": "f"}}
 
 
@@ -40,7 +42,6 @@ def message(**fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "param", "code"),
     [
-        ({"model": None}, "model", "missing_required_parameter"),
         ({"model": 5}, "model", "invalid_value"),
         ({"messages": []}, "messages", "invalid_value"),
         ({"messages": None}, "messages", "missing_required_parameter"),
@@ -56,10 +57,19 @@ def message(**fields: Any) -> dict[str, Any]:
         (message(role="assistant", tool_calls=[{"function": {"name": "f", "arguments": "{"}}]),
          "messages.0.tool_calls.0.function.arguments", "invalid_value"),
         (message(role="assistant", audio={"id": "a"}), "messages.0.audio", "unsupported_parameter"),
-        ({"n": 2}, "n", "unsupported_parameter"),
-        ({"n": True}, "n", "unsupported_parameter"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty", "unsupported_parameter"),
-        ({"logit_bias": {"5": 1}}, "logit_bias", "unsupported_parameter"),
+        ({"n": 0}, "n", "invalid_value"),
+        ({"n": 65}, "n", "invalid_value"),
+        ({"n": 1.5}, "n", "invalid_value"),
+        ({"n": True}, "n", "invalid_value"),
+        ({"frequency_penalty": 2.1}, "frequency_penalty", "invalid_value"),
+        ({"presence_penalty": "much"}, "presence_penalty", "invalid_value"),
+        ({"presence_penalty": -2.1}, "presence_penalty", "invalid_value"),
+        ({"logit_bias": {"5": 101}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"five": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"-5": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"05": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": [5]}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias", "invalid_value"),
         ({"store": True}, "store", "unsupported_parameter"),
         ({"modalities": ["audio"]}, "modalities.0", "unsupported_parameter"),
         ({"functions": []}, "functions", "unsupported_parameter"),
@@ -113,10 +123,12 @@ def test_a_wrong_field_is_named(change: dict[str, Any], param: str, code: str) -
         ({"service_tier": "flex"}, "expected one of auto, default."),
         ({"stop": 5}, "expected a string that is not empty or a list of 0 to 16 entries."),
         ({"stop": ""}, "expected a string that is not empty or a list of 0 to 16 entries."),
-        ({"presence_penalty": 1}, "is not supported; only 0 is accepted."),
+        ({"presence_penalty": 3}, "expected a number from -2 to 2."),
+        ({"n": 100}, "expected a whole number from 1 to 64."),
         ({"store": "no"}, "is not supported; only false is accepted."),
         ({"prediction": {}}, "is not supported; only null is accepted."),
-        ({"logit_bias": {"5": "x"}}, "is not supported; only {} is accepted."),
+        ({"logit_bias": {"5": "x"}}, "expected an object of names, each with a number from -100 to 100."),
+        ({"logit_bias": {"x": 5}}, "expected token ids as keys, got 'x'."),
         ({"tool_choice": "sometimes"}, "expected one of auto, none, required or an object."),
         (
             {"tools": [{"type": "function", "function": {"name": ""}}]},
@@ -136,19 +148,73 @@ def test_messages_say_what_was_expected(change: dict[str, Any], expected: str) -
 
 def test_requests_are_read_with_openais_defaults() -> None:
     chat = parse_chat(stop="x", seed=-1, max_completion_tokens=5, n=1, presence_penalty=0.0)
-    assert (chat.sampling.temperature, chat.sampling.top_p, chat.sampling.stop) == (1.0, 1.0, ("x",))
-    assert (chat.sampling.seed, chat.sampling.max_tokens) == ((1 << 64) - 1, 5)
+    sampling = chat.sampling(NOTHING)
+    assert (sampling.temperature, sampling.top_p, sampling.stop) == (1.0, 1.0, ("x",))
+    assert (sampling.seed, sampling.max_tokens) == ((1 << 64) - 1, 5)
     assert (bool(chat.stream), chat.alternatives, chat.choice, chat.format) == (False, None, "none", None)
     assert parse_chat(logprobs=True).alternatives == 0
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     (developer,) = parse_chat(**message(role="developer", content=parts)).messages
     assert developer.to_template() == {"role": "system", "content": "ab"}
     completion = parse_completion(prompt=["x"], user="me")
-    assert (completion.text_or_ids, completion.sampling.max_tokens) == ("x", 16)
-    assert parse_completion(prompt=[[1, 2]]).text_or_ids == [1, 2]
-    for several in (["x", "y"], [[1], [2]], [1, "x"]):
-        with pytest.raises(ApiError, match="one prompt"):
-            parse_completion(prompt=several)
+    assert (completion.prompts, completion.sampling(NOTHING).max_tokens) == (["x"], 16)
+
+
+@pytest.mark.parametrize(
+    ("given", "prompts"),
+    [("x", ["x"]), ([1, 2], [[1, 2]]), (["x", "y"], ["x", "y"]), ([[1, 2], [3]], [[1, 2], [3]]), ([[1, 2]], [[1, 2]])],
+)
+def test_one_prompt_or_several(given: Any, prompts: list[Any]) -> None:
+    assert parse_completion(prompt=given).prompts == prompts
+
+
+@pytest.mark.parametrize("mixture", [[1, "x"], ["x", 1], ["x", [1]], [[1], 2]])
+def test_prompts_of_several_kinds_are_refused(mixture: Any) -> None:
+    with pytest.raises(
+        ApiError, match=r"prompt: expected strings, or token ids, or lists of token ids; not a mixture\."
+    ):
+        parse_completion(prompt=mixture)
+
+
+def test_answers_to_one_request_are_bounded() -> None:
+    assert len(parse_completion(prompt=["x"] * 64).prompts) == 64
+    assert parse_completion(prompt=["x"] * 16, n=4).answers == 4
+    for change, param in (({"prompt": ["x"] * 65}, "prompt"), ({"prompt": ["x"] * 33, "n": 2}, "n")):
+        with pytest.raises(ApiError, match="expected at most 64 for one request") as caught:
+            parse_completion(**change)
+        assert caught.value.param == param
+
+
+def test_best_of_is_accepted_only_where_it_changes_nothing() -> None:
+    assert parse_completion(best_of=3, n=3).answers == 3
+    for change in ({"best_of": 3}, {"best_of": 2, "n": 1}, {"best_of": 1, "n": 2}):
+        with pytest.raises(ApiError, match="only the value of n is accepted") as caught:
+            parse_completion(**change)
+        assert (caught.value.param, caught.value.code) == ("best_of", "unsupported_parameter")
+
+
+def test_penalties_and_biases_reach_the_sampler() -> None:
+    sampling = parse_chat(
+        presence_penalty=0.5, frequency_penalty=-1, logit_bias={"0": -100, "4095": 2.5}, n=3
+    ).sampling(NOTHING)  # fmt: skip
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -1)
+    assert sampling.logit_bias == {0: -100, 4095: 2.5}
+
+
+def test_what_a_request_does_not_say_the_model_does() -> None:
+    model = SamplingDefaults(temperature=0.6, top_k=20, top_p=0.95)
+    sampling = parse_chat().sampling(model)
+    assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (0.6, 20, 0.95, 0)
+    sampling = parse_chat(temperature=0, top_k=0, top_p=None).sampling(model)
+    assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0, 0, 0.95)
+    assert parse_chat().sampling(SamplingDefaults(temperature=0)).temperature == 0
+    assert parse_chat().sampling(NOTHING).temperature == 1
+
+
+def test_the_model_may_be_left_out() -> None:
+    body = {key: value for key, value in CHAT.items() if key != "model"}
+    assert parse_request(json.dumps(body).encode(), ChatRequest).model is None
+    assert parse_chat(model=None).model is None
 
 
 def test_whole_numbers_may_have_a_point() -> None:
@@ -175,9 +241,9 @@ def test_what_changes_nothing_is_accepted() -> None:
         "n": 1, "store": False, "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "modalities": ["text"],
         "service_tier": "auto", "metadata": {"a": ["b"]}, "user": "me", "safety_identifier": "s", "prompt_cache_key": "k",
     }  # fmt: skip
-    assert parse_chat(**same).sampling == parse_chat().sampling
+    assert parse_chat(**same).sampling(NOTHING) == parse_chat().sampling(NOTHING)
     assert parse_chat(stream=True, stream_options={"include_obfuscation": False, "include_usage": None}).stream
-    assert parse_completion(best_of=1, suffix="").sampling == parse_completion().sampling
+    assert parse_completion(best_of=1, suffix="").sampling(NOTHING) == parse_completion().sampling(NOTHING)
 
 
 def test_an_answer_may_be_sent_back_as_it_came() -> None:
@@ -267,7 +333,7 @@ def test_the_document_has_every_field_and_no_other() -> None:
     for kind in (ChatRequest, CompletionRequest):
         assert set(schemas[kind.__name__]["properties"]) == set(kind.__struct_fields__)
         assert not schemas[kind.__name__]["additionalProperties"]
-        assert schemas[kind.__name__]["properties"]["model"] == {"const": "m"}
+        assert schemas[kind.__name__]["properties"]["model"] == {"enum": ["m", None]}
     text = json.dumps(schemas)
     assert set(re.findall(r'"#/components/schemas/(\w+)"', text)) <= schemas.keys()
 

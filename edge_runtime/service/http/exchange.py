@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -74,27 +74,26 @@ async def read_body(request: Request, limits: HttpLimits) -> bytes:
 
 
 class JobEvents:
-    """The events of one job, and whether its client is still there. Use as an async context manager.
+    """The events of a request's jobs, and whether its client is still there. Use as an async context manager.
 
     Args:
-        job: made with `deliver` of this object.
         receive: ASGI; the body was read already.
     """
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Event] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._watcher: asyncio.Task[None] | None = None
-        self._job: Job | None = None
+        self._jobs: Sequence[Job] = ()
 
-    def deliver(self, event: Event) -> None:
-        """Take an event from the serving loop's thread."""
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
+    def deliver(self, index: int, event: Event) -> None:
+        """Take an event of a job, by its number, from the serving loop's thread."""
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, (index, event))
 
-    def watch(self, job: Job) -> JobEvents:
-        """Cancel the job when the client goes, or when the block ends early."""
-        self._job = job
+    def watch(self, jobs: Sequence[Job]) -> JobEvents:
+        """Cancel the jobs when the client goes, or when the block ends early."""
+        self._jobs = jobs
         return self
 
     async def __aenter__(self) -> JobEvents:
@@ -103,75 +102,77 @@ class JobEvents:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._watcher is not None
-        assert self._job is not None
-        self._job.cancel()  # changes nothing once it is over
+        self._cancel()  # changes nothing once they are over
         self._watcher.cancel()
         with suppress(asyncio.CancelledError):
             await self._watcher
 
-    async def batches(self) -> AsyncIterator[list[Event]]:
-        """Yield the events that have come since the last batch, up to the outcome; [] when none came for 15 s.
+    async def batches(self) -> AsyncIterator[list[tuple[int, TokenEvent | Outcome]]]:
+        """Yield the events that have come since the last batch, up to the last outcome; [] when none came for 15 s.
 
         Raises:
             Disconnected: the client has gone.
-            Exception: what the job failed with.
+            Exception: what a job failed with.
         """
-        while True:
+        running = len(self._jobs)
+        while running:
             try:
-                event = await asyncio.wait_for(self._queue.get(), _KEEP_ALIVE_S)
+                found = await asyncio.wait_for(self._queue.get(), _KEEP_ALIVE_S)
             except asyncio.TimeoutError:
                 yield []
                 continue
-            batch = [event]
+            batch = [found]
             while not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            failed = next((e for e in batch if isinstance(e, Exception)), None)
+            failed = next((event for _, event in batch if isinstance(event, Exception)), None)
             if failed is not None:
                 raise failed
-            yield batch
-            if isinstance(batch[-1], Outcome):
-                return
+            running -= sum(isinstance(event, Outcome) for _, event in batch)
+            yield [(index, event) for index, event in batch if isinstance(event, (TokenEvent, Outcome))]
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        assert self._job is not None
-        self._job.cancel()
-        self._queue.put_nowait(Disconnected())
+        self._cancel()
+        self._queue.put_nowait((0, Disconnected()))
+
+    def _cancel(self) -> None:
+        for job in self._jobs:
+            job.cancel()
 
 
 async def whole_answer(events: JobEvents, answer: Answer) -> Response:
     """Wait for the end and return the answer as one object."""
     async for batch in events.batches():
-        for event in batch:
+        for index, event in batch:
             if isinstance(event, TokenEvent):
-                answer.token(event)
-            elif isinstance(event, Outcome):
-                return JSONResponse(answer.whole(event))
-    raise Disconnected
+                answer.token(index, event)
+            else:
+                answer.note_end(index, event)
+    return JSONResponse(answer.whole())
 
 
 class EventStream(Response):
     """Sends an answer as server-sent events while it is generated.
 
     Args:
-        events: of the job.
-        job: the job, submitted already.
+        events: of the jobs.
+        jobs: submitted already.
         answer: makes the updates of the stream.
         limits: for the write timeout.
     """
 
-    def __init__(self, events: JobEvents, job: Job, answer: Answer, limits: HttpLimits) -> None:
+    def __init__(self, events: JobEvents, jobs: Sequence[Job], answer: Answer, limits: HttpLimits) -> None:
         super().__init__(
             media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         )
         del self.headers["content-length"]
-        self._events, self._job, self._answer, self._limits = events, job, answer, limits
+        self._events, self._jobs, self._answer, self._limits = events, jobs, answer, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything; return early if the client goes or does not read."""
         with suppress(Disconnected, TimeoutError):
-            async with self._events.watch(self._job):
+            async with self._events.watch(self._jobs):
                 await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 await self._write(send, _as_events(self._answer.first()))
                 try:
@@ -186,15 +187,15 @@ class EventStream(Response):
                 await self._write(send, _DONE)
                 await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _updates(self, batch: list[Event]) -> bytes:
+    def _updates(self, batch: list[tuple[int, TokenEvent | Outcome]]) -> bytes:
         if not batch:
             return b": still here\n\n"
         out: list[dict[str, Any]] = []
-        for event in batch:
+        for index, event in batch:
             if isinstance(event, TokenEvent):
-                out += self._answer.token(event)
-            elif isinstance(event, Outcome):
-                out += self._answer.end(event)
+                out += self._answer.token(index, event)
+            else:
+                out += self._answer.end(index, event)
         return _as_events(out)
 
     async def _write(self, send: Send, data: bytes) -> None:

@@ -10,7 +10,6 @@ Label = Any
 """A value of the caller's own: accepted, and it changes nothing."""
 OnlyFalse = Annotated[bool, Meta(extra_json_schema={"enum": [False]})]
 """A switch that is always off here. Types cannot say so; call `refuse_true`."""
-OnlyZero = Annotated[float, Meta(ge=0, le=0)]
 
 
 class FieldError(ValueError):

@@ -121,8 +121,10 @@ def _phrase(kind: types.Type) -> str:
             return "a string that is not empty" if least else "a string"
         case types.ListType(min_length=least, max_length=most):
             return "a list" if most is None else f"a list of {least or 0} to {most} entries"
-        case types.DictType(max_length=0):
-            return "only {}"
+        case types.DictType(value_type=types.FloatType() as value):
+            return f"an object of names, each with {_phrase(value)}"
+        case types.Metadata(type=inner):
+            return _phrase(inner)
     names = {types.NoneType: "only null", types.BoolType: "true or false"}
     return names.get(type(kind), "an object")
 

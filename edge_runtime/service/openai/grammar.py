@@ -124,6 +124,10 @@ class Grammar:
     def __init__(self, matcher: Any, vocab_size: int) -> None:
         self._matcher, self._vocab_size = matcher, vocab_size
 
+    def copy(self) -> Grammar:
+        """Return the same state for another text."""
+        return Grammar(self._matcher.deep_copy(), self._vocab_size)
+
     @property
     def is_complete(self) -> bool:
         """Whether nothing may follow."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from edge_runtime.service.openai.generation import MAX_ANSWERS
 from edge_runtime.service.openai.requests import ChatRequest, CompletionRequest
 from edge_runtime.service.ops.figures import ServiceInfo
 
@@ -104,7 +105,7 @@ def _requests(info: ServiceInfo) -> dict[str, Schema]:
     template = "#/components/schemas/{name}"
     _, schemas = msgspec.json.schema_components((ChatRequest, CompletionRequest), ref_template=template)
     for request in (ChatRequest, CompletionRequest):
-        schemas[request.__name__]["properties"]["model"] = {"const": info.model_name}
+        schemas[request.__name__]["properties"]["model"] = {"enum": [info.model_name, None]}
     return schemas
 
 
@@ -146,7 +147,10 @@ def _answer(kind: str, content: str) -> Schema:
     choice = {
         "type": "object",
         "required": ["index", content, "finish_reason", "logprobs"],
-        "properties": {"finish_reason": {"enum": ["stop", "length", "tool_calls"]}, "index": {"const": 0}},
+        "properties": {
+            "finish_reason": {"enum": ["stop", "length", "tool_calls"]},
+            "index": {"type": "integer", "minimum": 0, "maximum": MAX_ANSWERS - 1},
+        },
     }
     return {
         "type": "object",
@@ -156,7 +160,7 @@ def _answer(kind: str, content: str) -> Schema:
             "object": {"const": kind},
             "created": {"type": "integer"},
             "model": _TEXT,
-            "choices": {"type": "array", "items": choice, "minItems": 1, "maxItems": 1},
+            "choices": {"type": "array", "items": choice, "minItems": 1, "maxItems": MAX_ANSWERS},
             "usage": {"type": "object", "required": ["prompt_tokens", "completion_tokens", "total_tokens"]},
             "timings": {"type": "object"},
             "hobbit": {"type": "object"},

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from edge_runtime.service.openai.api_errors import ApiError
-from edge_runtime.service.openai.requests import GenerationRequest
+from edge_runtime.service.openai.generation import GenerationRequest
 
 _MAX_DEPTH = 64
 _MAX_EXACT_FLOAT = 1 << 53

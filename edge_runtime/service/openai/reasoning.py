@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.engine.sampler import Constraint
+from edge_runtime.service.openai.copied_constraint import CopyableConstraint
 from edge_runtime.service.openai.grammar import Vocabulary
 
 
@@ -27,12 +27,22 @@ class AfterReasoning:
     """
 
     def __init__(
-        self, inner: Constraint, vocabulary: Vocabulary, *, mark: str, closing: Sequence[int], budget: int
+        self, inner: CopyableConstraint, vocabulary: Vocabulary, *, mark: str, closing: Sequence[int], budget: int
     ) -> None:
         self._inner, self._vocabulary, self._mark = inner, vocabulary, mark.encode()
         self._closing, self._left = list(closing), budget
         self._tail = b""
         self._is_thinking = True
+
+    def copy(self) -> AfterReasoning:
+        """Return the same state for another text, of which nothing has been generated."""
+        return AfterReasoning(
+            self._inner.copy(),
+            self._vocabulary,
+            mark=self._mark.decode(),
+            closing=self._closing,
+            budget=self._left,
+        )
 
     @property
     def is_complete(self) -> bool:

@@ -7,13 +7,11 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from edge_runtime.engine.sampler import SamplingParams
-from edge_runtime.service.openai.body import Body, FieldError, Label, OnlyFalse, OnlyZero, refuse_true
-from edge_runtime.service.openai.formats import Format, ResponseFormat, to_format
+from edge_runtime.service.openai.body import FieldError, Label, OnlyFalse, refuse_true
+from edge_runtime.service.openai.generation import MAX_ANSWERS, Alternatives, GenerationRequest, TokenLimit
 from edge_runtime.service.openai.messages import MAX_TOOLS, FunctionChoice, FunctionTool, Message, Tool
 
 _MAX_MESSAGES = 4096
-_MAX_STOPS = 16
 _MAX_PROMPT = 1 << 20
 _NOT_FOR_TEMPLATES = ("messages", "tools", "add_generation_prompt")
 _TEMPLATE_ARGS = {
@@ -21,95 +19,6 @@ _TEMPLATE_ARGS = {
     "propertyNames": {"not": {"enum": list(_NOT_FOR_TEMPLATES)}},
 }
 _DEFAULT_COMPLETION_TOKENS = 16
-
-TokenLimit = Annotated[int, Meta(ge=1, le=1 << 31)]
-Alternatives = Annotated[int, Meta(ge=0, le=20)]
-StopText = Annotated[str, Meta(min_length=1)]
-
-
-class StreamOptions(Body):
-    """What a stream brings besides the text."""
-
-    include_usage: bool | None = None
-    include_obfuscation: OnlyFalse | None = None
-
-    def __post_init__(self) -> None:
-        refuse_true("include_obfuscation", self.include_obfuscation)
-
-
-class VendorOptions(Body):
-    """This server's own options; `policy` is ``name:param=value`` for this request."""
-
-    policy: str | None = None
-
-
-class GenerationRequest(Body):
-    """What both requests have."""
-
-    model: str
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: TokenLimit | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=0, le=1 << 20)] | None = None
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
-    seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | None = None
-    stop: StopText | Annotated[list[StopText], Meta(max_length=_MAX_STOPS)] | None = None
-    ignore_eos: bool | None = None
-    response_format: ResponseFormat | None = None
-    hobbit: VendorOptions | None = None
-    n: Literal[1] | None = None
-    frequency_penalty: OnlyZero | None = None
-    presence_penalty: OnlyZero | None = None
-    logit_bias: Annotated[dict[str, float], Meta(max_length=0)] | None = None
-    user: Label = None
-
-    def __post_init__(self) -> None:
-        if self.stream_options is not None and not self.stream:
-            raise FieldError("stream_options", "needs stream to be true.")
-
-    @property
-    def token_limit(self) -> int | None:
-        """Most tokens to generate; None: what the context leaves."""
-        return self.max_tokens
-
-    @property
-    def alternatives(self) -> int | None:
-        """How many alternatives a token to report beside its own log probability; None: no log probabilities."""
-        raise NotImplementedError
-
-    @property
-    def include_usage(self) -> bool:
-        """Whether a stream ends with the usage."""
-        return bool(self.stream_options and self.stream_options.include_usage)
-
-    @property
-    def policy(self) -> str | None:
-        """``name:param=value`` for this request; None: the server's."""
-        return None if self.hobbit is None else self.hobbit.policy
-
-    @property
-    def sampling(self) -> SamplingParams:
-        """How to sample, and when to stop."""
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop or ()
-        return SamplingParams(
-            max_tokens=self.token_limit,
-            temperature=_default(self.temperature, 1.0),
-            top_p=_default(self.top_p, 1.0),
-            top_k=self.top_k or 0,
-            min_p=self.min_p or 0.0,
-            repetition_penalty=_default(self.repetition_penalty, 1.0),
-            seed=None if self.seed is None else self.seed % (1 << 64),
-            stop=tuple(stops),
-            ignore_eos=bool(self.ignore_eos),
-        )
-
-    @property
-    def format(self) -> Format | None:
-        """What the text must look like; None: any text."""
-        return None if self.response_format is None else to_format(self.response_format)
 
 
 class ChatRequest(GenerationRequest, kw_only=True):
@@ -198,15 +107,24 @@ class CompletionRequest(GenerationRequest, kw_only=True):
     prompt: str | Annotated[list[int | str | list[int]], Meta(min_length=1, max_length=_MAX_PROMPT)]
     logprobs: Alternatives | None = None
     echo: bool | None = None
-    best_of: Literal[1] | None = None
+    best_of: Annotated[int, Meta(ge=1, le=MAX_ANSWERS)] | None = None
     suffix: Literal[""] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.echo and self.logprobs is not None:
             raise FieldError("echo", "log probabilities of the prompt are not supported.", "unsupported_parameter")
-        if not isinstance(self.text_or_ids, str) and not all(isinstance(token, int) for token in self.text_or_ids):
-            raise FieldError("prompt", "expected one prompt: a string, or a list of token ids.")
+        if self.best_of is not None and self.best_of != self.answers:
+            raise FieldError("best_of", "is not supported; only the value of n is accepted.", "unsupported_parameter")
+        if isinstance(self.prompt, list) and len({type(one) for one in self.prompt}) > 1:
+            raise FieldError("prompt", "expected strings, or token ids, or lists of token ids; not a mixture.")
+        prompts = self.prompts
+        if len(prompts) * self.answers > MAX_ANSWERS:
+            raise FieldError(
+                "prompt" if self.answers == 1 else "n",
+                f"{len(prompts)} prompts with {self.answers} answers each are {len(prompts) * self.answers} answers; "
+                f"expected at most {MAX_ANSWERS} for one request.",
+            )
 
     @property
     def token_limit(self) -> int | None:
@@ -219,12 +137,7 @@ class CompletionRequest(GenerationRequest, kw_only=True):
         return self.logprobs
 
     @property
-    def text_or_ids(self) -> str | list[Any]:
-        """The one prompt: its text, or its token ids."""
-        if isinstance(self.prompt, list) and len(self.prompt) == 1 and not isinstance(self.prompt[0], int):
-            return self.prompt[0]
-        return self.prompt
-
-
-def _default(value: float | None, default: float) -> float:
-    return default if value is None else value
+    def prompts(self) -> list[Any]:
+        """The prompts: text, or token ids, of each."""
+        is_one = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
+        return [self.prompt] if is_one else list(self.prompt)

@@ -1,0 +1,145 @@
+"""What happens to a request before it is queued: prompts become tokens, formats become grammars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.base.errors import RequestError
+from edge_runtime.engine.sampler import Constraint, SamplingParams
+from edge_runtime.service.openai.answers import CHAT, COMPLETION, AnswerKind
+from edge_runtime.service.openai.api_errors import bad_field, unsupported
+from edge_runtime.service.openai.choices import ChatChoice, Choice, CompletionChoice
+from edge_runtime.service.openai.copied_constraint import CopiedConstraint, CopyableConstraint
+from edge_runtime.service.openai.generation import GenerationRequest
+from edge_runtime.service.openai.output_splitter import CALL_CLOSE, CALL_OPEN, THINK_CLOSE
+from edge_runtime.service.openai.reasoning import AfterReasoning
+from edge_runtime.service.openai.requests import ChatRequest, CompletionRequest
+from edge_runtime.service.service import Service
+
+_ANSWER_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that can be queued.
+
+    Attributes:
+        kind: how the objects of the answer are called.
+        prompts: tokens int32 [N] of each prompt.
+        choices: those of the first prompt, then those of the second, and so on.
+        sampling: of every choice.
+        constraint: of every choice; None: any token may be drawn.
+    """
+
+    kind: AnswerKind
+    prompts: Sequence[NDArray[np.int32]]
+    choices: Sequence[Choice]
+    sampling: SamplingParams
+    constraint: CopyableConstraint | None
+
+    def constraint_of(self, index: int) -> Constraint | None:
+        """Return the constraint of one choice."""
+        if self.constraint is None or len(self.choices) == 1:
+            return self.constraint
+        return CopiedConstraint(self.constraint)
+
+
+class Preparation:
+    """Prepares requests for one service. Runs in worker threads: it takes a core for as long as it lasts.
+
+    Args:
+        service: loaded.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def chat(self, asked: ChatRequest) -> Prepared:
+        """Render the messages and compile the grammar.
+
+        Raises:
+            ApiError: the request cannot be served; names the field.
+        """
+        service = self._service
+        text = service.chat.prompt(asked)
+        ids = service.prompts.encode(text, "messages", add_special_tokens=False)
+        prompt = service.prompts.check(ids, asked.token_limit, "messages")
+        constraint = self._tool_constraint(asked) or self._format_constraint(asked)
+        if constraint is not None and service.chat.starts_thinking(text):
+            constraint = self._after_reasoning(constraint, len(ids), asked.token_limit)
+        choices = [
+            ChatChoice(asked, service.vocabulary, service.chat.splitter(asked, text)) for _ in range(asked.answers)
+        ]
+        return Prepared(CHAT, [prompt], choices, self._sampling(asked), constraint)
+
+    def completion(self, asked: CompletionRequest) -> Prepared:
+        """Encode the prompts and compile the grammar.
+
+        Raises:
+            ApiError: the request cannot be served; names the field.
+        """
+        service, prompts, choices = self._service, [], []
+        for number, given in enumerate(asked.prompts):
+            param = "prompt" if len(asked.prompts) == 1 else f"prompt.{number}"
+            ids = service.prompts.encode(given, param) if isinstance(given, str) else given
+            prompts.append(service.prompts.check(ids, asked.token_limit, param))
+            echo = ""
+            if asked.echo:
+                echo = given if isinstance(given, str) else service.tokenizer.decode(prompts[-1].tolist())
+            choices += [CompletionChoice(asked, service.vocabulary, echo) for _ in range(asked.answers)]
+        return Prepared(COMPLETION, prompts, choices, self._sampling(asked), self._format_constraint(asked))
+
+    def _sampling(self, asked: GenerationRequest) -> SamplingParams:
+        if asked.policy is not None:
+            self._service.check_policy(asked.policy)
+        sampling = asked.sampling(self._service.sampling_defaults)
+        try:
+            sampling.require_vocabulary(self._service.vocab_size)
+        except RequestError as err:
+            raise bad_field("logit_bias", str(err)) from err
+        return sampling
+
+    def _format_constraint(self, asked: GenerationRequest) -> CopyableConstraint | None:
+        if asked.format is None:
+            return None
+        try:
+            return self._service.vocabulary.of_format(asked.format)
+        except (RequestError, ValueError) as err:
+            raise bad_field("response_format", str(err)) from err
+
+    def _tool_constraint(self, asked: ChatRequest) -> CopyableConstraint | None:
+        """Return the constraint of forced calls or strict tools; None where the model calls as it likes."""
+        service, tools = self._service, asked.offered_tools
+        is_forced = asked.choice not in ("none", "auto")
+        if not is_forced and not any(tool.strict for tool in tools):
+            return None
+        if service.chat.has_xml_calls:
+            raise unsupported(
+                "tool_choice" if is_forced else "tools",
+                "this model writes tool calls as XML, which cannot be forced here. Use tool_choice 'auto' and "
+                "tools that are not strict.",
+            )
+        make = service.vocabulary.of_tool_call if is_forced else service.vocabulary.of_strict_tools
+        try:
+            return make(tools, f"{CALL_OPEN}\n", f"\n{CALL_CLOSE}")
+        except RequestError as err:
+            raise bad_field("tools", str(err)) from err
+
+    def _after_reasoning(
+        self, constraint: CopyableConstraint, prompt_tokens: int, limit: int | None
+    ) -> CopyableConstraint:
+        """Apply a constraint once the thinking is over; half of the tokens there are, or 128, remain for the answer."""
+        service = self._service
+        room = service.context - prompt_tokens
+        room = min(limit or room, room)
+        return AfterReasoning(
+            constraint,
+            service.vocabulary,
+            mark=THINK_CLOSE,
+            closing=service.tokenizer.encode(f"{THINK_CLOSE}\n\n", add_special_tokens=False),
+            budget=max(room - max(room // 2, _ANSWER_TOKENS), 0),
+        )
