@@ -14,14 +14,15 @@ class UnitSizes:
     """How an expert's record prefix is cut into units of memory.
 
     A *core* holds the segments of the lowest tier in use, in one piece; a *plane* holds one more segment. A run that
-    uses one tier has cores only.
+    uses one tier has cores only. Where memory does not give back pages, it cannot move between the two sizes: cores are
+    *whole* then, with room for the planes too, which take no memory of their own.
 
     Attributes:
         core_tier: tier a core alone serves.
         full_tier: deepest tier of this run.
         core_bytes: bytes of a core.
-        plane_bytes: bytes of a plane; 0 if core_tier is full_tier.
-        core_offsets: where each segment of a core starts in it.
+        plane_bytes: bytes of a plane; 0 if core_tier is full_tier or cores are whole.
+        core_offsets: where each segment of a core starts in it; of whole cores, each segment of the full tier.
     """
 
     core_tier: int
@@ -31,8 +32,10 @@ class UnitSizes:
     core_offsets: tuple[int, ...] = (0,)
 
     @staticmethod
-    def of(layout: RecordLayout, tier: int, min_tier: int) -> UnitSizes:
-        """Cut records for a run that serves tiers from `min_tier` to `tier`."""
+    def of(layout: RecordLayout, tier: int, min_tier: int, *, whole: bool = False) -> UnitSizes:
+        """Cut records for a run that serves tiers from `min_tier` to `tier`, into whole cores or not."""
+        if whole:
+            return UnitSizes(min_tier, tier, layout.tier_bytes(tier), 0, layout.segment_offsets(tier))
         plane_bytes = layout.segment_bytes[-1] if min_tier != tier else 0
         return UnitSizes(min_tier, tier, layout.tier_bytes(min_tier), plane_bytes, layout.segment_offsets(min_tier))
 
@@ -45,6 +48,11 @@ class UnitSizes:
     def core_segments(self) -> int:
         """Segments of a core."""
         return 1 if self.core_tier == BF16 else self.core_tier // 2
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a core has room for its planes."""
+        return self.max_planes > 0 and self.plane_bytes == 0
 
     @property
     def full_bytes(self) -> int:

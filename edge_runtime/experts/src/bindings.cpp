@@ -116,7 +116,7 @@ void bind_ledger(nb::module_& m) {
            [](Ledger* self, int core_tier, int full_tier, int64_t core_bytes, int64_t plane_bytes, int64_t budget_bytes,
               int64_t max_experts) {
              if (core_bytes < 1 || plane_bytes < 0 || budget_bytes < 0 || max_experts < 0 || core_tier > full_tier ||
-                 full_tier >= hobbit::kNumTiers || (core_tier < full_tier && plane_bytes < 1))
+                 full_tier >= hobbit::kNumTiers)
                throw std::invalid_argument("ledger: sizes must be positive and the full tier not below the core's");
              new (self) Ledger({core_tier, full_tier, core_bytes, plane_bytes}, budget_bytes, max_experts);
            },

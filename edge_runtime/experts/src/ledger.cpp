@@ -70,8 +70,8 @@ int64_t Ledger::core_capacity(int64_t budget_bytes) const {
 }
 
 int64_t Ledger::plane_capacity(int64_t budget_bytes) const {
-  if (!sizes_.max_planes()) return 0;
-  return std::min(budget_bytes / sizes_.plane_bytes, max_experts_ * sizes_.max_planes());
+  const int64_t most = max_experts_ * sizes_.max_planes();
+  return sizes_.plane_bytes ? std::min(budget_bytes / sizes_.plane_bytes, most) : most;
 }
 
 // Bytes kept for free units that hold memory already, where there are two sizes of large units. How many of each are
@@ -79,7 +79,7 @@ int64_t Ledger::plane_capacity(int64_t budget_bytes) const {
 // zeroes each page of it: half the drive's rate at 1 MiB a unit.
 int64_t Ledger::slack(int64_t budget_bytes) const {
   const int64_t full = sizes_.full_bytes();
-  const bool is_mixed = sizes_.max_planes() > 0 && full >= kLargeBytes;
+  const bool is_mixed = sizes_.plane_bytes > 0 && full >= kLargeBytes;
   if (!is_mixed || budget_bytes >= max_experts_ * full || budget_bytes < kMany * full) return 0;
   return budget_bytes / kSlackShare;
 }

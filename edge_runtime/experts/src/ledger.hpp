@@ -9,6 +9,7 @@ namespace hobbit {
 
 using Moves = std::vector<std::pair<int, int>>;  // (source, target)
 
+// Cores whose planes take no bytes of their own are whole: they have room for them.
 struct UnitSizes {
   int core_tier, full_tier;
   int64_t core_bytes, plane_bytes;

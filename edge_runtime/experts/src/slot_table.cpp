@@ -111,8 +111,8 @@ Found SlotTable::lookup(int layer, const uint8_t* tiers) {
       ++tally_.misses[wanted];
     }
   }
-  for (const int slot : found.ready_slots) tally_.prefetch_used += settle_prefetched(slot);
-  for (const int slot : found.late_slots) tally_.prefetch_late += settle_prefetched(slot);
+  for (const int slot : found.ready_slots) tally_.prefetch_used += take_prefetched(slot);
+  for (const int slot : found.late_slots) tally_.prefetch_late += take_prefetched(slot);
   lift_mask(layer);
   return found;
 }
@@ -130,7 +130,7 @@ int SlotTable::hit_all(int layer, const uint8_t* tiers) {
   if (!tier) return 0;
   tally_.hits[tier] += lookups;
   for (int expert = 0; expert < num_experts_; ++expert)
-    if (tiers[expert]) tally_.prefetch_used += settle_prefetched(arrays_.slots[first + size_t(expert)]);
+    if (tiers[expert]) tally_.prefetch_used += take_prefetched(arrays_.slots[first + size_t(expert)]);
   lift_mask(layer);
   return tier;
 }
@@ -189,7 +189,7 @@ void SlotTable::make_room(int64_t wanted, int layer, const Keep& keep, Scorer& s
 
 std::vector<SlotTable::Step> SlotTable::plan(int64_t wanted, int layer, const Keep& keep, Scorer& scorer) const {
   const Scores scores = scorer.all(layer);
-  if (max_planes_ && !scores.tops.empty()) return plan_by_worth(wanted, layer, keep, scores, scorer);
+  if (ledger_.sizes().plane_bytes && !scores.tops.empty()) return plan_by_score(wanted, layer, keep, scores, scorer);
   return plan_coldest_half(wanted, keep, scores);
 }
 
@@ -213,9 +213,10 @@ std::vector<SlotTable::Step> SlotTable::plan_coldest_half(int64_t wanted, const 
   Queue queue(std::move(all));
   std::vector<Step> steps;
   std::vector<int> coldest;
-  std::vector<uint8_t> left = max_planes_ ? held_ : std::vector<uint8_t>();
+  const bool has_planes = sizes.plane_bytes > 0;
+  std::vector<uint8_t> left = has_planes ? held_ : std::vector<uint8_t>();
   int64_t free = ledger_.free_bytes();
-  while (max_planes_ && coldest.size() < half && free < wanted) {
+  while (has_planes && coldest.size() < half && free < wanted) {
     const int slot = queue.pop().second;
     coldest.push_back(slot);
     for (uint8_t& planes = left[size_t(slot)]; planes && free < wanted; --planes, free += sizes.plane_bytes)
@@ -224,13 +225,13 @@ std::vector<SlotTable::Step> SlotTable::plan_coldest_half(int64_t wanted, const 
   for (size_t i = 0; free < wanted && (i < coldest.size() || !queue.empty()); ++i) {
     const int slot = i < coldest.size() ? coldest[i] : queue.pop().second;
     steps.push_back({slot, true});
-    free += sizes.core_bytes + (max_planes_ ? left[size_t(slot)] * sizes.plane_bytes : 0);
+    free += sizes.core_bytes + (has_planes ? left[size_t(slot)] * sizes.plane_bytes : 0);
   }
   return steps;
 }
 
 // Cores and planes go in one order, the lowest score first.
-std::vector<SlotTable::Step> SlotTable::plan_by_worth(int64_t wanted, int layer, const Keep& keep, const Scores& scores,
+std::vector<SlotTable::Step> SlotTable::plan_by_score(int64_t wanted, int layer, const Keep& keep, const Scores& scores,
                                                       Scorer& scorer) const {
   const UnitSizes& sizes = ledger_.sizes();
   std::vector<double> tops = scores.cores;
@@ -338,6 +339,6 @@ std::pair<Moves, Moves> SlotTable::resize(int64_t budget_bytes, Scorer& scorer) 
   return moves;
 }
 
-int64_t SlotTable::settle_prefetched(int slot) { return std::exchange(prefetched_[size_t(slot)], uint8_t(0)); }
+int64_t SlotTable::take_prefetched(int slot) { return std::exchange(prefetched_[size_t(slot)], uint8_t(0)); }
 
 }  // namespace hobbit

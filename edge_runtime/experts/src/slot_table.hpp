@@ -96,12 +96,12 @@ class SlotTable {
   void make_room(int64_t wanted, int layer, const Keep& keep, Scorer& scorer);
   std::vector<std::pair<double, int>> evictable(const std::vector<double>& scores, const Keep& keep) const;
   std::vector<Step> plan(int64_t wanted, int layer, const Keep& keep, Scorer& scorer) const;
-  std::vector<Step> plan_by_worth(int64_t wanted, int layer, const Keep& keep, const Scores& scores, Scorer& scorer) const;
+  std::vector<Step> plan_by_score(int64_t wanted, int layer, const Keep& keep, const Scores& scores, Scorer& scorer) const;
   std::vector<Step> plan_coldest_half(int64_t wanted, const Keep& keep, const Scores& scores) const;
   void cut(int slot, int count);
   void evict(int slot);
   void truncate(int slot);
-  int64_t settle_prefetched(int slot);  // 1 if its prefetch is asked for the first time now
+  int64_t take_prefetched(int slot);  // 1 if its prefetch is asked for the first time now
 
   Ledger& ledger_;
   TableArrays arrays_;
