@@ -187,11 +187,11 @@ def measure(
     meters, parts = (QualityMeter(), QualityMeter()), []
     with open_engine(args, policy, tier, cache, eviction) as engine:
         counters = engine.parts.cache
-        before = counters.counters.snapshot()
+        before = counters.counters
         for at, rows in engine.logit_chunks(ids, chunk=1):
             if at == half:
                 parts.append(counters.counters.since(before))
-                before = counters.counters.snapshot()
+                before = counters.counters
             meters[at >= half].add(baseline[at], rows[0], int(ids[at + 1]) if at + 1 < len(ids) else None)
         parts.append(counters.counters.since(before))
     counts = (half, len(ids) - half)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from spans import view_of
+
+from edge_runtime.backends.memory import Span
 from edge_runtime.base.errors import ExpertReadError
 from edge_runtime.experts.store.base import ExpertKey, Priority, ReadTicket, ReadWithdrawn, SegmentRange, StoreStats
 
@@ -51,7 +54,7 @@ class FakeStore:
     def submit(
         self,
         key: ExpertKey,
-        into: Sequence[memoryview],
+        into: Sequence[Span],
         *,
         segments: SegmentRange | None = None,
         priority: Priority = Priority.NOW,
@@ -110,9 +113,9 @@ class FakeStore:
         else:
             first, last = self.segments.pop(ticket)
             numbers = [first, *range(last - len(ticket.into) + 1, last)]  # of the first segment in each piece
-            for view, number in zip(ticket.into, numbers, strict=True):
-                size = min(len(view), self.record_bytes)
-                view[:size] = record_of(ticket.key, size, number)
+            for span, number in zip(ticket.into, numbers, strict=True):
+                size = min(span.nbytes, self.record_bytes)
+                view_of(span)[:size] = record_of(ticket.key, size, number)
                 self.bytes_read += size
             self.reads += 1
         ticket.finish(self.now)

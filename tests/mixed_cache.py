@@ -8,6 +8,7 @@ import numpy as np
 from fakes import FakeStore, record_of
 from patience import PATIENCE_S
 
+from edge_runtime.backends.cpu.space import HostSpace
 from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration, Sensitivity
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import RuleContext, create_rule
@@ -46,7 +47,7 @@ def make(budget: int, rule: str = "lru", **script) -> tuple[ExpertCache, FakeSto
             price=lambda: 1.0,
         ),
     )
-    memory = ExpertMemory(ledger, chunk_bytes=4 * PAGE)
+    memory = ExpertMemory(HostSpace(), ledger, block_bytes=4 * PAGE)
     wait_s = 0.05 if "stuck" in script else PATIENCE_S
     cache = ExpertCache(Residents(ledger, eviction, num_layers=L, num_experts=E), memory, store, read_timeout_s=wait_s)
     return cache, store

@@ -12,7 +12,7 @@ from families import make_model
 from numpy.typing import NDArray
 from specs import layer, model_spec
 
-from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
+from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.trunk import Trunk
 from edge_runtime.base.spec import ModelSpec, RopeSpec
 
@@ -107,14 +107,14 @@ def synthetic_moe(layer_idx: int, x: F32, router_logits: F32) -> F32:
     return np.tanh(x * np.float32(0.3 + 0.1 * layer_idx)) + np.float32(0.01) * router_logits.mean(-1, keepdims=True)
 
 
-def run_chunk(trunk: Trunk, spec: ModelSpec, kv: KVCache, tokens: NDArray[np.int32], moe_of: MoeFunction) -> F32:
+def run_chunk(trunk: Trunk, spec: ModelSpec, kv: HostKVCache, tokens: NDArray[np.int32], moe_of: MoeFunction) -> F32:
     """Run a whole chunk and return the logits of all its tokens."""
     chunk = trunk.begin(tokens, kv)
     expert_out = None
     for i, one in enumerate(spec.layers):
         out = trunk.run_layer(chunk, i, expert_out)
         expert_out = None
-        if out.x is not None and out.router_logits is not None:
+        if out is not None:
             expert_out = moe_of(i, out.x, out.router_logits)
             if one.shared is not None:
                 expert_out = expert_out + trunk.run_shared(chunk, i)

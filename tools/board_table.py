@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.backends.cpu.kernels import ExpertKernels
-from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
+from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, loaded_bytes, scratch_bytes
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes
 from edge_runtime.base.errors import BudgetError, ConfigError
@@ -168,7 +168,7 @@ def plan_for(spec: ModelSpec, profile: DeviceProfile, tier: int) -> MemoryPlan:
         return MemoryNeeds(
             runtime_bytes=LIBRARIES + LIBRARY_BYTES,
             trunk_bytes=loaded_bytes(trunk_bytes(spec), 0, num_graphs),
-            kv_bytes_per_token=KVCache.bytes_for(spec, 1),
+            kv_bytes_per_token=HostKVCache.bytes_for(spec, 1),
             context=context,
             scratch_bytes=scratch_size,
             tokenizer_bytes=0,

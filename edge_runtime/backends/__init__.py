@@ -1,1 +1,99 @@
-"""Where a model computes. `base.py` says what a backend makes; one folder a backend."""
+"""Where a model computes: backends by name. `base.py` says what a backend makes; one folder a backend.
+
+A backend from elsewhere is registered by `register`, or found as an entry point of the group `hobbit_edge.backends`
+whose name is the backend's and whose object is its `make`. See docs/adding-a-backend.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.base.errors import ConfigError, DeviceError, did_you_mean
+
+if TYPE_CHECKING:
+    from edge_runtime.backends.base import Backend, BackendOptions
+
+    Make = Callable[[BackendOptions], Backend[Any]]
+
+AUTO = "auto"
+ENTRY_POINTS = "hobbit_edge.backends"
+
+
+class RegisteredBackend:
+    """A backend that can be asked for by name. A plain class: every start of a command pays for making it.
+
+    Args:
+        make: builds it; loads nothing large.
+        summary: what it is, for help.
+        missing: why this version or machine does not have it; empty if it does.
+    """
+
+    def __init__(self, make: Make, summary: str, missing: str = "") -> None:
+        self.make, self.summary, self.missing = make, summary, missing
+
+
+def _cpu(options: BackendOptions) -> Backend[Any]:
+    from edge_runtime.backends.cpu.backend import CpuBackend
+
+    return CpuBackend(options)
+
+
+def _none(options: BackendOptions) -> Backend[Any]:
+    raise AssertionError("find_backend refuses a backend that this version does not have")
+
+
+BACKENDS: dict[str, RegisteredBackend] = {
+    "cpu": RegisteredBackend(_cpu, "native kernels and ONNX Runtime"),
+    "cuda": RegisteredBackend(_none, "NVIDIA GPUs", "no CUDA backend in this version"),
+}
+
+
+def register(name: str, backend: RegisteredBackend) -> None:
+    """Make a backend available by a name of its own.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+    if name in BACKENDS or name == AUTO:
+        raise ConfigError(f"backend: {name!r} is registered already. Choose another name.")
+    BACKENDS[name] = backend
+
+
+def backend_named(name: str, where: str = "backend") -> RegisteredBackend:
+    """Return the backend of a name, there or not.
+
+    Args:
+        name: as registered.
+        where: the option it came from, for messages.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    found = BACKENDS.get(name) or _entry_point(name)
+    if found is None:
+        known = [AUTO, *BACKENDS]
+        raise ConfigError(f"{where}: expected one of {', '.join(known)}, got {name!r}.{did_you_mean(name, known)}")
+    return found
+
+
+def find_backend(name: str, where: str = "backend") -> RegisteredBackend:
+    """Return the backend of a name. Another one is never taken silently.
+
+    Raises:
+        ConfigError: there is none of that name.
+        DeviceError: this version or machine does not have it.
+    """
+    found = backend_named(name, where)
+    if found.missing:
+        raise DeviceError(f"{where}: {found.missing}. Use --backend cpu or auto.")
+    return found
+
+
+def _entry_point(name: str) -> RegisteredBackend | None:
+    """A backend that an installed package offers; looked for only when its name was asked for."""
+    from importlib.metadata import entry_points
+
+    for found in entry_points(group=ENTRY_POINTS, name=name):
+        return RegisteredBackend(found.load(), f"from {found.value}")
+    return None

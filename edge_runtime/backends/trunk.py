@@ -1,41 +1,79 @@
-"""The trunk: everything but routed experts. All the engine knows of ONNX Runtime, TensorRT or numpy."""
+"""The trunk: everything but routed experts. A part of a backend."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
-
+T = TypeVar("T")
 F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
 
 
-class LayerOutput(NamedTuple):
-    """What one decoder layer hands to the experts.
+class KVCache(Protocol):
+    """Keys and values of one sequence, in the trunk's own memory. Only its trunk looks inside."""
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """Tokens the cache can hold."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes reserved."""
+        ...
+
+    def reset(self) -> None:
+        """Forget every token."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Keep the first `length` tokens.
+
+        Raises:
+            RequestError: there are fewer.
+        """
+        ...
+
+    def copy_from(self, other: KVCache, length: int) -> None:
+        """Hold the first `length` tokens of another cache of the same trunk and context, and nothing else.
+
+        Raises:
+            RequestError: it has fewer.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LayerOutput(Generic[T]):
+    """What a layer with experts hands to them. Valid until the next call for the same chunk.
 
     Attributes:
-        x: float32 [T, D], normed hidden state that feeds router and experts; None for a dense layer.
-        router_logits: float32 [T, E]; None for a dense layer.
-
-    Both are views of buffers owned by the trunk, valid until the next call for the same chunk.
+        x: [N, D], normed hidden state that feeds router and experts.
+        router_logits: [N, E].
     """
 
-    x: F32 | None
-    router_logits: F32 | None
+    x: T
+    router_logits: T
 
 
 class TrunkChunk:
     """A chunk of one sequence in progress, as `Trunk.begin` returns it. Only its trunk looks inside.
 
-    Attributes:
-        kv: the sequence's cache.
-        tokens: T.
+    Args:
+        tokens: N.
     """
 
-    def __init__(self, kv: KVCache, tokens: int) -> None:
-        self.kv, self.tokens = kv, tokens
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
         self._next_layer: int | None = 0
 
     def drop(self) -> None:
@@ -52,7 +90,7 @@ class TrunkChunk:
         assert self._next_layer == next_layer, f"layer {next_layer} is out of order, expected {self._next_layer}"
 
 
-class Trunk(Protocol):
+class Trunk(Protocol[T]):
     """Runs a decoder layer by layer, for chunks of several sequences side by side.
 
     The order of calls for a chunk is `begin`, then `run_layer` for layer 0, 1, ... L-1 (each followed by `run_shared`
@@ -72,46 +110,51 @@ class Trunk(Protocol):
         """Allocate keys and values for `context` tokens."""
         ...
 
-    def begin(self, token_ids: NDArray[np.int32], kv: KVCache) -> TrunkChunk:
-        """Start a chunk: embed int32 [T] tokens at positions kv.length ... kv.length + T - 1.
+    def begin(self, token_ids: I32, kv: KVCache) -> TrunkChunk:
+        """Start a chunk: embed int32 [N] tokens at positions kv.length ... kv.length + N - 1.
 
         Raises:
             RequestError: the chunk exceeds the context or the largest chunk this trunk was built for.
         """
         ...
 
-    def run_layer(self, chunk: TrunkChunk, layer_idx: int, expert_out: F32 | None) -> LayerOutput:
+    def run_layer(self, chunk: TrunkChunk, layer_idx: int, expert_out: T | None) -> LayerOutput[T] | None:
         """Run attention and router of a layer; a dense layer runs its MLP as well.
 
         Args:
             chunk: what `begin` returned.
             layer_idx: the next layer in order.
-            expert_out: float32 [T, D], combined output of the experts of the layer before, shared ones
-                included; None for zero.
+            expert_out: [N, D], combined output of the experts of the layer before, shared ones included; None for zero.
+
+        Returns:
+            None for a dense layer.
         """
         ...
 
-    def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> F32:
-        """Return the shared expert's output float32 [T, D] (its gate applied) for the x of the last `run_layer`."""
+    def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> T:
+        """Return the shared expert's output [N, D] (its gate applied) for the x of the last `run_layer`."""
         ...
 
-    def head(self, chunk: TrunkChunk, expert_out: F32 | None, rows: slice) -> F32:
-        """Return logits float32 [rows, V] of the chunk's chosen rows. The caller owns the result."""
+    def head(self, chunk: TrunkChunk, expert_out: T | None, rows: slice) -> F32:
+        """Return logits float32 [rows, V] of the chunk's chosen rows, on the host. The caller owns the result."""
         ...
 
-    def look_ahead(self, x: F32, layer_idx: int, depth: int) -> F32:
+    def look_ahead(self, x: T, layer_idx: int, depth: int) -> F32:
         """Apply the routers of the next sparse layers to the states that enter the present one's.
 
         Args:
-            x: float32 [T, D], as `run_layer` returned it last for `layer_idx`, of several chunks joined. An engine that
-                has it on its device uses that copy.
+            x: [N, D], as `run_layer` returned it last for `layer_idx`, of several chunks joined.
             layer_idx: a sparse layer.
             depth: most layers to look ahead.
 
         Returns:
-            Router logits float32 [p, T, E], nearest layer first; p is less than `depth` near the last layer. Valid
-            until the next call.
+            Router logits float32 [p, N, E] on the host, nearest layer first; p is less than `depth` near the last
+            layer. Valid until the next call.
         """
+        ...
+
+    def set_routers(self, routers: Any) -> None:
+        """Take what `look_ahead` applies, as `Backend.load_routers` gave it, or forget it for None; between passes."""
         ...
 
     def commit(self, chunk: TrunkChunk) -> None:
@@ -119,5 +162,5 @@ class Trunk(Protocol):
         ...
 
     def close(self) -> None:
-        """Release sessions and buffers."""
+        """Release weights and buffers."""
         ...

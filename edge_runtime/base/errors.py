@@ -59,6 +59,10 @@ class ExpertReadError(HobbitError):
     """An expert could not be read from the drive while running."""
 
 
+class ExpertTransferError(ExpertReadError):
+    """An expert was read, but could not be brought to where it is computed."""
+
+
 _LONGEST_NAME = 64
 
 

@@ -84,7 +84,7 @@ class _Prepared:
 
     def __init__(self, args: argparse.Namespace, options: dict[str, Any], settings: BenchSettings) -> None:
         from edge_runtime.config.resolve import EngineOptions
-        from edge_runtime.engine.assembly import prepare
+        from edge_runtime.engine.preparation import prepare
         from edge_runtime.lab.bench.surroundings import describe, record_extents
 
         ready = prepare(args.bundle, EngineOptions.from_keywords(options))
@@ -92,7 +92,7 @@ class _Prepared:
         self.block_bytes, self.depth = ready.config.read_chunk, ready.config.io_threads
         self.extents = record_extents(ready.bundle, ready.config.tier)
         self.prompts, said = _prompts(args, settings, ready.tokenizer, ready.bundle.manifest.model.vocab_size)
-        self.around: Surroundings = describe(ready.bundle, ready.kernels.isa, said)
+        self.around: Surroundings = describe(ready.bundle, ready.backend.isa, said)
 
     def probe(self, seconds: float, seed: int) -> None:
         """Probe the drive where experts lie; a drive that cannot be probed is a remark, not a failure."""

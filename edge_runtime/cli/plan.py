@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
     from edge_runtime.config.resolve import EngineOptions
-    from edge_runtime.engine.assembly import prepare
+    from edge_runtime.engine.preparation import prepare
 
     plan = prepare(args.bundle, EngineOptions.from_keywords(engine_options(args))).plan
     print(json.dumps(plan.to_json()) if args.json else "\n".join(plan.table()))

@@ -7,13 +7,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edge_runtime.base.errors import ConfigError, DeviceError
+from edge_runtime.base.errors import ConfigError
 from edge_runtime.config.kinds import Kind
 from edge_runtime.config.option import AUTO, Facts
 
 if TYPE_CHECKING:
     from edge_runtime.config.profiles import DeviceProfile
     from edge_runtime.config.sources import Sources
+
+
+class BackendName(Kind):
+    """Name of a registered backend."""
+
+    metavar = "auto|cpu|cuda"
+
+    def convert(self, value: Any, where: str) -> str:
+        """See `Kind.convert`."""
+        from edge_runtime.backends import backend_named
+
+        backend_named(str(value), where)
+        return str(value)
 
 
 class ProfileName(Kind):
@@ -41,8 +54,9 @@ def available_backend(value: str, where: str, facts: Facts) -> str:
     Raises:
         DeviceError: it is never replaced by another one silently.
     """
-    if value == "cuda":
-        raise DeviceError(f"{where}: no CUDA backend in this version. Use --backend cpu or auto.")
+    from edge_runtime.backends import find_backend
+
+    find_backend(value, where)
     return value
 
 

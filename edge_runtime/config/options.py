@@ -85,7 +85,7 @@ class RuntimeConfig:
         "look ahead by themselves. `auto` is `off` too for bundles whose exporter did not store the routers' part.",
     )
     backend: str = option(
-        Choice("auto", "cpu", "cuda"), AUTO, default_text="cpu", auto=lambda _: "cpu",
+        fitting.BackendName(), AUTO, default_text="cpu", auto=lambda _: "cpu",
         require=fitting.available_backend, example="cpu",
         help="where to compute",
     )

@@ -18,10 +18,11 @@ from edge_runtime.bundle.self_check import check_once
 from edge_runtime.config.environment import Variables
 from edge_runtime.config.memory_plan import MemoryPlan
 from edge_runtime.config.resolve import EngineOptions
-from edge_runtime.engine.assembly import Parts, assemble
+from edge_runtime.engine.assembly import assemble
 from edge_runtime.engine.continuation import Chunk, TextDelta
-from edge_runtime.engine.decoder import BeforeLayer, nothing
+from edge_runtime.engine.forward_pass import BeforeLayer, nothing
 from edge_runtime.engine.observer import SchedulerObserver
+from edge_runtime.engine.parts import Parts
 from edge_runtime.engine.prompt import Prompt, encode_prompt
 from edge_runtime.engine.reload import Reload
 from edge_runtime.engine.report import make_report
@@ -82,7 +83,7 @@ class Engine:
             engine = Engine(parts, perf_counter() - started)
             if self_check:
                 check_once(engine, parts.bundle, parts.config.tier, parts.fingerprint)
-                if parts.cache.lookup_counts()[0]:  # it ran: the first start of a bundle is like any other
+                if parts.cache.residents.lookup_counts()[0]:  # it ran: the first start of a bundle is like any other
                     engine.start_over()
         except BaseException:
             parts.close()

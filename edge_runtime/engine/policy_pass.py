@@ -40,7 +40,7 @@ class Attempt(NamedTuple):
 
 
 class PassCounters(Protocol):
-    """Where passes are counted; `ExpertCache` is one."""
+    """Where passes are counted; `Residents` are one."""
 
     def add_decisions(self, decisions: Sequence[Decision]) -> None:
         """Count what policies changed."""

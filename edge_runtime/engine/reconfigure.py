@@ -7,7 +7,9 @@ from dataclasses import replace
 from edge_runtime.base.sizes import parse_size
 from edge_runtime.config.memory_plan import MemoryPlan
 from edge_runtime.config.options import RuntimeConfig
-from edge_runtime.engine.assembly import Parts, make_prefetcher, make_residents, plan_again, routers_for
+from edge_runtime.engine.assembly import make_prefetcher, make_residents, routers_for
+from edge_runtime.engine.parts import Parts
+from edge_runtime.engine.preparation import plan_again
 from edge_runtime.engine.reload import Reload
 
 
@@ -34,12 +36,13 @@ def _start_over(parts: Parts, config: RuntimeConfig) -> None:
     has_same_memory = (config.memory, config.expert_memory) == (parts.config.memory, parts.config.expert_memory)
     keeps_plan = has_same_memory and choice.prefetch == active.prefetch
     plan = parts.plan if keeps_plan else plan_again(parts, config, choice.prefetch)
-    routers = routers_for(parts.bundle, choice.prefetch, fits_all=_fits_all(plan))
+    routers = routers_for(parts.backend, parts.bundle, choice.prefetch, fits_all=_fits_all(plan))
     rule = active.make_rule(choice, plan.num_slots)
-    parts.cache.start_over(make_residents(parts.bundle.manifest, choice.policy, rule, config.tier, plan.num_slots))
+    manifest, space = parts.bundle.manifest, parts.cache.space
+    parts.cache.start_over(make_residents(space, manifest, choice.policy, rule, config.tier, plan.num_slots))
     active.switch(choice, rule)
     parts.trunk.set_routers(routers)
-    parts.decoder.read_ahead.prefetcher = make_prefetcher(active, parts.trunk, parts.spec, parts.cache)
+    parts.decoder.read_ahead.prefetcher = make_prefetcher(active, parts.backend, parts.trunk, parts.spec, parts.cache)
     parts.borrowed_scratch.start_over(plan.borrowed_slots)
     parts.config, parts.plan = config, plan
 
@@ -48,13 +51,14 @@ def _resize(parts: Parts, config: RuntimeConfig) -> None:
     active, decoder = parts.active, parts.decoder
     plan = plan_again(parts, config, active.prefetch)
     changes_reach = _fits_all(plan) != parts.cache.fits_all
-    routers = routers_for(parts.bundle, active.prefetch, fits_all=_fits_all(plan)) if changes_reach else None
+    reaches = _fits_all(plan) or not changes_reach
+    routers = routers_for(parts.backend, parts.bundle, active.prefetch, fits_all=reaches)
     parts.cache.resize(plan.num_slots)
     parts.borrowed_scratch.most = plan.borrowed_slots
     parts.config, parts.plan = config, plan
     if changes_reach:  # nothing is read ahead where everything fits
         parts.trunk.set_routers(routers)
-        decoder.read_ahead.prefetcher = make_prefetcher(active, parts.trunk, parts.spec, parts.cache)
+        decoder.read_ahead.prefetcher = make_prefetcher(active, parts.backend, parts.trunk, parts.spec, parts.cache)
 
 
 def _fits_all(plan: MemoryPlan) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from edge_runtime.engine.assembly import Parts
 from edge_runtime.engine.job import Outcome
+from edge_runtime.engine.parts import Parts
 from edge_runtime.engine.sequence import Sequence
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.policy.base import Policy
@@ -44,7 +44,7 @@ def make_report(
             "top_k": spec.top_k,
         },
         policy=describe_policy(parts.active.policy),
-        backend=parts.backend,
+        backend=parts.backend.name,
         timings=timings.to_json(),
         experts=_experts(parts, before, timings.prompt_n + len(timings.token_ms)),
         memory={

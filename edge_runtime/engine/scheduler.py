@@ -12,12 +12,12 @@ from dataclasses import replace
 from time import monotonic
 
 from edge_runtime.backends.trunk import F32
-from edge_runtime.engine.assembly import Parts
 from edge_runtime.engine.batch_width import BatchWidth, PassCost
 from edge_runtime.engine.continuation import Continuation
-from edge_runtime.engine.decoder import BeforeLayer, SequenceStep, nothing
+from edge_runtime.engine.forward_pass import BeforeLayer, SequenceStep, nothing
 from edge_runtime.engine.job import Event, Job, Start, TokenEvent
 from edge_runtime.engine.observer import SchedulerObserver
+from edge_runtime.engine.parts import Parts
 from edge_runtime.engine.prefix_sharing import share_prefix
 from edge_runtime.engine.reconfigure import reconfigure
 from edge_runtime.engine.reload import Reload
@@ -146,7 +146,7 @@ class Scheduler:
 
     def _sequence(self, job: Job, session: Session, kept: int, policy: Policy | None) -> Sequence:
         parts, group = self._parts, job.group
-        group.start = group.start or Start(monotonic(), parts.cache.counters.snapshot(), self._tokens_run)
+        group.start = group.start or Start(monotonic(), parts.cache.counters, self._tokens_run)
         if job.score_chunk is not None:
             return Scoring(job, session, cached=kept, policy=policy, request=group.start)
         job.params.require_vocabulary(parts.spec.vocab_size)
@@ -240,10 +240,11 @@ class _CostMeter:
     """
 
     def __init__(self, cache: ExpertCache) -> None:
-        self._cache, before = cache, cache.counters
-        self._lookups, self._hits, self._started = before.lookups, before.hits, monotonic()
+        self._cache, self._started = cache, monotonic()
+        self._lookups, self._hits = cache.residents.lookup_counts()
 
     def read(self, width: int) -> PassCost:
         """Return what a pass of so many sequences has cost."""
-        seconds, after = monotonic() - self._started, self._cache.counters
-        return PassCost(width, seconds, after.lookups - self._lookups, after.hits - self._hits)
+        seconds = monotonic() - self._started
+        lookups, hits = self._cache.residents.lookup_counts()
+        return PassCost(width, seconds, lookups - self._lookups, hits - self._hits)

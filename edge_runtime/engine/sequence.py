@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.engine.continuation import Continuation
-from edge_runtime.engine.decoder import SequenceStep
+from edge_runtime.engine.forward_pass import SequenceStep
 from edge_runtime.engine.job import Job, LogitsEvent, Start, TokenEvent, TokenLogprob
 from edge_runtime.engine.sessions import Session
 from edge_runtime.policy.base import Policy

@@ -8,8 +8,8 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
-from edge_runtime.engine.assembly import Parts
+from edge_runtime.backends.trunk import KVCache
+from edge_runtime.engine.parts import Parts
 
 _FEWEST_COPIED = 4
 """Tokens for which another session's state is copied."""

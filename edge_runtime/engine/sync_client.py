@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.engine.assembly import Parts
 from edge_runtime.engine.continuation import TextDelta
 from edge_runtime.engine.exclusive import ExclusiveUse
 from edge_runtime.engine.job import Event, Job, LogitsEvent, Outcome, TokenEvent
+from edge_runtime.engine.parts import Parts
 from edge_runtime.engine.reload import Reload
 from edge_runtime.engine.sampler import SamplingParams
 from edge_runtime.engine.scheduler import Scheduler

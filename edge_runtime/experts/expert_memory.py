@@ -1,4 +1,4 @@
-"""ExpertMemory: the bytes behind a slot table, cores in one arena and planes in another, under one budget."""
+"""ExpertMemory: the bytes behind a slot table, cores and planes each in slots of their own, under one budget."""
 
 from __future__ import annotations
 
@@ -7,55 +7,62 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.experts.arena import DEFAULT_CHUNK_BYTES, ExpertArena
+from edge_runtime.backends.memory import MemorySpace, SlotMemory, Span
+from edge_runtime.base.sizes import MIB
 from edge_runtime.experts.residency import ResizeMoves
 from edge_runtime.experts.units import UnitLedger
+
+DEFAULT_BLOCK_BYTES = 128 * MIB
+"""Large single allocations fail on recent L4T, and a block is what is returned whole when shrinking."""
+
+_LEAST_BLOCKS = 16
 
 
 class ExpertMemory:
     """Memory for the units of a ledger.
 
-    The two arenas together span more addresses than the budget, because how many units of each size are used changes
-    as the model runs; what is touched stays within it (see `UnitLedger`).
+    Where the space gives back pages, cores and planes together span more addresses than the budget, because how many
+    units of each size are used changes as the model runs; what is touched stays within it (see `UnitLedger`). Where it
+    does not, cores are whole, all of them are held, and shrinking goes by blocks.
 
     Args:
+        space: makes the slots.
         ledger: counts and sizes of the units.
-        chunk_bytes: size aimed at for one allocation.
+        block_bytes: size aimed at for one allocation.
 
     Raises:
-        BudgetError: the system refused the address space.
+        BudgetError: the system refused the memory.
     """
 
-    def __init__(self, ledger: UnitLedger, *, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> None:
-        self._ledger, self._chunk_bytes = ledger, chunk_bytes
+    def __init__(self, space: MemorySpace, ledger: UnitLedger, *, block_bytes: int = DEFAULT_BLOCK_BYTES) -> None:
+        assert space.gives_back_pages or not ledger.sizes.plane_bytes, "planes need memory that gives back pages"
+        self.space, self._ledger, self._block_bytes = space, ledger, block_bytes
         self._open()
 
     def start_over(self, ledger: UnitLedger) -> None:
         """Replace all memory by new memory for the units of a ledger; what was written is lost.
 
         Raises:
-            BudgetError: the system refused the address space.
+            BudgetError: the system refused the memory.
         """
         self.close()
         self._ledger = ledger
         self._open()
 
     def _open(self) -> None:
-        sizes, ledger, chunk_bytes = self._ledger.sizes, self._ledger, self._chunk_bytes
-        self._cores = ExpertArena(
-            slot_bytes=sizes.core_bytes,
-            num_slots=ledger.num_cores,
-            segment_offsets=sizes.core_offsets,
-            chunk_bytes=chunk_bytes,
+        sizes, ledger = self._ledger.sizes, self._ledger
+        self._cores = self._slots(sizes.core_bytes, ledger.num_cores, sizes.core_offsets)
+        self._planes: SlotMemory | None = None
+        if sizes.plane_bytes:
+            self._planes = self._slots(sizes.plane_bytes, ledger.plane_capacity(ledger.budget_bytes), (0,))
+
+    def _slots(self, slot_bytes: int, num_slots: int, offsets: Sequence[int]) -> SlotMemory:
+        block_bytes = self._block_bytes
+        if not self.space.gives_back_pages:  # shrinking evicts what shares a block with what goes
+            block_bytes = min(block_bytes, self._ledger.budget_bytes // _LEAST_BLOCKS)
+        return self.space.make_slots(
+            slot_bytes=slot_bytes, num_slots=num_slots, segment_offsets=offsets, block_bytes=block_bytes
         )
-        self._planes: ExpertArena | None = None
-        if sizes.max_planes:
-            self._planes = ExpertArena(
-                slot_bytes=sizes.plane_bytes,
-                num_slots=ledger.plane_capacity(ledger.budget_bytes),
-                segment_offsets=(0,),
-                chunk_bytes=chunk_bytes,
-            )
 
     @property
     def nbytes(self) -> int:
@@ -63,30 +70,61 @@ class ExpertMemory:
         return self._ledger.budget_bytes if self._planes is not None else self._cores.nbytes
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes experts may hold of the system at most."""
+        return self._ledger.budget_bytes if self._planes is not None else self._cores.held_bytes
+
+    @property
     def addresses(self) -> NDArray[np.uint64]:
-        """uint64 [S, 4]: address of each segment of each slot; of planes a slot does not have, anything."""
+        """uint64 [S, 4]: where kernels find each segment of each slot; of planes a slot does not have, anything."""
         return self._cores.addresses
 
-    def core(self, slot: int) -> memoryview:
-        """Return the writable bytes of a slot's core."""
-        return self._cores.buffer(slot)
+    def lacking(self, slot: int, resident_planes: int, planes: Sequence[int]) -> list[Span]:
+        """Return what a read for a slot brings, one span after the other, and let kernels find its planes.
 
-    def plane(self, unit: int) -> memoryview:
-        """Return the writable bytes of a plane."""
-        assert self._planes is not None
-        return self._planes.buffer(unit)
+        Args:
+            slot: the slot.
+            resident_planes: planes of its expert that are there; -1 if the core is not either.
+            planes: the slot's plane units, all of them.
+        """
+        core, first = self._cores.span(slot), max(resident_planes, 0)
+        if self._planes is None:
+            return [self._part(core, resident_planes, len(planes)) if self._ledger.sizes.is_whole else core]
+        spans = [core] if resident_planes < 0 else []
+        for index in range(first, len(planes)):
+            self._bind_plane(slot, index, planes[index])
+            spans.append(self._planes.span(planes[index]))
+        return spans
 
-    def bind_plane(self, slot: int, index: int, unit: int) -> None:
-        """Let a plane be the slot's `index`-th beyond its core."""
+    def _part(self, core: Span, resident_planes: int, planes: int) -> Span:
+        """Bytes of a whole core that hold the segments beyond `resident_planes`, up to `planes`."""
+        sizes = self._ledger.sizes
+        ends = [*sizes.core_offsets[1:], sizes.core_bytes]
+        start = 0 if resident_planes < 0 else ends[sizes.core_segments + resident_planes - 1]
+        end = ends[sizes.core_segments + planes - 1]
+        return Span(core.address + start, end - start, core.owner)
+
+    def _bind_plane(self, slot: int, index: int, unit: int) -> None:
         assert self._planes is not None
         self._cores.addresses[slot, self._ledger.sizes.core_segments + index] = self._planes.addresses[unit, 0]
 
     def discard(self, units: Iterable[tuple[bool, int]]) -> None:
-        """Return the memory of free units (is_plane, unit) to the system; they read as zeros when used again."""
+        """Return the memory of free units (is_plane, unit) to the system; their content is lost."""
+        if not self.space.gives_back_pages:
+            return  # they stay warm: with one size of units nobody else needs their bytes
         for is_plane, unit in units:
-            arena = self._planes if is_plane else self._cores
-            assert arena is not None
-            arena.discard(unit)
+            slots = self._planes if is_plane else self._cores
+            assert slots is not None
+            slots.discard(unit)
+
+    def budgets_to(self, budget_bytes: int) -> list[int]:
+        """Return the budgets to go through, in order, so that no more is ever held than the larger of now and then.
+
+        Where only whole blocks are returned, shrinking goes to the end of one first and grows a smaller block again.
+        """
+        count = self._ledger.core_capacity(budget_bytes)
+        kept = self._cores.whole_blocks(count) if count < self._cores.num_slots else count
+        return [budget_bytes] if kept == count else [kept * self._ledger.sizes.core_bytes, budget_bytes]
 
     def reserve(self, budget_bytes: int) -> None:
         """Span the addresses a larger budget needs, before the ledger grows; nothing is touched.
@@ -94,27 +132,29 @@ class ExpertMemory:
         Raises:
             BudgetError: the system refused; nothing changed.
         """
-        for arena, count in self._capacities(budget_bytes):
-            if count > arena.num_slots:
-                arena.resize(count)
+        for slots, count in self._capacities(budget_bytes):
+            if count > slots.num_slots:
+                slots.resize(count)
 
     def follow(self, moves: ResizeMoves, bound: Iterable[tuple[int, Sequence[int]]]) -> None:
-        """Follow a ledger whose budget changed: copy what moves, then give back what lies past the new counts.
+        """Follow a ledger whose budget changed: copy what moves, then return what lies past the new counts.
 
         Args:
             moves: what the slot table returned.
             bound: (slot, its plane units) of every slot, after the moves.
         """
-        arenas = self._capacities(self._ledger.budget_bytes)
-        for (arena, count), pairs in zip(arenas, moves, strict=False):
+        capacities = self._capacities(self._ledger.budget_bytes)
+        for (slots, count), pairs in zip(capacities, moves, strict=False):
             for source, target in pairs:
-                arena.copy(source, target)
-            arena.resize(count)
+                slots.copy(source, target)
+            slots.resize(count)
+        if self._planes is None:
+            return
         for slot, units in bound:
             for index, unit in enumerate(units):
-                self.bind_plane(slot, index, unit)
+                self._bind_plane(slot, index, unit)
 
-    def _capacities(self, budget_bytes: int) -> list[tuple[ExpertArena, int]]:
+    def _capacities(self, budget_bytes: int) -> list[tuple[SlotMemory, int]]:
         counts = [(self._cores, self._ledger.core_capacity(budget_bytes))]
         if self._planes is not None:
             counts.append((self._planes, self._ledger.plane_capacity(budget_bytes)))

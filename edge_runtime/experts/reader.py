@@ -1,37 +1,31 @@
-"""SlotReader: starts reads into claimed slots and settles them in the slot table when they finish."""
+"""SlotReader: reads into claimed slots, from the claim until a slot is ready to compute."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from time import monotonic
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.base.errors import ExpertReadError
+from edge_runtime.backends.memory import Event
+from edge_runtime.base.errors import DeviceError, ExpertReadError
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.residents import Residents
-from edge_runtime.experts.store.base import ExpertKey, ExpertStore, Priority, ReadTicket, ReadWithdrawn
+from edge_runtime.experts.slot_read import Finished, SlotRead
+from edge_runtime.experts.slots_in_use import COMPUTE_TIMEOUT_S, SlotsInUse
+from edge_runtime.experts.store.base import ExpertKey, ExpertStore, Priority, ReadTicket
 
 _log = logging.getLogger(__name__)
 _WAIT_S = 0.1
 
 
-class Finished(NamedTuple):
-    """A slot all of whose reads finished; on error an absent expert's slot is free again."""
-
-    slot: int
-    key: ExpertKey
-    error: ExpertReadError | None
-
-
 class SlotReader:
-    """Joins table, memory and store; every read under way is known here.
+    """Joins table, memory and store; every read and transfer under way is known here.
 
     An exception, even an interrupt between any two steps, may leave notes behind that are not true. They are corrected
-    from the facts, which tickets are done: by `abort`, and by `start` if it fails.
+    from the facts, which tickets and transfers are done: by `abort`, and by `start` if it fails.
 
     Args:
         residents: who is in which slot, and where reads are counted.
@@ -41,13 +35,16 @@ class SlotReader:
 
     def __init__(self, residents: Residents, memory: ExpertMemory, store: ExpertStore) -> None:
         self.table, self.totals, self.memory, self._store = residents.table, residents.totals, memory, store
-        self._pending: dict[int, ReadTicket] = {}  # by slot, of all that it lacks
+        self._transfers = memory.space.transfers
+        self._reads: dict[int, SlotRead] = {}  # by slot, of all that it lacks
+        self._landed: list[int] = []  # slots with a transfer under way, in the order they were started
+        self.in_use = SlotsInUse(self.table, memory.space)
         self._ahead: list[int] = []  # slots read for a layer that was to come next
 
     @property
     def num_in_flight(self) -> int:
-        """Slots whose reads are started and not settled."""
-        return len(self._pending)
+        """Slots with a read or a transfer under way."""
+        return len(self._reads)
 
     def start(self, layer_idx: int, experts: Sequence[int], tiers: NDArray[np.uint8], priority: Priority) -> list[int]:
         """Claim room for the first of `experts`, as many as fit, and start reading; return their slots.
@@ -58,8 +55,11 @@ class SlotReader:
             tiers: uint8 [E], the tier wanted.
             priority: of the reads.
         """
+        room = self._transfers.room
+        if room is not None:
+            experts = experts[:room]
         try:
-            slots = self.table.claim(layer_idx, experts, tiers, prefetch=priority is not Priority.NOW)
+            slots = self._claim(layer_idx, experts, tiers, priority)
             self._discard()
             if priority is Priority.NEXT:
                 self._ahead.extend(slots)
@@ -68,6 +68,20 @@ class SlotReader:
         except BaseException:
             self._reconcile()
             raise
+        return slots
+
+    def _claim(self, layer_idx: int, experts: Sequence[int], tiers: NDArray[np.uint8], priority: Priority) -> list[int]:
+        if not experts:
+            return []
+        prefetch = priority is not Priority.NOW
+        if self.in_use:
+            self.in_use.reclaim()
+        slots = self.table.claim(layer_idx, experts, tiers, prefetch=prefetch)
+        if not slots and self.in_use and not prefetch and not self._reads:
+            self.in_use.reclaim(COMPUTE_TIMEOUT_S)  # nothing else will make room
+            slots = self.table.claim(layer_idx, experts, tiers)
+        if not prefetch:
+            self.in_use.hold(slots)
         return slots
 
     def cancel_stale(self, layer_idx: int, tiers: NDArray[np.uint8]) -> None:
@@ -79,34 +93,40 @@ class SlotReader:
         """
         kept: list[int] = []
         for slot in self._ahead:
-            ticket = self._pending.get(slot)
-            if ticket is None:
+            read = self._reads.get(slot)
+            if read is None or read.ticket is None or read.transfer is not None:
                 continue
-            if ticket.key.layer_idx != layer_idx:
+            if read.key.layer_idx != layer_idx:
                 kept.append(slot)
-            elif not tiers[ticket.key.expert_idx] and self._store.cancel(ticket):
-                del self._pending[slot]
+            elif not tiers[read.key.expert_idx] and self._store.cancel(read.ticket):
+                self._transfers.release(read.landing)
+                del self._reads[slot]
                 self.table.drop(slot)
         self._ahead = kept
 
     def promote(self, slot: int) -> None:
         """Someone waits for this slot now."""
-        self._store.promote(self._pending[slot], Priority.NOW)
+        read = self._reads[slot]
+        if read.ticket is not None and read.transfer is None:
+            self._store.promote(read.ticket, Priority.NOW)
 
     def collect(self, timeout_s: float) -> list[Finished]:
-        """Settle slots whose reads all finished, waiting up to `timeout_s` for the first; [] if none did."""
+        """Return slots that became ready, or failed, waiting up to `timeout_s` for the first; [] if none did."""
         deadline = monotonic() + timeout_s
         while True:
-            tickets = self._store.completed(timeout_s)
-            settled = [done for ticket in tickets if (done := self._settle(ticket)) is not None]
+            had_transfers = bool(self._landed)
+            tickets = self._store.completed(0.0 if had_transfers else timeout_s)
+            finished = [done for ticket in tickets if (done := self._take_landed(ticket)) is not None]
+            if self._landed:
+                finished += self._take_transferred(0.0 if finished else timeout_s)
             timeout_s = max(deadline - monotonic(), 0.0) if timeout_s else 0.0
-            if settled or not tickets or not self._pending:
-                return settled
+            if finished or not self._reads or not (tickets or (had_transfers and timeout_s)):
+                return finished
 
     def abort(self, timeout_s: float) -> None:
         """Withdraw queued reads and wait for the others; those that do not return in time keep their slot.
 
-        Afterwards nothing is pinned, and table, ledger and reads agree, whatever happened before.
+        Afterwards nothing is pinned, and table, ledger, reads and transfers agree, whatever happened before.
         """
         for ticket in self._store.outstanding():
             self._store.cancel(ticket)
@@ -115,17 +135,45 @@ class SlotReader:
             self._store.completed(min(left, _WAIT_S))
         self._store.completed(0.0)
         self._reconcile()
+        if self._landed:
+            for slot in self._landed:
+                transfer = self._reads[slot].transfer
+                assert transfer is not None
+                _wait(transfer, max(deadline - monotonic(), 0.0))
+            self._reconcile()
 
     def _reconcile(self) -> None:
-        """Settle what is over, keep what is under way, and free everything else that was claimed."""
+        """Complete what is over, keep what is under way, and free everything else that was claimed."""
         live = {ticket.tag: ticket for ticket in self._store.outstanding()}
-        for slot, ticket in self._pending.items():
-            if slot not in live and ticket.error is None and self.table.is_reading(slot):
-                self._note(ticket)
-                self.table.set_ready(slot)
-        self._pending, self._ahead = live, []
-        self.table.reconcile([*live])
+        kept: dict[int, SlotRead] = {}
+        for slot, read in self._reads.items():
+            if slot in live:
+                read.ticket = live[slot]
+                kept[slot] = read
+            elif self.table.is_reading(slot) and self._is_under_way(slot, read):
+                kept[slot] = read
+        self._reads, self._ahead = kept, []
+        self._landed = [slot for slot, read in kept.items() if read.transfer is not None]
+        if self.in_use:
+            self.in_use.give_up()
+        self.table.reconcile([*self._reads])
+        self._transfers.keep([read.landing for read in self._reads.values()])
         self._discard()
+
+    def _is_under_way(self, slot: int, read: SlotRead) -> bool:
+        """Take a slot whose read is over as far as it goes without waiting; whether a transfer is under way."""
+        if not read.landed:
+            return False
+        try:
+            if read.transfer is None:
+                read.count(self.totals)
+                read.transfer = self._transfers.start(read.landing)
+            if read.transfer is not None and not read.transfer.is_done():
+                return True
+            self.table.set_ready(slot)
+        except DeviceError as err:
+            _log.warning("expert not transferred: %s", err)
+        return False
 
     def _discard(self) -> None:
         """Return the memory the ledger wants returned; forgotten only when done."""
@@ -134,31 +182,61 @@ class SlotReader:
 
     def _read(self, slot: int, key: ExpertKey, priority: Priority) -> None:
         """Submit what the slot lacks as one read: everything, or only the planes beyond those it is resident with."""
-        table, memory = self.table, self.memory
-        segments, resident = table.ledger.sizes.core_segments, table.resident_planes(slot)
-        units = [] if resident >= 0 else [memory.core(slot)]
-        planes = table.planes_of(slot)
-        for index in range(max(resident, 0), len(planes)):
-            memory.bind_plane(slot, index, planes[index])
-            units.append(memory.plane(planes[index]))
+        resident, planes = self.table.resident_planes(slot), self.table.planes_of(slot)
+        segments = self.table.ledger.sizes.core_segments
+        landing = self._transfers.land(self.memory.lacking(slot, resident, planes))
+        read = self._reads[slot] = SlotRead(key, landing)
         span = segments + resident if resident >= 0 else 0, segments + len(planes)
-        self._pending[slot] = self._store.submit(key, units, segments=span, priority=priority, tag=slot)
+        read.ticket = self._store.submit(key, landing.targets, segments=span, priority=priority, tag=slot)
 
-    def _settle(self, ticket: ReadTicket) -> Finished | None:
-        """Settle the slot of a finished read; one that was given up long ago is passed over."""
+    def _take_landed(self, ticket: ReadTicket) -> Finished | None:
+        """A read is over: complete its slot, or start its transfer. One given up long ago is passed over."""
         slot = ticket.tag
-        if self._pending.get(slot) is not ticket:
+        read = self._reads.get(slot)
+        if read is None or read.ticket is not ticket:
             return None
-        del self._pending[slot]
-        self._note(ticket)
-        if ticket.error is None:
+        read.count(self.totals)
+        if ticket.error is not None:
+            return self._complete(slot, read, ticket.error)
+        try:
+            read.transfer = self._transfers.start(read.landing)
+        except DeviceError as err:
+            return self._complete(slot, read, read.failed_transfer(err))
+        if read.transfer is None:
+            return self._complete(slot, read, None)
+        self._landed.append(slot)
+        return None
+
+    def _take_transferred(self, timeout_s: float) -> list[Finished]:
+        """Complete the slots whose transfers are over, waiting for the oldest."""
+        finished: list[Finished] = []
+        for number, slot in enumerate([*self._landed]):
+            read = self._reads[slot]
+            assert read.transfer is not None
+            try:
+                if not (read.transfer.wait(timeout_s) if number == 0 and timeout_s else read.transfer.is_done()):
+                    continue
+                error = None
+            except DeviceError as err:
+                error = read.failed_transfer(err)
+            self._landed.remove(slot)
+            finished.append(self._complete(slot, read, error))
+        return finished
+
+    def _complete(self, slot: int, read: SlotRead, error: ExpertReadError | None) -> Finished:
+        """Nothing more happens to a slot: it is ready, or on error lacks again what it lacked."""
+        del self._reads[slot]
+        self._transfers.release(read.landing)
+        if error is None:
             self.table.set_ready(slot)
         else:
             self.table.drop(slot)
-        return Finished(slot, ticket.key, ticket.error)
+        return Finished(slot, read.key, error)
 
-    def _note(self, ticket: ReadTicket) -> None:
-        if ticket.error is None:
-            self.totals.count_read(ticket.elapsed_ns)
-        elif not isinstance(ticket.error, ReadWithdrawn):
-            _log.warning("expert not read: %s", ticket.error)
+
+def _wait(event: Event, timeout_s: float) -> None:
+    """Wait for work whose outcome does not matter."""
+    try:
+        event.wait(timeout_s)
+    except DeviceError as err:
+        _log.warning("given up: %s", err)

@@ -64,7 +64,7 @@ class SlotTable(Table):
         super().__init__(ledger, tiers, slots, self._keys)
         self.ledger, self.num_experts, self._rule = ledger, num_experts, rule
         # asked once: the check goes through all methods
-        self._of_planes = rule if isinstance(rule, TruncatingRule) and ledger.sizes.max_planes else None
+        self._of_planes = rule if isinstance(rule, TruncatingRule) and ledger.sizes.plane_bytes else None
         self._tier_by_key = tiers.reshape(-1)
         tiers, slots = tiers.view(), slots.view()
         tiers.flags.writeable = slots.flags.writeable = False
@@ -78,6 +78,10 @@ class SlotTable(Table):
     def slots_of(self, layer_idx: int) -> I32:
         """Return int32 [E], read-only: the slot of each expert, resident or being read, -1 if it has none."""
         return self._slots[layer_idx]
+
+    def all_resident_at(self, tier: int) -> bool:
+        """Whether every expert that is resident is so at this tier."""
+        return bool(np.isin(self._tier_by_key, (0, tier)).all())
 
     def experts_in(self, slots: Sequence[int]) -> list[int]:
         """Return the expert_idx in each of some occupied slots."""

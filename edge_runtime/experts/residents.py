@@ -41,14 +41,22 @@ class Residents:
         self.table = SlotTable(ledger, num_layers=num_layers, num_experts=num_experts, rule=rule)
         self.totals = ExpertCounters()
         """What is counted besides the table's own counts; `counters` has everything."""
-        self._all_experts = ledger.max_experts
+        self.num_experts, self._all_experts = num_experts, ledger.max_experts
         self._all_bytes = ledger.max_experts * ledger.sizes.full_bytes
         self._own_bytes = ledger.budget_bytes
         self._before: ExpertCounters | None = None
 
     @classmethod
     def of_model(
-        cls, spec: ModelSpec, layout: RecordLayout, rule: EvictionRule, *, num_slots: int, tier: int, min_tier: int
+        cls,
+        spec: ModelSpec,
+        layout: RecordLayout,
+        rule: EvictionRule,
+        *,
+        num_slots: int,
+        tier: int,
+        min_tier: int,
+        whole: bool = False,
     ) -> Self:
         """Build them, all absent, for a model.
 
@@ -59,8 +67,9 @@ class Residents:
             num_slots: S, the budget in experts of the full tier.
             tier: the full tier.
             min_tier: the lowest tier a policy asks for.
+            whole: every expert takes the memory of the full tier, because the memory does not give back pages.
         """
-        sizes = UnitSizes.of(layout, tier, min_tier)
+        sizes = UnitSizes.of(layout, tier, min_tier, whole=whole)
         ledger = UnitLedger(sizes, num_slots * sizes.full_bytes, len(spec.sparse_layers) * spec.num_experts)
         return cls(ledger, rule, num_layers=spec.num_layers, num_experts=spec.num_experts)
 
@@ -127,6 +136,11 @@ class Residents:
         """A forward pass begins: one token, or one chunk of a prompt."""
         self.rule.begin_pass()
 
+    @property
+    def is_permanent(self) -> bool:
+        """Whether every expert of the model is resident at the full tier, and none is ever evicted."""
+        return self.fits_all and self.is_complete and self.table.all_resident_at(self.tier)
+
     def hit_all(self, layer_idx: int, tiers: U8) -> int:
         """Count the experts a layer needs if all are resident, served at one tier; nothing is pinned.
 
@@ -138,6 +152,12 @@ class Residents:
             That tier; 0 if one is not resident or they are served at several, and then nothing happened.
         """
         return self.table.hit_all(layer_idx, tiers)
+
+    def count_hits(self, layer_idx: int, experts: NDArray[np.int32]) -> None:
+        """Count experts int32 [n] of a layer, all resident at the full tier, that were used without asking."""
+        tiers = np.zeros(self.num_experts, np.uint8)
+        tiers[experts] = self.tier
+        self.table.hit_all(layer_idx, tiers)
 
     def note_hits(self, layer_idx: int, tiers: U8, order: Keys | None) -> None:
         """Tell the rule what `hit_all` counted, where anything is ever evicted. Arguments as for `SlotTable.lookup`."""
@@ -156,6 +176,11 @@ class Residents:
         """Take the ledger's present budget as S, nothing of it borrowed, and tell the rule."""
         self._own_bytes = self.ledger.budget_bytes
         self.rule.resize(self.num_slots)
+
+    def limit_own_budget(self) -> None:
+        """Take the ledger's present budget as S if that is less: shrinking ended half-way."""
+        if self.ledger.budget_bytes < self._own_bytes:
+            self.own_budget()
 
     def go_on_from(self, counters: ExpertCounters) -> None:
         """Count on from the totals of residents these replace."""

@@ -63,6 +63,7 @@ class LayerStream(Iterator[ReadyBatch]):
         self._ready: list[int] = []
         self._handed_out = found.ready_slots
         self._awaited = set(found.late_slots)
+        reader.in_use.hold(found.ready_slots + found.late_slots)
         self._missing = found.missing
         self.is_finished = False
         for slot in self._awaited:
@@ -104,7 +105,7 @@ class LayerStream(Iterator[ReadyBatch]):
 
     def _release(self) -> None:
         if self._handed_out:
-            self._table.unpin(self._handed_out)
+            self._reader.in_use.release(self._handed_out)
             self._handed_out = []
 
     def _start_reads(self) -> None:

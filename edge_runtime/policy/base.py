@@ -134,6 +134,14 @@ class Policy(Protocol):
         ...
 
     @property
+    def follows_router(self) -> bool:
+        """Whether `decide` takes the router's choice as it is, at the full tier, and looks at nothing.
+
+        Then a backend that has every expert in memory may route by itself, and `decide` is not asked.
+        """
+        ...
+
+    @property
     def keeps_history(self) -> bool:
         """Whether decisions of a pass depend on passes before it, of the same text or of others."""
         ...

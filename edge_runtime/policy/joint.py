@@ -20,6 +20,7 @@ class PassPolicies:
             deepest tier any of them asks for.
         predict_tiers: as `Policy.predict_tiers`, joined the same way.
         reads_residency: whether any of them does.
+        follows_router: whether all of them do.
 
     Args:
         policies: of each sequence.
@@ -29,6 +30,7 @@ class PassPolicies:
     def __init__(self, policies: Sequence[Policy], tokens: Sequence[int]) -> None:
         distinct = list({id(policy): policy for policy in policies}.values())
         self.reads_residency = any(policy.reads_residency for policy in distinct)
+        self.follows_router = all(policy.follows_router for policy in distinct)
         self.decide: Callable[[int, Routing, ResidencyView], Decision] = distinct[0].decide
         self.predict_tiers: Callable[[int, Routing, ResidencyView], U8] = distinct[0].predict_tiers
         if len(distinct) > 1:

@@ -16,6 +16,7 @@ class Lossless(OnePass):
 
     name = "lossless"
     reads_residency = False
+    follows_router = True
     keeps_history = False
 
     def __init__(self, context: PolicyContext) -> None:

@@ -17,11 +17,12 @@ distance instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.backends.base import Tensor
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.routing import Router
 
@@ -75,16 +76,19 @@ class ExpertMapMatching:
     Args:
         router: of the model.
         hidden: D.
+        to_host: gives the numbers of a backend's tensor.
         depth: d, layers looked ahead.
         capacity: maps kept.
     """
 
     predicts_logits = False
 
-    def __init__(self, router: Router, hidden: int, *, depth: int, capacity: int) -> None:
+    def __init__(
+        self, router: Router, hidden: int, to_host: Callable[[Tensor], F32], *, depth: int, capacity: int
+    ) -> None:
         self._layers, num_experts = router.layers, router.spec.num_experts
         self._place = {layer: i for i, layer in enumerate(self._layers)}
-        self._router, self._depth = router, depth
+        self._router, self._depth, self._to_host = router, depth, to_host
         self.store = ExpertMaps(len(self._layers), num_experts, hidden, capacity=capacity, depth=depth)
         self._seen = np.zeros((len(self._layers), num_experts), np.float32)
         self._embedding = np.zeros(hidden, np.float32)
@@ -97,18 +101,19 @@ class ExpertMapMatching:
         """1: it follows one text."""
         return 1
 
-    def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
+    def predict(self, layer_idx: int, x: Tensor, routing: Routing) -> Iterator[tuple[int, Routing]]:
         """Yield (layer, routing) of the next layers, nearest first; see `Predictor`. A routing may name more than K."""
         place = self._place[layer_idx]
-        self._observe(place, x[0], routing.logits[0])
+        self._observe(place, x, routing.logits[0])
         return self._predictions(place) if self.store.count and self._num_seen == place + 1 else iter(())
 
-    def _observe(self, place: int, x: F32, logits: F32) -> None:
+    def _observe(self, place: int, x: Tensor, logits: F32) -> None:
         """Add one layer of the token in flight; the map of a finished token is stored when the next one begins."""
         if place == 0:
             if self._num_seen == len(self._layers):
                 self.store.add(self._embedding, self._seen)
-            self._num_seen, self._embedding = 0, x / max(float(np.linalg.norm(x)), 1e-12)
+            state = self._to_host(x)[0]
+            self._num_seen, self._embedding = 0, state / max(float(np.linalg.norm(state)), 1e-12)
             self._products = np.zeros(self.store.count, np.float32)
             self._by_embedding = self.store.embeddings[: self.store.count] @ self._embedding
         if place != self._num_seen:  # a layer was not shown (prefetching was off): this token gives no map

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.backends.base import Tensor
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.routing import Router
 
@@ -23,8 +24,8 @@ MAX_TOKENS = 8
 class Stacked(Protocol):
     """The part of a `Trunk` that looks ahead."""
 
-    def look_ahead(self, x: F32, layer_idx: int, depth: int) -> F32:
-        """Return router logits float32 [P, T, E] of up to `depth` sparse layers ahead, for x float32 [T, D]."""
+    def look_ahead(self, x: Tensor, layer_idx: int, depth: int) -> F32:
+        """Return router logits float32 [P, T, E] of up to `depth` sparse layers ahead, for x [T, D]."""
         ...
 
 
@@ -48,7 +49,7 @@ class LookAhead:
         """Tokens of several sequences side by side: with more, their union is most of a layer."""
         return MAX_TOKENS
 
-    def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
+    def predict(self, layer_idx: int, x: Tensor, routing: Routing) -> Iterator[tuple[int, Routing]]:
         """Yield (layer, routing) of the next layers, nearest first; see `Predictor`."""
         first = self._place[layer_idx] + 1
         coming = self._router.layers[first : first + self._depth]

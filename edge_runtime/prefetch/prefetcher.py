@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.backends.base import Tensor
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.joint import PassPolicies
@@ -29,12 +30,12 @@ class Predictor(Protocol):
         """Most tokens T of a pass it predicts for: 1 if it follows one text."""
         ...
 
-    def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
+    def predict(self, layer_idx: int, x: Tensor, routing: Routing) -> Iterator[tuple[int, Routing]]:
         """Yield (layer, predicted routing [T, E]) of coming layers, nearest first.
 
         Args:
             layer_idx: the layer whose experts are being read now.
-            x: float32 [T, D], what entered its router.
+            x: [T, D], what entered its router: the backend's tensor.
             routing: what its router chose.
         """
         ...
@@ -106,7 +107,7 @@ class Prefetcher:
         self._policies = policies
         self._is_allowed = self._is_asked or not policies.reads_residency
 
-    def after(self, layer_idx: int, x: F32, routing: Routing) -> None:
+    def after(self, layer_idx: int, x: Tensor, routing: Routing) -> None:
         """A layer's own reads are under way: read ahead behind them."""
         if self._policies is None or not self._is_predicted or not self.is_on:
             return

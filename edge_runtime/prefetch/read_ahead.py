@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.backends.base import Tensor
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.store.base import Priority
 from edge_runtime.policy.base import Decision, Hint, Routing
@@ -35,12 +36,12 @@ class ReadAhead:
         """Whether something may be read before this layer's experts were computed."""
         return bool(decision.hints) or (self.prefetcher is not None and self.prefetcher.is_reading)
 
-    def after(self, layer_idx: int, x: F32, routing: Routing, decision: Decision) -> None:
+    def after(self, layer_idx: int, x: Tensor, routing: Routing, decision: Decision) -> None:
         """A layer's own reads are under way: start others behind them.
 
         Args:
             layer_idx: the layer.
-            x: float32 [T, D], what entered its router.
+            x: [T, D], what entered its router: the backend's tensor.
             routing: what its router chose.
             decision: what was decided for it.
         """

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.backends.base import Tensor
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.routing import Router
 from edge_runtime.prefetch.prefetcher import Predictor
@@ -39,7 +40,7 @@ class RecordingPredictor:
         """1: a trace holds one text."""
         return 1
 
-    def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
+    def predict(self, layer_idx: int, x: Tensor, routing: Routing) -> Iterator[tuple[int, Routing]]:
         """Predict everything that could be asked for, so that a replay may ask for more than this run did."""
         found, place = list(self._inner.predict(layer_idx, x, routing)), self._place[layer_idx]
         for layer, predicted in found:
@@ -75,7 +76,7 @@ class RecordedPredictor:
         """1: a trace holds one text."""
         return 1
 
-    def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
+    def predict(self, layer_idx: int, x: Tensor, routing: Routing) -> Iterator[tuple[int, Routing]]:
         """Yield what was recorded at this layer for the layers after it."""
         place = self._place[layer_idx]
         if self._predictions is None:

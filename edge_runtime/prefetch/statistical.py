@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.backends.base import Tensor
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.routing import Router
 
@@ -44,7 +45,7 @@ class StatisticalPreload:
         """1: it follows one text."""
         return 1
 
-    def predict(self, layer_idx: int, x: F32, routing: Routing) -> Iterator[tuple[int, Routing]]:
+    def predict(self, layer_idx: int, x: Tensor, routing: Routing) -> Iterator[tuple[int, Routing]]:
         """Return the (layer, routing) that usually comes next, if anything did before; see `Predictor`."""
         place = self._place[layer_idx]
         ids, weights = routing.topk_ids[0], routing.topk_weights[0]

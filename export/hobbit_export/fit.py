@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
+from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, loaded_bytes, scratch_bytes
 from edge_runtime.base.errors import BudgetError
 from edge_runtime.base.sizes import GIB, MIB, format_size
@@ -88,7 +88,7 @@ def _needs(profile: DeviceProfile, spec: ModelSpec, parts: list[PlannedPart], op
     return MemoryNeeds(
         runtime_bytes=_PROCESS_BYTES + LIBRARY_BYTES,
         trunk_bytes=loaded_bytes(sum(trunk), 0, len(trunk)),
-        kv_bytes_per_token=KVCache.bytes_for(spec, 1),
+        kv_bytes_per_token=HostKVCache.bytes_for(spec, 1),
         context=context,
         scratch_bytes=scratch_bytes(spec, chunk, context),
         tokenizer_bytes=5 * sum(p.bytes for p in parts if p.kind == "tokenizer"),

@@ -13,7 +13,8 @@ from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing
 from edge_runtime.policy.wrappers.watching import Watching
 
 if TYPE_CHECKING:
-    from edge_runtime.backends.cpu.kernels import ExpertKernels
+    from edge_runtime.backends.cpu.experts import CpuKernels
+    from edge_runtime.backends.kernels import Resident
     from edge_runtime.engine.api import Engine
 
 F32 = NDArray[np.float32]
@@ -53,7 +54,7 @@ class Sums:
 
 
 class Probe(Watching):
-    """Decides as lossless does, but for a disturbance; passes every kernel call on. Implements `Policy` and `Kernels`.
+    """Decides as lossless does, but for a disturbance, and passes kernel calls on: a `Policy` and `ExpertKernels`.
 
     Args:
         inner: the engine's own policy.
@@ -61,7 +62,7 @@ class Probe(Watching):
         engine: for its shape.
     """
 
-    def __init__(self, inner: Policy, kernels: ExpertKernels, engine: Engine) -> None:
+    def __init__(self, inner: Policy, kernels: CpuKernels, engine: Engine) -> None:
         spec = engine.spec
         super().__init__(inner)
         self._kernels = kernels
@@ -103,13 +104,15 @@ class Probe(Watching):
 
     # ---- kernels
 
-    def begin(self, x: F32, ids: I32, weights: F32, num_experts: int) -> None:
-        """See `Kernels.begin`."""
+    resident_router = None
+
+    def begin(self, x: F32, ids: I32, weights: F32) -> None:
+        """See `ExpertKernels.begin`."""
         self._plan = np.where(weights != 0, ids, -1).ravel()
-        self._kernels.begin(x, ids, weights, num_experts)
+        self._kernels.begin(x, ids, weights)
 
     def run_experts(self, tier: int, segments: NDArray[np.uint64], experts: I32) -> None:
-        """See `Kernels.run_experts`; lower tiers first if they are to be measured: the last run's outputs stay."""
+        """Run lower tiers first if they are to be measured: the outputs of the last run stay."""
         if self.tiers:
             pairs = np.flatnonzero(np.isin(self._plan, experts)).astype(np.int32)
             low = {}
@@ -123,23 +126,25 @@ class Probe(Watching):
         else:
             self._kernels.run_experts(tier, segments, experts)
 
-    def end(self, out: F32) -> None:
-        """See `Kernels.end`."""
-        self._kernels.end(out)
+    def end(self) -> F32:
+        """See `ExpertKernels.end`."""
+        return self._kernels.end()
 
-    def run_resident(
-        self, x: F32, ids: I32, weights: F32, tier: int, addresses: NDArray[np.uint64], slots: I32, out: F32
-    ) -> None:
-        """See `Kernels.run_resident`."""
-        self.begin(x, ids, weights, len(slots))
+    def run_resident(self, x: F32, ids: I32, weights: F32, resident: Resident) -> F32:
+        """See `ExpertKernels.run_resident`."""
+        self.begin(x, ids, weights)
         experts = np.unique(self._plan[self._plan >= 0]).astype(np.int32)
-        self.run_experts(tier, addresses[slots[experts]], experts)
-        self.end(out)
+        self.run_experts(resident.tier, resident.addresses[resident.slots[experts]], experts)
+        return self.end()
+
+    def release_scratch(self) -> None:
+        """See `ExpertKernels.release_scratch`."""
+        self._kernels.release_scratch()
 
     def _outputs(self, pairs: I32) -> F32:
         """Outputs float32 [P, D] of the pairs just run."""
         found = np.empty((len(pairs), self._hidden), np.float32)
-        self._kernels.outputs(pairs, found)
+        self._kernels.native.outputs(pairs, found)
         return found
 
     def _measure(self, pairs: I32, low: dict[int, F32], full: F32) -> None:
@@ -162,11 +167,10 @@ def _squared(rows: F32) -> F64:
 @contextmanager
 def probing(engine: Engine) -> Iterator[Probe]:
     """Put a probe into an engine for a block."""
-    decoder = engine.parts.decoder
-    probe = Probe(engine.parts.active.policy, engine.parts.kernels, engine)
-    kernels, decoder.kernels = decoder.kernels, probe
-    try:
-        with engine.deciding_with(probe):
-            yield probe
-    finally:
-        decoder.kernels = kernels
+    from edge_runtime.backends.cpu.experts import CpuKernels
+
+    parts = engine.parts
+    assert isinstance(parts.kernels, CpuKernels), "outputs of single experts are measured on the CPU"
+    probe = Probe(parts.active.policy, parts.kernels, engine)
+    with parts.decoder.computing_with(probe), engine.deciding_with(probe):
+        yield probe

@@ -56,11 +56,10 @@ def reference_logits(source: SourceModel, token_ids: NDArray[np.int32], memory_b
         chunk = trunk.begin(token_ids, trunk.new_kv_cache(len(token_ids)))
         expert_out: F32 | None = None
         for layer_idx, layer in enumerate(source.spec.layers):
-            x, logits = trunk.run_layer(chunk, layer_idx, expert_out)
+            out = trunk.run_layer(chunk, layer_idx, expert_out)
             expert_out = None
-            if layer.sparse:
-                assert x is not None
-                assert logits is not None
+            if out is not None:
+                x, logits = out.x, out.router_logits
                 expert_out = _routed(
                     source, router, layer_idx, x, logits, token_ids, memory_bytes // _THREADS, threads
                 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 from expert_files import TIER, E, Reader, damage, on_disk
 from fakes import FakeStore, record_of
+from spans import span_of, view_of
 
+from edge_runtime.backends.cpu.space import HostSpace
 from edge_runtime.base.errors import BundleError, ExpertReadError
 from edge_runtime.bundle.expert_file import pack_header
 from edge_runtime.bundle.manifest import expert_file
-from edge_runtime.experts.arena import ExpertArena
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import RuleContext, create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
@@ -28,8 +30,8 @@ def test_every_store_keeps_the_contract(bundle, kind):
     size = bundle.manifest.layout.tier_bytes(TIER)
     store: ExpertStore = FileExpertStore(bundle, TIER) if kind == "file" else FakeStore(size, latency=lambda key: 0)
     store.begin_request()
-    arena = ExpertArena(slot_bytes=size, num_slots=3, segment_offsets=bundle.manifest.layout.segment_offsets(TIER))
-    tickets = [store.submit(ExpertKey(1, i), [arena.buffer(i)], priority=Priority.NEXT, tag=i) for i in range(3)]
+    pieces = [mmap.mmap(-1, size) for _ in range(3)]
+    tickets = [store.submit(ExpertKey(1, i), [span_of(pieces[i])], priority=Priority.NEXT, tag=i) for i in range(3)]
     store.promote(tickets[2], Priority.NOW)
     done = []
     while len(done) < 3:
@@ -41,7 +43,7 @@ def test_every_store_keeps_the_contract(bundle, kind):
     assert store.completed(0.0) == []
     for i in range(3):
         expected = on_disk(bundle, 1, i, TIER) if kind == "file" else record_of(ExpertKey(1, i), size)
-        assert bytes(arena.buffer(i)) == expected
+        assert pieces[i][:] == expected
     assert store.stats().bytes_read == 3 * size
     store.close()
 
@@ -142,7 +144,7 @@ def test_cache_over_files_gives_every_expert_once(bundle, slots, rule, io_thread
     layout = bundle.manifest.layout
     sizes = UnitSizes.of(layout, TIER, TIER)
     ledger = UnitLedger(sizes, slots * sizes.full_bytes, 2 * E)
-    memory = ExpertMemory(ledger)
+    memory = ExpertMemory(HostSpace(), ledger)
     store = FileExpertStore(bundle, TIER, io_threads=io_threads, chunk_bytes=8192)
     eviction = create_rule(rule, RuleContext(num_layers=2, num_experts=E, tier_bytes={TIER: 1}, full_tier=TIER))
     cache = ExpertCache(Residents(ledger, eviction, num_layers=2, num_experts=E), memory, store)
@@ -156,7 +158,7 @@ def test_cache_over_files_gives_every_expert_once(bundle, slots, rule, io_thread
             for batch in cache.stream(layer, wanted):
                 for expert, addresses in zip(batch.experts.tolist(), batch.segments, strict=True):
                     slot = int(np.flatnonzero(memory.addresses[:, 0] == addresses[0])[0])
-                    assert bytes(memory.core(slot)) == on_disk(bundle, layer, expert, TIER)
+                    assert bytes(view_of(memory.lacking(slot, -1, [])[0])) == on_disk(bundle, layer, expert, TIER)
                     seen.append(expert)
             assert sorted(seen) == np.flatnonzero(wanted).tolist()
         cache.end_pass()

@@ -40,7 +40,7 @@ def ran(engine: Engine) -> list[Any]:
     """Run the requests; return of each the tokens, the prefix that was kept, and what was counted, without times."""
     seen = []
     for prompt in PROMPTS:
-        before = engine.parts.cache.counters.snapshot()
+        before = engine.parts.cache.counters
         report = engine.generate(prompt, SamplingParams(max_tokens=4, ignore_eos=True), reuse_prefix=True)
         engine.parts.cache.finish_reads()
         counted = settled(vars(engine.parts.cache.counters.since(before)))
@@ -69,7 +69,7 @@ def setting(engine: Engine) -> tuple[Any, ...]:
     parts, prefetcher = engine.parts, engine.parts.decoder.prefetcher
     ahead = None if prefetcher is None else (type(prefetcher.predictor).__name__, prefetcher.is_on)
     return (
-        parts.active.text, parts.active.eviction, parts.active.prefetch, ahead, parts.cache.min_tier,
+        parts.active.text, parts.active.eviction, parts.active.prefetch, ahead, parts.cache.residents.min_tier,
         parts.cache.num_slots, parts.trunk.weight_bytes, parts.plan.planned_bytes - parts.needs.runtime_bytes,
     )  # fmt: skip
 
@@ -105,7 +105,7 @@ def test_every_pair_of_policies(calibrated_bundle, eviction):
         for old, new in pairwise(walk):
             reload(engine, policy=new)
             assert (setting(engine), ran(engine)) == started[new], f"{old} -> {new}"
-            after = engine.parts.cache.counters.snapshot()
+            after = engine.parts.cache.counters
             assert before is None or after.lookups > before.lookups, "totals go on"
             before = after
 

@@ -42,7 +42,7 @@ def test_where_nothing_can_be_remembered_it_is_read_each_time(own_bundle, tmp_pa
 def test_warm_runs_every_layer(own_bundle):
     with Engine.open(own_bundle, memory="1GiB", context=64, tier=8, self_check=False) as engine:
         assert warm(engine) > 0
-        lookups, _ = engine.parts.cache.lookup_counts()
+        lookups, _ = engine.parts.cache.residents.lookup_counts()
         assert lookups >= 2 * len(engine.spec.sparse_layers)
         residents = [engine.parts.cache.resident_tiers(layer).any() for layer in engine.spec.sparse_layers]
         assert not any(residents), "requests begin as they do after a reload"

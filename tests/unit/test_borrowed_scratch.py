@@ -11,14 +11,23 @@ from edge_runtime.experts.borrowed_scratch import QUIET_PASSES, BorrowedScratch
 SLOT, LONGEST = 100, 16
 
 
+class Sizes:
+    few_tokens = 2
+
+    def unused(self, chunk: int, tokens: int) -> int:
+        return 40 * (chunk - tokens)
+
+
 def borrowed_by(cache, most: int = 99) -> tuple[BorrowedScratch, list[int]]:
     """Scratch of 40 bytes a token is planned for 16 tokens; `released` lists the slots borrowed at each release."""
     released: list[int] = []
-    borrowed_scratch = BorrowedScratch(
-        cache, few_tokens=2, unused_bytes=lambda tokens: 40 * (LONGEST - tokens), slot_bytes=SLOT, most=most,
-        release=lambda: released.append(cache.borrowed_slots),
-    )  # fmt: skip
-    return borrowed_scratch, released
+
+    class Owner:
+        def release_scratch(self) -> None:
+            released.append(cache.residents.borrowed_slots)
+
+    scratch = BorrowedScratch(cache, Sizes(), Owner(), chunk=LONGEST, slot_bytes=SLOT, most=most)
+    return scratch, released
 
 
 def quiet(borrowed_scratch: BorrowedScratch, passes: int = QUIET_PASSES) -> None:
@@ -31,11 +40,11 @@ def test_experts_borrow_it_after_some_single_tokens_once_prompts_released_it():
     borrowed_scratch, released = borrowed_by(cache)
     borrowed_scratch.begin_pass(LONGEST)
     quiet(borrowed_scratch, QUIET_PASSES - 1)
-    assert (cache.num_slots, cache.borrowed_slots, released) == (4, 0, [])
+    assert (cache.num_slots, cache.residents.borrowed_slots, released) == (4, 0, [])
     borrowed_scratch.begin_pass(2)
-    assert (cache.num_slots, cache.borrowed_slots, released) == (4, 5, [0])  # 40 * (16 - 2) // 100
+    assert (cache.num_slots, cache.residents.borrowed_slots, released) == (4, 5, [0])  # 40 * (16 - 2) // 100
     quiet(borrowed_scratch, 20)
-    assert (cache.borrowed_slots, released) == (5, [0])
+    assert (cache.residents.borrowed_slots, released) == (5, [0])
 
 
 def test_a_prompt_takes_back_what_its_length_needs_before_it_runs():
@@ -46,23 +55,23 @@ def test_a_prompt_takes_back_what_its_length_needs_before_it_runs():
         serve(cache, 0, **{f"e{expert}": 8})
     assert np.count_nonzero(cache.resident_tiers(0)) == E  # four of their own and five borrowed
     borrowed_scratch.begin_pass(8)
-    assert cache.borrowed_slots == 3
+    assert cache.residents.borrowed_slots == 3
     borrowed_scratch.begin_pass(LONGEST)
-    assert cache.borrowed_slots == 0
+    assert cache.residents.borrowed_slots == 0
     assert cache.residents.ledger.touched_bytes <= 4 * FULL
     quiet(borrowed_scratch)
-    assert (cache.borrowed_slots, released) == (5, [0, 0])
+    assert (cache.residents.borrowed_slots, released) == (5, [0, 0])
 
 
 def test_a_cap_is_kept_and_may_change():
     cache, _ = make(4 * FULL)
     borrowed_scratch, released = borrowed_by(cache, most=0)
     quiet(borrowed_scratch, 50)
-    assert (cache.borrowed_slots, released) == (0, [])
+    assert (cache.residents.borrowed_slots, released) == (0, [])
     borrowed_scratch.most = 2
     borrowed_scratch.begin_pass(LONGEST)
     quiet(borrowed_scratch)
-    assert cache.borrowed_slots == 2
+    assert cache.residents.borrowed_slots == 2
 
 
 def test_memory_that_is_refused_is_not_asked_for_again(caplog):
@@ -77,13 +86,13 @@ def test_memory_that_is_refused_is_not_asked_for_again(caplog):
     borrowed_scratch.begin_pass(LONGEST)
     quiet(borrowed_scratch)
     assert released == [0]
-    assert "not lent" in caplog.text
+    assert "do not use the scratch" in caplog.text
 
 
 def test_resizing_ends_borrowing_and_whether_all_fit_is_judged_without_it():
     cache, _ = make(4 * FULL)
     cache.borrow(L * E - 4)
     assert not cache.fits_all
-    assert cache.borrowed_slots == L * E - 4
+    assert cache.residents.borrowed_slots == L * E - 4
     cache.resize(3)
-    assert (cache.num_slots, cache.borrowed_slots) == (3, 0)
+    assert (cache.num_slots, cache.residents.borrowed_slots) == (3, 0)

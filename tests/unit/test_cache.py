@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from patience import PATIENCE_S
 
+from edge_runtime.backends.cpu.space import HostSpace
 from edge_runtime.base.errors import ExpertReadError
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import RuleContext, create_rule
@@ -26,7 +27,7 @@ PAGE, L, E, TIER = 4096, 3, 8, 4
 def make(slots: int, rule: str = "lru", **script) -> tuple[ExpertCache, FakeStore]:
     store = FakeStore(2 * PAGE, **script)
     ledger = UnitLedger(UnitSizes(TIER, TIER, 2 * PAGE, core_offsets=(0, PAGE)), slots * 2 * PAGE, L * E)
-    memory = ExpertMemory(ledger, chunk_bytes=3 * PAGE)
+    memory = ExpertMemory(HostSpace(), ledger, block_bytes=3 * PAGE)
     eviction = create_rule(rule, RuleContext(num_layers=L, num_experts=E, tier_bytes={4: 1}, full_tier=4))
     wait_s = 0.05 if "stuck" in script else PATIENCE_S
     cache = ExpertCache(Residents(ledger, eviction, num_layers=L, num_experts=E), memory, store, read_timeout_s=wait_s)
@@ -200,13 +201,13 @@ def test_close_twice():
 
 def test_counters_to_json():
     cache, _ = make(4)
-    before = cache.counters.snapshot()
+    before = cache.counters
     assert before.to_json()["read_gbps"] is None
     assert before.to_json()["bytes_per_token"] is None
     serve(cache, 0, 1, 2)
     plan = Decision(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32), tiers(), 1, 2, 3)
-    cache.add_decisions([plan])
-    middle = cache.counters.snapshot()
+    cache.residents.add_decisions([plan])
+    middle = cache.counters
     serve(cache, 0, 1)
     found = middle.since(before).to_json(2)
     assert found["lookups"] == found["misses"] == 2
@@ -272,7 +273,7 @@ def test_prefetching_while_a_layer_is_streamed_does_not_lose_its_reads():
 
 def test_lookups_count_by_precision_and_outcome_and_reads_by_time():
     cache, _ = make(2)
-    before = cache.counters.snapshot()
+    before = cache.counters
     serve(cache, 0, 0, 1)
     serve(cache, 0, 1)
     found = cache.counters.since(before)
@@ -280,5 +281,5 @@ def test_lookups_count_by_precision_and_outcome_and_reads_by_time():
     assert sum(found.read_buckets) == 2
     assert found.read_ns > 0
     plan = Decision(np.array([[0, 1, 2]]), np.array([[1, 1, 0]], np.float32), np.array([2, 4, 2], np.uint8), 1)
-    cache.add_decisions([plan])
+    cache.residents.add_decisions([plan])
     assert cache.counters.substituted_to == {2: 1}, "the third use has no weight, the second is at the full tier"

@@ -13,6 +13,7 @@ from fakes import FakeStore, record_of
 from patience import PATIENCE_S
 
 import edge_runtime.experts
+from edge_runtime.backends.cpu.space import HostSpace
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import RuleContext, create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory
@@ -70,7 +71,7 @@ def make(kind: str) -> tuple[ExpertCache, FakeStore]:
     rule = create_rule(
         "lru", RuleContext(num_layers=L, num_experts=E, tier_bytes={4: 3, 6: 4, 8: 5}, full_tier=sizes.full_tier)
     )
-    memory = ExpertMemory(ledger, chunk_bytes=4 * PAGE)
+    memory = ExpertMemory(HostSpace(), ledger, block_bytes=4 * PAGE)
     return ExpertCache(
         Residents(ledger, rule, num_layers=L, num_experts=E), memory, store, read_timeout_s=PATIENCE_S
     ), store
@@ -86,9 +87,9 @@ def request(cache: ExpertCache, check=None) -> list[tuple[int, int, int]]:
         for layer, experts in enumerate(step):
             wanted = np.zeros(E, np.uint8)
             for expert in experts:
-                wanted[expert] = min(4 + 2 * ((expert + number) % 3), cache.tier)
+                wanted[expert] = min(4 + 2 * ((expert + number) % 3), cache.residents.tier)
             stream = cache.stream(layer, wanted)
-            ahead = np.full(E, cache.tier, np.uint8)
+            ahead = np.full(E, cache.residents.tier, np.uint8)
             cache.prefetch(1 - layer, STEPS[(number + layer) % len(STEPS)][1 - layer][:2], ahead, Priority.NEXT)
             cache.mask(1 - layer, [0])
             for batch in stream:

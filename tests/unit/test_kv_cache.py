@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from specs import layer, model_spec
 
-from edge_runtime.backends.cpu.trunk.kv_cache import KVCache, bucket_for
+from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache, bucket_for
 from edge_runtime.backends.cpu.trunk.mask import HIDDEN, fill_mask
 from edge_runtime.base.errors import RequestError
 
@@ -18,7 +18,7 @@ def _chunk(rng: np.random.Generator, tokens: int) -> NDArray[np.float32]:
     return rng.standard_normal((LAYERS, 2, 1, HEADS, tokens, DIM), dtype=np.float32)
 
 
-def _append(kv: KVCache, chunk: NDArray[np.float32]) -> None:
+def _append(kv: HostKVCache, chunk: NDArray[np.float32]) -> None:
     kv.require(chunk.shape[4])
     for layer_idx, (keys, values) in enumerate(chunk):
         kv.write(layer_idx, keys, values)
@@ -34,7 +34,7 @@ def test_buckets_grow_in_steps_and_stay_within_the_context() -> None:
 
 def test_tokens_survive_every_growth() -> None:
     rng = np.random.default_rng(0)
-    kv, parts = KVCache(LAYERS, HEADS, DIM, 1300), []
+    kv, parts = HostKVCache(LAYERS, HEADS, DIM, 1300), []
     for tokens in (250, 7, 1, 300, 500, 240):
         parts.append(_chunk(rng, tokens))
         _append(kv, parts[-1])
@@ -50,7 +50,7 @@ def test_tokens_survive_every_growth() -> None:
 
 def test_uncommitted_tokens_do_not_count() -> None:
     rng = np.random.default_rng(1)
-    kv = KVCache(LAYERS, HEADS, DIM, 64)
+    kv = HostKVCache(LAYERS, HEADS, DIM, 64)
     kept, dropped, next_ = _chunk(rng, 5), _chunk(rng, 9), _chunk(rng, 3)
     _append(kv, kept)
     kv.require(9)
@@ -62,7 +62,7 @@ def test_uncommitted_tokens_do_not_count() -> None:
 
 def test_overflow_names_the_numbers_and_leaves_the_cache_usable() -> None:
     rng = np.random.default_rng(2)
-    kv = KVCache(LAYERS, HEADS, DIM, 20)
+    kv = HostKVCache(LAYERS, HEADS, DIM, 20)
     _append(kv, _chunk(rng, 18))
     with pytest.raises(RequestError, match=r"18 tokens.* 3 more.* 20"):
         kv.require(3)
@@ -71,7 +71,7 @@ def test_overflow_names_the_numbers_and_leaves_the_cache_usable() -> None:
 
 
 def test_truncate_and_reset() -> None:
-    kv = KVCache(LAYERS, HEADS, DIM, 600)
+    kv = HostKVCache(LAYERS, HEADS, DIM, 600)
     _append(kv, _chunk(np.random.default_rng(3), 400))
     kv.truncate(100)
     assert kv.length == 100
@@ -83,7 +83,7 @@ def test_truncate_and_reset() -> None:
 
 def test_bytes_for_is_what_is_reserved() -> None:
     spec = model_spec(*[layer()] * LAYERS, num_heads=6, num_kv_heads=HEADS, head_dim=DIM)
-    assert KVCache.bytes_for(spec, 300) == KVCache(LAYERS, HEADS, DIM, 300).nbytes
+    assert HostKVCache.bytes_for(spec, 300) == HostKVCache(LAYERS, HEADS, DIM, 300).nbytes
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, 8, 100])

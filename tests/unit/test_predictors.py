@@ -34,7 +34,7 @@ def run(predictor, x: np.ndarray, layers: dict[int, Routing]) -> dict[int, list[
 
 
 def maps(depth: int, capacity: int = 4) -> ExpertMapMatching:
-    return ExpertMapMatching(ROUTER, D, depth=depth, capacity=capacity)
+    return ExpertMapMatching(ROUTER, D, np.asarray, depth=depth, capacity=capacity)
 
 
 A = {0: likely(0.7, 0.2, 0.06, 0.04), 2: likely(0.7, 0.2, 0.06, 0.04), 5: likely(0.1, 0.1, 0.6, 0.2)}

@@ -10,6 +10,7 @@ import pytest
 from fakes import FakeStore
 from policy_cases import context, route
 
+from edge_runtime.backends.cpu.space import HostSpace
 from edge_runtime.backends.cpu.trunk.router_stack import load_routers
 from edge_runtime.base.errors import BundleError, ConfigError
 from edge_runtime.base.spec import RouterSpec
@@ -77,7 +78,7 @@ class Bench:
         self.ticks, self.store.serial = ticks, serial
         ledger = UnitLedger(UnitSizes(8, 8, PAGE), 20 * PAGE, L * E)
         rule = create_rule("lru", RuleContext(num_layers=L, num_experts=E, tier_bytes={8: 1}, full_tier=8))
-        memory = ExpertMemory(ledger)
+        memory = ExpertMemory(HostSpace(), ledger)
         self.cache = ExpertCache(
             Residents(ledger, rule, num_layers=L, num_experts=E), memory, self.store,
             clock=lambda: 1000 * self.store.now,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_cases import context
 
-from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
+from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.engine.sessions import SessionPool
 from edge_runtime.engine.tokenizer import Tokenizer
@@ -77,7 +77,7 @@ def fill(pool: SessionPool, *tokens: int) -> None:
 
 
 def test_a_prompt_gets_the_session_with_its_prefix() -> None:
-    pool = SessionPool([KVCache(1, 1, 2, 64) for _ in range(3)])
+    pool = SessionPool([HostKVCache(1, 1, 2, 64) for _ in range(3)])
     fill(pool, 1, 2, 3, 4)
     fill(pool, 9, 8, 7)
     session, kept = pool.acquire(ids(1, 2, 3, 4, 5))
@@ -112,13 +112,13 @@ def test_a_prompt_takes_over_what_a_busy_session_holds() -> None:
 
 
 def test_a_short_common_beginning_does_not_cost_another_conversation_its_tail() -> None:
-    pool = SessionPool([KVCache(1, 1, 2, 64) for _ in range(2)])
+    pool = SessionPool([HostKVCache(1, 1, 2, 64) for _ in range(2)])
     fill(pool, 1, *range(10, 30))
     session, kept = pool.acquire(ids(1, 50, 51))
     assert (kept, session.tokens) == (0, ())
     pool.release(session)
     # with one session there is no choice
-    single = SessionPool([KVCache(1, 1, 2, 64)])
+    single = SessionPool([HostKVCache(1, 1, 2, 64)])
     fill(single, 1, *range(10, 30))
     assert single.acquire(ids(1, 50, 51))[1] == 1
 
@@ -133,6 +133,7 @@ class Halves:
         return {}
 
     reads_residency = False
+    follows_router = False
     keeps_history = False
     price = 0.0
 

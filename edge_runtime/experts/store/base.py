@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from edge_runtime.backends.memory import Span
 from edge_runtime.base.errors import ExpertReadError
 
 DEFAULT_READ_TIMEOUT_S = 30.0
@@ -56,7 +57,7 @@ class ReadTicket:
 
     Attributes:
         key: the expert.
-        into: memory its segments go to; released when the read is done.
+        into: memory its segments go to; kept alive until the read is done.
         priority: of the read.
         tag: the caller's own; the cache keeps its slot there.
         error: why it failed, once it is done.
@@ -64,7 +65,7 @@ class ReadTicket:
         elapsed_ns: time from asking to finished, queueing included; only once it is done.
     """
 
-    def __init__(self, key: ExpertKey, into: Sequence[memoryview], priority: Priority, tag: int) -> None:
+    def __init__(self, key: ExpertKey, into: Sequence[Span], priority: Priority, tag: int) -> None:
         self.key, self.into, self.priority, self.tag = key, into, priority, tag
         self.error: ExpertReadError | None = None
         self.is_done = False
@@ -73,8 +74,7 @@ class ReadTicket:
     def finish(self, elapsed_ns: int) -> None:
         """Mark it finished; called by the store, a second time only if the first was interrupted."""
         self.elapsed_ns = elapsed_ns
-        for view in self.into:
-            view.release()
+        self.into = ()
         self.is_done = True
 
 
@@ -102,7 +102,7 @@ class ExpertStore(Protocol):
     def submit(
         self,
         key: ExpertKey,
-        into: Sequence[memoryview],
+        into: Sequence[Span],
         *,
         segments: SegmentRange | None = None,
         priority: Priority = Priority.NOW,
@@ -110,7 +110,7 @@ class ExpertStore(Protocol):
     ) -> ReadTicket:
         """Start reading segments of an expert, by default all of the tier; returns at once.
 
-        The segments go one after the other into the memory `into`, whose views are released when the ticket is done.
+        The segments go one after the other into the memory `into`, which the ticket keeps alive until it is done.
         """
         ...
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 from collections.abc import Sequence
 
+from edge_runtime.backends.memory import Span
 from edge_runtime.base.errors import ExpertReadError
 from edge_runtime.base.sizes import MIB
 from edge_runtime.bundle.bundle import Bundle
@@ -25,6 +25,7 @@ from edge_runtime.experts.store.read_plan import ReadPlan, describe
 
 DEFAULT_CHUNK_BYTES = MIB
 DEFAULT_IO_THREADS = 8
+_NEVER_RETURNED: list[ReadTicket] = []
 _SIGNALS_S = 0.1  # a wait is interrupted by Ctrl-C no later than this
 
 
@@ -32,7 +33,7 @@ class _Read(ReadTicket):
     """A ticket with the number the drive reader knows it by, and how it is cut."""
 
     def __init__(
-        self, number: int, key: ExpertKey, into: Sequence[memoryview], priority: Priority, tag: int, plan: ReadPlan
+        self, number: int, key: ExpertKey, into: Sequence[Span], priority: Priority, tag: int, plan: ReadPlan
     ) -> None:
         super().__init__(key, into, priority, tag)
         self.number, self.plan = number, plan
@@ -101,7 +102,7 @@ class FileExpertStore:
     def submit(
         self,
         key: ExpertKey,
-        into: Sequence[memoryview],
+        into: Sequence[Span],
         *,
         segments: SegmentRange | None = None,
         priority: Priority = Priority.NOW,
@@ -118,7 +119,7 @@ class FileExpertStore:
             self._drive.submit(
                 read.number, int(priority), number,
                 file.fd, file.header.file_bytes, file.header.record_offset(expert_idx) + plan.start,
-                [(ctypes.addressof(ctypes.c_char.from_buffer(view)), len(view)) for view in into],
+                [(span.address, span.nbytes) for span in into],
                 file.header.checksums[expert_idx, first:last].tolist(),
                 first == 0 and self._tier != BF16, layer_idx, expert_idx,
             )  # fmt: skip
@@ -182,6 +183,8 @@ class FileExpertStore:
         self.completed(0.0)
         if is_over:
             self._files.close()
+        else:  # the drive may still write there: this memory is never given back
+            _NEVER_RETURNED.extend(self._reads.values())
 
     def _plan(self, first: int, last: int) -> tuple[int, ReadPlan]:
         found = self._plans.get((first, last))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edge_runtime.backends.memory import Span
 from edge_runtime.experts.store.base import ExpertKey, Priority, ReadTicket, SegmentRange, StoreStats
 
 
@@ -47,7 +48,7 @@ class SimulatedStore:
     def submit(
         self,
         key: ExpertKey,
-        into: Sequence[memoryview],
+        into: Sequence[Span],
         *,
         segments: SegmentRange | None = None,
         priority: Priority = Priority.NOW,
@@ -55,7 +56,7 @@ class SimulatedStore:
     ) -> ReadTicket:
         """See `ExpertStore.submit`."""
         ticket = ReadTicket(key, into, priority, tag)
-        size = sum(map(len, into))
+        size = sum(span.nbytes for span in into)
         self._batch_bytes += size
         ticket.finish(0)
         self._done.append(ticket)

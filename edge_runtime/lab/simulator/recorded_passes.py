@@ -87,7 +87,7 @@ class RecordedPasses:
             return not was_rejected if self._repeats else judged
 
         sequence = PassSequence(len(attempts[0].token_ids), 1, self._policy)
-        run_policy_pass([sequence], attempt, self._cache, self._prefetcher, accepts)
+        run_policy_pass([sequence], attempt, self._cache.residents, self._prefetcher, accepts)
 
     def _attempt(self, one: TracePass) -> Attempt:
         """A pass is routed in one go: a call of the router for every layer would take most of the time."""

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from time import perf_counter
 
+from edge_runtime.backends.cpu.space import HostSpace
 from edge_runtime.base.errors import BudgetError, ConfigError
 from edge_runtime.base.sizes import format_size
 from edge_runtime.bundle.calibration import ExpertCalibration
@@ -156,4 +157,4 @@ def _make_cache(
         tier=context.tier,
         min_tier=policy.min_tier,
     )
-    return ExpertCache(residents, ExpertMemory(residents.ledger), store)
+    return ExpertCache(residents, ExpertMemory(HostSpace(), residents.ledger), store)

@@ -20,6 +20,7 @@ class OnePass:
 
     name = ""
     reads_residency: bool = True
+    follows_router: bool = False
     keeps_history: bool = False
 
     def __init__(self, context: PolicyContext, params: dict[str, float | int | str | bool]) -> None:
@@ -77,6 +78,11 @@ class Watching:
     def reads_residency(self) -> bool:
         """The wrapped policy's."""
         return self._inner.reads_residency
+
+    @property
+    def follows_router(self) -> bool:
+        """No: what it watches for must pass by it."""
+        return False
 
     @property
     def keeps_history(self) -> bool:

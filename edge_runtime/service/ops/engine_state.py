@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from edge_runtime.engine.assembly import Parts
+from edge_runtime.engine.parts import Parts
 from edge_runtime.engine.report import describe_policy
 from edge_runtime.engine.sessions import SessionPool
 from edge_runtime.service.ops.figures import EngineState, ServiceStats
@@ -41,7 +41,7 @@ class EngineStatePublisher:
             residency[layer_idx] = {tier: tiers.count(tier) for tier in set(tiers) if tier}
         used = sum(sum(by_tier.values()) for by_tier in residency.values())
         self._stats.engine = EngineState(
-            experts=cache.counters.snapshot(),
+            experts=cache.counters,
             residency=residency,
             cache_used_bytes=used * parts.plan.slot_bytes,
             cache_bytes=cache.nbytes,

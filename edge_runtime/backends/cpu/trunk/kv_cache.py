@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.backends.trunk import KVCache
 from edge_runtime.base.errors import RequestError
 from edge_runtime.base.spec import ModelSpec
 
@@ -25,7 +26,7 @@ def bucket_for(tokens: int, context: int) -> int:
     return min(-(-tokens // _BUCKET_STEP) * _BUCKET_STEP, context)
 
 
-class KVCache:
+class HostKVCache:
     """Float32 keys and values of `context` tokens for every layer.
 
     A layer's keys are one flat buffer of G * context * C numbers, laid out as [1, G, S, C] for the current bucket of S
@@ -92,6 +93,7 @@ class KVCache:
         Raises:
             RequestError: it has fewer.
         """
+        assert isinstance(other, HostKVCache)
         if not 0 <= length <= other.length:
             raise RequestError(f"copy: expected 0 to {other.length} tokens, got {length}")
         self.reset()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edge_runtime.backends.cpu.trunk.buffers import ChunkBuffers, ChunkViews
 from edge_runtime.backends.cpu.trunk.embedding import Embedding
 from edge_runtime.backends.cpu.trunk.external_data import check_external_data
-from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
+from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.mask import fill_mask
 from edge_runtime.backends.cpu.trunk.memory import loaded_bytes
 from edge_runtime.backends.cpu.trunk.rope import Rotary
@@ -32,7 +32,7 @@ from edge_runtime.backends.cpu.trunk.signature import (
     shared_signature,
 )
 from edge_runtime.backends.cpu.trunk.supported import rope_of, windows
-from edge_runtime.backends.trunk import LayerOutput, TrunkChunk
+from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
 from edge_runtime.base.errors import BundleError, DeviceError, RequestError
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.manifest import EMBEDDING, EmbeddingDtype, trunk_file
@@ -47,6 +47,7 @@ class _Bound(NamedTuple):
     tokens: int
     bucket: int
     views: ChunkViews
+    output: LayerOutput[F32]
     masks: dict[int | None, F32]
     layers: list[Any]
     shared: dict[int, Any]
@@ -55,13 +56,13 @@ class _Bound(NamedTuple):
 class _Chunk(TrunkChunk):
     """A chunk in progress and the arrays it runs over."""
 
-    def __init__(self, kv: KVCache, bound: _Bound) -> None:
-        super().__init__(kv, bound.tokens)
-        self.bound = bound
+    def __init__(self, kv: HostKVCache, bound: _Bound) -> None:
+        super().__init__(bound.tokens)
+        self.kv, self.bound = kv, bound
 
 
 class OrtTrunk:
-    """`edge_runtime.backends.trunk.Trunk` over the graphs of a bundle."""
+    """`Trunk` over the graphs of a bundle; tensors are float32 arrays, views of buffers it owns."""
 
     def __init__(
         self,
@@ -105,8 +106,8 @@ class OrtTrunk:
             raise
         self._rotary = Rotary(rope_of(spec), spec.max_context)
         self._buffers = ChunkBuffers(spec, max_chunk)
-        self._bound: WeakKeyDictionary[KVCache, dict[bool, _Bound]] = WeakKeyDictionary()
-        self._open: WeakKeyDictionary[KVCache, _Chunk] = WeakKeyDictionary()
+        self._bound: WeakKeyDictionary[HostKVCache, dict[bool, _Bound]] = WeakKeyDictionary()
+        self._open: WeakKeyDictionary[HostKVCache, _Chunk] = WeakKeyDictionary()
         self._long: _Chunk | None = None  # the one chunk of several tokens: it has the large buffers
 
     @property
@@ -114,18 +115,14 @@ class OrtTrunk:
         """Bytes of memory the loaded graphs take, from the plan's formula."""
         return self._runtime.weight_bytes
 
-    @property
-    def library(self) -> str:
-        """Name and version of what computes the graphs."""
-        return f"onnxruntime-{self._runtime.version}"
-
-    def new_kv_cache(self, context: int) -> KVCache:
+    def new_kv_cache(self, context: int) -> HostKVCache:
         """Allocate keys and values for `context` tokens."""
         s = self._spec
-        return KVCache(s.num_layers, s.attention.num_kv_heads, s.attention.head_dim, context)
+        return HostKVCache(s.num_layers, s.attention.num_kv_heads, s.attention.head_dim, context)
 
     def begin(self, token_ids: NDArray[np.int32], kv: KVCache) -> TrunkChunk:
         """Start a chunk: embed int32 [T] tokens behind those in the cache. See `Trunk.begin`."""
+        assert isinstance(kv, HostKVCache)
         tokens = len(token_ids)
         if not 1 <= tokens <= self._max_chunk:
             raise RequestError(f"chunk: expected 1 to {self._max_chunk} tokens at a time, got {tokens}")
@@ -142,27 +139,27 @@ class OrtTrunk:
         self._long = chunk if tokens > 1 else self._long
         return chunk
 
-    def run_layer(self, chunk: TrunkChunk, layer_idx: int, expert_out: F32 | None) -> LayerOutput:
+    def run_layer(self, chunk: TrunkChunk, layer_idx: int, expert_out: F32 | None) -> LayerOutput[F32] | None:
         """Run a layer over the chunk and keep its keys and values. See `Trunk.run_layer`."""
-        bound = _running(chunk, layer_idx)
-        views = bound.views
+        running = _running(chunk, layer_idx)
+        bound, views = running.bound, running.bound.views
         chunk.drop()  # a failed run leaves the chunk unusable
         _set_moe(views.expert_out, expert_out)
         self._runtime.run(self._layers[layer_idx], bound.layers[layer_idx], "layer", layer_idx)
-        chunk.kv.write(layer_idx, views.new_k, views.new_v)
+        running.kv.write(layer_idx, views.new_k, views.new_v)
         chunk.advance(layer_idx)
         sparse = self._spec.layers[layer_idx].sparse
-        return LayerOutput(views.x, views.router_logits) if sparse else LayerOutput(None, None)
+        return bound.output if sparse else None
 
     def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> F32:
         """Return the shared expert's output float32 [T, D] for the x of the last `run_layer`."""
-        bound = _running(chunk, layer_idx + 1)
+        bound = _running(chunk, layer_idx + 1).bound
         self._runtime.run(self._shared[layer_idx], bound.shared[layer_idx], "shared", layer_idx)
         return bound.views.y
 
     def head(self, chunk: TrunkChunk, expert_out: F32 | None, rows: slice) -> F32:
         """Return logits float32 [rows, V] of the chunk's chosen rows, in a new array."""
-        views = _running(chunk, self._spec.num_layers).views
+        views = _running(chunk, self._spec.num_layers).bound.views
         _set_moe(views.expert_out, expert_out)
         resid = np.ascontiguousarray(views.resid[self._spec.num_layers % 2][rows])
         combined = np.ascontiguousarray(views.expert_out[rows])
@@ -196,10 +193,10 @@ class OrtTrunk:
 
     def commit(self, chunk: TrunkChunk) -> None:
         """Make the chunk's keys and values part of the cache."""
-        _running(chunk, self._spec.num_layers)
-        chunk.kv.advance(chunk.tokens)
+        running = _running(chunk, self._spec.num_layers)
+        running.kv.advance(chunk.tokens)
         chunk.drop()
-        self._open.pop(chunk.kv, None)
+        self._open.pop(running.kv, None)
         if self._long is chunk:
             self._long = None
 
@@ -216,7 +213,7 @@ class OrtTrunk:
             chunk.drop()
             self._open.pop(chunk.kv, None)
 
-    def _bind(self, kv: KVCache, tokens: int) -> _Bound:
+    def _bind(self, kv: HostKVCache, tokens: int) -> _Bound:
         """Return the bindings of a cache. One set for single tokens and one for chunks is kept until a size changes."""
         kept = self._bound.setdefault(kv, {})
         bound = kept.get(tokens == 1)
@@ -224,12 +221,13 @@ class OrtTrunk:
             # a single token has buffers of its own, so that sequences can be run side by side
             views = (ChunkBuffers(self._spec, 1) if tokens == 1 else self._buffers).views(tokens)
             masks = {w: np.empty((tokens, kv.bucket + tokens), np.float32) for w in windows(self._spec)}
+            output = LayerOutput(views.x, views.router_logits)
             layers = [self._bind_layer(i, kv, views, masks) for i in range(len(self._layers))]
             shared = {i: _bind_shared(session, views) for i, session in self._shared.items()}
-            bound = kept[tokens == 1] = _Bound(tokens, kv.bucket, views, masks, layers, shared)
+            bound = kept[tokens == 1] = _Bound(tokens, kv.bucket, views, output, masks, layers, shared)
         return bound
 
-    def _bind_layer(self, i: int, kv: KVCache, views: ChunkViews, masks: dict[int | None, F32]) -> Any:
+    def _bind_layer(self, i: int, kv: HostKVCache, views: ChunkViews, masks: dict[int | None, F32]) -> Any:
         binding = self._layers[i].io_binding()
         layer = self._spec.layers[i]
         past_k, past_v = kv.past(i)
@@ -257,20 +255,13 @@ class _Runtime:
             import onnxruntime
             from onnxruntime.capi import onnxruntime_pybind11_state as state
         except ImportError as err:
-            raise DeviceError(
-                f"trunk: ONNX Runtime cannot be imported: {err}. Install it: pip install onnxruntime"
-            ) from err
+            raise _not_installed(err) from err
         self._ort = onnxruntime
         found = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
         self._errors: tuple[type[Exception], ...] = (*found, RuntimeError, ValueError)
         self._bundle_path = bundle_path
         self._options = self._make_options(threads)
         self.weight_bytes = 0
-
-    @property
-    def version(self) -> str:
-        """Version of the library."""
-        return str(self._ort.__version__)
 
     def _make_options(self, threads: int) -> Any:
         options = self._ort.SessionOptions()
@@ -323,10 +314,10 @@ class _Runtime:
             raise DeviceError(f"{trunk_file(kind, layer_idx)}: ONNX Runtime failed: {_first_line(err)}") from err
 
 
-def _running(chunk: TrunkChunk, next_layer: int) -> _Bound:
+def _running(chunk: TrunkChunk, next_layer: int) -> _Chunk:
     assert isinstance(chunk, _Chunk)
     chunk.require(next_layer)
-    return chunk.bound
+    return chunk
 
 
 def _set_moe(buffer: F32, expert_out: F32 | None) -> None:
@@ -345,6 +336,23 @@ def _bind(bind: Callable[..., None], name: str, array: F32) -> None:
     """Bind a contiguous float32 array by address; whoever calls keeps it alive."""
     assert array.flags.c_contiguous
     bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+
+
+def library() -> str:
+    """Return name and version of what computes the graphs.
+
+    Raises:
+        DeviceError: ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as err:
+        raise _not_installed(err) from err
+    return f"onnxruntime-{onnxruntime.__version__}"
+
+
+def _not_installed(err: ImportError) -> DeviceError:
+    return DeviceError(f"trunk: ONNX Runtime cannot be imported: {err}. Install it: pip install onnxruntime")
 
 
 def _first_line(err: Exception) -> str:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.activation import activate, sigmoid
 from edge_runtime.backends.cpu.trunk.embedding import check_tokens
-from edge_runtime.backends.cpu.trunk.kv_cache import KVCache
+from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.mask import fill_mask
 from edge_runtime.backends.cpu.trunk.rope import Rotary
 from edge_runtime.backends.cpu.trunk.supported import rope_of
 from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
-from edge_runtime.backends.trunk import LayerOutput, TrunkChunk
+from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
 from edge_runtime.base.errors import RequestError
 from edge_runtime.base.spec import MlpSpec, ModelSpec
 
@@ -27,14 +27,14 @@ _HEAD_ROWS = 8192
 class _Chunk(TrunkChunk):
     """A chunk in progress: its residual stream and rotary tables."""
 
-    def __init__(self, kv: KVCache, resid: F32, cos_sin: tuple[F32, F32]) -> None:
-        super().__init__(kv, len(resid))
-        self.resid, self.x = resid, resid
+    def __init__(self, kv: HostKVCache, resid: F32, cos_sin: tuple[F32, F32]) -> None:
+        super().__init__(len(resid))
+        self.kv, self.resid, self.x = kv, resid, resid
         self.cos, self.sin = cos_sin
 
 
 class ReferenceTrunk:
-    """`edge_runtime.backends.trunk.Trunk` over a source of float32 weights."""
+    """`Trunk` over a source of float32 weights; tensors are float32 arrays."""
 
     def __init__(self, spec: ModelSpec, weights: TrunkWeights, *, max_chunk: int = 512) -> None:
         """Take the model and its weights."""
@@ -48,13 +48,14 @@ class ReferenceTrunk:
         """Return 0: no weight is kept."""
         return 0
 
-    def new_kv_cache(self, context: int) -> KVCache:
+    def new_kv_cache(self, context: int) -> HostKVCache:
         """Allocate keys and values for `context` tokens."""
         s = self._spec
-        return KVCache(s.num_layers, s.attention.num_kv_heads, s.attention.head_dim, context)
+        return HostKVCache(s.num_layers, s.attention.num_kv_heads, s.attention.head_dim, context)
 
     def begin(self, token_ids: NDArray[np.int32], kv: KVCache) -> TrunkChunk:
         """Start a chunk. See `Trunk.begin`."""
+        assert isinstance(kv, HostKVCache)
         tokens = len(token_ids)
         if not 1 <= tokens <= self._max_chunk:
             raise RequestError(f"chunk: expected 1 to {self._max_chunk} tokens at a time, got {tokens}")
@@ -63,7 +64,7 @@ class ReferenceTrunk:
         resid = np.concatenate([self._weights.rows("embed", t, t + 1) for t in token_ids.tolist()])
         return _Chunk(kv, resid, self._rotary.cos_sin(kv.length, tokens))
 
-    def run_layer(self, chunk: TrunkChunk, layer_idx: int, expert_out: F32 | None) -> LayerOutput:
+    def run_layer(self, chunk: TrunkChunk, layer_idx: int, expert_out: F32 | None) -> LayerOutput[F32] | None:
         """Run attention, and router or dense MLP. See `Trunk.run_layer`."""
         c = _running(chunk, layer_idx)
         p, layer = f"layers.{layer_idx}.", self._spec.layers[layer_idx]
@@ -73,7 +74,7 @@ class ReferenceTrunk:
         chunk.advance(layer_idx)
         if layer.dense is not None:
             c.resid = c.resid + self._mlp(layer.dense, x, f"{p}dense")
-            return LayerOutput(None, None)
+            return None
         c.x = x
         return LayerOutput(x, self._linear(x, f"{p}router"))
 
@@ -103,8 +104,7 @@ class ReferenceTrunk:
 
     def commit(self, chunk: TrunkChunk) -> None:
         """Make the chunk's keys and values part of the cache."""
-        _running(chunk, self._spec.num_layers)
-        chunk.kv.advance(chunk.tokens)
+        _running(chunk, self._spec.num_layers).kv.advance(chunk.tokens)
         chunk.drop()
 
     def close(self) -> None:

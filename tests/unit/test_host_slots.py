@@ -1,4 +1,4 @@
-"""The arena: addresses, growing, shrinking, and memory that really returns."""
+"""Slots in memory of the process: addresses, growing, shrinking, and memory that really returns."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ import ctypes
 import numpy as np
 import psutil
 import pytest
+from spans import view_of
 
+from edge_runtime.backends.cpu.slots import HostSlots
 from edge_runtime.base.errors import BudgetError
-from edge_runtime.experts.arena import ExpertArena
 
 PAGE = 4096
 
 
-def arena(slots: int, **options) -> ExpertArena:
-    values = {"slot_bytes": 3 * PAGE, "segment_offsets": (0, PAGE), "chunk_bytes": 7 * PAGE} | options
-    return ExpertArena(num_slots=slots, **values)
+def make(slots: int, **options) -> HostSlots:
+    values = {"slot_bytes": 3 * PAGE, "segment_offsets": (0, PAGE), "block_bytes": 7 * PAGE} | options
+    return HostSlots(num_slots=slots, **values)
 
 
-def test_addresses_lead_to_the_bytes_of_the_buffer():
-    a = arena(5)
+def test_addresses_lead_to_the_bytes_of_the_span():
+    a = make(5)
     for slot in range(5):
-        a.buffer(slot)[PAGE] = 100 + slot
+        view_of(a.span(slot))[PAGE] = 100 + slot
     for slot in range(5):
-        base, second, *unused = a.segment_addresses(slot).tolist()
+        base, second, *unused = a.addresses[slot].tolist()
         assert base % PAGE == 0
         assert second == base + PAGE
         assert unused == [0, 0]
@@ -34,66 +35,66 @@ def test_addresses_lead_to_the_bytes_of_the_buffer():
 
 
 def test_growing_and_shrinking_keep_the_slots_that_stay():
-    a = arena(3)
-    a.buffer(1)[:4] = b"keep"
+    a = make(3)
+    view_of(a.span(1))[:4] = b"keep"
     for slots in (11, 2, 4, 9, 2):
         before = a.addresses[:2].copy()
         a.resize(slots)
         assert a.num_slots == slots
         assert len(a.addresses) == slots
         assert (a.addresses[:2] == before).all()
-        assert bytes(a.buffer(1)[:4]) == b"keep"
+        assert bytes(view_of(a.span(1))[:4]) == b"keep"
         assert len(np.unique(a.addresses[:, 0])) == slots
     with pytest.raises(IndexError):
-        a.buffer(2)
+        view_of(a.span(2))
 
 
 def test_slots_that_went_come_back_empty():
-    a = arena(4)
+    a = make(4)
     for slot in range(4):
-        a.buffer(slot)[:] = b"x" * 3 * PAGE
+        view_of(a.span(slot))[:] = b"x" * 3 * PAGE
     a.resize(1)
     a.resize(4)
-    assert bytes(a.buffer(0)) == b"x" * 3 * PAGE
+    assert bytes(view_of(a.span(0))) == b"x" * 3 * PAGE
     for slot in range(1, 4):
-        assert not any(a.buffer(slot))
+        assert not any(view_of(a.span(slot)))
 
 
 def test_copy():
-    a = arena(2)
-    a.buffer(0)[:] = bytes(range(256)) * (3 * PAGE // 256)
+    a = make(2)
+    view_of(a.span(0))[:] = bytes(range(256)) * (3 * PAGE // 256)
     a.copy(0, 1)
-    assert a.buffer(1) == a.buffer(0)
+    assert view_of(a.span(1)) == view_of(a.span(0))
 
 
 @pytest.mark.parametrize("keep", [0, 1, 9])
 def test_shrinking_returns_memory_to_the_system(keep):
     size = 4 << 20
-    a = ExpertArena(slot_bytes=size, num_slots=16, segment_offsets=(0,), chunk_bytes=16 << 20)
+    a = HostSlots(slot_bytes=size, num_slots=16, segment_offsets=(0,), block_bytes=16 << 20)
     for slot in range(16):
-        a.buffer(slot)[:] = bytes(size)
+        view_of(a.span(slot))[:] = bytes(size)
     before = psutil.Process().memory_info().rss
     a.resize(keep)
     returned = before - psutil.Process().memory_info().rss
     assert returned > 0.9 * (16 - keep) * size
 
 
-def test_a_view_held_by_a_stuck_read_stays_valid():
-    a = arena(4)
-    view = a.buffer(3)
+def test_a_span_held_by_a_stuck_read_stays_valid():
+    a = make(4)
+    span = a.span(3)
     a.close()
-    view[:] = b"y" * 3 * PAGE
+    view_of(span)[:] = b"y" * 3 * PAGE
     assert a.nbytes == 0
 
 
 def test_impossible_sizes_are_refused_and_change_nothing():
-    a = arena(2)
+    a = make(2)
     with pytest.raises(BudgetError, match="refused"):
-        ExpertArena(slot_bytes=1 << 46, num_slots=100, segment_offsets=(0,))
+        HostSlots(slot_bytes=1 << 46, num_slots=100, segment_offsets=(0,), block_bytes=128 << 20)
     with pytest.raises(ValueError, match="slot_bytes"):
-        arena(1, slot_bytes=100)
+        make(1, slot_bytes=100)
     with pytest.raises(ValueError, match="segment_offsets"):
-        arena(1, segment_offsets=(0, 3 * PAGE))
+        make(1, segment_offsets=(0, 3 * PAGE))
     with pytest.raises(ValueError, match="num_slots"):
         a.resize(-1)
     assert a.num_slots == 2

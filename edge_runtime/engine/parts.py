@@ -1,0 +1,68 @@
+"""The parts of a running engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from edge_runtime.backends.base import Backend
+from edge_runtime.backends.kernels import ExpertKernels
+from edge_runtime.backends.trunk import KVCache, Trunk
+from edge_runtime.base.sizes import MIB
+from edge_runtime.base.spec import ModelSpec
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.config.memory_needs import MemoryNeeds
+from edge_runtime.config.memory_plan import MemoryPlan
+from edge_runtime.config.options import RuntimeConfig
+from edge_runtime.engine.active_policy import ActivePolicy
+from edge_runtime.engine.decoder import Decoder
+from edge_runtime.engine.tokenizer import Tokenizer
+from edge_runtime.experts.borrowed_scratch import BorrowedScratch
+from edge_runtime.experts.cache import ExpertCache
+from edge_runtime.telemetry.process import trim_heap
+
+LOGITS_BYTES = 16 * MIB
+"""Kept for the logits of a pass."""
+
+
+@dataclass
+class Parts:
+    """The parts of a running engine. `close` releases them."""
+
+    bundle: Bundle
+    config: RuntimeConfig
+    tokenizer: Tokenizer
+    backend: Backend[Any]
+    kernels: ExpertKernels[Any]
+    needs: MemoryNeeds
+    plan: MemoryPlan
+    trunk: Trunk[Any]
+    kv: KVCache
+    cache: ExpertCache
+    active: ActivePolicy
+    decoder: Decoder[Any]
+    borrowed_scratch: BorrowedScratch
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Shape of the model."""
+        return self.bundle.manifest.model
+
+    @property
+    def fingerprint(self) -> str:
+        """Names what computes here, for results that hold only as long as it does not change."""
+        return self.backend.fingerprint
+
+    @property
+    def logits_chunk(self) -> int:
+        """Tokens a pass when logits of every token are wanted, so that one pass's logits stay small."""
+        row = 4 * self.bundle.manifest.model.vocab_size
+        return max(1, min(self.config.logits_chunk, self.decoder.max_chunk, LOGITS_BYTES // row))
+
+    def close(self) -> None:
+        """Stop threads and release memory, to the system too: another engine may be opened next."""
+        self.cache.close()
+        self.trunk.close()
+        self.backend.close()
+        self.tokenizer.templates.close()
+        trim_heap()

@@ -1,0 +1,126 @@
+"""What comes before loading: check the bundle, settle the configuration, plan the memory. Nothing big is loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edge_runtime.backends import find_backend
+from edge_runtime.backends.base import Backend, BackendOptions, MemoryFormulas
+from edge_runtime.backends.scratch import PassScratch
+from edge_runtime.base.confined import reserved_bytes
+from edge_runtime.base.sizes import MIB
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.manifest import Manifest
+from edge_runtime.config.environment import Variables
+from edge_runtime.config.limits import Ceiling, memory_ceiling, read_limits
+from edge_runtime.config.memory_needs import MemoryNeeds
+from edge_runtime.config.memory_plan import MemoryPlan, choose_prefill_chunk, plan_memory
+from edge_runtime.config.options import RuntimeConfig
+from edge_runtime.config.resolve import EngineOptions, resolve
+from edge_runtime.engine.active_policy import ActivePolicy
+from edge_runtime.engine.parts import LOGITS_BYTES, Parts
+from edge_runtime.engine.tokenizer import Tokenizer
+from edge_runtime.prefetch.predictors import predictor_bytes
+from edge_runtime.telemetry.process import anonymous_bytes, rss_bytes
+
+# kept free for what nobody counts: allocator slack, thread stacks, Python objects of a request (see docs/memory.md)
+HEADROOM_BYTES = 16 * MIB
+
+
+@dataclass
+class Prepared:
+    """Everything settled, nothing big loaded."""
+
+    bundle: Bundle
+    config: RuntimeConfig
+    tokenizer: Tokenizer
+    backend: Backend[Any]
+    needs: MemoryNeeds
+    plan: MemoryPlan
+    active: ActivePolicy
+    scratch: PassScratch
+
+
+def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables | None = None) -> Prepared:
+    """Check a bundle, settle the configuration and plan the memory.
+
+    Raises:
+        ConfigError, BundleError, BudgetError, DeviceError: see `Engine.open`.
+    """
+    bundle = Bundle.open(path)
+    spec = bundle.manifest.model
+    config = resolve(options, os.environ if env is None else env, bundle.manifest)
+    backend = find_backend(config.backend).make(BackendOptions(threads=config.threads))
+    backend.require(spec)
+    tokenizer = Tokenizer.from_bundle(bundle)
+    active = ActivePolicy(bundle, config)
+    logits_bytes = min(LOGITS_BYTES, 4 * spec.vocab_size * config.logits_chunk)
+    scratch = PassScratch(backend.formulas, spec, config.context, config.parallel, logits_bytes)
+    needs_of = _needs(bundle.manifest, config, backend.formulas, scratch, active.prefetch)
+    ceiling, least = _ceiling(config), needs_of(1)
+    chunk = config.prefill_chunk or choose_prefill_chunk(
+        ceiling.bytes - sum(line.bytes for line in least.fixed_lines()) + least.scratch_bytes,
+        scratch.bytes_for,
+        longest=config.context,
+        experts_bytes=least.all_experts * least.slot_bytes[config.tier],
+    )
+    config, needs = replace(config, prefill_chunk=chunk), needs_of(chunk)
+    plan = plan_memory(needs, ceiling, expert_memory=config.expert_memory)
+    return Prepared(bundle, config, tokenizer, backend, needs, plan, active, scratch)
+
+
+def _needs(
+    manifest: Manifest, config: RuntimeConfig, formulas: MemoryFormulas, scratch: PassScratch, prefetch: str
+) -> Callable[[int], MemoryNeeds]:
+    """Return what says what the process needs for passes of that many tokens."""
+    spec, layout = manifest.model, manifest.layout
+    runtime_bytes = rss_bytes() + reserved_bytes() + formulas.library_bytes()
+    landing_bytes = formulas.landing_bytes(layout.tier_bytes(config.tier), config.io_threads)
+
+    def needs(chunk: int) -> MemoryNeeds:
+        return MemoryNeeds(
+            runtime_bytes=runtime_bytes,
+            trunk_bytes=formulas.trunk_bytes(manifest),
+            prefetch_bytes=predictor_bytes(prefetch, spec, formulas),
+            kv_bytes_per_token=formulas.kv_bytes(spec, 1),
+            context=config.context,
+            scratch_bytes=scratch.bytes_for(chunk) + landing_bytes,
+            borrowable_bytes=scratch.unused(chunk, scratch.few_tokens),
+            tokenizer_bytes=0,  # already loaded, so it is in runtime_bytes
+            headroom_bytes=HEADROOM_BYTES,
+            slot_bytes={tier: layout.tier_bytes(tier) for tier in manifest.experts.tiers},
+            tier=config.tier,
+            num_experts=spec.num_experts,
+            num_expert_layers=len(spec.sparse_layers),
+            top_k=spec.top_k,
+            parallel=config.parallel,
+        )
+
+    return needs
+
+
+def _ceiling(config: RuntimeConfig) -> Ceiling:
+    return memory_ceiling(
+        read_limits(),
+        requested=config.memory,
+        own_anonymous_bytes=anonymous_bytes(),
+        reserve_bytes=config.os_reserve,
+    )
+
+
+def plan_again(parts: Parts, config: RuntimeConfig, prefetch: str) -> MemoryPlan:
+    """Plan the memory of a running engine for other options; changes nothing.
+
+    Args:
+        parts: the engine's; the length of its passes stays.
+        config: says how much memory there is.
+        prefetch: name and parameters of the predictor.
+
+    Raises:
+        BudgetError: it does not fit.
+    """
+    needs = replace(parts.needs, prefetch_bytes=predictor_bytes(prefetch, parts.spec, parts.backend.formulas))
+    return plan_memory(needs, _ceiling(config), expert_memory=config.expert_memory)

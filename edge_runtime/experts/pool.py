@@ -1,0 +1,93 @@
+"""ExpertPool: the residents of a cache with their memory and the reads into it; resized and replaced while open."""
+
+from __future__ import annotations
+
+from edge_runtime.base.errors import BudgetError, ExpertReadError
+from edge_runtime.experts.expert_memory import ExpertMemory
+from edge_runtime.experts.reader import SlotReader
+from edge_runtime.experts.residents import Residents
+from edge_runtime.experts.store.base import ExpertStore
+
+
+class ExpertPool:
+    """Keeps table, memory and reads in agreement, also where something is interrupted half-way.
+
+    Args:
+        residents: which experts are in memory; owned from now on.
+        memory: their bytes; owned from now on.
+        store: reads them; owned from now on.
+        read_timeout_s: longest wait for reads that are to be over.
+    """
+
+    def __init__(self, residents: Residents, memory: ExpertMemory, store: ExpertStore, read_timeout_s: float) -> None:
+        self.residents, self.memory, self._store, self._read_timeout_s = residents, memory, store, read_timeout_s
+        self.reader = SlotReader(residents, memory, store)
+        self._changing_from: int | None = None  # the budget before a change that is not over
+
+    def recover(self) -> None:
+        """Make the state true again, whatever was interrupted before; reads that do not return keep their slots."""
+        if self._changing_from is not None:
+            self.residents.table.start_over(self._changing_from)
+            self.memory.start_over(self.residents.ledger)
+            self.reader = SlotReader(self.residents, self.memory, self._store)
+            self._changing_from = None
+        self.reader.abort(self._read_timeout_s)
+
+    def finish_reads(self) -> None:
+        """Withdraw or await every read and transfer under way, and wait for kernels; nothing stays pinned.
+
+        Raises:
+            ExpertReadError: some reads have not returned.
+            DeviceError: kernels failed or did not end.
+        """
+        self.recover()
+        self.reader.in_use.wait(self._read_timeout_s)
+        if self.reader.num_in_flight:
+            raise ExpertReadError(
+                f"drive: {self.reader.num_in_flight} reads of an earlier request have not returned. Check it (dmesg)."
+            )
+
+    def change_budget(self, num_slots: int) -> None:
+        """Give experts the memory of so many of the full tier; nothing is under way.
+
+        Raises:
+            BudgetError: the system refused the memory. The former budget stays, or when shrinking by whole blocks, the
+                last one that was reached.
+        """
+        table, ledger = self.residents.table, self.residents.ledger
+        for budget_bytes in self.memory.budgets_to(num_slots * ledger.sizes.full_bytes):
+            self._changing_from = ledger.budget_bytes
+            try:
+                self.memory.reserve(budget_bytes)
+            except BudgetError:
+                self._changing_from = None
+                self.residents.limit_own_budget()
+                raise
+            moves = table.resize(budget_bytes)
+            self.memory.follow(moves, ((slot, table.planes_of(slot)) for slot in range(table.num_slots)))
+            self.memory.discard(ledger.drain_discards())
+            self._changing_from = None
+
+    def start_over(self, residents: Residents) -> None:
+        """Forget every expert and go on with others, none resident yet; totals go on. Nothing is under way.
+
+        Raises:
+            BudgetError: the system refused the memory; the former residents are forgotten, but go on.
+        """
+        self._changing_from = self.residents.ledger.budget_bytes  # until all is replaced, recovering forgets all
+        try:
+            self.memory.start_over(residents.ledger)
+        except BudgetError:
+            self.recover()
+            raise
+        residents.go_on_from(self.residents.counters())
+        self.reader = SlotReader(residents, self.memory, self._store)
+        self.residents, self._changing_from = residents, None
+
+    def close(self) -> None:
+        """Stop reading, join the store's threads and return all memory."""
+        if self._changing_from is None:
+            self.reader.abort(self._read_timeout_s)
+            self.reader.in_use.give_up()
+        self._store.close()
+        self.memory.close()
