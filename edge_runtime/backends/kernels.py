@@ -13,7 +13,10 @@ I32 = NDArray[np.int32]
 
 
 class Resident(NamedTuple):
-    """Where the experts of a layer are; valid until something is read.
+    """Where the experts of a layer are. The same object in every pass until memory moves: compare it by identity.
+
+    What it holds is read when it is used, or copied: the slot of an expert that is evicted or read changes in place.
+    Experts that `MemorySpace.runs_late` lets late kernels compute from are never evicted.
 
     Attributes:
         tier: the tier all of them are served at.

@@ -70,24 +70,19 @@ class TrunkChunk:
 
     Args:
         tokens: N.
+
+    Attributes:
+        next_layer: the layer that may run next; None once the chunk was committed, failed, or lost its place.
     """
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
-        self._next_layer: int | None = 0
-
-    def drop(self) -> None:
-        """Make every further use an error."""
-        self._next_layer = None
-
-    def advance(self, layer_idx: int) -> None:
-        """Say that a layer has run."""
-        self._next_layer = layer_idx + 1
+        self.next_layer: int | None = 0
 
     def require(self, next_layer: int) -> None:
         """Check the order of calls."""
-        assert self._next_layer is not None, "the chunk was committed, failed, or another one took its place"
-        assert self._next_layer == next_layer, f"layer {next_layer} is out of order, expected {self._next_layer}"
+        assert self.next_layer is not None, "the chunk was committed, failed, or another one took its place"
+        assert self.next_layer == next_layer, f"layer {next_layer} is out of order, expected {self.next_layer}"
 
 
 class Trunk(Protocol[T]):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends.base import Compute
+from edge_runtime.backends.kernels import Resident
 from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.engine.layer_loop import run_layers
@@ -27,8 +28,6 @@ F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 BeforeLayer = Callable[[], None]
 """Called before every layer of a pass; may raise to end it. A long prompt is alive as long as its layers come."""
-
-_ALL = slice(None)
 
 
 class SequenceStep(NamedTuple):
@@ -93,144 +92,145 @@ class ForwardPass(Generic[T]):
         self, parts: PassParts[T], steps: Sequence[SequenceStep], policies: list[Policy], before_layer: BeforeLayer
     ) -> None:
         self._parts, self._steps, self._before_layer = parts, steps, before_layer
-        self._cache, self._compute, self._span = parts.cache, parts.compute, parts.spans.span
+        self._cache, self._trunk, self._kernels = parts.cache, parts.compute.trunk, parts.compute.kernels
+        self._in_trunk, self._in_experts = parts.spans.span("trunk"), parts.spans.span("experts")
         self._rows = [len(step.token_ids) for step in steps]
         self._own, self._policies = policies, PassPolicies(policies, self._rows)
         self._layers = parts.spec.layers
+        self._tokens = _joined_tokens(steps)
+        self._out: LayerOutput[T] | None = None  # of the layer that runs, all sequences joined
         self._expert_outs: list[T | None] = [None] * len(steps)
-        self._outs: list[LayerOutput[T]] = []
-        self._is_routed = False
+        self._resident_layers: list[Resident] | None = None
         self.chunks: list[TrunkChunk] = []
 
     def run(self) -> Attempt:
         """Run every layer, and the head where logits are wanted."""
-        trunk, cache = self._compute.trunk, self._cache
-        with self._span("trunk"):
-            self.chunks = [trunk.begin(step.token_ids, step.kv) for step in self._steps]
+        cache = self._cache
+        with self._in_trunk:
+            self.chunks = [self._trunk.begin(step.token_ids, step.kv) for step in self._steps]
         cache.begin_pass()
         self._parts.read_ahead.decide_with(self._policies)
-        self._is_routed = self._is_routed_by_backend()
-        decisions = run_layers(range(len(self._layers)), self, self._decide, self)
+        self._resident_layers = self._layers_of_backend()
+        decisions = run_layers(range(len(self._layers)), self, self._policies.decide, cache.residents, self)
         cache.end_pass()
-        with self._span("trunk"):
+        with self._in_trunk:
             logits = [self._head(*each) for each in zip(self.chunks, self._expert_outs, self._steps, strict=True)]
         self._count_uses()
         return Attempt(logits, decisions)
 
     def route(self, layer_idx: int) -> Routing | None:
-        """Run the dense part of a layer, sequence by sequence; the drive reads for those that have run."""
+        """Run the dense part of a layer and return the router's own choice for the tokens of all sequences."""
         self._before_layer()
-        trunk = self._compute.trunk
-        overlaps = len(self.chunks) > 1 and not (self._policies.reads_residency or self._is_routed)
-        outs: list[LayerOutput[T]] = []
-        for number, (chunk, expert_out) in enumerate(zip(self.chunks, self._expert_outs, strict=True)):
-            with self._span("trunk"):
-                out = trunk.run_layer(chunk, layer_idx, expert_out)
-            if out is None:
-                continue
-            outs.append(out)
-            if overlaps and len(outs) < len(self.chunks):
-                one = slice(number, number + 1)
-                self._parts.overlap.begin(layer_idx, self._routing(layer_idx, outs, one), self._own[number])
-        self._outs = outs
-        if not outs:
+        if len(self.chunks) == 1:
+            with self._in_trunk:
+                out = self._trunk.run_layer(self.chunks[0], layer_idx, self._expert_outs[0])
+        else:
+            out = self._run_side_by_side(layer_idx)
+        self._out = out
+        if out is None:
             self._expert_outs = [None] * len(self.chunks)
             return None
-        if self._is_routed:
-            self._run_routed(layer_idx)
+        if self._resident_layers is not None:
+            self._run_routed(layer_idx, out, self._resident_layers[layer_idx])
             return None
-        return self._routing(layer_idx, outs)
+        return self._parts.router.route(layer_idx, self._parts.compute.tensors.to_host(out.router_logits), self._tokens)
 
     def serve(self, layer_idx: int, routing: Routing, decision: Decision) -> None:
         """Compute the experts' combined output of each sequence, shared experts included."""
-        x = self._joined([out.x for out in self._outs])
-        resident = (
-            None
-            if self._parts.read_ahead.is_wanted(decision)
-            else self._cache.take_resident(layer_idx, decision.tiers, decision.use_order)
-        )
-        if resident is not None:
-            with self._span("experts"):
-                kernels = self._compute.kernels
-                expert_out = kernels.run_resident(x, decision.topk_ids, decision.topk_weights, resident)
-            shared_out = self._run_shared(layer_idx)
-        else:
-            expert_out, shared_out = self._stream(layer_idx, routing, decision, x)
-        self._take(expert_out, shared_out)
+        out = self._out
+        assert out is not None
+        ids, weights, tiers = decision.topk_ids, decision.topk_weights, decision.tiers
+        resident = None
+        if not self._parts.read_ahead.is_wanted(decision):
+            resident = self._cache.take_resident(layer_idx, tiers, decision.use_order)
+        if resident is None:
+            self._take(*self._stream(layer_idx, routing, decision, out.x))
+            return
+        with self._in_experts:
+            expert_out = self._kernels.run_resident(out.x, ids, weights, resident)
+        self._take(expert_out, self._run_shared(layer_idx))
+
+    def _run_side_by_side(self, layer_idx: int) -> LayerOutput[T] | None:
+        """Run the dense part of a layer sequence by sequence; the drive reads for those that have run."""
+        outs: list[LayerOutput[T]] = []
+        overlaps = not (self._policies.reads_residency or self._resident_layers)
+        for number, (chunk, expert_out) in enumerate(zip(self.chunks, self._expert_outs, strict=True), 1):
+            with self._in_trunk:
+                out = self._trunk.run_layer(chunk, layer_idx, expert_out)
+            if out is None:
+                continue
+            outs.append(out)
+            if overlaps and number < len(self.chunks):
+                logits = self._parts.compute.tensors.to_host(out.router_logits)
+                routing = self._parts.router.route(layer_idx, logits, self._steps[number - 1].token_ids)
+                self._parts.overlap.begin(layer_idx, routing, self._own[number - 1])
+        if not outs:
+            return None
+        join = self._parts.compute.tensors.join
+        return LayerOutput(join([out.x for out in outs]), join([out.router_logits for out in outs]))
 
     def _stream(self, layer_idx: int, routing: Routing, decision: Decision, x: T) -> tuple[T, list[T]]:
         """Compute experts as they come; return their sum and what shared experts gave while reads flowed."""
-        kernels = self._compute.kernels
+        kernels, in_experts = self._kernels, self._in_experts
         # reads of missing experts are under way from here on
         ready = self._cache.stream(layer_idx, decision.tiers, decision.use_order)
         self._parts.read_ahead.after(layer_idx, x, routing, decision)
-        with self._span("experts"):
+        with in_experts:
             kernels.begin(x, decision.topk_ids, decision.topk_weights)
-        shared_out: list[T] = []
-        for number, batch in enumerate(ready):
-            with self._span("experts"):
+        shared_out: list[T] | None = None
+        for batch in ready:
+            with in_experts:
                 kernels.run_experts(batch.tier, batch.segments, batch.experts)
-            if number == 0:
+            if shared_out is None:
                 shared_out = self._run_shared(layer_idx)
-        if not shared_out:
+        if shared_out is None:
             shared_out = self._run_shared(layer_idx)
-        with self._span("experts"):
+        with in_experts:
             return kernels.end(), shared_out
 
-    def _run_routed(self, layer_idx: int) -> None:
+    def _run_routed(self, layer_idx: int, out: LayerOutput[T], resident: Resident) -> None:
         """Let the backend choose and compute a layer's experts, which are all in memory."""
-        router = self._compute.kernels.resident_router
+        router = self._kernels.resident_router
         assert router is not None
-        x = self._joined([out.x for out in self._outs])
-        logits = self._joined([out.router_logits for out in self._outs])
-        with self._span("experts"):
-            expert_out = router.run(layer_idx, x, logits, self._cache.resident_layer(layer_idx))
+        with self._in_experts:
+            expert_out = router.run(layer_idx, out.x, out.router_logits, resident)
         self._take(expert_out, self._run_shared(layer_idx))
 
-    def _is_routed_by_backend(self) -> bool:
-        """Whether the backend may route this pass by itself; else the host decides."""
-        router = self._compute.kernels.resident_router
+    def _layers_of_backend(self) -> list[Resident] | None:
+        """Where experts are, if the backend may choose among them in this pass; else None, and the host decides."""
+        router = self._kernels.resident_router
         if router is None or self._parts.router.needs_tokens or not self._policies.follows_router:
-            return False
+            return None
         router.take_uses()  # what a failed pass left
-        return self._cache.residents.is_permanent
+        return self._cache.take_layers()
 
     def _count_uses(self) -> None:
         """Count what the backend chose, as if each layer had asked for it."""
-        router = self._compute.kernels.resident_router
-        if router is not None and self._is_routed:
+        router = self._kernels.resident_router
+        if router is not None and self._resident_layers is not None:
             for layer_idx, experts in router.take_uses():
                 self._cache.residents.count_hits(layer_idx, experts)
 
+    def _run_shared(self, layer_idx: int) -> list[T]:
+        """Return the shared expert's output of each sequence; [] where the layer has none."""
+        if self._layers[layer_idx].shared is None:
+            return []
+        with self._in_trunk:
+            return [self._trunk.run_shared(chunk, layer_idx) for chunk in self.chunks]
+
     def _take(self, expert_out: T, shared_out: list[T]) -> None:
         """Give each sequence its part of a layer's result."""
-        tensors = self._compute.tensors
+        tensors = self._parts.compute.tensors
         parts = [expert_out] if len(self._rows) == 1 else tensors.split(expert_out, self._rows)
         for part, more in zip(parts, shared_out, strict=bool(shared_out)):
             tensors.add(part, more)
         self._expert_outs = [*parts]
 
-    def _joined(self, parts: list[T]) -> T:
-        return parts[0] if len(parts) == 1 else self._compute.tensors.join(parts)
-
-    def _run_shared(self, layer_idx: int) -> list[T]:
-        if self._layers[layer_idx].shared is None:
-            return []
-        with self._span("trunk"):
-            return [self._compute.trunk.run_shared(chunk, layer_idx) for chunk in self.chunks]
-
-    def _decide(self, layer_idx: int, routing: Routing) -> Decision:
-        return self._policies.decide(layer_idx, routing, self._cache)
-
-    def _routing(self, layer_idx: int, outs: list[LayerOutput[T]], which: slice = _ALL) -> Routing:
-        """The router's own choice for the tokens of sequences in order, on the host."""
-        logits = self._compute.tensors.to_host(self._joined([out.router_logits for out in outs[which]]))
-        router = self._parts.router
-        if not router.needs_tokens:
-            return router.route(layer_idx, logits)
-        return router.route(layer_idx, logits, np.concatenate([step.token_ids for step in self._steps[which]]))
-
     def _head(self, chunk: TrunkChunk, expert_out: T | None, step: SequenceStep) -> F32:
         if not step.num_rows:
             return np.empty((0, self._parts.spec.vocab_size), np.float32)
-        return self._compute.trunk.head(chunk, expert_out, step.rows)
+        return self._trunk.head(chunk, expert_out, step.rows)
+
+
+def _joined_tokens(steps: Sequence[SequenceStep]) -> I32:
+    return steps[0].token_ids if len(steps) == 1 else np.concatenate([step.token_ids for step in steps])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from edge_runtime.policy.base import Decision, Routing
+from edge_runtime.policy.base import Decision, ResidencyView, Routing
 
 
 class RoutingSource(Protocol):
@@ -28,17 +28,20 @@ class ExpertServer(Protocol):
         ...
 
 
-Decide = Callable[[int, Routing], Decision]
-"""Decides for the tokens of a layer: (layer_idx, the router's own choice) -> what runs, and at which tiers."""
+Decide = Callable[[int, Routing, ResidencyView], Decision]
+"""Decides for the tokens of a layer, as `Policy.decide`: what runs, and at which tiers."""
 
 
-def run_layers(layers: Iterable[int], source: RoutingSource, decide: Decide, server: ExpertServer) -> list[Decision]:
+def run_layers(
+    layers: Iterable[int], source: RoutingSource, decide: Decide, residency: ResidencyView, server: ExpertServer
+) -> list[Decision]:
     """Run layers in order and return what was decided, one decision for each layer the host decided for.
 
     Args:
         layers: numbers of the layers, ascending; a source that knows dense layers gets those as well.
         source: says what the router chose.
         decide: asks the policies.
+        residency: what they may know of it.
         server: serves the experts.
     """
     decisions: list[Decision] = []
@@ -46,7 +49,7 @@ def run_layers(layers: Iterable[int], source: RoutingSource, decide: Decide, ser
         routing = source.route(layer_idx)
         if routing is None:
             continue
-        decision = decide(layer_idx, routing)
+        decision = decide(layer_idx, routing, residency)
         decisions.append(decision)
         server.serve(layer_idx, routing, decision)
     return decisions

@@ -160,24 +160,30 @@ class ExpertCache:
     ) -> Resident | None:
         """Serve the experts of one layer if all of them are in memory at one tier; else None, and nothing happened.
 
-        Nothing is pinned: they must be computed before anything is read. Arguments as for `stream`.
+        Nothing is pinned: they must be computed before anything is read. Where kernels run late, they are served like
+        this only if every expert has a slot for good. Arguments as for `stream`.
         """
-        residents = self._pool.residents
-        if self._pool.memory.space.runs_late and not residents.fits_all:
+        pool = self._pool
+        residents = pool.residents
+        if not residents.fits_all and pool.runs_late:
             return None  # without a pin, slots could be read into while kernels still compute from them
-        tier = residents.hit_all(layer_idx, tiers)
+        tier = residents.table.hit_all(layer_idx, tiers)
         if not tier:
             return None
-        self._close_stream()
+        if self._stream is not None:
+            self._close_stream()
         if not residents.fits_all:
-            self._pool.reader.cancel_stale(layer_idx, tiers)
-            residents.note_hits(layer_idx, tiers, order)
-        return self.resident_layer(layer_idx, tier)
+            pool.reader.cancel_stale(layer_idx, tiers)
+            residents.table.note_use(layer_idx, tiers, order)
+        return pool.places(tier)[layer_idx]
 
-    def resident_layer(self, layer_idx: int, tier: int | None = None) -> Resident:
-        """Return where the experts of a layer are, served at a tier, by default the full one."""
-        residents = self._pool.residents
-        return Resident(tier or residents.tier, self._pool.memory.addresses, residents.table.slots_of(layer_idx))
+    def take_layers(self) -> list[Resident] | None:
+        """Return where the experts of each layer are if all are in memory at the full tier for good; else None.
+
+        They are the same objects in every pass until memory moves. Whoever computes from them without asking for each
+        layer counts the uses by `Residents.count_hits`.
+        """
+        return self._pool.permanent_places()
 
     def prefetch(
         self, layer_idx: int, experts: Sequence[int], tiers: NDArray[np.uint8], priority: Priority = Priority.NEXT

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,12 +136,12 @@ class ExpertMemory:
             if count > slots.num_slots:
                 slots.resize(count)
 
-    def follow(self, moves: ResizeMoves, bound: Iterable[tuple[int, Sequence[int]]]) -> None:
+    def follow(self, moves: ResizeMoves, planes_of: Callable[[int], Sequence[int]]) -> None:
         """Follow a ledger whose budget changed: copy what moves, then return what lies past the new counts.
 
         Args:
             moves: what the slot table returned.
-            bound: (slot, its plane units) of every slot, after the moves.
+            planes_of: plane units of a slot, after the moves.
         """
         capacities = self._capacities(self._ledger.budget_bytes)
         for (slots, count), pairs in zip(capacities, moves, strict=False):
@@ -150,8 +150,8 @@ class ExpertMemory:
             slots.resize(count)
         if self._planes is None:
             return
-        for slot, units in bound:
-            for index, unit in enumerate(units):
+        for slot in range(self._cores.num_slots):
+            for index, unit in enumerate(planes_of(slot)):
                 self._bind_plane(slot, index, unit)
 
     def _capacities(self, budget_bytes: int) -> list[tuple[SlotMemory, int]]:

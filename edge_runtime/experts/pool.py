@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edge_runtime.backends.kernels import Resident
 from edge_runtime.base.errors import BudgetError, ExpertReadError
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.reader import SlotReader
@@ -22,11 +23,30 @@ class ExpertPool:
     def __init__(self, residents: Residents, memory: ExpertMemory, store: ExpertStore, read_timeout_s: float) -> None:
         self.residents, self.memory, self._store, self._read_timeout_s = residents, memory, store, read_timeout_s
         self.reader = SlotReader(residents, memory, store)
+        self.runs_late = memory.space.runs_late
+        self._places: dict[int, list[Resident]] = {}
+        self._is_permanent = False
         self._changing_from: int | None = None  # the budget before a change that is not over
+
+    def places(self, tier: int) -> list[Resident]:
+        """Return of each layer where its experts are, to be served at a tier; the same objects until memory moves."""
+        found = self._places.get(tier)
+        if found is None:
+            table, addresses = self.residents.table, self.memory.addresses
+            layers = range(table.num_layers)
+            found = self._places[tier] = [Resident(tier, addresses, table.slots_of(layer)) for layer in layers]
+        return found
+
+    def permanent_places(self) -> list[Resident] | None:
+        """Return `places` at the full tier if every expert is in memory at it, and none ever goes; else None."""
+        if not self._is_permanent:
+            self._is_permanent = self.residents.is_permanent
+        return self.places(self.residents.tier) if self._is_permanent else None
 
     def recover(self) -> None:
         """Make the state true again, whatever was interrupted before; reads that do not return keep their slots."""
         if self._changing_from is not None:
+            self._memory_moves()
             self.residents.table.start_over(self._changing_from)
             self.memory.start_over(self.residents.ledger)
             self.reader = SlotReader(self.residents, self.memory, self._store)
@@ -57,6 +77,7 @@ class ExpertPool:
         table, ledger = self.residents.table, self.residents.ledger
         for budget_bytes in self.memory.budgets_to(num_slots * ledger.sizes.full_bytes):
             self._changing_from = ledger.budget_bytes
+            self._memory_moves()
             try:
                 self.memory.reserve(budget_bytes)
             except BudgetError:
@@ -64,7 +85,7 @@ class ExpertPool:
                 self.residents.limit_own_budget()
                 raise
             moves = table.resize(budget_bytes)
-            self.memory.follow(moves, ((slot, table.planes_of(slot)) for slot in range(table.num_slots)))
+            self.memory.follow(moves, table.planes_of)
             self.memory.discard(ledger.drain_discards())
             self._changing_from = None
 
@@ -75,6 +96,7 @@ class ExpertPool:
             BudgetError: the system refused the memory; the former residents are forgotten, but go on.
         """
         self._changing_from = self.residents.ledger.budget_bytes  # until all is replaced, recovering forgets all
+        self._memory_moves()
         try:
             self.memory.start_over(residents.ledger)
         except BudgetError:
@@ -91,3 +113,6 @@ class ExpertPool:
             self.reader.in_use.give_up()
         self._store.close()
         self.memory.close()
+
+    def _memory_moves(self) -> None:
+        self._places, self._is_permanent = {}, False

@@ -87,6 +87,11 @@ class SlotTable(Table):
         """Return the expert_idx in each of some occupied slots."""
         return [self.expert_in(slot) for slot in slots]
 
+    @property
+    def num_layers(self) -> int:
+        """L, sparse and dense."""
+        return len(self._slots)
+
     def lookup(self, layer_idx: int, tiers: U8, order: Keys | None = None) -> Lookup:
         """Find the experts a layer needs now, pin those that have what is asked, and count them.
 

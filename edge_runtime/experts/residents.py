@@ -44,6 +44,8 @@ class Residents:
         self.num_experts, self._all_experts = num_experts, ledger.max_experts
         self._all_bytes = ledger.max_experts * ledger.sizes.full_bytes
         self._own_bytes = ledger.budget_bytes
+        self.fits_all = self._own_bytes >= self._all_bytes
+        """Whether every expert of the model has a slot and nothing is ever evicted; what is borrowed does not count."""
         self._before: ExpertCounters | None = None
 
     @classmethod
@@ -94,11 +96,6 @@ class Residents:
         return self.ledger.sizes.core_tier
 
     @property
-    def fits_all(self) -> bool:
-        """Whether every expert of the model has a slot and nothing is ever evicted; what is borrowed does not count."""
-        return self._own_bytes >= self._all_bytes
-
-    @property
     def is_complete(self) -> bool:
         """Whether every expert of the model is resident."""
         return self.table.num_resident == self._all_experts
@@ -117,8 +114,9 @@ class Residents:
 
     def add_decisions(self, decisions: Sequence[Decision]) -> None:
         """Count what policies changed."""
+        totals, tier = self.totals, self.tier
         for decision in decisions:
-            self.totals.add_decision(decision, self.tier)
+            totals.add_decision(decision, tier)
 
     def add_fallback(self) -> None:
         """Count a pass that ran a second time."""
@@ -141,28 +139,11 @@ class Residents:
         """Whether every expert of the model is resident at the full tier, and none is ever evicted."""
         return self.fits_all and self.is_complete and self.table.all_resident_at(self.tier)
 
-    def hit_all(self, layer_idx: int, tiers: U8) -> int:
-        """Count the experts a layer needs if all are resident, served at one tier; nothing is pinned.
-
-        Args:
-            layer_idx: the layer.
-            tiers: uint8 [E], the tier each is served at; 0: not needed.
-
-        Returns:
-            That tier; 0 if one is not resident or they are served at several, and then nothing happened.
-        """
-        return self.table.hit_all(layer_idx, tiers)
-
     def count_hits(self, layer_idx: int, experts: NDArray[np.int32]) -> None:
         """Count experts int32 [n] of a layer, all resident at the full tier, that were used without asking."""
         tiers = np.zeros(self.num_experts, np.uint8)
         tiers[experts] = self.tier
         self.table.hit_all(layer_idx, tiers)
-
-    def note_hits(self, layer_idx: int, tiers: U8, order: Keys | None) -> None:
-        """Tell the rule what `hit_all` counted, where anything is ever evicted. Arguments as for `SlotTable.lookup`."""
-        if not self.fits_all:
-            self.table.note_use(layer_idx, tiers, order)
 
     def finish_reads(self, slots: list[int]) -> int:
         """Take everything these slots lack as read, all at once and in no time; return how many bytes that was."""
@@ -175,6 +156,7 @@ class Residents:
     def own_budget(self) -> None:
         """Take the ledger's present budget as S, nothing of it borrowed, and tell the rule."""
         self._own_bytes = self.ledger.budget_bytes
+        self.fits_all = self._own_bytes >= self._all_bytes
         self.rule.resize(self.num_slots)
 
     def limit_own_budget(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -102,7 +103,7 @@ class PolicyContext:
     tier_bytes: Mapping[int, int]
     calibration: ExpertCalibration | None = None
 
-    @property
+    @cached_property
     def num_experts(self) -> int:
         """E."""
         return self.router.spec.num_experts

@@ -31,19 +31,48 @@ _MOST_LATE = 1024
 
 
 class Span:
-    """Adds the time of each `with` block to one phase. Not for blocks inside each other."""
+    """Adds the time of each `with` block to one phase. Not for blocks inside each other.
 
-    __slots__ = ("_clock", "_name", "_spans", "_started")
+    Args:
+        clock: of whatever does the work.
+    """
 
-    def __init__(self, spans: Spans, clock: Clock, name: str) -> None:
-        self._spans, self._clock, self._name = spans, clock, name
+    __slots__ = ("_elapsed", "_late", "_mark", "_ns", "_started")
+
+    def __init__(self, clock: Clock) -> None:
+        self._mark, self._elapsed = clock.mark, clock.elapsed_ns
         self._started: Any = None
+        self._ns = 0
+        self._late: list[tuple[Any, Any]] = []
 
     def __enter__(self) -> None:
-        self._started = self._clock.mark()
+        self._started = self._mark()
 
     def __exit__(self, *exception: object) -> None:
-        self._spans.add(self._name, self._clock.mark(), self._started)
+        end = self._mark()
+        elapsed = self._elapsed(end, self._started)
+        if elapsed is not None:
+            self._ns += elapsed
+            return
+        self._late.append((end, self._started))
+        if len(self._late) > _MOST_LATE:
+            self._add_up()
+
+    @property
+    def ns(self) -> int:
+        """Nanoseconds of all blocks, as far as the work has come."""
+        if self._late:
+            self._add_up()
+        return self._ns
+
+    def _add_up(self) -> None:
+        late, self._late = self._late, []
+        for end, start in late:
+            elapsed = self._elapsed(end, start)
+            if elapsed is None:
+                self._late.append((end, start))
+            else:
+                self._ns += elapsed
 
 
 class Spans:
@@ -55,39 +84,16 @@ class Spans:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or HostClock()
-        self._elapsed = self._clock.elapsed_ns
-        self._ns: dict[str, int] = {}
-        self._late: list[tuple[str, Any, Any]] = []
         self._spans: dict[str, Span] = {}
 
     @property
     def ns(self) -> dict[str, int]:
         """Nanoseconds of each phase, as far as the work has come; a copy."""
-        self._add_up()
-        return dict(self._ns)
+        return {name: span.ns for name, span in self._spans.items()}
 
     def span(self, name: str) -> Span:
-        """Time a block as part of a phase: ``with spans.span("trunk"):``."""
+        """Time a block as part of a phase: ``with spans.span("trunk"):``. Always the same object for a name."""
         found = self._spans.get(name)
         if found is None:
-            found = self._spans[name] = Span(self, self._clock, name)
+            found = self._spans[name] = Span(self._clock)
         return found
-
-    def add(self, name: str, end: Any, start: Any) -> None:
-        """Add the time between two marks to a phase, now or once the work is over."""
-        elapsed = self._elapsed(end, start)
-        if elapsed is not None:
-            self._ns[name] = self._ns.get(name, 0) + elapsed
-            return
-        self._late.append((name, end, start))
-        if len(self._late) > _MOST_LATE:
-            self._add_up()
-
-    def _add_up(self) -> None:
-        late, self._late = self._late, []
-        for name, end, start in late:
-            elapsed = self._elapsed(end, start)
-            if elapsed is None:
-                self._late.append((name, end, start))
-            else:
-                self._ns[name] = self._ns.get(name, 0) + elapsed

@@ -35,10 +35,11 @@ class InstantServer:
                 pass
             return
         residents = self._cache.residents
-        if residents.hit_all(layer_idx, tiers):
-            residents.note_hits(layer_idx, tiers, order)
-            return
         table = residents.table
+        if table.hit_all(layer_idx, tiers):
+            if not residents.fits_all:
+                table.note_use(layer_idx, tiers, order)
+            return
         _, held, _, missing = table.lookup(layer_idx, tiers, order)
         read = _claim(residents, layer_idx, missing, tiers)
         while True:

@@ -96,16 +96,13 @@ class RecordedPasses:
         self._routings = self._predictor.router.route_recorded(one.logits, one.token_ids)
         self._cache.begin_pass()
         self._read_ahead.decide_with(PassPolicies([self._policy], [tokens]))
-        decisions = run_layers(spec.sparse_layers, self, self._decide, self)
+        decisions = run_layers(spec.sparse_layers, self, self._policy.decide, self._cache, self)
         self._cache.end_pass()
         return Attempt([recorded_logits(one.confidence[-1:], spec.vocab_size)], decisions)
 
     def route(self, layer_idx: int) -> Routing:
         """Return what the router chose when the trace was recorded."""
         return self._routings[layer_idx]
-
-    def _decide(self, layer_idx: int, routing: Routing) -> Decision:
-        return self._policy.decide(layer_idx, routing, self._cache)
 
     def serve(self, layer_idx: int, routing: Routing, decision: Decision) -> None:
         """Serve a layer to the end."""

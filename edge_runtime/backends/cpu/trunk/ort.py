@@ -143,13 +143,13 @@ class OrtTrunk:
         """Run a layer over the chunk and keep its keys and values. See `Trunk.run_layer`."""
         running = _running(chunk, layer_idx)
         bound, views = running.bound, running.bound.views
-        chunk.drop()  # a failed run leaves the chunk unusable
-        _set_moe(views.expert_out, expert_out)
+        running.next_layer = None  # a failed run leaves the chunk unusable
+        assert expert_out is None or expert_out.shape == views.expert_out.shape
+        views.expert_out[:] = 0 if expert_out is None else expert_out
         self._runtime.run(self._layers[layer_idx], bound.layers[layer_idx], "layer", layer_idx)
         running.kv.write(layer_idx, views.new_k, views.new_v)
-        chunk.advance(layer_idx)
-        sparse = self._spec.layers[layer_idx].sparse
-        return bound.output if sparse else None
+        running.next_layer = layer_idx + 1
+        return bound.output if self._spec.layers[layer_idx].sparse else None
 
     def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> F32:
         """Return the shared expert's output float32 [T, D] for the x of the last `run_layer`."""
@@ -160,7 +160,8 @@ class OrtTrunk:
     def head(self, chunk: TrunkChunk, expert_out: F32 | None, rows: slice) -> F32:
         """Return logits float32 [rows, V] of the chunk's chosen rows, in a new array."""
         views = _running(chunk, self._spec.num_layers).bound.views
-        _set_moe(views.expert_out, expert_out)
+        assert expert_out is None or expert_out.shape == views.expert_out.shape
+        views.expert_out[:] = 0 if expert_out is None else expert_out
         resid = np.ascontiguousarray(views.resid[self._spec.num_layers % 2][rows])
         combined = np.ascontiguousarray(views.expert_out[rows])
         logits = np.empty((len(resid), self._spec.vocab_size), np.float32)
@@ -195,7 +196,7 @@ class OrtTrunk:
         """Make the chunk's keys and values part of the cache."""
         running = _running(chunk, self._spec.num_layers)
         running.kv.advance(chunk.tokens)
-        chunk.drop()
+        chunk.next_layer = None
         self._open.pop(running.kv, None)
         if self._long is chunk:
             self._long = None
@@ -210,7 +211,7 @@ class OrtTrunk:
 
     def _drop(self, chunk: _Chunk | None) -> None:
         if chunk is not None:
-            chunk.drop()
+            chunk.next_layer = None
             self._open.pop(chunk.kv, None)
 
     def _bind(self, kv: HostKVCache, tokens: int) -> _Bound:
@@ -318,11 +319,6 @@ def _running(chunk: TrunkChunk, next_layer: int) -> _Chunk:
     assert isinstance(chunk, _Chunk)
     chunk.require(next_layer)
     return chunk
-
-
-def _set_moe(buffer: F32, expert_out: F32 | None) -> None:
-    assert expert_out is None or expert_out.shape == buffer.shape
-    buffer[:] = 0 if expert_out is None else expert_out
 
 
 def _bind_shared(session: Any, views: ChunkViews) -> Any:

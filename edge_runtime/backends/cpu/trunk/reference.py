@@ -71,7 +71,7 @@ class ReferenceTrunk:
         c.resid = c.resid if expert_out is None else c.resid + expert_out
         c.resid = c.resid + self._attention(layer_idx, c, self._norm(c.resid, f"{p}attn_norm"))
         x = self._norm(c.resid, f"{p}ffn_norm")
-        chunk.advance(layer_idx)
+        chunk.next_layer = layer_idx + 1
         if layer.dense is not None:
             c.resid = c.resid + self._mlp(layer.dense, x, f"{p}dense")
             return None
@@ -105,7 +105,7 @@ class ReferenceTrunk:
     def commit(self, chunk: TrunkChunk) -> None:
         """Make the chunk's keys and values part of the cache."""
         _running(chunk, self._spec.num_layers).kv.advance(chunk.tokens)
-        chunk.drop()
+        chunk.next_layer = None
 
     def close(self) -> None:
         """Nothing is held."""
