@@ -20,17 +20,21 @@ AUTO = "auto"
 ENTRY_POINTS = "hobbit_edge.backends"
 
 
+def _nothing_missing() -> str:
+    return ""
+
+
 class RegisteredBackend:
     """A backend that can be asked for by name. A plain class: every start of a command pays for making it.
 
     Args:
         make: builds it; loads nothing large.
         summary: what it is, for help.
-        missing: why this version or machine does not have it; empty if it does.
+        why_missing: says why this version or machine does not have it; "" if it does. Asked only when the backend is.
     """
 
-    def __init__(self, make: Make, summary: str, missing: str = "") -> None:
-        self.make, self.summary, self.missing = make, summary, missing
+    def __init__(self, make: Make, summary: str, why_missing: Callable[[], str] = _nothing_missing) -> None:
+        self.make, self.summary, self.why_missing = make, summary, why_missing
 
 
 def _cpu(options: BackendOptions) -> Backend[Any]:
@@ -39,13 +43,17 @@ def _cpu(options: BackendOptions) -> Backend[Any]:
     return CpuBackend(options)
 
 
-def _none(options: BackendOptions) -> Backend[Any]:
-    raise AssertionError("find_backend refuses a backend that this version does not have")
+def _no_cuda(options: BackendOptions) -> Backend[Any]:
+    raise DeviceError(_why_no_cuda())
+
+
+def _why_no_cuda() -> str:
+    return "no CUDA backend in this version"
 
 
 BACKENDS: dict[str, RegisteredBackend] = {
     "cpu": RegisteredBackend(_cpu, "native kernels and ONNX Runtime"),
-    "cuda": RegisteredBackend(_none, "NVIDIA GPUs", "no CUDA backend in this version"),
+    "cuda": RegisteredBackend(_no_cuda, "NVIDIA GPUs", _why_no_cuda),
 }
 
 
@@ -85,8 +93,8 @@ def find_backend(name: str, where: str = "backend") -> RegisteredBackend:
         DeviceError: this version or machine does not have it.
     """
     found = backend_named(name, where)
-    if found.missing:
-        raise DeviceError(f"{where}: {found.missing}. Use --backend cpu or auto.")
+    if missing := found.why_missing():
+        raise DeviceError(f"{where}: {missing}. Use --backend cpu or auto.")
     return found
 
 
@@ -95,5 +103,5 @@ def _entry_point(name: str) -> RegisteredBackend | None:
     from importlib.metadata import entry_points
 
     for found in entry_points(group=ENTRY_POINTS, name=name):
-        return RegisteredBackend(found.load(), f"from {found.value}")
+        return RegisteredBackend(found.load(), found.value)
     return None

@@ -120,7 +120,10 @@ class MemoryFormulas(Protocol):
 
 
 class Backend(Protocol[T]):
-    """Makes the parts of an engine. Loads nothing until it is asked to."""
+    """Makes the parts of an engine. Until it is asked for one it loads and holds nothing, so `close` may be left out.
+
+    Parts are made in the thread that opens the engine. Later one thread at a time uses them, often another one.
+    """
 
     @property
     def name(self) -> str:
@@ -195,5 +198,5 @@ class Backend(Protocol[T]):
         ...
 
     def close(self) -> None:
-        """End what the backend itself keeps running; its parts are closed. Safe to call twice."""
+        """Release what has no `close` of its own, kernels among it; trunk and slots are closed. Safe to call twice."""
         ...

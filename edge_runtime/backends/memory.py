@@ -60,11 +60,6 @@ class SlotMemory(Protocol):
         ...
 
     @property
-    def held_bytes(self) -> int:
-        """Bytes the slots may take of the system: whole blocks where pages are not given back, else as `nbytes`."""
-        ...
-
-    @property
     def addresses(self) -> NDArray[np.uint64]:
         """uint64 [S, 4]: where kernels find each segment of each slot, 0 where there is none. Valid until `resize`."""
         ...
@@ -78,7 +73,7 @@ class SlotMemory(Protocol):
         ...
 
     def copy(self, source: int, target: int) -> None:
-        """Copy one slot's bytes onto another; done, or ordered before all later work, when this returns."""
+        """Copy one slot's bytes onto another: over before anything else, a read included, changes either of them."""
         ...
 
     def whole_blocks(self, num_slots: int) -> int:
@@ -132,6 +127,9 @@ class Transfers(Protocol):
     def start(self, landing: Landing) -> Event | None:
         """The read has landed: start its transfer. None: there is nothing to transfer.
 
+        An interrupt may fall between this call and the note of what it returned. It is then called again for the same
+        landing, and what it returns must cover both.
+
         Raises:
             DeviceError: it could not be started.
         """
@@ -181,5 +179,8 @@ class MemorySpace(Protocol):
         ...
 
     def fence(self) -> Event | None:
-        """Mark all work given to kernels so far, which may still read slots. None: it is over."""
+        """Mark all work given to kernels so far, which may still read slots. None: it is over.
+
+        Fences are passed in the order they were made.
+        """
         ...

@@ -84,6 +84,7 @@ class _Prepared:
 
     def __init__(self, args: argparse.Namespace, options: dict[str, Any], settings: BenchSettings) -> None:
         from edge_runtime.config.resolve import EngineOptions
+        from edge_runtime.engine import assembly  # noqa: F401 - planned is a process that has it loaded
         from edge_runtime.engine.preparation import prepare
         from edge_runtime.lab.bench.surroundings import describe, record_extents
 

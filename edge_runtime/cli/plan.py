@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
     from edge_runtime.config.resolve import EngineOptions
+    from edge_runtime.engine import assembly  # noqa: F401 - planned is a process that has it loaded
     from edge_runtime.engine.preparation import prepare
 
     plan = prepare(args.bundle, EngineOptions.from_keywords(engine_options(args))).plan

@@ -100,6 +100,7 @@ def _sizes(trace: Trace, args: argparse.Namespace) -> list[int]:
 
 def _planned(args: argparse.Namespace, tier: int) -> int:
     from edge_runtime.config.resolve import EngineOptions
+    from edge_runtime.engine import assembly  # noqa: F401 - planned is a process that has it loaded
     from edge_runtime.engine.preparation import prepare
 
     return prepare(args.bundle, EngineOptions.from_keywords({"memory": args.memory, "tier": tier})).plan.num_slots

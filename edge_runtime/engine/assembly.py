@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from typing import Any
 
 from edge_runtime.backends.base import Backend, Compute, Tensor
@@ -33,7 +34,7 @@ _CHECKED_AT_OPEN = ("trunk", "router", "embedding", "tokenizer", "calibration")
 
 
 def assemble(path: str | os.PathLike[str], options: EngineOptions, env: Variables | None = None) -> Parts:
-    """Prepare, then load the trunk and open the experts.
+    """Prepare, then open the experts and load the trunk.
 
     Raises:
         ConfigError, BundleError, BudgetError, DeviceError: see `Engine.open`.
@@ -42,26 +43,24 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions, env: Variable
     for part in ready.bundle.manifest.parts:
         if part.role in _CHECKED_AT_OPEN:
             ready.bundle.check_part(part)
-    try:
-        return _load(ready)
-    except BaseException:
-        ready.backend.close()
-        raise
+    with ExitStack() as undo:
+        parts = _load(ready, undo)
+        undo.pop_all()
+    return parts
 
 
-def _load(ready: Prepared) -> Parts:
+def _load(ready: Prepared, undo: ExitStack) -> Parts:
+    """Load everything; what has to be closed if something later fails is noted."""
     config, bundle, backend = ready.config, ready.bundle, ready.backend
     spec, plan, active = bundle.manifest.model, ready.plan, ready.active
+    undo.callback(backend.close)
     routers = routers_for(backend, bundle, active.prefetch, fits_all=plan.num_slots >= plan.all_experts)
     cache = _open_experts(ready)
-    try:
-        trunk = backend.load_trunk(bundle, max_chunk=config.prefill_chunk)
-        trunk.set_routers(routers)
-        kernels = backend.make_kernels(bundle, max_tokens(config.prefill_chunk, config.parallel))
-        kv = trunk.new_kv_cache(config.context)
-    except BaseException:
-        cache.close()
-        raise
+    undo.callback(cache.close)
+    trunk = backend.load_trunk(bundle, max_chunk=config.prefill_chunk)
+    undo.callback(trunk.close)
+    trunk.set_routers(routers)
+    kernels = backend.make_kernels(bundle, max_tokens(config.prefill_chunk, config.parallel))
     borrowed_scratch = BorrowedScratch(
         cache,
         ready.scratch,
@@ -89,7 +88,7 @@ def _load(ready: Prepared) -> Parts:
         needs=ready.needs,
         plan=plan,
         trunk=trunk,
-        kv=kv,
+        kv=trunk.new_kv_cache(config.context),
         cache=cache,
         active=active,
         decoder=decoder,

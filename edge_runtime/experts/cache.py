@@ -41,8 +41,7 @@ class ExpertCache:
         self._clock, self._read_timeout_s, self._store = clock, read_timeout_s, store
         self._pool = ExpertPool(residents, memory, store, read_timeout_s)
         self._stream: LayerStream | None = None
-        self._in_pass = False
-        self._is_closed = False
+        self._in_pass = self._is_closed = False
 
     @property
     def residents(self) -> Residents:
@@ -71,7 +70,7 @@ class ExpertCache:
 
     @property
     def is_reading(self) -> bool:
-        """Whether a read is under way."""
+        """Whether a read or a transfer is under way."""
         return self._pool.reader.num_in_flight > 0
 
     @property
@@ -180,24 +179,20 @@ class ExpertCache:
     def take_layers(self) -> list[Resident] | None:
         """Return where the experts of each layer are if all are in memory at the full tier for good; else None.
 
-        They are the same objects in every pass until memory moves. Whoever computes from them without asking for each
-        layer counts the uses by `Residents.count_hits`.
+        Whoever computes from them without asking for each layer counts the uses by `Residents.count_hits`.
         """
         return self._pool.permanent_places()
 
     def prefetch(
         self, layer_idx: int, experts: Sequence[int], tiers: NDArray[np.uint8], priority: Priority = Priority.NEXT
     ) -> int:
-        """Start reading experts nobody asked for yet, as far as there is room.
+        """Start reading experts of a layer nobody asked for yet, as far as there is room; return how many were started.
 
         Args:
-            layer_idx: their layer.
+            layer_idx: the layer.
             experts: in order of importance; those being read, or resident at the tier wanted, are passed over.
             tiers: uint8 [E], the tier wanted.
             priority: behind the reads of the layer that runs now.
-
-        Returns:
-            How many were started.
         """
         if self._stream is None or self._stream.is_finished:
             self._pool.reader.collect(0.0)  # an open stream settles its own reads, and must see them finish
@@ -214,8 +209,7 @@ class ExpertCache:
         """Change S between requests. Shrinking truncates and evicts the least valuable and returns memory.
 
         Raises:
-            BudgetError: memory was refused by the system: when growing, the former size stays; when shrinking by whole
-                blocks, what the smaller block at the end would hold is not there.
+            BudgetError: the system refused the memory; S is what was reached, see `ExpertPool.change_budget`.
             ExpertReadError: the drive still owes reads of an earlier request.
         """
         self.finish_reads()

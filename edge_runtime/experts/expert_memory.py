@@ -70,11 +70,6 @@ class ExpertMemory:
         return self._ledger.budget_bytes if self._planes is not None else self._cores.nbytes
 
     @property
-    def held_bytes(self) -> int:
-        """Bytes experts may hold of the system at most."""
-        return self._ledger.budget_bytes if self._planes is not None else self._cores.held_bytes
-
-    @property
     def addresses(self) -> NDArray[np.uint64]:
         """uint64 [S, 4]: where kernels find each segment of each slot; of planes a slot does not have, anything."""
         return self._cores.addresses

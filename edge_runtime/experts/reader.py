@@ -77,7 +77,7 @@ class SlotReader:
         if self.in_use:
             self.in_use.reclaim()
         slots = self.table.claim(layer_idx, experts, tiers, prefetch=prefetch)
-        if not slots and self.in_use and not prefetch and not self._reads:
+        while not slots and self.in_use and not prefetch and not self._reads:
             self.in_use.reclaim(COMPUTE_TIMEOUT_S)  # nothing else will make room
             slots = self.table.claim(layer_idx, experts, tiers)
         if not prefetch:
@@ -154,8 +154,7 @@ class SlotReader:
                 kept[slot] = read
         self._reads, self._ahead = kept, []
         self._landed = [slot for slot, read in kept.items() if read.transfer is not None]
-        if self.in_use:
-            self.in_use.give_up()
+        self.in_use.give_up()  # also of slots that were handed out and not released
         self.table.reconcile([*self._reads])
         self._transfers.keep([read.landing for read in self._reads.values()])
         self._discard()

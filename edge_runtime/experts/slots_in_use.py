@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import takewhile
 
 from edge_runtime.backends.memory import Event, MemorySpace
 from edge_runtime.base.errors import DeviceError
@@ -51,7 +52,7 @@ class SlotsInUse:
         """
         if timeout_s and self._until and not next(iter(self._until.values())).wait(timeout_s):
             raise _stuck(timeout_s)
-        over = [slot for slot, event in self._until.items() if event.is_done()]
+        over = [slot for slot, _ in takewhile(_is_over, self._until.items())]
         self._table.unpin(over)
         for slot in over:
             del self._until[slot]
@@ -74,6 +75,10 @@ class SlotsInUse:
         except DeviceError as err:
             _log.warning("given up: %s", err)
             self._until.clear()
+
+
+def _is_over(use: tuple[int, Event]) -> bool:
+    return use[1].is_done()
 
 
 def _stuck(timeout_s: float) -> DeviceError:

@@ -141,7 +141,7 @@ class LayerStream(Iterator[ReadyBatch]):
                     raise error
                 elif self._table.resident_tiers(self._layer_idx)[key.expert_idx] < self._tiers[key.expert_idx]:
                     self._missing.append(key.expert_idx)  # a read begun earlier, for a lower tier
-                    self._table.unpin([slot])
+                    self._reader.in_use.release([slot])
                 else:
                     self._ready.append(slot)
 

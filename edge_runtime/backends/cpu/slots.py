@@ -59,11 +59,6 @@ class HostSlots:
         return self._num_slots * self._slot_bytes
 
     @property
-    def held_bytes(self) -> int:
-        """See `SlotMemory.held_bytes`."""
-        return self.nbytes
-
-    @property
     def addresses(self) -> NDArray[np.uint64]:
         """uint64 [S, 4]: address of each segment of each slot, 0 where there is none. Valid until `resize`."""
         return self._addresses[: self._num_slots]
