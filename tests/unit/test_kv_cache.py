@@ -101,7 +101,7 @@ def test_mask_against_its_definition(length: int, tokens: int, slots: int, windo
 
 def test_a_beginning_is_copied_across_buckets() -> None:
     rng = np.random.default_rng(3)
-    source, target = KVCache(LAYERS, HEADS, DIM, 1300), KVCache(LAYERS, HEADS, DIM, 1300)
+    source, target = HostKVCache(LAYERS, HEADS, DIM, 1300), HostKVCache(LAYERS, HEADS, DIM, 1300)
     chunk, other = _chunk(rng, 700), _chunk(rng, 300)
     _append(source, chunk)
     for length in (600, 20, 0):

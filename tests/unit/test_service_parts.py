@@ -92,7 +92,7 @@ def test_a_prompt_gets_the_session_with_its_prefix() -> None:
 
 
 def test_a_prompt_takes_over_what_a_busy_session_holds() -> None:
-    pool = SessionPool([KVCache(1, 1, 2, 64) for _ in range(3)])
+    pool = SessionPool([HostKVCache(1, 1, 2, 64) for _ in range(3)])
     first, _ = pool.acquire(ids(*range(10, 30)))
     first.kv.require(20)
     first.kv.advance(20)
