@@ -63,6 +63,11 @@ class ExpertTransferError(ExpertReadError):
     """An expert was read, but could not be brought to where it is computed."""
 
 
+def is_failure(err: BaseException) -> bool:
+    """Whether what a library raised is a failure, not an interrupt: a panic of one in Rust is no `Exception`."""
+    return isinstance(err, Exception) or type(err).__name__ == "PanicException"
+
+
 _LONGEST_NAME = 64
 
 

@@ -19,6 +19,8 @@ _AGAIN = "Export the bundle again."
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a pipe that took the file's place after the look at it must not wait for a writer
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_LARGE_BYTES, _BLOCK_BYTES, _MOST_EMPTY = 1 << 30, 512, 256
+"""A sparse file of a terabyte takes no room and an hour to hash. Weights are not compressed to a 256th by any drive."""
 Value = TypeVar("Value")
 
 
@@ -119,6 +121,12 @@ def _check(name: str, found: os.stat_result, size: int | None) -> None:
     if size is not None and found.st_size != size:
         what = "truncated" if found.st_size < size else "too long"
         raise BundleError(f"{name}: expected {size} bytes, got {found.st_size} ({what}). {_AGAIN}")
+    if (
+        size is not None
+        and found.st_size >= _LARGE_BYTES
+        and found.st_blocks * _BLOCK_BYTES < found.st_size // _MOST_EMPTY
+    ):
+        raise BundleError(f"{name}: expected a file with content, found {found.st_size} bytes of nothing. {_AGAIN}")
 
 
 def _link(name: str) -> BundleError:

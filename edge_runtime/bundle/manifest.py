@@ -34,6 +34,9 @@ _PART_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.
 Role = Literal["experts", "experts_bf16", "trunk", "router", "embedding", "tokenizer", "calibration"]
 TrunkPrecision = Literal["fp32", "int8", "int4"]
 EmbeddingDtype = Literal["bf16", "fp16", "fp32"]
+_EMBEDDING_BYTES: dict[EmbeddingDtype, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
+_MOST_BYTES: dict[Role, int] = {"tokenizer": 64 << 20, "calibration": 256 << 20, "router": 64 << 20}
+"""Of one part: it is read whole. Every other size follows from the model, or is counted by the memory plan."""
 _TRUNK_BITS: dict[TrunkPrecision, int] = {"fp32": 32, "int8": 8, "int4": 4}
 _BLOCK_SIZES = (16, 32, 64, 128, 256)
 _OPSETS = range(13, 65)
@@ -277,7 +280,7 @@ def _check_part(part: Part) -> None:
         raise ValueError(f"{NAME}: parts: name {part.name[:80]!r} is not a plain path inside the bundle")
     if not _SHA256.fullmatch(part.sha256) or not 0 <= part.crc32c < 1 << 32:
         raise ValueError(f"{NAME}: parts: {part.name!r} has a malformed checksum")
-    if not 0 <= part.bytes < 1 << 50:
+    if not 0 <= part.bytes <= _MOST_BYTES.get(part.role, 1 << 50):
         raise ValueError(f"{NAME}: parts: {part.name!r} has an impossible size {part.bytes}")
 
 
@@ -305,7 +308,9 @@ def _check_trunk(m: Manifest) -> None:
     head = m.part(_data_file(trunk_file("head")))
     if head.bytes != size:
         raise ValueError(f"{NAME}: parts: {head.name!r}: expected {size} bytes at {precision}, got {head.bytes}")
-    exact = {ROUTERS: stacked_routers_bytes(m.model)} | router_parts(m.model)
+    row_bytes = m.model.hidden * _EMBEDDING_BYTES[m.trunk.embedding]
+    exact = {ROUTERS: stacked_routers_bytes(m.model), EMBEDDING: m.model.vocab_size * row_bytes}
+    exact |= router_parts(m.model)
     for part in m.parts:
         if part.bytes != exact.get(part.name, part.bytes):
             raise ValueError(f"{NAME}: parts: {part.name!r}: expected {exact[part.name]} bytes, got {part.bytes}")

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.base.errors import BundleError, ContextExceededError, RequestError
+from edge_runtime.base.errors import BundleError, ContextExceededError, RequestError, is_failure
 from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.tokenizer_file import DEFAULT_VOCABULARY, NAME, check_tokenizer, most_bytes
 from edge_runtime.engine.chat_template import ChatTemplates, sources_of, tokens_of
+from edge_runtime.telemetry.process import trim_heap
 
 _FOLDER = "tokenizer/"
 _FIRST_CHARACTERS = 4
 """Characters a token of ordinary text has; a prompt with fewer of them a token is refused at the first look."""
-_MAX_TOKENIZER_BYTES, _MAX_FILE_BYTES = 64 << 20, 8 << 20
+_MAX_FILE_BYTES, _LARGE_BYTES = 8 << 20, 1 << 20
 _TEMPLATES = ("chat_template.jinja", "additional_chat_templates/*.jinja")
 _READ = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", *_TEMPLATES)
 
@@ -26,13 +29,14 @@ class Tokenizer:
 
     Args:
         files: content by name, as a checkpoint names them; `tokenizer.json` is required, the rest optional.
+        vocab_size: V of the model; bounds the file.
 
     Raises:
-        BundleError: a file is damaged; it is named.
+        BundleError: a file is damaged, or has what its library cannot be trusted with; it is named.
     """
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
-        self._backend = _load(files.get("tokenizer.json", b""))
+    def __init__(self, files: Mapping[str, bytes], vocab_size: int = DEFAULT_VOCABULARY) -> None:
+        self._backend = _load(files.get("tokenizer.json", b""), vocab_size)
         # both belong to training batches: a text is neither cut nor filled up here
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -49,11 +53,13 @@ class Tokenizer:
             BundleError: a part is damaged, too large, or not a plain file; it is named.
         """
         parts = {part.name.removeprefix(_FOLDER): part for part in bundle.manifest.parts if part.role == "tokenizer"}
-        return Tokenizer({
-            name: bundle.read_part(part, limit=_limit(name))
+        vocab_size = bundle.manifest.model.vocab_size
+        files = {
+            name: bundle.read_part(part, limit=most_bytes(vocab_size) if part.name == NAME else _MAX_FILE_BYTES)
             for name, part in parts.items()
             if any(fnmatch(name, pattern) for pattern in _READ)
-        })  # fmt: skip
+        }
+        return Tokenizer(files, vocab_size)
 
     @staticmethod
     def from_folder(folder: Path) -> Tokenizer:
@@ -83,7 +89,8 @@ class Tokenizer:
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the token ids of text."""
         try:
-            return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+            with _guarded("cannot encode a text"):
+                return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
         except (TypeError, UnicodeEncodeError) as err:
             raise RequestError(f"prompt: expected text that is valid Unicode, got: {err}.") from err
 
@@ -108,7 +115,8 @@ class Tokenizer:
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of token ids."""
-        return str(self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens))
+        with _guarded("cannot decode tokens"):
+            return str(self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens))
 
     @property
     def vocab_size(self) -> int:
@@ -142,21 +150,28 @@ class Tokenizer:
         return self._templates.render(messages, add_generation_prompt=add_generation_prompt, **extra)
 
 
-def _load(raw: bytes) -> Any:
+def _load(raw: bytes, vocab_size: int) -> Any:
     from tokenizers import Tokenizer as Backend
 
+    check_tokenizer(raw, vocab_size)
+    with _guarded("cannot be loaded"):
+        backend = Backend.from_buffer(raw)
+    if len(raw) > _LARGE_BYTES:
+        trim_heap()  # a large file leaves half of what reading it took, and the memory plan would count it
+    return backend
+
+
+@contextmanager
+def _guarded(what: str) -> Iterator[None]:
+    """Turn what the library raises, panics included, into an error of the bundle; not what is wrong with a text."""
     try:
-        return Backend.from_buffer(raw)
+        yield
+    except (TypeError, UnicodeEncodeError):
+        raise
     except BaseException as err:
-        if not isinstance(err, Exception) and type(err).__name__ != "PanicException":  # the library's, in Rust
+        if not is_failure(err):
             raise
-        raise BundleError(
-            f"{_FOLDER}tokenizer.json: cannot be loaded: {str(err)[:200]}. Export the bundle again."
-        ) from err
-
-
-def _limit(name: str) -> int:
-    return _MAX_TOKENIZER_BYTES if name == "tokenizer.json" else _MAX_FILE_BYTES
+        raise BundleError(f"{NAME}: {what}: {str(err)[:200]}. Export the bundle again.") from err
 
 
 def _text(name: str, raw: bytes) -> str:

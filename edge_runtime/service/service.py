@@ -11,6 +11,7 @@ from typing import Any
 from edge_runtime.base.confined import ConfinedHost
 from edge_runtime.base.errors import BundleError, ConfigError, HobbitError
 from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.tokenizer_file import read_tokenizer
 from edge_runtime.config.resolve import EngineOptions, resolve
 from edge_runtime.engine.api import Engine
 from edge_runtime.engine.chat_template import RENDER, RENDER_LIMITS
@@ -88,8 +89,8 @@ class Service:
                 verify_once(Bundle.open(self.config.bundle), self._say)
             self._say("the model is loading")
             # first of all, so that what it takes is part of what the memory plan measures
-            tokenizer_file = self.config.bundle / "tokenizer" / "tokenizer.json"
-            vocabulary = Vocabulary(tokenizer_file, self.vocab_size, self._eos, self._confined)
+            tokenizer_json = read_tokenizer(Bundle.open(self.config.bundle))
+            vocabulary = Vocabulary(tokenizer_json, self.vocab_size, self._eos, self._confined)
             self._confined.start()
             engine = Engine.open(
                 self.config.bundle,

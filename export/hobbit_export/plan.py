@@ -13,10 +13,11 @@ from edge_runtime.bundle.expert_file import header_bytes
 from edge_runtime.bundle.manifest import EMBEDDING, ROUTERS, expert_file, stacked_routers_bytes, trunk_file
 from edge_runtime.bundle.record import BF16, record_layout
 from edge_runtime.bundle.router_data import router_parts
+from edge_runtime.bundle.tokenizer_file import check_tokenizer
 from hobbit_export.options import ExportOptions
 from hobbit_export.reference import num_reference_tokens
 from hobbit_export.source import SourceModel
-from hobbit_export.tokenizer_files import name_in_bundle, tokenizer_files
+from hobbit_export.tokenizer_files import REQUIRED, name_in_bundle, tokenizer_files
 
 _GRAPH_BYTES = 12 << 10
 _EXACT = ("router", "shared_expert_gate")
@@ -33,9 +34,15 @@ class PlannedPart:
 
 
 def plan_parts(source: SourceModel, options: ExportOptions) -> list[PlannedPart]:
-    """Every file of the bundle but the manifest, with its size."""
+    """Every file of the bundle but the manifest, with its size.
+
+    Raises:
+        BundleError: the runtime would refuse the tokenizer.
+    """
+    tokenizer = tokenizer_files(options.checkpoint)
+    check_tokenizer((options.checkpoint / REQUIRED).read_bytes(), source.spec.vocab_size)
     return [
-        *(PlannedPart(name_in_bundle(p), "tokenizer", p.stat().st_size) for p in tokenizer_files(options.checkpoint)),
+        *(PlannedPart(name_in_bundle(p), "tokenizer", p.stat().st_size) for p in tokenizer),
         *_trunk_parts(source.spec, options.trunk, source.embedding_bytes),
         *(PlannedPart(name, "router", size) for name, size in router_parts(source.spec).items()),
         *_expert_parts(source.spec, options),

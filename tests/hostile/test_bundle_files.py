@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -13,9 +12,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from bundle_copies import replace_part, unlist
 from manifests import resealed
 
-from edge_runtime.base.checksum import crc32c
 from edge_runtime.base.errors import BundleError
 from edge_runtime.bundle import manifest as manifest_io
 from edge_runtime.bundle.bundle import Bundle
@@ -24,14 +23,6 @@ from edge_runtime.bundle.self_check import REFERENCE, load_reference
 from edge_runtime.engine.tokenizer import Tokenizer
 
 PARTS = ["trunk/head.onnx", "experts/layer_000.hbx", "tokenizer/tokenizer.json", "calibration/experts.json"]
-
-
-@pytest.fixture
-def bundle(model_bundle, tmp_path) -> Path:
-    """A copy that may be damaged; large files are linked."""
-    copy = tmp_path / "bundle"
-    shutil.copytree(model_bundle, copy, copy_function=os.link)
-    return copy
 
 
 def replace_with_link(path: Path, elsewhere: Path) -> None:
@@ -90,15 +81,6 @@ def test_a_folder_that_is_a_link_is_refused(bundle, tmp_path):
 def test_the_bundle_itself_may_be_reached_through_a_link(bundle, tmp_path):
     (tmp_path / "alias").symlink_to(bundle)
     assert Bundle.open(tmp_path / "alias").manifest.parts
-
-
-def unlist(bundle: Path, *names: str) -> None:
-    """Take parts off a manifest and seal it anew; the files stay."""
-    path = bundle / "manifest.json"
-    data = json.loads(path.read_bytes())
-    data["parts"] = [part for part in data["parts"] if part["name"] not in names]
-    path.unlink()  # the copy is linked to the original
-    path.write_bytes(resealed(data))
 
 
 @pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json", "additional_chat_templates/x.jinja"])
@@ -219,12 +201,21 @@ def test_an_archive_that_unpacks_to_gigabytes_is_refused(bundle):
         load_reference(Bundle.open(bundle))
 
 
-def replace_part(bundle: Path, name: str, raw: bytes) -> None:
-    """Put other bytes in a part's place and make the manifest say so."""
-    path = bundle / "manifest.json"
-    data = json.loads(path.read_bytes())
-    part = next(part for part in data["parts"] if part["name"] == name)
-    part |= {"bytes": len(raw), "crc32c": crc32c(raw), "sha256": hashlib.sha256(raw).hexdigest()}
-    for target, content in ((path, resealed(data)), (bundle / name, raw)):
-        target.unlink()
-        target.write_bytes(content)
+@pytest.mark.parametrize(
+    "name", ["trunk/layer_000.data", "trunk/embed.bin", "calibration/experts.json", "manifest.json"]
+)
+def test_a_sparse_giant_of_the_listed_size_is_refused_before_it_is_hashed(bundle, name):
+    """Its checksum may be true: nobody gets as far as comparing it."""
+    make_huge(bundle / name, bundle)
+    with pytest.raises(
+        BundleError, match=rf"{name}: expected a file with content, found 1099511627776 bytes of nothing"
+    ):
+        open_regular(bundle, name, 1 << 40)
+
+
+def test_a_large_file_with_content_is_no_giant(tmp_path):
+    with open(tmp_path / "part", "wb") as file:
+        file.truncate(1 << 30)
+        for at in range(0, 1 << 30, 1 << 27):
+            os.pwrite(file.fileno(), b"x" * (1 << 20), at)
+    os.close(open_regular(tmp_path, "part", 1 << 30))

@@ -39,7 +39,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def vocabulary(folder) -> Vocabulary:
-    return Vocabulary(folder / "tokenizer.json", 4160, (0, 2))
+    return Vocabulary((folder / "tokenizer.json").read_bytes(), 4160, (0, 2))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_bytes_of_every_token_are_known(vocabulary):
 
 @pytest.mark.parametrize("size", [4096, 4098])
 def test_a_tokenizer_larger_than_the_model_is_cut_to_it(folder, size):
-    vocabulary = Vocabulary(folder / "tokenizer.json", size, (0,))
+    vocabulary = Vocabulary((folder / "tokenizer.json").read_bytes(), size, (0,))
     grammar = regex(vocabulary, "<tool_call>")
     mask = grammar.allowed()
     assert mask.shape == (size,)
@@ -88,7 +88,7 @@ def test_a_tokenizer_larger_than_the_model_is_cut_to_it(folder, size):
 
 
 def test_a_tokenizer_smaller_than_the_model_leaves_rows_unused(folder):
-    mask = regex(Vocabulary(folder / "tokenizer.json", 5000, (0,)), "(.|\n)*").allowed()
+    mask = regex(Vocabulary((folder / "tokenizer.json").read_bytes(), 5000, (0,)), "(.|\n)*").allowed()
     assert mask.shape == (5000,)
     assert not mask[4100:].any()
 
@@ -96,7 +96,7 @@ def test_a_tokenizer_smaller_than_the_model_leaves_rows_unused(folder):
 def test_a_damaged_tokenizer_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(BundleError, match=r"tokenizer\.json: the grammar library refuses it"):
-        Vocabulary(tmp_path / "tokenizer.json", 10, (0,))
+        Vocabulary((tmp_path / "tokenizer.json").read_bytes(), 10, (0,))
 
 
 def thinking(vocabulary: Vocabulary, tokenizer: Tokenizer, budget: int) -> AfterReasoning:

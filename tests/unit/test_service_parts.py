@@ -258,7 +258,7 @@ TOOLS = (
     ],
 )
 def test_calls_of_strict_tools_follow_their_schema_in_free_text(text: str, is_allowed: bool) -> None:
-    vocabulary = Vocabulary(MODEL / "tokenizer.json", 4096, (0,))
+    vocabulary = Vocabulary((MODEL / "tokenizer.json").read_bytes(), 4096, (0,))
     tokenizer = Tokenizer.from_folder(MODEL)
     grammar = vocabulary.of_strict_tools(TOOLS, "<tool_call>\n", "\n</tool_call>")
     follows = True

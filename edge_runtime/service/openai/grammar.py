@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,16 +27,16 @@ class Vocabulary:
     """The model's tokens as bytes, and what grammars need of them.
 
     Args:
-        tokenizer_file: the bundle's `tokenizer.json`.
+        tokenizer_json: the bundle's `tokenizer.json`, whose structure was checked.
         vocab_size: V, columns of the logits.
         eos: tokens that may end a text.
         confined: where grammars are compiled first; it must know `CHECK`. None makes one.
     """
 
     def __init__(
-        self, tokenizer_file: Path, vocab_size: int, eos: Sequence[int], confined: ConfinedHost | None = None
+        self, tokenizer_json: bytes, vocab_size: int, eos: Sequence[int], confined: ConfinedHost | None = None
     ) -> None:
-        self._tokens, self._known = load_tokens(tokenizer_file, vocab_size, eos)
+        self._tokens, self._known = load_tokens(tokenizer_json, vocab_size, eos)
         import llguidance
 
         self._library: Any = llguidance

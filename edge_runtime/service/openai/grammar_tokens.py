@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from edge_runtime.base.errors import BundleError, DeviceError
+from edge_runtime.base.errors import BundleError, DeviceError, is_failure
 
 
 class _Added(msgspec.Struct):
@@ -26,12 +25,12 @@ class _TokenizerFile(msgspec.Struct):
     added_tokens: list[_Added] = []
 
 
-def load_tokens(tokenizer_file: Path, vocab_size: int, eos: Sequence[int]) -> tuple[Any, Any]:
+def load_tokens(tokenizer_json: bytes, vocab_size: int, eos: Sequence[int]) -> tuple[Any, Any]:
     """Load a tokenizer for the grammar library.
 
     Args:
-        tokenizer_file: the bundle's `tokenizer.json`. It may know more tokens than the model: those can neither be
-            generated nor stand in a grammar.
+        tokenizer_json: the bundle's `tokenizer.json`, whose structure was checked. It may know more tokens than
+            the model: those can neither be generated nor stand in a grammar.
         vocab_size: V, columns of the logits.
         eos: tokens that may end a text.
 
@@ -47,17 +46,20 @@ def load_tokens(tokenizer_file: Path, vocab_size: int, eos: Sequence[int]) -> tu
     except ImportError as err:
         raise DeviceError(f"grammar: llguidance cannot be imported: {err}. pip install 'hobbit-edge[serve]'") from err
     try:
-        known = llguidance.LLTokenizer(str(tokenizer_file))
+        text = tokenizer_json.decode("utf-8")
+        known = llguidance.LLTokenizer(text)
         # rows that the model has beyond its tokenizer are no text either
         unused = range(known.vocab_size, vocab_size)
         if unused:
-            known = llguidance.LLTokenizer(str(tokenizer_file), n_vocab=vocab_size)
-        added = msgspec.json.decode(tokenizer_file.read_bytes(), type=_TokenizerFile).added_tokens
+            known = llguidance.LLTokenizer(text, n_vocab=vocab_size)
+        added = msgspec.json.decode(tokenizer_json, type=_TokenizerFile).added_tokens
         special = sorted({*unused, *(token.id for token in added if token.special and token.id < vocab_size)})
         tokens = _Tokens(known, vocab_size, special, eos)
         wrapper = llguidance.TokenizerWrapper(tokens)
         return llguidance.LLTokenizer(wrapper, n_vocab=vocab_size, eos_token=list(eos) or None), known
-    except Exception as err:  # it raises what its JSON reader raises
+    except BaseException as err:  # it raises what its JSON reader raises, or panics
+        if not is_failure(err):
+            raise
         raise BundleError(f"tokenizer/tokenizer.json: the grammar library refuses it: {str(err)[:200]}") from err
 
 

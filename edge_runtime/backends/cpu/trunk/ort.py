@@ -16,16 +16,14 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.buffers import ChunkBuffers, ChunkViews
 from edge_runtime.backends.cpu.trunk.embedding import Embedding
-from edge_runtime.backends.cpu.trunk.external_data import check_external_data
+from edge_runtime.backends.cpu.trunk.graph_check import check_graph
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.mask import fill_mask
 from edge_runtime.backends.cpu.trunk.memory import loaded_bytes
 from edge_runtime.backends.cpu.trunk.rope import Rotary
 from edge_runtime.backends.cpu.trunk.router_stack import RouterStack
 from edge_runtime.backends.cpu.trunk.signature import (
-    Found,
     Signature,
-    check_signature,
     head_signature,
     layer_signature,
     routers_signature,
@@ -285,7 +283,8 @@ class _Runtime:
         """Create the session of a graph and let go of its files' pages."""
         path = self._bundle_path / part
         try:
-            check_external_data(part, path.read_bytes(), path.with_suffix(".data").name)
+            data = path.with_suffix(".data")
+            check_graph(part, path.read_bytes(), data.stat().st_size if data.exists() else 0, signature)
         except OSError as err:
             raise BundleError(f"{part}: cannot be opened: {err.strerror}. Export the bundle again.") from err
         try:
@@ -295,12 +294,7 @@ class _Runtime:
                 f"{part}: ONNX Runtime {self._ort.__version__} refuses the graph: {_first_line(err)}. "
                 "Export the bundle again, or install the ONNX Runtime version this package asks for."
             ) from err
-        for what, expected, nodes in (
-            ("input", signature.inputs, session.get_inputs()),
-            ("output", signature.outputs, session.get_outputs()),
-        ):
-            check_signature(part, what, expected, [Found(n.name, n.type, n.shape) for n in nodes])
-        files = [file for file in (path, path.with_suffix(".data")) if file.exists()]
+        files = [file for file in (path, data) if file.exists()]
         graph_bytes, *data_bytes = (file.stat().st_size for file in files)
         self.weight_bytes += loaded_bytes(sum(data_bytes), graph_bytes, 1)
         for file in files:

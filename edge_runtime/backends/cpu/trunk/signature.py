@@ -5,18 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from edge_runtime.backends.cpu.trunk.supported import rope_of
+from edge_runtime.backends.cpu.trunk.supported import dense_mlps, rope_of
 from edge_runtime.base.errors import BundleError
 from edge_runtime.base.spec import ModelSpec
 
 Dims = tuple["int | None", ...]
 
 
+class Growth(NamedTuple):
+    """How many numbers the largest value of a graph may have: as many as `scratch_bytes` counts on.
+
+    Attributes:
+        token: for each token.
+        pair: for each token and each token it may attend to.
+        cached: for each cached token.
+    """
+
+    token: int
+    pair: int = 0
+    cached: int = 0
+
+    def largest(self, tokens: int, cached: int) -> int:
+        """Return it for T tokens behind so many cached ones."""
+        return max(tokens * self.token, tokens * (tokens + cached) * self.pair, cached * self.cached)
+
+
 class Signature(NamedTuple):
-    """Name -> dims of a graph's float32 inputs and outputs; None is a size that differs from call to call."""
+    """A graph as the format has it.
+
+    Attributes:
+        inputs: name -> dims of its float32 inputs; None is a size that differs from call to call.
+        outputs: the same of its outputs.
+        growth: of its values.
+    """
 
     inputs: Mapping[str, Dims]
     outputs: Mapping[str, Dims]
+    growth: Growth
 
 
 def layer_signature(spec: ModelSpec, layer_idx: int) -> Signature:
@@ -31,18 +56,26 @@ def layer_signature(spec: ModelSpec, layer_idx: int) -> Signature:
         "resid": stream, "moe": stream, "cos": angle, "sin": angle, "past_k": cache, "past_v": cache,
         "mask": (1, 1, None, None),
     }  # fmt: skip
-    return Signature(inputs, outputs)
+    a, dense = spec.attention, spec.layers[layer_idx].dense
+    heads = a.num_heads + 2 * a.num_kv_heads
+    widest = max(spec.hidden, heads * a.head_dim, spec.num_experts, 2 * (dense.intermediate if dense else 0))
+    return Signature(inputs, outputs, Growth(widest, a.num_heads, a.num_kv_heads * a.head_dim))
 
 
 def shared_signature(spec: ModelSpec) -> Signature:
     """Return the signature of a shared expert's graph."""
-    return Signature({"x": (1, None, spec.hidden)}, {"y": (1, None, spec.hidden)})
+    widest = max([spec.hidden, *(2 * mlp.intermediate for mlp in dense_mlps(spec))])
+    return Signature({"x": (1, None, spec.hidden)}, {"y": (1, None, spec.hidden)}, Growth(widest))
 
 
 def head_signature(spec: ModelSpec) -> Signature:
     """Return the signature of the head's graph."""
     stream: Dims = (1, None, spec.hidden)
-    return Signature({"resid": stream, "moe": stream}, {"logits": (1, None, spec.vocab_size)})
+    return Signature(
+        {"resid": stream, "moe": stream},
+        {"logits": (1, None, spec.vocab_size)},
+        Growth(max(spec.hidden, spec.vocab_size)),
+    )
 
 
 def routers_signature(spec: ModelSpec) -> Signature:
@@ -50,6 +83,7 @@ def routers_signature(spec: ModelSpec) -> Signature:
     return Signature(
         {"x": (1, None, spec.hidden), "routers": (None, spec.hidden, spec.num_experts)},
         {"router_logits": (None, None, spec.num_experts)},
+        Growth(spec.num_experts),
     )
 
 
