@@ -225,7 +225,7 @@ def test_one_call_where_only_one_is_wanted() -> None:
 
 
 def test_answers_have_a_grammar_each_and_none_before_its_first_token() -> None:
-    vocabulary = Vocabulary(MODEL / "tokenizer.json", 4096, (0,))
+    vocabulary = Vocabulary((MODEL / "tokenizer.json").read_bytes(), 4096, (0,))
     original = vocabulary.of_format(Format("regex", pattern="ab|cd"))
     copies = [CopiedConstraint(original) for _ in range(2)]
     tokens = {letter: Tokenizer.from_folder(MODEL).encode(letter)[0] for letter in "abcd"}
