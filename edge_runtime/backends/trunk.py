@@ -153,7 +153,11 @@ class Trunk(Protocol[T]):
         ...
 
     def commit(self, chunk: TrunkChunk) -> None:
-        """Make the chunk's keys and values part of the cache."""
+        """Make the chunk's keys and values part of the cache, once they have been computed.
+
+        Raises:
+            DeviceError: some of the chunk's work failed; the cache stays as it was.
+        """
         ...
 
     def close(self) -> None:
