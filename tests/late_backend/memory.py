@@ -1,0 +1,208 @@
+"""Device memory: an address space of its own. Its addresses mean nothing to the host, nor to the kernel's read."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.backends.memory import MAX_SEGMENTS, Span
+from edge_runtime.base.errors import BudgetError, DeviceError
+from late_backend.device import COMPUTE, COPY, Device, LateEvent
+from late_backend.transfers import LateTransfers
+
+_HIDDEN = 1 << 63
+"""Set in every address the host sees: no process can use such an address, so the host faults if it tries."""
+POISON = 0xFF
+
+
+class Block:
+    """An allocation. Whoever may still write there keeps it alive."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self.bytes = mmap.mmap(-1, nbytes)
+        self.real = ctypes.addressof(ctypes.c_char.from_buffer(self.bytes))
+        self.poison()
+
+    @property
+    def address(self) -> int:
+        """As the host sees it."""
+        return self.real | _HIDDEN
+
+    def poison(self) -> None:
+        """Overwrite everything."""
+        ctypes.memset(self.real, POISON, self.nbytes)
+
+
+class DeviceMemory:
+    """All allocations of a device."""
+
+    def __init__(self, device: Device, limit_bytes: int | None = None) -> None:
+        self._device = device
+        self.limit_bytes = limit_bytes
+        self._blocks: dict[int, Block] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated."""
+        return sum(block.nbytes for block in self._blocks.values())
+
+    def allocate(self, nbytes: int) -> Block:
+        """Take memory, poisoned.
+
+        Raises:
+            BudgetError: there is none left.
+        """
+        if self.limit_bytes is not None and self.nbytes + nbytes > self.limit_bytes:
+            raise BudgetError(f"device: {nbytes} bytes more do not fit {self.limit_bytes}. Lower --expert-memory.")
+        block = Block(nbytes)
+        self._blocks[block.real] = block
+        return block
+
+    def free(self, block: Block) -> None:
+        """Give memory back. The host has waited for whatever used it; if not, that work reads poison or fails."""
+        del self._blocks[block.real]
+        block.poison()
+
+    def real(self, address: int, nbytes: int = 1) -> int:
+        """Return where the device finds bytes; an error if they are not all inside one allocation."""
+        self._device.require_inside("a slot")
+        here = address & ~_HIDDEN
+        starts = sorted(self._blocks)
+        at = bisect_right(starts, here) - 1
+        if not address & _HIDDEN or at < 0 or here + nbytes > starts[at] + self._blocks[starts[at]].nbytes:
+            raise DeviceError(f"illegal address {address:#x}")
+        return here
+
+    def real_segments(self, addresses: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Do the same for uint64 [n, 4] at once; 0 stays 0."""
+        found = [0 if address == 0 else self.real(int(address)) for address in addresses.ravel()]
+        return np.array(found, np.uint64).reshape(addresses.shape)
+
+
+class LateSlots:
+    """Slots in device memory, held by whole blocks. Implements `SlotMemory`."""
+
+    def __init__(
+        self,
+        device: Device,
+        memory: DeviceMemory,
+        *,
+        slot_bytes: int,
+        num_slots: int,
+        segment_offsets: Sequence[int],
+        block_bytes: int,
+    ) -> None:
+        self._device, self._memory = device, memory
+        self._slot_bytes, self._offsets = slot_bytes, np.array(segment_offsets, np.uint64)
+        self._slots_per_block = max(1, block_bytes // slot_bytes)
+        self._blocks: list[Block] = []
+        self._first_slot: list[int] = []
+        self._addresses = np.zeros((0, MAX_SEGMENTS), np.uint64)
+        self.num_slots = 0
+        self.resize(num_slots)
+
+    @property
+    def nbytes(self) -> int:
+        """See `SlotMemory.nbytes`."""
+        return self.num_slots * self._slot_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """See `SlotMemory.held_bytes`: whole blocks."""
+        return len(self._addresses) * self._slot_bytes
+
+    @property
+    def addresses(self) -> NDArray[np.uint64]:
+        """See `SlotMemory.addresses`."""
+        return self._addresses[: self.num_slots]
+
+    def span(self, slot: int) -> Span:
+        """See `SlotMemory.span`."""
+        block = self._blocks[bisect_right(self._first_slot, slot) - 1]
+        return Span(int(self.addresses[slot, 0] - self._offsets[0]), self._slot_bytes, block)
+
+    def discard(self, slot: int) -> None:
+        """Refused: this memory does not give back pages."""
+        raise DeviceError(f"slot {slot}: device memory is given back by whole blocks")
+
+    def copy(self, source: int, target: int) -> None:
+        """See `SlotMemory.copy`: behind everything, and done."""
+        a, b = self.span(source).address, self.span(target).address
+
+        def run() -> None:
+            ctypes.memmove(
+                self._memory.real(b, self._slot_bytes), self._memory.real(a, self._slot_bytes), self._slot_bytes
+            )
+
+        self._device.finish(COPY)
+        self._device.push(COMPUTE, "slot copy", run)
+        self._device.finish(COMPUTE)
+
+    def whole_blocks(self, num_slots: int) -> int:
+        """See `SlotMemory.whole_blocks`: where a block ends."""
+        ends = [0, *self._first_slot[1:], len(self._addresses)]
+        return max(end for end in ends if end <= num_slots)
+
+    def resize(self, num_slots: int) -> None:
+        """See `SlotMemory.resize`."""
+        before = len(self._addresses)
+        try:
+            while len(self._addresses) < num_slots:
+                self._add_block(min(self._slots_per_block, num_slots - len(self._addresses)))
+        except BudgetError:
+            self._drop_blocks(before)
+            raise
+        self._drop_blocks(num_slots)
+        self.num_slots = num_slots
+
+    def close(self) -> None:
+        """See `SlotMemory.close`."""
+        self.resize(0)
+
+    def _add_block(self, slots: int) -> None:
+        block = self._memory.allocate(slots * self._slot_bytes)
+        added = np.zeros((slots, MAX_SEGMENTS), np.uint64)
+        starts = np.uint64(block.address) + np.uint64(self._slot_bytes) * np.arange(slots, dtype=np.uint64)
+        added[:, : len(self._offsets)] = starts[:, None] + self._offsets
+        self._first_slot.append(len(self._addresses))
+        self._blocks.append(block)
+        self._addresses = np.concatenate([self._addresses, added])
+
+    def _drop_blocks(self, num_slots: int) -> None:
+        while self._blocks and self._first_slot[-1] >= num_slots:
+            self._memory.free(self._blocks.pop())
+            self._addresses = self._addresses[: self._first_slot.pop()]
+
+
+class LateSpace:
+    """Implements `MemorySpace`."""
+
+    gives_back_pages = False
+    runs_late = True
+
+    def __init__(self, device: Device, memory: DeviceMemory, record_bytes: int, reads: int) -> None:
+        self._device, self._memory = device, memory
+        self.transfers = LateTransfers(device, memory, record_bytes, reads)
+
+    def make_slots(
+        self, *, slot_bytes: int, num_slots: int, segment_offsets: Sequence[int], block_bytes: int
+    ) -> LateSlots:
+        """See `MemorySpace.make_slots`."""
+        return LateSlots(
+            self._device,
+            self._memory,
+            slot_bytes=slot_bytes,
+            num_slots=num_slots,
+            segment_offsets=segment_offsets,
+            block_bytes=block_bytes,
+        )
+
+    def fence(self) -> LateEvent:
+        """See `MemorySpace.fence`."""
+        return self._device.record(COMPUTE)

@@ -1,0 +1,104 @@
+"""What fails on the device ends a request, not the engine; what is interrupted or refused leaves no trace."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge_runtime import SamplingParams
+from edge_runtime.base.errors import BudgetError, DeviceError, ExpertReadError
+from late_backend import MODES, both
+from late_backend.device import Device
+
+
+@pytest.fixture(scope="module")
+def expected(model_bundle) -> np.ndarray:
+    with both.opened(model_bundle, "cpu", slots=both.ALL) as engine:
+        return both.logits(engine)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("kind", "error", "match"),
+    [
+        ("transfer", ExpertReadError, "its transfer to the device failed: device: scripted failure"),
+        ("experts", DeviceError, "scripted failure of experts"),
+        ("trunk", DeviceError, "scripted failure of trunk"),
+        ("to_host", DeviceError, "scripted failure of to_host"),
+    ],
+)
+def test_the_next_request_is_right_after_one_failed(model_bundle, expected, monkeypatch, mode, kind, error, match):
+    monkeypatch.setenv("LATE_BACKEND", mode)
+    with both.opened(model_bundle, "late", slots=both.FEW) as engine:
+        for _ in range(2):
+            engine.parts.backend.device.finish()
+            engine.parts.backend.device.fail_next(kind)
+            with pytest.raises(error, match=match):
+                both.logits(engine)
+            both.assert_same(both.logits(engine), expected)
+
+
+@pytest.mark.parametrize(("policy", "kind"), [("lossless", "routed experts"), ("hobbit", "experts")])
+def test_no_prefix_is_kept_of_a_chunk_that_failed(model_bundle, policy, kind):
+    """A chunk in the middle of a prompt asks for no logits: whether its last layer failed is known before it counts."""
+    with both.opened(model_bundle, "late", slots=both.ALL, policy=policy) as engine:
+        ids, params = engine.tokenizer.encode(both.TEXT)[:80], SamplingParams(max_tokens=8, ignore_eos=True)
+        both.make_all_resident(engine)
+        expected = engine.generate(ids, params).token_ids
+        device = engine.parts.backend.device
+        device.finish()
+        device.fail_next(kind, skip=engine.spec.num_layers - 1)
+        with pytest.raises(DeviceError, match=f"scripted failure of {kind}"):
+            engine.generate(ids, params)
+        again = engine.generate(ids, params, reuse_prefix=True)
+        assert again.timings["cached_n"] == 0
+        assert again.token_ids == expected
+
+
+@pytest.mark.parametrize("mode", MODES[:2])
+def test_the_next_request_is_right_after_one_was_interrupted_anywhere(model_bundle, expected, monkeypatch, mode):
+    monkeypatch.setenv("LATE_BACKEND", mode)
+    left = [1 << 30]
+    push = Device.push
+
+    def push_or_interrupt(device: Device, *args) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        push(device, *args)
+
+    monkeypatch.setattr(Device, "push", push_or_interrupt)
+    with both.opened(model_bundle, "late", slots=both.FEW) as engine:
+        for number in (3, 17, 18, 19, 20, 21, 40, 41, 42, 43, 44, 150, 151, 152, 153):
+            left[0] = number
+            with pytest.raises(KeyboardInterrupt):
+                both.logits(engine)
+        both.assert_same(both.logits(engine), expected)
+        assert engine.parts.cache.space.transfers.room == engine.parts.config.io_threads, "no staging buffer was lost"
+
+
+def test_memory_the_device_refuses_leaves_the_size_as_it_was(model_bundle, expected):
+    with both.opened(model_bundle, "late", slots=20) as engine:
+        memory, slot_bytes = engine.parts.backend.memory, engine.parts.plan.slot_bytes
+        memory.limit_bytes = 30 * slot_bytes
+        with pytest.raises(BudgetError, match="do not fit"):
+            engine.resize(expert_memory=40 * slot_bytes)
+        assert engine.parts.cache.num_slots == 20
+        assert memory.nbytes == 20 * slot_bytes
+        both.assert_same(both.logits(engine), expected)
+        engine.resize(expert_memory=30 * slot_bytes)
+        both.assert_same(both.logits(engine), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_closing_in_the_middle_of_a_request_gives_everything_back(model_bundle, monkeypatch, mode):
+    monkeypatch.setenv("LATE_BACKEND", mode)
+    engine = both.opened(model_bundle, "late", slots=both.FEW)
+    memory = engine.parts.backend.memory
+    texts = engine.stream(both.TEXT[:100])
+    next(texts)
+    assert memory.nbytes > 0
+    engine.close()
+    texts.close()
+    assert engine.is_released
+    assert memory.nbytes == 0

@@ -1,0 +1,87 @@
+"""Staging buffers: reads land in host memory, a queue of the device copies from there into slots."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from edge_runtime.backends.memory import Landing, Span
+from edge_runtime.base.sizes import align_up
+from late_backend.device import COPY, Device, LateEvent
+
+if TYPE_CHECKING:
+    from late_backend.memory import DeviceMemory
+
+_REUSED = 0xA5
+
+
+class Staging:
+    """A staging buffer of the host, page-aligned."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.bytes = mmap.mmap(-1, align_up(nbytes, mmap.PAGESIZE))
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.bytes))
+
+    def poison(self) -> None:
+        """Whoever still reads from here reads this."""
+        ctypes.memset(self.address, _REUSED, len(self.bytes))
+
+
+class StagedLanding:
+    """A staging buffer, cut for the parts of slots one read is for. Implements `Landing`."""
+
+    def __init__(self, staging: Staging, slots: Sequence[Span]) -> None:
+        self.staging, self.slots = staging, slots
+        self.targets: list[Span] = []
+        start = 0
+        for slot in slots:
+            self.targets.append(Span(staging.address + start, slot.nbytes, staging.bytes))
+            start += align_up(slot.nbytes, mmap.PAGESIZE)
+        assert start <= len(staging.bytes), "a read is larger than the largest"
+
+
+class LateTransfers:
+    """As many staging buffers as reads may be under way. Implements `Transfers`."""
+
+    def __init__(self, device: Device, memory: DeviceMemory, record_bytes: int, reads: int) -> None:
+        self._device, self._memory = device, memory
+        self._free = [Staging(record_bytes) for _ in range(reads)]
+        self._used: list[StagedLanding] = []
+        self.least_room = reads
+
+    @property
+    def room(self) -> int:
+        """See `Transfers.room`: buffers left."""
+        return len(self._free)
+
+    def land(self, slots: Sequence[Span]) -> StagedLanding:
+        """See `Transfers.land`."""
+        landing = StagedLanding(self._free.pop(), slots)
+        self._used.append(landing)
+        self.least_room = min(self.least_room, self.room)
+        return landing
+
+    def start(self, landing: Landing) -> LateEvent:
+        """See `Transfers.start`."""
+        pairs = list(zip(landing.targets, landing.slots, strict=True))
+
+        def run() -> None:
+            for source, slot in pairs:
+                ctypes.memmove(self._memory.real(slot.address, slot.nbytes), source.address, slot.nbytes)
+
+        self._device.push(COPY, "transfer", run)
+        return self._device.record(COPY)
+
+    def release(self, landing: Landing) -> None:
+        """See `Transfers.release`."""
+        if landing in self._used:
+            self._used.remove(landing)
+            landing.staging.poison()
+            self._free.append(landing.staging)
+
+    def keep(self, live: Collection[Landing]) -> None:
+        """See `Transfers.keep`."""
+        for landing in [each for each in self._used if each not in live]:
+            self.release(landing)
