@@ -25,6 +25,11 @@ REPO = Path(__file__).parents[1]
 MODEL = REPO / "examples" / "tiny-moe"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--backend NAME`: hold that backend to tests/contract/test_backends.py."""
+    parser.addoption("--backend", help="the backend that tests/contract/test_backends.py is about")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make system-check` runs; skip, loudly, what this machine lacks."""
     for item in items:
