@@ -12,9 +12,11 @@ PATIENCE_S = 120.0
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], what: str = "condition", pause_s: float = 0.01) -> T:
+def until(
+    condition: Callable[[], T], what: str = "condition", pause_s: float = 0.01, patience_s: float = PATIENCE_S
+) -> T:
     """Wait for something to be true, and return it."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while not (found := condition()):
         assert time.monotonic() < deadline, f"timed out: {what}"
         time.sleep(pause_s)

@@ -64,10 +64,11 @@ def _help(option: Option) -> str:
     return f"{option.help}{names}{default}".replace("%", "%%")
 
 
-def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the sampling flags."""
+def add_sampling_arguments(parser: argparse.ArgumentParser, *, max_tokens: int | None = 128) -> None:
+    """Add the sampling flags; `max_tokens` is the default of its flag, None what the context leaves."""
     group = parser.add_argument_group("sampling")
-    group.add_argument("-n", "--max-tokens", type=int, default=128, metavar="N", help="tokens to generate")
+    text = "tokens to generate" if max_tokens else "tokens of an answer (default: what the context leaves)"
+    group.add_argument("-n", "--max-tokens", type=int, default=max_tokens, metavar="N", help=text)
     group.add_argument("--temperature", type=float, default=0.0, metavar="X", help="randomness; 0 is greedy")
     group.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest; 0: all")
     group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from the smallest set reaching P")

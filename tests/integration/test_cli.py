@@ -232,7 +232,7 @@ def test_chat_survives_an_answer_that_does_not_fit(model_bundle, monkeypatch, ca
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 2, "the first and the third message are answered"
     assert "exceed the context of 96" in captured.err
-    assert "/reset" in captured.err
+    assert "larger --context" in captured.err
 
 
 @pytest.mark.parametrize("verb", [["run", "-p", "-"], ["chat"]])
