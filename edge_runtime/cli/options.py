@@ -64,16 +64,30 @@ def _help(option: Option) -> str:
     return f"{option.help}{names}{default}".replace("%", "%%")
 
 
+_SAMPLING: tuple[tuple[str, Any, str, str, str], ...] = (
+    ("--temperature", float, "X", "randomness; 0 is greedy", "0"),
+    ("--top-k", int, "K", "draw from the K likeliest; 0: all", "0"),
+    ("--top-p", float, "P", "draw from the smallest set reaching P", "1"),
+    ("--min-p", float, "P", "drop tokens below P of the likeliest", "0"),
+    ("--repetition-penalty", float, "X", "against tokens of prompt and answer; 1 changes nothing", "1"),
+)
+
+
 def add_sampling_arguments(parser: argparse.ArgumentParser, *, max_tokens: int | None = 128) -> None:
     """Add the sampling flags; `max_tokens` is the default of its flag, None what the context leaves."""
     group = parser.add_argument_group("sampling")
     text = "tokens to generate" if max_tokens else "tokens of an answer (default: what the context leaves)"
     group.add_argument("-n", "--max-tokens", type=int, default=max_tokens, metavar="N", help=text)
-    group.add_argument("--temperature", type=float, default=0.0, metavar="X", help="randomness; 0 is greedy")
-    group.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest; 0: all")
-    group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from the smallest set reaching P")
-    group.add_argument("--min-p", type=float, default=0.0, metavar="P", help="drop tokens below P of the likeliest")
-    group.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="1 changes nothing")
+    for flag, kind, metavar, text, otherwise in _SAMPLING:
+        default = f" (default: the model's own, else {otherwise})"
+        group.add_argument(flag, type=kind, default=None, metavar=metavar, help=text + default)
+    group.add_argument("--presence-penalty", type=float, default=0.0, metavar="X", help="against tokens said before")
+    group.add_argument(
+        "--frequency-penalty", type=float, default=0.0, metavar="X", help="against tokens each time they were said"
+    )
+    group.add_argument(
+        "--logit-bias", action="append", default=[], metavar="ID=X", help="make a token likelier or less so; repeatable"
+    )
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
     group.add_argument("--ignore-eos", action="store_true", help="go on after the model's end token")
 

@@ -6,23 +6,39 @@ import argparse
 import sys
 from typing import Any
 
+from edge_runtime.base.errors import RequestError
 from edge_runtime.base.sizes import format_size
+from edge_runtime.bundle.sampling_defaults import SamplingDefaults
 from edge_runtime.engine.sampler import SamplingParams
 from edge_runtime.telemetry.report import RunReport
 
+_MODEL_SAYS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
-def sampling_params(args: argparse.Namespace) -> SamplingParams:
-    """Build sampling parameters from the flags of `add_sampling_arguments`."""
+
+def sampling_params(args: argparse.Namespace, model: SamplingDefaults | None = None) -> SamplingParams:
+    """Build sampling parameters from the flags of `add_sampling_arguments`; what no flag says the model does.
+
+    Raises:
+        RequestError: a value is wrong.
+    """
+    said = {name: value for name in _MODEL_SAYS if (value := getattr(args, name)) is not None}
     return SamplingParams(
         max_tokens=args.max_tokens,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        min_p=args.min_p,
-        repetition_penalty=args.repetition_penalty,
+        presence_penalty=args.presence_penalty,
+        frequency_penalty=args.frequency_penalty,
+        logit_bias=dict(map(_bias, args.logit_bias)),
         stop=tuple(args.stop),
         ignore_eos=args.ignore_eos,
+        **({} if model is None else model.given) | said,
     )
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token, _, bias = text.partition("=")
+    try:
+        return int(token), float(bias)
+    except ValueError as err:
+        raise RequestError(f"logit-bias: expected a token id and a number, such as 42=-5, got {text[:60]!r}.") from err
 
 
 def print_statistics(report: RunReport) -> None:

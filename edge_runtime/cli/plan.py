@@ -19,6 +19,10 @@ def main(args: argparse.Namespace) -> int:
     from edge_runtime.engine import assembly  # noqa: F401 - planned is a process that has it loaded
     from edge_runtime.engine.preparation import prepare
 
-    plan = prepare(args.bundle, EngineOptions.from_keywords(engine_options(args))).plan
-    print(json.dumps(plan.to_json()) if args.json else "\n".join(plan.table()))
+    prepared = prepare(args.bundle, EngineOptions.from_keywords(engine_options(args)))
+    plan, sampling = prepared.plan, prepared.bundle.manifest.sampling
+    if args.json:
+        print(json.dumps({**plan.to_json(), "sampling": sampling.given}))
+    else:
+        print("\n".join([*plan.table(), f"sampling the model wants: {sampling.describe()}"]))
     return 0

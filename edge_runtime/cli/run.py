@@ -31,8 +31,9 @@ def main(args: argparse.Namespace) -> int:
     from edge_runtime import Engine
     from edge_runtime.cli.output import print_statistics, sampling_params
 
-    params = sampling_params(args)
+    sampling_params(args)  # a wrong flag is told before anything is loaded
     with Engine.open(args.bundle, self_check=not args.no_self_check, **engine_options(args)) as engine:
+        params = sampling_params(args, engine.sampling_defaults)
         prompt = _prompt(args, limit=MAX_TOKEN_CHARACTERS * engine.parts.config.context)
         if args.echo and not args.json:
             sys.stdout.write(prompt)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.base.errors import HobbitError, RequestError
 from edge_runtime.base.spec import ModelSpec
+from edge_runtime.bundle.sampling_defaults import SamplingDefaults
 from edge_runtime.bundle.self_check import check_once
 from edge_runtime.config.environment import Variables
 from edge_runtime.config.memory_plan import MemoryPlan
@@ -97,6 +98,11 @@ class Engine:
         return self._parts.bundle.manifest.model
 
     @property
+    def sampling_defaults(self) -> SamplingDefaults:
+        """How the model wants to be sampled: ``SamplingParams(**engine.sampling_defaults.given)``."""
+        return self._parts.bundle.manifest.sampling
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The bundle's tokenizer."""
         return self._parts.tokenizer
@@ -118,7 +124,7 @@ class Engine:
 
         Args:
             prompt: text, or token ids.
-            params: sampling parameters; greedy to the end of the context if left out.
+            params: sampling parameters; greedy to the end of the context if left out, whatever the model wants.
             reuse_prefix: keep the KV cache of the previous request as far as the prompts agree.
 
         Yields:

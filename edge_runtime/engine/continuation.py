@@ -57,6 +57,7 @@ class Continuation:
         self._constraint = constraint
         self._detokeniser = IncrementalDecoder(tokenizer, context=prompt_ids[-16:].tolist())
         self._stops = StopStrings(params.stop)
+        self._special = tokenizer.special_texts if params.stop else {}
         self._eos = set() if params.ignore_eos else set(eos)
         # the last token need not be run, so it may lie one past the context
         room = context - len(prompt_ids) + 1
@@ -80,7 +81,11 @@ class Continuation:
         """Text that became certain, and why generation ends, if it does."""
         if token in self._eos:
             return self._end("stop", "")
-        text = self._stops.push(self._detokeniser.push(token))
+        special = self._special.get(token)
+        if special is None:
+            text = self._stops.push(self._detokeniser.push(token))
+        else:
+            text = self._stops.push(special, is_hidden=True)
         if self._stops.stopped:
             return text, "stop"
         if self._constraint is not None and self._constraint.is_complete:

@@ -86,32 +86,46 @@ def _certain(text: str) -> str:
 
 
 class StopStrings:
-    """Holds text back as long as it could be the start of a stop string, and cuts at the first one found."""
+    """Holds text back as long as it could be the start of a stop string, and cuts at the first one found.
+
+    Special tokens are hidden text: a stop string may match it, and nobody is shown it.
+    """
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = stops
         self._held = ""
+        self._hidden: list[tuple[int, int]] = []  # what of the text held back is not shown, in order
         self.stopped = False
 
-    def push(self, text: str) -> str:
+    def push(self, text: str, *, is_hidden: bool = False) -> str:
         """Add new text; return what may be shown. After `stopped` nothing more comes out."""
         if self.stopped or not self._stops:
-            return "" if self.stopped else text
+            return "" if self.stopped or is_hidden else text
+        if is_hidden:
+            self._hidden.append((len(self._held), len(self._held) + len(text)))
         self._held += text
         found = [at for at in (self._held.find(s) for s in self._stops) if at >= 0]
         if found:
             self.stopped = True
-            out, self._held = self._held[: min(found)], ""
+            out, self._held = self._take(min(found)), ""
             return out
         keep = max(_overlap(self._held, s) for s in self._stops)
-        cut = len(self._held) - keep
-        out, self._held = self._held[:cut], self._held[cut:]
-        return out
+        return self._take(len(self._held) - keep)
 
     def flush(self) -> str:
         """Return what is held back once no more text will come."""
-        out, self._held = ("" if self.stopped else self._held), ""
-        return out
+        return "" if self.stopped else self._take(len(self._held))
+
+    def _take(self, size: int) -> str:
+        """Remove the first characters of what is held back; return those that are shown."""
+        shown, at = "", 0
+        for start, end in self._hidden:
+            shown += self._held[at : min(max(start, at), size)]
+            at = min(max(end, at), size)
+        shown += self._held[at:size]
+        self._held = self._held[size:]
+        self._hidden = [(max(start - size, 0), end - size) for start, end in self._hidden if end > size]
+        return shown
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _FIRST_ROOM = 64
+_LARGEST = 1e30
+"""Of a changed logit: float32 holds it divided by any temperature."""
 
 
 class Penalties:
@@ -59,10 +61,12 @@ class Penalties:
         size = len(self._places)
         if size:
             ids, counts = self._ids[:size], self._counts[:size]
-            values = out[ids]
+            values = out[ids].astype(np.float64)
             if self._repetition != 1:
-                values = np.where(values > 0, values / self._repetition, values * self._repetition)
-            out[ids] = values - self._frequency * counts - self._presence * (counts > 0)
+                with np.errstate(over="ignore"):  # of penalties next to zero
+                    values = np.where(values > 0, values / self._repetition, values * self._repetition)
+            values -= self._frequency * counts + self._presence * (counts > 0)
+            out[ids] = np.clip(values, -_LARGEST, _LARGEST)
         return out
 
     def note(self, token: int) -> None:

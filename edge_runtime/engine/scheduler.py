@@ -152,7 +152,7 @@ class Scheduler:
         job.params.require_vocabulary(parts.spec.vocab_size)
         seed = parts.config.seed if job.params.seed is None else job.params.seed
         params = replace(job.params, seed=seed_of_choice(seed, job.choice))
-        eos = parts.bundle.manifest.model.eos_token_ids
+        eos = parts.tokenizer.stop_tokens(parts.spec)
         continuation = Continuation(
             parts.tokenizer, params, job.prompt_ids, eos=eos, context=session.kv.context, constraint=job.constraint
         )

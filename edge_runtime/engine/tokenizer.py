@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import cached_property
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.base.errors import BundleError, ContextExceededError, RequestError, is_failure
+from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.tokenizer_file import DEFAULT_VOCABULARY, NAME, check_tokenizer, most_bytes
 from edge_runtime.engine.chat_template import ChatTemplates, sources_of, tokens_of
@@ -21,7 +22,8 @@ _FIRST_CHARACTERS = 4
 """Characters a token of ordinary text has; a prompt with fewer of them a token is refused at the first look."""
 _MAX_FILE_BYTES, _LARGE_BYTES = 8 << 20, 1 << 20
 _TEMPLATES = ("chat_template.jinja", "additional_chat_templates/*.jinja")
-_READ = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", *_TEMPLATES)
+_NAMED = ("tokenizer_config.json", "special_tokens_map.json")
+_READ = ("tokenizer.json", *_NAMED, *_TEMPLATES)
 
 
 class Tokenizer:
@@ -41,7 +43,8 @@ class Tokenizer:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._config = _read_json(files, "tokenizer_config.json")
-        tokens = tokens_of(self._config, _read_json(files, "special_tokens_map.json"))
+        tokens = _named_tokens(files)
+        self._eos_text = tokens.get("eos_token")
         templates = {name: _text(name, files[name]) for name in files if name.endswith(".jinja")}
         self._templates = ChatTemplates(sources_of(self._config, templates), tokens)
 
@@ -52,14 +55,7 @@ class Tokenizer:
         Raises:
             BundleError: a part is damaged, too large, or not a plain file; it is named.
         """
-        parts = {part.name.removeprefix(_FOLDER): part for part in bundle.manifest.parts if part.role == "tokenizer"}
-        vocab_size = bundle.manifest.model.vocab_size
-        files = {
-            name: bundle.read_part(part, limit=most_bytes(vocab_size) if part.name == NAME else _MAX_FILE_BYTES)
-            for name, part in parts.items()
-            if any(fnmatch(name, pattern) for pattern in _READ)
-        }
-        return Tokenizer(files, vocab_size)
+        return Tokenizer(_read(bundle, _READ), bundle.manifest.model.vocab_size)
 
     @staticmethod
     def from_folder(folder: Path) -> Tokenizer:
@@ -124,10 +120,29 @@ class Tokenizer:
         return int(self._backend.get_vocab_size(with_added_tokens=True))
 
     @cached_property
-    def special_ids(self) -> frozenset[int]:
-        """Tokens that `decode` leaves out."""
+    def special_texts(self) -> Mapping[int, str]:
+        """Tokens that `decode` leaves out, with their text."""
         added = self._backend.get_added_tokens_decoder()
-        return frozenset(token_id for token_id, token in added.items() if token.special)
+        return {token_id: token.content for token_id, token in added.items() if token.special}
+
+    @property
+    def special_ids(self) -> Set[int]:
+        """Tokens that `decode` leaves out."""
+        return self.special_texts.keys()
+
+    @cached_property
+    def eos_id(self) -> int | None:
+        """The token by which the tokenizer ends a text; None if it names none."""
+        found = None if self._eos_text is None else self._backend.token_to_id(self._eos_text)
+        return None if found is None else int(found)
+
+    def stop_tokens(self, model: ModelSpec) -> tuple[int, ...]:
+        """Return the tokens that end a text of a model: those of its manifest, and the tokenizer's own.
+
+        A base model's configuration may name another token than the one its chat template ends turns with.
+        """
+        own = [] if self.eos_id is None or self.eos_id >= model.vocab_size else [self.eos_id]
+        return tuple(dict.fromkeys([*model.eos_token_ids, *own]))
 
     @cached_property
     def byte_ids(self) -> frozenset[int]:
@@ -148,6 +163,30 @@ class Tokenizer:
             RequestError: the template refuses the messages.
         """
         return self._templates.render(messages, add_generation_prompt=add_generation_prompt, **extra)
+
+
+def eos_text(bundle: Bundle) -> str | None:
+    """Return the text of the token by which a bundle's tokenizer ends a text, without loading the tokenizer.
+
+    Raises:
+        BundleError: a part is damaged, too large, or not a plain file; it is named.
+    """
+    return _named_tokens(_read(bundle, _NAMED)).get("eos_token")
+
+
+def _read(bundle: Bundle, patterns: Sequence[str]) -> dict[str, bytes]:
+    parts = {part.name.removeprefix(_FOLDER): part for part in bundle.manifest.parts if part.role == "tokenizer"}
+    largest = most_bytes(bundle.manifest.model.vocab_size)
+    return {
+        name: bundle.read_part(part, limit=largest if part.name == NAME else _MAX_FILE_BYTES)
+        for name, part in parts.items()
+        if any(fnmatch(name, pattern) for pattern in patterns)
+    }
+
+
+def _named_tokens(files: Mapping[str, bytes]) -> dict[str, str]:
+    config, special = (_read_json(files, name) for name in _NAMED)
+    return tokens_of(config, special)
 
 
 def _load(raw: bytes, vocab_size: int) -> Any:

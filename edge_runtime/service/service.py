@@ -20,7 +20,7 @@ from edge_runtime.engine.queue import QueueFullError, ShuttingDownError
 from edge_runtime.engine.reload import Reload
 from edge_runtime.engine.serving_loop import ServingLoop
 from edge_runtime.engine.sessions import SessionPool
-from edge_runtime.engine.tokenizer import Tokenizer
+from edge_runtime.engine.tokenizer import Tokenizer, eos_text
 from edge_runtime.service.config import ServiceConfig
 from edge_runtime.service.openai.api_errors import bad_field, from_exception, queue_full, unavailable
 from edge_runtime.service.openai.chat import ChatFormat
@@ -89,8 +89,9 @@ class Service:
                 verify_once(Bundle.open(self.config.bundle), self._say)
             self._say("the model is loading")
             # first of all, so that what it takes is part of what the memory plan measures
-            tokenizer_json = read_tokenizer(Bundle.open(self.config.bundle))
-            vocabulary = Vocabulary(tokenizer_json, self.vocab_size, self._eos, self._confined)
+            bundle = Bundle.open(self.config.bundle)
+            tokenizer_json, end = read_tokenizer(bundle), eos_text(bundle)
+            vocabulary = Vocabulary(tokenizer_json, self.vocab_size, self._eos, self._confined, end)
             self._confined.start()
             engine = Engine.open(
                 self.config.bundle,

@@ -221,6 +221,7 @@ def _manifest(source: SourceModel, options: ExportOptions, journal: Journal, sam
         source=SourceInfo(checkpoint, source.config_sha256, source.checkpoint.weight_bytes, sample),
         parts=[parts[name] for name in sorted(parts)],
         created_by=f"hobbit-export {__version__}",
+        sampling=source.sampling,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,13 @@ from edge_runtime.base.errors import BundleError
 from edge_runtime.base.spec import Matrix, ModelSpec
 from edge_runtime.bundle.manifest import EmbeddingDtype
 from edge_runtime.bundle.router_data import RouterData, router_arrays, router_data_of
+from edge_runtime.bundle.sampling_defaults import SamplingDefaults
 from hobbit_export.arch import read_model
+from hobbit_export.arch.decoder import GENERATION
 from hobbit_export.arch.names import IGNORABLE, ExpertLayout, Names, RowRange
 from hobbit_export.checkpoint import RAW_DTYPES, Checkpoint, is_finite, read_json, to_f32
+from hobbit_export.generation import sampling_defaults
+from hobbit_export.tokenizer_files import eos_token_id
 
 _CONVERT_BYTES = 4 << 20
 """Widened at a time, so that a large matrix exists once, not in every step of its conversion."""
@@ -38,6 +42,7 @@ class SourceModel:
         router: the same of what a router adds to its matrix.
         layouts: sparse layer -> how its experts are stored.
         left_out: tensors of the checkpoint that are not part of what is run.
+        sampling: how the model wants to be sampled.
     """
 
     spec: ModelSpec
@@ -47,6 +52,7 @@ class SourceModel:
     router: dict[str, str]
     layouts: dict[int, ExpertLayout]
     left_out: tuple[str, ...] = ()
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
 
     @staticmethod
     def open(path: Path) -> SourceModel:
@@ -59,14 +65,19 @@ class SourceModel:
         checkpoint = Checkpoint.open(path)
         config = read_json(path / "config.json")
         digest = file_sha256(path / "config.json")
-        generation = path / "generation_config.json"
-        spec, names = read_model(config, read_json(generation) if generation.exists() else {})
+        generation_file = path / GENERATION
+        generation = read_json(generation_file) if generation_file.exists() else {}
+        spec, names = read_model(config, generation)
+        own = eos_token_id(path)
+        if own is not None and own < spec.vocab_size and own not in spec.eos_token_ids:
+            spec = replace(spec, eos_token_ids=[*spec.eos_token_ids, own])
         if spec.tied_embeddings and names.candidates("head")[0] in checkpoint.tensors:
             # transformers ties only what is missing or equal: a head that is there is used unchanged
             spec = replace(spec, tied_embeddings=False)
         trunk, router = _match_trunk(checkpoint, spec, names), _match_router(checkpoint, spec, names)
         layouts = {i: _match_experts(checkpoint, spec, names, i) for i in spec.sparse_layers}
-        model = SourceModel(spec, checkpoint, digest, trunk, router, layouts)
+        sampling = sampling_defaults(generation)
+        model = SourceModel(spec, checkpoint, digest, trunk, router, layouts, sampling=sampling)
         return replace(model, left_out=model._check_all_used(names.left_out))
 
     def expert_rows(self, layer_idx: int, expert_idx: int, matrix: Matrix) -> RowRange:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from edge_runtime.base.errors import ConfigError
+from hobbit_export.checkpoint import read_json
 
 REQUIRED = "tokenizer.json"
 OPTIONAL = ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -31,6 +32,21 @@ def tokenizer_files(checkpoint: Path) -> list[Path]:
         if path.stat().st_size > _MAX_BYTES:
             raise ConfigError(f"{path.name}: expected at most {_MAX_BYTES} bytes, got {path.stat().st_size}.")
     return found
+
+
+def eos_token_id(checkpoint: Path) -> int | None:
+    """Return the token by which the tokenizer ends a text, if tokenizer_config.json says which number it has.
+
+    Where it does not, the runtime finds it: it has the vocabulary loaded anyway.
+    """
+    path = checkpoint / "tokenizer_config.json"
+    config = read_json(path) if path.is_file() else {}
+    named, added = config.get("eos_token"), config.get("added_tokens_decoder")
+    text = named.get("content") if isinstance(named, dict) else named
+    for number, token in added.items() if isinstance(added, dict) else ():
+        if text is not None and isinstance(token, dict) and token.get("content") == text and number.isdecimal():
+            return int(number)
+    return None
 
 
 def name_in_bundle(path: Path) -> str:

@@ -207,10 +207,39 @@ def test_sparse_step_and_dense_layers() -> None:
     assert [layer.dense and layer.dense.intermediate for layer in spec.layers] == [640, None, 640, 640, 640, None]
 
 
-def test_generation_config_rules_the_stop_tokens() -> None:
-    generation = {"eos_token_id": [5, 6], "bos_token_id": 7}
-    spec = spec_of("qwen3_moe", generation, eos_token_id=1, bos_token_id=2)
-    assert (spec.eos_token_ids, spec.bos_token_id) == ([5, 6], 7)
+@pytest.mark.parametrize(
+    ("config", "generation", "expected"),
+    [
+        ({"eos_token_id": 1}, {"eos_token_id": [5, 6]}, [5, 6, 1]),
+        ({"eos_token_id": [1, 5]}, {"eos_token_id": 5}, [5, 1]),
+        ({"eos_token_id": 1}, {}, [1]),
+        ({"eos_token_id": 1}, {"eos_token_id": None}, [1]),
+        ({"eos_token_id": None}, {"eos_token_id": [5]}, [5]),
+        ({"eos_token_id": None}, {"eos_token_id": None}, []),
+        ({"eos_token_id": []}, {}, []),
+    ],
+)
+def test_stop_tokens_are_those_of_both_files(config: Any, generation: Any, expected: list[int]) -> None:
+    assert spec_of("qwen3_moe", generation, **config).eos_token_ids == expected
+
+
+def test_a_familys_default_end_counts_only_where_no_file_names_one() -> None:
+    assert spec_of("olmoe").eos_token_ids == [50279]
+    assert spec_of("olmoe", {"eos_token_id": 7}).eos_token_ids == [7]
+    assert spec_of("olmoe", eos_token_id=None).eos_token_ids == []
+
+
+def test_the_first_token_of_generation_config_wins() -> None:
+    assert spec_of("qwen3_moe", {"bos_token_id": 7}, bos_token_id=2).bos_token_id == 7
+    assert spec_of("qwen3_moe", {"bos_token_id": None}, bos_token_id=2).bos_token_id == 2
+
+
+@pytest.mark.parametrize("value", ["</s>", [1, "2"], True, 1.5, {"id": 2}])
+def test_stop_tokens_that_are_none_are_named(value: Any) -> None:
+    with pytest.raises(ConfigError, match="generation_config.json: eos_token_id: expected token numbers"):
+        spec_of("qwen3_moe", {"eos_token_id": value})
+    with pytest.raises(ConfigError, match="config.json: eos_token_id: expected token numbers"):
+        spec_of("qwen3_moe", eos_token_id=value)
 
 
 def test_stop_tokens_outside_the_vocabulary_are_dropped(caplog: pytest.LogCaptureFixture) -> None:

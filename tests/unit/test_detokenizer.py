@@ -184,3 +184,24 @@ def test_stop_strings_cut_where_the_first_one_starts_however_text_arrives(text, 
         assert not any(s in shown for s in stops)
     else:
         assert shown == arrived
+
+
+PARTS = st.lists(st.tuples(st.text("ab<>", min_size=1, max_size=4), st.booleans()), max_size=8)
+
+
+@settings(deadline=None, max_examples=300)
+@given(PARTS, st.lists(st.text("ab<>", min_size=1, max_size=5), min_size=1, max_size=3))
+def test_hidden_text_is_matched_and_never_shown(parts, stops):
+    feed, shown, arrived = StopStrings(tuple(stops)), "", ""
+    visible = []  # whether each character that has arrived may be shown
+    for text, is_hidden in parts:
+        shown += feed.push(text, is_hidden=is_hidden)
+        arrived += text
+        visible += [not is_hidden] * len(text)
+        if feed.stopped:
+            break
+    shown += feed.flush()
+    found = [arrived.find(stop) for stop in stops if stop in arrived]
+    assert feed.stopped == bool(found)
+    end = min(found) if found else len(arrived)
+    assert shown == "".join(char for char, is_shown in zip(arrived[:end], visible, strict=False) if is_shown)

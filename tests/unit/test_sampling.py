@@ -23,7 +23,7 @@ def logits_of(seed: int, size: int = 50) -> np.ndarray:
     seed=st.integers(0, 10_000),
     temperature=st.floats(0.2, 3),
     top_k=st.integers(0, 60),
-    top_p=st.floats(0.05, 1),
+    top_p=st.floats(0.05, 0.9999) | st.just(1.0),
     min_p=st.floats(0, 0.9),
 )
 def test_distribution_equals_transformers(seed, temperature, top_k, top_p, min_p):
@@ -203,6 +203,15 @@ def test_a_presence_penalty_counts_once_and_a_frequency_penalty_each_time():
     assert first(5, presence_penalty=-1.0) == [0] * 5
     # one of each: 3.0, 1.9 against 2.5, 1.9 against 1.4
     assert first(4, presence_penalty=1.0, frequency_penalty=0.1) == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("penalty", [5e-324, 1e-300, 1e-39, 100.0])
+@pytest.mark.parametrize("more", [{}, {"top_p": 0.5}, {"min_p": 0.3}, {"top_k": 2}, {"temperature": 0.0}])
+def test_a_penalty_of_any_size_leaves_numbers_to_draw_from(penalty, more):
+    logits = np.array([0.0, 3.0, -2.0, 1e30, -1e30], np.float32)
+    params = SamplingParams(**{"temperature": 1.0, "repetition_penalty": penalty, "seed": 1} | more)
+    sampler = Sampler(params, np.arange(5, dtype=np.int32))
+    assert all(sampler.sample(logits) in range(5) for _ in range(5))
 
 
 def test_a_bias_bans_and_forces():

@@ -27,7 +27,7 @@ def main(args: argparse.Namespace) -> int:
     from edge_runtime.cli.chat.terminal import Terminal
     from edge_runtime.cli.output import sampling_params
 
-    params = sampling_params(args)
+    sampling_params(args)  # a wrong flag is told before anything is loaded
     conversation = load(args.load) if args.load else Conversation()
     if args.system is not None:
         conversation.system = args.system or None
@@ -36,6 +36,7 @@ def main(args: argparse.Namespace) -> int:
     with terminal.quiet(), Engine.open(args.bundle, self_check=not args.no_self_check, **options) as engine:
         if not engine.tokenizer.has_chat_template:
             raise ConfigError("chat: this model has no chat template. Use `hobbit run` (plain completion) instead.")
+        params = sampling_params(args, engine.sampling_defaults)
         session = ChatSession(engine, params, conversation, terminal, as_json=args.json)
         session.converse(open_reader(terminal, keeps_history=not args.no_history))
     return 0

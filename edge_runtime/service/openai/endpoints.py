@@ -98,6 +98,7 @@ class Endpoints:
             "created": self._created,
             "owned_by": "hobbit-edge",
             "max_model_len": self._service.context,
+            "sampling": self._service.sampling_defaults.given,
         }
 
     def _check_model(self, name: str | None) -> None:

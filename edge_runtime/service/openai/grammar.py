@@ -31,18 +31,23 @@ class Vocabulary:
         vocab_size: V, columns of the logits.
         eos: tokens that may end a text.
         confined: where grammars are compiled first; it must know `CHECK`. None makes one.
+        eos_text: name of one more token that may end a text.
     """
 
     def __init__(
-        self, tokenizer_json: bytes, vocab_size: int, eos: Sequence[int], confined: ConfinedHost | None = None
+        self,
+        tokenizer_json: bytes,
+        vocab_size: int,
+        eos: Sequence[int],
+        confined: ConfinedHost | None = None,
+        eos_text: str | None = None,
     ) -> None:
-        self._tokens, self._known = load_tokens(tokenizer_json, vocab_size, eos)
+        self._tokens, self._known, self.eos = load_tokens(tokenizer_json, vocab_size, eos, eos_text)
         import llguidance
 
         self._library: Any = llguidance
         self._confined = confined or ConfinedHost({CHECK: CHECK_LIMITS})
         self.vocab_size = vocab_size
-        self.eos = tuple(eos)
 
     def bytes_of(self, token_id: int) -> bytes:
         """Return the bytes of a token; of a special token its name."""

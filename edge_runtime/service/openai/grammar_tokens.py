@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,7 @@ from edge_runtime.base.errors import BundleError, DeviceError, is_failure
 
 class _Added(msgspec.Struct):
     id: int
+    content: str = ""
     special: bool = False
 
 
@@ -25,7 +26,21 @@ class _TokenizerFile(msgspec.Struct):
     added_tokens: list[_Added] = []
 
 
-def load_tokens(tokenizer_json: bytes, vocab_size: int, eos: Sequence[int]) -> tuple[Any, Any]:
+class LoadedTokens(NamedTuple):
+    """A tokenizer as grammars need it.
+
+    Attributes:
+        tokens: the library's tokenizer for grammars.
+        known: its own reading of the file, which knows special tokens by name.
+        eos: tokens that may end a text.
+    """
+
+    tokens: Any
+    known: Any
+    eos: tuple[int, ...]
+
+
+def load_tokens(tokenizer_json: bytes, vocab_size: int, eos: Sequence[int], eos_text: str | None) -> LoadedTokens:
     """Load a tokenizer for the grammar library.
 
     Args:
@@ -33,9 +48,7 @@ def load_tokens(tokenizer_json: bytes, vocab_size: int, eos: Sequence[int]) -> t
             the model: those can neither be generated nor stand in a grammar.
         vocab_size: V, columns of the logits.
         eos: tokens that may end a text.
-
-    Returns:
-        The library's tokenizer for grammars, and its own reading of the file, which knows special tokens by name.
+        eos_text: name of one more such token; None: there is none.
 
     Raises:
         BundleError: the library refuses the file.
@@ -54,9 +67,11 @@ def load_tokens(tokenizer_json: bytes, vocab_size: int, eos: Sequence[int]) -> t
             known = llguidance.LLTokenizer(text, n_vocab=vocab_size)
         added = msgspec.json.decode(tokenizer_json, type=_TokenizerFile).added_tokens
         special = sorted({*unused, *(token.id for token in added if token.special and token.id < vocab_size)})
-        tokens = _Tokens(known, vocab_size, special, eos)
-        wrapper = llguidance.TokenizerWrapper(tokens)
-        return llguidance.LLTokenizer(wrapper, n_vocab=vocab_size, eos_token=list(eos) or None), known
+        own = [token.id for token in added if token.content == eos_text and token.id < vocab_size]
+        ends = tuple(dict.fromkeys([*eos, *own]))
+        wrapper = llguidance.TokenizerWrapper(_Tokens(known, vocab_size, special, ends))
+        tokens = llguidance.LLTokenizer(wrapper, n_vocab=vocab_size, eos_token=list(ends) or None)
+        return LoadedTokens(tokens, known, ends)
     except BaseException as err:  # it raises what its JSON reader raises, or panics
         if not is_failure(err):
             raise

@@ -132,7 +132,7 @@ def _schemas(info: ServiceInfo) -> dict[str, Schema]:
             ["id", "object", "created", "owned_by"],
             {
                 "id": _TEXT, "object": {"const": "model"}, "created": {"type": "integer"}, "owned_by": _TEXT,
-                "max_model_len": {"type": "integer"},
+                "max_model_len": {"type": "integer"}, "sampling": {"type": "object"},
             },
         ),
         "ModelList": _object(

@@ -13,6 +13,7 @@ from hobbit_export.arch.config import ConfigReader
 from hobbit_export.arch.rope import read_rope
 
 _log = logging.getLogger(__name__)
+GENERATION = "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def read_sizes(reader: ConfigReader, generation: Mapping[str, Any], defaults: Ma
 
     Args:
         reader: config.json.
-        generation: generation_config.json, whose bos and eos tokens win over config.json's; may be empty.
+        generation: generation_config.json; may be empty. Its bos token wins over config.json's, its eos tokens join.
         defaults: transformers' defaults of the family, under config.json's names.
     """
 
@@ -41,8 +42,8 @@ def read_sizes(reader: ConfigReader, generation: Mapping[str, Any], defaults: Ma
         return reader.count(key, defaults[key])
 
     vocab = count("vocab_size")
-    eos = _token(reader, generation, "eos_token_id", defaults)
-    bos = _token(reader, generation, "bos_token_id", defaults)
+    eos = _eos_tokens(reader, generation, defaults)
+    bos = _bos_token(reader, generation, defaults)
     return Sizes(
         vocab_size=vocab,
         hidden=count("hidden_size"),
@@ -106,13 +107,25 @@ def read_window(reader: ConfigReader, default: int | None) -> int | None:
     return None if value is None else reader.count("sliding_window", None)
 
 
-def _token(reader: ConfigReader, generation: Mapping[str, Any], key: str, defaults: Mapping[str, Any]) -> list[int]:
-    value, where = reader.get(key, defaults[key]), reader.where
-    if generation.get(key) is not None:
-        value, where = generation[key], "generation_config.json"
+def _bos_token(reader: ConfigReader, generation: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[int]:
+    value, where = reader.get("bos_token_id", defaults["bos_token_id"]), reader.where
+    if generation.get("bos_token_id") is not None:
+        value, where = generation["bos_token_id"], GENERATION
+    return _tokens(value, f"{where}: bos_token_id")
+
+
+def _eos_tokens(reader: ConfigReader, generation: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[int]:
+    """Every token that one of the two files says ends a text: a chat model may name its turn's end in either."""
+    key = "eos_token_id"
+    stated = reader.get(key, None if generation.get(key) is not None else defaults[key])
+    both = [*_tokens(generation.get(key), f"{GENERATION}: {key}"), *_tokens(stated, f"{reader.where}: {key}")]
+    return list(dict.fromkeys(both))
+
+
+def _tokens(value: Any, where: str) -> list[int]:
     tokens = [] if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(t, int) and not isinstance(t, bool) for t in tokens):
-        raise ConfigError(f"{where}: {key}: expected token numbers, got {str(value)[:60]}.")
+        raise ConfigError(f"{where}: expected token numbers, got {str(value)[:60]}.")
     return tokens
 
 
