@@ -8,10 +8,13 @@ JOBS   ?= $(shell nproc)
 
 .PHONY: demo test check system-check fmt bench wheel arm-check gpu-check clean
 
+# pip says what it fetches and builds: this takes a minute or two the first time
 $(VENV)/.base: pyproject.toml CMakeLists.txt $(wildcard edge_runtime/*/src/* edge_runtime/*/*/src/* edge_runtime/*/*/*/src/*)
+	@echo "==> 1 of 2: a Python environment in $(VENV)"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet --no-warn-script-location -e ".[export]"
+	@echo "==> 2 of 2: libraries (some 150 MB), and the C++ kernels are compiled"
+	$(PY) -m pip install --no-warn-script-location --disable-pip-version-check -e ".[export,serve]"
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.base
@@ -26,6 +29,11 @@ demo: $(VENV)/.base
 	$(BIN)/hobbit run demo/bundle --memory 160MiB --expert-memory 6MiB --context 512 \
 	  --prompt "$$(printf 'import os\nimport sys\n\nclass Reader:\n    def read(self, path):\n')" --echo \
 	  --max-tokens 100 --temperature 0.6 --seed 5
+	@printf '%s\n' "" "Next:" \
+	  "  $(BIN)/hobbit chat demo/bundle --memory 512MiB        # talk to it; it is a small model" \
+	  "  $(BIN)/hobbit serve demo/bundle --memory 512MiB       # OpenAI's API, and a status page on http://127.0.0.1:8080/" \
+	  "  $(BIN)/hobbit-export CHECKPOINT --out BUNDLE          # a model of your own" \
+	  "  . $(BIN)/activate makes it hobbit instead of $(BIN)/hobbit. README.md goes on from here."
 
 test: $(VENV)/.test
 	$(BIN)/ruff format --check .

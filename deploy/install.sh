@@ -65,6 +65,33 @@ check_machine() {
   fi
 }
 
+# PROPERTY as it will be for the service: what a drop-in says, else the unit
+unit_setting() {
+  { sed -n "s/^$1=//p" "$here/systemd/hobbit.service"; cat $units/hobbit.service.d/*.conf 2>/dev/null | sed -n "s/^$1=//p"; } | tail -n 1
+}
+
+# refuses a place the unit hides from the service: it would fail to start, with no word about why
+check_visible() {
+  local place=$1 what=$2 setting=''
+  case $place/ in
+    /tmp/* | /var/tmp/*) setting=PrivateTmp ;;
+    /home/* | /root/* | /run/user/*) setting=ProtectHome ;;
+  esac
+  case $setting:$([ -z "$setting" ] || unit_setting $setting) in
+    : | *:no | *:false | *:off | *:0 | ProtectHome:read-only) return ;;
+  esac
+  fail "$what: $place cannot be seen by the service, whose unit has $setting=. Put it elsewhere, such as below /opt, or set $setting=no: systemctl edit hobbit, then run this again." 78
+}
+
+check_environment_is_visible() {
+  check_visible "$venv" "--venv"
+  check_visible "$(realpath "$venv/bin/python")" "--venv: its Python"
+  local code
+  code=$(cd / && "$venv/bin/python" -c 'import os, edge_runtime; print(os.path.realpath(os.path.dirname(edge_runtime.__file__)))') ||
+    fail "--venv: $venv/bin/python cannot import edge_runtime. Install hobbit-edge into it first."
+  check_visible "$code" "--venv: the code it runs"
+}
+
 guess_profile() {
   local board=''
   [ -r /sys/firmware/devicetree/base/model ] && board=$(tr -d '\0' </sys/firmware/devicetree/base/model)
@@ -74,18 +101,20 @@ guess_profile() {
     *"Orin NX"*) profile=orin-nx-16gb ;;
     *"AGX Orin"*) profile=$([ "$(awk '/^MemTotal/ {print $2}' /proc/meminfo)" -gt 40000000 ] && echo agx-orin-64gb || echo agx-orin-32gb) ;;
   esac
-  [ -z "$profile" ] || note "profile: $profile (assumed values; hobbit tune measures them)"
+  [ -z "$profile" ] || note "profile: $profile (assumed values, see its file)"
 }
 
 install_program() {
   if [ -n "$venv" ]; then
     venv=$(realpath "$venv")
     [ -x "$venv/bin/hobbit" ] || fail "--venv: $venv/bin/hobbit is not there. Install hobbit-edge into it first."
+    check_environment_is_visible
     say "using $venv as $prefix"
     [ ! -d "$prefix" ] || [ -L "$prefix" ] || fail "$prefix is a folder. Run deploy/uninstall.sh first, or leave out --venv."
     ln -sfn "$venv" "$prefix"
     return
   fi
+  check_visible "$("$python" -c 'import os, sys; print(os.path.realpath(sys.executable))')" "--python"
   say "installing the program into $prefix"
   [ ! -L "$prefix" ] || rm "$prefix"
   if ! [ -x "$prefix/bin/python" ] || ! "$prefix/bin/python" -m pip --version >/dev/null 2>&1; then
@@ -140,6 +169,7 @@ install_units() {
   install -D -m 0644 "$here/docs/operations.md" /usr/local/share/doc/hobbit-edge/operations.md
   install -d /usr/local/bin
   ln -sfn $prefix/bin/hobbit /usr/local/bin/hobbit
+  ln -sfn $prefix/bin/hobbit-edge /usr/local/bin/hobbit-edge
   local nodes
   nodes=$(find /dev/nvmap /dev/nvgpu /dev/dri /dev/nvhost* /dev/nvidia* -type c 2>/dev/null | grep -v '/dri/card' | sort -u || true)
   if [ -n "$nodes" ]; then
@@ -153,6 +183,14 @@ install_units() {
   systemctl daemon-reload
 }
 
+# whatever else keeps the service's user from its program is found out now
+check_program() {
+  local said
+  said=$(cd / && runuser -u hobbit -- "$prefix/bin/hobbit" --version 2>&1) ||
+    fail "user hobbit cannot run $prefix/bin/hobbit: $(tail -n 1 <<<"$said"). Make the folders above it accessible (chmod o+x), or put it elsewhere." 78
+  note "$said"
+}
+
 check_bundle() {
   bundle=$(sed -n -E 's/^HOBBIT_BUNDLE="?([^"]*)"?$/\1/p' "$config" | tail -n 1)
   bundle=${bundle:-$state/bundle}
@@ -164,7 +202,7 @@ check_bundle() {
     fail "$bundle: user hobbit cannot read it. Run: setfacl -R -m u:hobbit:rX '$bundle' (and x on the folders above)." 78
   fi
   case $bundle in
-    /home/* | /root/*) note "the unit hides /home and /root: see systemd/examples/bundle-elsewhere.conf" ;;
+    /home/* | /root/* | /tmp/* | /var/tmp/*) note "the unit hides /home, /root and /tmp: see systemd/examples/bundle-elsewhere.conf" ;;
   esac
 }
 
@@ -193,5 +231,6 @@ install_program
 install_user
 install_settings
 install_units
+check_program
 check_bundle
 start_service

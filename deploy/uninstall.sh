@@ -31,7 +31,9 @@ rm -f /etc/systemd/system/hobbit.service /etc/systemd/system/hobbit.socket
 rm -rf /etc/systemd/system/hobbit.service.d /etc/systemd/system/hobbit.socket.d
 rm -f /usr/lib/sysusers.d/hobbit-edge.conf /usr/lib/tmpfiles.d/hobbit-edge.conf
 rm -rf /usr/local/share/doc/hobbit-edge /var/cache/hobbit-edge
-if [ -L /usr/local/bin/hobbit ]; then rm /usr/local/bin/hobbit; fi
+for name in hobbit hobbit-edge; do
+  if [ -L /usr/local/bin/$name ]; then rm /usr/local/bin/$name; fi
+done
 if [ -L /opt/hobbit-edge ]; then rm /opt/hobbit-edge; else rm -rf /opt/hobbit-edge; fi
 systemctl daemon-reload
 systemctl reset-failed hobbit.service hobbit.socket 2>/dev/null || true

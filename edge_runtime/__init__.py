@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # importing it from typing would take a quarter of `hobbit --help`
 if TYPE_CHECKING:
+    from typing import Any
+
     from edge_runtime.base.errors import (
         BudgetError,
         BundleError,

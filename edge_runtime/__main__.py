@@ -1,17 +1,22 @@
-"""`hobbit VERB BUNDLE ...`. Each verb is a module, imported only when it is asked for."""
+"""`hobbit VERB BUNDLE ...`. Each verb is a module, imported only when it is asked for.
+
+Imports almost nothing itself, neither typing nor argparse: `hobbit --help` would take twice as long.
+"""
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import io
 import os
 import sys
 
-from edge_runtime.base.command import DefaultsFormatter, VersionAction, exit_code
+from edge_runtime.base.ending import exit_code
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
 
 VERBS = {
-    "plan": "add up the memory a bundle needs, or say what would fit",
+    "plan": "add up the memory a bundle needs and estimate its speed, or say what would fit",
     "run": "generate text from a prompt",
     "chat": "talk to a model that has a chat template",
     "serve": "OpenAI-compatible HTTP service on this machine",
@@ -23,23 +28,34 @@ VERBS = {
     "verify": "check hashes, structure and numerics of a bundle",
 }
 TOPICS = ("policy", "eviction", "prefetch")
+USAGE = "usage: hobbit [-h] [--version] VERB ..."
+ABOUT = "Run Mixture-of-Experts models bigger than memory, experts streamed from the drive."
+FLAGS = {"-h, --help": "show this help message and exit", "--version": "print the version and exit"}
+_HELP, _VERSION = ("-h", "--help"), "--version"
 
 
-def build_parser(verb: str | None) -> argparse.ArgumentParser:
-    """Return the parser; only the verb about to run gets its arguments (and its imports)."""
+def help_text() -> str:
+    """Return the help of the command itself."""
+    verbs = "\n".join(f"  {name:<12}{text}" for name, text in VERBS.items())
+    flags = "\n".join(f"  {name:<12}{text}" for name, text in FLAGS.items())
+    more = f"`hobbit help VERB` lists a verb's flags, `hobbit help {'|'.join(TOPICS)}`\nwhat these options take."
+    return f"{USAGE}\n\n{ABOUT}\n\nverbs:\n{verbs}\n\noptions:\n{flags}\n\n{more}\n"
+
+
+def build_parser(verb: str) -> argparse.ArgumentParser:
+    """Return the parser of what follows a verb."""
+    import argparse
+    import importlib
+
+    from edge_runtime.base.command import DefaultsFormatter, VersionAction
+
+    text = VERBS[verb]
     parser = argparse.ArgumentParser(
-        prog="hobbit",
-        description="Run Mixture-of-Experts models bigger than memory, experts streamed from the drive.",
-        epilog=f"`hobbit help VERB` lists a verb's flags; `hobbit help {'|'.join(TOPICS)}` what these options take.",
+        prog=f"hobbit {verb}", description=f"{text[0].upper()}{text[1:]}.", formatter_class=DefaultsFormatter
     )
-    parser.add_argument("--version", action=VersionAction, help="print the version and exit")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
-    for name, text in VERBS.items():
-        about = f"{text[0].upper()}{text[1:]}."
-        sub = verbs.add_parser(name, help=text, description=about, formatter_class=DefaultsFormatter)
-        if name == verb:
-            sub.add_argument("--version", action=VersionAction, help="print the version and exit")
-            importlib.import_module(f"edge_runtime.cli.{name}").add_arguments(sub)
+    parser.set_defaults(verb=verb)
+    parser.add_argument("--version", action=VersionAction, help=FLAGS[_VERSION])
+    importlib.import_module(f"edge_runtime.cli.{verb}").add_arguments(parser)
     return parser
 
 
@@ -58,11 +74,23 @@ def _command(argv: list[str]) -> int:
     verb = next((word for word in argv if not word.startswith("-")), None)
     if verb is not None and verb not in VERBS:
         return _unknown(verb)
-    args = build_parser(verb).parse_args(argv)
-    if args.verb is None:
-        build_parser(None).print_help(sys.stderr)
-        return 2
-    return _run(args)
+    if not argv or argv[0].startswith("-"):
+        return _without_verb(argv)
+    return _run(build_parser(argv[0]).parse_args(argv[1:]))
+
+
+def _without_verb(argv: list[str]) -> int:
+    """Print help or version, or say what is missing."""
+    if argv and argv[0] in _HELP:
+        sys.stdout.write(help_text())
+        return 0
+    if argv and argv[0] == _VERSION:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"hobbit {version('hobbit-edge')}\n")
+        return 0
+    sys.stderr.write(f"{USAGE}\nhobbit: flags come after the verb, got {argv[0]!r}.\n" if argv else help_text())
+    return 2
 
 
 def _unknown(verb: str) -> int:
@@ -91,6 +119,8 @@ def _open_closed_streams() -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    import importlib
+
     from edge_runtime.base.errors import HobbitError
     from edge_runtime.cli.options import said_flags, settle_command_options
 

@@ -61,9 +61,8 @@ def document() -> Iterator[str]:
     yield from entries(COMMAND_OPTIONS)
     yield "## One verb\n\nFlags only: no variable, no profile key.\n"
     for verb in VERBS:
-        parser = next(a for a in build_parser(verb)._actions if a.dest == "verb").choices[verb]  # type: ignore[index]
         shared = {"json"} if verb == "simulate" else {*BY_NAME, "bundle"}
-        yield from own_flags(f"hobbit {verb}", parser, shared)
+        yield from own_flags(f"hobbit {verb}", build_parser(verb), shared)
     yield from own_flags("hobbit-export", hobbit_export.cli.build_parser(), set())
     yield from foreign()
 

@@ -1,15 +1,10 @@
-"""What both commands share: help with defaults, `--version`, and how a process ends."""
+"""What the parsers of both commands share: help with defaults, and `--version`."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable
-from typing import Any, TextIO
-
-INTERRUPTED = 130
-"""Exit code after SIGINT, as shells have it."""
+from typing import Any
 
 
 class DefaultsFormatter(argparse.HelpFormatter):
@@ -41,39 +36,3 @@ class VersionAction(argparse.Action):
         # the program's name alone, also where a verb follows it
         sys.stdout.write(f"{parser.prog.split()[0]} {version('hobbit-edge')}\n")
         parser.exit()
-
-
-def exit_code(program: str, command: Callable[[], int], if_interrupted: str = "interrupted") -> int:
-    """Run a command and return its exit code; what no command can prevent becomes a line and a code.
-
-    Args:
-        program: begins the line.
-        command: returns its own code.
-        if_interrupted: said at SIGINT.
-    """
-    try:
-        try:
-            return command()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{if_interrupted}\n")
-        return INTERRUPTED
-    except BrokenPipeError:
-        # whoever read our output has gone; stop quietly, and keep the interpreter from failing at its last flush
-        for stream in (sys.stdout, sys.stderr):
-            _silence_if_broken(stream)
-        return 1
-    except OSError as err:
-        _silence_if_broken(sys.stdout)
-        sys.stderr.write(f"{program}: {err.filename or 'output'}: {err.strerror or err}.\n")
-        return 1
-
-
-def _silence_if_broken(stream: TextIO) -> None:
-    try:
-        stream.flush()
-    except OSError:
-        with open(os.devnull, "wb") as null:
-            os.dup2(null.fileno(), stream.fileno())

@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--power", action="store_true", help="measure energy as well (no meter in this version)")
     group = parser.add_argument_group("report")
     group.add_argument("--out", metavar="DIR", help="folder to write (default: hobbit-bench-BUNDLE-TIME)")
-    group.add_argument("--no-png", action="store_true", help="leave out report.png, which needs matplotlib")
+    group.add_argument(
+        "--no-png", action="store_true", help="leave out report.png; it is left out without matplotlib, too"
+    )
     add_engine_arguments(parser)
 
 
@@ -44,19 +46,20 @@ def main(args: argparse.Namespace) -> int:
     """Run the verb."""
     from edge_runtime.base.errors import DeviceError
     from edge_runtime.lab.bench.folder import default_folder, make_folder
-    from edge_runtime.lab.bench.plot import require_matplotlib
+    from edge_runtime.lab.bench.plot import missing
 
     if args.power:
         raise DeviceError("power: this version has no power meter, so energy cannot be measured. Leave out --power.")
-    if not args.no_png:
-        require_matplotlib()
+    lacks = None if args.no_png else missing()
+    if lacks:
+        print(lacks, file=sys.stderr)
     options = engine_options(args)
     settings = _settings(args)
     folder = Path(args.out) if args.out else default_folder(Path(args.bundle))
     prepared = _Prepared(args, options, settings)
     make_folder(folder)
     result = _measure(args, options, settings, prepared, folder)
-    _write(result, folder, is_png=not args.no_png)
+    _write(result, folder, is_png=not args.no_png and not lacks)
     if args.json:
         print(json.dumps(result))
     else:

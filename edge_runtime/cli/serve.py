@@ -40,7 +40,9 @@ def main(args: argparse.Namespace) -> int:
         from edge_runtime.service.http.server import serve
         from edge_runtime.service.service import Service
     except ImportError as err:
-        raise ConfigError(f"serve: a library is missing: {err}. Install it: pip install 'hobbit-edge[serve]'") from err
+        from edge_runtime.base.extras import install_extra
+
+        raise ConfigError(f"serve: a library is missing: {err}. {install_extra('serve')}") from err
     from edge_runtime.service.http.exchange import HttpLimits
     from edge_runtime.service.http.listen import read_api_keys
 

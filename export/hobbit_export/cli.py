@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.base.command import DefaultsFormatter, VersionAction, exit_code
+from edge_runtime.base.command import DefaultsFormatter, VersionAction
+from edge_runtime.base.ending import exit_code
 from edge_runtime.base.errors import HobbitError
 from edge_runtime.base.sizes import format_size, parse_size
 from edge_runtime.config.environment import Environment
@@ -148,7 +149,9 @@ def _command(argv: Sequence[str] | None) -> int:
     except ModuleNotFoundError as err:
         if err.name != "onnx":
             raise
-        sys.stderr.write("hobbit-export: onnx is not installed. Install it with: pip install 'hobbit-edge[export]'\n")
+        from edge_runtime.base.extras import install_extra
+
+        sys.stderr.write(f"hobbit-export: onnx is not installed. {install_extra('export')}\n")
         return 1
     except BrokenPipeError:
         raise

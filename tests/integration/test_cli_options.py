@@ -20,9 +20,11 @@ SMALL = ["--memory", "1GiB", "--context", "256", "--no-self-check"]
 
 
 def printed(capsys, *argv: str) -> str:
-    with pytest.raises(SystemExit) as caught:
-        main(list(argv))
-    assert caught.value.code == 0
+    try:
+        code = main(list(argv))
+    except SystemExit as caught:
+        code = caught.code
+    assert code == 0
     return capsys.readouterr().out
 
 
@@ -51,6 +53,16 @@ def test_a_misspelt_verb_is_a_usage_error_with_a_suggestion(capsys):
     for argv in (["vrify", "b"], ["help", "vrify"], ["--json", "vrify"]):
         assert main(argv) == 2
         assert "got 'vrify'. Did you mean 'verify'?" in capsys.readouterr().err
+
+
+def test_flags_before_the_verb_are_a_usage_error(capsys):
+    for argv in (["--json", "plan", "b"], ["--frob"]):
+        assert main(argv) == 2
+        assert f"flags come after the verb, got {argv[0]!r}" in capsys.readouterr().err
+
+
+def test_help_fits_a_terminal(capsys):
+    assert max(map(len, printed(capsys, "--help").splitlines())) <= 100
 
 
 def test_version_is_everywhere(capsys):

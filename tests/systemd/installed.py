@@ -32,11 +32,11 @@ class Installed:
         machine.shell(f"mkdir -p /var/lib/hobbit-edge && cp -r {bundle} /var/lib/hobbit-edge/bundle")
 
     def _let_user_in(self, *paths: Path) -> None:
-        """Python and this checkout may lie under /root: let the service's user reach them, on this machine only."""
+        """Python and this checkout may lie under /root or /tmp: show them to the service, on this machine only."""
         for path in {Path(sys.prefix), Path(sys.base_prefix), REPO, *paths}:
             for folder in (path, *path.parents):
                 self.machine.run("chmod", "o+rx", str(folder), check=False)
-        self.drop_in("20-test.conf", "ProtectHome=no", "RestartSec=500ms", "TimeoutStartSec=120")
+        self.drop_in("20-test.conf", "ProtectHome=no", "PrivateTmp=no", "RestartSec=500ms", "TimeoutStartSec=120")
 
     def install(self, *flags: str, check: bool = True) -> str:
         """Run install.sh with this test's Python environment; return what it said."""

@@ -268,13 +268,41 @@ def test_install_twice_upgrade_and_uninstall(model_bundle):
         assert "kept: /etc/hobbit-edge" in service.machine.run(uninstall).stdout
         assert "kept" in service.machine.run(uninstall).stdout
         leftovers = (
-            "ls -d /opt/hobbit-edge /etc/systemd/system/hobbit* /usr/local/bin/hobbit /usr/lib/*/hobbit* 2>/dev/null"
+            "ls -d /opt/hobbit-edge /etc/systemd/system/hobbit* /usr/local/bin/hobbit* /usr/lib/*/hobbit* 2>/dev/null"
         )
         assert service.machine.shell(leftovers, check=False) == ""
         assert service.machine.shell(f"cat {ENV}") != ""
         service.machine.run(uninstall, "--purge")
         assert service.machine.shell("ls -d /etc/hobbit-edge /var/lib/hobbit-edge 2>/dev/null", check=False) == ""
         assert service.machine.shell("getent passwd hobbit; getent group hobbit", check=False) == ""
+
+
+HIDDEN = [
+    ("/tmp/env", "PrivateTmp"),
+    ("/var/tmp/env", "PrivateTmp"),
+    ("/home/me/env", "ProtectHome"),
+    ("/root/env", "ProtectHome"),
+]
+
+
+def test_an_environment_the_service_cannot_see_is_refused_with_the_reason():
+    install = str(Path(__file__).parents[2] / "deploy/install.sh")
+    with booted() as machine:
+        for place, setting in HIDDEN:
+            machine.shell(
+                f"mkdir -p {place}/bin; ln -s /bin/true {place}/bin/hobbit; ln -s /usr/bin/env {place}/bin/python"
+            )
+            done = machine.run(install, "--venv", place, check=False)
+            assert done.returncode == 78, (place, done.stderr)
+            assert f"--venv: {place} cannot be seen by the service, whose unit has {setting}=" in done.stderr
+            assert (
+                machine.shell("ls /etc/systemd/system/hobbit.service /opt/hobbit-edge 2>/dev/null", check=False) == ""
+            )
+        machine.shell("mkdir -p /srv/env/bin /root/python; cp /bin/true /root/python/python3")
+        machine.shell("ln -s /root/python/python3 /srv/env/bin/python; ln -s /bin/true /srv/env/bin/hobbit")
+        done = machine.run(install, "--venv", "/srv/env", check=False)
+        assert done.returncode == 78
+        assert "--venv: its Python: /root/python/python3 cannot be seen" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def values(flags: dict, env, profile=None) -> tuple:
 
 
 def with_flags(*argv: str) -> tuple:
-    return values(said_flags(build_parser("serve").parse_args(["serve", "BUNDLE", *argv])), {})
+    return values(said_flags(build_parser("serve").parse_args(["BUNDLE", *argv])), {})
 
 
 def with_file(path: Path, text: str, env: dict[str, str] | None = None) -> tuple:
@@ -102,7 +102,7 @@ def test_the_stronger_source_counts_and_a_weaker_one_is_not_even_read(entry, tmp
     path, expected = tmp_path / "hobbit.env", with_flags(*flags_of(entry, entry.example))
     path.write_text(f"{entry.variable}={wrong}\n")
     env = {entry.variable: wrong}
-    flags = said_flags(build_parser("serve").parse_args(["serve", "BUNDLE", *flags_of(entry, entry.example)]))
+    flags = said_flags(build_parser("serve").parse_args(["BUNDLE", *flags_of(entry, entry.example)]))
     assert values(flags, Settings(env, path).environment) == expected, "flag before file"
     assert with_file(path, f"{entry.variable}={entry.example}\n", env) == expected, "file before environment"
     assert with_file(path, f"{entry.variable}=\n", {}) == values({}, {}), "an empty value says nothing"
@@ -340,7 +340,7 @@ def test_names_of_others_are_let_pass():
 def test_shared_flags_have_variables_too(monkeypatch):
     from edge_runtime.cli.options import settle_command_options
 
-    args = build_parser("plan").parse_args(["plan", "b"])
+    args = build_parser("plan").parse_args(["b"])
     assert args.json is None
     settle_command_options(args, {"HOBBIT_JSON": "on"})
     assert (args.json, args.verbose) == (True, False)

@@ -6,21 +6,15 @@ import importlib.util
 import io
 from typing import Any
 
-from edge_runtime.base.errors import DeviceError
+from edge_runtime.base.extras import install_extra
 from edge_runtime.lab.bench.page import colour_of, thinned
 
 
-def require_matplotlib() -> None:
-    """Check that a PNG can be drawn, before anything is measured.
-
-    Raises:
-        DeviceError: matplotlib is not installed.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise DeviceError(
-            "bench: report.png needs matplotlib, which is not installed. Install it with "
-            "pip install 'hobbit-edge[bench]', or pass --no-png."
-        )
+def missing() -> str | None:
+    """Say what lacks for a PNG, and how to install it; None if nothing does."""
+    if importlib.util.find_spec("matplotlib") is not None:
+        return None
+    return f"report.png is left out: it needs matplotlib. {install_extra('bench')}"
 
 
 def png(result: dict[str, Any], title: str) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from edge_runtime.base.errors import BundleError, DeviceError, is_failure
+from edge_runtime.base.extras import install_extra
 
 
 class _Added(msgspec.Struct):
@@ -57,7 +58,7 @@ def load_tokens(tokenizer_json: bytes, vocab_size: int, eos: Sequence[int], eos_
     try:
         import llguidance
     except ImportError as err:
-        raise DeviceError(f"grammar: llguidance cannot be imported: {err}. pip install 'hobbit-edge[serve]'") from err
+        raise DeviceError(f"grammar: llguidance cannot be imported: {err}. {install_extra('serve')}") from err
     try:
         text = tokenizer_json.decode("utf-8")
         known = llguidance.LLTokenizer(text)

@@ -1,0 +1,26 @@
+"""What is missing is named with a command that finds it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from importlib.metadata import requires
+
+import pytest
+
+from edge_runtime.base.extras import install_extra, pip_install
+
+
+@pytest.mark.parametrize("extra", ["export", "serve", "bench"])
+def test_the_libraries_of_an_extra_are_named_one_by_one(extra):
+    said, *words = shlex.split(install_extra(extra).removeprefix("Install it: "))
+    assert (said, words[:3]) == (sys.executable, ["-m", "pip", "install"])
+    declared = {
+        line.partition(";")[0].strip() for line in requires("hobbit-edge") if f"'{extra}'" in line.replace('"', "'")
+    }
+    assert sorted(words[3:]) == sorted(name.replace(" ", "") for name in declared) != []
+    assert not any("hobbit" in word for word in words[3:])
+
+
+def test_requirements_are_quoted_for_a_shell():
+    assert pip_install("a>=1", "b").endswith("-m pip install 'a>=1' b")
