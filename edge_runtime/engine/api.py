@@ -177,6 +177,11 @@ class Engine:
             out[start : start + len(rows)] = rows
         return out
 
+    def lossless_logits(self, token_ids: Prompt) -> NDArray[np.float32]:
+        """Return what `logits` would under the policy `lossless`, whatever the policy in force."""
+        with self.deciding_with(self._parts.active.make("lossless")):
+            return self.logits(token_ids)
+
     def logit_chunks(
         self, token_ids: NDArray[np.int32], *, chunk: int | None = None
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:

@@ -12,6 +12,7 @@ import pytest
 
 from edge_runtime import BundleError, Engine
 from edge_runtime.backends.cpu.trunk.rope import Rotary
+from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.self_check import REFERENCE, load_reference, self_check
 from edge_runtime.engine import api as engine
 from edge_runtime.policy.routing import Router
@@ -109,3 +110,26 @@ def test_a_home_that_is_locked_or_unknown_only_means_checking_each_time(tmp_path
     assert done.stderr == ""
     # where a person runs the tests, the account's own home may serve for the second case
     assert done.stdout.strip() == "2" if home or os.geteuid() == 0 else done.stdout.strip() in "12"
+
+
+@pytest.mark.parametrize("policy", ["rate-distortion:max_kld=1", "skip:beta=0.9", "edgemoe:bits=2.5", "lossless"])
+def test_a_first_start_under_a_lossy_policy_checks_the_bundle_not_the_policy(
+    calibrated_bundle, monkeypatch, tmp_path, policy
+):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    ids, _ = load_reference(Bundle.open(calibrated_bundle))
+    with Engine.open(calibrated_bundle, policy=policy, tier=8, **OPTIONS) as first:
+        assert len(list((tmp_path / "hobbit-edge" / "selfcheck").iterdir())) == 1
+        lossy, checked = first.logits(ids), first.lossless_logits(ids)
+        assert first.parts.active.text == policy
+    with Engine.open(calibrated_bundle, tier=8, **OPTIONS) as plain:
+        assert np.array_equal(checked, plain.logits(ids))
+        assert np.array_equal(lossy, plain.logits(ids)) == (policy == "lossless")
+
+
+def test_damage_is_noticed_under_a_lossy_policy_too(calibrated_bundle, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    right = Rotary.cos_sin
+    monkeypatch.setattr(Rotary, "cos_sin", lambda rotary, start, tokens: right(rotary, 3 * start, tokens)[::-1])
+    with pytest.raises(BundleError, match="self-check: correlation"):
+        Engine.open(calibrated_bundle, policy="rate-distortion:max_kld=1", **OPTIONS)

@@ -54,8 +54,7 @@ class DriveReader {
     hobbit::ReadFunction replaced = wrap(std::move(read));
     std::string why_not = "not asked for";
     if (use_uring && !replaced) backend_ = hobbit::make_uring_backend(queue_, depth, why_not);
-    method_ = backend_ ? "io_uring" : "threads (io_uring: " + why_not + ")";
-    if (!backend_) backend_ = hobbit::make_thread_backend(queue_, depth, std::move(replaced));
+    if (!backend_) why_not_ = why_not, backend_ = hobbit::make_thread_backend(queue_, depth, std::move(replaced));
   }
   ~DriveReader() { queue_->close(); }
 
@@ -111,13 +110,13 @@ class DriveReader {
     queue_->close();
     return backend_->join(timeout_s);
   }
-  const std::string& method() const { return method_; }
+  std::string method() const { return why_not_.empty() ? backend_->method() : "threads (io_uring: " + why_not_ + ")"; }
 
  private:
   std::shared_ptr<hobbit::ReadQueue> queue_;
   std::unique_ptr<hobbit::Backend> backend_;
   std::vector<std::shared_ptr<const hobbit::ReadPlan>> plans_;
-  std::string method_;
+  std::string why_not_;
 };
 
 }  // namespace

@@ -159,7 +159,11 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual bool join(double timeout_s) = 0;
+  virtual std::string method() const { return "threads"; }  // what reads are made with
 };
+
+// Reads a chunk from `done` bytes on with preadv, in the caller's thread. Bytes of the whole chunk, or -errno.
+int64_t read_plainly(const Chunk& chunk, size_t done);
 
 std::unique_ptr<Backend> make_thread_backend(std::shared_ptr<ReadQueue> queue, int depth, ReadFunction read);
 // Null, with the reason in `why_not`, where the kernel has no io_uring or forbids it.

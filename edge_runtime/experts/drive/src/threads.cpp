@@ -22,9 +22,8 @@ int64_t read_once(const ReadFunction& replaced, int fd, const Piece* pieces, siz
 }
 
 // Bytes of the whole chunk, or -errno. A drive may return less than asked, in whole pages.
-int64_t read_chunk(const ReadFunction& replaced, const Chunk& chunk) {
+int64_t read_chunk(const ReadFunction& replaced, const Chunk& chunk, size_t done) {
   const size_t wanted = ReadQueue::bytes(chunk);
-  size_t done = 0;
   while (done < wanted) {
     Piece pieces[kMaxSegments];
     const size_t count = ReadQueue::scatter(chunk, done, pieces);
@@ -54,7 +53,7 @@ void work(const std::shared_ptr<Shared>& shared) {
     Outcome why;
     int64_t result = 0;
     try {
-      result = read_chunk(shared->read, chunk);
+      result = read_chunk(shared->read, chunk, 0);
     } catch (const std::exception& err) {
       why.fault = Fault::raised, why.message = err.what();
     }
@@ -86,6 +85,8 @@ class ThreadBackend : public Backend {
 };
 
 }  // namespace
+
+int64_t read_plainly(const Chunk& chunk, size_t done) { return read_chunk({}, chunk, done); }
 
 std::unique_ptr<Backend> make_thread_backend(std::shared_ptr<ReadQueue> queue, int depth, ReadFunction read) {
   return std::make_unique<ThreadBackend>(std::move(queue), depth, std::move(read));

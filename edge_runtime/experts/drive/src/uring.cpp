@@ -1,5 +1,5 @@
 // One thread and an io_uring: `depth` reads under way in the drive, none of them holding a thread.
-// Raw system calls, so that nothing has to be installed.
+// Raw system calls, so that nothing has to be installed. A ring that fails for good is given up, and threads read on.
 #include "reader.hpp"
 
 #if defined(__linux__) && __has_include(<linux/io_uring.h>)
@@ -10,6 +10,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -20,6 +21,10 @@ namespace {
 
 constexpr size_t kPage = 4096;
 constexpr uint64_t kWake = ~uint64_t(0);
+constexpr int kMaxTries = 16;  // of one read that is interrupted
+constexpr auto kPause = std::chrono::milliseconds(1);
+// A ring none of whose calls succeeds for that long is given up. Well below any read timeout.
+constexpr auto kPatience = std::chrono::seconds(1);
 
 class Ring {
  public:
@@ -44,6 +49,7 @@ class Ring {
     if (!rings_ || !entries_) return ENOMEM;
     auto* base = static_cast<uint8_t*>(rings_);
     const auto at = [&](unsigned offset) { return reinterpret_cast<unsigned*>(base + offset); };
+    sq_head_ = at(params.sq_off.head);
     sq_tail_ = at(params.sq_off.tail), sq_mask_ = *at(params.sq_off.ring_mask), sq_array_ = at(params.sq_off.array);
     cq_head_ = at(params.cq_off.head), cq_tail_ = at(params.cq_off.tail), cq_mask_ = *at(params.cq_off.ring_mask);
     completions_ = reinterpret_cast<io_uring_cqe*>(base + params.cq_off.cqes);
@@ -64,6 +70,16 @@ class Ring {
   // Hand over what was pushed, and wait for at least one completion or not at all; 0 or errno.
   int wait() { return enter(1, IORING_ENTER_GETEVENTS); }
   int submit() { return unsubmitted_ ? enter(0, 0) : 0; }
+  // Takes back what the kernel has not looked at: nobody works on it. Returns the tags.
+  std::vector<uint64_t> take_back() {
+    std::vector<uint64_t> tags;
+    const unsigned head = __atomic_load_n(sq_head_, __ATOMIC_ACQUIRE);
+    for (unsigned i = head; i != *sq_tail_; ++i)
+      tags.push_back(static_cast<io_uring_sqe*>(entries_)[sq_array_[i & sq_mask_]].user_data);
+    __atomic_store_n(sq_tail_, head, __ATOMIC_RELEASE);
+    unsubmitted_ = 0;
+    return tags;
+  }
 
   bool pop(uint64_t& tag, int64_t& result) {
     const unsigned head = *cq_head_;
@@ -77,7 +93,7 @@ class Ring {
  private:
   int enter(unsigned least, unsigned flags) {
     const long done = syscall(__NR_io_uring_enter, fd_, unsubmitted_, least, flags, nullptr, 0);
-    if (done < 0) return errno == EINTR || errno == EAGAIN || errno == EBUSY ? 0 : errno;
+    if (done < 0) return errno;
     unsubmitted_ -= unsigned(done);
     return 0;
   }
@@ -88,7 +104,7 @@ class Ring {
   int fd_ = -1;
   void *rings_ = nullptr, *entries_ = nullptr;
   size_t ring_bytes_ = 0, entry_bytes_ = 0;
-  unsigned *sq_tail_ = nullptr, *sq_array_ = nullptr, *cq_head_ = nullptr, *cq_tail_ = nullptr;
+  unsigned *sq_head_ = nullptr, *sq_tail_ = nullptr, *sq_array_ = nullptr, *cq_head_ = nullptr, *cq_tail_ = nullptr;
   unsigned sq_mask_ = 0, cq_mask_ = 0, unsubmitted_ = 0;
   io_uring_cqe* completions_ = nullptr;
 };
@@ -97,6 +113,7 @@ class Ring {
 struct Place {
   Chunk chunk;
   size_t done = 0;
+  int tries = 0;
   iovec vectors[kMaxSegments];
 };
 
@@ -112,6 +129,8 @@ struct Shared {
   std::mutex mutex;
   std::condition_variable ended;
   bool is_running = true;
+  std::unique_ptr<Backend> threads;  // what reads on once the ring was given up
+  std::string why_not;
   ~Shared() {
     if (wake >= 0) close(wake);
   }
@@ -136,7 +155,7 @@ void fill(Shared& s) {
     const size_t index = s.free.back();
     s.free.pop_back();
     s.places[index].chunk = chunk;
-    s.places[index].done = 0;
+    s.places[index].done = 0, s.places[index].tries = 0;
     start(s, index);
   }
 }
@@ -146,13 +165,25 @@ struct Finished {
   int64_t result;
 };
 
+// Whether the ring refuses the read itself rather than the drive: a plain read tells.
+bool is_refused(int64_t result) {
+  for (const int code : {EINTR, EAGAIN, EINVAL, EOPNOTSUPP, ENOSYS, EPERM, EACCES, ENOMEM, ECANCELED, EBADF})
+    if (result == -code) return true;
+  return false;
+}
+
 // Takes a completion; true if its chunk is over. The place is free then.
 bool settle(Shared& s, size_t index, int64_t result, Finished& over) {
   Place& place = s.places[index];
   const size_t wanted = ReadQueue::bytes(place.chunk);
-  if (result == -EINTR || result == -EAGAIN) {
+  if ((result == -EINTR || result == -EAGAIN) && ++place.tries < kMaxTries) {
     start(s, index);
     return false;
+  }
+  if (is_refused(result)) {
+    const int64_t got = read_plainly(place.chunk, place.done);
+    result = got < 0 ? got : got - int64_t(place.done);
+    if (result > 0) place.done += size_t(result), result = 0;
   }
   if (result > 0) {
     place.done += size_t(result);
@@ -168,33 +199,84 @@ bool settle(Shared& s, size_t index, int64_t result, Finished& over) {
   return true;
 }
 
-void run(const std::shared_ptr<Shared>& shared) {
-  Shared& s = *shared;
+// Takes every completion there is; returns how many. Chunks that are over go to `over`.
+size_t drain(Shared& s, std::vector<Finished>& over) {
+  uint64_t tag;
+  int64_t result;
+  size_t count = 0;
+  for (; s.ring.pop(tag, result); ++count) {
+    if (tag == kWake) {
+      s.is_woken = false;  // before the queue is looked at
+      await_wake(s);
+      continue;
+    }
+    Finished one;
+    if (settle(s, size_t(tag), result, one)) over.push_back(std::move(one));
+  }
+  return count;
+}
+
+void finish(Shared& s, std::vector<Finished>& over) {
+  for (const Finished& one : over) s.queue->finish(one.chunk, one.result);
+  over.clear();
+}
+
+// Reads through the ring until the queue is closed and empty. False: the ring fails for good; reads may be under way.
+bool run_ring(Shared& s) {
   std::vector<Finished> over;
+  auto last_success = std::chrono::steady_clock::now();
   await_wake(s);
   while (!s.queue->is_closed() || s.free.size() < s.places.size()) {
     fill(s);
     if (s.queue->is_closed() && s.free.size() == s.places.size()) break;
-    if (s.ring.wait() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));  // out of kernel memory
-    uint64_t tag;
-    int64_t result;
-    over.clear();
-    while (s.ring.pop(tag, result)) {
-      if (tag == kWake) {
-        s.is_woken = false;  // before the queue is looked at
-        await_wake(s);
-        continue;
-      }
-      Finished one;
-      if (settle(s, size_t(tag), result, one)) over.push_back(std::move(one));
+    const int error = s.ring.wait();
+    const size_t count = drain(s, over);
+    if (error == 0 || count != 0) {
+      last_success = std::chrono::steady_clock::now();
+    } else if (std::chrono::steady_clock::now() - last_success > kPatience) {
+      std::lock_guard<std::mutex> lock(s.mutex);
+      s.why_not = std::strerror(error);
+      return false;
+    } else if (error != EINTR) {
+      std::this_thread::sleep_for(kPause);  // out of kernel memory
     }
     fill(s);  // the drive goes on while checksums are computed
     if (!over.empty()) s.ring.submit();
-    for (const Finished& one : over) s.queue->finish(one.chunk, one.result);
+    finish(s, over);
   }
-  std::lock_guard<std::mutex> lock(s.mutex);
-  s.is_running = false;
-  s.ended.notify_all();
+  return true;
+}
+
+// What the kernel did not take is read here; what it took is awaited, because it may still write to its memory. All else
+// is for threads. A read that never comes back leaves its memory in use: whoever waits for it has a time limit.
+void read_on(Shared& s) {
+  {
+    std::lock_guard<std::mutex> lock(s.mutex);
+    s.threads = make_thread_backend(s.queue, int(s.places.size()), {});
+  }
+  std::vector<Finished> over;
+  for (const uint64_t tag : s.ring.take_back()) {
+    Finished one;
+    if (tag != kWake && settle(s, size_t(tag), -ECANCELED, one)) over.push_back(std::move(one));
+  }
+  finish(s, over);
+  while (s.free.size() < s.places.size()) {
+    std::this_thread::sleep_for(kPause);
+    drain(s, over);
+    finish(s, over);
+    for (const uint64_t tag : s.ring.take_back()) {  // the rest of a read that came short
+      Finished one;
+      if (tag != kWake && settle(s, size_t(tag), -ECANCELED, one)) over.push_back(std::move(one));
+    }
+    finish(s, over);
+  }
+}
+
+void run(const std::shared_ptr<Shared>& shared) {
+  if (!run_ring(*shared)) read_on(*shared);
+  std::lock_guard<std::mutex> lock(shared->mutex);
+  shared->is_running = false;
+  shared->ended.notify_all();
 }
 
 class UringBackend : public Backend {
@@ -203,9 +285,18 @@ class UringBackend : public Backend {
     std::thread([shared = shared_] { run(shared); }).detach();
   }
   bool join(double timeout_s) override {
+    const auto started = std::chrono::steady_clock::now();
     std::unique_lock<std::mutex> lock(shared_->mutex);
-    return shared_->ended.wait_for(lock, std::chrono::duration<double>(timeout_s),
-                                   [&] { return !shared_->is_running; });
+    const bool is_over = shared_->ended.wait_for(lock, std::chrono::duration<double>(timeout_s),
+                                                 [&] { return !shared_->is_running; });
+    Backend* threads = shared_->threads.get();
+    lock.unlock();
+    const std::chrono::duration<double> waited = std::chrono::steady_clock::now() - started;
+    return (threads == nullptr || threads->join(std::max(0.0, timeout_s - waited.count()))) && is_over;
+  }
+  std::string method() const override {
+    std::lock_guard<std::mutex> lock(shared_->mutex);
+    return shared_->why_not.empty() ? "io_uring" : "threads (io_uring failed: " + shared_->why_not + ")";
   }
 
  private:
