@@ -3,9 +3,9 @@
 `DriveReader(depth, drop_cached, use_uring=True, read=None)`
     Keeps up to `depth` chunks under way: through io_uring where the kernel has it and allows it, else with `depth`
     threads in preadv; `method` says which and why. A ring that fails for a second without a success is given up: what
-    the kernel had not taken is read again, and threads go on. Both give the same bytes, errors and counts. `drop_cached` tells the
-    system after each chunk that its pages are not needed (for files not opened with O_DIRECT). `read(fd, memoryview,
-    offset) -> bytes that came` replaces preadv, with threads; for tests of failing drives.
+    the kernel had not taken is read again, and threads go on. Both give the same bytes, errors and counts.
+    `drop_cached` tells the system after each chunk that its pages are not needed (for files not opened with O_DIRECT).
+    `read(fd, memoryview, offset) -> bytes that came` replaces preadv, with threads; for tests of failing drives.
     add_plan(segments, chunks) -> plan
         How reads of one kind are cut: (start, bytes) of up to 4 segments and of the chunks, from the read's first byte.
     submit(id, priority, plan, fd, file_bytes, offset, pieces, checksums, has_stamp, layer, expert)
