@@ -16,7 +16,7 @@ from families import write_tokenizer
 from numpy.typing import NDArray
 from patience import PATIENCE_S
 
-DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "uint8": "U8"}
+DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "uint8": "U8", "int64": "I64"}
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:

@@ -33,7 +33,7 @@ _WEIGHT_ERRORS, _MEASURED = "weight errors", "calibration"
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export did."""
+    """What an export did; `left_out` is as `Omitted.to_json` says."""
 
     bundle: str
     bundle_id: str
@@ -44,6 +44,7 @@ class ExportReport:
     bytes_read: int
     seconds: float
     peak_rss_bytes: int
+    left_out: list[dict[str, Any]]
 
 
 def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
@@ -89,6 +90,7 @@ def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
         bytes_read=runner.bytes_read,
         seconds=round(time.monotonic() - started, 3),
         peak_rss_bytes=resident_bytes("VmHWM"),
+        left_out=[omitted.to_json() for omitted in source.left_out],
     )
 
 

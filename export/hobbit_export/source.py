@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_weight_shapes
 from edge_runtime.base.errors import BundleError
 from edge_runtime.base.spec import Matrix, ModelSpec
 from edge_runtime.bundle.manifest import EmbeddingDtype
@@ -20,15 +18,14 @@ from edge_runtime.bundle.router_data import RouterData, router_arrays, router_da
 from edge_runtime.bundle.sampling_defaults import SamplingDefaults
 from hobbit_export.arch import read_model
 from hobbit_export.arch.decoder import GENERATION
-from hobbit_export.arch.names import IGNORABLE, ExpertLayout, Names, RowRange
+from hobbit_export.arch.names import ExpertLayout, RowRange
 from hobbit_export.checkpoint import RAW_DTYPES, Checkpoint, is_finite, read_json, to_f32
 from hobbit_export.generation import sampling_defaults
+from hobbit_export.matching import INTEGERS, Omitted, account_for, match_experts, match_router, match_trunk
 from hobbit_export.tokenizer_files import eos_token_id
 
 _CONVERT_BYTES = 4 << 20
 """Widened at a time, so that a large matrix exists once, not in every step of its conversion."""
-_INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "U8": "u1"}
-"""safetensors types of expert numbers."""
 _MOST_EXPERTS = 1 << 14
 _SAMPLE_BYTES, _SAMPLE_EVERY_BYTES = 4 << 10, 4 << 20
 
@@ -41,7 +38,7 @@ class SourceModel:
         trunk: canonical name -> tensor name.
         router: the same of what a router adds to its matrix.
         layouts: sparse layer -> how its experts are stored.
-        left_out: tensors of the checkpoint that are not part of what is run.
+        left_out: what of the checkpoint is not exported, and why.
         sampling: how the model wants to be sampled.
     """
 
@@ -51,7 +48,7 @@ class SourceModel:
     trunk: dict[str, str]
     router: dict[str, str]
     layouts: dict[int, ExpertLayout]
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[Omitted, ...] = ()
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
 
     @staticmethod
@@ -74,11 +71,11 @@ class SourceModel:
         if spec.tied_embeddings and names.candidates("head")[0] in checkpoint.tensors:
             # transformers ties only what is missing or equal: a head that is there is used unchanged
             spec = replace(spec, tied_embeddings=False)
-        trunk, router = _match_trunk(checkpoint, spec, names), _match_router(checkpoint, spec, names)
-        layouts = {i: _match_experts(checkpoint, spec, names, i) for i in spec.sparse_layers}
+        trunk, router = match_trunk(checkpoint, spec, names), match_router(checkpoint, spec, names)
+        layouts = {i: match_experts(checkpoint, spec, names, i) for i in spec.sparse_layers}
         sampling = sampling_defaults(generation)
         model = SourceModel(spec, checkpoint, digest, trunk, router, layouts, sampling=sampling)
-        return replace(model, left_out=model._check_all_used(names.left_out))
+        return replace(model, left_out=account_for(checkpoint, model._used(), names.left_out, spec.family))
 
     def expert_rows(self, layer_idx: int, expert_idx: int, matrix: Matrix) -> RowRange:
         """Where an expert's "gate", "up" [I, D] or "down" [D, I] lies."""
@@ -110,11 +107,13 @@ class SourceModel:
         """
         raw = {}
         for name, (kind, (layers, *shape)) in router_arrays(self.spec).items():
-            tensors = [self.router[f"layers.{i}.router_{name}"] for i in self.spec.sparse_layers[:layers]]
-            arrays = [self._router_array(tensor, kind).reshape(shape) for tensor in tensors]
-            raw[name] = np.stack(arrays).tobytes()
+            raw[name] = np.zeros((layers, *shape), kind)
+            for row, layer_idx in zip(raw[name], self.spec.sparse_layers, strict=False):
+                tensor = self.router.get(f"layers.{layer_idx}.router_{name}")
+                if tensor is not None:  # else a hashed layer without a bias for a choice it does not make
+                    row[...] = self._router_array(tensor, kind).reshape(shape)
         try:
-            return router_data_of(self.spec, raw)
+            return router_data_of(self.spec, {name: array.tobytes() for name, array in raw.items()})
         except ValueError as err:
             raise BundleError(f"{self.checkpoint.path.name}: router: {err}. Export a sound checkpoint.") from err
 
@@ -122,7 +121,7 @@ class SourceModel:
         info = self.checkpoint.tensors[tensor]
         if kind == "<f4":
             return self.checkpoint.tensor_f32(tensor).astype(kind)
-        values = np.frombuffer(self.checkpoint.raw_bytes(tensor, 0, info.num_bytes), _INTEGERS[info.dtype])
+        values = np.frombuffer(self.checkpoint.raw_bytes(tensor, 0, info.num_bytes), INTEGERS[info.dtype])
         return np.asarray(np.clip(values, -1, _MOST_EXPERTS), kind)  # an id out of range stays one
 
     @property
@@ -145,24 +144,16 @@ class SourceModel:
         """Bytes of the embedding table."""
         return self.checkpoint.tensors[self.trunk["embed"]].num_bytes
 
-    def _check_all_used(self, left_out: re.Pattern[str] | None) -> tuple[str, ...]:
-        """Return the tensors the adapter leaves out by name; any other that nothing reads is an error."""
-        used, unused = {*self.trunk.values(), *self.router.values()}, []
+    def _used(self) -> set[str]:
+        """Names of the tensors that something reads."""
+        used = {*self.trunk.values(), *self.router.values()}
+        experts = self.spec.experts
         for layer_idx, layout in self.layouts.items():
             count = 1 if layout.fused else self.spec.num_experts
-            for m in self.spec.experts.matrices:
+            for m in experts.matrices:
                 used.update(layout.tensor(layer_idx, e, m) for e in range(count))
-                used.update(layout.tensor(layer_idx, e, m, bias=True) for e in range(count * self.spec.experts.bias))
-        for name in sorted(set(self.checkpoint.tensors) - used):
-            if left_out is not None and left_out.fullmatch(name):
-                unused.append(name)
-            elif not IGNORABLE.fullmatch(name):
-                file = self.checkpoint.tensors[name].file.name
-                raise BundleError(
-                    f"{file}: tensor {name!r}: not part of a {self.spec.family} model of this config. "
-                    "Leaving it out could change the model's output: check config.json."
-                )
-        return tuple(unused)
+                used.update(layout.tensor(layer_idx, e, m, bias=True) for e in range(count * experts.bias))
+        return used
 
 
 class CheckpointWeights:
@@ -231,71 +222,3 @@ def sample_sha256(checkpoint: Checkpoint) -> str:
         for start in range(0, info.num_bytes, _SAMPLE_EVERY_BYTES):
             hasher.update(checkpoint.raw_bytes(name, start, min(_SAMPLE_BYTES, info.num_bytes - start)))
     return hasher.hexdigest()
-
-
-def _match_trunk(checkpoint: Checkpoint, spec: ModelSpec, names: Names) -> dict[str, str]:
-    shapes = top_weight_shapes(spec)
-    for layer_idx in range(spec.num_layers):
-        shapes |= layer_weight_shapes(spec, layer_idx)
-    found = {}
-    for canonical, shape in shapes.items():
-        name = "embed" if canonical == "head" and spec.tied_embeddings else canonical
-        found[canonical] = _match(checkpoint, names, name, shape, tuple(RAW_DTYPES))
-    return found
-
-
-def _match_router(checkpoint: Checkpoint, spec: ModelSpec, names: Names) -> dict[str, str]:
-    found = {}
-    for name, (kind, (layers, *shape)) in router_arrays(spec).items():
-        for layer_idx in spec.sparse_layers[:layers]:
-            canonical = f"layers.{layer_idx}.router_{name}"
-            types = tuple(RAW_DTYPES) if kind == "<f4" else tuple(_INTEGERS)
-            found[canonical] = _match(checkpoint, names, canonical, tuple(shape), types)
-    return found
-
-
-def _match(
-    checkpoint: Checkpoint, names: Names, canonical: str, shape: tuple[int, ...], dtypes: tuple[str, ...]
-) -> str:
-    """Return the tensor of a canonical name."""
-    candidates = names.candidates(canonical)
-    present = [c for c in candidates if c in checkpoint.tensors]
-    if not present:
-        raise BundleError(
-            f"{checkpoint.path.name}: tensor {candidates[0]!r} is missing. Download the checkpoint again."
-        )
-    _check_tensor(checkpoint, present[0], shape, dtypes)
-    return present[0]
-
-
-def _match_experts(checkpoint: Checkpoint, spec: ModelSpec, names: Names, layer_idx: int) -> ExpertLayout:
-    layouts = [layout for layout in names.layouts if layout.fits(spec.experts)]
-    if not layouts:
-        raise BundleError(f"{spec.family}: the adapter names no tensors for experts such as {spec.experts}.")
-    layout = next((x for x in layouts if x.tensor(layer_idx, 0, "down") in checkpoint.tensors), layouts[0])
-    sizes = (spec.num_experts, spec.hidden, spec.experts.intermediate)
-    for matrix in spec.experts.matrices:
-        for expert_idx in range(1 if layout.fused else spec.num_experts):
-            _check_tensor(checkpoint, layout.tensor(layer_idx, expert_idx, matrix), layout.shape(matrix, *sizes))
-            if spec.experts.bias:
-                name = layout.tensor(layer_idx, expert_idx, matrix, bias=True)
-                _check_tensor(checkpoint, name, layout.bias_shape(matrix, *sizes))
-    return layout
-
-
-def _check_tensor(
-    checkpoint: Checkpoint, name: str, shape: tuple[int, ...], dtypes: tuple[str, ...] = tuple(RAW_DTYPES)
-) -> None:
-    info = checkpoint.tensors.get(name)
-    if info is None:
-        raise BundleError(f"{checkpoint.path.name}: tensor {name!r} is missing. Download the checkpoint again.")
-    where = f"{info.file.name}: tensor {name!r}"
-    if info.shape != shape:
-        raise BundleError(
-            f"{where}: expected shape {list(shape)}, got {list(info.shape)}. config.json does not fit it."
-        )
-    if info.dtype not in dtypes:
-        advice = "Export from the unquantised checkpoint." if "F32" in dtypes else "Download the checkpoint again."
-        raise BundleError(
-            f"{where}: expected {', '.join(dtypes[:-1])} or {dtypes[-1]} weights, got {info.dtype}. {advice}"
-        )

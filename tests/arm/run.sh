@@ -34,6 +34,7 @@ build() { # source, further options
   aarch64-linux-gnu-g++ $exact ${2:-} -c "$1" -o "$work/$(basename "$1" .cpp).o"
 }
 build "$src/isa_neon_dotprod.cpp" "-march=armv8.2-a+dotprod"
+build "$src/form_base.cpp"
 build "$src/encode_base.cpp" "-ffinite-math-only -fno-signed-zeros -Wno-psabi"
 for name in isa isa_scalar experts encoder pool; do build "$src/$name.cpp"; done
 build "$root/edge_runtime/base/src/crc32c.cpp"
@@ -74,7 +75,7 @@ done
 
 # Executed instructions a weight at one token, everything included (docs/kernels.md): what emulation logs, one line an
 # instruction, for three panels of 16 x 2048 less what it logs for one. The bounds are about 5 % above GCC 12's code.
-aarch64-linux-gnu-g++ $exact -static "$here/count_instructions.cpp" "$work"/{isa_neon_dotprod,encode_base}.o -o "$work/count"
+aarch64-linux-gnu-g++ $exact -static "$here/count_instructions.cpp" "$work"/{isa_neon_dotprod,form_base,encode_base}.o -o "$work/count"
 executed() { # tier, repetitions
   QEMU_CPU=cortex-a76 qemu-aarch64-static -singlestep -d exec,nochain -D "$work/log" "$work/count" "$1" 1 "$2"
   grep -c ^Trace "$work/log" || true

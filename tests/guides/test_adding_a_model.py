@@ -37,17 +37,32 @@ def load(path: Path, name: str):
     return module
 
 
-BLOCKS = load(Path(__file__).with_name("page.py"), "guide_page").blocks("adding-a-model.md")
+PAGE = load(Path(__file__).with_name("page.py"), "guide_page")
+BLOCKS = PAGE.blocks("adding-a-model.md")
 
 
 @pytest.fixture
 def adapter(tmp_path, monkeypatch):
-    """Steps 1 and 2: the file, and its entry in ADAPTERS."""
+    """Steps 1 and 2: the file, and its registration."""
     file = tmp_path / "toy_moe.py"
     file.write_text(BLOCKS[0])
     monkeypatch.setattr(arch, "ADAPTERS", dict(arch.ADAPTERS))
-    exec(BLOCKS[1], {"ADAPTERS": arch.ADAPTERS, "toy_moe": load(file, "toy_moe")})
+    exec(BLOCKS[1], {"toy_moe": load(file, "toy_moe")})
     return file
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Step 2 for a package: what installing it would leave in a folder of the path."""
+    (tmp_path / "toy_moe.py").write_text(BLOCKS[0])
+    folder = tmp_path / "toy_package-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-package\nVersion: 1.0\n")
+    (entry,) = PAGE.blocks("adding-a-model.md", "toml")
+    (folder / "entry_points.txt").write_text(entry.replace('project.entry-points."', "").replace('"', ""))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield folder / "entry_points.txt"
+    sys.modules.pop("toy_moe", None)
 
 
 def renamed_copy(checkpoint: Path, out: Path) -> Path:
@@ -63,12 +78,14 @@ def renamed_copy(checkpoint: Path, out: Path) -> Path:
             for old, to in RENAMED.items():
                 new = new.replace(old, to) if ".mlp." in name else new
             tensors[new] = opened.tensor_f32(name)
+    tensors["mtp.0.weight"] = np.zeros((2, 2), np.float32)
     write_safetensors(out / "model.safetensors", tensors)
     return out
 
 
 @pytest.mark.oracle
-def test_the_family_runs_and_gives_what_the_one_it_copies_gives(adapter, tmp_path):
+@pytest.mark.usefixtures("adapter")
+def test_the_family_runs_and_gives_what_the_one_it_copies_gives(tmp_path, capsys):
     original = make_checkpoint("olmoe", tmp_path / "olmoe", dtype="float32")
     copy = renamed_copy(original, tmp_path / "toy")
     logits = {}
@@ -78,6 +95,7 @@ def test_the_family_runs_and_gives_what_the_one_it_copies_gives(adapter, tmp_pat
         with Engine.open(out, memory="1GiB", context=64) as engine:
             logits[checkpoint.name] = engine.logits([1, 2, 3, 200, 17])
     np.testing.assert_array_equal(logits["toy"], logits["olmoe"])
+    assert "left out: mtp.0.weight, 16 B: layers that predict several tokens" in capsys.readouterr().out
 
 
 def test_without_the_entry_the_family_is_unknown():
@@ -85,7 +103,39 @@ def test_without_the_entry_the_family_is_unknown():
         arch.read_model({"model_type": "toy_moe"}, {})
 
 
-def test_an_option_nobody_thought_of_is_refused(adapter):
+@pytest.mark.usefixtures("adapter")
+def test_a_family_is_registered_once(tmp_path):
+    with pytest.raises(ConfigError, match="'toy_moe': is registered already"):
+        arch.register(arch.ADAPTERS["toy_moe"])
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_installed_package_offers_the_family():
+    spec, names = arch.read_model({"model_type": "toy_moe"}, {})
+    assert (spec.family, spec.num_experts) == ("toy_moe", 64)
+    assert names.left_out
+    assert "toy_moe" not in arch.ADAPTERS
+    with pytest.raises(ConfigError, match="Supported families: mixtral, .*toy_moe"):
+        arch.read_model({"model_type": "gpt2"}, {})
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("toy_moe = nothing_here", "cannot be loaded: No module named 'nothing_here'"),
+        ("toy_moe = toy_moe:nothing", "cannot be loaded: .*nothing"),
+        ("toy_moe = json", "got one without MODEL_TYPE"),
+        ("toy_moe = hobbit_export.arch.olmoe", "got one of 'olmoe'"),
+    ],
+)
+def test_an_entry_point_that_offers_something_else_is_named(installed, entry, message):
+    installed.write_text(f"[hobbit_edge.families]\n{entry}\n")
+    with pytest.raises(ConfigError, match=f"family 'toy_moe', entry point .*{message}"):
+        arch.read_model({"model_type": "toy_moe"}, {})
+
+
+@pytest.mark.usefixtures("adapter")
+def test_an_option_nobody_thought_of_is_refused():
     with pytest.raises(ConfigError, match="unsupported option 'new_trick'"):
         arch.read_model({"model_type": "toy_moe", "new_trick": 1}, {})
 

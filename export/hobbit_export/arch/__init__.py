@@ -1,8 +1,13 @@
-"""Model families: one file per `model_type`, each turning config.json into a ModelSpec and naming its tensors."""
+"""Model families: one file per `model_type`, each turning config.json into a ModelSpec and naming its tensors.
+
+A family from elsewhere is registered by `register`, or found as an entry point of the group `hobbit_edge.families`
+whose name is its `model_type` and whose object is its adapter. See docs/adding-a-model.md.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
 from edge_runtime.backends.cpu.trunk.supported import require_supported
@@ -25,7 +30,48 @@ class Adapter(Protocol):
         ...
 
 
+ENTRY_POINTS = "hobbit_edge.families"
 ADAPTERS: dict[str, Adapter] = {m.MODEL_TYPE: m for m in (mixtral, olmoe, qwen2_moe, qwen3_moe)}
+
+
+def register(adapter: Adapter) -> None:
+    """Make a family known by its `MODEL_TYPE`.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+    if adapter.MODEL_TYPE in ADAPTERS:
+        raise ConfigError(f"family {adapter.MODEL_TYPE!r}: is registered already. Choose another name.")
+    ADAPTERS[adapter.MODEL_TYPE] = adapter
+
+
+def find_adapter(model_type: object) -> Adapter:
+    """Return the adapter of a family: one of this package, a registered one, or that of an entry point.
+
+    Raises:
+        ConfigError: nobody knows the family, or its entry point offers no adapter.
+    """
+    name = str(model_type)
+    if name in ADAPTERS:
+        return ADAPTERS[name]
+    installed = {found.name: found for found in entry_points(group=ENTRY_POINTS)}
+    if name in installed:
+        return _load(installed[name])
+    supported = ", ".join(sorted({*ADAPTERS, *installed}))
+    raise ConfigError(f"config.json: model_type: {name[:60]!r} is not supported yet. Supported families: {supported}.")
+
+
+def _load(found: EntryPoint) -> Adapter:
+    where = f"family {found.name!r}, entry point {found.value!r}"
+    try:
+        adapter: Adapter = found.load()
+    except (ImportError, AttributeError) as err:
+        raise ConfigError(f"{where}: cannot be loaded: {err}. Install its package again.") from err
+    missing = [name for name in ("MODEL_TYPE", "NAMES", "read_spec") if not hasattr(adapter, name)]
+    if missing or found.name != adapter.MODEL_TYPE:
+        what = f"without {missing[0]}" if missing else f"of {adapter.MODEL_TYPE!r}"
+        raise ConfigError(f"{where}: expected the adapter of this family, got one {what}.")
+    return adapter
 
 
 def read_model(config: dict[str, Any], generation: Mapping[str, Any]) -> tuple[ModelSpec, Names]:
@@ -34,13 +80,7 @@ def read_model(config: dict[str, Any], generation: Mapping[str, Any]) -> tuple[M
     Raises:
         ConfigError: unknown family, unsupported option or impossible size, by name.
     """
-    model_type = config.get("model_type")
-    if model_type not in ADAPTERS:
-        supported = ", ".join(sorted(ADAPTERS))
-        raise ConfigError(
-            f"config.json: model_type: {str(model_type)[:60]!r} is not supported yet. Supported families: {supported}."
-        )
-    adapter = ADAPTERS[model_type]
+    adapter = find_adapter(config.get("model_type"))
     spec = adapter.read_spec(ConfigReader(config), generation)
     try:
         check_spec(spec, "config.json")

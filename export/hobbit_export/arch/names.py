@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from edge_runtime.base.spec import ExpertSpec, Matrix
 
-IGNORABLE = re.compile(r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
-"""Tensors old checkpoints carry that follow from the config."""
+
+class LeftOut(NamedTuple):
+    """Tensors of a checkpoint that are not part of what is run.
+
+    Attributes:
+        pattern: matches the whole name.
+        reason: what they are and why they are not needed; the exporter prints it.
+    """
+
+    pattern: re.Pattern[str]
+    reason: str
+
+
+ALWAYS_LEFT_OUT = (
+    LeftOut(
+        re.compile(r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq"),
+        "rotary frequencies, which follow from config.json",
+    ),
+)
+"""What checkpoints of any family may carry."""
 
 LAYERS = "model.layers.{layer}."
 TOP: Mapping[str, str] = {
@@ -157,15 +175,15 @@ class Names:
             ``router_selection_bias``, ``router_expert_scale`` and ``router_hashed_experts``.
         top: canonical name -> name, of embedding, last norm and head.
         layers: what a layer's names start with.
-        left_out: tensors that are not part of what is run, such as a vision tower; they are named when they are left
-            out.
+        left_out: tensors that are not part of what is run, such as a vision tower. The exporter reports them; any
+            other tensor that nothing reads is an error.
     """
 
     layouts: tuple[ExpertLayout, ...]
     layer: Mapping[str, str | tuple[str, ...]]
     top: Mapping[str, str] = field(default_factory=lambda: TOP)
     layers: str = LAYERS
-    left_out: re.Pattern[str] | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
     def candidates(self, canonical: str) -> tuple[str, ...]:
         """Checkpoint names a canonical weight may have.
@@ -179,3 +197,7 @@ class Names:
         found = self.layer[name]
         prefix = self.layers.format(layer=layer_idx)
         return tuple(prefix + each for each in ((found,) if isinstance(found, str) else found))
+
+    def present(self, canonical: str, tensors: Container[str]) -> list[str]:
+        """Those of `candidates` that are among a checkpoint's tensors."""
+        return [name for name in self.candidates(canonical) if name in tensors]

@@ -40,36 +40,6 @@ void swiglu(const ExpertForm&, const float* gate, const float* up, size_t n, flo
   }
 }
 
-// 2 sqrt(2 / pi), and that times 0.044715: gelu_tanh(x) = x / (1 + exp(-x (a + b x^2))).
-constexpr float kGeluA = 1.5957691216057308f, kGeluB = 0.071354816272600247f;
-
-// A nan stays a nan in each of them, and does not reach the integer conversion of `exp_poly`.
-template <Activation KIND> inline float activate(float x, float alpha) {
-  if constexpr (KIND == Activation::relu2) {
-    const float r = x < 0.0f ? 0.0f : x;
-    return r * r;
-  } else {
-    const float s = KIND == Activation::silu ? alpha * x : x * __builtin_fmaf(kGeluB, x * x, kGeluA);
-    return x / (1.0f + exp_poly(s != s ? 0.0f : -s));
-  }
-}
-
-template <Activation KIND>
-void gated(const ExpertForm& form, const float* gate, const float* up, size_t n, float* out) {
-  const float limit = form.limit, alpha = form.alpha, offset = form.up_offset;
-  for (size_t i = 0; i < n; ++i) {
-    const float g = gate[i] > limit ? limit : gate[i], below = up[i] > limit ? limit : up[i];
-    const float u = below < -limit ? -limit : below;
-    out[i] = activate<KIND>(g, alpha) * (u + offset);
-  }
-}
-
-template <Activation KIND>
-void ungated(const ExpertForm& form, const float*, const float* up, size_t n, float* out) {
-  const float alpha = form.alpha;
-  for (size_t i = 0; i < n; ++i) out[i] = activate<KIND>(up[i], alpha);
-}
-
 void combine(const float* y, const float* weights, size_t top_k, size_t n, float* out) {
   for (size_t i = 0; i < n; ++i) out[i] = 0.0f;
   for (size_t k = 0; k < top_k; ++k) {
@@ -84,7 +54,5 @@ void combine(const float* y, const float* weights, size_t top_k, size_t n, float
 }  // namespace hobbit
 
 // Expands to the table of this translation unit.
-#define HOBBIT_KERNEL_TABLE(symbol, V, name, encode) \
-  const KernelTable symbol = {name, quantize, panel_any<V>, panel_bf16<V>, swiglu, \
-    {gated<Activation::silu>, gated<Activation::gelu_tanh>, gated<Activation::relu2>}, \
-    {ungated<Activation::silu>, ungated<Activation::gelu_tanh>, ungated<Activation::relu2>}, combine, encode}
+#define HOBBIT_KERNEL_TABLE(symbol, V, name, forms, encode) \
+  const KernelTable symbol = {name, quantize, panel_any<V>, panel_bf16<V>, swiglu, &forms, combine, encode}

@@ -47,8 +47,8 @@ Shape checked(const Shape& s) {
           check_count("top_k", s.top_k, 1024), check_count("max_tokens", s.max_tokens, 1u << 20), checked(s.form)};
 }
 
-// Adds biases of N rows to the values of some tokens.
-template <size_t N> void add_bias(float (*values)[N], size_t count, const float* bias) {
+// Adds biases of N rows to the values of some tokens. Kept out of line: most experts have none.
+template <size_t N> [[gnu::noinline]] void add_bias(float (*values)[N], size_t count, const float* bias) {
   for (size_t t = 0; t < count; ++t)
     for (size_t r = 0; r < N; ++r) values[t][r] += bias[r];
 }

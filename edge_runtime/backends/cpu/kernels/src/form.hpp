@@ -1,5 +1,6 @@
 // What an expert computes between its matrices: `ExpertSpec` in base/spec/mlp.py, with its formula.
 #pragma once
+#include <cstddef>
 #include <limits>
 
 namespace hobbit {
@@ -19,5 +20,17 @@ struct ExpertForm {
            limit == std::numeric_limits<float>::infinity();
   }
 };
+
+// h[i], what the down matrix takes, from n values of gate x + b_gate and up x + b_up. `gate` is not read where there is
+// no gate matrix.
+using Hidden = void (*)(const ExpertForm& form, const float* gate, const float* up, size_t n, float* out);
+
+struct FormTable {
+  Hidden gated[kActivations], ungated[kActivations];
+};
+extern const FormTable kFormsBase;
+#if defined(__x86_64__)
+extern const FormTable kFormsAvx2, kFormsAvx512;
+#endif
 
 }  // namespace hobbit

@@ -32,7 +32,7 @@ const std::vector<const KernelTable*>& available_kernels() {
 
 Hidden hidden_of(const KernelTable& table, const ExpertForm& form) {
   if (form.plain()) return table.swiglu;
-  return (form.gated ? table.gated : table.ungated)[int(form.activation)];
+  return (form.gated ? table.forms->gated : table.forms->ungated)[int(form.activation)];
 }
 
 const KernelTable& find_kernels(const std::string& name) {

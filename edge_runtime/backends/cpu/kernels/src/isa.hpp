@@ -20,10 +20,6 @@ struct alignas(16) ActGroup {
 };
 static_assert(sizeof(ActGroup) == 48, "kernels step through activations in 48-byte strides");
 
-// h[i], what the down matrix takes, from n values of gate x + b_gate and up x + b_up. `gate` is not read where there is
-// no gate matrix.
-using Hidden = void (*)(const ExpertForm& form, const float* gate, const float* up, size_t n, float* out);
-
 struct PanelRef {
   const uint8_t* meta;
   const uint8_t* plane[4];
@@ -40,7 +36,7 @@ struct KernelTable {
   void (*panel_bf16)(const uint16_t* weights, const float* const* tokens, size_t count,
                      size_t inputs, float* out, size_t stride);
   Hidden swiglu;  // of a plain form
-  Hidden gated[kActivations], ungated[kActivations];
+  const FormTable* forms;  // of the others
   void (*combine)(const float* y, const float* weights, size_t top_k, size_t n, float* out);
   EncodePanel encode;
 };

@@ -137,6 +137,6 @@ struct Avx2 {
 
 }  // namespace
 
-HOBBIT_KERNEL_TABLE(kAvx2Kernels, Avx2, "avx2", encode_panel_avx2);
+HOBBIT_KERNEL_TABLE(kAvx2Kernels, Avx2, "avx2", kFormsAvx2, encode_panel_avx2);
 
 }  // namespace hobbit

@@ -87,6 +87,6 @@ struct Avx512 {
 
 }  // namespace
 
-HOBBIT_KERNEL_TABLE(kAvx512VnniKernels, Avx512, "avx512vnni", encode_panel_avx512);
+HOBBIT_KERNEL_TABLE(kAvx512VnniKernels, Avx512, "avx512vnni", kFormsAvx512, encode_panel_avx512);
 
 }  // namespace hobbit

@@ -83,6 +83,6 @@ struct Neon {
 
 }  // namespace
 
-HOBBIT_KERNEL_TABLE(kNeonDotprodKernels, Neon, "neon-dotprod", encode_panel_base);
+HOBBIT_KERNEL_TABLE(kNeonDotprodKernels, Neon, "neon-dotprod", kFormsBase, encode_panel_base);
 
 }  // namespace hobbit

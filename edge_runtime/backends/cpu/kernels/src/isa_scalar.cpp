@@ -53,6 +53,6 @@ struct Scalar {
 
 }  // namespace
 
-HOBBIT_KERNEL_TABLE(kScalarKernels, Scalar, "scalar", encode_panel_base);
+HOBBIT_KERNEL_TABLE(kScalarKernels, Scalar, "scalar", kFormsBase, encode_panel_base);
 
 }  // namespace hobbit

@@ -1,0 +1,3 @@
+#include "form_impl.hpp"
+
+HOBBIT_FORM_TABLE(kFormsAvx512)
