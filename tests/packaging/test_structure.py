@@ -19,7 +19,6 @@ LONGER: dict[str, str] = {
     "edge_runtime/engine/api.py": "the public API, read as one page: what it does is in SyncClient, the rest is docstrings",
     # still to be cut
     "edge_runtime/bundle/manifest.py": "",
-    "export/hobbit_export/source.py": "",
 }
 """Files longer than that, and why they are not cut."""
 
