@@ -66,9 +66,8 @@ def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
         planned = totals(plan_parts(source, options))["total"]
         with workplace.locked(options.out), workplace.disk_full_explained(options.out, planned):
             journal = _open_journal(source, options)
-            steps_total = (
-                len(list(all_steps(Job(source, options, memory, lambda count: None)))) + 1 + bool(options.calibrate)
-            )
+            steps = all_steps(Job(source, options, memory, lambda count: None))
+            steps_total = len(list(steps)) + 1 + bool(options.calibrate)
             layer_bytes = source.expert_source_bytes * source.spec.num_experts
             with (
                 Progress(layer_bytes * len(source.spec.sparse_layers), steps_total, quiet=quiet) as progress,
