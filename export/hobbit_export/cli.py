@@ -14,7 +14,7 @@ from typing import Any
 from edge_runtime.base.command import DefaultsFormatter, VersionAction
 from edge_runtime.base.ending import exit_code
 from edge_runtime.base.errors import HobbitError
-from edge_runtime.base.sizes import format_size, parse_size
+from edge_runtime.base.sizes import parse_size
 from edge_runtime.config.environment import Environment
 from hobbit_export.options import (
     DEFAULT_MEMORY,
@@ -26,6 +26,7 @@ from hobbit_export.options import (
     default_jobs,
     parse_tiers,
 )
+from hobbit_export.report import summary
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -159,7 +160,7 @@ def _command(argv: Sequence[str] | None) -> int:
         where = err.filename or "input or output"
         sys.stderr.write(f"hobbit-export: {where}: {err.strerror or err}. Run the same command again to resume.\n")
         return 1
-    print(json.dumps(report, default=lambda fit: fit.to_json()) if arguments.json else _summary(report))
+    print(json.dumps(report, default=lambda fit: fit.to_json()) if arguments.json else summary(report))
     return 0
 
 
@@ -218,35 +219,3 @@ def _dry_run(options: ExportOptions) -> dict[str, Any]:
             "left_out": [omitted.to_json() for omitted in source.left_out],
             "profiles": fit_profiles(source.spec, parts, options),
         }
-
-
-def _summary(report: dict[str, Any]) -> str:
-    """Lines for people."""
-    if report["dry_run"]:
-        lines = [f"{kind:<14}{format_size(count):>12}" for kind, count in report["bytes"].items()]
-        tiers = ", ".join(f"tier {t} {format_size(b)}" for t, b in report["expert_bytes_by_tier"].items())
-        lines.append(f"one expert: {tiers}; {report['num_experts_in_all']} experts")
-        lines += _left_out(report)
-        lines += [f"{name}: {fit}" for name, fit in report["profiles"].items()]
-        return "\n".join(lines)
-    if "bundle_id" not in report:
-        return f"{report['bundle']}: {_verified(report)[2:]}"
-    checked = _verified(report) if report["verified"] else ""
-    resumed = f", {report['steps_resumed']} steps resumed" if report["steps_resumed"] else ""
-    done = (
-        f"{report['bundle']}: {format_size(report['bytes'])} in {report['num_parts']} parts, "
-        f"{report['seconds']:.1f} s, peak memory {format_size(report['peak_rss_bytes'])}{resumed}{checked}"
-    )
-    return "\n".join([*_left_out(report), done])
-
-
-def _left_out(report: dict[str, Any]) -> list[str]:
-    """Lines that say which tensors of the checkpoint are not exported, and why."""
-    found = [(one, f" and {one['tensors'] - 1} more" if one["tensors"] > 1 else "") for one in report["left_out"]]
-    return [f"left out: {o['first']}{more}, {format_size(o['bytes'])}: {o['reason']}" for o, more in found]
-
-
-def _verified(report: dict[str, Any]) -> str:
-    check = report["verified"]["self_check"]
-    logits = f"logits agree with the source ({check['correlation']:.4f})" if check else "self-check skipped"
-    return f", {report['verified']['parts']} parts verified, {logits}"

@@ -1,0 +1,39 @@
+"""What hobbit-export prints for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edge_runtime.base.sizes import format_size
+
+
+def summary(report: dict[str, Any]) -> str:
+    """Say in lines for people what the command did, from what `--json` prints."""
+    if report["dry_run"]:
+        lines = [f"{kind:<14}{format_size(count):>12}" for kind, count in report["bytes"].items()]
+        tiers = ", ".join(f"tier {t} {format_size(b)}" for t, b in report["expert_bytes_by_tier"].items())
+        lines.append(f"one expert: {tiers}; {report['num_experts_in_all']} experts")
+        lines += _left_out(report)
+        lines += [f"{name}: {fit}" for name, fit in report["profiles"].items()]
+        return "\n".join(lines)
+    if "bundle_id" not in report:
+        return f"{report['bundle']}: {_verified(report)[2:]}"
+    checked = _verified(report) if report["verified"] else ""
+    resumed = f", {report['steps_resumed']} steps resumed" if report["steps_resumed"] else ""
+    done = (
+        f"{report['bundle']}: {format_size(report['bytes'])} in {report['num_parts']} parts, "
+        f"{report['seconds']:.1f} s, peak memory {format_size(report['peak_rss_bytes'])}{resumed}{checked}"
+    )
+    return "\n".join([*_left_out(report), done])
+
+
+def _left_out(report: dict[str, Any]) -> list[str]:
+    """Lines that say which tensors of the checkpoint are not exported, and why."""
+    found = [(one, f" and {one['tensors'] - 1} more" if one["tensors"] > 1 else "") for one in report["left_out"]]
+    return [f"left out: {o['first']}{more}, {format_size(o['bytes'])}: {o['reason']}" for o, more in found]
+
+
+def _verified(report: dict[str, Any]) -> str:
+    check = report["verified"]["self_check"]
+    logits = f"logits agree with the source ({check['correlation']:.4f})" if check else "self-check skipped"
+    return f", {report['verified']['parts']} parts verified, {logits}"
