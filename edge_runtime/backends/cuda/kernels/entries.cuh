@@ -1,0 +1,7 @@
+// The names of all entry points, for whoever needs the list: HB_KERNELS(M) is M(name) for each.
+#pragma once
+
+#define HB_KERNELS_OF_TIER(M, T) M(hb_gate_up_##T) M(hb_down_##T) M(hb_batch_gate_up_##T) M(hb_batch_down_##T)
+#define HB_KERNELS(M)                                                                                   \
+  HB_KERNELS_OF_TIER(M, 2) HB_KERNELS_OF_TIER(M, 4) HB_KERNELS_OF_TIER(M, 6) HB_KERNELS_OF_TIER(M, 8)   \
+  M(hb_gate_up_16) M(hb_down_16) M(hb_quantize) M(hb_rms_norm) M(hb_combine) M(hb_route) M(hb_self_test)
