@@ -6,7 +6,7 @@ PY     := $(BIN)/python
 # one worker a core; the suite is written so that order and neighbours do not matter
 JOBS   ?= $(shell nproc)
 
-.PHONY: demo test check system-check fmt bench wheel arm-check gpu-check clean
+.PHONY: demo test check system-check kernel-check fmt bench wheel arm-check gpu-compile gpu-check clean
 
 # pip says what it fetches and builds: this takes a minute or two the first time
 $(VENV)/.base: pyproject.toml CMakeLists.txt $(wildcard edge_runtime/*/src/* edge_runtime/*/*/src/* edge_runtime/*/*/*/src/*)
@@ -40,7 +40,7 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PY) tools/lint_imports.py
-	$(PY) -m pytest -n $(JOBS) -m "not system"
+	$(PY) -m pytest -n $(JOBS) -m "not system and not planted"
 
 # a real systemd booted in namespaces (needs root), the operator's page run as written, and the soak: alone, one after another
 system-check: $(VENV)/.test
@@ -51,7 +51,12 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PY) tools/lint_imports.py
-	$(PY) -m pytest -n $(JOBS) -m "not system" tests/unit tests/contract tests/hostile
+	$(PY) -m pytest -n $(JOBS) -m "not system and not planted" tests/unit tests/contract tests/hostile
+	$(MAKE) kernel-check
+
+# the CUDA kernels on the CPU under sanitisers, and with faults planted in them, each of which has to be found
+kernel-check: $(VENV)/.test
+	$(PY) -m pytest -n $(JOBS) -m planted tests/cuda
 
 fmt: $(VENV)/.test
 	$(BIN)/ruff format .
@@ -66,8 +71,12 @@ wheel: $(VENV)/.test
 arm-check:
 	bash tests/arm/run.sh
 
+# the CUDA kernels for Orin, Hopper and Thor, held against limits of registers and instructions; needs no GPU
+gpu-compile: $(VENV)/.test
+	$(PY) tools/gpu_compile.py
+
 gpu-check:
-	@echo "gpu-check: SKIPPED: this version has no CUDA kernels yet; nothing was checked on a GPU." >&2
+	@echo "gpu-check: SKIPPED: there is no check on a GPU yet (docs/cuda.md); nothing was checked on one." >&2
 
 clean:
 	rm -rf build dist $(VENV)
