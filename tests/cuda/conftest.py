@@ -1,0 +1,70 @@
+"""The fake driver and compiler, built once a run, and a GPU they make."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cuda.bench import Bench
+from cuda.build import Fakes, build_fakes
+
+from edge_runtime.backends.cuda.cubins import load_kernels
+from edge_runtime.backends.cuda.driver import Device, Driver
+from edge_runtime.backends.cuda.nvrtc import Nvrtc
+
+
+@pytest.fixture(scope="session")
+def fakes(shared_folder: Path) -> Fakes:
+    with open(shared_folder / "cuda.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return build_fakes(shared_folder / "cuda")
+
+
+@pytest.fixture(scope="session")
+def _loaded(fakes: Fakes) -> ctypes.CDLL:
+    return ctypes.CDLL(str(fakes.libcuda))
+
+
+@pytest.fixture
+def fake(_loaded: ctypes.CDLL) -> Iterator[ctypes.CDLL]:
+    """The fake driver's library, as late as it can be; what a test changed of it is undone."""
+    _loaded.fake_device_bytes.argtypes = [ctypes.c_size_t]
+    _loaded.fake_mode.argtypes = [ctypes.c_int, ctypes.c_uint64]
+    _loaded.shim_seed.argtypes = [ctypes.c_uint64]
+    _loaded.shim_watch.argtypes = [ctypes.c_uint64, ctypes.c_uint64]
+    _loaded.shim_reads.argtypes = [ctypes.c_uint32, ctypes.c_void_p]
+    _loaded.fake_live_regions.restype = ctypes.c_size_t
+    _reset(_loaded)
+    yield _loaded
+    _reset(_loaded)
+
+
+def _reset(fake: ctypes.CDLL) -> None:
+    fake.fake_recover()
+    fake.fake_mode(0, 1)
+    fake.fake_device(12060, 87, 1)
+    fake.fake_device_bytes(1 << 40)
+    fake.shim_unwatch()
+    fake.shim_seed(1)
+
+
+@pytest.fixture
+def device(fake: ctypes.CDLL) -> Iterator[Device]:
+    with Device(Driver(fake)) as device:
+        yield device
+
+
+@pytest.fixture
+def nvrtc(fakes: Fakes) -> Nvrtc:
+    return Nvrtc(str(fakes.libnvrtc))
+
+
+@pytest.fixture
+def bench(fake: ctypes.CDLL, device: Device, nvrtc: Nvrtc, tmp_path: Path) -> Iterator[Bench]:
+    """Kernels on the fake GPU."""
+    module = load_kernels(device, folder=tmp_path, compiler=lambda: nvrtc)
+    with Bench(fake, device, module) as bench:
+        yield bench

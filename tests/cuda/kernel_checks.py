@@ -1,0 +1,61 @@
+"""The tests of the kernels once over, for a build of theirs with a fault: LIBCUDA LIBNVRTC FOLDER. Ends at the first failure."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from cuda import test_expert_kernels as experts
+from cuda import test_layer_kernels as layer
+from cuda import test_reads as reads
+from cuda.bench import TIERS, Bench
+
+from edge_runtime.backends.cuda.cubins import load_kernels
+from edge_runtime.backends.cuda.driver import Device, Driver
+from edge_runtime.backends.cuda.nvrtc import Nvrtc
+
+Check = Callable[[Bench], None]
+
+
+def checks() -> Iterator[Check]:
+    for tier in TIERS:
+        for shape in ((96, 160), (288, 96)):
+            yield partial(experts.test_every_tier_and_shape_agrees_with_the_reference, shape=shape, tier=tier, seed=1)
+    for name in experts.VARIANTS:
+        for tier in (4, 16):
+            yield partial(experts.test_every_form_of_expert_agrees_with_the_reference, name=name, tier=tier)
+    for tier in TIERS[:-1]:
+        yield partial(experts.test_tokens_in_company_get_the_bits_they_get_alone, tier=tier, tokens=11)
+    yield partial(experts.test_a_number_that_is_not_finite_shows_in_the_output, tier=4)
+    yield partial(layer.test_activations_are_quantised_as_the_reference_does, seed=1)
+    yield partial(layer.test_a_number_that_is_not_finite_makes_its_group_nan_and_no_other, value=float("nan"))
+    yield partial(layer.test_the_norm_agrees_with_float64, tokens=2, hidden=96)
+    yield partial(
+        layer.test_outputs_are_added_up_and_a_weight_of_zero_leaves_its_pair_out, tokens=3, top_k=2, hidden=288
+    )
+    for name in layer.ROUTERS:
+        for seed in (1, 2, 3):
+            yield partial(layer.test_routing_agrees_with_the_reference, name=name, seed=seed)
+    yield layer.test_equal_logits_are_taken_by_number
+    for tier in TIERS:
+        yield partial(reads.test_one_token_reads_each_byte_of_a_plane_once_in_whole_sectors, shape=(288, 96), tier=tier)
+
+
+def main(libcuda: str, libnvrtc: str, folder: str) -> None:
+    fake = ctypes.CDLL(libcuda)
+    for name in ("shim_seed", "shim_watch", "fake_mode"):
+        getattr(fake, name).argtypes = [ctypes.c_uint64] * (1 if name == "shim_seed" else 2)
+    fake.shim_reads.argtypes = [ctypes.c_uint32, ctypes.c_void_p]
+    with Device(Driver(fake)) as device:
+        module = load_kernels(device, folder=Path(folder), compiler=lambda: Nvrtc(libnvrtc))
+        for check in checks():
+            with Bench(fake, device, module) as bench:
+                check(bench)
+    print("passed")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

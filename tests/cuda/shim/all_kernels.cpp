@@ -1,0 +1,105 @@
+// Every kernel once on random bytes, for the sanitisers: [SEED [quick]]. Numbers are not looked at. Prints "finished".
+#include <sys/mman.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#include "hobbit.cu"
+
+extern "C" void shim_seed(u64);
+
+namespace {
+constexpr u32 kHidden = 64, kInter = 64, kTopK = 2, kTokens = 2, kPairs = kTokens * kTopK;
+std::mt19937 generator(1);
+
+template <class T> std::vector<T> zeros(size_t n) { return std::vector<T>(n); }
+void set_float(std::vector<u8>& bytes, size_t at, float v) { std::memcpy(bytes.data() + at, &v, 4); }
+
+// Exactly as long as it has to be, so that a read behind its end is found.
+std::vector<u8> random_bytes(size_t n) {
+  std::vector<u8> bytes(n);
+  for (u8& b : bytes) b = u8(generator());
+  return bytes;
+}
+struct Record {
+  std::vector<u8> segments[4], bf16;
+  u64 table[4], bf16_table[4];
+  explicit Record(const Shape& s) {
+    const size_t in = s.gated ? 2 * s.inter : s.inter, plane = (in * s.hidden + s.inter * s.hidden) / 4;
+    const size_t meta = in / 16 * (192 + s.hidden) + s.hidden / 16 * (192 + s.inter), biases = 4 * (in + s.hidden);
+    for (int k = 0; k < 4; ++k) segments[k] = random_bytes((k ? 0 : 64 + meta + biases) + plane);
+    for (size_t p = 0, at = 64; at < 64 + meta; ++p, at += 192 + (p <= in / 16 ? s.hidden : s.inter))
+      for (int i = 0; i < 32; ++i) set_float(segments[0], at + 4 * i, 1e-3f);
+    for (size_t at = segments[0].size() - biases; at < segments[0].size(); at += 4) set_float(segments[0], at, 0.25f);
+    bf16 = random_bytes(8 * plane + biases);
+    for (size_t at = 0; at < 8 * plane; at += 2) bf16[at + 1] = 0x3c;
+    for (size_t at = 8 * plane; at < bf16.size(); at += 4) set_float(bf16, at, 0.25f);
+    for (int k = 0; k < 4; ++k) table[k] = reinterpret_cast<u64>(segments[k].data()), bf16_table[k] = reinterpret_cast<u64>(bf16.data());
+  }
+};
+
+struct Layer {
+  Shape shape;
+  Variant variant;
+  Record record{shape};
+  std::vector<i32> ids = zeros<i32>(kPairs), slots{0, -1, 0}, members;
+  std::vector<Tile> tiles;
+  std::vector<float> x = zeros<float>(kTokens * kHidden), h = zeros<float>(kPairs * kInter), y = zeros<float>(kPairs * kHidden);
+  std::vector<ActGroup> xq = zeros<ActGroup>(kTokens * kHidden / 32), hq = zeros<ActGroup>(kPairs * kInter / 32);
+
+  Layer(const Shape& s, const Variant& v) : shape(s), variant(v) {
+    for (u32 p = 0; p < kPairs; ++p) {
+      ids[p] = i32(p % 4) - 1;
+      if (ids[p] == 0 || ids[p] == 2) members.push_back(i32(p));
+    }
+    tiles = {{0, 0, i32(members.size())}};
+    for (float& v : x) v = float(generator() % 1000) / 500 - 1;
+    launch_on_host({(kTokens * kHidden / 32 + 7) / 8}, 256, [&] { hb_quantize(x.data(), xq.data(), kTokens * kHidden / 32); });
+  }
+  const Pairs pairs(bool bf16) { return {bf16 ? record.bf16_table : record.table, slots.data(), ids.data()}; }
+  u32 wide() const { return shape.gated ? 256 : 128; }
+};
+
+#define RUN_TIER(T)                                                                                                     \
+  launch_on_host({kInter / 32, kPairs}, l.wide(), [&] { hb_gate_up_##T(l.pairs(false), l.xq.data(), l.hq.data(), l.shape, l.variant); });  \
+  launch_on_host({kHidden / 32, kPairs}, 128, [&] { hb_down_##T(l.pairs(false), l.hq.data(), l.y.data(), l.shape); });   \
+  launch_on_host({kInter / 32, 1}, 256, [&] { hb_batch_gate_up_##T(tiles, l.xq.data(), l.hq.data(), l.shape, l.variant); });  \
+  launch_on_host({kHidden / 16, 1}, 256, [&] { hb_batch_down_##T(tiles, l.hq.data(), l.y.data(), l.shape); });
+
+// `quick`: tiers 4 and 16 alone. The others differ in the products of a group, which nobody else sees.
+void run_experts(Layer& l, bool quick) {
+  const Tiles tiles{l.record.table, l.tiles.data(), l.members.data()};
+  RUN_TIER(4)
+  if (!quick) { RUN_TIER(2) RUN_TIER(6) RUN_TIER(8) }
+  launch_on_host({kInter / 32, kPairs}, l.wide(), [&] { hb_gate_up_16(l.pairs(true), l.x.data(), l.h.data(), l.shape, l.variant); });
+  launch_on_host({kHidden / 32, kPairs}, 128, [&] { hb_down_16(l.pairs(true), l.h.data(), l.y.data(), l.shape); });
+}
+
+void run_layer(Layer& l) {
+  auto weight = std::vector<float>(kHidden, 1.0f), out = zeros<float>(kTokens * kHidden), weights = zeros<float>(kPairs);
+  launch_on_host({kTokens}, 256, [&] { hb_rms_norm(l.x.data(), weight.data(), 1e-6f, out.data(), l.xq.data(), kHidden); });
+  constexpr u32 kMany = 40;
+  auto logits = zeros<float>(kTokens * kMany), bias = zeros<float>(kMany), factor = zeros<float>(kMany);
+  for (float& v : logits) v = float(generator() % 1000) / 100;
+  const RouterRule rules[] = {{kMany, kTopK, kSoftmax, 0, 1, 0, 1, 0, 0, 0}, {kMany, kTopK, kSigmoid, 0, 1, 1e-20f, 2, 5, 2, 1}};
+  for (const RouterRule& rule : rules)
+    launch_on_host({kTokens}, 32, [&] {
+      hb_route(logits.data(), rule, {rule.groups ? bias.data() : nullptr, factor.data(), nullptr, nullptr}, l.ids.data(), weights.data());
+    });
+  launch_on_host({1, kTokens}, 256, [&] { hb_combine(l.y.data(), weights.data(), out.data(), kHidden, kTopK); });
+  auto in = zeros<u32>(32 * kSelfTestWords), got = zeros<u32>(32 * kSelfTestWords);
+  launch_on_host({1}, 32, [&] { hb_self_test(in.data(), got.data()); });
+}
+}  // namespace
+
+int main(int argc, char** argv) {
+  shim_seed(argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1);
+  Layer gated({kHidden, kInter, kTopK, 1, 1}, {kSilu, 7.0f, 1.702f, 1.0f}), plain({kHidden, kInter, kTopK, 0, 0}, {kGeluTanh, INFINITY, 1.0f, 0.0f});
+  const bool quick = argc > 2;
+  run_experts(gated, quick);
+  run_experts(plain, true);
+  run_layer(gated);
+  std::puts("finished");
+}

@@ -1,0 +1,147 @@
+// The engine of the fake driver.
+// - Work is queued. "Late" (the default) runs it when somebody waits for it, and then only what had to be before; "random"
+//   at random moments, streams interleaved. Nothing but the order in a stream and events orders it, so a missing wait
+//   gives wrong data or a crash.
+// - Device memory cannot be touched but while queued work runs: a host access of it is a SIGSEGV.
+// - Memory is poisoned, and followed by a page nobody may touch.
+#include "fake_cuda.hpp"
+
+#include <sys/mman.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <set>
+
+Launch launch_size;
+size_t device_bytes_left = SIZE_MAX;
+std::map<uint64_t, Region> regions;
+std::set<CUstream> streams;
+
+namespace {
+constexpr size_t kPage = 4096;
+std::recursive_mutex mutex;
+std::mt19937_64 generator(1);
+bool random_mode = false, inside = false;
+float clock_ms = 0;
+struct Failure { int code, after; };
+std::map<std::string, Failure> failures;
+int sticky = 0;  // errors that leave a context unusable
+
+bool is_ready(const Work& work) { return !work.wait || work.wait->done >= work.ticket; }
+std::vector<CUstream> that_can_run() {
+  std::vector<CUstream> found;
+  for (CUstream s : streams)
+    if (!s->queue.empty() && is_ready(s->queue.front())) found.push_back(s);
+  return found;
+}
+void step(CUstream stream) {
+  Work work = std::move(stream->queue.front());
+  stream->queue.pop_front();
+  clock_ms += 0.25f;
+  if (work.run) {
+    inside = true, protect();
+    work.run();
+    inside = false;
+  }
+  if (work.record) work.record->done = work.ticket, work.record->at_ms = clock_ms;
+}
+}  // namespace
+
+Call::Call(const char* name) : lock(mutex), code(sticky) {
+  const auto found = failures.find(name);
+  if (code || found == failures.end() || found->second.after-- > 0) return;
+  code = found->second.code;
+  failures.erase(found);
+  const std::set<int> lost{700, 702, 710, 714, 715, 716, 717, 718, 719};
+  if (lost.count(code)) sticky = code;
+}
+
+bool any_pending() {
+  for (CUstream s : streams)
+    if (!s->queue.empty()) return true;
+  return false;
+}
+void protect() {
+  for (const auto& [at, region] : regions)
+    if (region.kind == Kind::device)
+      mprotect(reinterpret_cast<void*>(at), region.bytes, inside ? PROT_READ | PROT_WRITE : PROT_NONE);
+}
+CUstream stream_that_records(CUevent event, uint64_t ticket) {
+  for (CUstream s : streams)
+    for (const Work& work : s->queue)
+      if (work.record == event && work.ticket == ticket) return s;
+  return nullptr;
+}
+void run_until(const std::function<bool()>& enough, CUstream stream) {
+  while (!enough()) {
+    CUstream next = random_mode ? nullptr : stream;
+    while (next && !next->queue.empty() && !is_ready(next->queue.front()))
+      next = stream_that_records(next->queue.front().wait, next->queue.front().ticket);
+    if (!next) {
+      const auto can = that_can_run();
+      if (can.empty()) std::fprintf(stderr, "fake driver: a stream waits for what nobody records\n"), std::abort();
+      next = can[generator() % can.size()];
+    }
+    step(next);
+  }
+  protect();
+}
+void run_some() {
+  while (random_mode && generator() % 2) {
+    const auto can = that_can_run();
+    if (can.empty()) break;
+    step(can[generator() % can.size()]);
+  }
+  protect();
+}
+int enqueue(CUstream stream, Work work) {
+  if (!streams.count(stream)) return kInvalidHandle;
+  if (stream->graph) {
+    if (!work.run) return kCaptureUnsupported;
+    stream->graph->nodes.push_back(std::move(work.run));
+    return kOk;
+  }
+  stream->queue.push_back(std::move(work));
+  run_some();
+  return kOk;
+}
+
+uint64_t take(size_t bytes, Kind kind) {
+  const size_t whole = (bytes + kPage - 1) / kPage * kPage;
+  if (kind == Kind::device && whole > device_bytes_left) return 0;
+  void* p = mmap(nullptr, whole + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) return 0;
+  if (kind == Kind::device) device_bytes_left -= whole;
+  mprotect(static_cast<char*>(p) + whole, kPage, PROT_NONE);
+  std::memset(p, 0xFF, whole);
+  regions[reinterpret_cast<uint64_t>(p)] = {whole, kind};
+  protect();
+  return reinterpret_cast<uint64_t>(p);
+}
+int give_back(uint64_t address, Kind kind) {
+  run_until([] { return !any_pending(); });
+  const auto found = regions.find(address);
+  if (found == regions.end() || found->second.kind != kind) return kInvalidValue;
+  if (kind != Kind::registered) munmap(reinterpret_cast<void*>(address), found->second.bytes + kPage);
+  if (kind == Kind::device) device_bytes_left += found->second.bytes;
+  regions.erase(found);
+  return kOk;
+}
+bool lies_within(uint64_t address, size_t bytes, bool host) {
+  auto region = regions.upper_bound(address);
+  if (region == regions.begin()) return false;
+  --region;
+  const bool fits = address + bytes <= region->first + region->second.bytes;
+  return fits && (!host || region->second.kind != Kind::device);
+}
+
+extern "C" {
+void fake_mode(int random, uint64_t seed) { random_mode = random != 0, generator.seed(seed); }
+// The call `name` fails with `code` once, after so many successes. Some codes leave the context unusable.
+void fake_fail(const char* name, int code, int after) { failures[name] = {code, after}; }
+void fake_recover() { failures.clear(), sticky = 0; }
+void fake_device_bytes(size_t bytes) { device_bytes_left = bytes; }
+size_t fake_live_regions() { return regions.size(); }
+}
