@@ -57,6 +57,7 @@ def test_installed_wheel_imports_everything_and_exports_and_runs(wheel, tmp_path
         archive.extractall(site)
         names = archive.namelist()
     assert not [n for n in names if n.endswith((".cpp", ".hpp"))], "sources do not belong in the wheel"
+    assert "edge_runtime/backends/cuda/kernels/hobbit.cu" in names, "but for what the device compiles"
     assert not [n for n in names if n.startswith(("export/", "profiles/", "tests/"))], "generic top-level names"
     # dependencies come from this environment; nested .pth files (our own editable install) are not followed
     dependencies = next(p for p in sys.path if p.endswith("site-packages"))
