@@ -55,7 +55,7 @@ def _action(option: Option) -> dict[str, Any]:
         return {"action": "store_true"}
     if isinstance(option.kind, Switch):
         return {"action": argparse.BooleanOptionalAction}
-    return {"metavar": option.kind.metavar}
+    return {"metavar": option.kind.metavar} | ({"action": "append"} if option.kind.repeats else {})
 
 
 def _help(option: Option) -> str:

@@ -43,10 +43,12 @@ def main(args: argparse.Namespace) -> int:
         from edge_runtime.base.extras import install_extra
 
         raise ConfigError(f"serve: a library is missing: {err}. {install_extra('serve')}") from err
+    from edge_runtime.service.http.cors import check_origins
     from edge_runtime.service.http.exchange import HttpLimits
     from edge_runtime.service.http.listen import read_api_keys
 
     keys = read_api_keys(options.api_key_file)
+    check_origins(options.allow_origin, has_key=bool(keys))
     service = Service(_config(args, options, command, settings.environment))
     serve(
         service,
@@ -54,6 +56,7 @@ def main(args: argparse.Namespace) -> int:
         settings,
         limits=HttpLimits(body_bytes=options.body_limit),
         api_keys=keys,
+        allowed_origins=options.allow_origin,
         drain_timeout_s=options.drain_timeout,
     )
     return 0

@@ -22,6 +22,7 @@ class Kind:
         metavar: stands for the value in help.
         takes_auto: whether the word ``auto`` is no value but asks for the next source's.
         profile_type: type of the value in a profile, as `strict.convert` takes it.
+        repeats: whether the flag may be given several times; the values are then a list.
 
     Plain classes, not dataclasses: every start pays for making them.
     """
@@ -29,6 +30,7 @@ class Kind:
     metavar = "TEXT"
     takes_auto = True
     profile_type: Any = str
+    repeats = False
 
     def __init__(self, metavar: str | None = None) -> None:
         if metavar is not None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from edge_runtime.config import fitting
 from edge_runtime.config.kinds import Choice, Count, File, Named, Number, OnlyOn, Size, Switch, Text, Tier
 from edge_runtime.config.option import AUTO, option, options_of
+from edge_runtime.config.origins import Origins
 from edge_runtime.config.registered import EVICTION_RULES, POLICIES, PREDICTORS
 
 if TYPE_CHECKING:
@@ -149,6 +150,12 @@ class ServiceOptions:
     api_key_file: Path | None = option(
         File(), example="/etc/hobbit-edge/api-key",
         help="require one of the keys in this file, one a line",
+    )
+    allow_origin: tuple[str, ...] = option(
+        Origins(), "", example="http://localhost:3000",
+        help="let web pages of this origin use the API; repeatable",
+        doc="Without it no page but the server's own can. A variable holds several origins, separated by spaces. `*` "
+        "stands for every page there is and needs `--api-key-file`.",
     )
     model_name: str | None = option(
         Text("ID"), default_text="the bundle's folder name", example="tiny",

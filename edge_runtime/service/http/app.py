@@ -16,6 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge_runtime.base.errors import HobbitError
+from edge_runtime.service.http.cors import Cors
 from edge_runtime.service.http.exchange import Disconnected, HttpLimits
 from edge_runtime.service.http.status_page import HEADERS, PAGE
 from edge_runtime.service.openai.api_errors import ApiError, from_exception
@@ -35,6 +36,7 @@ def create_app(
     *,
     api_keys: Sequence[str] = (),
     local_only: bool = False,
+    allowed_origins: Sequence[str] = (),
 ) -> ASGIApp:
     """Return the application.
 
@@ -44,6 +46,7 @@ def create_app(
         api_keys: bearer keys; with any, every path but health, the OpenAPI document and the status page needs one.
         local_only: refuse requests whose Host is not this machine, so that no web page can reach the API by a name of
             its own that resolves to 127.0.0.1.
+        allowed_origins: of web pages that may use the API beside the server's own.
     """
     api = Endpoints(service, limits)
     exposition = Exposition(service.stats, service.readiness, service.info)
@@ -78,7 +81,8 @@ def create_app(
     handlers |= {HobbitError: _unexpected, Exception: _unexpected}
     app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
     app.router.redirect_slashes = False
-    return Guard(app, api_keys, local_only=local_only)
+    guarded = Guard(app, api_keys, local_only=local_only)
+    return Cors(guarded, allowed_origins) if allowed_origins else guarded
 
 
 class Guard:

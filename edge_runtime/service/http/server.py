@@ -35,6 +35,7 @@ def serve(
     *,
     limits: HttpLimits,
     api_keys: Sequence[str],
+    allowed_origins: Sequence[str],
     drain_timeout_s: float,
 ) -> None:
     """Serve until told to stop, then drain.
@@ -45,6 +46,7 @@ def serve(
         settings: what SIGHUP reads again.
         limits: of one exchange.
         api_keys: bearer keys, none without.
+        allowed_origins: of web pages that may use the API.
         drain_timeout_s: longest time requests under way may take once stopping.
 
     Raises:
@@ -52,7 +54,7 @@ def serve(
     """
     # a Host check is for browsers; behind a unix socket or with a key there is none to fear
     local_only = listeners.local_only and not api_keys and listeners.unix_path is None
-    app = create_app(service, limits, api_keys=api_keys, local_only=local_only)
+    app = create_app(service, limits, api_keys=api_keys, local_only=local_only, allowed_origins=allowed_origins)
     _limit_malloc_arenas()
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(

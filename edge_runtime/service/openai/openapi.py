@@ -15,7 +15,7 @@ _TEXT: Schema = {"type": "string"}
 _ERRORS = {
     "400": "A field is wrong, unknown or unsupported, or the context would overflow; `param` names the field.",
     "401": "The API key is missing or wrong.",
-    "403": "The Host header names another machine.",
+    "403": "The Host header names another machine, or a page's origin is not allowed.",
     "404": "There is no such path or model.",
     "408": "The body took too long to arrive.",
     "413": "The body is too large.",
