@@ -33,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make system-check` runs; skip, loudly, what this machine lacks."""
     for item in items:
-        alone = item.path.name in ("test_service_soak.py", "test_status_page.py")
+        alone = item.path.name in ("test_service_soak.py", "test_status_page.py", "test_chat_page.py")
         if alone or "tests/systemd" in item.path.as_posix():
             item.add_marker(pytest.mark.system)
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from edge_runtime.base.errors import HobbitError
 from edge_runtime.service.http.cors import Cors
 from edge_runtime.service.http.exchange import Disconnected, HttpLimits
-from edge_runtime.service.http.status_page import HEADERS, PAGE
+from edge_runtime.service.http.status_page import CHAT_HEADERS, CHAT_PAGE, HEADERS, PAGE
 from edge_runtime.service.openai.api_errors import ApiError, from_exception
 from edge_runtime.service.openai.endpoints import Endpoints
 from edge_runtime.service.openai.openapi import openapi_document
@@ -26,7 +26,7 @@ from edge_runtime.service.ops.metrics import Exposition
 from edge_runtime.service.service import Service
 
 _LOG = logging.getLogger(__name__)
-_OPEN_PATHS = ("/", "/health", "/health/ready", "/openapi.json")
+_OPEN_PATHS = ("/", "/chat", "/health", "/health/ready", "/openapi.json")
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -43,7 +43,7 @@ def create_app(
     Args:
         service: what it serves.
         limits: of one exchange.
-        api_keys: bearer keys; with any, every path but health, the OpenAPI document and the status page needs one.
+        api_keys: bearer keys; with any, every path but health, the OpenAPI document and the pages needs one.
         local_only: refuse requests whose Host is not this machine, so that no web page can reach the API by a name of
             its own that resolves to 127.0.0.1.
         allowed_origins: of web pages that may use the API beside the server's own.
@@ -65,6 +65,9 @@ def create_app(
     async def status_page(request: Request) -> Response:
         return Response(PAGE, headers=HEADERS)
 
+    async def chat_page(request: Request) -> Response:
+        return Response(CHAT_PAGE, headers=CHAT_HEADERS)
+
     routes = [
         Route("/v1/chat/completions", api.chat, methods=["POST"]),
         Route("/v1/completions", api.completion, methods=["POST"]),
@@ -76,6 +79,7 @@ def create_app(
         Route("/metrics", metrics, methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
         Route("/", status_page, methods=["GET"]),
+        Route("/chat", chat_page, methods=["GET"]),
     ]
     handlers = {ApiError: _api_error, HTTPException: _http_error, Disconnected: _gone}
     handlers |= {HobbitError: _unexpected, Exception: _unexpected}

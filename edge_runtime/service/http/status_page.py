@@ -1,4 +1,4 @@
-"""The built-in status page: one HTML file, nothing from the network, a policy that allows exactly its own script."""
+"""The built-in pages: one HTML file each, nothing from the network, a policy that allows exactly its own script."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import re
 _ELEMENT = r"<{0}>(.*?)</{0}>"
 
 
-def _read() -> str:
-    return importlib.resources.files("edge_runtime.service.http").joinpath("status.html").read_text(encoding="utf-8")
+def _read(name: str) -> str:
+    return importlib.resources.files("edge_runtime.service.http").joinpath(name).read_text(encoding="utf-8")
 
 
 def content_security_policy(page: str) -> str:
@@ -40,11 +40,15 @@ def _hashes(page: str, name: str) -> str:
     return " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
 
 
-PAGE = _read()
-HEADERS = {
-    "Content-Type": "text/html; charset=utf-8",
-    "Content-Security-Policy": content_security_policy(PAGE),
-    "Cache-Control": "no-cache",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+def _headers(page: str) -> dict[str, str]:
+    return {
+        "Content-Type": "text/html; charset=utf-8",
+        "Content-Security-Policy": content_security_policy(page),
+        "Cache-Control": "no-cache",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+PAGE, CHAT_PAGE = _read("status.html"), _read("chat.html")
+HEADERS, CHAT_HEADERS = _headers(PAGE), _headers(CHAT_PAGE)
