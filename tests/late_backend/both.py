@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from conftest import MODEL
 
 from edge_runtime import Engine, SamplingParams
@@ -47,3 +48,17 @@ def make_all_resident(engine: Engine) -> None:
     every = np.full(engine.spec.num_experts, engine.parts.config.tier, np.uint8)
     for layer_idx in engine.spec.sparse_layers:
         list(engine.parts.cache.stream(layer_idx, every))
+
+
+def give_up_a_pass(engine: Engine, after_layers: int = 5) -> None:
+    """Run some layers of a pass, then raise."""
+    layers = iter(range(after_layers))
+
+    def before_layer() -> None:
+        if next(layers, None) is None:
+            raise InterruptedError
+
+    kv = engine.parts.trunk.new_kv_cache(64)
+    with pytest.raises(InterruptedError):
+        engine.parts.decoder.forward(np.arange(20, dtype=np.int32), kv, slice(0), before_layer)
+    assert kv.length == 0

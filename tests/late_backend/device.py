@@ -16,11 +16,22 @@ TICK_NS = 1000
 """Time a computation takes by the device's own clock, whatever the host's clock says."""
 
 
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
 class Work(NamedTuple):
-    """Something queued: what it counts as, and what it does."""
+    """Something queued.
+
+    Attributes:
+        kind: what it counts as.
+        run: does it.
+        over: told when it has run or failed.
+    """
 
     kind: str
     run: Callable[[], None]
+    over: Callable[[], None]
 
 
 class LateEvent:
@@ -72,14 +83,14 @@ class Device:
         self.ran = Counter[str]()
         self._thread: threading.Thread | None = None
 
-    def push(self, stream: str, kind: str, run: Callable[[], None]) -> None:
+    def push(self, stream: str, kind: str, run: Callable[[], None], over: Callable[[], None] = _nothing) -> None:
         """Queue work and return."""
         with self._changed:
             assert not self._is_closed, "the device was closed"
             if self._thread is None:  # a backend is also made where nothing is ever loaded
                 self._thread = threading.Thread(target=self._work, name="late device", daemon=True)
                 self._thread.start()
-            self._queues[stream].append(Work(kind, run))
+            self._queues[stream].append(Work(kind, run, over))
             self._pushed[stream] += 1
         self.give_chance()
 
@@ -178,6 +189,8 @@ class Device:
             work.run()
         except Exception as err:  # noqa: BLE001 - reported by the next event, as a device does
             self._failed.setdefault(stream, err)
+        finally:
+            work.over()
 
 
 class Mark:

@@ -26,7 +26,7 @@ class LateKernels:
         self._device, self._memory, self._inner, self._hidden = device, memory, inner, spec.hidden
         self._result = Numbers(device, (0, spec.hidden))
         self._tokens = 0
-        self.resident_router = LateResidentRouter(self, device, router)
+        self.resident_router = LateResidentRouter(self, device, memory, router)
 
     def begin(self, x: LateTensor, ids: I32, weights: F32) -> None:
         """See `ExpertKernels.begin`."""
@@ -37,11 +37,11 @@ class LateKernels:
     def run_experts(self, tier: int, segments: NDArray[np.uint64], experts: I32) -> None:
         """See `ExpertKernels.run_experts`."""
         segments, experts = segments.copy(), experts.copy()
-        self._device.push(
-            COMPUTE,
-            "experts",
-            lambda: self._inner.run_experts(tier, self._memory.real_segments(segments), experts),
-        )
+
+        def run() -> None:
+            self._inner.run_experts(tier, self._memory.real_segments(segments), experts)
+
+        self._memory.push_kernels("experts", read_of(segments, tier), run)
 
     def end(self) -> LateTensor:
         """See `ExpertKernels.end`."""
@@ -57,7 +57,8 @@ class LateKernels:
         """See `ExpertKernels.run_resident`."""
         source, out, place = x.numbers, self.next_result(len(ids)), placed(resident)
         ids, weights = ids.copy(), weights.copy()
-        self._device.push(COMPUTE, "experts", lambda: self.compute(source, ids, weights, place, out))
+        read = read_of(place.addresses[place.slots[np.unique(ids[weights != 0])]], place.tier)
+        self._memory.push_kernels("experts", read, lambda: self.compute(source, ids, weights, place, out))
         return LateTensor(out)
 
     def release_scratch(self) -> None:
@@ -83,8 +84,8 @@ class LateKernels:
 class LateResidentRouter:
     """Routes on the device: the host learns what was chosen when it asks, at the end. Implements `ResidentRouter`."""
 
-    def __init__(self, kernels: LateKernels, device: Device, router: Router) -> None:
-        self._kernels, self._device, self._router = kernels, device, router
+    def __init__(self, kernels: LateKernels, device: Device, memory: DeviceMemory, router: Router) -> None:
+        self._kernels, self._device, self._memory, self._router = kernels, device, memory, router
         self._uses: list[tuple[int, I32]] = []
 
     def run(self, layer_idx: int, x: LateTensor, router_logits: LateTensor, resident: Resident) -> LateTensor:
@@ -98,7 +99,7 @@ class LateResidentRouter:
             used = routing.topk_ids[routing.topk_weights != 0]
             self._uses.append((layer_idx, np.unique(used)))
 
-        self._device.push(COMPUTE, "routed experts", run)
+        self._memory.push_kernels("routed experts", read_of(place.addresses[place.slots], place.tier), run)
         return LateTensor(out)
 
     def take_uses(self) -> list[tuple[int, I32]]:
@@ -106,6 +107,11 @@ class LateResidentRouter:
         self._device.finish()
         uses, self._uses = self._uses, []
         return uses
+
+
+def read_of(segments: NDArray[np.uint64], tier: int) -> NDArray[np.uint64]:
+    """Return the segments uint64 [n, m] that kernels read at a tier, of all of them."""
+    return segments[:, : 1 if tier == 16 else tier // 2]
 
 
 def placed(resident: Resident) -> Resident:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edge_runtime.backends.memory import MAX_SEGMENTS, Span
 from edge_runtime.base.errors import BudgetError, DeviceError
 from late_backend.device import COMPUTE, COPY, Device, LateEvent
+from late_backend.hazards import Hazards
 from late_backend.transfers import LateTransfers
 
 _HIDDEN = 1 << 63
@@ -45,6 +46,7 @@ class DeviceMemory:
     def __init__(self, device: Device, limit_bytes: int | None = None) -> None:
         self._device = device
         self.limit_bytes = limit_bytes
+        self.hazards = Hazards()
         self._blocks: dict[int, Block] = {}
 
     @property
@@ -65,9 +67,23 @@ class DeviceMemory:
         return block
 
     def free(self, block: Block) -> None:
-        """Give memory back. The host has waited for whatever used it; if not, that work reads poison or fails."""
+        """Give memory back, for which the host has waited for whatever used it."""
+        self.hazards.free(Span(block.address, block.nbytes))
         del self._blocks[block.real]
         block.poison()
+
+    def push_kernels(self, kind: str, segments: NDArray[np.uint64], run: Callable[[], None]) -> None:
+        """Queue kernels that read segments uint64 [n, m]."""
+
+        def over() -> None:
+            self.hazards.end_kernels(segments)
+
+        self.hazards.begin_kernels(segments)
+        try:
+            self._device.push(COMPUTE, kind, run, over)
+        except BaseException:
+            over()
+            raise
 
     def real(self, address: int, nbytes: int = 1) -> int:
         """Return where the device finds bytes; an error if they are not all inside one allocation."""

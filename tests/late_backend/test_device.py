@@ -18,8 +18,10 @@ from edge_runtime.bundle.bundle import Bundle
 from late_backend import both
 from late_backend.backend import LateBackend
 from late_backend.device import COMPUTE, COPY, TICK_NS, Device, DeviceClock
+from late_backend.hazards import HostFault
 from late_backend.memory import DeviceMemory, LateSpace
 from late_backend.tensors import LateTensor, LateTensors, Numbers
+from late_backend.transfers import StagedLanding
 
 
 @pytest.fixture
@@ -189,9 +191,10 @@ def test_freed_memory_is_an_illegal_address(device):
         device.finish()
 
 
-def test_a_staging_buffer_is_poisoned_when_it_is_given_back(device):
+def test_a_staging_buffer_is_poisoned_when_it_is_given_back(device, monkeypatch):
     space, memory, slots = slots_of(device)
     transfers = space.transfers
+    monkeypatch.setattr(StagedLanding, "is_busy", False)  # or the host would be told
     landing = transfers.land([slots.span(3)])
     assert transfers.room == 1
     event = transfers.start(landing)
@@ -203,6 +206,26 @@ def test_a_staging_buffer_is_poisoned_when_it_is_given_back(device):
     device.push(COMPUTE, "work", lambda: seen.append(ctypes.string_at(memory.real(slots.span(3).address), 4)))
     device.finish()
     assert seen == [b"\xa5" * 4], "the host was too early"
+
+
+def test_the_host_is_told_what_it_should_have_waited_for(device):
+    space, memory, slots = slots_of(device)
+    segments = slots.addresses[3:4, :2].copy()
+    landing = space.transfers.land([slots.span(3)])
+    event = space.transfers.start(landing)
+    with pytest.raises(HostFault, match="given back before its transfer"):
+        space.transfers.release(landing)
+    with pytest.raises(HostFault, match="before its transfer was over"):
+        memory.push_kernels("kernels", segments, lambda: None)
+    assert event.wait(10)
+    memory.push_kernels("kernels", segments, lambda: None)
+    with pytest.raises(HostFault, match="queued kernels still read"):
+        space.transfers.start(landing)
+    with pytest.raises(HostFault, match="queued work still uses"):
+        slots.resize(0)
+    device.finish()
+    space.transfers.release(landing)
+    slots.resize(0)
 
 
 def test_the_clock_is_the_devices(device):

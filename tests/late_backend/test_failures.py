@@ -55,6 +55,19 @@ def test_no_prefix_is_kept_of_a_chunk_that_failed(model_bundle, policy, kind):
         assert again.token_ids == expected
 
 
+def test_what_the_device_chose_in_a_pass_that_was_given_up_is_not_counted(model_bundle, expected):
+    with both.opened(model_bundle, "late", slots=both.ALL) as engine:
+        both.make_all_resident(engine)
+        counted = []
+        for gives_up in (False, True):
+            before = engine.parts.cache.counters
+            if gives_up:
+                both.give_up_a_pass(engine)
+            both.assert_same(both.logits(engine), expected)
+            counted.append(engine.parts.cache.counters.since(before).hits)
+        assert counted[0] == counted[1] > 0
+
+
 @pytest.mark.parametrize("mode", MODES[:2])
 def test_the_next_request_is_right_after_one_was_interrupted_anywhere(model_bundle, expected, monkeypatch, mode):
     monkeypatch.setenv("LATE_BACKEND", mode)

@@ -1,4 +1,4 @@
-"""Faults a host can make, planted one by one: the late backend turns each into wrong numbers or an error.
+"""Faults a host can make, planted one by one: the late backend tells of each, and without its telling numbers are wrong.
 
 Each replaces one wait or one rule by what a careless host would do. Without a fault the same run gives the CPU
 backend's bits.
@@ -19,9 +19,10 @@ from edge_runtime.experts.residency import SlotTable
 from edge_runtime.experts.slots_in_use import SlotsInUse
 from late_backend import MODES, both
 from late_backend.device import COMPUTE, COPY, Device, LateEvent
+from late_backend.hazards import Hazards, HostFault
 from late_backend.memory import LateSpace
 from late_backend.tensors import LateTensors
-from late_backend.transfers import LateTransfers
+from late_backend.transfers import LateTransfers, StagedLanding
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 Scenario = Callable[[Engine, np.ndarray], None]
@@ -40,15 +41,7 @@ def waves(engine: Engine, expected: np.ndarray) -> None:
 
 def giving_up(engine: Engine, expected: np.ndarray) -> None:
     """A pass is given up while its kernels are queued; then all expert memory is replaced."""
-    layers = iter(range(5))
-
-    def before_layer() -> None:
-        if next(layers, None) is None:
-            raise InterruptedError
-
-    decoder, kv = engine.parts.decoder, engine.parts.trunk.new_kv_cache(64)
-    with pytest.raises(InterruptedError):
-        decoder.forward(np.arange(20, dtype=np.int32), kv, slice(0), before_layer)
+    both.give_up_a_pass(engine)
     assert engine.parts.backend.device.num_queued(COMPUTE)
     engine.start_over()
     engine.parts.backend.device.finish()
@@ -112,12 +105,11 @@ def reads_land_in_slots(patch: pytest.MonkeyPatch) -> None:
 
 FAULTS: list[tuple[Plant, Scenario, type[Exception], str]] = [
     (no_result_is_waited_for, waves, AssertionError, "other numbers"),
-    (no_transfer_is_waited_for, waves, DeviceError, "does not start with HBR1"),
-    (staging_is_reused_at_once, waves, DeviceError, "does not start with HBR1"),
-    (no_kernel_is_waited_for, waves, AssertionError, "other numbers"),
-    (no_kernel_is_waited_for, giving_up, DeviceError, "illegal address|start with HBR1"),
-    (pins_are_lost, waves, AssertionError, "other numbers"),
-    (a_pass_that_was_given_up_is_not_waited_for, giving_up, DeviceError, "illegal address|start with HBR1"),
+    (no_transfer_is_waited_for, waves, HostFault, "given back before its transfer was over"),
+    (staging_is_reused_at_once, waves, HostFault, "given back before its transfer was over"),
+    (no_kernel_is_waited_for, waves, HostFault, "into a slot that queued kernels still read"),
+    (pins_are_lost, waves, HostFault, "into a slot that queued kernels still read"),
+    (a_pass_that_was_given_up_is_not_waited_for, giving_up, HostFault, "memory was given back"),
     (tensors_are_taken_for_arrays, waves, DeviceError, "touched by the host: __array__"),
     (reads_land_in_slots, waves, ExpertReadError, "Bad address"),
 ]
@@ -133,6 +125,22 @@ def run(bundle, scenario: Scenario, expected: np.ndarray) -> None:
 def test_without_a_fault_the_run_is_right(model_bundle, expected, monkeypatch, scenario, mode):
     monkeypatch.setenv("LATE_BACKEND", mode)
     run(model_bundle, scenario, expected)
+
+
+UNTOLD = "other numbers|does not start with HBR1|illegal address|read before it was computed"
+
+
+@pytest.mark.parametrize(("plant", "scenario"), sorted({(plant, scenario) for plant, scenario, *_ in FAULTS}, key=str))
+def test_a_fault_has_consequences_although_nobody_tells(model_bundle, expected, monkeypatch, plant, scenario):
+    """Late work and poisoned memory are enough in mode `late`: what the hazards say is no invention."""
+    for name in ("begin_kernels", "begin_transfer", "free"):
+        monkeypatch.setattr(Hazards, name, lambda hazards, *_: None)
+    monkeypatch.setattr(StagedLanding, "is_busy", False)
+    plant(monkeypatch)
+    with pytest.raises(
+        (AssertionError, DeviceError, ExpertReadError), match=f"{UNTOLD}|touched by the host|Bad address"
+    ):
+        run(model_bundle, scenario, expected)
 
 
 @pytest.mark.parametrize(("plant", "scenario", "error", "match"), FAULTS)

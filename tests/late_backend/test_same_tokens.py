@@ -17,7 +17,8 @@ from edge_runtime.engine.sessions import SessionPool
 from late_backend import MODES, both
 from late_backend.recorded import Recording, Replaying
 
-PROMPTS = ["Once upon a time", "The quick brown fox " * 6, "import os\n" * 8, "A"]
+FOX = "The quick brown fox " * 6
+PROMPTS = ["Once upon a time", FOX, "import os\n" * 8, "A", FOX + "sleeps"]
 
 
 @pytest.fixture(params=MODES)
@@ -57,6 +58,8 @@ def test_experts_read_ahead_change_nothing(model_bundle, expected, mode):
     with both.opened(model_bundle, "late", slots=60, prefetch="lookahead:adaptive=false") as engine:
         both.assert_same(both.logits(engine), expected[0])
         assert engine.parts.cache.counters.prefetch_used > 0
+        engine.parts.cache.finish_reads()
+        assert engine.parts.cache.space.transfers.room == engine.parts.config.io_threads
         assert engine.parts.backend.device.ran["look ahead"] > 0
 
 
@@ -134,14 +137,20 @@ def test_whatever_a_policy_decides_gives_the_same_numbers(calibrated_bundle, pol
 def test_other_sizes_and_policies_while_open(model_bundle, expected):
     with both.opened(model_bundle, "late", slots=100) as engine:
         slot_bytes, memory = engine.parts.plan.slot_bytes, engine.parts.backend.memory
-        for slots in (100, 40, both.ALL, 13, 60):
+        for slots in (100, 40, both.ALL, 13, both.ALL, 60):
             engine.resize(expert_memory=slots * slot_bytes)
+            if slots == both.ALL:  # from here on the device routes, over slots that have moved
+                both.make_all_resident(engine)
             assert engine.parts.cache.num_slots == min(slots, 256)
             assert memory.nbytes <= slots * slot_bytes
             both.assert_same(both.logits(engine), expected[0])
         for policy in ("hobbit", "lossless"):
+            engine.resize(expert_memory=both.ALL * slot_bytes)
+            both.make_all_resident(engine)
             engine.reload(Reload(policy=policy))
+            both.make_all_resident(engine)
             out = both.logits(engine)
+        assert engine.parts.backend.device.ran["routed experts"] > 0
         both.assert_same(out, expected[0])
     assert memory.nbytes == 0, "all device memory was given back"
 

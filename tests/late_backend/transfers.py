@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edge_runtime.backends.memory import Landing, Span
 from edge_runtime.base.sizes import align_up
 from late_backend.device import COPY, Device, LateEvent
+from late_backend.hazards import HostFault
 
 if TYPE_CHECKING:
     from late_backend.memory import DeviceMemory
@@ -33,13 +34,20 @@ class StagedLanding:
     """A staging buffer, cut for the parts of slots one read is for. Implements `Landing`."""
 
     def __init__(self, staging: Staging, slots: Sequence[Span]) -> None:
-        self.staging, self.slots = staging, slots
+        self.staging, self.slots = staging, [*slots]
+        self.copies = 0
+        """Transfers from here that have not run."""
         self.targets: list[Span] = []
         start = 0
         for slot in slots:
             self.targets.append(Span(staging.address + start, slot.nbytes, staging.bytes))
             start += align_up(slot.nbytes, mmap.PAGESIZE)
         assert start <= len(staging.bytes), "a read is larger than the largest"
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a transfer from here has not run."""
+        return self.copies > 0
 
 
 class LateTransfers:
@@ -71,12 +79,24 @@ class LateTransfers:
             for source, slot in pairs:
                 ctypes.memmove(self._memory.real(slot.address, slot.nbytes), source.address, slot.nbytes)
 
-        self._device.push(COPY, "transfer", run)
+        def over() -> None:
+            self._memory.hazards.end_transfer(landing.slots)
+            landing.copies -= 1
+
+        self._memory.hazards.begin_transfer(landing.slots)
+        landing.copies += 1
+        try:
+            self._device.push(COPY, "transfer", run, over)
+        except BaseException:
+            over()
+            raise
         return self._device.record(COPY)
 
     def release(self, landing: Landing) -> None:
         """See `Transfers.release`."""
         if landing in self._used:
+            if landing.is_busy:
+                raise HostFault("a staging buffer was given back before its transfer was over")
             self._used.remove(landing)
             landing.staging.poison()
             self._free.append(landing.staging)
