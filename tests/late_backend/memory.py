@@ -16,43 +16,43 @@ from late_backend.device import COMPUTE, COPY, Device, LateEvent
 from late_backend.hazards import Hazards
 from late_backend.transfers import LateTransfers
 
-_HIDDEN = 1 << 63
-"""Set in every address the host sees: no process can use such an address, so the host faults if it tries."""
+_FIRST_ADDRESS = 1 << 63
+"""No process can use such an address: the host faults if it tries."""
 POISON = 0xFF
 
 
 class Block:
     """An allocation. Whoever may still write there keeps it alive."""
 
-    def __init__(self, nbytes: int) -> None:
-        self.nbytes = nbytes
+    def __init__(self, address: int, nbytes: int) -> None:
+        self.address, self.nbytes = address, nbytes
         self.bytes = mmap.mmap(-1, nbytes)
         self.real = ctypes.addressof(ctypes.c_char.from_buffer(self.bytes))
         self.poison()
-
-    @property
-    def address(self) -> int:
-        """As the host sees it."""
-        return self.real | _HIDDEN
 
     def poison(self) -> None:
         """Overwrite everything."""
         ctypes.memset(self.real, POISON, self.nbytes)
 
 
+def _address(block: Block) -> int:
+    return block.address
+
+
 class DeviceMemory:
-    """All allocations of a device."""
+    """All allocations of a device. No address comes twice: one that was kept too long is never right by luck."""
 
     def __init__(self, device: Device, limit_bytes: int | None = None) -> None:
         self._device = device
         self.limit_bytes = limit_bytes
         self.hazards = Hazards()
-        self._blocks: dict[int, Block] = {}
+        self._blocks: list[Block] = []  # by address; replaced, not changed: the device reads it meanwhile
+        self._next_address = _FIRST_ADDRESS
 
     @property
     def nbytes(self) -> int:
         """Bytes allocated."""
-        return sum(block.nbytes for block in self._blocks.values())
+        return sum(block.nbytes for block in self._blocks)
 
     def allocate(self, nbytes: int) -> Block:
         """Take memory, poisoned.
@@ -62,14 +62,15 @@ class DeviceMemory:
         """
         if self.limit_bytes is not None and self.nbytes + nbytes > self.limit_bytes:
             raise BudgetError(f"device: {nbytes} bytes more do not fit {self.limit_bytes}. Lower --expert-memory.")
-        block = Block(nbytes)
-        self._blocks[block.real] = block
+        block = Block(self._next_address, nbytes)
+        self._next_address += nbytes + mmap.PAGESIZE
+        self._blocks = [*self._blocks, block]
         return block
 
     def free(self, block: Block) -> None:
         """Give memory back, for which the host has waited for whatever used it."""
         self.hazards.free(Span(block.address, block.nbytes))
-        del self._blocks[block.real]
+        self._blocks = [each for each in self._blocks if each is not block]
         block.poison()
 
     def push_kernels(self, kind: str, segments: NDArray[np.uint64], run: Callable[[], None]) -> None:
@@ -88,12 +89,11 @@ class DeviceMemory:
     def real(self, address: int, nbytes: int = 1) -> int:
         """Return where the device finds bytes; an error if they are not all inside one allocation."""
         self._device.require_inside("a slot")
-        here = address & ~_HIDDEN
-        starts = sorted(self._blocks)
-        at = bisect_right(starts, here) - 1
-        if not address & _HIDDEN or at < 0 or here + nbytes > starts[at] + self._blocks[starts[at]].nbytes:
+        blocks = self._blocks
+        at = bisect_right(blocks, address, key=_address) - 1
+        if at < 0 or address + nbytes > blocks[at].address + blocks[at].nbytes:
             raise DeviceError(f"illegal address {address:#x}")
-        return here
+        return blocks[at].real + address - blocks[at].address
 
     def real_segments(self, addresses: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Do the same for uint64 [n, 4] at once; 0 stays 0."""

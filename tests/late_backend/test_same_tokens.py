@@ -147,6 +147,7 @@ def test_other_sizes_and_policies_while_open(model_bundle, expected):
         for policy in ("hobbit", "lossless"):
             engine.resize(expert_memory=both.ALL * slot_bytes)
             both.make_all_resident(engine)
+            both.logits(engine)
             engine.reload(Reload(policy=policy))
             both.make_all_resident(engine)
             out = both.logits(engine)
