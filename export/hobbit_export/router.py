@@ -24,6 +24,6 @@ def write_router_data(source: SourceModel, out: Path) -> list[str]:
 
 
 def router_memory_bytes(spec: ModelSpec) -> int:
-    """Return the peak of reading the arrays: all of them three times, one layer's table in int64 twice."""
-    hashed = 16 * spec.vocab_size * spec.router.top_k if spec.router.hashed_layers else 0
-    return 3 * sum(router_parts(spec).values()) + hashed
+    """Return the peak of reading the arrays: all of them twice, and the steps of converting one layer's int64 table."""
+    hashed = 28 * spec.vocab_size * spec.router.top_k if spec.router.hashed_layers else 0
+    return 2 * sum(router_parts(spec).values()) + hashed

@@ -143,9 +143,12 @@ def test_every_truncation_is_noticed():
 
 
 @settings(max_examples=300, deadline=None)
-@given(offset=st.integers(0, 4091), junk=st.binary(min_size=1, max_size=64))
-def test_forged_bytes_never_crash(offset, junk):
-    data = bytearray(pack_header(small_header()))
+@given(
+    offset=st.integers(0, 4091), junk=st.binary(min_size=1, max_size=64), gated=st.booleans(), bias=st.booleans(),
+    kind=st.sampled_from([(KIND_PROGRESSIVE, 4), (KIND_BF16, 1)]),
+)  # fmt: skip
+def test_forged_bytes_never_crash(offset, junk, gated, bias, kind):
+    data = bytearray(pack_header(small_header(*kind, gated=gated, bias=bias)))
     data[offset : offset + len(junk)] = junk
     del data[4096:]
     try:

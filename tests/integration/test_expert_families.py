@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+import tracemalloc
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,6 +15,8 @@ from expert_families import FAMILIES, LAYERS, VOCABULARY, D, E, I, adapter, logi
 from synthetic import write_safetensors
 
 from edge_runtime import Engine, SamplingParams
+from edge_runtime.base.errors import BundleError
+from edge_runtime.bundle import manifest as manifest_io
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.calibration import read as read_calibration
 from edge_runtime.bundle.record import record_layout
@@ -23,6 +27,8 @@ from edge_runtime.lab.simulator.trace import Trace
 from hobbit_export import arch
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.cli import main as export
+from hobbit_export.router import router_memory_bytes
+from hobbit_export.source import SourceModel
 
 pytestmark = pytest.mark.oracle
 LOGIT_TOLERANCE = 2e-3  # of the largest logit: that of the supported families
@@ -169,6 +175,32 @@ def test_what_is_left_out_is_reported_and_the_rest_is_an_error(bundles, tmp_path
     write_safetensors(extra / "model.safetensors", tensors | {"vision.patch.weight": np.zeros((4, 4), np.float32)})
     assert export([str(extra), *flags[1:]]) == 78
     assert "tensor 'vision.patch.weight': not part of a toy_gemma4 model" in capsys.readouterr().err
+
+
+def test_a_manifest_that_describes_other_experts_is_refused(bundles, tmp_path):
+    """The file says itself whether there are gates and biases; sizes alone need not differ."""
+    _, _, bundle = bundles("toy_relu2_gated")
+    header = Bundle.open(bundle).expert_header(0, 8)
+    assert (header.gated, header.bias) == (True, True)
+    other = tmp_path / "other"
+    shutil.copytree(bundle, other)
+    found = manifest_io.read(bundle)
+    experts = replace(found.model.experts, bias=False)
+    manifest_io.write(other, replace(found, model=replace(found.model, experts=experts)))
+    with pytest.raises(BundleError, match=r"layer_000\.hbx: biases: expected False, got True"):
+        Bundle.open(other).expert_header(0, 8)
+
+
+def test_reading_router_data_takes_no_more_than_planned(bundles):
+    _, checkpoint, _ = bundles("toy_deepseek_v4")
+    source = SourceModel.open(checkpoint)
+    with source.checkpoint:
+        source.router_data()
+        tracemalloc.start()
+        source.router_data()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert 16 * VOCABULARY * source.spec.top_k < peak < router_memory_bytes(source.spec) + (16 << 10)
 
 
 def test_records_take_what_their_form_needs(bundles):
