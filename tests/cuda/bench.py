@@ -41,8 +41,9 @@ class Bench:
         return memory.address
 
     def room(self, dtype: Any, *shape: int) -> DeviceMemory:
-        """Memory for an array; the fake driver poisons it."""
+        """Memory for an array, poisoned."""
         memory = DeviceMemory(self.device, max(int(np.prod(shape)) * np.dtype(dtype).itemsize, 16))
+        memory.fill(0xFF, self.stream)
         self._memory.append(memory)
         return memory
 

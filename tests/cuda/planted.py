@@ -48,7 +48,7 @@ FAULTS = [
     Fault("scales taken for minima", "dot_panel.cuh", "quad & 1u ? GroupMeta", "quad & 2u ? GroupMeta"),
     Fault("the last groups not masked", "dot_panel.cuh", "groups - 1u), at + mine < groups)", "groups - 1u), true)"),
     Fault("the last groups forgotten", "dot_panel.cuh", "if (at < groups) sum.add", "if (false) sum.add"),
-    Fault("a lane's last group not its own", "dot_panel.cuh", "at + mine < groups ? 0 :", "at + mine + 1 < groups ? 0 :"),
+    Fault("a lane's last group not its own", "dot_panel.cuh", "at + mine < groups ? 0 :", "at + mine < groups ? 1 :"),
     Fault("a warp sees every group", "dot_panel.cuh", "u32 at = kLaneGroups * split;", "u32 at = 0;"),
     Fault("gate and up panels exchanged", "decode.cuh", "row_sum(parts, step * half + step - 1u, row)", "row_sum(parts, 2u * half, row)"),
     Fault("the second token's activations taken from the first", "decode.cuh", "x + u64(pair / s.top_k) * groups", "x"),
@@ -69,7 +69,6 @@ FAULTS = [
     Fault("scales of rows 8 to 15 taken for all", "batch.cuh", "const u32 from = 2u * r +", "const u32 from = 2u +"),
     Fault("a batch's parts added in another order", "batch.cuh", "((p[0] + p[1]) + (p[2] + p[3]))", "((p[0] + p[2]) + (p[1] + p[3]))"),
     Fault("a tile's last columns not clamped", "batch.cuh", "(column < u32(tile.count) ? column : u32(tile.count) - 1u)", "column", "address"),
-    Fault("a column more written than there is", "batch.cuh", "if (column < u32(tile.count))", "if (column <= u32(tile.count))"),
     Fault("shared array overrun", "decode.cuh", "parts[split][panel][4u * lane + i] = sums[i];", "parts[split][panel + 3][4u * lane + i] = sums[i];", "address"),
     # activations
     Fault("nothing clamped from below", "activation.cuh", "up < -a.limit ? -a.limit : up", "up"),

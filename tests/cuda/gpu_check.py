@@ -1,0 +1,76 @@
+"""Check the kernels on this machine's GPU: `make gpu-check`. The self-test first, then each kernel against the reference.
+
+Prints what passed, and writes benchmarks/results/gpu_check_NAME.json. Without a GPU, a driver or NVRTC it says what is
+missing, and checks nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cuda.bench import Bench
+from cuda.kernel_checks import checks
+
+from edge_runtime.backends.cuda.cubins import load_kernels
+from edge_runtime.backends.cuda.driver import Device, Driver
+from edge_runtime.backends.cuda.nvrtc import Nvrtc
+from edge_runtime.backends.cuda.self_test import check_primitives
+from edge_runtime.base.errors import DeviceError
+
+RESULTS = Path(__file__).parents[2] / "benchmarks/results"
+
+
+class NoShim:
+    """What tests ask of the emulation, where there is none."""
+
+    def shim_seed(self, seed: int) -> None:
+        """A GPU has an order of its own."""
+
+
+def check(device: Device, module: Any) -> dict[str, object]:
+    """Run everything; an error or an assertion ends it.
+
+    Returns:
+        What ran, for the result file.
+    """
+    start = time.monotonic()
+    for seed in range(3):
+        check_primitives(device, module, seed)
+    print("self-test of device-only functions: passed", flush=True)
+    done = 0
+    for one in checks(emulated=False):
+        with Bench(NoShim(), device, module) as bench:  # type: ignore[arg-type]
+            one(bench)
+        done += 1
+    print(f"kernels against the reference: {done} checks passed")
+    return {"device": device.name, "arch": device.arch, "checks": done, "seconds": round(time.monotonic() - start, 1)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--libcuda", default="libcuda.so.1")
+    parser.add_argument("--libnvrtc")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    try:
+        device = Device(Driver(options.libcuda))
+        with tempfile.TemporaryDirectory() as folder:
+            module = load_kernels(device, folder=Path(folder), compiler=partial(Nvrtc, options.libnvrtc))
+    except DeviceError as err:
+        print(f"gpu-check: SKIPPED, nothing was checked on a GPU: {err}", file=sys.stderr)
+        return 0
+    result = {**check(device, module), "driver_cuda": device.driver.version}
+    name = "".join(c if c.isalnum() else "_" for c in device.name)
+    (options.out / f"gpu_check_{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

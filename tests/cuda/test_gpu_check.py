@@ -1,0 +1,45 @@
+"""`make gpu-check`, over the fake driver: it passes, finds a GPU that computes wrong, and says when there is none."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cuda import gpu_check
+from cuda.build import Fakes
+
+from edge_runtime.base.errors import DeviceError
+
+
+def test_it_runs_every_check_and_writes_what_ran(
+    fakes: Fakes, fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    options = ["--libcuda", str(fakes.libcuda), "--libnvrtc", str(fakes.libnvrtc), "--out", str(tmp_path)]
+    assert gpu_check.main(options) == 0
+    result = json.loads((tmp_path / "gpu_check_Fake_Orin.json").read_text())
+    assert result["checks"] > 70
+    assert (result["device"], result["arch"], result["driver_cuda"]) == ("Fake Orin", "sm_87", 12060)
+    assert "self-test of device-only functions: passed" in capsys.readouterr().out
+
+
+def test_a_failed_self_test_ends_it(fakes: Fakes, fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise DeviceError("mma_s8 gives 0x1")
+
+    monkeypatch.setattr(gpu_check, "check_primitives", refuse)
+    options = ["--libcuda", str(fakes.libcuda), "--libnvrtc", str(fakes.libnvrtc), "--out", str(tmp_path)]
+    with pytest.raises(DeviceError, match="mma_s8"):
+        gpu_check.main(options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_gpu_it_says_what_is_missing(tmp_path: Path):
+    program = [sys.executable, str(Path(gpu_check.__file__)), "--libcuda", str(tmp_path / "libcuda.so.1")]
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(program, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0
+    assert "SKIPPED, nothing was checked on a GPU: cuda: " in done.stderr
+    assert "does not load" in done.stderr

@@ -1,0 +1,196 @@
+"""What an NVIDIA board could reach while decoding, on paper: bytes, launches and instructions against its rates.
+
+    python tools/roofline.py               prints every board, model, tier and share of experts in memory
+    python tools/roofline.py --write       writes the short table of docs/cuda.md
+    python tools/roofline.py --check       exits with 1 if that table is out of date
+
+Nothing here was measured on a board. docs/cuda.md says what is assumed.
+
+    seconds a token = missed bytes / drive
+                    + the longer of (touched bytes / (0.75 memory rate), instructions / issue rate)
+                    + launches x launch time
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from board_table import MODELS, hit_rate, spec_of, trunk_bytes
+
+from edge_runtime.base.spec import ModelSpec
+from edge_runtime.bundle.record import record_layout
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/cuda.md"
+FIGURES = ROOT / "benchmarks/results/gpu_compile.json"
+START, END = "<!-- roofline: written by tools/roofline.py -->", "<!-- end of roofline -->"
+SEGMENTS = 4
+REACHED = 0.75
+"""Part of the pin rate a plain read gets: 152.8 of 204.8 GB/s reported for an AGX Orin."""
+LAUNCH_S = 5e-6
+"""Of one kernel without a captured graph (assumed)."""
+LAYER_LAUNCHES = 6
+"""Of a sparse layer's experts: norm, router, gate and up, down, weighted sum, and a lookup of slots."""
+SHARES = (0.25, 0.5, 0.75, 1.0)
+SHOWN_TIER = 4
+
+
+@dataclass(frozen=True)
+class Board:
+    """Rates of a board, from data sheets and reports.
+
+    Attributes:
+        name: what it is called here.
+        gigabytes: of memory.
+        multiprocessors: of its GPU; each issues instructions of 128 threads a clock.
+        ghz: of the GPU.
+        memory_gb_s: pin rate.
+        drive_gb_s: assumed.
+    """
+
+    name: str
+    gigabytes: int
+    multiprocessors: int
+    ghz: float
+    memory_gb_s: float
+    drive_gb_s: float
+
+    @property
+    def instructions_s(self) -> float:
+        """Instructions a second, counted for each thread."""
+        return self.multiprocessors * 128 * self.ghz * 1e9
+
+
+BOARDS = (
+    Board("Orin Nano 8GB, 15 W", 8, 8, 0.625, 68, 1.6),
+    Board("Orin Nano 8GB Super", 8, 8, 1.02, 102.4, 1.6),
+    Board("Orin NX 16GB", 16, 8, 0.918, 102.4, 3.0),
+    Board("AGX Orin 32GB", 32, 14, 0.93, 204.8, 3.0),
+    Board("AGX Orin 64GB", 64, 16, 1.3, 204.8, 3.0),
+    Board("Thor 128GB", 128, 20, 1.57, 273, 6.0),
+)
+ALL_MODELS = {
+    **MODELS,
+    # sized with full attention in every layer: 30 of its 40 are linear, whose matrices are of about the same size
+    "Qwen3.6-35B-A3B": {
+        "model_type": "qwen3_moe", "vocab_size": 248320, "hidden_size": 2048, "num_hidden_layers": 40,
+        "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 256, "num_experts": 256,
+        "num_experts_per_tok": 8, "moe_intermediate_size": 512, "max_position_embeddings": 40960,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Token:
+    """What one token takes.
+
+    Attributes:
+        expert_bytes: of the experts it goes through.
+        trunk_bytes: of everything else, at the exporter's default precision.
+        instructions: of the expert kernels, counted for each thread.
+        launches: of kernels for experts.
+        stored_bytes: of all experts.
+    """
+
+    expert_bytes: int
+    trunk_bytes: int
+    instructions: float
+    launches: int
+    stored_bytes: int
+
+
+@cache
+def instructions_a_weight(tier: int) -> float:
+    """Return the larger of both decode kernels' figures, as compiled for an Orin by NVRTC 12.6."""
+    results = json.loads(FIGURES.read_text(encoding="utf-8"))["results"]
+    (kernels,) = [r["kernels"] for r in results if (r["compiler"], r["arch"]) == ("nvrtc 12.6", "sm_87")]
+    return max(float(kernels[f"hb_{name}_{tier}"]["instructions_a_weight"]) for name in ("gate_up", "down"))
+
+
+def token_of(spec: ModelSpec, tier: int) -> Token:
+    """Return what a token of a model takes at a tier."""
+    layout, sparse = record_layout(spec, SEGMENTS), len(spec.sparse_layers)
+    used = sparse * spec.top_k
+    return Token(
+        used * layout.tier_bytes(tier),
+        trunk_bytes(spec),
+        used * layout.num_weights * instructions_a_weight(tier),
+        sparse * LAYER_LAUNCHES,
+        sparse * spec.num_experts * layout.tier_bytes(tier),
+    )
+
+
+def room_bytes(board: Board, token: Token) -> float:
+    """Return the memory left for experts: 93 % of the label, less the trunk and 2 GiB for system and runtime."""
+    return (0.93 * board.gigabytes - 2) * 2**30 - token.trunk_bytes
+
+
+def seconds(board: Board, token: Token, share: float) -> float:
+    """Return the least seconds of a token with a share of the experts in memory."""
+    drive = token.expert_bytes * (1 - hit_rate(share)) / (board.drive_gb_s * 1e9)
+    memory = (token.expert_bytes + token.trunk_bytes) / (REACHED * board.memory_gb_s * 1e9)
+    return drive + max(memory, token.instructions / board.instructions_s) + token.launches * LAUNCH_S
+
+
+def speed(value: float) -> str:
+    """Print tokens a second."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def cells(board: Board, token: Token) -> list[str]:
+    """Return a cell for each share: the bound, or a dash where so much does not fit."""
+    fits = room_bytes(board, token) / token.stored_bytes
+    return [speed(1 / seconds(board, token, share)) if share <= fits else "-" for share in SHARES]
+
+
+def rows(tiers: tuple[int, ...]) -> Iterator[str]:
+    """Yield a table: a line for each tier, model and board."""
+    shares = " | ".join(f"{100 * share:.0f} %" for share in SHARES)
+    yield f"| model | bits | board | experts a token | trunk a token | launches | fits: tok/s | {shares} |"
+    yield "|---" * (7 + len(SHARES)) + "|"
+    for tier in tiers:
+        for name, config in ALL_MODELS.items():
+            token = token_of(spec_of(config), tier)
+            for board in BOARDS:
+                fits = min(1.0, max(0.0, room_bytes(board, token) / token.stored_bytes))
+                figures = [
+                    f"{token.expert_bytes / 1e6:.0f} MB",
+                    f"{token.trunk_bytes / 1e6:.0f} MB",
+                    str(token.launches),
+                ]
+                most = f"{100 * fits:.0f} %: {speed(1 / seconds(board, token, fits))}" if fits else "-"
+                line = [name, str(tier), board.name, *figures, most, *cells(board, token)]
+                yield f"| {' | '.join(line)} |"
+
+
+def page_with(text: str) -> str:
+    """Return the page with its table."""
+    before, rest = text.split(START)
+    table = "\n".join(rows((SHOWN_TIER,)))
+    return f"{before}{START}\n\n{table}\n\n{END}{rest.split(END)[1]}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print, write or check."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="write the table of docs/cuda.md")
+    parser.add_argument("--check", action="store_true", help="say whether that table is up to date")
+    options = parser.parse_args(arguments)
+    if not options.write and not options.check:
+        sys.stdout.write("\n".join(rows((2, 4, 6, 8))) + "\n")
+        return 0
+    text = PAGE.read_text(encoding="utf-8")
+    if options.check:
+        return int(page_with(text) != text)
+    PAGE.write_text(page_with(text), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
