@@ -1,0 +1,165 @@
+"""The expert kernels as the engine's seam wants them: `edge_runtime.backends.kernels.ExpertKernels` over device memory.
+
+All work is queued on one stream and nothing here waits for it. Copies of what the host decides (experts, weights,
+slots) are ordered on that stream too, so the next layer's do not overtake kernels that still read this layer's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.backends.cuda.driver import DeviceMemory, Module, Stream
+from edge_runtime.backends.cuda.launches import (
+    BF16,
+    ExpertLaunches,
+    Hidden,
+    combine,
+    cut_tiles,
+    quantize,
+)
+from edge_runtime.backends.cuda.structures import ACT_GROUP, GROUP, TILE, Pairs, Tiles
+from edge_runtime.backends.kernels import F32, I32, Resident
+from edge_runtime.base.spec import ModelSpec
+
+FEWEST_TOGETHER = 3
+"""Pairs of one expert that go through its weights as a tile. The bits are the same either way; not measured yet."""
+
+
+@dataclass(frozen=True)
+class DeviceTensor:
+    """Float32 [rows, width] in device memory; whoever made it owns the memory.
+
+    Attributes:
+        address: of the first number.
+        rows: how many.
+        width: of a row.
+    """
+
+    address: int
+    rows: int
+    width: int
+
+
+class CudaExpertKernels:
+    """Implements `ExpertKernels` for one model.
+
+    Args:
+        module: the kernels.
+        stream: orders all work.
+        spec: the model.
+        max_tokens: most tokens of a pass; with top-k at most 65535 pairs.
+
+    Raises:
+        CudaMemoryError: the GPU has no room for the scratch.
+    """
+
+    resident_router = None
+
+    def __init__(self, module: Module, stream: Stream, spec: ModelSpec, max_tokens: int) -> None:
+        self._module, self._stream, self._spec = module, stream, spec
+        self._launches = ExpertLaunches(module, spec.hidden, spec.top_k, spec.experts)
+        self._held: dict[str, DeviceMemory] = {}
+        self._resident: object = None
+        self._experts: I32 = np.empty((0, 0), np.int32)
+        self._x = DeviceTensor(0, 0, spec.hidden)
+        pairs, inter = max_tokens * spec.top_k, spec.experts.intermediate
+        self._least = {
+            "groups": max_tokens * spec.hidden // GROUP * ACT_GROUP.itemsize,
+            "h": 4 * pairs * inter,
+            "y": 4 * pairs * spec.hidden,
+            "out": 4 * max_tokens * spec.hidden,
+        }
+        try:
+            for name in self._least:
+                self._room(name)
+        except BaseException:
+            self.close()
+            raise
+
+    def begin(self, x: DeviceTensor, ids: I32, weights: F32) -> None:
+        """See `ExpertKernels.begin`."""
+        self._x = x
+        self._experts = np.where(weights == 0, np.int32(-1), ids)
+        self._put("experts", self._experts)
+        self._put("weights", weights)
+        groups = x.rows * x.width // GROUP
+        quantize(self._module, self._stream, x.address, self._room("groups").address, groups)
+
+    def run_experts(self, tier: int, segments: NDArray[np.uint64], experts: I32) -> None:
+        """See `ExpertKernels.run_experts`."""
+        slots = np.full(self._spec.num_experts, -1, np.int32)
+        slots[experts] = np.arange(len(experts), dtype=np.int32)
+        self._put("segments", segments)
+        self._resident = None
+        self._run(tier, slots)
+
+    def end(self) -> DeviceTensor:
+        """See `ExpertKernels.end`."""
+        size = self._x.rows, self._spec.top_k, self._spec.hidden
+        y, weights, out = (self._room(name).address for name in ("y", "weights", "out"))
+        combine(self._module, self._stream, y, weights, out, size)
+        return DeviceTensor(out, self._x.rows, self._spec.hidden)
+
+    def run_resident(self, x: DeviceTensor, ids: I32, weights: F32, resident: Resident) -> DeviceTensor:
+        """See `ExpertKernels.run_resident`."""
+        self.begin(x, ids, weights)
+        if self._resident is not resident.addresses:  # the same array as long as memory does not move
+            self._put("segments", resident.addresses)
+            self._resident = resident.addresses
+        self._run(resident.tier, resident.slots)
+        return self.end()
+
+    def release_scratch(self) -> None:
+        """See `ExpertKernels.release_scratch`."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the device memory back. Safe to call twice; what is used again is taken again."""
+        held, self._held, self._resident = self._held, {}, None
+        for memory in held.values():
+            memory.close()
+
+    def _run(self, tier: int, slots: I32) -> None:
+        """Compute the pairs whose expert has a slot: experts of several pairs by tiles, the others pair by pair."""
+        x = self._x.address if tier == BF16 else self._room("groups").address
+        at = Hidden(x, self._room("h").address, self._room("y").address)
+        segments = self._room("segments").address
+        together = self._together(tier, slots)
+        if together is not None:
+            self._run_tiles(tier, np.where(together, slots, np.int32(-1)), segments, at)
+            slots = np.where(together, np.int32(-1), slots)
+        self._put("slots", slots)
+        pairs = Pairs(segments, self._room("slots").address, self._room("experts").address)
+        self._launches.run_pairs(self._stream, tier, pairs, self._experts.size, at)
+
+    def _together(self, tier: int, slots: I32) -> NDArray[np.bool_] | None:
+        """Say which experts go by tiles, [E]; None if none does."""
+        if tier == BF16 or len(self._experts) < FEWEST_TOGETHER:
+            return None
+        counts = np.bincount(self._experts[self._experts >= 0], minlength=len(slots))
+        found: NDArray[np.bool_] = (counts >= FEWEST_TOGETHER) & (slots >= 0)
+        return found if found.any() else None
+
+    def _run_tiles(self, tier: int, slots: I32, segments: int, at: Hidden) -> None:
+        cut, members = cut_tiles(self._experts.ravel(), slots)
+        self._put("tiles", cut)
+        self._put("members", members)
+        tiles = Tiles(segments, self._room("tiles").address, self._room("members").address)
+        self._launches.run_tiles(self._stream, tier, tiles, len(cut), at)
+
+    def _put(self, name: str, array: NDArray[Any]) -> None:
+        """Copy an array of the host, which has been read when this returns."""
+        self._room(name, array.nbytes).write(np.ascontiguousarray(array), self._stream)
+
+    def _room(self, name: str, nbytes: int = 0) -> DeviceMemory:
+        """Return the memory of a name, of at least so many bytes; a larger one takes its place when needed."""
+        found, nbytes = self._held.get(name), max(nbytes, self._least.get(name, TILE.itemsize))
+        if found is None or found.nbytes < nbytes:
+            if found is not None:
+                found.close()  # waits for kernels that use it
+            self._held[name] = found = DeviceMemory(self._stream.device, nbytes)
+        return found
