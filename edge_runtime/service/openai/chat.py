@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.service.openai.api_errors import ApiError, bad_field, unsupported
@@ -25,6 +27,8 @@ class ChatFormat:
         self.has_tools = "tools" in template and CALL_OPEN in template
         self.has_thinking = THINK_CLOSE in template
         self.has_xml_calls = "<function=" in template and "<parameter=" in template
+        self._has_effort = "reasoning_effort" in template
+        self._has_switch = "enable_thinking" in template
 
     def prompt(self, request: ChatRequest) -> str:
         """Render the prompt.
@@ -32,7 +36,7 @@ class ChatFormat:
         Raises:
             ApiError: the model has no chat template, or one without what the request needs.
         """
-        extra = dict(request.template_args)
+        extra = {**self._effort(request.reasoning_effort), **request.template_args}
         if request.tools:
             if not self.has_tools:
                 raise unsupported("tools", "this model's chat template has no tool calls in a format served here.")
@@ -56,6 +60,21 @@ class ChatFormat:
         ) as err:
             # the client's own names for the template may collide with those of every template
             raise bad_field("messages", f"the chat template cannot render them: {err}"[:300]) from err
+
+    def _effort(self, effort: str | None) -> dict[str, Any]:
+        """Return the template's variables for how much the model is to think.
+
+        Raises:
+            ApiError: the template does not take it.
+        """
+        if effort is None:
+            return {}
+        if self._has_effort:
+            return {"reasoning_effort": effort}
+        if self._has_switch and effort == "none":
+            return {"enable_thinking": False}
+        known = "only 'none' is accepted" if self._has_switch else "leave it out"
+        raise unsupported("reasoning_effort", f"this model's chat template has no degrees of it; {known}.")
 
     def starts_thinking(self, prompt: str) -> bool:
         """Whether the prompt has opened the model's thinking."""
