@@ -36,6 +36,7 @@ from edge_runtime.config.limits import Ceiling
 from edge_runtime.config.memory_needs import MemoryNeeds
 from edge_runtime.config.memory_plan import MemoryPlan, choose_prefill_chunk, plan_memory
 from edge_runtime.config.profiles import DeviceProfile, load_profile, profile_names
+from edge_runtime.lab.speed_estimate import INSTRUCTIONS, TRUNK_INSTRUCTIONS, Rates, SpeedEstimate, Work, hit_rate
 from hobbit_export.arch import ADAPTERS, read_model
 from hobbit_export.plan import weight_bytes
 
@@ -47,14 +48,6 @@ TRUNK = "int8"
 """The exporter's default."""
 SEEN_SHARE = 0.93
 """Part of a board's memory that its system sees (assumed): the rest is kept by firmware."""
-LOCALITY = 1.6
-"""Exponent of the assumed hit rate; see `hit_rate`."""
-INSTRUCTIONS = {2: 0.439, 4: 0.419, 6: 0.779, 8: 0.779}
-"""NEON instructions a weight and token, by tier: counted under emulation (docs/kernels.md); 6 bits as 8 (assumed)."""
-TRUNK_INSTRUCTIONS = 0.779
-"""The same for the int8 trunk: as 8-bit experts (assumed)."""
-CORE_RATE = 3 * 2e9
-"""Such instructions a core retires in a second: three a cycle at 2 GHz (assumed)."""
 LIBRARIES = 96 * MIB
 """Interpreter, numpy, tokenizer and its vocabulary; measured 60 to 90 MiB."""
 HEADROOM = 16 * MIB
@@ -90,27 +83,14 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(SpeedEstimate):
     """A model on a board, from sizes.
 
     Attributes:
         plan: the memory plan.
-        missed_bytes: read from the drive for a token.
-        touched_bytes: read from memory for a token: experts and trunk.
-        drive_s, memory_s, cpu_s: seconds of a token that the drive, memory and the CPU need for it.
     """
 
     plan: MemoryPlan
-    missed_bytes: float
-    touched_bytes: int
-    drive_s: float
-    memory_s: float
-    cpu_s: float
-
-    @property
-    def tok_s(self) -> float:
-        """Tokens a second while decoding, with reads and computing one after the other."""
-        return 1 / (self.drive_s + max(self.memory_s, self.cpu_s))
 
     def __str__(self) -> str:
         limit = "memory" if self.memory_s > self.cpu_s else "CPU"
@@ -126,15 +106,6 @@ def spec_of(config: dict[str, Any]) -> ModelSpec:
     """Return the model's shape. A family that cannot be exported yet is sized as a qwen3_moe of the same numbers."""
     known = config if can_export(config) else {**config, "model_type": "qwen3_moe"}
     return read_model(dict(known), {})[0]
-
-
-def hit_rate(share: float) -> float:
-    """Return the assumed share of lookups that hit, from the share of experts cached.
-
-    0 at none, 1 at all. At 25, 50 and 75 % it gives 37, 67 and 89 %: at or below what runs on synthetic checkpoints
-    and replays of recorded routing gave (docs/boards.md).
-    """
-    return 1 - (1 - share) ** LOCALITY
 
 
 def trunk_shapes(spec: ModelSpec) -> list[tuple[int, ...]]:
@@ -205,16 +176,11 @@ def estimate(spec: ModelSpec, profile: DeviceProfile, tier: int) -> Estimate:
         BudgetError: the model does not fit.
     """
     plan = plan_for(spec, profile, tier)
-    experts = plan.working_set * plan.slot_bytes
-    missed = experts * (1 - hit_rate(plan.cache_share))
-    touched = experts + trunk_bytes(spec)
     drive, memory = profile.drive_read_gb_s.value, profile.memory_read_gb_s.value
     if drive is None or memory is None:
         raise ConfigError(f"profile {profile.name!r}: expected rates of drive and memory.")
-    return Estimate(
-        plan, missed, touched, missed / drive / 1e9, touched / memory / 1e9,
-        instructions(spec, plan, tier) / (int(profile.value("threads")) * CORE_RATE),
-    )  # fmt: skip
+    work = Work(plan.working_set * plan.slot_bytes, trunk_bytes(spec), instructions(spec, plan, tier), plan.cache_share)
+    return Estimate(work, Rates(drive, memory, int(profile.value("threads"))), plan)
 
 
 def instructions(spec: ModelSpec, plan: MemoryPlan, tier: int) -> float:

@@ -232,10 +232,16 @@ def read(bundle: Path) -> Manifest:
         return unwritten
     path = bundle / NAME
     if not bundle.is_dir():
-        raise ConfigError(f"{bundle}: expected a bundle directory, found {'a file' if bundle.exists() else 'nothing'}.")
+        hint = (
+            " GGUF files are not read: export the model's safetensors checkpoint." if bundle.suffix == ".gguf" else ""
+        )
+        found = "a file" if bundle.exists() else "nothing"
+        raise ConfigError(f"{bundle}: expected a bundle directory, found {found}.{hint}")
     if not os.path.lexists(path):
         if (bundle / "export.journal").exists():
             raise BundleError(f"{bundle}: the export is unfinished. Run hobbit-export again to resume it.")
+        if (bundle / "config.json").exists():
+            raise BundleError(f"{bundle}: a checkpoint, not a bundle. Make one: hobbit-export {bundle} --out BUNDLE")
         raise BundleError(f"{bundle}: {NAME} is missing, so this is not a bundle. Write one with hobbit-export.")
     return parse(read_regular(bundle, NAME, limit=MAX_MANIFEST_BYTES))
 

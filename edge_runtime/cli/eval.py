@@ -56,6 +56,8 @@ def main(args: argparse.Namespace) -> int:
         scores = {name: task.to_json() for name, task in tasks.items()}
         print(json.dumps(report.to_json() | {"quality": quality.to_json() | {"tasks": scores}}))
     else:
+        tier = "bf16" if baseline["tier"] == "16" else f"{baseline['tier']} bits"
+        print(f"{report.policy['name']} against {args.baseline} at {tier}, {quality.tokens} tokens of {args.text}")
         _print_quality(report, quality, tasks)
     return 0
 
@@ -132,18 +134,30 @@ def _open(args: argparse.Namespace, options: dict[str, Any]) -> Engine:
 def _print_quality(report: RunReport, quality: Quality, tasks: dict[str, TaskScore]) -> None:
     from edge_runtime.base.sizes import format_size
 
-    print(f"tokens          {quality.tokens}")
-    print(f"perplexity      {quality.ppl:.4f} (baseline {quality.baseline_ppl:.4f})")
-    print(f"KL divergence   mean {quality.kld_mean:.6f}  median {quality.kld_median:.6f}  p99 {quality.kld_p99:.6f}")
-    print(f"top-1 agreement {100 * quality.top1_agreement:.2f} %")
-    for name, task in tasks.items():
-        if task.correct is not None and task.baseline_correct is not None:
-            print(
-                f"{name:<15} {100 * task.correct:.1f} % of {task.items} (baseline {100 * task.baseline_correct:.1f} %)"
-            )
     experts = report.experts
-    print(f"changed         {', '.join(f'{experts[name]} {name}' for name in _LOSSES)}")
+    rows = [
+        ("perplexity", f"{quality.ppl:.4f} (baseline {quality.baseline_ppl:.4f})", "how surprised it is by the text"),
+        ("KL divergence", f"mean {quality.kld_mean:.6f}, median {quality.kld_median:.6f}, p99 {quality.kld_p99:.6f}",
+         "nats a token away from the baseline; 0 is equal"),
+        ("same first choice", f"{100 * quality.top1_agreement:.2f} %", "of tokens"),
+        *_task_rows(tasks),
+        ("changed", _changed(experts), "by the policy, of expert uses"),
+        ("read", f"{format_size(experts['bytes_per_token'] or 0)} a token", "from the drive"),
+        ("speed", f"{report.timings['predicted_per_second']:.1f} tok/s", "one token a step, scored"),
+    ]  # fmt: skip
     if experts["predicted_kld_per_token"] is not None:
-        print(f"predicted KLD   {experts['predicted_kld_per_token']:.6f}")
-    print(f"bytes a token   {format_size(report.experts['bytes_per_token'] or 0)}")
-    print(f"speed           {report.timings['predicted_per_second']:.1f} tok/s")
+        rows.insert(2, ("predicted KL", f"{experts['predicted_kld_per_token']:.6f}", "what the policy expected"))
+    print("\n".join(f"  {name:<19}{value:<52} {remark}".rstrip() for name, value, remark in rows))
+
+
+def _task_rows(tasks: dict[str, TaskScore]) -> list[tuple[str, str, str]]:
+    what = {"identifiers": "names of the text, completed", "python": "continuations with sound brackets and indents"}
+    return [
+        (name, f"{100 * task.correct:.1f} % of {task.items} (baseline {100 * task.baseline_correct:.1f} %)", what[name])
+        for name, task in tasks.items()
+        if task.correct is not None and task.baseline_correct is not None
+    ]
+
+
+def _changed(experts: dict[str, Any]) -> str:
+    return ", ".join(f"{experts[name]} {name.replace('_', ' ')}" for name in _LOSSES if experts[name]) or "nothing"

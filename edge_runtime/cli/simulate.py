@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tier", type=int, metavar="8|6|4|2", help="precision that counts as full (default: the trace's)")
     add("--drive-gbps", type=float, default=3.0, metavar="X", help="bandwidth of the drive model")
     add("--latency-us", type=float, default=100.0, metavar="Y", help="latency of a batch of reads")
-    add("--compute-ms", type=float, default=0.0, metavar="Z", help="time of a token without reads")
+    add("--compute-ms", type=float, metavar="Z", help="time of a token without reads; without it no tok/s is estimated")
     add("--prefetch", action="store_true", help="read ahead by the predictions the trace was recorded with")
     add("--no-belady", action="store_true", help="leave the bound out; it takes as long as the replay")
     add_json_argument(parser)
@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     from edge_runtime.base.errors import ConfigError
 
-    if not args.drive_gbps > 0 or args.latency_us < 0 or args.compute_ms < 0:
+    if not args.drive_gbps > 0 or args.latency_us < 0 or (args.compute_ms or 0) < 0:
         raise ConfigError("drive model: expected --drive-gbps above 0, --latency-us and --compute-ms of 0 or more.")
     if args.memory and not args.bundle:
         raise ConfigError(
@@ -121,7 +121,7 @@ def _run(trace: Trace, policy: str, eviction: str, slots: int, args: argparse.Na
         found = simulate(trace, settings, progress=advance)
     size = trace.header.layout.tier_bytes(tier)
     wait_ms = 1000 * found.drive_s / max(found.tokens, 1)
-    token_ms = args.compute_ms + wait_ms
+    token_ms = None if args.compute_ms is None else args.compute_ms + wait_ms
     return {
         "policy": {"name": found.policy.name, "params": found.policy.params},
         "eviction": eviction,
@@ -164,21 +164,30 @@ def _print_table(runs: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    has_speed = any(run["estimated_tok_s"] is not None for run in runs)
+    table = Table(box=box.SIMPLE)
+    for name in ("policy", "eviction", "cache", "hit %", "bytes a token", "of Belady", "ms of reads"):
+        table.add_column(name, justify="left" if name in ("policy", "eviction") else "right")
+    if has_speed:
+        table.add_column("tok/s", justify="right")
+    for run in runs:
+        table.add_row(*_cells(run), *([f"{run['estimated_tok_s']:.1f}"] if has_speed else []))
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120).print(table)
+    if not has_speed:
+        print("No tok/s is estimated: --compute-ms states the time of a token without reads.", file=sys.stderr)
+
+
+def _cells(run: dict[str, Any]) -> list[str]:
     from edge_runtime.base.sizes import format_size
 
-    table = Table(box=box.SIMPLE)
-    for name in ("policy", "eviction", "cache", "hit %", "bytes a token", "of Belady", "tok/s estimated"):
-        table.add_column(name, justify="left" if name in ("policy", "eviction") else "right")
-    for run in runs:
-        e, bound = run["experts"], run["belady"]
-        params = ",".join(f"{key}={value}" for key, value in run["policy"]["params"].items())
-        table.add_row(
-            run["policy"]["name"] + (f":{params}" if params else ""),
-            run["eviction"],
-            format_size(run["expert_memory_bytes"]),
-            f"{100 * e['hits'] / max(e['lookups'], 1):.1f}",
-            format_size(e["bytes_per_token"] or 0),
-            "" if bound is None or bound["factor_of_upper"] is None else f"{bound['factor_of_upper']:.2f}",
-            "" if run["estimated_tok_s"] is None else f"{run['estimated_tok_s']:.1f}",
-        )
-    Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty()).print(table)
+    e, bound = run["experts"], run["belady"]
+    params = ",".join(f"{key}={value}" for key, value in run["policy"]["params"].items())
+    return [
+        run["policy"]["name"] + (f":{params}" if params else ""),
+        run["eviction"],
+        format_size(run["expert_memory_bytes"]),
+        f"{100 * e['hits'] / max(e['lookups'], 1):.1f}",
+        format_size(e["bytes_per_token"] or 0),
+        "" if bound is None or bound["factor_of_upper"] is None else f"{bound['factor_of_upper']:.2f}",
+        f"{run['drive']['wait_ms_per_token']:.2f}",
+    ]

@@ -5,8 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from edge_runtime.cli.options import add_engine_arguments, engine_options
+
+if TYPE_CHECKING:
+    from edge_runtime.bundle.bundle import Bundle
+    from edge_runtime.bundle.self_check import SelfCheck
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +41,29 @@ def main(args: argparse.Namespace) -> int:
         print(f"verify: files the manifest does not list, never read: {', '.join(strangers[:20])}", file=sys.stderr)
     result: dict[str, object] = {"bundle_id": bundle.manifest.bundle_id, "parts": checked, "self_check": None}
     result["unlisted"] = strangers
+    found = None
     if not args.structure_only:
         with Engine.open(args.bundle, self_check=False, **options) as engine:
-            result["self_check"] = self_check(engine, bundle, engine.parts.config.tier).to_json()
-    print(json.dumps(result) if args.json else f"ok: {checked} parts, self-check {result['self_check'] or 'skipped'}")
+            found = self_check(engine, bundle, engine.parts.config.tier)
+            result["self_check"] = found.to_json()
+    print(json.dumps(result) if args.json else "\n".join(_lines(bundle, checked, found)))
     return 0
+
+
+def _lines(bundle: Bundle, checked: int, found: SelfCheck | None) -> list[str]:
+    """What was checked, for people."""
+    from edge_runtime.base.sizes import format_size
+
+    size = format_size(sum(part.bytes for part in bundle.manifest.parts))
+    lines = [
+        f"ok          {bundle.path}",
+        f"hashes      {checked} parts, {size}: every byte is as it was exported",
+    ]
+    if found is None:
+        return [*lines, "self-check  skipped (--structure-only)"]
+    return [
+        *lines,
+        f"self-check  the logits of {found.tokens} tokens correlate {found.correlation:.5f} with the source model's "
+        f"(at least {found.limit:.3f} is expected)",
+        f"            largest error {100 * found.max_relative_error:.2f} % of the largest logit",
+    ]

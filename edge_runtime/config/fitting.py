@@ -5,6 +5,7 @@ Functions of the table's entries. Each imports what it needs when it is called: 
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.base.errors import ConfigError
@@ -46,6 +47,19 @@ def all_cpus(facts: Facts | None) -> int:
     from edge_runtime.config.limits import available_cpus
 
     return available_cpus()
+
+
+def warn_of_more_threads_than_cpus(value: int, where: str, facts: Facts) -> int:
+    """`threads`: more than the CPUs are taken, with a warning: they wait for each other at every layer."""
+    from edge_runtime.config.limits import available_cpus
+
+    cpus = available_cpus()
+    if value > cpus:
+        logging.getLogger(__name__).warning(
+            "%s: %d threads on %d %s are slower than %d. Leave it out to use them all.",
+            where, value, cpus, "CPU" if cpus == 1 else "CPUs", cpus,
+        )  # fmt: skip
+    return value
 
 
 def available_backend(value: str, where: str, facts: Facts) -> str:

@@ -86,13 +86,14 @@ class MemoryPlan:
 
     def table(self) -> list[str]:
         """Return the sum as lines of text."""
-        rows = [(line.name, format_size(line.bytes), line.note) for line in self.lines]
+        rows = [(line.name, format_size(line.bytes), line.note) for line in self.lines if line.bytes]
+        count = len(rows)
         rows += [
             ("planned", format_size(self.planned_bytes), ""),
             ("budget", format_size(self.budget_bytes), self.ceiling.reason),
         ]
         text = [f"{name:<18}{size:>10}  {note}".rstrip() for name, size, note in rows]
-        text.insert(len(self.lines), "-" * 28)
+        text.insert(count, "-" * 28)
         more = f", {self.num_slots + self.borrowed_slots} while no prompt runs" if self.borrowed_slots else ""
         text.append(
             f"experts cached: {self.num_slots} of {self.all_experts} ({100 * self.cache_share:.1f} %){more}; "

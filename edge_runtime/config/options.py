@@ -92,6 +92,7 @@ class RuntimeConfig:
     )
     threads: int = option(
         Count(high=1024), AUTO, default_text="the CPUs this process may use", auto=fitting.all_cpus,
+        require=fitting.warn_of_more_threads_than_cpus,
         in_profile=True, example="3",
         help="compute threads",
     )

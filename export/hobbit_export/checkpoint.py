@@ -22,6 +22,7 @@ from hobbit_export.safetensors import TensorInfo, read_header
 _LOG = logging.getLogger(__name__)
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _MAX_JSON_BYTES = 64 << 20
+_GGUF = "GGUF files are not read. Give the safetensors checkpoint that the file was made from."
 RAW_DTYPES: dict[str, tuple[str, type[np.generic]]] = {
     "F32": ("f32", np.float32), "F16": ("f16", np.float16), "BF16": ("bf16", np.uint16),
 }  # fmt: skip
@@ -45,8 +46,7 @@ class Checkpoint:
             BundleError: a header or the index lies; the file and tensor are named.
         """
         if not path.is_dir():
-            found = "a file" if path.exists() else "nothing"
-            raise ConfigError(f"{path}: expected a checkpoint folder with config.json and safetensors, found {found}.")
+            raise ConfigError(no_folder(path))
         tensors: dict[str, TensorInfo] = {}
         weight_map = {} if _has_whole_file(path) else _read_index(path)
         for file in sorted(set(weight_map.values())) if weight_map else [_single_file(path)]:
@@ -132,6 +132,17 @@ class Checkpoint:
         self.close()
 
 
+def no_folder(path: Path) -> str:
+    """Say what to do where no checkpoint folder is."""
+    if path.suffix == ".gguf":
+        return f"{path}: {_GGUF}"
+    found = "a file" if path.exists() else "nothing"
+    text = f"{path}: expected a checkpoint folder with config.json and safetensors, found {found}."
+    if not path.exists() and not path.is_absolute() and len(path.parts) == 2:
+        text += f" If it is a name on the Hugging Face Hub: hf download {path} --local-dir {path.name}"
+    return text
+
+
 def to_f32(raw: NDArray[Any]) -> NDArray[np.float32]:
     """Widen raw rows to float32, exactly; uint16 is read as bfloat16. float32 passes through."""
     if raw.dtype == np.uint16:
@@ -211,8 +222,11 @@ def _single_file(path: Path) -> str:
         return found[0]
     if found:
         raise ConfigError(f"{path}: expected {INDEX} beside {len(found)} safetensors files, found none. Download it.")
+    if any(path.glob("*.gguf")):
+        raise ConfigError(f"{path}: {_GGUF}")
     pickles = sorted(p.name for p in path.glob("*.bin"))
     hint = f" {pickles[0]} is a pickle, which is never loaded: convert it with save_pretrained." if pickles else ""
+    hint = hint or " The weights are missing: download the whole checkpoint, not its configuration alone."
     raise ConfigError(f"{path}: expected model.safetensors or {INDEX}, found neither.{hint}")
 
 

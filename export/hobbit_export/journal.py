@@ -114,14 +114,23 @@ def _parse_step(line: dict[str, Any]) -> Step:
 def _compare(found: dict[str, Any], wanted: dict[str, Any]) -> None:
     if found == json.loads(json.dumps(wanted)):
         return
-    keys = sorted(k for k in {*found, *wanted} if found.get(k) != json.loads(json.dumps(wanted.get(k))))
-    shown = ", ".join(f"{k}: {_short(found.get(k))} before, {_short(wanted.get(k))} now" for k in keys[:3])
+    changed = [what for key, what in _SHAPES.items() if found.get(key) != json.loads(json.dumps(wanted.get(key)))]
+    shown = [f"{what}: {found.get(key)} then, {wanted.get(key)} now" for key, what in _OPTIONS.items()
+             if found.get(key) != json.loads(json.dumps(wanted.get(key)))]  # fmt: skip
     raise ConfigError(
-        f"{NAME}: the unfinished export here has another source or other options ({shown}). "
+        f"{NAME}: the unfinished export here has {_listed([*changed, *shown]) or 'another form'}. "
         "Repeat the first command to resume it, or start over with --no-resume."
     )
 
 
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+_SHAPES = {
+    "files": "another checkpoint, or one that changed",
+    "config": "another config.json",
+    "calibrate": "another --calibrate",
+    "program": "another version of this program",
+}
+_OPTIONS = {"tiers": "other --tiers", "trunk": "another --trunk"}
+
+
+def _listed(parts: list[str]) -> str:
+    return " and ".join(parts[:2])

@@ -132,6 +132,49 @@ def test_plan_adds_up(model_bundle, capsys):
         assert word.lower() in text.lower()
 
 
+def test_plan_estimates_the_speed_and_says_what_it_assumes(model_bundle, capsys):
+    whole = run_json(capsys, "plan", str(model_bundle), *ENGINE[:-1], "--tier", "4", "--json")["speed"]
+    assert (whole["assumed_hit_rate"], whole["missed_bytes_per_token"], whole["drive_ms_per_token"]) == (1, 0, 0)
+    part = ["plan", str(model_bundle), *ENGINE[:-1], "--tier", "4", "--expert-memory", "2MiB"]
+    found = run_json(capsys, *part, "--json", "--drive-gbps", "0.5", "--memory-gbps", "10")
+    speed, uses = found["speed"], found["working_set_slots"] * found["slot_bytes"]
+    assert speed["missed_bytes_per_token"] == pytest.approx(uses * (1 - found["cache_share"]) ** 1.6, rel=1e-3)
+    assert speed["drive_ms_per_token"] == pytest.approx(speed["missed_bytes_per_token"] / 0.5e6, rel=1e-3)
+    parts = sum(speed[f"{name}_ms_per_token"] for name in ("drive", "compute", "other"))
+    assert speed["tok_s_at_most"] == pytest.approx(1000 / parts, rel=1e-3)
+    assert speed["touched_bytes_per_token"] > uses
+    assert main([*part, "--drive-gbps", "0.5"]) == 0
+    text = capsys.readouterr().out
+    for words in ("speed: at most", "at 0.5 GB/s", "drive rate from --drive-gbps", "memory rate assumed", "tok/s"):
+        assert words in text
+    assert "--memory auto" not in text
+    assert " 0 B" not in text
+    assert main(["plan", str(model_bundle), "--context", "256"]) == 0
+    assert "--memory auto takes the tightest of" in capsys.readouterr().out
+    assert main([*part, "--drive-gbps", "0.5", "--profile", "orin-nano-8gb"]) == 0
+    assert "memory rate from profile orin-nano-8gb, assumed" in capsys.readouterr().out
+    for rate in ("0", "-1", "nan"):
+        assert main([*part, "--drive-gbps", rate]) == 78
+        assert "drive-gbps: expected a rate above 0" in capsys.readouterr().err
+
+
+def test_eval_and_verify_say_what_their_figures_mean(model_bundle, capsys):
+    text = str(MODEL / "heldout_python.txt")
+    assert main(["eval", str(model_bundle), *ENGINE, "--text", text, "--tokens", "24", "--tier", "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"lossless against lossless at bf16, 24 tokens of {text}"
+    assert any(line.split()[:2] == ["KL", "divergence"] and "nats a token away" in line for line in lines)
+    assert any(line.split()[:2] == ["changed", "nothing"] for line in lines)
+    assert main(["verify", str(model_bundle), "--memory", "1GiB", "--context", "128", "--tier", "8"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("ok ")
+    assert "every byte is as it was exported" in out
+    assert "correlate 0.99" in out
+    assert "{" not in out
+    assert main(["verify", str(model_bundle), "--structure-only"]) == 0
+    assert "self-check  skipped" in capsys.readouterr().out
+
+
 def test_eval_of_the_baseline_itself_is_exact_and_lower_tiers_are_worse(model_bundle, capsys):
     common = [
         "eval",

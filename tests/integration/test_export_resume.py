@@ -235,7 +235,7 @@ def test_damaged_journal_is_refused(tmp_path: Path, line: bytes) -> None:
     (tmp_path / "export.journal").write_bytes(b'{"journal": 1}\n' + line + b"\n")
     with pytest.raises(BundleError, match="--no-resume"):
         Journal(tmp_path, {"journal": 1})
-    with pytest.raises(ConfigError, match="another source or other options"):
+    with pytest.raises(ConfigError, match="the unfinished export here has another form. Repeat the first"):
         Journal(write_journal(tmp_path), {"journal": 2})
 
 

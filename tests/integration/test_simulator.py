@@ -177,9 +177,20 @@ def test_commands(model_bundle, tmp_path, capsys):
     # 1 GB/s and 100 us a batch: between the bytes alone and one batch a layer
     least = first["experts"]["bytes_per_token"] / 1e9 * 1000
     assert least <= first["drive"]["wait_ms_per_token"] <= least + 8 * 0.1 + 1e-3
-    assert first["estimated_tok_s"] == pytest.approx(1000 / first["drive"]["wait_ms_per_token"], rel=1e-2)
+    assert first["estimated_tok_s"] is None, "nobody said what computing takes"
+    timed = ["simulate", out, *sizes[:2], "--drive-gbps", "1", "--compute-ms", "3"]
+    assert main([*timed, "--json"]) == 0
+    run = json.loads(capsys.readouterr().out)["runs"][0]
+    assert run["estimated_tok_s"] == pytest.approx(1000 / (3 + run["drive"]["wait_ms_per_token"]), rel=1e-2)
+    assert main(timed) == 0
+    said = capsys.readouterr()
+    assert "tok/s" in said.out
+    assert said.err == ""
     assert main(["simulate", out, "--expert-memory", "50%"]) == 0
-    assert "lossless" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "lossless" in said.out
+    assert "tok/s" not in said.out
+    assert "--compute-ms states the time of a token" in said.err
     assert main(["simulate", out, "--bundle", str(model_bundle), "--memory", "1GiB", "--json"]) == 0
     capsys.readouterr()
 

@@ -45,20 +45,21 @@ def register(adapter: Adapter) -> None:
     ADAPTERS[adapter.MODEL_TYPE] = adapter
 
 
-def find_adapter(model_type: object) -> Adapter:
-    """Return the adapter of a family: one of this package, a registered one, or that of an entry point.
+def find_adapter(config: Mapping[str, Any]) -> Adapter:
+    """Return the adapter of a configuration's family: one of this package, a registered one, or that of an entry point.
 
     Raises:
         ConfigError: nobody knows the family, or its entry point offers no adapter.
     """
-    name = str(model_type)
+    name = str(config.get("model_type"))
     if name in ADAPTERS:
         return ADAPTERS[name]
     installed = {found.name: found for found in entry_points(group=ENTRY_POINTS)}
     if name in installed:
         return _load(installed[name])
     supported = ", ".join(sorted({*ADAPTERS, *installed}))
-    raise ConfigError(f"config.json: model_type: {name[:60]!r} is not supported yet. Supported families: {supported}.")
+    what = "is not supported yet" if _has_experts(config) else "is a dense model: it has no experts to stream"
+    raise ConfigError(f"config.json: model_type: {name[:60]!r} {what}. Supported families: {supported}.")
 
 
 def _load(found: EntryPoint) -> Adapter:
@@ -80,7 +81,7 @@ def read_model(config: dict[str, Any], generation: Mapping[str, Any]) -> tuple[M
     Raises:
         ConfigError: unknown family, unsupported option or impossible size, by name.
     """
-    adapter = find_adapter(config.get("model_type"))
+    adapter = find_adapter(config)
     spec = adapter.read_spec(ConfigReader(config), generation)
     try:
         check_spec(spec, "config.json")
@@ -88,3 +89,10 @@ def read_model(config: dict[str, Any], generation: Mapping[str, Any]) -> tuple[M
         raise ConfigError(f"{err}. This model cannot be exported.") from err
     require_supported(spec)
     return spec, adapter.NAMES
+
+
+def _has_experts(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration of any family, or one inside it, counts experts."""
+    inner = [value for value in config.values() if isinstance(value, dict)]
+    counts = [value for key, value in config.items() if "experts" in key and type(value) is int]
+    return any(count > 1 for count in counts) or any(map(_has_experts, inner))
