@@ -76,7 +76,9 @@ def _command(argv: list[str]) -> int:
         return _unknown(verb)
     if not argv or argv[0].startswith("-"):
         return _without_verb(argv)
-    return _run(build_parser(argv[0]).parse_args(argv[1:]))
+    args = build_parser(argv[0]).parse_args(argv[1:])
+    args.words = argv
+    return _run(args)
 
 
 def _without_verb(argv: list[str]) -> int:

@@ -1,7 +1,8 @@
 """Write what follows from the table of options: `python tools/options_table.py [--check]`.
 
 docs/options.md, profiles/schema.json, the keys in profiles/README.md, and edge_runtime/config/registered.py (names of
-policies, rules and predictors, which `--help` lists without importing them).
+policies, rules and predictors, which `--help` lists without importing them). Completions and manual pages follow from
+the same parsers and are written along (`tools/completions.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import completions
 import hobbit_export.cli
 from edge_runtime.__main__ import VERBS, build_parser
 from edge_runtime.base.command import described
@@ -44,6 +46,9 @@ The first of these that says something counts:
 `auto` as a flag or a variable leaves an option to the profile and the default; `--memory auto`
 alone beats the profile. Sizes: `512MiB`, `4GiB`, `4000MB`. Switches: `on`, `off`, `true`, `false`,
 `yes`, `no`, `1`, `0`. A message about a wrong value names where it was said.
+
+Completions for bash, zsh and fish, and manual pages (`man hobbit-run`), are installed below the
+prefix of the environment. In a checkout: `source completions/hobbit.bash`.
 
 "Live" options of a running service are switched by a reload (`SIGHUP`, `systemctl reload`); others
 wait for the next start, and the log says so.
@@ -168,6 +173,7 @@ def main() -> int:
         ROOT / "profiles/schema.json": json.dumps(profile_schema(), indent=2) + "\n",
         ROOT / "profiles/README.md": profile_page(),
         ROOT / "edge_runtime/config/registered.py": "\n".join(registered()) + "\n",
+        **completions.files(),
     }
     if "--check" in sys.argv:
         return int(any(not path.exists() or path.read_text() != text for path, text in fresh.items()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +97,7 @@ class _Prepared:
         self.block_bytes, self.depth = ready.config.read_chunk, ready.config.io_threads
         self.extents = record_extents(ready.bundle, ready.config.tier)
         self.prompts, said = _prompts(args, settings, ready.tokenizer, ready.bundle.manifest.model.vocab_size)
-        self.around: Surroundings = describe(ready.bundle, ready.backend.isa, said)
+        self.around: Surroundings = describe(ready.bundle, ready.backend.isa, said, shlex.join(["hobbit", *args.words]))
 
     def probe(self, seconds: float, seed: int) -> None:
         """Probe the drive where experts lie; a drive that cannot be probed is a remark, not a failure."""
@@ -163,11 +164,10 @@ def _write(result: dict[str, Any], folder: Path, *, is_png: bool) -> None:
     from edge_runtime.lab.bench.page import page
     from edge_runtime.lab.bench.plot import png
 
-    title = f"hobbit bench: {result['bench']['prompts']['bundle']}, {result['bench']['engine']['tier']} bits"
     write_json(folder, result)
-    write_whole(folder / HTML_NAME, page(result, title).encode())
+    write_whole(folder / HTML_NAME, page(result).encode())
     if is_png:
-        write_whole(folder / PNG_NAME, png(result, title))
+        write_whole(folder / PNG_NAME, png(result))
 
 
 def _print_table(result: dict[str, Any], folder: Path) -> None:

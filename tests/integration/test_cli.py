@@ -169,7 +169,7 @@ def test_eval_and_verify_say_what_their_figures_mean(model_bundle, capsys):
     out = capsys.readouterr().out
     assert out.startswith("ok ")
     assert "every byte is as it was exported" in out
-    assert "correlate 0.99" in out
+    assert "correlate 0.99" in out or "correlate 1.00" in out
     assert "{" not in out
     assert main(["verify", str(model_bundle), "--structure-only"]) == 0
     assert "self-check  skipped" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pytest
@@ -44,6 +45,14 @@ def test_the_report_of_a_warm_run(model_bundle, capsys, tmp_path):
     page = (out / "report.html").read_text()
     assert "http" not in page.replace("http://www.w3.org", ""), "self-contained"
     assert "<script" not in page
+    when, version = result["bench"]["measured_at"], result["bench"]["versions"]["hobbit-edge"]
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\dZ", when)
+    heading = re.search(r"<h1>(.*?)</h1>", page)[1]
+    for words in (model_bundle.name, "4 bits", "lossless", "warm", when):
+        assert words in heading, "two reports can be told apart"
+    assert f"hobbit-edge {version}" in page
+    assert f"hobbit bench {model_bundle} --memory 1GiB" in page
+    assert result["bench"]["command"].endswith("--json")
     timings, found = result["timings"], result["bench"]
     assert (timings["prompt_n"], timings["predicted_n"]) == (16, 8)
     assert found["is_complete"] is True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -99,6 +100,39 @@ def test_with_a_key_and_a_hostile_model_name(model_bundle, tmp_path):
         assert not browser.find_element("id", "ask").is_displayed()
         assert hostile in text(browser, "model")
         assert browser.find_elements("css selector", "#model img") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "columns"), [(1160, 2), (390, 1)])
+def test_labels_can_be_read_at_48_layers_and_on_a_telephone(model_bundle, tmp_path, width, columns):
+    with chromium(tmp_path / "profile") as browser, served(model_bundle, *FLAGS, "--memory", "1GiB") as service:
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
+        )
+        browser.get(service.url + "/")
+        until(lambda: text(browser, "phase") == "ready")
+        # a model of 48 layers, as the service would describe it
+        browser.execute_script(
+            "const real = show; show = now => { now.residency = Array.from({length: 48}, (_, i) => ({layer: i, tiers: "
+            "{8: i % 32, 4: 1}})); real(now); };"
+        )
+        labels = until(lambda: found if len(found := boxes(browser, "#residency text")) == 48 else None)
+        for label in (*labels, *boxes(browser, "#memory text")):
+            assert label["height"] >= 10, "as tall as letters that can be read"
+            assert 0 <= label["left"] < label["right"] <= width
+        for one, two in itertools.pairwise(labels):
+            assert two["top"] >= one["bottom"] - 3 or two["left"] > one["right"], "labels do not touch"
+        assert len({round(label["right"]) for label in labels}) == columns
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        if "STATUS_SCREENSHOT" in os.environ:
+            browser.get_screenshot_as_file(f"{os.environ['STATUS_SCREENSHOT']}-{width}.png")
+
+
+def boxes(browser, selector):
+    return browser.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect().toJSON())", selector
+    )
 
 
 def test_the_page_is_one_file_that_names_no_other():

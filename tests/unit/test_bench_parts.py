@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from edge_runtime.base.errors import RequestError
 from edge_runtime.experts.counters import ExpertCounters
-from edge_runtime.lab.bench.page import gaps_svg, thinned
+from edge_runtime.lab.bench.charts import histogram_svg, phases_svg, spreads_svg
+from edge_runtime.lab.bench.distribution import Spread, histogram, spreads, ticks
 from edge_runtime.lab.bench.prompts import num_distinct, random_prompts, text_prompts
 from edge_runtime.lab.bench.session import Stage, total_experts, total_phases
 from edge_runtime.lab.bench.settings import MAX_SAMPLES, BenchSettings
@@ -96,15 +99,59 @@ def test_totals_over_stages():
     assert one.by_tier == {4: 4}, "the stages themselves stay as they are"
 
 
-def test_thinning_keeps_outliers_and_bounds_the_page():
-    values = [1.0] * 100_000
-    values[54_321] = 99.0
-    found = thinned(values)
-    assert len(found) <= 800
-    assert max(found) == 99.0
-    assert thinned([1.0, 2.0]) == [1.0, 2.0]
-    assert len(gaps_svg(values)) < 20_000
-    assert gaps_svg([]).startswith("<svg")
+def test_a_histogram_counts_every_gap_and_outliers_do_not_flatten_it():
+    gaps = [1.0] * 98 + [2.0] + [500.0]
+    found = histogram(gaps)
+    assert sum(found.percents) + found.beyond_percent == pytest.approx(100)
+    assert found.beyond_percent == pytest.approx(1)
+    assert found.largest_ms == 500.0
+    assert found.end_ms < 20, "the axis ends where most gaps do"
+    assert found.percents[int(1.0 / found.width_ms)] == pytest.approx(98)
+    even = histogram([float(n) for n in range(1, 101)])
+    assert even.beyond_percent == 0
+    assert even.end_ms >= 100
+    assert histogram([]).count == 0
+    assert sum(histogram([0.0, 0.0]).percents) == pytest.approx(100)
+
+
+def test_the_spread_of_each_request():
+    assert spreads([[1.0, 2.0, 3.0], [], [5.0]]) == [Spread(1.2, 2.0, 2.8), Spread(5.0, 5.0, 5.0)]
+
+
+@pytest.mark.parametrize(
+    ("top", "expected"),
+    [(10, [0, 2, 4, 6, 8, 10]), (0.7, [0, 0.2, 0.4, 0.6]), (123, [0, 50, 100]), (0, [0])],
+)
+def test_ticks_are_round_and_within_the_axis(top, expected):
+    assert ticks(top) == pytest.approx(expected)
+
+
+def labels(svg: str) -> list[str]:
+    return re.findall(r"<text [^>]*>([^<]*)</text>", svg)
+
+
+def test_charts_have_axes_units_and_legends():
+    gaps = [1.0] * 98 + [2.0] + [500.0]
+    shown = labels(histogram_svg(histogram(gaps), {"p50": 1.0, "p90": 1.0, "p99": 1.99}))
+    assert {"gap between two tokens, ms", "share of gaps, %", "— p50 1.0 ms", "— p99 2.0 ms"} <= set(shown)
+    assert "1.0 % slower, up to 500.0 ms" in shown
+    assert {"0", "20", "80"} <= set(shown)
+    shown = labels(spreads_svg(spreads([[1.0, 2.0, 3.0], [5.0, 6.0]])))
+    assert {"request, in order", "gap, ms", "● median", "▌ p10 to p90", "1", "2"} <= set(shown)
+    phases = {"phase_percent": {"trunk": 60.0, "experts": 30.0, "read_wait": 8.0, "other": 2.0}}
+    shown = labels(phases_svg({"prefill": phases, "decode": phases}))
+    assert {"prefill", "decode", "trunk", "experts", "waiting for reads", "100 % of time", "60 %"} <= set(shown)
+
+
+def test_charts_of_nothing_and_of_much_are_small():
+    many = [float(n % 97) for n in range(100_000)]
+    for svg in (
+        histogram_svg(histogram(many), {"p50": None}), histogram_svg(histogram([]), {}), spreads_svg([]),
+        spreads_svg(spreads([[1.0, 2.0]] * 1000)),
+    ):  # fmt: skip
+        assert svg.startswith("<svg")
+        assert len(svg) < 250_000
+    assert len(histogram_svg(histogram(many), {})) < 20_000
 
 
 def test_hardware_texts_of_x86_and_arm():

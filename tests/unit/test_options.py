@@ -293,7 +293,8 @@ def test_a_new_entry_is_a_setting_that_a_reload_sees(tmp_path):
     assert compare_settings(before, after, table=waits).later == ("HOBBIT_COLOUR",)
 
 
-def test_a_new_entry_is_in_the_documentation():
+def test_a_new_entry_is_in_the_documentation(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPO / "tools"))
     spec = importlib.util.spec_from_file_location("options_table", REPO / "tools/options_table.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from edge_runtime.base.extras import install_extra
-from edge_runtime.lab.bench.page import colour_of, thinned
+from edge_runtime.lab.bench.charts import BAR, MARKS, PHASES, SLOW, colour_of
+from edge_runtime.lab.bench.distribution import Spread, histogram, spreads
+from edge_runtime.lab.bench.page import subtitle_of, title_of
 
 
 def missing() -> str | None:
@@ -17,28 +21,71 @@ def missing() -> str | None:
     return f"report.png is left out: it needs matplotlib. {install_extra('bench')}"
 
 
-def png(result: dict[str, Any], title: str) -> bytes:
-    """Draw the gaps between tokens and the time by phase; return the image."""
+def png(result: dict[str, Any]) -> bytes:
+    """Draw the gaps between tokens, those of each request, and the time by phase; return the image."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     bench = result["bench"]
-    figure = Figure(figsize=(9, 6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(9, 9), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    gaps, bars = figure.subplots(2, 1, height_ratios=[2, 1])
-    for request in bench["gap_ms_samples"]:
-        gaps.plot(thinned(request), linewidth=0.8)
-    gaps.set(title=title, xlabel="token", ylabel="gap between tokens, ms", ylim=(0, None))
+    gaps, each, bars = figure.subplots(3, 1, height_ratios=[2, 2, 1.2])
+    figure.suptitle(title_of(result), fontsize="medium")
+    gaps.set_title(_wrapped(f"{subtitle_of(result)}\n{bench['command']}"), fontsize="x-small", loc="left")
+    _draw_gaps(gaps, bench)
+    _draw_requests(each, spreads(bench["gap_ms_samples"]))
+    _draw_phases(bars, bench)
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return out.getvalue()
+
+
+def _draw_gaps(axes: Any, bench: dict[str, Any]) -> None:
+    found = histogram([gap for request in bench["gap_ms_samples"] for gap in request])
+    lefts = [place * found.width_ms for place in range(len(found.percents))]
+    axes.bar(lefts, found.percents, found.width_ms, align="edge", color=BAR)
+    if found.beyond_percent:
+        label = f"{found.beyond_percent:.1f} % slower, up to {found.largest_ms:.1f} ms"
+        axes.bar(
+            [found.end_ms + found.width_ms],
+            [found.beyond_percent],
+            found.width_ms,
+            align="edge",
+            color=SLOW,
+            label=label,
+        )
+    for name, colour in MARKS.items():
+        value = bench["stats"]["itl_ms"][name]
+        if value is not None and value <= found.end_ms:
+            axes.axvline(value, color=colour, label=f"{name} {value:.1f} ms")
+    axes.set(xlabel="gap between two tokens, ms", ylabel="share of gaps, %", xlim=(0, None))
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small")
+
+
+def _draw_requests(axes: Any, requests: Sequence[Spread]) -> None:
+    numbers = list(range(1, len(requests) + 1))
+    axes.vlines(
+        numbers, [r.p10 for r in requests], [r.p90 for r in requests], color=BAR, linewidth=4, label="p10 to p90"
+    )
+    axes.plot(numbers, [r.median for r in requests], ".", color=MARKS["p99"], label="median")
+    axes.set(xlabel="request, in order", ylabel="gap, ms", ylim=(0, None))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(fontsize="small")
+
+
+def _draw_phases(axes: Any, bench: dict[str, Any]) -> None:
     names: set[str] = set()
     for stage in ("decode", "prefill"):
         left = 0.0
         for name, percent in bench[stage]["phase_percent"].items():
-            label = None if name in names else name.replace("_", " ")
-            bars.barh(stage, percent, left=left, color=colour_of(name), label=label)
+            label = None if name in names else PHASES.get(name, name.replace("_", " "))
+            axes.barh(stage, percent, left=left, color=colour_of(name), label=label)
             names.add(name)
             left += percent
-    bars.set(xlabel="percent of time", xlim=(0, 100))
-    figure.legend(*bars.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
-    return out.getvalue()
+    axes.set(xlabel="percent of time", xlim=(0, 100))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=4, fontsize="small")
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, 130) or [""])

@@ -22,6 +22,8 @@ class Surroundings:
         hardware: see `telemetry.hardware.describe_hardware`.
         versions: of this package and what computes.
         prompts: where prompts come from, and how many are distinct.
+        measured_at: when it began, UTC, ISO 8601.
+        command: what was typed.
         probes: drive ceilings before and after the requests; empty if not probed.
         probe_error: why the drive was not probed; None if it was.
     """
@@ -29,6 +31,8 @@ class Surroundings:
     hardware: dict[str, Any]
     versions: dict[str, str]
     prompts: dict[str, Any]
+    measured_at: str = ""
+    command: str = ""
     probes: list[DriveCeiling] = dataclasses.field(default_factory=list)
     probe_error: str | None = None
 
@@ -52,6 +56,8 @@ def result_json(
         "bench": {
             "format_version": FORMAT_VERSION,
             "is_complete": is_complete,
+            "measured_at": around.measured_at,
+            "command": around.command,
             "settings": settings.to_json(),
             "prompts": around.prompts,
             "engine": session.facts,

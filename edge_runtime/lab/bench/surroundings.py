@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -15,7 +16,7 @@ from edge_runtime.telemetry.hardware import describe_hardware
 _PACKAGES = ("hobbit-edge", "onnxruntime", "numpy")
 
 
-def describe(bundle: Bundle, isa: str, prompts: dict[str, Any]) -> Surroundings:
+def describe(bundle: Bundle, isa: str, prompts: dict[str, Any], command: str) -> Surroundings:
     """Return what the report says about machine, versions and prompts."""
     versions = {"python": platform.python_version(), "kernels": isa}
     for name in _PACKAGES:
@@ -27,6 +28,8 @@ def describe(bundle: Bundle, isa: str, prompts: dict[str, Any]) -> Surroundings:
         hardware=describe_hardware(bundle.path),
         versions=versions,
         prompts=prompts | {"bundle": bundle.path.resolve().name},
+        measured_at=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ"),
+        command=command,
     )
 
 
