@@ -179,7 +179,7 @@ class MemorySpace(Protocol):
         ...
 
     def fence(self) -> Event | None:
-        """Mark all work given to kernels so far, which may still read slots. None: it is over.
+        """Mark all work given to kernels so far, which may still read slots. None: it is over, always so unless late.
 
         Fences are passed in the order they were made.
         """

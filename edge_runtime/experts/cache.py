@@ -92,7 +92,7 @@ class ExpertCache:
 
     def resident_tiers(self, layer_idx: int) -> NDArray[np.uint8]:
         """Return uint8 [E], read-only: the tier each expert of the layer is resident at, 0 if it is not."""
-        return self._pool.residents.resident_tiers(layer_idx)
+        return self._pool.residents.table.resident_tiers(layer_idx)
 
     def begin_request(self) -> None:
         """Clear what an abandoned request left, then check the bundle's files unless none is needed any more.

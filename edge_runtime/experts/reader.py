@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 import numpy as np
@@ -39,6 +39,9 @@ class SlotReader:
         self._reads: dict[int, SlotRead] = {}  # by slot, of all that it lacks
         self._landed: list[int] = []  # slots with a transfer under way, in the order they were started
         self.in_use = SlotsInUse(self.table, memory.space)
+        self.runs_late = memory.space.runs_late
+        self.release: Callable[[list[int]], None] = self.in_use.release if self.runs_late else self.table.unpin
+        """Unpins slots whose experts were handed out, once no kernel reads them any more."""
         self._ahead: list[int] = []  # slots read for a layer that was to come next
 
     @property

@@ -63,7 +63,8 @@ class LayerStream(Iterator[ReadyBatch]):
         self._ready: list[int] = []
         self._handed_out = found.ready_slots
         self._awaited = set(found.late_slots)
-        reader.in_use.hold(found.ready_slots + found.late_slots)
+        if reader.runs_late:
+            reader.in_use.hold(found.ready_slots + found.late_slots)
         self._missing = found.missing
         self.is_finished = False
         for slot in self._awaited:
@@ -105,7 +106,7 @@ class LayerStream(Iterator[ReadyBatch]):
 
     def _release(self) -> None:
         if self._handed_out:
-            self._reader.in_use.release(self._handed_out)
+            self._reader.release(self._handed_out)
             self._handed_out = []
 
     def _start_reads(self) -> None:
@@ -141,7 +142,7 @@ class LayerStream(Iterator[ReadyBatch]):
                     raise error
                 elif self._table.resident_tiers(self._layer_idx)[key.expert_idx] < self._tiers[key.expert_idx]:
                     self._missing.append(key.expert_idx)  # a read begun earlier, for a lower tier
-                    self._reader.in_use.release([slot])
+                    self._reader.release([slot])
                 else:
                     self._ready.append(slot)
 

@@ -83,6 +83,7 @@ class Prefetcher:
         self.predictor, self._cache, self._is_asked = predictor, cache, is_asked
         self._policies: PassPolicies | None = None
         self._is_allowed = True
+        self._is_predicted = False  # whether this pass is
         self.governor, self._clock = governor, clock
         self._num_tokens = 0
         self._started_ns = 0
@@ -106,6 +107,7 @@ class Prefetcher:
         """These policies decide for the layers that come."""
         self._policies = policies
         self._is_allowed = self._is_asked or not policies.reads_residency
+        self._is_predicted = self._is_allowed and self._num_tokens <= self.predictor.max_tokens
 
     def after(self, layer_idx: int, x: Tensor, routing: Routing) -> None:
         """A layer's own reads are under way: read ahead behind them."""
@@ -124,7 +126,3 @@ class Prefetcher:
         """The pass is over: let the governor see what it cost a token."""
         if self._is_predicted and self.governor is not None:
             self.governor.token((self._clock() - self._started_ns) / self._num_tokens)
-
-    @property
-    def _is_predicted(self) -> bool:
-        return self._is_allowed and self._num_tokens <= self.predictor.max_tokens
