@@ -12,8 +12,9 @@ from dataclasses import replace
 from time import monotonic
 
 from edge_runtime.backends.trunk import F32
-from edge_runtime.engine.batch_width import BatchWidth, PassCost
+from edge_runtime.engine.batch_width import BatchWidth
 from edge_runtime.engine.continuation import Continuation
+from edge_runtime.engine.cost_meter import CostMeter
 from edge_runtime.engine.forward_pass import BeforeLayer, SequenceStep, nothing
 from edge_runtime.engine.job import Event, Job, Start, TokenEvent
 from edge_runtime.engine.observer import SchedulerObserver
@@ -26,7 +27,6 @@ from edge_runtime.engine.request_policies import RequestPolicies
 from edge_runtime.engine.sampler import seed_of_choice
 from edge_runtime.engine.sequence import Generation, Scoring, Sequence
 from edge_runtime.engine.sessions import Session, SessionPool
-from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.policy.base import Policy
 
 _SILENT = SchedulerObserver()
@@ -176,25 +176,26 @@ class Scheduler:
 
     def _run_pass(self, chosen: list[Sequence]) -> None:
         """Run the next token of everyone who decodes, and a chunk of the oldest prompt."""
-        decoder = self._parts.decoder
+        decoder, cost = self._parts.decoder, None
         prompts = [s for s in chosen if s.is_prefilling][:1]
+        work = [s for s in chosen if not s.is_prefilling] + prompts
         if len(self._running) > 1:
             share_prefix(prompts, self._running, self._observer)
-        work = [(s, s.next_step(decoder.max_chunk)) for s in (*(s for s in chosen if not s.is_prefilling), *prompts)]
-        cost = _CostMeter(self._parts.cache) if len(self._running) > 1 else None
+            cost = CostMeter(self._parts.cache)
+        steps = [s.next_step(decoder.max_chunk) for s in work]
         try:
-            logits = decoder.step([step for _, step in work], self._before_layer)
+            logits = decoder.step(steps, self._before_layer)
         except Exception as err:  # noqa: BLE001 - nothing of the pass was kept: its requests fail, the others go on
-            for sequence, _ in work:
+            for sequence in work:
                 self._fail(sequence, err)
             return
         if cost is not None:
             self._batch_width.note(cost.read(len(work)), slots=self._parts.cache.num_slots, has_prompt=bool(prompts))
         self._observer.on_pass(self._batch_width.width)
-        self._tokens_run += sum(len(step.token_ids) for _, step in work)
         for sequence in self._running:
             sequence.concurrent = max(sequence.concurrent, len(work))
-        for (sequence, step), rows in zip(work, logits, strict=True):
+        self._tokens_run += sum([len(step.token_ids) for step in steps])
+        for sequence, step, rows in zip(work, steps, logits, strict=True):
             self._take(sequence, step, rows)
 
     def _take(self, sequence: Sequence, step: SequenceStep, logits: F32) -> None:
@@ -230,21 +231,3 @@ class Scheduler:
         self.sessions.release(sequence.session)
         self._running.remove(sequence)
         self._observer.on_ended(sequence, reason, len(self._running), err)
-
-
-class _CostMeter:
-    """Measures a pass from its making on.
-
-    Args:
-        cache: counts what the pass asks for.
-    """
-
-    def __init__(self, cache: ExpertCache) -> None:
-        self._cache, self._started = cache, monotonic()
-        self._lookups, self._hits = cache.residents.lookup_counts()
-
-    def read(self, width: int) -> PassCost:
-        """Return what a pass of so many sequences has cost."""
-        seconds = monotonic() - self._started
-        lookups, hits = self._cache.residents.lookup_counts()
-        return PassCost(width, seconds, lookups - self._lookups, hits - self._hits)

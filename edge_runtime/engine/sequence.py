@@ -31,6 +31,7 @@ class Sequence:
         timings: of the prompt and of every token.
         concurrent: most sequences that ran together with it, itself included.
         finish_reason: None until it has ended by itself: 'stop' or 'length'.
+        is_prefilling: whether part of the prompt has not been run.
     """
 
     def __init__(self, job: Job, session: Session, *, cached: int, policy: Policy | None, request: Start) -> None:
@@ -40,13 +41,8 @@ class Sequence:
         self.timings = Timings(prompt_n=len(job.prompt_ids) - cached, cached_n=cached)
         self.concurrent = 1
         self.finish_reason: str | None = None
-        self._done = cached  # tokens of the prompt that have been run
+        self._note_run(cached)
         self._mark = perf_counter()
-
-    @property
-    def is_prefilling(self) -> bool:
-        """Whether part of the prompt has not been run."""
-        return self._done < len(self.job.prompt_ids)
 
     @property
     def is_out_of_time(self) -> bool:
@@ -61,7 +57,8 @@ class Sequence:
 
     def skip(self, tokens: int) -> None:
         """Note that so many tokens of its prompt, from the first on, need not be run: its session holds them."""
-        self._done = self.timings.cached_n = tokens
+        self.timings.cached_n = tokens
+        self._note_run(tokens)
         self.timings.prompt_n = len(self.job.prompt_ids) - tokens
 
     @property
@@ -93,6 +90,10 @@ class Sequence:
     def resume(self) -> None:
         """Whoever drives the scheduler was away: that time belongs to no token."""
         self._mark = perf_counter()
+
+    def _note_run(self, tokens: int) -> None:
+        """Note that the first `tokens` of the prompt have been run."""
+        self._done, self.is_prefilling = tokens, tokens < len(self.job.prompt_ids)
 
     def _lap_ms(self) -> float:
         """Milliseconds since the last call."""
@@ -145,7 +146,7 @@ class Generation(Sequence):
         """Draw a token if the step's logits are there. See `Sequence.take`."""
         self.session.extend(step.token_ids)
         if self.is_prefilling:
-            self._done += len(step.token_ids)
+            self._note_run(self._done + len(step.token_ids))
         if not len(logits):
             return None
         if self.first_token_at is None:
@@ -173,7 +174,8 @@ class Scoring(Sequence):
 
     def take(self, step: SequenceStep, logits: NDArray[np.float32]) -> LogitsEvent:
         """Return the chunk's logits. See `Sequence.take`."""
-        start, self._done = self._done, self._done + len(step.token_ids)
+        start = self._done
+        self._note_run(start + len(step.token_ids))
         self.finish_reason = None if self.is_prefilling else "length"
         return LogitsEvent(start, logits)
 

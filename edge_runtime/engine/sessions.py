@@ -133,7 +133,7 @@ class SessionPool:
     @property
     def has_idle(self) -> bool:
         """Whether a request could start."""
-        return any(not s.is_busy for s in self.sessions)
+        return False in [session.is_busy for session in self.sessions]
 
     @property
     def num_busy(self) -> int:

@@ -111,8 +111,11 @@ class Tokenizer:
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of token ids."""
-        with _guarded("cannot decode tokens"):
+        try:  # without `_guarded`: it is called twice a token
             return str(self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens))
+        except BaseException as err:
+            _name_failure(err, "cannot decode tokens")
+            raise
 
     @property
     def vocab_size(self) -> int:
@@ -205,11 +208,14 @@ def _guarded(what: str) -> Iterator[None]:
     """Turn what the library raises, panics included, into an error of the bundle; not what is wrong with a text."""
     try:
         yield
-    except (TypeError, UnicodeEncodeError):
-        raise
     except BaseException as err:
-        if not is_failure(err):
-            raise
+        _name_failure(err, what)
+        raise
+
+
+def _name_failure(err: BaseException, what: str) -> None:
+    """Raise an error of the bundle for one the library raised; return for any other, the caller raises it again."""
+    if is_failure(err) and not isinstance(err, (TypeError, UnicodeEncodeError)):
         raise BundleError(f"{NAME}: {what}: {str(err)[:200]}. Export the bundle again.") from err
 
 
