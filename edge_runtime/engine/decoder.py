@@ -124,7 +124,7 @@ class Decoder(Generic[T]):
         own = self._active.policy
         sequences = [PassSequence(len(s.token_ids), s.num_rows, s.policy or own) for s in steps]
         if self._borrowed_scratch is not None:
-            self._borrowed_scratch.begin_pass(sum(each.tokens for each in sequences))
+            self._borrowed_scratch.begin_pass(sum([each.tokens for each in sequences]))
         chunks: dict[int, TrunkChunk] = {}
 
         def attempt(chosen: list[int]) -> Attempt:

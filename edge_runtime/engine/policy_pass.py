@@ -90,10 +90,11 @@ def run_policy_pass(
     """
     groups = _by_policy(sequences)
     for policy, members in groups:
-        tokens = sum(sequences[i].tokens for i in members)
-        policy.begin_pass(tokens, has_logits=any(sequences[i].rows for i in members))
+        mine = [sequences[i] for i in members]
+        tokens, wanted = sum([each.tokens for each in mine]), sum([each.rows for each in mine])
+        policy.begin_pass(tokens, has_logits=wanted > 0)
     if watcher is not None:
-        watcher.begin_pass(sum(each.tokens for each in sequences))
+        watcher.begin_pass(sum([each.tokens for each in sequences]))
     logits, decisions = attempt(list(range(len(sequences))))
     redo = [i for policy, members in groups if not _stands(policy, members, logits, accepts) for i in members]
     if redo:

@@ -29,8 +29,8 @@ class PassPolicies:
 
     def __init__(self, policies: Sequence[Policy], tokens: Sequence[int]) -> None:
         distinct = list({id(policy): policy for policy in policies}.values())
-        self.reads_residency = any(policy.reads_residency for policy in distinct)
-        self.follows_router = all(policy.follows_router for policy in distinct)
+        self.reads_residency = True in [policy.reads_residency for policy in distinct]
+        self.follows_router = False not in [policy.follows_router for policy in distinct]
         self.decide: Callable[[int, Routing, ResidencyView], Decision] = distinct[0].decide
         self.predict_tiers: Callable[[int, Routing, ResidencyView], U8] = distinct[0].predict_tiers
         if len(distinct) > 1:

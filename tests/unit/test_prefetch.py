@@ -277,7 +277,7 @@ def test_routers_of_an_older_bundle_come_out_of_its_graphs(model_bundle, tmp_pat
         sized = [
             dataclasses.replace(p, bytes=len(raw)) if p.name == "trunk/layer_000.onnx" else p for p in manifest.parts
         ]
-        with pytest.raises(BundleError, match=r"layer_000\.onnx: router: expected 24576 bytes"):
+        with pytest.raises(BundleError, match=r"layer_000\.onnx: (router: expected 24576 bytes|external data:)"):
             load_routers(Bundle(tmp_path, dataclasses.replace(manifest, parts=sized)))
 
 
