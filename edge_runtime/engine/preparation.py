@@ -1,4 +1,4 @@
-"""What comes before loading: check the bundle, settle the configuration, plan the memory. Nothing big is loaded."""
+"""What comes before loading: check the bundle, resolve the options, plan the memory. Nothing big is loaded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HEADROOM_BYTES = 16 * MIB
 
 @dataclass
 class Prepared:
-    """Everything settled, nothing big loaded."""
+    """Everything decided, nothing big loaded."""
 
     bundle: Bundle
     config: RuntimeConfig
@@ -45,7 +45,7 @@ class Prepared:
 
 
 def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables | None = None) -> Prepared:
-    """Check a bundle, settle the configuration and plan the memory.
+    """Check a bundle, resolve the options and plan the memory.
 
     Raises:
         ConfigError, BundleError, BudgetError, DeviceError: see `Engine.open`.
@@ -62,7 +62,7 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables
     needs_of = _needs(bundle.manifest, config, backend.formulas, scratch, active.prefetch)
     ceiling, least = _ceiling(config), needs_of(1)
     chunk = config.prefill_chunk or choose_prefill_chunk(
-        ceiling.bytes - sum(line.bytes for line in least.fixed_lines()) + least.scratch_bytes,
+        ceiling.bytes - sum(line.bytes for line in least.fixed_lines()) + scratch.bytes_for(1),
         scratch.bytes_for,
         longest=config.context,
         experts_bytes=least.all_experts * least.slot_bytes[config.tier],
