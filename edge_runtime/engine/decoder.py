@@ -134,10 +134,14 @@ class Decoder(Generic[T]):
             chunks.update(zip(chosen, run.chunks, strict=True))
             return done
 
-        logits = run_policy_pass(sequences, attempt, self._parts.cache.residents, self.prefetcher)
-        with self.spans.span("trunk"):
-            for chunk in chunks.values():
-                self._parts.compute.trunk.commit(chunk)
+        try:
+            logits = run_policy_pass(sequences, attempt, self._parts.cache.residents, self.prefetcher)
+            with self.spans.span("trunk"):
+                for chunk in chunks.values():
+                    self._parts.compute.trunk.commit(chunk)
+        except BaseException:
+            self._parts.cache.fail_pass()
+            raise
         return logits
 
 

@@ -127,9 +127,13 @@ class ExpertCache:
         self._pool.residents.begin_pass()
 
     def end_pass(self) -> None:
-        """The forward pass is over; nothing stays pinned."""
+        """All layers of the forward pass were given to kernels."""
         self._close_stream()
         self._in_pass = False
+
+    def fail_pass(self) -> None:
+        """A pass failed, its layers perhaps behind it: the next one clears what it left."""
+        self._in_pass = True
 
     def stream(
         self, layer_idx: int, tiers: NDArray[np.uint8], order: NDArray[np.intp] | None = None

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from edge_runtime import SamplingParams
 from edge_runtime.base.errors import BudgetError, DeviceError, ExpertReadError
+from edge_runtime.engine.job import Job, TokenEvent
+from edge_runtime.engine.observer import SchedulerObserver
+from edge_runtime.engine.sessions import SessionPool
 from late_backend import MODES, both
 from late_backend.device import Device
+from late_backend.kernels import LateKernels
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +72,31 @@ def test_what_the_device_chose_in_a_pass_that_was_given_up_is_not_counted(model_
             both.assert_same(both.logits(engine), expected)
             counted.append(engine.parts.cache.counters.since(before).hits)
         assert counted[0] == counted[1] > 0
+
+
+def test_a_failed_pass_ends_its_own_requests_only(model_bundle, monkeypatch):
+    """What failed in the last layer is heard after all layers: the next pass must not hear of it again."""
+    params = SamplingParams(max_tokens=4, ignore_eos=True)
+    with both.opened(model_bundle, "late", slots=60, parallel=2) as engine:
+        ids = np.array(engine.tokenizer.encode(both.TEXT)[:60], np.int32)
+        expected = engine.generate(ids[::-1], params).token_ids
+        device, last = engine.parts.backend.device, engine.spec.sparse_layers[-1]
+        scheduler = engine.hand_over(SessionPool.of(engine.parts), SchedulerObserver())
+        events: list[list[Any]] = [[], []]
+        for prompt, seen in zip((ids, ids[::-1].copy()), events, strict=True):
+            scheduler.begin(Job(prompt, params, seen.append))
+        layers, begin = iter(engine.spec.sparse_layers), LateKernels.begin
+
+        def begin_and_fail(*args: Any) -> None:
+            if next(layers, None) == last:
+                device.fail_next("experts")
+            begin(*args)
+
+        monkeypatch.setattr(LateKernels, "begin", begin_and_fail)
+        while scheduler.step():
+            pass
+    assert [type(event) for event in events[0]] == [DeviceError]
+    assert [event.delta.token_id for event in events[1] if isinstance(event, TokenEvent)] == expected
 
 
 @pytest.mark.parametrize("mode", MODES[:2])
