@@ -77,6 +77,7 @@ def backend_named(name: str, where: str = "backend") -> RegisteredBackend:
 
     Raises:
         ConfigError: there is none of that name.
+        DeviceError: the package that offers it cannot be imported.
     """
     found = BACKENDS.get(name) or _entry_point(name)
     if found is None:
@@ -90,7 +91,7 @@ def find_backend(name: str, where: str = "backend") -> RegisteredBackend:
 
     Raises:
         ConfigError: there is none of that name.
-        DeviceError: this version or machine does not have it.
+        DeviceError: this version or machine does not have it, or its package cannot be imported.
     """
     found = backend_named(name, where)
     if missing := found.why_missing():
@@ -103,5 +104,10 @@ def _entry_point(name: str) -> RegisteredBackend | None:
     from importlib.metadata import entry_points
 
     for found in entry_points(group=ENTRY_POINTS, name=name):
-        return RegisteredBackend(found.load(), found.value)
+        try:
+            return RegisteredBackend(found.load(), found.value)
+        except (ImportError, AttributeError) as err:
+            raise DeviceError(
+                f"backend {name!r}: {found.value} cannot be imported: {err}. Reinstall its package."
+            ) from err
     return None

@@ -10,7 +10,8 @@ import pytest
 from patience import until
 from service_process import ServiceProcess
 
-from edge_runtime import SamplingParams
+from edge_runtime import SamplingParams, backends
+from edge_runtime.base.errors import ConfigError, DeviceError
 from late_backend import both
 from late_backend.installed import offer
 
@@ -45,11 +46,15 @@ def test_the_service_gives_the_cpu_backends_text(model_bundle, tmp_path, monkeyp
         assert service.stop() == 0
 
 
+@pytest.mark.parametrize(("make", "problem"), [("absent_package:make", "No module"), ("late_backend:built", "built")])
+def test_a_backend_that_does_not_load_is_an_error_that_helps(model_bundle, tmp_path, monkeypatch, make, problem):
+    monkeypatch.syspath_prepend(offer(tmp_path, "broken", make)["PYTHONPATH"])
+    with pytest.raises(DeviceError, match=f"backend 'broken': {make} cannot be imported: .*{problem}.*Reinstall"):
+        both.opened(model_bundle, "broken", slots=40)
+
+
 @pytest.mark.parametrize("name", ["lait", "late"])
 def test_a_backend_nobody_offers_is_an_error_that_helps(model_bundle, monkeypatch, name):
-    from edge_runtime import backends
-    from edge_runtime.base.errors import ConfigError
-
     monkeypatch.delitem(backends.BACKENDS, "late")
     with pytest.raises(ConfigError, match=f"expected one of auto, cpu, cuda, got '{name}'"):
         both.opened(model_bundle, name, slots=40)
