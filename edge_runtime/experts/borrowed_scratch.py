@@ -67,16 +67,20 @@ class BorrowedScratch:
         if num_tokens > few:
             self._quiet = 0
             if self._cache.residents.borrowed_slots > (room := self._room(num_tokens)):
-                self._cache.borrow(room)
+                self._borrow(room)
             return
         self._quiet += 1
         if self._quiet == QUIET_PASSES and self._cache.residents.borrowed_slots < (room := self._room(few)):
             self._owner.release_scratch()
-            try:
-                self._cache.borrow(room)
-            except BudgetError as err:
-                self.most = 0
-                _log.warning("experts do not use the scratch of prompts: %s", err)
+            self._borrow(room)
+
+    def _borrow(self, num_slots: int) -> None:
+        """Let experts use so much. If memory is refused they have less than that, and never borrow again."""
+        try:
+            self._cache.borrow(num_slots)
+        except BudgetError as err:
+            self.most = 0
+            _log.warning("experts do not use the scratch of prompts: %s", err)
 
     def _room(self, num_tokens: int) -> int:
         return min(self._sizes.unused(self._chunk, num_tokens) // self._slot_bytes, self.most)

@@ -89,6 +89,23 @@ def test_memory_that_is_refused_is_not_asked_for_again(caplog):
     assert "do not use the scratch" in caplog.text
 
 
+def test_a_prompt_runs_although_memory_was_refused_while_it_took_back(caplog):
+    """Where memory shrinks by blocks, a smaller block is asked for again; without it experts have less, not more."""
+    cache, _ = make(4 * FULL)
+    borrowed_scratch, _ = borrowed_by(cache)
+    quiet(borrowed_scratch)
+    borrow = cache.borrow
+
+    def refuse(slots: int) -> None:
+        borrow(0)
+        raise BudgetError("the system refused")
+
+    cache.borrow = refuse
+    borrowed_scratch.begin_pass(8)
+    assert cache.residents.borrowed_slots == 0
+    assert "the system refused" in caplog.text
+
+
 def test_resizing_ends_borrowing_and_whether_all_fit_is_judged_without_it():
     cache, _ = make(4 * FULL)
     cache.borrow(L * E - 4)
