@@ -26,8 +26,8 @@ class HostClock:
     elapsed_ns = staticmethod(operator.sub)
 
 
-_MOST_LATE = 1024
-"""Spans kept until their work is over; before there are more, those that are over are added up."""
+_LATE_SPANS = 1024
+"""Spans kept until they are looked at again: those whose work is over by then are added up."""
 
 
 class Span:
@@ -37,13 +37,14 @@ class Span:
         clock: of whatever does the work.
     """
 
-    __slots__ = ("_elapsed", "_late", "_mark", "_ns", "_started")
+    __slots__ = ("_elapsed", "_late", "_mark", "_most_late", "_ns", "_started")
 
     def __init__(self, clock: Clock) -> None:
         self._mark, self._elapsed = clock.mark, clock.elapsed_ns
         self._started: Any = None
         self._ns = 0
         self._late: list[tuple[Any, Any]] = []
+        self._most_late = _LATE_SPANS
 
     def __enter__(self) -> None:
         self._started = self._mark()
@@ -55,8 +56,9 @@ class Span:
             self._ns += elapsed
             return
         self._late.append((end, self._started))
-        if len(self._late) > _MOST_LATE:
+        if len(self._late) > self._most_late:
             self._add_up()
+            self._most_late = len(self._late) + _LATE_SPANS
 
     @property
     def ns(self) -> int:
