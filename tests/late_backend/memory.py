@@ -129,11 +129,6 @@ class LateSlots:
         return self.num_slots * self._slot_bytes
 
     @property
-    def held_bytes(self) -> int:
-        """See `SlotMemory.held_bytes`: whole blocks."""
-        return len(self._addresses) * self._slot_bytes
-
-    @property
     def addresses(self) -> NDArray[np.uint64]:
         """See `SlotMemory.addresses`."""
         return self._addresses[: self.num_slots]

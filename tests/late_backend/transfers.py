@@ -55,18 +55,19 @@ class LateTransfers:
 
     def __init__(self, device: Device, memory: DeviceMemory, record_bytes: int, reads: int) -> None:
         self._device, self._memory = device, memory
-        self._free = [Staging(record_bytes) for _ in range(reads)]
+        self._buffers = [Staging(record_bytes) for _ in range(reads)]
         self._used: list[StagedLanding] = []
         self.least_room = reads
 
     @property
     def room(self) -> int:
         """See `Transfers.room`: buffers left."""
-        return len(self._free)
+        return len(self._buffers) - len(self._used)
 
     def land(self, slots: Sequence[Span]) -> StagedLanding:
         """See `Transfers.land`."""
-        landing = StagedLanding(self._free.pop(), slots)
+        used = {id(landing.staging) for landing in self._used}
+        landing = StagedLanding(next(each for each in self._buffers if id(each) not in used), slots)
         self._used.append(landing)
         self.least_room = min(self.least_room, self.room)
         return landing
@@ -97,9 +98,8 @@ class LateTransfers:
         if landing in self._used:
             if landing.is_busy:
                 raise HostFault("a staging buffer was given back before its transfer was over")
-            self._used.remove(landing)
             landing.staging.poison()
-            self._free.append(landing.staging)
+            self._used.remove(landing)
 
     def keep(self, live: Collection[Landing]) -> None:
         """See `Transfers.keep`."""
