@@ -11,6 +11,7 @@ from edge_runtime import Engine, SamplingParams, backends
 from edge_runtime.bundle.manifest import read
 from edge_runtime.engine.job import Job, TokenEvent
 from edge_runtime.engine.observer import SchedulerObserver
+from edge_runtime.engine.reload import Reload
 from edge_runtime.engine.sessions import SessionPool
 
 TEXT = (MODEL / "heldout_python.txt").read_text()[:400]
@@ -81,7 +82,9 @@ def test_memory_and_policy_change_while_open(model_bundle, name):
             engine.resize(expert_memory=slots * slot_bytes)
             assert engine.parts.cache.nbytes <= slots * slot_bytes
             assert engine.generate(PROMPTS[0], GREEDY).token_ids == expected
-        engine.start_over()
+        engine.reload(Reload(policy="hobbit"))
+        assert len(engine.generate(PROMPTS[0], GREEDY).token_ids) == len(expected)
+        engine.reload(Reload(policy="lossless"))
         assert engine.generate(PROMPTS[0], GREEDY, reuse_prefix=True).token_ids == expected
 
 
