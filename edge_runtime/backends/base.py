@@ -122,7 +122,8 @@ class MemoryFormulas(Protocol):
 class Backend(Protocol[T]):
     """Makes the parts of an engine. Until it is asked for one it loads and holds nothing, so `close` may be left out.
 
-    Parts are made in the thread that opens the engine. Later one thread at a time uses them, often another one.
+    An engine asks for each part once: for the space, then the trunk, then the kernels. They are made in the thread that
+    opens the engine. Later one thread at a time uses them, often another one.
     """
 
     @property

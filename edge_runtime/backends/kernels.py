@@ -13,10 +13,11 @@ I32 = NDArray[np.int32]
 
 
 class Resident(NamedTuple):
-    """Where the experts of a layer are. The same object in every pass until memory moves: compare it by identity.
+    """Where the experts of a layer are. The same object in every pass until memory moves.
 
-    What it holds is read when it is used, or copied: the slot of an expert that is evicted or read changes in place.
-    Experts that `MemorySpace.runs_late` lets late kernels compute from are never evicted.
+    Both arrays change in place between calls, when experts are read or evicted: look up the experts of a call before it
+    returns, and keep nothing for the next. `ResidentRouter.run` gets objects in which nothing changes: what it copied
+    to the device holds as long as it gets the same object.
 
     Attributes:
         tier: the tier all of them are served at.

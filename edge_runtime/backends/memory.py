@@ -61,7 +61,10 @@ class SlotMemory(Protocol):
 
     @property
     def addresses(self) -> NDArray[np.uint64]:
-        """uint64 [S, 4]: where kernels find each segment of each slot, 0 where there is none. Valid until `resize`."""
+        """uint64 [S, 4]: where kernels find each segment of each slot, 0 where there is none. Valid until `resize`.
+
+        A view that may be written where the space gives back pages: planes of a slot's expert lie elsewhere then.
+        """
         ...
 
     def span(self, slot: int) -> Span:

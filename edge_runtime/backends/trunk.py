@@ -46,6 +46,8 @@ class KVCache(Protocol):
     def copy_from(self, other: KVCache, length: int) -> None:
         """Hold the first `length` tokens of another cache of the same trunk and context, and nothing else.
 
+        The copy may run late. If it fails, so does `Trunk.commit` of whatever runs behind it.
+
         Raises:
             RequestError: it has fewer.
         """
@@ -54,7 +56,7 @@ class KVCache(Protocol):
 
 @dataclass(frozen=True)
 class LayerOutput(Generic[T]):
-    """What a layer with experts hands to them. Valid until the next call for the same chunk.
+    """What a layer with experts hands to them. Valid until the next `run_layer` of the same chunk, or its `commit`.
 
     Attributes:
         x: [N, D], normed hidden state that feeds router and experts.
@@ -127,7 +129,7 @@ class Trunk(Protocol[T]):
         ...
 
     def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> T:
-        """Return the shared expert's output [N, D] (its gate applied) for the x of the last `run_layer`."""
+        """Return the shared expert's output [N, D] for the x of the last `run_layer`, gate applied; valid with x."""
         ...
 
     def head(self, chunk: TrunkChunk, expert_out: T | None, rows: slice) -> F32:

@@ -27,9 +27,9 @@ class MemoryNeeds:
         kv_bytes_per_token: keys and values of one token over all layers.
         context: N, tokens a KV cache is made for.
         parallel: KV caches, one a sequence.
-        lendable_bytes: the part of scratch_bytes that only passes over several tokens of a prompt need.
+        borrowable_bytes: the part of scratch_bytes that only passes over several tokens of a prompt need.
         prefetch_bytes: what predicts experts; counted with the trunk.
-        scratch_bytes: kernels' and graphs' activations, logits, read buffers.
+        scratch_bytes: kernels' and graphs' activations, logits, what reads land in.
         tokenizer_bytes: vocabulary and merges.
         headroom_bytes: kept free for what nobody counts: allocator slack, thread stacks, the caller.
         slot_bytes: bytes of an expert at each tier the bundle may serve.
