@@ -119,6 +119,7 @@ class Decoder(Generic[T]):
 
         Raises:
             ExpertReadError: an expert could not be read; nothing of the pass is kept, no cache is changed.
+            DeviceError: trunk or kernels failed; the same.
             RequestError: a step does not fit its context.
         """
         own = self._active.policy
@@ -126,6 +127,7 @@ class Decoder(Generic[T]):
         if self._borrowed_scratch is not None:
             self._borrowed_scratch.begin_pass(sum([each.tokens for each in sequences]))
         chunks: dict[int, TrunkChunk] = {}
+        committed: list[SequenceStep] = []
 
         def attempt(chosen: list[int]) -> Attempt:
             policies = [sequences[i].policy for i in chosen]
@@ -137,10 +139,13 @@ class Decoder(Generic[T]):
         try:
             logits = run_policy_pass(sequences, attempt, self._parts.cache.residents, self.prefetcher)
             with self.spans.span("trunk"):
-                for chunk in chunks.values():
+                for i, chunk in chunks.items():
                     self._parts.compute.trunk.commit(chunk)
+                    committed.append(steps[i])
         except BaseException:
             self._parts.cache.fail_pass()
+            for step in committed:
+                step.kv.truncate(step.kv.length - len(step.token_ids))
             raise
         return logits
 

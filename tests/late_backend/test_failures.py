@@ -9,12 +9,14 @@ import pytest
 
 from edge_runtime import SamplingParams
 from edge_runtime.base.errors import BudgetError, DeviceError, ExpertReadError
+from edge_runtime.engine.forward_pass import SequenceStep
 from edge_runtime.engine.job import Job, TokenEvent
 from edge_runtime.engine.observer import SchedulerObserver
 from edge_runtime.engine.sessions import SessionPool
 from late_backend import MODES, both
 from late_backend.device import Device
 from late_backend.kernels import LateKernels
+from late_backend.trunk import LateTrunk
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,24 @@ def test_a_failed_pass_ends_its_own_requests_only(model_bundle, monkeypatch):
             pass
     assert [type(event) for event in events[0]] == [DeviceError]
     assert [event.delta.token_id for event in events[1] if isinstance(event, TokenEvent)] == expected
+
+
+def test_a_pass_counts_for_all_its_sequences_or_for_none(model_bundle, monkeypatch):
+    commit, committed = LateTrunk.commit, []
+
+    def commit_the_first(trunk: LateTrunk, chunk: Any) -> None:
+        if committed:
+            raise DeviceError("the second")
+        committed.append(chunk)
+        commit(trunk, chunk)
+
+    monkeypatch.setattr(LateTrunk, "commit", commit_the_first)
+    with both.opened(model_bundle, "late", slots=both.FEW, parallel=2) as engine:
+        caches = [engine.parts.trunk.new_kv_cache(16) for _ in range(2)]
+        steps = [SequenceStep(np.array([token], np.int32), kv, slice(0, 1)) for token, kv in enumerate(caches, 5)]
+        with pytest.raises(DeviceError, match="the second"):
+            engine.parts.decoder.step(steps)
+        assert [kv.length for kv in caches] == [0, 0]
 
 
 @pytest.mark.parametrize("mode", MODES[:2])
