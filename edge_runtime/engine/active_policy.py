@@ -107,7 +107,7 @@ class ActivePolicy:
         return self.choice.policy.min_tier
 
     def choose(self, config: RuntimeConfig) -> PolicyChoice:
-        """Build the policy that options ask for, and settle whether experts are read ahead. Changes nothing.
+        """Build the policy that options ask for, and decide whether experts are read ahead. Changes nothing.
 
         Raises:
             ConfigError: the policy or the eviction rule is unknown, or does not fit the model.

@@ -64,7 +64,7 @@ class PassParts(Generic[T]):
         compute: what computes it.
         cache: its experts.
         router: the model's, on the host.
-        overlap: reads for sequences whose router has spoken while the next one's trunk runs.
+        overlap: reads for sequences whose router has run, while the next one's trunk runs.
         read_ahead: reads behind a layer's own.
         spans: time by phase.
     """

@@ -1,4 +1,4 @@
-"""Changes the options of a running engine; start and reload settle policy, eviction and look-ahead the same way."""
+"""Changes the options of a running engine; a reload chooses policy, eviction and look-ahead as a start does."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class ExpertCache:
         """Clear what an abandoned request left, then check the bundle's files unless none is needed any more.
 
         Raises:
-            ExpertReadError: a file is missing or changed, or the drive still owes reads of an earlier request.
+            ExpertReadError: a file is missing or changed, or reads of an earlier request have not returned.
         """
         self.finish_reads()
         if not self._pool.residents.is_complete:
@@ -146,16 +146,14 @@ class ExpertCache:
             order: the experts needed in the order they count as used, the most recent last; None: by number.
 
         Returns:
-            An iterator of batches, each of one tier: first all residents, then what has been read since (at least one,
-            waiting for it), until each expert came once. A batch is valid until the next one is asked for. Iterating
-            raises ExpertReadError if a read failed; by then everything is released and the next request may run.
+            An iterator of batches, each of one tier and valid until the next: all residents, then what has been read
+            since, waiting for at least one. It raises ExpertReadError if a read failed; by then all is released.
         """
         self._close_stream()
         self._pool.reader.cancel_stale(layer_idx, tiers)
         self._stream = LayerStream(
-            self._pool.reader, layer_idx, tiers,
-            order=order, read_timeout_s=self._read_timeout_s, clock=self._clock,
-        )  # fmt: skip
+            self._pool.reader, layer_idx, tiers, order=order, read_timeout_s=self._read_timeout_s, clock=self._clock
+        )
         return self._stream
 
     def take_resident(
@@ -166,12 +164,10 @@ class ExpertCache:
         Nothing is pinned: they must be computed before anything is read. Where kernels run late, they are served like
         this only if every expert has a slot for good. Arguments as for `stream`.
         """
-        pool = self._pool
-        residents = pool.residents
+        pool, residents = self._pool, self._pool.residents
         if not residents.fits_all and pool.runs_late:
             return None  # without a pin, slots could be read into while kernels still compute from them
-        tier = residents.table.hit_all(layer_idx, tiers)
-        if not tier:
+        if not (tier := residents.table.hit_all(layer_idx, tiers)):
             return None
         if self._stream is not None:
             self._close_stream()
@@ -199,7 +195,7 @@ class ExpertCache:
             priority: behind the reads of the layer that runs now.
         """
         if self._stream is None or self._stream.is_finished:
-            self._pool.reader.collect(0.0)  # an open stream settles its own reads, and must see them finish
+            self._pool.reader.collect(0.0)  # an open stream collects its own reads, and must see them finish
         table = self._pool.residents.table
         slots, resident = table.slots_of(layer_idx), table.resident_tiers(layer_idx)
         absent = [int(e) for e in experts if resident[e] < tiers[e] and not table.is_reading(int(slots[e]))]
@@ -214,7 +210,7 @@ class ExpertCache:
 
         Raises:
             BudgetError: the system refused the memory; S is what was reached, see `ExpertPool.change_budget`.
-            ExpertReadError: the drive still owes reads of an earlier request.
+            ExpertReadError: reads of an earlier request have not returned.
         """
         self.finish_reads()
         self._pool.change_budget(num_slots)

@@ -1,4 +1,4 @@
-"""FileExpertStore: segments of records straight from the drive into arena slots, every segment checked on the way."""
+"""FileExpertStore: segments of records straight from the drive into given memory, every segment checked on the way."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class _Read(ReadTicket):
 class FileExpertStore:
     """Reads experts of a bundle through the native drive reader. Implements `ExpertStore`.
 
-    A read is known here from before it is queued until its ticket is done, so that whatever an interrupt cut short can
-    be found and settled.
+    A read is known here from before it is queued until its ticket is done, so that it can be found and awaited after an
+    interrupt.
 
     Args:
         bundle: an open bundle.
