@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -236,7 +236,7 @@ def expected_hidden(case: Case, pair: int, expert: Expert) -> NDArray[np.float64
     inputs = values_of(x if case.tier == BF16 else act_groups(x))
     wide = [inputs @ w.T + b for w, b in zip(weights[:-1], biases[:-1], strict=True)]
     gate = wide[0] if case.spec.gated else None
-    return np.asarray(expert_hidden(replace(case.spec), gate, wide[-1])[0])
+    return np.asarray(expert_hidden(case.spec, gate, wide[-1])[0])
 
 
 def expected_output(case: Case, ran: Ran, pair: int, expert: Expert) -> NDArray[np.float64]:

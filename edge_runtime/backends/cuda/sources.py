@@ -9,7 +9,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "kernels"
 MAIN = "hobbit.cu"
 OPTIONS = ("--std=c++17", "--fmad=false")
-"""Of every compiler. Products and sums are fused where the source says so, so that all give the same bits."""
+"""Of every compiler. Products and sums are fused where the source says so, and no compiler chooses."""
 
 
 @dataclass(frozen=True)

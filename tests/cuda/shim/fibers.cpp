@@ -215,7 +215,8 @@ void* shim_shared(u32 id, u32 bytes) {
     shared[id] = arena_next;
     ASAN(__asan_poison_memory_region(arena_next + bytes, 128);)  // what lies behind the array
     arena_next += (bytes + 255u) / 128u * 128u;
-    for (u32 i = 0; i < bytes; ++i) const_cast<volatile u8&>(shared[id][i]) = 0xFF;  // no memset: TSan would take it for the kernel's
+    volatile u8* poisoned = shared[id];  // else a memset, which TSan would take for the kernel's
+    for (u32 i = 0; i < bytes; ++i) poisoned[i] = 0xFF;
   }
   return shared[id];
 }
@@ -233,8 +234,10 @@ void shim_mma_s8(i32* d, const u32* a, const u32* b) {
   const u32 g = current >> 2 & 7u, t = current & 3u;
   for (u32 i = 0; i < 4; ++i) {
     const u32 upper = i >> 1, column = 2 * t + (i & 1u);
-    for (u32 word = 0; word < 8; ++word)
-      d[i] = __dp4a(i32(warp[4 * g + word % 4].a[upper + 2 * (word / 4)]), i32(warp[4 * column + word % 4].b[word / 4]), d[i]);
+    for (u32 word = 0; word < 8; ++word) {
+      const u32 of_a = warp[4 * g + word % 4].a[upper + 2 * (word / 4)], of_b = warp[4 * column + word % 4].b[word / 4];
+      d[i] = __dp4a(i32(of_a), i32(of_b), d[i]);
+    }
   }
   collective(0xffffffffu, 0);  // nobody brings new ones before all have read
 }
