@@ -1,8 +1,7 @@
 """Runs requests on an engine's parts, a step at a time: the one serving core of `Engine` and of the service.
 
-A step ends jobs that were cancelled or are out of time, starts waiting ones while sessions are idle, and runs a pass. A
-pass holds the next token of every sequence chosen for it and one chunk of one prompt, so a long prompt delays the
-others by a chunk at a time.
+A step ends jobs that were cancelled or are out of time, starts waiting ones while sessions are idle, and runs a pass:
+the next token of every sequence chosen for it and one chunk of one prompt. A long prompt delays others by a chunk.
 """
 
 from __future__ import annotations
@@ -77,7 +76,8 @@ class Scheduler:
         parts = self._parts
         policy = self._policies.get(job.policy, [s.policy for s in self._running])
         parts.cache.begin_request()
-        session, kept = self.sessions.acquire(job.prompt_ids, reuse_prefix=job.reuse_prefix)
+        own = None if policy is None else job.policy
+        session, kept = self.sessions.acquire(job.prompt_ids, reuse_prefix=job.reuse_prefix, policy=own)
         try:
             if not kept and not self._running:
                 parts.active.policy.begin_sequence()

@@ -25,12 +25,14 @@ class Session:
     Attributes:
         kv: keys and values.
         is_busy: a request runs here.
+        policy: what decided while its tokens ran; None is the engine's own.
         last_used: grows with every use.
     """
 
     def __init__(self, kv: KVCache) -> None:
         self.kv = kv
         self.is_busy = False
+        self.policy: str | None = None
         self.last_used = 0
         self._tokens: list[int] = []
         self._is_outdated = False
@@ -150,7 +152,9 @@ class SessionPool:
         """Tokens all caches can hold."""
         return sum(s.kv.context for s in self.sessions)
 
-    def acquire(self, ids: NDArray[np.int32], *, reuse_prefix: bool = True) -> tuple[Session, int]:
+    def acquire(
+        self, ids: NDArray[np.int32], *, reuse_prefix: bool = True, policy: str | None = None
+    ) -> tuple[Session, int]:
         """Take the idle session that serves a prompt best; return it and how many tokens of the prompt it holds.
 
         The longest common prefix wins, unless that would cut off more than half of another conversation while an
@@ -159,14 +163,16 @@ class SessionPool:
         Args:
             ids: int32 [N], the prompt.
             reuse_prefix: False takes the session that was used longest ago, and keeps nothing of it.
+            policy: what will decide, None for the engine's own: a prefix that another one decided on is of no use.
         """
         idle = sorted((s for s in self.sessions if not s.is_busy), key=lambda s: s.last_used)
-        session = _best_match(idle, ids) if reuse_prefix else idle[0]
+        session = _best_match(idle, ids, policy) if reuse_prefix else idle[0]
         session.is_busy = True
         session.last_used = next(self._clock)
-        if reuse_prefix:
+        if reuse_prefix and session.policy == policy:
             return session, session.keep_prefix(ids)
         session.truncate(0)
+        session.policy = policy
         return session, 0
 
     def release(self, session: Session) -> None:
@@ -186,7 +192,8 @@ class SessionPool:
                 self.release(session)
 
 
-def _best_match(idle: list[Session], ids: NDArray[np.int32]) -> Session:
+def _best_match(idle: list[Session], ids: NDArray[np.int32], policy: str | None) -> Session:
     """See `SessionPool.acquire`; `idle` has the session used longest ago first."""
-    kept, session = max(((s.matching(ids), s) for s in idle), key=lambda pair: pair[0])
+    matching = ((s.matching(ids) if s.policy == policy else 0, s) for s in idle)
+    kept, session = max(matching, key=lambda pair: pair[0])
     return idle[0] if kept * 2 < session.num_tokens else session

@@ -125,6 +125,20 @@ def test_four_together_read_less_than_one_after_another(service: Service) -> Non
     assert run(True, "Tell me") < 0.8 * run(False, "Tell us")
 
 
+def test_a_prefix_serves_requests_of_its_own_policy_alone(service: Service) -> None:
+    prompt = "Rivers run between the hills and through the woods. " * 3
+
+    def cached(policy: str | None) -> int:
+        collector = Collector()
+        submit(service, prompt, collector, max_tokens=2, ignore_eos=True, policy=policy)
+        return collector.outcome().timings.cached_n
+
+    length = len(service.tokenizer.encode(prompt))
+    assert [cached(policy) for policy in ("cumsum", None, "cumsum", "lossless", "max-rank")] == [
+        0, 0, length - 1, length - 1, 0,
+    ]  # fmt: skip
+
+
 def test_a_cancelled_request_stops_within_one_token(service: Service) -> None:
     collector = Collector()
     job: Job | None = None

@@ -91,6 +91,28 @@ def test_a_prompt_gets_the_session_with_its_prefix() -> None:
     assert pool.acquire(ids(1, 2, 3, 4))[1] == 3
 
 
+def test_a_prefix_that_another_policy_decided_on_is_not_used() -> None:
+    pool = SessionPool([HostKVCache(1, 1, 2, 64) for _ in range(2)])
+    fill(pool, 1, 2, 3, 4)
+    session, kept = pool.acquire(ids(1, 2, 3, 4, 5), policy="hobbit")
+    assert (kept, session.tokens) == (0, ()), "and the session with the prefix is left alone"
+    pool.release(session)
+    again, kept = pool.acquire(ids(1, 2, 3, 4, 5))
+    assert (kept, again is session) == (4, False)
+    # with one session there is no choice: what it holds goes
+    single = SessionPool([HostKVCache(1, 1, 2, 64)])
+    fill(single, 1, 2, 3, 4)
+    for policy in ("hobbit", "lossless", None):
+        session, kept = single.acquire(ids(1, 2, 3, 4, 5), policy=policy)
+        assert (kept, session.num_tokens, session.kv.length) == (0, 0, 0)
+        session.kv.advance(4)
+        session.extend(ids(1, 2, 3, 4))
+        single.release(session)
+        session, kept = single.acquire(ids(1, 2, 3, 4, 5), policy=policy)
+        assert kept == 4
+        single.release(session)
+
+
 def test_a_prompt_takes_over_what_a_busy_session_holds() -> None:
     pool = SessionPool([HostKVCache(1, 1, 2, 64) for _ in range(3)])
     first, _ = pool.acquire(ids(*range(10, 30)))
