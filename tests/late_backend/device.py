@@ -137,6 +137,11 @@ class Device:
         return len(self._queues[stream])
 
     @property
+    def is_closed(self) -> bool:
+        """Whether its thread has ended."""
+        return self._is_closed and (self._thread is None or not self._thread.is_alive())
+
+    @property
     def is_inside(self) -> bool:
         """Whether this is the device's own thread."""
         return threading.current_thread() is self._thread

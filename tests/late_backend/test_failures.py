@@ -14,7 +14,7 @@ from edge_runtime.engine.job import Job, TokenEvent
 from edge_runtime.engine.observer import SchedulerObserver
 from edge_runtime.engine.sessions import SessionPool
 from late_backend import MODES, both
-from late_backend.device import Device
+from late_backend.device import COMPUTE, Device
 from late_backend.kernels import LateKernels
 from late_backend.trunk import LateTrunk
 
@@ -166,3 +166,17 @@ def test_closing_in_the_middle_of_a_request_gives_everything_back(model_bundle, 
     texts.close()
     assert engine.is_released
     assert memory.nbytes == 0
+
+
+@pytest.mark.parametrize("kind", ["experts", "trunk"])
+def test_closing_after_a_failure_nobody_heard_of_gives_everything_back(model_bundle, caplog, kind):
+    engine = both.opened(model_bundle, "late", slots=both.ALL)
+    both.logits(engine)
+    memory, device = engine.parts.backend.memory, engine.parts.backend.device
+    device.finish()
+    both.give_up_a_pass(engine)
+    device.push(COMPUTE, kind, lambda: None)
+    device.fail_next(kind)
+    engine.close()
+    assert f"given up: device: scripted failure of {kind}" in caplog.text
+    assert (memory.nbytes, device.is_closed) == (0, True)

@@ -116,8 +116,13 @@ FAULTS: list[tuple[Plant, Scenario, type[Exception], str]] = [
 
 
 def run(bundle, scenario: Scenario, expected: np.ndarray) -> None:
-    with both.opened(bundle, "late", slots=both.FEW) as engine:
-        scenario(engine, expected)
+    engine = both.opened(bundle, "late", slots=both.FEW)
+    device = engine.parts.backend.device
+    try:
+        with engine:
+            scenario(engine, expected)
+    finally:
+        device.close()  # a fault may also end `close` half-way
 
 
 @pytest.mark.parametrize("mode", MODES)
