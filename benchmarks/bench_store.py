@@ -75,8 +75,8 @@ def plain_loop(records: Records, order: list[int], threads: int, chunk: int) -> 
 def through_reader(records: Records, order: list[int], depth: int, chunk: int, use_uring: bool) -> None:
     reader = DriveReader(depth, False, use_uring)
     assert reader.method.startswith("io_uring" if use_uring else "threads"), reader.method
-    chunks = [(at, min(chunk, records.size - at)) for at in range(0, records.size, chunk)]
-    plan = reader.add_plan([(0, records.size)], chunks)
+    parts = [(at, min(chunk, records.size - at)) for at in range(0, records.size, chunk)]
+    layout = reader.add_layout([(0, records.size)], parts)
     size = os.fstat(records.fd).st_size
     todo, under_way = list(reversed(order)), 0
     while todo or under_way:
@@ -84,7 +84,7 @@ def through_reader(records: Records, order: list[int], depth: int, chunk: int, u
             n = todo.pop()
             target = [(records.address + (len(todo) % 16) * records.size, records.size)]
             at = n * records.size
-            reader.submit(len(todo), 0, plan, records.fd, size, at, target, [records.sums[n]], False, 0, 0)
+            reader.submit(len(todo), 0, layout, records.fd, size, at, target, [records.sums[n]], False, 0, 0)
             under_way += 1
         for number, fault, _, _ in reader.wait(5.0):
             assert fault == 0

@@ -8,7 +8,7 @@ from spans import view_of
 
 from edge_runtime.backends.memory import Span
 from edge_runtime.base.errors import ExpertReadError
-from edge_runtime.experts.store.base import ExpertKey, Priority, ReadTicket, ReadWithdrawn, SegmentRange, StoreStats
+from edge_runtime.experts.store.base import ExpertKey, Priority, ReadCancelled, ReadTicket, SegmentRange, StoreStats
 
 
 def record_of(key: ExpertKey, size: int, first_segment: int = 0) -> bytes:
@@ -46,7 +46,7 @@ class FakeStore:
         self.requests = 0
         self.is_closed = False
         self.cuts = False
-        self.withdrawn: set[ReadTicket] = set()
+        self.cancelled: set[ReadTicket] = set()
 
     def begin_request(self) -> None:
         self.requests += 1
@@ -81,12 +81,12 @@ class FakeStore:
     def cancel(self, ticket: ReadTicket) -> bool:
         """Reads due later than the next tick count as not started; of others `cuts` says if a part is left to drop."""
         if self.cuts:
-            self.withdrawn.add(ticket)
+            self.cancelled.add(ticket)
             return False
         for entry in self.queue:
             if entry[2] is ticket and entry[0] > self.now + 1 and not self.stuck(ticket.key):
                 self.queue.remove(entry)
-                ticket.error = ReadWithdrawn("withdrawn")
+                ticket.error = ReadCancelled("cancelled")
                 ticket.finish(0)
                 return True
         return False
@@ -104,8 +104,8 @@ class FakeStore:
         self.is_closed = True
 
     def _finish(self, ticket: ReadTicket) -> None:
-        if ticket in self.withdrawn:
-            ticket.error = ReadWithdrawn("withdrawn")
+        if ticket in self.cancelled:
+            ticket.error = ReadCancelled("cancelled")
         elif self.fails(ticket.key):
             ticket.error = ExpertReadError(
                 f"layer {ticket.key.layer_idx}, expert {ticket.key.expert_idx}: scripted failure"

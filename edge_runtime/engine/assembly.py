@@ -100,7 +100,7 @@ def _open_experts(ready: Prepared) -> ExpertCache:
     """Open the expert files and take memory for the slots; puts policy and eviction rule in force."""
     config, bundle, active, num_slots = ready.config, ready.bundle, ready.active, ready.plan.num_slots
     store = FileExpertStore(
-        bundle, config.tier, io_threads=config.io_threads, direct_io=config.direct_io, chunk_bytes=config.read_chunk
+        bundle, config.tier, io_threads=config.io_threads, direct_io=config.direct_io, part_bytes=config.read_chunk
     )
     try:
         rule = active.make_rule(active.choice, num_slots)

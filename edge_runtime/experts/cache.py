@@ -105,7 +105,7 @@ class ExpertCache:
             self._store.begin_request()
 
     def finish_reads(self) -> None:
-        """Withdraw or await every read under way and unpin everything: then all that was read is counted.
+        """Cancel or await every read under way and unpin everything: then all that was read is counted.
 
         Raises:
             ExpertReadError: some reads have not returned.

@@ -54,7 +54,7 @@ class ExpertPool:
         self.reader.abort(self._read_timeout_s)
 
     def finish_reads(self) -> None:
-        """Withdraw or await every read and transfer under way, and wait for kernels; nothing stays pinned.
+        """Cancel or await every read and transfer under way, and wait for kernels; nothing stays pinned.
 
         Raises:
             ExpertReadError: some reads have not returned.

@@ -127,7 +127,7 @@ class SlotReader:
                 return finished
 
     def abort(self, timeout_s: float) -> None:
-        """Withdraw queued reads and wait for the others; those that do not return in time keep their slot.
+        """Cancel queued reads and wait for the others; those that do not return in time keep their slot.
 
         Afterwards nothing is pinned, and table, ledger, reads and transfers agree, whatever happened before.
         """

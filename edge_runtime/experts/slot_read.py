@@ -8,7 +8,7 @@ from typing import NamedTuple
 from edge_runtime.backends.memory import Event, Landing
 from edge_runtime.base.errors import DeviceError, ExpertReadError, ExpertTransferError
 from edge_runtime.experts.counters import ExpertCounters
-from edge_runtime.experts.store.base import ExpertKey, ReadTicket, ReadWithdrawn
+from edge_runtime.experts.store.base import ExpertKey, ReadCancelled, ReadTicket
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class SlotRead:
             if not self.is_counted:
                 self.is_counted = True
                 totals.count_read(ticket.elapsed_ns)
-        elif not isinstance(ticket.error, ReadWithdrawn):
+        elif not isinstance(ticket.error, ReadCancelled):
             _log.warning("expert not read: %s", ticket.error)
 
     def failed_transfer(self, err: DeviceError) -> ExpertTransferError:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge_runtime.base.errors import ExpertReadError
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.reader import SlotReader
-from edge_runtime.experts.store.base import Priority, ReadWithdrawn
+from edge_runtime.experts.store.base import Priority, ReadCancelled
 
 
 class ReadyBatch(NamedTuple):
@@ -97,7 +97,7 @@ class LayerStream(Iterator[ReadyBatch]):
         return self._batches.pop(0)
 
     def close(self) -> None:
-        """Give up: withdraw or await reads, unpin everything. Safe at any time, more than once."""
+        """Give up: cancel or await reads, unpin everything. Safe at any time, more than once."""
         if not self.is_finished:
             self.is_finished = True
             self._missing.clear()
@@ -136,7 +136,7 @@ class LayerStream(Iterator[ReadyBatch]):
         for slot, key, error in finished:
             if slot in self._awaited:
                 self._awaited.remove(slot)
-                if isinstance(error, ReadWithdrawn):
+                if isinstance(error, ReadCancelled):
                     self._missing.append(key.expert_idx)  # given up when it was not wanted, and still under way
                 elif error is not None:
                     raise error

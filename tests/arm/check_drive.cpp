@@ -42,10 +42,10 @@ void read_all(const char* path, const std::vector<uint8_t>& data, bool use_uring
   if (use_uring) backend = make_uring_backend(queue, 4, why_not);
   std::printf("check_drive: %s\n", backend ? "io_uring" : use_uring ? ("threads: " + why_not).c_str() : "threads");
   if (!backend) backend = make_thread_backend(queue, 4, {});
-  std::vector<ReadPlan::Span> chunks;
-  for (size_t at = 0; at < kBytes; at += 8192) chunks.push_back({at, 8192});
-  const auto plan =
-      std::make_shared<ReadPlan>(std::vector<ReadPlan::Span>{{0, kSegment}, {kSegment, kSegment}}, chunks);
+  std::vector<ReadLayout::Span> parts;
+  for (size_t at = 0; at < kBytes; at += 8192) parts.push_back({at, 8192});
+  const auto layout =
+      std::make_shared<ReadLayout>(std::vector<ReadLayout::Span>{{0, kSegment}, {kSegment, kSegment}}, parts);
   const int fd = open(path, O_RDONLY);
   std::vector<uint8_t> memory(data.size());
   for (uint64_t r = 0; r < kRecords; ++r) {
@@ -53,7 +53,7 @@ void read_all(const char* path, const std::vector<uint8_t>& data, bool use_uring
     uint32_t second = crc32c(record + kSegment, kSegment, 0);
     if (r == 5) second ^= 1;  // one record is damaged
     uint8_t* into = memory.data() + r * kBytes;
-    queue->push({r, int(r % 3), plan, fd, int64_t(data.size()), int64_t(r * kBytes),
+    queue->push({r, int(r % 3), layout, fd, int64_t(data.size()), int64_t(r * kBytes),
                  {{into, kSegment}, {into + kSegment, kSegment}},
                  {crc32c(record, kSegment, 0), second}, true, 3, uint32_t(r)});
   }

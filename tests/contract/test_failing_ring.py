@@ -22,7 +22,7 @@ from edge_runtime.experts.store.file_store import FileExpertStore
 folder = Path(sys.argv[1])
 folder.mkdir()
 bundle = make_bundle(folder)
-store = FileExpertStore(bundle, 8, chunk_bytes=4096, io_threads=4)
+store = FileExpertStore(bundle, 8, part_bytes=4096, io_threads=4)
 if not store.method.startswith(("io_uring", "threads (io_uring failed")):
     print("no ring", store.mode, store.method)
     sys.exit()

@@ -14,29 +14,29 @@ from spans import span_of
 
 from edge_runtime.base.errors import ExpertReadError
 from edge_runtime.bundle.record import BF16
-from edge_runtime.experts.store.base import ExpertKey, Priority, ReadWithdrawn
+from edge_runtime.experts.store.base import ExpertKey, Priority, ReadCancelled
 from edge_runtime.experts.store.file_store import FileExpertStore
-from edge_runtime.experts.store.read_plan import ReadPlan
+from edge_runtime.experts.store.read_layout import ReadLayout
 
 
-def test_read_plan_covers_the_prefix_once():
-    plan = ReadPlan.make((3 * 4096, 2 * 4096, 2 * 4096), 2 * 4096)
-    assert plan.segments == ((0, 12288), (12288, 8192), (20480, 8192))
-    assert plan.chunks == ((0, 8192), (8192, 8192), (16384, 8192), (24576, 4096))
-    assert ReadPlan.make((4096,), 1 << 20).chunks == ((0, 4096),)
-    last = ReadPlan.make((3 * 4096, 2 * 4096, 2 * 4096), 4096, first=2)
+def test_read_layout_covers_the_prefix_once():
+    layout = ReadLayout.make((3 * 4096, 2 * 4096, 2 * 4096), 2 * 4096)
+    assert layout.segments == ((0, 12288), (12288, 8192), (20480, 8192))
+    assert layout.parts == ((0, 8192), (8192, 8192), (16384, 8192), (24576, 4096))
+    assert ReadLayout.make((4096,), 1 << 20).parts == ((0, 4096),)
+    last = ReadLayout.make((3 * 4096, 2 * 4096, 2 * 4096), 4096, first=2)
     assert (last.first, last.start, last.segments) == (2, 20480, ((0, 8192),))
-    assert (last.chunks, last.nbytes) == (((0, 4096), (4096, 4096)), 8192)
+    assert (last.parts, last.nbytes) == (((0, 4096), (4096, 4096)), 8192)
 
 
 @pytest.mark.parametrize("tier", [2, 4, 8, BF16])
 @pytest.mark.parametrize("direct_io", [True, False])
 @pytest.mark.parametrize("use_uring", [True, False])
 @pytest.mark.parametrize("io_threads", [1, 8])
-@pytest.mark.parametrize("chunk_bytes", [4096, 1 << 20])
-def test_bytes_do_not_depend_on_how_they_are_read(bundle, tier, direct_io, use_uring, io_threads, chunk_bytes):
+@pytest.mark.parametrize("part_bytes", [4096, 1 << 20])
+def test_bytes_do_not_depend_on_how_they_are_read(bundle, tier, direct_io, use_uring, io_threads, part_bytes):
     store = FileExpertStore(
-        bundle, tier, io_threads=io_threads, direct_io=direct_io, use_uring=use_uring, chunk_bytes=chunk_bytes
+        bundle, tier, io_threads=io_threads, direct_io=direct_io, use_uring=use_uring, part_bytes=part_bytes
     )
     assert store.mode in (("direct", "buffered (the file system refuses O_DIRECT)") if direct_io else ("buffered",))
     reader = Reader(store)
@@ -67,7 +67,7 @@ def test_a_file_system_without_direct_io_is_read_buffered_and_says_so_once(bundl
 
 def test_an_input_output_error_names_the_file_and_spares_the_rest(bundle):
     ops = FailingOps()
-    store = FileExpertStore(bundle, TIER, ops=ops, chunk_bytes=4096)
+    store = FileExpertStore(bundle, TIER, ops=ops, part_bytes=4096)
     reader = Reader(store)
     ops.fail_at = bundle.expert_header(0, TIER).record_offset(1) + 5000
     with pytest.raises(ExpertReadError, match=r"layer_000\.hbx: reading 4096 bytes at \d+ failed: EIO"):
@@ -111,7 +111,7 @@ def test_queued_reads_can_be_cancelled_and_go_by_priority(bundle):
     assert not store.cancel(running)
     ops.gate.set()
     assert reader.wait(running, speculative, following, promoted) == [running, promoted, following, speculative]
-    with pytest.raises(ExpertReadError, match="withdrawn"):
+    with pytest.raises(ExpertReadError, match="cancelled"):
         reader.wait(dropped)
     store.close()
 
@@ -142,7 +142,7 @@ def test_reads_ahead_start_in_half_the_places_and_those_needed_now_in_all(bundle
 
 def test_a_cancelled_read_ends_after_the_part_that_is_under_way(bundle):
     ops = FailingOps()
-    store = FileExpertStore(bundle, TIER, ops=ops, io_threads=1, chunk_bytes=4096)
+    store = FileExpertStore(bundle, TIER, ops=ops, io_threads=1, part_bytes=4096)
     reader = Reader(store)
     ops.gate = threading.Event()
     ops.begun.clear()
@@ -151,7 +151,7 @@ def test_a_cancelled_read_ends_after_the_part_that_is_under_way(bundle):
     wanted = reader.submit(0, 1)
     assert not store.cancel(unwanted)
     ops.gate.set()
-    with pytest.raises(ReadWithdrawn, match="layer 0, expert 0: withdrawn"):
+    with pytest.raises(ReadCancelled, match="layer 0, expert 0: cancelled"):
         reader.wait(unwanted)
     reader.wait(wanted)
     assert store.stats().reads == 1
@@ -182,7 +182,7 @@ def test_a_read_is_counted_when_it_is_handed_out_not_when_it_lands(bundle):
 
 def test_what_had_landed_of_a_cancelled_read_is_counted(bundle):
     ops = FailingOps()
-    store = FileExpertStore(bundle, TIER, ops=ops, io_threads=1, chunk_bytes=4096)
+    store = FileExpertStore(bundle, TIER, ops=ops, io_threads=1, part_bytes=4096)
     reader = Reader(store)
     ops.gate = gate = Turnstile()
     unwanted = reader.submit(0, 0, Priority.NEXT)
@@ -228,7 +228,7 @@ def test_one_read_fills_several_targets_in_memory(bundle):
     layout = bundle.manifest.layout
     sizes = [layout.tier_bytes(4), layout.segment_bytes[2], layout.segment_bytes[3]]
     for use_uring in (True, False):
-        store = FileExpertStore(bundle, 8, use_uring=use_uring, chunk_bytes=8192)
+        store = FileExpertStore(bundle, 8, use_uring=use_uring, part_bytes=8192)
         pieces = [mmap.mmap(-1, size) for size in sizes]
         reader = Reader(store)
         reader.wait(store.submit(ExpertKey(1, 2), [span_of(piece) for piece in pieces]))

@@ -49,7 +49,7 @@ def test_every_store_keeps_the_contract(bundle, kind):
 
 
 def test_every_flipped_bit_is_found_and_named(bundle):
-    store = FileExpertStore(bundle, TIER, chunk_bytes=4096)
+    store = FileExpertStore(bundle, TIER, part_bytes=4096)
     reader = Reader(store)
     header = bundle.expert_header(1, TIER)
     at = header.record_offset(2)
@@ -145,7 +145,7 @@ def test_cache_over_files_gives_every_expert_once(bundle, slots, rule, io_thread
     sizes = UnitSizes.of(layout, TIER, TIER)
     ledger = UnitLedger(sizes, slots * sizes.full_bytes, 2 * E)
     memory = ExpertMemory(HostSpace(), ledger)
-    store = FileExpertStore(bundle, TIER, io_threads=io_threads, chunk_bytes=8192)
+    store = FileExpertStore(bundle, TIER, io_threads=io_threads, part_bytes=8192)
     eviction = create_rule(rule, RuleContext(num_layers=2, num_experts=E, tier_bytes={TIER: 1}, full_tier=TIER))
     cache = ExpertCache(Residents(ledger, eviction, num_layers=2, num_experts=E), memory, store)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""What an eviction rule is: it scores experts by how much they deserve to stay. It decides nothing else."""
+"""What an eviction rule is: it scores resident experts; the lowest goes first. It decides nothing else."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RuleContext:
 
 
 class EvictionRule(Protocol):
-    """Scores experts by how much they deserve to stay. A key is layer_idx * E + expert_idx."""
+    """Scores experts; the lowest score is evicted first. A key is layer_idx * E + expert_idx."""
 
     name: str
 
@@ -91,7 +91,7 @@ class TruncatingRule(EvictionRule, Protocol):
     """A rule that scores planes too, so that truncating one expert is held against evicting another."""
 
     def plane_scores(self, keys: Keys, tiers: U8, layer_idx: int) -> F64:
-        """Return a fresh float64 [S]: what the deepest plane of residents intp [S] at tiers uint8 [S] deserves to stay.
+        """Return a fresh float64 [S]: scores of the deepest plane of residents intp [S] at tiers uint8 [S].
 
         On the scale of `scores`; entries of experts without planes, or whose key is -1, are ignored by the caller.
         """

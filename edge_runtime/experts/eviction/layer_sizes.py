@@ -3,7 +3,7 @@
 AdapMoE, arXiv 2408.10284 (ICCAD'24): the cache is divided among layers so that a token's expected loads are fewest,
 given how often a layer gets by with one expert and how often prefetching is right. Our readings: the chance that
 an expert is in a cache of c is the share of uses that went to the layer's c most used in calibration (the paper has no
-such counts); the division is a rule of eviction over one pool, in which layers above their size give way first and
+such counts); the division is a rule of eviction over one pool, in which layers above their size are evicted first and
 each layer is least recently used within, as the paper's caches are. The sizes follow the budget.
 """
 
@@ -35,7 +35,7 @@ _SURPLUS = 1e15
 
 
 class LayerSizes(KeepingRule):
-    """Layers above their share of the cache give way first; within a layer the least recently used goes.
+    """Layers above their share of the cache are evicted first; within a layer the least recently used goes.
 
     Args:
         context: the model, the cache's capacity, and a calibration, which says how often each expert was used.

@@ -73,7 +73,7 @@ class SlotTable {
   std::vector<int> claim(int layer, const std::vector<int>& experts, const uint8_t* tiers, bool prefetch, Scorer& scorer);
 
   void set_ready(int slot);  // its reads finished
-  void drop(int slot);       // undo a failed or withdrawn read
+  void drop(int slot);       // undo a failed or cancelled read
   void unpin(int slot) { pinned_[std::size_t(slot)] = false; }
   void unpin_all();          // and lift all masks
   void mask(int layer, int expert);

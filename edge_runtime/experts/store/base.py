@@ -20,7 +20,7 @@ class ExpertKey(NamedTuple):
     expert_idx: int
 
 
-class ReadWithdrawn(ExpertReadError):
+class ReadCancelled(ExpertReadError):
     """A read nobody wanted any more was not finished."""
 
 
@@ -42,8 +42,8 @@ class StoreStats:
 
     Attributes:
         reads: records read and checked.
-        bytes_read: bytes that came from the drive, failed and withdrawn reads included. Both count a read once it was
-            handed out by `completed` or withdrawn: they depend on what was asked for, not on how far the drive is.
+        bytes_read: bytes that came from the drive, failed and cancelled reads included. Both count a read once it was
+            handed out by `completed` or cancelled: they depend on what was asked for, not on how far the drive is.
         busy_ns: wall time during which at least one read was under way.
     """
 
@@ -122,14 +122,14 @@ class ExpertStore(Protocol):
         """Read no further for a ticket.
 
         True: nothing of it is under way; the ticket is done and never `completed`. False: some of it is, or all; it
-        will be `completed` after that, with the error `ReadWithdrawn` unless that was its last part.
+        will be `completed` after that, with the error `ReadCancelled` unless that was its last part.
         """
         ...
 
     def outstanding(self) -> list[ReadTicket]:
         """Return every read whose ticket is not done, also of an interrupted `submit`. What is not here is over.
 
-        It is what a caller goes by that lost count because of an exception; such reads may be withdrawn or awaited.
+        It is what a caller goes by that lost count because of an exception; such reads may be cancelled or awaited.
         """
         ...
 
@@ -142,5 +142,5 @@ class ExpertStore(Protocol):
         ...
 
     def close(self) -> None:
-        """Withdraw what is queued, wait for what is not, release files and threads. Safe to call twice."""
+        """Cancel what is queued, wait for what is not, release files and threads. Safe to call twice."""
         ...

@@ -15,15 +15,15 @@ from edge_runtime.experts.store.base import (
     DEFAULT_READ_TIMEOUT_S,
     ExpertKey,
     Priority,
+    ReadCancelled,
     ReadTicket,
-    ReadWithdrawn,
     SegmentRange,
     StoreStats,
 )
 from edge_runtime.experts.store.files import ExpertFiles, FileOps
-from edge_runtime.experts.store.read_plan import ReadPlan, describe
+from edge_runtime.experts.store.read_layout import ReadLayout, describe
 
-DEFAULT_CHUNK_BYTES = MIB
+DEFAULT_PART_BYTES = MIB
 DEFAULT_IO_THREADS = 8
 _NEVER_RETURNED: list[ReadTicket] = []
 _SIGNALS_S = 0.1  # a wait is interrupted by Ctrl-C no later than this
@@ -33,10 +33,10 @@ class _Read(ReadTicket):
     """A ticket with the number the drive reader knows it by, and how it is cut."""
 
     def __init__(
-        self, number: int, key: ExpertKey, into: Sequence[Span], priority: Priority, tag: int, plan: ReadPlan
+        self, number: int, key: ExpertKey, into: Sequence[Span], priority: Priority, tag: int, read_layout: ReadLayout
     ) -> None:
         super().__init__(key, into, priority, tag)
-        self.number, self.plan = number, plan
+        self.number, self.read_layout = number, read_layout
 
 
 class FileExpertStore:
@@ -48,10 +48,10 @@ class FileExpertStore:
     Args:
         bundle: an open bundle.
         tier: the deepest tier read: 2, 4, 6, 8, or 16 for the bfloat16 files.
-        io_threads: chunks under way at once, with or without a thread each; half as many for reads ahead.
+        io_threads: parts under way at once, with or without a thread each; half as many for reads ahead.
         direct_io: read past the page cache; see `ExpertFiles`.
         use_uring: read through io_uring where the kernel has it; else, and where it has not, as many threads read.
-        chunk_bytes: a record is read in pieces of at most this size, so that several are under way for one expert.
+        part_bytes: a record is read in parts of at most this size, so that several are under way for one expert.
         read_timeout_s: how long `close` waits for a read that does not return.
         ops: system calls; tests replace them.
 
@@ -67,7 +67,7 @@ class FileExpertStore:
         io_threads: int = DEFAULT_IO_THREADS,
         direct_io: bool = True,
         use_uring: bool = True,
-        chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+        part_bytes: int = DEFAULT_PART_BYTES,
         read_timeout_s: float = DEFAULT_READ_TIMEOUT_S,
         ops: FileOps | None = None,
     ) -> None:
@@ -75,8 +75,8 @@ class FileExpertStore:
         layout = bundle.manifest.layout
         self._sizes = (layout.bf16_bytes,) if tier == BF16 else layout.segment_bytes[: tier // 2]
         self.record_bytes = layout.tier_bytes(tier)
-        self._chunk_bytes = chunk_bytes
-        self._plans: dict[SegmentRange, tuple[int, ReadPlan]] = {}
+        self._part_bytes = part_bytes
+        self._layouts: dict[SegmentRange, tuple[int, ReadLayout]] = {}
         self._files = ExpertFiles(bundle, tier, direct_io=direct_io, ops=ops)
         self._numbers = itertools.count()
         self._reads: dict[int, _Read] = {}
@@ -111,14 +111,14 @@ class FileExpertStore:
         """See `ExpertStore.submit`. Each of `into` starts 4 KiB aligned."""
         layer_idx, expert_idx = key
         first, last = segments or (0, len(self._sizes))
-        number, plan = self._plan(first, last)
+        number, read_layout = self._layout(first, last)
         file = self._files.open_file(layer_idx)
-        read = _Read(next(self._numbers), key, into, priority, tag, plan)
+        read = _Read(next(self._numbers), key, into, priority, tag, read_layout)
         self._reads[read.number] = read
         try:
             self._drive.submit(
                 read.number, int(priority), number,
-                file.fd, file.header.file_bytes, file.header.record_offset(expert_idx) + plan.start,
+                file.fd, file.header.file_bytes, file.header.record_offset(expert_idx) + read_layout.start,
                 [(span.address, span.nbytes) for span in into],
                 file.header.checksums[expert_idx, first:last].tolist(),
                 first == 0 and self._tier != BF16, layer_idx, expert_idx,
@@ -139,8 +139,8 @@ class FileExpertStore:
         for number, fault, elapsed_ns, detail in done:
             read = self._reads.get(number)
             if read is not None:
-                if fault == Fault.WITHDRAWN:
-                    read.error = ReadWithdrawn(f"{self._where(read)}: withdrawn")
+                if fault == Fault.CANCELLED:
+                    read.error = ReadCancelled(f"{self._where(read)}: cancelled")
                 elif fault:
                     read.error = ExpertReadError(self._message(read, fault, detail))
                 read.finish(elapsed_ns)
@@ -152,9 +152,9 @@ class FileExpertStore:
     def cancel(self, ticket: ReadTicket) -> bool:
         """See `ExpertStore.cancel`."""
         assert isinstance(ticket, _Read)
-        if ticket.is_done or not self._drive.withdraw(ticket.number):
+        if ticket.is_done or not self._drive.cancel(ticket.number):
             return False
-        ticket.error = ReadWithdrawn(f"{self._where(ticket)}: withdrawn")
+        ticket.error = ReadCancelled(f"{self._where(ticket)}: cancelled")
         ticket.finish(0)
         self._reads.pop(ticket.number, None)
         return True
@@ -186,16 +186,19 @@ class FileExpertStore:
         else:  # the drive may still write there: this memory is never given back
             _NEVER_RETURNED.extend(self._reads.values())
 
-    def _plan(self, first: int, last: int) -> tuple[int, ReadPlan]:
-        found = self._plans.get((first, last))
+    def _layout(self, first: int, last: int) -> tuple[int, ReadLayout]:
+        found = self._layouts.get((first, last))
         if found is None:
-            plan = ReadPlan.make(self._sizes[:last], self._chunk_bytes, first)
-            found = self._plans[first, last] = self._drive.add_plan(plan.segments, plan.chunks), plan
+            read_layout = ReadLayout.make(self._sizes[:last], self._part_bytes, first)
+            found = self._layouts[first, last] = (
+                self._drive.add_layout(read_layout.segments, read_layout.parts),
+                read_layout,
+            )
         return found
 
     def _message(self, read: _Read, fault: int, detail: tuple[int, int, int, int, int, int, int, int, str]) -> str:
         file = self._files.open_file(read.key.layer_idx)
-        what = describe(fault, detail, read.plan, file.header.file_bytes)
+        what = describe(fault, detail, read.read_layout, file.header.file_bytes)
         if fault in (Fault.CHECKSUM, Fault.STAMP, Fault.CLOSED, Fault.RAISED):
             return f"{self._where(read)}{', ' if fault == Fault.CHECKSUM else ': '}{what}"
         return f"{file.name}: {what}"

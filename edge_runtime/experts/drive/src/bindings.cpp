@@ -39,8 +39,8 @@ hobbit::ReadFunction wrap(nb::object function) {
   };
 }
 
-std::vector<hobbit::ReadPlan::Span> spans(const Spans& pairs) {
-  std::vector<hobbit::ReadPlan::Span> found;
+std::vector<hobbit::ReadLayout::Span> spans(const Spans& pairs) {
+  std::vector<hobbit::ReadLayout::Span> found;
   for (const auto& [start, bytes] : pairs) found.push_back({start, bytes});
   return found;
 }
@@ -58,26 +58,26 @@ class DriveReader {
   }
   ~DriveReader() { queue_->close(); }
 
-  size_t add_plan(const Spans& segments, const Spans& chunks) {
-    if (segments.empty() || segments.size() > hobbit::kMaxSegments || chunks.empty())
-      throw std::invalid_argument("DriveReader: a plan has 1 to 4 segments and at least one chunk");
-    plans_.push_back(std::make_shared<hobbit::ReadPlan>(spans(segments), spans(chunks)));
-    return plans_.size() - 1;
+  size_t add_layout(const Spans& segments, const Spans& parts) {
+    if (segments.empty() || segments.size() > hobbit::kMaxSegments || parts.empty())
+      throw std::invalid_argument("DriveReader: a layout has 1 to 4 segments and at least one part");
+    layouts_.push_back(std::make_shared<hobbit::ReadLayout>(spans(segments), spans(parts)));
+    return layouts_.size() - 1;
   }
 
-  void submit(uint64_t id, int priority, size_t plan, int fd, int64_t file_bytes, int64_t offset,
-              const std::vector<std::pair<uint64_t, size_t>>& pieces, std::vector<uint32_t> checksums, bool has_stamp,
+  void submit(uint64_t id, int priority, size_t layout, int fd, int64_t file_bytes, int64_t offset,
+              const std::vector<std::pair<uint64_t, size_t>>& targets, std::vector<uint32_t> checksums, bool has_stamp,
               uint32_t layer, uint32_t expert) {
-    const std::shared_ptr<const hobbit::ReadPlan>& p = plans_.at(plan);
+    const std::shared_ptr<const hobbit::ReadLayout>& p = layouts_.at(layout);
     hobbit::Request request{id,     priority, p, fd, file_bytes, offset, {}, std::move(checksums), has_stamp,
                             layer,  expert};
     size_t total = 0, wanted = 0;
-    for (const auto& [address, bytes] : pieces) {
-      request.pieces.push_back({reinterpret_cast<uint8_t*>(address), bytes});
+    for (const auto& [address, bytes] : targets) {
+      request.targets.push_back({reinterpret_cast<uint8_t*>(address), bytes});
       total += bytes;
     }
     for (const auto& segment : p->segments) wanted += segment.bytes;
-    if (total < wanted || pieces.size() > hobbit::kMaxSegments || request.checksums.size() != p->segments.size())
+    if (total < wanted || targets.size() > hobbit::kMaxSegments || request.checksums.size() != p->segments.size())
       throw std::invalid_argument("DriveReader: expected memory of " + std::to_string(wanted) + " bytes, got " +
                                   std::to_string(total));
     nb::gil_scoped_release release;
@@ -99,7 +99,7 @@ class DriveReader {
   }
 
   bool promote(uint64_t id, int priority) { return queue_->promote(id, priority); }
-  bool withdraw(uint64_t id) { return queue_->withdraw(id); }
+  bool cancel(uint64_t id) { return queue_->cancel(id); }
   void forget(uint64_t id) { queue_->forget(id); }
   std::tuple<uint64_t, uint64_t, int64_t> stats() const {
     const hobbit::ReadStats s = queue_->stats();
@@ -115,7 +115,7 @@ class DriveReader {
  private:
   std::shared_ptr<hobbit::ReadQueue> queue_;
   std::unique_ptr<hobbit::Backend> backend_;
-  std::vector<std::shared_ptr<const hobbit::ReadPlan>> plans_;
+  std::vector<std::shared_ptr<const hobbit::ReadLayout>> layouts_;
   std::string why_not_;
 };
 
@@ -126,12 +126,12 @@ NB_MODULE(_native, m) {
       .def(nb::init<int, bool, bool, nb::object>(), "depth"_a, "drop_cached"_a, "use_uring"_a = true,
            "read"_a = nb::none())
       .def_prop_ro("method", &DriveReader::method)
-      .def("add_plan", &DriveReader::add_plan, "segments"_a, "chunks"_a)
-      .def("submit", &DriveReader::submit, "id"_a, "priority"_a, "plan"_a, "fd"_a, "file_bytes"_a, "offset"_a,
-           "pieces"_a, "checksums"_a, "has_stamp"_a, "layer"_a, "expert"_a)
+      .def("add_layout", &DriveReader::add_layout, "segments"_a, "parts"_a)
+      .def("submit", &DriveReader::submit, "id"_a, "priority"_a, "layout"_a, "fd"_a, "file_bytes"_a, "offset"_a,
+           "targets"_a, "checksums"_a, "has_stamp"_a, "layer"_a, "expert"_a)
       .def("wait", &DriveReader::wait, "timeout_s"_a)
       .def("promote", &DriveReader::promote, "id"_a, "priority"_a)
-      .def("withdraw", &DriveReader::withdraw, "id"_a)
+      .def("cancel", &DriveReader::cancel, "id"_a)
       .def("forget", &DriveReader::forget, "id"_a)
       .def("stats", &DriveReader::stats)
       .def("close", &DriveReader::close, "timeout_s"_a);

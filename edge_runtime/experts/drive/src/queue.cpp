@@ -22,46 +22,46 @@ uint32_t load32(const uint8_t* p) {
 }
 
 // What two spans share; 0 bytes if they do not touch.
-ReadPlan::Span common(const ReadPlan::Span& a, const ReadPlan::Span& b) {
+ReadLayout::Span common(const ReadLayout::Span& a, const ReadLayout::Span& b) {
   const size_t from = std::max(a.start, b.start), to = std::min(a.start + a.bytes, b.start + b.bytes);
   return {from, to > from ? to - from : 0};
 }
 
-bool overlap(const ReadPlan::Span& a, const ReadPlan::Span& b) { return common(a, b).bytes != 0; }
+bool overlap(const ReadLayout::Span& a, const ReadLayout::Span& b) { return common(a, b).bytes != 0; }
 
-// CRC-32C of a part of a read.
-uint32_t sum_of(const Request& request, const ReadPlan::Span& part) {
+// CRC-32C of a range of a read.
+uint32_t sum_of(const Request& request, const ReadLayout::Span& range) {
   size_t at = 0;
   uint32_t sum = 0;
-  for (const Piece& piece : request.pieces) {
-    const ReadPlan::Span here = common(part, {at, piece.bytes});
-    if (here.bytes) sum = crc32c(piece.address + (here.start - at), here.bytes, sum);
-    at += piece.bytes;
+  for (const Target& target : request.targets) {
+    const ReadLayout::Span here = common(range, {at, target.bytes});
+    if (here.bytes) sum = crc32c(target.address + (here.start - at), here.bytes, sum);
+    at += target.bytes;
   }
   return sum;
 }
 
-// What a chunk adds to the sum of each segment. It is summed up while the next ones are on their way, so that little is
+// What a part adds to the sum of each segment. It is summed up while the next ones are on their way, so that little is
 // left to do when the last one has come.
-std::vector<uint32_t> sums_of(const Chunk& chunk) {
-  const Request& request = chunk.read->request;
+std::vector<uint32_t> sums_of(const Part& part) {
+  const Request& request = part.read->request;
   std::vector<uint32_t> sums;
-  for (const ReadPlan::Span& segment : request.plan->segments) {
-    const ReadPlan::Span part = common(segment, request.plan->chunks[chunk.index]);
-    const size_t behind = segment.start + segment.bytes - (part.start + part.bytes);
-    sums.push_back(part.bytes ? crc32c_shift(sum_of(request, part), behind) : 0);
+  for (const ReadLayout::Span& segment : request.layout->segments) {
+    const ReadLayout::Span range = common(segment, request.layout->parts[part.index]);
+    const size_t behind = segment.start + segment.bytes - (range.start + range.bytes);
+    sums.push_back(range.bytes ? crc32c_shift(sum_of(request, range), behind) : 0);
   }
   return sums;
 }
 
 }  // namespace
 
-ReadPlan::ReadPlan(std::vector<Span> segments_, std::vector<Span> chunks_)
-    : segments(std::move(segments_)), chunks(std::move(chunks_)) {
+ReadLayout::ReadLayout(std::vector<Span> segments_, std::vector<Span> parts_)
+    : segments(std::move(segments_)), parts(std::move(parts_)) {
   for (const Span& segment : segments) {
     size_t count = 0;
-    for (const Span& chunk : chunks) count += overlap(segment, chunk);
-    chunks_of.push_back(count);
+    for (const Span& part : parts) count += overlap(segment, part);
+    parts_of.push_back(count);
   }
 }
 
@@ -72,10 +72,10 @@ int64_t now_ns() {
 
 void ReadQueue::push(Request request) {
   auto read = std::make_shared<Read>();
-  const ReadPlan& plan = *request.plan;
-  read->chunks_left = plan.chunks.size();
-  read->segment_left = plan.chunks_of;
-  read->sums.assign(plan.segments.size(), 0);
+  const ReadLayout& layout = *request.layout;
+  read->parts_left = layout.parts.size();
+  read->segment_left = layout.parts_of;
+  read->sums.assign(layout.segments.size(), 0);
   read->outcome.id = request.id;
   read->outcome.started_ns = now_ns();
   read->request = std::move(request);
@@ -105,20 +105,20 @@ bool ReadQueue::promote(uint64_t id, int priority) {
   return true;
 }
 
-bool ReadQueue::withdraw(uint64_t id) {
+bool ReadQueue::cancel(uint64_t id) {
   std::lock_guard<std::mutex> lock(mutex_);
   const auto found = reads_.find(id);
   if (found == reads_.end()) return true;
   const std::shared_ptr<Read>& read = found->second;
   if (read->outcome.fault != Fault::none) return false;                                // it ends, and says why
   if (waiting_.erase(Key(read->request.priority, read->arrival)) == 0) return false;  // all of it has started
-  read->chunks_left -= read->request.plan->chunks.size() - read->next_chunk;
-  if (read->chunks_left == 0) {
+  read->parts_left -= read->request.layout->parts.size() - read->next_part;
+  if (read->parts_left == 0) {
     count(*read);
     reads_.erase(found);
     return true;
   }
-  read->outcome.fault = Fault::withdrawn;
+  read->outcome.fault = Fault::cancelled;
   return false;
 }
 
@@ -150,16 +150,16 @@ ReadStats ReadQueue::stats() const {
   return {num_reads_, num_bytes_, busy_ns_ + (active_ ? now_ns() - busy_since_ : 0)};
 }
 
-Chunk ReadQueue::take(bool block) {
+Part ReadQueue::take(bool block) {
   std::unique_lock<std::mutex> lock(mutex_);
   if (block) work_.wait(lock, [&] { return may_start() || closed_.load(); });
   if (!may_start()) return {};
   ++under_way_;
   const auto first = waiting_.begin();
-  const Chunk chunk{first->second, first->second->next_chunk++};
-  if (chunk.read->next_chunk == chunk.read->request.plan->chunks.size()) waiting_.erase(first);
+  const Part part{first->second, first->second->next_part++};
+  if (part.read->next_part == part.read->request.layout->parts.size()) waiting_.erase(first);
   if (active_++ == 0) busy_since_ = now_ns();
-  return chunk;
+  return part;
 }
 
 void ReadQueue::landed() {
@@ -168,26 +168,26 @@ void ReadQueue::landed() {
   if (!waiting_.empty()) work_.notify_one();
 }
 
-bool ReadQueue::is_over(const Chunk& chunk) const {
+bool ReadQueue::is_over(const Part& part) const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return chunk.read->outcome.fault != Fault::none;
+  return part.read->outcome.fault != Fault::none;
 }
 
-bool ReadQueue::is_intact(const Chunk& chunk) {
-  if (is_over(chunk)) {  // nothing more is read
+bool ReadQueue::is_intact(const Part& part) {
+  if (is_over(part)) {  // nothing more is read
     landed();
-    end_chunk(chunk, nullptr);
+    end_part(part, nullptr);
     return false;
   }
   Outcome why;
   if (closed_.load()) {
     why.fault = Fault::closed;
-  } else if (chunk.index == 0) {
+  } else if (part.index == 0) {
     struct stat found;
-    const Request& request = chunk.read->request;
+    const Request& request = part.read->request;
     if (fstat(request.fd, &found) != 0) {
       why.fault = Fault::system, why.code = errno, why.at = request.offset;
-      why.bytes = int64_t(bytes(chunk));
+      why.bytes = int64_t(bytes(part));
     } else if (found.st_nlink == 0) {
       why.fault = Fault::removed;
     } else if (found.st_size != request.file_bytes) {
@@ -196,66 +196,66 @@ bool ReadQueue::is_intact(const Chunk& chunk) {
   }
   if (why.fault == Fault::none) return true;
   landed();
-  fail(chunk, why);
+  fail(part, why);
   return false;
 }
 
-size_t ReadQueue::scatter(const Chunk& chunk, size_t done, Piece out[kMaxSegments]) {
-  const auto& span = chunk.read->request.plan->chunks[chunk.index];
+size_t ReadQueue::scatter(const Part& part, size_t done, Target out[kMaxSegments]) {
+  const auto& span = part.read->request.layout->parts[part.index];
   size_t at = 0, from = span.start + done, left = span.bytes - done, count = 0;
-  for (const Piece& piece : chunk.read->request.pieces) {
-    if (left && from < at + piece.bytes) {
-      const size_t skip = from - at, take = std::min(piece.bytes - skip, left);
-      out[count++] = {piece.address + skip, take};
+  for (const Target& target : part.read->request.targets) {
+    if (left && from < at + target.bytes) {
+      const size_t skip = from - at, take = std::min(target.bytes - skip, left);
+      out[count++] = {target.address + skip, take};
       from += take, left -= take;
     }
-    at += piece.bytes;
+    at += target.bytes;
   }
   return count;
 }
 
-int64_t ReadQueue::file_offset(const Chunk& chunk) {
-  return chunk.read->request.offset + int64_t(chunk.read->request.plan->chunks[chunk.index].start);
+int64_t ReadQueue::file_offset(const Part& part) {
+  return part.read->request.offset + int64_t(part.read->request.layout->parts[part.index].start);
 }
 
-void ReadQueue::finish(const Chunk& chunk, int64_t result) {
+void ReadQueue::finish(const Part& part, int64_t result) {
   Outcome why;
-  const int64_t wanted = int64_t(bytes(chunk));
-  why.at = file_offset(chunk), why.bytes = wanted;
+  const int64_t wanted = int64_t(bytes(part));
+  why.at = file_offset(part), why.bytes = wanted;
   if (result < 0) {
     why.fault = Fault::system, why.code = -result;
-    return end_chunk(chunk, &why);
+    return end_part(part, &why);
   }
   if (result < wanted) {
     why.fault = Fault::too_short, why.got = result;
-    return end_chunk(chunk, &why);
+    return end_part(part, &why);
   }
-  if (drop_cached_) posix_fadvise(chunk.read->request.fd, why.at, wanted, POSIX_FADV_DONTNEED);
+  if (drop_cached_) posix_fadvise(part.read->request.fd, why.at, wanted, POSIX_FADV_DONTNEED);
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    chunk.read->bytes_landed += size_t(wanted);
+    part.read->bytes_landed += size_t(wanted);
   }
-  if (is_over(chunk)) return end_chunk(chunk, nullptr);  // nobody wants it: no checksum is needed
+  if (is_over(part)) return end_part(part, nullptr);  // nobody wants it: no checksum is needed
   // without the lock: these bytes have come, and nobody else touches them
-  why = checked(*chunk.read, count_in(chunk, sums_of(chunk)));
-  end_chunk(chunk, why.fault == Fault::none ? nullptr : &why);
+  why = checked(*part.read, count_in(part, sums_of(part)));
+  end_part(part, why.fault == Fault::none ? nullptr : &why);
 }
 
-// Returns the segments that are complete with this chunk.
-std::vector<size_t> ReadQueue::count_in(const Chunk& chunk, const std::vector<uint32_t>& sums) {
+// Returns the segments that are complete with this part.
+std::vector<size_t> ReadQueue::count_in(const Part& part, const std::vector<uint32_t>& sums) {
   std::vector<size_t> complete;
   std::lock_guard<std::mutex> lock(mutex_);
-  Read& read = *chunk.read;
-  const ReadPlan& plan = *read.request.plan;
-  for (size_t s = 0; s < plan.segments.size(); ++s) {
-    if (!overlap(plan.segments[s], plan.chunks[chunk.index])) continue;  // its sum may be looked at just now
+  Read& read = *part.read;
+  const ReadLayout& layout = *read.request.layout;
+  for (size_t s = 0; s < layout.segments.size(); ++s) {
+    if (!overlap(layout.segments[s], layout.parts[part.index])) continue;  // its sum may be looked at just now
     read.sums[s] ^= sums[s];
     if (--read.segment_left[s] == 0) complete.push_back(s);
   }
   return complete;
 }
 
-void ReadQueue::fail(const Chunk& chunk, Outcome why) { end_chunk(chunk, &why); }
+void ReadQueue::fail(const Part& part, Outcome why) { end_part(part, &why); }
 
 // Runs without the lock: nothing is added to these sums any more.
 Outcome ReadQueue::checked(const Read& read, const std::vector<size_t>& complete) {
@@ -268,7 +268,7 @@ Outcome ReadQueue::checked(const Read& read, const std::vector<size_t>& complete
       return why;
     }
     if (s != 0 || !request.has_stamp) continue;
-    const uint8_t* start = request.pieces.front().address;
+    const uint8_t* start = request.targets.front().address;
     const uint32_t magic = load32(start), layer = load32(start + 4), expert = load32(start + 8);
     if (magic != kMagic || layer != request.layer || expert != request.expert) {
       why.fault = Fault::stamp;
@@ -279,8 +279,8 @@ Outcome ReadQueue::checked(const Read& read, const std::vector<size_t>& complete
   return why;
 }
 
-void ReadQueue::end_chunk(const Chunk& chunk, const Outcome* why) {
-  Read& read = *chunk.read;
+void ReadQueue::end_part(const Part& part, const Outcome* why) {
+  Read& read = *part.read;
   bool is_last;
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -289,11 +289,11 @@ void ReadQueue::end_chunk(const Chunk& chunk, const Outcome* why) {
       read.outcome = *why;
       read.outcome.id = before.id, read.outcome.started_ns = before.started_ns;
     }
-    is_last = --read.chunks_left == 0;
+    is_last = --read.parts_left == 0;
     if (is_last) {
       read.is_done = true;
       read.outcome.finished_ns = now_ns();
-      finished_.push_back(chunk.read);
+      finished_.push_back(part.read);
     }
     if (--active_ == 0) busy_ns_ += now_ns() - busy_since_;
   }

@@ -13,22 +13,22 @@ namespace {
 
 constexpr size_t kPage = 4096;
 
-int64_t read_once(const ReadFunction& replaced, int fd, const Piece* pieces, size_t count, int64_t offset) {
-  if (replaced) return replaced(fd, pieces[0].address, pieces[0].bytes, offset);
+int64_t read_once(const ReadFunction& replaced, int fd, const Target* targets, size_t count, int64_t offset) {
+  if (replaced) return replaced(fd, targets[0].address, targets[0].bytes, offset);
   iovec vectors[kMaxSegments];
-  for (size_t i = 0; i < count; ++i) vectors[i] = {pieces[i].address, pieces[i].bytes};
+  for (size_t i = 0; i < count; ++i) vectors[i] = {targets[i].address, targets[i].bytes};
   const ssize_t got = preadv(fd, vectors, int(count), offset);
   return got < 0 ? -int64_t(errno) : int64_t(got);
 }
 
-// Bytes of the whole chunk, or -errno. A drive may return less than asked, in whole pages.
-int64_t read_chunk(const ReadFunction& replaced, const Chunk& chunk, size_t done) {
-  const size_t wanted = ReadQueue::bytes(chunk);
+// Bytes of the whole part, or -errno. A drive may return less than asked, in whole pages.
+int64_t read_part(const ReadFunction& replaced, const Part& part, size_t done) {
+  const size_t wanted = ReadQueue::bytes(part);
   while (done < wanted) {
-    Piece pieces[kMaxSegments];
-    const size_t count = ReadQueue::scatter(chunk, done, pieces);
-    const int64_t got = read_once(replaced, chunk.read->request.fd, pieces, count,
-                                  ReadQueue::file_offset(chunk) + int64_t(done));
+    Target targets[kMaxSegments];
+    const size_t count = ReadQueue::scatter(part, done, targets);
+    const int64_t got = read_once(replaced, part.read->request.fd, targets, count,
+                                  ReadQueue::file_offset(part) + int64_t(done));
     if (got == -EINTR) continue;
     if (got < 0) return got;
     done += size_t(got);
@@ -47,18 +47,18 @@ struct Shared {
 
 void work(const std::shared_ptr<Shared>& shared) {
   for (;;) {
-    const Chunk chunk = shared->queue->take(true);
-    if (!chunk.read) break;
-    if (!shared->queue->is_intact(chunk)) continue;
+    const Part part = shared->queue->take(true);
+    if (!part.read) break;
+    if (!shared->queue->is_intact(part)) continue;
     Outcome why;
     int64_t result = 0;
     try {
-      result = read_chunk(shared->read, chunk, 0);
+      result = read_part(shared->read, part, 0);
     } catch (const std::exception& err) {
       why.fault = Fault::raised, why.message = err.what();
     }
     shared->queue->landed();
-    why.fault == Fault::none ? shared->queue->finish(chunk, result) : shared->queue->fail(chunk, why);
+    why.fault == Fault::none ? shared->queue->finish(part, result) : shared->queue->fail(part, why);
   }
   std::lock_guard<std::mutex> lock(shared->mutex);
   --shared->running;
@@ -86,7 +86,7 @@ class ThreadBackend : public Backend {
 
 }  // namespace
 
-int64_t read_plainly(const Chunk& chunk, size_t done) { return read_chunk({}, chunk, done); }
+int64_t read_plainly(const Part& part, size_t done) { return read_part({}, part, done); }
 
 std::unique_ptr<Backend> make_thread_backend(std::shared_ptr<ReadQueue> queue, int depth, ReadFunction read) {
   return std::make_unique<ThreadBackend>(std::move(queue), depth, std::move(read));

@@ -109,9 +109,9 @@ class Ring {
   io_uring_cqe* completions_ = nullptr;
 };
 
-// One of the `depth` places: a chunk under way and what is left of it.
+// One of the `depth` places: a part under way and what is left of it.
 struct Place {
-  Chunk chunk;
+  Part part;
   size_t done = 0;
   int tries = 0;
   iovec vectors[kMaxSegments];
@@ -138,30 +138,30 @@ struct Shared {
 
 void start(Shared& s, size_t index) {
   Place& place = s.places[index];
-  Piece pieces[kMaxSegments];
-  const size_t count = ReadQueue::scatter(place.chunk, place.done, pieces);
-  for (size_t i = 0; i < count; ++i) place.vectors[i] = {pieces[i].address, pieces[i].bytes};
-  s.ring.push(IORING_OP_READV, place.chunk.read->request.fd, place.vectors, unsigned(count),
-              ReadQueue::file_offset(place.chunk) + int64_t(place.done), index);
+  Target targets[kMaxSegments];
+  const size_t count = ReadQueue::scatter(place.part, place.done, targets);
+  for (size_t i = 0; i < count; ++i) place.vectors[i] = {targets[i].address, targets[i].bytes};
+  s.ring.push(IORING_OP_READV, place.part.read->request.fd, place.vectors, unsigned(count),
+              ReadQueue::file_offset(place.part) + int64_t(place.done), index);
 }
 
 void await_wake(Shared& s) { s.ring.push(IORING_OP_READV, s.wake, &s.wake_vector, 1, 0, kWake); }
 
 void fill(Shared& s) {
   while (!s.free.empty()) {
-    const Chunk chunk = s.queue->take(false);
-    if (!chunk.read) return;
-    if (!s.queue->is_intact(chunk)) continue;
+    const Part part = s.queue->take(false);
+    if (!part.read) return;
+    if (!s.queue->is_intact(part)) continue;
     const size_t index = s.free.back();
     s.free.pop_back();
-    s.places[index].chunk = chunk;
+    s.places[index].part = part;
     s.places[index].done = 0, s.places[index].tries = 0;
     start(s, index);
   }
 }
 
 struct Finished {
-  Chunk chunk;
+  Part part;
   int64_t result;
 };
 
@@ -172,16 +172,16 @@ bool is_refused(int64_t result) {
   return false;
 }
 
-// Takes a completion; true if its chunk is over. The place is free then.
+// Takes a completion; true if its part is over. The place is free then.
 bool settle(Shared& s, size_t index, int64_t result, Finished& over) {
   Place& place = s.places[index];
-  const size_t wanted = ReadQueue::bytes(place.chunk);
+  const size_t wanted = ReadQueue::bytes(place.part);
   if ((result == -EINTR || result == -EAGAIN) && ++place.tries < kMaxTries) {
     start(s, index);
     return false;
   }
   if (is_refused(result)) {
-    const int64_t got = read_plainly(place.chunk, place.done);
+    const int64_t got = read_plainly(place.part, place.done);
     result = got < 0 ? got : got - int64_t(place.done);
     if (result > 0) place.done += size_t(result), result = 0;
   }
@@ -193,13 +193,13 @@ bool settle(Shared& s, size_t index, int64_t result, Finished& over) {
     }
   }
   s.queue->landed();
-  over = {std::move(place.chunk), result < 0 ? result : int64_t(place.done)};
-  place.chunk = {};
+  over = {std::move(place.part), result < 0 ? result : int64_t(place.done)};
+  place.part = {};
   s.free.push_back(index);
   return true;
 }
 
-// Takes every completion there is; returns how many. Chunks that are over go to `over`.
+// Takes every completion there is; returns how many. Parts that are over go to `over`.
 size_t drain(Shared& s, std::vector<Finished>& over) {
   uint64_t tag;
   int64_t result;
@@ -217,7 +217,7 @@ size_t drain(Shared& s, std::vector<Finished>& over) {
 }
 
 void finish(Shared& s, std::vector<Finished>& over) {
-  for (const Finished& one : over) s.queue->finish(one.chunk, one.result);
+  for (const Finished& one : over) s.queue->finish(one.part, one.result);
   over.clear();
 }
 

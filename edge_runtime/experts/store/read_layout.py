@@ -1,4 +1,4 @@
-"""How reads of a record are cut into chunks, and what a failed one says."""
+"""How reads of a record are cut into parts, and what a failed one says."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from edge_runtime.experts.drive import Fault
 
 
 @dataclass(frozen=True)
-class ReadPlan:
+class ReadLayout:
     """How consecutive segments of a record are cut into reads; the same for every expert.
 
     Attributes:
         first: number of the first segment.
         start: its offset in the record.
         segments: (offset, bytes) of each segment, offsets from `start`.
-        chunks: (offset, bytes) of each read; near-equal, 4 KiB aligned, together all segments.
+        parts: (offset, bytes) of each read; near-equal, 4 KiB aligned, together all segments.
     """
 
     first: int
     start: int
     segments: tuple[tuple[int, int], ...]
-    chunks: tuple[tuple[int, int], ...]
+    parts: tuple[tuple[int, int], ...]
 
     @staticmethod
-    def make(record: tuple[int, ...], chunk_bytes: int, first: int = 0) -> ReadPlan:
-        """Cut the segments from `first` on into chunks of at most `chunk_bytes` (4 KiB at least).
+    def make(record: tuple[int, ...], part_bytes: int, first: int = 0) -> ReadLayout:
+        """Cut the segments from `first` on into parts of at most `part_bytes` (4 KiB at least).
 
         Args:
             record: bytes of each segment of the record, up to the last one read.
-            chunk_bytes: most bytes of one read.
+            part_bytes: most bytes of one read.
             first: number of the first segment read.
         """
         segment_bytes = record[first:]
         starts = [sum(segment_bytes[:i]) for i in range(len(segment_bytes))]
         segments = tuple(zip(starts, segment_bytes, strict=True))
         total = sum(segment_bytes)
-        count = -(-total // max(chunk_bytes, PAGE))
+        count = -(-total // max(part_bytes, PAGE))
         step = align_up(-(-total // count), PAGE)
-        chunks = tuple((at, min(step, total - at)) for at in range(0, total, step))
-        return ReadPlan(first, sum(record[:first]), segments, chunks)
+        parts = tuple((at, min(step, total - at)) for at in range(0, total, step))
+        return ReadLayout(first, sum(record[:first]), segments, parts)
 
     @property
     def nbytes(self) -> int:
@@ -52,13 +52,15 @@ class ReadPlan:
         return at + size
 
 
-def describe(fault: int, detail: tuple[int, int, int, int, int, int, int, int, str], plan: ReadPlan, size: int) -> str:
+def describe(
+    fault: int, detail: tuple[int, int, int, int, int, int, int, int, str], layout: ReadLayout, size: int
+) -> str:
     """Say what went wrong with a read, to follow the name of its file.
 
     Args:
         fault: a `Fault`.
         detail: what the drive reader says of it.
-        plan: of the read.
+        layout: of the read.
         size: bytes the file should have.
     """
     code, at, length, segment, expected, got, layer, expert, message = detail
@@ -76,7 +78,7 @@ def describe(fault: int, detail: tuple[int, int, int, int, int, int, int, int, s
         return "the store was closed"
     if fault == Fault.CHECKSUM:
         return (
-            f"segment {plan.first + segment}: expected checksum {expected:08x}, got {got:08x} (damaged). "
+            f"segment {layout.first + segment}: expected checksum {expected:08x}, got {got:08x} (damaged). "
             f"Run hobbit verify; export the bundle again."
         )
     if fault == Fault.STAMP:
