@@ -47,7 +47,9 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({**plan.to_json(), "sampling": sampling.given, "speed": speed.to_json()}))
         return 0
-    lines = [*plan.table(), *speed.lines(sources), f"sampling the model wants: {sampling.describe()}"]
+    lines = [*plan.table(), *speed.lines(sources)]
+    if sampling.given:
+        lines.append(f"sampling the model wants: {sampling.describe()}")
     if plan.ceiling.reason != "--memory":
         lines.append(
             "--memory auto takes the tightest of the cgroup's limit and the memory available less --os-reserve; "

@@ -42,6 +42,13 @@ def test_plan_shows_them(bundle: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert json.loads(capsys.readouterr().out)["sampling"] == {"temperature": 1.9, "top_k": 40, "top_p": 0.95}
 
 
+def test_plan_says_nothing_where_the_model_does(model_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(model_bundle), *ENGINE[:-1]]) == 0
+    assert "sampling" not in capsys.readouterr().out
+    assert main(["plan", str(model_bundle), *ENGINE[:-1], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sampling"] == {}
+
+
 def test_run_uses_them_unless_told_otherwise(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def run(*flags: str) -> list[int]:
         assert main(["run", str(bundle), *ENGINE, "-p", "Once", "-n", "12", "--seed", "3", "--json", *flags]) == 0
