@@ -16,6 +16,7 @@ for command in hobbit hobbit-edge
     complete -c $command -n '__fish_seen_subcommand_from help' -f -a 'plan run chat serve bench eval calibrate trace simulate verify policy eviction prefetch'
     complete -c $command -n '__fish_seen_subcommand_from plan' -s h -l help -d 'show this help message and exit'
     complete -c $command -n '__fish_seen_subcommand_from plan' -l version -d 'print the version and exit'
+    complete -c $command -n '__fish_seen_subcommand_from plan' -l serve -d 'count what `hobbit serve` keeps for requests as well'
     complete -c $command -n '__fish_seen_subcommand_from plan' -l json -d 'one JSON object on stdout, not text'
     complete -c $command -n '__fish_seen_subcommand_from plan' -s v -l verbose -d 'log what the engine does to stderr'
     complete -c $command -n '__fish_seen_subcommand_from plan' -l drive-gbps -x -d 'GB/s of the drive (default: the profile\'s, else 2); `hobbit bench` measures it'

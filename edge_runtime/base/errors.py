@@ -5,6 +5,7 @@ HobbitError
 ├── BundleError       a bundle or checkpoint does not hold what its format promises         (exit 78)
 ├── BudgetError       the request does not fit the memory (or disk) it was given            (exit 78)
 ├── RequestError      one request asks for what this engine cannot do (context, sampling)   (exit 2)
+│   └── UnfitBundleError   the bundle's fault, found out when a request needed it           (exit 78)
 ├── DeviceError       the board, a driver or an instruction set is missing                  (exit 1)
 └── ExpertReadError   reading an expert failed while running; the engine stays usable       (exit 1)
 
@@ -45,6 +46,12 @@ class RequestError(HobbitError):
     """A single request cannot be served as asked; the engine is unaffected."""
 
     exit_code = 2
+
+
+class UnfitBundleError(RequestError):
+    """A request cannot be served because of what the bundle holds: its template, its tokenizer, its weights."""
+
+    exit_code = 78
 
 
 class ContextExceededError(RequestError):

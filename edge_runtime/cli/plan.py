@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from edge_runtime.cli.options import add_engine_arguments, engine_options
@@ -19,6 +22,7 @@ _EVERY_TOKEN = ("trunk", "router")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's flags."""
+    parser.add_argument("--serve", action="store_true", help="count what `hobbit serve` keeps for requests as well")
     group = parser.add_argument_group("estimate of the speed")
     group.add_argument(
         "--drive-gbps", type=float, metavar="X",
@@ -41,7 +45,9 @@ def main(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and not 0 < value < 1e6:
             raise ConfigError(f"{name.replace('_', '-')}: expected a rate above 0, got {value:g}.")
-    prepared = prepare(args.bundle, EngineOptions.from_keywords(engine_options(args)))
+    with _requests() if args.serve else nullcontext(0) as reserved:
+        options = EngineOptions.from_keywords(engine_options(args), request_bytes=reserved)
+        prepared = prepare(args.bundle, options)
     plan, sampling = prepared.plan, prepared.bundle.manifest.sampling
     speed, sources = _estimate(prepared, args)
     if args.json:
@@ -85,3 +91,18 @@ def _estimate(prepared: Prepared, args: argparse.Namespace) -> tuple[SpeedEstima
         )
     ]  # fmt: skip
     return speed.SpeedEstimate(work, speed.Rates(drive, memory, prepared.config.threads)), "; ".join(said)
+
+
+@contextmanager
+def _requests() -> Iterator[int]:
+    """Yield what bodies of requests may take; meanwhile the plan counts the process for templates and grammars."""
+    from edge_runtime.config.environment import given, settle
+    from edge_runtime.config.options import ServiceOptions
+    from edge_runtime.service.http.bodies import request_bytes
+    from edge_runtime.service.service import confined_host
+
+    host = confined_host()
+    try:
+        yield request_bytes(settle(ServiceOptions, given({}, os.environ)).body_limit)
+    finally:
+        host.close()

@@ -66,12 +66,14 @@ def _config(
     args: argparse.Namespace, options: ServiceOptions, command: CommandOptions, environment: Environment
 ) -> ServiceConfig:
     from edge_runtime.service.config import ServiceConfig
+    from edge_runtime.service.http.bodies import request_bytes
 
     return ServiceConfig(
         bundle=Path(args.bundle),
         options=said_flags(args, ENGINE_OPTIONS),
         environment=environment,
         model_name=options.model_name,
+        request_bytes=request_bytes(options.body_limit),
         max_waiting=options.max_waiting,
         time_limit_s=options.time_limit or None,
         token_limit=options.max_tokens_limit,

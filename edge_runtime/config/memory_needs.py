@@ -31,6 +31,7 @@ class MemoryNeeds:
         prefetch_bytes: what predicts experts; counted with the trunk.
         scratch_bytes: kernels' and graphs' activations, logits, what reads land in.
         tokenizer_bytes: vocabulary and merges.
+        request_bytes: bodies of requests that a service reads at once.
         headroom_bytes: kept free for what nobody counts: allocator slack, thread stacks, the caller.
         slot_bytes: bytes of an expert at each tier the bundle may serve.
         tier: the tier of this run, a key of slot_bytes.
@@ -54,6 +55,7 @@ class MemoryNeeds:
     parallel: int = 1
     borrowable_bytes: int = 0
     prefetch_bytes: int = 0
+    request_bytes: int = 0
 
     @property
     def all_experts(self) -> int:
@@ -64,12 +66,14 @@ class MemoryNeeds:
         """Everything but cached experts."""
         per_token = format_size(self.kv_bytes_per_token)
         sequences = (f"{self.parallel} sequences x " if self.parallel > 1 else "") + f"{self.context} tokens x "
+        requests = [MemoryLine("request bodies", self.request_bytes, "in flight, in `serve`")]
         return [
             MemoryLine("runtime libraries", self.runtime_bytes, "measured"),
             MemoryLine("trunk", self.trunk_bytes + self.prefetch_bytes),
             MemoryLine("KV cache", self.kv_bytes_per_token * self.context * self.parallel, f"{sequences}{per_token}"),
             MemoryLine("scratch", self.scratch_bytes, "activations, logits, reads"),
             MemoryLine("tokenizer", self.tokenizer_bytes),
+            *(requests if self.request_bytes else []),
             MemoryLine("headroom", self.headroom_bytes),
         ]
 

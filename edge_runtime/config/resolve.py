@@ -18,12 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What somebody asked for, as text or plain values, by name of the option; None counts as not said."""
+    """What somebody asked for.
+
+    Attributes:
+        said: text or plain values, by name of the option; None counts as not said.
+        request_bytes: memory that the plan keeps for requests before they are tokens.
+    """
 
     said: Mapping[str, Any] = field(default_factory=dict)
+    request_bytes: int = 0
 
     @staticmethod
-    def from_keywords(options: Mapping[str, Any], table: Collection[Option] = ENGINE_OPTIONS) -> EngineOptions:
+    def from_keywords(
+        options: Mapping[str, Any], table: Collection[Option] = ENGINE_OPTIONS, *, request_bytes: int = 0
+    ) -> EngineOptions:
         """Build from keyword arguments.
 
         Raises:
@@ -33,7 +41,7 @@ class EngineOptions:
         for name in options:
             if name not in known:
                 raise ConfigError(f"engine options: unknown option {name!r}.{did_you_mean(name, known)}")
-        return EngineOptions(dict(options))
+        return EngineOptions(dict(options), request_bytes)
 
 
 def resolve(

@@ -61,6 +61,7 @@ class Engine:
         *,
         self_check: bool = True,
         environment: Variables | None = None,
+        request_bytes: int = 0,
         **options: Any,
     ) -> Engine:
         """Open a bundle: check it, plan its memory, load the trunk, allocate the expert arena.
@@ -69,6 +70,7 @@ class Engine:
             bundle: directory written by hobbit-export.
             self_check: run the numerical self-check the first time this bundle is opened on this machine.
             environment: HOBBIT_ variables instead of those of os.environ.
+            request_bytes: memory that the plan keeps for requests before they are tokens, as a service has them.
             **options: the engine's entries of the table of options (docs/options.md): memory, policy, tier, ...; what
                 is left out comes from the environment, then the profile.
 
@@ -79,7 +81,7 @@ class Engine:
             DeviceError: the backend asked for is not there.
         """
         started = perf_counter()
-        parts = assemble(bundle, EngineOptions.from_keywords(options), environment)
+        parts = assemble(bundle, EngineOptions.from_keywords(options, request_bytes=request_bytes), environment)
         try:
             engine = Engine(parts, perf_counter() - started)
             if self_check:

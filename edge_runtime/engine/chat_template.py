@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from edge_runtime.base.confined import ConfinedHost, JobRefusedError, Limits
-from edge_runtime.base.errors import ConfigError, RequestError
+from edge_runtime.base.errors import ConfigError, UnfitBundleError
 from edge_runtime.base.sizes import MIB
 
 DEFAULT, TOOL_USE = "default", "tool_use"
@@ -100,7 +100,7 @@ class ChatTemplates:
         try:
             return str(self._ensure_host().run(RENDER, [source, {**self._tokens, **extra, **names}]))
         except JobRefusedError as err:
-            raise RequestError(f"chat template: {err}.") from err
+            raise UnfitBundleError(f"chat template: {err}.") from err
 
     def _pick(self, with_tools: bool) -> str:
         if not self._sources:

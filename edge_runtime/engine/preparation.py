@@ -59,7 +59,11 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables
     active = ActivePolicy(bundle, config)
     logits_bytes = min(LOGITS_BYTES, 4 * spec.vocab_size * config.logits_chunk)
     scratch = PassScratch(backend.formulas, spec, config.context, config.parallel, logits_bytes)
-    needs_of = _needs(bundle.manifest, config, backend.formulas, scratch, active.prefetch)
+    least_of = _needs(bundle.manifest, config, backend.formulas, scratch, active.prefetch)
+
+    def needs_of(chunk: int) -> MemoryNeeds:
+        return replace(least_of(chunk), request_bytes=options.request_bytes)
+
     ceiling, least = _ceiling(config), needs_of(1)
     chunk = config.prefill_chunk or choose_prefill_chunk(
         ceiling.bytes - sum(line.bytes for line in least.fixed_lines()) + scratch.bytes_for(1),

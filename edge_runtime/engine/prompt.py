@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.base.errors import RequestError
+from edge_runtime.base.errors import RequestError, UnfitBundleError
 from edge_runtime.engine.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
@@ -34,7 +34,8 @@ def encode_prompt(prompt: Prompt, tokenizer: Tokenizer, *, context: int, vocab_s
         raise RequestError("prompt: expected at least one token, got none.")
     if ids.min() < 0 or ids.max() >= vocab_size:
         bad = int(ids.min() if ids.min() < 0 else ids.max())
-        raise RequestError(f"prompt: token id {bad} is outside the vocabulary of {vocab_size}.")
+        error = UnfitBundleError if isinstance(prompt, str) else RequestError  # the tokenizer knows more than the model
+        raise error(f"prompt: token id {bad} is outside the vocabulary of {vocab_size}.")
     if len(ids) > context:
         raise RequestError(
             f"prompt: {len(ids)} tokens exceed the context of {context}. "

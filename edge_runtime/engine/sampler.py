@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.base.errors import RequestError
+from edge_runtime.base.errors import RequestError, UnfitBundleError
 from edge_runtime.engine.penalties import Penalties
 
 GREEDY_BELOW = 1e-3
@@ -167,7 +167,7 @@ class Sampler:
         """
         p = self._params
         if not np.isfinite(logits.max()):
-            raise RequestError("sampling: logits: expected finite numbers, got NaN or infinity. Run `hobbit verify`.")
+            raise UnfitBundleError("sampling: logits: expected finite numbers, got NaN or inf. Run `hobbit verify`.")
         if self._penalties is not None:
             logits = self._penalties.apply(logits)
         if self._constraint is not None:

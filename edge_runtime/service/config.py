@@ -19,6 +19,7 @@ class ServiceConfig:
         options: engine options, as `Engine.open` takes them.
         environment: HOBBIT_ variables instead of the process's: those of a settings file are in it.
         model_name: id of the model; None: the bundle's folder name.
+        request_bytes: memory that bodies of requests in flight may take, for the memory plan.
         max_waiting: requests that may wait beyond those that run.
         time_limit_s: longest time a request may run; None without a limit.
         token_limit: most tokens a request may ask for; None: what the context leaves.
@@ -31,6 +32,7 @@ class ServiceConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: Variables | None = None
     model_name: str | None = None
+    request_bytes: int = 0
     max_waiting: int = 16
     time_limit_s: float | None = 600.0
     token_limit: int | None = None

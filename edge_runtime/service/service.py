@@ -37,6 +37,11 @@ from edge_runtime.service.ops.warmup import verify_once, warm
 _LOG = logging.getLogger(__name__)
 
 
+def confined_host() -> ConfinedHost:
+    """Return where templates and grammars are worked on: both come from outside, and there they can be stopped."""
+    return ConfinedHost({RENDER: RENDER_LIMITS, CHECK: CHECK_LIMITS})
+
+
 class Service:
     """One model served to many clients. Implements `ops.control.Controllable`.
 
@@ -74,8 +79,7 @@ class Service:
         self._vocabulary: Vocabulary | None = None
         self._chat: ChatFormat | None = None
         self._parallel = settled.parallel
-        # templates and grammars come from outside; both are worked on where they can be stopped
-        self._confined = ConfinedHost({RENDER: RENDER_LIMITS, CHECK: CHECK_LIMITS})
+        self._confined = confined_host()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -97,6 +101,7 @@ class Service:
                 self.config.bundle,
                 self_check=self.config.self_check,
                 environment=self.config.environment,
+                request_bytes=self.config.request_bytes,
                 **self.config.options,
             )
             engine.tokenizer.templates.use(self._confined)

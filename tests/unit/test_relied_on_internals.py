@@ -39,7 +39,7 @@ async def serving() -> AsyncIterator[int]:
     """Serve `slow_app` as the service does; yield the port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
-            slow_app, http=GuardedProtocol.with_timeout(HEADER_TIMEOUT_S), loop="asyncio", ws="none", lifespan="off",
+            slow_app, http=GuardedProtocol.with_limits(HEADER_TIMEOUT_S, 64), loop="asyncio", ws="none", lifespan="off",
             log_config=None, access_log=False, h11_max_incomplete_event_size=1000,
         )  # fmt: skip
         server = _Server(config)

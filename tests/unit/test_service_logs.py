@@ -82,6 +82,7 @@ def test_setup_replaces_handlers():
         logging.getLogger("edge_runtime.service.x").debug("hidden")
         setup_service_logging("text", stream=stream, env={}, verbose=True)
         logging.getLogger("edge_runtime.service.x").debug("shown")
+        root.handlers[0].close()  # a thread writes
     finally:
         root.handlers[:] = before
         root.setLevel(level)

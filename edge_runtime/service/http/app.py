@@ -114,6 +114,12 @@ class Guard:
         await self._app(scope, receive, send)
 
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ApiError | None:
+        if b"content-length" in headers and b"transfer-encoding" in headers:
+            # whoever stands between may see another end of the body, and take the rest for a request
+            return ApiError(
+                400, "Content-Length and Transfer-Encoding: expected one of them.", code="ambiguous_length",
+                headers={"Connection": "close"},
+            )  # fmt: skip
         if self._local_only and not _is_local(headers.get(b"host", b"").decode("latin-1")):
             return ApiError(403, "Host: this server answers to localhost only.", code="host_not_allowed")
         if not self._keys or path in _OPEN_PATHS:

@@ -11,16 +11,20 @@ class GuardedProtocol(H11Protocol):
     """Closes a connection that waits too long between exchanges, whatever bytes trickle in."""
 
     header_timeout_s = 15.0
+    most_connections = 1 << 20
     _deadline: asyncio.TimerHandle | None = None
 
     @classmethod
-    def with_timeout(cls, header_timeout_s: float) -> type[GuardedProtocol]:
-        """Return a protocol with another deadline."""
-        return type("Protocol", (cls,), {"header_timeout_s": header_timeout_s})
+    def with_limits(cls, header_timeout_s: float, most_connections: int) -> type[GuardedProtocol]:
+        """Return a protocol with another deadline, which closes connections beyond a number as they come."""
+        limits = {"header_timeout_s": header_timeout_s, "most_connections": most_connections}
+        return type("Protocol", (cls,), limits)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come."""
         super().connection_made(transport)
+        if len(self.connections) > self.most_connections:
+            transport.abort()  # each idle one holds a descriptor
         self._arm()
 
     def data_received(self, data: bytes) -> None:

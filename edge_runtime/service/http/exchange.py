@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from edge_runtime.engine.job import Event, Job, Outcome, TokenEvent
+from edge_runtime.service.http.bodies import BodyPlace
 from edge_runtime.service.openai.answers import Answer
 from edge_runtime.service.openai.api_errors import ApiError, from_exception
 
@@ -45,11 +46,16 @@ class Disconnected(Exception):
     """The client has gone."""
 
 
-async def read_body(request: Request, limits: HttpLimits) -> bytes:
+async def read_body(request: Request, limits: HttpLimits, place: BodyPlace) -> bytes:
     """Return a JSON request's body.
 
+    Args:
+        request: its headers were read.
+        limits: of the exchange.
+        place: what a long body needs.
+
     Raises:
-        ApiError: it is too large, too slow, or not declared as JSON.
+        ApiError: it is too large, too slow, not declared as JSON, or others are being read.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
@@ -66,6 +72,7 @@ async def read_body(request: Request, limits: HttpLimits) -> bytes:
                 body += part
                 if len(body) > limits.body_bytes:
                     raise too_large
+                await place.grow(len(body))
     except TimeoutError as err:
         raise ApiError(408, "body: took too long to arrive.", code="request_timeout") from err
     except ClientDisconnect as err:

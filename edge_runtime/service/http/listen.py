@@ -13,7 +13,7 @@ from edge_runtime.base.errors import ConfigError
 
 _MAX_KEY_FILE_BYTES = 64 << 10
 _MIN_KEY_BYTES = 16
-_BACKLOG = 512
+BACKLOG = 512
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def listen_tcp(host: str, port: int, *, has_key: bool) -> Listeners:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
     except OSError as err:
         sock.close()
         raise ConfigError(f"listen: cannot use {host}:{port}: {err.strerror}. Choose another --port.") from err
@@ -102,7 +102,7 @@ def listen_unix(path: Path) -> Listeners:
         _remove_stale(path)
         sock.bind(str(path))
         os.chmod(path, 0o660)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
     except (OSError, ConfigError) as err:
         sock.close()
         if isinstance(err, ConfigError):

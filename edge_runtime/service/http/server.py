@@ -7,14 +7,16 @@ import contextlib
 import ctypes
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 
 import uvicorn
 
 from edge_runtime.service.http.app import create_app
 from edge_runtime.service.http.connection import GuardedProtocol
+from edge_runtime.service.http.descriptors import allow_connections, report_exhaustion
 from edge_runtime.service.http.exchange import HttpLimits
-from edge_runtime.service.http.listen import Listeners
+from edge_runtime.service.http.listen import BACKLOG, Listeners
 from edge_runtime.service.ops.health import Phase
 from edge_runtime.service.ops.lifecycle import Lifecycle
 from edge_runtime.service.ops.settings import Settings
@@ -24,6 +26,10 @@ _LOG = logging.getLogger(__name__)
 _MAX_HEADER_BYTES = 64 << 10
 _KEEP_ALIVE_S = 30
 _POLL_S = 0.1
+_TO_REFUSE = 32
+"""Connections beyond the limit that get an answer, 503; further ones are closed at once."""
+_ACCEPTED_AT_ONCE = 16
+"""What the loop accepts in one go. Where no descriptor is left, each of them is tried and fails once a second."""
 _M_ARENA_MAX = -8
 _MAX_ARENAS = 2
 
@@ -56,10 +62,11 @@ def serve(
     local_only = listeners.local_only and not api_keys and listeners.unix_path is None
     app = create_app(service, limits, api_keys=api_keys, local_only=local_only, allowed_origins=allowed_origins)
     _limit_malloc_arenas()
+    connections = allow_connections(limits.connections)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(
         app,
-        http=GuardedProtocol.with_timeout(limits.header_timeout_s),
+        http=GuardedProtocol.with_limits(limits.header_timeout_s, connections + _TO_REFUSE),
         loop="asyncio",
         ws="none",
         lifespan="off",
@@ -67,7 +74,8 @@ def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=limits.connections,
+        limit_concurrency=connections,
+        backlog=_ACCEPTED_AT_ONCE,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
@@ -122,6 +130,13 @@ def _limit_malloc_arenas() -> None:
 
 class _Server(uvicorn.Server):
     """Leaves signals to `Lifecycle`."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept; as many connections may wait for that as before."""
+        await super().startup(sockets)
+        asyncio.get_running_loop().set_exception_handler(report_exhaustion)
+        for sock in sockets or []:
+            sock.listen(BACKLOG)  # uvicorn made it as short as what is accepted at once
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

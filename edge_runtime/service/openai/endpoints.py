@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edge_runtime.engine.job import Job, JobGroup
+from edge_runtime.service.http.bodies import BodyPlace, BodyPlaces
 from edge_runtime.service.http.exchange import EventStream, HttpLimits, JobEvents, read_body, whole_answer
 from edge_runtime.service.openai.answers import Answer
 from edge_runtime.service.openai.api_errors import ApiError
@@ -37,6 +38,7 @@ class Endpoints:
     def __init__(self, service: Service, limits: HttpLimits) -> None:
         self._service, self._limits = service, limits
         self._created = int(time())
+        self._places = BodyPlaces()
         self._preparation = Preparation(service)
         # preparing takes memory and a core; a crowd of clients must not take all of them
         self._preparing = anyio.CapacityLimiter(_MAX_PREPARING)
@@ -46,17 +48,19 @@ class Endpoints:
     async def chat(self, request: Request) -> Response:
         """`POST /v1/chat/completions`."""
         self._service.require_ready()
-        asked = parse_request(await read_body(request, self._limits), ChatRequest)
-        self._check_model(asked.model)
-        prepared = await run_sync(self._preparation.chat, asked, limiter=self._limiter(asked))
+        async with BodyPlace(self._places) as place:
+            asked = parse_request(await read_body(request, self._limits, place), ChatRequest)
+            self._check_model(asked.model)
+            prepared = await run_sync(self._preparation.chat, asked, limiter=self._limiter(asked))
         return await self._answer(request, asked, prepared)
 
     async def completion(self, request: Request) -> Response:
         """`POST /v1/completions`."""
         self._service.require_ready()
-        asked = parse_request(await read_body(request, self._limits), CompletionRequest)
-        self._check_model(asked.model)
-        prepared = await run_sync(self._preparation.completion, asked, limiter=self._limiter(asked))
+        async with BodyPlace(self._places) as place:
+            asked = parse_request(await read_body(request, self._limits, place), CompletionRequest)
+            self._check_model(asked.model)
+            prepared = await run_sync(self._preparation.completion, asked, limiter=self._limiter(asked))
         return await self._answer(request, asked, prepared)
 
     def _limiter(self, asked: GenerationRequest) -> anyio.CapacityLimiter:

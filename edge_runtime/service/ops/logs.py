@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
+from edge_runtime.service.ops.log_queue import QueuedHandler
+
 FORMATS = ("text", "json")
 # systemd takes the level from a leading <n> (sd-daemon.h) and strips it
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
@@ -79,10 +81,13 @@ def setup_service_logging(
     """
     stream = stream or sys.stderr
     for_journal = is_journal(stream, os.environ if env is None else env)
-    handler = logging.StreamHandler(stream)
+    handler = QueuedHandler(stream)
     make = JsonFormatter if format_name == "json" else LineFormatter
     handler.setFormatter(make(for_journal=for_journal))
     root = logging.getLogger()
+    logging.raiseExceptions = False  # it would write to stderr, and wait there
+    for replaced in [h for h in root.handlers if isinstance(h, QueuedHandler)]:
+        replaced.close()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     logging.getLogger("edge_runtime").setLevel(logging.DEBUG if verbose else logging.INFO)
