@@ -6,7 +6,7 @@ PY     := $(BIN)/python
 # one worker a core; the suite is written so that order and neighbours do not matter
 JOBS   ?= $(shell nproc)
 
-.PHONY: demo test check system-check kernel-check fmt bench wheel arm-check gpu-compile gpu-check clean
+.PHONY: demo test check system-check kernel-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check clean
 
 # pip says what it fetches and builds: this takes a minute or two the first time
 $(VENV)/.base: pyproject.toml CMakeLists.txt $(wildcard edge_runtime/*/src/* edge_runtime/*/*/src/* edge_runtime/*/*/*/src/*)
@@ -67,6 +67,18 @@ bench: $(VENV)/.test
 
 wheel: $(VENV)/.test
 	$(PY) -m build --outdir dist .
+
+# structure-aware fuzzers of everything that comes from outside, ten minutes of new seeds; what fails is kept and named
+FUZZ_SECONDS ?= 600
+fuzz: $(VENV)/.test
+	$(BIN)/hobbit-export examples/tiny-moe --out build/fuzz-bundle --tiers 8,6,4,2 --trunk fp32 --calibrate
+	$(PY) tests/fuzz/campaign.py build/fuzz-bundle --seconds $(FUZZ_SECONDS) --first $$(date +%s)
+	$(PY) tests/fuzz/service.py build/fuzz-bundle --requests 2000 --first $$(date +%s)
+
+# the native code's tests under AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer
+sanitize: $(VENV)/.test
+	$(PY) tests/fuzz/sanitize.py address
+	$(PY) tests/fuzz/sanitize.py thread
 
 arm-check:
 	bash tests/arm/run.sh

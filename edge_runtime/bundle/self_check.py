@@ -76,21 +76,24 @@ def load_reference(bundle: Bundle) -> tuple[NDArray[np.int32], NDArray[np.float3
         raise BundleError(f"{REFERENCE}: cannot be read: {str(err)[:200]}. Export the bundle again.") from err
     if ids.dtype != np.int32 or ids.ndim != 1 or logits.dtype != np.float32 or logits.shape != (len(ids), vocab):
         raise BundleError(f"{REFERENCE}: expected int32 [N] and float32 [N, {vocab}], got {ids.shape}, {logits.shape}.")
+    if not 1 <= len(ids) <= _MAX_REFERENCE_TOKENS or ids.min() < 0 or ids.max() >= vocab:
+        raise BundleError(f"{REFERENCE}: expected 1 to {_MAX_REFERENCE_TOKENS} tokens below {vocab}, got others.")
     return ids, logits
 
 
-def self_check(engine: Checkable, bundle: Bundle, tier: int) -> SelfCheck:
+def self_check(engine: Checkable, bundle: Bundle, tier: int, *, context: int = _MAX_REFERENCE_TOKENS) -> SelfCheck:
     """Compare an engine with the source model on the bundle's reference tokens.
 
     Args:
         engine: runs the tokens.
         bundle: the bundle it was opened from.
         tier: the expert tier it runs at.
+        context: most tokens it can run.
 
     Raises:
         BundleError: the logits do not agree: the bundle or this machine's kernels are wrong.
     """
-    ids, expected = load_reference(bundle)
+    ids, expected = (array[:context] for array in load_reference(bundle))
     actual = engine.lossless_logits(ids)  # the policy in force may leave out what it likes
     precision = bundle.manifest.trunk.precision
     limit = _MIN_CORRELATION[tier] - _TRUNK_ALLOWANCE[precision]
@@ -105,7 +108,9 @@ def self_check(engine: Checkable, bundle: Bundle, tier: int) -> SelfCheck:
     return SelfCheck(len(ids), correlation, limit, error)
 
 
-def check_once(engine: Checkable, bundle: Bundle, tier: int, fingerprint: str) -> None:
+def check_once(
+    engine: Checkable, bundle: Bundle, tier: int, fingerprint: str, *, context: int = _MAX_REFERENCE_TOKENS
+) -> None:
     """Run the self-check unless this bundle passed it before on this machine.
 
     Args:
@@ -113,12 +118,13 @@ def check_once(engine: Checkable, bundle: Bundle, tier: int, fingerprint: str) -
         bundle: the bundle it was opened from.
         tier: the expert tier it runs at.
         fingerprint: names whatever computes: instruction set, library versions.
+        context: most tokens it can run.
     """
     key = f"{bundle.manifest.bundle_id[:32]}-{tier}-{fingerprint}-{platform.machine()}"
     marker = state_folder() / "selfcheck" / key
     if is_remembered(marker) or not any(p.name == REFERENCE for p in bundle.manifest.parts):
         return
-    result = self_check(engine, bundle, tier)
+    result = self_check(engine, bundle, tier, context=context)
     _LOG.info("self-check passed: correlation %.5f over %d tokens", result.correlation, result.tokens)
     try:
         marker.parent.mkdir(parents=True, exist_ok=True)

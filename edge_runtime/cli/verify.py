@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
     found = None
     if not args.structure_only:
         with Engine.open(args.bundle, self_check=False, **options) as engine:
-            found = self_check(engine, bundle, engine.parts.config.tier)
+            found = self_check(engine, bundle, engine.parts.config.tier, context=engine.plan.context)
             result["self_check"] = found.to_json()
     print(json.dumps(result) if args.json else "\n".join(_lines(bundle, checked, found)))
     return 0

@@ -85,7 +85,7 @@ class Engine:
         try:
             engine = Engine(parts, perf_counter() - started)
             if self_check:
-                check_once(engine, parts.bundle, parts.config.tier, parts.fingerprint)
+                check_once(engine, parts.bundle, parts.config.tier, parts.fingerprint, context=parts.config.context)
                 if parts.cache.residents.lookup_counts()[0]:  # it ran: the first start of a bundle is like any other
                     engine.start_over()
         except BaseException:

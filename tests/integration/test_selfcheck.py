@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from bundle_copies import copy_of, replace_part
 
 from edge_runtime import BundleError, Engine
 from edge_runtime.backends.cpu.trunk.rope import Rotary
@@ -51,7 +53,7 @@ def test_wrong_positions_are_noticed(model_bundle, monkeypatch):
 def test_it_runs_once_per_bundle_and_tier(model_bundle, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     calls = []
-    monkeypatch.setattr(engine, "check_once", lambda *args: calls.append(engine_check(*args)))
+    monkeypatch.setattr(engine, "check_once", lambda *args, **more: calls.append(engine_check(*args, **more)))
     from edge_runtime.bundle.self_check import check_once as engine_check
 
     for tier in (8, 8, 4):
@@ -91,7 +93,7 @@ for name in ("HOME", "XDG_STATE_HOME", "STATE_DIRECTORY"):
 if sys.argv[1]:
     os.environ["HOME"] = sys.argv[1]
 runs = []
-selfcheck.self_check = lambda *args: runs.append(args) or selfcheck.SelfCheck(4, 1.0, 0.9, 0.0)
+selfcheck.self_check = lambda *args, **more: runs.append(args) or selfcheck.SelfCheck(4, 1.0, 0.9, 0.0)
 manifest = SimpleNamespace(bundle_id="0" * 64, parts=[Part(selfcheck.REFERENCE, "calibration", 1, "0" * 64, 0)])
 for _ in range(2):
     selfcheck.check_once(None, SimpleNamespace(manifest=manifest), 8, "test")
@@ -133,3 +135,28 @@ def test_damage_is_noticed_under_a_lossy_policy_too(calibrated_bundle, monkeypat
     monkeypatch.setattr(Rotary, "cos_sin", lambda rotary, start, tokens: right(rotary, 3 * start, tokens)[::-1])
     with pytest.raises(BundleError, match="self-check: correlation"):
         Engine.open(calibrated_bundle, policy="rate-distortion:max_kld=1", **OPTIONS)
+
+
+@pytest.mark.parametrize("context", [1, 3, 16])
+def test_a_context_shorter_than_the_reference_checks_what_fits(model_bundle, monkeypatch, tmp_path, context):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    Engine.open(model_bundle, memory="2GiB", context=context).close()
+    assert len(list((tmp_path / "hobbit-edge" / "selfcheck").iterdir())) == 1
+
+
+IMPOSSIBLE = {
+    "a token beyond the vocabulary": [0, 5000],
+    "a negative token": [-1, 0],
+    "no tokens": [],
+    "many tokens": [0] * 65,
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_reference_tokens_the_model_does_not_have_are_a_fault_of_the_bundle(model_bundle, tmp_path, name):
+    bundle = copy_of(model_bundle, tmp_path / "bundle")
+    ids, raw = np.array(IMPOSSIBLE[name], np.int32), io.BytesIO()
+    np.savez_compressed(raw, token_ids=ids, logits=np.zeros((len(ids), 4096), np.float32))
+    replace_part(bundle, REFERENCE, raw.getvalue())
+    with pytest.raises(BundleError, match=r"reference\.npz: expected 1 to 64 tokens below 4096"):
+        Engine.open(bundle, **OPTIONS)
