@@ -93,7 +93,8 @@ def self_check(engine: Checkable, bundle: Bundle, tier: int, *, context: int = _
     Raises:
         BundleError: the logits do not agree: the bundle or this machine's kernels are wrong.
     """
-    ids, expected = (array[:context] for array in load_reference(bundle))
+    ids, expected = load_reference(bundle)
+    ids, expected = ids[:context], expected[:context]
     actual = engine.lossless_logits(ids)  # the policy in force may leave out what it likes
     precision = bundle.manifest.trunk.precision
     limit = _MIN_CORRELATION[tier] - _TRUNK_ALLOWANCE[precision]
