@@ -66,6 +66,12 @@ class ExpertReadError(HobbitError):
     """An expert could not be read from the drive while running."""
 
 
+class ExpertRecordError(ExpertReadError):
+    """A record was read as it was written, and is not the one the bundle says it is."""
+
+    exit_code = 78
+
+
 class ExpertTransferError(ExpertReadError):
     """An expert was read, but could not be brought to where it is computed."""
 

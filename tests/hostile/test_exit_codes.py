@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from bundle_copies import copy_of, replace_part
 
 from edge_runtime import Engine
 from edge_runtime.__main__ import main
+from edge_runtime.base.checksum import crc32c
 from edge_runtime.base.errors import RequestError, UnfitBundleError
 
 FLAGS = ("--memory", "1GiB", "--context", "64", "--no-self-check")
@@ -46,6 +48,24 @@ def test_weights_that_are_no_numbers(bundle, capsys):
     code, err = run(capsys, bundle, "run", "--prompt", "x", "--max-tokens", "1")
     assert code == 78
     assert "expected finite numbers" in err
+
+
+def test_a_record_of_another_expert_with_a_true_checksum(bundle, capsys):
+    """Both records of two experts and their checksums change places."""
+    name = "experts/layer_000.hbx"
+    raw = bytearray((bundle / name).read_bytes())
+    header, stride = struct.unpack_from("<QQ", raw, 40)
+    segments = struct.unpack_from("<I", raw, 32)[0]
+    num_experts = struct.unpack_from("<I", raw, 20)[0]
+    first = bytes(raw[header : header + stride])
+    for expert in range(num_experts):
+        raw[header + expert * stride : header + (expert + 1) * stride] = first
+        raw[96 + 4 * expert * segments : 96 + 4 * (expert + 1) * segments] = raw[96 : 96 + 4 * segments]
+    struct.pack_into("<I", raw, header - 4, crc32c(bytes(raw[: header - 4])))
+    replace_part(bundle, name, bytes(raw))
+    code, err = run(capsys, bundle, "run", "--prompt", "import os", "--max-tokens", "1")
+    assert code == 78, err
+    assert "expected the record of this expert" in err
 
 
 def test_a_tokenizer_that_knows_tokens_the_model_lacks(bundle, capsys):

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from edge_runtime.backends.memory import Span
-from edge_runtime.base.errors import ExpertReadError
+from edge_runtime.base.errors import ExpertReadError, ExpertRecordError
 from edge_runtime.base.sizes import MIB
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.record import BF16
@@ -142,7 +142,8 @@ class FileExpertStore:
                 if fault == Fault.CANCELLED:
                     read.error = ReadCancelled(f"{self._where(read)}: cancelled")
                 elif fault:
-                    read.error = ExpertReadError(self._message(read, fault, detail))
+                    kind = ExpertRecordError if fault == Fault.STAMP else ExpertReadError
+                    read.error = kind(self._message(read, fault, detail))
                 read.finish(elapsed_ns)
                 found.append(read)
                 del self._reads[number]
