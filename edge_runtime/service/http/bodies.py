@@ -13,8 +13,8 @@ from edge_runtime.service.openai.api_errors import ApiError
 
 SHORT_BYTES = 16 << 10
 PLACES = 2
-_COPIES = 4
-"""A body as bytes, as parsed text and as a rendered prompt, each wider where its characters are."""
+_COPIES = 6
+"""A body as bytes, its text with four bytes a character where one is outside the basic plane, and what malloc keeps."""
 _PATIENCE_S = 5.0
 
 

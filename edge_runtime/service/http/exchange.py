@@ -46,7 +46,7 @@ class Disconnected(Exception):
     """The client has gone."""
 
 
-async def read_body(request: Request, limits: HttpLimits, place: BodyPlace) -> bytes:
+async def read_body(request: Request, limits: HttpLimits, place: BodyPlace) -> bytearray:
     """Return a JSON request's body.
 
     Args:
@@ -77,7 +77,7 @@ async def read_body(request: Request, limits: HttpLimits, place: BodyPlace) -> b
         raise ApiError(408, "body: took too long to arrive.", code="request_timeout") from err
     except ClientDisconnect as err:
         raise Disconnected from err
-    return bytes(body)
+    return body
 
 
 class JobEvents:

@@ -27,7 +27,7 @@ def _number(text: str) -> int | float:
 _DECODER = msgspec.json.Decoder(float_hook=_number)
 
 
-def parse_request(body: bytes, kind: type[R]) -> R:
+def parse_request(body: bytes | bytearray, kind: type[R]) -> R:
     """Return the request in a body.
 
     Raises:
@@ -43,7 +43,7 @@ def parse_request(body: bytes, kind: type[R]) -> R:
         raise to_api_error(err, kind, data) from err
 
 
-def _parse_json(body: bytes) -> dict[str, Any]:
+def _parse_json(body: bytes | bytearray) -> dict[str, Any]:
     if _num_marks(body) > _MAX_VALUES and _num_marks(_STRING.sub(b"", body)) > _MAX_VALUES:
         raise ApiError(400, f"body: expected at most {_MAX_VALUES} values.", code="invalid_json")
     try:
@@ -58,7 +58,7 @@ def _parse_json(body: bytes) -> dict[str, Any]:
     return data
 
 
-def _num_marks(text: bytes) -> int:
+def _num_marks(text: bytes | bytearray) -> int:
     return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
