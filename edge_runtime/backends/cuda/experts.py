@@ -22,7 +22,7 @@ from edge_runtime.backends.cuda.launches import (
     quantize,
 )
 from edge_runtime.backends.cuda.structures import ACT_GROUP, GROUP, TILE, Pairs, Tiles
-from edge_runtime.backends.kernels import F32, I32, Resident
+from edge_runtime.backends.kernels import F32, I32, Resident, ResidentRouter
 from edge_runtime.base.spec import ModelSpec
 
 FEWEST_TOGETHER = 3
@@ -57,7 +57,8 @@ class CudaExpertKernels:
         CudaMemoryError: the GPU has no room for the scratch.
     """
 
-    resident_router = None
+    resident_router: ResidentRouter[DeviceTensor] | None = None
+    """Set by whoever makes one for these kernels."""
 
     def __init__(self, module: Module, stream: Stream, spec: ModelSpec, max_tokens: int) -> None:
         self._module, self._stream, self._spec = module, stream, spec
@@ -86,8 +87,7 @@ class CudaExpertKernels:
         self._experts = np.where(weights == 0, np.int32(-1), ids)
         self._put("experts", self._experts)
         self._put("weights", weights)
-        groups = x.rows * x.width // GROUP
-        quantize(self._module, self._stream, x.address, self._room("groups").address, groups)
+        self._quantize()
 
     def run_experts(self, tier: int, segments: NDArray[np.uint64], experts: I32) -> None:
         """See `ExpertKernels.run_experts`."""
@@ -99,19 +99,32 @@ class CudaExpertKernels:
 
     def end(self) -> DeviceTensor:
         """See `ExpertKernels.end`."""
-        size = self._x.rows, self._spec.top_k, self._spec.hidden
-        y, weights, out = (self._room(name).address for name in ("y", "weights", "out"))
-        combine(self._module, self._stream, y, weights, out, size)
-        return DeviceTensor(out, self._x.rows, self._spec.hidden)
+        return self._combine(self._room("weights").address)
 
     def run_resident(self, x: DeviceTensor, ids: I32, weights: F32, resident: Resident) -> DeviceTensor:
         """See `ExpertKernels.run_resident`."""
         self.begin(x, ids, weights)
-        if self._resident is not resident.addresses:  # the same array as long as memory does not move
-            self._put("segments", resident.addresses)
-            self._resident = resident.addresses
+        self._place(resident)
         self._run(resident.tier, resident.slots)
         return self.end()
+
+    def run_routed(self, x: DeviceTensor, chosen: tuple[int, int], resident: Resident) -> DeviceTensor:
+        """Compute a layer whose experts the device has chosen.
+
+        Args:
+            x: [N, D], what enters the experts.
+            chosen: addresses of experts int32 [N, K] and weights float32 [N, K]; written by earlier work of the stream.
+            resident: where every expert of the layer is.
+
+        Returns:
+            As `end`.
+        """
+        self._x = x
+        self._quantize()
+        self._place(resident)
+        self._put("slots", resident.slots)
+        self._run_pairs(resident.tier, chosen[0])
+        return self._combine(chosen[1])
 
     def release_scratch(self) -> None:
         """See `ExpertKernels.release_scratch`."""
@@ -125,16 +138,35 @@ class CudaExpertKernels:
 
     def _run(self, tier: int, slots: I32) -> None:
         """Compute the pairs whose expert has a slot: experts of several pairs by tiles, the others pair by pair."""
-        x = self._x.address if tier == BF16 else self._room("groups").address
-        at = Hidden(x, self._room("h").address, self._room("y").address)
-        segments = self._room("segments").address
         together = self._together(tier, slots)
         if together is not None:
-            self._run_tiles(tier, np.where(together, slots, np.int32(-1)), segments, at)
+            self._run_tiles(tier, np.where(together, slots, np.int32(-1)))
             slots = np.where(together, np.int32(-1), slots)
         self._put("slots", slots)
-        pairs = Pairs(segments, self._room("slots").address, self._room("experts").address)
-        self._launches.run_pairs(self._stream, tier, pairs, self._experts.size, at)
+        self._run_pairs(tier, self._room("experts").address)
+
+    def _run_pairs(self, tier: int, experts: int) -> None:
+        pairs = Pairs(self._room("segments").address, self._room("slots").address, experts)
+        self._launches.run_pairs(self._stream, tier, pairs, self._x.rows * self._spec.top_k, self._hidden_at(tier))
+
+    def _hidden_at(self, tier: int) -> Hidden:
+        x = self._x.address if tier == BF16 else self._room("groups").address
+        return Hidden(x, self._room("h").address, self._room("y").address)
+
+    def _quantize(self) -> None:
+        groups = self._x.rows * self._x.width // GROUP
+        quantize(self._module, self._stream, self._x.address, self._room("groups").address, groups)
+
+    def _place(self, resident: Resident) -> None:
+        """Have the table of slots on the device: the same array as long as memory does not move."""
+        if self._resident is not resident.addresses:
+            self._put("segments", resident.addresses)
+            self._resident = resident.addresses
+
+    def _combine(self, weights: int) -> DeviceTensor:
+        size, out = (self._x.rows, self._spec.top_k, self._spec.hidden), self._room("out").address
+        combine(self._module, self._stream, self._room("y").address, weights, out, size)
+        return DeviceTensor(out, self._x.rows, self._spec.hidden)
 
     def _together(self, tier: int, slots: I32) -> NDArray[np.bool_] | None:
         """Say which experts go by tiles, [E]; None if none does."""
@@ -144,12 +176,12 @@ class CudaExpertKernels:
         found: NDArray[np.bool_] = (counts >= FEWEST_TOGETHER) & (slots >= 0)
         return found if found.any() else None
 
-    def _run_tiles(self, tier: int, slots: I32, segments: int, at: Hidden) -> None:
+    def _run_tiles(self, tier: int, slots: I32) -> None:
         cut, members = cut_tiles(self._experts.ravel(), slots)
         self._put("tiles", cut)
         self._put("members", members)
-        tiles = Tiles(segments, self._room("tiles").address, self._room("members").address)
-        self._launches.run_tiles(self._stream, tier, tiles, len(cut), at)
+        addresses = (self._room(name).address for name in ("segments", "tiles", "members"))
+        self._launches.run_tiles(self._stream, tier, Tiles(*addresses), len(cut), self._hidden_at(tier))
 
     def _put(self, name: str, array: NDArray[Any]) -> None:
         """Copy an array of the host, which has been read when this returns."""
