@@ -77,7 +77,11 @@ def test_messages_are_edited_answered_and_remembered(chat, state):
     with chat("-n", "12") as screen:
         screen.send(UP)
         screen.until("    return")
-        screen.send(CTRL_C + CTRL_R + "Hel")
+        screen.send(CTRL_C)
+        screen.until_prompt()
+        screen.send(CTRL_R)
+        screen.until("I-search")
+        screen.send("Hel")
         screen.until("Hello")
         screen.send(CTRL_C)
     assert "secret" not in typed(state)
