@@ -138,7 +138,7 @@ def _tensor(raw: bytes) -> tuple[str, Tensor]:
 
 def _region(name: str, entries: Iterable[Field]) -> Region:
     """Where a tensor lies. The entries must be written as the exporter writes them."""
-    pairs = [list(fields(entry.raw)) for entry in entries]
+    pairs = [fields(entry.raw) for entry in entries]
     if any([(f.number, f.kind) for f in pair] != [(1, DELIMITED), (2, DELIMITED)] for pair in pairs):
         raise ValueError(f"tensor {name}: external data: an entry holds more than a key and a value")
     if [pair[0].raw for pair in pairs] != [b"location", b"offset", b"length"]:
@@ -167,12 +167,13 @@ def _by_number(raw: bytes, what: str, *, once: Mapping[int, int], many: set[int]
     """Sort a message's fields; `once` has the wire type of those that may be there once, `many` of any number."""
     found: dict[int, list[Field]] = {}
     for field in fields(raw):
-        if field.number in many:
-            found.setdefault(field.number, []).append(field)
-        elif once.get(field.number) == field.kind and field.number not in found:
-            found[field.number] = [field]
+        number, kind, _, _ = field
+        if number not in found and (once.get(number) == kind or number in many):
+            found[number] = [field]
+        elif number in many:
+            found[number].append(field)
         else:
-            raise ValueError(f"{what}: field {field.number} is one that the exporter does not write, or is there twice")
+            raise ValueError(f"{what}: field {number} is one that the exporter does not write, or is there twice")
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
@@ -25,28 +24,35 @@ class Field(NamedTuple):
     value: int
 
 
-def fields(message: bytes) -> Iterator[Field]:
-    """Yield every field, in order.
+def fields(message: bytes) -> list[Field]:
+    """Return every field, in order.
 
     Raises:
         ValueError: damaged, or a tag or length in an unusual encoding, which decoders need not agree on.
     """
-    at = 0
-    while at < len(message):
-        tag, at = _length(message, at)
-        kind, size, value = tag & 7, 0, 0
+    found: list[Field] = []
+    at, end = 0, len(message)
+    while at < end:
+        tag, value, size = message[at], 0, 0
+        at += 1
+        if tag >= 128:
+            tag, at = _length(message, at - 1)
+        kind = tag & 7
         if kind == DELIMITED:
-            size, at = _length(message, at)
+            # nearly always of one byte; opening reads thousands of fields
+            size, at = (message[at], at + 1) if at < end and message[at] < 128 else _length(message, at)
         elif kind == VARINT:
-            value, at = number(message, at)
+            value, at = (message[at], at + 1) if at < end and message[at] < 128 else number(message, at)
         elif kind in _FIXED:
             size = _FIXED[kind]
         else:
             raise ValueError(f"wire type {kind}")
-        if tag >> 3 == 0 or at + size > len(message):
+        stop = at + size
+        if tag < 8 or stop > end:
             raise ValueError("a field runs past its message, or has no number")
-        yield Field(tag >> 3, kind, message[at : at + size] if size else b"", value)
-        at += size
+        found.append(Field(tag >> 3, kind, message[at:stop], value))
+        at = stop
+    return found
 
 
 def numbers(field: Field) -> list[int]:
@@ -77,8 +83,6 @@ def number(message: bytes, at: int) -> tuple[int, int]:
 
 def _length(message: bytes, at: int) -> tuple[int, int]:
     """Value of a tag or length and where the next byte lies; only the shortest encoding of below 2^31 will do."""
-    if at < len(message) and message[at] < 128:  # nearly always
-        return message[at], at + 1
     value, end = number(message, at)
     if not 0 <= value < 1 << 31 or (end - at > 1 and message[end - 1] == 0):
         raise ValueError("a tag or length in an unusual encoding")
