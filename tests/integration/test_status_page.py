@@ -46,7 +46,7 @@ def keep_busy(service, stop):
 @pytest.mark.slow
 def test_live_figures_in_a_real_browser(model_bundle, tmp_path):
     # less memory than the experts take, so that the page has something to show
-    budget = ("--memory", "185MiB", "--expert-memory", "12MiB", "--model-name", "tiny")
+    budget = ("--memory", "260MiB", "--expert-memory", "12MiB", "--model-name", "tiny")
     with chromium(tmp_path / "profile") as browser, served(model_bundle, *FLAGS, *budget) as service:
         browser.get(service.url + "/")
         until(lambda: text(browser, "phase") == "ready")
@@ -79,7 +79,9 @@ def test_live_figures_in_a_real_browser(model_bundle, tmp_path):
                 client.join()
         until(lambda: text(browser, "running") == "0")
         assert complaints(browser) == []
-        asked = {url for url in requested_urls(browser) if not url.startswith(("chrome://", "data:"))}
+        asked = {
+            url for url in requested_urls(browser) if not url.startswith(("chrome://", "chrome-untrusted://", "data:"))
+        }
         assert asked == {service.url + "/", service.url + "/v1/stats"}
         service.stop()
         until(lambda: browser.find_element("id", "trouble").is_displayed())
