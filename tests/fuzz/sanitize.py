@@ -15,8 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FLAGS = {
-    "address": "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1",
-    "thread": "-fsanitize=thread -fno-omit-frame-pointer -g1",
+    "address": "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1 -O1",
+    "thread": "-fsanitize=thread -fno-omit-frame-pointer -g1 -O1",
 }
 LIBRARY = {"address": "libasan.so", "thread": "libtsan.so"}
 OPTIONS = {
@@ -47,7 +47,7 @@ def build(kind: str) -> Path:
     shutil.copytree(ROOT / "profiles", site / "edge_runtime" / "profiles", dirs_exist_ok=True)
     configure = [
         "cmake", "-S", str(ROOT), "-B", str(folder / "cmake"), "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}",
-        "-DCMAKE_BUILD_TYPE=RelWithDebInfo", f"-DCMAKE_CXX_FLAGS={FLAGS[kind]}", f"-DCMAKE_INSTALL_PREFIX={site}",
+        "-DCMAKE_BUILD_TYPE=None", f"-DCMAKE_CXX_FLAGS={FLAGS[kind]}", f"-DCMAKE_INSTALL_PREFIX={site}",
         "-DSKBUILD_PROJECT_NAME=hobbit-edge", "-DSKBUILD_PROJECT_VERSION=0",
     ]  # fmt: skip
     subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
