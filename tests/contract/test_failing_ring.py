@@ -54,7 +54,9 @@ def failing_ring(shared_folder: Path) -> Path:
 
 
 def method_after(failing_ring: Path, folder: Path, fault: str) -> str:
-    environment = {**os.environ, "LD_PRELOAD": str(failing_ring), "HOBBIT_X_RING": fault}
+    first = os.environ.get("LD_PRELOAD", "").split(":")  # a sanitizer's library
+    preloaded = ":".join([*filter(None, first), str(failing_ring)])
+    environment = {**os.environ, "LD_PRELOAD": preloaded, "HOBBIT_X_RING": fault}
     environment["PYTHONPATH"] = os.pathsep.join([str(REPO / "tests"), *filter(None, sys.path)])
     command = [sys.executable, "-c", READS, str(folder / "bundle")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)

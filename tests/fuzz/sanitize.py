@@ -58,9 +58,8 @@ def build(kind: str) -> Path:
 
 def run(kind: str, site: Path, tests: list[str]) -> int:
     """Run pytest with the sanitizer's library loaded first, on the copy; return its exit code."""
-    library = subprocess.run(
-        ["gcc", f"-print-file-name={LIBRARY[kind]}"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    # the interpreter is no C++ program: without its library the sanitizer cannot pass exceptions on
+    libraries = [_library(LIBRARY[kind]), _library("libstdc++.so.6")]
     # without `site` no editable install takes the place of the copy
     paths = [
         str(site),
@@ -78,6 +77,7 @@ def run(kind: str, site: Path, tests: list[str]) -> int:
         "no:cacheprovider",
         "-p",
         "no:xdist",
+        "--capture=sys",
         *tests,
     ]
     if kind == "thread":
@@ -85,11 +85,16 @@ def run(kind: str, site: Path, tests: list[str]) -> int:
     environment = {
         **os.environ,
         **OPTIONS,
-        "LD_PRELOAD": library,
+        "LD_PRELOAD": ":".join(libraries),
         "PYTHONPATH": ":".join(paths),
         "PYTHONMALLOC": "malloc",
     }
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+
+
+def _library(name: str) -> str:
+    command = ["gcc", f"-print-file-name={name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main() -> int:
