@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
 
 from edge_runtime.backends.cpu.trunk.protobuf import DELIMITED, FIXED32, VARINT, Field, fields, numbers
 
@@ -18,6 +19,7 @@ _MAX_RANK, _MAX_DIM, _MAX_NAME, _MAX_LISTED = 8, 1 << 31, 256, 64
 _ITEM_BYTES = {1: 4, 2: 1, 7: 8}
 FLOAT, UINT8, INT64 = 1, 2, 7
 
+T = TypeVar("T")
 Attribute = int | float | tuple[int, ...]
 
 
@@ -88,8 +90,8 @@ def read_graph(model: bytes) -> GraphFile:
     return GraphFile(
         tuple(_node(field.raw) for field in nodes),
         named,
-        tuple(_declared(field.raw) for field in graph.get(11, [])),
-        tuple(_declared(field.raw) for field in graph.get(12, [])),
+        tuple([_same_in_layers(_declared, field.raw) for field in graph.get(11, [])]),
+        tuple([_same_in_layers(_declared, field.raw) for field in graph.get(12, [])]),
     )
 
 
@@ -97,7 +99,7 @@ def _node(raw: bytes) -> Node:
     found = _by_number(raw, "node", once={3: DELIMITED, 4: DELIMITED, 7: DELIMITED}, many={1, 2, 5})
     kind, domain = _text(found.get(4, ())), _text(found.get(7, ()))
     inputs, outputs = (tuple(_name(field.raw) for field in found.get(number, ())) for number in (1, 2))
-    attributes = dict(_attribute(field.raw) for field in found.get(5, ()))
+    attributes = dict([_same_in_layers(_attribute, field.raw) for field in found.get(5, ())])
     if len(inputs) > _MAX_LISTED or len(outputs) > _MAX_LISTED or len(attributes) != len(found.get(5, ())):
         raise ValueError(f"{kind}: too many inputs, outputs or attributes")
     return Node(f"{domain}:{kind}" if domain else kind, inputs, outputs, attributes)
@@ -161,6 +163,16 @@ def _declared(raw: bytes) -> Declared:
     if len(dims) > _MAX_RANK:
         raise ValueError(f"at most {_MAX_RANK} dims")
     return Declared(_text(found.get(1, ())), tensor[1][0].value if 1 in tensor else 0, tuple(dims))
+
+
+def _same_in_layers(read: Callable[[bytes], T], raw: bytes) -> T:
+    """Read what the graphs of a model's layers share byte for byte, once; what is long is not kept."""
+    return _read_once(read, raw) if len(raw) < _MAX_NAME else read(raw)  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=256)
+def _read_once(read: Callable[[bytes], object], raw: bytes) -> object:
+    return read(raw)
 
 
 def _by_number(raw: bytes, what: str, *, once: Mapping[int, int], many: set[int]) -> dict[int, list[Field]]:
