@@ -81,7 +81,7 @@ def backend_named(name: str, where: str = "backend") -> RegisteredBackend:
     """
     found = BACKENDS.get(name) or _entry_point(name)
     if found is None:
-        known = [AUTO, *BACKENDS]
+        known = [AUTO, *BACKENDS, *_installed()]
         raise ConfigError(f"{where}: expected one of {', '.join(known)}, got {name!r}.{did_you_mean(name, known)}")
     return found
 
@@ -97,6 +97,13 @@ def find_backend(name: str, where: str = "backend") -> RegisteredBackend:
     if missing := found.why_missing():
         raise DeviceError(f"{where}: {missing}. Use --backend cpu or auto.")
     return found
+
+
+def _installed() -> list[str]:
+    """Names of the backends that installed packages offer."""
+    from importlib.metadata import entry_points
+
+    return sorted({found.name for found in entry_points(group=ENTRY_POINTS)} - {*BACKENDS})
 
 
 def _entry_point(name: str) -> RegisteredBackend | None:

@@ -6,20 +6,22 @@ from edge_runtime.engine.observer import SchedulerObserver
 from edge_runtime.engine.sequence import Sequence
 
 
-def share_prefix(beginning: list[Sequence], others: list[Sequence], observer: SchedulerObserver) -> None:
-    """Give prompts that are to be begun what others have of the same tokens. The policies must be the same.
+def share_prefix(prompt: Sequence, others: list[Sequence], observer: SchedulerObserver) -> None:
+    """Give a prompt that is to be begun what others have of the same tokens. The policies must be the same.
 
     Args:
-        beginning: sequences whose next step is a chunk of their prompt; those that have begun stay as they are.
+        prompt: its next step is a chunk of its prompt; one that has begun stays as it is.
         others: all that run.
         observer: told how many tokens that saves.
+
+    Raises:
+        DeviceError: the copy failed; nothing of it counts.
     """
-    for sequence in beginning:
-        if not sequence.is_untouched or not sequence.job.reuse_prefix or sequence.job.score_chunk is not None:
-            continue
-        sessions = [s.session for s in others if s is not sequence and s.policy is sequence.policy]
-        kept = sequence.timings.cached_n
-        found = sequence.session.copy_prefix(sequence.job.prompt_ids, sessions)
-        if found > kept:
-            sequence.skip(found)
-            observer.on_prefix_copied(found - kept)
+    if not prompt.is_untouched or not prompt.job.reuse_prefix or prompt.job.score_chunk is not None:
+        return
+    sessions = [s.session for s in others if s is not prompt and s.policy is prompt.policy]
+    kept = prompt.timings.cached_n
+    found = prompt.session.copy_prefix(prompt.job.prompt_ids, sessions)
+    if found > kept:
+        prompt.skip(found)
+        observer.on_prefix_copied(found - kept)

@@ -21,7 +21,8 @@ def reconfigure(parts: Parts, change: Reload) -> None:
     opened with these options. Only the counters go on.
 
     Raises:
-        ConfigError, BundleError, BudgetError: the change is impossible; everything stays as it was.
+        ConfigError, BundleError: the change is impossible; everything stays as it was.
+        BudgetError: the system refused the memory; settings stay as they were, experts are read anew.
     """
     config = _changed(parts.config, change)
     if change.starts_over:

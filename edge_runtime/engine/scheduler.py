@@ -128,7 +128,8 @@ class Scheduler:
         """Change settings between two steps; running jobs go on under the new ones. See `reconfigure`.
 
         Raises:
-            ConfigError, BundleError, BudgetError: the change is impossible; everything stays as it was.
+            ConfigError, BundleError: the change is impossible; everything stays as it was.
+            BudgetError: the system refused the memory; settings stay as they were, experts are read anew.
         """
         reconfigure(self._parts, change)
         if change.starts_over:
@@ -178,10 +179,12 @@ class Scheduler:
         """Run the next token of everyone who decodes, and a chunk of the oldest prompt."""
         decoder, cost = self._parts.decoder, None
         prompts = [s for s in chosen if s.is_prefilling][:1]
-        work = [s for s in chosen if not s.is_prefilling] + prompts
         if len(self._running) > 1:
-            share_prefix(prompts, self._running, self._observer)
+            prompts = [prompt for prompt in prompts if self._share_prefix(prompt)]
             cost = CostMeter(self._parts.cache)
+        work = [s for s in chosen if not s.is_prefilling] + prompts
+        if not work:
+            return
         steps = [s.next_step(decoder.max_chunk) for s in work]
         try:
             logits = decoder.step(steps, self._before_layer)
@@ -197,6 +200,15 @@ class Scheduler:
         self._tokens_run += sum([len(step.token_ids) for step in steps])
         for sequence, step, rows in zip(work, steps, logits, strict=True):
             self._take(sequence, step, rows)
+
+    def _share_prefix(self, prompt: Sequence) -> bool:
+        """Take over what others have run of a prompt; return whether its request can go on."""
+        try:
+            share_prefix(prompt, self._running, self._observer)
+        except Exception as err:  # noqa: BLE001 - a copy that failed ends the request it was for, and no other
+            self._fail(prompt, err)
+            return False
+        return True
 
     def _take(self, sequence: Sequence, step: SequenceStep, logits: F32) -> None:
         """Tell a sequence that its step has run, and whoever waits what came of it."""

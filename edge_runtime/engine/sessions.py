@@ -71,6 +71,9 @@ class Session:
 
         Returns:
             How many tokens of the prompt are here now.
+
+        Raises:
+            DeviceError: the copy failed; no token is here now.
         """
         here = self.num_tokens
         usable = (session for session in others if not session._is_outdated)
@@ -78,6 +81,7 @@ class Session:
         if best is None or best.matching(ids) < here + _FEWEST_COPIED:
             return here
         found = best.matching(ids)
+        self._tokens.clear()  # a copy that fails half-way leaves nothing to go on from
         self.kv.copy_from(best.kv, found)
         self._tokens = best._tokens[:found]
         return found

@@ -219,7 +219,8 @@ class Service:
         """Apply a change between two steps.
 
         Raises:
-            ConfigError, BudgetError: the change is impossible; everything stays as it was.
+            ConfigError: the change is impossible; everything stays as it was.
+            BudgetError: the system refused the memory; settings stay as they were, experts are read anew.
         """
         if self._loop is None:
             raise unavailable("the model is loading", "loading")

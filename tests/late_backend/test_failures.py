@@ -16,7 +16,7 @@ from edge_runtime.engine.sessions import SessionPool
 from late_backend import MODES, both
 from late_backend.device import COMPUTE, Device
 from late_backend.kernels import LateKernels
-from late_backend.trunk import LateTrunk
+from late_backend.trunk import LateKVCache, LateTrunk
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,33 @@ def test_a_failed_pass_ends_its_own_requests_only(model_bundle, monkeypatch):
             pass
     assert [type(event) for event in events[0]] == [DeviceError]
     assert [event.delta.token_id for event in events[1] if isinstance(event, TokenEvent)] == expected
+
+
+def test_a_copy_between_caches_that_fails_ends_the_request_it_was_for(model_bundle, monkeypatch):
+    params = SamplingParams(max_tokens=6, ignore_eos=True)
+    with both.opened(model_bundle, "late", slots=60, parallel=2) as engine:
+        ids = np.array(engine.tokenizer.encode(both.TEXT)[:60], np.int32)
+        expected = engine.generate(ids, params).token_ids
+        scheduler = engine.hand_over(SessionPool.of(engine.parts), SchedulerObserver())
+        events: list[list[Any]] = [[], []]
+        scheduler.begin(Job(ids, params, events[0].append, reuse_prefix=False))
+        while not events[0]:
+            scheduler.step()
+        with monkeypatch.context() as patched:
+
+            def refuse(kv: LateKVCache, other: LateKVCache, length: int) -> None:
+                raise DeviceError("no copy")
+
+            patched.setattr(LateKVCache, "copy_from", refuse)
+            scheduler.begin(Job(ids, params, events[1].append))
+            while not events[1] and scheduler.step():
+                pass
+        assert [str(event) for event in events[1]] == ["no copy"]
+        scheduler.begin(Job(ids, params, events[1].append))
+        while scheduler.step():
+            pass
+    tokens = [[event.delta.token_id for event in seen if isinstance(event, TokenEvent)] for seen in events]
+    assert tokens == [expected, expected]
 
 
 def test_a_pass_counts_for_all_its_sequences_or_for_none(model_bundle, monkeypatch):

@@ -53,6 +53,12 @@ def test_a_backend_that_does_not_load_is_an_error_that_helps(model_bundle, tmp_p
         both.opened(model_bundle, "broken", slots=40)
 
 
+def test_a_misspelt_name_is_held_against_installed_backends_too(model_bundle, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(offer(tmp_path, "opencl", "absent_package:make")["PYTHONPATH"])
+    with pytest.raises(ConfigError, match=r"cpu, cuda, .*opencl, got 'opencll'\. Did you mean 'opencl'\?"):
+        both.opened(model_bundle, "opencll", slots=40)
+
+
 @pytest.mark.parametrize("name", ["lait", "late"])
 def test_a_backend_nobody_offers_is_an_error_that_helps(model_bundle, monkeypatch, name):
     monkeypatch.delitem(backends.BACKENDS, "late")

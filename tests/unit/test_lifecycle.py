@@ -139,7 +139,7 @@ def test_a_refused_reload_leaves_everything_running(manager, tmp_path, caplog, t
         _, done = received(manager)
         assert done["READY"] == "1"
         assert done["STATUS"].startswith("reload refused: ")
-        assert "reload refused, everything stays as it was" in caplog.text
+        assert "reload refused, settings stay as they were" in caplog.text
         assert fake.readiness.phase is Phase.READY
         fake.refuse = None
         path.write_text("HOBBIT_POLICY=hobbit\n")

@@ -24,7 +24,8 @@ class Controllable(Protocol):
         """Apply between two steps.
 
         Raises:
-            ConfigError, BudgetError: the change is impossible; everything stays as it was.
+            ConfigError: the change is impossible; everything stays as it was.
+            BudgetError: the system refused the memory; settings stay as they were, experts are read anew.
         """
         ...
 

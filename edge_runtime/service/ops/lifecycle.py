@@ -70,7 +70,7 @@ class Lifecycle:
             try:
                 outcome = await asyncio.get_running_loop().run_in_executor(None, self._apply)
             except (HobbitError, TimeoutError) as err:
-                _log.error("reload refused, everything stays as it was: %s", err)
+                _log.error("reload refused, settings stay as they were: %s", err)
                 outcome = f"reload refused: {err}"
             self.notifier.ready(outcome)
 
