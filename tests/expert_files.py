@@ -9,9 +9,9 @@ import threading
 from pathlib import Path
 
 import numpy as np
+from byte_ranges import range_of
 from manifests import small_manifest
 from patience import PATIENCE_S, Turnstile, until
-from spans import span_of
 
 from edge_runtime.base.checksum import crc32c
 from edge_runtime.bundle.bundle import Bundle
@@ -69,7 +69,7 @@ class Reader:
     def submit(self, layer: int, expert: int, priority: Priority = Priority.NOW):
         key = ExpertKey(layer, expert)
         self.memory[key] = mmap.mmap(-1, self.store.record_bytes)
-        return self.store.submit(key, [span_of(self.memory[key])], priority=priority)
+        return self.store.submit(key, [range_of(self.memory[key])], priority=priority)
 
     def wait(self, *tickets: ReadTicket) -> list[ReadTicket]:
         """Wait for reads; return everything completed meanwhile, in order, and raise the first error."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from spans import view_of
+from byte_ranges import view_of
 
-from edge_runtime.backends.memory import Span
+from edge_runtime.backends.memory import ByteRange
 from edge_runtime.base.errors import ExpertReadError
 from edge_runtime.experts.store.base import ExpertKey, Priority, ReadCancelled, ReadTicket, SegmentRange, StoreStats
 
@@ -54,7 +54,7 @@ class FakeStore:
     def submit(
         self,
         key: ExpertKey,
-        into: Sequence[Span],
+        into: Sequence[ByteRange],
         *,
         segments: SegmentRange | None = None,
         priority: Priority = Priority.NOW,
@@ -113,9 +113,9 @@ class FakeStore:
         else:
             first, last = self.segments.pop(ticket)
             numbers = [first, *range(last - len(ticket.into) + 1, last)]  # of the first segment in each piece
-            for span, number in zip(ticket.into, numbers, strict=True):
-                size = min(span.nbytes, self.record_bytes)
-                view_of(span)[:size] = record_of(ticket.key, size, number)
+            for place, number in zip(ticket.into, numbers, strict=True):
+                size = min(place.nbytes, self.record_bytes)
+                view_of(place)[:size] = record_of(ticket.key, size, number)
                 self.bytes_read += size
             self.reads += 1
         ticket.finish(self.now)

@@ -32,7 +32,7 @@ class Event(Protocol):
         ...
 
 
-class Span(NamedTuple):
+class ByteRange(NamedTuple):
     """Bytes in one address space.
 
     Attributes:
@@ -67,7 +67,7 @@ class SlotMemory(Protocol):
         """
         ...
 
-    def span(self, slot: int) -> Span:
+    def range_of(self, slot: int) -> ByteRange:
         """Return the bytes of a slot in the address space of `addresses`."""
         ...
 
@@ -90,7 +90,7 @@ class SlotMemory(Protocol):
         """Grow or shrink to `num_slots`; slots at the end go first.
 
         The caller has emptied the slots that go, and drops addresses it kept. A slot somebody still writes to (its
-        span's owner is alive) is not given to anybody else.
+        range's owner is alive) is not given to anybody else.
 
         Raises:
             BudgetError: the system refused the memory; the former size stays.
@@ -106,7 +106,7 @@ class Landing(Protocol):
     """Where one read lands, from before it starts until its transfer is over."""
 
     @property
-    def targets(self) -> Sequence[Span]:
+    def targets(self) -> Sequence[ByteRange]:
         """Host memory the read writes, one after the other; each starts 4 KiB aligned."""
         ...
 
@@ -123,7 +123,7 @@ class Transfers(Protocol):
         """Reads that may be started now; None: any number."""
         ...
 
-    def land(self, slots: Sequence[Span]) -> Landing:
+    def land(self, slots: Sequence[ByteRange]) -> Landing:
         """Reserve where a read for these parts of slots lands. Only while there is room."""
         ...
 

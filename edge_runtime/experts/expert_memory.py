@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.memory import MemorySpace, SlotMemory, Span
+from edge_runtime.backends.memory import ByteRange, MemorySpace, SlotMemory
 from edge_runtime.base.sizes import MIB
 from edge_runtime.experts.residency import ResizeMoves
 from edge_runtime.experts.units import UnitLedger
@@ -74,30 +74,30 @@ class ExpertMemory:
         """uint64 [S, 4]: where kernels find each segment of each slot; of planes a slot does not have, anything."""
         return self._cores.addresses
 
-    def lacking(self, slot: int, resident_planes: int, planes: Sequence[int]) -> list[Span]:
-        """Return what a read for a slot brings, one span after the other, and let kernels find its planes.
+    def lacking(self, slot: int, resident_planes: int, planes: Sequence[int]) -> list[ByteRange]:
+        """Return what a read for a slot brings, one range after the other, and let kernels find its planes.
 
         Args:
             slot: the slot.
             resident_planes: planes of its expert that are there; -1 if the core is not either.
             planes: the slot's plane units, all of them.
         """
-        core, first = self._cores.span(slot), max(resident_planes, 0)
+        core, first = self._cores.range_of(slot), max(resident_planes, 0)
         if self._planes is None:
             return [self._part(core, resident_planes, len(planes)) if self._ledger.sizes.is_whole else core]
-        spans = [core] if resident_planes < 0 else []
+        ranges = [core] if resident_planes < 0 else []
         for index in range(first, len(planes)):
             self._bind_plane(slot, index, planes[index])
-            spans.append(self._planes.span(planes[index]))
-        return spans
+            ranges.append(self._planes.range_of(planes[index]))
+        return ranges
 
-    def _part(self, core: Span, resident_planes: int, planes: int) -> Span:
+    def _part(self, core: ByteRange, resident_planes: int, planes: int) -> ByteRange:
         """Bytes of a whole core that hold the segments beyond `resident_planes`, up to `planes`."""
         sizes = self._ledger.sizes
         ends = [*sizes.core_offsets[1:], sizes.core_bytes]
         start = 0 if resident_planes < 0 else ends[sizes.core_segments + resident_planes - 1]
         end = ends[sizes.core_segments + planes - 1]
-        return Span(core.address + start, end - start, core.owner)
+        return ByteRange(core.address + start, end - start, core.owner)
 
     def _bind_plane(self, slot: int, index: int, unit: int) -> None:
         assert self._planes is not None

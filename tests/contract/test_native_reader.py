@@ -8,9 +8,9 @@ import threading
 import time
 
 import pytest
+from byte_ranges import range_of
 from expert_files import TIER, E, FailingOps, Reader, num_threads, on_disk, wait_for_threads
 from patience import PATIENCE_S, Turnstile, until
-from spans import span_of
 
 from edge_runtime.base.errors import ExpertReadError
 from edge_runtime.bundle.record import BF16
@@ -231,13 +231,13 @@ def test_one_read_fills_several_targets_in_memory(bundle):
         store = FileExpertStore(bundle, 8, use_uring=use_uring, part_bytes=8192)
         pieces = [mmap.mmap(-1, size) for size in sizes]
         reader = Reader(store)
-        reader.wait(store.submit(ExpertKey(1, 2), [span_of(piece) for piece in pieces]))
+        reader.wait(store.submit(ExpertKey(1, 2), [range_of(piece) for piece in pieces]))
         assert b"".join(piece[:] for piece in pieces) == on_disk(bundle, 1, 2, 8)
         tail = [mmap.mmap(-1, size) for size in sizes[1:]]
-        reader.wait(store.submit(ExpertKey(0, 3), [span_of(piece) for piece in tail], segments=(2, 4)))
+        reader.wait(store.submit(ExpertKey(0, 3), [range_of(piece) for piece in tail], segments=(2, 4)))
         assert b"".join(piece[:] for piece in tail) == on_disk(bundle, 0, 3, 8)[sizes[0] :]
         assert (store.stats().reads, store.stats().bytes_read) == (2, 2 * sum(sizes) - sizes[0])
         with pytest.raises(ValueError, match="expected memory of"):
-            store.submit(ExpertKey(0, 3), [span_of(mmap.mmap(-1, 4096))])
+            store.submit(ExpertKey(0, 3), [range_of(mmap.mmap(-1, 4096))])
         assert store.outstanding() == []
         store.close()

@@ -8,9 +8,9 @@ import shutil
 
 import numpy as np
 import pytest
+from byte_ranges import range_of, view_of
 from expert_files import TIER, E, Reader, damage, on_disk
 from fakes import FakeStore, record_of
-from spans import span_of, view_of
 
 from edge_runtime.backends.cpu.space import HostSpace
 from edge_runtime.base.errors import BundleError, ExpertReadError
@@ -31,7 +31,7 @@ def test_every_store_keeps_the_contract(bundle, kind):
     store: ExpertStore = FileExpertStore(bundle, TIER) if kind == "file" else FakeStore(size, latency=lambda key: 0)
     store.begin_request()
     pieces = [mmap.mmap(-1, size) for _ in range(3)]
-    tickets = [store.submit(ExpertKey(1, i), [span_of(pieces[i])], priority=Priority.NEXT, tag=i) for i in range(3)]
+    tickets = [store.submit(ExpertKey(1, i), [range_of(pieces[i])], priority=Priority.NEXT, tag=i) for i in range(3)]
     store.promote(tickets[2], Priority.NOW)
     done = []
     while len(done) < 3:

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.memory import Span
+from edge_runtime.backends.memory import ByteRange
 
 
 class HostFault(AssertionError):
@@ -21,13 +21,13 @@ class Hazards:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._read = Counter[int]()
-        self._written = Counter[Span]()
+        self._written = Counter[ByteRange]()
 
     def begin_kernels(self, segments: NDArray[np.uint64]) -> None:
         """Kernels are queued that read these segments."""
         found = segments[segments != 0].tolist()
         with self._lock:
-            if any(_is_inside(address, span) for span in self._written for address in found):
+            if any(_is_inside(address, place) for place in self._written for address in found):
                 raise HostFault("kernels were given a slot before its transfer was over")
             self._read.update(found)
 
@@ -36,24 +36,26 @@ class Hazards:
         with self._lock:
             self._read -= Counter(segments[segments != 0].tolist())
 
-    def begin_transfer(self, slots: list[Span]) -> None:
+    def begin_transfer(self, slots: list[ByteRange]) -> None:
         """A transfer is queued that writes these parts of slots."""
         with self._lock:
             if any(_is_inside(address, slot) for slot in slots for address in self._read):
                 raise HostFault("a transfer was started into a slot that queued kernels still read")
             self._written.update(slots)
 
-    def end_transfer(self, slots: list[Span]) -> None:
+    def end_transfer(self, slots: list[ByteRange]) -> None:
         """It has run."""
         with self._lock:
             self._written -= Counter(slots)
 
-    def free(self, block: Span) -> None:
+    def free(self, block: ByteRange) -> None:
         """Memory is given back."""
         with self._lock:
-            if any(_is_inside(address, block) for address in [*self._read, *(span.address for span in self._written)]):
+            if any(
+                _is_inside(address, block) for address in [*self._read, *(place.address for place in self._written)]
+            ):
                 raise HostFault("memory was given back that queued work still uses")
 
 
-def _is_inside(address: int, span: Span) -> bool:
-    return span.address <= address < span.address + span.nbytes
+def _is_inside(address: int, place: ByteRange) -> bool:
+    return place.address <= address < place.address + place.nbytes

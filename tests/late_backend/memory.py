@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.memory import MAX_SEGMENTS, Span
+from edge_runtime.backends.memory import MAX_SEGMENTS, ByteRange
 from edge_runtime.base.errors import BudgetError, DeviceError
 from late_backend.device import COMPUTE, COPY, Device, LateEvent
 from late_backend.hazards import Hazards
@@ -69,7 +69,7 @@ class DeviceMemory:
 
     def free(self, block: Block) -> None:
         """Give memory back, for which the host has waited for whatever used it."""
-        self.hazards.free(Span(block.address, block.nbytes))
+        self.hazards.free(ByteRange(block.address, block.nbytes))
         self._blocks = [each for each in self._blocks if each is not block]
         block.poison()
 
@@ -133,10 +133,10 @@ class LateSlots:
         """See `SlotMemory.addresses`."""
         return self._addresses[: self.num_slots]
 
-    def span(self, slot: int) -> Span:
-        """See `SlotMemory.span`."""
+    def range_of(self, slot: int) -> ByteRange:
+        """See `SlotMemory.range_of`."""
         block = self._blocks[bisect_right(self._first_slot, slot) - 1]
-        return Span(int(self.addresses[slot, 0] - self._offsets[0]), self._slot_bytes, block)
+        return ByteRange(int(self.addresses[slot, 0] - self._offsets[0]), self._slot_bytes, block)
 
     def discard(self, slot: int) -> None:
         """Refused: this memory does not give back pages."""
@@ -144,7 +144,7 @@ class LateSlots:
 
     def copy(self, source: int, target: int) -> None:
         """See `SlotMemory.copy`: behind everything, and done."""
-        a, b = self.span(source).address, self.span(target).address
+        a, b = self.range_of(source).address, self.range_of(target).address
 
         def run() -> None:
             ctypes.memmove(

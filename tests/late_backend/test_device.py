@@ -184,7 +184,7 @@ def test_slots_are_held_by_blocks_and_give_back_no_pages(device):
 
 def test_freed_memory_is_an_illegal_address(device):
     _, memory, slots = slots_of(device)
-    address = slots.span(9).address
+    address = slots.range_of(9).address
     slots.resize(4)
     device.push(COMPUTE, "work", lambda: memory.real(address))
     with pytest.raises(DeviceError, match="illegal address"):
@@ -195,7 +195,7 @@ def test_a_staging_buffer_is_poisoned_when_it_is_given_back(device, monkeypatch)
     space, memory, slots = slots_of(device)
     transfers = space.transfers
     monkeypatch.setattr(StagedLanding, "is_busy", False)  # or the host would be told
-    landing = transfers.land([slots.span(3)])
+    landing = transfers.land([slots.range_of(3)])
     assert transfers.room == 1
     event = transfers.start(landing)
     transfers.release(landing)
@@ -203,7 +203,7 @@ def test_a_staging_buffer_is_poisoned_when_it_is_given_back(device, monkeypatch)
     assert transfers.room == 2
     assert event.wait(10)
     seen: list[bytes] = []
-    device.push(COMPUTE, "work", lambda: seen.append(ctypes.string_at(memory.real(slots.span(3).address), 4)))
+    device.push(COMPUTE, "work", lambda: seen.append(ctypes.string_at(memory.real(slots.range_of(3).address), 4)))
     device.finish()
     assert seen == [b"\xa5" * 4], "the host was too early"
 
@@ -211,7 +211,7 @@ def test_a_staging_buffer_is_poisoned_when_it_is_given_back(device, monkeypatch)
 def test_the_host_is_told_what_it_should_have_waited_for(device):
     space, memory, slots = slots_of(device)
     segments = slots.addresses[3:4, :2].copy()
-    landing = space.transfers.land([slots.span(3)])
+    landing = space.transfers.land([slots.range_of(3)])
     event = space.transfers.start(landing)
     with pytest.raises(HostFault, match="given back before its transfer"):
         space.transfers.release(landing)

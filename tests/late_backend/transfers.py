@@ -7,7 +7,7 @@ import mmap
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from edge_runtime.backends.memory import Landing, Span
+from edge_runtime.backends.memory import ByteRange, Landing
 from edge_runtime.base.sizes import align_up
 from late_backend.device import COPY, Device, LateEvent
 from late_backend.hazards import HostFault
@@ -33,14 +33,14 @@ class Staging:
 class StagedLanding:
     """A staging buffer, cut for the parts of slots one read is for. Implements `Landing`."""
 
-    def __init__(self, staging: Staging, slots: Sequence[Span]) -> None:
+    def __init__(self, staging: Staging, slots: Sequence[ByteRange]) -> None:
         self.staging, self.slots = staging, [*slots]
         self.copies = 0
         """Transfers from here that have not run."""
-        self.targets: list[Span] = []
+        self.targets: list[ByteRange] = []
         start = 0
         for slot in slots:
-            self.targets.append(Span(staging.address + start, slot.nbytes, staging.bytes))
+            self.targets.append(ByteRange(staging.address + start, slot.nbytes, staging.bytes))
             start += align_up(slot.nbytes, mmap.PAGESIZE)
         assert start <= len(staging.bytes), "a read is larger than the largest"
 
@@ -64,7 +64,7 @@ class LateTransfers:
         """See `Transfers.room`: buffers left."""
         return len(self._buffers) - len(self._used)
 
-    def land(self, slots: Sequence[Span]) -> StagedLanding:
+    def land(self, slots: Sequence[ByteRange]) -> StagedLanding:
         """See `Transfers.land`."""
         used = {id(landing.staging) for landing in self._used}
         landing = StagedLanding(next(each for each in self._buffers if id(each) not in used), slots)

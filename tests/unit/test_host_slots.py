@@ -7,7 +7,7 @@ import ctypes
 import numpy as np
 import psutil
 import pytest
-from spans import view_of
+from byte_ranges import view_of
 
 from edge_runtime.backends.cpu.slots import HostSlots
 from edge_runtime.base.errors import BudgetError
@@ -23,7 +23,7 @@ def make(slots: int, **options) -> HostSlots:
 def test_addresses_lead_to_the_bytes_of_the_span():
     a = make(5)
     for slot in range(5):
-        view_of(a.span(slot))[PAGE] = 100 + slot
+        view_of(a.range_of(slot))[PAGE] = 100 + slot
     for slot in range(5):
         base, second, *unused = a.addresses[slot].tolist()
         assert base % PAGE == 0
@@ -36,35 +36,35 @@ def test_addresses_lead_to_the_bytes_of_the_span():
 
 def test_growing_and_shrinking_keep_the_slots_that_stay():
     a = make(3)
-    view_of(a.span(1))[:4] = b"keep"
+    view_of(a.range_of(1))[:4] = b"keep"
     for slots in (11, 2, 4, 9, 2):
         before = a.addresses[:2].copy()
         a.resize(slots)
         assert a.num_slots == slots
         assert len(a.addresses) == slots
         assert (a.addresses[:2] == before).all()
-        assert bytes(view_of(a.span(1))[:4]) == b"keep"
+        assert bytes(view_of(a.range_of(1))[:4]) == b"keep"
         assert len(np.unique(a.addresses[:, 0])) == slots
     with pytest.raises(IndexError):
-        view_of(a.span(2))
+        view_of(a.range_of(2))
 
 
 def test_slots_that_went_come_back_empty():
     a = make(4)
     for slot in range(4):
-        view_of(a.span(slot))[:] = b"x" * 3 * PAGE
+        view_of(a.range_of(slot))[:] = b"x" * 3 * PAGE
     a.resize(1)
     a.resize(4)
-    assert bytes(view_of(a.span(0))) == b"x" * 3 * PAGE
+    assert bytes(view_of(a.range_of(0))) == b"x" * 3 * PAGE
     for slot in range(1, 4):
-        assert not any(view_of(a.span(slot)))
+        assert not any(view_of(a.range_of(slot)))
 
 
 def test_copy():
     a = make(2)
-    view_of(a.span(0))[:] = bytes(range(256)) * (3 * PAGE // 256)
+    view_of(a.range_of(0))[:] = bytes(range(256)) * (3 * PAGE // 256)
     a.copy(0, 1)
-    assert view_of(a.span(1)) == view_of(a.span(0))
+    assert view_of(a.range_of(1)) == view_of(a.range_of(0))
 
 
 @pytest.mark.parametrize("keep", [0, 1, 9])
@@ -72,18 +72,18 @@ def test_shrinking_returns_memory_to_the_system(keep):
     size = 4 << 20
     a = HostSlots(slot_bytes=size, num_slots=16, segment_offsets=(0,), block_bytes=16 << 20)
     for slot in range(16):
-        view_of(a.span(slot))[:] = bytes(size)
+        view_of(a.range_of(slot))[:] = bytes(size)
     before = psutil.Process().memory_info().rss
     a.resize(keep)
     returned = before - psutil.Process().memory_info().rss
     assert returned > 0.9 * (16 - keep) * size
 
 
-def test_a_span_held_by_a_stuck_read_stays_valid():
+def test_a_range_held_by_a_stuck_read_stays_valid():
     a = make(4)
-    span = a.span(3)
+    byte_range = a.range_of(3)
     a.close()
-    view_of(span)[:] = b"y" * 3 * PAGE
+    view_of(byte_range)[:] = b"y" * 3 * PAGE
     assert a.nbytes == 0
 
 

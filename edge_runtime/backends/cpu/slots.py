@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.memory import MAX_SEGMENTS, Span
+from edge_runtime.backends.memory import MAX_SEGMENTS, ByteRange
 from edge_runtime.base.errors import BudgetError
 from edge_runtime.base.huge_pages import huge_memory
 from edge_runtime.base.sizes import align_up, format_size
@@ -63,10 +63,10 @@ class HostSlots:
         """uint64 [S, 4]: address of each segment of each slot, 0 where there is none. Valid until `resize`."""
         return self._addresses[: self._num_slots]
 
-    def span(self, slot: int) -> Span:
-        """Return a slot's bytes, 4 KiB aligned; whoever holds the span may write there whatever becomes of it."""
+    def range_of(self, slot: int) -> ByteRange:
+        """Return a slot's bytes, 4 KiB aligned; whoever holds the range may write there whatever becomes of it."""
         block, _ = self._locate(slot)
-        return Span(int(self._addresses[slot, 0] - self._offsets[0]), self._slot_bytes, block)
+        return ByteRange(int(self._addresses[slot, 0] - self._offsets[0]), self._slot_bytes, block)
 
     def discard(self, slot: int) -> None:
         """Return a slot's memory to the system; it reads as zeros until it is written again."""
@@ -75,7 +75,7 @@ class HostSlots:
 
     def copy(self, source: int, target: int) -> None:
         """Copy one slot's bytes onto another."""
-        ctypes.memmove(self.span(target).address, self.span(source).address, self._slot_bytes)
+        ctypes.memmove(self.range_of(target).address, self.range_of(source).address, self._slot_bytes)
 
     def whole_blocks(self, num_slots: int) -> int:
         """See `SlotMemory.whole_blocks`: pages are given back, so any number."""
@@ -126,7 +126,7 @@ class HostSlots:
     def _shrink(self, num_slots: int) -> None:
         """Drop whole blocks past `num_slots` and give back the pages of the last one's tail."""
         while self._blocks and self._first_slot[-1] >= num_slots:
-            # not closed: a read that never came back may still write there; the memory goes when its span does
+            # not closed: a read that never came back may still write there; the memory goes when its range does
             self._blocks.pop().madvise(mmap.MADV_DONTNEED)
             self._addresses = self._addresses[: self._first_slot.pop()]
         if self._blocks and num_slots < self._num_slots:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from edge_runtime.backends.cpu.slots import HostSlots
-from edge_runtime.backends.memory import Landing, Span
+from edge_runtime.backends.memory import ByteRange, Landing
 
 
 class InPlace:
@@ -13,7 +13,7 @@ class InPlace:
 
     __slots__ = ("targets",)
 
-    def __init__(self, targets: Sequence[Span]) -> None:
+    def __init__(self, targets: Sequence[ByteRange]) -> None:
         self.targets = targets
 
 
@@ -22,7 +22,7 @@ class NoTransfers:
 
     room = None
 
-    def land(self, slots: Sequence[Span]) -> Landing:
+    def land(self, slots: Sequence[ByteRange]) -> Landing:
         """See `Transfers.land`: in the slots."""
         return InPlace(slots)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from edge_runtime.backends.memory import Span
+from edge_runtime.backends.memory import ByteRange
 from edge_runtime.base.errors import ExpertReadError
 
 DEFAULT_READ_TIMEOUT_S = 30.0
@@ -65,7 +65,7 @@ class ReadTicket:
         elapsed_ns: time from asking to finished, queueing included; only once it is done.
     """
 
-    def __init__(self, key: ExpertKey, into: Sequence[Span], priority: Priority, tag: int) -> None:
+    def __init__(self, key: ExpertKey, into: Sequence[ByteRange], priority: Priority, tag: int) -> None:
         self.key, self.into, self.priority, self.tag = key, into, priority, tag
         self.error: ExpertReadError | None = None
         self.is_done = False
@@ -102,7 +102,7 @@ class ExpertStore(Protocol):
     def submit(
         self,
         key: ExpertKey,
-        into: Sequence[Span],
+        into: Sequence[ByteRange],
         *,
         segments: SegmentRange | None = None,
         priority: Priority = Priority.NOW,

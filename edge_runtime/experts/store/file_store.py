@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from edge_runtime.backends.memory import Span
+from edge_runtime.backends.memory import ByteRange
 from edge_runtime.base.errors import ExpertReadError, ExpertRecordError
 from edge_runtime.base.sizes import MIB
 from edge_runtime.bundle.bundle import Bundle
@@ -33,7 +33,13 @@ class _Read(ReadTicket):
     """A ticket with the number the drive reader knows it by, and how it is cut."""
 
     def __init__(
-        self, number: int, key: ExpertKey, into: Sequence[Span], priority: Priority, tag: int, read_layout: ReadLayout
+        self,
+        number: int,
+        key: ExpertKey,
+        into: Sequence[ByteRange],
+        priority: Priority,
+        tag: int,
+        read_layout: ReadLayout,
     ) -> None:
         super().__init__(key, into, priority, tag)
         self.number, self.read_layout = number, read_layout
@@ -102,7 +108,7 @@ class FileExpertStore:
     def submit(
         self,
         key: ExpertKey,
-        into: Sequence[Span],
+        into: Sequence[ByteRange],
         *,
         segments: SegmentRange | None = None,
         priority: Priority = Priority.NOW,
@@ -119,7 +125,7 @@ class FileExpertStore:
             self._drive.submit(
                 read.number, int(priority), number,
                 file.fd, file.header.file_bytes, file.header.record_offset(expert_idx) + read_layout.start,
-                [(span.address, span.nbytes) for span in into],
+                [(place.address, place.nbytes) for place in into],
                 file.header.checksums[expert_idx, first:last].tolist(),
                 first == 0 and self._tier != BF16, layer_idx, expert_idx,
             )  # fmt: skip

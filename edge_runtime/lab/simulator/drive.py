@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge_runtime.backends.memory import Span
+from edge_runtime.backends.memory import ByteRange
 from edge_runtime.experts.store.base import ExpertKey, Priority, ReadTicket, SegmentRange, StoreStats
 
 
@@ -48,7 +48,7 @@ class SimulatedStore:
     def submit(
         self,
         key: ExpertKey,
-        into: Sequence[Span],
+        into: Sequence[ByteRange],
         *,
         segments: SegmentRange | None = None,
         priority: Priority = Priority.NOW,

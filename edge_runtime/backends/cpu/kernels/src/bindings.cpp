@@ -72,8 +72,8 @@ void check_output(const hobbit::ExpertKernels& k, const Array& weights, const Ou
                            std::to_string(out.shape(0))).c_str());
 }
 
-hobbit::ExpertKernels::Plan plan(const hobbit::ExpertKernels& k, const Array& x, const Array& ids, const Array& weights,
-                                 int64_t num_experts) {
+hobbit::ExpertKernels::Choice choice(const hobbit::ExpertKernels& k, const Array& x, const Array& ids,
+                                       const Array& weights, int64_t num_experts) {
   check<float>("x", x, k.shape().hidden);
   check<int32_t>("ids", ids, k.shape().top_k);
   check<float>("weights", weights, k.shape().top_k);
@@ -208,7 +208,7 @@ NB_MODULE(_native, m) {
            "x"_a, "tier"_a, "segments"_a, "starts"_a, "pairs"_a, "weights"_a, "out"_a)
       .def("begin",
            [](K& k, const Array& x, const Array& ids, const Array& weights, int64_t num_experts) {
-             const K::Plan p = plan(k, x, ids, weights, num_experts);
+             const K::Choice p = choice(k, x, ids, weights, num_experts);
              nb::gil_scoped_release release;
              k.begin(p);
            },
@@ -245,7 +245,7 @@ NB_MODULE(_native, m) {
              check<uint64_t>("addresses", addresses, 4);
              check<int32_t>("slots", slots, 0);
              check<float>("out", out, k.shape().hidden);
-             const K::Plan p = plan(k, x, ids, weights, int64_t(slots.shape(0)));
+             const K::Choice p = choice(k, x, ids, weights, int64_t(slots.shape(0)));
              if (out.shape(0) != p.tokens) throw nb::value_error("out: expected as many rows as x");
              nb::gil_scoped_release release;
              k.run_resident(p, tier, data<uint64_t>(addresses), addresses.shape(0), data<int32_t>(slots),

@@ -138,9 +138,9 @@ void ExpertKernels::forward(const float* x, size_t tokens, const Batch& batch, c
   combine_locked(weights, tokens, out);
 }
 
-void ExpertKernels::begin(const Plan& plan) {
+void ExpertKernels::begin(const Choice& choice) {
   std::lock_guard<std::mutex> lock(mutex_);
-  begin_locked(plan);
+  begin_locked(choice);
 }
 
 void ExpertKernels::run_experts(int tier, const uint64_t* segments, const int32_t* experts, size_t count) {
@@ -165,10 +165,10 @@ void ExpertKernels::outputs(const int32_t* pairs, size_t count, float* out) {
   }
 }
 
-void ExpertKernels::run_resident(const Plan& plan, int tier, const uint64_t* addresses, size_t num_slots,
+void ExpertKernels::run_resident(const Choice& choice, int tier, const uint64_t* addresses, size_t num_slots,
                                  const int32_t* slots, float* out) {
   std::lock_guard<std::mutex> lock(mutex_);
-  begin_locked(plan);
+  begin_locked(choice);
   batch_segments_.resize(4 * used_.size());
   for (size_t n = 0; n < used_.size(); ++n) {
     const int32_t slot = slots[used_[n]];
@@ -177,19 +177,19 @@ void ExpertKernels::run_resident(const Plan& plan, int tier, const uint64_t* add
     std::copy_n(addresses + 4 * size_t(slot), 4, batch_segments_.data() + 4 * n);
   }
   run_experts_locked(tier, batch_segments_.data(), used_.data(), used_.size());
-  combine_locked(weights_.data(), plan.tokens, out);
+  combine_locked(weights_.data(), choice.tokens, out);
 }
 
 // Groups pairs by expert by counting: expert e has pairs [start[e + 1], start[e + 2]).
-void ExpertKernels::begin_locked(const Plan& plan) {
-  check_tokens(plan.tokens);
-  const size_t pairs = plan.tokens * shape_.top_k, experts = plan.num_experts;
+void ExpertKernels::begin_locked(const Choice& choice) {
+  check_tokens(choice.tokens);
+  const size_t pairs = choice.tokens * shape_.top_k, experts = choice.num_experts;
   std::vector<int32_t>& start = expert_start_;
   start.assign(experts + 2, 0);
   for (size_t p = 0; p < pairs; ++p) {
-    if (plan.ids[p] < 0 || size_t(plan.ids[p]) >= experts)
-      refuse("begin: expert ids must be in 0.." + std::to_string(experts - 1) + ", got " + std::to_string(plan.ids[p]));
-    if (plan.weights[p] != 0.0f) ++start[size_t(plan.ids[p]) + 1];
+    if (choice.ids[p] < 0 || size_t(choice.ids[p]) >= experts)
+      refuse("begin: expert ids must be in 0.." + std::to_string(experts - 1) + ", got " + std::to_string(choice.ids[p]));
+    if (choice.weights[p] != 0.0f) ++start[size_t(choice.ids[p]) + 1];
   }
   used_.clear();
   for (size_t e = 0; e < experts; ++e) {
@@ -199,9 +199,9 @@ void ExpertKernels::begin_locked(const Plan& plan) {
   start[experts + 1] = start[experts];
   expert_pairs_.resize(size_t(start[experts]));
   for (size_t p = pairs; p-- > 0;)
-    if (plan.weights[p] != 0.0f) expert_pairs_[size_t(--start[size_t(plan.ids[p]) + 1])] = int32_t(p);
-  weights_.assign(plan.weights, plan.weights + pairs);
-  quantize_locked(plan.x, plan.tokens);
+    if (choice.weights[p] != 0.0f) expert_pairs_[size_t(--start[size_t(choice.ids[p]) + 1])] = int32_t(p);
+  weights_.assign(choice.weights, choice.weights + pairs);
+  quantize_locked(choice.x, choice.tokens);
 }
 
 void ExpertKernels::run_experts_locked(int tier, const uint64_t* segments, const int32_t* experts, size_t count) {
@@ -326,7 +326,7 @@ const float* ExpertKernels::bias(const Batch& b, size_t expert, int matrix) cons
 }
 
 // 32 units of one expert: 2 gate and 2 up panels, then silu(gate) * up (or what the form says) and its int8 group.
-void ExpertKernels::gate_up(const Batch& b, size_t expert, size_t chunk) {
+void ExpertKernels::gate_up(const Batch& b, size_t expert, size_t group) {
   alignas(64) float values[2][kTokenChunk][kGroup], h[kGroup];
   const ActGroup* acts[kTokenChunk];
   const float* floats[kTokenChunk];
@@ -339,7 +339,7 @@ void ExpertKernels::gate_up(const Batch& b, size_t expert, size_t chunk) {
       acts[t] = x_q_ + token * groups;
       floats[t] = x_ + token * d;
     }
-    for (size_t p = 2 * chunk; p < 2 * chunk + 2; ++p)
+    for (size_t p = 2 * group; p < 2 * group + 2; ++p)
       for (int m = layout_.first(); m < kDown; ++m) {
         float* out = values[m][0] + kPanelRows * (p % 2);
         if (b.tier != 16)
@@ -349,12 +349,12 @@ void ExpertKernels::gate_up(const Batch& b, size_t expert, size_t chunk) {
                             out, kGroup);
       }
     if (layout_.bias)
-      for (int m = layout_.first(); m < kDown; ++m) add_bias(values[m], count, bias(b, expert, m) + chunk * kGroup);
+      for (int m = layout_.first(); m < kDown; ++m) add_bias(values[m], count, bias(b, expert, m) + group * kGroup);
     for (size_t t = 0; t < count; ++t) {
       const size_t pair = size_t(b.pairs[first + t]);
-      float* target = b.tier == 16 ? h_ + pair * shape_.intermediate + chunk * kGroup : h;
+      float* target = b.tier == 16 ? h_ + pair * shape_.intermediate + group * kGroup : h;
       hidden_(shape_.form, values[kGate][t], values[kUp][t], kGroup, target);
-      if (b.tier != 16) table_.quantize(h, 1, hidden_acts(pair) + chunk);
+      if (b.tier != 16) table_.quantize(h, 1, hidden_acts(pair) + group);
     }
   }
 }
@@ -386,7 +386,7 @@ void ExpertKernels::run_locked(const Batch& b) {
   if (b.num_pairs == 0) return;
   const size_t row = shape_.intermediate;  // of the down matrix
   const size_t block = std::max<size_t>(1, kBlockWeights / (kPanelRows * row));
-  for_items(b, shape_.intermediate / kGroup, 1, [&](size_t expert, size_t chunk) { gate_up(b, expert, chunk); });
+  for_items(b, shape_.intermediate / kGroup, 1, [&](size_t expert, size_t group) { gate_up(b, expert, group); });
   for_items(b, shape_.hidden / kPanelRows, block, [&](size_t expert, size_t index) { down(b, expert, index); });
 }
 

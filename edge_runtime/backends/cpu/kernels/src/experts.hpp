@@ -44,20 +44,20 @@ class ExpertKernels {
   void combine(const float* weights, size_t tokens, float* out);
   void forward(const float* x, size_t tokens, const Batch& batch, const float* weights, float* out);
 
-  // The same in terms of a plan: which experts [tokens, K] at which weights; a weight of 0 is not computed.
-  struct Plan {
+  // The same in terms of a choice: which experts [tokens, K] at which weights; a weight of 0 is not computed.
+  struct Choice {
     const float* x;
     const int32_t* ids;
     const float* weights;
     size_t tokens, num_experts;
   };
-  void begin(const Plan& plan);
-  // `segments` is [count, 4] addresses of distinct experts of the plan.
+  void begin(const Choice& choice);
+  // `segments` is [count, 4] addresses of distinct experts of the choice.
   void run_experts(int tier, const uint64_t* segments, const int32_t* experts, size_t count);
   void end(float* out, size_t tokens);
   void outputs(const int32_t* pairs, size_t count, float* out);  // of the pairs as they were run last
   // All three, for experts that are all there: `addresses` is [num_slots, 4], `slots` [num_experts].
-  void run_resident(const Plan& plan, int tier, const uint64_t* addresses, size_t num_slots, const int32_t* slots,
+  void run_resident(const Choice& choice, int tier, const uint64_t* addresses, size_t num_slots, const int32_t* slots,
                     float* out);
 
  private:
@@ -66,10 +66,10 @@ class ExpertKernels {
   void quantize_locked(const float* x, size_t tokens);
   void run_locked(const Batch& batch);
   void combine_locked(const float* weights, size_t tokens, float* out);
-  void begin_locked(const Plan& plan);
+  void begin_locked(const Choice& choice);
   void run_experts_locked(int tier, const uint64_t* segments, const int32_t* experts, size_t count);
-  void gate_up(const Batch& batch, size_t expert, size_t chunk);
-  void down(const Batch& batch, size_t expert, size_t chunk);
+  void gate_up(const Batch& batch, size_t expert, size_t group);
+  void down(const Batch& batch, size_t expert, size_t index);
   template <class Item> void for_items(const Batch& batch, size_t items_per_expert, size_t block, Item item);
   template <class Item> void run_ranges(size_t total, size_t block, Item item);
   PanelRef panel(const Batch& batch, size_t expert, int matrix, size_t panel) const;
@@ -114,7 +114,7 @@ class ExpertKernels {
   uint32_t* seen_;       // [max_tokens * K], stamp of the last call that used the pair
   uint32_t stamp_ = 0;
 
-  // The plan of `begin`: pairs grouped by expert, and one batch of them.
+  // The choice of `begin`: pairs grouped by expert, and one batch of them.
   std::vector<int32_t> expert_start_, expert_pairs_, used_;
   std::vector<int32_t> batch_pairs_, batch_starts_;
   std::vector<uint64_t> batch_segments_;
