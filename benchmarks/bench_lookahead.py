@@ -19,7 +19,7 @@ from edge_runtime import Engine
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cpu.trunk.router_stack import load_routers
 from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.bundle.manifest import read
+from edge_runtime.bundle.manifest_file import read
 from edge_runtime.policy.base import Routing
 from edge_runtime.prefetch.prefetcher import Predictor
 

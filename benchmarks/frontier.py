@@ -26,7 +26,7 @@ import numpy as np
 from frontier_plot import on_frontiers, summary, write_html, write_png
 
 from edge_runtime import Engine
-from edge_runtime.bundle.manifest import read as read_manifest
+from edge_runtime.bundle.manifest_file import read as read_manifest
 from edge_runtime.lab.evaluation import Quality, QualityMeter
 
 SWEEP: dict[str, list[str]] = {

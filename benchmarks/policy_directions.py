@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_runtime import Engine
-from edge_runtime.bundle.manifest import read
+from edge_runtime.bundle.manifest_file import read
 from edge_runtime.lab.evaluation import Quality, QualityMeter
 
 DEFAULT = (

@@ -16,7 +16,8 @@ from patience import PATIENCE_S, Turnstile, until
 from edge_runtime.base.checksum import crc32c
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.expert_file import KIND_BF16, KIND_PROGRESSIVE, ExpertFileHeader, pack_header
-from edge_runtime.bundle.manifest import Part, expert_file
+from edge_runtime.bundle.manifest import Part
+from edge_runtime.bundle.part_names import expert_file
 from edge_runtime.bundle.record import BF16, RECORD_MAGIC
 from edge_runtime.experts.store.base import ExpertKey, Priority, ReadTicket
 from edge_runtime.experts.store.file_store import FileExpertStore

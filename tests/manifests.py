@@ -9,8 +9,10 @@ from typing import Any
 from specs import model_spec, version1
 
 from edge_runtime.base.spec import ModelSpec
-from edge_runtime.bundle import manifest as manifest_io
+from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
+from edge_runtime.bundle.manifest_check import required_parts
+from edge_runtime.bundle.part_names import EMBEDDING
 
 
 def small_spec(**changes: Any) -> ModelSpec:
@@ -26,7 +28,7 @@ def small_manifest(tiers: tuple[int, ...] = (2, 4, 6, 8), **changes: Any) -> Man
         parts=[],
         created_by="test",
     )
-    for name in sorted(manifest_io.required_parts(draft)):
+    for name in sorted(required_parts(draft)):
         table = draft.model.vocab_size * draft.model.hidden
         size = {"trunk/head.data": 4 * table, "trunk/embed.bin": 2 * table}.get(name, 10)
         draft.parts.append(Part(name, role_of(name), size, "0" * 64, 0, layer_of(name)))
@@ -35,13 +37,13 @@ def small_manifest(tiers: tuple[int, ...] = (2, 4, 6, 8), **changes: Any) -> Man
 
 def as_version1(manifest: Manifest) -> dict[str, Any]:
     """The plain data of a manifest as exporters before version 2 wrote it."""
-    return json.loads(manifest_io.dump(manifest)) | {"version": 1, "model": version1(manifest.model)}
+    return json.loads(manifest_file.dump(manifest)) | {"version": 1, "model": version1(manifest.model)}
 
 
 def role_of(name: str) -> Any:
     if name.endswith(".bf16.hbx"):
         return "experts_bf16"
-    return "embedding" if name == manifest_io.EMBEDDING else name.split("/")[0]
+    return "embedding" if name == EMBEDDING else name.split("/")[0]
 
 
 def layer_of(name: str) -> int | None:
@@ -52,7 +54,7 @@ def layer_of(name: str) -> int | None:
 def resealed(data: dict[str, Any]) -> bytes:
     """Dump plain data with a digest that matches, as a liar who knows the format would."""
     try:
-        data["bundle_id"] = manifest_io.digest(data)
+        data["bundle_id"] = manifest_file.digest(data)
     except (TypeError, ValueError):
         pass
     return json.dumps(data).encode()

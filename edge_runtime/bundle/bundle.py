@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge_runtime.base.checksum import crc32c
 from edge_runtime.base.errors import BundleError
-from edge_runtime.bundle import manifest as manifest_io
+from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.expert_file import (
     KIND_BF16,
     KIND_PROGRESSIVE,
@@ -21,7 +21,8 @@ from edge_runtime.bundle.expert_file import (
     parse_header,
 )
 from edge_runtime.bundle.files import open_regular, read_regular
-from edge_runtime.bundle.manifest import Manifest, Part, expert_file
+from edge_runtime.bundle.manifest import Manifest, Part
+from edge_runtime.bundle.part_names import expert_file
 from edge_runtime.bundle.record import BF16
 from edge_runtime.bundle.router_data import RouterData, router_arrays, router_data_of, router_file
 
@@ -44,7 +45,7 @@ class Bundle:
             BundleError: names the part, what was expected and what was found.
         """
         root = Path(path)
-        bundle = Bundle(root, manifest_io.read(root))
+        bundle = Bundle(root, manifest_file.read(root))
         for part in bundle.manifest.parts:
             bundle.file_of(part)
         return bundle

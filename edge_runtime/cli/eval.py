@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
-    from edge_runtime.bundle.manifest import read as read_manifest
+    from edge_runtime.bundle.manifest_file import read as read_manifest
 
     options = repeatable_options(args)
     baseline = dict(options)

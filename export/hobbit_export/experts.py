@@ -27,7 +27,7 @@ from edge_runtime.bundle.expert_file import (
     expected_segments,
     pack_header,
 )
-from edge_runtime.bundle.manifest import expert_file
+from edge_runtime.bundle.part_names import expert_file
 from edge_runtime.bundle.record import BF16, PANEL, record_layout
 from hobbit_export.checkpoint import RAW_DTYPES
 from hobbit_export.encoder_check import encoder_isa

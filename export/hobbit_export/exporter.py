@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.base.errors import BundleError, ConfigError
-from edge_runtime.bundle import manifest as manifest_io
+from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
 from hobbit_export import __version__, workplace
@@ -78,7 +78,7 @@ def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
                     runner.run(step)
                 runner.complete()
                 _finish(source, options, journal, runner)
-    manifest = manifest_io.read(options.out)
+    manifest = manifest_file.read(options.out)
     return ExportReport(
         bundle=str(options.out),
         bundle_id=manifest.bundle_id,
@@ -197,13 +197,13 @@ def _finish(source: SourceModel, options: ExportOptions, journal: Journal, runne
     if options.calibrate and not runner.is_done(_MEASURED):
         text = options.calibrate.read_text("utf-8")
         with (
-            manifest_io.draft(options.out, _manifest(source, options, journal, sample)),
+            manifest_file.draft(options.out, _manifest(source, options, journal, sample)),
             runner.progress.share(_MEASURED) as share,
         ):
             measured = measure_quality(options.out, text, errors, options.memory_bytes, share)
         runner.run(experts(measured))
         runner.complete()
-    manifest_io.write(options.out, _manifest(source, options, journal, sample))
+    manifest_file.write(options.out, _manifest(source, options, journal, sample))
     Bundle.open(options.out)
     journal.remove()
 

@@ -10,7 +10,7 @@ from typing import Any
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.expert_file import header_bytes
-from edge_runtime.bundle.manifest import EMBEDDING, ROUTERS, expert_file, stacked_routers_bytes, trunk_file
+from edge_runtime.bundle.part_names import EMBEDDING, ROUTERS, expert_file, stacked_routers_bytes, trunk_file
 from edge_runtime.bundle.record import BF16, record_layout
 from edge_runtime.bundle.router_data import router_parts
 from edge_runtime.bundle.tokenizer_file import check_tokenizer

@@ -58,7 +58,7 @@ def measure_quality(
         ConfigError: the text is too short.
         BudgetError: the runtime does not fit into `memory_bytes`.
     """
-    from edge_runtime.bundle.manifest import read as read_manifest
+    from edge_runtime.bundle.manifest_file import read as read_manifest
     from edge_runtime.engine.api import Engine
 
     full = max(tier for tier in read_manifest(bundle).experts.tiers if tier != BF16)

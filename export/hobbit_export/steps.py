@@ -111,7 +111,7 @@ def _trunk(out: Path, files: list[Path], role: Role = "trunk") -> Written:
 
 
 def _experts(job: Job, layer_idx: int, out: Path) -> Written:
-    from edge_runtime.bundle.manifest import expert_file
+    from edge_runtime.bundle.part_names import expert_file
     from edge_runtime.bundle.record import BF16
 
     options = job.options

@@ -12,12 +12,14 @@ from pathlib import Path
 
 from edge_runtime.base.errors import BudgetError, ConfigError
 from edge_runtime.base.sizes import format_size
-from edge_runtime.bundle import manifest as manifest_io
+from edge_runtime.bundle import manifest_file
+from edge_runtime.bundle.manifest import FORMAT
+from edge_runtime.bundle.manifest import NAME as MANIFEST
 from hobbit_export import journal, parts
 
 _FOLDERS = ("experts", "trunk", "tokenizer", "calibration")
-_OWN = {*_FOLDERS, manifest_io.NAME, journal.NAME, parts.STAGING}
-_TEMPORARY = (manifest_io.NAME + ".tmp", journal.NAME + ".tmp")
+_OWN = {*_FOLDERS, MANIFEST, journal.NAME, parts.STAGING}
+_TEMPORARY = (MANIFEST + ".tmp", journal.NAME + ".tmp")
 
 
 @contextmanager
@@ -47,7 +49,7 @@ def locked(out: Path) -> Iterator[None]:
 
 def is_complete(out: Path) -> bool:
     """Whether a finished bundle is there."""
-    return (out / manifest_io.NAME).exists() and not (out / journal.NAME).exists()
+    return (out / MANIFEST).exists() and not (out / journal.NAME).exists()
 
 
 def check_contents(out: Path) -> None:
@@ -67,31 +69,29 @@ def check_contents(out: Path) -> None:
             )
         if entry.is_symlink():
             raise ConfigError(f"--out {out}: expected plain files, {entry.name!r} is a link. Choose another folder.")
-    if any((out / f).exists() for f in _FOLDERS) and not any(
-        (out / n).exists() for n in (manifest_io.NAME, journal.NAME)
-    ):
+    if any((out / f).exists() for f in _FOLDERS) and not any((out / n).exists() for n in (MANIFEST, journal.NAME)):
         raise ConfigError(f"--out {out}: holds folders of a bundle, but neither manifest nor journal. Choose another.")
 
 
 def check_ours(out: Path) -> None:
     """Refuse to replace a folder whose manifest.json is not that of a bundle, damaged or not."""
-    with open(out / manifest_io.NAME, "rb") as file:
-        if manifest_io.FORMAT.encode() not in file.read(manifest_io.MAX_MANIFEST_BYTES):
+    with open(out / MANIFEST, "rb") as file:
+        if FORMAT.encode() not in file.read(manifest_file.MAX_MANIFEST_BYTES):
             raise ConfigError(f"--out {out}: its manifest.json is not that of a bundle. Choose another folder.")
 
 
 def remove_manifest(out: Path) -> None:
     """Make an unfinished export look like one: an export that died at its very end left its manifest."""
-    if (out / manifest_io.NAME).exists():
+    if (out / MANIFEST).exists():
         check_ours(out)
-        (out / manifest_io.NAME).unlink()
+        (out / MANIFEST).unlink()
         parts.sync_folder(out)
 
 
 def clear(out: Path) -> None:
     """Remove an earlier export; the manifest goes first, so that what is left half-way is no bundle."""
     (out / journal.NAME).touch()  # keeps a half-cleared folder recognisable as ours
-    for name in (manifest_io.NAME, *_TEMPORARY):
+    for name in (MANIFEST, *_TEMPORARY):
         (out / name).unlink(missing_ok=True)
     parts.sync_folder(out)
     for folder in (*_FOLDERS, parts.STAGING):

@@ -8,7 +8,7 @@ import pytest
 from conftest import MODEL
 
 from edge_runtime import Engine, SamplingParams, backends
-from edge_runtime.bundle.manifest import read
+from edge_runtime.bundle.manifest_file import read
 from edge_runtime.engine.job import Job, TokenEvent
 from edge_runtime.engine.observer import SchedulerObserver
 from edge_runtime.engine.reload import Reload

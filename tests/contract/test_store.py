@@ -15,7 +15,7 @@ from fakes import FakeStore, record_of
 from edge_runtime.backends.cpu.space import HostSpace
 from edge_runtime.base.errors import BundleError, ExpertReadError
 from edge_runtime.bundle.expert_file import pack_header
-from edge_runtime.bundle.manifest import expert_file
+from edge_runtime.bundle.part_names import expert_file
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import RuleContext, create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory

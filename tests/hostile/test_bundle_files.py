@@ -16,9 +16,10 @@ from bundle_copies import replace_part, unlist
 from manifests import resealed
 
 from edge_runtime.base.errors import BundleError
-from edge_runtime.bundle import manifest as manifest_io
+from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.files import open_regular, read_regular, unlisted
+from edge_runtime.bundle.manifest import NAME as MANIFEST
 from edge_runtime.bundle.self_check import REFERENCE, load_reference
 from edge_runtime.engine.tokenizer import Tokenizer
 
@@ -97,7 +98,7 @@ def test_a_planted_tokenizer_file_is_not_read(bundle, name):
 
 
 def listed_names(bundle: Bundle) -> set[str]:
-    return {manifest_io.NAME, *(part.name for part in bundle.manifest.parts)}
+    return {MANIFEST, *(part.name for part in bundle.manifest.parts)}
 
 
 def test_a_pipe_in_place_of_an_unlisted_file_hangs_nothing(bundle):
@@ -173,12 +174,12 @@ def test_an_error_of_the_drive_is_named(bundle, monkeypatch):
 )
 def test_a_manifest_is_bounded_before_it_is_parsed(raw):
     with pytest.raises(BundleError, match=r"manifest\.json"):
-        manifest_io.parse(raw)
+        manifest_file.parse(raw)
 
 
 def test_brackets_in_strings_are_no_nesting():
     with pytest.raises(BundleError, match="format: expected"):
-        manifest_io.parse(json.dumps({"text": "[{" * 100 + '\\"' + "]"}).encode())
+        manifest_file.parse(json.dumps({"text": "[{" * 100 + '\\"' + "]"}).encode())
 
 
 def test_messages_about_a_huge_key_are_short(bundle):
@@ -186,7 +187,7 @@ def test_messages_about_a_huge_key_are_short(bundle):
     data = json.loads(path.read_bytes())
     data["k" * 1_000_000] = 1
     with pytest.raises(BundleError, match="unknown key") as caught:
-        manifest_io.parse(resealed(data))
+        manifest_file.parse(resealed(data))
     assert len(str(caught.value)) < 300
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from edge_runtime import BundleError, Engine, ExpertReadError, SamplingParams
 from edge_runtime.__main__ import main
-from edge_runtime.bundle import manifest as manifest_io
+from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.expert_file import header_bytes
+from edge_runtime.bundle.part_names import expert_file
 from edge_runtime.experts.store.files import FileOps
 
 OPTIONS = {"memory": "2GiB", "context": 128, "self_check": False}
@@ -42,7 +43,7 @@ def use(bundle: Path) -> None:
 
 def test_every_part_is_refused_when_a_bit_flips(bundle, capsys):
     """Dense parts at open; experts by verify, whatever segment the bit is in."""
-    manifest = manifest_io.read(bundle)
+    manifest = manifest_file.read(bundle)
     for part in manifest.parts:
         path = bundle / part.name
         at = part.bytes // 2
@@ -58,10 +59,10 @@ def test_every_part_is_refused_when_a_bit_flips(bundle, capsys):
 
 
 def test_a_flipped_bit_in_an_expert_ends_the_request_by_name_and_the_engine_lives(bundle):
-    manifest = manifest_io.read(bundle)
+    manifest = manifest_file.read(bundle)
     stride = manifest.layout.record_bytes
     start = header_bytes(manifest.model.num_experts, manifest.experts.num_segments)
-    path = bundle / manifest_io.expert_file(3)
+    path = bundle / expert_file(3)
     places = [start + e * stride + stride // 3 for e in range(manifest.model.num_experts)]
     with Engine.open(bundle, tier=8, **OPTIONS) as engine:
         for at in places:
@@ -112,7 +113,7 @@ def test_links_that_leave_the_bundle_are_refused(bundle, tmp_path):
 def test_removed_while_running_is_a_named_error_and_recovers(bundle):
     path = bundle / "experts" / "layer_004.hbx"
     kept = bundle.parent / "kept.hbx"
-    few = 6 * manifest_io.read(bundle).layout.tier_bytes(4)
+    few = 6 * manifest_file.read(bundle).layout.tier_bytes(4)
     with Engine.open(bundle, tier=4, expert_memory=few, **OPTIONS) as engine:
         expected = engine.generate(PROMPT, SamplingParams(max_tokens=4)).token_ids
         stream = engine.stream(PROMPT, SamplingParams(max_tokens=20))
@@ -128,7 +129,7 @@ def test_removed_while_running_is_a_named_error_and_recovers(bundle):
 
 
 def test_truncated_while_running_is_a_named_error(bundle):
-    few = 6 * manifest_io.read(bundle).layout.tier_bytes(4)
+    few = 6 * manifest_file.read(bundle).layout.tier_bytes(4)
     with Engine.open(bundle, tier=4, expert_memory=few, **OPTIONS) as engine:
         engine.generate(PROMPT, SamplingParams(max_tokens=2))
         os.truncate(bundle / "experts" / "layer_001.hbx", 8192)
@@ -137,7 +138,7 @@ def test_truncated_while_running_is_a_named_error(bundle):
 
 
 def test_a_drive_error_ends_the_request_by_name_and_the_engine_lives(bundle, monkeypatch):
-    few = 6 * manifest_io.read(bundle).layout.tier_bytes(4)
+    few = 6 * manifest_file.read(bundle).layout.tier_bytes(4)
     until_failure = [-1]
 
     def failing(ops: FileOps, fd: int, into: memoryview, offset: int) -> int:

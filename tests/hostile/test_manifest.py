@@ -17,29 +17,31 @@ from edge_runtime.backends.cpu.trunk.rope import Rotary
 from edge_runtime.backends.cpu.trunk.supported import require_supported, rope_of
 from edge_runtime.base.errors import BundleError, ConfigError
 from edge_runtime.base.spec import MAX_CONTEXT, ModelSpec, RopeSpec
-from edge_runtime.bundle import manifest as manifest_io
+from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import Manifest
+from edge_runtime.bundle.manifest_check import required_parts
+from edge_runtime.bundle.part_names import ROUTERS
 
-GOOD = {2: json.loads(manifest_io.dump(small_manifest())), 1: as_version1(small_manifest())}
+GOOD = {2: json.loads(manifest_file.dump(small_manifest())), 1: as_version1(small_manifest())}
 VERSIONS = sorted(GOOD)
 
 
 def test_a_good_manifest_round_trips():
-    manifest = manifest_io.parse(manifest_io.dump(small_manifest()))
-    assert manifest_io.dump(manifest) == manifest_io.dump(small_manifest())
+    manifest = manifest_file.parse(manifest_file.dump(small_manifest()))
+    assert manifest_file.dump(manifest) == manifest_file.dump(small_manifest())
 
 
 def test_a_manifest_of_version_1_is_the_same_model():
-    manifest = manifest_io.parse(resealed(copy.deepcopy(GOOD[1])))
+    manifest = manifest_file.parse(resealed(copy.deepcopy(GOOD[1])))
     assert (manifest.version, manifest.model) == (1, small_manifest().model)
-    assert manifest_io.dump(manifest) == manifest_io.dump(small_manifest()), "written again it is version 2"
+    assert manifest_file.dump(manifest) == manifest_file.dump(small_manifest()), "written again it is version 2"
 
 
 def test_each_version_has_its_own_model():
     for version, other in ((1, 2), (2, 1)):
         with pytest.raises(BundleError, match=r"manifest\.json.*model.*: unknown key"):
-            manifest_io.parse(resealed(GOOD[version] | {"model": GOOD[other]["model"]}))
+            manifest_file.parse(resealed(GOOD[version] | {"model": GOOD[other]["model"]}))
 
 
 LIES = {
@@ -81,7 +83,7 @@ def test_lies(version, lie):
         target = target[key]
     target[last] = value
     with pytest.raises(BundleError, match=message):
-        manifest_io.parse(resealed(data))
+        manifest_file.parse(resealed(data))
 
 
 MODEL_LIES = {
@@ -179,19 +181,19 @@ def lie_about_model(version: int, keys: tuple, value: object) -> bytes:
 def test_lies_about_the_model(version, lie):
     keys, value, message = MODEL_LIES_OF[version][lie]
     with pytest.raises(BundleError, match=message):
-        manifest_io.parse(lie_about_model(version, keys, value))
+        manifest_file.parse(lie_about_model(version, keys, value))
 
 
 @pytest.mark.parametrize("kind", OTHER_KINDS)
 def test_other_kinds_of_attention_are_described_and_refused_by_name_when_they_are_to_run(kind):
     attention = {"kind": kind} | OTHER_KINDS[kind]
-    model = manifest_io.parse(lie_about_model(2, ("layers", 1, "attention"), attention)).model
+    model = manifest_file.parse(lie_about_model(2, ("layers", 1, "attention"), attention)).model
     assert model.layers[1].attention.kind == kind
     with pytest.raises(ConfigError, match=f"layer 1: attention of kind '{kind}': not supported"):
         require_supported(model)
     for key, value in KIND_LIES[kind].items():
         with pytest.raises(BundleError, match=rf"layers\[1\]\.attention\.({key}|rope|num_value_heads)"):
-            manifest_io.parse(lie_about_model(2, ("layers", 1, "attention"), attention | {key: value}))
+            manifest_file.parse(lie_about_model(2, ("layers", 1, "attention"), attention | {key: value}))
 
 
 @pytest.mark.parametrize(
@@ -233,31 +235,31 @@ def test_every_part_has_the_role_and_layer_of_its_name():
         assert (part.role, part.layer) == (role_of(part.name), layer_of(part.name))
         for key, values in (("role", ["experts", "calibration", "experts_bf16"]), ("layer", [None, 0, 1, 7])):
             for value in values:
-                data = json.loads(manifest_io.dump(small_manifest((2, 8, 16))))
+                data = json.loads(manifest_file.dump(small_manifest((2, 8, 16))))
                 if data["parts"][number][key] == value:
                     continue
                 data["parts"][number][key] = value
                 with pytest.raises(BundleError, match=f"{part.name}.*expected role"):
-                    manifest_io.parse(resealed(data))
+                    manifest_file.parse(resealed(data))
 
 
 def test_a_part_no_bundle_has_is_refused():
     data = copy.deepcopy(GOOD[2])
     data["parts"].append({**data["parts"][0], "name": "experts/layer_009.hbx"})
     with pytest.raises(BundleError, match="layer_009.hbx"):
-        manifest_io.parse(resealed(data))
+        manifest_file.parse(resealed(data))
 
 
 def test_the_block_of_routers_has_the_size_of_the_model():
     """2 sparse layers, 4 experts, 32 numbers each, in float32."""
     data = copy.deepcopy(GOOD[2])
-    part = {**data["parts"][0], "name": manifest_io.ROUTERS, "role": "trunk", "layer": None, "bytes": 4 * 2 * 4 * 32}
+    part = {**data["parts"][0], "name": ROUTERS, "role": "trunk", "layer": None, "bytes": 4 * 2 * 4 * 32}
     data["parts"].append(part)
-    assert manifest_io.parse(resealed(data)).part(manifest_io.ROUTERS).bytes == 1024
+    assert manifest_file.parse(resealed(data)).part(ROUTERS).bytes == 1024
     for change, message in (({"bytes": 1020}, "expected 1024 bytes"), ({"layer": 0}, "expected role")):
         data["parts"][-1] = {**part, **change}
         with pytest.raises(BundleError, match=rf"routers\.bin.*{message}"):
-            manifest_io.parse(resealed(data))
+            manifest_file.parse(resealed(data))
 
 
 ORIGINAL = "original_max_position_embeddings"
@@ -299,13 +301,13 @@ def with_rope(version: int, **changes: object) -> bytes:
 def test_rotary_parameters_that_cannot_be_computed_with_are_refused(version, lie):
     kind, params = ROPE_LIES[lie]
     with pytest.raises(BundleError, match=r"\.rope\.params"):
-        manifest_io.parse(with_rope(version, kind=kind, params=params))
+        manifest_file.parse(with_rope(version, kind=kind, params=params))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_dynamic_scaling_needs_more_than_one_pair(version):
     with pytest.raises(BundleError, match="dim"):
-        manifest_io.parse(with_rope(version, kind="dynamic", dim=2, params={"factor": 2.0}))
+        manifest_file.parse(with_rope(version, kind="dynamic", dim=2, params={"factor": 2.0}))
 
 
 def works(manifest: Manifest) -> None:
@@ -313,7 +315,7 @@ def works(manifest: Manifest) -> None:
     limit = manifest.model.context_limit
     assert 1 <= limit <= MAX_CONTEXT
     assert plan_trunk_bytes(manifest) >= 0
-    for name in manifest_io.required_parts(manifest):
+    for name in required_parts(manifest):
         part = manifest.part(name)
         assert (part.role, part.layer) == (role_of(name), layer_of(name))
     try:
@@ -359,7 +361,7 @@ accepted_kinds = set()
 @given(rope=ropes(), max_context=st.integers(1, 1 << 17) | st.just(MAX_CONTEXT))
 def any_rotary_embedding_is_refused_or_works(rope, max_context):
     try:
-        manifest = manifest_io.parse(manifest_io.dump(small_manifest(rope=rope, max_context=max_context)))
+        manifest = manifest_file.parse(manifest_file.dump(small_manifest(rope=rope, max_context=max_context)))
     except BundleError:
         return
     accepted_kinds.add(rope.kind)
@@ -395,7 +397,7 @@ def test_fuzzed_fields_never_crash(data):
             target[key] = data.draw(json_values)
             break
     try:
-        accepted = manifest_io.parse(resealed(manifest))
+        accepted = manifest_file.parse(resealed(manifest))
     except BundleError:
         return
     works(accepted)
@@ -405,17 +407,17 @@ def test_fuzzed_fields_never_crash(data):
 @given(st.binary(max_size=200))
 def test_random_bytes_never_crash(raw):
     with pytest.raises(BundleError):
-        manifest_io.parse(raw)
+        manifest_file.parse(raw)
 
 
 def test_deep_nesting_and_size_are_bounded():
     with pytest.raises(BundleError):
-        manifest_io.parse(b"[" * 200_000)
+        manifest_file.parse(b"[" * 200_000)
     with pytest.raises(BundleError, match="at most"):
-        manifest_io.parse(b" " * (manifest_io.MAX_MANIFEST_BYTES + 1))
+        manifest_file.parse(b" " * (manifest_file.MAX_MANIFEST_BYTES + 1))
     for depth in range(700, 1000, 13):
         with pytest.raises(BundleError):
-            manifest_io.parse(b'{"format":"hobbit-bundle","version":1,"x":' + b"[" * depth + b"]" * depth + b"}")
+            manifest_file.parse(b'{"format":"hobbit-bundle","version":1,"x":' + b"[" * depth + b"]" * depth + b"}")
 
 
 def test_missing_unfinished_and_wrong_paths_say_what_to_do(tmp_path):

@@ -14,7 +14,7 @@ from trace_files import with_header
 from edge_runtime.base.checksum import crc32c
 from edge_runtime.base.errors import BundleError
 from edge_runtime.base.spec import GroupSpec, ModelSpec, RouterSpec
-from edge_runtime.bundle import manifest as manifest_io
+from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import Part
 from edge_runtime.bundle.router_data import RouterData, router_arrays, router_data_of, router_file, router_parts
@@ -42,17 +42,17 @@ def test_a_model_has_the_parts_its_rule_asks_for():
     }  # fmt: skip
     manifest = dataclasses.replace(small_manifest(), model=SPEC)
     with pytest.raises(BundleError, match=r"'router/expert_scale.bin' is missing"):
-        manifest_io.parse(manifest_io.dump(manifest))
+        manifest_file.parse(manifest_file.dump(manifest))
     parts = [Part(name, "router", size, "0" * 64, 0) for name, size in router_parts(SPEC).items()]
     whole = dataclasses.replace(manifest, parts=[*manifest.parts, *parts])
-    assert manifest_io.parse(manifest_io.dump(whole)).model == SPEC
+    assert manifest_file.parse(manifest_file.dump(whole)).model == SPEC
     for change, message in (({"bytes": 28}, "expected 32 bytes"), ({"role": "trunk"}, "role"), ({"layer": 0}, "layer")):
         other = [dataclasses.replace(parts[0], **change), *parts[1:]]
         with pytest.raises(BundleError, match=message):
-            manifest_io.parse(manifest_io.dump(dataclasses.replace(manifest, parts=[*manifest.parts, *other])))
+            manifest_file.parse(manifest_file.dump(dataclasses.replace(manifest, parts=[*manifest.parts, *other])))
     plain = small_manifest()
     with pytest.raises(BundleError, match=r"router/logit_bias.bin' is no part"):
-        manifest_io.parse(manifest_io.dump(dataclasses.replace(plain, parts=[*plain.parts, parts[0]])))
+        manifest_file.parse(manifest_file.dump(dataclasses.replace(plain, parts=[*plain.parts, parts[0]])))
 
 
 def test_what_was_written_is_read(tmp_path):

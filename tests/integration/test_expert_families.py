@@ -16,7 +16,7 @@ from synthetic import write_safetensors
 
 from edge_runtime import Engine, SamplingParams
 from edge_runtime.base.errors import BundleError
-from edge_runtime.bundle import manifest as manifest_io
+from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.calibration import read as read_calibration
 from edge_runtime.bundle.record import record_layout
@@ -184,9 +184,9 @@ def test_a_manifest_that_describes_other_experts_is_refused(bundles, tmp_path):
     assert (header.gated, header.bias) == (True, True)
     other = tmp_path / "other"
     shutil.copytree(bundle, other)
-    found = manifest_io.read(bundle)
+    found = manifest_file.read(bundle)
     experts = replace(found.model.experts, bias=False)
-    manifest_io.write(other, replace(found, model=replace(found.model, experts=experts)))
+    manifest_file.write(other, replace(found, model=replace(found.model, experts=experts)))
     with pytest.raises(BundleError, match=r"layer_000\.hbx: biases: expected False, got True"):
         Bundle.open(other).expert_header(0, 8)
 

@@ -16,8 +16,9 @@ from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
 from edge_runtime.backends.cpu.trunk.router_stack import load_routers, routers_bytes
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_weight_shapes
 from edge_runtime.base.errors import BundleError
-from edge_runtime.bundle import manifest as manifests
+from edge_runtime.bundle import manifest_file as manifests
 from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.part_names import ROUTERS, trunk_file
 
 SPEC = model_spec(
     layer(), layer(dense=72), layer(), layer(), vocab_size=97, hidden=64, num_heads=4, num_kv_heads=2, max_context=256,
@@ -48,7 +49,7 @@ def test_both_engines_apply_the_next_layers_routers(tmp_path, precision):
     weights = Weights()
     write_trunk(SPEC, weights, tmp_path, precision)
     routers = np.stack([weights.get(f"layers.{i}.router").T for i in SPEC.sparse_layers])
-    np.testing.assert_array_equal(np.fromfile(tmp_path / manifests.ROUTERS, "<f4"), routers.ravel())
+    np.testing.assert_array_equal(np.fromfile(tmp_path / ROUTERS, "<f4"), routers.ravel())
     engine = OrtTrunk(tmp_path, SPEC, threads=1, max_chunk=8, routers=np.ascontiguousarray(routers))
     rng = np.random.default_rng(0)
     for layer_idx, depth, coming, tokens in (
@@ -94,7 +95,7 @@ def without(bundle, *names: str, at):
 
 def test_a_bundle_without_the_block_looks_ahead_the_same(model_bundle, tmp_path):
     """Bundles written before there was the block hold each router in its layer's graph alone: the same matrices."""
-    old = without(model_bundle, manifests.ROUTERS, at=tmp_path / "old")
+    old = without(model_bundle, ROUTERS, at=tmp_path / "old")
     block = load_routers(Bundle.open(model_bundle))
     assert block.dtype == np.float32
     np.testing.assert_array_equal(load_routers(Bundle.open(old)), block)
@@ -110,7 +111,7 @@ def test_a_bundle_without_the_block_looks_ahead_the_same(model_bundle, tmp_path)
 
 def test_an_older_bundle_says_what_to_do(model_bundle, tmp_path):
     """Bundles written before there was the graph run as before; only asking to look ahead is refused."""
-    old = without(model_bundle, manifests.ROUTERS, manifests.trunk_file("routers"), at=tmp_path / "old")
+    old = without(model_bundle, ROUTERS, trunk_file("routers"), at=tmp_path / "old")
     options = {"memory": "1GiB", "expert_memory": "3MiB", "self_check": False, "context": 64}
     with pytest.raises(BundleError, match=r"routers\.onnx: .*Export it again, or use --prefetch statistical"):
         Engine.open(old, prefetch="lookahead", **options)

@@ -13,7 +13,7 @@ from service_process import ServiceProcess
 
 from edge_runtime import Engine, SamplingParams
 from edge_runtime.__main__ import main
-from edge_runtime.bundle import manifest as manifest_io
+from edge_runtime.bundle import manifest_file
 
 ENGINE = ["--memory", "1GiB", "--context", "256", "--no-self-check"]
 GENERATION = {"do_sample": True, "temperature": 1.9, "top_k": 40, "top_p": 0.95, "eos_token_id": [2, 1]}
@@ -30,7 +30,7 @@ def bundle(exported: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
 
 
 def test_the_manifest_has_them(bundle: Path) -> None:
-    manifest = manifest_io.read(bundle)
+    manifest = manifest_file.read(bundle)
     assert manifest.model.eos_token_ids == [2, 1]
     assert manifest.sampling.given == {"temperature": 1.9, "top_k": 40, "top_p": 0.95}
 

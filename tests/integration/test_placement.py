@@ -9,7 +9,7 @@ import pytest
 from conftest import MODEL
 
 from edge_runtime import Engine, SamplingParams
-from edge_runtime.bundle.manifest import read
+from edge_runtime.bundle.manifest_file import read
 
 TEXT = (MODEL / "heldout_python.txt").read_text()[:900]
 

@@ -11,7 +11,7 @@ from policy_cases import NEUTRAL
 
 from edge_runtime import Engine, SamplingParams
 from edge_runtime.__main__ import main
-from edge_runtime.bundle.manifest import read
+from edge_runtime.bundle.manifest_file import read
 
 TEXT = (MODEL / "heldout_python.txt").read_text()
 OPTIONS = {"tier": 8, "context": 256, "memory": "2GiB", "self_check": False}

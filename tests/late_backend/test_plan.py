@@ -6,7 +6,7 @@ import pytest
 
 from edge_runtime.backends.cpu.backend import CpuFormulas
 from edge_runtime.base.sizes import MIB
-from edge_runtime.bundle.manifest import read
+from edge_runtime.bundle.manifest_file import read
 from edge_runtime.config.resolve import EngineOptions
 from edge_runtime.engine import preparation
 from edge_runtime.engine.preparation import prepare

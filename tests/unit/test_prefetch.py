@@ -15,7 +15,8 @@ from edge_runtime.backends.cpu.trunk.router_stack import load_routers
 from edge_runtime.base.errors import BundleError, ConfigError
 from edge_runtime.base.spec import RouterSpec
 from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.bundle.manifest import ROUTERS, read
+from edge_runtime.bundle.manifest_file import read
+from edge_runtime.bundle.part_names import ROUTERS
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import RuleContext, create_rule
 from edge_runtime.experts.expert_memory import ExpertMemory

@@ -10,7 +10,7 @@ import pytest
 from manifests import small_manifest
 
 from edge_runtime.base.errors import BundleError, ConfigError
-from edge_runtime.bundle import manifest as manifest_io
+from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.sampling_defaults import SamplingDefaults
 from edge_runtime.engine.sampler import SamplingParams
 from hobbit_export.generation import sampling_defaults
@@ -55,17 +55,17 @@ def test_values_that_no_sampler_takes_are_named(key: str, value: Any) -> None:
 
 
 def raw(**sampling: Any) -> bytes:
-    data = json.loads(manifest_io.dump(small_manifest())) | sampling
-    return json.dumps(data | {"bundle_id": manifest_io.digest(data)}).encode()
+    data = json.loads(manifest_file.dump(small_manifest())) | sampling
+    return json.dumps(data | {"bundle_id": manifest_file.digest(data)}).encode()
 
 
 def test_a_manifest_keeps_them_and_may_have_none() -> None:
-    found = manifest_io.parse(raw(sampling={"temperature": 0.6, "top_k": 20}))
+    found = manifest_file.parse(raw(sampling={"temperature": 0.6, "top_k": 20}))
     assert found.sampling == SamplingDefaults(temperature=0.6, top_k=20)
-    assert manifest_io.parse(manifest_io.dump(found)).sampling == found.sampling
+    assert manifest_file.parse(manifest_file.dump(found)).sampling == found.sampling
     data = json.loads(raw())
     del data["sampling"]  # bundles of earlier exporters
-    old = manifest_io.parse(json.dumps(data | {"bundle_id": manifest_io.digest(data)}).encode())
+    old = manifest_file.parse(json.dumps(data | {"bundle_id": manifest_file.digest(data)}).encode())
     assert old.sampling.given == {}
     assert old.sampling.describe() == "none"
     assert found.sampling.describe() == "temperature 0.6, top-k 20"
@@ -78,4 +78,4 @@ def test_a_manifest_keeps_them_and_may_have_none() -> None:
 )  # fmt: skip
 def test_a_manifest_that_lies_is_refused(sampling: Any) -> None:
     with pytest.raises(BundleError, match="sampling"):
-        manifest_io.parse(raw(sampling=sampling))
+        manifest_file.parse(raw(sampling=sampling))

@@ -13,7 +13,7 @@ from pathlib import Path
 from edge_runtime.base.errors import BundleError, ExpertReadError
 from edge_runtime.bundle.bundle import Bundle, reading
 from edge_runtime.bundle.expert_file import ExpertFileHeader, pack_header
-from edge_runtime.bundle.manifest import expert_file
+from edge_runtime.bundle.part_names import expert_file
 from edge_runtime.bundle.record import PAGE
 
 _log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.bundle.manifest import expert_file
+from edge_runtime.bundle.part_names import expert_file
 from edge_runtime.lab.bench.result import Surroundings
 from edge_runtime.telemetry.drive_probe import Extent
 from edge_runtime.telemetry.hardware import describe_hardware

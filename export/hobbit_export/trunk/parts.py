@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from edge_runtime.backends.cpu.trunk.supported import rope_of
 from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
 from edge_runtime.base.spec import ModelSpec
-from edge_runtime.bundle.manifest import EMBEDDING, ROUTERS, EmbeddingDtype, trunk_file
+from edge_runtime.bundle.manifest import EmbeddingDtype
+from edge_runtime.bundle.part_names import EMBEDDING, ROUTERS, trunk_file
 from hobbit_export.trunk.blocks import Attention, add_norm, mlp
 from hobbit_export.trunk.data_file import DataFile
 from hobbit_export.trunk.graph import Dims, Graph

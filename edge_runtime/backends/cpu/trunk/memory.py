@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from edge_runtime.backends.cpu.trunk.supported import dense_mlps, windows
 from edge_runtime.base.spec import ModelSpec
-from edge_runtime.bundle.manifest import Manifest, trunk_file
+from edge_runtime.bundle.manifest import Manifest
+from edge_runtime.bundle.part_names import trunk_file
 
 # an ONNX Runtime session besides its weights: graph, kernels, allocators (measured 0.3 to 0.35 MiB)
 _SESSION_BYTES = 384 << 10

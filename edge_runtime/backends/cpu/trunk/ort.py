@@ -33,7 +33,8 @@ from edge_runtime.backends.cpu.trunk.supported import rope_of, windows
 from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
 from edge_runtime.base.errors import BundleError, DeviceError, RequestError
 from edge_runtime.base.spec import ModelSpec
-from edge_runtime.bundle.manifest import EMBEDDING, EmbeddingDtype, trunk_file
+from edge_runtime.bundle.manifest import EmbeddingDtype
+from edge_runtime.bundle.part_names import EMBEDDING, trunk_file
 
 F32 = NDArray[np.float32]
 GraphKind = Literal["layer", "shared", "head", "routers"]

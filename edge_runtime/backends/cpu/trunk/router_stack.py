@@ -17,7 +17,8 @@ from edge_runtime.backends.cpu.trunk.memory import loaded_bytes
 from edge_runtime.base.errors import BundleError
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.bundle.manifest import ROUTERS, Manifest, can_look_ahead, stacked_routers_bytes, trunk_file
+from edge_runtime.bundle.manifest import Manifest, can_look_ahead
+from edge_runtime.bundle.part_names import ROUTERS, stacked_routers_bytes, trunk_file
 
 F32 = NDArray[np.float32]
 _STORED = np.dtype("<f4")

@@ -1,0 +1,139 @@
+"""manifest.json as a file: parsed and checked when read, written whole or not at all. Touches no other file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.base.errors import BundleError, ConfigError
+from edge_runtime.base.spec import check_spec, model_from_version1
+from edge_runtime.base.strict import from_mapping
+from edge_runtime.bundle.files import read_regular
+from edge_runtime.bundle.manifest import FORMAT, NAME, VERSION, Manifest
+from edge_runtime.bundle.manifest_check import check
+
+_VERSIONS = (1, VERSION)
+MAX_MANIFEST_BYTES = 2 << 20
+"""Several times what 128 layers of six parts take; parsing costs some fifty times the bytes."""
+_MAX_DEPTH = 32
+_MARKS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+
+
+def digest(data: dict[str, Any]) -> str:
+    """Digest of a manifest's plain data, leaving `bundle_id` out."""
+    rest = {k: v for k, v in data.items() if k != "bundle_id"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def dump(manifest: Manifest) -> bytes:
+    """Return manifest.json's bytes, with `bundle_id` filled in."""
+    data = asdict(manifest) | {"version": VERSION}
+    data["bundle_id"] = digest(data)
+    return (json.dumps(data, indent=1) + "\n").encode()
+
+
+def write(bundle: Path, manifest: Manifest) -> None:
+    """Write manifest.json atomically: whole and on the drive, or not at all."""
+    temporary = bundle / (NAME + ".tmp")
+    with open(temporary, "wb") as file:
+        file.write(dump(manifest))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, bundle / NAME)
+    directory = os.open(bundle, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def parse(raw: bytes) -> Manifest:
+    """Parse and check untrusted manifest bytes.
+
+    Raises:
+        BundleError: not JSON, wrong format or version, damaged, or any field that cannot be true.
+    """
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{NAME}: expected at most {MAX_MANIFEST_BYTES} bytes, got {len(raw)}.")
+    if _depth(raw) > _MAX_DEPTH:
+        raise BundleError(f"{NAME}: expected plain data, got deep nesting. Export the bundle again.")
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError) as err:
+        raise BundleError(f"{NAME}: expected JSON, got damage: {str(err)[:120]}. Export the bundle again.") from err
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise BundleError(f"{NAME}: format: expected {FORMAT!r}. This is not a bundle of hobbit-export.")
+    version = data.get("version")
+    if not isinstance(version, int) or isinstance(version, bool) or version not in _VERSIONS:
+        raise BundleError(
+            f"{NAME}: version: expected 1 or {VERSION}, got {str(version)[:40]!r}. "
+            "Export again with this version, or run the version that wrote it."
+        )
+    if data.get("bundle_id") != digest(data):
+        raise BundleError(f"{NAME}: bundle_id does not match the content (damaged or edited). Export the bundle again.")
+    try:
+        if version == 1:
+            data = data | {"model": model_from_version1(data.get("model"), f"{NAME}: model").to_json()}
+        manifest = from_mapping(Manifest, data, NAME)
+        check_spec(manifest.model, f"{NAME}: model")
+        manifest.sampling.check(f"{NAME}: sampling")
+        check(manifest)
+    except (ValueError, OverflowError) as err:
+        raise BundleError(f"{err}. Export the bundle again.") from err
+    return manifest
+
+
+_drafts: dict[Path, Manifest] = {}
+
+
+@contextmanager
+def draft(bundle: Path, manifest: Manifest) -> Iterator[None]:
+    """Let this process, and no other, open a bundle whose manifest is not written yet.
+
+    For an export that must run what it has written so far: dying meanwhile leaves no manifest.json behind.
+    """
+    key = bundle.resolve()
+    _drafts[key] = parse(dump(manifest))
+    try:
+        yield
+    finally:
+        del _drafts[key]
+
+
+def read(bundle: Path) -> Manifest:
+    """Read a bundle's manifest, saying clearly what is wrong if there is none."""
+    if _drafts and (unwritten := _drafts.get(bundle.resolve())):
+        return unwritten
+    path = bundle / NAME
+    if not bundle.is_dir():
+        hint = (
+            " GGUF files are not read: export the model's safetensors checkpoint." if bundle.suffix == ".gguf" else ""
+        )
+        found = "a file" if bundle.exists() else "nothing"
+        raise ConfigError(f"{bundle}: expected a bundle directory, found {found}.{hint}")
+    if not os.path.lexists(path):
+        if (bundle / "export.journal").exists():
+            raise BundleError(f"{bundle}: the export is unfinished. Run hobbit-export again to resume it.")
+        if (bundle / "config.json").exists():
+            raise BundleError(f"{bundle}: a checkpoint, not a bundle. Make one: hobbit-export {bundle} --out BUNDLE")
+        raise BundleError(f"{bundle}: {NAME} is missing, so this is not a bundle. Write one with hobbit-export.")
+    return parse(read_regular(bundle, NAME, limit=MAX_MANIFEST_BYTES))
+
+
+def _depth(raw: bytes) -> int:
+    """Deepest nesting of JSON text, found without parsing it: the parser recurses."""
+    depth = deepest = 0
+    for mark in _MARKS.findall(raw):
+        if mark in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif mark in b"]}":
+            depth -= 1
+    return deepest
