@@ -15,7 +15,6 @@ PACKAGES = {"edge_runtime": REPO / "edge_runtime", "hobbit_export": REPO / "expo
 MOST_LINES = 250
 MOST_FUNCTION_LINES = 60
 LONGER: dict[str, str] = {
-    "edge_runtime/backends/cpu/trunk/ort.py": "one class over one ONNX Runtime session: its buffers are bound in one place",
     "edge_runtime/engine/api.py": "the public API, read as one page: what it does is in SyncClient, the rest is docstrings",
 }
 """Files longer than that, and why they are not cut."""

@@ -14,7 +14,8 @@ from edge_runtime.backends.cpu.space import HostSpace
 from edge_runtime.backends.cpu.tensors import HostTensors
 from edge_runtime.backends.cpu.trunk import memory
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
-from edge_runtime.backends.cpu.trunk.ort import OrtTrunk, library
+from edge_runtime.backends.cpu.trunk.onnx_runtime import library
+from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cpu.trunk.router_stack import load_routers, require_routers, routers_bytes
 from edge_runtime.backends.cpu.trunk.supported import require_supported
 from edge_runtime.base.spec import ModelSpec

@@ -1,61 +1,40 @@
-"""The trunk on ONNX Runtime's CPU provider: one session per graph, arrays owned by us, no copy of the cache.
-
-The only module that imports onnxruntime, and only when a trunk is made.
-"""
+"""The trunk on ONNX Runtime's CPU provider: one session per graph, arrays owned by us, no copy of the cache."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.cpu.trunk.buffers import ChunkBuffers, ChunkViews
+from edge_runtime.backends.cpu.trunk.bindings import Bindings, BoundGraphs, bind_array
 from edge_runtime.backends.cpu.trunk.embedding import Embedding
-from edge_runtime.backends.cpu.trunk.graph_check import check_graph
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.mask import fill_mask
-from edge_runtime.backends.cpu.trunk.memory import loaded_bytes
+from edge_runtime.backends.cpu.trunk.onnx_runtime import OnnxRuntime
 from edge_runtime.backends.cpu.trunk.rope import Rotary
 from edge_runtime.backends.cpu.trunk.router_stack import RouterStack
 from edge_runtime.backends.cpu.trunk.signature import (
-    Signature,
     head_signature,
     layer_signature,
     routers_signature,
     shared_signature,
 )
-from edge_runtime.backends.cpu.trunk.supported import rope_of, windows
+from edge_runtime.backends.cpu.trunk.supported import rope_of
 from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
-from edge_runtime.base.errors import BundleError, DeviceError, RequestError
+from edge_runtime.base.errors import RequestError
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.manifest import EmbeddingDtype
 from edge_runtime.bundle.part_names import EMBEDDING, trunk_file
 
 F32 = NDArray[np.float32]
-GraphKind = Literal["layer", "shared", "head", "routers"]
-
-
-class _Bound(NamedTuple):
-    """Bindings of every graph for one cache, chunk length and bucket, and the arrays they point to."""
-
-    tokens: int
-    bucket: int
-    views: ChunkViews
-    output: LayerOutput[F32]
-    masks: dict[int | None, F32]
-    layers: list[Any]
-    shared: dict[int, Any]
 
 
 class _Chunk(TrunkChunk):
     """A chunk in progress and the arrays it runs over."""
 
-    def __init__(self, kv: HostKVCache, bound: _Bound) -> None:
+    def __init__(self, kv: HostKVCache, bound: BoundGraphs) -> None:
         super().__init__(bound.tokens)
         self.kv, self.bound = kv, bound
 
@@ -89,7 +68,7 @@ class OrtTrunk:
         """
         self._spec = spec
         self._max_chunk = max_chunk
-        self._runtime = _Runtime(bundle_path, threads)
+        self._runtime = OnnxRuntime(bundle_path, threads)
         self._embedding = Embedding(bundle_path / EMBEDDING, spec.vocab_size, spec.hidden, embedding)
         load = self._runtime.load
         try:
@@ -104,8 +83,7 @@ class OrtTrunk:
             self._embedding.close()
             raise
         self._rotary = Rotary(rope_of(spec), spec.max_context)
-        self._buffers = ChunkBuffers(spec, max_chunk)
-        self._bound: WeakKeyDictionary[HostKVCache, dict[bool, _Bound]] = WeakKeyDictionary()
+        self._bindings = Bindings(spec, self._layers, self._shared, max_chunk)
         self._open: WeakKeyDictionary[HostKVCache, _Chunk] = WeakKeyDictionary()
         self._long: _Chunk | None = None  # the one chunk of several tokens: it has the large buffers
 
@@ -128,7 +106,7 @@ class OrtTrunk:
         self._drop(self._open.get(kv))
         self._drop(self._long if tokens > 1 else None)
         kv.require(tokens)
-        bound = self._bind(kv, tokens)
+        bound = self._bindings.of(kv, tokens)
         views = bound.views
         self._embedding.gather(token_ids, views.resid[0])
         views.cos[:], views.sin[:] = self._rotary.cos_sin(kv.length, tokens)
@@ -165,9 +143,9 @@ class OrtTrunk:
         combined = np.ascontiguousarray(views.expert_out[rows])
         logits = np.empty((len(resid), self._spec.vocab_size), np.float32)
         binding = self._head.io_binding()
-        _bind(binding.bind_input, "resid", resid[None])
-        _bind(binding.bind_input, "moe", combined[None])
-        _bind(binding.bind_output, "logits", logits[None])
+        bind_array(binding.bind_input, "resid", resid[None])
+        bind_array(binding.bind_input, "moe", combined[None])
+        bind_array(binding.bind_output, "logits", logits[None])
         self._runtime.run(self._head, binding, "head", 0)
         return logits
 
@@ -187,7 +165,7 @@ class OrtTrunk:
         session = runtime.load(trunk_file("routers"), routers_signature(self._spec))
         runtime.weight_bytes += routers.nbytes
         return RouterStack(
-            session, lambda graph, binding: runtime.run(graph, binding, "routers", 0), _bind, routers,
+            session, lambda graph, binding: runtime.run(graph, binding, "routers", 0), bind_array, routers,
             self._spec.sparse_layers,
         )  # fmt: skip
 
@@ -204,7 +182,7 @@ class OrtTrunk:
         """Release sessions and buffers."""
         self._long = None
         self._open.clear()
-        self._bound.clear()
+        self._bindings.close()
         self._head, self._layers, self._shared, self._routers = None, [], {}, None
         self._embedding.close()
 
@@ -213,149 +191,8 @@ class OrtTrunk:
             chunk.next_layer = None
             self._open.pop(chunk.kv, None)
 
-    def _bind(self, kv: HostKVCache, tokens: int) -> _Bound:
-        """Return the bindings of a cache. One set for single tokens and one for chunks is kept until a size changes."""
-        kept = self._bound.setdefault(kv, {})
-        bound = kept.get(tokens == 1)
-        if bound is None or (bound.tokens, bound.bucket) != (tokens, kv.bucket):
-            # a single token has buffers of its own, so that sequences can be run side by side
-            views = (ChunkBuffers(self._spec, 1) if tokens == 1 else self._buffers).views(tokens)
-            masks = {w: np.empty((tokens, kv.bucket + tokens), np.float32) for w in windows(self._spec)}
-            output = LayerOutput(views.x, views.router_logits)
-            layers = [self._bind_layer(i, kv, views, masks) for i in range(len(self._layers))]
-            shared = {i: _bind_shared(session, views) for i, session in self._shared.items()}
-            bound = kept[tokens == 1] = _Bound(tokens, kv.bucket, views, output, masks, layers, shared)
-        return bound
-
-    def _bind_layer(self, i: int, kv: HostKVCache, views: ChunkViews, masks: dict[int | None, F32]) -> Any:
-        binding = self._layers[i].io_binding()
-        layer = self._spec.layers[i]
-        past_k, past_v = kv.past(i)
-        inputs = {
-            "resid": views.resid[i % 2][None], "moe": views.expert_out[None], "past_k": past_k, "past_v": past_v,
-            "cos": views.cos, "sin": views.sin, "mask": masks[layer.window][None, None],
-        }  # fmt: skip
-        outputs = {"resid_out": views.resid[(i + 1) % 2][None], "new_k": views.new_k, "new_v": views.new_v}
-        if layer.sparse:
-            outputs |= {"x": views.x[None], "router_logits": views.router_logits[None]}
-        for name, array in inputs.items():
-            _bind(binding.bind_input, name, array)
-        for name, array in outputs.items():
-            _bind(binding.bind_output, name, array)
-        return binding
-
-
-class _Runtime:
-    """ONNX Runtime, its options and its errors."""
-
-    def __init__(self, bundle_path: Path, threads: int) -> None:
-        # unless told so before the import, it reports to its vendor and writes a device id under the home folder
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-        try:
-            import onnxruntime
-            from onnxruntime.capi import onnxruntime_pybind11_state as state
-        except ImportError as err:
-            raise _not_installed(err) from err
-        self._ort = onnxruntime
-        found = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-        self._errors: tuple[type[Exception], ...] = (*found, RuntimeError, ValueError)
-        self._bundle_path = bundle_path
-        self._options = self._make_options(threads)
-        self.weight_bytes = 0
-
-    def _make_options(self, threads: int) -> Any:
-        options = self._ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.enable_cpu_mem_arena = False  # an arena keeps the largest prefill's scratch for ever, once per session
-        options.log_severity_level = 3
-        # between the products of one graph a thread is needed again at once, and waking it costs as much as a product;
-        # between graphs the cores belong to the experts
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        if 1 < threads <= len(processors):
-            # a thread that wakes up on the caller's processor spins there instead of the caller; numbers start at 1
-            own = ";".join(str(processor + 1) for processor in processors[1:threads])
-            options.add_session_config_entry("session.intra_op_thread_affinities", own)
-        return options
-
-    def load(self, part: str, signature: Signature) -> Any:
-        """Create the session of a graph and let go of its files' pages."""
-        path = self._bundle_path / part
-        try:
-            data = path.with_suffix(".data")
-            check_graph(part, path.read_bytes(), data.stat().st_size if data.exists() else 0, signature)
-        except OSError as err:
-            raise BundleError(f"{part}: cannot be opened: {err.strerror}. Export the bundle again.") from err
-        try:
-            session = self._ort.InferenceSession(str(path), self._options, providers=["CPUExecutionProvider"])
-        except self._errors as err:
-            raise BundleError(
-                f"{part}: ONNX Runtime {self._ort.__version__} refuses the graph: {_first_line(err)}. "
-                "Export the bundle again, or install the ONNX Runtime version this package asks for."
-            ) from err
-        files = [file for file in (path, data) if file.exists()]
-        graph_bytes, *data_bytes = (file.stat().st_size for file in files)
-        self.weight_bytes += loaded_bytes(sum(data_bytes), graph_bytes, 1)
-        for file in files:
-            _drop_cached_pages(file)
-        return session
-
-    def run(self, session: Any, binding: Any, kind: GraphKind, layer_idx: int) -> None:
-        """Run a graph over bound arrays."""
-        try:
-            session.run_with_iobinding(binding)
-        except self._errors as err:
-            raise DeviceError(f"{trunk_file(kind, layer_idx)}: ONNX Runtime failed: {_first_line(err)}") from err
-
 
 def _running(chunk: TrunkChunk, next_layer: int) -> _Chunk:
     assert isinstance(chunk, _Chunk)
     chunk.require(next_layer)
     return chunk
-
-
-def _bind_shared(session: Any, views: ChunkViews) -> Any:
-    binding = session.io_binding()
-    _bind(binding.bind_input, "x", views.x[None])
-    _bind(binding.bind_output, "y", views.y[None])
-    return binding
-
-
-def _bind(bind: Callable[..., None], name: str, array: F32) -> None:
-    """Bind a contiguous float32 array by address; whoever calls keeps it alive."""
-    assert array.flags.c_contiguous
-    bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-
-
-def library() -> str:
-    """Return name and version of what computes the graphs.
-
-    Raises:
-        DeviceError: ONNX Runtime is not installed.
-    """
-    try:
-        import onnxruntime
-    except ImportError as err:
-        raise _not_installed(err) from err
-    return f"onnxruntime-{onnxruntime.__version__}"
-
-
-def _not_installed(err: ImportError) -> DeviceError:
-    return DeviceError(f"trunk: ONNX Runtime cannot be imported: {err}. Install it: pip install onnxruntime")
-
-
-def _first_line(err: Exception) -> str:
-    return (str(err).splitlines() or [type(err).__name__])[0][:300]
-
-
-def _drop_cached_pages(path: Path) -> None:
-    """Tell the system that a file's cached pages are not needed again: its content is now in our memory."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(fd)

@@ -1,0 +1,134 @@
+"""ONNX Runtime: its session options, loading of graphs, and its errors in the words of the engine.
+
+The only module that imports onnxruntime, and only when a trunk is made or its version is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from edge_runtime.backends.cpu.trunk.graph_check import check_graph
+from edge_runtime.backends.cpu.trunk.memory import loaded_bytes
+from edge_runtime.backends.cpu.trunk.signature import Signature
+from edge_runtime.base.errors import BundleError, DeviceError
+from edge_runtime.bundle.part_names import trunk_file
+
+GraphKind = Literal["layer", "shared", "head", "routers"]
+
+
+class OnnxRuntime:
+    """Loads and runs the graphs of a bundle.
+
+    Args:
+        bundle_path: directory of a bundle whose parts were checked.
+        threads: threads a graph may use, the caller's included.
+
+    Attributes:
+        weight_bytes: bytes of memory the loaded graphs take, from the plan's formula; the trunk adds its routers.
+
+    Raises:
+        DeviceError: ONNX Runtime is not installed.
+    """
+
+    def __init__(self, bundle_path: Path, threads: int) -> None:
+        # unless told so before the import, it reports to its vendor and writes a device id under the home folder
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+        try:
+            import onnxruntime
+            from onnxruntime.capi import onnxruntime_pybind11_state as state
+        except ImportError as err:
+            raise _not_installed(err) from err
+        self._ort = onnxruntime
+        found = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+        self._errors: tuple[type[Exception], ...] = (*found, RuntimeError, ValueError)
+        self._bundle_path = bundle_path
+        self._options = self._make_options(threads)
+        self.weight_bytes = 0
+
+    def _make_options(self, threads: int) -> Any:
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = False  # an arena keeps the largest prefill's scratch for ever, once per session
+        options.log_severity_level = 3
+        # between the products of one graph a thread is needed again at once, and waking it costs as much as a product;
+        # between graphs the cores belong to the experts
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        if 1 < threads <= len(processors):
+            # a thread that wakes up on the caller's processor spins there instead of the caller; numbers start at 1
+            own = ";".join(str(processor + 1) for processor in processors[1:threads])
+            options.add_session_config_entry("session.intra_op_thread_affinities", own)
+        return options
+
+    def load(self, part: str, signature: Signature) -> Any:
+        """Create the session of a graph and let go of its files' pages.
+
+        Raises:
+            BundleError: the graph cannot be read, is refused, or does not have the signature.
+        """
+        path = self._bundle_path / part
+        try:
+            data = path.with_suffix(".data")
+            check_graph(part, path.read_bytes(), data.stat().st_size if data.exists() else 0, signature)
+        except OSError as err:
+            raise BundleError(f"{part}: cannot be opened: {err.strerror}. Export the bundle again.") from err
+        try:
+            session = self._ort.InferenceSession(str(path), self._options, providers=["CPUExecutionProvider"])
+        except self._errors as err:
+            raise BundleError(
+                f"{part}: ONNX Runtime {self._ort.__version__} refuses the graph: {_first_line(err)}. "
+                "Export the bundle again, or install the ONNX Runtime version this package asks for."
+            ) from err
+        files = [file for file in (path, data) if file.exists()]
+        graph_bytes, *data_bytes = (file.stat().st_size for file in files)
+        self.weight_bytes += loaded_bytes(sum(data_bytes), graph_bytes, 1)
+        for file in files:
+            _drop_cached_pages(file)
+        return session
+
+    def run(self, session: Any, binding: Any, kind: GraphKind, layer_idx: int) -> None:
+        """Run a graph over bound arrays.
+
+        Raises:
+            DeviceError: it failed.
+        """
+        try:
+            session.run_with_iobinding(binding)
+        except self._errors as err:
+            raise DeviceError(f"{trunk_file(kind, layer_idx)}: ONNX Runtime failed: {_first_line(err)}") from err
+
+
+def library() -> str:
+    """Return name and version of what computes the graphs.
+
+    Raises:
+        DeviceError: ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as err:
+        raise _not_installed(err) from err
+    return f"onnxruntime-{onnxruntime.__version__}"
+
+
+def _not_installed(err: ImportError) -> DeviceError:
+    return DeviceError(f"trunk: ONNX Runtime cannot be imported: {err}. Install it: pip install onnxruntime")
+
+
+def _first_line(err: Exception) -> str:
+    return (str(err).splitlines() or [type(err).__name__])[0][:300]
+
+
+def _drop_cached_pages(path: Path) -> None:
+    """Tell the system that a file's cached pages are not needed again: its content is now in our memory."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
