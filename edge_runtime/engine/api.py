@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from time import perf_counter
 from types import TracebackType
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.base.errors import HobbitError, RequestError
 from edge_runtime.base.spec import ModelSpec
@@ -21,10 +17,11 @@ from edge_runtime.config.memory_plan import MemoryPlan
 from edge_runtime.config.resolve import EngineOptions
 from edge_runtime.engine.assembly import assemble
 from edge_runtime.engine.continuation import Chunk, TextDelta
+from edge_runtime.engine.evaluation import Evaluation
 from edge_runtime.engine.forward_pass import BeforeLayer, nothing
 from edge_runtime.engine.observer import SchedulerObserver
 from edge_runtime.engine.parts import Parts
-from edge_runtime.engine.prompt import Prompt, encode_prompt
+from edge_runtime.engine.prompt import Prompt
 from edge_runtime.engine.reload import Reload
 from edge_runtime.engine.report import make_report
 from edge_runtime.engine.sampler import SamplingParams
@@ -32,12 +29,10 @@ from edge_runtime.engine.scheduler import Scheduler
 from edge_runtime.engine.sessions import SessionPool
 from edge_runtime.engine.sync_client import SyncClient
 from edge_runtime.engine.tokenizer import Tokenizer
-from edge_runtime.policy.base import Policy
-from edge_runtime.policy.wrappers.counting import CountingPolicy, RoutingCounts
 from edge_runtime.telemetry.report import RunReport
 
 
-class Engine:
+class Engine(Evaluation):
     """A model ready to generate, its experts streamed from the bundle.
 
     One request runs at a time; a second one from another thread is refused, not queued. Use as a context manager,
@@ -54,6 +49,7 @@ class Engine:
         self._load_s = load_s
         self._client = SyncClient(parts)
         self._use = self._client.use
+        super().__init__(parts, self._client)
 
     @staticmethod
     def open(
@@ -136,7 +132,8 @@ class Engine:
             RequestError: the prompt is empty or too long, another request is running, or the engine was closed.
             ExpertReadError: the drive failed; the engine stays usable.
         """
-        ids = self._encode(prompt)
+        self._use.require_open()
+        ids = self._parts.encode(prompt)
         return self._client.stream(ids, params or SamplingParams(), reuse_prefix=reuse_prefix)
 
     def generate(
@@ -165,68 +162,6 @@ class Engine:
             token_ids=run.token_ids,
             finish_reason=run.finish_reason or "length",
         )
-
-    def logits(self, token_ids: Prompt, *, chunk: int | None = None) -> NDArray[np.float32]:
-        """Return the logits float32 [T, V] after each of T tokens, from an empty KV cache.
-
-        Args:
-            token_ids: tokens, or text.
-            chunk: tokens a pass; 1 is teacher forcing as in decode. Default: the plan's prefill chunk.
-        """
-        ids = self._encode(token_ids)
-        out = np.empty((len(ids), self.spec.vocab_size), np.float32)
-        for start, rows in self.logit_chunks(ids, chunk=chunk):
-            out[start : start + len(rows)] = rows
-        return out
-
-    def lossless_logits(self, token_ids: Prompt) -> NDArray[np.float32]:
-        """Return what `logits` would under the policy `lossless`, whatever the policy in force."""
-        with self.deciding_with(self._parts.active.make("lossless")):
-            return self.logits(token_ids)
-
-    def logit_chunks(
-        self, token_ids: NDArray[np.int32], *, chunk: int | None = None
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield (first position, logits float32 [t, V]) chunk by chunk: `logits` in bounded memory."""
-        self._use.require_open()
-        if chunk is not None and chunk < 1:
-            raise RequestError(f"logits: chunk: expected at least 1 token, got {chunk}.")
-        with self._use.claim():
-            yield from self._client.score(token_ids, chunk or self._parts.logits_chunk)
-
-    def routing_counts(self, text: Prompt, *, max_tokens: int) -> RoutingCounts:
-        """Run a text through the model and count how often the router chooses each expert.
-
-        Args:
-            text: text or token ids; windows of the context's length are run one after another.
-            max_tokens: stop after so many tokens.
-        """
-        self._use.require_open()
-        ids = np.asarray(self.tokenizer.encode(text) if isinstance(text, str) else text)[:max_tokens]
-        window = self._parts.config.context
-        windows = [self._encode(ids[start : start + window]) for start in range(0, len(ids), window)]
-        with self._use.claim():
-            counting = CountingPolicy(self._parts.active.policy, self.spec.num_experts)
-            with self._parts.active.deciding_with(counting):
-                for each in windows:
-                    for _ in self._client.score(each, self._parts.logits_chunk):
-                        pass
-        return RoutingCounts(len(ids), counting.layers)
-
-    @contextmanager
-    def deciding_with(self, policy: Policy) -> Iterator[None]:
-        """Let another policy decide during a block; usually one that watches and passes on to `parts.active.policy`.
-
-        Raises:
-            RequestError: a request is running, or the engine was closed.
-        """
-        with self._use.claim():
-            swapped = self._parts.active.deciding_with(policy)
-            swapped.__enter__()
-        try:
-            yield
-        finally:
-            swapped.__exit__(None, None, None)
 
     def resize(self, *, memory: str | int | None = None, expert_memory: str | int | None = None) -> MemoryPlan:
         """Change the budget while open: experts are evicted and memory returned, or the arena grows.
@@ -295,12 +230,6 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _encode(self, prompt: Prompt) -> NDArray[np.int32]:
-        self._use.require_open()
-        return encode_prompt(
-            prompt, self.tokenizer, context=self._parts.config.context, vocab_size=self.spec.vocab_size
-        )
 
 
 __all__ = ["Chunk", "Engine", "HobbitError", "Prompt", "RunReport", "SamplingParams"]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge_runtime.backends.base import Backend
 from edge_runtime.backends.kernels import ExpertKernels
 from edge_runtime.backends.trunk import KVCache, Trunk
@@ -16,6 +19,7 @@ from edge_runtime.config.memory_plan import MemoryPlan
 from edge_runtime.config.options import RuntimeConfig
 from edge_runtime.engine.active_policy import ActivePolicy
 from edge_runtime.engine.decoder import Decoder
+from edge_runtime.engine.prompt import Prompt, encode_prompt
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.experts.borrowed_scratch import BorrowedScratch
 from edge_runtime.experts.cache import ExpertCache
@@ -58,6 +62,14 @@ class Parts:
         """Tokens a pass when logits of every token are wanted, so that one pass's logits stay small."""
         row = 4 * self.bundle.manifest.model.vocab_size
         return max(1, min(self.config.logits_chunk, self.decoder.max_chunk, LOGITS_BYTES // row))
+
+    def encode(self, prompt: Prompt) -> NDArray[np.int32]:
+        """Return the tokens int32 [N] of a prompt, at least one and at most the context.
+
+        Raises:
+            RequestError: it is empty, too long, or has unknown tokens.
+        """
+        return encode_prompt(prompt, self.tokenizer, context=self.config.context, vocab_size=self.spec.vocab_size)
 
     def close(self) -> None:
         """Stop threads and release memory, to the system too: another engine may be opened next."""

@@ -14,10 +14,6 @@ from conftest import REPO
 PACKAGES = {"edge_runtime": REPO / "edge_runtime", "hobbit_export": REPO / "export" / "hobbit_export"}
 MOST_LINES = 250
 MOST_FUNCTION_LINES = 60
-LONGER: dict[str, str] = {
-    "edge_runtime/engine/api.py": "the public API, read as one page: what it does is in SyncClient, the rest is docstrings",
-}
-"""Files longer than that, and why they are not cut."""
 
 
 @cache
@@ -81,7 +77,7 @@ def test_files_fit_a_page():
         for path, _ in modules().values()
         if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MOST_LINES
     }
-    assert long.keys() <= LONGER.keys(), {name: lines for name, lines in long.items() if name not in LONGER}
+    assert long == {}
 
 
 def test_functions_are_short():
