@@ -192,6 +192,8 @@ def check_part(place: str, value: Any) -> None:
     parts = list(_flat(place, value, 0)) if value is not None else []
     expect(len(parts) <= _MAX_PARTS, f"at most {_MAX_PARTS} parts, got {len(parts)}")
     for part in parts:
+        if part["type"] == "Replace":
+            expect({"pattern", "content"} <= part.keys(), "Replace: a pattern and its content")
         for name, check in KINDS[place][part["type"]].items():
             if name in part:
                 _within(f"{part['type']}.{name}", check, part[name])
