@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,10 @@ from hypothesis import HealthCheck, settings
 # reference logits are compared bit for bit with those of commands, which keep BLAS to one thread
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
+
+# a run that a shell started in the background ignores Ctrl-C, and so would every command the tests start and interrupt
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # how long an example takes says nothing on a machine that does other things as well
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

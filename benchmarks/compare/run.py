@@ -179,7 +179,7 @@ def pending(
 
 def describe_machine(args: argparse.Namespace, peer: Peer, models: Sequence[Model]) -> dict[str, Any]:
     """Return what all cells of a run share."""
-    around = describe(Bundle.open(models[0].bundle), "", {})
+    around = describe(Bundle.open(models[0].bundle), "", {}, "")
     return {
         "machine": around.hardware, "versions": {k: v for k, v in around.versions.items() if v}, "peer": peer.version,
         "settings": {

@@ -50,6 +50,8 @@ def main() -> int:
             "2",
             "--max-waiting",
             "8",
+            "--body-limit",
+            "1MiB",  # at 2 MiB two bodies and what they become take 24 MiB of the 260
         )
         log = Path(folder) / "log"
         with ServiceProcess(args.bundle, log, *flags, wait=False) as service:
