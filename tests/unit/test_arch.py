@@ -193,11 +193,17 @@ def test_wrong_values_are_named(config: dict[str, Any], message: str) -> None:
         spec_of("qwen3_moe", **config)
 
 
-@pytest.mark.parametrize("model_type", [None, "llama", "qwen3moe", 3])
-def test_unknown_family_lists_the_known_ones(model_type: Any) -> None:
-    with pytest.raises(
-        ConfigError, match="not supported yet. Supported families: mixtral, olmoe, qwen2_moe, qwen3_moe"
-    ):
+@pytest.mark.parametrize(
+    ("model_type", "what"),
+    [
+        (None, "is not supported yet"),
+        ("qwen3moe", "is not supported yet"),
+        (3, "is not supported yet"),
+        ("llama", "is a dense model: it has no experts to stream"),
+    ],
+)
+def test_unknown_family_lists_the_known_ones(model_type: Any, what: str) -> None:
+    with pytest.raises(ConfigError, match=f"{what}. Supported families: mixtral, olmoe, qwen2_moe, qwen3_moe"):
         read_model({"model_type": model_type}, {})
 
 

@@ -92,6 +92,22 @@ def test_nothing_is_claimed_that_is_not_so(text):
     assert policy.keeps_history == differs_by_history(text)
 
 
+@pytest.mark.parametrize("text", [text for text in TEXTS if make(text).follows_router])
+def test_what_follows_the_router_takes_its_choice_at_the_full_tier(text):
+    policy, rng = make(text), np.random.default_rng(5)
+    for layer in range(L):
+        routing = route(rng.standard_normal((3, E)).astype(np.float32) * 2, K, norm_topk_prob=True)
+        decision = policy.decide(layer, routing, Residents(E))
+        np.testing.assert_array_equal(decision.topk_ids, routing.topk_ids)
+        np.testing.assert_array_equal(decision.topk_weights, routing.topk_weights)
+        wanted = np.isin(np.arange(E), routing.topk_ids)
+        np.testing.assert_array_equal(decision.tiers, np.where(wanted, policy.context.tier, 0))
+
+
+def test_only_what_decides_nothing_follows_the_router():
+    assert {text for text in TEXTS if make(text).follows_router} == {"lossless"}
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_price_is_a_number_and_a_wrapper_passes_everything_on(text):
     policy = make(text)

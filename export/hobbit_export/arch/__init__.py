@@ -58,7 +58,7 @@ def find_adapter(config: Mapping[str, Any]) -> Adapter:
     if name in installed:
         return _load(installed[name])
     supported = ", ".join(sorted({*ADAPTERS, *installed}))
-    is_moe = "moe" in name.lower() or _has_experts(config)
+    is_moe = not isinstance(config.get("model_type"), str) or "moe" in name.lower() or _has_experts(config)
     what = "is not supported yet" if is_moe else "is a dense model: it has no experts to stream"
     raise ConfigError(f"config.json: model_type: {name[:60]!r} {what}. Supported families: {supported}.")
 
