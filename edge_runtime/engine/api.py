@@ -45,11 +45,8 @@ class Engine(Evaluation):
     """
 
     def __init__(self, parts: Parts, load_s: float) -> None:
-        self._parts = parts
-        self._load_s = load_s
-        self._client = SyncClient(parts)
-        self._use = self._client.use
-        super().__init__(parts, self._client)
+        super().__init__(parts, SyncClient(parts))
+        self._load_s, self._use = load_s, self._client.use
 
     @staticmethod
     def open(

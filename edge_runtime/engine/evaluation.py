@@ -25,8 +25,8 @@ class Evaluation:
     """
 
     def __init__(self, parts: Parts, client: SyncClient) -> None:
-        self._model = parts
-        self._runner = client
+        self._parts = parts
+        self._client = client
 
     def logits(self, token_ids: Prompt, *, chunk: int | None = None) -> NDArray[np.float32]:
         """Return the logits float32 [T, V] after each of T tokens, from an empty KV cache.
@@ -35,27 +35,27 @@ class Evaluation:
             token_ids: tokens, or text.
             chunk: tokens a pass; 1 is teacher forcing as in decode. Default: the plan's prefill chunk.
         """
-        self._runner.use.require_open()
-        ids = self._model.encode(token_ids)
-        out = np.empty((len(ids), self._model.spec.vocab_size), np.float32)
+        self._client.use.require_open()
+        ids = self._parts.encode(token_ids)
+        out = np.empty((len(ids), self._parts.spec.vocab_size), np.float32)
         for start, rows in self.logit_chunks(ids, chunk=chunk):
             out[start : start + len(rows)] = rows
         return out
 
     def lossless_logits(self, token_ids: Prompt) -> NDArray[np.float32]:
         """Return what `logits` would under the policy `lossless`, whatever the policy in force."""
-        with self.deciding_with(self._model.active.make("lossless")):
+        with self.deciding_with(self._parts.active.make("lossless")):
             return self.logits(token_ids)
 
     def logit_chunks(
         self, token_ids: NDArray[np.int32], *, chunk: int | None = None
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield (first position, logits float32 [t, V]) chunk by chunk: `logits` in bounded memory."""
-        self._runner.use.require_open()
+        self._client.use.require_open()
         if chunk is not None and chunk < 1:
             raise RequestError(f"logits: chunk: expected at least 1 token, got {chunk}.")
-        with self._runner.use.claim():
-            yield from self._runner.score(token_ids, chunk or self._model.logits_chunk)
+        with self._client.use.claim():
+            yield from self._client.score(token_ids, chunk or self._parts.logits_chunk)
 
     def routing_counts(self, text: Prompt, *, max_tokens: int) -> RoutingCounts:
         """Run a text through the model and count how often the router chooses each expert.
@@ -64,15 +64,15 @@ class Evaluation:
             text: text or token ids; windows of the context's length are run one after another.
             max_tokens: stop after so many tokens.
         """
-        self._runner.use.require_open()
-        ids = np.asarray(self._model.tokenizer.encode(text) if isinstance(text, str) else text)[:max_tokens]
-        window = self._model.config.context
-        windows = [self._model.encode(ids[start : start + window]) for start in range(0, len(ids), window)]
-        with self._runner.use.claim():
-            counting = CountingPolicy(self._model.active.policy, self._model.spec.num_experts)
-            with self._model.active.deciding_with(counting):
+        self._client.use.require_open()
+        ids = np.asarray(self._parts.tokenizer.encode(text) if isinstance(text, str) else text)[:max_tokens]
+        window = self._parts.config.context
+        windows = [self._parts.encode(ids[start : start + window]) for start in range(0, len(ids), window)]
+        with self._client.use.claim():
+            counting = CountingPolicy(self._parts.active.policy, self._parts.spec.num_experts)
+            with self._parts.active.deciding_with(counting):
                 for each in windows:
-                    for _ in self._runner.score(each, self._model.logits_chunk):
+                    for _ in self._client.score(each, self._parts.logits_chunk):
                         pass
         return RoutingCounts(len(ids), counting.layers)
 
@@ -83,8 +83,8 @@ class Evaluation:
         Raises:
             RequestError: a request is running, or the engine was closed.
         """
-        with self._runner.use.claim():
-            swapped = self._model.active.deciding_with(policy)
+        with self._client.use.claim():
+            swapped = self._parts.active.deciding_with(policy)
             swapped.__enter__()
         try:
             yield

@@ -59,11 +59,9 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables
     active = ActivePolicy(bundle, config)
     logits_bytes = min(LOGITS_BYTES, 4 * spec.vocab_size * config.logits_chunk)
     scratch = PassScratch(backend.formulas, spec, config.context, config.parallel, logits_bytes)
-    least_of = _needs(bundle.manifest, config, backend.formulas, scratch, active.prefetch)
-
-    def needs_of(chunk: int) -> MemoryNeeds:
-        return replace(least_of(chunk), request_bytes=options.request_bytes)
-
+    needs_of = _needs(
+        bundle.manifest, config, backend.formulas, scratch, active.prefetch, request_bytes=options.request_bytes
+    )
     ceiling, least = _ceiling(config), needs_of(1)
     chunk = config.prefill_chunk or choose_prefill_chunk(
         ceiling.bytes - sum(line.bytes for line in least.fixed_lines()) + scratch.bytes_for(1),
@@ -77,7 +75,13 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables
 
 
 def _needs(
-    manifest: Manifest, config: RuntimeConfig, formulas: MemoryFormulas, scratch: PassScratch, prefetch: str
+    manifest: Manifest,
+    config: RuntimeConfig,
+    formulas: MemoryFormulas,
+    scratch: PassScratch,
+    prefetch: str,
+    *,
+    request_bytes: int,
 ) -> Callable[[int], MemoryNeeds]:
     """Return what says what the process needs for passes of that many tokens."""
     spec, layout = manifest.model, manifest.layout
@@ -94,6 +98,7 @@ def _needs(
             scratch_bytes=scratch.bytes_for(chunk) + landing_bytes,
             borrowable_bytes=scratch.unused(chunk, scratch.few_tokens),
             tokenizer_bytes=0,  # already loaded, so it is in runtime_bytes
+            request_bytes=request_bytes,
             headroom_bytes=HEADROOM_BYTES,
             slot_bytes={tier: layout.tier_bytes(tier) for tier in manifest.experts.tiers},
             tier=config.tier,
