@@ -2,49 +2,38 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import REPO
+from guide_page import DOCS, blocks
 from late_backend.installed import offer
-
-
-def load(path: Path, name: str):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-PAGE = load(Path(__file__).with_name("page.py"), "guide_page")
 
 
 @pytest.fixture
 def installed(tmp_path) -> dict[str, str]:
     """The files of steps 1 to 3 under the names the page gives them, and the entry point of step 4."""
-    text = (PAGE.DOCS / "adding-a-backend.md").read_text()
+    text = (DOCS / "adding-a-backend.md").read_text()
     files = re.findall(r"^`(twin_backend/\w+\.py)`:$", text, re.MULTILINE)
-    sources = PAGE.blocks("adding-a-backend.md")
+    sources = blocks("adding-a-backend.md")
     assert len(files) == len(sources) == 3
     for file, source in zip(files, sources, strict=True):
         path = tmp_path / "src" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source)
-    (entry,) = PAGE.blocks("adding-a-backend.md", "toml")
+    (entry,) = blocks("adding-a-backend.md", "toml")
     group, name, make = re.fullmatch(r'\[project\.entry-points\."(\S+)"\]\n(\w+) = "(\S+)"\n', entry).groups()
     return offer(tmp_path / "site", name, make, tmp_path / "src", group=group)
 
 
 def commands() -> list[list[str]]:
-    blocks = PAGE.blocks("adding-a-backend.md", "console")
-    return [shlex.split(line.removeprefix("$ ")) for block in blocks for line in block.splitlines()]
+    consoles = blocks("adding-a-backend.md", "console")
+    return [shlex.split(line.removeprefix("$ ")) for console in consoles for line in console.splitlines()]
 
 
 def run(words: list[str], env: dict[str, str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from families import make_checkpoint
+from guide_page import blocks, load
 from synthetic import write_safetensors
 
 from edge_runtime import Engine
@@ -30,15 +30,7 @@ RENAMED = {
 }
 
 
-def load(path: Path, name: str):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-PAGE = load(Path(__file__).with_name("page.py"), "guide_page")
-BLOCKS = PAGE.blocks("adding-a-model.md")
+BLOCKS = blocks("adding-a-model.md")
 
 
 @pytest.fixture
@@ -58,7 +50,7 @@ def installed(tmp_path, monkeypatch):
     folder = tmp_path / "toy_package-1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-package\nVersion: 1.0\n")
-    (entry,) = PAGE.blocks("adding-a-model.md", "toml")
+    (entry,) = blocks("adding-a-model.md", "toml")
     (folder / "entry_points.txt").write_text(entry.replace('project.entry-points."', "").replace('"', ""))
     monkeypatch.syspath_prepend(str(tmp_path))
     yield folder / "entry_points.txt"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shlex
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import policy_cases
 import pytest
+from guide_page import blocks, load
 
 from edge_runtime import policy as policies
 from edge_runtime.__main__ import main
@@ -18,20 +18,10 @@ from edge_runtime.__main__ import main
 REPO = Path(__file__).parents[2]
 
 
-def load(path: Path, name: str):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-PAGE = load(Path(__file__).with_name("page.py"), "guide_page")
-
-
 @pytest.fixture
 def page(tmp_path, monkeypatch):
     """Steps 1 to 3: the file, its entry in POLICIES, its entry in NEUTRAL. Returns the block of step 4."""
-    source, entry, neutral, by_hand = PAGE.blocks("adding-a-policy.md")
+    source, entry, neutral, by_hand = blocks("adding-a-policy.md")
     file = tmp_path / "thrifty.py"
     file.write_text(source)
     names = {"Registered": policies.Registered, "thrifty": load(file, "thrifty")}
@@ -44,7 +34,7 @@ def page(tmp_path, monkeypatch):
 
 def test_the_file_passes_the_linter(tmp_path):
     file = tmp_path / "thrifty.py"
-    file.write_text(PAGE.blocks("adding-a-policy.md")[0])
+    file.write_text(blocks("adding-a-policy.md")[0])
     settings = ["--config", str(REPO / "pyproject.toml")]
     for command in (["format", "--check"], ["check"]):
         done = subprocess.run(
@@ -73,7 +63,7 @@ def test_the_parameters_appear_in_the_table(page):
 def test_the_commands_run_with_it(page, model_bundle, tmp_path, capsys):
     text = tmp_path / "notes.txt"
     text.write_text("import os\n\n\nclass Reader:\n    def read(self):\n        return 1\n" * 8)
-    lines = PAGE.blocks("adding-a-policy.md", "console")[1].splitlines()
+    lines = blocks("adding-a-policy.md", "console")[1].splitlines()
     reports = {}
     for line in lines:
         words = [

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 from expert_files import num_threads, wait_for_threads
+from interrupts import Interrupt, interrupted
 from patience import PATIENCE_S
 
 import edge_runtime.experts
@@ -111,37 +111,13 @@ def test_a_request_interrupted_at_lines_of_the_expert_path(model_bundle, policy)
     with open_engine(model_bundle, **options) as engine:
         is_exact = policy == "lossless"
         want = engine.generate(prompt, params).token_ids
-        count, target, where = 0, -1, ""
 
-        def line(frame, event, arg):
-            nonlocal count, where
-            if event in ("line", "return"):
-                count += 1
-                if count == target:
-                    sys.settrace(None)
-                    where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
-                    raise KeyboardInterrupt
-            return line
+        def run(at: int) -> Interrupt:
+            return interrupted(lambda: engine.generate(prompt, params), at, lambda file: file.startswith(FOLDER))
 
-        def tracer(frame, event, arg):
-            return line if frame.f_code.co_filename.startswith(FOLDER) else None
-
-        def run(at: int) -> None:
-            nonlocal count, target, where
-            count, target, where = 0, at, ""
-            before = sys.gettrace()
-            sys.settrace(tracer)
-            try:
-                engine.generate(prompt, params)
-            except KeyboardInterrupt:
-                pass
-            finally:
-                sys.settrace(before)
-
-        run(-1)
-        lines = count
+        lines = run(-1).count
         for at in range(1, lines, max(1, lines // 60)):
-            run(at)
+            where = run(at).where
             started = time.monotonic()
             got = engine.generate(prompt, params).token_ids
             assert len(got) == len(want), where

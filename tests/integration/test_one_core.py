@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from interrupts import Interrupt, interrupted
 
 import edge_runtime.engine
 from edge_runtime import Engine, SamplingParams
@@ -204,35 +204,14 @@ def test_a_request_interrupted_at_lines_of_the_core(engine: Engine) -> None:
     """KeyboardInterrupt at the n-th line the core runs: the next request is that of a fresh engine."""
     params, prompt = SamplingParams(max_tokens=3, ignore_eos=True), [5, 9, 20, 31]
     want = engine.generate(prompt, params).token_ids
-    count, target, where = 0, -1, ""
 
-    def line(frame: Any, event: str, arg: Any) -> Any:
-        nonlocal count, where
-        if event in ("line", "return"):
-            count += 1
-            if count == target:
-                sys.settrace(None)
-                where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
-                raise KeyboardInterrupt
-        return line
+    def run(at: int) -> Interrupt:
+        return interrupted(lambda: engine.generate(prompt, params, reuse_prefix=True), at, CORE.__contains__)
 
-    def run(at: int) -> None:
-        nonlocal count, target, where
-        count, target, where = 0, at, ""
-        before = sys.gettrace()
-        sys.settrace(lambda frame, event, arg: line if frame.f_code.co_filename in CORE else None)
-        try:
-            engine.generate(prompt, params, reuse_prefix=True)
-        except KeyboardInterrupt:
-            pass
-        finally:
-            sys.settrace(before)
-
-    run(-1)
-    lines = count
+    lines = run(-1).count
     assert lines > 500
     for at in range(1, lines, max(1, lines // 60)):
-        run(at)
+        where = run(at).where
         try:
             assert engine.generate(prompt, params).token_ids == want
             assert engine.generate(prompt, params, reuse_prefix=True).token_ids == want

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 import time
 from pathlib import Path
 
+import interrupts
 import numpy as np
 import pytest
 from fakes import FakeStore, record_of
+from interrupts import Interrupt
 from patience import PATIENCE_S
 
 import edge_runtime.experts
@@ -30,38 +31,9 @@ SIZES = {
 STEPS = [[(0, 1, 2), (1, 3, 5)], [(0, 2, 6), (4, 5, 7)], [(1, 2, 7), (3, 4, 6)]]
 
 
-class Interrupt:
-    """Raises KeyboardInterrupt at the n-th line run, or return made, in edge_runtime/experts in this thread."""
-
-    def __init__(self, at: int) -> None:
-        self.at, self.count, self.where = at, 0, ""
-
-    def __call__(self, frame, event, arg):
-        if not frame.f_code.co_filename.startswith(FOLDER):
-            return None
-        return self._line
-
-    def _line(self, frame, event, arg):
-        if event in ("line", "return"):
-            self.count += 1
-            if self.count == self.at:
-                sys.settrace(None)
-                self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
-                raise KeyboardInterrupt
-        return self._line
-
-
 def interrupted(action, at: int) -> Interrupt:
-    """Run something, interrupted at its n-th line."""
-    tracer, before = Interrupt(at), sys.gettrace()
-    sys.settrace(tracer)
-    try:
-        action()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
-    return tracer
+    """Run something, interrupted at the n-th line run in edge_runtime/experts."""
+    return interrupts.interrupted(action, at, lambda file: file.startswith(FOLDER))
 
 
 def make(kind: str) -> tuple[ExpertCache, FakeStore]:

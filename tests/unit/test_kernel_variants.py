@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 
+import kernel_cases
 import numpy as np
 import pytest
+from kernel_cases import Case
 
 from edge_runtime.backends.cpu.activation import activate
 from edge_runtime.backends.cpu.kernels import ExpertEncoder, ExpertKernels, available_isas, reference
@@ -107,23 +109,8 @@ def addresses(pool: list[Record], tier: int) -> np.ndarray:
     return table
 
 
-@dataclass
-class Case:
-    x: np.ndarray
-    weights: np.ndarray
-    chosen: np.ndarray
-    starts: np.ndarray
-    pairs: np.ndarray
-
-
 def make_case(tokens: int, hidden: int, seed: int) -> Case:
-    rng = np.random.default_rng([tokens, hidden, seed])
-    chosen = np.stack([rng.permutation(EXPERTS)[:TOP_K] for _ in range(tokens)])
-    flat = chosen.ravel()
-    pairs = np.concatenate([np.flatnonzero(flat == n) for n in range(EXPERTS)]).astype(np.int32)
-    starts = np.cumsum([0] + [int((flat == n).sum()) for n in range(EXPERTS)]).astype(np.int32)
-    x = rng.standard_normal((tokens, hidden)).astype(np.float32)
-    return Case(x, rng.random((tokens, TOP_K), np.float32) + np.float32(0.1), chosen, starts, pairs)
+    return kernel_cases.make_case(tokens, hidden, [tokens, hidden, seed], experts=EXPERTS, top_k=TOP_K)
 
 
 def forward(kernels: ExpertKernels, case: Case, pool: list[Record], tier: int) -> np.ndarray:

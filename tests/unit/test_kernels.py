@@ -7,8 +7,10 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+import kernel_cases
 import numpy as np
 import pytest
+from kernel_cases import Case
 
 from edge_runtime.backends.cpu.kernels import ExpertEncoder, ExpertKernels, available_isas, reference
 from edge_runtime.base.checksum import crc32c
@@ -57,23 +59,8 @@ def addresses(experts: list[Expert], tier: int) -> np.ndarray:
     return table
 
 
-@dataclass
-class Case:
-    x: np.ndarray
-    weights: np.ndarray
-    chosen: np.ndarray
-    starts: np.ndarray
-    pairs: np.ndarray
-
-
 def make_case(tokens: int, hidden: int, seed: int = 0) -> Case:
-    rng = np.random.default_rng(seed)
-    chosen = np.stack([rng.permutation(EXPERTS)[:TOP_K] for _ in range(tokens)])
-    flat = chosen.ravel()
-    pairs = np.concatenate([np.flatnonzero(flat == n) for n in range(EXPERTS)]).astype(np.int32)
-    starts = np.cumsum([0] + [int((flat == n).sum()) for n in range(EXPERTS)]).astype(np.int32)
-    x = rng.standard_normal((tokens, hidden)).astype(np.float32)
-    return Case(x, rng.random((tokens, TOP_K), np.float32) + np.float32(0.1), chosen, starts, pairs)
+    return kernel_cases.make_case(tokens, hidden, seed, experts=EXPERTS, top_k=TOP_K)
 
 
 def forward(kernels: ExpertKernels, case: Case, experts: list[Expert], tier: int) -> np.ndarray:
