@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_runtime.base.checksum import crc32c
@@ -21,7 +21,7 @@ from edge_runtime.bundle.expert_file import (
     parse_header,
 )
 from edge_runtime.bundle.files import open_regular, read_regular
-from edge_runtime.bundle.manifest import Manifest, Part
+from edge_runtime.bundle.manifest import Manifest, Part, Role
 from edge_runtime.bundle.part_names import expert_file
 from edge_runtime.bundle.record import BF16
 from edge_runtime.bundle.router_data import RouterData, router_arrays, router_data_of, router_file
@@ -35,6 +35,7 @@ class Bundle:
 
     path: Path
     manifest: Manifest
+    _intact: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @staticmethod
     def open(path: str | os.PathLike[str]) -> Bundle:
@@ -84,6 +85,7 @@ class Bundle:
         data = read_regular(self.path, part.name, part.bytes, limit=limit)
         if crc32c(data) != part.crc32c:
             raise _damaged(part)
+        self._intact.add(part.name)
         return data
 
     def router_data(self) -> RouterData:
@@ -151,6 +153,17 @@ class Bundle:
                     progress(len(block))
         if crc != part.crc32c or (hasher and hasher.hexdigest() != part.sha256):
             raise _damaged(part)
+        self._intact.add(part.name)
+
+    def check_unread(self, roles: Collection[Role]) -> None:
+        """Check the parts of some roles, except those that were read or checked since the bundle was opened.
+
+        Raises:
+            BundleError: one is damaged.
+        """
+        for part in self.manifest.parts:
+            if part.role in roles and part.name not in self._intact:
+                self.check_part(part)
 
 
 @contextmanager

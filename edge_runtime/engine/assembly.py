@@ -11,7 +11,7 @@ from edge_runtime.backends.memory import MemorySpace
 from edge_runtime.backends.trunk import Trunk
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.bundle.manifest import Manifest
+from edge_runtime.bundle.manifest import Manifest, Role
 from edge_runtime.config.environment import Variables
 from edge_runtime.config.resolve import EngineOptions
 from edge_runtime.engine.active_policy import ActivePolicy
@@ -30,7 +30,7 @@ from edge_runtime.prefetch.governor import Governor
 from edge_runtime.prefetch.predictors import create_predictor, looks_ahead
 from edge_runtime.prefetch.prefetcher import Prefetcher
 
-_CHECKED_AT_OPEN = ("trunk", "router", "embedding", "tokenizer", "calibration")
+_CHECKED_AT_OPEN: tuple[Role, ...] = ("trunk", "router", "embedding", "tokenizer", "calibration")
 
 
 def assemble(path: str | os.PathLike[str], options: EngineOptions, env: Variables | None = None) -> Parts:
@@ -40,9 +40,7 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions, env: Variable
         ConfigError, BundleError, BudgetError, DeviceError: see `Engine.open`.
     """
     ready = prepare(path, options, env)
-    for part in ready.bundle.manifest.parts:
-        if part.role in _CHECKED_AT_OPEN:
-            ready.bundle.check_part(part)
+    ready.bundle.check_unread(_CHECKED_AT_OPEN)
     with ExitStack() as undo:
         parts = _load(ready, undo)
         undo.pop_all()

@@ -167,6 +167,18 @@ def test_an_error_of_the_drive_is_named(bundle, monkeypatch):
         opened.read_part(part, limit=1 << 30)
 
 
+def test_a_part_that_was_read_is_not_summed_again(bundle):
+    path = bundle / "tokenizer" / "tokenizer.json"
+    opened = Bundle.open(bundle)
+    opened.read_part(opened.manifest.part("tokenizer/tokenizer.json"), limit=1 << 30)
+    size = path.stat().st_size
+    path.unlink()
+    path.write_bytes(bytes(size))
+    opened.check_unread(["tokenizer"])
+    with pytest.raises(BundleError, match=r"tokenizer/tokenizer\.json: checksum does not match"):
+        Bundle.open(bundle).check_unread(["tokenizer"])
+
+
 @pytest.mark.parametrize(
     "raw",
     [b"[" * 100_000, b'{"a":' * 2000 + b"1" + b"}" * 2000, b'{"k": "' + b"\\" * 101 + b'"}', b" " * (3 << 20)],

@@ -56,5 +56,7 @@ class CpuKernels:
 
 
 def scratch_bytes(spec: ModelSpec, max_tokens: int) -> int:
-    """Return what kernels for passes of so many tokens allocate."""
-    return native.ExpertKernels.scratch_bytes_for(spec.hidden, spec.experts.intermediate, spec.top_k, max_tokens)
+    """Return what kernels for passes of so many tokens allocate, the buffer of their result included."""
+    result = max_tokens * spec.hidden * np.dtype(np.float32).itemsize
+    inside = native.ExpertKernels.scratch_bytes_for(spec.hidden, spec.experts.intermediate, spec.top_k, max_tokens)
+    return inside + result
