@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from families import make_model
+from families import FAMILY_CASES, family_of, make_model
 from numpy.typing import NDArray
 from specs import layer, model_spec
 
@@ -18,6 +18,9 @@ from edge_runtime.base.spec import ModelSpec, RopeSpec
 
 F32 = NDArray[np.float32]
 MoeFunction = Callable[[int, F32, F32], F32]
+
+# cases of the families whose configuration and names `_spec` and `_LAYER_NAMES` know
+STATE_DICT_CASES = [case for case in FAMILY_CASES if family_of(case) in ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe")]
 
 _LAYER_NAMES = {
     "attn_norm": "input_layernorm.weight", "ffn_norm": "post_attention_layernorm.weight", "router": "mlp.gate.weight",

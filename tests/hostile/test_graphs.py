@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 from bundle_copies import replace_part
-from families import FAMILY_CASES
 from onnx import TensorProto, helper, numpy_helper
+from state_dict_weights import STATE_DICT_CASES
 from trunk_bundles import TrunkBundles
 
 from edge_runtime.__main__ import main
@@ -58,7 +58,7 @@ def test_every_graph_of_the_bundled_model_passes(model_bundle):
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 def test_every_graph_of_every_family_passes(tmp_path, precision: Precision):
     made = TrunkBundles(tmp_path)
-    for case in FAMILY_CASES:
+    for case in STATE_DICT_CASES:
         folder, found = made.get(case, precision)
         assert check_all(folder, found.spec) >= 4
 

@@ -8,9 +8,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from families import FAMILY_CASES
 from numpy.typing import NDArray
-from state_dict_weights import relative_error, trunk_case
+from state_dict_weights import STATE_DICT_CASES, relative_error, trunk_case
 from trunk_bundles import TrunkBundles, write_trunk
 
 from hobbit_export.trunk.data_file import DataFile
@@ -31,7 +30,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> TrunkBundles:
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("name", FAMILY_CASES)
+@pytest.mark.parametrize("name", STATE_DICT_CASES)
 def test_float32_graphs_are_portable(bundles: TrunkBundles, name: str) -> None:
     path, case = bundles.get(name, "fp32")
     graphs = sorted((path / "trunk").glob("*.onnx"))

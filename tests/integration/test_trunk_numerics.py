@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from families import FAMILY_CASES
 from numpy.typing import NDArray
-from state_dict_weights import MoeFunction, TrunkCase, relative_error, run_chunk, synthetic_moe
+from state_dict_weights import STATE_DICT_CASES, MoeFunction, TrunkCase, relative_error, run_chunk, synthetic_moe
 from trunk_bundles import FakeQuantised, TrunkBundles
 
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
@@ -48,7 +47,7 @@ def _logits(
     return np.concatenate(logits)
 
 
-@pytest.mark.parametrize("name", FAMILY_CASES)
+@pytest.mark.parametrize("name", STATE_DICT_CASES)
 def test_float32_equals_numpy_and_transformers(bundles: TrunkBundles, name: str) -> None:
     path, case = bundles.get(name, "fp32")
     got = _logits(_open(path, case), case, case.experts)
@@ -67,7 +66,7 @@ def test_decoding_far_beyond_the_sliding_window(bundles: TrunkBundles, name: str
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
-@pytest.mark.parametrize("name", FAMILY_CASES)
+@pytest.mark.parametrize("name", STATE_DICT_CASES)
 def test_quantised_trunk_computes_with_its_weights(bundles: TrunkBundles, name: str, precision: str) -> None:
     """The rest is int8 rounding of activations, 0.7 % of a product's input; four layers and a head add up to 2.3 %."""
     path, case = bundles.get(name, precision)  # type: ignore[arg-type]

@@ -8,19 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from families import FAMILY_CASES
+from families import CONFIG_CLASSES, FAMILY_CASES
 
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import ModelSpec
 from hobbit_export.arch import ADAPTERS, read_model
 
 FAMILIES = sorted(ADAPTERS)
-CLASSES = {
-    "mixtral": "MixtralConfig",
-    "olmoe": "OlmoeConfig",
-    "qwen2_moe": "Qwen2MoeConfig",
-    "qwen3_moe": "Qwen3MoeConfig",
-}
 
 
 def spec_of(family: str, generation: dict[str, Any] | None = None, **config: Any) -> ModelSpec:
@@ -29,7 +23,7 @@ def spec_of(family: str, generation: dict[str, Any] | None = None, **config: Any
 
 def config_class(family: str) -> Any:
     transformers = pytest.importorskip("transformers")
-    return getattr(transformers, CLASSES[family])
+    return getattr(transformers, CONFIG_CLASSES[family])
 
 
 @pytest.mark.oracle
