@@ -17,11 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from patience import until
+from patience import PATIENCE_S, until
 
 pyte = pytest.importorskip("pyte", reason="pyte is not installed (extra: test); nothing was tested in a terminal")
 
-PATIENCE_S = 40.0
 CTRL_C, CTRL_D, CTRL_R, UP, ALT_ENTER = "\x03", "\x04", "\x12", "\x1b[A", "\x1b\r"
 PASTE_BEGIN, PASTE_END = "\x1b[200~", "\x1b[201~"
 
@@ -90,7 +89,7 @@ class Terminal:
     def until(self, text: str, *, times: int = 1) -> str:
         """Wait for a text on the screen; return the screen."""
         with contextlib.suppress(AssertionError):
-            until(lambda: self.text().count(text) >= times or self._has_ended(), patience_s=PATIENCE_S)
+            until(lambda: self.text().count(text) >= times or self._has_ended())
         shown = self.text()
         assert shown.count(text) >= times, f"waited for {text!r}, the screen shows:\n{shown}"
         return shown
@@ -100,7 +99,6 @@ class Terminal:
         until(
             lambda: self.text().endswith("\n>") or self.text() == ">" or self._has_ended(),
             self.text(),
-            patience_s=PATIENCE_S,
         )
         assert not self._has_ended(), self.text()
         return self.text()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO
+from patience import PATIENCE_S
 
 from edge_runtime.experts.drive import DriveReader
 
@@ -59,7 +60,7 @@ def method_after(failing_ring: Path, folder: Path, fault: str) -> str:
     environment = {**os.environ, "LD_PRELOAD": preloaded, "HOBBIT_X_RING": fault}
     environment["PYTHONPATH"] = os.pathsep.join([str(REPO / "tests"), *filter(None, sys.path)])
     command = [sys.executable, "-c", READS, str(folder / "bundle")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr
     if done.stdout.startswith("no ring"):
         pytest.skip(f"io_uring is not used on this machine: {done.stdout}")

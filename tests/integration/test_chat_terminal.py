@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import pytest
 from conftest import MODEL
-from patience import until
+from patience import PATIENCE_S, until
 from terminal import ALT_ENTER, CTRL_C, CTRL_D, CTRL_R, UP, terminal
 
 LONG_CONTEXT = ("--memory", "1GiB", "--context", "1024", "--tier", "4", "--no-self-check", "--ignore-eos")
@@ -290,6 +290,6 @@ def test_ctrl_c_ends_a_chat_that_nobody_types(model_bundle):
     process.stdin.flush()
     assert process.stdout.read(1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert b"Traceback" not in err

@@ -12,6 +12,7 @@ import time
 
 import pytest
 from conftest import MODEL
+from patience import PATIENCE_S
 from service_process import ServiceProcess
 
 from edge_runtime.__main__ import VERBS, main
@@ -96,7 +97,7 @@ def test_an_interrupted_export_says_so_by_its_exit_code(tmp_path):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, err
     assert "interrupted. Run the same command again to resume." in err
     assert "Traceback" not in err

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from interrupts import Interrupt, interrupted
+from patience import PATIENCE_S
 
 import edge_runtime.engine
 from edge_runtime import Engine, SamplingParams
@@ -49,7 +50,7 @@ class Answer:
         self.events: list[Event] = []
         self._done = threading.Event()
         service.submit(Job(np.asarray(ids, np.int32), SamplingParams(**sampling), self._take))
-        assert self._done.wait(60)
+        assert self._done.wait(PATIENCE_S)
         assert isinstance(self.events[-1], Outcome), self.events[-1]
         self.outcome = self.events[-1]
         self.deltas = [event.delta for event in self.events if isinstance(event, TokenEvent)]

@@ -73,7 +73,7 @@ def service(model_bundle: Path) -> Iterator[Service]:
 
 def hold(until_set: threading.Event) -> None:
     """Hold the serving loop, which delivers events, until something has happened."""
-    assert until_set.wait(60)
+    assert until_set.wait(PATIENCE_S)
 
 
 def submit(service: Service, prompt: str, collector: Collector, **params: Any) -> Job:

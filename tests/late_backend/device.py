@@ -9,6 +9,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from patience import PATIENCE_S
+
 from edge_runtime.base.errors import DeviceError
 
 COPY, COMPUTE = "copy", "compute"
@@ -107,7 +109,7 @@ class Device:
 
     def finish(self, stream: str = COMPUTE) -> None:
         """Wait for all work queued so far."""
-        assert self.record(stream).wait(60.0), "the device is stuck"
+        assert self.record(stream).wait(PATIENCE_S), "the device is stuck"
 
     def give_chance(self) -> None:
         """Let some work run, at random; in mode `late` none does before it must."""

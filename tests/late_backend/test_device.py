@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 
 from edge_runtime.backends.base import BackendOptions
 from edge_runtime.base.errors import DeviceError
@@ -50,7 +51,7 @@ def test_nothing_runs_before_somebody_waits_and_then_no_further(device):
         if event is not None:
             first = event
     assert not any(first.is_done() for _ in range(100))
-    assert first.wait(10)
+    assert first.wait(PATIENCE_S)
     assert ran == ["first"]
     device.finish(COPY)
     assert ran == ["first", "first copy", "second copy"]
@@ -76,8 +77,8 @@ def test_events_tell_of_a_failure_until_it_was_heard(device):
     device.push(COMPUTE, "work", lambda: None)
     unheard, heard = device.record(COMPUTE), device.record(COMPUTE)
     with pytest.raises(DeviceError, match="scripted failure of work"):
-        heard.wait(10)
-    assert device.record(COMPUTE).wait(10)
+        heard.wait(PATIENCE_S)
+    assert device.record(COMPUTE).wait(PATIENCE_S)
     with pytest.raises(DeviceError, match="scripted"):
         unheard.is_done()
 
@@ -201,7 +202,7 @@ def test_a_staging_buffer_is_poisoned_when_it_is_given_back(device, monkeypatch)
     transfers.release(landing)
     transfers.release(landing)
     assert transfers.room == 2
-    assert event.wait(10)
+    assert event.wait(PATIENCE_S)
     seen: list[bytes] = []
     device.push(COMPUTE, "work", lambda: seen.append(ctypes.string_at(memory.real(slots.range_of(3).address), 4)))
     device.finish()
@@ -217,7 +218,7 @@ def test_the_host_is_told_what_it_should_have_waited_for(device):
         space.transfers.release(landing)
     with pytest.raises(HostFault, match="before its transfer was over"):
         memory.push_kernels("kernels", segments, lambda: None)
-    assert event.wait(10)
+    assert event.wait(PATIENCE_S)
     memory.push_kernels("kernels", segments, lambda: None)
     with pytest.raises(HostFault, match="queued kernels still read"):
         space.transfers.start(landing)
