@@ -93,6 +93,12 @@ MODEL_LIES = {
     "no layers": (("layers",), [], "layers"),
     "eos outside": (("eos_token_ids",), [64], "token"),
 }
+WHOLE_MODEL_LIES = {
+    "embeddings scaled to nothing": (("embedding_scale",), 0.0, "embedding_scale"),
+    "endless embeddings": (("embedding_scale",), 1e30, "embedding_scale"),
+    "a cap of nothing": (("logit_softcap",), 0.0, "logit_softcap"),
+    "an endless cap": (("logit_softcap",), 1e300, "logit_softcap"),
+}
 MODEL_LIES_OF = {
     1: MODEL_LIES
     | {
@@ -107,6 +113,7 @@ MODEL_LIES_OF = {
         "clip below zero": (("clip_qkv",), -1.0, "clip_qkv"),
     },
     2: MODEL_LIES
+    | WHOLE_MODEL_LIES
     | {
         "negative experts": (("router", "num_experts"), -1, "router.num_experts"),
         "top_k above experts": (("router", "top_k"), 5, "router.top_k"),
@@ -209,8 +216,6 @@ def test_every_form_of_experts_that_can_be_described_runs(experts):
 
 UNSUPPORTED = {
     "attention without rope": ("attention", {"rope": None}),
-    "attention with a scale of its own": ("attention", {"scale": 0.5}),
-    "attention with sinks": ("attention", {"sinks": True}),
     "attention with an output gate": ("attention", {"output_gate": True}),
     "attention with values shared with keys": ("attention", {"shared_kv": True}),
     "attention heads or rope other than those of layer 0": ("attention", {"num_heads": 4}),

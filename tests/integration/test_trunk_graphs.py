@@ -20,7 +20,7 @@ from hobbit_export.trunk.quantize import block_size_for, dequantize_rows, quanti
 # operators of lowering P, every one in the parser of TensorRT 10.1 and later
 TENSORRT_OPS = {
     "Add", "Clip", "Concat", "Div", "Identity", "MatMul", "Mul", "Pow", "ReduceMean", "Reshape", "Shape", "Sigmoid",
-    "Softmax", "Split", "Sqrt", "Sub", "Transpose",
+    "Softmax", "Split", "Sqrt", "Sub", "Tanh", "Transpose",
 }  # fmt: skip
 
 

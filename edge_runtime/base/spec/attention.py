@@ -49,6 +49,11 @@ class SoftmaxAttention:
     output_gate: bool = False
     shared_kv: bool = False
 
+    @property
+    def score_scale(self) -> float:
+        """What scores are multiplied by."""
+        return self.head_dim**-0.5 if self.scale is None else self.scale
+
     def check(self, where: str, max_context: int) -> None:
         """Refuse what no attention can be.
 

@@ -18,6 +18,7 @@ from edge_runtime.base.strict import from_mapping
 
 _LIMITS = {"vocab_size": 1 << 22, "hidden": 1 << 16, "max_context": MAX_CONTEXT}
 _MAX_LAYERS = 1024
+_MAX_SCALE, _MAX_CAP = 1e6, 1e6
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class ModelSpec:
         tied_embeddings: the output head has the embedding's weights.
         bos_token_id: begins a text; None: nothing does.
         eos_token_ids: end a text.
+        embedding_scale: what embeddings are multiplied by.
+        logit_softcap: logits are softcap * tanh(logits / softcap); None: they are not.
     """
 
     family: str
@@ -88,6 +91,8 @@ class ModelSpec:
     tied_embeddings: bool = False
     bos_token_id: int | None = None
     eos_token_ids: list[int] = field(default_factory=list)
+    embedding_scale: float = 1.0
+    logit_softcap: float | None = None
 
     @property
     def num_layers(self) -> int:
@@ -152,6 +157,9 @@ def check_spec(spec: ModelSpec, where: str = "model") -> None:
     need_counts(spec, _LIMITS, where)
     need(spec.hidden % 32 == 0, f"{where}.hidden", "a multiple of 32", spec.hidden)
     need(0 < spec.rms_eps < 1, f"{where}.rms_eps", "between 0 and 1", spec.rms_eps)
+    scale, cap = spec.embedding_scale, spec.logit_softcap
+    need(1e-6 <= scale <= _MAX_SCALE, f"{where}.embedding_scale", f"1e-06 to {_MAX_SCALE:g}", scale)
+    need(cap is None or 1e-3 <= cap <= _MAX_CAP, f"{where}.logit_softcap", f"0.001 to {_MAX_CAP:g}", cap)
     need(1 <= spec.num_layers <= _MAX_LAYERS, f"{where}.layers", f"1 to {_MAX_LAYERS} layers", spec.num_layers)
     need(bool(spec.sparse_layers), f"{where}.layers", "at least one sparse layer", "none")
     for i, layer in enumerate(spec.layers):

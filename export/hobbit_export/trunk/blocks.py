@@ -134,25 +134,33 @@ class Attention:
         """Return [1, T, H * C]: softmax over cached and new keys, queries of a key head folded into rows."""
         s, g = self._spec.attention, self._g
         if not g.fused:  # there the products scale
-            q = g.node("Mul", q, g.scalar(s.head_dim**-0.5))
+            q = g.node("Mul", q, g.scalar(s.score_scale))
         folded = g.node("Reshape", q, g.ints(1, s.num_kv_heads, -1, s.head_dim))
         scores = [self._scores(folded, keys) for keys in ("past_k", new_k)]
         by_head = g.node("Reshape", g.node("Concat", *scores, axis=-1), g.ints(1, s.num_heads, -1, 0))
-        probs = g.node("Softmax", g.node("Add", by_head, "mask"), axis=-1)
-        probs = g.node("Reshape", probs, g.ints(1, s.num_kv_heads, -1, 0))
+        masked = g.node("Add", by_head, "mask")
+        joint = g.node("Concat", masked, self._sinks(q), axis=-1) if s.sinks else masked
+        probs = g.node("Reshape", g.node("Softmax", joint, axis=-1), g.ints(1, s.num_kv_heads, -1, 0))
         slots = g.node("Shape", "past_k", start=2, end=3)
         tokens = g.node("Shape", new_k, start=2, end=3)
-        past, new = g.nodes("Split", 2, probs, g.node("Concat", slots, tokens, axis=0), axis=-1)
+        sizes = g.node("Concat", slots, tokens, *([g.ints(1)] if s.sinks else []), axis=0)
+        past, new, *_ = g.nodes("Split", 2 + s.sinks, probs, sizes, axis=-1)
         out = g.node("Add", g.node("MatMul", past, "past_v"), g.node("MatMul", new, new_v))
         out = g.node("Reshape", out, g.ints(1, s.num_heads, -1, s.head_dim))
         out = g.node("Transpose", out, perm=[0, 2, 1, 3])
         return g.node("Reshape", out, g.ints(1, -1, s.num_heads * s.head_dim))
 
+    def _sinks(self, q: str) -> str:
+        """Return the sink of each head, for every query of [1, H, T, C]: [1, H, T, 1]."""
+        g, name = self._g, f"{self._prefix}sinks"
+        mean = g.node("ReduceMean", q, g.ints(-1), keepdims=1)  # its shape is what counts: nothing here may repeat rows
+        return g.node("Add", g.node("Sub", mean, mean), g.vector(name, self._weights.get(name)[None, :, None, None]))
+
     def _scores(self, queries: str, keys: str) -> str:
         """Products of [1, G, n, C] with keys [1, G, S, C]; fused ones are scaled."""
         g = self._g
         if g.fused:
-            scale = self._spec.attention.head_dim**-0.5
+            scale = self._spec.attention.score_scale
             return g.node("FusedMatMul", queries, keys, contrib=True, transB=1, alpha=scale)
         return g.node("MatMul", queries, g.node("Transpose", keys, perm=[0, 1, 3, 2]))
 

@@ -110,6 +110,8 @@ def build_head(
         resid, expert_out = g.input("resid", (1, "T", spec.hidden)), g.input("moe", (1, "T", spec.hidden))
         _, x = add_norm(g, resid, expert_out, g.vector("final_norm", weights.get("final_norm")), spec.rms_eps)
         logits = linear.product(x, Matrix("head", ("head",), (spec.vocab_size,), spec.hidden))
+        if (cap := spec.logit_softcap) is not None:
+            logits = g.node("Mul", g.node("Tanh", g.node("Div", logits, g.scalar(cap))), g.scalar(cap))
         g.output(logits, "logits", (1, "T", spec.vocab_size))
 
     return _build(out / trunk_file("head"), weights, precision, memory_bytes, emit)

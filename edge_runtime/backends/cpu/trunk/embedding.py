@@ -17,14 +17,16 @@ STORED: dict[EmbeddingDtype, type[np.generic]] = {"bf16": np.uint16, "fp16": np.
 class Embedding:
     """Gathers rows of ``trunk/embed.bin`` (docs/format.md section 4)."""
 
-    def __init__(self, path: Path, vocab_size: int, hidden: int, dtype: EmbeddingDtype = "bf16") -> None:
-        """Open the table of V rows of D numbers of the given type.
+    def __init__(
+        self, path: Path, vocab_size: int, hidden: int, dtype: EmbeddingDtype = "bf16", scale: float = 1.0
+    ) -> None:  # fmt: skip
+        """Open the table of V rows of D numbers of the given type; what is gathered is multiplied by `scale`.
 
         Raises:
             BundleError: it is missing or has the wrong size.
         """
         self._vocab_size = vocab_size
-        self._dtype = dtype
+        self._dtype, self._scale = dtype, np.float32(scale)
         self._row_bytes = hidden * STORED[dtype]().itemsize
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -54,6 +56,8 @@ class Embedding:
                 row[:] = stored
         if self._dtype == "bf16":  # the upper half of a float32
             np.left_shift(out.view(np.uint32), 16, out=out.view(np.uint32))
+        if self._scale != 1:
+            out *= self._scale
 
     def close(self) -> None:
         """Close the file; calling again does nothing."""

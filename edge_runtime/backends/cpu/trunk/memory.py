@@ -41,7 +41,7 @@ def scratch_bytes(spec: ModelSpec, max_chunk: int, context: int) -> int:
     """
     t, attention = max_chunk, spec.attention
     heads, kv_heads, head_dim = attention.num_heads, attention.num_kv_heads, attention.head_dim
-    scores = 2 * heads * t * (context + t)
+    scores = 2 * heads * t * (context + t + attention.sinks)
     widest = max([spec.hidden, (heads + 2 * kv_heads) * head_dim] + [2 * mlp.intermediate for mlp in dense_mlps(spec)])
     masks = len(windows(spec)) * t * (context + t)
     rotated = 0 if attention.rope is None else attention.rope.dim

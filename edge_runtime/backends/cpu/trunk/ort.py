@@ -69,7 +69,8 @@ class OrtTrunk:
         self._spec = spec
         self._max_chunk = max_chunk
         self._runtime = OnnxRuntime(bundle_path, threads)
-        self._embedding = Embedding(bundle_path / EMBEDDING, spec.vocab_size, spec.hidden, embedding)
+        table = bundle_path / EMBEDDING
+        self._embedding = Embedding(table, spec.vocab_size, spec.hidden, embedding, spec.embedding_scale)
         load = self._runtime.load
         try:
             self._head = load(trunk_file("head"), head_signature(spec))

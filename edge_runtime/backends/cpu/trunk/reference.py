@@ -62,7 +62,7 @@ class ReferenceTrunk:
         check_tokens(token_ids, self._spec.vocab_size)
         kv.require(tokens)
         resid = np.concatenate([self._weights.rows("embed", t, t + 1) for t in token_ids.tolist()])
-        return _Chunk(kv, resid, self._rotary.cos_sin(kv.length, tokens))
+        return _Chunk(kv, resid * np.float32(self._spec.embedding_scale), self._rotary.cos_sin(kv.length, tokens))
 
     def run_layer(self, chunk: TrunkChunk, layer_idx: int, expert_out: F32 | None) -> LayerOutput[F32] | None:
         """Run attention, and router or dense MLP. See `Trunk.run_layer`."""
@@ -94,7 +94,8 @@ class ReferenceTrunk:
         for start in range(0, self._spec.vocab_size, _HEAD_ROWS):
             stop = min(start + _HEAD_ROWS, self._spec.vocab_size)
             logits[:, start:stop] = x @ self._weights.rows("head", start, stop).T
-        return logits
+        cap = self._spec.logit_softcap
+        return logits if cap is None else np.float32(cap) * np.tanh(logits / np.float32(cap))
 
     def look_ahead(self, x: F32, layer_idx: int, depth: int) -> F32:
         """Apply the routers of the next sparse layers to float32 [T, D]. See `Trunk.look_ahead`."""
@@ -120,9 +121,13 @@ class ReferenceTrunk:
         mask = np.empty((len(x), keys.shape[1]), np.float32)
         fill_mask(mask, kv.length, self._spec.layers[layer_idx].window)
         group = s.num_heads // s.num_kv_heads
-        scores = q @ np.repeat(keys, group, 0).transpose(0, 2, 1) * np.float32(s.head_dim**-0.5) + mask
+        scores = q @ np.repeat(keys, group, 0).transpose(0, 2, 1) * np.float32(s.score_scale) + mask
+        if s.sinks:
+            sinks = self._weights.get(f"{p}sinks")[:, None, None]
+            scores = np.concatenate((scores, np.broadcast_to(sinks, (*scores.shape[:2], 1))), -1)
         probs = np.exp(scores - scores.max(-1, keepdims=True))
-        out = (probs / probs.sum(-1, keepdims=True)) @ np.repeat(values, group, 0)
+        probs = (probs / probs.sum(-1, keepdims=True))[..., : keys.shape[1]]
+        out = probs @ np.repeat(values, group, 0)
         out = self._linear(out.transpose(1, 0, 2).reshape(len(x), -1), f"{p}o")
         return out + self._weights.get(f"{p}o_bias") if s.o_bias else out
 

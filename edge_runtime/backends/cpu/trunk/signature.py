@@ -19,15 +19,17 @@ class Growth(NamedTuple):
         token: for each token.
         pair: for each token and each token it may attend to.
         cached: for each cached token.
+        beside: what a token may attend to besides tokens: 1 with sinks.
     """
 
     token: int
     pair: int = 0
     cached: int = 0
+    beside: int = 0
 
     def largest(self, tokens: int, cached: int) -> int:
         """Return it for T tokens behind so many cached ones."""
-        return max(tokens * self.token, tokens * (tokens + cached) * self.pair, cached * self.cached)
+        return max(tokens * self.token, tokens * (tokens + cached + self.beside) * self.pair, cached * self.cached)
 
 
 class Signature(NamedTuple):
@@ -59,7 +61,7 @@ def layer_signature(spec: ModelSpec, layer_idx: int) -> Signature:
     a, dense = spec.attention, spec.layers[layer_idx].dense
     heads = a.num_heads + 2 * a.num_kv_heads
     widest = max(spec.hidden, heads * a.head_dim, spec.num_experts, 2 * (dense.intermediate if dense else 0))
-    return Signature(inputs, outputs, Growth(widest, a.num_heads, a.num_kv_heads * a.head_dim))
+    return Signature(inputs, outputs, Growth(widest, a.num_heads, a.num_kv_heads * a.head_dim, int(a.sinks)))
 
 
 def shared_signature(spec: ModelSpec) -> Signature:

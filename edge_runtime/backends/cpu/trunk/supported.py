@@ -65,8 +65,6 @@ def _problem(layer: LayerSpec) -> str | None:
 def _attention_problem(attention: SoftmaxAttention) -> str | None:
     options = {
         "without rope": attention.rope is None,
-        "with a scale of its own": attention.scale is not None,
-        "with sinks": attention.sinks,
         "with an output gate": attention.output_gate,
         "with values shared with keys": attention.shared_kv,
     }

@@ -25,7 +25,7 @@ class TrunkWeights(Protocol):
 def layer_weight_shapes(spec: ModelSpec, layer_idx: int) -> dict[str, tuple[int, ...]]:
     """Canonical name -> shape of every dense weight of a layer.
 
-    Norms are [D] (q_norm and k_norm [C], or the full width); the router is [E, D].
+    Norms are [D] (q_norm and k_norm [C], or the full width); the router is [E, D], sinks are [H].
     """
     layer, attention, d = spec.layers[layer_idx], spec.attention, spec.hidden
     c = attention.head_dim
@@ -38,6 +38,8 @@ def layer_weight_shapes(spec: ModelSpec, layer_idx: int) -> dict[str, tuple[int,
         shapes |= {"q_bias": (q_width,), "k_bias": (kv_width,), "v_bias": (kv_width,)}
     if attention.o_bias:
         shapes["o_bias"] = (d,)
+    if attention.sinks:
+        shapes["sinks"] = (attention.num_heads,)
     if attention.qk_norm != "none":
         full = attention.qk_norm == "full"
         shapes |= {"q_norm": (q_width if full else c,), "k_norm": (kv_width if full else c,)}
