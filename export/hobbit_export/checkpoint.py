@@ -6,8 +6,8 @@ Nothing is memory-mapped: mapped pages count as resident memory, and the exporte
 from __future__ import annotations
 
 import json
-import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,15 +18,22 @@ from numpy.typing import NDArray
 
 from edge_runtime.base.errors import BundleError, ConfigError
 from hobbit_export.safetensors import TensorInfo, read_header
+from hobbit_export.shards import compare_with_index, no_folder, weight_files
 
-_LOG = logging.getLogger(__name__)
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-_MAX_JSON_BYTES = 64 << 20
-_GGUF = "GGUF files are not read. Give the safetensors checkpoint that the file was made from."
+_SAMPLE_BYTES, _SAMPLE_EVERY_BYTES = 4 << 10, 4 << 20
 RAW_DTYPES: dict[str, tuple[str, type[np.generic]]] = {
     "F32": ("f32", np.float32), "F16": ("f16", np.float16), "BF16": ("bf16", np.uint16),
 }  # fmt: skip
 """safetensors type -> (encoder's name, numpy type of the raw bytes). bfloat16 travels as uint16."""
+NUMPY_DTYPES: dict[str, type[np.generic]] = {
+    **{name: raw for name, (_, raw) in RAW_DTYPES.items()}, "F64": np.float64, "BOOL": np.bool_,
+    "U8": np.uint8, "I8": np.int8, "U16": np.uint16, "I16": np.int16, "U32": np.uint32, "I32": np.int32,
+    "U64": np.uint64, "I64": np.int64, "F8_E4M3": np.uint8, "F8_E5M2": np.uint8, "F8_E8M0": np.uint8,
+}  # fmt: skip
+"""safetensors type -> numpy type of the raw bytes; numbers of 8 bits with an exponent travel as uint8."""
+_SLAB_BYTES = 256 << 10
+_SHORT_ROW_BYTES, _WIDE = 4 << 10, 4
+"""Whole rows are read for a block of columns where rows are short or the block is at least a quarter of them."""
 
 
 @dataclass
@@ -48,15 +55,15 @@ class Checkpoint:
         if not path.is_dir():
             raise ConfigError(no_folder(path))
         tensors: dict[str, TensorInfo] = {}
-        weight_map = {} if _has_whole_file(path) else _read_index(path)
-        for file in sorted(set(weight_map.values())) if weight_map else [_single_file(path)]:
+        names, weight_map = weight_files(path)
+        for file in names:
             for name, info in read_header(path / file).items():
                 if name in tensors:
                     raise BundleError(
                         f"{file}: tensor {name!r}: is also in {tensors[name].file.name}. Remove one of them."
                     )
                 tensors[name] = info
-        _compare_with_index(tensors, weight_map)
+        compare_with_index(tensors, weight_map)
         return Checkpoint(path, tensors)
 
     @property
@@ -79,10 +86,41 @@ class Checkpoint:
             BundleError: the file ended early.
         """
         info = self.tensors[name]
-        out = np.empty((stop - start, info.cols), RAW_DTYPES[info.dtype][1])
+        out = np.empty((stop - start, info.cols), NUMPY_DTYPES[info.dtype])
         row_bytes = info.cols * out.itemsize
         self._read_into(info, out.reshape(-1).view(np.uint8).data, start * row_bytes)
         return out
+
+    def raw_block(self, name: str, rows: slice, columns: slice) -> NDArray[Any]:
+        """Read some columns of some rows (both from start to stop), otherwise as `raw_rows`.
+
+        Raises:
+            BundleError: the file ended early.
+        """
+        info = self.tensors[name]
+        out = np.empty((rows.stop - rows.start, columns.stop - columns.start), NUMPY_DTYPES[info.dtype])
+        row_bytes = info.cols * out.itemsize
+        if row_bytes <= _SHORT_ROW_BYTES or out.shape[1] * _WIDE >= info.cols:
+            step = max(1, _SLAB_BYTES // max(1, row_bytes))
+            for at in range(rows.start, rows.stop, step):
+                until = min(at + step, rows.stop)
+                out[at - rows.start : until - rows.start] = self.raw_rows(name, at, until)[:, columns]
+        else:
+            first = columns.start * out.itemsize
+            for i, row in enumerate(out):
+                self._read_into(info, row.view(np.uint8).data, (rows.start + i) * row_bytes + first)
+        return out
+
+    def samples(self) -> Iterator[bytes]:
+        """Yield of every tensor, in order of names: JSON of name, type and shape, then samples of its bytes.
+
+        The first 4 KiB of every 4 MiB count, so that about a thousandth of a large checkpoint is read; other training
+        changes nearly every weight. How tensors are spread over files does not matter.
+        """
+        for name, info in sorted(self.tensors.items()):
+            yield json.dumps([name, info.dtype, info.shape]).encode()
+            for start in range(0, info.num_bytes, _SAMPLE_EVERY_BYTES):
+                yield self.raw_bytes(name, start, min(_SAMPLE_BYTES, info.num_bytes - start))
 
     def raw_bytes(self, name: str, start: int, size: int) -> bytes:
         """Read bytes of a tensor of any type.
@@ -132,17 +170,6 @@ class Checkpoint:
         self.close()
 
 
-def no_folder(path: Path) -> str:
-    """Say what to do where no checkpoint folder is."""
-    if path.suffix == ".gguf":
-        return f"{path}: {_GGUF}"
-    found = "a file" if path.exists() else "nothing"
-    text = f"{path}: expected a checkpoint folder with config.json and safetensors, found {found}."
-    if not path.exists() and not path.is_absolute() and len(path.parts) == 2:
-        text += f" If it is a name on the Hugging Face Hub: hf download {path} --local-dir {path.name}"
-    return text
-
-
 def to_f32(raw: NDArray[Any]) -> NDArray[np.float32]:
     """Widen raw rows to float32, exactly; uint16 is read as bfloat16. float32 passes through."""
     if raw.dtype == np.uint16:
@@ -158,85 +185,3 @@ def is_finite(raw: NDArray[Any]) -> bool:
         # not finite: from 0x7F80 among the positive, which are those of a signed view, and from 0xFF80 among the others
         return not raw.size or (int(raw.max()) < 0xFF80 and int(raw.view(np.int16).max()) < 0x7F80)
     return bool(np.isfinite(raw).all())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a small JSON object.
-
-    Raises:
-        BundleError: missing, oversized, not JSON, or not an object.
-    """
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(_MAX_JSON_BYTES + 1)
-    except OSError as err:
-        raise BundleError(
-            f"{path.name}: cannot be read: {err.strerror}. Is {path.parent} a complete checkpoint?"
-        ) from err
-    if len(raw) > _MAX_JSON_BYTES:
-        raise BundleError(f"{path.name}: expected at most {_MAX_JSON_BYTES} bytes, got more.")
-    try:
-        data = json.loads(raw)
-    except (ValueError, RecursionError) as err:
-        raise BundleError(f"{path.name}: expected JSON, got {err}. Download the file again.") from err
-    if not isinstance(data, dict):
-        raise BundleError(f"{path.name}: expected an object, got {type(data).__name__}. Download the file again.")
-    return data
-
-
-def _has_whole_file(path: Path) -> bool:
-    """Whether one file holds the whole model.
-
-    It is used even where an index lies beside it, as transformers does: the index is then left over from shards that
-    were merged or replaced, and following it could export old weights.
-    """
-    if not (path / WHOLE).exists():
-        return False
-    if (path / INDEX).exists():
-        _LOG.warning("%s: %s is read; %s beside it is ignored, as transformers ignores it.", path, WHOLE, INDEX)
-    return True
-
-
-def _read_index(path: Path) -> dict[str, str]:
-    if not (path / INDEX).exists():
-        return {}
-    weight_map = read_json(path / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise BundleError(f"{INDEX}: weight_map: expected a non-empty object. Download the file again.")
-    for name, file in weight_map.items():
-        plain = isinstance(file, str) and file == Path(file).name and file not in {"", ".", ".."} and "\0" not in file
-        if not plain:
-            raise BundleError(f"{INDEX}: tensor {name[:120]!r}: expected a file in the folder, got {str(file)[:80]!r}.")
-        if not (path / file).is_file():
-            raise BundleError(
-                f"{INDEX}: tensor {name[:120]!r}: file {file!r} is missing. Download the checkpoint again."
-            )
-    return weight_map
-
-
-def _single_file(path: Path) -> str:
-    if (path / WHOLE).exists():
-        return WHOLE
-    found = sorted(p.name for p in path.glob("*.safetensors"))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ConfigError(f"{path}: expected {INDEX} beside {len(found)} safetensors files, found none. Download it.")
-    if any(path.glob("*.gguf")):
-        raise ConfigError(f"{path}: {_GGUF}")
-    pickles = sorted(p.name for p in path.glob("*.bin"))
-    hint = f" {pickles[0]} is a pickle, which is never loaded: convert it with save_pretrained." if pickles else ""
-    hint = hint or " The weights are missing: download the whole checkpoint, not its configuration alone."
-    raise ConfigError(f"{path}: expected model.safetensors or {INDEX}, found neither.{hint}")
-
-
-def _compare_with_index(tensors: dict[str, TensorInfo], weight_map: dict[str, str]) -> None:
-    for name, file in weight_map.items():
-        if name not in tensors or tensors[name].file.name != file:
-            raise BundleError(
-                f"{file}: tensor {name[:120]!r}: listed in {INDEX}, but not in the file. Download both again."
-            )
-    extra = sorted(set(tensors) - set(weight_map)) if weight_map else []
-    if extra:
-        file = tensors[extra[0]].file.name
-        raise BundleError(f"{file}: tensor {extra[0][:120]!r}: in the file, but not in {INDEX}. Download both again.")

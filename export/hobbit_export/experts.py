@@ -65,7 +65,7 @@ class Encoder(Protocol):
         ...
 
     def bf16(self) -> NDArray[np.uint8]:
-        """Return the bytes of the exact copy; valid until `reset`."""
+        """Return the bytes of the bfloat16 copy; valid until `reset`."""
         ...
 
     def errors(self) -> dict[int, float]:
@@ -85,13 +85,14 @@ class LayerJob:
 
 
 class Block(NamedTuple):
-    """Consecutive rows of one expert matrix in the checkpoint's own type, and before the first ones its biases."""
+    """Consecutive rows of one expert matrix, their bytes in the checkpoint, and before the first ones its biases."""
 
     expert_idx: int
     matrix: int
     row_start: int
     tensor: str
     rows: NDArray[Any]
+    stored_bytes: int
     bias: NDArray[np.float32] | None = None
 
 
@@ -121,7 +122,7 @@ def write_layer(source: SourceModel, layer_idx: int, out: Path, job: LayerJob) -
                 encoder.reset(layer_idx, block.expert_idx)
                 errors.append({})
             _encode(encoder, block)
-            job.progress(block.rows.nbytes)
+            job.progress(block.stored_bytes)
             if _is_last(block, spec.hidden):
                 encoder.finish()
                 errors[-1] = encoder.errors()
@@ -201,14 +202,13 @@ def _read_blocks(source: SourceModel, layer_idx: int, block_bytes: int) -> Itera
     for expert_idx in range(source.spec.num_experts):
         for name in source.spec.experts.matrices:
             rows = source.expert_rows(layer_idx, expert_idx, name)
-            info = source.checkpoint.tensors[rows.tensor]
-            # of interleaved rows twice as many are read, and those that are wanted are copied
-            row_bytes = info.cols * RAW_DTYPES[info.dtype][1]().itemsize * (1 if rows.stride == 1 else rows.stride + 1)
-            step = max(PANEL, block_bytes // row_bytes // PANEL * PANEL)
+            weight = source.weights[rows.tensor]
+            step = max(PANEL, block_bytes // source.read_bytes(rows) // PANEL * PANEL)
             bias = source.expert_bias(layer_idx, expert_idx, name) if source.spec.experts.bias else None
             for start in range(0, rows.rows, step):
-                block = source.read_rows(rows, start, min(start + step, rows.rows))
-                yield Block(expert_idx, _NUMBERS[name], start, rows.tensor, block, None if start else bias)
+                until = min(start + step, rows.rows)
+                block, stored = source.read_rows(rows, start, until), weight.stored_bytes(start, until)
+                yield Block(expert_idx, _NUMBERS[name], start, rows.tensor, block, stored, None if start else bias)
 
 
 def _read_ahead(source: SourceModel, layer_idx: int, job: LayerJob) -> Generator[Block, None, None]:

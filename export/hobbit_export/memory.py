@@ -55,7 +55,7 @@ def plan_memory(source: SourceModel, options: ExportOptions, base_bytes: int) ->
     widest = max(spec.hidden, spec.experts.intermediate)
     scratch = options.jobs * widest * PANEL * 8
     encoder = layout.record_bytes + (layout.bf16_bytes if options.with_bf16 else 0) + scratch
-    min_block = widest * PANEL * 4
+    min_block = max(widest * 4, source.expert_row_bytes) * PANEL
     # scales of a quantised head stay in the graph's protobuf, which is copied when it is written
     trunk = max(_MIN_TRUNK_BYTES, 2 * widest * 48) + spec.vocab_size * spec.hidden // 128 * 4 * 4
     experts = encoder + QUEUED_BLOCKS * min_block
@@ -83,7 +83,7 @@ def plan_memory(source: SourceModel, options: ExportOptions, base_bytes: int) ->
 def _reference_bytes(source: SourceModel) -> int:
     """A trunk matrix in float32 (of the head some rows), the logits twice, blocks of expert rows, router data."""
     spec = source.spec
-    tensors = (source.checkpoint.tensors[t] for name, t in source.trunk.items() if name not in ("embed", "head"))
+    tensors = (source.weights[t] for name, t in source.trunk.items() if name not in ("embed", "head"))
     largest = max([min(_HEAD_ROWS, spec.vocab_size) * spec.hidden, *(t.rows * t.cols for t in tensors)])
     logits = 8 * num_reference_tokens(source) * spec.vocab_size
     return 4 * largest + logits + 4 * _MAX_BLOCK_BYTES + router_memory_bytes(spec)

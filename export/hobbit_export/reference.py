@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from edge_runtime.backends.cpu.activation import expert_hidden
 from edge_runtime.base.spec import Matrix, ModelSpec
 from edge_runtime.policy.routing import Router, router_of
-from hobbit_export.source import CheckpointWeights, SourceModel, finite
+from hobbit_export.source import CheckpointWeights, SourceModel
+from hobbit_export.weights import finite
 
 _TOKENS, _FEW_TOKENS = 16, 4
 _MANY_BYTES = 8 << 30
@@ -101,7 +102,7 @@ def expert_output(source: SourceModel, layer_idx: int, expert_idx: int, x: F32, 
 
 def _product(source: SourceModel, layer_idx: int, expert_idx: int, matrix: Matrix, x: F32, memory_bytes: int) -> F32:
     rows = source.expert_rows(layer_idx, expert_idx, matrix)
-    step = max(16, memory_bytes // (16 * x.shape[1] * rows.stride))
+    step = max(16, memory_bytes // max(16 * x.shape[1] * rows.stride, 2 * source.read_bytes(rows)))
     out = np.empty((len(x), rows.rows), np.float32)
     for row in range(0, rows.rows, step):
         until = min(row + step, rows.rows)

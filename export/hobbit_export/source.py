@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,16 @@ from edge_runtime.bundle.sampling_defaults import SamplingDefaults
 from hobbit_export.arch import read_model
 from hobbit_export.arch.decoder import GENERATION
 from hobbit_export.arch.names import ExpertLayout, RowRange
-from hobbit_export.checkpoint import RAW_DTYPES, Checkpoint, is_finite, read_json, to_f32
+from hobbit_export.checkpoint import Checkpoint, to_f32
 from hobbit_export.generation import sampling_defaults
-from hobbit_export.matching import INTEGERS, Omitted, account_for, match_experts, match_router, match_trunk
+from hobbit_export.matching import INTEGERS, Matcher, Omitted, account_for
+from hobbit_export.shards import read_json
 from hobbit_export.tokenizer_files import eos_token_id
+from hobbit_export.weights import Storage, Weight, finite_rows, formats_of, plain_weights
 
 _CONVERT_BYTES = 4 << 20
 """Widened at a time, so that a large matrix exists once, not in every step of its conversion."""
 _MOST_EXPERTS = 1 << 14
-_SAMPLE_BYTES, _SAMPLE_EVERY_BYTES = 4 << 10, 4 << 20
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class SourceModel:
     """The source of an export.
 
     Attributes:
-        trunk: canonical name -> tensor name.
+        weights: everything the files hold, by the names adapters know.
+        checkpoint: the open files.
+        trunk: canonical name -> name of its weight.
         router: the same of what a router adds to its matrix.
         layouts: sparse layer -> how its experts are stored.
         left_out: what of the checkpoint is not exported, and why.
@@ -43,7 +45,8 @@ class SourceModel:
     """
 
     spec: ModelSpec
-    checkpoint: Checkpoint
+    weights: dict[str, Weight]
+    checkpoint: Storage
     config_sha256: str
     trunk: dict[str, str]
     router: dict[str, str]
@@ -60,6 +63,7 @@ class SourceModel:
             BundleError: a tensor is missing, unexpected, misshapen or of a type that cannot be exported.
         """
         checkpoint = Checkpoint.open(path)
+        weights = plain_weights(checkpoint)
         config = read_json(path / "config.json")
         digest = file_sha256(path / "config.json")
         generation_file = path / GENERATION
@@ -68,14 +72,15 @@ class SourceModel:
         own = eos_token_id(path)
         if own is not None and own < spec.vocab_size and own not in spec.eos_token_ids:
             spec = replace(spec, eos_token_ids=[*spec.eos_token_ids, own])
-        if spec.tied_embeddings and names.candidates("head")[0] in checkpoint.tensors:
+        if spec.tied_embeddings and names.candidates("head")[0] in weights:
             # transformers ties only what is missing or equal: a head that is there is used unchanged
             spec = replace(spec, tied_embeddings=False)
-        trunk, router = match_trunk(checkpoint, spec, names), match_router(checkpoint, spec, names)
-        layouts = {i: match_experts(checkpoint, spec, names, i) for i in spec.sparse_layers}
+        matcher = Matcher(weights, spec, names, path.name)
+        trunk, router = matcher.trunk(), matcher.router()
+        layouts = {i: matcher.experts(i) for i in spec.sparse_layers}
         sampling = sampling_defaults(generation)
-        model = SourceModel(spec, checkpoint, digest, trunk, router, layouts, sampling=sampling)
-        return replace(model, left_out=account_for(checkpoint, model._used(), names.left_out, spec.family))
+        model = SourceModel(spec, weights, checkpoint, digest, trunk, router, layouts, sampling=sampling)
+        return replace(model, left_out=account_for(weights, model._used(), names.left_out, spec.family))
 
     def expert_rows(self, layer_idx: int, expert_idx: int, matrix: Matrix) -> RowRange:
         """Where an expert's "gate", "up" [I, D] or "down" [D, I] lies."""
@@ -92,12 +97,24 @@ class SourceModel:
         layout = self.layouts[layer_idx]
         row, part = layout.bias_part(expert_idx, matrix, size)
         tensor = layout.tensor(layer_idx, expert_idx, matrix, bias=True)
-        return np.ascontiguousarray(finite_rows(self.checkpoint, tensor, row, row + 1)[0, part])
+        return np.ascontiguousarray(finite_rows(self.weights[tensor], row, row + 1)[0, part])
 
     def read_rows(self, rows: RowRange, first: int, last: int) -> NDArray[Any]:
-        """Read rows `first` to `last` (exclusive) of a range in the tensor's own type, contiguous."""
-        raw = self.checkpoint.raw_rows(rows.tensor, *rows.part(first, last))
+        """Read rows `first` to `last` (exclusive) of a range in the weight's `dtype`, contiguous."""
+        raw = self.weights[rows.tensor].read(*rows.part(first, last))
         return raw if rows.stride == 1 else np.ascontiguousarray(raw[:: rows.stride])
+
+    def read_bytes(self, rows: RowRange) -> int:
+        """Memory that `read_rows` takes at most for each row."""
+        row_bytes = self.weights[rows.tensor].row_bytes
+        # of interleaved rows twice as many are read, and those that are wanted are copied
+        return row_bytes * (1 if rows.stride == 1 else rows.stride + 1)
+
+    @property
+    def expert_row_bytes(self) -> int:
+        """Memory that reading takes at most for each row of any expert."""
+        matrices = self.spec.experts.matrices
+        return max(self.read_bytes(self.expert_rows(i, 0, m)) for i in self.spec.sparse_layers for m in matrices)
 
     def router_data(self) -> RouterData:
         """Read what routers add to their matrices.
@@ -118,34 +135,37 @@ class SourceModel:
             raise BundleError(f"{self.checkpoint.path.name}: router: {err}. Export a sound checkpoint.") from err
 
     def _router_array(self, tensor: str, kind: str) -> NDArray[Any]:
-        info = self.checkpoint.tensors[tensor]
+        weight = self.weights[tensor]
         if kind == "<f4":
-            return self.checkpoint.tensor_f32(tensor).astype(kind)
-        values = np.frombuffer(self.checkpoint.raw_bytes(tensor, 0, info.num_bytes), INTEGERS[info.dtype])
+            return to_f32(weight.read(0, weight.rows)).astype(kind)
+        values = weight.read(0, weight.rows).astype(INTEGERS[weight.dtype], copy=False)
         return np.asarray(np.clip(values, -1, _MOST_EXPERTS), kind)  # an id out of range stays one
 
     @property
     def expert_source_bytes(self) -> int:
-        """Bytes of one expert in the checkpoint."""
+        """Bytes of one expert in the checkpoint, as it is stored."""
         first = self.spec.sparse_layers[0]
         ranges = [self.expert_rows(first, 0, m) for m in self.spec.experts.matrices]
-        tensors = self.checkpoint.tensors
-        sizes = (RAW_DTYPES[tensors[r.tensor].dtype][1]().itemsize * tensors[r.tensor].cols for r in ranges)
-        return sum(size * r.rows for size, r in zip(sizes, ranges, strict=True))
+        return sum(self.weights[r.tensor].stored_bytes(0, r.rows) for r in ranges)
 
     @property
     def embedding_dtype(self) -> EmbeddingDtype:
-        """Number type the embedding is stored in: the checkpoint's own, so that nothing is rounded."""
+        """Number type the embedding is stored in: its weight's own, so that nothing is rounded."""
         stored: dict[str, EmbeddingDtype] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
-        return stored[self.checkpoint.tensors[self.trunk["embed"]].dtype]
+        return stored[self.weights[self.trunk["embed"]].dtype]
 
     @property
     def embedding_bytes(self) -> int:
         """Bytes of the embedding table."""
-        return self.checkpoint.tensors[self.trunk["embed"]].num_bytes
+        return self.weights[self.trunk["embed"]].plain_bytes
+
+    @property
+    def formats(self) -> dict[str, int]:
+        """How many weights are stored in each format that is not plain."""
+        return formats_of(self.weights)
 
     def _used(self) -> set[str]:
-        """Names of the tensors that something reads."""
+        """Names of the weights that something reads."""
         used = {*self.trunk.values(), *self.router.values()}
         experts = self.spec.experts
         for layer_idx, layout in self.layouts.items():
@@ -164,8 +184,8 @@ class CheckpointWeights:
 
     def get(self, name: str) -> NDArray[np.float32]:
         """Return a whole tensor as float32."""
-        info = self._source.checkpoint.tensors[self._source.trunk[name]]
-        return self.rows(name, 0, info.rows).reshape(info.shape)
+        weight = self._source.weights[self._source.trunk[name]]
+        return self.rows(name, 0, weight.rows).reshape(weight.shape)
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Return rows start to stop of a matrix as float32.
@@ -173,36 +193,13 @@ class CheckpointWeights:
         Raises:
             BundleError: a weight is not finite.
         """
-        checkpoint, tensor = self._source.checkpoint, self._source.trunk[name]
-        out = np.empty((stop - start, checkpoint.tensors[tensor].cols), np.float32)
-        step = max(1, _CONVERT_BYTES // (out.itemsize * max(1, out.shape[1])))
+        weight = self._source.weights[self._source.trunk[name]]
+        out = np.empty((stop - start, weight.cols), np.float32)
+        step = max(1, _CONVERT_BYTES // max(1, weight.row_bytes, out.itemsize * out.shape[1]))
         for at in range(start, stop, step):
             until = min(at + step, stop)
-            out[at - start : until - start] = finite_rows(checkpoint, tensor, at, until)
+            out[at - start : until - start] = finite_rows(weight, at, until)
         return out
-
-
-def finite_rows(checkpoint: Checkpoint, tensor: str, start: int, stop: int) -> NDArray[np.float32]:
-    """Read rows of a tensor as float32.
-
-    Raises:
-        BundleError: a weight is not finite.
-    """
-    return finite(checkpoint.raw_rows(tensor, start, stop), tensor, start, stop)
-
-
-def finite(raw: NDArray[Any], tensor: str, start: int, stop: int) -> NDArray[np.float32]:
-    """Widen raw rows `start` to `stop` of a tensor to float32.
-
-    Raises:
-        BundleError: a weight is not finite.
-    """
-    if not is_finite(raw):
-        raise BundleError(
-            f"tensor {tensor!r}: rows {start} to {stop}: expected finite weights, got infinity or NaN. "
-            "Export a sound checkpoint."
-        )
-    return to_f32(raw)
 
 
 def file_sha256(path: Path) -> str:
@@ -210,15 +207,9 @@ def file_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def sample_sha256(checkpoint: Checkpoint) -> str:
-    """Tell checkpoints of one shape apart: a digest of every tensor's name, type, shape and samples of its bytes.
-
-    Of each tensor the first 4 KiB of every 4 MiB count, so that about a thousandth of a large checkpoint is read; other
-    training changes nearly every weight. How tensors are spread over files does not matter.
-    """
+def sample_sha256(storage: Storage) -> str:
+    """Tell sources of one shape apart: SHA-256, in hex, of `Storage.samples`."""
     hasher = hashlib.sha256()
-    for name, info in sorted(checkpoint.tensors.items()):
-        hasher.update(json.dumps([name, info.dtype, info.shape]).encode())
-        for start in range(0, info.num_bytes, _SAMPLE_EVERY_BYTES):
-            hasher.update(checkpoint.raw_bytes(name, start, min(_SAMPLE_BYTES, info.num_bytes - start)))
+    for sample in storage.samples():
+        hasher.update(sample)
     return hasher.hexdigest()

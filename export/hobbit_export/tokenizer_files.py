@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from edge_runtime.base.errors import ConfigError
-from hobbit_export.checkpoint import read_json
+from hobbit_export.shards import read_json
 
 REQUIRED = "tokenizer.json"
 OPTIONAL = ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "chat_template.jinja")

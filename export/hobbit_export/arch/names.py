@@ -81,6 +81,7 @@ class ExpertLayout:
         up_bias: of up's.
         down_bias: of down's: [E, D], else [D].
         interleaved: gate and up rows alternate in a fused tensor; else all gate rows come first.
+        transposed: matrices are stored with inputs before outputs, such as gate_up [E, D, 2I] and down [E, I, D].
     """
 
     gate: str
@@ -90,6 +91,7 @@ class ExpertLayout:
     up_bias: str = ""
     down_bias: str = ""
     interleaved: bool = field(default=False, kw_only=True)
+    transposed: bool = field(default=False, kw_only=True)
 
     @property
     def fused(self) -> bool:
@@ -154,14 +156,15 @@ def per_expert(block: str, gate: str, up: str, down: str, *, bias: bool = False,
 
 
 def fused(
-    block: str, *, gated: bool = True, bias: bool = False, interleaved: bool = False, layers: str = LAYERS
-) -> ExpertLayout:
+    block: str, *, gated: bool = True, bias: bool = False, interleaved: bool = False, transposed: bool = False,
+    layers: str = LAYERS,
+) -> ExpertLayout:  # fmt: skip
     """Layout with two tensors a layer, as transformers 5 holds experts in memory."""
     base = f"{layers}{block}.experts."
     up, down = base + ("gate_up_proj" if gated else "up_proj"), base + "down_proj"
     names = [up if gated else "", up, down]
     biases = [f"{name}_bias" if name and bias else "" for name in names]
-    return ExpertLayout(*names, *biases, interleaved=interleaved)
+    return ExpertLayout(*names, *biases, interleaved=interleaved, transposed=transposed)
 
 
 @dataclass(frozen=True)

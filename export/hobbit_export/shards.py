@@ -1,0 +1,125 @@
+"""Which files of a folder hold its weights: one file, or shards with an index, untrusted input."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.base.errors import BundleError, ConfigError
+from hobbit_export.safetensors import TensorInfo
+
+_LOG = logging.getLogger(__name__)
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_MAX_JSON_BYTES = 64 << 20
+_GGUF = "GGUF files are not read. Give the safetensors checkpoint that the file was made from."
+
+
+def weight_files(path: Path) -> tuple[list[str], dict[str, str]]:
+    """Return the names of the safetensors files of a folder, and the index: tensor -> file, {} where one file is all.
+
+    Raises:
+        ConfigError: there are none, or several without an index.
+        BundleError: the index lies.
+    """
+    weight_map = {} if _has_whole_file(path) else _read_index(path)
+    return (sorted(set(weight_map.values())) if weight_map else [_single_file(path)]), weight_map
+
+
+def no_folder(path: Path) -> str:
+    """Say what to do where no checkpoint folder is."""
+    if path.suffix == ".gguf":
+        return f"{path}: {_GGUF}"
+    found = "a file" if path.exists() else "nothing"
+    text = f"{path}: expected a checkpoint folder with config.json and safetensors, found {found}."
+    if not path.exists() and not path.is_absolute() and len(path.parts) == 2:
+        text += f" If it is a name on the Hugging Face Hub: hf download {path} --local-dir {path.name}"
+    return text
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a small JSON object.
+
+    Raises:
+        BundleError: missing, oversized, not JSON, or not an object.
+    """
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(_MAX_JSON_BYTES + 1)
+    except OSError as err:
+        raise BundleError(
+            f"{path.name}: cannot be read: {err.strerror}. Is {path.parent} a complete checkpoint?"
+        ) from err
+    if len(raw) > _MAX_JSON_BYTES:
+        raise BundleError(f"{path.name}: expected at most {_MAX_JSON_BYTES} bytes, got more.")
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError) as err:
+        raise BundleError(f"{path.name}: expected JSON, got {err}. Download the file again.") from err
+    if not isinstance(data, dict):
+        raise BundleError(f"{path.name}: expected an object, got {type(data).__name__}. Download the file again.")
+    return data
+
+
+def _has_whole_file(path: Path) -> bool:
+    """Whether one file holds the whole model.
+
+    It is used even where an index lies beside it, as transformers does: the index is then left over from shards that
+    were merged or replaced, and following it could export old weights.
+    """
+    if not (path / WHOLE).exists():
+        return False
+    if (path / INDEX).exists():
+        _LOG.warning("%s: %s is read; %s beside it is ignored, as transformers ignores it.", path, WHOLE, INDEX)
+    return True
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    if not (path / INDEX).exists():
+        return {}
+    weight_map = read_json(path / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise BundleError(f"{INDEX}: weight_map: expected a non-empty object. Download the file again.")
+    for name, file in weight_map.items():
+        plain = isinstance(file, str) and file == Path(file).name and file not in {"", ".", ".."} and "\0" not in file
+        if not plain:
+            raise BundleError(f"{INDEX}: tensor {name[:120]!r}: expected a file in the folder, got {str(file)[:80]!r}.")
+        if not (path / file).is_file():
+            raise BundleError(
+                f"{INDEX}: tensor {name[:120]!r}: file {file!r} is missing. Download the checkpoint again."
+            )
+    return weight_map
+
+
+def _single_file(path: Path) -> str:
+    if (path / WHOLE).exists():
+        return WHOLE
+    found = sorted(p.name for p in path.glob("*.safetensors"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError(f"{path}: expected {INDEX} beside {len(found)} safetensors files, found none. Download it.")
+    if any(path.glob("*.gguf")):
+        raise ConfigError(f"{path}: {_GGUF}")
+    pickles = sorted(p.name for p in path.glob("*.bin"))
+    hint = f" {pickles[0]} is a pickle, which is never loaded: convert it with save_pretrained." if pickles else ""
+    hint = hint or " The weights are missing: download the whole checkpoint, not its configuration alone."
+    raise ConfigError(f"{path}: expected model.safetensors or {INDEX}, found neither.{hint}")
+
+
+def compare_with_index(tensors: dict[str, TensorInfo], weight_map: dict[str, str]) -> None:
+    """Refuse an index and files that do not name the same tensors.
+
+    Raises:
+        BundleError: names the first difference.
+    """
+    for name, file in weight_map.items():
+        if name not in tensors or tensors[name].file.name != file:
+            raise BundleError(
+                f"{file}: tensor {name[:120]!r}: listed in {INDEX}, but not in the file. Download both again."
+            )
+    extra = sorted(set(tensors) - set(weight_map)) if weight_map else []
+    if extra:
+        file = tensors[extra[0]].file.name
+        raise BundleError(f"{file}: tensor {extra[0][:120]!r}: in the file, but not in {INDEX}. Download both again.")
