@@ -57,13 +57,15 @@ class TrunkInfo:
 class SourceInfo:
     """Where the bundle came from: directory name of the checkpoint, digest of its config and its weight bytes.
 
-    `weights_sample_sha256` is a digest of every tensor's name, type and shape and of samples of its bytes.
+    `weights_sample_sha256` is a digest of every tensor's name, type and shape and of samples of its bytes;
+    `ignored_keys` are keys of the config that the person who exported wanted ignored.
     """
 
     checkpoint: str
     config_sha256: str
     weight_bytes: int
     weights_sample_sha256: str = ""
+    ignored_keys: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

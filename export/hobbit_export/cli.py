@@ -70,6 +70,14 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     )
     add("--targets", default="ort", help="engines to build for; only ort so far")
     add(
+        "--ignore-key",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="read config.json as if it had no such key (outer.inner: one inside an object): for an option that this "
+        "program refuses and you know to change nothing. May be given several times; the bundle records it",
+    )
+    add(
         "--calibrate",
         metavar="FILE.txt",
         type=Path,
@@ -122,6 +130,7 @@ def parse_options(arguments: argparse.Namespace) -> ExportOptions:
         memory_bytes=parse_size(arguments.memory, "--memory"),
         calibrate=arguments.calibrate,
         resume=arguments.resume,
+        ignore_keys=tuple(dict.fromkeys(arguments.ignore_key)),
     )
 
 
@@ -207,7 +216,7 @@ def _dry_run(options: ExportOptions) -> dict[str, Any]:
     from hobbit_export.plan import describe, plan_parts
     from hobbit_export.source import SourceModel
 
-    source = SourceModel.open(options.checkpoint)
+    source = SourceModel.open(options.checkpoint, options.ignore_keys)
     with source.checkpoint:
         plan_memory(source, options, resident_bytes())
         parts = plan_parts(source, options)
@@ -217,5 +226,6 @@ def _dry_run(options: ExportOptions) -> dict[str, Any]:
             "dry_run": True,
             **plan,
             "left_out": [omitted.to_json() for omitted in source.left_out],
+            "ignored_keys": list(options.ignore_keys),
             "profiles": fit_profiles(source.spec, parts, options),
         }

@@ -45,6 +45,7 @@ class ExportReport:
     seconds: float
     peak_rss_bytes: int
     left_out: list[dict[str, Any]]
+    ignored_keys: list[str]
 
 
 def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
@@ -59,7 +60,7 @@ def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
     limit_heap()
     if options.calibrate:
         check_text(options.calibrate)
-    source = SourceModel.open(options.checkpoint)
+    source = SourceModel.open(options.checkpoint, options.ignore_keys)
     with source.checkpoint:
         workplace.check_contents(options.out)
         memory = plan_memory(source, options, resident_bytes())
@@ -90,6 +91,7 @@ def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
         seconds=round(time.monotonic() - started, 3),
         peak_rss_bytes=resident_bytes("VmHWM"),
         left_out=[omitted.to_json() for omitted in source.left_out],
+        ignored_keys=list(options.ignore_keys),
     )
 
 
@@ -215,11 +217,12 @@ def _manifest(source: SourceModel, options: ExportOptions, journal: Journal, sam
     parts: dict[str, Part] = {p.name: p for step in journal.steps.values() for p in step.parts}
     precision: Any = options.trunk
     checkpoint = options.checkpoint.resolve().name
+    ignored = sorted(options.ignore_keys)
     return Manifest(
         model=source.spec,
         experts=ExpertsInfo(options.num_segments, list(options.tiers)),
         trunk=TrunkInfo(precision, 0 if precision == "fp32" else BLOCK_SIZE, OPSET, source.embedding_dtype),
-        source=SourceInfo(checkpoint, source.config_sha256, source.checkpoint.weight_bytes, sample),
+        source=SourceInfo(checkpoint, source.config_sha256, source.checkpoint.weight_bytes, sample, ignored),
         parts=[parts[name] for name in sorted(parts)],
         created_by=f"hobbit-export {__version__}",
         sampling=source.sampling,
@@ -237,6 +240,7 @@ def fingerprint(source: SourceModel, options: ExportOptions) -> dict[str, Any]:
         "files": [[name, s.st_size, s.st_mtime_ns] for name, s in stats],
         "tiers": list(options.tiers),
         "trunk": options.trunk,
+        "ignore_keys": sorted(options.ignore_keys),
         "calibrate": hashlib.sha256(options.calibrate.read_bytes()).hexdigest() if options.calibrate else None,
     }
 

@@ -129,7 +129,7 @@ _SHAPES = {
     "calibrate": "another --calibrate",
     "program": "another version of this program",
 }
-_OPTIONS = {"tiers": "other --tiers", "trunk": "another --trunk"}
+_OPTIONS = {"tiers": "other --tiers", "trunk": "another --trunk", "ignore_keys": "other --ignore-key"}
 
 
 def _listed(parts: list[str]) -> str:

@@ -26,6 +26,7 @@ class ExportOptions:
         trunk: precision of the dense part.
         jobs: encoder threads; never changes a byte of the bundle.
         memory_bytes: ceiling for this process's resident memory; never changes a byte of the bundle.
+        ignore_keys: keys of config.json that are read as if they were not there.
     """
 
     checkpoint: Path
@@ -36,6 +37,7 @@ class ExportOptions:
     memory_bytes: int = 2 << 30
     calibrate: Path | None = None
     resume: bool = True
+    ignore_keys: tuple[str, ...] = ()
 
     @property
     def num_segments(self) -> int:

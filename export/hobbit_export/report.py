@@ -13,7 +13,7 @@ def summary(report: dict[str, Any]) -> str:
         lines = [f"{kind:<14}{format_size(count):>12}" for kind, count in report["bytes"].items()]
         tiers = ", ".join(f"tier {t} {format_size(b)}" for t, b in report["expert_bytes_by_tier"].items())
         lines.append(f"one expert: {tiers}; {report['num_experts_in_all']} experts")
-        lines += _left_out(report)
+        lines += _left_out(report) + _ignored(report)
         lines += [f"{name}: {fit}" for name, fit in report["profiles"].items()]
         return "\n".join(lines)
     if "bundle_id" not in report:
@@ -24,13 +24,18 @@ def summary(report: dict[str, Any]) -> str:
         f"{report['bundle']}: {format_size(report['bytes'])} in {report['num_parts']} parts, "
         f"{report['seconds']:.1f} s, peak memory {format_size(report['peak_rss_bytes'])}{resumed}{checked}"
     )
-    return "\n".join([*_left_out(report), done])
+    return "\n".join([*_left_out(report), *_ignored(report), done])
 
 
 def _left_out(report: dict[str, Any]) -> list[str]:
     """Lines that say which tensors of the checkpoint are not exported, and why."""
     found = [(one, f" and {one['tensors'] - 1} more" if one["tensors"] > 1 else "") for one in report["left_out"]]
     return [f"left out: {o['first']}{more}, {format_size(o['bytes'])}: {o['reason']}" for o, more in found]
+
+
+def _ignored(report: dict[str, Any]) -> list[str]:
+    """Lines that say which keys of config.json the user wanted ignored."""
+    return [f"ignored because you said so: config.json: {key}" for key in report["ignored_keys"]]
 
 
 def _verified(report: dict[str, Any]) -> str:

@@ -39,7 +39,7 @@ def no_folder(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a small JSON object.
+    """Read a small JSON object; ``{"__float__": "Infinity"}``, as transformers saves such a number, is the number.
 
     Raises:
         BundleError: missing, oversized, not JSON, or not an object.
@@ -54,12 +54,17 @@ def read_json(path: Path) -> dict[str, Any]:
     if len(raw) > _MAX_JSON_BYTES:
         raise BundleError(f"{path.name}: expected at most {_MAX_JSON_BYTES} bytes, got more.")
     try:
-        data = json.loads(raw)
+        data = json.loads(raw, object_hook=_float_by_name)
     except (ValueError, RecursionError) as err:
         raise BundleError(f"{path.name}: expected JSON, got {err}. Download the file again.") from err
     if not isinstance(data, dict):
         raise BundleError(f"{path.name}: expected an object, got {type(data).__name__}. Download the file again.")
     return data
+
+
+def _float_by_name(value: dict[str, Any]) -> Any:
+    named = value.get("__float__")
+    return float(named) if len(value) == 1 and named in ("Infinity", "-Infinity", "NaN") else value
 
 
 def _has_whole_file(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,12 @@ class SourceModel:
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
 
     @staticmethod
-    def open(path: Path) -> SourceModel:
+    def open(path: Path, ignore_keys: Sequence[str] = ()) -> SourceModel:
         """Read config and headers of a checkpoint folder and match them, before any weight is read.
+
+        Args:
+            path: the folder.
+            ignore_keys: keys of config.json to read as if they were not there.
 
         Raises:
             ConfigError: not a checkpoint, or an option or family that is not supported.
@@ -68,7 +73,7 @@ class SourceModel:
         digest = file_sha256(path / "config.json")
         generation_file = path / GENERATION
         generation = read_json(generation_file) if generation_file.exists() else {}
-        spec, names = read_model(config, generation)
+        spec, names = read_model(config, generation, ignore_keys)
         own = eos_token_id(path)
         if own is not None and own < spec.vocab_size and own not in spec.eos_token_ids:
             spec = replace(spec, eos_token_ids=[*spec.eos_token_ids, own])

@@ -6,7 +6,7 @@ whose name is its `model_type` and whose object is its adapter. See docs/adding-
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from edge_runtime.backends.cpu.trunk.supported import require_supported
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import ModelSpec, check_spec
 from hobbit_export.arch import mixtral, olmoe, qwen2_moe, qwen3_moe
-from hobbit_export.arch.config import ConfigReader
+from hobbit_export.arch.config import ConfigReader, without
 from hobbit_export.arch.names import Names
 
 
@@ -76,12 +76,20 @@ def _load(found: EntryPoint) -> Adapter:
     return adapter
 
 
-def read_model(config: dict[str, Any], generation: Mapping[str, Any]) -> tuple[ModelSpec, Names]:
+def read_model(
+    config: Mapping[str, Any], generation: Mapping[str, Any], ignore_keys: Sequence[str] = ()
+) -> tuple[ModelSpec, Names]:
     """Turn a parsed config.json (and generation_config.json, or {}) into a spec and the family's tensor names.
+
+    Args:
+        config: config.json.
+        generation: generation_config.json.
+        ignore_keys: keys of config.json that the user wants read as if they were not there.
 
     Raises:
         ConfigError: unknown family, unsupported option or impossible size, by name.
     """
+    config = without(config, ignore_keys)
     adapter = find_adapter(config)
     spec = adapter.read_spec(ConfigReader(config), generation)
     try:

@@ -2,53 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edge_runtime.base.errors import ConfigError
-
-_GENERATION = frozenset({
-    "max_length", "min_length", "do_sample", "use_cache", "early_stopping", "num_beams", "temperature", "top_k",
-    "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
-    "encoder_no_repeat_ngram_size",
-    "bad_words_ids", "num_return_sequences", "output_scores", "return_dict_in_generate", "forced_bos_token_id",
-    "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens",
-    "begin_suppress_tokens", "epsilon_cutoff", "eta_cutoff", "encoder_repetition_penalty", "num_assistant_tokens",
-    "num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind",
-    "num_beam_groups", "diversity_penalty",
-})  # fmt: skip
-"""Sampling settings: transformers drops them from a model config, generation_config.json rules."""
-
-IGNORED = _GENERATION | {
-    "_name_or_path", "_commit_hash", "_from_model_config", "_attn_implementation_autoset", "name_or_path",
-    "architectures", "model_type", "transformers_version", "dtype", "torch_dtype", "initializer_range",
-    "attention_dropout",
-    "router_aux_loss_coef", "router_jitter_noise", "output_router_logits", "output_attentions", "output_hidden_states",
-    "return_dict", "pad_token_id", "problem_type", "id2label", "label2id", "num_labels", "finetuning_task",
-    "tokenizer_class", "prefix", "chunk_size_feed_forward", "task_specific_params", "torchscript", "use_bfloat16",
-    "gradient_checkpointing", "attn_implementation",
-}  # fmt: skip
-"""Keys that cannot change the logits of one forward pass (training, labels, provenance, return types)."""
-
-_FIXED: dict[str, tuple[Any, ...]] = {
-    "hidden_act": ("silu", "swish"),
-    "is_encoder_decoder": (False,),
-    "is_decoder": (True, False),
-    "add_cross_attention": (False,),
-    "cross_attention_hidden_size": (None,),
-    "tie_encoder_decoder": (False,),
-    "pruned_heads": ({},),
-    "pretraining_tp": (1, None),
-    "quantization_config": (None,),
-    "auto_map": (None,),
-    "per_layer_config": (None,),
-    "tie_last_hidden_states": (None,),
-    "mlp_bias": (False,),
-}
-"""Options with one supported value (or several that mean the same); anything else is refused."""
-
-
-_TOOL_MARKS = ("unsloth_",)
-"""Beginnings of keys by which tools mark what went through them."""
+from edge_runtime.base.errors import ConfigError, did_you_mean
+from hobbit_export.arch.neutral import is_mark, is_neutral
 
 
 class ConfigReader:
@@ -94,23 +53,53 @@ class ConfigReader:
         if self.get(key, allowed[0]) not in allowed:
             raise self.refuse(key, self.data[key])
 
+    def agrees(self, key: str, value: Any) -> None:
+        """Accept a key the family does not read only if it is absent or says what the model does anyway."""
+        if key not in self._used:
+            self.fixed(key, value, None)
+
     def finish(self, also_ignored: frozenset[str] = frozenset()) -> None:
-        """Refuse every key nobody asked for and nobody listed.
+        """Refuse every key nobody asked for, unless `hobbit_export.arch.neutral` says that it changes nothing.
+
+        Args:
+            also_ignored: keys that change nothing in this family.
 
         Raises:
             ConfigError: names the key and its value.
         """
-        for key, allowed in _FIXED.items():
-            if key not in self._used:
-                self.fixed(key, *allowed)
         for key, value in self.data.items():
-            if key not in self._used and key not in IGNORED | also_ignored and not key.startswith(_TOOL_MARKS):
-                raise self.refuse(key, value, "This exporter does not know what it changes.")
+            if key in self._used or key in also_ignored or is_mark(key) or is_neutral(key, value):
+                continue
+            raise self.refuse(key, value, f"It could change the output; to leave it out anyway: --ignore-key {key}")
 
 
-def number(value: Any, where: str) -> float:
-    """Return value as a finite float, or raise ConfigError naming `where`."""
-    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
-    if not usable:  # abs(nan) < x is False, so is abs(inf)
+def without(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """Return a configuration as if some of its keys were not there; ``outer.inner`` names a key of an object in it.
+
+    Raises:
+        ConfigError: there is no such key.
+    """
+    result = dict(config)
+    for key in keys:
+        _remove(result, key, key)
+    return result
+
+
+def _remove(config: dict[str, Any], key: str, shown: str) -> None:
+    outer, _, inner = key.partition(".")
+    if inner and key not in config and isinstance(config.get(outer), dict):
+        config[outer] = dict(config[outer])
+        _remove(config[outer], inner, shown)
+    elif key in config:
+        del config[key]
+    else:
+        hint = did_you_mean(key, list(config))
+        raise ConfigError(f"--ignore-key {shown}: config.json has no such key.{hint} Leave the flag out.")
+
+
+def number(value: Any, where: str, *, finite: bool = True) -> float:
+    """Return value as a float, never NaN and by default never infinite, or raise ConfigError naming `where`."""
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not usable or not (abs(value) < 1e300 or (abs(value) == math.inf and not finite)):  # abs(nan) < x is False
         raise ConfigError(f"{where}: expected a number, got {str(value)[:60]}.")
     return float(value)

@@ -70,7 +70,10 @@ def read_attention(reader: ConfigReader, sizes: Sizes, defaults: Mapping[str, An
     if reader.get("num_key_value_heads", defaults["num_key_value_heads"]) is not None:
         kv_heads = reader.count("num_key_value_heads", defaults["num_key_value_heads"])
     rope = read_rope(reader, head_dim, sizes.max_context, defaults["rope_theta"])
-    return SoftmaxAttention("full", heads, kv_heads, head_dim, rope, **options)
+    attention = SoftmaxAttention("full", heads, kv_heads, head_dim, rope, **options)
+    reader.agrees("qkv_bias", attention.qkv_bias)
+    reader.agrees("use_qk_norm", attention.qk_norm != "none")
+    return attention
 
 
 def with_window(attention: SoftmaxAttention, window: int | None) -> SoftmaxAttention:

@@ -49,6 +49,6 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
         router=RouterSpec(num_experts, read_top_k(reader, DEFAULTS), normalise=True),
         experts=ExpertSpec(reader.count("intermediate_size", DEFAULTS["intermediate_size"])),
     )
-    reader.fixed("attention_bias", False, None)
+    reader.agrees("norm_topk_prob", True)
     reader.finish()
     return spec

@@ -65,7 +65,6 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
         router=RouterSpec(num_experts, read_top_k(reader, DEFAULTS), normalise=normalise),
         experts=ExpertSpec(reader.count("moe_intermediate_size", DEFAULTS["moe_intermediate_size"])),
     )
-    reader.fixed("attention_bias", False, None)
     reader.finish()
     return spec
 

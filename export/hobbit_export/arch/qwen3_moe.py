@@ -43,6 +43,7 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
         window = read_window(reader, DEFAULTS["sliding_window"])
     reader.get("sliding_window")  # says nothing while switched off
     bias = reader.flag("attention_bias", DEFAULTS["attention_bias"])
+    reader.fixed("qkv_bias", False, bias)  # published configurations carry it; transformers reads attention_bias
     attention = read_attention(reader, sizes, DEFAULTS, qk_norm="per_head", qkv_bias=bias, o_bias=bias)
     sparse_layer = LayerSpec(with_window(attention, window))
     dense_layer = replace(sparse_layer, sparse=False, dense=MlpSpec(dense))
@@ -55,9 +56,5 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
         router=RouterSpec(num_experts, read_top_k(reader, DEFAULTS), normalise=normalise),
         experts=ExpertSpec(reader.count("moe_intermediate_size", DEFAULTS["moe_intermediate_size"])),
     )
-    # published configurations carry these; the family's code in transformers reads none of them
-    reader.fixed("qkv_bias", False, bias)
-    reader.fixed("shared_expert_intermediate_size", 0)
-    reader.fixed("use_qk_norm", True)
     reader.finish(frozenset() if window else frozenset({"max_window_layers"}))
     return spec

@@ -1,0 +1,80 @@
+"""A checkpoint with the tensors that a configuration asks for and no data: its files are holes."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+from published_tokenizers import tokenizer_json
+
+from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_weight_shapes
+from edge_runtime.base.spec import ModelSpec
+from edge_runtime.bundle.router_data import router_arrays
+from hobbit_export.arch import read_model
+from hobbit_export.arch.names import Names
+from hobbit_export.safetensors import DTYPE_BYTES
+
+FOLDER = Path(__file__).with_name("published_configs")
+MODELS = sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
+
+
+def read(model: str, name: str) -> dict[str, Any]:
+    return json.loads((FOLDER / model / name).read_text())
+
+
+def tensors_of(spec: ModelSpec, names: Names) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name -> type and shape of every tensor, under the first name the family accepts."""
+    shapes = top_weight_shapes(spec)
+    for layer_idx in range(spec.num_layers):
+        shapes |= layer_weight_shapes(spec, layer_idx)
+    if spec.tied_embeddings:
+        shapes.pop("head", None)
+    found = {names.candidates(canonical)[0]: ("BF16", shape) for canonical, shape in shapes.items()}
+    for name, (kind, (layers, *shape)) in router_arrays(spec).items():
+        for layer_idx in spec.sparse_layers[:layers]:
+            tensor = names.candidates(f"layers.{layer_idx}.router_{name}")[0]
+            found[tensor] = ("F32" if kind == "<f4" else "I64", tuple(shape))
+    return found | _experts(spec, names)
+
+
+def _experts(spec: ModelSpec, names: Names) -> dict[str, tuple[str, tuple[int, ...]]]:
+    layout = next(layout for layout in names.layouts if layout.fits(spec.experts))
+    sizes = (spec.num_experts, spec.hidden, spec.experts.intermediate)
+    found = {}
+    for layer_idx in spec.sparse_layers:
+        for expert_idx in range(1 if layout.fused else spec.num_experts):
+            for matrix in spec.experts.matrices:
+                found[layout.tensor(layer_idx, expert_idx, matrix)] = ("BF16", layout.shape(matrix, *sizes))
+                if spec.experts.bias:
+                    name = layout.tensor(layer_idx, expert_idx, matrix, bias=True)
+                    found[name] = ("BF16", layout.bias_shape(matrix, *sizes))
+    return found
+
+
+def write(model: str, out: Path) -> int:
+    """Write the checkpoint of a published model; return its number of parameters."""
+    out.mkdir(parents=True)
+    for path in (FOLDER / model).iterdir():
+        if path.name != "source.json":
+            shutil.copy(path, out)
+    (out / "tokenizer.json").write_text(json.dumps(tokenizer_json()))
+    tensors = tensors_of(*read_model(read(model, "config.json"), {}))
+    write_holes(out / "model.safetensors", tensors)
+    return sum(math.prod(shape) for kind, shape in tensors.values() if kind != "I64")
+
+
+def write_holes(path: Path, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Write a safetensors file of these names, types and shapes whose data is a hole."""
+    header, at = {}, 0
+    for name, (dtype, shape) in tensors.items():
+        end = at + math.prod(shape) * DTYPE_BYTES[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    raw = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(raw)) + raw)
+        file.truncate(8 + len(raw) + at)
