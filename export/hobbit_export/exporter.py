@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.base.errors import BundleError, ConfigError
+from edge_runtime.base.errors import ConfigError
 from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
 from hobbit_export import __version__, workplace
 from hobbit_export.calibration import EXPERTS, check_text, experts_json
+from hobbit_export.fingerprint import check_unchanged, fingerprint
 from hobbit_export.journal import Journal, Step
 from hobbit_export.memory import limit_heap, plan_memory, resident_bytes
 from hobbit_export.options import ExportOptions
@@ -26,7 +26,6 @@ from hobbit_export.progress import Progress
 from hobbit_export.quality import measure_quality
 from hobbit_export.source import SourceModel, sample_sha256
 from hobbit_export.steps import EXPERT_STEP, ExportStep, Job, Written, all_steps, expert_step
-from hobbit_export.tokenizer_files import tokenizer_files
 
 _WEIGHT_ERRORS, _MEASURED = "weight errors", "calibration"
 
@@ -194,7 +193,7 @@ def _finish(source: SourceModel, options: ExportOptions, journal: Journal, runne
 
     runner.run(experts(None))
     runner.complete()
-    _check_unchanged(source, options, journal)
+    check_unchanged(source, options, journal)
     sample = sample_sha256(source.checkpoint)
     if options.calibrate and not runner.is_done(_MEASURED):
         text = options.calibrate.read_text("utf-8")
@@ -227,28 +226,3 @@ def _manifest(source: SourceModel, options: ExportOptions, journal: Journal, sam
         created_by=f"hobbit-export {__version__}",
         sampling=source.sampling,
     )
-
-
-def fingerprint(source: SourceModel, options: ExportOptions) -> dict[str, Any]:
-    """Everything a resumed export must have in common with the first run."""
-    files = [*source.checkpoint.files, *tokenizer_files(options.checkpoint)]
-    stats = [(f.name, f.stat()) for f in files]
-    return {
-        "journal": 1,
-        "program": __version__,
-        "config": source.config_sha256,
-        "files": [[name, s.st_size, s.st_mtime_ns] for name, s in stats],
-        "tiers": list(options.tiers),
-        "trunk": options.trunk,
-        "ignore_keys": sorted(options.ignore_keys),
-        "calibrate": hashlib.sha256(options.calibrate.read_bytes()).hexdigest() if options.calibrate else None,
-    }
-
-
-def _check_unchanged(source: SourceModel, options: ExportOptions, journal: Journal) -> None:
-    now = fingerprint(source, options)
-    if now != journal.fingerprint:
-        raise BundleError(
-            f"{options.checkpoint.name}: the checkpoint changed while it was exported. "
-            "Leave it alone and start over with --no-resume."
-        )

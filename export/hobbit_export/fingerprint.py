@@ -1,0 +1,43 @@
+"""What an export is made from: two runs with the same fingerprint write the same bundle, so one may resume the other."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from edge_runtime.base.errors import BundleError
+from hobbit_export import __version__
+from hobbit_export.journal import Journal
+from hobbit_export.options import ExportOptions
+from hobbit_export.source import SourceModel
+from hobbit_export.tokenizer_files import tokenizer_files
+
+
+def fingerprint(source: SourceModel, options: ExportOptions) -> dict[str, Any]:
+    """Everything a resumed export must have in common with the first run."""
+    files = [*source.checkpoint.files, *tokenizer_files(options.checkpoint)]
+    stats = [(f.name, f.stat()) for f in files]
+    return {
+        "journal": 1,
+        "program": __version__,
+        "config": source.config_sha256,
+        "files": [[name, s.st_size, s.st_mtime_ns] for name, s in stats],
+        "tiers": list(options.tiers),
+        "trunk": options.trunk,
+        "ignore_keys": sorted(options.ignore_keys),
+        "calibrate": hashlib.sha256(options.calibrate.read_bytes()).hexdigest() if options.calibrate else None,
+    }
+
+
+def check_unchanged(source: SourceModel, options: ExportOptions, journal: Journal) -> None:
+    """Refuse to finish an export whose source is not what it was when it began.
+
+    Raises:
+        BundleError: it changed.
+    """
+    now = fingerprint(source, options)
+    if now != journal.fingerprint:
+        raise BundleError(
+            f"{options.checkpoint.name}: the checkpoint changed while it was exported. "
+            "Leave it alone and start over with --no-resume."
+        )
