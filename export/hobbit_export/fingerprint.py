@@ -1,4 +1,4 @@
-"""What an export is made from: two runs with the same fingerprint write the same bundle, so one may resume the other."""
+"""What an export is made from: runs with the same fingerprint write the same bundle, so one may resume another."""
 
 from __future__ import annotations
 
