@@ -6,9 +6,8 @@ Nothing is memory-mapped: mapped pages count as resident memory, and the exporte
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.base.errors import BundleError, ConfigError
+from hobbit_export.byte_files import ByteFiles, LocalFiles
 from hobbit_export.safetensors import TensorInfo, read_header
 from hobbit_export.shards import compare_with_index, no_folder, weight_files
 
@@ -42,11 +42,15 @@ class Checkpoint:
 
     path: Path
     tensors: dict[str, TensorInfo]
-    _files: dict[Path, int] = field(default_factory=dict)
+    source: ByteFiles
 
     @staticmethod
-    def open(path: Path) -> Checkpoint:
+    def open(path: Path, files: ByteFiles | None = None) -> Checkpoint:
         """Read all headers of a folder.
+
+        Args:
+            path: the folder.
+            files: where its weight files are, if not in it.
 
         Raises:
             ConfigError: not a folder, or no safetensors in it.
@@ -55,16 +59,17 @@ class Checkpoint:
         if not path.is_dir():
             raise ConfigError(no_folder(path))
         tensors: dict[str, TensorInfo] = {}
-        names, weight_map = weight_files(path)
+        files = LocalFiles(path) if files is None else files
+        names, weight_map = weight_files(files)
         for file in names:
-            for name, info in read_header(path / file).items():
+            for name, info in read_header(path / file, files).items():
                 if name in tensors:
                     raise BundleError(
                         f"{file}: tensor {name!r}: is also in {tensors[name].file.name}. Remove one of them."
                     )
                 tensors[name] = info
         compare_with_index(tensors, weight_map)
-        return Checkpoint(path, tensors)
+        return Checkpoint(path, tensors, files)
 
     @property
     def files(self) -> list[Path]:
@@ -117,10 +122,20 @@ class Checkpoint:
         The first 4 KiB of every 4 MiB count, so that about a thousandth of a large checkpoint is read; other training
         changes nearly every weight. How tensors are spread over files does not matter.
         """
-        for name, info in sorted(self.tensors.items()):
+        tensors = sorted(self.tensors.items())
+        starts = [range(0, info.num_bytes, _SAMPLE_EVERY_BYTES) for _, info in tensors]
+        samples = self.source.read_many(
+            (info.file.name, info.offset + start, min(_SAMPLE_BYTES, info.num_bytes - start))
+            for (_, info), of_tensor in zip(tensors, starts, strict=True)
+            for start in of_tensor
+        )
+        for (name, info), of_tensor in zip(tensors, starts, strict=True):
             yield json.dumps([name, info.dtype, info.shape]).encode()
-            for start in range(0, info.num_bytes, _SAMPLE_EVERY_BYTES):
-                yield self.raw_bytes(name, start, min(_SAMPLE_BYTES, info.num_bytes - start))
+            for start in of_tensor:
+                sample = next(samples)
+                if len(sample) < min(_SAMPLE_BYTES, info.num_bytes - start):
+                    raise _ended_early(info)
+                yield sample
 
     def raw_bytes(self, name: str, start: int, size: int) -> bytes:
         """Read bytes of a tensor of any type.
@@ -142,24 +157,12 @@ class Checkpoint:
         return self.rows_f32(name, 0, info.rows).reshape(info.shape)
 
     def _read_into(self, info: TensorInfo, buffer: memoryview, offset: int) -> None:
-        descriptor = self._files.get(info.file)
-        if descriptor is None:
-            descriptor = self._files[info.file] = os.open(info.file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        done = 0
-        while done < len(buffer):
-            got = os.preadv(descriptor, [buffer[done:]], info.offset + offset + done)
-            if got <= 0:
-                raise BundleError(
-                    f"{info.file.name}: tensor {info.name!r}: the file ended early (changed while exporting?). "
-                    "Do not write to the checkpoint during an export; run the export again."
-                )
-            done += got
+        if self.source.read_into(info.file.name, info.offset + offset, buffer) < len(buffer):
+            raise _ended_early(info)
 
     def close(self) -> None:
         """Close all files."""
-        for descriptor in self._files.values():
-            os.close(descriptor)
-        self._files.clear()
+        self.source.close()
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -168,6 +171,13 @@ class Checkpoint:
         self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _ended_early(info: TensorInfo) -> BundleError:
+    return BundleError(
+        f"{info.file.name}: tensor {info.name!r}: the file ended early (changed while exporting?). "
+        "Do not write to the checkpoint during an export; run the export again."
+    )
 
 
 def to_f32(raw: NDArray[Any]) -> NDArray[np.float32]:

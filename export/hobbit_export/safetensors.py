@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import struct
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edge_runtime.base.errors import BundleError
+from hobbit_export.byte_files import ByteFiles, LocalFiles
 
 MAX_HEADER_BYTES = 16 << 20
 """Real shards stay below 4 MiB; parsing JSON takes about ten times its size."""
@@ -46,23 +48,30 @@ class TensorInfo:
         return math.prod(self.shape[:-1])
 
 
-def read_header(path: Path) -> dict[str, TensorInfo]:
+def read_header(path: Path, files: ByteFiles | None = None) -> dict[str, TensorInfo]:
     """Return every tensor a file lists, by name.
+
+    Args:
+        path: of the file.
+        files: where its bytes are, if not in its folder.
 
     Raises:
         BundleError: names the file (and the tensor) whose claim is false.
     """
+    if files is None:
+        with closing(LocalFiles(path.parent)) as own:
+            return read_header(path, own)
+    prefix = bytearray(8)
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            prefix = file.read(8)
-            if len(prefix) < 8:
-                raise BundleError(f"{path.name}: expected a safetensors file, got {size} bytes (truncated). {_FIX}")
-            (length,) = struct.unpack("<Q", prefix)
-            limit = min(size - 8, MAX_HEADER_BYTES)
-            if length > limit:
-                raise BundleError(f"{path.name}: header: expected at most {limit} bytes, got {length}. {_FIX}")
-            raw = file.read(length)
+        size = files.size(path.name)
+        if files.read_into(path.name, 0, memoryview(prefix)) < 8:
+            raise BundleError(f"{path.name}: expected a safetensors file, got {size} bytes (truncated). {_FIX}")
+        (length,) = struct.unpack("<Q", prefix)
+        limit = min(size - 8, MAX_HEADER_BYTES)
+        if length > limit:
+            raise BundleError(f"{path.name}: header: expected at most {limit} bytes, got {length}. {_FIX}")
+        raw = bytearray(length)
+        del raw[files.read_into(path.name, 8, memoryview(raw)) :]
     except OSError as err:
         raise BundleError(f"{path.name}: cannot be read: {err.strerror}. {_FIX}") from err
     tensors = _parse(raw, path, size - 8 - length, 8 + length)
@@ -73,7 +82,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 _FIX = "Download the checkpoint again."
 
 
-def _parse(raw: bytes, path: Path, data_bytes: int, data_start: int) -> list[TensorInfo]:
+def _parse(raw: bytes | bytearray, path: Path, data_bytes: int, data_start: int) -> list[TensorInfo]:
     try:
         header = json.loads(raw, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as err:

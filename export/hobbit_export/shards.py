@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.base.errors import BundleError, ConfigError
+from hobbit_export.byte_files import ByteFiles
 from hobbit_export.safetensors import TensorInfo
 
 _LOG = logging.getLogger(__name__)
@@ -16,15 +17,16 @@ _MAX_JSON_BYTES = 64 << 20
 _GGUF = "GGUF files are not read. Give the safetensors checkpoint that the file was made from."
 
 
-def weight_files(path: Path) -> tuple[list[str], dict[str, str]]:
-    """Return the names of the safetensors files of a folder, and the index: tensor -> file, {} where one file is all.
+def weight_files(files: ByteFiles) -> tuple[list[str], dict[str, str]]:
+    """Return the names of the safetensors files of a model, and the index: tensor -> file, {} where one file is all.
 
     Raises:
         ConfigError: there are none, or several without an index.
         BundleError: the index lies.
     """
-    weight_map = {} if _has_whole_file(path) else _read_index(path)
-    return (sorted(set(weight_map.values())) if weight_map else [_single_file(path)]), weight_map
+    present = files.names()
+    weight_map = {} if _has_whole_file(files.folder, present) else _read_index(files.folder, present)
+    return (sorted(set(weight_map.values())) if weight_map else [_single_file(files.folder, present)]), weight_map
 
 
 def no_folder(path: Path) -> str:
@@ -67,21 +69,21 @@ def _float_by_name(value: dict[str, Any]) -> Any:
     return float(named) if len(value) == 1 and named in ("Infinity", "-Infinity", "NaN") else value
 
 
-def _has_whole_file(path: Path) -> bool:
+def _has_whole_file(path: Path, present: set[str]) -> bool:
     """Whether one file holds the whole model.
 
     It is used even where an index lies beside it, as transformers does: the index is then left over from shards that
     were merged or replaced, and following it could export old weights.
     """
-    if not (path / WHOLE).exists():
+    if WHOLE not in present:
         return False
-    if (path / INDEX).exists():
+    if INDEX in present:
         _LOG.warning("%s: %s is read; %s beside it is ignored, as transformers ignores it.", path, WHOLE, INDEX)
     return True
 
 
-def _read_index(path: Path) -> dict[str, str]:
-    if not (path / INDEX).exists():
+def _read_index(path: Path, present: set[str]) -> dict[str, str]:
+    if INDEX not in present:
         return {}
     weight_map = read_json(path / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -90,24 +92,24 @@ def _read_index(path: Path) -> dict[str, str]:
         plain = isinstance(file, str) and file == Path(file).name and file not in {"", ".", ".."} and "\0" not in file
         if not plain:
             raise BundleError(f"{INDEX}: tensor {name[:120]!r}: expected a file in the folder, got {str(file)[:80]!r}.")
-        if not (path / file).is_file():
+        if file not in present:
             raise BundleError(
                 f"{INDEX}: tensor {name[:120]!r}: file {file!r} is missing. Download the checkpoint again."
             )
     return weight_map
 
 
-def _single_file(path: Path) -> str:
-    if (path / WHOLE).exists():
+def _single_file(path: Path, present: set[str]) -> str:
+    if WHOLE in present:
         return WHOLE
-    found = sorted(p.name for p in path.glob("*.safetensors"))
+    found = sorted(name for name in present if name.endswith(".safetensors"))
     if len(found) == 1:
         return found[0]
     if found:
         raise ConfigError(f"{path}: expected {INDEX} beside {len(found)} safetensors files, found none. Download it.")
-    if any(path.glob("*.gguf")):
+    if any(name.endswith(".gguf") for name in present):
         raise ConfigError(f"{path}: {_GGUF}")
-    pickles = sorted(p.name for p in path.glob("*.bin"))
+    pickles = sorted(name for name in present if name.endswith(".bin"))
     hint = f" {pickles[0]} is a pickle, which is never loaded: convert it with save_pretrained." if pickles else ""
     hint = hint or " The weights are missing: download the whole checkpoint, not its configuration alone."
     raise ConfigError(f"{path}: expected model.safetensors or {INDEX}, found neither.{hint}")

@@ -1,0 +1,90 @@
+"""The seam between weights and where their bytes lie: files of a folder, or of a repository not on this disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class ByteFiles(Protocol):
+    """Weight files by name, read by ranges; several threads may read at a time."""
+
+    @property
+    def folder(self) -> Path:
+        """A local folder that has the small files: configuration, index, tokenizer. Weight files may be elsewhere."""
+        ...
+
+    def names(self) -> set[str]:
+        """Names of all files, those of weights too."""
+        ...
+
+    def size(self, name: str) -> int:
+        """Bytes of a file."""
+        ...
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from an offset on; return how many bytes there were: fewer than asked for only at the end."""
+        ...
+
+    def read_many(self, ranges: Iterable[tuple[str, int, int]]) -> Iterator[bytes]:
+        """Yield many small ranges (file, offset, bytes) in order; a file that ended early yields fewer bytes."""
+        ...
+
+    def stamp(self, name: str) -> list[Any]:
+        """Plain data that differs if a file's content changed since."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is open."""
+        ...
+
+
+class LocalFiles:
+    """`ByteFiles` of a folder of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open: dict[str, int] = {}
+
+    def names(self) -> set[str]:
+        """Names of the files in the folder."""
+        return {entry.name for entry in self.folder.iterdir() if entry.is_file()}
+
+    def size(self, name: str) -> int:
+        """Bytes of a file."""
+        return (self.folder / name).stat().st_size
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from an offset on; return how many bytes there were."""
+        descriptor = self._open.get(name)
+        if descriptor is None:
+            opened = os.open(self.folder / name, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            descriptor = self._open.setdefault(name, opened)
+            if descriptor != opened:  # another thread was faster
+                os.close(opened)
+        done = 0
+        while done < len(buffer):
+            got = os.preadv(descriptor, [buffer[done:]], offset + done)
+            if got <= 0:
+                break
+            done += got
+        return done
+
+    def read_many(self, ranges: Iterable[tuple[str, int, int]]) -> Iterator[bytes]:
+        """Yield ranges one after the other."""
+        for name, offset, count in ranges:
+            out = bytearray(count)
+            yield bytes(out[: self.read_into(name, offset, memoryview(out))])
+
+    def stamp(self, name: str) -> list[Any]:
+        """Size and time of the last change."""
+        status = (self.folder / name).stat()
+        return [status.st_size, status.st_mtime_ns]
+
+    def close(self) -> None:
+        """Close all files."""
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
