@@ -139,7 +139,8 @@ def plan_for(spec: ModelSpec, profile: DeviceProfile, tier: int) -> MemoryPlan:
         return MemoryNeeds(
             runtime_bytes=LIBRARIES + LIBRARY_BYTES,
             trunk_bytes=loaded_bytes(trunk_bytes(spec), 0, num_graphs),
-            kv_bytes_per_token=HostKVCache.bytes_for(spec, 1),
+            kv_bytes_per_token=HostKVCache.bytes_for(spec, 1) - HostKVCache.bytes_for(spec, 0),
+            state_bytes=HostKVCache.bytes_for(spec, 0),
             context=context,
             scratch_bytes=scratch_size,
             tokenizer_bytes=0,

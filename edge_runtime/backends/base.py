@@ -95,7 +95,7 @@ class MemoryFormulas(Protocol):
         ...
 
     def kv_bytes(self, spec: ModelSpec, tokens: int) -> int:
-        """Return what keys and values of so many tokens take."""
+        """Return what layers keep of a sequence of so many tokens; for 0 tokens what does not grow with them."""
         ...
 
     def scratch_bytes(self, spec: ModelSpec, chunk: int, context: int, parallel: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -14,7 +15,11 @@ I32 = NDArray[np.int32]
 
 
 class KVCache(Protocol):
-    """Keys and values of one sequence, in the trunk's own memory. Only its trunk looks inside."""
+    """What layers keep of one sequence, in the trunk's own memory. Only its trunk looks inside.
+
+    Keys and values can be cut after any token. States of recurrent layers cannot: they are there after the last token,
+    after that of the commit before, and at some lengths that were asked for by `want`.
+    """
 
     @property
     def length(self) -> int:
@@ -35,11 +40,22 @@ class KVCache(Protocol):
         """Forget every token."""
         ...
 
+    def nearest(self, length: int) -> int:
+        """Return the most tokens, at most `length`, that `truncate` can keep and `copy_from` can take."""
+        ...
+
+    def want(self, lengths: Iterable[int]) -> None:
+        """Say after how many tokens a later prompt may part from these; passes that come there remember the state.
+
+        Replaces what was said before. A cache may keep fewer, or none where it can be cut anyway.
+        """
+        ...
+
     def truncate(self, length: int) -> None:
         """Keep the first `length` tokens.
 
         Raises:
-            RequestError: there are fewer.
+            RequestError: there are fewer, or no state is kept after as many, see `nearest`.
         """
         ...
 
@@ -49,7 +65,7 @@ class KVCache(Protocol):
         The copy may run late. If it fails, so does `Trunk.commit` of whatever runs behind it.
 
         Raises:
-            RequestError: it has fewer.
+            RequestError: it has fewer, or no state after as many, see `nearest`.
         """
         ...
 
@@ -104,7 +120,7 @@ class Trunk(Protocol[T]):
         ...
 
     def new_kv_cache(self, context: int) -> KVCache:
-        """Allocate keys and values for `context` tokens."""
+        """Allocate what layers keep of `context` tokens."""
         ...
 
     def begin(self, token_ids: I32, kv: KVCache) -> TrunkChunk:
@@ -116,7 +132,7 @@ class Trunk(Protocol[T]):
         ...
 
     def run_layer(self, chunk: TrunkChunk, layer_idx: int, expert_out: T | None) -> LayerOutput[T] | None:
-        """Run attention and router of a layer; a dense layer runs its MLP as well.
+        """Run attention and router of a layer, as far as it has them; a dense layer runs its MLP as well.
 
         Args:
             chunk: what `begin` returned.
@@ -124,7 +140,7 @@ class Trunk(Protocol[T]):
             expert_out: [N, D], combined output of the experts of the layer before, shared ones included; None for zero.
 
         Returns:
-            None for a dense layer.
+            None for a layer without experts.
         """
         ...
 

@@ -38,7 +38,7 @@ def _smaller_context(needs: MemoryNeeds, ceiling: Ceiling) -> list[str]:
 
 
 def _fewer_sequences(needs: MemoryNeeds, ceiling: Ceiling) -> list[str]:
-    each = needs.kv_bytes_per_token * needs.context
+    each = needs.kv_bytes_per_token * needs.context + needs.state_bytes
     fits = needs.parallel - -(-(needs.floor_bytes() - ceiling.bytes) // max(each, 1))
     if fits < 1:
         return []

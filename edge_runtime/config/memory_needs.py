@@ -25,6 +25,7 @@ class MemoryNeeds:
         runtime_bytes: resident set of the process with its libraries loaded and nothing else, measured.
         trunk_bytes: dense weights, prepacked copies included.
         kv_bytes_per_token: keys and values of one token over all layers.
+        state_bytes: states of recurrent layers of one sequence, snapshots included; they do not grow with tokens.
         context: N, tokens a KV cache is made for.
         parallel: KV caches, one a sequence.
         borrowable_bytes: the part of scratch_bytes that only passes over several tokens of a prompt need.
@@ -56,6 +57,7 @@ class MemoryNeeds:
     borrowable_bytes: int = 0
     prefetch_bytes: int = 0
     request_bytes: int = 0
+    state_bytes: int = 0
 
     @property
     def all_experts(self) -> int:
@@ -67,10 +69,13 @@ class MemoryNeeds:
         per_token = format_size(self.kv_bytes_per_token)
         sequences = (f"{self.parallel} sequences x " if self.parallel > 1 else "") + f"{self.context} tokens x "
         requests = [MemoryLine("request bodies", self.request_bytes, "in flight, in `serve`")]
+        many = f"{self.parallel} sequences" if self.parallel > 1 else "snapshots included"
+        states = [MemoryLine("recurrent states", self.state_bytes * self.parallel, many)]
         return [
             MemoryLine("runtime libraries", self.runtime_bytes, "measured"),
             MemoryLine("trunk", self.trunk_bytes + self.prefetch_bytes),
             MemoryLine("KV cache", self.kv_bytes_per_token * self.context * self.parallel, f"{sequences}{per_token}"),
+            *(states if self.state_bytes else []),
             MemoryLine("scratch", self.scratch_bytes, "activations, logits, reads"),
             MemoryLine("tokenizer", self.tokenizer_bytes),
             *(requests if self.request_bytes else []),

@@ -88,7 +88,8 @@ def _needs(profile: DeviceProfile, spec: ModelSpec, parts: list[PlannedPart], op
     return MemoryNeeds(
         runtime_bytes=_PROCESS_BYTES + LIBRARY_BYTES,
         trunk_bytes=loaded_bytes(sum(trunk), 0, len(trunk)),
-        kv_bytes_per_token=HostKVCache.bytes_for(spec, 1),
+        kv_bytes_per_token=HostKVCache.bytes_for(spec, 1) - HostKVCache.bytes_for(spec, 0),
+        state_bytes=HostKVCache.bytes_for(spec, 0),
         context=context,
         scratch_bytes=scratch_bytes(spec, chunk, context),
         tokenizer_bytes=5 * sum(p.bytes for p in parts if p.kind == "tokenizer"),

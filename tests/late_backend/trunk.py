@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
 from edge_runtime.base.errors import RequestError
@@ -22,7 +24,7 @@ I32 = NDArray[np.int32]
 class LateKVCache:
     """Keys and values on the device; their number is known on the host. Implements `KVCache`."""
 
-    def __init__(self, device: Device, inner: KVCache) -> None:
+    def __init__(self, device: Device, inner: HostKVCache) -> None:
         self._device, self.inner = device, inner
         self.context, self.nbytes, self.length = inner.context, inner.nbytes, 0
 
@@ -30,6 +32,18 @@ class LateKVCache:
         """See `KVCache.reset`: after the work that was queued before."""
         self.length = 0
         self._device.push(COMPUTE, "kv", self.inner.reset)
+
+    def nearest(self, length: int) -> int:
+        """See `KVCache.nearest`: of states that cannot be cut it is known once the work queued before is done."""
+        if not self.inner.fixed.nbytes:
+            return min(length, self.length)
+        self._device.finish()
+        return self.inner.nearest(length)
+
+    def want(self, lengths: Iterable[int]) -> None:
+        """See `KVCache.want`: after the work that was queued before."""
+        wanted = [*lengths]
+        self._device.push(COMPUTE, "kv", lambda: self.inner.want(wanted))
 
     def truncate(self, length: int) -> None:
         """See `KVCache.truncate`."""

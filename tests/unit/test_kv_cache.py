@@ -10,8 +10,10 @@ from specs import layer, model_spec
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache, bucket_for
 from edge_runtime.backends.cpu.trunk.mask import HIDDEN, fill_mask
 from edge_runtime.base.errors import RequestError
+from edge_runtime.base.spec import StateArray
 
 LAYERS, HEADS, DIM = 2, 3, 4
+ARRAYS = [[StateArray("k", (HEADS, DIM), True), StateArray("v", (HEADS, DIM), True)]] * LAYERS
 
 
 def _chunk(rng: np.random.Generator, tokens: int) -> NDArray[np.float32]:
@@ -20,8 +22,8 @@ def _chunk(rng: np.random.Generator, tokens: int) -> NDArray[np.float32]:
 
 def _append(kv: HostKVCache, chunk: NDArray[np.float32]) -> None:
     kv.require(chunk.shape[4])
-    for layer_idx, (keys, values) in enumerate(chunk):
-        kv.write(layer_idx, keys, values)
+    for layer_idx, new in enumerate(chunk):
+        kv.write(layer_idx, new)
     kv.advance(chunk.shape[4])
 
 
@@ -34,7 +36,7 @@ def test_buckets_grow_in_steps_and_stay_within_the_context() -> None:
 
 def test_tokens_survive_every_growth() -> None:
     rng = np.random.default_rng(0)
-    kv, parts = HostKVCache(LAYERS, HEADS, DIM, 1300), []
+    kv, parts = HostKVCache(ARRAYS, 1300), []
     for tokens in (250, 7, 1, 300, 500, 240):
         parts.append(_chunk(rng, tokens))
         _append(kv, parts[-1])
@@ -50,11 +52,11 @@ def test_tokens_survive_every_growth() -> None:
 
 def test_uncommitted_tokens_do_not_count() -> None:
     rng = np.random.default_rng(1)
-    kv = HostKVCache(LAYERS, HEADS, DIM, 64)
+    kv = HostKVCache(ARRAYS, 64)
     kept, dropped, next_ = _chunk(rng, 5), _chunk(rng, 9), _chunk(rng, 3)
     _append(kv, kept)
     kv.require(9)
-    kv.write(0, *dropped[0])
+    kv.write(0, dropped[0])
     assert kv.length == 5
     _append(kv, next_)
     np.testing.assert_array_equal(kv.past(0)[0][:, :, :8], np.concatenate((kept, next_), 4)[0, 0])
@@ -62,7 +64,7 @@ def test_uncommitted_tokens_do_not_count() -> None:
 
 def test_overflow_names_the_numbers_and_leaves_the_cache_usable() -> None:
     rng = np.random.default_rng(2)
-    kv = HostKVCache(LAYERS, HEADS, DIM, 20)
+    kv = HostKVCache(ARRAYS, 20)
     _append(kv, _chunk(rng, 18))
     with pytest.raises(RequestError, match=r"18 tokens.* 3 more.* 20"):
         kv.require(3)
@@ -71,7 +73,7 @@ def test_overflow_names_the_numbers_and_leaves_the_cache_usable() -> None:
 
 
 def test_truncate_and_reset() -> None:
-    kv = HostKVCache(LAYERS, HEADS, DIM, 600)
+    kv = HostKVCache(ARRAYS, 600)
     _append(kv, _chunk(np.random.default_rng(3), 400))
     kv.truncate(100)
     assert kv.length == 100
@@ -83,7 +85,7 @@ def test_truncate_and_reset() -> None:
 
 def test_bytes_for_is_what_is_reserved() -> None:
     spec = model_spec(*[layer()] * LAYERS, num_heads=6, num_kv_heads=HEADS, head_dim=DIM)
-    assert HostKVCache.bytes_for(spec, 300) == HostKVCache(LAYERS, HEADS, DIM, 300).nbytes
+    assert HostKVCache.bytes_for(spec, 300) == HostKVCache(ARRAYS, 300).nbytes
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, 8, 100])
@@ -101,7 +103,7 @@ def test_mask_against_its_definition(length: int, tokens: int, slots: int, windo
 
 def test_a_beginning_is_copied_across_buckets() -> None:
     rng = np.random.default_rng(3)
-    source, target = HostKVCache(LAYERS, HEADS, DIM, 1300), HostKVCache(LAYERS, HEADS, DIM, 1300)
+    source, target = HostKVCache(ARRAYS, 1300), HostKVCache(ARRAYS, 1300)
     chunk, other = _chunk(rng, 700), _chunk(rng, 300)
     _append(source, chunk)
     for length in (600, 20, 0):

@@ -15,6 +15,7 @@ from policy_cases import context
 
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.base.errors import ConfigError
+from edge_runtime.base.spec import StateArray
 from edge_runtime.engine.sessions import SessionPool
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.policy.base import Decision, ResidencyView, Routing
@@ -26,6 +27,8 @@ from edge_runtime.service.openai.formats import Format
 from edge_runtime.service.openai.grammar import Vocabulary
 from edge_runtime.service.openai.messages import Tool
 from edge_runtime.service.openai.output_splitter import Delta, OutputSplitter
+
+ARRAYS = [[StateArray("k", (1, 2), True), StateArray("v", (1, 2), True)]]
 
 
 def joined(deltas: list[Delta]) -> tuple[str, str, list[dict[str, Any]]]:
@@ -77,7 +80,7 @@ def fill(pool: SessionPool, *tokens: int) -> None:
 
 
 def test_a_prompt_gets_the_session_with_its_prefix() -> None:
-    pool = SessionPool([HostKVCache(1, 1, 2, 64) for _ in range(3)])
+    pool = SessionPool([HostKVCache(ARRAYS, 64) for _ in range(3)])
     fill(pool, 1, 2, 3, 4)
     fill(pool, 9, 8, 7)
     session, kept = pool.acquire(ids(1, 2, 3, 4, 5))
@@ -92,7 +95,7 @@ def test_a_prompt_gets_the_session_with_its_prefix() -> None:
 
 
 def test_a_prefix_that_another_policy_decided_on_is_not_used() -> None:
-    pool = SessionPool([HostKVCache(1, 1, 2, 64) for _ in range(2)])
+    pool = SessionPool([HostKVCache(ARRAYS, 64) for _ in range(2)])
     fill(pool, 1, 2, 3, 4)
     session, kept = pool.acquire(ids(1, 2, 3, 4, 5), policy="hobbit")
     assert (kept, session.tokens) == (0, ()), "and the session with the prefix is left alone"
@@ -100,7 +103,7 @@ def test_a_prefix_that_another_policy_decided_on_is_not_used() -> None:
     again, kept = pool.acquire(ids(1, 2, 3, 4, 5))
     assert (kept, again is session) == (4, False)
     # with one session there is no choice: what it holds goes
-    single = SessionPool([HostKVCache(1, 1, 2, 64)])
+    single = SessionPool([HostKVCache(ARRAYS, 64)])
     fill(single, 1, 2, 3, 4)
     for policy in ("hobbit", "lossless", None):
         session, kept = single.acquire(ids(1, 2, 3, 4, 5), policy=policy)
@@ -114,7 +117,7 @@ def test_a_prefix_that_another_policy_decided_on_is_not_used() -> None:
 
 
 def test_a_prompt_takes_over_what_a_busy_session_holds() -> None:
-    pool = SessionPool([HostKVCache(1, 1, 2, 64) for _ in range(3)])
+    pool = SessionPool([HostKVCache(ARRAYS, 64) for _ in range(3)])
     first, _ = pool.acquire(ids(*range(10, 30)))
     first.kv.require(20)
     first.kv.advance(20)
@@ -134,13 +137,13 @@ def test_a_prompt_takes_over_what_a_busy_session_holds() -> None:
 
 
 def test_a_short_common_beginning_does_not_cost_another_conversation_its_tail() -> None:
-    pool = SessionPool([HostKVCache(1, 1, 2, 64) for _ in range(2)])
+    pool = SessionPool([HostKVCache(ARRAYS, 64) for _ in range(2)])
     fill(pool, 1, *range(10, 30))
     session, kept = pool.acquire(ids(1, 50, 51))
     assert (kept, session.tokens) == (0, ())
     pool.release(session)
     # with one session there is no choice
-    single = SessionPool([HostKVCache(1, 1, 2, 64)])
+    single = SessionPool([HostKVCache(ARRAYS, 64)])
     fill(single, 1, *range(10, 30))
     assert single.acquire(ids(1, 50, 51))[1] == 1
 

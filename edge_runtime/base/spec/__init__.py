@@ -15,6 +15,7 @@ from edge_runtime.base.spec.mlp import Activation, ExpertSpec, Matrix, MlpSpec, 
 from edge_runtime.base.spec.model import LayerSpec, ModelSpec, check_spec
 from edge_runtime.base.spec.rope import MAX_CONTEXT, RopeKind, RopeSpec
 from edge_runtime.base.spec.router import GroupSpec, RouterSpec, Score
+from edge_runtime.base.spec.state import MixerKind, StateArray, conv_channels, has_mask, mixer_kind, rope_of, state_of
 from edge_runtime.base.spec.version1 import model_from_version1
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "LayerSpec",
     "LinearAttention",
     "Matrix",
+    "MixerKind",
     "MlpSpec",
     "ModelSpec",
     "QkNorm",
@@ -37,6 +39,12 @@ __all__ = [
     "SharedSpec",
     "ShortConvolution",
     "SoftmaxAttention",
+    "StateArray",
     "check_spec",
+    "conv_channels",
+    "has_mask",
+    "mixer_kind",
     "model_from_version1",
+    "rope_of",
+    "state_of",
 ]

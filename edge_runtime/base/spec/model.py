@@ -12,8 +12,9 @@ from typing import Any
 from edge_runtime.base.spec.attention import AttentionSpec, SoftmaxAttention
 from edge_runtime.base.spec.checks import need, need_counts
 from edge_runtime.base.spec.mlp import ExpertSpec, MlpSpec, SharedSpec
-from edge_runtime.base.spec.rope import MAX_CONTEXT
+from edge_runtime.base.spec.rope import MAX_CONTEXT, RopeSpec
 from edge_runtime.base.spec.router import RouterSpec
+from edge_runtime.base.spec.state import StateArray, rope_of, state_of
 from edge_runtime.base.strict import from_mapping
 
 _LIMITS = {"vocab_size": 1 << 22, "hidden": 1 << 16, "max_context": MAX_CONTEXT}
@@ -36,6 +37,11 @@ class LayerSpec:
     sparse: bool = True
     dense: MlpSpec | None = None
     shared: SharedSpec | None = None
+
+    @property
+    def has_feed_forward(self) -> bool:
+        """Whether the layer has experts or a dense network."""
+        return self.sparse or self.dense is not None
 
     @property
     def window(self) -> int | None:
@@ -116,7 +122,7 @@ class ModelSpec:
 
     @property
     def attention(self) -> SoftmaxAttention:
-        """The attention of the first layer, for engines that run models whose layers differ by their window alone.
+        """The attention of the first layer, for models whose layers differ by their window alone.
 
         Raises:
             ValueError: the first layer has none, or one of another kind.
@@ -127,10 +133,23 @@ class ModelSpec:
         return first
 
     @property
+    def ropes(self) -> list[RopeSpec]:
+        """The distinct rotary embeddings of the layers, in their order."""
+        found: list[RopeSpec] = []
+        for layer in self.layers:
+            rope = rope_of(layer.attention)
+            if rope is not None and rope not in found:
+                found.append(rope)
+        return found
+
+    def state_of(self, layer_idx: int) -> tuple[StateArray, ...]:
+        """What a layer keeps of the tokens before."""
+        return state_of(self.layers[layer_idx].attention, self.hidden)
+
+    @property
     def context_limit(self) -> int:
         """Tokens the model can attend to: its trained context, or what its rope scaling stretches that to."""
-        ropes = [rope for layer in self.layers if (rope := getattr(layer.attention, "rope", None)) is not None]
-        return max(self.max_context, min((rope.stretched(self.max_context) for rope in ropes), default=1))
+        return max(self.max_context, min((rope.stretched(self.max_context) for rope in self.ropes), default=1))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for the manifest."""

@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.cpu.trunk.supported import rope_of
+from edge_runtime.backends.cpu.trunk.signature import layer_signature
 from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
-from edge_runtime.base.spec import ModelSpec
+from edge_runtime.base.spec import LayerSpec, ModelSpec, mixer_kind
 from edge_runtime.bundle.manifest import EmbeddingDtype
 from edge_runtime.bundle.part_names import EMBEDDING, ROUTERS, trunk_file
-from hobbit_export.trunk.blocks import Attention, add_norm, mlp
+from hobbit_export.trunk.attention import EMITTERS
+from hobbit_export.trunk.attention.context import Emission
+from hobbit_export.trunk.blocks import add_norm, mlp
 from hobbit_export.trunk.data_file import DataFile
-from hobbit_export.trunk.graph import Dims, Graph
+from hobbit_export.trunk.graph import Graph
 from hobbit_export.trunk.linear import BITS, LinearWriter, Matrix, Precision
 
 DEFAULT_MEMORY_BYTES = 256 << 20
@@ -49,21 +51,29 @@ def build_layer(
     """
 
     def emit(g: Graph, linear: LinearWriter) -> None:
-        _layer_inputs(g, spec)
-        p, layer, d = f"layers.{layer_idx}.", spec.layers[layer_idx], spec.hidden
-        gammas = [g.vector(f"{p}{name}", weights.get(f"{p}{name}")) for name in ("attn_norm", "ffn_norm")]
-        resid, normed = add_norm(g, "resid", "moe", gammas[0], spec.rms_eps)
-        attended, new_k, new_v = Attention(spec, p, weights, g, linear).emit(normed)
-        resid, x = add_norm(g, resid, attended, gammas[1], spec.rms_eps)
+        layer, signature, d = spec.layers[layer_idx], layer_signature(spec, layer_idx), spec.hidden
+        p, new = f"layers.{layer_idx}.", dict[str, str]()
+        for name, dims in signature.inputs.items():
+            g.input(name, dims)
+        gammas = {name: g.vector(f"{p}{name}", weights.get(f"{p}{name}")) for name in _norms(layer)}
+        to_add = ("resid", "moe")
+        if layer.attention is not None:
+            resid, normed = add_norm(g, *to_add, gammas["attn_norm"], spec.rms_eps)
+            emission = Emission(layer.attention, d, spec.rms_eps, p, weights, g, linear)
+            attended, new = EMITTERS[mixer_kind(layer.attention)](emission, normed)
+            to_add = (resid, attended)
+        if layer.has_feed_forward:
+            resid, x = add_norm(g, *to_add, gammas["ffn_norm"], spec.rms_eps)
+        else:
+            resid = g.node("Add", *to_add)
         if layer.sparse:
             router = Matrix(f"{p}router", (f"{p}router",), (spec.num_experts,), d)
-            x = g.output(x, "x", (1, "T", d))
-            g.output(linear.product(x, router, exact=True), "router_logits", (1, "T", spec.num_experts))
+            x = g.output(x, "x", signature.outputs["x"])
+            g.output(linear.product(x, router, exact=True), "router_logits", signature.outputs["router_logits"])
         elif layer.dense is not None:
             resid = g.node("Add", resid, mlp(linear, g, x, f"{p}dense", layer.dense, d))
-        g.output(resid, "resid_out", (1, "T", d))
-        for name, value in (("new_k", new_k), ("new_v", new_v)):
-            g.output(value, name, (1, spec.attention.num_kv_heads, "T", spec.attention.head_dim))
+        for name, value in {"resid_out": resid, **{f"new_{name}": value for name, value in new.items()}}.items():
+            g.output(value, name, signature.outputs[name])
 
     return _build(out / trunk_file("layer", layer_idx), weights, precision, memory_bytes, emit)
 
@@ -178,16 +188,9 @@ def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     return upper.astype(np.uint16)
 
 
-def _layer_inputs(g: Graph, spec: ModelSpec) -> None:
-    half = rope_of(spec).dim // 2
-    cache: Dims = (1, spec.attention.num_kv_heads, "S", spec.attention.head_dim)
-    shapes: dict[str, Dims] = {
-        "resid": (1, "T", spec.hidden), "moe": (1, "T", spec.hidden),
-        "cos": ("T", half), "sin": ("T", half),
-        "past_k": cache, "past_v": cache, "mask": (1, 1, "T", "S_plus_T"),
-    }  # fmt: skip
-    for name, dims in shapes.items():
-        g.input(name, dims)
+def _norms(layer: LayerSpec) -> list[str]:
+    has = {"attn_norm": layer.attention is not None, "ffn_norm": layer.has_feed_forward}
+    return [name for name, is_there in has.items() if is_there]
 
 
 def _build(

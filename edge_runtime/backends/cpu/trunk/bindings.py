@@ -9,13 +9,31 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.cpu.trunk.buffers import ChunkBuffers, ChunkViews
+from edge_runtime.backends.cpu.trunk.blocks import Blocks
+from edge_runtime.backends.cpu.trunk.buffers import ChunkBuffers, ChunkViews, growing_arrays, rope_numbers
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
+from edge_runtime.backends.cpu.trunk.recurrent import Stop
 from edge_runtime.backends.cpu.trunk.supported import windows
 from edge_runtime.backends.trunk import LayerOutput
-from edge_runtime.base.spec import ModelSpec
+from edge_runtime.base.spec import ModelSpec, has_mask
 
 F32 = NDArray[np.float32]
+_MOST_KEPT = 4
+"""Bindings kept of a cache's single tokens: fixed states alternate between slots."""
+
+
+class BoundLayer(NamedTuple):
+    """A layer's graph, bound.
+
+    Attributes:
+        runs: bindings, one after the other: a recurrent layer runs its chunk in parts.
+        new: the chunk's part of the arrays that grow.
+        output: what the layer hands to its experts; None without any.
+    """
+
+    runs: tuple[Any, ...]
+    new: list[F32]
+    output: LayerOutput[F32] | None
 
 
 class BoundGraphs(NamedTuple):
@@ -24,9 +42,8 @@ class BoundGraphs(NamedTuple):
     tokens: int
     bucket: int
     views: ChunkViews
-    output: LayerOutput[F32]
     masks: dict[int | None, F32]
-    layers: list[Any]
+    layers: list[BoundLayer]
     shared: dict[int, Any]
 
 
@@ -42,21 +59,23 @@ class Bindings:
 
     def __init__(self, spec: ModelSpec, layers: list[Any], shared: dict[int, Any], max_chunk: int) -> None:
         self._spec, self._layers, self._shared = spec, layers, shared
-        self._buffers = ChunkBuffers(spec, max_chunk)
-        self._bound: WeakKeyDictionary[HostKVCache, dict[bool, BoundGraphs]] = WeakKeyDictionary()
+        self._buffers, self._blocks = ChunkBuffers(spec, max_chunk), Blocks(spec)
+        self._ropes = rope_numbers(spec)
+        self._bound: WeakKeyDictionary[HostKVCache, dict[tuple[int, ...], BoundGraphs]] = WeakKeyDictionary()
 
-    def of(self, kv: HostKVCache, tokens: int) -> BoundGraphs:
-        """Return the bindings of a cache. One set for single tokens and one for chunks is kept until a size changes."""
+    def of(self, kv: HostKVCache, tokens: int, stops: list[Stop]) -> BoundGraphs:
+        """Return the bindings of a cache, for fixed states handed over at `stops`.
+
+        Some sets for single tokens and one for chunks are kept until a size changes.
+        """
         kept = self._bound.setdefault(kv, {})
-        bound = kept.get(tokens == 1)
-        if bound is None or (bound.tokens, bound.bucket) != (tokens, kv.bucket):
-            # a single token has buffers of its own, so that sequences can be run side by side
-            views = (ChunkBuffers(self._spec, 1) if tokens == 1 else self._buffers).views(tokens)
-            masks = {w: np.empty((tokens, kv.bucket + tokens), np.float32) for w in windows(self._spec)}
-            output = LayerOutput(views.x, views.router_logits)
-            layers = [self._bind_layer(i, kv, views, masks) for i in range(len(self._layers))]
-            shared = {i: _bind_shared(session, views) for i, session in self._shared.items()}
-            bound = kept[tokens == 1] = BoundGraphs(tokens, kv.bucket, views, output, masks, layers, shared)
+        slots = (kv.fixed.current, stops[-1].slot) if stops else ()
+        key = (1, *slots) if tokens == 1 else (0,)
+        bound = kept.get(key)
+        if bound is None or (bound.tokens, bound.bucket) != (tokens, kv.bucket) or (stops and tokens > 1):
+            if len(kept) > _MOST_KEPT:
+                kept.clear()
+            bound = kept[key] = self._bind(kv, tokens, stops)
         return bound
 
     def close(self) -> None:
@@ -64,28 +83,45 @@ class Bindings:
         self._bound.clear()
         self._layers, self._shared = [], {}
 
-    def _bind_layer(self, i: int, kv: HostKVCache, views: ChunkViews, masks: dict[int | None, F32]) -> Any:
-        binding = self._layers[i].io_binding()
-        layer = self._spec.layers[i]
-        past_k, past_v = kv.past(i)
-        inputs = {
-            "resid": views.resid[i % 2][None], "moe": views.expert_out[None], "past_k": past_k, "past_v": past_v,
-            "cos": views.cos, "sin": views.sin, "mask": masks[layer.window][None, None],
-        }  # fmt: skip
-        outputs = {"resid_out": views.resid[(i + 1) % 2][None], "new_k": views.new_k, "new_v": views.new_v}
+    def _bind(self, kv: HostKVCache, tokens: int, stops: list[Stop]) -> BoundGraphs:
+        # a single token has buffers of its own, so that sequences can be run side by side
+        views = (ChunkBuffers(self._spec, 1) if tokens == 1 else self._buffers).views(tokens)
+        masks = {w: np.empty((tokens, kv.bucket + tokens), np.float32) for w in windows(self._spec)}
+        output = LayerOutput(views.x, views.router_logits)
+        layers = []
+        for i, layer in enumerate(self._spec.layers):
+            inputs, outputs = self._whole_chunk(i, kv, views, masks)
+            parts = self._blocks.parts(i, kv.fixed, tokens, stops)
+            runs = tuple(_bound(self._layers[i], part.inputs(inputs), part.outputs(outputs)) for part in parts)
+            layers.append(BoundLayer(runs, views.new[i], output if layer.sparse else None))
+        shared = {i: _bound(s, {"x": views.x[None]}, {"y": views.y[None]}) for i, s in self._shared.items()}
+        return BoundGraphs(tokens, kv.bucket, views, masks, layers, shared)
+
+    def _whole_chunk(
+        self, i: int, kv: HostKVCache, views: ChunkViews, masks: dict[int | None, F32]
+    ) -> tuple[dict[str, F32], dict[str, F32]]:
+        """Inputs and outputs of a layer's graph, without fixed states."""
+        layer, names = self._spec.layers[i], [array.name for array in growing_arrays(self._spec, i)]
+        inputs = {"resid": views.resid[i % 2][None], "moe": views.expert_out[None]}
+        outputs = {"resid_out": views.resid[(i + 1) % 2][None]}
+        inputs |= {f"past_{name}": past for name, past in zip(names, kv.past(i), strict=True)}
+        outputs |= {f"new_{name}": new for name, new in zip(names, views.new[i], strict=True)}
+        rope = self._ropes[i]
+        if rope is not None:
+            inputs["cos"], inputs["sin"] = views.angles[rope]
+        if has_mask(layer.attention):
+            inputs["mask"] = masks[layer.window][None, None]
         if layer.sparse:
             outputs |= {"x": views.x[None], "router_logits": views.router_logits[None]}
-        for name, array in inputs.items():
-            bind_array(binding.bind_input, name, array)
-        for name, array in outputs.items():
-            bind_array(binding.bind_output, name, array)
-        return binding
+        return inputs, outputs
 
 
-def _bind_shared(session: Any, views: ChunkViews) -> Any:
+def _bound(session: Any, inputs: dict[str, F32], outputs: dict[str, F32]) -> Any:
     binding = session.io_binding()
-    bind_array(binding.bind_input, "x", views.x[None])
-    bind_array(binding.bind_output, "y", views.y[None])
+    for name, array in inputs.items():
+        bind_array(binding.bind_input, name, array)
+    for name, array in outputs.items():
+        bind_array(binding.bind_output, name, array)
     return binding
 
 

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.cpu.trunk.supported import rope_of
-from edge_runtime.base.spec import ModelSpec
+from edge_runtime.base.spec import ModelSpec, StateArray, rope_of
 
 F32 = NDArray[np.float32]
 
@@ -19,14 +18,12 @@ class ChunkViews(NamedTuple):
 
     Attributes:
         resid: two arrays [T, D]: layer i reads number i % 2 and writes the other.
-        moe: [T, D], combined expert output that a layer adds first.
+        expert_out: [T, D], combined expert output that a layer adds first.
         x: [T, D].
         router_logits: [T, E].
         y: [T, D], output of a shared expert.
-        cos: [T, R/2].
-        sin: [T, R/2].
-        new_k: [1, G, T, C].
-        new_v: [1, G, T, C].
+        angles: cos and sin [T, R/2] of each distinct rope.
+        new: of each layer the chunk's part [1, G, T, C] of its growing arrays; layers share the memory.
     """
 
     resid: tuple[F32, F32]
@@ -34,10 +31,8 @@ class ChunkViews(NamedTuple):
     x: F32
     router_logits: F32
     y: F32
-    cos: F32
-    sin: F32
-    new_k: F32
-    new_v: F32
+    angles: list[tuple[F32, F32]]
+    new: list[list[F32]]
 
 
 class ChunkBuffers:
@@ -45,15 +40,47 @@ class ChunkBuffers:
 
     def __init__(self, spec: ModelSpec, max_chunk: int) -> None:
         """Allocate for chunks of at most `max_chunk` tokens."""
-        d, half = (spec.hidden,), (rope_of(spec).dim // 2,)
-        cache = (spec.attention.num_kv_heads, spec.attention.head_dim)
-        self._widths: list[tuple[int, ...]] = [d, d, d, d, (spec.num_experts,), d, half, half, cache, cache]
-        self._flat = [np.zeros(max_chunk * prod(width), np.float32) for width in self._widths]
+        self._growing = [growing_arrays(spec, i) for i in range(spec.num_layers)]
+        angles = [rope.dim // 2 for rope in spec.ropes for _ in range(2)]
+        self._widths = [*[spec.hidden] * 4, spec.num_experts, spec.hidden, *angles]
+        self._flat = [np.zeros(max_chunk * width, np.float32) for width in self._widths]
+        self._new = [np.zeros(max_chunk * width, np.float32) for width in new_widths(spec)]
 
     def views(self, tokens: int) -> ChunkViews:
         """Return the views for chunks of `tokens` tokens."""
-        arrays = []
-        for flat, width in zip(self._flat, self._widths, strict=True):
-            shape = (tokens, *width) if len(width) == 1 else (1, width[0], tokens, width[1])
-            arrays.append(flat[: tokens * prod(width)].reshape(shape))
-        return ChunkViews((arrays[0], arrays[1]), *arrays[2:])
+        arrays = [
+            flat[: tokens * width].reshape(tokens, width) for flat, width in zip(self._flat, self._widths, strict=True)
+        ]
+        angles = list(zip(arrays[6::2], arrays[7::2], strict=True))
+        new = [[_new_view(f, a, tokens) for f, a in zip(self._new, arrays, strict=False)] for arrays in self._growing]
+        return ChunkViews((arrays[0], arrays[1]), arrays[2], arrays[3], arrays[4], arrays[5], angles, new)
+
+
+def growing_arrays(spec: ModelSpec, layer_idx: int) -> list[StateArray]:
+    """Return the arrays of a layer that grow with the tokens."""
+    return [array for array in spec.state_of(layer_idx) if array.grows]
+
+
+def new_widths(spec: ModelSpec) -> list[int]:
+    """Numbers a token adds to the first, second, ... growing array of a layer, of the widest layer each."""
+    widths: list[int] = []
+    for i in range(spec.num_layers):
+        for number, array in enumerate(growing_arrays(spec, i)):
+            widths[number : number + 1] = [max([array.numbers, *widths[number : number + 1]])]
+    return widths
+
+
+def static_width(spec: ModelSpec) -> int:
+    """Numbers the buffers have for each token."""
+    return 5 * spec.hidden + spec.num_experts + sum(rope.dim for rope in spec.ropes) + sum(new_widths(spec))
+
+
+def rope_numbers(spec: ModelSpec) -> list[int | None]:
+    """Which of the distinct ropes each layer has."""
+    ropes = spec.ropes
+    return [None if (rope := rope_of(layer.attention)) is None else ropes.index(rope) for layer in spec.layers]
+
+
+def _new_view(flat: F32, array: StateArray, tokens: int) -> F32:
+    heads, width = array.shape
+    return flat[: tokens * prod(array.shape)].reshape(1, heads, tokens, width)

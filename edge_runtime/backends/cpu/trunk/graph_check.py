@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from edge_runtime.backends.cpu.trunk.external_data import regions_in
 from edge_runtime.backends.cpu.trunk.graph_file import GraphFile, Node, read_graph
 from edge_runtime.backends.cpu.trunk.graph_operators import OPERATORS, Operator, Value
-from edge_runtime.backends.cpu.trunk.signature import Found, Signature, check_signature
+from edge_runtime.backends.cpu.trunk.signature import Dims, Found, Signature, check_signature
 from edge_runtime.base.errors import BundleError, did_you_mean
 
 _SIZES = ((1021, 1), (7, 65537))
@@ -81,12 +81,12 @@ def _check_values(graph: GraphFile, signature: Signature, tokens: int, cached: i
 
 
 def _inputs(signature: Signature, tokens: int, cached: int) -> dict[str, Value]:
-    sizes = {"past_k": (cached,), "past_v": (cached,), "mask": (tokens, cached + tokens), "routers": (1,)}
-    found = {}
-    for name, dims in signature.inputs.items():
-        left_open = iter(sizes.get(name, (tokens,)))
-        found[name] = Value(1, tuple(next(left_open) if dim is None else dim for dim in dims))
-    return found
+    return {name: Value(1, _sized(dims, tokens, cached)) for name, dims in signature.inputs.items()}
+
+
+def _sized(dims: Dims, tokens: int, cached: int) -> tuple[int, ...]:
+    sizes = {"T": tokens, "S": cached, "S_plus_T": cached + tokens, "P": 1}
+    return tuple(dim if isinstance(dim, int) else sizes[dim] for dim in dims)
 
 
 def _outputs(node: Node, values: Mapping[str, Value]) -> dict[str, Value]:
@@ -122,9 +122,7 @@ def _check_node(node: Node, operator: Operator) -> None:
 
 def _check_outputs(signature: Signature, values: Mapping[str, Value], tokens: int) -> None:
     for name, dims in signature.outputs.items():
-        expected = tuple(
-            1 if name == "router_logits" and i == 0 else tokens if d is None else d for i, d in enumerate(dims)
-        )
+        expected = _sized(dims, tokens, 0)
         if name not in values or values[name].dims != expected or values[name].kind != 1:
             raise ValueError(f"output {name!r}: expected {list(expected)} for {tokens} tokens")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from edge_runtime.backends.cpu.trunk.supported import dense_mlps, windows
-from edge_runtime.base.spec import ModelSpec
+from edge_runtime.backends.cpu.trunk.buffers import static_width
+from edge_runtime.backends.cpu.trunk.oracles import mixer_of
+from edge_runtime.backends.cpu.trunk.supported import dense_mlps, mixers, windows
+from edge_runtime.base.spec import AttentionSpec, ModelSpec
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.bundle.part_names import trunk_file
 
@@ -13,6 +15,10 @@ _SESSION_BYTES = 384 << 10
 _GRAPH_COPIES = 3
 # freed blocks below malloc's (dynamic) mapping threshold stay with the process; measured up to 42 MiB
 _MALLOC_KEEPS_BYTES = 48 << 20
+# values of the size of scores that exist at once: before and after softmax, or while a recurrence is solved
+_SCORES, _SOLVING = 2, 6
+# values of the size of a recurrent state that exist at once, besides those of the cache
+_STATES = 3
 # import onnxruntime and make a first session: measured 25 (1.23) to 39 MiB (1.32, its files just written)
 LIBRARY_BYTES = 44 << 20
 
@@ -39,12 +45,21 @@ def scratch_bytes(spec: ModelSpec, max_chunk: int, context: int) -> int:
 
     Measured peaks are 0.65 to 0.95 of it; at short contexts most of the difference is what malloc keeps.
     """
-    t, attention = max_chunk, spec.attention
-    heads, kv_heads, head_dim = attention.num_heads, attention.num_kv_heads, attention.head_dim
-    scores = 2 * heads * t * (context + t + attention.sinks)
-    widest = max([spec.hidden, (heads + 2 * kv_heads) * head_dim] + [2 * mlp.intermediate for mlp in dense_mlps(spec)])
-    masks = len(windows(spec)) * t * (context + t)
-    rotated = 0 if attention.rope is None else attention.rope.dim
-    static = t * (5 * spec.hidden + spec.num_experts + 2 * kv_heads * head_dim + rotated)
-    live = 4 * (scores + 6 * t * widest + masks + static + spec.vocab_size)
+    t, attended = max_chunk, context + max_chunk
+    parts = [_part_numbers(attention, spec.hidden, t, attended) for attention in mixers(spec)]
+    widest = max([spec.hidden] + [2 * mlp.intermediate for mlp in dense_mlps(spec)])
+    wide = max([t * widest, *(wide for _, wide in parts)])
+    scores = max([scores for scores, _ in parts], default=0)
+    masks, static = len(windows(spec)) * t * attended, t * static_width(spec)
+    live = 4 * (scores + 6 * wide + masks + static + spec.vocab_size)
     return live + min(live, _MALLOC_KEEPS_BYTES)
+
+
+def _part_numbers(attention: AttentionSpec, hidden: int, tokens: int, attended: int) -> tuple[int, int]:
+    """Numbers of one attention that exist at once: scores or states, and six times those of its widest value."""
+    mixer = mixer_of(attention)
+    growth, most = mixer.growth(attention, hidden), mixer.MAX_TOKENS
+    if most is not None:
+        tokens, attended = min(tokens, most), min(tokens, most)
+    pairs = _SCORES if most is None else _SOLVING
+    return pairs * growth.pair * tokens * (attended + growth.beside) + _STATES * growth.fixed, tokens * growth.token

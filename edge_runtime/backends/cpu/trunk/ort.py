@@ -21,7 +21,6 @@ from edge_runtime.backends.cpu.trunk.signature import (
     routers_signature,
     shared_signature,
 )
-from edge_runtime.backends.cpu.trunk.supported import rope_of
 from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
 from edge_runtime.base.errors import RequestError
 from edge_runtime.base.spec import ModelSpec
@@ -83,7 +82,7 @@ class OrtTrunk:
         except BaseException:
             self._embedding.close()
             raise
-        self._rotary = Rotary(rope_of(spec), spec.max_context)
+        self._rotary = [Rotary(rope, spec.max_context) for rope in spec.ropes]
         self._bindings = Bindings(spec, self._layers, self._shared, max_chunk)
         self._open: WeakKeyDictionary[HostKVCache, _Chunk] = WeakKeyDictionary()
         self._long: _Chunk | None = None  # the one chunk of several tokens: it has the large buffers
@@ -94,9 +93,8 @@ class OrtTrunk:
         return self._runtime.weight_bytes
 
     def new_kv_cache(self, context: int) -> HostKVCache:
-        """Allocate keys and values for `context` tokens."""
-        s = self._spec
-        return HostKVCache(s.num_layers, s.attention.num_kv_heads, s.attention.head_dim, context)
+        """Allocate what layers keep of `context` tokens."""
+        return HostKVCache.of(self._spec, context)
 
     def begin(self, token_ids: NDArray[np.int32], kv: KVCache) -> TrunkChunk:
         """Start a chunk: embed int32 [T] tokens behind those in the cache. See `Trunk.begin`."""
@@ -106,11 +104,11 @@ class OrtTrunk:
             raise RequestError(f"chunk: expected 1 to {self._max_chunk} tokens at a time, got {tokens}")
         self._drop(self._open.get(kv))
         self._drop(self._long if tokens > 1 else None)
-        kv.require(tokens)
-        bound = self._bindings.of(kv, tokens)
+        bound = self._bindings.of(kv, tokens, kv.begin(tokens))
         views = bound.views
         self._embedding.gather(token_ids, views.resid[0])
-        views.cos[:], views.sin[:] = self._rotary.cos_sin(kv.length, tokens)
+        for rotary, (cos, sin) in zip(self._rotary, views.angles, strict=True):
+            cos[:], sin[:] = rotary.cos_sin(kv.length, tokens)
         for window, mask in bound.masks.items():
             fill_mask(mask, kv.length, window)
         chunk = self._open[kv] = _Chunk(kv, bound)
@@ -120,14 +118,15 @@ class OrtTrunk:
     def run_layer(self, chunk: TrunkChunk, layer_idx: int, expert_out: F32 | None) -> LayerOutput[F32] | None:
         """Run a layer over the chunk and keep its keys and values. See `Trunk.run_layer`."""
         running = _running(chunk, layer_idx)
-        bound, views = running.bound, running.bound.views
+        layer, expert_in = running.bound.layers[layer_idx], running.bound.views.expert_out
         running.next_layer = None  # a failed run leaves the chunk unusable
-        assert expert_out is None or expert_out.shape == views.expert_out.shape
-        views.expert_out[:] = 0 if expert_out is None else expert_out
-        self._runtime.run(self._layers[layer_idx], bound.layers[layer_idx], "layer", layer_idx)
-        running.kv.write(layer_idx, views.new_k, views.new_v)
+        assert expert_out is None or expert_out.shape == expert_in.shape
+        expert_in[:] = 0 if expert_out is None else expert_out
+        for run in layer.runs:
+            self._runtime.run(self._layers[layer_idx], run, "layer", layer_idx)
+        running.kv.write(layer_idx, layer.new)
         running.next_layer = layer_idx + 1
-        return bound.output if self._spec.layers[layer_idx].sparse else None
+        return layer.output
 
     def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> F32:
         """Return the shared expert's output float32 [T, D] for the x of the last `run_layer`."""

@@ -6,19 +6,24 @@ larger than the memory: one matrix is held at a time, of the head a few rows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.activation import activate, sigmoid
+from edge_runtime.backends.cpu.trunk.buffers import rope_numbers
 from edge_runtime.backends.cpu.trunk.embedding import check_tokens
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.mask import fill_mask
+from edge_runtime.backends.cpu.trunk.oracles import mixer_of
+from edge_runtime.backends.cpu.trunk.oracles.base import LayerRun, rms_norm
+from edge_runtime.backends.cpu.trunk.recurrent import Stop
 from edge_runtime.backends.cpu.trunk.rope import Rotary
-from edge_runtime.backends.cpu.trunk.supported import rope_of
 from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
 from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
 from edge_runtime.base.errors import RequestError
-from edge_runtime.base.spec import MlpSpec, ModelSpec
+from edge_runtime.base.spec import MlpSpec, ModelSpec, StateArray, has_mask
 
 F32 = NDArray[np.float32]
 _HEAD_ROWS = 8192
@@ -27,10 +32,10 @@ _HEAD_ROWS = 8192
 class _Chunk(TrunkChunk):
     """A chunk in progress: its residual stream and rotary tables."""
 
-    def __init__(self, kv: HostKVCache, resid: F32, cos_sin: tuple[F32, F32]) -> None:
+    def __init__(self, kv: HostKVCache, resid: F32, angles: list[tuple[F32, F32]], stops: list[Stop]) -> None:
         super().__init__(len(resid))
         self.kv, self.resid, self.x = kv, resid, resid
-        self.cos, self.sin = cos_sin
+        self.angles, self.stops = angles, stops
 
 
 class ReferenceTrunk:
@@ -41,7 +46,7 @@ class ReferenceTrunk:
         self._spec = spec
         self._weights = weights
         self._max_chunk = max_chunk
-        self._rotary = Rotary(rope_of(spec), spec.max_context)
+        self._rotary, self._ropes = [Rotary(rope, spec.max_context) for rope in spec.ropes], rope_numbers(spec)
 
     @property
     def weight_bytes(self) -> int:
@@ -49,9 +54,8 @@ class ReferenceTrunk:
         return 0
 
     def new_kv_cache(self, context: int) -> HostKVCache:
-        """Allocate keys and values for `context` tokens."""
-        s = self._spec
-        return HostKVCache(s.num_layers, s.attention.num_kv_heads, s.attention.head_dim, context)
+        """Allocate what layers keep of `context` tokens."""
+        return HostKVCache.of(self._spec, context)
 
     def begin(self, token_ids: NDArray[np.int32], kv: KVCache) -> TrunkChunk:
         """Start a chunk. See `Trunk.begin`."""
@@ -60,18 +64,22 @@ class ReferenceTrunk:
         if not 1 <= tokens <= self._max_chunk:
             raise RequestError(f"chunk: expected 1 to {self._max_chunk} tokens at a time, got {tokens}")
         check_tokens(token_ids, self._spec.vocab_size)
-        kv.require(tokens)
+        stops = kv.begin(tokens, snapshots=False)
         resid = np.concatenate([self._weights.rows("embed", t, t + 1) for t in token_ids.tolist()])
-        return _Chunk(kv, resid * np.float32(self._spec.embedding_scale), self._rotary.cos_sin(kv.length, tokens))
+        resid = resid * np.float32(self._spec.embedding_scale)
+        return _Chunk(kv, resid, [rotary.cos_sin(kv.length, tokens) for rotary in self._rotary], stops)
 
     def run_layer(self, chunk: TrunkChunk, layer_idx: int, expert_out: F32 | None) -> LayerOutput[F32] | None:
         """Run attention, and router or dense MLP. See `Trunk.run_layer`."""
         c = _running(chunk, layer_idx)
         p, layer = f"layers.{layer_idx}.", self._spec.layers[layer_idx]
         c.resid = c.resid if expert_out is None else c.resid + expert_out
-        c.resid = c.resid + self._attention(layer_idx, c, self._norm(c.resid, f"{p}attn_norm"))
-        x = self._norm(c.resid, f"{p}ffn_norm")
+        if layer.attention is not None:
+            c.resid = c.resid + self._attention(layer_idx, c, self._norm(c.resid, f"{p}attn_norm"))
         chunk.next_layer = layer_idx + 1
+        if not layer.has_feed_forward:
+            return None
+        x = self._norm(c.resid, f"{p}ffn_norm")
         if layer.dense is not None:
             c.resid = c.resid + self._mlp(layer.dense, x, f"{p}dense")
             return None
@@ -112,49 +120,34 @@ class ReferenceTrunk:
         """Nothing is held."""
 
     def _attention(self, layer_idx: int, chunk: _Chunk, x: F32) -> F32:
-        s, p, kv = self._spec.attention, f"layers.{layer_idx}.", chunk.kv
-        q, k, v = self._project(p, x)
-        q, k = self._rotate(q, chunk), self._rotate(k, chunk)
-        kv.write(layer_idx, k[None], v[None])
-        past_k, past_v = (past[0, :, : kv.length] for past in kv.past(layer_idx))
-        keys, values = np.concatenate((past_k, k), 1), np.concatenate((past_v, v), 1)
-        mask = np.empty((len(x), keys.shape[1]), np.float32)
-        fill_mask(mask, kv.length, self._spec.layers[layer_idx].window)
-        group = s.num_heads // s.num_kv_heads
-        scores = q @ np.repeat(keys, group, 0).transpose(0, 2, 1) * np.float32(s.score_scale) + mask
-        if s.sinks:
-            sinks = self._weights.get(f"{p}sinks")[:, None, None]
-            scores = np.concatenate((scores, np.broadcast_to(sinks, (*scores.shape[:2], 1))), -1)
-        probs = np.exp(scores - scores.max(-1, keepdims=True))
-        probs = (probs / probs.sum(-1, keepdims=True))[..., : keys.shape[1]]
-        out = probs @ np.repeat(values, group, 0)
-        out = self._linear(out.transpose(1, 0, 2).reshape(len(x), -1), f"{p}o")
-        return out + self._weights.get(f"{p}o_bias") if s.o_bias else out
+        attention, kv, rope = self._spec.layers[layer_idx].attention, chunk.kv, self._ropes[layer_idx]
+        assert attention is not None
+        mask = None
+        if has_mask(attention):
+            mask = np.empty((len(x), kv.length + len(x)), np.float32)
+            fill_mask(mask, kv.length, self._spec.layers[layer_idx].window)
+        angles = None if rope is None else chunk.angles[rope]
+        past = {array.name: past[0, :, : kv.length] for array, past in self._growing(layer_idx, kv)}
+        past |= {array.name: past for array, past in self._fixed(layer_idx, kv, kv.fixed.current)}
+        prefix, eps = f"layers.{layer_idx}.", self._spec.rms_eps
+        run = LayerRun(attention, prefix, self._weights, eps, angles, mask, past)
+        out, new = mixer_of(attention).run(run, x)
+        kv.write(layer_idx, [new[array.name][None] for array, _ in self._growing(layer_idx, kv)])
+        for stop in chunk.stops:
+            for array, target in self._fixed(layer_idx, kv, stop.slot):
+                target[...] = new[array.name]
+        return out
 
-    def _project(self, p: str, x: F32) -> tuple[F32, F32, F32]:
-        """Return q [H, T, C], k and v [G, T, C] before rotation."""
-        s = self._spec.attention
-        flat = {name: self._linear(x, p + name) for name in "qkv"}
-        if s.qkv_bias:
-            flat = {name: part + self._weights.get(f"{p}{name}_bias") for name, part in flat.items()}
-        if s.qk_norm == "full":
-            flat |= {name: self._norm(flat[name], f"{p}{name}_norm") for name in "qk"}
-        if s.clip_qkv is not None:
-            flat = {name: np.clip(part, -s.clip_qkv, s.clip_qkv) for name, part in flat.items()}
-        heads = {name: part.reshape(len(x), -1, s.head_dim).transpose(1, 0, 2) for name, part in flat.items()}
-        if s.qk_norm == "per_head":
-            heads |= {name: self._norm(heads[name], f"{p}{name}_norm") for name in "qk"}
-        return heads["q"], heads["k"], heads["v"]
+    def _growing(self, layer_idx: int, kv: HostKVCache) -> Iterator[tuple[StateArray, F32]]:
+        arrays = [array for array in self._spec.state_of(layer_idx) if array.grows]
+        return zip(arrays, kv.past(layer_idx), strict=True)
 
-    def _rotate(self, x: F32, chunk: _Chunk) -> F32:
-        half = rope_of(self._spec).dim // 2
-        a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-        return np.concatenate((a * chunk.cos - b * chunk.sin, b * chunk.cos + a * chunk.sin, rest), -1)
+    def _fixed(self, layer_idx: int, kv: HostKVCache, slot: int) -> Iterator[tuple[StateArray, F32]]:
+        arrays = [array for array in self._spec.state_of(layer_idx) if not array.grows]
+        return zip(arrays, (array[0] for array in kv.fixed.of(layer_idx, slot)), strict=False)
 
     def _norm(self, x: F32, name: str) -> F32:
-        mean = np.mean(x * x, axis=-1, keepdims=True)
-        normed: F32 = x / np.sqrt(mean + np.float32(self._spec.rms_eps)) * self._weights.get(name)
-        return normed
+        return rms_norm(x, self._weights.get(name), self._spec.rms_eps)
 
     def _linear(self, x: F32, name: str) -> F32:
         product: F32 = x @ self._weights.get(name).T

@@ -5,38 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from edge_runtime.backends.cpu.trunk.supported import dense_mlps, rope_of
+from edge_runtime.backends.cpu.trunk.oracles import mixer_of
+from edge_runtime.backends.cpu.trunk.oracles.base import Growth
+from edge_runtime.backends.cpu.trunk.supported import dense_mlps
+from edge_runtime.backends.cpu.trunk.tables import TABLE_DIMS
 from edge_runtime.base.errors import BundleError
-from edge_runtime.base.spec import ModelSpec
+from edge_runtime.base.spec import ModelSpec, StateArray, has_mask, rope_of
 
-Dims = tuple["int | None", ...]
-
-
-class Growth(NamedTuple):
-    """How many numbers the largest value of a graph may have: as many as `scratch_bytes` counts on.
-
-    Attributes:
-        token: for each token.
-        pair: for each token and each token it may attend to.
-        cached: for each cached token.
-        beside: what a token may attend to besides tokens: 1 with sinks.
-    """
-
-    token: int
-    pair: int = 0
-    cached: int = 0
-    beside: int = 0
-
-    def largest(self, tokens: int, cached: int) -> int:
-        """Return it for T tokens behind so many cached ones."""
-        return max(tokens * self.token, tokens * (tokens + cached + self.beside) * self.pair, cached * self.cached)
+Dims = tuple["int | str", ...]
+"""A size that differs from call to call has a name: T tokens, S slots of a cache, S_plus_T both, P routers."""
 
 
 class Signature(NamedTuple):
     """A graph as the format has it.
 
     Attributes:
-        inputs: name -> dims of its float32 inputs; None is a size that differs from call to call.
+        inputs: name -> dims of its float32 inputs.
         outputs: the same of its outputs.
         growth: of its values.
     """
@@ -48,34 +32,49 @@ class Signature(NamedTuple):
 
 def layer_signature(spec: ModelSpec, layer_idx: int) -> Signature:
     """Return the signature of a layer's graph."""
-    stream: Dims = (1, None, spec.hidden)
-    angle: Dims = (None, rope_of(spec).dim // 2)
-    cache: Dims = (1, spec.attention.num_kv_heads, None, spec.attention.head_dim)
-    outputs = {"resid_out": stream, "new_k": cache, "new_v": cache}
-    if spec.layers[layer_idx].sparse:
-        outputs |= {"x": stream, "router_logits": (1, None, spec.num_experts)}
-    inputs = {
-        "resid": stream, "moe": stream, "cos": angle, "sin": angle, "past_k": cache, "past_v": cache,
-        "mask": (1, 1, None, None),
-    }  # fmt: skip
-    a, dense = spec.attention, spec.layers[layer_idx].dense
-    heads = a.num_heads + 2 * a.num_kv_heads
-    widest = max(spec.hidden, heads * a.head_dim, spec.num_experts, 2 * (dense.intermediate if dense else 0))
-    return Signature(inputs, outputs, Growth(widest, a.num_heads, a.num_kv_heads * a.head_dim, int(a.sinks)))
+    layer, stream = spec.layers[layer_idx], _stream(spec)
+    inputs, outputs = {"resid": stream, "moe": stream}, {"resid_out": stream}
+    rope, states = rope_of(layer.attention), spec.state_of(layer_idx)
+    if rope is not None:
+        inputs |= dict.fromkeys(("cos", "sin"), ("T", rope.dim // 2))
+    inputs |= {f"past_{array.name}": state_dims(array, "S") for array in states}
+    outputs |= {f"new_{array.name}": state_dims(array, "T") for array in states}
+    if has_mask(layer.attention):
+        inputs["mask"] = (1, 1, "T", "S_plus_T")
+    if layer.attention is not None:
+        inputs |= {name: TABLE_DIMS[name] for name in mixer_of(layer.attention).TABLES}
+    if layer.sparse:
+        outputs |= {"x": stream, "router_logits": (1, "T", spec.num_experts)}
+    return Signature(inputs, outputs, _layer_growth(spec, layer_idx))
+
+
+def state_dims(array: StateArray, slots: str) -> Dims:
+    """Return the shape of what a layer keeps, as its graph has it."""
+    return (1, array.shape[0], slots, array.shape[1]) if array.grows else (1, *array.shape)
+
+
+def _layer_growth(spec: ModelSpec, layer_idx: int) -> Growth:
+    layer = spec.layers[layer_idx]
+    mixed = Growth(0) if layer.attention is None else mixer_of(layer.attention).growth(layer.attention, spec.hidden)
+    experts = spec.num_experts if layer.sparse else 0
+    return mixed.at_least(max(spec.hidden, experts, 2 * (layer.dense.intermediate if layer.dense else 0)))
+
+
+def _stream(spec: ModelSpec) -> Dims:
+    return (1, "T", spec.hidden)
 
 
 def shared_signature(spec: ModelSpec) -> Signature:
     """Return the signature of a shared expert's graph."""
     widest = max([spec.hidden, *(2 * mlp.intermediate for mlp in dense_mlps(spec))])
-    return Signature({"x": (1, None, spec.hidden)}, {"y": (1, None, spec.hidden)}, Growth(widest))
+    return Signature({"x": _stream(spec)}, {"y": _stream(spec)}, Growth(widest))
 
 
 def head_signature(spec: ModelSpec) -> Signature:
     """Return the signature of the head's graph."""
-    stream: Dims = (1, None, spec.hidden)
     return Signature(
-        {"resid": stream, "moe": stream},
-        {"logits": (1, None, spec.vocab_size)},
+        {"resid": _stream(spec), "moe": _stream(spec)},
+        {"logits": (1, "T", spec.vocab_size)},
         Growth(max(spec.hidden, spec.vocab_size)),
     )
 
@@ -83,8 +82,8 @@ def head_signature(spec: ModelSpec) -> Signature:
 def routers_signature(spec: ModelSpec) -> Signature:
     """Return the signature of the graph that applies routers handed to it."""
     return Signature(
-        {"x": (1, None, spec.hidden), "routers": (None, spec.hidden, spec.num_experts)},
-        {"router_logits": (None, None, spec.num_experts)},
+        {"x": _stream(spec), "routers": ("P", spec.hidden, spec.num_experts)},
+        {"router_logits": ("P", "T", spec.num_experts)},
         Growth(spec.num_experts),
     )
 
@@ -109,9 +108,13 @@ def check_signature(part: str, what: str, expected: Mapping[str, Dims], found: S
             f"{part}: {what}s: expected {sorted(expected)}, got {sorted(names)}. Export the bundle again."
         )
     for name, kind, dims in found:
-        shape = tuple(d if isinstance(d, int) else None for d in dims)
-        if kind != "tensor(float)" or shape != expected[name]:
+        if kind != "tensor(float)" or _fixed(dims) != _fixed(expected[name]):
             raise BundleError(
-                f"{part}: {what} {name!r}: expected float32 {list(expected[name])}, got {kind} {list(dims)}. "
+                f"{part}: {what} {name!r}: expected float32 {list(_fixed(expected[name]))}, got {kind} {list(dims)}. "
                 "Export the bundle again."
             )
+
+
+def _fixed(dims: Sequence[int | str | None]) -> tuple[int | None, ...]:
+    """Sizes, and None where they differ from call to call."""
+    return tuple(dim if isinstance(dim, int) else None for dim in dims)

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.backends.cpu.trunk.oracles import mixer_of
 from edge_runtime.base.spec import MlpSpec, ModelSpec
 
 
@@ -25,24 +26,14 @@ class TrunkWeights(Protocol):
 def layer_weight_shapes(spec: ModelSpec, layer_idx: int) -> dict[str, tuple[int, ...]]:
     """Canonical name -> shape of every dense weight of a layer.
 
-    Norms are [D] (q_norm and k_norm [C], or the full width); the router is [E, D], sinks are [H].
+    Norms are [D], the router is [E, D]; `edge_runtime.backends.cpu.trunk.oracles` has those of each attention.
     """
-    layer, attention, d = spec.layers[layer_idx], spec.attention, spec.hidden
-    c = attention.head_dim
-    q_width, kv_width = attention.num_heads * c, attention.num_kv_heads * c
-    shapes: dict[str, tuple[int, ...]] = {
-        "attn_norm": (d,), "q": (q_width, d), "k": (kv_width, d), "v": (kv_width, d), "o": (d, q_width),
-        "ffn_norm": (d,),
-    }  # fmt: skip
-    if attention.qkv_bias:
-        shapes |= {"q_bias": (q_width,), "k_bias": (kv_width,), "v_bias": (kv_width,)}
-    if attention.o_bias:
-        shapes["o_bias"] = (d,)
-    if attention.sinks:
-        shapes["sinks"] = (attention.num_heads,)
-    if attention.qk_norm != "none":
-        full = attention.qk_norm == "full"
-        shapes |= {"q_norm": (q_width if full else c,), "k_norm": (kv_width if full else c,)}
+    layer, d = spec.layers[layer_idx], spec.hidden
+    shapes: dict[str, tuple[int, ...]] = {}
+    if layer.attention is not None:
+        shapes |= {"attn_norm": (d,), **mixer_of(layer.attention).weight_shapes(layer.attention, d)}
+    if layer.has_feed_forward:
+        shapes["ffn_norm"] = (d,)
     if layer.sparse:
         shapes["router"] = (spec.num_experts, d)
     if layer.dense is not None:

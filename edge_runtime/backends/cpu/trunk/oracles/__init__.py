@@ -1,0 +1,20 @@
+"""The kinds of attention the trunk computes: one file a kind, which is also its oracle in plain numpy.
+
+The exporter has an emitter for each (`hobbit_export.trunk.attention`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edge_runtime.backends.cpu.trunk.oracles import softmax
+from edge_runtime.backends.cpu.trunk.oracles.base import Mixer
+from edge_runtime.base.spec import AttentionSpec, MixerKind, mixer_kind
+
+MIXERS: Mapping[MixerKind, Mixer] = {"softmax": softmax}
+"""By kind; what is missing is described, and refused by name."""
+
+
+def mixer_of(attention: AttentionSpec) -> Mixer:
+    """Return what computes a supported attention."""
+    return MIXERS[mixer_kind(attention)]

@@ -1,0 +1,17 @@
+"""Graphs of the kinds of attention: one file a kind. The runtime has an oracle for each.
+
+An emitter returns a layer's output and, by name, the new value of everything the layer keeps
+(`edge_runtime.base.spec.state_of`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from edge_runtime.base.spec import MixerKind
+from hobbit_export.trunk.attention import softmax
+from hobbit_export.trunk.attention.context import Emission
+
+Emitter = Callable[[Emission, str], tuple[str, dict[str, str]]]
+EMITTERS: Mapping[MixerKind, Emitter] = {"softmax": softmax.emit}
+"""By kind, the same kinds as `edge_runtime.backends.cpu.trunk.oracles.MIXERS`."""
