@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from random_weights import RandomWeights
 from specs import layer, model_spec
 from state_dict_weights import relative_error, run_chunk, synthetic_moe
 from trunk_bundles import write_trunk
@@ -16,9 +17,7 @@ from trunk_bundles import write_trunk
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
-from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_weight_shapes
 from edge_runtime.base.errors import BundleError, DeviceError, RequestError
-from edge_runtime.base.spec import ModelSpec
 
 LAYERS = (layer(shared=40), layer(window=300, dense=72))
 SIZES = {
@@ -26,26 +25,6 @@ SIZES = {
     "qk_norm": "per_head", "shared_gate": True,
 }  # fmt: skip
 SPEC = model_spec(*LAYERS, **SIZES)
-
-
-class RandomWeights:
-    """Weights from a seed; the embedding is exact in bfloat16."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        rng = np.random.default_rng(5)
-        shapes = top_weight_shapes(spec)
-        for i in range(spec.num_layers):
-            shapes |= layer_weight_shapes(spec, i)
-        self._arrays = {
-            n: rng.standard_normal(s, dtype=np.float32) / np.float32(s[-1] ** 0.5) for n, s in shapes.items()
-        }
-        self._arrays["embed"].view(np.uint32)[:] &= 0xFFFF0000
-
-    def get(self, name: str) -> NDArray[np.float32]:
-        return self._arrays[name]
-
-    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        return self._arrays[name][start:stop]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,60 @@
+"""Layers that differ: in heads, rope and window, without attention, without a feed-forward part."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from random_weights import RandomWeights
+from specs import layer, model_spec
+from state_dict_weights import relative_error, run_chunk, synthetic_moe
+from trunk_bundles import write_trunk
+
+from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
+from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
+from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
+from edge_runtime.backends.cpu.trunk.supported import require_supported
+from edge_runtime.backends.trunk import Trunk
+from edge_runtime.base.spec import LayerSpec, MlpSpec, ModelSpec, RopeSpec
+
+CHUNKS = (7, 1, 20, 1, 1, 25)
+
+
+def mixed() -> ModelSpec:
+    """Five layers, no two alike."""
+    spec = model_spec(layer(), layer(window=9), hidden=64, num_heads=4, num_kv_heads=2, qk_norm="per_head")
+    full, sliding = (one.attention for one in spec.layers)
+    wide = replace(sliding, num_heads=2, num_kv_heads=1, head_dim=48, rope=RopeSpec("linear", 500.0, 12, {"factor": 2}))
+    return replace(spec, layers=[
+        LayerSpec(None), LayerSpec(full, sparse=False), LayerSpec(wide), LayerSpec(None, sparse=False, dense=MlpSpec(40)),
+        LayerSpec(replace(full, qk_norm="full", qkv_bias=True)),
+    ])  # fmt: skip
+
+
+def logits(trunk: Trunk, spec: ModelSpec, chunks: tuple[int, ...]) -> NDArray[np.float32]:
+    tokens = np.random.default_rng(1).integers(0, spec.vocab_size, sum(CHUNKS)).astype(np.int32)
+    kv, start, rows = trunk.new_kv_cache(300), 0, []
+    for length in chunks:
+        rows.append(run_chunk(trunk, spec, kv, tokens[start : start + length], synthetic_moe))
+        start += length
+    trunk.close()
+    return np.concatenate(rows)
+
+
+def test_graphs_equal_numpy_and_chunks_equal_one_pass(tmp_path) -> None:
+    spec = mixed()
+    require_supported(spec)
+    weights = RandomWeights(spec)
+    write_trunk(spec, weights, tmp_path, "fp32")
+    got = logits(OrtTrunk(tmp_path, spec, threads=1, max_chunk=64), spec, CHUNKS)
+    assert relative_error(got, logits(ReferenceTrunk(spec, weights), spec, CHUNKS)) < 5e-6
+    whole = logits(OrtTrunk(tmp_path, spec, threads=1, max_chunk=64), spec, (sum(CHUNKS),))
+    assert relative_error(got, whole) < 5e-6
+
+
+def test_a_cache_holds_what_each_layer_keeps() -> None:
+    spec = mixed()
+    numbers = [2 * 2 * 16, 2 * 1 * 48, 2 * 2 * 16]  # keys and values of the three layers with attention
+    assert HostKVCache.bytes_for(spec, 100) == HostKVCache.of(spec, 100).nbytes == 4 * 100 * sum(numbers)
+    assert HostKVCache.bytes_for(spec, 0) == 0
