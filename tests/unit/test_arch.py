@@ -33,6 +33,8 @@ def test_defaults_are_those_of_transformers(family: str) -> None:
     for key, value in ADAPTERS[family].DEFAULTS.items():
         if key == "rope_theta":
             assert value == config.rope_parameters["rope_theta"]
+        elif key == "rope_parameters":
+            assert value == {k: v for k, v in config.rope_parameters.items() if k != "rope_theta"}
         elif key == "sliding_window" and family.startswith("qwen"):
             # the class shows the window only while it is in use
             assert value == config_class(family)(use_sliding_window=True).sliding_window
@@ -64,7 +66,8 @@ def test_saved_config_of_every_case(case: str, tmp_path: Path) -> None:
     assert attention.head_dim == (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
     assert (attention.num_heads, attention.num_kv_heads) == (config.num_attention_heads, config.num_key_value_heads)
     assert (spec.num_experts, spec.top_k) == (config.num_experts, config.num_experts_per_tok)
-    assert spec.router.normalise == getattr(config, "norm_topk_prob", True)
+    # a softmax over the chosen experts needs no second one
+    assert spec.router.normalise == getattr(config, "norm_topk_prob", spec.router.softmax_over == "all")
     assert (attention.rope.kind, attention.rope.theta) == (rope.pop("rope_type"), rope.pop("rope_theta"))
     assert {k: v for k, v in attention.rope.params.items() if k in rope} == rope
     assert spec.tied_embeddings == config.tie_word_embeddings
@@ -152,6 +155,11 @@ def test_unsupported_options_are_refused_by_name(family: str, key: str, value: A
         ("qwen2_moe", "num_local_experts", 8),
         ("qwen3_moe", "qkv_bias", True),
         ("qwen3_moe", "shared_expert_intermediate_size", 64),
+        ("gpt_oss", "experts_per_token", 2),
+        ("gpt_oss", "initial_context_length", 8192),
+        ("gpt_oss", "layer_types", ["linear_attention"] * 36),
+        ("gpt_oss", "norm_topk_prob", True),
+        ("gpt_oss", "sliding_window", None),
         ("olmoe", "sliding_window", 128),
         ("olmoe", "decoder_sparse_step", 2),
     ],
@@ -196,7 +204,7 @@ def test_wrong_values_are_named(config: dict[str, Any], message: str) -> None:
     ],
 )
 def test_unknown_family_lists_the_known_ones(model_type: Any, what: str) -> None:
-    with pytest.raises(ConfigError, match=f"{what}. Supported families: mixtral, olmoe, qwen2_moe, qwen3_moe"):
+    with pytest.raises(ConfigError, match=f"{what}. Supported families: {', '.join(FAMILIES)}"):
         read_model({"model_type": model_type}, {})
 
 
@@ -251,6 +259,8 @@ def test_biases() -> None:
     assert spec_of("qwen2_moe").attention.qkv_bias
     assert not spec_of("qwen2_moe", qkv_bias=False).attention.qkv_bias
     assert not spec_of("qwen2_moe").attention.o_bias
+    assert spec_of("gpt_oss").attention.qkv_bias
+    assert spec_of("gpt_oss").attention.o_bias
     for family in ("qwen3_moe", "olmoe"):
         assert spec_of(family, attention_bias=True).attention.o_bias
         assert not spec_of(family).attention.qkv_bias

@@ -13,7 +13,13 @@ from typing import Any, Protocol
 from edge_runtime.backends.cpu.trunk.supported import require_supported
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import ModelSpec, check_spec
-from hobbit_export.arch import mixtral, olmoe, qwen2_moe, qwen3_moe
+from hobbit_export.arch import (
+    gpt_oss,
+    mixtral,
+    olmoe,
+    qwen2_moe,
+    qwen3_moe,
+)
 from hobbit_export.arch.config import ConfigReader, without
 from hobbit_export.arch.names import Names
 
@@ -31,7 +37,14 @@ class Adapter(Protocol):
 
 
 ENTRY_POINTS = "hobbit_edge.families"
-ADAPTERS: dict[str, Adapter] = {m.MODEL_TYPE: m for m in (mixtral, olmoe, qwen2_moe, qwen3_moe)}
+_FAMILIES = (
+    gpt_oss,
+    mixtral,
+    olmoe,
+    qwen2_moe,
+    qwen3_moe,
+)
+ADAPTERS: dict[str, Adapter] = {m.MODEL_TYPE: m for m in _FAMILIES}
 
 
 def register(adapter: Adapter) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,7 +49,7 @@ def read_sizes(reader: ConfigReader, generation: Mapping[str, Any], defaults: Ma
         hidden=count("hidden_size"),
         rms_eps=reader.number("rms_norm_eps", defaults["rms_norm_eps"]),
         max_context=count("max_position_embeddings"),
-        tied_embeddings=reader.flag("tie_word_embeddings", False),
+        tied_embeddings=reader.flag("tie_word_embeddings", defaults.get("tie_word_embeddings", False)),
         bos_token_id=next(iter(_in_vocab(bos, vocab, "bos_token_id")), None),
         eos_token_ids=_in_vocab(eos, vocab, "eos_token_id"),
     )
@@ -65,11 +65,13 @@ def read_attention(reader: ConfigReader, sizes: Sizes, defaults: Mapping[str, An
         **options: further fields of `SoftmaxAttention`.
     """
     heads = reader.count("num_attention_heads", defaults["num_attention_heads"])
-    head_dim = reader.count("head_dim", None) if reader.get("head_dim") is not None else sizes.hidden // heads
+    own = defaults.get("head_dim")
+    head_dim = reader.count("head_dim", own) if reader.get("head_dim", own) is not None else sizes.hidden // heads
     kv_heads = heads
     if reader.get("num_key_value_heads", defaults["num_key_value_heads"]) is not None:
         kv_heads = reader.count("num_key_value_heads", defaults["num_key_value_heads"])
-    rope = read_rope(reader, head_dim, sizes.max_context, defaults["rope_theta"])
+    own_rope = defaults.get("rope_parameters")
+    rope = read_rope(reader, head_dim, sizes.max_context, defaults["rope_theta"], default=own_rope)
     attention = SoftmaxAttention("full", heads, kv_heads, head_dim, rope, **options)
     reader.agrees("qkv_bias", attention.qkv_bias)
     reader.agrees("use_qk_norm", attention.qk_norm != "none")
@@ -104,10 +106,30 @@ def is_sparse(reader: ConfigReader, num_layers: int) -> list[bool]:
     return [i not in dense and (i + 1) % step == 0 for i in range(num_layers)]
 
 
+def read_layer_types(
+    reader: ConfigReader, num_layers: int, default: Sequence[str], supported: Collection[str]
+) -> list[str]:
+    """Read what mixes tokens in each layer; entries beyond the last layer say nothing.
+
+    Args:
+        reader: config.json.
+        num_layers: L.
+        default: of a configuration without `layer_types`.
+        supported: the kinds that the family has.
+    """
+    types = reader.get("layer_types")
+    types = default if types is None else types
+    if not isinstance(types, (list, tuple)) or not {str(each) for each in types} <= set(supported):
+        raise reader.refuse("layer_types", types, f"Supported: {', '.join(supported)}.")
+    if len(types) < num_layers:
+        raise ConfigError(f"{reader.where}: layer_types: expected {num_layers} entries, got {len(types)}.")
+    return [*types[:num_layers]]
+
+
 def read_window(reader: ConfigReader, default: int | None) -> int | None:
     """Read `sliding_window` in tokens, or None for full attention."""
     value = reader.get("sliding_window", default)
-    return None if value is None else reader.count("sliding_window", None)
+    return None if value is None else reader.count("sliding_window", default)
 
 
 def _bos_token(reader: ConfigReader, generation: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from edge_runtime.base.errors import ConfigError
@@ -21,14 +22,22 @@ _OPTIONAL: dict[str, tuple[str, ...]] = {
 _WITH_ORIGINAL = ("yarn", "llama3")
 
 
-def read_rope(reader: ConfigReader, head_dim: int, max_context: int, default_theta: float) -> RopeSpec:
+def read_rope(
+    reader: ConfigReader,
+    head_dim: int,
+    max_context: int,
+    default_theta: float,
+    *,
+    default: Mapping[str, Any] | None = None,
+) -> RopeSpec:
     """Read the rotary options the way transformers 5 standardises them.
 
     A non-empty `rope_scaling` replaces `rope_parameters`; a top-level `rope_theta` fills in a missing one;
-    `original_max_position_embeddings` defaults to the context (top level wins where both exist).
+    `original_max_position_embeddings` defaults to the context (top level wins where both exist). `default` holds the
+    family's own options where config.json has none.
     """
     name, given = _rope_dict(reader)
-    values = dict(given)
+    values = dict(given or default or {})
     where = f"{reader.where}: {name}"
     kind: Any = values.pop("rope_type", None) or values.get("type") or "default"
     values.pop("type", None)
