@@ -90,7 +90,10 @@ class Checkpoint:
         Raises:
             BundleError: the file ended early.
         """
-        info = self.tensors[name]
+        return self.rows_of(self.tensors[name], start, stop)
+
+    def rows_of(self, info: TensorInfo, start: int, stop: int) -> NDArray[Any]:
+        """Read rows as `raw_rows` does, of a tensor that may be seen in another shape than it is stored in."""
         out = np.empty((stop - start, info.cols), NUMPY_DTYPES[info.dtype])
         row_bytes = info.cols * out.itemsize
         self._read_into(info, out.reshape(-1).view(np.uint8).data, start * row_bytes)

@@ -20,11 +20,13 @@ from hobbit_export.arch import read_model
 from hobbit_export.arch.decoder import GENERATION
 from hobbit_export.arch.names import ExpertLayout, RowRange
 from hobbit_export.checkpoint import Checkpoint, to_f32
+from hobbit_export.formats import find_weights
+from hobbit_export.formats.config import take
 from hobbit_export.generation import sampling_defaults
 from hobbit_export.matching import INTEGERS, Matcher, Omitted, account_for
 from hobbit_export.shards import read_json
 from hobbit_export.tokenizer_files import eos_token_id
-from hobbit_export.weights import Storage, Weight, finite_rows, formats_of, plain_weights
+from hobbit_export.weights import Storage, Weight, finite_rows, formats_of
 
 _CONVERT_BYTES = 4 << 20
 """Widened at a time, so that a large matrix exists once, not in every step of its conversion."""
@@ -68,8 +70,8 @@ class SourceModel:
             BundleError: a tensor is missing, unexpected, misshapen or of a type that cannot be exported.
         """
         checkpoint = Checkpoint.open(path)
-        weights = plain_weights(checkpoint)
-        config = read_json(path / "config.json")
+        config, quantisation = take(read_json(path / "config.json"))
+        weights, unneeded = find_weights(checkpoint, quantisation)
         digest = file_sha256(path / "config.json")
         generation_file = path / GENERATION
         generation = read_json(generation_file) if generation_file.exists() else {}
@@ -85,7 +87,7 @@ class SourceModel:
         layouts = {i: matcher.experts(i) for i in spec.sparse_layers}
         sampling = sampling_defaults(generation)
         model = SourceModel(spec, weights, checkpoint, digest, trunk, router, layouts, sampling=sampling)
-        return replace(model, left_out=account_for(weights, model._used(), names.left_out, spec.family))
+        return replace(model, left_out=account_for(weights, model._used(), (*names.left_out, *unneeded), spec.family))
 
     def expert_rows(self, layer_idx: int, expert_idx: int, matrix: Matrix) -> RowRange:
         """Where an expert's "gate", "up" [I, D] or "down" [D, I] lies."""

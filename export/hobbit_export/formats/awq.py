@@ -1,0 +1,68 @@
+"""AWQ as its "gemm" kernels store it: 4-bit integers packed along the outputs, in an order of their own.
+
+Stored are qweight int32 [K, N / 8], qzeros int32 [G, N / 8] and scales [G, N]; weight[n, k] = scale[g, n] *
+(q[k, n] - zero[g, n]) with the zero point as it is stored. Of eight outputs of a word, field i holds number ORDER[i].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hobbit_export.checkpoint import Checkpoint
+from hobbit_export.formats.columns import ColumnWeight, Packing
+from hobbit_export.formats.config import QuantReader, refuse_ignored
+from hobbit_export.formats.numbers import fields
+from hobbit_export.formats.parts import SCALES, Found, Parts
+
+METHODS = ("awq",)
+ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+_FIELD_OF = np.argsort(ORDER)
+_PER_WORD = 8
+
+
+def find(checkpoint: Checkpoint, reader: QuantReader) -> Found:
+    """Find the weights of a checkpoint in this format.
+
+    Raises:
+        ConfigError: an option is not supported.
+        BundleError: a part is missing, misshapen or of a wrong type.
+    """
+    for bits in ("bits", "w_bit"):
+        reader.fixed(bits, 4)
+    reader.fixed("zero_point", True)
+    for version in ("version", "format"):
+        reader.fixed(version, "gemm", "GEMM", None)
+    spelling = "q_group_size" if "q_group_size" in reader.data else "group_size"
+    group = reader.get(spelling, 128)
+    if group != -1:
+        group = reader.count(spelling, 128)
+    reader.ignore(
+        "do_fuse", "modules_to_fuse", "fuse_max_seq_len", "backend", "exllama_config", "quant_method", "desc_act",
+        "sym", "meta", "true_sequential", "damp_percent", "lm_head", "model_seqlen", "tokenizer", "dataset",
+    )  # fmt: skip
+    ignored = reader.words("modules_to_not_convert")
+    reader.finish()
+    parts, found = Parts(checkpoint), Found()
+    for module in parts.ending(".qweight"):
+        found.add(_weight(parts, module, group))
+    refuse_ignored(found.weights.values(), ignored)
+    return found
+
+
+def _weight(parts: Parts, module: str, size: int) -> ColumnWeight:
+    words = parts.codes(f"{module}.qweight", ("I32",), (2,))
+    inputs, n = words.info.shape[0], words.info.shape[1] * _PER_WORD
+    group = inputs if size == -1 else size
+    groups = -(-inputs // group)
+    scales = parts.get(f"{module}.scales", SCALES, (groups, n))
+    zeros = parts.get(f"{module}.qzeros", ("I32",), (groups, n // _PER_WORD))
+    packing = Packing(_PER_WORD, lambda found: _ordered(found).T, _ordered, _PER_WORD)
+    kind = f"awq with 4 bits in groups of {group}"
+    return ColumnWeight.of(module, (n, inputs), kind, packing, group, (words, scales, zeros, None))
+
+
+def _ordered(words: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """Unpack [r, c] words to [r, 8 c] codes in the order of the outputs."""
+    found = fields(words, 4).reshape(len(words), -1, _PER_WORD)
+    return np.asarray(found[..., _FIELD_OF].reshape(len(words), -1))
