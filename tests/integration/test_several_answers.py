@@ -14,7 +14,7 @@ import httpx
 import openai
 import pytest
 from conftest import MODEL
-from patience import until
+from patience import PATIENCE_S, until
 from service_process import ServiceProcess
 
 from edge_runtime.engine.tokenizer import Tokenizer
@@ -176,7 +176,8 @@ def test_a_request_takes_one_place_in_the_queue_however_many_answers_it_wants(se
 
     def ask() -> None:
         with service.client() as client:
-            statuses.append(client.post("/v1/completions", json=body).status_code)
+            # nearly 3,000 tokens are computed before the last of them is answered
+            statuses.append(client.post("/v1/completions", json=body, timeout=10 * PATIENCE_S).status_code)
 
     with service.client() as client:
         started = [threading.Thread(target=ask) for _ in range(3)]
