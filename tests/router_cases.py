@@ -14,6 +14,8 @@ RULES: dict[str, RouterSpec] = {
     "softmax, normalised and scaled": RouterSpec(E, K, normalise=True, scale=2.5),
     "softmax over the chosen": RouterSpec(E, K, softmax_over="chosen", logit_bias=True),
     "softmax over the chosen, biased choice": RouterSpec(E, K, softmax_over="chosen", selection_bias=True),
+    "sparsemixer": RouterSpec(E, K, softmax_over="near", near=0.4),
+    "sparsemixer, none but equals": RouterSpec(E, K, softmax_over="near", expert_scale=True, logit_bias=True),
     "softmax, biased choice": RouterSpec(E, K, selection_bias=True, normalise=True),
     "softmax, biased choice, epsilon": RouterSpec(E, K, selection_bias=True, normalise=True, norm_epsilon=1e-6),
     "softmax, best of groups": RouterSpec(E, K, groups=GroupSpec(6, 2), scale=16.0),

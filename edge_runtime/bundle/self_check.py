@@ -57,21 +57,27 @@ class SelfCheck:
         return asdict(self)
 
 
-def load_reference(bundle: Bundle) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def load_reference(bundle: Bundle, context: int = 0) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Return token ids int32 [N] and the source model's logits float32 [N, V].
+
+    Args:
+        bundle: the bundle.
+        context: tokens a sequence may grow to, where the model's rotation depends on it.
 
     Raises:
         BundleError: the part is missing or damaged.
     """
     vocab = bundle.manifest.model.vocab_size
-    limit = _MAX_REFERENCE_TOKENS * 4 * (vocab + 1) + _ZIP_BYTES
+    alike = bundle.manifest.model.longest_alike
+    name = "logits" if alike is None or context <= alike else "long_logits"
+    limit = _MAX_REFERENCE_TOKENS * 4 * (vocab + 1) * (1 if alike is None else 2) + _ZIP_BYTES
     raw = bundle.read_part(bundle.manifest.part(REFERENCE), limit=limit)
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:  # a small file may unpack to anything
             if sum(member.file_size for member in archive.infolist()) > limit:
                 raise ValueError(f"expected at most {limit} bytes unpacked")
         with np.load(io.BytesIO(raw), allow_pickle=False) as data:
-            ids, logits = data["token_ids"], data["logits"]
+            ids, logits = data["token_ids"], data[name]
     except Exception as err:  # a damaged zip raises many unrelated types
         raise BundleError(f"{REFERENCE}: cannot be read: {str(err)[:200]}. Export the bundle again.") from err
     if ids.dtype != np.int32 or ids.ndim != 1 or logits.dtype != np.float32 or logits.shape != (len(ids), vocab):
@@ -88,12 +94,12 @@ def self_check(engine: Checkable, bundle: Bundle, tier: int, *, context: int = _
         engine: runs the tokens.
         bundle: the bundle it was opened from.
         tier: the expert tier it runs at.
-        context: most tokens it can run.
+        context: most tokens it can run; where the rotation of a model depends on it, that of the engine is compared.
 
     Raises:
         BundleError: the logits do not agree: the bundle or this machine's kernels are wrong.
     """
-    ids, expected = load_reference(bundle)
+    ids, expected = load_reference(bundle, context)
     ids, expected = ids[:context], expected[:context]
     actual = engine.lossless_logits(ids)  # the policy in force may leave out what it likes
     precision = bundle.manifest.trunk.precision
@@ -119,7 +125,7 @@ def check_once(
         bundle: the bundle it was opened from.
         tier: the expert tier it runs at.
         fingerprint: names whatever computes: instruction set, library versions.
-        context: most tokens it can run.
+        context: most tokens it can run; where the rotation of a model depends on it, that of the engine is compared.
     """
     key = f"{bundle.manifest.bundle_id[:32]}-{tier}-{fingerprint}-{platform.machine()}"
     marker = state_folder() / "selfcheck" / key

@@ -28,6 +28,7 @@ class Router:
         selection_bias: _F32 | None,
         expert_scale: _F32 | None,
         table: _I32 | None,
+        near: float = -1.0,
         isa: str = "auto",
     ) -> None: ...
     def route(self, place: int, logits: _F32, ids: _I32, weights: _F32, token_ids: _I32 | None = None) -> None: ...

@@ -25,7 +25,7 @@ def scores(spec: RouterSpec, logits: F64) -> F64:
 
 def compared(spec: RouterSpec, logits: F64, selection_bias: NDArray[np.float32] | None = None) -> F64:
     """Return what the choice compares, float64 [T, E]; -inf in groups that are not chosen."""
-    keys: F64 = np.array(logits if spec.softmax_over == "chosen" else scores(spec, logits))
+    keys: F64 = np.array(scores(spec, logits) if spec.softmax_over == "all" else logits)
     if selection_bias is not None:
         keys += selection_bias
     if spec.groups is None:
@@ -44,7 +44,9 @@ def weights(
     spec: RouterSpec, logits: F64, ids: NDArray[np.int32], expert_scale: NDArray[np.float32] | None = None
 ) -> F64:
     """Return the weights of chosen experts int32 [T, K], float64 [T, K]."""
-    if spec.softmax_over == "chosen":
+    if spec.softmax_over == "near":
+        found = _among_rivals(spec.near, logits, ids)
+    elif spec.softmax_over == "chosen":
         own = np.take_along_axis(logits, ids, axis=1)
         found = np.exp(own - own.max(axis=1, keepdims=True))
         found /= found.sum(axis=1, keepdims=True)
@@ -55,6 +57,20 @@ def weights(
     found = found * spec.scale
     result: F64 = found if expert_scale is None else found * expert_scale[ids]
     return result
+
+
+def _among_rivals(near: float, logits: F64, ids: NDArray[np.int32]) -> F64:
+    """Sparsemixer's weights, float64 [T, K]: see 2 of `RouterSpec`."""
+    found = np.empty(ids.shape)
+    for t, row in enumerate(logits):
+        left = np.ones(len(row), bool)
+        for k in np.lexsort((ids[t], -row[ids[t]])):  # the greatest logit first, equal ones by number
+            top = row[left].max()
+            with np.errstate(invalid="ignore"):  # 0 of 0 is near
+                rivals = left & ~((top - row) / np.maximum(np.abs(row), top) > near)
+            found[t, k] = np.exp(row[ids[t, k]] - top) / np.exp(row[rivals] - top).sum()
+            left[ids[t, k]] = False
+    return found
 
 
 def route(

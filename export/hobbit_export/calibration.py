@@ -38,14 +38,20 @@ def experts_json(spec: ModelSpec, errors: dict[int, dict[str, list[float]]], mea
 
 
 def write_reference(source: SourceModel, path: Path, memory_bytes: int, jobs: int = 1) -> None:
-    """Write token ids int32 [T] and the source model's logits float32 [T, V]."""
+    """Write token ids int32 [T] and the source model's logits float32 [T, V].
+
+    Where rotation depends on how long a sequence may grow, the logits of long ones come along.
+    """
     ids = reference_tokens(source.spec, num_reference_tokens(source))
-    logits = reference_logits(source, ids, memory_bytes, jobs)
-    if not np.isfinite(logits).all():
+    arrays: dict[str, Any] = {"logits": reference_logits(source, ids, memory_bytes, jobs)}
+    alike = source.spec.longest_alike
+    if alike is not None and alike < source.spec.context_limit:
+        arrays["long_logits"] = reference_logits(source, ids, memory_bytes, jobs, context=alike + 1)
+    if not all(np.isfinite(logits).all() for logits in arrays.values()):
         raise ConfigError("reference logits: expected finite numbers, got infinity or NaN. Is the checkpoint sound?")
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
-        np.savez(file, token_ids=ids, logits=logits)
+        np.savez(file, token_ids=ids, **arrays)
 
 
 def check_text(path: Path) -> None:

@@ -36,7 +36,9 @@ def reference_tokens(spec: ModelSpec, count: int) -> NDArray[np.int32]:
     return (steps * 2654435761 % 2**32 * spec.vocab_size // 2**32).astype(np.int32)
 
 
-def reference_logits(source: SourceModel, token_ids: NDArray[np.int32], memory_bytes: int, jobs: int = 1) -> F32:
+def reference_logits(
+    source: SourceModel, token_ids: NDArray[np.int32], memory_bytes: int, jobs: int = 1, *, context: int = 0
+) -> F32:
     """Run the source model.
 
     Args:
@@ -44,6 +46,7 @@ def reference_logits(source: SourceModel, token_ids: NDArray[np.int32], memory_b
         token_ids: int32 [T], one chunk from an empty context.
         memory_bytes: what rows of experts may hold at a time.
         jobs: threads to use, at most `_THREADS`; never changes the result.
+        context: tokens the sequence might grow to, if more than T.
 
     Returns:
         float32 [T, V].
@@ -54,7 +57,7 @@ def reference_logits(source: SourceModel, token_ids: NDArray[np.int32], memory_b
     router = router_of(source.spec, source.router_data())
     threads = ThreadPoolExecutor(min(jobs, _THREADS), thread_name_prefix="hobbit-export-reference")
     try:
-        chunk = trunk.begin(token_ids, trunk.new_kv_cache(len(token_ids)))
+        chunk = trunk.begin(token_ids, trunk.new_kv_cache(max(len(token_ids), context)))
         expert_out: F32 | None = None
         for layer_idx, layer in enumerate(source.spec.layers):
             out = trunk.run_layer(chunk, layer_idx, expert_out)

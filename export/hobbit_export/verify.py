@@ -73,7 +73,8 @@ def run_self_check(options: ExportOptions) -> dict[str, Any] | None:
 
     try:
         with Engine.open(options.out, memory=options.memory_bytes, policy="lossless", self_check=False) as engine:
-            return self_check(engine, engine.parts.bundle, engine.parts.config.tier).to_json()
+            config = engine.parts.config
+            return self_check(engine, engine.parts.bundle, config.tier, context=config.context).to_json()
     except BudgetError as err:
         _log.warning("self-check skipped, --memory is too small for the runtime: %s", err)
         return None

@@ -27,11 +27,14 @@ int main() {
   for (float& s : scale) s = uniform(0.5f, 2);
   std::vector<int32_t> ids(weights.size());
   for (const Score score : {Score::softmax, Score::sigmoid, Score::sqrt_softplus})
-    for (int kind = 0; kind < 32; ++kind) {
+    for (int kind = 0; kind <= 40; ++kind) {
       const bool biased = kind & 1, grouped = kind & 2, normalised = kind & 4, scaled = kind & 8, chosen = kind & 16;
       if (chosen && (normalised || score != Score::softmax)) continue;
-      const RouterRule rule{kExperts, score, chosen, normalised, normalised ? 1e-6f : 0.0f, scaled ? 2.5f : 1.0f,
+      const bool near = kind == 32 || kind == 40;  // sparsemixer, the second one scaled
+      if (kind >= 32 && (!near || score != Score::softmax)) continue;
+      RouterRule rule{kExperts, score, chosen, normalised, normalised ? 1e-6f : 0.0f, scaled ? 2.5f : 1.0f,
                             grouped ? size_t(4) : 0, grouped ? size_t(2) : 0, grouped && scaled};
+      if (near) rule.near = scaled ? 0.02f : 0.5f;
       Router router(rule, {biased ? bias.data() : nullptr, scaled ? scale.data() : nullptr, nullptr, 1, 0, 0, 0});
       router.route(0, {logits.data(), nullptr, kTokens, kTopK, ids.data(), weights.data()});
       router.preference(0, logits.data(), kTokens, keys.data());

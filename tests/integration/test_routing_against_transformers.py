@@ -40,6 +40,10 @@ CASES = {
         RouterSpec(E, K, "sqrt_softplus", normalise=True, norm_epsilon=1e-20, scale=2.5, hashed_layers=1),
     ),
     "gpt_oss.GptOssTopKRouter": (_v3(), RouterSpec(E, K, softmax_over="chosen", logit_bias=True)),
+    "phimoe.PhimoeTopKRouter": (
+        _v3(num_experts_per_tok=2, router_jitter_noise=0.01, input_jitter_noise=0.0),
+        RouterSpec(E, 2, softmax_over="near", near=0.02),
+    ),
     "ernie4_5_moe.Ernie4_5_MoeTopKRouter": (
         {"hidden_size": D, "num_experts": E, "moe_num_experts": E, "moe_k": K, "num_experts_per_tok": K,
          "moe_norm_min": 1e-12},
@@ -58,7 +62,7 @@ def built(name: str, config: dict):
     family, cls = name.split(".")
     module = getattr(importlib.import_module(f"transformers.models.{family}.modeling_{family}"), cls)
     torch.manual_seed(0)
-    router = module(SimpleNamespace(**config)).float()
+    router = module(SimpleNamespace(**config)).float().eval()
     with torch.no_grad():
         for each in (*router.parameters(), *router.buffers()):
             if each.is_floating_point():

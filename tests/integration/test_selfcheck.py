@@ -42,7 +42,7 @@ def test_wrong_experts_are_noticed(model_bundle, monkeypatch):
 
 def test_wrong_positions_are_noticed(model_bundle, monkeypatch):
     right = Rotary.cos_sin
-    monkeypatch.setattr(Rotary, "cos_sin", lambda rotary, start, tokens: right(rotary, 3 * start, tokens)[::-1])
+    monkeypatch.setattr(Rotary, "cos_sin", lambda rotary, start, *rest: right(rotary, 3 * start, *rest)[::-1])
     with (
         Engine.open(model_bundle, self_check=False, **OPTIONS) as wrong,
         pytest.raises(BundleError, match="self-check: correlation"),
@@ -132,7 +132,7 @@ def test_a_first_start_under_a_lossy_policy_checks_the_bundle_not_the_policy(
 def test_damage_is_noticed_under_a_lossy_policy_too(calibrated_bundle, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     right = Rotary.cos_sin
-    monkeypatch.setattr(Rotary, "cos_sin", lambda rotary, start, tokens: right(rotary, 3 * start, tokens)[::-1])
+    monkeypatch.setattr(Rotary, "cos_sin", lambda rotary, start, *rest: right(rotary, 3 * start, *rest)[::-1])
     with pytest.raises(BundleError, match="self-check: correlation"):
         Engine.open(calibrated_bundle, policy="rate-distortion:max_kld=1", **OPTIONS)
 

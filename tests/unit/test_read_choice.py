@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,8 +12,10 @@ from oracles import one_token
 from policy_cases import route
 from rate_distortion_cases import BYTES, E, K, after_many_passes, carrying, choice, context, decide, residents
 
+from edge_runtime.base.spec import RouterSpec
 from edge_runtime.policy import create_policy
 from edge_runtime.policy.rate_distortion.read_choice import ReadChoice
+from edge_runtime.policy.routing import Router
 
 
 def test_the_choice_by_hand():
@@ -108,6 +112,23 @@ def test_several_tokens_share_an_expert():
     assert decision.tiers[0] >= decision.tiers[1] >= decision.tiers[2]
     assert (decision.tiers[decision.topk_ids[decision.topk_weights != 0]] > 0).all()
     assert decision.substituted + decision.skipped <= 12
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_a_substitute_weighs_what_sparsemixer_gives_it_beside_those_that_run(scale):
+    router = Router(RouterSpec(E, K, softmax_over="near", near=0.6, scale=scale), range(2))
+    about = replace(context(substitute=0.5), router=router)
+    made = ReadChoice(about, sorted(BYTES, reverse=True), budget=0.01, memory=64, horizon=0)
+    made.control.price = 10.0  # all but the heaviest are skipped
+    logits = np.array([[3.0, 2.5, 2.0, 1.5, 1.2, 1.0, 0.9, -3.0]], np.float32)
+    routing = router.route(0, logits)
+    decision = made.decide(0, routing, residents(e6=8)).decision
+    runs = decision.topk_weights[0] != 0
+    heaviest = int(routing.topk_ids[0, 0])
+    assert set(decision.topk_ids[0][runs].tolist()) == {heaviest, 6}
+    ids, weights = router.weigh(0, logits, np.array([[heaviest, 6]], np.int32))
+    substitute = dict(zip(ids[0].tolist(), weights[0].tolist(), strict=True))[6]
+    assert decision.topk_weights[0][decision.topk_ids[0] == 6] == pytest.approx(substitute, rel=1e-5)
 
 
 @settings(max_examples=80, deadline=None)

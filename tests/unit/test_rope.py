@@ -65,6 +65,34 @@ def test_dynamic_depends_on_the_longest_position_of_the_call_only() -> None:
     assert np.abs(long_cos[:20] - plain_cos).max() > 1e-3
 
 
+@pytest.mark.oracle
+@pytest.mark.parametrize("context", [64, 65])
+def test_longrope_is_that_of_the_whole_sequence(context: int) -> None:
+    """The long factors at every position of a sequence that may become long: transformers' formula, asked for them."""
+    import torch
+    from transformers import PhimoeConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    short, long = [1.0 + i / 8 for i in range(16)], [1.0 + 3 * i for i in range(16)]
+    given = {
+        "rope_type": "longrope", "rope_theta": 1e4, "short_factor": short, "long_factor": long, "short_mscale": 1.1,
+        "long_mscale": 1.4, "original_max_position_embeddings": 64,
+    }  # fmt: skip
+    config = PhimoeConfig(
+        hidden_size=128, num_attention_heads=4, max_position_embeddings=512, rope_parameters=given,
+        original_max_position_embeddings=64,
+    )  # fmt: skip
+    frequencies, _ = ROPE_INIT_FUNCTIONS["longrope"](config, seq_len=context)
+    params = {"original_max_position_embeddings": 64, "short_mscale": 1.1, "long_mscale": 1.4}
+    rotary = Rotary(RopeSpec("longrope", 1e4, 32, params, short, long), 512)
+    for start, tokens in ((0, 20), (40, 1)):
+        angles = torch.arange(start, start + tokens)[:, None].float() * frequencies
+        scale = 1.4 if context > 64 else 1.1
+        cos, sin = rotary.cos_sin(start, tokens, context)
+        np.testing.assert_allclose(cos, (angles.cos() * scale).numpy(), rtol=0, atol=2e-5)
+        np.testing.assert_allclose(sin, (angles.sin() * scale).numpy(), rtol=0, atol=2e-5)
+
+
 def test_a_missing_parameter_is_named() -> None:
     with pytest.raises(ValueError, match="low_freq_factor"):
         Rotary(RopeSpec("llama3", 10000.0, 32, {"factor": 2.0, "original_max_position_embeddings": 64}), 64)

@@ -57,18 +57,19 @@ def test_random_rules_are_those_of_the_oracle(data):
     """With random sizes. Logits and biases are multiples of 1/8, so that ties are equal in both."""
     draw = data.draw
     score = draw(st.sampled_from(["softmax", "sigmoid", "sqrt_softplus"]))
-    over = draw(st.sampled_from(["all", "chosen"])) if score == "softmax" else "all"
+    over = draw(st.sampled_from(["all", "chosen", "near"])) if score == "softmax" else "all"
     normalise = over == "all" and draw(st.booleans())
     count, size = draw(st.integers(1, 6)), draw(st.integers(1, 6))
     top_k = draw(st.integers(1, count * size))
     groups = None
-    if count > 1 and draw(st.booleans()):
+    if count > 1 and over != "near" and draw(st.booleans()):
         enough = -(-top_k // size)
         kind = draw(st.sampled_from(["max", "top2_sum"])) if size > 1 else "max"
         groups = GroupSpec(count, draw(st.integers(enough, count)), kind)
     spec = RouterSpec(
         count * size, top_k, score, over, normalise, draw(st.sampled_from([0.0, 1e-6])) if normalise else 0.0,
-        draw(st.sampled_from([1.0, 0.5, 2.5])), draw(st.booleans()), draw(st.booleans()), groups, draw(st.booleans()),
+        draw(st.sampled_from([1.0, 0.5, 2.5])), draw(st.booleans()), over != "near" and draw(st.booleans()), groups,
+        draw(st.booleans()), near=draw(st.sampled_from([0.0, 0.02, 1.0])) if over == "near" else 0.0,
     )  # fmt: skip
     spec.check("router", num_sparse=1)
     rng = np.random.default_rng(draw(st.integers(0, 1 << 20)))
@@ -92,7 +93,7 @@ def native(spec: RouterSpec, data: RouterData, isa: str) -> NativeRouter:
         E, len(LAYERS), score=spec.score, over_chosen=spec.softmax_over == "chosen", normalise=spec.normalise,
         epsilon=spec.norm_epsilon, scale=spec.scale, groups=groups.count, chosen_groups=groups.chosen,
         two_best=groups.score == "top2_sum", selection_bias=data.selection_bias, expert_scale=data.expert_scale,
-        table=data.hashed_experts, isa=isa,
+        table=data.hashed_experts, near=spec.near if spec.softmax_over == "near" else -1.0, isa=isa,
     )  # fmt: skip
 
 

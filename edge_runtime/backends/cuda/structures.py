@@ -89,13 +89,15 @@ def make_rule(router: RouterSpec) -> RouterRule:
     """Return a model's rule.
 
     Raises:
-        ValueError: it has more experts or ranks than a warp takes.
+        ValueError: it has more experts or ranks than a warp takes, or no kernel has it.
     """
     if router.num_experts > MOST_EXPERTS or router.top_k > MOST_RANKS:
         raise ValueError(
             f"route: expected at most {MOST_EXPERTS} experts and {MOST_RANKS} a token, got {router.num_experts} and "
             f"{router.top_k}. Route on the host."
         )
+    if router.softmax_over == "near":
+        raise ValueError("route: no kernel has the weights of sparsemixer. Route on the host.")
     groups = router.groups
     return RouterRule(
         router.num_experts, router.top_k, _SCORES[router.score], router.softmax_over == "chosen", router.normalise,

@@ -7,7 +7,7 @@ H attention heads, G key/value heads, C head dim, N context, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from edge_runtime.base.spec.attention import AttentionSpec, SoftmaxAttention
 from edge_runtime.base.spec.checks import need, need_counts
@@ -20,6 +20,7 @@ from edge_runtime.base.strict import from_mapping
 _LIMITS = {"vocab_size": 1 << 22, "hidden": 1 << 16, "max_context": MAX_CONTEXT}
 _MAX_LAYERS = 1024
 _MAX_SCALE, _MAX_CAP = 1e6, 1e6
+NormKind = Literal["rms", "layer"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class ModelSpec:
         family: the checkpoint's `model_type`.
         vocab_size: V.
         hidden: D, a multiple of 32.
-        rms_eps: of every RMS norm.
+        rms_eps: of every norm, whatever its kind.
         max_context: positions the model was trained for.
         layers: L of them.
         router: the rule of every sparse layer.
@@ -84,6 +85,9 @@ class ModelSpec:
         eos_token_ids: end a text.
         embedding_scale: what embeddings are multiplied by.
         logit_softcap: logits are softcap * tanh(logits / softcap); None: they are not.
+        norm: of the residual stream, before attention, feed-forward part and head: RMS norm, or LayerNorm with a bias
+            (Phi-3.5-MoE).
+        head_bias: the output head has a bias.
     """
 
     family: str
@@ -99,6 +103,8 @@ class ModelSpec:
     eos_token_ids: list[int] = field(default_factory=list)
     embedding_scale: float = 1.0
     logit_softcap: float | None = None
+    norm: NormKind = "rms"
+    head_bias: bool = False
 
     @property
     def num_layers(self) -> int:
@@ -150,6 +156,13 @@ class ModelSpec:
     def context_limit(self) -> int:
         """Tokens the model can attend to: its trained context, or what its rope scaling stretches that to."""
         return max(self.max_context, min((rope.stretched(self.max_context) for rope in self.ropes), default=1))
+
+    @property
+    def longest_alike(self) -> int | None:
+        """Longest context whose sequences are rotated as all shorter ones are; None: any is. See `RopeSpec.is_long`."""
+        ropes = [rope for layer in self.layers if (rope := getattr(layer.attention, "rope", None)) is not None]
+        own = [int(rope.params["original_max_position_embeddings"]) for rope in ropes if rope.kind == "longrope"]
+        return min(own, default=None)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for the manifest."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from edge_runtime.base.spec.checks import need
 
-RopeKind = Literal["default", "linear", "dynamic", "yarn", "llama3"]
+RopeKind = Literal["default", "linear", "dynamic", "yarn", "llama3", "longrope"]
 MAX_CONTEXT = 1 << 25
 """Most positions a model may claim, stretched by its rope scaling or not."""
 _MAX_THETA = 1e12
@@ -37,6 +37,10 @@ _PARAMS: dict[str, dict[str, _Range]] = {
         "factor": _FACTOR, "original_max_position_embeddings": _ORIGINAL,
         "low_freq_factor": _Range(1e-3, 1e6), "high_freq_factor": _Range(1e-3, 1e6),
     },
+    "longrope": {
+        "original_max_position_embeddings": _ORIGINAL,
+        "short_mscale": _Range(1e-3, 1e3), "long_mscale": _Range(1e-3, 1e3),
+    },
 }  # fmt: skip
 _SWITCHES = {"yarn": ("truncate",)}
 
@@ -46,18 +50,31 @@ class RopeSpec:
     """Rotary position embedding of the first `dim` numbers of a head.
 
     `params` holds the kind's own numbers under transformers' names (factor, original_max_position_embeddings,
-    beta_fast, low_freq_factor, ...).
+    beta_fast, low_freq_factor, ...). Kind "longrope" divides each frequency by a factor of its own and multiplies
+    cosines and sines by an mscale: the short ones in sequences that never grow beyond the original context, else the
+    long ones.
+
+    Attributes:
+        short_factor: R/2 factors of kind "longrope"; None for the others.
+        long_factor: the same of long sequences.
     """
 
     kind: RopeKind
     theta: float
     dim: int
     params: dict[str, float | bool] = field(default_factory=dict)
+    short_factor: list[float] | None = None
+    long_factor: list[float] | None = None
 
     def stretched(self, max_context: int) -> int:
-        """Tokens the scaling stretches a context of `max_context` to; 1 without scaling."""
+        """Tokens the scaling stretches a context of `max_context` to; 1 without scaling.
+
+        The context of a model with kind "longrope" is the stretched one.
+        """
         if self.kind == "default":
             return 1
+        if self.kind == "longrope":
+            return max_context
         return int(self.params.get("original_max_position_embeddings", max_context) * self.params.get("factor", 1.0))
 
     def check(self, where: str, *, head_dim: int, max_context: int) -> None:
@@ -70,8 +87,23 @@ class RopeSpec:
         need(self.dim % 2 == 0 and 0 < self.dim <= head_dim, f"{where}.dim", f"even, at most {head_dim}", self.dim)
         need(self.dim > 2 or self.kind != "dynamic", f"{where}.dim", "above 2 for kind 'dynamic'", self.dim)
         self._check_params(f"{where}.params")
+        for name in ("short_factor", "long_factor"):
+            self._check_factors(f"{where}.{name}", getattr(self, name))
         longest = self.stretched(max_context)
         need(longest <= MAX_CONTEXT, f"{where}.params", f"a context of at most {MAX_CONTEXT}", longest)
+
+    def is_long(self, context: int) -> bool:
+        """Whether a sequence that may grow to so many tokens has the long factors of kind "longrope"."""
+        return self.kind == "longrope" and context > self.params["original_max_position_embeddings"]
+
+    def _check_factors(self, where: str, factors: list[float] | None) -> None:
+        if self.kind != "longrope":
+            need(factors is None, where, "null unless kind is 'longrope'", factors)
+            return
+        got = None if factors is None else len(factors)
+        need(got == self.dim // 2, where, f"{self.dim // 2} factors", got)
+        worst = next((f for f in factors or [] if not _FACTOR.low <= f <= _FACTOR.high), None)
+        need(worst is None, where, f"{_FACTOR.low:g} to {_FACTOR.high:g}", worst)
 
     def _check_params(self, where: str) -> None:
         known, switches = _PARAMS[self.kind], _SWITCHES.get(self.kind, ())

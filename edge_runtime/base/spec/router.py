@@ -9,7 +9,7 @@ from edge_runtime.base.spec.checks import need, need_counts
 
 Score = Literal["softmax", "sigmoid", "sqrt_softplus"]
 _LIMITS = {"num_experts": 1 << 14, "top_k": 1 << 10}
-_MAX_SCALE, _MAX_EPSILON = 1e4, 1e-3
+_MAX_SCALE, _MAX_EPSILON, _MAX_NEAR = 1e4, 1e-3, 2.0
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,10 @@ class RouterSpec:
 
     1. The choice compares s; plus a bias if `selection_bias`; within the best groups only, if there are `groups`. The
        first `hashed_layers` sparse layers do not compare: the token's id names its experts.
-    2. The weight of a chosen expert is its s, without the bias. With `softmax_over` "chosen" the choice compares z
-       instead, and the weights are the softmax over the chosen experts' z.
+    2. The weight of a chosen expert is its s, without the bias. With `softmax_over` "chosen" or "near" the choice
+       compares z instead. "chosen": the weights are the softmax over the chosen experts' z. "near" (sparsemixer,
+       Phi-3.5-MoE, arXiv 2409.12136): the chosen are taken by falling z; the weight of each is its softmax among those
+       not taken before it whose (top - z) / max(|z|, top) is at most `near`, top being the greatest z of them.
     3. If `normalise`, the weights are divided by their sum plus `norm_epsilon`.
     4. They are multiplied by `scale`, and by a factor of each expert if `expert_scale`.
 
@@ -47,6 +49,7 @@ class RouterSpec:
         top_k: K.
         score: softmax over all experts, sigmoid, or sqrt(softplus).
         softmax_over: see 2.
+        near: see 2.
         normalise: see 3.
         norm_epsilon: see 3.
         scale: see 4.
@@ -60,7 +63,7 @@ class RouterSpec:
     num_experts: int
     top_k: int
     score: Score = "softmax"
-    softmax_over: Literal["all", "chosen"] = "all"
+    softmax_over: Literal["all", "chosen", "near"] = "all"
     normalise: bool = False
     norm_epsilon: float = 0.0
     scale: float = 1.0
@@ -69,6 +72,7 @@ class RouterSpec:
     groups: GroupSpec | None = None
     expert_scale: bool = False
     hashed_layers: int = 0
+    near: float = 0.0
 
     def check(self, where: str, *, num_sparse: int) -> None:
         """Refuse what no router can be, in a model of so many sparse layers.
@@ -87,6 +91,13 @@ class RouterSpec:
         need(1 / _MAX_SCALE <= self.scale <= _MAX_SCALE, f"{where}.scale", f"1e-4 to {_MAX_SCALE:g}", self.scale)
         hashed = self.hashed_layers
         need(0 <= hashed <= num_sparse, f"{where}.hashed_layers", f"0 to {num_sparse} sparse layers", hashed)
+        is_near = self.softmax_over == "near"
+        ok = 0 <= self.near <= _MAX_NEAR and (is_near or self.near == 0)
+        need(ok, f"{where}.near", f"0 to {_MAX_NEAR:g}, and 0 unless softmax_over is 'near'", self.near)
+        by_logit = not (self.selection_bias or self.groups or hashed)
+        need(
+            not is_near or by_logit, f"{where}.softmax_over", "no bias for the choice, groups or hashed layers", "near"
+        )
         if self.groups is not None:
             self._check_groups(self.groups, f"{where}.groups")
 

@@ -90,6 +90,18 @@ double OneToken::factor(int layer, int expert) const {
   return arrays_.factors_of_experts ? arrays_.factors_of_experts[int64_t(layer) * shape_.experts + expert] : 1.0;
 }
 
+// What sparsemixer gives an expert in the place of a rank, beside the others that run.
+double OneToken::among_rivals(const TokenRow& row, int expert, int rank, const std::vector<double>& given,
+                              const TokenPlan& plan) const {
+  std::vector<int32_t> before;
+  for (int other = 0; other < row.top_k; ++other) {
+    const int id = plan.ids[other];
+    const bool is_greater = row.logits[id] > row.logits[expert] || (row.logits[id] == row.logits[expert] && id < expert);
+    if (other != rank && given[other] != 0 && is_greater) before.push_back(id);
+  }
+  return weight_among_rivals(shape_.rule, row.logits, expert, before) * shape_.rule.scale * factor(row.layer, expert);
+}
+
 // Empty places go to the likeliest residents the router did not choose. One weighs what the model's own rule gives it
 // among those that now run.
 void OneToken::fill(const TokenRow& row, const std::vector<int>& empty, std::vector<double>& given,
@@ -103,10 +115,14 @@ void OneToken::fill(const TokenRow& row, const std::vector<int>& empty, std::vec
     filled.push_back(rank);
     plan.ids[rank] = expert;
     plan.tiers[expert] = row.resident[expert];
+    losses_[rank] *= arrays_.shares[row.layer];
+    if (shape_.rule.is_sparsemixer()) {
+      given[rank] = among_rivals(row, expert, rank, given, plan);
+      continue;
+    }
     const double own = factor(row.layer, row.ids[0]);
     const double times = own == 0 ? 0 : factor(row.layer, expert) / own;
     given[rank] = given[0] * score_ratio(shape_.rule.score, row.logits[expert], first) * times;
-    losses_[rank] *= arrays_.shares[row.layer];
   }
   if (!shape_.rule.normalise && !shape_.rule.over_chosen) return;
   double total = 0;

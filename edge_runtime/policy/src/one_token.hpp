@@ -76,6 +76,7 @@ class OneToken {
   double choose(const TokenRow& row, const Prices& prices);
   int choose_expert(const TokenRow& row, const Prices& prices, int rank, double scale) const;
   double factor(int layer, int expert) const;
+  double among_rivals(const TokenRow& row, int expert, int rank, const std::vector<double>& given, const TokenPlan& plan) const;
   void fill(const TokenRow& row, const std::vector<int>& empty, std::vector<double>& given, const TokenPlan& plan);
   int next_resident(const TokenRow& row, const std::vector<int>& taken) const;
 

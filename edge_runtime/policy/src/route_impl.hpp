@@ -135,12 +135,35 @@ void heaviest_first(size_t top_k, int32_t* ids, float* weights) {
   }
 }
 
+// Sparsemixer: the softmax of each of the chosen, the greatest logit first, among those not chosen before it that lie
+// within `near` of the best of them. The distance is relative, in the operations of the model's authors.
+void weights_among_rivals(const RouterRule& rule, const float* logits, size_t top_k, const int32_t* ids, float* weights) {
+  for (size_t k = 0; k < top_k; ++k) {
+    const auto is_taken = [&](size_t e) {
+      for (size_t i = 0; i < k; ++i)
+        if (ids[i] == int32_t(e)) return true;
+      return false;
+    };
+    float top = logits[ids[k]], total = 0.0f;
+    for (size_t e = 0; e < rule.experts; ++e)
+      if (logits[e] > top && !is_taken(e)) top = logits[e];
+    for (size_t e = 0; e < rule.experts; ++e) {
+      const float z = logits[e], size = __builtin_fabsf(z);
+      const bool is_far = (top - z) / (size > top ? size : top) > rule.near;  // false for 0 of 0
+      if (!is_far && !is_taken(e)) total += exp_poly(z - top);
+    }
+    weights[k] = exp_poly(logits[ids[k]] - top) / total;
+  }
+}
+
 // Weights of the chosen, which are sorted heaviest first.
 void weights_of(const RouterRule& rule, const RouterRow& row, const float* scores, size_t top_k, int32_t* ids,
                 float* weights) {
   greatest_logit_first(row.logits, top_k, ids);
   float total = 0.0f;
-  if (is_softmax_of_chosen(rule)) {
+  if (rule.is_sparsemixer()) {
+    weights_among_rivals(rule, row.logits, top_k, ids, weights);
+  } else if (is_softmax_of_chosen(rule)) {
     float top = row.logits[ids[0]];
     for (size_t k = 1; k < top_k; ++k) top = row.logits[ids[k]] > top ? row.logits[ids[k]] : top;
     for (size_t k = 0; k < top_k; ++k) weights[k] = exp_poly(row.logits[ids[k]] - top), total += weights[k];
@@ -162,7 +185,7 @@ void weigh(const RouterRule& rule, const RouterRow& row, size_t top_k, float* sc
     for (size_t k = 0; k < top_k; ++k) weights[k] = not_a_number();
     return;
   }
-  if (!is_softmax_of_chosen(rule)) scores_of(rule, row.logits, scratch);
+  if (!is_softmax_of_chosen(rule) && !rule.is_sparsemixer()) scores_of(rule, row.logits, scratch);
   weights_of(rule, row, scratch, top_k, ids, weights);
 }
 

@@ -1,5 +1,6 @@
 #include "router.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <string>
@@ -9,6 +10,7 @@ namespace hobbit {
 Router::Router(const RouterRule& rule, const RouterTensors& tensors, const std::string& isa)
     : rule_(rule), by_logit_(rule), tensors_(tensors), functions_(route_functions(isa)), scratch_(route_scratch(rule.experts)) {
   by_logit_.groups = 0;
+  by_logit_.near = -1;
 }
 
 RouterRow Router::row(size_t place, const float* logits) const {
@@ -54,6 +56,17 @@ void Router::weigh(size_t place, const RouterCall& call) {
 void Router::preference(size_t place, const float* logits, size_t tokens, float* out) {
   for (size_t t = 0; t < tokens; ++t)
     functions_.preference(rule_, row(place, logits + t * rule_.experts), scratch_.data(), out + t * rule_.experts);
+}
+
+double weight_among_rivals(const RouterRule& rule, const float* logits, int32_t expert, const std::vector<int32_t>& before) {
+  const auto is_taken = [&](size_t e) { return std::find(before.begin(), before.end(), int32_t(e)) != before.end(); };
+  double top = logits[expert], total = 0;
+  for (size_t e = 0; e < rule.experts; ++e)
+    if (!is_taken(e)) top = std::fmax(top, logits[e]);
+  for (size_t e = 0; e < rule.experts; ++e)
+    if (!is_taken(e) && !((top - logits[e]) / std::fmax(std::fabs(logits[e]), top) > rule.near))
+      total += std::exp(logits[e] - top);
+  return std::exp(logits[expert] - top) / total;
 }
 
 double score_ratio(Score score, double z, double first) {

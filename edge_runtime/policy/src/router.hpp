@@ -48,6 +48,9 @@ class Router {
   std::vector<float> scratch_;
 };
 
+// The weight sparsemixer gives an expert after `before` were chosen, in double (edge_runtime/base/spec/router.py).
+double weight_among_rivals(const RouterRule& rule, const float* logits, int32_t expert, const std::vector<int32_t>& before);
+
 // score(z) / score(first) of a rule's score function, in double: what an expert of logit z weighs against another.
 double score_ratio(Score score, double z, double first);
 

@@ -17,6 +17,7 @@ from hobbit_export.arch import (
     gpt_oss,
     mixtral,
     olmoe,
+    phimoe,
     qwen2_moe,
     qwen3_moe,
 )
@@ -41,6 +42,7 @@ _FAMILIES = (
     gpt_oss,
     mixtral,
     olmoe,
+    phimoe,
     qwen2_moe,
     qwen3_moe,
 )

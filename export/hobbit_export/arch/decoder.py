@@ -10,7 +10,7 @@ from typing import Any
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import SoftmaxAttention
 from hobbit_export.arch.config import ConfigReader
-from hobbit_export.arch.rope import read_rope
+from hobbit_export.arch.rope import ANY_FAMILY, read_rope
 
 _log = logging.getLogger(__name__)
 GENERATION = "generation_config.json"
@@ -55,13 +55,21 @@ def read_sizes(reader: ConfigReader, generation: Mapping[str, Any], defaults: Ma
     )
 
 
-def read_attention(reader: ConfigReader, sizes: Sizes, defaults: Mapping[str, Any], **options: Any) -> SoftmaxAttention:
+def read_attention(
+    reader: ConfigReader,
+    sizes: Sizes,
+    defaults: Mapping[str, Any],
+    *,
+    rope_kinds: tuple[str, ...] = ANY_FAMILY,
+    **options: Any,
+) -> SoftmaxAttention:
     """Read heads and rope of attention over all tokens; `with_window` limits it.
 
     Args:
         reader: config.json.
         sizes: the model's.
-        defaults: as for `read_sizes`.
+        defaults: as for `read_sizes`; a `partial_rotary_factor` among them says that the family knows such a key.
+        rope_kinds: as for `read_rope`.
         **options: further fields of `SoftmaxAttention`.
     """
     heads = reader.count("num_attention_heads", defaults["num_attention_heads"])
@@ -70,8 +78,10 @@ def read_attention(reader: ConfigReader, sizes: Sizes, defaults: Mapping[str, An
     kv_heads = heads
     if reader.get("num_key_value_heads", defaults["num_key_value_heads"]) is not None:
         kv_heads = reader.count("num_key_value_heads", defaults["num_key_value_heads"])
-    own_rope = defaults.get("rope_parameters")
-    rope = read_rope(reader, head_dim, sizes.max_context, defaults["rope_theta"], default=own_rope)
+    rope = read_rope(
+        reader, head_dim, sizes.max_context, defaults["rope_theta"], default=defaults.get("rope_parameters"),
+        partial=defaults.get("partial_rotary_factor"), kinds=rope_kinds,
+    )  # fmt: skip
     attention = SoftmaxAttention("full", heads, kv_heads, head_dim, rope, **options)
     reader.agrees("qkv_bias", attention.qkv_bias)
     reader.agrees("use_qk_norm", attention.qk_norm != "none")

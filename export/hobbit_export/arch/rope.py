@@ -15,11 +15,15 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "dynamic": ("factor",),
     "yarn": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_mscale", "long_mscale"),
 }
+ANY_FAMILY = tuple(kind for kind in get_args(RopeKind) if kind != "longrope")
+"""What transformers computes alike for all families."""
+_MOST_FACTORS = 1 << 11
 _OPTIONAL: dict[str, tuple[str, ...]] = {
     "yarn": ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
 }
-_WITH_ORIGINAL = ("yarn", "llama3")
+_WITH_ORIGINAL = ("yarn", "llama3", "longrope")
 
 
 def read_rope(
@@ -29,35 +33,64 @@ def read_rope(
     default_theta: float,
     *,
     default: Mapping[str, Any] | None = None,
+    partial: float | None = None,
+    kinds: tuple[str, ...] = ANY_FAMILY,
 ) -> RopeSpec:
     """Read the rotary options the way transformers 5 standardises them.
 
     A non-empty `rope_scaling` replaces `rope_parameters`; a top-level `rope_theta` fills in a missing one;
-    `original_max_position_embeddings` defaults to the context (top level wins where both exist). `default` holds the
-    family's own options where config.json has none.
+    `original_max_position_embeddings` defaults to the context (top level wins where both exist).
+
+    Args:
+        reader: config.json.
+        head_dim: C.
+        max_context: `max_position_embeddings`.
+        default_theta: of the family.
+        default: the family's own options where config.json has none.
+        partial: the share of a head that is rotated unless config.json says; None: the family rotates whole heads.
+        kinds: rope types the family's code in transformers computes.
     """
     name, given = _rope_dict(reader)
     values = dict(given or default or {})
     where = f"{reader.where}: {name}"
     kind: Any = values.pop("rope_type", None) or values.get("type") or "default"
     values.pop("type", None)
-    if kind not in get_args(RopeKind):
-        raise reader.refuse(f"{name}.rope_type", kind, f"Supported: {', '.join(get_args(RopeKind))}.")
+    if kind not in kinds:
+        raise reader.refuse(f"{name}.rope_type", kind, f"Supported: {', '.join(kinds)}.")
     top_theta = reader.get("rope_theta")
     theta = values.pop("rope_theta", None)
     theta = theta if theta is not None else top_theta if top_theta is not None else default_theta
-    for key, partial in (
-        ("partial_rotary_factor", reader.get("partial_rotary_factor")),
-        (f"{name}.partial_rotary_factor", values.pop("partial_rotary_factor", None)),
-    ):
-        if partial not in (None, 1, 1.0):
-            raise reader.refuse(key, partial, "Partly rotated heads are not implemented.")
+    rotated = _rotated(reader, name, values.pop("partial_rotary_factor", None), head_dim, partial)
+    factors = _long_factors(values, where) if kind == "longrope" else {}
     params = _params(reader, name, kind, values, max_context)
     if kind == "yarn":
         params |= _truncate(values, where)
     for key, value in values.items():
         raise reader.refuse(f"{name}.{key}", value, f"rope type {kind!r} has no such parameter.")
-    return RopeSpec(kind, number(theta, f"{where}.rope_theta"), head_dim, params)
+    return RopeSpec(kind, number(theta, f"{where}.rope_theta"), rotated, params, **factors)
+
+
+def _rotated(reader: ConfigReader, name: str, inner: Any, head_dim: int, partial: float | None) -> int:
+    """Return how many numbers of a head are rotated; a factor inside the rope options wins over one beside them."""
+    outer = reader.get("partial_rotary_factor")
+    if partial is None:
+        for key, given in (("partial_rotary_factor", outer), (f"{name}.partial_rotary_factor", inner)):
+            if given not in (None, 1, 1.0):
+                raise reader.refuse(key, given, "Heads of this family are rotated whole.")
+        return head_dim
+    share = next(given for given in (inner, outer, partial) if given is not None)
+    return int(head_dim * number(share, f"{reader.where}: partial_rotary_factor"))
+
+
+def _long_factors(values: dict[str, Any], where: str) -> dict[str, list[float]]:
+    """Take the factors of type longrope out of `values`."""
+    found = {}
+    for key in ("short_factor", "long_factor"):
+        given = values.pop(key, None)
+        if not isinstance(given, list) or len(given) > _MOST_FACTORS:
+            raise ConfigError(f"{where}.{key}: rope type 'longrope' needs a list of numbers, got {str(given)[:60]}.")
+        found[key] = [number(each, f"{where}.{key}") for each in given]
+    return found
 
 
 def _rope_dict(reader: ConfigReader) -> tuple[str, dict[str, Any]]:

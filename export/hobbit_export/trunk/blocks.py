@@ -20,8 +20,12 @@ def rms_norm(g: Graph, x: str, gamma: str, eps: float) -> str:
     return g.node("Mul", g.node("Div", x, root), gamma)
 
 
-def add_norm(g: Graph, a: str, b: str, gamma: str, eps: float) -> tuple[str, str]:
-    """Return a + b and its `rms_norm`."""
+def add_norm(g: Graph, a: str, b: str, weights: tuple[str, ...], eps: float) -> tuple[str, str]:
+    """Return a + b and its norm: `rms_norm` for a gamma, LayerNorm over the last axis for a gamma and a bias."""
+    gamma, *bias = weights
+    if bias:
+        total = g.node("Add", a, b)
+        return total, g.node("LayerNormalization", total, gamma, *bias, axis=-1, epsilon=eps)
     if g.fused:
         normed, _, _, total = g.nodes(
             "SkipSimplifiedLayerNormalization", 4, a, b, gamma, contrib=True, unused=(1, 2), epsilon=eps

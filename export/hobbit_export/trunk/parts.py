@@ -55,15 +55,15 @@ def build_layer(
         p, new = f"layers.{layer_idx}.", dict[str, str]()
         for name, dims in signature.inputs.items():
             g.input(name, dims)
-        gammas = {name: g.vector(f"{p}{name}", weights.get(f"{p}{name}")) for name in _norms(layer)}
+        norms = {name: _norm_weights(g, spec, weights, f"{p}{name}") for name in _norms(layer)}
         to_add = ("resid", "moe")
         if layer.attention is not None:
-            resid, normed = add_norm(g, *to_add, gammas["attn_norm"], spec.rms_eps)
+            resid, normed = add_norm(g, *to_add, norms["attn_norm"], spec.rms_eps)
             emission = Emission(layer.attention, d, spec.rms_eps, p, weights, g, linear)
             attended, new = EMITTERS[mixer_kind(layer.attention)](emission, normed)
             to_add = (resid, attended)
         if layer.has_feed_forward:
-            resid, x = add_norm(g, *to_add, gammas["ffn_norm"], spec.rms_eps)
+            resid, x = add_norm(g, *to_add, norms["ffn_norm"], spec.rms_eps)
         else:
             resid = g.node("Add", *to_add)
         if layer.sparse:
@@ -118,8 +118,10 @@ def build_head(
 
     def emit(g: Graph, linear: LinearWriter) -> None:
         resid, expert_out = g.input("resid", (1, "T", spec.hidden)), g.input("moe", (1, "T", spec.hidden))
-        _, x = add_norm(g, resid, expert_out, g.vector("final_norm", weights.get("final_norm")), spec.rms_eps)
+        _, x = add_norm(g, resid, expert_out, _norm_weights(g, spec, weights, "final_norm"), spec.rms_eps)
         logits = linear.product(x, Matrix("head", ("head",), (spec.vocab_size,), spec.hidden))
+        if spec.head_bias:
+            logits = g.node("Add", logits, g.vector("head_bias", weights.get("head_bias")))
         if (cap := spec.logit_softcap) is not None:
             logits = g.node("Mul", g.node("Tanh", g.node("Div", logits, g.scalar(cap))), g.scalar(cap))
         g.output(logits, "logits", (1, "T", spec.vocab_size))
@@ -191,6 +193,12 @@ def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 def _norms(layer: LayerSpec) -> list[str]:
     has = {"attn_norm": layer.attention is not None, "ffn_norm": layer.has_feed_forward}
     return [name for name, is_there in has.items() if is_there]
+
+
+def _norm_weights(g: Graph, spec: ModelSpec, weights: TrunkWeights, name: str) -> tuple[str, ...]:
+    """Store the weights of a norm of the residual stream: a gamma, and a bias where the model's norm has one."""
+    names = (name,) if spec.norm == "rms" else (name, f"{name}_bias")
+    return tuple(g.vector(each, weights.get(each)) for each in names)
 
 
 def _build(

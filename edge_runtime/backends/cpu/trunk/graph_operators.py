@@ -98,6 +98,11 @@ def _norm(values: Sequence[Value], _: Attributes) -> list[Value]:
     return [Value(FLOAT, x.dims)]
 
 
+def _centred_norm(values: Sequence[Value], attributes: Attributes) -> list[Value]:
+    expect(values[2].kind == FLOAT and values[2].dims == values[1].dims, "a bias for each weight")
+    return _norm(values[:2], attributes)
+
+
 def _skip_norm(values: Sequence[Value], _: Attributes) -> list[Value]:
     a, b, gamma = values
     _floats(values)
@@ -228,6 +233,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Transpose": Operator(_transpose, (1, 1), {"perm": None}),
     "Shape": Operator(_shape, (1, 1), {"start": None, "end": None}),
     "SimplifiedLayerNormalization": Operator(_norm, (2, 2), {"axis": _LAST, "epsilon": None}),
+    "LayerNormalization": Operator(_centred_norm, (3, 3), {"axis": _LAST, "epsilon": None}),
     "com.microsoft:SkipSimplifiedLayerNormalization": Operator(_skip_norm, (3, 3), {"epsilon": None}),
     "com.microsoft:FusedMatMul": Operator(_matmul_transposed, (2, 2), {"transB": _ONE, "alpha": None}),
     "com.microsoft:MatMulNBits": Operator(

@@ -108,7 +108,7 @@ class OrtTrunk:
         views = bound.views
         self._embedding.gather(token_ids, views.resid[0])
         for rotary, (cos, sin) in zip(self._rotary, views.angles, strict=True):
-            cos[:], sin[:] = rotary.cos_sin(kv.length, tokens)
+            cos[:], sin[:] = rotary.cos_sin(kv.length, tokens, kv.context)
         for window, mask in bound.masks.items():
             fill_mask(mask, kv.length, window)
         chunk = self._open[kv] = _Chunk(kv, bound)

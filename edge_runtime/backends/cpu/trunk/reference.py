@@ -67,7 +67,8 @@ class ReferenceTrunk:
         stops = kv.begin(tokens, snapshots=False)
         resid = np.concatenate([self._weights.rows("embed", t, t + 1) for t in token_ids.tolist()])
         resid = resid * np.float32(self._spec.embedding_scale)
-        return _Chunk(kv, resid, [rotary.cos_sin(kv.length, tokens) for rotary in self._rotary], stops)
+        angles = [rotary.cos_sin(kv.length, tokens, kv.context) for rotary in self._rotary]
+        return _Chunk(kv, resid, angles, stops)
 
     def run_layer(self, chunk: TrunkChunk, layer_idx: int, expert_out: F32 | None) -> LayerOutput[F32] | None:
         """Run attention, and router or dense MLP. See `Trunk.run_layer`."""
@@ -75,11 +76,11 @@ class ReferenceTrunk:
         p, layer = f"layers.{layer_idx}.", self._spec.layers[layer_idx]
         c.resid = c.resid if expert_out is None else c.resid + expert_out
         if layer.attention is not None:
-            c.resid = c.resid + self._attention(layer_idx, c, self._norm(c.resid, f"{p}attn_norm"))
+            c.resid = c.resid + self._attention(layer_idx, c, self._stream_norm(c.resid, f"{p}attn_norm"))
         chunk.next_layer = layer_idx + 1
         if not layer.has_feed_forward:
             return None
-        x = self._norm(c.resid, f"{p}ffn_norm")
+        x = self._stream_norm(c.resid, f"{p}ffn_norm")
         if layer.dense is not None:
             c.resid = c.resid + self._mlp(layer.dense, x, f"{p}dense")
             return None
@@ -97,11 +98,13 @@ class ReferenceTrunk:
         """Return logits float32 [rows, V] of the chunk's chosen rows."""
         resid = _running(chunk, self._spec.num_layers).resid
         resid = resid if expert_out is None else resid + expert_out
-        x = self._norm(resid[rows], "final_norm")
+        x = self._stream_norm(resid[rows], "final_norm")
         logits = np.empty((len(x), self._spec.vocab_size), np.float32)
         for start in range(0, self._spec.vocab_size, _HEAD_ROWS):
             stop = min(start + _HEAD_ROWS, self._spec.vocab_size)
             logits[:, start:stop] = x @ self._weights.rows("head", start, stop).T
+        if self._spec.head_bias:
+            logits += self._weights.get("head_bias")
         cap = self._spec.logit_softcap
         return logits if cap is None else np.float32(cap) * np.tanh(logits / np.float32(cap))
 
@@ -145,6 +148,13 @@ class ReferenceTrunk:
     def _fixed(self, layer_idx: int, kv: HostKVCache, slot: int) -> Iterator[tuple[StateArray, F32]]:
         arrays = [array for array in self._spec.state_of(layer_idx) if not array.grows]
         return zip(arrays, (array[0] for array in kv.fixed.of(layer_idx, slot)), strict=False)
+
+    def _stream_norm(self, x: F32, name: str) -> F32:
+        """Norm the residual stream as the model does."""
+        if self._spec.norm == "rms":
+            return self._norm(x, name)
+        centred = x - np.mean(x, axis=-1, keepdims=True)
+        return self._norm(centred, name) + self._weights.get(f"{name}_bias")
 
     def _norm(self, x: F32, name: str) -> F32:
         return rms_norm(x, self._weights.get(name), self._spec.rms_eps)

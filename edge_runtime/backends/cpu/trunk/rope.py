@@ -28,17 +28,27 @@ class Rotary:
         """
         self._rope = rope
         self._max_context = max_context
-        self._scale = np.float32(_attention_factor(rope))
+        self._scale = np.float32(_attention_factor(rope, 0))
         self._inv_freq = inverse_frequencies(rope, max_context, 0)
 
-    def cos_sin(self, start: int, tokens: int) -> tuple[F32, F32]:
-        """Return cos and sin, float32 [T, R/2], for positions start .. start + T - 1, attention factor included."""
-        inv_freq = self._inv_freq
+    def cos_sin(self, start: int, tokens: int, context: int = 0) -> tuple[F32, F32]:
+        """Return cos and sin, float32 [T, R/2], for positions start .. start + T - 1, attention factor included.
+
+        Args:
+            start: first position.
+            tokens: T.
+            context: tokens the sequence may grow to; matters for kind "longrope", so that all keys of a sequence are
+                rotated alike however it is cut into passes.
+        """
+        inv_freq, scale = self._inv_freq, self._scale
+        if self._rope.is_long(context):
+            inv_freq = inverse_frequencies(self._rope, self._max_context, context)
+            scale = np.float32(_attention_factor(self._rope, context))
         if self._rope.kind == "dynamic" and start + tokens > self._max_context:
             inv_freq = inverse_frequencies(self._rope, self._max_context, start + tokens)
         angles = np.arange(start, start + tokens, dtype=np.float32)[:, None] * inv_freq
-        cos: F32 = np.cos(angles) * self._scale
-        sin: F32 = np.sin(angles) * self._scale
+        cos: F32 = np.cos(angles) * scale
+        sin: F32 = np.sin(angles) * scale
         return cos, sin
 
 
@@ -48,10 +58,14 @@ def inverse_frequencies(rope: RopeSpec, max_context: int, seq_len: int) -> F32:
     Args:
         rope: kind, theta, rotated dims R and parameters.
         max_context: the model's max_position_embeddings.
-        seq_len: largest position of the call + 1; matters for dynamic scaling beyond max_context only.
+        seq_len: largest position of the call + 1; matters for dynamic scaling beyond max_context only. For kind
+            "longrope" the tokens the sequence may grow to.
     """
     if rope.kind == "yarn":
         return _yarn(rope)
+    if rope.kind == "longrope":
+        factors = rope.long_factor if rope.is_long(seq_len) else rope.short_factor
+        return np.asarray(_ONE / (np.asarray(factors, np.float32) * _powers(rope.theta, rope.dim)), np.float32)
     base = _dynamic_base(rope, max_context, seq_len) if rope.kind == "dynamic" else rope.theta
     plain: F32 = _ONE / _powers(base, rope.dim)
     if rope.kind == "linear":
@@ -105,8 +119,10 @@ def _yarn(rope: RopeSpec) -> F32:
     return mixed
 
 
-def _attention_factor(rope: RopeSpec) -> float:
-    """Return what cos and sin are multiplied with: 1 for every kind but yarn."""
+def _attention_factor(rope: RopeSpec, context: int) -> float:
+    """Return what cos and sin of a sequence of at most `context` tokens are multiplied with."""
+    if rope.kind == "longrope":
+        return _need(rope, "long_mscale" if rope.is_long(context) else "short_mscale")
     if rope.kind != "yarn":
         return 1.0
     given = rope.params.get("attention_factor")

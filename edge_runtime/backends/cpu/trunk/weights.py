@@ -34,6 +34,8 @@ def layer_weight_shapes(spec: ModelSpec, layer_idx: int) -> dict[str, tuple[int,
         shapes |= {"attn_norm": (d,), **mixer_of(layer.attention).weight_shapes(layer.attention, d)}
     if layer.has_feed_forward:
         shapes["ffn_norm"] = (d,)
+    if spec.norm == "layer":
+        shapes |= {f"{name}_bias": (d,) for name in ("attn_norm", "ffn_norm") if name in shapes}
     if layer.sparse:
         shapes["router"] = (spec.num_experts, d)
     if layer.dense is not None:
@@ -53,8 +55,13 @@ def _mlp_shapes(prefix: str, mlp: MlpSpec, hidden: int) -> dict[str, tuple[int, 
 
 def top_weight_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Canonical name -> shape of embedding, final norm and head. A tied head has the embedding's weights."""
-    return {
+    shapes: dict[str, tuple[int, ...]] = {
         "embed": (spec.vocab_size, spec.hidden),
         "final_norm": (spec.hidden,),
         "head": (spec.vocab_size, spec.hidden),
     }
+    if spec.norm == "layer":
+        shapes["final_norm_bias"] = (spec.hidden,)
+    if spec.head_bias:
+        shapes["head_bias"] = (spec.vocab_size,)
+    return shapes
