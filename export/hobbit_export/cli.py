@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Flags of the command."""
     parser = argparse.ArgumentParser(
         prog="hobbit-export",
-        description="Turn a Hugging Face mixture-of-experts checkpoint into a bundle for `hobbit`.",
+        description="Turn a mixture-of-experts checkpoint (Hugging Face or GGUF) into a bundle for `hobbit`.",
         epilog="Exit codes: 0 ok, 1 failed while running, 2 usage, 78 bad configuration, checkpoint or bundle, "
         "130 interrupted.",
         formatter_class=DefaultsFormatter,
@@ -47,7 +47,12 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     """Flags that say what is exported, and to where."""
     add = parser.add_argument
     add("--version", action=VersionAction, help="print the version and exit")
-    add("checkpoint", metavar="CHECKPOINT", type=Path, help="folder with config.json, safetensors and tokenizer.json")
+    add(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        type=Path,
+        help="folder with config.json, safetensors and tokenizer.json; or a GGUF file (of several splits the first)",
+    )
     add(
         "--out",
         metavar="BUNDLE",
@@ -76,6 +81,14 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="read config.json as if it had no such key (outer.inner: one inside an object): for an option that this "
         "program refuses and you know to change nothing. May be given several times; the bundle records it",
+    )
+    add(
+        "--tokenizer",
+        metavar="DIR",
+        type=Path,
+        default=None,
+        help="folder with the tokenizer.json (and tokenizer_config.json, chat template) to use in place of the model's "
+        "own",
     )
     add(
         "--calibrate",
@@ -131,6 +144,7 @@ def parse_options(arguments: argparse.Namespace) -> ExportOptions:
         calibrate=arguments.calibrate,
         resume=arguments.resume,
         ignore_keys=tuple(dict.fromkeys(arguments.ignore_key)),
+        tokenizer=arguments.tokenizer,
     )
 
 
@@ -216,7 +230,7 @@ def _dry_run(options: ExportOptions) -> dict[str, Any]:
     from hobbit_export.plan import describe, plan_parts
     from hobbit_export.source import SourceModel
 
-    source = SourceModel.open(options.checkpoint, options.ignore_keys)
+    source = SourceModel.open(options.checkpoint, options.ignore_keys, options.tokenizer)
     with source.checkpoint:
         plan_memory(source, options, resident_bytes())
         parts = plan_parts(source, options)

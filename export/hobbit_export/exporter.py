@@ -59,7 +59,7 @@ def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
     limit_heap()
     if options.calibrate:
         check_text(options.calibrate)
-    source = SourceModel.open(options.checkpoint, options.ignore_keys)
+    source = SourceModel.open(options.checkpoint, options.ignore_keys, options.tokenizer)
     with source.checkpoint:
         workplace.check_contents(options.out)
         memory = plan_memory(source, options, resident_bytes())

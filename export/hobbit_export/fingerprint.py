@@ -10,12 +10,11 @@ from hobbit_export import __version__
 from hobbit_export.journal import Journal
 from hobbit_export.options import ExportOptions
 from hobbit_export.source import SourceModel
-from hobbit_export.tokenizer_files import tokenizer_files
 
 
 def fingerprint(source: SourceModel, options: ExportOptions) -> dict[str, Any]:
     """Everything a resumed export must have in common with the first run."""
-    files = [*source.checkpoint.files, *tokenizer_files(options.checkpoint)]
+    files = [*source.checkpoint.files, *(file.path for file in source.tokenizer() if file.path is not None)]
     stats = [(f.name, f.stat()) for f in files]
     return {
         "journal": 1,

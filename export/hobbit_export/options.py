@@ -27,6 +27,7 @@ class ExportOptions:
         jobs: encoder threads; never changes a byte of the bundle.
         memory_bytes: ceiling for this process's resident memory; never changes a byte of the bundle.
         ignore_keys: keys of config.json that are read as if they were not there.
+        tokenizer: folder whose tokenizer is taken in place of the model's own.
     """
 
     checkpoint: Path
@@ -38,6 +39,7 @@ class ExportOptions:
     calibrate: Path | None = None
     resume: bool = True
     ignore_keys: tuple[str, ...] = ()
+    tokenizer: Path | None = None
 
     @property
     def num_segments(self) -> int:

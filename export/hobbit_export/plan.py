@@ -17,7 +17,7 @@ from edge_runtime.bundle.tokenizer_file import check_tokenizer
 from hobbit_export.options import ExportOptions
 from hobbit_export.reference import num_reference_tokens
 from hobbit_export.source import SourceModel
-from hobbit_export.tokenizer_files import REQUIRED, name_in_bundle, tokenizer_files
+from hobbit_export.tokenizer_files import REQUIRED
 
 _GRAPH_BYTES = 12 << 10
 _EXACT = ("router", "shared_expert_gate")
@@ -39,10 +39,10 @@ def plan_parts(source: SourceModel, options: ExportOptions) -> list[PlannedPart]
     Raises:
         BundleError: the runtime would refuse the tokenizer.
     """
-    tokenizer = tokenizer_files(options.checkpoint)
-    check_tokenizer((options.checkpoint / REQUIRED).read_bytes(), source.spec.vocab_size)
+    tokenizer = source.tokenizer()
+    check_tokenizer(next(file for file in tokenizer if file.name == REQUIRED).read(), source.spec.vocab_size)
     return [
-        *(PlannedPart(name_in_bundle(p), "tokenizer", p.stat().st_size) for p in tokenizer),
+        *(PlannedPart(file.in_bundle, "tokenizer", file.num_bytes) for file in tokenizer),
         *_trunk_parts(source.spec, options.trunk, source.embedding_bytes),
         *(PlannedPart(name, "router", size) for name, size in router_parts(source.spec).items()),
         *_expert_parts(source.spec, options),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,12 @@ from edge_runtime.bundle.manifest import EmbeddingDtype
 from edge_runtime.bundle.router_data import RouterData, router_arrays, router_data_of
 from edge_runtime.bundle.sampling_defaults import SamplingDefaults
 from hobbit_export.arch import read_model
-from hobbit_export.arch.decoder import GENERATION
 from hobbit_export.arch.names import ExpertLayout, RowRange
-from hobbit_export.checkpoint import Checkpoint, to_f32
-from hobbit_export.formats import find_weights
-from hobbit_export.formats.config import take
+from hobbit_export.checkpoint import to_f32
 from hobbit_export.generation import sampling_defaults
 from hobbit_export.matching import INTEGERS, Matcher, Omitted, account_for
-from hobbit_export.shards import read_json
-from hobbit_export.tokenizer_files import eos_token_id
+from hobbit_export.origin import open_origin
+from hobbit_export.tokenizer_files import TokenizerFile
 from hobbit_export.weights import Storage, Weight, finite_rows, formats_of
 
 _CONVERT_BYTES = 4 << 20
@@ -43,6 +40,7 @@ class SourceModel:
         trunk: canonical name -> name of its weight.
         router: the same of what a router adds to its matrix.
         layouts: sparse layer -> how its experts are stored.
+        tokenizer: returns the files of the tokenizer, or says how to get them.
         left_out: what of the checkpoint is not exported, and why.
         sampling: how the model wants to be sampled.
     """
@@ -54,29 +52,28 @@ class SourceModel:
     trunk: dict[str, str]
     router: dict[str, str]
     layouts: dict[int, ExpertLayout]
+    tokenizer: Callable[[], list[TokenizerFile]]
     left_out: tuple[Omitted, ...] = ()
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
 
     @staticmethod
-    def open(path: Path, ignore_keys: Sequence[str] = ()) -> SourceModel:
-        """Read config and headers of a checkpoint folder and match them, before any weight is read.
+    def open(path: Path, ignore_keys: Sequence[str] = (), tokenizer: Path | None = None) -> SourceModel:
+        """Read config and headers of a checkpoint and match them, before any weight is read.
 
         Args:
-            path: the folder.
-            ignore_keys: keys of config.json to read as if they were not there.
+            path: its folder, or the first of its GGUF files.
+            ignore_keys: keys of its configuration to read as if they were not there.
+            tokenizer: a folder whose tokenizer is taken in place of the model's own.
 
         Raises:
             ConfigError: not a checkpoint, or an option or family that is not supported.
             BundleError: a tensor is missing, unexpected, misshapen or of a type that cannot be exported.
         """
-        checkpoint = Checkpoint.open(path)
-        config, quantisation = take(read_json(path / "config.json"))
-        weights, unneeded = find_weights(checkpoint, quantisation)
-        digest = file_sha256(path / "config.json")
-        generation_file = path / GENERATION
-        generation = read_json(generation_file) if generation_file.exists() else {}
-        spec, names = read_model(config, generation, ignore_keys)
-        own = eos_token_id(path)
+        origin = open_origin(path, ignore_keys, tokenizer)
+        weights, generation = origin.weights, origin.generation
+        spec, names = read_model(origin.config, generation)
+        names = names if origin.names is None else origin.names
+        own = origin.eos_token_id
         if own is not None and own < spec.vocab_size and own not in spec.eos_token_ids:
             spec = replace(spec, eos_token_ids=[*spec.eos_token_ids, own])
         if spec.tied_embeddings and names.candidates("head")[0] in weights:
@@ -85,9 +82,12 @@ class SourceModel:
         matcher = Matcher(weights, spec, names, path.name)
         trunk, router = matcher.trunk(), matcher.router()
         layouts = {i: matcher.experts(i) for i in spec.sparse_layers}
-        sampling = sampling_defaults(generation)
-        model = SourceModel(spec, weights, checkpoint, digest, trunk, router, layouts, sampling=sampling)
-        return replace(model, left_out=account_for(weights, model._used(), (*names.left_out, *unneeded), spec.family))
+        model = SourceModel(
+            spec, weights, origin.storage, origin.config_sha256, trunk, router, layouts, origin.tokenizer,
+            sampling=sampling_defaults(generation),
+        )  # fmt: skip
+        unneeded = (*names.left_out, *origin.unneeded)
+        return replace(model, left_out=account_for(weights, model._used(), unneeded, spec.family))
 
     def expert_rows(self, layer_idx: int, expert_idx: int, matrix: Matrix) -> RowRange:
         """Where an expert's "gate", "up" [I, D] or "down" [D, I] lies."""
@@ -207,11 +207,6 @@ class CheckpointWeights:
             until = min(at + step, stop)
             out[at - start : until - start] = finite_rows(weight, at, until)
         return out
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a small file, in hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def sample_sha256(storage: Storage) -> str:

@@ -15,7 +15,6 @@ from hobbit_export.memory import MemoryPlan
 from hobbit_export.options import ExportOptions
 from hobbit_export.router import write_router_data
 from hobbit_export.source import CheckpointWeights, SourceModel
-from hobbit_export.tokenizer_files import copy_tokenizer, tokenizer_files
 from hobbit_export.trunk.parts import build_head, build_layer, build_routers, build_shared, write_embedding
 
 EXPERT_STEP = "experts of layer "
@@ -85,8 +84,10 @@ def _bind(function: Callable[[Job, int, Path], Written], job: Job, layer_idx: in
 
 
 def _tokenizer(job: Job, out: Path) -> Written:
-    names = copy_tokenizer(tokenizer_files(job.options.checkpoint), out)
-    return Written([(name, "tokenizer") for name in names], {})
+    files = job.source.tokenizer()
+    for file in files:
+        file.write(out)
+    return Written([(file.in_bundle, "tokenizer") for file in files], {})
 
 
 def _reference(job: Job, out: Path) -> Written:

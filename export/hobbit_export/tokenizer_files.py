@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.base.errors import ConfigError
@@ -14,8 +15,46 @@ TEMPLATES = "additional_chat_templates"
 _MAX_BYTES = 256 << 20
 
 
-def tokenizer_files(checkpoint: Path) -> list[Path]:
-    """Files to copy.
+@dataclass(frozen=True)
+class TokenizerFile:
+    """One file of a tokenizer: of the checkpoint, or made from what the source says.
+
+    Attributes:
+        name: as checkpoints have it, below their folder.
+        path: where it is.
+        content: its bytes, where it is nowhere.
+    """
+
+    name: str
+    path: Path | None = None
+    content: bytes = b""
+
+    @property
+    def in_bundle(self) -> str:
+        """Where it lies in the bundle."""
+        return f"tokenizer/{self.name}"
+
+    @property
+    def num_bytes(self) -> int:
+        """Its size."""
+        return len(self.content) if self.path is None else self.path.stat().st_size
+
+    def read(self) -> bytes:
+        """Return all of it."""
+        return self.content if self.path is None else self.path.read_bytes()
+
+    def write(self, out: Path) -> None:
+        """Write it below folder `out`, under its name in the bundle."""
+        target = out / self.in_bundle
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if self.path is None:
+            target.write_bytes(self.content)
+        else:
+            shutil.copyfile(self.path, target)
+
+
+def tokenizer_files(checkpoint: Path) -> list[TokenizerFile]:
+    """Files of a folder to copy.
 
     Raises:
         ConfigError: tokenizer.json is missing (with the command that makes it), or a file is absurdly large.
@@ -31,7 +70,7 @@ def tokenizer_files(checkpoint: Path) -> list[Path]:
     for path in found:
         if path.stat().st_size > _MAX_BYTES:
             raise ConfigError(f"{path.name}: expected at most {_MAX_BYTES} bytes, got {path.stat().st_size}.")
-    return found
+    return [TokenizerFile(path.relative_to(checkpoint).as_posix(), path) for path in found]
 
 
 def eos_token_id(checkpoint: Path) -> int | None:
@@ -47,18 +86,3 @@ def eos_token_id(checkpoint: Path) -> int | None:
         if text is not None and isinstance(token, dict) and token.get("content") == text and number.isdecimal():
             return int(number)
     return None
-
-
-def name_in_bundle(path: Path) -> str:
-    """Return where a file of the checkpoint lies in the bundle."""
-    folder = f"{TEMPLATES}/" if path.parent.name == TEMPLATES else ""
-    return f"tokenizer/{folder}{path.name}"
-
-
-def copy_tokenizer(files: list[Path], out: Path) -> list[str]:
-    """Copy files below folder `out` and return their names in the bundle."""
-    names = [name_in_bundle(path) for path in files]
-    for path, name in zip(files, names, strict=True):
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, out / name)
-    return names

@@ -9,10 +9,10 @@ from edge_runtime.base.errors import BudgetError, ConfigError
 from edge_runtime.base.sizes import MIB
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.verification import check_bundle
-from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.options import ExportOptions
+from hobbit_export.origin import open_origin
 from hobbit_export.progress import Progress
-from hobbit_export.source import file_sha256, sample_sha256
+from hobbit_export.source import sample_sha256
 
 _log = logging.getLogger(__name__)
 
@@ -24,10 +24,11 @@ def check_same_source(options: ExportOptions) -> None:
         ConfigError: names what differs.
     """
     manifest = Bundle.open(options.out).manifest
-    with Checkpoint.open(options.checkpoint) as checkpoint:
-        weight_bytes, sample = checkpoint.weight_bytes, sample_sha256(checkpoint)
+    origin = open_origin(options.checkpoint, options.ignore_keys, options.tokenizer)
+    with origin.storage as files:
+        weight_bytes, sample = files.weight_bytes, sample_sha256(files)
     for what, expected, got in (
-        ("config.json", file_sha256(options.checkpoint / "config.json")[:12], manifest.source.config_sha256[:12]),
+        ("configuration", origin.config_sha256[:12], manifest.source.config_sha256[:12]),
         ("weight bytes", weight_bytes, manifest.source.weight_bytes),
         ("weights (digest of samples)", sample[:12], manifest.source.weights_sample_sha256[:12]),
         ("--tiers", list(options.tiers), manifest.experts.tiers),
