@@ -1,0 +1,108 @@
+"""What architectures of GGUF share, from their keys to config.json as transformers has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edge_runtime.base.errors import ConfigError
+from hobbit_export.gguf.keys import Keys, without_none
+from hobbit_export.safetensors import TensorInfo
+
+EMBEDDING, HEAD = "token_embd.weight", "output.weight"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a family reads its configuration from.
+
+    Attributes:
+        keys: of the architecture.
+        tensors: all of the files, by name.
+        bos_token_id: as the tokenizer's keys have it.
+        eos_token_ids: every token that ends a text or a turn.
+    """
+
+    keys: Keys
+    tensors: Mapping[str, TensorInfo]
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+
+    def rows(self, name: str) -> int | None:
+        """Rows of a tensor's matrices, or None where there is no such tensor."""
+        tensor = self.tensors.get(name)
+        return None if tensor is None or len(tensor.shape) < 2 else tensor.shape[-2]
+
+
+def decoder(found: Found) -> dict[str, Any]:
+    """Read what decoders have in common: sizes, heads, norm, tokens, the number of experts."""
+    keys = found.keys
+    vocab = found.rows(EMBEDDING)
+    if vocab is None:
+        raise ConfigError(f"{keys.where}: tensor {EMBEDDING!r}: is missing. Give the whole model, not its vocabulary.")
+    layers = keys.required("block_count")
+    heads = keys.uniform("attention.head_count", layers)
+    if heads is None:
+        raise ConfigError(f"{keys.where}: attention.head_count: expected a number of heads, got nothing.")
+    return without_none({
+        "vocab_size": vocab,
+        "hidden_size": keys.required("embedding_length"),
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": keys.uniform("attention.head_count_kv", layers) or heads,
+        "head_dim": _head_dim(keys),
+        "max_position_embeddings": keys.required("context_length"),
+        "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
+        "num_experts_per_tok": keys.required("expert_used_count"),
+        "tie_word_embeddings": HEAD not in found.tensors,
+        "eos_token_id": list(found.eos_token_ids),
+    }) | {"bos_token_id": found.bos_token_id}  # fmt: skip
+
+
+def head_dim(config: Mapping[str, Any]) -> int:
+    """Numbers of a head, by a configuration that may leave it to the width."""
+    dim: int = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return dim
+
+
+def rope(keys: Keys, head_dim: int) -> dict[str, Any]:
+    """Read the rotary options of a model that has the same ones in every layer, and turns whole heads."""
+    keys.fixed("rope.dimension_count", head_dim)
+    theta = keys.number("rope.freq_base")
+    return {"rope_theta": 10000.0 if theta is None else theta, **_scaling(keys)}
+
+
+def intermediate(found: Found, name: str, tensor: str) -> int | None:
+    """Width of a feed-forward network: by its key, or the rows of a tensor in files that lack the key."""
+    width = found.keys.count(name)
+    return found.rows(tensor) if width is None else width
+
+
+def _head_dim(keys: Keys) -> int | None:
+    key, value = keys.count("attention.key_length"), keys.count("attention.value_length")
+    if key != value:
+        raise keys.refuse("attention.value_length", value, f"Keys have {key}; other widths of values are not read.")
+    return key
+
+
+def _scaling(keys: Keys) -> dict[str, Any]:
+    kind, factor = keys.text("rope.scaling.type"), keys.number("rope.scaling.factor")
+    old = keys.number("rope.scale_linear")
+    if kind is None and old not in (None, 1.0):
+        kind, factor = "linear", old
+    keys.fixed("rope.scaling.attn_factor", 1.0)
+    keys.fixed("rope.scaling.yarn_ext_factor", 1.0)
+    yarn = without_none({
+        "original_max_position_embeddings": keys.count("rope.scaling.original_context_length"),
+        "attention_factor": keys.number("rope.scaling.yarn_attn_factor"),
+        "beta_fast": keys.number("rope.scaling.yarn_beta_fast"),
+        "beta_slow": keys.number("rope.scaling.yarn_beta_slow"),
+    })  # fmt: skip
+    if kind in (None, "none"):
+        return {}
+    if kind not in ("linear", "yarn"):
+        raise keys.refuse("rope.scaling.type", kind, "Supported: none, linear, yarn.")
+    if factor is None:
+        raise ConfigError(f"{keys.where}: rope.scaling.factor: rope type {kind!r} needs it, got nothing.")
+    return {"rope_scaling": {"rope_type": kind, "factor": factor, **(yarn if kind == "yarn" else {})}}

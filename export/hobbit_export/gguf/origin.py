@@ -1,0 +1,86 @@
+"""A GGUF model as the source of an export: weights by name, config.json and tokenizer made from its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.bundle.tokenizer_file import most_bytes
+from hobbit_export.arch import find_adapter
+from hobbit_export.gguf.common import Found
+from hobbit_export.gguf.families import Family, family_of
+from hobbit_export.gguf.files import open_files
+from hobbit_export.gguf.keys import Keys
+from hobbit_export.gguf.metadata import Metadata
+from hobbit_export.gguf.names import gguf_names
+from hobbit_export.gguf.tokenizer.files import generation, tokenizer_files
+from hobbit_export.gguf.tokenizer.vocabulary import ends, special_tokens
+from hobbit_export.gguf.weight import weight_of
+from hobbit_export.origin import Origin
+from hobbit_export.tokenizer_files import TokenizerFile, eos_token_id
+from hobbit_export.tokenizer_files import tokenizer_files as files_of_folder
+
+
+def open_gguf(path: Path, tokenizer: Path | None = None) -> Origin:
+    """Open a GGUF file, or splits by the first of them.
+
+    Args:
+        path: of the file.
+        tokenizer: a folder whose tokenizer is taken in place of the one in the file.
+
+    Raises:
+        ConfigError: the architecture, one of its keys or the tokenizer is not read; it is named.
+        BundleError: a header lies.
+    """
+    storage, metadata, digest = open_files(path)
+    architecture = _architecture(metadata)
+    special = special_tokens(metadata)
+    keys = Keys(metadata, architecture)
+    found = Found(keys, storage.tensors, special.get("bos"), ends(special))
+    family = family_of(architecture, found)
+    config = {"model_type": family.model_type, **family.read(found)}
+    keys.finish()
+    adapter = find_adapter(config)
+    names = replace(gguf_names(architecture, adapter.NAMES), left_out=family.left_out)
+    weights = {name: weight_of(storage, name) for name in storage.tensors}
+    for canonical, name in _undone(family, names.layer, config["num_hidden_layers"]):
+        if name in weights:
+            weights[name] = family.undo[canonical](weights[name], config)
+    return Origin(
+        storage,
+        weights,
+        config,
+        digest,
+        _tokenizer(metadata, config["vocab_size"], tokenizer),
+        generation(metadata, found.eos_token_ids),
+        None if tokenizer is None else eos_token_id(tokenizer),
+        names,
+    )
+
+
+def _architecture(metadata: Metadata) -> str:
+    architecture = metadata.text("general.architecture")
+    if not architecture:
+        raise ConfigError(f"{metadata.file.name}: general.architecture: expected a name, got nothing.")
+    return architecture
+
+
+def _undone(family: Family, layer: Mapping[str, Any], num_layers: int) -> list[tuple[str, str]]:
+    """Canonical name and tensor of every weight that conversion changed."""
+    return [(each, f"blk.{i}.{layer[each]}") for i in range(num_layers) for each in family.undo if each in layer]
+
+
+def _tokenizer(metadata: Metadata, vocab_size: int, folder: Path | None) -> Callable[[], list[TokenizerFile]]:
+    if folder is not None:
+        return lambda: files_of_folder(folder)
+    made = [TokenizerFile(name, content=raw) for name, raw in tokenizer_files(metadata, vocab_size).items()]
+    for file in made:
+        if file.num_bytes > most_bytes(vocab_size):
+            raise ConfigError(
+                f"{metadata.file.name}: tokenizer: expected at most {most_bytes(vocab_size)} bytes for {vocab_size} "
+                f"tokens, got {file.num_bytes}. Give the model's own tokenizer: --tokenizer DIR"
+            )
+    return lambda: made

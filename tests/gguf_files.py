@@ -1,0 +1,182 @@
+"""GGUF files made from tiny checkpoints, the way llama.cpp's converter makes them, with the `gguf` package's writer.
+
+Written from the converter's description of each architecture, not from the exporter: names come from the package's own
+table, experts of a layer are stacked, heads of the llama family are permuted by reshaping.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from hobbit_export.checkpoint import Checkpoint
+
+ARCHITECTURES = {"mixtral": "llama", "olmoe": "olmoe", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}
+F32 = NDArray[np.float32]
+Store = Callable[[str, F32], tuple[NDArray[Any], gguf.GGMLQuantizationType | None]]
+"""Name and values of a tensor -> what is written, and its type where the array does not say it."""
+
+
+class Writer(gguf.GGUFWriter):
+    """Writes empty arrays too, of strings: the tiny tokenizers have no merges."""
+
+    def _pack_val(self, val: Any, vtype: Any, add_vtype: bool, sub_type: Any = None) -> bytes:
+        if vtype == gguf.GGUFValueType.ARRAY and not val:
+            return struct.pack("<IIQ", gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.STRING, 0)
+        return super()._pack_val(val, vtype, add_vtype, sub_type)
+
+
+def as_f32(name: str, values: F32) -> tuple[NDArray[Any], None]:
+    return values, None
+
+
+def stored_as(kind: str, but: Callable[[str], bool] = lambda name: False) -> Store:
+    """Matrices of this type, vectors (and what `but` names) in float32."""
+    number = gguf.GGMLQuantizationType[kind]
+
+    def store(name: str, values: F32) -> tuple[NDArray[Any], gguf.GGMLQuantizationType | None]:
+        if values.ndim < 2 or but(name):
+            return values, None
+        return gguf.quants.quantize(values, number), number
+
+    return store
+
+
+def write_gguf(
+    checkpoint: Path, out: Path, store: Store = as_f32, *, pre: str = "gpt-2", splits: int = 0, **keys: Any
+) -> Path:
+    """Write a checkpoint as GGUF; `splits`: at most so many tensors a file.
+
+    Returns:
+        The file, or the first of several.
+    """
+    config = json.loads((checkpoint / "config.json").read_text())
+    architecture = ARCHITECTURES[config["model_type"]]
+    writer = Writer(out, architecture, split_max_tensors=splits)
+    _add_sizes(writer, config)
+    add_vocabulary(writer, checkpoint, config["vocab_size"], pre)
+    for key, value in keys.items():
+        _add(writer, key.replace("__", "."), value)
+    for name, values in tensors_of(checkpoint, config, architecture).items():
+        data, kind = store(name, values)
+        writer.add_tensor(name, data, raw_dtype=kind)
+    writer.write_header_to_file(out)
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return next(iter(sorted(out.parent.glob(f"{out.stem}-00001-of-*.gguf"))), out)
+
+
+def tensors_of(checkpoint: Path, config: Mapping[str, Any], architecture: str) -> dict[str, F32]:
+    """Every tensor under its GGUF name."""
+    numbers = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
+    table = gguf.get_tensor_name_map(numbers[architecture], config["num_hidden_layers"])
+    found: dict[str, F32] = {}
+    with Checkpoint.open(checkpoint) as opened:
+        for name, values in _stacked({name: opened.tensor_f32(name) for name in opened.tensors}).items():
+            if architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+                heads = config["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
+                rows = values.shape[0] // heads
+                values = values.reshape(heads, 2, rows // 2, -1).swapaxes(1, 2).reshape(values.shape)
+            mapped = table.get_name(name, try_suffixes=(".weight", ".bias"))
+            assert mapped is not None, name
+            found[mapped] = np.ascontiguousarray(values)
+    return found
+
+
+def _stacked(tensors: Mapping[str, F32]) -> dict[str, F32]:
+    """Experts of a layer as one tensor a matrix, under the names the package's table has for them."""
+    found: dict[str, F32] = {}
+    apart: dict[str, dict[int, F32]] = {}
+    for name, values in tensors.items():
+        block, _, rest = name.partition(".experts.")
+        if not rest:
+            found[name] = values
+        elif rest == "gate_up_proj":
+            gate, up = np.split(values, 2, axis=1)
+            found |= {f"{block}.experts.gate_proj.weight": gate, f"{block}.experts.up_proj.weight": up}
+        elif rest == "down_proj":
+            found[f"{block}.experts.down_proj.weight"] = values
+        else:
+            expert, matrix, _ = rest.split(".")
+            apart.setdefault(f"{block}.experts.{matrix}", {})[int(expert)] = values
+    for name, experts in apart.items():
+        matrix = name.replace("model.layers", "layers").replace("block_sparse_moe", "feed_forward")
+        stacked = np.stack([experts[i] for i in range(len(experts))])
+        found[f"{matrix if 'feed_forward' in matrix else name}.weight"] = stacked
+    return found
+
+
+def _add_sizes(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config.get("num_key_value_heads") or config["num_attention_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_expert_count(config.get("num_local_experts") or config["num_experts"])
+    writer.add_expert_used_count(config["num_experts_per_tok"])
+    rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0)}
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if rope.get("rope_type", "default") in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
+        writer.add_rope_scaling_factor(rope["factor"])
+    if rope.get("rope_type") == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        writer.add_rope_scaling_yarn_beta_fast(rope.get("beta_fast", 32.0))
+        writer.add_rope_scaling_yarn_beta_slow(rope.get("beta_slow", 1.0))
+    if config.get("head_dim"):
+        writer.add_key_length(config["head_dim"])
+        writer.add_value_length(config["head_dim"])
+    for key, add in (
+        ("moe_intermediate_size", writer.add_expert_feed_forward_length),
+        ("shared_expert_intermediate_size", writer.add_expert_shared_feed_forward_length),
+        ("sliding_window", writer.add_sliding_window),
+        ("clip_qkv", writer.add_clamp_kqv),
+    ):
+        if config.get(key) and (key != "sliding_window" or config["model_type"] == "mixtral"):
+            add(config[key])
+
+
+def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocab_size: int, pre: str) -> None:
+    """Write the byte-level vocabulary of a folder's tokenizer.json, filled up to the model's."""
+    data = json.loads((folder / "tokenizer.json").read_text())
+    added = {token["content"]: token for token in data["added_tokens"]}
+    ids = {i: token for token, i in data["model"]["vocab"].items()} | {t["id"]: t["content"] for t in added.values()}
+    tokens = [ids.get(i, f"[PAD{i}]") for i in range(vocab_size)]
+    types = [
+        gguf.TokenType.UNUSED if i not in ids
+        else gguf.TokenType.NORMAL if token not in added
+        else gguf.TokenType.CONTROL if added[token]["special"]
+        else gguf.TokenType.USER_DEFINED
+        for i, token in enumerate(tokens)
+    ]  # fmt: skip
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in data["model"]["merges"]]
+    writer.add_key_value("tokenizer.ggml.merges", merges, gguf.GGUFValueType.ARRAY)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    for name in ("bos", "eos"):
+        if config.get(f"{name}_token") in added:
+            writer.add_uint32(f"tokenizer.ggml.{name}_token_id", added[config[f"{name}_token"]]["id"])
+    template = folder / "chat_template.jinja"
+    if template.exists():
+        writer.add_chat_template(template.read_text())
+
+
+def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    adders: dict[type, Callable[[str, Any], None]] = {
+        bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string,
+        list: writer.add_array,
+    }  # fmt: skip
+    adders[type(value)](key, value)
