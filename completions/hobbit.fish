@@ -311,6 +311,8 @@ complete -c hobbit-export -l out -r -d 'folder to write; an unfinished export th
 complete -c hobbit-export -l tiers -x -d 'deepest expert precision stored, in bits: 8, 6, 4 or 2; lower ones are its prefixes and cost nothing. A list such as 8,4,2 names those the runtime may use; bf16 adds an exact copy (default: 8)'
 complete -c hobbit-export -l trunk -x -a 'fp32 int8 int4' -d 'precision of everything but routed experts. int8 is the default: its error is small beside that of the 8-bit experts; int4 halves the trunk\'s memory at a visible loss; fp16 needs a GPU target (default: int8)'
 complete -c hobbit-export -l targets -x -d 'engines to build for; only ort so far (default: ort)'
+complete -c hobbit-export -l ignore-key -x -d 'read config.json as if it had no such key (outer.inner: one inside an object): for an option that this program refuses and you know to change nothing. May be given several times; the bundle records it'
+complete -c hobbit-export -l tokenizer -r -d 'folder with the tokenizer.json (and tokenizer_config.json, chat template) to use in place of the model\'s own'
 complete -c hobbit-export -l calibrate -r -d 'run this text (or a page that comes with the program) and measure what lower tiers and skips cost: needed by --policy rate-distortion and --max-kld'
 complete -c hobbit-export -l jobs -x -d 'encoder threads (default: all processors)'
 complete -c hobbit-export -l memory -x -d 'ceiling for this command\'s own memory (default: 2GiB)'

@@ -7,7 +7,6 @@ table, experts of a layer are stacked, heads of the llama family are permuted by
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,6 @@ ARCHITECTURES = {"mixtral": "llama", "olmoe": "olmoe", "qwen2_moe": "qwen2moe", 
 F32 = NDArray[np.float32]
 Store = Callable[[str, F32], tuple[NDArray[Any], gguf.GGMLQuantizationType | None]]
 """Name and values of a tensor -> what is written, and its type where the array does not say it."""
-
-
-class Writer(gguf.GGUFWriter):
-    """Writes empty arrays too, of strings: the tiny tokenizers have no merges."""
-
-    def _pack_val(self, val: Any, vtype: Any, add_vtype: bool, sub_type: Any = None) -> bytes:
-        if vtype == gguf.GGUFValueType.ARRAY and not val:
-            return struct.pack("<IIQ", gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.STRING, 0)
-        return super()._pack_val(val, vtype, add_vtype, sub_type)
 
 
 def as_f32(name: str, values: F32) -> tuple[NDArray[Any], None]:
@@ -59,7 +49,7 @@ def write_gguf(
     """
     config = json.loads((checkpoint / "config.json").read_text())
     architecture = ARCHITECTURES[config["model_type"]]
-    writer = Writer(out, architecture, split_max_tensors=splits)
+    writer = gguf.GGUFWriter(out, architecture, split_max_tensors=splits)
     _add_sizes(writer, config)
     add_vocabulary(writer, checkpoint, config["vocab_size"], pre)
     for key, value in keys.items():
@@ -86,7 +76,8 @@ def tensors_of(checkpoint: Path, config: Mapping[str, Any], architecture: str) -
                 rows = values.shape[0] // heads
                 values = values.reshape(heads, 2, rows // 2, -1).swapaxes(1, 2).reshape(values.shape)
             mapped = table.get_name(name, try_suffixes=(".weight", ".bias"))
-            assert mapped is not None, name
+            if mapped is None:
+                raise ValueError(f"{name}: the architecture has no such tensor")
             found[mapped] = np.ascontiguousarray(values)
     return found
 
@@ -164,7 +155,8 @@ def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocab_size: int, pre: 
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in data["model"]["merges"]]
-    writer.add_key_value("tokenizer.ggml.merges", merges, gguf.GGUFValueType.ARRAY)
+    if merges:  # the writer refuses an empty array
+        writer.add_token_merges(merges)
     config = json.loads((folder / "tokenizer_config.json").read_text())
     for name in ("bos", "eos"):
         if config.get(f"{name}_token") in added:

@@ -113,9 +113,7 @@ def read(bundle: Path) -> Manifest:
         return unwritten
     path = bundle / NAME
     if not bundle.is_dir():
-        hint = (
-            " GGUF files are not read: export the model's safetensors checkpoint." if bundle.suffix == ".gguf" else ""
-        )
+        hint = f" Make one: hobbit-export {bundle} --out BUNDLE" if bundle.suffix == ".gguf" else ""
         found = "a file" if bundle.exists() else "nothing"
         raise ConfigError(f"{bundle}: expected a bundle directory, found {found}.{hint}")
     if not os.path.lexists(path):

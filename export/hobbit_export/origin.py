@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hobbit_export.arch.config import without
 from hobbit_export.arch.decoder import GENERATION
 from hobbit_export.arch.names import LeftOut, Names
 from hobbit_export.checkpoint import Checkpoint

@@ -14,7 +14,6 @@ from hobbit_export.safetensors import TensorInfo
 _LOG = logging.getLogger(__name__)
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _MAX_JSON_BYTES = 64 << 20
-_GGUF = "GGUF files are not read. Give the safetensors checkpoint that the file was made from."
 
 
 def weight_files(files: ByteFiles) -> tuple[list[str], dict[str, str]]:
@@ -31,8 +30,6 @@ def weight_files(files: ByteFiles) -> tuple[list[str], dict[str, str]]:
 
 def no_folder(path: Path) -> str:
     """Say what to do where no checkpoint folder is."""
-    if path.suffix == ".gguf":
-        return f"{path}: {_GGUF}"
     found = "a file" if path.exists() else "nothing"
     text = f"{path}: expected a checkpoint folder with config.json and safetensors, found {found}."
     if not path.exists() and not path.is_absolute() and len(path.parts) == 2:
@@ -107,8 +104,12 @@ def _single_file(path: Path, present: set[str]) -> str:
         return found[0]
     if found:
         raise ConfigError(f"{path}: expected {INDEX} beside {len(found)} safetensors files, found none. Download it.")
-    if any(name.endswith(".gguf") for name in present):
-        raise ConfigError(f"{path}: {_GGUF}")
+    gguf = sorted(name for name in present if name.endswith(".gguf"))
+    if gguf:
+        raise ConfigError(
+            f"{path}: expected a checkpoint with safetensors, found GGUF files. Give the file itself, of several "
+            f"splits the first: hobbit-export {path / gguf[0]}"
+        )
     pickles = sorted(name for name in present if name.endswith(".bin"))
     hint = f" {pickles[0]} is a pickle, which is never loaded: convert it with save_pretrained." if pickles else ""
     hint = hint or " The weights are missing: download the whole checkpoint, not its configuration alone."

@@ -40,11 +40,15 @@ def test_a_folder_with_only_config_json(tmp_path, capsys):
 
 
 def test_gguf_files(tmp_path, capsys):
-    (tmp_path / "model.gguf").touch()
-    for what in (tmp_path / "model.gguf", checkpoint_of(tmp_path, CONFIG, "model.gguf")):
-        assert "GGUF files are not read. Give the safetensors checkpoint" in exported(capsys, what, tmp_path)
-    assert hobbit(["plan", str(tmp_path / "model.gguf")]) == 78
-    assert "GGUF files are not read: export the model's safetensors checkpoint" in capsys.readouterr().err
+    file, folder = tmp_path / "model.gguf", checkpoint_of(tmp_path, CONFIG, "model.gguf")
+    assert "model.gguf: expected a GGUF file, found nothing" in exported(capsys, file, tmp_path)
+    file.touch()
+    assert "model.gguf: expected a GGUF file, got 0 bytes (truncated)" in exported(capsys, file, tmp_path)
+    assert f"Give the file itself, of several splits the first: hobbit-export {folder / file.name}" in exported(
+        capsys, folder, tmp_path
+    )
+    assert hobbit(["plan", str(file)]) == 78
+    assert f"found a file. Make one: hobbit-export {file} --out BUNDLE" in capsys.readouterr().err
 
 
 def test_a_name_on_the_hub(tmp_path, capsys, monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ from hobbit_export.tokenizer_files import TokenizerFile, eos_token_id
 from hobbit_export.tokenizer_files import tokenizer_files as files_of_folder
 
 
-def open_gguf(path: Path, tokenizer: Path | None = None) -> Origin:
+def open_gguf(path: Path, ignore_keys: Sequence[str] = (), tokenizer: Path | None = None) -> Origin:
     """Open a GGUF file, or splits by the first of them.
 
     Args:
         path: of the file.
+        ignore_keys: keys of the file to read as if they were not there.
         tokenizer: a folder whose tokenizer is taken in place of the one in the file.
 
     Raises:
@@ -38,7 +39,7 @@ def open_gguf(path: Path, tokenizer: Path | None = None) -> Origin:
     storage, metadata, digest = open_files(path)
     architecture = _architecture(metadata)
     special = special_tokens(metadata)
-    keys = Keys(metadata, architecture)
+    keys = Keys(metadata, architecture, ignore_keys)
     found = Found(keys, storage.tensors, special.get("bos"), ends(special))
     family = family_of(architecture, found)
     config = {"model_type": family.model_type, **family.read(found)}

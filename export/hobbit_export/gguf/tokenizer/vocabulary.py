@@ -101,6 +101,8 @@ def read_merges(metadata: Metadata, vocabulary: Vocabulary) -> list[tuple[str, s
     """
     where = f"{vocabulary.where}: {PREFIX}merges"
     merges = metadata.strings(f"{PREFIX}merges", MAX_STRINGS)
+    if merges is None and all(len(token) == 1 for _, token in vocabulary.of_types(NORMAL)):
+        return []
     if merges is None:
         raise ConfigError(f"{where}: expected merges, got nothing. {ADVICE}")
     known, found = vocabulary.ids(), []
