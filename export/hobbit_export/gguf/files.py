@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from edge_runtime.base.errors import BundleError, ConfigError
+from hobbit_export.byte_files import LocalFiles
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.gguf.cursor import FIX
 from hobbit_export.gguf.header import Header, read_header
@@ -43,7 +44,7 @@ def open_files(path: Path) -> tuple[Checkpoint, Metadata, str]:
     total = first.metadata.count("split.tensors.count")
     if total is not None and total != len(tensors):
         raise BundleError(f"{path.name}: split.tensors.count: expected {len(tensors)}, as the files have, got {total}.")
-    return Checkpoint(path, tensors), first.metadata, _digest(headers)
+    return Checkpoint(path, tensors, LocalFiles(path.parent)), first.metadata, _digest(headers)
 
 
 def _others(path: Path, metadata: Metadata) -> list[Header]:
