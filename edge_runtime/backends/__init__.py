@@ -6,13 +6,14 @@ whose name is the backend's and whose object is its `make`. See docs/adding-a-ba
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.base.errors import ConfigError, DeviceError, did_you_mean
 
 if TYPE_CHECKING:
     from edge_runtime.backends.base import Backend, BackendOptions
+    from edge_runtime.base.params import Param
 
     Make = Callable[[BackendOptions], Backend[Any]]
 
@@ -24,6 +25,10 @@ def _nothing_missing() -> str:
     return ""
 
 
+def _no_params() -> Mapping[str, Param]:
+    return {}
+
+
 class RegisteredBackend:
     """A backend that can be asked for by name. A plain class: every start of a command pays for making it.
 
@@ -31,10 +36,17 @@ class RegisteredBackend:
         make: builds it; loads nothing large.
         summary: what it is, for help.
         why_missing: says why this version or machine does not have it; "" if it does. Asked only when the backend is.
+        params: gives the settings that may follow its name, as ``cuda:memory=device``; asked only where some do.
     """
 
-    def __init__(self, make: Make, summary: str, why_missing: Callable[[], str] = _nothing_missing) -> None:
-        self.make, self.summary, self.why_missing = make, summary, why_missing
+    def __init__(
+        self,
+        make: Make,
+        summary: str,
+        why_missing: Callable[[], str] = _nothing_missing,
+        params: Callable[[], Mapping[str, Param]] = _no_params,
+    ) -> None:
+        self.make, self.summary, self.why_missing, self.params = make, summary, why_missing, params
 
 
 def _cpu(options: BackendOptions) -> Backend[Any]:
@@ -43,17 +55,31 @@ def _cpu(options: BackendOptions) -> Backend[Any]:
     return CpuBackend(options)
 
 
-def _no_cuda(options: BackendOptions) -> Backend[Any]:
-    raise DeviceError(_why_no_cuda())
+def _cuda(options: BackendOptions) -> Backend[Any]:
+    from edge_runtime.backends.cuda.backend import CudaBackend
+
+    return CudaBackend(options)
 
 
 def _why_no_cuda() -> str:
-    return "no CUDA backend in this version"
+    from edge_runtime.backends.cuda.driver import Driver
+
+    try:
+        Driver()
+    except DeviceError as err:
+        return str(err)
+    return ""
+
+
+def _params_of_cuda() -> Mapping[str, Param]:
+    from edge_runtime.backends.cuda.settings import PARAMS
+
+    return PARAMS
 
 
 BACKENDS: dict[str, RegisteredBackend] = {
     "cpu": RegisteredBackend(_cpu, "native kernels and ONNX Runtime"),
-    "cuda": RegisteredBackend(_no_cuda, "NVIDIA GPUs", _why_no_cuda),
+    "cuda": RegisteredBackend(_cuda, "experts on an NVIDIA GPU", _why_no_cuda, _params_of_cuda),
 }
 
 
@@ -68,35 +94,40 @@ def register(name: str, backend: RegisteredBackend) -> None:
     BACKENDS[name] = backend
 
 
-def backend_named(name: str, where: str = "backend") -> RegisteredBackend:
-    """Return the backend of a name, there or not.
+def backend_named(text: str, where: str = "backend") -> tuple[RegisteredBackend, dict[str, Any]]:
+    """Return the backend of a name, there or not, and the settings that follow the name.
 
     Args:
-        name: as registered.
+        text: the name as registered, or ``name:param=value,...``.
         where: the option it came from, for messages.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is none of that name, or it has no such setting.
         DeviceError: the package that offers it cannot be imported.
     """
+    name, _, settings = text.partition(":")
     found = BACKENDS.get(name) or _entry_point(name)
     if found is None:
         known = [AUTO, *BACKENDS, *_installed()]
         raise ConfigError(f"{where}: expected one of {', '.join(known)}, got {name!r}.{did_you_mean(name, known)}")
-    return found
+    if not settings:
+        return found, {}
+    from edge_runtime.base.params import parse_params
+
+    return found, parse_params(settings, found.params(), f"{where} {name!r}")
 
 
-def find_backend(name: str, where: str = "backend") -> RegisteredBackend:
-    """Return the backend of a name. Another one is never taken silently.
+def find_backend(text: str, where: str = "backend") -> tuple[RegisteredBackend, dict[str, Any]]:
+    """Return the backend of a name, and the settings that follow the name. Another one is never taken silently.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is none of that name, or it has no such setting.
         DeviceError: this version or machine does not have it, or its package cannot be imported.
     """
-    found = backend_named(name, where)
+    found, settings = backend_named(text, where)
     if missing := found.why_missing():
-        raise DeviceError(f"{where}: {missing}. Use --backend cpu or auto.")
-    return found
+        raise DeviceError(f"{where}: {missing} Use --backend cpu or auto.")
+    return found, settings
 
 
 def _installed() -> list[str]:

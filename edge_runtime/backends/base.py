@@ -10,8 +10,8 @@ Letters: N tokens of a pass, T a backend's tensor, D hidden, E experts of a laye
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -37,9 +37,11 @@ class BackendOptions:
 
     Attributes:
         threads: host threads that compute.
+        settings: what followed the backend's name, converted (`RegisteredBackend.params`); {} for its defaults.
     """
 
     threads: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class TensorOps(Protocol[T]):

@@ -53,7 +53,8 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables
     bundle = Bundle.open(path)
     spec = bundle.manifest.model
     config = resolve(options, os.environ if env is None else env, bundle.manifest)
-    backend = find_backend(config.backend).make(BackendOptions(threads=config.threads))
+    found, settings = find_backend(config.backend)
+    backend = found.make(BackendOptions(threads=config.threads, settings=settings))
     backend.require(spec)
     tokenizer = Tokenizer.from_bundle(bundle)
     active = ActivePolicy(bundle, config)

@@ -11,8 +11,12 @@ import pytest
 from cuda.bench import Bench
 from cuda.build import Fakes, build_fakes
 
+from edge_runtime import backends
+from edge_runtime.backends.base import BackendOptions
+from edge_runtime.backends.cuda.backend import CudaBackend
 from edge_runtime.backends.cuda.cubins import load_kernels
 from edge_runtime.backends.cuda.driver import Device, Driver
+from edge_runtime.backends.cuda.gpu import Gpu
 from edge_runtime.backends.cuda.nvrtc import Nvrtc
 
 
@@ -68,3 +72,24 @@ def bench(fake: ctypes.CDLL, device: Device, nvrtc: Nvrtc, tmp_path: Path) -> It
     module = load_kernels(device, folder=tmp_path, compiler=lambda: nvrtc)
     with Bench(fake, device, module) as bench:
         yield bench
+
+
+@pytest.fixture(scope="session")
+def kernel_folder(shared_folder: Path) -> Path:
+    """Where engines over the fake driver keep compiled kernels."""
+    return shared_folder / "kernels"
+
+
+@pytest.fixture
+def over_fake(fake: ctypes.CDLL, nvrtc: Nvrtc, kernel_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--backend cuda` is over the fake driver."""
+
+    def make(options: BackendOptions) -> CudaBackend:
+        return CudaBackend(
+            options, lambda index: Gpu(Driver(fake), index, folder=kernel_folder, compiler=lambda: nvrtc)
+        )
+
+    real = backends.BACKENDS["cuda"]
+    monkeypatch.setitem(
+        backends.BACKENDS, "cuda", backends.RegisteredBackend(make, "over the fake", params=real.params)
+    )

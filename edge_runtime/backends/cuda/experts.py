@@ -67,13 +67,7 @@ class CudaExpertKernels:
         self._resident: object = None
         self._experts: I32 = np.empty((0, 0), np.int32)
         self._x = DeviceTensor(0, 0, spec.hidden)
-        pairs, inter = max_tokens * spec.top_k, spec.experts.intermediate
-        self._least = {
-            "groups": max_tokens * spec.hidden // GROUP * ACT_GROUP.itemsize,
-            "h": 4 * pairs * inter,
-            "y": 4 * pairs * spec.hidden,
-            "out": 4 * max_tokens * spec.hidden,
-        }
+        self._least = _scratch(spec, max_tokens)
         try:
             for name in self._least:
                 self._room(name)
@@ -195,3 +189,21 @@ class CudaExpertKernels:
                 found.close()  # waits for kernels that use it
             self._held[name] = found = DeviceMemory(self._stream.device, nbytes)
         return found
+
+
+def _scratch(spec: ModelSpec, max_tokens: int) -> dict[str, int]:
+    """Bytes of what passes of so many tokens need, by name; for bfloat16 activations, which are the widest."""
+    pairs = max_tokens * spec.top_k
+    return {
+        "groups": max_tokens * spec.hidden // GROUP * ACT_GROUP.itemsize,
+        "h": 4 * pairs * spec.experts.intermediate,
+        "y": 4 * pairs * spec.hidden,
+        "out": 4 * max_tokens * spec.hidden,
+    }
+
+
+def expert_scratch_bytes(spec: ModelSpec, max_tokens: int) -> int:
+    """Return the most that kernels for passes of so many tokens take: activations, and tables of pairs and slots."""
+    pairs = max_tokens * spec.top_k
+    tables = pairs * (2 * 4 + 4 + TILE.itemsize) + spec.num_experts * (4 + 4 * 8)
+    return sum(_scratch(spec, max_tokens).values()) + tables

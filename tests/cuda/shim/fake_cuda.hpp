@@ -22,12 +22,13 @@ struct Work {
   CUevent record = nullptr, wait = nullptr;
   uint64_t ticket = 0;
 };
+constexpr uint64_t kPatience = 8;
 struct CUstream_st {
   std::deque<Work> queue;
   CUgraph graph = nullptr;  // while capturing
 };
 struct CUevent_st {
-  uint64_t recorded = 0, done = 0;
+  uint64_t recorded = 0, done = 0, asked = 0;  // asked: how often in vain since it was recorded
   float at_ms = 0;
   bool timed = true;
 };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 from typing import Any
 
 from edge_runtime.backends.cuda.driver.device import Device
@@ -16,12 +17,15 @@ class Module:
         device: the GPU.
         image: a cubin.
 
+    Attributes:
+        digest: SHA-256 of the image, hex.
+
     Raises:
         CudaError: the driver cannot load it; its code is in `errors.IMAGE_REFUSED`.
     """
 
     def __init__(self, device: Device, image: bytes) -> None:
-        self.device = device
+        self.device, self.digest = device, hashlib.sha256(image).hexdigest()
         detail = f" for kernels compiled for {device.arch}"
         self._handle: int | None = device.handle_from("cuModuleLoadData", image, detail=detail)
         self._kernels: dict[str, Kernel] = {}

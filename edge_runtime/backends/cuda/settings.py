@@ -1,0 +1,45 @@
+"""What follows the backend's name: ``cuda:memory=device,trunk=cpu``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edge_runtime.base.errors import ConfigError, did_you_mean
+from edge_runtime.base.params import Param
+
+AUTO = "auto"
+MEMORY = (AUTO, "registered", "pinned", "device")
+PARAMS: Mapping[str, Param] = {
+    "memory": Param(AUTO, f"where experts are kept: {', '.join(MEMORY)}", "ours"),
+    "gpu": Param(0, "number of the GPU, as the driver counts", "ours", 0, 255),
+}
+
+
+@dataclass(frozen=True)
+class CudaSettings:
+    """Settings of the backend.
+
+    Attributes:
+        memory: one of `MEMORY`.
+        gpu: number of the GPU.
+    """
+
+    memory: str = AUTO
+    gpu: int = 0
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> CudaSettings:
+        """Take converted parameters.
+
+        Raises:
+            ConfigError: a value is not one of those there are.
+        """
+        found = cls(**params)
+        if found.memory not in MEMORY:
+            raise ConfigError(
+                f"backend 'cuda'.memory: expected one of {', '.join(MEMORY)}, got {found.memory!r}."
+                f"{did_you_mean(found.memory, MEMORY)}"
+            )
+        return found

@@ -1,0 +1,146 @@
+"""What fails under the backend is named, ends a request or an opening at most, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cuda.engines import ALL, FEW, assert_close, logits, opened, tokens
+from cuda.test_decode import of_cpu
+
+from edge_runtime.backends.cuda.cubins import load_kernels
+from edge_runtime.backends.cuda.driver import CudaContextLostError, CudaError, CudaMemoryError
+from edge_runtime.base.errors import BudgetError, ConfigError, DeviceError, ExpertReadError
+from edge_runtime.engine.reload import Reload
+
+pytestmark = pytest.mark.usefixtures("over_fake")
+__all__ = ["of_cpu"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "call", "code", "error", "match"),
+    [
+        ("device", b"cuMemcpyHtoDAsync_v2", 1, (ExpertReadError, CudaError), "cuMemcpyHtoDAsync_v2"),
+        ("registered", b"cuLaunchKernel", 701, CudaError, "hb_.* grid .* registers or shared memory"),
+        ("registered", b"cuMemcpyDtoHAsync_v2", 1, CudaError, "cuMemcpyDtoHAsync_v2"),
+        ("registered", b"cuEventRecord", 2, CudaMemoryError, "Lower --memory"),
+    ],
+)
+def test_the_next_request_is_right_after_one_failed(
+    model_bundle, of_cpu, fake: ctypes.CDLL, kind: str, call: bytes, code: int, error, match: str
+):
+    before = fake.fake_live_regions()
+    with opened(model_bundle, f"cuda:memory={kind}", FEW) as engine:
+        fake.fake_fail(call, code, 5)
+        with pytest.raises(error, match=match):
+            logits(engine)
+        assert_close(logits(engine), of_cpu[0])
+    assert fake.fake_live_regions() == before
+
+
+def test_a_lost_context_says_that_the_process_must_be_started_again(model_bundle, fake: ctypes.CDLL):
+    with opened(model_bundle, "cuda", FEW) as engine:
+        fake.fake_fail(b"cuLaunchKernel", 700, 3)
+        for _ in range(2):
+            with pytest.raises(CudaContextLostError, match="restart"):
+                logits(engine)
+
+
+@pytest.mark.parametrize("after", range(3))
+def test_memory_that_is_refused_at_the_start_leaves_nothing(model_bundle, of_cpu, fake: ctypes.CDLL, after: int):
+    before = fake.fake_live_regions()
+    fake.fake_fail(b"cuMemHostRegister_v2", 2, 1 + after)  # the first is the probe's
+    with pytest.raises(BudgetError, match=r"expert arena: .* registered memory were refused: .*cuMemHostRegister"):
+        opened(model_bundle, "cuda", ALL)
+    assert fake.fake_live_regions() == before
+    fake.fake_device_bytes(1 << 16)
+    with pytest.raises(CudaMemoryError, match="device memory"):
+        opened(model_bundle, "cuda", FEW)
+    assert fake.fake_live_regions() == before
+    fake.fake_device_bytes(1 << 40)
+    with opened(model_bundle, "cuda", FEW) as engine:
+        assert_close(logits(engine), of_cpu[0])
+
+
+def test_memory_the_drive_cannot_read_into_is_not_taken(model_bundle, fake: ctypes.CDLL, monkeypatch):
+    def refuse(fd: int, into: list[object], *rest: int) -> int:
+        if isinstance(into[0], ctypes.Array):
+            raise OSError(errno.EFAULT, "Bad address")
+        return preadv(fd, into, *rest)  # type: ignore[arg-type]
+
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", refuse)
+    with pytest.raises(DeviceError, match="pinned memory: the drive cannot read into it past the page cache"):
+        opened(model_bundle, "cuda:memory=pinned", FEW)
+    with opened(model_bundle, "cuda", FEW) as engine:
+        kind, why = engine.parts.backend.memory
+    assert kind == "device"
+    assert why.startswith("registered memory: the drive cannot read into it")
+
+
+@pytest.mark.parametrize(
+    ("version", "sm", "devices", "match"),
+    [
+        (11080, 87, 1, "JetPack 6 or newer"),
+        (12060, 72, 1, "compute capability 7.2"),
+        (12060, 87, 0, "there is no GPU 0"),
+    ],
+)
+def test_a_machine_that_cannot_is_refused_by_name(
+    model_bundle, fake: ctypes.CDLL, version: int, sm: int, devices: int, match: str
+):
+    fake.fake_device(version, sm, devices)
+    with pytest.raises(DeviceError, match=match):
+        opened(model_bundle, "cuda", FEW)
+    fake.fake_device(12060, 87, 1)
+    opened(model_bundle, "cuda", FEW).close()
+
+
+def test_settings_that_are_not_there_are_named(model_bundle):
+    for text, match in (
+        ("cuda:memory=managed", r"memory: expected one of auto, registered, pinned, device, got 'managed'"),
+        ("cuda:memry=device", r"unknown parameter 'memry'.* Did you mean 'memory'"),
+        ("cpu:memory=device", r"unknown parameter 'memory'; it takes none"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            opened(model_bundle, text, FEW)
+
+
+def test_memory_and_policy_change_while_open(model_bundle, of_cpu, fake: ctypes.CDLL):
+    fake.fake_mode(1, 7)
+    with opened(model_bundle, "cuda", 60) as engine:
+        slot_bytes = engine.parts.plan.slot_bytes
+        for slots in (20, ALL, FEW):
+            engine.resize(expert_memory=slots * slot_bytes)
+            assert engine.parts.cache.nbytes <= slots * slot_bytes
+            assert_close(logits(engine), of_cpu[0])
+        engine.reload(Reload(policy="hobbit"))
+        logits(engine)
+        engine.reload(Reload(policy="lossless"))
+        assert tokens(engine) == of_cpu[1]
+
+
+def test_a_pass_that_was_given_up_leaves_nothing(model_bundle, of_cpu):
+    with opened(model_bundle, "cuda:memory=device", FEW) as engine:
+        layers, kv = iter(range(3)), engine.parts.trunk.new_kv_cache(32)
+
+        def before_layer() -> None:
+            if next(layers, None) is None:
+                raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            engine.parts.decoder.forward(np.arange(4, dtype=np.int32), kv, slice(0), before_layer)
+        assert kv.length == 0
+        assert_close(logits(engine), of_cpu[0])
+
+
+def test_kernels_of_another_build_have_another_fingerprint(model_bundle, device, nvrtc, tmp_path: Path):
+    with opened(model_bundle, "cuda", FEW) as engine:
+        found = engine.parts.backend.fingerprint
+        module = load_kernels(device, folder=tmp_path, compiler=lambda: nvrtc)
+        assert found.startswith(f"cuda-sm_87-{module.digest[:16]}-")
+        module.close()
