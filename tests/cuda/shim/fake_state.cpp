@@ -141,7 +141,14 @@ extern "C" {
 void fake_mode(int random, uint64_t seed) { random_mode = random != 0, generator.seed(seed); }
 // The call `name` fails with `code` once, after so many successes. Some codes leave the context unusable.
 void fake_fail(const char* name, int code, int after) { failures[name] = {code, after}; }
-void fake_recover() { failures.clear(), sticky = 0; }
+// As if the process had started again: nothing of a context that was lost is left, and its work never runs.
+void fake_recover() {
+  if (sticky) {
+    streams.clear();
+    regions.clear();
+  }
+  failures.clear(), sticky = 0;
+}
 void fake_device_bytes(size_t bytes) { device_bytes_left = bytes; }
 size_t fake_live_regions() { return regions.size(); }
 }
