@@ -77,7 +77,7 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
     """Export a checkpoint once per run: `exported(checkpoint, "--tiers", "8")` returns the bundle. Never write to it."""
 
     def export(checkpoint: Path, *flags: str) -> Path:
-        key = "-".join([checkpoint.name, *(f.strip("-").replace(",", "_") for f in flags)])
+        key = "-".join([checkpoint.name, *(Path(f).name.strip("-").replace(",", "_") for f in flags)])
         out = shared_folder / key
         with open(shared_folder / f"{key}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

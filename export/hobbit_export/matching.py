@@ -10,9 +10,9 @@ from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_wei
 from edge_runtime.base.errors import BundleError
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.router_data import router_arrays
-from hobbit_export.arch.names import ALWAYS_LEFT_OUT, ExpertLayout, LeftOut, Names
+from hobbit_export.arch.names import ALWAYS_LEFT_OUT, ExpertLayout, LeftOut, Names, block_in
 from hobbit_export.checkpoint import RAW_DTYPES
-from hobbit_export.weights import Weight
+from hobbit_export.weights import RowBlock, Weight
 
 INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "U8": "u1"}
 """safetensors types of expert numbers, and numpy's."""
@@ -75,7 +75,8 @@ class Matcher:
     Every method raises BundleError if one is missing, misshapen or of a type that cannot be exported.
 
     Attributes:
-        weights: by the names adapters know; those an adapter says are stored transposed are turned in place.
+        weights: by the names adapters know; those an adapter says are stored transposed are turned in place, and blocks
+            of rows that it names are added.
         where: the source's name, for messages.
     """
 
@@ -108,7 +109,7 @@ class Matcher:
                 if name == "selection_bias" and layer_idx in hashed and not names.present(canonical, self.weights):
                     continue
                 types = tuple(RAW_DTYPES) if kind == "<f4" else tuple(INTEGERS)
-                found[canonical] = self._match(canonical, tuple(shape), types)
+                found[canonical] = self._match(canonical, tuple(shape), types, one_row=True)
         return found
 
     def experts(self, layer_idx: int) -> ExpertLayout:
@@ -117,8 +118,9 @@ class Matcher:
         layouts = [layout for layout in self.names.layouts if layout.fits(spec.experts)]
         if not layouts:
             raise BundleError(f"{spec.family}: the adapter names no tensors for experts such as {spec.experts}.")
-        layout = next((x for x in layouts if x.tensor(layer_idx, 0, "down") in self.weights), layouts[0])
         sizes = (spec.num_experts, spec.hidden, spec.experts.intermediate)
+        named = [x for x in layouts if x.tensor(layer_idx, 0, "down") in self.weights] or layouts[:1]
+        layout = next((x for x in named if self._has_shapes_of(x, layer_idx, sizes)), named[0])
         count = range(1 if layout.fused else spec.num_experts)
         if layout.transposed:
             for name in {layout.tensor(layer_idx, e, matrix) for matrix in spec.experts.matrices for e in count}:
@@ -131,11 +133,28 @@ class Matcher:
                     self._check(name, layout.bias_shape(matrix, *sizes))
         return layout
 
-    def _match(self, canonical: str, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> str:
-        """Return the weight of a canonical name."""
+    def _has_shapes_of(self, layout: ExpertLayout, layer_idx: int, sizes: tuple[int, int, int]) -> bool:
+        """Whether the first expert's matrices are stored so: layouts may differ in their shapes alone."""
+        for matrix in self.spec.experts.matrices:
+            weight = self.weights.get(layout.tensor(layer_idx, 0, matrix))
+            shape = () if weight is None else weight.shape
+            shape = (*shape[:-2], *shape[:-3:-1]) if layout.transposed else shape
+            if shape != layout.shape(matrix, *sizes):
+                return False
+        return True
+
+    def _match(
+        self, canonical: str, shape: tuple[int, ...], dtypes: tuple[str, ...], *, one_row: bool = False
+    ) -> str:  # fmt: skip
+        """Return the weight of a canonical name; with `one_row` it may have a first dimension of 1 besides."""
         present = self.names.present(canonical, self.weights)
-        self._check(present[0] if present else self.names.candidates(canonical)[0], shape, dtypes)
-        return present[0]
+        name = present[0] if present else self.names.candidates(canonical)[0]
+        if present and (block := block_in(name)) is not None:
+            self.weights[name] = RowBlock.of(self.weights[block[0]], name, *block[1:])
+        if one_row and present and self.weights[name].shape == (1, *shape):
+            shape = (1, *shape)
+        self._check(name, shape, dtypes)
+        return name
 
     def _turn(self, name: str) -> None:
         weight = self.weights.get(name)

@@ -17,7 +17,7 @@ from edge_runtime.bundle.manifest import EmbeddingDtype
 from edge_runtime.bundle.router_data import RouterData, router_arrays, router_data_of
 from edge_runtime.bundle.sampling_defaults import SamplingDefaults
 from hobbit_export.arch import read_model
-from hobbit_export.arch.names import ExpertLayout, RowRange
+from hobbit_export.arch.names import ExpertLayout, RowRange, block_in
 from hobbit_export.checkpoint import to_f32
 from hobbit_export.generation import sampling_defaults
 from hobbit_export.matching import INTEGERS, Matcher, Omitted, account_for
@@ -174,6 +174,7 @@ class SourceModel:
     def _used(self) -> set[str]:
         """Names of the weights that something reads."""
         used = {*self.trunk.values(), *self.router.values()}
+        used.update(block[0] for name in tuple(used) if (block := block_in(name)) is not None)
         experts = self.spec.experts
         for layer_idx, layout in self.layouts.items():
             count = 1 if layout.fused else self.spec.num_experts

@@ -160,6 +160,59 @@ class _Transposed(Weight):
         return self.plain
 
 
+@dataclass(frozen=True)
+class RowBlock(Weight):
+    """Some rows of a weight: one of several equal blocks.
+
+    Attributes:
+        whole: the weight.
+        first: its row the block begins at.
+    """
+
+    whole: Weight
+    first: int
+
+    @staticmethod
+    def of(whole: Weight, name: str, index: int, count: int) -> RowBlock:
+        """Return block `index` of `count`.
+
+        Raises:
+            BundleError: the rows cannot be parted so.
+        """
+        rows = whole.shape[0] if len(whole.shape) > 1 else 0
+        if rows == 0 or rows % count:
+            raise BundleError(
+                f"{whole.file.name}: tensor {whole.name!r}: expected rows in {count} equal blocks, "
+                f"got shape {list(whole.shape)}. config.json does not fit it."
+            )
+        shape = (rows // count, *whole.shape[1:])
+        start = index * prod(shape[:-1])
+        return RowBlock(
+            name,
+            whole.file,
+            whole.dtype,
+            shape,
+            whole.parts,
+            whole.num_bytes // count,
+            whole.row_bytes,
+            "",
+            whole,
+            start,
+        )
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Read rows of the block."""
+        return self.whole.read(self.first + start, self.first + stop)
+
+    def transposed(self) -> Weight:
+        """Refuse: no family stores parts of a transposed tensor.
+
+        Raises:
+            BundleError: always.
+        """
+        raise BundleError(f"{self.file.name}: tensor {self.name!r}: a block of rows cannot be read transposed.")
+
+
 def plain_weights(checkpoint: Checkpoint) -> dict[str, Weight]:
     """Return every tensor of a checkpoint, as it is stored."""
     return {name: PlainWeight.of(checkpoint, name) for name in checkpoint.tensors}

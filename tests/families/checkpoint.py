@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import families
 from families.tokenizer import write_tokenizer
@@ -13,14 +14,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+def auto_class(family: str) -> Any:
+    """Return the class of transformers that loads models of a family: one with a head for text."""
+    import transformers
+
+    return getattr(transformers, families.AUTO_CLASSES.get(family, "AutoModelForCausalLM"))
+
+
+def load_model(checkpoint: Path, **options: Any) -> PreTrainedModel:
+    """Load a checkpoint of any family, in eval mode."""
+    family = json.loads((checkpoint / "config.json").read_text())["model_type"]
+    return auto_class(family).from_pretrained(checkpoint, **options).eval()
+
+
 def make_model(case: str, seed: int = 0) -> PreTrainedModel:
     """Return the float32 model of a case with random weights, in eval mode, using eager attention."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
     config = families.FAMILY_CASES[case]()
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    model = auto_class(config.model_type).from_config(config, attn_implementation="eager").float().eval()
     with torch.no_grad():
         randomise(model, getattr(families.module_of(case), "WEIGHTS", ()))
     return model

@@ -107,7 +107,7 @@ def test_an_installed_package_offers_the_family():
     assert (spec.family, spec.num_experts) == ("toy_moe", 64)
     assert names.left_out
     assert "toy_moe" not in arch.ADAPTERS
-    with pytest.raises(ConfigError, match="Supported families: mixtral, .*toy_moe"):
+    with pytest.raises(ConfigError, match="Supported families: .*mixtral, .*toy_moe"):
         arch.read_model({"model_type": "gpt2"}, {})
 
 

@@ -97,6 +97,8 @@ WHOLE_MODEL_LIES = {
     "embeddings scaled to nothing": (("embedding_scale",), 0.0, "embedding_scale"),
     "endless embeddings": (("embedding_scale",), 1e30, "embedding_scale"),
     "a cap of nothing": (("logit_softcap",), 0.0, "logit_softcap"),
+    "a residual stream nothing is added to": (("residual_scale",), 0.0, "residual_scale"),
+    "endless logits": (("logit_scale",), 1e30, "logit_scale"),
     "an endless cap": (("logit_softcap",), 1e300, "logit_softcap"),
 }
 MODEL_LIES_OF = {
@@ -215,7 +217,6 @@ def test_every_form_of_experts_that_can_be_described_runs(experts):
 
 
 UNSUPPORTED = {
-    "attention without rope": ("attention", {"rope": None}),
     "attention with an output gate": ("attention", {"output_gate": True}),
     "attention with values shared with keys": ("attention", {"shared_kv": True}),
     "a dense MLP in parallel": ("shared", {"mlp": {"intermediate": 32}, "parallel": True}),

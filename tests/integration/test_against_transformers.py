@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import MODEL
-from families import FAMILY_CASES, make_checkpoint
+from families import FAMILY_CASES, load_model, make_checkpoint
 
 from edge_runtime import Engine, SamplingParams
 from edge_runtime.lab.evaluation import QualityMeter
@@ -19,9 +19,8 @@ LOGIT_TOLERANCE = 2e-3  # of the largest logit; the claim of docs/quality.md
 
 def oracle_model(checkpoint: Path, *, round_experts: bool = False):
     import torch
-    from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    model = load_model(checkpoint, dtype=torch.float32)
     if round_experts:  # the bf16 tier stores fp16 and fp32 experts rounded to bfloat16
         for name, weight in model.named_parameters():
             if ".experts." in name:
@@ -70,7 +69,7 @@ def test_every_family_agrees_with_transformers(case, exported, shared_folder):
         make_checkpoint(case, checkpoint)
     bundle = exported(checkpoint, "--tiers", "8,bf16", "--trunk", "fp32")
     model = oracle_model(checkpoint)
-    ids = np.random.default_rng(1).integers(1, model.config.vocab_size, 72).tolist()
+    ids = np.random.default_rng(1).integers(1, model.config.get_text_config().vocab_size, 72).tolist()
     compare(bundle, model, ids)
 
 
@@ -80,7 +79,7 @@ def test_other_source_dtypes_agree(dtype, exported, shared_folder):
     checkpoint = make_checkpoint(case, shared_folder / f"checkpoint-{case}-{dtype}", dtype=dtype, sharded=True)
     bundle = exported(checkpoint, "--tiers", "8,bf16", "--trunk", "fp32")
     model = oracle_model(checkpoint, round_experts=True)
-    compare(bundle, model, np.random.default_rng(2).integers(1, model.config.vocab_size, 40).tolist())
+    compare(bundle, model, np.random.default_rng(2).integers(1, model.config.get_text_config().vocab_size, 40).tolist())
 
 
 def test_the_bundled_model_agrees_with_transformers(model_bundle):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from families import FAMILY_CASES, make_checkpoint
+from families import FAMILY_CASES, load_model, make_checkpoint
 from numpy.typing import NDArray
 from patience import PATIENCE_S
 from synthetic import hobbit_export, qwen3_config, run_export, write_qwen3, write_safetensors
@@ -58,22 +59,20 @@ def source_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("case", sorted(FAMILY_CASES))
 def test_every_family(case: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
     checkpoint = make_checkpoint(case, tmp_path / "ck", sharded=len(case) % 2 == 0)
     report = export(options(checkpoint, tmp_path / "bundle", trunk="fp32"), quiet=True)
     bundle = Bundle.open(tmp_path / "bundle")
     assert bundle.manifest.bundle_id == report.bundle_id
     assert bundle.manifest.experts.tiers == [2, 4, 6, 8, 16]
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        checkpoint, dtype=torch.float32, attn_implementation="eager"
-    )
+    model = load_model(checkpoint, dtype=torch.float32, attn_implementation="eager")
     state = model.state_dict()
     spec = bundle.manifest.model
     for layer_idx in spec.sparse_layers:
         bundle.expert_header(layer_idx, 8)
-        fused = state[f"model.layers.{layer_idx}.mlp.experts.gate_up_proj"].numpy()
-        down = state[f"model.layers.{layer_idx}.mlp.experts.down_proj"].numpy()
+        of_layer = re.compile(rf".*layers\.{layer_idx}\..*experts\.(gate_up|down)_proj")
+        named = sorted(name for name in state if of_layer.fullmatch(name))
+        down, fused = (state[name].numpy() for name in named)
         for expert_idx in range(spec.num_experts):
             found = bf16_expert(bundle, layer_idx, expert_idx)
             assert np.array_equal(np.concatenate(found[:2]), fused[expert_idx])

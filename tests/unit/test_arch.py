@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from families import CONFIG_CLASSES, FAMILY_CASES
+from families import CONFIG_CLASSES, FAMILY_CASES, family_of
+from state_dict_weights import STATE_DICT_CASES
 
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import ModelSpec
@@ -29,7 +30,7 @@ def config_class(family: str) -> Any:
 @pytest.mark.oracle
 @pytest.mark.parametrize("family", FAMILIES)
 def test_defaults_are_those_of_transformers(family: str) -> None:
-    config = config_class(family)()
+    config = config_class(family)().get_text_config()
     for key, value in ADAPTERS[family].DEFAULTS.items():
         if key == "rope_theta":
             assert value == config.rope_parameters["rope_theta"]
@@ -54,19 +55,27 @@ def test_bare_config_equals_the_saved_default_config(family: str) -> None:
 @pytest.mark.oracle
 @pytest.mark.parametrize("case", sorted(FAMILY_CASES))
 def test_saved_config_of_every_case(case: str, tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    config = FAMILY_CASES[case]()
-    config.save_pretrained(tmp_path)
-    spec = read_model(json.loads((tmp_path / "config.json").read_text()), {})[0]
-    rope = dict(config.rope_parameters)
-    assert (spec.hidden, spec.num_layers, spec.vocab_size) == (
-        config.hidden_size, config.num_hidden_layers, config.vocab_size,
-    )  # fmt: skip
-    attention = spec.attention
+    spec, config = spec_and_config(case, tmp_path)
+    text = config.get_text_config()
+    sizes = (text.hidden_size, text.num_hidden_layers, text.vocab_size)
+    assert (spec.hidden, spec.num_layers, spec.vocab_size) == sizes
+    spellings = ("num_experts", "num_local_experts", "n_routed_experts")
+    assert spec.num_experts == next(getattr(text, name) for name in spellings if hasattr(text, name))
+    top_k = text.num_experts_per_tok
+    assert spec.top_k == (top_k[0] if isinstance(top_k, list) else top_k)
+    assert spec.tied_embeddings == config.tie_word_embeddings
+    assert spec.eos_token_ids == [256]
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    "case", [*STATE_DICT_CASES, *(case for case in FAMILY_CASES if family_of(case) in ("gpt_oss", "phimoe"))]
+)
+def test_attention_of_the_saved_config(case: str, tmp_path: Path) -> None:
+    spec, config = spec_and_config(case, tmp_path)
+    attention, rope = spec.attention, dict(config.rope_parameters)
     assert attention.head_dim == (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
     assert (attention.num_heads, attention.num_kv_heads) == (config.num_attention_heads, config.num_key_value_heads)
-    experts = getattr(config, "num_experts", None) or config.num_local_experts
-    assert (spec.num_experts, spec.top_k) == (experts, config.num_experts_per_tok)
     # a softmax over the chosen experts needs no second one
     assert spec.router.normalise == getattr(config, "norm_topk_prob", spec.router.softmax_over == "all")
     assert (attention.rope.kind, attention.rope.theta) == (rope.pop("rope_type"), rope.pop("rope_theta"))
@@ -74,8 +83,13 @@ def test_saved_config_of_every_case(case: str, tmp_path: Path) -> None:
         name: factors for name in ("short_factor", "long_factor") if (factors := getattr(attention.rope, name))
     }
     assert {k: v for k, v in found.items() if k in rope} == rope
-    assert spec.tied_embeddings == config.tie_word_embeddings
-    assert spec.eos_token_ids == [256]
+
+
+def spec_and_config(case: str, folder: Path) -> tuple[ModelSpec, Any]:
+    """What we read of a case's saved configuration, and transformers' own object."""
+    config = FAMILY_CASES[case]()
+    config.save_pretrained(folder)
+    return read_model(json.loads((folder / "config.json").read_text()), {})[0], config
 
 
 @pytest.mark.oracle

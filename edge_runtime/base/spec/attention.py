@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from edge_runtime.base.spec.checks import need, need_counts
 from edge_runtime.base.spec.rope import MAX_CONTEXT, RopeSpec
 
-QkNorm = Literal["none", "per_head", "full"]
+QkNorm = Literal["none", "per_head", "full", "per_head_rotated"]
 _HEADS, _DIM = 1 << 10, 1 << 12
 _KERNEL, _RANK = 64, 1 << 16
 
@@ -24,7 +24,7 @@ class SoftmaxAttention:
         head_dim: C.
         rope: rotary embedding of queries and keys; None: there is none.
         window: tokens a token attends to, itself included.
-        qk_norm: RMS norm of queries and keys: of each head, or over the full width.
+        qk_norm: RMS norm of queries and keys: of each head, over the full width, or of each head after its rotation.
         qkv_bias: biases of the q, k and v projections.
         o_bias: bias of the output projection.
         clip_qkv: q, k and v are clamped to plus or minus this.

@@ -88,6 +88,9 @@ class ModelSpec:
         norm: of the residual stream, before attention, feed-forward part and head: RMS norm, or LayerNorm with a bias
             (Phi-3.5-MoE).
         head_bias: the output head has a bias.
+        residual_scale: what an attention's and a feed-forward part's output is multiplied by before it is added to
+            the residual stream (Granite).
+        logit_scale: what logits are multiplied by.
     """
 
     family: str
@@ -105,6 +108,8 @@ class ModelSpec:
     logit_softcap: float | None = None
     norm: NormKind = "rms"
     head_bias: bool = False
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
 
     @property
     def num_layers(self) -> int:
@@ -189,8 +194,10 @@ def check_spec(spec: ModelSpec, where: str = "model") -> None:
     need_counts(spec, _LIMITS, where)
     need(spec.hidden % 32 == 0, f"{where}.hidden", "a multiple of 32", spec.hidden)
     need(0 < spec.rms_eps < 1, f"{where}.rms_eps", "between 0 and 1", spec.rms_eps)
-    scale, cap = spec.embedding_scale, spec.logit_softcap
-    need(1e-6 <= scale <= _MAX_SCALE, f"{where}.embedding_scale", f"1e-06 to {_MAX_SCALE:g}", scale)
+    for name in ("embedding_scale", "residual_scale", "logit_scale"):
+        scale = getattr(spec, name)
+        need(1e-6 <= scale <= _MAX_SCALE, f"{where}.{name}", f"1e-06 to {_MAX_SCALE:g}", scale)
+    cap = spec.logit_softcap
     need(cap is None or 1e-3 <= cap <= _MAX_CAP, f"{where}.logit_softcap", f"0.001 to {_MAX_CAP:g}", cap)
     need(1 <= spec.num_layers <= _MAX_LAYERS, f"{where}.layers", f"1 to {_MAX_LAYERS} layers", spec.num_layers)
     need(bool(spec.sparse_layers), f"{where}.layers", "at least one sparse layer", "none")

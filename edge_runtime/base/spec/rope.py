@@ -47,7 +47,9 @@ _SWITCHES = {"yarn": ("truncate",)}
 
 @dataclass(frozen=True)
 class RopeSpec:
-    """Rotary position embedding of the first `dim` numbers of a head.
+    """Rotary position embedding of the first `dim` numbers R of a head.
+
+    Number i is rotated with number i + R/2 (the two halves), or with its neighbour where numbers go in `pairs`.
 
     `params` holds the kind's own numbers under transformers' names (factor, original_max_position_embeddings,
     beta_fast, low_freq_factor, ...). Kind "longrope" divides each frequency by a factor of its own and multiplies
@@ -65,6 +67,7 @@ class RopeSpec:
     params: dict[str, float | bool] = field(default_factory=dict)
     short_factor: list[float] | None = None
     long_factor: list[float] | None = None
+    pairs: bool = False
 
     def stretched(self, max_context: int) -> int:
         """Tokens the scaling stretches a context of `max_context` to; 1 without scaling.

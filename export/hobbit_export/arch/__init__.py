@@ -15,11 +15,15 @@ from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import ModelSpec, check_spec
 from hobbit_export.arch import (
     gpt_oss,
+    granitemoe,
+    granitemoeshared,
+    hunyuan_v1_moe,
     mixtral,
     olmoe,
     phimoe,
     qwen2_moe,
     qwen3_moe,
+    qwen3_vl_moe,
 )
 from hobbit_export.arch.config import ConfigReader, without
 from hobbit_export.arch.names import Names
@@ -40,11 +44,15 @@ class Adapter(Protocol):
 ENTRY_POINTS = "hobbit_edge.families"
 _FAMILIES = (
     gpt_oss,
+    granitemoe,
+    granitemoeshared,
+    hunyuan_v1_moe,
     mixtral,
     olmoe,
     phimoe,
     qwen2_moe,
     qwen3_moe,
+    qwen3_vl_moe,
 )
 ADAPTERS: dict[str, Adapter] = {m.MODEL_TYPE: m for m in _FAMILIES}
 

@@ -48,6 +48,20 @@ ATTENTION: Mapping[str, str] = {
 """Norms and attention of a layer, as most families call them."""
 
 
+_BLOCK = re.compile(r"(?P<whole>.*)\[(?P<index>\d+)/(?P<count>\d+)\]")
+
+
+def block_of(tensor: str, index: int, count: int) -> str:
+    """Name of one of `count` equal blocks of rows of a tensor, from 0 on: where one tensor holds several weights."""
+    return f"{tensor}[{index}/{count}]"
+
+
+def block_in(name: str) -> tuple[str, int, int] | None:
+    """Return (tensor, index, count) of a name that `block_of` made; None for the name of a whole tensor."""
+    found = _BLOCK.fullmatch(name)
+    return None if found is None else (found["whole"], int(found["index"]), int(found["count"]))
+
+
 def mlp_names(canonical: str, block: str) -> dict[str, str]:
     """Names of a dense network: canonical ``dense`` or ``shared`` below a block such as ``mlp.shared_expert``."""
     return {f"{canonical}_{n}_proj": f"{block}.{n}_proj.weight" for n in ("gate", "up", "down")}
@@ -173,9 +187,10 @@ class Names:
 
     Attributes:
         layouts: accepted expert layouts; a layer must follow exactly one.
-        layer: canonical name -> name below a layer, or several of which one is there. Canonical are the names of
-            `edge_runtime.backends.cpu.trunk.weights`, and for what a router adds ``router_logit_bias``,
-            ``router_selection_bias``, ``router_expert_scale`` and ``router_hashed_experts``.
+        layer: canonical name -> name below a layer, or several of which one is there; a name of `block_of` is a part
+            of a tensor. Canonical are the names of `edge_runtime.backends.cpu.trunk.weights`, and for what a router
+            adds ``router_logit_bias``, ``router_selection_bias``, ``router_expert_scale`` and
+            ``router_hashed_experts``.
         top: canonical name -> name, of embedding, last norm and head.
         layers: what a layer's names start with.
         left_out: tensors that are not part of what is run, such as a vision tower. The exporter reports them; any
@@ -203,4 +218,5 @@ class Names:
 
     def present(self, canonical: str, tensors: Container[str]) -> list[str]:
         """Those of `candidates` that are among a checkpoint's tensors."""
-        return [name for name in self.candidates(canonical) if name in tensors]
+        found = ((name, block_in(name)) for name in self.candidates(canonical))
+        return [name for name, block in found if (block[0] if block else name) in tensors]

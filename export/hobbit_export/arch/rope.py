@@ -61,7 +61,7 @@ def read_rope(
     theta = values.pop("rope_theta", None)
     theta = theta if theta is not None else top_theta if top_theta is not None else default_theta
     rotated = _rotated(reader, name, values.pop("partial_rotary_factor", None), head_dim, partial)
-    factors = _long_factors(values, where) if kind == "longrope" else {}
+    factors: dict[str, Any] = _long_factors(values, where) if kind == "longrope" else {}
     params = _params(reader, name, kind, values, max_context)
     if kind == "yarn":
         params |= _truncate(values, where)

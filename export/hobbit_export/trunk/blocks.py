@@ -35,25 +35,46 @@ def add_norm(g: Graph, a: str, b: str, weights: tuple[str, ...], eps: float) -> 
     return total, rms_norm(g, total, gamma, eps)
 
 
-def rotate(g: Graph, x: str, heads: int, dims: tuple[int, int]) -> str:
+def scaled(g: Graph, x: str, factor: float) -> str:
+    """Return x * factor."""
+    return x if factor == 1 else g.node("Mul", x, g.scalar(factor))
+
+
+def rotate(g: Graph, x: str, heads: int, dims: tuple[int, int], *, pairs: bool = False) -> str:
     """Apply rotary embedding to x [1, heads, T, C] with the inputs cos and sin [T, R/2].
 
     Args:
         g: the graph.
         x: queries or keys.
         heads: of x.
-        dims: (R, C): the first R of C dims are rotated as two halves.
+        dims: (R, C): the first R of C dims are rotated, as two halves.
+        pairs: as pairs of neighbours. What comes out may hold them as halves: queries and keys are alike, and nothing
+            else depends on the order.
     """
     rotary, width = dims
     if g.fused:
         part = {"rotary_embedding_dim": rotary, "num_heads": heads} if rotary < width else {}
+        part |= {"interleaved": 1} if pairs else {}
         return g.node("RotaryEmbedding", x, g.ints(0), "cos", "sin", contrib=True, **part)
     half = rotary // 2
+    if pairs:
+        x = _halves_of_pairs(g, x, heads, dims)
     sizes = g.ints(half, half, *([width - rotary] if width > rotary else []))
     a, b, *rest = g.nodes("Split", 3 if width > rotary else 2, x, sizes, axis=-1)
     first = g.node("Sub", g.node("Mul", a, "cos"), g.node("Mul", b, "sin"))
     second = g.node("Add", g.node("Mul", b, "cos"), g.node("Mul", a, "sin"))
     return g.node("Concat", first, second, *rest, axis=-1)
+
+
+def _halves_of_pairs(g: Graph, x: str, heads: int, dims: tuple[int, int]) -> str:
+    """Put the first numbers of all pairs before the second ones, within the R of C dims that are rotated."""
+    rotary, width = dims
+    rest: list[str] = []
+    if width > rotary:
+        x, *rest = g.nodes("Split", 2, x, g.ints(rotary, width - rotary), axis=-1)
+    by_pair = g.node("Reshape", x, g.ints(1, heads, -1, rotary // 2, 2))
+    halves = g.node("Reshape", g.node("Transpose", by_pair, perm=[0, 1, 2, 4, 3]), g.ints(1, heads, -1, rotary))
+    return g.node("Concat", halves, *rest, axis=-1) if rest else halves
 
 
 def mlp(linear: LinearWriter, g: Graph, x: str, prefix: str, what: MlpSpec, hidden: int) -> str:

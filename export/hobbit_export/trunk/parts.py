@@ -19,7 +19,7 @@ from edge_runtime.bundle.manifest import EmbeddingDtype
 from edge_runtime.bundle.part_names import EMBEDDING, ROUTERS, trunk_file
 from hobbit_export.trunk.attention import EMITTERS
 from hobbit_export.trunk.attention.context import Emission
-from hobbit_export.trunk.blocks import add_norm, mlp
+from hobbit_export.trunk.blocks import add_norm, mlp, scaled
 from hobbit_export.trunk.data_file import DataFile
 from hobbit_export.trunk.graph import Graph
 from hobbit_export.trunk.linear import BITS, LinearWriter, Matrix, Precision
@@ -56,12 +56,12 @@ def build_layer(
         for name, dims in signature.inputs.items():
             g.input(name, dims)
         norms = {name: _norm_weights(g, spec, weights, f"{p}{name}") for name in _norms(layer)}
-        to_add = ("resid", "moe")
+        to_add = ("resid", scaled(g, "moe", spec.residual_scale))
         if layer.attention is not None:
             resid, normed = add_norm(g, *to_add, norms["attn_norm"], spec.rms_eps)
             emission = Emission(layer.attention, d, spec.rms_eps, p, weights, g, linear)
             attended, new = EMITTERS[mixer_kind(layer.attention)](emission, normed)
-            to_add = (resid, attended)
+            to_add = (resid, scaled(g, attended, spec.residual_scale))
         if layer.has_feed_forward:
             resid, x = add_norm(g, *to_add, norms["ffn_norm"], spec.rms_eps)
         else:
@@ -71,7 +71,8 @@ def build_layer(
             x = g.output(x, "x", signature.outputs["x"])
             g.output(linear.product(x, router, exact=True), "router_logits", signature.outputs["router_logits"])
         elif layer.dense is not None:
-            resid = g.node("Add", resid, mlp(linear, g, x, f"{p}dense", layer.dense, d))
+            dense = mlp(linear, g, x, f"{p}dense", layer.dense, d)
+            resid = g.node("Add", resid, scaled(g, dense, spec.residual_scale))
         for name, value in {"resid_out": resid, **{f"new_{name}": value for name, value in new.items()}}.items():
             g.output(value, name, signature.outputs[name])
 
@@ -118,10 +119,12 @@ def build_head(
 
     def emit(g: Graph, linear: LinearWriter) -> None:
         resid, expert_out = g.input("resid", (1, "T", spec.hidden)), g.input("moe", (1, "T", spec.hidden))
+        expert_out = scaled(g, expert_out, spec.residual_scale)
         _, x = add_norm(g, resid, expert_out, _norm_weights(g, spec, weights, "final_norm"), spec.rms_eps)
         logits = linear.product(x, Matrix("head", ("head",), (spec.vocab_size,), spec.hidden))
         if spec.head_bias:
             logits = g.node("Add", logits, g.vector("head_bias", weights.get("head_bias")))
+        logits = scaled(g, logits, spec.logit_scale)
         if (cap := spec.logit_softcap) is not None:
             logits = g.node("Mul", g.node("Tanh", g.node("Div", logits, g.scalar(cap))), g.scalar(cap))
         g.output(logits, "logits", (1, "T", spec.vocab_size))

@@ -240,6 +240,8 @@ OPERATORS: Mapping[str, Operator] = {
         _matmul_bits, (3, 3),
         {"K": None, "N": None, "bits": None, "block_size": None, "accuracy_level": (0, 1, 2, 3, 4)},
     ),
-    "com.microsoft:RotaryEmbedding": Operator(_rotary, (4, 4), {"rotary_embedding_dim": None, "num_heads": None}),
+    "com.microsoft:RotaryEmbedding": Operator(
+        _rotary, (4, 4), {"rotary_embedding_dim": None, "num_heads": None, "interleaved": (0, 1)}
+    ),
 }  # fmt: skip
 """By type, with the domain in front where it is not ONNX's own."""

@@ -74,15 +74,16 @@ class ReferenceTrunk:
         """Run attention, and router or dense MLP. See `Trunk.run_layer`."""
         c = _running(chunk, layer_idx)
         p, layer = f"layers.{layer_idx}.", self._spec.layers[layer_idx]
-        c.resid = c.resid if expert_out is None else c.resid + expert_out
+        scale = np.float32(self._spec.residual_scale)
+        c.resid = c.resid if expert_out is None else c.resid + scale * expert_out
         if layer.attention is not None:
-            c.resid = c.resid + self._attention(layer_idx, c, self._stream_norm(c.resid, f"{p}attn_norm"))
+            c.resid = c.resid + scale * self._attention(layer_idx, c, self._stream_norm(c.resid, f"{p}attn_norm"))
         chunk.next_layer = layer_idx + 1
         if not layer.has_feed_forward:
             return None
         x = self._stream_norm(c.resid, f"{p}ffn_norm")
         if layer.dense is not None:
-            c.resid = c.resid + self._mlp(layer.dense, x, f"{p}dense")
+            c.resid = c.resid + scale * self._mlp(layer.dense, x, f"{p}dense")
             return None
         c.x = x
         return LayerOutput(x, self._linear(x, f"{p}router"))
@@ -97,7 +98,7 @@ class ReferenceTrunk:
     def head(self, chunk: TrunkChunk, expert_out: F32 | None, rows: slice) -> F32:
         """Return logits float32 [rows, V] of the chunk's chosen rows."""
         resid = _running(chunk, self._spec.num_layers).resid
-        resid = resid if expert_out is None else resid + expert_out
+        resid = resid if expert_out is None else resid + np.float32(self._spec.residual_scale) * expert_out
         x = self._stream_norm(resid[rows], "final_norm")
         logits = np.empty((len(x), self._spec.vocab_size), np.float32)
         for start in range(0, self._spec.vocab_size, _HEAD_ROWS):
@@ -105,6 +106,7 @@ class ReferenceTrunk:
             logits[:, start:stop] = x @ self._weights.rows("head", start, stop).T
         if self._spec.head_bias:
             logits += self._weights.get("head_bias")
+        logits *= np.float32(self._spec.logit_scale)
         cap = self._spec.logit_softcap
         return logits if cap is None else np.float32(cap) * np.tanh(logits / np.float32(cap))
 

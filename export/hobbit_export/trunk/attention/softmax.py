@@ -15,7 +15,10 @@ def emit(c: Emission, x: str) -> tuple[str, dict[str, str]]:
     """Return the output [1, T, D] and new k, v [1, G, T, C] for normed x [1, T, D]."""
     s, g = c.attention, c.graph
     joint, v = _project(c, x)
-    joint = rotate(g, joint, s.num_heads + s.num_kv_heads, (s.rope.dim, s.head_dim))
+    if s.rope is not None:
+        dims = (s.rope.dim, s.head_dim)
+        joint = rotate(g, joint, s.num_heads + s.num_kv_heads, dims, pairs=s.rope.pairs)
+    joint = _norm_heads(c, joint) if s.qk_norm == "per_head_rotated" else joint
     q, k = g.nodes("Split", 2, joint, g.ints(s.num_heads, s.num_kv_heads), axis=1)
     out = _attend(c, q, k, v)
     out = c.product(out, "o", ("o",), (c.hidden,), s.num_heads * s.head_dim)

@@ -77,13 +77,18 @@ class LayerRun(NamedTuple):
         return rms_norm(x, self.get(name), self.eps)
 
     def rotate(self, x: F32) -> F32:
-        """Apply the layer's rotary embedding to [..., T, C]: to the first R numbers, as two halves."""
+        """Apply the layer's rotary embedding to [..., T, C]: to the first R numbers, as two halves or in pairs."""
         if self.angles is None:
             return x
         cos, sin = self.angles
+        out: F32 = x.copy()
         half = cos.shape[1]
-        a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-        return np.concatenate((a * cos - b * sin, b * cos + a * sin, rest), -1)
+        first, second = slice(half), slice(half, 2 * half)
+        if self.attention.rope.pairs:
+            first, second = slice(0, 2 * half, 2), slice(1, 2 * half, 2)
+        a, b = x[..., first], x[..., second]
+        out[..., first], out[..., second] = a * cos - b * sin, b * cos + a * sin
+        return out
 
 
 class Mixer(Protocol):

@@ -14,7 +14,6 @@ TABLES: tuple[str, ...] = ()
 def problem(attention: SoftmaxAttention) -> str | None:
     """See `Mixer.problem`."""
     options = {
-        "without rope": attention.rope is None,
         "with an output gate": attention.output_gate,
         "with values shared with keys": attention.shared_kv,
     }
@@ -50,6 +49,8 @@ def run(layer: LayerRun, x: F32) -> tuple[F32, dict[str, F32]]:
     s = layer.attention
     q, k, v = _project(layer, x)
     q, k = layer.rotate(q), layer.rotate(k)
+    if s.qk_norm == "per_head_rotated":
+        q, k = layer.norm(q, "q_norm"), layer.norm(k, "k_norm")
     keys, values = np.concatenate((layer.past["k"], k), 1), np.concatenate((layer.past["v"], v), 1)
     group = s.num_heads // s.num_kv_heads
     assert layer.mask is not None
