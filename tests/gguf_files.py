@@ -7,6 +7,7 @@ table, experts of a layer are stacked, heads of the llama family are permuted by
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,39 @@ def stored_as(kind: str, but: Callable[[str], bool] = lambda name: False) -> Sto
         if values.ndim < 2 or but(name):
             return values, None
         return gguf.quants.quantize(values, number), number
+
+    return store
+
+
+HALVES = {
+    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
+    "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,), "MXFP4": (),
+}  # fmt: skip
+"""Quantised types, and where the float16 numbers of a block are."""
+
+
+def random_blocks(kind: str, *shape: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Blocks of any bits at all, but for scales that are small numbers; `shape` counts weights."""
+    weights, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (int(np.prod(shape)) // weights, size), np.uint8)
+    for at in HALVES[kind]:
+        scales = rng.uniform(1e-4, 3e-3, len(blocks)).astype(np.float16)
+        blocks[:, at : at + 2] = scales.view(np.uint8).reshape(-1, 2)
+    if kind == "MXFP4":
+        blocks[:, 0] = rng.integers(118, 122, len(blocks))
+    return blocks.reshape(*shape[:-1], -1)
+
+
+def as_blocks(kinds: Callable[[str], str], *, decoded: bool = False) -> Store:
+    """Matrices of random blocks of the type a name has, or float32 numbers that are those blocks decoded."""
+
+    def store(name: str, values: F32) -> tuple[NDArray[Any], gguf.GGMLQuantizationType | None]:
+        if values.ndim < 2:
+            return values, None
+        number = gguf.GGMLQuantizationType[kinds(name)]
+        blocks = random_blocks(kinds(name), *values.shape, seed=zlib.crc32(name.encode()))
+        return (gguf.quants.dequantize(blocks, number), None) if decoded else (blocks, number)
 
     return store
 
@@ -112,7 +146,7 @@ def _add_sizes(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config.get("num_key_value_heads") or config["num_attention_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_layer_norm_rms_eps(config.get("rms_norm_eps", 1e-6))
     writer.add_expert_count(config.get("num_local_experts") or config["num_experts"])
     writer.add_expert_used_count(config["num_experts_per_tok"])
     rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0)}

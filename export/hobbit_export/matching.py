@@ -168,7 +168,7 @@ class Matcher:
         where = f"{weight.file.name}: tensor {name!r}"
         if weight.shape != shape:
             raise BundleError(
-                f"{where}: expected shape {list(shape)}, got {list(weight.shape)}. config.json does not fit it."
+                f"{where}: expected shape {list(shape)}, got {list(weight.shape)}. The configuration does not fit it."
             )
         if weight.dtype not in dtypes:
             advice = "Export from the unquantised checkpoint." if "F32" in dtypes else "Download the checkpoint again."

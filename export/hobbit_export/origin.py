@@ -35,6 +35,7 @@ class Origin:
         generation: generation_config.json; may be empty.
         eos_token_id: the token by which the tokenizer ends a text, where its files say so.
         names: of the weights, where they are not those of the family's adapter.
+        where: file the configuration comes from, for messages.
         unneeded: tensors besides those the adapter leaves out, which the format has and nothing reads.
     """
 
@@ -47,6 +48,7 @@ class Origin:
     eos_token_id: int | None = None
     names: Names | None = None
     unneeded: tuple[LeftOut, ...] = ()
+    where: str = CONFIG
 
 
 def open_origin(path: Path, ignore_keys: Sequence[str] = (), tokenizer: Path | None = None) -> Origin:

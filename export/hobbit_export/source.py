@@ -71,7 +71,7 @@ class SourceModel:
         """
         origin = open_origin(path, ignore_keys, tokenizer)
         weights, generation = origin.weights, origin.generation
-        spec, names = read_model(origin.config, generation)
+        spec, names = read_model(origin.config, generation, where=origin.where)
         names = names if origin.names is None else origin.names
         own = origin.eos_token_id
         if own is not None and own < spec.vocab_size and own not in spec.eos_token_ids:

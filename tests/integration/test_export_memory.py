@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from gguf_files import as_blocks, write_gguf
 from outside import run_measured
 from synthetic import qwen3_config, write_qwen3
 
@@ -47,5 +48,20 @@ def test_the_floor_it_names_is_enough(tmp_path: Path, trunk: str) -> None:
     assert code == 78
     assert floor
     code, _, problems, peak = run_export_measured(checkpoint, *flags, "--memory", f"{floor[1]}MiB")
+    assert code == 0, problems
+    assert peak < int(floor[1]) * MIB
+
+
+def test_a_quantised_gguf_file_keeps_the_floor_it_names(tmp_path: Path) -> None:
+    """Blocks are decoded piece by piece, and a large vocabulary is read once."""
+    config = qwen3_config(1024, 1024, 8, 1, vocab_size=24576, num_attention_heads=32)
+    checkpoint = write_qwen3(tmp_path / "wide", config)
+    file = write_gguf(checkpoint, tmp_path / "wide.gguf", as_blocks(lambda name: "Q4_K"))
+    flags = ("--out", tmp_path / "bundle", "--trunk", "int8")
+    code, _, problems, _ = run_export_measured(file, *flags, "--memory", "64MiB")
+    floor = re.search(r"Raise --memory to at least (\d+)MiB", problems)
+    assert code == 78
+    assert floor
+    code, _, problems, peak = run_export_measured(file, *flags, "--memory", f"{floor[1]}MiB")
     assert code == 0, problems
     assert peak < int(floor[1]) * MIB

@@ -6,13 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from families import make_checkpoint
-from gguf_files import as_f32, stored_as, write_gguf
+from gguf_files import HALVES, as_blocks, as_f32, random_blocks, stored_as, write_gguf
+from synthetic import qwen3_config, write_qwen3
 
+from edge_runtime.base.errors import BundleError
 from edge_runtime.bundle.bundle import Bundle
+from hobbit_export.cli import main
 from hobbit_export.exporter import export
+from hobbit_export.gguf.files import open_files
+from hobbit_export.gguf.weight import weight_of
 from hobbit_export.options import ExportOptions
 
 YARN = {
@@ -61,3 +67,103 @@ def test_the_same_weights_give_the_same_bundle(case: str, changes: dict[str, Any
         assert np.array_equal(narrow, np.fromfile(tmp_path / "b" / EMBEDDING, np.uint32))
         del got[1][EMBEDDING], expected[1][EMBEDDING]
     assert got[1] == expected[1]
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_every_type_is_decoded_as_its_package_does(kind: str, tmp_path: Path) -> None:
+    """Any bits at all, read in pieces of rows that begin and end anywhere."""
+    number, path = gguf.GGMLQuantizationType[kind], tmp_path / "m.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    stored = random_blocks(kind, 3, 37, 768)
+    writer.add_tensor("a", stored, raw_dtype=number)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    expected = gguf.quants.dequantize(stored, number).reshape(111, 768)
+    files, _, _ = open_files(path)
+    with files:
+        weight = weight_of(files, "a")
+        assert (weight.dtype, weight.shape, weight.format) == ("F32", (3, 37, 768), f"GGUF {kind}")
+        for start, stop in ((0, 111), (0, 1), (110, 111), (17, 90)):
+            assert np.array_equal(weight.read(start, stop), expected[start:stop])
+
+
+KINDS = sorted(HALVES)
+
+
+def kind_of(name: str) -> str:
+    """Every tensor another type, as files of llama-quantize mix them."""
+    return KINDS[sum(name.encode()) % len(KINDS)]
+
+
+def test_quantised_weights_give_the_bundle_of_their_numbers(tmp_path: Path) -> None:
+    checkpoint = write_qwen3(tmp_path / "ck", qwen3_config(256, 256, 4, 2, num_attention_heads=8))
+    quantised = write_gguf(checkpoint, tmp_path / "q.gguf", as_blocks(kind_of))
+    numbers = write_gguf(checkpoint, tmp_path / "f.gguf", as_blocks(kind_of, decoded=True))
+    assert quantised.stat().st_size < numbers.stat().st_size / 4
+    files, _, _ = open_files(quantised)
+    with files:
+        assert len({t.dtype for t in files.tensors.values()}) > 8
+    tiers = {"tiers": (2, 4, 6, 8), "trunk": "int8"}
+    assert exported(quantised, tmp_path / "a", **tiers) == exported(numbers, tmp_path / "b", **tiers)
+
+
+def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
+    checkpoint = write_qwen3(tmp_path / "ck", qwen3_config(256, 256, 4, 1, num_attention_heads=8))
+
+    def store(name: str, values: Any) -> Any:
+        data, kind = as_blocks(lambda _: "Q8_0")(name, values)
+        if name == "blk.0.ffn_up_exps.weight":
+            data.reshape(-1)[34:36] = np.array([np.inf], np.float16).view(np.uint8)
+        return data, kind
+
+    file = write_gguf(checkpoint, tmp_path / "m.gguf", store)
+    with pytest.raises(BundleError, match=r"tensor 'blk.0.ffn_up_exps.weight': .*(finite|infinity)"):
+        exported(file, tmp_path / "b")
+
+
+def test_a_type_that_is_not_read(tmp_path: Path) -> None:
+    checkpoint = write_qwen3(tmp_path / "ck", qwen3_config(256, 256, 4, 1, num_attention_heads=8))
+
+    def store(name: str, values: Any) -> Any:
+        if name != "blk.0.ffn_up_exps.weight":
+            return values, None
+        return np.zeros((*values.shape[:-1], 54), np.uint8), gguf.GGMLQuantizationType.TQ1_0
+
+    file = write_gguf(checkpoint, tmp_path / "m.gguf", store)
+    with pytest.raises(
+        BundleError, match="tensor 'blk.0.ffn_up_exps.weight': type TQ1_0 is not read. Give the model in"
+    ):
+        exported(file, tmp_path / "b")
+
+
+def test_what_the_command_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A dry run, an export, a resumed one, a check, and another tokenizer, all by the command line."""
+    checkpoint = write_qwen3(tmp_path / "ck", qwen3_config(64, 32, 4, 1))
+    file = write_gguf(checkpoint, tmp_path / "model.gguf", general__sampling__temp=0.6, general__sampling__top_k=20)
+    command = [str(file), "--out", str(tmp_path / "b"), "--json"]
+    assert main([*command, "--dry-run"]) == 0
+    planned = json.loads(capsys.readouterr().out)["bytes"]
+    assert not (tmp_path / "b").exists()
+    assert main(command) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["self_check"]["correlation"] > 0.99
+    bundle = Bundle.open(tmp_path / "b")
+    assert sum(part.bytes for part in bundle.manifest.parts if part.role == "tokenizer") == planned["tokenizer"]
+    assert bundle.manifest.source.checkpoint == "model.gguf"
+    assert (bundle.manifest.sampling.temperature, bundle.manifest.sampling.top_k) == (0.6, 20)
+    assert main([*command, "--verify"]) == 0
+    capsys.readouterr()
+
+    unknown = write_gguf(checkpoint, tmp_path / "unknown.gguf", pre="of tomorrow")
+    command = [str(unknown), "--out", str(tmp_path / "c"), "--json"]
+    assert main(command) == 78
+    assert "got 'of tomorrow'" in capsys.readouterr().err
+    assert main([*command, "--tokenizer", str(checkpoint)]) == 0
+    copied = (tmp_path / "c" / "tokenizer" / "tokenizer.json").read_bytes()
+    assert copied == (checkpoint / "tokenizer.json").read_bytes()
+    capsys.readouterr()
+    assert main([*command, "--tokenizer", str(checkpoint), "--verify"]) == 0
+    assert main([*command, "--tokenizer", str(tmp_path)]) == 78
+    assert "tokenizer.json: expected a fast tokenizer, found none" in capsys.readouterr().err

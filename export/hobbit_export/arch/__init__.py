@@ -100,7 +100,10 @@ def _load(found: EntryPoint) -> Adapter:
 
 
 def read_model(
-    config: Mapping[str, Any], generation: Mapping[str, Any], ignore_keys: Sequence[str] = ()
+    config: Mapping[str, Any],
+    generation: Mapping[str, Any],
+    ignore_keys: Sequence[str] = (),
+    where: str = "config.json",
 ) -> tuple[ModelSpec, Names]:
     """Turn a parsed config.json (and generation_config.json, or {}) into a spec and the family's tensor names.
 
@@ -108,15 +111,16 @@ def read_model(
         config: config.json.
         generation: generation_config.json.
         ignore_keys: keys of config.json that the user wants read as if they were not there.
+        where: file the configuration comes from, for messages.
 
     Raises:
         ConfigError: unknown family, unsupported option or impossible size, by name.
     """
     config = without(config, ignore_keys)
     adapter = find_adapter(config)
-    spec = adapter.read_spec(ConfigReader(config), generation)
+    spec = adapter.read_spec(ConfigReader(config, where), generation)
     try:
-        check_spec(spec, "config.json")
+        check_spec(spec, where)
     except ValueError as err:
         raise ConfigError(f"{err}. This model cannot be exported.") from err
     require_supported(spec)

@@ -74,17 +74,21 @@ class Metadata:
             raise self.wrong(key, "true or false", value)
         return value
 
-    def strings(self, key: str, most: int) -> list[str] | None:
+    def strings(self, key: str, most: int, most_bytes: int = MAX_STRING_BYTES) -> list[str] | None:
         """Read an array of strings, or return None where there is none.
 
         Raises:
-            ConfigError: it is no array of strings, or longer than `most`.
+            ConfigError: it is no array of strings, or longer than `most`, or has more than `most_bytes`.
         """
         array = self._array(key, most)
         if array is None:
             return None
         if array.kind != STRING:
             raise self.wrong(key, "an array of strings", array)
+        if array.num_bytes > most_bytes:
+            raise ConfigError(
+                f"{self.file.name}: {key}: expected at most {most_bytes} bytes, got {array.num_bytes}. {FIX}"
+            )
         with open(self.file, "rb") as file:
             cursor = Cursor(file, self.file.name, array.offset + array.num_bytes, array.offset)
             return [cursor.string(key, MAX_STRING_BYTES) for _ in range(array.length)]

@@ -59,6 +59,7 @@ def open_gguf(path: Path, ignore_keys: Sequence[str] = (), tokenizer: Path | Non
         generation(metadata, found.eos_token_ids),
         None if tokenizer is None else eos_token_id(tokenizer),
         names,
+        where=path.name,
     )
 
 

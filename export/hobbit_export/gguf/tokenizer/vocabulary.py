@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edge_runtime.base.errors import ConfigError
+from edge_runtime.bundle.tokenizer_file import most_bytes
 from hobbit_export.gguf.metadata import MAX_STRINGS, Metadata
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -71,7 +72,7 @@ def read_vocabulary(metadata: Metadata, vocab_size: int) -> Vocabulary:
         ConfigError: there is none, or it cannot be that of a tokenizer; the key is named.
     """
     where = metadata.file.name
-    tokens = metadata.strings(f"{PREFIX}tokens", MAX_TOKENS)
+    tokens = metadata.strings(f"{PREFIX}tokens", MAX_TOKENS, most_bytes(vocab_size))
     if tokens is None:
         raise ConfigError(f"{where}: {PREFIX}tokens: expected a vocabulary, got nothing. {ADVICE}")
     if len(tokens) != vocab_size:
@@ -100,7 +101,7 @@ def read_merges(metadata: Metadata, vocabulary: Vocabulary) -> list[tuple[str, s
         ConfigError: there are none, or one is not of two tokens that make a third.
     """
     where = f"{vocabulary.where}: {PREFIX}merges"
-    merges = metadata.strings(f"{PREFIX}merges", MAX_STRINGS)
+    merges = metadata.strings(f"{PREFIX}merges", MAX_STRINGS, most_bytes(len(vocabulary.tokens)))
     if merges is None and all(len(token) == 1 for _, token in vocabulary.of_types(NORMAL)):
         return []
     if merges is None:
