@@ -240,6 +240,7 @@ def _dry_run(options: ExportOptions) -> dict[str, Any]:
             "dry_run": True,
             **plan,
             "left_out": [omitted.to_json() for omitted in source.left_out],
+            "formats": source.formats,
             "ignored_keys": list(options.ignore_keys),
             "profiles": fit_profiles(source.spec, parts, options),
         }

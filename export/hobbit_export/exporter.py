@@ -32,7 +32,7 @@ _WEIGHT_ERRORS, _MEASURED = "weight errors", "calibration"
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export did; `left_out` is as `Omitted.to_json` says."""
+    """What an export did; `left_out` is as `Omitted.to_json` says, `formats` as `SourceModel.formats`."""
 
     bundle: str
     bundle_id: str
@@ -44,6 +44,7 @@ class ExportReport:
     seconds: float
     peak_rss_bytes: int
     left_out: list[dict[str, Any]]
+    formats: dict[str, int]
     ignored_keys: list[str]
 
 
@@ -90,6 +91,7 @@ def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
         seconds=round(time.monotonic() - started, 3),
         peak_rss_bytes=resident_bytes("VmHWM"),
         left_out=[omitted.to_json() for omitted in source.left_out],
+        formats=source.formats,
         ignored_keys=list(options.ignore_keys),
     )
 

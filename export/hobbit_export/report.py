@@ -13,7 +13,7 @@ def summary(report: dict[str, Any]) -> str:
         lines = [f"{kind:<14}{format_size(count):>12}" for kind, count in report["bytes"].items()]
         tiers = ", ".join(f"tier {t} {format_size(b)}" for t, b in report["expert_bytes_by_tier"].items())
         lines.append(f"one expert: {tiers}; {report['num_experts_in_all']} experts")
-        lines += _left_out(report) + _ignored(report)
+        lines += _formats(report) + _left_out(report) + _ignored(report)
         lines += [f"{name}: {fit}" for name, fit in report["profiles"].items()]
         return "\n".join(lines)
     if "bundle_id" not in report:
@@ -24,7 +24,14 @@ def summary(report: dict[str, Any]) -> str:
         f"{report['bundle']}: {format_size(report['bytes'])} in {report['num_parts']} parts, "
         f"{report['seconds']:.1f} s, peak memory {format_size(report['peak_rss_bytes'])}{resumed}{checked}"
     )
-    return "\n".join([*_left_out(report), *_ignored(report), done])
+    return "\n".join([*_formats(report), *_left_out(report), *_ignored(report), done])
+
+
+def _formats(report: dict[str, Any]) -> list[str]:
+    """Lines that say in which formats the source has its quantised weights."""
+    return [
+        f"source: {count} weights in {name}, decoded exactly to float32" for name, count in report["formats"].items()
+    ]
 
 
 def _left_out(report: dict[str, Any]) -> list[str]:

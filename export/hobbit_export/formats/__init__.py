@@ -20,7 +20,12 @@ from hobbit_export.weights import Weight, plain_weights
 METHODS: dict[str, Callable[[Checkpoint, QuantReader], Found]] = {
     method: module.find for module in (awq, compressed, fp8, gptq, modelopt, mxfp4) for method in module.METHODS
 }
-_MARKS = (".qweight", ".weight_packed", "_blocks", ".weight_scale_inv", ".weight_scale")
+_MARKS = (".qweight", ".weight_packed", "_blocks", "_scale_inv", ".weight_scale")
+_PARTS = (
+    *_MARKS, ".qzeros", ".scales", ".g_idx", "_scales", ".weight_scale_2", ".weight_global_scale", ".weight_shape",
+    ".weight_zero_point", ".weight_g_idx",
+)  # fmt: skip
+"""Ends of names of stored tensors that mean nothing on their own."""
 
 
 def find_weights(
@@ -42,7 +47,7 @@ def find_weights(
         return weights, ()
     reader = QuantReader(quantisation)
     method = reader.get("quant_method")
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ConfigError(
             f"{WHERE}: quant_method: expected one of {', '.join(sorted(METHODS))}, got {str(method)[:60]!r}."
             f"{did_you_mean(str(method), METHODS)} Or export from the unquantised checkpoint."
@@ -50,6 +55,12 @@ def find_weights(
     found = METHODS[method](checkpoint, reader)
     for name in found.used:
         del weights[name]
+    for name in weights:
+        if name.endswith(_PARTS):
+            raise BundleError(
+                f"{weights[name].file.name}: tensor {name!r}: a part of a quantised weight whose other parts are "
+                "missing. Download the checkpoint again."
+            )
     for name, weight in found.weights.items():
         if name in weights:
             raise BundleError(f"{weight.file.name}: tensor {name!r}: is stored in two ways. Remove one of them.")

@@ -16,7 +16,7 @@ from hobbit_export.formats.parts import Part, names, total_bytes
 from hobbit_export.weights import Weight
 
 _STEP_WEIGHTS = 1 << 17
-"""Weights decoded at a time, see `grid`."""
+"""Weights decoded at a time, as in `grid`."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ class ColumnWeight(Weight):
             low, high = max(at, start), min(until, stop)
             rows = slice(low - start, high - start)
             out[rows] = codes[low - at : high - at]
-            self._scale(out[rows], scales[:, rows].T, zeros[:, rows].T, groups)
+            with np.errstate(over="ignore", invalid="ignore"):  # as in `grid`
+                self._scale(out[rows], scales[:, rows].T, zeros[:, rows].T, groups)
         return out
 
     def _scale(self, out: F32, scales: F32, zeros: F32, groups: NDArray[np.int64] | None) -> None:

@@ -77,7 +77,7 @@ def _scheme(reader: QuantReader) -> _Scheme:
         raise reader.refuse("bits", bits, f"GPTQ is read at {', '.join(map(str, _BITS))} bits.")
     stated = [reader.get(key) for key in ("checkpoint_format", "format") if reader.get(key) is not None] or ["gptq"]
     for name in stated:
-        if name not in _VERSIONS or name != stated[0]:
+        if name not in list(_VERSIONS) or name != stated[0]:
             raise reader.refuse("checkpoint_format", name, f"Supported: {', '.join(_VERSIONS)}.")
     group = _group(reader.get("group_size", 128), f"{reader.where}: group_size")
     return _Scheme(bits, group, reader.flag("desc_act", False), _VERSIONS[stated[0]])

@@ -96,11 +96,14 @@ class GridWeight(Weight):
         if self.outer is not None:
             scales = self.outer(scales)
         zeros = None if self.zeros is None else self.zeros(matrix, rows.start, rows.stop)
-        for block in range(scales.shape[1]):
-            part = out[:, block * width : (block + 1) * width]
-            if zeros is not None:
-                part -= zeros[:, block, None]
-            part *= scales[:, block, None]
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # weights that are not finite are refused where they are used
+            for block in range(scales.shape[1]):
+                part = out[:, block * width : (block + 1) * width]
+                if zeros is not None:
+                    part -= zeros[:, block, None]
+                part *= scales[:, block, None]
 
     def transposed(self) -> Weight:
         """Return the weight with its last two dimensions exchanged; only one of the two can be read."""

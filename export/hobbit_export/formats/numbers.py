@@ -30,9 +30,8 @@ E4M3: F32 = _e4m3()
 
 def e8m0(codes: NDArray[np.uint8]) -> F32:
     """Return powers of two: 2^(code - 127); 255 is not a number. The smallest, 2^-127, is exact in float32 too."""
-    found = np.ldexp(np.float32(1), codes.astype(np.int32) - _E8M0_BIAS)
-    found[codes == 255] = np.nan
-    return np.asarray(found, np.float32)
+    found = np.ldexp(np.float32(1), np.minimum(codes, 254).astype(np.int32) - _E8M0_BIAS)
+    return np.asarray(np.where(codes == 255, np.float32(np.nan), found), np.float32)
 
 
 def nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
