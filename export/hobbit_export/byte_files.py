@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
+
+HUB_BLOCKS = ".hub"
+"""Folder below an unfinished bundle for parts of files that are elsewhere."""
 
 
 class ByteFiles(Protocol):
@@ -34,6 +38,15 @@ class ByteFiles(Protocol):
 
     def stamp(self, name: str) -> list[Any]:
         """Plain data that differs if a file's content changed since."""
+        ...
+
+    @property
+    def kept_bytes(self) -> int:
+        """The most that `kept_in` puts on the drive."""
+        ...
+
+    def kept_in(self, folder: Path) -> AbstractContextManager[None]:
+        """Meanwhile what is read may be kept below a folder, to read more at a time."""
         ...
 
     def close(self) -> None:
@@ -82,6 +95,12 @@ class LocalFiles:
         """Size and time of the last change."""
         status = (self.folder / name).stat()
         return [status.st_size, status.st_mtime_ns]
+
+    kept_bytes = 0
+
+    def kept_in(self, folder: Path) -> AbstractContextManager[None]:
+        """Keep nothing: the files are here."""
+        return nullcontext()
 
     def close(self) -> None:
         """Close all files."""

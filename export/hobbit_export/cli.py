@@ -51,7 +51,15 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         type=Path,
-        help="folder with config.json, safetensors and tokenizer.json; or a GGUF file (of several splits the first)",
+        help="folder with config.json, safetensors and tokenizer.json; a GGUF file (of several splits the first); or "
+        "org/name[@revision], a model on the Hugging Face Hub, whose weights are read as they are needed and not kept",
+    )
+    add(
+        "--keep-source",
+        metavar="DIR",
+        type=Path,
+        default=None,
+        help="of a model by name: download the whole checkpoint to this folder first, and check its digests",
     )
     add(
         "--out",
@@ -166,6 +174,7 @@ def _command(argv: Sequence[str] | None) -> int:
         Environment(os.environ)
         options = parse_options(arguments)
         _limit_threads()
+        options = _find(options, arguments.keep_source)
         report = _dry_run(options) if arguments.dry_run else _export(options, arguments)
     except HobbitError as err:
         sys.stderr.write(f"hobbit-export: {err}\n")
@@ -206,6 +215,12 @@ def _limit_threads() -> None:
         os.environ.setdefault(name, "1")
 
 
+def _find(options: ExportOptions, keep_source: Path | None) -> ExportOptions:
+    from hobbit_export.hub.opening import by_name
+
+    return by_name(options, keep_source)
+
+
 def _export(options: ExportOptions, arguments: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import asdict
 
@@ -230,7 +245,7 @@ def _dry_run(options: ExportOptions) -> dict[str, Any]:
     from hobbit_export.plan import describe, plan_parts
     from hobbit_export.source import SourceModel
 
-    source = SourceModel.open(options.checkpoint, options.ignore_keys, options.tokenizer)
+    source = SourceModel.open(options.checkpoint, options.ignore_keys, options.tokenizer, options.files)
     with source.checkpoint:
         plan_memory(source, options, resident_bytes())
         parts = plan_parts(source, options)
@@ -242,5 +257,6 @@ def _dry_run(options: ExportOptions) -> dict[str, Any]:
             "left_out": [omitted.to_json() for omitted in source.left_out],
             "formats": source.formats,
             "ignored_keys": list(options.ignore_keys),
+            "source": options.source_name or str(options.checkpoint),
             "profiles": fit_profiles(source.spec, parts, options),
         }

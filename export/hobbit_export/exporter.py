@@ -15,6 +15,7 @@ from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
 from hobbit_export import __version__, workplace
+from hobbit_export.byte_files import LocalFiles
 from hobbit_export.calibration import EXPERTS, check_text, experts_json
 from hobbit_export.fingerprint import check_unchanged, fingerprint
 from hobbit_export.journal import Journal, Step
@@ -46,6 +47,7 @@ class ExportReport:
     left_out: list[dict[str, Any]]
     formats: dict[str, int]
     ignored_keys: list[str]
+    source: str
 
 
 def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
@@ -60,11 +62,12 @@ def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
     limit_heap()
     if options.calibrate:
         check_text(options.calibrate)
-    source = SourceModel.open(options.checkpoint, options.ignore_keys, options.tokenizer)
+    source = SourceModel.open(options.checkpoint, options.ignore_keys, options.tokenizer, options.files)
     with source.checkpoint:
         workplace.check_contents(options.out)
         memory = plan_memory(source, options, resident_bytes())
         planned = totals(plan_parts(source, options))["total"]
+        files = options.files or LocalFiles(options.checkpoint)
         with workplace.locked(options.out), workplace.disk_full_explained(options.out, planned):
             journal = _open_journal(source, options)
             steps = all_steps(Job(source, options, memory, lambda count: None))
@@ -73,8 +76,9 @@ def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
             with (
                 Progress(layer_bytes * len(source.spec.sparse_layers), steps_total, quiet=quiet) as progress,
                 closing(_Runner(options, journal, progress, layer_bytes)) as runner,
+                files.kept_in(options.out),
             ):
-                workplace.check_space(options.out, planned - runner.finished_bytes)
+                workplace.check_space(options.out, planned - runner.finished_bytes + files.kept_bytes)
                 for step in all_steps(Job(source, options, memory, runner.count)):
                     runner.run(step)
                 runner.complete()
@@ -93,6 +97,7 @@ def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
         left_out=[omitted.to_json() for omitted in source.left_out],
         formats=source.formats,
         ignored_keys=list(options.ignore_keys),
+        source=options.source_name or str(options.checkpoint),
     )
 
 
@@ -217,7 +222,7 @@ def _manifest(source: SourceModel, options: ExportOptions, journal: Journal, sam
 
     parts: dict[str, Part] = {p.name: p for step in journal.steps.values() for p in step.parts}
     precision: Any = options.trunk
-    checkpoint = options.checkpoint.resolve().name
+    checkpoint = options.source_name or options.checkpoint.resolve().name
     ignored = sorted(options.ignore_keys)
     return Manifest(
         model=source.spec,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 from edge_runtime.base.errors import BundleError
 from hobbit_export import __version__
+from hobbit_export.byte_files import LocalFiles
 from hobbit_export.journal import Journal
 from hobbit_export.options import ExportOptions
 from hobbit_export.source import SourceModel
@@ -15,17 +17,23 @@ from hobbit_export.source import SourceModel
 def fingerprint(source: SourceModel, options: ExportOptions) -> dict[str, Any]:
     """Everything a resumed export must have in common with the first run."""
     files = [*source.checkpoint.files, *(file.path for file in source.tokenizer() if file.path is not None)]
-    stats = [(f.name, f.stat()) for f in files]
     return {
         "journal": 1,
         "program": __version__,
         "config": source.config_sha256,
-        "files": [[name, s.st_size, s.st_mtime_ns] for name, s in stats],
+        "files": [[path.name, *_stamp(path, options)] for path in files],
         "tiers": list(options.tiers),
         "trunk": options.trunk,
         "ignore_keys": sorted(options.ignore_keys),
         "calibrate": hashlib.sha256(options.calibrate.read_bytes()).hexdigest() if options.calibrate else None,
     }
+
+
+def _stamp(path: Path, options: ExportOptions) -> list[Any]:
+    """Say what tells a file from another of its name."""
+    if options.files is not None and path.is_relative_to(options.files.folder):
+        return options.files.stamp(path.relative_to(options.files.folder).as_posix())
+    return LocalFiles(path.parent).stamp(path.name)
 
 
 def check_unchanged(source: SourceModel, options: ExportOptions, journal: Journal) -> None:

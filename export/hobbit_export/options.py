@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.base.errors import ConfigError, did_you_mean
+from hobbit_export.byte_files import ByteFiles
 
 TIERS = (2, 4, 6, 8)
 BF16_TIER = 16
@@ -28,6 +29,8 @@ class ExportOptions:
         memory_bytes: ceiling for this process's resident memory; never changes a byte of the bundle.
         ignore_keys: keys of config.json that are read as if they were not there.
         tokenizer: folder whose tokenizer is taken in place of the model's own.
+        source_name: of the model, where it was given by name; "" where by a folder.
+        files: where the weight files are, if not in the folder.
     """
 
     checkpoint: Path
@@ -40,6 +43,8 @@ class ExportOptions:
     resume: bool = True
     ignore_keys: tuple[str, ...] = ()
     tokenizer: Path | None = None
+    source_name: str = ""
+    files: ByteFiles | None = None
 
     @property
     def num_segments(self) -> int:

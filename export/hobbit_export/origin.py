@@ -11,6 +11,7 @@ from typing import Any
 from hobbit_export.arch.config import without
 from hobbit_export.arch.decoder import GENERATION
 from hobbit_export.arch.names import LeftOut, Names
+from hobbit_export.byte_files import ByteFiles
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.formats import find_weights
 from hobbit_export.formats.config import take
@@ -51,13 +52,16 @@ class Origin:
     where: str = CONFIG
 
 
-def open_origin(path: Path, ignore_keys: Sequence[str] = (), tokenizer: Path | None = None) -> Origin:
+def open_origin(
+    path: Path, ignore_keys: Sequence[str] = (), tokenizer: Path | None = None, files: ByteFiles | None = None
+) -> Origin:
     """Open a checkpoint folder, or GGUF files by the first of them.
 
     Args:
         path: of the folder or file.
         ignore_keys: keys of the configuration to read as if they were not there.
         tokenizer: a folder whose tokenizer is taken in place of the model's own.
+        files: where the weight files of a folder are, if not in it.
 
     Raises:
         ConfigError: there is no model that can be read.
@@ -67,7 +71,7 @@ def open_origin(path: Path, ignore_keys: Sequence[str] = (), tokenizer: Path | N
         from hobbit_export.gguf.origin import open_gguf
 
         return open_gguf(path, ignore_keys, tokenizer)
-    checkpoint = Checkpoint.open(path)
+    checkpoint = Checkpoint.open(path, files)
     config, quantisation = take(read_json(path / CONFIG))
     weights, unneeded = find_weights(checkpoint, quantisation)
     generation = path / GENERATION

@@ -31,10 +31,7 @@ def weight_files(files: ByteFiles) -> tuple[list[str], dict[str, str]]:
 def no_folder(path: Path) -> str:
     """Say what to do where no checkpoint folder is."""
     found = "a file" if path.exists() else "nothing"
-    text = f"{path}: expected a checkpoint folder with config.json and safetensors, found {found}."
-    if not path.exists() and not path.is_absolute() and len(path.parts) == 2:
-        text += f" If it is a name on the Hugging Face Hub: hf download {path} --local-dir {path.name}"
-    return text
+    return f"{path}: expected a checkpoint folder with config.json and safetensors, found {found}."
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from edge_runtime.bundle.router_data import RouterData, router_arrays, router_da
 from edge_runtime.bundle.sampling_defaults import SamplingDefaults
 from hobbit_export.arch import read_model
 from hobbit_export.arch.names import ExpertLayout, RowRange, block_in
+from hobbit_export.byte_files import ByteFiles
 from hobbit_export.checkpoint import to_f32
 from hobbit_export.generation import sampling_defaults
 from hobbit_export.matching import INTEGERS, Matcher, Omitted, account_for
@@ -57,19 +58,22 @@ class SourceModel:
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
 
     @staticmethod
-    def open(path: Path, ignore_keys: Sequence[str] = (), tokenizer: Path | None = None) -> SourceModel:
+    def open(
+        path: Path, ignore_keys: Sequence[str] = (), tokenizer: Path | None = None, files: ByteFiles | None = None
+    ) -> SourceModel:
         """Read config and headers of a checkpoint and match them, before any weight is read.
 
         Args:
             path: its folder, or the first of its GGUF files.
             ignore_keys: keys of its configuration to read as if they were not there.
             tokenizer: a folder whose tokenizer is taken in place of the model's own.
+            files: where the weight files of a folder are, if not in it.
 
         Raises:
             ConfigError: not a checkpoint, or an option or family that is not supported.
             BundleError: a tensor is missing, unexpected, misshapen or of a type that cannot be exported.
         """
-        origin = open_origin(path, ignore_keys, tokenizer)
+        origin = open_origin(path, ignore_keys, tokenizer, files)
         weights, generation = origin.weights, origin.generation
         spec, names = read_model(origin.config, generation, where=origin.where)
         names = names if origin.names is None else origin.names

@@ -24,7 +24,7 @@ def check_same_source(options: ExportOptions) -> None:
         ConfigError: names what differs.
     """
     manifest = Bundle.open(options.out).manifest
-    origin = open_origin(options.checkpoint, options.ignore_keys, options.tokenizer)
+    origin = open_origin(options.checkpoint, options.ignore_keys, options.tokenizer, options.files)
     with origin.storage as files:
         weight_bytes, sample = files.weight_bytes, sample_sha256(files)
     for what, expected, got in (

@@ -16,9 +16,10 @@ from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.manifest import FORMAT
 from edge_runtime.bundle.manifest import NAME as MANIFEST
 from hobbit_export import journal, parts
+from hobbit_export.byte_files import HUB_BLOCKS
 
-_FOLDERS = ("experts", "trunk", "tokenizer", "calibration")
-_OWN = {*_FOLDERS, MANIFEST, journal.NAME, parts.STAGING}
+_FOLDERS = ("experts", "trunk", "tokenizer", "router", "calibration")
+_OWN = {*_FOLDERS, MANIFEST, journal.NAME, parts.STAGING, HUB_BLOCKS}
 _TEMPORARY = (MANIFEST + ".tmp", journal.NAME + ".tmp")
 
 
@@ -94,7 +95,7 @@ def clear(out: Path) -> None:
     for name in (MANIFEST, *_TEMPORARY):
         (out / name).unlink(missing_ok=True)
     parts.sync_folder(out)
-    for folder in (*_FOLDERS, parts.STAGING):
+    for folder in (*_FOLDERS, parts.STAGING, HUB_BLOCKS):
         if (out / folder).exists():
             shutil.rmtree(out / folder)
     (out / journal.NAME).unlink(missing_ok=True)

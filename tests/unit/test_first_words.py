@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,11 +52,16 @@ def test_gguf_files(tmp_path, capsys):
     assert f"found a file. Make one: hobbit-export {file} --out BUNDLE" in capsys.readouterr().err
 
 
-def test_a_name_on_the_hub(tmp_path, capsys, monkeypatch):
+def test_a_name_on_the_hub_without_a_hub(tmp_path, capsys, monkeypatch):
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     err = exported(capsys, "allenai/OLMoE-1B-7B-0924", tmp_path)
-    assert "hf download allenai/OLMoE-1B-7B-0924 --local-dir OLMoE-1B-7B-0924" in err
-    assert "hf download" not in exported(capsys, tmp_path / "none", tmp_path)
+    assert "allenai/OLMoE-1B-7B-0924: HF_HUB_OFFLINE is set, and the hub's cache on this machine does not hold" in err
+    assert "expected a checkpoint folder" in exported(capsys, tmp_path / "none", tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert "models by name need huggingface_hub. Install it" in exported(capsys, "allenai/OLMoE", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Models by name from a hub: what the name means, its files, and reading them by ranges. Needs huggingface_hub."""

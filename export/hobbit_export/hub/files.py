@@ -1,0 +1,110 @@
+"""`ByteFiles` of a repository: small files are here, weight files are read by ranges from the hub."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hobbit_export.byte_files import HUB_BLOCKS
+from hobbit_export.hub.blocks import BLOCK_BYTES, BlockCache
+from hobbit_export.hub.listing import Listing
+from hobbit_export.hub.transport import Transport
+
+_MOST_BYTES = 1 << 30
+_SMALL_READS = 8
+
+
+class HubFiles:
+    """The files of one repository at one commit.
+
+    Outside `kept_in` every read is one request: for headers. Within it, blocks of the files are kept on the drive.
+    """
+
+    def __init__(self, listing: Listing, folder: Path, block_bytes: int = BLOCK_BYTES) -> None:
+        """Take a repository.
+
+        Args:
+            listing: of the repository.
+            folder: has its small files.
+            block_bytes: fetched at a time.
+        """
+        self.folder = folder
+        self.listing = listing
+        self.transport = Transport(listing)
+        self._block_bytes = block_bytes
+        self._cache: BlockCache | None = None
+
+    @property
+    def kept_bytes(self) -> int:
+        """The most that blocks on the drive take: two weight files, or 1 GiB if that is less."""
+        weights = [file.size for file in self.listing.files.values() if file.name.endswith(".safetensors")]
+        return min(_MOST_BYTES, 2 * max(weights, default=0))
+
+    def names(self) -> set[str]:
+        """Names of all files that are not in a folder of the repository."""
+        return {name for name in self.listing.files if "/" not in name}
+
+    def size(self, name: str) -> int:
+        """Bytes of a file, as the hub says."""
+        return self.listing.files[name].size
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer; return how many bytes there were."""
+        if self._cache is not None:
+            return self._cache.read_into(name, offset, buffer)
+        return self._read_now(name, offset, buffer)
+
+    def read_many(self, ranges: Iterable[tuple[str, int, int]]) -> Iterator[bytes]:
+        """Yield small ranges in order; several requests are under way at a time, and no blocks are fetched."""
+        waiting: deque[Future[bytes]] = deque()
+        with ThreadPoolExecutor(_SMALL_READS, thread_name_prefix="hobbit-export-samples") as pool:
+            for name, offset, count in ranges:
+                waiting.append(pool.submit(self._read_bytes, name, offset, count))
+                if len(waiting) >= 2 * _SMALL_READS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def stamp(self, name: str) -> list[Any]:
+        """Size and digest, as the hub says."""
+        file = self.listing.files[name]
+        return [file.size, file.digest]
+
+    @contextmanager
+    def kept_in(self, folder: Path) -> Iterator[None]:
+        """Keep blocks below a folder meanwhile."""
+        sizes = {name: file.size for name, file in self.listing.files.items()}
+        fetch, files = self.transport.fetch, self.listing.files
+        cache = BlockCache(
+            folder / HUB_BLOCKS, self.kept_bytes, sizes, lambda n, start, stop: fetch(files[n], start, stop),
+            self._block_bytes,
+        )  # fmt: skip
+        self._cache = cache
+        try:
+            yield
+        except BaseException:
+            self.transport.stop()
+            raise
+        finally:
+            self._cache = None
+            cache.close()
+
+    def close(self) -> None:
+        """End what is under way."""
+        self.transport.stop()
+
+    def _read_bytes(self, name: str, offset: int, count: int) -> bytes:
+        out = bytearray(count)
+        return bytes(out[: self._read_now(name, offset, memoryview(out))])
+
+    def _read_now(self, name: str, offset: int, buffer: memoryview) -> int:
+        file = self.listing.files[name]
+        done, stop = 0, min(offset + len(buffer), file.size)
+        for piece in self.transport.fetch(file, offset, stop):
+            buffer[done : done + len(piece)] = piece
+            done += len(piece)
+        return done

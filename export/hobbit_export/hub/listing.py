@@ -1,0 +1,79 @@
+"""What a hub says of a model: the commit a revision means now, and each file's size and digest."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_runtime.base.errors import BundleError, HubError
+from hobbit_export.hub.failures import patiently
+from hobbit_export.hub.name import HubName
+
+_PIECE_BYTES = 1 << 20
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a repository.
+
+    Attributes:
+        digest: SHA-256 of its bytes where `is_large`, else git's SHA-1 of it, in hex; what the hub calls its ETag.
+    """
+
+    name: str
+    size: int
+    digest: str
+    is_large: bool
+
+    def check(self, path: Path) -> None:
+        """Compare a downloaded file with the hub's digest.
+
+        Raises:
+            BundleError: it is not that file.
+        """
+        size = path.stat().st_size
+        hasher = hashlib.sha256() if self.is_large else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        with open(path, "rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                hasher.update(piece)
+        if hasher.hexdigest() != self.digest:
+            raise BundleError(
+                f"{self.name}: expected the digest {self.digest} that the hub states, got {hasher.hexdigest()}. "
+                f"Delete {path} and run the same command again."
+            )
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A repository at one commit; everything is read at that commit, whatever happens to the branch."""
+
+    repo: str
+    commit: str
+    files: dict[str, HubFile]
+
+    def __str__(self) -> str:
+        return f"{self.repo}@{self.commit}"
+
+
+def list_model(name: HubName) -> Listing:
+    """Ask the hub for a model.
+
+    Raises:
+        ConfigError: there is no such model or revision, or no access to it.
+        HubError: the hub does not answer, or with something else.
+    """
+    from huggingface_hub import HfApi, constants
+
+    api = HfApi(endpoint=constants.ENDPOINT, library_name="hobbit-edge")
+    info = patiently(str(name), lambda: api.model_info(name.repo, revision=name.revision, files_metadata=True))
+    if not _COMMIT.fullmatch(info.sha or ""):
+        raise HubError(f"{name}: expected the hub to name a commit, got {str(info.sha)[:80]!r}.")
+    files = {}
+    for found in info.siblings or ():
+        digest = found.lfs.sha256 if found.lfs else found.blob_id
+        if digest and found.size is not None and found.size >= 0:
+            files[found.rfilename] = HubFile(found.rfilename, found.size, digest, bool(found.lfs))
+    return Listing(name.repo, str(info.sha), files)

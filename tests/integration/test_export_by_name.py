@@ -1,0 +1,266 @@
+"""hobbit-export of a model by name: the same bundle as from a folder, whatever a hub and the network do meanwhile."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import families
+import pytest
+from fake_hub import COMMIT, FakeHub, Fault
+
+from edge_runtime.base.errors import BundleError, HobbitError, HubError
+from edge_runtime.bundle import manifest_file
+from hobbit_export.cli import main
+from hobbit_export.hub.blocks import BlockCache
+from hobbit_export.hub.files import HubFiles
+from hobbit_export.hub.listing import list_model
+from hobbit_export.hub.name import HubName, hub_name
+from hobbit_export.safetensors import read_header
+
+pytestmark = pytest.mark.oracle
+NAME = HubName("org/tiny", None)
+WEIGHTS = "model-00001-of-"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return families.make_checkpoint("qwen3_moe", tmp_path_factory.mktemp("hub") / "tiny", sharded=True)
+
+
+@pytest.fixture(scope="module")
+def from_folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("folder") / "bundle"
+    assert main([str(checkpoint), "--out", str(out), "--no-self-check"]) == 0
+    return out
+
+
+@pytest.fixture
+def hub(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    constants = pytest.importorskip("huggingface_hub").constants
+    served = FakeHub(checkpoint)
+    monkeypatch.setattr(constants, "ENDPOINT", served.url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", served.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("hobbit_export.hub.failures._FIRST_PAUSE_S", 0.01)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    yield served
+    served.close()
+
+
+def export(out: Path, *flags: str, name: str = "org/tiny") -> int:
+    return main([name, "--out", str(out), "--no-self-check", *flags])
+
+
+def same_parts(one: Path, other: Path) -> bool:
+    digests = [{p.name: p.sha256 for p in manifest_file.read(bundle).parts} for bundle in (one, other)]
+    return digests[0] == digests[1]
+
+
+def test_a_bundle_by_name_is_the_one_from_a_folder(hub: FakeHub, from_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    assert export(out) == 0
+    assert same_parts(out, from_folder)
+    source, local = manifest_file.read(out).source, manifest_file.read(from_folder).source
+    assert source.checkpoint == f"org/tiny@{COMMIT}"
+    assert source.weights_sample_sha256 == local.weights_sample_sha256
+    assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in from_folder.iterdir())
+    assert not [p for p in (tmp_path / "cache").rglob("*") if "safetensors" in p.name and not p.name.endswith("json")]
+    assert main(["org/tiny@v1", "--out", str(out), "--verify"]) == 0
+
+
+def test_a_dry_run_reads_no_weights(hub: FakeHub, checkpoint: Path, tmp_path: Path, capsys) -> None:
+    assert export(tmp_path / "bundle", "--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["source"] == f"org/tiny@{COMMIT}"
+    assert not (tmp_path / "bundle").exists()
+    asked = [(name, first, stop) for name, first, stop in hub.ranges if name.endswith(".safetensors")]
+    shards = len(list(checkpoint.glob("*.safetensors")))
+    assert len(asked) == 2 * shards
+    assert all(stop <= 8 + _header_bytes(checkpoint / name) for name, _, stop in asked)
+
+
+def _header_bytes(path: Path) -> int:
+    return int.from_bytes(path.read_bytes()[:8], "little")
+
+
+def test_two_shards_at_most_are_on_the_drive(
+    hub: FakeHub, checkpoint: Path, from_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    caches: list[BlockCache] = []
+    made = BlockCache.__init__
+
+    def remember(self, *args, **kwargs):
+        made(self, *args, **kwargs)
+        caches.append(self)
+
+    monkeypatch.setattr(BlockCache, "__init__", remember)
+    # smaller blocks than shards, so that they come, go and are read ahead as those of a large model are
+    monkeypatch.setattr(HubFiles.__init__, "__defaults__", (10_000,))
+    assert export(tmp_path / "bundle") == 0
+    sizes = [path.stat().st_size for path in checkpoint.glob("*.safetensors")]
+    (cache,) = caches
+    assert 2 * 10_000 <= cache.peak_bytes <= 2 * max(sizes) < sum(sizes)
+    assert same_parts(tmp_path / "bundle", from_folder)
+    assert hub.leaked == []
+
+
+FAULTS = {
+    "busy": [("store", Fault(503)), ("store", Fault(429, headers={"Retry-After": "0"}))],
+    "throttled hub": [("api", Fault(429, headers={"Retry-After": "0"})), ("resolve", Fault(502))],
+    "cut": [("store", Fault(cut=100)), ("store", Fault(cut=0)), ("store", Fault(cut=9000))],
+}
+
+
+@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS.keys())
+def test_what_passes_is_waited_for(hub: FakeHub, from_folder: Path, tmp_path: Path, faults) -> None:
+    for place, fault in faults:
+        hub.faults[place].append(fault)
+    assert export(tmp_path / "bundle") == 0
+    assert same_parts(tmp_path / "bundle", from_folder)
+    assert not any(hub.faults.values())
+
+
+def test_addresses_that_expire_are_asked_for_again(hub: FakeHub, from_folder: Path, tmp_path: Path) -> None:
+    hub.uses_of_an_address = 2
+    assert export(tmp_path / "bundle") == 0
+    assert same_parts(tmp_path / "bundle", from_folder)
+
+
+def test_a_token_goes_to_the_hub_and_nowhere_else(hub: FakeHub, tmp_path: Path, monkeypatch, capsys) -> None:
+    hub.token = "hf_secret"
+    assert export(tmp_path / "bundle") == 78
+    assert "private or gated" in capsys.readouterr().err
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert export(tmp_path / "bundle") == 0
+    assert hub.leaked == []
+
+
+def test_an_export_that_the_network_ended_resumes(hub: FakeHub, from_folder: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "bundle"
+    assert export(tmp_path / "another") == 0
+    tensors = sum(len(read_header(path)) for path in hub.folder.glob("*.safetensors"))
+    hub.dies_after = 2 * hub.seen["store"] - tensors  # before the samples that come last, of every tensor one
+    assert export(out) == 1
+    assert "Run the same command again to resume" in capsys.readouterr().err
+    assert not (out / "manifest.json").exists()
+    hub.dies_after = None
+    assert export(out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["steps_resumed"] > 0
+    assert same_parts(out, from_folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("org/none", "org/none: the server refused access|no such model"), ("org/tiny@v9", "no such model, revision")],
+)
+def test_a_model_or_revision_that_is_not_there(hub: FakeHub, tmp_path: Path, capsys, name: str, said: str) -> None:
+    assert export(tmp_path / "bundle", name=name) == 78
+    message = capsys.readouterr().err
+    assert name.partition("@")[0] in message
+    assert "no such model, revision or file (404)" in message or "refused access" in message
+
+
+def reading(hub: FakeHub, checkpoint: Path) -> tuple[HubFiles, str]:
+    listing = list_model(NAME)
+    return HubFiles(listing, checkpoint), next(n for n in listing.files if n.startswith(WEIGHTS))
+
+
+LIES: list[tuple[str, Fault, type[HobbitError], str]] = [
+    ("store", Fault(headers={"Content-Range": "bytes 0-7/9"}), BundleError, "expected bytes 0-99 of .*has bytes 0-7/9"),
+    ("resolve", Fault(headers={"X-Repo-Commit": "b" * 40}), BundleError, "expected commit aaaa"),
+    ("resolve", Fault(headers={"X-Linked-Size": "12"}), BundleError, "expected size .*has 12"),
+    ("resolve", Fault(headers={"X-Linked-Etag": '"abc"'}), BundleError, "expected ETag .*has abc"),
+    ("store", Fault(416), HubError, "the server said 416"),
+]
+
+
+@pytest.mark.parametrize(("place", "fault", "kind", "said"), LIES, ids=[lie[3] for lie in LIES])
+def test_an_answer_that_is_not_what_was_listed(hub: FakeHub, checkpoint: Path, place, fault, kind, said) -> None:
+    files, name = reading(hub, checkpoint)
+    hub.faults[place].append(fault)
+    with pytest.raises(kind, match=f"{name}: .*{said}"):
+        files.read_into(name, 0, memoryview(bytearray(100)))
+
+
+def test_another_file_under_the_same_address(hub: FakeHub, checkpoint: Path) -> None:
+    files, name = reading(hub, checkpoint)
+    files.read_into(name, 0, memoryview(bytearray(8)))
+    hub.faults["store"].append(Fault(headers={"ETag": '"another"'}))
+    with pytest.raises(BundleError, match="expected ETag"):
+        files.read_into(name, 8, memoryview(bytearray(8)))
+
+
+def test_a_server_that_stays_busy_is_given_up(hub: FakeHub, checkpoint: Path) -> None:
+    for fault, said in [(Fault(503), "the server said 503"), (Fault(404), "has expired .404."), (Fault(cut=0), "")]:
+        files, name = reading(hub, checkpoint)
+        hub.faults["store"].clear()
+        hub.faults["store"].extend([fault] * 20)
+        with pytest.raises(HubError, match=f"{name}: .*{said}.*, 6 times in a row"):
+            files.read_into(name, 0, memoryview(bytearray(8)))
+
+
+def test_small_reads_come_in_order(hub: FakeHub, checkpoint: Path) -> None:
+    files, name = reading(hub, checkpoint)
+    raw = (checkpoint / name).read_bytes()
+    wanted = [(name, at, 16) for at in range(0, 3000, 50)] + [(name, len(raw) - 4, 16)]
+    assert list(files.read_many(wanted)) == [raw[at : at + count] for _, at, count in wanted]
+
+
+def test_a_small_file_with_other_bytes_is_refused(hub: FakeHub, checkpoint: Path, tmp_path: Path, monkeypatch, capsys):
+    info = hub.model_info()
+    config = next(file for file in info["siblings"] if file["rfilename"] == "config.json")
+    config["blobId"] = "0" * 40
+    monkeypatch.setattr(hub, "model_info", lambda: info)
+    assert export(tmp_path / "bundle") == 78
+    assert "config.json: expected the digest 0000" in capsys.readouterr().err
+
+
+def test_the_whole_source_may_be_kept(
+    hub: FakeHub, checkpoint: Path, from_folder: Path, tmp_path: Path, capsys
+) -> None:
+    kept = tmp_path / "kept"
+    assert export(tmp_path / "bundle", "--keep-source", str(kept)) == 0
+    for path in checkpoint.glob("*.safetensors"):
+        assert (kept / path.name).read_bytes() == path.read_bytes()
+    assert same_parts(tmp_path / "bundle", from_folder)
+    shard = next(kept.glob("*.safetensors"))
+    shard.write_bytes(bytes(shard.stat().st_size))
+    capsys.readouterr()
+    assert export(tmp_path / "bundle", "--keep-source", str(kept), "--no-resume") == 78
+    assert f"{shard.name}: expected the digest" in capsys.readouterr().err
+
+
+def test_offline_only_the_cache_is_asked(hub: FakeHub, from_folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    hub_library = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub_library.constants, "HF_HUB_OFFLINE", True)
+    assert export(tmp_path / "bundle") == 78
+    assert "HF_HUB_OFFLINE is set" in capsys.readouterr().err
+    monkeypatch.setattr(hub_library.constants, "HF_HUB_OFFLINE", False)
+    hub_library.snapshot_download("org/tiny", endpoint=hub.url)
+    monkeypatch.setattr(hub_library.constants, "HF_HUB_OFFLINE", True)
+    asked = sum(hub.seen.values())
+    assert export(tmp_path / "bundle") == 0
+    assert same_parts(tmp_path / "bundle", from_folder)
+    assert sum(hub.seen.values()) == asked
+
+
+def test_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert hub_name("Qwen/Qwen3-30B-A3B") == HubName("Qwen/Qwen3-30B-A3B", None)
+    assert hub_name("org/name@refs/pr/3") == HubName("org/name", "refs/pr/3")
+    for path in ("./org/name", "/org/name", "org", "org/name/", "a/b/c", "models/x.gguf", "org/..", "../name", ""):
+        assert hub_name(path) is None, path
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    assert hub_name("org/name") is None
+    shutil.rmtree(tmp_path / "org")
+
+
+def test_keep_source_is_for_names(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "bundle")
+    assert main([str(checkpoint), "--out", out, "--keep-source", str(tmp_path / "kept")]) == 78
+    assert "--keep-source: " in capsys.readouterr().err
