@@ -9,13 +9,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from edge_runtime.base.command import DefaultsFormatter, VersionAction
 from edge_runtime.base.ending import exit_code
 from edge_runtime.base.errors import HobbitError
 from edge_runtime.base.sizes import parse_size
 from edge_runtime.config.environment import Environment
+from hobbit_export import commands
 from hobbit_export.options import (
     DEFAULT_MEMORY,
     DEFAULT_TEXT,
@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=DefaultsFormatter,
     )
     _add_what(parser)
+    _add_source(parser)
     _add_how(parser)
     return parser
 
@@ -53,13 +54,6 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder with config.json, safetensors and tokenizer.json; a GGUF file (of several splits the first); or "
         "org/name[@revision], a model on the Hugging Face Hub, whose weights are read as they are needed and not kept",
-    )
-    add(
-        "--keep-source",
-        metavar="DIR",
-        type=Path,
-        default=None,
-        help="of a model by name: download the whole checkpoint to this folder first, and check its digests",
     )
     add(
         "--out",
@@ -83,6 +77,27 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     )
     add("--targets", default="ort", help="engines to build for; only ort so far")
     add(
+        "--calibrate",
+        metavar="FILE.txt",
+        type=Path,
+        nargs="?",
+        const=DEFAULT_TEXT,
+        help="run this text (or a page that comes with the program) and measure what lower tiers and skips cost: "
+        "needed by --policy rate-distortion and --max-kld",
+    )
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    """Flags that say how the checkpoint is read."""
+    add = parser.add_argument
+    add(
+        "--keep-source",
+        metavar="DIR",
+        type=Path,
+        default=None,
+        help="of a model by name: download the whole checkpoint to this folder first, and check its digests",
+    )
+    add(
         "--ignore-key",
         metavar="NAME",
         action="append",
@@ -97,15 +112,6 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="folder with the tokenizer.json (and tokenizer_config.json, chat template) to use in place of the model's "
         "own",
-    )
-    add(
-        "--calibrate",
-        metavar="FILE.txt",
-        type=Path,
-        nargs="?",
-        const=DEFAULT_TEXT,
-        help="run this text (or a page that comes with the program) and measure what lower tiers and skips cost: "
-        "needed by --policy rate-distortion and --max-kld",
     )
 
 
@@ -174,8 +180,8 @@ def _command(argv: Sequence[str] | None) -> int:
         Environment(os.environ)
         options = parse_options(arguments)
         _limit_threads()
-        options = _find(options, arguments.keep_source)
-        report = _dry_run(options) if arguments.dry_run else _export(options, arguments)
+        options = commands.find_source(options, arguments.keep_source)
+        report = commands.dry_run(options) if arguments.dry_run else commands.run_export(options, arguments)
     except HobbitError as err:
         sys.stderr.write(f"hobbit-export: {err}\n")
         return err.exit_code
@@ -213,50 +219,3 @@ def _limit_threads() -> None:
     """
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
-
-
-def _find(options: ExportOptions, keep_source: Path | None) -> ExportOptions:
-    from hobbit_export.hub.opening import by_name
-
-    return by_name(options, keep_source)
-
-
-def _export(options: ExportOptions, arguments: argparse.Namespace) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from hobbit_export.exporter import export
-    from hobbit_export.verify import check_same_source, run_self_check, verify
-    from hobbit_export.workplace import is_complete
-
-    report: dict[str, Any] = {"bundle": str(options.out), "dry_run": False}
-    if arguments.verify and options.resume and is_complete(options.out):
-        check_same_source(options)
-    else:
-        report |= asdict(export(options, quiet=arguments.json))
-        if not arguments.verify and not arguments.no_self_check:
-            report["self_check"] = run_self_check(options)
-    report["verified"] = verify(options, quiet=arguments.json) if arguments.verify else None
-    return report
-
-
-def _dry_run(options: ExportOptions) -> dict[str, Any]:
-    from hobbit_export.fit import fit_profiles
-    from hobbit_export.memory import plan_memory, resident_bytes
-    from hobbit_export.plan import describe, plan_parts
-    from hobbit_export.source import SourceModel
-
-    source = SourceModel.open(options.checkpoint, options.ignore_keys, options.tokenizer, options.files)
-    with source.checkpoint:
-        plan_memory(source, options, resident_bytes())
-        parts = plan_parts(source, options)
-        plan = describe(parts, source.spec, options)
-        return {
-            "bundle": str(options.out),
-            "dry_run": True,
-            **plan,
-            "left_out": [omitted.to_json() for omitted in source.left_out],
-            "formats": source.formats,
-            "ignored_keys": list(options.ignore_keys),
-            "source": options.source_name or str(options.checkpoint),
-            "profiles": fit_profiles(source.spec, parts, options),
-        }

@@ -39,7 +39,7 @@ def from_folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def hub(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    constants = pytest.importorskip("huggingface_hub").constants
+    constants = pytest.importorskip("huggingface_hub.constants")
     served = FakeHub(checkpoint)
     monkeypatch.setattr(constants, "ENDPOINT", served.url)
     monkeypatch.setattr(
@@ -236,13 +236,13 @@ def test_the_whole_source_may_be_kept(
 
 
 def test_offline_only_the_cache_is_asked(hub: FakeHub, from_folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    hub_library = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(hub_library.constants, "HF_HUB_OFFLINE", True)
+    hub_library, constants = pytest.importorskip("huggingface_hub"), pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert export(tmp_path / "bundle") == 78
     assert "HF_HUB_OFFLINE is set" in capsys.readouterr().err
-    monkeypatch.setattr(hub_library.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     hub_library.snapshot_download("org/tiny", endpoint=hub.url)
-    monkeypatch.setattr(hub_library.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     asked = sum(hub.seen.values())
     assert export(tmp_path / "bundle") == 0
     assert same_parts(tmp_path / "bundle", from_folder)

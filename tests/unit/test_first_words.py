@@ -53,7 +53,7 @@ def test_gguf_files(tmp_path, capsys):
 
 
 def test_a_name_on_the_hub_without_a_hub(tmp_path, capsys, monkeypatch):
-    constants = pytest.importorskip("huggingface_hub").constants
+    constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

@@ -1,0 +1,59 @@
+"""What the command line does once its flags are checked; it imports numpy and the rest only when called."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from hobbit_export.options import ExportOptions
+
+
+def find_source(options: ExportOptions, keep_source: Path | None) -> ExportOptions:
+    """Return options that say where the model is, if they named one on a hub."""
+    from hobbit_export.hub.opening import by_name
+
+    return by_name(options, keep_source)
+
+
+def run_export(options: ExportOptions, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Export, or only verify what is complete; return the report."""
+    from dataclasses import asdict
+
+    from hobbit_export.exporter import export
+    from hobbit_export.verify import check_same_source, run_self_check, verify
+    from hobbit_export.workplace import is_complete
+
+    report: dict[str, Any] = {"bundle": str(options.out), "dry_run": False}
+    if arguments.verify and options.resume and is_complete(options.out):
+        check_same_source(options)
+    else:
+        report |= asdict(export(options, quiet=arguments.json))
+        if not arguments.verify and not arguments.no_self_check:
+            report["self_check"] = run_self_check(options)
+    report["verified"] = verify(options, quiet=arguments.json) if arguments.verify else None
+    return report
+
+
+def dry_run(options: ExportOptions) -> dict[str, Any]:
+    """Return the plan of an export."""
+    from hobbit_export.fit import fit_profiles
+    from hobbit_export.memory import plan_memory, resident_bytes
+    from hobbit_export.plan import describe, plan_parts
+    from hobbit_export.source import SourceModel
+
+    source = SourceModel.open(options.checkpoint, options.ignore_keys, options.tokenizer, options.files)
+    with source.checkpoint:
+        plan_memory(source, options, resident_bytes())
+        parts = plan_parts(source, options)
+        plan = describe(parts, source.spec, options)
+        return {
+            "bundle": str(options.out),
+            "dry_run": True,
+            **plan,
+            "left_out": [omitted.to_json() for omitted in source.left_out],
+            "formats": source.formats,
+            "ignored_keys": list(options.ignore_keys),
+            "source": options.source_name or str(options.checkpoint),
+            "profiles": fit_profiles(source.spec, parts, options),
+        }
