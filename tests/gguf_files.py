@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 
 from hobbit_export.checkpoint import Checkpoint
 
-ARCHITECTURES = {"mixtral": "llama", "olmoe": "olmoe", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}
+ARCHITECTURES = {
+    "gpt_oss": "gpt-oss", "granitemoe": "granitemoe", "granitemoeshared": "granitemoe", "mixtral": "llama",
+    "olmoe": "olmoe", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "qwen3_vl_moe": "qwen3vlmoe",
+}  # fmt: skip
 F32 = NDArray[np.float32]
 Store = Callable[[str, F32], tuple[NDArray[Any], gguf.GGMLQuantizationType | None]]
 """Name and values of a tensor -> what is written, and its type where the array does not say it."""
@@ -82,6 +85,7 @@ def write_gguf(
         The file, or the first of several.
     """
     config = json.loads((checkpoint / "config.json").read_text())
+    config = config.get("text_config", {}) | config
     architecture = ARCHITECTURES[config["model_type"]]
     writer = gguf.GGUFWriter(out, architecture, split_max_tensors=splits)
     _add_sizes(writer, config)
@@ -102,40 +106,71 @@ def tensors_of(checkpoint: Path, config: Mapping[str, Any], architecture: str) -
     """Every tensor under its GGUF name."""
     numbers = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
     table = gguf.get_tensor_name_map(numbers[architecture], config["num_hidden_layers"])
-    found: dict[str, F32] = {}
     with Checkpoint.open(checkpoint) as opened:
-        for name, values in _stacked({name: opened.tensor_f32(name) for name in opened.tensors}).items():
-            if architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
-                heads = config["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
-                rows = values.shape[0] // heads
-                values = values.reshape(heads, 2, rows // 2, -1).swapaxes(1, 2).reshape(values.shape)
-            mapped = table.get_name(name, try_suffixes=(".weight", ".bias"))
-            if mapped is None:
-                raise ValueError(f"{name}: the architecture has no such tensor")
-            found[mapped] = np.ascontiguousarray(values)
+        tensors = {name: opened.tensor_f32(name) for name in opened.tensors if not name.startswith("model.visual.")}
+    if architecture in ("llama", "granitemoe"):
+        tensors = {name: _permuted(name, values, config) for name, values in tensors.items()}
+    found: dict[str, F32] = {}
+    for name, values in _apart(_stacked(tensors), config).items():
+        plain = name.replace("model.language_model.", "model.").replace("block_sparse_moe.experts", "mlp.experts")
+        mapped = plain if plain.startswith("blk.") else table.get_name(plain, try_suffixes=(".weight", ".bias"))
+        if mapped is None:
+            raise ValueError(f"{name}: the architecture has no such tensor")
+        found[mapped] = np.ascontiguousarray(values)
     return found
 
 
+def _permuted(name: str, values: F32, config: Mapping[str, Any]) -> F32:
+    """Rows of q and k, and numbers of their biases, as the converter of the llama family orders them."""
+    if ".q_proj." not in name and ".k_proj." not in name:
+        return values
+    heads = config["num_attention_heads"]
+    heads = heads if ".q_proj." in name else config.get("num_key_value_heads") or heads
+    shape = (heads, 2, values.shape[0] // heads // 2, *values.shape[1:])
+    return values.reshape(shape).swapaxes(1, 2).reshape(values.shape)
+
+
 def _stacked(tensors: Mapping[str, F32]) -> dict[str, F32]:
-    """Experts of a layer as one tensor a matrix, under the names the package's table has for them."""
+    """Experts that have a tensor each, stacked."""
     found: dict[str, F32] = {}
-    apart: dict[str, dict[int, F32]] = {}
+    each: dict[str, dict[int, F32]] = {}
+    matrices = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
     for name, values in tensors.items():
         block, _, rest = name.partition(".experts.")
-        if not rest:
-            found[name] = values
-        elif rest == "gate_up_proj":
-            gate, up = np.split(values, 2, axis=1)
-            found |= {f"{block}.experts.gate_proj.weight": gate, f"{block}.experts.up_proj.weight": up}
-        elif rest == "down_proj":
-            found[f"{block}.experts.down_proj.weight"] = values
-        else:
+        if rest[:1].isdigit():
             expert, matrix, _ = rest.split(".")
-            apart.setdefault(f"{block}.experts.{matrix}", {})[int(expert)] = values
-    for name, experts in apart.items():
-        matrix = name.replace("model.layers", "layers").replace("block_sparse_moe", "feed_forward")
-        stacked = np.stack([experts[i] for i in range(len(experts))])
-        found[f"{matrix if 'feed_forward' in matrix else name}.weight"] = stacked
+            each.setdefault(f"{block}.experts.{matrices.get(matrix, matrix)}.weight", {})[int(expert)] = values
+        else:
+            found[name] = values
+    return found | {name: np.stack([experts[i] for i in range(len(experts))]) for name, experts in each.items()}
+
+
+def _apart(tensors: Mapping[str, F32], config: Mapping[str, Any]) -> dict[str, F32]:
+    """Gate and up of fused tensors apart, turned where the family stores inputs first; suffixes as the tables have."""
+    family = config["model_type"]
+    found: dict[str, F32] = {}
+    for name, values in tensors.items():
+        block, _, last = name.rpartition(".")
+        layer = name.split(".layers.")[-1].split(".")[0]
+        turned = values.swapaxes(1, 2) if family == "gpt_oss" and values.ndim == 3 else values
+        if last == "gate_up_proj_bias":
+            found |= {f"{block}.gate_proj.bias": values[:, ::2], f"{block}.up_proj.bias": values[:, 1::2]}
+        elif last == "down_proj_bias":
+            found[f"{block}.down_proj.bias"] = values
+        elif last == "gate_up_proj":
+            halves = (turned[:, ::2], turned[:, 1::2]) if family == "gpt_oss" else np.split(turned, 2, axis=1)
+            found |= {f"{block}.gate_proj.weight": halves[0], f"{block}.up_proj.weight": halves[1]}
+        elif last == "down_proj" and values.ndim == 3:
+            found[f"{block}.down_proj.weight"] = turned
+        elif name.endswith("_linear.weight"):  # Granite's
+            kind = "shexp" if "shared_mlp" in name else "exps"
+            if "input" in name:
+                gate, up = np.split(values, 2, axis=-2)
+                found |= {f"blk.{layer}.ffn_gate_{kind}.weight": gate, f"blk.{layer}.ffn_up_{kind}.weight": up}
+            else:
+                found[f"blk.{layer}.ffn_down_{kind}.weight"] = values
+        else:
+            found[f"{name}.weight" if last == "sinks" else name] = values
     return found
 
 
@@ -165,10 +200,17 @@ def _add_sizes(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
         ("moe_intermediate_size", writer.add_expert_feed_forward_length),
         ("shared_expert_intermediate_size", writer.add_expert_shared_feed_forward_length),
         ("sliding_window", writer.add_sliding_window),
+        ("shared_intermediate_size", writer.add_expert_shared_feed_forward_length),
         ("clip_qkv", writer.add_clamp_kqv),
+        ("attention_multiplier", writer.add_attention_scale),
+        ("embedding_multiplier", writer.add_embedding_scale),
+        ("residual_multiplier", writer.add_residual_scale),
+        ("logits_scaling", writer.add_logit_scale),
     ):
-        if config.get(key) and (key != "sliding_window" or config["model_type"] == "mixtral"):
+        if config.get(key) and (key != "sliding_window" or config["model_type"] in ("gpt_oss", "mixtral")):
             add(config[key])
+    if config["model_type"] == "gpt_oss":
+        writer.add_expert_feed_forward_length(config["intermediate_size"])
 
 
 def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocab_size: int, pre: str) -> None:

@@ -51,6 +51,10 @@ def with_config(checkpoint: Path, **changes: Any) -> Path:
         ("olmoe", {"clip_qkv": 0.75}),
         ("qwen2_moe", {}),
         ("qwen3_moe", {"rope_parameters": YARN, "rms_norm_eps": 1e-6}),
+        ("qwen3_vl_moe", {}),
+        ("gpt_oss", {}),
+        ("granitemoe_bias_tied", {}),
+        ("granitemoeshared", {}),
     ],
 )
 def test_the_same_weights_give_the_same_bundle(case: str, changes: dict[str, Any], tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def rope(keys: Keys, head_dim: int) -> dict[str, Any]:
     """Read the rotary options of a model that has the same ones in every layer, and turns whole heads."""
     keys.fixed("rope.dimension_count", head_dim)
     theta = keys.number("rope.freq_base")
-    return {"rope_theta": 10000.0 if theta is None else theta, **_scaling(keys)}
+    return {"rope_parameters": {"rope_theta": 10000.0 if theta is None else theta, **_scaling(keys)}}
 
 
 def intermediate(found: Found, name: str, tensor: str) -> int | None:
@@ -100,9 +100,9 @@ def _scaling(keys: Keys) -> dict[str, Any]:
         "beta_slow": keys.number("rope.scaling.yarn_beta_slow"),
     })  # fmt: skip
     if kind in (None, "none"):
-        return {}
+        return {"rope_type": "default"}
     if kind not in ("linear", "yarn"):
         raise keys.refuse("rope.scaling.type", kind, "Supported: none, linear, yarn.")
     if factor is None:
         raise ConfigError(f"{keys.where}: rope.scaling.factor: rope type {kind!r} needs it, got nothing.")
-    return {"rope_scaling": {"rope_type": kind, "factor": factor, **(yarn if kind == "yarn" else {})}}
+    return {"rope_type": kind, "factor": factor, **(yarn if kind == "yarn" else {})}

@@ -60,6 +60,10 @@ class Keys:
         """Return one number a layer, or None."""
         return self._get(name, lambda key: self._metadata.by_layer(key, num_layers))
 
+    def numbers(self, name: str, most: int) -> list[int | float] | None:
+        """Return a list of numbers, or None."""
+        return self._get(name, lambda key: self._metadata.numbers(key, most))
+
     def required(self, name: str) -> int:
         """Return a whole number above 0 that must be there."""
         value = self.count(name)

@@ -10,8 +10,9 @@ from typing import Any
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.bundle.tokenizer_file import most_bytes
 from hobbit_export.arch import find_adapter
+from hobbit_export.gguf.architectures.family import Family
 from hobbit_export.gguf.common import Found
-from hobbit_export.gguf.families import Family, family_of
+from hobbit_export.gguf.families import family_of
 from hobbit_export.gguf.files import open_files
 from hobbit_export.gguf.keys import Keys
 from hobbit_export.gguf.metadata import Metadata
@@ -43,19 +44,21 @@ def open_gguf(path: Path, ignore_keys: Sequence[str] = (), tokenizer: Path | Non
     found = Found(keys, storage.tensors, special.get("bos"), ends(special))
     family = family_of(architecture, found)
     config = {"model_type": family.model_type, **family.read(found)}
+    text = config.get("text_config", config)
     keys.finish()
     adapter = find_adapter(config)
-    names = replace(gguf_names(architecture, adapter.NAMES), left_out=family.left_out)
+    names = gguf_names(architecture, adapter.NAMES, family.tensors, storage.tensors)
+    names = replace(names, left_out=family.left_out)
     weights = {name: weight_of(storage, name) for name in storage.tensors}
-    for canonical, name in _undone(family, names.layer, config["num_hidden_layers"]):
+    for canonical, name in _undone(family, names.layer, text["num_hidden_layers"]):
         if name in weights:
-            weights[name] = family.undo[canonical](weights[name], config)
+            weights[name] = family.undo[canonical](weights[name], text)
     return Origin(
         storage,
         weights,
         config,
         digest,
-        _tokenizer(metadata, config["vocab_size"], tokenizer),
+        _tokenizer(metadata, text["vocab_size"], tokenizer),
         generation(metadata, found.eos_token_ids),
         None if tokenizer is None else eos_token_id(tokenizer),
         names,

@@ -1,0 +1,1 @@
+"""Architectures by relationship: each file builds the configurations of a few."""

@@ -1,0 +1,58 @@
+"""What the exporter must know of a family to read it from GGUF."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hobbit_export.arch.names import LeftOut
+from hobbit_export.gguf.common import Found, decoder, head_dim, rope
+from hobbit_export.gguf.undo import in_halves, with_shape
+from hobbit_export.weights import Weight
+
+Undo = Callable[[Weight, Mapping[str, Any]], Weight]
+"""A weight as it is stored, and the configuration -> the weight as transformers has it."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family.
+
+    Attributes:
+        model_type: its name in transformers, by which the adapter is found.
+        read: builds config.json.
+        undo: canonical name of a weight -> how to undo what was done to it.
+        tensors: canonical name -> tensor below ``blk.N.``, where the tables of the `gguf` package do not know it.
+        left_out: tensors that are not part of what is run.
+    """
+
+    model_type: str
+    read: Callable[[Found], dict[str, Any]]
+    undo: Mapping[str, Undo] = field(default_factory=dict)
+    tensors: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def plain(found: Found) -> dict[str, Any]:
+    """Read a decoder with one kind of layer and rope."""
+    config = decoder(found)
+    return {**config, **rope(found.keys, head_dim(config))}
+
+
+def has_bias(found: Found) -> bool:
+    """Whether the projections of attention have biases."""
+    return "blk.0.attn_q.bias" in found.tensors
+
+
+def _heads(weight: Weight, config: Mapping[str, Any]) -> Weight:
+    return in_halves(weight, head_dim(config))
+
+
+def one_row(weight: Weight, config: Mapping[str, Any]) -> Weight:
+    """Return a matrix of one row, which converters store as a vector."""
+    return with_shape(weight, 1, config["hidden_size"])
+
+
+HEADS: Mapping[str, Undo] = dict.fromkeys(("q", "k", "q_bias", "k_bias"), _heads)
+"""What the converter of the llama family does to q and k, and those of its relatives."""
