@@ -2,6 +2,7 @@
 // HOBBIT_ENCODE; all are compiled without contraction, so their output is the same bytes.
 #include "encode_panel.hpp"
 #include "encode_search.hpp"
+#include "encode_grid.hpp"
 
 namespace hobbit {
 namespace {
@@ -87,7 +88,10 @@ inline Fit search(const Group& g) {
     best = {better ? fit.a : best.a, better ? fit.b : best.b, better ? fit.tilt : best.tilt,
             better ? fit.error : best.error};
   }
-  return best;
+  const VF step = grid_step(g);
+  const Fit fit = refit(g, step, g.low);
+  const auto better = (step > 0) & (fit.error < best.error);
+  return {better ? fit.a : best.a, better ? fit.b : best.b, better ? fit.tilt : best.tilt, all(0)};
 }
 
 // What a row's table is fitted to: sums of a (w - b) and of a^2 over the weights of each cell.
