@@ -209,6 +209,11 @@ def _add_sizes(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     ):
         if config.get(key) and (key != "sliding_window" or config["model_type"] in ("gpt_oss", "mixtral")):
             add(config[key])
+    if config["model_type"] == "qwen3_vl_moe":
+        third = config["head_dim"] // 6
+        plain = [config["head_dim"] // 2 - 2 * third, third, third]
+        writer.add_rope_dimension_sections([*rope.get("mrope_section", plain), 0])
+        writer.add_num_deepstack_layers(1)
     if config["model_type"] == "gpt_oss":
         writer.add_expert_feed_forward_length(config["intermediate_size"])
 

@@ -19,25 +19,24 @@ def gguf_names(architecture: str, names: Names, own: Mapping[str, str], present:
     Args:
         architecture: the family's name in GGUF.
         names: of its adapter.
-        own: canonical name -> tensor below ``blk.N.``, where the package's tables do not know it.
+        own: canonical name -> tensor (of layers: below ``blk.N.``), where the package's tables do not know it, or a
+            weight is a part of another tensor than in transformers.
         present: names of the tensors that are there.
     """
-    layer = {canonical: _all(given) for canonical, given in names.layer.items()}
     first = _of_text(names.layers.format(layer=0))
-    top = {canonical: _of_text(name) for canonical, name in names.top.items()}
-    wanted = [first + name for each in layer.values() for name in each]
-    found = tensor_names(architecture, [*wanted, *top.values()])
+    layer = {canonical: [first + name for name in _all(given)] for canonical, given in names.layer.items()}
+    top = {canonical: [_of_text(name) for name in _all(given)] for canonical, given in names.top.items()}
+    found = tensor_names(architecture, [name for given in (layer, top) for each in given.values() for name in each])
 
-    def named(canonical: Iterable[str]) -> str | None:
-        mapped = next((found[first + name] for name in canonical if first + name in found), None)
-        # a parameter that is no module's weight or bias has a suffix in some architectures
-        with_suffix = f"{mapped}.weight"
-        return with_suffix if mapped is not None and mapped not in present and with_suffix in present else mapped
+    def named(given: Mapping[str, list[str]]) -> dict[str, str]:
+        mapped = {c: next((found[name] for name in each if name in found), None) for c, each in given.items()}
+        return {c: _suffixed(name, present) for c, name in mapped.items() if name is not None}
 
+    of_layers = {canonical: name.removeprefix(_FIRST) for canonical, name in named(layer).items()}
     return Names(
         layouts=tuple(_layouts()),
-        layer={c: name.removeprefix(_FIRST) for c, each in layer.items() if (name := named(each))} | dict(own),
-        top={canonical: found[name] for canonical, name in top.items() if name in found},
+        layer=of_layers | {c: name for c, name in own.items() if c not in names.top},
+        top=named(top) | {c: name for c, name in own.items() if c in names.top},
         layers=LAYERS,
     )
 
@@ -47,8 +46,17 @@ def _of_text(name: str) -> str:
     return name.replace("model.language_model.", "model.")
 
 
-def _all(given: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else given
+def _all(given: object) -> tuple[str, ...]:
+    """The tensors that may hold a weight as it is; none where an adapter derives it from others."""
+    if isinstance(given, str):
+        return (given,)
+    return given if isinstance(given, tuple) else ()
+
+
+def _suffixed(name: str, present: Container[str]) -> str:
+    """A tensor's name with the suffix that some architectures give to parameters which are no module's weight."""
+    with_suffix = f"{name}.weight"
+    return with_suffix if name not in present and with_suffix in present else name
 
 
 def _layouts() -> Iterable[ExpertLayout]:
