@@ -1,4 +1,4 @@
-"""`hobbit eval`: run a text token by token under a baseline and under the settings given, and compare."""
+"""`hobbit eval`: run a text under a baseline and under the settings given, and compare; or run benchmark tasks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ _LOSSES = ("substituted", "skipped", "truncated", "route_changed", "fallbacks")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's flags."""
-    parser.add_argument("--text", metavar="FILE", required=True, help="UTF-8 text to score")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--text", metavar="FILE", help="UTF-8 text to score")
+    what.add_argument(
+        "--tasks",
+        metavar="NAME,...",
+        help="tasks of lm-evaluation-harness to run instead (extra lm-eval); --parallel says how many texts at once",
+    )
+    _add_task_arguments(parser)
     parser.add_argument("--tokens", type=int, default=512, metavar="N", help="score the first N tokens")
     parser.add_argument("--baseline", default="lossless", metavar="NAME", help="policy to compare with")
     parser.add_argument("--baseline-tier", metavar="T", help="its tier (default: bf16 if stored, else the deepest)")
@@ -40,8 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
 
 
+def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--num-fewshot", type=int, metavar="N", help="of --tasks: examples before each question (default: the task's)")
+    add("--limit", type=int, metavar="N", help="of --tasks: only the first N questions of each")
+    add("--task-path", type=Path, metavar="DIR", help="of --tasks: folder with tasks of your own")
+    add("--chat-template", action="store_true", help="of --tasks: ask through the model's chat template")
+
+
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
+    if args.tasks is not None:
+        return _run_tasks(args)
     from edge_runtime.bundle.manifest_file import read as read_manifest
 
     options = repeatable_options(args)
@@ -59,6 +76,23 @@ def main(args: argparse.Namespace) -> int:
         tier = "bf16" if baseline["tier"] == "16" else f"{baseline['tier']} bits"
         print(f"{report.policy['name']} against {args.baseline} at {tier}, {quality.tokens} tokens of {args.text}")
         _print_quality(report, quality, tasks)
+    return 0
+
+
+def _run_tasks(args: argparse.Namespace) -> int:
+    from edge_runtime.lab.harness.run import evaluate
+
+    data, table = evaluate(
+        args.bundle,
+        [name.strip() for name in args.tasks.split(",") if name.strip()],
+        repeatable_options(args),
+        self_check=not args.no_self_check,
+        num_fewshot=args.num_fewshot,
+        limit=args.limit,
+        task_path=args.task_path,
+        chat=args.chat_template,
+    )
+    print(json.dumps(data, default=str) if args.json else table)
     return 0
 
 

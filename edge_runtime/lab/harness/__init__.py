@@ -1,0 +1,1 @@
+"""Benchmarks of EleutherAI's lm-evaluation-harness on a bundle: a model class for it, and its command."""

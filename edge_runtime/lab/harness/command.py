@@ -1,0 +1,44 @@
+"""`hobbit-lm-eval`: the command of lm-evaluation-harness, with the model `hobbit` besides its own.
+
+The harness knows the models of a table of its own, and looks nowhere else; so its command has to be started by
+somebody who has registered another.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from edge_runtime.base.ending import exit_code
+from edge_runtime.base.errors import ConfigError, HobbitError
+from edge_runtime.base.extras import install_extra
+
+
+def require() -> None:
+    """Import the harness and register the model.
+
+    Raises:
+        ConfigError: the harness is not installed.
+    """
+    try:
+        import edge_runtime.lab.harness.model  # noqa: F401 - registers itself
+    except ModuleNotFoundError as err:
+        if err.name and err.name.partition(".")[0] in ("lm_eval", "tqdm"):
+            raise ConfigError(f"lm_eval is not installed. {install_extra('lm-eval')}") from err
+        raise
+
+
+def main() -> int:
+    """Run the harness' command."""
+    return exit_code("hobbit-lm-eval", _command)
+
+
+def _command() -> int:
+    try:
+        require()
+        from lm_eval.__main__ import cli_evaluate
+
+        cli_evaluate()
+    except HobbitError as err:
+        sys.stderr.write(f"hobbit-lm-eval: {err}\n")
+        return err.exit_code
+    return 0
