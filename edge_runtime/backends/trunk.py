@@ -77,10 +77,17 @@ class LayerOutput(Generic[T]):
     Attributes:
         x: [N, D], normed hidden state that feeds router and experts.
         router_logits: [N, E].
+        router_x: [N, D], what feeds the router where that is not x: its own norm of the residual stream.
     """
 
     x: T
     router_logits: T
+    router_x: T | None = None
+
+    @property
+    def seen(self) -> T:
+        """What feeds the router, and what `Trunk.look_ahead` takes."""
+        return self.x if self.router_x is None else self.router_x
 
 
 class TrunkChunk:
@@ -144,8 +151,13 @@ class Trunk(Protocol[T]):
         """
         ...
 
-    def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> T:
-        """Return the shared expert's output [N, D] for the x of the last `run_layer`, gate applied; valid with x."""
+    def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> T | None:
+        """Run what every token of the last `run_layer` passes beside its experts.
+
+        Returns:
+            The shared expert's output [N, D], gate applied, to be added to the experts'; valid with x. None for a
+            network in parallel: its output stays inside, and joins when the next layer, or the head, runs.
+        """
         ...
 
     def head(self, chunk: TrunkChunk, expert_out: T | None, rows: slice) -> F32:
@@ -156,7 +168,7 @@ class Trunk(Protocol[T]):
         """Apply the routers of the next sparse layers to the states that enter the present one's.
 
         Args:
-            x: [N, D], as `run_layer` returned it last for `layer_idx`, of several chunks joined.
+            x: [N, D], `LayerOutput.seen` as `run_layer` returned it last for `layer_idx`, of several chunks joined.
             layer_idx: a sparse layer.
             depth: most layers to look ahead.
 

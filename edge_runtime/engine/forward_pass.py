@@ -144,7 +144,7 @@ class ForwardPass(Generic[T]):
         if not self._parts.read_ahead.is_wanted(decision):
             resident = self._cache.take_resident(layer_idx, tiers, decision.use_order)
         if resident is None:
-            self._take(*self._stream(layer_idx, routing, decision, out.x))
+            self._take(*self._stream(layer_idx, routing, decision, out))
             return
         with self._in_experts:
             expert_out = self._kernels.run_resident(out.x, ids, weights, resident)
@@ -167,17 +167,21 @@ class ForwardPass(Generic[T]):
         if not outs:
             return None
         join = self._parts.compute.tensors.join
-        return LayerOutput(join([out.x for out in outs]), join([out.router_logits for out in outs]))
+        own = [out.router_x for out in outs if out.router_x is not None]
+        x, router_logits = join([out.x for out in outs]), join([out.router_logits for out in outs])
+        return LayerOutput(x, router_logits, join(own) if own else None)
 
-    def _stream(self, layer_idx: int, routing: Routing, decision: Decision, x: T) -> tuple[T, list[T]]:
+    def _stream(
+        self, layer_idx: int, routing: Routing, decision: Decision, out: LayerOutput[T]
+    ) -> tuple[T, list[T | None]]:
         """Compute experts as they come; return their sum and what shared experts gave while reads flowed."""
         kernels, in_experts = self._kernels, self._in_experts
         # reads of missing experts are under way from here on
         ready = self._cache.stream(layer_idx, decision.tiers, decision.use_order)
-        self._parts.read_ahead.after(layer_idx, x, routing, decision)
+        self._parts.read_ahead.after(layer_idx, out.seen, routing, decision)
         with in_experts:
-            kernels.begin(x, decision.topk_ids, decision.topk_weights)
-        shared_out: list[T] | None = None
+            kernels.begin(out.x, decision.topk_ids, decision.topk_weights)
+        shared_out: list[T | None] | None = None
         for batch in ready:
             with in_experts:
                 kernels.run_experts(batch.tier, batch.segments, batch.experts)
@@ -211,19 +215,20 @@ class ForwardPass(Generic[T]):
             for layer_idx, experts in router.take_uses():
                 self._cache.residents.count_hits(layer_idx, experts)
 
-    def _run_shared(self, layer_idx: int) -> list[T]:
-        """Return the shared expert's output of each sequence; [] where the layer has none."""
+    def _run_shared(self, layer_idx: int) -> list[T | None]:
+        """Return what each sequence's experts' output is added to; [] where the layer has no shared expert."""
         if self._layers[layer_idx].shared is None:
             return []
         with self._in_trunk:
             return [self._trunk.run_shared(chunk, layer_idx) for chunk in self.chunks]
 
-    def _take(self, expert_out: T, shared_out: list[T]) -> None:
+    def _take(self, expert_out: T, shared_out: list[T | None]) -> None:
         """Give each sequence its part of a layer's result."""
         tensors = self._parts.compute.tensors
         parts = [expert_out] if len(self._rows) == 1 else tensors.split(expert_out, self._rows)
         for part, more in zip(parts, shared_out, strict=bool(shared_out)):
-            tensors.add(part, more)
+            if more is not None:
+                tensors.add(part, more)
         self._expert_outs = [*parts]
 
     def _head(self, chunk: TrunkChunk, expert_out: T | None, step: SequenceStep) -> F32:

@@ -68,7 +68,8 @@ def reference_logits(
                     source, router, layer_idx, x, logits, token_ids, memory_bytes // _THREADS, threads
                 )  # fmt: skip
                 if layer.shared is not None:
-                    expert_out += trunk.run_shared(chunk, layer_idx)
+                    shared_out = trunk.run_shared(chunk, layer_idx)
+                    expert_out += np.float32(0) if shared_out is None else shared_out
         return np.array(trunk.head(chunk, expert_out, slice(0, len(token_ids))), np.float32)
     finally:
         threads.shutdown(cancel_futures=True)

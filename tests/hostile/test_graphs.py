@@ -37,7 +37,7 @@ PART = "trunk/layer_000.onnx"
 def signature_of(name: str, spec: ModelSpec) -> Signature:
     kind, _, number = name.partition("_")
     if kind in ("layer", "shared"):
-        return layer_signature(spec, int(number)) if kind == "layer" else shared_signature(spec)
+        return layer_signature(spec, int(number)) if kind == "layer" else shared_signature(spec, int(number))
     return head_signature(spec) if kind == "head" else routers_signature(spec)
 
 

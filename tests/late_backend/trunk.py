@@ -129,6 +129,7 @@ class LateTrunk:
         spec = self._spec
         is_sparse = spec.layers[layer_idx].sparse
         widths = (spec.hidden, spec.num_experts) if is_sparse else ()
+        widths += (spec.hidden,) if is_sparse and spec.router.norm_scale is not None else ()
         outs = [Numbers(self._device, (chunk.tokens, width)) for width in widths]
         chunk.retire([*outs])
         chunk.next_layer = layer_idx + 1
@@ -136,15 +137,19 @@ class LateTrunk:
         def run() -> None:
             found = self._inner.run_layer(chunk.inner, layer_idx, None if source is None else source.array)
             if found is not None:
-                outs[0].array, outs[1].array = found.x.copy(), found.router_logits.copy()
+                for numbers, array in zip(outs, (found.x, found.router_logits, found.router_x), strict=False):
+                    numbers.array = array.copy()
 
         self._device.push(COMPUTE, "trunk", run)
-        return LayerOutput(LateTensor(outs[0]), LateTensor(outs[1])) if is_sparse else None
+        return LayerOutput(*map(LateTensor, outs)) if is_sparse else None
 
-    def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> LateTensor:
+    def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> LateTensor | None:
         """See `Trunk.run_shared`."""
         assert isinstance(chunk, LateChunk)
         chunk.require(layer_idx + 1)
+        if self._spec.is_parallel(layer_idx):
+            self._device.push(COMPUTE, "trunk", lambda: self._inner.run_shared(chunk.inner, layer_idx))
+            return None
         out = Numbers(self._device, (chunk.tokens, self._spec.hidden))
         chunk.also(out)
 

@@ -32,6 +32,7 @@ class SoftmaxAttention:
         sinks: a learned logit of each head joins the softmax and is dropped (gpt-oss).
         output_gate: the output is multiplied by the sigmoid of a gate projected beside the queries (Qwen3-Next).
         shared_kv: values are the keys before norm and rotation (global layers of Gemma 4).
+        value_norm: RMS norm of each head's values, without a weight (Gemma 4).
     """
 
     kind: Literal["full", "sliding"]
@@ -48,6 +49,7 @@ class SoftmaxAttention:
     sinks: bool = False
     output_gate: bool = False
     shared_kv: bool = False
+    value_norm: bool = False
 
     @property
     def score_scale(self) -> float:

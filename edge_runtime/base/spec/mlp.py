@@ -88,8 +88,8 @@ class SharedSpec:
     Attributes:
         mlp: what it computes.
         gate: its output is multiplied by the sigmoid of one number, linear in its input.
-        parallel: a dense network with norms of its own around it (Gemma 4); else it has the experts' input, and its
-            output is added to theirs.
+        parallel: a dense network with norms of its own before and behind it, and one behind the experts (Gemma 4);
+            else it has the experts' input, and its output is added to theirs.
     """
 
     mlp: MlpSpec

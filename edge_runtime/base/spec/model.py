@@ -32,12 +32,16 @@ class LayerSpec:
         sparse: the feed-forward part routes to experts.
         dense: the feed-forward part of a layer that does not.
         shared: what every token of a sparse layer passes beside its experts.
+        output_norms: what attention and feed-forward part give is RMS-normed before the residual stream takes it.
+        scaled: the residual stream behind the layer is multiplied by a number that was learned.
     """
 
     attention: AttentionSpec | None
     sparse: bool = True
     dense: MlpSpec | None = None
     shared: SharedSpec | None = None
+    output_norms: bool = False
+    scaled: bool = False
 
     @property
     def has_feed_forward(self) -> bool:
@@ -65,6 +69,8 @@ class LayerSpec:
             self.dense.check(f"{where}.dense")
         if self.shared is not None:
             self.shared.mlp.check(f"{where}.shared.mlp")
+            both = self.shared.gate and self.shared.parallel
+            need(not both, f"{where}.shared.gate", "false for a parallel network", True)
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,11 @@ class ModelSpec:
             if rope is not None and rope not in found:
                 found.append(rope)
         return found
+
+    def is_parallel(self, layer_idx: int) -> bool:
+        """Whether a layer has a dense network in parallel with its experts; False for the layer before the first."""
+        shared = self.layers[layer_idx].shared if layer_idx >= 0 else None
+        return shared is not None and shared.parallel
 
     def state_of(self, layer_idx: int) -> tuple[StateArray, ...]:
         """What a layer keeps of the tokens before."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from edge_runtime.base.spec.checks import need
 
-RopeKind = Literal["default", "linear", "dynamic", "yarn", "llama3", "longrope"]
+RopeKind = Literal["default", "linear", "dynamic", "yarn", "llama3", "longrope", "proportional"]
 MAX_CONTEXT = 1 << 25
 """Most positions a model may claim, stretched by its rope scaling or not."""
 _MAX_THETA = 1e12
@@ -41,6 +41,7 @@ _PARAMS: dict[str, dict[str, _Range]] = {
         "original_max_position_embeddings": _ORIGINAL,
         "short_mscale": _Range(1e-3, 1e3), "long_mscale": _Range(1e-3, 1e3),
     },
+    "proportional": {"partial_rotary_factor": _Range(2**-12, 1), "factor": replace(_FACTOR, required=False)},
 }  # fmt: skip
 _SWITCHES = {"yarn": ("truncate",)}
 

@@ -58,6 +58,8 @@ class RouterSpec:
         groups: see 1.
         expert_scale: see 4.
         hashed_layers: see 1.
+        norm_scale: z is linear in the RMS norm of the residual stream, with a weight of the router's own, times this
+            (Gemma 4); None: in what the experts see.
     """
 
     num_experts: int
@@ -73,6 +75,7 @@ class RouterSpec:
     expert_scale: bool = False
     hashed_layers: int = 0
     near: float = 0.0
+    norm_scale: float | None = None
 
     def check(self, where: str, *, num_sparse: int) -> None:
         """Refuse what no router can be, in a model of so many sparse layers.
@@ -89,6 +92,8 @@ class RouterSpec:
         ok = 0 <= epsilon <= _MAX_EPSILON and (has_sum or epsilon == 0)
         need(ok, f"{where}.norm_epsilon", f"0 to {_MAX_EPSILON:g}, and 0 unless normalise", epsilon)
         need(1 / _MAX_SCALE <= self.scale <= _MAX_SCALE, f"{where}.scale", f"1e-4 to {_MAX_SCALE:g}", self.scale)
+        norm = self.norm_scale
+        need(norm is None or 1e-6 <= norm <= _MAX_SCALE, f"{where}.norm_scale", f"1e-06 to {_MAX_SCALE:g}", norm)
         hashed = self.hashed_layers
         need(0 <= hashed <= num_sparse, f"{where}.hashed_layers", f"0 to {num_sparse} sparse layers", hashed)
         is_near = self.softmax_over == "near"

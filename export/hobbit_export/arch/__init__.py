@@ -14,6 +14,8 @@ from edge_runtime.backends.cpu.trunk.supported import require_supported
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import ModelSpec, check_spec
 from hobbit_export.arch import (
+    gemma4,
+    gemma4_text,
     gpt_oss,
     granitemoe,
     granitemoeshared,
@@ -43,6 +45,8 @@ class Adapter(Protocol):
 
 ENTRY_POINTS = "hobbit_edge.families"
 _FAMILIES = (
+    gemma4,
+    gemma4_text,
     gpt_oss,
     granitemoe,
     granitemoeshared,

@@ -17,7 +17,7 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "longrope": ("short_mscale", "long_mscale"),
 }
-ANY_FAMILY = tuple(kind for kind in get_args(RopeKind) if kind != "longrope")
+ANY_FAMILY = tuple(kind for kind in get_args(RopeKind) if kind not in ("longrope", "proportional"))
 """What transformers computes alike for all families."""
 _MOST_FACTORS = 1 << 11
 _OPTIONAL: dict[str, tuple[str, ...]] = {

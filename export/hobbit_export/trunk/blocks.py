@@ -21,18 +21,22 @@ def rms_norm(g: Graph, x: str, gamma: str, eps: float) -> str:
 
 
 def add_norm(g: Graph, a: str, b: str, weights: tuple[str, ...], eps: float) -> tuple[str, str]:
-    """Return a + b and its norm: `rms_norm` for a gamma, LayerNorm over the last axis for a gamma and a bias."""
-    gamma, *bias = weights
-    if bias:
-        total = g.node("Add", a, b)
-        return total, g.node("LayerNormalization", total, gamma, *bias, axis=-1, epsilon=eps)
-    if g.fused:
+    """Return a + b and its `norm`."""
+    if g.fused and len(weights) == 1:
         normed, _, _, total = g.nodes(
-            "SkipSimplifiedLayerNormalization", 4, a, b, gamma, contrib=True, unused=(1, 2), epsilon=eps
+            "SkipSimplifiedLayerNormalization", 4, a, b, *weights, contrib=True, unused=(1, 2), epsilon=eps
         )
         return total, normed
     total = g.node("Add", a, b)
-    return total, rms_norm(g, total, gamma, eps)
+    return total, norm(g, total, weights, eps)
+
+
+def norm(g: Graph, x: str, weights: tuple[str, ...], eps: float) -> str:
+    """Norm over the last axis: `rms_norm` for a gamma, LayerNorm for a gamma and a bias."""
+    gamma, *bias = weights
+    if bias:
+        return g.node("LayerNormalization", x, gamma, *bias, axis=-1, epsilon=eps)
+    return rms_norm(g, x, gamma, eps)
 
 
 def scaled(g: Graph, x: str, factor: float) -> str:

@@ -28,12 +28,14 @@ class Matrix:
         names: canonical names, top to bottom.
         rows: rows of each.
         inputs: columns of all.
+        scale: float32 [inputs], what each column is multiplied by; None: by nothing.
     """
 
     label: str
     names: tuple[str, ...]
     rows: tuple[int, ...]
     inputs: int
+    scale: NDArray[np.float32] | None = None
 
     @property
     def outputs(self) -> int:
@@ -86,5 +88,6 @@ class LinearWriter:
         for name, rows in zip(matrix.names, matrix.rows, strict=True):
             for start in range(0, rows, step):
                 block = self._weights.rows(name, start, min(start + step, rows))
+                block = block if matrix.scale is None else block * matrix.scale
                 yield top + start, np.ascontiguousarray(block, np.float32)
             top += rows

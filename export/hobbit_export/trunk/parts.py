@@ -12,16 +12,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.cpu.trunk.signature import layer_signature
+from edge_runtime.backends.cpu.trunk.signature import head_signature, layer_signature, shared_signature
 from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
-from edge_runtime.base.spec import LayerSpec, ModelSpec, mixer_kind
+from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.manifest import EmbeddingDtype
 from edge_runtime.bundle.part_names import EMBEDDING, ROUTERS, trunk_file
-from hobbit_export.trunk.attention import EMITTERS
-from hobbit_export.trunk.attention.context import Emission
-from hobbit_export.trunk.blocks import add_norm, mlp, scaled
+from hobbit_export.trunk.blocks import mlp, rms_norm, scaled
 from hobbit_export.trunk.data_file import DataFile
 from hobbit_export.trunk.graph import Graph
+from hobbit_export.trunk.layer import LayerGraph, router_scale
 from hobbit_export.trunk.linear import BITS, LinearWriter, Matrix, Precision
 
 DEFAULT_MEMORY_BYTES = 256 << 20
@@ -51,30 +50,9 @@ def build_layer(
     """
 
     def emit(g: Graph, linear: LinearWriter) -> None:
-        layer, signature, d = spec.layers[layer_idx], layer_signature(spec, layer_idx), spec.hidden
-        p, new = f"layers.{layer_idx}.", dict[str, str]()
-        for name, dims in signature.inputs.items():
+        for name, dims in layer_signature(spec, layer_idx).inputs.items():
             g.input(name, dims)
-        norms = {name: _norm_weights(g, spec, weights, f"{p}{name}") for name in _norms(layer)}
-        to_add = ("resid", scaled(g, "moe", spec.residual_scale))
-        if layer.attention is not None:
-            resid, normed = add_norm(g, *to_add, norms["attn_norm"], spec.rms_eps)
-            emission = Emission(layer.attention, d, spec.rms_eps, p, weights, g, linear)
-            attended, new = EMITTERS[mixer_kind(layer.attention)](emission, normed)
-            to_add = (resid, scaled(g, attended, spec.residual_scale))
-        if layer.has_feed_forward:
-            resid, x = add_norm(g, *to_add, norms["ffn_norm"], spec.rms_eps)
-        else:
-            resid = g.node("Add", *to_add)
-        if layer.sparse:
-            router = Matrix(f"{p}router", (f"{p}router",), (spec.num_experts,), d)
-            x = g.output(x, "x", signature.outputs["x"])
-            g.output(linear.product(x, router, exact=True), "router_logits", signature.outputs["router_logits"])
-        elif layer.dense is not None:
-            dense = mlp(linear, g, x, f"{p}dense", layer.dense, d)
-            resid = g.node("Add", resid, scaled(g, dense, spec.residual_scale))
-        for name, value in {"resid_out": resid, **{f"new_{name}": value for name, value in new.items()}}.items():
-            g.output(value, name, signature.outputs[name])
+        LayerGraph(spec, layer_idx, weights, g, linear).emit()
 
     return _build(out / trunk_file("layer", layer_idx), weights, precision, memory_bytes, emit)
 
@@ -87,7 +65,7 @@ def build_shared(
     precision: Precision,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
 ) -> list[Path]:
-    """Write the graph of a layer's shared expert, its sigmoid gate applied. Arguments as for `build_layer`.
+    """Write the graph of a layer's shared expert or network in parallel. Arguments as for `build_layer`.
 
     It is a graph of its own so that it can run while reads of routed experts are in flight.
     """
@@ -96,9 +74,13 @@ def build_shared(
         raise ValueError(f"layer {layer_idx} has no shared expert")
 
     def emit(g: Graph, linear: LinearWriter) -> None:
-        p = f"layers.{layer_idx}."
-        x = g.input("x", (1, "T", spec.hidden))
+        p, ((source, dims),) = f"layers.{layer_idx}.", shared_signature(spec, layer_idx).inputs.items()
+        x = g.input(source, dims)
+        if shared.parallel:
+            x = rms_norm(g, x, g.vector(f"{p}shared_norm", weights.get(f"{p}shared_norm")), spec.rms_eps)
         y = mlp(linear, g, x, f"{p}shared", shared.mlp, spec.hidden)
+        if shared.parallel:
+            y = rms_norm(g, y, g.vector(f"{p}shared_out_norm", weights.get(f"{p}shared_out_norm")), spec.rms_eps)
         if shared.gate:
             name = f"{p}shared_expert_gate"
             gate = linear.product(x, Matrix(name, (name,), (1,), spec.hidden), exact=True)
@@ -118,9 +100,10 @@ def build_head(
     """Write the graph of the last combine, final norm and output head. Arguments as for `build_layer`."""
 
     def emit(g: Graph, linear: LinearWriter) -> None:
-        resid, expert_out = g.input("resid", (1, "T", spec.hidden)), g.input("moe", (1, "T", spec.hidden))
-        expert_out = scaled(g, expert_out, spec.residual_scale)
-        _, x = add_norm(g, resid, expert_out, _norm_weights(g, spec, weights, "final_norm"), spec.rms_eps)
+        for name, dims in head_signature(spec).inputs.items():
+            g.input(name, dims)
+        layer = LayerGraph(spec, spec.num_layers, weights, g, linear)
+        _, x = layer.add_norm(layer.joined(), "final_norm")
         logits = linear.product(x, Matrix("head", ("head",), (spec.vocab_size,), spec.hidden))
         if spec.head_bias:
             logits = g.node("Add", logits, g.vector("head_bias", weights.get("head_bias")))
@@ -159,8 +142,10 @@ def build_routers(
     with DataFile(out / ROUTERS) as data:
         for layer_idx in spec.sparse_layers:
             region = data.reserve(4 * spec.hidden * spec.num_experts)
+            scale = router_scale(spec, layer_idx, weights)
             for start in range(0, spec.num_experts, step):
                 rows = weights.rows(f"layers.{layer_idx}.router", start, min(start + step, spec.num_experts))
+                rows = rows if scale is None else rows * scale
                 data.write_columns(region, spec.num_experts, start, np.asarray(rows, "<f4").T)
     return [path, out / ROUTERS]
 
@@ -191,17 +176,6 @@ def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     quiet = (bits >> np.uint32(16)) | np.uint32(0x40)
     upper: NDArray[np.uint32] = np.where(np.isnan(values), quiet, rounded >> np.uint32(16))
     return upper.astype(np.uint16)
-
-
-def _norms(layer: LayerSpec) -> list[str]:
-    has = {"attn_norm": layer.attention is not None, "ffn_norm": layer.has_feed_forward}
-    return [name for name, is_there in has.items() if is_there]
-
-
-def _norm_weights(g: Graph, spec: ModelSpec, weights: TrunkWeights, name: str) -> tuple[str, ...]:
-    """Store the weights of a norm of the residual stream: a gamma, and a bias where the model's norm has one."""
-    names = (name,) if spec.norm == "rms" else (name, f"{name}_bias")
-    return tuple(g.vector(each, weights.get(each)) for each in names)
 
 
 def _build(

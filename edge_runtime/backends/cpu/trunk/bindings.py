@@ -87,15 +87,22 @@ class Bindings:
         # a single token has buffers of its own, so that sequences can be run side by side
         views = (ChunkBuffers(self._spec, 1) if tokens == 1 else self._buffers).views(tokens)
         masks = {w: np.empty((tokens, kv.bucket + tokens), np.float32) for w in windows(self._spec)}
-        output = LayerOutput(views.x, views.router_logits)
+        own = None if self._spec.router.norm_scale is None else views.router_x
+        output = LayerOutput(views.x, views.router_logits, own)
         layers = []
         for i, layer in enumerate(self._spec.layers):
             inputs, outputs = self._whole_chunk(i, kv, views, masks)
             parts = self._blocks.parts(i, kv.fixed, tokens, stops)
             runs = tuple(_bound(self._layers[i], part.inputs(inputs), part.outputs(outputs)) for part in parts)
             layers.append(BoundLayer(runs, views.new[i], output if layer.sparse else None))
-        shared = {i: _bound(s, {"x": views.x[None]}, {"y": views.y[None]}) for i, s in self._shared.items()}
+        shared = {i: _bound(s, self._shared_inputs(i, views), {"y": views.y[None]}) for i, s in self._shared.items()}
         return BoundGraphs(tokens, kv.bucket, views, masks, layers, shared)
+
+    def _shared_inputs(self, i: int, views: ChunkViews) -> dict[str, F32]:
+        """Inputs of a shared expert's graph."""
+        if self._spec.is_parallel(i):
+            return {"resid": views.resid[(i + 1) % 2][None]}
+        return {"x": views.x[None]}
 
     def _whole_chunk(
         self, i: int, kv: HostKVCache, views: ChunkViews, masks: dict[int | None, F32]
@@ -103,6 +110,8 @@ class Bindings:
         """Inputs and outputs of a layer's graph, without fixed states."""
         layer, names = self._spec.layers[i], [array.name for array in growing_arrays(self._spec, i)]
         inputs = {"resid": views.resid[i % 2][None], "moe": views.expert_out[None]}
+        if self._spec.is_parallel(i - 1):
+            inputs["parallel"] = views.y[None]
         outputs = {"resid_out": views.resid[(i + 1) % 2][None]}
         inputs |= {f"past_{name}": past for name, past in zip(names, kv.past(i), strict=True)}
         outputs |= {f"new_{name}": new for name, new in zip(names, views.new[i], strict=True)}
@@ -113,6 +122,7 @@ class Bindings:
             inputs["mask"] = masks[layer.window][None, None]
         if layer.sparse:
             outputs |= {"x": views.x[None], "router_logits": views.router_logits[None]}
+            outputs |= {} if self._spec.router.norm_scale is None else {"router_x": views.router_x[None]}
         return inputs, outputs
 
 

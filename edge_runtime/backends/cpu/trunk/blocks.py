@@ -13,7 +13,7 @@ from edge_runtime.backends.cpu.trunk.tables import table
 from edge_runtime.base.spec import ModelSpec
 
 F32 = NDArray[np.float32]
-_STREAMS = ("resid", "moe", "resid_out", "x", "router_logits")
+_STREAMS = ("resid", "moe", "parallel", "resid_out", "x", "router_x", "router_logits")
 """Arrays [1, T, ...], of which a part is contiguous."""
 
 

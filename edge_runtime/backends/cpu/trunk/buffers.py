@@ -21,7 +21,8 @@ class ChunkViews(NamedTuple):
         expert_out: [T, D], combined expert output that a layer adds first.
         x: [T, D].
         router_logits: [T, E].
-        y: [T, D], output of a shared expert.
+        y: [T, D], output of a shared expert, or of a network in parallel: the next layer reads it.
+        router_x: [T, D], what the router sees; [T, 0] where that is x.
         angles: cos and sin [T, R/2] of each distinct rope.
         new: of each layer the chunk's part [1, G, T, C] of its growing arrays; layers share the memory.
     """
@@ -31,6 +32,7 @@ class ChunkViews(NamedTuple):
     x: F32
     router_logits: F32
     y: F32
+    router_x: F32
     angles: list[tuple[F32, F32]]
     new: list[list[F32]]
 
@@ -42,7 +44,7 @@ class ChunkBuffers:
         """Allocate for chunks of at most `max_chunk` tokens."""
         self._growing = [growing_arrays(spec, i) for i in range(spec.num_layers)]
         angles = [rope.dim // 2 for rope in spec.ropes for _ in range(2)]
-        self._widths = [*[spec.hidden] * 4, spec.num_experts, spec.hidden, *angles]
+        self._widths = [*[spec.hidden] * 4, spec.num_experts, spec.hidden, _router_width(spec), *angles]
         self._flat = [np.zeros(max_chunk * width, np.float32) for width in self._widths]
         self._new = [np.zeros(max_chunk * width, np.float32) for width in new_widths(spec)]
 
@@ -51,9 +53,9 @@ class ChunkBuffers:
         arrays = [
             flat[: tokens * width].reshape(tokens, width) for flat, width in zip(self._flat, self._widths, strict=True)
         ]
-        angles = list(zip(arrays[6::2], arrays[7::2], strict=True))
+        angles = list(zip(arrays[7::2], arrays[8::2], strict=True))
         new = [[_new_view(f, a, tokens) for f, a in zip(self._new, arrays, strict=False)] for arrays in self._growing]
-        return ChunkViews((arrays[0], arrays[1]), arrays[2], arrays[3], arrays[4], arrays[5], angles, new)
+        return ChunkViews((arrays[0], arrays[1]), arrays[2], arrays[3], arrays[4], arrays[5], arrays[6], angles, new)
 
 
 def growing_arrays(spec: ModelSpec, layer_idx: int) -> list[StateArray]:
@@ -72,13 +74,19 @@ def new_widths(spec: ModelSpec) -> list[int]:
 
 def static_width(spec: ModelSpec) -> int:
     """Numbers the buffers have for each token."""
-    return 5 * spec.hidden + spec.num_experts + sum(rope.dim for rope in spec.ropes) + sum(new_widths(spec))
+    streams = 5 * spec.hidden + _router_width(spec) + spec.num_experts
+    return streams + sum(rope.dim for rope in spec.ropes) + sum(new_widths(spec))
 
 
 def rope_numbers(spec: ModelSpec) -> list[int | None]:
     """Which of the distinct ropes each layer has."""
     ropes = spec.ropes
     return [None if (rope := rope_of(layer.attention)) is None else ropes.index(rope) for layer in spec.layers]
+
+
+def _router_width(spec: ModelSpec) -> int:
+    """Numbers a token hands to a router that does not see what experts see."""
+    return 0 if spec.router.norm_scale is None else spec.hidden
 
 
 def _new_view(flat: F32, array: StateArray, tokens: int) -> F32:

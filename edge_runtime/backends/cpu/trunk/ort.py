@@ -75,7 +75,7 @@ class OrtTrunk:
             self._head = load(trunk_file("head"), head_signature(spec))
             self._layers = [load(trunk_file("layer", i), layer_signature(spec, i)) for i in range(spec.num_layers)]
             shared = [i for i, layer in enumerate(spec.layers) if layer.shared is not None]
-            self._shared = {i: load(trunk_file("shared", i), shared_signature(spec)) for i in shared}
+            self._shared = {i: load(trunk_file("shared", i), shared_signature(spec, i)) for i in shared}
             self._routers: RouterStack | None = None
             self._own_bytes = self._runtime.weight_bytes
             self.set_routers(routers)
@@ -128,23 +128,25 @@ class OrtTrunk:
         running.next_layer = layer_idx + 1
         return layer.output
 
-    def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> F32:
-        """Return the shared expert's output float32 [T, D] for the x of the last `run_layer`."""
+    def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> F32 | None:
+        """Run the shared expert, or the network in parallel, of the last `run_layer`. See `Trunk.run_shared`."""
         bound = _running(chunk, layer_idx + 1).bound
         self._runtime.run(self._shared[layer_idx], bound.shared[layer_idx], "shared", layer_idx)
-        return bound.views.y
+        return None if self._spec.is_parallel(layer_idx) else bound.views.y
 
     def head(self, chunk: TrunkChunk, expert_out: F32 | None, rows: slice) -> F32:
         """Return logits float32 [rows, V] of the chunk's chosen rows, in a new array."""
         views = _running(chunk, self._spec.num_layers).bound.views
         assert expert_out is None or expert_out.shape == views.expert_out.shape
         views.expert_out[:] = 0 if expert_out is None else expert_out
-        resid = np.ascontiguousarray(views.resid[self._spec.num_layers % 2][rows])
-        combined = np.ascontiguousarray(views.expert_out[rows])
-        logits = np.empty((len(resid), self._spec.vocab_size), np.float32)
+        inputs = {"resid": views.resid[self._spec.num_layers % 2], "moe": views.expert_out}
+        if self._spec.is_parallel(self._spec.num_layers - 1):
+            inputs["parallel"] = views.y
+        inputs = {name: np.ascontiguousarray(array[rows])[None] for name, array in inputs.items()}
+        logits = np.empty((inputs["resid"].shape[1], self._spec.vocab_size), np.float32)
         binding = self._head.io_binding()
-        bind_array(binding.bind_input, "resid", resid[None])
-        bind_array(binding.bind_input, "moe", combined[None])
+        for name, array in inputs.items():
+            bind_array(binding.bind_input, name, array)
         bind_array(binding.bind_output, "logits", logits[None])
         self._runtime.run(self._head, binding, "head", 0)
         return logits

@@ -35,6 +35,7 @@ class _Chunk(TrunkChunk):
     def __init__(self, kv: HostKVCache, resid: F32, angles: list[tuple[F32, F32]], stops: list[Stop]) -> None:
         super().__init__(len(resid))
         self.kv, self.resid, self.x = kv, resid, resid
+        self.parallel = resid  # what a network in parallel with experts gave
         self.angles, self.stops = angles, stops
 
 
@@ -74,31 +75,39 @@ class ReferenceTrunk:
         """Run attention, and router or dense MLP. See `Trunk.run_layer`."""
         c = _running(chunk, layer_idx)
         p, layer = f"layers.{layer_idx}.", self._spec.layers[layer_idx]
-        scale = np.float32(self._spec.residual_scale)
-        c.resid = c.resid if expert_out is None else c.resid + scale * expert_out
+        c.resid = self._behind(c, layer_idx - 1, expert_out)
         if layer.attention is not None:
-            c.resid = c.resid + scale * self._attention(layer_idx, c, self._stream_norm(c.resid, f"{p}attn_norm"))
+            attended = self._attention(layer_idx, c, self._stream_norm(c.resid, f"{p}attn_norm"))
+            c.resid = c.resid + self._out(layer_idx, "attn_out_norm", attended)
         chunk.next_layer = layer_idx + 1
         if not layer.has_feed_forward:
+            c.resid = self._scaled(layer_idx, c.resid)
             return None
         x = self._stream_norm(c.resid, f"{p}ffn_norm")
         if layer.dense is not None:
-            c.resid = c.resid + scale * self._mlp(layer.dense, x, f"{p}dense")
+            y = self._mlp(layer.dense, x, f"{p}dense")
+            c.resid = self._scaled(layer_idx, c.resid + self._out(layer_idx, "ffn_out_norm", y))
             return None
         c.x = x
-        return LayerOutput(x, self._linear(x, f"{p}router"))
+        if self._spec.router.norm_scale is None:
+            return LayerOutput(x, self._linear(x, f"{p}router"))
+        seen = rms_norm(c.resid, np.float32(1), self._spec.rms_eps)
+        return LayerOutput(x, self._router(seen, layer_idx), seen)
 
-    def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> F32:
-        """Return the shared expert's output float32 [T, D] for the x of the last `run_layer`."""
-        p, x, shared = f"layers.{layer_idx}.", _running(chunk, layer_idx + 1).x, self._spec.layers[layer_idx].shared
+    def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> F32 | None:
+        """Run the shared expert, or the network in parallel, of the last `run_layer`. See `Trunk.run_shared`."""
+        c, p, shared = _running(chunk, layer_idx + 1), f"layers.{layer_idx}.", self._spec.layers[layer_idx].shared
         assert shared is not None
-        y = self._mlp(shared.mlp, x, f"{p}shared")
+        if shared.parallel:
+            y = self._mlp(shared.mlp, self._norm(c.resid, f"{p}shared_norm"), f"{p}shared")
+            c.parallel = self._norm(y, f"{p}shared_out_norm")
+            return None
+        x, y = c.x, self._mlp(shared.mlp, c.x, f"{p}shared")
         return y * sigmoid(self._linear(x, f"{p}shared_expert_gate")) if shared.gate else y
 
     def head(self, chunk: TrunkChunk, expert_out: F32 | None, rows: slice) -> F32:
         """Return logits float32 [rows, V] of the chunk's chosen rows."""
-        resid = _running(chunk, self._spec.num_layers).resid
-        resid = resid if expert_out is None else resid + np.float32(self._spec.residual_scale) * expert_out
+        resid = self._behind(_running(chunk, self._spec.num_layers), self._spec.num_layers - 1, expert_out)
         x = self._stream_norm(resid[rows], "final_norm")
         logits = np.empty((len(x), self._spec.vocab_size), np.float32)
         for start in range(0, self._spec.vocab_size, _HEAD_ROWS):
@@ -113,7 +122,7 @@ class ReferenceTrunk:
     def look_ahead(self, x: F32, layer_idx: int, depth: int) -> F32:
         """Apply the routers of the next sparse layers to float32 [T, D]. See `Trunk.look_ahead`."""
         coming = [layer for layer in self._spec.sparse_layers if layer > layer_idx][:depth]
-        rows = [self._linear(x, f"layers.{layer}.router") for layer in coming]
+        rows = [self._router(x, layer) for layer in coming]
         return np.stack(rows) if rows else np.empty((0, 1, self._spec.num_experts), np.float32)
 
     def commit(self, chunk: TrunkChunk) -> None:
@@ -123,6 +132,32 @@ class ReferenceTrunk:
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _behind(self, c: _Chunk, layer_idx: int, expert_out: F32 | None) -> F32:
+        """The residual stream behind a layer: what its experts gave joins it."""
+        if layer_idx < 0 or not self._spec.layers[layer_idx].sparse:
+            return c.resid
+        p, y = f"layers.{layer_idx}.", np.zeros_like(c.resid) if expert_out is None else expert_out
+        if self._spec.is_parallel(layer_idx):
+            y = self._norm(y, f"{p}experts_out_norm") + c.parallel
+        return self._scaled(layer_idx, c.resid + self._out(layer_idx, "ffn_out_norm", y))
+
+    def _out(self, layer_idx: int, name: str, y: F32) -> F32:
+        """What the residual stream takes of a part's output."""
+        taken: F32 = self._norm(y, f"layers.{layer_idx}.{name}") if self._spec.layers[layer_idx].output_norms else y
+        taken = np.float32(self._spec.residual_scale) * taken
+        return taken
+
+    def _scaled(self, layer_idx: int, resid: F32) -> F32:
+        scaled = self._spec.layers[layer_idx].scaled
+        return resid * self._weights.get(f"layers.{layer_idx}.layer_scale") if scaled else resid
+
+    def _router(self, seen: F32, layer_idx: int) -> F32:
+        """Logits of a layer's router; a norm of its own has its weight applied here."""
+        scale, p = self._spec.router.norm_scale, f"layers.{layer_idx}."
+        if scale is not None:
+            seen = seen * (self._weights.get(f"{p}router_norm") * np.float32(scale))
+        return self._linear(seen, f"{p}router")
 
     def _attention(self, layer_idx: int, chunk: _Chunk, x: F32) -> F32:
         attention, kv, rope = self._spec.layers[layer_idx].attention, chunk.kv, self._ropes[layer_idx]

@@ -66,11 +66,22 @@ def inverse_frequencies(rope: RopeSpec, max_context: int, seq_len: int) -> F32:
     if rope.kind == "longrope":
         factors = rope.long_factor if rope.is_long(seq_len) else rope.short_factor
         return np.asarray(_ONE / (np.asarray(factors, np.float32) * _powers(rope.theta, rope.dim)), np.float32)
+    if rope.kind == "proportional":
+        return _proportional(rope)
     base = _dynamic_base(rope, max_context, seq_len) if rope.kind == "dynamic" else rope.theta
     plain: F32 = _ONE / _powers(base, rope.dim)
     if rope.kind == "linear":
         plain /= np.float32(_need(rope, "factor"))
     return _llama3(rope, plain) if rope.kind == "llama3" else plain
+
+
+def _proportional(rope: RopeSpec) -> F32:
+    """The first share of the pairs turns as if all did; the others stay."""
+    turning = int(_need(rope, "partial_rotary_factor") * rope.dim // 2)
+    plain = np.zeros(rope.dim // 2, np.float32)
+    plain[:turning] = _ONE / _powers(rope.theta, rope.dim)[:turning]
+    plain /= np.float32(rope.params.get("factor", 1.0))
+    return plain
 
 
 def _powers(base: float, dim: int) -> F32:

@@ -33,7 +33,7 @@ class Signature(NamedTuple):
 def layer_signature(spec: ModelSpec, layer_idx: int) -> Signature:
     """Return the signature of a layer's graph."""
     layer, stream = spec.layers[layer_idx], _stream(spec)
-    inputs, outputs = {"resid": stream, "moe": stream}, {"resid_out": stream}
+    inputs, outputs = _stream_inputs(spec, layer_idx), {"resid_out": stream}
     rope, states = rope_of(layer.attention), spec.state_of(layer_idx)
     if rope is not None:
         inputs |= dict.fromkeys(("cos", "sin"), ("T", rope.dim // 2))
@@ -45,6 +45,7 @@ def layer_signature(spec: ModelSpec, layer_idx: int) -> Signature:
         inputs |= {name: TABLE_DIMS[name] for name in mixer_of(layer.attention).TABLES}
     if layer.sparse:
         outputs |= {"x": stream, "router_logits": (1, "T", spec.num_experts)}
+        outputs |= {} if spec.router.norm_scale is None else {"router_x": stream}
     return Signature(inputs, outputs, _layer_growth(spec, layer_idx))
 
 
@@ -64,16 +65,23 @@ def _stream(spec: ModelSpec) -> Dims:
     return (1, "T", spec.hidden)
 
 
-def shared_signature(spec: ModelSpec) -> Signature:
-    """Return the signature of a shared expert's graph."""
+def _stream_inputs(spec: ModelSpec, layer_idx: int) -> dict[str, Dims]:
+    """What a layer, or the head, takes over from the layer before."""
+    names = ("resid", "moe", "parallel") if spec.is_parallel(layer_idx - 1) else ("resid", "moe")
+    return dict.fromkeys(names, _stream(spec))
+
+
+def shared_signature(spec: ModelSpec, layer_idx: int) -> Signature:
+    """Return the signature of a shared expert's graph, or of a network in parallel."""
     widest = max([spec.hidden, *(2 * mlp.intermediate for mlp in dense_mlps(spec))])
-    return Signature({"x": _stream(spec)}, {"y": _stream(spec)}, Growth(widest))
+    source = "resid" if spec.is_parallel(layer_idx) else "x"
+    return Signature({source: _stream(spec)}, {"y": _stream(spec)}, Growth(widest))
 
 
 def head_signature(spec: ModelSpec) -> Signature:
     """Return the signature of the head's graph."""
     return Signature(
-        {"resid": _stream(spec), "moe": _stream(spec)},
+        _stream_inputs(spec, spec.num_layers),
         {"logits": (1, "T", spec.vocab_size)},
         Growth(max(spec.hidden, spec.vocab_size)),
     )

@@ -44,8 +44,6 @@ def mixers(spec: ModelSpec) -> Iterator[AttentionSpec]:
 
 def _problem(layer: LayerSpec) -> str | None:
     attention = layer.attention
-    if layer.shared is not None and layer.shared.parallel:
-        return "a dense MLP in parallel with the experts"
     if attention is None:
         return None
     mixer = MIXERS.get(mixer_kind(attention))

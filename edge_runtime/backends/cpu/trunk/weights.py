@@ -29,7 +29,7 @@ def layer_weight_shapes(spec: ModelSpec, layer_idx: int) -> dict[str, tuple[int,
     Norms are [D], the router is [E, D]; `edge_runtime.backends.cpu.trunk.oracles` has those of each attention.
     """
     layer, d = spec.layers[layer_idx], spec.hidden
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_own_norms(spec, layer_idx), (d,))
     if layer.attention is not None:
         shapes |= {"attn_norm": (d,), **mixer_of(layer.attention).weight_shapes(layer.attention, d)}
     if layer.has_feed_forward:
@@ -44,7 +44,21 @@ def layer_weight_shapes(spec: ModelSpec, layer_idx: int) -> dict[str, tuple[int,
         shapes |= _mlp_shapes("shared", layer.shared.mlp, d)
         if layer.shared.gate:
             shapes["shared_expert_gate"] = (1, d)
+    if layer.scaled:
+        shapes["layer_scale"] = (1,)
     return {f"layers.{layer_idx}.{name}": shape for name, shape in shapes.items()}
+
+
+def _own_norms(spec: ModelSpec, layer_idx: int) -> list[str]:
+    """Norms besides those before attention and experts: behind them, around a network in parallel, of a router."""
+    layer, parallel = spec.layers[layer_idx], spec.is_parallel(layer_idx)
+    has = {
+        "attn_out_norm": layer.output_norms and layer.attention is not None,
+        "ffn_out_norm": layer.output_norms and layer.has_feed_forward,
+        **dict.fromkeys(("shared_norm", "shared_out_norm", "experts_out_norm"), parallel),
+        "router_norm": layer.sparse and spec.router.norm_scale is not None,
+    }
+    return [name for name, is_there in has.items() if is_there]
 
 
 def _mlp_shapes(prefix: str, mlp: MlpSpec, hidden: int) -> dict[str, tuple[int, ...]]:

@@ -28,18 +28,22 @@ def emit(c: Emission, x: str) -> tuple[str, dict[str, str]]:
 def _project(c: Emission, x: str) -> tuple[str, str]:
     """Return queries and keys as one [1, H + G, T, C], normed where the model does, and values [1, G, T, C]."""
     s, g = c.attention, c.graph
-    heads = (s.num_heads, s.num_kv_heads, s.num_kv_heads)
+    names = ("q", "k") if s.shared_kv else ("q", "k", "v")
+    heads = (s.num_heads, s.num_kv_heads, s.num_kv_heads)[: len(names)]
     widths = tuple(count * s.head_dim for count in heads)
-    flat = c.product(x, "qkv", ("q", "k", "v"), widths, c.hidden)
-    flat = _bias(c, flat, ("q", "k", "v"), s.qkv_bias)
-    if s.qk_norm == "full":
-        q, k, v = g.nodes("Split", 3, flat, g.ints(*widths), axis=-1)
-        flat = g.node("Concat", c.norm(q, "q_norm"), c.norm(k, "k_norm"), v, axis=-1)
+    flat = c.product(x, "".join(names), names, widths, c.hidden)
+    flat = _bias(c, flat, names, s.qkv_bias)
+    if s.qk_norm == "full" or s.shared_kv:
+        q, k, *values = g.nodes("Split", len(names), flat, g.ints(*widths), axis=-1)
+        v = values[0] if values else k
+        q, k = (c.norm(q, "q_norm"), c.norm(k, "k_norm")) if s.qk_norm == "full" else (q, k)
+        flat, heads = g.node("Concat", q, k, v, axis=-1), (s.num_heads, s.num_kv_heads, s.num_kv_heads)
     if s.clip_qkv is not None:
         flat = g.node("Clip", flat, g.scalar(-s.clip_qkv), g.scalar(s.clip_qkv))
     split = g.node("Reshape", flat, g.ints(1, -1, sum(heads), s.head_dim))
     by_head = g.node("Transpose", split, perm=[0, 2, 1, 3])
     joint, v = g.nodes("Split", 2, by_head, g.ints(s.num_heads + s.num_kv_heads, s.num_kv_heads), axis=1)
+    v = rms_norm(g, v, _ones(c, "v_ones"), c.eps) if s.value_norm else v
     return _norm_heads(c, joint) if s.qk_norm == "per_head" else joint, v
 
 
@@ -47,8 +51,12 @@ def _norm_heads(c: Emission, joint: str) -> str:
     """Norm every head of [1, H + G, T, C], queries by one gamma and keys by another."""
     s, g = c.attention, c.graph
     by_head = np.repeat(np.stack([c.get("q_norm"), c.get("k_norm")]), (s.num_heads, s.num_kv_heads), axis=0)[:, None]
-    ones = c.vector("ones", np.ones(s.head_dim, np.float32))
-    return g.node("Mul", rms_norm(g, joint, ones, c.eps), c.vector("qk_norm", by_head))
+    return g.node("Mul", rms_norm(g, joint, _ones(c, "ones"), c.eps), c.vector("qk_norm", by_head))
+
+
+def _ones(c: Emission, name: str) -> str:
+    """Return the weight of a norm of each head that has none, stored under a name."""
+    return c.vector(name, np.ones(c.attention.head_dim, np.float32))
 
 
 def _attend(c: Emission, q: str, new_k: str, new_v: str) -> str:

@@ -123,7 +123,7 @@ class Mixer(Protocol):
         ...
 
 
-def rms_norm(x: F32, gamma: F32, eps: float) -> F32:
+def rms_norm(x: F32, gamma: F32 | np.float32, eps: float) -> F32:
     """Return x / sqrt(mean(x^2) + eps) * gamma over the last axis."""
     mean = np.mean(x * x, axis=-1, keepdims=True)
     normed: F32 = x / np.sqrt(mean + np.float32(eps)) * gamma

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_runtime.backends.cpu.trunk.oracles.base import F32, Growth, LayerRun, Shapes, first_option
+from edge_runtime.backends.cpu.trunk.oracles.base import F32, Growth, LayerRun, Shapes, first_option, rms_norm
 from edge_runtime.base.spec import SoftmaxAttention
 
 MAX_TOKENS: int | None = None
@@ -15,7 +15,6 @@ def problem(attention: SoftmaxAttention) -> str | None:
     """See `Mixer.problem`."""
     options = {
         "with an output gate": attention.output_gate,
-        "with values shared with keys": attention.shared_kv,
     }
     return first_option(options)
 
@@ -24,9 +23,10 @@ def weight_shapes(attention: SoftmaxAttention, hidden: int) -> Shapes:
     """See `Mixer.weight_shapes`; q_norm and k_norm are [C], or the full width, sinks [H]."""
     c = attention.head_dim
     q_width, kv_width = attention.num_heads * c, attention.num_kv_heads * c
-    shapes: Shapes = {"q": (q_width, hidden), "k": (kv_width, hidden), "v": (kv_width, hidden), "o": (hidden, q_width)}
+    rows = {"q": q_width, "k": kv_width} | ({} if attention.shared_kv else {"v": kv_width})
+    shapes: Shapes = {**{name: (width, hidden) for name, width in rows.items()}, "o": (hidden, q_width)}
     if attention.qkv_bias:
-        shapes |= {"q_bias": (q_width,), "k_bias": (kv_width,), "v_bias": (kv_width,)}
+        shapes |= {f"{name}_bias": (width,) for name, width in rows.items()}
     if attention.o_bias:
         shapes["o_bias"] = (hidden,)
     if attention.sinks:
@@ -68,9 +68,10 @@ def run(layer: LayerRun, x: F32) -> tuple[F32, dict[str, F32]]:
 def _project(layer: LayerRun, x: F32) -> tuple[F32, F32, F32]:
     """Return q [H, T, C], k and v [G, T, C] before rotation."""
     s = layer.attention
-    flat = {name: layer.linear(x, name) for name in "qkv"}
+    flat = {name: layer.linear(x, name) for name in ("qk" if s.shared_kv else "qkv")}
     if s.qkv_bias:
         flat = {name: part + layer.get(f"{name}_bias") for name, part in flat.items()}
+    flat.setdefault("v", flat["k"])
     if s.qk_norm == "full":
         flat |= {name: layer.norm(flat[name], f"{name}_norm") for name in "qk"}
     if s.clip_qkv is not None:
@@ -78,4 +79,6 @@ def _project(layer: LayerRun, x: F32) -> tuple[F32, F32, F32]:
     heads = {name: part.reshape(len(x), -1, s.head_dim).transpose(1, 0, 2) for name, part in flat.items()}
     if s.qk_norm == "per_head":
         heads |= {name: layer.norm(heads[name], f"{name}_norm") for name in "qk"}
+    if s.value_norm:
+        heads["v"] = rms_norm(heads["v"], np.float32(1), layer.eps)
     return heads["q"], heads["k"], heads["v"]
