@@ -1,8 +1,9 @@
 """Tiny random checkpoints of every supported family and option, as transformers itself writes them. Needs torch.
 
 A file a family: `CASES`, functions that return the configuration of a case, by its name; `CONFIG_CLASS`, the name of
-the class in transformers; where the general rules of weights.py do not do, `WEIGHTS`, rules that come before them; and
-`AUTO_CLASS` for models that are more than a decoder of text. Nothing else names a family: a file that is here is found.
+the class in transformers; where the general rules of weights.py do not do, `WEIGHTS`, rules that come before them;
+`AUTO_CLASS` for models that are more than a decoder of text; and `REQUIRED`, options without which the family is not
+one with experts. Nothing else names a family: a file that is here is found.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from families.checkpoint import load_model, make_checkpoint, make_model
 from families.tokenizer import EOS, write_tokenizer
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 __all__ = [
-    "AUTO_CLASSES", "CONFIG_CLASSES", "EOS", "FAMILY_CASES", "family_of", "load_model", "make_checkpoint", "make_model", "module_of",
+    "AUTO_CLASSES",
+    "CONFIG_CLASSES",
+    "EOS",
+    "FAMILY_CASES",
+    "REQUIRED",
+    "family_of",
+    "load_model",
+    "make_checkpoint",
+    "make_model",
+    "module_of",
     "write_tokenizer",
 ]  # fmt: skip
 
@@ -40,6 +50,11 @@ CONFIG_CLASSES: Mapping[str, str] = {family: module.CONFIG_CLASS for family, mod
 # model_type -> name of the auto class that loads it, where that is not the one for decoders of text
 AUTO_CLASSES: Mapping[str, str] = {
     family: module.AUTO_CLASS for family, module in _MODULES.items() if hasattr(module, "AUTO_CLASS")
+}
+
+# model_type -> options of its configuration without which it has no experts
+REQUIRED: Mapping[str, Mapping[str, Any]] = {
+    family: getattr(module, "REQUIRED", {}) for family, module in _MODULES.items()
 }
 
 

@@ -16,6 +16,10 @@ WEIGHTS = (
     (r"per_expert_scale$", normal(1.0, 0.25)),
     (r"router\.proj\.weight$", normal(0.0, 4.0)),  # behind a norm and D^-0.5
 )
+REQUIRED: dict[str, Any] = {
+    "enable_moe_block": True, "num_experts": 16, "top_k_experts": 4, "moe_intermediate_size": 64,
+    "hidden_size_per_layer_input": 0,
+}  # fmt: skip
 SLIDING, FULL = "sliding_attention", "full_attention"
 TEXT: dict[str, Any] = {
     "vocab_size": 300, "hidden_size": 96, "intermediate_size": 80, "moe_intermediate_size": 32, "num_hidden_layers": 6,

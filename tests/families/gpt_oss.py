@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 CONFIG_CLASS = "GptOssConfig"
-# sinks as large as the scores beside them; inner activations of experts large enough for the clamps to bite
-WEIGHTS = ((r"sinks$", normal(1.0, 1.0)), (r"gate_up_proj$", by_fan_in(3.0)))
+# sinks as large as the scores beside them; inner activations of experts large enough for low clamps to bite
+WEIGHTS = ((r"sinks$", normal(1.0, 1.0)), (r"gate_up_proj$", by_fan_in(2.0)))
 
 
 def _config(**options: Any) -> PreTrainedConfig:

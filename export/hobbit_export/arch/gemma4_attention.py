@@ -85,23 +85,23 @@ def _per_layer(reader: ConfigReader, given: Any, num_layers: int) -> dict[int, d
     for key, values in given.items():
         if int(key) >= num_layers:
             raise ConfigError(f"{where}: expected layers below {num_layers}, got {key}.")
+        for name, value in values.items():
+            if name not in ("head_dim", "num_key_value_heads"):
+                raise reader.refuse(f"per_layer_config.{key}.{name}", value, "Layers differ by their heads alone.")
         layer = ConfigReader(values, f"{where}.{key}")
-        found[int(key)] = {
-            name: layer.count(name, None) for name in ("head_dim", "num_key_value_heads") if name in values
-        }
-        layer.finish()
+        found[int(key)] = {name: layer.count(name, None) for name in values}
     return found
 
 
 def _rope(reader: ConfigReader, kind: str, head_dim: int, max_context: int) -> RopeSpec:
     """Read the rope of a kind of layer; `rope_parameters` has an object for each."""
     given = reader.get("rope_parameters")
-    own = (_ROPES if given is None else given).get(kind) if isinstance(given, dict | None) else None
+    given = _ROPES if given is None else given
+    if not isinstance(given, dict) or not isinstance(own := given.get(kind), dict):
+        raise reader.refuse("rope_parameters", given, f"It needs an object for {kind}.")
     where = f"{reader.where}: rope_parameters.{kind}"
-    if not isinstance(own, dict):
-        raise ConfigError(f"{where}: expected an object, got {str(own)[:60]}.")
     if own.get("rope_type") != "proportional":
-        inner = ConfigReader({"rope_parameters": own}, f"{reader.where}: rope_parameters.{kind}")
+        inner = ConfigReader({"rope_parameters": own}, where)
         return read_rope(inner, head_dim, max_context, _ROPES[kind]["rope_theta"])
     known = {"rope_type": None, "rope_theta": _ROPES[kind]["rope_theta"], "partial_rotary_factor": 1.0, "factor": None}
     for key in own:
