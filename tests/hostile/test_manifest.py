@@ -131,6 +131,10 @@ MODEL_LIES_OF = {
         "groups too few": (("router", "groups"), {"count": 4, "chosen": 1}, "groups.chosen"),
         "more groups than there are": (("router", "groups"), {"count": 2, "chosen": 3}, "groups.chosen"),
         "two best of one": (("router", "groups"), {"count": 4, "chosen": 2, "score": "top2_sum"}, "groups.score"),
+        "a norm scaled to nothing": (("router", "norm_scale"), 0.0, "router.norm_scale"),
+        "a gate in parallel": (
+            ("layers", 1, "shared"), {"mlp": {"intermediate": 32}, "parallel": True, "gate": True}, "shared.gate",
+        ),
         "half a panel": (("experts", "intermediate"), 48, "experts.intermediate"),
         "huge experts": (("experts", "intermediate"), 1 << 40, "experts.intermediate"),
         "activation": (("experts", "activation"), "gelu_tan", "Did you mean 'gelu_tanh'"),
@@ -218,8 +222,6 @@ def test_every_form_of_experts_that_can_be_described_runs(experts):
 
 UNSUPPORTED = {
     "attention with an output gate": ("attention", {"output_gate": True}),
-    "attention with values shared with keys": ("attention", {"shared_kv": True}),
-    "a dense MLP in parallel": ("shared", {"mlp": {"intermediate": 32}, "parallel": True}),
 }
 
 
@@ -277,6 +279,9 @@ ROPE_LIES = {
     "dynamic by zero": ("dynamic", {"factor": 0.0}),
     "dynamic, too long": ("dynamic", {"factor": 4096.0, ORIGINAL: 65536.0}),
     "default with parameters": ("default", {"factor": 1e308, ORIGINAL: 1e308}),
+    "proportional without a share": ("proportional", {}),
+    "proportional, more than all": ("proportional", {"partial_rotary_factor": 1.5}),
+    "proportional, stretched by zero": ("proportional", {"partial_rotary_factor": 0.5, "factor": 0.0}),
     "yarn without factor": ("yarn", {ORIGINAL: 64.0}),
     "yarn without context": ("yarn", {"factor": 2.0}),
     "yarn of zeros": ("yarn", {"factor": 0.0, ORIGINAL: 0.0}),
