@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.formats.columns import ColumnWeight, Packing
 from hobbit_export.formats.config import QuantReader, refuse_ignored
-from hobbit_export.formats.numbers import fields
+from hobbit_export.formats.numbers import F32
 from hobbit_export.formats.parts import SCALES, Found, Parts
 
 METHODS = ("awq",)
@@ -57,12 +57,15 @@ def _weight(parts: Parts, module: str, size: int) -> ColumnWeight:
     groups = -(-inputs // group)
     scales = parts.get(f"{module}.scales", SCALES, (groups, n))
     zeros = parts.get(f"{module}.qzeros", ("I32",), (groups, n // _PER_WORD))
-    packing = Packing(_PER_WORD, lambda found: _ordered(found).T, _ordered, _PER_WORD)
+    packing = Packing(_PER_WORD, _codes, lambda found: _codes(found).T, _PER_WORD)
     kind = f"awq with 4 bits in groups of {group}"
     return ColumnWeight.of(module, (n, inputs), kind, packing, group, (words, scales, zeros, None))
 
 
-def _ordered(words: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Unpack [r, c] words to [r, 8 c] codes in the order of the outputs."""
-    found = fields(words, 4).reshape(len(words), -1, _PER_WORD)
-    return np.asarray(found[..., _FIELD_OF].reshape(len(words), -1))
+def _codes(words: NDArray[np.int32]) -> F32:
+    """Unpack [r, c] words to the codes [8 c, r] of the outputs in their order."""
+    turned = np.ascontiguousarray(words.T)
+    out = np.empty((len(turned), _PER_WORD, turned.shape[1]), np.float32)
+    for number, field in enumerate(_FIELD_OF):
+        out[:, number] = turned >> (4 * int(field)) & 15
+    return out.reshape(-1, turned.shape[1])

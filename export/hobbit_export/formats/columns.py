@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.base.errors import BundleError
 from hobbit_export.checkpoint import to_f32
-from hobbit_export.formats.numbers import F32
+from hobbit_export.formats.numbers import F32, apply_steps
 from hobbit_export.formats.parts import Part, names, total_bytes
 from hobbit_export.weights import Weight
 
@@ -25,17 +25,17 @@ class Packing:
 
     Attributes:
         outputs: outputs in a word of qweight; 1: words hold inputs.
-        codes: words of some columns -> uint8 [n, K].
-        zeros: words of columns of qzeros -> uint8 [G, n].
+        codes: words of some columns -> float32 [n, K].
+        zeros: words of columns of qzeros -> float32 [G, n].
         zeros_outputs: outputs in a word of qzeros.
-        check_zeros: raw zero points uint8 -> those meant, or raises ValueError.
+        check_zeros: stored zero points -> those meant, or raises ValueError.
     """
 
     outputs: int
-    codes: Callable[[NDArray[np.int32]], NDArray[np.uint8]]
-    zeros: Callable[[NDArray[np.int32]], NDArray[np.uint8]]
+    codes: Callable[[NDArray[np.int32]], F32]
+    zeros: Callable[[NDArray[np.int32]], F32]
     zeros_outputs: int
-    check_zeros: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] = lambda zeros: zeros
+    check_zeros: Callable[[F32], F32] = lambda zeros: zeros
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,7 @@ class ColumnWeight(Weight):
             out -= zeros[:, groups]
             out *= scales[:, groups]
             return
-        for g in range(scales.shape[1]):
-            part = out[:, g * self.group : (g + 1) * self.group]
-            part -= zeros[:, g, None]
-            part *= scales[:, g, None]
+        apply_steps(out, scales, zeros, self.group)
 
     def _scales(self, start: int, stop: int) -> F32:
         return self.scales.finite(to_f32(self._columns(self.scales, start, stop)))
@@ -107,10 +104,9 @@ class ColumnWeight(Weight):
         first = start // pack
         raw = self.packing.zeros(self._columns(self.zeros, first, -(-stop // pack)))
         try:
-            zeros = self.packing.check_zeros(raw[:, start - first * pack : stop - first * pack])
+            return self.packing.check_zeros(raw[:, start - first * pack : stop - first * pack])
         except ValueError as err:
             raise BundleError(f"{self.zeros.where}: {err}") from err
-        return zeros.astype(np.float32)
 
     def _groups(self) -> NDArray[np.int64] | None:
         """Return the group of each input; None where they follow each other."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edge_runtime.base.errors import BundleError
 from hobbit_export.formats import fp8, mxfp4
 from hobbit_export.formats.grid import GridWeight, Scales
-from hobbit_export.formats.numbers import F32, fields
+from hobbit_export.formats.numbers import F32, e2m1, integers
 from hobbit_export.formats.nvfp4 import nvfp4_weight
 from hobbit_export.formats.parts import SCALES, Part, Parts
 
@@ -54,7 +54,7 @@ def module_weight(parts: Parts, module: str, scheme: Scheme) -> GridWeight:
         n, half = codes.info.shape
         size = mxfp4.BLOCK
         part = parts.get(f"{module}.weight_scale", ("U8", "F8_E8M0"), (n, -(-2 * half // size)))
-        return GridWeight.of(name, (n, 2 * half), "mxfp4", codes, mxfp4.decode, Scales(part, 1, size))
+        return GridWeight.of(name, (n, 2 * half), "mxfp4", codes, e2m1, Scales(part, 1, size))
     return _packed_integers(parts, module, scheme) if scheme.format == "pack-quantized" else _whole(parts, name, scheme)
 
 
@@ -108,7 +108,7 @@ def _packed_integers(parts: Parts, module: str, scheme: Scheme) -> GridWeight:
         zeros = _zeros(zero, scales.rows)
 
     def unpack(raw: NDArray[Any]) -> F32:
-        return _shifted(fields(raw, bits), bits)
+        return _shifted(integers(raw, bits), bits)
 
     return GridWeight.of(name, (n, k), _kind(scheme), codes, unpack, scales, stated, zero, order, zeros=zeros)
 
@@ -143,7 +143,7 @@ def _packed_zeros(part: Part, bits: int) -> Callable[[int, int, int], F32]:
     def rows(_: int, start: int, stop: int) -> F32:
         first = start // per_word
         words = part.rows(first, -(-stop // per_word))
-        found = _shifted(fields(np.ascontiguousarray(words.T), bits), bits).T
+        found = _shifted(integers(words.T, bits), bits).T
         return np.asarray(found[start - first * per_word : stop - first * per_word])
 
     return rows
@@ -153,9 +153,10 @@ def _integers(raw: NDArray[Any]) -> F32:
     return np.asarray(raw, np.float32)
 
 
-def _shifted(codes: NDArray[np.uint8], bits: int) -> F32:
-    """Take off the 2^(bits - 1) that was added before packing."""
-    return np.asarray(codes.astype(np.float32) - np.float32(1 << (bits - 1)))
+def _shifted(codes: F32, bits: int) -> F32:
+    """Take off, in place, the 2^(bits - 1) that was added before packing."""
+    codes -= np.float32(1 << (bits - 1))
+    return codes
 
 
 def _kind(scheme: Scheme) -> str:

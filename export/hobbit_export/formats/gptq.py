@@ -8,6 +8,7 @@ Version 1 stores every zero point less one, version 2 stores it as it is.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from edge_runtime.base.errors import ConfigError
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.formats.columns import ColumnWeight, Packing
 from hobbit_export.formats.config import QuantReader, pattern, refuse_ignored
-from hobbit_export.formats.numbers import fields
+from hobbit_export.formats.numbers import F32, integers
 from hobbit_export.formats.parts import SCALES, Found, Parts
 
 METHODS = ("gptq",)
@@ -124,21 +125,23 @@ def _weight(parts: Parts, module: str, scheme: _Scheme) -> ColumnWeight:
     zeros = parts.get(f"{module}.qzeros", ("I32",), (groups, -(-n // per_word)))
     order = f"{module}.g_idx"
     found = (parts.get if scheme.ordered else parts.optional)(order, ("I32", "I64"), (inputs,))
-    packing = Packing(1, partial(_codes, bits=bits), partial(fields, bits=bits), per_word, _shift(bits, scheme.version))
+    packing = Packing(
+        1, partial(_codes, bits=bits), partial(integers, bits=bits), per_word, _shift(bits, scheme.version)
+    )
     kind = f"gptq with {bits} bits in groups of {group}"
     return ColumnWeight.of(module, (n, inputs), kind, packing, group, (words, scales, zeros, found))
 
 
-def _codes(words: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
-    return fields(np.ascontiguousarray(words.T), bits)
+def _codes(words: NDArray[np.int32], bits: int) -> F32:
+    return integers(words.T, bits)
 
 
-def _shift(bits: int, version: int) -> Any:
+def _shift(bits: int, version: int) -> Callable[[F32], F32]:
     largest = (1 << bits) - 1
 
-    def version1(zeros: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if zeros.size and int(zeros.max()) == largest:
+    def version1(zeros: F32) -> F32:
+        if zeros.size and float(zeros.max()) == largest:
             raise ValueError(_ZERO)
-        return np.asarray(zeros + np.uint8(1))
+        return np.asarray(zeros + np.float32(1))
 
     return version1 if version == 1 else lambda zeros: zeros

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.base.errors import BundleError
-from hobbit_export.formats.numbers import F32
+from hobbit_export.formats.numbers import F32, apply_steps
 from hobbit_export.formats.parts import Part, names, total_bytes
 from hobbit_export.weights import Weight
 
@@ -99,11 +99,7 @@ class GridWeight(Weight):
         with np.errstate(
             over="ignore", invalid="ignore"
         ):  # weights that are not finite are refused where they are used
-            for block in range(scales.shape[1]):
-                part = out[:, block * width : (block + 1) * width]
-                if zeros is not None:
-                    part -= zeros[:, block, None]
-                part *= scales[:, block, None]
+            apply_steps(out, scales, zeros, width)
 
     def transposed(self) -> Weight:
         """Return the weight with its last two dimensions exchanged; only one of the two can be read."""

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.formats.config import QuantReader, refuse_ignored
 from hobbit_export.formats.grid import GridWeight, Scales
-from hobbit_export.formats.numbers import E2M1, F32, nibbles
+from hobbit_export.formats.numbers import e2m1
 from hobbit_export.formats.parts import Found, Parts
 
 METHODS = ("mxfp4",)
@@ -38,13 +33,8 @@ def find(checkpoint: Checkpoint, reader: QuantReader) -> Found:
         parts.get(name + _CODES, ("U8",), (experts, n, blocks, BLOCK // 2))
         scales = Scales(parts.get(name + _SCALES, ("U8",), (experts, n, blocks)), 1, BLOCK)
         weight = GridWeight.of(
-            name, (experts, n, blocks * BLOCK), "mxfp4", codes.reshaped(experts, n, blocks * BLOCK // 2), decode, scales
+            name, (experts, n, blocks * BLOCK), "mxfp4", codes.reshaped(experts, n, blocks * BLOCK // 2), e2m1, scales
         )  # fmt: skip
         found.add(weight.transposed())
     refuse_ignored(found.weights.values(), ignored)
     return found
-
-
-def decode(raw: NDArray[Any]) -> F32:
-    """Return the values of E2M1 codes, two a byte, the low half first."""
-    return np.asarray(E2M1[nibbles(raw)])

@@ -6,6 +6,8 @@ FP8 (E4M3, no infinities) and the OCP Microscaling types (E2M1 elements, E8M0 sc
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,21 +36,37 @@ def e8m0(codes: NDArray[np.uint8]) -> F32:
     return np.asarray(np.where(codes == 255, np.float32(np.nan), found), np.float32)
 
 
-def nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Unpack [n, c] bytes to [n, 2 c] codes, the low half of a byte first."""
-    out = np.empty((len(packed), packed.shape[1], 2), np.uint8)
-    np.bitwise_and(packed, 15, out=out[..., 0])
-    np.right_shift(packed, 4, out=out[..., 1])
-    return out.reshape(len(packed), -1)
+def _per_byte(values: F32, bits: int) -> NDArray[Any]:
+    """Return for each byte the values of the codes in it, lowest bits first, as one element of a wider type."""
+    codes = np.arange(256)[:, None] >> (bits * np.arange(8 // bits)) & ((1 << bits) - 1)
+    return np.ascontiguousarray(values[codes], np.float32).view({4: np.complex64, 2: np.complex128}[bits]).reshape(-1)
 
 
-def fields(words: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
-    """Unpack [..., c] words to [..., 32 / bits * c] unsigned integers, lowest bits first; bits divides 8."""
+_E2M1_PAIRS = _per_byte(E2M1, 4)
+_INTEGERS = {bits: _per_byte(np.arange(1 << bits, dtype=np.float32), bits) for bits in (2, 4)}
+
+
+def e2m1(packed: NDArray[np.uint8]) -> F32:
+    """Return the values [n, 2 c] of E2M1 codes packed two a byte [n, c], the low half first."""
+    return np.asarray(_E2M1_PAIRS[packed].view(np.float32))
+
+
+def integers(words: NDArray[np.int32], bits: int) -> F32:
+    """Unpack [..., c] words to [..., 32 / bits * c] unsigned integers of 2, 4 or 8 bits, lowest first, as float32."""
     octets = np.ascontiguousarray(words).astype("<i4", copy=False).view(np.uint8)
-    if bits == 8:
-        return octets
-    per_byte = 8 // bits
-    out = np.empty((*octets.shape, per_byte), np.uint8)
-    for i in range(per_byte):
-        np.bitwise_and(octets >> (bits * i), (1 << bits) - 1, out=out[..., i])
-    return out.reshape(*octets.shape[:-1], -1)
+    return octets.astype(np.float32) if bits == 8 else np.asarray(_INTEGERS[bits][octets].view(np.float32))
+
+
+def apply_steps(out: F32, scales: F32, zeros: F32 | None, width: int) -> None:
+    """Turn codes [n, K] into (code - zero) x scale in place; `width` inputs share a scale and a zero point [n, C]."""
+    if scales.shape[1] * width == out.shape[1]:
+        blocks = out.reshape(len(out), -1, width)
+        if zeros is not None:
+            blocks -= zeros[..., None]
+        blocks *= scales[..., None]
+        return
+    for block in range(scales.shape[1]):
+        part = out[:, block * width : (block + 1) * width]
+        if zeros is not None:
+            part -= zeros[:, block, None]
+        part *= scales[:, block, None]

@@ -11,8 +11,7 @@ import numpy as np
 
 from edge_runtime.base.errors import BundleError
 from hobbit_export.formats.grid import GridWeight, Scales
-from hobbit_export.formats.mxfp4 import decode
-from hobbit_export.formats.numbers import F32
+from hobbit_export.formats.numbers import F32, e2m1
 from hobbit_export.formats.parts import Part, Parts
 
 BLOCK = 16
@@ -35,7 +34,7 @@ def nvfp4_weight(parts: Parts, name: str, packed: str, scale: str, outer: str, *
     scales = Scales(parts.get(scale, ("F8_E4M3",), (n, 2 * half // BLOCK)), 1, BLOCK)
     whole = parts.get(outer, ("F32",), (1,), ())
     return GridWeight.of(
-        name, (n, 2 * half), "nvfp4", codes, decode, scales, whole, outer=_outer(whole, divide=divide)
+        name, (n, 2 * half), "nvfp4", codes, e2m1, scales, whole, outer=_outer(whole, divide=divide)
     )  # fmt: skip
 
 
