@@ -51,7 +51,7 @@ SWEEP: dict[str, list[str]] = {
 }
 # the caches' own papers use LRU; frequency is tried wherever it may help
 EVICTIONS = {
-    "rate-distortion": ("lfru", "rate-distortion"), "hobbit": ("lfru", "lcu"), "lossless": ("lfru", "lru"),
+    "rate-distortion": ("lfru", "rate-distortion"), "hobbit": ("lfru", "lcu"), "lossless": ("next-use", "lfru", "lru"),
     "mcsharp": ("lfru",), "edgemoe": ("lfru",), "smoe": ("lfru",), "adapmoe": ("lfru",),
 }  # fmt: skip
 

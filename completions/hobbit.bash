@@ -30,7 +30,7 @@ _hobbit() {
     plan:--backend|run:--backend|chat:--backend|serve:--backend|bench:--backend|eval:--backend|calibrate:--backend|trace:--backend|verify:--backend) words="auto cpu cuda" ;;
     hobbit-export:--trunk) words="fp32 int8 int4" ;;
     plan:--policy|run:--policy|chat:--policy|serve:--policy|bench:--policy|eval:--policy|calibrate:--policy|trace:--policy|simulate:--policy|verify:--policy) words="lossless hobbit mobile cache-prior max-rank rate-distortion cumsum adapmoe smoe skip lexi edgemoe mcsharp" ;;
-    plan:--eviction|run:--eviction|chat:--eviction|serve:--eviction|bench:--eviction|eval:--eviction|calibrate:--eviction|trace:--eviction|simulate:--eviction|verify:--eviction) words="lru lcu lfru mdc rate-distortion layer-sizes" ;;
+    plan:--eviction|run:--eviction|chat:--eviction|serve:--eviction|bench:--eviction|eval:--eviction|calibrate:--eviction|trace:--eviction|simulate:--eviction|verify:--eviction) words="lru lcu lfru mdc next-use rate-distortion layer-sizes" ;;
     plan:--prefetch|run:--prefetch|chat:--prefetch|serve:--prefetch|bench:--prefetch|eval:--prefetch|calibrate:--prefetch|trace:--prefetch|verify:--prefetch) words="off lookahead expert-map statistical" ;;
     serve:--log-format) words="text json" ;;
     bench:--cache) words="warm cold" ;;

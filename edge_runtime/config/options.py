@@ -71,7 +71,7 @@ class RuntimeConfig:
         "budget from a weaker source.",
     )
     eviction: str = option(
-        Named(EVICTION_RULES, fitting.check_eviction), "lfru", in_profile=True, is_live=True,
+        Named(EVICTION_RULES, fitting.check_eviction), "next-use", in_profile=True, is_live=True,
         example="lru",
         help="which expert leaves the cache when room is needed",
         doc="Parameters and sources: [policies.md](policies.md). `rate-distortion` and `layer-sizes` need a calibrated "

@@ -24,6 +24,7 @@ EVICTION_RULES = (
     "lcu",
     "lfru",
     "mdc",
+    "next-use",
     "rate-distortion",
     "layer-sizes",
 )

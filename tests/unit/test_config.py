@@ -32,7 +32,7 @@ def test_defaults():
     assert config.profile.name == "generic"
     assert (config.memory, config.expert_memory) == (None, None)
     assert config.tier == 8, "the deepest progressive tier, never bf16"
-    assert (config.policy, config.eviction, config.backend) == ("lossless", "lfru", "cpu")
+    assert (config.policy, config.eviction, config.backend) == ("lossless", "next-use", "cpu")
     assert 1 <= config.threads <= len(os.sched_getaffinity(0))
     assert (config.io_threads, config.read_chunk, config.direct_io) == (8, 1 << 20, True)
     assert config.context == MANIFEST.model.max_context, "the profile's context is cut to the model's"

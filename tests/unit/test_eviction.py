@@ -96,7 +96,7 @@ def test_rules_by_name():
     assert create_rule("lcu", RuleContext(**options)).name == "lcu"
     with pytest.raises(
         ConfigError,
-        match=r"eviction: expected one of lru, lcu, lfru, mdc, rate-distortion, layer-sizes, got 'lcv'\. Did you mean",
+        match=r"eviction: expected one of lru, lcu, lfru, mdc, next-use, rate-distortion, layer-sizes, got 'lcv'\. Did you mean",
     ):
         create_rule("lcv", RuleContext(**options))
 
@@ -137,6 +137,65 @@ def test_lfru_halves_a_use_after_its_half_life():
     rule.use(keys(2), at(8))
     assert rule.scores(keys(0, 1, 2), 0).argmax() == 2
     assert np.isfinite(rule.scores(keys(0, 1, 2), 0)).all()
+
+
+def next_use(*, num_layers: int = 1, memory: int = 3, shortest: float = 1.0):
+    context = RuleContext(num_layers=num_layers, num_experts=4, tier_bytes=TIERS, full_tier=8, top_k=1)
+    return create_rule(f"next-use:shortest={shortest},memory={memory}", context)
+
+
+def test_next_use_by_hand():
+    """Half-lives of 1, 10, 100 and 1,000 passes, and K / E = 1/4, each weighing a fifth before anything is learnt."""
+    rule = next_use()
+    rule.begin_pass()
+    rule.use(keys(0), at(8))
+    # used in every pass so far: all four rates are 1; the others have the chance of a layer without favourites
+    assert rule.scores(keys(0, 1), 0) == pytest.approx([-1 / (4 / 5 + 1 / 20), -20])
+    rule.begin_pass()
+    rule.use(keys(1), at(8))
+    # the first use was foreseen by K / E alone: its weight has gone a third of the way from 1/5 to 1
+    weight, constant = 0.2 * 2 / 3, 0.2 + 0.8 / 3
+    kept = np.array([2 ** (-1 / h) for h in (1, 10, 100, 1000)])
+    rates = kept * (1 - kept) / (1 - kept**2), (1 - kept) / (1 - kept**2)
+    old, new = (weight * r.sum() + constant / 4 for r in rates)
+    assert rule.scores(keys(0, 1), 0) == pytest.approx([-1 / old, -1 / new])
+
+
+def test_next_use_learns_which_half_life_foresees():
+    """Two experts in turn are foreseen by long half-lives alone; then a stretch of one expert by short ones."""
+    rule = next_use(shortest=0.1)
+    for turn in range(60):
+        rule.begin_pass()
+        rule.use(keys(turn % 2), at(8))
+    last, before = -rule.scores(keys(1, 0), 0)
+    assert last == pytest.approx(before, rel=0.15)
+    for _ in range(30):
+        rule.begin_pass()
+        rule.use(keys(0), at(8))
+    again, other = -rule.scores(keys(0, 1), 0)
+    assert again < 1.2
+    assert other > 3 * again
+
+
+def test_next_use_counts_the_layers_to_go():
+    rule = next_use(num_layers=4)
+    rule.begin_pass()
+    for layer in range(4):
+        rule.use(keys(4 * layer), at(8))
+    waits = -rule.scores(keys(0, 4, 8, 12), 1)  # while layer 1 needs room, layer 2 is next and layer 1 last
+    assert (waits - waits[2]) == pytest.approx([2 / 4, 3 / 4, 0, 1 / 4])
+
+
+def test_next_use_never_rules_a_forecast_out():
+    rule = next_use(memory=1)
+    for turn in range(50):
+        rule.begin_pass()
+        rule.use(keys(turn % 2), at(8))
+    assert np.isfinite(rule.scores(keys(0, 1, 2, 3, -1), 0)).all()
+    for _ in range(30):
+        rule.begin_pass()
+        rule.use(keys(2), at(8))
+    assert -rule.scores(keys(2), 0)[0] < 2
 
 
 def test_parameters_of_rules_are_checked():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edge_runtime.base.params import Param, parse_named
-from edge_runtime.experts.eviction import layer_sizes, lcu, lfru, lru, mdc, rate_distortion
+from edge_runtime.experts.eviction import layer_sizes, lcu, lfru, lru, mdc, next_use, rate_distortion
 from edge_runtime.experts.eviction.base import EvictionRule, RuleContext
 
 
@@ -33,6 +33,7 @@ RULES: dict[str, RegisteredRule] = {
     "lcu": RegisteredRule(lcu.Lcu, lcu.SUMMARY),
     "lfru": RegisteredRule(lfru.Lfru, lfru.SUMMARY, lfru.PARAMS),
     "mdc": RegisteredRule(mdc.Multidimensional, mdc.SUMMARY, mdc.PARAMS),
+    "next-use": RegisteredRule(next_use.NextUse, next_use.SUMMARY, next_use.PARAMS),
     "rate-distortion": RegisteredRule(
         rate_distortion.RateDistortionRule, rate_distortion.SUMMARY, lfru.PARAMS, needs_calibration=True
     ),
