@@ -24,6 +24,7 @@ VERBS = {
     "eval": "perplexity and KL divergence on a text, one token a step",
     "calibrate": "thresholds of HOBBIT, MoBiLE and expert skipping for this model, from any text",
     "trace": "record what the router says while a text is decoded",
+    "trace-import": "turn another program's recording of a router into a trace (`hobbit trace import`)",
     "simulate": "replay a trace against policies and cache sizes, beside Belady's optimum",
     "verify": "check hashes, structure and numerics of a bundle",
 }
@@ -55,8 +56,12 @@ def build_parser(verb: str) -> argparse.ArgumentParser:
     )
     parser.set_defaults(verb=verb)
     parser.add_argument("--version", action=VersionAction, help=FLAGS[_VERSION])
-    importlib.import_module(f"edge_runtime.cli.{verb}").add_arguments(parser)
+    importlib.import_module(_module(verb)).add_arguments(parser)
     return parser
+
+
+def _module(verb: str) -> str:
+    return f"edge_runtime.cli.{verb.replace('-', '_')}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,6 +72,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(argv: list[str]) -> int:
+    if argv[:2] == ["trace", "import"]:
+        argv = ["trace-import", *argv[2:]]
     if argv[:1] == ["help"]:
         if argv[1:] and argv[1] in TOPICS:
             return _print_topic(argv[1])
@@ -129,7 +136,7 @@ def _run(args: argparse.Namespace) -> int:
     args.flags = said_flags(args)
     try:
         settle_command_options(args, os.environ)
-        return int(importlib.import_module(f"edge_runtime.cli.{args.verb}").main(args))
+        return int(importlib.import_module(_module(args.verb)).main(args))
     except HobbitError as err:
         print(f"{type(err).__name__}: {err}", file=sys.stderr)
         return err.exit_code

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 from edge_runtime.base.params import Param, parse_named
 from edge_runtime.policy import (
@@ -25,6 +25,9 @@ from edge_runtime.policy.base import Policy, PolicyContext
 from edge_runtime.policy.lossless import Lossless
 from edge_runtime.policy.rate_distortion import policy as rate_distortion
 
+Reads = Literal["choice", "weights", "logits"]
+_READS: tuple[Reads, ...] = get_args(Reads)
+
 
 @dataclass(frozen=True)
 class Registered:
@@ -36,6 +39,7 @@ class Registered:
         source: where it is published, and what of it is our reading.
         needs_calibration: reads what the exporter measured, from `PolicyContext.calibration`.
         summary: what it does, one line, for help and docs.
+        reads: what it looks at of the router's output: who is chosen, the chosen ones' weights as well, or all of it.
     """
 
     make: Callable[..., Policy]
@@ -43,16 +47,18 @@ class Registered:
     source: str = "ours"
     needs_calibration: bool = False
     summary: str = ""
+    reads: Reads = "logits"
 
 
 POLICIES: dict[str, Registered] = {
-    "lossless": Registered(Lossless, summary="the router's choice, every expert at the full tier"),
+    "lossless": Registered(Lossless, summary="the router's choice, every expert at the full tier", reads="choice"),
     "hobbit": Registered(
         hobbit.Hobbit,
         hobbit.PARAMS,
         hobbit.SOURCE,
         needs_calibration=True,
         summary="missing experts at a lower tier or not at all, by their score",
+        reads="weights",
     ),
     "mobile": Registered(
         mobile.Mobile, mobile.PARAMS, mobile.SOURCE, summary="half the experts first, all of them for important tokens"
@@ -71,6 +77,7 @@ POLICIES: dict[str, Registered] = {
         rate_distortion.PARAMS,
         needs_calibration=True,
         summary="bytes where they save most, within a budget of KL divergence",
+        reads="weights",
     ),
     "cumsum": Registered(
         cumsum.Cumsum,
@@ -84,20 +91,28 @@ POLICIES: dict[str, Registered] = {
         adapmoe.SOURCE,
         needs_calibration=True,
         summary="the last experts dropped in layers where that costs little",
+        reads="weights",
     ),
     "smoe": Registered(
         smoe.Smoe, smoe.PARAMS, smoe.SOURCE, summary="missing experts replaced by resident ones of nearly their score"
     ),
     "skip": Registered(
-        skip.Skip, skip.PARAMS, skip.SOURCE, summary="experts dropped whose weight is small beside the first one's"
+        skip.Skip,
+        skip.PARAMS,
+        skip.SOURCE,
+        summary="experts dropped whose weight is small beside the first one's",
+        reads="weights",
     ),
-    "lexi": Registered(lexi.Lexi, lexi.PARAMS, lexi.SOURCE, summary="a number of experts for each layer"),
+    "lexi": Registered(
+        lexi.Lexi, lexi.PARAMS, lexi.SOURCE, summary="a number of experts for each layer", reads="weights"
+    ),
     "edgemoe": Registered(
         partial(static_tiers.StaticTiers, name="edgemoe"),
         static_tiers.EDGEMOE_PARAMS,
         static_tiers.EDGEMOE_SOURCE,
         needs_calibration=True,
         summary="a fixed tier for each expert, by its measured sensitivity",
+        reads="choice",
     ),
     "mcsharp": Registered(
         partial(static_tiers.StaticTiers, name="mcsharp"),
@@ -105,8 +120,14 @@ POLICIES: dict[str, Registered] = {
         static_tiers.MCSHARP_SOURCE,
         needs_calibration=True,
         summary="a fixed tier for each expert, by its importance; weak ones dropped",
+        reads="weights",
     ),
 }
+
+
+def reads_at_most(name: str, known: Reads, policies: Mapping[str, Registered] = POLICIES) -> bool:
+    """Whether a policy can decide where no more than this is known of the router's output."""
+    return _READS.index(policies[name].reads) <= _READS.index(known)
 
 
 def parse_policy(

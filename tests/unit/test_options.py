@@ -169,7 +169,7 @@ def test_help_lists_all_that_the_registries_have(capsys):
     assert [e.name for e in REGISTRIES["eviction"]] == list(EVICTION_RULES)
     assert [e.name for e in REGISTRIES["prefetch"]] == list(PREDICTORS)
     assert all(entry.summary for entries in REGISTRIES.values() for entry in entries)
-    for verb in set(VERBS) - {"simulate"}:
+    for verb in set(VERBS) - {"simulate", "trace-import"}:
         with pytest.raises(SystemExit):
             main([verb, "--help"])
         text = capsys.readouterr().out
@@ -308,6 +308,7 @@ def test_a_new_entry_is_in_the_documentation(monkeypatch):
 VERB_LINES = {
     "plan": [], "run": ["-p", "x"], "chat": [], "serve": [], "bench": [], "eval": ["--text", "t"],
     "calibrate": ["--text", "t"], "trace": ["--text", "t", "--out", "o"], "simulate": [], "verify": [],
+    "trace-import": ["--out", "o"],
 }  # fmt: skip
 
 

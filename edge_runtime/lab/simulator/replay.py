@@ -21,7 +21,7 @@ from edge_runtime.lab.simulator.recorded_passes import RecordedPasses
 from edge_runtime.lab.simulator.requests import RequestLog
 from edge_runtime.lab.simulator.trace import Trace
 from edge_runtime.lab.simulator.trace_format import TraceHeader, TracePass
-from edge_runtime.policy import create_policy, parse_policy
+from edge_runtime.policy import POLICIES, create_policy, parse_policy, reads_at_most
 from edge_runtime.policy.base import Policy, PolicyContext
 from edge_runtime.policy.routing import Router
 from edge_runtime.prefetch.recorded import RecordedPredictor
@@ -93,6 +93,7 @@ def simulate(
     header = trace.header
     if settings.prefetch and not header.ahead:
         raise ConfigError("--prefetch: the trace holds no predictions. Record it with --prefetch, then replay it.")
+    _check_judges(header, settings.policy)
     router = trace.router()
     context = policy_context(header, router, settings.tier or header.tier, settings.calibration)
     policy, store = create_policy(settings.policy, context), SimulatedStore(settings.drive)
@@ -124,6 +125,18 @@ def policy_context(
         tier_bytes={t: layout.tier_bytes(t) for t in header.tiers},
         calibration=calibration,
     )
+
+
+def _check_judges(header: TraceHeader, text: str) -> None:
+    """Refuse a policy that looks at what the trace does not hold: its replay would be made up."""
+    name = parse_policy(text)[0]
+    if not reads_at_most(name, header.routing):
+        held = "the experts chosen" + (" and their weights" if header.routing == "weights" else "")
+        known = ", ".join(policy for policy in POLICIES if reads_at_most(policy, header.routing))
+        raise ConfigError(
+            f"--policy: {name!r} looks at more of the router's output than this trace holds, which is {held}. "
+            f"It can judge {known}."
+        )
 
 
 def _attempts(trace: Trace) -> Iterator[list[TracePass]]:

@@ -47,6 +47,8 @@ class TraceHeader:
         ahead: predictions of coming layers recorded for each layer; 0: none.
         predicted: what the predictor's routings hold: logits of routers, or how often experts were chosen.
         created_by: program and version.
+        routing: what the logits hold: all of what the router said, or only the chosen experts and their weights, or
+            only who was chosen (recordings of other programs).
     """
 
     model: ModelSpec
@@ -59,6 +61,7 @@ class TraceHeader:
     created_by: str
     ahead: int = 0
     predicted: Literal["logits", "shares"] = "logits"
+    routing: Literal["logits", "weights", "choice"] = "logits"
 
     @property
     def layout(self) -> RecordLayout:
