@@ -22,6 +22,7 @@ from edge_runtime.policy.base import Decision, ResidencyView, Routing
 from edge_runtime.policy.joint import PassPolicies
 from edge_runtime.policy.lossless import Lossless
 from edge_runtime.service.http.listen import adopt, listen_tcp, listen_unix, read_api_keys
+from edge_runtime.service.openai.call_formats.hermes import Hermes
 from edge_runtime.service.openai.copied_constraint import CopiedConstraint
 from edge_runtime.service.openai.formats import Format
 from edge_runtime.service.openai.grammar import Vocabulary
@@ -285,7 +286,7 @@ TOOLS = (
 def test_calls_of_strict_tools_follow_their_schema_in_free_text(text: str, is_allowed: bool) -> None:
     vocabulary = Vocabulary((MODEL / "tokenizer.json").read_bytes(), 4096, (0,))
     tokenizer = Tokenizer.from_folder(MODEL)
-    grammar = vocabulary.of_strict_tools(TOOLS, "<tool_call>\n", "\n</tool_call>")
+    grammar = vocabulary.of_strict_tools(TOOLS, Hermes())
     follows = True
     for token in tokenizer.encode(text):
         follows = follows and bool(grammar.allowed()[token])

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from edge_runtime.service.openai.call_formats.hermes import json_call
+from edge_runtime.service.openai.call_formats.qwen_xml import xml_call
 from edge_runtime.service.openai.output_splitter import OutputSplitter
-from edge_runtime.service.openai.tool_calls import json_call, xml_call
 
 SCHEMAS = {"get": {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}}
 CALL = (
@@ -18,8 +19,8 @@ CALL = (
 def arguments(text: str) -> object:
     found = xml_call(text, SCHEMAS)
     assert found is not None
-    assert found["name"] == "get"
-    return json.loads(found["arguments"])
+    assert found.name == "get"
+    return json.loads(found.arguments)
 
 
 def test_values_are_what_the_schema_says():

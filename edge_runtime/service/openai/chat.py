@@ -7,26 +7,27 @@ from typing import Any
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.service.openai.api_errors import ApiError, bad_field, unsupported
-from edge_runtime.service.openai.output_splitter import CALL_OPEN, THINK_CLOSE, THINK_OPEN, OutputSplitter
+from edge_runtime.service.openai.call_formats import format_of
+from edge_runtime.service.openai.output_splitter import THINK_CLOSE, THINK_OPEN, OutputSplitter
 from edge_runtime.service.openai.requests import ChatRequest
 
 
 class ChatFormat:
     """What the bundle's chat template can do.
 
-    Tool calls are served in two formats, both between <tool_call> and </tool_call>. Hermes (Qwen3 and many others) has
-    a JSON object with name and arguments. Qwen3-Coder has <function=NAME> around <parameter=KEY> and its value.
-
     Args:
         tokenizer: the bundle's.
+
+    Attributes:
+        calls: how the model writes tool calls; None: it has none, or in no format served here.
+        has_thinking: whether it may think aloud.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         template = tokenizer.chat_template or ""
-        self.has_tools = "tools" in template and CALL_OPEN in template
+        self.calls = format_of(template)
         self.has_thinking = THINK_CLOSE in template
-        self.has_xml_calls = "<function=" in template and "<parameter=" in template
         self._has_effort = "reasoning_effort" in template
         self._has_switch = "enable_thinking" in template
 
@@ -38,7 +39,7 @@ class ChatFormat:
         """
         extra = {**self._effort(request.reasoning_effort), **request.template_args}
         if request.tools:
-            if not self.has_tools:
+            if self.calls is None:
                 raise unsupported("tools", "this model's chat template has no tool calls in a format served here.")
             offered = [tool.to_json() for tool in request.offered_tools]
             if offered:
@@ -82,7 +83,7 @@ class ChatFormat:
 
     def splitter(self, request: ChatRequest, prompt: str) -> OutputSplitter:
         """Return what splits the answer."""
-        tools = request.offered_tools if self.has_tools else ()
+        tools = request.offered_tools if self.calls is not None else ()
         starts_thinking = self.starts_thinking(prompt)
         return OutputSplitter(
             with_calls=bool(tools),
@@ -90,4 +91,5 @@ class ChatFormat:
             thinking=starts_thinking,
             only_one_call=request.parallel_tool_calls is False,
             schemas={tool.name: tool.parameters for tool in tools},
+            calls=self.calls,
         )

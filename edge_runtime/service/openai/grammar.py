@@ -6,7 +6,7 @@ Of llguidance: `grammar_tokens` loads its tokenizer, `grammar_check` compiles a 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from edge_runtime.base.confined import ConfinedHost, JobRefusedError
 from edge_runtime.base.errors import RequestError
+from edge_runtime.service.openai.call_formats import CallFormat, Offered
 from edge_runtime.service.openai.formats import Format
 from edge_runtime.service.openai.grammar_check import CHECK, CHECK_LIMITS, limits
 from edge_runtime.service.openai.grammar_tokens import load_tokens
 from edge_runtime.service.openai.messages import Tool
 
 _MAX_GRAMMAR_BYTES = 256 << 10
-_ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 
 class Vocabulary:
@@ -86,40 +86,30 @@ class Vocabulary:
         text = make.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
         return self.constraint(str(text))
 
-    def of_tool_call(self, tools: Iterable[Tool], prefix: str, suffix: str) -> Grammar:
-        """Return the constraint of exactly one tool call, written between prefix and suffix.
+    def of_tool_call(self, tools: Iterable[Tool], calls: CallFormat) -> Grammar:
+        """Return the constraint of exactly one tool call.
 
         Raises:
             RequestError: see `constraint`.
         """
-        schema = _calls_schema([(tool.name, tool.parameters) for tool in tools])
-        return self._of_lark(f"start: {json.dumps(prefix)} call {json.dumps(suffix)}\ncall: %json {schema}\n")
+        rules = calls.rules([Offered(tool.name, tool.parameters) for tool in tools])
+        return self._of_lark(f"start: {_quoted(calls.prefix)} call {_quoted(calls.suffix)}\n{rules}")
 
-    def of_strict_tools(self, tools: Iterable[Tool], prefix: str, suffix: str) -> Grammar:
+    def of_strict_tools(self, tools: Iterable[Tool], calls: CallFormat) -> Grammar:
         """Return the constraint of any text in which every tool call follows its schema, if that is strict."""
-        schema = _calls_schema([(tool.name, tool.parameters if tool.strict else _ANY_OBJECT) for tool in tools])
+        rules = calls.rules([Offered(tool.name, tool.parameters if tool.strict else None) for tool in tools])
         return self._of_lark(
-            f"start: (text call {json.dumps(suffix)})* tail\n"
-            f"text[suffix={json.dumps(prefix)}]: /(?s:.*)/\ntail: /(?s:.*)/\ncall: %json {schema}\n"
+            f"start: (text call {_quoted(calls.suffix)})* tail\n"
+            f"text[suffix={_quoted(calls.prefix)}]: /(?s:.*)/\ntail: /(?s:.*)/\n{rules}"
         )
 
     def _of_lark(self, text: str) -> Grammar:
         return self.constraint(str(self._library.LLMatcher.grammar_from_lark(text)))
 
 
-def _calls_schema(tools: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
-    """The schema of a call of one of (name, schema of arguments), spaced as models write them."""
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": name}, "arguments": dict(parameters)},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for name, parameters in tools
-    ]
-    spacing = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    return json.dumps({"anyOf": calls, "x-guidance": spacing})
+def _quoted(text: str) -> str:
+    """A text as grammars quote it."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 class Grammar:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edge_runtime.service.openai.tool_calls import json_call, xml_call
+from edge_runtime.service.openai.call_formats.base import CallFormat
+from edge_runtime.service.openai.call_formats.hermes import Hermes
 
-CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
 
@@ -39,7 +39,8 @@ class OutputSplitter:
         with_thinking: thinking may come.
         thinking: the prompt has opened the thinking already.
         only_one_call: what follows the first tool call is dropped.
-        schemas: of the tools' parameters by name: the XML format does not say which values are text.
+        schemas: of the tools' parameters by name: some formats do not say which values are text.
+        calls: how the model writes tool calls.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class OutputSplitter:
         thinking: bool,
         only_one_call: bool = False,
         schemas: Mapping[str, Mapping[str, Any]] | None = None,
+        calls: CallFormat | None = None,
     ) -> None:
         self._options: dict[str, Any] = {
             "with_calls": with_calls,
@@ -57,17 +59,19 @@ class OutputSplitter:
             "thinking": thinking,
             "only_one_call": only_one_call,
             "schemas": schemas,
+            "calls": calls,
         }
         self._schemas = schemas or {}
         self._only_one_call, self._is_over = only_one_call, False
-        self._opens = [CALL_OPEN] * with_calls + [THINK_OPEN] * with_thinking
+        self._calls = calls or Hermes()
+        self._opens = [self._calls.opens] * with_calls + [THINK_OPEN] * with_thinking
         self._inside = THINK_OPEN if thinking else ""
         self._held = ""
         self._skip_space = thinking
 
     def count_calls(self, text: str) -> int:
         """Return how many tool calls a whole text holds; what was pushed so far is not touched."""
-        if CALL_OPEN not in self._opens or CALL_CLOSE not in text:
+        if self._calls.opens not in self._opens or self._calls.closes not in text:
             return 0
         return sum(delta.call is not None for delta in OutputSplitter(**self._options).push(text))
 
@@ -87,22 +91,23 @@ class OutputSplitter:
         """The text is over: return what was held back; an unfinished call is text."""
         held, inside = self._held, self._inside
         self._held, self._inside = "", ""
-        if inside == CALL_OPEN:
-            return [Delta(content=CALL_OPEN + held)]
+        if inside == self._calls.opens:
+            return [Delta(content=inside + held)]
         return self._plain(held, inside)
 
     def _step(self, out: list[Delta]) -> bool:
         """Handle text up to the next marker; False when more text is needed."""
-        markers = {CALL_OPEN: [CALL_CLOSE], THINK_OPEN: [THINK_CLOSE], "": self._opens}[self._inside]
+        calls = self._calls
+        markers = {calls.opens: [calls.closes], THINK_OPEN: [THINK_CLOSE], "": self._opens}[self._inside]
         found = [(at, marker) for marker in markers if (at := self._held.find(marker)) >= 0]
         if found:
             at, marker = min(found)
             before, self._held = self._held[:at], self._held[at + len(marker) :]
-            out += self._finish_call(before) if marker == CALL_CLOSE else self._plain(before, self._inside)
+            out += self._finish_call(before) if marker == calls.closes else self._plain(before, self._inside)
             self._inside = marker if marker in self._opens else ""
             self._skip_space = True
             return True
-        if self._inside != CALL_OPEN:
+        if self._inside != calls.opens:
             keep = max((_overlap(self._held, marker) for marker in markers), default=0)
             cut = len(self._held) - keep
             out += self._plain(self._held[:cut], self._inside)
@@ -118,12 +123,16 @@ class OutputSplitter:
         return [Delta(reasoning=text) if inside == THINK_OPEN else Delta(content=text)]
 
     def _finish_call(self, text: str) -> list[Delta]:
-        function = json_call(text) or xml_call(text, self._schemas)
-        if function is None:
-            return [Delta(content=CALL_OPEN + text + CALL_CLOSE)]  # not a call after all: show what the model wrote
+        functions = self._calls.read(text, self._schemas)
+        if functions is None:  # not a call after all: show what the model wrote
+            return [Delta(content=self._calls.opens + text + self._calls.closes)]
         if self._only_one_call:
             self._is_over, self._held = True, ""
-        return [Delta(call={"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function})]
+            functions = functions[:1]
+        return [
+            Delta(call={"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function._asdict()})
+            for function in functions
+        ]
 
 
 def _overlap(text: str, marker: str) -> int:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from edge_runtime.base.errors import RequestError
 from edge_runtime.engine.sampler import Constraint, SamplingParams
 from edge_runtime.service.openai.answers import CHAT, COMPLETION, AnswerKind
-from edge_runtime.service.openai.api_errors import bad_field, unsupported
+from edge_runtime.service.openai.api_errors import bad_field
 from edge_runtime.service.openai.choices import ChatChoice, Choice, CompletionChoice
 from edge_runtime.service.openai.copied_constraint import CopiedConstraint, CopyableConstraint
 from edge_runtime.service.openai.generation import GenerationRequest
-from edge_runtime.service.openai.output_splitter import CALL_CLOSE, CALL_OPEN, THINK_CLOSE
+from edge_runtime.service.openai.output_splitter import THINK_CLOSE
 from edge_runtime.service.openai.reasoning import AfterReasoning
 from edge_runtime.service.openai.requests import ChatRequest, CompletionRequest
 from edge_runtime.service.service import Service
@@ -117,15 +117,11 @@ class Preparation:
         is_forced = asked.choice not in ("none", "auto")
         if not is_forced and not any(tool.strict for tool in tools):
             return None
-        if service.chat.has_xml_calls:
-            raise unsupported(
-                "tool_choice" if is_forced else "tools",
-                "this model writes tool calls as XML, which cannot be forced here. Use tool_choice 'auto' and "
-                "tools that are not strict.",
-            )
+        calls = service.chat.calls
+        assert calls is not None  # rendering the prompt has refused tools otherwise
         make = service.vocabulary.of_tool_call if is_forced else service.vocabulary.of_strict_tools
         try:
-            return make(tools, f"{CALL_OPEN}\n", f"\n{CALL_CLOSE}")
+            return make(tools, calls)
         except RequestError as err:
             raise bad_field("tools", str(err)) from err
 
