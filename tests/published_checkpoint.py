@@ -48,7 +48,9 @@ def _experts(spec: ModelSpec, names: Names) -> dict[str, tuple[str, tuple[int, .
     for layer_idx in spec.sparse_layers:
         for expert_idx in range(1 if layout.fused else spec.num_experts):
             for matrix in spec.experts.matrices:
-                found[layout.tensor(layer_idx, expert_idx, matrix)] = ("BF16", layout.shape(matrix, *sizes))
+                shape = layout.shape(matrix, *sizes)
+                stored = (*shape[:-2], shape[-1], shape[-2]) if layout.transposed else shape
+                found[layout.tensor(layer_idx, expert_idx, matrix)] = ("BF16", stored)
                 if spec.experts.bias:
                     name = layout.tensor(layer_idx, expert_idx, matrix, bias=True)
                     found[name] = ("BF16", layout.bias_shape(matrix, *sizes))
@@ -62,9 +64,24 @@ def write(model: str, out: Path) -> int:
         if path.name != "source.json":
             shutil.copy(path, out)
     (out / "tokenizer.json").write_text(json.dumps(tokenizer_json()))
-    tensors = tensors_of(*read_model(read(model, "config.json"), {}))
-    write_holes(out / "model.safetensors", tensors)
+    config = read(model, "config.json")
+    quantised = config.pop("quantization_config", {}).get("quant_method")
+    tensors = tensors_of(*read_model(config, {}))
+    write_holes(out / "model.safetensors", _as_mxfp4(tensors) if quantised == "mxfp4" else tensors)
     return sum(math.prod(shape) for kind, shape in tensors.values() if kind != "I64")
+
+
+def _as_mxfp4(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Fused experts as gpt-oss stores them: outputs first, 16 bytes and a scale for 32 inputs."""
+    found = {}
+    for name, (kind, shape) in tensors.items():
+        if not name.endswith(("gate_up_proj", "down_proj")):
+            found[name] = (kind, shape)
+            continue
+        experts, inputs, outputs = shape
+        found[f"{name}_blocks"] = ("U8", (experts, outputs, inputs // 32, 16))
+        found[f"{name}_scales"] = ("U8", (experts, outputs, inputs // 32))
+    return found
 
 
 def write_holes(path: Path, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> None:
