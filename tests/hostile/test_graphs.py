@@ -364,7 +364,7 @@ def wide_rotation(c: Changed) -> None:
 
 
 def interleaved(c: Changed) -> None:
-    c.node("RotaryEmbedding").attribute.append(helper.make_attribute("interleaved", 1))
+    c.node("RotaryEmbedding").attribute.append(helper.make_attribute("interleaved", 2))
 
 
 def other_gamma(c: Changed) -> None:

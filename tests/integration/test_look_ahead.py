@@ -16,6 +16,7 @@ from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
 from edge_runtime.backends.cpu.trunk.router_stack import load_routers, routers_bytes
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_weight_shapes
 from edge_runtime.base.errors import BundleError
+from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle import manifest_file as manifests
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.part_names import ROUTERS, trunk_file
@@ -29,11 +30,11 @@ SPEC = model_spec(
 class Weights:
     """From a seed."""
 
-    def __init__(self) -> None:
+    def __init__(self, spec: ModelSpec = SPEC) -> None:
         rng = np.random.default_rng(5)
-        shapes = top_weight_shapes(SPEC)
-        for i in range(SPEC.num_layers):
-            shapes |= layer_weight_shapes(SPEC, i)
+        shapes = top_weight_shapes(spec)
+        for i in range(spec.num_layers):
+            shapes |= layer_weight_shapes(spec, i)
         self._arrays = {name: rng.standard_normal(s, dtype=np.float32) for name, s in shapes.items()}
 
     def get(self, name: str) -> np.ndarray:
@@ -62,6 +63,30 @@ def test_both_engines_apply_the_next_layers_routers(tmp_path, precision):
             found = trunk.look_ahead(x, layer_idx, depth)
             assert found.shape == wanted.shape
             np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    engine.close()
+
+
+def test_routers_with_a_norm_of_their_own_are_applied_behind_it(tmp_path):
+    """What a layer hands on is the same for all routers: the weight of each one's norm is in its matrix."""
+    spec = dataclasses.replace(SPEC, router=dataclasses.replace(SPEC.router, norm_scale=0.25))
+    weights = Weights(spec)
+    weights.get("embed")[...] = np.round(8 * weights.get("embed")) / 8  # bfloat16 holds it
+    write_trunk(spec, weights, tmp_path, "fp32")
+    routers = np.fromfile(tmp_path / ROUTERS, "<f4").reshape(3, spec.hidden, spec.num_experts)
+    engine = OrtTrunk(tmp_path, spec, threads=1, max_chunk=8, routers=routers)
+    ids, found = np.array([3, 1, 4], np.int32), []
+    for trunk in (engine, ReferenceTrunk(spec, weights)):
+        chunk = trunk.begin(ids, trunk.new_kv_cache(8))
+        out = trunk.run_layer(chunk, 0, None)
+        assert out.seen is not out.x
+        own = out.seen * (0.25 * weights.get("layers.0.router_norm")) @ weights.get("layers.0.router").T
+        np.testing.assert_allclose(out.router_logits, own, rtol=1e-4, atol=1e-4)
+        coming = out.seen * (0.25 * weights.get("layers.2.router_norm")) @ weights.get("layers.2.router").T
+        ahead = trunk.look_ahead(out.seen, 0, 1)
+        np.testing.assert_allclose(ahead[0], coming, rtol=1e-4, atol=1e-4)
+        found.append((out.seen.copy(), ahead.copy()))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
     engine.close()
 
 

@@ -72,4 +72,4 @@ def test_an_ignored_key_is_recorded_in_the_bundle_and_belongs_to_its_export(
     assert manifest_file.read(out).source.ignored_keys == ["surprise"]
     (checkpoint / "config.json").write_text(json.dumps(config))
     assert main([*command, "--verify"]) == 78
-    assert "config.json: expected" in capsys.readouterr().err
+    assert "configuration: expected" in capsys.readouterr().err
