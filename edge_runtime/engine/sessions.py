@@ -13,14 +13,19 @@ from edge_runtime.engine.parts import Parts
 
 _FEWEST_COPIED = 4
 """Tokens for which another session's state is copied."""
+_REWRITTEN = 16
+"""Tokens at the end of a prompt that chat templates write otherwise once there is an answer: who speaks, a begun
+thought."""
 
 
 class Session:
     """The state a model is in after some tokens, and these tokens.
 
     A request goes on from the start of its prompt that is here already: `keep_prefix` drops the rest and says how many
-    tokens that is. Keys and values can be cut after any token. A state that cannot (of recurrent layers) may keep fewer
-    than are common, as far as its last snapshot: callers go by what `keep_prefix` returns.
+    tokens that is. Keys and values can be cut after any token. A state that cannot (of recurrent layers) keeps fewer
+    than are common, as far as its last snapshot: callers go by what `keep_prefix` returns. Snapshots are asked for
+    where the next prompt is likely to part from this one: a little before its end, and where this one parted from the
+    last.
 
     Attributes:
         kv: keys and values.
@@ -50,6 +55,10 @@ class Session:
 
     def matching(self, ids: NDArray[np.int32]) -> int:
         """Return how many tokens of a prompt `keep_prefix` would keep; at least one is left to run, to have logits."""
+        return self.kv.nearest(self._common(ids))
+
+    def _common(self, ids: NDArray[np.int32]) -> int:
+        """Tokens that a prompt has in common with those here, its last one not counted."""
         limit = min(self.num_tokens, len(ids) - 1)
         if limit <= 0:
             return 0
@@ -58,9 +67,20 @@ class Session:
 
     def keep_prefix(self, ids: NDArray[np.int32]) -> int:
         """Keep what a prompt has in common with the tokens here, and drop the rest; return how many are kept."""
-        kept = self.matching(ids)
+        common = self._common(ids)
+        kept = self.kv.nearest(common)
         self.truncate(kept)
+        self._want(ids, common, kept)
         return kept
+
+    def keep_nothing(self, ids: NDArray[np.int32]) -> None:
+        """Drop everything, for a prompt to come."""
+        self.truncate(0)
+        self._want(ids, 0, 0)
+
+    def _want(self, ids: NDArray[np.int32], common: int, kept: int) -> None:
+        """Ask for snapshots on the way through a prompt, of which the first `kept` tokens are here."""
+        self.kv.want([length for length in (common, len(ids) - _REWRITTEN) if length > kept])
 
     def copy_prefix(self, ids: NDArray[np.int32], others: Iterable[Session]) -> int:
         """Take over what another session has in common with a prompt, if that is more than is here; busy ones too.
@@ -84,6 +104,7 @@ class Session:
         self._tokens.clear()  # a copy that fails half-way leaves nothing to go on from
         self.kv.copy_from(best.kv, found)
         self._tokens = best._tokens[:found]
+        self._want(ids, best._common(ids), found)
         return found
 
     def extend(self, token_ids: NDArray[np.int32]) -> None:
@@ -175,7 +196,7 @@ class SessionPool:
         session.last_used = next(self._clock)
         if reuse_prefix and session.policy == policy:
             return session, session.keep_prefix(ids)
-        session.truncate(0)
+        session.keep_nothing(ids)
         session.policy = policy
         return session, 0
 

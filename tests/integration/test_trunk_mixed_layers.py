@@ -1,10 +1,11 @@
-"""Layers that differ: in heads, rope and window, without attention, without a feed-forward part."""
+"""Layers that differ: in heads, rope and window, without a part, with a recurrence in place of attention."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from random_weights import RandomWeights
 from specs import layer, model_spec
@@ -16,9 +17,9 @@ from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
 from edge_runtime.backends.cpu.trunk.supported import require_supported
 from edge_runtime.backends.trunk import Trunk
-from edge_runtime.base.spec import LayerSpec, MlpSpec, ModelSpec, RopeSpec
+from edge_runtime.base.spec import LayerSpec, LinearAttention, MlpSpec, ModelSpec, RopeSpec
 
-CHUNKS = (7, 1, 20, 1, 1, 25)
+CHUNKS = (7, 1, 20, 1, 1, 70)
 
 
 def mixed() -> ModelSpec:
@@ -32,6 +33,19 @@ def mixed() -> ModelSpec:
     ])  # fmt: skip
 
 
+def recurrent() -> ModelSpec:
+    """Gated DeltaNet with one and with several values a key, with and without a convolution, and gated attention."""
+    spec = model_spec(layer(), hidden=64, num_heads=4, num_kv_heads=2, head_dim=32, qk_norm="per_head")
+    full = replace(spec.attention, output_gate=True, rope=RopeSpec("default", 1e4, 8))
+    first = LinearAttention("linear", "gated_delta", 2, 6, 16, 24, kernel=4)
+    second = LinearAttention("linear", "gated_delta", 3, 3, 32, 16, kernel=1)
+    bare = replace(full, rope=None, qkv_bias=True)
+    return replace(spec, layers=[LayerSpec(first), LayerSpec(full), LayerSpec(second), LayerSpec(bare)])
+
+
+SPECS = {"mixed": mixed, "recurrent": recurrent}
+
+
 def logits(trunk: Trunk, spec: ModelSpec, chunks: tuple[int, ...]) -> NDArray[np.float32]:
     tokens = np.random.default_rng(1).integers(0, spec.vocab_size, sum(CHUNKS)).astype(np.int32)
     kv, start, rows = trunk.new_kv_cache(300), 0, []
@@ -42,14 +56,15 @@ def logits(trunk: Trunk, spec: ModelSpec, chunks: tuple[int, ...]) -> NDArray[np
     return np.concatenate(rows)
 
 
-def test_graphs_equal_numpy_and_chunks_equal_one_pass(tmp_path) -> None:
-    spec = mixed()
+@pytest.mark.parametrize("name", SPECS)
+def test_graphs_equal_numpy_and_chunks_equal_one_pass(tmp_path, name) -> None:
+    spec = SPECS[name]()
     require_supported(spec)
     weights = RandomWeights(spec)
     write_trunk(spec, weights, tmp_path, "fp32")
-    got = logits(OrtTrunk(tmp_path, spec, threads=1, max_chunk=64), spec, CHUNKS)
+    got = logits(OrtTrunk(tmp_path, spec, threads=1, max_chunk=100), spec, CHUNKS)
     assert relative_error(got, logits(ReferenceTrunk(spec, weights), spec, CHUNKS)) < 5e-6
-    whole = logits(OrtTrunk(tmp_path, spec, threads=1, max_chunk=64), spec, (sum(CHUNKS),))
+    whole = logits(OrtTrunk(tmp_path, spec, threads=1, max_chunk=100), spec, (sum(CHUNKS),))
     assert relative_error(got, whole) < 5e-6
 
 

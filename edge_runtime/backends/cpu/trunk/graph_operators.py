@@ -151,6 +151,18 @@ def _split(values: Sequence[Value], attributes: Attributes) -> list[Value]:
     return [Value(x.kind, (*x.dims[:axis], size, *x.dims[axis + 1 :])) for size in sizes.ints]
 
 
+def _slice(values: Sequence[Value], _: Attributes) -> list[Value]:
+    x, *limits = values
+    known = [limit.ints for limit in limits]
+    if any(ints is None or len(ints) != 1 for ints in known):
+        raise ValueError("expected one start, end and axis that are known")
+    (start,), (end,), (axis,) = (ints or () for ints in known)
+    expect(0 <= axis < len(x.dims), f"an axis of {len(x.dims)}")
+    size = len(range(x.dims[axis])[start:end])
+    expect(size > 0, "something left of the axis")
+    return [Value(x.kind, (*x.dims[:axis], size, *x.dims[axis + 1 :]))]
+
+
 def _concat(values: Sequence[Value], attributes: Attributes) -> list[Value]:
     first = values[0]
     axis = _axis(first, attributes)
@@ -222,13 +234,14 @@ def _axis(x: Value, attributes: Attributes) -> int:
 _ONE, _LAST = (1,), (-1,)
 OPERATORS: Mapping[str, Operator] = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow"), Operator(_elementwise, (2, 2), {})),
-    **dict.fromkeys(("Sqrt", "Sigmoid", "Tanh", "Relu"), Operator(_elementwise, (1, 1), {})),
+    **dict.fromkeys(("Sqrt", "Sigmoid", "Tanh", "Relu", "Exp", "Softplus"), Operator(_elementwise, (1, 1), {})),
     "Clip": Operator(_clip, (3, 3), {}),
     "ReduceMean": Operator(_mean, (2, 2), {"keepdims": _ONE}),
     "Softmax": Operator(_softmax, (1, 1), {"axis": _LAST}),
     "MatMul": Operator(_matmul, (2, 2), {}),
     "Split": Operator(_split, (2, 2), {"axis": None}),
-    "Concat": Operator(_concat, (1, 8), {"axis": None}),
+    "Slice": Operator(_slice, (4, 4), {}),
+    "Concat": Operator(_concat, (1, 32), {"axis": None}),
     "Reshape": Operator(_reshape, (2, 2), {}),
     "Transpose": Operator(_transpose, (1, 1), {"perm": None}),
     "Shape": Operator(_shape, (1, 1), {"start": None, "end": None}),

@@ -13,7 +13,7 @@ MAX_BLOCK = 32
 """Most tokens a recurrence is solved for at once."""
 LEVELS = 5
 """Doublings from one token to `MAX_BLOCK`."""
-TABLE_DIMS: dict[str, tuple[int | str, ...]] = {"causal": ("T", "T"), "levels": (LEVELS, "T", "T")}
+TABLE_DIMS: dict[str, tuple[int | str, ...]] = {"causal": ("T", "T"), "levels": (1 + LEVELS, "T", "T")}
 """Shapes of the tables by name, T being tokens."""
 
 
@@ -21,14 +21,13 @@ TABLE_DIMS: dict[str, tuple[int | str, ...]] = {"causal": ("T", "T"), "levels": 
 def table(name: str, tokens: int) -> F32:
     """Return a table for T tokens, to be read only.
 
-    ``causal`` [T, T] is 1 where a token sees another, itself included. ``levels`` [5, T, T] cuts the tokens before it
-    into blocks: level j is 1 where two tokens share a block of 2^(j+1) tokens but no block of 2^j.
+    ``causal`` [T, T] is 1 where a token sees another, itself included. ``levels`` [6, T, T] cuts that into the token
+    itself, and for j = 0 .. 4 the tokens before it in the same block of 2^(j+1) tokens but another one of 2^j.
     """
     t = np.arange(tokens)
+    before = t[:, None] > t[None]
     if name == "causal":
-        return (t[:, None] >= t[None]).astype(np.float32)
-    below = t[:, None] > t[None]
-    levels = [
-        below & (t[:, None] >> j + 1 == t[None] >> j + 1) & (t[:, None] >> j != t[None] >> j) for j in range(LEVELS)
-    ]
-    return np.stack(levels).astype(np.float32)
+        return (before | np.eye(tokens, dtype=bool)).astype(np.float32)
+    same = [t[:, None] >> j == t[None] >> j for j in range(LEVELS + 1)]
+    levels = [before & same[j + 1] & ~same[j] for j in range(LEVELS)]
+    return np.stack([np.eye(tokens, dtype=bool), *levels]).astype(np.float32)

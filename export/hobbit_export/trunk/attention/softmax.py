@@ -14,25 +14,30 @@ from hobbit_export.trunk.blocks import rms_norm, rotate
 def emit(c: Emission, x: str) -> tuple[str, dict[str, str]]:
     """Return the output [1, T, D] and new k, v [1, G, T, C] for normed x [1, T, D]."""
     s, g = c.attention, c.graph
-    joint, v = _project(c, x)
+    joint, v, gate = _project(c, x)
     if s.rope is not None:
         dims = (s.rope.dim, s.head_dim)
         joint = rotate(g, joint, s.num_heads + s.num_kv_heads, dims, pairs=s.rope.pairs)
     joint = _norm_heads(c, joint) if s.qk_norm == "per_head_rotated" else joint
     q, k = g.nodes("Split", 2, joint, g.ints(s.num_heads, s.num_kv_heads), axis=1)
     out = _attend(c, q, k, v)
+    if gate is not None:
+        out = g.node("Mul", out, g.node("Sigmoid", gate))
     out = c.product(out, "o", ("o",), (c.hidden,), s.num_heads * s.head_dim)
     return _bias(c, out, ("o",), s.o_bias), {"k": k, "v": v}
 
 
-def _project(c: Emission, x: str) -> tuple[str, str]:
-    """Return queries and keys as one [1, H + G, T, C], normed where the model does, and values [1, G, T, C]."""
+def _project(c: Emission, x: str) -> tuple[str, str, str | None]:
+    """Return queries and keys as one [1, H + G, T, C], normed where the model does, values [1, G, T, C], and a gate."""
     s, g = c.attention, c.graph
     names = ("q", "k") if s.shared_kv else ("q", "k", "v")
     heads = (s.num_heads, s.num_kv_heads, s.num_kv_heads)[: len(names)]
     widths = tuple(count * s.head_dim for count in heads)
-    flat = c.product(x, "".join(names), names, widths, c.hidden)
-    flat = _bias(c, flat, names, s.qkv_bias)
+    stacked, gate = (*names, *["q_gate"] * s.output_gate), None
+    flat = c.product(x, "".join(names), stacked, (*widths, *[widths[0]] * s.output_gate), c.hidden)
+    flat = _bias(c, flat, stacked, s.qkv_bias)
+    if s.output_gate:
+        flat, gate = g.nodes("Split", 2, flat, g.ints(sum(widths), widths[0]), axis=-1)
     if s.qk_norm == "full" or s.shared_kv:
         q, k, *values = g.nodes("Split", len(names), flat, g.ints(*widths), axis=-1)
         v = values[0] if values else k
@@ -44,7 +49,7 @@ def _project(c: Emission, x: str) -> tuple[str, str]:
     by_head = g.node("Transpose", split, perm=[0, 2, 1, 3])
     joint, v = g.nodes("Split", 2, by_head, g.ints(s.num_heads + s.num_kv_heads, s.num_kv_heads), axis=1)
     v = rms_norm(g, v, _ones(c, "v_ones"), c.eps) if s.value_norm else v
-    return _norm_heads(c, joint) if s.qk_norm == "per_head" else joint, v
+    return (_norm_heads(c, joint) if s.qk_norm == "per_head" else joint), v, gate
 
 
 def _norm_heads(c: Emission, joint: str) -> str:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edge_runtime.backends.cpu.trunk.oracles import softmax
+from edge_runtime.backends.cpu.trunk.oracles import gated_delta, softmax
 from edge_runtime.backends.cpu.trunk.oracles.base import Mixer
 from edge_runtime.base.spec import AttentionSpec, MixerKind, mixer_kind
 
-MIXERS: Mapping[MixerKind, Mixer] = {"softmax": softmax}
+MIXERS: Mapping[MixerKind, Mixer] = {"softmax": softmax, "gated_delta": gated_delta}
 """By kind; what is missing is described, and refused by name."""
 
 

@@ -22,7 +22,7 @@ class Growth(NamedTuple):
         token: for each token.
         pair: for each token and each token it may attend to.
         cached: for each cached token.
-        fixed: however many tokens there are.
+        fixed: on top, however many tokens there are.
         beside: what a token may attend to besides tokens: 1 with sinks.
     """
 
@@ -35,7 +35,7 @@ class Growth(NamedTuple):
     def largest(self, tokens: int, cached: int) -> int:
         """Return it for T tokens behind so many cached ones."""
         attended = tokens + cached + self.beside
-        return max(tokens * self.token, tokens * attended * self.pair, cached * self.cached, self.fixed)
+        return max(tokens * self.token + self.fixed, tokens * attended * self.pair, cached * self.cached)
 
     def at_least(self, token: int) -> Growth:
         """Return it with at least so many numbers for each token."""
@@ -89,6 +89,18 @@ class LayerRun(NamedTuple):
         a, b = x[..., first], x[..., second]
         out[..., first], out[..., second] = a * cos - b * sin, b * cos + a * sin
         return out
+
+
+def causal_taps(layer: LayerRun, x: F32, taps: F32) -> tuple[F32, dict[str, F32]]:
+    """Convolve each channel of x [T, n] with its taps [K, n] over the last K tokens.
+
+    Returns:
+        The result [T, n], and what the next chunk needs: the last K - 1 inputs as ``conv``.
+    """
+    kernel = len(taps)
+    window = np.concatenate((layer.past["conv"], x)) if kernel > 1 else x
+    out = sum(window[j : j + len(x)] * taps[j] for j in range(kernel))
+    return np.asarray(out, np.float32), {"conv": window[len(x) :]} if kernel > 1 else {}
 
 
 class Mixer(Protocol):

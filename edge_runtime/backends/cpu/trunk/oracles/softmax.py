@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_runtime.backends.cpu.trunk.oracles.base import F32, Growth, LayerRun, Shapes, first_option, rms_norm
+from edge_runtime.backends.cpu.activation import sigmoid
+from edge_runtime.backends.cpu.trunk.oracles.base import F32, Growth, LayerRun, Shapes, rms_norm
 from edge_runtime.base.spec import SoftmaxAttention
 
 MAX_TOKENS: int | None = None
@@ -13,10 +14,7 @@ TABLES: tuple[str, ...] = ()
 
 def problem(attention: SoftmaxAttention) -> str | None:
     """See `Mixer.problem`."""
-    options = {
-        "with an output gate": attention.output_gate,
-    }
-    return first_option(options)
+    return None
 
 
 def weight_shapes(attention: SoftmaxAttention, hidden: int) -> Shapes:
@@ -24,6 +22,7 @@ def weight_shapes(attention: SoftmaxAttention, hidden: int) -> Shapes:
     c = attention.head_dim
     q_width, kv_width = attention.num_heads * c, attention.num_kv_heads * c
     rows = {"q": q_width, "k": kv_width} | ({} if attention.shared_kv else {"v": kv_width})
+    rows |= {"q_gate": q_width} if attention.output_gate else {}
     shapes: Shapes = {**{name: (width, hidden) for name, width in rows.items()}, "o": (hidden, q_width)}
     if attention.qkv_bias:
         shapes |= {f"{name}_bias": (width,) for name, width in rows.items()}
@@ -39,7 +38,7 @@ def weight_shapes(attention: SoftmaxAttention, hidden: int) -> Shapes:
 
 def growth(attention: SoftmaxAttention, hidden: int) -> Growth:
     """See `Mixer.growth`."""
-    heads = attention.num_heads + 2 * attention.num_kv_heads
+    heads = (1 + attention.output_gate) * attention.num_heads + 2 * attention.num_kv_heads
     cached = attention.num_kv_heads * attention.head_dim
     return Growth(heads * attention.head_dim, attention.num_heads, cached, beside=int(attention.sinks))
 
@@ -61,7 +60,11 @@ def run(layer: LayerRun, x: F32) -> tuple[F32, dict[str, F32]]:
     probs = np.exp(scores - scores.max(-1, keepdims=True))
     probs = (probs / probs.sum(-1, keepdims=True))[..., : keys.shape[1]]
     out = probs @ np.repeat(values, group, 0)
-    out = layer.linear(out.transpose(1, 0, 2).reshape(len(x), -1), "o")
+    out = out.transpose(1, 0, 2).reshape(len(x), -1)
+    if s.output_gate:
+        gate = layer.linear(x, "q_gate")
+        out = out * sigmoid(gate + layer.get("q_gate_bias") if s.qkv_bias else gate)
+    out = layer.linear(out, "o")
     return (out + layer.get("o_bias") if s.o_bias else out), {"k": k, "v": v}
 
 
