@@ -8,7 +8,7 @@ from typing import Any
 
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_weight_shapes
 from edge_runtime.base.errors import BundleError
-from edge_runtime.base.spec import ModelSpec
+from edge_runtime.base.spec import AttentionSpec, ModelSpec
 from edge_runtime.bundle.router_data import router_arrays
 from hobbit_export.arch.names import ALWAYS_LEFT_OUT, ExpertLayout, LeftOut, Names, block_in
 from hobbit_export.checkpoint import RAW_DTYPES
@@ -75,8 +75,8 @@ class Matcher:
     Every method raises BundleError if one is missing, misshapen or of a type that cannot be exported.
 
     Attributes:
-        weights: by the names adapters know; those an adapter says are stored transposed are turned in place, and blocks
-            of rows that it names are added.
+        weights: by the names adapters know; those an adapter says are stored transposed are turned in place, and those
+            it says are parts of others are added.
         where: the source's name, for messages.
     """
 
@@ -153,8 +153,18 @@ class Matcher:
             self.weights[name] = RowBlock.of(self.weights[block[0]], name, *block[1:])
         if one_row and present and self.weights[name].shape == (1, *shape):
             shape = (1, *shape)
-        self._check(name, shape, dtypes)
-        return name
+        derived, attention = self.names.derived(canonical), self._attention(canonical)
+        self._check(name, shape if derived is None else derived.stored_shape(attention, shape), dtypes)
+        if derived is None:
+            return name
+        part = f"{name}, of which {canonical}"
+        self.weights[part] = derived.view(self.weights[name], attention, shape)
+        return part
+
+    def _attention(self, canonical: str) -> AttentionSpec | None:
+        """The attention of the layer a weight belongs to."""
+        layer = canonical.split(".")[1:2]
+        return self.spec.layers[int(layer[0])].attention if layer else None
 
     def _turn(self, name: str) -> None:
         weight = self.weights.get(name)

@@ -20,7 +20,7 @@ from hobbit_export.source import SourceModel
 from hobbit_export.tokenizer_files import REQUIRED
 
 _GRAPH_BYTES = 12 << 10
-_EXACT = ("router", "shared_expert_gate")
+_EXACT = ("router", "shared_expert_gate", "linear_a", "linear_b")
 """Matrices kept in float32 at every trunk precision."""
 
 
@@ -59,8 +59,8 @@ def totals(parts: list[PlannedPart]) -> dict[str, int]:
 
 
 def weight_bytes(shape: tuple[int, ...], precision: str, *, exact: bool = False) -> int:
-    """Bytes of one trunk tensor at a precision; vectors are always float32."""
-    if precision == "fp32" or len(shape) == 1 or exact:
+    """Bytes of one trunk tensor at a precision; what is no matrix is always float32."""
+    if precision == "fp32" or len(shape) != 2 or exact:
         return 4 * math.prod(shape)
     from hobbit_export.trunk.linear import BITS
     from hobbit_export.trunk.quantize import block_size_for

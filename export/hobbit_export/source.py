@@ -179,6 +179,7 @@ class SourceModel:
         """Names of the weights that something reads."""
         used = {*self.trunk.values(), *self.router.values()}
         used.update(block[0] for name in tuple(used) if (block := block_in(name)) is not None)
+        used |= {self.weights[name].name for name in used}  # what parts are part of
         experts = self.spec.experts
         for layer_idx, layout in self.layouts.items():
             count = 1 if layout.fused else self.spec.num_experts

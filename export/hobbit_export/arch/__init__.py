@@ -24,7 +24,10 @@ from hobbit_export.arch import (
     olmoe,
     phimoe,
     qwen2_moe,
+    qwen3_5_moe,
+    qwen3_5_moe_text,
     qwen3_moe,
+    qwen3_next,
     qwen3_vl_moe,
 )
 from hobbit_export.arch.config import ConfigReader, without
@@ -55,7 +58,10 @@ _FAMILIES = (
     olmoe,
     phimoe,
     qwen2_moe,
+    qwen3_5_moe,
+    qwen3_5_moe_text,
     qwen3_moe,
+    qwen3_next,
     qwen3_vl_moe,
 )
 ADAPTERS: dict[str, Adapter] = {m.MODEL_TYPE: m for m in _FAMILIES}

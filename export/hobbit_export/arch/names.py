@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from edge_runtime.base.spec import ExpertSpec, Matrix
+from hobbit_export.weight_parts import Derived
+
+Named: TypeAlias = "str | tuple[str, ...] | Derived"
+"""How an adapter names a canonical weight."""
 
 
 class LeftOut(NamedTuple):
@@ -187,20 +191,20 @@ class Names:
 
     Attributes:
         layouts: accepted expert layouts; a layer must follow exactly one.
-        layer: canonical name -> name below a layer, or several of which one is there; a name of `block_of` is a part
-            of a tensor. Canonical are the names of `edge_runtime.backends.cpu.trunk.weights`, and for what a router
-            adds ``router_logit_bias``, ``router_selection_bias``, ``router_expert_scale`` and
+        layer: canonical name -> name below a layer, or several of which one is there, or how it comes from one; a name
+            of `block_of` is a part of a tensor. Canonical are the names of `edge_runtime.backends.cpu.trunk.weights`,
+            and for what a router adds ``router_logit_bias``, ``router_selection_bias``, ``router_expert_scale`` and
             ``router_hashed_experts``.
-        top: canonical name -> name, of embedding, last norm and head.
-        layers: what a layer's names start with.
+        top: canonical name -> the same, of embedding, last norm and head.
+        layers: what a layer's names start with, or several of which one is there.
         left_out: tensors that are not part of what is run, such as a vision tower. The exporter reports them; any
             other tensor that nothing reads is an error.
     """
 
     layouts: tuple[ExpertLayout, ...]
-    layer: Mapping[str, str | tuple[str, ...]]
-    top: Mapping[str, str] = field(default_factory=lambda: TOP)
-    layers: str = LAYERS
+    layer: Mapping[str, Named]
+    top: Mapping[str, Named] = field(default_factory=lambda: TOP)
+    layers: str | tuple[str, ...] = LAYERS
     left_out: tuple[LeftOut, ...] = ()
 
     def candidates(self, canonical: str) -> tuple[str, ...]:
@@ -209,14 +213,26 @@ class Names:
         Raises:
             KeyError: the adapter does not name it.
         """
-        if canonical in self.top:
-            return (self.top[canonical],)
-        _, layer_idx, name = canonical.split(".")
-        found = self.layer[name]
-        prefix = self.layers.format(layer=layer_idx)
-        return tuple(prefix + each for each in ((found,) if isinstance(found, str) else found))
+        named = self._named(canonical)
+        prefixes: tuple[str, ...] = ("",)
+        if canonical not in self.top:
+            prefixes = tuple(p.format(layer=canonical.split(".")[1]) for p in _several(self.layers))
+        found = named if isinstance(named, str | tuple) else named.tensor
+        return tuple(prefix + each for prefix in prefixes for each in _several(found))
+
+    def derived(self, canonical: str) -> Derived | None:
+        """How a canonical weight comes from a tensor; None: it is one."""
+        named = self._named(canonical)
+        return None if isinstance(named, str | tuple) else named
 
     def present(self, canonical: str, tensors: Container[str]) -> list[str]:
         """Those of `candidates` that are among a checkpoint's tensors."""
         found = ((name, block_in(name)) for name in self.candidates(canonical))
         return [name for name, block in found if (block[0] if block else name) in tensors]
+
+    def _named(self, canonical: str) -> Named:
+        return self.top[canonical] if canonical in self.top else self.layer[canonical.split(".")[2]]
+
+
+def _several(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
