@@ -23,7 +23,8 @@ def gguf_names(architecture: str, names: Names, own: Mapping[str, str], present:
             weight is a part of another tensor than in transformers.
         present: names of the tensors that are there.
     """
-    first = _of_text(names.layers.format(layer=0))
+    layers = names.layers if isinstance(names.layers, str) else names.layers[0]
+    first = _of_text(layers.format(layer=0))
     layer = {canonical: [first + name for name in _all(given)] for canonical, given in names.layer.items()}
     top = {canonical: [_of_text(name) for name in _all(given)] for canonical, given in names.top.items()}
     found = tensor_names(architecture, [name for given in (layer, top) for each in given.values() for name in each])

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from edge_runtime.backends.cpu.trunk.external_data import regions_in
 from edge_runtime.backends.cpu.trunk.graph_file import GraphFile, Node, read_graph
-from edge_runtime.backends.cpu.trunk.graph_operators import OPERATORS, Operator, Value
+from edge_runtime.backends.cpu.trunk.graph_operators import OPERATORS
+from edge_runtime.backends.cpu.trunk.graph_values import Operator, Value
 from edge_runtime.backends.cpu.trunk.signature import Dims, Found, Signature, check_signature
 from edge_runtime.base.errors import BundleError, did_you_mean
 
