@@ -33,19 +33,20 @@ def _config(**options: Any) -> PreTrainedConfig:
     return Qwen3_5MoeTextConfig(**text_options(**options))
 
 
-CASES = {
-    "qwen3_5_moe_text": _config,
-    "qwen3_5_moe_text_one_value_tied": lambda: _config(
-        hidden_size=96, linear_num_key_heads=3, linear_num_value_heads=3, linear_value_head_dim=32,
-        tie_word_embeddings=True, num_experts_per_tok=1,
-    ),
-    "qwen3_5_moe_text_order": lambda: _config(
-        num_hidden_layers=3, layer_types=["linear_attention", "full_attention", "linear_attention"], num_experts=16,
-        num_experts_per_tok=8, shared_expert_intermediate_size=64, linear_conv_kernel_dim=3,
-        **rope("default", partial_rotary_factor=0.5),
-    ),
-    "qwen3_5_moe_text_bias_every_other": lambda: _config(
-        attention_bias=True, full_attention_interval=2, num_key_value_heads=4, linear_num_value_heads=8,
-        linear_key_head_dim=32,
-    ),
+OPTIONS: dict[str, dict[str, Any]] = {
+    "": {},
+    "_one_value_tied": {
+        "hidden_size": 96, "linear_num_key_heads": 3, "linear_num_value_heads": 3, "linear_value_head_dim": 32,
+        "tie_word_embeddings": True, "num_experts_per_tok": 1,
+    },
+    "_order": {
+        "num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "num_experts": 16, "num_experts_per_tok": 8, "shared_expert_intermediate_size": 64,
+        "linear_conv_kernel_dim": 3, **rope("default", partial_rotary_factor=0.5, mrope_section=[3, 3, 2]),
+    },
+    "_bias_every_other": {
+        "attention_bias": True, "full_attention_interval": 2, "num_key_value_heads": 4, "linear_num_value_heads": 8,
+        "linear_key_head_dim": 32,
+    },
 }  # fmt: skip
+CASES = {f"qwen3_5_moe_text{name}": lambda options=options: _config(**options) for name, options in OPTIONS.items()}

@@ -33,8 +33,8 @@ def test_defaults_are_those_of_transformers(family: str) -> None:
     config = config_class(family)().get_text_config()
     config.allow_global_per_layer_attribute_access = True  # layers of Gemma 4 have some values of their own
     for key, value in ADAPTERS[family].DEFAULTS.items():
-        if key == "rope_theta":
-            assert value == config.rope_parameters["rope_theta"]
+        if key in ("rope_theta", "partial_rotary_factor"):
+            assert value == config.rope_parameters[key]
         elif key == "rope_parameters":
             assert value == {k: v for k, v in config.rope_parameters.items() if k != "rope_theta"}
         elif key == "sliding_window" and family.startswith("qwen"):

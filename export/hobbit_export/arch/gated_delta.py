@@ -14,8 +14,9 @@ from hobbit_export.weight_parts import HeadRows, PlusOne
 FULL, LINEAR = "full_attention", "linear_attention"
 LINEAR_DEFAULTS: dict[str, Any] = {
     "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_num_key_heads": 16,
-    "linear_num_value_heads": 32, "full_attention_interval": 4,
+    "linear_num_value_heads": 32,
 }  # fmt: skip
+_INTERVAL = 4
 
 
 def read_linear(reader: ConfigReader) -> LinearAttention:
@@ -40,7 +41,7 @@ def read_mixers(reader: ConfigReader, num_layers: int, full: SoftmaxAttention) -
 
     Without it every fourth layer (`full_attention_interval`) has attention over all tokens.
     """
-    interval = reader.count("full_attention_interval", LINEAR_DEFAULTS["full_attention_interval"])
+    interval = reader.count("full_attention_interval", _INTERVAL)
     default = [LINEAR if (i + 1) % interval else FULL for i in range(num_layers)]
     kinds = read_layer_types(reader, num_layers, default, (FULL, LINEAR))
     linear = read_linear(reader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from edge_runtime.base.errors import ConfigError
@@ -9,7 +10,7 @@ from hobbit_export.arch.config import ConfigReader
 
 _TOWERS = frozenset({
     "vision_config", "audio_config", "image_token_id", "video_token_id", "audio_token_id", "vision_start_token_id",
-    "vision_end_token_id",
+    "vision_end_token_id", "language_model_only",
 })  # fmt: skip
 _GRIDS = ("mrope_section", "mrope_interleaved")
 
@@ -32,8 +33,12 @@ def text_config(reader: ConfigReader, *, tied: bool) -> ConfigReader:
         raise ConfigError(f"{reader.where}: text_config: expected an object, got {str(inner)[:60]}.")
     tied = reader.flag("tie_word_embeddings", tied)
     reader.finish(_TOWERS)
-    data = {key: _without_grids(value) if key.startswith("rope_") else value for key, value in inner.items()}
-    return ConfigReader({**data, "tie_word_embeddings": tied}, f"{reader.where}: text_config")
+    return ConfigReader({**without_grids(inner), "tie_word_embeddings": tied}, f"{reader.where}: text_config")
+
+
+def without_grids(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a text model's configuration without the sections of its rope over grids."""
+    return {key: _without_grids(value) if key.startswith("rope_") else value for key, value in config.items()}
 
 
 def _without_grids(rope: Any) -> Any:

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import ExpertSpec, LinearAttention, MlpSpec, ModelSpec, RouterSpec, SharedSpec
 from hobbit_export.arch.config import ConfigReader
 from hobbit_export.arch.decoder import read_attention, read_num_experts, read_sizes, read_top_k
 from hobbit_export.arch.gated_delta import (
     HYBRID,
+    LINEAR_DEFAULTS,
     drafting_layers,
     layers_below,
     parts_of,
@@ -23,6 +23,7 @@ from hobbit_export.arch.gated_delta import (
     top_names,
 )
 from hobbit_export.arch.names import LAYERS, LeftOut, Names, fused, per_expert
+from hobbit_export.arch.nested import without_grids
 
 MODEL_TYPE = "qwen3_5_moe_text"
 DEFAULTS: dict[str, Any] = {
@@ -30,7 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "num_key_value_heads": 2, "head_dim": 256, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
     "rope_theta": 1e4, "partial_rotary_factor": 0.25, "attention_bias": False, "moe_intermediate_size": 512,
     "shared_expert_intermediate_size": 512, "num_experts_per_tok": 8, "num_experts": 256, "bos_token_id": None,
-    "eos_token_id": None,
+    "eos_token_id": None, **LINEAR_DEFAULTS,
 }  # fmt: skip
 _NESTED = layers_below("model.language_model.")
 
@@ -70,7 +71,7 @@ NAMES = Names(
 
 def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     """Build the spec from config.json."""
-    reader = ConfigReader(_with_plain_rope(reader), reader.where)
+    reader = ConfigReader(without_grids(reader.data), reader.where)
     sizes = read_sizes(reader, generation, DEFAULTS)
     bias = reader.flag("attention_bias", DEFAULTS["attention_bias"])
     full = read_attention(reader, sizes, DEFAULTS, qk_norm="per_head", output_gate=True, qkv_bias=bias, o_bias=bias)
@@ -94,17 +95,3 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     reader.fixed("mamba_ssm_dtype", "float32")
     reader.finish()
     return spec
-
-
-def _with_plain_rope(reader: ConfigReader) -> dict[str, Any]:
-    """Return config.json without the sections of its rope: with one position a token they change nothing."""
-    plain = dict(reader.data)
-    for name in ("rope_parameters", "rope_scaling"):
-        rope = plain.get(name)
-        if not isinstance(rope, dict):
-            continue
-        sections = rope.get("mrope_section", [])
-        if not isinstance(sections, list) or not isinstance(rope.get("mrope_interleaved", True), bool):
-            raise ConfigError(f"{reader.where}: {name}: mrope_section: expected a list, got {str(sections)[:60]}.")
-        plain[name] = {key: value for key, value in rope.items() if key not in ("mrope_section", "mrope_interleaved")}
-    return plain

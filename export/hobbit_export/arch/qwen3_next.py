@@ -13,7 +13,7 @@ from typing import Any
 from edge_runtime.base.spec import ExpertSpec, LinearAttention, MlpSpec, ModelSpec, RouterSpec, SharedSpec
 from hobbit_export.arch.config import ConfigReader
 from hobbit_export.arch.decoder import is_sparse, read_attention, read_num_experts, read_sizes, read_top_k
-from hobbit_export.arch.gated_delta import HYBRID, drafting_layers, parts_of, read_mixers, top_names
+from hobbit_export.arch.gated_delta import HYBRID, LINEAR_DEFAULTS, drafting_layers, parts_of, read_mixers, top_names
 from hobbit_export.arch.names import Names, fused, per_expert
 
 MODEL_TYPE = "qwen3_next"
@@ -22,7 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 256, "max_position_embeddings": 32768,
     "rms_norm_eps": 1e-6, "rope_theta": 1e4, "partial_rotary_factor": 0.25, "attention_bias": False,
     "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512, "num_experts_per_tok": 10,
-    "num_experts": 512, "norm_topk_prob": True, "bos_token_id": None, "eos_token_id": None,
+    "num_experts": 512, "norm_topk_prob": True, "bos_token_id": None, "eos_token_id": None, **LINEAR_DEFAULTS,
 }  # fmt: skip
 
 
