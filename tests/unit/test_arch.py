@@ -156,7 +156,7 @@ UNSUPPORTED: list[tuple[str, Any]] = [
 
 
 # what one family has and the others have not: a word of the option
-OWN = {("phimoe", "longrope")}
+OWN = {("phimoe", "longrope"), *((family, "partial_rotary") for family in ("qwen3_next", "qwen3_5_moe_text"))}
 
 
 @pytest.mark.parametrize(
