@@ -16,7 +16,7 @@ from hobbit_export.trunk.parts import build_head, build_layer, build_routers, bu
 from hobbit_export.trunk.quantize import block_size_for, dequantize_rows, quantize_rows
 
 F32 = NDArray[np.float32]
-_QUANTISED = {"q", "k", "v", "o", "head"} | {
+_QUANTISED = {"q", "k", "v", "q_gate", "o", "head", *(f"linear_{name}" for name in "qkvzo")} | {
     f"{kind}_{m}_proj" for kind in ("shared", "dense") for m in ("gate", "up", "down")
 }
 

@@ -20,7 +20,7 @@ def text_options(**options: Any) -> dict[str, Any]:
     base: dict[str, Any] = {
         "vocab_size": 320, "hidden_size": 64, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32,
         "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
-        "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+        "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 64, "linear_value_head_dim": 16,
         "num_experts": 8, "num_experts_per_tok": 3, "max_position_embeddings": 1024, "eos_token_id": EOS,
         **rope("default", rope_theta=1e7, partial_rotary_factor=0.25, mrope_section=[2, 1, 1], mrope_interleaved=True),
     }  # fmt: skip

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from families.rope import rope
 from families.tokenizer import EOS
-from families.weights import normal
+from families.weights import by_fan_in, normal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 CONFIG_CLASS = "Qwen3NextConfig"
-# norms are stored as distances from 1; states that forget within a few tokens and such that last
+# Norms are stored as distances from 1. Some states forget within a few tokens, others last. Queries and keys are far
+# from zero, so that SiLU keeps them mostly positive: at right angles to each other, the first tokens' outputs would be
+# a norm of rounding noise.
 WEIGHTS = (
+    (r"in_proj_qkv", by_fan_in(4.0)),
     (r"linear_attn\.norm\.weight$", normal(1.0, 0.15)),
     (r"norm\.weight$", normal(0.0, 0.15)),
     (r"A_log$", normal(-1.5, 1.5)),
@@ -28,7 +31,7 @@ def _config(**options: Any) -> PreTrainedConfig:
         "vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32,
         "shared_expert_intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
-        "linear_key_head_dim": 16, "linear_value_head_dim": 24, "num_experts": 8, "num_experts_per_tok": 3,
+        "linear_key_head_dim": 64, "linear_value_head_dim": 24, "num_experts": 8, "num_experts_per_tok": 3,
         "max_position_embeddings": 1024, "eos_token_id": EOS,
     }  # fmt: skip
     return Qwen3NextConfig(**{**base, **options})

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from random_weights import RandomWeights
 from specs import layer, model_spec
 from state_dict_weights import relative_error, run_chunk, synthetic_moe
-from trunk_bundles import write_trunk
+from trunk_bundles import FakeQuantised, write_trunk
 
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
@@ -18,6 +18,7 @@ from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
 from edge_runtime.backends.cpu.trunk.supported import require_supported
 from edge_runtime.backends.trunk import Trunk
 from edge_runtime.base.spec import LayerSpec, LinearAttention, MlpSpec, ModelSpec, RopeSpec
+from hobbit_export.trunk.linear import Precision
 
 CHUNKS = (7, 1, 20, 1, 1, 70)
 
@@ -66,6 +67,17 @@ def test_graphs_equal_numpy_and_chunks_equal_one_pass(tmp_path, name) -> None:
     assert relative_error(got, logits(ReferenceTrunk(spec, weights), spec, CHUNKS)) < 5e-6
     whole = logits(OrtTrunk(tmp_path, spec, threads=1, max_chunk=100), spec, (sum(CHUNKS),))
     assert relative_error(got, whole) < 5e-6
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_quantised_graphs_compute_with_their_weights(tmp_path, precision: Precision) -> None:
+    """As for families: what is left is int8 rounding of activations."""
+    spec = recurrent()
+    weights = RandomWeights(spec)
+    write_trunk(spec, weights, tmp_path, precision)
+    got = logits(OrtTrunk(tmp_path, spec, threads=1, max_chunk=100), spec, CHUNKS)
+    same_weights = logits(ReferenceTrunk(spec, FakeQuantised(weights, precision)), spec, CHUNKS)
+    assert relative_error(got, same_weights) < 0.03
 
 
 def test_a_cache_holds_what_each_layer_keeps() -> None:
