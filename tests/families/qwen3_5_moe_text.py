@@ -37,7 +37,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "": {},
     "_one_value_tied": {
         "hidden_size": 96, "linear_num_key_heads": 3, "linear_num_value_heads": 3, "linear_value_head_dim": 32,
-        "tie_word_embeddings": True, "num_experts_per_tok": 1,
+        "tie_word_embeddings": True, "num_experts_per_tok": 2,
     },
     "_order": {
         "num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
