@@ -140,8 +140,3 @@ def rms_norm(x: F32, gamma: F32 | np.float32, eps: float) -> F32:
     mean = np.mean(x * x, axis=-1, keepdims=True)
     normed: F32 = x / np.sqrt(mean + np.float32(eps)) * gamma
     return normed
-
-
-def first_option(options: Mapping[str, bool]) -> str | None:
-    """Return the first option that is set, in words."""
-    return next((f"attention {name}" for name, is_set in options.items() if is_set), None)
