@@ -217,8 +217,12 @@ def test_bytes_do_not_depend_on_isa_threads_grouping_order_or_reuse() -> None:
     matrices = heavy_tailed(96, 160, 5)
     want = record(encode(matrices))
     assert record(encode(matrices, threads=3)) == want
+    tiny, huge = ([w * np.float32(10.0**power) for w in heavy_tailed(96, 160, 5)] for power in (-33, 14))
+    quantised = on_grid(9, 32, "f32")
     for isa in available_isas():
         assert record(encode(matrices, isa=isa)) == want, isa
+        for others in (quantised, tiny, huge):
+            assert record(encode(others, isa=isa)) == record(encode(others)), isa
 
     encoder = ExpertEncoder(0, 0, 96, 160, 4, bf16=True, threads=2)
     for matrix, values in enumerate(heavy_tailed(96, 160, 6)):
