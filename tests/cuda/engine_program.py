@@ -18,9 +18,10 @@ from edge_runtime.backends.base import BackendOptions
 from edge_runtime.backends.cuda import space, transfers
 from edge_runtime.backends.cuda.backend import CudaBackend
 from edge_runtime.backends.cuda.driver import Driver, Event
-from edge_runtime.backends.cuda.experts import CudaExpertKernels, DeviceTensor
+from edge_runtime.backends.cuda.experts import CudaExpertKernels
 from edge_runtime.backends.cuda.gpu import Gpu
 from edge_runtime.backends.cuda.nvrtc import Nvrtc
+from edge_runtime.backends.cuda.tensors import DeviceTensor
 from edge_runtime.base.errors import HobbitError
 
 

@@ -36,6 +36,13 @@ def tokens(engine: Engine) -> list[int]:
     return engine.generate(ids, SamplingParams(max_tokens=3, ignore_eos=True)).token_ids
 
 
+def make_all_resident(engine: Engine) -> None:
+    """Read every expert, also those no token of a text chooses."""
+    every = np.full(engine.spec.num_experts, engine.parts.config.tier, np.uint8)
+    for layer_idx in engine.spec.sparse_layers:
+        list(engine.parts.cache.stream(layer_idx, every))
+
+
 def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
     """Compare logits with the CPU backend's."""
     assert np.abs(found - expected).max() <= CLOSE * np.abs(expected).max()

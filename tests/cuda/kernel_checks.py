@@ -11,6 +11,7 @@ from pathlib import Path
 from cuda import test_expert_kernels as experts
 from cuda import test_layer_kernels as layer
 from cuda import test_reads as reads
+from cuda import test_trunk_kernels as trunk
 from cuda.bench import TIERS, Bench
 
 from edge_runtime.backends.cuda.cubins import load_kernels
@@ -41,6 +42,16 @@ def checks(emulated: bool = True) -> Iterator[Check]:
         for seed in (1, 2, 3):
             yield partial(layer.test_routing_agrees_with_the_reference, name=name, seed=seed)
     yield layer.test_equal_logits_are_taken_by_number
+    for form, block in trunk.FORMS:
+        size = {"inputs": 640, "outputs": 9}
+        yield partial(trunk.test_products_agree_with_float64, form=form, block=block, **size)
+    for width, stride in ((300, 300), (64, 160)):
+        yield partial(trunk.test_norms_of_a_stream_and_of_parts_of_rows, tokens=2, width=width, stride=stride)
+    for name in trunk.ATTENTIONS:
+        yield partial(trunk.test_attention_agrees_with_float64, name=name, past=19, tokens=5)
+    yield trunk.test_a_key_that_is_not_finite_shows
+    for number, kind in enumerate(("silu", "gelu_tanh", "relu2")):
+        yield partial(trunk.test_networks_gates_and_sums, kind=kind, number=number, gated=True)
     for tier in TIERS if emulated else ():
         yield partial(reads.test_one_token_reads_each_byte_of_a_plane_once_in_whole_sectors, shape=(288, 96), tier=tier)
 

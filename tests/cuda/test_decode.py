@@ -7,7 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda.engines import ALL, FEW, assert_close, logits, opened, tokens
+from conftest import MODEL
+from cuda.engines import ALL, FEW, TEXT, assert_close, logits, make_all_resident, opened, tokens
+
+from edge_runtime import SamplingParams
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.engine.job import Job, TokenEvent
+from edge_runtime.engine.observer import SchedulerObserver
+from edge_runtime.engine.sessions import SessionPool
 
 MODES = [pytest.param((0, 1), id="late"), *(pytest.param((1, seed), id=f"random {seed}") for seed in (1, 2, 3))]
 pytestmark = pytest.mark.usefixtures("over_fake")
@@ -20,11 +27,14 @@ def of_cpu(model_bundle: Path) -> tuple[np.ndarray, list[int]]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("slots", [FEW, ALL])
-def test_tokens_are_the_cpu_backends(model_bundle, of_cpu, fake: ctypes.CDLL, mode: tuple[int, int], slots: int):
+@pytest.mark.parametrize(("trunk", "slots"), [("cpu", FEW), ("cuda", FEW), ("cuda", ALL)])
+def test_tokens_are_the_cpu_backends(
+    model_bundle, of_cpu, fake: ctypes.CDLL, mode: tuple[int, int], trunk: str, slots: int
+):
     fake.fake_mode(*mode)
     before = fake.fake_live_regions()
-    with opened(model_bundle, "cuda", slots, io_threads=4) as engine:
+    with opened(model_bundle, f"cuda:trunk={trunk}", slots, io_threads=4) as engine:
+        assert engine.parts.backend.trunk[0] == trunk
         first = logits(engine)
         assert_close(first, of_cpu[0])
         assert tokens(engine) == of_cpu[1]
@@ -32,6 +42,77 @@ def test_tokens_are_the_cpu_backends(model_bundle, of_cpu, fake: ctypes.CDLL, mo
         assert engine.last_report().backend == "cuda"
         assert (engine.parts.cache.counters.evicted > 0) == (slots < ALL)
     assert fake.fake_live_regions() == before, "all memory was given back"
+
+
+@pytest.mark.parametrize("mode", MODES[:2])
+def test_the_gpu_routes_by_itself_once_everything_is_there(
+    model_bundle, of_cpu, fake: ctypes.CDLL, monkeypatch, mode: tuple[int, int]
+):
+    fake.fake_mode(*mode)
+    with opened(model_bundle, "cuda", ALL) as engine:
+        make_all_resident(engine)
+        before, tensors = engine.parts.cache.counters, engine.parts.backend.tensors
+
+        def refuse(tensor: object) -> None:
+            raise AssertionError("the host asked for router logits")
+
+        monkeypatch.setattr(tensors, "to_host", refuse)
+        assert_close(logits(engine), of_cpu[0])
+        assert tokens(engine) == of_cpu[1]
+        counted = engine.parts.cache.counters.since(before)
+        assert (counted.hits > 0, counted.misses) == (True, 0)
+
+
+def test_several_requests_at_once_get_what_each_gets_alone(model_bundle):
+    prompts, params = [TEXT[:6], TEXT[40:52], "A"], SamplingParams(max_tokens=2, ignore_eos=True)
+    with opened(model_bundle, "cuda", ALL) as engine:
+        alone = [engine.generate(prompt, params).token_ids for prompt in prompts]
+    with opened(model_bundle, "cuda", 40, parallel=3, prefetch="lookahead:adaptive=false") as engine:
+        scheduler = engine.hand_over(SessionPool.of(engine.parts), SchedulerObserver())
+        events: list[list] = [[] for _ in prompts]
+        for prompt, seen in zip(prompts, events, strict=True):
+            scheduler.begin(Job(np.array(engine.tokenizer.encode(prompt), np.int32), params, seen.append))
+        while scheduler.step():
+            pass
+    assert [[each.delta.token_id for each in seen if isinstance(each, TokenEvent)] for seen in events] == alone
+
+
+@pytest.mark.parametrize("trunk", ["int8", "int4"])
+def test_a_quantised_trunk_gives_what_its_weights_stand_for(exported, trunk: str):
+    """ONNX Runtime rounds activations to 8 bits here, the kernels do not: both are close to the weights' own numbers."""
+    bundle, found = exported(MODEL, "--tiers", "4", "--trunk", trunk), {}
+    for backend in ("cpu", "cuda:trunk=cuda"):
+        with opened(bundle, backend, ALL) as engine:
+            found[backend] = logits(engine)
+    cpu, cuda = found.values()
+    assert (cpu.argmax(-1) == cuda.argmax(-1)).all()
+    assert np.abs(cpu - cuda).max() <= 0.05 * np.abs(cpu).max()
+
+
+def test_a_prefix_is_cut_and_copied(model_bundle):
+    with opened(model_bundle, "cuda", ALL) as engine:
+        params, ids = SamplingParams(max_tokens=2, ignore_eos=True), engine.tokenizer.encode(TEXT)[:6]
+        expected = engine.generate(ids, params).token_ids
+        again = engine.generate(ids, params, reuse_prefix=True)
+        assert again.timings["cached_n"] > 0
+        assert again.token_ids == expected
+        trunk, kv = engine.parts.trunk, engine.parts.kv
+        copy = trunk.new_kv_cache(kv.context)
+        copy.copy_from(kv, 3)
+        assert (copy.length, copy.nearest(9), copy.nbytes) == (3, 3, kv.nbytes)
+        rest = [engine.parts.decoder.forward(np.array(ids[3:], np.int32), each, slice(0, 3)) for each in (kv, copy)][1:]
+        assert engine.logits(ids, chunk=6)[3:].argmax(-1).tolist() == rest[0].argmax(-1).tolist()
+        del copy
+
+
+def test_a_model_the_gpus_trunk_does_not_know_runs_on_the_cpus(model_bundle, monkeypatch):
+    from edge_runtime.backends.cuda import backend
+
+    monkeypatch.setattr(backend, "why_not", lambda spec: "layer 3: attention of kind 'mla'")
+    with pytest.raises(ConfigError, match=r"layer 3: attention of kind 'mla'\. Use --backend cuda:trunk=cpu"):
+        opened(model_bundle, "cuda:trunk=cuda", FEW)
+    with opened(model_bundle, "cuda", FEW) as engine:
+        assert engine.parts.backend.trunk == ("cpu", "layer 3: attention of kind 'mla'")
 
 
 @pytest.mark.parametrize("kind", ["registered", "pinned", "device"])

@@ -13,7 +13,8 @@ from specs import layer, model_spec
 from edge_runtime.backends.cpu.experts import CpuKernels
 from edge_runtime.backends.cpu.kernels.reference import KERNEL_BOUND
 from edge_runtime.backends.cuda.driver import CudaMemoryError
-from edge_runtime.backends.cuda.experts import CudaExpertKernels, DeviceTensor
+from edge_runtime.backends.cuda.experts import CudaExpertKernels
+from edge_runtime.backends.cuda.tensors import DeviceTensor
 from edge_runtime.backends.kernels import ExpertKernels, Resident
 from edge_runtime.base.spec import ExpertSpec, ModelSpec
 

@@ -9,9 +9,9 @@ import pytest
 from cuda.bench import Bench
 from cuda.test_experts import EXPERTS, HIDDEN, SPEC, TOP_K, Both
 
-from edge_runtime.backends.cuda.experts import DeviceTensor
 from edge_runtime.backends.cuda.resident_router import CudaResidentRouter
 from edge_runtime.backends.cuda.structures import RouterTensors
+from edge_runtime.backends.cuda.tensors import DeviceTensor
 from edge_runtime.backends.kernels import ResidentRouter
 from edge_runtime.base.spec import RouterSpec
 from edge_runtime.policy.routing_reference import route

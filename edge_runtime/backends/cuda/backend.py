@@ -1,47 +1,37 @@
-"""The CUDA backend: experts computed on an NVIDIA GPU."""
+"""The CUDA backend: experts computed on an NVIDIA GPU, and the trunk there too where its kernels know the model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from edge_runtime.backends.base import BackendOptions
-from edge_runtime.backends.cpu.backend import CpuBackend, CpuFormulas
+from edge_runtime.backends.cpu.backend import CpuBackend
 from edge_runtime.backends.cuda.blocks import Kind, choose_kind
-from edge_runtime.backends.cuda.experts import CudaExpertKernels, expert_scratch_bytes
+from edge_runtime.backends.cuda.clock import CudaClock
+from edge_runtime.backends.cuda.experts import CudaExpertKernels
+from edge_runtime.backends.cuda.formulas import DeviceFormulas, HostedFormulas
 from edge_runtime.backends.cuda.gpu import Gpu
 from edge_runtime.backends.cuda.hosted import HostedKernels
+from edge_runtime.backends.cuda.known import unknown_parts
+from edge_runtime.backends.cuda.resident_router import make_resident_router
 from edge_runtime.backends.cuda.settings import CudaSettings
 from edge_runtime.backends.cuda.space import CudaSpace
+from edge_runtime.backends.cuda.tensors import CudaTensors
+from edge_runtime.backends.cuda.trunk.launches import TrunkLaunches
+from edge_runtime.backends.cuda.trunk.supported import why_not
+from edge_runtime.backends.cuda.trunk.trunk import CudaTrunk
 from edge_runtime.backends.trunk import Trunk
+from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.bundle import Bundle
 
-
-class CudaFormulas(CpuFormulas):
-    """Implements `MemoryFormulas`: host and GPU are taken to share one memory, in which everything counts once.
-
-    Args:
-        kind: asks for the kind of memory experts are in.
-    """
-
-    def __init__(self, kind: Callable[[], Kind]) -> None:
-        self._kind = kind
-
-    def scratch_bytes(self, spec: ModelSpec, chunk: int, context: int, parallel: int) -> int:
-        """See `MemoryFormulas.scratch_bytes`: the trunk's on the host and the experts' on the GPU."""
-        tokens = chunk + parallel - 1
-        copied = 3 * 4 * tokens * spec.hidden  # x on the GPU, the result in pinned memory and in an array
-        return super().scratch_bytes(spec, chunk, context, parallel) + expert_scratch_bytes(spec, tokens) + copied
-
-    def landing_bytes(self, record_bytes: int, reads: int) -> int:
-        """See `MemoryFormulas.landing_bytes`: staging buffers, where reads cannot land in the slots."""
-        return record_bytes * reads if self._kind() == "device" else 0
+Closes = TypeVar("Closes", bound=Any)
 
 
 class CudaBackend:
-    """Implements `Backend`: experts on the GPU, the trunk on the CPU backend's; tensors are float32 arrays.
+    """Implements `Backend`. With the trunk on the CPU tensors are float32 arrays, else `DeviceTensor`.
 
     Args:
         options: what it is made for.
@@ -59,20 +49,36 @@ class CudaBackend:
         self._settings = CudaSettings.from_params(options.settings)
         self._cpu, self._open_gpu = CpuBackend(options), open_gpu
         self._opened: list[Any] = []  # closed in reverse
-        self.clock, self.tensors = self._cpu.clock, self._cpu.tensors
-        self.formulas = CudaFormulas(lambda: self.memory[0])
+        self.trunk = "cpu", "no model was asked for"
+        """Where the trunk runs, and why; known once `require` was asked."""
 
     @cached_property
     def gpu(self) -> Gpu:
         """The GPU, opened by whoever asks first."""
-        gpu = self._open_gpu(self._settings.gpu)
-        self._opened.append(gpu)
-        return gpu
+        return self._keep(self._open_gpu(self._settings.gpu))
 
     @cached_property
     def memory(self) -> tuple[Kind, str]:
         """Which memory experts are in, and why."""
         return choose_kind(self.gpu.device, self._settings.memory)
+
+    @cached_property
+    def tensors(self) -> Any:
+        """See `Backend.tensors`."""
+        if not self._is_trunk_here:
+            return self._cpu.tensors
+        return self._keep(CudaTensors(TrunkLaunches(self.gpu.module, self.gpu.compute), self.gpu.compute))
+
+    @cached_property
+    def clock(self) -> Any:
+        """See `Backend.clock`: the GPU's, or the host's where every layer waits for it anyway."""
+        return self._keep(CudaClock(self.gpu.compute)) if self._is_trunk_here else self._cpu.clock
+
+    @property
+    def formulas(self) -> HostedFormulas:
+        """See `Backend.formulas`."""
+        formulas = DeviceFormulas if self._is_trunk_here else HostedFormulas
+        return formulas(lambda: self.memory[0])
 
     @property
     def isa(self) -> str:
@@ -82,12 +88,21 @@ class CudaBackend:
     @property
     def fingerprint(self) -> str:
         """See `Backend.fingerprint`."""
-        return f"cuda-{self.gpu.fingerprint}-{self._cpu.fingerprint}"
+        return f"cuda-{self.gpu.fingerprint}" + ("" if self._is_trunk_here else f"-{self._cpu.fingerprint}")
 
     def require(self, spec: ModelSpec) -> None:
         """See `Backend.require`. Opens the GPU: what its driver takes is gone when the memory is planned."""
-        self._cpu.require(spec)
         self.memory  # noqa: B018 - opens the GPU, and refuses memory that cannot be had
+        if problem := next(unknown_parts(spec.experts, "experts"), ""):
+            raise ConfigError(f"model family {spec.family!r}: {problem}: no kernel on the GPU. Use --backend cpu.")
+        problem = "asked for" if self._settings.trunk == "cpu" else why_not(spec)
+        if problem and self._settings.trunk == "cuda":
+            raise ConfigError(
+                f"cuda: the trunk on the GPU does not run this model: {problem}. Use --backend cuda:trunk=cpu, or auto."
+            )
+        self.trunk = ("cpu", problem) if problem else ("cuda", "its kernels know the model")
+        if not self._is_trunk_here:
+            self._cpu.require(spec)
 
     def load_routers(self, bundle: Bundle) -> Any:
         """See `Backend.load_routers`."""
@@ -95,24 +110,35 @@ class CudaBackend:
 
     def load_trunk(self, bundle: Bundle, *, max_chunk: int) -> Trunk[Any]:
         """See `Backend.load_trunk`."""
-        return self._cpu.load_trunk(bundle, max_chunk=max_chunk)
+        if not self._is_trunk_here:
+            return self._cpu.load_trunk(bundle, max_chunk=max_chunk)
+        return CudaTrunk(bundle, self.gpu.module, self.gpu.compute, max_chunk)
 
-    def make_kernels(self, bundle: Bundle, max_tokens: int) -> HostedKernels:
+    def make_kernels(self, bundle: Bundle, max_tokens: int) -> HostedKernels | CudaExpertKernels:
         """See `Backend.make_kernels`."""
         gpu, spec = self.gpu, bundle.manifest.model
-        experts = CudaExpertKernels(gpu.module, gpu.compute, spec, max_tokens)
-        self._opened.append(experts)
-        kernels = HostedKernels(experts, gpu.compute, spec, max_tokens)
-        self._opened.append(kernels)
-        return kernels
+        experts = self._keep(CudaExpertKernels(gpu.module, gpu.compute, spec, max_tokens))
+        if not self._is_trunk_here:
+            return self._keep(HostedKernels(experts, gpu.compute, spec, max_tokens))
+        router = make_resident_router(gpu.module, gpu.compute, experts, bundle)
+        if router is not None:
+            experts.resident_router = self._keep(router)
+        return experts
 
     def make_space(self, record_bytes: int, reads: int) -> CudaSpace:
         """See `Backend.make_space`."""
-        space = CudaSpace(self.gpu.compute, self.gpu.copies, self.memory[0], record_bytes, reads)
-        self._opened.append(space)
-        return space
+        return self._keep(CudaSpace(self.gpu.compute, self.gpu.copies, self.memory[0], record_bytes, reads))
 
     def close(self) -> None:
         """See `Backend.close`."""
         while self._opened:
             self._opened.pop().close()
+
+    @property
+    def _is_trunk_here(self) -> bool:
+        return self.trunk[0] == "cuda"
+
+    def _keep(self, part: Closes) -> Closes:
+        """Close a part with the backend."""
+        self._opened.append(part)
+        return part

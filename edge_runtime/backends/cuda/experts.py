@@ -6,7 +6,6 @@ slots) are ordered on that stream too, so the next layer's do not overtake kerne
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,26 +21,12 @@ from edge_runtime.backends.cuda.launches import (
     quantize,
 )
 from edge_runtime.backends.cuda.structures import ACT_GROUP, GROUP, TILE, Pairs, Tiles
+from edge_runtime.backends.cuda.tensors import DeviceTensor
 from edge_runtime.backends.kernels import F32, I32, Resident, ResidentRouter
 from edge_runtime.base.spec import ModelSpec
 
 FEWEST_TOGETHER = 3
 """Pairs of one expert that go through its weights as a tile. The bits are the same either way; not measured yet."""
-
-
-@dataclass(frozen=True)
-class DeviceTensor:
-    """Float32 [rows, width] in device memory; whoever made it owns the memory.
-
-    Attributes:
-        address: of the first number.
-        rows: how many.
-        width: of a row.
-    """
-
-    address: int
-    rows: int
-    width: int
 
 
 class CudaExpertKernels:

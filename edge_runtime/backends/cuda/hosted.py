@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.cuda.driver import DeviceMemory, Event, PinnedMemory, Stream
-from edge_runtime.backends.cuda.experts import CudaExpertKernels, DeviceTensor
+from edge_runtime.backends.cuda.driver import DeviceMemory, Stream
+from edge_runtime.backends.cuda.experts import CudaExpertKernels
+from edge_runtime.backends.cuda.tensors import DeviceTensor, Readback
 from edge_runtime.backends.kernels import F32, I32, Resident
 from edge_runtime.base.spec import ModelSpec
 
@@ -27,11 +28,9 @@ class HostedKernels:
     resident_router = None
 
     def __init__(self, kernels: CudaExpertKernels, stream: Stream, spec: ModelSpec, max_tokens: int) -> None:
-        self._kernels, self._stream = kernels, stream
-        self._out = np.zeros((max_tokens, spec.hidden), np.float32)
-        self._done = Event(stream.device)
+        self._kernels, self._stream, self._readback = kernels, stream, Readback(stream)
+        self._x_bytes = 4 * max_tokens * spec.hidden
         self._x: DeviceMemory | None = None
-        self._landed: PinnedMemory | None = None
         self._take()
 
     def begin(self, x: F32, ids: I32, weights: F32) -> None:
@@ -53,41 +52,30 @@ class HostedKernels:
     def release_scratch(self) -> None:
         """See `ExpertKernels.release_scratch`."""
         self._kernels.release_scratch()
+        self._readback.release()
         self._release()
 
     def close(self) -> None:
         """Give all memory back. Safe to call twice."""
         self._kernels.close()
+        self._readback.close()
         self._release()
-        self._done.close()
 
     def _to_device(self, x: F32) -> DeviceTensor:
-        memory, _ = self._take()
+        memory = self._take()
         memory.write(np.ascontiguousarray(x), self._stream)
         return DeviceTensor(memory.address, *x.shape)
 
     def _to_host(self, tensor: DeviceTensor) -> F32:
-        """Copy to memory the driver can write at once, and from there, when the copy is over."""
-        _, landed = self._take()
-        nbytes, out = 4 * tensor.rows * tensor.width, self._out[: tensor.rows]
-        self._stream.device.call(
-            "cuMemcpyDtoHAsync_v2", landed.array.ctypes.data, tensor.address, nbytes, self._stream.handle
-        )
-        self._stream.record(self._done)
-        self._done.synchronize()
-        out[:] = landed.array[:nbytes].view(np.float32).reshape(out.shape)
-        return out
+        return self._readback.fetch(tensor.address, tensor.rows, tensor.width)
 
-    def _take(self) -> tuple[DeviceMemory, PinnedMemory]:
-        """Return what is copied to and from; taken again after it was released."""
+    def _take(self) -> DeviceMemory:
+        """Return what is copied to; taken again after it was released."""
         if self._x is None:
-            self._x = DeviceMemory(self._stream.device, self._out.nbytes)
-        if self._landed is None:
-            self._landed = PinnedMemory(self._stream.device, self._out.nbytes)
-        return self._x, self._landed
+            self._x = DeviceMemory(self._stream.device, self._x_bytes)
+        return self._x
 
     def _release(self) -> None:
-        held, self._x, self._landed = (self._x, self._landed), None, None
-        for memory in held:
-            if memory is not None:
-                memory.close()
+        if self._x is not None:
+            self._x.close()
+            self._x = None

@@ -5,16 +5,19 @@ The host queues a whole layer without learning what was chosen. It asks for that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from edge_runtime.backends.cuda.driver import DeviceMemory, Module, Stream
-from edge_runtime.backends.cuda.experts import CudaExpertKernels, DeviceTensor
+from edge_runtime.backends.cuda.experts import CudaExpertKernels
+from edge_runtime.backends.cuda.known import unknown_parts
 from edge_runtime.backends.cuda.launches import RouterLaunch
-from edge_runtime.backends.cuda.structures import RouterTensors
+from edge_runtime.backends.cuda.structures import MOST_EXPERTS, MOST_RANKS, RouterTensors
+from edge_runtime.backends.cuda.tensors import DeviceTensor
 from edge_runtime.backends.kernels import I32, Resident
 from edge_runtime.base.spec import RouterSpec
+from edge_runtime.bundle.bundle import Bundle
 
 
 class CudaResidentRouter:
@@ -26,6 +29,7 @@ class CudaResidentRouter:
         kernels: compute the experts.
         router: the rule. Layers that choose by token ids are not for a device that is not told them.
         tensors: numbers of a layer by its index, in device memory; none for layers whose rule has none.
+        held: that memory, if it is closed with this.
 
     Raises:
         ValueError: the rule has hashed layers, or more experts than a warp takes. Route on the host then.
@@ -38,11 +42,12 @@ class CudaResidentRouter:
         kernels: CudaExpertKernels,
         router: RouterSpec,
         tensors: Mapping[int, RouterTensors],
+        held: Sequence[DeviceMemory] = (),
     ) -> None:
         if router.hashed_layers:
             raise ValueError("route: expected no layers that choose by token ids. Route on the host.")
         self._launch, self._top_k = RouterLaunch(module, router), router.top_k
-        self._stream, self._kernels, self._tensors = stream, kernels, tensors
+        self._stream, self._kernels, self._tensors, self._held = stream, kernels, tensors, [*held]
         self._queued: list[tuple[int, int, DeviceMemory]] = []  # layer, tokens, what was chosen
         self._free: list[DeviceMemory] = []
 
@@ -69,8 +74,9 @@ class CudaResidentRouter:
 
     def close(self) -> None:
         """Give the device memory back. Safe to call twice."""
-        for memory in [*self._free, *(chosen for *_, chosen in self._queued)]:
+        for memory in [*self._free, *(chosen for *_, chosen in self._queued), *self._held]:
             memory.close()
+        self._held.clear()
         self._free.clear()
         self._queued.clear()
 
@@ -80,3 +86,36 @@ class CudaResidentRouter:
             if memory.nbytes >= nbytes:
                 return self._free.pop(index)
         return DeviceMemory(self._stream.device, nbytes)
+
+
+def make_resident_router(
+    module: Module, stream: Stream, kernels: CudaExpertKernels, bundle: Bundle
+) -> CudaResidentRouter | None:
+    """Return a router for a bundle's model; None where the rule is one for the host.
+
+    Raises:
+        BundleError: the rule's numbers are damaged.
+        CudaMemoryError: the GPU has no room for them.
+    """
+    spec = bundle.manifest.model
+    rule = spec.router
+    is_for_host = next(unknown_parts(rule, "router"), None) is not None
+    if is_for_host or rule.num_experts > MOST_EXPERTS or rule.top_k > MOST_RANKS:
+        return None
+    data, held, rows = bundle.router_data(), list[DeviceMemory](), dict[str, int]()
+    try:
+        for name in ("selection_bias", "expert_scale"):
+            array = getattr(data, name)
+            if array is not None:
+                held.append(DeviceMemory(stream.device, array.nbytes))
+                held[-1].write(np.ascontiguousarray(array), stream)
+                rows[name] = held[-1].address
+    except BaseException:
+        for memory in held:
+            memory.close()
+        raise
+    tensors = {
+        layer: RouterTensors(**{name: address + 4 * place * rule.num_experts for name, address in rows.items()})
+        for place, layer in enumerate(spec.sparse_layers)
+    }
+    return CudaResidentRouter(module, stream, kernels, rule, tensors, held)

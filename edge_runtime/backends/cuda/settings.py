@@ -11,8 +11,10 @@ from edge_runtime.base.params import Param
 
 AUTO = "auto"
 MEMORY = (AUTO, "registered", "pinned", "device")
+TRUNK = (AUTO, "cuda", "cpu")
 PARAMS: Mapping[str, Param] = {
     "memory": Param(AUTO, f"where experts are kept: {', '.join(MEMORY)}", "ours"),
+    "trunk": Param(AUTO, f"where everything but experts runs: {', '.join(TRUNK)}", "ours"),
     "gpu": Param(0, "number of the GPU, as the driver counts", "ours", 0, 255),
 }
 
@@ -23,10 +25,12 @@ class CudaSettings:
 
     Attributes:
         memory: one of `MEMORY`.
+        trunk: one of `TRUNK`.
         gpu: number of the GPU.
     """
 
     memory: str = AUTO
+    trunk: str = AUTO
     gpu: int = 0
 
     @classmethod
@@ -37,9 +41,11 @@ class CudaSettings:
             ConfigError: a value is not one of those there are.
         """
         found = cls(**params)
-        if found.memory not in MEMORY:
-            raise ConfigError(
-                f"backend 'cuda'.memory: expected one of {', '.join(MEMORY)}, got {found.memory!r}."
-                f"{did_you_mean(found.memory, MEMORY)}"
-            )
+        for name, values in (("memory", MEMORY), ("trunk", TRUNK)):
+            given = getattr(found, name)
+            if given not in values:
+                raise ConfigError(
+                    f"backend 'cuda'.{name}: expected one of {', '.join(values)}, got {given!r}."
+                    f"{did_you_mean(given, values)}"
+                )
         return found

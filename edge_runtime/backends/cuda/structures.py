@@ -79,6 +79,11 @@ def make_shape(hidden: int, top_k: int, experts: ExpertSpec) -> Shape:
     return Shape(hidden, experts.intermediate, top_k, experts.gated, experts.bias)
 
 
+def activation_number(kind: Activation) -> int:
+    """Return an activation as the kernels number them (activation.cuh)."""
+    return _ACTIVATIONS[kind]
+
+
 def make_variant(experts: ExpertSpec) -> Variant:
     """Return what a model's experts compute between their matrices."""
     limit = math.inf if experts.limit is None else experts.limit

@@ -80,10 +80,10 @@ void run_experts(Layer& l, bool quick) {
 void run_layer(Layer& l) {
   auto weight = std::vector<float>(kHidden, 1.0f), out = zeros<float>(kTokens * kHidden), weights = zeros<float>(kPairs);
   launch_on_host({kTokens}, 256, [&] { hb_rms_norm(l.x.data(), weight.data(), 1e-6f, out.data(), l.xq.data(), kHidden); });
-  constexpr u32 kMany = 40;
-  auto logits = zeros<float>(kTokens * kMany), bias = zeros<float>(kMany), factor = zeros<float>(kMany);
+  constexpr u32 kExperts = 40;
+  auto logits = zeros<float>(kTokens * kExperts), bias = zeros<float>(kExperts), factor = zeros<float>(kExperts);
   for (float& v : logits) v = float(generator() % 1000) / 100;
-  const RouterRule rules[] = {{kMany, kTopK, kSoftmax, 0, 1, 0, 1, 0, 0, 0}, {kMany, kTopK, kSigmoid, 0, 1, 1e-20f, 2, 5, 2, 1}};
+  const RouterRule rules[] = {{kExperts, kTopK, kSoftmax, 0, 1, 0, 1, 0, 0, 0}, {kExperts, kTopK, kSigmoid, 0, 1, 1e-20f, 2, 5, 2, 1}};
   for (const RouterRule& rule : rules)
     launch_on_host({kTokens}, 32, [&] {
       hb_route(logits.data(), rule, {rule.groups ? bias.data() : nullptr, factor.data(), nullptr, nullptr}, l.ids.data(), weights.data());
@@ -91,6 +91,59 @@ void run_layer(Layer& l) {
   launch_on_host({1, kTokens}, 256, [&] { hb_combine(l.y.data(), weights.data(), out.data(), kHidden, kTopK); });
   auto in = zeros<u32>(32 * kSelfTestWords), got = zeros<u32>(32 * kSelfTestWords);
   launch_on_host({1}, 32, [&] { hb_self_test(in.data(), got.data()); });
+}
+
+std::vector<float> randoms(size_t n) {
+  std::vector<float> numbers(n);
+  for (float& v : numbers) v = float(generator() % 1000) / 500 - 1;
+  return numbers;
+}
+
+void run_linear() {
+  constexpr u32 kIn = 96, kOut = 40, kRows = 6;
+  const auto x = randoms(kIn * kRows), w = randoms(kIn * kOut), bias = randoms(kOut), scales = randoms(kOut * 3);
+  const auto codes = random_bytes(kIn * kOut);
+  auto y = zeros<float>(kRows * kOut);
+  for (const u32 tokens : {1u, kRows}) {
+    const Linear s{kIn, kOut, tokens, tokens != 1, 1};
+    const u32 together = tokens == 1 ? 1 : kMany, rows = (tokens + together - 1) / together;
+    const auto run = [&](u32 a_block, auto body) { launch_on_host({(kOut + a_block - 1) / a_block, rows}, 256, body); };
+    if (tokens == 1) {
+      run(32, [&] { hb_linear_f32_one(x.data(), w.data(), bias.data(), y.data(), s); });
+      run(8, [&] { hb_linear_q8_one(x.data(), codes.data(), scales.data(), nullptr, y.data(), s); });
+      run(8, [&] { hb_linear_q4_one(x.data(), codes.data(), scales.data(), nullptr, y.data(), s); });
+    } else {
+      run(32, [&] { hb_linear_f32_many(x.data(), w.data(), bias.data(), y.data(), s); });
+      run(8, [&] { hb_linear_q8_many(x.data(), codes.data(), scales.data(), bias.data(), y.data(), s); });
+      run(8, [&] { hb_linear_q4_many(x.data(), codes.data(), scales.data(), bias.data(), y.data(), s); });
+    }
+  }
+}
+
+void run_attention() {
+  constexpr u32 kHeads = 4, kGroups = 2, kDim = 48, kContext = 12;
+  auto qkv = randoms(kTokens * (kHeads + 2 * kGroups) * kDim), keys = randoms(kGroups * kContext * kDim), values = keys;
+  auto out = zeros<float>(kTokens * kHeads * kDim);
+  const auto gammas = randoms((kHeads + kGroups) * kDim), angles = randoms(kTokens * 16), sinks = randoms(kHeads);
+  const std::vector<i32> past{9};
+  const Heads heads{kHeads, kGroups, kDim, kContext, 32, INFINITY, 1e-6f};
+  const Attend softmax{kHeads, kGroups, kDim, kContext, 5, 0.2f};
+  launch_on_host({kHeads + 2 * kGroups, kTokens}, 32, [&] {
+    hb_place_heads(qkv.data(), gammas.data(), angles.data(), angles.data(), past.data(), keys.data(), values.data(), heads);
+  });
+  launch_on_host({kHeads, kTokens}, 256, [&] {
+    hb_attend(qkv.data(), keys.data(), values.data(), sinks.data(), past.data(), out.data(), softmax);
+  });
+}
+
+void run_dense() {
+  constexpr u32 kWide = 300;
+  auto x = randoms(kTokens * 2 * kWide), h = zeros<float>(kTokens * kWide);
+  const auto weight = randoms(kWide), more = randoms(kTokens * kWide);
+  launch_on_host({kTokens}, 256, [&] { hb_add_norm(h.data(), more.data(), weight.data(), 1e-6f, h.data(), kWide, kWide); });
+  launch_on_host({2, kTokens}, 256, [&] { hb_mlp_hidden(x.data(), h.data(), kWide, 1, {kSilu, INFINITY, 1.0f, 0.0f}); });
+  launch_on_host({3}, 256, [&] { hb_add(h.data(), more.data(), kTokens * kWide); });
+  launch_on_host({2, kTokens}, 256, [&] { hb_gate_rows(h.data(), weight.data(), kWide); });
 }
 }  // namespace
 
@@ -101,5 +154,8 @@ int main(int argc, char** argv) {
   run_experts(gated, quick);
   run_experts(plain, true);
   run_layer(gated);
+  run_linear();
+  run_attention();
+  run_dense();
   std::puts("finished");
 }

@@ -48,12 +48,14 @@ class Tensor(NamedTuple):
         dims: its shape.
         region: where it lies in the data file; None inside the graph.
         ints: values of a short int64 tensor.
+        inside: its bytes inside the graph; empty where they lie in the data file.
     """
 
     kind: int
     dims: tuple[int, ...]
     region: Region | None
     ints: tuple[int, ...] | None
+    inside: bytes = b""
 
 
 class Declared(NamedTuple):
@@ -135,7 +137,7 @@ def _tensor(raw: bytes) -> tuple[str, Tensor]:
     if length != size:
         raise ValueError(f"tensor {name}: expected {size} bytes for {list(dims)}, got {length}")
     ints = tuple(struct.unpack(f"<{len(inside) // 8}q", inside)) if kind == INT64 and size <= 8 * _MAX_LISTED else None
-    return name, Tensor(kind, dims, region, ints)
+    return name, Tensor(kind, dims, region, ints, inside)
 
 
 def _region(name: str, entries: Iterable[Field]) -> Region:

@@ -1,6 +1,9 @@
 // The kernels' entry points (listed in entries.cuh): one source for NVRTC, nvcc, and a C++ compiler that runs them on a CPU.
+#include "attention.cuh"
 #include "batch.cuh"
+#include "dense.cuh"
 #include "layer.cuh"
+#include "linear.cuh"
 #include "route.cuh"
 #include "self_test.cuh"
 
@@ -36,4 +39,40 @@ HB_KERNEL(256, 4) hb_combine(const float* y, const float* weights, float* out, u
 HB_KERNEL(32, 8) hb_route(const float* logits, RouterRule rule, RouterTensors of, i32* ids, float* weights) {
   route(logits, rule, of, ids, weights);
 }
+
+// the trunk
+#define HB_LINEAR_CODES(BITS, NAME, TOKENS, BLOCKS)                                                              \
+  HB_KERNEL(256, BLOCKS)                                                                                         \
+  hb_linear_q##BITS##_##NAME(const float* x, const u8* codes, const float* scales, const float* bias, float* y, Linear s) { \
+    linear_codes<BITS, TOKENS>(x, codes, scales, bias, y, s);                                                    \
+  }
+HB_LINEAR_CODES(8, one, 1, 4)
+HB_LINEAR_CODES(8, many, kMany, 3)
+HB_LINEAR_CODES(4, one, 1, 4)
+HB_LINEAR_CODES(4, many, kMany, 3)
+HB_KERNEL(256, 4) hb_linear_f32_one(const float* x, const float* w, const float* bias, float* y, Linear s) {
+  linear_float<1>(x, w, bias, y, s);
+}
+HB_KERNEL(256, 3) hb_linear_f32_many(const float* x, const float* w, const float* bias, float* y, Linear s) {
+  linear_float<kMany>(x, w, bias, y, s);
+}
+HB_KERNEL(kNormThreads, 4)
+hb_add_norm(float* x, const float* more, const float* weight, float epsilon, float* out, u32 width, u32 stride) {
+  add_norm(x, more, weight, epsilon, out, width, stride);
+}
+HB_KERNEL(32, 8)
+hb_place_heads(float* qkv, const float* gammas, const float* cos, const float* sin, const i32* past, float* keys,
+               float* values, Heads s) {
+  place_heads(qkv, gammas, cos, sin, past, keys, values, s);
+}
+HB_KERNEL(256, 3)
+hb_attend(const float* qkv, const float* keys, const float* values, const float* sinks, const i32* past, float* out, Attend s) {
+  attend(qkv, keys, values, sinks, past, out, s);
+}
+HB_KERNEL(256, 4) hb_mlp_hidden(const float* in, float* h, u32 inter, u32 gated, Variant a) {
+  mlp_hidden(in, h, inter, gated, a);
+}
+HB_KERNEL(256, 4) hb_add(float* into, const float* more, u32 n) { add_to(into, more, n); }
+HB_KERNEL(256, 4) hb_gate_rows(float* y, const float* gates, u32 hidden) { gate_rows(y, gates, hidden); }
+
 HB_KERNEL(32, 8) hb_self_test(const u32* in, u32* out) { self_test(in, out); }

@@ -64,3 +64,10 @@ constexpr u32 kAllLanes = 0xffffffffu;
 HB_DEV u32 warp_index() { return __shfl_sync(kAllLanes, threadIdx.x / kWarp, 0); }
 
 HB_DEV u32 word_of(const uint4& v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
+
+// The sum over a warp, the same bits in every lane.
+HB_DEV float sum_of_warp(float v) {
+#pragma unroll
+  for (u32 mask = 16; mask; mask >>= 1) v += __shfl_xor_sync(kAllLanes, v, mask);
+  return v;
+}

@@ -36,11 +36,6 @@ HB_DEV Best best_of_warp(Best mine) {
   }
   return mine;
 }
-HB_DEV float sum_of_warp(float v) {
-#pragma unroll
-  for (u32 mask = 16; mask; mask >>= 1) v += __shfl_xor_sync(kAllLanes, v, mask);
-  return v;
-}
 HB_DEV bool is_finite(float v) { return (__float_as_int(v) & 0x7fffffff) < 0x7f800000; }
 
 HB_DEV float score_of(u32 score, float z, float top, float total) {

@@ -1,0 +1,66 @@
+"""What the backend takes of the memory, from sizes alone.
+
+Host and GPU are taken to share one memory, in which everything counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edge_runtime.backends.cpu.backend import CpuFormulas
+from edge_runtime.backends.cuda.blocks import Kind
+from edge_runtime.backends.cuda.experts import expert_scratch_bytes
+from edge_runtime.backends.cuda.trunk.buffers import buffer_bytes
+from edge_runtime.backends.cuda.trunk.trunk import HEAD_ROWS
+from edge_runtime.base.spec import ModelSpec
+from edge_runtime.bundle.manifest import Manifest
+from edge_runtime.bundle.part_names import stacked_routers_bytes, trunk_file
+
+_PINNED_COPY = 2
+"""What is read back exists on the GPU and in pinned memory."""
+
+
+class HostedFormulas(CpuFormulas):
+    """Implements `MemoryFormulas` for a trunk on the host.
+
+    Args:
+        kind: asks for the kind of memory experts are in.
+    """
+
+    def __init__(self, kind: Callable[[], Kind]) -> None:
+        self._kind = kind
+
+    def scratch_bytes(self, spec: ModelSpec, chunk: int, context: int, parallel: int) -> int:
+        """See `MemoryFormulas.scratch_bytes`: the trunk's on the host and the experts' on the GPU."""
+        tokens = chunk + parallel - 1
+        copied = 3 * 4 * tokens * spec.hidden  # x on the GPU, the result in pinned memory and in an array
+        return super().scratch_bytes(spec, chunk, context, parallel) + expert_scratch_bytes(spec, tokens) + copied
+
+    def landing_bytes(self, record_bytes: int, reads: int) -> int:
+        """See `MemoryFormulas.landing_bytes`: staging buffers, where reads cannot land in the slots."""
+        return record_bytes * reads if self._kind() == "device" else 0
+
+
+class DeviceFormulas(HostedFormulas):
+    """Implements `MemoryFormulas` for a trunk on the GPU."""
+
+    def library_bytes(self) -> int:
+        """See `MemoryFormulas.library_bytes`: the driver's is loaded."""
+        return 0
+
+    def trunk_bytes(self, manifest: Manifest) -> int:
+        """See `MemoryFormulas.trunk_bytes`: as stored; scales lie in the graphs."""
+        parts = [part for part in manifest.of_role("trunk") if part.name != trunk_file("routers")]
+        return sum(part.bytes for part in parts if part.name.endswith((".data", ".onnx")))
+
+    def look_ahead_bytes(self, spec: ModelSpec) -> int:
+        """See `MemoryFormulas.look_ahead_bytes`."""
+        return stacked_routers_bytes(spec)
+
+    def scratch_bytes(self, spec: ModelSpec, chunk: int, context: int, parallel: int) -> int:
+        """See `MemoryFormulas.scratch_bytes`: buffers of each sequence, of joined tensors, and of what is read back."""
+        tokens = chunk + parallel - 1
+        buffers = buffer_bytes(spec, chunk) + parallel * buffer_bytes(spec, 1)
+        joined = 2 * 4 * tokens * (spec.hidden + spec.num_experts) if parallel > 1 else 0
+        read_back = _PINNED_COPY * 4 * max(HEAD_ROWS * spec.vocab_size, tokens * spec.num_experts)
+        return buffers + joined + read_back + expert_scratch_bytes(spec, tokens)

@@ -1,0 +1,133 @@
+"""The weights of one graph of a bundle, in device memory. The graph is checked as for ONNX Runtime; it is not run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.backends.cpu.trunk.graph_check import check_graph
+from edge_runtime.backends.cpu.trunk.graph_file import FLOAT, UINT8, Tensor, read_graph
+from edge_runtime.backends.cpu.trunk.signature import Signature
+from edge_runtime.backends.cuda.driver import DeviceMemory, Stream
+from edge_runtime.backends.cuda.trunk.launches import DeviceMatrix
+from edge_runtime.backends.cuda.trunk.structures import CODES
+from edge_runtime.base.errors import BundleError
+from edge_runtime.base.sizes import align_up
+from edge_runtime.bundle.bundle import Bundle
+
+_ALIGN = 256
+_READ_BYTES = 16 << 20
+U8 = NDArray[np.uint8]
+
+
+class GraphWeights:
+    """Tensors of a graph, copied to the GPU as they are asked for.
+
+    Args:
+        bundle: an open bundle whose parts were checked.
+        part: name of the graph.
+        signature: what the format says of it.
+        stream: orders the copies.
+
+    Raises:
+        BundleError: the graph cannot be read, or is not of the exporter's kind.
+        CudaMemoryError: the GPU has no room.
+    """
+
+    def __init__(self, bundle: Bundle, part: str, signature: Signature, stream: Stream) -> None:
+        self._part, self._stream = part, stream
+        path = bundle.file_of(bundle.manifest.part(part))
+        self._data = path.with_suffix(".data")
+        try:
+            raw = path.read_bytes()
+            check_graph(part, raw, self._data.stat().st_size if self._data.exists() else 0, signature)
+        except OSError as err:
+            raise BundleError(f"{part}: cannot be opened: {err.strerror}. Export the bundle again.") from err
+        self._tensors = {name: t for name, t in read_graph(raw).tensors.items() if t.kind in (FLOAT, UINT8)}
+        self.nbytes = sum(align_up(_size(t), _ALIGN) for t in self._tensors.values())
+        self._memory, self._end = DeviceMemory(stream.device, self.nbytes), 0
+
+    def vector(self, name: str, numbers: int) -> int:
+        """Return the address of a small float32 tensor.
+
+        Raises:
+            BundleError: it is not there, or has another size.
+        """
+        tensor = self._named(name, FLOAT)
+        if _size(tensor) != 4 * numbers:
+            raise self._refused(name, f"{numbers} numbers", tensor)
+        return self._put(tensor)
+
+    def matrix(self, label: str, outputs: int, inputs: int, *, bias: str = "") -> DeviceMatrix:
+        """Return a matrix, in whichever precision it is stored.
+
+        Args:
+            label: name of the tensor; codes have ``_q8`` or ``_q4`` behind it.
+            outputs: N.
+            inputs: K.
+            bias: name of the vector added, if there is one.
+
+        Raises:
+            BundleError: it is not there, or has another shape.
+        """
+        offset = self.vector(bias, outputs) if bias else 0
+        for bits in (8, 4):
+            if f"{label}_q{bits}" in self._tensors:
+                return self._codes(label, bits, (outputs, inputs), offset)
+        tensor = self._named(label, FLOAT)
+        if tensor.dims != (inputs, outputs):
+            raise self._refused(label, f"[{inputs}, {outputs}]", tensor)
+        return DeviceMatrix(inputs, outputs, self._put(tensor), bias=offset)
+
+    def close(self) -> None:
+        """Give the memory back. Safe to call twice."""
+        self._memory.close()
+
+    def _codes(self, label: str, bits: int, shape: tuple[int, int], bias: int) -> DeviceMatrix:
+        outputs, inputs = shape
+        name = f"{label}_q{bits}"
+        tensor = self._named(name, UINT8)
+        rows, blocks, packed = tensor.dims if len(tensor.dims) == 3 else (0, 0, 0)
+        block = packed * 8 // bits
+        if rows != outputs or blocks * block != inputs or block not in (CODES, 2 * CODES, 4 * CODES, 8 * CODES):
+            raise self._refused(name, f"codes of [{outputs}, {inputs}]", tensor)
+        scales = self.vector(f"{label}_scale", outputs * blocks)
+        return DeviceMatrix(inputs, outputs, self._put(tensor), bits, scales, block, bias)
+
+    def _named(self, name: str, kind: int) -> Tensor:
+        tensor = self._tensors.get(name)
+        if tensor is None or tensor.kind != kind:
+            raise BundleError(f"{self._part}: expected a tensor {name!r}. Export the bundle again.")
+        return tensor
+
+    def _refused(self, name: str, expected: str, tensor: Tensor) -> BundleError:
+        return BundleError(
+            f"{self._part}: tensor {name!r}: expected {expected}, got {list(tensor.dims)}. Export the bundle again."
+        )
+
+    def _put(self, tensor: Tensor) -> int:
+        start = self._end
+        for piece in self._pieces(tensor):
+            self._memory.write(piece, self._stream, self._end)
+            self._end += piece.nbytes
+        self._end = align_up(self._end, _ALIGN)
+        return self._memory.address + start
+
+    def _pieces(self, tensor: Tensor) -> Iterator[U8]:
+        """Yield a tensor's bytes, a few at a time."""
+        region = tensor.region
+        if region is None:
+            yield np.frombuffer(tensor.inside, np.uint8)
+            return
+        for at in range(0, region.length, _READ_BYTES):
+            count = min(_READ_BYTES, region.length - at)
+            piece = np.fromfile(self._data, np.uint8, count, offset=region.offset + at)
+            if piece.nbytes != count:
+                raise BundleError(f"{self._part}: its data cannot be read. Export the bundle again.")
+            yield piece
+
+
+def _size(tensor: Tensor) -> int:
+    return len(tensor.inside) if tensor.region is None else tensor.region.length
