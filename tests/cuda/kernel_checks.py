@@ -42,6 +42,13 @@ def checks(emulated: bool = True) -> Iterator[Check]:
         for seed in (1, 2, 3):
             yield partial(layer.test_routing_agrees_with_the_reference, name=name, seed=seed)
     yield layer.test_equal_logits_are_taken_by_number
+    yield from trunk_checks()
+    for tier in TIERS if emulated else ():
+        yield partial(reads.test_one_token_reads_each_byte_of_a_plane_once_in_whole_sectors, shape=(288, 96), tier=tier)
+
+
+def trunk_checks() -> Iterator[Check]:
+    """Yield those of the trunk's kernels."""
     for form, block in trunk.FORMS:
         size = {"inputs": 640, "outputs": 9}
         yield partial(trunk.test_products_agree_with_float64, form=form, block=block, **size)
@@ -52,8 +59,6 @@ def checks(emulated: bool = True) -> Iterator[Check]:
     yield trunk.test_a_key_that_is_not_finite_shows
     for number, kind in enumerate(("silu", "gelu_tanh", "relu2")):
         yield partial(trunk.test_networks_gates_and_sums, kind=kind, number=number, gated=True)
-    for tier in TIERS if emulated else ():
-        yield partial(reads.test_one_token_reads_each_byte_of_a_plane_once_in_whole_sectors, shape=(288, 96), tier=tier)
 
 
 def main(libcuda: str, libnvrtc: str, folder: str) -> None:
