@@ -37,6 +37,7 @@ class RegisteredBackend:
         summary: what it is, for help.
         why_missing: says why this version or machine does not have it; "" if it does. Asked only when the backend is.
         params: gives the settings that may follow its name, as ``cuda:memory=device``; asked only where some do.
+        why_passed_over: says why `auto` does not take it on a machine that has its hardware; "" if it has not.
     """
 
     def __init__(
@@ -45,8 +46,10 @@ class RegisteredBackend:
         summary: str,
         why_missing: Callable[[], str] = _nothing_missing,
         params: Callable[[], Mapping[str, Param]] = _no_params,
+        why_passed_over: Callable[[], str] = _nothing_missing,
     ) -> None:
         self.make, self.summary, self.why_missing, self.params = make, summary, why_missing, params
+        self.why_passed_over = why_passed_over
 
 
 def _cpu(options: BackendOptions) -> Backend[Any]:
@@ -62,13 +65,15 @@ def _cuda(options: BackendOptions) -> Backend[Any]:
 
 
 def _why_no_cuda() -> str:
-    from edge_runtime.backends.cuda.driver import Driver
+    from edge_runtime.backends.cuda.presence import why_missing
 
-    try:
-        Driver()
-    except DeviceError as err:
-        return str(err)
-    return ""
+    return why_missing()
+
+
+def _why_cuda_is_passed_over() -> str:
+    from edge_runtime.backends.cuda.presence import why_passed_over
+
+    return why_passed_over()
 
 
 def _params_of_cuda() -> Mapping[str, Param]:
@@ -79,7 +84,7 @@ def _params_of_cuda() -> Mapping[str, Param]:
 
 BACKENDS: dict[str, RegisteredBackend] = {
     "cpu": RegisteredBackend(_cpu, "native kernels and ONNX Runtime"),
-    "cuda": RegisteredBackend(_cuda, "experts on an NVIDIA GPU", _why_no_cuda, _params_of_cuda),
+    "cuda": RegisteredBackend(_cuda, "an NVIDIA GPU", _why_no_cuda, _params_of_cuda, _why_cuda_is_passed_over),
 }
 
 
@@ -128,6 +133,16 @@ def find_backend(text: str, where: str = "backend") -> tuple[RegisteredBackend, 
     if missing := found.why_missing():
         raise DeviceError(f"{where}: {missing} Use --backend cpu or auto.")
     return found, settings
+
+
+def passed_over(used: str) -> dict[str, str]:
+    """Return why backends whose hardware this machine has are not used, by name.
+
+    Args:
+        used: the backend that is.
+    """
+    reasons = {name: found.why_passed_over() for name, found in BACKENDS.items() if name != used}
+    return {name: why for name, why in reasons.items() if why}
 
 
 def _installed() -> list[str]:

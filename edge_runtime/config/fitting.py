@@ -62,6 +62,24 @@ def warn_of_more_threads_than_cpus(value: int, where: str, facts: Facts) -> int:
     return value
 
 
+warned: set[str] = set()
+"""Backends whose hardware is unused, as said in this process."""
+
+
+def backend_of_machine(facts: Facts | None) -> str:
+    """`backend`: the CPU. A GPU that is passed over is named, once a process, with the reason."""
+    from edge_runtime.backends import passed_over
+
+    for name, why in passed_over("cpu").items():
+        if name not in warned:
+            warned.add(name)
+            logging.getLogger(__name__).warning(
+                "backend: auto computes on the cpu and leaves the hardware of %s unused: %s. --backend %s asks for it.",
+                name, why.rstrip("."), name,
+            )  # fmt: skip
+    return "cpu"
+
+
 def available_backend(value: str, where: str, facts: Facts) -> str:
     """Refuse a backend this version does not have.
 

@@ -86,9 +86,12 @@ class RuntimeConfig:
         "look ahead by themselves. `auto` is `off` too for bundles whose exporter did not store the routers' part.",
     )
     backend: str = option(
-        fitting.BackendName(), AUTO, default_text="cpu", auto=lambda _: "cpu",
+        fitting.BackendName(), AUTO, default_text="cpu", auto=fitting.backend_of_machine,
         require=fitting.available_backend, example="cpu",
         help="where to compute",
+        doc="`auto` is the CPU. Where there is an NVIDIA GPU it says, once, why that is not used; so do `passed_over` "
+        "of `--json` and `hobbit_backend_passed_over`. `cuda` takes settings: `cuda:memory=device,trunk=cpu`, see "
+        "[cuda.md](cuda.md).",
     )
     threads: int = option(
         Count(high=1024), AUTO, default_text="the CPUs this process may use", auto=fitting.all_cpus,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from edge_runtime.backends import passed_over
 from edge_runtime.engine.job import Outcome
 from edge_runtime.engine.parts import Parts
 from edge_runtime.engine.sequence import Sequence
@@ -55,6 +56,7 @@ def make_report(
             "trunk_bytes": parts.trunk.weight_bytes,
             "kv_bytes": parts.kv.nbytes,
         },
+        passed_over=passed_over(parts.backend.name),
     )
 
 

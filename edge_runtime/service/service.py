@@ -8,6 +8,7 @@ import threading
 from importlib.metadata import version
 from typing import Any
 
+from edge_runtime.backends import passed_over
 from edge_runtime.base.confined import ConfinedHost
 from edge_runtime.base.errors import BundleError, ConfigError, HobbitError
 from edge_runtime.bundle.bundle import Bundle
@@ -65,8 +66,9 @@ class Service:
             num_experts=spec.num_experts,
             top_k=spec.top_k,
             tier=settled.tier,
-            backend=settled.backend,
+            backend=(backend := settled.backend.partition(":")[0]),
             version=version("hobbit-edge"),
+            passed_over=passed_over(backend),
         )
         self.context = settled.context
         self.vocab_size = spec.vocab_size

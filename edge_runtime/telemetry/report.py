@@ -40,7 +40,10 @@ class Timings:
 
 @dataclass(frozen=True)
 class RunReport:
-    """One finished request."""
+    """One finished request.
+
+    `passed_over` says why backends whose hardware is there were not used, by name.
+    """
 
     text: str
     token_ids: list[int]
@@ -52,6 +55,7 @@ class RunReport:
     experts: dict[str, Any]
     memory: dict[str, Any]
     energy: dict[str, Any] | None = None
+    passed_over: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data in the contract's key order."""

@@ -117,7 +117,8 @@ class CudaBackend:
     def make_kernels(self, bundle: Bundle, max_tokens: int) -> HostedKernels | CudaExpertKernels:
         """See `Backend.make_kernels`."""
         gpu, spec = self.gpu, bundle.manifest.model
-        experts = self._keep(CudaExpertKernels(gpu.module, gpu.compute, spec, max_tokens))
+        holds = self._settings.graph and self._is_trunk_here
+        experts = self._keep(CudaExpertKernels(gpu.module, gpu.compute, spec, max_tokens, holds=holds))
         if not self._is_trunk_here:
             return self._keep(HostedKernels(experts, gpu.compute, spec, max_tokens))
         router = make_resident_router(gpu.module, gpu.compute, experts, bundle)

@@ -37,6 +37,7 @@ class CudaExpertKernels:
         stream: orders all work.
         spec: the model.
         max_tokens: most tokens of a pass; with top-k at most 65535 pairs.
+        holds: single tokens that the device routes may be held back and run as one graph.
 
     Raises:
         CudaMemoryError: the GPU has no room for the scratch.
@@ -45,10 +46,14 @@ class CudaExpertKernels:
     resident_router: ResidentRouter[DeviceTensor] | None = None
     """Set by whoever makes one for these kernels."""
 
-    def __init__(self, module: Module, stream: Stream, spec: ModelSpec, max_tokens: int) -> None:
+    def __init__(
+        self, module: Module, stream: Stream, spec: ModelSpec, max_tokens: int, *, holds: bool = False
+    ) -> None:
+        self._is_held = holds
         self._module, self._stream, self._spec = module, stream, spec
         self._launches = ExpertLaunches(module, spec.hidden, spec.top_k, spec.experts)
         self._held: dict[str, DeviceMemory] = {}
+        self._tables: dict[int, tuple[Resident, DeviceMemory]] = {}
         self._resident: object = None
         self._experts: I32 = np.empty((0, 0), np.int32)
         self._x = DeviceTensor(0, 0, spec.hidden)
@@ -62,6 +67,7 @@ class CudaExpertKernels:
 
     def begin(self, x: DeviceTensor, ids: I32, weights: F32) -> None:
         """See `ExpertKernels.begin`."""
+        self._stream.holds = False
         self._x = x
         self._experts = np.where(weights == 0, np.int32(-1), ids)
         self._put("experts", self._experts)
@@ -98,11 +104,11 @@ class CudaExpertKernels:
         Returns:
             As `end`.
         """
+        self._stream.holds = self._is_held and x.rows == 1
         self._x = x
         self._quantize()
         self._place(resident)
-        self._put("slots", resident.slots)
-        self._run_pairs(resident.tier, chosen[0])
+        self._run_pairs(resident.tier, chosen[0], self._slots_of(resident))
         return self._combine(chosen[1])
 
     def release_scratch(self) -> None:
@@ -111,6 +117,7 @@ class CudaExpertKernels:
 
     def close(self) -> None:
         """Give the device memory back. Safe to call twice; what is used again is taken again."""
+        self._forget_tables()
         held, self._held, self._resident = self._held, {}, None
         for memory in held.values():
             memory.close()
@@ -122,10 +129,10 @@ class CudaExpertKernels:
             self._run_tiles(tier, np.where(together, slots, np.int32(-1)))
             slots = np.where(together, np.int32(-1), slots)
         self._put("slots", slots)
-        self._run_pairs(tier, self._room("experts").address)
+        self._run_pairs(tier, self._room("experts").address, self._room("slots").address)
 
-    def _run_pairs(self, tier: int, experts: int) -> None:
-        pairs = Pairs(self._room("segments").address, self._room("slots").address, experts)
+    def _run_pairs(self, tier: int, experts: int, slots: int) -> None:
+        pairs = Pairs(self._room("segments").address, slots, experts)
         self._launches.run_pairs(self._stream, tier, pairs, self._x.rows * self._spec.top_k, self._hidden_at(tier))
 
     def _hidden_at(self, tier: int) -> Hidden:
@@ -139,8 +146,23 @@ class CudaExpertKernels:
     def _place(self, resident: Resident) -> None:
         """Have the table of slots on the device: the same array as long as memory does not move."""
         if self._resident is not resident.addresses:
+            self._forget_tables()
             self._put("segments", resident.addresses)
             self._resident = resident.addresses
+
+    def _slots_of(self, resident: Resident) -> int:
+        """Return the address of a layer's slots, which hold as long as memory does not move."""
+        found = self._tables.get(id(resident))
+        if found is None:
+            memory = DeviceMemory(self._stream.device, resident.slots.nbytes)
+            found = self._tables[id(resident)] = resident, memory
+            memory.write(np.ascontiguousarray(resident.slots), self._stream)
+        return found[1].address
+
+    def _forget_tables(self) -> None:
+        tables, self._tables = self._tables, {}
+        for _, memory in tables.values():
+            memory.close()
 
     def _combine(self, weights: int) -> DeviceTensor:
         size, out = (self._x.rows, self._spec.top_k, self._spec.hidden), self._room("out").address

@@ -18,8 +18,8 @@ _FUNCTIONS = (
     "nvrtcGetErrorString",
 )  # fmt: skip
 _ADVICE = (
-    "JetPack has it in the package cuda-nvrtc-12-6; elsewhere `pip install nvidia-cuda-nvrtc-cu12` brings it. Kernels "
-    "compiled on another machine do as well: docs/cuda.md."
+    "JetPack 6.2: sudo apt install cuda-nvrtc-12-6. JetPack 7.2: sudo apt install cuda-nvrtc-13-2. Elsewhere: pip "
+    "install nvidia-cuda-nvrtc-cu12. Kernels compiled on another machine do as well: docs/cuda.md."
 )
 
 
@@ -78,6 +78,17 @@ class Nvrtc:
         self._check("nvrtcGetSupportedArchs", self._lib.nvrtcGetSupportedArchs(numbers))
         return [f"sm_{number}" for number in numbers]
 
+    def require(self, arch: str) -> None:
+        """Check that it compiles for an architecture.
+
+        Raises:
+            DeviceError: it does not.
+        """
+        known = self.architectures()
+        if arch not in known:
+            version = ".".join(map(str, self.version))
+            raise DeviceError(f"cuda: NVRTC {version} compiles for {', '.join(known)}, not for {arch}. {_ADVICE}")
+
     def compile(self, source: KernelSource, arch: str, options: tuple[str, ...] = ()) -> tuple[bytes, str]:
         """Compile the kernels.
 
@@ -92,10 +103,7 @@ class Nvrtc:
         Raises:
             DeviceError: it does not know the architecture, or refuses the source.
         """
-        known = self.architectures()
-        if arch not in known:
-            version = ".".join(map(str, self.version))
-            raise DeviceError(f"cuda: NVRTC {version} compiles for {', '.join(known)}, not for {arch}. {_ADVICE}")
+        self.require(arch)
         program = self._create(source)
         try:
             every = [text.encode() for text in (f"--gpu-architecture={arch}", *OPTIONS, *options)]

@@ -15,6 +15,7 @@ TRUNK = (AUTO, "cuda", "cpu")
 PARAMS: Mapping[str, Param] = {
     "memory": Param(AUTO, f"where experts are kept: {', '.join(MEMORY)}", "ours"),
     "trunk": Param(AUTO, f"where everything but experts runs: {', '.join(TRUNK)}", "ours"),
+    "graph": Param(True, "tokens that need no host run as one CUDA graph", "ours"),
     "gpu": Param(0, "number of the GPU, as the driver counts", "ours", 0, 255),
 }
 
@@ -26,11 +27,13 @@ class CudaSettings:
     Attributes:
         memory: one of `MEMORY`.
         trunk: one of `TRUNK`.
+        graph: tokens that need no host run as one graph.
         gpu: number of the GPU.
     """
 
     memory: str = AUTO
     trunk: str = AUTO
+    graph: bool = True
     gpu: int = 0
 
     @classmethod

@@ -88,6 +88,7 @@ class ServiceInfo:
         tier: the tier that counts as full.
         backend: where it computes.
         version: of hobbit-edge.
+        passed_over: backends whose hardware is there and unused, with the reason.
     """
 
     model_name: str
@@ -98,6 +99,7 @@ class ServiceInfo:
     tier: int
     backend: str
     version: str
+    passed_over: Mapping[str, str] = field(default_factory=dict)
 
 
 class Figures:

@@ -69,6 +69,8 @@ class ServiceCollector(Collector):
         engine = self._stats.engine
         if engine is not None:
             yield self._model(engine)
+            unused: dict[tuple[str, ...], float] = {(name,): 1.0 for name in self._info.passed_over}
+            yield make.gauges("backend_passed_over", "Hardware that is there and unused.", ("backend",), unused)
             yield from _cache(make, engine.experts, self._info.tier)
             yield from _losses(make, engine.experts, _precision(self._info.tier))
             yield from _drive(make, engine.experts)

@@ -37,30 +37,17 @@ class Device:
         self.driver = Driver() if driver is None else driver
         self._thread = threading.local()
         self._open = False
-        count = self.driver.int_from("cuDeviceGetCount")
-        if not 0 <= index < count:
-            raise DeviceError(f"cuda: there is no GPU {index}, the driver has {count}. Choose one of them.")
+        self.capability = capability_of(self.driver, index)
         self._index = self.driver.int_from("cuDeviceGet", index)
-        self.name = self._read_name()
-        self.capability = self._attribute(_MAJOR), self._attribute(_MINOR)
+        self.name = _read_name(self.driver, self._index)
         self.multiprocessors = self._attribute(_MULTIPROCESSORS)
         self.integrated = bool(self._attribute(_INTEGRATED))
         self.registers_host_memory = bool(self._attribute(_REGISTERS_HOST_MEMORY))
-        if self.capability < _OLDEST_CAPABILITY:
-            raise DeviceError(
-                f"cuda: {self.name} has compute capability {self.capability[0]}.{self.capability[1]}; the kernels need "
-                "8.0 or newer (Orin has 8.7). Use the CPU backend."
-            )
         self._context = self.driver.handle_from("cuDevicePrimaryCtxRetain", self._index)
         self._open = True
 
     def _attribute(self, which: int) -> int:
         return self.driver.int_from("cuDeviceGetAttribute", which, self._index)
-
-    def _read_name(self) -> str:
-        text = ctypes.create_string_buffer(128)
-        self.driver.call("cuDeviceGetName", text, len(text), self._index)
-        return text.value.decode("utf-8", "replace")
 
     @property
     def arch(self) -> str:
@@ -117,3 +104,28 @@ class Device:
 
     def __exit__(self, *exc: Any) -> None:
         self.close()
+
+
+def capability_of(driver: Driver, index: int) -> tuple[int, int]:
+    """Return major and minor number of a GPU's architecture, without making a context on it.
+
+    Raises:
+        DeviceError: there is no such GPU, or it is too old for the kernels.
+    """
+    count = driver.int_from("cuDeviceGetCount")
+    if not 0 <= index < count:
+        raise DeviceError(f"cuda: there is no GPU {index}, the driver has {count}. Choose one of them.")
+    gpu = driver.int_from("cuDeviceGet", index)
+    major, minor = (driver.int_from("cuDeviceGetAttribute", which, gpu) for which in (_MAJOR, _MINOR))
+    if (major, minor) < _OLDEST_CAPABILITY:
+        raise DeviceError(
+            f"cuda: {_read_name(driver, gpu)} has compute capability {major}.{minor}; the kernels need 8.0 or newer "
+            "(Orin has 8.7). Use the CPU backend."
+        )
+    return major, minor
+
+
+def _read_name(driver: Driver, gpu: int) -> str:
+    text = ctypes.create_string_buffer(128)
+    driver.call("cuDeviceGetName", text, len(text), gpu)
+    return text.value.decode("utf-8", "replace")

@@ -72,8 +72,8 @@ def open_library(name: str) -> ctypes.CDLL:
         return ctypes.CDLL(name)
     except OSError as err:
         raise DeviceError(
-            f"cuda: {name} does not load ({err}). It belongs to NVIDIA's driver. On a Jetson it comes with JetPack; "
-            "a container is given it by --runtime nvidia."
+            f"cuda: {name} does not load ({err}). It belongs to NVIDIA's driver. On a Jetson, JetPack 6.2 and 7.2 "
+            "bring it: sudo apt install nvidia-jetpack. A container is given it by --runtime nvidia."
         ) from err
 
 

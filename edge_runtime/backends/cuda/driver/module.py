@@ -7,6 +7,7 @@ import hashlib
 from typing import Any
 
 from edge_runtime.backends.cuda.driver.device import Device
+from edge_runtime.backends.cuda.driver.held import Launch
 from edge_runtime.backends.cuda.driver.stream import Stream
 
 
@@ -62,13 +63,21 @@ class Kernel:
             stream: orders it.
             grid: blocks in x and y; nothing is started where one of them is 0.
             threads: of a block.
-            arguments: ctypes objects of the sizes the kernel takes; copied.
+            arguments: ctypes objects of the sizes the kernel takes; copied, later where the stream holds launches
+                back, so nobody changes them.
 
         Raises:
             CudaError: the driver refused the launch.
         """
         if 0 in grid:
             return
+        if stream.holds:
+            stream.held.add(Launch(self, grid, threads, arguments))
+        else:
+            self.start(stream, grid, threads, arguments)
+
+    def start(self, stream: Stream, grid: tuple[int, int], threads: int, arguments: tuple[Any, ...]) -> None:
+        """Give it to the driver, whatever the stream holds back."""
         pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
         size = (*grid, 1, threads, 1, 1, 0)
         detail = f" for {self.name}, grid {grid[0]} x {grid[1]}, {threads} threads"

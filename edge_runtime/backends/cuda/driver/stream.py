@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from edge_runtime.backends.cuda.driver.device import Device
 from edge_runtime.backends.cuda.driver.errors import NOT_READY, make_error
+from edge_runtime.backends.cuda.driver.held import HeldLaunches
 
 _NON_BLOCKING, _NO_TIMING, _THREAD_LOCAL = 1, 2, 1
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 20e-6, 1e-3
@@ -78,16 +79,23 @@ class Event:
 
 
 class Stream:
-    """Work that runs in order. Streams run beside one another but for what events order."""
+    """Work that runs in order. Streams run beside one another but for what events order.
+
+    Attributes:
+        holds: launches are held back until anything else is asked of the stream.
+        held: those launches.
+    """
 
     def __init__(self, device: Device) -> None:
-        self.device = device
+        self.device, self.holds, self.held = device, False, HeldLaunches(self)
         self._handle: int | None = device.handle_from("cuStreamCreate", _NON_BLOCKING)
 
     @property
     def handle(self) -> int:
-        """The driver's."""
+        """The driver's; what was held back is started first, because whoever asks comes behind it."""
         assert self._handle is not None, "the stream is closed"
+        if self.held.is_waiting:
+            self.held.start()
         return self._handle
 
     def record(self, event: Event) -> Event:
@@ -125,6 +133,7 @@ class Stream:
 
     def close(self) -> None:
         """Finish its work and give it back. Safe to call twice."""
+        self.held.close()
         handle, self._handle = self._handle, None
         self.device.release("cuStreamDestroy_v2", handle)
 

@@ -97,6 +97,8 @@ class CudaTrunk:
         self._embedding.gather(token_ids, rows)
         for dropped in (self._open.get(kv), self._long if tokens > 1 else None):
             self._drop(dropped)
+        if tokens > 1:
+            self._stream.holds = False
         at = self._buffers(kv, tokens)
         at.write("resid", rows)
         at.write(POSITION, np.array([kv.length], np.int32))

@@ -123,7 +123,7 @@ class TrunkWeights:
         )
 
     def _shared(self, spec: ModelSpec, i: int) -> SharedWeights:
-        g = GraphWeights(self._bundle, trunk_file("shared", i), shared_signature(spec), self._stream)
+        g = GraphWeights(self._bundle, trunk_file("shared", i), shared_signature(spec, i), self._stream)
         self._graphs.append(g)
         shared = spec.layers[i].shared
         assert shared is not None

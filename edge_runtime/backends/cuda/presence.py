@@ -1,0 +1,50 @@
+"""Which piece of the CUDA path a machine lacks, and how to get it. Makes no context on the GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from edge_runtime.backends.cuda.cubins import cache_folder, cubin_name, read_cubin
+from edge_runtime.backends.cuda.driver import Driver
+from edge_runtime.backends.cuda.driver.device import capability_of
+from edge_runtime.backends.cuda.nvrtc import Nvrtc
+from edge_runtime.backends.cuda.sources import read_source
+from edge_runtime.base.errors import DeviceError
+
+_SIGNS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu", "/dev/nvmap", "/proc/driver/nvidia/version")
+"""Of NVIDIA's driver on a workstation, on a Jetson, and either."""
+UNPROVEN = "it has been shown over a fake driver only, never on a GPU: docs/cuda.md"
+
+
+def has_gpu(signs: tuple[str, ...] = _SIGNS) -> bool:
+    """Whether this machine looks as if it had an NVIDIA GPU, working or not. Loads nothing."""
+    return any(Path(sign).exists() for sign in signs)
+
+
+def why_missing(
+    make_driver: Callable[[], Driver] = Driver, compiler: Callable[[], Nvrtc] = Nvrtc, folder: Path | None = None
+) -> str:
+    """Say which piece is missing: the driver, a GPU new enough, or its kernels and what compiles them; "" if none is.
+
+    Args:
+        make_driver: loads the driver.
+        compiler: loads the compiler.
+        folder: where compiled kernels are kept; `cache_folder` if left out.
+    """
+    try:
+        major, minor = capability_of(make_driver(), 0)
+        arch = f"sm_{major}{minor}"
+        kept = (cache_folder() if folder is None else folder) / cubin_name(read_source(), arch)
+        if read_cubin(kept) is None:
+            compiler().require(arch)
+    except DeviceError as err:
+        return str(err)
+    return ""
+
+
+@cache
+def why_passed_over() -> str:
+    """Say why `auto` does not compute on the GPU of this machine; "" if it has none. Looked up once a process."""
+    return (why_missing() or UNPROVEN) if has_gpu() else ""

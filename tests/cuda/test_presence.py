@@ -1,0 +1,64 @@
+"""What a machine lacks is named, with how to get it; what is there and unused is said once."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from pathlib import Path
+
+import pytest
+from cuda.build import Fakes
+
+from edge_runtime import backends
+from edge_runtime.backends.cuda.cubins import load_kernels
+from edge_runtime.backends.cuda.driver import Device, Driver
+from edge_runtime.backends.cuda.nvrtc import Nvrtc
+from edge_runtime.backends.cuda.presence import UNPROVEN, has_gpu, why_missing
+from edge_runtime.config import fitting
+
+
+def test_each_missing_piece_is_named_with_how_to_get_it(fakes: Fakes, fake: ctypes.CDLL, tmp_path: Path):
+    def missing(**pieces: object) -> str:
+        found = {"make_driver": lambda: Driver(fake), "compiler": lambda: Nvrtc(str(fakes.libnvrtc)), **pieces}
+        return why_missing(**found, folder=tmp_path)  # type: ignore[arg-type]
+
+    assert missing() == ""
+    no_driver = missing(make_driver=lambda: Driver(str(tmp_path / "libcuda.so.1")))
+    assert "libcuda.so.1 does not load" in no_driver
+    assert "JetPack 6.2 and 7.2 bring it: sudo apt install nvidia-jetpack" in no_driver
+    no_compiler = missing(compiler=lambda: Nvrtc(str(tmp_path / "libnvrtc.so.12")))
+    assert (
+        "JetPack 6.2: sudo apt install cuda-nvrtc-12-6. JetPack 7.2: sudo apt install cuda-nvrtc-13-2." in no_compiler
+    )
+    fake.fake_device(11080, 87, 1)
+    assert "install JetPack 6 or newer" in missing()
+    fake.fake_device(12060, 72, 1)
+    assert "compute capability 7.2" in missing()
+    fake.fake_device(12060, 87, 0)
+    assert "there is no GPU 0" in missing()
+    fake.fake_device(12060, 87, 1)
+    with Device(Driver(fake)) as device:
+        load_kernels(device, folder=tmp_path, compiler=lambda: Nvrtc(str(fakes.libnvrtc))).close()
+    assert missing(compiler=lambda: Nvrtc("/nowhere")) == "", "kernels that are there need no compiler"
+
+
+def test_a_gpu_is_known_by_its_drivers_files(tmp_path: Path):
+    sign = tmp_path / "nvmap"
+    assert not has_gpu((str(sign),))
+    sign.touch()
+    assert has_gpu((str(sign),))
+
+
+def test_auto_says_once_why_a_gpu_is_not_used(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    real = backends.BACKENDS["cuda"]
+    there = backends.RegisteredBackend(real.make, "", why_passed_over=lambda: UNPROVEN)
+    monkeypatch.setitem(backends.BACKENDS, "cuda", there)
+    monkeypatch.setattr(fitting, "warned", set())
+    assert backends.passed_over("cpu") == {"cuda": UNPROVEN}
+    assert backends.passed_over("cuda") == {}
+    with caplog.at_level(logging.WARNING):
+        assert [fitting.backend_of_machine(None) for _ in range(2)] == ["cpu", "cpu"]
+    assert [record.message for record in caplog.records] == [
+        f"backend: auto computes on the cpu and leaves the hardware of cuda unused: {UNPROVEN}. "
+        "--backend cuda asks for it."
+    ]
