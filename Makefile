@@ -89,7 +89,8 @@ gpu-compile: $(VENV)/.test
 
 # the kernels on this machine's GPU against the reference; says so where there is none
 gpu-check: $(VENV)/.test
-	PYTHONPATH=tests $(PY) tests/cuda/gpu_check.py
+	$(BIN)/hobbit-export examples/tiny-moe --out build/gpu-check-bundle --tiers 8,4 --trunk fp32
+	PYTHONPATH=tests $(PY) -m cuda.gpu_check --bundle build/gpu-check-bundle
 
 clean:
 	rm -rf build dist $(VENV)

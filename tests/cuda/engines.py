@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from conftest import MODEL
 
 from edge_runtime import Engine, SamplingParams
 from edge_runtime.bundle.manifest_file import read
 
+MODEL = Path(__file__).parents[2] / "examples/tiny-moe"
 TEXT = (MODEL / "heldout_python.txt").read_text()[:600]
 ALL, FEW, TIER = 256, 12, 4
 """Slots for every expert of the demo, and for less than a layer of a prompt needs."""

@@ -15,12 +15,16 @@ from edge_runtime.base.errors import DeviceError
 
 
 def test_it_runs_every_check_and_writes_what_ran(
-    fakes: Fakes, fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fakes: Fakes, fake, model_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    options = ["--libcuda", str(fakes.libcuda), "--libnvrtc", str(fakes.libnvrtc), "--out", str(tmp_path)]
+    options = ["--libcuda", str(fakes.libcuda), "--libnvrtc", str(fakes.libnvrtc), "--out", str(tmp_path), "--quick"]
+    options += ["--bundle", str(model_bundle)]
     assert gpu_check.main(options) == 0
     result = json.loads((tmp_path / "gpu_check_Fake_Orin.json").read_text())
     assert result["checks"] > 70
+    assert set(result["memory"]) == {"registered", "pinned", "device"}
+    assert len(result["decode"]) == 3
+    assert result["demo"][-1] == "resident, as a graph and without"
     assert (result["device"], result["arch"], result["driver_cuda"]) == ("Fake Orin", "sm_87", 12060)
     assert "self-test of device-only functions: passed" in capsys.readouterr().out
 
@@ -30,7 +34,7 @@ def test_a_failed_self_test_ends_it(fakes: Fakes, fake, tmp_path: Path, monkeypa
         raise DeviceError("mma_s8 gives 0x1")
 
     monkeypatch.setattr(gpu_check, "check_primitives", refuse)
-    options = ["--libcuda", str(fakes.libcuda), "--libnvrtc", str(fakes.libnvrtc), "--out", str(tmp_path)]
+    options = ["--libcuda", str(fakes.libcuda), "--libnvrtc", str(fakes.libnvrtc), "--out", str(tmp_path), "--quick"]
     with pytest.raises(DeviceError, match="mma_s8"):
         gpu_check.main(options)
     assert list(tmp_path.iterdir()) == []
