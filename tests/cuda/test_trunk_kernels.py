@@ -80,11 +80,11 @@ def test_norms_of_a_stream_and_of_parts_of_rows(bench: Bench, tokens: int, width
 
 
 CONTEXT = 24
-PLAIN = SoftmaxAttention("full", 6, 2, 32, RopeSpec("plain", 10000.0, 32))
+PLAIN = SoftmaxAttention("full", 6, 2, 32, RopeSpec("default", 10000.0, 32))
 ATTENTIONS = {
     "plain": PLAIN,
-    "half rotated": replace(PLAIN, head_dim=48, rope=RopeSpec("plain", 10000.0, 20), clip_qkv=0.8),
-    "wide heads": replace(PLAIN, num_heads=2, num_kv_heads=1, head_dim=256, rope=RopeSpec("plain", 10000.0, 256)),
+    "half rotated": replace(PLAIN, head_dim=48, rope=RopeSpec("default", 10000.0, 20), clip_qkv=0.8),
+    "wide heads": replace(PLAIN, num_heads=2, num_kv_heads=1, head_dim=256, rope=RopeSpec("default", 10000.0, 256)),
     "window and norm": replace(PLAIN, kind="sliding", window=5, qk_norm="per_head"),
     "sinks and scale": replace(PLAIN, sinks=True, scale=0.3, num_heads=4),
 }

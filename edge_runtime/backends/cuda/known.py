@@ -17,8 +17,16 @@ _KNOWN: dict[str, str] = {
     "RouterSpec": "num_experts top_k score softmax_over normalise norm_epsilon scale selection_bias groups "
     "expert_scale",
     "GroupSpec": "count chosen score",
+    "RopeSpec": "kind theta dim params",
 }
 """Any other field must have the value that changes nothing, its default."""
+_VALUES: dict[str, tuple[str, ...]] = {
+    "activation": ("silu", "gelu_tanh", "relu2"),
+    "qk_norm": ("none", "per_head", "full"),
+    "softmax_over": ("all", "chosen"),
+    "score": ("softmax", "sigmoid", "sqrt_softplus", "max", "top2_sum"),
+}
+"""Words a field may have."""
 
 
 def unknown_parts(part: Any, where: str) -> Iterator[str]:
@@ -29,8 +37,11 @@ def unknown_parts(part: Any, where: str) -> Iterator[str]:
         where: what it is, for the message.
     """
     for field in fields(part):
+        name = field.name.replace("_", " ")
         if field.name in _KNOWN[type(part).__name__].split():
+            if field.name in _VALUES and getattr(part, field.name) not in _VALUES[field.name]:
+                yield f"{where} with {name} {getattr(part, field.name)!r}"
             continue
         neutral = field.default if field.default_factory is MISSING else field.default_factory()
         if getattr(part, field.name) != neutral:
-            yield f"{where} with {field.name.replace('_', ' ')}"
+            yield f"{where} with {name}"

@@ -16,6 +16,8 @@ def why_not(spec: ModelSpec) -> str:
 
 def _problems(spec: ModelSpec) -> Iterator[str]:
     yield from unknown_parts(spec, "model")
+    if spec.router.norm_scale is not None:
+        yield "a router with a norm of its own"
     for i, layer in enumerate(spec.layers):
         yield from _layer_problems(layer, f"layer {i}")
     yield from _narrow(spec)
@@ -31,6 +33,8 @@ def _layer_problems(layer: LayerSpec, where: str) -> Iterator[str]:
     yield from unknown_parts(attention, f"{where}: attention")
     if attention.rope is None:
         yield f"{where}: attention without rope"
+    else:
+        yield from unknown_parts(attention.rope, f"{where}: rope")
     if attention.head_dim > MOST_HEAD_DIM:
         yield f"{where}: heads of {attention.head_dim} numbers, at most {MOST_HEAD_DIM}"
     if not layer.has_feed_forward:

@@ -1,0 +1,58 @@
+"""What no kernel on the GPU computes is found in a model's description, also what was added after the kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from specs import model_spec
+
+from edge_runtime.backends.cuda.known import unknown_parts
+from edge_runtime.backends.cuda.trunk.supported import why_not
+from edge_runtime.base.spec import LinearAttention, MlpSpec, RouterSpec, SoftmaxAttention
+
+MODEL = model_spec()
+LAYER, ATTENTION = MODEL.layers[0], MODEL.attention
+LINEAR = LinearAttention("linear", "gated_delta", 2, 4, 16, 16, 4)
+
+
+def test_a_model_of_the_first_families_is_known():
+    assert why_not(MODEL) == ""
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"attention": LINEAR}, "layer 0: attention of kind 'linear'"),
+        ({"attention": None}, "layer 0: a layer without attention"),
+        ({"sparse": False}, "layer 0: a layer without a feed-forward part"),
+        ({"attention": replace(ATTENTION, rope=None)}, "layer 0: attention without rope"),
+        ({"attention": replace(ATTENTION, output_gate=True)}, "layer 0: attention with output gate"),
+        ({"attention": replace(ATTENTION, head_dim=512)}, "layer 0: heads of 512 numbers, at most 256"),
+        ({"sparse": False, "dense": MlpSpec(72)}, "layer 0: a matrix of 72 inputs, expected a multiple of 16"),
+    ],
+)
+def test_a_part_the_trunk_does_not_know_is_named(changed: dict[str, Any], said: str):
+    assert why_not(replace(MODEL, layers=[replace(LAYER, **changed)])) == said
+
+
+def test_a_field_added_later_counts_as_unknown_unless_it_changes_nothing():
+    @dataclass(frozen=True)
+    class Later(SoftmaxAttention):
+        temperature: float = 1.0
+
+    Later.__name__ = "SoftmaxAttention"
+    whole = {name: getattr(ATTENTION, name) for name in ATTENTION.__dataclass_fields__}
+    assert list(unknown_parts(Later(**whole), "attention")) == []
+    assert list(unknown_parts(Later(**whole, temperature=2.0), "attention")) == ["attention with temperature"]
+
+
+def test_a_word_that_is_new_in_a_known_field_is_unknown():
+    rule = RouterSpec(8, 2, normalise=True)
+    assert list(unknown_parts(rule, "router")) == []
+    changed: dict[str, Any] = {"softmax_over": "near"}
+    assert list(unknown_parts(replace(rule, **changed), "router")) == ["router with softmax over 'near'"]
+    changed = {"qk_norm": "per_head_rotated"}
+    found = list(unknown_parts(replace(ATTENTION, **changed), "attention"))
+    assert found == ["attention with qk norm 'per_head_rotated'"]
