@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import gguf_gemma as gemma
 import numpy as np
 from numpy.typing import NDArray
 
 from hobbit_export.checkpoint import Checkpoint
 
 ARCHITECTURES = {
-    "gpt_oss": "gpt-oss", "granitemoe": "granitemoe", "granitemoeshared": "granitemoe", "mixtral": "llama",
+    "gemma4_text": "gemma4", "gpt_oss": "gpt-oss", "granitemoe": "granitemoe", "granitemoeshared": "granitemoe", "mixtral": "llama",
     "olmoe": "olmoe", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "qwen3_vl_moe": "qwen3vlmoe",
 }  # fmt: skip
 F32 = NDArray[np.float32]
@@ -85,7 +86,7 @@ def write_gguf(
         The file, or the first of several.
     """
     config = json.loads((checkpoint / "config.json").read_text())
-    config = config.get("text_config", {}) | config
+    config = gemma.flat(config.get("text_config", {}) | config)
     architecture = ARCHITECTURES[config["model_type"]]
     writer = gguf.GGUFWriter(out, architecture, split_max_tensors=splits)
     _add_sizes(writer, config)
@@ -110,10 +111,16 @@ def tensors_of(checkpoint: Path, config: Mapping[str, Any], architecture: str) -
         tensors = {name: opened.tensor_f32(name) for name in opened.tensors if not name.startswith("model.visual.")}
     if architecture in ("llama", "granitemoe"):
         tensors = {name: _permuted(name, values, config) for name, values in tensors.items()}
+    if architecture == "gemma4":
+        tensors = gemma.renamed(tensors, config)
     found: dict[str, F32] = {}
     for name, values in _apart(_stacked(tensors), config).items():
         plain = name.replace("model.language_model.", "model.").replace("block_sparse_moe.experts", "mlp.experts")
-        mapped = plain if plain.startswith("blk.") else table.get_name(plain, try_suffixes=(".weight", ".bias"))
+        mapped = (
+            plain
+            if plain.startswith(("blk.", "rope_freqs"))
+            else table.get_name(plain, try_suffixes=(".weight", ".bias"))
+        )
         if mapped is None:
             raise ValueError(f"{name}: the architecture has no such tensor")
         found[mapped] = np.ascontiguousarray(values)
@@ -180,11 +187,16 @@ def _add_sizes(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config.get("num_key_value_heads") or config["num_attention_heads"])
+    kv_heads = config.get("num_key_value_heads") or config["num_attention_heads"]
+    if config["model_type"] == "gemma4_text":
+        gemma.add_sizes(writer, config)
+    else:
+        writer.add_head_count_kv(kv_heads)
     writer.add_layer_norm_rms_eps(config.get("rms_norm_eps", 1e-6))
     writer.add_expert_count(config.get("num_local_experts") or config["num_experts"])
-    writer.add_expert_used_count(config["num_experts_per_tok"])
+    writer.add_expert_used_count(config.get("num_experts_per_tok") or config["top_k_experts"])
     rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0)}
+    rope = rope.get("full_attention", rope)
     writer.add_rope_freq_base(rope["rope_theta"])
     if rope.get("rope_type", "default") in ("linear", "yarn"):
         writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
@@ -193,7 +205,7 @@ def _add_sizes(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
         writer.add_rope_scaling_yarn_beta_fast(rope.get("beta_fast", 32.0))
         writer.add_rope_scaling_yarn_beta_slow(rope.get("beta_slow", 1.0))
-    if config.get("head_dim"):
+    if config.get("head_dim") and "global_head_dim" not in config:
         writer.add_key_length(config["head_dim"])
         writer.add_value_length(config["head_dim"])
     for key, add in (
@@ -207,7 +219,9 @@ def _add_sizes(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
         ("residual_multiplier", writer.add_residual_scale),
         ("logits_scaling", writer.add_logit_scale),
     ):
-        if config.get(key) and (key != "sliding_window" or config["model_type"] in ("gpt_oss", "mixtral")):
+        if config.get(key) and (
+            key != "sliding_window" or config["model_type"] in ("gemma4_text", "gpt_oss", "mixtral")
+        ):
             add(config[key])
     if config["model_type"] == "qwen3_vl_moe":
         third = config["head_dim"] // 6

@@ -186,7 +186,7 @@ KEYS: list[tuple[dict[str, Any], str]] = [
     ({"general__architecture": "newmoe", "newmoe__expert_count": 8}, "'newmoe' is not read from GGUF yet. Supported"),
     ({"general__architecture": "llama"}, "general.architecture: 'llama' is a dense model: it has no experts"),
     ({"tokenizer__ggml__pre": "new"}, "tokenizer.ggml.pre: .* got 'new'. Known: .*--tokenizer DIR"),
-    ({"tokenizer__ggml__model": "rwkv"}, "tokenizer.ggml.model: expected 'gpt2' or 'llama', got 'rwkv'"),
+    ({"tokenizer__ggml__model": "rwkv"}, "tokenizer.ggml.model: expected 'gpt2', 'llama' or 'gemma4', got 'rwkv'"),
     ({"tokenizer__ggml__tokens": ["a", "b"]}, "tokenizer.ggml.tokens: expected 512, as the embedding has rows, got 2"),
     ({"tokenizer__ggml__tokens": ["a"] * 512}, "expected different texts, but 'a' is token 0 and token 1"),
     ({"tokenizer__ggml__token_type": [1] * 511 + [7]}, "tokenizer.ggml.token_type: expected a type from 1 to 6"),

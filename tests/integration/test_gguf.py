@@ -53,6 +53,8 @@ def with_config(checkpoint: Path, **changes: Any) -> Path:
         ("qwen3_moe", {"rope_parameters": YARN, "rms_norm_eps": 1e-6}),
         ("qwen3_vl_moe", {}),
         ("gpt_oss", {}),
+        ("gemma4_text", {}),
+        ("gemma4_text_own_values_untied", {}),
         ("granitemoe_bias_tied", {}),
         ("granitemoeshared", {}),
     ],

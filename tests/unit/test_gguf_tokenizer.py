@@ -157,6 +157,34 @@ def test_against_the_tokenizers_of_transformers(name, pre, learned, tmp_path):
         assert made.encode(text, add_special_tokens=False).ids == original.encode(text, add_special_tokens=False), text
 
 
+def test_gemma(tmp_path):
+    """Letters, marked spaces, bytes for all else; merges that reach across what a split leaves together."""
+    pieces = [
+        "<unk>",
+        END,
+        *(f"<0x{i:02X}>" for i in range(256)),
+        "▁",
+        *"abcdehlorw",
+        "▁h",
+        "el",
+        "lo",
+        "ello",
+        "▁hello",
+    ]
+    merges = ["▁ h", "e l", "l o", "el lo", "▁h ello"]
+    parts = json.loads(json.dumps(PUBLISHED["Gemma"]))
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    original = tokenizer_json(**parts, vocab=vocab, merges=merges, unk_token="<unk>", post_processor=template(END, 1))
+    original["added_tokens"][0]["id"] = 1
+    keys = {
+        "model": "gemma4", "tokens": pieces, "token_type": [2, 3, *[6] * 256, *[1] * (len(pieces) - 258)], "merges": merges,
+        "bos_token_id": 1, "unknown_token_id": 0, "add_space_prefix": False,
+    }  # fmt: skip
+    made = loaded(metadata_of(tmp_path / "m.gguf", keys), len(pieces))
+    for text in ["hello hello", " hello  world", "a hello!", "好 hello\n", *TEXTS]:
+        assert_same(made, Tokenizer.from_str(json.dumps(original)), text)
+
+
 def test_sentence_piece(tmp_path):
     """Against SentencePiece itself: pieces, scores and types as its model has them."""
     sentencepiece = pytest.importorskip("sentencepiece")

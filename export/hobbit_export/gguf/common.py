@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edge_runtime.base.errors import ConfigError
 from hobbit_export.gguf.keys import Keys, without_none
@@ -22,12 +25,14 @@ class Found:
         tensors: all of the files, by name.
         bos_token_id: as the tokenizer's keys have it.
         eos_token_ids: every token that ends a text or a turn.
+        numbers: reads a tensor that belongs to the configuration.
     """
 
     keys: Keys
     tensors: Mapping[str, TensorInfo]
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
+    numbers: Callable[[str], NDArray[np.float32]]
 
     def rows(self, name: str) -> int | None:
         """Rows of a tensor's matrices, or None where there is no such tensor."""
@@ -35,8 +40,8 @@ class Found:
         return None if tensor is None or len(tensor.shape) < 2 else tensor.shape[-2]
 
 
-def decoder(found: Found) -> dict[str, Any]:
-    """Read what decoders have in common: sizes, heads, norm, tokens, the number of experts."""
+def sizes(found: Found) -> dict[str, Any]:
+    """Read what all decoders have: sizes, heads of queries, norm, tokens."""
     keys = found.keys
     vocab = found.rows(EMBEDDING)
     if vocab is None:
@@ -50,14 +55,22 @@ def decoder(found: Found) -> dict[str, Any]:
         "hidden_size": keys.required("embedding_length"),
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": keys.uniform("attention.head_count_kv", layers) or heads,
-        "head_dim": _head_dim(keys),
         "max_position_embeddings": keys.required("context_length"),
         "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
-        "num_experts_per_tok": keys.required("expert_used_count"),
         "tie_word_embeddings": HEAD not in found.tensors,
         "eos_token_id": list(found.eos_token_ids),
     }) | {"bos_token_id": found.bos_token_id}  # fmt: skip
+
+
+def decoder(found: Found) -> dict[str, Any]:
+    """Read a decoder whose layers have the same heads, and how many experts a token has."""
+    keys, config = found.keys, sizes(found)
+    kv_heads = keys.uniform("attention.head_count_kv", config["num_hidden_layers"])
+    return config | without_none({
+        "num_key_value_heads": kv_heads or config["num_attention_heads"],
+        "head_dim": _head_dim(keys),
+        "num_experts_per_tok": keys.required("expert_used_count"),
+    })  # fmt: skip
 
 
 def head_dim(config: Mapping[str, Any]) -> int:

@@ -10,6 +10,7 @@ from hobbit_export.gguf.library import tensor_names
 LAYERS = "blk.{layer}."
 _FIRST = LAYERS.format(layer=0)
 _TOGETHER = "blk.{layer}.ffn_%s_exps"
+_JOINED = "blk.{layer}.ffn_gate_up_exps.weight"
 _APART = "blk.{layer}.ffn_%s.{expert}"
 
 
@@ -35,7 +36,7 @@ def gguf_names(architecture: str, names: Names, own: Mapping[str, str], present:
 
     of_layers = {canonical: name.removeprefix(_FIRST) for canonical, name in named(layer).items()}
     return Names(
-        layouts=tuple(_layouts()),
+        layouts=tuple(_layouts(present)),
         layer=of_layers | {c: name for c, name in own.items() if c not in names.top},
         top=named(top) | {c: name for c, name in own.items() if c in names.top},
         layers=LAYERS,
@@ -60,8 +61,11 @@ def _suffixed(name: str, present: Container[str]) -> str:
     return with_suffix if name not in present and with_suffix in present else name
 
 
-def _layouts() -> Iterable[ExpertLayout]:
+def _layouts(present: Container[str]) -> Iterable[ExpertLayout]:
     """All experts of a layer in one tensor; or, in files from before April 2024, each in its own."""
+    if _JOINED.format(layer=0) in present:
+        yield ExpertLayout(_JOINED, _JOINED, f"{_TOGETHER % 'down'}.weight")
+        return
     for pattern in (_TOGETHER, _APART):
         for matrices in (("gate", "up", "down"), ("", "up", "down")):
             weights = [f"{pattern % name}.weight" if name else "" for name in matrices]

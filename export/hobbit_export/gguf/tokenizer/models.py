@@ -34,8 +34,10 @@ def tokenizer_json(metadata: Metadata, vocabulary: Vocabulary) -> dict[str, Any]
         return _byte_level(metadata, vocabulary)
     if kind == "llama":
         return _sentence_piece(metadata, vocabulary)
+    if kind == "gemma4":
+        return _gemma(metadata, vocabulary)
     raise ConfigError(
-        f"{vocabulary.where}: {PREFIX}model: expected 'gpt2' or 'llama', got {str(kind)[:60]!r}. {ADVICE}"
+        f"{vocabulary.where}: {PREFIX}model: expected 'gpt2', 'llama' or 'gemma4', got {str(kind)[:60]!r}. {ADVICE}"
     )
 
 
@@ -77,6 +79,24 @@ def _sentence_piece(metadata: Metadata, vocabulary: Vocabulary) -> dict[str, Any
         vocabulary, model,
         normalizer={"type": "Sequence", "normalizers": [*before, spaces]}, pre_tokenizer=None,
         decoder={"type": "Sequence", "decoders": [*back, *after]},
+        post_processor=_frame(metadata, vocabulary, bos=True),
+    )  # fmt: skip
+
+
+def _gemma(metadata: Metadata, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Byte-pair encoding of texts whose spaces are marked, with merges, and bytes for what has no token."""
+    model = _model(vocabulary, read_merges(metadata, vocabulary), fuse_unk=True, byte_fallback=True)
+    model["unk_token"] = vocabulary.text("unknown")
+    back = [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+    ]  # fmt: skip
+    return _file(
+        vocabulary, model,
+        normalizer={"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+        pre_tokenizer={
+            "type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False,
+        },
+        decoder={"type": "Sequence", "decoders": back},
         post_processor=_frame(metadata, vocabulary, bos=True),
     )  # fmt: skip
 
