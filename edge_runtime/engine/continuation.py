@@ -57,7 +57,8 @@ class Continuation:
         self._constraint = constraint
         self._detokeniser = IncrementalDecoder(tokenizer, context=prompt_ids[-16:].tolist())
         self._stops = StopStrings(params.stop)
-        self._special = tokenizer.special_texts if params.stop else {}
+        self._special = tokenizer.special_texts if params.stop or params.shown else {}
+        self._shown = params.shown
         self._eos = set() if params.ignore_eos else set(eos)
         # the last token need not be run, so it may lie one past the context
         room = context - len(prompt_ids) + 1
@@ -84,6 +85,8 @@ class Continuation:
         special = self._special.get(token)
         if special is None:
             text = self._stops.push(self._detokeniser.push(token))
+        elif token in self._shown:
+            text = self._stops.push(self._detokeniser.flush() + special)
         else:
             text = self._stops.push(special, is_hidden=True)
         if self._stops.stopped:

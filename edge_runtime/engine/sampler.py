@@ -37,6 +37,7 @@ class SamplingParams:
         seed: makes sampling reproducible; None draws one from the system.
         stop: the text ends before the first of these strings.
         ignore_eos: keep generating past the model's end token (benchmarks).
+        shown: special tokens that are part of the text, by their names; others are left out.
     """
 
     max_tokens: int | None = None
@@ -51,11 +52,11 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = field(default=())
     ignore_eos: bool = False
+    shown: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        object.__setattr__(self, "stop", tuple(self.stop))
+        stops = (self.stop,) if isinstance(self.stop, str) else self.stop
+        object.__setattr__(self, "stop", tuple(stops))
         object.__setattr__(self, "logit_bias", dict(self.logit_bias or {}))
         for name in ("max_tokens", "top_k", "seed"):
             value = getattr(self, name)
@@ -78,10 +79,8 @@ class SamplingParams:
                 raise RequestError(f"sampling: {name}: expected {expected}, got {getattr(self, name)!r}.")
         for token, bias in self.logit_bias.items():
             if not _is_whole(token) or not (isinstance(bias, (int, float)) and -MAX_BIAS <= bias <= MAX_BIAS):
-                raise RequestError(
-                    f"sampling: logit_bias: expected token ids with numbers from -{MAX_BIAS} to {MAX_BIAS}, "
-                    f"got {token!r}: {bias!r}."
-                )
+                known = f"token ids with numbers from -{MAX_BIAS} to {MAX_BIAS}"
+                raise RequestError(f"sampling: logit_bias: expected {known}, got {token!r}: {bias!r}.")
 
     def require_vocabulary(self, vocab_size: int) -> None:
         """Check token ids against the model's vocabulary.
@@ -96,8 +95,8 @@ class SamplingParams:
     @property
     def changes_logits(self) -> bool:
         """Whether logits are changed before the temperature."""
-        penalties = (self.repetition_penalty - 1, self.presence_penalty, self.frequency_penalty)
-        return bool(self.logit_bias) or any(penalties)
+        penalties = self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty
+        return bool(self.logit_bias or penalties)
 
 
 def _is_whole(value: object) -> bool:

@@ -6,6 +6,7 @@ import sys
 
 from edge_runtime.cli.chat.terminal import Terminal
 from edge_runtime.engine.tokenizer import Tokenizer
+from edge_runtime.service.openai.harmony import AnswerSplitter, HarmonySplitter, is_harmony, shown_tokens
 from edge_runtime.service.openai.output_splitter import THINK_CLOSE, THINK_OPEN, Delta, OutputSplitter
 
 
@@ -24,7 +25,12 @@ class Answer:
     """
 
     def __init__(
-        self, terminal: Terminal, splitter: OutputSplitter, *, is_shown: bool = True, shows_reasoning: bool = True
+        self,
+        terminal: Terminal,
+        splitter: AnswerSplitter,
+        *,
+        is_shown: bool = True,
+        shows_reasoning: bool = True,
     ) -> None:
         self._terminal, self._splitter = terminal, splitter
         self._is_shown, self._shows_reasoning = is_shown, shows_reasoning
@@ -73,8 +79,15 @@ class Answer:
             sys.stderr.flush()
 
 
-def splitter_for(tokenizer: Tokenizer, prompt: str) -> OutputSplitter:
+def shown_in(tokenizer: Tokenizer) -> frozenset[int]:
+    """Return the special tokens that answers are made of."""
+    return shown_tokens(tokenizer.special_texts) if is_harmony(tokenizer.chat_template or "") else frozenset()
+
+
+def splitter_for(tokenizer: Tokenizer, prompt: str) -> AnswerSplitter:
     """Return what splits the answer to a prompt; nothing is split where the template knows no thinking."""
+    if is_harmony(tokenizer.chat_template or ""):
+        return HarmonySplitter(with_calls=False)
     has_thinking = THINK_CLOSE in (tokenizer.chat_template or "")
     starts = has_thinking and prompt.rstrip().endswith(THINK_OPEN)
     return OutputSplitter(with_calls=False, with_thinking=has_thinking, thinking=starts)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.base.errors import ContextExceededError, ExpertReadError, RequestError
-from edge_runtime.cli.chat.answer import Answer, splitter_for
+from edge_runtime.cli.chat.answer import Answer, shown_in, splitter_for
 from edge_runtime.cli.chat.commands import split
 from edge_runtime.cli.chat.conversation import Conversation, Turn, fit
 from edge_runtime.cli.chat.settings import ChatSettings
@@ -115,8 +116,9 @@ class ChatSession:
     def _generate(self, fitted: Fitted, answer: Answer) -> str:
         """Run to the end or to Ctrl-C; return why it ended."""
         reason = "stopped"
+        params = replace(self.settings.params, shown=shown_in(self._engine.tokenizer))
         try:
-            for delta in self._engine.stream(fitted.ids, self.settings.params, reuse_prefix=True):
+            for delta in self._engine.stream(fitted.ids, params, reuse_prefix=True):
                 reason = delta.finish_reason or reason
                 answer.push(delta.text)
         except KeyboardInterrupt:

@@ -8,6 +8,14 @@ from edge_runtime.base.errors import ConfigError
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.service.openai.api_errors import ApiError, bad_field, unsupported
 from edge_runtime.service.openai.call_formats import format_of
+from edge_runtime.service.openai.harmony import (
+    FINAL,
+    TO_FINAL,
+    AnswerSplitter,
+    HarmonySplitter,
+    is_harmony,
+    shown_tokens,
+)
 from edge_runtime.service.openai.output_splitter import THINK_CLOSE, THINK_OPEN, OutputSplitter
 from edge_runtime.service.openai.requests import ChatRequest
 
@@ -21,6 +29,8 @@ class ChatFormat:
     Attributes:
         calls: how the model writes tool calls; None: it has none, or in no format served here.
         has_thinking: whether it may think aloud.
+        is_harmony: it writes as gpt-oss does.
+        shown: special tokens that answers are made of.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -28,6 +38,8 @@ class ChatFormat:
         template = tokenizer.chat_template or ""
         self.calls = format_of(template)
         self.has_thinking = THINK_CLOSE in template
+        self.is_harmony = is_harmony(template)
+        self.shown = shown_tokens(tokenizer.special_texts) if self.is_harmony else frozenset()
         self._has_effort = "reasoning_effort" in template
         self._has_switch = "enable_thinking" in template
 
@@ -39,7 +51,7 @@ class ChatFormat:
         """
         extra = {**self._effort(request.reasoning_effort), **request.template_args}
         if request.tools:
-            if self.calls is None:
+            if self.calls is None and not self.is_harmony:
                 raise unsupported("tools", "this model's chat template has no tool calls in a format served here.")
             offered = [tool.to_json() for tool in request.offered_tools]
             if offered:
@@ -81,8 +93,18 @@ class ChatFormat:
         """Whether the prompt has opened the model's thinking."""
         return self.has_thinking and prompt.rstrip().endswith(THINK_OPEN)
 
-    def splitter(self, request: ChatRequest, prompt: str) -> OutputSplitter:
+    def thinking_end(self, prompt: str) -> tuple[str, str] | None:
+        """Return the mark behind which the answer begins, and the text that gets there; None: it begins at once."""
+        if self.is_harmony:
+            return FINAL, TO_FINAL
+        return (THINK_CLOSE, f"{THINK_CLOSE}\n\n") if self.starts_thinking(prompt) else None
+
+    def splitter(self, request: ChatRequest, prompt: str) -> AnswerSplitter:
         """Return what splits the answer."""
+        if self.is_harmony:
+            return HarmonySplitter(
+                with_calls=bool(request.offered_tools), only_one_call=request.parallel_tool_calls is False
+            )
         tools = request.offered_tools if self.calls is not None else ()
         starts_thinking = self.starts_thinking(prompt)
         return OutputSplitter(

@@ -8,7 +8,8 @@ from typing import Any
 
 from edge_runtime.engine.job import Outcome, TokenEvent, TokenLogprob
 from edge_runtime.service.openai.grammar import Vocabulary
-from edge_runtime.service.openai.output_splitter import Delta, OutputSplitter
+from edge_runtime.service.openai.harmony import AnswerSplitter
+from edge_runtime.service.openai.output_splitter import Delta
 from edge_runtime.service.openai.requests import ChatRequest, CompletionRequest
 
 _LEAST_LOGPROB = -9999.0
@@ -58,7 +59,7 @@ class ChatChoice(Choice):
         splitter: takes the model's text apart.
     """
 
-    def __init__(self, request: ChatRequest, vocabulary: Vocabulary, splitter: OutputSplitter) -> None:
+    def __init__(self, request: ChatRequest, vocabulary: Vocabulary, splitter: AnswerSplitter) -> None:
         super().__init__(vocabulary)
         self._splitter = splitter
         self._content, self._reasoning = "", ""

@@ -108,7 +108,7 @@ class OutputSplitter:
             self._skip_space = True
             return True
         if self._inside != calls.opens:
-            keep = max((_overlap(self._held, marker) for marker in markers), default=0)
+            keep = max((overlap(self._held, marker) for marker in markers), default=0)
             cut = len(self._held) - keep
             out += self._plain(self._held[:cut], self._inside)
             self._held = self._held[cut:]
@@ -135,6 +135,6 @@ class OutputSplitter:
         ]
 
 
-def _overlap(text: str, marker: str) -> int:
+def overlap(text: str, marker: str) -> int:
     """Length of the longest end of text that starts marker."""
     return next((n for n in range(min(len(text), len(marker) - 1), 0, -1) if text.endswith(marker[:n])), 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from edge_runtime.base.errors import RequestError
 from edge_runtime.engine.sampler import Constraint, SamplingParams
 from edge_runtime.service.openai.answers import CHAT, COMPLETION, AnswerKind
-from edge_runtime.service.openai.api_errors import bad_field
+from edge_runtime.service.openai.api_errors import bad_field, unsupported
 from edge_runtime.service.openai.choices import ChatChoice, Choice, CompletionChoice
 from edge_runtime.service.openai.copied_constraint import CopiedConstraint, CopyableConstraint
 from edge_runtime.service.openai.generation import GenerationRequest
-from edge_runtime.service.openai.output_splitter import THINK_CLOSE
 from edge_runtime.service.openai.reasoning import AfterReasoning
 from edge_runtime.service.openai.requests import ChatRequest, CompletionRequest
 from edge_runtime.service.service import Service
@@ -69,12 +68,14 @@ class Preparation:
         ids = service.prompts.encode(text, "messages", add_special_tokens=False)
         prompt = service.prompts.check(ids, asked.token_limit, "messages")
         constraint = self._tool_constraint(asked) or self._format_constraint(asked)
-        if constraint is not None and service.chat.starts_thinking(text):
-            constraint = self._after_reasoning(constraint, len(ids), asked.token_limit)
+        end = service.chat.thinking_end(text)
+        if constraint is not None and end is not None:
+            constraint = self._after_reasoning(constraint, end, len(ids), asked.token_limit)
         choices = [
             ChatChoice(asked, service.vocabulary, service.chat.splitter(asked, text)) for _ in range(asked.answers)
         ]
-        return Prepared(CHAT, [prompt], choices, self._sampling(asked), constraint)
+        sampling = replace(self._sampling(asked), shown=service.chat.shown)
+        return Prepared(CHAT, [prompt], choices, sampling, constraint)
 
     def completion(self, asked: CompletionRequest) -> Prepared:
         """Encode the prompts and compile the grammar.
@@ -118,7 +119,11 @@ class Preparation:
         if not is_forced and not any(tool.strict for tool in tools):
             return None
         calls = service.chat.calls
-        assert calls is not None  # rendering the prompt has refused tools otherwise
+        if calls is None:
+            raise unsupported(
+                "tool_choice" if is_forced else "tools",
+                "calls cannot be forced in this model's format. Use tool_choice 'auto' and tools that are not strict.",
+            )
         make = service.vocabulary.of_tool_call if is_forced else service.vocabulary.of_strict_tools
         try:
             return make(tools, calls)
@@ -126,7 +131,7 @@ class Preparation:
             raise bad_field("tools", str(err)) from err
 
     def _after_reasoning(
-        self, constraint: CopyableConstraint, prompt_tokens: int, limit: int | None
+        self, constraint: CopyableConstraint, end: tuple[str, str], prompt_tokens: int, limit: int | None
     ) -> CopyableConstraint:
         """Apply a constraint once the thinking is over; half of the tokens there are, or 128, remain for the answer."""
         service = self._service
@@ -135,7 +140,7 @@ class Preparation:
         return AfterReasoning(
             constraint,
             service.vocabulary,
-            mark=THINK_CLOSE,
-            closing=service.tokenizer.encode(f"{THINK_CLOSE}\n\n", add_special_tokens=False),
+            mark=end[0],
+            closing=service.tokenizer.encode(end[1], add_special_tokens=False),
             budget=max(room - max(room // 2, _ANSWER_TOKENS), 0),
         )
