@@ -18,6 +18,7 @@ RULES: dict[str, RouterSpec] = {
     "sparsemixer, none but equals": RouterSpec(E, K, softmax_over="near", expert_scale=True, logit_bias=True),
     "softmax, biased choice": RouterSpec(E, K, selection_bias=True, normalise=True),
     "softmax, biased choice, epsilon": RouterSpec(E, K, selection_bias=True, normalise=True, norm_epsilon=1e-6),
+    "softmax, biased choice, floor": RouterSpec(E, K, selection_bias=True, normalise=True, norm_floor=0.5),
     "softmax, best of groups": RouterSpec(E, K, groups=GroupSpec(6, 2), scale=16.0),
     "softmax, scaled experts": RouterSpec(E, K, normalise=True, expert_scale=True),
     "sigmoid": RouterSpec(E, K, "sigmoid"),

@@ -29,6 +29,7 @@ class Router:
         expert_scale: _F32 | None,
         table: _I32 | None,
         near: float = -1.0,
+        floor: float = 0.0,
         isa: str = "auto",
     ) -> None: ...
     def route(self, place: int, logits: _F32, ids: _I32, weights: _F32, token_ids: _I32 | None = None) -> None: ...

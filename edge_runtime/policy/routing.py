@@ -52,6 +52,7 @@ class Router:
             chosen_groups=0 if groups is None else groups.chosen,
             two_best=groups is not None and groups.score == "top2_sum",
             near=spec.near if spec.softmax_over == "near" else -1.0,
+            floor=spec.norm_floor,
             selection_bias=data.selection_bias,
             expert_scale=data.expert_scale,
             table=data.hashed_experts,

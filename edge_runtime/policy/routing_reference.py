@@ -53,7 +53,8 @@ def weights(
     else:
         found = np.take_along_axis(scores(spec, logits), ids, axis=1)
     if spec.normalise:
-        found = found / (found.sum(axis=1, keepdims=True) + spec.norm_epsilon)
+        total = np.maximum(found.sum(axis=1, keepdims=True), spec.norm_floor)
+        found = found / (total + spec.norm_epsilon)
     found = found * spec.scale
     result: F64 = found if expert_scale is None else found * expert_scale[ids]
     return result

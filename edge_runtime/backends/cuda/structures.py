@@ -103,6 +103,8 @@ def make_rule(router: RouterSpec) -> RouterRule:
         )
     if router.softmax_over == "near":
         raise ValueError("route: no kernel has the weights of sparsemixer. Route on the host.")
+    if router.norm_floor > 0:
+        raise ValueError("route: no kernel has a floor of the weights' sum. Route on the host.")
     groups = router.groups
     return RouterRule(
         router.num_experts, router.top_k, _SCORES[router.score], router.softmax_over == "chosen", router.normalise,

@@ -39,7 +39,7 @@ class RouterSpec:
        compares z instead. "chosen": the weights are the softmax over the chosen experts' z. "near" (sparsemixer,
        Phi-3.5-MoE, arXiv 2409.12136): the chosen are taken by falling z; the weight of each is its softmax among those
        not taken before it whose (top - z) / max(|z|, top) is at most `near`, top being the greatest z of them.
-    3. If `normalise`, the weights are divided by their sum plus `norm_epsilon`.
+    3. If `normalise`, the weights are divided by their sum, which counts as `norm_floor` at least, plus `norm_epsilon`.
     4. They are multiplied by `scale`, and by a factor of each expert if `expert_scale`.
 
     Biases, factors and the table of hashed layers are data of the bundle: `edge_runtime.bundle.router_data`.
@@ -52,6 +52,7 @@ class RouterSpec:
         near: see 2.
         normalise: see 3.
         norm_epsilon: see 3.
+        norm_floor: see 3.
         scale: see 4.
         logit_bias: a bias is added to the logits.
         selection_bias: a bias is added for the choice alone.
@@ -76,6 +77,7 @@ class RouterSpec:
     hashed_layers: int = 0
     near: float = 0.0
     norm_scale: float | None = None
+    norm_floor: float = 0.0
 
     def check(self, where: str, *, num_sparse: int) -> None:
         """Refuse what no router can be, in a model of so many sparse layers.
@@ -91,6 +93,10 @@ class RouterSpec:
         epsilon, has_sum = self.norm_epsilon, self.normalise
         ok = 0 <= epsilon <= _MAX_EPSILON and (has_sum or epsilon == 0)
         need(ok, f"{where}.norm_epsilon", f"0 to {_MAX_EPSILON:g}, and 0 unless normalise", epsilon)
+        floor = self.norm_floor
+        need(
+            0 <= floor <= 1 and (has_sum or floor == 0), f"{where}.norm_floor", "0 to 1, and 0 unless normalise", floor
+        )
         need(1 / _MAX_SCALE <= self.scale <= _MAX_SCALE, f"{where}.scale", f"1e-4 to {_MAX_SCALE:g}", self.scale)
         norm = self.norm_scale
         need(norm is None or 1e-6 <= norm <= _MAX_SCALE, f"{where}.norm_scale", f"1e-06 to {_MAX_SCALE:g}", norm)

@@ -19,9 +19,10 @@ struct RouterRule {
   size_t groups, chosen_groups;  // groups 0: there are none
   bool two_best;                 // a group's score is the sum of its two best, not the best
   float near = -1;               // sparsemixer: distance of rivals from the best one; below 0: another rule
+  float floor = 0;               // the sum that weights are divided by counts as this at least
   bool is_sparsemixer() const { return near >= 0; }
   // The rule every expert's logit alone decides: the choice compares logits, nothing is added to scores.
-  bool is_plain_softmax() const { return score == Score::softmax && !over_chosen && groups == 0 && epsilon == 0 && scale == 1 && !is_sparsemixer(); }
+  bool is_plain_softmax() const { return score == Score::softmax && !over_chosen && groups == 0 && epsilon == 0 && floor == 0 && scale == 1 && !is_sparsemixer(); }
 };
 
 // A layer's numbers; null where the rule has none. `table_row`: the experts of the token at a hashed layer.

@@ -56,7 +56,7 @@ void route_plain(const RouterRule& rule, const float* logits, size_t top_k, int3
 
 // The weights are a softmax over the chosen logits, whatever else the rule does to them.
 bool is_softmax_of_chosen(const RouterRule& rule) {
-  return rule.score == Score::softmax && (rule.over_chosen || (rule.normalise && rule.epsilon == 0));
+  return rule.score == Score::softmax && (rule.over_chosen || (rule.normalise && rule.epsilon == 0 && rule.floor == 0));
 }
 
 void scores_of(const RouterRule& rule, const float* logits, float* scores) {
@@ -171,7 +171,7 @@ void weights_of(const RouterRule& rule, const RouterRow& row, const float* score
   } else {
     for (size_t k = 0; k < top_k; ++k) weights[k] = scores[ids[k]], total += weights[k];
     if (rule.normalise)
-      for (size_t k = 0; k < top_k; ++k) weights[k] /= total + rule.epsilon;
+      for (size_t k = 0; k < top_k; ++k) weights[k] /= (total > rule.floor ? total : rule.floor) + rule.epsilon;
   }
   if (rule.scale != 1.0f)
     for (size_t k = 0; k < top_k; ++k) weights[k] *= rule.scale;

@@ -65,8 +65,8 @@ class BoundRouter : public hobbit::Router {
 };
 
 hobbit::RouterRule rule(size_t experts, const std::string& score, bool over_chosen, bool normalise, float epsilon,
-                        float scale, size_t groups, size_t chosen_groups, bool two_best, float near) {
-  const hobbit::RouterRule made{experts, score_named(score), over_chosen, normalise, epsilon, scale, groups, chosen_groups, two_best, near};
+                        float scale, size_t groups, size_t chosen_groups, bool two_best, float near, float floor) {
+  const hobbit::RouterRule made{experts, score_named(score), over_chosen, normalise, epsilon, scale, groups, chosen_groups, two_best, near, floor};
   if (experts < 1) refuse("expected at least one expert");
   if (groups && (experts % groups || chosen_groups < 1 || chosen_groups > groups || (two_best && groups == experts)))
     refuse("expected groups of equal size");
@@ -127,13 +127,13 @@ void hobbit::bind_router(nb::module_& m) {
            [](BoundRouter* self, size_t experts, size_t layers, const std::string& score, bool over_chosen, bool normalise,
               float epsilon, float scale, size_t groups, size_t chosen_groups, bool two_best,
               OptionalFloats selection_bias, OptionalFloats expert_scale, OptionalTable table,
-              float near, const std::string& isa) {
-             new (self) BoundRouter(rule(experts, score, over_chosen, normalise, epsilon, scale, groups, chosen_groups, two_best, near),
+              float near, float floor, const std::string& isa) {
+             new (self) BoundRouter(rule(experts, score, over_chosen, normalise, epsilon, scale, groups, chosen_groups, two_best, near, floor),
                                layers, {selection_bias, expert_scale, table}, isa);
            },
            "experts"_a, "layers"_a, nb::kw_only(), "score"_a, "over_chosen"_a, "normalise"_a, "epsilon"_a, "scale"_a,
            "groups"_a, "chosen_groups"_a, "two_best"_a, "selection_bias"_a.none(), "expert_scale"_a.none(),
-           "table"_a.none(), "near"_a = -1.0f, "isa"_a = "auto")
+           "table"_a.none(), "near"_a = -1.0f, "floor"_a = 0.0f, "isa"_a = "auto")
       .def("route", &route, "place"_a, "logits"_a, "ids"_a.noconvert(), "weights"_a.noconvert(),
            "token_ids"_a = nb::none())
       .def("route_layers", &route_layers, "logits"_a, "ids"_a.noconvert(), "weights"_a.noconvert(),

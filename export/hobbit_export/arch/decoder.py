@@ -29,13 +29,16 @@ class Sizes:
     eos_token_ids: list[int]
 
 
-def read_sizes(reader: ConfigReader, generation: Mapping[str, Any], defaults: Mapping[str, Any]) -> Sizes:
+def read_sizes(
+    reader: ConfigReader, generation: Mapping[str, Any], defaults: Mapping[str, Any], eps: str = "rms_norm_eps"
+) -> Sizes:  # fmt: skip
     """Read the common fields; a key missing in config.json takes `defaults` (those of transformers 5).
 
     Args:
         reader: config.json.
         generation: generation_config.json; may be empty. Its bos token wins over config.json's, its eos tokens join.
         defaults: transformers' defaults of the family, under config.json's names.
+        eps: the family's name of the norms' epsilon.
     """
 
     def count(key: str) -> int:
@@ -47,7 +50,7 @@ def read_sizes(reader: ConfigReader, generation: Mapping[str, Any], defaults: Ma
     return Sizes(
         vocab_size=vocab,
         hidden=count("hidden_size"),
-        rms_eps=reader.number("rms_norm_eps", defaults["rms_norm_eps"]),
+        rms_eps=reader.number(eps, defaults[eps]),
         max_context=count("max_position_embeddings"),
         tied_embeddings=reader.flag("tie_word_embeddings", defaults.get("tie_word_embeddings", False)),
         bos_token_id=next(iter(_in_vocab(bos, vocab, "bos_token_id")), None),
