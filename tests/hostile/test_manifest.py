@@ -98,6 +98,7 @@ WHOLE_MODEL_LIES = {
     "embeddings scaled to nothing": (("embedding_scale",), 0.0, "embedding_scale"),
     "endless embeddings": (("embedding_scale",), 1e30, "embedding_scale"),
     "a cap of nothing": (("logit_softcap",), 0.0, "logit_softcap"),
+    "a floor of infinity": (("router", "norm_floor"), 2.0, "norm_floor"),
     "a residual stream nothing is added to": (("residual_scale",), 0.0, "residual_scale"),
     "endless logits": (("logit_scale",), 1e30, "logit_scale"),
     "an endless cap": (("logit_softcap",), 1e300, "logit_softcap"),

@@ -14,6 +14,8 @@ from state_dict_weights import STATE_DICT_CASES
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import ModelSpec
 from hobbit_export.arch import ADAPTERS, read_model
+from hobbit_export.arch.config import ConfigReader
+from hobbit_export.shards import read_json
 
 FAMILIES = sorted(ADAPTERS)
 
@@ -48,9 +50,11 @@ def test_defaults_are_those_of_transformers(family: str) -> None:
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bare_config_equals_the_saved_default_config(family: str) -> None:
-    saved = json.loads(config_class(family)(**REQUIRED[family]).to_json_string(use_diff=False))
-    assert read_model(saved, {})[0] == spec_of(family)
+def test_bare_config_equals_the_saved_default_config(family: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(config_class(family)(**REQUIRED[family]).to_json_string(use_diff=False))
+    configs = (read_json(tmp_path / "config.json"), {"model_type": family, **REQUIRED[family]})
+    saved, bare = (ADAPTERS[family].read_spec(ConfigReader(config), {}) for config in configs)
+    assert saved == bare
 
 
 @pytest.mark.oracle
@@ -90,7 +94,7 @@ def spec_and_config(case: str, folder: Path) -> tuple[ModelSpec, Any]:
     """What we read of a case's saved configuration, and transformers' own object."""
     config = FAMILY_CASES[case]()
     config.save_pretrained(folder)
-    return read_model(json.loads((folder / "config.json").read_text()), {})[0], config
+    return read_model(read_json(folder / "config.json"), {})[0], config
 
 
 @pytest.mark.oracle
@@ -156,7 +160,12 @@ UNSUPPORTED: list[tuple[str, Any]] = [
 
 
 # what one family has and the others have not: a word of the option
-OWN = {("phimoe", "longrope"), *((family, "partial_rotary") for family in ("qwen3_next", "qwen3_5_moe_text"))}
+OWN = {
+    ("phimoe", "longrope"),
+    ("nemotron_h", "rope_"),
+    ("nemotron_h", "partial_rotary"),
+    *((family, "partial_rotary") for family in ("minimax_m2", "qwen3_next", "qwen3_5_moe_text")),
+}
 
 
 @pytest.mark.parametrize(
@@ -185,6 +194,21 @@ def test_unsupported_options_are_refused_by_name(family: str, key: str, value: A
         ("qwen2_moe", "num_local_experts", 8),
         ("qwen3_moe", "qkv_bias", True),
         ("qwen3_moe", "shared_expert_intermediate_size", 64),
+        ("ernie4_5_moe", "use_bias", True),
+        ("granitemoe", "logits_scaling", 0),
+        ("granitemoehybrid", "mamba_proj_bias", True),
+        ("granitemoehybrid", "time_step_limit", [0.001, 0.1]),
+        ("granitemoehybrid", "mamba_d_head", 32),
+        ("granitemoehybrid", "layer_types", ["conv"] * 32),
+        ("hunyuan_v1_moe", "moe_topk", [1, 2] * 16),
+        ("hunyuan_v1_moe", "use_cla", True),
+        ("lfm2_moe", "layer_types", ["linear_attention"] * 32),
+        ("minimax_m2", "attn_type_list", [0] * 62),
+        ("minimax_m2", "scoring_func", "softmax"),
+        ("nemotron_h", "attention_bias", True),
+        ("nemotron_h", "hybrid_override_pattern", "MEX"),
+        ("nemotron_h", "moe_latent_size", 512),
+        ("nemotron_h", "time_step_limit", [0.001, 0.1]),
         ("gpt_oss", "experts_per_token", 2),
         ("gpt_oss", "initial_context_length", 8192),
         ("gpt_oss", "layer_types", ["linear_attention"] * 36),
