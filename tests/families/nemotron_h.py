@@ -30,7 +30,7 @@ def _config(pattern: str = "MEM*EM", **options: Any) -> PreTrainedConfig:
         "n_routed_experts": 8, "num_experts_per_tok": 3, "ssm_state_size": 16, "mamba_num_heads": 8,
         "mamba_head_dim": 12, "n_groups": 2, "chunk_size": 16, "max_position_embeddings": 1024,
         "pad_token_id": None, "bos_token_id": None, "eos_token_id": EOS, "hybrid_override_pattern": pattern,
-        "routed_scaling_factor": 2.5,
+        "routed_scaling_factor": 1.0,
     }  # fmt: skip
     return NemotronHConfig(**{**base, **options})
 
@@ -38,7 +38,8 @@ def _config(pattern: str = "MEM*EM", **options: Any) -> PreTrainedConfig:
 CASES = {
     "nemotron_h": _config,
     "nemotron_h_expert_groups": lambda: _config(
-        "ME*E", n_routed_experts=16, n_group=4, topk_group=3, num_experts_per_tok=6, n_groups=4, mamba_head_dim=16
+        "ME*E", n_routed_experts=16, n_group=4, topk_group=3, num_experts_per_tok=6, n_groups=4, mamba_head_dim=16,
+        routed_scaling_factor=2.5,
     ),
     "nemotron_h_dense": lambda: _config("M-M*-E", norm_topk_prob=False, num_key_value_heads=4, n_groups=1),
     "nemotron_h_attention_first": lambda: _config(
