@@ -15,7 +15,7 @@ from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_wei
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.router_data import router_arrays
 from hobbit_export.arch import read_model
-from hobbit_export.arch.names import Names
+from hobbit_export.arch.names import Names, block_in
 from hobbit_export.safetensors import DTYPE_BYTES
 
 FOLDER = Path(__file__).with_name("published_configs")
@@ -33,7 +33,15 @@ def tensors_of(spec: ModelSpec, names: Names) -> dict[str, tuple[str, tuple[int,
         shapes |= layer_weight_shapes(spec, layer_idx)
     if spec.tied_embeddings:
         shapes.pop("head", None)
-    found = {names.candidates(canonical)[0]: ("BF16", shape) for canonical, shape in shapes.items()}
+    found = {}
+    for canonical, shape in shapes.items():
+        derived, layer = names.derived(canonical), canonical.split(".")[1:2]
+        attention = spec.layers[int(layer[0])].attention if layer else None
+        stored = shape if derived is None else derived.stored_shape(attention, shape)
+        name = names.candidates(canonical)[0]
+        if (block := block_in(name)) is not None:
+            name, stored = block[0], (block[2] * stored[0], *stored[1:])
+        found[name] = ("BF16", stored)
     for name, (kind, (layers, *shape)) in router_arrays(spec).items():
         for layer_idx in spec.sparse_layers[:layers]:
             tensor = names.candidates(f"layers.{layer_idx}.router_{name}")[0]
