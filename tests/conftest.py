@@ -32,6 +32,7 @@ MODEL = REPO / "examples" / "tiny-moe"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--backend NAME`: hold that backend to tests/contract/test_backends.py."""
+    parser.addoption("--family-results", help="a file that takes the largest difference to transformers of each case")
     parser.addoption("--backend", help="the backend that tests/contract/test_backends.py is about")
 
 

@@ -60,8 +60,8 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "gpt-oss-20b": {
         "model_type": "gpt_oss", "vocab_size": 201088, "hidden_size": 2880, "num_hidden_layers": 24,
-        "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64, "num_experts": 32,
-        "num_experts_per_tok": 4, "moe_intermediate_size": 2880, "max_position_embeddings": 131072,
+        "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64, "num_local_experts": 32,
+        "num_experts_per_tok": 4, "intermediate_size": 2880, "max_position_embeddings": 131072,
     },
     "Mixtral-8x7B": {
         "model_type": "mixtral", "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 
+import families
 import numpy as np
 import pytest
 from conftest import MODEL
@@ -50,7 +52,8 @@ def oracle_greedy(model, ids: list[int], count: int) -> list[int]:
     return out
 
 
-def compare(bundle: Path, model, ids: list[int]) -> None:
+def compare(bundle: Path, model, ids: list[int]) -> float:
+    """Hold a bundle to transformers; return the largest difference of logits, in units of the largest one."""
     expected = oracle_logits(model, ids)
     with Engine.open(bundle, tier="bf16", memory="2GiB", context=max(len(ids), 88), self_check=False) as engine:
         # dynamic rope depends on where a pass ends: it must end where transformers' one pass does
@@ -60,17 +63,22 @@ def compare(bundle: Path, model, ids: list[int]) -> None:
         assert error <= LOGIT_TOLERANCE
         tokens = engine.generate(ids[:24], SamplingParams(max_tokens=64, ignore_eos=True)).token_ids
     assert tokens == oracle_greedy(model, ids[:24], 64)
+    return float(error)
 
 
 @pytest.mark.parametrize("case", FAMILY_CASES)
-def test_every_family_agrees_with_transformers(case, exported, shared_folder):
+def test_every_family_agrees_with_transformers(case, exported, shared_folder, request):
     checkpoint = shared_folder / f"checkpoint-{case}"
     if not checkpoint.exists():
         make_checkpoint(case, checkpoint)
     bundle = exported(checkpoint, "--tiers", "8,bf16", "--trunk", "fp32")
     model = oracle_model(checkpoint)
     ids = np.random.default_rng(1).integers(1, model.config.get_text_config().vocab_size, 72).tolist()
-    compare(bundle, model, ids)
+    difference = compare(bundle, model, ids)
+    if (results := request.config.getoption("--family-results")) is not None:
+        line = {"case": case, "family": families.family_of(case), "difference": float(f"{difference:.2e}")}
+        with open(results, "a") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

@@ -1,0 +1,202 @@
+"""Does it run my model: the tables of docs/models.md, from test results, published configurations and board profiles.
+
+    python tools/models_table.py            writes the page's tables
+    python tools/models_table.py --check    exits with 1 if they are out of date
+
+What a family is follows from its adapter and from configurations of published models (tests/published_configs). The
+largest difference to transformers is that of a run of the tests, kept in benchmarks/results/families.jsonl:
+
+    python -m pytest tests/integration/test_against_transformers.py --family-results benchmarks/results/families.jsonl
+
+Sizes and boards are the arithmetic of tools/board_table.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from board_table import SEGMENTS, boards, estimate, trunk_bytes
+
+from edge_runtime.base.errors import BudgetError, ConfigError
+from edge_runtime.base.sizes import format_size
+from edge_runtime.base.spec import LayerSpec, ModelSpec, SoftmaxAttention, mixer_kind, state_of
+from edge_runtime.bundle.record import record_layout
+from edge_runtime.config.profiles import DeviceProfile
+from hobbit_export.arch import ADAPTERS, read_model
+from hobbit_export.shards import read_json
+
+ROOT = Path(__file__).parents[1]
+PAGE, CONFIGS = ROOT / "docs/models.md", ROOT / "tests/published_configs"
+RESULTS = ROOT / "benchmarks/results/families.jsonl"
+TIERS = (2, 4, 6, 8)
+TIER = 4
+"""Of the boards' columns."""
+_MIXERS = {
+    "latent": "latent (MLA)", "gated_delta": "Gated DeltaNet", "kimi_delta": "Kimi Delta", "mamba2": "Mamba-2",
+    "convolution": "short convolution",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Model:
+    """A published model.
+
+    Attributes:
+        name: without its publisher's.
+        family: its model_type.
+        spec: its shape.
+    """
+
+    name: str
+    family: str
+    spec: ModelSpec
+
+
+def published() -> list[Model]:
+    """Return the models whose configurations are here and can be exported, by family and size."""
+    found = []
+    for folder in sorted(path for path in CONFIGS.iterdir() if path.is_dir()):
+        config = read_json(folder / "config.json")
+        try:
+            spec = read_model(config, {})[0]
+        except ConfigError:
+            continue  # its family is not supported yet; tests/integration/test_published_configs.py holds it to that
+        found.append(Model(folder.name, str(config["model_type"]), spec))
+    return sorted(found, key=lambda model: (model.family, expert_bytes(model.spec, TIER)))
+
+
+def results() -> dict[str, list[float]]:
+    """Return the largest differences of each family's cases; the last result of a case counts."""
+    lines = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    by_case = {line["case"]: (line["family"], float(line["difference"])) for line in lines}
+    return {family: [d for f, d in by_case.values() if f == family] for family, _ in by_case.values()}
+
+
+def family_rows() -> Iterator[str]:
+    """Yield a line for each family."""
+    yield "| family | models | attention | kept of a text | router | cases tested | largest difference |"
+    yield "|---|---|---|---|---|---|---|"
+    models, measured = published(), results()
+    for family in sorted(ADAPTERS):
+        own = [model for model in models if model.family == family]
+        spec = own[0].spec if own else None
+        tested = measured.get(family, [])
+        cells = [
+            f"`{family}`", ", ".join(model.name for model in own) or "-", *_shape(spec), str(len(tested)),
+            f"{max(tested):.1e}" if tested else "not measured",
+        ]  # fmt: skip
+        yield f"| {' | '.join(cells)} |"
+
+
+def _shape(spec: ModelSpec | None) -> list[str]:
+    if spec is None:
+        return ["-", "-", "-"]
+    kinds = [_mixer(layer) for layer in spec.layers]
+    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    names = dict.fromkeys(
+        "keys and values" if array.name in ("k", "v") else f"{array.name} ({'grows' if array.grows else 'fixed'})"
+        for layer in spec.layers
+        for array in state_of(layer.attention, spec.hidden)
+    )
+    return [counts, ", ".join(names), _router(spec)]
+
+
+def _mixer(layer: LayerSpec) -> str:
+    attention = layer.attention
+    if attention is None:
+        return "without attention"
+    if not isinstance(attention, SoftmaxAttention):
+        return _MIXERS[mixer_kind(attention)]
+    return f"sliding {attention.window}" if attention.window else "full"
+
+
+def _router(spec: ModelSpec) -> str:
+    router = spec.router
+    words = [f"{router.score.replace('_', ' ')}, {router.top_k} of {router.num_experts}"]
+    words += ["bias for the choice"] if router.selection_bias else []
+    words += [f"{router.groups.chosen} of {router.groups.count} groups"] if router.groups else []
+    words += ["shared network"] if any(layer.shared for layer in spec.layers) else []
+    return ", ".join(words)
+
+
+def model_rows() -> Iterator[str]:
+    """Yield a line for each model: its sizes, and the smallest boards."""
+    tiers = " | ".join(f"experts at {tier} bits" for tier in TIERS)
+    yield f"| model | weights | trunk (int8) | {tiers} | runs on, at most tok/s | all experts held by |"
+    yield "|---|---|---|" + "---|" * len(TIERS) + "---|---|"
+    columns = boards()
+    for model in published():
+        sizes = [format_size(expert_bytes(model.spec, tier)) for tier in TIERS]
+        cells = [model.name, _weights(model.spec), format_size(trunk_bytes(model.spec)), *sizes]
+        yield f"| {' | '.join([*cells, *_boards(model.spec, columns)])} |"
+
+
+def expert_bytes(spec: ModelSpec, tier: int) -> int:
+    """Return what all experts take at a tier."""
+    return len(spec.sparse_layers) * spec.num_experts * record_layout(spec, SEGMENTS).tier_bytes(tier)
+
+
+def _weights(spec: ModelSpec) -> str:
+    matrices = len(spec.experts.matrices) * spec.hidden * spec.experts.intermediate
+    experts = len(spec.sparse_layers) * spec.num_experts * matrices
+    trunk = sum(prod(shape) for shape in _trunk_shapes(spec))
+    return f"{(experts + trunk) / 1e9:.1f} B"
+
+
+def _trunk_shapes(spec: ModelSpec) -> list[tuple[int, ...]]:
+    from board_table import trunk_shapes
+
+    embedding = [] if spec.tied_embeddings else [(spec.vocab_size, spec.hidden)]
+    return [*trunk_shapes(spec), *embedding]
+
+
+def _boards(spec: ModelSpec, columns: Sequence[DeviceProfile]) -> tuple[str, str]:
+    runs, holds = "none of these", "none of these"
+    for profile in reversed(columns):  # the smallest comes last
+        try:
+            found = estimate(spec, profile, TIER)
+        except BudgetError:
+            continue
+        speed = f"{found.tok_s:.0f}" if found.tok_s >= 10 else f"{found.tok_s:.1f}"
+        runs = f"{profile.name}, {speed}"
+        holds = profile.name if found.plan.cache_share >= 1 else holds
+    return runs, holds
+
+
+def page_of(old: str) -> str:
+    """Return the page with its tables replaced.
+
+    Raises:
+        SystemExit: a table's markers are missing.
+    """
+    for name, rows in (("families", family_rows()), ("models", model_rows())):
+        start, end = f"<!-- {name}: written by tools/models_table.py -->", f"<!-- end of {name} -->"
+        before, found, rest = old.partition(start)
+        _, closing, after = rest.partition(end)
+        if not found or not closing:
+            raise SystemExit(f"{PAGE.name}: expected the lines {start!r} and {end!r}.")
+        old = f"{before}{start}\n\n{chr(10).join(rows)}\n\n{end}{after}"
+    return old
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page, or compare it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is out of date")
+    args = parser.parse_args(argv)
+    page = PAGE.read_text(encoding="utf-8")
+    fresh = page_of(page)
+    if not args.check:
+        PAGE.write_text(fresh, encoding="utf-8")
+    return int(args.check and fresh != page)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
