@@ -169,3 +169,19 @@ def test_dense_layers_and_shared_experts(exported, shared_folder, monkeypatch):
                 found.append(np.concatenate([engine.logits(ids, chunk=12), engine.logits(ids[:20], chunk=1)]))
     for each in found[1:]:
         both.assert_same(each, found[0])
+
+
+@pytest.mark.oracle
+def test_networks_in_parallel_and_routers_with_norms_of_their_own(exported, shared_folder):
+    """What a network in parallel gives stays on the device; looking ahead takes what the routers saw, joined."""
+    bundle = exported(make_checkpoint("gemma4_text", shared_folder / "late-gemma4"), "--tiers", "8", "--trunk", "fp32")
+    ids, found = np.arange(1, 49, dtype=np.int32), []
+    for backend, options in (("cpu", {}), ("late", {}), ("late", {"prefetch": "lookahead:adaptive=false"})):
+        with both.opened(bundle, backend, slots=12, parallel=len(PROMPTS), context=160, **options) as engine:
+            logits = np.concatenate([engine.logits(ids, chunk=12), engine.logits(ids[:20], chunk=1)])
+            ahead = engine.parts.cache.counters.prefetch_used
+            found.append((logits, batch(engine), ahead))
+    for each in found[1:]:
+        both.assert_same(each[0], found[0][0])
+        assert each[1] == found[0][1]
+    assert [each[2] > 0 for each in found] == [False, False, True]
