@@ -37,7 +37,8 @@ def tokens(engine: Engine) -> list[int]:
 
 
 def make_all_resident(engine: Engine) -> None:
-    """Read every expert, also those no token of a text chooses."""
+    """Read every expert, also those no token of a text chooses; after a pass, as rules of eviction expect."""
+    engine.logits([1], chunk=1)
     every = np.full(engine.spec.num_experts, engine.parts.config.tier, np.uint8)
     for layer_idx in engine.spec.sparse_layers:
         list(engine.parts.cache.stream(layer_idx, every))
