@@ -14,14 +14,17 @@ from typing import Any
 
 import gguf
 import gguf_gemma as gemma
+import gguf_recurrent as recurrent
 import numpy as np
 from numpy.typing import NDArray
 
 from hobbit_export.checkpoint import Checkpoint
 
 ARCHITECTURES = {
-    "gemma4_text": "gemma4", "gpt_oss": "gpt-oss", "granitemoe": "granitemoe", "granitemoeshared": "granitemoe", "mixtral": "llama",
+    "gemma4_text": "gemma4", "gpt_oss": "gpt-oss", "granitemoe": "granitemoe", "granitemoeshared": "granitemoe",
+    "mixtral": "llama",
     "olmoe": "olmoe", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "qwen3_vl_moe": "qwen3vlmoe",
+    "qwen3_next": "qwen3next", "qwen3_5_moe_text": "qwen35moe",
 }  # fmt: skip
 F32 = NDArray[np.float32]
 Store = Callable[[str, F32], tuple[NDArray[Any], gguf.GGMLQuantizationType | None]]
@@ -113,6 +116,8 @@ def tensors_of(checkpoint: Path, config: Mapping[str, Any], architecture: str) -
         tensors = {name: _permuted(name, values, config) for name, values in tensors.items()}
     if architecture == "gemma4":
         tensors = gemma.renamed(tensors, config)
+    if architecture in ("qwen3next", "qwen35moe"):
+        tensors = recurrent.changed(tensors, config)
     found: dict[str, F32] = {}
     for name, values in _apart(_stacked(tensors), config).items():
         plain = name.replace("model.language_model.", "model.").replace("block_sparse_moe.experts", "mlp.experts")
@@ -185,7 +190,8 @@ def _add_sizes(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
+    if "intermediate_size" in config:
+        writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
     kv_heads = config.get("num_key_value_heads") or config["num_attention_heads"]
     if config["model_type"] == "gemma4_text":
@@ -223,6 +229,8 @@ def _add_sizes(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
             key != "sliding_window" or config["model_type"] in ("gemma4_text", "gpt_oss", "mixtral")
         ):
             add(config[key])
+    if "linear_conv_kernel_dim" in config:
+        recurrent.add_sizes(writer, config)
     if config["model_type"] == "qwen3_vl_moe":
         third = config["head_dim"] // 6
         plain = [config["head_dim"] // 2 - 2 * third, third, third]

@@ -75,6 +75,26 @@ def test_the_same_weights_give_the_same_bundle(case: str, changes: dict[str, Any
     assert got[1] == expected[1]
 
 
+@pytest.mark.oracle
+@pytest.mark.parametrize("case", ["qwen3_next", "qwen3_5_moe_text"])
+def test_recurrent_layers(case: str, tmp_path: Path) -> None:
+    """The file holds -exp(A_log), whose logarithm is not A_log to the last bit: one vector of each such layer."""
+    pytest.importorskip("transformers")
+    checkpoint = make_checkpoint(case, tmp_path / "ck")
+    file = write_gguf(checkpoint, tmp_path / "model.gguf", stored_as("BF16", lambda name: "ssm_" in name))
+    expected, got = exported(checkpoint, tmp_path / "a"), exported(file, tmp_path / "b")
+    assert got[0] == expected[0]
+    other = {name for name, digest in expected[1].items() if got[1][name] != digest}
+    linear = {i for i, layer in enumerate(got[0]["layers"]) if layer["attention"]["kind"] == "linear"}
+    assert 0 < len(linear) < len(got[0]["layers"])
+    assert other <= {
+        "calibration/reference.npz",
+        *(f"trunk/layer_{i:03d}.{end}" for i in linear for end in ("onnx", "bin")),
+    }
+    logits = [np.load(tmp_path / each / "calibration/reference.npz")["logits"] for each in "ab"]
+    assert np.abs(logits[0] - logits[1]).max() < 1e-5 * np.abs(logits[0]).max()
+
+
 @pytest.mark.parametrize("kind", HALVES)
 def test_every_type_is_decoded_as_its_package_does(kind: str, tmp_path: Path) -> None:
     """Any bits at all, read in pieces of rows that begin and end anywhere."""

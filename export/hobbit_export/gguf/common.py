@@ -46,14 +46,16 @@ def sizes(found: Found) -> dict[str, Any]:
     vocab = found.rows(EMBEDDING)
     if vocab is None:
         raise ConfigError(f"{keys.where}: tensor {EMBEDDING!r}: is missing. Give the whole model, not its vocabulary.")
-    layers = keys.required("block_count")
-    heads = keys.uniform("attention.head_count", layers)
+    blocks, drafting = keys.required("block_count"), keys.count("nextn_predict_layers") or 0
+    if drafting >= blocks:
+        raise keys.refuse("nextn_predict_layers", drafting, f"The model has {blocks} layers.")
+    heads = keys.uniform("attention.head_count", blocks)
     if heads is None:
         raise ConfigError(f"{keys.where}: attention.head_count: expected a number of heads, got nothing.")
     return without_none({
         "vocab_size": vocab,
         "hidden_size": keys.required("embedding_length"),
-        "num_hidden_layers": layers,
+        "num_hidden_layers": blocks - drafting,
         "num_attention_heads": heads,
         "max_position_embeddings": keys.required("context_length"),
         "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
@@ -65,7 +67,7 @@ def sizes(found: Found) -> dict[str, Any]:
 def decoder(found: Found) -> dict[str, Any]:
     """Read a decoder whose layers have the same heads, and how many experts a token has."""
     keys, config = found.keys, sizes(found)
-    kv_heads = keys.uniform("attention.head_count_kv", config["num_hidden_layers"])
+    kv_heads = keys.uniform("attention.head_count_kv", keys.required("block_count"))
     return config | without_none({
         "num_key_value_heads": kv_heads or config["num_attention_heads"],
         "head_dim": _head_dim(keys),
@@ -82,8 +84,13 @@ def head_dim(config: Mapping[str, Any]) -> int:
 def rope(keys: Keys, head_dim: int) -> dict[str, Any]:
     """Read the rotary options of a model that has the same ones in every layer, and turns whole heads."""
     keys.fixed("rope.dimension_count", head_dim)
-    theta = keys.number("rope.freq_base")
-    return {"rope_parameters": {"rope_theta": 10000.0 if theta is None else theta, **_scaling(keys)}}
+    return {"rope_parameters": {"rope_theta": theta(keys), **scaling(keys)}}
+
+
+def theta(keys: Keys) -> float:
+    """Read the base of the rope."""
+    value = keys.number("rope.freq_base")
+    return 10000.0 if value is None else value
 
 
 def intermediate(found: Found, name: str, tensor: str) -> int | None:
@@ -99,7 +106,8 @@ def _head_dim(keys: Keys) -> int | None:
     return key
 
 
-def _scaling(keys: Keys) -> dict[str, Any]:
+def scaling(keys: Keys) -> dict[str, Any]:
+    """Read how the rope is stretched."""
     kind, factor = keys.text("rope.scaling.type"), keys.number("rope.scaling.factor")
     old = keys.number("rope.scale_linear")
     if kind is None and old not in (None, 1.0):

@@ -7,11 +7,17 @@ llama.cpp computes with: whether the weights of the chosen experts are renormali
 from __future__ import annotations
 
 from edge_runtime.base.errors import ConfigError
-from hobbit_export.gguf.architectures import gemma, gpt_oss, llama, qwen
+from hobbit_export.gguf.architectures import gemma, gpt_oss, llama, qwen, qwen_hybrid
 from hobbit_export.gguf.architectures.family import Family
 from hobbit_export.gguf.common import Found
 
-FAMILIES: dict[str, Family] = {**gemma.FAMILIES, **gpt_oss.FAMILIES, **llama.FAMILIES, **qwen.FAMILIES}
+FAMILIES: dict[str, Family] = {
+    **gemma.FAMILIES,
+    **gpt_oss.FAMILIES,
+    **llama.FAMILIES,
+    **qwen.FAMILIES,
+    **qwen_hybrid.FAMILIES,
+}
 
 
 def family_of(architecture: str, found: Found) -> Family:

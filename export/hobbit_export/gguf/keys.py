@@ -17,7 +17,6 @@ _FIXED: dict[str, tuple[object, ...]] = {
     "expert_shared_count": (0,),
     "expert_weights_scale": (0.0, 1.0),
     "logit_scale": (1.0,),
-    "nextn_predict_layers": (0,),
     "use_parallel_residual": (False,),
 }
 """Keys that a family which does not read them may have with these values only."""

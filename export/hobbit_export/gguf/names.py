@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 
-from hobbit_export.arch.names import ExpertLayout, Names
+from hobbit_export.arch.names import ExpertLayout, Named, Names
 from hobbit_export.gguf.library import tensor_names
 
 LAYERS = "blk.{layer}."
@@ -14,7 +14,7 @@ _JOINED = "blk.{layer}.ffn_gate_up_exps.weight"
 _APART = "blk.{layer}.ffn_%s.{expert}"
 
 
-def gguf_names(architecture: str, names: Names, own: Mapping[str, str], present: Container[str]) -> Names:
+def gguf_names(architecture: str, names: Names, own: Mapping[str, Named], present: Container[str]) -> Names:
     """Return how GGUF names the tensors that a family's adapter names as transformers does.
 
     Args:

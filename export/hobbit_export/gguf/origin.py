@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.bundle.tokenizer_file import most_bytes
 from hobbit_export.arch import find_adapter
+from hobbit_export.arch.names import LeftOut
 from hobbit_export.gguf.architectures.family import Family
 from hobbit_export.gguf.common import Found
 from hobbit_export.gguf.families import family_of
@@ -48,7 +50,7 @@ def open_gguf(path: Path, ignore_keys: Sequence[str] = (), tokenizer: Path | Non
     keys.finish()
     adapter = find_adapter(config)
     names = gguf_names(architecture, adapter.NAMES, family.tensors, storage.tensors)
-    names = replace(names, left_out=family.left_out)
+    names = replace(names, left_out=(*family.left_out, *_drafting(keys, text["num_hidden_layers"])))
     weights = {name: weight_of(storage, name) for name in storage.tensors}
     for canonical, name in _undone(family, names.layer, text["num_hidden_layers"]):
         if name in weights:
@@ -75,7 +77,15 @@ def _architecture(metadata: Metadata) -> str:
 
 def _undone(family: Family, layer: Mapping[str, Any], num_layers: int) -> list[tuple[str, str]]:
     """Canonical name and tensor of every weight that conversion changed."""
-    return [(each, f"blk.{i}.{layer[each]}") for i in range(num_layers) for each in family.undo if each in layer]
+    named = {each: getattr(layer[each], "tensor", layer[each]) for each in family.undo if each in layer}
+    return [(each, f"blk.{i}.{name}") for i in range(num_layers) for each, name in named.items()]
+
+
+def _drafting(keys: Keys, num_layers: int) -> tuple[LeftOut, ...]:
+    """Layers behind the last one that is run."""
+    behind = "|".join(map(str, range(num_layers, keys.required("block_count"))))
+    reason = "layers that predict several tokens (mtp), which are not run"
+    return (LeftOut(re.compile(rf"blk\.({behind})\..*"), reason),) if behind else ()
 
 
 def _tokenizer(metadata: Metadata, vocab_size: int, folder: Path | None) -> Callable[[], list[TokenizerFile]]:

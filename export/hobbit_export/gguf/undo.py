@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.base.errors import BundleError
+from hobbit_export.checkpoint import to_f32
 from hobbit_export.weights import Weight
 
 
@@ -76,6 +78,95 @@ def with_shape(weight: Weight, *shape: int) -> Weight:
     if prod(shape) != prod(weight.shape):
         return weight
     return replace(_Changed(**_fields(weight), stored=weight), shape=shape)
+
+
+@dataclass(frozen=True)
+class _Rows(_Changed):
+    """Rows of heads in another order, behind `skipped` rows that stay where they are; of a vector its numbers.
+
+    Attributes:
+        order: head -> where the file has it.
+        size: rows of a head.
+    """
+
+    order: tuple[int, ...]
+    size: int
+    skipped: int
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Read rows run by run; a vector at once."""
+        if len(self.shape) == 1:
+            return np.ascontiguousarray(self.stored.read(start, stop)[:, [self._at(i) for i in range(self.cols)]])
+        return np.concatenate([self.stored.read(at, at + count) for at, count in self._runs(start, stop)])
+
+    def _at(self, row: int) -> int:
+        if row < self.skipped:
+            return row
+        head, inside = divmod(row - self.skipped, self.size)
+        return self.skipped + self.order[head] * self.size + inside
+
+    def _runs(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        while start < stop:
+            end = self.skipped if start < self.skipped else start + self.size - (start - self.skipped) % self.size
+            yield self._at(start), min(end, stop) - start
+            start = min(end, stop)
+
+
+@dataclass(frozen=True)
+class _Columns(_Changed):
+    """Columns of heads in another order."""
+
+    order: tuple[int, ...]
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Read rows and put their columns into order."""
+        raw = self.stored.read(start, stop)
+        heads = raw.reshape(len(raw), len(self.order), -1)[:, list(self.order)]
+        return np.ascontiguousarray(heads.reshape(raw.shape))
+
+
+@dataclass(frozen=True)
+class _LogOfNegative(_Changed):
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Read numbers x that are below 0 as log(-x)."""
+        raw = to_f32(self.stored.read(start, stop))
+        if not (raw < 0).all():
+            raise BundleError(f"{self.file.name}: tensor {self.name!r}: expected numbers below 0. Export a sound file.")
+        found: NDArray[np.float32] = np.log(-raw.astype(np.float64)).astype(np.float32)
+        return found
+
+
+def rows_ordered(weight: Weight, order: Sequence[int], size: int, skipped: int = 0) -> Weight:
+    """Return a weight with the rows of its heads in another order.
+
+    Args:
+        weight: as it is stored.
+        order: head -> where the file has it.
+        size: rows of a head.
+        skipped: rows before those of the first head.
+    """
+    _expect(weight, weight.shape[0] if weight.shape else 0, skipped + len(order) * size, "rows")
+    return _Rows(
+        **{**_fields(weight), "row_bytes": 2 * weight.row_bytes}, stored=weight, order=tuple(order), size=size,
+        skipped=skipped,
+    )  # fmt: skip
+
+
+def columns_ordered(weight: Weight, order: Sequence[int]) -> Weight:
+    """Return a matrix with the columns of its heads in another order: head -> where the file has it."""
+    _expect(weight, weight.cols % len(order), 0, "columns beyond whole heads")
+    return _Columns(**{**_fields(weight), "row_bytes": 3 * weight.row_bytes}, stored=weight, order=tuple(order))
+
+
+def log_of_negative(weight: Weight) -> Weight:
+    """Return log(-x) of what is stored, as float32: the nearest to what -exp was taken of."""
+    fields = _fields(weight) | {"dtype": "F32", "row_bytes": weight.row_bytes + 24 * weight.cols}
+    return _LogOfNegative(**fields, stored=weight)
+
+
+def _expect(weight: Weight, got: int, expected: int, what: str) -> None:
+    if got != expected:
+        raise BundleError(f"{weight.file.name}: tensor {weight.name!r}: expected {expected} {what}, got {got}.")
 
 
 def _fields(weight: Weight) -> dict[str, Any]:

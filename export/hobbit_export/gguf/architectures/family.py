@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hobbit_export.arch.names import LeftOut
+from hobbit_export.arch.names import LeftOut, Named
 from hobbit_export.gguf.common import Found, decoder, head_dim, rope
 from hobbit_export.gguf.undo import in_halves, with_shape
 from hobbit_export.weights import Weight
@@ -23,14 +23,15 @@ class Family:
         model_type: its name in transformers, by which the adapter is found.
         read: builds config.json.
         undo: canonical name of a weight -> how to undo what was done to it.
-        tensors: canonical name -> tensor below ``blk.N.``, where the tables of the `gguf` package do not know it.
+        tensors: canonical name -> tensor (of layers: below ``blk.N.``), where the tables of the `gguf` package do not
+            know it, or a weight comes from another tensor than in transformers.
         left_out: tensors that are not part of what is run.
     """
 
     model_type: str
     read: Callable[[Found], dict[str, Any]]
     undo: Mapping[str, Undo] = field(default_factory=dict)
-    tensors: Mapping[str, str] = field(default_factory=dict)
+    tensors: Mapping[str, Named] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
 
 
