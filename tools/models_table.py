@@ -30,6 +30,7 @@ from edge_runtime.base.spec import LayerSpec, ModelSpec, SoftmaxAttention, mixer
 from edge_runtime.bundle.record import record_layout
 from edge_runtime.config.profiles import DeviceProfile
 from hobbit_export.arch import ADAPTERS, read_model
+from hobbit_export.gguf.families import FAMILIES as GGUF
 from hobbit_export.shards import read_json
 
 ROOT = Path(__file__).parents[1]
@@ -81,16 +82,17 @@ def results() -> dict[str, list[float]]:
 
 def family_rows() -> Iterator[str]:
     """Yield a line for each family."""
-    yield "| family | models | attention | kept of a text | router | cases tested | largest difference |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| family | models | attention | kept of a text | router | GGUF | cases tested | largest difference |"
+    yield "|---|---|---|---|---|---|---|---|"
     models, measured = published(), results()
     for family in sorted(ADAPTERS):
         own = [model for model in models if model.family == family]
         spec = own[0].spec if own else None
         tested = measured.get(family, [])
         cells = [
-            f"`{family}`", ", ".join(model.name for model in own) or "-", *_shape(spec), str(len(tested)),
-            f"{max(tested):.1e}" if tested else "not measured",
+            f"`{family}`", ", ".join(model.name for model in own) or "-", *_shape(spec),
+            ", ".join(f"`{name}`" for name, found in GGUF.items() if found.model_type == family) or "-",
+            str(len(tested)), f"{max(tested):.1e}" if tested else "not measured",
         ]  # fmt: skip
         yield f"| {' | '.join(cells)} |"
 
