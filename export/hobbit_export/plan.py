@@ -72,7 +72,9 @@ def weight_bytes(shape: tuple[int, ...], precision: str, *, exact: bool = False)
 
 def _trunk_parts(spec: ModelSpec, precision: str, embedding_bytes: int) -> Iterator[PlannedPart]:
     yield PlannedPart(EMBEDDING, "embedding", embedding_bytes)
-    head = 4 * spec.hidden + weight_bytes((spec.vocab_size, spec.hidden), precision)
+    head = 4 * (spec.hidden + spec.head_bias * spec.vocab_size) + weight_bytes(
+        (spec.vocab_size, spec.hidden), precision
+    )
     yield PlannedPart(trunk_file("head"), "trunk", head + _GRAPH_BYTES)
     yield PlannedPart(trunk_file("routers"), "trunk", _GRAPH_BYTES)
     yield PlannedPart(ROUTERS, "trunk", stacked_routers_bytes(spec))
@@ -102,7 +104,8 @@ def _calibration_parts(source: SourceModel, options: ExportOptions) -> Iterator[
     spec = source.spec
     numbers = len(spec.sparse_layers) * spec.num_experts * (2 * options.num_segments + 4)
     yield PlannedPart("calibration/experts.json", "calibration", 4096 + 16 * numbers)
-    logits = num_reference_tokens(source) * (4 * spec.vocab_size + 4)
+    kinds = 1 if spec.longest_alike is None else 2
+    logits = num_reference_tokens(source) * (4 * spec.vocab_size * kinds + 4)
     yield PlannedPart("calibration/reference.npz", "calibration", 1024 + logits)
 
 

@@ -90,7 +90,7 @@ class SourceModel:
             spec, weights, origin.storage, origin.config_sha256, trunk, router, layouts, origin.tokenizer,
             sampling=sampling_defaults(generation),
         )  # fmt: skip
-        unneeded = (*names.left_out, *origin.unneeded)
+        unneeded = (*names.left_out_of(spec.num_layers), *origin.unneeded)
         return replace(model, left_out=account_for(weights, model._used(), unneeded, spec.family))
 
     def expert_rows(self, layer_idx: int, expert_idx: int, matrix: Matrix) -> RowRange:

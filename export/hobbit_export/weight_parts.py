@@ -64,7 +64,7 @@ class HeadRows:
         first = sum(sizes[: self.part])
         made = _HeadRows if len(shape) > 1 else _HeadNumbers
         row_bytes = 2 * stored.row_bytes  # as it is read, and what is kept of it
-        fields = _fields(stored) | {"shape": shape, "row_bytes": row_bytes}
+        fields = fields_of(stored) | {"shape": shape, "row_bytes": row_bytes}
         return made(**fields, stored=stored, first=first, size=sizes[self.part], every=sum(sizes))
 
 
@@ -81,11 +81,13 @@ class PlusOne:
     def view(self, stored: Weight, attention: Any, shape: Shape) -> Weight:
         """See `Derived.view`."""
         row_bytes = stored.row_bytes + 8 * stored.cols
-        return _PlusOne(**(_fields(stored) | {"dtype": "F32", "row_bytes": row_bytes}), stored=stored)
+        return _PlusOne(**(fields_of(stored) | {"dtype": "F32", "row_bytes": row_bytes}), stored=stored)
 
 
 @dataclass(frozen=True)
-class _View(Weight):
+class View(Weight):
+    """A weight made of another one."""
+
     stored: Weight
 
     def transposed(self) -> Weight:
@@ -94,7 +96,7 @@ class _View(Weight):
 
 
 @dataclass(frozen=True)
-class _HeadRows(_View):
+class _HeadRows(View):
     """Rows `first` to first + size of every `every` rows."""
 
     first: int
@@ -115,7 +117,7 @@ class _HeadRows(_View):
 
 
 @dataclass(frozen=True)
-class _HeadNumbers(_View):
+class _HeadNumbers(View):
     """The same of a vector's numbers."""
 
     first: int
@@ -129,14 +131,14 @@ class _HeadNumbers(_View):
 
 
 @dataclass(frozen=True)
-class _PlusOne(_View):
+class _PlusOne(View):
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """See `Weight.read`."""
         shifted: NDArray[np.float32] = to_f32(self.stored.read(start, stop)) + np.float32(1)
         return shifted
 
 
-def _fields(weight: Weight) -> dict[str, Any]:
+def fields_of(weight: Weight) -> dict[str, Any]:
     """A weight's own fields, for one made of it: how it is stored is reported once."""
     names = ("name", "file", "dtype", "shape", "parts", "num_bytes", "row_bytes")
     return {name: getattr(weight, name) for name in names} | {"format": ""}

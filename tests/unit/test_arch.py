@@ -164,7 +164,7 @@ OWN = {
     ("phimoe", "longrope"),
     ("nemotron_h", "rope_"),
     ("nemotron_h", "partial_rotary"),
-    *((family, "partial_rotary") for family in ("minimax_m2", "qwen3_next", "qwen3_5_moe_text")),
+    *((family, "partial_rotary") for family in ("glm4_moe", "minimax_m2", "qwen3_next", "qwen3_5_moe_text")),
 }
 
 
@@ -214,6 +214,15 @@ def test_unsupported_options_are_refused_by_name(family: str, key: str, value: A
         ("gpt_oss", "layer_types", ["linear_attention"] * 36),
         ("gpt_oss", "norm_topk_prob", True),
         ("gpt_oss", "sliding_window", None),
+        ("deepseek_v2", "norm_topk_prob", True),
+        ("deepseek_v2", "scoring_func", "sigmoid"),
+        ("deepseek_v2", "topk_method", "noaux_tc"),
+        ("deepseek_v3", "num_key_value_heads", 8),
+        ("deepseek_v3", "rope_interleave", False),
+        ("deepseek_v3", "scoring_func", "softmax"),
+        ("glm4_moe", "clip_qkv", 4.0),
+        ("glm4_moe_lite", "first_k_dense_replace", 2),
+        ("glm4_moe_lite", "partial_rotary_factor", 0.5),
         ("olmoe", "sliding_window", 128),
         ("phimoe", "num_experts_per_tok", 4),
         ("phimoe", "norm_topk_prob", True),

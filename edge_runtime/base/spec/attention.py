@@ -88,7 +88,8 @@ class LatentAttention:
         value_dim: numbers of a head's value.
         rope: rotary embedding; None: nothing is rotated.
         scale: of the scores; None: (nope_dim + rope_dim) ** -0.5.
-        bias: the compressing projections have biases.
+        bias: the compressing projections and the output projection have biases.
+        norm_eps: of the norms of compressed queries, keys and values; None: that of the model's other norms.
     """
 
     kind: Literal["mla"]
@@ -101,6 +102,12 @@ class LatentAttention:
     rope: RopeSpec | None
     scale: float | None = None
     bias: bool = False
+    norm_eps: float | None = None
+
+    @property
+    def score_scale(self) -> float:
+        """What scores are multiplied by."""
+        return (self.nope_dim + self.rope_dim) ** -0.5 if self.scale is None else self.scale
 
     def check(self, where: str, max_context: int) -> None:
         """Refuse what no attention can be.
@@ -110,6 +117,7 @@ class LatentAttention:
         """
         dims = {"nope_dim": _DIM, "rope_dim": _DIM, "value_dim": _DIM}
         need_counts(self, {"num_heads": _HEADS, "query_rank": _RANK, "kv_rank": _RANK, **dims}, where)
+        need(self.norm_eps is None or 0 < self.norm_eps < 1, f"{where}.norm_eps", "between 0 and 1", self.norm_eps)
         need(self.scale is None or 1e-6 <= self.scale <= 1e3, f"{where}.scale", "1e-06 to 1000", self.scale)
         if self.rope is not None:
             self.rope.check(f"{where}.rope", head_dim=self.rope_dim, max_context=max_context)

@@ -14,14 +14,20 @@ from edge_runtime.backends.cpu.trunk.supported import require_supported
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import ModelSpec, check_spec
 from hobbit_export.arch import (
+    deepseek_v2,
+    deepseek_v3,
+    dots1,
     ernie4_5_moe,
     gemma4,
     gemma4_text,
+    glm4_moe,
+    glm4_moe_lite,
     gpt_oss,
     granitemoe,
     granitemoehybrid,
     granitemoeshared,
     hunyuan_v1_moe,
+    kimi_linear,
     lfm2_moe,
     minimax_m2,
     mixtral,
@@ -53,14 +59,20 @@ class Adapter(Protocol):
 
 ENTRY_POINTS = "hobbit_edge.families"
 _FAMILIES = (
+    deepseek_v2,
+    deepseek_v3,
+    dots1,
+    ernie4_5_moe,
     gemma4,
     gemma4_text,
-    ernie4_5_moe,
+    glm4_moe,
+    glm4_moe_lite,
     gpt_oss,
     granitemoe,
     granitemoehybrid,
     granitemoeshared,
     hunyuan_v1_moe,
+    kimi_linear,
     lfm2_moe,
     minimax_m2,
     mixtral,

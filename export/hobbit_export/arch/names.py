@@ -199,6 +199,7 @@ class Names:
         layers: what a layer's names start with, or several of which one is there.
         left_out: tensors that are not part of what is run, such as a vision tower. The exporter reports them; any
             other tensor that nothing reads is an error.
+        beyond: why layers behind the last one are left out; "" if a checkpoint may have none.
     """
 
     layouts: tuple[ExpertLayout, ...]
@@ -206,6 +207,14 @@ class Names:
     top: Mapping[str, Named] = field(default_factory=lambda: TOP)
     layers: str | tuple[str, ...] = LAYERS
     left_out: tuple[LeftOut, ...] = ()
+    beyond: str = ""
+
+    def left_out_of(self, num_layers: int) -> tuple[LeftOut, ...]:
+        """What of a checkpoint is not part of a model with so many layers."""
+        if not self.beyond:
+            return self.left_out
+        starts = [re.escape(p.format(layer=num_layers + i)) for p in _several(self.layers) for i in range(_MOST_BEYOND)]
+        return (*self.left_out, LeftOut(re.compile(f"(?:{'|'.join(starts)}).*"), self.beyond))
 
     def candidates(self, canonical: str) -> tuple[str, ...]:
         """Checkpoint names a canonical weight may have.
@@ -232,6 +241,9 @@ class Names:
 
     def _named(self, canonical: str) -> Named:
         return self.top[canonical] if canonical in self.top else self.layer[canonical.split(".")[2]]
+
+
+_MOST_BEYOND = 16  # layers behind the last one that a checkpoint may have
 
 
 def _several(names: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ class Matrix:
         rows: rows of each.
         inputs: columns of all.
         scale: float32 [inputs], what each column is multiplied by; None: by nothing.
+        first: row of each that the matrix begins with.
     """
 
     label: str
@@ -36,6 +37,7 @@ class Matrix:
     rows: tuple[int, ...]
     inputs: int
     scale: NDArray[np.float32] | None = None
+    first: int = 0
 
     @property
     def outputs(self) -> int:
@@ -87,7 +89,8 @@ class LinearWriter:
         top = 0
         for name, rows in zip(matrix.names, matrix.rows, strict=True):
             for start in range(0, rows, step):
-                block = self._weights.rows(name, start, min(start + step, rows))
+                first, last = matrix.first + start, matrix.first + min(start + step, rows)
+                block = self._weights.rows(name, first, last)
                 block = block if matrix.scale is None else block * matrix.scale
                 yield top + start, np.ascontiguousarray(block, np.float32)
             top += rows

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from edge_runtime.base.spec import MixerKind
-from hobbit_export.trunk.attention import convolution, gated_delta, mamba2, softmax
+from hobbit_export.trunk.attention import convolution, gated_delta, kimi_delta, latent, mamba2, softmax
 from hobbit_export.trunk.attention.context import Emission
 
 Emitter = Callable[[Emission, str], tuple[str, dict[str, str]]]
 EMITTERS: Mapping[MixerKind, Emitter] = {
-    "softmax": softmax.emit, "gated_delta": gated_delta.emit, "mamba2": mamba2.emit, "convolution": convolution.emit,
+    "softmax": softmax.emit, "latent": latent.emit, "gated_delta": gated_delta.emit, "kimi_delta": kimi_delta.emit,
+    "mamba2": mamba2.emit, "convolution": convolution.emit,
 }  # fmt: skip
 """By kind, the same kinds as `edge_runtime.backends.cpu.trunk.oracles.MIXERS`."""

@@ -43,11 +43,12 @@ class Emission(NamedTuple):
         return self.graph.vector(self.prefix + name, values)
 
     def product(
-        self, x: str, label: str, names: tuple[str, ...], rows: tuple[int, ...], inputs: int, *, exact: bool = False
-    ) -> str:
+        self, x: str, label: str, names: tuple[str, ...], rows: tuple[int, ...], inputs: int, *, exact: bool = False,
+        first: int = 0,
+    ) -> str:  # fmt: skip
         """Multiply x [1, T, K] by matrices of the layer, stacked: see `LinearWriter.product`."""
         stacked = tuple(self.prefix + name for name in names)
-        return self.linear.product(x, Matrix(self.prefix + label, stacked, rows, inputs), exact=exact)
+        return self.linear.product(x, Matrix(self.prefix + label, stacked, rows, inputs, first=first), exact=exact)
 
     def norm(self, x: str, name: str) -> str:
         """RMS norm over the last axis, with a weight of the layer."""

@@ -112,17 +112,17 @@ def _recur(g: Graph, b: _Block) -> tuple[str, str]:
 
     below = g.node("Mul", g.node("Mul", keys_keys, decay), b.rate)
     wanted = g.node("Mul", g.node("Sub", b.v, g.node("Mul", since, recalled)), b.rate)
-    change = g.node("MatMul", _inverse(g, below), wanted)
+    change = g.node("MatMul", inverse(g, below), wanted)
 
     seen = g.node("Mul", g.node("Mul", keys_queries, decay), "causal")
     out = g.node("Add", g.node("Mul", since, read), g.node("MatMul", seen, change))
-    last = g.node("Slice", gate_row, g.ints(-1), g.ints(_END), g.ints(3))
+    last = g.node("Slice", gate_row, g.ints(-1), g.ints(END), g.ints(3))
     written = g.node("MatMul", g.node("Mul", k_rows, g.node("Exp", g.node("Sub", last, gate_row))), change)
     state = g.node("Add", g.node("Mul", "past_state", g.node("Exp", last)), written)
     return out, state
 
 
-def _inverse(g: Graph, below: str) -> str:
+def inverse(g: Graph, below: str) -> str:
     """Return (I + A)^-1 of A [1, H, T, T]; only what lies below the diagonal counts."""
     identity, *corners = g.nodes("Split", 1 + LEVELS, "levels", g.ints(*[1] * (1 + LEVELS)), axis=0)
     inverse = g.node("Sub", identity, g.node("Mul", below, corners[0]))
@@ -132,4 +132,4 @@ def _inverse(g: Graph, below: str) -> str:
     return inverse
 
 
-_END = 2**31 - 1
+END = 2**31 - 1
