@@ -185,3 +185,19 @@ def test_networks_in_parallel_and_routers_with_norms_of_their_own(exported, shar
         both.assert_same(each[0], found[0][0])
         assert each[1] == found[0][1]
     assert [each[2] > 0 for each in found] == [False, False, True]
+
+
+@pytest.mark.oracle
+def test_recurrent_states_and_prompts_that_go_on_from_snapshots(exported, shared_folder):
+    """Prompts begin alike, and a prompt goes on from the one before: both from states that were kept."""
+    bundle = exported(make_checkpoint("qwen3_next", shared_folder / "late-qwen3-next"), "--tiers", "8")
+    ids, four, found = np.arange(1, 101, dtype=np.int32), SamplingParams(max_tokens=4, ignore_eos=True), []
+    lengths = (80, 100, 90)
+    for backend in ("cpu", "late"):
+        with both.opened(bundle, backend, slots=12, parallel=len(PROMPTS), context=160) as engine:
+            runs = [engine.generate(ids[:length], four, reuse_prefix=True) for length in lengths]
+            kept = [length - run.timings["prompt_n"] for length, run in zip(lengths, runs, strict=True)]
+            tokens = [run.token_ids for run in runs]
+            found.append((engine.logits(ids, chunk=40).tobytes(), batch(engine), tokens, kept))
+    assert found[0] == found[1]
+    assert found[0][3] == [0, 80 - 16, 100 - 16]
