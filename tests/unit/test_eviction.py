@@ -177,6 +177,16 @@ def test_next_use_learns_which_half_life_foresees():
     assert other > 3 * again
 
 
+def test_next_use_knows_nothing_before_the_first_pass():
+    rule = next_use()
+    assert rule.scores(keys(0, 1), 0).tolist() == [-20, -20]
+    rule.use(keys(0), at(8))
+    for _ in range(3):
+        rule.begin_pass()
+    near, far = -rule.scores(keys(0, 1), 0)
+    assert near < far < np.inf
+
+
 def test_next_use_counts_the_layers_to_go():
     rule = next_use(num_layers=4)
     rule.begin_pass()

@@ -66,15 +66,19 @@ class NextUse(KeepingRule):
 
     def scores(self, keys: Keys, layer_idx: int) -> F64:
         """Return less the passes until the next use that are expected, float64 [S]."""
-        rates = self._rates @ (self._weights[:-1] / self._known)
+        rates = self._rates @ (self._weights[:-1] / self._seen())
         chance = np.clip(rates + self._weights[-1] * self._no_favourites, _LEAST, 1.0)
         layers = (np.arange(self._num_layers) - layer_idx - 1) % self._num_layers / self._num_layers
         passes = (1 / chance).reshape(self._num_layers, -1) + layers[:, None]
         return np.asarray(-passes.take(keys, mode="wrap"))
 
+    def _seen(self) -> F64:
+        """What rates are measured against, float64 [4]; above 0 before the first pass too, when all rates are 0."""
+        return np.asarray(np.maximum(self._known, np.finfo(np.float64).tiny))
+
     def _learn(self, rates: F64) -> None:
         """Credit each forecast with its share in what was used; `rates` float64 [n, 4] are those before the pass."""
-        forecasts = np.column_stack([rates / self._known, np.full(len(rates), self._no_favourites)])
+        forecasts = np.column_stack([rates / self._seen(), np.full(len(rates), self._no_favourites)])
         shares = forecasts * self._weights
         shares /= shares.sum(axis=1, keepdims=True)
         learnt = self._weights + (shares.mean(axis=0) - self._weights) / self._memory
