@@ -58,18 +58,12 @@ class Checkpoint:
         """
         if not path.is_dir():
             raise ConfigError(no_folder(path))
-        tensors: dict[str, TensorInfo] = {}
         files = LocalFiles(path) if files is None else files
-        names, weight_map = weight_files(files)
-        for file in names:
-            for name, info in read_header(path / file, files).items():
-                if name in tensors:
-                    raise BundleError(
-                        f"{file}: tensor {name!r}: is also in {tensors[name].file.name}. Remove one of them."
-                    )
-                tensors[name] = info
-        compare_with_index(tensors, weight_map)
-        return Checkpoint(path, tensors, files)
+        try:
+            return Checkpoint(path, _read_headers(path, files), files)
+        except BaseException:
+            files.close()
+            raise
 
     @property
     def files(self) -> list[Path]:
@@ -198,3 +192,16 @@ def is_finite(raw: NDArray[Any]) -> bool:
         # not finite: from 0x7F80 among the positive, which are those of a signed view, and from 0xFF80 among the others
         return not raw.size or (int(raw.max()) < 0xFF80 and int(raw.view(np.int16).max()) < 0x7F80)
     return bool(np.isfinite(raw).all())
+
+
+def _read_headers(path: Path, files: ByteFiles) -> dict[str, TensorInfo]:
+    """Return all tensors of a folder's weight files, held against the index."""
+    tensors: dict[str, TensorInfo] = {}
+    names, weight_map = weight_files(files)
+    for file in names:
+        for name, info in read_header(path / file, files).items():
+            if name in tensors:
+                raise BundleError(f"{file}: tensor {name!r}: is also in {tensors[name].file.name}. Remove one of them.")
+            tensors[name] = info
+    compare_with_index(tensors, weight_map)
+    return tensors

@@ -72,6 +72,14 @@ def open_origin(
 
         return open_gguf(path, ignore_keys, tokenizer)
     checkpoint = Checkpoint.open(path, files)
+    try:
+        return _origin_of(path, checkpoint, ignore_keys, tokenizer)
+    except BaseException:
+        checkpoint.close()
+        raise
+
+
+def _origin_of(path: Path, checkpoint: Checkpoint, ignore_keys: Sequence[str], tokenizer: Path | None) -> Origin:
     config, quantisation = take(read_json(path / CONFIG))
     weights, unneeded = find_weights(checkpoint, quantisation)
     generation = path / GENERATION

@@ -22,7 +22,7 @@ from hobbit_export.byte_files import ByteFiles
 from hobbit_export.checkpoint import to_f32
 from hobbit_export.generation import sampling_defaults
 from hobbit_export.matching import INTEGERS, Matcher, Omitted, account_for
-from hobbit_export.origin import open_origin
+from hobbit_export.origin import Origin, open_origin
 from hobbit_export.tokenizer_files import TokenizerFile
 from hobbit_export.weights import Storage, Weight, finite_rows, formats_of
 
@@ -74,6 +74,15 @@ class SourceModel:
             BundleError: a tensor is missing, unexpected, misshapen or of a type that cannot be exported.
         """
         origin = open_origin(path, ignore_keys, tokenizer, files)
+        try:
+            return SourceModel._of(origin, path.name)
+        except BaseException:
+            origin.storage.close()
+            raise
+
+    @staticmethod
+    def _of(origin: Origin, name: str) -> SourceModel:
+        """Match what a checkpoint of this name holds with what its configuration asks for."""
         weights, generation = origin.weights, origin.generation
         spec, names = read_model(origin.config, generation, where=origin.where)
         names = names if origin.names is None else origin.names
@@ -83,7 +92,7 @@ class SourceModel:
         if spec.tied_embeddings and names.candidates("head")[0] in weights:
             # transformers ties only what is missing or equal: a head that is there is used unchanged
             spec = replace(spec, tied_embeddings=False)
-        matcher = Matcher(weights, spec, names, path.name)
+        matcher = Matcher(weights, spec, names, name)
         trunk, router = matcher.trunk(), matcher.router()
         layouts = {i: matcher.experts(i) for i in spec.sparse_layers}
         model = SourceModel(

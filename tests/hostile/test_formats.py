@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import os
 import random
 import re
 from pathlib import Path
@@ -18,6 +19,7 @@ from quantised import FORMATS, Stored, mxfp4_experts, write_stored
 from edge_runtime.base.errors import BundleError, ConfigError
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.formats import find_weights
+from hobbit_export.source import SourceModel
 from hobbit_export.weights import finite_rows
 
 NAME = "model.layers.0.mlp.experts.1.up_proj.weight"
@@ -181,3 +183,24 @@ def test_any_damage_of_configuration_and_file(tmp_path: Path, seed: int) -> None
                     if weight.dtype in ("F32", "F16", "BF16") and 0 < weight.rows * weight.cols < 1 << 16:
                         with contextlib.suppress(BundleError):
                             finite_rows(weight, 0, weight.rows)
+
+
+def open_files() -> list[str]:
+    """The files this process has open, by name."""
+    links = [Path("/proc/self/fd") / number for number in os.listdir("/proc/self/fd")]
+    return sorted(os.readlink(link) for link in links if link.is_symlink())
+
+
+def test_what_is_refused_leaves_no_file_open(tmp_path: Path) -> None:
+    """Headers that lie, a configuration of no family, tensors that do not fit."""
+    sound, _ = made("fp8_tensor")
+    before = open_files()
+    for config in ({"model_type": "mixtral"}, {"model_type": "none"}, {"quantization_config": 3}):
+        write_stored(tmp_path / "model.safetensors", sound)
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises((BundleError, ConfigError)):
+            SourceModel.open(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"\x10" + bytes(30))
+    with pytest.raises(BundleError):
+        Checkpoint.open(tmp_path)
+    assert open_files() == before
