@@ -22,7 +22,7 @@ WEIGHTS = ((r"self_attn\.[qk]_proj\.weight$", by_fan_in(3.0)), (r"lm_head", by_f
 BASE: dict[str, Any] = {
     "vocab_size": 300, "hidden_size": 96, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 6,
     "num_key_value_heads": 2, "num_local_experts": 8, "num_experts_per_tok": 3, "max_position_embeddings": 1024,
-    "bos_token_id": None, "eos_token_id": EOS, "attention_multiplier": 0.25,
+    "bos_token_id": None, "eos_token_id": EOS, "attention_multiplier": 0.09,
 }  # fmt: skip
 
 
