@@ -188,7 +188,7 @@ for command in hobbit hobbit-edge
     complete -c $command -n '__fish_seen_subcommand_from eval' -s h -l help -d 'show this help message and exit'
     complete -c $command -n '__fish_seen_subcommand_from eval' -l version -d 'print the version and exit'
     complete -c $command -n '__fish_seen_subcommand_from eval' -l text -r -d 'UTF-8 text to score'
-    complete -c $command -n '__fish_seen_subcommand_from eval' -l tasks -x -d 'tasks of lm-evaluation-harness to run instead (extra lm-eval); --parallel says how many texts at once'
+    complete -c $command -n '__fish_seen_subcommand_from eval' -l tasks -x -d 'tasks of lm-evaluation-harness to run instead (extra lm-eval)'
     complete -c $command -n '__fish_seen_subcommand_from eval' -l num-fewshot -x -d 'of --tasks: examples before each question (default: the task\'s)'
     complete -c $command -n '__fish_seen_subcommand_from eval' -l limit -x -d 'of --tasks: only the first N questions of each'
     complete -c $command -n '__fish_seen_subcommand_from eval' -l task-path -r -d 'of --tasks: folder with tasks of your own'

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--tasks",
         metavar="NAME,...",
-        help="tasks of lm-evaluation-harness to run instead (extra lm-eval); --parallel says how many texts at once",
+        help="tasks of lm-evaluation-harness to run instead (extra lm-eval)",
     )
     _add_task_arguments(parser)
     parser.add_argument("--tokens", type=int, default=512, metavar="N", help="score the first N tokens")

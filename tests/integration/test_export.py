@@ -39,15 +39,15 @@ def options(checkpoint: Path, out: Path, **given: Any) -> ExportOptions:
 
 
 def bf16_expert(bundle: Bundle, layer_idx: int, expert_idx: int) -> list[NDArray[np.float32]]:
-    """Gate, up and down of an expert, from the bfloat16 record as docs/format.md describes it."""
+    """Gate (where there is one), up and down of an expert, from the bfloat16 record as docs/format.md describes it."""
     header = bundle.expert_header(layer_idx, BF16)
-    d, i = header.hidden, header.intermediate
+    d, i, inner = header.hidden, header.intermediate, 2 if header.gated else 1
     path = bundle.path / f"experts/layer_{layer_idx:03d}.bf16.hbx"
-    raw = np.fromfile(path, "<u2", 3 * d * i, offset=header.record_offset(expert_idx))
+    raw = np.fromfile(path, "<u2", (inner + 1) * d * i, offset=header.record_offset(expert_idx))
     values = (raw.astype(np.uint32) << 16).view(np.float32)
-    gate_up = values[: 2 * d * i].reshape(i // 16, 2, d, 16)
-    gate, up = (gate_up[:, m].transpose(0, 2, 1).reshape(i, d) for m in (0, 1))
-    return [gate, up, values[2 * d * i :].reshape(d // 16, i, 16).transpose(0, 2, 1).reshape(d, i)]
+    panels = values[: inner * d * i].reshape(i // 16, inner, d, 16)
+    outer = values[inner * d * i :].reshape(d // 16, i, 16).transpose(0, 2, 1).reshape(d, i)
+    return [*(panels[:, m].transpose(0, 2, 1).reshape(i, d) for m in range(inner)), outer]
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +70,16 @@ def test_every_family(case: str, tmp_path: Path) -> None:
     spec = bundle.manifest.model
     for layer_idx in spec.sparse_layers:
         bundle.expert_header(layer_idx, 8)
-        of_layer = re.compile(rf".*layers\.{layer_idx}\..*experts\.(gate_up|down)_proj")
+        of_layer = re.compile(rf".*layers\.{layer_idx}\..*(?<!shared_)experts\.(gate_up|up|down)_proj")
         named = sorted(name for name in state if of_layer.fullmatch(name))
         down, fused = (state[name].numpy() for name in named)
+        if spec.family == "gpt_oss":  # inputs before outputs, and rows of gate and up in turn
+            down, fused = down.transpose(0, 2, 1), fused.transpose(0, 2, 1)
+            fused = np.concatenate([fused[:, 0::2], fused[:, 1::2]], axis=1)
         for expert_idx in range(spec.num_experts):
-            found = bf16_expert(bundle, layer_idx, expert_idx)
-            assert np.array_equal(np.concatenate(found[:2]), fused[expert_idx])
-            assert np.array_equal(found[2], down[expert_idx])
+            *inner, outer = bf16_expert(bundle, layer_idx, expert_idx)
+            assert np.array_equal(np.concatenate(inner), fused[expert_idx])
+            assert np.array_equal(outer, down[expert_idx])
 
     with np.load(tmp_path / "bundle/calibration/reference.npz") as reference:
         ids, logits = reference["token_ids"], reference["logits"]
