@@ -48,6 +48,9 @@ class NextUse(KeepingRule):
         self._weights = np.full(_HALF_LIVES + 1, 1.0 / (_HALF_LIVES + 1))
         self._memory = memory
         self._foreseen: list[F64] = []
+        layers = np.arange(context.num_layers)
+        self._layers_to_go = ((layers - layers[:, None] - 1) % context.num_layers / context.num_layers)[..., None]
+        self._weigh()
 
     def begin_pass(self) -> None:
         """Learn from the pass before."""
@@ -55,31 +58,40 @@ class NextUse(KeepingRule):
             self._learn(np.concatenate(self._foreseen))
             self._foreseen.clear()
         self._known = self._known * self._kept + self._gain
+        self._weigh()
 
     def use(self, keys: Keys, tiers: U8) -> None:
         """Count uses of a layer's experts, and let those of its earlier passes fade."""
         before = self._rates.take(keys, axis=0)
         self._foreseen.append(before)
-        first = keys[0] // self._num_experts * self._num_experts
-        self._rates[first : first + self._num_experts] *= self._kept
-        self._rates[keys] = before * self._kept + self._gain
+        first = int(keys[0]) // self._num_experts * self._num_experts
+        layer = self._rates[first : first + self._num_experts]
+        np.multiply(layer, self._kept, out=layer)
+        before = before * self._kept
+        before += self._gain
+        self._rates[keys] = before
 
     def scores(self, keys: Keys, layer_idx: int) -> F64:
         """Return less the passes until the next use that are expected, float64 [S]."""
-        rates = self._rates @ (self._weights[:-1] / self._seen())
-        chance = np.clip(rates + self._weights[-1] * self._no_favourites, _LEAST, 1.0)
-        layers = (np.arange(self._num_layers) - layer_idx - 1) % self._num_layers / self._num_layers
-        passes = (1 / chance).reshape(self._num_layers, -1) + layers[:, None]
-        return np.asarray(-passes.take(keys, mode="wrap"))
+        chance = self._rates @ self._of_rates
+        chance += self._of_all
+        np.maximum(chance, _LEAST, out=chance)
+        np.divide(-1.0, chance, out=chance)
+        np.minimum(chance, -1.0, out=chance)
+        by_layer = chance.reshape(self._num_layers, self._num_experts)
+        by_layer -= self._layers_to_go[layer_idx]
+        return chance.take(keys, mode="wrap")
 
-    def _seen(self) -> F64:
-        """What rates are measured against, float64 [4]; above 0 before the first pass too, when all rates are 0."""
-        return np.asarray(np.maximum(self._known, np.finfo(np.float64).tiny))
+    def _weigh(self) -> None:
+        """Bring what scores and shares are computed by up to date: float64 [4] for rates, and what all have alike."""
+        # above 0 before the first pass too, when all rates are 0
+        self._of_rates = self._weights[:-1] / np.maximum(self._known, np.finfo(np.float64).tiny)
+        self._of_all = float(self._weights[-1]) * self._no_favourites
 
     def _learn(self, rates: F64) -> None:
         """Credit each forecast with its share in what was used; `rates` float64 [n, 4] are those before the pass."""
-        forecasts = np.column_stack([rates / self._seen(), np.full(len(rates), self._no_favourites)])
-        shares = forecasts * self._weights
-        shares /= shares.sum(axis=1, keepdims=True)
-        learnt = self._weights + (shares.mean(axis=0) - self._weights) / self._memory
+        forecasts = rates * self._of_rates
+        in_all = 1.0 / (forecasts.sum(axis=1) + self._of_all)
+        shares = np.append(in_all @ forecasts, self._of_all * in_all.sum()) / len(rates)
+        learnt = self._weights + (shares - self._weights) / self._memory
         self._weights = np.maximum(learnt, _LEAST)
