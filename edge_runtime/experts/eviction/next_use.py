@@ -80,7 +80,7 @@ class NextUse(KeepingRule):
         np.minimum(chance, -1.0, out=chance)
         by_layer = chance.reshape(self._num_layers, self._num_experts)
         by_layer -= self._layers_to_go[layer_idx]
-        return chance.take(keys, mode="wrap")
+        return np.asarray(chance.take(keys, mode="wrap"))
 
     def _weigh(self) -> None:
         """Bring what scores and shares are computed by up to date: float64 [4] for rates, and what all have alike."""
