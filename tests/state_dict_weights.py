@@ -161,3 +161,14 @@ def _layer(config: Any, i: int, state: dict[str, F32]) -> dict[str, int | None]:
         window = None
     shared = config.shared_expert_intermediate_size if config.model_type == "qwen2_moe" and sparse else None
     return layer(window=window, dense=None if sparse else config.intermediate_size, shared=shared)
+
+
+def logits_in_chunks(trunk: Trunk, spec: ModelSpec, chunks: Sequence[int]) -> F32:
+    """Run random tokens, always the same ones, in chunks of these lengths; return all logits and close the trunk."""
+    tokens = np.random.default_rng(1).integers(0, spec.vocab_size, sum(chunks)).astype(np.int32)
+    kv, start, rows = trunk.new_kv_cache(300), 0, []
+    for length in chunks:
+        rows.append(run_chunk(trunk, spec, kv, tokens[start : start + length], synthetic_moe))
+        start += length
+    trunk.close()
+    return np.concatenate(rows)

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from random_weights import RandomWeights
 from specs import layer, model_spec
-from state_dict_weights import relative_error, run_chunk, synthetic_moe
+from state_dict_weights import logits_in_chunks, relative_error
 from trunk_bundles import write_trunk
 
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
@@ -17,7 +16,6 @@ from edge_runtime.backends.cpu.trunk.oracles import latent
 from edge_runtime.backends.cpu.trunk.oracles.base import LayerRun
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
-from edge_runtime.backends.trunk import Trunk
 from edge_runtime.base.spec import LatentAttention, LayerSpec, MlpSpec, ModelSpec, RopeSpec
 
 CHUNKS = (7, 1, 20, 1, 1, 25)
@@ -39,24 +37,14 @@ def model(attention: LatentAttention) -> ModelSpec:
     return replace(spec, layers=layers)
 
 
-def logits(trunk: Trunk, spec: ModelSpec, chunks: tuple[int, ...]) -> NDArray[np.float32]:
-    tokens = np.random.default_rng(1).integers(0, spec.vocab_size, sum(CHUNKS)).astype(np.int32)
-    kv, start, rows = trunk.new_kv_cache(300), 0, []
-    for length in chunks:
-        rows.append(run_chunk(trunk, spec, kv, tokens[start : start + length], synthetic_moe))
-        start += length
-    trunk.close()
-    return np.concatenate(rows)
-
-
 @pytest.mark.parametrize("kind", ATTENTIONS)
 def test_graphs_equal_numpy_and_chunks_equal_one_pass(kind, tmp_path) -> None:
     spec = model(ATTENTIONS[kind])
     weights = RandomWeights(spec)
     write_trunk(spec, weights, tmp_path, "fp32")
-    got = logits(OrtTrunk(tmp_path, spec, threads=1, max_chunk=64), spec, CHUNKS)
-    assert relative_error(got, logits(ReferenceTrunk(spec, weights), spec, CHUNKS)) < 5e-6
-    whole = logits(OrtTrunk(tmp_path, spec, threads=1, max_chunk=64), spec, (sum(CHUNKS),))
+    got = logits_in_chunks(OrtTrunk(tmp_path, spec, threads=1, max_chunk=64), spec, CHUNKS)
+    assert relative_error(got, logits_in_chunks(ReferenceTrunk(spec, weights), spec, CHUNKS)) < 5e-6
+    whole = logits_in_chunks(OrtTrunk(tmp_path, spec, threads=1, max_chunk=64), spec, (sum(CHUNKS),))
     assert relative_error(got, whole) < 5e-6
 
 
@@ -65,8 +53,8 @@ def test_quantised_graphs_run_and_are_near(precision, allowed, tmp_path) -> None
     spec = model(ATTENTIONS["compressed queries"])
     weights = RandomWeights(spec)
     write_trunk(spec, weights, tmp_path, precision)
-    got = logits(OrtTrunk(tmp_path, spec, threads=1, max_chunk=64), spec, CHUNKS)
-    error = relative_error(got, logits(ReferenceTrunk(spec, weights), spec, CHUNKS))
+    got = logits_in_chunks(OrtTrunk(tmp_path, spec, threads=1, max_chunk=64), spec, CHUNKS)
+    error = relative_error(got, logits_in_chunks(ReferenceTrunk(spec, weights), spec, CHUNKS))
     print(f"{precision}: relative error {error:.4f}")
     assert 1e-5 < error < allowed
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from random_weights import RandomWeights
 from specs import layer, model_spec
-from state_dict_weights import relative_error, run_chunk, synthetic_moe
+from state_dict_weights import logits_in_chunks, relative_error
 from trunk_bundles import FakeQuantised, write_trunk
 
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
 from edge_runtime.backends.cpu.trunk.supported import require_supported
-from edge_runtime.backends.trunk import Trunk
 from edge_runtime.base.spec import LayerSpec, LinearAttention, MlpSpec, ModelSpec, RopeSpec
 from hobbit_export.trunk.linear import Precision
 
@@ -47,25 +44,15 @@ def recurrent() -> ModelSpec:
 SPECS = {"mixed": mixed, "recurrent": recurrent}
 
 
-def logits(trunk: Trunk, spec: ModelSpec, chunks: tuple[int, ...]) -> NDArray[np.float32]:
-    tokens = np.random.default_rng(1).integers(0, spec.vocab_size, sum(CHUNKS)).astype(np.int32)
-    kv, start, rows = trunk.new_kv_cache(300), 0, []
-    for length in chunks:
-        rows.append(run_chunk(trunk, spec, kv, tokens[start : start + length], synthetic_moe))
-        start += length
-    trunk.close()
-    return np.concatenate(rows)
-
-
 @pytest.mark.parametrize("name", SPECS)
 def test_graphs_equal_numpy_and_chunks_equal_one_pass(tmp_path, name) -> None:
     spec = SPECS[name]()
     require_supported(spec)
     weights = RandomWeights(spec)
     write_trunk(spec, weights, tmp_path, "fp32")
-    got = logits(OrtTrunk(tmp_path, spec, threads=1, max_chunk=100), spec, CHUNKS)
-    assert relative_error(got, logits(ReferenceTrunk(spec, weights), spec, CHUNKS)) < 5e-6
-    whole = logits(OrtTrunk(tmp_path, spec, threads=1, max_chunk=100), spec, (sum(CHUNKS),))
+    got = logits_in_chunks(OrtTrunk(tmp_path, spec, threads=1, max_chunk=100), spec, CHUNKS)
+    assert relative_error(got, logits_in_chunks(ReferenceTrunk(spec, weights), spec, CHUNKS)) < 5e-6
+    whole = logits_in_chunks(OrtTrunk(tmp_path, spec, threads=1, max_chunk=100), spec, (sum(CHUNKS),))
     assert relative_error(got, whole) < 5e-6
 
 
@@ -75,8 +62,8 @@ def test_quantised_graphs_compute_with_their_weights(tmp_path, precision: Precis
     spec = recurrent()
     weights = RandomWeights(spec)
     write_trunk(spec, weights, tmp_path, precision)
-    got = logits(OrtTrunk(tmp_path, spec, threads=1, max_chunk=100), spec, CHUNKS)
-    same_weights = logits(ReferenceTrunk(spec, FakeQuantised(weights, precision)), spec, CHUNKS)
+    got = logits_in_chunks(OrtTrunk(tmp_path, spec, threads=1, max_chunk=100), spec, CHUNKS)
+    same_weights = logits_in_chunks(ReferenceTrunk(spec, FakeQuantised(weights, precision)), spec, CHUNKS)
     assert relative_error(got, same_weights) < 0.03
 
 
