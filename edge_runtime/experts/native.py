@@ -1,4 +1,6 @@
-"""The native slot table and its ledger: see `residency.SlotTable` and `units.UnitLedger`, which are built on them.
+"""The native slot table, its ledger and a forecast of uses, and who is built on them.
+
+`residency.SlotTable`, `units.UnitLedger` and `eviction.next_use.NextUse`.
 
 `Ledger(core_tier, full_tier, core_bytes, plane_bytes, budget_bytes, max_experts)`
     Units of memory in two sizes: which are free, and which of those still hold memory of the system. Properties
@@ -22,13 +24,18 @@
     is_reading(slot), planes_of(slot), resident_planes(slot) (-1: not resident), expert_in(slot), lacking_bytes(slots)
     num_slots, num_resident, num_pinned, num_reading; tally() -> see src/bindings.cpp
 
+`UseForecast(num_layers, num_experts, top_k, half_life, memory)`
+    When experts are expected back. Keys int64 are layer * E + expert.
+    begin_pass(); use(keys [n])      uses of one layer in this pass.
+    score(keys [S], layer, scores)   fills float64 [S]; the entry of a key of -1 is 0.
+
 Every call is whole: an exception, even an interrupt, comes before or after it. For one thread.
 """
 
 from __future__ import annotations
 
 try:
-    from edge_runtime.experts._native import Ledger, Table
+    from edge_runtime.experts._native import Ledger, Table, UseForecast
 except ImportError as err:
     from edge_runtime.base.errors import DeviceError
 
@@ -37,4 +44,4 @@ except ImportError as err:
         f"({err}). Build it with: pip install -e . (needs a C++17 compiler)"
     ) from err
 
-__all__ = ["Ledger", "Table"]
+__all__ = ["Ledger", "Table", "UseForecast"]
