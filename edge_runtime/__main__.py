@@ -27,6 +27,10 @@ VERBS = {
     "trace-import": "turn another program's recording of a router into a trace (`hobbit trace import`)",
     "simulate": "replay a trace against policies and cache sizes, beside Belady's optimum",
     "verify": "check hashes, structure and numerics of a bundle",
+    "pull": "bring a bundle from a server, a hub or a folder into the folder of models",
+    "push": "send a bundle to a folder, a server that takes PUT, or a hub",
+    "list": "list the folder of models",
+    "rm": "delete models from the folder of models",
 }
 TOPICS = ("policy", "eviction", "prefetch")
 USAGE = "usage: hobbit [-h] [--version] VERB ..."
@@ -136,6 +140,10 @@ def _run(args: argparse.Namespace) -> int:
     args.flags = said_flags(args)
     try:
         settle_command_options(args, os.environ)
+        if hasattr(args, "models") and getattr(args, "bundle", None):
+            from edge_runtime.transfer.model_folder import ModelFolder
+
+            args.bundle = str(ModelFolder(args.models).find(args.bundle))
         return int(importlib.import_module(_module(args.verb)).main(args))
     except HobbitError as err:
         print(f"{type(err).__name__}: {err}", file=sys.stderr)

@@ -6,7 +6,7 @@ HobbitError
 ├── BudgetError       the request does not fit the memory (or disk) it was given            (exit 78)
 ├── RequestError      one request asks for what this engine cannot do (context, sampling)   (exit 2)
 │   └── UnfitBundleError   the bundle's fault, found out when a request needed it           (exit 78)
-├── HubError          a model could not be read from a hub; what was finished is kept        (exit 1)
+├── HubError          a hub or server does not send or take a model; what was done is kept  (exit 1)
 ├── DeviceError       the board, a driver or an instruction set is missing                  (exit 1)
 └── ExpertReadError   reading an expert failed while running; the engine stays usable       (exit 1)
 
@@ -44,7 +44,7 @@ class BudgetError(HobbitError):
 
 
 class HubError(HobbitError):
-    """A model could not be read from a hub: no answer, or not the one that was asked for."""
+    """A hub or a server does not send or take a model: no answer, or not the one that was asked for."""
 
 
 class RequestError(HobbitError):

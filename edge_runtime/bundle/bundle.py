@@ -112,25 +112,8 @@ class Bundle:
         m = self.manifest
         name = expert_file(layer_idx, tier)
         part = m.part(name)
-        kind = KIND_BF16 if tier == BF16 else KIND_PROGRESSIVE
-        segments = 1 if tier == BF16 else m.experts.num_segments
-        size = min(header_bytes(m.model.num_experts, segments), MAX_HEADER_BYTES)
         with reading(name), os.fdopen(self.open_part(part), "rb") as file:
-            header = parse_header(file.read(size), name)
-        for what, expected, got in (
-            ("kind", kind, header.kind),
-            ("layer_idx", layer_idx, header.layer_idx),
-            ("num_experts", m.model.num_experts, header.num_experts),
-            ("hidden", m.model.hidden, header.hidden),
-            ("intermediate", m.model.experts.intermediate, header.intermediate),
-            ("gate matrices", m.model.experts.gated, header.gated),
-            ("biases", m.model.experts.bias, header.bias),
-            ("num_segments", segments, len(header.segment_bytes)),
-            ("file size", part.bytes, header.file_bytes),
-        ):
-            if expected != got:
-                raise BundleError(f"{name}: {what}: expected {expected}, got {got}. Export the bundle again.")
-        return header
+            return checked_header(m, part, file.read(most_header_bytes(m, tier)))
 
     def check_part(self, part: Part, *, sha256: bool = False, progress: Callable[[int], None] | None = None) -> None:
         """Read a part from end to end and compare its checksum with the manifest.
@@ -164,6 +147,41 @@ class Bundle:
         for part in self.manifest.parts:
             if part.role in roles and part.name not in self._intact:
                 self.check_part(part)
+
+
+def most_header_bytes(manifest: Manifest, tier: int) -> int:
+    """Bytes that the header of an expert file has, as the manifest says; bounded."""
+    segments = 1 if tier == BF16 else manifest.experts.num_segments
+    return min(header_bytes(manifest.model.num_experts, segments), MAX_HEADER_BYTES)
+
+
+def checked_header(m: Manifest, part: Part, data: bytes) -> ExpertFileHeader:
+    """Parse the header of an expert file and compare it with the manifest.
+
+    Args:
+        m: lists the part.
+        part: of role `experts` or `experts_bf16`.
+        data: the beginning of the file, at least its header.
+
+    Raises:
+        BundleError: it is none, or not the one of this part.
+    """
+    is_bf16 = part.role == "experts_bf16"
+    header = parse_header(data, part.name)
+    for what, expected, got in (
+        ("kind", KIND_BF16 if is_bf16 else KIND_PROGRESSIVE, header.kind),
+        ("layer_idx", part.layer, header.layer_idx),
+        ("num_experts", m.model.num_experts, header.num_experts),
+        ("hidden", m.model.hidden, header.hidden),
+        ("intermediate", m.model.experts.intermediate, header.intermediate),
+        ("gate matrices", m.model.experts.gated, header.gated),
+        ("biases", m.model.experts.bias, header.bias),
+        ("num_segments", 1 if is_bf16 else m.experts.num_segments, len(header.segment_bytes)),
+        ("file size", part.bytes, header.file_bytes),
+    ):
+        if expected != got:
+            raise BundleError(f"{part.name}: {what}: expected {expected}, got {got}. Export the bundle again.")
+    return header
 
 
 @contextmanager

@@ -21,8 +21,20 @@ EmbeddingDtype = Literal["bf16", "fp16", "fp32"]
 
 
 @dataclass(frozen=True)
+class Cut:
+    """Digests of the file that is left of an expert file when records keep only their first `num_segments` segments."""
+
+    num_segments: int
+    sha256: str
+    crc32c: int
+
+
+@dataclass(frozen=True)
 class Part:
-    """One file of the bundle. `name` is its path inside the bundle, with forward slashes."""
+    """One file of the bundle. `name` is its path inside the bundle, with forward slashes.
+
+    `cuts` are there for progressive expert files with more than one segment, ascending; none in older bundles.
+    """
 
     name: str
     role: Role
@@ -30,6 +42,7 @@ class Part:
     sha256: str
     crc32c: int
     layer: int | None = None
+    cuts: list[Cut] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ def check(m: Manifest) -> None:
         raise ValueError(f"{NAME}: parts: {sorted(missing)[0]!r} is missing")
     for part in m.parts:
         _check_meaning(part, expected)
+        _check_cuts(part, m.experts.num_segments)
     _check_trunk(m)
     source = (m.source.config_sha256, m.source.weights_sample_sha256 or "0" * 64)
     if not all(_SHA256.fullmatch(digest) for digest in source) or not 0 <= m.source.weight_bytes < 1 << 50:
@@ -66,6 +67,16 @@ def _check_meaning(part: Part, expected: dict[str, tuple[Role, int | None]]) -> 
             f"{NAME}: parts: {part.name[:80]!r}: expected role {wanted[0]!r} and layer {wanted[1]}, "
             f"got {part.role!r} and {part.layer}"
         )
+
+
+def _check_cuts(part: Part, num_segments: int) -> None:
+    """Refuse digests of cuts that no file of this depth has."""
+    found = [cut.num_segments for cut in part.cuts]
+    wanted = list(range(1, num_segments)) if part.role == "experts" else []
+    if found and found != wanted:
+        raise ValueError(f"{NAME}: parts: {part.name!r}: cuts: expected num_segments {wanted}, got {found[:8]}")
+    if not all(_SHA256.fullmatch(cut.sha256) and 0 <= cut.crc32c < 1 << 32 for cut in part.cuts):
+        raise ValueError(f"{NAME}: parts: {part.name!r} has a malformed checksum of a cut")
 
 
 def _check_trunk(m: Manifest) -> None:

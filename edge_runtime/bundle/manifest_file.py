@@ -35,6 +35,9 @@ def digest(data: dict[str, Any]) -> str:
 def dump(manifest: Manifest) -> bytes:
     """Return manifest.json's bytes, with `bundle_id` filled in."""
     data = asdict(manifest) | {"version": VERSION}
+    for part in data["parts"]:
+        if not part["cuts"]:
+            del part["cuts"]
     data["bundle_id"] = digest(data)
     return (json.dumps(data, indent=1) + "\n").encode()
 

@@ -7,7 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from edge_runtime.cli.options import add_json_argument
+from edge_runtime.cli.options import add_json_argument, add_options
+from edge_runtime.config.options import BY_NAME
 
 if TYPE_CHECKING:
     from edge_runtime.lab.simulator.replay import Simulation
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--compute-ms", type=float, metavar="Z", help="time of a token without reads; without it no tok/s is estimated")
     add("--prefetch", action="store_true", help="read ahead by the predictions the trace was recorded with")
     add("--no-belady", action="store_true", help="leave the bound out; it takes as long as the replay")
+    add_options(parser, [BY_NAME["models"]])
     add_json_argument(parser)
 
 

@@ -76,3 +76,26 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda count: bar.advance(task, count)
+
+
+@contextmanager
+def transfer_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show bytes on a terminal, elsewhere a line every tenth; the value is called with bytes more and in all."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+    rates = (TransferSpeedColumn(), TimeRemainingColumn())
+    is_terminal = sys.stderr.isatty()
+    with Progress(*columns, *rates, console=Console(stderr=True), disable=not is_terminal, transient=True) as bar:
+        task, done, tenths = bar.add_task(what, total=None), 0, 0
+
+        def show(more: int, total: int) -> None:
+            nonlocal done, tenths
+            done += more
+            bar.update(task, completed=done, total=total)
+            if not is_terminal and total and 10 * done // total > tenths:
+                tenths = 10 * done // total
+                print(f"{what}: {10 * tenths} %", file=sys.stderr, flush=True)
+
+        yield show

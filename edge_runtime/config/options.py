@@ -210,6 +210,13 @@ class CommandOptions:
         OnlyOn(), "off", example="on",
         help="skip the numerical check of a bundle's first start",
     )
+    models: Path | None = option(
+        File("DIR"), default_text="XDG_DATA_HOME/hobbit-edge/models, else ~/.local/share/hobbit-edge/models",
+        example="/srv/models",
+        help="folder of models: BUNDLE may be a name in it",
+        doc="`hobbit pull` writes there, see [models-folder.md](models-folder.md). A BUNDLE that is a path where "
+        "something is stays a path.",
+    )
 
 # fmt: on
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edge_runtime.base.checksum import crc32c
 from edge_runtime.base.errors import BundleError
+from edge_runtime.bundle.cut import cuts_of
 from edge_runtime.bundle.manifest import Part, Role
 
 STAGING = ".partial"
@@ -45,21 +46,24 @@ def publish(bundle: Path, folder: Path, name: str, role: Role, layer: int | None
         layer: its layer, if it has one.
     """
     staged, final = folder / name, bundle / name
-    descriptor = os.open(staged, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-        hasher, crc, size = hashlib.sha256(), 0, 0
-        while block := os.read(descriptor, _BLOCK):
-            hasher.update(block)
-            crc = crc32c(block, crc)
-            size += len(block)
-    finally:
-        os.close(descriptor)
+    hasher, crc, size = hashlib.sha256(), 0, 0
+
+    def seen(block: bytes) -> None:
+        nonlocal crc, size
+        hasher.update(block)
+        crc = crc32c(block, crc)
+        size += len(block)
+
+    with open(staged, "rb") as file:
+        os.fsync(file.fileno())
+        cuts = cuts_of(file, seen) if role == "experts" else []
+        while block := file.read(_BLOCK):
+            seen(block)
     final.parent.mkdir(parents=True, exist_ok=True)
     os.replace(staged, final)
     sync_folder(final.parent)
     sync_folder(bundle)
-    return Part(name, role, size, hasher.hexdigest(), crc, layer)
+    return Part(name, role, size, hasher.hexdigest(), crc, layer, cuts)
 
 
 def is_intact(bundle: Path, part: Part) -> bool:
