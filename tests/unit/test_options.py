@@ -169,7 +169,7 @@ def test_help_lists_all_that_the_registries_have(capsys):
     assert [e.name for e in REGISTRIES["eviction"]] == list(EVICTION_RULES)
     assert [e.name for e in REGISTRIES["prefetch"]] == list(PREDICTORS)
     assert all(entry.summary for entries in REGISTRIES.values() for entry in entries)
-    for verb in set(VERBS) - {"simulate", "trace-import"}:
+    for verb in set(VERBS) - {"simulate", "trace-import", "pull", "push", "list", "rm"}:
         with pytest.raises(SystemExit):
             main([verb, "--help"])
         text = capsys.readouterr().out
@@ -308,14 +308,15 @@ def test_a_new_entry_is_in_the_documentation(monkeypatch):
 VERB_LINES = {
     "plan": [], "run": ["-p", "x"], "chat": [], "serve": [], "bench": [], "eval": ["--text", "t"],
     "calibrate": ["--text", "t"], "trace": ["--text", "t", "--out", "o"], "simulate": [], "verify": [],
-    "trace-import": ["--out", "o"],
+    "trace-import": ["--out", "o"], "pull": [], "push": ["target"], "list": [], "rm": [],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_misspelt_variable_is_an_error_of_every_verb(verb, monkeypatch, capsys):
     monkeypatch.setenv("HOBBIT_MEMROY", "1GiB")
-    assert main([verb, "no-bundle", *VERB_LINES[verb]]) == 78
+    words = [] if verb == "list" else ["no-bundle"]
+    assert main([verb, *words, *VERB_LINES[verb]]) == 78
     assert "unknown name 'HOBBIT_MEMROY'. Did you mean 'HOBBIT_MEMORY'?" in capsys.readouterr().err
 
 
@@ -346,5 +347,5 @@ def test_shared_flags_have_variables_too(monkeypatch):
     assert args.json is None
     settle_command_options(args, {"HOBBIT_JSON": "on"})
     assert (args.json, args.verbose) == (True, False)
-    assert {o.name for o in COMMAND_OPTIONS} == {"json", "verbose", "no_self_check"}
+    assert {o.name for o in COMMAND_OPTIONS} == {"json", "verbose", "no_self_check", "models"}
     assert not {o.name for o in SERVICE_OPTIONS} & {o.name for o in (*ENGINE_OPTIONS, *COMMAND_OPTIONS)}
