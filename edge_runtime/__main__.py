@@ -21,6 +21,7 @@ VERBS = {
     "chat": "talk to a model that has a chat template",
     "serve": "OpenAI-compatible HTTP service on this machine",
     "bench": "latency of repeated requests: table, and a report folder with JSON, HTML and PNG",
+    "probe": "what drive, memory, kernels and trunk give on this machine, each by itself",
     "eval": "perplexity and KL divergence on a text, one token a step",
     "calibrate": "thresholds of HOBBIT, MoBiLE and expert skipping for this model, from any text",
     "trace": "record what the router says while a text is decoded",

@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
 
     from edge_runtime import Engine
     from edge_runtime.base.errors import ConfigError
-    from edge_runtime.cli.texts import progress, read_tokens, windows
+    from edge_runtime.cli.texts import progress, read_tokens
     from edge_runtime.policy.wrappers.thresholds import ThresholdWatcher
 
     for name in ("high", "low", "fallback_rate"):
@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
         ids = np.asarray(read_tokens(engine, args.text, args.tokens), np.int32)
         watcher = ThresholdWatcher(engine.parts.active.policy, engine.spec.num_layers)
         with engine.deciding_with(watcher):
-            for _ in progress(windows(engine, ids, chunk=1), "calibrating", len(ids)):
+            for _ in progress(engine.logit_windows(ids, chunk=1), "calibrating", len(ids)):
                 pass
     found = watcher.result(high=args.high, low=args.low, fallback_rate=args.fallback_rate)
     if args.json:

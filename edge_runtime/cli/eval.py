@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import IO, TYPE_CHECKING, Any
 
 from edge_runtime.cli.options import add_engine_arguments, repeatable_options
-from edge_runtime.cli.texts import progress, read_tokens, windows
+from edge_runtime.cli.texts import progress, read_tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,7 +103,7 @@ def _baseline_pass(
 
     with _open(args, options) as engine:
         ids = np.asarray(read_tokens(engine, args.text, args.tokens), np.int32)
-        for _, rows in progress(windows(engine, ids, chunk=1), "baseline", len(ids)):
+        for _, rows in progress(engine.logit_windows(ids, chunk=1), "baseline", len(ids)):
             store.write(rows.tobytes())
         return ids, _sound_python(engine, ids, args.python)
 
@@ -128,7 +128,7 @@ def _candidate_pass(
         before = engine.parts.cache.counters
         row_bytes = 4 * engine.spec.vocab_size
         started = perf_counter()
-        for position, rows in progress(windows(engine, ids, chunk=1), "candidate", len(ids)):
+        for position, rows in progress(engine.logit_windows(ids, chunk=1), "candidate", len(ids)):
             timings.token_ms.append(1000 * (perf_counter() - started))
             baseline = np.frombuffer(store.read(row_bytes), np.float32)
             following = int(ids[position + 1]) if position + 1 < len(ids) else None

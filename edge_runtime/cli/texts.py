@@ -1,4 +1,4 @@
-"""Texts run token by token, as `eval` and `trace` do: reading them, and a progress bar over their windows."""
+"""Texts run token by token, as `eval` and `trace` do: reading them, and a progress bar while they run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from edge_runtime import Engine
     from edge_runtime.engine.tokenizer import Tokenizer
 
@@ -46,14 +43,6 @@ def read_text_tokens(tokenizer: Tokenizer, path: str, limit: int, where: str = "
     except (OSError, UnicodeDecodeError) as err:
         raise RequestError(f"{where}: cannot read {path}: {err}.") from err
     return tokenizer.encode(text)[:limit]
-
-
-def windows(engine: Engine, ids: NDArray[np.int32], *, chunk: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield (position, logits [t, V]) of a text of any length, in windows of the engine's context."""
-    window = engine.parts.config.context
-    for start in range(0, len(ids), window):
-        for position, rows in engine.logit_chunks(ids[start : start + window], chunk=chunk):
-            yield start + position, rows
 
 
 def progress(steps: Iterable[Item], what: str, total: int) -> Iterable[Item]:

@@ -57,6 +57,15 @@ class Evaluation:
         with self._client.use.claim():
             yield from self._client.score(token_ids, chunk or self._parts.logits_chunk)
 
+    def logit_windows(
+        self, token_ids: NDArray[np.int32], *, chunk: int | None = None
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield (position, logits [t, V]) of a text of any length, in windows of the context, each begun anew."""
+        window = self._parts.config.context
+        for start in range(0, len(token_ids), window):
+            for position, rows in self.logit_chunks(token_ids[start : start + window], chunk=chunk):
+                yield start + position, rows
+
     def routing_counts(self, text: Prompt, *, max_tokens: int) -> RoutingCounts:
         """Run a text through the model and count how often the router chooses each expert.
 

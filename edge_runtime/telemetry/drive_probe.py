@@ -1,7 +1,8 @@
-"""What the drive gives: direct reads of given places at a block size and depth, with proof that they reached the drive.
+"""What the drive gives: reads of given places at a block size and depth, with proof that they reached the drive.
 
-A probe that reads the page cache measures memory. So reads are O_DIRECT, and afterwards the kernel's own count of bytes
-this process (or this device) fetched has to agree with what was read; if it does not, there is no result.
+A probe that reads the page cache measures memory. So reads are O_DIRECT, or of pages the kernel was asked to drop, and
+afterwards the kernel's own count of bytes this process (or this device) fetched has to agree with what was read; if it
+does not, there is no result.
 """
 
 from __future__ import annotations
@@ -16,18 +17,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from edge_runtime.base.errors import DeviceError
 from edge_runtime.base.huge_pages import huge_memory
 from edge_runtime.base.sizes import GIB, align_up, format_size
-from edge_runtime.telemetry.process import drive_bytes
+from edge_runtime.telemetry.drive_witness import DriveWitness
 from edge_runtime.telemetry.samples import percentiles
 
 _PAGE = 4096
 _HUGE = 2 << 20
-_SECTOR = 512
 _PROVEN = 0.98  # of the bytes asked for; the kernel counts whole sectors, so nothing is lost to rounding
+_MOST_SAMPLES = 120
+Order = Literal["random", "sequential"]
 
 
 class Extent(NamedTuple):
@@ -51,6 +53,10 @@ class DriveCeiling:
         block_ms_p50, block_ms_p99: time of one read.
         proven_by: who counted the bytes: 'process' (/proc/self/io) or 'device' (its block statistics).
         proven_bytes: what it counted.
+        mode: 'direct', past the page cache, or 'buffered', through it.
+        order: of the reads: 'random' or 'sequential'.
+        interval_s: seconds of a sample.
+        gbps_samples: GB/s of one interval after another; a last one that is not full is left out.
     """
 
     gbps: float
@@ -62,19 +68,40 @@ class DriveCeiling:
     block_ms_p99: float | None
     proven_by: str
     proven_bytes: int
+    mode: Literal["direct", "buffered"] = "direct"
+    order: Order = "random"
+    interval_s: float | None = None
+    gbps_samples: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         return asdict(self)
 
 
-def blocks_of(extents: Sequence[Extent], block_bytes: int, *, seed: int) -> list[Extent]:
-    """Return the extents in random order, each cut into reads of at most `block_bytes` from its start on."""
-    order = list(extents)
-    random.Random(seed).shuffle(order)  # noqa: S311 - an order, not a secret
+class _Read(NamedTuple):
+    """One read that is over: nanoseconds from the start of the probe to its end, and what it took."""
+
+    end_ns: int
+    spent_ns: int
+    nbytes: int
+
+
+def blocks_of(extents: Sequence[Extent], block_bytes: int, *, seed: int, order: Order = "random") -> list[Extent]:
+    """Return the extents cut into reads of at most `block_bytes`, each from its start on.
+
+    Args:
+        extents: parts of files.
+        block_bytes: largest read.
+        seed: of the order of the extents, where that is random; in sequence they come by file and offset.
+        order: see `seed`.
+    """
+    ordered = sorted(extents)
+    if order == "random":
+        ordered = list(extents)
+        random.Random(seed).shuffle(ordered)  # noqa: S311 - an order, not a secret
     return [
         Extent(path, offset + at, min(block_bytes, length - at))
-        for path, offset, length in order
+        for path, offset, length in ordered
         for at in range(0, length, block_bytes)
     ]
 
@@ -87,8 +114,12 @@ def probe_drive(
     seconds: float = 1.0,
     max_bytes: int = GIB,
     seed: int = 0,
+    direct: bool = True,
+    order: Order = "random",
 ) -> DriveCeiling:
-    """Read extents in random order for `seconds`, again and again if they are few, `depth` reads at once.
+    """Read extents for `seconds`, `depth` reads at once.
+
+    Direct reads begin again where the extents are few. Buffered ones end there: what was read once is in memory.
 
     Raises:
         DeviceError: the file system refuses direct reads, or nothing proves that the reads reached the drive.
@@ -96,22 +127,26 @@ def probe_drive(
     if not extents:
         raise DeviceError("drive probe: expected files to read, got none.")
     block_bytes = max(block_bytes // _PAGE * _PAGE, _PAGE)
-    blocks = blocks_of(extents, block_bytes, seed=seed)
-    files = _open_all(sorted({extent.path for extent in extents}))
+    blocks = blocks_of(extents, block_bytes, seed=seed, order=order)
+    if not direct:
+        max_bytes = min(max_bytes, sum(block.length for block in blocks))
+    files = _open_all(sorted({extent.path for extent in extents}), direct=direct, order=order)
     try:
-        witness = _witness(next(iter(files.values())))
-        before = _counted(witness)
-        spent_ns, done, times = _read_all(blocks, files, depth, int(seconds * 1e9), max_bytes)
-        counted = _counted(witness) - before
+        witness = DriveWitness.of(next(iter(files.values())))
+        before = witness.count()
+        reads = _read_all(blocks, files, depth, int(seconds * 1e9), max_bytes, repeat=direct)
+        counted = witness.count() - before
     finally:
         for fd in files.values():
             os.close(fd)
+    done, spent_ns = sum(read.nbytes for read in reads), max(read.end_ns for read in reads)
     if counted < _PROVEN * done:
         raise DeviceError(
             f"drive probe: read {format_size(done)}, but the kernel counted {format_size(counted)} from the drive: the "
             "reads were served from memory, so they say nothing about the drive. Put the bundle on a real drive."
         )
-    p50, p99 = percentiles([ns / 1e6 for ns in times], (50, 99))
+    p50, p99 = percentiles([read.spent_ns / 1e6 for read in reads], (50, 99))
+    interval_s = max(seconds / _MOST_SAMPLES, 0.1)
     return DriveCeiling(
         gbps=round(done / spent_ns, 4),
         block_bytes=max(block.length for block in blocks),
@@ -120,16 +155,33 @@ def probe_drive(
         seconds=round(spent_ns / 1e9, 4),
         block_ms_p50=p50,
         block_ms_p99=p99,
-        proven_by=witness[0],
+        proven_by=witness.name,
         proven_bytes=counted,
+        mode="direct" if direct else "buffered",
+        order=order,
+        interval_s=round(interval_s, 3),
+        gbps_samples=_samples(reads, int(interval_s * 1e9), spent_ns),
     )
 
 
-def _open_all(paths: Sequence[Path]) -> dict[Path, int]:
+def _samples(reads: Sequence[_Read], interval_ns: int, spent_ns: int) -> tuple[float, ...]:
+    """GB/s of each whole interval, by where reads ended."""
+    totals = [0] * (spent_ns // interval_ns)
+    for read in reads:
+        if (place := read.end_ns // interval_ns) < len(totals):
+            totals[place] += read.nbytes
+    return tuple(round(total / interval_ns, 4) for total in totals)
+
+
+def _open_all(paths: Sequence[Path], *, direct: bool, order: Order) -> dict[Path, int]:
     files: dict[Path, int] = {}
     try:
         for path in paths:
-            files[path] = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+            fd = files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_DIRECT if direct else 0))
+            if not direct:
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                # the kernel's guess of what comes next would be read, and counted, on top
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM if order == "random" else os.POSIX_FADV_SEQUENTIAL)
     except OSError as err:
         for fd in files.values():
             os.close(fd)
@@ -139,12 +191,11 @@ def _open_all(paths: Sequence[Path]) -> dict[Path, int]:
 
 
 def _read_all(
-    blocks: Sequence[Extent], files: dict[Path, int], depth: int, limit_ns: int, max_bytes: int
-) -> tuple[int, int, list[int]]:
-    """Return nanoseconds from the first read's start to the last one's end, bytes read, and the time of each read."""
-    numbers = itertools.count()
-    times: list[int] = []
-    ends: list[int] = []
+    blocks: Sequence[Extent], files: dict[Path, int], depth: int, limit_ns: int, max_bytes: int, *, repeat: bool
+) -> list[_Read]:
+    """Read until time, bytes or, unless they repeat, blocks are used up; return every read, at least one."""
+    numbers = itertools.count() if repeat else iter(range(len(blocks)))
+    reads: list[_Read] = []
     errors: list[OSError] = []
     total = [0] * depth
     memories = [_memory(max(block.length for block in blocks)) for _ in range(depth)]
@@ -154,14 +205,18 @@ def _read_all(
         with memories[worker] as memory, memoryview(memory) as view:
             try:
                 while sum(total) < max_bytes and perf_counter_ns() - started < limit_ns:
-                    block = blocks[next(numbers) % len(blocks)]
+                    number = next(numbers, None)
+                    if number is None:
+                        return
+                    block = blocks[number % len(blocks)]
                     begun = perf_counter_ns()
                     with view[: block.length] as part:
-                        total[worker] += os.preadv(files[block.path], [part], block.offset)
-                    times.append(perf_counter_ns() - begun)
+                        size = os.preadv(files[block.path], [part], block.offset)
+                    total[worker] += size
+                    now = perf_counter_ns()
+                    reads.append(_Read(now - started, now - begun, size))
             except OSError as err:
                 errors.append(err)
-        ends.append(perf_counter_ns())
 
     threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in range(depth)]
     for thread in threads:
@@ -169,8 +224,8 @@ def _read_all(
     for thread in threads:
         thread.join()
     if errors:
-        raise DeviceError(f"drive probe: a direct read failed: {errors[0].strerror}.") from errors[0]
-    return max(ends) - started, sum(total), times
+        raise DeviceError(f"drive probe: a read failed: {errors[0].strerror}.") from errors[0]
+    return reads
 
 
 def _memory(size: int) -> mmap.mmap:
@@ -179,27 +234,3 @@ def _memory(size: int) -> mmap.mmap:
     memory = huge_memory(whole)
     memory[::_PAGE] = b"\1" * (whole // _PAGE)
     return memory
-
-
-def _witness(fd: int) -> tuple[str, Path | None]:
-    """Who counts what the drive delivers."""
-    if drive_bytes() is not None:
-        return "process", None
-    device = os.fstat(fd).st_dev
-    path = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat")
-    if path.exists():
-        return "device", path
-    raise DeviceError(
-        "drive probe: neither /proc/self/io nor block statistics of the drive can be read, so nothing proves where "
-        "bytes came from."
-    )
-
-
-def _counted(witness: tuple[str, Path | None]) -> int:
-    path = witness[1]
-    return drive_bytes() or 0 if path is None else sectors_read(path.read_text()) * _SECTOR
-
-
-def sectors_read(stat: str) -> int:
-    """Return the sectors read of a block device's `stat` file: its third number."""
-    return int(stat.split()[2])

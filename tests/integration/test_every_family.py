@@ -13,11 +13,11 @@ from families import CONFIG_CLASSES, FAMILY_CASES, family_of, make_checkpoint
 from edge_runtime import Engine, SamplingParams
 from edge_runtime.bundle.calibration import read as read_calibration
 from edge_runtime.bundle.manifest_file import read
-from edge_runtime.cli.trace import record
 from edge_runtime.engine.job import Job, TokenEvent
 from edge_runtime.engine.observer import SchedulerObserver
 from edge_runtime.engine.scheduler import Scheduler
 from edge_runtime.engine.sessions import SessionPool
+from edge_runtime.lab.simulator.recording import record
 from edge_runtime.lab.simulator.replay import ReplaySettings, simulate
 from edge_runtime.lab.simulator.trace import Trace
 

@@ -21,7 +21,7 @@ from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.calibration import read as read_calibration
 from edge_runtime.bundle.record import record_layout
 from edge_runtime.bundle.router_data import router_arrays, router_file
-from edge_runtime.cli.trace import record
+from edge_runtime.lab.simulator.recording import record
 from edge_runtime.lab.simulator.replay import ReplaySettings, simulate
 from edge_runtime.lab.simulator.trace import Trace
 from hobbit_export import arch

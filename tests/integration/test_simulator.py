@@ -11,12 +11,12 @@ from edge_runtime import Engine
 from edge_runtime.__main__ import main
 from edge_runtime.base.errors import BudgetError, ConfigError
 from edge_runtime.bundle.calibration import read as read_calibration
-from edge_runtime.cli.trace import record
 from edge_runtime.engine import assembly
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.store.base import ExpertStore, ReadTicket
 from edge_runtime.experts.store.file_store import FileExpertStore
 from edge_runtime.lab.simulator.belady import optimum
+from edge_runtime.lab.simulator.recording import record
 from edge_runtime.lab.simulator.replay import ReplaySettings, simulate
 from edge_runtime.lab.simulator.trace import Trace
 from edge_runtime.policy import POLICIES as KNOWN

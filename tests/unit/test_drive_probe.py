@@ -9,7 +9,8 @@ import pytest
 
 from edge_runtime.base.errors import DeviceError
 from edge_runtime.telemetry import drive_probe
-from edge_runtime.telemetry.drive_probe import Extent, blocks_of, probe_drive, sectors_read
+from edge_runtime.telemetry.drive_probe import Extent, blocks_of, probe_drive
+from edge_runtime.telemetry.drive_witness import sectors_read
 from edge_runtime.telemetry.process import drive_bytes
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -103,3 +104,28 @@ def test_nothing_to_read_is_refused():
 def test_sectors_of_a_block_device():
     stat = "   10860     7374  2503642    14759     3790    23033  3582832    25516        0     7460    41580\n"
     assert sectors_read(stat) == 2503642
+
+
+def test_in_sequence_blocks_come_by_file_and_offset():
+    a, b = Path("a"), Path("b")
+    found = blocks_of([Extent(b, 0, 8192), Extent(a, 8192, 4096), Extent(a, 0, 8192)], 4096, seed=1, order="sequential")
+    assert [(x.path, x.offset) for x in found] == [(a, 0), (a, 4096), (a, 8192), (b, 0), (b, 4096)]
+
+
+@pytest.mark.parametrize("order", ["random", "sequential"])
+def test_buffered_reads_come_from_the_drive_once(extents, order):
+    needs_direct_io(extents)
+    for extent in extents:
+        extent.path.read_bytes()
+    found = probe_drive(extents, block_bytes=256 * KIB, depth=2, seconds=5, direct=False, order=order)
+    assert found.read_bytes == 8 * MIB, "everything once, and then it would be the page cache"
+    assert found.proven_bytes >= 0.98 * found.read_bytes
+    assert (found.mode, found.order) == ("buffered", order)
+
+
+def test_samples_of_a_probe_add_up_to_what_it_read(extents):
+    needs_direct_io(extents)
+    found = probe_drive(extents, block_bytes=64 * KIB, depth=2, seconds=0.45, max_bytes=1 << 40)
+    assert found.interval_s == 0.1
+    assert len(found.gbps_samples) == int(found.seconds / 0.1)
+    assert sum(found.gbps_samples) * 0.1e9 <= found.read_bytes * 1.01

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Protocol
 
 from edge_runtime.backends.cpu.space import HostSpace
 from edge_runtime.base.errors import BudgetError, ConfigError
@@ -19,7 +20,6 @@ from edge_runtime.experts.residents import Residents
 from edge_runtime.lab.simulator.drive import DriveModel, SimulatedStore
 from edge_runtime.lab.simulator.recorded_passes import RecordedPasses
 from edge_runtime.lab.simulator.requests import RequestLog
-from edge_runtime.lab.simulator.trace import Trace
 from edge_runtime.lab.simulator.trace_format import TraceHeader, TracePass
 from edge_runtime.policy import POLICIES, create_policy, parse_policy, reads_at_most
 from edge_runtime.policy.base import Policy, PolicyContext
@@ -50,6 +50,23 @@ class ReplaySettings:
     prefetch: bool = False
 
 
+class Recording(Protocol):
+    """Passes to replay; a `Trace` is one."""
+
+    @property
+    def header(self) -> TraceHeader:
+        """Says of what model they are."""
+        ...
+
+    def router(self) -> Router:
+        """Return the model's router, for the logits on record."""
+        ...
+
+    def __iter__(self) -> Iterator[TracePass]:
+        """Yield every pass in order."""
+        ...
+
+
 @dataclass(frozen=True)
 class Simulation:
     """One replay.
@@ -72,7 +89,7 @@ class Simulation:
 
 
 def simulate(
-    trace: Trace, settings: ReplaySettings, *, progress: Callable[[int], None] = lambda tokens: None
+    trace: Recording, settings: ReplaySettings, *, progress: Callable[[int], None] = lambda tokens: None
 ) -> Simulation:
     """Replay a trace.
 
@@ -139,7 +156,7 @@ def _check_judges(header: TraceHeader, text: str) -> None:
         )
 
 
-def _attempts(trace: Trace) -> Iterator[list[TracePass]]:
+def _attempts(trace: Recording) -> Iterator[list[TracePass]]:
     """Each pass that stands, behind the one that was rejected if there was one."""
     rejected: list[TracePass] = []
     for one in trace:
