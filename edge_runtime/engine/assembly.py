@@ -105,7 +105,7 @@ def _open_experts(ready: Prepared) -> ExpertCache:
         active.switch(active.choice, rule)
         space = ready.backend.make_space(bundle.manifest.layout.tier_bytes(config.tier), config.io_threads)
         residents = make_residents(space, bundle.manifest, active.policy, rule, config.tier, num_slots)
-        return ExpertCache(residents, ExpertMemory(space, residents.ledger), store)
+        return ExpertCache(residents, ExpertMemory(space, residents.ledger), store, overlaps=config.overlap)
     except BaseException:
         store.close()
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from time import perf_counter_ns
 
 import numpy as np
@@ -26,6 +27,7 @@ class ExpertCache:
         memory: their bytes; owned from now on.
         store: reads segments up to those of the full tier; owned from now on.
         read_timeout_s: longest wait for the next read to finish.
+        overlaps: see `LayerStream`.
         clock: in nanoseconds, for the time spent waiting.
     """
 
@@ -36,9 +38,11 @@ class ExpertCache:
         store: ExpertStore,
         *,
         read_timeout_s: float = DEFAULT_READ_TIMEOUT_S,
+        overlaps: bool = True,
         clock: Callable[[], int] = perf_counter_ns,
     ) -> None:
-        self._clock, self._read_timeout_s, self._store = clock, read_timeout_s, store
+        self._store = store
+        self._new_stream = partial(LayerStream, read_timeout_s=read_timeout_s, overlaps=overlaps, clock=clock)
         self._pool = ExpertPool(residents, memory, store, read_timeout_s)
         self._stream: LayerStream | None = None
         self._in_pass = self._is_closed = False
@@ -76,9 +80,7 @@ class ExpertCache:
     @property
     def counters(self) -> ExpertCounters:
         """Totals since opening, as a copy that stands still."""
-        found, stats = self._pool.residents.counters(), self._store.stats()
-        found.bytes_read, found.read_busy_ns = stats.bytes_read, stats.busy_ns
-        return found
+        return self._pool.counters()
 
     @property
     def store_mode(self) -> str:
@@ -151,9 +153,7 @@ class ExpertCache:
         """
         self._close_stream()
         self._pool.reader.cancel_stale(layer_idx, tiers)
-        self._stream = LayerStream(
-            self._pool.reader, layer_idx, tiers, order=order, read_timeout_s=self._read_timeout_s, clock=self._clock
-        )
+        self._stream = self._new_stream(self._pool.reader, layer_idx, tiers, order=order)
         return self._stream
 
     def take_resident(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edge_runtime.backends.kernels import Resident
 from edge_runtime.base.errors import BudgetError, ExpertReadError
+from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.reader import SlotReader
 from edge_runtime.experts.residents import Residents
@@ -35,6 +36,12 @@ class ExpertPool:
             table, addresses = self.residents.table, self.memory.addresses
             layers = range(table.num_layers)
             found = self._places[tier] = [Resident(tier, addresses, table.slots_of(layer)) for layer in layers]
+        return found
+
+    def counters(self) -> ExpertCounters:
+        """Return totals since opening, as a copy that stands still."""
+        found, stats = self.residents.counters(), self._store.stats()
+        found.bytes_read, found.read_busy_ns = stats.bytes_read, stats.busy_ns
         return found
 
     def permanent_places(self) -> list[Resident] | None:

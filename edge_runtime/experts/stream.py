@@ -42,6 +42,7 @@ class LayerStream(Iterator[ReadyBatch]):
         tiers: uint8 [E], the tier each expert needed is served at; 0: not needed.
         order: the experts in the order they count as used, or None.
         read_timeout_s: longest wait for the next read to finish.
+        overlaps: hand out what is ready while others are being read; if not, a wave is read before any of it goes out.
         clock: in nanoseconds, for the time spent waiting.
     """
 
@@ -53,11 +54,12 @@ class LayerStream(Iterator[ReadyBatch]):
         *,
         order: NDArray[np.intp] | None,
         read_timeout_s: float,
+        overlaps: bool = True,
         clock: Callable[[], int] = perf_counter_ns,
     ) -> None:
         self._table, self._memory, self._reader, self._totals = reader.table, reader.memory, reader, reader.totals
         self._tiers, self._clock = tiers, clock
-        self._layer_idx, self._read_timeout_s = layer_idx, read_timeout_s
+        self._layer_idx, self._read_timeout_s, self._overlaps = layer_idx, read_timeout_s, overlaps
         found = self._table.lookup(layer_idx, tiers, order)
         self._batches = batches(found.ready_experts, found.ready_slots, tiers, self._memory)
         self._ready: list[int] = []
@@ -79,11 +81,13 @@ class LayerStream(Iterator[ReadyBatch]):
         """
         if self.is_finished:
             raise StopIteration
-        if self._batches:
-            return self._batches.pop(0)
-        self._release()
-        self._start_reads()
         try:
+            if not self._overlaps:
+                self._await_reads()
+            if self._batches:
+                return self._batches.pop(0)
+            self._release()
+            self._start_reads()
             self._gather()
         except BaseException:
             self.close()
@@ -121,10 +125,20 @@ class LayerStream(Iterator[ReadyBatch]):
             self._take(0.0)
             self._start_reads()
         while not self._ready and (self._awaited or self._missing):
-            started = self._clock()
-            self._take(self._read_timeout_s)
-            self._totals.stall_ns += self._clock() - started
-            self._start_reads()
+            self._wait()
+        if not self._overlaps:
+            self._await_reads()
+
+    def _await_reads(self) -> None:
+        """Wait for everything that is being read."""
+        while self._awaited:
+            self._wait()
+
+    def _wait(self) -> None:
+        started = self._clock()
+        self._take(self._read_timeout_s)
+        self._totals.stall_ns += self._clock() - started
+        self._start_reads()
 
     def _take(self, timeout_s: float) -> None:
         finished = self._reader.collect(timeout_s) if self._reader.num_in_flight else []
