@@ -65,6 +65,12 @@ def available_cpus(root: Path = Path("/")) -> int:
     return max(1, math.floor(cpus))
 
 
+def pressure_files(root: Path = Path("/")) -> list[Path]:
+    """Return where the kernel may say how long tasks waited for memory, the nearest cgroup first."""
+    groups = [group / "memory.pressure" for group in _memory_groups(root)]
+    return [*groups[:1], root / "proc/pressure/memory"]
+
+
 def _memory_groups(root: Path) -> list[Path]:
     return _groups(root, "memory")
 

@@ -48,8 +48,14 @@ class RuntimeConfig:
         help="memory left to the rest of the machine when the ceiling is auto",
     )
     expert_memory: int | None = option(
-        Size(), default_text="what fits", is_live=True, example="100MiB",
+        Size(), default_text="what fits", in_profile=True, is_live=True, example="100MiB",
         help="ceiling for cached experts alone, within the process's",
+    )
+    elastic: bool = option(
+        Switch(), "off", in_profile=True, example="on",
+        help="give memory back while others need it, and take it again",
+        doc="Experts shrink before memory runs out, by MemAvailable, cgroup limits and PSI, and grow when it has been "
+        "free for a while. See [memory.md](memory.md).",
     )
     tier: int = option(
         Tier(), AUTO, default_text="the deepest stored, never bf16", auto=fitting.deepest_tier,
@@ -60,7 +66,7 @@ class RuntimeConfig:
     )
     policy: str = option(
         Named(POLICIES, fitting.check_policy), "lossless", settle=fitting.policy_with_budget,
-        is_live=True, example="hobbit:t1=0.6,t2=0.9",
+        in_profile=True, is_live=True, example="hobbit:t1=0.6,t2=0.9",
         help="which experts to read at which tier",
         doc="Parameters and sources: [policies.md](policies.md).",
     )
@@ -78,7 +84,7 @@ class RuntimeConfig:
         "bundle.",
     )
     prefetch: str = option(
-        Named(PREDICTORS, fitting.check_prefetch), AUTO, auto=fitting.left_open, is_live=True,
+        Named(PREDICTORS, fitting.check_prefetch), AUTO, auto=fitting.left_open, in_profile=True, is_live=True,
         default_text="lookahead:depth=1 if the policy does not look at residency, else off",
         example="lookahead:depth=2",
         help="which experts to read before they are asked for",
@@ -110,6 +116,12 @@ class RuntimeConfig:
     direct_io: bool = option(
         Switch(), "on", in_profile=True, example="off",
         help="read experts past the page cache",
+    )
+    overlap: bool = option(
+        Switch(), "on", in_profile=True, example="off",
+        help="compute experts that are in memory while others are read",
+        doc="Where drive and processor share a narrow memory, one after the other can be faster: `hobbit tune` "
+        "measures it.",
     )
     context: int = option(
         Count(), "4096", auto=fitting.context_limit, require=fitting.within_context, fit=fitting.cut_context,

@@ -17,11 +17,13 @@ from edge_runtime.config.memory_plan import MemoryPlan
 from edge_runtime.config.resolve import EngineOptions
 from edge_runtime.engine.assembly import assemble
 from edge_runtime.engine.continuation import Chunk, TextDelta
+from edge_runtime.engine.elastic.idle_watch import IdleWatch
 from edge_runtime.engine.evaluation import Evaluation
 from edge_runtime.engine.forward_pass import BeforeLayer, nothing
 from edge_runtime.engine.observer import SchedulerObserver
 from edge_runtime.engine.parts import Parts
 from edge_runtime.engine.prompt import Prompt
+from edge_runtime.engine.reconfigure import make_elastic
 from edge_runtime.engine.reload import Reload
 from edge_runtime.engine.report import make_report
 from edge_runtime.engine.sampler import SamplingParams
@@ -47,6 +49,7 @@ class Engine(Evaluation):
     def __init__(self, parts: Parts, load_s: float) -> None:
         super().__init__(parts, SyncClient(parts))
         self._load_s, self._use = load_s, self._client.use
+        self._idle = None if parts.elastic is None else IdleWatch(self._client.follow_memory)
 
     @staticmethod
     def open(
@@ -76,6 +79,7 @@ class Engine(Evaluation):
         started = perf_counter()
         parts = assemble(bundle, EngineOptions.from_keywords(options, request_bytes=request_bytes), environment)
         try:
+            parts.elastic = make_elastic(parts)
             engine = Engine(parts, perf_counter() - started)
             if self_check:
                 check_once(engine, parts.bundle, parts.config.tier, parts.fingerprint, context=parts.config.context)
@@ -163,9 +167,12 @@ class Engine(Evaluation):
     def resize(self, *, memory: str | int | None = None, expert_memory: str | int | None = None) -> MemoryPlan:
         """Change the budget while open: experts are evicted and memory returned, or the arena grows.
 
+        A request that runs goes on: between two of its tokens, or from another thread, this takes effect before the
+        next pass. What it says does not change under a policy that does not look at residency.
+
         Raises:
             BudgetError: the model does not fit the new budget; the old one stays in force.
-            RequestError: a request is running, or the engine was closed.
+            RequestError: the engine was closed or handed over, or this was called from inside a pass.
         """
         return self.reload(Reload(memory=memory, expert_memory=expert_memory))
 
@@ -205,6 +212,7 @@ class Engine(Evaluation):
             RequestError: a request is running, or the engine was closed.
         """
         self._use.claim_for_good()
+        self._stop_idle_watch()
         return Scheduler(self._parts, sessions, observer, before_layer)
 
     def close(self) -> None:
@@ -214,6 +222,10 @@ class Engine(Evaluation):
         when it is resumed. Called from inside a request (a signal handler, a policy), the request releases at its end.
         """
         self._use.close()
+
+    def _stop_idle_watch(self) -> None:
+        if self._idle is not None:
+            self._idle.stop()
 
     @property
     def is_released(self) -> bool:

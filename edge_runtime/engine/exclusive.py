@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from edge_runtime.base.errors import RequestError
 
 T = TypeVar("T")
+_PATIENCE_S = 0.02
+"""How long to wait for a part to end before looking whether it did what was asked."""
 
 
 class ExclusiveUse:
@@ -28,6 +32,7 @@ class ExclusiveUse:
         self._owner: object | None = None  # the request that runs or is suspended
         self._computing = threading.Lock()  # held while a request computes
         self._worker: int | None = None
+        self._asked: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._is_closed = False
         self.is_released = False
 
@@ -65,11 +70,48 @@ class ExclusiveUse:
             self._worker = threading.get_ident()
             try:
                 self.require_open()
+                self._do_asked()
                 return action()
             finally:
                 if self._is_closed:
                     self._release()
                 self._worker = None
+
+    def interject(self, action: Callable[[], T]) -> T:
+        """Run something between two parts of whatever request there is, suspended or not. From any thread.
+
+        Whoever computes does it before its next part: who waits for a lock could wait for a whole request, as one part
+        follows the other.
+
+        Raises:
+            RequestError: the engine was closed or handed over, or this is a part of a request itself.
+        """
+        self.require_open()
+        if self._worker == threading.get_ident():
+            raise RequestError("engine: a pass is running in this thread. Ask between two tokens.")
+        if self._owner is self:
+            raise RequestError("engine: it was handed over. Ask whoever drives it.")
+        done: Future[T] = Future()
+        self._asked.append((action, done))
+        while not done.done():
+            if self._computing.acquire(timeout=_PATIENCE_S):
+                try:
+                    self._do_asked()
+                finally:
+                    self._computing.release()
+        return done.result()
+
+    def _do_asked(self) -> None:
+        """Do what others asked for, and tell them; what it raises is theirs."""
+        while self._asked:
+            action, done = self._asked.popleft()
+            try:
+                self.require_open()
+                done.set_result(action())
+            except BaseException as err:
+                done.set_exception(err)
+                if not isinstance(err, Exception):
+                    raise
 
     def require_open(self) -> None:
         """Refuse work after `close`.

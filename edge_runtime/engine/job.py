@@ -144,6 +144,13 @@ class Job:
     submitted: float = field(default_factory=monotonic, init=False)
     is_cancelled: bool = field(default=False, init=False)
 
+    def tell(self, event: Event) -> None:
+        """Hand an event to whoever waits; nobody may be left."""
+        try:
+            self.deliver(event)
+        except RuntimeError:  # the client's event loop has gone
+            self.cancel()
+
     def cancel(self) -> None:
         """Stop before the next token. Safe from any thread, at any time."""
         self.is_cancelled = True

@@ -19,6 +19,7 @@ from edge_runtime.config.memory_plan import MemoryPlan
 from edge_runtime.config.options import RuntimeConfig
 from edge_runtime.engine.active_policy import ActivePolicy
 from edge_runtime.engine.decoder import Decoder
+from edge_runtime.engine.elastic.follower import ElasticMemory
 from edge_runtime.engine.prompt import Prompt, encode_prompt
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.experts.borrowed_scratch import BorrowedScratch
@@ -46,6 +47,7 @@ class Parts:
     active: ActivePolicy
     decoder: Decoder[Any]
     borrowed_scratch: BorrowedScratch
+    elastic: ElasticMemory | None = None
 
     @property
     def spec(self) -> ModelSpec:

@@ -135,3 +135,14 @@ def plan_again(parts: Parts, config: RuntimeConfig, prefetch: str) -> MemoryPlan
     """
     needs = replace(parts.needs, prefetch_bytes=predictor_bytes(prefetch, parts.spec, parts.backend.formulas))
     return plan_memory(needs, _ceiling(config), expert_memory=config.expert_memory)
+
+
+def plan_for(parts: Parts, ceiling: Ceiling) -> MemoryPlan:
+    """Plan the memory of a running engine for another ceiling and the options as they are; changes nothing.
+
+    Raises:
+        BudgetError: it does not fit.
+    """
+    prefetch_bytes = predictor_bytes(parts.active.prefetch, parts.spec, parts.backend.formulas)
+    needs = replace(parts.needs, prefetch_bytes=prefetch_bytes)
+    return plan_memory(needs, ceiling, expert_memory=parts.config.expert_memory)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edge_runtime.base.sizes import parse_size
+from edge_runtime.config.limits import Ceiling
 from edge_runtime.config.memory_plan import MemoryPlan
 from edge_runtime.config.options import RuntimeConfig
+from edge_runtime.config.pressure import Pressure, read_pressure
 from edge_runtime.engine.assembly import make_prefetcher, make_residents, routers_for
+from edge_runtime.engine.elastic.follower import ElasticMemory
 from edge_runtime.engine.parts import Parts
-from edge_runtime.engine.preparation import plan_again
+from edge_runtime.engine.preparation import plan_again, plan_for
 from edge_runtime.engine.reload import Reload
 
 
@@ -49,14 +52,36 @@ def _start_over(parts: Parts, config: RuntimeConfig) -> None:
 
 
 def _resize(parts: Parts, config: RuntimeConfig) -> None:
+    _take_plan(parts, plan_again(parts, config, parts.active.prefetch))
+    parts.config = config
+
+
+def make_elastic(parts: Parts) -> ElasticMemory | None:
+    """Return what follows memory, if the options ask for it."""
+    config = parts.config
+    if not config.elastic:
+        return None
+
+    def read() -> Pressure:
+        return read_pressure(reserve_bytes=config.os_reserve, requested=parts.config.memory)
+
+    def apply(budget_bytes: int) -> MemoryPlan:
+        _take_plan(parts, plan_for(parts, Ceiling(budget_bytes, "memory there is, followed")))
+        return parts.plan
+
+    # a pass that found everything in memory does not look again where it is
+    return ElasticMemory(parts.plan, read, apply, lambda: not parts.cache.fits_all)
+
+
+def _take_plan(parts: Parts, plan: MemoryPlan) -> None:
+    """Change the number of slots; experts that fit stay."""
     active, decoder = parts.active, parts.decoder
-    plan = plan_again(parts, config, active.prefetch)
     changes_reach = _fits_all(plan) != parts.cache.fits_all
     reaches = _fits_all(plan) or not changes_reach
     routers = routers_for(parts.backend, parts.bundle, active.prefetch, fits_all=reaches)
     parts.cache.resize(plan.num_slots)
-    parts.borrowed_scratch.most = plan.borrowed_slots
-    parts.config, parts.plan = config, plan
+    parts.borrowed_scratch.start_over(plan.borrowed_slots)
+    parts.plan = plan
     if changes_reach:  # nothing is read ahead where everything fits
         parts.trunk.set_routers(routers)
         decoder.read_ahead.prefetcher = make_prefetcher(active, parts.backend, parts.trunk, parts.spec, parts.cache)

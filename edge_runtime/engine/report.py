@@ -55,6 +55,7 @@ def make_report(
             "arena_bytes": parts.cache.nbytes,
             "trunk_bytes": parts.trunk.weight_bytes,
             "kv_bytes": parts.kv.nbytes,
+            "elastic": None if parts.elastic is None else parts.elastic.to_json(),
         },
         passed_over=passed_over(parts.backend.name),
     )

@@ -15,7 +15,7 @@ from edge_runtime.engine.batch_width import BatchWidth
 from edge_runtime.engine.continuation import Continuation
 from edge_runtime.engine.cost_meter import CostMeter
 from edge_runtime.engine.forward_pass import BeforeLayer, SequenceStep, nothing
-from edge_runtime.engine.job import Event, Job, Start, TokenEvent
+from edge_runtime.engine.job import Job, Start, TokenEvent
 from edge_runtime.engine.observer import SchedulerObserver
 from edge_runtime.engine.parts import Parts
 from edge_runtime.engine.prefix_sharing import share_prefix
@@ -38,7 +38,7 @@ def _nothing_waits() -> None:
 class Scheduler:
     """Starts jobs and runs them together. For one thread, whichever it is.
 
-    What fails or is over is told through `Job.deliver`; a step itself raises only what is no `Exception`, such as
+    What fails or is over is told through `Job.tell`; a step itself raises only what is no `Exception`, such as
     KeyboardInterrupt. After that the jobs of the step are in an unknown state: `drop` them.
 
     Args:
@@ -55,7 +55,8 @@ class Scheduler:
         observer: SchedulerObserver = _SILENT,
         before_layer: BeforeLayer = nothing,
     ) -> None:
-        self._parts, self.sessions, self._observer, self._before_layer = parts, sessions, observer, before_layer
+        self._parts, self.sessions, self._observer = parts, sessions, observer
+        self._before_layer = before_layer if parts.elastic is None else parts.elastic.watching(before_layer)
         self._running: list[Sequence] = []
         self._batch_width: BatchWidth[Sequence] = BatchWidth(len(sessions.sessions))
         self._policies = RequestPolicies(parts.active)
@@ -99,6 +100,7 @@ class Scheduler:
         Returns:
             Whether a pass ran; False: nothing is running.
         """
+        self.follow_memory()
         self._end_expired()
         self._admit(next_job)
         if not self._running:
@@ -121,7 +123,7 @@ class Scheduler:
         for sequence in list(self._running):
             self._retire(sequence, "error" if err else "cancelled")
             if err is not None:
-                self.deliver(sequence.job, err)
+                sequence.job.tell(err)
         self.sessions.release_all()  # a start that was interrupted may have left one busy
 
     def apply(self, change: Reload) -> None:
@@ -132,18 +134,20 @@ class Scheduler:
             BudgetError: the system refused the memory; settings stay as they were, experts are read anew.
         """
         reconfigure(self._parts, change)
+        if self._parts.elastic is not None:
+            self._parts.elastic.start_over(self._parts.plan)
         if change.starts_over:
             self.sessions.forget()
             self._policies.forget()
         self._batch_width.forget()  # what paid with the old arena or policy may not pay now
         self._observer.on_reload()
 
-    def deliver(self, job: Job, event: Event) -> None:
-        """Hand an event to whoever waits for a job; nobody may be left."""
-        try:
-            job.deliver(event)
-        except RuntimeError:  # the client's event loop has gone
-            job.cancel()
+    def follow_memory(self) -> None:
+        """Let experts take what memory there is, and no more, if the options ask for that; between two steps."""
+        elastic = self._parts.elastic
+        if elastic is not None and elastic.follow():
+            self._batch_width.forget()
+            self._observer.on_reload()
 
     def _sequence(self, job: Job, session: Session, kept: int, policy: Policy | None) -> Sequence:
         parts, group = self._parts, job.group
@@ -173,7 +177,7 @@ class Scheduler:
                 self.begin(job)
             except Exception as err:  # noqa: BLE001 - one request's trouble must not end the others
                 self._observer.on_dropped("error", err)
-                self.deliver(job, err)
+                job.tell(err)
 
     def _run_pass(self, chosen: list[Sequence]) -> None:
         """Run the next token of everyone who decodes, and a chunk of the oldest prompt."""
@@ -224,7 +228,7 @@ class Scheduler:
             return
         if isinstance(event, TokenEvent):
             self._observer.on_token(sequence)
-        self.deliver(sequence.job, event)
+        sequence.job.tell(event)
         if sequence.finish_reason is not None:
             self._finish(sequence, sequence.finish_reason)
 
@@ -232,11 +236,11 @@ class Scheduler:
         reason = sequence.job.name_reason(reason, sequence.text)
         self._retire(sequence, "timeout" if limit else reason)
         outcome = make_outcome(self._parts, sequence, reason, tokens_run=self._tokens_run, limit=limit)
-        self.deliver(sequence.job, outcome)
+        sequence.job.tell(outcome)
 
     def _fail(self, sequence: Sequence, err: Exception) -> None:
         self._retire(sequence, "error", err)
-        self.deliver(sequence.job, err)
+        sequence.job.tell(err)
 
     def _retire(self, sequence: Sequence, reason: str, err: Exception | None = None) -> None:
         sequence.job.constraint = None  # whoever waits for other jobs of the request may keep this one

@@ -99,4 +99,4 @@ class ServingLoop:
         waiting = self._queue.close()
         self._scheduler.drop_all(ShuttingDownError())
         for job in waiting:
-            self._scheduler.deliver(job, ShuttingDownError())
+            job.tell(ShuttingDownError())

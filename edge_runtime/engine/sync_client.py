@@ -66,9 +66,23 @@ class SyncClient:
                 yield event.start, event.logits
 
     def apply(self, change: Reload) -> None:
-        """Change settings as a request of its own. See `Scheduler.apply`."""
+        """Change settings: memory alone between two passes of a request that runs, all else as a request of its own.
+
+        See `Scheduler.apply`.
+        """
+        if not change.starts_over:
+            self.use.interject(lambda: self._scheduler.apply(change))
+            return
         with self.use.claim():
             self.use.compute(lambda: self._scheduler.apply(change))
+
+    def follow_memory(self) -> None:
+        """Let experts take what memory there is now, and no more; where nothing runs, somebody has to ask.
+
+        Raises:
+            RequestError: the engine was closed or handed over.
+        """
+        self.use.interject(self._scheduler.follow_memory)
 
     def _begin(self, job: Job) -> Sequence:
         """Start a job as the only one: of a request that was interrupted, nothing may be left."""

@@ -309,6 +309,7 @@ VERB_LINES = {
     "plan": [], "run": ["-p", "x"], "chat": [], "serve": [], "bench": [], "eval": ["--text", "t"],
     "calibrate": ["--text", "t"], "trace": ["--text", "t", "--out", "o"], "simulate": [], "verify": [],
     "trace-import": ["--out", "o"], "pull": [], "push": ["target"], "list": [], "rm": [],
+    "probe": [],
 }  # fmt: skip
 
 

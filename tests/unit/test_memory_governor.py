@@ -1,0 +1,168 @@
+"""Elastic memory: shrinks in time, grows back, does not thrash, and is never slower than a small cache that stays."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import pytest
+
+from edge_runtime.config.limits import SystemLimits
+from edge_runtime.config.pressure import Pressure, allowed_bytes, read_pressure
+from edge_runtime.engine.elastic.governor import Habits, MemoryGovernor
+
+MIB = 1 << 20
+MOST, FLOOR = 1024 * MIB, 128 * MIB
+TICK_S = 0.1
+Demand = Callable[[float], float]
+"""Seconds to MiB that others take."""
+
+
+def run(demand: Demand, seconds: float, *, habits: Habits | None = None, machine: int = 1200) -> Iterator[tuple]:
+    """Yield (second, bytes allowed, budget) while a competitor's demand goes its way."""
+    governor = MemoryGovernor(floor_bytes=FLOOR, most_bytes=MOST, habits=habits)
+    budget = MOST
+    for tick in range(int(seconds / TICK_S)):
+        now = tick * TICK_S
+        allowed = int((machine - demand(now)) * MIB)
+        wanted = governor.decide(now, Pressure(allowed), budget)
+        budget = budget if wanted is None else wanted
+        yield now, allowed, budget
+    yield governor.moves.shrunk, governor.moves.grown, governor.moves.least_bytes
+
+
+def test_with_memory_to_spare_nothing_moves():
+    *steps, moves = run(lambda now: 100, 60)
+    assert {budget for _, _, budget in steps} == {MOST}
+    assert moves == (0, 0, None)
+
+
+@pytest.mark.parametrize("speed", [10, 100, 400, 1000])
+def test_it_shrinks_before_memory_is_gone(speed):
+    """A competitor takes so many MiB a second: the budget is below what there is, or becomes so within one tick."""
+    *steps, _ = run(lambda now: 100 + min(speed * now, 900), 100)
+    for (_, _, before), (_, allowed, _) in pairwise(steps):
+        assert before <= max(allowed, FLOOR) + speed * TICK_S * MIB + 2
+    assert steps[-1][2] <= steps[-1][1]
+
+
+def test_it_grows_back_when_memory_was_free_for_a_while():
+    *steps, moves = run(lambda now: 700 if 10 <= now < 20 else 100, 60)
+    during = [budget for now, _, budget in steps if 11 < now < 20]
+    assert max(during) <= 500 * MIB
+    assert {budget for now, _, budget in steps if 20 <= now < 24.8} == {during[-1]}, "not at once"
+    assert steps[-1][2] == MOST
+    assert moves[:2] == (1, 1)
+
+
+def test_a_competitor_that_comes_and_goes_quickly_is_given_room_for_good():
+    """Demand that oscillates faster than memory has to be free: one shrink, and no growing into the gaps."""
+    *_, moves = run(lambda now: 700 if int(now) % 2 else 100, 600)
+    assert moves[:2] == (1, 0)
+
+
+@pytest.mark.parametrize("period", [8, 12, 20, 40])
+def test_growing_into_gaps_becomes_rare(period):
+    """Demand that comes back after every growth: the waits double, so an hour sees a few moves, not hundreds."""
+    *steps, moves = run(lambda now: 700 if now % period < period / 3 else 100, 3600)
+    assert moves[0] <= 1 + math.log2(Habits().most_calm_s / Habits().calm_s) + 3600 / Habits().most_calm_s
+    assert all(budget <= max(allowed, FLOOR) + 1 for _, allowed, budget in steps[20:] if budget != MOST)
+
+
+def test_rare_demand_is_forgiven():
+    """Ten minutes between two peaks: it grows back after each, and waits no longer than at first."""
+    *steps, moves = run(lambda now: 700 if now % 600 < 5 and now >= 600 else 100, 3600)
+    assert moves[0] == 5
+    assert moves[1] == 5
+    for peak in range(600, 3600, 600):
+        grown = next(now for now, _, budget in steps if now > peak + 5 and budget == MOST)
+        assert grown <= peak + 5 + 2 * Habits().calm_s
+
+
+def test_it_never_goes_below_the_floor():
+    *steps, _ = run(lambda now: 1190, 30)
+    assert steps[-1][2] == FLOOR
+    assert len({budget for _, _, budget in steps}) == 1
+
+
+def test_small_changes_are_not_followed():
+    """Memory that wanders by less than the margin moves nothing, on either side."""
+    draw = random.Random(1)
+    wander = [draw.uniform(-14, 14) for _ in range(100_000)]
+    *_, moves = run(lambda now: 450 + wander[int(now / TICK_S)], 3600)
+    assert moves[0] <= 3
+    assert moves[1] == 0
+
+
+def stalls(governor: MemoryGovernor, allowed: int, budget: int, share: float, seconds: float) -> int:
+    """Let tasks stall for a share of the time; return the budget in the end."""
+    for tick in range(int(seconds / TICK_S)):
+        pressure = Pressure(allowed, int(share * tick * TICK_S * 1e6))
+        budget = governor.decide(tick * TICK_S, pressure, budget) or budget
+    return budget
+
+
+def test_stalls_near_the_edge_are_heeded_and_others_are_not():
+    def governor():
+        return MemoryGovernor(floor_bytes=FLOOR, most_bytes=MOST)
+
+    near = 600 * MIB
+    assert stalls(governor(), near + 10 * MIB, near, 0.0, 3) == near
+    assert stalls(governor(), near + 10 * MIB, near, 0.3, 3) < near
+    assert stalls(governor(), 2 * MOST, near, 0.3, 30) == near, "others stall: not for our memory; but no growing"
+    assert stalls(governor(), 2 * MOST, near, 0.0, 30) == MOST
+
+
+def test_what_may_not_grow_now_grows_later():
+    governor = MemoryGovernor(floor_bytes=FLOOR, most_bytes=MOST)
+    for tick in range(100):
+        assert governor.decide(tick * TICK_S, Pressure(2 * MOST), MOST // 2, may_grow=False) is None
+    assert governor.moves.grown == 0
+    assert governor.decide(10, Pressure(2 * MOST), MOST // 2) == MOST
+
+
+def test_what_is_allowed_does_not_change_with_what_is_taken():
+    for own in (0, 300 * MIB, 500 * MIB):
+        limits = SystemLimits(4096 * MIB, 1000 * MIB - own)
+        assert allowed_bytes(limits, own, 100 * MIB, None) == 900 * MIB
+        grouped = SystemLimits(4096 * MIB, 3000 * MIB, 512 * MIB - own, "/x", 512 * MIB)
+        assert allowed_bytes(grouped, own, 100 * MIB, None) == (512 - 16) * MIB
+    assert allowed_bytes(SystemLimits(4096 * MIB, 2000 * MIB), 0, 0, 64 * MIB) == 64 * MIB
+    assert allowed_bytes(SystemLimits(4096 * MIB, 10 * MIB), 0, 100 * MIB, None) == 0
+
+
+def fake_root(tmp_path, *, version: int, psi: bool = True):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 8388608 kB\nMemAvailable: 4194304 kB\n")
+    (tmp_path / "proc/pressure").mkdir()
+    line = "some avg10=1.00 avg60=0.50 avg300=0.10 total={}\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=5\n"
+    (tmp_path / "proc/pressure/memory").write_text(line.format(700))
+    text, name = ("0::/app\n", "") if version == 2 else ("5:memory:/app\n", "memory/")
+    (tmp_path / "proc/self/cgroup").write_text(text)
+    group = tmp_path / f"sys/fs/cgroup/{name}app"
+    group.mkdir(parents=True)
+    limit, used = (
+        ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    )
+    (group / limit).write_text(f"{512 * MIB}\n")
+    (group / used).write_text(f"{200 * MIB}\n")
+    (group / "memory.stat").write_text(f"inactive_file {50 * MIB}\nactive_file 0\n")
+    if version == 2 and psi:
+        (group / "memory.pressure").write_text(line.format(123))
+    return tmp_path
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_pressure_is_that_of_the_own_cgroup(tmp_path, version):
+    root = fake_root(tmp_path, version=version)
+    found = read_pressure(reserve_bytes=512 * MIB, requested=None, own_bytes=100 * MIB, root=root)
+    assert found.allowed_bytes == (512 - (200 - 50) + 100 - 16) * MIB
+    assert found.stalled_us == (123 if version == 2 else 700), "of the group where it is counted, else the machine's"
+
+
+def test_a_kernel_without_psi_says_nothing(tmp_path):
+    root = fake_root(tmp_path, version=2, psi=False)
+    (root / "proc/pressure/memory").unlink()
+    assert read_pressure(reserve_bytes=0, requested=None, own_bytes=0, root=root).stalled_us is None
