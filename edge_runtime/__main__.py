@@ -33,7 +33,7 @@ VERBS = {
     "list": "list the folder of models",
     "rm": "delete models from the folder of models",
 }
-TOPICS = ("policy", "eviction", "prefetch")
+TOPICS = ("policy", "eviction", "prefetch", "power-meter")
 USAGE = "usage: hobbit [-h] [--version] VERB ..."
 ABOUT = "Run Mixture-of-Experts models bigger than memory, experts streamed from the drive."
 FLAGS = {"-h, --help": "show this help message and exit", "--version": "print the version and exit"}

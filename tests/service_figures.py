@@ -5,6 +5,8 @@ from __future__ import annotations
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.service.ops.figures import EngineState, ServiceInfo, ServiceStats
 from edge_runtime.service.ops.health import Heartbeat, Phase, Readiness
+from edge_runtime.telemetry.conditions import Conditions, PowerMode
+from edge_runtime.telemetry.power.base import MeterInfo
 
 INFO = ServiceInfo(
     model_name='tiny "moe"', family="qwen3_moe", num_layers=24, num_experts=64, top_k=8, tier=8, backend="cpu",
@@ -40,11 +42,26 @@ def view(num_layers: int = 24) -> EngineState:
     )
 
 
+class FakePower:
+    """Has what figures read of a `PowerSampler`: one rail answers, one never did."""
+
+    info = MeterInfo("ina", "INA3221 power monitors", ("VDD_IN", "VDD_SOC"), ("VDD_IN",), "the module")
+    hz, idle_w = 10.0, 3.5
+
+    def now(self) -> tuple[dict[str, float], dict[str, float]]:
+        return {"VDD_IN": 5.917}, {"VDD_IN": 1234.5}
+
+
+def conditions() -> Conditions:
+    return Conditions({"cpu-thermal": 51.5}, {"cpu0": 1728000000}, {}, {"oc3": 3}, PowerMode(1, "25W"))
+
+
 def service(num_layers: int = 24, phase: Phase = Phase.READY) -> tuple[ServiceStats, Readiness, Heartbeat]:
     """A service that has answered a few requests."""
     stats, readiness, heartbeat = ServiceStats(), Readiness(), Heartbeat()
     readiness.set(phase)
     stats.engine = view(num_layers)
+    stats.power, stats.conditions = FakePower(), conditions
     with stats.update() as figures:
         figures.running, figures.waiting = 2, 5
         figures.prompt_tokens, figures.cached_tokens, figures.generation_tokens, figures.steps = 700, 300, 90, 50

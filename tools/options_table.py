@@ -146,11 +146,14 @@ def sentence(text: str) -> str:
 
 def registered() -> Iterator[str]:
     """Lines of edge_runtime/config/registered.py."""
-    yield '"""Names that policies, eviction rules and predictors are asked for by.'
+    yield '"""Names that policies, eviction rules, power meters and predictors are asked for by.'
     yield ""
     yield "Written by tools/options_table.py from their registries, which are too heavy for `--help`. Do not edit."
     yield '"""'
-    for constant, key in (("POLICIES", "policy"), ("EVICTION_RULES", "eviction"), ("PREDICTORS", "prefetch")):
+    for constant, key in (
+        ("POLICIES", "policy"), ("EVICTION_RULES", "eviction"), ("POWER_METERS", "power_meter"),
+        ("PREDICTORS", "prefetch"),
+    ):  # fmt: skip
         yield f"\n{constant} = ("
         yield from (f'    "{entry.name}",' for entry in REGISTRIES[key])
         yield ")"

@@ -75,7 +75,20 @@ def statistics_rows(report: RunReport) -> list[tuple[str, str]]:
         ("changed", _losses(e)),
         ("expert cache", format_size(m["arena_bytes"])),
         ("peak memory", f"{format_size(m['peak_rss_bytes'])} of {format_size(m['budget_bytes'])} allowed"),
+        *_energy(report.energy),
     ]
+
+
+def _energy(energy: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What was used, and by which rails; no row where nothing was measured."""
+    if energy is None:
+        return []
+    rails = ", ".join(f"{name} {rail['mean_w']:.2f} W" for name, rail in energy["rails"].items())
+    if energy["joules"] is None:
+        return [("power", rails)]
+    each = energy["joules_per_token"]
+    per_token = "" if each is None else f", {each:.3f} J a token"
+    return [("energy", f"{energy['joules']:.2f} J{per_token}, {energy['mean_w']:.2f} W ({rails})")]
 
 
 def _losses(experts: dict[str, Any]) -> str:

@@ -163,6 +163,13 @@ def check_prefetch(text: str, where: str) -> None:
     parse_prefetch(text, where)
 
 
+def check_power_meter(text: str, where: str) -> None:
+    """Refuse what `parse_choice` does."""
+    from edge_runtime.telemetry.power import parse_choice
+
+    parse_choice(text, where)
+
+
 def left_open(facts: Facts | None) -> str:
     """`prefetch`: the policy says whether experts may be read ahead, once it is built; see `ActivePolicy.choose`."""
     return AUTO

@@ -17,7 +17,7 @@ from edge_runtime.config import fitting
 from edge_runtime.config.kinds import Choice, Count, File, Named, Number, OnlyOn, Size, Switch, Text, Tier
 from edge_runtime.config.option import AUTO, option, options_of
 from edge_runtime.config.origins import Origins
-from edge_runtime.config.registered import EVICTION_RULES, POLICIES, PREDICTORS
+from edge_runtime.config.registered import EVICTION_RULES, POLICIES, POWER_METERS, PREDICTORS
 
 if TYPE_CHECKING:
     from edge_runtime.config.profiles import DeviceProfile
@@ -142,6 +142,13 @@ class RuntimeConfig:
     seed: int | None = option(
         Count(low=0, high=(1 << 63) - 1), default_text="drawn for each request", example="5",
         help="seed of sampling",
+    )
+    power_meter: str = option(
+        Named(POWER_METERS, fitting.check_power_meter), AUTO, auto=lambda _: AUTO,
+        default_text="the first of ina, rapl and battery that gives figures", example="ina:hz=20",
+        help="what measures power",
+        doc="Samples in the background, 10 times a second or `hz`; `root` is the folder under which /sys is. Where "
+        "nothing can be read, energy is not measured, and nothing is estimated in its place. See [power.md](power.md).",
     )
     logits_chunk: int = 32
     """Tokens a pass when logits of every token are wanted; not an option."""

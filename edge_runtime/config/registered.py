@@ -1,4 +1,4 @@
-"""Names that policies, eviction rules and predictors are asked for by.
+"""Names that policies, eviction rules, power meters and predictors are asked for by.
 
 Written by tools/options_table.py from their registries, which are too heavy for `--help`. Do not edit.
 """
@@ -27,6 +27,15 @@ EVICTION_RULES = (
     "next-use",
     "rate-distortion",
     "layer-sizes",
+)
+
+POWER_METERS = (
+    "auto",
+    "none",
+    "ina",
+    "rapl",
+    "battery",
+    "jtop",
 )
 
 PREDICTORS = (

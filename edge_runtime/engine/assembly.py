@@ -29,6 +29,8 @@ from edge_runtime.prefetch import parse_prefetch
 from edge_runtime.prefetch.governor import Governor
 from edge_runtime.prefetch.predictors import create_predictor, looks_ahead
 from edge_runtime.prefetch.prefetcher import Prefetcher
+from edge_runtime.telemetry.power import parse_choice
+from edge_runtime.telemetry.power.sampler import start_sampler
 
 _CHECKED_AT_OPEN: tuple[Role, ...] = ("trunk", "router", "embedding", "tokenizer", "calibration")
 
@@ -52,6 +54,9 @@ def _load(ready: Prepared, undo: ExitStack) -> Parts:
     config, bundle, backend = ready.config, ready.bundle, ready.backend
     spec, plan, active = bundle.manifest.model, ready.plan, ready.active
     undo.callback(backend.close)
+    power, _ = start_sampler(parse_choice(config.power_meter))
+    if power is not None:
+        undo.callback(power.close)
     routers = routers_for(backend, bundle, active.prefetch, fits_all=plan.num_slots >= plan.all_experts)
     cache = _open_experts(ready)
     undo.callback(cache.close)
@@ -91,6 +96,7 @@ def _load(ready: Prepared, undo: ExitStack) -> Parts:
         active=active,
         decoder=decoder,
         borrowed_scratch=borrowed_scratch,
+        power=power,
     )
 
 

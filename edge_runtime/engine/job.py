@@ -61,6 +61,7 @@ class Outcome:
         policy: name and parameters.
         concurrent: most requests that ran together with it, itself included.
         queue_ms: time it waited.
+        energy: of the machine from the start of its request to its end; None if that was not measured.
     """
 
     finish_reason: str
@@ -70,6 +71,7 @@ class Outcome:
     policy: dict[str, Any]
     concurrent: int
     queue_ms: float
+    energy: dict[str, Any] | None = None
 
 
 Event = TokenEvent | LogitsEvent | Outcome | Exception

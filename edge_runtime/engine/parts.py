@@ -24,6 +24,7 @@ from edge_runtime.engine.prompt import Prompt, encode_prompt
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.experts.borrowed_scratch import BorrowedScratch
 from edge_runtime.experts.cache import ExpertCache
+from edge_runtime.telemetry.power.sampler import PowerSampler
 from edge_runtime.telemetry.process import trim_heap
 
 LOGITS_BYTES = 16 * MIB
@@ -48,6 +49,7 @@ class Parts:
     decoder: Decoder[Any]
     borrowed_scratch: BorrowedScratch
     elastic: ElasticMemory | None = None
+    power: PowerSampler | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -75,6 +77,8 @@ class Parts:
 
     def close(self) -> None:
         """Stop threads and release memory, to the system too: another engine may be opened next."""
+        if self.power is not None:
+            self.power.close()
         self.cache.close()
         self.trunk.close()
         self.backend.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any
 
 from edge_runtime.backends import passed_over
@@ -10,6 +11,7 @@ from edge_runtime.engine.parts import Parts
 from edge_runtime.engine.sequence import Sequence
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.policy.base import Policy
+from edge_runtime.telemetry.power.report import energy_json
 from edge_runtime.telemetry.process import peak_rss_bytes
 from edge_runtime.telemetry.report import RunReport, Timings
 
@@ -22,6 +24,7 @@ def make_report(
     text: str = "",
     token_ids: list[int] | None = None,
     finish_reason: str = "length",
+    energy: dict[str, Any] | None = None,
 ) -> RunReport:
     """Return the contract's report of what ran since `before` was taken.
 
@@ -32,6 +35,7 @@ def make_report(
         text: generated text.
         token_ids: generated tokens.
         finish_reason: 'stop' or 'length'.
+        energy: what was used; None if it was not measured.
     """
     spec = parts.bundle.manifest.model
     return RunReport(
@@ -57,6 +61,7 @@ def make_report(
             "kv_bytes": parts.kv.nbytes,
             "elastic": None if parts.elastic is None else parts.elastic.to_json(),
         },
+        energy=energy,
         passed_over=passed_over(parts.backend.name),
     )
 
@@ -81,7 +86,18 @@ def make_outcome(
         policy=describe_policy(sequence.policy or parts.active.policy),
         concurrent=sequence.concurrent,
         queue_ms=round(1000 * (sequence.started - sequence.job.submitted), 3),
+        energy=energy_of(parts, sequence),
     )
+
+
+def energy_of(parts: Parts, sequence: Sequence) -> dict[str, Any] | None:
+    """Return what the machine used from the start of a job's request to its end; None if that was not measured.
+
+    Per token only of a job that ran alone: what others used beside it cannot be told from its own.
+    """
+    end = monotonic() if sequence.ended is None else sequence.ended
+    tokens = len(sequence.timings.token_ms) if sequence.concurrent == 1 else None
+    return energy_json(parts.power, int(sequence.request.at * 1e9), int(end * 1e9), tokens)
 
 
 def describe_policy(policy: Policy) -> dict[str, Any]:

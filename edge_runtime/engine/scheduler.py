@@ -246,4 +246,5 @@ class Scheduler:
         sequence.job.constraint = None  # whoever waits for other jobs of the request may keep this one
         self.sessions.release(sequence.session)
         self._running.remove(sequence)
+        sequence.ended = monotonic()
         self._observer.on_ended(sequence, reason, len(self._running), err)

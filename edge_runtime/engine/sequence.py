@@ -28,6 +28,7 @@ class Sequence:
     Attributes:
         started: when it started, monotonic seconds.
         first_token_at: when its first token came, None before.
+        ended: when it was over, None before.
         timings: of the prompt and of every token.
         concurrent: most sequences that ran together with it, itself included.
         finish_reason: None until it has ended by itself: 'stop' or 'length'.
@@ -38,6 +39,7 @@ class Sequence:
         self.job, self.session, self.policy, self.request = job, session, policy, request
         self.started = monotonic()
         self.first_token_at: float | None = None
+        self.ended: float | None = None
         self.timings = Timings(prompt_n=len(job.prompt_ids) - cached, cached_n=cached)
         self.concurrent = 1
         self.finish_reason: str | None = None

@@ -11,6 +11,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import board_trees
 import pytest
 from browser import chromium
 from conftest import MODEL
@@ -92,7 +93,9 @@ def test_live_figures_in_a_real_browser(model_bundle, tmp_path):
 def test_with_a_key_and_a_hostile_model_name(model_bundle, tmp_path):
     (tmp_path / "key").write_text("secret-key-0123456789\n")
     hostile = "<img src=x onerror=alert(1)>"
+    board_trees.nano(tmp_path / "board")
     flags = ("--memory", "1GiB", "--api-key-file", str(tmp_path / "key"), "--model-name", hostile)
+    flags += ("--power-meter", f"ina:root={tmp_path / 'board'}")
     with chromium(tmp_path / "profile") as browser, served(model_bundle, *FLAGS, *flags) as service:
         browser.get(service.url + "/")
         until(lambda: browser.find_element("id", "ask").is_displayed())
@@ -102,6 +105,9 @@ def test_with_a_key_and_a_hostile_model_name(model_bundle, tmp_path):
         assert not browser.find_element("id", "ask").is_displayed()
         assert hostile in text(browser, "model")
         assert browser.find_elements("css selector", "#model img") == []
+        shown = text(browser, "power")
+        for words in ("VDD_CPU_GPU_CV 1.35 W", "machine 5.92 W", "hottest: cpu-thermal 52 °C", "power mode 25W"):
+            assert words in shown
 
 
 @pytest.mark.slow

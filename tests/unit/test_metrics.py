@@ -165,7 +165,7 @@ def test_snapshot_schema():
     assert json.loads(json.dumps(found)) == found
     assert set(found) == {
         "schema", "phase", "reason", "uptime_s", "heartbeat_age_s", "model", "policy", "requests", "tokens",
-        "latency_s", "experts", "residency", "memory", "energy",
+        "latency_s", "experts", "residency", "memory", "energy", "conditions",
     }  # fmt: skip
     assert found["requests"]["waiting"] == 5
     assert found["residency"][0] == {"layer": 0, "tiers": {"4": 1, "8": 3}}
@@ -194,3 +194,35 @@ def test_quantile_interpolates_within_a_bucket():
     assert quantile(histogram, 0.75) == 3.0
     histogram.observe(100.0)
     assert quantile(histogram, 1.0) == 4.0
+
+
+def test_power_and_temperature_of_what_answers():
+    found = samples(page()[0])
+    assert value(found, "hobbit_power_watts", rail="VDD_IN") == 5.917
+    assert value(found, "hobbit_energy_joules_total", rail="VDD_IN") == 1234.5
+    assert value(found, "hobbit_temperature_celsius", zone="cpu-thermal") == 51.5
+    assert value(found, "hobbit_throttle_events_total", source="oc3") == 3
+    assert "VDD_SOC" not in page()[0], "it never answered: no series, not 0"
+
+
+def test_no_sensor_no_series():
+    stats, readiness, heartbeat = service()
+    stats.power, stats.conditions = None, None
+    text = Exposition(stats, readiness, INFO).render()[0].decode()
+    assert "watts" not in text
+    assert "joules" not in text
+    assert "celsius" not in text
+    report = make_stats_report(stats, readiness, heartbeat, INFO)
+    assert report["energy"] is None
+    assert report["conditions"] is None
+
+
+def test_power_in_the_stats_object():
+    report = make_stats_report(*service(), INFO)
+    assert report["energy"] == {
+        "watts": 5.917, "joules": 1234.5, "idle_w": 3.5, "method": "INA3221 power monitors", "covers": "the module",
+        "hz": 10.0,
+        "rails": {"VDD_IN": {"watts": 5.917, "joules": 1234.5}, "VDD_SOC": {"watts": None, "joules": None}},
+    }  # fmt: skip
+    assert report["conditions"]["power_mode"] == {"number": 1, "name": "25W"}
+    json.dumps(report)

@@ -127,7 +127,7 @@ def _vendor(outcomes: Sequence[Outcome], last: Outcome) -> dict[str, Any]:
         "timings": _timings([outcome.timings for outcome in outcomes]),
         "hobbit": {
             "experts": last.experts,
-            "energy": None,
+            "energy": last.energy,
             "policy": last.policy,
             "limit": next((one.limit for one in outcomes if one.limit), None),
             "concurrent": max(one.concurrent for one in outcomes),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from time import monotonic
 
 from edge_runtime.engine.parts import Parts
 from edge_runtime.engine.report import describe_policy
 from edge_runtime.engine.sessions import SessionPool
 from edge_runtime.service.ops.figures import EngineState, ServiceStats
+from edge_runtime.telemetry.conditions import read_conditions
+from edge_runtime.telemetry.power import parse_choice
 
 _EVERY_S = 0.25
 
 
 class EngineStatePublisher:
-    """Publishes an `EngineState` a few times a second.
+    """Publishes an `EngineState` a few times a second, and from the start on what reads power and temperatures.
 
     Args:
         parts: the engine's.
@@ -24,6 +27,8 @@ class EngineStatePublisher:
     def __init__(self, parts: Parts, pool: SessionPool, stats: ServiceStats) -> None:
         self._parts, self._pool, self._stats = parts, pool, stats
         self._next = 0.0
+        stats.power = parts.power
+        stats.conditions = partial(read_conditions, parse_choice(parts.config.power_meter).root)
 
     def expire(self) -> None:
         """Publish at the next call, however fresh the last state is."""

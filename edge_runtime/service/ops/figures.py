@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
 from edge_runtime.experts.counters import ExpertCounters
+from edge_runtime.telemetry.conditions import Conditions
+from edge_runtime.telemetry.power.sampler import PowerSampler
 
 FINISH_REASONS = ("stop", "length", "tool_calls", "cancelled", "timeout", "error")
 REJECT_REASONS = ("queue_full", "draining", "loading")
@@ -133,6 +135,12 @@ class Figures:
 class ServiceStats:
     """Thread-safe figures of the service.
 
+    Attributes:
+        started: monotonic seconds.
+        engine: as the serving loop last saw it; None until it is loaded.
+        power: samples the machine's power; None without a meter.
+        conditions: reads temperatures, clocks and throttling; None until the engine is loaded.
+
     Example:
         >>> stats = ServiceStats()
         >>> with stats.update() as figures:
@@ -146,6 +154,8 @@ class ServiceStats:
         self._lock = threading.Lock()
         self.started = monotonic()
         self.engine: EngineState | None = None
+        self.power: PowerSampler | None = None
+        self.conditions: Callable[[], Conditions] | None = None
 
     def update(self) -> _Update:
         """Hold the figures for writing: ``with stats.update() as figures``."""

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
 )
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from edge_runtime.bundle.record import BF16
 from edge_runtime.experts.counters import READ_BOUNDS_S, ExpertCounters
 from edge_runtime.service.ops.figures import EngineState, Figures, Histogram, ServiceInfo, ServiceStats
 from edge_runtime.service.ops.health import Phase, Readiness
+from edge_runtime.service.ops.metric_families import PREFIX, Families
 from edge_runtime.telemetry.process import peak_rss_bytes
 
-PREFIX = "hobbit_"
 _SUCCESS = ("stop", "length", "tool_calls")
 _MAX_LAYER_GROUPS = 8
 _NS = 1e9
@@ -58,7 +54,7 @@ class ServiceCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family; those of the engine only once it is loaded."""
-        make = _Families(self._info.model_name)
+        make = Families(self._info.model_name)
         yield InfoMetricFamily(
             f"{PREFIX}build",
             "Version of the runtime.",
@@ -75,6 +71,7 @@ class ServiceCollector(Collector):
             yield from _losses(make, engine.experts, _precision(self._info.tier))
             yield from _drive(make, engine.experts)
             yield from _memory(make, engine)
+        yield from _power(make, self._stats)
 
     def _model(self, engine: EngineState) -> Metric:
         info = self._info
@@ -91,48 +88,7 @@ class ServiceCollector(Collector):
         )
 
 
-class _Families:
-    """Makes metric families that all carry `model_name`."""
-
-    def __init__(self, model_name: str) -> None:
-        self.model_name = model_name
-
-    def gauge(self, name: str, text: str, value: float) -> Metric:
-        family = GaugeMetricFamily(PREFIX + name, text, labels=["model_name"])
-        family.add_metric([self.model_name], value)
-        return family
-
-    def gauges(self, name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> Metric:
-        family = GaugeMetricFamily(PREFIX + name, text, labels=["model_name", *labels])
-        for key, value in values.items():
-            family.add_metric([self.model_name, *key], value)
-        return family
-
-    def counter(self, name: str, text: str, value: float) -> Metric:
-        family = CounterMetricFamily(PREFIX + name, text, labels=["model_name"])
-        family.add_metric([self.model_name], value)
-        return family
-
-    def counters(self, name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
-        family = CounterMetricFamily(PREFIX + name, text, labels=["model_name", label])
-        for key, value in values.items():
-            family.add_metric([self.model_name, key], value)
-        return family
-
-    def histogram(self, name: str, text: str, histogram: Histogram) -> Metric:
-        family = HistogramMetricFamily(PREFIX + name, text, labels=["model_name"])
-        buckets: list[tuple[str, float]] = []
-        total = 0
-        for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
-            total += count
-            buckets.append((str(floatToGoString(bound)), total))  # type: ignore[no-untyped-call]
-        # the stubs ask for exemplars that the text format may leave out
-        pairs: Any = buckets
-        family.add_metric([self.model_name], pairs, histogram.sum)
-        return family
-
-
-def _service(make: _Families, phase: Phase) -> Iterator[Metric]:
+def _service(make: Families, phase: Phase) -> Iterator[Metric]:
     yield make.gauges(
         "service_phase",
         "1 for the phase the service is in.",
@@ -141,7 +97,7 @@ def _service(make: _Families, phase: Phase) -> Iterator[Metric]:
     )
 
 
-def _requests(make: _Families, figures: Figures) -> Iterator[Metric]:
+def _requests(make: Families, figures: Figures) -> Iterator[Metric]:
     yield make.gauge("num_requests_running", "Requests being decoded.", figures.running)
     yield make.gauge("num_requests_waiting", "Requests accepted and queued.", figures.waiting)
     finished = figures.finished
@@ -167,7 +123,7 @@ def _requests(make: _Families, figures: Figures) -> Iterator[Metric]:
         yield make.histogram(name, text, histogram)
 
 
-def _cache(make: _Families, experts: ExpertCounters, full_tier: int) -> Iterator[Metric]:
+def _cache(make: Families, experts: ExpertCounters, full_tier: int) -> Iterator[Metric]:
     for name, text, by_tier in (
         ("hits", "Experts asked for that were resident.", experts.hits_by_tier),
         ("late", "Experts asked for whose read was under way.", experts.late_by_tier),
@@ -183,7 +139,7 @@ def _cache(make: _Families, experts: ExpertCounters, full_tier: int) -> Iterator
     yield make.counters("expert_prefetch", "Prefetched experts by what came of them.", "result", dict(unsettled))
 
 
-def _losses(make: _Families, experts: ExpertCounters, full: str) -> Iterator[Metric]:
+def _losses(make: Families, experts: ExpertCounters, full: str) -> Iterator[Metric]:
     family = CounterMetricFamily(
         f"{PREFIX}expert_substitutions",
         "Uses of an expert served below the full precision.",
@@ -199,7 +155,7 @@ def _losses(make: _Families, experts: ExpertCounters, full: str) -> Iterator[Met
     yield make.counter("predicted_kld_nats", "KL divergence the policy expected to cost, summed over tokens.", expected)
 
 
-def _drive(make: _Families, experts: ExpertCounters) -> Iterator[Metric]:
+def _drive(make: Families, experts: ExpertCounters) -> Iterator[Metric]:
     yield make.counter("expert_read_bytes", "Bytes read from the drive.", experts.bytes_read)
     reads = Histogram(READ_BOUNDS_S)
     reads.counts, reads.sum = list(experts.read_buckets), experts.read_ns / _NS
@@ -211,7 +167,7 @@ def _drive(make: _Families, experts: ExpertCounters) -> Iterator[Metric]:
     )
 
 
-def _memory(make: _Families, engine: EngineState) -> Iterator[Metric]:
+def _memory(make: Families, engine: EngineState) -> Iterator[Metric]:
     yield make.gauge("expert_cache_bytes", "Bytes of resident experts.", engine.cache_used_bytes)
     yield make.gauge("expert_cache_capacity_bytes", "Bytes of the expert arena.", engine.cache_bytes)
     yield make.gauges(
@@ -227,6 +183,20 @@ def _memory(make: _Families, engine: EngineState) -> Iterator[Metric]:
     yield make.gauge("memory_budget_bytes", "Ceiling for the whole process.", engine.budget_bytes)
     yield make.gauge("memory_planned_bytes", "Sum of the memory plan.", engine.planned_bytes)
     yield make.gauge("memory_peak_bytes", "Highest resident set of the process.", peak_rss_bytes())
+
+
+def _power(make: Families, stats: ServiceStats) -> Iterator[Metric]:
+    """What sensors say; a rail or zone that does not answer has no series."""
+    if stats.power is not None:
+        watts, joules = stats.power.now()
+        labelled = {(rail,): value for rail, value in watts.items()}
+        yield make.gauges("power_watts", "Power at the last reading.", ("rail",), labelled)
+        yield make.counters("energy_joules", "Energy since the engine was opened.", "rail", joules)
+    if stats.conditions is not None:
+        now = stats.conditions()
+        zones: dict[tuple[str, ...], float] = {(zone,): c for zone, c in now.temperatures_c.items()}
+        yield make.gauges("temperature_celsius", "Temperature of a part of the machine.", ("zone",), zones)
+        yield make.counters("throttle_events", "Times the machine slowed itself down.", "source", now.throttle_events)
 
 
 def residents_by_group(residency: Mapping[int, Mapping[int, int]]) -> dict[tuple[str, ...], float]:

@@ -26,6 +26,11 @@ class ServiceObserver(SchedulerObserver):
 
     def __init__(self, stats: ServiceStats, heartbeat: Heartbeat, state: EngineStatePublisher) -> None:
         self._stats, self._heartbeat, self._state = stats, heartbeat, state
+        self._note_running(0)
+
+    def _note_running(self, num_running: int) -> None:
+        if self._stats.power is not None:
+            self._stats.power.set_running(num_running)
 
     def on_step(self) -> None:
         """Show what has changed, and that the loop is alive."""
@@ -55,6 +60,7 @@ class ServiceObserver(SchedulerObserver):
 
     def on_started(self, sequence: Sequence, num_running: int) -> None:
         """Count tokens found in the session, and time waited."""
+        self._note_running(num_running)
         kept = sequence.timings.cached_n
         with self._stats.update() as figures:
             figures.queue_time.observe(sequence.started - sequence.job.submitted)
@@ -91,6 +97,7 @@ class ServiceObserver(SchedulerObserver):
 
     def on_ended(self, sequence: Sequence, reason: str, num_running: int, err: Exception | None = None) -> None:
         """Count a request and how long its parts took."""
+        self._note_running(num_running)
         now, first = monotonic(), sequence.first_token_at
         with self._stats.update() as figures:
             figures.finished[reason] += 1

@@ -8,6 +8,7 @@ from typing import Any
 
 from edge_runtime.service.ops.figures import EngineState, Figures, Histogram, ServiceInfo, ServiceStats
 from edge_runtime.service.ops.health import Heartbeat, Readiness
+from edge_runtime.telemetry.power.report import live_json
 from edge_runtime.telemetry.process import peak_rss_bytes, rss_bytes
 
 SCHEMA = 1
@@ -40,7 +41,8 @@ def make_stats_report(
         "experts": engine.experts.to_json(_tokens_run(figures)) if engine else None,
         "residency": _residency(engine) if engine else None,
         "memory": _memory(engine),
-        "energy": None,
+        "energy": live_json(stats.power),
+        "conditions": stats.conditions().to_json() if stats.conditions else None,
     }
 
 
