@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 
 import board_trees
 import pytest
@@ -45,7 +46,7 @@ def test_a_request_has_the_energy_of_its_own_time(model_bundle, board):
         used = sampler.now()[1]["VDD_IN"]
         until(lambda: sampler.now()[1]["VDD_IN"] > used + 0.1 * WATTS)
         assert engine.last_report().energy["joules"] == pytest.approx(first["joules"], rel=0.01), "it is over"
-    assert not sampler._thread.is_alive()
+    assert "hobbit-power" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_run_prints_it_and_a_pi_prints_none(model_bundle, board, tmp_path, capsys):

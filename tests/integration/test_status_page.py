@@ -47,7 +47,7 @@ def keep_busy(service, stop):
 @pytest.mark.slow
 def test_live_figures_in_a_real_browser(model_bundle, tmp_path):
     # less memory than the experts take, so that the page has something to show
-    budget = ("--memory", "260MiB", "--expert-memory", "12MiB", "--model-name", "tiny")
+    budget = ("--memory", "270MiB", "--expert-memory", "12MiB", "--model-name", "tiny")
     with chromium(tmp_path / "profile") as browser, served(model_bundle, *FLAGS, *budget) as service:
         browser.get(service.url + "/")
         until(lambda: text(browser, "phase") == "ready")
