@@ -189,7 +189,7 @@ def _power(make: Families, stats: ServiceStats) -> Iterator[Metric]:
     """What sensors say; a rail or zone that does not answer has no series."""
     if stats.power is not None:
         watts, joules = stats.power.now()
-        labelled = {(rail,): value for rail, value in watts.items()}
+        labelled: dict[tuple[str, ...], float] = {(rail,): value for rail, value in watts.items()}
         yield make.gauges("power_watts", "Power at the last reading.", ("rail",), labelled)
         yield make.counters("energy_joules", "Energy since the engine was opened.", "rail", joules)
     if stats.conditions is not None:

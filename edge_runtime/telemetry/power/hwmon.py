@@ -114,8 +114,8 @@ def _nothing(chips: list[str], problems: list[str]) -> str:
 
 def _channels_of(folder: Path, chip: str) -> list[tuple[str, _Channel]]:
     if chip == "ina238":
-        label = read_text(folder / "power1_label") or read_text(folder / "label") or "VIN"
-        return [(label, _Channel((SensorFile(folder / "power1_input"),)))]
+        name = read_text(folder / "power1_label") or read_text(folder / "label") or "VIN"
+        return [(name, _Channel((SensorFile(folder / "power1_input"),)))]
     found = []
     for number in _CHANNELS:
         label = read_text(folder / f"in{number}_label")
