@@ -6,7 +6,7 @@ PY     := $(BIN)/python
 # one worker a core; the suite is written so that order and neighbours do not matter
 JOBS   ?= $(shell nproc)
 
-.PHONY: demo test check system-check kernel-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check clean
+.PHONY: demo test check system-check kernel-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check gpu-emulation hardware clean
 
 # pip says what it fetches and builds: this takes a minute or two the first time
 $(VENV)/.base: pyproject.toml CMakeLists.txt $(wildcard edge_runtime/*/src/* edge_runtime/*/*/src/* edge_runtime/*/*/*/src/*)
@@ -40,7 +40,7 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PY) tools/lint_imports.py
-	$(PY) -m pytest -n $(JOBS) -m "not system and not planted"
+	$(PY) -m pytest -n $(JOBS) -m "not system and not planted and not emulation"
 
 # a real systemd booted in namespaces (needs root), the operator's page run as written, and the soak: alone, one after another
 system-check: $(VENV)/.test
@@ -51,8 +51,9 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PY) tools/lint_imports.py
-	$(PY) -m pytest -n $(JOBS) -m "not system and not planted" tests/unit tests/contract tests/hostile
+	$(PY) -m pytest -n $(JOBS) -m "not system and not planted and not emulation" tests/unit tests/contract tests/hostile
 	$(MAKE) kernel-check
+	$(MAKE) gpu-emulation
 
 # the CUDA kernels on the CPU under sanitisers, and with faults planted in them, each of which has to be found
 kernel-check: $(VENV)/.test
@@ -91,6 +92,17 @@ gpu-compile: $(VENV)/.test
 gpu-check: $(VENV)/.test
 	$(BIN)/hobbit-export examples/tiny-moe --out build/gpu-check-bundle --tiers 8,4 --trunk fp32
 	PYTHONPATH=tests $(PY) -m cuda.gpu_check --bundle build/gpu-check-bundle
+
+# the decode loop over the fake driver in every order its work may run in, streamed and resident: the whole matrix
+gpu-emulation: $(VENV)/.test
+	$(PY) -m pytest -n $(JOBS) -m emulation tests/cuda
+
+# what shows where each part runs, and the page written from it; what this machine cannot run is left as it was
+hardware: $(VENV)/.test
+	$(PY) tools/hardware_run.py x86
+	$(PY) tools/hardware_run.py cuda-emulated
+	$(PY) tools/hardware_run.py arm64-emulated
+	$(PY) tools/hardware_table.py
 
 clean:
 	rm -rf build dist $(VENV)

@@ -32,6 +32,7 @@ VERBS = {
     "push": "send a bundle to a folder, a server that takes PUT, or a hub",
     "list": "list the folder of models",
     "rm": "delete models from the folder of models",
+    "bringup": "check, tune and measure a new device, into one file to send back",
 }
 TOPICS = ("policy", "eviction", "prefetch", "power-meter")
 USAGE = "usage: hobbit [-h] [--version] VERB ..."

@@ -16,7 +16,19 @@ from edge_runtime.engine.job import Job, TokenEvent
 from edge_runtime.engine.observer import SchedulerObserver
 from edge_runtime.engine.sessions import SessionPool
 
-MODES = [pytest.param((0, 1), id="late"), *(pytest.param((1, seed), id=f"random {seed}") for seed in (1, 2, 3))]
+LATE, RANDOM = (0, 1), (1, 1)
+PLACES = [("cpu", FEW), ("cuda", FEW), ("cuda", ALL)]
+"""Where the trunk runs, and for how many experts there is room."""
+QUICK = {("cuda", FEW, RANDOM), *((*place, LATE) for place in PLACES)}
+"""What `make test` runs: late finds what waits too little, one random order what comes too early. The rest of three
+random orders everywhere is `make gpu-emulation`."""
+MATRIX = [
+    pytest.param(
+        trunk, slots, mode, id=f"{trunk} {slots} {'random' if mode[0] else 'late'} {mode[1]}",
+        marks=() if (trunk, slots, mode) in QUICK else pytest.mark.emulation,
+    )
+    for trunk, slots in PLACES for mode in (LATE, *((1, seed) for seed in (1, 2, 3)))
+]  # fmt: skip
 pytestmark = pytest.mark.usefixtures("over_fake")
 
 
@@ -26,10 +38,9 @@ def of_cpu(model_bundle: Path) -> tuple[np.ndarray, list[int]]:
         return logits(engine), tokens(engine)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("trunk", "slots"), [("cpu", FEW), ("cuda", FEW), ("cuda", ALL)])
+@pytest.mark.parametrize(("trunk", "slots", "mode"), MATRIX)
 def test_tokens_are_the_cpu_backends(
-    model_bundle, of_cpu, fake: ctypes.CDLL, mode: tuple[int, int], trunk: str, slots: int
+    model_bundle, of_cpu, fake: ctypes.CDLL, trunk: str, slots: int, mode: tuple[int, int]
 ):
     fake.fake_mode(*mode)
     before = fake.fake_live_regions()
@@ -44,7 +55,7 @@ def test_tokens_are_the_cpu_backends(
     assert fake.fake_live_regions() == before, "all memory was given back"
 
 
-@pytest.mark.parametrize("mode", MODES[:2])
+@pytest.mark.parametrize("mode", [pytest.param(LATE, marks=pytest.mark.emulation), RANDOM])
 def test_the_gpu_routes_by_itself_once_everything_is_there(
     model_bundle, of_cpu, fake: ctypes.CDLL, monkeypatch, mode: tuple[int, int]
 ):

@@ -26,6 +26,8 @@ def test_it_runs_every_check_and_writes_what_ran(
     assert len(result["decode"]) == 3
     assert result["demo"][-1] == "resident, as a graph and without"
     assert (result["device"], result["arch"], result["driver_cuda"]) == ("Fake Orin", "sm_87", 12060)
+    assert (result["emulated"], result["failed"]) == (True, None), "a fake never passes for a GPU"
+    assert result["passed"] == ["self_test", "checks", "memory", "decode", "demo"]
     assert "self-test of device-only functions: passed" in capsys.readouterr().out
 
 
@@ -37,7 +39,9 @@ def test_a_failed_self_test_ends_it(fakes: Fakes, fake, tmp_path: Path, monkeypa
     options = ["--libcuda", str(fakes.libcuda), "--libnvrtc", str(fakes.libnvrtc), "--out", str(tmp_path), "--quick"]
     with pytest.raises(DeviceError, match="mma_s8"):
         gpu_check.main(options)
-    assert list(tmp_path.iterdir()) == []
+    result = json.loads((tmp_path / "gpu_check_Fake_Orin.json").read_text())
+    assert (result["passed"], result["failed"]) == ([], "self_test")
+    assert result["why"] == "DeviceError: mma_s8 gives 0x1"
 
 
 def test_without_a_gpu_it_says_what_is_missing(tmp_path: Path):

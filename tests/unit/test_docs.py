@@ -44,6 +44,7 @@ def test_the_index_of_adrs_is_up_to_date():
 
 PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "profiles/README.md", ROOT / "examples/tiny-moe/README.md"]
+PAGES += sorted((ROOT / "deploy").glob("*.md"))
 WIDTH = 100
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 

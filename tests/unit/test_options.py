@@ -169,7 +169,7 @@ def test_help_lists_all_that_the_registries_have(capsys):
     assert [e.name for e in REGISTRIES["eviction"]] == list(EVICTION_RULES)
     assert [e.name for e in REGISTRIES["prefetch"]] == list(PREDICTORS)
     assert all(entry.summary for entries in REGISTRIES.values() for entry in entries)
-    for verb in set(VERBS) - {"simulate", "trace-import", "pull", "push", "list", "rm"}:
+    for verb in set(VERBS) - {"simulate", "trace-import", "pull", "push", "list", "rm", "bringup"}:
         with pytest.raises(SystemExit):
             main([verb, "--help"])
         text = capsys.readouterr().out
@@ -309,7 +309,7 @@ VERB_LINES = {
     "plan": [], "run": ["-p", "x"], "chat": [], "serve": [], "bench": [], "eval": ["--text", "t"],
     "calibrate": ["--text", "t"], "trace": ["--text", "t", "--out", "o"], "simulate": [], "verify": [],
     "trace-import": ["--out", "o"], "pull": [], "push": ["target"], "list": [], "rm": [],
-    "probe": [],
+    "probe": [], "bringup": [],
 }  # fmt: skip
 
 

@@ -1,0 +1,73 @@
+"""What a device is: board, memory, release of its system, and which of NVIDIA's libraries are there."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.telemetry.hardware import describe_hardware
+
+_FILES = ("etc/nv_tegra_release", "etc/os-release", "proc/driver/nvidia/version", "sys/module/nvidia/version")
+_LIBRARIES = (
+    "libcuda.so*",
+    "libnvrtc.so*",
+    "libnvinfer.so*",
+    "libnvonnxparser.so*",
+    "libcudnn.so*",
+    "libnvdla_compiler.so*",
+)
+_FOLDERS = (
+    "usr/lib/aarch64-linux-gnu", "usr/lib/aarch64-linux-gnu/tegra", "usr/lib/aarch64-linux-gnu/nvidia",
+    "usr/local/cuda/lib64", "usr/lib/x86_64-linux-gnu",
+)  # fmt: skip
+_PACKAGES = ("hobbit-edge", "onnxruntime", "onnxruntime-gpu", "numpy", "tensorrt")
+_MOST = 2000
+_TOOLS = (("nvpmodel", "-q"), ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv"))
+
+
+def describe_machine(folder: Path, root: Path = Path("/")) -> dict[str, Any]:
+    """Return what this machine is; what cannot be read is left out.
+
+    Args:
+        folder: whose drive is described.
+        root: where the system's files are; tests pass a fake tree.
+    """
+    files = {name: _read(root / name) for name in _FILES}
+    libraries = {
+        path.name for place in _FOLDERS for pattern in _LIBRARIES for path in (root / place).glob(pattern)
+    }  # fmt: skip
+    return {
+        "hardware": describe_hardware(folder, root),
+        "files": {name: text for name, text in files.items() if text},
+        "libraries": sorted(libraries),
+        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "tools": {command[0]: _said(command) for command in _TOOLS if shutil.which(command[0])},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _said(command: tuple[str, ...]) -> str:
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as err:
+        return f"{type(err).__name__}"
+    return (done.stdout + done.stderr)[:_MOST]
+
+
+def _read(path: Path) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(_MOST).strip()
+    except OSError:
+        return ""

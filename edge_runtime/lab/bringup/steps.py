@@ -1,0 +1,128 @@
+"""The steps of a bring-up, in order: what each runs, and how long it may take."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+HOBBIT = (sys.executable, "-m", "edge_runtime")
+GPU_CHECK, NVPMODEL = "tests/cuda/gpu_check.py", "nvpmodel"
+_BENCH = (
+    "--repeat",
+    "3",
+    "--warmup",
+    "1",
+    "--prompt-tokens",
+    "64",
+    "--gen-tokens",
+    "64",
+    "--no-png",
+    "--no-self-check",
+)
+_BACKENDS = {
+    "cpu": "the CPU",
+    "cuda": "the GPU, memory and trunk chosen by the backend",
+    "cuda:trunk=cpu": "experts on the GPU, trunk on the CPU",
+    "cuda:memory=pinned": "the GPU, experts in pinned memory",
+    "cuda:memory=device": "the GPU, experts in its own memory",
+    "cuda:graph=false": "the GPU, launches one by one",
+}
+_POWER_MODEL = re.compile(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", re.MULTILINE)
+NVPMODEL_CONF = Path("/etc/nvpmodel.conf")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step.
+
+    Attributes:
+        name: in the file, and for `--again`.
+        title: what it does, for people.
+        command: what is run; () where it cannot be.
+        minutes: most it may take.
+        why_not: why it cannot be run; "" if it can.
+        verb: of hobbit, where this version may lack it.
+        optional: words that are given if the verb's help has the first of each: what help has, what is given.
+        before: run first, such as a change of the power mode; its failure is the step's.
+        folder: a new, empty folder whose ``report.json`` the step writes, below the bring-up's.
+    """
+
+    name: str
+    title: str
+    command: tuple[str, ...] = ()
+    minutes: float = 2
+    why_not: str = ""
+    verb: str = ""
+    optional: tuple[tuple[str, str], ...] = ()
+    before: tuple[str, ...] = ()
+    folder: str = ""
+
+
+def steps_of(
+    bundle: Path | None, out: Path, checkout: Path | None, *, power_modes: bool, conf: Path = NVPMODEL_CONF
+) -> Iterator[Step]:
+    """Yield the steps.
+
+    Args:
+        bundle: what is benchmarked; None: only what needs none.
+        out: folder of the bring-up.
+        checkout: the source tree, where `make gpu-check` is; None: there is none.
+        power_modes: the board's power modes may be changed.
+        conf: where the board lists them.
+    """
+    given = () if bundle is None else (str(bundle),)
+    about = () if bundle is None else (("BUNDLE", str(bundle)),)
+    yield _verb("doctor", "look for what is missing on this machine", 2, (), *about)
+    yield _gpu_check(out, checkout)
+    if bundle is None:
+        return
+    yield _verb("verify", "check the bundle", 5, given)
+    yield _verb("tune", "measure, and choose settings", 8, given)
+    yield _verb("plan", "plan the memory", 1, given)
+    for backend, title in _BACKENDS.items():
+        yield _bench(f"bench {backend}", f"measure {title}", given, backend)
+    yield from _power_steps(given, power_modes, conf)
+
+
+def _verb(verb: str, title: str, minutes: float, words: tuple[str, ...], *optional: tuple[str, str]) -> Step:
+    return Step(verb, title, (*HOBBIT, verb, *words), minutes, verb=verb, optional=(("--json", "--json"), *optional))
+
+
+def _gpu_check(out: Path, checkout: Path | None) -> Step:
+    step = Step("gpu-check", "check the kernels on the GPU (`make gpu-check`)", minutes=10)
+    if checkout is None:
+        return replace(
+            step, why_not=f"{GPU_CHECK} is part of the source tree: run in a checkout, or name it (--checkout)"
+        )
+    demo = checkout / "build/gpu-check-bundle"
+    bundle = ("--bundle", str(demo)) if demo.is_dir() else ()
+    return replace(step, command=(sys.executable, "-m", "cuda.gpu_check", "--out", str(out), *bundle))
+
+
+def _bench(name: str, title: str, bundle: Sequence[str], backend: str) -> Step:
+    folder = re.sub(r"\W+", "-", name)
+    command = (*HOBBIT, "bench", *bundle, "--backend", backend, *_BENCH, "--json")
+    return Step(name, title, command, 4, verb="bench", optional=(("--power", "--power"),), folder=folder)
+
+
+def _power_steps(bundle: Sequence[str], allowed: bool, conf: Path) -> Iterator[Step]:
+    """Yield a step for each power mode, and one that goes back to the first one's."""
+    why_not = (
+        "" if allowed else "not allowed: give --power-modes, as root; modes that need a reboot are left out by nvpmodel"
+    )
+    if not conf.exists():
+        why_not = f"no {conf}: not a Jetson"
+    if why_not:
+        yield Step("power modes", "measure each power mode", why_not=why_not)
+        return
+    for number, mode in power_modes_in(conf.read_text(encoding="utf-8", errors="replace")):
+        step = _bench(f"bench mode {mode}", f"measure in power mode {mode}", bundle, "auto")
+        yield replace(step, before=(NVPMODEL, "-m", str(number)))
+
+
+def power_modes_in(text: str) -> list[tuple[int, str]]:
+    """Return number and name of each power mode that an nvpmodel.conf lists."""
+    return [(int(number), name) for number, name in _POWER_MODEL.findall(text)][:16]

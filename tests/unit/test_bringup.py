@@ -1,0 +1,253 @@
+"""`hobbit bringup`: resumable, a step's failure is a result, and nothing private is in the file."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import runpy
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_runtime.__main__ import main
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.lab.bringup.bringup import Bringup
+from edge_runtime.lab.bringup.machine import describe_machine
+from edge_runtime.lab.bringup.privacy import Scrubber
+from edge_runtime.lab.bringup.runner import MOST_TEXT, run_step
+from edge_runtime.lab.bringup.steps import Step, power_modes_in, steps_of
+
+CONF = """< PARAM TYPE=CLOCK NAME=CPU >
+# mode loop starts from here
+< POWER_MODEL ID=0 NAME=15W >
+CPU_ONLINE CORE_0 1
+< POWER_MODEL ID=1 NAME=7W >
+< POWER_MODEL ID=2 NAME=MAXN_SUPER >
+< PM_CONFIG DEFAULT=2 >
+"""
+
+
+def python(code: str, **more: Any) -> Step:
+    return Step("it", "a step", (sys.executable, "-c", code), **more)
+
+
+def run(step: Step, out: Path, seconds: float = 60) -> dict[str, Any]:
+    return run_step(step, out, os.environ, seconds)
+
+
+def content(out: Path) -> dict[str, Any]:
+    return dict(json.loads((out / "hobbit-bringup.json").read_text()))
+
+
+def test_what_a_step_prints_is_kept_whole_or_its_end(tmp_path: Path):
+    assert run(python("print('{\"a\": 1}')"), tmp_path)["json"] == {"a": 1}
+    found = run(python("import sys; print('x' * 9000 + 'end'); sys.stderr.write('warned')"), tmp_path)
+    assert (found["outcome"], found["stderr"]) == ("passed", "warned")
+    assert found["stdout"].endswith("end\n")
+    assert len(found["stdout"]) == MOST_TEXT
+
+
+@pytest.mark.parametrize(
+    ("step", "outcome", "why"),
+    [
+        (python("import sys; sys.exit('no such thing')"), "failed", "no such thing"),
+        (python("import time; time.sleep(60)", minutes=0.005), "timed out", "not done after"),
+        (python("import sys; sys.stderr.write('gpu-check: SKIPPED, no GPU')"), "not available", "no GPU"),
+        (Step("it", "", ("/no/such/program",)), "failed", "No such file"),
+        (Step("it", "", why_not="no GPU here"), "not available", "no GPU here"),
+        (
+            Step("it", "", ("unused",), verb="no-such-verb"),
+            "not available",
+            "this version has no `hobbit no-such-verb`",
+        ),
+        (python("print(1)", before=("/no/such/nvpmodel", "-m", "1")), "failed", "/no/such/nvpmodel -m 1: "),
+    ],
+)
+def test_whatever_happens_to_a_step_is_its_outcome(tmp_path: Path, step: Step, outcome: str, why: str):
+    found = run(step, tmp_path)
+    assert found["outcome"] == outcome
+    assert why in found["why"]
+
+
+def test_a_verb_gets_the_flags_it_has(tmp_path: Path):
+    step = replace(python("import sys; print(sys.argv[1:])"), verb="verify")
+    step = replace(step, optional=(("--json", "--json"), ("BUNDLE", "b"), ("--sing", "--sing"), ("TUNE", "t")))
+    assert run(step, tmp_path)["stdout"] == "['--json', 'b']\n"
+
+
+class Recorder:
+    """Runs nothing; fails what it is told to."""
+
+    def __init__(self, *failing: str) -> None:
+        self.failing, self.ran = failing, list[str]()
+
+    def __call__(self, step: Step, out: Path, environment: Any, seconds: float) -> dict[str, Any]:
+        self.ran.append(step.name)
+        return {"outcome": "failed" if step.name in self.failing else "passed", "stderr": f"in {out}/x"}
+
+
+def bring_up(wanted: Bringup, recorder: Recorder) -> dict[str, str]:
+    return wanted.run(lambda step, result: None, lambda step: None, recorder).outcomes()
+
+
+def test_it_goes_on_after_a_failure_and_another_run_does_what_did_not_pass(tmp_path: Path):
+    bundle, out = tmp_path / "bundle", tmp_path / "out"
+    bundle.mkdir()
+    first, second, third = Recorder("tune"), Recorder(), Recorder()
+    outcomes = bring_up(Bringup(bundle, out), first)
+    assert first.ran[:4] == ["doctor", "gpu-check", "verify", "tune"]
+    assert {"bench cpu", "bench cuda", "bench cuda:memory=pinned", "power modes"} <= set(first.ran)
+    assert (outcomes["tune"], outcomes["bench cpu"]) == ("failed", "passed")
+    assert bring_up(Bringup(bundle, out), second)["tune"] == "passed"
+    assert second.ran == ["tune"]
+    bring_up(Bringup(bundle, out, again=("plan",)), third)
+    assert third.ran == ["plan"]
+    again = Recorder()
+    bring_up(Bringup(bundle, out, again=("all",)), again)
+    assert again.ran == first.ran
+
+
+def test_what_the_time_did_not_reach_is_run_next(tmp_path: Path):
+    recorder = Recorder()
+    assert set(bring_up(Bringup(None, tmp_path, minutes=1e-9), recorder).values()) == {"not reached"}
+    assert recorder.ran == []
+    assert set(bring_up(Bringup(None, tmp_path), recorder).values()) == {"passed"}
+
+
+def test_results_of_another_bundle_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    identity = iter("ab")
+    monkeypatch.setattr(Bringup, "_about", lambda self: {"bundle": next(identity)})
+    for _ in range(2):
+        recorder = Recorder()
+        bring_up(Bringup(None, tmp_path), recorder)
+        assert recorder.ran == ["doctor", "gpu-check"]
+
+
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path):
+    (tmp_path / "hobbit-bringup.json").write_text("[1]")
+    with pytest.raises(ConfigError, match="expected the file of a bring-up"):
+        bring_up(Bringup(None, tmp_path), Recorder())
+    assert (tmp_path / "hobbit-bringup.json").read_text() == "[1]"
+
+
+def test_what_gpu_check_wrote_is_in_the_file(tmp_path: Path):
+    def check(step: Step, out: Path, environment: Any, seconds: float) -> dict[str, Any]:
+        if step.name == "gpu-check":
+            (out / "gpu_check_Orin.json").write_text('{"device": "Orin", "emulated": false}')
+        return {"outcome": "passed"}
+
+    Bringup(None, tmp_path).run(lambda step, result: None, lambda step: None, check)
+    assert content(tmp_path)["gpu_check"] == {"device": "Orin", "emulated": False}
+
+
+def test_nothing_private_is_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "annas-orin.example.org")
+    monkeypatch.setattr(getpass, "getuser", lambda: "anna")
+    home, root = tmp_path / "home/anna", tmp_path / "root"
+    monkeypatch.setenv("HOME", str(home))
+    for name, text in {
+        "proc/device-tree/serial-number": "1423021012345\0",
+        "etc/machine-id": "b3c1d2aa5c7e4c0f8e7c6f00aa11bb22\n",
+        "sys/class/net/eth0/address": "48:b0:2d:aa:bb:cc\n",
+        "proc/net/fib_trie": "Main:\n  |-- 192.168.7.23\n     /32 host LOCAL\n  |-- 127.0.0.1\n     /32 host LOCAL\n",
+        "proc/net/if_inet6": "fe8000000000000002e04cfffe680001 02 40 20 80 eth0\n",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    scrubber = Scrubber({"BUNDLE": home / "models/secret"}, root)
+    said = {
+        "stderr": f"anna@annas-orin: {home}/models/secret/trunk and {home}/x: serial 1423021012345, 48:B0:2D:aa:bb:cc",
+        "list": ["192.168.7.23", "fe80::2e0:4cff:fe68:1", "id b3c1d2aa5c7e4c0f8e7c6f00aa11bb22"],
+        "text": "what the model said", "token_ids": [1], "deep": {f"{home}": "annas-orin.example.org"},
+    }  # fmt: skip
+    found = scrubber.value(said)
+    assert found["stderr"] == "<user>@<host>: <BUNDLE>/trunk and <HOME>/x: serial <serial>, <address>"
+    assert found["list"] == ["<address>", "<address>", "id <serial>"]
+    assert found["deep"] == {"<HOME>": "<host>"}
+    assert found.keys() == {"stderr", "list", "deep"}
+    assert scrubber.text("TensorRT 10.3.0.30, savanna, 127.0.0.1") == "TensorRT 10.3.0.30, savanna, 127.0.0.1"
+
+
+def test_paths_of_a_run_are_replaced_in_its_file(tmp_path: Path):
+    bring_up(Bringup(None, tmp_path / "out"), Recorder())
+    assert content(tmp_path / "out")["steps"]["doctor"]["stderr"] == "in <OUT>/x"
+    assert str(tmp_path) not in json.dumps(content(tmp_path / "out"))
+
+
+def test_power_modes_are_measured_only_if_allowed_and_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    conf, log = tmp_path / "nvpmodel.conf", tmp_path / "log"
+    conf.write_text(CONF)
+    assert power_modes_in(CONF) == [(0, "15W"), (1, "7W"), (2, "MAXN_SUPER")]
+    *_, last = steps_of(tmp_path, tmp_path, None, power_modes=False, conf=conf)
+    assert last.why_not.startswith("not allowed: give --power-modes")
+    *_, last = steps_of(tmp_path, tmp_path, None, power_modes=True, conf=tmp_path / "none")
+    assert last.why_not.endswith("not a Jetson")
+    tool = tmp_path / "nvpmodel"
+    tool.write_text(f'#!/bin/sh\necho "$@" >> {log}\n[ "$1" = -q ] && printf "NV Power Mode: 7W\\n1\\n"\nexit 0\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    steps = list(steps_of(tmp_path, tmp_path, None, power_modes=True, conf=conf))[-3:]
+    assert [step.name for step in steps] == ["bench mode 15W", "bench mode 7W", "bench mode MAXN_SUPER"]
+    monkeypatch.setattr(
+        Bringup, "steps", lambda self: [replace(step, command=("true",), verb="", folder="") for step in steps]
+    )
+    Bringup(None, tmp_path / "out").run(lambda step, result: None, lambda step: None)
+    changes = [line for line in log.read_text().splitlines() if line != "-q"]
+    assert changes == ["-m 0", "-m 1", "-m 2", "-m 1"]
+
+
+def test_a_machine_is_described_by_what_can_be_read(tmp_path: Path):
+    found = describe_machine(tmp_path, tmp_path)
+    assert (found["files"], found["libraries"]) == ({}, [])
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.3\n")
+    libraries = tmp_path / "usr/lib/aarch64-linux-gnu"
+    libraries.mkdir(parents=True)
+    for name in ("libnvinfer.so.10.3.0", "libother.so"):
+        (libraries / name).touch()
+    found = describe_machine(tmp_path, tmp_path)
+    assert found["files"] == {"etc/nv_tegra_release": "# R36 (release), REVISION: 4.3"}
+    assert found["libraries"] == ["libnvinfer.so.10.3.0"]
+    assert "hobbit-edge" in found["packages"]
+
+
+def test_the_command_lists_its_steps_and_refuses_what_it_does_not_know(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["bringup", "--list"]) == 0
+    assert capsys.readouterr().out.startswith("doctor ")
+    for words, message in (
+        (["--again", "doctr"], "Did you mean 'doctor'"),
+        ([str(tmp_path / "none")], "expected a folder written by hobbit-export"),
+        (["--minutes", "0"], "expected more than 0"),
+    ):
+        assert main(["bringup", "--out", str(tmp_path / "out"), *words]) == 78
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_an_owner_sent_is_taken_over_within_bounds(tmp_path: Path):
+    tool = runpy.run_path(str(Path(__file__).parents[2] / "tools/bringup_import.py"))
+    check = {"device": "Orin", "arch": "sm_87", "driver_cuda": 12060, "emulated": False, "date": "2026-12-01"}
+    check |= {"passed": ["self_test"] * 99, "failed": None, "memory": {"registered": 1}}
+    speeds = {"predicted_per_second": 7.5, "prompt_per_second": "| **fast**"}
+    step = {"outcome": "passed", "ended": "2026-12-01 10:00:00Z", "why": "<b>|x" * 99, "json": {"timings": speeds}}
+    sent = {"format": 1, "about": {"version": "1"}, "machine": {"hardware": {"board": "NVIDIA Jetson Orin Nano"}}}
+    file = tmp_path / "sent.json"
+    file.write_text(json.dumps(sent | {"steps": {"bench cpu": step}, "gpu_check": check}))
+    assert tool["main"]([str(file), "--out", str(tmp_path / "results")]) == 0
+    kept = json.loads((tmp_path / "results/NVIDIA-Jetson-Orin-Nano-2026-12-01.json").read_text())
+    assert kept["steps"]["bench cpu"]["predicted_per_second"] == 7.5
+    assert "prompt_per_second" not in kept["steps"]["bench cpu"]
+    assert len(kept["steps"]["bench cpu"]["why"]) == 200
+    assert "|" not in kept["steps"]["bench cpu"]["why"]
+    assert kept["gpu_check"].keys() == {"device", "arch", "driver_cuda", "emulated", "date", "passed", "failed"}
+    assert len(kept["gpu_check"]["passed"]) == 16
+    for broken in ("[]", "{}", '{"format": 2}', json.dumps(sent | {"steps": {"a": 1}, "gpu_check": None})):
+        file.write_text(broken)
+        assert tool["main"]([str(file), "--out", str(tmp_path / "results")]) == 1

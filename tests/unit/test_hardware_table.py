@@ -1,0 +1,122 @@
+"""tools/hardware_table.py: docs/hardware.md says what result files say, and nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+_TOOLS = ("hardware_features", "hardware_run", "hardware_table")
+
+
+@pytest.fixture(scope="module")
+def tool() -> Iterator[ModuleType]:
+    spec = importlib.util.spec_from_file_location("hardware_table", ROOT / "tools/hardware_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module, before = importlib.util.module_from_spec(spec), [*sys.path]
+    sys.modules["hardware_table"] = module
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path[:] = before
+        for name in _TOOLS:
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def results(tool: ModuleType, tmp_path: Path) -> Path:
+    """The committed result files, to be changed."""
+    return Path(shutil.copytree(tool.RESULTS, tmp_path / "benchmarks/results"))
+
+
+def row(page: str, feature: str) -> list[str]:
+    return next(line for line in page.splitlines() if line.startswith(f"| {feature}")).strip("| ").split(" | ")
+
+
+def test_the_page_is_current(tool: ModuleType) -> None:
+    assert tool.main(["--check"]) == 0, "run python tools/hardware_table.py"
+
+
+def test_an_old_page_is_found(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / "hardware.md"
+    old.write_text(tool.PAGE.read_text().replace("never", "passed"))
+    monkeypatch.setattr(tool, "PAGE", old)
+    assert tool.main(["--check"]) == 1
+    assert tool.main([]) == 0
+    assert tool.main(["--check"]) == 0
+
+
+def test_what_shows_a_feature_is_there(tool: ModuleType) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for feature in tool.FEATURES:
+        assert feature.checks, feature.name
+        for kind, *words in feature.checks.values():
+            if kind == "pytest":
+                assert [word for word in words if not (ROOT / word).exists()] == []
+            else:
+                assert f"\n{words[0]}:" in makefile
+    assert len({feature.name for feature in tool.FEATURES}) == len(tool.FEATURES)
+
+
+def test_nothing_is_said_to_have_run_on_a_gpu_without_a_result(tool: ModuleType, results: Path) -> None:
+    for path in [*results.glob("gpu_check_*.json"), *results.glob("bringup/*.json")]:
+        path.unlink()
+    for feature in tool.FEATURES:
+        assert row(tool.page(results), feature.title)[-2:] == [tool.NEVER, tool.NEVER], feature.name
+
+
+def test_a_result_of_a_gpu_becomes_a_column_and_a_fakes_does_not(tool: ModuleType, results: Path) -> None:
+    found = {"device": "NVIDIA H100", "arch": "sm_90", "driver_cuda": 12060, "date": "2026-12-01", "emulated": False}
+    found |= {"passed": ["self_test", "checks"], "failed": "memory"}
+    (results / "gpu_check_NVIDIA_H100.json").write_text(json.dumps(found))
+    (results / "gpu_check_Fake.json").write_text(json.dumps(found | {"device": "A fake", "emulated": True}))
+    page = tool.page(results)
+    assert "A fake" not in page
+    titles = row(page, "feature")
+    assert titles[-2:] == ["NVIDIA H100", "Jetson"]
+    assert row(page, "CUDA: device-only functions")[-2:] == ["passed", "never"]
+    assert row(page, "CUDA: driver layer")[-2] == "**failed**"
+    assert row(page, "CUDA: decode loop")[-2] == "never"
+    (results / "bringup").mkdir(exist_ok=True)
+    board = found | {"device": "Orin", "passed": ["demo"], "failed": None}
+    (results / "bringup/orin.json").write_text(json.dumps({"gpu_check": board}))
+    assert row(tool.page(results), "CUDA: decode loop")[-2:] == ["never", "passed"]
+
+
+def test_a_failed_check_shows(tool: ModuleType, results: Path) -> None:
+    path = results / "hardware/x86.json"
+    found = json.loads(path.read_text())
+    found["features"]["encoder"]["outcome"] = "failed"
+    path.write_text(json.dumps(found))
+    assert row(tool.page(results), "expert encoder")[1] == "**failed**"
+    path.write_text(json.dumps(found | {"place": "somewhere"}))
+    with pytest.raises(ValueError, match="expected a result of tools/hardware_run.py"):
+        tool.page(results)
+
+
+def test_commands_are_run_and_their_outcomes_counted(tool: ModuleType, tmp_path: Path) -> None:
+    run = sys.modules["hardware_run"]
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\ndef test_a(): pass\ndef test_b(): assert 0\n@pytest.mark.skip\ndef test_c(): pass\n"
+    )
+    found = run.run(("pytest", f"{tmp_path}/test_it.py"))
+    assert (found["outcome"], found["tests"], found["skipped"], found["failed"]) == ("failed", 2, 1, 1)
+    assert len(found["commit"]) == 12
+    assert run.run(("pytest", f"{tmp_path}/test_it.py::test_a"))["outcome"] == "passed"
+    assert run.run(("pytest", f"{tmp_path}/test_it.py::test_c"))["outcome"] == "skipped"
+    assert run.run(("pytest", str(tmp_path / "none.py")))["outcome"] == "failed"
+    for command, outcome in (
+        (("echo", "SKIPPED: no compiler"), "skipped"),
+        (("false",), "failed"),
+        (("true",), "passed"),
+    ):
+        assert run.run(command)["outcome"] == outcome

@@ -1,0 +1,105 @@
+"""What docs/hardware.md lists: features, and for each place what shows there that it works.
+
+A place is a kind of machine. What shows a feature is a selection of tests, or a target of the Makefile. What ran is in
+result files (`hardware_run.py`); this table only says what would have to run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+PLACES: Mapping[str, str] = {
+    "x86": "x86 CPU",
+    "arm64-emulated": "emulated arm64",
+    "cuda-emulated": "emulated CUDA",
+}
+"""Kinds of machine that hardware_run.py runs on, by name, as the page calls them. Any other place is a real device."""
+COMPILERS = "benchmarks/results/gpu_compile.json"
+_ARM = ("make", "arm-check")
+
+
+def tests(*paths: str) -> tuple[str, ...]:
+    """Return the command of a selection of tests."""
+    return ("pytest", *(f"tests/{path}" for path in paths))
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A row of the page.
+
+    Attributes:
+        name: in result files.
+        title: on the page.
+        checks: by place, the command that shows it: ``pytest PATH...`` or ``make TARGET``.
+    """
+
+    name: str
+    title: str
+    checks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def _cuda(*paths: str) -> Mapping[str, tuple[str, ...]]:
+    return {"cuda-emulated": tests(*(f"cuda/{path}" for path in paths))}
+
+
+FEATURES: tuple[Feature, ...] = (
+    Feature(
+        "expert-kernels", "expert kernels of the CPU, 2 to 8 bits and bfloat16",
+        {"x86": tests("unit/test_kernels.py", "unit/test_kernel_variants.py"), "arm64-emulated": _ARM},
+    ),
+    Feature("encoder", "expert encoder", {"x86": tests("unit/test_encoder.py"), "arm64-emulated": _ARM}),
+    Feature(
+        "drive-reader", "reader of the drive (io_uring on x86, threads on emulated arm64)",
+        {"x86": tests("unit/test_cache.py", "unit/test_host_slots.py"), "arm64-emulated": _ARM},
+    ),
+    Feature(
+        "native-decisions", "table of slots, router's rule, choice for a token",
+        {"x86": tests("unit/test_residency.py", "unit/test_router.py"), "arm64-emulated": _ARM},
+    ),
+    Feature("trunk", "trunk on ONNX Runtime's CPU provider", {"x86": tests("integration/test_trunk_numerics.py")}),
+    Feature(
+        "streamed", "whole model, experts streamed, at several sizes of cache",
+        {"x86": tests("integration/test_placement.py")},
+    ),
+    Feature("memory-ceiling", "memory ceiling by cgroup", {"x86": tests("integration/test_memory_ceiling.py")}),
+    Feature("service", "HTTP service", {"x86": tests("integration/test_service_together.py")}),
+    Feature(
+        "cuda-primitives", "CUDA: device-only functions against tables",
+        _cuda("test_gpu_check.py"),
+    ),
+    Feature(
+        "cuda-experts", "CUDA: experts of one token and of several, every tier and form",
+        _cuda("test_expert_kernels.py", "test_experts.py"),
+    ),
+    Feature("cuda-reads", "CUDA: each byte of a record read once", _cuda("test_reads.py")),
+    Feature(
+        "cuda-trunk", "CUDA: trunk of our own kernels",
+        _cuda("test_layer_kernels.py", "test_trunk_kernels.py", "test_families.py"),
+    ),
+    Feature("cuda-driver", "CUDA: driver layer, streams, events, errors", _cuda("test_driver.py")),
+    Feature("cuda-loop", "CUDA: decode loop, streamed and resident, three kinds of memory", _cuda("test_decode.py")),
+    Feature("cuda-routing", "CUDA: layers routed on the device", _cuda("test_resident_router.py")),
+    Feature("cuda-graphs", "CUDA: a token as one graph", _cuda("test_graphs.py")),
+    Feature(
+        "cuda-errors", "CUDA: injected errors and planted faults of the host",
+        _cuda("test_engine_errors.py", "test_engine_faults.py", "test_host_faults.py"),
+    ),
+)  # fmt: skip
+
+ON_A_GPU: Mapping[str, tuple[str, ...]] = {
+    "self_test": ("cuda-primitives",),
+    "checks": ("cuda-experts", "cuda-trunk"),
+    "memory": ("cuda-driver",),
+    "demo": ("cuda-loop", "cuda-routing", "cuda-graphs"),
+}
+"""Which features each part of `make gpu-check` shows, by its key in the result file."""
+
+
+def feature_named(name: str) -> Feature:
+    """Return a row by its name.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return {feature.name: feature for feature in FEATURES}[name]

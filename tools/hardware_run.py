@@ -1,0 +1,125 @@
+"""Run what shows that features work on a kind of machine, and keep what came of it for docs/hardware.md.
+
+    python tools/hardware_run.py x86                     everything of a place
+    python tools/hardware_run.py cuda-emulated cuda-loop one feature; what is known of others stays
+
+Writes benchmarks/results/hardware/PLACE.json: for each feature the command, the outcome, how many tests ran, the day,
+the commit, and whether the tree had changes on top of it. Nothing is written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from hardware_features import FEATURES, PLACES, feature_named
+
+from edge_runtime.telemetry.hardware import describe_hardware
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results/hardware"
+FORMAT = 1
+_SAID = 400
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the checks of a place; return 0 if none failed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("place", choices=PLACES)
+    parser.add_argument("features", nargs="*", choices=[[], *(f.name for f in FEATURES)], help="only these")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    chosen = [feature_named(name) for name in options.features] or list(FEATURES)
+    commands = {f.name: f.checks[options.place] for f in chosen if options.place in f.checks}
+    path = options.out / f"{options.place}.json"
+    result = read_result(path) if path.exists() else {"format": FORMAT, "place": options.place, "features": {}}
+    result["machine"] = describe_machine()
+    known: dict[tuple[str, ...], dict[str, Any]] = {}
+    for name, command in commands.items():
+        found = known[command] = known.get(command) or run(command)
+        result["features"][name] = found
+        print(f"{name}: {found['outcome']}", flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return any(found["outcome"] == "failed" for found in known.values())
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read a result file.
+
+    Raises:
+        ValueError: it is not one of this tool's.
+    """
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("place") not in PLACES:
+        raise ValueError(f"{path}: expected a result of tools/hardware_run.py, format {FORMAT}. Run it again.")
+    return found
+
+
+def describe_machine() -> dict[str, Any]:
+    """Say what this machine is, without its name."""
+    found = describe_hardware(ROOT)
+    return {name: found[name] for name in ("cpu", "machine", "cpus", "memory_bytes", "kernel")} | {
+        "python": platform.python_version()
+    }
+
+
+def run(command: tuple[str, ...]) -> dict[str, Any]:
+    """Run a command in the root of the repository; return what came of it."""
+    before, start = _tree(), time.monotonic()
+    found = _run_tests(command[1:]) if command[0] == "pytest" else _run_target(command)
+    when = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    seconds = round(time.monotonic() - start)
+    return {"command": " ".join(command), **found, "date": when, **before, "seconds": seconds}
+
+
+def _run_tests(paths: tuple[str, ...]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *paths]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        suite = ET.parse(report).getroot().find("testsuite") if report.exists() else None
+    if suite is None:
+        return {"outcome": "failed", "tests": 0, "said": done.stdout[-_SAID:] + done.stderr[-_SAID:]}
+    total, skipped, failed = (sum(int(suite.get(key, 0)) for key in keys) for keys in _COUNTED)
+    outcome = "failed" if failed or done.returncode else "skipped" if skipped == total else "passed"
+    return {"outcome": outcome, "tests": total - skipped, "skipped": skipped, "failed": failed}
+
+
+_COUNTED = (("tests",), ("skipped",), ("failures", "errors"))
+
+
+def _run_target(command: tuple[str, ...]) -> dict[str, Any]:
+    """Run a target of the Makefile, which says SKIPPED where it could not be run."""
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "PYTHON": sys.executable}
+    )
+    said = (done.stdout + done.stderr)[-_SAID:]
+    if done.returncode:
+        return {"outcome": "failed", "said": said}
+    return {"outcome": "skipped", "said": said} if "SKIPPED" in said else {"outcome": "passed"}
+
+
+def _tree() -> dict[str, Any]:
+    """Which commit is checked out, and whether anything was changed since."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs")
+    return {"commit": git("rev-parse", "--short=12", "HEAD") or "unknown", "changed": bool(changed)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
