@@ -1,0 +1,89 @@
+"""ONNX models as bytes: the few fields that a lowered graph needs, written without the onnx package."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+
+from edge_runtime.backends.cpu.trunk.graph_file import Attribute
+
+FLOAT, INT64, FLOAT16, INT4 = 1, 7, 10, 22
+BITS = {FLOAT: 32, INT64: 64, FLOAT16: 16, INT4: 4}
+"""Of a number of each type, as ONNX numbers them."""
+Dims = Sequence[int | str]
+
+
+def node(op: str, name: str, inputs: Iterable[str], outputs: Iterable[str], attributes: dict[str, Attribute]) -> bytes:
+    """Return a NodeProto of ONNX's own domain."""
+    listed = b"".join(_text(1, each) for each in inputs) + b"".join(_text(2, each) for each in outputs)
+    return (
+        listed + _text(3, name) + _text(4, op) + b"".join(_message(5, _attribute(*each)) for each in attributes.items())
+    )
+
+
+def tensor(name: str, kind: int, dims: Sequence[int], raw: bytes) -> bytes:
+    """Return a TensorProto with its bytes inside."""
+    return _tensor_head(name, kind, dims) + _message(9, raw)
+
+
+def external_tensor(name: str, kind: int, dims: Sequence[int], location: str, offset: int, length: int) -> bytes:
+    """Return a TensorProto whose bytes lie in a file beside the model."""
+    entries = (("location", location), ("offset", str(offset)), ("length", str(length)))
+    listed = b"".join(_message(13, _text(1, key) + _text(2, value)) for key, value in entries)
+    return _tensor_head(name, kind, dims) + listed + _number(14, 1)
+
+
+def declared(name: str, kind: int, dims: Dims) -> bytes:
+    """Return a ValueInfoProto; sizes that vary have a name."""
+    shape = b"".join(_message(1, _number(1, dim) if isinstance(dim, int) else _text(2, dim)) for dim in dims)
+    return _text(1, name) + _message(2, _message(1, _number(1, kind) + _message(2, shape)))
+
+
+def model(
+    name: str, nodes: Iterable[bytes], tensors: Iterable[bytes], inputs: Iterable[bytes], outputs: Iterable[bytes],
+    *, opset: int, ir_version: int,
+) -> bytes:  # fmt: skip
+    """Return a ModelProto."""
+    graph = b"".join(_message(1, each) for each in nodes) + _text(2, name)
+    for number, parts in ((5, tensors), (11, inputs), (12, outputs)):
+        graph += b"".join(_message(number, each) for each in parts)
+    return _number(1, ir_version) + _text(2, "hobbit-edge") + _message(7, graph) + _message(8, _number(2, opset))
+
+
+def _tensor_head(name: str, kind: int, dims: Sequence[int]) -> bytes:
+    return b"".join(_number(1, dim) for dim in dims) + _number(2, kind) + _text(8, name)
+
+
+def _attribute(name: str, value: Attribute) -> bytes:
+    head = _text(1, name)
+    if isinstance(value, float):
+        return head + _tag(2, 5) + struct.pack("<f", value) + _number(20, 1)
+    if isinstance(value, int):
+        return head + _number(3, value) + _number(20, 2)
+    return head + b"".join(_number(8, each) for each in value) + _number(20, 7)
+
+
+def _tag(number: int, kind: int) -> bytes:
+    return _varint(number << 3 | kind)
+
+
+def _number(number: int, value: int) -> bytes:
+    return _tag(number, 0) + _varint(value)
+
+
+def _text(number: int, text: str) -> bytes:
+    return _message(number, text.encode())
+
+
+def _message(number: int, raw: bytes) -> bytes:
+    return _tag(number, 2) + _varint(len(raw)) + raw
+
+
+def _varint(value: int) -> bytes:
+    value &= (1 << 64) - 1  # negative numbers are of 64 bits
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
