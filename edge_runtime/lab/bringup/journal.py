@@ -36,7 +36,13 @@ class Journal:
         known = self._read()
         about = scrubber.value(about)
         kept = known["steps"] if known.get("about") == about else {}
-        self._found = {"format": FORMAT, "about": about, "steps": kept, "machine": {}, "gpu_check": None}
+        self._found: dict[str, Any] = {
+            "format": FORMAT,
+            "about": about,
+            "steps": kept,
+            "machine": {},
+            "gpu_check": None,
+        }
         self._found["gpu_check"] = known.get("gpu_check") if "gpu-check" in kept else None
 
     def passed(self, name: str) -> bool:

@@ -22,6 +22,7 @@ from edge_runtime.backends.cuda.tensorrt.onnx_bytes import FLOAT, FLOAT16
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
+F16 = NDArray[np.float16]
 INT4_BLOCKS = (64, 128)
 """Block sizes that TensorRT's products with int4 weights are documented for."""
 _HALF_MAX, _HALF_SMALLEST_NORMAL = 65504.0, 2.0**-14
@@ -57,15 +58,17 @@ class StoredMatrix:
         whole = self.inputs % self.block == 0 and self.block in INT4_BLOCKS and self.outputs % 2 == 0
         return self.bits == 4 and whole and self.fits_half
 
-    def positive_scales(self) -> NDArray[np.float16]:
+    def positive_scales(self) -> F16:
         """Return what int4 codes are multiplied by, float16 [blocks, N]: above zero."""
         least = np.nextafter(np.float16(0), np.float16(1))  # codes under a scale of zero are zeros
-        return np.maximum(np.abs(self.scales).T.astype(np.float16), least)
+        scales: F16 = np.maximum(np.abs(self.scales).T.astype(np.float16), least)
+        return scales
 
-    def missing_scales(self) -> NDArray[np.float16]:
+    def missing_scales(self) -> F16:
         """Return what the means of a block's inputs are multiplied by and added, float16 [blocks, N]."""
         negative = (self.scales < 0).T
-        return np.where(negative, self.positive_scales() * np.float16(self.block), np.float16(0)).astype(np.float16)
+        scales: F16 = np.where(negative, self.positive_scales() * np.float16(self.block), np.float16(0))
+        return scales.astype(np.float16)
 
     def int4_pieces(self) -> Iterator[bytes]:
         """Yield codes [K, N], two outputs a byte, the even one in the low half."""

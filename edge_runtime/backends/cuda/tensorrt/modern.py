@@ -58,7 +58,7 @@ class Modern:
         """Return the graph with what was recognised replaced."""
         low, steps = self._low, self._low.steps
         low.steps, low.opset = [], OPSET
-        angles = {name: self._angles(name) for name in ("cos", "sin") if name in low.inputs}
+        angles: dict[str, str] = {name: self._angles(name) for name in ("cos", "sin") if name in low.inputs}
         for step in steps:
             if not (self._norm(step) or self._rotary(step, angles) or self._attention(step)):
                 low.steps.append(step)
