@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "a" * 40
-LARGE = (".safetensors", "tokenizer.json")
+LARGE = (".safetensors", "tokenizer.json", ".gguf")
 
 
 @dataclass

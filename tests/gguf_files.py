@@ -14,6 +14,7 @@ from typing import Any
 
 import gguf
 import gguf_gemma as gemma
+import gguf_hybrids as hybrids
 import gguf_recurrent as recurrent
 import numpy as np
 from gguf_sizes import add_sizes
@@ -25,7 +26,10 @@ ARCHITECTURES = {
     "gemma4_text": "gemma4", "gpt_oss": "gpt-oss", "granitemoe": "granitemoe", "granitemoeshared": "granitemoe",
     "mixtral": "llama",
     "olmoe": "olmoe", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "qwen3_vl_moe": "qwen3vlmoe",
-    "qwen3_next": "qwen3next", "qwen3_5_moe_text": "qwen35moe",
+    "qwen3_next": "qwen3next", "qwen3_5_moe_text": "qwen35moe", "deepseek_v2": "deepseek2", "deepseek_v3": "deepseek2",
+    "glm4_moe_lite": "deepseek2", "glm4_moe": "glm4moe", "dots1": "dots1", "ernie4_5_moe": "ernie4_5-moe",
+    "hunyuan_v1_moe": "hunyuan-moe", "minimax_m2": "minimax-m2", "lfm2_moe": "lfm2moe", "nemotron_h": "nemotron_h_moe",
+    "kimi_linear": "kimi-linear", "granitemoehybrid": "granitehybrid", "phimoe": "phimoe",
 }  # fmt: skip
 F32 = NDArray[np.float32]
 Store = Callable[[str, F32], tuple[NDArray[Any], gguf.GGMLQuantizationType | None]]
@@ -82,9 +86,10 @@ def as_blocks(kinds: Callable[[str], str], *, decoded: bool = False) -> Store:
 
 
 def write_gguf(
-    checkpoint: Path, out: Path, store: Store = as_f32, *, pre: str = "gpt-2", splits: int = 0, **keys: Any
-) -> Path:
-    """Write a checkpoint as GGUF; `splits`: at most so many tensors a file.
+    checkpoint: Path, out: Path, store: Store = as_f32, *, pre: str = "gpt-2", splits: int = 0,
+    joined: bool = False, **keys: Any,
+) -> Path:  # fmt: skip
+    """Write a checkpoint as GGUF; `splits`: at most so many tensors a file; `joined`: see `gguf_hybrids.changed`.
 
     Returns:
         The file, or the first of several.
@@ -97,7 +102,7 @@ def write_gguf(
     add_vocabulary(writer, checkpoint, config["vocab_size"], pre)
     for key, value in keys.items():
         _add(writer, key.replace("__", "."), value)
-    for name, values in tensors_of(checkpoint, config, architecture).items():
+    for name, values in tensors_of(checkpoint, config, architecture, joined=joined).items():
         data, kind = store(name, values)
         writer.add_tensor(name, data, raw_dtype=kind)
     writer.write_header_to_file(out)
@@ -107,18 +112,24 @@ def write_gguf(
     return next(iter(sorted(out.parent.glob(f"{out.stem}-00001-of-*.gguf"))), out)
 
 
-def tensors_of(checkpoint: Path, config: Mapping[str, Any], architecture: str) -> dict[str, F32]:
+def tensors_of(
+    checkpoint: Path, config: Mapping[str, Any], architecture: str, *, joined: bool = False
+) -> dict[str, F32]:  # fmt: skip
     """Every tensor under its GGUF name."""
     numbers = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
-    table = gguf.get_tensor_name_map(numbers[architecture], config["num_hidden_layers"])
+    table = gguf.get_tensor_name_map(
+        numbers[architecture], config.get("num_hidden_layers") or len(config["layers_block_type"])
+    )
     with Checkpoint.open(checkpoint) as opened:
         tensors = {name: opened.tensor_f32(name) for name in opened.tensors if not name.startswith("model.visual.")}
-    if architecture in ("llama", "granitemoe"):
+    if architecture in ("llama", "granitemoe", "granitehybrid"):
         tensors = {name: _permuted(name, values, config) for name, values in tensors.items()}
     if architecture == "gemma4":
         tensors = gemma.renamed(tensors, config)
     if architecture in ("qwen3next", "qwen35moe"):
         tensors = recurrent.changed(tensors, config)
+    else:
+        tensors = hybrids.changed(tensors, config, joined=joined)
     found: dict[str, F32] = {}
     for name, values in _apart(_stacked(tensors), config).items():
         plain = name.replace("model.language_model.", "model.").replace("block_sparse_moe.experts", "mlp.experts")
@@ -130,7 +141,9 @@ def tensors_of(checkpoint: Path, config: Mapping[str, Any], architecture: str) -
         if mapped is None:
             raise ValueError(f"{name}: the architecture has no such tensor")
         found[mapped] = np.ascontiguousarray(values)
-    return found
+    rope = config.get("rope_parameters") or {}
+    factors = {f"rope_factors_{name}.weight": rope.get(f"{name}_factor") for name in ("short", "long")}
+    return found | {name: np.array(values, np.float32) for name, values in factors.items() if values is not None}
 
 
 def _permuted(name: str, values: F32, config: Mapping[str, Any]) -> F32:

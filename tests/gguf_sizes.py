@@ -7,27 +7,30 @@ from typing import Any
 
 import gguf
 import gguf_gemma as gemma
+import gguf_hybrids as hybrids
 import gguf_recurrent as recurrent
+import gguf_routed as routed
+from gguf_routed import first, rope_of
 
 
 def add_sizes(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     """Write the keys that all architectures have, and those of one."""
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_block_count(first(config, "num_hidden_layers") or len(config["layers_block_type"]))
+    writer.add_context_length(first(config, "max_position_embeddings", "model_max_length"))
     writer.add_embedding_length(config["hidden_size"])
-    if "intermediate_size" in config:
+    if "intermediate_size" in config and config["model_type"] != "nemotron_h":
         writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
-    kv_heads = config.get("num_key_value_heads") or config["num_attention_heads"]
     if config["model_type"] == "gemma4_text":
         gemma.add_sizes(writer, config)
     else:
-        writer.add_head_count_kv(kv_heads)
-    writer.add_layer_norm_rms_eps(config.get("rms_norm_eps", 1e-6))
-    writer.add_expert_count(config.get("num_local_experts") or config["num_experts"])
-    writer.add_expert_used_count(config.get("num_experts_per_tok") or config["top_k_experts"])
-    rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0)}
-    rope = rope.get("full_attention", rope)
+        writer.add_head_count_kv(hybrids.kv_heads(config))
+    writer.add_layer_norm_rms_eps(first(config, "rms_norm_eps", "norm_eps", "layer_norm_epsilon") or 1e-6)
+    writer.add_expert_count(first(config, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"))
+    writer.add_expert_used_count(
+        first(config, "moe_topk", "moe_k", "num_experts_per_tok", "num_experts_per_token", "top_k_experts")
+    )
+    rope = rope_of(config)
     writer.add_rope_freq_base(rope["rope_theta"])
     if rope.get("rope_type", "default") in ("linear", "yarn"):
         writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
@@ -37,11 +40,14 @@ def add_sizes(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
         writer.add_rope_scaling_yarn_beta_fast(rope.get("beta_fast", 32.0))
         writer.add_rope_scaling_yarn_beta_slow(rope.get("beta_slow", 1.0))
     _add_options(writer, config, rope)
+    hybrids.add_sizes(writer, config)
+    routed.add_sizes(writer, config)
+    routed.add_rope(writer, config, rope)
 
 
 def _add_options(writer: gguf.GGUFWriter, config: Mapping[str, Any], rope: Mapping[str, Any]) -> None:
     """Write what only some configurations have."""
-    if config.get("head_dim") and "global_head_dim" not in config:
+    if config.get("head_dim") and "global_head_dim" not in config and config["model_type"] not in hybrids.LATENT:
         writer.add_key_length(config["head_dim"])
         writer.add_value_length(config["head_dim"])
     for key, add in (
@@ -56,10 +62,10 @@ def _add_options(writer: gguf.GGUFWriter, config: Mapping[str, Any], rope: Mappi
         ("logits_scaling", writer.add_logit_scale),
     ):
         if config.get(key) and (
-            key != "sliding_window" or config["model_type"] in ("gemma4_text", "gpt_oss", "mixtral")
+            key != "sliding_window" or config["model_type"] in ("gemma4_text", "gpt_oss", "mixtral", "phimoe")
         ):
             add(config[key])
-    if "linear_conv_kernel_dim" in config:
+    if "linear_conv_kernel_dim" in config and config["model_type"] != "kimi_linear":
         recurrent.add_sizes(writer, config)
     if config["model_type"] == "qwen3_vl_moe":
         third = config["head_dim"] // 6

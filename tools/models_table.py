@@ -91,7 +91,7 @@ def family_rows() -> Iterator[str]:
         tested = measured.get(family, [])
         cells = [
             f"`{family}`", ", ".join(model.name for model in own) or "-", *_shape(spec),
-            ", ".join(f"`{name}`" for name, found in GGUF.items() if found.model_type == family) or "-",
+            ", ".join(f"`{name}`" for name, found in GGUF.items() if family in (found.model_type, *found.also)) or "-",
             str(len(tested)), f"{max(tested):.1e}" if tested else "not measured",
         ]  # fmt: skip
         yield f"| {' | '.join(cells)} |"

@@ -53,7 +53,8 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         type=Path,
         help="folder with config.json, safetensors and tokenizer.json; a GGUF file (of several splits the first); or "
-        "org/name[@revision], a model on the Hugging Face Hub, whose weights are read as they are needed and not kept",
+        "org/name[@revision] or org/name[@revision]:FILE.gguf, a model on the Hugging Face Hub, whose weights are "
+        "read as they are needed and not kept",
     )
     add(
         "--out",

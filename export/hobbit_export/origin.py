@@ -61,7 +61,7 @@ def open_origin(
         path: of the folder or file.
         ignore_keys: keys of the configuration to read as if they were not there.
         tokenizer: a folder whose tokenizer is taken in place of the model's own.
-        files: where the weight files of a folder are, if not in it.
+        files: where the weight files are, if not there.
 
     Raises:
         ConfigError: there is no model that can be read.
@@ -70,7 +70,7 @@ def open_origin(
     if path.suffix == GGUF_SUFFIX and not path.is_dir():
         from hobbit_export.gguf.origin import open_gguf
 
-        return open_gguf(path, ignore_keys, tokenizer)
+        return open_gguf(path, ignore_keys, tokenizer, files)
     checkpoint = Checkpoint.open(path, files)
     try:
         return _origin_of(path, checkpoint, ignore_keys, tokenizer)

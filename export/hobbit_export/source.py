@@ -67,7 +67,7 @@ class SourceModel:
             path: its folder, or the first of its GGUF files.
             ignore_keys: keys of its configuration to read as if they were not there.
             tokenizer: a folder whose tokenizer is taken in place of the model's own.
-            files: where the weight files of a folder are, if not in it.
+            files: where the weight files are, if not there.
 
         Raises:
             ConfigError: not a checkpoint, or an option or family that is not supported.

@@ -57,6 +57,19 @@ def with_config(checkpoint: Path, **changes: Any) -> Path:
         ("gemma4_text_own_values_untied", {}),
         ("granitemoe_bias_tied", {}),
         ("granitemoeshared", {}),
+        ("deepseek_v2", {}),
+        ("deepseek_v3_plain_queries", {}),
+        ("deepseek_v3_tied_wide", {}),
+        ("glm4_moe", {}),
+        ("glm4_moe_whole_heads", {}),
+        ("dots1", {}),
+        ("ernie4_5_moe", {}),
+        ("ernie4_5_moe_tied_no_shared", {}),
+        ("hunyuan_v1_moe", {}),
+        ("minimax_m2_rotary_dim", {}),
+        ("lfm2_moe_tied_bias", {}),
+        ("phimoe", {}),
+        ("phimoe_tied", {}),
     ],
 )
 def test_the_same_weights_give_the_same_bundle(case: str, changes: dict[str, Any], tmp_path: Path) -> None:
@@ -76,7 +89,53 @@ def test_the_same_weights_give_the_same_bundle(case: str, changes: dict[str, Any
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("case", ["qwen3_next", "qwen3_5_moe_text"])
+@pytest.mark.parametrize(
+    ("case", "changes", "given"),
+    [
+        ("deepseek_v2_groups", {"mscale": 0.707, "mscale_all_dim": 0.707}, {}),
+        ("deepseek_v2", {}, {"joined": True}),
+        ("glm4_moe_lite", {}, {"pre": "glm4"}),
+        ("phimoe_longrope_biases", {"short_mscale": 1.25, "long_mscale": 1.25}, {}),
+    ],
+)
+def test_what_a_file_says_otherwise(
+    case: str, changes: dict[str, Any], given: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both factors of YaRN are one, matrices that widen keys and values may be one tensor, a family is told by its
+    tokenizer, and of longrope there is one multiplier.
+    """
+    pytest.importorskip("transformers")
+    checkpoint = make_checkpoint(case, tmp_path / "ck")
+    rope = json.loads((checkpoint / "config.json").read_text())["rope_parameters"]
+    with_config(checkpoint, rope_parameters=rope | changes)
+    expected = exported(checkpoint, tmp_path / "a")
+    got = exported(write_gguf(checkpoint, tmp_path / "model.gguf", **given), tmp_path / "b")
+    del got[1][EMBEDDING], expected[1][EMBEDDING]
+    assert got == expected
+    assert ("rope.scaling.attn_factor 1.25" in caplog.text) == case.startswith("phimoe")
+
+
+@pytest.mark.oracle
+def test_a_stretched_base(tmp_path: Path) -> None:
+    """A file has the base in float32; the configuration has what it was stretched by."""
+    pytest.importorskip("transformers")
+    checkpoint = make_checkpoint("hunyuan_v1_moe_alpha_tied", tmp_path / "ck")
+    expected = exported(checkpoint, tmp_path / "a")
+    got = exported(write_gguf(checkpoint, tmp_path / "model.gguf"), tmp_path / "b")
+    ropes = [layer["attention"].pop("rope") for model in (expected[0], got[0]) for layer in model["layers"]]
+    assert got[0] == expected[0]
+    thetas = {rope.pop("theta") for rope in ropes}
+    assert len(thetas) == 2
+    assert min(thetas) == pytest.approx(max(thetas), rel=2**-23)
+    assert all(rope == ropes[0] for rope in ropes)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    "case",
+    ["qwen3_next", "qwen3_5_moe_text", "granitemoehybrid", "granitemoehybrid_rope_tied", "nemotron_h", "nemotron_h_dense",
+     "kimi_linear_default_order", "kimi_linear_groups"],
+)  # fmt: skip
 def test_recurrent_layers(case: str, tmp_path: Path) -> None:
     """The file holds -exp(A_log), whose logarithm is not A_log to the last bit: one vector of each such layer."""
     pytest.importorskip("transformers")

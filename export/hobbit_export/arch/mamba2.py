@@ -15,7 +15,7 @@ def mamba2_names(block: str) -> dict[str, Named]:
     """Names below a block such as ``mamba``; one tensor projects the gate, what is convolved, and time steps."""
     parts = ("linear_z", "linear_xbc", "linear_dt")
     return {
-        **{name: HeadRows(f"{block}.in_proj.weight", part, _projected) for part, name in enumerate(parts)},
+        **{name: HeadRows(f"{block}.in_proj.weight", part, projected) for part, name in enumerate(parts)},
         "conv": f"{block}.conv1d.weight",
         "conv_bias": f"{block}.conv1d.bias",
         "a_log": f"{block}.A_log",
@@ -41,6 +41,7 @@ def mamba2(heads: int, head_dim: int, groups: int, state: int, kernel: int, *, c
     return LinearAttention("linear", "mamba2", groups, heads, state, head_dim, kernel, conv_bias)
 
 
-def _projected(attention: Any) -> tuple[int, tuple[int, ...]]:
+def projected(attention: Any) -> tuple[int, tuple[int, ...]]:
+    """Return the rows of the gate, of what is convolved, and of time steps in the tensor that projects all."""
     width = attention.num_value_heads * attention.value_dim
     return 1, (width, conv_channels(attention), attention.num_value_heads)

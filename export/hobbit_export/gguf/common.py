@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ class Found:
         bos_token_id: as the tokenizer's keys have it.
         eos_token_ids: every token that ends a text or a turn.
         numbers: reads a tensor that belongs to the configuration.
+        pre_tokenizer: name of the rule by which the tokenizer cuts text into words.
     """
 
     keys: Keys
@@ -33,6 +34,7 @@ class Found:
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     numbers: Callable[[str], NDArray[np.float32]]
+    pre_tokenizer: str | None = None
 
     def rows(self, name: str) -> int | None:
         """Rows of a tensor's matrices, or None where there is no such tensor."""
@@ -70,9 +72,30 @@ def decoder(found: Found) -> dict[str, Any]:
     kv_heads = keys.uniform("attention.head_count_kv", keys.required("block_count"))
     return config | without_none({
         "num_key_value_heads": kv_heads or config["num_attention_heads"],
-        "head_dim": _head_dim(keys),
+        "head_dim": same_width(keys),
         "num_experts_per_tok": keys.required("expert_used_count"),
     })  # fmt: skip
+
+
+def heads_of_keys(found: Found, layers: Collection[int]) -> int | None:
+    """Return how many heads of keys these layers have, of a key with a number a layer; None where there are no layers.
+
+    Raises:
+        ConfigError: they differ, or have none.
+    """
+    name, blocks = "attention.head_count_kv", found.keys.required("block_count")
+    values = found.keys.by_layer(name, blocks)
+    if values is None:
+        raise ConfigError(f"{found.keys.where}: {name}: expected a number a layer, got nothing.")
+    those = {values[i] for i in layers}
+    if len(those) > 1 or 0 in those:
+        raise found.keys.refuse(name, sorted(those)[:8], "Layers of one kind have the same, and at least one.")
+    return int(next(iter(those))) if those else None
+
+
+def layers_with(found: Found, tensor: str) -> list[int]:
+    """Return the layers that have a tensor, by its name below a layer."""
+    return [i for i in range(found.keys.required("block_count")) if f"blk.{i}.{tensor}" in found.tensors]
 
 
 def head_dim(config: Mapping[str, Any]) -> int:
@@ -87,6 +110,12 @@ def rope(keys: Keys, head_dim: int) -> dict[str, Any]:
     return {"rope_parameters": {"rope_theta": theta(keys), **scaling(keys)}}
 
 
+def partial_rope(keys: Keys, head_dim: int) -> dict[str, Any]:
+    """Read the rotary options of a model that turns a part of each head."""
+    turned = keys.count("rope.dimension_count") or head_dim
+    return {"rope_parameters": {"rope_theta": theta(keys), "partial_rotary_factor": turned / head_dim, **scaling(keys)}}
+
+
 def theta(keys: Keys) -> float:
     """Read the base of the rope."""
     value = keys.number("rope.freq_base")
@@ -99,7 +128,8 @@ def intermediate(found: Found, name: str, tensor: str) -> int | None:
     return found.rows(tensor) if width is None else width
 
 
-def _head_dim(keys: Keys) -> int | None:
+def same_width(keys: Keys) -> int | None:
+    """Read the width of heads, which keys and values share; None where the file leaves it to the model's width."""
     key, value = keys.count("attention.key_length"), keys.count("attention.value_length")
     if key != value:
         raise keys.refuse("attention.value_length", value, f"Keys have {key}; other widths of values are not read.")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from typing import BinaryIO
 
 from edge_runtime.base.errors import BundleError
+from hobbit_export.gguf.beginning import Readable
 
 FIX = "Download the file again."
 _CHUNK_BYTES = 1 << 20
@@ -20,7 +20,7 @@ class Cursor:
         limit: bytes that may be read, from the start of the file.
     """
 
-    def __init__(self, file: BinaryIO, where: str, limit: int, start: int = 0) -> None:
+    def __init__(self, file: Readable, where: str, limit: int, start: int = 0) -> None:
         self.where = where
         self.limit = limit
         self._file = file

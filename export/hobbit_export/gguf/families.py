@@ -7,17 +7,23 @@ llama.cpp computes with: whether the weights of the chosen experts are renormali
 from __future__ import annotations
 
 from edge_runtime.base.errors import ConfigError
-from hobbit_export.gguf.architectures import gemma, gpt_oss, llama, qwen, qwen_hybrid
+from hobbit_export.gguf.architectures import (
+    decoders,
+    deepseek,
+    gemma,
+    gpt_oss,
+    kimi,
+    lfm2,
+    llama,
+    mamba,
+    qwen,
+    qwen_hybrid,
+)
 from hobbit_export.gguf.architectures.family import Family
 from hobbit_export.gguf.common import Found
 
-FAMILIES: dict[str, Family] = {
-    **gemma.FAMILIES,
-    **gpt_oss.FAMILIES,
-    **llama.FAMILIES,
-    **qwen.FAMILIES,
-    **qwen_hybrid.FAMILIES,
-}
+_FILES = (decoders, deepseek, gemma, gpt_oss, kimi, lfm2, llama, mamba, qwen, qwen_hybrid)
+FAMILIES: dict[str, Family] = {name: family for file in _FILES for name, family in file.FAMILIES.items()}
 
 
 def family_of(architecture: str, found: Found) -> Family:

@@ -7,20 +7,24 @@ import re
 from pathlib import Path
 
 from edge_runtime.base.errors import BundleError, ConfigError
-from hobbit_export.byte_files import LocalFiles
+from hobbit_export.byte_files import ByteFiles, LocalFiles
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.gguf.cursor import FIX
 from hobbit_export.gguf.header import Header, read_header
 from hobbit_export.gguf.metadata import Metadata
 
 SUFFIX = ".gguf"
-_SPLIT = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+SPLIT = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 _MAX_SPLITS = 4096
 _CHUNK_BYTES = 1 << 20
 
 
-def open_files(path: Path) -> tuple[Checkpoint, Metadata, str]:
+def open_files(path: Path, files: ByteFiles | None = None) -> tuple[Checkpoint, Metadata, str]:
     """Read and check the headers of a file, or of all splits where it is the first of them.
+
+    Args:
+        path: of the file.
+        files: where it and its splits are, if not there.
 
     Returns:
         The tensors, the keys of the first file, and a digest of all headers.
@@ -29,10 +33,10 @@ def open_files(path: Path) -> tuple[Checkpoint, Metadata, str]:
         ConfigError: there is no such file, or it is not the first split.
         BundleError: a header lies, a split is missing, or the splits do not belong together.
     """
-    if not path.is_file():
+    if files is None and not path.is_file():
         raise ConfigError(f"{path}: expected a GGUF file, found {'a folder' if path.exists() else 'nothing'}.")
-    first = read_header(path)
-    headers = [first, *_others(path, first.metadata)]
+    first = read_header(path, files)
+    headers = [first, *_others(path, first.metadata, files)]
     tensors = dict(first.tensors)
     for header in headers[1:]:
         twice = sorted(set(tensors) & set(header.tensors))
@@ -44,12 +48,12 @@ def open_files(path: Path) -> tuple[Checkpoint, Metadata, str]:
     total = first.metadata.count("split.tensors.count")
     if total is not None and total != len(tensors):
         raise BundleError(f"{path.name}: split.tensors.count: expected {len(tensors)}, as the files have, got {total}.")
-    return Checkpoint(path, tensors, LocalFiles(path.parent)), first.metadata, _digest(headers)
+    return Checkpoint(path, tensors, files or LocalFiles(path.parent)), first.metadata, _digest(headers)
 
 
-def _others(path: Path, metadata: Metadata) -> list[Header]:
+def _others(path: Path, metadata: Metadata, files: ByteFiles | None) -> list[Header]:
     """Read the headers of the other splits."""
-    count, named = metadata.count("split.count"), _SPLIT.fullmatch(path.name)
+    count, named = metadata.count("split.count"), SPLIT.fullmatch(path.name)
     if not count or count == 1:
         return []
     if count > _MAX_SPLITS:
@@ -62,14 +66,15 @@ def _others(path: Path, metadata: Metadata) -> list[Header]:
     names = [f"{named['prefix']}-{i + 1:05}-of-{count:05}.gguf" for i in range(count)]
     if metadata.count("split.no") != 0:
         raise ConfigError(f"{path.name}: is not the first of {count} splits. Give {names[0]}.")
-    missing = [name for name in names if not (path.parent / name).is_file()]
+    present = (files or LocalFiles(path.parent)).names()
+    missing = [name for name in names if name not in present]
     if missing:
         raise BundleError(f"{path.name}: split {missing[0]} is missing beside it ({len(missing)} of {count}). {FIX}")
-    return [_split(path.parent / name, number, count) for number, name in enumerate(names) if number]
+    return [_split(path.parent / name, number, count, files) for number, name in enumerate(names) if number]
 
 
-def _split(path: Path, number: int, count: int) -> Header:
-    header = read_header(path)
+def _split(path: Path, number: int, count: int, files: ByteFiles | None) -> Header:
+    header = read_header(path, files)
     for key, expected in (("split.no", number), ("split.count", count)):
         got = header.metadata.count(key)
         if got != expected:
@@ -81,7 +86,8 @@ def _digest(headers: list[Header]) -> str:
     """SHA-256 of the headers, in hex."""
     hasher = hashlib.sha256()
     for header in headers:
-        with open(header.metadata.file, "rb") as file:
+        with header.metadata.opened() as file:
+            file.seek(0)
             for at in range(0, header.num_bytes, _CHUNK_BYTES):
                 hasher.update(file.read(min(_CHUNK_BYTES, header.num_bytes - at)))
     return hasher.hexdigest()

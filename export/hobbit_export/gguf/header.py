@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from edge_runtime.base.errors import BundleError
+from hobbit_export.byte_files import ByteFiles
+from hobbit_export.gguf.beginning import Opener, Readable, opener
 from hobbit_export.gguf.cursor import FIX, Cursor
 from hobbit_export.gguf.metadata import Metadata, MetadataReader
 from hobbit_export.gguf.types import TYPES
@@ -39,28 +40,32 @@ class Header:
     num_bytes: int
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, files: ByteFiles | None = None) -> Header:
     """Read the header of a file.
+
+    Args:
+        path: of the file.
+        files: where its bytes are, if not there.
 
     Raises:
         BundleError: names the file (and the key or tensor) whose claim is false.
     """
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            return _read(file, path, size)
+        size, opened = opener(path, files)
+        with opened() as file:
+            return _read(file, path, size, opened)
     except OSError as err:
         raise BundleError(f"{path.name}: cannot be read: {err.strerror}. {FIX}") from err
 
 
-def _read(file: BinaryIO, path: Path, size: int) -> Header:
+def _read(file: Readable, path: Path, size: int, opened: Opener) -> Header:
     cursor = Cursor(file, path.name, min(size, MAX_HEADER_BYTES))
     _check_version(cursor, size)
     num_tensors, num_keys = cursor.u64("number of tensors"), cursor.u64("number of keys")
     for what, count, most in (("tensors", num_tensors, MAX_TENSORS), ("keys", num_keys, MAX_KEYS)):
         if count > most:
             raise BundleError(f"{path.name}: expected at most {most} {what}, got {count}. {FIX}")
-    metadata = Metadata(path, MetadataReader(cursor).read(num_keys))
+    metadata = Metadata(path, MetadataReader(cursor).read(num_keys), opened)
     entries = [_entry(cursor, f"tensor {i + 1} of {num_tensors}") for i in range(num_tensors)]
     alignment = _alignment(metadata)
     start = -(-cursor.at // alignment) * alignment

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edge_runtime.base.errors import BundleError, ConfigError
+from hobbit_export.gguf.beginning import Opener
 from hobbit_export.gguf.cursor import FIX, Cursor
 
 FLOAT, STRING, ARRAY = 6, 8, 9
@@ -35,10 +36,17 @@ Value = str | int | float | bool | Array
 
 @dataclass(frozen=True)
 class Metadata:
-    """The keys of one file."""
+    """The keys of one file.
+
+    Attributes:
+        file: its path, or its name where it is elsewhere.
+        values: by key.
+        opened: opens it again, for arrays.
+    """
 
     file: Path
     values: Mapping[str, Value]
+    opened: Opener
 
     def has(self, key: str) -> bool:
         """Whether the file has the key."""
@@ -89,7 +97,7 @@ class Metadata:
             raise ConfigError(
                 f"{self.file.name}: {key}: expected at most {most_bytes} bytes, got {array.num_bytes}. {FIX}"
             )
-        with open(self.file, "rb") as file:
+        with self.opened() as file:
             cursor = Cursor(file, self.file.name, array.offset + array.num_bytes, array.offset)
             return [cursor.string(key, MAX_STRING_BYTES) for _ in range(array.length)]
 
@@ -104,7 +112,7 @@ class Metadata:
             return None
         if array.kind not in NUMPY:
             raise self.wrong(key, "an array of numbers", array)
-        with open(self.file, "rb") as file:
+        with self.opened() as file:
             cursor = Cursor(file, self.file.name, array.offset + array.num_bytes, array.offset)
             found: list[int | float] = np.frombuffer(cursor.take(array.num_bytes, key), NUMPY[array.kind]).tolist()
         return found

@@ -12,6 +12,7 @@ from edge_runtime.base.errors import ConfigError
 from edge_runtime.bundle.tokenizer_file import most_bytes
 from hobbit_export.arch import find_adapter
 from hobbit_export.arch.names import LeftOut
+from hobbit_export.byte_files import ByteFiles
 from hobbit_export.gguf.architectures.family import Family
 from hobbit_export.gguf.common import Found
 from hobbit_export.gguf.families import family_of
@@ -20,36 +21,41 @@ from hobbit_export.gguf.keys import Keys
 from hobbit_export.gguf.metadata import Metadata
 from hobbit_export.gguf.names import gguf_names
 from hobbit_export.gguf.tokenizer.files import generation, tokenizer_files
-from hobbit_export.gguf.tokenizer.vocabulary import ends, special_tokens
+from hobbit_export.gguf.tokenizer.vocabulary import PREFIX, ends, special_tokens
 from hobbit_export.gguf.weight import weight_of
 from hobbit_export.origin import Origin
 from hobbit_export.tokenizer_files import TokenizerFile, eos_token_id
 from hobbit_export.tokenizer_files import tokenizer_files as files_of_folder
 
 
-def open_gguf(path: Path, ignore_keys: Sequence[str] = (), tokenizer: Path | None = None) -> Origin:
+def open_gguf(
+    path: Path, ignore_keys: Sequence[str] = (), tokenizer: Path | None = None, files: ByteFiles | None = None
+) -> Origin:
     """Open a GGUF file, or splits by the first of them.
 
     Args:
         path: of the file.
         ignore_keys: keys of the file to read as if they were not there.
         tokenizer: a folder whose tokenizer is taken in place of the one in the file.
+        files: where the files are, if not there.
 
     Raises:
         ConfigError: the architecture, one of its keys or the tokenizer is not read; it is named.
         BundleError: a header lies.
     """
-    storage, metadata, digest = open_files(path)
+    storage, metadata, digest = open_files(path, files)
     architecture = _architecture(metadata)
     special = special_tokens(metadata)
     keys = Keys(metadata, architecture, ignore_keys)
-    found = Found(keys, storage.tensors, special.get("bos"), ends(special), storage.tensor_f32)
+    found = Found(
+        keys, storage.tensors, special.get("bos"), ends(special), storage.tensor_f32, metadata.text(f"{PREFIX}pre")
+    )
     family = family_of(architecture, found)
     config = {"model_type": family.model_type, **family.read(found)}
     text = config.get("text_config", config)
     keys.finish()
     adapter = find_adapter(config)
-    names = gguf_names(architecture, adapter.NAMES, family.tensors, storage.tensors)
+    names = gguf_names(architecture, adapter.NAMES, family.tensors, family.before, storage.tensors)
     names = replace(names, left_out=(*family.left_out, *_drafting(keys, text["num_hidden_layers"])))
     weights = {name: weight_of(storage, name) for name in storage.tensors}
     for canonical, name in _undone(family, names.layer, text["num_hidden_layers"]):

@@ -81,6 +81,25 @@ def with_shape(weight: Weight, *shape: int) -> Weight:
 
 
 @dataclass(frozen=True)
+class _Flat(_Changed):
+    """A small matrix whose rows are one vector."""
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Read all of it."""
+        return self.stored.read(0, self.stored.rows).reshape(1, -1)[start:stop]
+
+
+def flattened(weight: Weight) -> Weight:
+    """Return a vector that is stored as a matrix, such as numbers of heads with a dimension of 1."""
+    if len(weight.shape) == 1:
+        return weight
+    return _Flat(
+        **{**_fields(weight), "shape": (prod(weight.shape),), "row_bytes": weight.rows * weight.row_bytes},
+        stored=weight,
+    )
+
+
+@dataclass(frozen=True)
 class _Rows(_Changed):
     """Rows of heads in another order, behind `skipped` rows that stay where they are; of a vector its numbers.
 

@@ -41,7 +41,7 @@ class HubFiles:
     @property
     def kept_bytes(self) -> int:
         """The most that blocks on the drive take: two weight files, or 1 GiB if that is less."""
-        weights = [file.size for file in self.listing.files.values() if file.name.endswith(".safetensors")]
+        weights = [file.size for file in self.listing.files.values() if file.name.endswith((".safetensors", ".gguf"))]
         return min(_MOST_BYTES, 2 * max(weights, default=0))
 
     def names(self) -> set[str]:

@@ -1,4 +1,4 @@
-"""`org/name@revision`: when an argument is the name of a model on a hub, and not a folder."""
+"""`org/name@revision` or `org/name:file.gguf`: when an argument names a model on a hub, and is not a path."""
 
 from __future__ import annotations
 
@@ -7,19 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PART = r"[A-Za-z0-9][\w.-]{0,95}"
-_NAME = re.compile(rf"({_PART}/{_PART})(?:@([\w./+-]{{1,128}}))?", re.ASCII)
+_NAME = re.compile(rf"({_PART}/{_PART})(?:@([\w./+-]{{1,128}}))?(?::([\w./+-]{{1,250}}\.gguf))?", re.ASCII)
 _FILES = (".gguf", ".safetensors", ".bin", ".json")
 
 
 @dataclass(frozen=True)
 class HubName:
-    """A model on a hub; `revision` is a branch, a tag or a commit, None the hub's default branch."""
+    """A model on a hub.
+
+    Attributes:
+        repo: organisation and name.
+        revision: a branch, a tag or a commit; None: the hub's default branch.
+        file: path of a GGUF file in it, of several splits the first; None: a model of transformers.
+    """
 
     repo: str
     revision: str | None
+    file: str | None = None
 
     def __str__(self) -> str:
-        return self.repo if self.revision is None else f"{self.repo}@{self.revision}"
+        revision = "" if self.revision is None else f"@{self.revision}"
+        return f"{self.repo}{revision}" + ("" if self.file is None else f":{self.file}")
 
 
 def hub_name(text: str) -> HubName | None:
@@ -27,4 +35,4 @@ def hub_name(text: str) -> HubName | None:
     found = _NAME.fullmatch(text)
     if found is None or found[1].endswith(_FILES) or Path(text).exists():
         return None
-    return HubName(found[1], found[2])
+    return HubName(found[1], found[2], found[3])

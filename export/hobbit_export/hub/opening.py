@@ -11,6 +11,7 @@ from edge_runtime.base.extras import install_extra
 from hobbit_export.arch.decoder import GENERATION
 from hobbit_export.hub.failures import patiently
 from hobbit_export.hub.files import HubFiles
+from hobbit_export.hub.gguf_files import gguf_files, with_splits
 from hobbit_export.hub.listing import HubFile, Listing, list_model
 from hobbit_export.hub.name import HubName, hub_name
 from hobbit_export.options import ExportOptions
@@ -48,11 +49,23 @@ def by_name(options: ExportOptions, keep_source: Path | None) -> ExportOptions:
     if constants.HF_HUB_OFFLINE:
         return replace(options, checkpoint=_offline(name), source_name=str(name))
     listing = list_model(name)
+    if name.file is not None:
+        return _gguf(options, with_splits(listing, name.file), name.file, keep_source)
     named = replace(options, source_name=str(listing))
     if keep_source is not None:
         return replace(named, checkpoint=_download(listing, _wanted(listing, weights=True), keep_source))
     folder = _download(listing, _wanted(listing, weights=False), None)
     return replace(named, checkpoint=folder, files=HubFiles(listing, folder))
+
+
+def _gguf(options: ExportOptions, listing: Listing, path: str, keep_source: Path | None) -> ExportOptions:
+    """Return options for a GGUF file, whose header has everything that is needed first."""
+    named, file = replace(options, source_name=f"{listing}:{path}"), path.rpartition("/")[2]
+    if keep_source is not None:
+        _download(listing, listing.files.values(), keep_source)
+        return replace(named, checkpoint=keep_source / path)
+    folder = Path(str(listing))  # of no file on this machine
+    return replace(named, checkpoint=folder / file, files=HubFiles(listing, folder))
 
 
 def _wanted(listing: Listing, *, weights: bool) -> list[HubFile]:
@@ -62,9 +75,9 @@ def _wanted(listing: Listing, *, weights: bool) -> list[HubFile]:
         ConfigError: there is no config.json, or a file is absurdly large.
     """
     if "config.json" not in listing.files:
-        ggufs = sorted(name for name in listing.files if name.endswith(".gguf"))
-        hint = f" GGUF files are read from a folder: hf download {listing.repo} {ggufs[0]}" if ggufs else ""
-        raise ConfigError(f"{listing}: expected a model of transformers, found no config.json in it.{hint}")
+        raise ConfigError(
+            f"{listing}: expected a model of transformers, found no config.json in it. {gguf_files(listing)}"
+        )
     small = [
         file
         for name, file in listing.files.items()
@@ -104,11 +117,11 @@ def _download(listing: Listing, files: Iterable[HubFile], folder: Path | None) -
 
 
 def _offline(name: HubName) -> Path:
-    """Return the folder of a model in the hub's cache."""
+    """Return the folder of a model, or the file, in the hub's cache."""
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name.repo, revision=name.revision, local_files_only=True))
+        return Path(snapshot_download(name.repo, revision=name.revision, local_files_only=True)) / (name.file or "")
     except Exception as err:  # this function's errors have no common base, and differ between its versions
         raise ConfigError(
             f"{name}: HF_HUB_OFFLINE is set, and the hub's cache on this machine does not hold it. "

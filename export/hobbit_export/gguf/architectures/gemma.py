@@ -10,7 +10,7 @@ import numpy as np
 from edge_runtime.base.errors import ConfigError
 from hobbit_export.arch.names import LeftOut
 from hobbit_export.gguf.architectures.family import Family, has_bias
-from hobbit_export.gguf.common import Found, sizes
+from hobbit_export.gguf.common import Found, heads_of_keys, sizes
 from hobbit_export.gguf.keys import without_none
 
 _FACTORS, _MOST_FACTORS = "rope_freqs.weight", 1 << 14
@@ -22,9 +22,10 @@ def _read(found: Found) -> dict[str, Any]:
     keys, config = found.keys, sizes(found)
     layers = config["num_hidden_layers"]
     sliding = keys.by_layer("attention.sliding_window_pattern", layers)
-    kv_heads = keys.by_layer("attention.head_count_kv", layers)
-    if sliding is None or kv_heads is None:
-        raise ConfigError(f"{keys.where}: attention.sliding_window_pattern and attention.head_count_kv: expected both.")
+    if sliding is None:
+        raise ConfigError(
+            f"{keys.where}: attention.sliding_window_pattern: expected true or false a layer, got nothing."
+        )
     full_dim, sliding_dim = keys.required("attention.key_length"), keys.required("attention.key_length_swa")
     keys.fixed("attention.value_length", full_dim)
     keys.fixed("attention.value_length_swa", sliding_dim)
@@ -37,8 +38,8 @@ def _read(found: Found) -> dict[str, Any]:
         "layer_types": ["sliding_attention" if each else "full_attention" for each in sliding],
         "head_dim": sliding_dim,
         "global_head_dim": full_dim,
-        "num_key_value_heads": _heads(found, kv_heads, [i for i, each in enumerate(sliding) if each]),
-        "num_global_key_value_heads": _heads(found, kv_heads, full),
+        "num_key_value_heads": heads_of_keys(found, [i for i, each in enumerate(sliding) if each]),
+        "num_global_key_value_heads": heads_of_keys(found, full),
         "attention_k_eq_v": bool(full) and f"blk.{full[0]}.attn_v.weight" not in found.tensors,
         "attention_bias": has_bias(found),
         "sliding_window": keys.count("attention.sliding_window"),
@@ -59,14 +60,6 @@ def _read(found: Found) -> dict[str, Any]:
     })  # fmt: skip
 
 
-def _heads(found: Found, kv_heads: list[int | float], layers: list[int]) -> int | None:
-    """Heads of keys that layers of one kind have; None where there are no such layers."""
-    values = {kv_heads[i] for i in layers}
-    if len(values) > 1:
-        raise found.keys.refuse("attention.head_count_kv", sorted(values)[:8], "Layers of one kind differ.")
-    return int(next(iter(values))) if values else None
-
-
 def _rotated(found: Found, head_dim: int) -> float:
     """Share of a head that is turned: the pairs whose angles are divided by 1; of others it is by a huge number."""
     tensor = found.tensors.get(_FACTORS)
@@ -81,4 +74,4 @@ def _rotated(found: Found, head_dim: int) -> float:
     return 2 * turned / head_dim
 
 
-FAMILIES = {"gemma4": Family("gemma4_text", _read, {}, _OWN, (_LEFT_OUT,))}
+FAMILIES = {"gemma4": Family("gemma4_text", _read, {}, _OWN, left_out=(_LEFT_OUT,))}

@@ -6,9 +6,9 @@ from typing import Any
 
 from hobbit_export.gguf.architectures.family import HEADS, Family, has_bias, plain
 from hobbit_export.gguf.common import Found
-from hobbit_export.gguf.keys import without_none
+from hobbit_export.gguf.keys import Keys, without_none
 
-_SHARED = {f"shared_{name}_proj": f"ffn_{name}_shexp.weight" for name in ("gate", "up", "down")}
+SHARED = {f"shared_{name}_proj": f"ffn_{name}_shexp.weight" for name in ("gate", "up", "down")}
 
 
 def _mixtral(found: Found) -> dict[str, Any]:
@@ -38,18 +38,24 @@ def _granite(found: Found) -> dict[str, Any]:
     config["intermediate_size"] = keys.required("feed_forward_length")
     config["attention_bias"] = has_bias(found)
     shared = keys.count("expert_shared_feed_forward_length")
-    return config | without_none({
+    return config | multipliers(keys) | without_none({
+        "shared_intermediate_size": shared or None,
+        "model_type": "granitemoeshared" if shared else "granitemoe",
+    })  # fmt: skip
+
+
+def multipliers(keys: Keys) -> dict[str, Any]:
+    """Read what Granite multiplies by."""
+    return without_none({
         "attention_multiplier": keys.number("attention.scale"),
         "embedding_multiplier": keys.number("embedding_scale"),
         "residual_multiplier": keys.number("residual_scale"),
         "logits_scaling": keys.number("logit_scale"),
-        "shared_intermediate_size": shared or None,
-        "model_type": "granitemoeshared" if shared else "granitemoe",
     })  # fmt: skip
 
 
 FAMILIES = {
     "llama": Family("mixtral", _mixtral, HEADS),
     "olmoe": Family("olmoe", _olmoe),
-    "granitemoe": Family("granitemoe", _granite, HEADS, _SHARED),
+    "granitemoe": Family("granitemoe", _granite, HEADS, SHARED, also=("granitemoeshared",)),
 }

@@ -28,16 +28,25 @@ def _words(letters: str, digits: str, other: str = r"[^\s\p{L}\p{N}]") -> Part:
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 
 
-def _cased(digits: str, ending: str) -> Part:
+def _cased(digits: str, ending: str, upper: str = _UPPER, lower: str = _LOWER, behind: str = r"\r\n/") -> str:
     """Words that end where the case changes."""
     first = r"[^\r\n\p{L}\p{N}]?"
-    words = f"{first}{_UPPER}*{_LOWER}+{ending}|{first}{_UPPER}+{_LOWER}*{ending}"
-    return _split(rf"{words}|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*{_END}")
+    words = f"{first}{upper}*{lower}+{ending}|{first}{upper}+{lower}*{ending}"
+    return rf"{words}|{digits}| ?[^\s\p{{L}}\p{{N}}]+[{behind}]*{_END}"
+
+
+def _not_chinese(letters: str) -> str:
+    """The same letters without Chinese characters."""
+    return rf"{letters[:-1]}&&[^\p{{Han}}]]"
 
 
 _QWEN = _words(r"\p{L}", r"\p{N}")
 _LLAMA = _words(r"\p{L}", r"\p{N}{1,3}")
-_GPT4O = _cased(r"\p{N}{1,3}", f"{_CONTRACTIONS}?")
+_GPT4O = _split(_cased(r"\p{N}{1,3}", f"{_CONTRACTIONS}?"))
+_KIMI = _split(
+    r"[\p{Han}]+|"
+    + _cased(r"\p{N}{1,3}", f"{_CONTRACTIONS}?", _not_chinese(_UPPER), _not_chinese(_LOWER), behind=r"\r\n")
+)
 _DIGITS: Part = {"type": "Digits", "individual_digits": True}
 _LATIN = (
     "[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼ"
@@ -100,6 +109,8 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "glm4": PreTokenizer((_LLAMA,), whole=True),
     "gpt-2": PreTokenizer(gpt2=True),
     "gpt-4o": PreTokenizer((_GPT4O,)),
+    "hunyuan": PreTokenizer((_QWEN,), nfc=True),
+    "kimi-k2": PreTokenizer((_KIMI,)),
     "lfm2": _LLAMA3,
     "llama-bpe": _LLAMA3,
     "llama3": _LLAMA3,
@@ -112,5 +123,5 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "refact": _BY_DIGITS,
     "smollm": _BY_DIGITS,
     "starcoder": _BY_DIGITS,
-    "tekken": PreTokenizer((_cased(r"\p{N}", ""),), whole=True, bos=True),
+    "tekken": PreTokenizer((_split(_cased(r"\p{N}", "")),), whole=True, bos=True),
 }
