@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +74,17 @@ def test_run_uses_them_unless_told_otherwise(bundle: Path, capsys: pytest.Captur
         )
         # the manifest's stop tokens, and the one only the tokenizer names
         assert engine.tokenizer.stop_tokens(engine.spec) == (2, 1, 0)
+
+
+def test_chat_uses_them_unless_told_otherwise(bundle: Path) -> None:
+    def answers(*flags: str) -> str:
+        command = [sys.executable, "-m", "edge_runtime", "chat", str(bundle), *ENGINE, "-n", "12", "--seed", "3", *flags]
+        found = subprocess.run(command, input=b"Once\n", capture_output=True, check=True, timeout=120)
+        return found.stdout.decode()
+
+    own = answers()
+    assert own == answers("--temperature", "1.9", "--top-k", "40", "--top-p", "0.95")
+    assert own != answers("--temperature", "0") == answers("--top-k", "1")
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import MODEL
 
+from edge_runtime.base.errors import RequestError
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.service.openai.call_formats import CallFormat, format_of
+from edge_runtime.service.openai.call_formats.base import marks_of
+from edge_runtime.service.openai.chat import ChatFormat
 from edge_runtime.service.openai.grammar import Vocabulary
 from edge_runtime.service.openai.messages import Tool
 from edge_runtime.service.openai.output_splitter import OutputSplitter
@@ -54,6 +58,19 @@ CASES: dict[str, tuple[str, str]] = {
     "Nemotron 2": (
         "{% if tools %}<TOOLCALL>", f'<TOOLCALL>[{{"name": "weather", "arguments": {TEXT}}}]</TOOLCALL>',
     ),
+    "Gemma 4": (
+        "{% if tools %}<|tool_call>call:x{<|\"|>}<tool_call|>",
+        '<|tool_call>call:weather{city:<|"|>New York<|"|>,days:3,unit:<|"|>C<|"|>}<tool_call|>',
+    ),
+    "LFM2": (
+        "{% if tools %}List of tools: <|tool_list_start|>",
+        '<|tool_call_start|>[weather(city="New York", days=3, unit="C")]<|tool_call_end|>',
+    ),
+    "MiniMax-M2": (
+        "{% if tools %}{% set x = ']~b]<minimax:tool_call>' %}<invoke name=",
+        '<minimax:tool_call>\n<invoke name="weather">\n<parameter name="city">New York</parameter>\n<parameter name="days">'
+        '3</parameter>\n<parameter name="unit">C</parameter>\n</invoke>\n</minimax:tool_call>',
+    ),
 }  # fmt: skip
 
 
@@ -68,9 +85,10 @@ def vocabulary() -> Vocabulary:
     return Vocabulary((MODEL / "tokenizer.json").read_bytes(), 4096, (0,))
 
 
-def allows(grammar: Any, text: str) -> bool:
+def allows(grammar: Any, text: str, tokenizer: Tokenizer | None = None) -> bool:
     """Whether a grammar lets a whole text be written."""
-    for token in Tokenizer.from_folder(MODEL).encode(text):
+    tokenizer = Tokenizer.from_folder(MODEL) if tokenizer is None else tokenizer
+    for token in tokenizer.encode(text, add_special_tokens=False):
         if not grammar.allowed()[token]:
             return False
         grammar.accept(token)
@@ -129,6 +147,100 @@ def test_several_calls_of_one_list() -> None:
             calls=found(CASES["DeepSeek V3"][0]),
         )  # fmt: skip
         assert [d.call["function"]["name"] for d in splitter.push(both) if d.call] == names
+
+
+NESTED: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "when": {"anyOf": [{"type": "null"}, {"type": "array", "items": {"type": "boolean"}}]},
+        "where": {"$ref": "#/$defs/place"}, "any": {}, "level": {"enum": ["a,b", 2, None]},
+    },
+    "required": ["where"],
+    "$defs": {
+        "place": {
+            "type": "object",
+            "properties": {"name": {"type": "string"}, "in": {"$ref": "#/$defs/place"}, "x": {"type": "number"}},
+            "required": ["x"],
+        },
+    },
+}  # fmt: skip
+PLACED = {
+    "any": {"k": ["v"]},
+    "level": "a,b",
+    "when": [True, False],
+    "where": {"in": {"x": 1}, "name": "It's", "x": -2.5},
+}
+NESTED_CALLS = {
+    "Gemma 4": '<|tool_call>call:go{any:{k:[<|"|>v<|"|>]},level:<|"|>a,b<|"|>,when:[true,false],where:{in:{x:1},'
+    'name:<|"|>It\'s<|"|>,x:-2.5}}<tool_call|>',
+    "LFM2": '<|tool_call_start|>[go(any={"k": ["v"]}, level="a,b", when=[True, False], where={"in": {"x": 1}, '
+    '"name": "It\'s", "x": -2.5})]<|tool_call_end|>',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NESTED_CALLS)
+def test_values_of_every_kind(vocabulary: Vocabulary, name: str) -> None:
+    calls, call, tools = found(CASES[name][0]), NESTED_CALLS[name], (Tool("go", "", NESTED, strict=True),)
+    splitter = OutputSplitter(with_calls=True, with_thinking=False, thinking=False, calls=calls)
+    (made,) = [d.call["function"] for d in splitter.push(call) if d.call]
+    assert (made["name"], json.loads(made["arguments"])) == ("go", PLACED)
+    assert allows(vocabulary.of_tool_call(tools, calls), call)
+    for old, new in (("-2.5", "no"), ("x", "y"), ("1", "1,1"), ("rue", "rre"), ("a,b", "c")):
+        assert not allows(vocabulary.of_tool_call(tools, calls), call.replace(old, new)), old
+    assert allows(vocabulary.of_tool_call([Tool("go", "", {"type": "object"})], calls), call)
+    bounded = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 3}}}
+    with pytest.raises(RequestError, match="go: 'minimum' cannot be held to in this model's format"):
+        vocabulary.of_strict_tools([Tool("go", "", bounded, strict=True)], calls)
+    vocabulary.of_tool_call([Tool("go", "", bounded)], calls)
+
+
+def test_what_python_and_json_write_is_read() -> None:
+    calls = found(CASES["LFM2"][0])
+    quoted = r"""[a(x='it\'s \\', y=None, z=["q"]), b(), c(k=007)]"""
+    assert calls.read(quoted, {}) is None  # no number begins so
+    made = calls.read(quoted.replace("007", "-7e2"), {})
+    assert made is not None
+    assert [(name, json.loads(text)) for name, text in made] == [
+        ("a", {"x": "it's \\", "y": None, "z": ["q"]}), ("b", {}), ("c", {"k": -700.0}),
+    ]  # fmt: skip
+    assert calls.read('[{"name": "a", "arguments": {"x": 1}}]', {}) == [("a", '{"x": 1}')]
+    known = {"a": {"properties": {"x": {"type": "string"}}}}
+    assert calls.read("a(x=12)", known) == [("a", '{"x": "12"}')]
+    for wrong in ("[a(x=1]", "[a(x)]", "[a(1)]", "a(x=1) b", "[" * 9000 + "a", "a(x=" + "[" * 9000, "a(x='", 'a(x="\\'):
+        assert calls.read(wrong, {}) is None, wrong[:20]
+
+
+@pytest.fixture(scope="module")
+def with_special_marks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Vocabulary, Tokenizer]:
+    """The bundled tokenizer with the marks of Gemma and LFM2 as special tokens."""
+    folder = tmp_path_factory.mktemp("marked")
+    data = json.loads((MODEL / "tokenizer.json").read_text())
+    marks = [mark for name in NESTED_CALLS for mark in marks_of(found(CASES[name][0]))]
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    data["added_tokens"] += [{"id": 4096 + i, "content": mark, **plain} for i, mark in enumerate(marks)]
+    (folder / "tokenizer.json").write_text(json.dumps(data))
+    (folder / "tokenizer_config.json").write_bytes((MODEL / "tokenizer_config.json").read_bytes())
+    vocabulary = Vocabulary((folder / "tokenizer.json").read_bytes(), 4096 + len(marks), (0,))
+    return vocabulary, Tokenizer.from_folder(folder)
+
+
+@pytest.mark.parametrize("name", NESTED_CALLS)
+def test_marks_that_are_special_tokens(with_special_marks: tuple[Vocabulary, Tokenizer], name: str) -> None:
+    vocabulary, tokenizer = with_special_marks
+    calls, (_, call) = found(CASES[name][0]), CASES[name]
+    assert allows(vocabulary.of_tool_call(TOOLS, calls), call, tokenizer)
+    assert not allows(vocabulary.of_tool_call(TOOLS, calls), call)  # the same letters are no marks
+    assert not allows(vocabulary.of_tool_call(TOOLS, calls), call.replace("3", "x"), tokenizer)
+    assert allows(vocabulary.of_strict_tools(TOOLS, calls), f"Let me see. {call} And {call} so on", tokenizer)
+    assert not allows(vocabulary.of_strict_tools(TOOLS, calls), f"So {call}".replace("3", "x"), tokenizer)
+    nested = Tool("go", "", NESTED, strict=True)
+    assert allows(vocabulary.of_tool_call([nested], calls), NESTED_CALLS[name], tokenizer)
+    templated: Any = SimpleNamespace(chat_template=CASES[name][0], special_texts=tokenizer.special_texts)
+    asked: Any = SimpleNamespace(offered_tools=TOOLS)
+    shown = ChatFormat(templated).shown(asked)
+    assert {tokenizer.special_texts[token] for token in shown} == set(marks_of(calls))
+    asked.offered_tools = ()
+    assert ChatFormat(templated).shown(asked) == frozenset()
 
 
 def test_a_template_without_marks_has_no_format() -> None:

@@ -14,7 +14,9 @@ from edge_runtime.engine.continuation import Continuation
 from edge_runtime.engine.sampler import SamplingParams
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.service.openai.chat import ChatFormat
-from edge_runtime.service.openai.harmony import FINAL, TO_FINAL, HarmonySplitter, shown_tokens
+from edge_runtime.service.openai.grammar import Vocabulary
+from edge_runtime.service.openai.harmony import FINAL, MARKS, TO_FINAL, HarmonySplitter, shown_tokens
+from edge_runtime.service.openai.messages import Tool
 
 THOUGHT = "<|channel|>analysis<|message|>The user asks: 3 < 4?<|end|>"
 ANSWER = "<|start|>assistant<|channel|>final<|message|>Yes, 3 < 4."
@@ -85,9 +87,92 @@ def test_a_template_chooses_the_format() -> None:
     special = {1: "<|channel|>", 2: "<|message|>", 3: "<|endoftext|>"}
     tokenizer: Any = SimpleNamespace(chat_template="<|start|>x<|channel|>y<|message|>", special_texts=special)
     chat = ChatFormat(tokenizer)
-    assert chat.shown == {1, 2}
+    asked: Any = SimpleNamespace(offered_tools=())
+    assert chat.shown(asked) == {1, 2}
     assert chat.thinking_end("whatever") == (FINAL, TO_FINAL)
     other = ChatFormat(SimpleNamespace(chat_template="<think></think>", special_texts=special))  # type: ignore[arg-type]
-    assert other.shown == frozenset()
+    assert other.shown(asked) == frozenset()
     assert other.thinking_end("a <think>\n") == ("</think>", "</think>\n\n")
     assert other.thinking_end("a") is None
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Vocabulary, Tokenizer]:
+    """The bundled tokenizer with the format's marks as special tokens."""
+    folder = tmp_path_factory.mktemp("harmony")
+    data = json.loads((MODEL / "tokenizer.json").read_text())
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    data["added_tokens"] += [{"id": 4096 + i, "content": mark, **plain} for i, mark in enumerate(MARKS)]
+    (folder / "tokenizer.json").write_text(json.dumps(data))
+    (folder / "tokenizer_config.json").write_bytes((MODEL / "tokenizer_config.json").read_bytes())
+    ends = tuple(4096 + MARKS.index(mark) for mark in ("<|return|>", "<|call|>"))
+    return Vocabulary((folder / "tokenizer.json").read_bytes(), 4096 + len(MARKS), ends), Tokenizer.from_folder(folder)
+
+
+WEATHER: dict[str, Any] = {
+    "type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+    "required": ["city", "days"], "additionalProperties": False,
+}  # fmt: skip
+TOOLS = (Tool("weather", "", WEATHER, strict=True), Tool("now", "", {"type": "object", "properties": {}}))
+
+
+def taken(grammar: Any, tokenizer: Tokenizer, text: str) -> int:
+    """How many tokens of a text a grammar takes."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    for count, token in enumerate(ids):
+        if not grammar.allowed()[token]:
+            return count
+        grammar.accept(token)
+    return len(ids)
+
+
+def takes(grammar: Any, tokenizer: Tokenizer, text: str) -> bool:
+    return taken(grammar, tokenizer, text) == len(tokenizer.encode(text, add_special_tokens=False))
+
+
+def test_a_forced_call_comes_after_thinking(marked: tuple[Vocabulary, Tokenizer]) -> None:
+    vocabulary, tokenizer = marked
+    grammar = vocabulary.of_harmony(TOOLS, 100)
+    text = THOUGHT + CALL
+    assert takes(grammar, tokenizer, text)
+    assert grammar.is_complete
+    assert split(text, 5)[2] == [{"name": "weather", "arguments": '{"city": "New York", "days": 3}'}]
+    assert takes(vocabulary.of_harmony(TOOLS, 100), tokenizer, CALL.removeprefix("<|start|>assistant"))
+    for wrong in (THOUGHT + ANSWER, text.replace("3}", '"x"}'), text.replace("weather", "when"), ANSWER, "Hello"):
+        assert not takes(vocabulary.of_harmony(TOOLS, 100), tokenizer, wrong), wrong
+
+
+def test_thinking_before_a_forced_call_is_ended_in_time(marked: tuple[Vocabulary, Tokenizer]) -> None:
+    """After so many tokens only the end of the thought is left."""
+    vocabulary, tokenizer = marked
+    begun = "<|channel|>analysis<|message|>"
+    ids = tokenizer.encode(begun, add_special_tokens=False)
+    grammar = vocabulary.of_harmony(TOOLS, 12)
+    assert takes(grammar, tokenizer, begun)
+    word = tokenizer.encode(" a", add_special_tokens=False)[0]
+    count = 0
+    while grammar.allowed()[word]:
+        grammar.accept(word)
+        count += 1
+        assert count < 20
+    assert 8 <= count <= 12
+    assert [*np.flatnonzero(grammar.allowed())] == tokenizer.encode("<|end|>", add_special_tokens=False)
+    assert not vocabulary.of_harmony(TOOLS, 0).allowed()[tokenizer.encode("analysis", add_special_tokens=False)[0]]
+    assert vocabulary.of_harmony(TOOLS, 0).allowed()[ids[0]]
+
+
+def test_strict_tools_are_held_to_among_messages(marked: tuple[Vocabulary, Tokenizer]) -> None:
+    vocabulary, tokenizer = marked
+    early = (
+        THOUGHT + '<|start|>assistant to=functions.weather<|channel|>commentary json<|message|>{"city": "x", "days": 1}'
+    )
+    for text in (THOUGHT + ANSWER, THOUGHT + CALL, early):
+        assert takes(vocabulary.of_harmony(TOOLS, None), tokenizer, text), text
+    for wrong in (
+        THOUGHT + CALL.replace("3}", '"x"}'),
+        early.replace("1}", "[]}"),
+        THOUGHT + CALL.replace("weather", "x"),
+    ):
+        assert not takes(vocabulary.of_harmony(TOOLS, None), tokenizer, wrong), wrong
+    loose = THOUGHT + CALL.replace("weather", "now")
+    assert takes(vocabulary.of_harmony(TOOLS, None), tokenizer, loose)

@@ -8,6 +8,7 @@ from edge_runtime.base.errors import ConfigError
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.service.openai.api_errors import ApiError, bad_field, unsupported
 from edge_runtime.service.openai.call_formats import format_of
+from edge_runtime.service.openai.call_formats.base import marks_of
 from edge_runtime.service.openai.harmony import (
     FINAL,
     TO_FINAL,
@@ -30,7 +31,6 @@ class ChatFormat:
         calls: how the model writes tool calls; None: it has none, or in no format served here.
         has_thinking: whether it may think aloud.
         is_harmony: it writes as gpt-oss does.
-        shown: special tokens that answers are made of.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -39,7 +39,6 @@ class ChatFormat:
         self.calls = format_of(template)
         self.has_thinking = THINK_CLOSE in template
         self.is_harmony = is_harmony(template)
-        self.shown = shown_tokens(tokenizer.special_texts) if self.is_harmony else frozenset()
         self._has_effort = "reasoning_effort" in template
         self._has_switch = "enable_thinking" in template
 
@@ -98,6 +97,16 @@ class ChatFormat:
         if self.is_harmony:
             return FINAL, TO_FINAL
         return (THINK_CLOSE, f"{THINK_CLOSE}\n\n") if self.starts_thinking(prompt) else None
+
+    def shown(self, request: ChatRequest) -> frozenset[int]:
+        """Return the special tokens that the answer is made of: without them in the text it cannot be read."""
+        special = self._tokenizer.special_texts
+        if self.is_harmony:
+            return shown_tokens(special)
+        if self.calls is None or not request.offered_tools:
+            return frozenset()
+        marks = marks_of(self.calls)
+        return frozenset(token for token, text in special.items() if text in marks)
 
     def splitter(self, request: ChatRequest, prompt: str) -> AnswerSplitter:
         """Return what splits the answer."""

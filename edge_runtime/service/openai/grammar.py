@@ -5,8 +5,8 @@ Of llguidance: `grammar_tokens` loads its tokenizer, `grammar_check` compiles a 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from edge_runtime.base.confined import ConfinedHost, JobRefusedError
 from edge_runtime.base.errors import RequestError
 from edge_runtime.service.openai.call_formats import CallFormat, Offered
+from edge_runtime.service.openai.call_formats.base import Term, marks_of, quoted
 from edge_runtime.service.openai.formats import Format
 from edge_runtime.service.openai.grammar_check import CHECK, CHECK_LIMITS, limits
 from edge_runtime.service.openai.grammar_tokens import load_tokens
+from edge_runtime.service.openai.harmony import MARKS
+from edge_runtime.service.openai.harmony_grammar import forced_call, strict_messages
 from edge_runtime.service.openai.messages import Tool
 
 _MAX_GRAMMAR_BYTES = 256 << 10
@@ -42,7 +45,7 @@ class Vocabulary:
         confined: ConfinedHost | None = None,
         eos_text: str | None = None,
     ) -> None:
-        self._tokens, self._known, self.eos = load_tokens(tokenizer_json, vocab_size, eos, eos_text)
+        self._tokens, self._known, self.eos, self._special = load_tokens(tokenizer_json, vocab_size, eos, eos_text)
         import llguidance
 
         self._library: Any = llguidance
@@ -53,8 +56,12 @@ class Vocabulary:
         """Return the bytes of a token; of a special token its name."""
         return bytes(self._known.decode_bytes([token_id]))
 
-    def constraint(self, grammar: str) -> Grammar:
+    def constraint(self, grammar: str, plain: str | None = None) -> Grammar:
         """Return a grammar's constraint.
+
+        Args:
+            grammar: as the library reads it.
+            plain: the same with texts in place of special tokens, which the first check does not know.
 
         Raises:
             RequestError: the grammar is not valid or too complex.
@@ -62,7 +69,7 @@ class Vocabulary:
         if len(grammar) > _MAX_GRAMMAR_BYTES:
             raise RequestError(f"grammar: expected at most {_MAX_GRAMMAR_BYTES} bytes, got {len(grammar)}.")
         try:
-            wrong = self._confined.run(CHECK, grammar)
+            wrong = self._confined.run(CHECK, grammar if plain is None else plain)
         except JobRefusedError as err:
             raise RequestError(f"grammar: {err}. Make it simpler.") from err
         if wrong is not None:
@@ -92,24 +99,69 @@ class Vocabulary:
         Raises:
             RequestError: see `constraint`.
         """
-        rules = calls.rules([Offered(tool.name, tool.parameters) for tool in tools])
-        return self._of_lark(f"start: {_quoted(calls.prefix)} call {_quoted(calls.suffix)}\n{rules}")
+        offered = [Offered(tool.name, tool.parameters, bool(tool.strict)) for tool in tools]
+        return self.of_lark(lambda term: _one_call(calls, offered, term), marks_of(calls))
 
     def of_strict_tools(self, tools: Iterable[Tool], calls: CallFormat) -> Grammar:
-        """Return the constraint of any text in which every tool call follows its schema, if that is strict."""
-        rules = calls.rules([Offered(tool.name, tool.parameters if tool.strict else None) for tool in tools])
-        return self._of_lark(
-            f"start: (text call {_quoted(calls.suffix)})* tail\n"
-            f"text[suffix={_quoted(calls.prefix)}]: /(?s:.*)/\ntail: /(?s:.*)/\n{rules}"
-        )
+        """Return the constraint of any text in which every tool call follows its schema, if that is strict.
 
-    def _of_lark(self, text: str) -> Grammar:
-        return self.constraint(str(self._library.LLMatcher.grammar_from_lark(text)))
+        Raises:
+            RequestError: see `constraint`.
+        """
+        offered = [Offered(tool.name, tool.parameters if tool.strict else None, bool(tool.strict)) for tool in tools]
+        return self.of_lark(lambda term: self._text_with_calls(calls, offered, term), marks_of(calls))
+
+    def of_harmony(self, tools: Iterable[Tool], budget: int | None) -> Grammar:
+        """Return the constraint of calls in gpt-oss' format.
+
+        Args:
+            tools: that may be called.
+            budget: tokens of thinking before exactly one call; None: any messages, whose calls follow strict schemas.
+
+        Raises:
+            RequestError: see `constraint`.
+        """
+        is_forced = budget is not None
+        offered = [Offered(t.name, t.parameters if is_forced or t.strict else None, bool(t.strict)) for t in tools]
+        if budget is None:
+            return self.of_lark(lambda term: strict_messages(offered, term), MARKS)
+        return self.of_lark(lambda term: forced_call(offered, term, budget), MARKS)
+
+    def of_lark(self, made: Callable[[Term], str], marks: Sequence[str]) -> Grammar:
+        """Return the constraint of a grammar in which marks may be special tokens.
+
+        Args:
+            made: makes the grammar's text.
+            marks: texts that are such tokens if the tokenizer has them so.
+
+        Raises:
+            RequestError: see `constraint`.
+        """
+        special = {mark: self._special[mark] for mark in marks if mark in self._special}
+        to_lark = self._library.LLMatcher.grammar_from_lark
+        plain = str(to_lark(made(quoted)))
+        if not special:
+            return self.constraint(plain)
+        return self.constraint(str(to_lark(made(lambda text: _with_tokens(text, special)))), plain)
+
+    def _text_with_calls(self, calls: CallFormat, offered: Sequence[Offered], term: Term) -> str:
+        rules, begins, ends = calls.rules(offered, term), term(calls.prefix), term(calls.suffix)
+        if begins.startswith('"'):
+            return f"start: (text call {ends})* tail\ntext[suffix={begins}]: /(?s:.*)/\ntail: /(?s:.*)/\n{rules}"
+        others = sorted(set(self._special.values()) - {self._special[mark] for mark in marks_of(calls)} - {*self.eos})
+        free = "/(?s:.+)/" + (f" | <[{','.join(map(str, others))}]>" if others else "")
+        return f"start: free ({begins} call {ends} free)*\nfree: ({free})*\n{rules}"
 
 
-def _quoted(text: str) -> str:
-    """A text as grammars quote it."""
-    return json.dumps(text, ensure_ascii=False)
+def _one_call(calls: CallFormat, offered: Sequence[Offered], term: Term) -> str:
+    return f"start: {term(calls.prefix)} call {term(calls.suffix)}\n{calls.rules(offered, term)}"
+
+
+def _with_tokens(text: str, special: Mapping[str, int]) -> str:
+    """A text as a grammar's term, in which marks are the tokens that have their names."""
+    pieces = re.split("(" + "|".join(map(re.escape, special)) + ")", text)
+    terms = [f"<[{special[piece]}]>" if piece in special else quoted(piece) for piece in pieces if piece]
+    return " ".join(terms) or quoted("")
 
 
 class Grammar:

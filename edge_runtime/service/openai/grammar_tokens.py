@@ -34,11 +34,13 @@ class LoadedTokens(NamedTuple):
         tokens: the library's tokenizer for grammars.
         known: its own reading of the file, which knows special tokens by name.
         eos: tokens that may end a text.
+        special: text -> number of tokens that no text of a grammar matches.
     """
 
     tokens: Any
     known: Any
     eos: tuple[int, ...]
+    special: dict[str, int]
 
 
 def load_tokens(tokenizer_json: bytes, vocab_size: int, eos: Sequence[int], eos_text: str | None) -> LoadedTokens:
@@ -72,7 +74,8 @@ def load_tokens(tokenizer_json: bytes, vocab_size: int, eos: Sequence[int], eos_
         ends = tuple(dict.fromkeys([*eos, *own]))
         wrapper = llguidance.TokenizerWrapper(_Tokens(known, vocab_size, special, ends))
         tokens = llguidance.LLTokenizer(wrapper, n_vocab=vocab_size, eos_token=list(ends) or None)
-        return LoadedTokens(tokens, known, ends)
+        named = {token.content: token.id for token in added if token.special and token.id < vocab_size}
+        return LoadedTokens(tokens, known, ends, named)
     except BaseException as err:  # it raises what its JSON reader raises, or panics
         if not is_failure(err):
             raise

@@ -13,24 +13,27 @@ from collections.abc import Mapping
 
 from edge_runtime.service.openai.output_splitter import Delta, OutputSplitter, overlap
 
-_START, _CHANNEL, _MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
-_ENDS = ("<|end|>", "<|call|>", "<|return|>")
-_MARKS = (_START, _CHANNEL, _MESSAGE, "<|constrain|>", *_ENDS)
-FINAL = f"{_CHANNEL}final{_MESSAGE}"
+START, CHANNEL, MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
+CONSTRAIN, END = "<|constrain|>", "<|end|>"
+_ENDS = (END, "<|call|>", "<|return|>")
+MARKS = (START, CHANNEL, MESSAGE, CONSTRAIN, *_ENDS)
+FINAL = f"{CHANNEL}final{MESSAGE}"
 """Where the answer begins."""
-TO_FINAL = f"<|end|>{_START}assistant{FINAL}"
+TO_FINAL = f"{END}{START}assistant{FINAL}"
 """What ends the thinking and begins the answer."""
+CALL_HEADER = f"{CHANNEL}commentary to=functions."
+"""How a call begins; the name follows."""
 _RECIPIENT = re.compile(r"\bto=functions\.([\w.-]{1,256})")
 
 
 def is_harmony(template: str) -> bool:
     """Whether a chat template writes in this format."""
-    return _CHANNEL in template and _MESSAGE in template
+    return CHANNEL in template and MESSAGE in template
 
 
 def shown_tokens(special: Mapping[int, str]) -> frozenset[int]:
     """Return the special tokens that the format is made of: without them in the text it cannot be read."""
-    return frozenset(token for token, text in special.items() if text in _MARKS)
+    return frozenset(token for token, text in special.items() if text in MARKS)
 
 
 class HarmonySplitter:
@@ -57,9 +60,9 @@ class HarmonySplitter:
         self._held += text
         out: list[Delta] = []
         while not self._is_over:
-            found = [(at, mark) for mark in _MARKS if (at := self._held.find(mark)) >= 0]
+            found = [(at, mark) for mark in MARKS if (at := self._held.find(mark)) >= 0]
             if not found:
-                cut = len(self._held) - max(overlap(self._held, mark) for mark in _MARKS)
+                cut = len(self._held) - max(overlap(self._held, mark) for mark in MARKS)
                 out += self._text(self._held[:cut])
                 self._held = self._held[cut:]
                 break
@@ -88,24 +91,24 @@ class HarmonySplitter:
         return []
 
     def _mark(self, mark: str) -> list[Delta]:
-        if mark == _MESSAGE:
+        if mark == MESSAGE:
             to = _RECIPIENT.search(self._header) if self._with_calls else None
             self._in_body, self._function, self._arguments = True, to and to[1], ""
             return []
-        if not self._in_body and mark not in (_START, *_ENDS):
+        if not self._in_body and mark not in (START, *_ENDS):
             self._header += mark
             return []
         out = self._end()
-        self._in_body, self._header, self._function = False, mark if mark == _CHANNEL else "", None
+        self._in_body, self._header, self._function = False, mark if mark == CHANNEL else "", None
         return out
 
     def _is_thought(self) -> bool:
-        return self._header.rpartition(_CHANNEL)[2].strip().startswith("analysis")
+        return self._header.rpartition(CHANNEL)[2].strip().startswith("analysis")
 
     def _end(self) -> list[Delta]:
         """A message is over, or something that never became one."""
         if not self._in_body:
-            stray = "" if _CHANNEL in self._header else self._header.removeprefix("assistant").strip()
+            stray = "" if CHANNEL in self._header else self._header.removeprefix("assistant").strip()
             return [Delta(content=stray)] if stray else []
         if self._function is None:
             return []

@@ -67,14 +67,16 @@ class Preparation:
         text = service.chat.prompt(asked)
         ids = service.prompts.encode(text, "messages", add_special_tokens=False)
         prompt = service.prompts.check(ids, asked.token_limit, "messages")
-        constraint = self._tool_constraint(asked) or self._format_constraint(asked)
+        budget = self._thinking_budget(len(ids), asked.token_limit)
+        of_tools = self._tool_constraint(asked, budget)
+        constraint = of_tools or self._format_constraint(asked)
         end = service.chat.thinking_end(text)
-        if constraint is not None and end is not None:
-            constraint = self._after_reasoning(constraint, end, len(ids), asked.token_limit)
+        if constraint is not None and end is not None and not (of_tools is not None and service.chat.is_harmony):
+            constraint = self._after_reasoning(constraint, end, budget)
         choices = [
             ChatChoice(asked, service.vocabulary, service.chat.splitter(asked, text)) for _ in range(asked.answers)
         ]
-        sampling = replace(self._sampling(asked), shown=service.chat.shown)
+        sampling = replace(self._sampling(asked), shown=service.chat.shown(asked))
         return Prepared(CHAT, [prompt], choices, sampling, constraint)
 
     def completion(self, asked: CompletionRequest) -> Prepared:
@@ -112,35 +114,47 @@ class Preparation:
         except (RequestError, ValueError) as err:
             raise bad_field("response_format", str(err)) from err
 
-    def _tool_constraint(self, asked: ChatRequest) -> CopyableConstraint | None:
-        """Return the constraint of forced calls or strict tools; None where the model calls as it likes."""
+    def _tool_constraint(self, asked: ChatRequest, budget: int) -> CopyableConstraint | None:
+        """Return the constraint of forced calls or strict tools; None where the model calls as it likes.
+
+        Args:
+            asked: the request.
+            budget: tokens of thinking before a call, where the constraint governs them too.
+        """
         service, tools = self._service, asked.offered_tools
         is_forced = asked.choice not in ("none", "auto")
         if not is_forced and not any(tool.strict for tool in tools):
             return None
         calls = service.chat.calls
-        if calls is None:
+        if calls is None and not service.chat.is_harmony:
             raise unsupported(
                 "tool_choice" if is_forced else "tools",
                 "calls cannot be forced in this model's format. Use tool_choice 'auto' and tools that are not strict.",
             )
-        make = service.vocabulary.of_tool_call if is_forced else service.vocabulary.of_strict_tools
         try:
+            if service.chat.is_harmony:
+                return service.vocabulary.of_harmony(tools, budget if is_forced else None)
+            assert calls is not None, "checked above"
+            make = service.vocabulary.of_tool_call if is_forced else service.vocabulary.of_strict_tools
             return make(tools, calls)
         except RequestError as err:
             raise bad_field("tools", str(err)) from err
 
-    def _after_reasoning(
-        self, constraint: CopyableConstraint, end: tuple[str, str], prompt_tokens: int, limit: int | None
-    ) -> CopyableConstraint:
-        """Apply a constraint once the thinking is over; half of the tokens there are, or 128, remain for the answer."""
-        service = self._service
-        room = service.context - prompt_tokens
+    def _thinking_budget(self, prompt_tokens: int, limit: int | None) -> int:
+        """Tokens a model may think: half of those there are, or 128, remain for the answer."""
+        room = self._service.context - prompt_tokens
         room = min(limit or room, room)
+        return max(room - max(room // 2, _ANSWER_TOKENS), 0)
+
+    def _after_reasoning(
+        self, constraint: CopyableConstraint, end: tuple[str, str], budget: int
+    ) -> CopyableConstraint:  # fmt: skip
+        """Apply a constraint once the thinking is over."""
+        service = self._service
         return AfterReasoning(
             constraint,
             service.vocabulary,
             mark=end[0],
             closing=service.tokenizer.encode(end[1], add_special_tokens=False),
-            budget=max(room - max(room // 2, _ANSWER_TOKENS), 0),
+            budget=budget,
         )

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edge_runtime.service.openai.call_formats import deepseek, glm, hermes, nemotron, qwen_xml
+from edge_runtime.service.openai.call_formats import deepseek, gemma, glm, hermes, lfm2, minimax, nemotron, qwen_xml
 from edge_runtime.service.openai.call_formats.base import CallFormat, Function, Offered
 
 FORMATS: tuple[Callable[[str], CallFormat | None], ...] = (
-    deepseek.of_template, glm.of_template, qwen_xml.of_template, nemotron.of_template, hermes.of_template,
+    gemma.of_template, lfm2.of_template, minimax.of_template, deepseek.of_template, glm.of_template,
+    qwen_xml.of_template, nemotron.of_template, hermes.of_template,
 )  # fmt: skip
 
 

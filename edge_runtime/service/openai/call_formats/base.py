@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 Schemas = Mapping[str, Mapping[str, Any]]
 """JSON schemas of the tools' parameters by name."""
+Term = Callable[[str], str]
+"""From a text that may hold marks to a grammar's term: where a mark is a special token, the token alone matches it."""
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
@@ -19,10 +21,11 @@ class Function(NamedTuple):
 
 
 class Offered(NamedTuple):
-    """A tool as grammars need it; `parameters` None: any arguments will do."""
+    """A tool as grammars need it; `parameters` None: any arguments will do; `strict`: nothing else than they say."""
 
     name: str
     parameters: Mapping[str, Any] | None
+    strict: bool = False
 
 
 class CallFormat(Protocol):
@@ -52,9 +55,20 @@ class CallFormat(Protocol):
         """Read what stands between `opens` and `closes`; None: it is no call."""
         ...
 
-    def rules(self, tools: Sequence[Offered]) -> str:
+    def rules(self, tools: Sequence[Offered], term: Term) -> str:
         """Return rules of a grammar (llguidance's lark) whose rule `call` is one call, less `prefix` and `suffix`."""
         ...
+
+
+def marks_of(calls: CallFormat) -> tuple[str, ...]:
+    """Return the texts of a format that a tokenizer may have as special tokens, which no other text matches."""
+    found: tuple[str, ...] = getattr(calls, "marks", (calls.opens, calls.closes))
+    return found
+
+
+def quoted(text: str) -> str:
+    """Return a grammar's term for a text without special tokens."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def loads(text: str) -> Any:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge_runtime.service.openai.call_formats.base import Function, Offered, Schemas, json_rule, loads
+from edge_runtime.service.openai.call_formats.base import Function, Offered, Schemas, Term, json_rule, loads
 
 OPENS, CLOSES = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 _BEGIN, _GAP, _END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
@@ -26,6 +26,7 @@ class DeepSeek:
     is_fenced: bool
     opens: str = OPENS
     closes: str = CLOSES
+    marks: tuple[str, ...] = (OPENS, CLOSES, _BEGIN, _GAP, _END)
 
     @property
     def prefix(self) -> str:
@@ -51,14 +52,14 @@ class DeepSeek:
             at = found.end()
         return functions if functions and not text[at:].strip() else None
 
-    def rules(self, tools: Sequence[Offered]) -> str:
+    def rules(self, tools: Sequence[Offered], term: Term) -> str:
         """Return the grammar of one call."""
         rules, names = "", []
         for number, tool in enumerate(tools):
             before = f"function{_GAP}{tool.name}\n```json\n" if self.is_fenced else f"{tool.name}{_GAP}"
             after = ' "\\n```"' if self.is_fenced else ""
             schema = {"type": "object"} if tool.parameters is None else tool.parameters
-            rules += f"call_{number}: {json.dumps(before, ensure_ascii=False)} args_{number}{after}\n"
+            rules += f"call_{number}: {term(before)} args_{number}{after}\n"
             rules += f"args_{number}: {json_rule(schema)}\n"
             names.append(f"call_{number}")
         return f"call: {' | '.join(names)}\n{rules}"

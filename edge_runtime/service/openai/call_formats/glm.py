@@ -14,6 +14,7 @@ from edge_runtime.service.openai.call_formats.base import (
     Function,
     Offered,
     Schemas,
+    Term,
     argument_rules,
     properties_of,
     value_of,
@@ -50,7 +51,7 @@ class Glm:
             at = found.end()
         return None if text[at:].strip() else [Function(name, json.dumps(arguments))]
 
-    def rules(self, tools: Sequence[Offered]) -> str:
+    def rules(self, tools: Sequence[Offered], term: Term) -> str:
         """Return the grammar of a name with its arguments."""
         rules, names = "", []
         for number, tool in enumerate(tools):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from edge_runtime.service.openai.call_formats.base import Function, Offered, Schemas, json_call_rules, loads
+from edge_runtime.service.openai.call_formats.base import Function, Offered, Schemas, Term, json_call_rules, loads
 
 OPENS, CLOSES = "<tool_call>", "</tool_call>"
 
@@ -23,7 +23,7 @@ class Hermes:
         found = json_call(text) or xml_call(text, schemas)
         return None if found is None else [found]
 
-    def rules(self, tools: Sequence[Offered]) -> str:
+    def rules(self, tools: Sequence[Offered], term: Term) -> str:
         """Return the grammar of the object."""
         return json_call_rules(tools)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from edge_runtime.service.openai.call_formats.base import Function, Offered, Schemas, json_call_rules, loads
+from edge_runtime.service.openai.call_formats.base import Function, Offered, Schemas, Term, json_call_rules, loads
 from edge_runtime.service.openai.call_formats.hermes import json_call
 
 OPENS, CLOSES = "<TOOLCALL>", "</TOOLCALL>"
@@ -27,7 +27,7 @@ class Nemotron:
         functions = [function for function in found if function is not None]
         return functions if functions and len(functions) == len(found) else None
 
-    def rules(self, tools: Sequence[Offered]) -> str:
+    def rules(self, tools: Sequence[Offered], term: Term) -> str:
         """Return the grammar of one call."""
         return json_call_rules(tools)
 

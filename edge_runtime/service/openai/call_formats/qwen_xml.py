@@ -10,6 +10,7 @@ from edge_runtime.service.openai.call_formats.base import (
     Function,
     Offered,
     Schemas,
+    Term,
     argument_rules,
     properties_of,
     value_of,
@@ -26,7 +27,7 @@ class QwenXml(Hermes):
     opens, closes = OPENS, CLOSES
     prefix, suffix = f"{OPENS}\n", f"\n{CLOSES}"
 
-    def rules(self, tools: Sequence[Offered]) -> str:
+    def rules(self, tools: Sequence[Offered], term: Term) -> str:
         """Return the grammar of a function with its parameters."""
         rules, names = "", []
         for number, tool in enumerate(tools):
