@@ -133,6 +133,8 @@ def tensors_of(
     found: dict[str, F32] = {}
     for name, values in _apart(_stacked(tensors), config).items():
         plain = name.replace("model.language_model.", "model.").replace("block_sparse_moe.experts", "mlp.experts")
+        if ".mixer.experts." in plain:
+            plain = plain.replace("backbone.layers", "model.layers").replace("mixer.experts", "mlp.experts")
         mapped = (
             plain
             if plain.startswith(("blk.", "rope_freqs"))

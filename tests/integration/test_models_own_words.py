@@ -78,7 +78,19 @@ def test_run_uses_them_unless_told_otherwise(bundle: Path, capsys: pytest.Captur
 
 def test_chat_uses_them_unless_told_otherwise(bundle: Path) -> None:
     def answers(*flags: str) -> str:
-        command = [sys.executable, "-m", "edge_runtime", "chat", str(bundle), *ENGINE, "-n", "12", "--seed", "3", *flags]
+        command = [
+            sys.executable,
+            "-m",
+            "edge_runtime",
+            "chat",
+            str(bundle),
+            *ENGINE,
+            "-n",
+            "12",
+            "--seed",
+            "3",
+            *flags,
+        ]
         found = subprocess.run(command, input=b"Once\n", capture_output=True, check=True, timeout=120)
         return found.stdout.decode()
 

@@ -94,7 +94,7 @@ def _factors(found: Found, tensor: str, dim: int) -> list[float]:
     info = found.tensors.get(tensor)
     if info is None or info.shape != (dim // 2,) or info.dtype != "F32" or dim > _MOST_FACTORS:
         raise ConfigError(f"{found.keys.where}: tensor {tensor!r}: expected {dim // 2} numbers in F32.")
-    return [float(str(factor)) for factor in found.numbers(tensor)]
+    return [float(factor) for factor in found.numbers(tensor)]  # as published: exact in float32
 
 
 FAMILIES = {

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 from hobbit_export.arch.names import Named
 from hobbit_export.gguf.architectures.deepseek import CHOICE, LATENT, LATENT_BEFORE, UNDO_LATENT, latent, routed
-from hobbit_export.gguf.architectures.family import Family, Undo, decay, taps
+from hobbit_export.gguf.architectures.family import Family, Undo, taps
 from hobbit_export.gguf.common import Found, layers_with, scaling, sizes
+from hobbit_export.gguf.undo import log_of_negative, with_shape
+from hobbit_export.weights import Weight
 
 _TENSORS: dict[str, Named] = {**LATENT, **CHOICE, "dt_bias": "ssm_dt.bias", "a_log": "ssm_a"}
-_UNDO: dict[str, Undo] = {**UNDO_LATENT, **{f"conv_{n}": taps for n in "qkv"}, "a_log": decay}
+
+
+def _decay(weight: Weight, config: Mapping[str, Any]) -> Weight:
+    """Undo -exp; files that were quantised have lost dimensions of 1."""
+    return with_shape(log_of_negative(weight), 1, 1, prod(weight.shape), 1)
+
+
+_UNDO: dict[str, Undo] = {**UNDO_LATENT, **{f"conv_{n}": taps for n in "qkv"}, "a_log": _decay}
 
 
 def _read(found: Found) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from hobbit_export.gguf.architectures.deepseek import CHOICE
 from hobbit_export.gguf.architectures.family import Family, taps
-from hobbit_export.gguf.common import Found, head_dim, heads_of_keys, layers_with, rope, sizes
+from hobbit_export.gguf.common import HEAD, Found, head_dim, heads_of_keys, layers_with, rope, sizes
 
 
 def _read(found: Found) -> dict[str, Any]:
@@ -34,4 +34,4 @@ def _read(found: Found) -> dict[str, Any]:
     }  # fmt: skip
 
 
-FAMILIES = {"lfm2moe": Family("lfm2_moe", _read, {"conv": taps}, CHOICE)}
+FAMILIES = {"lfm2moe": Family("lfm2_moe", _read, {"conv": taps}, {**CHOICE, "head": HEAD})}
