@@ -279,7 +279,7 @@ def ggufs(hub: FakeHub, checkpoint: Path, tmp_path: Path) -> Path:
     """The hub has a GGUF model in three splits, in a folder, beside another file."""
     folder = tmp_path / "served"
     (folder / "f32").mkdir(parents=True)
-    write_gguf(checkpoint, folder / "f32" / "m.gguf", splits=16)
+    write_gguf(checkpoint, folder / "f32" / "m.gguf", splits=10)
     (folder / "other.gguf").write_bytes(b"GGUF")
     hub.folder = folder
     return folder
