@@ -42,7 +42,8 @@ def of_template(template: str) -> Lfm2 | None:
 
 
 def _pythonic(text: str, schemas: Schemas) -> list[Function]:
-    reader, functions = Reader(text, _STYLE), []
+    reader = Reader(text, _STYLE)
+    functions: list[Function] = []
     is_list = reader.takes("[")
     while not functions or reader.takes(","):
         name = reader.name()
