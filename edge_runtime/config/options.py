@@ -206,10 +206,7 @@ class ServiceOptions:
         help="NAME=value lines read at start and at SIGHUP",
         doc="Its lines come before the variables of the process. `HOBBIT_SETTINGS` in the file itself has no effect.",
     )
-    log_format: str = option(
-        Choice("text", "json"), "text", example="json",
-        help="form of the log on stderr",
-    )
+    log_format: str = option(Choice("text", "json"), "text", example="json", help="form of the log on stderr")
     verify: bool = option(
         Switch(), "on", example="off",
         help="check every hash before taking requests, once for each change of the bundle",
@@ -221,10 +218,7 @@ class CommandOptions:
     """Options that verbs share and that no engine needs."""
 
     json: bool = option(OnlyOn(), "off", example="on", help="one JSON object on stdout, not text")
-    verbose: bool = option(
-        OnlyOn(), "off", letter="v", example="on",
-        help="log what the engine does to stderr",
-    )
+    verbose: bool = option(OnlyOn(), "off", letter="v", example="on", help="log what the engine does to stderr")
     no_self_check: bool = option(
         OnlyOn(), "off", example="on",
         help="skip the numerical check of a bundle's first start",
