@@ -29,7 +29,7 @@ from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, loaded_bytes, scratch_bytes
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes
 from edge_runtime.base.errors import BudgetError, ConfigError
-from edge_runtime.base.sizes import GIB, MIB, format_size
+from edge_runtime.base.sizes import MIB, format_size
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.record import record_layout
 from edge_runtime.config.limits import Ceiling
@@ -46,11 +46,12 @@ SEGMENTS = 4
 """Of a record: all tiers up to 8 bits."""
 TRUNK = "int8"
 """The exporter's default."""
-SEEN_SHARE = 0.93
-"""Part of a board's memory that its system sees (assumed): the rest is kept by firmware."""
 LIBRARIES = 96 * MIB
 """Interpreter, numpy, tokenizer and its vocabulary; measured 60 to 90 MiB."""
 HEADROOM = 16 * MIB
+
+COLUMNS = ("orin-nano-8gb-super", "orin-nx-16gb", "agx-orin-32gb", "agx-orin-64gb", "agx-thor", "raspberry-pi-5-16gb")
+"""Boards of README.md's table; docs/boards.md has all."""
 
 MODELS: dict[str, dict[str, Any]] = {
     "Qwen3-30B-A3B": {
@@ -162,12 +163,11 @@ def board_bytes(profile: DeviceProfile) -> int:
     """Memory the board's system sees.
 
     Raises:
-        ConfigError: the profile's board does not say how much it has.
+        ConfigError: the profile does not say how much it has.
     """
-    size = re.search(r"(\d+) ?GB", profile.board)
-    if size is None:
-        raise ConfigError(f"profile {profile.name!r}: board: expected a size such as 8GB, got {profile.board!r}.")
-    return int(int(size[1]) * GIB * SEEN_SHARE)
+    if profile.memory_bytes is None:
+        raise ConfigError(f"profile {profile.name!r}: system_memory: expected a size, got none.")
+    return profile.memory_bytes
 
 
 def estimate(spec: ModelSpec, profile: DeviceProfile, tier: int) -> Estimate:
@@ -178,10 +178,10 @@ def estimate(spec: ModelSpec, profile: DeviceProfile, tier: int) -> Estimate:
     """
     plan = plan_for(spec, profile, tier)
     drive, memory = profile.drive_read_gb_s.value, profile.memory_read_gb_s.value
-    if drive is None or memory is None:
-        raise ConfigError(f"profile {profile.name!r}: expected rates of drive and memory.")
+    if drive is None or memory is None or profile.cores is None:
+        raise ConfigError(f"profile {profile.name!r}: expected rates of drive and memory, and cores.")
     work = Work(plan.working_set * plan.slot_bytes, trunk_bytes(spec), instructions(spec, plan, tier), plan.cache_share)
-    return Estimate(work, Rates(drive, memory, int(profile.value("threads"))), plan)
+    return Estimate(work, Rates(drive, memory, profile.cores), plan)
 
 
 def instructions(spec: ModelSpec, plan: MemoryPlan, tier: int) -> float:
@@ -194,7 +194,7 @@ def instructions(spec: ModelSpec, plan: MemoryPlan, tier: int) -> float:
 def boards() -> list[DeviceProfile]:
     """Profiles that name a board and its rates, the smallest first."""
     found = [load_profile(name) for name in profile_names()]
-    return sorted((p for p in found if p.drive_read_gb_s.value), key=board_bytes)
+    return sorted((p for p in found if p.memory_bytes), key=board_bytes)
 
 
 def board_rows(tier: int) -> Iterator[str]:
@@ -222,8 +222,8 @@ def board_rows(tier: int) -> Iterator[str]:
 
 def summary_rows(tier: int) -> Iterator[str]:
     """Yield the short table: a line for each model, a column for each board."""
-    columns = boards()
-    names = [re.sub(r"^Jetson | \(Super\)", "", profile.board) for profile in columns]
+    columns = [profile for profile in boards() if profile.name in COLUMNS]
+    names = [re.sub("^(Jetson|Raspberry) ", "", profile.board) for profile in columns]
     yield f"| model, experts at {tier} bits | {' | '.join(names)} | exports today |"
     yield "|---|" + "---|" * (len(columns) + 1)
     for name, config in MODELS.items():

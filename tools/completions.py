@@ -23,7 +23,7 @@ from edge_runtime.config.profiles import profile_names
 ROOT = Path(__file__).parents[1]
 NOTE = "written by tools/completions.py; do not edit"
 EXPORT = "hobbit-export"
-PATHS = {"FILE", "FILE.txt", "DIR", "PATH", "NAME|PATH", "BUNDLE", "CHECKPOINT", "T"}
+PATHS = {"FILE", "FILE.txt", "DIR", "PATH", "auto|NAME|PATH", "BUNDLE", "CHECKPOINT", "T"}
 TIERS = ("8", "6", "4", "2", "bf16")
 EXIT_CODES = {
     "0": "done", "1": "failed while running", "2": "wrong usage, or one request that cannot be served",
@@ -66,7 +66,7 @@ def _words(action: argparse.Action, value: str) -> tuple[str, ...]:
         return tuple(map(str, action.choices))
     kind = BY_NAME[action.dest].kind if action.dest in BY_NAME else None
     if action.dest == "profile":
-        return tuple(profile_names())
+        return ("auto", *profile_names())
     if isinstance(kind, (Named, Choice)):
         return tuple(kind.names)
     if isinstance(kind, Tier) or action.dest in ("tier", "baseline_tier"):

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING
 from edge_runtime.cli.options import add_engine_arguments, engine_options
 
 if TYPE_CHECKING:
+    from edge_runtime.config.profiles import DeviceProfile
+    from edge_runtime.config.resolve import EngineOptions
     from edge_runtime.engine.preparation import Prepared
     from edge_runtime.lab.speed_estimate import SpeedEstimate
-
-_WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.03, "int4": 0.56}
-"""Of the trunk, by its precision, scales included."""
-_EVERY_TOKEN = ("trunk", "router")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's flags."""
     parser.add_argument("--serve", action="store_true", help="count what `hobbit serve` keeps for requests as well")
+    parser.add_argument(
+        "--boards", action="store_true", help="one line for every device profile: does it fit, how fast at most"
+    )
     group = parser.add_argument_group("estimate of the speed")
     group.add_argument(
         "--drive-gbps", type=float, metavar="X",
@@ -45,15 +46,21 @@ def main(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and not 0 < value < 1e6:
             raise ConfigError(f"{name.replace('_', '-')}: expected a rate above 0, got {value:g}.")
+        if value is not None and args.boards:
+            raise ConfigError(
+                f"{name.replace('_', '-')}: it is a rate of this machine, and --boards takes each board's."
+            )
     with _requests() if args.serve else nullcontext(0) as reserved:
         options = EngineOptions.from_keywords(engine_options(args), request_bytes=reserved)
+        if args.boards:
+            return _print_boards(args, options)
         prepared = prepare(args.bundle, options)
     plan, sampling = prepared.plan, prepared.bundle.manifest.sampling
     speed, sources = _estimate(prepared, args)
     if args.json:
         print(json.dumps({**plan.to_json(), "sampling": sampling.given, "speed": speed.to_json()}))
         return 0
-    lines = [*plan.table(), *speed.lines(sources)]
+    lines = [_profile_line(prepared.config.profile), *plan.table(), *speed.lines(sources)]
     if sampling.given:
         lines.append(f"sampling the model wants: {sampling.describe()}")
     if plan.ceiling.reason != "--memory":
@@ -65,32 +72,36 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def _profile_line(profile: DeviceProfile) -> str:
+    from edge_runtime.config.boards import identify, read_board
+
+    here = identify(read_board())
+    if profile == here.profile:
+        return f"profile: {profile.name}, this machine's ({here.why})"
+    return f"profile: {profile.name}, as asked; this machine's is {here.profile.name}"
+
+
+def _print_boards(args: argparse.Namespace, options: EngineOptions) -> int:
+    from edge_runtime.lab.board_plans import board_lines, plan_boards
+
+    boards = plan_boards(args.bundle, options)
+    if args.json:
+        print(json.dumps({"boards": [board.to_json() for board in boards]}))
+    else:
+        print("\n".join(board_lines(boards)))
+    return 0
+
+
 def _estimate(prepared: Prepared, args: argparse.Namespace) -> tuple[SpeedEstimate, str]:
     """Return the estimate, and where its rates come from."""
-    from edge_runtime.lab import speed_estimate as speed
+    from edge_runtime.lab.plan_speed import estimate_speed, known_rate
 
-    profile, plan, manifest = prepared.config.profile, prepared.plan, prepared.bundle.manifest
-    drive = args.drive_gbps or profile.drive_read_gb_s.value or speed.ASSUMED_DRIVE_GB_S
-    memory = args.memory_gbps or profile.memory_read_gb_s.value or speed.ASSUMED_MEMORY_GB_S
-    trunk = sum(part.bytes for part in manifest.parts if part.role in _EVERY_TOKEN)
-    weights = trunk / _WEIGHT_BYTES[manifest.trunk.precision]
-    work = speed.Work(
-        expert_bytes=plan.working_set * plan.slot_bytes,
-        trunk_bytes=trunk,
-        instructions=plan.working_set * manifest.layout.num_weights * speed.INSTRUCTIONS[plan.tier]
-        + weights * speed.TRUNK_INSTRUCTIONS,
-        cached=plan.cache_share,
-        other_s=manifest.model.num_layers * speed.LAYER_S,
-    )
-    said = [
-        f"{name} rate from {flag}" if given else f"{name} rate from profile {profile.name}, {rate.basis}" if rate.value
-        else f"{name} rate assumed, {flag} states it"
-        for name, flag, given, rate in (
-            ("drive", "--drive-gbps", args.drive_gbps, profile.drive_read_gb_s),
-            ("memory", "--memory-gbps", args.memory_gbps, profile.memory_read_gb_s),
-        )
-    ]  # fmt: skip
-    return speed.SpeedEstimate(work, speed.Rates(drive, memory, prepared.config.threads)), "; ".join(said)
+    config = prepared.config
+    drive = known_rate("drive", config.profile, args.drive_gbps)
+    memory = known_rate("memory", config.profile, args.memory_gbps)
+    manifest = prepared.bundle.manifest
+    speed = estimate_speed(manifest, prepared.plan, drive=drive, memory=memory, threads=config.threads)
+    return speed, "; ".join(f"{rate.name} rate {rate.origin}" for rate in (drive, memory))
 
 
 @contextmanager

@@ -33,13 +33,22 @@ class BackendName(Kind):
 class ProfileName(Kind):
     """Name or path of a device profile; the value is the profile."""
 
-    metavar = "NAME|PATH"
+    metavar = "auto|NAME|PATH"
 
     def convert(self, value: Any, where: str) -> DeviceProfile:
         """See `Kind.convert`."""
         from edge_runtime.config.profiles import load_profile
 
         return load_profile(value, where)
+
+
+def profile_of_machine(facts: Facts | None) -> DeviceProfile:
+    """`profile`: that of the board; says which in the log."""
+    from edge_runtime.config.boards import identify, read_board
+
+    found = identify(read_board())
+    logging.getLogger(__name__).info("profile: %s (%s)", found.profile.name, found.why)
+    return found.profile
 
 
 def all_cpus(facts: Facts | None) -> int:

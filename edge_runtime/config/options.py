@@ -31,10 +31,10 @@ class RuntimeConfig:
     """Engine options, every ``auto`` replaced. `resolve.resolve` builds it."""
 
     profile: DeviceProfile = option(
-        fitting.ProfileName(), "generic", is_live=True, example="orin-nano-8gb",
-        help="device profile: values for options nobody gave",
-        doc="The name of a packaged profile or a path to a YAML file, see [profiles/README.md](../profiles/README.md). "
-        "A reload takes over its memory; the rest of it waits for the next start.",
+        fitting.ProfileName(), AUTO, default_text="that of the board", auto=fitting.profile_of_machine, is_live=True,
+        example="orin-nano-8gb", help="device profile: values for options nobody gave",
+        doc="The name of a packaged profile or a path to a YAML file, see [profiles.md](profiles.md). `auto` looks at "
+        "device tree, L4T release and memory. A reload takes over what is live; the rest waits for the next start.",
     )
     memory: int | None = option(
         Size("SIZE|auto"), AUTO, default_text="what the cgroup and the machine leave", auto=lambda _: None,

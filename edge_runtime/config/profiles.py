@@ -7,67 +7,23 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.base.errors import ConfigError, did_you_mean
+from edge_runtime.base.sizes import parse_size
 from edge_runtime.base.strict import convert, from_mapping
 from edge_runtime.config.option import AUTO, Option
 from edge_runtime.config.options import BY_NAME, ENGINE_OPTIONS
+from edge_runtime.config.profile_values import FACTS, FORMAT, Board, Setting, read_fact, read_setting
 from edge_runtime.config.sources import Source
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
 
 DEFAULT_PROFILE = "generic"
+"""Holds the defaults of the options; taken where no profile of a board fits."""
 _MAX_BYTES = 1 << 20
-Basis = Literal["measured", "assumed"]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a profile says about an option, and how anybody knows."""
-
-    value: Any
-    basis: Basis
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Rate:
-    """Bandwidth in GB/s (10^9 bytes), or null if nobody knows."""
-
-    value: float | None
-    basis: Basis
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class PowerMode:
-    """One of the board's power modes, as `nvpmodel -q` names it. `watts` is its nominal budget, null if it has none."""
-
-    name: str
-    watts: float | None = None
-
-
-@dataclass(frozen=True)
-class Board:
-    """The part of a profile that is no option.
-
-    Attributes:
-        name: name of the profile.
-        board: what it is for.
-        ran_on_hardware: whether anybody ran this runtime on that board with this profile.
-        drive_read_gb_s: sequential read rate of the drive, for estimates.
-        memory_read_gb_s: read rate of memory, for estimates.
-        power_modes: for sweeps.
-    """
-
-    name: str
-    board: str
-    ran_on_hardware: bool
-    drive_read_gb_s: Rate
-    memory_read_gb_s: Rate
-    power_modes: list[PowerMode] = field(default_factory=list)
+_NOBODY_KNOWS = Setting(None, "default")
 
 
 @dataclass(frozen=True)
@@ -76,25 +32,62 @@ class DeviceProfile(Board):
 
     Attributes:
         settings: by name of the option; an option that is left out keeps its default.
+        facts: by name, those of `FACTS` that the profile states.
     """
 
     settings: Mapping[str, Setting] = field(default_factory=dict)
+    facts: Mapping[str, Setting] = field(default_factory=dict)
 
     def value(self, name: str) -> Any:
         """Return an option's value here, converted (a size in bytes); ``'auto'`` stays the word."""
         option = BY_NAME[name]
         value = self.settings[name].value if name in self.settings else option.default
-        return value if value == AUTO else option.kind.convert(value, self._where(option))
+        return value if value is None or value == AUTO else option.kind.convert(value, self._where(option))
+
+    def fact(self, name: str) -> Setting:
+        """Return a fact; its value is None where the profile does not state it."""
+        assert name in FACTS, name
+        return self.facts.get(name, _NOBODY_KNOWS)
+
+    @property
+    def drive_read_gb_s(self) -> Setting:
+        """Read rate of the drive in GB/s (10^9 bytes)."""
+        return self.fact("drive_read_gb_s")
+
+    @property
+    def memory_read_gb_s(self) -> Setting:
+        """Read rate of memory in GB/s (10^9 bytes)."""
+        return self.fact("memory_read_gb_s")
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Memory that the board's system sees; None if the profile does not say."""
+        size = self.fact("system_memory").value
+        return None if size is None else parse_size(size, f"profile {self.name!r}: system_memory")
+
+    @property
+    def cores(self) -> int | None:
+        """Threads that compute on the board: those the profile says, else its cores; None if it says neither."""
+        threads = self.value("threads")
+        found: int | None = self.fact("cpus").value if threads == AUTO else threads
+        return found
 
     def source(self) -> Source:
         """Return what this profile says about the options."""
         return Source({name: s.value for name, s in self.settings.items()}, self._where, is_given=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data that `parse_profile` takes back."""
+        """Return plain data that `parse_profile` takes back; what says nothing is left out."""
         plain = asdict(self)
-        settings: dict[str, Any] = plain.pop("settings")
-        return plain | settings
+        values: dict[str, Any] = {**plain.pop("settings"), **plain.pop("facts")}
+        said = {name: {k: v for k, v in s.items() if k in ("value", "basis") or v} for name, s in values.items()}
+        return {name: value for name, value in plain.items() if value not in (None, [])} | said
+
+    def to_yaml(self) -> str:
+        """Return the text of a file that `load_profile` reads back."""
+        import yaml
+
+        return yaml.safe_dump(self.to_json(), sort_keys=False, allow_unicode=True, width=120)
 
     def _where(self, option: Option) -> str:
         return f"profile {self.name!r}: {option.name}"
@@ -102,7 +95,7 @@ class DeviceProfile(Board):
 
 def profile_names() -> list[str]:
     """Names of the packaged profiles."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in _packaged() if entry.name.endswith(".yaml"))
+    return sorted(entry.name.removesuffix(".yaml") for entry in packaged())
 
 
 def load_profile(name_or_path: str | os.PathLike[str] = DEFAULT_PROFILE, where: str = "profile") -> DeviceProfile:
@@ -120,12 +113,12 @@ def load_profile(name_or_path: str | os.PathLike[str] = DEFAULT_PROFILE, where: 
         if os.sep in text or text.endswith((".yaml", ".yml")):
             with open(text, "rb") as file:
                 return parse_profile(file.read(_MAX_BYTES + 1), text)
-        for entry in _packaged():
+        for entry in packaged():
             if entry.name == f"{text}.yaml":
                 return parse_profile(entry.read_bytes(), f"profile {text!r}")
     except OSError as err:
         raise ConfigError(f"{where}: {text}: cannot be read: {err.strerror}.") from err
-    names = profile_names()
+    names = [AUTO, *profile_names()]
     hint = did_you_mean(text, names)
     raise ConfigError(f"{where}: expected one of {', '.join(names)} or a path to a .yaml file, got {text!r}.{hint}")
 
@@ -153,30 +146,56 @@ def parse_profile(data: bytes, where: str, table: Collection[Option] = ENGINE_OP
 def _from_plain(data: Any, where: str, options: Mapping[str, Option]) -> DeviceProfile:
     if not isinstance(data, Mapping):
         raise ValueError(f"{where}: expected an object, got {data!r:.60}")  # noqa: TRY004 - one error kind
-    known = (*options, *(f.name for f in fields(Board)))
+    known = (*options, *FACTS, *(f.name for f in fields(Board)))
     for key in data:
         if key not in known:
             raise ValueError(f"{where}: unknown key {key!r:.60}.{did_you_mean(str(key), known)}")
-    board = from_mapping(Board, {key: value for key, value in data.items() if key not in options}, where)
-    settings = {key: _setting(options[key], value, f"{where}.{key}") for key, value in data.items() if key in options}
-    for name, rate in (("drive_read_gb_s", board.drive_read_gb_s), ("memory_read_gb_s", board.memory_read_gb_s)):
-        if rate.value is not None and rate.value <= 0:
-            raise ValueError(f"{where}.{name}: expected a number above 0, got {rate.value}.")
-    return DeviceProfile(**vars(board), settings=settings)
+    board = from_mapping(Board, {k: v for k, v in data.items() if k not in options and k not in FACTS}, where)
+    for name, kind in FACTS.items():
+        if kind.is_required and name not in data:
+            raise ValueError(f"{where}: key {name!r} is missing")
+    form = board.format
+    settings = {k: _setting(options[k], v, f"{where}.{k}", form) for k, v in data.items() if k in options}
+    facts = {k: read_fact(k, v, f"{where}.{k}", form) for k, v in data.items() if k in FACTS}
+    _check_board(board, facts, where)
+    return DeviceProfile(**vars(board), settings=settings, facts=facts)
 
 
-def _setting(option: Option, data: Any, where: str) -> Setting:
-    setting = from_mapping(Setting, data, where)
-    if setting.value != AUTO or option.auto is None:
+def _check_board(board: Board, facts: Mapping[str, Setting], where: str) -> None:
+    limits = board.match.memory_gib if board.match else []
+    if limits and not (len(limits) == 2 and 0 < limits[0] < limits[1]):
+        raise ValueError(f"{where}.match.memory_gib: expected the lowest and the highest size, got {limits!r:.60}")
+    mode = facts["power_mode"].value if "power_mode" in facts else None
+    names = [known.name for known in board.power_modes]
+    if mode is not None and mode not in names:
+        raise ValueError(f"{where}.power_mode: expected one of power_modes ({', '.join(names)}), got {mode!r:.60}")
+
+
+def _setting(option: Option, data: Any, where: str, form: int) -> Setting:
+    setting = read_setting(data, where, form)
+    is_word = setting.value == AUTO and option.auto is not None
+    if not is_word:
         convert(option.kind.profile_type, setting.value, f"{where}.value")
         option.kind.convert(setting.value, where)
+    if setting.basis == "default" and form >= FORMAT and not _is_default(option, setting.value, where):
+        raise ValueError(
+            f"{where}: expected the default {option.shown_default}, as its basis says so, got {setting.value!r:.60}"
+        )
     return setting
 
 
-def _packaged() -> Iterator[Traversable]:
+def _is_default(option: Option, value: Any, where: str) -> bool:
+    if value == AUTO or option.default in (None, AUTO):
+        return bool(value == option.default)
+    return bool(option.kind.convert(value, where) == option.kind.convert(option.default, where))
+
+
+def packaged() -> Iterator[Traversable]:
+    """Files of the packaged profiles."""
     try:
         folder: Traversable = importlib.resources.files("edge_runtime.profiles")
     except ModuleNotFoundError:
         # a source tree: the folder becomes edge_runtime.profiles only in the wheel
         folder = Path(__file__).resolve().parents[2] / "profiles"
-    return iter(list(folder.iterdir()) if folder.is_dir() else [])
+    entries = list(folder.iterdir()) if folder.is_dir() else []
+    return iter(sorted((e for e in entries if e.name.endswith(".yaml")), key=lambda entry: entry.name))

@@ -44,6 +44,16 @@ class Prepared:
     scratch: PassScratch
 
 
+@dataclass(frozen=True)
+class Settled:
+    """What a model needs, once it is known how much memory there is: that says how long passes are."""
+
+    config: RuntimeConfig
+    needs: MemoryNeeds
+    active: ActivePolicy
+    scratch: PassScratch
+
+
 def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables | None = None) -> Prepared:
     """Check a bundle, resolve the options and plan the memory.
 
@@ -51,28 +61,53 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables
         ConfigError, BundleError, BudgetError, DeviceError: see `Engine.open`.
     """
     bundle = Bundle.open(path)
-    spec = bundle.manifest.model
     config = resolve(options, os.environ if env is None else env, bundle.manifest)
+    backend = make_backend(bundle, config)
+    tokenizer = Tokenizer.from_bundle(bundle)
+    ceiling = ceiling_here(config)
+    settled = settle_needs(bundle, config, backend.formulas, ceiling, request_bytes=options.request_bytes)
+    config, needs = settled.config, settled.needs
+    plan = plan_memory(needs, ceiling, expert_memory=config.expert_memory)
+    return Prepared(bundle, config, tokenizer, backend, needs, plan, settled.active, settled.scratch)
+
+
+def make_backend(bundle: Bundle, config: RuntimeConfig) -> Backend[Any]:
+    """Return the backend that the options name; loads nothing large.
+
+    Raises:
+        ConfigError, DeviceError: it is not there, or cannot run the model.
+    """
     found, settings = find_backend(config.backend)
     backend = found.make(BackendOptions(threads=config.threads, settings=settings))
-    backend.require(spec)
-    tokenizer = Tokenizer.from_bundle(bundle)
+    backend.require(bundle.manifest.model)
+    return backend
+
+
+def settle_needs(
+    bundle: Bundle, config: RuntimeConfig, formulas: MemoryFormulas, ceiling: Ceiling, *, request_bytes: int = 0
+) -> Settled:
+    """Add up what a model needs under a ceiling, here or on another board.
+
+    Args:
+        bundle: of the model.
+        config: the options; the length of its passes is chosen here where it is open.
+        formulas: of the backend.
+        ceiling: for the whole process.
+        request_bytes: kept for requests before they are tokens.
+    """
+    spec = bundle.manifest.model
     active = ActivePolicy(bundle, config)
     logits_bytes = min(LOGITS_BYTES, 4 * spec.vocab_size * config.logits_chunk)
-    scratch = PassScratch(backend.formulas, spec, config.context, config.parallel, logits_bytes)
-    needs_of = _needs(
-        bundle.manifest, config, backend.formulas, scratch, active.prefetch, request_bytes=options.request_bytes
-    )
-    ceiling, least = _ceiling(config), needs_of(1)
+    scratch = PassScratch(formulas, spec, config.context, config.parallel, logits_bytes)
+    needs_of = _needs(bundle.manifest, config, formulas, scratch, active.prefetch, request_bytes=request_bytes)
+    least = needs_of(1)
     chunk = config.prefill_chunk or choose_prefill_chunk(
         ceiling.bytes - sum(line.bytes for line in least.fixed_lines()) + scratch.bytes_for(1),
         scratch.bytes_for,
         longest=config.context,
         experts_bytes=least.all_experts * least.slot_bytes[config.tier],
     )
-    config, needs = replace(config, prefill_chunk=chunk), needs_of(chunk)
-    plan = plan_memory(needs, ceiling, expert_memory=config.expert_memory)
-    return Prepared(bundle, config, tokenizer, backend, needs, plan, active, scratch)
+    return Settled(replace(config, prefill_chunk=chunk), needs_of(chunk), active, scratch)
 
 
 def _needs(
@@ -113,7 +148,8 @@ def _needs(
     return needs
 
 
-def _ceiling(config: RuntimeConfig) -> Ceiling:
+def ceiling_here(config: RuntimeConfig) -> Ceiling:
+    """Return what this process may use at most, on this machine, now."""
     return memory_ceiling(
         read_limits(),
         requested=config.memory,
@@ -134,7 +170,7 @@ def plan_again(parts: Parts, config: RuntimeConfig, prefetch: str) -> MemoryPlan
         BudgetError: it does not fit.
     """
     needs = replace(parts.needs, prefetch_bytes=predictor_bytes(prefetch, parts.spec, parts.backend.formulas))
-    return plan_memory(needs, _ceiling(config), expert_memory=config.expert_memory)
+    return plan_memory(needs, ceiling_here(config), expert_memory=config.expert_memory)
 
 
 def plan_for(parts: Parts, ceiling: Ceiling) -> MemoryPlan:

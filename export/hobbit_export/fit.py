@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, loaded_bytes, scratch_bytes
 from edge_runtime.base.errors import BudgetError
-from edge_runtime.base.sizes import GIB, MIB, format_size
+from edge_runtime.base.sizes import MIB, format_size
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.record import record_layout
 from edge_runtime.config.limits import Ceiling
@@ -29,7 +28,7 @@ class Fit:
     """How a bundle fits one profile.
 
     Attributes:
-        memory_bytes: nominal memory of the board less the system's reserve; None where the profile names no size.
+        memory_bytes: memory of the board less the system's reserve; None where the profile names no size.
         floor_bytes: the least the runtime needs at the profile's context.
         all_resident_bytes: what it needs to keep every expert in memory.
         cached_share: share of the experts that fit, 0 to 1; None without memory_bytes, or where the floor does not fit.
@@ -63,11 +62,10 @@ def fit_profiles(spec: ModelSpec, parts: list[PlannedPart], options: ExportOptio
 
 def _fit(profile: DeviceProfile, spec: ModelSpec, parts: list[PlannedPart], options: ExportOptions) -> Fit:
     needs = _needs(profile, spec, parts, options)
-    board = re.search(r"(\d+) ?GB", profile.board)
     ceiling = profile.value("memory")
     memory = None if ceiling == "auto" else int(ceiling)
-    if memory is None and board:
-        memory = int(board[1]) * GIB - int(profile.value("os_reserve"))
+    if memory is None and profile.memory_bytes:
+        memory = profile.memory_bytes - int(profile.value("os_reserve"))
     share = None
     if memory is not None:
         try:

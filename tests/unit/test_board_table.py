@@ -42,7 +42,7 @@ def test_what_does_not_fit_is_read_from_the_drive(tool):
     missed = experts * (1 - found.plan.cache_share) ** 1.6
     assert found.missed_bytes == pytest.approx(missed)
     assert found.drive_s == pytest.approx(missed / 1.6e9)
-    assert found.plan.planned_bytes <= 8 * 2**30 * 0.93 - 2**30
+    assert found.plan.planned_bytes <= 7.2 * 2**30 - 2**30
 
 
 def test_the_hit_rate_is_none_without_a_cache_and_all_with_everything(tool):

@@ -10,6 +10,7 @@ from manifests import small_manifest
 
 from edge_runtime.base.errors import ConfigError, DeviceError
 from edge_runtime.bundle.record import BF16
+from edge_runtime.config.boards import identify, read_board
 from edge_runtime.config.profiles import DeviceProfile, Setting, load_profile
 from edge_runtime.config.resolve import EngineOptions, resolve
 
@@ -29,7 +30,7 @@ def profile_with(**values) -> DeviceProfile:
 
 def test_defaults():
     config = settle()
-    assert config.profile.name == "generic"
+    assert config.profile == identify(read_board()).profile, "that of the machine"
     assert (config.memory, config.expert_memory) == (None, None)
     assert config.tier == 8, "the deepest progressive tier, never bf16"
     assert (config.policy, config.eviction, config.backend) == ("lossless", "next-use", "cpu")
@@ -96,7 +97,7 @@ def test_the_profiles_tier_is_cut_to_what_the_bundle_has():
         ("seed", "-1", "expected 0 to"),
         ("max_kld", "-1", "0 to 10 nats"),
         ("max_kld", "much", "expected a number"),
-        ("profile", "orin", "expected one of agx-orin-32gb"),
+        ("profile", "orin", "expected one of auto, agx-orin-32gb"),
     ],
 )
 def test_a_bad_value_is_named_by_its_source(name, value, message):

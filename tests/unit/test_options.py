@@ -62,6 +62,10 @@ def values(flags: dict, env, profile=None) -> tuple:
     return resolve(engine, env, MANIFEST, profile), rest
 
 
+def assumed(value) -> dict:
+    return {"value": value, "basis": "assumed", "source": "a test"}
+
+
 def with_flags(*argv: str) -> tuple:
     return values(said_flags(build_parser("serve").parse_args(["BUNDLE", *argv])), {})
 
@@ -90,7 +94,7 @@ def test_a_keyword_says_the_same(entry):
 
 @pytest.mark.parametrize("entry", IN_PROFILE, ids=lambda o: o.name)
 def test_a_profile_says_the_same(entry):
-    plain = load_profile().to_json() | {entry.name: {"value": yaml.safe_load(entry.example), "basis": "measured"}}
+    plain = load_profile().to_json() | {entry.name: assumed(yaml.safe_load(entry.example))}
     profile = parse_profile(yaml.safe_dump(plain).encode(), "mine")
     found, by_flag = values({}, {}, profile)[0], with_flags(*flags_of(entry, entry.example))[0]
     assert replace(found, profile=by_flag.profile) == by_flag
@@ -169,7 +173,7 @@ def test_help_lists_all_that_the_registries_have(capsys):
     assert [e.name for e in REGISTRIES["eviction"]] == list(EVICTION_RULES)
     assert [e.name for e in REGISTRIES["prefetch"]] == list(PREDICTORS)
     assert all(entry.summary for entries in REGISTRIES.values() for entry in entries)
-    for verb in set(VERBS) - {"simulate", "trace-import", "pull", "push", "list", "rm", "bringup"}:
+    for verb in set(VERBS) - {"simulate", "trace-import", "doctor", "pull", "push", "list", "rm", "bringup"}:
         with pytest.raises(SystemExit):
             main([verb, "--help"])
         text = capsys.readouterr().out
@@ -228,7 +232,7 @@ def test_the_published_schema_accepts_what_the_loader_accepts():
     samples = ["auto", "lru", "lcv", "layer-sizes:single=0.1", "512MiB", "1.5 gb", "lots", "", 0, 1, 4, 5, 300, True]
     for entry in IN_PROFILE:
         for sample in samples:
-            plain = load_profile().to_json() | {entry.name: {"value": sample, "basis": "assumed", "note": ""}}
+            plain = load_profile().to_json() | {entry.name: assumed(sample)}
             try:
                 parse_profile(yaml.safe_dump(plain).encode(), "mine")
                 is_good = True
@@ -236,6 +240,12 @@ def test_the_published_schema_accepts_what_the_loader_accepts():
                 is_good = False
             assert fits(schema, plain) == is_good, (entry.name, sample)
     assert not fits(schema, load_profile().to_json() | {"contxt": 3})
+    for lacking in (
+        {"basis": "assumed"},
+        {"basis": "measured", "when": "2026-11-29"},
+        {"basis": "measured", "how": "x"},
+    ):
+        assert not fits(schema, load_profile().to_json() | {"context": {"value": 9} | lacking})
 
 
 # --- one entry is enough ---------------------------------------------------------------------------------------------
@@ -273,9 +283,11 @@ def test_a_new_entry_is_a_flag_a_variable_a_keyword_and_a_profile_key():
         colour_of(env={"HOBBIT_COLOUR": "bleu"})
     with pytest.raises(ConfigError, match="Did you mean 'HOBBIT_COLOUR'"):
         colour_of(env={"HOBBIT_COLUOR": "blue"})
-    plain = load_profile().to_json() | {"colour": {"value": "blue", "basis": "measured"}}
+    plain = load_profile().to_json() | {"colour": assumed("blue")}
     assert colour_of(profile=parse_profile(yaml.safe_dump(plain).encode(), "mine", EXTENDED)) == "blue"
-    assert profile_schema(EXTENDED)["properties"]["colour"]["properties"]["value"] == {"enum": ["red", "blue"]}
+    forms = profile_schema(EXTENDED)["properties"]["colour"]["anyOf"]
+    assert [form["properties"]["basis"]["const"] for form in forms] == ["default", "assumed", "measured"]
+    assert all(form["properties"]["value"] == {"enum": ["red", "blue"]} for form in forms)
     with pytest.raises(ConfigError, match="unknown key 'colour'"):
         parse_profile(yaml.safe_dump(plain).encode(), "mine")
 
@@ -308,7 +320,7 @@ def test_a_new_entry_is_in_the_documentation(monkeypatch):
 VERB_LINES = {
     "plan": [], "run": ["-p", "x"], "chat": [], "serve": [], "bench": [], "eval": ["--text", "t"],
     "calibrate": ["--text", "t"], "trace": ["--text", "t", "--out", "o"], "simulate": [], "verify": [],
-    "trace-import": ["--out", "o"], "pull": [], "push": ["target"], "list": [], "rm": [],
+    "trace-import": ["--out", "o"], "doctor": [], "pull": [], "push": ["target"], "list": [], "rm": [],
     "probe": [], "bringup": [],
 }  # fmt: skip
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from edge_runtime.base.errors import ConfigError
+from edge_runtime.config.profiles import Setting, load_profile
 from edge_runtime.engine.reload import Reload
 from edge_runtime.service.ops.settings import Settings, compare_settings, read_settings
+
+PROFILED = {"policy": "hobbit", "expert_memory": "100MiB", "eviction": "lru"}
 
 
 def test_lines_as_systemd_reads_them(tmp_path):
@@ -52,12 +57,22 @@ def test_what_is_taken_away_falls_back_to_its_default():
 
 
 def test_a_profile_brings_its_memory_and_says_what_must_wait():
-    found = compare_settings({}, {"HOBBIT_PROFILE": "orin-nano-8gb", "HOBBIT_CONTEXT": "4096"})
-    assert found.reload.memory == "auto"
-    assert "profile's threads" in found.later
+    before = {"HOBBIT_PROFILE": "generic"}
+    found = compare_settings(before, {"HOBBIT_PROFILE": "orin-nano-8gb", "HOBBIT_CONTEXT": "4096"})
+    assert (found.reload.memory, found.reload.policy) == ("auto", None)
+    assert "profile's context" in compare_settings(before, {"HOBBIT_PROFILE": "orin-nano-8gb"}).later
     assert "profile's os_reserve" in found.later
     assert "profile's context" not in found.later, "a setting overrides it"
     assert compare_settings({}, {"HOBBIT_PROFILE": "orin-nano-8gb", "HOBBIT_MEMORY": "2GiB"}).reload.memory == "2GiB"
+
+
+def test_a_profile_brings_its_policy_and_its_limit_of_experts(tmp_path):
+    said = {name: Setting(value, "assumed", source="a test") for name, value in PROFILED.items()}
+    path = tmp_path / "mine.yaml"
+    path.write_text(replace(load_profile(), settings=said).to_yaml())
+    found = compare_settings({"HOBBIT_PROFILE": "generic"}, {"HOBBIT_PROFILE": str(path)}).reload
+    assert (found.policy, found.expert_memory, found.eviction) == ("hobbit", "100MiB", "lru")
+    assert compare_settings({}, {"HOBBIT_PROFILE": str(path)}, flags={"policy": "skip"}).reload.policy is None
 
 
 def test_flags_beat_the_file():

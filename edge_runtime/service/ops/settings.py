@@ -141,7 +141,9 @@ def compare_settings(
 
 def _change(before: Sources, after: Sources, live: Collection[str], flags: Mapping[str, Any]) -> Reload:
     """Return what a reload changes; `before` and `after` end with the profile they name."""
-    policy = policy_with_budget(after) if any(name in live for name in _POLICY) else None
+    policy: str | None = policy_with_budget(after)
+    if not any(name in live for name in _POLICY) and policy == policy_with_budget(before):
+        policy = None
     eviction, prefetch = (_if_changed(before, after, name) for name in ("eviction", "prefetch"))
     if not any(name in live for name in ("memory", "expert_memory", "profile")):
         return Reload(policy, eviction=eviction, prefetch=prefetch)
