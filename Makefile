@@ -6,7 +6,7 @@ PY     := $(BIN)/python
 # one worker a core; the suite is written so that order and neighbours do not matter
 JOBS   ?= $(shell nproc)
 
-.PHONY: demo test check system-check kernel-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check gpu-emulation hardware clean
+.PHONY: demo test check system-check ray-check kernel-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check gpu-emulation hardware clean
 
 # pip says what it fetches and builds: this takes a minute or two the first time
 $(VENV)/.base: pyproject.toml CMakeLists.txt $(wildcard edge_runtime/*/src/* edge_runtime/*/*/src/* edge_runtime/*/*/*/src/*)
@@ -40,7 +40,7 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PY) tools/lint_imports.py
-	$(PY) -m pytest -n $(JOBS) -m "not system and not planted and not emulation"
+	$(PY) -m pytest -n $(JOBS) -m "not system and not planted and not emulation and not ray"
 
 # a real systemd booted in namespaces (needs root), the operator's page run as written, and the soak: alone, one after another
 system-check: $(VENV)/.test
@@ -51,9 +51,14 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PY) tools/lint_imports.py
-	$(PY) -m pytest -n $(JOBS) -m "not system and not planted and not emulation" tests/unit tests/contract tests/hostile
+	$(PY) -m pytest -n $(JOBS) -m "not system and not planted and not emulation and not ray" tests/unit tests/contract tests/hostile
 	$(MAKE) kernel-check
 	$(MAKE) gpu-emulation
+
+# an export on a local Ray cluster of several processes, workers and the driver killed; some minutes
+ray-check: $(VENV)/.test
+	$(PY) -m pip install --quiet -e ".[ray]"
+	$(PY) -m pytest -m ray tests/cluster
 
 # the CUDA kernels on the CPU under sanitisers, and with faults planted in them, each of which has to be found
 kernel-check: $(VENV)/.test

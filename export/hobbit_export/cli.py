@@ -21,6 +21,7 @@ from hobbit_export.options import (
     DEFAULT_TEXT,
     DEFAULT_TRUNK,
     ExportOptions,
+    check_engine,
     check_targets,
     check_trunk,
     default_jobs,
@@ -119,7 +120,19 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 def _add_how(parser: argparse.ArgumentParser) -> None:
     """Flags that say how it is done."""
     add = parser.add_argument
-    add("--jobs", metavar="N", type=int, default=None, help="encoder threads (default: all processors)")
+    add(
+        "--jobs", metavar="N", type=int, default=None,
+        help="encoder threads (default: all processors); with --engine ray those of a task (default: 4, or what the "
+        "smallest node has)",
+    )  # fmt: skip
+    add(
+        "--engine", metavar="local|ray", default="local",
+        help="where layers are exported: here, or as tasks on a Ray cluster that shares the storage; the same bytes",
+    )  # fmt: skip
+    add(
+        "--ray-address", metavar="ADDR", default="auto",
+        help="head of the Ray cluster; auto: the one running here (or RAY_ADDRESS); local: start one for this export",
+    )  # fmt: skip
     add(
         "--memory",
         metavar="SIZE",
@@ -160,6 +173,9 @@ def parse_options(arguments: argparse.Namespace) -> ExportOptions:
         resume=arguments.resume,
         ignore_keys=tuple(dict.fromkeys(arguments.ignore_key)),
         tokenizer=arguments.tokenizer,
+        engine=check_engine(arguments.engine),
+        task_jobs=arguments.jobs or 0,
+        ray_address=arguments.ray_address,
     )
 
 

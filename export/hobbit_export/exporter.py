@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,15 @@ from hobbit_export import __version__, workplace
 from hobbit_export.byte_files import LocalFiles
 from hobbit_export.calibration import EXPERTS, check_text, experts_json
 from hobbit_export.fingerprint import check_unchanged, fingerprint
-from hobbit_export.journal import Journal, Step
+from hobbit_export.journal import Journal
 from hobbit_export.memory import limit_heap, plan_memory, resident_bytes
-from hobbit_export.options import ExportOptions
-from hobbit_export.parts import is_intact, publish, remove_staging, staging
+from hobbit_export.options import ExportOptions, check_shared
 from hobbit_export.plan import plan_parts, totals
 from hobbit_export.progress import Progress
 from hobbit_export.quality import measure_quality
+from hobbit_export.runner import Runner
 from hobbit_export.source import SourceModel, sample_sha256
-from hobbit_export.steps import EXPERT_STEP, ExportStep, Job, Written, all_steps, expert_step
+from hobbit_export.steps import ExportStep, Job, Written, all_steps, expert_step
 
 _WEIGHT_ERRORS, _MEASURED = "weight errors", "calibration"
 
@@ -59,6 +57,7 @@ def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
         BudgetError: memory or disk do not suffice.
     """
     started = time.monotonic()
+    check_shared(options)
     limit_heap()
     if options.calibrate:
         check_text(options.calibrate)
@@ -75,13 +74,11 @@ def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
             layer_bytes = source.expert_source_bytes * source.spec.num_experts
             with (
                 Progress(layer_bytes * len(source.spec.sparse_layers), steps_total, quiet=quiet) as progress,
-                closing(_Runner(options, journal, progress, layer_bytes)) as runner,
+                closing(Runner(options, journal, progress, layer_bytes)) as runner,
                 files.kept_in(options.out),
             ):
                 workplace.check_space(options.out, planned - runner.finished_bytes + files.kept_bytes)
-                for step in all_steps(Job(source, options, memory, runner.count)):
-                    runner.run(step)
-                runner.complete()
+                _run_steps(Job(source, options, memory, runner.count), journal, runner)
                 _finish(source, options, journal, runner)
     manifest = manifest_file.read(options.out)
     return ExportReport(
@@ -117,75 +114,22 @@ def _open_journal(source: SourceModel, options: ExportOptions) -> Journal:
     return journal
 
 
-class _Runner:
-    """Runs steps that are not in the journal, or whose parts are gone.
+def _run_steps(job: Job, journal: Journal, runner: Runner) -> None:
+    """Run what is not done, where the options say."""
+    if job.options.engine == "ray":
+        from hobbit_export.cluster import driver
+        from hobbit_export.cluster.ray_cluster import RayCluster
 
-    A step's files are hashed and synced by a thread of their own while the next step runs.
-    """
-
-    def __init__(self, options: ExportOptions, journal: Journal, progress: Progress, layer_bytes: int) -> None:
-        self._out = options.out
-        self._journal = journal
-        self.progress = progress
-        self._layer_bytes = layer_bytes
-        self.num_run = self.num_resumed = self.bytes_read = 0
-        self._intact = {s.name for s in journal.steps.values() if self._is_intact(s)}
-        self._publisher = ThreadPoolExecutor(1, thread_name_prefix="hobbit-export-publisher")
-        self._pending: Future[None] | None = None
-        remove_staging(self._out)
-
-    @property
-    def finished_bytes(self) -> int:
-        """Bytes of parts that need not be written again."""
-        return sum(p.bytes for name in self._intact for p in self._journal.steps[name].parts)
-
-    def is_done(self, name: str) -> bool:
-        """Whether a step was finished by an earlier run."""
-        return name in self._intact
-
-    def count(self, num_bytes: int) -> None:
-        """Count bytes read from the checkpoint."""
-        self.bytes_read += num_bytes
-        self.progress.advance(num_bytes)
-
-    def run(self, step: ExportStep) -> None:
-        """Run a step if needed. Its files may still be on their way to the drive: see `complete`."""
-        if step.name in self._intact:
-            self.num_resumed += 1
-            self.progress.skip(step.name, self._layer_bytes if step.name.startswith(EXPERT_STEP) else 0)
-            return
-        self.progress.begin(step.name)
-        folder = staging(self._out, str(self.num_run))
-        written: Written = step.run(folder)
-        self.complete()
-        self._pending = self._publisher.submit(self._publish, step, written, folder)
-        self.num_run += 1
-        self.progress.end(step.name)
-
-    def complete(self) -> None:
-        """Wait until every step run so far is on the drive and in the journal; raises what went wrong there."""
-        pending, self._pending = self._pending, None
-        if pending:
-            pending.result()
-
-    def close(self) -> None:
-        """Let the thread end."""
-        self._publisher.shutdown()
-        remove_staging(self._out)
-
-    def _publish(self, step: ExportStep, written: Written, folder: Path) -> None:
-        parts = [publish(self._out, folder, name, role, step.layer) for name, role in written.files]
-        shutil.rmtree(folder)
-        self._journal.add(Step(step.name, parts, written.data))
-
-    def _is_intact(self, step: Step) -> bool:
-        later = list(self._journal.steps.values())
-        later = later[later.index(step) + 1 :]
-        replaced = {p.name for s in later for p in s.parts}
-        return all(p.name in replaced or is_intact(self._out, p) for p in step.parts)
+        options = job.options
+        cluster = RayCluster(options.ray_address, options.task_jobs, options.memory_bytes)
+        driver.run_steps(all_steps(job), replace(options, jobs=cluster.jobs), journal.fingerprint, cluster, runner)
+    else:
+        for step in all_steps(job):
+            runner.run(step)
+    runner.complete()
 
 
-def _finish(source: SourceModel, options: ExportOptions, journal: Journal, runner: _Runner) -> None:
+def _finish(source: SourceModel, options: ExportOptions, journal: Journal, runner: Runner) -> None:
     """Write calibration/experts.json and the manifest; with a text, once more with what was measured on it."""
     spec = source.spec
     errors = {i: journal.steps[expert_step(i)].data["errors"] for i in spec.sparse_layers}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class Journal:
             ConfigError: the journal there belongs to another source or other options.
         """
         self._path = bundle / NAME
+        self._lock = threading.Lock()
         self.fingerprint = fingerprint
         self.steps: dict[str, Step] = {}
         lines = _read_lines(self._path)
@@ -55,9 +57,9 @@ class Journal:
         self._rewrite([json.dumps(fingerprint), *(_dump(s) for s in self.steps.values())])
 
     def add(self, step: Step) -> None:
-        """Record a finished step; returns once it is on the drive."""
-        self._put(step)
-        with open(self._path, "ab") as file:
+        """Record a finished step; returns once it is on the drive. Several threads may."""
+        with self._lock, open(self._path, "ab") as file:
+            self._put(step)
             file.write((_dump(step) + "\n").encode())
             file.flush()
             os.fsync(file.fileno())

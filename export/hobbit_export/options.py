@@ -11,6 +11,7 @@ from hobbit_export.byte_files import ByteFiles
 
 TIERS = (2, 4, 6, 8)
 BF16_TIER = 16
+ENGINES = ("local", "ray")
 TRUNK_PRECISIONS = ("fp32", "int8", "int4")
 DEFAULT_TRUNK = "int8"
 DEFAULT_MEMORY = "2GiB"
@@ -31,6 +32,9 @@ class ExportOptions:
         tokenizer: folder whose tokenizer is taken in place of the model's own.
         source_name: of the model, where it was given by name; "" where by a folder.
         files: where the weight files are, if not in the folder.
+        engine: where steps run; never changes a byte of the bundle.
+        task_jobs: encoder threads of a task on a cluster; 0: as many as its smallest node has, four at most.
+        ray_address: of the cluster, where the engine is Ray.
     """
 
     checkpoint: Path
@@ -45,6 +49,9 @@ class ExportOptions:
     tokenizer: Path | None = None
     source_name: str = ""
     files: ByteFiles | None = None
+    engine: str = "local"
+    task_jobs: int = 0
+    ray_address: str = "auto"
 
     @property
     def num_segments(self) -> int:
@@ -89,6 +96,26 @@ def check_trunk(precision: str) -> str:
         hint = did_you_mean(precision, TRUNK_PRECISIONS)
         raise ConfigError(f"--trunk: expected one of {', '.join(TRUNK_PRECISIONS)}, got {precision!r}.{hint}")
     return precision
+
+
+def check_engine(name: str) -> str:
+    """Return an engine there is, or raise ConfigError."""
+    if name not in ENGINES:
+        raise ConfigError(f"--engine: expected one of {', '.join(ENGINES)}, got {name!r}.{did_you_mean(name, ENGINES)}")
+    return name
+
+
+def check_shared(options: ExportOptions) -> None:
+    """Refuse a source that other machines cannot read.
+
+    Raises:
+        ConfigError: the model was given by name, to an engine of several machines.
+    """
+    if options.engine != "local" and options.files is not None:
+        raise ConfigError(
+            f"--engine {options.engine}: {options.source_name} is read from a hub by this machine alone. "
+            "Download it to the shared storage: --keep-source DIR."
+        )
 
 
 def check_targets(text: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
+import time
 from pathlib import Path
 
 from edge_runtime.base.checksum import crc32c
@@ -15,6 +17,7 @@ from edge_runtime.bundle.manifest import Part, Role
 STAGING = ".partial"
 _BLOCK = 1 << 20
 _RECHECK_BYTES = 4 << 20
+_REMOVALS, _PAUSE_S = 100, 0.1
 
 
 def staging(bundle: Path, name: str) -> Path:
@@ -29,8 +32,19 @@ def remove_staging(bundle: Path) -> None:
     path = bundle / STAGING
     if path.is_symlink():
         raise BundleError(f"{path}: expected a folder of this exporter, found a link. Remove it.")
-    if path.exists():
-        shutil.rmtree(path)
+    for _ in range(_REMOVALS):
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            if not path.exists():
+                return
+        except OSError as err:  # a worker elsewhere that does not know yet that it is over
+            if err.errno != errno.ENOTEMPTY:
+                raise
+            time.sleep(_PAUSE_S)
+        else:
+            return
+    raise BundleError(f"{path}: something writes there: another export? End it.")
 
 
 def publish(bundle: Path, folder: Path, name: str, role: Role, layer: int | None = None) -> Part:

@@ -63,6 +63,12 @@ class Progress:
         if self._bar and self._task is not None:
             self._bar.update(self._task, advance=count)
 
+    def advance_elsewhere(self, count: int) -> None:
+        """Count bytes that other machines read; fewer, if one of them died over a step."""
+        self._left_bytes -= count
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, advance=count)
+
     def begin(self, step: str) -> None:
         """Name the step that runs."""
         self._step_bytes, self._step_started = 0, time.monotonic()
@@ -89,6 +95,18 @@ class Progress:
     def end(self, step: str) -> None:
         """Report a finished step."""
         self._say(step, self._pace())
+
+    def done_elsewhere(self, step: str, seconds: float, node: str) -> None:
+        """Report a step that another machine has finished; its bytes were counted by `advance_elsewhere`."""
+        self._say(step, f"{seconds:.1f} s on {node}")
+
+    def note(self, text: str) -> None:
+        """Say something between the lines of steps."""
+        if self._bar:
+            self._bar.console.print(text)
+        elif not self._quiet:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
 
     def skip(self, step: str, num_bytes: int) -> None:
         """Report a step an earlier run has finished, and the bytes it had to read."""
