@@ -105,7 +105,7 @@ def test_what_goes_wrong_while_parts_are_synced_ends_the_export(
         return publish(bundle, folder, name, *rest)
 
     out = tmp_path / "bundle"
-    monkeypatch.setattr("hobbit_export.exporter.publish", full)
+    monkeypatch.setattr("hobbit_export.runner.publish", full)
     with pytest.raises(BudgetError, match="the drive is full"):
         export(ExportOptions(checkpoint, out, trunk="int4"), quiet=True)
     names = {Path(name).name for name in finished(out) if name.startswith("experts/")}
