@@ -353,7 +353,7 @@ for command in hobbit hobbit-edge
     complete -c $command -n '__fish_seen_subcommand_from simulate' -s h -l help -d 'show this help message and exit'
     complete -c $command -n '__fish_seen_subcommand_from simulate' -l version -d 'print the version and exit'
     complete -c $command -n '__fish_seen_subcommand_from simulate' -l policy -x -a 'lossless hobbit mobile cache-prior max-rank rate-distortion cumsum adapmoe smoe skip lexi edgemoe mcsharp' -d 'repeat to compare (default: lossless)'
-    complete -c $command -n '__fish_seen_subcommand_from simulate' -l eviction -x -a 'lru lcu lfru mdc next-use rate-distortion layer-sizes' -d 'repeat to compare (default: lru)'
+    complete -c $command -n '__fish_seen_subcommand_from simulate' -l eviction -x -a 'lru lcu lfru mdc next-use rate-distortion layer-sizes' -d 'repeat to compare (default: the engine\'s)'
     complete -c $command -n '__fish_seen_subcommand_from simulate' -l expert-memory -x -d 'cache size; P% of all experts at the full tier'
     complete -c $command -n '__fish_seen_subcommand_from simulate' -l memory -x -d 'ceiling for the whole process; needs --bundle to know the rest of it'
     complete -c $command -n '__fish_seen_subcommand_from simulate' -l bundle -r -d 'for --memory, and for policies that need its calibration'

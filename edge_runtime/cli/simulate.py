@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("trace", metavar="T", help="trace written by `hobbit trace`")
     add("--policy", action="append", metavar="NAME[:K=V,...]", help="repeat to compare (default: lossless)")
-    add("--eviction", action="append", metavar="NAME", help="repeat to compare (default: lru)")
+    add("--eviction", action="append", metavar="NAME", help="repeat to compare (default: the engine's)")
     add("--expert-memory", action="append", metavar="SIZE|P%", help="cache size; P%% of all experts at the full tier")
     add("--memory", metavar="SIZE|auto", help="ceiling for the whole process; needs --bundle to know the rest of it")
     add("--bundle", metavar="BUNDLE", help="for --memory, and for policies that need its calibration")
@@ -36,15 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
+    from edge_runtime.config.option import options_of
+    from edge_runtime.config.options import RuntimeConfig
     from edge_runtime.lab.simulator.trace import Trace
 
     _check(args)
     trace = Trace(args.trace)
+    by_default = [str(option.default) for option in options_of(RuntimeConfig) if option.name == "eviction"]
     runs = [
         _run(trace, policy, eviction, slots, args)
         for slots in _sizes(trace, args)
         for policy in args.policy or ["lossless"]
-        for eviction in args.eviction or ["lru"]
+        for eviction in args.eviction or by_default
     ]
     if args.json:
         print(

@@ -108,7 +108,7 @@ class ForwardPass(Generic[T]):
         cache = self._cache
         with self._in_trunk:
             self.chunks = [self._trunk.begin(step.token_ids, step.kv) for step in self._steps]
-        cache.begin_pass()
+        cache.begin_pass(sum(self._rows))
         self._parts.read_ahead.decide_with(self._policies)
         self._resident_layers = self._layers_of_backend()
         decisions = run_layers(range(len(self._layers)), self, self._policies.decide, cache.residents, self)
@@ -142,7 +142,7 @@ class ForwardPass(Generic[T]):
         ids, weights, tiers = decision.topk_ids, decision.topk_weights, decision.tiers
         resident = None
         if not self._parts.read_ahead.is_wanted(decision):
-            resident = self._cache.take_resident(layer_idx, tiers, decision.use_order)
+            resident = self._cache.take_resident(layer_idx, tiers, decision.use_order, ids)
         if resident is None:
             self._take(*self._stream(layer_idx, routing, decision, out))
             return
@@ -177,7 +177,7 @@ class ForwardPass(Generic[T]):
         """Compute experts as they come; return their sum and what shared experts gave while reads flowed."""
         kernels, in_experts = self._kernels, self._in_experts
         # reads of missing experts are under way from here on
-        ready = self._cache.stream(layer_idx, decision.tiers, decision.use_order)
+        ready = self._cache.stream(layer_idx, decision.tiers, decision.use_order, decision.topk_ids)
         self._parts.read_ahead.after(layer_idx, out.seen, routing, decision)
         with in_experts:
             kernels.begin(out.x, decision.topk_ids, decision.topk_weights)

@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from time import perf_counter_ns
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_runtime.backends.kernels import Resident
 from edge_runtime.backends.memory import MemorySpace
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.pool import ExpertPool
+from edge_runtime.experts.residency import I32, U8, Keys
 from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.base import DEFAULT_READ_TIMEOUT_S, ExpertStore, Priority
 from edge_runtime.experts.stream import LayerStream, ReadyBatch
@@ -92,7 +90,7 @@ class ExpertCache:
         """What reads are made with: 'io_uring', or 'threads' with the reason."""
         return self._store.method
 
-    def resident_tiers(self, layer_idx: int) -> NDArray[np.uint8]:
+    def resident_tiers(self, layer_idx: int) -> U8:
         """Return uint8 [E], read-only: the tier each expert of the layer is resident at, 0 if it is not."""
         return self._pool.residents.table.resident_tiers(layer_idx)
 
@@ -120,13 +118,13 @@ class ExpertCache:
         """A new text begins: eviction forgets what belongs to the old one; residents stay."""
         self._pool.residents.begin_sequence()
 
-    def begin_pass(self) -> None:
-        """A forward pass begins: one token, or one chunk of a prompt. Clears what a failed pass left."""
+    def begin_pass(self, num_tokens: int = 1) -> None:
+        """A forward pass of so many tokens begins. Clears what a failed pass left."""
         if self._in_pass:
             self._pool.recover()
         self._in_pass = True
         self._close_stream()
-        self._pool.residents.begin_pass()
+        self._pool.residents.begin_pass(num_tokens)
 
     def end_pass(self) -> None:
         """All layers of the forward pass were given to kernels."""
@@ -138,7 +136,7 @@ class ExpertCache:
         self._in_pass = True
 
     def stream(
-        self, layer_idx: int, tiers: NDArray[np.uint8], order: NDArray[np.intp] | None = None
+        self, layer_idx: int, tiers: U8, order: Keys | None = None, topk_ids: I32 | None = None
     ) -> Iterator[ReadyBatch]:
         """Serve the experts of one layer; reads of missing ones start before this returns.
 
@@ -146,6 +144,7 @@ class ExpertCache:
             layer_idx: a sparse layer.
             tiers: uint8 [E], the tier each expert needed is served at, however deep it is resident; 0: not needed.
             order: the experts needed in the order they count as used, the most recent last; None: by number.
+            topk_ids: int32 [T, K], what each token uses, for eviction rules that want to know.
 
         Returns:
             An iterator of batches, each of one tier and valid until the next: all residents, then what has been read
@@ -153,11 +152,11 @@ class ExpertCache:
         """
         self._close_stream()
         self._pool.reader.cancel_stale(layer_idx, tiers)
-        self._stream = self._new_stream(self._pool.reader, layer_idx, tiers, order=order)
+        self._stream = self._new_stream(self._pool.reader, layer_idx, tiers, order=order, topk_ids=topk_ids)
         return self._stream
 
     def take_resident(
-        self, layer_idx: int, tiers: NDArray[np.uint8], order: NDArray[np.intp] | None = None
+        self, layer_idx: int, tiers: U8, order: Keys | None = None, topk_ids: I32 | None = None
     ) -> Resident | None:
         """Serve the experts of one layer if all of them are in memory at one tier; else None, and nothing happened.
 
@@ -173,7 +172,7 @@ class ExpertCache:
             self._close_stream()
         if not residents.fits_all:
             pool.reader.cancel_stale(layer_idx, tiers)
-            residents.table.note_use(layer_idx, tiers, order)
+            residents.table.note_use(layer_idx, tiers, order, topk_ids)
         return pool.places(tier)[layer_idx]
 
     def take_layers(self) -> list[Resident] | None:
@@ -183,9 +182,7 @@ class ExpertCache:
         """
         return self._pool.permanent_places()
 
-    def prefetch(
-        self, layer_idx: int, experts: Sequence[int], tiers: NDArray[np.uint8], priority: Priority = Priority.NEXT
-    ) -> int:
+    def prefetch(self, layer_idx: int, experts: Sequence[int], tiers: U8, priority: Priority = Priority.NEXT) -> int:
         """Start reading experts of a layer nobody asked for yet, as far as there is room; return how many were started.
 
         Args:

@@ -26,7 +26,9 @@
 
 `UseForecast(num_layers, num_experts, top_k, half_life, memory)`
     When experts are expected back. Keys int64 are layer * E + expert.
-    begin_pass(); use(keys [n])      uses of one layer in this pass.
+    begin_pass(num_tokens)
+    use(keys [n])                    uses of one layer by the pass's one token.
+    use_in_order(layer, tiers [E], experts int32 [T, K])   by T tokens; none where the tier is 0.
     score(keys [S], layer, scores)   fills float64 [S]; the entry of a key of -1 is 0.
 
 Every call is whole: an exception, even an interrupt, comes before or after it. For one thread.

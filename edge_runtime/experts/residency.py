@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.experts.counters import ExpertCounters
-from edge_runtime.experts.eviction.base import EvictionRule, TruncatingRule
+from edge_runtime.experts.eviction.base import EvictionRule, OrderedRule, TruncatingRule
 from edge_runtime.experts.native import Table
 from edge_runtime.experts.units import UnitLedger
 
@@ -65,6 +65,7 @@ class SlotTable(Table):
         self.ledger, self.num_experts, self._rule = ledger, num_experts, rule
         # asked once: the check goes through all methods
         self._of_planes = rule if isinstance(rule, TruncatingRule) and ledger.sizes.plane_bytes else None
+        self._in_order = rule.use_in_order if isinstance(rule, OrderedRule) else None
         self._tier_by_key = tiers.reshape(-1)
         tiers, slots = tiers.view(), slots.view()
         tiers.flags.writeable = slots.flags.writeable = False
@@ -92,19 +93,23 @@ class SlotTable(Table):
         """L, sparse and dense."""
         return len(self._slots)
 
-    def lookup(self, layer_idx: int, tiers: U8, order: Keys | None = None) -> Lookup:
+    def lookup(self, layer_idx: int, tiers: U8, order: Keys | None = None, topk_ids: I32 | None = None) -> Lookup:
         """Find the experts a layer needs now, pin those that have what is asked, and count them.
 
         Args:
             layer_idx: the layer; a mask on its experts is lifted.
             tiers: uint8 [E], the tier each is served at; 0: not needed.
             order: the experts needed in the order they count as used, the most recent last; None: by number.
+            topk_ids: int32 [T, K], what each token uses, for rules that want to know.
         """
-        self.note_use(layer_idx, tiers, order)
+        self.note_use(layer_idx, tiers, order, topk_ids)
         return Lookup(*self.find(layer_idx, tiers))
 
-    def note_use(self, layer_idx: int, tiers: U8, order: Keys | None) -> None:
+    def note_use(self, layer_idx: int, tiers: U8, order: Keys | None, topk_ids: I32 | None = None) -> None:
         """Tell the rule what a layer uses; `lookup` does. Arguments as for it."""
+        if topk_ids is not None and len(topk_ids) > 1 and self._in_order is not None:
+            self._in_order(layer_idx, tiers, topk_ids)
+            return
         experts = tiers.nonzero()[0] if order is None else order
         self._rule.use(layer_idx * self.num_experts + experts, tiers.take(experts))
 

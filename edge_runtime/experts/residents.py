@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.record import RecordLayout
 from edge_runtime.experts.counters import ExpertCounters
-from edge_runtime.experts.eviction import EvictionRule
+from edge_runtime.experts.eviction import EvictionRule, OrderedRule
 from edge_runtime.experts.residency import SlotTable
 from edge_runtime.experts.units import UnitLedger, UnitSizes
 from edge_runtime.policy.base import Decision
@@ -130,9 +130,12 @@ class Residents:
         """A new text begins: eviction forgets what belongs to the old one; residents stay."""
         self.rule.begin_sequence()
 
-    def begin_pass(self) -> None:
-        """A forward pass begins: one token, or one chunk of a prompt."""
-        self.rule.begin_pass()
+    def begin_pass(self, num_tokens: int = 1) -> None:
+        """A forward pass of so many tokens begins."""
+        if num_tokens > 1 and isinstance(self.rule, OrderedRule):
+            self.rule.begin_tokens(num_tokens)
+        else:
+            self.rule.begin_pass()
 
     @property
     def is_permanent(self) -> bool:

@@ -41,6 +41,7 @@ class LayerStream(Iterator[ReadyBatch]):
         layer_idx: the layer.
         tiers: uint8 [E], the tier each expert needed is served at; 0: not needed.
         order: the experts in the order they count as used, or None.
+        topk_ids: int32 [T, K], what each token uses, or None.
         read_timeout_s: longest wait for the next read to finish.
         overlaps: hand out what is ready while others are being read; if not, a wave is read before any of it goes out.
         clock: in nanoseconds, for the time spent waiting.
@@ -53,6 +54,7 @@ class LayerStream(Iterator[ReadyBatch]):
         tiers: NDArray[np.uint8],
         *,
         order: NDArray[np.intp] | None,
+        topk_ids: NDArray[np.int32] | None,
         read_timeout_s: float,
         overlaps: bool = True,
         clock: Callable[[], int] = perf_counter_ns,
@@ -60,7 +62,7 @@ class LayerStream(Iterator[ReadyBatch]):
         self._table, self._memory, self._reader, self._totals = reader.table, reader.memory, reader, reader.totals
         self._tiers, self._clock = tiers, clock
         self._layer_idx, self._read_timeout_s, self._overlaps = layer_idx, read_timeout_s, overlaps
-        found = self._table.lookup(layer_idx, tiers, order)
+        found = self._table.lookup(layer_idx, tiers, order, topk_ids)
         self._batches = batches(found.ready_experts, found.ready_slots, tiers, self._memory)
         self._ready: list[int] = []
         self._handed_out = found.ready_slots

@@ -181,6 +181,7 @@ def test_commands(model_bundle, tmp_path, capsys):
     timed = ["simulate", out, *sizes[:2], "--drive-gbps", "1", "--compute-ms", "3"]
     assert main([*timed, "--json"]) == 0
     run = json.loads(capsys.readouterr().out)["runs"][0]
+    assert run["eviction"] == "next-use", "what an engine does unless it is told otherwise"
     assert run["estimated_tok_s"] == pytest.approx(1000 / (3 + run["drive"]["wait_ms_per_token"]), rel=1e-2)
     assert main(timed) == 0
     said = capsys.readouterr()

@@ -8,7 +8,7 @@ from typing import Any
 
 from edge_runtime.base.params import Param, parse_named
 from edge_runtime.experts.eviction import layer_sizes, lcu, lfru, lru, mdc, next_use, rate_distortion
-from edge_runtime.experts.eviction.base import EvictionRule, RuleContext
+from edge_runtime.experts.eviction.base import EvictionRule, OrderedRule, RuleContext
 
 
 @dataclass(frozen=True)
@@ -61,4 +61,4 @@ def create_rule(text: str, context: RuleContext, rules: Mapping[str, RegisteredR
     return rules[name].make(context, **params)
 
 
-__all__ = ["RULES", "EvictionRule", "RegisteredRule", "RuleContext", "create_rule", "parse_rule"]
+__all__ = ["RULES", "EvictionRule", "OrderedRule", "RegisteredRule", "RuleContext", "create_rule", "parse_rule"]

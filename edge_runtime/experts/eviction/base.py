@@ -15,6 +15,7 @@ from edge_runtime.policy.base import PolicyContext
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
+I32 = NDArray[np.int32]
 Keys = NDArray[np.intp]
 
 
@@ -94,6 +95,25 @@ class TruncatingRule(EvictionRule, Protocol):
         """Return a fresh float64 [S]: scores of the deepest plane of residents intp [S] at tiers uint8 [S].
 
         On the scale of `scores`; entries of experts without planes, or whose key is -1, are ignored by the caller.
+        """
+        ...
+
+
+@runtime_checkable
+class OrderedRule(EvictionRule, Protocol):
+    """A rule that wants to know which token of a pass uses what: to it a prompt is as good as its tokens one by one."""
+
+    def begin_tokens(self, num_tokens: int) -> None:
+        """A forward pass of so many tokens begins: called in place of `begin_pass`."""
+        ...
+
+    def use_in_order(self, layer_idx: int, tiers: U8, topk_ids: I32) -> None:
+        """Note what each token of a pass uses: called in place of `use` where there are several tokens.
+
+        Args:
+            layer_idx: the layer.
+            tiers: uint8 [E], the tier each expert is served at; 0: not used, whoever names it.
+            topk_ids: int32 [T, K], in the order of the tokens.
         """
         ...
 

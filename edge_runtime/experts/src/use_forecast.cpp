@@ -18,22 +18,56 @@ UseForecast::UseForecast(int num_layers, int num_experts, int top_k, double half
   weigh();
 }
 
-void UseForecast::begin_pass() {
-  if (!before_.empty()) learn();
-  before_.clear();
-  for (int i = 0; i < kHalfLives; ++i) known_[i] = known_[i] * kept_[i] + (1.0 - kept_[i]);
+void UseForecast::begin_pass(int num_tokens) {
+  learn();
+  num_tokens_ = std::max(num_tokens, 1);
+  powers_.resize(size_t(num_tokens_) + 1);
+  of_rates_at_.resize(size_t(num_tokens_));
+  for (int i = 0; i < kHalfLives; ++i) {
+    double power = 1.0;
+    for (int t = 0; t < num_tokens_; ++t) {
+      powers_[size_t(t)].over[i] = power;
+      power *= kept_[i];
+      known_[i] = known_[i] * kept_[i] + (1.0 - kept_[i]);
+      of_rates_at_[size_t(t)].over[i] = weights_[i] / known_[i];
+    }
+    powers_[size_t(num_tokens_)].over[i] = power;
+  }
   weigh();
 }
 
 void UseForecast::use(const int64_t* keys, int64_t count) {
   if (count == 0) return;
-  for (int64_t i = 0; i < count; ++i) before_.push_back(rates_[size_t(keys[i])]);
-  const int64_t layer = keys[0] / num_experts_;
-  Rates* const first = &rates_[size_t(layer * num_experts_)];
+  const int layer = int(keys[0] / num_experts_);
+  for (int64_t k = 0; k < count; ++k) credit(rates_[size_t(keys[k])], of_rates_);
+  Rates* const first = &rates_[size_t(layer) * size_t(num_experts_)];
   for (Rates* one = first; one < first + num_experts_; ++one)
     for (int i = 0; i < kHalfLives; ++i) one->over[i] *= kept_[i];
   for (int64_t k = 0; k < count; ++k)
     for (int i = 0; i < kHalfLives; ++i) rates_[size_t(keys[k])].over[i] += 1.0 - kept_[i];
+  stale_[size_t(layer)] = 1;
+}
+
+void UseForecast::use_in_order(int layer, const uint8_t* tiers, const int32_t* experts, int64_t tokens,
+                               int64_t top_k) {
+  Rates* const rates = &rates_[size_t(layer) * size_t(num_experts_)];
+  seen_.assign(size_t(num_experts_), 0);  // tokens the rates of an expert are up to
+  tokens = std::min(tokens, num_tokens_);
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t k = 0; k < top_k; ++k) {
+      const int expert = experts[t * top_k + k];
+      if (!tiers[expert] || seen_[size_t(expert)] > t) continue;  // not used, or named twice by one token
+      Rates& own = rates[expert];
+      const double* power = powers_[size_t(t - seen_[size_t(expert)])].over;
+      for (int i = 0; i < kHalfLives; ++i) own.over[i] *= power[i];
+      credit(own, of_rates_at_[size_t(t)].over);
+      for (int i = 0; i < kHalfLives; ++i) own.over[i] = own.over[i] * kept_[i] + (1.0 - kept_[i]);
+      seen_[size_t(expert)] = t + 1;
+    }
+  for (int expert = 0; expert < num_experts_; ++expert) {
+    const double* power = powers_[size_t(tokens - seen_[size_t(expert)])].over;
+    for (int i = 0; i < kHalfLives; ++i) rates[expert].over[i] *= power[i];
+  }
   stale_[size_t(layer)] = 1;
 }
 
@@ -51,24 +85,30 @@ void UseForecast::score(const int64_t* keys, int64_t count, int layer, double* s
   }
 }
 
-double UseForecast::chance(const Rates& rates) const {
+double UseForecast::chance(const Rates& rates, const double* of_rates) const {
   double sum = of_all_;
-  for (int i = 0; i < kHalfLives; ++i) sum += rates.over[i] * of_rates_[i];
+  for (int i = 0; i < kHalfLives; ++i) sum += rates.over[i] * of_rates[i];
   return sum;
 }
 
-// One step of expectation maximisation: each forecast is credited with its share in foreseeing what was used.
+// The expectation: the share each forecast has in foreseeing one use, by the rates before it.
+void UseForecast::credit(const Rates& before, const double* of_rates) {
+  const double whole = 1.0 / chance(before, of_rates);
+  for (int i = 0; i < kHalfLives; ++i) credits_[i] += before.over[i] * of_rates[i] * whole;
+  credits_[kHalfLives] += of_all_ * whole;
+  ++num_uses_;
+}
+
+// The maximisation, as many steps of it as the pass had tokens, each part of the way.
 void UseForecast::learn() {
-  double credit[kHalfLives + 1] = {};
-  for (const Rates& rates : before_) {
-    const double whole = 1.0 / chance(rates);
-    for (int i = 0; i < kHalfLives; ++i) credit[i] += rates.over[i] * of_rates_[i] * whole;
-    credit[kHalfLives] += of_all_ * whole;
-  }
+  if (!num_uses_) return;
+  const double left = std::pow(1.0 - 1.0 / memory_, double(num_tokens_));
   for (int i = 0; i <= kHalfLives; ++i) {
-    const double share = credit[i] / double(before_.size());
-    weights_[i] = std::max(weights_[i] + (share - weights_[i]) / memory_, kLeast);
+    const double share = credits_[i] / double(num_uses_);
+    weights_[i] = std::max(share + (weights_[i] - share) * left, kLeast);
+    credits_[i] = 0.0;
   }
+  num_uses_ = 0;
 }
 
 void UseForecast::weigh() {
@@ -82,7 +122,7 @@ void UseForecast::weigh() {
 void UseForecast::wait_times(int layer) {
   const size_t first = size_t(layer) * size_t(num_experts_);
   for (size_t key = first; key < first + size_t(num_experts_); ++key)
-    waits_[key] = std::min(-1.0 / std::max(chance(rates_[key]), kLeast), -1.0);
+    waits_[key] = std::min(-1.0 / std::max(chance(rates_[key], of_rates_), kLeast), -1.0);
   stale_[size_t(layer)] = 0;
 }
 

@@ -10,6 +10,7 @@ from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.residents import Residents
 from edge_runtime.lab.simulator.drive import SimulatedStore
 
+I32 = NDArray[np.int32]
 U8 = NDArray[np.uint8]
 Keys = NDArray[np.intp]
 
@@ -28,19 +29,19 @@ class InstantServer:
     def __init__(self, cache: ExpertCache, store: SimulatedStore) -> None:
         self._cache, self._store = cache, store
 
-    def serve(self, layer_idx: int, tiers: U8, order: Keys | None = None) -> None:
+    def serve(self, layer_idx: int, tiers: U8, order: Keys | None = None, topk_ids: I32 | None = None) -> None:
         """Serve the experts of one layer to the end. Arguments as for `ExpertCache.stream`."""
         if self._cache.is_reading:
-            for _ in self._cache.stream(layer_idx, tiers, order):
+            for _ in self._cache.stream(layer_idx, tiers, order, topk_ids):
                 pass
             return
         residents = self._cache.residents
         table = residents.table
         if table.hit_all(layer_idx, tiers):
             if not residents.fits_all:
-                table.note_use(layer_idx, tiers, order)
+                table.note_use(layer_idx, tiers, order, topk_ids)
             return
-        _, held, _, missing = table.lookup(layer_idx, tiers, order)
+        _, held, _, missing = table.lookup(layer_idx, tiers, order, topk_ids)
         read = _claim(residents, layer_idx, missing, tiers)
         while True:
             table.unpin(held)

@@ -94,7 +94,7 @@ class RecordedPasses:
         self._predictor.load(one.predictions)
         spec, tokens = self._spec, len(one.token_ids)
         self._routings = self._predictor.router.route_recorded(one.logits, one.token_ids)
-        self._cache.begin_pass()
+        self._cache.begin_pass(tokens)
         self._read_ahead.decide_with(PassPolicies([self._policy], [tokens]))
         decisions = run_layers(spec.sparse_layers, self, self._policy.decide, self._cache, self)
         self._cache.end_pass()
@@ -108,9 +108,9 @@ class RecordedPasses:
         """Serve a layer to the end."""
         self.requests.add(layer_idx, decision.tiers)
         if not self._read_ahead.is_wanted(decision):
-            self._instant.serve(layer_idx, decision.tiers, decision.use_order)
+            self._instant.serve(layer_idx, decision.tiers, decision.use_order, decision.topk_ids)
             return
-        ready = self._cache.stream(layer_idx, decision.tiers, decision.use_order)
+        ready = self._cache.stream(layer_idx, decision.tiers, decision.use_order, decision.topk_ids)
         self._read_ahead.after(layer_idx, _NO_STATE, routing, decision)
         for _ in ready:
             pass
