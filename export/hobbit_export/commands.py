@@ -39,10 +39,10 @@ def dry_run(options: ExportOptions) -> dict[str, Any]:
     """Return the plan of an export."""
     from hobbit_export.fit import fit_profiles
     from hobbit_export.memory import plan_memory, resident_bytes
+    from hobbit_export.opening import open_source
     from hobbit_export.plan import describe, plan_parts
-    from hobbit_export.source import SourceModel
 
-    source = SourceModel.open(options.checkpoint, options.ignore_keys, options.tokenizer, options.files)
+    source = open_source(options)
     with source.checkpoint:
         plan_memory(source, options, resident_bytes())
         parts = plan_parts(source, options)

@@ -18,6 +18,7 @@ from hobbit_export.calibration import EXPERTS, check_text, experts_json
 from hobbit_export.fingerprint import check_unchanged, fingerprint
 from hobbit_export.journal import Journal
 from hobbit_export.memory import limit_heap, plan_memory, resident_bytes
+from hobbit_export.opening import open_source
 from hobbit_export.options import ExportOptions, check_shared
 from hobbit_export.plan import plan_parts, totals
 from hobbit_export.progress import Progress
@@ -61,7 +62,7 @@ def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
     limit_heap()
     if options.calibrate:
         check_text(options.calibrate)
-    source = SourceModel.open(options.checkpoint, options.ignore_keys, options.tokenizer, options.files)
+    source = open_source(options)
     with source.checkpoint:
         workplace.check_contents(options.out)
         memory = plan_memory(source, options, resident_bytes())
@@ -122,7 +123,8 @@ def _run_steps(job: Job, journal: Journal, runner: Runner) -> None:
 
         options = job.options
         cluster = RayCluster(options.ray_address, options.task_jobs, options.memory_bytes)
-        driver.run_steps(all_steps(job), replace(options, jobs=cluster.jobs), journal.fingerprint, cluster, runner)
+        order = driver.order_of(replace(options, jobs=cluster.jobs), journal.fingerprint, job.source.spec)
+        driver.run_steps(all_steps(job), order, cluster, runner)
     else:
         for step in all_steps(job):
             runner.run(step)

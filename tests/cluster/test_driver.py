@@ -18,6 +18,8 @@ from hobbit_export.cluster import ray_cluster
 from hobbit_export.cluster.driver import TRIES, Lost, wait_until_visible
 from hobbit_export.cluster.work import Done, Order, run_order
 from hobbit_export.exporter import ExportReport, export
+from hobbit_export.fingerprint import fingerprint
+from hobbit_export.opening import open_source
 from hobbit_export.options import ExportOptions, check_engine
 
 LAYERS = 3
@@ -153,7 +155,10 @@ def test_a_worker_of_a_driver_that_is_gone_does_nothing_more(checkpoint, whole, 
 
 def test_a_node_that_sees_something_else_is_named(checkpoint, tmp_path, monkeypatch):
     def order_of(**changes: object) -> Order:
-        order = Order(ExportOptions(checkpoint, tmp_path / "b"), "embedding", "run", 0, "0.0", {})
+        options = ExportOptions(checkpoint, tmp_path / "b")
+        source = open_source(options)
+        source.checkpoint.close()
+        order = Order(options, "embedding", "run", 0, "0.0", fingerprint(source, options), source.spec)
         return replace(order, **changes)  # type: ignore[arg-type]
 
     with pytest.raises(
@@ -165,8 +170,10 @@ def test_a_node_that_sees_something_else_is_named(checkpoint, tmp_path, monkeypa
     with pytest.raises(ConfigError, match=r"node '.+': does not see .+/b. --out and the checkpoint must be on storage"):
         run_order(order_of(program=__version__))
     (tmp_path / "b/.partial/run").mkdir(parents=True)
-    with pytest.raises(BundleError, match=r"node '.+' sees other files than the one that began the export"):
-        run_order(order_of(program=__version__))
+    other = replace(order_of().spec, eos_token_ids=[3])
+    for lie in ({"fingerprint": {}}, {"spec": other}):
+        with pytest.raises(BundleError, match=r"node '.+' sees other files than the one that began the export"):
+            run_order(order_of(program=__version__, **lie))
 
 
 def test_what_is_wrong_with_a_checkpoint_is_said_as_ever(checkpoint, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from edge_runtime.base.errors import DeviceError
+from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.manifest import Part
 from hobbit_export import __version__
 from hobbit_export.cluster.work import Done, Order, beat_of, staging_of
@@ -77,21 +78,26 @@ class Recorder(Protocol):
         ...
 
 
-def run_steps(
-    steps: Iterable[ExportStep], options: ExportOptions, fingerprint: dict[str, Any], cluster: Cluster,
-    recorder: Recorder,
-) -> None:  # fmt: skip
+def order_of(options: ExportOptions, fingerprint: dict[str, Any], spec: ModelSpec) -> Order:
+    """Return what all orders of one run have in common."""
+    return Order(_absolute(options), "", uuid.uuid4().hex[:12], 0, __version__, fingerprint | {"calibrate": None}, spec)
+
+
+def run_steps(steps: Iterable[ExportStep], order: Order, cluster: Cluster, recorder: Recorder) -> None:
     """Do all steps that are not done: most on the cluster, some here meanwhile.
+
+    Args:
+        steps: of the export, in the order they run here.
+        order: from `order_of`.
+        cluster: is stopped at the end.
+        recorder: does what is done here, and keeps what is done anywhere.
 
     Raises:
         DeviceError: workers died over one step again and again.
         HobbitError: a step found something wrong.
     """
-    every = list(steps)
-    order = Order(
-        _absolute(options), "", uuid.uuid4().hex[:12], 0, __version__, fingerprint | {"calibrate": None},
-    )  # fmt: skip
-    staging_of(options.out, order.run).mkdir(parents=True)
+    every, out = list(steps), order.options.out
+    staging_of(out, order.run).mkdir(parents=True)
     elsewhere = [step for step in every if step.name not in HERE and not recorder.is_done(step.name)]
     handing = _Handing(cluster, recorder, order)
     here = ThreadPoolExecutor(1, thread_name_prefix="hobbit-export-here")
@@ -106,7 +112,7 @@ def run_steps(
     finally:
         cluster.stop()
         here.shutdown()
-    wait_until_visible(options.out, parts)
+    wait_until_visible(out, parts)
 
 
 def _run_here(steps: Sequence[ExportStep], recorder: Recorder) -> None:

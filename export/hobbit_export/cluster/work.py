@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.base.errors import BundleError, ConfigError
+from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.manifest import Part
 from hobbit_export import __version__
 from hobbit_export.fingerprint import fingerprint
 from hobbit_export.memory import limit_heap, plan_memory, resident_bytes
+from hobbit_export.opening import open_source
 from hobbit_export.options import ExportOptions
 from hobbit_export.parts import STAGING, publish
 from hobbit_export.source import SourceModel
@@ -38,6 +40,7 @@ class Order:
             ends what workers of this one may still do.
         attempt: of this step.
         fingerprint: of the export; a worker that sees another source must not touch the bundle.
+        spec: the model as the driver sees it.
     """
 
     options: ExportOptions
@@ -46,6 +49,7 @@ class Order:
     attempt: int
     program: str
     fingerprint: dict[str, Any]
+    spec: ModelSpec
 
     @property
     def folder(self) -> Path:
@@ -89,8 +93,8 @@ def run_order(order: Order) -> Done:
     """
     started, options, node = time.monotonic(), order.options, platform.node()
     _check_machine(order, node)
-    source = _source(options.checkpoint, options.ignore_keys, options.tokenizer)
-    if fingerprint(source, options) != order.fingerprint:
+    source = _source(options)
+    if fingerprint(source, options) != order.fingerprint or source.spec != order.spec:
         raise BundleError(f"{options.checkpoint}: node {node!r} sees other files than the one that began the export.")
     beat = _Beat(order)
     memory = plan_memory(source, options, resident_bytes())
@@ -117,10 +121,10 @@ def _check_machine(order: Order, node: str) -> None:
 
 
 @lru_cache(maxsize=1)
-def _source(checkpoint: Path, ignore_keys: tuple[str, ...], tokenizer: Path | None) -> SourceModel:
+def _source(options: ExportOptions) -> SourceModel:
     """Open a checkpoint once a process: workers do many steps."""
     limit_heap()
-    return SourceModel.open(checkpoint, ignore_keys, tokenizer)
+    return open_source(options)
 
 
 class _Beat:

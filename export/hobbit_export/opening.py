@@ -1,0 +1,15 @@
+"""Opens the source that options name: the driver of an export, its workers and a dry run see the same model."""
+
+from __future__ import annotations
+
+from hobbit_export.options import ExportOptions
+from hobbit_export.source import SourceModel
+
+
+def open_source(options: ExportOptions) -> SourceModel:
+    """Return the source model, its headers read and matched. The caller closes `checkpoint`.
+
+    Raises:
+        ConfigError, BundleError: see `SourceModel.open`.
+    """
+    return SourceModel.open(options.checkpoint, options.ignore_keys, options.tokenizer, options.files)
