@@ -77,7 +77,7 @@ def parse(raw: bytes) -> Manifest:
     if not isinstance(version, int) or isinstance(version, bool) or version not in _VERSIONS:
         raise BundleError(
             f"{NAME}: version: expected 1 or {VERSION}, got {str(version)[:40]!r}. "
-            "Export again with this version, or run the version that wrote it."
+            "Run the version that wrote it, or export the model again: hobbit-export CHECKPOINT --out BUNDLE"
         )
     if data.get("bundle_id") != digest(data):
         raise BundleError(f"{NAME}: bundle_id does not match the content (damaged or edited). Export the bundle again.")

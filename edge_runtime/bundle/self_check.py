@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import platform
 import zipfile
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.base.errors import BundleError
 from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.state import is_remembered, remember, state_folder
 
 _LOG = logging.getLogger(__name__)
 REFERENCE = "calibration/reference.npz"
@@ -134,32 +133,9 @@ def check_once(
     result = self_check(engine, bundle, tier, context=context)
     _LOG.info("self-check passed: correlation %.5f over %d tokens", result.correlation, result.tokens)
     try:
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.write_text(repr(result))
+        remember(marker, repr(result))
     except OSError as err:
         _LOG.info("self-check: result cannot be remembered in %s: %s", marker.parent, err.strerror)
-
-
-def state_folder() -> Path:
-    """Where this machine remembers results: systemd's STATE_DIRECTORY, XDG_STATE_HOME, the user's own or /var/lib.
-
-    It need not exist, nor be readable: see `is_remembered`.
-    """
-    given = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME")
-    if given:
-        return Path(given.split(":")[0]) / "hobbit-edge"
-    try:
-        return Path.home() / ".local" / "state" / "hobbit-edge"
-    except RuntimeError:  # no HOME, and a user id without an account, as in a container
-        return Path("/var/lib/hobbit-edge")
-
-
-def is_remembered(marker: Path) -> bool:
-    """Whether a marker below `state_folder` exists; no where it cannot be looked at."""
-    try:
-        return marker.exists()
-    except OSError:
-        return False
 
 
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

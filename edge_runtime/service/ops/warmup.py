@@ -10,7 +10,7 @@ from time import monotonic
 
 from edge_runtime.base.sizes import format_size
 from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.bundle.self_check import is_remembered, state_folder
+from edge_runtime.bundle.state import is_remembered, remember, state_folder
 from edge_runtime.bundle.verification import check_bundle
 from edge_runtime.engine.api import Engine
 from edge_runtime.engine.sampler import SamplingParams
@@ -53,8 +53,7 @@ def verify_once(bundle: Bundle, say: Callable[[str], None]) -> bool:
     check_bundle(bundle, progress)
     _LOG.info("bundle verified: %s in %.1f s", format_size(total), monotonic() - started)
     try:
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
+        remember(marker)
     except OSError as err:
         _LOG.info("verified: cannot be remembered in %s: %s", marker.parent, err.strerror)
     return True
