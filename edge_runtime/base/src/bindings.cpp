@@ -1,5 +1,6 @@
 // Python's view of the checksum: `crc32c(data, value)` over any contiguous buffer.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 
 #include "crc32c.hpp"
 
@@ -8,16 +9,11 @@ using namespace nb::literals;
 
 namespace {
 
-uint32_t crc(nb::object buffer, uint32_t value) {
-  Py_buffer view;
-  if (PyObject_GetBuffer(buffer.ptr(), &view, PyBUF_SIMPLE) != 0) throw nb::python_error();
-  uint32_t result;
-  {
-    nb::gil_scoped_release release;
-    result = hobbit::crc32c(static_cast<const uint8_t*>(view.buf), size_t(view.len), value);
-  }
-  PyBuffer_Release(&view);
-  return result;
+using Bytes = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+
+uint32_t crc(const Bytes& buffer, uint32_t value) {
+  nb::gil_scoped_release release;
+  return hobbit::crc32c(static_cast<const uint8_t*>(buffer.data()), buffer.nbytes(), value);
 }
 
 }  // namespace

@@ -17,6 +17,8 @@ namespace {
 
 using Spans = std::vector<std::pair<size_t, size_t>>;
 
+constexpr int kWritable = 0x200;  // PyBUF_WRITE, whose name the limited API has from 3.11 on only
+
 // A Python function in place of preadv: read(fd, memoryview, offset) -> bytes that came, or OSError.
 hobbit::ReadFunction wrap(nb::object function) {
   if (function.is_none()) return {};
@@ -26,7 +28,7 @@ hobbit::ReadFunction wrap(nb::object function) {
     nb::gil_scoped_acquire gil;
     try {
       nb::object view = nb::steal(
-          PyMemoryView_FromMemory(reinterpret_cast<char*>(into), Py_ssize_t(bytes), PyBUF_WRITE));
+          PyMemoryView_FromMemory(reinterpret_cast<char*>(into), Py_ssize_t(bytes), kWritable));
       return nb::cast<int64_t>((*held)(fd, view, offset));
     } catch (nb::python_error& err) {
       if (err.matches(PyExc_OSError)) {
