@@ -18,23 +18,40 @@ usage: sudo deploy/install.sh [--bundle DIR] [options]
   --bundle DIR       folder written by hobbit-export; kept where it is, made readable for user hobbit by you
   --profile NAME     device profile (default: guessed from the board)
   --memory SIZE      ceiling for the process (default: auto)
-  --wheel FILE       install this wheel (default: the wheel in dist/, else build from this folder)
+  --wheel FILE       install this wheel (default: what an offline bundle brings along, else the wheel in dist/, else
+                     build from this folder)
   --venv DIR         use this Python environment, with hobbit-edge in it, instead of making one
   --python PROGRAM   Python for the environment (default: python3)
   --socket           let systemd listen and start the service with the first connection
   --no-start         install and enable, but do not start
+  --dry-run          say what would be done, and do nothing; needs no root
   -h, --help         this text
 END
 }
 
 say() { printf '==> %s\n' "$*"; }
 note() { printf '    %s\n' "$*"; }
+# runs a command, or says that it would
+act() {
+  if [ $dry = yes ]; then note "would run: $*"; else "$@"; fi
+}
+# writes its input to a file: put FILE install's-options...
+put() {
+  local file=$1
+  shift
+  if [ $dry = yes ]; then
+    cat >/dev/null
+    note "would write: $file"
+  else
+    install -D "$@" /dev/stdin "$file"
+  fi
+}
 fail() {
   printf 'install.sh: %s\n' "$1" >&2
   exit "${2:-1}"
 }
 
-bundle='' profile='' memory='' wheel='' venv='' python=python3 use_socket=no start=yes
+bundle='' profile='' memory='' wheel='' venv='' python=python3 use_socket=no start=yes dry=no
 while [ $# -gt 0 ]; do
   case $1 in
     --bundle | --profile | --memory | --wheel | --venv | --python)
@@ -44,6 +61,7 @@ while [ $# -gt 0 ]; do
       ;;
     --socket) use_socket=yes; shift ;;
     --no-start) start=no; shift ;;
+    --dry-run) dry=yes; shift ;;
     -h | --help) usage; exit 0 ;;
     *) fail "unknown option '$1'. See --help." 2 ;;
   esac
@@ -51,8 +69,11 @@ done
 
 check_machine() {
   say "checking the machine"
-  [ "$(id -u)" = 0 ] || fail "expected to run as root. Use: sudo $0"
+  if [ $dry = yes ]; then note "nothing is changed"; else [ "$(id -u)" = 0 ] || fail "expected to run as root. Use: sudo $0"; fi
   [ -d /run/systemd/system ] || fail "expected systemd to run this machine, it does not."
+  if [ -e /usr/lib/systemd/system/hobbit.service ]; then
+    fail "the Debian package hobbit-edge is installed. Upgrade with apt, or remove it first: apt-get remove hobbit-edge."
+  fi
   local version
   version=$(systemctl --version | awk 'NR == 1 {print $2}')
   [ "${version%%[!0-9]*}" -ge 245 ] || fail "expected systemd 245 or newer, found $version."
@@ -111,14 +132,20 @@ install_program() {
     check_environment_is_visible
     say "using $venv as $prefix"
     [ ! -d "$prefix" ] || [ -L "$prefix" ] || fail "$prefix is a folder. Run deploy/uninstall.sh first, or leave out --venv."
-    ln -sfn "$venv" "$prefix"
+    act ln -sfn "$venv" "$prefix"
     return
   fi
   check_visible "$("$python" -c 'import os, sys; print(os.path.realpath(sys.executable))')" "--python"
   say "installing the program into $prefix"
-  [ ! -L "$prefix" ] || rm "$prefix"
+  [ ! -L "$prefix" ] || act rm "$prefix"
+  if [ -z "$wheel" ] && [ -d "$here/wheels" ]; then
+    note "from the offline bundle $here"
+    act "$here/deploy/environment.sh" "$prefix" --python "$python" ||
+      fail "no environment could be made (the reason is above). Nothing was started."
+    return
+  fi
   if ! [ -x "$prefix/bin/python" ] || ! "$prefix/bin/python" -m pip --version >/dev/null 2>&1; then
-    "$python" -m venv --clear "$prefix" || fail "no environment could be made. Install it: apt-get install python3-venv"
+    act "$python" -m venv --clear "$prefix" || fail "no environment could be made. Install it: apt-get install python3-venv"
   fi
   local what=$wheel
   [ -n "$what" ] || what=$(find "$here/dist" -name 'hobbit_edge-*.whl' 2>/dev/null | sort -V | tail -n 1)
@@ -128,17 +155,17 @@ install_program() {
   fi
   note "from $what"
   # same version, other content: a rebuilt wheel must replace what is there
-  "$prefix/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "${what}[serve]" ||
+  act "$prefix/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "${what}[serve]" ||
     fail "pip could not install $what (its message is above). Nothing was started."
-  "$prefix/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$what"
+  act "$prefix/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$what"
 }
 
 install_user() {
   say "user, groups, folders"
-  install -D -m 0644 "$here/systemd/sysusers.conf" /usr/lib/sysusers.d/hobbit-edge.conf
-  install -D -m 0644 "$here/systemd/tmpfiles.conf" /usr/lib/tmpfiles.d/hobbit-edge.conf
-  systemd-sysusers /usr/lib/sysusers.d/hobbit-edge.conf
-  systemd-tmpfiles --create /usr/lib/tmpfiles.d/hobbit-edge.conf
+  act install -D -m 0644 "$here/systemd/sysusers.conf" /usr/lib/sysusers.d/hobbit-edge.conf
+  act install -D -m 0644 "$here/systemd/tmpfiles.conf" /usr/lib/tmpfiles.d/hobbit-edge.conf
+  act systemd-sysusers /usr/lib/sysusers.d/hobbit-edge.conf
+  act systemd-tmpfiles --create /usr/lib/tmpfiles.d/hobbit-edge.conf
 }
 
 install_settings() {
@@ -146,7 +173,7 @@ install_settings() {
     say "keeping the settings in $config"
   else
     say "writing the settings to $config"
-    install -D -m 0640 -g hobbit "$here/deploy/hobbit.env.example" "$config"
+    act install -D -m 0640 -g hobbit "$here/deploy/hobbit.env.example" "$config"
     [ -n "$profile" ] || guess_profile
   fi
   if [ -n "$bundle" ]; then set_option HOBBIT_BUNDLE "$bundle"; fi
@@ -156,6 +183,7 @@ install_settings() {
 
 set_option() {
   note "$1=$2"
+  [ $dry = no ] || return 0
   local rest
   rest=$(grep -v -E "^#?$1=" "$config" || true)
   printf '%s\n%s="%s"\n' "$rest" "$1" "$2" | install -m 0640 -g hobbit /dev/stdin "$config.new"
@@ -164,27 +192,44 @@ set_option() {
 
 install_units() {
   say "units"
-  install -D -m 0644 "$here/systemd/hobbit.service" $units/hobbit.service
-  install -D -m 0644 "$here/systemd/hobbit.socket" $units/hobbit.socket
-  install -D -m 0644 "$here/docs/operations.md" /usr/local/share/doc/hobbit-edge/operations.md
-  install -d /usr/local/bin
-  ln -sfn $prefix/bin/hobbit /usr/local/bin/hobbit
-  ln -sfn $prefix/bin/hobbit-edge /usr/local/bin/hobbit-edge
+  act install -D -m 0644 "$here/systemd/hobbit.service" $units/hobbit.service
+  act install -D -m 0644 "$here/systemd/hobbit.socket" $units/hobbit.socket
+  act install -D -m 0644 "$here/docs/operations.md" /usr/local/share/doc/hobbit-edge/operations.md
+  link_commands
   local nodes
   nodes=$(find /dev/nvmap /dev/nvgpu /dev/dri /dev/nvhost* /dev/nvidia* -type c 2>/dev/null | grep -v '/dri/card' | sort -u || true)
   if [ -n "$nodes" ]; then
     note "GPU nodes allowed in $dropin: $(wc -l <<<"$nodes")"
     { echo "# written by install.sh from the nodes it found"; echo "[Service]"; awk '{print "DeviceAllow=" $0 " rw"}' <<<"$nodes"; } |
-      install -D -m 0644 /dev/stdin $dropin
+      put $dropin -m 0644
   else
     note "no GPU nodes found: the service will compute on the CPU"
-    rm -f $dropin
+    [ ! -e $dropin ] || act rm -f $dropin
   fi
-  systemctl daemon-reload
+  act systemctl daemon-reload
+}
+
+# commands, manual pages and completions, where shells and man look; uninstall.sh removes every link into $prefix
+link_commands() {
+  act install -d /usr/local/bin
+  act ln -sfn $prefix/bin/hobbit /usr/local/bin/hobbit
+  act ln -sfn $prefix/bin/hobbit-edge /usr/local/bin/hobbit-edge
+  local folder file
+  for folder in man/man1 bash-completion/completions fish/vendor_completions.d zsh/site-functions; do
+    # zsh makes its own folder where it is installed
+    if [ $folder = zsh/site-functions ] && [ ! -d /usr/local/share/$folder ]; then continue; fi
+    for file in "$prefix/share/$folder"/*hobbit*; do
+      if [ -e "$file" ]; then
+        act install -d "/usr/local/share/$folder"
+        act ln -sfn "$file" "/usr/local/share/$folder/$(basename "$file")"
+      fi
+    done
+  done
 }
 
 # whatever else keeps the service's user from its program is found out now
 check_program() {
+  [ $dry = no ] || return 0
   local said
   said=$(cd / && runuser -u hobbit -- "$prefix/bin/hobbit" --version 2>&1) ||
     fail "user hobbit cannot run $prefix/bin/hobbit: $(tail -n 1 <<<"$said"). Make the folders above it accessible (chmod o+x), or put it elsewhere." 78
@@ -192,13 +237,15 @@ check_program() {
 }
 
 check_bundle() {
-  bundle=$(sed -n -E 's/^HOBBIT_BUNDLE="?([^"]*)"?$/\1/p' "$config" | tail -n 1)
+  if [ $dry = no ] || { [ -z "$bundle" ] && [ -r "$config" ]; }; then
+    bundle=$(sed -n -E 's/^HOBBIT_BUNDLE="?([^"]*)"?$/\1/p' "$config" | tail -n 1)
+  fi
   bundle=${bundle:-$state/bundle}
   if [ ! -e "$bundle/manifest.json" ]; then
     start=no
     say "no bundle at $bundle yet"
     note "copy one there (or run this again with --bundle DIR), then: systemctl start hobbit"
-  elif ! runuser -u hobbit -- test -r "$bundle/manifest.json"; then
+  elif [ $dry = no ] && ! runuser -u hobbit -- test -r "$bundle/manifest.json"; then
     fail "$bundle: user hobbit cannot read it. Run: setfacl -R -m u:hobbit:rX '$bundle' (and x on the folders above)." 78
   fi
   case $bundle in
@@ -206,17 +253,31 @@ check_bundle() {
   esac
 }
 
+# what is worth knowing about this machine, with the fix of each finding; it never fails an installation
+examine() {
+  if [ $dry = yes ]; then note "would run: hobbit doctor"; return; fi
+  if "$prefix/bin/hobbit" --help | grep -q '^  doctor '; then
+    say "hobbit doctor"
+    (cd / && runuser -u hobbit -- "$prefix/bin/hobbit" doctor) | sed 's/^/    /' || true
+  fi
+}
+
 start_service() {
   if [ $use_socket = yes ]; then
-    systemctl enable --quiet hobbit.socket
-    systemctl restart hobbit.socket
+    act systemctl enable --quiet hobbit.socket
+    act systemctl restart hobbit.socket
   fi
-  systemctl enable --quiet hobbit.service
+  act systemctl enable --quiet hobbit.service
   if [ $start = no ]; then
     say "installed and enabled, not started"
     return
   fi
   say "starting; the bundle is verified first, which takes a while"
+  if [ $dry = yes ]; then
+    act systemctl restart hobbit.service
+    say "dry run: nothing was changed"
+    return
+  fi
   if systemctl restart hobbit.service; then
     systemctl show --property=StatusText --value hobbit.service | sed 's/^/    /'
     say "done. Next: docs/operations.md, or curl http://127.0.0.1:8080/health/ready"
@@ -233,4 +294,5 @@ install_settings
 install_units
 check_program
 check_bundle
+examine
 start_service

@@ -31,8 +31,12 @@ rm -f /etc/systemd/system/hobbit.service /etc/systemd/system/hobbit.socket
 rm -rf /etc/systemd/system/hobbit.service.d /etc/systemd/system/hobbit.socket.d
 rm -f /usr/lib/sysusers.d/hobbit-edge.conf /usr/lib/tmpfiles.d/hobbit-edge.conf
 rm -rf /usr/local/share/doc/hobbit-edge /var/cache/hobbit-edge
-for name in hobbit hobbit-edge; do
-  if [ -L /usr/local/bin/$name ]; then rm /usr/local/bin/$name; fi
+for folder in bin share/man/man1 share/bash-completion/completions share/fish/vendor_completions.d share/zsh/site-functions; do
+  if [ -d /usr/local/$folder ]; then find /usr/local/$folder -maxdepth 1 -lname '/opt/hobbit-edge/*' -delete; fi
+done
+# folders that install.sh may have made; those with anything else in them stay
+for folder in man/man1 bash-completion/completions bash-completion fish/vendor_completions.d fish doc; do
+  if [ -d /usr/local/share/$folder ]; then rmdir --ignore-fail-on-non-empty /usr/local/share/$folder; fi
 done
 if [ -L /opt/hobbit-edge ]; then rm /opt/hobbit-edge; else rm -rf /opt/hobbit-edge; fi
 systemctl daemon-reload

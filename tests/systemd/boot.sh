@@ -57,6 +57,7 @@ mkdir -p etc/tmpfiles.d
 ln -sf /dev/null etc/tmpfiles.d/tmp.conf
 echo "$(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n')" >etc/machine-id
 hostname hobbit-test
+ip link set lo up 2>/dev/null || true
 mkdir -p old
 pivot_root . old
 umount -l /old

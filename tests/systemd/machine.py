@@ -39,7 +39,7 @@ class Machine:
         controllers: cgroup controllers whose limits it can enforce.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, offline: bool = False) -> None:
         self._name = f"hobbit-test-{uuid.uuid4().hex[:8]}"
         self._work = Path(tempfile.mkdtemp(prefix=self._name))
         self._groups = _make_groups(self._name)
@@ -54,6 +54,7 @@ class Machine:
             "--uts",
             "--ipc",
             "--cgroup",
+            *(["--net"] if offline else []),
             "bash",
             str(BOOT),
         ]
@@ -125,9 +126,9 @@ class Machine:
 
 
 @contextmanager
-def booted() -> Iterator[Machine]:
-    """Boot a machine; it is gone afterwards."""
-    machine = Machine()
+def booted(*, offline: bool = False) -> Iterator[Machine]:
+    """Boot a machine; it is gone afterwards. One that is offline has a loopback of its own and no route anywhere."""
+    machine = Machine(offline=offline)
     try:
         machine.wait_until_booted()
         yield machine

@@ -1,0 +1,115 @@
+"""deploy/environment.sh and deploy/install.sh where they must refuse, and that a dry run changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import REPO
+
+HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """An offline bundle without libraries: enough for every check that comes before installing."""
+    folder = tmp_path / "bundle"
+    (folder / "deploy").mkdir(parents=True)
+    (folder / "wheels").mkdir()
+    shutil.copy(REPO / "deploy/environment.sh", folder / "deploy")
+    (folder / f"requirements-{HERE}.txt").write_text("")
+    (folder / "ARCHITECTURE").write_text(platform.machine() + "\n")
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder)}\n" for path in files]
+    (folder / "SHA256SUMS").write_text("".join(sums))
+    return folder
+
+
+def environment(bundle, *words):
+    command = ["bash", str(bundle / "deploy/environment.sh"), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_bundle_for_another_python_is_refused_by_name(bundle, tmp_path):
+    (bundle / f"requirements-{HERE}.txt").rename(bundle / "requirements-3.99.txt")
+    code, said = environment(bundle, tmp_path / "env", "--python", sys.executable)
+    assert code == 1
+    assert f"is Python {HERE}; this bundle is for 3.99" in said
+    assert not (tmp_path / "env").exists()
+
+
+def test_a_bundle_for_another_machine_is_refused(bundle, tmp_path):
+    (bundle / "ARCHITECTURE").write_text("riscv64\n")
+    code, said = environment(bundle, tmp_path / "env", "--python", sys.executable)
+    assert (code, f"this machine is {platform.machine()}; the bundle is for riscv64" in said) == (1, True), said
+
+
+def test_a_damaged_bundle_is_refused_before_anything_is_made(bundle, tmp_path):
+    with (bundle / f"requirements-{HERE}.txt").open("a") as file:
+        file.write("evil==1\n")
+    code, said = environment(bundle, tmp_path / "env", "--python", sys.executable)
+    assert code == 1
+    assert "the bundle is damaged" in said
+    assert f"requirements-{HERE}.txt" in said
+    assert not (tmp_path / "env").exists()
+
+
+def test_outside_a_bundle_it_says_so():
+    done = subprocess.run(
+        ["bash", str(REPO / "deploy/environment.sh"), "/nonexistent/env"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "works inside an offline bundle" in done.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["a", "b"], ["--python"], ["--what"]])
+def test_usage_is_said(bundle, words):
+    assert environment(bundle, *words)[0] == 2
+
+
+@pytest.fixture
+def pretended(tmp_path):
+    """A PATH whose systemctl and runuser write down that they were called, and do nothing."""
+    folder, log = tmp_path / "bin", tmp_path / "called"
+    folder.mkdir()
+    for name in ("systemctl", "systemd-sysusers", "systemd-tmpfiles", "runuser", "install", "ln", "rm"):
+        answer = 'if [ "$1" = --version ]; then echo "systemd 252"; exit; fi; ' if name == "systemctl" else ""
+        (folder / name).write_text(f'#!/bin/sh\n{answer}echo "{name} $*" >> {log}\n')
+        (folder / name).chmod(0o755)
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}, log
+
+
+def test_a_dry_run_names_every_step_and_takes_none(pretended):
+    """Whatever would change the machine is pretended here; none of it may be called."""
+    if not os.access("/usr/bin/python3", os.X_OK):
+        pytest.skip("no /usr/bin/python3; the dry run was NOT checked")
+    if not os.path.isdir("/run/systemd/system"):
+        script = (REPO / "deploy/install.sh").read_text().replace("[ -d /run/systemd/system ]", "true")
+    else:
+        script = (REPO / "deploy/install.sh").read_text()
+    environ, log = pretended
+    copy = log.with_name("deploy") / "install.sh"
+    copy.parent.mkdir()
+    copy.write_text(script)
+    for name in ("systemd", "docs"):
+        (log.parent / name).symlink_to(REPO / name)
+    command = ["bash", str(copy), "--dry-run", "--wheel", "some.whl", "--socket", "--python", "/usr/bin/python3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+    assert done.returncode == 0, done.stderr
+    assert not log.exists(), log.read_text()
+    for step in (
+        "-m venv",
+        "pip install",
+        "systemd-sysusers",
+        "hobbit.service",
+        "/usr/local/bin/hobbit",
+        "daemon-reload",
+    ):
+        assert any(step in line for line in done.stdout.splitlines() if "would" in line), step
+    assert "nothing" in done.stdout
