@@ -1,0 +1,125 @@
+"""The Debian package on a real systemd without a network: install, serve, upgrade, remove, purge, and nothing is left."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from bundle_copies import copy_of, write_manifest
+from leftovers import accounts, files
+from machine import booted, missing
+from manifests import as_version1
+
+from edge_runtime.bundle import manifest_file
+
+ARCH = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), "")
+BLOCKS = re.findall(r"^```sh deb\n(.*?)^```$", (REPO / "docs/operations.md").read_text(), re.MULTILINE | re.DOTALL)
+COMPLETE = (
+    "curl --fail --silent http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' "
+    """-d '{"model": "bundle", "prompt": "import os", "max_tokens": 8, "temperature": 0}'"""
+)
+
+
+def packages():
+    """The packages for this machine that `make deb` wrote; the release of the system is the one whose Python it has."""
+    found = sorted((REPO / "dist").glob(f"hobbit-edge*_{ARCH}.deb"))
+    release = Path("/etc/os-release").read_text()
+    return [
+        path for path in found if any(f"~{name}1" in path.name and name in release for name in ("bookworm", "trixie"))
+    ]
+
+
+@pytest.fixture
+def runtime_and_exporter():
+    if lacks := missing():
+        pytest.skip(f"no systemd can be booted here ({lacks}); the Debian packages were NOT installed")
+    found = packages()
+    if len(found) != 2:
+        pytest.skip("no packages for this system in dist/ (make deb); they were NOT installed")
+    return found
+
+
+def upgraded(package: Path, folder: Path) -> Path:
+    """The same package as a later version: what an upgrade brings."""
+    tree = folder / "tree"
+    subprocess.run(["dpkg-deb", "--raw-extract", str(package), str(tree)], check=True)
+    control = tree / "DEBIAN/control"
+    text = control.read_text()
+    (version,) = [line for line in text.splitlines() if line.startswith("Version: ")]
+    control.write_text(text.replace(version, f"{version}.1"))
+    later = folder / package.name.replace("1_", "1.1_")
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", str(tree), str(later)], check=True)
+    return later
+
+
+def as_written(machine, number, package):
+    """Run one of the blocks of docs/operations.md about the package, where its file lies."""
+    script = f'cd {package.parent}; sudo() {{ "$@"; }}; export DEBIAN_FRONTEND=noninteractive; set -e\n{BLOCKS[number]}'
+    done = machine.run("bash", "-c", script.replace("amd64", ARCH), check=False, timeout_s=300)
+    # the service is not started without a bundle, which its status says with exit code 3
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    return done.stdout
+
+
+def wait_ready(machine):
+    machine.until(
+        lambda: "ready" in machine.shell("curl --silent http://127.0.0.1:8080/health/ready", check=False), "ready", 180
+    )
+
+
+@pytest.mark.slow
+def test_install_serve_upgrade_remove_purge(runtime_and_exporter, model_bundle, tmp_path):
+    runtime, exporter = sorted(runtime_and_exporter, key=lambda path: "export" in path.name)
+    old = copy_of(model_bundle, tmp_path / "old")
+    write_manifest(old, as_version1(manifest_file.read(model_bundle)))
+    later = upgraded(runtime, tmp_path)
+    with booted(offline=True) as machine:
+        assert machine.shell("ip route; getent ahosts pypi.org || true") == ""
+        before = files(machine)
+        said = as_written(machine, 0, runtime)
+        assert "no bundle at /var/lib/hobbit-edge/bundle yet" in said
+        assert machine.run("dpkg", "--verify", "hobbit-edge").stdout == ""
+        assert machine.run("systemctl", "is-enabled", "hobbit").stdout.strip() == "enabled"
+        machine.shell(
+            "hobbit --version; hobbit help run >/dev/null; man -w hobbit-run || ls /usr/share/man/man1/hobbit-run.1.gz"
+        )
+
+        # a bundle of the format before
+        machine.shell(f"cp -r {old} /var/lib/hobbit-edge/bundle; chown -R hobbit:hobbit /var/lib/hobbit-edge")
+        machine.shell("printf 'HOBBIT_MEMORY=600MiB\\nHOBBIT_CONTEXT=256\\n' >> /etc/hobbit-edge/hobbit.env")
+        machine.run("systemctl", "start", "hobbit", timeout_s=300)
+        wait_ready(machine)
+        first = json.loads(machine.shell(COMPLETE))["choices"][0]["text"]
+        assert first
+        assert machine.shell("ps -o user= -C hobbit").split() == ["hobbit"]
+
+        pid = machine.show("hobbit", "MainPID")
+        machine.run("dpkg", "--install", str(later), timeout_s=300)
+        wait_ready(machine)
+        assert machine.show("hobbit", "MainPID") != pid, "an upgrade restarts the service"
+        assert "HOBBIT_MEMORY=600MiB" in machine.shell("cat /etc/hobbit-edge/hobbit.env"), "settings are kept"
+        assert json.loads(machine.shell(COMPLETE))["choices"][0]["text"] == first
+
+        machine.run("dpkg", "--install", "--force-depends-version", str(exporter), timeout_s=300)
+        machine.shell(f"hobbit-export {REPO}/examples/tiny-moe --out /tmp/exported --tiers 4 --trunk int8")
+        machine.run("dpkg", "--purge", "--force-depends", "hobbit-edge-export")
+
+        machine.run("dpkg", "--remove", "hobbit-edge")
+        assert machine.shell("systemctl is-active hobbit", check=False).strip() == "inactive"
+        kept = machine.shell(
+            "ls -d /etc/hobbit-edge/hobbit.env /var/lib/hobbit-edge/bundle /opt/hobbit-edge || true"
+        ).split()
+        assert kept == ["/etc/hobbit-edge/hobbit.env", "/var/lib/hobbit-edge/bundle"]
+        as_written(machine, 1, runtime)
+        assert files(machine) - before == set()
+        assert accounts(machine) == ""
+        assert machine.shell("systemctl list-unit-files 'hobbit*' --no-legend", check=False) == ""

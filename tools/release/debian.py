@@ -1,0 +1,237 @@
+"""Write the Debian packages: `hobbit-edge` with the runtime and its service, `hobbit-edge-export` with the exporter.
+
+usage: python tools/release/debian.py --suite bookworm --arch arm64 [--out dist]
+
+A package holds a Python environment of its own below /opt/hobbit-edge, filled from the same locked wheels as an offline
+bundle, so it fits one release of Debian or Ubuntu, that is one version of Python (docs/adr/0117). Needs dpkg-deb and
+the wheel of this version in --out (make wheels). Two runs write the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import DEBIAN_NAMES, ROOT, Failed, epoch, exit_code, platforms, run, say, the_wheel, version
+from common import Target as System
+from debian_text import changelog, control, copyright_text, launcher
+from locks import LOCKS
+from offline import download
+
+SUITES = {"jammy": ("3.10", 35), "noble": ("3.12", 39), "bookworm": ("3.11", 36), "trixie": ("3.13", 41)}
+HOME = "opt/hobbit-edge"
+SHARE = {  # from the environment's share/ to where Debian looks
+    "man/man1": "usr/share/man/man1",
+    "bash-completion/completions": "usr/share/bash-completion/completions",
+    "fish/vendor_completions.d": "usr/share/fish/vendor_completions.d",
+    "zsh/site-functions": "usr/share/zsh/vendor-completions",
+}
+EXPORTER = ("hobbit-export",)
+"""Words by which a file of the wheel is the exporter's: its command, page and completions."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """What is packaged for what.
+
+    Attributes:
+        suite: code name of the release of Debian or Ubuntu.
+        arch: machine as `uname -m` says it.
+        out: folder with the wheel, which takes the packages.
+    """
+
+    suite: str
+    arch: str
+    out: Path
+
+    @property
+    def python(self) -> str:
+        """Version of Python the release has."""
+        return SUITES[self.suite][0]
+
+    @property
+    def site(self) -> str:
+        """Where libraries go, from the package's root."""
+        return f"{HOME}/lib/python{self.python}/site-packages"
+
+    @property
+    def version(self) -> str:
+        """Version of the package: ours, and the release it is for."""
+        return f"{version()}-1~{self.suite}1"
+
+
+def install(build: Build, lock: str, into: Path, work: Path) -> None:
+    """Unpack the wheels of a lock, and ours, into a folder of libraries; no code of theirs runs."""
+    wheels = work / f"wheels-{lock}"
+    wheels.mkdir()
+    download(System(build.arch, (build.python,), (2, SUITES[build.suite][1])), build.python, LOCKS / lock, wheels)
+    shutil.copy(the_wheel(build.out, build.arch), wheels)
+    tags = [
+        word for tag in platforms(System(build.arch, (), (2, SUITES[build.suite][1]))) for word in ("--platform", tag)
+    ]
+    run(
+        sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile",
+        "--only-binary", ":all:", "--python-version", build.python, "--implementation", "cp", *tags,
+        "--target", into, *sorted(wheels.glob("*.whl")),
+    )  # fmt: skip
+
+
+def split(both: Path, runtime: Path, root: Path, export: Path, site: str) -> None:
+    """Divide what was unpacked: what the runtime has not goes to the exporter's package, with the exporter itself."""
+    shutil.copytree(runtime, root / site, ignore=shutil.ignore_patterns("bin", "share"))
+    for path in sorted(both.iterdir()):
+        if path.name not in ("bin", "share") and not (root / site / path.name).exists():
+            move(path, export / site / path.name)
+    move(root / site / "hobbit_export", export / site / "hobbit_export")
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a file or folder, making the folders above."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(source, target)
+
+
+def add_share(share: Path, root: Path, export: Path) -> None:
+    """Put manual pages and completions where they are looked for, each into the package of its command."""
+    for source, target in SHARE.items():
+        for path in sorted((share / source).iterdir()):
+            package = export if path.name.startswith(EXPORTER) else root
+            content = path.read_bytes()
+            if "man" in source:
+                write(package / target / f"{path.name}.gz", gzip.compress(content, 9, mtime=epoch()))
+            else:
+                write(package / target / path.name, content)
+
+
+def write(path: Path, content: str | bytes, mode: int = 0o644) -> None:
+    """Write a file with its mode, making the folders above."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    path.chmod(mode)
+
+
+def add_environment(build: Build, root: Path, export: Path) -> None:
+    """Make the folder a virtual environment of the system's Python, with our commands in it and in /usr/bin."""
+    home = root / HOME
+    write(
+        home / "pyvenv.cfg",
+        f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {build.python}\n"
+        f"executable = /usr/bin/python{build.python}\ncommand = /usr/bin/python{build.python} -m venv /{HOME}\n",
+    )
+    (home / "bin").mkdir()
+    (home / "bin/python").symlink_to(f"/usr/bin/python{build.python}")
+    (home / "bin/python3").symlink_to("python")
+    for name, module in (("hobbit", "edge_runtime.__main__"), ("hobbit-edge", "edge_runtime.__main__")):
+        add_command(root, name, module)
+    add_command(export, "hobbit-export", "hobbit_export.cli")
+
+
+def add_command(root: Path, name: str, module: str) -> None:
+    """Write a command of the environment and its link in /usr/bin."""
+    write(root / HOME / "bin" / name, launcher(f"/{HOME}/bin/python", module), 0o755)
+    (root / "usr/bin").mkdir(parents=True, exist_ok=True)
+    (root / "usr/bin" / name).symlink_to(f"/{HOME}/bin/{name}")
+
+
+def add_service(root: Path) -> None:
+    """Add units, user, folders, settings and examples."""
+    for name in ("hobbit.service", "hobbit.socket"):
+        text = (ROOT / "systemd" / name).read_text(encoding="utf-8").replace("/usr/local/share/doc", "/usr/share/doc")
+        write(root / "usr/lib/systemd/system" / name, text)
+    write(root / "usr/lib/sysusers.d/hobbit-edge.conf", (ROOT / "systemd/sysusers.conf").read_text(encoding="utf-8"))
+    write(root / "usr/lib/tmpfiles.d/hobbit-edge.conf", (ROOT / "systemd/tmpfiles.conf").read_text(encoding="utf-8"))
+    write(root / "etc/hobbit-edge/hobbit.env", (ROOT / "deploy/hobbit.env.example").read_text(encoding="utf-8"), 0o640)
+    examples = root / "usr/share/doc/hobbit-edge/examples"
+    for path in sorted((ROOT / "systemd/examples").iterdir()):
+        write(examples / "systemd" / path.name, path.read_bytes())
+    write(examples / "grafana/hobbit.json", (ROOT / "deploy/grafana/hobbit.json").read_bytes())
+    write(root / "usr/share/doc/hobbit-edge/operations.md", (ROOT / "docs/operations.md").read_bytes())
+    (root / "usr/share/hobbit-edge").mkdir(parents=True)
+    shutil.copytree(
+        ROOT / "profiles", root / "usr/share/hobbit-edge/profiles", ignore=shutil.ignore_patterns("*.py", "__*")
+    )
+
+
+def finish(build: Build, name: str, root: Path) -> None:
+    """Add what every package has, tidy what wheels bring along, and write the package."""
+    documents = root / "usr/share/doc" / name
+    write(documents / "copyright", copyright_text(sorted(root.rglob("*.dist-info"))))
+    write(
+        documents / "changelog.Debian.gz",
+        gzip.compress(changelog(name, build.version, build.suite).encode(), 9, mtime=epoch()),
+    )
+    write(
+        root / "usr/share/lintian/overrides" / name,
+        (ROOT / "deploy/debian" / f"{name}.overrides").read_text(encoding="utf-8"),
+    )
+    tidy(root)
+    scripts = ROOT / "deploy/debian" / name
+    for script in sorted(scripts.iterdir()) if scripts.is_dir() else ():
+        text = script.read_text(encoding="utf-8").replace("@PYTHON@", build.python)
+        write(root / "DEBIAN" / script.name, text, 0o644 if script.name == "conffiles" else 0o755)
+    size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+    write(root / "DEBIAN/control", control(name, build.version, DEBIAN_NAMES[build.arch], build.python, size // 1024))
+    sums(root)
+    file = build.out / f"{name}_{build.version}_{DEBIAN_NAMES[build.arch]}.deb"
+    env = {"SOURCE_DATE_EPOCH": str(epoch())}
+    run("dpkg-deb", "--root-owner-group", "-Zxz", "-z4", "--build", root, file, env=env)
+    say(f"{file.name}: {file.stat().st_size / 1e6:.0f} MB, {size / 1e6:.0f} MB installed")
+
+
+def tidy(root: Path) -> None:
+    """Give files the modes and times of a package: nothing of the machine that built it is left."""
+    for path in sorted(root.rglob("*"), reverse=True):
+        if path.name == "__pycache__":
+            shutil.rmtree(path)
+        elif path.is_dir():
+            path.chmod(0o755)
+        elif not path.is_symlink() and path.suffix in (".py", ".so", ".pyi", ".txt", ".h"):
+            path.chmod(0o644)
+    for path in [root, *root.rglob("*")]:
+        os.utime(path, (epoch(), epoch()), follow_symlinks=False)
+
+
+def sums(root: Path) -> None:
+    """Write DEBIAN/md5sums, against which `dpkg --verify` holds what is installed."""
+    files = [path for path in sorted(root.rglob("*")) if path.is_file() and not path.is_symlink()]
+    names = [path.relative_to(root).as_posix() for path in files if "DEBIAN" not in path.parts]
+    write(
+        root / "DEBIAN/md5sums",
+        run("md5sum", *[name for name in names if name != "etc/hobbit-edge/hobbit.env"], cwd=root),
+    )
+
+
+def go(arguments: argparse.Namespace) -> None:
+    """Write both packages."""
+    arch = next(name for name, debian in DEBIAN_NAMES.items() if debian == arguments.arch)
+    build = Build(arguments.suite, arch, arguments.out.resolve())
+    if shutil.which("dpkg-deb") is None:
+        raise Failed("dpkg-deb is missing. Debian packages are built on Debian or Ubuntu.")
+    os.umask(0o022)
+    with tempfile.TemporaryDirectory() as folder:
+        work, root, export = Path(folder), Path(folder) / "root", Path(folder) / "export"
+        for place in (root, export):
+            place.mkdir()
+        say(f"unpacking libraries for {build.suite}, Python {build.python}, {arguments.arch}")
+        install(build, f"device-{build.python}.txt", work / "runtime", work)
+        install(build, f"all-{build.python}.txt", work / "both", work)
+        split(work / "both", work / "runtime", root, export, build.site)
+        add_share(work / "runtime/share", root, export)
+        add_environment(build, root, export)
+        add_service(root)
+        finish(build, "hobbit-edge", root)
+        finish(build, "hobbit-edge-export", export)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--suite", choices=SUITES, default="bookworm")
+    parser.add_argument("--arch", choices=tuple(DEBIAN_NAMES.values()), default="amd64")
+    parser.add_argument("--out", type=Path, default=ROOT / "dist")
+    sys.exit(exit_code(lambda: go(parser.parse_args())))
