@@ -7,6 +7,7 @@ PY     := $(BIN)/python
 JOBS   ?= $(shell nproc)
 
 .PHONY: demo test check system-check ray-check kernel-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check gpu-emulation hardware clean
+.PHONY: wheels locks offline wheel-check deb deb-check container-check release-check release
 
 # pip says what it fetches and builds: this takes a minute or two the first time
 $(VENV)/.base: pyproject.toml CMakeLists.txt $(wildcard edge_runtime/*/src/* edge_runtime/*/*/src/* edge_runtime/*/*/*/src/*)
@@ -74,6 +75,49 @@ bench: $(VENV)/.test
 wheel: $(VENV)/.test
 	$(PY) -m build --outdir dist .
 
+# ---- release: docs/releasing.md ----
+RELEASE := $(PY) tools/release
+ARCHS   ?= x86_64 aarch64
+TARGETS ?= jetpack-6.2 jetpack-7.2 arm64 x86-64
+SUITES  ?= bookworm:amd64 bookworm:arm64 jammy:arm64 noble:arm64
+
+$(VENV)/.release: $(VENV)/.test
+	$(PY) -m pip install --quiet -e ".[release]"
+	@touch $@
+
+# source archive and wheels, built twice: the same bytes; held to their platform tag and their ABI
+wheels: $(VENV)/.release
+	$(RELEASE)/wheels.py --twice $(addprefix --arch ,$(ARCHS))
+
+# exact versions and digests of what comes along, from the network; UPGRADE=--upgrade takes the newest
+locks: $(VENV)/.release
+	$(RELEASE)/locks.py $(UPGRADE)
+
+# everything a target installs, in one file that needs no network
+offline: $(VENV)/.release
+	$(RELEASE)/offline.py $(TARGETS)
+
+# the offline bundle in a small Debian without compiler and network, on this machine; the other architecture is emulated
+wheel-check: $(VENV)/.release
+	for arch in $(ARCHS); do bash tests/installed/check.sh $$arch dist/hobbit-edge-*-$$(echo $$arch | sed 's/aarch64/arm64/; s/_/-/').tar.gz || exit 1; done
+
+deb: $(VENV)/.release
+	for suite in $(SUITES); do $(RELEASE)/debian.py --suite $${suite%:*} --arch $${suite#*:} || exit 1; done
+	bash tests/debian/lint.sh dist
+
+# install, serve, upgrade, remove, purge on a real systemd without a network; needs root and what `make deb` wrote
+deb-check: $(VENV)/.test
+	$(PY) -m pytest -m system tests/systemd/test_debian_package.py
+
+# the CPU image, built by a rootless builder from a base made here, and its health check
+container-check: $(VENV)/.release
+	bash tests/containers/check.sh
+
+release-check: $(VENV)/.release
+	$(RELEASE)/check.py
+
+release: wheels offline deb release-check
+
 # structure-aware fuzzers of everything that comes from outside, ten minutes of new seeds; what fails is kept and named
 FUZZ_SECONDS ?= 600
 fuzz: $(VENV)/.test
@@ -86,8 +130,12 @@ sanitize: $(VENV)/.test
 	$(PY) tests/fuzz/sanitize.py address
 	$(PY) tests/fuzz/sanitize.py thread
 
-arm-check:
+# the kernels cross-compiled, then the wheel in an emulated arm64 root: modules, tokens as here, the service
+arm-check: $(VENV)/.release
 	bash tests/arm/run.sh
+	$(RELEASE)/wheels.py --arch aarch64 --out build/arm-check
+	$(RELEASE)/offline.py arm64 --python 3.11 --out build/arm-check
+	bash tests/installed/check.sh aarch64 build/arm-check/hobbit-edge-*-arm64.tar.gz
 
 # the CUDA kernels for Orin, Hopper and Thor, held against limits of registers and instructions; needs no GPU
 gpu-compile: $(VENV)/.test

@@ -1,0 +1,219 @@
+"""What a release is made of, as far as it can be checked without building one: `make release-check` does the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import pytest
+import yaml
+from conftest import REPO
+
+sys.path.insert(0, str(REPO / "tools/release"))
+
+import check
+import common
+import locks
+import sbom
+from licences import is_permitted
+
+DEPLOY = REPO / "deploy"
+SCRIPTS = sorted(
+    path
+    for pattern in (
+        "deploy/*.sh",
+        "deploy/debian/*/p*",
+        "tests/installed/*.sh",
+        "tests/debian/*.sh",
+        "tests/containers/*.sh",
+    )
+    for path in REPO.glob(pattern)
+)
+DOCKERFILES = sorted((DEPLOY / "containers").glob("*.Dockerfile"))
+
+
+def run(*command, cwd=None, env=None):
+    return subprocess.run(
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: "-".join(path.parts[-2:]))
+def test_every_shell_script_passes_shellcheck(script):
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed; shell scripts were NOT checked")
+    done = run("shellcheck", *(["-s", "sh"] if "debian" in script.parts and script.suffix == "" else []), script)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_version_is_in_one_place():
+    check.check_version()
+    assert run(sys.executable, REPO / "tools/release/common.py").stdout.strip() == common.version()
+
+
+def test_every_python_has_locks_without_known_faults():
+    check.check_libraries()
+    for python in common.PYTHONS:
+        device = {(each.name, each.version) for each in locks.read(locks.LOCKS / f"device-{python}.txt")}
+        every = {(each.name, each.version) for each in locks.read(locks.LOCKS / f"all-{python}.txt")}
+        assert device < every, f"{python}: what a device installs is part of everything, in the same versions"
+        assert not {name for name, _ in every} & {"torch", "jetson-stats", "ray", "lm-eval"}
+    (pip,) = locks.read(locks.LOCKS / "pip.txt")
+    assert pip.name == "pip"
+
+
+def test_a_vulnerable_or_unwelcome_library_is_refused(tmp_path, monkeypatch):
+    good = (locks.LOCKS / "device-3.12.txt").read_text()
+    for bad in (re.sub(r"jinja2==[\d.]+", "jinja2==3.1.5", good), re.sub(r"(jinja2==.*  # ).*", r"\1AGPL-3.0", good)):
+        assert bad != good
+        monkeypatch.setattr(check, "LOCKS", tmp_path)
+        for name in locks.SETS:
+            for python in common.PYTHONS:
+                (tmp_path / f"{name}-{python}.txt").write_text(bad)
+        with pytest.raises(common.Failed, match="jinja2"):
+            check.check_libraries()
+
+
+@pytest.mark.parametrize(
+    ("licence", "permitted"),
+    [("MIT", True), ("Apache-2.0", True), ("BSD-3-Clause AND MIT", True), ("MPL-2.0", True), ("AGPL-3.0", False),
+     ("GNU Lesser General Public License v3 (LGPLv3)", False), ("NVIDIA Proprietary Software", False), ("not stated", False)],
+)  # fmt: skip
+def test_licences_that_may_come_along(licence, permitted):
+    assert is_permitted(licence) is permitted
+
+
+def test_the_agpl_library_is_an_extra_nothing_else_asks_for():
+    text = (REPO / "pyproject.toml").read_text()
+    assert len(re.findall("jetson-stats", text)) == 1
+    (everything,) = re.findall(r'^all = \["hobbit-edge\[(.*)\]"\]$', text, re.MULTILINE)
+    assert set(everything.split(",")) == {"bench", "export", "gguf", "serve"}
+
+
+def test_the_bill_of_materials_fits_its_schema():
+    libraries = locks.read(locks.LOCKS / "device-3.12.txt")
+    found = sbom.bill(libraries)
+    assert [each["name"] for each in found["components"]] == [each.name for each in libraries]
+    assert found == sbom.bill(libraries), "the same bytes each time"
+    pytest.importorskip("cyclonedx", reason="cyclonedx-python-lib is not installed; the schema was NOT checked")
+    import json
+
+    sbom.validate(json.dumps(found))
+    with pytest.raises(common.Failed, match=r"CycloneDX 1\.6"):
+        sbom.validate(json.dumps(found | {"components": [{"name": "x"}]}))
+
+
+def test_archives_have_the_same_bytes_whatever_the_clock_and_the_owner_say(tmp_path):
+    written = []
+    for when in (1, 10**9):
+        folder = tmp_path / str(when) / "content"
+        folder.mkdir(parents=True)
+        for name in ("b", "a"):
+            (folder / name).write_text(name)
+            os.utime(folder / name, (when, when))
+        (folder / "a").chmod(0o700)
+        common.pack(folder, tmp_path / f"{when}.tar.gz", 1_700_000_000)
+        written.append((tmp_path / f"{when}.tar.gz").read_bytes())
+    assert written[0] == written[1]
+    with tarfile.open(tmp_path / "1.tar.gz") as archive:
+        assert [(each.name, oct(each.mode)) for each in archive][1:] == [("content/a", "0o755"), ("content/b", "0o644")]
+
+
+def test_checksums_are_signed_so_that_anyone_can_verify(tmp_path, monkeypatch):
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("ssh-keygen is not installed; signatures were NOT checked")
+    key, out = tmp_path / "key", tmp_path / "out"
+    assert run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).returncode == 0
+    out.mkdir()
+    (out / "file").write_text("content")
+    check.write_sums(out, str(key))
+    assert (out / "SHA256SUMS").read_text() == f"{hashlib.sha256(b'content').hexdigest()}  file\n"
+    (tmp_path / "signers").write_text(f"release {key.with_suffix('.pub').read_text()}")
+    verify = ["ssh-keygen", "-Y", "verify", "-f", tmp_path / "signers", "-I", "release", "-n", check.SIGNED_AS, "-s"]
+
+    def is_genuine():
+        with (out / "SHA256SUMS").open("rb") as sums:
+            return (
+                subprocess.run(
+                    [*verify, out / "SHA256SUMS.sig"], stdin=sums, capture_output=True, check=False
+                ).returncode
+                == 0
+            )
+
+    assert is_genuine()
+    with (out / "SHA256SUMS").open("a") as sums:
+        sums.write("0" * 64 + "  more\n")
+    assert not is_genuine()
+
+
+def test_a_wheel_whose_record_lies_is_refused(tmp_path):
+    wheel = tmp_path / f"hobbit_edge-{common.version()}-cp310-abi3-manylinux_2_35_x86_64.whl"
+    info = f"hobbit_edge-{common.version()}.dist-info"
+    files = {need if need[0] != "." else info + need.removeprefix(".dist-info"): b"" for need in check.NEEDED}
+    files = {
+        name.replace("data/share", f"{info.removesuffix('.dist-info')}.data/data/share"): raw
+        for name, raw in files.items()
+    }
+    files |= {f"edge_runtime/{part}/_native.abi3.so": b"elf" for part in check.NATIVE}
+
+    def write(record, **more):
+        with zipfile.ZipFile(wheel, "w") as archive:
+            for name, raw in (files | more).items():
+                archive.writestr(name, raw)
+            archive.writestr(f"{info}/RECORD", record)
+
+    write("")
+    with pytest.raises(common.Failed, match="is not what RECORD says"):
+        check.check_contents(wheel)
+    write("", **{"tests/test_x.py": b""})
+    with pytest.raises(common.Failed, match="strange"):
+        check.check_contents(wheel)
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_images_run_as_nobody_and_say_whether_they_are_well(path):
+    text = path.read_text()
+    last_user = re.findall(r"^USER (.+)$", text, re.MULTILINE)[-1]
+    assert last_user == "10001:10001"
+    for needed in (
+        "HEALTHCHECK",
+        "ENTRYPOINT",
+        "/health/ready",
+        "--mount=type=bind,source=.,target=/bundle",
+        "STOPSIGNAL",
+    ):
+        assert needed in text, needed
+    assert "COPY" not in text, "models and bundles stay out of the image"
+
+
+def test_the_compose_file_mounts_models_read_only_and_gives_boards_their_devices():
+    found = yaml.safe_load((DEPLOY / "containers/compose.yaml").read_text())
+    assert {path.stem.partition(".")[0] for path in DOCKERFILES} == {"cpu", "jetpack6", "jetpack7"}
+    for name, service in found["services"].items():
+        assert any(volume.endswith(":/models:ro") for volume in service["volumes"]), name
+        assert service["cap_drop"] == ["ALL"]
+        assert service["read_only"]
+        assert service["command"][0] == "serve"
+    assert found["services"]["jetpack"]["runtime"] == "nvidia"
+
+
+def test_the_workflow_calls_targets_there_are():
+    found = yaml.safe_load((REPO / ".github/workflows/release.yml").read_text())
+    targets = set(re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(), re.MULTILINE))
+    steps = [step.get("run", "") for job in found["jobs"].values() for step in job["steps"]]
+    called = set(re.findall(r"\bmake ([a-z-]+)", "\n".join(steps)))
+    assert called >= {"wheels", "offline", "wheel-check", "test", "deb", "release-check"}
+    assert called <= targets
+    runners = {row["runner"] for row in found["jobs"]["wheels"]["strategy"]["matrix"]["include"]}
+    assert runners == {"ubuntu-22.04", "ubuntu-22.04-arm"}

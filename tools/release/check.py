@@ -1,0 +1,162 @@
+"""Hold a release to its rules before anyone gets it, and write its bills of materials and checksums.
+
+usage: python tools/release/check.py [--out dist] [--key FILE]
+
+Needs what `make wheels` wrote, and no network. Checks: the version is in one place and in the CHANGELOG; what the
+wheels hold and say of themselves; that no library comes along unasked whose licence asks for more than its text (the
+AGPL one is an extra that `all` leaves out); that nothing locked or allowed has a known vulnerability. Then writes
+CycloneDX files and SHA256SUMS, signed with an SSH key where one is given (--key or HOBBIT_SIGNING_KEY).
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import os
+import re
+import sys
+import zipfile
+from pathlib import Path
+
+from common import ARCHITECTURES, PYTHONS, ROOT, Failed, digest, exit_code, run, say, the_wheel, version
+from licences import is_permitted
+from locks import LOCKS, SETS, metadata_of, read
+from packaging.metadata import Metadata
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+from sbom import write as write_sbom
+
+SIGNED_AS = "hobbit-edge-release"
+NEEDED = (
+    "edge_runtime/py.typed", "edge_runtime/profiles/generic.yaml", "edge_runtime/backends/cuda/kernels/hobbit.cu",
+    "hobbit_export/cli.py", ".dist-info/licenses/LICENSE", "data/share/man/man1/hobbit.1",
+    "data/share/bash-completion/completions/hobbit",
+)  # fmt: skip
+NATIVE = ("backends/cpu/kernels", "base", "experts", "experts/drive", "policy")
+
+
+def floors() -> dict[str, Version]:
+    """Return the lowest version without a known vulnerability, by library."""
+    found = {}
+    for line in (ROOT / "deploy/floors.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            requirement = Requirement(line.partition("#")[0])
+            found[canonicalize_name(requirement.name)] = Version(next(iter(requirement.specifier)).version)
+    return found
+
+
+def check_version() -> None:
+    """See that pyproject.toml alone has the version, and the CHANGELOG has its section."""
+    written = [
+        str(path.relative_to(ROOT))
+        for folder in ("edge_runtime", "export", "man", "completions", "systemd", "deploy", "tools")
+        for path in sorted((ROOT / folder).rglob("*"))
+        if path.suffix in (".py", ".sh", ".1", ".fish", ".bash", ".service")
+        and re.search(rf"(?<![\d.]){re.escape(version())}(?![\d.])", path.read_text(encoding="utf-8"))
+    ]
+    if written:
+        raise Failed(f"version {version()}: expected in pyproject.toml alone, found in {', '.join(written)}")
+    if f"## [{version()}]" not in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"):
+        raise Failed(f"CHANGELOG.md: expected a section '## [{version()}]'")
+
+
+def check_contents(wheel: Path) -> None:
+    """See that a wheel holds what an installed copy needs, nothing else, and that its RECORD is true."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        tops = {name.partition("/")[0] for name in names}
+        strange = {top for top in tops if top not in ("edge_runtime", "hobbit_export")} - {
+            top for top in tops if top.endswith((".dist-info", ".data"))
+        }
+        bad = [name for name in names if re.search(r"__pycache__|\.(cpp|hpp|o|a|orig)$|/tests?/|^[^/]*\.py$", name)]
+        missing = [need for need in NEEDED if not any(name.endswith(need) for name in names)]
+        missing += [part for part in NATIVE if f"edge_runtime/{part}/_native.abi3.so" not in names]
+        if strange or bad or missing:
+            raise Failed(f"{wheel.name}: strange {sorted(strange)}, unwanted {bad}, missing {missing}")
+        record = archive.read(next(name for name in names if name.endswith(".dist-info/RECORD"))).decode()
+        listed = dict(line.rsplit(",", 2)[:2] for line in record.splitlines() if line)
+        for name in names:
+            raw = hashlib.sha256(archive.read(name)).digest()
+            said = listed.get(name)
+            if said is None or (said and said != "sha256=" + base64.urlsafe_b64encode(raw).rstrip(b"=").decode()):
+                raise Failed(f"{wheel.name}: {name} is not what RECORD says")
+
+
+def check_metadata(wheel: Path) -> None:
+    """See that a wheel's metadata is valid and says what pyproject.toml does."""
+    found = Metadata.from_email(metadata_of(wheel).as_bytes(), validate=True)
+    if str(found.version) != version() or str(found.requires_python) != ">=3.10":
+        raise Failed(f"{wheel.name}: expected {version()} for >=3.10, got {found.version}, {found.requires_python}")
+    for need in ("serve", "bench", "export", "all"):
+        if need not in (found.provides_extra or ()):
+            raise Failed(f"{wheel.name}: expected the extra {need}")
+    lowest = floors()
+    for requirement in found.requires_dist or ():
+        floor = lowest.get(canonicalize_name(requirement.name))
+        if floor is not None and requirement.specifier.contains(_just_below(floor)):
+            raise Failed(f"pyproject.toml: {requirement}: versions below {floor} have a known vulnerability; raise it")
+
+
+def _just_below(floor: Version) -> Version:
+    """Return a version that a requirement must not take if it may take none below the floor."""
+    parts = list(floor.release)
+    while parts and parts[-1] == 0:
+        parts.pop()
+    parts[-1] -= 1
+    return Version(".".join(map(str, [*parts, 99999])))
+
+
+def check_libraries() -> None:
+    """See that every lock is there and names nothing vulnerable, and nothing whose licence was not asked for."""
+    lowest = floors()
+    for name in SETS:
+        for python in PYTHONS:
+            lock = LOCKS / f"{name}-{python}.txt"
+            libraries = read(lock)
+            if not libraries:
+                raise Failed(f"{lock.name}: missing or empty. Run: make locks")
+            for library in libraries:
+                what, floor = f"{lock.name}: {library.name}", lowest.get(canonicalize_name(library.name))
+                if floor is not None and Version(library.version) < floor:
+                    raise Failed(f"{what} {library.version}: expected {floor} or newer (deploy/floors.txt)")
+                if not is_permitted(library.licence):
+                    raise Failed(f"{what}: licence {library.licence!r}: not one that may come along")
+
+
+def write_sums(out: Path, key: str | None) -> None:
+    """Write SHA256SUMS of everything in the folder, and its signature."""
+    for old in ("SHA256SUMS", "SHA256SUMS.sig"):
+        (out / old).unlink(missing_ok=True)
+    files = sorted(path for path in out.iterdir() if path.is_file())
+    sums = out / "SHA256SUMS"
+    sums.write_text("".join(f"{digest(path)}  {path.name}\n" for path in files), encoding="utf-8")
+    if key is None:
+        say(f"SHA256SUMS: {len(files)} files, NOT signed (no --key)")
+        return
+    run("ssh-keygen", "-Y", "sign", "-q", "-f", key, "-n", SIGNED_AS, sums)
+    say(f"SHA256SUMS: {len(files)} files, signed")
+
+
+def go(out: Path, key: str | None) -> None:
+    """Run every check, then write what goes out with the release."""
+    check_version()
+    for arch in ARCHITECTURES:
+        wheel = the_wheel(out, arch)
+        check_contents(wheel)
+        check_metadata(wheel)
+        say(f"{wheel.name}: contents and metadata are right")
+    check_libraries()
+    say("libraries: licences permitted, nothing known to be vulnerable")
+    for name in SETS:
+        write_sbom(name, "3.12", out)
+    write_sums(out, key)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "dist")
+    parser.add_argument("--key", default=os.environ.get("HOBBIT_SIGNING_KEY") or None, help="SSH key to sign with")
+    given = parser.parse_args()
+    sys.exit(exit_code(lambda: go(given.out, given.key)))
