@@ -29,6 +29,8 @@ SAYS = {
     "enable --now hobbit.socket": '"status":"ready"',
     "HOBBIT_LOG_FORMAT=json": '"level": "info"',
     "/metrics": "hobbit_build_info{",
+    "hobbit verify": '"id":"moved"',
+    "etc/hobbit-edge": "etc/hobbit-edge/hobbit.env",
     "uninstall.sh --purge": "removing settings",
 }
 
