@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from edge_runtime.bundle.self_check import state_folder
+from edge_runtime.bundle.state import state_folder
 
 _MOST_BYTES = 4 << 20
 
