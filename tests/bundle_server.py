@@ -67,6 +67,25 @@ def header(name: str, value: str) -> Fault:
     return change
 
 
+def chunked(answer: Answer) -> None:
+    """Send the body in chunks, its length unsaid, as servers do that make it while they send."""
+    del answer.headers["Content-Length"]
+    answer.headers["Transfer-Encoding"] = "chunked"
+    pieces = [answer.body[at : at + 1000] for at in range(0, len(answer.body), 1000)]
+    answer.body = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+def endless(answer: Answer) -> None:
+    """Send more than was asked for, its length unsaid."""
+    answer.body += bytes(5000)
+    chunked(answer)
+
+
+def silent(seconds: float) -> Fault:
+    """Answer nothing for a while."""
+    return lambda answer: time.sleep(seconds)
+
+
 @dataclass
 class Behaviour:
     """How a server behaves.
@@ -218,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send(self, answer: Answer, name: str) -> None:
         self.send_response(answer.status)
-        if answer.status != 204:
+        if answer.status != 204 and "Transfer-Encoding" not in answer.headers:
             answer.headers.setdefault("Content-Length", str(len(answer.body)))
         for key, value in answer.headers.items():
             self.send_header(key, value)
@@ -235,5 +254,5 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[at : at + step])
             with self.server.owner.lock:
                 self.server.owner.sent[name] += len(body[at : at + step])
-        if answer.cut is not None or int(answer.headers["Content-Length"]) != len(answer.body):
+        if answer.cut is not None or int(answer.headers.get("Content-Length", len(answer.body))) != len(answer.body):
             self.close_connection = True

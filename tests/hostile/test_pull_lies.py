@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from bundle_copies import read_manifest, replace_part, write_manifest
-from bundle_server import Answer, Behaviour, flip, header, serving, status
+from bundle_server import Answer, Behaviour, endless, flip, header, serving, status
 from transfers import contents, pulled, small_bundle
 
 from edge_runtime.base.checksum import crc32c
@@ -113,6 +113,11 @@ def test_a_file_that_is_shorter_than_the_manifest_says(copy, tmp_path):
     (copy / TRUNK).write_bytes(b"")
     (copy / EXPERTS).write_bytes(raw)
     assert TRUNK in str(refused(copy, tmp_path))
+
+
+@pytest.mark.parametrize("name", [EXPERTS, TRUNK])
+def test_more_than_the_manifest_says(bundle, tmp_path, name):
+    assert f"{name}: expected" in str(refused(bundle, tmp_path, Behaviour(ranges=False, always={name: endless})))
 
 
 def test_compressed_bytes_are_no_bytes(bundle, tmp_path):

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bundle_server import Behaviour, cut, serving, status
+from bundle_server import Behaviour, chunked, cut, serving, silent, status
 from conftest import REPO
 from patience import until
-from transfers import contents, pulled, small_bundle
+from transfers import QUICK, contents, pulled, small_bundle
 
 from edge_runtime.__main__ import main
 from edge_runtime.base.errors import BudgetError, BundleError, ConfigError, HubError
@@ -219,6 +220,38 @@ def test_a_server_without_ranges_sends_whole_bundles_only(bundle, tmp_path):
             pulled(server.url, tmp_path, tiers="4")
         pulled(server.url, tmp_path)
         assert not any(server.behaviour.faults.values())
+    assert contents(tmp_path / "m") == contents(bundle)
+
+
+@pytest.mark.parametrize("tiers", [None, "4"])
+def test_bodies_without_a_length(bundle, tmp_path, tiers):
+    with serving(bundle, Behaviour(always={"": chunked})) as server:
+        pulled(server.url, tmp_path, tiers=tiers)
+    pulled(bundle, tmp_path, "same", tiers=tiers)
+    assert contents(tmp_path / "m") == contents(tmp_path / "same")
+
+
+def test_a_server_that_falls_silent_is_asked_again(bundle, tmp_path):
+    faults = {"trunk/embed.bin": deque([silent(2), silent(2)])}
+    with serving(bundle, Behaviour(faults=faults)) as server:
+        pulled(server.url, tmp_path, retrying=replace(QUICK, timeout_s=0.5))
+    assert contents(tmp_path / "m") == contents(bundle)
+
+
+def test_ctrl_c_ends_a_pull_soon_and_the_next_goes_on(bundle, tmp_path):
+    command = [sys.executable, "-m", "edge_runtime", "pull", "--models", str(tmp_path), "--name", "m"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    behaviour = Behaviour(always={"trunk/head.data": silent(60)})
+    with serving(bundle, behaviour) as server:
+        process = subprocess.Popen([*command, server.url], env=environment, stderr=subprocess.PIPE, text=True)
+        until(lambda: "trunk/head.data" in [name for _, name, _ in server.requests])
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 130, err
+        assert "Traceback" not in err
+        assert not (tmp_path / "m").exists()
+        behaviour.always.clear()
+        assert pulled(server.url, tmp_path).resumed_bytes > 0
     assert contents(tmp_path / "m") == contents(bundle)
 
 
