@@ -60,6 +60,25 @@ for name in choice route; do
   ${CXX:-g++} $exact "${parts[@]}" "${wider[@]}" -o "$work/check_${name}_here"
 done
 rm "$work"/{queue,threads,uring,check_drive}.o
+trunk=$root/edge_runtime/backends/cpu/trunk/src
+dense=("$here/check_dense.cpp" "$trunk"/{attention,dense_scalar,find_dense,layer,matrix,trunk}.cpp
+  "$src"/{pool,isa,isa_scalar,form_base,encode_base}.cpp)
+aarch64-linux-gnu-g++ $exact -I"$trunk" -march=armv8.2-a+dotprod -c "$trunk/dense_neon.cpp" -o "$work/dense_neon.arm"
+aarch64-linux-gnu-g++ $exact -I"$trunk" -Wno-psabi -static -x c++ "${dense[@]}" -x none "$work"/{dense_neon.arm,isa_neon_dotprod.o} \
+  -o "$work/check_dense" -pthread
+here_units=()
+if [ "$(uname -m)" = x86_64 ]; then
+  wide="-mavx2 -mfma -mavx512f -mavx512bw -mavx512vl -mprefer-vector-width=512"
+  for unit in "$trunk/dense_avx2" "$src/isa_avx2" "$src/form_avx2" "$src/encode_avx2"; do
+    ${CXX:-g++} $exact -I"$trunk" -Wno-psabi -mavx2 -mfma -c "$unit.cpp" -o "$work/$(basename "$unit").obj"
+    here_units+=("$work/$(basename "$unit").obj")
+  done
+  for unit in "$trunk/dense_avx512" "$src/isa_avx512vnni" "$src/form_avx512" "$src/encode_avx512"; do
+    ${CXX:-g++} $exact -I"$trunk" -Wno-psabi -w $wide -mavx512vnni -c "$unit.cpp" -o "$work/$(basename "$unit").obj"
+    here_units+=("$work/$(basename "$unit").obj")
+  done
+fi
+${CXX:-g++} $exact -I"$trunk" -Wno-psabi -x c++ "${dense[@]}" -x none "${here_units[@]}" -o "$work/check_dense_here" -pthread
 build "$here/check_arm.cpp" -O1  # GCC 12 crashes vectorising the comparison loop
 aarch64-linux-gnu-g++ -static "$work"/*.o -o "$work/check_arm" -pthread
 
@@ -67,6 +86,9 @@ aarch64-linux-gnu-g++ -static "$work"/*.o -o "$work/check_arm" -pthread
 QEMU_CPU=cortex-a76 qemu-aarch64-static "$work/check_arm" neon-dotprod "$work"/case_*.bin || { echo "arm-check: FAILED" >&2; exit 1; }
 QEMU_CPU=cortex-a72 qemu-aarch64-static "$work/check_arm" scalar "$work"/case_*.bin || { echo "arm-check: FAILED" >&2; exit 1; }
 qemu-aarch64-static "$work/check_drive" "$work/records" || { echo "arm-check: FAILED" >&2; exit 1; }
+QEMU_CPU=cortex-a76 qemu-aarch64-static "$work/check_dense" > "$work/dense_a76" || { cat "$work/dense_a76"; echo "arm-check: FAILED: check_dense" >&2; exit 1; }
+"$work/check_dense_here" | diff - "$work/dense_a76" || { echo "arm-check: FAILED: check_dense differs from this machine's" >&2; exit 1; }
+cat "$work/dense_a76"
 for history in table choice route; do
   qemu-aarch64-static "$work/check_$history" > "$work/$history" || { echo "arm-check: FAILED: check_$history" >&2; exit 1; }
   "$work/check_${history}_here" | diff - "$work/$history" || { echo "arm-check: FAILED: check_$history differs from this machine's" >&2; exit 1; }

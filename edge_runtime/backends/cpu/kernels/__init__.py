@@ -12,11 +12,12 @@ experts and tokens. `edge_runtime.backends.cpu.kernels.reference` is the same in
 Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (token, expert) pairs.
 
 `ExpertKernels(hidden, intermediate, top_k, max_tokens, threads=1, isa="auto", *, gated=True, activation="silu",
-               bias=False, limit=None, alpha=1.0, up_offset=0.0)`
+               bias=False, limit=None, alpha=1.0, up_offset=0.0, team=None)`
     What is given by name is as in `ExpertSpec`; `make_kernels` takes it from one. Owns scratch for `max_tokens`
     tokens (`scratch_bytes`), memory of the system as far as it was written, and `threads - 1` worker threads; nothing
     large is allocated later. `scratch_bytes_for(hidden, intermediate, top_k, max_tokens)` says how much it will be.
-    `isa` is "auto" or one of `available_isas()`. Calls are serialised.
+    `isa` is "auto" or one of `available_isas()`. Calls are serialised. With a `Team(threads)` it shares the team's
+    threads, and calls of all that share it are serialised.
     quantize(x)                    float32 [T, D], T <= max_tokens; copied, so x may change afterwards.
     run(tier, segments, starts, pairs)
         tier 2, 4, 6, 8 or 16; segments uint64 [N, 4] addresses of the experts' segments, of which the
@@ -36,6 +37,8 @@ Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (to
     run_resident(x, ids, weights, tier, addresses, slots, out)
         begin, run_experts and end in one call, for experts that are all in memory: addresses uint64 [S, 4] by slot,
         slots int32 [E] by expert.
+
+`DenseMatrix`, `Layer`, `Frame`, `DenseTrunk` and forms of these are for `edge_runtime.backends.cpu.trunk.native`.
 
 `ExpertEncoder(layer, expert, hidden, intermediate, num_segments, bf16=False, threads=1, isa="auto", *, gated=True,
                bias=False)`
@@ -57,16 +60,17 @@ from __future__ import annotations
 from edge_runtime.base.spec import ModelSpec
 
 try:
-    from edge_runtime.backends.cpu.kernels._native import ExpertEncoder, ExpertKernels, available_isas
+    from edge_runtime.backends.cpu.kernels._native import ExpertEncoder, ExpertKernels, Team, available_isas
 except ImportError as err:
     raise ImportError(
         "edge_runtime.backends.cpu.kernels: the native extension '_native' is missing or does not load "
         f"({err}). Build it with: pip install -e . (needs a C++17 compiler)"
     ) from err
 
-__all__ = ["ExpertEncoder", "ExpertKernels", "available_isas", "make_kernels"]
+__all__ = ["ExpertEncoder", "ExpertKernels", "Team", "available_isas", "make_kernels"]
 
 
-def make_kernels(spec: ModelSpec, max_tokens: int, threads: int = 1) -> ExpertKernels:
-    """Make kernels that compute a model's experts."""
-    return ExpertKernels(spec.hidden, top_k=spec.top_k, max_tokens=max_tokens, threads=threads, **vars(spec.experts))
+def make_kernels(spec: ModelSpec, max_tokens: int, threads: int | Team = 1) -> ExpertKernels:
+    """Make kernels that compute a model's experts, with threads of their own or with those of a team."""
+    given = {"threads": threads} if isinstance(threads, int) else {"team": threads}
+    return ExpertKernels(spec.hidden, top_k=spec.top_k, max_tokens=max_tokens, **given, **vars(spec.experts))

@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -11,6 +12,7 @@
 
 #include "encoder.hpp"
 #include "experts.hpp"
+#include "trunk_bindings.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -146,19 +148,28 @@ NB_MODULE(_native, m) {
     return names;
   });
 
+  nb::class_<hobbit::Team>(m, "Team")
+      .def(nb::new_([](int threads) { return hobbit::make_team(threads); }), "threads"_a)
+      .def_prop_ro("size", &hobbit::Team::size);
+  hobbit::bind_trunk(m);
+
   using K = hobbit::ExpertKernels;
   nb::class_<K>(m, "ExpertKernels")
       .def("__init__",
            [](K* self, int64_t hidden, int64_t intermediate, int64_t top_k, int64_t max_tokens, int threads,
               const std::string& isa, bool gated, const std::string& activation, bool bias, std::optional<double> limit,
-              double alpha, double up_offset) {
+              double alpha, double up_offset, std::shared_ptr<hobbit::Team> team) {
              const auto size = [](int64_t v) { return v < 0 ? size_t(0) : size_t(v); };
-             new (self) K({size(hidden), size(intermediate), size(top_k), size(max_tokens),
-                           form(gated, activation, bias, limit, alpha, up_offset)}, threads, isa);
+             const hobbit::Shape shape{size(hidden), size(intermediate), size(top_k), size(max_tokens),
+                                       form(gated, activation, bias, limit, alpha, up_offset)};
+             if (team != nullptr)
+               new (self) K(shape, std::move(team), isa);
+             else
+               new (self) K(shape, threads, isa);
            },
            "hidden"_a, "intermediate"_a, "top_k"_a, "max_tokens"_a, "threads"_a = 1, "isa"_a = "auto", nb::kw_only(),
            "gated"_a = true, "activation"_a = "silu", "bias"_a = false, "limit"_a = nb::none(), "alpha"_a = 1.0,
-           "up_offset"_a = 0.0)
+           "up_offset"_a = 0.0, "team"_a = nb::none())
       .def_prop_ro("isa", [](const K& k) { return std::string(k.isa()); })
       .def_prop_ro("threads", &K::threads)
       .def_static("scratch_bytes_for",

@@ -1,11 +1,8 @@
 #include "experts.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <new>
 #include <stdexcept>
 
 namespace hobbit {
@@ -76,12 +73,14 @@ size_t ExpertKernels::scratch_bytes_for(const Shape& shape) {
 }
 
 ExpertKernels::ExpertKernels(const Shape& shape, int threads, const std::string& isa)
+    : ExpertKernels(shape, make_team(threads), isa) {}
+
+ExpertKernels::ExpertKernels(const Shape& shape, std::shared_ptr<Team> team, const std::string& isa)
     : shape_(checked(shape)),
       layout_{shape.hidden, shape.intermediate, shape.form.gated, shape.form.bias},
       table_(find_kernels(isa)),
       hidden_(hidden_of(table_, shape_.form)),
-      pool_(int(check_count("threads", size_t(std::max(threads, 0)), 256))),
-      ranges_(size_t(threads)),
+      team_(std::move(team)),
       scratch_(scratch_bytes_for(shape)) {
   size_t offset[kParts];
   lay_out(shape_, offset);
@@ -94,43 +93,33 @@ ExpertKernels::ExpertKernels(const Shape& shape, int threads, const std::string&
   seen_ = reinterpret_cast<uint32_t*>(base + offset[4]);
 }
 
-ExpertKernels::Pages::Pages(size_t bytes) : bytes_(bytes) {
-  void* found = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (found == MAP_FAILED) throw std::bad_alloc();
-  data_ = static_cast<uint8_t*>(found);
-}
-
-ExpertKernels::Pages::~Pages() { munmap(data_, bytes_); }
-
-void ExpertKernels::Pages::release() { madvise(data_, bytes_, MADV_DONTNEED); }
-
 void ExpertKernels::release_scratch() {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<std::mutex> lock(team_->mutex());
   tokens_ = 0;
   scratch_.release();
 }
 
 void ExpertKernels::quantize(const float* x, size_t tokens) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<std::mutex> lock(team_->mutex());
   check_tokens(tokens);
   quantize_locked(x, tokens);
 }
 
 void ExpertKernels::run(const Batch& batch) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<std::mutex> lock(team_->mutex());
   check(batch, tokens_);
   run_locked(batch);
 }
 
 void ExpertKernels::combine(const float* weights, size_t tokens, float* out) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<std::mutex> lock(team_->mutex());
   if (tokens != tokens_)
     refuse("combine: expected " + std::to_string(tokens_) + " tokens (as in quantize), got " + std::to_string(tokens));
   combine_locked(weights, tokens, out);
 }
 
 void ExpertKernels::forward(const float* x, size_t tokens, const Batch& batch, const float* weights, float* out) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<std::mutex> lock(team_->mutex());
   check_tokens(tokens);
   check(batch, tokens);
   quantize_locked(x, tokens);
@@ -139,24 +128,24 @@ void ExpertKernels::forward(const float* x, size_t tokens, const Batch& batch, c
 }
 
 void ExpertKernels::begin(const Choice& choice) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<std::mutex> lock(team_->mutex());
   begin_locked(choice);
 }
 
 void ExpertKernels::run_experts(int tier, const uint64_t* segments, const int32_t* experts, size_t count) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<std::mutex> lock(team_->mutex());
   run_experts_locked(tier, segments, experts, count);
 }
 
 void ExpertKernels::end(float* out, size_t tokens) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<std::mutex> lock(team_->mutex());
   if (tokens != tokens_ || weights_.size() < tokens * shape_.top_k)
     refuse("end: expected " + std::to_string(tokens_) + " tokens (as in begin), got " + std::to_string(tokens));
   combine_locked(weights_.data(), tokens, out);
 }
 
 void ExpertKernels::outputs(const int32_t* pairs, size_t count, float* out) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<std::mutex> lock(team_->mutex());
   const size_t d = shape_.hidden;
   for (size_t i = 0; i < count; ++i) {
     if (pairs[i] < 0 || size_t(pairs[i]) >= tokens_ * shape_.top_k)
@@ -167,7 +156,7 @@ void ExpertKernels::outputs(const int32_t* pairs, size_t count, float* out) {
 
 void ExpertKernels::run_resident(const Choice& choice, int tier, const uint64_t* addresses, size_t num_slots,
                                  const int32_t* slots, float* out) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<std::mutex> lock(team_->mutex());
   begin_locked(choice);
   batch_segments_.resize(4 * used_.size());
   for (size_t n = 0; n < used_.size(); ++n) {
@@ -268,8 +257,7 @@ void ExpertKernels::check(const Batch& b, size_t tokens) {
   }
 }
 
-// Threads take contiguous ranges of equal estimated cost, so each streams its own part of the bytes; one that is done,
-// because another was woken late or has to share its core, goes on with a block of what is left of the others'.
+// Threads take ranges of equal estimated cost.
 template <class Item>
 void ExpertKernels::for_items(const Batch& b, size_t items_per_expert, size_t block, Item item) {
   const auto cost = [&](size_t n) {
@@ -278,36 +266,17 @@ void ExpertKernels::for_items(const Batch& b, size_t items_per_expert, size_t bl
   };
   size_t total = 0;
   for (size_t n = 0; n < b.count; ++n) total += cost(n);
-  const size_t threads = ranges_.size();
+  const size_t threads = team_->size();
   size_t expert = 0, passed = 0;
   for (size_t t = 0; t < threads; ++t) {  // where each range starts: the first item at or behind its share of the cost
     const size_t from = total * items_per_expert * t / threads;
     while (expert < b.count && (passed + cost(expert)) * items_per_expert <= from) passed += cost(expert++);
     const size_t inside = expert < b.count ? (from - passed * items_per_expert) / cost(expert) : 0;
-    ranges_[t].next.store(expert * items_per_expert + inside, std::memory_order_relaxed);
+    team_->begin_at(t, expert * items_per_expert + inside);
   }
-  run_ranges(b.count * items_per_expert, block, [&](size_t i) {
+  team_->run_ranges(b.count * items_per_expert, block, [&](size_t i, size_t) {
     if (cost(i / items_per_expert)) item(i / items_per_expert, i % items_per_expert);
   });
-}
-
-// The starts of the ranges are set; together they are the items 0 .. total - 1.
-template <class Item>
-void ExpertKernels::run_ranges(size_t total, size_t block, Item item) {
-  const size_t threads = ranges_.size();
-  for (size_t t = 0; t < threads; ++t)
-    ranges_[t].end = t + 1 < threads ? ranges_[t + 1].next.load(std::memory_order_relaxed) : total;
-  auto job = [&](int thread) {
-    for (size_t k = 0; k < threads; ++k) {
-      Range& range = ranges_[(size_t(thread) + k) % threads];
-      for (;;) {
-        const size_t at = range.next.fetch_add(block, std::memory_order_relaxed);
-        if (at >= range.end) break;
-        for (size_t i = at; i < std::min(at + block, range.end); ++i) item(i);
-      }
-    }
-  };
-  pool_.run_with_whoever_comes(job);
 }
 
 PanelRef ExpertKernels::panel(const Batch& b, size_t expert, int matrix, size_t index) const {
@@ -393,13 +362,11 @@ void ExpertKernels::run_locked(const Batch& b) {
 void ExpertKernels::combine_locked(const float* weights, size_t tokens, float* out) {
   const size_t d = shape_.hidden, k = shape_.top_k;
   auto row = [&](size_t t) { table_.combine(y_ + t * k * d, weights + t * k, k, d, out + t * d); };
-  const size_t threads = ranges_.size();
-  if (tokens < 4 * threads) {  // waking the pool would cost more
+  if (tokens < 4 * team_->size()) {  // waking the pool would cost more
     for (size_t t = 0; t < tokens; ++t) row(t);
     return;
   }
-  for (size_t t = 0; t < threads; ++t) ranges_[t].next.store(tokens * t / threads, std::memory_order_relaxed);
-  run_ranges(tokens, 1, row);
+  team_->run(tokens, 1, [&](size_t t, size_t) { row(t); });
 }
 
 }  // namespace hobbit

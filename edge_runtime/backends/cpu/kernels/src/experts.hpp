@@ -1,15 +1,15 @@
 // Runs experts straight from record bytes: quantise once, gate/up, down, weighted sum.
 #pragma once
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "isa.hpp"
 #include "layout.hpp"
-#include "pool.hpp"
+#include "pages.hpp"
+#include "team.hpp"
 
 namespace hobbit {
 
@@ -29,11 +29,12 @@ struct Batch {
 
 class ExpertKernels {
  public:
-  ExpertKernels(const Shape& shape, int threads, const std::string& isa);
+  ExpertKernels(const Shape& shape, std::shared_ptr<Team> team, const std::string& isa);
+  ExpertKernels(const Shape& shape, int threads, const std::string& isa);  // with a team of its own
 
   static size_t scratch_bytes_for(const Shape& shape);  // what the constructor allocates
   const char* isa() const { return table_.name; }
-  int threads() const { return pool_.size(); }
+  int threads() const { return int(team_->size()); }
   size_t scratch_bytes() const { return scratch_.size(); }
   void release_scratch();  // to the system; what ran before is forgotten
   const Shape& shape() const { return shape_; }
@@ -71,7 +72,6 @@ class ExpertKernels {
   void gate_up(const Batch& batch, size_t expert, size_t group);
   void down(const Batch& batch, size_t expert, size_t index);
   template <class Item> void for_items(const Batch& batch, size_t items_per_expert, size_t block, Item item);
-  template <class Item> void run_ranges(size_t total, size_t block, Item item);
   PanelRef panel(const Batch& batch, size_t expert, int matrix, size_t panel) const;
   const float* bias(const Batch& batch, size_t expert, int matrix) const;
   ActGroup* hidden_acts(size_t pair) { return h_q_ + pair * (shape_.intermediate / kGroup); }
@@ -80,29 +80,7 @@ class ExpertKernels {
   const ExpertLayout layout_;
   const KernelTable& table_;
   const Hidden hidden_;
-  Pool pool_;
-  struct alignas(64) Range {
-    std::atomic<size_t> next{0};
-    size_t end = 0;
-  };
-  std::vector<Range> ranges_;  // one a thread
-  std::mutex mutex_;
-
-  // Anonymous pages: they take memory when they are first written, and give it back when they are released.
-  class Pages {
-   public:
-    explicit Pages(size_t bytes);
-    ~Pages();
-    Pages(const Pages&) = delete;
-    Pages& operator=(const Pages&) = delete;
-    uint8_t* data() { return data_; }
-    size_t size() const { return bytes_; }
-    void release();
-
-   private:
-    size_t bytes_;
-    uint8_t* data_;
-  };
+  const std::shared_ptr<Team> team_;
 
   size_t tokens_ = 0;
   Pages scratch_;

@@ -1,0 +1,282 @@
+#include "trunk.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+
+#include "attention.hpp"
+
+namespace hobbit {
+namespace {
+
+// Weights that a thread takes at once.
+constexpr size_t kBlockBytes = 64 << 10;
+// Rows of a chunk whose products with a pair of panels stay on the stack.
+constexpr size_t kRowChunk = 32;
+
+size_t round_up(size_t n) { return (n + 63) / 64 * 64; }
+
+size_t padded(const DenseMatrix& m) { return m.bits() == 32 ? 0 : m.blocks() * m.block(); }
+
+}  // namespace
+
+DenseTrunk::Widths DenseTrunk::Widths::of(const ModelForm& model, const std::vector<Layer>& layers) {
+  Widths w{model.hidden, model.hidden, 0, 0, 0, 0, 0, 0};
+  for (const Layer& layer : layers) {
+    w.projected = std::max(w.projected, layer.projected() + (layer.form.shared_kv ? layer.keys() : 0));
+    w.attended = std::max(w.attended, layer.queries());
+    for (const MlpForm* form : {&layer.form.dense, &layer.form.shared}) {
+      w.wide = std::max(w.wide, form->width * (form->gated ? 2 : 1));
+      w.inner = std::max(w.inner, form->width);
+    }
+    for (const auto& matrix : layer.matrices) {
+      if (matrix == nullptr || matrix->bits() == 32) continue;
+      w.codes = std::max(w.codes, padded(*matrix));
+      w.scales = std::max(w.scales, matrix->blocks());
+    }
+  }
+  return w;
+}
+
+size_t DenseTrunk::Widths::bytes(size_t tokens) const {
+  size_t total = round_up(tokens * codes);
+  for (size_t width : {normed, part, projected, attended, wide, inner, scales, scales})
+    total += round_up(4 * tokens * width);
+  return total;
+}
+
+size_t DenseTrunk::scratch_bytes_for(const ModelForm& model, const std::vector<Layer>& layers, size_t threads,
+                                     size_t max_tokens) {
+  size_t room = 0;
+  for (const Layer& layer : layers) room = std::max(room, attention_room(layer.form.head_dim));
+  return Widths::of(model, layers).bytes(max_tokens) + threads * room * sizeof(float);
+}
+
+DenseTrunk::DenseTrunk(const ModelForm& model, std::vector<Layer> layers, std::shared_ptr<Team> team,
+                       const std::string& isa, size_t max_tokens)
+    : model_(model),
+      layers_(std::move(layers)),
+      team_(std::move(team)),
+      table_(find_dense(isa)),
+      forms_(find_kernels(isa)),
+      max_tokens_(max_tokens),
+      widths_(Widths::of(model, layers_)),
+      scratch_(widths_.bytes(max_tokens)),
+      attention_(0) {
+  if (layers_.empty() || !layers_.back().has(kHead)) throw std::invalid_argument("trunk: the head is missing");
+  for (const Layer& layer : layers_) {
+    check_layer(model_, layer);
+    room_ = std::max(room_, attention_room(layer.form.head_dim));
+    for (const auto& matrix : layer.matrices)
+      if (matrix != nullptr && std::strcmp(matrix->isa(), table_.name) != 0)
+        throw std::invalid_argument("trunk: a matrix is packed for another instruction set");
+  }
+  attention_ = Pages(team_->size() * room_ * sizeof(float));
+  uint8_t* at = scratch_.data();
+  const auto floats = [&](size_t width) {
+    float* found = reinterpret_cast<float*>(at);
+    at += round_up(4 * max_tokens * width);
+    return found;
+  };
+  normed_ = floats(widths_.normed), part_ = floats(widths_.part), projected_ = floats(widths_.projected);
+  attended_ = floats(widths_.attended), wide_ = floats(widths_.wide), inner_ = floats(widths_.inner);
+  rows_.scale = floats(widths_.scales), rows_.sum = reinterpret_cast<int32_t*>(floats(widths_.scales));
+  rows_.q = reinterpret_cast<int8_t*>(at);
+}
+
+void DenseTrunk::release_scratch() {
+  std::lock_guard<std::mutex> lock(team_->mutex());
+  scratch_.release();
+  attention_.release();
+}
+
+template <class Row> void DenseTrunk::for_rows(size_t tokens, Row row) {
+  if (tokens < 4 * team_->size() || team_->size() == 1) {  // waking the others would cost more
+    for (size_t t = 0; t < tokens; ++t) row(t);
+    return;
+  }
+  team_->run(tokens, 1, [&](size_t t, size_t) { row(t); });
+}
+
+void DenseTrunk::take(const DenseMatrix& m, const float* row, size_t t) {
+  if (m.bits() == 32) return;
+  QuantRows rows = rows_;
+  rows.blocks = m.blocks(), rows.block = m.block();
+  table_.quantize(row, m.inputs(), rows, t);
+}
+
+void DenseTrunk::multiply(const DenseMatrix& m, Source from, size_t tokens, const Target& to) {
+  QuantRows rows = rows_;
+  rows.blocks = m.blocks(), rows.block = m.block();
+  const size_t pairs = (m.panels() + 1) / 2;
+  const size_t block = std::max<size_t>(1, kBlockBytes / (2 * m.panel_bytes()));
+  team_->run(pairs, block, [&](size_t pair, size_t) {
+    alignas(64) float values[kRowChunk][2 * kRows];
+    const size_t panel = 2 * pair, panels = std::min<size_t>(2, m.panels() - panel);
+    const size_t first = panel * kRows, n = std::min(2 * kRows, m.outputs() - first);
+    for (size_t t = 0; t < tokens; t += kRowChunk) {
+      const size_t count = std::min(kRowChunk, tokens - t);
+      m.multiply(panel, panels, from.x, from.stride, rows, t, count, values[0], 2 * kRows);
+      for (size_t i = 0; i < count; ++i) table_.finish(values[i], n, to, t + i, first);
+    }
+  });
+}
+
+void DenseTrunk::norm(const float* x, const float* gamma, const float* bias, float* out) const {
+  table_.norm(x, model_.hidden, gamma, bias, model_.eps, model_.centred, out);
+}
+
+void DenseTrunk::rms(const float* x, size_t n, const float* gamma, float* out) const {
+  table_.norm(x, n, gamma, nullptr, model_.eps, false, out);
+}
+
+// Adds what the layer before left to a row of the residual stream. `room` has D numbers.
+void DenseTrunk::join(const Layer& layer, float* resid, const float* moe, const float* parallel, float* room) const {
+  const size_t d = model_.hidden;
+  if (!layer.form.joins) return;
+  if (moe != nullptr || layer.form.joins_parallel) {
+    const float* y = moe;
+    if (y == nullptr) {
+      std::fill_n(room, d, 0.0f);
+      y = room;
+    }
+    if (layer.form.joins_parallel) {
+      rms(y, d, layer.vector(kJoinExpertsNorm), room);
+      table_.add(room, parallel, d, 1.0f);
+      y = room;
+    }
+    if (layer.vector(kJoinOutNorm) != nullptr) {
+      rms(y, d, layer.vector(kJoinOutNorm), room);
+      y = room;
+    }
+    table_.add(resid, y, d, model_.residual_scale);
+  }
+  if (layer.vector(kJoinScale) != nullptr) table_.scale(resid, d, *layer.vector(kJoinScale));
+}
+
+template <class Run>
+void DenseTrunk::into_stream(Frame& frame, const float* out_norm, const float* bias, Run product) {
+  const size_t d = model_.hidden;
+  if (out_norm == nullptr) return product(Target{frame.resid, d, bias, model_.residual_scale, 0.0f, true});
+  product(Target{part_, d, bias});
+  for_rows(frame.tokens, [&](size_t t) {
+    float* row = part_ + t * d;
+    rms(row, d, out_norm, row);
+    table_.add(frame.resid + t * d, row, d, model_.residual_scale);
+  });
+}
+
+void DenseTrunk::mlp(const MlpForm& form, const DenseMatrix& up, const DenseMatrix& down, Source x, size_t tokens,
+                     const Target& to) {
+  ExpertForm expert;
+  expert.gated = form.gated, expert.activation = form.activation;
+  const Hidden hidden = hidden_of(forms_, expert);
+  const size_t wide = up.outputs(), width = form.width;
+  for_rows(tokens, [&](size_t t) { take(up, x.x + t * x.stride, t); });
+  multiply(up, x, tokens, {wide_, wide});
+  for_rows(tokens, [&](size_t t) {
+    const float* row = wide_ + t * wide;
+    hidden(expert, row, form.gated ? row + width : row, width, inner_ + t * width);
+    take(down, inner_ + t * width, t);
+  });
+  multiply(down, {inner_, width}, tokens, to);
+}
+
+void DenseTrunk::attention(const Layer& layer, size_t index, Frame& frame) {
+  const size_t tokens = frame.tokens, d = model_.hidden, projected = widths_.projected, queries = layer.queries();
+  const DenseMatrix &qkv = layer.matrix(kQkv), &o = layer.matrix(kO);
+  const Cache& cache = frame.caches[index];
+  multiply(qkv, {normed_, d}, tokens, {projected_, projected, layer.vector(kQkvBias)});
+  for_rows(tokens, [&](size_t t) { place(layer, cache, frame, t); });
+  attend(layer, cache, frame);
+  for_rows(tokens, [&](size_t t) {
+    float* row = attended_ + t * queries;
+    const float* gates = projected_ + t * projected + layer.projected() - queries;
+    if (layer.form.output_gate) table_.gate(row, gates, queries);
+    take(o, row, t);
+  });
+  into_stream(frame, layer.vector(kAttnOutNorm), layer.vector(kOBias),
+              [&](const Target& to) { multiply(o, {attended_, queries}, tokens, to); });
+}
+
+void DenseTrunk::run_layer(size_t index, Frame& frame, const float* moe) {
+  std::lock_guard<std::mutex> lock(team_->mutex());
+  const Layer& layer = layers_[index];
+  const LayerForm& form = layer.form;
+  const size_t d = model_.hidden, tokens = frame.tokens;
+  for_rows(tokens, [&](size_t t) {
+    float *resid = frame.resid + t * d, *normed = normed_ + t * d;
+    join(layer, resid, moe == nullptr ? nullptr : moe + t * d, frame.y + t * d, normed);
+    if (form.heads == 0) return;
+    norm(resid, layer.vector(kAttnNorm), layer.vector(kAttnNormBias), normed);
+    take(layer.matrix(kQkv), normed, t);
+  });
+  if (form.heads > 0) attention(layer, index, frame);
+  const bool has_dense = form.dense.width > 0;
+  if (form.sparse || has_dense) for_rows(tokens, [&](size_t t) {
+    const float* resid = frame.resid + t * d;
+    float* x = frame.x + t * d;
+    if (!form.router_norm) return norm(resid, layer.vector(kFfnNorm), layer.vector(kFfnNormBias), x);
+    float* seen = frame.router_x + t * d;
+    rms(resid, d, nullptr, seen);
+    for (size_t i = 0; i < d; ++i) x[i] = seen[i] * layer.vector(kFfnNorm)[i];
+  });
+  if (form.sparse) {
+    multiply(layer.matrix(kRouter), {form.router_norm ? frame.router_x : frame.x, d}, tokens,
+             {frame.router_logits, model_.experts});
+    return;
+  }
+  if (has_dense)
+    into_stream(frame, layer.vector(kFfnOutNorm), nullptr, [&](const Target& to) {
+      mlp(form.dense, layer.matrix(kUp), layer.matrix(kDown), {frame.x, d}, tokens, to);
+    });
+  if (layer.vector(kLayerScale) != nullptr) table_.scale(frame.resid, tokens * d, *layer.vector(kLayerScale));
+}
+
+void DenseTrunk::run_shared(size_t index, Frame& frame) {
+  std::lock_guard<std::mutex> lock(team_->mutex());
+  const Layer& layer = layers_[index];
+  const size_t d = model_.hidden, tokens = frame.tokens;
+  const float* x = frame.x;
+  if (layer.form.shared_parallel) {
+    for_rows(tokens, [&](size_t t) { rms(frame.resid + t * d, d, layer.vector(kSharedNorm), normed_ + t * d); });
+    x = normed_;
+  }
+  mlp(layer.form.shared, layer.matrix(kSharedUp), layer.matrix(kSharedDown), {x, d}, tokens, {frame.y, d});
+  if (layer.form.shared_parallel)
+    for_rows(tokens, [&](size_t t) { rms(frame.y + t * d, d, layer.vector(kSharedOutNorm), frame.y + t * d); });
+  if (layer.vector(kSharedGate) == nullptr) return;
+  for_rows(tokens, [&](size_t t) {
+    float factor = 1.0f;
+    const float gate = table_.dot(x + t * d, layer.vector(kSharedGate), d);
+    table_.gate(&factor, &gate, 1);
+    table_.scale(frame.y + t * d, d, factor);
+  });
+}
+
+void DenseTrunk::head(const Frame& frame, const float* moe, size_t first, size_t count, float* logits) {
+  std::lock_guard<std::mutex> lock(team_->mutex());
+  const Layer& layer = layers_.back();
+  const DenseMatrix& head = layer.matrix(kHead);
+  const size_t d = model_.hidden;
+  for_rows(count, [&](size_t i) {
+    const size_t t = first + i;
+    float *resid = part_ + i * d, *normed = normed_ + i * d;  // the stream itself stays as it is
+    std::memcpy(resid, frame.resid + t * d, d * sizeof(float));
+    join(layer, resid, moe == nullptr ? nullptr : moe + t * d, frame.y + t * d, normed);
+    norm(resid, layer.vector(kAttnNorm), layer.vector(kAttnNormBias), normed);
+    take(head, normed, i);
+  });
+  multiply(head, {normed_, d}, count,
+           {logits, head.outputs(), layer.vector(kHeadBias), model_.logit_scale, model_.softcap});
+}
+
+void DenseTrunk::look_ahead(const float* x, size_t tokens, const int32_t* which, size_t count, float* out) {
+  std::lock_guard<std::mutex> lock(team_->mutex());
+  for (size_t i = 0; i < count; ++i)
+    multiply(layers_[size_t(which[i])].matrix(kRouter), {x, model_.hidden}, tokens,
+             {out + i * tokens * model_.experts, model_.experts});
+}
+
+}  // namespace hobbit
