@@ -38,10 +38,12 @@ class BackendOptions:
     Attributes:
         threads: host threads that compute.
         settings: what followed the backend's name, converted (`RegisteredBackend.params`); {} for its defaults.
+        trunk: what computes the dense part on the host: "native", "onnx", or "auto".
     """
 
     threads: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict)
+    trunk: str = "auto"
 
 
 class TensorOps(Protocol[T]):

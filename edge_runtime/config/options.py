@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_runtime.config import fitting
-from edge_runtime.config.kinds import Choice, Count, File, Named, Number, OnlyOn, Size, Switch, Text, Tier
+from edge_runtime.config.command_options import CommandOptions
+from edge_runtime.config.kinds import Choice, Count, File, Named, Number, Size, Switch, Text, Tier
 from edge_runtime.config.option import AUTO, option, options_of
 from edge_runtime.config.origins import Origins
 from edge_runtime.config.registered import EVICTION_RULES, POLICIES, POWER_METERS, PREDICTORS
@@ -98,6 +99,12 @@ class RuntimeConfig:
         doc="`auto` is the CPU. Where there is an NVIDIA GPU it says, once, why that is not used; so do `passed_over` "
         "of `--json` and `hobbit_backend_passed_over`. `cuda` takes settings: `cuda:memory=device,trunk=cpu`, see "
         "[cuda.md](cuda.md).",
+    )
+    trunk: str = option(
+        Choice("auto", "native", "onnx"), "auto", in_profile=True, example="onnx",
+        help="what computes the dense part on the CPU",
+        doc="`native` are kernels of our own: softmax attention, norms, dense networks, routers, head. `onnx` is ONNX "
+        "Runtime, which runs every model. `auto` takes the native ones where they compute all of a model.",
     )
     threads: int = option(
         Count(high=1024), AUTO, default_text="the CPUs this process may use", auto=fitting.all_cpus,
@@ -210,25 +217,6 @@ class ServiceOptions:
     verify: bool = option(
         Switch(), "on", example="off",
         help="check every hash before taking requests, once for each change of the bundle",
-    )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CommandOptions:
-    """Options that verbs share and that no engine needs."""
-
-    json: bool = option(OnlyOn(), "off", example="on", help="one JSON object on stdout, not text")
-    verbose: bool = option(OnlyOn(), "off", letter="v", example="on", help="log what the engine does to stderr")
-    no_self_check: bool = option(
-        OnlyOn(), "off", example="on",
-        help="skip the numerical check of a bundle's first start",
-    )
-    models: Path | None = option(
-        File("DIR"), default_text="XDG_DATA_HOME/hobbit-edge/models, else ~/.local/share/hobbit-edge/models",
-        example="/srv/models",
-        help="folder of models: BUNDLE may be a name in it",
-        doc="`hobbit pull` writes there, see [models-folder.md](models-folder.md). A BUNDLE that is a path where "
-        "something is stays a path.",
     )
 
 # fmt: on

@@ -78,7 +78,7 @@ def make_backend(bundle: Bundle, config: RuntimeConfig) -> Backend[Any]:
         ConfigError, DeviceError: it is not there, or cannot run the model.
     """
     found, settings = find_backend(config.backend)
-    backend = found.make(BackendOptions(threads=config.threads, settings=settings))
+    backend = found.make(BackendOptions(threads=config.threads, settings=settings, trunk=config.trunk))
     backend.require(bundle.manifest.model)
     return backend
 

@@ -14,6 +14,7 @@ from specs import layer, model_spec
 from trunk_bundles import write_trunk
 
 from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, plan_trunk_bytes, scratch_bytes
+from edge_runtime.backends.cpu.trunk.native import memory as native_memory
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_weight_shapes
 from edge_runtime.base.spec import ModelSpec, RopeSpec
 from edge_runtime.bundle.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
@@ -33,7 +34,14 @@ import dataclasses, json, sys
 from pathlib import Path
 import numpy as np
 from edge_runtime.base.spec import ModelSpec
+from edge_runtime.backends.cpu.kernels import Team
+from edge_runtime.backends.cpu.trunk.native.trunk import NativeTrunk
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
+
+def open_trunk(path, spec, max_chunk):
+    if sys.argv[5] == "native":
+        return NativeTrunk(path, ModelSpec.from_json(spec), team=Team(2), max_chunk=max_chunk)
+    return OrtTrunk(path, ModelSpec.from_json(spec), threads=1, max_chunk=max_chunk)
 
 def status():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -41,9 +49,9 @@ def status():
 
 path, tiny, spec, tiny_spec = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), json.loads(sys.argv[4])
 before = status()
-OrtTrunk(tiny, ModelSpec.from_json(tiny_spec), threads=1, max_chunk=1).close()
+open_trunk(tiny, tiny_spec, 1).close()
 library = status()
-trunk = OrtTrunk(path, ModelSpec.from_json(spec), threads=1, max_chunk=64)
+trunk = open_trunk(path, spec, 64)
 loaded = status()
 mapped = sum(".data" in line for line in open("/proc/self/maps"))
 kv = trunk.new_kv_cache(1024)
@@ -83,19 +91,37 @@ def _manifest(files: list[Path]) -> Manifest:
     return Manifest(SPEC, ExpertsInfo(1, [2]), TrunkInfo("int4", 128, 18), SourceInfo("x", "0" * 64, 1), parts, "test")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
-def test_plan_is_what_a_process_takes(tmp_path: Path, precision: Precision) -> None:
+def _measured(tmp_path: Path, precision: Precision, engine: str) -> tuple[dict[str, int], Manifest]:
+    """Return what a process that loads a trunk says, and the bundle's manifest."""
     files = write_trunk(SPEC, _Noise(SPEC), tmp_path / "big", precision, 64 << 20)
     tiny = {**SPEC.to_json(), "hidden": 64, "vocab_size": 64, "layers": SPEC.to_json()["layers"][:1]}
     tiny_spec = ModelSpec.from_json(tiny)
     write_trunk(tiny_spec, _Noise(tiny_spec), tmp_path / "tiny", precision)
-    arguments = [str(tmp_path / "big"), str(tmp_path / "tiny"), json.dumps(SPEC.to_json()), json.dumps(tiny)]
+    arguments = [str(tmp_path / "big"), str(tmp_path / "tiny"), json.dumps(SPEC.to_json()), json.dumps(tiny), engine]
     done = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, check=True)
-    got = json.loads(done.stdout)
-    plan = plan_trunk_bytes(_manifest(files))
+    return json.loads(done.stdout), _manifest(files)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_plan_is_what_a_process_takes(tmp_path: Path, precision: Precision) -> None:
+    got, manifest = _measured(tmp_path, precision, "onnx")
+    plan = plan_trunk_bytes(manifest)
     assert got["said"] == plan
     assert 0.9 * plan < got["trunk"] < 1.03 * plan, got
     assert got["mapped"] == 0, "weights are still read from the file"
     assert got["transient"] < 0.1 * plan, "a second copy existed while loading"
     assert got["library"] < LIBRARY_BYTES
     assert got["prefill"] < scratch_bytes(SPEC, 64, 1024) + got["kv"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_plan_is_what_the_native_trunk_takes(tmp_path: Path, precision: Precision) -> None:
+    got, manifest = _measured(tmp_path, precision, "native")
+    plan = native_memory.plan_trunk_bytes(manifest)
+    assert 0.9 * plan < got["said"] <= plan
+    assert 0.9 * got["said"] < got["trunk"] < 1.03 * plan, got
+    assert got["mapped"] == 0, "weights are still read from the file"
+    assert got["transient"] < 0.1 * plan, "a second copy existed while loading"
+    assert got["prefill"] < native_memory.scratch_bytes(SPEC, 64, 2) + got["kv"] + (1 << 20), (
+        "Python's objects take a little"
+    )

@@ -39,7 +39,8 @@ class LateBackend:
         self.isa = self._cpu.isa
         self.device = Device(mode)
         self.memory = DeviceMemory(self.device)
-        self.clock, self.tensors, self.formulas = DeviceClock(self.device), LateTensors(self.device), LateFormulas()
+        self.clock, self.tensors = DeviceClock(self.device), LateTensors(self.device)
+        self.formulas = LateFormulas(self._cpu.choice)
 
     @property
     def fingerprint(self) -> str:

@@ -1,11 +1,10 @@
-"""The CPU backend: native expert kernels and a trunk on ONNX Runtime. Everything is done when a call returns."""
+"""The CPU backend: native kernels, and ONNX Runtime for what they do not know. All is done when a call returns."""
 
 from __future__ import annotations
 
 import sys
-
-import numpy as np
-from numpy.typing import NDArray
+from functools import cached_property
+from typing import Any
 
 from edge_runtime.backends.base import BackendOptions
 from edge_runtime.backends.cpu import experts, kernels
@@ -13,7 +12,10 @@ from edge_runtime.backends.cpu.experts import CpuKernels
 from edge_runtime.backends.cpu.space import HostSpace
 from edge_runtime.backends.cpu.tensors import HostTensors
 from edge_runtime.backends.cpu.trunk import memory
+from edge_runtime.backends.cpu.trunk.choice import TrunkChoice
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
+from edge_runtime.backends.cpu.trunk.native import memory as native_memory
+from edge_runtime.backends.cpu.trunk.native.trunk import NativeTrunk
 from edge_runtime.backends.cpu.trunk.onnx_runtime import library
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cpu.trunk.router_stack import load_routers, require_routers, routers_bytes
@@ -25,19 +27,26 @@ from edge_runtime.telemetry.spans import HostClock
 
 
 class CpuFormulas:
-    """Implements `MemoryFormulas`."""
+    """Implements `MemoryFormulas`.
+
+    Args:
+        choice: of the trunk; asked whenever something is to be known.
+    """
+
+    def __init__(self, choice: TrunkChoice) -> None:
+        self._choice = choice
 
     def library_bytes(self) -> int:
         """See `MemoryFormulas.library_bytes`."""
-        return 0 if "onnxruntime" in sys.modules else memory.LIBRARY_BYTES
+        return 0 if self._choice.is_native or "onnxruntime" in sys.modules else memory.LIBRARY_BYTES
 
     def trunk_bytes(self, manifest: Manifest) -> int:
         """See `MemoryFormulas.trunk_bytes`."""
-        return memory.plan_trunk_bytes(manifest)
+        return native_memory.plan_trunk_bytes(manifest) if self._choice.is_native else memory.plan_trunk_bytes(manifest)
 
     def look_ahead_bytes(self, spec: ModelSpec) -> int:
-        """See `MemoryFormulas.look_ahead_bytes`."""
-        return routers_bytes(spec)
+        """See `MemoryFormulas.look_ahead_bytes`: the native trunk applies the layers' own routers."""
+        return 0 if self._choice.is_native else routers_bytes(spec)
 
     def kv_bytes(self, spec: ModelSpec, tokens: int) -> int:
         """See `MemoryFormulas.kv_bytes`."""
@@ -45,7 +54,11 @@ class CpuFormulas:
 
     def scratch_bytes(self, spec: ModelSpec, chunk: int, context: int, parallel: int) -> int:
         """See `MemoryFormulas.scratch_bytes`."""
-        return experts.scratch_bytes(spec, chunk + parallel - 1) + memory.scratch_bytes(spec, chunk, context)
+        kernels = experts.scratch_bytes(spec, chunk + parallel - 1)
+        if not self._choice.is_native:
+            return kernels + memory.scratch_bytes(spec, chunk, context)
+        frames = parallel * native_memory.frame_bytes(spec, 1)
+        return kernels + frames + native_memory.scratch_bytes(spec, chunk, self._choice.threads)
 
     def landing_bytes(self, record_bytes: int, reads: int) -> int:
         """See `MemoryFormulas.landing_bytes`: reads land in the slots."""
@@ -62,37 +75,51 @@ class CpuBackend:
     name = "cpu"
 
     def __init__(self, options: BackendOptions) -> None:
-        self._threads = options.threads
         self.isa = kernels.available_isas()[0]
-        self.clock, self.tensors, self.formulas = HostClock(), HostTensors(), CpuFormulas()
+        self.choice = TrunkChoice(options)
+        """Which trunk runs: known once `require` was asked."""
+        self.clock, self.tensors, self.formulas = HostClock(), HostTensors(), CpuFormulas(self.choice)
+        self._trunk: NativeTrunk | None = None
+
+    @cached_property
+    def _team(self) -> kernels.Team:
+        """The threads, which trunk and experts share: started by whoever needs them first."""
+        return kernels.Team(self.choice.threads)
 
     @property
     def fingerprint(self) -> str:
-        """See `Backend.fingerprint`; loads ONNX Runtime for its version."""
-        return f"{self.isa}-{library()}"
+        """See `Backend.fingerprint`; loads ONNX Runtime for its version if that computes."""
+        return f"{self.isa}-{'native' if self.choice.is_native else library()}"
 
     def require(self, spec: ModelSpec) -> None:
-        """See `Backend.require`."""
+        """See `Backend.require`: chooses the trunk."""
         require_supported(spec)
+        self.choice.choose(spec)
 
-    def load_routers(self, bundle: Bundle) -> NDArray[np.float32]:
+    def load_routers(self, bundle: Bundle) -> Any:
         """See `Backend.load_routers`."""
+        if self.choice.is_native:
+            return ()  # its layers have them
         require_routers(bundle.manifest)
         return load_routers(bundle)
 
-    def load_trunk(self, bundle: Bundle, *, max_chunk: int) -> OrtTrunk:
+    def load_trunk(self, bundle: Bundle, *, max_chunk: int) -> OrtTrunk | NativeTrunk:
         """See `Backend.load_trunk`."""
-        return OrtTrunk(
-            bundle.path,
-            bundle.manifest.model,
-            threads=self._threads,
-            max_chunk=max_chunk,
-            embedding=bundle.manifest.trunk.embedding,
-        )
+        spec, embedding = bundle.manifest.model, bundle.manifest.trunk.embedding
+        if self.choice.is_native:
+            self._trunk = NativeTrunk(bundle.path, spec, team=self._team, max_chunk=max_chunk, embedding=embedding)
+            return self._trunk
+        threads = self.choice.threads
+        return OrtTrunk(bundle.path, spec, threads=threads, max_chunk=max_chunk, embedding=embedding)
 
     def make_kernels(self, bundle: Bundle, max_tokens: int) -> CpuKernels:
         """See `Backend.make_kernels`."""
-        return CpuKernels(bundle.manifest.model, max_tokens, self._threads)
+        return CpuKernels(bundle.manifest.model, max_tokens, self._team, self.release_scratch)
+
+    def release_scratch(self) -> None:
+        """Give back what long chunks left behind in the trunk."""
+        if self._trunk is not None:
+            self._trunk.release_scratch()
 
     def make_space(self, record_bytes: int, reads: int) -> HostSpace:
         """See `Backend.make_space`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,13 +19,16 @@ class CpuKernels:
     Args:
         spec: the model.
         max_tokens: most tokens of a pass.
-        threads: threads that compute, the caller's included.
+        team: the threads that compute, or the number of its own, the caller's included.
+        release: gives back what else long passes leave behind.
     """
 
     resident_router = None
 
-    def __init__(self, spec: ModelSpec, max_tokens: int, threads: int) -> None:
-        self.native = native.make_kernels(spec, max_tokens, threads)
+    def __init__(
+        self, spec: ModelSpec, max_tokens: int, team: native.Team | int, release: Callable[[], None] = lambda: None
+    ) -> None:
+        self.native, self._release = native.make_kernels(spec, max_tokens, team), release
         self._num_experts = spec.num_experts
         self._out = np.zeros((max_tokens, spec.hidden), np.float32)
         self._tokens = 0
@@ -52,6 +57,7 @@ class CpuKernels:
     def release_scratch(self) -> None:
         """See `ExpertKernels.release_scratch`; what was freed otherwise goes back too."""
         self.native.release_scratch()
+        self._release()
         trim_heap()
 
 

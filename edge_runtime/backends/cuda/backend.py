@@ -78,7 +78,7 @@ class CudaBackend:
     def formulas(self) -> HostedFormulas:
         """See `Backend.formulas`."""
         formulas = DeviceFormulas if self._is_trunk_here else HostedFormulas
-        return formulas(lambda: self.memory[0])
+        return formulas(lambda: self.memory[0], self._cpu.choice)
 
     @property
     def isa(self) -> str:
@@ -120,7 +120,7 @@ class CudaBackend:
         holds = self._settings.graph and self._is_trunk_here
         experts = self._keep(CudaExpertKernels(gpu.module, gpu.compute, spec, max_tokens, holds=holds))
         if not self._is_trunk_here:
-            return self._keep(HostedKernels(experts, gpu.compute, spec, max_tokens))
+            return self._keep(HostedKernels(experts, gpu.compute, spec, max_tokens, self._cpu.release_scratch))
         router = make_resident_router(gpu.module, gpu.compute, experts, bundle)
         if router is not None:
             experts.resident_router = self._keep(router)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edge_runtime.backends.cpu.backend import CpuFormulas
+from edge_runtime.backends.cpu.trunk.choice import TrunkChoice
 from edge_runtime.backends.cuda.blocks import Kind
 from edge_runtime.backends.cuda.experts import expert_scratch_bytes
 from edge_runtime.backends.cuda.trunk.buffers import buffer_bytes
@@ -25,9 +26,11 @@ class HostedFormulas(CpuFormulas):
 
     Args:
         kind: asks for the kind of memory experts are in.
+        choice: of the trunk on the host.
     """
 
-    def __init__(self, kind: Callable[[], Kind]) -> None:
+    def __init__(self, kind: Callable[[], Kind], choice: TrunkChoice) -> None:
+        super().__init__(choice)
         self._kind = kind
 
     def scratch_bytes(self, spec: ModelSpec, chunk: int, context: int, parallel: int) -> int:

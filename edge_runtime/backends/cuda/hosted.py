@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +22,7 @@ class HostedKernels:
         stream: theirs.
         spec: the model.
         max_tokens: most tokens of a pass.
+        release: gives back what long passes leave behind in the trunk.
 
     Raises:
         CudaMemoryError: there is no room for what is copied.
@@ -27,7 +30,15 @@ class HostedKernels:
 
     resident_router = None
 
-    def __init__(self, kernels: CudaExpertKernels, stream: Stream, spec: ModelSpec, max_tokens: int) -> None:
+    def __init__(
+        self,
+        kernels: CudaExpertKernels,
+        stream: Stream,
+        spec: ModelSpec,
+        max_tokens: int,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._release_trunk = release
         self._kernels, self._stream, self._readback = kernels, stream, Readback(stream)
         self._x_bytes = 4 * max_tokens * spec.hidden
         self._x: DeviceMemory | None = None
@@ -53,6 +64,7 @@ class HostedKernels:
         """See `ExpertKernels.release_scratch`."""
         self._kernels.release_scratch()
         self._readback.release()
+        self._release_trunk()
         self._release()
 
     def close(self) -> None:

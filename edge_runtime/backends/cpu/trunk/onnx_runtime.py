@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
+from edge_runtime.backends.cpu.trunk.file_pages import drop_cached_pages
 from edge_runtime.backends.cpu.trunk.graph_check import check_graph
 from edge_runtime.backends.cpu.trunk.memory import loaded_bytes
 from edge_runtime.backends.cpu.trunk.signature import Signature
@@ -87,7 +88,7 @@ class OnnxRuntime:
         graph_bytes, *data_bytes = (file.stat().st_size for file in files)
         self.weight_bytes += loaded_bytes(sum(data_bytes), graph_bytes, 1)
         for file in files:
-            _drop_cached_pages(file)
+            drop_cached_pages(file)
         return session
 
     def run(self, session: Any, binding: Any, kind: GraphKind, layer_idx: int) -> None:
@@ -121,14 +122,3 @@ def _not_installed(err: ImportError) -> DeviceError:
 
 def _first_line(err: Exception) -> str:
     return (str(err).splitlines() or [type(err).__name__])[0][:300]
-
-
-def _drop_cached_pages(path: Path) -> None:
-    """Tell the system that a file's cached pages are not needed again: its content is now in our memory."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(fd)

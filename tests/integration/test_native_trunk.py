@@ -1,0 +1,143 @@
+"""The native trunk against numpy and ONNX Runtime, on every instruction set; a token's bits in every kind of company."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from native_trunk_cases import CASES, logits_of, run_chunk
+from random_weights import RandomWeights
+from state_dict_weights import relative_error
+from trunk_bundles import FakeQuantised, write_trunk
+
+from edge_runtime.backends.cpu.kernels import Team, available_isas
+from edge_runtime.backends.cpu.trunk.native.supported import why_not
+from edge_runtime.backends.cpu.trunk.native.trunk import NativeTrunk
+from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
+from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
+from edge_runtime.base.errors import BundleError, RequestError
+from edge_runtime.base.spec import LinearAttention
+
+CHUNKS = (7, 1, 20, 1, 1, 70)
+TOKENS = sum(CHUNKS)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory):
+    made: dict[tuple[str, str], Path] = {}
+
+    def get(name: str, precision: str) -> Path:
+        if (name, precision) not in made:
+            spec = CASES[name]()
+            path = made[name, precision] = tmp_path_factory.mktemp(f"{name}-{precision}")
+            write_trunk(spec, RandomWeights(spec), path, precision)
+        return made[name, precision]
+
+    return get
+
+
+def opened(path: Path, spec, isa: str = "auto", threads: int = 1, max_chunk: int = TOKENS) -> NativeTrunk:
+    return NativeTrunk(path, spec, team=Team(threads), max_chunk=max_chunk, isa=isa)
+
+
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("name", CASES)
+def test_float32_equals_numpy(bundle, name: str, isa: str) -> None:
+    spec = CASES[name]()
+    assert why_not(spec) == ""
+    got = logits_of(opened(bundle(name, "fp32"), spec, isa), spec, CHUNKS)
+    assert relative_error(got, logits_of(ReferenceTrunk(spec, RandomWeights(spec)), spec, CHUNKS)) < 5e-6
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("name", CASES)
+def test_codes_are_computed_as_onnx_runtime_computes_them(bundle, name: str, precision: str) -> None:
+    """Both round activations to int8 in the blocks of the weights; a rounding that falls otherwise is a step of 1/127."""
+    spec = CASES[name]()
+    got = logits_of(opened(bundle(name, precision), spec), spec, CHUNKS)
+    onnx = logits_of(OrtTrunk(bundle(name, precision), spec, threads=1, max_chunk=TOKENS), spec, CHUNKS)
+    weights = FakeQuantised(RandomWeights(spec), precision)
+    exact = logits_of(ReferenceTrunk(spec, weights), spec, CHUNKS)
+    assert relative_error(got, exact) < 1.2 * relative_error(onnx, exact) + 1e-6
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_token_has_the_same_bits_however_it_is_computed(bundle, name: str, precision: str) -> None:
+    spec, path = CASES[name](), bundle(name, precision)
+    expected = logits_of(opened(path, spec), spec, CHUNKS)
+    for chunks in ((1,) * TOKENS, (TOKENS,), (3,) * 33 + (1,)):
+        np.testing.assert_array_equal(logits_of(opened(path, spec), spec, chunks), expected)
+    np.testing.assert_array_equal(logits_of(opened(path, spec, threads=3), spec, CHUNKS), expected)
+    for isa in available_isas():
+        np.testing.assert_array_equal(logits_of(opened(path, spec, isa), spec, CHUNKS), expected)
+
+
+def test_growing_buckets_change_nothing(bundle) -> None:
+    spec = CASES["plain"]()
+    trunk, chunks = opened(bundle("plain", "int8"), spec, max_chunk=300), (250, 6, 1, 254, 1, 88)
+    grown = logits_of(trunk, spec, chunks, context=600)
+    np.testing.assert_array_equal(
+        logits_of(opened(bundle("plain", "int8"), spec, max_chunk=300), spec, (300, 300), 600), grown
+    )
+
+
+def test_sequences_side_by_side_and_dropped_chunks_leave_no_trace(bundle) -> None:
+    spec = CASES["parallel"]()
+    trunk = opened(bundle("parallel", "int4"), spec)
+    tokens = [np.arange(n, dtype=np.int32) for n in (5, 9, 1, 1)]
+    alone, together = [trunk.new_kv_cache(64) for _ in range(2)], [trunk.new_kv_cache(64) for _ in range(2)]
+    expected = [run_chunk(trunk, spec, kv, ids) for kv, ids in zip(alone, tokens[:2], strict=True)]
+    expected += [run_chunk(trunk, spec, kv, ids) for kv, ids in zip(alone, tokens[2:], strict=True)]
+    dropped = trunk.begin(tokens[1], together[0])
+    trunk.run_layer(dropped, 0, None)
+    got = [run_chunk(trunk, spec, kv, ids) for kv, ids in zip(together, tokens[:2], strict=True)]
+    chunks = [trunk.begin(ids, kv) for ids, kv in zip(tokens[2:], together, strict=True)]
+    for i in range(spec.num_layers):
+        for chunk in chunks:
+            trunk.run_layer(chunk, i, None)
+            if spec.layers[i].shared is not None:
+                assert trunk.run_shared(chunk, i) is None
+    assert (trunk.head(chunks[0], None, slice(None)) != trunk.head(chunks[1], None, slice(None))).any()
+    got += [run_chunk(trunk, spec, kv, ids) for kv, ids in zip(together, tokens[2:], strict=True)]
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(RequestError, match="context"):
+        trunk.begin(np.zeros(64, np.int32), together[0])
+
+
+def test_looking_ahead_applies_the_coming_routers(bundle) -> None:
+    spec = CASES["plain"]()
+    trunk, weights = opened(bundle("plain", "int8"), spec), RandomWeights(spec)
+    x = np.random.default_rng(3).standard_normal((5, spec.hidden), dtype=np.float32)
+    coming = [layer for layer in spec.sparse_layers if layer > 0]
+    found = trunk.look_ahead(x, 0, 2)
+    expected = np.stack([x @ weights.get(f"layers.{layer}.router").T for layer in coming[:2]])
+    assert relative_error(found, expected) < 1e-6
+    assert trunk.look_ahead(x, spec.sparse_layers[-1], 3).shape == (0, 5, spec.num_experts)
+
+
+def test_what_the_kernels_do_not_know_is_named() -> None:
+    spec = CASES["plain"]()
+    linear = LinearAttention("linear", "gated_delta", 2, 2, 16, 16, kernel=4)
+    layers = [replace(spec.layers[0], attention=linear), *spec.layers[1:]]
+    assert why_not(replace(spec, layers=layers)) == "layer 0: attention of kind 'linear'"
+
+
+def test_a_graph_of_another_model_is_refused(bundle) -> None:
+    with pytest.raises(BundleError, match="trunk/"):
+        opened(bundle("plain", "fp32"), CASES["parallel"]())
+
+
+def test_values_that_are_not_finite_show(bundle) -> None:
+    spec = CASES["plain"]()
+    trunk = opened(bundle("plain", "int8"), spec)
+    chunk = trunk.begin(np.array([3], np.int32), trunk.new_kv_cache(8))
+    trunk.run_layer(chunk, 0, None)
+    trunk.run_shared(chunk, 0)
+    bad = np.full((1, spec.hidden), np.nan, np.float32)
+    for i in range(1, spec.num_layers):
+        trunk.run_layer(chunk, i, bad if i == 1 else None)
+    assert np.isnan(trunk.head(chunk, None, slice(None))).all()

@@ -1,0 +1,90 @@
+"""Models that have every option the native trunk computes, and a trunk run over chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from specs import layer, model_spec
+from state_dict_weights import synthetic_moe
+
+from edge_runtime.backends.trunk import KVCache, Trunk
+from edge_runtime.base.spec import LayerSpec, MlpSpec, ModelSpec, RopeSpec, SharedSpec
+
+F32 = NDArray[np.float32]
+
+
+def plain() -> ModelSpec:
+    """Attention as most models have it: shared experts, a dense layer, layers without a part."""
+    spec = model_spec(
+        layer(shared=40), layer(window=9, dense=72), layer(), hidden=64, num_heads=4, num_kv_heads=2,
+        qk_norm="per_head", shared_gate=True, vocab_size=97,
+    )  # fmt: skip
+    full = spec.attention
+    return replace(spec, layers=[
+        *spec.layers, LayerSpec(None), LayerSpec(full, sparse=False),
+        LayerSpec(replace(full, num_heads=2, num_kv_heads=1, head_dim=44, rope=RopeSpec("linear", 500.0, 12, {"factor": 2}))),
+        LayerSpec(None, sparse=False, dense=MlpSpec(40, gated=False, activation="relu2")),
+    ])  # fmt: skip
+
+
+def options() -> ModelSpec:
+    """What one family or another adds to attention, and LayerNorm."""
+    spec = model_spec(
+        layer(), layer(window=40), hidden=96, num_heads=6, num_kv_heads=2, head_dim=16, qkv_bias=True, o_bias=True,
+        norm="layer", head_bias=True, residual_scale=0.5, logit_scale=0.25, logit_softcap=3.0, vocab_size=80,
+    )  # fmt: skip
+    full, sliding = (one.attention for one in spec.layers)
+    return replace(spec, layers=[
+        LayerSpec(replace(sliding, sinks=True)),
+        LayerSpec(replace(full, qk_norm="full", clip_qkv=1.5)),
+        LayerSpec(replace(full, output_gate=True, rope=RopeSpec("default", 1e4, 8), qk_norm="per_head_rotated")),
+        LayerSpec(replace(full, rope=None, scale=0.3, sinks=True)),
+        LayerSpec(replace(full, rope=RopeSpec("default", 1e4, 12, pairs=True), output_gate=True)),
+    ])  # fmt: skip
+
+
+def parallel() -> ModelSpec:
+    """Networks in parallel with experts, norms behind everything, scaled layers, a router with a norm of its own."""
+    spec = model_spec(layer(), layer(window=12), hidden=64, num_heads=4, num_kv_heads=2, embedding_scale=8.0)
+    full, sliding = (replace(one.attention, qk_norm="per_head", value_norm=True) for one in spec.layers)
+    beside = SharedSpec(MlpSpec(56, activation="gelu_tanh"), parallel=True)
+    dense = LayerSpec(sliding, sparse=False, dense=MlpSpec(48, activation="gelu_tanh"), output_norms=True, scaled=True)
+    return replace(spec, router=replace(spec.router, norm_scale=0.125), layers=[
+        LayerSpec(sliding, shared=beside, output_norms=True, scaled=True), dense,
+        LayerSpec(replace(full, shared_kv=True, num_kv_heads=1, head_dim=32), shared=beside, output_norms=True, scaled=True),
+    ])  # fmt: skip
+
+
+CASES = {"plain": plain, "options": options, "parallel": parallel}
+
+
+def run_chunk(trunk: Trunk, spec: ModelSpec, kv: KVCache, tokens: NDArray[np.int32]) -> F32:
+    """Run a chunk with a stand-in for experts; return the logits of all its tokens."""
+    chunk, expert_out = trunk.begin(tokens, kv), None
+    for i, one in enumerate(spec.layers):
+        out = trunk.run_layer(chunk, i, expert_out)
+        expert_out = None
+        if out is not None:
+            expert_out = synthetic_moe(i, out.x, out.router_logits)
+            more = None if one.shared is None else trunk.run_shared(chunk, i)
+            expert_out = expert_out if more is None else expert_out + more
+    logits = trunk.head(chunk, expert_out, slice(None))
+    trunk.commit(chunk)
+    return logits
+
+
+def logits_of(trunk: Trunk, spec: ModelSpec, chunks: Sequence[int], context: int = 300) -> F32:
+    """Run random tokens, always the same ones, over a cache whose slots hold garbage; close the trunk."""
+    tokens = np.random.default_rng(1).integers(0, spec.vocab_size, sum(chunks)).astype(np.int32)
+    kv, start, rows = trunk.new_kv_cache(context), 0, []
+    for i in range(spec.num_layers):
+        for past in kv.past(i):
+            past[:] = np.float32(7 + i)
+    for length in chunks:
+        rows.append(run_chunk(trunk, spec, kv, tokens[start : start + length]))
+        start += length
+    trunk.close()
+    return np.concatenate(rows)
