@@ -91,11 +91,15 @@ def test_routers_with_a_norm_of_their_own_are_applied_behind_it(tmp_path):
 
 
 def test_memory_is_taken_only_where_it_looks_ahead(model_bundle):
-    """The plan and the loaded trunk grow by the same bytes; with room for all experts nothing is loaded."""
-    spec = manifests.read(model_bundle).model
+    """The plan and the loaded trunk grow by the same bytes; with room for all experts nothing is loaded.
 
-    def sizes(prefetch: str, **memory) -> tuple[int, int]:
-        with Engine.open(model_bundle, memory="1GiB", prefetch=prefetch, self_check=False, context=64, **memory) as e:
+    The native trunk has the routers in any case and takes nothing more.
+    """
+    spec = manifests.read(model_bundle).model
+    options = {"memory": "1GiB", "self_check": False, "context": 64}
+
+    def sizes(prefetch: str, *, trunk: str = "onnx", **memory) -> tuple[int, int]:
+        with Engine.open(model_bundle, prefetch=prefetch, trunk=trunk, **options, **memory) as e:
             trunk = next(line.bytes for line in e.plan.lines if line.name == "trunk")
             return trunk, e.parts.trunk.weight_bytes
 
@@ -104,6 +108,7 @@ def test_memory_is_taken_only_where_it_looks_ahead(model_bundle):
     assert on[0] - off[0] == routers_bytes(spec)
     assert off[1] < on[1] <= off[1] + routers_bytes(spec)
     assert sizes("lookahead")[1] == off[1]
+    assert sizes("lookahead", trunk="native", **small) == sizes("off", trunk="native", **small)
 
 
 def without(bundle, *names: str, at):
@@ -125,21 +130,23 @@ def test_a_bundle_without_the_block_looks_ahead_the_same(model_bundle, tmp_path)
     assert block.dtype == np.float32
     np.testing.assert_array_equal(load_routers(Bundle.open(old)), block)
     tokens = []
-    for path in (model_bundle, old):
-        options = {"memory": "1GiB", "expert_memory": "3MiB", "self_check": False, "context": 64}
+    for path, trunk in ((model_bundle, "onnx"), (old, "onnx"), (old, "native")):
+        options = {"memory": "1GiB", "expert_memory": "3MiB", "self_check": False, "context": 64, "trunk": trunk}
         with Engine.open(path, prefetch="lookahead:adaptive=false", **options) as engine:
             result = engine.generate("def", SamplingParams(max_tokens=8))
             assert result.experts["prefetch"]["issued"] > 0
             tokens.append(result.token_ids)
-    assert tokens[0] == tokens[1]
+    assert tokens[0] == tokens[1] == tokens[2]
 
 
 def test_an_older_bundle_says_what_to_do(model_bundle, tmp_path):
-    """Bundles written before there was the graph run as before; only asking to look ahead is refused."""
+    """Bundles written before there was the graph run as before; only ONNX Runtime cannot look ahead."""
     old = without(model_bundle, ROUTERS, trunk_file("routers"), at=tmp_path / "old")
     options = {"memory": "1GiB", "expert_memory": "3MiB", "self_check": False, "context": 64}
     with pytest.raises(BundleError, match=r"routers\.onnx: .*Export it again, or use --prefetch statistical"):
-        Engine.open(old, prefetch="lookahead", **options)
+        Engine.open(old, prefetch="lookahead", trunk="onnx", **options)
+    with Engine.open(old, prefetch="lookahead", trunk="native", **options) as engine:
+        assert engine.generate("def", SamplingParams(max_tokens=2)).token_ids
     for own in ({}, {"prefetch": "statistical"}):
         with Engine.open(old, **own, **options) as engine:
             assert engine.parts.active.prefetch == own.get("prefetch", "off")
