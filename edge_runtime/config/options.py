@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_runtime.config import fitting
-from edge_runtime.config.command_options import CommandOptions
+from edge_runtime.config.command_options import CommandOptions as CommandOptions
 from edge_runtime.config.kinds import Choice, Count, File, Named, Number, Size, Switch, Text, Tier
 from edge_runtime.config.option import AUTO, option, options_of
 from edge_runtime.config.origins import Origins
