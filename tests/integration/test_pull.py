@@ -18,8 +18,9 @@ from conftest import REPO
 from patience import until
 from transfers import QUICK, contents, pulled, small_bundle
 
+from edge_runtime import Engine, SamplingParams
 from edge_runtime.__main__ import main
-from edge_runtime.base.errors import BudgetError, BundleError, ConfigError, HubError
+from edge_runtime.base.errors import BudgetError, BundleError, ConfigError, ExpertReadError, HubError
 from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.cut import choose_tiers, cut_manifest
@@ -366,3 +367,14 @@ def test_a_model_runs_by_its_name_with_the_tokens_of_the_whole_bundle(exported, 
     assert main(["verify", "org/tiny", "--models", str(tmp_path), "--memory", "1GiB"]) == 0
     assert main(["run", "org/tinny", "--models", str(tmp_path), *flags]) == 78
     assert "Did you mean 'org/tiny'?" in capsys.readouterr().err
+
+
+def test_a_model_that_is_deleted_while_it_runs_is_said_at_the_next_request(bundle, tmp_path):
+    pulled(bundle, tmp_path, tiers="4")
+    params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
+    with Engine.open(tmp_path / "m", memory="1GiB", expert_memory="100KiB", self_check=False) as engine:
+        engine.generate([1, 2, 3], params)
+        ModelFolder(tmp_path).remove("m")
+        assert list(tmp_path.iterdir()) == []
+        with pytest.raises(ExpertReadError, match="removed while in use"):
+            engine.generate([1, 2, 3], params)
