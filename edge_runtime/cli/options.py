@@ -20,18 +20,23 @@ if TYPE_CHECKING:
 Flags = Any
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser, *, opens_engine: bool = True) -> None:
+def add_engine_arguments(
+    parser: argparse.ArgumentParser, *, opens_engine: bool = True, needs_bundle: bool = True
+) -> None:
     """Add BUNDLE, the flags all verbs share and those of the engine. Call it last: help shows flags in this order.
 
     Args:
         parser: of the verb.
         opens_engine: the verb opens an engine to use it, so that its start can skip the self-check.
+        needs_bundle: it can do nothing without one.
     """
     add_options(parser, [o for o in COMMAND_OPTIONS if opens_engine or o.name != "no_self_check"])
     # the usage line has the verb's own flags only: engine flags would bury them
     usage = parser.format_usage().removeprefix("usage: ").strip().replace("%", "%%")
     parser.usage = f"{usage} [ENGINE FLAGS] BUNDLE"
-    parser.add_argument("bundle", metavar="BUNDLE", help="directory written by hobbit-export")
+    parser.add_argument(
+        "bundle", metavar="BUNDLE", nargs=None if needs_bundle else "?", help="directory written by hobbit-export"
+    )
     group = parser.add_argument_group(
         "engine", "Each has a variable, such as HOBBIT_MEMORY. A flag beats the variable, which beats the profile."
     )

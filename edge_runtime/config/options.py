@@ -173,13 +173,9 @@ class ServiceOptions:
         Count(low=0, high=65535), default_text="8080", example="9000",
         help="port to listen on; 0 takes a free one",
     )
-    socket: Path | None = option(
-        File("PATH"), example="/run/hobbit.sock",
-        help="unix socket to listen on instead",
-    )
+    socket: Path | None = option(File("PATH"), example="/run/hobbit.sock", help="unix socket to listen on instead")
     api_key_file: Path | None = option(
-        File(), example="/etc/hobbit-edge/api-key",
-        help="require one of the keys in this file, one a line",
+        File(), example="/etc/hobbit-edge/api-key", help="require one of the keys in this file, one a line",
     )
     allow_origin: tuple[str, ...] = option(
         Origins(), "", example="http://localhost:3000",
@@ -188,8 +184,7 @@ class ServiceOptions:
         "stands for every page there is and needs `--api-key-file`.",
     )
     model_name: str | None = option(
-        Text("ID"), default_text="the bundle's folder name", example="tiny",
-        help="id of the model",
+        Text("ID"), default_text="the bundle's folder name", example="tiny", help="id of the model",
     )
     max_waiting: int = option(
         Count(low=0, high=4096), "16", unit="requests", example="3",

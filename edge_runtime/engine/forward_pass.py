@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -16,7 +16,8 @@ from edge_runtime.base.spec import ModelSpec
 from edge_runtime.engine.layer_loop import run_layers
 from edge_runtime.engine.policy_pass import Attempt
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.policy.base import Decision, Policy, Routing
+from edge_runtime.experts.stream import ReadyBatch
+from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing
 from edge_runtime.policy.joint import PassPolicies
 from edge_runtime.policy.routing import Router
 from edge_runtime.prefetch.overlap import OverlapReads
@@ -94,10 +95,10 @@ class ForwardPass(Generic[T]):
         self._parts, self._steps, self._before_layer = parts, steps, before_layer
         self._cache, self._trunk, self._kernels = parts.cache, parts.compute.trunk, parts.compute.kernels
         self._in_trunk, self._in_experts = parts.spans.span("trunk"), parts.spans.span("experts")
-        self._rows = [len(step.token_ids) for step in steps]
+        self._in_routing, self._in_policy, self._in_cache = map(parts.spans.host_span, ("routing", "policy", "cache"))
+        self._layers, self._rows = parts.spec.layers, [len(step.token_ids) for step in steps]
         self._own, self._policies = policies, PassPolicies(policies, self._rows)
-        self._layers = parts.spec.layers
-        self._tokens = _joined_tokens(steps)
+        self._tokens = steps[0].token_ids if len(steps) == 1 else np.concatenate([step.token_ids for step in steps])
         self._out: LayerOutput[T] | None = None  # of the layer that runs, all sequences joined
         self._expert_outs: list[T | None] = [None] * len(steps)
         self._resident_layers: list[Resident] | None = None
@@ -111,7 +112,8 @@ class ForwardPass(Generic[T]):
         cache.begin_pass(sum(self._rows))
         self._parts.read_ahead.decide_with(self._policies)
         self._resident_layers = self._layers_of_backend()
-        decisions = run_layers(range(len(self._layers)), self, self._policies.decide, cache.residents, self)
+        decisions = run_layers(range(len(self._layers)), self, self._decide, cache.residents, self)
+        self._parts.spans.layer_idx = None
         cache.end_pass()
         with self._in_trunk:
             logits = [self._head(*each) for each in zip(self.chunks, self._expert_outs, self._steps, strict=True)]
@@ -121,6 +123,7 @@ class ForwardPass(Generic[T]):
     def route(self, layer_idx: int) -> Routing | None:
         """Run the dense part of a layer and return the router's own choice for the tokens of all sequences."""
         self._before_layer()
+        self._parts.spans.layer_idx = layer_idx
         if len(self.chunks) == 1:
             with self._in_trunk:
                 out = self._trunk.run_layer(self.chunks[0], layer_idx, self._expert_outs[0])
@@ -133,21 +136,27 @@ class ForwardPass(Generic[T]):
         if self._resident_layers is not None:
             self._run_routed(layer_idx, out, self._resident_layers[layer_idx])
             return None
-        return self._parts.router.route(layer_idx, self._parts.compute.tensors.to_host(out.router_logits), self._tokens)
+        with self._in_routing:
+            logits = self._parts.compute.tensors.to_host(out.router_logits)
+            return self._parts.router.route(layer_idx, logits, self._tokens)
+
+    def _decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
+        with self._in_policy:
+            return self._policies.decide(layer_idx, routing, residency)
 
     def serve(self, layer_idx: int, routing: Routing, decision: Decision) -> None:
         """Compute the experts' combined output of each sequence, shared experts included."""
         out = self._out
         assert out is not None
-        ids, weights, tiers = decision.topk_ids, decision.topk_weights, decision.tiers
-        resident = None
-        if not self._parts.read_ahead.is_wanted(decision):
-            resident = self._cache.take_resident(layer_idx, tiers, decision.use_order, ids)
+        ids, tiers = decision.topk_ids, decision.tiers
+        with self._in_cache:
+            waits = self._parts.read_ahead.is_wanted(decision)
+            resident = None if waits else self._cache.take_resident(layer_idx, tiers, decision.use_order, ids)
         if resident is None:
             self._take(*self._stream(layer_idx, routing, decision, out))
             return
         with self._in_experts:
-            expert_out = self._kernels.run_resident(out.x, ids, weights, resident)
+            expert_out = self._kernels.run_resident(out.x, ids, decision.topk_weights, resident)
         self._take(expert_out, self._run_shared(layer_idx))
 
     def _run_side_by_side(self, layer_idx: int) -> LayerOutput[T] | None:
@@ -176,13 +185,13 @@ class ForwardPass(Generic[T]):
     ) -> tuple[T, list[T | None]]:
         """Compute experts as they come; return their sum and what shared experts gave while reads flowed."""
         kernels, in_experts = self._kernels, self._in_experts
-        # reads of missing experts are under way from here on
-        ready = self._cache.stream(layer_idx, decision.tiers, decision.use_order, decision.topk_ids)
-        self._parts.read_ahead.after(layer_idx, out.seen, routing, decision)
+        with self._in_cache:  # reads of missing experts are under way from here on
+            ready = self._cache.stream(layer_idx, decision.tiers, decision.use_order, decision.topk_ids)
+            self._parts.read_ahead.after(layer_idx, out.seen, routing, decision)
         with in_experts:
             kernels.begin(out.x, decision.topk_ids, decision.topk_weights)
         shared_out: list[T | None] | None = None
-        for batch in ready:
+        while (batch := self._next(ready)) is not None:
             with in_experts:
                 kernels.run_experts(batch.tier, batch.segments, batch.experts)
             if shared_out is None:
@@ -191,6 +200,10 @@ class ForwardPass(Generic[T]):
             shared_out = self._run_shared(layer_idx)
         with in_experts:
             return kernels.end(), shared_out
+
+    def _next(self, ready: Iterator[ReadyBatch]) -> ReadyBatch | None:
+        with self._in_cache:
+            return next(ready, None)
 
     def _run_routed(self, layer_idx: int, out: LayerOutput[T], resident: Resident) -> None:
         """Let the backend choose and compute a layer's experts, which are all in memory."""
@@ -235,7 +248,3 @@ class ForwardPass(Generic[T]):
         if not step.num_rows:
             return np.empty((0, self._parts.spec.vocab_size), np.float32)
         return self._trunk.head(chunk, expert_out, step.rows)
-
-
-def _joined_tokens(steps: Sequence[SequenceStep]) -> I32:
-    return steps[0].token_ids if len(steps) == 1 else np.concatenate([step.token_ids for step in steps])

@@ -218,7 +218,8 @@ class Scheduler:
         """Tell a sequence that its step has run, and whoever waits what came of it."""
         was_prefilling = sequence.is_prefilling
         try:
-            event = sequence.take(step, logits)
+            with self._parts.decoder.spans.host_span("sampling"):
+                event = sequence.take(step, logits)
         except Exception as err:  # noqa: BLE001 - the others go on
             self._fail(sequence, err)
             return
@@ -243,8 +244,7 @@ class Scheduler:
         sequence.job.tell(err)
 
     def _retire(self, sequence: Sequence, reason: str, err: Exception | None = None) -> None:
-        sequence.job.constraint = None  # whoever waits for other jobs of the request may keep this one
+        sequence.job.constraint, sequence.ended = None, monotonic()  # who waits for its other jobs may keep this one
         self.sessions.release(sequence.session)
         self._running.remove(sequence)
-        sequence.ended = monotonic()
         self._observer.on_ended(sequence, reason, len(self._running), err)

@@ -13,7 +13,7 @@ from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.pool import ExpertPool
 from edge_runtime.experts.residency import I32, U8, Keys
 from edge_runtime.experts.residents import Residents
-from edge_runtime.experts.store.base import DEFAULT_READ_TIMEOUT_S, ExpertStore, Priority
+from edge_runtime.experts.store.base import DEFAULT_READ_TIMEOUT_S, ExpertKey, ExpertStore, Priority
 from edge_runtime.experts.stream import LayerStream, ReadyBatch
 
 
@@ -30,15 +30,10 @@ class ExpertCache:
     """
 
     def __init__(
-        self,
-        residents: Residents,
-        memory: ExpertMemory,
-        store: ExpertStore,
-        *,
-        read_timeout_s: float = DEFAULT_READ_TIMEOUT_S,
-        overlaps: bool = True,
+        self, residents: Residents, memory: ExpertMemory, store: ExpertStore, *,
+        read_timeout_s: float = DEFAULT_READ_TIMEOUT_S, overlaps: bool = True,
         clock: Callable[[], int] = perf_counter_ns,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._store = store
         self._new_stream = partial(LayerStream, read_timeout_s=read_timeout_s, overlaps=overlaps, clock=clock)
         self._pool = ExpertPool(residents, memory, store, read_timeout_s)
@@ -93,6 +88,10 @@ class ExpertCache:
     def resident_tiers(self, layer_idx: int) -> U8:
         """Return uint8 [E], read-only: the tier each expert of the layer is resident at, 0 if it is not."""
         return self._pool.residents.table.resident_tiers(layer_idx)
+
+    def watch_reads(self, watcher: Callable[[ExpertKey, int, int], None] | None) -> None:
+        """Tell somebody of every read from now on, see `SlotReader`; None: nobody."""
+        self._pool.reader.watcher = watcher
 
     def begin_request(self) -> None:
         """Clear what an abandoned request left, then check the bundle's files unless none is needed any more.

@@ -43,6 +43,8 @@ class SlotReader:
         self.release: Callable[[list[int]], None] = self.in_use.release if self.runs_late else self.table.unpin
         """Unpins slots whose experts were handed out, once no kernel reads them any more."""
         self._ahead: list[int] = []  # slots read for a layer that was to come next
+        self.watcher: Callable[[ExpertKey, int, int], None] | None = None
+        """Told of every read that is over: the expert, when it was asked for, how long it took, in nanoseconds."""
 
     @property
     def num_in_flight(self) -> int:
@@ -198,6 +200,8 @@ class SlotReader:
         if read is None or read.ticket is not ticket:
             return None
         read.count(self.totals)
+        if self.watcher is not None:
+            self.watcher(read.key, read.started_ns, ticket.elapsed_ns)
         if ticket.error is not None:
             return self._complete(slot, read, ticket.error)
         try:

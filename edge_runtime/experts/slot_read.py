@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from time import perf_counter_ns
 from typing import NamedTuple
 
 from edge_runtime.backends.memory import Event, Landing
@@ -30,12 +31,13 @@ class SlotRead:
         ticket: of the read; None until it was submitted.
         transfer: over when the transfer is; None before it starts.
         is_counted: whether the read was counted.
+        started_ns: when it was asked for.
     """
 
-    __slots__ = ("is_counted", "key", "landing", "ticket", "transfer")
+    __slots__ = ("is_counted", "key", "landing", "started_ns", "ticket", "transfer")
 
     def __init__(self, key: ExpertKey, landing: Landing) -> None:
-        self.key, self.landing = key, landing
+        self.key, self.landing, self.started_ns = key, landing, perf_counter_ns()
         self.ticket: ReadTicket | None = None
         self.transfer: Event | None = None
         self.is_counted = False

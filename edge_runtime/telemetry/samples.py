@@ -48,8 +48,10 @@ def phases(wall_ns: int, spans: Mapping[str, int], read_wait_ns: int) -> dict[st
 
     Args:
         wall_ns: nanoseconds from start to end.
-        spans: nanoseconds by phase; spans and the wait do not overlap.
+        spans: nanoseconds by phase; they do not overlap. A phase 'cache' includes the wait; otherwise none does.
         read_wait_ns: nanoseconds waited for experts with nothing to compute.
     """
     known = dict(spans) | {"read_wait": read_wait_ns}
+    if "cache" in known:
+        known["cache"] = max(known["cache"] - read_wait_ns, 0)
     return known | {"other": max(wall_ns - sum(known.values()), 0)}

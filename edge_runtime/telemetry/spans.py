@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import perf_counter_ns
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class Clock(Protocol):
@@ -26,6 +28,22 @@ class HostClock:
     elapsed_ns = staticmethod(operator.sub)
 
 
+class SpanEvent(NamedTuple):
+    """One block that was timed while somebody recorded.
+
+    Attributes:
+        name: the phase.
+        layer_idx: the layer that ran; None outside of layers.
+        start_ns, end_ns: by the host's clock.
+    """
+
+    name: str
+    layer_idx: int | None
+    start_ns: int
+    end_ns: int
+
+
+_Note = Callable[[str, int, int], None]
 _LATE_SPANS = 1024
 """Spans kept until they are looked at again: those whose work is over by then are added up."""
 
@@ -35,12 +53,17 @@ class Span:
 
     Args:
         clock: of whatever does the work.
+        name: the phase.
+
+    Attributes:
+        note: told of every block; None: nobody records.
     """
 
-    __slots__ = ("_elapsed", "_late", "_mark", "_most_late", "_ns", "_started")
+    __slots__ = ("_elapsed", "_late", "_mark", "_most_late", "_name", "_ns", "_started", "note")
 
-    def __init__(self, clock: Clock) -> None:
-        self._mark, self._elapsed = clock.mark, clock.elapsed_ns
+    def __init__(self, clock: Clock, name: str = "") -> None:
+        self._mark, self._elapsed, self._name = clock.mark, clock.elapsed_ns, name
+        self.note: _Note | None = None
         self._started: Any = None
         self._ns = 0
         self._late: list[tuple[Any, Any]] = []
@@ -54,6 +77,8 @@ class Span:
         elapsed = self._elapsed(end, self._started)
         if elapsed is not None:
             self._ns += elapsed
+            if self.note is not None:
+                self.note(self._name, self._started, end)
             return
         self._late.append((end, self._started))
         if len(self._late) > self._most_late:
@@ -82,11 +107,16 @@ class Spans:
 
     Args:
         clock: of whatever does the work.
+
+    Attributes:
+        layer_idx: the layer that runs now, for who records; None outside of layers.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or HostClock()
         self._spans: dict[str, Span] = {}
+        self._note: _Note | None = None
+        self.layer_idx: int | None = None
 
     @property
     def ns(self) -> dict[str, int]:
@@ -97,5 +127,30 @@ class Spans:
         """Time a block as part of a phase: ``with spans.span("trunk"):``. Always the same object for a name."""
         found = self._spans.get(name)
         if found is None:
-            found = self._spans[name] = Span(self._clock)
+            found = self._spans[name] = Span(self._clock, name)
+            found.note = self._note
         return found
+
+    def host_span(self, name: str) -> AbstractContextManager[None]:
+        """Time a block of the host's own work. Nothing is timed where others work meanwhile: phases would overlap."""
+        return self.span(name) if isinstance(self._clock, HostClock) else nullcontext()
+
+    @contextmanager
+    def recording(self, limit: int) -> Iterator[list[SpanEvent]]:
+        """Record the first `limit` blocks timed inside this one; none by a clock that is not the host's."""
+        events: list[SpanEvent] = []
+
+        def note(name: str, start_ns: int, end_ns: int) -> None:
+            if len(events) < limit:
+                events.append(SpanEvent(name, self.layer_idx, start_ns, end_ns))
+
+        self._set_note(note if isinstance(self._clock, HostClock) else None)
+        try:
+            yield events
+        finally:
+            self._set_note(None)
+
+    def _set_note(self, note: _Note | None) -> None:
+        self._note = note
+        for span in self._spans.values():
+            span.note = note

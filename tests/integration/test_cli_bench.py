@@ -13,6 +13,7 @@ from edge_runtime.__main__ import main
 
 ENGINE = ["--memory", "1GiB", "--context", "256", "--no-self-check", "--tier", "4", "--expert-memory", "1MiB"]
 SMALL = ["--prompt-tokens", "16", "--gen-tokens", "8", "--repeat", "3", "--probe-seconds", "0.05"]
+FILES = {"report.json", "report.html", "report.png", "summary.txt", "trace.json", "timeline.png", "residency.png"}
 
 
 def bench(capsys, *argv: str) -> dict:
@@ -39,9 +40,11 @@ def check_sums(result: dict) -> None:
 def test_the_report_of_a_warm_run(model_bundle, capsys, tmp_path):
     out = tmp_path / "report"
     result = bench(capsys, str(model_bundle), *ENGINE, *SMALL, "--out", str(out), "--json")
-    assert {p.name for p in out.iterdir()} == {"report.json", "report.html", "report.png"}
+    assert {p.name for p in out.iterdir()} == FILES, "no sensor here, so no plot of power"
     assert json.loads((out / "report.json").read_text()) == result
-    assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
+    for path in out.glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+    assert (out / "summary.txt").read_text().startswith("MLPerf-style: scenario=SingleStream ")
     page = (out / "report.html").read_text()
     assert "http" not in page.replace("http://www.w3.org", ""), "self-contained"
     assert "<script" not in page
@@ -79,12 +82,16 @@ def test_a_cold_run_reads_every_expert_again(model_bundle, capsys, tmp_path):
     flags = [*ENGINE[:-2], *SMALL, "--no-png", "--json"]
     warm = bench(capsys, str(model_bundle), *flags, "--out", str(tmp_path / "warm"))
     cold = bench(capsys, str(model_bundle), *flags, "--cache", "cold", "--out", str(tmp_path / "cold"))
-    assert {p.name for p in (tmp_path / "cold").iterdir()} == {"report.json", "report.html"}
+    assert {p.name for p in (tmp_path / "cold").iterdir()} == {path for path in FILES if not path.endswith("png")}
     reads = cold["bench"]["prefill"]["experts"]["bytes_read"]
     assert reads > warm["bench"]["prefill"]["experts"]["bytes_read"], "everything fits: a warm cache has most of it"
     assert cold["bench"]["stats"]["load_ms"]["n"] == 3
     assert len(set(cold["bench"]["stats"]["load_ms"]["samples"])) > 1, "an engine a request"
     assert cold["bench"]["cache_state"].startswith("cold")
+    proof = cold["bench"]["cache_proof"]
+    assert proof["is_proven"] is True
+    assert proof["residents_at_start"] == [0, 0, 0]
+    assert max(proof["page_cache_share"]) <= 0.01
     check_sums(cold)
 
 
@@ -105,7 +112,7 @@ def test_what_was_measured_before_an_interrupt_is_kept(model_bundle, capsys, tmp
 
     def measure(*args):
         calls.append(1)
-        if len(calls) == 4:
+        if len(calls) == 5:  # after warm-up, a sentinel and two requests
             raise KeyboardInterrupt
         return real(*args)
 
@@ -119,7 +126,10 @@ def test_what_was_measured_before_an_interrupt_is_kept(model_bundle, capsys, tmp
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        (["--power"], 1, "no power meter"),
+        (["--power"], 1, "no power meter here"),
+        (["--power", "--power-meter", "none"], 1, "--power-meter none was given"),
+        (["--power-modes", "all"], 2, "--change-power-mode"),
+        (["--sweep", "memory=1GiB,nonsense"], 78, "sweep: memory"),
         (["--gen-tokens", "1"], 2, "gen-tokens"),
         (["--prompt-tokens", "250"], 2, "--context 258"),
         (["--prompt-file", "/nonexistent"], 2, "prompt-file"),
@@ -150,7 +160,7 @@ def test_without_matplotlib_the_rest_is_written_and_the_command_that_installs_it
     monkeypatch.setattr(plot.importlib.util, "find_spec", lambda name: None)
     out = tmp_path / "r"
     assert main(["bench", str(model_bundle), *ENGINE, *SMALL, "--out", str(out)]) == 0
-    assert {path.name for path in out.iterdir()} == {"report.json", "report.html"}
+    assert {path.name for path in out.iterdir()} == {path for path in FILES if not path.endswith("png")}
     err = capsys.readouterr().err
-    assert f"report.png is left out: it needs matplotlib. Install it: {sys.executable} -m pip install" in err
+    assert f"The PNG plots are left out: they need matplotlib. Install it: {sys.executable} -m pip install" in err
     assert "'matplotlib>=" in err

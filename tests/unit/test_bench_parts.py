@@ -11,8 +11,8 @@ from edge_runtime.base.errors import RequestError
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.lab.bench.charts import histogram_svg, phases_svg, spreads_svg
 from edge_runtime.lab.bench.distribution import Spread, histogram, spreads, ticks
+from edge_runtime.lab.bench.measured import Stage, total_experts, total_phases
 from edge_runtime.lab.bench.prompts import num_distinct, random_prompts, text_prompts
-from edge_runtime.lab.bench.session import Stage, total_experts, total_phases
 from edge_runtime.lab.bench.settings import MAX_SAMPLES, BenchSettings
 from edge_runtime.telemetry.hardware import cpu_model, describe_drive, file_system, meminfo
 from edge_runtime.telemetry.samples import percentiles, phases, rate, shares, summary
@@ -36,6 +36,8 @@ def test_phases_add_up_to_the_wall_time():
     assert found == {"trunk": 300, "experts": 200, "read_wait": 400, "other": 100}
     assert shares(found)["trunk"] == 30.0
     assert phases(10, {"trunk": 12}, 0)["other"] == 0, "clocks are read one after another; never a negative share"
+    inside = phases(1000, {"trunk": 300, "cache": 450}, 400)
+    assert inside == {"trunk": 300, "cache": 50, "read_wait": 400, "other": 250}, "the wait is part of the cache's time"
 
 
 def test_random_prompts_are_the_same_in_every_run_and_another_for_every_request():
@@ -64,6 +66,10 @@ def test_text_prompts_are_windows_that_start_over():
         ("repeat", 0, "repeat"),
         ("temperature", -1, "temperature"),
         ("probe_s", 61, "probe-seconds"),
+        ("gate_rise_c", -1, "gate-rise"),
+        ("gate_s", 3601, "gate-seconds"),
+        ("idle_s", -1, "idle-seconds"),
+        ("trace_tokens", 65, "trace-tokens"),
     ],
 )
 def test_settings_out_of_range_are_named(setting, value, message):

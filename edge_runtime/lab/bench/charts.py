@@ -12,10 +12,15 @@ WIDTH, HEIGHT = 860, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 34, 46
 _FONT, _INK, _GRID = 12, "#444", "#ddd"
 BAR, SLOW, MARKS = "#4477aa", "#cc6677", {"p50": "#228833", "p90": "#aa7700", "p99": "#aa3377"}
-COLOURS = {"trunk": "#4477aa", "experts": "#228833", "read_wait": "#cc6677", "other": "#bbbbbb"}
+COLOURS = {
+    "trunk": "#4477aa", "experts": "#228833", "read_wait": "#cc6677", "other": "#bbbbbb", "routing": "#66ccee",
+    "policy": "#aa3377", "cache": "#ccbb44", "sampling": "#ee8866",
+}  # fmt: skip
 _MORE_COLOURS = ("#ccbb44", "#66ccee", "#aa3377")
 PHASES = {
-    "trunk": "trunk", "experts": "experts", "read_wait": "waiting for reads", "other": "other (sampling, bookkeeping)"
+    "trunk": "trunk", "experts": "experts", "read_wait": "waiting for reads", "routing": "routing",
+    "policy": "policy", "cache": "cache (lookups, starting reads)", "sampling": "sampling",
+    "other": "other (bookkeeping)",
 }  # fmt: skip
 """Phases as the legend names them."""
 
@@ -67,7 +72,8 @@ def number(value: float) -> str:
     return f"{value:.10g}"
 
 
-def _svg(parts: Sequence[str], label: str, height: int = HEIGHT) -> str:
+def svg(parts: Sequence[str], label: str, height: int = HEIGHT) -> str:
+    """Join what was drawn."""
     return (
         f'<svg viewBox="0 0 {WIDTH} {height}" width="100%" role="img" aria-label="{html.escape(label)}">'
         f"{''.join(parts)}</svg>"
@@ -98,7 +104,7 @@ def histogram_svg(found: Histogram, marks: dict[str, float | None]) -> str:
     slowest = slower if found.beyond_percent else f"the largest is {found.largest_ms:.1f} ms"
     colour = SLOW if found.beyond_percent else _INK
     parts.append(text(WIDTH - _RIGHT, 18, slowest, "end", colour=colour))
-    return _svg(parts, "distribution of the gaps between tokens")
+    return svg(parts, "distribution of the gaps between tokens")
 
 
 def _bar(frame: Frame, left: float, width: float, percent: float, colour: str) -> str:
@@ -122,7 +128,7 @@ def spreads_svg(requests: Sequence[Spread]) -> str:
         parts.append(f'<circle cx="{x:.1f}" cy="{frame.y(request.median):.1f}" r="2.5" fill="{MARKS["p99"]}"/>')
     parts.append(text(_LEFT, 18, "● median", colour=MARKS["p99"]))
     parts.append(text(_LEFT + 90, 18, "▌ p10 to p90", colour=BAR))
-    return _svg(parts, "gaps of each request")
+    return svg(parts, "gaps of each request")
 
 
 def phases_svg(bench: dict[str, Any]) -> str:
@@ -148,10 +154,10 @@ def phases_svg(bench: dict[str, Any]) -> str:
             text(x, 94, f"{percent} %" if percent < 100 else "100 % of time", "end" if percent == 100 else "middle")
         )
     for place, name in enumerate(names):
-        x = left_edge + place * 190
-        parts.append(f'<rect x="{x:.1f}" y="106" width="11" height="11" fill="{colour_of(name)}"/>')
-        parts.append(text(x + 16, 116, PHASES.get(name, name.replace("_", " "))))
-    return _svg(parts, "time by phase", 124)
+        x, y = left_edge + place % 4 * 190, 106 + place // 4 * 20
+        parts.append(f'<rect x="{x:.1f}" y="{y}" width="11" height="11" fill="{colour_of(name)}"/>')
+        parts.append(text(x + 16, y + 10, PHASES.get(name, name.replace("_", " "))))
+    return svg(parts, "time by phase", 124 + (len(names) - 1) // 4 * 20)
 
 
 def colour_of(phase: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from edge_runtime.base.errors import RequestError
 
 JSON_NAME, HTML_NAME, PNG_NAME = "report.json", "report.html", "report.png"
+SUMMARY_NAME, TRACE_NAME = "summary.txt", "trace.json"
 
 
 def default_folder(bundle: Path) -> Path:

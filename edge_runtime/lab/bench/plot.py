@@ -5,20 +5,50 @@ from __future__ import annotations
 import importlib.util
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from edge_runtime.base.extras import install_extra
 from edge_runtime.lab.bench.charts import BAR, MARKS, PHASES, SLOW, colour_of
 from edge_runtime.lab.bench.distribution import Spread, histogram, spreads
+from edge_runtime.lab.bench.folder import PNG_NAME
 from edge_runtime.lab.bench.page import subtitle_of, title_of
+from edge_runtime.lab.bench.time_plots import draw_power, draw_residency, draw_token
+from edge_runtime.lab.bench.timeline import Trace
+
+
+def pngs(result: dict[str, Any], trace: Trace | None) -> Iterator[tuple[str, bytes]]:
+    """Yield every plot there is something to draw for: its file's name and the image."""
+    yield PNG_NAME, png(result)
+    bench = result["bench"]
+    for name, is_there, draw in (
+        ("timeline.png", trace is not None and trace.last_token() is not None, lambda axes: draw_token(axes, trace)),
+        ("residency.png", True, lambda axes: draw_residency(axes, bench)),
+        ("power.png", bench["power"]["meter"] is not None, lambda axes: draw_power(axes, bench)),
+    ):
+        if is_there:
+            yield name, _one(result, draw)
+
+
+def _one(result: dict[str, Any], draw: Callable[[Any], None]) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set_title(_wrapped(f"{title_of(result)}\n{subtitle_of(result)}"), fontsize="x-small", loc="left")
+    draw(axes)
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return out.getvalue()
 
 
 def missing() -> str | None:
     """Say what lacks for a PNG, and how to install it; None if nothing does."""
     if importlib.util.find_spec("matplotlib") is not None:
         return None
-    return f"report.png is left out: it needs matplotlib. {install_extra('bench')}"
+    return f"The PNG plots are left out: they need matplotlib. {install_extra('bench')}"
 
 
 def png(result: dict[str, Any]) -> bytes:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edge_runtime.lab.bench.session import Request, Session, Stage, total_experts, total_phases
+from edge_runtime.lab.bench.measured import Request, Stage, total_experts, total_phases
+from edge_runtime.lab.bench.power_log import PowerLog
+from edge_runtime.lab.bench.raw import request_json
+from edge_runtime.lab.bench.session import Session
 from edge_runtime.lab.bench.settings import BenchSettings
+from edge_runtime.lab.bench.steadiness import cache_proof, hit_rate, sentinel_json, warnings
 from edge_runtime.telemetry.drive_probe import DriveCeiling
 from edge_runtime.telemetry.samples import percentiles, rate, rounded, shares, summary
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclasses.dataclass
@@ -26,6 +30,7 @@ class Surroundings:
         command: what was typed.
         probes: drive ceilings before and after the requests; empty if not probed.
         probe_error: why the drive was not probed; None if it was.
+        power: what a meter said while the requests ran.
     """
 
     hardware: dict[str, Any]
@@ -35,6 +40,7 @@ class Surroundings:
     command: str = ""
     probes: list[DriveCeiling] = dataclasses.field(default_factory=list)
     probe_error: str | None = None
+    power: PowerLog = dataclasses.field(default_factory=PowerLog)
 
 
 def result_json(
@@ -44,33 +50,44 @@ def result_json(
 
     `timings` holds medians over requests, its `itl_ms` percentiles over all gaps of all requests; `experts` are totals.
     """
-    requests = session.requests
+    requests, power = session.requests, around.power
     last = requests[-1].report.to_json()
     prefill, decode = [r.prefill for r in requests], [r.decode for r in requests]
     tokens = sum(stage.tokens for stage in prefill + decode)
     stats = _stats(requests, settings)
+    bench = {
+        "format_version": FORMAT_VERSION,
+        "is_complete": is_complete,
+        "measured_at": around.measured_at,
+        "command": around.command,
+        "settings": settings.to_json(),
+        "prompts": around.prompts,
+        "engine": session.facts,
+        "cache_state": cache_state(session.facts, settings),
+        "cache_proof": cache_proof(requests, settings, session.facts),
+        "stats": stats,
+        "prefill": _stage(prefill, around, power.energy([(r.start_ns, r.first_ns) for r in requests], _sum(prefill))),
+        "decode": _stage(decode, around, power.energy([(r.first_ns, r.end_ns) for r in requests], _sum(decode))),
+        "sentinel": sentinel_json(session.sentinels),
+        "drive": drive_json(around),
+        "hardware": around.hardware,
+        "versions": around.versions,
+        "requests": [request_json(r, power) for r in requests],
+        "gap_ms_samples": [[rounded(gap) for gap in r.gap_ms] for r in requests],
+        "sentinels": [request_json(r, power) for r in session.sentinels],
+        "power": power.to_json(),
+    }
     return last | {
         "timings": _timings(requests, stats),
         "experts": total_experts(prefill + decode).to_json(tokens),
         "memory": last["memory"] | {"peak_rss_bytes": max(r.report.memory["peak_rss_bytes"] for r in requests)},
-        "bench": {
-            "format_version": FORMAT_VERSION,
-            "is_complete": is_complete,
-            "measured_at": around.measured_at,
-            "command": around.command,
-            "settings": settings.to_json(),
-            "prompts": around.prompts,
-            "engine": session.facts,
-            "cache_state": cache_state(session.facts, settings),
-            "stats": stats,
-            "prefill": _stage(prefill, around),
-            "decode": _stage(decode, around),
-            "drive": drive_json(around),
-            "hardware": around.hardware,
-            "versions": around.versions,
-            "gap_ms_samples": [[rounded(gap) for gap in r.gap_ms] for r in requests],
-        },
+        "energy": power.contract_energy([(r.start_ns, r.end_ns) for r in requests], _sum(decode) + len(requests)),
+        "bench": bench | {"warnings": warnings(bench)},
     }
+
+
+def _sum(stages: Sequence[Stage]) -> int:
+    return sum(stage.tokens for stage in stages)
 
 
 def _stats(requests: Sequence[Request], settings: BenchSettings) -> dict[str, Any]:
@@ -82,7 +99,7 @@ def _stats(requests: Sequence[Request], settings: BenchSettings) -> dict[str, An
         "decode_tok_s": summary(rate(r.decode.tokens, r.decode.wall_ns) for r in requests),
         "itl_ms": gap_percentiles(requests),
         "bytes_per_decoded_token": summary(r.decode.experts.bytes_read / r.decode.tokens for r in requests),
-        "hit_rate": summary(_hit_rate(r.decode) for r in requests),
+        "hit_rate": summary(hit_rate(r) for r in requests),
     }
 
 
@@ -91,10 +108,6 @@ def gap_percentiles(requests: Sequence[Request]) -> dict[str, Any]:
     gaps = [gap for r in requests for gap in r.gap_ms]
     p50, p90, p99 = percentiles(gaps, (50, 90, 99))
     return {"p50": p50, "p90": p90, "p99": p99, "n": len(gaps)}
-
-
-def _hit_rate(stage: Stage) -> float | None:
-    return stage.experts.hits / stage.experts.lookups if stage.experts.lookups else None
 
 
 def _timings(requests: Sequence[Request], stats: dict[str, Any]) -> dict[str, Any]:
@@ -114,9 +127,9 @@ def _timings(requests: Sequence[Request], stats: dict[str, Any]) -> dict[str, An
     }
 
 
-def _stage(stages: list[Stage], around: Surroundings) -> dict[str, Any]:
+def _stage(stages: list[Stage], around: Surroundings, energy: dict[str, Any] | None) -> dict[str, Any]:
     """Totals of one stage over all requests."""
-    phases, tokens = total_phases(stages), sum(stage.tokens for stage in stages)
+    phases, tokens = total_phases(stages), _sum(stages)
     read = [stage.drive_bytes for stage in stages if stage.drive_bytes is not None]
     experts = total_experts(stages).to_json(tokens)
     ceiling = max((probe.gbps for probe in around.probes), default=None)
@@ -126,10 +139,17 @@ def _stage(stages: list[Stage], around: Surroundings) -> dict[str, Any]:
         "ms": round(sum(stage.wall_ns for stage in stages) / 1e6, 3),
         "phase_ms_per_token": {name: round(ns / 1e6 / tokens, 4) for name, ns in phases.items()},
         "phase_percent": shares(phases),
+        "phases_over_wall_percent": _excess(phases, sum(stage.wall_ns for stage in stages)),
         "experts": experts,
         "share_of_drive": round(achieved / ceiling, 4) if achieved and ceiling else None,
         "drive_bytes": sum(read) if len(read) == len(stages) else None,
+        "energy": energy,
     }
+
+
+def _excess(phases: Mapping[str, int], wall_ns: int) -> float:
+    """Return by how many percent the phases together are longer than the wall time; phases that overlap show here."""
+    return round(100 * (sum(phases.values()) / wall_ns - 1), 3)
 
 
 def drive_json(around: Surroundings) -> dict[str, Any]:

@@ -26,6 +26,11 @@ class BenchSettings:
         temperature: of sampling; 0 is greedy.
         seed: of prompts and sampling; request i uses seed + i.
         probe_s: seconds of each of the two drive probes; 0 leaves them out.
+        sentinel: the same request is run before the measured ones and after them, to see whether the machine changed.
+        gate_rise_c: how much hotter than before the first request it may be before another, in degrees.
+        gate_s: longest wait for that.
+        idle_s: seconds of idle power measured before the engine opens, where there is a meter.
+        trace_tokens: tokens of the request at the end whose spans are recorded; 0: none is.
     """
 
     prompt_tokens: int = 128
@@ -36,6 +41,11 @@ class BenchSettings:
     temperature: float = 1.0
     seed: int = 0
     probe_s: float = 1.0
+    sentinel: bool = True
+    gate_rise_c: float = 5.0
+    gate_s: float = 60.0
+    idle_s: float = 3.0
+    trace_tokens: int = 4
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -50,6 +60,10 @@ class BenchSettings:
             ("warmup", self.warmup, 0, MAX_REPEAT),
             ("temperature", self.temperature, 0, 100),
             ("probe-seconds", self.probe_s, 0, 60),
+            ("gate-rise", self.gate_rise_c, 0, 100),
+            ("gate-seconds", self.gate_s, 0, 3600),
+            ("idle-seconds", self.idle_s, 0, 3600),
+            ("trace-tokens", self.trace_tokens, 0, 64),
         ):
             if not low <= value <= high:
                 raise RequestError(f"{name}: expected {low} to {high}, got {value}. Give a number in this range.")
@@ -65,12 +79,17 @@ class BenchSettings:
         Raises:
             RequestError: it does not.
         """
-        need = self.prompt_tokens + self.gen_tokens
+        need = self.prompt_tokens + max(self.gen_tokens, self.trace_tokens)
         if need > context:
             raise RequestError(
                 f"prompt-tokens: {self.prompt_tokens} and {self.gen_tokens} generated exceed the context of {context}. "
                 f"Pass --context {need} or shorten them."
             )
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that are run, those at the edges included."""
+        return self.warmup + self.repeat + 2 * self.sentinel
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""

@@ -22,6 +22,8 @@ def rows(result: dict[str, Any]) -> list[Row]:
         *_speed_rows(bench),
         *_expert_rows(bench),
         *_phase_rows(bench),
+        *_energy_rows(result),
+        *_machine_rows(bench),
         *_surrounding_rows(result, bench),
     ]
 
@@ -78,13 +80,54 @@ def _phase_rows(bench: dict[str, Any]) -> list[Row]:
     return found
 
 
+def _energy_rows(result: dict[str, Any]) -> list[Row]:
+    energy, bench = result["energy"], result["bench"]
+    if energy is None:
+        return [Row("energy", "not measured", _why_no_energy(bench["power"]))]
+    found = []
+    for stage, word in (("prefill", "a prompt token"), ("decode", "a token")):
+        used = bench[stage]["energy"]
+        if used is None:
+            found.append(Row(f"{stage}, energy", "not measured", "too short for the meter's rate"))
+            continue
+        rails = ", ".join(f"{name} {rail['mean_w']:.2f} W" for name, rail in used["rails"].items())
+        each = "no known total" if used["joules_per_token"] is None else f"{used['joules_per_token']:.4f} J {word}"
+        found.append(Row(f"{stage}, energy", f"{each}; {rails}"))
+    idle = "not measured" if energy["idle_w"] is None else f"{energy['idle_w']:.2f} W"
+    return [*found, Row("idle power", idle, f"{energy['method']}, {energy['hz']:g} Hz; {energy['covers']}")]
+
+
+def _why_no_energy(power: dict[str, Any]) -> str:
+    if power["meter"] is None:
+        return "; ".join(power["not_measured_because"].values()) or "no meter was asked for"
+    return "requests are too short for the meter's rate, or readings are missing"
+
+
+def _machine_rows(bench: dict[str, Any]) -> list[Row]:
+    sentinel, requests = bench["sentinel"], bench["requests"]
+    change = sentinel["change_percent"]
+    drift = "not run" if change is None else f"{change:+.1f} % tok/s from start to end"
+    found = [Row("sentinel", drift, f"steady within {sentinel['steady_within_percent']:g} %")]
+    before, after = requests[0]["conditions_before"], requests[-1]["conditions_after"]
+    if before and after and before["temperatures_c"] and after["temperatures_c"]:
+        first, last = max(before["temperatures_c"].values()), max(after["temperatures_c"].values())
+        waited = sum(r["thermal_gate"]["waited_s"] for r in requests if r["thermal_gate"])
+        found.append(
+            Row("hottest zone", f"{first:.1f} C at the start, {last:.1f} C at the end", f"waited {waited:.1f} s")
+        )
+    if before and before["power_mode"]:
+        mode = before["power_mode"]
+        found.append(Row("power mode", mode["name"] or str(mode["number"])))
+    return found
+
+
 def _surrounding_rows(result: dict[str, Any], bench: dict[str, Any]) -> list[Row]:
     memory, hardware, prompts = result["memory"], bench["hardware"], bench["prompts"]
     names = hardware["drive"]["name"], hardware["drive"]["model"], hardware["file_system"]
     distinct = f"{prompts['distinct']} distinct of {prompts['requests']}"
     return [
         Row("peak memory", f"{format_size(memory['peak_rss_bytes'])} of {format_size(memory['budget_bytes'])} allowed"),
-        Row("cache state", bench["cache_state"]),
+        Row("cache state", bench["cache_state"], _proof(bench["cache_proof"])),
         Row("prompts", prompts["source"], distinct),
         Row(
             "measured on",
@@ -96,6 +139,10 @@ def _surrounding_rows(result: dict[str, Any], bench: dict[str, Any]) -> list[Row
             "requests", f"{bench['stats']['ttft_ms']['n']} measured" + ("" if bench["is_complete"] else ", interrupted")
         ),
     ]
+
+
+def _proof(proof: dict[str, Any]) -> str:
+    return {True: "proven", False: "not so", None: "not proven"}[proof["is_proven"]]
 
 
 def _spread(stat: dict[str, Any], unit: str) -> str:

@@ -1,0 +1,142 @@
+"""Power modes of a Jetson: asked for and set by `nvpmodel`, and set back whatever happens to us.
+
+The mode outlives the process, and a reboot too. So before the first change the old mode is written to a file, and a
+guard process (`mode_guard`) is started that sets it back once we are gone. If the guard is killed as well, the file is
+left, and the next benchmark says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from edge_runtime.base.errors import DeviceError, RequestError
+from edge_runtime.lab.bench import mode_guard
+from edge_runtime.telemetry.conditions import power_modes
+
+_LIMIT_S = 60
+_SAID = re.compile(r"NV Power Mode:\s*(\S+)\s*\n\s*(\d+)")
+
+
+class Mode(NamedTuple):
+    """A power mode: its number, and its name in nvpmodel.conf."""
+
+    number: int
+    name: str
+
+
+class PowerModes:
+    """The modes of this board.
+
+    Args:
+        root: under which etc/nvpmodel.conf is.
+        state: file that remembers the mode to go back to.
+
+    Raises:
+        DeviceError: this is no Jetson, or nvpmodel does not say which mode it is in.
+    """
+
+    def __init__(self, root: Path = Path("/"), state: Path | None = None) -> None:
+        found = shutil.which("nvpmodel")
+        self.modes = [Mode(number, name) for number, name in power_modes(root)]
+        if found is None or not self.modes:
+            raise DeviceError("power-modes: no nvpmodel and nvpmodel.conf here: only Jetson boards have power modes.")
+        self._command, self._state = found, state or state_file()
+        self.original = self.current()
+
+    def current(self) -> int:
+        """Return the number of the mode in force.
+
+        Raises:
+            DeviceError: nvpmodel does not say.
+        """
+        done = self._run("-q")
+        said = _SAID.search(done.stdout)
+        if said is None:
+            raise DeviceError(f"power-modes: nvpmodel -q does not say the mode: {_short(done)}")
+        return int(said[2])
+
+    def choose(self, text: str) -> list[Mode]:
+        """Return the modes a text names: `all`, or numbers and names separated by commas.
+
+        Raises:
+            RequestError: there is no such mode.
+        """
+        if text == "all":
+            return self.modes
+        by_word = {str(mode.number): mode for mode in self.modes} | {mode.name: mode for mode in self.modes}
+        chosen = []
+        for word in text.split(","):
+            if word not in by_word:
+                known = ", ".join(f"{mode.number} ({mode.name})" for mode in self.modes)
+                raise RequestError(f"power-modes: expected all, or some of {known}, got {word!r}.")
+            chosen.append(by_word[word])
+        return chosen
+
+    def set(self, mode: Mode) -> str | None:
+        """Put a mode in force; return why that did not work, None if it did."""
+        done = self._run("-m", str(mode.number))
+        if done.returncode != 0:
+            return f"nvpmodel -m {mode.number} failed: {_short(done)} It may need root."
+        now = self.current()
+        # some modes of a board take a reboot: nvpmodel asks for it, and nobody answers
+        return None if now == mode.number else f"nvpmodel stayed in mode {now}: {_short(done)} It may need a reboot."
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Change modes inside this block: at its end, or ours, the original one is in force again.
+
+        Raises:
+            DeviceError: it could not be set back.
+        """
+        self._state.parent.mkdir(parents=True, exist_ok=True)
+        self._state.write_text(json.dumps({"mode": self.original, "pid": os.getpid()}))
+        command = [sys.executable, "-I", mode_guard.__file__, self._command, str(self.original), str(self._state)]
+        guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
+        try:
+            yield
+        finally:
+            failed = self.set(Mode(self.original, ""))
+            if failed is None:
+                self._state.unlink(missing_ok=True)
+            guard.communicate(mode_guard.DONE if failed is None else b"", timeout=3 * _LIMIT_S)
+            if failed is not None and self.current() != self.original:
+                raise DeviceError(f"power-modes: {failed} Set it back: sudo nvpmodel -m {self.original}")
+
+    def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(  # noqa: S603 - found on the PATH, as its user would
+                [self._command, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_LIMIT_S,
+                check=False,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as err:
+            raise DeviceError(f"power-modes: nvpmodel {' '.join(words)}: {err}.") from err
+
+
+def state_file() -> Path:
+    """Return where the mode to go back to is remembered."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    return Path(base) / "hobbit/power-mode.json"
+
+
+def left_over(state: Path | None = None) -> int | None:
+    """Return the mode an earlier sweep should have gone back to and did not; None if all is well."""
+    path = state or state_file()
+    try:
+        found = json.loads(path.read_text())
+        mode, pid = int(found["mode"]), int(found["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None if Path(f"/proc/{pid}").exists() else mode
+
+
+def _short(done: subprocess.CompletedProcess[str]) -> str:
+    return (done.stderr or done.stdout).strip()[:300].rstrip(".") + "."

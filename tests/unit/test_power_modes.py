@@ -1,0 +1,128 @@
+"""Power modes of a Jetson over an nvpmodel that is a script: changed, refused, and set back even after kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import board_trees
+import pytest
+from patience import until
+
+from edge_runtime.base.errors import DeviceError, RequestError
+from edge_runtime.lab.bench.power_modes import Mode, PowerModes, left_over
+
+NVPMODEL = """\
+#!/bin/sh
+# answers as nvpmodel does; mode 2 takes a reboot, which nobody grants
+status={root}/var/lib/nvpmodel/status
+case "$1" in
+  -q) number=$(sed -n 's/^pmode:0*\\([0-9]\\)/\\1/p' $status)
+      set -- 15W 25W MAXN_SUPER; shift $number
+      printf 'NV Power Mode: %s\\n%s\\n' "$1" "$number" ;;
+  -m) echo "$2" >> {root}/asked
+      if [ -e {root}/broken ]; then echo 'NVPM ERROR: no permission' >&2; exit 255; fi
+      if [ "$2" = 2 ]; then echo 'NVPM WARN: Reboot required for changing to this power mode'; exit 0; fi
+      printf 'pmode:%04d\\n' "$2" > $status ;;
+esac
+"""
+
+
+@pytest.fixture
+def board(tmp_path, monkeypatch):
+    """An Orin Nano in mode 1, and its nvpmodel on the PATH."""
+    board_trees.nano(tmp_path / "root")
+    command = tmp_path / "bin/nvpmodel"
+    command.parent.mkdir()
+    command.write_text(NVPMODEL.format(root=tmp_path / "root"))
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "root"
+
+
+def mode_of(root: Path) -> str:
+    return (root / "var/lib/nvpmodel/status").read_text().strip()
+
+
+def state_of(root: Path) -> Path:
+    return root.parent / "state/hobbit/power-mode.json"
+
+
+def test_modes_are_chosen_by_number_or_name(board):
+    modes = PowerModes(board)
+    assert modes.original == 1
+    assert modes.choose("all") == [Mode(0, "15W"), Mode(1, "25W"), Mode(2, "MAXN_SUPER")]
+    assert modes.choose("25W,0") == [Mode(1, "25W"), Mode(0, "15W")]
+    with pytest.raises(RequestError, match=r"0 \(15W\), 1 \(25W\).*got '7'"):
+        modes.choose("0,7")
+
+
+def interrupted_in(modes: PowerModes) -> None:
+    with modes.changing():
+        modes.set(Mode(0, "15W"))
+        raise KeyboardInterrupt
+
+
+def test_the_mode_is_set_back_at_the_end_and_after_an_error(board):
+    modes = PowerModes(board)
+    with modes.changing():
+        assert json.loads(state_of(board).read_text())["mode"] == 1
+        assert modes.set(Mode(0, "15W")) is None
+        assert mode_of(board) == "pmode:0000"
+    assert mode_of(board) == "pmode:0001"
+    assert not state_of(board).exists()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_in(modes)
+    assert mode_of(board) == "pmode:0001"
+
+
+def test_a_mode_that_takes_a_reboot_or_root_is_said(board):
+    modes = PowerModes(board)
+    assert "stayed in mode 1" in modes.set(Mode(2, "MAXN_SUPER"))
+    (board / "broken").touch()
+    assert "no permission" in modes.set(Mode(0, "15W"))
+
+
+def test_what_is_no_jetson_is_told_so(tmp_path, monkeypatch):
+    board_trees.pi5(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DeviceError, match="only Jetson boards"):
+        PowerModes(tmp_path)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from edge_runtime.lab.bench.power_modes import Mode, PowerModes
+modes = PowerModes(Path(sys.argv[1]))
+with modes.changing():
+    assert modes.set(Mode(0, "15W")) is None
+    print("changed", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_sweep_that_is_killed_leaves_the_mode_it_found(board, number):
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(board)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "changed\n"
+        assert mode_of(board) == "pmode:0000"
+        holder.send_signal(number)
+    until(lambda: mode_of(board) == "pmode:0001", "the guard set the mode back")
+    until(lambda: not state_of(board).exists())
+    assert left_over() is None
+
+
+def test_what_even_the_guard_could_not_set_back_is_remembered(board):
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(board)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "changed\n"
+        assert left_over() is None, "it still runs"
+        (board / "broken").touch()
+        holder.kill()
+    until(lambda: (board / "asked").read_text().split().count("1") >= 3, "the guard tries three times")
+    assert left_over() == 1
