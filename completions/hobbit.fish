@@ -12,7 +12,7 @@ for command in hobbit hobbit-edge
     complete -c $command -n __fish_use_subcommand -f -a trace-import -d 'turn another program\'s recording of a router into a trace (`hobbit trace import`)'
     complete -c $command -n __fish_use_subcommand -f -a simulate -d 'replay a trace against policies and cache sizes, beside Belady\'s optimum'
     complete -c $command -n __fish_use_subcommand -f -a verify -d 'check hashes, structure and numerics of a bundle'
-    complete -c $command -n __fish_use_subcommand -f -a doctor -d 'find what is wrong or slow about this machine, with the fix; runs a model on each backend'
+    complete -c $command -n __fish_use_subcommand -f -a doctor -d 'find what makes this machine slow or unfit, with the fix; run each backend'
     complete -c $command -n __fish_use_subcommand -f -a pull -d 'bring a bundle from a server, a hub or a folder into the folder of models'
     complete -c $command -n __fish_use_subcommand -f -a push -d 'send a bundle to a folder, a server that takes PUT, or a hub'
     complete -c $command -n __fish_use_subcommand -f -a list -d 'list the folder of models'

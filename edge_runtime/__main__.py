@@ -28,7 +28,7 @@ VERBS = {
     "trace-import": "turn another program's recording of a router into a trace (`hobbit trace import`)",
     "simulate": "replay a trace against policies and cache sizes, beside Belady's optimum",
     "verify": "check hashes, structure and numerics of a bundle",
-    "doctor": "find what is wrong or slow about this machine, with the fix; runs a model on each backend",
+    "doctor": "find what makes this machine slow or unfit, with the fix; run each backend",
     "pull": "bring a bundle from a server, a hub or a folder into the folder of models",
     "push": "send a bundle to a folder, a server that takes PUT, or a hub",
     "list": "list the folder of models",
