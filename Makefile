@@ -6,7 +6,7 @@ PY     := $(BIN)/python
 # one worker a core; the suite is written so that order and neighbours do not matter
 JOBS   ?= $(shell nproc)
 
-.PHONY: demo test check system-check ray-check kernel-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check gpu-emulation hardware clean
+.PHONY: demo test check system-check ray-check kernel-check memory-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check gpu-emulation hardware clean
 .PHONY: wheels locks offline wheel-check deb deb-check container-check release-check release
 
 # pip says what it fetches and builds: this takes a minute or two the first time
@@ -64,6 +64,10 @@ ray-check: $(VENV)/.test
 # the CUDA kernels on the CPU under sanitisers, and with faults planted in them, each of which has to be found
 kernel-check: $(VENV)/.test
 	$(PY) -m pytest -n $(JOBS) -m planted tests/cuda
+
+# --memory auto under real memory cgroups of 60, 40 and 25 % of a bundle of 1.5 GiB, 20 runs each; needs root; ~30 min
+memory-check: $(VENV)/.test
+	HOBBIT_X_RUNS=20 HOBBIT_X_LAYERS=24 $(PY) -m pytest -s tests/integration/test_cgroup_shares.py
 
 fmt: $(VENV)/.test
 	$(BIN)/ruff format .

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.base.errors import DeviceError
-from edge_runtime.base.sizes import KIB, format_size
+from edge_runtime.base.sizes import KIB, MIB, format_size
 
+_PAGES_SHARE, _MOST_FOR_PAGES = 64, 64 * MIB
 _UNLIMITED = 1 << 60
 """cgroup v1 writes 'no limit' as a number just below 2^63."""
 
@@ -128,6 +129,14 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
+def page_cache_reserve(limit_bytes: int) -> int:
+    """Return what a cgroup keeps for pages of files and of the kernel: 1/64 of its limit, at most 64 MiB.
+
+    Page tables alone take 1/512 of what is resident.
+    """
+    return min(_MOST_FOR_PAGES, limit_bytes // _PAGES_SHARE)
+
+
 @dataclass(frozen=True)
 class Ceiling:
     """The most the whole process may use, and what sets it."""
@@ -140,6 +149,9 @@ def memory_ceiling(
     limits: SystemLimits, *, requested: int | None = None, own_anonymous_bytes: int = 0, reserve_bytes: int = 0
 ) -> Ceiling:
     """Return the tightest of --memory, what the cgroup leaves and what the machine has available.
+
+    With auto, a cgroup keeps a reserve as the machine does: page tables, buffers of the kernel and clean pages of files
+    are charged to it beside what the plan counts, and without any room for them it stalls before it kills.
 
     Args:
         limits: what the system reports; what this process already uses is no longer in it.
@@ -156,7 +168,9 @@ def memory_ceiling(
     if limits.cgroup_free_bytes is not None:
         free = limits.cgroup_free_bytes + own_anonymous_bytes
         most = free if limits.cgroup_limit_bytes is None else min(free, limits.cgroup_limit_bytes)
-        options.append(Ceiling(most, f"cgroup limit of {limits.cgroup_path}"))
+        kept = page_cache_reserve(limits.cgroup_limit_bytes or most) if requested is None else 0
+        less = f" less {format_size(kept)} for pages of files" if kept else ""
+        options.append(Ceiling(max(0, most - kept), f"cgroup limit of {limits.cgroup_path}{less}"))
     if requested is not None:
         options.append(Ceiling(requested, "--memory"))
     return min(options, key=lambda option: option.bytes)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.base.errors import BudgetError
-from edge_runtime.config.limits import Ceiling, SystemLimits, memory_ceiling
+from edge_runtime.config.limits import Ceiling, SystemLimits, memory_ceiling, page_cache_reserve
 from edge_runtime.config.memory_needs import MemoryNeeds
 from edge_runtime.config.memory_plan import choose_prefill_chunk, plan_memory
 
@@ -127,9 +127,11 @@ def test_the_ceiling_is_the_tightest():
         1060 * MIB, "cgroup limit of /group"
     )
     capped = replace(limits, cgroup_limit_bytes=1050 * MIB)
-    assert memory_ceiling(capped, own_anonymous_bytes=100 * MIB).bytes == 1050 * MIB, (
-        "shared pages count once, elsewhere"
-    )
+    auto = memory_ceiling(capped, own_anonymous_bytes=100 * MIB)
+    assert auto.bytes == 1050 * MIB - 1050 * MIB // 64, "shared pages count once, elsewhere; files keep a part"
+    assert auto.reason == "cgroup limit of /group less 16.4 MiB for pages of files"
+    assert memory_ceiling(capped, requested=2000 * MIB, own_anonymous_bytes=100 * MIB).bytes == 1050 * MIB
+    assert [page_cache_reserve(size) // MIB for size in (MIB, 640 * MIB, 4096 * MIB, 65536 * MIB)] == [0, 10, 64, 64]
     free = replace(limits, cgroup_free_bytes=None)
     auto = memory_ceiling(free, own_anonymous_bytes=60 * MIB, reserve_bytes=1024 * MIB)
     assert auto == Ceiling(3036 * MIB, "memory available less 1.00 GiB for the system")
