@@ -176,6 +176,7 @@ def checked_header(m: Manifest, part: Part, data: bytes) -> ExpertFileHeader:
         ("intermediate", m.model.experts.intermediate, header.intermediate),
         ("gate matrices", m.model.experts.gated, header.gated),
         ("biases", m.model.experts.bias, header.bias),
+        ("4-bit floats", m.model.experts.codes == "fp4" and not is_bf16, header.fp4),
         ("num_segments", 1 if is_bf16 else m.experts.num_segments, len(header.segment_bytes)),
         ("file size", part.bytes, header.file_bytes),
     ):

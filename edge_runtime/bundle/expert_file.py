@@ -30,6 +30,7 @@ class ExpertFileHeader:
         checksums: uint32 [E, num_segments], CRC-32C of every segment of every record.
         gated: experts have a gate matrix.
         bias: their matrices have biases.
+        fp4: codes of their records stand for 4-bit floats.
     """
 
     kind: int
@@ -41,6 +42,7 @@ class ExpertFileHeader:
     checksums: NDArray[np.uint32]
     gated: bool = True
     bias: bool = False
+    fp4: bool = False
 
     @property
     def record_stride(self) -> int:
@@ -76,7 +78,7 @@ def pack_header(header: ExpertFileHeader) -> bytes:
     """Return the header's exact bytes."""
     total = header.header_bytes
     sizes = (*header.segment_bytes, 0, 0, 0)[:4]
-    form = _form(gated=header.gated, bias=header.bias)
+    form = _form(gated=header.gated, bias=header.bias, fp4=header.fp4)
     fixed = _FIXED.pack(
         MAGIC, VERSION_OTHER if form else VERSION, header.kind, header.layer_idx, header.num_experts, header.hidden,
         header.intermediate, len(header.segment_bytes), GROUP, total, header.record_stride, *sizes, form, 0,
@@ -86,9 +88,9 @@ def pack_header(header: ExpertFileHeader) -> bytes:
     return body + struct.pack("<I", crc32c(body))
 
 
-def _form(*, gated: bool, bias: bool) -> int:
+def _form(*, gated: bool, bias: bool, fp4: bool) -> int:
     """Bits that say in what records differ from those of version 1."""
-    return (0 if gated else 1) | (2 if bias else 0)
+    return (0 if gated else 1) | (2 if bias else 0) | (4 if fp4 else 0)
 
 
 def parse_header(data: bytes, name: str) -> ExpertFileHeader:
@@ -124,13 +126,14 @@ def parse_header(data: bytes, name: str) -> ExpertFileHeader:
     computed = crc32c(data[: total - 4])
     need(stored == computed, "header checksum", f"{stored:08x}", f"{computed:08x} (damaged)")
     form, reserved = rest[4:]
-    need(1 <= form <= 3 or version == VERSION, "form", "1 to 3", form)
+    need(1 <= form <= 7 or version == VERSION, "form", "1 to 7", form)
     need(form == 0 or version != VERSION, "reserved bytes", "zeros", "something else")
-    gated, bias = not form & 1, bool(form & 2)
+    gated, bias, fp4 = not form & 1, bool(form & 2), bool(form & 4)
+    need(not fp4 or (segments <= 2 and kind == KIND_PROGRESSIVE), "form", "no 4-bit floats in such records", form)
     sizes = expected_segments(kind, RecordLayout(hidden, inter, segments, gated, bias))
     need(tuple(rest[:4]) == (*sizes, 0, 0, 0)[:4], "segment_bytes", sizes, tuple(rest[:4]))
     need(stride == sum(sizes), "record_stride", sum(sizes), stride)
     table_end = _TABLE_OFFSET + 4 * experts * segments
     need(not reserved and not any(data[table_end : total - 4]), "reserved bytes", "zeros", "something else")
     table = np.frombuffer(data, "<u4", experts * segments, _TABLE_OFFSET).reshape(experts, segments)
-    return ExpertFileHeader(kind, layer, experts, hidden, inter, sizes, table.copy(), gated, bias)
+    return ExpertFileHeader(kind, layer, experts, hidden, inter, sizes, table.copy(), gated, bias, fp4)

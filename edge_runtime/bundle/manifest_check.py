@@ -29,6 +29,10 @@ def check(m: Manifest) -> None:
     tiers = m.experts.tiers
     if not tiers or tiers != sorted(set(tiers)) or not set(tiers) <= {*layout.tiers, BF16} or tiers == [BF16]:
         raise ValueError(f"{NAME}: experts.tiers: expected ascending tiers out of {layout.tiers} (and 16), got {tiers}")
+    if m.model.experts.codes == "fp4" and m.experts.num_segments > 2:
+        raise ValueError(
+            f"{NAME}: experts.num_segments: expected at most 2 of 4-bit floats, got {m.experts.num_segments}"
+        )
     names = [p.name for p in m.parts]
     if len(set(names)) != len(names):
         raise ValueError(f"{NAME}: parts: a name is listed twice")

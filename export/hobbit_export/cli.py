@@ -25,6 +25,7 @@ from hobbit_export.options import (
     check_targets,
     check_trunk,
     default_jobs,
+    parse_codes,
     parse_tiers,
 )
 from hobbit_export.report import summary
@@ -68,7 +69,8 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         "--tiers",
         default="8",
         help="deepest expert precision stored, in bits: 8, 6, 4 or 2; lower ones are its prefixes and cost nothing. A "
-        "list such as 8,4,2 names those the runtime may use; bf16 adds an exact copy",
+        "list such as 8,4,2 names those the runtime may use; fp4 keeps MXFP4 as it is (tiers 4 "
+        "and 2); bf16 adds an exact copy",
     )
     add(
         "--trunk",
@@ -166,6 +168,7 @@ def parse_options(arguments: argparse.Namespace) -> ExportOptions:
         checkpoint=arguments.checkpoint,
         out=arguments.out,
         tiers=parse_tiers(arguments.tiers),
+        codes=parse_codes(arguments.tiers),
         trunk=check_trunk(arguments.trunk),
         jobs=default_jobs() if arguments.jobs is None else arguments.jobs,
         memory_bytes=parse_size(arguments.memory, "--memory"),

@@ -110,7 +110,7 @@ def write_layer(source: SourceModel, layer_idx: int, out: Path, job: LayerJob) -
     spec = source.spec
     encoder: Encoder = ExpertEncoder(
         layer_idx, 0, spec.hidden, spec.experts.intermediate, job.num_segments, bf16=job.with_bf16, threads=job.jobs,
-        isa=encoder_isa(), gated=spec.experts.gated, bias=spec.experts.bias,
+        isa=encoder_isa(), gated=spec.experts.gated, bias=spec.experts.bias, codes=spec.experts.codes,
     )  # fmt: skip
     errors: list[dict[int, float]] = []
     with (
@@ -166,6 +166,7 @@ class _Writers:
             header = ExpertFileHeader(
                 kind, layer_idx, spec.num_experts, spec.hidden, spec.experts.intermediate, sizes, table,
                 gated=spec.experts.gated, bias=spec.experts.bias,
+                fp4=spec.experts.codes == "fp4" and kind == KIND_PROGRESSIVE,
             )  # fmt: skip
             file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
             file.seek(header.header_bytes)

@@ -23,6 +23,7 @@ def fingerprint(source: SourceModel, options: ExportOptions) -> dict[str, Any]:
         "config": source.config_sha256,
         "files": [[path.name, *_stamp(path, options)] for path in files],
         "tiers": list(options.tiers),
+        "codes": options.codes,
         "trunk": options.trunk,
         "ignore_keys": sorted(options.ignore_keys),
         "calibrate": hashlib.sha256(options.calibrate.read_bytes()).hexdigest() if options.calibrate else None,

@@ -131,7 +131,12 @@ _SHAPES = {
     "calibrate": "another --calibrate",
     "program": "another version of this program",
 }
-_OPTIONS = {"tiers": "other --tiers", "trunk": "another --trunk", "ignore_keys": "other --ignore-key"}
+_OPTIONS = {
+    "tiers": "other --tiers",
+    "codes": "other --tiers",
+    "trunk": "another --trunk",
+    "ignore_keys": "other --ignore-key",
+}
 
 
 def _listed(parts: list[str]) -> str:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.base.errors import ConfigError, did_you_mean
+from edge_runtime.base.spec import Codes
 from hobbit_export.byte_files import ByteFiles
 
 TIERS = (2, 4, 6, 8)
 BF16_TIER = 16
 ENGINES = ("local", "ray")
+FP4 = "fp4"
 TRUNK_PRECISIONS = ("fp32", "int8", "int4")
 DEFAULT_TRUNK = "int8"
 DEFAULT_MEMORY = "2GiB"
@@ -30,6 +32,7 @@ class ExportOptions:
         memory_bytes: ceiling for this process's resident memory; never changes a byte of the bundle.
         ignore_keys: keys of config.json that are read as if they were not there.
         tokenizer: folder whose tokenizer is taken in place of the model's own.
+        codes: what 4-bit codes stand for: "linear", or "fp4" to keep MXFP4 as it is.
         source_name: of the model, where it was given by name; "" where by a folder.
         files: where the weight files are, if not in the folder.
         engine: where steps run; never changes a byte of the bundle.
@@ -47,6 +50,7 @@ class ExportOptions:
     resume: bool = True
     ignore_keys: tuple[str, ...] = ()
     tokenizer: Path | None = None
+    codes: Codes = "linear"
     source_name: str = ""
     files: ByteFiles | None = None
     engine: str = "local"
@@ -68,21 +72,30 @@ def parse_tiers(text: str) -> tuple[int, ...]:
     """Parse `--tiers`.
 
     One number is the deepest tier: every tier below it is usable too. Two or more numbers are exactly the usable tiers.
-    `bf16` adds the exact reference to either.
+    `bf16` adds the exact reference to either. `fp4` is 4, and 2 below it, in codes that are 4-bit floats.
 
     Raises:
         ConfigError: an unknown tier, or bf16 alone.
     """
     words = [w.strip().lower() for w in text.split(",")]
     for word in words:
-        if word not in {"2", "4", "6", "8", "bf16"}:
-            hint = did_you_mean(word, ["bf16"])
-            raise ConfigError(f"--tiers: expected 8, 6, 4, 2 or bf16, separated by commas, got {word!r}.{hint}")
+        if word not in {"2", "4", "6", "8", "bf16", FP4}:
+            hint = did_you_mean(word, ["bf16", FP4])
+            raise ConfigError(f"--tiers: expected 8, 6, 4, 2, fp4 or bf16, separated by commas, got {word!r}.{hint}")
+    if FP4 in words:
+        if not set(words) <= {FP4, "bf16"}:
+            raise ConfigError(f"--tiers: fp4 goes with bf16 alone: its codes have the tiers 2 and 4, got {text!r}.")
+        return (2, 4, BF16_TIER) if "bf16" in words else (2, 4)
     numbers = sorted({int(w) for w in words if w != "bf16"})
     if not numbers:
         raise ConfigError("--tiers: expected a progressive tier beside 'bf16', got none. Use --tiers 8,bf16.")
     usable = [t for t in TIERS if t <= numbers[0]] if len(numbers) == 1 else numbers
     return (*usable, BF16_TIER) if "bf16" in words else tuple(usable)
+
+
+def parse_codes(tiers: str) -> Codes:
+    """Return what 4-bit codes stand for, by `--tiers`."""
+    return "fp4" if FP4 in [w.strip().lower() for w in tiers.split(",")] else "linear"
 
 
 def check_trunk(precision: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.base.errors import BundleError
-from edge_runtime.base.spec import Matrix, ModelSpec
+from edge_runtime.base.spec import Codes, Matrix, ModelSpec
 from edge_runtime.bundle.manifest import EmbeddingDtype
 from edge_runtime.bundle.router_data import RouterData, router_arrays, router_data_of
 from edge_runtime.bundle.sampling_defaults import SamplingDefaults
@@ -101,6 +101,10 @@ class SourceModel:
         )  # fmt: skip
         unneeded = (*names.left_out_of(spec.num_layers), *origin.unneeded)
         return replace(model, left_out=account_for(weights, model._used(), unneeded, spec.family))
+
+    def coded(self, codes: Codes) -> SourceModel:
+        """Return the same model with codes of its records that stand for something else."""
+        return replace(self, spec=replace(self.spec, experts=replace(self.spec.experts, codes=codes)))
 
     def expert_rows(self, layer_idx: int, expert_idx: int, matrix: Matrix) -> RowRange:
         """Where an expert's "gate", "up" [I, D] or "down" [D, I] lies."""

@@ -32,6 +32,7 @@ def check_same_source(options: ExportOptions) -> None:
         ("weight bytes", weight_bytes, manifest.source.weight_bytes),
         ("weights (digest of samples)", sample[:12], manifest.source.weights_sample_sha256[:12]),
         ("--tiers", list(options.tiers), manifest.experts.tiers),
+        ("--tiers: codes", options.codes, manifest.model.experts.codes),
         ("--trunk", options.trunk, manifest.trunk.precision),
         ("--ignore-key", sorted(options.ignore_keys), manifest.source.ignored_keys),
     ):

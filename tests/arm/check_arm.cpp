@@ -44,10 +44,12 @@ void check_case(const char* path) {
   const std::vector<int32_t> dims = in.take<int32_t>(5);
   const size_t d = size_t(dims[0]), i = size_t(dims[1]), tokens = size_t(dims[2]);
   const size_t experts = size_t(dims[3]), top_k = size_t(dims[4]);
-  const std::vector<int32_t> kind = in.take<int32_t>(3);
+  const std::vector<int32_t> kind = in.take<int32_t>(4);
   const std::vector<float> numbers = in.take<float>(3);
-  const hobbit::ExpertForm form{kind[0] != 0, kind[1] != 0, hobbit::Activation(kind[2]), numbers[0], numbers[1], numbers[2]};
-  const hobbit::ExpertLayout layout{d, i, form.gated, form.bias};
+  const hobbit::ExpertForm form{kind[0] != 0, kind[1] != 0, hobbit::Activation(kind[2]), numbers[0], numbers[1], numbers[2],
+                                kind[3] != 0};
+  const hobbit::ExpertLayout layout{d, i, form.gated, form.bias, form.fp4};
+  const int planes = form.fp4 ? 2 : 4;
   const size_t matrices = form.gated ? 3 : 2;
   const std::string name = std::string(path).substr(std::string(path).rfind('/') + 1);
 
@@ -58,13 +60,13 @@ void check_case(const char* path) {
     for (int m = layout.first(); m < 3; ++m) biases.push_back(in.take<float>(layout.rows(m)));
   std::vector<std::vector<uint8_t>> parts;
   for (size_t n = 0; n < experts; ++n) {
-    for (int s = 0; s < 4; ++s) parts.push_back(in.take<uint8_t>(layout.segment_bytes(s)));
+    for (int s = 0; s < 4; ++s) parts.push_back(in.take<uint8_t>(s < planes ? layout.segment_bytes(s) : 0));
     parts.push_back(in.take<uint8_t>(layout.bf16_bytes()));
   }
   const auto x = in.take<float>(tokens * d), weights = in.take<float>(tokens * top_k);
   const auto starts = in.take<int32_t>(experts + 1), pairs = in.take<int32_t>(tokens * top_k);
 
-  hobbit::ExpertEncoder encoder(0, 0, layout, 4, true, 2);
+  hobbit::ExpertEncoder encoder(0, 0, layout, planes, true, 2);
   for (size_t n = 0; n < 1; ++n) {  // encoding is slow under emulation
     for (int m = layout.first(); m < 3; ++m) {
       const size_t at = matrices * n + size_t(m - layout.first());
@@ -72,12 +74,13 @@ void check_case(const char* path) {
       if (form.bias) encoder.add_bias(m, biases[at].data(), biases[at].size());
     }
     encoder.finish();
-    for (int s = 0; s < 4; ++s)
+    for (int s = 0; s < planes; ++s)
       expect(encoder.segment(s) == parts[5 * n + size_t(s)], name + ": encoded segment " + std::to_string(s) + " differs");
     expect(encoder.bf16() == parts[5 * n + 4], name + ": encoded bfloat16 record differs");
   }
 
   for (int tier : {2, 4, 6, 8, 16}) {
+    if (form.fp4 && (tier == 6 || tier == 8)) continue;
     const auto reference = in.take<float>(tokens * d), native = in.take<float>(tokens * d);
     std::vector<uint64_t> segments(4 * experts);
     for (size_t n = 0; n < experts; ++n)

@@ -108,7 +108,8 @@ def test_each_lie_is_named(lie):
 
 
 LIES_OF_VERSION_2 = {
-    "unknown form": (88, "<I", 4, "form"),
+    "unknown form": (88, "<I", 8, "form"),
+    "4-bit floats in four planes": (88, "<I", 4, "form"),
     "form of version 1": (88, "<I", 0, "form"),
     "another form": (88, "<I", 2, "segment_bytes"),
     "version 1 with a form": (8, "<I", 1, "reserved"),

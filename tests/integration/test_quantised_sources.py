@@ -17,7 +17,11 @@ from quantised import FORMATS, Stored, mxfp4_experts, write_stored
 from safetensors.numpy import load_file
 from synthetic import bfloat16, qwen3_config, qwen3_shapes, run_export, write_tokenizer
 
+from edge_runtime import Engine
+from edge_runtime.backends.cpu.kernels.reference import decode_expert
 from edge_runtime.bundle import manifest_file
+from edge_runtime.bundle.bundle import Bundle
+from hobbit_export.cli import main
 from hobbit_export.exporter import export
 from hobbit_export.options import ExportOptions
 from hobbit_export.source import SourceModel
@@ -66,8 +70,8 @@ def test_the_same_bundle_as_unquantised(tmp_path: Path, name: str) -> None:
     assert found == wanted
 
 
-def test_gpt_oss_in_mxfp4_is_gpt_oss_in_bfloat16(tmp_path: Path) -> None:
-    """Every MXFP4 value is a bfloat16 number, so both checkpoints say the same; one has inputs first."""
+def write_gpt_oss(tmp_path: Path) -> tuple[Path, Path]:
+    """Write gpt-oss with experts in MXFP4, and with the same values in bfloat16."""
     pytest.importorskip("torch")
     plain = make_checkpoint("gpt_oss", tmp_path / "plain", "float32")
     tensors = load_file(plain / "model.safetensors")
@@ -90,12 +94,55 @@ def test_gpt_oss_in_mxfp4_is_gpt_oss_in_bfloat16(tmp_path: Path) -> None:
     (quantised / "config.json").write_text(json.dumps(config))
     write_stored(quantised / "model.safetensors", stored)
     write_stored(plain / "model.safetensors", values)
+    return quantised, plain
+
+
+def test_gpt_oss_in_mxfp4_is_gpt_oss_in_bfloat16(tmp_path: Path) -> None:
+    """Every MXFP4 value is a bfloat16 number, so both checkpoints say the same; one has inputs first."""
+    quantised, plain = write_gpt_oss(tmp_path)
     assert digests(quantised, tmp_path / "a") == digests(plain, tmp_path / "b")
 
 
-def test_the_report_says_what_was_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from hobbit_export.cli import main
+def test_mxfp4_is_kept_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Records of 4-bit floats hold the source's values, the runtime computes with them, and nothing else fits."""
+    quantised, plain = write_gpt_oss(tmp_path)
+    out = tmp_path / "bundle"
+    assert (
+        main([str(quantised), "--out", str(out), "--tiers", "fp4,bf16", "--trunk", "fp32", "--calibrate", "--json"])
+        == 0
+    )
+    assert json.loads(capsys.readouterr().out)["self_check"]["correlation"] > 0.999
+    bundle = Bundle.open(out)
+    assert (bundle.manifest.experts.tiers, bundle.manifest.model.experts.codes) == ([2, 4, 16], "fp4")
+    measured = json.loads((out / "calibration" / "experts.json").read_text())
+    assert {error for layer in measured["layers"] for error in layer["errors"]["4"]} == {0.0}
+    spec = bundle.manifest.model
+    with SourceModel.open(plain).checkpoint as source:
+        values = source.tensor_f32("model.layers.1.mlp.experts.down_proj")
+    header = bundle.expert_header(1, 4)
+    with open(out / "experts" / "layer_001.hbx", "rb") as file:
+        for expert in range(spec.num_experts):
+            file.seek(header.record_offset(expert))
+            segments = [file.read(size) for size in header.segment_bytes]
+            decoded = decode_expert(segments, spec.hidden, spec.experts.intermediate, 4, codes="fp4")
+            assert np.array_equal(decoded[2], values[expert].T)
+    prompt = np.arange(1, 40, dtype=np.int32)
+    logits = []
+    for tier in (4, 16):
+        with Engine.open(out, memory="1GiB", context=64, tier=tier, self_check=False) as engine:
+            logits.append(np.concatenate([rows for _, rows in engine.logit_chunks(prompt)]))
+    # what is left is the rounding of activations to 8 bits
+    assert np.abs(logits[0] - logits[1]).max() < 0.03 * np.abs(logits[1]).max()
+    assert main([str(quantised), "--out", str(out), "--tiers", "4", "--verify"]) == 78
+    capsys.readouterr()
+    other, _ = write_both(tmp_path, "gptq4", qwen3_config(192, 64, 3, 1))
+    assert main([str(other), "--out", str(tmp_path / "c"), "--tiers", "fp4"]) == 78
+    assert "holds weights that are no 4-bit floats times a power of two" in capsys.readouterr().err
+    assert main([str(other), "--out", str(tmp_path / "c"), "--tiers", "fp4,8"]) == 78
+    assert "fp4 goes with bf16 alone" in capsys.readouterr().err
 
+
+def test_the_report_says_what_was_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quantised, _ = write_both(tmp_path, "gptq4", qwen3_config(192, 64, 3, 1))
     flags = [str(quantised), "--out", str(tmp_path / "bundle"), "--tiers", "4"]
     line = "source: 13 weights in gptq with 4 bits in groups of 32, decoded exactly to float32"

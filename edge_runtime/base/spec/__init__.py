@@ -11,7 +11,7 @@ from edge_runtime.base.spec.attention import (
     ShortConvolution,
     SoftmaxAttention,
 )
-from edge_runtime.base.spec.mlp import Activation, ExpertSpec, Matrix, MlpSpec, SharedSpec
+from edge_runtime.base.spec.mlp import Activation, Codes, ExpertSpec, Matrix, MlpSpec, SharedSpec
 from edge_runtime.base.spec.model import LayerSpec, ModelSpec, check_spec
 from edge_runtime.base.spec.rope import MAX_CONTEXT, RopeKind, RopeSpec
 from edge_runtime.base.spec.router import GroupSpec, RouterSpec, Score
@@ -22,6 +22,7 @@ __all__ = [
     "MAX_CONTEXT",
     "Activation",
     "AttentionSpec",
+    "Codes",
     "ExpertSpec",
     "GroupSpec",
     "LatentAttention",

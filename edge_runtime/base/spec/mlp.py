@@ -8,6 +8,7 @@ from typing import Literal
 from edge_runtime.base.spec.checks import need, need_counts
 
 Activation = Literal["silu", "gelu_tanh", "relu2"]
+Codes = Literal["linear", "fp4"]
 Matrix = Literal["gate", "up", "down"]
 _MAX_WIDTH = 1 << 18
 _MAX_LIMIT, _MAX_ALPHA, _MAX_OFFSET = 1e6, 100.0, 100.0
@@ -50,6 +51,8 @@ class ExpertSpec:
         limit: see above; None: nothing is clamped.
         alpha: slope of silu's sigmoid.
         up_offset: see above.
+        codes: what the 4-bit codes of records stand for: equal steps, or 4-bit floats times powers of two
+            (docs/format.md, section 1.5).
     """
 
     intermediate: int
@@ -59,6 +62,7 @@ class ExpertSpec:
     limit: float | None = None
     alpha: float = 1.0
     up_offset: float = 0.0
+    codes: Codes = "linear"
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:

@@ -12,7 +12,7 @@ experts and tokens. `edge_runtime.backends.cpu.kernels.reference` is the same in
 Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (token, expert) pairs.
 
 `ExpertKernels(hidden, intermediate, top_k, max_tokens, threads=1, isa="auto", *, gated=True, activation="silu",
-               bias=False, limit=None, alpha=1.0, up_offset=0.0, team=None)`
+               bias=False, limit=None, alpha=1.0, up_offset=0.0, codes="linear", team=None)`
     What is given by name is as in `ExpertSpec`; `make_kernels` takes it from one. Owns scratch for `max_tokens`
     tokens (`scratch_bytes`), memory of the system as far as it was written, and `threads - 1` worker threads; nothing
     large is allocated later. `scratch_bytes_for(hidden, intermediate, top_k, max_tokens)` says how much it will be.
@@ -41,7 +41,8 @@ Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (to
 `DenseMatrix`, `Layer`, `Frame`, `DenseTrunk` and forms of these are for `edge_runtime.backends.cpu.trunk.native`.
 
 `ExpertEncoder(layer, expert, hidden, intermediate, num_segments, bf16=False, threads=1, isa="auto", *, gated=True,
-               bias=False)`
+               bias=False, codes="linear")`
+    With codes "fp4" num_segments is at most 2, and weights must be 4-bit floats (E2M1) times a power of two a group.
     add_rows(matrix, row_start, rows, dtype)    matrix 0 gate, 1 up, 2 down; rows [n, columns], n and
         row_start multiples of 16; dtype "f32", "f16", or "bf16" for uint16 holding bfloat16 bits.
     add_bias(matrix, values)       float32, one number a row; stored as it is.

@@ -111,6 +111,7 @@ class ExpertKernels:
         limit: float | None = None,
         alpha: float = 1.0,
         up_offset: float = 0.0,
+        codes: str = "linear",
         team: Team | None = None,
     ) -> None: ...
     @property
@@ -150,6 +151,7 @@ class ExpertEncoder:
         *,
         gated: bool = True,
         bias: bool = False,
+        codes: str = "linear",
     ) -> None: ...
     def add_rows(self, matrix: int, row_start: int, rows: npt.NDArray[Any], dtype: str) -> None: ...
     def add_bias(self, matrix: int, values: _F32) -> None: ...

@@ -96,6 +96,22 @@ def _plane_codes(raw: npt.NDArray[np.uint8], cols: int) -> npt.NDArray[np.int32]
     return np.asarray(fields.transpose(3, 1, 2, 0, 4).reshape(_ROWS, cols).astype(np.int32))
 
 
+_FP4 = np.array([-6, -4, -3, -2, -1.5, -1, -0.5, -0.0, 0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+"""What 4-bit codes stand for in records of 4-bit floats."""
+
+
+def _fp4_weights(
+    tier: int, codes: list[npt.NDArray[np.int32]], table: npt.NDArray[np.uint8], powers: npt.NDArray[np.uint8]
+) -> Floats:
+    """Weights of such a record: the coarse tier has four floats a row, stored eight times as large and 48 above."""
+    scales = np.where(powers > 0, np.ldexp(np.float32(1), powers.astype(np.int32) - 127), np.float32(0))
+    if tier == 2:
+        floats = (np.take_along_axis(table, codes[0], axis=1).astype(np.float32) - 48) / np.float32(8)
+    else:
+        floats = _FP4[4 * codes[0] + codes[1]]
+    return np.asarray(scales.astype(np.float32) * floats)
+
+
 def _weights(
     tier: int, codes: list[npt.NDArray[np.int32]], table: npt.NDArray[np.uint8], a: Floats, b: Floats
 ) -> Floats:
@@ -109,8 +125,8 @@ def _weights(
 
 
 def decode_expert(
-    segments: Sequence[Buffer], hidden: int, intermediate: int, tier: int, *, gated: bool = True
-) -> Matrices:
+    segments: Sequence[Buffer], hidden: int, intermediate: int, tier: int, *, gated: bool = True, codes: str = "linear"
+) -> Matrices:  # fmt: skip
     """Return the float32 weights of a progressive record at one tier.
 
     Args:
@@ -119,6 +135,7 @@ def decode_expert(
         intermediate: I.
         tier: 2, 4, 6 or 8.
         gated: there is a gate matrix.
+        codes: "linear", or "fp4" for records of 4-bit floats, which have tiers 2 and 4.
 
     Returns:
         gate [I, D] (where there is one), up [I, D], down [D, I].
@@ -149,8 +166,12 @@ def decode_expert(
         group = groups.reshape(cols // _GROUP, 2, _ROWS).astype(np.float32)
         a = np.repeat(steps[0] * group[:, 0].T, _GROUP, axis=1)
         b = np.repeat(-steps[1] * group[:, 1].T, _GROUP, axis=1)
-        codes = [_plane_codes(raw[k][plane_at[k] : plane_at[k] + 4 * cols], cols) for k in range(tier // 2)]
-        out[matrix][row : row + _ROWS] = _weights(tier, codes, table, a, b)
+        planes = [_plane_codes(raw[k][plane_at[k] : plane_at[k] + 4 * cols], cols) for k in range(tier // 2)]
+        if codes == "fp4":
+            powers = np.repeat(groups.reshape(cols // _GROUP, 2, _ROWS)[:, 0].T, _GROUP, axis=1)
+            out[matrix][row : row + _ROWS] = _fp4_weights(tier, planes, table, powers)
+        else:
+            out[matrix][row : row + _ROWS] = _weights(tier, planes, table, a, b)
         meta_at += _ROW_BYTES + cols
         plane_at = [at + 4 * cols for at in plane_at]
     return out

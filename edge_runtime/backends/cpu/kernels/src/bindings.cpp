@@ -87,14 +87,20 @@ hobbit::ExpertKernels::Choice choice(const hobbit::ExpertKernels& k, const Array
   return {data<float>(x), data<int32_t>(ids), data<float>(weights), x.shape(0), size_t(num_experts)};
 }
 
+bool is_fp4(const std::string& codes) {
+  if (codes != "linear" && codes != "fp4")
+    throw nb::value_error(("codes: expected linear or fp4, got '" + codes + "'").c_str());
+  return codes == "fp4";
+}
+
 hobbit::ExpertForm form(bool gated, const std::string& activation, bool bias, std::optional<double> limit, double alpha,
-                        double up_offset) {
+                        double up_offset, const std::string& codes) {
   const char* const names[] = {"silu", "gelu_tanh", "relu2"};
   const auto found = std::find(std::begin(names), std::end(names), activation);
   if (found == std::end(names))
     throw nb::value_error(("activation: expected silu, gelu_tanh or relu2, got '" + activation + "'").c_str());
   hobbit::ExpertForm f;
-  f.gated = gated, f.bias = bias, f.activation = hobbit::Activation(found - names);
+  f.gated = gated, f.bias = bias, f.fp4 = is_fp4(codes), f.activation = hobbit::Activation(found - names);
   if (limit) f.limit = float(*limit);
   f.alpha = float(alpha), f.up_offset = float(up_offset);
   return f;
@@ -158,10 +164,11 @@ NB_MODULE(_native, m) {
       .def("__init__",
            [](K* self, int64_t hidden, int64_t intermediate, int64_t top_k, int64_t max_tokens, int threads,
               const std::string& isa, bool gated, const std::string& activation, bool bias, std::optional<double> limit,
-              double alpha, double up_offset, std::shared_ptr<hobbit::Team> team) {
+              double alpha, double up_offset, const std::string& codes,
+              std::shared_ptr<hobbit::Team> team) {
              const auto size = [](int64_t v) { return v < 0 ? size_t(0) : size_t(v); };
              const hobbit::Shape shape{size(hidden), size(intermediate), size(top_k), size(max_tokens),
-                                       form(gated, activation, bias, limit, alpha, up_offset)};
+                                       form(gated, activation, bias, limit, alpha, up_offset, codes)};
              if (team != nullptr)
                new (self) K(shape, std::move(team), isa);
              else
@@ -169,7 +176,7 @@ NB_MODULE(_native, m) {
            },
            "hidden"_a, "intermediate"_a, "top_k"_a, "max_tokens"_a, "threads"_a = 1, "isa"_a = "auto", nb::kw_only(),
            "gated"_a = true, "activation"_a = "silu", "bias"_a = false, "limit"_a = nb::none(), "alpha"_a = 1.0,
-           "up_offset"_a = 0.0, "team"_a = nb::none())
+           "up_offset"_a = 0.0, "codes"_a = "linear", "team"_a = nb::none())
       .def_prop_ro("isa", [](const K& k) { return std::string(k.isa()); })
       .def_prop_ro("threads", &K::threads)
       .def_static("scratch_bytes_for",
@@ -268,12 +275,13 @@ NB_MODULE(_native, m) {
   nb::class_<E>(m, "ExpertEncoder")
       .def("__init__",
            [](E* self, int layer, int expert, int64_t hidden, int64_t intermediate, int num_segments, bool bf16,
-              int threads, const std::string& isa, bool gated, bool bias) {
+              int threads, const std::string& isa, bool gated, bool bias, const std::string& codes) {
              const auto size = [](int64_t v) { return v < 0 ? size_t(0) : size_t(v); };
-             new (self) E(layer, expert, {size(hidden), size(intermediate), gated, bias}, num_segments, bf16, threads, isa);
+             new (self) E(layer, expert, {size(hidden), size(intermediate), gated, bias, is_fp4(codes)}, num_segments, bf16, threads,
+                          isa);
            },
            "layer"_a, "expert"_a, "hidden"_a, "intermediate"_a, "num_segments"_a, "bf16"_a = false, "threads"_a = 1,
-           "isa"_a = "auto", nb::kw_only(), "gated"_a = true, "bias"_a = false)
+           "isa"_a = "auto", nb::kw_only(), "gated"_a = true, "bias"_a = false, "codes"_a = "linear")
       .def("add_rows", &add_rows, "matrix"_a, "row_start"_a, "rows"_a, "dtype"_a)
       .def("add_bias", &add_bias, "matrix"_a, "values"_a)
       .def("finish", &E::finish)

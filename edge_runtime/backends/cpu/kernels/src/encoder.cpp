@@ -6,6 +6,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "encode_fp4.hpp"
 #include "isa.hpp"
 
 namespace hobbit {
@@ -80,6 +81,8 @@ ExpertEncoder::ExpertEncoder(int layer, int expert, const ExpertLayout& layout, 
       refuse("hidden and intermediate must be positive multiples of 32 up to 1048576, got " + std::to_string(dim));
   if (num_segments < 1 || num_segments > 4)
     refuse("num_segments must be in 1..4, got " + std::to_string(num_segments));
+  if (layout.fp4 && num_segments > 2)
+    refuse("records of 4-bit floats have 1 or 2 segments, got " + std::to_string(num_segments));
   for (int s = 0; s < num_segments; ++s) segments_.emplace_back(layout_.segment_bytes(s));
   if (bf16) bf16_.resize(layout_.bf16_bytes());
   const size_t panels = layout_.wide() * layout_.panels(kUp) + layout_.panels(kDown);
@@ -88,6 +91,7 @@ ExpertEncoder::ExpertEncoder(int layer, int expert, const ExpertLayout& layout, 
   for (Worker& worker : workers_) {
     worker.tile.resize(cols * kPanelRows);
     worker.fits.resize(cols / kGroup * 3 * kPanelRows);
+    if (layout.fp4) worker.codes.resize(cols * kPanelRows);
   }
   added_.resize(panels);
   stats_.resize(panels);
@@ -162,6 +166,12 @@ void ExpertEncoder::add_rows(int matrix, size_t row_start, const void* rows, siz
   };
   pool_.run_with_whoever_comes(job);
   const size_t worst = *std::min_element(bad.begin(), bad.end());
+  const bool off_grid = worst != SIZE_MAX && std::any_of(workers_.begin(), workers_.end(), [&](const Worker& worker) {
+    return worker.is_off_grid && bad[size_t(&worker - workers_.data())] == worst;
+  });
+  for (Worker& worker : workers_) worker.is_off_grid = false;
+  if (off_grid)
+    refuse(name + ": row " + std::to_string(worst) + " holds weights that are no 4-bit floats times a power of two");
   if (worst != SIZE_MAX)
     refuse(name + ": row " + std::to_string(worst) + " holds a non-finite weight (or one beyond 1e15)");
   for (size_t p = 0; p < panels; ++p) added_[panel_index(matrix, first + p)] = 1;
@@ -181,7 +191,11 @@ bool ExpertEncoder::encode_one(Worker& worker, int matrix, size_t panel, const u
   const size_t at = layout_.plane_offset(matrix, panel);
   for (size_t s = 0; s < segments_.size(); ++s)
     target.plane[s] = segments_[s].data() + layout_.plane_start(int(s)) + at;
-  encode_(tile, layout_.groups(matrix), worker.fits.data(), target, stats_[panel_index(matrix, panel)]);
+  PanelStats& stats = stats_[panel_index(matrix, panel)];
+  if (!layout_.fp4)
+    encode_(tile, layout_.groups(matrix), worker.fits.data(), target, stats);
+  else if (!encode_fp4(tile, layout_.groups(matrix), worker.codes.data(), target, stats, bad_row))
+    return worker.is_off_grid = true, false;
   if (!bf16_.empty()) write_bf16(tile, matrix, panel);
   return true;
 }

@@ -37,6 +37,8 @@ class ExpertEncoder {
  private:
   struct Worker {
     std::vector<float> tile, fits;
+    std::vector<uint8_t> codes;  // of records of 4-bit floats
+    bool is_off_grid = false;
   };
   size_t panel_index(int matrix, size_t panel) const {
     return size_t(matrix - layout_.first()) * layout_.panels(kUp) + panel;

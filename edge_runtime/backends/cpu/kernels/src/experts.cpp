@@ -77,7 +77,7 @@ ExpertKernels::ExpertKernels(const Shape& shape, int threads, const std::string&
 
 ExpertKernels::ExpertKernels(const Shape& shape, std::shared_ptr<Team> team, const std::string& isa)
     : shape_(checked(shape)),
-      layout_{shape.hidden, shape.intermediate, shape.form.gated, shape.form.bias},
+      layout_{shape.hidden, shape.intermediate, shape.form.gated, shape.form.bias, shape.form.fp4},
       table_(find_kernels(isa)),
       hidden_(hidden_of(table_, shape_.form)),
       team_(std::move(team)),
@@ -225,6 +225,8 @@ void ExpertKernels::check_tokens(size_t tokens) const {
 void ExpertKernels::check(const Batch& b, size_t tokens) {
   if (b.tier != 2 && b.tier != 4 && b.tier != 6 && b.tier != 8 && b.tier != 16)
     refuse("run: tier must be one of 2, 4, 6, 8, 16, got " + std::to_string(b.tier));
+  if (layout_.fp4 && (b.tier == 6 || b.tier == 8))
+    refuse("run: records of 4-bit floats have tiers 2, 4 and 16, got " + std::to_string(b.tier));
   if (tokens == 0) refuse("run: expected quantize() before run()");
   const int used = b.tier == 16 ? 1 : b.tier / 2;
   if (b.starts[0] != 0 || size_t(b.starts[b.count]) != b.num_pairs)
@@ -312,7 +314,7 @@ void ExpertKernels::gate_up(const Batch& b, size_t expert, size_t group) {
       for (int m = layout_.first(); m < kDown; ++m) {
         float* out = values[m][0] + kPanelRows * (p % 2);
         if (b.tier != 16)
-          table_.panel(b.tier, panel(b, expert, m, p), acts, count, groups, out, kGroup);
+          table_.panel(b.tier + layout_.fp4, panel(b, expert, m, p), acts, count, groups, out, kGroup);
         else
           table_.panel_bf16(reinterpret_cast<const uint16_t*>(bf16 + layout_.bf16_offset(m, p)), floats, count, d,
                             out, kGroup);
@@ -341,7 +343,7 @@ void ExpertKernels::down(const Batch& b, size_t expert, size_t index) {
       floats[t] = h_ + size_t(b.pairs[first + t]) * i;
     }
     if (b.tier != 16)
-      table_.panel(b.tier, panel(b, expert, kDown, index), acts, count, i / kGroup, values[0], kPanelRows);
+      table_.panel(b.tier + layout_.fp4, panel(b, expert, kDown, index), acts, count, i / kGroup, values[0], kPanelRows);
     else
       table_.panel_bf16(reinterpret_cast<const uint16_t*>(bf16 + layout_.bf16_offset(kDown, index)), floats, count, i,
                         values[0], kPanelRows);

@@ -13,6 +13,7 @@ struct ExpertForm {
   Activation activation = Activation::silu;
   float limit = std::numeric_limits<float>::infinity();  // nothing is clamped
   float alpha = 1.0f, up_offset = 0.0f;
+  bool fp4 = false;  // codes of records stand for 4-bit floats
 
   // SiLU(gate) * up and nothing else: what most families have.
   bool plain() const {

@@ -30,7 +30,7 @@ struct PanelRef {
 struct KernelTable {
   const char* name;
   void (*quantize)(const float* x, size_t groups, ActGroup* out);
-  // out[t * stride + r] = dot(row r of the panel, token t), for `count` tokens.
+  // out[t * stride + r] = dot(row r of the panel, token t), for `count` tokens; tiers 3 and 5: see panel_impl.hpp.
   void (*panel)(int tier, const PanelRef& panel, const ActGroup* const* tokens, size_t count,
                 size_t groups, float* out, size_t stride);
   void (*panel_bf16)(const uint16_t* weights, const float* const* tokens, size_t count,

@@ -20,6 +20,9 @@ struct Avx512 {
   static F load_u8(const uint8_t* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
   }
+  static F load_power(const uint8_t* p) {  // 2^(p - 127), 0 for 0
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 23));
+  }
   static F load_bf16(const uint16_t* p) {
     const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
@@ -55,7 +58,7 @@ struct Avx512 {
       __m512i* out = codes.c + 4 * v;
       const size_t from = at + size_t(64 * v);
       const __m512i p0 = plane_load(plane[0] + from);
-      if constexpr (TIER == 2) {
+      if constexpr (TIER <= 3) {
         out[0] = look_up(table, p0);
         out[1] = look_up(table, _mm512_srli_epi16(p0, 2));
         out[2] = look_up(table, _mm512_srli_epi16(p0, 4));
@@ -63,6 +66,10 @@ struct Avx512 {
         continue;
       }
       join(p0, plane_load(plane[1] + from), out);
+      if constexpr (TIER == 5) {
+        const __m512i floats = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kFp4Codes)));
+        for (int f = 0; f < 4; ++f) out[f] = _mm512_shuffle_epi8(floats, out[f]);
+      }
       if constexpr (TIER >= 6) {
         const __m512i by14 = _mm512_broadcast_i32x4(_mm_setr_epi8(
             0, 14, 28, 42, 56, 70, 84, 98, 112, 126, char(140), char(154), char(168), char(182), char(196), char(210)));

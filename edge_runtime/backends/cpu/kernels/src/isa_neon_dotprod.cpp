@@ -24,6 +24,12 @@ struct Neon {
     const uint16x8_t half = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four)));
     return vcvtq_f32_u32(vmovl_u16(vget_low_u16(half)));
   }
+  static F load_power(const uint8_t* p) {  // 2^(p - 127), 0 for 0
+    uint32_t four;
+    std::memcpy(&four, p, 4);
+    const uint16x8_t half = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four)));
+    return vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vget_low_u16(half)), 23));
+  }
   static F load_bf16(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
   static F mul(F a, F b) { return vmulq_f32(a, b); }
   static F add(F a, F b) { return vaddq_f32(a, b); }
@@ -49,7 +55,7 @@ struct Neon {
       const size_t from = at + size_t(64 * v);
       const uint8x16_t p0 = vld1q_u8(plane[0] + from);
       uint8x16_t q[4];
-      if constexpr (TIER == 2) {
+      if constexpr (TIER <= 3) {
         q[0] = look_up(table, p0);
         q[1] = look_up(table, vshrq_n_u8(p0, 2));
         q[2] = look_up(table, vshrq_n_u8(p0, 4));
@@ -57,6 +63,8 @@ struct Neon {
       } else {
         join(p0, vld1q_u8(plane[1] + from), q);
       }
+      if constexpr (TIER == 5)
+        for (int f = 0; f < 4; ++f) q[f] = vqtbl1q_u8(vld1q_u8(kFp4Codes), q[f]);
       if constexpr (TIER >= 6) {
         uint8x16_t r[4];
         join(vld1q_u8(plane[2] + from), TIER == 8 ? vld1q_u8(plane[3] + from) : vdupq_n_u8(0), r);

@@ -21,6 +21,7 @@ struct Scalar {
   static F load(const float* p) { F f; std::memcpy(f.v, p, 64); return f; }
   static void store(float* p, const F& f) { std::memcpy(p, f.v, 64); }
   static F load_u8(const uint8_t* p) { return map([&](int i) { return float(p[i]); }); }
+  static F load_power(const uint8_t* p) { return map([&](int i) { return bits_float(int32_t(p[i]) << 23); }); }
   static F load_bf16(const uint16_t* p) { return map([&](int i) { return bits_float(int32_t(uint32_t(p[i]) << 16)); }); }
   static F mul(const F& a, const F& b) { return map([&](int i) { return a.v[i] * b.v[i]; }); }
   static F add(const F& a, const F& b) { return map([&](int i) { return a.v[i] + b.v[i]; }); }
@@ -39,7 +40,7 @@ struct Scalar {
           for (int k = 0; k < TIER / 2; ++k) p[k] = (plane[k][at + size_t(64 * v + i)] >> (2 * f)) & 3;
           const int q = 4 * p[0] + p[1];
           const uint8_t* row = table + i / 4 * 4;
-          codes.c[4 * v + f][i] = uint8_t(TIER == 2 ? row[p[0]] : TIER == 4 ? q : 14 * q + 4 * p[2] + p[3]);
+          codes.c[4 * v + f][i] = uint8_t(TIER <= 3 ? row[p[0]] : TIER == 4 ? q : TIER == 5 ? kFp4Codes[q] : 14 * q + 4 * p[2] + p[3]);
         }
   }
   template <int TIER> static F dot(const Codes<TIER>& codes, const ActGroup& x) {

@@ -15,6 +15,9 @@ constexpr size_t kGroupPlane = 128;  // two bits of 16 rows x 32 inputs
 constexpr size_t kSegmentAlign = 4096;
 constexpr uint32_t kRecordMagic = 0x31524248;  // "HBR1" read as a little-endian word
 
+// What 4-bit codes stand for in records of 4-bit floats (E2M1): twice the float, plus 12. Code 7 is -0.
+constexpr uint8_t kFp4Codes[16] = {0, 4, 6, 8, 9, 10, 11, 12, 12, 13, 14, 15, 16, 18, 20, 24};
+
 enum Matrix : int { kGate = 0, kUp = 1, kDown = 2 };
 
 constexpr size_t pad_segment(size_t n) { return (n + kSegmentAlign - 1) / kSegmentAlign * kSegmentAlign; }
@@ -22,6 +25,7 @@ constexpr size_t pad_segment(size_t n) { return (n + kSegmentAlign - 1) / kSegme
 struct ExpertLayout {
   size_t hidden, intermediate;
   bool gated = true, bias = false;
+  bool fp4 = false;  // codes stand for 4-bit floats
 
   int first() const { return gated ? kGate : kUp; }  // matrices are first() .. kDown
   size_t wide() const { return gated ? 2 : 1; }      // matrices that read x

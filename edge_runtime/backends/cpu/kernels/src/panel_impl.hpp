@@ -11,8 +11,13 @@
 namespace hobbit {
 namespace {
 
-template <int TIER> constexpr float kUnit = TIER == 2 ? 1.0f / 8 : TIER == 4 ? 1.0f : 1.0f / 14;
-template <int TIER> constexpr float kCodeOffset = TIER == 6 ? -6.0f : TIER == 8 ? -7.5f : 0.0f;
+// Tiers 2 and 4 of records whose codes stand for 4-bit floats are 3 and 5 here: scales are powers of two, and codes
+// are looked up, 12 above what they mean.
+template <int TIER> constexpr bool kFp4 = TIER == 3 || TIER == 5;
+template <int TIER>
+constexpr float kUnit = TIER == 2 ? 1.0f / 8 : TIER == 3 ? 1.0f / 4 : TIER <= 5 ? 1.0f : 1.0f / 14;
+template <int TIER>
+constexpr float kCodeOffset = TIER == 3 ? -48.0f : TIER == 5 ? -12.0f : TIER == 6 ? -6.0f : TIER == 8 ? -7.5f : 0.0f;
 
 // V cuts the 16 rows into kSlices of V::F each; this walks slices FIRST .. FIRST + COUNT - 1.
 // Per group g and row, with c the integer code:
@@ -46,9 +51,15 @@ inline void block_slices(const PanelRef& panel, const ActGroup* const* tokens, s
         first = V::template dot_once<TIER>(panel.plane, at, table[s], tokens[0][g]);
       else
         V::unpack(codes, panel.plane, at, table[s]);
-      const F scale = V::mul(unit[s], V::load_u8(meta + row));
-      F offset = V::mul(neg_min[s], V::load_u8(meta + kPanelRows + row));
-      if (TIER >= 6) offset = V::fma(scale, V::set1(kCodeOffset<TIER>), offset);
+      F scale, offset;
+      if constexpr (kFp4<TIER>) {
+        scale = V::mul(unit[s], V::load_power(meta + row));
+        offset = V::mul(scale, V::set1(kCodeOffset<TIER>));
+      } else {
+        scale = V::mul(unit[s], V::load_u8(meta + row));
+        offset = V::mul(neg_min[s], V::load_u8(meta + kPanelRows + row));
+      }
+      if constexpr (TIER >= 6) offset = V::fma(scale, V::set1(kCodeOffset<TIER>), offset);
       for (int t = 0; t < TB; ++t) {
         const ActGroup& x = tokens[t][g];
         F dot;
@@ -122,6 +133,8 @@ void panel_any(int tier, const PanelRef& panel, const ActGroup* const* tokens, s
                size_t groups, float* out, size_t stride) {
   switch (tier) {
     case 2: return panel_tier<V, 2>(panel, tokens, count, groups, out, stride);
+    case 3: return panel_tier<V, 3>(panel, tokens, count, groups, out, stride);
+    case 5: return panel_tier<V, 5>(panel, tokens, count, groups, out, stride);
     case 4: return panel_tier<V, 4>(panel, tokens, count, groups, out, stride);
     case 6: return panel_tier<V, 6>(panel, tokens, count, groups, out, stride);
     default: return panel_tier<V, 8>(panel, tokens, count, groups, out, stride);
