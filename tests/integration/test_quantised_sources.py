@@ -135,7 +135,7 @@ def test_mxfp4_is_kept_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert np.abs(logits[0] - logits[1]).max() < 0.03 * np.abs(logits[1]).max()
     assert main([str(quantised), "--out", str(out), "--tiers", "4", "--verify"]) == 78
     capsys.readouterr()
-    other, _ = write_both(tmp_path, "gptq4", qwen3_config(192, 64, 3, 1))
+    other, _ = write_both(tmp_path / "other", "gptq4", qwen3_config(192, 64, 3, 1))
     assert main([str(other), "--out", str(tmp_path / "c"), "--tiers", "fp4"]) == 78
     assert "holds weights that are no 4-bit floats times a power of two" in capsys.readouterr().err
     assert main([str(other), "--out", str(tmp_path / "c"), "--tiers", "fp4,8"]) == 78
