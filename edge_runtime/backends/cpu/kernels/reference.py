@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.backends.cpu.activation import expert_hidden
+from edge_runtime.backends.cpu.kernels.reference_codes import fp4_weights, linear_weights, plane_codes
 from edge_runtime.base.spec import ExpertSpec
 
 __all__ = [
@@ -88,42 +89,6 @@ def _empty(hidden: int, intermediate: int, gated: bool) -> Matrices:
     return tuple(np.zeros(shape, np.float32) for shape in _shapes(hidden, intermediate, gated))
 
 
-def _plane_codes(raw: npt.NDArray[np.uint8], cols: int) -> npt.NDArray[np.int32]:
-    """Unpack one plane of one panel to two-bit codes [16, cols]."""
-    packed = raw.reshape(cols // _GROUP, 2, _ROWS, 4)  # group, v, row, j
-    fields: npt.NDArray[np.uint8] = np.stack([(packed >> (2 * f)) & 3 for f in range(4)], axis=0)  # f, group, v, row, j
-    # input = 32 group + 16 v + 4 f + j
-    return np.asarray(fields.transpose(3, 1, 2, 0, 4).reshape(_ROWS, cols).astype(np.int32))
-
-
-_FP4 = np.array([-6, -4, -3, -2, -1.5, -1, -0.5, -0.0, 0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
-"""What 4-bit codes stand for in records of 4-bit floats."""
-
-
-def _fp4_weights(
-    tier: int, codes: list[npt.NDArray[np.int32]], table: npt.NDArray[np.uint8], powers: npt.NDArray[np.uint8]
-) -> Floats:
-    """Weights of such a record: the coarse tier has four floats a row, stored eight times as large and 48 above."""
-    scales = np.where(powers > 0, np.ldexp(np.float32(1), powers.astype(np.int32) - 127), np.float32(0))
-    if tier == 2:
-        floats = (np.take_along_axis(table, codes[0], axis=1).astype(np.float32) - 48) / np.float32(8)
-    else:
-        floats = _FP4[4 * codes[0] + codes[1]]
-    return np.asarray(scales.astype(np.float32) * floats)
-
-
-def _weights(
-    tier: int, codes: list[npt.NDArray[np.int32]], table: npt.NDArray[np.uint8], a: Floats, b: Floats
-) -> Floats:
-    if tier == 2:
-        return np.asarray(a * np.take_along_axis(table, codes[0], axis=1).astype(np.float32) / np.float32(8) + b)
-    q = 4 * codes[0] + codes[1]
-    if tier == 4:
-        return np.asarray(a * q.astype(np.float32) + b)
-    fine = 14 * q + 4 * codes[2] - 6.0 if tier == 6 else 14 * q + 4 * codes[2] + codes[3] - 7.5
-    return np.asarray(a / np.float32(14) * fine.astype(np.float32) + b)
-
-
 def decode_expert(
     segments: Sequence[Buffer], hidden: int, intermediate: int, tier: int, *, gated: bool = True, codes: str = "linear"
 ) -> Matrices:  # fmt: skip
@@ -166,12 +131,12 @@ def decode_expert(
         group = groups.reshape(cols // _GROUP, 2, _ROWS).astype(np.float32)
         a = np.repeat(steps[0] * group[:, 0].T, _GROUP, axis=1)
         b = np.repeat(-steps[1] * group[:, 1].T, _GROUP, axis=1)
-        planes = [_plane_codes(raw[k][plane_at[k] : plane_at[k] + 4 * cols], cols) for k in range(tier // 2)]
+        planes = [plane_codes(raw[k][plane_at[k] : plane_at[k] + 4 * cols], cols) for k in range(tier // 2)]
         if codes == "fp4":
             powers = np.repeat(groups.reshape(cols // _GROUP, 2, _ROWS)[:, 0].T, _GROUP, axis=1)
-            out[matrix][row : row + _ROWS] = _fp4_weights(tier, planes, table, powers)
+            out[matrix][row : row + _ROWS] = fp4_weights(tier, planes, table, powers)
         else:
-            out[matrix][row : row + _ROWS] = _weights(tier, planes, table, a, b)
+            out[matrix][row : row + _ROWS] = linear_weights(tier, planes, table, a, b)
         meta_at += _ROW_BYTES + cols
         plane_at = [at + 4 * cols for at in plane_at]
     return out
