@@ -12,4 +12,5 @@ def open_source(options: ExportOptions) -> SourceModel:
     Raises:
         ConfigError, BundleError: see `SourceModel.open`.
     """
-    return SourceModel.open(options.checkpoint, options.ignore_keys, options.tokenizer, options.files)
+    source = SourceModel.open(options.checkpoint, options.ignore_keys, options.tokenizer, options.files)
+    return source.coded(options.codes)
