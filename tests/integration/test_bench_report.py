@@ -11,6 +11,7 @@ import board_trees
 import jsonschema_rs
 import numpy as np
 import pytest
+from browser import chromium
 
 from edge_runtime.__main__ import main
 from edge_runtime.lab.bench.compare import compare, read_report
@@ -189,3 +190,18 @@ def test_a_report_is_within_noise_of_itself(report, folder, capsys):
     assert "within noise" in capsys.readouterr().out
     assert main(["bench"]) == 2
     assert "bundle: expected a folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_page_can_be_read_on_a_telephone(folder, tmp_path):
+    with chromium(tmp_path / "profile") as browser:
+        size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.get(f"file://{folder}/report.html")
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+        heights = browser.execute_script(
+            "return [...document.querySelectorAll('svg text')].map(e => e.getBoundingClientRect().height)"
+        )
+        assert len(heights) > 40
+        assert min(heights) >= 10, "as tall as letters that can be read"
+        assert not [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]

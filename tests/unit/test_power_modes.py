@@ -11,42 +11,21 @@ from pathlib import Path
 
 import board_trees
 import pytest
+from nvpmodel_script import install, mode_of
 from patience import until
 
 from edge_runtime.base.errors import DeviceError, RequestError
 from edge_runtime.lab.bench.power_modes import Mode, PowerModes, left_over
-
-NVPMODEL = """\
-#!/bin/sh
-# answers as nvpmodel does; mode 2 takes a reboot, which nobody grants
-status={root}/var/lib/nvpmodel/status
-case "$1" in
-  -q) number=$(sed -n 's/^pmode:0*\\([0-9]\\)/\\1/p' $status)
-      set -- 15W 25W MAXN_SUPER; shift $number
-      printf 'NV Power Mode: %s\\n%s\\n' "$1" "$number" ;;
-  -m) echo "$2" >> {root}/asked
-      if [ -e {root}/broken ]; then echo 'NVPM ERROR: no permission' >&2; exit 255; fi
-      if [ "$2" = 2 ]; then echo 'NVPM WARN: Reboot required for changing to this power mode'; exit 0; fi
-      printf 'pmode:%04d\\n' "$2" > $status ;;
-esac
-"""
 
 
 @pytest.fixture
 def board(tmp_path, monkeypatch):
     """An Orin Nano in mode 1, and its nvpmodel on the PATH."""
     board_trees.nano(tmp_path / "root")
-    command = tmp_path / "bin/nvpmodel"
-    command.parent.mkdir()
-    command.write_text(NVPMODEL.format(root=tmp_path / "root"))
-    command.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+    install(tmp_path / "bin", tmp_path / "root")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "root"
-
-
-def mode_of(root: Path) -> str:
-    return (root / "var/lib/nvpmodel/status").read_text().strip()
 
 
 def state_of(root: Path) -> Path:

@@ -45,7 +45,7 @@ class Done:
     report: dict[str, Any] | None
 
 
-def run_point(bundle: Path, flags: Sequence[str], values: Point, out: Path, swept: Sequence[str] = ()) -> Done:
+def run_point(bundle: Path, flags: Sequence[str], values: Point, out: Path, swept: Sequence[str] | None = None) -> Done:
     """Run one point and read its report.
 
     Args:
@@ -53,10 +53,11 @@ def run_point(bundle: Path, flags: Sequence[str], values: Point, out: Path, swep
         flags: of every point.
         values: what the point is called by.
         out: folder of the sweep.
-        swept: flags of this point; those that follow from `values` if left out.
+        swept: flags of this point; None: those that follow from `values`.
     """
     name = folder_name(values)
-    words = [*flags, *(swept or flags_of(values)), "--out", str(out / name), "--json"]
+    own = flags_of(values) if swept is None else swept
+    words = [*flags, *own, "--out", str(out / name), "--json"]
     done = subprocess.run(  # noqa: S603 - this program again
         [sys.executable, "-m", "edge_runtime", "bench", str(bundle), *words],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False,
