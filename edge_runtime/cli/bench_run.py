@@ -156,7 +156,9 @@ def _measure(
             if session.requests and len(session.requests) < settings.repeat:
                 write_json(folder, result_json(session, settings, prepared.around, is_complete=False))
     prepared.probe(settings.probe_s, seed=2)
-    return result_json(session, settings, prepared.around), tracer.trace
+    result = result_json(session, settings, prepared.around)
+    result["bench"]["recorded"] = tracer.trace and tracer.trace.to_json()
+    return result, tracer.trace
 
 
 def _write(result: dict[str, Any], trace: Trace | None, folder: Path, *, is_png: bool) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter_ns
 from typing import Any, NamedTuple, Protocol
 
@@ -116,6 +117,8 @@ class Spans:
         self._clock = clock or HostClock()
         self._spans: dict[str, Span] = {}
         self._note: _Note | None = None
+        # a context that does nothing and is made in C: for one thread, entering a lock of its own is that
+        self._untimed = threading.RLock()
         self.layer_idx: int | None = None
 
     @property
@@ -131,9 +134,13 @@ class Spans:
             found.note = self._note
         return found
 
-    def host_span(self, name: str) -> AbstractContextManager[None]:
-        """Time a block of the host's own work. Nothing is timed where others work meanwhile: phases would overlap."""
-        return self.span(name) if isinstance(self._clock, HostClock) else nullcontext()
+    def host_span(self, name: str) -> AbstractContextManager[object]:
+        """Time a block of the host's own work while somebody records; else do nothing, at next to no cost.
+
+        25 spans a token would take 2 % of a token of 1 ms. Nothing is timed by a device's clock: the host works beside
+        it, and phases would overlap.
+        """
+        return self.span(name) if self._note is not None else self._untimed
 
     @contextmanager
     def recording(self, limit: int) -> Iterator[list[SpanEvent]]:

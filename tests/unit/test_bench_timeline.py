@@ -79,6 +79,12 @@ def test_spans_are_recorded_only_while_somebody_asks_and_only_so_many():
     with early:
         pass
     assert [(e.name, e.layer_idx) for e in events] == [("a", 3), ("b", None), ("b", None)]
+    with spans.host_span("policy"):
+        pass
+    assert "policy" not in spans.ns, "the host's own work is timed only while somebody records"
+    with spans.recording(10) as more, spans.host_span("policy"):
+        pass
+    assert [e.name for e in more] == ["policy"]
     assert all(e.start_ns <= e.end_ns for e in events)
 
 

@@ -22,6 +22,7 @@ def rows(result: dict[str, Any]) -> list[Row]:
         *_speed_rows(bench),
         *_expert_rows(bench),
         *_phase_rows(bench),
+        *_recorded_rows(bench.get("recorded")),
         *_energy_rows(result),
         *_machine_rows(bench),
         *_surrounding_rows(result, bench),
@@ -78,6 +79,14 @@ def _phase_rows(bench: dict[str, Any]) -> list[Row]:
         )
         found.append(Row(f"{stage}, a token", text or "not measured"))
     return found
+
+
+def _recorded_rows(recorded: dict[str, Any] | None) -> list[Row]:
+    if recorded is None:
+        return []
+    phases = recorded["phase_ms_per_token"].items()
+    text = ", ".join(f"{name.replace('_', ' ')} {ms:.3f} ms" for name, ms in phases)
+    return [Row("recorded, a token", text, "one request with all spans on, not measured")]
 
 
 def _energy_rows(result: dict[str, Any]) -> list[Row]:

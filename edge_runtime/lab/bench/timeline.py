@@ -74,6 +74,22 @@ class Trace:
     def _us(self, at_ns: int) -> float:
         return (at_ns - self.start_ns) / 1000
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the time of a decoded token by phase, in ms; 'cache' includes waiting for reads."""
+        steps = max(len(self.tokens_ns) - 1, 1)
+        phases: dict[str, int] = {}
+        for span in self.spans:
+            if span.start_ns >= self.tokens_ns[0]:
+                phases[span.name] = phases.get(span.name, 0) + span.end_ns - span.start_ns
+        wall = self.tokens_ns[-1] - self.tokens_ns[0]
+        phases["other"] = max(wall - sum(phases.values()), 0)
+        return {
+            "tokens": len(self.tokens_ns),
+            "ms_per_token": round(wall / 1e6 / steps, 4),
+            "phase_ms_per_token": {name: round(ns / 1e6 / steps, 4) for name, ns in phases.items()},
+            "is_cut": self.is_cut,
+        }
+
     def last_token(self) -> tuple[int, int] | None:
         """Return when the last token's step began and ended; None with fewer than two tokens."""
         return (self.tokens_ns[-2], self.tokens_ns[-1]) if len(self.tokens_ns) > 1 else None
