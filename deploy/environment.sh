@@ -6,10 +6,11 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 usage() {
   cat <<'END'
-usage: deploy/environment.sh DIR [--python PROGRAM]
+usage: deploy/environment.sh DIR [--python PROGRAM] [--no-compile]
 
   DIR                the environment; made anew if it exists
   --python PROGRAM   Python for it (default: python3)
+  --no-compile       leave modules uncompiled: quicker to install and a quarter smaller, slower to start
 END
 }
 
@@ -18,10 +19,11 @@ fail() {
   exit "${2:-1}"
 }
 
-into='' python=python3
+into='' python=python3 more=()
 while [ $# -gt 0 ]; do
   case $1 in
     --python) [ $# -ge 2 ] || fail "--python: expected a value. See --help." 2; python=$2; shift 2 ;;
+    --no-compile) more=(--no-compile); shift ;;
     -h | --help) usage; exit 0 ;;
     -*) fail "unknown option '$1'. See --help." 2 ;;
     *) [ -z "$into" ] || fail "expected one folder, got '$into' and '$1'." 2; into=$1; shift ;;
@@ -45,5 +47,5 @@ grep -qx "$machine" "$here/ARCHITECTURE" || fail "this machine is $machine; the 
 pip=$(echo "$here"/wheels/pip-*.whl)
 # pip runs from its own wheel: what it installs is what the bundle lists, and pip itself
 PYTHONDONTWRITEBYTECODE=1 "$into/bin/python" -I "$pip/pip" --isolated --disable-pip-version-check install --quiet \
-  --no-index --no-cache-dir --find-links "$here/wheels" --require-hashes -r "$requirements"
+  "${more[@]}" --no-index --no-cache-dir --find-links "$here/wheels" --require-hashes -r "$requirements"
 printf '%s\n' "$("$into/bin/hobbit" --version) is in $into"

@@ -6,7 +6,7 @@ ARG BASE=docker.io/library/python:3.11-slim-bookworm
 FROM ${BASE}
 
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-USER root
+USER 0
 # a user without a shell, as the systemd unit's; state and caches are the only places it can write
 RUN --mount=type=bind,source=.,target=/bundle \
   groupadd --gid 10001 hobbit \

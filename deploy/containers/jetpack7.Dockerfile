@@ -6,7 +6,7 @@ ARG BASE=nvcr.io/nvidia/cuda:13.2.0-runtime-ubuntu24.04
 FROM ${BASE}
 
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-USER root
+USER 0
 # Python of the base system; the glob keeps the version that the bundle has wheels for
 RUN apt-get update \
   && apt-get install -y --no-install-recommends 'python3=3.12.*' \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs inside new namespaces, as their first process: the parts of a running system that Python needs, then the checks.
-# usage: enter.sh ROOT EMULATED_CPU
+# usage: enter.sh ROOT EMULATED_CPU [OPTION]     OPTION: of deploy/environment.sh
 set -euo pipefail
 root=$1 cpu=$2
 mount --make-rprivate /
@@ -13,4 +13,4 @@ done
 ln -s /proc/self/fd "$root/dev/fd"
 ip link set lo up
 exec chroot "$root" /usr/bin/env -i PATH=/usr/bin:/bin HOME=/root LANG=C.UTF-8 QEMU_CPU="$cpu" PYTHONDONTWRITEBYTECODE=1 \
-  bash /srv/check/all.sh
+  bash /srv/check/all.sh "${@:3}"
