@@ -107,6 +107,7 @@ def add_share(share: Path, root: Path, export: Path) -> None:
                 write(package / target / f"{path.name}.gz", gzip.compress(content, 9, mtime=epoch()))
             else:
                 write(package / target / path.name, content)
+    (root / "usr/share/man/man1/hobbit-edge.1.gz").symlink_to("hobbit.1.gz")
 
 
 def write(path: Path, content: str | bytes, mode: int = 0o644) -> None:
@@ -146,7 +147,7 @@ def add_service(root: Path) -> None:
         write(root / "usr/lib/systemd/system" / name, text)
     write(root / "usr/lib/sysusers.d/hobbit-edge.conf", (ROOT / "systemd/sysusers.conf").read_text(encoding="utf-8"))
     write(root / "usr/lib/tmpfiles.d/hobbit-edge.conf", (ROOT / "systemd/tmpfiles.conf").read_text(encoding="utf-8"))
-    write(root / "etc/hobbit-edge/hobbit.env", (ROOT / "deploy/hobbit.env.example").read_text(encoding="utf-8"), 0o640)
+    write(root / "etc/hobbit-edge/hobbit.env", (ROOT / "deploy/hobbit.env.example").read_text(encoding="utf-8"))
     examples = root / "usr/share/doc/hobbit-edge/examples"
     for path in sorted((ROOT / "systemd/examples").iterdir()):
         write(examples / "systemd" / path.name, path.read_bytes())
@@ -191,7 +192,7 @@ def tidy(root: Path) -> None:
             shutil.rmtree(path)
         elif path.is_dir():
             path.chmod(0o755)
-        elif not path.is_symlink() and path.suffix in (".py", ".so", ".pyi", ".txt", ".h"):
+        elif not path.is_symlink() and "site-packages" in path.parts:
             path.chmod(0o644)
     for path in [root, *root.rglob("*")]:
         os.utime(path, (epoch(), epoch()), follow_symlinks=False)

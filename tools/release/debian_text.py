@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import os
 from datetime import datetime, timezone
 from email.utils import format_datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from common import epoch
 from licences import licence_of
 
-MAINTAINER = "Hobbit Edge developers <hobbit-edge@localhost>"
+MAINTAINER = f"{os.environ.get('DEBFULLNAME', 'Hobbit Edge developers')} <{os.environ.get('DEBEMAIL', 'hobbit-edge@example.org')}>"
 ABOUT = {
     "hobbit-edge": """Description: Mixture-of-Experts language models bigger than memory
  Hobbit Edge keeps the dense part of a Mixture-of-Experts language model in
@@ -64,7 +65,7 @@ def copyright_text(folders: list[Path]) -> str:
     found = [library(folder) for folder in folders]
     parts = [
         "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: hobbit-edge\n",
-        "Files: *\nCopyright: the Hobbit Edge developers\nLicense: Apache-2.0\n",
+        "Files: *\nCopyright: 2026 the Hobbit Edge developers\nLicense: Apache-2.0\n",
         "License: Apache-2.0\n On Debian systems the full text of the Apache License 2.0 is in\n"
         " /usr/share/common-licenses/Apache-2.0.\n",
     ]
