@@ -11,7 +11,9 @@ from pathlib import Path
 from common import epoch
 from licences import licence_of
 
-MAINTAINER = f"{os.environ.get('DEBFULLNAME', 'Hobbit Edge developers')} <{os.environ.get('DEBEMAIL', 'hobbit-edge@example.org')}>"
+_NAME = os.environ.get("DEBFULLNAME", "Hobbit Edge developers")
+_EMAIL = os.environ.get("DEBEMAIL", "hobbit-edge@example.org")
+MAINTAINER = f"{_NAME} <{_EMAIL}>"
 ABOUT = {
     "hobbit-edge": """Description: Mixture-of-Experts language models bigger than memory
  Hobbit Edge keeps the dense part of a Mixture-of-Experts language model in
