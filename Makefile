@@ -151,8 +151,15 @@ gpu-check: $(VENV)/.test
 	PYTHONPATH=tests $(PY) -m cuda.gpu_check --bundle build/gpu-check-bundle
 
 # the decode loop over the fake driver in every order its work may run in, streamed and resident: the whole matrix
-gpu-emulation: $(VENV)/.test
-	$(PY) -m pytest -n $(JOBS) -m emulation tests/cuda
+gpu-emulation: $(VENV)/.test build/tensorrt/.bindings
+	HB_TENSORRT_BINDINGS=build/tensorrt $(PY) -m pytest -n $(JOBS) -m emulation tests/cuda
+
+# TensorRT's Python bindings of JetPack 6.2 and 7.2, for their names alone (1.2 MB each); without a network their test is skipped
+build/tensorrt/.bindings:
+	@mkdir -p build/tensorrt
+	-$(PY) -m pip install -q --no-deps --target build/tensorrt/10.3 tensorrt-cu12-bindings==10.3.0
+	-$(PY) -m pip install -q --no-deps --target build/tensorrt/10.16 tensorrt-cu12-bindings==10.16.1.11
+	@touch $@
 
 # what shows where each part runs, and the page written from it; what this machine cannot run is left as it was
 hardware: $(VENV)/.test

@@ -82,6 +82,15 @@ FEATURES: tuple[Feature, ...] = (
     Feature("cuda-routing", "CUDA: layers routed on the device", _cuda("test_resident_router.py")),
     Feature("cuda-graphs", "CUDA: a token as one graph", _cuda("test_graphs.py")),
     Feature(
+        "tensorrt-lowering", "TensorRT: graphs of every family lowered, held against tables, computing the same",
+        _cuda("test_tensorrt_lowering.py"),
+    ),
+    Feature("tensorrt-trunk", "TensorRT: the trunk as engines, over a fake TensorRT", _cuda("test_tensorrt_trunk.py")),
+    Feature(
+        "tensorrt-built", "TensorRT: plans built by TensorRT for RTX; bindings of 10.3 and 10.16",
+        _cuda("test_tensorrt_rtx.py", "test_tensorrt_bindings.py"),
+    ),
+    Feature(
         "cuda-errors", "CUDA: injected errors and planted faults of the host",
         _cuda("test_engine_errors.py", "test_engine_faults.py", "test_host_faults.py"),
     ),

@@ -156,6 +156,11 @@ class Backend(Protocol[T]):
         ...
 
     @property
+    def choices(self) -> Mapping[str, str]:
+        """What it chose where several ways were open, and why; {} if there was nothing to choose. For reports."""
+        ...
+
+    @property
     def fingerprint(self) -> str:
         """Names everything that decides the bits: results stored under it hold as long as it does not change."""
         ...

@@ -42,7 +42,8 @@ class Timings:
 class RunReport:
     """One finished request.
 
-    `passed_over` says why backends whose hardware is there were not used, by name.
+    `passed_over` says why backends whose hardware is there were not used, by name; `choices` what the backend in use
+    chose, and why.
     """
 
     text: str
@@ -56,6 +57,7 @@ class RunReport:
     memory: dict[str, Any]
     energy: dict[str, Any] | None = None
     passed_over: dict[str, str] = field(default_factory=dict)
+    choices: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data in the contract's key order."""

@@ -117,13 +117,15 @@ def test_a_prefix_is_cut_and_copied(model_bundle):
 
 
 def test_a_model_the_gpus_trunk_does_not_know_runs_on_the_cpus(model_bundle, monkeypatch):
-    from edge_runtime.backends.cuda import backend
+    from edge_runtime.backends.cuda.trunk import supported
 
-    monkeypatch.setattr(backend, "why_not", lambda spec: "layer 3: attention of kind 'mla'")
+    monkeypatch.setattr(supported, "why_not", lambda spec: "layer 3: attention of kind 'mla'")
     with pytest.raises(ConfigError, match=r"layer 3: attention of kind 'mla'\. Use --backend cuda:trunk=cpu"):
         opened(model_bundle, "cuda:trunk=cuda", FEW)
     with opened(model_bundle, "cuda", FEW) as engine:
-        assert engine.parts.backend.trunk == ("cpu", "layer 3: attention of kind 'mla'")
+        choices = engine.parts.backend.choices
+    assert choices["trunk"] == "cpu"
+    assert choices["trunk_reason"].startswith("the kernels lack layer 3: attention of kind 'mla'")
 
 
 @pytest.mark.parametrize("kind", ["registered", "pinned", "device"])

@@ -35,7 +35,8 @@ SIZES = {"T": TOKENS, "S": SLOTS, "S_plus_T": SLOTS + TOKENS}
 
 def spec_of(case: str, folder: Path) -> ModelSpec:
     FAMILY_CASES[case]().save_pretrained(folder)
-    return read_model(json.loads((folder / "config.json").read_text()), {})[0]
+    text = (folder / "config.json").read_text()
+    return read_model(json.loads(text, object_hook=lambda o: float(o["__float__"]) if "__float__" in o else o), {})[0]
 
 
 def lowered(spec: ModelSpec, folder: Path, precision: Precision) -> Iterator[tuple[Path, Lowered]]:
@@ -60,10 +61,10 @@ def test_every_familys_graphs_have_operators_of_both_versions(case: str, tmp_pat
     plain = spec.norm == "rms" and all(isinstance(a, SoftmaxAttention) and not a.sinks for a in attentions)
     for _, low in lowered(spec, tmp_path, "int4"):
         assert list(refusals(low, OLD)) == []
-        modern = modernise(low)
+        modern = modernise(low, SLOTS)
         assert list(refusals(modern, NEW)) == []
         found = Counter(step.op for step in modern.steps)
-        if low.name.startswith("layer") and plain:
+        if low.name.startswith("layer") and plain and spec.layers[int(low.name[-3:])].attention is not None:
             assert found["Attention"] == 1
             assert found["TensorScatter"] == 2
             assert not {"Pow", "Softmax"} & set(found)
@@ -104,13 +105,14 @@ def test_lowered_graphs_compute_the_same(case: str, precision: Precision, tmp_pa
                 np.ascontiguousarray(k[..., order]) for k in (feeds["past_k"], wanted["new_k"])
             )
         found = run(low.write(tmp_path), feeds)
-        modern = modernise(low)
+        modern = modernise(low, SLOTS)
         in_place = "at" in modern.inputs
         feeds["at"] = np.array([PAST], np.int64)
         if in_place:
             joint = feeds["mask"]
             feeds["mask"] = np.ascontiguousarray(joint[..., :SLOTS])
             feeds["mask"][..., PAST : PAST + TOKENS] = joint[..., SLOTS:]
+            feeds |= {name: feeds[name].astype(np.float16) for name in ("past_k", "past_v")}
         newer = run(replace(modern, name=f"{low.name}-new").write(tmp_path), feeds)
         for output, values in wanted.items():
             written = newer.get(output)

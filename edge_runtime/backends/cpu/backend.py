@@ -87,6 +87,11 @@ class CpuBackend:
         return kernels.Team(self.choice.threads)
 
     @property
+    def choices(self) -> dict[str, str]:
+        """See `Backend.choices`."""
+        return {"trunk": "native" if self.choice.is_native else "onnx"}
+
+    @property
     def fingerprint(self) -> str:
         """See `Backend.fingerprint`; loads ONNX Runtime for its version if that computes."""
         return f"{self.isa}-{'native' if self.choice.is_native else library()}"

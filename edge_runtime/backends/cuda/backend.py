@@ -9,18 +9,23 @@ from typing import Any, TypeVar
 from edge_runtime.backends.base import BackendOptions
 from edge_runtime.backends.cpu.backend import CpuBackend
 from edge_runtime.backends.cuda.blocks import Kind, choose_kind
+from edge_runtime.backends.cuda.choice import Choice, choose_trunk
 from edge_runtime.backends.cuda.clock import CudaClock
 from edge_runtime.backends.cuda.experts import CudaExpertKernels
-from edge_runtime.backends.cuda.formulas import DeviceFormulas, HostedFormulas
+from edge_runtime.backends.cuda.formulas import DeviceFormulas, EngineFormulas, HostedFormulas
 from edge_runtime.backends.cuda.gpu import Gpu
 from edge_runtime.backends.cuda.hosted import HostedKernels
 from edge_runtime.backends.cuda.known import unknown_parts
 from edge_runtime.backends.cuda.resident_router import make_resident_router
 from edge_runtime.backends.cuda.settings import CudaSettings
 from edge_runtime.backends.cuda.space import CudaSpace
+from edge_runtime.backends.cuda.tensorrt.building import make_builder
+from edge_runtime.backends.cuda.tensorrt.library import Library, load_library
+from edge_runtime.backends.cuda.tensorrt.parts import EngineParts
+from edge_runtime.backends.cuda.tensorrt.plans import FORMAT as PLANS
 from edge_runtime.backends.cuda.tensors import CudaTensors
 from edge_runtime.backends.cuda.trunk.launches import TrunkLaunches
-from edge_runtime.backends.cuda.trunk.supported import why_not
+from edge_runtime.backends.cuda.trunk.parts import KernelParts, TrunkParts
 from edge_runtime.backends.cuda.trunk.trunk import CudaTrunk
 from edge_runtime.backends.trunk import Trunk
 from edge_runtime.base.errors import ConfigError
@@ -36,6 +41,7 @@ class CudaBackend:
     Args:
         options: what it is made for.
         open_gpu: opens the GPU of a number, when it is first needed.
+        load_tensorrt: loads TensorRT, where that comes into question.
 
     Raises:
         ConfigError: a setting is not one of those there are.
@@ -44,12 +50,15 @@ class CudaBackend:
     name = "cuda"
 
     def __init__(
-        self, options: BackendOptions, open_gpu: Callable[[int], Gpu] = lambda index: Gpu(index=index)
+        self,
+        options: BackendOptions,
+        open_gpu: Callable[[int], Gpu] = lambda index: Gpu(index=index),
+        load_tensorrt: Callable[[], Library] = load_library,
     ) -> None:
         self._settings = CudaSettings.from_params(options.settings)
-        self._cpu, self._open_gpu = CpuBackend(options), open_gpu
+        self._cpu, self._open_gpu, self._load_tensorrt = CpuBackend(options), open_gpu, load_tensorrt
         self._opened: list[Any] = []  # closed in reverse
-        self.trunk = "cpu", "no model was asked for"
+        self.trunk = Choice("cpu", "no model was asked for")
         """Where the trunk runs, and why; known once `require` was asked."""
 
     @cached_property
@@ -77,8 +86,14 @@ class CudaBackend:
     @property
     def formulas(self) -> HostedFormulas:
         """See `Backend.formulas`."""
-        formulas = DeviceFormulas if self._is_trunk_here else HostedFormulas
+        formulas = {"cuda": DeviceFormulas, "tensorrt": EngineFormulas, "cpu": HostedFormulas}[self.trunk.name]
         return formulas(lambda: self.memory[0], self._cpu.choice)
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """See `Backend.choices`."""
+        (kind, why), trunk = self.memory, self.trunk
+        return {"memory": kind, "memory_reason": why, "trunk": trunk.name, "trunk_reason": trunk.why}
 
     @property
     def isa(self) -> str:
@@ -88,19 +103,16 @@ class CudaBackend:
     @property
     def fingerprint(self) -> str:
         """See `Backend.fingerprint`."""
-        return f"cuda-{self.gpu.fingerprint}" + ("" if self._is_trunk_here else f"-{self._cpu.fingerprint}")
+        library = self.trunk.library
+        engines = "" if library is None else f"-{library.name}-plans-{PLANS}"
+        return f"cuda-{self.gpu.fingerprint}" + (engines if self._is_trunk_here else f"-{self._cpu.fingerprint}")
 
     def require(self, spec: ModelSpec) -> None:
         """See `Backend.require`. Opens the GPU: what its driver takes is gone when the memory is planned."""
         self.memory  # noqa: B018 - opens the GPU, and refuses memory that cannot be had
         if problem := next(unknown_parts(spec.experts, "experts"), ""):
             raise ConfigError(f"model family {spec.family!r}: {problem}: no kernel on the GPU. Use --backend cpu.")
-        problem = "asked for" if self._settings.trunk == "cpu" else why_not(spec)
-        if problem and self._settings.trunk == "cuda":
-            raise ConfigError(
-                f"cuda: the trunk on the GPU does not run this model: {problem}. Use --backend cuda:trunk=cpu, or auto."
-            )
-        self.trunk = ("cpu", problem) if problem else ("cuda", "its kernels know the model")
+        self.trunk = choose_trunk(spec, self._settings.trunk, self._load_tensorrt)
         if not self._is_trunk_here:
             self._cpu.require(spec)
 
@@ -112,12 +124,17 @@ class CudaBackend:
         """See `Backend.load_trunk`."""
         if not self._is_trunk_here:
             return self._cpu.load_trunk(bundle, max_chunk=max_chunk)
-        return CudaTrunk(bundle, self.gpu.module, self.gpu.compute, max_chunk)
+        gpu, library = self.gpu, self.trunk.library
+        parts: TrunkParts = KernelParts(bundle, gpu.module, gpu.compute) if library is None else EngineParts(
+            bundle, library, f"{gpu.device.arch} {gpu.device.name}", gpu.compute, max_chunk,
+            lambda: make_builder(library.module, self._settings.workspace << 20),
+        )  # fmt: skip
+        return CudaTrunk(bundle, parts, gpu.module, gpu.compute, max_chunk)
 
     def make_kernels(self, bundle: Bundle, max_tokens: int) -> HostedKernels | CudaExpertKernels:
         """See `Backend.make_kernels`."""
         gpu, spec = self.gpu, bundle.manifest.model
-        holds = self._settings.graph and self._is_trunk_here
+        holds = self._settings.graph and self.trunk.name == "cuda"  # engines do not wait for what is held back
         experts = self._keep(CudaExpertKernels(gpu.module, gpu.compute, spec, max_tokens, holds=holds))
         if not self._is_trunk_here:
             return self._keep(HostedKernels(experts, gpu.compute, spec, max_tokens, self._cpu.release_scratch))
@@ -137,7 +154,7 @@ class CudaBackend:
 
     @property
     def _is_trunk_here(self) -> bool:
-        return self.trunk[0] == "cuda"
+        return self.trunk.name != "cpu"
 
     def _keep(self, part: Closes) -> Closes:
         """Close a part with the backend."""

@@ -5,13 +5,14 @@ Host and GPU are taken to share one memory, in which everything counts once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from edge_runtime.backends.cpu.backend import CpuFormulas
 from edge_runtime.backends.cpu.trunk.choice import TrunkChoice
+from edge_runtime.backends.cpu.trunk.memory import scratch_bytes as graph_scratch_bytes
 from edge_runtime.backends.cuda.blocks import Kind
 from edge_runtime.backends.cuda.experts import expert_scratch_bytes
-from edge_runtime.backends.cuda.trunk.buffers import buffer_bytes
+from edge_runtime.backends.cuda.trunk.buffers import buffer_bytes, widths_of
 from edge_runtime.backends.cuda.trunk.trunk import HEAD_ROWS
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.manifest import Manifest
@@ -63,7 +64,33 @@ class DeviceFormulas(HostedFormulas):
     def scratch_bytes(self, spec: ModelSpec, chunk: int, context: int, parallel: int) -> int:
         """See `MemoryFormulas.scratch_bytes`: buffers of each sequence, of joined tensors, and of what is read back."""
         tokens = chunk + parallel - 1
-        buffers = buffer_bytes(spec, chunk) + parallel * buffer_bytes(spec, 1)
+        widths = self._widths(spec)
+        buffers = buffer_bytes(widths, chunk) + parallel * buffer_bytes(widths, 1)
         joined = 2 * 4 * tokens * (spec.hidden + spec.num_experts) if parallel > 1 else 0
         read_back = _PINNED_COPY * 4 * max(HEAD_ROWS * spec.vocab_size, tokens * spec.num_experts)
         return buffers + joined + read_back + expert_scratch_bytes(spec, tokens)
+
+    def _widths(self, spec: ModelSpec) -> Mapping[str, int]:
+        """Numbers a token has in each buffer."""
+        return widths_of(spec)
+
+
+def state_numbers(spec: ModelSpec) -> int:
+    """Return the most numbers a layer keeps of a token."""
+    return max(sum(array.numbers for array in spec.state_of(i)) for i in range(spec.num_layers))
+
+
+class EngineFormulas(DeviceFormulas):
+    """Implements `MemoryFormulas` for a trunk of TensorRT's engines."""
+
+    def trunk_bytes(self, manifest: Manifest) -> int:
+        """See `MemoryFormulas.trunk_bytes`: int8 weights become half precision."""
+        stored = super().trunk_bytes(manifest)
+        return 2 * stored if manifest.trunk.precision == "int8" else stored
+
+    def _widths(self, spec: ModelSpec) -> Mapping[str, int]:
+        return {"streams": 5 * spec.hidden, "router_logits": spec.num_experts, "states": state_numbers(spec)}
+
+    def scratch_bytes(self, spec: ModelSpec, chunk: int, context: int, parallel: int) -> int:
+        """See `MemoryFormulas.scratch_bytes`: engines keep what the graphs keep on a CPU, masks among it."""
+        return super().scratch_bytes(spec, chunk, context, parallel) + graph_scratch_bytes(spec, chunk, context)

@@ -11,11 +11,12 @@ from edge_runtime.base.params import Param
 
 AUTO = "auto"
 MEMORY = (AUTO, "registered", "pinned", "device")
-TRUNK = (AUTO, "cuda", "cpu")
+TRUNK = (AUTO, "cuda", "tensorrt", "cpu")
 PARAMS: Mapping[str, Param] = {
     "memory": Param(AUTO, f"where experts are kept: {', '.join(MEMORY)}", "ours"),
     "trunk": Param(AUTO, f"where everything but experts runs: {', '.join(TRUNK)}", "ours"),
     "graph": Param(True, "tokens that need no host run as one CUDA graph", "ours"),
+    "workspace": Param(256, "MiB that TensorRT may try kernels in, and an engine work in", "ours", 16, 65536),
     "gpu": Param(0, "number of the GPU, as the driver counts", "ours", 0, 255),
 }
 
@@ -28,12 +29,14 @@ class CudaSettings:
         memory: one of `MEMORY`.
         trunk: one of `TRUNK`.
         graph: tokens that need no host run as one graph.
+        workspace: MiB that TensorRT may try kernels in, and an engine work in.
         gpu: number of the GPU.
     """
 
     memory: str = AUTO
     trunk: str = AUTO
     graph: bool = True
+    workspace: int = 256
     gpu: int = 0
 
     @classmethod

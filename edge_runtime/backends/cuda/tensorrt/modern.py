@@ -1,7 +1,8 @@
 """From a lowered graph to one of opset 24, with RMSNormalization, RotaryEmbedding, Attention and TensorScatter.
 
 Each is recognised by what it was lowered to, and put in its place; whatever is not recognised stays as it is. Attention
-then reads one cache that the graph itself writes to: `past_k` and `present_k` are the same memory.
+then reads one cache that the graph itself writes to: `past_k` and `present_k` are the same memory. TensorRT has kernels
+for attention in half precision alone; so that is for trunks whose matrices are, and a float32 trunk keeps its own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from edge_runtime.backends.cuda.tensorrt.graph import Lowered, Step, Value
-from edge_runtime.backends.cuda.tensorrt.onnx_bytes import FLOAT, INT64
+from edge_runtime.backends.cuda.tensorrt.onnx_bytes import FLOAT, FLOAT16, INT64
 
 OPSET = 24
 POSITION = "at"
@@ -42,9 +43,12 @@ class Modern:
 
     Args:
         low: stays as it is.
+        slots: of a cache. TensorRT writes to caches of one size only.
     """
 
-    def __init__(self, low: Lowered) -> None:
+    def __init__(self, low: Lowered, slots: int) -> None:
+        self._slots = slots
+        self._is_half = any(weight.kind == FLOAT16 for weight in low.weights.values())
         self._low = replace(
             low, steps=list(low.steps), weights=dict(low.weights), inputs=dict(low.inputs), outputs=dict(low.outputs)
         )
@@ -131,20 +135,24 @@ class Modern:
         return by_angle[angles[0]], by_angle[angles[1]]
 
     def _attention(self, step: Step) -> bool:
-        found = self._matched(step) if step.op == "Reshape" else None
+        found = self._matched(step) if step.op == "Reshape" and self._is_half else None
         if found is None:
             return False
         low, presents = self._low, []
         for past, new in (found.keys, found.values):
             present = f"present_{past.removeprefix('past_')}"
-            low.add("TensorScatter", past, new, POSITION, out=present, axis=-2)
-            low.outputs[present] = low.inputs[past]
+            low.add("TensorScatter", past, low.add("Cast", new, to=FLOAT16), POSITION, out=present, axis=-2)
+            low.inputs[past] = low.outputs[present] = self._fixed(low.inputs[past])
             low.outputs.pop(new, None)
             presents.append(present)
-        low.inputs["mask"] = Value(FLOAT, (1, 1, "T", "S"))
+        low.inputs["mask"] = Value(FLOAT, (1, 1, "T", self._slots))
         low.inputs[POSITION] = Value(INT64, (1,))
-        low.add("Attention", found.queries, *presents, "mask", out=found.out, scale=found.scale)
+        queries, mask = (low.add("Cast", name, to=FLOAT16) for name in (found.queries, "mask"))
+        low.add("Cast", low.add("Attention", queries, *presents, mask, scale=found.scale), out=found.out, to=FLOAT)
         return True
+
+    def _fixed(self, cache: Value) -> Value:
+        return Value(FLOAT16, tuple(self._slots if dim == "S" else dim for dim in cache.dims))
 
     def _matched(self, step: Step) -> _Attention | None:
         """Look for attention whose output this reshaping is."""
@@ -189,9 +197,9 @@ class Modern:
         return product.inputs[0], factor.number
 
 
-def modernise(low: Lowered) -> Lowered:
-    """Return a lowered graph with operators of opset 24 where they do the same."""
-    return Modern(low).run()
+def modernise(low: Lowered, slots: int) -> Lowered:
+    """Return a lowered graph with operators of opset 24 where they do the same, for caches of so many slots."""
+    return Modern(low, slots).run()
 
 
 def _drop_unused(low: Lowered) -> None:

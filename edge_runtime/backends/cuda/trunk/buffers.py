@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -35,9 +35,9 @@ def widths_of(spec: ModelSpec) -> dict[str, int]:
     }
 
 
-def buffer_bytes(spec: ModelSpec, tokens: int) -> int:
+def buffer_bytes(widths: Mapping[str, int], tokens: int) -> int:
     """Return what the buffers of a chunk of so many tokens take."""
-    return _ALIGN + sum(align_up(4 * width * tokens, _ALIGN) for width in widths_of(spec).values())
+    return _ALIGN + sum(align_up(4 * width * tokens, _ALIGN) for width in widths.values())
 
 
 class TokenBuffers:
@@ -45,18 +45,18 @@ class TokenBuffers:
 
     Args:
         stream: orders what is written.
-        spec: the model.
+        widths: float32 numbers a token has in each buffer, by name.
         tokens: most of a chunk.
 
     Raises:
         CudaMemoryError: the GPU has no room.
     """
 
-    def __init__(self, stream: Stream, spec: ModelSpec, tokens: int) -> None:
+    def __init__(self, stream: Stream, widths: Mapping[str, int], tokens: int) -> None:
         self._stream, self.tokens = stream, tokens
-        self._memory = DeviceMemory(stream.device, buffer_bytes(spec, tokens))
+        self._memory = DeviceMemory(stream.device, buffer_bytes(widths, tokens))
         self._offsets, at = {POSITION: 0}, _ALIGN
-        for name, width in widths_of(spec).items():
+        for name, width in widths.items():
             self._offsets[name] = at
             at += align_up(4 * width * tokens, _ALIGN)
 

@@ -11,33 +11,43 @@ from edge_runtime.base.spec import ModelSpec
 
 
 class CudaKVCache:
-    """Float32 keys and values [G, N, C] of every layer, in one allocation that goes with the last reference.
+    """What layers keep of each token, [G, N, C], in one allocation that goes with the last reference.
 
-    Slots from `length` on hold anything: no kernel reads them. What a chunk writes counts once it was committed.
+    Slots from `length` on hold anything: no kernel reads them. Engines read all slots and mask those; there a number
+    that is not finite would show all the same, so they are zero. What a chunk writes counts once it was committed.
 
     Args:
         stream: orders copies behind the kernels that write.
-        spec: the model; every layer has softmax attention.
+        spec: the model; every layer keeps arrays that grow with tokens, and no others.
         context: N.
+        item_bytes: of a number: float32, or half precision.
+        is_read_whole: slots from `length` on are read, and must be zero.
 
     Raises:
         RequestError: no tokens are asked for.
         CudaMemoryError: the GPU has no room.
     """
 
-    def __init__(self, stream: Stream, spec: ModelSpec, context: int) -> None:
+    def __init__(
+        self, stream: Stream, spec: ModelSpec, context: int, *, item_bytes: int = 4, is_read_whole: bool = False
+    ) -> None:  # fmt: skip
         if context < 1:
             raise RequestError(f"context: expected at least 1 token, got {context}")
         self._stream, self.context, self.length = stream, context, 0
         self._arrays: list[list[tuple[int, int, int]]] = []  # by layer: address, heads and bytes of a head's slot
         widths = [[array.shape for array in spec.state_of(i)] for i in range(spec.num_layers)]
-        self._memory = DeviceMemory(stream.device, 4 * context * sum(g * c for layer in widths for g, c in layer))
+        self._memory = DeviceMemory(
+            stream.device, item_bytes * context * sum(g * c for layer in widths for g, c in layer)
+        )
         at = self._memory.address
         for layer in widths:
             self._arrays.append([])
             for heads, dim in layer:
-                self._arrays[-1].append((at, heads, 4 * dim))
-                at += 4 * heads * context * dim
+                self._arrays[-1].append((at, heads, item_bytes * dim))
+                at += item_bytes * heads * context * dim
+        self._is_read_whole = is_read_whole
+        if is_read_whole:
+            self._memory.fill(0, stream)
 
     def close(self) -> None:
         """Give the memory back. Safe to call twice."""
@@ -57,9 +67,21 @@ class CudaKVCache:
         (keys, *_), (values, *_) = self._arrays[layer_idx]
         return keys, values
 
+    def arrays(self, layer_idx: int) -> list[tuple[int, int, int]]:
+        """Return address, heads and bytes of a head's slot of each of a layer's arrays."""
+        return self._arrays[layer_idx]
+
+    def put(self, layer_idx: int, array: int, new: int, tokens: int) -> None:
+        """Copy [G, T, C] behind the tokens in one of a layer's arrays, in the order of the stream."""
+        at, heads, slot = self._arrays[layer_idx][array]
+        for head in range(heads):
+            target, source = at + (head * self.context + self.length) * slot, new + head * tokens * slot
+            self._stream.device.call("cuMemcpyDtoDAsync_v2", target, source, tokens * slot, self._stream.handle)
+
     def reset(self) -> None:
         """See `KVCache.reset`."""
         self.length = 0
+        self._clear_rest()
 
     def nearest(self, length: int) -> int:
         """See `KVCache.nearest`: it can be cut after any token."""
@@ -73,6 +95,7 @@ class CudaKVCache:
         if not 0 <= length <= self.length:
             raise RequestError(f"truncate: expected 0 to {self.length} tokens to keep, got {length}")
         self.length = length
+        self._clear_rest()
 
     def copy_from(self, other: KVCache, length: int) -> None:
         """See `KVCache.copy_from`: in the order of the stream."""
@@ -85,6 +108,16 @@ class CudaKVCache:
                 for (to, heads, slot), (source, *_) in zip(mine, theirs, strict=True):
                     self._copy(to, source, heads, slot, (other.context, length))
         self.length = length
+        self._clear_rest()
+
+    def _clear_rest(self) -> None:
+        """Set slots behind the tokens to zero, where they are read."""
+        if not self._is_read_whole or self.length == self.context:
+            return
+        for at, heads, slot in (array for layer in self._arrays for array in layer):
+            for head in range(heads):
+                start, count = at + (head * self.context + self.length) * slot, (self.context - self.length) * slot
+                self._stream.device.call("cuMemsetD8Async", start, 0, count, self._stream.handle)
 
     def _copy(self, to: int, source: int, heads: int, slot: int, tokens: tuple[int, int]) -> None:
         context, length = tokens

@@ -14,8 +14,7 @@ from edge_runtime.backends.cuda.tensors import DeviceTensor, Readback
 from edge_runtime.backends.cuda.trunk.buffers import POSITION, TokenBuffers
 from edge_runtime.backends.cuda.trunk.kv_cache import CudaKVCache
 from edge_runtime.backends.cuda.trunk.launches import DeviceMatrix, TrunkLaunches
-from edge_runtime.backends.cuda.trunk.layers import LayerRunner
-from edge_runtime.backends.cuda.trunk.weights import TrunkWeights
+from edge_runtime.backends.cuda.trunk.parts import TrunkParts
 from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
 from edge_runtime.base.errors import RequestError
 from edge_runtime.bundle.bundle import Bundle
@@ -36,31 +35,29 @@ class CudaChunk(TrunkChunk):
 
 
 class CudaTrunk:
-    """Implements `Trunk` for softmax attention.
+    """Implements `Trunk`.
 
     Args:
-        bundle: an open bundle whose parts were checked; `supported.why_not` has nothing against it.
+        bundle: an open bundle whose parts were checked.
+        parts: compute layers and head; closed with this.
         module: the kernels.
         stream: orders all work.
         max_chunk: most tokens `begin` will be given at once.
 
     Raises:
-        BundleError: a graph or the embedding is not of the exporter's kind.
-        CudaMemoryError: the weights do not fit.
+        BundleError: the embedding is not of the exporter's kind.
     """
 
-    def __init__(self, bundle: Bundle, module: Module, stream: Stream, max_chunk: int) -> None:
+    def __init__(self, bundle: Bundle, parts: TrunkParts, module: Module, stream: Stream, max_chunk: int) -> None:
         spec = self._spec = bundle.manifest.model
-        self._stream, self._max_chunk = stream, max_chunk
+        self._stream, self._max_chunk, self._parts = stream, max_chunk, parts
         table, stored = bundle.path / EMBEDDING, bundle.manifest.trunk.embedding
-        self._embedding = Embedding(table, spec.vocab_size, spec.hidden, stored, spec.embedding_scale)
         try:
-            self._weights = TrunkWeights(bundle, stream)
+            self._embedding = Embedding(table, spec.vocab_size, spec.hidden, stored, spec.embedding_scale)
         except BaseException:
-            self._embedding.close()
+            parts.close()
             raise
         self._launches = TrunkLaunches(module, stream)
-        self._layers = LayerRunner(spec, self._launches)
         self._rotary = [Rotary(rope, spec.max_context) for rope in spec.ropes]
         self._readback = Readback(stream)
         self._caches: WeakSet[CudaKVCache] = WeakSet()
@@ -74,11 +71,15 @@ class CudaTrunk:
     @property
     def weight_bytes(self) -> int:
         """See `Trunk.weight_bytes`."""
-        return self._weights.nbytes + (self._routers.nbytes if self._routers is not None else 0)
+        return self._parts.nbytes + (self._routers.nbytes if self._routers is not None else 0)
 
     def new_kv_cache(self, context: int) -> CudaKVCache:
         """See `Trunk.new_kv_cache`."""
-        kv = CudaKVCache(self._stream, self._spec, context)
+        self._parts.prepare(context)
+        parts = self._parts
+        kv = CudaKVCache(
+            self._stream, self._spec, context, item_bytes=parts.cache_item_bytes, is_read_whole=parts.reads_whole_caches
+        )
         self._caches.add(kv)
         return kv
 
@@ -105,6 +106,7 @@ class CudaTrunk:
         for i, rotary in enumerate(self._rotary):
             for name, angles in zip(("cos", "sin"), rotary.cos_sin(kv.length, tokens), strict=True):
                 at.write(f"{name}{i}", angles)
+        self._parts.begin(at, kv, tokens)
         chunk = self._open[kv] = CudaChunk(tokens, kv, at)
         self._long = chunk if tokens > 1 else self._long
         return chunk
@@ -116,7 +118,7 @@ class CudaTrunk:
         c, spec = _running(chunk, layer_idx), self._spec
         c.next_layer = None  # what failed half-way leaves the chunk unusable
         out = 0 if expert_out is None else expert_out.address
-        self._layers.run(layer_idx, self._weights.layers[layer_idx], c.at, c.kv, c.tokens, out)
+        self._parts.run_layer(layer_idx, c.at, c.kv, c.tokens, out)
         c.next_layer = layer_idx + 1
         if not spec.layers[layer_idx].sparse:
             return None
@@ -126,25 +128,21 @@ class CudaTrunk:
     def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> DeviceTensor:
         """See `Trunk.run_shared`."""
         c = _running(chunk, layer_idx + 1)
-        self._layers.run_shared(layer_idx, self._weights.shared[layer_idx], c.at, c.tokens)
+        self._parts.run_shared(layer_idx, c.at, c.tokens)
         return DeviceTensor(c.at.at("y"), c.tokens, self._spec.hidden)
 
     def head(self, chunk: TrunkChunk, expert_out: DeviceTensor | None, rows: slice) -> F32:
         """See `Trunk.head`: waits, the numbers go to the host."""
         c, spec = _running(chunk, self._spec.num_layers), self._spec
-        found, row_bytes = range(c.tokens)[rows], 4 * spec.hidden
+        found, out = range(c.tokens)[rows], 0 if expert_out is None else expert_out.address
         assert found.step == 1, "rows side by side"
         logits = np.empty((len(found), spec.vocab_size), np.float32)
         for first in range(0, len(found), HEAD_ROWS):
-            count, offset = min(HEAD_ROWS, len(found) - first), (found.start + first) * row_bytes
-            more = 0 if expert_out is None else expert_out.address + offset
-            resid, normed, head = c.at.at("resid") + offset, c.at.at("normed"), self._weights.head
-            self._launches.add_norm(resid, more, head.norm, normed, (count, spec.hidden), spec.rms_eps)
-            out = self._room(4 * HEAD_ROWS * spec.vocab_size).address
-            self._launches.linear(normed, head.matrix, out, count)
-            logits[first : first + count] = self._readback.fetch(out, count, spec.vocab_size)
-        cap = spec.logit_softcap
-        return logits if cap is None else np.float32(cap) * np.tanh(logits / np.float32(cap))
+            count = min(HEAD_ROWS, len(found) - first)
+            room = self._room(4 * HEAD_ROWS * spec.vocab_size).address
+            self._parts.head(c.at, (found.start + first, count), out, room)
+            logits[first : first + count] = self._readback.fetch(room, count, spec.vocab_size)
+        return self._parts.finish(logits)
 
     def look_ahead(self, x: DeviceTensor, layer_idx: int, depth: int) -> F32:
         """See `Trunk.look_ahead`: waits, the numbers go to the host."""
@@ -188,18 +186,18 @@ class CudaTrunk:
             if memory is not None:
                 memory.close()
         self._readback.close()
-        self._weights.close()
+        self._parts.close()
         self._embedding.close()
 
     def _buffers(self, kv: CudaKVCache, tokens: int) -> TokenBuffers:
         """Return a chunk's buffers: those of single tokens by cache, so that they can run side by side."""
         if tokens > 1:
             if self._of_many is None:
-                self._of_many = TokenBuffers(self._stream, self._spec, self._max_chunk)
+                self._of_many = TokenBuffers(self._stream, self._parts.widths(self._max_chunk), self._max_chunk)
             return self._of_many
         found = self._of_one.get(kv)
         if found is None:
-            found = self._of_one[kv] = TokenBuffers(self._stream, self._spec, 1)
+            found = self._of_one[kv] = TokenBuffers(self._stream, self._parts.widths(1), 1)
         return found
 
     def _room(self, nbytes: int) -> DeviceMemory:

@@ -1,0 +1,130 @@
+"""Plans of a bundle's graphs: kept under a fingerprint of all they follow from, and built again where it changed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from edge_runtime.backends.cpu.trunk.graph_check import check_graph
+from edge_runtime.backends.cpu.trunk.graph_file import read_graph
+from edge_runtime.backends.cpu.trunk.signature import Signature
+from edge_runtime.backends.cuda.cubins import read_cubin, write_cubin
+from edge_runtime.backends.cuda.tensorrt.allow_list import refusals
+from edge_runtime.backends.cuda.tensorrt.building import PlanBuilder, Range, plan_folder
+from edge_runtime.backends.cuda.tensorrt.graph import Lowered
+from edge_runtime.backends.cuda.tensorrt.library import Library
+from edge_runtime.backends.cuda.tensorrt.lowering import lower
+from edge_runtime.backends.cuda.tensorrt.modern import OPSET, modernise
+from edge_runtime.base.errors import BundleError, DeviceError
+from edge_runtime.bundle.bundle import Bundle
+
+_LOG = logging.getLogger(__name__)
+FORMAT = 1
+"""Raised with every change of the lowering or the way plans are built."""
+
+
+class Plans:
+    """Plans of one bundle for one GPU, library and profile.
+
+    Args:
+        bundle: an open bundle whose parts were checked.
+        library: TensorRT.
+        device: what the plans are for: architecture and name of the GPU.
+        profiles: sizes they are built for.
+        make_builder: makes what builds, when something has to be built.
+        folder: where they are kept; `plan_folder` if left out.
+    """
+
+    def __init__(
+        self, bundle: Bundle, library: Library, device: str, profiles: Sequence[Range],
+        make_builder: Callable[[], PlanBuilder], folder: Path | None = None,
+    ) -> None:  # fmt: skip
+        self._bundle, self._library, self._device, self._profiles = bundle, library, device, tuple(profiles)
+        self._make_builder, self._folder = make_builder, plan_folder() if folder is None else folder
+        self._builder: PlanBuilder | None = None
+
+    def lowered(self, part: str, signature: Signature) -> Lowered:
+        """Return a graph as the library's version takes it.
+
+        Raises:
+            BundleError: the graph cannot be read, or is not of the exporter's kind.
+            DeviceError: the version is not said to take it.
+        """
+        path = self._bundle.file_of(self._bundle.manifest.part(part))
+        data = path.with_suffix(".data")
+        try:
+            raw = path.read_bytes()
+            check_graph(part, raw, data.stat().st_size if data.exists() else 0, signature)
+        except OSError as err:
+            raise BundleError(f"{part}: cannot be opened: {err.strerror}. Export the bundle again.") from err
+        version = self._library.version
+        try:
+            low = lower(path.stem, read_graph(raw), data)
+        except ValueError as err:
+            raise DeviceError(f"{part}: TensorRT: {err}. Use --backend cuda:trunk=cpu.") from err
+        low = modernise(low, self._profiles[0].slots) if version.opset >= OPSET else low
+        if problem := next(refusals(low, version), ""):
+            raise DeviceError(f"{part}: TensorRT {version.name} does not take {problem}. Use --backend cuda:trunk=cpu.")
+        return low
+
+    def kept(self, part: str) -> bytes | None:
+        """Return the plan of a part if it was built before; None if not, or if it is damaged."""
+        return read_cubin(self._path(part))
+
+    def build(self, part: str, low: Lowered) -> bytes:
+        """Build the plan of a part and keep it.
+
+        Raises:
+            DeviceError: it cannot be built.
+        """
+        self._builder = self._builder or self._make_builder()
+        _LOG.info("tensorrt: building %s", part)
+        path = self._path(part)
+        for old in self._of_part(part):
+            old.unlink(missing_ok=True)
+        with _scratch_folder(path.parent) as folder:
+            try:
+                model = low.write(folder)
+            except OSError as err:
+                raise DeviceError(
+                    f"{folder}: {part} cannot be written for TensorRT: {err.strerror}. Free space."
+                ) from err
+            plan = self._builder.build(low, model, self._profiles)
+        try:
+            write_cubin(path, plan)
+        except OSError as err:
+            _LOG.warning("tensorrt: plans cannot be kept in %s: %s", path.parent, err.strerror)
+        return plan
+
+    def fingerprint(self, part: str) -> str:
+        """Name everything a part's plan follows from."""
+        stem = part.removesuffix(".onnx")
+        parts = sorted((p.name, p.sha256) for p in self._bundle.manifest.parts if p.name in (part, f"{stem}.data"))
+        said = (FORMAT, self._library.name, self._library.version.name, self._device, self._profiles, parts)
+        return hashlib.sha256(repr(said).encode()).hexdigest()
+
+    def _path(self, part: str) -> Path:
+        return self._folder / f"{self._stem(part)}{self.fingerprint(part)[:24]}.plan"
+
+    def _stem(self, part: str) -> str:
+        """The same for every plan of a part of this bundle: the one built last replaces the others."""
+        return f"{self._bundle.manifest.bundle_id[:16]}-{Path(part).stem}-"
+
+    def _of_part(self, part: str) -> Iterator[Path]:
+        return self._folder.glob(f"{self._stem(part)}*.plan") if self._folder.is_dir() else iter(())
+
+
+@contextmanager
+def _scratch_folder(parent: Path) -> Iterator[Path]:
+    """Yield a folder for a graph's weights while a plan is built of them: beside the plans, where there is a disk."""
+    place: Path | None = parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        place = None
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        yield Path(folder)
