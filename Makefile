@@ -6,7 +6,7 @@ PY     := $(BIN)/python
 # one worker a core; the suite is written so that order and neighbours do not matter
 JOBS   ?= $(shell nproc)
 
-.PHONY: demo test check system-check ray-check kernel-check memory-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check gpu-emulation hardware clean
+.PHONY: demo test check system-check elastic-check ray-check kernel-check memory-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check gpu-emulation hardware clean
 .PHONY: wheels locks offline wheel-check deb deb-check container-check release-check release
 
 # pip says what it fetches and builds: this takes a minute or two the first time
@@ -46,6 +46,10 @@ test: $(VENV)/.test
 # a real systemd booted in namespaces (needs root), the operator's page run as written, and the soak: alone, one after another
 system-check: $(VENV)/.test
 	$(PY) -m pytest -m system
+
+# elastic memory in a real cgroup, beside a process that takes memory and gives it back: needs root, takes minutes
+elastic-check: $(VENV)/.test
+	$(PY) -m pytest -s -m system tests/integration/test_elastic_cgroup.py
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .

@@ -6,6 +6,7 @@ Functions of the table's entries. Each imports what it needs when it is called: 
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.base.errors import ConfigError
@@ -15,6 +16,9 @@ from edge_runtime.config.option import AUTO, Facts
 if TYPE_CHECKING:
     from edge_runtime.config.profiles import DeviceProfile
     from edge_runtime.config.sources import Sources
+
+
+_WORKLOAD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class BackendName(Kind):
@@ -27,6 +31,21 @@ class BackendName(Kind):
         from edge_runtime.backends import backend_named
 
         backend_named(str(value), where)
+        return str(value)
+
+
+class WorkloadName(Kind):
+    """Name of a workload, part of the name of a file."""
+
+    metavar = "NAME"
+
+    def convert(self, value: Any, where: str) -> str:
+        """See `Kind.convert`."""
+        if not _WORKLOAD.fullmatch(str(value)):
+            raise ConfigError(
+                f"{where}: expected a name of up to 64 letters, digits, dots and dashes, such as chat, got "
+                f"{value!r:.80}."
+            )
         return str(value)
 
 

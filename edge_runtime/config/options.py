@@ -58,6 +58,12 @@ class RuntimeConfig:
         doc="Experts shrink before memory runs out, by MemAvailable, cgroup limits and PSI, and grow when it has been "
         "free for a while. See [memory.md](memory.md).",
     )
+    warm_start: str | None = option(
+        fitting.WorkloadName(), example="chat",
+        help="preload the experts that a workload of this name used in earlier runs",
+        doc="They are read into free memory behind the reads of requests, most used first, and what this run uses is "
+        "remembered for the next. See [memory.md](memory.md).",
+    )
     tier: int = option(
         Tier(), AUTO, default_text="the deepest stored, never bf16", auto=fitting.deepest_tier,
         require=fitting.stored_tier, fit=fitting.nearest_tier, in_profile=True, example="4",

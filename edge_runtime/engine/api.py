@@ -23,7 +23,7 @@ from edge_runtime.engine.forward_pass import BeforeLayer, nothing
 from edge_runtime.engine.observer import SchedulerObserver
 from edge_runtime.engine.parts import Parts
 from edge_runtime.engine.prompt import Prompt
-from edge_runtime.engine.reconfigure import make_elastic
+from edge_runtime.engine.reconfigure import make_elastic, make_preload
 from edge_runtime.engine.reload import Reload
 from edge_runtime.engine.report import energy_of, make_report
 from edge_runtime.engine.sampler import SamplingParams
@@ -49,7 +49,7 @@ class Engine(Evaluation):
     def __init__(self, parts: Parts, load_s: float) -> None:
         super().__init__(parts, SyncClient(parts))
         self._load_s, self._use = load_s, self._client.use
-        self._idle = None if parts.elastic is None else IdleWatch(self._client.follow_memory)
+        self._idle = IdleWatch(self._client.tend) if parts.elastic or parts.preload else None
 
     @staticmethod
     def open(
@@ -79,7 +79,7 @@ class Engine(Evaluation):
         started = perf_counter()
         parts = assemble(bundle, EngineOptions.from_keywords(options, request_bytes=request_bytes), environment)
         try:
-            parts.elastic = make_elastic(parts)
+            parts.elastic, parts.preload = make_elastic(parts), make_preload(parts)
             engine = Engine(parts, perf_counter() - started)
             if self_check:
                 check_once(engine, parts.bundle, parts.config.tier, parts.fingerprint, context=parts.config.context)

@@ -22,6 +22,7 @@ from edge_runtime.engine.decoder import Decoder
 from edge_runtime.engine.elastic.follower import ElasticMemory
 from edge_runtime.engine.prompt import Prompt, encode_prompt
 from edge_runtime.engine.tokenizer import Tokenizer
+from edge_runtime.engine.warm.preload import Preload
 from edge_runtime.experts.borrowed_scratch import BorrowedScratch
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.telemetry.power.sampler import PowerSampler
@@ -50,6 +51,7 @@ class Parts:
     borrowed_scratch: BorrowedScratch
     elastic: ElasticMemory | None = None
     power: PowerSampler | None = None
+    preload: Preload | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -79,6 +81,8 @@ class Parts:
         """Stop threads and release memory, to the system too: another engine may be opened next."""
         if self.power is not None:
             self.power.close()
+        if self.preload is not None:
+            self.preload.save()
         self.cache.close()
         self.trunk.close()
         self.backend.close()

@@ -14,6 +14,8 @@ from edge_runtime.engine.elastic.follower import ElasticMemory
 from edge_runtime.engine.parts import Parts
 from edge_runtime.engine.preparation import plan_again, plan_for
 from edge_runtime.engine.reload import Reload
+from edge_runtime.engine.warm.preload import Preload
+from edge_runtime.engine.warm.usage import UsageFile
 
 
 def reconfigure(parts: Parts, change: Reload) -> None:
@@ -71,6 +73,15 @@ def make_elastic(parts: Parts) -> ElasticMemory | None:
 
     # a pass that found everything in memory does not look again where it is
     return ElasticMemory(parts.plan, read, apply, lambda: not parts.cache.fits_all)
+
+
+def make_preload(parts: Parts) -> Preload | None:
+    """Return what reads a workload's experts ahead of requests, if the options name one."""
+    config, spec = parts.config, parts.spec
+    if config.warm_start is None:
+        return None
+    file = UsageFile.of(parts.bundle.manifest.bundle_id, config.warm_start, (spec.num_layers, spec.num_experts))
+    return Preload(parts.cache, file, top_k=spec.top_k, depth=config.io_threads)
 
 
 def _take_plan(parts: Parts, plan: MemoryPlan) -> None:

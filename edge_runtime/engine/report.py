@@ -60,6 +60,7 @@ def make_report(
             "trunk_bytes": parts.trunk.weight_bytes,
             "kv_bytes": parts.kv.nbytes,
             "elastic": None if parts.elastic is None else parts.elastic.to_json(),
+            "preload": None if parts.preload is None else parts.preload.to_json(),
         },
         energy=energy,
         passed_over=passed_over(parts.backend.name),

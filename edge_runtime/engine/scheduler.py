@@ -100,7 +100,7 @@ class Scheduler:
         Returns:
             Whether a pass ran; False: nothing is running.
         """
-        self.follow_memory()
+        self.tend()
         self._end_expired()
         self._admit(next_job)
         if not self._running:
@@ -142,12 +142,12 @@ class Scheduler:
         self._batch_width.forget()  # what paid with the old arena or policy may not pay now
         self._observer.on_reload()
 
-    def follow_memory(self) -> None:
-        """Let experts take what memory there is, and no more, if the options ask for that; between two steps."""
-        elastic = self._parts.elastic
-        if elastic is not None and elastic.follow():
+    def tend(self) -> bool:
+        """See to memory and preloading between two steps; return whether that wants to go on soon."""
+        if self._parts.elastic is not None and self._parts.elastic.follow():
             self._batch_width.forget()
             self._observer.on_reload()
+        return self._parts.preload is not None and self._parts.preload.step()
 
     def _sequence(self, job: Job, session: Session, kept: int, policy: Policy | None) -> Sequence:
         parts, group = self._parts, job.group

@@ -12,7 +12,7 @@ from edge_runtime.engine.queue import JobQueue, ShuttingDownError
 from edge_runtime.engine.reload import Reload
 from edge_runtime.engine.scheduler import Scheduler
 
-_IDLE_S = 0.5
+_IDLE_S, _BUSY_S = 0.5, 0.005
 
 
 class ServingLoop:
@@ -82,7 +82,7 @@ class ServingLoop:
             self._heap_trim.worked()
         else:
             self._heap_trim.idle()
-            self._queue.wait(_IDLE_S)
+            self._queue.wait(_BUSY_S if self._scheduler.tend() else _IDLE_S)
         self._observer.on_step()
 
     def _apply_reloads(self) -> None:

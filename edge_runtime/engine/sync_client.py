@@ -76,13 +76,13 @@ class SyncClient:
         with self.use.claim():
             self.use.compute(lambda: self._scheduler.apply(change))
 
-    def follow_memory(self) -> None:
-        """Let experts take what memory there is now, and no more; where nothing runs, somebody has to ask.
+    def tend(self) -> bool:
+        """See to what goes on between requests; see `Scheduler.tend`. Where nothing runs, somebody has to call this.
 
         Raises:
             RequestError: the engine was closed or handed over.
         """
-        self.use.interject(self._scheduler.follow_memory)
+        return self.use.interject(self._scheduler.tend)
 
     def _begin(self, job: Job) -> Sequence:
         """Start a job as the only one: of a request that was interrupted, nothing may be left."""

@@ -66,9 +66,9 @@ class ExpertCache:
         return self._pool.residents.fits_all
 
     @property
-    def is_reading(self) -> bool:
-        """Whether a read or a transfer is under way."""
-        return self._pool.reader.num_in_flight > 0
+    def num_reading(self) -> int:
+        """Reads and transfers that are under way."""
+        return self._pool.reader.num_in_flight
 
     @property
     def counters(self) -> ExpertCounters:

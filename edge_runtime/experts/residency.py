@@ -62,6 +62,8 @@ class SlotTable(Table):
         tiers, slots = np.zeros((num_layers, num_experts), np.uint8), np.zeros((num_layers, num_experts), np.int32)
         self._keys = np.zeros(ledger.max_experts, np.int64)
         super().__init__(ledger, tiers, slots, self._keys)
+        self.uses: NDArray[np.int64] | None = None
+        """Counts uses int64 [L, E], where somebody wants to know; nothing is counted where every expert fits."""
         self.ledger, self.num_experts, self._rule = ledger, num_experts, rule
         # asked once: the check goes through all methods
         self._of_planes = rule if isinstance(rule, TruncatingRule) and ledger.sizes.plane_bytes else None
@@ -107,11 +109,17 @@ class SlotTable(Table):
 
     def note_use(self, layer_idx: int, tiers: U8, order: Keys | None, topk_ids: I32 | None = None) -> None:
         """Tell the rule what a layer uses; `lookup` does. Arguments as for it."""
+        if self.uses is not None:
+            self.uses[layer_idx] += tiers != 0 if topk_ids is None else self._per_token(topk_ids)
         if topk_ids is not None and len(topk_ids) > 1 and self._in_order is not None:
             self._in_order(layer_idx, tiers, topk_ids)
             return
         experts = tiers.nonzero()[0] if order is None else order
         self._rule.use(layer_idx * self.num_experts + experts, tiers.take(experts))
+
+    def _per_token(self, topk_ids: I32) -> NDArray[np.int64]:
+        """Return int64 [E], how many tokens use each expert; ids that stand for none are below 0."""
+        return np.bincount(topk_ids[topk_ids >= 0], minlength=self.num_experts)
 
     def claim(self, layer_idx: int, experts: Sequence[int], tiers: U8, *, prefetch: bool = False) -> list[int]:
         """Give room to the first of `experts`, as many as fit after evicting; their slots are then being read.

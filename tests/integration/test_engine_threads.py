@@ -126,7 +126,7 @@ def test_a_request_interrupted_at_lines_of_the_expert_path(model_bundle, policy)
             engine.parts.cache.begin_request()
             cache = engine.parts.cache
             table, ledger = cache.residents.table, cache.residents.ledger
-            assert (table.num_pinned, table.num_reading, cache.is_reading) == (0, 0, False), where
+            assert (table.num_pinned, table.num_reading, cache.num_reading) == (0, 0, 0), where
             planes = sum(len(table.planes_of(slot)) for slot in range(table.num_slots))
             used = table.num_resident * ledger.sizes.core_bytes + planes * ledger.sizes.plane_bytes
             assert ledger.used_bytes == used, where

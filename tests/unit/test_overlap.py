@@ -63,4 +63,4 @@ def test_a_failing_read_releases_everything(overlaps):
         for _ in cache.stream(0, tiers(1, 2, 3)):
             pass
     assert cache.residents.table.num_pinned == 0
-    assert not cache.is_reading
+    assert not cache.num_reading

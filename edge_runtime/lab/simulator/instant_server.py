@@ -31,7 +31,7 @@ class InstantServer:
 
     def serve(self, layer_idx: int, tiers: U8, order: Keys | None = None, topk_ids: I32 | None = None) -> None:
         """Serve the experts of one layer to the end. Arguments as for `ExpertCache.stream`."""
-        if self._cache.is_reading:
+        if self._cache.num_reading:
             for _ in self._cache.stream(layer_idx, tiers, order, topk_ids):
                 pass
             return

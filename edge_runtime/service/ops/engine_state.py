@@ -56,4 +56,6 @@ class EngineStatePublisher:
             spans_ns=dict(parts.decoder.spans.ns),
             budget_bytes=parts.plan.budget_bytes,
             planned_bytes=parts.plan.planned_bytes,
+            elastic=None if parts.elastic is None else parts.elastic.to_json(),
+            preload=None if parts.preload is None else parts.preload.to_json(),
         )

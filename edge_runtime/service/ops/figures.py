@@ -63,6 +63,8 @@ class EngineState:
         spans_ns: nanoseconds by phase: 'trunk', 'experts'.
         budget_bytes: the plan's ceiling for the process.
         planned_bytes: sum of the plan's lines.
+        elastic: what elastic memory did; None without it.
+        preload: how far a warm start is; None without one.
     """
 
     experts: ExpertCounters
@@ -75,6 +77,8 @@ class EngineState:
     spans_ns: Mapping[str, int] = field(default_factory=dict)
     budget_bytes: int = 0
     planned_bytes: int = 0
+    elastic: Mapping[str, Any] | None = None
+    preload: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

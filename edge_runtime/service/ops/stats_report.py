@@ -108,12 +108,14 @@ def _residency(engine: EngineState) -> list[dict[str, Any]]:
     ]
 
 
-def _memory(engine: EngineState | None) -> dict[str, int | None]:
+def _memory(engine: EngineState | None) -> dict[str, Any]:
     return {
         "rss_bytes": rss_bytes(),
         "peak_rss_bytes": peak_rss_bytes(),
         "budget_bytes": engine.budget_bytes if engine else None,
         "planned_bytes": engine.planned_bytes if engine else None,
+        "elastic": engine.elastic if engine else None,
+        "preload": engine.preload if engine else None,
         "cache_used_bytes": engine.cache_used_bytes if engine else None,
         "cache_bytes": engine.cache_bytes if engine else None,
         "kv_used_tokens": engine.kv_used_tokens if engine else None,
