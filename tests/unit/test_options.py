@@ -321,7 +321,7 @@ VERB_LINES = {
     "plan": [], "run": ["-p", "x"], "chat": [], "serve": [], "bench": [], "eval": ["--text", "t"],
     "calibrate": ["--text", "t"], "trace": ["--text", "t", "--out", "o"], "simulate": [], "verify": [],
     "trace-import": ["--out", "o"], "doctor": [], "pull": [], "push": ["target"], "list": [], "rm": [],
-    "probe": [], "bringup": [],
+    "probe": [], "tune": [], "bringup": [],
 }  # fmt: skip
 
 

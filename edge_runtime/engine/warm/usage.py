@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.bundle.self_check import state_folder
+from edge_runtime.bundle.state import state_folder
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1

@@ -1,0 +1,149 @@
+"""One job in a process of its own: open an engine, measure it, record it or compare it, and say so in JSON.
+
+Each candidate gets a process, so that none finds the memory of another, and one that is killed is an answer too.
+`python -m edge_runtime.lab.tune.child < job.json` with `{"kind": ..., "bundle": ..., "options": {...}, ...}`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+
+from edge_runtime.base.errors import HobbitError
+from edge_runtime.base.strict import from_mapping
+from edge_runtime.engine.api import Engine
+from edge_runtime.engine.sampler import SamplingParams
+from edge_runtime.lab.evaluation import log_softmax
+from edge_runtime.lab.simulator.recording import record
+from edge_runtime.lab.tune.measurement import Measurement, Workload
+from edge_runtime.telemetry.process import peak_rss_bytes
+from edge_runtime.telemetry.samples import phases
+
+
+class _Totals:
+    """What decoding took, added up over requests."""
+
+    def __init__(self) -> None:
+        self.phase_ns: dict[str, int] = {}
+        self.tokens = self.bytes_read = self.lookups = self.hits = 0
+
+    def add(self, engine: Engine, before: tuple[dict[str, int], Any], wall_ns: int, tokens: int) -> None:
+        spans, counters = before
+        now, experts = engine.parts.decoder.spans.ns, engine.parts.cache.counters.since(counters)
+        own = {name: ns - spans.get(name, 0) for name, ns in now.items()}
+        for name, ns in phases(wall_ns, own, experts.stall_ns).items():
+            self.phase_ns[name] = self.phase_ns.get(name, 0) + ns
+        self.tokens += tokens
+        self.bytes_read += experts.bytes_read
+        self.lookups += experts.lookups
+        self.hits += experts.hits
+
+
+def measure(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a workload; return a `Measurement` as plain data, and the tokens of each request."""
+    workload = from_mapping(Workload, job["workload"], "workload")
+    rates: list[float] = []
+    ttft_ms: list[float] = []
+    gaps_ms: list[float] = []
+    answers: list[list[int]] = []
+    totals = _Totals()
+    with Engine.open(job["bundle"], self_check=False, **job["options"]) as engine:
+        for number, prompt in enumerate(workload.prompts):
+            answer, first_ms, gaps = _request(engine, workload, number, totals, prompt)
+            if number < workload.warmup:
+                totals = _Totals()
+                continue
+            answers.append(answer)
+            ttft_ms.append(first_ms)
+            gaps_ms += gaps
+            rates.append(1000 * len(gaps) / sum(gaps))
+        kld = None
+        if job.get("reference"):
+            kld = divergence(engine, job["reference_tokens"], Path(job["reference"]))
+    found = Measurement(
+        tok_s=rates,
+        ttft_ms=ttft_ms,
+        p99_ms=float(np.percentile(gaps_ms, 99)),
+        digest=hashlib.sha256(json.dumps(answers).encode()).hexdigest(),
+        phase_ms={name: ns / 1e6 / totals.tokens for name, ns in totals.phase_ns.items()},
+        bytes_per_token=totals.bytes_read / totals.tokens,
+        hit_rate=totals.hits / totals.lookups if totals.lookups else None,
+        kld=kld,
+        peak_rss_bytes=peak_rss_bytes(),
+    )
+    return found.to_json() | {"answers": answers}
+
+
+def _request(
+    engine: Engine, workload: Workload, number: int, totals: _Totals, prompt: list[int]
+) -> tuple[list[int], float, list[float]]:
+    """Return an answer's tokens, milliseconds to the first one, and those between the others."""
+    params = SamplingParams(
+        max_tokens=workload.gen_tokens, temperature=workload.temperature, seed=workload.seed + number, ignore_eos=True
+    )
+    stream = engine.stream(prompt, params)
+    started = perf_counter_ns()
+    next(stream)
+    first = last = perf_counter_ns()
+    before = dict(engine.parts.decoder.spans.ns), engine.parts.cache.counters
+    gaps: list[float] = []
+    for _ in stream:
+        now = perf_counter_ns()
+        gaps.append((now - last) / 1e6)
+        last = now
+    totals.add(engine, before, last - first, len(gaps))
+    return engine.last_report().token_ids, (first - started) / 1e6, gaps
+
+
+def write_reference(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the logits that candidates are compared with: what the present settings say of some tokens."""
+    with Engine.open(job["bundle"], self_check=False, **job["options"]) as engine:
+        ids = np.asarray(job["reference_tokens"], np.int32)
+        np.save(job["reference"], engine.logits(ids, chunk=1))
+        return {"tokens": len(ids)}
+
+
+def divergence(engine: Engine, tokens: list[int], reference: Path) -> float:
+    """Return the mean KL divergence from the reference, one token a pass, in nats a token."""
+    expected = np.load(reference, mmap_mode="r", allow_pickle=False)
+    total = 0.0
+    for position, rows in engine.logit_chunks(np.asarray(tokens, np.int32), chunk=1):
+        p, q = log_softmax(np.asarray(expected[position : position + len(rows)])), log_softmax(rows)
+        total += float((np.exp(p) * (p - q)).sum())
+    return max(total / len(tokens), 0.0)
+
+
+def record_trace(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Record what the router says of some tokens."""
+    with Engine.open(job["bundle"], self_check=False, **{**job["options"], "prefetch": "off"}) as engine:
+        return {"passes": record(engine, job["tokens"], Path(job["trace"]))}
+
+
+JOBS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "measure": measure,
+    "reference": write_reference,
+    "trace": record_trace,
+}
+
+
+def main() -> int:
+    """Do the job on stdin; what it raises is told as text."""
+    job = json.load(sys.stdin)
+    try:
+        found = JOBS[job["kind"]](job)
+    except HobbitError as err:
+        sys.stdout.write(json.dumps({"failed": str(err)}) + "\n")
+        return err.exit_code
+    sys.stdout.write(json.dumps(found) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""ProcessLaboratory: measures candidates in processes, on a machine that is fit for it, within a time budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from time import monotonic
+from typing import Any
+
+from edge_runtime.lab.tune.candidate import Candidate
+from edge_runtime.lab.tune.gate import Fitness
+from edge_runtime.lab.tune.journal import Journal
+from edge_runtime.lab.tune.measurement import Failure, Measurement, Workload
+from edge_runtime.lab.tune.predict import Predictor
+from edge_runtime.lab.tune.processes import run_job
+
+_AGAIN = 2
+"""How often a round is measured again because the clock was off."""
+_PATIENCE = 20
+"""A process may take so many times what the first one took, and a minute."""
+RunJob = Callable[[Mapping[str, Any], float], "dict[str, Any] | Failure"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What lossy candidates are compared with: logits on file, of these tokens."""
+
+    path: Path
+    tokens: list[int]
+
+
+class ProcessLaboratory:
+    """Implements `Laboratory`.
+
+    Args:
+        bundle: what is run.
+        options: of the engine, under every candidate.
+        workload: what is run.
+        journal: where measurements come from, and go to.
+        fitness: waits while the machine is hot, and tells whether its clock is as it was.
+        budget_s: time for all of it; a process that runs when it is over is waited for.
+        run: does a job.
+        clock: in seconds.
+    """
+
+    def __init__(
+        self,
+        bundle: Path,
+        options: Mapping[str, Any],
+        workload: Workload,
+        *,
+        journal: Journal,
+        fitness: Fitness,
+        budget_s: float,
+        run: RunJob = run_job,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._base = {"bundle": str(bundle), "workload": asdict(workload)}
+        self._options, self._journal, self._run, self._clock = dict(options), journal, run, clock
+        self.gate, self.sentinel = fitness.gate, fitness.sentinel
+        self._deadline = clock() + budget_s
+        self._spent_s: list[float] = []
+        self.predictor: Predictor | None = None
+        self.reference: Reference | None = None
+
+    def job(self, kind: str, candidate: Candidate, **more: Any) -> dict[str, Any] | Failure:
+        """Do any job for a candidate."""
+        patience = 60.0 + _PATIENCE * median(self._spent_s) if self._spent_s else 3600.0
+        return self._run({**self._base, "kind": kind, "options": self._options | candidate.options, **more}, patience)
+
+    def measure(self, stage: str, candidate: Candidate, number: int, *, lossy: bool) -> Measurement | Failure:
+        """See `Laboratory.measure`; a round in which the clock was off is measured again."""
+        known = self._journal.get(stage, candidate.key, number)
+        if known is not None:
+            return known
+        for _ in range(1 + _AGAIN):
+            found = self._once(candidate, lossy=lossy)
+            if isinstance(found, Failure) or not found.is_disturbed or self.sentinel.is_hopeless:
+                break
+        self._journal.put(stage, candidate.key, number, found)
+        return found
+
+    def _once(self, candidate: Candidate, *, lossy: bool) -> Measurement | Failure:
+        celsius, started = self.gate.wait(), self._clock()
+        compared: dict[str, Any] = {}
+        if lossy and self.reference is not None and {"policy", "tier"} & candidate.options.keys():
+            compared = {"reference": str(self.reference.path), "reference_tokens": self.reference.tokens}
+        said = self.job("measure", candidate, **compared)
+        self._spent_s.append(self._clock() - started)
+        rate = self.sentinel.check()
+        if isinstance(said, Failure):
+            return said
+        said.pop("answers", None)
+        try:
+            found = Measurement.from_json(said, "measurement")
+        except ValueError as err:
+            return Failure(str(err))
+        disturbed = not self.sentinel.is_steady(rate)
+        return replace(found, celsius=celsius, clock=round(rate, 4), is_disturbed=disturbed)
+
+    def predict(self, candidate: Candidate) -> float | None:
+        """See `Laboratory.predict`."""
+        return self.predictor.rate(candidate) if self.predictor is not None else None
+
+    def has_time(self, measurements: int) -> bool:
+        """See `Laboratory.has_time`: by the median of those so far."""
+        each = median(self._spent_s) if self._spent_s else 0.0
+        return self._clock() + measurements * each <= self._deadline

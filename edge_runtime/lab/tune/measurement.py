@@ -1,0 +1,97 @@
+"""Measurement: what one run of a candidate gave. Plain data, so that it goes through a pipe and into the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+from edge_runtime.base.strict import from_mapping
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is run to measure, the same for every candidate.
+
+    Attributes:
+        prompts: token ids of each request.
+        gen_tokens: generated after each.
+        seed: of sampling.
+        temperature: of sampling.
+        warmup: requests before them that do not count.
+    """
+
+    prompts: list[list[int]]
+    gen_tokens: int
+    seed: int = 0
+    temperature: float = 1.0
+    warmup: int = 1
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a process measured that opened a candidate and ran the workload once.
+
+    Attributes:
+        tok_s: decode rate of each request.
+        ttft_ms: of each request.
+        p99_ms: 99th percentile of the time between tokens of all requests.
+        digest: of every token generated.
+        phase_ms: milliseconds a decoded token by phase; they add up to its time.
+        bytes_per_token: read while decoding.
+        hit_rate: of lookups while decoding.
+        kld: nats a token against the reference, where that was asked for.
+        peak_rss_bytes: of the process.
+        celsius: the hottest sensor when it began; None without one.
+        clock: rate of the fixed piece of work, of its first rate.
+        is_disturbed: the clock was off, and stayed so when the round was repeated.
+    """
+
+    tok_s: list[float]
+    ttft_ms: list[float]
+    p99_ms: float
+    digest: str
+    phase_ms: dict[str, float] = field(default_factory=dict)
+    bytes_per_token: float = 0.0
+    hit_rate: float | None = None
+    kld: float | None = None
+    peak_rss_bytes: int = 0
+    celsius: float | None = None
+    clock: float | None = None
+    is_disturbed: bool = False
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second: the median of the requests."""
+        return median(self.tok_s)
+
+    @property
+    def token_ms(self) -> float:
+        """Milliseconds of a decoded token, all phases."""
+        return sum(self.phase_ms.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data that `from_json` takes back."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any], where: str) -> Measurement:
+        """Return what `to_json` wrote.
+
+        Raises:
+            ValueError: it did not write this.
+        """
+        return from_mapping(Measurement, data, where)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A candidate that could not be measured: refused, killed, or too slow to wait for."""
+
+    why: str
+
+
+def median_of(values: Sequence[float]) -> float:
+    """Return the median, 0 without values."""
+    return median(values) if values else 0.0

@@ -1,0 +1,233 @@
+"""The search: along one axis after another the likeliest candidates are measured in turn with what stands.
+
+Knows neither engines nor files: whoever calls it measures. The path depends on measurements alone, so that a search
+whose measurements come from a journal comes to where it was interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Protocol
+
+from edge_runtime.lab.tune.accept import Terms, Verdict, judge
+from edge_runtime.lab.tune.candidate import Axis, Candidate
+from edge_runtime.lab.tune.measurement import Failure, Measurement
+
+
+class Laboratory(Protocol):
+    """Measures and predicts."""
+
+    def measure(self, stage: str, candidate: Candidate, number: int, *, lossy: bool) -> Measurement | Failure:
+        """Measure a candidate once, in a round of a stage; `lossy`: its KL divergence too."""
+        ...
+
+    def predict(self, candidate: Candidate) -> float | None:
+        """Return tokens a second; None if that cannot be known."""
+        ...
+
+    def has_time(self, measurements: int) -> bool:
+        """Whether so many more measurements fit the time budget."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a search goes about it.
+
+    Attributes:
+        rounds: measurements of each finalist.
+        finalists: candidates measured on an axis.
+        hopeless: a prediction below so many times that of what stands is not measured.
+        lagging: a candidate whose first round is below so many times what stands is given up.
+        terms: what has to hold for a change.
+    """
+
+    rounds: int = 5
+    finalists: int = 3
+    hopeless: float = 0.95
+    lagging: float = 0.9
+    terms: Terms = field(default_factory=Terms)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of a candidate.
+
+    Attributes:
+        axis: along which it was tried.
+        candidate: what it is.
+        predicted: tokens a second, from the very first measurement; None if it could not be.
+        expected_gain: the same against the prediction for what stands.
+        stood: tokens a second of what stands, in the same rounds.
+        measured: each round's.
+        verdict: None if it was not measured to the end.
+        why: why not.
+    """
+
+    axis: str
+    candidate: Candidate
+    predicted: float | None = None
+    expected_gain: float | None = None
+    stood: float | None = None
+    measured: tuple[Measurement, ...] = ()
+    verdict: Verdict | None = None
+    why: str = ""
+
+
+@dataclass
+class Outcome:
+    """What a search found.
+
+    Attributes:
+        best: the candidate that stands in the end.
+        trials: every candidate looked at.
+        final: of `best` against no change at all, measured in turn once more; None if nothing changed.
+        is_cut_short: time ran out.
+    """
+
+    best: Candidate = field(default_factory=Candidate)
+    trials: list[Trial] = field(default_factory=list)
+    final: Trial | None = None
+    is_cut_short: bool = False
+
+
+def search(
+    axes: Sequence[Axis], lab: Laboratory, plan: Plan, say: Callable[[str], None] = lambda text: None
+) -> Outcome:
+    """Try every axis once, then the result against where it began; what loses there is taken back.
+
+    Args:
+        axes: in order.
+        lab: measures.
+        plan: how.
+        say: told what goes on.
+    """
+    outcome = Outcome()
+    for axis in axes:
+        if not lab.has_time(_least(plan)):
+            outcome.is_cut_short = True
+            break
+        _try_axis(axis, lab, plan, outcome, say)
+    if outcome.best != Candidate():
+        _verify(lab, plan, outcome, say)
+    return outcome
+
+
+def _least(plan: Plan) -> int:
+    """Measurements without which an axis is not begun: a trial of one candidate, and the verification behind it."""
+    return 4 * plan.rounds
+
+
+def _try_axis(axis: Axis, lab: Laboratory, plan: Plan, outcome: Outcome, say: Callable[[str], None]) -> None:
+    best = outcome.best
+    chosen, passed_over = _finalists(axis, best, lab, plan)
+    outcome.trials += passed_over
+    if not chosen:
+        return
+    say(f"{axis.name}: {best} against {'; '.join(str(trial.candidate) for trial in chosen)}")
+    before, tried = _rounds(axis, [Trial(axis.name, best), *chosen], lab, plan, reserve=2 * plan.rounds)
+    trials = [_judged(trial, before, plan, axis) for trial in tried]
+    outcome.trials += trials
+    accepted = [trial for trial in trials if trial.verdict is not None and trial.verdict.is_accepted]
+    if accepted:
+        winner = max(accepted, key=lambda trial: trial.verdict.gain if trial.verdict else 0.0)
+        outcome.best = winner.candidate
+        assert winner.verdict is not None
+        say(f"{axis.name}: {winner.candidate}: {100 * winner.verdict.gain:+.1f} % tok/s, accepted")
+
+
+def _finalists(axis: Axis, best: Candidate, lab: Laboratory, plan: Plan) -> tuple[list[Trial], list[Trial]]:
+    """Choose what is measured: the highest predictions; what cannot be predicted comes first."""
+    own = lab.predict(best)
+    trials = [_expected(Trial(axis.name, candidate, lab.predict(candidate)), own) for candidate in axis.around(best)]
+    unknown = [trial for trial in trials if trial.predicted is None or own is None]
+    known = [trial for trial in trials if trial not in unknown]
+    known.sort(key=lambda trial: -(trial.predicted or 0.0))
+    likely = [trial for trial in known if (trial.predicted or 0.0) >= plan.hopeless * (own or 0.0)]
+    chosen = (unknown + likely)[: plan.finalists]
+    left = [replace(trial, why=_why_left(trial, own)) for trial in trials if trial not in chosen]
+    return chosen, left
+
+
+def _expected(trial: Trial, own: float | None) -> Trial:
+    """Add the gain that predictions promise; `own` is that of what stands."""
+    return trial if trial.predicted is None or not own else replace(trial, expected_gain=trial.predicted / own - 1)
+
+
+def _why_left(trial: Trial, own: float | None) -> str:
+    if trial.predicted is None or own is None:
+        return "not measured: others came first"
+    return f"not measured: predicted {100 * (trial.predicted / own - 1):+.1f} %"
+
+
+def _rounds(
+    axis: Axis, trials: Sequence[Trial], lab: Laboratory, plan: Plan, reserve: int = 0
+) -> tuple[list[Measurement], list[Trial]]:
+    """Measure all of them in turn, round by round, beginning with another one each time; the first is what stands.
+
+    So many measurements in `reserve` have to fit the time budget behind these.
+    """
+    found: dict[Candidate, list[Measurement]] = {trial.candidate: [] for trial in trials}
+    dropped: dict[Candidate, str] = {}
+    base = trials[0].candidate
+    for number in range(plan.rounds):
+        alive = [trial.candidate for trial in trials if trial.candidate not in dropped]
+        if len(alive) == 1 or base in dropped:
+            break
+        if not lab.has_time(len(alive) + reserve):
+            dropped |= {candidate: "not finished: the time is over" for candidate in alive if candidate != base}
+            break
+        shift = number % len(alive)
+        for candidate in [*alive[shift:], *alive[:shift]]:
+            measured = lab.measure(axis.name, candidate, number, lossy=axis.is_lossy)
+            if isinstance(measured, Failure):
+                dropped[candidate] = measured.why
+            else:
+                found[candidate].append(measured)
+        dropped |= _lagging(found, base, dropped, plan)
+    tried = [
+        replace(trial, measured=tuple(found[trial.candidate]), why=dropped.get(trial.candidate, ""))
+        for trial in trials[1:]
+    ]
+    if base in dropped:
+        tried = [replace(trial, why=trial.why or f"what stands failed: {dropped[base]}") for trial in tried]
+    return found[base], tried
+
+
+def _lagging(
+    found: dict[Candidate, list[Measurement]], base: Candidate, dropped: dict[Candidate, str], plan: Plan
+) -> dict[Candidate, str]:
+    """Who is so far behind after a round that further ones would be a waste."""
+    if not found[base]:
+        return {}
+    own = found[base][-1].rate
+    return {
+        candidate: f"given up: {100 * (rounds[-1].rate / own - 1):+.1f} % in round {len(rounds)}"
+        for candidate, rounds in found.items()
+        if candidate != base and candidate not in dropped and rounds and rounds[-1].rate < plan.lagging * own
+    }
+
+
+def _judged(trial: Trial, before: Sequence[Measurement], plan: Plan, axis: Axis) -> Trial:
+    """Add the verdict, unless it was not measured to the end."""
+    if trial.measured and before:
+        trial = replace(trial, stood=median(each.rate for each in before[: len(trial.measured)]))
+    if trial.why or len(trial.measured) != len(before) or not before:
+        return trial if trial.why else replace(trial, why="not measured to the end")
+    terms = plan.terms if axis.is_lossy else replace(plan.terms, max_kld=None)
+    return replace(trial, verdict=judge(before, trial.measured, terms))
+
+
+def _verify(lab: Laboratory, plan: Plan, outcome: Outcome, say: Callable[[str], None]) -> None:
+    """Measure the result once more against no change; what does not hold there is taken back as a whole."""
+    is_lossy = any(name in outcome.best.options for name in ("policy", "tier"))
+    axis = Axis("everything together", (), is_lossy=is_lossy)
+    start, best = Trial(axis.name, Candidate()), Trial(axis.name, outcome.best, lab.predict(outcome.best))
+    best = _expected(best, lab.predict(Candidate()))
+    before, (tried,) = _rounds(axis, [start, best], lab, plan)
+    outcome.final = _judged(tried, before, plan, axis)
+    if outcome.final.verdict is None or not outcome.final.verdict.is_accepted:
+        say("the result does not hold against no change at all: nothing is changed")
+        outcome.best = Candidate()

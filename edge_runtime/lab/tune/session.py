@@ -1,0 +1,242 @@
+"""One tuning from start to end: measure what is there, record a trace, probe, predict, search."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.config.profiles import DeviceProfile
+from edge_runtime.lab.probes.base import Subject
+from edge_runtime.lab.tune.accept import Terms
+from edge_runtime.lab.tune.candidate import Candidate, axes
+from edge_runtime.lab.tune.fingerprint import fingerprint, machine_facts
+from edge_runtime.lab.tune.gate import Fitness, Sentinel, TemperatureGate, checksum_rate, hottest, limit_of
+from edge_runtime.lab.tune.journal import Journal
+from edge_runtime.lab.tune.laboratory import ProcessLaboratory, Reference
+from edge_runtime.lab.tune.measurement import Failure, Measurement, Workload
+from edge_runtime.lab.tune.processes import require
+from edge_runtime.lab.tune.result import Tuning
+from edge_runtime.lab.tune.search import Outcome, Plan, search
+from edge_runtime.lab.tune.surroundings import Surroundings, survey
+from edge_runtime.lab.tune.workload import make_workload
+from edge_runtime.policy import parse_policy
+
+Say = Callable[[str], None]
+_REFERENCE_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """How a tuning goes about it.
+
+    Attributes:
+        out: the profile to write; journal and trace lie beside it meanwhile.
+        text: prompts come from it; None: random tokens.
+        prompt_tokens, gen_tokens, requests: of each measurement.
+        rounds: measurements of each finalist.
+        finalists: candidates measured of each axis.
+        budget_s: time for all of it.
+        max_kld: nats a token that a change may cost; None: only what changes nothing is tried.
+        seed: of prompts and sampling.
+        root: where /proc and /sys are; tests pass a fake tree.
+    """
+
+    out: Path
+    text: Path | None = None
+    prompt_tokens: int = 32
+    gen_tokens: int = 64
+    requests: int = 2
+    rounds: int = 5
+    finalists: int = 3
+    budget_s: float = 3600.0
+    max_kld: float | None = None
+    seed: int = 0
+    root: Path = field(default_factory=lambda: Path("/"))
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: names the setting, what was expected and what was given.
+        """
+        for name, value, low, high in (
+            ("rounds", self.rounds, 3, 100),
+            ("finalists", self.finalists, 1, 100),
+            ("time-budget", self.budget_s, 10, 7 * 86400),
+        ):
+            if not low <= value <= high:
+                raise ConfigError(f"--{name}: expected {low} to {high}, got {value:g}.")
+
+    @property
+    def journal(self) -> Path:
+        """Where measurements are noted as they are made."""
+        return self.out.with_name(self.out.name + ".journal")
+
+    @property
+    def trace(self) -> Path:
+        """Where the trace lies."""
+        return self.out.with_name(self.out.name + ".trace")
+
+
+@dataclass(frozen=True)
+class Done:
+    """A tuning that is over.
+
+    Attributes:
+        tuning: what it found.
+        profile: what it began with.
+        facts: measured rates, by the names a profile has for them.
+        settings: of the tuning.
+        journal: of the tuning.
+    """
+
+    tuning: Tuning
+    profile: DeviceProfile
+    facts: Mapping[str, float | None]
+    settings: TuneSettings
+    journal: Journal
+
+    def forget(self) -> None:
+        """Remove journal and trace, once what was found is on the drive."""
+        self.journal.remove()
+        self.settings.trace.unlink(missing_ok=True)
+
+
+def tune(bundle: Path, options: Mapping[str, Any], settings: TuneSettings, say: Say) -> Done:
+    """Tune a bundle on this machine. What was measured of an interrupted tuning is not measured again.
+
+    Args:
+        bundle: what is run.
+        options: of the engine, which are left as they are.
+        settings: how.
+        say: told what goes on.
+
+    Raises:
+        ConfigError: options or journal do not fit.
+        DeviceError: the bundle cannot be measured as it is.
+    """
+    subject = Subject(bundle, options, root=settings.root)
+    prepared = subject.prepared
+    policy = prepared.active.text
+    if parse_policy(policy)[0] != "lossless":
+        raise ConfigError(
+            f"--policy: tuning begins with lossless, got {policy!r}. Leave it out; with --max-kld X the tuning "
+            "chooses one that costs at most X nats a token."
+        )
+    workload = make_workload(
+        prepared.tokenizer, prepared.bundle.manifest.model.vocab_size, text=settings.text,
+        prompt_tokens=settings.prompt_tokens, gen_tokens=settings.gen_tokens, requests=settings.requests,
+        seed=settings.seed,
+    )  # fmt: skip
+    about = describe(subject, settings, workload)
+    journal = Journal(settings.journal, {name: about[name] for name in ("fingerprint", "bundle_id", "key")})
+    if journal.count:
+        say(f"going on with {settings.journal}, which holds {journal.count} measurements")
+    fitness = Fitness(TemperatureGate(lambda: hottest(settings.root), limit_of(settings.root)), Sentinel(checksum_rate))
+    lab = ProcessLaboratory(
+        bundle, options, workload, journal=journal, fitness=fitness, budget_s=settings.budget_s,
+    )  # fmt: skip
+    say("measuring what it begins with")
+    baseline = measured(lab.measure("baseline", Candidate(), 0, lossy=False))
+    _record(lab, settings.trace, say)
+    say("probing drive and memory")
+    found = survey(subject, settings.trace, baseline, settings.max_kld)
+    lab.predictor = found.predictor
+    outcome = _search(lab, found, options, settings, workload, say)
+    tuning = Tuning(about, outcome, baseline, found.probes, found.left_out, _conditions(lab))
+    return Done(tuning, prepared.config.profile, found.facts, settings, journal)
+
+
+def _search(
+    lab: ProcessLaboratory,
+    found: Surroundings,
+    options: Mapping[str, Any],
+    settings: TuneSettings,
+    workload: Workload,
+    say: Say,
+) -> Outcome:
+    reference = settings.out.with_name(settings.out.name + ".logits.npy")
+    try:
+        if found.space.policies or found.space.tiers:
+            say("computing the logits that candidates are compared with")
+            tokens = [token for prompt in workload.prompts for token in prompt][:_REFERENCE_TOKENS]
+            said = lab.job("reference", Candidate(), reference=str(reference), reference_tokens=tokens)
+            require(said, "the reference for KL divergence")
+            lab.reference = Reference(reference, tokens)
+        plan = Plan(rounds=settings.rounds, finalists=settings.finalists, terms=Terms(max_kld=settings.max_kld))
+        return search(axes(found.space, options), lab, plan, say)
+    finally:
+        reference.unlink(missing_ok=True)
+
+
+def _record(lab: ProcessLaboratory, path: Path, say: Say) -> None:
+    """Record a trace of the workload's own tokens, unless an interrupted tuning left it."""
+    if path.exists():
+        return
+    say("recording a trace")
+    said = require(lab.job("measure", Candidate()), "what it begins with")
+    tokens = [token for answer in said["answers"] for token in answer]
+    require(lab.job("trace", Candidate(), tokens=tokens, trace=str(path)), "the trace")
+
+
+def measured(found: Measurement | Failure) -> Measurement:
+    """Return a measurement.
+
+    Raises:
+        DeviceError: there is none.
+    """
+    if isinstance(found, Failure):
+        require(found, "what it begins with")
+    assert isinstance(found, Measurement)
+    return found
+
+
+def describe(subject: Subject, settings: TuneSettings, workload: Workload) -> dict[str, Any]:
+    """Return what a report says about machine, bundle and workload; measurements hang on `key`."""
+    prepared = subject.prepared
+    machine = machine_facts(subject.path, prepared.backend.fingerprint, subject.root)
+    stated = {name: str(value) for name, value in subject.options.items()}
+    plain = [asdict(workload), stated, settings.max_kld]
+    return {
+        "measured_at": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ"),
+        "version": version("hobbit-edge"),
+        "bundle": subject.path.resolve().name,
+        "bundle_id": prepared.bundle.manifest.bundle_id,
+        "machine": machine,
+        "fingerprint": fingerprint(machine),
+        "profile": prepared.config.profile.name,
+        "options": stated,
+        "workload": asdict(workload) | {"text": None if settings.text is None else settings.text.name},
+        "rounds": settings.rounds,
+        "key": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16],
+    }
+
+
+def _conditions(lab: ProcessLaboratory) -> dict[str, Any]:
+    """Say what temperature and clock did meanwhile."""
+    gate, rates = lab.gate, lab.sentinel.rates
+    unsteady = sum(not lab.sentinel.is_steady(rate) for rate in rates)
+    remarks = []
+    if gate.gave_up:
+        remarks.append(f"HOT: {gate.gave_up} measurements began at {gate.limit:g} C or above, after waiting")
+    if unsteady:
+        remarks.append(
+            f"UNSTEADY: in {unsteady} of {len(rates)} measurements a fixed piece of work ran at another speed than at "
+            "first: the clock changed, or something else ran. Such rounds are measured again, unless that is the rule"
+        )
+    return {
+        "gate_celsius": gate.limit,
+        "has_sensor": gate.read() is not None,
+        "waited_s": round(gate.waited_s, 1),
+        "began_hot": gate.gave_up,
+        "clock_samples": [round(rate, 4) for rate in rates],
+        "unsteady": unsteady,
+        "remarks": remarks,
+    }

@@ -1,0 +1,166 @@
+"""What there is to tune on this machine: probes, replays of the trace, and the space of candidates that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.base.errors import ConfigError, DeviceError
+from edge_runtime.base.params import Param
+from edge_runtime.bundle.calibration import read as read_calibration
+from edge_runtime.bundle.manifest import can_look_ahead
+from edge_runtime.bundle.record import BF16
+from edge_runtime.config.limits import available_cpus
+from edge_runtime.engine.preparation import Prepared
+from edge_runtime.experts.eviction import RULES, parse_rule
+from edge_runtime.lab.probes import drive_grid, memory
+from edge_runtime.lab.probes.base import Subject
+from edge_runtime.lab.probes.drive_grid import DriveGrid
+from edge_runtime.lab.simulator.trace import Trace
+from edge_runtime.lab.tune.candidate import Space
+from edge_runtime.lab.tune.measurement import Measurement
+from edge_runtime.lab.tune.predict import DriveRates, Predictor, ReplaySetting
+from edge_runtime.lab.tune.replays import Replays
+from edge_runtime.policy import POLICIES
+
+_FACTOR = 4
+"""Parameters of rules are tried at a quarter of their default and at four times it."""
+_LOOK_AHEADS = ("off", "lookahead:depth=1", "lookahead:depth=2")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What was found out before the search.
+
+    Attributes:
+        space: what there is to choose from.
+        predictor: of rates.
+        probes: as plain data, by name; a text where one could not be measured.
+        facts: rates a profile may state.
+        left_out: what is not varied, and why.
+    """
+
+    space: Space
+    predictor: Predictor
+    probes: Mapping[str, Any]
+    facts: Mapping[str, float | None]
+    left_out: tuple[str, ...]
+
+
+def survey(subject: Subject, trace: Path, baseline: Measurement, max_kld: float | None) -> Surroundings:
+    """Probe and prepare. Only what is streamed needs drive and trace."""
+    prepared = subject.prepared
+    plan, left_out = prepared.plan, []
+    fits_all = plan.num_slots >= plan.all_experts
+    grid: DriveGrid | None = None
+    probes: dict[str, Any] = {}
+    if not fits_all:
+        try:
+            grid = drive_grid.run(subject)
+            probes["drive"] = grid.to_json()
+        except DeviceError as err:
+            probes["drive"] = str(err)
+            left_out.append(f"reads, as the drive cannot be measured: {err}")
+    found = memory.run(subject)
+    probes["memory"] = found.to_json()
+    replays = Replays(Trace(trace), read_calibration(subject.path, prepared.bundle.manifest.model))
+    present = _present(prepared)
+    rates = {point.threads: point.gb_s for point in found.points}
+    tier_bytes = {tier: prepared.bundle.manifest.layout.tier_bytes(tier) for tier in prepared.needs.slot_bytes}
+    predictor = Predictor(present, tier_bytes, baseline, replays, _rates(grid), rates)
+    space = _space(prepared, grid, replays, present, max_kld)
+    facts = {"drive_read_gb_s": grid.best.gbps if grid else None, "memory_read_gb_s": found.best.gb_s}
+    return Surroundings(space, predictor, probes, facts, (*left_out, *_unvaried(prepared, fits_all, max_kld)))
+
+
+def _present(prepared: Prepared) -> dict[str, Any]:
+    config, plan, choice = prepared.config, prepared.plan, prepared.active.choice
+    names = ("read_chunk", "io_threads", "direct_io", "threads", "tier")
+    return {name: getattr(config, name) for name in names} | {
+        "eviction": choice.eviction,
+        "policy": choice.text,
+        "num_slots": min(plan.num_slots + plan.borrowed_slots, plan.all_experts),
+    }
+
+
+def _rates(grid: DriveGrid | None) -> DriveRates | None:
+    if grid is None:
+        return None
+
+    def gb_s(chunk: int, depth: int, direct: bool) -> float:
+        return grid.rate(chunk, depth, mode="direct" if direct else "buffered")
+
+    return DriveRates(gb_s, grid.latency_us())
+
+
+def _space(
+    prepared: Prepared, grid: DriveGrid | None, replays: Replays, present: Mapping[str, Any], max_kld: float | None
+) -> Space:
+    plan, manifest = prepared.plan, prepared.bundle.manifest
+    now = ReplaySetting(present["num_slots"], present["eviction"], present["policy"], present["tier"])
+
+    def runs(**other: str) -> bool:
+        return replays.can(ReplaySetting(**{**vars(now), **other}))
+
+    points = grid.points if grid else ()
+    can_see = can_look_ahead(manifest)
+    return Space(
+        cpus=available_cpus(),
+        slot_bytes=plan.slot_bytes,
+        num_slots=plan.num_slots,
+        least_slots=manifest.model.top_k,
+        fits_all=plan.num_slots >= plan.all_experts,
+        eviction=[text for text in _rules() if parse_rule(text) != parse_rule(now.eviction) and runs(eviction=text)],
+        prefetch=[text for text in _LOOK_AHEADS if text != prepared.active.prefetch and (can_see or text == "off")],
+        read_chunks=sorted({point.block_bytes for point in points if point.mode == "direct"}),
+        io_threads=sorted({point.depth for point in points if point.mode == "direct"}),
+        policies=[] if max_kld is None else [text for text in _policies(max_kld) if runs(policy=text)],
+        tiers=[] if max_kld is None else [t for t in manifest.experts.tiers if t < present["tier"] and t != BF16],
+    )
+
+
+def _rules() -> Iterator[str]:
+    """Every rule as it is, and with each of its parameters moved."""
+    for name, rule in RULES.items():
+        yield name
+        for key, param in rule.params.items():
+            yield from (f"{name}:{key}={value:g}" for value in _moved(param))
+
+
+def _moved(param: Param) -> Iterator[float]:
+    if isinstance(param.default, (bool, str)):
+        return
+    for value in (param.default / _FACTOR, param.default * _FACTOR):
+        text = f"{type(param.default)(value):g}"
+        try:
+            param.convert(text, "tune")
+        except ConfigError:
+            continue
+        yield float(text)
+
+
+def _policies(max_kld: float) -> Iterator[str]:
+    """Every policy that is not lossless; the one with a budget of its own at this budget, and at half of it."""
+    for name in POLICIES:
+        if name == "rate-distortion":
+            yield from (f"{name}:max_kld={budget:g}" for budget in (max_kld, max_kld / 2))
+            yield f"{name}:max_kld={max_kld:g},low=4"
+        elif name == "hobbit":
+            yield from ("hobbit", "hobbit:quantiles=true", "hobbit:t1=0.8,t2=1")
+        elif name != "lossless":
+            yield name
+
+
+def _unvaried(prepared: Prepared, fits_all: bool, max_kld: float | None) -> list[str]:
+    trunk = prepared.bundle.manifest.trunk.precision
+    found = [f"trunk precision: the bundle has one trunk, {trunk}; export another bundle to compare"]
+    if fits_all:
+        found.append("reads, eviction, cache size, look-ahead and overlap: every expert stays in memory")
+    elif not can_look_ahead(prepared.bundle.manifest):
+        found.append("look-ahead: the bundle's exporter did not store the routers for it")
+    if max_kld is None:
+        found.append("tiers and policy: they change what is said; --max-kld states how much may be lost")
+    found.append("power mode: `hobbit bench --power-modes` compares them, as switching needs a person's word")
+    return found

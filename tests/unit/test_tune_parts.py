@@ -1,0 +1,250 @@
+"""Parts of `hobbit tune`: predictions, the journal, temperature and clock, processes, the profile it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.base.errors import ConfigError, RequestError
+from edge_runtime.cli.tune import parse_time
+from edge_runtime.lab.tune.candidate import Candidate
+from edge_runtime.lab.tune.fingerprint import fingerprint
+from edge_runtime.lab.tune.gate import Fitness, Sentinel, TemperatureGate, hottest, limit_of
+from edge_runtime.lab.tune.journal import Journal
+from edge_runtime.lab.tune.laboratory import ProcessLaboratory
+from edge_runtime.lab.tune.measurement import Failure, Measurement, Workload
+from edge_runtime.lab.tune.predict import DriveRates, Predictor, Reads
+from edge_runtime.lab.tune.processes import ended, run_job
+from edge_runtime.lab.tune.workload import make_workload
+
+MIB = 1 << 20
+PRESENT = {
+    "read_chunk": MIB, "io_threads": 8, "direct_io": True, "threads": 4, "tier": 8, "eviction": "lru",
+    "policy": "lossless", "num_slots": 100,
+}  # fmt: skip
+MEASURED = Measurement([10.0], [1.0], 1.0, "x", {"trunk": 20.0, "experts": 30.0, "read_wait": 40.0, "other": 10.0})
+
+
+def predictor(**other) -> Predictor:
+    """A cache that reads less the larger it is; a drive of 1 GB/s, of half that in chunks below 1 MiB."""
+
+    def replay(setting):
+        return Reads(4e6 * 100 / setting.num_slots * (0.5 if setting.eviction == "next-use" else 1), 10)
+
+    drive = DriveRates(lambda chunk, depth, direct: (1.0 if chunk >= MIB else 0.5) * (1 if direct else 0.8), 100.0)
+    fields = {"replay": replay, "drive": drive, "memory_gb_s": {2: 10.0, 4: 20.0}} | other
+    return Predictor(PRESENT, {8: MIB, 4: MIB // 2}, MEASURED, **fields)
+
+
+def rate(found: Predictor, **options) -> float | None:
+    return found.rate(Candidate.of(options))
+
+
+def test_predictions_scale_the_measured_wait_as_the_model_does():
+    found = predictor()
+    assert rate(found) == pytest.approx(10.0), "nothing changed: what was measured"
+    # the model: 4 MB at 1 GB/s and 10 batches of 0.1 ms, 5 ms; half the bytes: 3 ms
+    assert rate(found, eviction="next-use") == pytest.approx(1000 / (60 + 40 * 3 / 5))
+    assert rate(found, read_chunk=MIB // 2) == pytest.approx(1000 / (60 + 40 * 9 / 5))
+    assert rate(found, direct_io=False) == pytest.approx(1000 / (60 + 40 * 6 / 5))
+    assert rate(found, expert_memory=50 * MIB) == pytest.approx(1000 / (60 + 40 * 9 / 5))
+    assert rate(found, tier=4) == pytest.approx(1000 / (60 + 40 * 3 / 5)), "twice as many fit"
+
+
+def test_computing_is_predicted_by_memory_and_nothing_is_made_up():
+    found = predictor()
+    assert rate(found, threads=2) == pytest.approx(1000 / (2 * 50 + 50))
+    assert rate(found, threads=3) is None, "not probed"
+    assert rate(found, prefetch="off") is None
+    assert rate(found, overlap=False) is None
+    assert rate(predictor(drive=None), eviction="next-use") is None
+
+
+def test_the_journal_gives_back_what_it_got(tmp_path):
+    path, about = tmp_path / "t.journal", {"fingerprint": "f", "bundle_id": "b"}
+    journal = Journal(path, about)
+    journal.put("reads", "{}", 0, MEASURED)
+    journal.put("reads", "{}", 1, Failure("killed"))
+    with open(path, "a") as file:
+        file.write('{"stage": "reads", "cand')  # cut off by a power failure
+    again = Journal(path, about)
+    assert again.count == 2
+    assert again.get("reads", "{}", 0) == MEASURED
+    assert again.get("reads", "{}", 1) == Failure("killed")
+    assert again.get("reads", "{}", 2) is None
+    again.put("reads", "{}", 2, MEASURED)
+    assert Journal(path, about).count == 3, "what was cut off is gone, and lines stay lines"
+    again.remove()
+    assert not path.exists()
+
+
+def test_the_journal_of_another_machine_is_not_gone_on_with(tmp_path):
+    path = tmp_path / "t.journal"
+    Journal(path, {"fingerprint": "f", "bundle_id": "b"})
+    with pytest.raises(ConfigError, match="fingerprint changed"):
+        Journal(path, {"fingerprint": "g", "bundle_id": "b"})
+    path.write_text("what is this\n")
+    with pytest.raises(ConfigError, match="is damaged"):
+        Journal(path, {})
+    path.write_text(
+        json.dumps({"version": 1}) + '\n{"stage": "x", "candidate": "y", "round": 0, "measured": {"a": 1}}\n'
+    )
+    with pytest.raises(ConfigError, match="unknown key 'a'"):
+        Journal(path, {})
+
+
+def test_the_gate_waits_while_it_is_hot_and_gives_up_in_the_end():
+    temperatures = iter([90.0, 85.0, 79.0])
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    gate = TemperatureGate(lambda: next(temperatures), 80.0, sleep=sleep, clock=lambda: now[0])
+    assert gate.wait() == 79.0
+    assert (gate.waited_s, gate.gave_up) == (4.0, 0)
+    stuck = TemperatureGate(lambda: 95.0, 80.0, patience_s=10, sleep=sleep, clock=lambda: now[0])
+    assert stuck.wait() == 95.0
+    assert (stuck.waited_s, stuck.gave_up) == (10.0, 1)
+    assert TemperatureGate(lambda: None).wait() is None, "no sensor: nothing to wait for"
+
+
+def zone(root: Path, number: int, **files: str) -> None:
+    folder = root / f"sys/class/thermal/thermal_zone{number}"
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text + "\n")
+
+
+def test_temperatures_and_trip_points_are_the_systems(tmp_path):
+    assert hottest(tmp_path) is None
+    assert limit_of(tmp_path) == 80.0
+    zone(tmp_path, 0, temp="45500", trip_point_0_type="critical", trip_point_0_temp="105000")
+    zone(tmp_path, 1, temp="61000", trip_point_0_type="passive", trip_point_0_temp="97000")
+    zone(tmp_path, 2, temp="not a number", trip_point_0_type="hot", trip_point_0_temp="-1")
+    assert hottest(tmp_path) == 61.0
+    assert limit_of(tmp_path) == 87.0
+
+
+class Jobs:
+    """Processes that answer from a list."""
+
+    def __init__(self, *answers):
+        self.answers, self.jobs = list(answers), []
+
+    def __call__(self, job, timeout_s):
+        self.jobs.append(job)
+        answer = self.answers.pop(0)
+        return answer if isinstance(answer, Failure) else dict(answer)
+
+
+def laboratory(jobs, clocks, tmp_path, budget_s=1000.0, clock=lambda: 0.0):
+    rates = iter(clocks)
+    fitness = Fitness(TemperatureGate(lambda: 50.0), Sentinel(lambda: next(rates)))
+    workload = Workload([[1], [2]], 4)
+    return ProcessLaboratory(
+        tmp_path, {"memory": "1GiB"}, workload, journal=Journal(None, {}), fitness=fitness, budget_s=budget_s, run=jobs,
+        clock=clock,
+    )  # fmt: skip
+
+
+def test_a_round_in_which_the_clock_was_off_is_measured_again(tmp_path):
+    said = MEASURED.to_json() | {"answers": [[1]]}
+    lab = laboratory(Jobs(said, said, said), [2.0, 1.5, 2.1], tmp_path)
+    assert not lab.measure("a", Candidate(), 0, lossy=False).is_disturbed
+    found = lab.measure("a", Candidate(), 1, lossy=False)
+    assert isinstance(found, Measurement)
+    assert (found.clock, found.is_disturbed, found.celsius) == (1.05, False, 50.0)
+    assert len(lab.sentinel.rates) == 3
+
+
+def test_a_clock_that_stays_off_is_said(tmp_path):
+    said = MEASURED.to_json()
+    jobs = Jobs(said, said, said, said)
+    lab = laboratory(jobs, [2.0, 1.0, 1.0, 1.0], tmp_path)
+    lab.measure("a", Candidate(), 0, lossy=False)
+    found = lab.measure("a", Candidate.of({"threads": 2}), 0, lossy=False)
+    assert found.is_disturbed
+    assert found.clock == 0.5
+    assert jobs.jobs[-1]["options"] == {"memory": "1GiB", "threads": 2}
+    assert lab.measure("a", Candidate.of({"threads": 2}), 0, lossy=False) == found, "from the journal"
+    assert not jobs.answers
+
+
+def test_time_is_counted_by_what_measurements_took(tmp_path):
+    now = iter(range(0, 1000, 10))
+    lab = laboratory(Jobs(MEASURED.to_json()), [1.0], tmp_path, budget_s=100, clock=lambda: next(now))  # starts at 0
+    assert lab.has_time(1000), "nothing is known yet"
+    lab.measure("a", Candidate(), 0, lossy=False)  # from 20 to 30
+    assert lab.has_time(6)  # 40 + 60
+    assert not lab.has_time(6)  # 50 + 60
+
+
+@pytest.mark.parametrize(
+    ("code", "out", "err", "why"),
+    [
+        (-9, "", "", "SIGKILL (the system was out of memory"),
+        (-11, "", "", "ended by SIGSEGV"),
+        (78, '{"failed": "does not fit"}\n', "", "does not fit"),
+        (1, "", "Traceback: oh no", "status 1: Traceback: oh no"),
+        (0, "", "", "said nothing"),
+    ],
+)
+def test_how_a_process_ended_is_understood(code, out, err, why):
+    found = ended(code, out, err)
+    assert isinstance(found, Failure)
+    assert why in found.why
+
+
+def test_a_process_that_is_refused_says_why(tmp_path):
+    job = {"kind": "measure", "bundle": str(tmp_path), "options": {}, "workload": {"prompts": [[1]], "gen_tokens": 4}}
+    found = run_job(job, 60)
+    assert isinstance(found, Failure)
+    assert "manifest.json" in found.why
+
+
+def test_fingerprints_change_with_any_fact():
+    facts = {"cpu": "A78AE", "memory_bytes": 8}
+    assert len(fingerprint(facts)) == 16
+    assert fingerprint(facts) == fingerprint(dict(reversed(facts.items())))
+    assert fingerprint(facts) != fingerprint(facts | {"memory_bytes": 16})
+
+
+def test_workloads_have_a_prompt_for_every_request(tmp_path):
+    class Tokenizer:
+        def encode(self, text):
+            return [ord(letter) for letter in text]
+
+    numbers = {"prompt_tokens": 3, "gen_tokens": 4, "requests": 2, "seed": 1}
+    random = make_workload(Tokenizer(), 50, text=None, **numbers)
+    assert [len(prompt) for prompt in random.prompts] == [3, 3, 3]
+    assert len({tuple(prompt) for prompt in random.prompts}) == 3
+    path = tmp_path / "t.txt"
+    path.write_text("abcdefghi")
+    assert make_workload(Tokenizer(), 50, text=path, **numbers).prompts[2] == [ord(c) for c in "ghi"]
+    with pytest.raises(RequestError, match="cannot read"):
+        make_workload(Tokenizer(), 50, text=tmp_path / "no", **numbers)
+    with pytest.raises(RequestError, match="gen-tokens"):
+        make_workload(Tokenizer(), 50, text=None, **(numbers | {"gen_tokens": 1}))
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("20m", 1200), ("1.5h", 5400)])
+def test_times(text, seconds):
+    assert parse_time(text) == seconds
+
+
+def test_a_time_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match="--time-budget"):
+        parse_time("soon")
+
+
+def test_where_the_clock_is_never_steady_nothing_is_repeated(tmp_path):
+    said = MEASURED.to_json()
+    jobs = Jobs(*[said] * 20)
+    lab = laboratory(jobs, [1.0, *[0.5, 0.7] * 10], tmp_path)
+    for number in range(8):
+        lab.measure("a", Candidate(), number, lossy=False)
+    assert lab.sentinel.is_hopeless
+    assert len(jobs.jobs) == 1 + 3 + 2 + 5, "repeated until six rates told enough"
