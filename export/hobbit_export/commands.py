@@ -21,6 +21,7 @@ def run_export(options: ExportOptions, arguments: argparse.Namespace) -> dict[st
     from dataclasses import asdict
 
     from hobbit_export.exporter import export
+    from hobbit_export.memory import resident_bytes
     from hobbit_export.verify import check_same_source, run_self_check, verify
     from hobbit_export.workplace import is_complete
 
@@ -32,6 +33,8 @@ def run_export(options: ExportOptions, arguments: argparse.Namespace) -> dict[st
         if not arguments.verify and not arguments.no_self_check:
             report["self_check"] = run_self_check(options)
     report["verified"] = verify(options, quiet=arguments.json) if arguments.verify else None
+    if "peak_rss_bytes" in report:  # of the process to its end, and before the check that comes last
+        report |= {"export_peak_rss_bytes": report["peak_rss_bytes"], "peak_rss_bytes": resident_bytes("VmHWM")}
     return report
 
 

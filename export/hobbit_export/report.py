@@ -22,9 +22,16 @@ def summary(report: dict[str, Any]) -> str:
     resumed = f", {report['steps_resumed']} steps resumed" if report["steps_resumed"] else ""
     done = (
         f"{report['bundle']}: {format_size(report['bytes'])} in {report['num_parts']} parts, "
-        f"{report['seconds']:.1f} s, peak memory {format_size(report['peak_rss_bytes'])}{resumed}{checked}"
+        f"{report['seconds']:.1f} s, peak memory {format_size(report['peak_rss_bytes'])}{_checking(report)}{resumed}"
+        f"{checked}"
     )
     return "\n".join([*_formats(report), *_left_out(report), *_ignored(report), done])
+
+
+def _checking(report: dict[str, Any]) -> str:
+    """Say what the export took alone, where the check at its end took more."""
+    alone = report["export_peak_rss_bytes"]
+    return f" ({format_size(alone)} before the self-check)" if alone < report["peak_rss_bytes"] else ""
 
 
 def _formats(report: dict[str, Any]) -> list[str]:

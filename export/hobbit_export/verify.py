@@ -14,6 +14,8 @@ from hobbit_export.origin import open_origin
 from hobbit_export.progress import Progress
 from hobbit_export.source import sample_sha256
 
+CHECK_SHARE = 0.5
+"""Of --memory that the closing check takes, process and all; all of it where the runtime does not fit into that."""
 _log = logging.getLogger(__name__)
 
 
@@ -73,10 +75,12 @@ def run_self_check(options: ExportOptions) -> dict[str, Any] | None:
     from edge_runtime.bundle.self_check import self_check
     from edge_runtime.engine.api import Engine
 
-    try:
-        with Engine.open(options.out, memory=options.memory_bytes, policy="lossless", self_check=False) as engine:
-            config = engine.parts.config
-            return self_check(engine, engine.parts.bundle, config.tier, context=config.context).to_json()
-    except BudgetError as err:
-        _log.warning("self-check skipped, --memory is too small for the runtime: %s", err)
-        return None
+    for memory in (int(options.memory_bytes * CHECK_SHARE), options.memory_bytes):
+        try:
+            with Engine.open(options.out, memory=memory, policy="lossless", self_check=False) as engine:
+                config = engine.parts.config
+                return self_check(engine, engine.parts.bundle, config.tier, context=config.context).to_json()
+        except BudgetError as err:
+            too_small = err
+    _log.warning("self-check skipped, --memory is too small for the runtime: %s", too_small)
+    return None

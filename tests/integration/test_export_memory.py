@@ -37,6 +37,18 @@ def test_peak_memory_stays_under_the_ceiling(tmp_path: Path, tiers: str, layers:
     assert report["bytes_read"] == 2 * 3 * 1024 * 2048 * 16 * layers
 
 
+def test_the_peak_it_says_is_that_of_the_whole_process(tmp_path: Path) -> None:
+    """The check at its end runs the bundle within half of the ceiling, and counts."""
+    checkpoint = write_qwen3(tmp_path / "ck", qwen3_config(512, 512, 8, 2))
+    command = [sys.executable, "-m", "hobbit_export", str(checkpoint), "--out", str(tmp_path / "bundle"), "--json"]
+    done, peak = run_measured([*command, "--memory", "800MiB"])
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["self_check"]["correlation"] > 0.99
+    assert abs(report["peak_rss_bytes"] - peak) < 8 * MIB
+    assert report["export_peak_rss_bytes"] < report["peak_rss_bytes"] <= 400 * MIB
+
+
 @pytest.mark.parametrize("trunk", ["fp32", "int8", "int4"])
 def test_the_floor_it_names_is_enough(tmp_path: Path, trunk: str) -> None:
     """A wide trunk with a large vocabulary: the smallest ceiling that is accepted is kept."""

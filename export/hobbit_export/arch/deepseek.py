@@ -14,6 +14,7 @@ from edge_runtime.base.spec import (
     LatentAttention,
     LayerSpec,
     MlpSpec,
+    ModelSpec,
     RopeSpec,
     RouterSpec,
     SharedSpec,
@@ -127,6 +128,30 @@ def read_sigmoid_router(reader: ConfigReader, defaults: Mapping[str, Any], *scor
         scale=reader.number("routed_scaling_factor", defaults["routed_scaling_factor"]),
         selection_bias=True,
         groups=read_groups(reader, defaults, "top2_sum"),
+    )
+
+
+def sigmoid_model(
+    reader: ConfigReader, family: str, sizes: Sizes, defaults: Mapping[str, Any], mixers: Sequence[AttentionSpec],
+    sparse: Sequence[bool], *scorings: str,
+) -> ModelSpec:  # fmt: skip
+    """Build a model of layers that are dense or route by sigmoids to experts beside shared ones.
+
+    Args:
+        reader: config.json.
+        family: its model_type.
+        sizes: the model's.
+        defaults: as for `read_sizes`.
+        mixers: attention of each layer.
+        sparse: which layers route.
+        *scorings: as for `read_sigmoid_router`.
+    """
+    return ModelSpec(
+        family=family,
+        **vars(sizes),
+        layers=read_layers(reader, defaults, mixers, sparse),
+        router=read_sigmoid_router(reader, defaults, *scorings),
+        experts=read_experts(reader, defaults),
     )
 
 

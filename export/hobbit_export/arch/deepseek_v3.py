@@ -33,12 +33,6 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     num_layers = reader.count("num_hidden_layers", DEFAULTS["num_hidden_layers"])
     attention = deepseek.read_latent_attention(reader, sizes, DEFAULTS)
     sparse = deepseek.first_dense(reader, DEFAULTS, num_layers)
-    spec = ModelSpec(
-        family=MODEL_TYPE,
-        **vars(sizes),
-        layers=deepseek.read_layers(reader, DEFAULTS, [attention] * num_layers, sparse),
-        router=deepseek.read_sigmoid_router(reader, DEFAULTS),
-        experts=deepseek.read_experts(reader, DEFAULTS),
-    )
+    spec = deepseek.sigmoid_model(reader, MODEL_TYPE, sizes, DEFAULTS, [attention] * num_layers, sparse)
     reader.finish()
     return spec

@@ -34,14 +34,8 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     attention = read_attention(reader, sizes, DEFAULTS, qk_norm="per_head", qkv_bias=bias, o_bias=bias)
     mixers = [with_window(attention, window) for window in _windows(reader, num_layers)]
     sparse = deepseek.first_dense(reader, DEFAULTS, num_layers)
-    spec = ModelSpec(
-        family=MODEL_TYPE,
-        **vars(sizes),
-        layers=deepseek.read_layers(reader, DEFAULTS, mixers, sparse),
-        # published configurations name the method of the choice as the score
-        router=deepseek.read_sigmoid_router(reader, DEFAULTS, "noaux_tc"),
-        experts=deepseek.read_experts(reader, DEFAULTS),
-    )
+    # published configurations name the method of the choice as the score
+    spec = deepseek.sigmoid_model(reader, MODEL_TYPE, sizes, DEFAULTS, mixers, sparse, "noaux_tc")
     reader.finish()
     return spec
 

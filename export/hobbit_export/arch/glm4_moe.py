@@ -37,12 +37,6 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
         qkv_bias=reader.flag("attention_bias", DEFAULTS["attention_bias"]),
     )  # fmt: skip
     sparse = deepseek.first_dense(reader, DEFAULTS, num_layers)
-    spec = ModelSpec(
-        family=MODEL_TYPE,
-        **vars(sizes),
-        layers=deepseek.read_layers(reader, DEFAULTS, [attention] * num_layers, sparse),
-        router=deepseek.read_sigmoid_router(reader, DEFAULTS),
-        experts=deepseek.read_experts(reader, DEFAULTS),
-    )
+    spec = deepseek.sigmoid_model(reader, MODEL_TYPE, sizes, DEFAULTS, [attention] * num_layers, sparse)
     reader.finish()
     return spec

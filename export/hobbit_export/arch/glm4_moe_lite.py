@@ -34,12 +34,6 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     attention = deepseek.read_latent_attention(reader, sizes, DEFAULTS)
     sparse = deepseek.by_list(reader, num_layers, 1)
     reader.fixed("first_k_dense_replace", sparse.index(True) if True in sparse else num_layers, None)
-    spec = ModelSpec(
-        family=MODEL_TYPE,
-        **vars(sizes),
-        layers=deepseek.read_layers(reader, DEFAULTS, [attention] * num_layers, sparse),
-        router=deepseek.read_sigmoid_router(reader, DEFAULTS),
-        experts=deepseek.read_experts(reader, DEFAULTS),
-    )
+    spec = deepseek.sigmoid_model(reader, MODEL_TYPE, sizes, DEFAULTS, [attention] * num_layers, sparse)
     reader.finish()
     return spec

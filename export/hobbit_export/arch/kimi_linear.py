@@ -68,13 +68,8 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     default = [_FULL if i and i % 4 == 0 else _LINEAR for i in range(num_layers)]
     kinds = read_layer_types(reader, num_layers, default, (_FULL, _LINEAR))
     sparse = deepseek.by_list(reader, num_layers, reader.count("first_k_dense_replace", 1, minimum=0))
-    spec = ModelSpec(
-        family=MODEL_TYPE,
-        **vars(sizes),
-        layers=deepseek.read_layers(reader, DEFAULTS, [full if kind == _FULL else linear for kind in kinds], sparse),
-        router=deepseek.read_sigmoid_router(reader, DEFAULTS),
-        experts=deepseek.read_experts(reader, DEFAULTS),
-    )
+    mixers = [full if kind == _FULL else linear for kind in kinds]
+    spec = deepseek.sigmoid_model(reader, MODEL_TYPE, sizes, DEFAULTS, mixers, sparse)
     reader.fixed("mla_use_nope", True, None)
     reader.fixed("moe_router_activation_func", "sigmoid", None)
     reader.fixed("rope_scaling", None)

@@ -10,6 +10,7 @@ from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import ExpertSpec, LayerSpec, MlpSpec, ModelSpec, RouterSpec, SharedSpec
 from hobbit_export.arch.config import ConfigReader
 from hobbit_export.arch.decoder import (
+    Sizes,
     is_sparse,
     read_attention,
     read_num_experts,
@@ -56,17 +57,32 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
         replace(by_kind[sparse], attention=with_window(attention, window))
         for sparse, window in zip(is_sparse(reader, num_layers), windows, strict=True)
     ]
-    num_experts = read_num_experts(reader, DEFAULTS["num_experts"], "num_experts")
-    normalise = reader.flag("norm_topk_prob", DEFAULTS["norm_topk_prob"])
-    spec = ModelSpec(
-        family=MODEL_TYPE,
-        **vars(sizes),
-        layers=layers,
-        router=RouterSpec(num_experts, read_top_k(reader, DEFAULTS), normalise=normalise),
-        experts=ExpertSpec(reader.count("moe_intermediate_size", DEFAULTS["moe_intermediate_size"])),
-    )
+    spec = softmax_model(reader, MODEL_TYPE, sizes, DEFAULTS, layers)
     reader.finish()
     return spec
+
+
+def softmax_model(
+    reader: ConfigReader, family: str, sizes: Sizes, defaults: Mapping[str, Any], layers: list[LayerSpec]
+) -> ModelSpec:  # fmt: skip
+    """Build a model that routes by a softmax over all experts, for Qwen's families that do.
+
+    Args:
+        reader: config.json.
+        family: its model_type.
+        sizes: the model's.
+        defaults: as for `read_sizes`.
+        layers: the model's.
+    """
+    num_experts = read_num_experts(reader, defaults["num_experts"], "num_experts")
+    normalise = reader.flag("norm_topk_prob", defaults["norm_topk_prob"])
+    return ModelSpec(
+        family=family,
+        **vars(sizes),
+        layers=layers,
+        router=RouterSpec(num_experts, read_top_k(reader, defaults), normalise=normalise),
+        experts=ExpertSpec(reader.count("moe_intermediate_size", defaults["moe_intermediate_size"])),
+    )
 
 
 def _windows(reader: ConfigReader, num_layers: int) -> list[int | None]:

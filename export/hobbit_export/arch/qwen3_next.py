@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from edge_runtime.base.spec import ExpertSpec, LinearAttention, MlpSpec, ModelSpec, RouterSpec, SharedSpec
+from edge_runtime.base.spec import LinearAttention, MlpSpec, ModelSpec, SharedSpec
 from hobbit_export.arch.config import ConfigReader
-from hobbit_export.arch.decoder import is_sparse, read_attention, read_num_experts, read_sizes, read_top_k
+from hobbit_export.arch.decoder import is_sparse, read_attention, read_sizes
 from hobbit_export.arch.gated_delta import HYBRID, LINEAR_DEFAULTS, drafting_layers, parts_of, read_mixers, top_names
 from hobbit_export.arch.names import Names, fused, per_expert
+from hobbit_export.arch.qwen2_moe import softmax_model
 
 MODEL_TYPE = "qwen3_next"
 DEFAULTS: dict[str, Any] = {
@@ -61,14 +62,6 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
         replace(layer, shared=shared) if sparse else replace(layer, sparse=False, dense=dense)
         for layer, sparse in zip(read_mixers(reader, num_layers, full), is_sparse(reader, num_layers), strict=True)
     ]
-    num_experts = read_num_experts(reader, DEFAULTS["num_experts"], "num_experts")
-    normalise = reader.flag("norm_topk_prob", DEFAULTS["norm_topk_prob"])
-    spec = ModelSpec(
-        family=MODEL_TYPE,
-        **vars(sizes),
-        layers=layers,
-        router=RouterSpec(num_experts, read_top_k(reader, DEFAULTS), normalise=normalise),
-        experts=ExpertSpec(reader.count("moe_intermediate_size", DEFAULTS["moe_intermediate_size"])),
-    )
+    spec = softmax_model(reader, MODEL_TYPE, sizes, DEFAULTS, layers)
     reader.finish()
     return spec
