@@ -500,7 +500,7 @@ end
 complete -c hobbit-export -s h -l help -d 'show this help message and exit'
 complete -c hobbit-export -l version -d 'print the version and exit'
 complete -c hobbit-export -l out -r -d 'folder to write; an unfinished export there is resumed'
-complete -c hobbit-export -l tiers -x -d 'deepest expert precision stored, in bits: 8, 6, 4 or 2; lower ones are its prefixes and cost nothing. A list such as 8,4,2 names those the runtime may use; bf16 adds an exact copy (default: 8)'
+complete -c hobbit-export -l tiers -x -d 'deepest expert precision stored, in bits: 8, 6, 4 or 2; lower ones are its prefixes and cost nothing. A list such as 8,4,2 names those the runtime may use; fp4 keeps MXFP4 as it is (tiers 4 and 2); bf16 adds an exact copy (default: 8)'
 complete -c hobbit-export -l trunk -x -a 'auto native onnx' -d 'precision of everything but routed experts. int8 is the default: its error is small beside that of the 8-bit experts; int4 halves the trunk\'s memory at a visible loss; fp16 needs a GPU target (default: int8)'
 complete -c hobbit-export -l targets -x -d 'engines to build for; only ort so far (default: ort)'
 complete -c hobbit-export -l calibrate -r -d 'run this text (or a page that comes with the program) and measure what lower tiers and skips cost: needed by --policy rate-distortion and --max-kld'
