@@ -22,9 +22,10 @@ pytestmark = [pytest.mark.oracle, pytest.mark.usefixtures("over_fake")]
 @pytest.mark.parametrize("case", CASES)
 def test_logits_are_the_cpu_backends(exported, shared_folder, case: str):
     checkpoint = make_checkpoint(case, shared_folder / f"cuda-{case}")
-    bundle = exported(checkpoint, "--tiers", "8", "--trunk", "fp32")
+    # at the exact tier: at others a last bit may turn the rounding of an activation, and tokens behind it see that
+    bundle = exported(checkpoint, "--tiers", "8,bf16", "--trunk", "fp32")
     ids, found = np.arange(1, 9, dtype=np.int32), []
-    settings = {"context": 64, "prefill_chunk": 16, "threads": 1, "self_check": False, "memory": "4GiB"}
+    settings = {"context": 64, "prefill_chunk": 16, "threads": 1, "self_check": False, "memory": "4GiB", "tier": "bf16"}
     for backend in ("cpu", "cuda:trunk=cuda"):
         with Engine.open(bundle, backend=backend, **settings) as engine:
             found.append(np.concatenate([engine.logits(ids[:6], chunk=4), engine.logits(ids[:2], chunk=1)]))
