@@ -64,7 +64,9 @@ def _flag(action: argparse.Action) -> Flag:
 def _words(action: argparse.Action, value: str) -> tuple[str, ...]:
     if action.choices:
         return tuple(map(str, action.choices))
-    kind = BY_NAME[action.dest].kind if action.dest in BY_NAME else None
+    option = BY_NAME.get(action.dest)
+    # the exporter has flags of the same name with other values
+    kind = option.kind if option and option.kind.metavar == value else None
     if action.dest == "profile":
         return ("auto", *profile_names())
     if isinstance(kind, (Named, Choice)):
