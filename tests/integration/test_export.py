@@ -298,7 +298,7 @@ def test_closed_and_full_output(source_model: Path, tmp_path: Path, closed: str)
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        (["--tiers", "5"], 78, "--tiers: expected 8, 6, 4, 2 or bf16"),
+        (["--tiers", "5"], 78, "--tiers: expected 8, 6, 4, 2, fp4 or bf16"),
         (["--trunk", "fp16"], 78, "fp16 needs a GPU target"),
         (["--trunk", "int2"], 78, "--trunk: expected one of fp32, int8, int4"),
         (["--targets", "ort,tensorrt"], 78, "tensorrt is not built yet"),
