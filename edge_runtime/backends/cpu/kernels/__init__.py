@@ -61,14 +61,29 @@ from __future__ import annotations
 from edge_runtime.base.spec import ModelSpec
 
 try:
-    from edge_runtime.backends.cpu.kernels._native import ExpertEncoder, ExpertKernels, Team, available_isas
+    from edge_runtime.backends.cpu.kernels._native import (
+        DenseMatrix,
+        DenseTrunk,
+        ExpertEncoder,
+        ExpertKernels,
+        Frame,
+        Layer,
+        LayerForm,
+        MlpForm,
+        ModelForm,
+        Team,
+        available_isas,
+    )
 except ImportError as err:
     raise ImportError(
         "edge_runtime.backends.cpu.kernels: the native extension '_native' is missing or does not load "
         f"({err}). Build it with: pip install -e . (needs a C++17 compiler)"
     ) from err
 
-__all__ = ["ExpertEncoder", "ExpertKernels", "Team", "available_isas", "make_kernels"]
+__all__ = [
+    "DenseMatrix", "DenseTrunk", "ExpertEncoder", "ExpertKernels", "Frame", "Layer", "LayerForm", "MlpForm",
+    "ModelForm", "Team", "available_isas", "make_kernels",
+]  # fmt: skip
 
 
 def make_kernels(spec: ModelSpec, max_tokens: int, threads: int | Team = 1) -> ExpertKernels:

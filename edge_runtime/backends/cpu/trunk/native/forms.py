@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_runtime.backends.cpu.kernels._native import LayerForm, MlpForm, ModelForm
+from edge_runtime.backends.cpu.kernels import LayerForm, MlpForm, ModelForm
 from edge_runtime.base.spec import MlpSpec, ModelSpec, SoftmaxAttention
 
 _ACTIVATIONS = ("silu", "gelu_tanh", "relu2")

@@ -7,7 +7,7 @@ from weakref import ReferenceType, ref
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.cpu.kernels._native import Frame
+from edge_runtime.backends.cpu.kernels import Frame
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.native.memory import angles
 from edge_runtime.backends.trunk import LayerOutput

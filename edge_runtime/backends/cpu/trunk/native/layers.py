@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edge_runtime.backends.cpu.kernels._native import Layer
+from edge_runtime.backends.cpu.kernels import Layer
 from edge_runtime.backends.cpu.trunk.native.forms import layer_form
 from edge_runtime.backends.cpu.trunk.native.tensors import GraphTensors
 from edge_runtime.backends.cpu.trunk.signature import head_signature, layer_signature, shared_signature

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edge_runtime.backends.cpu.kernels._native import Frame
+from edge_runtime.backends.cpu.kernels import Frame
 from edge_runtime.backends.cpu.trunk.supported import dense_mlps
 from edge_runtime.base.sizes import align_up
 from edge_runtime.base.spec import ModelSpec, SoftmaxAttention

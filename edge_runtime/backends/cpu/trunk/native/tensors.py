@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.cpu.kernels._native import DenseMatrix
+from edge_runtime.backends.cpu.kernels import DenseMatrix
 from edge_runtime.backends.cpu.trunk.file_pages import drop_cached_pages
 from edge_runtime.backends.cpu.trunk.graph_check import check_graph
 from edge_runtime.backends.cpu.trunk.graph_file import FLOAT, UINT8, Tensor, read_graph

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.cpu.kernels._native import DenseTrunk, Frame, Team
+from edge_runtime.backends.cpu.kernels import DenseTrunk, Frame, Team
 from edge_runtime.backends.cpu.trunk.embedding import Embedding
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.native.forms import model_form
