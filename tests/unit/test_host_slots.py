@@ -60,6 +60,24 @@ def test_slots_that_went_come_back_empty():
         assert not any(view_of(a.range_of(slot)))
 
 
+@pytest.mark.parametrize("page_bytes", [4 * PAGE, 16 * PAGE])
+def test_pages_shared_with_neighbours_stay_and_what_went_reads_as_zeros(page_bytes):
+    """Kernels with pages of 16 or 64 KiB refuse to give back what does not begin at one."""
+    a = make(12, page_bytes=page_bytes, slot_bytes=7 * PAGE, block_bytes=70 * PAGE)
+    for slot in range(12):
+        view_of(a.range_of(slot))[:] = bytes([slot + 1]) * 7 * PAGE
+    for slot in (3, 4, 9, 11):
+        a.discard(slot)
+    for slot in range(12):
+        left = b"\0" if slot in (3, 4, 9, 11) else bytes([slot + 1])
+        assert bytes(view_of(a.range_of(slot))) == left * 7 * PAGE, slot
+    a.resize(6)
+    a.resize(12)
+    for slot in range(12):
+        left = bytes([slot + 1]) if slot in (0, 1, 2, 5) else b"\0"
+        assert bytes(view_of(a.range_of(slot))) == left * 7 * PAGE, slot
+
+
 def test_copy():
     a = make(2)
     view_of(a.range_of(0))[:] = bytes(range(256)) * (3 * PAGE // 256)

@@ -27,19 +27,28 @@ class HostSlots:
         num_slots: S, slots at the start.
         segment_offsets: offsets of the segments inside a slot.
         block_bytes: size aimed at for one allocation; a block holds whole slots, at least one.
+        page_bytes: size of the system's pages: 4 KiB, or 16 as on a Raspberry Pi 5, or 64.
 
     Raises:
         BudgetError: the system refused the address space.
     """
 
-    def __init__(self, *, slot_bytes: int, num_slots: int, segment_offsets: Sequence[int], block_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        slot_bytes: int,
+        num_slots: int,
+        segment_offsets: Sequence[int],
+        block_bytes: int,
+        page_bytes: int = mmap.PAGESIZE,
+    ) -> None:
         if slot_bytes < PAGE or slot_bytes % PAGE:
             raise ValueError(f"slots.slot_bytes: expected a multiple of {PAGE}, got {slot_bytes}")
         if not 1 <= len(segment_offsets) <= MAX_SEGMENTS or max(segment_offsets) >= slot_bytes:
             raise ValueError(
                 f"slots.segment_offsets: expected 1 to {MAX_SEGMENTS} inside a slot, got {segment_offsets}"
             )
-        self._slot_bytes = slot_bytes
+        self._slot_bytes, self._page = slot_bytes, page_bytes
         self._offsets = np.array(segment_offsets, np.uint64)
         self._slots_per_block = max(1, block_bytes // slot_bytes)
         self._blocks: list[mmap.mmap] = []
@@ -69,9 +78,12 @@ class HostSlots:
         return ByteRange(int(self._addresses[slot, 0] - self._offsets[0]), self._slot_bytes, block)
 
     def discard(self, slot: int) -> None:
-        """Return a slot's memory to the system; it reads as zeros until it is written again."""
+        """Return a slot's whole pages to the system; it reads as zeros until it is written again.
+
+        Where the system's pages are larger than 4 KiB, those at its ends may be its neighbours' too, and stay.
+        """
         block, offset = self._locate(slot)
-        block.madvise(mmap.MADV_DONTNEED, offset, self._slot_bytes)
+        self._empty(block, offset, offset + self._slot_bytes)
 
     def copy(self, source: int, target: int) -> None:
         """Copy one slot's bytes onto another."""
@@ -131,6 +143,12 @@ class HostSlots:
             self._addresses = self._addresses[: self._first_slot.pop()]
         if self._blocks and num_slots < self._num_slots:
             block = self._blocks[-1]
-            start = align_up((num_slots - self._first_slot[-1]) * self._slot_bytes, mmap.PAGESIZE)
-            if start < len(block):
-                block.madvise(mmap.MADV_DONTNEED, start, len(block) - start)
+            self._empty(block, (num_slots - self._first_slot[-1]) * self._slot_bytes, len(block))
+
+    def _empty(self, block: mmap.mmap, start: int, end: int) -> None:
+        """Give back the whole pages of a part of a block, and write zeros where a page is its neighbours' too."""
+        first = min(align_up(start, self._page), end)
+        last = end if end == len(block) else max(end // self._page * self._page, first)
+        if last > first:
+            block.madvise(mmap.MADV_DONTNEED, first, last - first)
+        block[start:first], block[last:end] = bytes(first - start), bytes(end - last)
