@@ -6,7 +6,7 @@ for command in hobbit hobbit-edge
     complete -c $command -n __fish_use_subcommand -f -a serve -d 'OpenAI-compatible HTTP service on this machine'
     complete -c $command -n __fish_use_subcommand -f -a bench -d 'latency of repeated requests: table, and a report folder with JSON, HTML and PNG'
     complete -c $command -n __fish_use_subcommand -f -a probe -d 'what drive, memory, kernels and trunk give on this machine, each by itself'
-    complete -c $command -n __fish_use_subcommand -f -a tune -d 'search settings for this machine, accept what is measured to be faster, write a profile'
+    complete -c $command -n __fish_use_subcommand -f -a tune -d 'search settings for this machine, write a profile of what is measured to be faster'
     complete -c $command -n __fish_use_subcommand -f -a eval -d 'perplexity and KL divergence on a text, one token a step'
     complete -c $command -n __fish_use_subcommand -f -a calibrate -d 'thresholds of HOBBIT, MoBiLE and expert skipping for this model, from any text'
     complete -c $command -n __fish_use_subcommand -f -a trace -d 'record what the router says while a text is decoded'

@@ -22,7 +22,7 @@ VERBS = {
     "serve": "OpenAI-compatible HTTP service on this machine",
     "bench": "latency of repeated requests: table, and a report folder with JSON, HTML and PNG",
     "probe": "what drive, memory, kernels and trunk give on this machine, each by itself",
-    "tune": "search settings for this machine, accept what is measured to be faster, write a profile",
+    "tune": "search settings for this machine, write a profile of what is measured to be faster",
     "eval": "perplexity and KL divergence on a text, one token a step",
     "calibrate": "thresholds of HOBBIT, MoBiLE and expert skipping for this model, from any text",
     "trace": "record what the router says while a text is decoded",

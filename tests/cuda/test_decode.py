@@ -92,8 +92,8 @@ def test_several_requests_at_once_get_what_each_gets_alone(model_bundle):
 def test_a_quantised_trunk_gives_what_its_weights_stand_for(exported, trunk: str):
     """ONNX Runtime rounds activations to 8 bits here, the kernels do not: both are close to the weights' own numbers."""
     bundle, found = exported(MODEL, "--tiers", "4", "--trunk", trunk), {}
-    for backend in ("cpu", "cuda:trunk=cuda"):
-        with opened(bundle, backend, ALL) as engine:
+    for backend, options in (("cpu", {"trunk": "onnx"}), ("cuda:trunk=cuda", {})):
+        with opened(bundle, backend, ALL, **options) as engine:
             found[backend] = logits(engine)
     cpu, cuda = found.values()
     assert (cpu.argmax(-1) == cuda.argmax(-1)).all()

@@ -41,8 +41,7 @@ def test_close_while_a_request_runs(model_bundle, delay_s):
     thread = threading.Thread(target=work)
     thread.start()
     assert started.wait(PATIENCE_S)
-    with pytest.raises(RequestError, match="another request is running"):
-        engine.resize(expert_memory="3MiB")
+    assert engine.resize(expert_memory="3MiB").num_slots > engine.resize(expert_memory="2MiB").num_slots
     time.sleep(delay_s)
     engine.close()
     thread.join(PATIENCE_S)

@@ -147,6 +147,6 @@ def test_what_is_read_is_not_ready_before_its_transfer_is_over(make):
     for _ in range(3):  # the read is over, the device does nothing by itself
         late.cache.prefetch(1, [], tiers())
         assert late.cache.resident_tiers(0)[1] == 0
-    assert late.cache.is_reading
+    assert late.cache.num_reading
     assert late.serve(0, 1) == [[1]]
     assert late.cache.counters.late == 1

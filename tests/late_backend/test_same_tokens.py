@@ -179,8 +179,8 @@ def test_networks_in_parallel_and_routers_with_norms_of_their_own(exported, shar
     for backend, options in (("cpu", {}), ("late", {}), ("late", {"prefetch": "lookahead:adaptive=false"})):
         with both.opened(bundle, backend, slots=12, parallel=len(PROMPTS), context=160, **options) as engine:
             logits = np.concatenate([engine.logits(ids, chunk=12), engine.logits(ids[:20], chunk=1)])
-            ahead = engine.parts.cache.counters.prefetch_used
-            found.append((logits, batch(engine), ahead))
+            counters = engine.parts.cache.counters
+            found.append((logits, batch(engine), counters.prefetch_used + counters.prefetch_late))
     for each in found[1:]:
         both.assert_same(each[0], found[0][0])
         assert each[1] == found[0][1]

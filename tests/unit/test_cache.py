@@ -221,7 +221,7 @@ def test_counters_to_json():
 
 def assert_clean(cache: ExpertCache) -> None:
     table = cache.residents.table
-    assert (table.num_pinned, table.num_reading, cache.is_reading) == (0, 0, False)
+    assert (table.num_pinned, table.num_reading, cache.num_reading) == (0, 0, 0)
     assert table.num_resident <= table.num_slots
 
 

@@ -82,7 +82,7 @@ def check_record(key: ExpertKey, tier: int, addresses: list[int]) -> None:
 def assert_nothing_leaked(cache: ExpertCache) -> None:
     cache.begin_request()
     table, ledger = cache.residents.table, cache.residents.ledger
-    assert (table.num_pinned, table.num_reading, cache.is_reading) == (0, 0, False)
+    assert (table.num_pinned, table.num_reading, cache.num_reading) == (0, 0, 0)
     held = {
         slot: (expert, tier)
         for layer in range(L)
