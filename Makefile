@@ -41,7 +41,7 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PY) tools/lint_imports.py
-	$(PY) -m pytest -n $(JOBS) -m "not system and not planted and not emulation and not ray"
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not system and not planted and not emulation and not ray"
 
 # a real systemd booted in namespaces (needs root), the operator's page run as written, and the soak: alone, one after another
 system-check: $(VENV)/.test
@@ -56,7 +56,7 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PY) tools/lint_imports.py
-	$(PY) -m pytest -n $(JOBS) -m "not system and not planted and not emulation and not ray" tests/unit tests/contract tests/hostile
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not system and not planted and not emulation and not ray" tests/unit tests/contract tests/hostile
 	$(MAKE) kernel-check
 	$(MAKE) gpu-emulation
 
