@@ -193,7 +193,7 @@ def _open_all(paths: Sequence[Path], *, direct: bool, order: Order) -> dict[Path
 def _read_all(
     blocks: Sequence[Extent], files: dict[Path, int], depth: int, limit_ns: int, max_bytes: int, *, repeat: bool
 ) -> list[_Read]:
-    """Read until time, bytes or, unless they repeat, blocks are used up; return every read, at least one."""
+    """Read until time, bytes or, unless they repeat, blocks are used up; return every read, at least one a worker."""
     numbers = itertools.count() if repeat else iter(range(len(blocks)))
     reads: list[_Read] = []
     errors: list[OSError] = []
@@ -204,7 +204,9 @@ def _read_all(
     def work(worker: int) -> None:
         with memories[worker] as memory, memoryview(memory) as view:
             try:
-                while sum(total) < max_bytes and perf_counter_ns() - started < limit_ns:
+                is_first = True  # of this worker: on a busy machine the time may be over before it starts
+                while is_first or (sum(total) < max_bytes and perf_counter_ns() - started < limit_ns):
+                    is_first = False
                     number = next(numbers, None)
                     if number is None:
                         return

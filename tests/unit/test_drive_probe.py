@@ -96,6 +96,11 @@ def test_a_failing_drive_is_an_error_and_not_a_slow_one(extents, monkeypatch):
         probe_drive(extents, block_bytes=MIB, depth=2)
 
 
+def test_time_that_is_over_before_a_worker_starts_still_gives_a_read(extents):
+    found = probe_drive(extents, block_bytes=256 * KIB, depth=2, seconds=0.0)
+    assert found.read_bytes >= 256 * KIB
+
+
 def test_nothing_to_read_is_refused():
     with pytest.raises(DeviceError, match="got none"):
         probe_drive([], block_bytes=MIB, depth=1)
