@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 from edge_runtime.backends.cpu.trunk.external_data import regions_in
 from edge_runtime.backends.cpu.trunk.graph_file import GraphFile, Node, read_graph
@@ -19,8 +20,22 @@ _LIVE = 32
 _TYPES = {1: "tensor(float)", 7: "tensor(int64)"}
 
 
-def check_graph(part: str, raw: bytes, data_bytes: int, signature: Signature) -> None:
-    """Refuse a graph that is not of the exporter's kind.
+def read_checked(path: Path, part: str, signature: Signature) -> GraphFile:
+    """Read the file of a graph, which has its data file beside it, and refuse what `check_graph` refuses.
+
+    Raises:
+        BundleError: the file cannot be read, or is not of the exporter's kind.
+    """
+    try:
+        data = path.with_suffix(".data")
+        raw, data_bytes = path.read_bytes(), data.stat().st_size if data.exists() else 0
+    except OSError as err:
+        raise BundleError(f"{part}: cannot be opened: {err.strerror}. Export the bundle again.") from err
+    return check_graph(part, raw, data_bytes, signature)
+
+
+def check_graph(part: str, raw: bytes, data_bytes: int, signature: Signature) -> GraphFile:
+    """Return what a graph holds; refuse it if it is not of the exporter's kind.
 
     Args:
         part: its name.
@@ -46,6 +61,7 @@ def check_graph(part: str, raw: bytes, data_bytes: int, signature: Signature) ->
             _check_values(graph, signature, tokens, cached)
         except ValueError as err:
             raise _refused(part, str(err)) from err
+    return graph
 
 
 def _check_stored(graph: GraphFile, data_file: str, data_bytes: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge_runtime.backends.cpu.trunk.file_pages import drop_cached_pages
-from edge_runtime.backends.cpu.trunk.graph_check import check_graph
+from edge_runtime.backends.cpu.trunk.graph_check import read_checked
 from edge_runtime.backends.cpu.trunk.memory import loaded_bytes
 from edge_runtime.backends.cpu.trunk.signature import Signature
 from edge_runtime.base.errors import BundleError, DeviceError
@@ -72,11 +72,7 @@ class OnnxRuntime:
             BundleError: the graph cannot be read, is refused, or does not have the signature.
         """
         path = self._bundle_path / part
-        try:
-            data = path.with_suffix(".data")
-            check_graph(part, path.read_bytes(), data.stat().st_size if data.exists() else 0, signature)
-        except OSError as err:
-            raise BundleError(f"{part}: cannot be opened: {err.strerror}. Export the bundle again.") from err
+        read_checked(path, part, signature)
         try:
             session = self._ort.InferenceSession(str(path), self._options, providers=["CPUExecutionProvider"])
         except self._errors as err:
@@ -84,7 +80,7 @@ class OnnxRuntime:
                 f"{part}: ONNX Runtime {self._ort.__version__} refuses the graph: {_first_line(err)}. "
                 "Export the bundle again, or install the ONNX Runtime version this package asks for."
             ) from err
-        files = [file for file in (path, data) if file.exists()]
+        files = [file for file in (path, path.with_suffix(".data")) if file.exists()]
         graph_bytes, *data_bytes = (file.stat().st_size for file in files)
         self.weight_bytes += loaded_bytes(sum(data_bytes), graph_bytes, 1)
         for file in files:

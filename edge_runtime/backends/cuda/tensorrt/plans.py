@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from edge_runtime.backends.cpu.trunk.graph_check import check_graph
-from edge_runtime.backends.cpu.trunk.graph_file import read_graph
+from edge_runtime.backends.cpu.trunk.graph_check import read_checked
 from edge_runtime.backends.cpu.trunk.signature import Signature
 from edge_runtime.backends.cuda.cubins import read_cubin, write_cubin
 from edge_runtime.backends.cuda.tensorrt.allow_list import refusals
@@ -19,7 +18,7 @@ from edge_runtime.backends.cuda.tensorrt.graph import Lowered
 from edge_runtime.backends.cuda.tensorrt.library import Library
 from edge_runtime.backends.cuda.tensorrt.lowering import lower
 from edge_runtime.backends.cuda.tensorrt.modern import OPSET, modernise
-from edge_runtime.base.errors import BundleError, DeviceError
+from edge_runtime.base.errors import DeviceError
 from edge_runtime.bundle.bundle import Bundle
 
 _LOG = logging.getLogger(__name__)
@@ -55,15 +54,10 @@ class Plans:
             DeviceError: the version is not said to take it.
         """
         path = self._bundle.file_of(self._bundle.manifest.part(part))
-        data = path.with_suffix(".data")
-        try:
-            raw = path.read_bytes()
-            check_graph(part, raw, data.stat().st_size if data.exists() else 0, signature)
-        except OSError as err:
-            raise BundleError(f"{part}: cannot be opened: {err.strerror}. Export the bundle again.") from err
+        graph = read_checked(path, part, signature)
         version = self._library.version
         try:
-            low = lower(path.stem, read_graph(raw), data)
+            low = lower(path.stem, graph, path.with_suffix(".data"))
         except ValueError as err:
             raise DeviceError(f"{part}: TensorRT: {err}. Use --backend cuda:trunk=cpu.") from err
         low = modernise(low, self._profiles[0].slots) if version.opset >= OPSET else low

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.cpu.trunk.graph_check import check_graph
-from edge_runtime.backends.cpu.trunk.graph_file import FLOAT, UINT8, Tensor, read_graph
+from edge_runtime.backends.cpu.trunk.graph_check import read_checked
+from edge_runtime.backends.cpu.trunk.graph_file import FLOAT, UINT8, Tensor
 from edge_runtime.backends.cpu.trunk.signature import Signature
 from edge_runtime.backends.cuda.driver import DeviceMemory, Stream
 from edge_runtime.backends.cuda.trunk.launches import DeviceMatrix
@@ -40,12 +40,8 @@ class GraphWeights:
         self._part, self._stream = part, stream
         path = bundle.file_of(bundle.manifest.part(part))
         self._data = path.with_suffix(".data")
-        try:
-            raw = path.read_bytes()
-            check_graph(part, raw, self._data.stat().st_size if self._data.exists() else 0, signature)
-        except OSError as err:
-            raise BundleError(f"{part}: cannot be opened: {err.strerror}. Export the bundle again.") from err
-        self._tensors = {name: t for name, t in read_graph(raw).tensors.items() if t.kind in (FLOAT, UINT8)}
+        tensors = read_checked(path, part, signature).tensors
+        self._tensors = {name: t for name, t in tensors.items() if t.kind in (FLOAT, UINT8)}
         self.nbytes = sum(align_up(_size(t), _ALIGN) for t in self._tensors.values())
         self._memory, self._end = DeviceMemory(stream.device, self.nbytes), 0
 

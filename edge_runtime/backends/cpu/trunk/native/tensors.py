@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.kernels import DenseMatrix
 from edge_runtime.backends.cpu.trunk.file_pages import drop_cached_pages
-from edge_runtime.backends.cpu.trunk.graph_check import check_graph
-from edge_runtime.backends.cpu.trunk.graph_file import FLOAT, UINT8, Tensor, read_graph
+from edge_runtime.backends.cpu.trunk.graph_check import read_checked
+from edge_runtime.backends.cpu.trunk.graph_file import FLOAT, UINT8, Tensor
 from edge_runtime.backends.cpu.trunk.signature import Signature
 from edge_runtime.base.errors import BundleError
 
@@ -38,12 +38,7 @@ class GraphTensors:
     def __init__(self, bundle_path: Path, part: str, signature: Signature, isa: str) -> None:
         self._part, self._isa, self._path = part, isa, bundle_path / part
         self._data = self._path.with_suffix(".data")
-        try:
-            raw = self._path.read_bytes()
-            check_graph(part, raw, self._data.stat().st_size if self._data.exists() else 0, signature)
-        except OSError as err:
-            raise BundleError(f"{part}: cannot be opened: {err.strerror}. Export the bundle again.") from err
-        self._tensors = read_graph(raw).tensors
+        self._tensors = read_checked(self._path, part, signature).tensors
         self.nbytes = 0
         """Of what was handed out."""
 
