@@ -37,8 +37,9 @@ from edge_runtime.config.memory_needs import MemoryNeeds
 from edge_runtime.config.memory_plan import MemoryPlan, choose_prefill_chunk, plan_memory
 from edge_runtime.config.profiles import DeviceProfile, load_profile, profile_names
 from edge_runtime.lab.speed_estimate import INSTRUCTIONS, TRUNK_INSTRUCTIONS, Rates, SpeedEstimate, Work, hit_rate
-from hobbit_export.arch import ADAPTERS, read_model
+from hobbit_export.arch import read_model
 from hobbit_export.plan import weight_bytes
+from hobbit_export.shards import read_json
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/compare.jsonl"
@@ -53,34 +54,19 @@ HEADROOM = 16 * MIB
 COLUMNS = ("orin-nano-8gb-super", "orin-nx-16gb", "agx-orin-32gb", "agx-orin-64gb", "agx-thor", "raspberry-pi-5-16gb")
 """Boards of README.md's table; docs/boards.md has all."""
 
-MODELS: dict[str, dict[str, Any]] = {
-    "Qwen3-30B-A3B": {
-        "model_type": "qwen3_moe", "vocab_size": 151936, "hidden_size": 2048, "num_hidden_layers": 48,
-        "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128,
-        "num_experts_per_tok": 8, "moe_intermediate_size": 768, "max_position_embeddings": 40960,
-    },
-    "gpt-oss-20b": {
-        "model_type": "gpt_oss", "vocab_size": 201088, "hidden_size": 2880, "num_hidden_layers": 24,
-        "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64, "num_local_experts": 32,
-        "num_experts_per_tok": 4, "intermediate_size": 2880, "max_position_embeddings": 131072,
-    },
-    "Mixtral-8x7B": {
-        "model_type": "mixtral", "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "num_key_value_heads": 8, "num_local_experts": 8,
-        "num_experts_per_tok": 2, "intermediate_size": 14336, "max_position_embeddings": 32768,
-    },
-    "Qwen1.5-MoE-A2.7B": {
-        "model_type": "qwen2_moe", "vocab_size": 151936, "hidden_size": 2048, "num_hidden_layers": 24,
-        "num_attention_heads": 16, "num_key_value_heads": 16, "num_experts": 60, "num_experts_per_tok": 4,
-        "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632, "max_position_embeddings": 8192,
-    },
-    "OLMoE-1B-7B": {
-        "model_type": "olmoe", "vocab_size": 50304, "hidden_size": 2048, "num_hidden_layers": 16,
-        "num_attention_heads": 16, "num_key_value_heads": 16, "num_experts": 64, "num_experts_per_tok": 8,
-        "intermediate_size": 1024, "max_position_embeddings": 4096,
-    },
-}  # fmt: skip
-"""Sizes from each checkpoint's config.json."""
+CONFIGS = ROOT / "tests/published_configs"
+MODELS = {
+    "Qwen3-30B-A3B": "Qwen3-30B-A3B",
+    "Qwen3.5-35B-A3B": "Qwen3.5-35B-A3B",
+    "Qwen3-Next-80B-A3B": "Qwen3-Next-80B-A3B-Instruct",
+    "gpt-oss-20b": "gpt-oss-20b",
+    "gemma-4-26B-A4B": "gemma-4-26B-A4B-it",
+    "GLM-4.7-Flash": "GLM-4.7-Flash",
+    "LFM2-8B-A1B": "LFM2-8B-A1B",
+    "Mixtral-8x7B": "Mixtral-8x7B-Instruct-v0.1",
+    "OLMoE-1B-7B": "OLMoE-1B-7B-0924-Instruct",
+}
+"""Name in the tables -> its folder in `CONFIGS`. docs/models.md has more."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +84,11 @@ class Estimate(SpeedEstimate):
         return f"{1e3 * self.drive_s:.0f} + {1e3 * max(self.memory_s, self.cpu_s):.0f} ({limit})"
 
 
-def can_export(config: Mapping[str, Any]) -> bool:
-    """Whether `hobbit-export` knows the family."""
-    return config["model_type"] in ADAPTERS
-
-
-def spec_of(config: dict[str, Any]) -> ModelSpec:
-    """Return the model's shape. A family that cannot be exported yet is sized as a qwen3_moe of the same numbers."""
-    known = config if can_export(config) else {**config, "model_type": "qwen3_moe"}
-    return read_model(dict(known), {})[0]
+def spec_of(name: str) -> ModelSpec:
+    """Return the shape of a model of `MODELS`, from its published configuration."""
+    config = read_json(CONFIGS / MODELS[name] / "config.json")
+    config.pop("quantization_config", None)  # how its weights are stored does not change their shapes
+    return read_model(config, {})[0]
 
 
 def trunk_shapes(spec: ModelSpec) -> list[tuple[int, ...]]:
@@ -204,8 +186,8 @@ def board_rows(tier: int) -> Iterator[str]:
         "| ms: drive + computing | tok/s, at most |"
     )
     yield "|---|---|---|---|---|---|---|---|---|"
-    for name, config in MODELS.items():
-        spec = spec_of(config)
+    for name in MODELS:
+        spec = spec_of(name)
         for profile in boards():
             try:
                 e = estimate(spec, profile, tier)
@@ -224,14 +206,14 @@ def summary_rows(tier: int) -> Iterator[str]:
     """Yield the short table: a line for each model, a column for each board."""
     columns = [profile for profile in boards() if profile.name in COLUMNS]
     names = [re.sub("^(Jetson|Raspberry) ", "", profile.board) for profile in columns]
-    yield f"| model, experts at {tier} bits | {' | '.join(names)} | exports today |"
-    yield "|---|" + "---|" * (len(columns) + 1)
-    for name, config in MODELS.items():
-        spec = spec_of(config)
+    yield f"| model, experts at {tier} bits | {' | '.join(names)} |"
+    yield "|---|" + "---|" * len(columns)
+    for name in MODELS:
+        spec = spec_of(name)
         layout = record_layout(spec, SEGMENTS)
         size = len(spec.sparse_layers) * spec.num_experts * layout.tier_bytes(tier)
         cells = [f"{name}, {format_size(size)}", *(_cell(spec, profile, tier) for profile in columns)]
-        yield f"| {' | '.join([*cells, 'yes' if can_export(config) else 'not yet'])} |"
+        yield f"| {' | '.join(cells)} |"
 
 
 def _cell(spec: ModelSpec, profile: DeviceProfile, tier: int) -> str:

@@ -75,15 +75,6 @@ BOARDS = (
     Board("AGX Orin 64GB", 64, 16, 1.3, 204.8, 3.0),
     Board("Thor 128GB", 128, 20, 1.57, 273, 6.0),
 )
-ALL_MODELS = {
-    **MODELS,
-    # sized with full attention in every layer: 30 of its 40 are linear, whose matrices are of about the same size
-    "Qwen3.6-35B-A3B": {
-        "model_type": "qwen3_moe", "vocab_size": 248320, "hidden_size": 2048, "num_hidden_layers": 40,
-        "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 256, "num_experts": 256,
-        "num_experts_per_tok": 8, "moe_intermediate_size": 512, "max_position_embeddings": 40960,
-    },
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -155,8 +146,8 @@ def rows(tiers: tuple[int, ...]) -> Iterator[str]:
     yield f"| model | bits | board | experts a token | trunk a token | launches | fits: tok/s | {shares} |"
     yield "|---" * (7 + len(SHARES)) + "|"
     for tier in tiers:
-        for name, config in ALL_MODELS.items():
-            token = token_of(spec_of(config), tier)
+        for name in MODELS:
+            token = token_of(spec_of(name), tier)
             for board in BOARDS:
                 fits = min(1.0, max(0.0, room_bytes(board, token) / token.stored_bytes))
                 figures = [

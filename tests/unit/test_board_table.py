@@ -28,7 +28,7 @@ def test_the_tables_are_up_to_date(tool):
 
 
 def test_a_board_with_room_for_everything_misses_nothing(tool):
-    found = tool.estimate(tool.spec_of(tool.MODELS["OLMoE-1B-7B"]), load_profile("agx-orin-64gb"), 4)
+    found = tool.estimate(tool.spec_of("OLMoE-1B-7B"), load_profile("agx-orin-64gb"), 4)
     assert found.plan.num_slots == 16 * 64
     assert found.missed_bytes == 0
     assert found.tok_s == pytest.approx(1 / max(found.memory_s, found.cpu_s))
@@ -36,7 +36,7 @@ def test_a_board_with_room_for_everything_misses_nothing(tool):
 
 def test_what_does_not_fit_is_read_from_the_drive(tool):
     """Qwen3-30B-A3B on an Orin Nano, added up by hand from the plan's share."""
-    spec, profile = tool.spec_of(tool.MODELS["Qwen3-30B-A3B"]), load_profile("orin-nano-8gb")
+    spec, profile = tool.spec_of("Qwen3-30B-A3B"), load_profile("orin-nano-8gb")
     found = tool.estimate(spec, profile, 4)
     experts = 48 * 8 * 2_699_264  # layers x top-k x bytes of an expert at 4 bits
     missed = experts * (1 - found.plan.cache_share) ** 1.6
