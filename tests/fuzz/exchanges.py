@@ -35,6 +35,7 @@ SEEDS: list[tuple[str, dict[str, Any]]] = [
     (_COMPLETION, completion(prompt=["a", "b"], n=2, temperature=1, logit_bias={"5": 3}, presence_penalty=0.5)),
     (_CHAT, chat(tools=[_TOOL], tool_choice="auto", parallel_tool_calls=False)),
     (_CHAT, chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": _SCHEMA, "strict": True}})),
+    (_CHAT, chat(tools=[_TOOL], response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": _SCHEMA}})),
     (_CHAT, chat(stream=True, chat_template_kwargs={"a": 1}, metadata={"k": "v"}, max_completion_tokens=2)),
     (_CHAT, chat(messages=[{"role": "system", "content": "s"}, {"role": "user", "content": [{"type": "text", "text": "x"}]}])),
     (_COMPLETION, completion(response_format={"type": "regex", "pattern": "[a-z]+"}, hobbit={"policy": "lossless"})),

@@ -14,6 +14,8 @@ import pytest
 from conftest import MODEL
 from service_process import ServiceProcess
 
+from edge_runtime.engine.tokenizer import Tokenizer
+
 # Qwen's format, shortened
 TEMPLATE = """{%- if tools %}<|im_start|>system
 You may call functions: <tools>{% for tool in tools %}{{ tool | tojson }}
@@ -145,6 +147,50 @@ def test_a_strict_tool_is_served_where_the_model_decides(client: openai.OpenAI) 
     broken = {"type": "function", "function": {"name": "f", "parameters": {"type": "nonsense"}, "strict": True}}
     with pytest.raises(openai.BadRequestError, match="tools"):
         client.chat.completions.create(model="tiny", messages=MESSAGES, tools=[broken], max_tokens=8)
+
+
+STRICT = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+CHOICE = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "choice", "schema": CHOICE, "strict": True}}
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("first", ["{", "<tool_call>"])
+def test_beside_a_format_an_answer_or_a_call(client: openai.OpenAI, first: str, stream: bool, thinks: bool) -> None:
+    """The model is made to like either beginning; what follows is the grammar's doing."""
+    bias = {Tokenizer.from_folder(MODEL).encode(first, add_special_tokens=False)[0]: 100}
+    ask = {
+        "model": "tiny", "messages": MESSAGES, "tools": [STRICT], "response_format": FORMAT, "logit_bias": bias,
+        "max_tokens": 200, "temperature": 0, "parallel_tool_calls": False,
+        "extra_body": {"chat_template_kwargs": {"enable_thinking": thinks}},
+    }  # fmt: skip
+    if stream:
+        with client.chat.completions.stream(**ask) as events:
+            answer = events.get_final_completion()
+    else:
+        answer = client.chat.completions.create(**ask)
+    (choice,) = answer.choices
+    if first == "{":
+        assert (choice.finish_reason, choice.message.tool_calls or None) == ("stop", None)
+        assert json.loads(choice.message.content)["a"] in (1, 2)
+        return
+    assert (choice.finish_reason, choice.message.content or None) == ("tool_calls", None)
+    (call,) = choice.message.tool_calls
+    assert 1 <= json.loads(call.function.arguments)["days"] <= 9
+
+
+def test_a_forced_call_leaves_no_room_for_a_format(client: openai.OpenAI) -> None:
+    ask = {"model": "tiny", "messages": MESSAGES, "tools": [STRICT], "max_tokens": 200, "temperature": 0}
+    (choice,) = client.chat.completions.create(**ask, response_format=FORMAT, tool_choice="required").choices
+    assert (choice.finish_reason, len(choice.message.tool_calls)) == ("tool_calls", 1)
+    (choice,) = client.chat.completions.create(**ask, response_format=FORMAT, tool_choice="none").choices
+    assert json.loads(choice.message.content)["a"] in (1, 2)
+    broken = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+    for tool_choice in ("auto", "required", "none"):
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.chat.completions.create(**ask, response_format=broken, tool_choice=tool_choice)
+        assert caught.value.param == "response_format"
 
 
 def test_thinking_comes_apart(client: openai.OpenAI) -> None:

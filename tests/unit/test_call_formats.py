@@ -14,6 +14,7 @@ from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.service.openai.call_formats import CallFormat, format_of
 from edge_runtime.service.openai.call_formats.base import marks_of
 from edge_runtime.service.openai.chat import ChatFormat
+from edge_runtime.service.openai.formats import Format
 from edge_runtime.service.openai.grammar import Vocabulary
 from edge_runtime.service.openai.messages import Tool
 from edge_runtime.service.openai.output_splitter import OutputSplitter
@@ -126,6 +127,69 @@ def test_strict_tools_are_held_to_in_free_text(vocabulary: Vocabulary, template:
     calls = found(template)
     assert allows(vocabulary.of_strict_tools(TOOLS, calls), f"Let me see. {call} And {call} so on")
     assert not allows(vocabulary.of_strict_tools(TOOLS, calls), call.replace("3", "x"))
+
+
+ANSWERS = {
+    "object": (Format("json_object"), '{"a":[1]}', '["a"]'),
+    "schema": (
+        Format("json_schema", {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": False}),
+        '{"a":1}', '{"a":"1"}',
+    ),
+    "text of a schema": (Format("json_schema", {"type": "string"}), '"<tool_call> is a mark"', "Sunny"),
+    "regex": (Format("regex", pattern=r"[a-c]{2}/\d\/<"), "ab/1/<", "ab/x/<"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wanted", ANSWERS)
+@pytest.mark.parametrize(("template", "call"), CASES.values(), ids=CASES.keys())
+def test_beside_a_format_there_are_calls_or_an_answer(
+    vocabulary: Vocabulary, template: str, call: str, wanted: str
+) -> None:
+    calls, (given, answer, wrong) = found(template), ANSWERS[wanted]
+    tokenizer = Tokenizer.from_folder(MODEL)
+
+    def may_write(text: str, *, only_one_call: bool = False) -> bool:
+        """Whether a whole text may be written and end there."""
+        grammar = vocabulary.of_calls_or_format(TOOLS, calls, given, only_one_call=only_one_call)
+        return allows(grammar, text, tokenizer) and (grammar.is_complete or bool(grammar.allowed()[0]))
+
+    assert may_write(answer)
+    assert may_write(call)
+    assert may_write(f"{call}\n{call}")
+    assert may_write(call, only_one_call=True)
+    assert not may_write(f"{call}\n{call}", only_one_call=True)
+    assert not may_write(wrong)
+    for text in (call.replace("3", "x"), call[:-1], f"Sunny. {call}", answer + call, call + answer):
+        assert not may_write(text), text
+
+
+def test_a_call_of_any_tool_is_free_where_it_is_not_strict(vocabulary: Vocabulary) -> None:
+    calls, given = found(CASES["Hermes, as Qwen3"][0]), Format("json_object")
+    for name, is_offered in (("now", True), ("later", False)):
+        grammar = vocabulary.of_calls_or_format(TOOLS, calls, given, only_one_call=False)
+        text = f'<tool_call>\n{{"name": "{name}", "arguments": {{"anything": [1]}}}}\n</tool_call>'
+        assert allows(grammar, text) is is_offered
+
+
+@pytest.mark.parametrize("size", [1, 3, 10_000])
+def test_marks_in_an_answer_of_a_format_are_its_text(size: int) -> None:
+    calls, call = found(CASES["Hermes, as Qwen3"][0]), CASES["Hermes, as Qwen3"][1]
+    answer = json.dumps({"text": "<think>a</think><tool_call>b</tool_call>"})
+
+    def split(text: str, *, thinking: bool) -> tuple[str, str, int]:
+        splitter = OutputSplitter(
+            with_calls=True, with_thinking=False, thinking=thinking, calls=calls, text_is_last=True
+        )  # fmt: skip
+        deltas = [d for at in range(0, len(text), size) for d in splitter.push(text[at : at + size])]
+        deltas += splitter.flush()
+        made = [d for d in deltas if d.call]
+        assert splitter.count_calls(text) == len(made)
+        return "".join(d.reasoning for d in deltas), "".join(d.content for d in deltas), len(made)
+
+    assert split(answer, thinking=False) == ("", answer, 0)
+    assert split(f"Hm.</think>\n\n{answer}", thinking=True) == ("Hm.", answer, 0)
+    assert split(f"{call}\n{call}", thinking=False) == ("", "", 2)
+    assert split(f"Hm.</think>{call}", thinking=True) == ("Hm.", "", 1)
 
 
 @pytest.mark.parametrize(("template", "call"), CASES.values(), ids=CASES.keys())

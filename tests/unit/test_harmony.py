@@ -14,6 +14,7 @@ from edge_runtime.engine.continuation import Continuation
 from edge_runtime.engine.sampler import SamplingParams
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.service.openai.chat import ChatFormat
+from edge_runtime.service.openai.formats import Format
 from edge_runtime.service.openai.grammar import Vocabulary
 from edge_runtime.service.openai.harmony import FINAL, MARKS, TO_FINAL, HarmonySplitter, shown_tokens
 from edge_runtime.service.openai.messages import Tool
@@ -176,3 +177,30 @@ def test_strict_tools_are_held_to_among_messages(marked: tuple[Vocabulary, Token
         assert not takes(vocabulary.of_harmony(TOOLS, None), tokenizer, wrong), wrong
     loose = THOUGHT + CALL.replace("weather", "now")
     assert takes(vocabulary.of_harmony(TOOLS, None), tokenizer, loose)
+
+
+def test_beside_a_format_there_is_a_call_or_a_final_message(marked: tuple[Vocabulary, Tokenizer]) -> None:
+    vocabulary, tokenizer = marked
+    wanted = Format("json_schema", {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
+    final = "<|start|>assistant<|channel|>final<|message|>"
+
+    def whole(text: str, budget: int = 100) -> bool:
+        grammar = vocabulary.of_harmony_or_format(TOOLS, wanted, budget)
+        return takes(grammar, tokenizer, text) and grammar.is_complete
+
+    assert whole(THOUGHT + CALL)
+    assert whole(THOUGHT + final + '{"a":1}')
+    for text in (THOUGHT + final + '{"a":"1"}', THOUGHT + final + "Sunny", THOUGHT + CALL.replace("3", "x"), THOUGHT):
+        assert not whole(text), text
+    for begins in (CALL, final + '{"a":1}'):
+        assert whole(begins.removeprefix("<|start|>assistant"), 0)
+        assert whole(begins.removeprefix("<|start|>assistant"))
+    assert not whole(THOUGHT + CALL, 0)
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_marks_in_a_final_message_of_a_format_are_its_text(size: int) -> None:
+    answer = json.dumps({"text": "<|end|><|start|>assistant<|channel|>analysis<|message|>x"})
+    text = f"{THOUGHT}<|start|>assistant<|channel|>final<|message|>{answer}"
+    assert split(text, size, text_is_last=True) == ("The user asks: 3 < 4?", answer, [])
+    assert split(THOUGHT + CALL, size, text_is_last=True)[2][0]["name"] == "weather"

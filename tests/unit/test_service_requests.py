@@ -92,7 +92,6 @@ def message(**fields: Any) -> dict[str, Any]:
         ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing_required_parameter"),
         ({"response_format": {"type": "regex"}}, "response_format.pattern", "missing_required_parameter"),
-        ({"response_format": {"type": "json_object"}, "tools": [TOOL]}, "response_format", "invalid_value"),
         ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name", "invalid_value"),
         ({"tools": [{"type": "function", "function": {"name": "a\n"}}]}, "tools.0.function.name", "invalid_value"),

@@ -112,15 +112,18 @@ class ChatFormat:
         """Return what splits the answer."""
         if self.is_harmony:
             return HarmonySplitter(
-                with_calls=bool(request.offered_tools), only_one_call=request.parallel_tool_calls is False
+                with_calls=bool(request.offered_tools),
+                only_one_call=request.parallel_tool_calls is False,
+                text_is_last=request.format is not None,
             )
         tools = request.offered_tools if self.calls is not None else ()
         starts_thinking = self.starts_thinking(prompt)
         return OutputSplitter(
             with_calls=bool(tools),
-            with_thinking=self.has_thinking,
+            with_thinking=self.has_thinking and request.format is None,  # a grammar lets no other thinking begin
             thinking=starts_thinking,
             only_one_call=request.parallel_tool_calls is False,
             schemas={tool.name: tool.parameters for tool in tools},
             calls=self.calls,
+            text_is_last=request.format is not None,
         )

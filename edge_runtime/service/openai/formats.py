@@ -38,6 +38,10 @@ class RegexFormat(Body, tag_field="type", tag="regex"):
     pattern: str
 
 
+DENSE = {"whitespace_flexible": False}
+"""A model may pad JSON with white space for ever; without any, every token gets it nearer to its end."""
+
+
 @dataclass(frozen=True)
 class Format:
     """What the text must look like.
@@ -51,6 +55,11 @@ class Format:
     kind: str
     schema: Mapping[str, Any] | None = None
     pattern: str = ""
+
+    @property
+    def json_schema(self) -> Mapping[str, Any]:
+        """The schema of a text that is to be JSON."""
+        return {"type": "object"} if self.kind == "json_object" else dict(self.schema or {})
 
 
 ResponseFormat = TextFormat | JsonFormat | SchemaFormat | RegexFormat

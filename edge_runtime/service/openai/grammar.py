@@ -5,6 +5,7 @@ Of llguidance: `grammar_tokens` loads its tokenizer, `grammar_check` compiles a 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -15,12 +16,12 @@ from numpy.typing import NDArray
 from edge_runtime.base.confined import ConfinedHost, JobRefusedError
 from edge_runtime.base.errors import RequestError
 from edge_runtime.service.openai.call_formats import CallFormat, Offered
-from edge_runtime.service.openai.call_formats.base import Term, marks_of, quoted
-from edge_runtime.service.openai.formats import Format
+from edge_runtime.service.openai.call_formats.base import Term, calls_or_text, marks_of, quoted
+from edge_runtime.service.openai.formats import DENSE, Format
 from edge_runtime.service.openai.grammar_check import CHECK, CHECK_LIMITS, limits
 from edge_runtime.service.openai.grammar_tokens import load_tokens
 from edge_runtime.service.openai.harmony import MARKS
-from edge_runtime.service.openai.harmony_grammar import forced_call, strict_messages
+from edge_runtime.service.openai.harmony_grammar import call_or_final, forced_call, strict_messages
 from edge_runtime.service.openai.messages import Tool
 
 _MAX_GRAMMAR_BYTES = 256 << 10
@@ -88,10 +89,34 @@ class Vocabulary:
         make = self._library.LLMatcher
         if wanted.kind == "regex":
             return self.constraint(make.grammar_from_regex(wanted.pattern))
-        schema = {"type": "object"} if wanted.kind == "json_object" else dict(wanted.schema or {})
-        # a model may pad JSON with white space for ever; without any, every token gets it nearer to its end
-        text = make.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
-        return self.constraint(str(text))
+        return self.constraint(str(make.grammar_from_json_schema(wanted.json_schema, overrides=DENSE)))
+
+    def of_calls_or_format(
+        self, tools: Iterable[Tool], calls: CallFormat, wanted: Format, *, only_one_call: bool
+    ) -> Grammar:
+        """Return the constraint of tool calls and nothing else, or of a text in a format and nothing else.
+
+        Raises:
+            RequestError: see `constraint`.
+        """
+        offered, answer = _offered(tools), self._rule(wanted)
+        return self.of_lark(
+            lambda term: calls_or_text(calls, offered, term, answer, only_one_call=only_one_call), marks_of(calls)
+        )
+
+    def of_harmony_or_format(self, tools: Iterable[Tool], wanted: Format, budget: int) -> Grammar:
+        """Return the constraint of a call or a final message in a format, both in gpt-oss' own, after some thinking.
+
+        Args:
+            tools: that may be called.
+            wanted: of the final message.
+            budget: tokens of thinking before.
+
+        Raises:
+            RequestError: see `constraint`.
+        """
+        offered, answer = _offered(tools), self._rule(wanted)
+        return self.of_lark(lambda term: call_or_final(offered, term, budget, answer), MARKS)
 
     def of_tool_call(self, tools: Iterable[Tool], calls: CallFormat) -> Grammar:
         """Return the constraint of exactly one tool call.
@@ -108,7 +133,7 @@ class Vocabulary:
         Raises:
             RequestError: see `constraint`.
         """
-        offered = [Offered(tool.name, tool.parameters if tool.strict else None, bool(tool.strict)) for tool in tools]
+        offered = _offered(tools)
         return self.of_lark(lambda term: self._text_with_calls(calls, offered, term), marks_of(calls))
 
     def of_harmony(self, tools: Iterable[Tool], budget: int | None) -> Grammar:
@@ -144,6 +169,12 @@ class Vocabulary:
             return self.constraint(plain)
         return self.constraint(str(to_lark(made(lambda text: _with_tokens(text, special)))), plain)
 
+    def _rule(self, wanted: Format) -> str:
+        """A format as a grammar's term."""
+        if wanted.kind == "regex":
+            return f"/{self._library.regex_to_lark(wanted.pattern)}/"
+        return f"%json {json.dumps({**wanted.json_schema, 'x-guidance': DENSE})}"
+
     def _text_with_calls(self, calls: CallFormat, offered: Sequence[Offered], term: Term) -> str:
         rules, begins, ends = calls.rules(offered, term), term(calls.prefix), term(calls.suffix)
         if begins.startswith('"'):
@@ -151,6 +182,11 @@ class Vocabulary:
         others = sorted(set(self._special.values()) - {self._special[mark] for mark in marks_of(calls)} - {*self.eos})
         free = "/(?s:.+)/" + (f" | <[{','.join(map(str, others))}]>" if others else "")
         return f"start: free ({begins} call {ends} free)*\nfree: ({free})*\n{rules}"
+
+
+def _offered(tools: Iterable[Tool]) -> list[Offered]:
+    """Tools that a model may call as it likes: strict ones with the arguments they take, others with any."""
+    return [Offered(tool.name, tool.parameters if tool.strict else None, bool(tool.strict)) for tool in tools]
 
 
 def _one_call(calls: CallFormat, offered: Sequence[Offered], term: Term) -> str:

@@ -42,17 +42,20 @@ class HarmonySplitter:
     Args:
         with_calls: tool calls may come.
         only_one_call: what follows the first tool call is dropped.
+        text_is_last: once the final message has begun, all that follows is part of it, marks too.
     """
 
-    def __init__(self, *, with_calls: bool, only_one_call: bool = False) -> None:
-        self._with_calls, self._only_one_call = with_calls, only_one_call
+    def __init__(self, *, with_calls: bool, only_one_call: bool = False, text_is_last: bool = False) -> None:
+        self._with_calls, self._only_one_call, self._text_is_last = with_calls, only_one_call, text_is_last
         self._is_over = self._in_body = False
         self._held = self._header = self._arguments = ""
         self._function: str | None = None
 
     def count_calls(self, text: str) -> int:
         """Return how many tool calls a whole text holds; what was pushed so far is not touched."""
-        again = HarmonySplitter(with_calls=self._with_calls, only_one_call=self._only_one_call)
+        again = HarmonySplitter(
+            with_calls=self._with_calls, only_one_call=self._only_one_call, text_is_last=self._text_is_last
+        )
         return sum(delta.call is not None for delta in again.push(text) + again.flush())
 
     def push(self, text: str) -> list[Delta]:
@@ -60,6 +63,10 @@ class HarmonySplitter:
         self._held += text
         out: list[Delta] = []
         while not self._is_over:
+            if self._text_is_last and self._in_body and self._channel() == "final":
+                out += self._text(self._held)
+                self._held = ""
+                break
             found = [(at, mark) for mark in MARKS if (at := self._held.find(mark)) >= 0]
             if not found:
                 cut = len(self._held) - max(overlap(self._held, mark) for mark in MARKS)
@@ -103,7 +110,10 @@ class HarmonySplitter:
         return out
 
     def _is_thought(self) -> bool:
-        return self._header.rpartition(CHANNEL)[2].strip().startswith("analysis")
+        return self._channel().startswith("analysis")
+
+    def _channel(self) -> str:
+        return self._header.rpartition(CHANNEL)[2].strip()
 
     def _end(self) -> list[Delta]:
         """A message is over, or something that never became one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edge_runtime.service.openai.call_formats.base import Offered, Term, json_rule
-from edge_runtime.service.openai.harmony import CALL_HEADER, CHANNEL, CONSTRAIN, END, MESSAGE, START
+from edge_runtime.service.openai.harmony import CALL_HEADER, CHANNEL, CONSTRAIN, END, FINAL, MESSAGE, START
 
 _NEXT = f"{END}{START}assistant"
 
@@ -18,15 +18,20 @@ def forced_call(tools: Sequence[Offered], term: Term, budget: int) -> str:
         term: see `call_formats.base.Term`.
         budget: tokens of thinking before it; 0: none.
     """
-    thought = (
-        f"thought: {term(f'{CHANNEL}analysis{MESSAGE}')} body {term(_NEXT)}\nbody[max_tokens={budget}]: /(?s:.*)/\n"
-    )
-    calls = [
-        f"call_{i}: {term(f'{CALL_HEADER}{tool.name} {CONSTRAIN}json{MESSAGE}')} json_{i}\n"
-        for i, tool in enumerate(tools)
-    ]
-    start = "start: thought? call\n" if budget > 0 else "start: call\n"
-    return start + (thought if budget > 0 else "") + _alternatives(tools) + "".join(calls) + _arguments(tools)
+    return _after_thought("call", term, budget) + _calls(tools, term)
+
+
+def call_or_final(tools: Sequence[Offered], term: Term, budget: int, answer: str) -> str:
+    """Return the grammar of exactly one call, or of a final message.
+
+    Args:
+        tools: of which one may be called.
+        term: see `call_formats.base.Term`.
+        budget: tokens of thinking before it; 0: none.
+        answer: a term that the final message matches.
+    """
+    final = f"final: {term(FINAL)} answer\nanswer: {answer}\n"
+    return _after_thought("(call | final)", term, budget) + final + _calls(tools, term)
 
 
 def strict_messages(tools: Sequence[Offered], term: Term) -> str:
@@ -41,6 +46,23 @@ def strict_messages(tools: Sequence[Offered], term: Term) -> str:
         early = f"{term(f' to=functions.{tool.name}')} {channel} {term('commentary')}"
         rules += f"call_{i}: ({term(CALL_HEADER + tool.name)} | {early}) json_mark {message} json_{i}\n"
     return rules + _alternatives(tools) + _arguments(tools)
+
+
+def _after_thought(then: str, term: Term, budget: int) -> str:
+    """What comes after some thinking, or at once."""
+    if budget <= 0:
+        return f"start: {then}\n"
+    begins, ends = term(f"{CHANNEL}analysis{MESSAGE}"), term(_NEXT)
+    return f"start: thought? {then}\nthought: {begins} body {ends}\nbody[max_tokens={budget}]: /(?s:.*)/\n"
+
+
+def _calls(tools: Sequence[Offered], term: Term) -> str:
+    """The rule `call`, and those it needs."""
+    calls = [
+        f"call_{i}: {term(f'{CALL_HEADER}{tool.name} {CONSTRAIN}json{MESSAGE}')} json_{i}\n"
+        for i, tool in enumerate(tools)
+    ]
+    return _alternatives(tools) + "".join(calls) + _arguments(tools)
 
 
 def _alternatives(tools: Sequence[Offered]) -> str:

@@ -41,6 +41,7 @@ class OutputSplitter:
         only_one_call: what follows the first tool call is dropped.
         schemas: of the tools' parameters by name: some formats do not say which values are text.
         calls: how the model writes tool calls.
+        text_is_last: once the text for the reader has begun, all that follows is part of it, marks too.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class OutputSplitter:
         only_one_call: bool = False,
         schemas: Mapping[str, Mapping[str, Any]] | None = None,
         calls: CallFormat | None = None,
+        text_is_last: bool = False,
     ) -> None:
         self._options: dict[str, Any] = {
             "with_calls": with_calls,
@@ -60,8 +62,10 @@ class OutputSplitter:
             "only_one_call": only_one_call,
             "schemas": schemas,
             "calls": calls,
+            "text_is_last": text_is_last,
         }
         self._schemas = schemas or {}
+        self._text_is_last, self._has_text = text_is_last, False
         self._only_one_call, self._is_over = only_one_call, False
         self._calls = calls or Hermes()
         self._opens = [self._calls.opens] * with_calls + [THINK_OPEN] * with_thinking
@@ -98,7 +102,8 @@ class OutputSplitter:
     def _step(self, out: list[Delta]) -> bool:
         """Handle text up to the next marker; False when more text is needed."""
         calls = self._calls
-        markers = {calls.opens: [calls.closes], THINK_OPEN: [THINK_CLOSE], "": self._opens}[self._inside]
+        opens = [] if self._text_is_last and self._has_text else self._opens
+        markers = {calls.opens: [calls.closes], THINK_OPEN: [THINK_CLOSE], "": opens}[self._inside]
         found = [(at, marker) for marker in markers if (at := self._held.find(marker)) >= 0]
         if found:
             at, marker = min(found)
@@ -120,7 +125,10 @@ class OutputSplitter:
             self._skip_space = not text
         if not text:
             return []
-        return [Delta(reasoning=text) if inside == THINK_OPEN else Delta(content=text)]
+        if inside == THINK_OPEN:
+            return [Delta(reasoning=text)]
+        self._has_text = True
+        return [Delta(content=text)]
 
     def _finish_call(self, text: str) -> list[Delta]:
         functions = self._calls.read(text, self._schemas)

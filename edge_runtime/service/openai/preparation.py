@@ -68,8 +68,9 @@ class Preparation:
         ids = service.prompts.encode(text, "messages", add_special_tokens=False)
         prompt = service.prompts.check(ids, asked.token_limit, "messages")
         budget = self._thinking_budget(len(ids), asked.token_limit)
+        of_format = self._format_constraint(asked)
         of_tools = self._tool_constraint(asked, budget)
-        constraint = of_tools or self._format_constraint(asked)
+        constraint = of_tools or of_format
         end = service.chat.thinking_end(text)
         if constraint is not None and end is not None and not (of_tools is not None and service.chat.is_harmony):
             constraint = self._after_reasoning(constraint, end, budget)
@@ -115,7 +116,7 @@ class Preparation:
             raise bad_field("response_format", str(err)) from err
 
     def _tool_constraint(self, asked: ChatRequest, budget: int) -> CopyableConstraint | None:
-        """Return the constraint of forced calls or strict tools; None where the model calls as it likes.
+        """Return the constraint of forced calls, strict tools or calls beside a format; None: it calls as it likes.
 
         Args:
             asked: the request.
@@ -123,7 +124,8 @@ class Preparation:
         """
         service, tools = self._service, asked.offered_tools
         is_forced = asked.choice not in ("none", "auto")
-        if not is_forced and not any(tool.strict for tool in tools):
+        wanted = None if is_forced or not tools else asked.format
+        if not is_forced and wanted is None and not any(tool.strict for tool in tools):
             return None
         calls = service.chat.calls
         if calls is None and not service.chat.is_harmony:
@@ -132,9 +134,15 @@ class Preparation:
                 "calls cannot be forced in this model's format. Use tool_choice 'auto' and tools that are not strict.",
             )
         try:
+            if service.chat.is_harmony and wanted is not None:
+                return service.vocabulary.of_harmony_or_format(tools, wanted, budget)
             if service.chat.is_harmony:
                 return service.vocabulary.of_harmony(tools, budget if is_forced else None)
             assert calls is not None, "checked above"
+            if wanted is not None:
+                return service.vocabulary.of_calls_or_format(
+                    tools, calls, wanted, only_one_call=asked.parallel_tool_calls is False
+                )
             make = service.vocabulary.of_tool_call if is_forced else service.vocabulary.of_strict_tools
             return make(tools, calls)
         except RequestError as err:

@@ -68,8 +68,6 @@ class ChatRequest(GenerationRequest, kw_only=True):
             raise FieldError("tool_choice.function.name", "names no function of tools.")
         if kind == "required" and not self.tools:
             raise FieldError("tool_choice", "needs tools.")
-        if self.tools and kind != "none" and self.format is not None:
-            raise FieldError("response_format", "cannot be combined with tools.")
 
     @property
     def token_limit(self) -> int | None:

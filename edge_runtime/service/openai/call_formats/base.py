@@ -122,6 +122,23 @@ def _object(tool: Offered) -> dict[str, Any]:
     return {"type": "object"} if tool.parameters is None else dict(tool.parameters)
 
 
+def calls_or_text(
+    calls: CallFormat, tools: Sequence[Offered], term: Term, answer: str, *, only_one_call: bool
+) -> str:  # fmt: skip
+    """Return the grammar of calls without any text beside them, or of a text without any call.
+
+    Args:
+        calls: how the model writes them.
+        tools: that may be called.
+        term: see `Term`.
+        answer: a term that the text matches.
+        only_one_call: more than one are not allowed.
+    """
+    more = "" if only_one_call else ' ("\\n"? one)*'
+    one = f"one: {term(calls.prefix)} call {term(calls.suffix)}\n"
+    return f"start: one{more} | answer\nanswer: {answer}\n{one}{calls.rules(tools, term)}"
+
+
 def argument_rules(name: str, tool: Offered, *, before: str, after: str, between: str) -> tuple[str, str]:
     """Return rules of arguments written one by one between marks: all that are required, in the schema's order.
 
