@@ -85,6 +85,29 @@ def _certain(text: str) -> str:
     return text[:-1] if text.endswith(_INCOMPLETE) else text
 
 
+def starts_of(spans: Sequence[tuple[int, int]]) -> list[int]:
+    """Return where in a text each of its tokens begins, none before the one before it; see `Tokenizer.spans`.
+
+    A space that the tokenizer counts to no token belongs to the token behind it.
+    """
+    found, start, end = [], 0, 0
+    for first, last in spans:
+        start = max(start, min(first, end)) if first < last else end
+        end = max(end, last)
+        found.append(start)
+    return found
+
+
+def decode_apart(tokenizer: Tokenizer, token_ids: Sequence[int]) -> tuple[str, list[int]]:
+    """Return the text of tokens, and where in it each of them begins: what was certain before it."""
+    decoder, parts, starts, length = IncrementalDecoder(tokenizer), [], [], 0
+    for token in token_ids:
+        starts.append(length)
+        parts.append(decoder.push(token))
+        length += len(parts[-1])
+    return "".join(parts) + decoder.flush(), starts
+
+
 class StopStrings:
     """Holds text back as long as it could be the start of a stop string, and cuts at the first one found.
 

@@ -37,6 +37,22 @@ class TokenEvent(NamedTuple):
     top: tuple[TokenLogprob, ...]
 
 
+class PromptEvent(NamedTuple):
+    """Tokens of a prompt were scored, each under those before it.
+
+    Attributes:
+        start: position of the first of them, at least 1.
+        logprobs: float64 [t].
+        top_ids: int32 [t, k], the likeliest tokens in the place of each, best first.
+        top_logprobs: float64 [t, k].
+    """
+
+    start: int
+    logprobs: NDArray[np.float64]
+    top_ids: NDArray[np.int32]
+    top_logprobs: NDArray[np.float64]
+
+
 class LogitsEvent(NamedTuple):
     """A part of a text was scored.
 
@@ -74,8 +90,8 @@ class Outcome:
     energy: dict[str, Any] | None = None
 
 
-Event = TokenEvent | LogitsEvent | Outcome | Exception
-"""What a job hears of: tokens or logits, then one outcome or the exception that ended it."""
+Event = TokenEvent | PromptEvent | LogitsEvent | Outcome | Exception
+"""What a job hears of: tokens, scores or logits, then one outcome or the exception that ended it."""
 
 
 def _as_it_is(reason: str, text: str) -> str:
@@ -117,11 +133,12 @@ class Job:
         params: sampling parameters; without a seed the engine's is used.
         deliver: called with every event in the scheduler's thread; must not block.
         logprobs: None without, else how many alternatives a token.
+        prompt_logprobs: the same for the tokens of the prompt; if wanted, all of it is run.
         constraint: which tokens may be drawn.
         time_limit_s: longest time from the start of its group.
         policy: ``name:param=value`` for this request, None for the engine's.
         name_reason: given why generation ended and the whole text, what to call it.
-        reuse_prefix: go on from what a session holds of the prompt.
+        reuse_prefix: go on from what a session holds of the prompt; never where the prompt is to be scored.
         score_chunk: nothing is generated: the logits after every token of the prompt are wanted, from passes of so many
             tokens.
         choice: number among the answers to one prompt: each draws tokens of its own from one seed.
@@ -135,6 +152,7 @@ class Job:
     deliver: Callable[[Event], None]
     _: KW_ONLY
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     constraint: Constraint | None = None
     time_limit_s: float | None = None
     policy: str | None = None
@@ -145,6 +163,9 @@ class Job:
     group: JobGroup = field(default_factory=JobGroup)
     submitted: float = field(default_factory=monotonic, init=False)
     is_cancelled: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.reuse_prefix = self.reuse_prefix and self.prompt_logprobs is None and self.score_chunk is None
 
     def tell(self, event: Event) -> None:
         """Hand an event to whoever waits; nobody may be left."""

@@ -17,7 +17,7 @@ def share_prefix(prompt: Sequence, others: list[Sequence], observer: SchedulerOb
     Raises:
         DeviceError: the copy failed; nothing of it counts.
     """
-    if not prompt.is_untouched or not prompt.job.reuse_prefix or prompt.job.score_chunk is not None:
+    if not prompt.is_untouched or not prompt.job.reuse_prefix:
         return
     sessions = [s.session for s in others if s is not prompt and s.policy is prompt.policy]
     kept = prompt.timings.cached_n

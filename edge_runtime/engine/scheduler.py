@@ -7,12 +7,10 @@ the next token of every sequence chosen for it and one chunk of one prompt. A lo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from time import monotonic
 
 from edge_runtime.backends.trunk import F32
 from edge_runtime.engine.batch_width import BatchWidth
-from edge_runtime.engine.continuation import Continuation
 from edge_runtime.engine.cost_meter import CostMeter
 from edge_runtime.engine.forward_pass import BeforeLayer, SequenceStep, nothing
 from edge_runtime.engine.job import Job, Start, TokenEvent
@@ -23,9 +21,9 @@ from edge_runtime.engine.reconfigure import reconfigure
 from edge_runtime.engine.reload import Reload
 from edge_runtime.engine.report import make_outcome
 from edge_runtime.engine.request_policies import RequestPolicies
-from edge_runtime.engine.sampler import seed_of_choice
-from edge_runtime.engine.sequence import Generation, Scoring, Sequence
+from edge_runtime.engine.sequence import Sequence
 from edge_runtime.engine.sessions import Session, SessionPool
+from edge_runtime.engine.starting import sequence_of
 from edge_runtime.policy.base import Policy
 
 _SILENT = SchedulerObserver()
@@ -152,16 +150,7 @@ class Scheduler:
     def _sequence(self, job: Job, session: Session, kept: int, policy: Policy | None) -> Sequence:
         parts, group = self._parts, job.group
         group.start = group.start or Start(monotonic(), parts.cache.counters, self._tokens_run)
-        if job.score_chunk is not None:
-            return Scoring(job, session, cached=kept, policy=policy, request=group.start)
-        job.params.require_vocabulary(parts.spec.vocab_size)
-        seed = parts.config.seed if job.params.seed is None else job.params.seed
-        params = replace(job.params, seed=seed_of_choice(seed, job.choice))
-        eos = parts.tokenizer.stop_tokens(parts.spec)
-        continuation = Continuation(
-            parts.tokenizer, params, job.prompt_ids, eos=eos, context=session.kv.context, constraint=job.constraint
-        )
-        return Generation(job, session, continuation, cached=kept, policy=policy, request=group.start)
+        return sequence_of(job, session, parts, cached=kept, policy=policy, request=group.start)
 
     def _end_expired(self) -> None:
         for sequence in list(self._running):

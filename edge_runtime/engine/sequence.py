@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.engine.continuation import Continuation
 from edge_runtime.engine.forward_pass import SequenceStep
-from edge_runtime.engine.job import Job, LogitsEvent, Start, TokenEvent, TokenLogprob
+from edge_runtime.engine.job import Job, LogitsEvent, PromptEvent, Start, TokenEvent, TokenLogprob
 from edge_runtime.engine.sessions import Session
 from edge_runtime.policy.base import Policy
 from edge_runtime.telemetry.report import Timings
@@ -81,7 +81,7 @@ class Sequence:
         """
         raise NotImplementedError
 
-    def take(self, step: SequenceStep, logits: NDArray[np.float32]) -> TokenEvent | LogitsEvent | None:
+    def take(self, step: SequenceStep, logits: NDArray[np.float32]) -> TokenEvent | PromptEvent | LogitsEvent | None:
         """Note that a step has run, with the logits float32 [rows, V] it asked for; return what came of it.
 
         Raises:
@@ -144,9 +144,9 @@ class Generation(Sequence):
         rows = slice(len(ids) - 1, len(ids)) if is_last else slice(0)
         return SequenceStep(ids, self.session.kv, rows, self.policy)
 
-    def take(self, step: SequenceStep, logits: NDArray[np.float32]) -> TokenEvent | None:
+    def take(self, step: SequenceStep, logits: NDArray[np.float32]) -> TokenEvent | PromptEvent | None:
         """Draw a token if the step's logits are there. See `Sequence.take`."""
-        self.session.extend(step.token_ids)
+        self._note(step.token_ids)
         if self.is_prefilling:
             self._note_run(self._done + len(step.token_ids))
         if not len(logits):
@@ -159,33 +159,21 @@ class Generation(Sequence):
         self.timings.token_ms.append(self._lap_ms())
         if self.job.logprobs is None:
             return TokenEvent(delta, None, ())
-        return TokenEvent(delta, *_logprobs(logits[0], delta.token_id, self.job.logprobs))
+        logprob, ids, values = likeliest(logits[0], delta.token_id, self.job.logprobs)
+        return TokenEvent(delta, logprob, tuple(map(TokenLogprob, ids.tolist(), values.tolist())))
+
+    def _note(self, token_ids: NDArray[np.int32]) -> None:
+        """Let later prompts go on from tokens that have run."""
+        self.session.extend(token_ids)
 
 
-class Scoring(Sequence):
-    """Runs a prompt for the logits after each of its tokens.
-
-    Its chunks are cut otherwise than those of a prompt to go on from, which may move last bits. So the session notes
-    none of its tokens: no later prompt finds a prefix here.
-    """
-
-    def next_step(self, max_chunk: int) -> SequenceStep:
-        """Return a chunk of the text, all of its logits wanted."""
-        ids = self.job.prompt_ids[self._done : self._done + min(self.job.score_chunk or max_chunk, max_chunk)]
-        return SequenceStep(ids, self.session.kv, slice(0, len(ids)), self.policy)
-
-    def take(self, step: SequenceStep, logits: NDArray[np.float32]) -> LogitsEvent:
-        """Return the chunk's logits. See `Sequence.take`."""
-        start = self._done
-        self._note_run(start + len(step.token_ids))
-        self.finish_reason = None if self.is_prefilling else "length"
-        return LogitsEvent(start, logits)
-
-
-def _logprobs(logits: NDArray[np.float32], token_id: int, top: int) -> tuple[float, tuple[TokenLogprob, ...]]:
+def likeliest(
+    logits: NDArray[np.float32], token_id: int, top: int
+) -> tuple[float, NDArray[np.int32], NDArray[np.float64]]:  # fmt: skip
+    """Return the log probability of a token, the likeliest tokens in its place int32 [top], best first, and theirs."""
     scores = logits.astype(np.float64)
     scores -= scores.max()
     scores -= np.log(np.exp(scores).sum())
     best = np.argpartition(-scores, min(top, len(scores) - 1))[:top]
     best = best[np.argsort(-scores[best], kind="stable")]
-    return float(scores[token_id]), tuple(TokenLogprob(int(i), float(scores[i])) for i in best)
+    return float(scores[token_id]), np.asarray(best, np.int32), scores[best]

@@ -60,7 +60,7 @@ class SyncClient:
         """
         if not len(token_ids):
             return
-        job = Job(token_ids, SamplingParams(), self._events.append, reuse_prefix=False, score_chunk=chunk)
+        job = Job(token_ids, SamplingParams(), self._events.append, score_chunk=chunk)
         for event in self._run(self._begin(job)):
             if isinstance(event, LogitsEvent):
                 yield event.start, event.logits

@@ -109,6 +109,11 @@ class Tokenizer:
             size *= 2
         return self.encode(text, add_special_tokens=add_special_tokens)
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Return the first character of each token of a text, and the one behind its last; equal if it has none."""
+        with _guarded("cannot encode a text"):
+            return list(self._backend.encode(text).offsets)
+
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of token ids."""
         try:  # without `_guarded`: it is called twice a token

@@ -32,6 +32,7 @@ _SCHEMA = {"type": "object", "properties": {"a": {"type": "string", "pattern": "
 SEEDS: list[tuple[str, dict[str, Any]]] = [
     (_COMPLETION, completion(stop=["\n", "end"], seed=5, logprobs=2, top_p=0.9, top_k=40, min_p=0.1)),
     (_COMPLETION, completion(prompt=[1, 2, 3, 4], echo=True, stream=True, stream_options={"include_usage": True})),
+    (_COMPLETION, completion(prompt=["Once upon a time", "\U0001f600"], echo=True, logprobs=3)),
     (_COMPLETION, completion(prompt=["a", "b"], n=2, temperature=1, logit_bias={"5": 3}, presence_penalty=0.5)),
     (_CHAT, chat(tools=[_TOOL], tool_choice="auto", parallel_tool_calls=False)),
     (_CHAT, chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": _SCHEMA, "strict": True}})),

@@ -96,7 +96,7 @@ class Batch:
                 for number in running.targets:
                     tell(number)
 
-        return Job(ids, SamplingParams(), deliver, reuse_prefix=False, score_chunk=self._chunk)
+        return Job(ids, SamplingParams(), deliver, score_chunk=self._chunk)
 
     def _writing(self, number: int, written: list[str], tell: Tell) -> Callable[[Event], None]:
         def deliver(event: Event) -> None:

@@ -11,13 +11,15 @@ from typing import Any
 
 import anyio
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from edge_runtime.engine.job import Event, Job, Outcome, TokenEvent
+from edge_runtime.engine.job import Event, Job, Outcome, PromptEvent, TokenEvent
 from edge_runtime.service.http.bodies import BodyPlace
+from edge_runtime.service.http.json_answer import json_answer, send_in_time
 from edge_runtime.service.openai.answers import Answer
 from edge_runtime.service.openai.api_errors import ApiError, from_exception
+from edge_runtime.service.openai.logprobs import encoded
 
 _KEEP_ALIVE_S = 15.0
 _DONE = b"data: [DONE]\n\n"
@@ -40,6 +42,10 @@ class HttpLimits:
     write_timeout_s: float = 60.0
     header_timeout_s: float = 15.0
     connections: int = 512
+
+
+Told = TokenEvent | PromptEvent | Outcome
+"""What a request hears of its jobs while none has failed."""
 
 
 class Disconnected(Exception):
@@ -114,7 +120,7 @@ class JobEvents:
         with suppress(asyncio.CancelledError):
             await self._watcher
 
-    async def batches(self) -> AsyncIterator[list[tuple[int, TokenEvent | Outcome]]]:
+    async def batches(self) -> AsyncIterator[list[tuple[int, Told]]]:
         """Yield the events that have come since the last batch, up to the last outcome; [] when none came for 15 s.
 
         Raises:
@@ -135,7 +141,7 @@ class JobEvents:
             if failed is not None:
                 raise failed
             running -= sum(isinstance(event, Outcome) for _, event in batch)
-            yield [(index, event) for index, event in batch if isinstance(event, (TokenEvent, Outcome))]
+            yield [(index, event) for index, event in batch if isinstance(event, Told)]
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -148,15 +154,15 @@ class JobEvents:
             job.cancel()
 
 
-async def whole_answer(events: JobEvents, answer: Answer) -> Response:
+async def whole_answer(events: JobEvents, answer: Answer, limits: HttpLimits) -> Response:
     """Wait for the end and return the answer as one object."""
     async for batch in events.batches():
         for index, event in batch:
-            if isinstance(event, TokenEvent):
-                answer.token(index, event)
-            else:
+            if isinstance(event, Outcome):
                 answer.note_end(index, event)
-    return JSONResponse(answer.whole())
+            else:
+                answer.note(index, event)
+    return json_answer(encoded(answer.whole()), limits.write_timeout_s)
 
 
 class EventStream(Response):
@@ -194,15 +200,15 @@ class EventStream(Response):
                 await self._write(send, _DONE)
                 await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _updates(self, batch: list[tuple[int, TokenEvent | Outcome]]) -> bytes:
+    def _updates(self, batch: list[tuple[int, Told]]) -> bytes:
         if not batch:
             return b": still here\n\n"
         out: list[dict[str, Any]] = []
         for index, event in batch:
-            if isinstance(event, TokenEvent):
-                out += self._answer.token(index, event)
-            else:
+            if isinstance(event, Outcome):
                 out += self._answer.end(index, event)
+            else:
+                out += self._answer.note(index, event)
         return _as_events(out)
 
     async def _write(self, send: Send, data: bytes) -> None:
@@ -210,8 +216,7 @@ class EventStream(Response):
             await self._send(send, {"type": "http.response.body", "body": data, "more_body": True})
 
     async def _send(self, send: Send, message: dict[str, Any]) -> None:
-        with anyio.fail_after(self._limits.write_timeout_s):
-            await send(message)
+        await send_in_time(send, message, self._limits.write_timeout_s)
 
 
 def _as_events(updates: list[dict[str, Any]]) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from time import time
 from typing import Any
 
-from edge_runtime.engine.job import Outcome, TokenEvent
+from edge_runtime.engine.job import Outcome, PromptEvent, TokenEvent
 from edge_runtime.service.openai.choices import Choice
 from edge_runtime.telemetry.report import Timings
 
@@ -72,9 +72,11 @@ class Answer:
         """Updates to send before any token."""
         return [self._update(i, one) for i, choice in enumerate(self._choices) for one in choice.first()]
 
-    def token(self, index: int, event: TokenEvent) -> list[dict[str, Any]]:
-        """Note a token of a choice; return the updates it makes."""
-        return [self._update(index, one) for one in self._choices[index].token(event)]
+    def note(self, index: int, event: TokenEvent | PromptEvent) -> list[dict[str, Any]]:
+        """Note a token of a choice, or scores of its prompt; return the updates they make."""
+        choice = self._choices[index]
+        updates = choice.token(event) if isinstance(event, TokenEvent) else choice.prompt(event)
+        return [self._update(index, one) for one in updates]
 
     def end(self, index: int, outcome: Outcome) -> list[dict[str, Any]]:
         """Note the end of a choice; return its last updates, and the usage with the last choice if it was asked for."""
@@ -91,7 +93,7 @@ class Answer:
         self._outcomes[index] = outcome
 
     def whole(self) -> dict[str, Any]:
-        """Return the answer as one object, after every choice has ended."""
+        """Return the answer as one object, after every choice has ended; see `logprobs.encoded`."""
         choices = [{"index": i, **choice.whole(self._outcomes[i])} for i, choice in enumerate(self._choices)]
         last = next(reversed(self._outcomes.values()))
         vendor = _vendor([self._outcomes[i] for i in range(len(choices))], last)

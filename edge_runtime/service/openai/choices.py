@@ -1,18 +1,18 @@
-"""One answer to one prompt, built token by token: as OpenAI's choice object, or as the updates of a stream."""
+"""One answer to one prompt, built token by token: as OpenAI's choice object, or as the updates of a stream.
+
+Here is what both kinds share, and that of chats; `completion_choice` has the other.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
-from edge_runtime.engine.job import Outcome, TokenEvent, TokenLogprob
+from edge_runtime.engine.job import Outcome, PromptEvent, TokenEvent, TokenLogprob
 from edge_runtime.service.openai.grammar import Vocabulary
 from edge_runtime.service.openai.harmony import AnswerSplitter
+from edge_runtime.service.openai.logprobs import LazyList, LogprobTable, Row, finite
 from edge_runtime.service.openai.output_splitter import Delta
-from edge_runtime.service.openai.requests import ChatRequest, CompletionRequest
-
-_LEAST_LOGPROB = -9999.0
+from edge_runtime.service.openai.requests import ChatRequest
 
 
 class Choice:
@@ -41,6 +41,10 @@ class Choice:
         """Note a token; return the updates it makes."""
         raise NotImplementedError
 
+    def prompt(self, event: PromptEvent) -> list[dict[str, Any]]:
+        """Note scores of the prompt; return the updates they make."""
+        raise NotImplementedError
+
     def end(self, outcome: Outcome) -> list[dict[str, Any]]:
         """Return the last updates: what was held back, then the reason."""
         raise NotImplementedError
@@ -64,7 +68,7 @@ class ChatChoice(Choice):
         self._splitter = splitter
         self._content, self._reasoning = "", ""
         self._calls: list[dict[str, Any]] = []
-        self._logprobs: list[dict[str, Any]] | None = None if request.alternatives is None else []
+        self._logprobs = None if request.alternatives is None else LogprobTable()
 
     def name_reason(self, reason: str, text: str) -> str:
         """Return what clients call the reason generation ended: a text with tool calls ends for them."""
@@ -80,10 +84,8 @@ class ChatChoice(Choice):
         deltas = [self._note(delta) for delta in self._splitter.push(event.delta.text)]
         logprobs = None
         if self._logprobs is not None and event.logprob is not None:
-            entry = self._entry(TokenLogprob(event.delta.token_id, event.logprob))
-            entry["top_logprobs"] = [self._entry(top) for top in event.top]
-            self._logprobs.append(entry)
-            logprobs = {"content": [entry], "refusal": None}
+            row = self._logprobs.add(Row(event.delta.token_id, event.logprob, event.top))
+            logprobs = {"content": [self._row(row)], "refusal": None}
             deltas = deltas or [{}]
         out = []
         for delta in deltas:
@@ -107,7 +109,9 @@ class ChatChoice(Choice):
             message["content"] = self._content or None
         if self._reasoning:
             message["reasoning_content"] = self._reasoning
-        logprobs = None if self._logprobs is None else {"content": self._logprobs, "refusal": None}
+        logprobs = None
+        if (table := self._logprobs) is not None:
+            logprobs = {"content": LazyList(lambda: map(self._row, table)), "refusal": None}
         return {"message": message, "logprobs": logprobs, "finish_reason": outcome.finish_reason}
 
     def _note(self, delta: Delta) -> dict[str, Any]:
@@ -120,69 +124,11 @@ class ChatChoice(Choice):
         self._reasoning += delta.reasoning
         return {"reasoning_content": delta.reasoning} if delta.reasoning else {"content": delta.content}
 
+    def _row(self, row: Row) -> dict[str, Any]:
+        assert row.logprob is not None, "a prompt's first token is no part of a message"
+        entry = self._entry(TokenLogprob(row.token_id, row.logprob))
+        return {**entry, "top_logprobs": [self._entry(top) for top in row.top]}
+
     def _entry(self, token: TokenLogprob) -> dict[str, Any]:
         raw = self._vocabulary.bytes_of(token.token_id)
-        return {"token": raw.decode("utf-8", "replace"), "logprob": _finite(token.logprob), "bytes": list(raw)}
-
-
-class CompletionChoice(Choice):
-    """A text.
-
-    Args:
-        request: what was asked.
-        vocabulary: bytes of tokens, for log probabilities.
-        prompt: text to repeat in front, empty without echo.
-    """
-
-    def __init__(self, request: CompletionRequest, vocabulary: Vocabulary, prompt: str) -> None:
-        super().__init__(vocabulary)
-        self._prompt = self._text = prompt
-        self._logprobs: dict[str, list[Any]] | None = None
-        if request.alternatives is not None:
-            self._logprobs = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-
-    def first(self) -> list[dict[str, Any]]:
-        """Repeat the prompt if it was asked for, before any token."""
-        if not self._prompt:
-            return []
-        return [{"text": self._prompt, "logprobs": None, "finish_reason": None}]
-
-    def token(self, event: TokenEvent) -> list[dict[str, Any]]:
-        """Note a token; return the updates it makes."""
-        self.tokens += 1
-        logprobs = self._one(event) if self._logprobs is not None and event.logprob is not None else None
-        self._text += event.delta.text
-        if not event.delta.text and logprobs is None:
-            return []
-        return [{"text": event.delta.text, "logprobs": logprobs, "finish_reason": None}]
-
-    def end(self, outcome: Outcome) -> list[dict[str, Any]]:
-        """Return the last update: the reason."""
-        return [{"text": "", "logprobs": None, "finish_reason": outcome.finish_reason}]
-
-    def whole(self, outcome: Outcome) -> dict[str, Any]:
-        """Return the choice as one object, after every token was noted."""
-        return {"text": self._text, "logprobs": self._logprobs, "finish_reason": outcome.finish_reason}
-
-    def _one(self, event: TokenEvent) -> dict[str, list[Any]]:
-        assert self._logprobs is not None
-        assert event.logprob is not None
-        one: dict[str, list[Any]] = {
-            "tokens": [self._name(event.delta.token_id)],
-            "token_logprobs": [_finite(event.logprob)],
-            "top_logprobs": [self._top(event.top)],
-            "text_offset": [len(self._text)],
-        }
-        for name, values in one.items():
-            self._logprobs[name] += values
-        return one
-
-    def _top(self, top: Sequence[TokenLogprob]) -> dict[str, float]:
-        return {self._name(entry.token_id): _finite(entry.logprob) for entry in top}
-
-    def _name(self, token_id: int) -> str:
-        return self._vocabulary.bytes_of(token_id).decode("utf-8", "replace")
-
-
-def _finite(logprob: float) -> float:
-    return round(logprob, 6) if math.isfinite(logprob) else _LEAST_LOGPROB
+        return {"token": raw.decode("utf-8", "replace"), "logprob": finite(token.logprob), "bytes": list(raw)}

@@ -129,7 +129,7 @@ class Endpoints:
         if asked.stream:
             return EventStream(events, jobs, answer, self._limits)
         async with events.watch(jobs):
-            return await whole_answer(events, answer)
+            return await whole_answer(events, answer, self._limits)
 
     def _jobs(self, asked: GenerationRequest, prepared: Prepared, events: JobEvents) -> list[Job]:
         """Return a job for each choice, in the order of the choices."""
@@ -143,6 +143,7 @@ class Endpoints:
                 sampling,
                 partial(events.deliver, i),
                 logprobs=asked.alternatives,
+                prompt_logprobs=prepared.prompt_logprobs,
                 constraint=prepared.constraint_of(i),
                 time_limit_s=config.time_limit_s,
                 policy=asked.policy,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.base.errors import RequestError
+from edge_runtime.engine.detokenizer import decode_apart, starts_of
 from edge_runtime.engine.sampler import Constraint, SamplingParams
 from edge_runtime.service.openai.answers import CHAT, COMPLETION, AnswerKind
 from edge_runtime.service.openai.api_errors import bad_field, unsupported
-from edge_runtime.service.openai.choices import ChatChoice, Choice, CompletionChoice
+from edge_runtime.service.openai.choices import ChatChoice, Choice
+from edge_runtime.service.openai.completion_choice import CompletionChoice, Echo
 from edge_runtime.service.openai.copied_constraint import CopiedConstraint, CopyableConstraint
 from edge_runtime.service.openai.generation import GenerationRequest
 from edge_runtime.service.openai.reasoning import AfterReasoning
@@ -32,6 +35,7 @@ class Prepared:
         choices: those of the first prompt, then those of the second, and so on.
         sampling: of every choice.
         constraint: of every choice; None: any token may be drawn.
+        prompt_logprobs: how many alternatives a token of a prompt; None: it is not scored.
     """
 
     kind: AnswerKind
@@ -39,6 +43,7 @@ class Prepared:
     choices: Sequence[Choice]
     sampling: SamplingParams
     constraint: CopyableConstraint | None
+    prompt_logprobs: int | None = None
 
     def constraint_of(self, index: int) -> Constraint | None:
         """Return the constraint of one choice."""
@@ -67,6 +72,7 @@ class Preparation:
         text = service.chat.prompt(asked)
         ids = service.prompts.encode(text, "messages", add_special_tokens=False)
         prompt = service.prompts.check(ids, asked.token_limit, "messages")
+        service.prompts.check_logprobs(asked, [prompt], "top_logprobs")
         budget = self._thinking_budget(len(ids), asked.token_limit)
         of_format = self._format_constraint(asked)
         of_tools = self._tool_constraint(asked, budget)
@@ -91,11 +97,24 @@ class Preparation:
             param = "prompt" if len(asked.prompts) == 1 else f"prompt.{number}"
             ids = service.prompts.encode(given, param) if isinstance(given, str) else given
             prompts.append(service.prompts.check(ids, asked.token_limit, param))
-            echo = ""
-            if asked.echo:
-                echo = given if isinstance(given, str) else service.tokenizer.decode(prompts[-1].tolist())
+        service.prompts.check_logprobs(asked, prompts, "logprobs", is_echoed=asked.scores_prompt)
+        for given, prompt in zip(asked.prompts, prompts, strict=True):
+            echo = self._echo(asked, given, prompt)
             choices += [CompletionChoice(asked, service.vocabulary, echo) for _ in range(asked.answers)]
-        return Prepared(COMPLETION, prompts, choices, self._sampling(asked), self._format_constraint(asked))
+        scored = asked.alternatives if asked.scores_prompt else None
+        return Prepared(COMPLETION, prompts, choices, self._sampling(asked), self._format_constraint(asked), scored)
+
+    def _echo(self, asked: CompletionRequest, given: Any, ids: NDArray[np.int32]) -> Echo:
+        """Return what is repeated of a prompt."""
+        tokenizer = self._service.tokenizer
+        if not asked.echo:
+            return Echo("", ids)
+        if not asked.scores_prompt:
+            return Echo(given if isinstance(given, str) else tokenizer.decode(ids.tolist()), ids)
+        if isinstance(given, str):
+            return Echo(given, ids, starts_of(tokenizer.spans(given)))
+        text, starts = decode_apart(tokenizer, ids.tolist())
+        return Echo(text, ids, starts)
 
     def _sampling(self, asked: GenerationRequest) -> SamplingParams:
         if asked.policy is not None:

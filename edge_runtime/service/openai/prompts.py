@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from edge_runtime.base.errors import ContextExceededError, RequestError
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.service.openai.api_errors import ApiError, bad_field
+from edge_runtime.service.openai.generation import GenerationRequest
+from edge_runtime.service.openai.logprobs import MAX_LOGPROBS
 
 
 class Prompts:
@@ -63,3 +65,30 @@ class Prompts:
                 code="context_length_exceeded",
             )
         return array
+
+    def check_logprobs(
+        self, asked: GenerationRequest, prompts: Sequence[NDArray[np.int32]], param: str, *, is_echoed: bool = False
+    ) -> None:
+        """Check that the log probabilities of a request can be kept.
+
+        Args:
+            asked: the request.
+            prompts: int32 [N] each.
+            param: the field that says how many alternatives.
+            is_echoed: tokens of prompts have them too.
+
+        Raises:
+            ApiError: there may be too many.
+        """
+        if asked.alternatives is None:
+            return
+        rooms = [self._context - len(ids) + 1 for ids in prompts]
+        tokens = sum(min(asked.token_limit or room, room) for room in rooms)
+        tokens += sum(map(len, prompts)) if is_echoed else 0
+        found = tokens * asked.answers * (asked.alternatives + 1)
+        if found > MAX_LOGPROBS:
+            raise bad_field(
+                param,
+                f"up to {found} log probabilities are asked for; expected at most {MAX_LOGPROBS} in one request."
+                " Ask for fewer alternatives, tokens or answers.",
+            )

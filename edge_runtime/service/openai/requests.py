@@ -110,8 +110,6 @@ class CompletionRequest(GenerationRequest, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.echo and self.logprobs is not None:
-            raise FieldError("echo", "log probabilities of the prompt are not supported.", "unsupported_parameter")
         if self.best_of is not None and self.best_of != self.answers:
             raise FieldError("best_of", "is not supported; only the value of n is accepted.", "unsupported_parameter")
         if isinstance(self.prompt, list) and len({type(one) for one in self.prompt}) > 1:
@@ -133,6 +131,11 @@ class CompletionRequest(GenerationRequest, kw_only=True):
     def alternatives(self) -> int | None:
         """How many alternatives a token to report beside its own log probability; None: no log probabilities."""
         return self.logprobs
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the prompt is repeated with log probabilities of its tokens."""
+        return bool(self.echo) and self.logprobs is not None
 
     @property
     def prompts(self) -> list[Any]:
