@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 
@@ -28,6 +29,14 @@ class Resident(NamedTuple):
     tier: int
     addresses: NDArray[np.uint64]
     slots: I32
+
+
+class PartialSums(Protocol[T_co]):
+    """Adds up the experts of a layer before all of them were computed."""
+
+    def so_far(self) -> T_co:
+        """Return the weighted sum over the experts that ran since `begin`, [N, D]. Valid until the next call."""
+        ...
 
 
 class ExpertKernels(Protocol[T]):
@@ -56,6 +65,11 @@ class ExpertKernels(Protocol[T]):
             segments: uint64 [n, 4], where their segments are; copied, the bytes there are not.
             experts: int32 [n].
         """
+        ...
+
+    @property
+    def partial_sums(self) -> PartialSums[T] | None:
+        """Says what `end` would return for the experts computed so far, where that costs no waiting."""
         ...
 
     def end(self) -> T:

@@ -110,6 +110,23 @@ class TrunkChunk:
         assert self.next_layer == next_layer, f"layer {next_layer} is out of order, expected {self.next_layer}"
 
 
+class ExpectedStates(Protocol[T]):
+    """Says what will enter the next router from what is known before all experts of a layer have been computed."""
+
+    def expected_state(self, chunk: TrunkChunk, layer_idx: int, expert_out: T) -> T:
+        """Return what would enter the router of the next sparse layer if nothing else came between.
+
+        Args:
+            chunk: whose last `run_layer` was `layer_idx`, and `run_shared` where the layer has a shared expert.
+            layer_idx: a sparse layer with another one behind it.
+            expert_out: [N, D], output of the experts computed so far, shared ones included.
+
+        Returns:
+            [N, D]. Valid until the next call.
+        """
+        ...
+
+
 class Trunk(Protocol[T]):
     """Runs a decoder layer by layer, for chunks of several sequences side by side.
 
@@ -164,11 +181,17 @@ class Trunk(Protocol[T]):
         """Return logits float32 [rows, V] of the chunk's chosen rows, on the host. The caller owns the result."""
         ...
 
+    @property
+    def expected_states(self) -> ExpectedStates[T] | None:
+        """Says what enters the next router, where the backend can; else `look_ahead` takes `LayerOutput.seen`."""
+        ...
+
     def look_ahead(self, x: T, layer_idx: int, depth: int) -> F32:
-        """Apply the routers of the next sparse layers to the states that enter the present one's.
+        """Apply the routers of the next sparse layers to what enters the present one's, or may enter the next one's.
 
         Args:
-            x: [N, D], `LayerOutput.seen` as `run_layer` returned it last for `layer_idx`, of several chunks joined.
+            x: [N, D], `LayerOutput.seen` as `run_layer` returned it last for `layer_idx`, or what `expected_states`
+                says, of several chunks joined.
             layer_idx: a sparse layer.
             depth: most layers to look ahead.
 

@@ -19,9 +19,9 @@ from edge_runtime.engine.assembly import assemble
 from edge_runtime.engine.continuation import Chunk, TextDelta
 from edge_runtime.engine.elastic.idle_watch import IdleWatch
 from edge_runtime.engine.evaluation import Evaluation
-from edge_runtime.engine.forward_pass import BeforeLayer, nothing
 from edge_runtime.engine.observer import SchedulerObserver
 from edge_runtime.engine.parts import Parts
+from edge_runtime.engine.pass_parts import BeforeLayer, nothing
 from edge_runtime.engine.prompt import Prompt
 from edge_runtime.engine.reconfigure import make_elastic, make_preload
 from edge_runtime.engine.reload import Reload

@@ -14,7 +14,8 @@ from edge_runtime.backends.base import Compute
 from edge_runtime.backends.kernels import ExpertKernels
 from edge_runtime.backends.trunk import KVCache, TrunkChunk
 from edge_runtime.base.spec import ModelSpec
-from edge_runtime.engine.forward_pass import BeforeLayer, ForwardPass, PassParts, SequenceStep, nothing
+from edge_runtime.engine.forward_pass import ForwardPass
+from edge_runtime.engine.pass_parts import BeforeLayer, PassParts, SequenceStep, nothing
 from edge_runtime.engine.policy_pass import Attempt, PassSequence, run_policy_pass
 from edge_runtime.experts.borrowed_scratch import BorrowedScratch
 from edge_runtime.experts.cache import ExpertCache

@@ -2,81 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.base import Compute
 from edge_runtime.backends.kernels import Resident
-from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
-from edge_runtime.base.spec import ModelSpec
+from edge_runtime.backends.trunk import LayerOutput, TrunkChunk
 from edge_runtime.engine.layer_loop import run_layers
+from edge_runtime.engine.pass_parts import BeforeLayer, PassParts, SequenceStep
 from edge_runtime.engine.policy_pass import Attempt
-from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.stream import ReadyBatch
 from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing
 from edge_runtime.policy.joint import PassPolicies
-from edge_runtime.policy.routing import Router
-from edge_runtime.prefetch.overlap import OverlapReads
-from edge_runtime.prefetch.read_ahead import ReadAhead
-from edge_runtime.telemetry.spans import Spans
 
 T = TypeVar("T")
 F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
-BeforeLayer = Callable[[], None]
-"""Called before every layer of a pass; may raise to end it. A long prompt is alive as long as its layers come."""
-
-
-class SequenceStep(NamedTuple):
-    """What one sequence runs in a pass.
-
-    Attributes:
-        token_ids: int32 [N], its next tokens.
-        kv: its cache.
-        rows: of which tokens logits are wanted.
-        policy: decides for its tokens; None is the one in force.
-    """
-
-    token_ids: I32
-    kv: KVCache
-    rows: slice
-    policy: Policy | None = None
-
-    @property
-    def num_rows(self) -> int:
-        """Tokens whose logits are wanted."""
-        return len(range(*self.rows.indices(len(self.token_ids))))
-
-
-def nothing() -> None:
-    """A `BeforeLayer` that lets every layer run."""
-
-
-@dataclass(frozen=True)
-class PassParts(Generic[T]):
-    """What passes run on.
-
-    Attributes:
-        spec: the model.
-        compute: what computes it.
-        cache: its experts.
-        router: the model's, on the host.
-        overlap: reads for sequences whose router has run, while the next one's trunk runs.
-        read_ahead: reads behind a layer's own.
-        spans: time by phase.
-    """
-
-    spec: ModelSpec
-    compute: Compute[T]
-    cache: ExpertCache
-    router: Router
-    overlap: OverlapReads
-    read_ahead: ReadAhead
-    spans: Spans
 
 
 class ForwardPass(Generic[T]):
@@ -96,6 +39,7 @@ class ForwardPass(Generic[T]):
         self._cache, self._trunk, self._kernels = parts.cache, parts.compute.trunk, parts.compute.kernels
         self._in_trunk, self._in_experts = parts.spans.span("trunk"), parts.spans.span("experts")
         self._in_routing, self._in_policy, self._in_cache = map(parts.spans.host_span, ("routing", "policy", "cache"))
+        self._can_expect = self._trunk.expected_states is not None and self._kernels.partial_sums is not None
         self._layers, self._rows = parts.spec.layers, [len(step.token_ids) for step in steps]
         self._own, self._policies = policies, PassPolicies(policies, self._rows)
         self._tokens = steps[0].token_ids if len(steps) == 1 else np.concatenate([step.token_ids for step in steps])
@@ -185,9 +129,12 @@ class ForwardPass(Generic[T]):
     ) -> tuple[T, list[T | None]]:
         """Compute experts as they come; return their sum and what shared experts gave while reads flowed."""
         kernels, in_experts = self._kernels, self._in_experts
+        read_ahead = self._parts.read_ahead
         with self._in_cache:  # reads of missing experts are under way from here on
             ready = self._cache.stream(layer_idx, decision.tiers, decision.use_order, decision.topk_ids)
-            self._parts.read_ahead.after(layer_idx, out.seen, routing, decision)
+            looks_later = ready.has_resident and read_ahead.is_better_later(layer_idx) and self._can_expect
+            if not looks_later:
+                read_ahead.after(layer_idx, out.seen, routing, decision)
         with in_experts:
             kernels.begin(out.x, decision.topk_ids, decision.topk_weights)
         shared_out: list[T | None] | None = None
@@ -196,10 +143,22 @@ class ForwardPass(Generic[T]):
                 kernels.run_experts(batch.tier, batch.segments, batch.experts)
             if shared_out is None:
                 shared_out = self._run_shared(layer_idx)
+                if looks_later:
+                    with self._in_cache:
+                        read_ahead.after(layer_idx, self._expected_state(layer_idx, shared_out), routing, decision)
         if shared_out is None:
             shared_out = self._run_shared(layer_idx)
         with in_experts:
             return kernels.end(), shared_out
+
+    def _expected_state(self, layer_idx: int, shared_out: list[T | None]) -> T:
+        """Return what may enter the next router, by the experts that were computed so far: those in memory."""
+        states, sums = self._trunk.expected_states, self._kernels.partial_sums
+        assert states is not None
+        assert sums is not None
+        parts = self._parts_of(sums.so_far(), shared_out)
+        found = [states.expected_state(*each) for each in zip(self.chunks, repeat(layer_idx), parts, strict=False)]
+        return found[0] if len(found) == 1 else self._parts.compute.tensors.join(found)
 
     def _next(self, ready: Iterator[ReadyBatch]) -> ReadyBatch | None:
         with self._in_cache:
@@ -237,12 +196,16 @@ class ForwardPass(Generic[T]):
 
     def _take(self, expert_out: T, shared_out: list[T | None]) -> None:
         """Give each sequence its part of a layer's result."""
+        self._expert_outs = [*self._parts_of(expert_out, shared_out)]
+
+    def _parts_of(self, expert_out: T, shared_out: list[T | None]) -> Sequence[T]:
+        """Split a sum of experts by sequence, and add what shared experts gave."""
         tensors = self._parts.compute.tensors
         parts = [expert_out] if len(self._rows) == 1 else tensors.split(expert_out, self._rows)
         for part, more in zip(parts, shared_out, strict=bool(shared_out)):
             if more is not None:
                 tensors.add(part, more)
-        self._expert_outs = [*parts]
+        return parts
 
     def _head(self, chunk: TrunkChunk, expert_out: T | None, step: SequenceStep) -> F32:
         if not step.num_rows:

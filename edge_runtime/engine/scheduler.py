@@ -12,10 +12,10 @@ from time import monotonic
 from edge_runtime.backends.trunk import F32
 from edge_runtime.engine.batch_width import BatchWidth
 from edge_runtime.engine.cost_meter import CostMeter
-from edge_runtime.engine.forward_pass import BeforeLayer, SequenceStep, nothing
 from edge_runtime.engine.job import Job, Start, TokenEvent
 from edge_runtime.engine.observer import SchedulerObserver
 from edge_runtime.engine.parts import Parts
+from edge_runtime.engine.pass_parts import BeforeLayer, SequenceStep, nothing
 from edge_runtime.engine.prefix_sharing import share_prefix
 from edge_runtime.engine.reconfigure import reconfigure
 from edge_runtime.engine.reload import Reload

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter_ns
 
@@ -14,7 +14,7 @@ from edge_runtime.experts.pool import ExpertPool
 from edge_runtime.experts.residency import I32, U8, Keys
 from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.base import DEFAULT_READ_TIMEOUT_S, ExpertKey, ExpertStore, Priority
-from edge_runtime.experts.stream import LayerStream, ReadyBatch
+from edge_runtime.experts.stream import LayerStream
 
 
 class ExpertCache:
@@ -134,9 +134,7 @@ class ExpertCache:
         """A pass failed, its layers perhaps behind it: the next one clears what it left."""
         self._in_pass = True
 
-    def stream(
-        self, layer_idx: int, tiers: U8, order: Keys | None = None, topk_ids: I32 | None = None
-    ) -> Iterator[ReadyBatch]:
+    def stream(self, layer_idx: int, tiers: U8, order: Keys | None = None, topk_ids: I32 | None = None) -> LayerStream:
         """Serve the experts of one layer; reads of missing ones start before this returns.
 
         Args:

@@ -75,6 +75,11 @@ class LayerStream(Iterator[ReadyBatch]):
             reader.promote(slot)
         self._start_reads()
 
+    @property
+    def has_resident(self) -> bool:
+        """Whether the next batch is there already and can be computed while others are being read."""
+        return self._overlaps and bool(self._batches)
+
     def __next__(self) -> ReadyBatch:
         """Release the last batch and return the next.
 

@@ -96,6 +96,10 @@ class ExpertMapMatching:
         self._by_embedding = np.zeros(0, np.float32)
         self._num_seen = 0
 
+    def gains_by_experts(self, layer_idx: int) -> bool:
+        """See `Predictor.gains_by_experts`."""
+        return False
+
     @property
     def max_tokens(self) -> int:
         """1: it follows one text."""

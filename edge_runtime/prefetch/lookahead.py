@@ -1,5 +1,8 @@
 """Look-ahead routers: the routers of the next layers, applied to the state that enters the present one.
 
+Where the trunk can say what enters the next router but for its attention, from the experts computed so far, that is the
+state they are applied to.
+
 HOBBIT, arXiv 2411.01433, layer-level adaptive prefetch ("Stacking Computer"); first in Mixtral-offloading,
 arXiv 2312.17238. The residual stream changes slowly, so a later layer's router mostly says the same of this state.
 """
@@ -43,6 +46,10 @@ class LookAhead:
     def __init__(self, trunk: Stacked, router: Router, *, depth: int) -> None:
         self._trunk, self._router, self._depth = trunk, router, depth
         self._place = {layer: i for i, layer in enumerate(router.layers)}
+
+    def gains_by_experts(self, layer_idx: int) -> bool:
+        """See `Predictor.gains_by_experts`: everywhere but in the last layer, behind which nothing is predicted."""
+        return layer_idx != self._router.layers[-1]
 
     @property
     def max_tokens(self) -> int:

@@ -30,12 +30,16 @@ class Predictor(Protocol):
         """Most tokens T of a pass it predicts for: 1 if it follows one text."""
         ...
 
+    def gains_by_experts(self, layer_idx: int) -> bool:
+        """Whether it predicts better behind a layer from what may enter the next router."""
+        ...
+
     def predict(self, layer_idx: int, x: Tensor, routing: Routing) -> Iterator[tuple[int, Routing]]:
         """Yield (layer, predicted routing [T, E]) of coming layers, nearest first.
 
         Args:
             layer_idx: the layer whose experts are being read now.
-            x: [T, D], what entered its router: the backend's tensor.
+            x: [T, D], what entered its router, or what may enter the next one: the backend's tensor.
             routing: what its router chose.
         """
         ...
@@ -109,9 +113,17 @@ class Prefetcher:
         self._is_allowed = self._is_asked or not policies.reads_residency
         self._is_predicted = self._is_allowed and self._num_tokens <= self.predictor.max_tokens
 
+    @property
+    def _predicts(self) -> bool:
+        return self._policies is not None and self._is_predicted and self.is_on
+
+    def is_better_later(self, layer_idx: int) -> bool:
+        """Whether `after` gains by the experts of the layer that are in memory; false if it does nothing."""
+        return self._predicts and self.predictor.gains_by_experts(layer_idx)
+
     def after(self, layer_idx: int, x: Tensor, routing: Routing) -> None:
         """A layer's own reads are under way: read ahead behind them."""
-        if self._policies is None or not self._is_predicted or not self.is_on:
+        if self._policies is None or not self._predicts:
             return
         for coming, predicted in self.predictor.predict(layer_idx, x, routing):
             tiers = self._policies.predict_tiers(coming, predicted, self._cache)

@@ -36,12 +36,16 @@ class ReadAhead:
         """Whether something may be read before this layer's experts were computed."""
         return bool(decision.hints) or (self.prefetcher is not None and self.prefetcher.is_reading)
 
+    def is_better_later(self, layer_idx: int) -> bool:
+        """Whether predicting behind a layer gains by its experts in memory; see `Predictor.gains_by_experts`."""
+        return self.prefetcher is not None and self.prefetcher.is_better_later(layer_idx)
+
     def after(self, layer_idx: int, x: Tensor, routing: Routing, decision: Decision) -> None:
         """A layer's own reads are under way: start others behind them.
 
         Args:
             layer_idx: the layer.
-            x: [T, D], what entered its router: the backend's tensor.
+            x: [T, D], what entered its router, or what may enter the next one: the backend's tensor.
             routing: what its router chose.
             decision: what was decided for it.
         """

@@ -35,6 +35,10 @@ class RecordingPredictor:
         """The inner one's."""
         return self._inner.predicts_logits
 
+    def gains_by_experts(self, layer_idx: int) -> bool:
+        """The inner one's."""
+        return self._inner.gains_by_experts(layer_idx)
+
     @property
     def max_tokens(self) -> int:
         """1: a trace holds one text."""
@@ -70,6 +74,10 @@ class RecordedPredictor:
     def load(self, predictions: F32 | None) -> None:
         """Take float32 [layers, ahead, T, E + 1] of the pass that comes next."""
         self._predictions = predictions
+
+    def gains_by_experts(self, layer_idx: int) -> bool:
+        """See `Predictor.gains_by_experts`."""
+        return False
 
     @property
     def max_tokens(self) -> int:

@@ -40,6 +40,10 @@ class StatisticalPreload:
         self._last = np.empty(0, np.intp)
         self._last_place = -1
 
+    def gains_by_experts(self, layer_idx: int) -> bool:
+        """See `Predictor.gains_by_experts`."""
+        return False
+
     @property
     def max_tokens(self) -> int:
         """1: it follows one text."""

@@ -105,6 +105,7 @@ class Probe(Watching):
     # ---- kernels
 
     resident_router = None
+    partial_sums = None
 
     def begin(self, x: F32, ids: I32, weights: F32) -> None:
         """See `ExpertKernels.begin`."""

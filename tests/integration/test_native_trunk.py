@@ -18,7 +18,7 @@ from edge_runtime.backends.cpu.trunk.native.trunk import NativeTrunk
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
 from edge_runtime.base.errors import BundleError, RequestError
-from edge_runtime.base.spec import LinearAttention
+from edge_runtime.base.spec import LinearAttention, ModelSpec
 
 CHUNKS = (7, 1, 20, 1, 1, 70)
 TOKENS = sum(CHUNKS)
@@ -117,6 +117,41 @@ def test_looking_ahead_applies_the_coming_routers(bundle) -> None:
     expected = np.stack([x @ weights.get(f"layers.{layer}.router").T for layer in coming[:2]])
     assert relative_error(found, expected) < 1e-6
     assert trunk.look_ahead(x, spec.sparse_layers[-1], 3).shape == (0, 5, spec.num_experts)
+
+
+class WithoutAttention(RandomWeights):
+    """Attention, and layers without experts, change nothing in the residual stream."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        for name, array in self._arrays.items():
+            if name.endswith((".o", ".o_bias", ".dense_down_proj")):
+                array[:] = 0
+            elif name.endswith(".layer_scale") and not spec.layers[int(name.split(".")[1])].sparse:
+                array[:] = 1
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize("name", CASES)
+def test_without_attention_the_state_expected_is_the_one_that_comes(tmp_path, name: str, tokens: int) -> None:
+    """Join, norms behind experts, shared experts and the coming norm are all in it, whatever the model has of these."""
+    spec = CASES[name]()
+    write_trunk(spec, WithoutAttention(spec), tmp_path, "fp32")
+    trunk, rng = opened(tmp_path, spec), np.random.default_rng(4)
+    chunk = trunk.begin(rng.integers(0, spec.vocab_size, tokens).astype(np.int32), trunk.new_kv_cache(16))
+    expert_out, expected = None, None
+    for i, one in enumerate(spec.layers):
+        out = trunk.run_layer(chunk, i, expert_out)
+        expert_out = None
+        if out is None:
+            continue
+        if expected is not None:
+            assert relative_error(expected, out.seen) < 1e-5
+        expert_out = rng.standard_normal((tokens, spec.hidden), dtype=np.float32)
+        more = None if one.shared is None else trunk.run_shared(chunk, i)
+        expert_out = expert_out if more is None else expert_out + more
+        if i != spec.sparse_layers[-1]:
+            expected = trunk.expected_states.expected_state(chunk, i, expert_out).copy()
 
 
 def test_what_the_kernels_do_not_know_is_named() -> None:

@@ -20,6 +20,8 @@ I32 = NDArray[np.int32]
 class LateKernels:
     """Implements `ExpertKernels`."""
 
+    partial_sums = None
+
     def __init__(
         self, device: Device, memory: DeviceMemory, inner: CpuKernels, spec: ModelSpec, router: Router
     ) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from edge_runtime import SamplingParams
 from edge_runtime.base.errors import BudgetError, DeviceError, ExpertReadError
-from edge_runtime.engine.forward_pass import SequenceStep
 from edge_runtime.engine.job import Job, TokenEvent
 from edge_runtime.engine.observer import SchedulerObserver
+from edge_runtime.engine.pass_parts import SequenceStep
 from edge_runtime.engine.sessions import SessionPool
 from late_backend import MODES, both
 from late_backend.device import COMPUTE, Device

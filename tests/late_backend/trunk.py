@@ -84,6 +84,8 @@ class LateChunk(TrunkChunk):
 class LateTrunk:
     """Implements `Trunk`."""
 
+    expected_states = None
+
     def __init__(self, device: Device, inner: OrtTrunk, spec: ModelSpec, max_chunk: int) -> None:
         self._device, self._inner, self._spec, self._max_chunk = device, inner, spec, max_chunk
         self._open: WeakKeyDictionary[LateKVCache, LateChunk] = WeakKeyDictionary()

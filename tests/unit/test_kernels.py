@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import kernel_cases
 import numpy as np
@@ -144,7 +144,7 @@ def test_threads_batching_subset_and_order_do_not_change_a_bit(
 def test_a_plan_gives_the_bits_of_its_pairs(experts: dict[tuple[int, int], list[Expert]], tier: int) -> None:
     hidden, intermediate = 160, 224
     pool = experts[hidden, intermediate]
-    kernels = ExpertKernels(hidden, intermediate, TOP_K, 33, threads=2)
+    kernels, others = (ExpertKernels(hidden, intermediate, TOP_K, 33, threads=2) for _ in range(2))
     rng = np.random.default_rng(1)
     for tokens in (1, 4, 33, 2):
         case = make_case(tokens, hidden, seed=tokens)
@@ -158,9 +158,14 @@ def test_a_plan_gives_the_bits_of_its_pairs(experts: dict[tuple[int, int], list[
         assert np.array_equal(out, whole)
 
         kernels.begin(case.x, ids, case.weights, 6)
-        place = {0: 0, 1: 1, 3: 3, 4: 2}
+        place, ran, so_far = {0: 0, 1: 1, 3: 3, 4: 2}, np.zeros(6, bool), np.empty_like(case.x)
         for expert in rng.permutation([0, 1, 3, 4]).tolist():
             kernels.run_experts(tier, addresses([pool[place[expert]]], tier), np.array([expert], np.int32))
+            ran[expert] = True
+            kernels.so_far(so_far)
+            weights = np.where(ran[ids], case.weights, np.float32(0))
+            alone = forward(others, replace(case, weights=weights), pool, tier)
+            assert np.array_equal(so_far, alone), "the others weigh nothing"
         again = np.empty_like(case.x)
         kernels.end(again)
         assert np.array_equal(again, whole)

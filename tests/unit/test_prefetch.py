@@ -65,6 +65,9 @@ class Scripted:
         self.store, self.right, self.future = store, right, {}
         self.max_tokens = 1
 
+    def gains_by_experts(self, layer_idx):
+        return False
+
     def predict(self, layer_idx, x, routing):
         self.store.now += 1
         for layer in range(layer_idx + 1, min(layer_idx + 3, L)):

@@ -42,6 +42,17 @@ class CpuKernels:
         """See `ExpertKernels.run_experts`."""
         self.native.run_experts(tier, segments, experts)
 
+    @property
+    def partial_sums(self) -> CpuKernels:
+        """See `ExpertKernels.partial_sums`."""
+        return self
+
+    def so_far(self) -> F32:
+        """See `PartialSums.so_far`: where the sum of all comes later."""
+        out = self._out[: self._tokens]
+        self.native.so_far(out)
+        return out
+
     def end(self) -> F32:
         """See `ExpertKernels.end`."""
         out = self._out[: self._tokens]

@@ -44,6 +44,7 @@ class CudaExpertKernels:
     """
 
     resident_router: ResidentRouter[DeviceTensor] | None = None
+    partial_sums = None
     """Set by whoever makes one for these kernels."""
 
     def __init__(

@@ -29,6 +29,7 @@ class HostedKernels:
     """
 
     resident_router = None
+    partial_sums = None
 
     def __init__(
         self,

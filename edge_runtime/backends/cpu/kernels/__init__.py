@@ -31,6 +31,7 @@ Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (to
         The same in terms of a plan: ids int32 [T, K] in 0..num_experts - 1, weights float32 [T, K]; a pair whose
         weight is exactly 0 is not computed. Copied.
     run_experts(tier, segments, experts)       some of the plan's experts, int32 [N], each once.
+    so_far(out)                                the weighted sum of those that ran since begin.
     end(out)                                   the weighted sum.
     outputs(pairs, out)                        outputs float32 [P, D] of pairs as they were run last.
     release_scratch()              give the scratch back to the system; it is taken again, zeroed, when next written.

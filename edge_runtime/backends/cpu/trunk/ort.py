@@ -41,6 +41,8 @@ class _Chunk(TrunkChunk):
 class OrtTrunk:
     """`Trunk` over the graphs of a bundle; tensors are float32 arrays, views of buffers it owns."""
 
+    expected_states = None
+
     def __init__(
         self,
         bundle_path: Path,

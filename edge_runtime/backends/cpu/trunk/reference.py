@@ -42,6 +42,8 @@ class _Chunk(TrunkChunk):
 class ReferenceTrunk:
     """`Trunk` over a source of float32 weights; tensors are float32 arrays."""
 
+    expected_states = None
+
     def __init__(self, spec: ModelSpec, weights: TrunkWeights, *, max_chunk: int = 512) -> None:
         """Take the model and its weights."""
         self._spec = spec

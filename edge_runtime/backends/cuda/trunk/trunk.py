@@ -48,6 +48,8 @@ class CudaTrunk:
         BundleError: the embedding is not of the exporter's kind.
     """
 
+    expected_states = None
+
     def __init__(self, bundle: Bundle, parts: TrunkParts, module: Module, stream: Stream, max_chunk: int) -> None:
         spec = self._spec = bundle.manifest.model
         self._stream, self._max_chunk, self._parts = stream, max_chunk, parts

@@ -242,6 +242,13 @@ NB_MODULE(_native, m) {
              k.run_experts(tier, data<uint64_t>(segments), data<int32_t>(experts), experts.shape(0));
            },
            "tier"_a, "segments"_a, "experts"_a)
+      .def("so_far",
+           [](K& k, const OutArray& out) {
+             check<float>("out", out, k.shape().hidden);
+             nb::gil_scoped_release release;
+             k.so_far(static_cast<float*>(out.data()), out.shape(0));
+           },
+           "out"_a)
       .def("end",
            [](K& k, const OutArray& out) {
              check<float>("out", out, k.shape().hidden);

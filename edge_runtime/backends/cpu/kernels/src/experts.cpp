@@ -137,10 +137,15 @@ void ExpertKernels::run_experts(int tier, const uint64_t* segments, const int32_
   run_experts_locked(tier, segments, experts, count);
 }
 
+void ExpertKernels::so_far(float* out, size_t tokens) {
+  std::lock_guard<std::mutex> lock(team_->mutex());
+  check_begun("so_far", tokens);
+  combine_locked(run_weights_.data(), tokens, out);
+}
+
 void ExpertKernels::end(float* out, size_t tokens) {
   std::lock_guard<std::mutex> lock(team_->mutex());
-  if (tokens != tokens_ || weights_.size() < tokens * shape_.top_k)
-    refuse("end: expected " + std::to_string(tokens_) + " tokens (as in begin), got " + std::to_string(tokens));
+  check_begun("end", tokens);
   combine_locked(weights_.data(), tokens, out);
 }
 
@@ -190,6 +195,7 @@ void ExpertKernels::begin_locked(const Choice& choice) {
   for (size_t p = pairs; p-- > 0;)
     if (choice.weights[p] != 0.0f) expert_pairs_[size_t(--start[size_t(choice.ids[p]) + 1])] = int32_t(p);
   weights_.assign(choice.weights, choice.weights + pairs);
+  run_weights_.assign(pairs, 0.0f);
   quantize_locked(choice.x, choice.tokens);
 }
 
@@ -207,6 +213,7 @@ void ExpertKernels::run_experts_locked(int tier, const uint64_t* segments, const
   const Batch batch{tier, segments, batch_starts_.data(), batch_pairs_.data(), count, batch_pairs_.size()};
   check(batch, tokens_);
   run_locked(batch);
+  for (const int32_t pair : batch_pairs_) run_weights_[size_t(pair)] = weights_[size_t(pair)];
 }
 
 void ExpertKernels::quantize_locked(const float* x, size_t tokens) {
@@ -219,6 +226,12 @@ void ExpertKernels::quantize_locked(const float* x, size_t tokens) {
 void ExpertKernels::check_tokens(size_t tokens) const {
   if (tokens == 0 || tokens > shape_.max_tokens)
     refuse("quantize: expected 1.." + std::to_string(shape_.max_tokens) + " tokens (max_tokens), got " +
+           std::to_string(tokens));
+}
+
+void ExpertKernels::check_begun(const char* call, size_t tokens) const {
+  if (tokens != tokens_ || weights_.size() < tokens * shape_.top_k)
+    refuse(std::string(call) + ": expected " + std::to_string(tokens_) + " tokens (as in begin), got " +
            std::to_string(tokens));
 }
 

@@ -55,6 +55,7 @@ class ExpertKernels {
   void begin(const Choice& choice);
   // `segments` is [count, 4] addresses of distinct experts of the choice.
   void run_experts(int tier, const uint64_t* segments, const int32_t* experts, size_t count);
+  void so_far(float* out, size_t tokens);  // the weighted sum of the experts that ran since `begin`
   void end(float* out, size_t tokens);
   void outputs(const int32_t* pairs, size_t count, float* out);  // of the pairs as they were run last
   // All three, for experts that are all there: `addresses` is [num_slots, 4], `slots` [num_experts].
@@ -63,6 +64,7 @@ class ExpertKernels {
 
  private:
   void check_tokens(size_t tokens) const;
+  void check_begun(const char* call, size_t tokens) const;
   void check(const Batch& batch, size_t tokens);
   void quantize_locked(const float* x, size_t tokens);
   void run_locked(const Batch& batch);
@@ -97,6 +99,7 @@ class ExpertKernels {
   std::vector<int32_t> batch_pairs_, batch_starts_;
   std::vector<uint64_t> batch_segments_;
   std::vector<float> weights_;
+  std::vector<float> run_weights_;  // of the pairs that ran since `begin`; 0 for the others
 };
 
 }  // namespace hobbit

@@ -129,6 +129,19 @@ class NativeTrunk:
             self._native.look_ahead(x, np.array(coming, np.int32), out)
         return out
 
+    @property
+    def expected_states(self) -> NativeTrunk:
+        """See `Trunk.expected_states`."""
+        return self
+
+    def expected_state(self, chunk: TrunkChunk, layer_idx: int, expert_out: F32) -> F32:
+        """See `ExpectedStates.expected_state`: only attention is left out."""
+        running = _running(chunk, layer_idx + 1)
+        coming = next(layer for layer in self._spec.sparse_layers if layer > layer_idx)
+        out = np.empty((chunk.tokens, self._spec.hidden), np.float32)
+        self._native.expect(layer_idx + 1, coming, running.frame, expert_out, out)
+        return out
+
     def set_routers(self, routers: object) -> None:
         """See `Trunk.set_routers`: those of the layers are here in any case."""
 

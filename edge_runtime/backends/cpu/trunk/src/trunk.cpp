@@ -272,6 +272,19 @@ void DenseTrunk::head(const Frame& frame, const float* moe, size_t first, size_t
            {logits, head.outputs(), layer.vector(kHeadBias), model_.logit_scale, model_.softcap});
 }
 
+void DenseTrunk::expect(size_t index, size_t coming, const Frame& frame, const float* moe, float* out) {
+  std::lock_guard<std::mutex> lock(team_->mutex());
+  const size_t d = model_.hidden;
+  const Layer &next = layers_[index], &asked = layers_[coming];
+  for_rows(frame.tokens, [&](size_t t) {
+    float *resid = part_ + t * d, *x = out + t * d;  // the stream itself stays as it is
+    std::memcpy(resid, frame.resid + t * d, d * sizeof(float));
+    join(next, resid, moe == nullptr ? nullptr : moe + t * d, frame.y + t * d, normed_ + t * d);
+    if (asked.form.router_norm) return rms(resid, d, nullptr, x);
+    norm(resid, asked.vector(kFfnNorm), asked.vector(kFfnNormBias), x);
+  });
+}
+
 void DenseTrunk::look_ahead(const float* x, size_t tokens, const int32_t* which, size_t count, float* out) {
   std::lock_guard<std::mutex> lock(team_->mutex());
   for (size_t i = 0; i < count; ++i)

@@ -34,6 +34,9 @@ class DenseTrunk {
   void run_layer(size_t layer, Frame& frame, const float* moe);
   void run_shared(size_t layer, Frame& frame);  // into frame.y
   void head(const Frame& frame, const float* moe, size_t first, size_t count, float* logits);
+  // out float [T, D]: what would enter the router of layer `coming` if nothing came between it and layer - 1 but `moe`,
+  // which the experts of layer - 1 gave.
+  void expect(size_t layer, size_t coming, const Frame& frame, const float* moe, float* out);
   // out float [count, T, E]: routers of the layers `which`, applied to x float [T, D].
   void look_ahead(const float* x, size_t tokens, const int32_t* which, size_t count, float* out);
 

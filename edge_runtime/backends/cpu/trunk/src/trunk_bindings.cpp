@@ -245,6 +245,18 @@ void bind_trunk(nb::module_& m) {
              t.head(frame, moe, first, count, logits.data());
            },
            "frame"_a, "expert_out"_a.none(), "first"_a, "logits"_a.noconvert())
+      .def("expect",
+           [](T& t, size_t index, size_t coming, const Frame& frame, const std::optional<Floats>& expert_out,
+              const OutFloats& out) {
+             check_frame(t, frame);
+             if (index < 1 || coming < index || coming >= t.layers() || !t.layer(coming).form.sparse)
+               refuse("expect: layer " + std::to_string(coming) + " has no router behind " + std::to_string(index));
+             need("out", out, {frame.tokens, t.model().hidden});
+             const float* moe = experts_out(t, frame, expert_out);
+             nb::gil_scoped_release release;
+             t.expect(index, coming, frame, moe, out.data());
+           },
+           "layer"_a, "coming"_a, "frame"_a, "expert_out"_a.none(), "out"_a.noconvert())
       .def("look_ahead",
            [](T& t, const Floats& x, const Ints& layers, const OutFloats& out) {
              const size_t tokens = x.ndim() ? x.shape(0) : 0;
