@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.engine.continuation import Continuation
-from edge_runtime.engine.forward_pass import SequenceStep
 from edge_runtime.engine.job import Job, LogitsEvent, PromptEvent, Start, TokenEvent
+from edge_runtime.engine.pass_parts import SequenceStep
 from edge_runtime.engine.sequence import Generation, Sequence, likeliest
 from edge_runtime.engine.sessions import Session
 from edge_runtime.policy.base import Policy
