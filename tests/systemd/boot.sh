@@ -55,7 +55,7 @@ printf '[Unit]\nDescription=Test\nRequires=basic.target\nAfter=basic.target\n' >
 # or systemd empties /tmp, where this checkout or the bundle may lie
 mkdir -p etc/tmpfiles.d
 ln -sf /dev/null etc/tmpfiles.d/tmp.conf
-echo "$(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n')" >etc/machine-id
+{ head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n'; echo; } >etc/machine-id
 hostname hobbit-test
 ip link set lo up 2>/dev/null || true
 mkdir -p old

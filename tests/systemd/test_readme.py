@@ -1,15 +1,18 @@
-"""README.md: every command of its console blocks runs as written, on a machine with none of ours on it."""
+"""README.md: every command of its console blocks and its prose runs as written, where none of ours is installed."""
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import REPO
+from conftest import MODEL, REPO
+from fake_hub import FakeHub
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -18,9 +21,12 @@ from machine import booted, missing
 PAGE = (REPO / "README.md").read_text()
 BLOCKS = re.findall(r"^```console\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+PROSE = re.sub(r"^```.*?^```$", "", PAGE, flags=re.MULTILINE | re.DOTALL)
+BY_NAME = "hobbit-export Qwen/Qwen3-30B-A3B --out bundle"
+NAMED_BLOCKS = ("environment.sh", "git clone", "Qwen3-30B-A3B --out", "make test", "examples/tiny-moe --out")
 TARGET = {"x86_64": "x86-64", "aarch64": "arm64"}.get(platform.machine(), "")
 HOME = "/srv/home"
-BLOCK_S = 1500
+BLOCK_S = 1800
 
 
 def commands(block: str) -> str:
@@ -39,51 +45,94 @@ def block_with(text: str) -> str:
     return commands(found)
 
 
+def commands_in_prose() -> set[str]:
+    """Commands of ours, and man's, that sentences name, with at least one word behind the program."""
+    return set(re.findall(r"`((?:hobbit|hobbit-edge|hobbit-export|man) [^`\n]+)`", PROSE))
+
+
 def python_with_venv() -> str:
     """The folder of a python3 that can make environments."""
     has = subprocess.run(["/usr/bin/python3", "-c", "import ensurepip"], capture_output=True, check=False)
     return "/usr/bin" if has.returncode == 0 else f"{sys.base_prefix}/bin"
 
 
-def test_every_block_is_run_here():
-    """A block that is added to the page has to be added to the test below as well."""
-    named = ("environment.sh", "git clone", "Qwen3-30B-A3B --out", "make test", "examples/tiny-moe --out")
-    assert sorted(map(block_with, named)) == sorted(map(commands, BLOCKS))
+def offline_bundle() -> Path:
+    """The newest bundle for this machine that `make offline` wrote."""
+    found = sorted((REPO / "dist").glob(f"hobbit-edge-*-{TARGET}.tar.gz"))
+    if not found:
+        pytest.skip("no offline bundle for this machine in dist/ (make offline); README.md was NOT run")
+    return found[-1]
+
+
+class Reader:
+    """Somebody at a shell of a machine who has a home, Python with venv, git and a compiler, and types what the page says."""
+
+    def __init__(self, machine):
+        self.machine = machine
+        machine.shell(f"mkdir -p {HOME}/src")
+        for folder in (REPO, *REPO.parents, Path(sys.base_prefix), *Path(sys.base_prefix).parents):
+            machine.run("chmod", "o+rx", str(folder), check=False)
+
+    def types(self, script, *, where="", variables=""):
+        """Run lines below the home with nothing of the tests' environment but the package index; return what was said."""
+        start = (
+            f'export HOME={HOME} PATH="{python_with_venv()}:/usr/bin:/bin:/usr/sbin:/sbin" {variables}; '
+            f"cd {HOME}/src/{where}; set -euo pipefail\n"
+        )
+        kept = [f"{name}={value}" for name, value in os.environ.items() if name.startswith("PIP_") or "CERT" in name]
+        words = ["env", "-i", *kept, "bash", "-c", start + script]
+        done = self.machine.run(*words, check=False, timeout_s=BLOCK_S)
+        assert done.returncode == 0, f"{script}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
+        print(f"--- {script}{(done.stdout + done.stderr)[-600:]}")
+        return done.stdout + done.stderr
+
+    def types_in_checkout(self, script, **more):
+        """The same in the clone, with its environment."""
+        return self.types(f". .venv/bin/activate\n{script}", where="hobbit-edge", **more)
+
+
+def test_every_command_of_the_page_is_run_below():
+    """A block or a command that is added to the page has to be added to the test below as well."""
+    assert sorted(map(block_with, NAMED_BLOCKS)) == sorted(map(commands, BLOCKS))
     assert len(PYTHON_BLOCKS) == 1
+    assert commands_in_prose() == {
+        "hobbit --help", "man hobbit-run", BY_NAME, "hobbit probe", "hobbit tune", "hobbit pull",
+    }  # fmt: skip
 
 
 @pytest.mark.slow
 def test_every_command_runs_as_written():
     if lacks := missing():
         pytest.skip(f"no machine can be booted here ({lacks}); README.md was NOT run")
-    bundles = sorted((REPO / "dist").glob(f"hobbit-edge-*-{TARGET}.tar.gz"))
-    if not bundles:
-        pytest.skip("no offline bundle for this machine in dist/ (make offline); README.md was NOT run")
-    with booted() as machine:
-        for folder in (REPO, *REPO.parents, Path(sys.base_prefix), *Path(sys.base_prefix).parents):
-            machine.run("chmod", "o+rx", str(folder), check=False)
-        start = (
-            f'export HOME={HOME} PATH="{python_with_venv()}:/usr/bin:/bin:/usr/sbin:/sbin"; mkdir -p {HOME}/src; cd {HOME}/src; '
-            "git config --global safe.directory '*'; set -euo pipefail\n"
-        )
+    bundle = offline_bundle()
+    with booted() as machine, closing(FakeHub(MODEL, "Qwen/Qwen3-30B-A3B")) as hub:
+        reader = Reader(machine)
+        machine.shell(f"cp {bundle} {HOME}/src")
+        assert f"is in {HOME}/hobbit" in reader.types(block_with("environment.sh"))
 
-        def typed(script: str) -> str:
-            done = machine.run("bash", "-c", start + script, check=False, timeout_s=BLOCK_S)
-            assert done.returncode == 0, f"{script}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
-            return done.stdout + done.stderr
-
-        machine.shell(f"mkdir -p {HOME}/src && cp {bundles[-1]} {HOME}/src")
-        assert f"is in {HOME}/hobbit" in typed(block_with("environment.sh"))
-        typed(block_with("git clone").replace("<this repository>", f"{REPO} hobbit-edge").replace(" && cd", "\ncd"))
-        ready = "cd hobbit-edge; . .venv/bin/activate; rm -rf bundle\n"
+        clone = block_with("git clone").replace("<this repository>", f"{REPO} hobbit-edge")
+        # as root, git reads nobody else's repository
+        reader.types("git config --global safe.directory '*'\n" + clone.replace("&& cd", "\ncd"))
         # a checkpoint of that name is what a reader has; this one is small
-        typed(f"cp -r {REPO}/examples/tiny-moe hobbit-edge/Qwen3-30B-A3B")
-        typed(ready + block_with("Qwen3-30B-A3B --out"))
-        said = typed(ready + block_with("examples/tiny-moe --out"))
-        assert "policy           lossless" in said
+        reader.types(f"cp -r {MODEL} Qwen3-30B-A3B", where="hobbit-edge")
+        assert "adds up" not in reader.types_in_checkout(block_with("Qwen3-30B-A3B --out"))
+        assert "policy           lossless" in reader.types_in_checkout(
+            "rm -r bundle\n" + block_with("examples/tiny-moe --out")
+        )
         machine.shell(f"cat > {HOME}/src/page.py <<'END'\n{PYTHON_BLOCKS[0]}\nEND")
-        assert typed("cd hobbit-edge; . .venv/bin/activate; python ../page.py").strip()
-        # `make test` is what CI runs; here only that there is such a target
-        both = block_with("make test").replace("make test ", "make -n test >/dev/null ")
-        assert "make -n test" in both
-        assert "tok/s" in typed(f"cd hobbit-edge; deactivate 2>/dev/null || true; rm -rf .venv\n{both}")
+        assert reader.types_in_checkout("python ../page.py").strip()
+
+        assert "hobbit serve" in reader.types_in_checkout("hobbit --help\nhobbit-edge --version")
+        assert "hobbit-run" in reader.types_in_checkout("man hobbit-run", variables="PAGER=cat MANPAGER=cat")
+        for verb in ("probe", "tune", "pull"):
+            assert f"usage: hobbit {verb}" in reader.types_in_checkout(f"hobbit {verb} --help")
+        said = reader.types_in_checkout(f"rm -r bundle\n{BY_NAME}", variables=f"HF_ENDPOINT={hub.url}")
+        assert "bundle: " in said
+        assert hub.seen["store"] > 0
+
+        # `make test` is what CI runs; here only that make would run pytest for it
+        both = block_with("make test").replace("make test ", "make -n test ")
+        assert both != block_with("make test")
+        said = reader.types(f"rm -rf .venv\n{both}", where="hobbit-edge")
+        assert "tok/s" in said
+        assert "-m pytest" in said

@@ -95,8 +95,13 @@ def check_metadata(wheel: Path) -> None:
     for need in ("serve", "bench", "export", "all"):
         if need not in (found.provides_extra or ()):
             raise Failed(f"{wheel.name}: expected the extra {need}")
+    check_requirements([str(requirement) for requirement in found.requires_dist or ()])
+
+
+def check_requirements(asked: list[str]) -> None:
+    """See that no requirement takes a version below its floor."""
     lowest = floors()
-    for requirement in found.requires_dist or ():
+    for requirement in map(Requirement, asked):
         floor = lowest.get(canonicalize_name(requirement.name))
         if floor is not None and requirement.specifier.contains(_just_below(floor)):
             raise Failed(f"pyproject.toml: {requirement}: versions below {floor} have a known vulnerability; raise it")
@@ -114,18 +119,17 @@ def _just_below(floor: Version) -> Version:
 def check_libraries() -> None:
     """See that every lock is there and names nothing vulnerable, and nothing whose licence was not asked for."""
     lowest = floors()
-    for name in SETS:
-        for python in PYTHONS:
-            lock = LOCKS / f"{name}-{python}.txt"
-            libraries = read(lock)
-            if not libraries:
-                raise Failed(f"{lock.name}: missing or empty. Run: make locks")
-            for library in libraries:
-                what, floor = f"{lock.name}: {library.name}", lowest.get(canonicalize_name(library.name))
-                if floor is not None and Version(library.version) < floor:
-                    raise Failed(f"{what} {library.version}: expected {floor} or newer (deploy/floors.txt)")
-                if not is_permitted(library.licence):
-                    raise Failed(f"{what}: licence {library.licence!r}: not one that may come along")
+    locks = [LOCKS / f"{name}-{python}.txt" for name in SETS for python in PYTHONS]
+    for lock in (*locks, LOCKS / "pip.txt"):
+        libraries = read(lock)
+        if not libraries:
+            raise Failed(f"{lock.name}: missing or empty. Run: make locks")
+        for library in libraries:
+            what, floor = f"{lock.name}: {library.name}", lowest.get(canonicalize_name(library.name))
+            if floor is not None and Version(library.version) < floor:
+                raise Failed(f"{what} {library.version}: expected {floor} or newer (deploy/floors.txt)")
+            if not is_permitted(library.licence):
+                raise Failed(f"{what}: licence {library.licence!r}: not one that may come along")
 
 
 def write_sums(out: Path, key: str | None) -> None:

@@ -124,7 +124,7 @@ def lock_pip() -> None:
     """Write the lock of pip itself, which offline bundles bring along."""
     with tempfile.TemporaryDirectory() as folder:
         (wheel,) = fetch(["pip"], PYTHONS[0], ARCHITECTURES[0], Path(folder)).values()
-        found = f"pip=={wheel.name.split('-')[1]} --hash=sha256:{digest(wheel)}\n"
+        found = f"pip=={wheel.name.split('-')[1]} --hash=sha256:{digest(wheel)}  # {licence_of(metadata_of(wheel))}\n"
     (LOCKS / "pip.txt").write_text("# Written by tools/release/locks.py: pip, for offline bundles.\n" + found)
 
 
