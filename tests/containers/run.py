@@ -1,6 +1,6 @@
-"""Run the image hobbit-edge:cpu as compose.yaml says: its own command, user and health check; then ask it for tokens.
+"""Run an image as compose.yaml says: its own command, user and health check; then ask it for tokens.
 
-usage: python run.py MODELS BUILDAH_OPTIONS...
+usage: python run.py IMAGE MODELS BUILDAH_OPTIONS...
 
 Instead of a container engine, which needs cgroups, buildah's own `run` in a chroot: as the image's user, without
 capabilities, the models mounted read-only, the network that of this machine's loopback.
@@ -19,20 +19,18 @@ PORT = "8097"
 REQUEST = (
     "import json, os, urllib.request as u; b = {'model': 'bundle', 'prompt': 'import os', 'max_tokens': 8, 'temperature': 0}; "
     "r = u.Request('http://127.0.0.1:' + os.environ['HOBBIT_PORT'] + '/v1/completions', json.dumps(b).encode(), "
-    "{'Content-Type': 'application/json'}); print(json.load(u.urlopen(r, timeout=60))['choices'][0]['text'])"
+    "{'Content-Type': 'application/json'}); print(json.load(u.urlopen(r, timeout=240))['choices'][0]['text'])"
 )
 
 
 class Image:
     """The image, and a container of it that commands run in."""
 
-    def __init__(self, models: str, options: list[str]) -> None:
+    def __init__(self, name: str, models: str, options: list[str]) -> None:
         self._buildah = ["buildah", *options]
         self._models = models
-        self.config: dict[str, Any] = json.loads(self.said("inspect", "--type", "image", "hobbit-edge:cpu"))["Docker"][
-            "config"
-        ]
-        self._container = self.said("from", "--pull-never", "hobbit-edge:cpu").strip()
+        self.config: dict[str, Any] = json.loads(self.said("inspect", "--type", "image", name))["Docker"]["config"]
+        self._container = self.said("from", "--pull-never", name).strip()
 
     def said(self, *words: str) -> str:
         """Run buildah and return what it said."""
@@ -62,7 +60,7 @@ class Image:
 
 def main() -> None:
     """Start the service, wait until it is healthy, ask it, stop it."""
-    image = Image(sys.argv[1], sys.argv[2:])
+    image = Image(sys.argv[1], sys.argv[2], sys.argv[3:])
     assert image.config["User"] == "10001:10001", image.config["User"]
     who = subprocess.run(
         image.command("python", "-c", "import os; print(os.getuid())"), check=True, capture_output=True, text=True
@@ -72,7 +70,7 @@ def main() -> None:
     assert not image.healthy(), "it is not healthy before it serves"
     service = subprocess.Popen(image.command(*image.config["Entrypoint"], *image.config["Cmd"]), stderr=subprocess.PIPE)
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 900
         while not image.healthy():
             assert service.poll() is None, "the service ended"
             assert time.monotonic() < deadline, "never healthy"
@@ -85,7 +83,7 @@ def main() -> None:
         print(f"  answers: {answer.strip()!r}")
     finally:
         service.send_signal(signal.SIGTERM)
-        service.wait(60)
+        service.wait(120)
 
 
 if __name__ == "__main__":

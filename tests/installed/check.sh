@@ -18,34 +18,21 @@ unshare --net --mount --pid --fork true 2>/dev/null || not_run "no namespaces he
 python=${PYTHON:-$repo/.venv/bin/python}
 "$python" -c 'import edge_runtime, onnx' 2>/dev/null || not_run "no Python with the exporter (make test makes one)"
 
+# shellcheck source=tests/installed/emulation.sh
+. "$here/emulation.sh"
 work=$(mktemp -d)
-registered=
 finish() {
-  if [ -n "$registered" ]; then echo -1 >"$registered"; fi
-  if mountpoint -q "$work/binfmt"; then umount "$work/binfmt"; fi
+  stop_emulating
   rm -rf "$work"
 }
 trap finish EXIT
 
-emulate() {
-  command -v qemu-aarch64-static >/dev/null || not_run "qemu-aarch64-static is missing (apt-get install qemu-user-static)"
-  mkdir "$work/binfmt"
-  mount -t binfmt_misc binfmt_misc "$work/binfmt" || not_run "no binfmt_misc in this kernel"
-  if ! grep -qsx enabled "$work/binfmt/qemu-aarch64"; then
-    # F: the interpreter is opened now, so that it need not exist inside the root
-    magic='\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00'
-    mask='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
-    printf '%s' ":qemu-aarch64:M::$magic:$mask:$(command -v qemu-aarch64-static):F" >"$work/binfmt/register"
-    registered=$work/binfmt/qemu-aarch64
-  fi
-}
-
 isa=$("$python" -c 'from edge_runtime.backends.cpu.kernels import available_isas; print(available_isas()[0])')
 reads=$("$python" -c 'from edge_runtime.experts.drive import DriveReader; print(DriveReader(2, False, True).method.split()[0])')
-debian=amd64 more=
+debian=amd64 more='' how=''
 if [ "$arch" != "$(uname -m)" ]; then
-  emulate
-  isa=neon-dotprod reads=threads debian=arm64 more=--no-compile  # compiling takes minutes when emulated
+  emulate "$work/binfmt" || not_run "$lacks"
+  isa=neon-dotprod reads=threads debian=arm64 more=--no-compile how=", emulating a $cpu" # compiling takes minutes when emulated
   if [ "$cpu" = cortex-a72 ]; then isa=scalar; fi
 fi
 
@@ -71,7 +58,7 @@ ulimit -c 0
 /srv/hobbit-edge-*/deploy/environment.sh /opt/check --python python3 "$@"
 /opt/check/bin/python /srv/check/inside.py /srv/check/model /srv/check/expected.json
 END
-echo "installed-check: inside, without a network${registered:+, emulating a $cpu}"
+echo "installed-check: inside, without a network$how"
 unshare --net --mount --pid --ipc --uts --fork --kill-child bash "$here/enter.sh" "$root" "$cpu" ${more:+"$more"} ||
   { echo "installed-check: FAILED for $arch" >&2; exit 1; }
 echo "installed-check: passed for $arch"

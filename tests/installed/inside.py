@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import shutil
@@ -170,7 +171,8 @@ def footprint() -> None:
     """List what the installation takes, the largest first."""
     sizes = {}
     for found in importlib.metadata.distributions():
-        files = [Path(found.locate_file(file)) for file in found.files or ()]
+        files = {Path(found.locate_file(file)) for file in found.files or ()}
+        files |= {Path(importlib.util.cache_from_source(path)) for path in files if path.suffix == ".py"}
         sizes[found.metadata["Name"]] = sum(path.stat().st_size for path in files if path.exists())
     total = sum(path.stat().st_size for path in Path(sys.prefix).rglob("*") if path.is_file() and not path.is_symlink())
     for name, size in sorted(sizes.items(), key=lambda item: -item[1]):

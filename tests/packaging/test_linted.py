@@ -52,7 +52,7 @@ def shellcheck() -> str:
 def test_every_shell_script_passes_shellcheck(script):
     is_debian = "debian" in script.parts and script.suffix == ""
     more = SPLIT_ON_PURPOSE.get(script.name, []) if "arm" in script.parts else []
-    lint(shellcheck(), *(["-s", "sh"] if is_debian else []), *more, script)
+    lint(shellcheck(), "-x", *(["-s", "sh"] if is_debian else []), *more, script)
 
 
 def test_the_steps_of_the_workflow_pass_shellcheck():

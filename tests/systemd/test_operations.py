@@ -17,6 +17,7 @@ from machine import booted, missing
 
 PAGE = (REPO / "docs/operations.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+FIRST_LOOK = re.findall(r"^```console\n(.*?)^```$", PAGE[PAGE.index("## Ten things") :], re.MULTILINE | re.DOTALL)
 BLOCK_S = 900
 # what a block must have said, besides ending well; by a line in it
 SAYS = {
@@ -51,7 +52,8 @@ def prelude():
     """A login's surroundings: a python3 with venv, and sudo, if only as what root needs of it."""
     has_venv = subprocess.run(["/usr/bin/python3", "-c", "import ensurepip"], capture_output=True, check=False)
     folder = "/usr/bin" if has_venv.returncode == 0 else f"{sys.base_prefix}/bin"
-    return f'cd {REPO}; export HOME=/tmp PATH="{folder}:$PATH"; sudo() {{ "$@"; }}; set -euo pipefail\n'
+    sudo = 'sudo() { if [ "$1" = -u ]; then runuser -u "$2" -- "${@:3}"; else "$@"; fi; }'
+    return f'cd {REPO}; export HOME=/tmp PATH="{folder}:$PATH"; {sudo}; set -euo pipefail\n'
 
 
 @pytest.mark.slow
@@ -75,8 +77,21 @@ def test_every_command_runs_as_written(tmp_path):
             )
             said[block] = done.stdout + done.stderr
             print(f"--- {block}{said[block][-400:]}")
+            if "HOBBIT_LOG_FORMAT=json" in block:
+                first_look(machine)
         for part, expected in SAYS.items():
             assert any(part in block and expected in text for block, text in said.items()), (part, expected)
+
+
+def first_look(machine):
+    """What the person on call is told to start with, while the service runs."""
+    (block,) = FIRST_LOOK
+    status, journal, doctor = (line.removeprefix("$ ") for line in block.splitlines())
+    for command, expected in ((status, "Active: active (running)"), (journal, "ready"), (doctor, " checks")):
+        done = machine.run("bash", "-c", prelude() + command, check=False)
+        # 1: doctor found something about whatever machine runs this
+        assert done.returncode in ((0, 1) if command == doctor else (0,)), (command, done.stderr)
+        assert expected in done.stdout, (command, done.stdout)
 
 
 def test_the_page_names_only_what_exists():

@@ -18,6 +18,11 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 ARCHITECTURES = ("x86_64", "aarch64")
 GLIBC = (2, 35)
 """Oldest C library a wheel of ours may need: Ubuntu 22.04 (JetPack 6), Debian 12 and newer have it."""
+MOST_BYTES = 250_000_000
+"""What a device's installation may take on the drive, without a GPU's libraries."""
+SELDOM_IMPORTED = "/tests?/|/sympy/|/onnxruntime/(transformers|quantization|tools)/|/pygments/lexers/"
+"""Modules that are not compiled when installing, as compileall's -x takes them: tests of libraries, and what rare work
+imports. They import all the same. deploy/environment.sh and the Debian packages use the same words."""
 DEBIAN_NAMES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 

@@ -18,7 +18,19 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import DEBIAN_NAMES, ROOT, Failed, epoch, exit_code, platforms, run, say, the_wheel, version
+from common import (
+    DEBIAN_NAMES,
+    ROOT,
+    SELDOM_IMPORTED,
+    Failed,
+    epoch,
+    exit_code,
+    platforms,
+    run,
+    say,
+    the_wheel,
+    version,
+)
 from common import Target as System
 from debian_text import changelog, control, copyright_text, launcher
 from locks import LOCKS
@@ -174,7 +186,7 @@ def finish(build: Build, name: str, root: Path) -> None:
     tidy(root)
     scripts = ROOT / "deploy/debian" / name
     for script in sorted(scripts.iterdir()) if scripts.is_dir() else ():
-        text = script.read_text(encoding="utf-8").replace("@PYTHON@", build.python)
+        text = script.read_text(encoding="utf-8").replace("@PYTHON@", build.python).replace("@SELDOM@", SELDOM_IMPORTED)
         write(root / "DEBIAN" / script.name, text, 0o644 if script.name == "conffiles" else 0o755)
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file() and not path.is_symlink())
     write(root / "DEBIAN/control", control(name, build.version, DEBIAN_NAMES[build.arch], build.python, size // 1024))
