@@ -10,7 +10,7 @@ ARCH_HERE   := $(shell uname -m)
 TARGET_HERE := $(subst aarch64,arm64,$(subst _,-,$(ARCH_HERE)))
 
 .PHONY: demo test check system-check elastic-check ray-check kernel-check memory-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check gpu-emulation hardware clean
-.PHONY: wheels locks offline footprint wheel-check deb deb-check container-check jetpack-container-check lint-release release-check release
+.PHONY: wheels locks offline footprint wheel-check pythons-check deb deb-check container-check jetpack-container-check lint-release release-check release
 
 # pip says what it fetches and builds: this takes a minute or two the first time
 $(VENV)/.base: pyproject.toml CMakeLists.txt $(wildcard edge_runtime/*/src/* edge_runtime/*/*/src/* edge_runtime/*/*/*/src/*)
@@ -92,7 +92,8 @@ wheel: $(VENV)/.test
 # ---- release: docs/releasing.md ----
 ARCHS   ?= x86_64 aarch64
 TARGETS ?= jetpack-6.2 jetpack-7.2 arm64 x86-64
-SUITES  ?= bookworm:amd64 bookworm:arm64 jammy:arm64 noble:arm64
+PYTHONS ?= $(foreach minor,10 11 12 13 14,$(shell command -v python3.$(minor)))
+SUITES  ?= $(foreach suite,bookworm trixie jammy noble,$(suite):amd64 $(suite):arm64)
 
 $(VENV)/.release: $(VENV)/.test
 	$(PY) -m pip install --quiet -e ".[release]"
@@ -118,8 +119,13 @@ footprint: $(VENV)/.release
 wheel-check: $(VENV)/.release
 	for arch in $(ARCHS); do bash tests/installed/check.sh $$arch dist/hobbit-edge-*-$$(echo $$arch | sed 's/aarch64/arm64/; s/_/-/').tar.gz || exit 1; done
 
+# the same for every Python on this machine's PATH, in the environment alone
+pythons-check: $(VENV)/.release
+	bash tests/installed/pythons.sh dist/hobbit-edge-*-$(TARGET_HERE).tar.gz $(PYTHONS)
+
 deb: $(VENV)/.release
 	for suite in $(SUITES); do $(RELEASE)/debian.py --suite $${suite%:*} --arch $${suite#*:} || exit 1; done
+	$(PY) tests/debian/contents.py dist
 	bash tests/debian/lint.sh dist
 
 # install, serve, upgrade, remove, purge on a real systemd without a network; needs root and what `make deb` wrote
