@@ -63,7 +63,9 @@ class Installed:
 
     def systemctl(self, verb: str, *args: str, check: bool = True) -> str:
         """Run systemctl on the service."""
-        return self.machine.run("systemctl", verb, *args, UNIT, check=check).stdout
+        done = self.machine.run("systemctl", verb, *args, UNIT, check=False)
+        assert not check or done.returncode == 0, f"{verb}: {done.stderr}{self.machine.journal('hobbit')[-2000:]}"
+        return done.stdout
 
     def show(self, name: str) -> str:
         """Return one property of the service."""

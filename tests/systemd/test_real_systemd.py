@@ -120,12 +120,13 @@ def test_memory_max_is_read_back_by_the_planner(service):
     if "memory" not in service.machine.controllers:
         pytest.skip("no memory controller here; MemoryMax= was NOT enforced")
     service.settings(HOBBIT_MEMORY="auto")
-    service.drop_in("30-memory.conf", "MemoryMax=200M")
+    # the least that a service plans with is some 215 MiB: request bodies, and templates and grammars in confined processes
+    service.drop_in("30-memory.conf", "MemoryMax=260M")
     service.systemctl("start")
     memory = service.get("/v1/stats")["memory"]
-    assert 190 << 20 < memory["budget_bytes"] <= 200 << 20
+    assert 240 << 20 < memory["budget_bytes"] <= 260 << 20
     assert memory["planned_bytes"] <= memory["budget_bytes"]
-    assert memory["peak_rss_bytes"] < 200 << 20
+    assert memory["peak_rss_bytes"] < 260 << 20
     service.complete(max_tokens=100)
     assert service.show("NRestarts") == "0"
 
