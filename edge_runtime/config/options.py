@@ -92,11 +92,11 @@ class RuntimeConfig:
     )
     prefetch: str = option(
         Named(PREDICTORS, fitting.check_prefetch), AUTO, auto=fitting.left_open, in_profile=True, is_live=True,
-        default_text="lookahead:depth=1 if the policy does not look at residency, else off",
+        default_text="lookahead:depth=1",
         example="lookahead:depth=2",
         help="which experts to read before they are asked for",
-        doc="A policy that looks at what is resident would decide by what came in time. So only policies that do not "
-        "look ahead by themselves. `auto` is `off` too for bundles whose exporter did not store the routers' part.",
+        doc="Changes no token: a policy that looks at what is resident is shown what would be without reads ahead. "
+        "`auto` is `off` for bundles whose exporter did not store the routers' part.",
     )
     backend: str = option(
         fitting.BackendName(), AUTO, default_text="cpu", auto=fitting.backend_of_machine,

@@ -32,8 +32,8 @@ class PolicyChoice(NamedTuple):
         policy: built from them.
         eviction: name and parameters of the eviction rule.
         prefetch: name and parameters of the predictor; 'off' for none.
-        is_prefetch_asked: somebody asked for this predictor. If not, only policies that do not look at residency may
-            have experts read ahead.
+        is_prefetch_asked: somebody asked for this predictor. If not, nothing is read ahead for a request's own policy
+            that looks at residency, unless the policy in force does too.
     """
 
     text: str
@@ -93,7 +93,7 @@ class ActivePolicy:
 
     @property
     def is_prefetch_asked(self) -> bool:
-        """Whether experts are read ahead under every policy; see `PolicyChoice`."""
+        """Whether experts are read ahead in every pass; see `PolicyChoice`."""
         return self.choice.is_prefetch_asked
 
     @property
@@ -115,8 +115,7 @@ class ActivePolicy:
         """
         policy = create_policy(config.policy, self._context_for(POLICIES[parse_policy(config.policy)[0]]))
         is_asked = config.prefetch != AUTO
-        ahead = not policy.reads_residency and can_look_ahead(self._bundle.manifest)
-        prefetch = config.prefetch if is_asked else _LOOK_AHEAD if ahead else "off"
+        prefetch = config.prefetch if is_asked else _LOOK_AHEAD if can_look_ahead(self._bundle.manifest) else "off"
         return PolicyChoice(config.policy, policy, config.eviction, prefetch, is_asked)
 
     def make_rule(self, choice: PolicyChoice, capacity: int) -> EvictionRule:

@@ -150,7 +150,12 @@ def routers_for(backend: Backend[Any], bundle: Bundle, prefetch: str, *, fits_al
 def make_prefetcher(
     active: ActivePolicy, backend: Backend[Any], trunk: Trunk[Any], spec: ModelSpec, cache: ExpertCache
 ) -> Prefetcher | None:
-    """Build what reads ahead under the policy in force, its measurements fresh; None: nothing does."""
+    """Build what reads ahead under the policy in force, its measurements fresh; None: nothing does.
+
+    A policy that looks at residency is shown what it would be without.
+    """
+    is_off = parse_prefetch(active.prefetch)[0] == "off"
+    cache.residents.keep_without_ahead(active.policy.reads_residency and not is_off)
     if cache.fits_all:
         return None
     predictor = create_predictor(active.prefetch, trunk, spec, active.router, backend.tensors.to_host)

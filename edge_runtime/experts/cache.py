@@ -192,6 +192,8 @@ class ExpertCache:
             self._pool.reader.collect(0.0)  # an open stream collects its own reads, and must see them finish
         table = self._pool.residents.table
         slots, resident = table.slots_of(layer_idx), table.resident_tiers(layer_idx)
+        if priority is Priority.SPECULATIVE and table.without_ahead is not None:
+            table.without_ahead.admit(layer_idx, experts, tiers)
         absent = [int(e) for e in experts if resident[e] < tiers[e] and not table.is_reading(int(slots[e]))]
         return len(self._pool.reader.start(layer_idx, absent, tiers, priority)) if absent else 0
 

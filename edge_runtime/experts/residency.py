@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.eviction.base import EvictionRule, OrderedRule, TruncatingRule
 from edge_runtime.experts.native import Table
 from edge_runtime.experts.units import UnitLedger
+
+if TYPE_CHECKING:
+    from edge_runtime.experts.without_ahead import WithoutReadAhead
 
 I32 = NDArray[np.int32]
 U8 = NDArray[np.uint8]
@@ -64,6 +67,8 @@ class SlotTable(Table):
         super().__init__(ledger, tiers, slots, self._keys)
         self.uses: NDArray[np.int64] | None = None
         """Counts uses int64 [L, E], where somebody wants to know; nothing is counted where every expert fits."""
+        self.without_ahead: WithoutReadAhead | None = None
+        """Goes through the same requests without reads ahead; None: whoever looks at residency looks here."""
         self.ledger, self.num_experts, self._rule = ledger, num_experts, rule
         # asked once: the check goes through all methods
         self._of_planes = rule if isinstance(rule, TruncatingRule) and ledger.sizes.plane_bytes else None
@@ -108,14 +113,16 @@ class SlotTable(Table):
         return Lookup(*self.find(layer_idx, tiers))
 
     def note_use(self, layer_idx: int, tiers: U8, order: Keys | None, topk_ids: I32 | None = None) -> None:
-        """Tell the rule what a layer uses; `lookup` does. Arguments as for it."""
+        """Tell the rule, and the table without reads ahead, what a layer uses; `lookup` does. Arguments as for it."""
         if self.uses is not None:
             self.uses[layer_idx] += tiers != 0 if topk_ids is None else self._per_token(topk_ids)
         if topk_ids is not None and len(topk_ids) > 1 and self._in_order is not None:
             self._in_order(layer_idx, tiers, topk_ids)
-            return
-        experts = tiers.nonzero()[0] if order is None else order
-        self._rule.use(layer_idx * self.num_experts + experts, tiers.take(experts))
+        else:
+            experts = tiers.nonzero()[0] if order is None else order
+            self._rule.use(layer_idx * self.num_experts + experts, tiers.take(experts))
+        if self.without_ahead is not None:
+            self.without_ahead.serve(layer_idx, tiers)
 
     def _per_token(self, topk_ids: I32) -> NDArray[np.int64]:
         """Return int64 [E], how many tokens use each expert; ids that stand for none are below 0."""

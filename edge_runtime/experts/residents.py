@@ -14,6 +14,7 @@ from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.eviction import EvictionRule, OrderedRule
 from edge_runtime.experts.residency import SlotTable
 from edge_runtime.experts.units import UnitLedger, UnitSizes
+from edge_runtime.experts.without_ahead import WithoutReadAhead
 from edge_runtime.policy.base import Decision
 
 if TYPE_CHECKING:
@@ -122,9 +123,24 @@ class Residents:
         """Count a pass that ran a second time."""
         self.totals.fallbacks += 1
 
+    def keep_without_ahead(self, wanted: bool) -> None:
+        """Whether `resident_tiers` is to leave out of account that experts are read ahead, see `WithoutReadAhead`."""
+        if not wanted:
+            self.table.without_ahead = None
+        elif self.table.without_ahead is None:
+            self.table.without_ahead = WithoutReadAhead(self.table, self.rule)
+
+    @property
+    def keeps_without_ahead(self) -> bool:
+        """Whether `resident_tiers` leaves reads ahead out of account."""
+        return self.table.without_ahead is not None
+
     def resident_tiers(self, layer_idx: int) -> U8:
-        """Return uint8 [E], read-only: the tier each expert of the layer is resident at, 0 if it is not."""
-        return self.table.resident_tiers(layer_idx)
+        """Return uint8 [E], read-only: the tier each expert of the layer is resident at for decisions, 0 if it is not.
+
+        What is in memory now is in `table.resident_tiers`; the two differ while `keeps_without_ahead`.
+        """
+        return (self.table.without_ahead or self.table).resident_tiers(layer_idx)
 
     def begin_sequence(self) -> None:
         """A new text begins: eviction forgets what belongs to the old one; residents stay."""
@@ -132,6 +148,8 @@ class Residents:
 
     def begin_pass(self, num_tokens: int = 1) -> None:
         """A forward pass of so many tokens begins."""
+        if self.table.without_ahead is not None:
+            self.table.without_ahead.follow_budget()
         if num_tokens > 1 and isinstance(self.rule, OrderedRule):
             self.rule.begin_tokens(num_tokens)
         else:

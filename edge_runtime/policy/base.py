@@ -129,8 +129,8 @@ class Policy(Protocol):
     def reads_residency(self) -> bool:
         """Whether `decide` looks at what is resident.
 
-        If not, experts may be read before a layer asks for them without changing any token. If it does, such reads
-        make decisions depend on what the drive delivered in time.
+        If it does, the residency it is shown leaves out of account what was read before a layer asked for it: decisions
+        would depend on what the drive delivered in time.
         """
         ...
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.params import Param
 from edge_runtime.policy.base import Decision, Hint, PolicyContext, ResidencyView, Routing
-from edge_runtime.policy.decisions import chosen_decision, full_decision
+from edge_runtime.policy.decisions import chosen_decision, full_decision, tiers_of
 from edge_runtime.policy.wrappers.watching import OnePass
 
 F32 = NDArray[np.float32]
@@ -78,6 +78,15 @@ class CacheConditional(OnePass):
             return chosen_decision(routing, routing.topk_ids, routing.topk_weights, self.context)
         ids, weights = router.weigh(layer_idx, routing.logits, np.array([row], np.int32))
         return chosen_decision(routing, ids, weights, self.context, self._background(layer_idx, row, wanted, cached))
+
+    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+        """See `Policy.predict_tiers`: whom it would choose, residents preferred. Nothing is noted."""
+        if len(routing.logits) > 1:
+            return full_decision(routing, self.context).tiers
+        cached = residency.resident_tiers(layer_idx) >= self.context.tier
+        preference = self.context.router.preference(layer_idx, routing)
+        row = self.choose(layer_idx, preference[0], cached, routing.logits[0])
+        return tiers_of(row, self.context.tier, self.context.num_experts)
 
     def _background(
         self, layer_idx: int, row: list[int], wanted: list[int], cached: NDArray[np.bool_]

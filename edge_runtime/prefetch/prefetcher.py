@@ -71,7 +71,8 @@ class Prefetcher:
         predictor: says what comes.
         cache: reads.
         governor: switches prefetching off and on; None: always on.
-        is_asked: somebody asked for this predictor; if not, passes in which a policy looks at residency are left out.
+        is_asked: somebody asked for this predictor; if not, passes in which a policy looks at residency are left out
+            unless residents are known without reads ahead: what came in time would change their tokens.
         clock: in nanoseconds.
     """
 
@@ -110,7 +111,8 @@ class Prefetcher:
     def decide_with(self, policies: PassPolicies) -> None:
         """These policies decide for the layers that come."""
         self._policies = policies
-        self._is_allowed = self._is_asked or not policies.reads_residency
+        sees_reads = policies.reads_residency and not self._cache.residents.keeps_without_ahead
+        self._is_allowed = self._is_asked or not sees_reads
         self._is_predicted = self._is_allowed and self._num_tokens <= self.predictor.max_tokens
 
     @property
@@ -126,8 +128,9 @@ class Prefetcher:
         if self._policies is None or not self._predicts:
             return
         for coming, predicted in self.predictor.predict(layer_idx, x, routing):
-            tiers = self._policies.predict_tiers(coming, predicted, self._cache)
-            by_rank = dict.fromkeys(predicted.topk_ids.T.ravel().tolist())
+            tiers = self._policies.predict_tiers(coming, predicted, self._cache.residents)
+            # the policy may choose experts that the router did not name, because they are resident
+            by_rank = dict.fromkeys([*predicted.topk_ids.T.ravel().tolist(), *tiers.nonzero()[0].tolist()])
             order = [expert for expert in by_rank if tiers[expert]]
             self._cache.mask(coming, order)
             if (self._cache.resident_tiers(coming)[order] < tiers[order]).any():

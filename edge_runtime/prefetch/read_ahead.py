@@ -43,6 +43,8 @@ class ReadAhead:
     def after(self, layer_idx: int, x: Tensor, routing: Routing, decision: Decision) -> None:
         """A layer's own reads are under way: start others behind them.
 
+        Nothing is predicted where the policy gives hints for coming layers: it has seen their routers' choice.
+
         Args:
             layer_idx: the layer.
             x: [T, D], what entered its router, or what may enter the next one: the backend's tensor.
@@ -51,7 +53,8 @@ class ReadAhead:
         """
         for hint in decision.hints:
             self._read(hint)
-        if self.prefetcher is not None:
+        knows_what_comes = any(hint.layer_idx != layer_idx and not hint.is_spare for hint in decision.hints)
+        if self.prefetcher is not None and not knows_what_comes:
             self.prefetcher.after(layer_idx, x, routing)
 
     def _read(self, hint: Hint) -> None:

@@ -88,6 +88,18 @@ def test_mobile_falls_back_and_prefetches(model_bundle):
     assert never["bytes_read"] < always["bytes_read"]
 
 
+def test_mobile_keeps_its_rate_whatever_the_signal_and_repeats_a_text(model_bundle):
+    for signal, rate in (("confidence", 0.2), ("margin", 0.35), ("entropy", 0.1)):
+        policy = f"mobile:fallbacks={rate},signal={signal}"
+        with Engine.open(model_bundle, policy=policy, expert_memory="4MiB", **OPTIONS) as engine:
+            ids = engine.tokenizer.encode(TEXT * 3)[:150]
+            first = engine.logits(ids, chunk=1)
+            fallbacks = engine.parts.cache.counters.fallbacks
+            assert 0.5 * rate < fallbacks / len(ids) < 1.4 * rate, signal
+            np.testing.assert_array_equal(engine.logits(ids, chunk=1), first, err_msg="what ran before is forgotten")
+            assert engine.parts.cache.counters.fallbacks == 2 * fallbacks
+
+
 def test_cache_prior_misses_less(model_bundle):
     lossless, biased = run(model_bundle, "lossless"), run(model_bundle, "cache-prior:lambda=0.5")
     assert biased["misses"] < 0.8 * lossless["misses"]

@@ -26,7 +26,7 @@ EXACT = ("hits", "late", "misses", "upgrades", "bytes_read", "by_tier", "substit
          "truncated", "fallbacks", "predicted_kld")  # fmt: skip
 POLICIES = [
     "lossless", "hobbit", "hobbit:t1=0.4,t2=0.8", "cache-prior", "cache-prior:lambda=0.3,admit=2", "max-rank", "cumsum",
-    "mobile:threshold=0.2", "mobile:threshold=0.4,signal=margin,ahead=3", "mobile:threshold=0.3,signal=entropy",
+    "mobile", "mobile:fallbacks=0.4,window=32,signal=margin,ahead=3", "mobile:threshold=0.3,signal=entropy",
     "rate-distortion:max_kld=0.01", "adapmoe", "smoe", "skip", "lexi", "edgemoe:bits=3", "mcsharp:bits=3",
 ]  # fmt: skip
 

@@ -209,6 +209,35 @@ def test_mobile_runs_half_the_experts_then_all_if_unsure():
     assert policy.accept(np.log(np.array([[0.7, 0.3]], np.float32)))
 
 
+def output(confidence: float) -> np.ndarray:
+    return np.log(np.array([[confidence, 1 - confidence]], np.float32))
+
+
+def test_mobile_runs_the_least_certain_fifth_again_unless_told_otherwise():
+    policy = create_policy("mobile", context())
+
+    def stands(confidence: float) -> bool:
+        policy.begin_pass(1, has_logits=True)
+        return policy.accept(output(confidence))
+
+    # a fifth of fewer than five is none; the fifth is run again if it is the least certain of five
+    assert [stands(c) for c in (0.9, 0.6, 0.8, 0.7)] == [True] * 4
+    assert not stands(0.55)
+    assert stands(0.58), "one of six: only the least certain, which was the one before"
+    assert not stands(0.51)
+    policy.begin_sequence()
+    assert [stands(c) for c in (0.51, 0.52, 0.53, 0.54)] == [True] * 4, "a new text has nothing to compare with"
+    assert stands(0.51), "as certain as another is not less certain"
+
+
+def test_mobile_looks_ahead_for_no_more_than_it_will_use():
+    policy, routing = create_policy("mobile", context()), routed(0.4, 0.3, 0.2, 0.1)
+    policy.begin_pass(1, has_logits=True)
+    assert np.flatnonzero(policy.predict_tiers(1, routing, Residents())).tolist() == [0, 1]
+    policy.begin_pass(2, has_logits=True)
+    assert np.flatnonzero(policy.predict_tiers(1, routing, Residents())).tolist() == [0, 1, 2, 3]
+
+
 def test_mobile_leaves_prompts_alone():
     policy = create_policy("mobile:threshold=1", context())
     for tokens, has_logits in ((5, True), (1, False)):

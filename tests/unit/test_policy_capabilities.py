@@ -52,6 +52,7 @@ def run_pass(policy: Policy, seed: int, tokens: int, residents_seed: int) -> lis
 
 
 PASSES = [(seed, tokens) for seed in range(12) for tokens in (1, 1, 3)]
+TEXT_PASSES = 18
 
 
 def differs_by_residency(text: str) -> bool:
@@ -64,10 +65,10 @@ def differs_by_history(text: str) -> bool:
     used = make(text)
     used.begin_sequence()
     for number, (seed, tokens) in enumerate(PASSES):
-        if number % 7 == 0:
+        if number % TEXT_PASSES == 0:
             used.begin_sequence()
         fresh = make(text)
-        if number % 7 == 0:
+        if number % TEXT_PASSES == 0:
             fresh.begin_sequence()
         if run_pass(used, seed, tokens, seed) != run_pass(fresh, seed, tokens, seed):
             return True

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.base.errors import BudgetError
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.experts.residents import Residents
+from edge_runtime.experts.waves import serve_at_once
 from edge_runtime.lab.simulator.drive import SimulatedStore
 
 I32 = NDArray[np.int32]
@@ -18,8 +17,7 @@ Keys = NDArray[np.intp]
 class InstantServer:
     """Does to a cache's residents what its `stream` does over reads that are over when somebody looks.
 
-    Who is pinned, claimed, evicted and ready, and in which order, is that of `LayerStream` (see its `__next__`). Where
-    reads of predicted experts may be under way, `stream` itself is used.
+    Where reads of predicted experts may be under way, `stream` itself is used.
 
     Args:
         cache: over `store`.
@@ -41,24 +39,9 @@ class InstantServer:
             if not residents.fits_all:
                 table.note_use(layer_idx, tiers, order, topk_ids)
             return
-        _, held, _, missing = table.lookup(layer_idx, tiers, order, topk_ids)
-        read = _claim(residents, layer_idx, missing, tiers)
-        while True:
-            table.unpin(held)
-            read += _claim(residents, layer_idx, missing, tiers)
-            if not read:
-                break
-            self._store.read_at_once(len(read), residents.finish_reads(read))
-            residents.ledger.drain_discards()  # no memory was written, so none goes back
-            held, read = read, _claim(residents, layer_idx, missing, tiers)
-        if missing:
-            raise BudgetError(f"layer {layer_idx}: nothing may be evicted for {len(missing)} experts. Use more memory.")
+        serve_at_once(table, layer_idx, tiers, table.lookup(layer_idx, tiers, order, topk_ids), self._finish)
 
-
-def _claim(residents: Residents, layer_idx: int, missing: list[int], tiers: U8) -> list[int]:
-    """Start reading the first of `missing`, as many as there is room for, and take them off; return their slots."""
-    if not missing:
-        return []
-    slots = residents.table.claim(layer_idx, missing, tiers)
-    del missing[: len(slots)]
-    return slots
+    def _finish(self, slots: list[int]) -> None:
+        residents = self._cache.residents
+        self._store.read_at_once(len(slots), residents.finish_reads(slots))
+        residents.ledger.drain_discards()  # no memory was written, so none goes back

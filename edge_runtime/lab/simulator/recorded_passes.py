@@ -65,6 +65,7 @@ class RecordedPasses:
         self._switch, self._prefetcher = RecordedSwitch(), None
         if prefetch and not cache.fits_all:
             self._prefetcher = Prefetcher(self._predictor, cache, self._switch)
+            cache.residents.keep_without_ahead(policy.reads_residency)
         self._read_ahead = ReadAhead(cache, spec.num_experts, self._prefetcher)
         self._instant = InstantServer(cache, store)
         self.requests = RequestLog(spec.num_experts)
@@ -96,7 +97,7 @@ class RecordedPasses:
         self._routings = self._predictor.router.route_recorded(one.logits, one.token_ids)
         self._cache.begin_pass(tokens)
         self._read_ahead.decide_with(PassPolicies([self._policy], [tokens]))
-        decisions = run_layers(spec.sparse_layers, self, self._policy.decide, self._cache, self)
+        decisions = run_layers(spec.sparse_layers, self, self._policy.decide, self._cache.residents, self)
         self._cache.end_pass()
         return Attempt([recorded_logits(one.confidence[-1:], spec.vocab_size)], decisions)
 

@@ -41,8 +41,17 @@ class OnePass:
         """See `Policy.min_tier`: the full tier."""
         return self.context.tier
 
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
+        """See `Policy.decide`."""
+        raise NotImplementedError
+
     def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
-        """See `Policy.predict_tiers`: what the router chooses, at the full tier."""
+        """See `Policy.predict_tiers`: what it would decide. Who changes something in `decide` has to say it otherwise.
+
+        A prediction that names more than K experts is not sure who comes: all of them, at the full tier.
+        """
+        if routing.topk_ids.shape[1] <= self.context.top_k:
+            return self.decide(layer_idx, routing, residency).tiers
         tiers = np.zeros(self.context.num_experts, np.uint8)
         tiers[routing.topk_ids[routing.topk_weights != 0]] = self.context.tier
         return tiers

@@ -1,0 +1,69 @@
+"""Reading ahead changes no token, under any policy: those that look at residency are shown what it would be without."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import MODEL
+
+from edge_runtime import Engine, SamplingParams
+
+TEXT = (MODEL / "heldout_python.txt").read_text()
+DECIDED = ("lookups", "by_tier", "substituted", "skipped", "route_changed", "predicted_kld", "fallbacks")
+LOSSY = ["hobbit", "hobbit:t1=0.3,t2=0.7", "cache-prior:lambda=0.4", "max-rank", "cumsum", "smoe",
+         "rate-distortion", "edgemoe:bits=3", "mcsharp:bits=3", "mobile"]  # fmt: skip
+ALWAYS = "lookahead:depth=2,adaptive=false"
+
+
+def opened(bundle, policy: str, prefetch: str, **more: Any) -> Engine:
+    options = {"tier": 8, "context": 256, "memory": "2GiB", "expert_memory": "4MiB", "self_check": False, **more}
+    return Engine.open(bundle, policy=policy, prefetch=prefetch, **options)
+
+
+def ran(engine: Engine) -> tuple[Any, ...]:
+    """Prompts and single tokens, of two texts; return logits and what was decided."""
+    ids = engine.tokenizer.encode(TEXT)
+    seen = [engine.logits(ids[start : start + 40], chunk=chunk) for start, chunk in ((0, 1), (40, 17), (80, 1))]
+    report = engine.generate(ids[:30], SamplingParams(max_tokens=20, ignore_eos=True))
+    counters = engine.parts.cache.counters
+    return seen, report.token_ids, {name: getattr(counters, name) for name in DECIDED}, counters.prefetch_issued
+
+
+@pytest.mark.parametrize("policy", LOSSY)
+def test_reading_ahead_changes_no_logit_and_no_decision(calibrated_bundle, policy):
+    found = {}
+    for prefetch in ("off", ALWAYS):
+        with opened(calibrated_bundle, policy, prefetch) as engine:
+            found[prefetch] = ran(engine)
+    without, ahead = found["off"], found[ALWAYS]
+    for one, other in zip(without[0], ahead[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert without[1:3] == ahead[1:3]
+    assert ahead[3] > without[3], "something was read ahead"
+
+
+def test_reads_in_the_background_count_when_they_are_asked_for_not_when_they_come(calibrated_bundle):
+    """Of a policy that admits displaced experts, tokens repeat although its reads are late or not, as the drive is."""
+    found = []
+    for threads in (1, 8):
+        with opened(calibrated_bundle, "cache-prior:admit=2,lambda=0.3", ALWAYS, io_threads=threads) as engine:
+            found.append(ran(engine))
+    for one, other in zip(found[0][0], found[1][0], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert found[0][1:3] == found[1][1:3]
+
+
+def test_memory_that_changes_is_followed(calibrated_bundle):
+    """Less memory, then more, between two texts: decisions stay those of a run that reads nothing ahead."""
+    found = {}
+    for prefetch in ("off", ALWAYS):
+        with opened(calibrated_bundle, "hobbit:t1=0.3,t2=0.7", prefetch) as engine:
+            seen = []
+            for size in ("4MiB", "2MiB", "6MiB", "3MiB"):
+                engine.resize(expert_memory=size)
+                seen.append(engine.logits(engine.tokenizer.encode(TEXT)[:40], chunk=1))
+            found[prefetch] = seen
+    for one, other in zip(found["off"], found[ALWAYS], strict=True):
+        np.testing.assert_array_equal(one, other)
