@@ -1,4 +1,4 @@
-"""From cells to figures: medians over rounds, the peer's best mode, ratios, and how far we are from the limit. Pure."""
+"""From cells to figures: medians over rounds, peers at their best, ratios, how far we are from the limit. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.compare.results import cell_of
-from benchmarks.compare.workload import HOBBIT, LOSSLESS, REGIMES, Cell, rate
+from benchmarks.compare.workload import HOBBIT, LOSSLESS, OURS, REGIMES, Cell, rate
 
 Entry = Mapping[str, Any]
+_STAGES = ("decode", "prefill", "prefill_cold")
 
 
 def latest(entries: Iterable[Entry]) -> dict[Cell, Entry]:
@@ -18,35 +19,54 @@ def latest(entries: Iterable[Entry]) -> dict[Cell, Entry]:
 
 
 def rows(entries: Iterable[Entry]) -> list[dict[str, Any]]:
-    """Return one row for each model, regime and side: the peer's best mode, our lossless, our HOBBIT.
+    """Return one row for each machine, model and regime: every peer's best mode, the strongest of all, and ours.
 
-    Decode and prefill of the peer may come from different modes: each is the best it can do.
+    Decode and prefill of a peer may come from different modes, and those of the strongest from different peers: each is
+    the best there is.
     """
     cells = latest(entries)
     found = []
-    for model in sorted({cell.model for cell in cells}):
-        for regime in REGIMES:
-            here = {cell: e for cell, e in cells.items() if (cell.model, cell.regime) == (model, regime)}
-            if here:
-                found.append(_row(model, regime, here))
+    for machine in sorted({cell.machine for cell in cells}):
+        for model in sorted({cell.model for cell in cells if cell.machine == machine}):
+            for regime in REGIMES:
+                asked = (machine, model, regime)
+                here = {cell: e for cell, e in cells.items() if (cell.machine, cell.model, cell.regime) == asked}
+                if here:
+                    found.append(_row(model, regime, here) | {"machine": machine})
     return found
 
 
 def _row(model: str, regime: str, here: Mapping[Cell, Entry]) -> dict[str, Any]:
-    modes = {cell.variant for cell in here if cell.side == "peer"}
-    by_mode = {mode: _measured(here, "peer", mode) for mode in modes}
-    rounds = max((len(each) for each in by_mode.values()), default=0)
-    # a mode left out after the first round was slower there; it must not win by a single lucky round
-    lasting = {mode: each for mode, each in by_mode.items() if each and len(each) == rounds}
     row: dict[str, Any] = {"model": model, "regime": regime, "cap_bytes": next(iter(here.values()))["cap_bytes"]}
-    row["peer"] = {stage: _best(lasting, stage) for stage in ("decode", "prefill", "prefill_cold")}
-    row["modes"] = {mode: _mode(here, mode) for mode in sorted(modes)}
+    names = sorted({cell.side for cell in here if cell.side != OURS})
+    row["peers"] = {name: _peer(here, name) for name in names}
+    row["peer"] = {stage: _strongest(row["peers"].values(), stage) for stage in _STAGES}
+    row["modes"] = {
+        f"{name} {mode}": _mode(here, name, mode)
+        for name in names
+        for mode in sorted({cell.variant for cell in here if cell.side == name})
+    }
     for name, variant in (("lossless", LOSSLESS), ("hobbit", HOBBIT)):
-        row[name] = _ours(_measured(here, "ours", variant), row["peer"])
+        row[name] = _ours(_measured(here, OURS, variant), row["peer"])
     if row["lossless"] and row["hobbit"]:
         row["hobbit"]["against_lossless"] = _ratio(row["hobbit"]["decode"]["tok_s"], row["lossless"]["decode"]["tok_s"])
     errors = {f"{c.side} {c.variant} round {c.round}": e["error"] for c, e in here.items() if e.get("error")}
     return row | {"errors": errors}
+
+
+def _peer(here: Mapping[Cell, Entry], name: str) -> dict[str, Any]:
+    """Return a peer's best mode at each stage."""
+    modes = {cell.variant for cell in here if cell.side == name}
+    by_mode = {mode: _measured(here, name, mode) for mode in modes}
+    rounds = max((len(each) for each in by_mode.values()), default=0)
+    # a mode left out after the first round was slower there; it must not win by a single lucky round
+    lasting = {f"{name} {mode}": each for mode, each in by_mode.items() if each and len(each) == rounds}
+    return {stage: _best(lasting, stage) for stage in _STAGES}
+
+
+def _strongest(peers: Iterable[Mapping[str, Any]], stage: str) -> dict[str, Any] | None:
+    found = [dict(peer[stage]) for peer in peers if peer[stage]]
+    return max(found, key=lambda each: float(each["tok_s"]), default=None)
 
 
 def _measured(here: Mapping[Cell, Entry], side: str, variant: str) -> list[Entry]:
@@ -71,9 +91,10 @@ def read_per_token(cell: Entry) -> float | None:
 
 
 def _best(by_mode: Mapping[str, Sequence[Entry]], stage: str) -> dict[str, Any] | None:
-    if not by_mode:
+    able = {mode: cells for mode, cells in by_mode.items() if all(stage in cell["measured"] for cell in cells)}
+    if not able:
         return None
-    found = {mode: _tok_s(cells, stage) for mode, cells in by_mode.items()}
+    found = {mode: _tok_s(cells, stage) for mode, cells in able.items()}
     mode = max(found, key=lambda name: found[name]["tok_s"])
     cells = by_mode[mode]
     return found[mode] | {
@@ -83,12 +104,12 @@ def _best(by_mode: Mapping[str, Sequence[Entry]], stage: str) -> dict[str, Any] 
     }
 
 
-def _mode(here: Mapping[Cell, Entry], mode: str) -> dict[str, Any]:
-    cells = _measured(here, "peer", mode)
-    errors = [e["error"] for cell, e in here.items() if cell.variant == mode and e.get("error")]
+def _mode(here: Mapping[Cell, Entry], name: str, mode: str) -> dict[str, Any]:
+    cells = _measured(here, name, mode)
+    errors = [e["error"] for c, e in here.items() if (c.side, c.variant) == (name, mode) and e.get("error")]
     return {
         "decode": _tok_s(cells, "decode") if cells else None,
-        "prefill": _tok_s(cells, "prefill") if cells else None,
+        "prefill": _tok_s(cells, "prefill") if cells and "prefill" in cells[0]["measured"] else None,
         "error": errors[0] if errors else None,
     }
 
@@ -97,7 +118,7 @@ def _ours(cells: Sequence[Entry], peer: Mapping[str, Any]) -> dict[str, Any] | N
     if not cells:
         return None
     found: dict[str, Any] = {}
-    for stage in ("decode", "prefill", "prefill_cold"):
+    for stage in _STAGES:
         found[stage] = _tok_s(cells, stage)
         found[stage]["against_peer"] = _ratio(found[stage]["tok_s"], peer[stage] and peer[stage]["tok_s"])
     return found | {

@@ -1,4 +1,4 @@
-"""The machine under both sides: page cache, read-ahead, what a process read, and its ceilings."""
+"""The machine under all sides: what it is, page cache, read-ahead, what a process read, and its ceilings."""
 
 from __future__ import annotations
 
@@ -6,18 +6,28 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.bench_kernels import read_bandwidth
+from benchmarks.compare.fio import find_fio, fio_gbps
 from benchmarks.compare.workload import THREADS
+from edge_runtime.backends.cpu.kernels import available_isas
 from edge_runtime.base.errors import HobbitError
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.lab.bench.surroundings import record_extents
 from edge_runtime.telemetry.drive_probe import DriveCeiling, probe_drive
+from edge_runtime.telemetry.hardware import describe_hardware
 
 _BUS_BYTES = 512 << 20
 _PROBE_BYTES = 1 << 30
+
+
+def identity(folder: Path) -> dict[str, Any]:
+    """Return what every result says of the machine: processor, cores, and the instruction set our kernels use."""
+    found = describe_hardware(folder)
+    return {"cpu": found["cpu"] or found["machine"], "cpus": found["cpus"], "isa": available_isas()[0]}
 
 
 def drop_caches() -> None:
@@ -72,10 +82,16 @@ class Ceilings:
 
     def __init__(self) -> None:
         self._buffer = np.ones(_BUS_BYTES, np.uint8)
+        self._fio = find_fio()
 
     def bus_gbps(self) -> float:
         """Memory read bandwidth with as many threads as both sides use, in GB/s."""
         return round(read_bandwidth(self._buffer, THREADS), 2)
+
+    def fio_gbps(self, bundle: Path, tier: int, *, block_bytes: int, depth: int) -> float | None:
+        """Return what fio says of the same files at the same block size and depth; None where it is not installed."""
+        files = sorted({extent.path for extent in record_extents(Bundle.open(bundle), tier)})
+        return fio_gbps(self._fio, files, block_bytes=block_bytes, depth=depth)
 
     def drive(self, bundle: Path, tier: int, *, block_bytes: int, depth: int, seconds: float = 1.0) -> DriveCeiling:
         """Direct reads of expert records at the runtime's own block size and depth.

@@ -10,11 +10,14 @@ from typing import Any
 
 from benchmarks.compare import results
 from benchmarks.compare.figures import drive_ceiling, rows
+from benchmarks.compare.results import label
 from benchmarks.compare.workload import RESIDENT
 
 WIDTH = 100
 """Columns of a line of prose."""
 BEGIN, END = "<!-- comparison: written by python -m benchmarks.compare report -->", "<!-- end of comparison -->"
+
+_GREYS = ("#bbbbbb", "#888888", "#dddddd")
 
 Row = Mapping[str, Any]
 
@@ -53,9 +56,12 @@ def put(page: str, text: str) -> str:
 
 
 def markdown(found: Sequence[Row], entries: Sequence[Mapping[str, Any]], image: str) -> str:
-    """Return tables and remarks of all rows."""
-    picture = [f"![decode speed by regime]({image})", ""]
-    lines = [*_where(entries), *_speed(found), *picture, *_ours(found), *_modes(found)]
+    """Return tables and remarks of all rows, machine by machine."""
+    lines = [f"![decode speed by regime]({image})", ""]
+    for machine in dict.fromkeys(row["machine"] for row in found):
+        here = [row for row in found if row["machine"] == machine]
+        lines += [f"### {machine}", "", *_where(entries, machine), *_speed(here), *_peers(here), *_ours(here)]
+        lines += _modes(here)
     return "\n".join(part for line in lines for part in _wrapped(line))
 
 
@@ -67,38 +73,46 @@ def _wrapped(line: str) -> list[str]:
     return textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-def _where(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+def _where(entries: Sequence[Mapping[str, Any]], machine: str) -> list[str]:
     """Where and when it was measured, and the ceilings during it."""
-    cells = [e for e in entries if "side" in e]
-    machines = [e for e in entries if "machine" in e]
-    lines = []
-    for entry in machines:
-        m, drive, settings = entry["machine"], entry["machine"]["drive"], entry["settings"]
-        versions = ", ".join(f"{name} {value}" for name, value in entry["versions"].items())
-        drive_text = f"drive {drive['name']} ({m['file_system']}, read-ahead {drive['read_ahead_kib']} KiB)"
-        lines.append(
-            f"- {m['cpu'] or m['machine']}, {m['cpus']} CPUs, {(m['memory_bytes'] or 0) / 2**30:.1f} GiB, "
-            f"{m['kernel']}, {drive_text}, {settings['threads']} threads on both sides; ours: tier {settings['tier']}, "
-            f"{settings['io_threads']} reads at once; {versions}; peer: llama.cpp, {entry['peer']}"
-        )
-    drives = [gbps for c in cells if c.get("measured") and (gbps := drive_ceiling(c))] or [0.0]
+    cells = [e for e in entries if "side" in e and label(e["machine"]) == machine]
+    lines = [_run_line(e) for e in entries if "settings" in e and label(e["machine"]) == machine]
+    drives = [gbps for c in cells if c.get("measured") and (gbps := drive_ceiling(c))]
     buses = [c["bus_gbps"] for c in cells]
     times = sorted(c["when"] for c in cells)
+    fio = [c["fio_gbps"] for c in cells if c.get("fio_gbps")]
+    by_fio = f" ({_range(fio, 2)} GB/s by fio, into small pages)" if fio else " (fio was not asked)"
     return [
         *dict.fromkeys(lines),
-        f"- {len(cells)} cells, {times[0]} to {times[-1]}; drive ceiling {min(drives):.2f}-{max(drives):.2f} GB/s, "
-        f"memory read {min(buses):.0f}-{max(buses):.0f} GB/s over the cells.",
+        f"- {len(cells)} cells, {times[0]} to {times[-1]}; drive ceiling {_range(drives, 2)} GB/s{by_fio}, memory read "
+        f"{_range(buses, 0)} GB/s over the cells.",
         "",
     ]
+
+
+def _run_line(entry: Mapping[str, Any]) -> str:
+    m, drive, settings = entry["machine"], entry["machine"]["drive"], entry["settings"]
+    versions = ", ".join(f"{name} {value}" for name, value in entry["versions"].items())
+    drive_text = f"drive {drive['name']} ({m['file_system']}, read-ahead {drive['read_ahead_kib']} KiB)"
+    peers = "; ".join(f"{name}, {version}" for name, version in entry["peers"].items())
+    return (
+        f"- {m['cpu'] or m['machine']}, {m['cpus']} CPUs, {m['isa']}, {(m['memory_bytes'] or 0) / 2**30:.1f} GiB, "
+        f"{m['kernel']}, {drive_text}, {settings['threads']} threads on all sides; ours: tier {settings['tier']}, "
+        f"{settings['io_threads']} reads at once; {versions}; peers: {peers}"
+    )
+
+
+def _range(values: Sequence[float], digits: int) -> str:
+    return f"{min(values):.{digits}f}-{max(values):.{digits}f}" if values else "-"
 
 
 def _speed(found: Sequence[Row]) -> list[str]:
     lines = [
         "Caption: tokens a second on the machine and dates above, median of the rounds (their number in brackets); "
-        "*ratio* is ours over the peer's best mode.",
+        "*ratio* is ours over the strongest peer in its best mode.",
         "",
-        "| model | memory | peer decode (mode) | ours lossless | ratio | ours HOBBIT | ratio | over lossless "
-        "| peer prefill | ours | ratio |",
+        "| model | memory | strongest peer, decode | ours lossless | ratio | ours HOBBIT | ratio | over lossless "
+        "| strongest peer, prefill | ours | ratio |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found:
@@ -117,6 +131,26 @@ def _speed(found: Sequence[Row]) -> list[str]:
             _times(ours and ours["prefill"]["against_peer"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _peers(found: Sequence[Row]) -> list[str]:
+    """Every peer at its best, where there are several."""
+    if len({name for row in found for name in row["peers"]}) < 2:
+        return []
+    lines = [
+        "Caption: every peer in its best mode, tokens a second, medians; same runs.",
+        "",
+        "| model | memory | peer | decode | read a token | prefill | cold prefill | peak |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        for name, best in row["peers"].items():
+            decode = best["decode"]
+            read, peak = (decode["read_bytes"], decode["peak_bytes"]) if decode else (None, None)
+            cells = [row["model"], _regime(row), name, _peer(decode, 2), _mb(read), _peer(best["prefill"], 1),
+                     _peer(best["prefill_cold"], 1), _mb(peak)]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 
 
@@ -139,8 +173,8 @@ def _ours(found: Sequence[Row]) -> list[str]:
         if best:
             cold = row["peer"]["prefill_cold"]
             lines.append(
-                f"| {row['model']} | {_regime(row)} | peer, {best['mode']} | {_mb(best['read_bytes'])} | | | | | "
-                f"{_mb(best['peak_bytes'])} | {cold['tok_s']:.1f} |"
+                f"| {row['model']} | {_regime(row)} | {best['mode']} | {_mb(best['read_bytes'])} | | | | | "
+                f"{_mb(best['peak_bytes'])} | {'-' if cold is None else format(cold['tok_s'], '.1f')} |"
             )
         for name in ("lossless", "hobbit"):
             ours = row[name]
@@ -156,15 +190,14 @@ def _ours(found: Sequence[Row]) -> list[str]:
 
 
 def _modes(found: Sequence[Row]) -> list[str]:
-    """Every mode of the peer that was tried, and every failure."""
-    lines = ["The peer's modes (decode / prefill tok/s, rounds; later rounds repeat the best of the first):", ""]
+    """Every mode of the peers that was tried, and every failure."""
+    lines = ["The peers' modes (decode / prefill tok/s, rounds; later rounds repeat the best of the first):", ""]
     for row in found:
         tried = []
         for name, mode in row["modes"].items():
             if mode["decode"]:
-                tried.append(
-                    f"{name} {mode['decode']['tok_s']:.2f} / {mode['prefill']['tok_s']:.1f} ({mode['decode']['n']})"
-                )
+                prefill = f"{mode['prefill']['tok_s']:.1f}" if mode["prefill"] else "-"
+                tried.append(f"{name} {mode['decode']['tok_s']:.2f} / {prefill} ({mode['decode']['n']})")
             else:
                 tried.append(f"{name}: {mode['error']}")
         lines.append(f"- {row['model']}, {_regime(row)}: {'; '.join(tried)}")
@@ -174,31 +207,41 @@ def _modes(found: Sequence[Row]) -> list[str]:
 
 
 def draw(found: Sequence[Row], path: Path) -> None:
-    """Draw decode speed by regime for every model, on a logarithmic axis."""
+    """Draw decode speed by regime for every machine and model, on a logarithmic axis."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    models = sorted({row["model"] for row in found})
-    figure = Figure(figsize=(5.2 * len(models), 4), dpi=110, layout="constrained")
+    places = list(dict.fromkeys((row["machine"], row["model"]) for row in found))
+    figure = Figure(figsize=(5.2 * min(len(places), 2), 4 * ((len(places) + 1) // 2)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(models), squeeze=False)[0]
-    for axis, model in zip(axes, models, strict=True):
-        here = [row for row in found if row["model"] == model]
-        for name, label, colour, shift in (
-            ("peer", "llama.cpp, best mode", "#bbbbbb", -0.27),
-            ("lossless", "ours, lossless", "#4477aa", 0.0),
-            ("hobbit", "ours, HOBBIT", "#cc6677", 0.27),
-        ):
-            bars = [(i, row[name]["decode"]) for i, row in enumerate(here) if row[name] and row[name]["decode"]]
-            if bars:
-                heights = [bar["tok_s"] for _, bar in bars]
-                spread = [[b["tok_s"] - b["low"] for _, b in bars], [b["high"] - b["tok_s"] for _, b in bars]]
-                places = [i + shift for i, _ in bars]
-                axis.bar(places, heights, 0.26, yerr=spread, capsize=2, color=colour, label=label)
+    axes = figure.subplots((len(places) + 1) // 2, min(len(places), 2), squeeze=False).ravel()
+    for axis, (machine, model) in zip(axes, places, strict=False):
+        here = [row for row in found if (row["machine"], row["model"]) == (machine, model)]
+        peers = sorted({name for row in here for name in row["peers"]})
+        bars = [(f"{name}, best mode", _GREYS[i % 3], [row["peers"].get(name) for row in here])
+                for i, name in enumerate(peers)]  # fmt: skip
+        bars += [("ours, lossless", "#4477aa", [row["lossless"] for row in here])]
+        bars += [("ours, HOBBIT", "#cc6677", [row["hobbit"] for row in here])]
+        _draw_bars(axis, bars)
         axis.set_xticks(range(len(here)), [_regime(row) for row in here])
-        axis.set(title=model, ylabel="decode, tok/s", yscale="log", xlabel="memory, share of the peer's file")
+        axis.set(title=f"{model}, {machine}", ylabel="decode, tok/s", yscale="log")
+        axis.set_xlabel("memory, share of the Q4_0 file")
         axis.legend(fontsize="small")
+    for axis in axes[len(places) :]:
+        axis.remove()
     figure.savefig(path)
+
+
+def _draw_bars(axis: Any, bars: Sequence[tuple[str, str, list[Mapping[str, Any] | None]]]) -> None:
+    """Draw each side's bars beside the others'."""
+    width = 0.8 / len(bars)
+    for number, (name, colour, sides) in enumerate(bars):
+        known = [(i, side["decode"]) for i, side in enumerate(sides) if side and side["decode"]]
+        if known:
+            spread = [[b["tok_s"] - b["low"] for _, b in known], [b["high"] - b["tok_s"] for _, b in known]]
+            places = [i + (number - (len(bars) - 1) / 2) * width for i, _ in known]
+            heights = [b["tok_s"] for _, b in known]
+            axis.bar(places, heights, 0.95 * width, yerr=spread, capsize=2, color=colour, label=name)
 
 
 def _regime(row: Row) -> str:

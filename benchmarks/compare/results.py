@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.compare.workload import Cell
 
-VERSION = 1
+VERSION = 2
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -51,10 +51,16 @@ def append(path: Path, entry: dict[str, Any]) -> None:
 
 
 def cell_of(entry: dict[str, Any]) -> Cell | None:
-    """Return which cell an object belongs to; None for a description of the machine."""
+    """Return which cell an object belongs to; None for a description of a run."""
     if "side" not in entry:
         return None
-    return Cell(entry["model"], entry["regime"], entry["round"], entry["side"], entry["variant"])
+    machine = label(entry["machine"])
+    return Cell(entry["model"], entry["regime"], entry["round"], entry["side"], entry["variant"], machine)
+
+
+def label(machine: Mapping[str, Any]) -> str:
+    """Return what results of one machine are found by: its processor, cores and instruction set."""
+    return f"{machine['cpu']}, {machine['cpus']} cores, {machine['isa']}"
 
 
 def done(entries: Iterable[dict[str, Any]], *, retry_before: int = 0) -> set[Cell]:
@@ -67,6 +73,10 @@ def done(entries: Iterable[dict[str, Any]], *, retry_before: int = 0) -> set[Cel
     return found
 
 
-def of_round(entries: Iterable[dict[str, Any]], model: str, regime: str, number: int) -> list[dict[str, Any]]:
-    """Return the results of one round."""
-    return [e for e in entries if (e.get("model"), e.get("regime"), e.get("round")) == (model, regime, number)]
+def of_round(
+    entries: Iterable[dict[str, Any]], model: str, regime: str, number: int, machine: str
+) -> list[dict[str, Any]]:
+    """Return the results of one round on a machine."""
+    cells = ((cell_of(entry), entry) for entry in entries)
+    asked = (model, regime, number, machine)
+    return [e for cell, e in cells if cell and (cell.model, cell.regime, cell.round, cell.machine) == asked]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,15 @@ from typing import Any
 from benchmarks.compare import results
 from benchmarks.compare.figures import read_per_token
 from benchmarks.compare.group import MemoryGroup
-from benchmarks.compare.machine import Ceilings, drop_caches, read_ahead
+from benchmarks.compare.kinds import KINDS, Peer, open_peers
+from benchmarks.compare.machine import Ceilings, drop_caches, identity, read_ahead
 from benchmarks.compare.peer import PeerError
-from benchmarks.compare.server import Peer
 from benchmarks.compare.thresholds import hobbit_policy
 from benchmarks.compare.workload import (
     CONTEXT,
     HOBBIT,
     MEASURED_STEPS,
-    MODES,
+    OURS,
     REGIMES,
     RESIDENT,
     THREADS,
@@ -34,7 +35,6 @@ from benchmarks.compare.workload import (
     cap_bytes,
     cells_of_round,
     kept_modes,
-    modes_for,
     rate,
     tokens_of,
 )
@@ -50,7 +50,10 @@ MORE_TO_DO = 75
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(prog="python -m benchmarks.compare run", description=__doc__)
-    found.add_argument("--peer", type=Path, required=True, metavar="FOLDER", help="llama.cpp's programs")
+    found.add_argument(
+        "--peer", action="append", required=True, metavar="KIND=PATH",
+        help=f"folder with a peer's programs, or an adapter for 'command'; repeatable; kinds: {', '.join(KINDS)}",
+    )  # fmt: skip
     found.add_argument(
         "--model", nargs=4, action="append", required=True, metavar=("NAME", "CHECKPOINT", "BUNDLE", "GGUF"),
         help="checkpoint with stream.json, its bundle, its Q4_0 file; repeatable",
@@ -58,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--regime", nargs="+", choices=REGIMES, default=list(REGIMES), help="default: all")
     found.add_argument("--hobbit-at", nargs="*", choices=REGIMES[1:], default=["50", "25"], help="caps (50 25)")
     found.add_argument("--rounds", type=int, default=3)
-    found.add_argument("--mode", nargs="+", choices=[m.name for m in MODES], help="peer's modes (default: all it has)")
+    found.add_argument("--mode", nargs="+", metavar="NAME", help="peers' modes (default: all they have)")
     found.add_argument(
         "--cells", type=int, help=f"stop after so many cells, with exit code {MORE_TO_DO} if more are left"
     )
@@ -124,13 +127,18 @@ class Runner:
 
     Args:
         args: of `parser`.
-        peer: the peer's programs.
+        peers: the others.
         models: by name.
         hobbit: the HOBBIT policy of each model, with its thresholds.
+        machine: what this one is.
     """
 
-    def __init__(self, args: argparse.Namespace, peer: Peer, models: dict[str, Model], hobbit: dict[str, str]) -> None:
-        self.args, self.peer, self.models, self.hobbit = args, peer, models, hobbit
+    def __init__(
+        self, args: argparse.Namespace, peers: Sequence[Peer], models: dict[str, Model], hobbit: dict[str, str],
+        machine: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self.args, self.models, self.hobbit, self.machine = args, models, hobbit, machine
+        self.peers = {peer.name: peer for peer in peers}
         self.ceilings = Ceilings()
 
     def run(self, cell: Cell) -> dict[str, Any]:
@@ -139,49 +147,77 @@ class Runner:
         cap = cap_bytes(model, cell.regime)
         policy = self.hobbit[cell.model] if cell.variant == HOBBIT else cell.variant
         drive = self.ceilings.drive(model.bundle, TIER, block_bytes=args.block, depth=args.io_threads)
+        fio = self.ceilings.fio_gbps(model.bundle, TIER, block_bytes=args.block, depth=args.io_threads)
         entry: dict[str, Any] = {
-            "model": cell.model, "regime": cell.regime, "round": cell.round, "side": cell.side, "variant": cell.variant,
+            "machine": self.machine, "model": cell.model,
+            "regime": cell.regime, "round": cell.round, "side": cell.side, "variant": cell.variant,
             "cap_bytes": cap, "gguf_bytes": model.gguf_bytes,
             "when": datetime.now(timezone.utc).isoformat("T", "seconds"),
-            "drive_gbps": drive.gbps, "bus_gbps": self.ceilings.bus_gbps(),
+            "drive_gbps": drive.gbps, "fio_gbps": fio, "bus_gbps": self.ceilings.bus_gbps(),
         }  # fmt: skip
-        mode = next((m for m in MODES if m.name == cell.variant), None)
         with MemoryGroup(cap, args.group_parent) as group:
             try:
                 drop_caches()
-                if mode is None:
+                if cell.side == OURS:
                     entry["measured"] = measure_ours(model, cell, policy, args, group)
                 else:
-                    with read_ahead(model.gguf, mode.read_ahead_kib):
-                        tokens = tokens_of(model.stream, cell.regime, cell.round)
-                        entry["measured"] = self.peer.measure(model.gguf, mode, cell.regime, tokens, group)
+                    entry["version"] = self.peers[cell.side].version
+                    entry["measured"] = self._measure_peer(model, cell, group)
             except (PeerError, OSError) as err:
                 entry["error"] = str(err)
             entry["peak_bytes"], entry["oom_kills"] = group.peak_bytes, group.oom_kills
         return entry
 
+    def _measure_peer(self, model: Model, cell: Cell, group: MemoryGroup) -> dict[str, Any]:
+        peer = self.peers[cell.side]
+        mode = next(mode for mode in peer.modes(cell.regime) if mode.name == cell.variant)
+        with read_ahead(model.gguf, mode.read_ahead_kib):
+            tokens = tokens_of(model.stream, cell.regime, cell.round)
+            return dict(peer.measure(model, mode, cell.regime, tokens, group))
+
 
 def pending(
-    args: argparse.Namespace, peer: Peer, models: Sequence[Model], entries: list[dict[str, Any]], retry_before: int
-) -> Iterator[Cell]:
+    args: argparse.Namespace, peers: Sequence[Peer], models: Sequence[Model], machine: str,
+    entries: list[dict[str, Any]], retry_before: int,
+) -> Iterator[Cell]:  # fmt: skip
     """Yield cells not yet measured, round by round; later rounds only have the modes that did well in the first."""
     finished = results.done(entries, retry_before=retry_before)
     for number in range(args.rounds):
         for model in models:
             for regime in args.regime:
-                modes = [m for m in modes_for(regime, peer.able.loads) if not args.mode or m.name in args.mode]
-                if number:
-                    modes = kept_modes(modes, results.of_round(entries, model.name, regime, 0))
+                first = results.of_round(entries, model.name, regime, 0, machine) if number else []
+                modes = {
+                    peer.name: kept_modes(
+                        peer.name, [m for m in peer.modes(regime) if not args.mode or m.name in args.mode], first
+                    )
+                    for peer in peers
+                }
                 hobbit = regime in args.hobbit_at
-                cells = cells_of_round(model.name, regime, number, modes, hobbit=hobbit)
+                cells = cells_of_round(model.name, regime, number, modes, machine, hobbit=hobbit)
                 yield from (cell for cell in cells if cell not in finished)
 
 
-def describe_machine(args: argparse.Namespace, peer: Peer, models: Sequence[Model]) -> dict[str, Any]:
+def check_modes(args: argparse.Namespace, peers: Sequence[Peer]) -> None:
+    """Refuse names of modes that no peer has in any of the regimes.
+
+    Raises:
+        SystemExit: there is one.
+    """
+    known = {mode.name for peer in peers for regime in args.regime for mode in peer.modes(regime)}
+    unknown = sorted({*(args.mode or [])} - known)
+    if unknown:
+        raise SystemExit(f"--mode {' '.join(unknown)}: expected some of {', '.join(sorted(known))}.")
+
+
+def describe_run(
+    args: argparse.Namespace, peers: Sequence[Peer], models: Sequence[Model], machine: dict[str, Any]
+) -> dict[str, Any]:
     """Return what all cells of a run share."""
     around = describe(Bundle.open(models[0].bundle), "", {}, "")
     return {
-        "machine": around.hardware, "versions": {k: v for k, v in around.versions.items() if v}, "peer": peer.version,
+        "machine": around.hardware | {"isa": machine["isa"]},
+        "versions": {k: v for k, v in around.versions.items() if v},
+        "peers": {peer.name: peer.version for peer in peers},
         "settings": {
             "threads": THREADS, "tier": TIER, "context": CONTEXT, "memory": args.memory, "io_threads": args.io_threads,
             "probe_block_bytes": args.block,
@@ -196,8 +232,9 @@ def line(cell: Cell, entry: dict[str, Any], number: int, seconds: float) -> str:
     if "error" in entry:
         return f"{head} FAILED: {entry['error']} ({seconds:.0f} s)"
     found = entry["measured"]
+    steady = f"{rate(found['prefill']):.1f}" if "prefill" in found else "-"
     return (
-        f"{head} decode {rate(found['decode']):.2f} tok/s, prefill {rate(found['prefill']):.1f} "
+        f"{head} decode {rate(found['decode']):.2f} tok/s, prefill {steady} "
         f"(cold {rate(found['prefill_cold']):.1f}) tok/s, "
         f"{(read_per_token(entry) or 0) / 1e6:.1f} MB read a token, "
         f"drive {entry['drive_gbps']:.2f} GB/s ({seconds:.0f} s)"
@@ -207,19 +244,21 @@ def line(cell: Cell, entry: dict[str, Any], number: int, seconds: float) -> str:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that read-ahead and cgroup are put back
-    peer = Peer(args.peer)
+    peers = open_peers(args.peer)
+    check_modes(args, peers)
     models = [load_model(*each) for each in args.model]
     entries = results.read(args.out)
-    machine = describe_machine(args, peer, models)
-    if not any(all(e.get(k) == v for k, v in machine.items()) for e in entries):
-        results.append(args.out, machine)
+    machine = identity(models[0].bundle)
+    shared = describe_run(args, peers, models, machine)
+    if not any(all(e.get(k) == v for k, v in shared.items()) for e in entries):
+        results.append(args.out, shared)
     hobbit = {model.name: policy_of(model, entries, args) for model in models} if args.hobbit_at else {}
-    runner = Runner(args, peer, {model.name: model for model in models}, hobbit)
+    runner = Runner(args, peers, {model.name: model for model in models}, hobbit, machine)
     retry_before = len(results.read(args.out)) if args.retry_failed else 0
     measured = 0
     while True:
         entries = results.read(args.out)
-        cells = list(pending(args, peer, models, entries, retry_before))
+        cells = list(pending(args, peers, models, results.label(machine), entries, retry_before))
         if not cells:
             print(f"everything is measured: {args.out}")
             return 0
@@ -227,7 +266,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"at least {len(cells)} cells are left: {args.out}")
             return MORE_TO_DO
         started = time.monotonic()
-        print(f"... {len(cells)} or more to do; now {' '.join(map(str, cells[0].key))}", flush=True)
+        print(f"... {len(cells)} or more to do; now {' '.join(map(str, astuple(cells[0])))}", flush=True)
         entry = runner.run(cells[0])
         results.append(args.out, entry)
         measured += 1

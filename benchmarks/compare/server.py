@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -27,18 +27,20 @@ from benchmarks.compare.peer import (
     prompt_stage,
     request_body,
 )
-from benchmarks.compare.workload import MEASURED_STEPS, WARM_STEPS, Mode, Tokens
+from benchmarks.compare.workload import MEASURED_STEPS, WARM_STEPS, Mode, Model, PeerMode, Tokens, modes_for
 
 _START_S = 600.0
 _ANSWER_S = 1800.0
 
 
-class Peer:
+class LlamaCpp:
     """A folder with llama.cpp's programs.
 
     Raises:
         SystemExit: there is no server in it, or it does not start.
     """
+
+    name = "llama.cpp"
 
     def __init__(self, folder: Path) -> None:
         self.binary = folder / SERVER
@@ -52,14 +54,17 @@ class Peer:
         done = subprocess.run([self.binary, flag], capture_output=True, text=True, check=False)
         return done.stdout + done.stderr
 
-    def measure(self, gguf: Path, mode: Mode, regime: str, tokens: Tokens, group: MemoryGroup) -> dict[str, Any]:
-        """Start the server, run a cell's requests, stop it; return what was measured.
+    def modes(self, regime: str) -> Sequence[PeerMode]:
+        """See `Peer.modes`."""
+        return modes_for(regime, self.able.loads)
 
-        Raises:
-            PeerError: it was killed, does not start, or answers something else.
-        """
+    def measure(
+        self, model: Model, mode: PeerMode, regime: str, tokens: Tokens, group: MemoryGroup
+    ) -> Mapping[str, Any]:
+        """See `Peer.measure`: start the server, run a cell's requests, stop it."""
+        assert isinstance(mode, Mode)
         port = _free_port()
-        argv = command(self.binary, gguf, mode, self.able, regime=regime, port=port)
+        argv = command(self.binary, model.gguf, mode, self.able, regime=regime, port=port)
         with tempfile.TemporaryFile() as log, _running(group.command(argv), log) as process:
             started = time.monotonic()
             try:

@@ -1,11 +1,12 @@
-"""What is compared: models, regimes, sides, the order of cells, and the tokens both sides are given. Pure."""
+"""What is compared: models, regimes, sides, the order of cells, and the tokens all sides are given. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 Result = Mapping[str, Any]
 
@@ -14,7 +15,7 @@ CAPS = ("75", "50", "35", "25")
 """Percent of the peer's file that the whole process may use."""
 REGIMES = (RESIDENT, *CAPS)
 
-LOSSLESS, HOBBIT = "lossless", "hobbit"
+OURS, LOSSLESS, HOBBIT = "ours", "lossless", "hobbit"
 PROMPT_TOKENS = 128
 WARM_STEPS = 64
 MEASURED_STEPS = 64
@@ -33,7 +34,7 @@ class Model:
         stream: token ids of the checkpoint's prepared stream (stream.json).
         text: the same as text (stream.txt).
         bundle: ours.
-        gguf: the peer's, made from the same checkpoint.
+        gguf: the peers', made from the same checkpoint.
         gguf_bytes: its size, of which the caps are shares.
     """
 
@@ -45,14 +46,41 @@ class Model:
     gguf_bytes: int
 
 
+class PeerMode(Protocol):
+    """A way of running a peer.
+
+    Attributes:
+        name: as the report calls it.
+        read_ahead_kib: of the drive while it runs; None leaves it alone.
+    """
+
+    @property
+    def name(self) -> str:
+        """See the class."""
+        ...
+
+    @property
+    def read_ahead_kib(self) -> int | None:
+        """See the class."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlainMode:
+    """A way of running a peer that only its adapter knows more of."""
+
+    name: str
+    read_ahead_kib: int | None = None
+
+
 @dataclass(frozen=True)
 class Mode:
-    """How the peer loads its weights.
+    """How llama.cpp loads its weights.
 
     Attributes:
         name: as the report calls it.
         load: 'mmap', 'none' (read into anonymous memory) or 'dio' (the same with direct I/O).
-        repack: let the peer keep a second, repacked copy of its weights.
+        repack: let it keep a second, repacked copy of its weights.
         read_ahead_kib: of the drive while it runs; None leaves it alone.
     """
 
@@ -82,14 +110,11 @@ class Cell:
     regime: str
     round: int
     side: str
-    """'ours' or 'peer'."""
+    """'ours', or a peer's name."""
     variant: str
     """Our policy, or the peer's mode."""
-
-    @property
-    def key(self) -> tuple[str, str, int, str, str]:
-        """What a result is found by."""
-        return (self.model, self.regime, self.round, self.side, self.variant)
+    machine: str
+    """Processor, cores and instruction set: results of different ones are never mixed."""
 
 
 def cap_bytes(model: Model, regime: str) -> int | None:
@@ -98,7 +123,7 @@ def cap_bytes(model: Model, regime: str) -> int | None:
 
 
 def modes_for(regime: str, loads: Iterable[str]) -> list[Mode]:
-    """Return the peer's modes to try, among those its build has.
+    """Return llama.cpp's modes to try, among those its build has.
 
     Reading everything into memory without mmap cannot fit below 100 %, so at a cap only direct I/O of that kind is
     tried (its failure is then on record); repacked weights are tried everywhere.
@@ -112,28 +137,39 @@ def modes_for(regime: str, loads: Iterable[str]) -> list[Mode]:
     return [mode for mode in MODES if mode.name in names and mode.load in known]
 
 
-def cells_of_round(model: str, regime: str, number: int, modes: Sequence[Mode], *, hobbit: bool) -> list[Cell]:
-    """Return a round's cells: ours and the peer's, alternating."""
-    ours = [Cell(model, regime, number, "ours", LOSSLESS)]
+def cells_of_round(
+    model: str, regime: str, number: int, modes: Mapping[str, Sequence[PeerMode]], machine: str, *, hobbit: bool
+) -> list[Cell]:
+    """Return a round's cells: ours and the peers', alternating.
+
+    Args:
+        model: its name.
+        regime: the cap.
+        number: of the round.
+        modes: to run, by peer.
+        machine: where.
+        hobbit: run ours with HOBBIT as well, at a cap.
+    """
+    ours = [Cell(model, regime, number, OURS, LOSSLESS, machine)]
     if hobbit and regime != RESIDENT:
-        ours.append(Cell(model, regime, number, "ours", HOBBIT))
-    peers = [Cell(model, regime, number, "peer", mode.name) for mode in modes]
-    found: list[Cell] = []
-    for at in range(max(len(ours), len(peers))):
-        found += ours[at : at + 1] + peers[at : at + 1]
-    return found
+        ours.append(Cell(model, regime, number, OURS, HOBBIT, machine))
+    sides = [
+        ours,
+        *([Cell(model, regime, number, name, m.name, machine) for m in each] for name, each in modes.items()),
+    ]
+    return [cell for turn in zip_longest(*sides) for cell in turn if cell is not None]
 
 
-def kept_modes(modes: Sequence[Mode], first_round: Iterable[Result]) -> list[Mode]:
-    """Return the modes for later rounds: the two fastest at decode and the fastest at prefill of the first round.
+def kept_modes(name: str, modes: Sequence[PeerMode], first_round: Iterable[Result]) -> list[PeerMode]:
+    """Return a peer's modes for later rounds: the two fastest at decode and the fastest at prefill of the first round.
 
     Before the first round all are kept; a mode that failed in it is not tried again.
     """
-    found = {r["variant"]: r["measured"] for r in first_round if r["side"] == "peer" and r.get("measured")}
+    found = {r["variant"]: r["measured"] for r in first_round if r["side"] == name and r.get("measured")}
     if not found:
         return list(modes)
-    by_decode = sorted(found, key=lambda name: -rate(found[name]["decode"]))
-    by_prefill = sorted(found, key=lambda name: -rate(found[name]["prefill"]))
+    by_decode = sorted(found, key=lambda each: -rate(found[each]["decode"]))
+    by_prefill = sorted(found, key=lambda each: -rate(found[each]["prefill"]) if "prefill" in found[each] else 0.0)
     keep = {*by_decode[:2], *by_prefill[:1]}
     return [mode for mode in modes if mode.name in keep]
 

@@ -14,6 +14,7 @@ import pytest
 from benchmarks.compare import report, results, run
 from benchmarks.compare.group import MemoryGroup
 from benchmarks.compare.report import BEGIN, END
+from edge_runtime.backends.cpu.kernels import available_isas
 
 pytestmark = pytest.mark.cgroup
 MIB = 1 << 20
@@ -42,7 +43,7 @@ def job(tmp_path, model_bundle, monkeypatch):
     # dropping the page cache would slow every other test of this machine, and needs no test
     monkeypatch.setattr(run, "drop_caches", lambda: None)
     model = ["--model", "tiny", str(checkpoint), str(model_bundle), str(gguf)]
-    return ["--peer", str(peer), *model, "--rounds", "1", "--out", str(tmp_path / "r.jsonl")]
+    return ["--peer", f"llama.cpp={peer}", *model, "--rounds", "1", "--out", str(tmp_path / "r.jsonl")]
 
 
 def test_a_run_is_resumed_and_reported(job, tmp_path, capsys):
@@ -54,8 +55,15 @@ def test_a_run_is_resumed_and_reported(job, tmp_path, capsys):
     assert "everything is measured" in said
     entries = results.read(tmp_path / "r.jsonl")
     cells = [e for e in entries if "side" in e]
-    assert [(c["side"], c["variant"]) for c in cells] == [("ours", "lossless"), ("peer", "mmap"), ("peer", "dio")]
-    assert sum("machine" in e for e in entries) == 1
+    assert [(c["side"], c["variant"]) for c in cells] == [
+        ("ours", "lossless"),
+        ("llama.cpp", "mmap"),
+        ("llama.cpp", "dio"),
+    ]
+    assert sum("settings" in e for e in entries) == 1
+    assert all(c["machine"]["isa"] in available_isas() and c["machine"]["cpus"] for c in cells)
+    assert all(c["fio_gbps"] is None or c["fio_gbps"] > 0 for c in cells)
+    assert cells[1]["version"].startswith("version: 7912")
     ours, peer, failed = cells
     assert ours["cap_bytes"] == 400 * MIB
     assert 0 < ours["peak_bytes"] <= 400 * MIB

@@ -1,4 +1,4 @@
-"""benchmarks/compare without a peer: plan of cells, parsing of recorded answers, results file, figures, page."""
+"""benchmarks/compare without peers: plan of cells, parsing of recorded answers, results file, figures, page."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 import fake_llama_server as fake
 import pytest
 
-from benchmarks.compare import results, run
+from benchmarks.compare import bigmoeonedge, results, run
+from benchmarks.compare.command_peer import checked_stages
 from benchmarks.compare.figures import limited_by, limits_ms, read_per_token, rows, share_of_limit
+from benchmarks.compare.fio import arguments, fio_gbps, read_rate
+from benchmarks.compare.kinds import open_peer, open_peers
 from benchmarks.compare.peer import (
     Abilities,
     PeerError,
@@ -40,6 +43,11 @@ from benchmarks.compare.workload import (
 OLD_HELP = "--no-mmap   do not memory-map model\n-nr, --no-repack  disable weight repacking\n--mlock  force system\n"
 
 
+LLAMA = "llama.cpp"
+MACHINE = {"cpu": "C", "cpus": 2, "isa": "avx2"}
+HERE = "C, 2 cores, avx2"
+
+
 def mode(name: str):
     return next(m for m in MODES if m.name == name)
 
@@ -51,11 +59,14 @@ def test_caps_are_shares_of_the_peers_file():
 
 
 def test_cells_alternate_between_the_sides():
-    cells = cells_of_round("S1", "50", 2, [mode("mmap"), mode("mmap+ra512"), mode("dio")], hobbit=True)
+    modes = {LLAMA: [mode("mmap"), mode("mmap+ra512"), mode("dio")], "other": [mode("mmap")]}
+    cells = cells_of_round("S1", "50", 2, modes, HERE, hobbit=True)
     assert [(c.side, c.variant) for c in cells] == [
-        ("ours", LOSSLESS), ("peer", "mmap"), ("ours", HOBBIT), ("peer", "mmap+ra512"), ("peer", "dio"),
+        ("ours", LOSSLESS), (LLAMA, "mmap"), ("other", "mmap"), ("ours", HOBBIT), (LLAMA, "mmap+ra512"), (LLAMA, "dio"),
     ]  # fmt: skip
-    assert all(c.variant != HOBBIT for c in cells_of_round("S1", RESIDENT, 0, [mode("mmap")], hobbit=True))
+    assert {c.machine for c in cells} == {HERE}
+    resident = cells_of_round("S1", RESIDENT, 0, {LLAMA: [mode("mmap")]}, HERE, hobbit=True)
+    assert all(c.variant != HOBBIT for c in resident)
 
 
 def test_both_sides_get_the_same_prompts_and_rounds_get_others():
@@ -81,14 +92,15 @@ def test_every_mode_of_the_build_is_tried_and_the_best_are_kept():
     assert "dio" not in [m.name for m in modes_for("50", ("mmap", "none"))]
     assert [m.name for m in modes_for(RESIDENT, ("mmap", "none"))] == ["mmap", "mmap+repack", "none+repack"]
     modes = modes_for("50", ("mmap", "none", "dio"))
-    assert kept_modes(modes, []) == modes
+    assert kept_modes(LLAMA, modes, []) == modes
     first = [
-        entry("peer", "mmap", decode=5.0, prefill=10),
-        entry("peer", "mmap+ra512", decode=4.0, prefill=11),
-        entry("peer", "mmap+ra2048", decode=3.0, prefill=30),
-        {"side": "peer", "variant": "dio", "error": "does not fit"},
+        entry(LLAMA, "mmap", decode=5.0, prefill=10),
+        entry(LLAMA, "mmap+ra512", decode=4.0, prefill=11),
+        entry(LLAMA, "mmap+ra2048", decode=3.0, prefill=30),
+        entry("other", "mmap+ra128", decode=9.0, prefill=90),
+        {"side": LLAMA, "variant": "dio", "error": "does not fit"},
     ]
-    assert [m.name for m in kept_modes(modes, first)] == ["mmap", "mmap+ra512", "mmap+ra2048"]
+    assert [m.name for m in kept_modes(LLAMA, modes, first)] == ["mmap", "mmap+ra512", "mmap+ra2048"]
 
 
 def test_abilities_of_new_and_old_builds():
@@ -143,7 +155,9 @@ def test_answers_that_are_not_what_was_asked_for():
     assert fresh["stream"] is False, "no token waits for a client"
 
 
-def entry(side: str, variant: str, *, decode: float, prefill: float, number: int = 0, regime: str = "50") -> dict:
+def entry(
+    side: str, variant: str, *, decode: float, prefill: float, number: int = 0, regime: str = "50", isa: str = "avx2"
+) -> dict:
     """A measured cell with given tokens a second; ours reads 40 MB a token at a drive of 1 GB/s."""
     found = {
         name: {"n": n, "ms": 1000 * n / rate, "read_bytes": n * 40_000_000}
@@ -156,7 +170,7 @@ def entry(side: str, variant: str, *, decode: float, prefill: float, number: int
             "experts": {"hits": 60, "late": 0, "misses": 40, "bytes_read": 64 * 40_000_000, "read_gbps": 0.9},
         }
     return {
-        "model": "S1", "regime": regime, "round": number, "side": side, "variant": variant, "cap_bytes": 10,
+        "machine": MACHINE | {"isa": isa}, "model": "S1", "regime": regime, "round": number, "side": side, "variant": variant, "cap_bytes": 10,
         "drive_gbps": 1.0, "bus_gbps": 40.0, "when": "2026-01-01", "peak_bytes": 9, "measured": found,
     }  # fmt: skip
 
@@ -165,15 +179,18 @@ def test_figures_are_medians_and_the_peers_best_lasting_mode():
     entries = [
         *(entry("ours", LOSSLESS, decode=rate, prefill=60, number=n) for n, rate in enumerate((19, 20, 30))),
         *(entry("ours", HOBBIT, decode=rate, prefill=60, number=n) for n, rate in enumerate((40, 39, 41))),
-        *(entry("peer", "mmap", decode=rate, prefill=30, number=n) for n, rate in enumerate((4, 5, 9))),
-        *(entry("peer", "mmap+ra512", decode=3, prefill=40, number=n) for n in range(3)),
-        entry("peer", "mmap+ra2048", decode=7, prefill=10),
-        {"model": "S1", "regime": "50", "round": 0, "side": "peer", "variant": "dio", "cap_bytes": 10, "error": "no"},
+        *(entry(LLAMA, "mmap", decode=rate, prefill=30, number=n) for n, rate in enumerate((4, 5, 9))),
+        *(entry(LLAMA, "mmap+ra512", decode=3, prefill=40, number=n) for n in range(3)),
+        entry(LLAMA, "mmap+ra2048", decode=7, prefill=10),
+        {**entry(LLAMA, "dio", decode=1, prefill=1), "measured": None, "error": "no"},
     ]
     (row,) = rows(entries)
-    assert row["peer"]["decode"]["mode"] == "mmap", "one lucky round of a mode that was dropped does not count"
+    assert row["machine"] == HERE
+    assert row["peer"]["decode"]["mode"] == "llama.cpp mmap", (
+        "one lucky round of a mode that was dropped does not count"
+    )
     assert row["peer"]["decode"]["tok_s"] == 5
-    assert row["peer"]["prefill"]["mode"] == "mmap+ra512"
+    assert row["peer"]["prefill"]["mode"] == "llama.cpp mmap+ra512"
     assert row["lossless"]["decode"]["tok_s"] == pytest.approx(20)
     assert row["lossless"]["decode"]["against_peer"] == pytest.approx(4)
     assert row["lossless"]["prefill"]["against_peer"] == pytest.approx(1.5)
@@ -182,7 +199,33 @@ def test_figures_are_medians_and_the_peers_best_lasting_mode():
     assert row["lossless"]["limited_by"] == "drive"
     assert row["lossless"]["share_of_drive"] == pytest.approx(0.9)
     assert row["lossless"]["other_percent"] == pytest.approx(5)
-    assert row["modes"]["dio"]["error"] == "no"
+    assert row["modes"]["llama.cpp dio"]["error"] == "no"
+
+
+def test_of_several_peers_the_strongest_counts_at_each_stage():
+    other = entry("bigmoeonedge", "overlap+cache70", decode=8, prefill=20)
+    del other["measured"]["prefill"]
+    (row,) = rows([entry("ours", LOSSLESS, decode=16, prefill=60), entry(LLAMA, "mmap", decode=4, prefill=30), other])
+    assert row["peer"]["decode"]["mode"] == "bigmoeonedge overlap+cache70"
+    assert row["lossless"]["decode"]["against_peer"] == pytest.approx(2)
+    assert row["peer"]["prefill"]["mode"] == "llama.cpp mmap", "the other one did not measure a second prompt"
+    assert row["peers"]["bigmoeonedge"]["prefill"] is None
+    assert row["peers"][LLAMA]["decode"]["tok_s"] == pytest.approx(4)
+
+
+def test_machines_of_different_instruction_sets_are_never_mixed():
+    found = rows(
+        [entry("ours", LOSSLESS, decode=rate, prefill=60, isa=isa) for isa, rate in (("avx2", 10), ("avx512vnni", 40))]
+    )
+    assert [(row["machine"], row["lossless"]["decode"]["tok_s"]) for row in found] == [
+        (HERE, pytest.approx(10)),
+        ("C, 2 cores, avx512vnni", pytest.approx(40)),
+    ]
+    text = markdown(found, [entry("ours", LOSSLESS, decode=10, prefill=60)] * 2 + [
+        entry("ours", LOSSLESS, decode=40, prefill=60, isa="avx512vnni")], "b.png")  # fmt: skip
+    assert text.index(f"### {HERE}") < text.index("### C, 2 cores, avx512vnni")
+    cells = results.done([entry("ours", LOSSLESS, decode=10, prefill=60)])
+    assert Cell("S1", "50", 0, "ours", LOSSLESS, "C, 2 cores, avx512vnni") not in cells, "measured anew elsewhere"
 
 
 def test_a_cell_measured_again_replaces_the_older_one():
@@ -203,17 +246,17 @@ def test_results_are_appended_whole_and_resumed(tmp_path):
     path = tmp_path / "new" / "r.jsonl"
     assert results.read(path) == []
     good = entry("ours", LOSSLESS, decode=1, prefill=1)
-    bad = {**entry("peer", "mmap", decode=1, prefill=1), "measured": None, "error": "killed"}
+    bad = {**entry(LLAMA, "mmap", decode=1, prefill=1), "measured": None, "error": "killed"}
     results.append(path, {"machine": {}})
     results.append(path, good)
     results.append(path, bad)
     found = results.read(path)
-    cells = [Cell("S1", "50", 0, "ours", LOSSLESS), Cell("S1", "50", 0, "peer", "mmap")]
+    cells = [Cell("S1", "50", 0, "ours", LOSSLESS, HERE), Cell("S1", "50", 0, LLAMA, "mmap", HERE)]
     assert results.done(found) == set(cells)
     assert results.done(found, retry_before=len(found)) == {cells[0]}
     assert results.done([*found, bad], retry_before=len(found)) == set(cells), "failed again: not tried for ever"
     with open(path, "ab") as file:
-        file.write(b'{"v":1,"model":"S1","reg')  # a crash
+        file.write(b'{"v":2,"model":"S1","reg')  # a crash
     assert results.read(path) == found
     results.append(path, good)
     assert len(results.read(path)) == len(found) + 1
@@ -228,14 +271,15 @@ def test_results_are_appended_whole_and_resumed(tmp_path):
 def test_the_page_keeps_what_is_around_its_markers():
     entries = [
         entry("ours", LOSSLESS, decode=20, prefill=60),
-        entry("peer", "mmap", decode=5, prefill=30),
-        json.loads(json.dumps({"machine": {"cpu": "C", "machine": "x86_64", "cpus": 2, "memory_bytes": 2**30,
+        entry(LLAMA, "mmap", decode=5, prefill=30),
+        json.loads(json.dumps({"machine": {"cpu": "C", "isa": "avx2", "machine": "x86_64", "cpus": 2, "memory_bytes": 2**30,
                                "kernel": "L", "file_system": "ext4", "drive": {"name": "vda", "read_ahead_kib": 128}},
-                               "versions": {"numpy": "2"}, "peer": "version: 1",
+                               "versions": {"numpy": "2"}, "peers": {LLAMA: "version: 1"},
                                "settings": {"threads": 2, "tier": 4, "io_threads": 4}})),
     ]  # fmt: skip
     text = markdown(rows(entries), entries, "images/b.png")
-    assert "| S1 | 50 % | 5.00 (mmap, 1) | 20.00 (1) | 4.00x | - | - | - | 30.0 (mmap, 1) | 60.0 (1) | 2.00x |" in text
+    wanted = "| S1 | 50 % | 5.00 (llama.cpp mmap, 1) | 20.00 (1) | 4.00x | - | - | - "
+    assert f"{wanted}| 30.0 (llama.cpp mmap, 1) | 60.0 (1) | 2.00x |" in text
     page = put(f"intro\n{BEGIN}\nstale\n{END}\noutro\n", text)
     assert page.startswith("intro\n")
     assert page.endswith(f"{END}\noutro\n")
@@ -250,7 +294,9 @@ def test_thresholds_are_measured_once_and_on_text_no_prompt_comes_from(tmp_path,
     assert second_half("abcdef") == "def"
     calls = []
     monkeypatch.setattr(run, "hobbit_policy", lambda *args: calls.append(args) or ("hobbit:t1=0.5,t2=0.9", "here"))
-    args = run.parser().parse_args(["--peer", "p", "--model", "S1", "c", "b", "g", "--out", str(tmp_path / "r.jsonl")])
+    args = run.parser().parse_args(
+        ["--peer", "llama.cpp=p", "--model", "S1", "c", "b", "g", "--out", str(tmp_path / "r.jsonl")]
+    )
     model = Model("S1", (), Path("t"), Path("b"), Path("g"), 1)
     first = run.policy_of(model, results.read(args.out), args)
     again = run.policy_of(model, results.read(args.out), args)
@@ -259,9 +305,115 @@ def test_thresholds_are_measured_once_and_on_text_no_prompt_comes_from(tmp_path,
 
 
 def test_progress_lines_say_what_came_of_a_cell():
-    good = entry("peer", "mmap", decode=5, prefill=30)
+    good = entry(LLAMA, "mmap", decode=5, prefill=30)
     cell = results.cell_of(good)
-    assert "S1 50 % round 0 peer mmap: decode 5.00 tok/s, prefill 30.0 (cold 15.0) tok/s, 40.0 MB" in run.line(
+    assert "S1 50 % round 0 llama.cpp mmap: decode 5.00 tok/s, prefill 30.0 (cold 15.0) tok/s, 40.0 MB" in run.line(
         cell, good, 1, 9
     )
     assert "FAILED: does not fit" in run.line(cell, {"error": "does not fit"}, 1, 9)
+
+
+def test_peers_are_named_by_kind_and_path(tmp_path):
+    for text in ("llama.cpp", "vllm=/x", "llama.cpp="):
+        with pytest.raises(SystemExit, match="KIND=PATH with KIND one of llama.cpp, bigmoeonedge, command"):
+            open_peer(text)
+    with pytest.raises(SystemExit, match="llama-server"):
+        open_peer(f"llama.cpp={tmp_path}")
+    with pytest.raises(SystemExit, match="bmoe-cli"):
+        open_peer(f"bigmoeonedge={tmp_path}")
+    with pytest.raises(SystemExit, match="name, version and modes"):
+        open_peer(f"command={tmp_path / 'none'}")
+    adapter = tmp_path / "adapter"
+    adapter.write_text(
+        """#!/bin/sh\necho '{"name": "mine", "version": "3", "modes": {"resident": ["a"], "cap": []}}'\n"""
+    )
+    adapter.chmod(0o755)
+    (mine,) = open_peers([f"command={adapter}"])
+    assert (mine.name, mine.version, [m.name for m in mine.modes(RESIDENT)], mine.modes("50")) == (
+        "mine",
+        "3",
+        ["a"],
+        [],
+    )
+    with pytest.raises(SystemExit, match="mine is named twice"):
+        open_peers([f"command={adapter}"] * 2)
+
+
+def test_what_an_adapter_prints_is_checked():
+    good = {"decode": {"n": 64, "ms": 3.5, "read_bytes": 8}, "prefill_cold": {"n": 128, "ms": 2}}
+    assert checked_stages(json.dumps(good)) == {
+        "load_ms": 0.0, "decode": {"n": 64, "ms": 3.5, "read_bytes": 8},
+        "prefill_cold": {"n": 128, "ms": 2.0, "read_bytes": None},
+    }  # fmt: skip
+    for bad in ("", "[]", "{}", json.dumps(good | {"decode": None}), json.dumps(good | {"prefill_cold": {"n": "x"}})):
+        with pytest.raises(PeerError, match="three stages"):
+            checked_stages(bad)
+    with pytest.raises(PeerError, match="decode: expected 64 tokens in more than 0 ms, got 63 in 3.5"):
+        checked_stages(json.dumps(good | {"decode": {"n": 63, "ms": 3.5}}))
+
+
+HEAD = "step,steps,wall_ms,io_ms,compute_ms,read_bytes,cache_hit_pct"
+
+
+def bmoe_run(**changed: object) -> tuple[str, str]:
+    """What BigMoeOnEdge prints for a prompt with 129 tokens after it and one with 1, as recorded from version 0.19."""
+    done = {"id": 1, "tokens": 129, "prefill_s": 0.5, "cache_hit_pct": 54.2, "n_prompt": 128, "text": "a\nb"} | changed
+    last = {"id": 2, "tokens": 1, "prefill_s": 0.25, "cache_hit_pct": 55.0, "n_prompt": 128, "text": ""}
+    said = ['BMOE_READY {"load_s":1.250,"arch":"qwen3moe"}', "BMOE_BEGIN {}", "noise", "BMOE_DONE " + json.dumps(done)]
+    rows = [f"{i},129,{10 if i < 65 else 20},1,1,{1000 if i < 65 else 3000},50" for i in range(129)]
+    table = [
+        "# bmoe_metrics v2",
+        "# engine=0.19.0",
+        HEAD,
+        *rows,
+        "# summary tokens=129",
+        "0,1,99,1,1,7,50",
+        "# summary",
+    ]
+    return "\n".join([*said, "BMOE_DONE " + json.dumps(last)]), "\n".join(table)
+
+
+def test_stages_of_what_bigmoeonedge_prints():
+    said, table = bmoe_run()
+    assert bigmoeonedge.stages(said, table, [128, 128], [129, 1]) == {
+        "load_ms": 1250.0, "prefill_cold": {"n": 128, "ms": 500.0, "read_bytes": None},
+        "decode": {"n": 64, "ms": 64 * 20.0, "read_bytes": 64 * 3000},
+        "prefill": {"n": 128, "ms": 250.0, "read_bytes": None}, "cache_hit_percent": 54.2,
+    }  # fmt: skip
+    with pytest.raises(PeerError, match=r"expected \(prompt, generated\) tokens .*got \[\(128, 40\)"):
+        bigmoeonedge.stages(*bmoe_run(tokens=40), [128, 128], [129, 1])
+    with pytest.raises(PeerError, match="ended after 0 of 2 prompts"):
+        bigmoeonedge.stages("", "", [128, 128], [129, 1])
+    with pytest.raises(PeerError, match="cache too small"):
+        bigmoeonedge.stages('BMOE_ERROR {"id":0,"fatal":true,"msg":"cache too small"}', "", [128], [1])
+    with pytest.raises(PeerError, match="a row for each of 130 tokens, got 0"):
+        bigmoeonedge.stages(said, HEAD, [128, 128], [129, 1])
+
+
+def test_the_command_line_of_bigmoeonedge():
+    model = Model("S1", (), Path("t"), Path("b"), Path("m.gguf"), 4 << 20)
+    modes = open_modes("50")
+    assert [m.name for m in modes][:1] == ["overlap+cache80"]
+    argv = bigmoeonedge.command(Path("p/bmoe-cli"), model, modes[0], "50", 7, Path("t.csv"))
+    for flag, value in (("-t", "2"), ("--cache-mb", "1"), ("--temp", "1"), ("--top-k", "0"), ("--seed", "7")):
+        assert argv[argv.index(flag) + 1] == value
+    assert "--overlap" in argv
+    serial = bigmoeonedge.command(Path("p"), model, open_modes("50")[-1], RESIDENT, 7, Path("t.csv"))
+    assert "--overlap" not in serial
+    lines = bigmoeonedge.requests(["one", "two"], [129, 1]).splitlines()
+    assert [json.loads(line).get("n_predict") for line in lines] == [129, 1, None]
+
+
+def open_modes(regime: str):
+    return bigmoeonedge.BigMoeOnEdge.modes(None, regime)
+
+
+def test_fio_is_asked_for_the_same_reads():
+    argv = arguments([Path("/a"), Path("/b:c")], block_bytes=4096, depth=8, seconds=0.5)
+    assert {"--filename=/a:/b\\:c", "--bs=4096", "--iodepth=8", "--direct=1", "--readonly", "--runtime=0.5"} <= set(
+        argv
+    )
+    assert read_rate('fio: note\n{"jobs": [{"read": {"bw_bytes": 2300000000}}]}') == 2.3
+    for text in ("", "fio: failed", '{"jobs": []}', '{"jobs": [{"read": {"bw_bytes": 0}}]}'):
+        assert read_rate(text) is None
+    assert fio_gbps(None, [Path("/a")], block_bytes=4096, depth=8) is None
