@@ -11,7 +11,16 @@ from specs import layer, model_spec
 from state_dict_weights import synthetic_moe
 
 from edge_runtime.backends.trunk import KVCache, Trunk
-from edge_runtime.base.spec import LayerSpec, MlpSpec, ModelSpec, RopeSpec, SharedSpec
+from edge_runtime.base.spec import (
+    LatentAttention,
+    LayerSpec,
+    LinearAttention,
+    MlpSpec,
+    ModelSpec,
+    RopeSpec,
+    SharedSpec,
+    ShortConvolution,
+)
 
 F32 = NDArray[np.float32]
 
@@ -58,7 +67,37 @@ def parallel() -> ModelSpec:
     ])  # fmt: skip
 
 
-CASES = {"plain": plain, "options": options, "parallel": parallel}
+def recurrent() -> ModelSpec:
+    """Every recurrence, with states of widths that fill vectors and that do not, and attention between them."""
+    spec = model_spec(layer(shared=40), layer(dense=72), hidden=64, num_heads=4, num_kv_heads=2, vocab_size=97)
+    full = spec.attention
+    delta = LinearAttention("linear", "gated_delta", 2, 4, 24, 80, kernel=4)
+    return replace(spec, layers=[
+        replace(spec.layers[0], attention=delta),
+        LayerSpec(replace(delta, num_key_heads=3, num_value_heads=3, key_dim=16, value_dim=20, kernel=1), output_norms=True),
+        LayerSpec(full),
+        replace(spec.layers[1], attention=LinearAttention("linear", "kimi_delta", 3, 3, 36, 36, kernel=3)),
+        LayerSpec(LinearAttention("linear", "mamba2", 2, 6, 32, 16, kernel=4, conv_bias=True)),
+        LayerSpec(LinearAttention("linear", "mamba2", 1, 2, 16, 68, kernel=2)),
+        LayerSpec(ShortConvolution("convolution", kernel=3)),
+        LayerSpec(ShortConvolution("convolution", kernel=1, bias=True), sparse=False),
+    ])  # fmt: skip
+
+
+def latent() -> ModelSpec:
+    """MLA with queries compressed or not, rotated or not, biases, a scale and an eps of its own, beside a recurrence."""
+    spec = model_spec(layer(shared=40), layer(dense=72), hidden=64, num_heads=4, num_kv_heads=2, vocab_size=97)
+    pairs = RopeSpec("default", 1e4, 16, pairs=True)
+    mla = LatentAttention("mla", 5, None, kv_rank=48, nope_dim=24, rope_dim=16, value_dim=20, rope=pairs)
+    return replace(spec, layers=[
+        replace(spec.layers[0], attention=mla),
+        replace(spec.layers[1], attention=replace(mla, query_rank=40, rope=None, norm_eps=1e-3)),
+        LayerSpec(replace(mla, num_heads=34, query_rank=32, bias=True, scale=0.2), output_norms=True),
+        LayerSpec(LinearAttention("linear", "kimi_delta", 2, 2, 16, 16, kernel=4)),
+    ])  # fmt: skip
+
+
+CASES = {"plain": plain, "options": options, "parallel": parallel, "recurrent": recurrent, "latent": latent}
 
 
 def run_chunk(trunk: Trunk, spec: ModelSpec, kv: KVCache, tokens: NDArray[np.int32]) -> F32:

@@ -156,9 +156,46 @@ def test_without_attention_the_state_expected_is_the_one_that_comes(tmp_path, na
 
 def test_what_the_kernels_do_not_know_is_named() -> None:
     spec = CASES["plain"]()
+    odd = replace(spec.layers[0], attention=replace(spec.layers[0].attention, qk_norm="by_moonlight"))
+    assert why_not(replace(spec, layers=[odd, *spec.layers[1:]])) == "layer 0: attention with qk_norm 'by_moonlight'"
     linear = LinearAttention("linear", "gated_delta", 2, 2, 16, 16, kernel=4)
-    layers = [replace(spec.layers[0], attention=linear), *spec.layers[1:]]
-    assert why_not(replace(spec, layers=layers)) == "layer 0: attention of kind 'linear'"
+    odd = replace(spec.layers[0], attention=replace(linear, rule="next_year"))
+    assert why_not(replace(spec, layers=[odd, *spec.layers[1:]])) == "layer 0: attention with rule 'next_year'"
+
+
+@pytest.mark.parametrize("chunks", [(40,), (13, 27), (1,) * 40])
+def test_states_within_a_chunk_are_kept_where_they_are_wanted(bundle, chunks: tuple[int, ...]) -> None:
+    """Going back to a snapshot and on again gives the bits of never having gone on."""
+    spec = CASES["recurrent"]()
+    trunk = opened(bundle("recurrent", "int8"), spec)
+    tokens = np.random.default_rng(5).integers(0, spec.vocab_size, 50).astype(np.int32)
+    straight = trunk.new_kv_cache(64)
+    run_chunk(trunk, spec, straight, tokens[:17])
+    expected = run_chunk(trunk, spec, straight, tokens[40:])
+    kv = trunk.new_kv_cache(64)
+    kv.want([2, 17])
+    start = 0
+    for length in chunks:
+        run_chunk(trunk, spec, kv, tokens[start : start + length])
+        start += length
+    assert [kv.nearest(n) for n in (1, 2, 17, 40)] == [0, 2, 17, 40]
+    kv.truncate(17)
+    np.testing.assert_array_equal(run_chunk(trunk, spec, kv, tokens[40:]), expected)
+
+
+def test_a_pass_that_fails_leaves_the_states_before_it(bundle) -> None:
+    spec = CASES["recurrent"]()
+    trunk = opened(bundle("recurrent", "fp32"), spec)
+    kv, tokens = trunk.new_kv_cache(32), np.arange(9, dtype=np.int32)
+    run_chunk(trunk, spec, kv, tokens[:5])
+    dropped = trunk.begin(tokens[5:], kv)
+    trunk.run_layer(dropped, 0, None)
+    trunk.run_shared(dropped, 0)
+    trunk.run_layer(dropped, 1, None)
+    again = run_chunk(trunk, spec, kv, tokens[5:])
+    fresh = trunk.new_kv_cache(32)
+    run_chunk(trunk, spec, fresh, tokens[:5])
+    np.testing.assert_array_equal(again, run_chunk(trunk, spec, fresh, tokens[5:]))
 
 
 def test_a_graph_of_another_model_is_refused(bundle) -> None:

@@ -68,8 +68,10 @@ try:
         ExpertEncoder,
         ExpertKernels,
         Frame,
+        LatentForm,
         Layer,
         LayerForm,
+        MixerForm,
         MlpForm,
         ModelForm,
         Team,
@@ -82,8 +84,8 @@ except ImportError as err:
     ) from err
 
 __all__ = [
-    "DenseMatrix", "DenseTrunk", "ExpertEncoder", "ExpertKernels", "Frame", "Layer", "LayerForm", "MlpForm",
-    "ModelForm", "Team", "available_isas", "make_kernels",
+    "DenseMatrix", "DenseTrunk", "ExpertEncoder", "ExpertKernels", "Frame", "LatentForm", "Layer", "LayerForm",
+    "MixerForm", "MlpForm", "ModelForm", "Team", "available_isas", "make_kernels",
 ]  # fmt: skip
 
 

@@ -1,4 +1,5 @@
 # The surface of src/bindings.cpp; meanings and units are in edge_runtime/backends/cpu/kernels/__init__.py.
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,23 @@ class MlpForm:
     gated: bool
     activation: int
 
+class MixerForm:
+    rule: int
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    kernel: int
+
+class LatentForm:
+    heads: int
+    query_rank: int
+    kv_rank: int
+    nope_dim: int
+    rope_dim: int
+    value_dim: int
+    eps: float
+
 class LayerForm:
     joins: bool
     joins_parallel: bool
@@ -42,6 +60,8 @@ class LayerForm:
     shared_parallel: bool
     dense: MlpForm
     shared: MlpForm
+    mixer: MixerForm
+    latent: LatentForm
 
 class ModelForm:
     hidden: int
@@ -66,6 +86,7 @@ class Layer:
     def __init__(self, form: LayerForm) -> None: ...
     def put_vector(self, name: str, values: _F32) -> None: ...
     def put_matrix(self, name: str, matrix: DenseMatrix) -> None: ...
+    def put_heads(self, name: str, matrices: list[DenseMatrix]) -> None: ...
 
 class Frame:
     def __init__(self, most: int, hidden: int, experts: int, router_norm: bool, angles: list[int]) -> None: ...
@@ -74,6 +95,8 @@ class Frame:
     def release(self) -> None: ...
     def begin(self, tokens: int, start: int) -> None: ...
     def set_caches(self, addresses: _U64, slots: int) -> None: ...
+    def set_states(self, slots: _U64, places: npt.NDArray[np.int64]) -> None: ...
+    def set_stops(self, slot: int, stops: Sequence[tuple[int, int]]) -> None: ...
     def resid(self) -> _F32: ...
     def x(self) -> _F32: ...
     def y(self) -> _F32: ...

@@ -50,6 +50,7 @@ class FixedStates:
 
     def __init__(self, layers: Sequence[Sequence[StateArray]]) -> None:
         self._shapes = [[array.shape for array in layer if not array.grows] for layer in layers]
+        self._names = [[array.name for array in layer if not array.grows] for layer in layers]
         self._numbers = sum(prod(shape) for shapes in self._shapes for shape in shapes)
         self._slots = np.zeros((_SLOTS if self._numbers else 0, self._numbers), np.float32)
         self._views = [self._arrays(slot) for slot in self._slots]
@@ -75,6 +76,20 @@ class FixedStates:
     def of(self, layer_idx: int, slot: int) -> list[F32]:
         """Return a layer's arrays in a slot, each [1, ...]."""
         return self._views[slot][layer_idx] if self._numbers else []
+
+    def layout(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Where the states are, for kernels.
+
+        Returns:
+            uint64 [slots] addresses, and int64 [L, 2]: the number of a slot at which a layer's ``conv`` and ``state``
+            begin, -1 where it has none.
+        """
+        places, start = np.full((len(self._names), 2), -1, np.int64), 0
+        for layer, (names, shapes) in enumerate(zip(self._names, self._shapes, strict=True)):
+            for name, shape in zip(names, shapes, strict=True):
+                places[layer, ("conv", "state").index(name)] = start
+                start += prod(shape)
+        return np.array([slot.ctypes.data for slot in self._slots], np.uint64), places
 
     def clear(self) -> None:
         """Start from zero states, for an empty sequence."""

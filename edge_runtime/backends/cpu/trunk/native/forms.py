@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from edge_runtime.backends.cpu.kernels import LayerForm, MlpForm, ModelForm
-from edge_runtime.base.spec import MlpSpec, ModelSpec, SoftmaxAttention
+from edge_runtime.backends.cpu.trunk.native.mixers import latent_form, mixer_form
+from edge_runtime.base.spec import (
+    LatentAttention,
+    LinearAttention,
+    MlpSpec,
+    ModelSpec,
+    RopeSpec,
+    ShortConvolution,
+    SoftmaxAttention,
+)
 
 _ACTIVATIONS = ("silu", "gelu_tanh", "relu2")
 
@@ -28,6 +37,12 @@ def layer_form(spec: ModelSpec, layer_idx: int) -> LayerForm:
     layer = spec.layers[layer_idx]
     if isinstance(layer.attention, SoftmaxAttention):
         _put_attention(form, spec, layer.attention)
+    elif isinstance(layer.attention, LinearAttention | ShortConvolution):
+        form.mixer = mixer_form(layer.attention)
+    elif isinstance(layer.attention, LatentAttention):
+        form.latent = latent_form(layer.attention, spec.rms_eps)
+        form.score_scale = layer.attention.score_scale
+        _put_rope(form, spec, layer.attention.rope)
     form.sparse, form.router_norm = layer.sparse, layer.sparse and spec.router.norm_scale is not None
     if layer.dense is not None:
         form.dense = _mlp_form(layer.dense)
@@ -43,9 +58,13 @@ def _put_attention(form: LayerForm, spec: ModelSpec, attention: SoftmaxAttention
     form.output_gate, form.shared_kv, form.value_norm = (
         attention.output_gate, attention.shared_kv, attention.value_norm,
     )  # fmt: skip
-    if attention.rope is not None:
-        form.rope = spec.ropes.index(attention.rope)
-        form.rotated, form.rope_pairs = attention.rope.dim, attention.rope.pairs
+    _put_rope(form, spec, attention.rope)
+
+
+def _put_rope(form: LayerForm, spec: ModelSpec, rope: RopeSpec | None) -> None:
+    if rope is not None:
+        form.rope = spec.ropes.index(rope)
+        form.rotated, form.rope_pairs = rope.dim, rope.pairs
 
 
 def _mlp_form(mlp: MlpSpec) -> MlpForm:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from weakref import ReferenceType, ref
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from edge_runtime.backends.cpu.kernels import Frame
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.native.memory import angles
+from edge_runtime.backends.cpu.trunk.recurrent import Stop
 from edge_runtime.backends.trunk import LayerOutput
 from edge_runtime.base.spec import ModelSpec
 
@@ -40,12 +42,16 @@ class ChunkFrame:
         self._bucket = 0
         self._output = self._views(1)
 
-    def begin(self, kv: HostKVCache, tokens: int) -> None:
-        """Start a chunk of `tokens` behind those in a cache that has room for them."""
+    def begin(self, kv: HostKVCache, tokens: int, stops: Sequence[Stop]) -> None:
+        """Start a chunk of `tokens` behind those in a cache that has room for them; `stops` as it said."""
         if self._bucket != kv.bucket or self._cache is None or self._cache() is not kv:
-            pairs = [[array.ctypes.data for array in kv.past(i)] or [0, 0] for i in range(self._num_layers)]
+            pairs = [([array.ctypes.data for array in kv.past(i)] + [0, 0])[:2] for i in range(self._num_layers)]
             self.frame.set_caches(np.array(pairs, np.uint64), kv.bucket)
+            if stops:
+                self.frame.set_states(*kv.fixed.layout())
             self._cache, self._bucket = ref(kv), kv.bucket
+        if stops:
+            self.frame.set_stops(kv.fixed.current, stops)
         self.frame.begin(tokens, kv.length)
 
     def output(self, tokens: int) -> LayerOutput[F32]:

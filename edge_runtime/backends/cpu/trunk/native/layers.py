@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from edge_runtime.backends.cpu.kernels import Layer
 from edge_runtime.backends.cpu.trunk.native.forms import layer_form
+from edge_runtime.backends.cpu.trunk.native.mixers import MixerParts, mixer_parts
 from edge_runtime.backends.cpu.trunk.native.tensors import GraphTensors
 from edge_runtime.backends.cpu.trunk.signature import head_signature, layer_signature, shared_signature
 from edge_runtime.base.spec import MlpSpec, ModelSpec, SoftmaxAttention
@@ -41,10 +44,14 @@ class LayerReader:
         one, p, d = spec.layers[i], f"layers.{i}.", spec.hidden
         t = GraphTensors(self._path, trunk_file("layer", i), layer_signature(spec, i), self._isa)
         self._put_join(layer, t, i)
-        if isinstance(one.attention, SoftmaxAttention):
-            self._put_attention(layer, t, one.attention, p)
+        if one.attention is not None:
+            self._put_norm(layer, t, "attn_norm", f"{p}attn_norm")
             if one.output_norms:
                 layer.put_vector("attn_out_norm", t.vector(f"{p}attn_out_norm", d))
+        if isinstance(one.attention, SoftmaxAttention):
+            self._put_attention(layer, t, one.attention, p)
+        elif (parts := mixer_parts(one.attention, d)) is not None:
+            _put_mixer(layer, t, parts, p)
         if one.has_feed_forward:
             self._put_norm(layer, t, "ffn_norm", f"{p}ffn_norm")
         if one.sparse:
@@ -90,7 +97,6 @@ class LayerReader:
         d, q, k = self._spec.hidden, s.num_heads * s.head_dim, s.num_kv_heads * s.head_dim
         label, rows = ("qk", q + k) if s.shared_kv else ("qkv", q + 2 * k)
         rows += q if s.output_gate else 0
-        self._put_norm(layer, t, "attn_norm", f"{p}attn_norm")
         layer.put_matrix("qkv", t.matrix(f"{p}{label}", rows, d))
         if s.qkv_bias:
             stacked = label + ("q_gate" if s.output_gate else "")
@@ -137,3 +143,13 @@ class LayerReader:
     def _close(self, t: GraphTensors) -> None:
         self.nbytes += t.nbytes
         t.close()
+
+
+def _put_mixer(layer: Layer, t: GraphTensors, parts: MixerParts, p: str) -> None:
+    for part, (label, outputs, inputs) in parts.matrices.items():
+        layer.put_matrix(part, t.matrix(f"{p}{label}", outputs, inputs))
+    for part, (label, outputs, inputs) in parts.heads.items():
+        heads = [t.matrix(f"{p}{label}_{i}", outputs, inputs) for i in range(parts.num_heads)]
+        layer.put_heads(part, heads)
+    for part, (names, numbers) in parts.vectors.items():
+        layer.put_vector(part, np.concatenate([t.vector(f"{p}{name}", numbers) for name in names]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edge_runtime.backends.cpu.kernels import Frame
+from edge_runtime.backends.cpu.trunk.native.mixers import MixerParts, mixer_parts
 from edge_runtime.backends.cpu.trunk.supported import dense_mlps
 from edge_runtime.base.sizes import align_up
 from edge_runtime.base.spec import ModelSpec, SoftmaxAttention
@@ -29,13 +30,21 @@ def scratch_bytes(spec: ModelSpec, tokens: int, threads: int) -> int:
     inputs = [inputs for _, inputs in _matrices(spec)]
     projected, attended, room = 0, 0, 0
     for attention in _attentions(spec):
-        q, k, c = attention.num_heads * attention.head_dim, attention.num_kv_heads * attention.head_dim, 0
+        q, k = attention.num_heads * attention.head_dim, attention.num_kv_heads * attention.head_dim
         projected = max(projected, q * (2 if attention.output_gate else 1) + 2 * k)
-        attended, c = max(attended, q), align_up(attention.head_dim, 16)
-        room = max(room, c * (2 * _QUERY_ROWS + _TILE + 1) + _QUERY_ROWS * _TILE)
-    wide = max([mlp.intermediate * (2 if mlp.gated else 1) for mlp in dense_mlps(spec)], default=0)
-    inner = max([mlp.intermediate for mlp in dense_mlps(spec)], default=0)
-    codes, scales = align_up(max(inputs), 256), 2 * (max(inputs) // 16 + 1)
+        attended, room = max(attended, q), max(room, _room(attention.head_dim))
+    mixers = list(_mixers(spec))
+    projected, attended = (max([start, *each]) for start, each in (
+        (projected, (m.projected for m in mixers)), (attended, (m.attended for m in mixers)),
+    ))  # fmt: skip
+    room = max([room, *(_room(m.kept) for m in mixers)])
+    wide = max(
+        [*(mlp.intermediate * (2 if mlp.gated else 1) for mlp in dense_mlps(spec)), *(m.wide for m in mixers), 0]
+    )
+    inner = max([*(mlp.intermediate for mlp in dense_mlps(spec)), *(m.inner for m in mixers), 0])
+    quantised = [(1, max(inputs)), *((m.num_heads, k) for m in mixers for _, _, k in m.heads.values())]
+    codes = max(heads * align_up(k, 256) for heads, k in quantised)
+    scales = 2 * max(heads * (k // 16 + 1) for heads, k in quantised)
     numbers = tokens * (2 * spec.hidden + projected + attended + wide + inner + scales)
     return 4 * numbers + tokens * codes + 4 * threads * room + 16 * _PAGE + frame_bytes(spec, tokens)
 
@@ -50,8 +59,18 @@ def angles(spec: ModelSpec) -> list[int]:
     return [rope.dim // 2 for rope in spec.ropes]
 
 
+def _room(dim: int) -> int:
+    """Numbers a thread needs while it attends to keys of `dim` numbers."""
+    return align_up(dim, 16) * (2 * _QUERY_ROWS + _TILE + 1) + _QUERY_ROWS * _TILE
+
+
 def _attentions(spec: ModelSpec) -> Iterator[SoftmaxAttention]:
     return (layer.attention for layer in spec.layers if isinstance(layer.attention, SoftmaxAttention))
+
+
+def _mixers(spec: ModelSpec) -> Iterator[MixerParts]:
+    found = (mixer_parts(layer.attention, spec.hidden) for layer in spec.layers)
+    return (parts for parts in found if parts is not None)
 
 
 def _matrices(spec: ModelSpec) -> Iterator[tuple[int, int]]:
@@ -65,6 +84,9 @@ def _matrices(spec: ModelSpec) -> Iterator[tuple[int, int]]:
             q, k = attention.num_heads * attention.head_dim, attention.num_kv_heads * attention.head_dim
             yield q * (2 if attention.output_gate else 1) + k * (1 if attention.shared_kv else 2), d
             yield d, q
+    for parts in _mixers(spec):
+        yield from ((outputs, inputs) for _, outputs, inputs in parts.matrices.values())
+        yield from ((n, k) for _, n, k in parts.heads.values() for _ in range(parts.num_heads))
     for mlp in dense_mlps(spec):
         yield mlp.intermediate * (2 if mlp.gated else 1), d
         yield d, mlp.intermediate

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from typing import Any
 
-from edge_runtime.base.spec import LayerSpec, ModelSpec, SoftmaxAttention
+from edge_runtime.base.spec import LayerSpec, ModelSpec, rope_of
 
 _KNOWN: dict[str, str] = {
     "ModelSpec": "family vocab_size hidden rms_eps max_context layers router experts tied_embeddings bos_token_id "
     "eos_token_ids embedding_scale logit_softcap norm head_bias residual_scale logit_scale",
     "LayerSpec": "attention sparse dense shared output_norms scaled",
+    "LatentAttention": "kind num_heads query_rank kv_rank nope_dim rope_dim value_dim rope scale bias norm_eps",
+    "LinearAttention": "kind rule num_key_heads num_value_heads key_dim value_dim kernel conv_bias",
+    "ShortConvolution": "kind kernel bias",
     "SoftmaxAttention": "kind num_heads num_kv_heads head_dim rope window qk_norm qkv_bias o_bias clip_qkv scale sinks "
     "output_gate shared_kv value_norm",
     "MlpSpec": "intermediate gated activation",
@@ -22,6 +25,7 @@ _KNOWN: dict[str, str] = {
 _WORDS: dict[str, tuple[str, ...]] = {
     "norm": ("rms", "layer"),
     "activation": ("silu", "gelu_tanh", "relu2"),
+    "rule": ("gated_delta", "kimi_delta", "mamba2"),
     "qk_norm": ("none", "per_head", "full", "per_head_rotated"),
 }
 """What fields of words may have."""
@@ -42,12 +46,9 @@ def _layer_problems(layer: LayerSpec, where: str) -> Iterator[str]:
     yield from _unknown(layer, where)
     attention = layer.attention
     if attention is not None:
-        if not isinstance(attention, SoftmaxAttention):
-            yield f"{where}: attention of kind {attention.kind!r}"
-            return
         yield from _unknown(attention, f"{where}: attention")
-        if attention.rope is not None:
-            yield from _unknown(attention.rope, f"{where}: rope")
+        if (rope := rope_of(attention)) is not None:
+            yield from _unknown(rope, f"{where}: rope")
     if layer.dense is not None:
         yield from _unknown(layer.dense, f"{where}: dense network")
     if layer.shared is not None:

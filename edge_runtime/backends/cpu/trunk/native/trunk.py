@@ -88,12 +88,12 @@ class NativeTrunk:
             raise RequestError(f"chunk: expected 1 to {self._max_chunk} tokens at a time, got {tokens}")
         for dropped in (self._open.get(kv), self._long if tokens > 1 else None):
             self._drop(dropped)
-        kv.begin(tokens)
+        stops = kv.begin(tokens)
         at = self._frame(kv, tokens)
         self._embedding.gather(token_ids, at.resid[:tokens])
         for rotary, (cos, sin) in zip(self._rotary, at.angles, strict=True):
             cos[:tokens], sin[:tokens] = rotary.cos_sin(kv.length, tokens, kv.context)
-        at.begin(kv, tokens)
+        at.begin(kv, tokens, stops)
         chunk = self._open[kv] = _Chunk(tokens, kv, at)
         self._long = chunk if tokens > 1 else self._long
         return chunk

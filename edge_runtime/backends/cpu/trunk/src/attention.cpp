@@ -10,6 +10,12 @@
 
 namespace hobbit {
 
+void DenseTrunk::rotate(const LayerForm& form, const Frame& frame, size_t t, float* head) const {
+  if (form.rope < 0) return;
+  const size_t half = form.rotated / 2, rope = size_t(form.rope);
+  table_.rotate(head, frame.cos[rope] + t * half, frame.sin[rope] + t * half, half, form.rope_pairs);
+}
+
 // Norms and rotates a token's queries and keys, and puts keys and values behind those of the tokens before.
 void DenseTrunk::place(const Layer& layer, const Cache& cache, Frame& frame, size_t t) {
   const LayerForm& form = layer.form;
@@ -29,10 +35,7 @@ void DenseTrunk::place(const Layer& layer, const Cache& cache, Frame& frame, siz
   for (size_t head = 0; head < form.heads + form.kv_heads; ++head) {
     float* at = q + head * dim;
     if (norms != nullptr && !form.norm_behind_rope) rms(at, dim, norms + head * dim, at);
-    if (form.rope >= 0) {
-      const size_t half = form.rotated / 2, rope = size_t(form.rope);
-      table_.rotate(at, frame.cos[rope] + t * half, frame.sin[rope] + t * half, half, form.rope_pairs);
-    }
+    rotate(form, frame, t, at);
     if (norms != nullptr && form.norm_behind_rope) rms(at, dim, norms + head * dim, at);
   }
   const size_t slot = frame.start + t;
@@ -43,16 +46,18 @@ void DenseTrunk::place(const Layer& layer, const Cache& cache, Frame& frame, siz
   }
 }
 
-void DenseTrunk::attend(const Layer& layer, const Cache& cache, const Frame& frame) {
-  const size_t share = layer.form.heads / layer.form.kv_heads, rows = frame.tokens * share;
-  const size_t blocks = (rows + kQueryRows - 1) / kQueryRows, items = blocks * layer.form.kv_heads;
+void DenseTrunk::attend(const Layer& layer, const Frame& frame, const Attended& a) {
+  const size_t rows = frame.tokens * (a.heads / a.kv_heads), threads = team_->size();
+  // few key heads: rows are cut finer, so that every thread has some
+  const size_t each = std::min(kQueryRows, std::max<size_t>(1, (rows * a.kv_heads + threads - 1) / threads));
+  const size_t blocks = (rows + each - 1) / each, items = blocks * a.kv_heads;
   float* rooms = reinterpret_cast<float*>(attention_.data());
   const auto item = [&](size_t i, size_t thread) {
-    const size_t first = i % blocks * kQueryRows;
-    attend_rows(layer, cache, frame, i / blocks, first, std::min(kQueryRows, rows - first), rooms + thread * room_);
+    const size_t first = i % blocks * each;
+    attend_rows(layer, frame, a, i / blocks, first, std::min(each, rows - first), rooms + thread * room_);
   };
   const size_t seen = frame.start + frame.tokens;
-  if (rows * layer.form.kv_heads * seen * layer.form.head_dim < (1 << 15)) {  // waking the others would cost more
+  if (rows * a.kv_heads * seen * a.dim < (1 << 15)) {  // waking the others would cost more
     for (size_t i = 0; i < items; ++i) item(i, 0);
     return;
   }
@@ -60,22 +65,21 @@ void DenseTrunk::attend(const Layer& layer, const Cache& cache, const Frame& fra
 }
 
 // Queries first .. first + count - 1 of a key head, counted token by token and head by head.
-void DenseTrunk::attend_rows(const Layer& layer, const Cache& cache, const Frame& frame, size_t group, size_t first,
+void DenseTrunk::attend_rows(const Layer& layer, const Frame& frame, const Attended& a, size_t group, size_t first,
                              size_t count, float* room) {
   const LayerForm& form = layer.form;
-  const size_t dim = form.head_dim, padded = padded_dim(dim), share = form.heads / form.kv_heads;
+  const size_t dim = a.dim, width = a.value_dim, padded = padded_dim(dim), share = a.heads / a.kv_heads;
   float *q = room, *sums = q + kQueryRows * padded, *tile = sums + kQueryRows * padded;
   float *scores = tile + kTile * padded, *zeros = scores + kQueryRows * kTile;
-  const float* keys = cache.keys + group * frame.slots * dim;
-  const float* values = cache.values + group * frame.slots * dim;
+  const float *keys = a.keys + group * frame.slots * dim, *values = a.values + group * frame.slots * dim;
   float top[kQueryRows], total[kQueryRows], factor[kQueryRows];
   size_t from[kQueryRows], to[kQueryRows], begin = std::numeric_limits<size_t>::max(), end = 0;
   std::fill_n(zeros, padded, 0.0f);
-  std::fill_n(sums, count * dim, 0.0f);
+  std::fill_n(sums, count * width, 0.0f);
   std::fill_n(scores, count * kTile, 0.0f);
   for (size_t r = 0; r < count; ++r) {
     const size_t t = (first + r) / share, head = group * share + (first + r) % share;
-    const float* query = projected_ + t * widths_.projected + head * dim;
+    const float* query = a.queries + t * a.query_stride + head * dim;
     for (size_t c = 0; c < dim; ++c) q[r * dim + c] = query[c] * form.score_scale;
     top[r] = -std::numeric_limits<float>::infinity(), total[r] = 0.0f;
     to[r] = frame.start + t + 1;
@@ -99,7 +103,7 @@ void DenseTrunk::attend_rows(const Layer& layer, const Cache& cache, const Frame
       else
         std::fill_n(scores + r * kTile, kTile, 0.0f);
     }
-    table_.weigh(values + at * dim, dim, there, scores, factor, count, dim, sums);
+    table_.weigh(values + at * dim, dim, there, scores, factor, count, width, sums);
   }
   const float* sinks = layer.vector(kSinks);
   for (size_t r = 0; r < count; ++r) {
@@ -111,8 +115,8 @@ void DenseTrunk::attend_rows(const Layer& layer, const Cache& cache, const Frame
       total[r] = total[r] * scale + exp_poly(sink != sink ? 0.0f : sink);
     }
     scale /= total[r];
-    float* out = attended_ + t * layer.queries() + head * dim;
-    for (size_t c = 0; c < dim; ++c) out[c] = sums[r * dim + c] * scale;
+    float* out = a.out + t * a.out_stride + head * width;
+    for (size_t c = 0; c < width; ++c) out[c] = sums[r * width + c] * scale;
   }
 }
 

@@ -26,6 +26,16 @@ struct Target {
   bool adds = false;
 };
 
+// What a token does to a head's state of recurrence: S = kept * S, row by row, and key times a change is added to it. The
+// change is rate * value or, where it corrects, rate * (value - S^T key). The output is S^T query.
+struct Step {
+  const float* kept;
+  size_t kept_step;  // 1: a number for each row, 0: one for all
+  const float *key, *query, *value;
+  float rate;
+  bool corrects;
+};
+
 // A row is computed alike however many are computed together, and alike on every instruction set: integer dots are
 // exact, float operations are the same in the same order for each output.
 struct DenseTable {
@@ -58,6 +68,14 @@ struct DenseTable {
   // acc[r] = acc[r] * factor[r] + sum over keys of weights[r * kTile + key] * values[key].
   void (*weigh)(const float* values, size_t stride, size_t keys, const float* weights, const float* factor, size_t rows,
                 size_t dim, float* acc);
+
+  // out[i] = sum over j, in order, of taps[j * n + i] * rows[j][i], plus the bias there may be, through SiLU if asked.
+  void (*convolve)(const float* const* rows, const float* taps, size_t kernel, size_t n, const float* bias, bool silu,
+                   float* out);
+  // x[i] = exp(decay[i] * softplus(x[i] + bias[i])); `steps` gets the softplus unless it is null.
+  void (*fade)(float* x, const float* bias, const float* decay, size_t n, float* steps);
+  // A token's step from one state [keys][values] to the next; they may be the same.
+  void (*recur)(const float* from, float* to, size_t keys, size_t values, const Step& step, float* out);
 };
 
 extern const DenseTable kDenseScalar;

@@ -204,6 +204,62 @@ void weigh(const float* values, size_t stride, size_t keys, const float* weights
     }
 }
 
+// Columns c .. c + 16 * WIDE - 1 of a state.
+template <class V, int WIDE>
+inline void recur_columns(const float* from, float* to, size_t keys, size_t values, const Step& step, size_t c,
+                          float* out) {
+  using F = typename V::F;
+  constexpr int kWidth = int(kRows) / V::kSlices, kCount = WIDE * V::kSlices;
+  F change[kCount], sum[kCount];
+#pragma GCC unroll 16
+  for (int s = 0; s < kCount; ++s) sum[s] = V::set1(0.0f);
+  if (step.corrects)
+    for (size_t k = 0; k < keys; ++k) {
+      const F kept = V::set1(step.kept[k * step.kept_step]), key = V::set1(step.key[k]);
+#pragma GCC unroll 16
+      for (int s = 0; s < kCount; ++s)
+        sum[s] = V::fma(V::mul(V::load(from + k * values + c + size_t(kWidth * s)), kept), key, sum[s]);
+    }
+#pragma GCC unroll 16
+  for (int s = 0; s < kCount; ++s) {
+    const F wanted = V::fma(sum[s], V::set1(-1.0f), V::load(step.value + c + size_t(kWidth * s)));
+    change[s] = V::mul(wanted, V::set1(step.rate));
+    sum[s] = V::set1(0.0f);
+  }
+  for (size_t k = 0; k < keys; ++k) {
+    const F kept = V::set1(step.kept[k * step.kept_step]), key = V::set1(step.key[k]), query = V::set1(step.query[k]);
+#pragma GCC unroll 16
+    for (int s = 0; s < kCount; ++s) {
+      const size_t at = k * values + c + size_t(kWidth * s);
+      const F next = V::fma(key, change[s], V::mul(V::load(from + at), kept));
+      V::store(to + at, next);
+      sum[s] = V::fma(next, query, sum[s]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int s = 0; s < kCount; ++s) V::store(out + c + size_t(kWidth * s), sum[s]);
+}
+
+template <class V>
+void recur(const float* from, float* to, size_t keys, size_t values, const Step& step, float* out) {
+  constexpr int kWide = 4;
+  size_t c = 0;
+  for (; c + kWide * kRows <= values; c += kWide * kRows) recur_columns<V, kWide>(from, to, keys, values, step, c, out);
+  for (; c + kRows <= values; c += kRows) recur_columns<V, 1>(from, to, keys, values, step, c, out);
+  for (; c < values; ++c) {
+    float recalled = 0.0f, sum = 0.0f;
+    for (size_t k = 0; k < keys && step.corrects; ++k)
+      recalled = __builtin_fmaf(from[k * values + c] * step.kept[k * step.kept_step], step.key[k], recalled);
+    const float change = __builtin_fmaf(recalled, -1.0f, step.value[c]) * step.rate;
+    for (size_t k = 0; k < keys; ++k) {
+      const float next = __builtin_fmaf(step.key[k], change, from[k * values + c] * step.kept[k * step.kept_step]);
+      to[k * values + c] = next;
+      sum = __builtin_fmaf(next, step.query[k], sum);
+    }
+    out[c] = sum;
+  }
+}
+
 template <class V> void transpose(const float* const* rows, size_t dim, float* panel) {
   size_t c = 0;
   for (; c + 4 <= dim; c += 4) V::transpose4(rows, c, panel + kRows * c);
@@ -276,4 +332,4 @@ void norm(const float* x, size_t n, const float* gamma, const float* bias, float
 // Expands to the table of this translation unit.
 #define HOBBIT_DENSE_TABLE(symbol, V, name) \
   const DenseTable symbol = {name, V::kZero8, floats<V>, codes<V, 8>, codes<V, 4>, quantize_row, finish, norm<V>, \
-                             dot<V>, add, scale, clip, gate, rotate, transpose<V>, soften, weigh<V>}
+                             dot<V>, add, scale, clip, gate, rotate, transpose<V>, soften, weigh<V>, convolve, fade, recur<V>}

@@ -83,6 +83,31 @@ void gate(float* x, const float* gate, size_t n) {
   }
 }
 
+void convolve(const float* const* rows, const float* taps, size_t kernel, size_t n, const float* bias, bool silu,
+              float* out) {
+  for (size_t i = 0; i < n; ++i) out[i] = taps[i] * rows[0][i];
+  for (size_t j = 1; j < kernel; ++j) {
+    const float *row = rows[j], *tap = taps + j * n;
+    for (size_t i = 0; i < n; ++i) out[i] = __builtin_fmaf(tap[i], row[i], out[i]);
+  }
+  if (bias != nullptr)
+    for (size_t i = 0; i < n; ++i) out[i] += bias[i];
+  if (!silu) return;
+  for (size_t i = 0; i < n; ++i) {
+    const float v = out[i], s = sigmoid_poly(v != v ? 0.0f : v);
+    out[i] = v * s;
+  }
+}
+
+void fade(float* x, const float* bias, const float* decay, size_t n, float* steps) {
+  for (size_t i = 0; i < n; ++i) {
+    const float v = x[i] + bias[i], step = softplus_poly(v != v ? 0.0f : v), e = decay[i] * step;
+    const float kept = exp_poly(e != e ? 0.0f : e);
+    x[i] = v != v ? v : e != e ? e : kept;
+    if (steps != nullptr) steps[i] = v != v ? v : step;
+  }
+}
+
 void rotate(float* head, const float* cos, const float* sin, size_t half, bool pairs) {
   if (pairs) {
     for (size_t i = 0; i < half; ++i) {

@@ -13,6 +13,16 @@ struct Cache {
   float *keys = nullptr, *values = nullptr;
 };
 
+// Where a layer's states of fixed size lie within a slot, in numbers; below 0: it has none.
+struct StatePlace {
+  int64_t conv = -1, state = -1;
+};
+
+// States after so many tokens of the chunk go to a slot.
+struct Stop {
+  size_t tokens, slot;
+};
+
 class Frame {
  public:
   // Room for chunks of up to `most` tokens; `angles` has half the rotated numbers of each rope.
@@ -45,6 +55,10 @@ class Frame {
   size_t tokens = 0, start = 0;  // of this chunk; those before it
   size_t slots = 0;              // of the cache
   std::vector<Cache> caches;     // by layer
+  std::vector<float*> state_slots;        // each the states of all layers
+  std::vector<StatePlace> state_places;   // by layer
+  size_t state_slot = 0;                  // of the states before the chunk
+  std::vector<Stop> stops;                // in order, the last one at its end
 
   void release() { pages_.release(); }
 

@@ -1,4 +1,4 @@
-#include "trunk.hpp"
+#include "trunk_steps.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -12,44 +12,13 @@ namespace {
 
 // Weights that a thread takes at once.
 constexpr size_t kBlockBytes = 64 << 10;
-// Rows of a chunk whose products with a pair of panels stay on the stack.
-constexpr size_t kRowChunk = 32;
-
-size_t round_up(size_t n) { return (n + 63) / 64 * 64; }
-
-size_t padded(const DenseMatrix& m) { return m.bits() == 32 ? 0 : m.blocks() * m.block(); }
 
 }  // namespace
-
-DenseTrunk::Widths DenseTrunk::Widths::of(const ModelForm& model, const std::vector<Layer>& layers) {
-  Widths w{model.hidden, model.hidden, 0, 0, 0, 0, 0, 0};
-  for (const Layer& layer : layers) {
-    w.projected = std::max(w.projected, layer.projected() + (layer.form.shared_kv ? layer.keys() : 0));
-    w.attended = std::max(w.attended, layer.queries());
-    for (const MlpForm* form : {&layer.form.dense, &layer.form.shared}) {
-      w.wide = std::max(w.wide, form->width * (form->gated ? 2 : 1));
-      w.inner = std::max(w.inner, form->width);
-    }
-    for (const auto& matrix : layer.matrices) {
-      if (matrix == nullptr || matrix->bits() == 32) continue;
-      w.codes = std::max(w.codes, padded(*matrix));
-      w.scales = std::max(w.scales, matrix->blocks());
-    }
-  }
-  return w;
-}
-
-size_t DenseTrunk::Widths::bytes(size_t tokens) const {
-  size_t total = round_up(tokens * codes);
-  for (size_t width : {normed, part, projected, attended, wide, inner, scales, scales})
-    total += round_up(4 * tokens * width);
-  return total;
-}
 
 size_t DenseTrunk::scratch_bytes_for(const ModelForm& model, const std::vector<Layer>& layers, size_t threads,
                                      size_t max_tokens) {
   size_t room = 0;
-  for (const Layer& layer : layers) room = std::max(room, attention_room(layer.form.head_dim));
+  for (const Layer& layer : layers) room = std::max(room, attention_room(layer.form.key_dim()));
   return Widths::of(model, layers).bytes(max_tokens) + threads * room * sizeof(float);
 }
 
@@ -67,10 +36,14 @@ DenseTrunk::DenseTrunk(const ModelForm& model, std::vector<Layer> layers, std::s
   if (layers_.empty() || !layers_.back().has(kHead)) throw std::invalid_argument("trunk: the head is missing");
   for (const Layer& layer : layers_) {
     check_layer(model_, layer);
-    room_ = std::max(room_, attention_room(layer.form.head_dim));
-    for (const auto& matrix : layer.matrices)
+    room_ = std::max(room_, attention_room(layer.form.key_dim()));
+    const auto check_isa = [&](const std::shared_ptr<const DenseMatrix>& matrix) {
       if (matrix != nullptr && std::strcmp(matrix->isa(), table_.name) != 0)
         throw std::invalid_argument("trunk: a matrix is packed for another instruction set");
+    };
+    std::for_each(layer.matrices.begin(), layer.matrices.end(), check_isa);
+    std::for_each(layer.key_up.begin(), layer.key_up.end(), check_isa);
+    std::for_each(layer.value_up.begin(), layer.value_up.end(), check_isa);
   }
   attention_ = Pages(team_->size() * room_ * sizeof(float));
   uint8_t* at = scratch_.data();
@@ -89,14 +62,6 @@ void DenseTrunk::release_scratch() {
   std::lock_guard<std::mutex> lock(team_->mutex());
   scratch_.release();
   attention_.release();
-}
-
-template <class Row> void DenseTrunk::for_rows(size_t tokens, Row row) {
-  if (tokens < 4 * team_->size() || team_->size() == 1) {  // waking the others would cost more
-    for (size_t t = 0; t < tokens; ++t) row(t);
-    return;
-  }
-  team_->run(tokens, 1, [&](size_t t, size_t) { row(t); });
 }
 
 void DenseTrunk::take(const DenseMatrix& m, const float* row, size_t t) {
@@ -155,18 +120,6 @@ void DenseTrunk::join(const Layer& layer, float* resid, const float* moe, const 
   if (layer.vector(kJoinScale) != nullptr) table_.scale(resid, d, *layer.vector(kJoinScale));
 }
 
-template <class Run>
-void DenseTrunk::into_stream(Frame& frame, const float* out_norm, const float* bias, Run product) {
-  const size_t d = model_.hidden;
-  if (out_norm == nullptr) return product(Target{frame.resid, d, bias, model_.residual_scale, 0.0f, true});
-  product(Target{part_, d, bias});
-  for_rows(frame.tokens, [&](size_t t) {
-    float* row = part_ + t * d;
-    rms(row, d, out_norm, row);
-    table_.add(frame.resid + t * d, row, d, model_.residual_scale);
-  });
-}
-
 void DenseTrunk::mlp(const MlpForm& form, const DenseMatrix& up, const DenseMatrix& down, Source x, size_t tokens,
                      const Target& to) {
   ExpertForm expert;
@@ -189,7 +142,8 @@ void DenseTrunk::attention(const Layer& layer, size_t index, Frame& frame) {
   const Cache& cache = frame.caches[index];
   multiply(qkv, {normed_, d}, tokens, {projected_, projected, layer.vector(kQkvBias)});
   for_rows(tokens, [&](size_t t) { place(layer, cache, frame, t); });
-  attend(layer, cache, frame);
+  attend(layer, frame, {projected_, projected, cache.keys, cache.values, layer.form.heads, layer.form.kv_heads,
+                        layer.form.head_dim, layer.form.head_dim, attended_, queries});
   for_rows(tokens, [&](size_t t) {
     float* row = attended_ + t * queries;
     const float* gates = projected_ + t * projected + layer.projected() - queries;
@@ -208,11 +162,16 @@ void DenseTrunk::run_layer(size_t index, Frame& frame, const float* moe) {
   for_rows(tokens, [&](size_t t) {
     float *resid = frame.resid + t * d, *normed = normed_ + t * d;
     join(layer, resid, moe == nullptr ? nullptr : moe + t * d, frame.y + t * d, normed);
-    if (form.heads == 0) return;
+    if (!form.mixes()) return;
     norm(resid, layer.vector(kAttnNorm), layer.vector(kAttnNormBias), normed);
     take(layer.matrix(kQkv), normed, t);
   });
   if (form.heads > 0) attention(layer, index, frame);
+  if (form.latent.heads > 0) latent(layer, index, frame);
+  if (form.mixer.rule == Rule::convolution)
+    convolution(layer, index, frame);
+  else if (form.mixer.rule != Rule::none)
+    recurrence(layer, index, frame);
   const bool has_dense = form.dense.width > 0;
   if (form.sparse || has_dense) for_rows(tokens, [&](size_t t) {
     const float* resid = frame.resid + t * d;

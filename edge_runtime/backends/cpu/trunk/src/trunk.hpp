@@ -44,6 +44,9 @@ class DenseTrunk {
   // Numbers of a token in each part of the scratch.
   struct Widths {
     size_t normed, part, projected, attended, wide, inner, codes, scales;
+    void add(const ModelForm& model, const MixerForm& form);
+    void add(const LatentForm& form);
+    void add(const DenseMatrix& matrix, size_t rows);  // of a token, quantised
     static Widths of(const ModelForm& model, const std::vector<Layer>& layers);
     size_t bytes(size_t tokens) const;
   };
@@ -60,9 +63,35 @@ class DenseTrunk {
   void rms(const float* x, size_t n, const float* gamma, float* out) const;
   void attention(const Layer& layer, size_t index, Frame& frame);
   void place(const Layer& layer, const Cache& cache, Frame& frame, size_t t);
-  void attend(const Layer& layer, const Cache& cache, const Frame& frame);
-  void attend_rows(const Layer& layer, const Cache& cache, const Frame& frame, size_t group, size_t first,
-                   size_t count, float* room);
+  // What attention reads and writes.
+  struct Attended {
+    const float* queries;  // [T, query_stride], heads side by side
+    size_t query_stride;
+    const float *keys, *values;  // [kv_heads, slots, dim], of values the first value_dim numbers
+    size_t heads, kv_heads, dim, value_dim;
+    float* out;  // [T, out_stride]
+    size_t out_stride;
+  };
+  void attend(const Layer& layer, const Frame& frame, const Attended& a);
+  void attend_rows(const Layer& layer, const Frame& frame, const Attended& a, size_t group, size_t first, size_t count,
+                   float* room);
+  // latent.cpp
+  void latent(const Layer& layer, size_t index, Frame& frame);
+  void keep_latent(const Layer& layer, const Cache& cache, Frame& frame);
+  void latent_queries(const Layer& layer, Frame& frame);
+  void rotate(const LayerForm& form, const Frame& frame, size_t t, float* head) const;
+  // Multiplies each head's part of rows by a matrix of its own.
+  void per_head(const std::vector<std::shared_ptr<const DenseMatrix>>& matrices, Source from, size_t tokens,
+                size_t width, const Target& to, size_t to_width);
+  // recurrent.cpp
+  void recurrence(const Layer& layer, size_t index, Frame& frame);
+  void convolution(const Layer& layer, size_t index, Frame& frame);
+  void rates(const Layer& layer, size_t tokens);
+  void through(const DenseMatrix& a, const DenseMatrix& b, size_t tokens, float* room, const Target& to);
+  void convolve(const Layer& layer, size_t index, const Frame& frame, const float* x, size_t stride, bool silu,
+                float* out);
+  void run_head(const Layer& layer, size_t index, const Frame& frame, size_t head);
+  void gate_output(const Layer& layer, float* row, const float* gates, float* out) const;
   void mlp(const MlpForm& form, const DenseMatrix& up, const DenseMatrix& down, Source x, size_t tokens,
            const Target& to);
   // Runs a product whose output joins the residual stream, behind a norm if there is one.

@@ -3,6 +3,7 @@
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -21,6 +22,8 @@ using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using OutFloats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<const uint8_t, nb::c_contig, nb::device::cpu>;
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Slots = nb::ndarray<const uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Places = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Addresses = nb::ndarray<const uint64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 [[noreturn]] void refuse(const std::string& message) { throw nb::value_error(message.c_str()); }
@@ -48,73 +51,30 @@ void check_frame(const DenseTrunk& trunk, const Frame& frame) {
   if (frame.tokens == 0) refuse("frame: begin was not called");
 }
 
+void check_states(const MixerForm& form, size_t index, const Frame& frame) {
+  if (index >= frame.state_places.size() || frame.state_slot >= frame.state_slots.size())
+    refuse("frame: the layer has no states");
+  const StatePlace& place = frame.state_places[index];
+  if ((form.kernel > 1 && place.conv < 0) || (form.rule != Rule::convolution && place.state < 0))
+    refuse("frame: the layer lacks a state");
+  if (frame.stops.empty() || frame.stops.back().tokens != frame.tokens) refuse("frame: no slot takes the new states");
+}
+
 void check_layer_call(const DenseTrunk& trunk, size_t index, const Frame& frame) {
   check_frame(trunk, frame);
   if (index >= trunk.layers()) refuse("layer: there are " + std::to_string(trunk.layers()));
   const LayerForm& form = trunk.layer(index).form;
   if (form.router_norm && !frame.router_norm) refuse("frame: made without router_x");
-  if (form.heads == 0) return;
-  if (index >= frame.caches.size() || frame.caches[index].keys == nullptr || frame.caches[index].values == nullptr)
+  if (form.mixer.rule != Rule::none) check_states(form.mixer, index, frame);
+  if (form.heads == 0 && form.latent.heads == 0) return;
+  const bool has_values = form.latent.heads == 0;
+  if (index >= frame.caches.size() || frame.caches[index].keys == nullptr ||
+      (has_values && frame.caches[index].values == nullptr))
     refuse("frame: the layer has no cache");
   if (frame.start + frame.tokens > frame.slots) refuse("frame: the cache is full");
   if (form.rope >= 0 && (size_t(form.rope) >= frame.cos.size() ||
                          frame.angle_widths[size_t(form.rope)] != form.rotated / 2))
     refuse("frame: made for other rotary embeddings");
-}
-
-void bind_forms(nb::module_& m) {
-  nb::class_<MlpForm>(m, "MlpForm")
-      .def(nb::init<>())
-      .def_rw("width", &MlpForm::width)
-      .def_rw("gated", &MlpForm::gated)
-      .def_prop_rw("activation", [](const MlpForm& f) { return int(f.activation); },
-                   [](MlpForm& f, int v) {
-                     if (v < 0 || v >= kActivations) refuse("activation: expected 0, 1 or 2");
-                     f.activation = Activation(v);
-                   });
-  nb::class_<LayerForm>(m, "LayerForm")
-      .def(nb::init<>())
-      .def_rw("joins", &LayerForm::joins)
-      .def_rw("joins_parallel", &LayerForm::joins_parallel)
-      .def_rw("heads", &LayerForm::heads)
-      .def_rw("kv_heads", &LayerForm::kv_heads)
-      .def_rw("head_dim", &LayerForm::head_dim)
-      .def_rw("rope", &LayerForm::rope)
-      .def_rw("rotated", &LayerForm::rotated)
-      .def_rw("rope_pairs", &LayerForm::rope_pairs)
-      .def_rw("norm_behind_rope", &LayerForm::norm_behind_rope)
-      .def_rw("output_gate", &LayerForm::output_gate)
-      .def_rw("shared_kv", &LayerForm::shared_kv)
-      .def_rw("value_norm", &LayerForm::value_norm)
-      .def_rw("window", &LayerForm::window)
-      .def_rw("score_scale", &LayerForm::score_scale)
-      .def_rw("clip", &LayerForm::clip)
-      .def_rw("sparse", &LayerForm::sparse)
-      .def_rw("router_norm", &LayerForm::router_norm)
-      .def_rw("shared_parallel", &LayerForm::shared_parallel)
-      .def_rw("dense", &LayerForm::dense)
-      .def_rw("shared", &LayerForm::shared);
-  nb::class_<ModelForm>(m, "ModelForm")
-      .def(nb::init<>())
-      .def_rw("hidden", &ModelForm::hidden)
-      .def_rw("experts", &ModelForm::experts)
-      .def_rw("eps", &ModelForm::eps)
-      .def_rw("residual_scale", &ModelForm::residual_scale)
-      .def_rw("logit_scale", &ModelForm::logit_scale)
-      .def_rw("softcap", &ModelForm::softcap)
-      .def_rw("centred", &ModelForm::centred);
-  nb::class_<Layer>(m, "Layer")
-      .def("__init__", [](Layer* self, const LayerForm& form) { new (self) Layer{form, {}, {}}; }, "form"_a)
-      .def("put_vector",
-           [](Layer& l, const std::string& name, const Floats& values) {
-             l.vectors[vector_named(name)].assign(values.data(), values.data() + values.size());
-           },
-           "name"_a, "values"_a)
-      .def("put_matrix",
-           [](Layer& l, const std::string& name, std::shared_ptr<DenseMatrix> matrix) {
-             l.matrices[product_named(name)] = std::move(matrix);
-           },
-           "name"_a, "matrix"_a);
 }
 
 void bind_matrix(nb::module_& m) {
@@ -172,6 +132,29 @@ void bind_frame(nb::module_& m) {
              f.slots = slots;
            },
            "addresses"_a, "slots"_a)
+      .def("set_states",
+           [](Frame& f, const Slots& slots, const Places& places) {
+             need("places", places, {places.shape(0), 2});
+             f.state_slots.clear(), f.state_places.clear(), f.stops.clear();
+             for (size_t i = 0; i < slots.shape(0); ++i) f.state_slots.push_back(reinterpret_cast<float*>(slots.data()[i]));
+             for (size_t i = 0; i < places.shape(0); ++i)
+               f.state_places.push_back({places.data()[2 * i], places.data()[2 * i + 1]});
+           },
+           "slots"_a, "places"_a)
+      .def("set_stops",
+           [](Frame& f, size_t slot, const std::vector<std::pair<size_t, size_t>>& stops) {
+             const size_t slots = f.state_slots.size();
+             size_t last = 0;
+             bool fits = slot < slots && !stops.empty();
+             for (const auto& [tokens, to] : stops) {
+               fits = fits && tokens > last && to < slots && to != slot;
+               last = tokens;
+             }
+             if (!fits) refuse("set_stops: expected other slots of " + std::to_string(slots) + ", and tokens in order");
+             f.state_slot = slot, f.stops.clear();
+             for (const auto& [tokens, to] : stops) f.stops.push_back({tokens, to});
+           },
+           "slot"_a, "stops"_a)
       .def("resid", [](nb::handle self) { auto& f = nb::cast<Frame&>(self); return view(self, f.resid, f.most, f.hidden); })
       .def("x", [](nb::handle self) { auto& f = nb::cast<Frame&>(self); return view(self, f.x, f.most, f.hidden); })
       .def("y", [](nb::handle self) { auto& f = nb::cast<Frame&>(self); return view(self, f.y, f.most, f.hidden); })
