@@ -61,7 +61,7 @@ for name in choice route; do
 done
 rm "$work"/{queue,threads,uring,check_drive}.o
 trunk=$root/edge_runtime/backends/cpu/trunk/src
-dense=("$here/check_dense.cpp" "$trunk"/{attention,dense_scalar,find_dense,layer,matrix,trunk}.cpp
+dense=("$here/check_dense.cpp" "$trunk"/{attention,dense_scalar,find_dense,latent,layer,matrix,recurrent,trunk,trunk_widths}.cpp
   "$src"/{pool,isa,isa_scalar,form_base,encode_base}.cpp)
 aarch64-linux-gnu-g++ $exact -I"$trunk" -march=armv8.2-a+dotprod -c "$trunk/dense_neon.cpp" -o "$work/dense_neon.arm"
 aarch64-linux-gnu-g++ $exact -I"$trunk" -Wno-psabi -static -x c++ "${dense[@]}" -x none "$work"/{dense_neon.arm,isa_neon_dotprod.o} \

@@ -12,7 +12,10 @@ from random_weights import RandomWeights
 from state_dict_weights import relative_error
 from trunk_bundles import FakeQuantised, write_trunk
 
-from edge_runtime.backends.cpu.kernels import Team, available_isas
+from edge_runtime.backends.cpu.kernels import DenseTrunk, Team, available_isas
+from edge_runtime.backends.cpu.trunk.native.forms import model_form
+from edge_runtime.backends.cpu.trunk.native.layers import LayerReader
+from edge_runtime.backends.cpu.trunk.native.memory import frame_bytes, scratch_bytes
 from edge_runtime.backends.cpu.trunk.native.supported import why_not
 from edge_runtime.backends.cpu.trunk.native.trunk import NativeTrunk
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
@@ -73,6 +76,16 @@ def test_a_token_has_the_same_bits_however_it_is_computed(bundle, name: str, pre
     np.testing.assert_array_equal(logits_of(opened(path, spec, threads=3), spec, CHUNKS), expected)
     for isa in available_isas():
         np.testing.assert_array_equal(logits_of(opened(path, spec, isa), spec, CHUNKS), expected)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_scratch_is_what_the_plan_counts_on(bundle, name: str) -> None:
+    spec = CASES[name]()
+    layers = LayerReader(bundle(name, "int8"), spec, "auto").read()
+    for tokens, threads in ((1, 1), (100, 3)):
+        takes = DenseTrunk.scratch_bytes_for(model_form(spec), layers, threads, tokens) + frame_bytes(spec, tokens)
+        planned = scratch_bytes(spec, tokens, threads)
+        assert takes <= planned < 1.5 * takes + (256 << 10), "it counts on blocks of 256, the largest there are"
 
 
 def test_growing_buckets_change_nothing(bundle) -> None:
