@@ -138,7 +138,7 @@ class WithoutAttention(RandomWeights):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
         for name, array in self._arrays.items():
-            if name.endswith((".o", ".o_bias", ".dense_down_proj")):
+            if name.endswith((".o", ".o_bias", ".linear_o", ".conv_out", ".conv_out_bias", ".dense_down_proj")):
                 array[:] = 0
             elif name.endswith(".layer_scale") and not spec.layers[int(name.split(".")[1])].sparse:
                 array[:] = 1
