@@ -109,8 +109,8 @@ class RuntimeConfig:
     trunk: str = option(
         Choice("auto", "native", "onnx"), "auto", in_profile=True, example="onnx",
         help="what computes the dense part on the CPU",
-        doc="`native` are kernels of our own: every kind of attention and recurrence, norms, dense networks, routers, head. `onnx` is ONNX "
-        "Runtime, which runs every model. `auto` takes the native ones where they compute all of a model.",
+        doc="`native` are kernels of our own: attention, recurrences, norms, dense networks, routers, head. `onnx` is "
+        "ONNX Runtime, which runs every model. `auto` takes the native ones where they compute all of a model.",
     )
     threads: int = option(
         Count(high=1024), AUTO, default_text="the CPUs this process may use", auto=fitting.all_cpus,
