@@ -13,6 +13,7 @@ from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import Manifest, Role
 from edge_runtime.config.environment import Variables
+from edge_runtime.config.options import RuntimeConfig
 from edge_runtime.config.resolve import EngineOptions
 from edge_runtime.engine.active_policy import ActivePolicy
 from edge_runtime.engine.decoder import Decoder, max_tokens
@@ -110,7 +111,7 @@ def _open_experts(ready: Prepared) -> ExpertCache:
         rule = active.make_rule(active.choice, num_slots)
         active.switch(active.choice, rule)
         space = ready.backend.make_space(bundle.manifest.layout.tier_bytes(config.tier), config.io_threads)
-        residents = make_residents(space, bundle.manifest, active.policy, rule, config.tier, num_slots)
+        residents = make_residents(space, bundle.manifest, active.policy, rule, config, num_slots)
         return ExpertCache(residents, ExpertMemory(space, residents.ledger), store, overlaps=config.overlap)
     except BaseException:
         store.close()
@@ -118,18 +119,20 @@ def _open_experts(ready: Prepared) -> ExpertCache:
 
 
 def make_residents(
-    space: MemorySpace, manifest: Manifest, policy: Policy, rule: EvictionRule, tier: int, num_slots: int
+    space: MemorySpace, manifest: Manifest, policy: Policy, rule: EvictionRule, config: RuntimeConfig, num_slots: int
 ) -> Residents:
     """Cut expert memory for the tiers a policy asks for; no expert is resident yet."""
-    return Residents.of_model(
+    residents = Residents.of_model(
         manifest.model,
         manifest.layout,
         rule,
         num_slots=num_slots,
-        tier=tier,
+        tier=config.tier,
         min_tier=policy.min_tier,
         whole=not space.gives_back_pages,
     )
+    residents.may_shrink = config.elastic
+    return residents
 
 
 def routers_for(backend: Backend[Any], bundle: Bundle, prefetch: str, *, fits_all: bool) -> Tensor | None:

@@ -45,7 +45,7 @@ def _start_over(parts: Parts, config: RuntimeConfig) -> None:
     routers = routers_for(parts.backend, parts.bundle, choice.prefetch, fits_all=_fits_all(plan))
     rule = active.make_rule(choice, plan.num_slots)
     manifest, space = parts.bundle.manifest, parts.cache.space
-    parts.cache.start_over(make_residents(space, manifest, choice.policy, rule, config.tier, plan.num_slots))
+    parts.cache.start_over(make_residents(space, manifest, choice.policy, rule, config, plan.num_slots))
     active.switch(choice, rule)
     parts.trunk.set_routers(routers)
     parts.decoder.read_ahead.prefetcher = make_prefetcher(active, parts.backend, parts.trunk, parts.spec, parts.cache)

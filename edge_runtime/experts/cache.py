@@ -169,6 +169,7 @@ class ExpertCache:
             self._close_stream()
         if not residents.fits_all:
             pool.reader.cancel_stale(layer_idx, tiers)
+        if residents.notes_uses:
             residents.table.note_use(layer_idx, tiers, order, topk_ids)
         return pool.places(tier)[layer_idx]
 

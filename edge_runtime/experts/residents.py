@@ -47,6 +47,8 @@ class Residents:
         self._own_bytes = ledger.budget_bytes
         self.fits_all = self._own_bytes >= self._all_bytes
         """Whether every expert of the model has a slot and nothing is ever evicted; what is borrowed does not count."""
+        self.may_shrink = False
+        """Whether uses are noted where every expert fits, too: once there is less room, the rule has to know them."""
         self._before: ExpertCounters | None = None
 
     @classmethod
@@ -95,6 +97,11 @@ class Residents:
     def min_tier(self) -> int:
         """The lowest tier memory is cut for: an expert asked for below it is read and kept at it."""
         return self.ledger.sizes.core_tier
+
+    @property
+    def notes_uses(self) -> bool:
+        """Whether somebody will have to know what was used: not where nothing is ever evicted."""
+        return self.may_shrink or not self.fits_all
 
     @property
     def is_complete(self) -> bool:
@@ -165,6 +172,8 @@ class Residents:
         tiers = np.zeros(self.num_experts, np.uint8)
         tiers[experts] = self.tier
         self.table.hit_all(layer_idx, tiers)
+        if self.may_shrink:
+            self.table.note_use(layer_idx, tiers, None)
 
     def finish_reads(self, slots: list[int]) -> int:
         """Take everything these slots lack as read, all at once and in no time; return how many bytes that was."""

@@ -94,6 +94,26 @@ def test_everything_fits_after_first_touch():
     assert store.requests == requests, "a complete cache needs no file"
 
 
+@pytest.mark.parametrize("rule", ["lru", "next-use"])
+@pytest.mark.parametrize("by_backend", [False, True])
+def test_what_was_used_while_everything_fitted_stays_when_it_no_longer_does(rule, by_backend):
+    cache, _ = make(L * E, rule)
+    cache.residents.may_shrink = True
+    for layer in range(L):
+        serve(cache, layer, *range(E))
+    used = {0: [1, 6], 1: [3, 4], 2: [2, 7]}
+    for _ in range(20):
+        cache.begin_pass()
+        for layer, experts in used.items():
+            if by_backend:
+                cache.residents.count_hits(layer, np.array(experts, np.int32))
+            else:
+                assert cache.take_resident(layer, tiers(*experts)) is not None
+        cache.end_pass()
+    cache.resize(6)
+    assert {layer: np.flatnonzero(cache.resident_tiers(layer)).tolist() for layer in used} == used
+
+
 def test_prefetched_experts_are_late_then_hits():
     cache, store = make(4, latency=lambda key: 5)
     assert cache.prefetch(1, [2, 3], tiers(2, 3)) == 2
