@@ -137,6 +137,8 @@ def test_phases_add_up_to_the_wall_time_within_two_percent(report):
             assert sum(phases.values()) == pytest.approx(wall, rel=0.02)
             assert sum(phases.values()) - phases["other"] <= wall, "no phase is counted twice"
             assert all(ns >= 0 for ns in phases.values())
+            assert phases["read_wait"] > 0, "experts are streamed"
+            assert request[stage]["counters"]["bytes_read"] > 0
         assert abs(bench[stage]["phases_over_wall_percent"]) <= 2
     recorded = bench["recorded"]
     assert set(recorded["phase_ms_per_token"]) == {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.base.errors import BudgetError
-from edge_runtime.config.limits import Ceiling, SystemLimits, memory_ceiling, page_cache_reserve
+from edge_runtime.config.limits import Ceiling, SystemLimits, memory_ceiling, page_cache_reserve, read_limits
 from edge_runtime.config.memory_needs import MemoryNeeds
 from edge_runtime.config.memory_plan import choose_prefill_chunk, plan_memory
 
@@ -139,6 +140,40 @@ def test_the_ceiling_is_the_tightest():
         4000 * MIB, "memory available"
     )
     assert memory_ceiling(replace(free, available_bytes=MIB), reserve_bytes=1 << 30).bytes == 0
+
+
+def cgroup_tree(root: Path, version: int, limit: int, *, anonymous: int, files: int) -> Path:
+    """A machine with memory to spare, and this process alone in a cgroup with a limit."""
+    name, limit_file, used_file = {
+        1: ("memory/", "memory.limit_in_bytes", "memory.usage_in_bytes"), 2: ("", "memory.max", "memory.current"),
+    }[version]  # fmt: skip
+    group = root / f"sys/fs/cgroup/{name}app"
+    group.mkdir(parents=True)
+    (group / limit_file).write_text(f"{limit}\n")
+    (group / used_file).write_text(f"{anonymous + files}\n")
+    (group / "memory.stat").write_text(f"anon {anonymous}\nactive_file {files // 4}\ninactive_file {3 * files // 4}\n")
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text("0::/app\n" if version == 2 else "5:memory:/app\n")
+    (root / "proc/meminfo").write_text("MemTotal: 33554432 kB\nMemAvailable: 16777216 kB\n")
+    return root
+
+
+@pytest.mark.parametrize("share", [60, 40, 25])
+def test_a_share_of_a_bundle_is_planned_alike_under_both_versions_of_cgroups(share, tmp_path):
+    """A bundle of 1.5 GiB: all but headroom and what files keep is for use, whichever version says how much that is."""
+    needs = replace(NEEDS, trunk_bytes=8 * MIB, num_expert_layers=12)
+    limit = (1536 * MIB + 8 * MIB) * share // 100
+    plans = []
+    for version in (1, 2):
+        # the bundle's files were just read: their pages are charged to the group, and are no reason to take less
+        root = cgroup_tree(tmp_path / str(version), version, limit, anonymous=40 * MIB, files=limit // 2)
+        ceiling = memory_ceiling(read_limits(root), own_anonymous_bytes=40 * MIB, reserve_bytes=1024 * MIB)
+        plans.append(plan_memory(needs, ceiling))
+    first, second = plans
+    assert first.lines == second.lines
+    assert 0.97 * limit <= first.budget_bytes == second.budget_bytes <= limit
+    headroom = next(line.bytes for line in first.lines if line.name == "headroom")
+    assert 0.85 * limit <= first.planned_bytes - headroom - needs.slot_bytes[8] <= limit
 
 
 def test_prefill_chunks_use_a_quarter_of_the_experts_memory_at_most():

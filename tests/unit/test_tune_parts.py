@@ -17,6 +17,7 @@ from edge_runtime.lab.tune.laboratory import ProcessLaboratory
 from edge_runtime.lab.tune.measurement import Failure, Measurement, Workload
 from edge_runtime.lab.tune.predict import DriveRates, Predictor, Reads
 from edge_runtime.lab.tune.processes import ended, run_job
+from edge_runtime.lab.tune.speeds import ComputeSpeed, ComputeSpeeds, probe
 from edge_runtime.lab.tune.workload import make_workload
 
 MIB = 1 << 20
@@ -24,18 +25,21 @@ PRESENT = {
     "read_chunk": MIB, "io_threads": 8, "direct_io": True, "threads": 4, "tier": 8, "eviction": "lru",
     "policy": "lossless", "num_slots": 100,
 }  # fmt: skip
-MEASURED = Measurement([10.0], [1.0], 1.0, "x", {"trunk": 20.0, "experts": 30.0, "read_wait": 40.0, "other": 10.0})
+PHASES = {"trunk": 20.0, "experts": 30.0, "read_wait": 40.0, "other": 10.0}
+MEASURED = Measurement([10.0], [1.0], 1.0, "x", PHASES, read_busy_ms=40.0)
+SPEEDS = ComputeSpeeds({(4, 8): ComputeSpeed(2.0, 1.0), (2, 8): ComputeSpeed(3.0, 2.0), (4, 4): ComputeSpeed(2.0, 0.5)})
 
 
 def predictor(**other) -> Predictor:
     """A cache that reads less the larger it is; a drive of 1 GB/s, of half that in chunks below 1 MiB."""
 
     def replay(setting):
-        return Reads(4e6 * 100 / setting.num_slots * (0.5 if setting.eviction == "next-use" else 1), 10)
+        size = 4e6 * 100 / setting.num_slots * (0.5 if setting.eviction == "next-use" else 1)
+        return Reads(size, 10, {8: 30.0, 4: 10.0} if setting.policy == "hobbit" else {setting.tier: 40.0})
 
     drive = DriveRates(lambda chunk, depth, direct: (1.0 if chunk >= MIB else 0.5) * (1 if direct else 0.8), 100.0)
-    fields = {"replay": replay, "drive": drive, "memory_gb_s": {2: 10.0, 4: 20.0}} | other
-    return Predictor(PRESENT, {8: MIB, 4: MIB // 2}, MEASURED, **fields)
+    fields = {"measured": MEASURED, "replay": replay, "drive": drive, "speeds": SPEEDS} | other
+    return Predictor(PRESENT, {8: MIB, 4: MIB // 2}, **fields)
 
 
 def rate(found: Predictor, **options) -> float | None:
@@ -48,18 +52,57 @@ def test_predictions_scale_the_measured_wait_as_the_model_does():
     # the model: 4 MB at 1 GB/s and 10 batches of 0.1 ms, 5 ms; half the bytes: 3 ms
     assert rate(found, eviction="next-use") == pytest.approx(1000 / (60 + 40 * 3 / 5))
     assert rate(found, read_chunk=MIB // 2) == pytest.approx(1000 / (60 + 40 * 9 / 5))
-    assert rate(found, direct_io=False) == pytest.approx(1000 / (60 + 40 * 6 / 5))
     assert rate(found, expert_memory=50 * MIB) == pytest.approx(1000 / (60 + 40 * 9 / 5))
-    assert rate(found, tier=4) == pytest.approx(1000 / (60 + 40 * 3 / 5)), "twice as many fit"
+    assert rate(found, tier=4) == pytest.approx(1000 / (45 + 40 * 3 / 5)), "twice as many fit, computed twice as fast"
 
 
-def test_computing_is_predicted_by_memory_and_nothing_is_made_up():
+def test_what_computing_hides_of_reading_stays_hidden_whatever_the_drive():
+    """The drive was busy for 100 ms of which 60 were computed through."""
+    found = predictor(measured=Measurement([10.0], [1.0], 1.0, "x", PHASES, read_busy_ms=100.0))
+    assert rate(found) == pytest.approx(10.0)
+    assert rate(found, read_chunk=MIB // 2) == pytest.approx(1000 / (60 + 40 + 100 * 4 / 5)), (
+        "80 ms more, all waited for"
+    )
+    assert rate(found, eviction="next-use") == pytest.approx(1000 / (60 + 40 * 3 / 5)), "fewer reads, alike"
+    slow = predictor(measured=found.measured)
+    slow.begin_with(Candidate.of({"read_chunk": MIB // 2}), found.measured)
+    assert rate(slow) == pytest.approx(1000 / 60), "at nearly twice the rate all of it is hidden"
+
+
+def test_computing_is_predicted_by_probed_speeds_and_nothing_is_made_up():
     found = predictor()
-    assert rate(found, threads=2) == pytest.approx(1000 / (2 * 50 + 50))
+    assert rate(found, threads=2) == pytest.approx(1000 / (1.5 * 20 + 2 * 30 + 50))
     assert rate(found, threads=3) is None, "not probed"
     assert rate(found, prefetch="off") is None
     assert rate(found, overlap=False) is None
+    assert rate(found, direct_io=False) is None, "what others leave for pages is not known"
     assert rate(predictor(drive=None), eviction="next-use") is None
+    assert rate(found, policy="hobbit") == pytest.approx(1000 / (70 + 30 * (30 + 10 / 2) / 40))
+    assert rate(found, policy="hobbit", threads=2) == pytest.approx(1000 / (30 + 50 + 30 * 2 * (30 + 10 / 2) / 40)), (
+        "both, though only each was probed"
+    )
+    assert rate(predictor(speeds=ComputeSpeeds({})), policy="hobbit") is None
+
+
+def test_predictions_begin_with_what_stands():
+    """What cannot be predicted does not hinder once it is on both sides."""
+    found, measured = predictor(), Measurement([20.0], [1.0], 1.0, "x", {"trunk": 20.0, "read_wait": 30.0})
+    found.begin_with(Candidate.of({"prefetch": "off"}), measured)
+    assert rate(found, prefetch="off") == pytest.approx(20.0)
+    assert rate(found, prefetch="off", eviction="next-use") == pytest.approx(1000 / (20 + 30 * 3 / 5))
+    assert rate(found, eviction="next-use") is None
+
+
+def test_speeds_are_probed_and_one_that_fails_is_left_out():
+    def job(candidate):
+        if candidate.options["threads"] == 1:
+            return Failure("killed")
+        return {"trunk_ms": 2.0, "experts_ms": 1.0}
+
+    found = probe(job, [(4, 8), (1, 8)])
+    assert found.to_json() == [{"threads": 4, "tier": 8, "trunk_ms": 2.0, "experts_ms": 1.0}]
+    assert found.experts(1, 8) is None
+    assert found.trunk(1, 8) is None
 
 
 def test_the_journal_gives_back_what_it_got(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +35,7 @@ class FakeLab:
     def __init__(self, speed: Speed, *, noise: float = 0.0, predicts: Speed | None = None, lasts: int = 10**6) -> None:
         self.speed, self.noise, self.predicts, self.left = speed, noise, predicts, lasts
         self.order: list[tuple[str, Candidate, int]] = []
+        self.stood: list[tuple[Candidate, float]] = []
         self.changes: Callable[[Candidate, Measurement], Measurement | Failure] = lambda candidate, found: found
 
     def measure(self, stage: str, candidate: Candidate, number: int, *, lossy: bool) -> Measurement | Failure:
@@ -46,6 +47,9 @@ class FakeLab:
 
     def predict(self, candidate: Candidate) -> float | None:
         return self.predicts(candidate.options) if self.predicts else None
+
+    def begin_with(self, stands: Candidate, measured: Sequence[Measurement]) -> None:
+        self.stood.append((stands, measured[-1].rate))
 
     def has_time(self, measurements: int) -> bool:
         return self.left >= measurements
@@ -73,6 +77,14 @@ def test_the_fastest_of_each_axis_is_kept_and_built_upon():
     assert find(outcome, threads=1).why.startswith("given up: -50"), "one round told enough"
     assert len(find(outcome, threads=1).measured) == 1
     assert any("below the 3 %" in reason for reason in find(outcome, threads=2).verdict.reasons)
+
+
+def test_predictions_begin_with_what_stands_and_was_measured():
+    lab = FakeLab(by_threads)
+    search([THREADS, RULES], lab, Plan())
+    four = Candidate.of({"threads": 4})
+    assert lab.stood[:3] == [(Candidate(), 10.0), (four, 12.0), (four, 12.0)], "before an axis, and what it brought"
+    assert lab.stood[3][0].options.keys() == {"threads", "eviction"}
 
 
 def test_finalists_are_measured_in_turn_beginning_with_another_each_round():

@@ -120,7 +120,7 @@ def axes(space: Space, given: Collection[str] = ()) -> list[Axis]:
         space: what there is.
         given: options the user stated, which are left alone.
     """
-    compute = Axis("threads", tuple({"threads": n} for n in _thread_counts(space.cpus)))
+    compute = Axis("threads", tuple({"threads": n} for n in thread_counts(space.cpus)))
     slots = sorted({max(space.least_slots, int(share * space.num_slots)) for share in _CACHE_SHARES}, reverse=True)
     streaming = [
         Axis(
@@ -142,6 +142,6 @@ def axes(space: Space, given: Collection[str] = ()) -> list[Axis]:
     return [axis for axis in (*found, lossy) if axis.choices and not axis.options & set(given)]
 
 
-def _thread_counts(cpus: int) -> list[int]:
+def thread_counts(cpus: int) -> list[int]:
     """All CPUs, one fewer for everything else, half of them (cores with two threads each)."""
     return sorted({n for n in (cpus, cpus - 1, cpus // 2) if n >= 1}, reverse=True)

@@ -22,6 +22,7 @@ from edge_runtime.engine.api import Engine
 from edge_runtime.engine.sampler import SamplingParams
 from edge_runtime.lab.evaluation import log_softmax
 from edge_runtime.lab.simulator.recording import record
+from edge_runtime.lab.tune import speeds
 from edge_runtime.lab.tune.measurement import Measurement, Workload
 from edge_runtime.telemetry.process import peak_rss_bytes
 from edge_runtime.telemetry.samples import phases
@@ -32,7 +33,7 @@ class _Totals:
 
     def __init__(self) -> None:
         self.phase_ns: dict[str, int] = {}
-        self.tokens = self.bytes_read = self.lookups = self.hits = 0
+        self.tokens = self.bytes_read = self.busy_ns = self.lookups = self.hits = 0
 
     def add(self, engine: Engine, before: tuple[dict[str, int], Any], wall_ns: int, tokens: int) -> None:
         spans, counters = before
@@ -42,6 +43,7 @@ class _Totals:
             self.phase_ns[name] = self.phase_ns.get(name, 0) + ns
         self.tokens += tokens
         self.bytes_read += experts.bytes_read
+        self.busy_ns += experts.read_busy_ns
         self.lookups += experts.lookups
         self.hits += experts.hits
 
@@ -74,6 +76,7 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
         digest=hashlib.sha256(json.dumps(answers).encode()).hexdigest(),
         phase_ms={name: ns / 1e6 / totals.tokens for name, ns in totals.phase_ns.items()},
         bytes_per_token=totals.bytes_read / totals.tokens,
+        read_busy_ms=totals.busy_ns / 1e6 / totals.tokens,
         hit_rate=totals.hits / totals.lookups if totals.lookups else None,
         kld=kld,
         peak_rss_bytes=peak_rss_bytes(),
@@ -126,10 +129,17 @@ def record_trace(job: Mapping[str, Any]) -> dict[str, Any]:
         return {"passes": record(engine, job["tokens"], Path(job["trace"]))}
 
 
+def probe_speed(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how fast trunk and experts are computed, see `speeds.measure`."""
+    with Engine.open(job["bundle"], self_check=False, **{**job["options"], "prefetch": "off"}) as engine:
+        return speeds.measure(engine)
+
+
 JOBS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "measure": measure,
     "reference": write_reference,
     "trace": record_trace,
+    "speed": probe_speed,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -103,6 +103,12 @@ class ProcessLaboratory:
     def predict(self, candidate: Candidate) -> float | None:
         """See `Laboratory.predict`."""
         return self.predictor.rate(candidate) if self.predictor is not None else None
+
+    def begin_with(self, stands: Candidate, measured: Sequence[Measurement]) -> None:
+        """See `Laboratory.begin_with`: the round of the median rate says what each phase takes."""
+        if self.predictor is not None:
+            ordered = sorted(measured, key=lambda each: each.rate)
+            self.predictor.begin_with(stands, ordered[len(ordered) // 2])
 
     def has_time(self, measurements: int) -> bool:
         """See `Laboratory.has_time`: by the median of those so far."""

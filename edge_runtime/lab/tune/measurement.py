@@ -40,6 +40,7 @@ class Measurement:
         digest: of every token generated.
         phase_ms: milliseconds a decoded token by phase; they add up to its time.
         bytes_per_token: read while decoding.
+        read_busy_ms: milliseconds a token in which the drive had something to read, whether or not anybody waited.
         hit_rate: of lookups while decoding.
         kld: nats a token against the reference, where that was asked for.
         peak_rss_bytes: of the process.
@@ -54,6 +55,7 @@ class Measurement:
     digest: str
     phase_ms: dict[str, float] = field(default_factory=dict)
     bytes_per_token: float = 0.0
+    read_busy_ms: float = 0.0
     hit_rate: float | None = None
     kld: float | None = None
     peak_rss_bytes: int = 0

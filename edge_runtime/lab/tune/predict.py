@@ -1,4 +1,4 @@
-"""What a candidate would give, from one measurement, probes and replays of a trace: no run of it."""
+"""What a candidate would give, from a measurement of what stands, probes and replays of a trace: no run of it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from edge_runtime.lab.tune.candidate import Candidate
 from edge_runtime.lab.tune.measurement import Measurement
+from edge_runtime.lab.tune.speeds import ComputeSpeeds
 
-_COMPUTE = ("trunk", "experts")
-_UNPREDICTED = ("prefetch", "overlap")
-"""Whether these pay is a matter of time that a replay does not have."""
+_UNPREDICTED = {"prefetch", "overlap", "direct_io"}
+"""Whether these pay is a matter of time that a replay does not have, or of memory that is not ours."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,17 @@ class ReplaySetting:
 
 @dataclass(frozen=True)
 class Reads:
-    """What a replay says of reads: bytes a token, and waits (batches of reads) a token."""
+    """What a replay says of a token.
+
+    Attributes:
+        bytes_per_token: read.
+        batches_per_token: waits, batches of reads.
+        uses: experts computed, by the tier they are served at.
+    """
 
     bytes_per_token: float
     batches_per_token: float
+    uses: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,9 +57,10 @@ class DriveRates:
     gb_s: Callable[[int, int, bool], float]
     latency_us: float
 
-    def wait_ms(self, reads: Reads, chunk: int, depth: int, *, direct: bool) -> float:
-        """Return milliseconds of reading a token, with nothing computed meanwhile."""
-        rate = self.gb_s(chunk, depth, direct)
+    def read_ms(self, reads: Reads, settings: Mapping[str, Any]) -> float:
+        """Return milliseconds of reading for a token, with nothing computed meanwhile."""
+        chunk, depth = int(settings["read_chunk"]), int(settings["io_threads"])
+        rate = self.gb_s(chunk, depth, bool(settings["direct_io"]))
         return reads.bytes_per_token / rate / 1e6 + reads.batches_per_token * self.latency_us / 1e3
 
 
@@ -64,10 +72,11 @@ class Predictor:
         present: options in force where a candidate says nothing: read_chunk, io_threads, direct_io, eviction, policy,
             tier, threads and num_slots.
         slot_bytes: of an expert, by tier.
-        measured: of the candidate without changes.
+        measured: what stands, with its phases.
         replay: replays the trace; None where nothing is read.
         drive: what it gives; None where it could not be probed.
-        memory_gb_s: read rate of memory by threads; {} if it was not probed.
+        speeds: of computing.
+        stands: the candidate that was measured.
     """
 
     present: Mapping[str, Any]
@@ -75,49 +84,78 @@ class Predictor:
     measured: Measurement
     replay: Callable[[ReplaySetting], Reads] | None = None
     drive: DriveRates | None = None
-    memory_gb_s: Mapping[int, float] = field(default_factory=dict)
+    speeds: ComputeSpeeds = field(default_factory=lambda: ComputeSpeeds({}))
+    stands: Candidate = field(default_factory=Candidate)
+
+    def begin_with(self, stands: Candidate, measured: Measurement) -> None:
+        """Predict from another one from now on: what both have in common need not be predicted."""
+        self.stands, self.measured = stands, measured
 
     def rate(self, candidate: Candidate) -> float | None:
         """Return tokens a second; None for what cannot be predicted, such as reading ahead."""
-        changed = candidate.options
-        if any(name in changed for name in _UNPREDICTED):
+        before, after = self.stands.options, candidate.options
+        changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
+        if changed & _UNPREDICTED:
             return None
-        settings = {**self.present, **changed}
+        now, then = {**self.present, **before}, {**self.present, **after}
         phases = dict(self.measured.phase_ms)
-        if "threads" in changed:
-            factor = self._slower(int(settings["threads"]))
-            if factor is None:
+        if changed & {"threads", "tier", "policy"}:
+            computing = self._computing(now, then)
+            if computing is None:
                 return None
-            phases |= {name: factor * phases.get(name, 0.0) for name in _COMPUTE}
-        if changed.keys() - {"threads"}:
-            wait = self._wait(settings)
+            phases |= {name: factor * phases.get(name, 0.0) for name, factor in computing.items()}
+        if changed - {"threads"}:
+            wait = self._wait(now, then)
             if wait is None:
                 return None
             phases["read_wait"] = wait
         total = sum(phases.values())
         return 1000 / total if total > 0 else None
 
-    def _slower(self, threads: int) -> float | None:
-        """By how much computing takes longer, as far as memory decides it."""
-        now, then = (self.memory_gb_s.get(n) for n in (int(self.present["threads"]), threads))
-        return now / then if now and then else None
+    def _computing(self, now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, float] | None:
+        """By how much trunk and experts take longer: probed speeds, for as many experts as a replay says."""
+        trunk = [self.speeds.trunk(int(each["threads"]), int(each["tier"])) for each in (now, then)]
+        experts = [self._experts_ms(each) for each in (now, then)]
+        if not all(trunk) or not all(experts):
+            return None
+        return {
+            name: (after or 0.0) / (before or 1.0) for name, (before, after) in (("trunk", trunk), ("experts", experts))
+        }
 
-    def _wait(self, settings: Mapping[str, Any]) -> float | None:
-        """The measured wait, changed as the model of the drive changes; the model's own where there was none."""
+    def _experts_ms(self, settings: Mapping[str, Any]) -> float | None:
+        """Milliseconds of a token's experts up to a factor that stays the same."""
+        uses = self._reads(settings).uses if self.replay is not None else {}
+        total = 0.0
+        for tier, count in (uses or {int(settings["tier"]): 1.0}).items():
+            each = self.speeds.experts(int(settings["threads"]), tier)
+            if each is None:
+                return None
+            total += count * each
+        return total
+
+    def _wait(self, now: Mapping[str, Any], then: Mapping[str, Any]) -> float | None:
+        """Milliseconds a token waits for reads.
+
+        What is read becomes more or less as replays say, and with it the wait. A byte takes longer or shorter as the
+        drive's rates say; all of that is waited for, as computing hides as much of it as before.
+        """
         if self.replay is None or self.drive is None:
             return None
-        model, own_model = self._model(settings), self._model(self.present)
+        before, after = self._reads(now), self._reads(then)
+        own, other = self.drive.read_ms(before, now), self.drive.read_ms(after, now)
         measured = self.measured.phase_ms.get("read_wait", 0.0)
-        return measured * model / own_model if own_model > 0 and measured > 0 else model
+        if own <= 0 or measured <= 0:
+            return self.drive.read_ms(after, then)
+        if other <= 0:
+            return 0.0
+        slower = self.drive.read_ms(after, then) / other
+        busy = max(self.measured.read_busy_ms, measured)
+        return max(0.0, other / own * (measured + busy * (slower - 1)))
 
-    def _model(self, settings: Mapping[str, Any]) -> float:
+    def _reads(self, settings: Mapping[str, Any]) -> Reads:
         assert self.replay is not None
-        assert self.drive is not None
         tier = int(settings["tier"])
         slots = int(settings["num_slots"]) * self.slot_bytes[int(self.present["tier"])] // self.slot_bytes[tier]
         if "expert_memory" in settings:
             slots = min(slots, int(settings["expert_memory"]) // self.slot_bytes[tier])
-        reads = self.replay(ReplaySetting(slots, str(settings["eviction"]), str(settings["policy"]), tier))
-        return self.drive.wait_ms(
-            reads, int(settings["read_chunk"]), int(settings["io_threads"]), direct=bool(settings["direct_io"])
-        )
+        return self.replay(ReplaySetting(slots, str(settings["eviction"]), str(settings["policy"]), tier))

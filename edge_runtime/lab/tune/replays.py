@@ -87,7 +87,12 @@ class Replays:
         whole = simulate(self._trace, settings)
         cold = simulate(FirstPasses(self._trace, self._trace.tokens // _COLD), settings)
         tokens = max(whole.tokens - cold.tokens, 1)
-        return Reads((_bytes(whole) - _bytes(cold)) / tokens, (whole.drive_s - cold.drive_s) / tokens)
+        uses = whole.counters.since(cold.counters).by_tier
+        return Reads(
+            (_bytes(whole) - _bytes(cold)) / tokens,
+            (whole.drive_s - cold.drive_s) / tokens,
+            {tier: count / tokens for tier, count in uses.items() if count},
+        )
 
 
 def _bytes(found: Simulation) -> int:

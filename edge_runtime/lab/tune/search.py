@@ -27,6 +27,10 @@ class Laboratory(Protocol):
         """Return tokens a second; None if that cannot be known."""
         ...
 
+    def begin_with(self, stands: Candidate, measured: Sequence[Measurement]) -> None:
+        """Predict from this one from now on, which was measured in several rounds."""
+        ...
+
     def has_time(self, measurements: int) -> bool:
         """Whether so many more measurements fit the time budget."""
         ...
@@ -130,10 +134,13 @@ def _try_axis(axis: Axis, lab: Laboratory, plan: Plan, outcome: Outcome, say: Ca
     before, tried = _rounds(axis, [Trial(axis.name, best), *chosen], lab, plan, reserve=2 * plan.rounds)
     trials = [_judged(trial, before, plan, axis) for trial in tried]
     outcome.trials += trials
+    if before:
+        lab.begin_with(best, before)
     accepted = [trial for trial in trials if trial.verdict is not None and trial.verdict.is_accepted]
     if accepted:
         winner = max(accepted, key=lambda trial: trial.verdict.gain if trial.verdict else 0.0)
         outcome.best = winner.candidate
+        lab.begin_with(winner.candidate, winner.measured)
         assert winner.verdict is not None
         say(f"{axis.name}: {winner.candidate}: {100 * winner.verdict.gain:+.1f} % tok/s, accepted")
 
@@ -224,8 +231,7 @@ def _verify(lab: Laboratory, plan: Plan, outcome: Outcome, say: Callable[[str], 
     """Measure the result once more against no change; what does not hold there is taken back as a whole."""
     is_lossy = any(name in outcome.best.options for name in ("policy", "tier"))
     axis = Axis("everything together", (), is_lossy=is_lossy)
-    start, best = Trial(axis.name, Candidate()), Trial(axis.name, outcome.best, lab.predict(outcome.best))
-    best = _expected(best, lab.predict(Candidate()))
+    start, best = Trial(axis.name, Candidate()), Trial(axis.name, outcome.best)
     before, (tried,) = _rounds(axis, [start, best], lab, plan)
     outcome.final = _judged(tried, before, plan, axis)
     if outcome.final.verdict is None or not outcome.final.verdict.is_accepted:

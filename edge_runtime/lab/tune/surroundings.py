@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from edge_runtime.lab.probes import drive_grid, memory
 from edge_runtime.lab.probes.base import Subject
 from edge_runtime.lab.probes.drive_grid import DriveGrid
 from edge_runtime.lab.simulator.trace import Trace
-from edge_runtime.lab.tune.candidate import Space
-from edge_runtime.lab.tune.measurement import Measurement
+from edge_runtime.lab.tune.candidate import Candidate, Space, thread_counts
+from edge_runtime.lab.tune.measurement import Failure, Measurement
 from edge_runtime.lab.tune.predict import DriveRates, Predictor, ReplaySetting
 from edge_runtime.lab.tune.replays import Replays
+from edge_runtime.lab.tune.speeds import probe
 from edge_runtime.policy import POLICIES
 
 _FACTOR = 4
@@ -49,8 +50,22 @@ class Surroundings:
     left_out: tuple[str, ...]
 
 
-def survey(subject: Subject, trace: Path, baseline: Measurement, max_kld: float | None) -> Surroundings:
-    """Probe and prepare. Only what is streamed needs drive and trace."""
+def survey(
+    subject: Subject,
+    trace: Path,
+    baseline: Measurement,
+    max_kld: float | None,
+    speed: Callable[[Candidate], dict[str, Any] | Failure],
+) -> Surroundings:
+    """Probe and prepare. Only what is streamed needs drive and trace.
+
+    Args:
+        subject: what is tuned.
+        trace: of its workload.
+        baseline: measured of it.
+        max_kld: nats a token that a change may cost; None: nothing may change.
+        speed: probes how fast a candidate is computed, in a process.
+    """
     prepared = subject.prepared
     plan, left_out = prepared.plan, []
     fits_all = plan.num_slots >= plan.all_experts
@@ -67,12 +82,22 @@ def survey(subject: Subject, trace: Path, baseline: Measurement, max_kld: float 
     probes["memory"] = found.to_json()
     replays = Replays(Trace(trace), read_calibration(subject.path, prepared.bundle.manifest.model))
     present = _present(prepared)
-    rates = {point.threads: point.gb_s for point in found.points}
+    speeds = probe(speed, _speeds_wanted(prepared, subject.options, max_kld))
+    probes["compute"] = speeds.to_json()
     tier_bytes = {tier: prepared.bundle.manifest.layout.tier_bytes(tier) for tier in prepared.needs.slot_bytes}
-    predictor = Predictor(present, tier_bytes, baseline, replays, _rates(grid), rates)
+    predictor = Predictor(present, tier_bytes, baseline, replays, _rates(grid), speeds)
     space = _space(prepared, grid, replays, present, max_kld)
     facts = {"drive_read_gb_s": grid.best.gbps if grid else None, "memory_read_gb_s": found.best.gb_s}
     return Surroundings(space, predictor, probes, facts, (*left_out, *_unvaried(prepared, fits_all, max_kld)))
+
+
+def _speeds_wanted(prepared: Prepared, given: Mapping[str, Any], max_kld: float | None) -> list[tuple[int, int]]:
+    """Return the threads and tiers that candidates may have, the present ones first."""
+    threads, tier = prepared.config.threads, prepared.config.tier
+    others = [] if "threads" in given else [(n, tier) for n in thread_counts(available_cpus()) if n != threads]
+    tiers = [] if max_kld is None else [t for t in prepared.needs.slot_bytes if t != tier and t != BF16]
+    pairs = [*others, *((threads, each) for each in tiers)]
+    return [(threads, tier), *pairs] if pairs else []
 
 
 def _present(prepared: Prepared) -> dict[str, Any]:
