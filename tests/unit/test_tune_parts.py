@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.base.errors import ConfigError, RequestError
+from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.cli.tune import parse_time
 from edge_runtime.lab.tune.candidate import Candidate
 from edge_runtime.lab.tune.fingerprint import fingerprint
@@ -15,8 +16,9 @@ from edge_runtime.lab.tune.gate import Fitness, Sentinel, TemperatureGate, hotte
 from edge_runtime.lab.tune.journal import Journal
 from edge_runtime.lab.tune.laboratory import ProcessLaboratory
 from edge_runtime.lab.tune.measurement import Failure, Measurement, Workload
-from edge_runtime.lab.tune.predict import DriveRates, Predictor, Reads
+from edge_runtime.lab.tune.predict import Predictor, Reads
 from edge_runtime.lab.tune.processes import ended, run_job
+from edge_runtime.lab.tune.read_times import Line, ReadTimes, measure
 from edge_runtime.lab.tune.speeds import ComputeSpeed, ComputeSpeeds, probe
 from edge_runtime.lab.tune.workload import make_workload
 
@@ -31,13 +33,13 @@ SPEEDS = ComputeSpeeds({(4, 8): ComputeSpeed(2.0, 1.0), (2, 8): ComputeSpeed(3.0
 
 
 def predictor(**other) -> Predictor:
-    """A cache that reads less the larger it is; a drive of 1 GB/s, of half that in chunks below 1 MiB."""
+    """A cache that reads less the larger it is; a drive of 1 GB/s and 0.1 ms, of half that rate in smaller chunks."""
 
     def replay(setting):
         size = 4e6 * 100 / setting.num_slots * (0.5 if setting.eviction == "next-use" else 1)
         return Reads(size, 10, {8: 30.0, 4: 10.0} if setting.policy == "hobbit" else {setting.tier: 40.0})
 
-    drive = DriveRates(lambda chunk, depth, direct: (1.0 if chunk >= MIB else 0.5) * (1 if direct else 0.8), 100.0)
+    drive = ReadTimes({(MIB, 8): Line(0.1, 1e-6), (MIB // 2, 8): Line(0.1, 2e-6)})
     fields = {"measured": MEASURED, "replay": replay, "drive": drive, "speeds": SPEEDS} | other
     return Predictor(PRESENT, {8: MIB, 4: MIB // 2}, **fields)
 
@@ -77,6 +79,7 @@ def test_computing_is_predicted_by_probed_speeds_and_nothing_is_made_up():
     assert rate(found, overlap=False) is None
     assert rate(found, direct_io=False) is None, "what others leave for pages is not known"
     assert rate(predictor(drive=None), eviction="next-use") is None
+    assert rate(found, io_threads=16) is None, "not probed"
     assert rate(found, policy="hobbit") == pytest.approx(1000 / (70 + 30 * (30 + 10 / 2) / 40))
     assert rate(found, policy="hobbit", threads=2) == pytest.approx(1000 / (30 + 50 + 30 * 2 * (30 + 10 / 2) / 40)), (
         "both, though only each was probed"
@@ -91,6 +94,25 @@ def test_predictions_begin_with_what_stands():
     assert rate(found, prefetch="off") == pytest.approx(20.0)
     assert rate(found, prefetch="off", eviction="next-use") == pytest.approx(1000 / (20 + 30 * 3 / 5))
     assert rate(found, eviction="next-use") is None
+
+
+def test_times_of_reads_are_a_part_for_each_batch_and_one_for_each_byte():
+    found = ReadTimes.of_samples([[MIB, 8, 1000, [2.0, 1.5, 9.0], [5.0, 5.0, 1.0]], [MIB, 4, 1000, [3.0], [3.0]]])
+    assert found.read_ms(1000, 1, {"read_chunk": MIB, "io_threads": 8}) == pytest.approx(2.0)
+    assert found.read_ms(4000, 1, {"read_chunk": MIB, "io_threads": 8}) == pytest.approx(5.0)
+    assert found.read_ms(4000, 4, {"read_chunk": MIB, "io_threads": 8}) == pytest.approx(8.0), "one after another"
+    assert found.read_ms(1000, 1, {"read_chunk": MIB, "io_threads": 2}) is None
+    assert Line.through((1, 3.0), (4, 3.0)) == Line(0.0, 0.75), "a batch is never free, nor less than nothing"
+    assert Line.through((1, 1.0), (4, 8.0)) == Line(0.0, 2.0)
+
+
+def test_reads_are_timed_through_the_runtimes_own_reader(model_bundle):
+    bundle = Bundle.open(model_bundle)
+    (found,) = measure(bundle, 4, [(64 << 10, 2)])
+    chunk, depth, record_bytes, *times = found
+    assert (chunk, depth, record_bytes) == (64 << 10, 2, bundle.manifest.layout.tier_bytes(4))
+    assert [len(each) for each in times] == [7, 7]
+    assert min(min(each) for each in times) > 0
 
 
 def test_speeds_are_probed_and_one_that_fails_is_left_out():

@@ -21,8 +21,9 @@ from edge_runtime.base.strict import from_mapping
 from edge_runtime.engine.api import Engine
 from edge_runtime.engine.sampler import SamplingParams
 from edge_runtime.lab.evaluation import log_softmax
+from edge_runtime.lab.probes.base import Subject
 from edge_runtime.lab.simulator.recording import record
-from edge_runtime.lab.tune import speeds
+from edge_runtime.lab.tune import read_times, speeds
 from edge_runtime.lab.tune.measurement import Measurement, Workload
 from edge_runtime.telemetry.process import peak_rss_bytes
 from edge_runtime.telemetry.samples import phases
@@ -135,11 +136,19 @@ def probe_speed(job: Mapping[str, Any]) -> dict[str, Any]:
         return speeds.measure(engine)
 
 
+def probe_reads(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how long reads take at some points, see `read_times.measure`."""
+    subject = Subject(Path(job["bundle"]), job["options"])
+    points = [(int(chunk), int(depth)) for chunk, depth in job["points"]]
+    return {"samples": read_times.measure(subject.prepared.bundle, subject.prepared.config.tier, points)}
+
+
 JOBS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "measure": measure,
     "reference": write_reference,
     "trace": record_trace,
     "speed": probe_speed,
+    "reads": probe_reads,
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from edge_runtime.lab.tune.candidate import Candidate
 from edge_runtime.lab.tune.measurement import Measurement
+from edge_runtime.lab.tune.read_times import ReadTimes
 from edge_runtime.lab.tune.speeds import ComputeSpeeds
 
 _UNPREDICTED = {"prefetch", "overlap", "direct_io"}
@@ -45,25 +46,6 @@ class Reads:
     uses: Mapping[int, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class DriveRates:
-    """What the drive gives.
-
-    Attributes:
-        gb_s: by (read_chunk, io_threads, direct), as the grid of the probe measured it.
-        latency_us: of a small read.
-    """
-
-    gb_s: Callable[[int, int, bool], float]
-    latency_us: float
-
-    def read_ms(self, reads: Reads, settings: Mapping[str, Any]) -> float:
-        """Return milliseconds of reading for a token, with nothing computed meanwhile."""
-        chunk, depth = int(settings["read_chunk"]), int(settings["io_threads"])
-        rate = self.gb_s(chunk, depth, bool(settings["direct_io"]))
-        return reads.bytes_per_token / rate / 1e6 + reads.batches_per_token * self.latency_us / 1e3
-
-
 @dataclass
 class Predictor:
     """Predicts rates from what stands.
@@ -74,7 +56,7 @@ class Predictor:
         slot_bytes: of an expert, by tier.
         measured: what stands, with its phases.
         replay: replays the trace; None where nothing is read.
-        drive: what it gives; None where it could not be probed.
+        drive: times of its reads; None where it could not be probed.
         speeds: of computing.
         stands: the candidate that was measured.
     """
@@ -83,7 +65,7 @@ class Predictor:
     slot_bytes: Mapping[int, int]
     measured: Measurement
     replay: Callable[[ReplaySetting], Reads] | None = None
-    drive: DriveRates | None = None
+    drive: ReadTimes | None = None
     speeds: ComputeSpeeds = field(default_factory=lambda: ComputeSpeeds({}))
     stands: Candidate = field(default_factory=Candidate)
 
@@ -136,21 +118,27 @@ class Predictor:
     def _wait(self, now: Mapping[str, Any], then: Mapping[str, Any]) -> float | None:
         """Milliseconds a token waits for reads.
 
-        What is read becomes more or less as replays say, and with it the wait. A byte takes longer or shorter as the
-        drive's rates say; all of that is waited for, as computing hides as much of it as before.
+        What is read becomes more or less as replays say, and with it the wait. A read takes longer or shorter as the
+        probe says; all of that is waited for, as computing hides as much of it as before.
         """
-        if self.replay is None or self.drive is None:
+        own, other, wanted = self._read_ms(now, now), self._read_ms(then, now), self._read_ms(then, then)
+        if own is None or other is None or wanted is None:
             return None
-        before, after = self._reads(now), self._reads(then)
-        own, other = self.drive.read_ms(before, now), self.drive.read_ms(after, now)
         measured = self.measured.phase_ms.get("read_wait", 0.0)
         if own <= 0 or measured <= 0:
-            return self.drive.read_ms(after, then)
+            return wanted
         if other <= 0:
             return 0.0
-        slower = self.drive.read_ms(after, then) / other
+        slower = wanted / other
         busy = max(self.measured.read_busy_ms, measured)
         return max(0.0, other / own * (measured + busy * (slower - 1)))
+
+    def _read_ms(self, settings: Mapping[str, Any], drive: Mapping[str, Any]) -> float | None:
+        """Milliseconds of reading what some settings read, as those of `drive` read; nothing is computed meanwhile."""
+        if self.replay is None or self.drive is None:
+            return None
+        reads = self._reads(settings)
+        return self.drive.read_ms(reads.bytes_per_token, reads.batches_per_token, drive)
 
     def _reads(self, settings: Mapping[str, Any]) -> Reads:
         assert self.replay is not None

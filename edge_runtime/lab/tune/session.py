@@ -147,7 +147,7 @@ def tune(bundle: Path, options: Mapping[str, Any], settings: TuneSettings, say: 
     baseline = measured(lab.measure("baseline", Candidate(), 0, lossy=False))
     _record(lab, settings.trace, say)
     say("probing drive, memory and computing")
-    found = survey(subject, settings.trace, baseline, settings.max_kld, lambda candidate: lab.job("speed", candidate))
+    found = survey(subject, settings.trace, baseline, settings.max_kld, lab.job)
     lab.predictor = found.predictor
     outcome = _search(lab, found, options, settings, workload, say)
     tuning = Tuning(about, outcome, baseline, found.probes, found.left_out, _conditions(lab))

@@ -21,11 +21,13 @@ from edge_runtime.lab.probes.drive_grid import DriveGrid
 from edge_runtime.lab.simulator.trace import Trace
 from edge_runtime.lab.tune.candidate import Candidate, Space, thread_counts
 from edge_runtime.lab.tune.measurement import Failure, Measurement
-from edge_runtime.lab.tune.predict import DriveRates, Predictor, ReplaySetting
+from edge_runtime.lab.tune.predict import Predictor, ReplaySetting
+from edge_runtime.lab.tune.read_times import ReadTimes
 from edge_runtime.lab.tune.replays import Replays
 from edge_runtime.lab.tune.speeds import probe
 from edge_runtime.policy import POLICIES
 
+RunKind = Callable[..., "dict[str, Any] | Failure"]
 _FACTOR = 4
 """Parameters of rules are tried at a quarter of their default and at four times it."""
 _LOOK_AHEADS = ("off", "lookahead:depth=1", "lookahead:depth=2")
@@ -50,13 +52,7 @@ class Surroundings:
     left_out: tuple[str, ...]
 
 
-def survey(
-    subject: Subject,
-    trace: Path,
-    baseline: Measurement,
-    max_kld: float | None,
-    speed: Callable[[Candidate], dict[str, Any] | Failure],
-) -> Surroundings:
+def survey(subject: Subject, trace: Path, baseline: Measurement, max_kld: float | None, job: RunKind) -> Surroundings:
     """Probe and prepare. Only what is streamed needs drive and trace.
 
     Args:
@@ -64,7 +60,7 @@ def survey(
         trace: of its workload.
         baseline: measured of it.
         max_kld: nats a token that a change may cost; None: nothing may change.
-        speed: probes how fast a candidate is computed, in a process.
+        job: runs a kind of job for a candidate in a process, as `ProcessLaboratory.job` does.
     """
     prepared = subject.prepared
     plan, left_out = prepared.plan, []
@@ -82,10 +78,18 @@ def survey(
     probes["memory"] = found.to_json()
     replays = Replays(Trace(trace), read_calibration(subject.path, prepared.bundle.manifest.model))
     present = _present(prepared)
-    speeds = probe(speed, _speeds_wanted(prepared, subject.options, max_kld))
+    speeds = probe(lambda candidate: job("speed", candidate), _speeds_wanted(prepared, subject.options, max_kld))
     probes["compute"] = speeds.to_json()
+    times = None
+    if grid is not None:
+        said = job("reads", Candidate(), points=_points_wanted(grid, present, subject.options))
+        if isinstance(said, Failure):
+            left_out.append(f"predictions of reads: {said.why}")
+        else:
+            times = ReadTimes.of_samples(said["samples"])
+            probes["reads"] = {"samples": said["samples"], "lines": times.to_json()}
     tier_bytes = {tier: prepared.bundle.manifest.layout.tier_bytes(tier) for tier in prepared.needs.slot_bytes}
-    predictor = Predictor(present, tier_bytes, baseline, replays, _rates(grid), speeds)
+    predictor = Predictor(present, tier_bytes, baseline, replays, times, speeds)
     space = _space(prepared, grid, replays, present, max_kld)
     facts = {"drive_read_gb_s": grid.best.gbps if grid else None, "memory_read_gb_s": found.best.gb_s}
     return Surroundings(space, predictor, probes, facts, (*left_out, *_unvaried(prepared, fits_all, max_kld)))
@@ -100,6 +104,14 @@ def _speeds_wanted(prepared: Prepared, given: Mapping[str, Any], max_kld: float 
     return [(threads, tier), *pairs] if pairs else []
 
 
+def _points_wanted(grid: DriveGrid, present: Mapping[str, Any], given: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Return the sizes of parts and the parts under way that candidates may have, the present ones first."""
+    own = (int(present["read_chunk"]), int(present["io_threads"]))
+    if {"read_chunk", "io_threads"} & given.keys():
+        return [own]
+    return [*dict.fromkeys([own, *((p.block_bytes, p.depth) for p in grid.points if p.mode == "direct")])]
+
+
 def _present(prepared: Prepared) -> dict[str, Any]:
     config, plan, choice = prepared.config, prepared.plan, prepared.active.choice
     names = ("read_chunk", "io_threads", "direct_io", "threads", "tier")
@@ -108,16 +120,6 @@ def _present(prepared: Prepared) -> dict[str, Any]:
         "policy": choice.text,
         "num_slots": min(plan.num_slots + plan.borrowed_slots, plan.all_experts),
     }
-
-
-def _rates(grid: DriveGrid | None) -> DriveRates | None:
-    if grid is None:
-        return None
-
-    def gb_s(chunk: int, depth: int, direct: bool) -> float:
-        return grid.rate(chunk, depth, mode="direct" if direct else "buffered")
-
-    return DriveRates(gb_s, grid.latency_us())
 
 
 def _space(
