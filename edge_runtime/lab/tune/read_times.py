@@ -18,7 +18,7 @@ from edge_runtime.experts.store.file_store import FileExpertStore
 
 _RECORDS = (1, 4)
 """Together in a batch: one that is missed alone, and as many as a cold layer misses."""
-_ROUNDS = 7
+_ROUNDS = 15
 _WAIT_S = 60.0
 Point = tuple[int, int]
 
