@@ -48,6 +48,27 @@ def test_it_shrinks_before_memory_is_gone(speed):
     assert steps[-1][2] <= steps[-1][1]
 
 
+@pytest.mark.parametrize("speed", [50, 200, 800])
+def test_when_the_fall_is_over_no_more_is_given_than_it_came_to(speed):
+    """Beyond a margin, and what would have come in two looks: the rest would have to be read again."""
+    *_, moves = run(lambda now: 100 + min(speed * max(now - 5, 0), 400), 15)
+    margin = MOST // 32
+    assert moves[2] >= 700 * MIB - margin - 2 * TICK_S * speed * MIB - 1
+    assert moves[2] <= 700 * MIB
+
+
+@pytest.mark.parametrize("step", [1, 4, 30])
+def test_who_looks_seldom_looks_further_ahead(step):
+    """Passes that take long: still below what there is at the next look, as far as a second tells."""
+    governor, budget = MemoryGovernor(floor_bytes=FLOOR, most_bytes=MOST), MOST
+    for tick in range(0, 120, step):
+        now = tick * TICK_S
+        allowed = int((1200 - 60 * now) * MIB)
+        if budget != MOST and step * TICK_S <= 1:
+            assert budget <= allowed
+        budget = governor.decide(now, Pressure(allowed), budget) or budget
+
+
 def test_it_grows_back_when_memory_was_free_for_a_while():
     *steps, moves = run(lambda now: 700 if 10 <= now < 20 else 100, 60)
     during = [budget for now, _, budget in steps if 11 < now < 20]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise
 
 from edge_runtime.base.sizes import MIB
 from edge_runtime.config.pressure import Pressure
@@ -22,7 +23,9 @@ class Habits:
         margin: share of the most it may have that it keeps from the edge when it moves; growing by less than twice
             this is not worth it.
         least_margin_bytes: at least so much.
-        horizon_s: it acts on where memory will be then, if it goes on falling as it does.
+        horizon: it acts on where memory will be so many looks ahead, if it goes on falling as it does: by then it has
+            looked again.
+        most_horizon_s: but no further ahead, however seldom it looks.
         trend_s: over which it looks how memory falls; what falls in only one half of it was a step, and is over.
         calm_s: memory has to be free for so long before it grows.
         most_calm_s: the longest that becomes.
@@ -32,7 +35,8 @@ class Habits:
 
     margin: float = 1 / 32
     least_margin_bytes: int = 4 * MIB
-    horizon_s: float = 1.0
+    horizon: float = 2.0
+    most_horizon_s: float = 1.0
     trend_s: float = 1.0
     calm_s: float = 5.0
     most_calm_s: float = 320.0
@@ -86,7 +90,8 @@ class MemoryGovernor:
             may_grow: if not, it only shrinks now.
         """
         self._note(now_s, pressure)
-        expected = pressure.allowed_bytes - self._falling() * self._habits.horizon_s
+        falling = self._falling()
+        expected = pressure.allowed_bytes - (falling * self._horizon_s() if falling else 0.0)
         edge = self.margin_bytes if self._is_stalling else 0  # tasks stall near the edge before it is reached
         if expected < budget_bytes + edge and budget_bytes > self._floor:
             return self._shrink(now_s, int(expected) - edge)
@@ -125,6 +130,15 @@ class MemoryGovernor:
             return 0.0
         middle = next(had for at, had in self._recent if at >= now_s - half_s)
         return max(0.0, min(begun - middle, middle - now) / half_s)
+
+    def _horizon_s(self) -> float:
+        """Seconds until it has surely acted again, by the longest time between two looks of the trend.
+
+        Whatever it looks further ahead is taken from experts that could have stayed when the fall ends.
+        """
+        times = [at for at, _ in self._recent]
+        longest = max((after - before for before, after in pairwise(times)), default=0.0)
+        return min(self._habits.horizon * longest, self._habits.most_horizon_s)
 
     def _shrink(self, now_s: float, expected: int) -> int:
         self._calm_from = None
