@@ -28,6 +28,7 @@ settings.load_profile("any machine")
 
 REPO = Path(__file__).parents[1]
 MODEL = REPO / "examples" / "tiny-moe"
+sys.path.append(str(REPO / "tools"))  # each is a script, and imports its neighbours as one
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

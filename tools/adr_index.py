@@ -6,8 +6,9 @@ import re
 import sys
 from pathlib import Path
 
+import marked_page
+
 FOLDER = Path(__file__).parents[1] / "docs" / "adr"
-START, END = "<!-- index: written by tools/adr_index.py -->", "<!-- end of index -->"
 
 
 def row(path: Path) -> str:
@@ -26,16 +27,10 @@ def row(path: Path) -> str:
 
 def main() -> int:
     """Write the index, or say whether it is up to date."""
-    page = FOLDER / "README.md"
-    text = page.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    rows = [row(path) for path in sorted(FOLDER.glob("[0-9]*.md"))]
-    table = "\n".join(["| no. | decision | status | date |", "|---|---|---|---|", *rows])
-    fresh = f"{before}{START}\n\n{table}\n\n{END}{rest.split(END)[1]}"
-    if "--check" in sys.argv:
-        return int(fresh != text)
-    page.write_text(fresh, encoding="utf-8")
-    return 0
+    page, rows = FOLDER / "README.md", (row(path) for path in sorted(FOLDER.glob("[0-9]*.md")))
+    table = ["| no. | decision | status | date |", "|---|---|---|---|", *rows]
+    fresh = marked_page.put_all(page, "adr_index", {"index": table})
+    return marked_page.write({page: fresh}, check="--check" in sys.argv)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import marked_page
+
 from edge_runtime.backends.cpu.kernels import ExpertKernels
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, loaded_bytes, scratch_bytes
@@ -281,20 +283,6 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def put(page: str, name: str, rows: Iterator[str]) -> str:
-    """Return the page with the table between its markers replaced.
-
-    Raises:
-        SystemExit: the markers are missing.
-    """
-    start, end = f"<!-- {name}: written by tools/board_table.py -->", f"<!-- end of {name} -->"
-    before, found, rest = page.partition(start)
-    _, closing, after = rest.partition(end)
-    if not found or not closing:
-        raise SystemExit(f"the page: expected the lines {start!r} and {end!r}.")
-    return f"{before}{start}\n\n{chr(10).join(rows)}\n\n{end}{after}"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Write both pages, compare them, or print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -304,19 +292,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.tier:
         sys.stdout.write("\n".join(board_rows(args.tier)) + "\n")
         return 0
-    changed = 0
-    for path, tables in (
-        (ROOT / "README.md", {"boards": summary_rows(4)}),
-        (ROOT / "docs/boards.md", {"boards": board_rows(4), "measured": measured_rows()}),
-    ):
-        page = path.read_text(encoding="utf-8")
-        fresh = page
-        for name, rows in tables.items():
-            fresh = put(fresh, name, rows)
-        changed |= fresh != page
-        if not args.check:
-            path.write_text(fresh, encoding="utf-8")
-    return int(args.check and changed)
+    pages = {
+        ROOT / "README.md": {"boards": summary_rows(4)},
+        ROOT / "docs/boards.md": {"boards": board_rows(4), "measured": measured_rows()},
+    }
+    fresh = {path: marked_page.put_all(path, "board_table", tables) for path, tables in pages.items()}
+    return marked_page.write(fresh, check=args.check)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import marked_page
+
 import hobbit_export.cli
 from edge_runtime.__main__ import ABOUT, FLAGS, TOPICS, VERBS, build_parser
 from edge_runtime.base.command import described
@@ -276,13 +278,7 @@ def files() -> dict[Path, str]:
 
 def main() -> int:
     """Write the files, or say whether they are up to date."""
-    fresh = files()
-    if "--check" in sys.argv:
-        return int(any(not path.exists() or path.read_text() != text for path, text in fresh.items()))
-    for path, text in fresh.items():
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    return 0
+    return marked_page.write(files(), check="--check" in sys.argv)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import marked_page
 from sass import Code, Resources, read_code, read_resources
 
 from edge_runtime.backends.cuda.cubins import cubin_name, write_cubin
@@ -32,7 +33,6 @@ from edge_runtime.backends.cuda.sources import FOLDER, MAIN, OPTIONS, read_sourc
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks/results/gpu_compile.json"
 PAGE = ROOT / "docs/cuda.md"
-START, END = "<!-- figures: written by tools/gpu_compile.py -->", "<!-- end of figures -->"
 TARGETS = {"nvcc": ("sm_87", "sm_90", "sm_110"), "nvrtc12": ("sm_87", "sm_90"), "nvrtc13": ("sm_87", "sm_90", "sm_110")}
 """Orin, Hopper, Thor. The kernels of an Orin are compiled by NVRTC 12.6 (JetPack 6) or 13.2 (JetPack 7)."""
 
@@ -162,7 +162,7 @@ def describe(kernel: Kernel) -> dict[str, object]:
     return {"registers": kernel.resources.registers, **{k: v for k, v in wide.items() if v is not None}}
 
 
-def table(results: list[dict[str, Any]]) -> str:
+def table(results: list[dict[str, Any]]) -> list[str]:
     """Return the page's table: for each compiler and architecture the decode kernels' instructions a weight."""
     lines = ["| compiler | GPU | tier 2 | tier 4 | tier 6 | tier 8 | bfloat16 | registers, at most |", "|---" * 8 + "|"]
     for each in results:
@@ -174,13 +174,12 @@ def table(results: list[dict[str, Any]]) -> str:
         cells = [" / ".join(f"{figure:.2f}" for figure in pair) for pair in both]
         most = max(kernel["registers"] for kernel in kernels.values())
         lines.append(f"| {each['compiler']} | {each['arch']} | {' | '.join(cells)} | {most} |")
-    return "\n".join(["", "Gate and up / down:", "", *lines, ""])
+    return ["Gate and up / down:", "", *lines]
 
 
 def page_with(text: str, results: list[dict[str, Any]]) -> str:
     """Return the page with its table."""
-    before, rest = text.split(START)
-    return before + START + "\n" + table(results) + "\n" + END + rest.split(END)[1]
+    return marked_page.put(text, "figures", "gpu_compile", table(results))
 
 
 def main(arguments: list[str] | None = None) -> int:

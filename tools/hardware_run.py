@@ -22,7 +22,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
 from hardware_features import FEATURES, PLACES, feature_named
 
 from edge_runtime.telemetry.hardware import describe_hardware

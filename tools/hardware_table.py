@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+import marked_page
 from hardware_features import COMPILERS, FEATURES, ON_A_GPU, PLACES
 from hardware_run import read_result
 
@@ -149,11 +149,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Write or check the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true")
-    options, text = parser.parse_args(arguments), page()
-    if options.check:
-        return int(not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text)
-    PAGE.write_text(text, encoding="utf-8")
-    return 0
+    options = parser.parse_args(arguments)
+    return marked_page.write({PAGE: page()}, check=options.check)
 
 
 if __name__ == "__main__":

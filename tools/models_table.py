@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from board_table import SEGMENTS, boards, estimate, trunk_bytes
+import marked_page
+from board_table import SEGMENTS, boards, estimate, trunk_bytes, trunk_shapes
 
 from edge_runtime.base.errors import BudgetError
 from edge_runtime.base.sizes import format_size
@@ -153,8 +153,6 @@ def _weights(spec: ModelSpec) -> str:
 
 
 def _trunk_shapes(spec: ModelSpec) -> list[tuple[int, ...]]:
-    from board_table import trunk_shapes
-
     embedding = [] if spec.tied_embeddings else [(spec.vocab_size, spec.hidden)]
     return [*trunk_shapes(spec), *embedding]
 
@@ -172,32 +170,13 @@ def _boards(spec: ModelSpec, columns: Sequence[DeviceProfile]) -> tuple[str, str
     return runs, holds
 
 
-def page_of(old: str) -> str:
-    """Return the page with its tables replaced.
-
-    Raises:
-        SystemExit: a table's markers are missing.
-    """
-    for name, rows in (("families", family_rows()), ("models", model_rows())):
-        start, end = f"<!-- {name}: written by tools/models_table.py -->", f"<!-- end of {name} -->"
-        before, found, rest = old.partition(start)
-        _, closing, after = rest.partition(end)
-        if not found or not closing:
-            raise SystemExit(f"{PAGE.name}: expected the lines {start!r} and {end!r}.")
-        old = f"{before}{start}\n\n{chr(10).join(rows)}\n\n{end}{after}"
-    return old
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page, or compare it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is out of date")
     args = parser.parse_args(argv)
-    page = PAGE.read_text(encoding="utf-8")
-    fresh = page_of(page)
-    if not args.check:
-        PAGE.write_text(fresh, encoding="utf-8")
-    return int(args.check and fresh != page)
+    tables = {"families": family_rows(), "models": model_rows()}
+    return marked_page.write({PAGE: marked_page.put_all(PAGE, "models_table", tables)}, check=args.check)
 
 
 if __name__ == "__main__":

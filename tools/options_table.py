@@ -14,6 +14,8 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import marked_page
+
 import completions
 import hobbit_export.cli
 from edge_runtime.__main__ import VERBS, build_parser
@@ -26,7 +28,6 @@ from edge_runtime.config.registries import REGISTRIES
 
 ROOT = Path(__file__).parents[1]
 WIDTH = 100
-KEYS, END = "<!-- keys: written by tools/options_table.py -->", "<!-- end of keys -->"
 INTRO = """# Options
 
 <!-- written by tools/options_table.py from edge_runtime/config/options.py; do not edit -->
@@ -161,12 +162,9 @@ def registered() -> Iterator[str]:
 
 def profile_page() -> str:
     """profiles/README.md with its table of keys."""
-    page = (ROOT / "profiles/README.md").read_text(encoding="utf-8")
-    before, rest = page.split(KEYS)
-    after = rest.split(END)[1]
     rows = [f"| `{o.name}` | {o.help} | {o.shown_default} |" for o in ENGINE_OPTIONS if o.in_profile]
-    table = "\n".join(["| key | what it is | default |", "|---|---|---|", *rows])
-    return f"{before}{KEYS}\n\n{table}\n\n{END}{after}"
+    table = ["| key | what it is | default |", "|---|---|---|", *rows]
+    return marked_page.put_all(ROOT / "profiles/README.md", "options_table", {"keys": table})
 
 
 def main() -> int:
@@ -178,11 +176,7 @@ def main() -> int:
         ROOT / "edge_runtime/config/registered.py": "\n".join(registered()) + "\n",
         **completions.files(),
     }
-    if "--check" in sys.argv:
-        return int(any(not path.exists() or path.read_text() != text for path, text in fresh.items()))
-    for path, text in fresh.items():
-        path.write_text(text)
-    return 0
+    return marked_page.write(fresh, check="--check" in sys.argv)
 
 
 if __name__ == "__main__":

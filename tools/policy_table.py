@@ -6,13 +6,14 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import marked_page
+
 from edge_runtime.base.params import Param
 from edge_runtime.experts.eviction import RULES
 from edge_runtime.policy import POLICIES
 from edge_runtime.prefetch import PREDICTORS
 
 PAGE = Path(__file__).parents[1] / "docs" / "policies.md"
-START, END = "<!-- parameters: written by tools/policy_table.py -->", "<!-- end of parameters -->"
 
 
 def rows(groups: Iterable[tuple[str, Mapping[str, Param]]]) -> list[str]:
@@ -43,14 +44,8 @@ def _limits(p: Param) -> str:
 
 def main() -> int:
     """Write the page, or say whether it is up to date."""
-    page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(START)
-    after = rest.split(END)[1]
-    fresh = f"{before}{START}\n\n{tables()}\n\n{END}{after}"
-    if "--check" in sys.argv:
-        return int(fresh != page)
-    PAGE.write_text(fresh, encoding="utf-8")
-    return 0
+    fresh = marked_page.put_all(PAGE, "policy_table", {"parameters": [tables()]})
+    return marked_page.write({PAGE: fresh}, check="--check" in sys.argv)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import marked_page
+
 from edge_runtime.config.profiles import DeviceProfile, load_profile, profile_names
 
 PAGE = Path(__file__).parents[1] / "docs/profiles.md"
-START, END = "<!-- profiles: written by tools/profiles_table.py -->", "<!-- end of profiles -->"
 
 
 def rows() -> Iterator[str]:
@@ -27,27 +28,10 @@ def _cells(profile: DeviceProfile) -> list[str]:
     return [f"`{profile.name}`", profile.board, *("-" if value in (None, "") else str(value) for value in shown)]
 
 
-def page_of(old: str) -> str:
-    """Return the page with its table replaced.
-
-    Raises:
-        SystemExit: the markers are missing.
-    """
-    before, found, rest = old.partition(START)
-    _, closing, after = rest.partition(END)
-    if not found or not closing:
-        raise SystemExit(f"{PAGE.name}: expected the lines {START!r} and {END!r}.")
-    return f"{before}{START}\n\n{chr(10).join(rows())}\n\n{END}{after}"
-
-
 def main() -> int:
     """Write the page, or say whether it is up to date."""
-    page = PAGE.read_text(encoding="utf-8")
-    fresh = page_of(page)
-    if "--check" in sys.argv:
-        return int(fresh != page)
-    PAGE.write_text(fresh, encoding="utf-8")
-    return 0
+    fresh = marked_page.put_all(PAGE, "profiles_table", {"profiles": rows()})
+    return marked_page.write({PAGE: fresh}, check="--check" in sys.argv)
 
 
 if __name__ == "__main__":

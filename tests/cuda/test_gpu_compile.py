@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
+import gpu_compile
 import pytest
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import gpu_compile  # noqa: E402
-from sass import Code, Resources, read_code, read_resources  # noqa: E402
+from sass import Code, Resources, read_code, read_resources
 
 LOG = """
 ptxas info    : Compiling entry function 'hb_down_4' for 'sm_87'

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
+import importlib
 
 import pytest
 
 from edge_runtime.config.profiles import load_profile
 
-TOOL = Path(__file__).parents[2] / "tools/board_table.py"
-
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("board_table", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["board_table"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["board_table"]
+    return importlib.import_module("board_table")
 
 
 def test_the_tables_are_up_to_date(tool):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,23 +11,10 @@ import pytest
 
 from hobbit_export.arch import ADAPTERS
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("models_table", ROOT / "tools/models_table.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["models_table"] = importlib.util.module_from_spec(spec)
-    before = [*sys.path]
-    try:
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path[:] = before
-        sys.modules.pop("models_table")
-        sys.modules.pop("board_table", None)
+    return importlib.import_module("models_table")
 
 
 def test_the_page_is_up_to_date(tool: ModuleType) -> None:
