@@ -133,7 +133,7 @@ class Client:
         return known, target
 
     def _connect(self, at: SplitResult, proxy: str | None) -> http.client.HTTPConnection:
-        via = urlsplit(proxy if "//" in proxy else f"//{proxy}") if proxy else at
+        via = _proxy_of(proxy, at.scheme) if proxy else at
         make: Any = http.client.HTTPSConnection if at.scheme == "https" else http.client.HTTPConnection
         connection: http.client.HTTPConnection = make(via.hostname, via.port, timeout=self._timeout_s)
         if proxy and at.scheme == "https":
@@ -151,9 +151,24 @@ def _followed(at: SplitResult, target: str, where: str) -> SplitResult:
         _ = new.port
     except ValueError as err:
         raise ConfigError(f"{where}: the server redirects to {target[:80]!r}, which is no address.") from err
-    if new.scheme not in ("http", "https") or (at.scheme == "https" and new.scheme == "http"):
+    is_address = new.scheme in ("http", "https") and bool(new.hostname)
+    if not is_address or (at.scheme == "https" and new.scheme == "http"):
         raise ConfigError(f"{where}: the server redirects to {new.scheme[:20]}://{(new.hostname or '')[:80]}: refused.")
     return new
+
+
+def _proxy_of(text: str, scheme: str) -> SplitResult:
+    try:
+        via = urlsplit(text if "//" in text else f"//{text}")
+        is_address = bool(via.hostname) and (via.port or 1) > 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise ConfigError(
+            f"{scheme}_proxy: expected an address such as http://host:3128, got {text.rpartition('@')[2][:80]!r}. "
+            "Correct this variable, or unset it."
+        )
+    return via
 
 
 def _server(at: SplitResult) -> tuple[str, str]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 from edge_runtime.base.errors import ConfigError, HubError
 from edge_runtime.base.extras import install_extra
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import NAME as MANIFEST
 from edge_runtime.bundle.verification import check_bundle
+
+_FOLDERS = ("calibration", "experts", "router", "tokenizer", "trunk")
+"""Of a bundle. What else a repository has, such as its README.md, is its owner's."""
 
 
 def push_to_hub(bundle: Bundle, name: str, *, replace: bool) -> None:
@@ -37,11 +43,19 @@ def push_to_hub(bundle: Bundle, name: str, *, replace: bool) -> None:
             commit_message=f"Bundle {manifest.bundle_id[:12]}",
             allow_patterns=[MANIFEST, *(part.name for part in manifest.parts)],
             # parts of a bundle that was there before are no part of this one
-            delete_patterns=["*"] if replace else None,
+            delete_patterns=[f"{folder}/*" for folder in _FOLDERS] if replace else None,
         )
     except HFValidationError as err:
         raise ConfigError(f"hf://{name}: {str(err)[:200]}") from err
-    except (HfHubHTTPError, OSError) as err:
+    except (HfHubHTTPError, *transport_errors()) as err:
         raise HubError(
             f"hf://{name}: {str(err)[:300]}. Run the same command again: what is there is not sent again."
         ) from err
+
+
+def transport_errors() -> tuple[type[Exception], ...]:
+    """Exceptions that the HTTP library of huggingface_hub raises where no response came, or only a part of one."""
+    from huggingface_hub.utils import get_session
+
+    library: Any = import_module(type(get_session()).__module__.partition(".")[0])
+    return (library.TransportError, library.StreamError, OSError)

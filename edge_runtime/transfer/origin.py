@@ -127,14 +127,10 @@ class HttpOrigin:
         Raises:
             ConfigError: it has no host.
         """
-        try:
-            at = urlsplit(url)
-            is_address = bool(at.hostname) and (at.port or 1) > 0
-        except ValueError:
-            is_address = False
-        if not is_address:
+        if not _is_address(url):
             shown = re.sub(r"//[^/]*@", "//", url)[:80]
             raise ConfigError(f"{shown}: expected an address with a host, such as https://host/folder.")
+        at = urlsplit(url)
         netloc = at.netloc.rpartition("@")[2]
         path = quote(at.path.removesuffix(MANIFEST).rstrip("/"), safe="/%:@!$&'()*+,;=~-._")
         private = {}
@@ -155,11 +151,25 @@ class HttpOrigin:
         return HttpReader(self, timeout_s)
 
 
+def _is_address(url: str) -> bool:
+    """Whether HTTP can ask there."""
+    try:
+        at = urlsplit(url)
+        return at.scheme in ("http", "https") and bool(at.hostname) and (at.port or 1) > 0
+    except ValueError:
+        return False
+
+
 def _hub_origin(repo: str, revision: str | None) -> HttpOrigin:
     """Return a repository of the hub that HF_ENDPOINT names; its token is read where huggingface_hub keeps it."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise ConfigError(f"{repo}: HF_HUB_OFFLINE forbids it. Unset it, or give a folder.")
+    if not _is_address(endpoint):
+        raise ConfigError(
+            f"HF_ENDPOINT: expected the address of a hub, such as https://huggingface.co, got {endpoint[:80]!r}. "
+            "Correct it, or unset it."
+        )
     token = os.environ.get("HF_TOKEN") or _stored_token()
     private = {"Authorization": f"Bearer {token}"} if token else {}
     label = repo if revision is None else f"{repo}@{revision}"

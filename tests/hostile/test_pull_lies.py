@@ -219,10 +219,30 @@ def test_a_server_that_changes_the_bundle_midway(bundle, copy, tmp_path):
     assert contents(tmp_path / "models/m") == contents(copy)
 
 
-@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://x", "http://[::bad"])
+@pytest.mark.parametrize(
+    "target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://x", "http://[::bad", "http:///x"]
+)
 def test_redirects_to_where_nobody_should_follow(bundle, tmp_path, target):
     behaviour = Behaviour(always={TRUNK: status(302, Location=target)})
     assert isinstance(refused(bundle, tmp_path, behaviour), HobbitError)
+
+
+@pytest.mark.parametrize("proxy", ["http://", "host:port", "http://[::bad", "me:secret@:80"])
+def test_a_proxy_that_is_no_address_is_named(bundle, tmp_path, monkeypatch, proxy):
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(
+        ConfigError, match=r"http_proxy: expected an address such as .* Correct this variable"
+    ) as caught:
+        pulled("http://hub.test/m", tmp_path / "models")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("endpoint", ["huggingface.co", "https://", "http://x:port", "ftp://x"])
+def test_a_hub_that_is_no_address_is_named(tmp_path, monkeypatch, endpoint):
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(ConfigError, match=r"HF_ENDPOINT: expected the address of a hub, .* Correct it, or unset it"):
+        pulled("hf://org/name", tmp_path / "models")
 
 
 def test_redirects_in_a_circle(bundle, tmp_path):

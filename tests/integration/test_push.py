@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import deque
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -150,7 +151,15 @@ def test_a_hub_gets_one_commit_of_the_parts_alone(bundle, tmp_path, monkeypatch)
     with pytest.raises(ConfigError, match="hf://org/m: a bundle is there. Replace it"):
         push(bundle, "hf://org/m", OPTIONS)
     push(bundle, "hf://org/m", PushOptions(replace=True))
-    assert FakeApi.calls[-1][1]["delete_patterns"] == ["*"]
+    deleted = FakeApi.calls[-1][1]["delete_patterns"]
+    assert all(any(fnmatch(name, each) for each in deleted) for name in contents(bundle) if name != "manifest.json")
+    assert not any(fnmatch(name, each) for each in deleted for name in ("README.md", "LICENSE", "docs/card.md"))
+
+
+def test_a_hub_that_does_not_answer_is_said_so(bundle, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(HubError, match=r"hf://org/m: .*refused.* Run the same command again"):
+        push(bundle, "hf://org/m", OPTIONS)
 
 
 def test_a_hub_is_pulled_at_one_commit(bundle, tmp_path, monkeypatch):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from edge_runtime.base.errors import ConfigError, HobbitError, HubError
+from edge_runtime.transfer.hub_push import transport_errors
 
 TRIES = 6
 """Failures in a row, without a byte between them, after which a request is given up."""
@@ -23,14 +23,6 @@ class Again(Exception):
     def __init__(self, reason: str, pause_s: float | None = None) -> None:
         super().__init__(reason)
         self.pause_s = pause_s
-
-
-def transport_errors() -> tuple[type[Exception], ...]:
-    """Exceptions that the HTTP library of huggingface_hub raises where no response came, or only a part of one."""
-    from huggingface_hub.utils import get_session
-
-    library: Any = import_module(type(get_session()).__module__.partition(".")[0])
-    return (library.TransportError, library.StreamError, OSError)
 
 
 def refusal(where: str, status: int, retry_after: str | None) -> Again | HobbitError:

@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from edge_runtime.base.errors import BundleError, HubError
-from hobbit_export.hub.failures import Again, Patience, once, refusal, transport_errors
+from edge_runtime.transfer.hub_push import transport_errors
+from hobbit_export.hub.failures import Again, Patience, once, refusal
 from hobbit_export.hub.listing import HubFile, Listing
 
 _PIECE_BYTES = 256 << 10
