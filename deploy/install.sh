@@ -16,7 +16,7 @@ usage() {
 usage: sudo deploy/install.sh [--bundle DIR] [options]
 
   --bundle DIR       folder written by hobbit-export; kept where it is, made readable for user hobbit by you
-  --profile NAME     device profile (default: guessed from the board)
+  --profile NAME     device profile (default: auto, that of the board)
   --memory SIZE      ceiling for the process (default: auto)
   --wheel FILE       install this wheel (default: what an offline bundle brings along, else the wheel in dist/, else
                      build from this folder)
@@ -113,18 +113,6 @@ check_environment_is_visible() {
   check_visible "$code" "--venv: the code it runs"
 }
 
-guess_profile() {
-  local board=''
-  [ -r /sys/firmware/devicetree/base/model ] && board=$(tr -d '\0' </sys/firmware/devicetree/base/model)
-  [ -n "$board" ] && note "board: $board"
-  case $board in
-    *"Orin Nano"*) profile=orin-nano-8gb ;;
-    *"Orin NX"*) profile=orin-nx-16gb ;;
-    *"AGX Orin"*) profile=$([ "$(awk '/^MemTotal/ {print $2}' /proc/meminfo)" -gt 40000000 ] && echo agx-orin-64gb || echo agx-orin-32gb) ;;
-  esac
-  [ -z "$profile" ] || note "profile: $profile (assumed values, see its file)"
-}
-
 install_program() {
   if [ -n "$venv" ]; then
     venv=$(realpath "$venv")
@@ -174,7 +162,6 @@ install_settings() {
   else
     say "writing the settings to $config"
     act install -D -m 0640 -g hobbit "$here/deploy/hobbit.env.example" "$config"
-    [ -n "$profile" ] || guess_profile
   fi
   if [ -n "$bundle" ]; then set_option HOBBIT_BUNDLE "$bundle"; fi
   if [ -n "$profile" ]; then set_option HOBBIT_PROFILE "$profile"; fi

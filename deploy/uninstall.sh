@@ -20,6 +20,9 @@ case ${1:-} in
   *) fail "unknown option '$1'. See --help." 2 ;;
 esac
 [ "$(id -u)" = 0 ] || fail "expected to run as root. Use: sudo $0"
+if [ -e /usr/lib/systemd/system/hobbit.service ]; then
+  fail "the Debian package hobbit-edge is installed, whose files these are. Use: apt-get remove hobbit-edge (or purge)."
+fi
 
 say "stopping the service; requests under way are finished first"
 for unit in hobbit.socket hobbit.service; do

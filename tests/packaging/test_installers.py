@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
 from conftest import REPO
+
+from edge_runtime.config.options import OPTIONS
+from edge_runtime.config.profiles import profile_names
 
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
@@ -113,3 +117,34 @@ def test_a_dry_run_names_every_step_and_takes_none(pretended):
     ):
         assert any(step in line for line in done.stdout.splitlines() if "would" in line), step
     assert "nothing" in done.stdout
+
+
+def test_which_profile_a_board_gets_is_decided_by_the_runtime():
+    """`--profile auto` tells a 4 GB module from an 8 GB one; a second table here did not."""
+    script = (REPO / "deploy/install.sh").read_text()
+    assert [name for name in profile_names() if name in script.replace("generic", "")] == []
+
+
+def test_uninstalling_leaves_the_files_of_a_debian_package_alone(pretended, tmp_path):
+    environ, log = pretended
+    unit, script = tmp_path / "hobbit.service", tmp_path / "uninstall.sh"
+    (tmp_path / "bin/id").write_text("#!/bin/sh\necho 0\n")
+    (tmp_path / "bin/id").chmod(0o755)
+    text = (REPO / "deploy/uninstall.sh").read_text()
+    assert "/usr/lib/systemd/system/hobbit.service" in text
+    script.write_text(text.replace("/usr/lib/systemd/system/hobbit.service", str(unit)))
+    unit.touch()
+    done = subprocess.run(["bash", str(script)], capture_output=True, text=True, check=False, env=environ)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the Debian package hobbit-edge is installed" in done.stderr
+    assert not log.exists(), log.read_text()
+
+
+def test_lines_of_the_example_that_are_commented_out_say_the_default():
+    text, seen = (REPO / "deploy/hobbit.env.example").read_text(), set()
+    for name, value in re.findall(r"^#(HOBBIT_\w+)=(.*)$", text, re.MULTILINE):
+        option = next(option for option in OPTIONS if option.variable == name)
+        expected = {"HOBBIT_API_KEY_FILE": "none"}.get(name, value)
+        assert option.shown_default.partition(":")[0] == expected, name
+        seen.add(name)
+    assert len(seen) > 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import re
@@ -20,6 +21,7 @@ sys.path.insert(0, str(REPO / "tools/release"))
 import check
 import common
 import locks
+import offline
 import sbom
 from licences import is_permitted
 
@@ -221,3 +223,11 @@ def test_the_workflow_calls_targets_there_are():
     assert called <= targets
     runners = {row["runner"] for row in found["jobs"]["wheels"]["strategy"]["matrix"]["include"]}
     assert runners == {"ubuntu-22.04", "ubuntu-22.04-arm"}
+
+
+def test_a_bundle_for_a_python_that_its_target_has_not_is_refused(tmp_path):
+    """It would install nothing anywhere."""
+    arguments = argparse.Namespace(target=["jetpack-6.2"], python=["3.11"], set="device", out=tmp_path)
+    with pytest.raises(common.Failed, match=r"jetpack-6.2: expected --python 3.10, got 3.11"):
+        offline.go(arguments)
+    assert list(tmp_path.iterdir()) == []

@@ -20,6 +20,7 @@ from common import (
     PYTHONS,
     ROOT,
     TARGETS,
+    Failed,
     Target,
     digest,
     epoch,
@@ -120,6 +121,8 @@ def go(arguments: argparse.Namespace) -> None:
     for name in arguments.target:
         target = TARGETS[name]
         pythons = tuple(python for python in target.pythons if python in (arguments.python or PYTHONS))
+        if not pythons:
+            raise Failed(f"{name}: expected --python {' or '.join(target.pythons)}, got {', '.join(arguments.python)}.")
         wheel = the_wheel(arguments.out, target.arch)
         suffix = "" if arguments.set == "device" else f"-{arguments.set}"
         title = f"hobbit-edge-{version()}-{name}{suffix}"
