@@ -15,10 +15,10 @@ from families import FAMILY_CASES, family_of
 from random_weights import RandomWeights
 from trunk_bundles import write_trunk
 
-from edge_runtime.backends.cpu.trunk.graph_file import read_graph
+from edge_runtime.backends.cpu.trunk.graph_file import FLOAT, UINT8, Declared, GraphFile, Node, Tensor, read_graph
 from edge_runtime.backends.cpu.trunk.mask import fill_mask
 from edge_runtime.backends.cuda.tensorrt.allow_list import refusals, version_for, versions
-from edge_runtime.backends.cuda.tensorrt.graph import Lowered, Step, Weight
+from edge_runtime.backends.cuda.tensorrt.graph import Lowered, Step, Value, Weight
 from edge_runtime.backends.cuda.tensorrt.half_weights import StoredMatrix
 from edge_runtime.backends.cuda.tensorrt.lowering import lower
 from edge_runtime.backends.cuda.tensorrt.modern import modernise
@@ -148,6 +148,46 @@ def test_stored_matrices_keep_their_weights(bits: int, block: int, inputs: int, 
     found = codes * np.repeat(positive, block, axis=0)
     found += np.repeat(matrix.missing_scales().astype(np.float64) / block, block, axis=0)  # a mean, not a sum, meets it
     assert np.abs(found - wanted).max() <= 2.0**-11 * 8 * np.abs(stored.scales).max()
+
+
+def test_a_block_without_a_scale_in_half_precision_adds_nothing(tmp_path: Path):
+    """A scale below zero that half precision rounds to zero: its codes are zeros, and nothing is missing from them."""
+    (tmp_path / "codes").write_bytes(bytes([0x3C]) * 2 * 64)
+    matrix = StoredMatrix(tmp_path / "codes", 0, (2, 128), 4, 128, np.array([[-1e-9], [-1.0]], np.float32))
+    assert matrix.fits_int4
+    raw = np.frombuffer(b"".join(matrix.int4_pieces()), np.uint8)
+    assert set(raw & 15) == {0}
+    assert matrix.missing_scales().tolist() == [[0.0, 128.0]]
+
+
+def test_scales_whose_sum_over_a_block_overflows_are_not_taken_as_int4(tmp_path: Path):
+    (tmp_path / "codes").write_bytes(bytes(64 * 2))
+    for scale, fits in ((-500.0, True), (-600.0, False)):
+        matrix = StoredMatrix(tmp_path / "codes", 0, (2, 128), 4, 128, np.full((2, 1), scale, np.float32))
+        assert (matrix.fits_half, matrix.fits_int4) == (True, fits)
+        assert not fits or np.isfinite(matrix.missing_scales()).all()
+
+
+def test_codes_that_lie_in_the_graph_are_refused(tmp_path: Path):
+    """The check of graphs lets them pass; ONNX Runtime reads them there."""
+    codes, scales = Tensor(UINT8, (2, 1, 64), None, None, bytes(128)), Tensor(FLOAT, (2,), None, None, bytes(8))
+    attributes = {"K": 128, "N": 2, "bits": 4, "block_size": 128}
+    node = Node("com.microsoft:MatMulNBits", ("x", "w", "s"), ("y",), attributes)
+    graph = GraphFile(
+        (node,), {"w": codes, "s": scales}, (Declared("x", 1, (1, 1, 128)),), (Declared("y", 1, (1, 1, 2)),)
+    )
+    with pytest.raises(ValueError, match="'w': expected codes in the data file"):
+        lower("g", graph, tmp_path / "g.data")
+
+
+def test_what_only_resembles_a_norm_stays_as_it_is():
+    """As a bundle may have it that was not exported by us: the epsilon comes last, or is computed."""
+    low = Lowered("g", inputs={"x": Value(1, (4,))}, outputs={"y": Value(1, (4,))})
+    low.weights["gamma"] = Weight(1, (4,), lambda: iter((bytes(16),)))
+    mean = low.add("ReduceMean", low.add("Pow", "x", low.scalar(2.0)), low.ints(-1), keepdims=1)
+    root = low.add("Sqrt", low.add("Add", mean, low.add("Relu", "x")))
+    low.add("Mul", low.add("Div", "x", root), "gamma", out="y")
+    assert [step.op for step in modernise(low, 8).steps] == [step.op for step in low.steps]
 
 
 def test_scales_beyond_half_precision_are_not_taken(tmp_path: Path):

@@ -7,6 +7,7 @@ it the same code makes plans where there is none.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,7 +133,7 @@ class PlanBuilder:
 
     def _write_timings(self, config: Any) -> None:
         assert self._timing is not None
-        part = self._timing.with_name(f"{self._timing.name}.part")
+        part = self._timing.with_name(f"{self._timing.name}.{os.getpid()}.part")  # others may build as well
         try:
             self._timing.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             part.write_bytes(bytes(config.get_timing_cache().serialize()))

@@ -56,7 +56,10 @@ class StoredMatrix:
     def fits_int4(self) -> bool:
         """Whether it can stay in int4."""
         whole = self.inputs % self.block == 0 and self.block in INT4_BLOCKS and self.outputs % 2 == 0
-        return self.bits == 4 and whole and self.fits_half
+        # `missing_scales` has the sum of a block
+        return (
+            self.bits == 4 and whole and self.fits_half and float(np.abs(self.scales).max()) <= _HALF_MAX / self.block
+        )
 
     def positive_scales(self) -> F16:
         """Return what int4 codes are multiplied by, float16 [blocks, N]: above zero."""
@@ -66,20 +69,26 @@ class StoredMatrix:
 
     def missing_scales(self) -> F16:
         """Return what the means of a block's inputs are multiplied by and added, float16 [blocks, N]."""
-        negative = (self.scales < 0).T
-        scales: F16 = np.where(negative, self.positive_scales() * np.float16(self.block), np.float16(0))
+        scales: F16 = np.where(self._inverted(), self.positive_scales() * np.float16(self.block), np.float16(0))
         return scales.astype(np.float16)
 
     def int4_pieces(self) -> Iterator[bytes]:
         """Yield codes [K, N], two outputs a byte, the even one in the low half."""
-        negative = (self.scales < 0).T  # [blocks, N]
-        is_zero = (np.abs(self.scales).astype(np.float16) == 0).T
+        inverted, is_zero = self._inverted(), self._is_zero()
         for i, block in enumerate(self._blocks()):
             low = np.stack((block & 15, block >> 4), axis=-1).reshape(self.outputs, -1).T  # [block, N]
             signed = low ^ 8  # minus the zero point of 8, in four bits
-            signed = np.where(negative[i], signed ^ 15, signed)  # -q - 1
+            signed = np.where(inverted[i], signed ^ 15, signed)  # -q - 1
             signed = np.where(is_zero[i], np.uint8(0), signed)
             yield (signed[:, 0::2] | (signed[:, 1::2] << 4)).astype(np.uint8).tobytes()
+
+    def _is_zero(self) -> NDArray[np.bool_]:
+        """Blocks that half precision has no scale for, [blocks, N]."""
+        return (np.abs(self.scales).astype(np.float16) == 0).T
+
+    def _inverted(self) -> NDArray[np.bool_]:
+        """Blocks whose scale is below zero, [blocks, N]."""
+        return (self.scales < 0).T & ~self._is_zero()
 
     def float_pieces(self, kind: int) -> Iterator[bytes]:
         """Yield the weights [K, N] in float32 or float16."""

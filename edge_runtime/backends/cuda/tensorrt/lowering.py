@@ -80,11 +80,16 @@ class Lowering:
         return self._graph.tensors[name]
 
     def matrix(self, node: Node) -> StoredMatrix:
-        """Return the matrix of a MatMulNBits."""
+        """Return the matrix of a MatMulNBits.
+
+        Raises:
+            ValueError: its codes lie in the graph, where the exporter writes none.
+        """
         _, codes, scales = node.inputs
         size: Mapping[str, Any] = node.attributes
         region, raw = self.stored(codes).region, self.stored(scales).inside
-        assert region is not None, "the graph was checked"
+        if region is None or not raw:
+            raise ValueError(f"{codes!r}: expected codes in the data file and scales in the graph")
         values = np.frombuffer(raw, "<f4").reshape(size["N"], -1)
         return StoredMatrix(self._data, region.offset, (size["N"], size["K"]), size["bits"], size["block_size"], values)
 

@@ -99,8 +99,8 @@ class Modern:
         )
         if gamma is None or len(gamma.dims) != 1 or root is None or power is None:
             return False
-        epsilon = self._low.weights[self._by[root.inputs[0]].inputs[1]].number
-        if power.inputs[0] != divided.inputs[0] or epsilon is None or self._low.weights[power.inputs[1]].number != 2:
+        epsilon, exponent = self._number(self._by[root.inputs[0]].inputs[1]), self._number(power.inputs[1])
+        if power.inputs[0] != divided.inputs[0] or epsilon is None or exponent != 2:
             return False
         self._low.add(
             "RMSNormalization", divided.inputs[0], step.inputs[1], out=step.outputs[0], axis=-1, epsilon=epsilon
@@ -191,10 +191,13 @@ class Modern:
 
     def _unscaled(self, name: str) -> tuple[str, float]:
         product = self._made(name, "Mul")
-        factor = None if product is None else self._low.weights.get(product.inputs[1])
-        if product is None or factor is None or factor.number is None:
-            return name, 1.0
-        return product.inputs[0], factor.number
+        factor = None if product is None else self._number(product.inputs[1])
+        return (name, 1.0) if product is None or factor is None else (product.inputs[0], factor)
+
+    def _number(self, name: str) -> float | None:
+        """Return the value of a stored scalar; None of anything else."""
+        weight = self._low.weights.get(name)
+        return None if weight is None else weight.number
 
 
 def modernise(low: Lowered, slots: int) -> Lowered:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge_runtime.backends.cpu.trunk.graph_check import read_checked
@@ -18,6 +16,7 @@ from edge_runtime.backends.cuda.tensorrt.graph import Lowered
 from edge_runtime.backends.cuda.tensorrt.library import Library
 from edge_runtime.backends.cuda.tensorrt.lowering import lower
 from edge_runtime.backends.cuda.tensorrt.modern import OPSET, modernise
+from edge_runtime.backends.cuda.tensorrt.scratch_folder import scratch_folder
 from edge_runtime.base.errors import DeviceError
 from edge_runtime.bundle.bundle import Bundle
 
@@ -78,9 +77,8 @@ class Plans:
         self._builder = self._builder or self._make_builder()
         _LOG.info("tensorrt: building %s", part)
         path = self._path(part)
-        for old in self._of_part(part):
-            old.unlink(missing_ok=True)
-        with _scratch_folder(path.parent) as folder:
+        self._remove_others(part)
+        with scratch_folder(path.parent) as folder:
             try:
                 model = low.write(folder)
             except OSError as err:
@@ -108,17 +106,10 @@ class Plans:
         """The same for every plan of a part of this bundle: the one built last replaces the others."""
         return f"{self._bundle.manifest.bundle_id[:16]}-{Path(part).stem}-"
 
-    def _of_part(self, part: str) -> Iterator[Path]:
-        return self._folder.glob(f"{self._stem(part)}*.plan") if self._folder.is_dir() else iter(())
-
-
-@contextmanager
-def _scratch_folder(parent: Path) -> Iterator[Path]:
-    """Yield a folder for a graph's weights while a plan is built of them: beside the plans, where there is a disk."""
-    place: Path | None = parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:
-        place = None
-    with tempfile.TemporaryDirectory(dir=place) as folder:
-        yield Path(folder)
+    def _remove_others(self, part: str) -> None:
+        """Make room: plans of a part are large, and of one context at a time."""
+        for old in self._folder.glob(f"{self._stem(part)}*.plan"):
+            try:
+                old.unlink(missing_ok=True)
+            except OSError as err:
+                _LOG.warning("tensorrt: %s cannot be removed: %s", old, err.strerror)
