@@ -44,6 +44,6 @@ def _read(path: Path) -> dict[str, str]:
     try:
         with open(path, "rb") as file:
             found = json.loads(file.read(_MOST_BYTES))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return {str(name): str(mark) for name, mark in found.items()} if isinstance(found, dict) else {}

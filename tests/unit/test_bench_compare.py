@@ -101,6 +101,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         (None, "No such file"),
         ("{", "expected a report"),
         ("[]", "expected a report"),
+        ('{"bench":' + "[" * 200_000, "expected a report"),
         ('{"bench": {"format_version": 1}}', f"expected a report of format {FORMAT_VERSION}, got 1"),
     ],
 )

@@ -11,6 +11,7 @@ from edge_runtime.base.errors import RequestError
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.lab.bench.charts import histogram_svg, phases_svg, spreads_svg
 from edge_runtime.lab.bench.distribution import Spread, histogram, spreads, ticks
+from edge_runtime.lab.bench.folder import JSON_NAME, make_folder, write_whole
 from edge_runtime.lab.bench.measured import Stage, total_experts, total_phases
 from edge_runtime.lab.bench.prompts import num_distinct, random_prompts, text_prompts
 from edge_runtime.lab.bench.settings import MAX_SAMPLES, BenchSettings
@@ -189,3 +190,11 @@ def test_a_partition_is_described_by_its_drive(tmp_path):
     assert describe_drive(259, 0, tmp_path) == expected
     assert describe_drive(259, 1, tmp_path) == expected
     assert describe_drive(0, 40, tmp_path)["name"] is None
+
+
+def test_a_folder_of_a_benchmark_that_measured_nothing_is_taken_again(tmp_path):
+    make_folder(tmp_path / "r")
+    make_folder(tmp_path / "r")
+    write_whole(tmp_path / "r" / JSON_NAME, b"{}")
+    with pytest.raises(RequestError, match="expected a new or empty folder"):
+        make_folder(tmp_path / "r")

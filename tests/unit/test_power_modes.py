@@ -29,7 +29,7 @@ def board(tmp_path, monkeypatch):
 
 
 def state_of(root: Path) -> Path:
-    return root.parent / "state/hobbit/power-mode.json"
+    return root.parent / "state/hobbit-edge/power-mode.json"
 
 
 def test_modes_are_chosen_by_number_or_name(board):
@@ -105,3 +105,28 @@ def test_what_even_the_guard_could_not_set_back_is_remembered(board):
         holder.kill()
     until(lambda: (board / "asked").read_text().split().count("1") >= 3, "the guard tries three times")
     assert left_over() == 1
+
+
+def test_a_guard_whose_command_is_gone_or_hangs_says_that_it_failed(tmp_path):
+    """It goes on trying, and leaves the note, instead of ending in a traceback at the first try."""
+    hangs, note = tmp_path / "hangs", tmp_path / "note"
+    hangs.write_text(f"#!/bin/sh\necho tried >> {tmp_path}/tries\nexec sleep 600\n")
+    hangs.chmod(0o755)
+    note.touch()
+    code = f"from edge_runtime.lab.bench import mode_guard; mode_guard._LIMIT_S = 0.2; raise SystemExit(mode_guard.main({{!r}}, '1', {str(note)!r}))"
+    for command in (str(hangs), str(tmp_path / "gone")):
+        done = subprocess.run([sys.executable, "-c", code.format(command)], input=b"", capture_output=True, check=False)
+        assert (done.returncode, done.stderr, note.exists()) == (1, b"", True)
+    assert (tmp_path / "tries").read_text().split() == ["tried"] * 3
+
+
+def test_a_user_without_a_home_has_nothing_left_over(monkeypatch):
+    """A container's user id without an account."""
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert left_over() is None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from patience import until
 
 from edge_runtime.base.errors import ConfigError, RequestError
 from edge_runtime.bundle.bundle import Bundle
@@ -143,6 +146,43 @@ def test_the_journal_gives_back_what_it_got(tmp_path):
     assert Journal(path, about).count == 3, "what was cut off is gone, and lines stay lines"
     again.remove()
     assert not path.exists()
+
+
+def test_a_journal_is_never_shorter_than_what_was_measured(tmp_path, monkeypatch):
+    """A process that is killed while it takes up a journal whose end was cut off leaves it as it was."""
+    path, about = tmp_path / "t.journal", {"fingerprint": "f", "bundle_id": "b"}
+    Journal(path, about).put("reads", "{}", 0, MEASURED)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"stage": "re')
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        Journal(path, about)
+    monkeypatch.undo()
+    assert path.read_bytes().startswith(whole)
+    assert Journal(path, about).count == 1
+    assert path.read_bytes() == whole
+
+
+def test_a_journal_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "t.journal").mkdir()
+    with pytest.raises(ConfigError, match=r"t\.journal: cannot be read: Is a directory. Name another --out"):
+        Journal(tmp_path / "t.journal", {})
+
+
+def test_what_measures_ends_with_the_one_that_asked(tmp_path):
+    code = (
+        "import subprocess, sys\nfrom edge_runtime.base.children import dies_with_parent\n"
+        "subprocess.run(['sh', '-c', 'echo $$; exec sleep 600'], preexec_fn=dies_with_parent())"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as asks:
+        child = int(asks.stdout.readline())
+        assert Path(f"/proc/{child}").exists()
+        asks.kill()
+    until(lambda: not Path(f"/proc/{child}/exe").exists(), "the child is gone")
 
 
 def test_the_journal_of_another_machine_is_not_gone_on_with(tmp_path):

@@ -82,7 +82,7 @@ def read_report(folder: Path) -> dict[str, Any]:
             raise RequestError(f"compare: {path}: expected a report of at most {MAX_REPORT_BYTES} bytes, got more.")
         found = json.loads(path.read_bytes())
         version = found["bench"]["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as err:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as err:
         raise RequestError(f"compare: {path}: expected a report of `hobbit bench`: {err}. Name its folder.") from err
     if version != FORMAT_VERSION:
         raise RequestError(

@@ -21,14 +21,14 @@ def default_folder(bundle: Path) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder; an empty one is taken as it is.
+    """Make the folder; an empty one is taken as it is, and one of a benchmark that ended before it had measured.
 
     Raises:
         RequestError: it exists and holds something, or cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+        if any(path.name != JSON_NAME or path.stat().st_size for path in folder.iterdir()):
             raise RequestError(f"out: {folder}: expected a new or empty folder. Name another one.")
         (folder / JSON_NAME).touch()  # a read-only place is found out now, not after the measurement
     except OSError as err:

@@ -7,6 +7,7 @@ nothing of this package, so that it works however the package came to harm.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -23,11 +24,15 @@ def main(nvpmodel: str, mode: str, state: str) -> int:
     if sys.stdin.buffer.read() == DONE:
         return 0
     for _ in range(_TRIES):
-        done = subprocess.run(  # noqa: S603 - the command that changed the mode
-            [nvpmodel, "-m", mode], stdin=subprocess.DEVNULL, timeout=_LIMIT_S, check=False
-        )
+        try:
+            done = subprocess.run(  # noqa: S603 - the command that changed the mode
+                [nvpmodel, "-m", mode], stdin=subprocess.DEVNULL, timeout=_LIMIT_S, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
         if done.returncode == 0:
-            os.unlink(state)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(state)
             return 0
     return 1
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge_runtime.base.errors import DeviceError, RequestError
+from edge_runtime.bundle.state import state_folder
 from edge_runtime.lab.bench import mode_guard
 from edge_runtime.telemetry.conditions import power_modes
 
@@ -123,8 +124,7 @@ class PowerModes:
 
 def state_file() -> Path:
     """Return where the mode to go back to is remembered."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(base) / "hobbit/power-mode.json"
+    return state_folder() / "power-mode.json"
 
 
 def left_over(state: Path | None = None) -> int | None:
@@ -133,7 +133,7 @@ def left_over(state: Path | None = None) -> int | None:
     try:
         found = json.loads(path.read_text())
         mode, pid = int(found["mode"]), int(found["pid"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return None if Path(f"/proc/{pid}").exists() else mode
 

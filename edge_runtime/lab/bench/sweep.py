@@ -5,10 +5,8 @@ A process of its own, because the highest memory of a process never falls: one p
 
 from __future__ import annotations
 
-import ctypes
 import html
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_runtime.base.children import dies_with_parent
 from edge_runtime.lab.bench.compare import compare, read_report
 from edge_runtime.lab.bench.page import STYLE
 from edge_runtime.lab.bench.points import Point, flags_of
@@ -23,7 +22,6 @@ from edge_runtime.lab.bench.points import Point, flags_of
 SWEEP_JSON, SWEEP_HTML = "sweep.json", "sweep.html"
 FORMAT_VERSION = 1
 _SAID_BYTES = 4000
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -61,16 +59,11 @@ def run_point(bundle: Path, flags: Sequence[str], values: Point, out: Path, swep
     done = subprocess.run(  # noqa: S603 - this program again
         [sys.executable, "-m", "edge_runtime", "bench", str(bundle), *words],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False,
-        preexec_fn=_die_with_parent,
+        preexec_fn=dies_with_parent(),
     )  # fmt: skip
     said = done.stderr.decode(errors="replace")[-_SAID_BYTES:]
     report = read_report(out / name) if done.returncode == 0 else None
     return Done(values, name, done.returncode, said, report)
-
-
-def _die_with_parent() -> None:
-    """Have the kernel end this process when its parent is gone, however that went."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def folder_name(values: Point) -> str:

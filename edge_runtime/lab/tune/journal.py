@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.base.errors import ConfigError, RequestError
+from edge_runtime.lab.bench.folder import write_whole
 from edge_runtime.lab.tune.measurement import Failure, Measurement
 
 _VERSION = 1
@@ -68,9 +69,12 @@ class Journal:
             raise RequestError(f"{self._path}: cannot be written: {err.strerror}. Name another --out.") from err
 
     def _read(self, path: Path) -> None:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ConfigError(f"{path}: expected a journal of at most {_MAX_BYTES >> 20} MiB. Delete it.")
-        whole, _, _ = path.read_bytes().rpartition(b"\n")  # what has no end of line was cut off
+        try:
+            if path.stat().st_size > _MAX_BYTES:
+                raise ConfigError(f"{path}: expected a journal of at most {_MAX_BYTES >> 20} MiB. Delete it.")
+            whole, _, cut = path.read_bytes().rpartition(b"\n")  # what has no end of line was cut off
+        except OSError as err:
+            raise ConfigError(f"{path}: cannot be read: {err.strerror}. Name another --out.") from err
         lines = whole.decode(errors="replace").split("\n") if whole else []
         try:
             about = json.loads(lines[0]) if lines else self._about
@@ -82,9 +86,10 @@ class Journal:
                 )
             for line in lines[1:]:
                 self._take(json.loads(line), str(path))
-        except (ValueError, AttributeError, KeyError, TypeError) as err:
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as err:
             raise ConfigError(f"{path}: is damaged ({err}). Delete it to begin anew.") from err
-        path.write_text("\n".join(lines or [json.dumps(self._about)]) + "\n", encoding="utf-8")
+        if cut or not lines:
+            write_whole(path, "".join(f"{line}\n" for line in lines or [json.dumps(self._about)]).encode())
 
     def _take(self, entry: Mapping[str, Any], where: str) -> None:
         place = str(entry["stage"]), str(entry["candidate"]), int(entry["round"])

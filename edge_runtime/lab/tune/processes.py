@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from edge_runtime.base.children import dies_with_parent
 from edge_runtime.base.errors import DeviceError
 from edge_runtime.lab.tune.measurement import Failure
 
@@ -20,8 +21,9 @@ def run_job(job: Mapping[str, Any], timeout_s: float) -> dict[str, Any] | Failur
     """Do a job in a process of its own; return what it said, or why it said nothing."""
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter and module
-            _COMMAND, input=json.dumps(job), capture_output=True, text=True, timeout=timeout_s, check=False
-        )
+            _COMMAND, input=json.dumps(job), capture_output=True, text=True, timeout=timeout_s, check=False,
+            preexec_fn=dies_with_parent(),
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Failure(f"not done after {timeout_s:.0f} s")
     return ended(done.returncode, done.stdout, done.stderr)
