@@ -139,37 +139,67 @@ def calls_or_text(
     return f"start: one{more} | answer\nanswer: {answer}\n{one}{calls.rules(tools, term)}"
 
 
-def argument_rules(name: str, tool: Offered, *, before: str, after: str, between: str) -> tuple[str, str]:
-    """Return rules of arguments written one by one between marks: all that are required, in the schema's order.
+def call_rules(names: Iterable[str], rules: str) -> str:
+    """Return rules whose rule `call` is one of several calls."""
+    return f"call: {' | '.join(names)}\n{rules}"
+
+
+class Delimiters(NamedTuple):
+    """What stands around an argument: before its name, between name and value, after the value."""
+
+    before: str
+    between: str
+    after: str
+
+
+def function_rules(tools: Iterable[Offered], delimiters: Delimiters, head: Callable[[str], str], tail: str = "") -> str:
+    """Return rules of calls whose arguments are written one by one between delimiters.
+
+    Args:
+        tools: that may be called.
+        delimiters: around an argument.
+        head: returns the term that a call of a function begins with.
+        tail: the term that it ends with.
+    """
+    rules, names = "", []
+    for number, tool in enumerate(tools):
+        name = f"call_{number}"
+        terms, parts = argument_rules(name, tool, delimiters)
+        rules += f"{name}: {head(tool.name)} {terms} {tail}\n{parts}"
+        names.append(name)
+    return call_rules(names, rules)
+
+
+def argument_rules(name: str, tool: Offered, delimiters: Delimiters) -> tuple[str, str]:
+    """Return rules of arguments written one by one between delimiters: all that are required, in the schema's order.
 
     Args:
         name: of the rule, for names of its parts.
         tool: whose arguments.
-        before: stands before an argument's name.
-        between: between name and value.
-        after: after the value.
+        delimiters: around an argument.
 
     Returns:
         The terms that make up the arguments, and the rules they need. A tool without a schema takes any arguments.
     """
+    before, between, after = map(quoted, delimiters)
     if tool.parameters is None:
-        key = f"{name}_key[suffix={json.dumps(between)}]: /[^<>\\n]+/\n"
-        value = f"{name}_any[suffix={json.dumps(after)}]: /(?s:.*)/\n"
-        return f"({json.dumps(before)} {name}_key {name}_any)*", key + value
+        key = f"{name}_key[suffix={between}]: /[^<>\\n]+/\n"
+        value = f"{name}_any[suffix={after}]: /(?s:.*)/\n"
+        return f"({before} {name}_key {name}_any)*", key + value
     known = properties_of({tool.name: tool.parameters}, tool.name)
     required = tool.parameters.get("required") or ()
     shared = {key: tool.parameters[key] for key in ("$defs", "definitions") if key in tool.parameters}
     terms, rules = [], ""
     for number, (key, schema) in enumerate(known.items()):
         part = f"{name}_{number}"
-        head = json.dumps(f"{before}{key}{between}", ensure_ascii=False)
+        head = quoted(f"{delimiters.before}{key}{delimiters.between}")
         if isinstance(schema, Mapping) and schema.get("type") == "string" and "enum" not in schema:
-            rules += f"{part}: {head} {part}_text\n{part}_text[suffix={json.dumps(after)}]: /(?s:.*)/\n"
+            rules += f"{part}: {head} {part}_text\n{part}_text[suffix={after}]: /(?s:.*)/\n"
         elif isinstance(schema, Mapping) and schema.get("type") == "string":
-            words = " | ".join(json.dumps(str(word)) for word in schema["enum"])
-            rules += f"{part}: {head} ({words}) {json.dumps(after)}\n"
+            words = " | ".join(quoted(str(word)) for word in schema["enum"])
+            rules += f"{part}: {head} ({words}) {after}\n"
         else:
             whole = {**(schema if isinstance(schema, Mapping) else {}), **shared}
-            rules += f"{part}: {head} {part}_json {json.dumps(after)}\n{part}_json: {json_rule(whole)}\n"
+            rules += f"{part}: {head} {part}_json {after}\n{part}_json: {json_rule(whole)}\n"
         terms.append(part if key in required else f"{part}?")
     return " ".join(terms), rules

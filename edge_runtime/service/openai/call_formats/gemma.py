@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from edge_runtime.service.openai.call_formats.base import Function, Offered, Schemas, Term, properties_of
-from edge_runtime.service.openai.call_formats.literal_rules import LiteralRules, call_rules
+from edge_runtime.service.openai.call_formats.base import Function, Offered, Schemas, Term, call_rules, properties_of
+from edge_runtime.service.openai.call_formats.literal_rules import LiteralRules
 from edge_runtime.service.openai.call_formats.literals import Reader, Style, as_text_where_asked
 
 OPENS, CLOSES, QUOTE = "<|tool_call>", "<tool_call|>", '<|"|>'

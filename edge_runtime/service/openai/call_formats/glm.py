@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_runtime.service.openai.call_formats.base import (
+    Delimiters,
     Function,
     Offered,
     Schemas,
     Term,
-    argument_rules,
+    function_rules,
     properties_of,
+    quoted,
     value_of,
 )
 
@@ -53,16 +55,8 @@ class Glm:
 
     def rules(self, tools: Sequence[Offered], term: Term) -> str:
         """Return the grammar of a name with its arguments."""
-        rules, names = "", []
-        for number, tool in enumerate(tools):
-            name = f"call_{number}"
-            terms, parts = argument_rules(
-                name, tool, before="<arg_key>", between=f"</arg_key>{self.gap}<arg_value>",
-                after=f"</arg_value>{self.gap}",
-            )  # fmt: skip
-            rules += f"{name}: {json.dumps(tool.name + self.gap)} {terms}\n{parts}"
-            names.append(name)
-        return f"call: {' | '.join(names)}\n{rules}"
+        delimiters = Delimiters("<arg_key>", f"</arg_key>{self.gap}<arg_value>", f"</arg_value>{self.gap}")
+        return function_rules(tools, delimiters, lambda name: quoted(name + self.gap))
 
 
 def of_template(template: str) -> Glm | None:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from edge_runtime.service.openai.call_formats.base import Function, Offered, Schemas, Term, loads, properties_of
+from edge_runtime.service.openai.call_formats.base import (
+    Function,
+    Offered,
+    Schemas,
+    Term,
+    call_rules,
+    loads,
+    properties_of,
+)
 from edge_runtime.service.openai.call_formats.hermes import json_call
-from edge_runtime.service.openai.call_formats.literal_rules import LiteralRules, call_rules
+from edge_runtime.service.openai.call_formats.literal_rules import LiteralRules
 from edge_runtime.service.openai.call_formats.literals import Reader, Style, as_text_where_asked
 
 OPENS, CLOSES = "<|tool_call_start|>", "<|tool_call_end|>"

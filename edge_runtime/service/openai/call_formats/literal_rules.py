@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from edge_runtime.base.errors import RequestError
@@ -172,8 +172,3 @@ class LiteralRules:
         other = sorted(schema.keys() - _SAYS_NOTHING)
         if tool.strict and other:
             raise RequestError(f"{tool.name}: {other[0]!r} cannot be held to in this model's format. Leave it out.")
-
-
-def call_rules(names: Iterable[str], rules: str) -> str:
-    """Return rules whose rule `call` is one of several calls."""
-    return f"call: {' | '.join(names)}\n{rules}"

@@ -7,11 +7,12 @@ import re
 from collections.abc import Sequence
 
 from edge_runtime.service.openai.call_formats.base import (
+    Delimiters,
     Function,
     Offered,
     Schemas,
     Term,
-    argument_rules,
+    function_rules,
     properties_of,
     value_of,
 )
@@ -19,6 +20,8 @@ from edge_runtime.service.openai.call_formats.base import (
 OPENS, CLOSES = "<minimax:tool_call>", "</minimax:tool_call>"
 _INVOKE = re.compile(r'\s*<invoke name="([^"<>\n]{1,256})">(.*?)</invoke>', re.DOTALL)
 _PARAMETER = re.compile(r'\s*<parameter name="([^"<>\n]{1,256})">(.*?)</parameter>', re.DOTALL)
+
+_DELIMITERS = Delimiters('<parameter name="', '">', "</parameter>\n")
 
 
 class MiniMax:
@@ -40,15 +43,7 @@ class MiniMax:
 
     def rules(self, tools: Sequence[Offered], term: Term) -> str:
         """Return the grammar of one call."""
-        rules, names = "", []
-        for number, tool in enumerate(tools):
-            name = f"call_{number}"
-            terms, parts = argument_rules(
-                name, tool, before='<parameter name="', between='">', after="</parameter>\n"
-            )  # fmt: skip
-            rules += f'{name}: {term(f"""<invoke name="{tool.name}">{chr(10)}""")} {terms} "</invoke>"\n{parts}'
-            names.append(name)
-        return f"call: {' | '.join(names)}\n{rules}"
+        return function_rules(tools, _DELIMITERS, lambda name: term(f'<invoke name="{name}">\n'), '"</invoke>"')
 
 
 def of_template(template: str) -> MiniMax | None:

@@ -7,11 +7,12 @@ import re
 from collections.abc import Sequence
 
 from edge_runtime.service.openai.call_formats.base import (
+    Delimiters,
     Function,
     Offered,
     Schemas,
     Term,
-    argument_rules,
+    function_rules,
     properties_of,
     value_of,
 )
@@ -19,6 +20,8 @@ from edge_runtime.service.openai.call_formats.hermes import CLOSES, OPENS, Herme
 
 _FUNCTION = re.compile(r"\s*<function=([^<>\n]{1,256})>(.*)</function>\s*", re.DOTALL)
 _PARAMETER = re.compile(r"\s*<parameter=([^<>\n]{1,256})>\n?(.*?)\n?</parameter>", re.DOTALL)
+
+_DELIMITERS = Delimiters("<parameter=", ">\n", "\n</parameter>\n")
 
 
 class QwenXml(Hermes):
@@ -29,15 +32,7 @@ class QwenXml(Hermes):
 
     def rules(self, tools: Sequence[Offered], term: Term) -> str:
         """Return the grammar of a function with its parameters."""
-        rules, names = "", []
-        for number, tool in enumerate(tools):
-            name = f"call_{number}"
-            terms, parts = argument_rules(
-                name, tool, before="<parameter=", between=">\n", after="\n</parameter>\n"
-            )  # fmt: skip
-            rules += f'{name}: {json.dumps(f"<function={tool.name}>" + chr(10))} {terms} "</function>"\n{parts}'
-            names.append(name)
-        return f"call: {' | '.join(names)}\n{rules}"
+        return function_rules(tools, _DELIMITERS, lambda name: term(f"<function={name}>\n"), '"</function>"')
 
 
 def of_template(template: str) -> QwenXml | None:
