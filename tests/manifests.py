@@ -6,9 +6,14 @@ import json
 import re
 from typing import Any
 
+import numpy as np
 from specs import model_spec, version1
 
-from edge_runtime.base.spec import ModelSpec
+from edge_runtime.backends.cpu.trunk.memory import plan_trunk_bytes, scratch_bytes
+from edge_runtime.backends.cpu.trunk.rope import Rotary
+from edge_runtime.backends.cpu.trunk.supported import require_supported
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.base.spec import MAX_CONTEXT, ModelSpec
 from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
 from edge_runtime.bundle.manifest_check import required_parts
@@ -58,3 +63,28 @@ def resealed(data: dict[str, Any]) -> bytes:
     except (TypeError, ValueError):
         pass
     return json.dumps(data).encode()
+
+
+GOOD = {2: json.loads(manifest_file.dump(small_manifest())), 1: as_version1(small_manifest())}
+VERSIONS = sorted(GOOD)
+
+
+def works(manifest: Manifest) -> None:
+    """Whatever the runtime computes from a manifest before it opens a part."""
+    limit = manifest.model.context_limit
+    assert 1 <= limit <= MAX_CONTEXT
+    assert plan_trunk_bytes(manifest) >= 0
+    for name in required_parts(manifest):
+        part = manifest.part(name)
+        assert (part.role, part.layer) == (role_of(name), layer_of(name))
+    try:
+        require_supported(manifest.model)
+    except ConfigError:
+        return
+    rotary = Rotary(manifest.model.ropes[0], manifest.model.max_context)
+    with np.errstate(all="raise", under="ignore"):
+        for start, tokens in ((0, 3), (limit - 1, 1)):
+            cos, sin = rotary.cos_sin(start, tokens)
+            assert np.isfinite(cos).all()
+            assert np.isfinite(sin).all()
+    assert scratch_bytes(manifest.model, 16, limit) > 0

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from bundle_copies import replace_part
+from changed_graph import Changed, body, signature_of
 from onnx import TensorProto, helper, numpy_helper
 from state_dict_weights import STATE_DICT_CASES
 from trunk_bundles import TrunkBundles
@@ -20,25 +20,11 @@ from edge_runtime.backends.cpu.trunk.graph_check import check_graph
 from edge_runtime.backends.cpu.trunk.graph_file import MAX_NODES
 from edge_runtime.backends.cpu.trunk.signature import (
     Growth,
-    Signature,
-    head_signature,
-    layer_signature,
-    routers_signature,
-    shared_signature,
 )
 from edge_runtime.base.errors import BundleError
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.bundle import Bundle
 from hobbit_export.trunk.linear import Precision
-
-PART = "trunk/layer_000.onnx"
-
-
-def signature_of(name: str, spec: ModelSpec) -> Signature:
-    kind, _, number = name.partition("_")
-    if kind in ("layer", "shared"):
-        return layer_signature(spec, int(number)) if kind == "layer" else shared_signature(spec, int(number))
-    return head_signature(spec) if kind == "head" else routers_signature(spec)
 
 
 def check_all(folder: Path, spec: ModelSpec) -> int:
@@ -61,42 +47,6 @@ def test_every_graph_of_every_family_passes(tmp_path, precision: Precision):
     for case in STATE_DICT_CASES:
         folder, found = made.get(case, precision)
         assert check_all(folder, found.spec) >= 4
-
-
-class Changed:
-    """A layer's graph that may be changed and checked again."""
-
-    def __init__(self, bundle: Path, part: str = PART) -> None:
-        self.part, spec = part, Bundle.open(bundle).manifest.model
-        self.model = onnx.load(bundle / part, load_external_data=False)
-        self.data_bytes = (bundle / part).with_suffix(".data").stat().st_size
-        self.signature = signature_of(Path(part).stem, spec)
-
-    @property
-    def graph(self) -> Any:
-        return self.model.graph
-
-    def node(self, op: str) -> Any:
-        return next(node for node in self.graph.node if node.op_type == op)
-
-    def add(self, op: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> str:
-        """Put a node behind all others; it may use every value."""
-        names = [f"added_{len(self.graph.node)}_{i}" for i in range(outputs)]
-        self.graph.node.append(helper.make_node(op, inputs, names, domain=domain, **attributes))
-        return names[0]
-
-    def constant(self, values: Any) -> str:
-        name = f"constant_{len(self.graph.initializer)}"
-        self.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
-        return name
-
-    def check(self) -> None:
-        check_graph(self.part, self.model.SerializeToString(), self.data_bytes, self.signature)
-
-
-def body(**inputs: Any) -> Any:
-    value = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
-    return helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "body", [], [value])
 
 
 def loop(c: Changed) -> None:
@@ -305,93 +255,11 @@ def test_what_the_exporter_does_not_write_is_refused_by_name(model_bundle, fault
     changed = Changed(model_bundle)
     changed.check()
     fault(changed)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(BundleError, match=r"trunk/layer_000\.onnx: ") as caught:
         changed.check()
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert len(str(caught.value)) < 600
-
-
-@pytest.fixture(scope="module")
-def fused_bundle(exported) -> Path:
-    from conftest import MODEL
-
-    return exported(MODEL, "--tiers", "4", "--trunk", "int4")
-
-
-def wrong_columns(c: Changed) -> None:
-    attribute(c, "MatMulNBits", "K").i += 32
-
-
-def wrong_rows(c: Changed) -> None:
-    attribute(c, "MatMulNBits", "N").i *= 2
-
-
-def wrong_bits(c: Changed) -> None:
-    attribute(c, "MatMulNBits", "bits").i = 2
-
-
-def wrong_block(c: Changed) -> None:
-    attribute(c, "MatMulNBits", "block_size").i = 1 << 20
-
-
-def no_rows(c: Changed) -> None:
-    attribute(c, "MatMulNBits", "N").i = 0
-
-
-def zero_points(c: Changed) -> None:
-    c.node("MatMulNBits").input.append(c.constant(np.zeros(1, np.uint8)))
-
-
-def scales_that_are_computed(c: Changed) -> None:
-    node = c.node("MatMulNBits")
-    shape = next(t.dims for t in c.graph.initializer if t.name == node.input[2])
-    c.graph.node.insert(0, helper.make_node("Relu", [node.input[2]], ["computed"]))
-    node.input[2] = "computed"
-    assert shape
-
-
-def positions_beyond(c: Changed) -> None:
-    c.node("RotaryEmbedding").input[1] = c.constant(np.array([1 << 30], np.int64))
-
-
-def other_heads(c: Changed) -> None:
-    c.node("RotaryEmbedding").attribute.append(helper.make_attribute("num_heads", 77))
-
-
-def wide_rotation(c: Changed) -> None:
-    c.node("RotaryEmbedding").attribute.append(helper.make_attribute("rotary_embedding_dim", 1 << 20))
-
-
-def interleaved(c: Changed) -> None:
-    c.node("RotaryEmbedding").attribute.append(helper.make_attribute("interleaved", 2))
-
-
-def other_gamma(c: Changed) -> None:
-    c.node("SkipSimplifiedLayerNormalization").input[2] = c.constant(np.ones(3, np.float32))
-
-
-def not_a_number(c: Changed) -> None:
-    c.node("SkipSimplifiedLayerNormalization").attribute[0].f = float("nan")
-
-
-FUSED_FAULTS = [
-    wrong_columns, wrong_rows, wrong_bits, wrong_block, no_rows, zero_points, scales_that_are_computed,
-    positions_beyond, other_heads, wide_rotation, interleaved, other_gamma, not_a_number,
-]  # fmt: skip
-
-
-def attribute(c: Changed, op: str, name: str) -> Any:
-    return next(found for found in c.node(op).attribute if found.name == name)
-
-
-@pytest.mark.parametrize("fault", FUSED_FAULTS, ids=lambda f: f.__name__)
-def test_sizes_that_fused_operators_are_told_are_those_they_get(fused_bundle, fault: Callable[[Changed], None]):
-    changed = Changed(fused_bundle)
-    changed.check()
-    fault(changed)
-    with pytest.raises(BundleError, match=r"trunk/layer_000\.onnx: "):
-        changed.check()
 
 
 def test_values_may_not_outgrow_what_the_plan_counts_on(model_bundle):
