@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from edge_runtime.base.errors import ConfigError, HubError
+from edge_runtime.transfer.address import is_address
 from edge_runtime.transfer.patience import Again
 
 _REDIRECTS = 5
@@ -147,28 +148,25 @@ class Client:
 
 def _followed(at: SplitResult, target: str, where: str) -> SplitResult:
     try:
-        new = urlsplit(urljoin(at.geturl(), target))
-        _ = new.port
-    except ValueError as err:
-        raise ConfigError(f"{where}: the server redirects to {target[:80]!r}, which is no address.") from err
-    is_address = new.scheme in ("http", "https") and bool(new.hostname)
-    if not is_address or (at.scheme == "https" and new.scheme == "http"):
+        url = urljoin(at.geturl(), target)
+    except ValueError:
+        url = target
+    if not is_address(url):
+        raise ConfigError(f"{where}: the server redirects to {target[:80]!r}, which is no address: refused.")
+    new = urlsplit(url)
+    if at.scheme == "https" and new.scheme == "http":
         raise ConfigError(f"{where}: the server redirects to {new.scheme[:20]}://{(new.hostname or '')[:80]}: refused.")
     return new
 
 
 def _proxy_of(text: str, scheme: str) -> SplitResult:
-    try:
-        via = urlsplit(text if "//" in text else f"//{text}")
-        is_address = bool(via.hostname) and (via.port or 1) > 0
-    except ValueError:
-        is_address = False
-    if not is_address:
+    url = text if "//" in text else f"http://{text}"
+    if not is_address(url):
         raise ConfigError(
             f"{scheme}_proxy: expected an address such as http://host:3128, got {text.rpartition('@')[2][:80]!r}. "
             "Correct this variable, or unset it."
         )
-    return via
+    return urlsplit(url)
 
 
 def _server(at: SplitResult) -> tuple[str, str]:

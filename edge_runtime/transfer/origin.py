@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 from edge_runtime.base.errors import BundleError, ConfigError
 from edge_runtime.bundle.files import open_regular, read_regular
 from edge_runtime.bundle.manifest import NAME as MANIFEST
+from edge_runtime.transfer.address import is_address
 
 _HUB = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w./+-]{1,128}))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -127,7 +128,7 @@ class HttpOrigin:
         Raises:
             ConfigError: it has no host.
         """
-        if not _is_address(url):
+        if not is_address(url):
             shown = re.sub(r"//[^/]*@", "//", url)[:80]
             raise ConfigError(f"{shown}: expected an address with a host, such as https://host/folder.")
         at = urlsplit(url)
@@ -151,21 +152,12 @@ class HttpOrigin:
         return HttpReader(self, timeout_s)
 
 
-def _is_address(url: str) -> bool:
-    """Whether HTTP can ask there."""
-    try:
-        at = urlsplit(url)
-        return at.scheme in ("http", "https") and bool(at.hostname) and (at.port or 1) > 0
-    except ValueError:
-        return False
-
-
 def _hub_origin(repo: str, revision: str | None) -> HttpOrigin:
     """Return a repository of the hub that HF_ENDPOINT names; its token is read where huggingface_hub keeps it."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise ConfigError(f"{repo}: HF_HUB_OFFLINE forbids it. Unset it, or give a folder.")
-    if not _is_address(endpoint):
+    if not is_address(endpoint):
         raise ConfigError(
             f"HF_ENDPOINT: expected the address of a hub, such as https://huggingface.co, got {endpoint[:80]!r}. "
             "Correct it, or unset it."
