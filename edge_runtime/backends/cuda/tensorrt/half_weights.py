@@ -84,11 +84,13 @@ class StoredMatrix:
 
     def _is_zero(self) -> NDArray[np.bool_]:
         """Blocks that half precision has no scale for, [blocks, N]."""
-        return (np.abs(self.scales).astype(np.float16) == 0).T
+        found: NDArray[np.bool_] = (np.abs(self.scales).astype(np.float16) == 0).T
+        return found
 
     def _inverted(self) -> NDArray[np.bool_]:
         """Blocks whose scale is below zero, [blocks, N]."""
-        return (self.scales < 0).T & ~self._is_zero()
+        found: NDArray[np.bool_] = (self.scales < 0).T & ~self._is_zero()
+        return found
 
     def float_pieces(self, kind: int) -> Iterator[bytes]:
         """Yield the weights [K, N] in float32 or float16."""
