@@ -156,7 +156,9 @@ release: wheels offline deb release-check
 FUZZ_SECONDS ?= 600
 fuzz: $(VENV)/.test
 	$(BIN)/hobbit-export examples/tiny-moe --out build/fuzz-bundle --tiers 8,6,4,2 --trunk fp32 --calibrate
-	$(PY) tests/fuzz/campaign.py build/fuzz-bundle --seconds $(FUZZ_SECONDS) --first $$(date +%s)
+	$(PY) tests/fuzz/campaign.py build/fuzz-bundle --seconds $$(( $(FUZZ_SECONDS) / 2 )) --first $$(date +%s)
+	$(PY) tests/fuzz/campaign.py build/fuzz-bundle --fp4 --seconds $$(( $(FUZZ_SECONDS) / 6 )) --first $$(date +%s)
+	$(PY) tests/fuzz/campaign.py build/fuzz-bundle --inputs --seconds $$(( $(FUZZ_SECONDS) / 3 )) --first $$(date +%s)
 	$(PY) tests/fuzz/service.py build/fuzz-bundle --requests 2000 --first $$(date +%s)
 
 # the native code's tests under AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer

@@ -6,6 +6,7 @@ import importlib.resources
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PROFILE = "generic"
 """Holds the defaults of the options; taken where no profile of a board fits."""
-_MAX_BYTES = 1 << 20
+_MAX_BYTES, _MAX_VALUES = 1 << 20, 10_000
 _NOBODY_KNOWS = Setting(None, "default")
 
 
@@ -129,6 +130,19 @@ def parse_profile(data: bytes, where: str, table: Collection[Option] = ENGINE_OP
     Raises:
         ConfigError: names the key, what was expected and what was found.
     """
+    plain = _plain(data, where)
+    try:
+        return _from_plain(plain, where, {option.name: option for option in table if option.in_profile})
+    except ValueError as err:
+        raise ConfigError(f"{str(err).rstrip('.')}.") from err
+
+
+def _plain(data: bytes, where: str) -> Any:
+    """What the YAML holds.
+
+    Raises:
+        ConfigError: it is none, or holds more than any profile: aliases make gigabytes of a few lines.
+    """
     import yaml
 
     if len(data) > _MAX_BYTES:
@@ -136,11 +150,18 @@ def parse_profile(data: bytes, where: str, table: Collection[Option] = ENGINE_OP
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 2 ms less at every start, where PyYAML has libyaml
     try:
         plain = yaml.load(data, loader)  # noqa: S506 - both are safe
-        return _from_plain(plain, where, {option.name: option for option in table if option.in_profile})
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{where}: expected YAML: {err}") from err
-    except ValueError as err:
-        raise ConfigError(f"{str(err).rstrip('.')}.") from err
+    except (yaml.YAMLError, ValueError, ArithmeticError, AttributeError, LookupError, TypeError, RecursionError) as err:
+        # a tag such as !!timestamp in front of something else raises whatever comes of it
+        told = str(err)[:300] if isinstance(err, (yaml.YAMLError, ValueError)) else "a value does not fit its tag"
+        raise ConfigError(f"{where}: expected YAML: {told}.") from err
+    left, level = _MAX_VALUES, [plain]
+    while level:
+        left -= len(level)
+        if left < 0:
+            raise ConfigError(f"{where}: expected a profile of at most {_MAX_VALUES} values.")
+        inner = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list)))
+        level = list(islice(chain.from_iterable(inner), left + 1))
+    return plain
 
 
 def _from_plain(data: Any, where: str, options: Mapping[str, Option]) -> DeviceProfile:

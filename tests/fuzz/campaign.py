@@ -31,6 +31,8 @@ def main() -> int:
         "--step", type=int, default=1, help="seeds to go on by, where several campaigns run side by side"
     )
     parser.add_argument("--kind")
+    parser.add_argument("--fp4", action="store_true", help="fuzz a bundle of 4-bit floats with an int4 trunk instead")
+    parser.add_argument("--inputs", action="store_true", help="fuzz files beside bundles; see inputs.py")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_STATE_HOME"] = folder
@@ -40,9 +42,14 @@ def main() -> int:
 
 def campaign(args: argparse.Namespace, folder: Path) -> int:
     """Run tries until the count or the time is over; print what failed, and a summary."""
+    from fuzz.inputs import ALLOWED, World, small_bundle, try_input
     from fuzz.tries import try_bundle, warm
 
-    warm(args.bundle)
+    bundle = small_bundle(folder) if args.fp4 else args.bundle
+    warm(bundle)
+    world, allowed = None, (0, 78)
+    if args.inputs:
+        world, allowed = World(args.bundle, folder), ALLOWED
     outcomes: collections.Counter[str] = collections.Counter()
     slowest, largest, failed = 0.0, 0, 0
     started = time.monotonic()
@@ -50,14 +57,19 @@ def campaign(args: argparse.Namespace, folder: Path) -> int:
         if time.monotonic() - started > args.seconds:
             break
         seed = args.first + i * args.step
-        kind, ending = try_bundle(args.bundle, folder, random.Random(seed), BUDGET, kind=args.kind)
-        problem = ending.problem(BUDGET)
+        rng = random.Random(seed)
+        if world is None:
+            kind, ending = try_bundle(bundle, folder, rng, BUDGET, kind=args.kind)
+        else:
+            kind, ending = try_input(world, folder / "try", rng, kind=args.kind)
+        problem = ending.problem(BUDGET, allowed)
         outcomes[f"{kind}: {'failed' if problem else ending.code}"] += 1
         slowest, largest = max(slowest, ending.seconds), max(largest, ending.peak_bytes)
         if problem is not None:
             failed += 1
             kept = Path(tempfile.mkdtemp(prefix=f"fuzz-{seed}-"))
-            shutil.copytree(folder / "bundle", kept / "bundle", dirs_exist_ok=True)
+            name = "bundle" if world is None else "try"
+            shutil.copytree(folder / name, kept / name, dirs_exist_ok=True)
             print(f"seed {seed} ({kind}): {problem}, kept in {kept}\n{ending.output[-1500:]}", flush=True)
     print(json.dumps({
         "tries": sum(outcomes.values()), "failed": failed, "outcomes": dict(sorted(outcomes.items())),

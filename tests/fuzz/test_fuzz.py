@@ -16,10 +16,10 @@ from fuzz.trial import attempt
 CAMPAIGN = REPO / "tests" / "fuzz" / "campaign.py"
 
 
-@pytest.mark.parametrize("first", [0, 100_000])
-def test_hostile_bundles_with_true_checksums_are_refused_or_run(calibrated_bundle: Path, first: int) -> None:
+@pytest.mark.parametrize("flags", [["--first", "0"], ["--first", "100000"], ["--fp4"]])
+def test_hostile_bundles_with_true_checksums_are_refused_or_run(calibrated_bundle: Path, flags: list[str]) -> None:
     """In a process of its own: it forks, and this one has threads."""
-    command = [sys.executable, str(CAMPAIGN), str(calibrated_bundle), "--count", "40", "--first", str(first)]
+    command = [sys.executable, str(CAMPAIGN), str(calibrated_bundle), "--count", "40", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPO)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"failed": 0' in done.stdout
@@ -81,6 +81,39 @@ def test_changes_are_the_same_for_a_seed_and_change_something() -> None:
     assert len({damaged(random.Random(seed), raw) for seed in range(100)}) > 90
     assert len(KINDS) == 14
     assert attempt is not None
+
+
+SOUND = """
+import os, random, sys; sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from fuzz import inputs, tries
+
+folder = Path(sys.argv[3])
+os.environ["XDG_STATE_HOME"] = str(folder)
+tries.warm(Path(sys.argv[2]))
+world = inputs.World(Path(sys.argv[2]), folder)
+hostile = inputs.changed, inputs.damaged, inputs.with_header
+inputs.changed = inputs.damaged = lambda rng, data: data
+inputs.with_header = lambda raw, change: raw
+for kind in inputs.KINDS.keys() - {"profile", "recording", "origin"}:  # these are changed in other ways too
+    _, ending = inputs.try_input(world, folder / "try", random.Random(1), kind=kind)
+    assert (ending.code, ending.problem(260 << 20)) == (0, None), (kind, ending)
+inputs.changed, inputs.damaged, inputs.with_header = hostile
+found = {}
+for seed in range(33):
+    kind, ending = inputs.try_input(world, folder / "try", random.Random(seed), kind=[*inputs.KINDS][seed % 11])
+    assert ending.problem(260 << 20, inputs.ALLOWED) is None, (seed, kind, ending)
+    found.setdefault(kind, []).append(ending.code)
+assert len(found) == 11 and sum(code == 0 for codes in found.values() for code in codes) > 5, found
+refused = {kind for kind, codes in found.items() if any(codes)}
+assert refused >= found.keys() - {"usage", "report"}, found  # what of these does not fit is left out, and that is said
+"""
+
+
+def test_hostile_files_beside_bundles_are_refused_or_read(calibrated_bundle: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SOUND, str(REPO / "tests"), str(calibrated_bundle), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPO)
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
 
 
 def test_hostile_requests_leave_a_service_as_it_was(calibrated_bundle: Path) -> None:

@@ -118,6 +118,11 @@ def test_an_incomplete_report_is_refused(tmp_path):
     (tmp_path / "report.json").write_text(json.dumps(bad))
     with pytest.raises(RequestError, match="incomplete"):
         compare(good, read_report(tmp_path))
+    for wrong in ("much", ["x"], 10**400):
+        bad = report([10.0] * 3)
+        bad["bench"]["sentinel"]["change_percent"] = wrong
+        with pytest.raises(RequestError, match="damaged"):
+            compare(good, bad)
 
 
 def test_a_sweep_is_every_combination_and_values_keep_their_parameters():

@@ -141,10 +141,20 @@ def test_what_is_wrong_is_named(changes, message):
         parse_profile(changed(**changes), "mine")
 
 
-@pytest.mark.parametrize("data", [b"a: [", b"[1, 2]", b"\xff\xfe\xff", b"", b"x" * (1 << 21)])
+# a list of thirty lines that is three to the thirtieth values long
+BOMB = b"&a0 [x, x]\n- " + b"\n- ".join(b"&a%d [*a%d, *a%d, *a%d]" % (i, i - 1, i - 1, i - 1) for i in range(1, 30))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"a: [", b"[1, 2]", b"\xff\xfe\xff", b"", b"x" * (1 << 21), b"- " + BOMB, b"power_modes:\n- " + BOMB, b"&a [*a]",
+     b"notes: &a {x: *a}", b"a: !!timestamp x", b"a: !!bool x", b"a: !!int ''", b"a: 2001-99-99", b"[" * 5000,
+     b"a: " + b"9" * 5000, b"- " * 50_000],
+)  # fmt: skip
 def test_what_is_not_a_profile_is_refused(data):
-    with pytest.raises(ConfigError, match="mine"):
+    with pytest.raises(ConfigError, match="mine") as caught:
         parse_profile(data, "mine")
+    assert len(str(caught.value)) < 600
 
 
 def test_the_table_in_the_documentation_is_up_to_date():

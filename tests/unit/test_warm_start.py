@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -77,7 +78,8 @@ def test_uses_are_remembered_and_older_ones_fade(tmp_path):
     "text",
     ["", "{", "[]", '{"version": 2}', '{"version": 1}', '{"version": 1, "uses": [[1, 2]]}', "[" * 100_000,
      json.dumps({"version": 1, "uses": [[-1] * E] * L}), json.dumps({"version": 1, "uses": [["x"] * E] * L}),
-     json.dumps({"version": 1, "uses": [[float("nan")] * E] * L})],
+     json.dumps({"version": 1, "uses": [[float("nan")] * E] * L}), " " * (1 << 20),
+     json.dumps({"version": 1, "uses": [[10**400] * E] * L})],
 )  # fmt: skip
 def test_a_damaged_file_preloads_nothing_and_says_so(tmp_path, text, caplog):
     found = file(tmp_path)
@@ -86,6 +88,14 @@ def test_a_damaged_file_preloads_nothing_and_says_so(tmp_path, text, caplog):
     assert "cannot be used" in caplog.text
     found.add(USES)
     assert (found.read() == USES).all(), "and is replaced"
+
+
+def test_a_pipe_in_its_place_hangs_nothing(tmp_path, caplog):
+    found = file(tmp_path)
+    found.path.unlink()
+    os.mkfifo(found.path)
+    assert found.read() is None
+    assert "expected a plain file" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path, caplog):

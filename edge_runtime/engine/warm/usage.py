@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from edge_runtime.bundle.state import state_folder
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1
-_MAX_BYTES = 64 << 20
+_MAX_BYTES, _BYTES_A_COUNT = 4096, 32
+"""A file may have so many bytes, and so many more for each count."""
 _KEPT = 0.5
 """Of what was remembered before, when a run is added: habits change, and the last run says most about the next."""
 F64 = NDArray[np.float64]
@@ -40,9 +43,7 @@ class UsageFile:
     def read(self) -> F64 | None:
         """Return uses float64 [L, E]; None if nothing was remembered, or what is there is no such file."""
         try:
-            if self.path.stat().st_size > _MAX_BYTES:
-                raise ValueError(f"expected at most {_MAX_BYTES >> 20} MiB")
-            found = json.loads(self.path.read_bytes())
+            found = json.loads(self._bytes())
             if not isinstance(found, dict) or found.get("version") != _VERSION:
                 raise ValueError(f"expected version {_VERSION}")
             uses = np.array(found.get("uses"), np.float64)
@@ -50,10 +51,26 @@ class UsageFile:
                 raise ValueError(f"expected {self.shape[0]} x {self.shape[1]} counts")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, RecursionError) as err:
+        except (OSError, ValueError, ArithmeticError, TypeError, RecursionError) as err:
             _LOG.warning("warm start: %s cannot be used, so nothing is preloaded: %s", self.path, err)
             return None
         return uses
+
+    def _bytes(self) -> bytes:
+        """The file's content.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: it is no plain file, or larger than counts of this model are.
+        """
+        largest = _MAX_BYTES + _BYTES_A_COUNT * self.shape[0] * self.shape[1]
+        with open(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError("expected a plain file")
+            raw = file.read(largest + 1)
+        if len(raw) > largest:
+            raise ValueError(f"expected at most {largest} bytes")
+        return raw
 
     def add(self, uses: NDArray[np.int64]) -> None:
         """Add a run's uses int64 [L, E]; a run without any changes nothing."""

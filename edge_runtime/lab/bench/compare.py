@@ -109,8 +109,8 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
             "differs": differences(a, b),
             "warnings": [f"A: {w}" for w in a["bench"]["warnings"]] + [f"B: {w}" for w in b["bench"]["warnings"]],
         }
-    except (KeyError, TypeError, AttributeError, IndexError) as err:
-        raise RequestError(f"compare: a report is incomplete: {err!r}. Measure again.") from err
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError) as err:
+        raise RequestError(f"compare: a report is incomplete or damaged: {err!r:.200}. Measure again.") from err
 
 
 def _drift(bench: Mapping[str, Any]) -> float:

@@ -175,7 +175,7 @@ def _check_row(where: str, place: tuple[int, int, int, int], expert: int, weight
     if not is_place or not 0 <= expert < _MAX_EXPERTS or not 0 <= weight <= 1e6:
         raise ConfigError(
             f"{where}: expected numbers of 0 and above, a layer below {_MAX_LAYERS}, an expert below {_MAX_EXPERTS} "
-            f"and a weight of at most a million, got {place}, {expert}, {weight:g}."
+            f"and a weight of at most a million, got {str((*place, expert))[:120]} and {weight:g}."
         )
 
 
