@@ -7,6 +7,7 @@
     budget_bytes, max_experts, free_bytes, used_bytes, touched_bytes, num_cores, discards [(is_plane, unit)].
     core_capacity(budget), plane_capacity(budget)   most units a budget holds.
     take_core(), take_plane() -> unit; free_core(unit)
+    hold_back()                 leave some bytes unused, for a table whose rule does not free the size that is wanted.
     free_units() -> (warm cores, cold cores, warm planes, cold planes); drain_discards() -> discards, then none.
 
 `Table(ledger, tiers, slots, keys)`

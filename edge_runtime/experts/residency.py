@@ -50,8 +50,9 @@ class SlotTable(Table):
 
     A slot is free, being read, or holds a resident expert; it may be pinned. It is a core of the ledger, with the
     planes its expert has beyond it. A resident whose deeper planes are being read stays resident at its tier meanwhile.
-    If the ledger has planes, room is made by truncating first: the colder half of what may go, coldest first, loses its
-    planes; then whole experts go, coldest first. A rule that scores planes (`TruncatingRule`) orders both itself.
+    If the ledger has planes, as many whole experts go as cores are wanted, coldest first, and the rest of the room is
+    made by truncating: the colder half of what may go, coldest first, loses its planes. Memory then seldom changes
+    between the two sizes. A rule that scores planes (`TruncatingRule`) orders both itself.
 
     Args:
         ledger: units of memory; owned from now on.
@@ -72,6 +73,8 @@ class SlotTable(Table):
         self.ledger, self.num_experts, self._rule = ledger, num_experts, rule
         # asked once: the check goes through all methods
         self._of_planes = rule if isinstance(rule, TruncatingRule) and ledger.sizes.plane_bytes else None
+        if self._of_planes is not None:
+            ledger.hold_back()  # such a rule frees what is worth least, not the size of unit that is wanted
         self._in_order = rule.use_in_order if isinstance(rule, OrderedRule) else None
         self._tier_by_key = tiers.reshape(-1)
         tiers, slots = tiers.view(), slots.view()

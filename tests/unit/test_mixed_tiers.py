@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from mixed_cache import FULL, PAGE, SIZES, E, L, make, serve
 
 from edge_runtime.base.errors import ExpertReadError
+from edge_runtime.experts.eviction import RuleContext, create_rule
+from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.units import UnitLedger, UnitSizes
+from edge_runtime.experts.waves import serve_at_once
 
 
 def test_sizes():
@@ -32,16 +35,48 @@ def test_only_the_prefix_is_read_and_deepening_reads_only_the_missing_planes():
     assert cache.resident_tiers(0).tolist() == [0, 8, 6, 0, 0, 0, 0, 0]
 
 
-def test_cold_experts_are_truncated_before_any_is_evicted():
+def test_a_core_is_made_room_for_by_evicting_and_planes_by_truncating():
+    """So that memory seldom moves between the two sizes; the coldest go first either way."""
     cache, _ = make(4 * FULL)
     for expert in range(4):
         serve(cache, 0, **{f"e{expert}": 8})
-    serve(cache, 1, e0=4)  # three pages: both planes of the coldest, one of the next
-    assert cache.resident_tiers(0)[:4].tolist() == [4, 6, 8, 8]
-    assert (cache.counters.truncated, cache.counters.evicted) == (3, 0)
-    serve(cache, 1, e1=8)  # five pages: planes of the colder half (one of expert 1, two of expert 2), then expert 0
-    assert cache.resident_tiers(0)[:4].tolist() == [0, 4, 4, 8]
-    assert (cache.counters.truncated, cache.counters.evicted) == (6, 1)
+    serve(cache, 1, e0=4)  # a core of three pages: the coldest goes, and two pages are left over
+    assert cache.resident_tiers(0)[:4].tolist() == [0, 8, 8, 8]
+    serve(cache, 1, e1=4)  # another one: four pages are left over
+    assert cache.resident_tiers(0)[:4].tolist() == [0, 0, 8, 8]
+    assert (cache.counters.truncated, cache.counters.evicted) == (0, 2)
+    serve(cache, 1, e2=4)  # there is room, if memory of planes becomes that of a core
+    serve(cache, 1, e0=8)  # two planes, and one page is left: the coldest loses a plane
+    assert cache.resident_tiers(0)[:4].tolist() == [0, 0, 6, 8]
+    assert (cache.counters.truncated, cache.counters.evicted) == (1, 2)
+
+
+def traffic(rule: str) -> tuple[float, int]:
+    """Experts of 300 KiB asked for at two tiers; return the least share of memory in use, and units that changed size."""
+    sizes, rng, num_layers, num_experts = UnitSizes(4, 8, 45 * PAGE, 15 * PAGE), np.random.default_rng(1), 4, 32
+    ledger = UnitLedger(sizes, 40 * sizes.full_bytes, num_layers * num_experts)
+    table = Residents(
+        ledger, create_rule(rule, RuleContext(num_layers, num_experts, {4: 45, 6: 60, 8: 75}, 8, 4)),
+        num_layers=num_layers, num_experts=num_experts,
+    ).table  # fmt: skip
+    odds = rng.dirichlet(np.full(num_experts, 0.3), num_layers)
+    least, moved = 1.0, 0
+    for number in range(400):
+        for layer, chances in enumerate(odds):
+            tiers = np.zeros(num_experts, np.uint8)
+            tiers[rng.choice(num_experts, 4, p=0.9 * chances + 0.1 / num_experts, replace=False)] = (8, 8, 4, 4)
+            serve_at_once(table, layer, tiers, table.lookup(layer, tiers), lambda slots: [*map(table.set_ready, slots)])
+            if number >= 200:
+                moved += len(ledger.drain_discards())
+                least = min(least, ledger.used_bytes / ledger.budget_bytes)
+            ledger.drain_discards()
+    return least, moved
+
+
+def test_memory_is_used_whole_and_seldom_changes_its_size():
+    least, moved = traffic("next-use")
+    assert least > 0.95
+    assert moved < 16, "of 3,200 uses"
 
 
 def test_planes_and_cores_go_in_one_order_of_value():

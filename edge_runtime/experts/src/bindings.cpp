@@ -135,6 +135,7 @@ void bind_ledger(nb::module_& m) {
       .def("free_core", &Ledger::free_core, "unit"_a)
       .def("free_units", [](const Ledger& l) { return nb::make_tuple(l.cores().warm, l.cores().cold, l.planes().warm, l.planes().cold); })
       .def_prop_ro("discards", [](const Ledger& l) { return pairs(l.discards); })
+      .def("hold_back", &hobbit::Ledger::hold_back)
       .def("drain_discards", [](Ledger& l) { return pairs(std::exchange(l.discards, {})); });
 }
 

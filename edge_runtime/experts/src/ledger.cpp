@@ -57,6 +57,11 @@ Ledger::Ledger(UnitSizes sizes, int64_t budget_bytes, int64_t max_experts)
   start_over(budget_bytes);
 }
 
+void Ledger::hold_back() {
+  holds_back_ = true;
+  slack_ = slack(budget_);
+}
+
 void Ledger::start_over(int64_t budget_bytes) {
   budget_ = budget_bytes;
   slack_ = slack(budget_bytes);
@@ -74,12 +79,12 @@ int64_t Ledger::plane_capacity(int64_t budget_bytes) const {
   return sizes_.plane_bytes ? std::min(budget_bytes / sizes_.plane_bytes, most) : most;
 }
 
-// Bytes kept for free units that hold memory already, where there are two sizes of large units. How many of each are
-// used goes up and down; without slack nearly every read takes its memory from units of the other size, and the system
-// zeroes each page of it: half the drive's rate at 1 MiB a unit.
+// Bytes kept for free units that hold memory already, where there are two sizes of large units and room is made without
+// regard to which size is wanted. How many of each are used goes up and down then; without slack nearly every read takes
+// its memory from units of the other size, and the system zeroes each page of it: half the drive's rate at 1 MiB a unit.
 int64_t Ledger::slack(int64_t budget_bytes) const {
   const int64_t full = sizes_.full_bytes();
-  const bool is_mixed = sizes_.plane_bytes > 0 && full >= kLargeBytes;
+  const bool is_mixed = holds_back_ && sizes_.plane_bytes > 0 && full >= kLargeBytes;
   if (!is_mixed || budget_bytes >= max_experts_ * full || budget_bytes < kMany * full) return 0;
   return budget_bytes / kSlackShare;
 }

@@ -71,8 +71,10 @@ class Ledger {
 
   // Change the budget, which must hold what is used; returns moves of cores and of planes.
   std::pair<Moves, Moves> resize(int64_t budget_bytes, std::vector<int> cores, std::vector<int> planes);
+  void hold_back();                       // leave some bytes unused, see `slack`
   void start_over(int64_t budget_bytes);  // none is used, and none holds memory
 
+  int num_warm_cores() const { return int(cores_.warm.size()); }
   const Units& cores() const { return cores_; }
   const Units& planes() const { return planes_; }
   std::vector<Discard> discards;
@@ -84,6 +86,7 @@ class Ledger {
 
   UnitSizes sizes_;
   int64_t max_experts_, budget_ = 0, slack_ = 0;
+  bool holds_back_ = false;
   Units cores_, planes_;
 };
 

@@ -139,16 +139,17 @@ std::vector<int> SlotTable::claim(int layer, const std::vector<int>& experts, co
                                   Scorer& scorer) {
   const int32_t* row = arrays_.slots + size_t(layer) * size_t(num_experts_);
   const auto lacking = [&](int expert) { return missing_bytes(row[expert], tiers[expert]); };
-  int64_t wanted = 0;
+  Need need{0, 0};
   Keep held;
   for (const int expert : experts) {
-    wanted += lacking(expert);
+    need.bytes += lacking(expert);
     if (row[expert] != kFree) held.push_back(row[expert]);
+    else ++need.cores;
   }
-  make_room(wanted, layer, held, scorer);
+  make_room(need, layer, held, scorer);
   // residents waiting for planes hold all memory: let the later ones go so that the first can proceed
   if (!held.empty() && lacking(experts[0]) > ledger_.free_bytes())
-    make_room(wanted, layer, row[experts[0]] == held[0] ? Keep{held[0]} : Keep{}, scorer);
+    make_room(need, layer, row[experts[0]] == held[0] ? Keep{held[0]} : Keep{}, scorer);
   std::vector<int> claimed;
   for (const int expert : experts) {
     if (lacking(expert) > ledger_.free_bytes()) break;
@@ -182,15 +183,15 @@ int SlotTable::occupy(int layer, int expert, int tier, bool prefetch) {
   return slot;
 }
 
-void SlotTable::make_room(int64_t wanted, int layer, const Keep& keep, Scorer& scorer) {
-  if (wanted <= ledger_.free_bytes()) return;
-  for (const Step& step : plan(wanted, layer, keep, scorer)) step.is_whole ? evict(step.slot) : truncate(step.slot);
+void SlotTable::make_room(const Need& need, int layer, const Keep& keep, Scorer& scorer) {
+  if (need.bytes <= ledger_.free_bytes()) return;
+  for (const Step& step : plan(need, layer, keep, scorer)) step.is_whole ? evict(step.slot) : truncate(step.slot);
 }
 
-std::vector<SlotTable::Step> SlotTable::plan(int64_t wanted, int layer, const Keep& keep, Scorer& scorer) const {
+std::vector<SlotTable::Step> SlotTable::plan(const Need& need, int layer, const Keep& keep, Scorer& scorer) const {
   const Scores scores = scorer.all(layer);
-  if (ledger_.sizes().plane_bytes && !scores.tops.empty()) return plan_by_score(wanted, layer, keep, scores, scorer);
-  return plan_coldest_half(wanted, keep, scores);
+  if (ledger_.sizes().plane_bytes && !scores.tops.empty()) return plan_by_score(need.bytes, layer, keep, scores, scorer);
+  return plan_coldest_half(need, keep, scores);
 }
 
 std::vector<Candidate> SlotTable::evictable(const std::vector<double>& scores, const Keep& keep) const {
@@ -205,8 +206,10 @@ std::vector<Candidate> SlotTable::evictable(const std::vector<double>& scores, c
   return found;
 }
 
-// The colder half of what may go, coldest first, loses its planes; then whole experts go, coldest first.
-std::vector<SlotTable::Step> SlotTable::plan_coldest_half(int64_t wanted, const Keep& keep, const Scores& scores) const {
+// As many whole experts as there are cores to find go, coldest first; then the colder half of what may go loses its
+// planes, coldest first; then whole experts go again. A core made of freed planes costs pages from the system.
+std::vector<SlotTable::Step> SlotTable::plan_coldest_half(const Need& need, const Keep& keep, const Scores& scores) const {
+  const int64_t wanted = need.bytes;
   const UnitSizes& sizes = ledger_.sizes();
   std::vector<Candidate> all = evictable(scores.cores, keep);
   const size_t half = (all.size() + 1) / 2;
@@ -216,7 +219,13 @@ std::vector<SlotTable::Step> SlotTable::plan_coldest_half(int64_t wanted, const 
   const bool has_planes = sizes.plane_bytes > 0;
   std::vector<uint8_t> left = has_planes ? held_ : std::vector<uint8_t>();
   int64_t free = ledger_.free_bytes();
-  while (has_planes && coldest.size() < half && free < wanted) {
+  for (int cores = has_planes ? need.cores - ledger_.num_warm_cores() : 0; cores > 0 && free < wanted && !queue.empty();
+       --cores) {
+    const int slot = queue.pop().second;
+    steps.push_back({slot, true});
+    free += sizes.core_bytes + left[size_t(slot)] * sizes.plane_bytes;
+  }
+  while (has_planes && !queue.empty() && coldest.size() < half && free < wanted) {
     const int slot = queue.pop().second;
     coldest.push_back(slot);
     for (uint8_t& planes = left[size_t(slot)]; planes && free < wanted; --planes, free += sizes.plane_bytes)
@@ -318,7 +327,7 @@ void SlotTable::reconcile(const std::vector<int>& live) {
 }
 
 std::pair<Moves, Moves> SlotTable::resize(int64_t budget_bytes, Scorer& scorer) {
-  make_room(ledger_.budget_bytes() - budget_bytes, 0, {}, scorer);
+  make_room({ledger_.budget_bytes() - budget_bytes, 0}, 0, {}, scorer);
   std::vector<int> cores, planes_used;
   for (int slot = 0; slot < num_slots(); ++slot) {
     if (arrays_.keys[slot] != kFree) cores.push_back(slot);

@@ -86,6 +86,10 @@ class SlotTable {
     int slot;
     bool is_whole;
   };
+  struct Need {
+    int64_t bytes;
+    int cores;  // among them
+  };
   using Keep = std::vector<int>;
 
   int* planes(int slot) { return planes_.data() + std::size_t(slot) * std::size_t(max_planes_); }
@@ -93,11 +97,11 @@ class SlotTable {
   int64_t missing_bytes(int slot, int tier) const;
   void lift_mask(int layer);
   int occupy(int layer, int expert, int tier, bool prefetch);
-  void make_room(int64_t wanted, int layer, const Keep& keep, Scorer& scorer);
+  void make_room(const Need& need, int layer, const Keep& keep, Scorer& scorer);
   std::vector<std::pair<double, int>> evictable(const std::vector<double>& scores, const Keep& keep) const;
-  std::vector<Step> plan(int64_t wanted, int layer, const Keep& keep, Scorer& scorer) const;
+  std::vector<Step> plan(const Need& need, int layer, const Keep& keep, Scorer& scorer) const;
   std::vector<Step> plan_by_score(int64_t wanted, int layer, const Keep& keep, const Scores& scores, Scorer& scorer) const;
-  std::vector<Step> plan_coldest_half(int64_t wanted, const Keep& keep, const Scores& scores) const;
+  std::vector<Step> plan_coldest_half(const Need& need, const Keep& keep, const Scores& scores) const;
   void cut(int slot, int count);
   void evict(int slot);
   void truncate(int slot);
