@@ -219,23 +219,38 @@ def test_hobbit_foresees_high_and_low():
     assert {e: int(tiers[e]) for e in np.flatnonzero(tiers)} == {5: 8, 6: 2}
 
 
+def states_of(governor: Governor, costs: list[float]) -> list[bool]:
+    """The states tokens of these costs ran in."""
+    states = []
+    for cost in costs:
+        states.append(governor.is_on)
+        governor.token(cost)
+    return states
+
+
 def test_governor_by_hand():
-    governor = Governor(window=2, hold=1, margin=0)
-    for cost in (10, 10):
-        governor.token(cost)
-    assert governor.is_on, "after one window without, one with"
-    for cost in (6, 6):
-        governor.token(cost)
-    assert governor.is_on
+    governor = Governor(window=4, hold=1, margin=0)
+    assert states_of(governor, [10, 10, 6, 6, 10, 10, 6, 6]) == [False, False, True, True] * 2
+    assert governor.is_on, "both ways were tried, this one was cheaper"
     assert governor.saved_ns_per_token == 4
-    for cost in (6, 6, 6, 6):
-        governor.token(cost)
+    assert all(states_of(governor, [6] * 4)), "it is kept for a window"
     assert not governor.is_on, "time for another trial"
-    for cost in (20, 20):  # off became worse: mean of 10 and 20
-        governor.token(cost)
-    assert governor.is_on
-    assert governor.saved_ns_per_token == 9
-    assert governor.switches == 1
+    states_of(governor, [10, 10, 18, 18] * 2)  # on became worse: mean of 6 and 18
+    assert governor.saved_ns_per_token == -2
+    assert not governor.is_on
+    assert governor.switches == 2
+
+
+def test_what_changes_for_all_tokens_does_not_mislead_it():
+    """Costs that fall while the cache fills, and other work that comes and goes, are larger than what is judged."""
+    rng = np.random.default_rng(0)
+    for saved, wanted in ((0.06, True), (-0.06, False)):
+        governor, states = Governor(), []
+        for token in range(3000):
+            states.append(governor.is_on)
+            others = 1.5 if rng.random() < 0.05 or token // 24 % 3 == 0 else 1.0
+            governor.token((100 + 300 * 0.98**token) * others * (1 - saved * governor.is_on))
+        assert np.mean(np.array(states[32:]) == wanted) > 0.9
 
 
 def test_lookahead_is_the_routers_applied_to_the_present_state():
