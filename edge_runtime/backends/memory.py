@@ -71,6 +71,10 @@ class SlotMemory(Protocol):
         """Return the bytes of a slot in the address space of `addresses`."""
         ...
 
+    def untouched(self) -> Sequence[ByteRange]:
+        """Return memory of the slots that the system may have yet to give; none where all is held from the start."""
+        ...
+
     def discard(self, slot: int) -> None:
         """Return a slot's memory to the system; its content is lost. Only where the space gives back pages."""
         ...

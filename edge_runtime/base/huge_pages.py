@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
+
+_POPULATE_WRITE = 23
+"""MADV_POPULATE_WRITE, Linux 5.14: take pages as if they were written, their content untouched."""
 
 
 def huge_memory(nbytes: int) -> mmap.mmap:
@@ -18,3 +22,17 @@ def huge_memory(nbytes: int) -> mmap.mmap:
     with contextlib.suppress(AttributeError, OSError):  # a kernel without transparent huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
+
+
+def populate(address: int, nbytes: int) -> bool:
+    """Take the pages of private memory from the system now, without changing what is in those that are there.
+
+    Args:
+        address: a multiple of the system's page size.
+        nbytes: how many; other threads that map memory wait meanwhile. The interpreter's lock is not held.
+
+    Returns:
+        False where the kernel does not know this, or refuses: pages come when they are written.
+    """
+    madvise = ctypes.CDLL(None).madvise
+    return bool(madvise(ctypes.c_void_p(address), ctypes.c_size_t(nbytes), _POPULATE_WRITE) == 0)

@@ -61,6 +61,7 @@ def _load(ready: Prepared, undo: ExitStack) -> Parts:
     routers = routers_for(backend, bundle, active.prefetch, fits_all=plan.num_slots >= plan.all_experts)
     cache = _open_experts(ready)
     undo.callback(cache.close)
+    cache.touch()
     trunk = backend.load_trunk(bundle, max_chunk=config.prefill_chunk)
     undo.callback(trunk.close)
     trunk.set_routers(routers)

@@ -89,6 +89,11 @@ class ExpertCache:
         """Return uint8 [E], read-only: the tier each expert of the layer is resident at, 0 if it is not."""
         return self._pool.residents.table.resident_tiers(layer_idx)
 
+    def touch(self, *, wait: bool = False) -> None:
+        """Take the experts' memory from the system beforehand, where it is sure to be used: not every expert fits."""
+        if not self.fits_all:
+            self._pool.memory.touch(wait=wait)
+
     def watch_reads(self, watcher: Callable[[ExpertKey, int, int], None] | None) -> None:
         """Tell somebody of every read from now on, see `SlotReader`; None: nobody."""
         self._pool.reader.watcher = watcher

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends.memory import ByteRange, MemorySpace, SlotMemory
 from edge_runtime.base.sizes import MIB
+from edge_runtime.experts.first_touch import FirstTouch
 from edge_runtime.experts.residency import ResizeMoves
 from edge_runtime.experts.units import UnitLedger
 
@@ -16,6 +17,8 @@ DEFAULT_BLOCK_BYTES = 128 * MIB
 """Large single allocations fail on recent L4T, and a block is what is returned whole when shrinking."""
 
 _LEAST_BLOCKS = 16
+_LEAST_TOUCHED = 64 * MIB
+"""Less than that comes as it is needed: it takes milliseconds."""
 
 
 class ExpertMemory:
@@ -37,6 +40,8 @@ class ExpertMemory:
     def __init__(self, space: MemorySpace, ledger: UnitLedger, *, block_bytes: int = DEFAULT_BLOCK_BYTES) -> None:
         assert space.gives_back_pages or not ledger.sizes.plane_bytes, "planes need memory that gives back pages"
         self.space, self._ledger, self._block_bytes = space, ledger, block_bytes
+        self._first_touch: FirstTouch | None = None
+        self._touches = False
         self._open()
 
     def start_over(self, ledger: UnitLedger) -> None:
@@ -55,6 +60,7 @@ class ExpertMemory:
         self._planes: SlotMemory | None = None
         if sizes.plane_bytes:
             self._planes = self._slots(sizes.plane_bytes, ledger.plane_capacity(ledger.budget_bytes), (0,))
+        self._touch_new()
 
     def _slots(self, slot_bytes: int, num_slots: int, offsets: Sequence[int]) -> SlotMemory:
         block_bytes = self._block_bytes
@@ -63,6 +69,29 @@ class ExpertMemory:
         return self.space.make_slots(
             slot_bytes=slot_bytes, num_slots=num_slots, segment_offsets=offsets, block_bytes=block_bytes
         )
+
+    def touch(self, *, wait: bool) -> None:
+        """Take all memory from the system in the background, now and whenever it grows or is replaced.
+
+        With planes nothing is taken: there are more addresses than memory, and which of them are used changes.
+
+        Args:
+            wait: return when all of it is there.
+        """
+        if not self._touches:
+            self._touches = True
+            self._touch_new()
+        if wait and self._first_touch is not None:
+            self._first_touch.wait()
+
+    def _touch_new(self) -> None:
+        if self._touches and self._planes is None and self._cores.nbytes >= _LEAST_TOUCHED:
+            self._first_touch = FirstTouch(self._cores.untouched())
+
+    def _stop_touching(self) -> None:
+        touching, self._first_touch = self._first_touch, None
+        if touching is not None:
+            touching.stop()
 
     @property
     def nbytes(self) -> int:
@@ -127,6 +156,7 @@ class ExpertMemory:
         Raises:
             BudgetError: the system refused; nothing changed.
         """
+        self._stop_touching()
         for slots, count in self._capacities(budget_bytes):
             if count > slots.num_slots:
                 slots.resize(count)
@@ -144,7 +174,7 @@ class ExpertMemory:
                 slots.copy(source, target)
             slots.resize(count)
         if self._planes is None:
-            return
+            return self._touch_new()
         for slot in range(self._cores.num_slots):
             for index, unit in enumerate(planes_of(slot)):
                 self._bind_plane(slot, index, unit)
@@ -157,6 +187,7 @@ class ExpertMemory:
 
     def close(self) -> None:
         """Return all memory."""
+        self._stop_touching()
         self._cores.close()
         if self._planes is not None:
             self._planes.close()

@@ -138,6 +138,10 @@ class LateSlots:
         block = self._blocks[bisect_right(self._first_slot, slot) - 1]
         return ByteRange(int(self.addresses[slot, 0] - self._offsets[0]), self._slot_bytes, block)
 
+    def untouched(self) -> tuple[()]:
+        """See `SlotMemory.untouched`: all of it is held."""
+        return ()
+
     def discard(self, slot: int) -> None:
         """Refused: this memory does not give back pages."""
         raise DeviceError(f"slot {slot}: device memory is given back by whole blocks")

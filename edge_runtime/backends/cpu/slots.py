@@ -77,6 +77,16 @@ class HostSlots:
         block, _ = self._locate(slot)
         return ByteRange(int(self._addresses[slot, 0] - self._offsets[0]), self._slot_bytes, block)
 
+    def untouched(self) -> list[ByteRange]:
+        """See `SlotMemory.untouched`: all slots, a range for each block."""
+        ends = [*self._first_slot[1:], self._num_slots]
+        starts = self._first_slot[: len(ends)]
+        return [
+            ByteRange(int(self._addresses[first, 0] - self._offsets[0]), (end - first) * self._slot_bytes, block)
+            for first, end, block in zip(starts, ends, self._blocks, strict=True)
+            if end > first
+        ]
+
     def discard(self, slot: int) -> None:
         """Return a slot's whole pages to the system; it reads as zeros until it is written again.
 

@@ -66,6 +66,10 @@ class CudaSlots:
         start = self._blocks[index].address + (slot - self._first_slot[index]) * self._slot_bytes
         return ByteRange(start, self._slot_bytes, self._blocks[index])
 
+    def untouched(self) -> tuple[()]:
+        """See `SlotMemory.untouched`: all of it is held."""
+        return ()
+
     def discard(self, slot: int) -> None:
         """Refused: this memory does not give back pages."""
         raise DeviceError(f"slot {slot}: memory of the GPU is given back by whole blocks")

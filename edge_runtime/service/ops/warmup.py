@@ -62,6 +62,8 @@ def verify_once(bundle: Bundle, say: Callable[[str], None]) -> bool:
 def warm(engine: Engine) -> float:
     """Run a token through prefill and another through decode, so that the first client pays for neither.
 
+    Nor for taking the experts' memory from the system.
+
     What that leaves in the engine is forgotten: a policy that is switched to at a reload begins as one at a start.
 
     Returns:
@@ -73,6 +75,7 @@ def warm(engine: Engine) -> float:
     started = monotonic()
     engine.generate([0], SamplingParams(max_tokens=_WARM_TOKENS, ignore_eos=True))
     engine.start_over()
+    engine.parts.cache.touch(wait=True)
     elapsed = monotonic() - started
     _LOG.info("warm after %.2f s", elapsed)
     return elapsed
