@@ -90,9 +90,8 @@ class ExpertCache:
         return self._pool.residents.table.resident_tiers(layer_idx)
 
     def touch(self, *, wait: bool = False) -> None:
-        """Take the experts' memory from the system beforehand, where it is sure to be used: not every expert fits."""
-        if not self.fits_all:
-            self._pool.memory.touch(wait=wait)
+        """Take the experts' memory from the system before reads need it, in the background or to the end."""
+        self._pool.touch(wait=wait)
 
     def watch_reads(self, watcher: Callable[[ExpertKey, int, int], None] | None) -> None:
         """Tell somebody of every read from now on, see `SlotReader`; None: nobody."""
@@ -219,10 +218,7 @@ class ExpertCache:
         self._pool.residents.own_budget()
 
     def borrow(self, num_slots: int) -> None:
-        """Let experts use so much memory beyond S, between passes, until told otherwise; 0 takes all of it back.
-
-        Raises: as `resize`.
-        """
+        """Let experts use so much memory beyond S, between passes; 0 takes it back. Raises what `resize` raises."""
         self.finish_reads()
         self._pool.change_budget(self.num_slots + num_slots)
 
@@ -244,7 +240,7 @@ class ExpertCache:
         if not self._is_closed:
             self._close_stream()
             self._pool.close()
-            self._is_closed = True
+        self._is_closed = True
 
     def _close_stream(self) -> None:
         stream, self._stream = self._stream, None

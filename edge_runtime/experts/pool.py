@@ -50,6 +50,15 @@ class ExpertPool:
             self._is_permanent = self.residents.is_permanent
         return self.places(self.residents.tier) if self._is_permanent else None
 
+    def touch(self, *, wait: bool) -> None:
+        """Take all memory from the system, where it is sure to be used: not every expert fits.
+
+        Args:
+            wait: return when it is there.
+        """
+        if not self.residents.fits_all:
+            self.memory.touch(wait=wait)
+
     def recover(self) -> None:
         """Make the state true again, whatever was interrupted before; reads that do not return keep their slots."""
         if self._changing_from is not None:
