@@ -13,7 +13,8 @@ from edge_runtime.bundle.sampling_defaults import SamplingDefaults
 
 NAME = "manifest.json"
 FORMAT = "hobbit-bundle"
-VERSION = 2
+VERSIONS = (1, 2, 3)
+"""Of the format, those that are read. A bundle is written in the oldest that can hold it, never in version 1."""
 
 Role = Literal["experts", "experts_bf16", "trunk", "router", "embedding", "tokenizer", "calibration"]
 TrunkPrecision = Literal["fp32", "int8", "int4"]
@@ -83,7 +84,10 @@ class SourceInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole index. `bundle_id` is the digest of everything else in it; `version` is that of the file read."""
+    """The whole index. `bundle_id` is the digest of everything else in it; `version` is that of the file read.
+
+    A manifest that was not read has version 0.
+    """
 
     model: ModelSpec
     experts: ExpertsInfo
@@ -92,7 +96,7 @@ class Manifest:
     parts: list[Part]
     created_by: str
     format: str = FORMAT
-    version: int = VERSION
+    version: int = 0
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     bundle_id: str = field(default="")
 
@@ -111,6 +115,11 @@ class Manifest:
     def of_role(self, role: Role) -> list[Part]:
         """Parts of one role, in the manifest's order."""
         return [p for p in self.parts if p.role == role]
+
+
+def version_for(model: ModelSpec) -> int:
+    """Return the version a bundle of this model is written in: 3 where codes are no equal steps."""
+    return 2 if model.experts.codes == "linear" else 3
 
 
 def can_look_ahead(manifest: Manifest) -> bool:

@@ -16,13 +16,13 @@ from edge_runtime.base.errors import BundleError, ConfigError
 from edge_runtime.base.spec import check_spec, model_from_version1
 from edge_runtime.base.strict import from_mapping
 from edge_runtime.bundle.files import read_regular
-from edge_runtime.bundle.manifest import FORMAT, NAME, VERSION, Manifest
+from edge_runtime.bundle.manifest import FORMAT, NAME, VERSIONS, Manifest, version_for
 from edge_runtime.bundle.manifest_check import check
 
-_VERSIONS = (1, VERSION)
 MAX_MANIFEST_BYTES = 2 << 20
 """Several times what 128 layers of six parts take; parsing costs some fifty times the bytes."""
 _MAX_DEPTH = 32
+_WRITER = re.compile(r"hobbit-export (\d{1,4}\.\d{1,4}\.\d{1,4}[0-9a-z.+]{0,20})")
 _MARKS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
@@ -34,7 +34,7 @@ def digest(data: dict[str, Any]) -> str:
 
 def dump(manifest: Manifest) -> bytes:
     """Return manifest.json's bytes, with `bundle_id` filled in."""
-    data = asdict(manifest) | {"version": VERSION}
+    data = asdict(manifest) | {"version": version_for(manifest.model), "model": manifest.model.to_json()}
     for part in data["parts"]:
         if not part["cuts"]:
             del part["cuts"]
@@ -74,10 +74,10 @@ def parse(raw: bytes) -> Manifest:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise BundleError(f"{NAME}: format: expected {FORMAT!r}. This is not a bundle of hobbit-export.")
     version = data.get("version")
-    if not isinstance(version, int) or isinstance(version, bool) or version not in _VERSIONS:
+    if not isinstance(version, int) or isinstance(version, bool) or version not in VERSIONS:
         raise BundleError(
-            f"{NAME}: version: expected 1 or {VERSION}, got {str(version)[:40]!r}. "
-            "Run the version that wrote it, or export the model again: hobbit-export CHECKPOINT --out BUNDLE"
+            f"{NAME}: version: expected 1 to {VERSIONS[-1]}, got {str(version)[:40]!r}. {_upgrade(data)}, "
+            "or export the model again: hobbit-export CHECKPOINT --out BUNDLE"
         )
     if data.get("bundle_id") != digest(data):
         raise BundleError(f"{NAME}: bundle_id does not match the content (damaged or edited). Export the bundle again.")
@@ -86,11 +86,30 @@ def parse(raw: bytes) -> Manifest:
             data = data | {"model": model_from_version1(data.get("model"), f"{NAME}: model").to_json()}
         manifest = from_mapping(Manifest, data, NAME)
         check_spec(manifest.model, f"{NAME}: model")
+        _check_version(manifest)
         manifest.sampling.check(f"{NAME}: sampling")
         check(manifest)
     except (ValueError, OverflowError) as err:
         raise BundleError(f"{err}. Export the bundle again.") from err
     return manifest
+
+
+def _upgrade(data: dict[str, Any]) -> str:
+    """Say which version of the runtime reads a manifest of a version that this one does not know."""
+    writer = _WRITER.fullmatch(str(data.get("created_by"))[:80])
+    return f"Upgrade hobbit-edge to {writer[1]} or later, which wrote it" if writer else "Run the version that wrote it"
+
+
+def _check_version(manifest: Manifest) -> None:
+    """Refuse a model that bundles of the manifest's version do not hold.
+
+    Raises:
+        ValueError: names what the version is too old, or too new, for.
+    """
+    wanted = version_for(manifest.model)
+    if manifest.version != wanted and (manifest.version, wanted) != (1, 2):
+        codes = manifest.model.experts.codes
+        raise ValueError(f"{NAME}: version: expected {wanted} of experts.codes {codes!r}, got {manifest.version}")
 
 
 _drafts: dict[Path, Manifest] = {}

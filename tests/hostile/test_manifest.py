@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,9 +17,10 @@ from manifests import GOOD, VERSIONS, layer_of, resealed, role_of, small_manifes
 from edge_runtime.backends.cpu.trunk.oracles import MIXERS
 from edge_runtime.backends.cpu.trunk.supported import require_supported
 from edge_runtime.base.errors import BundleError, ConfigError
-from edge_runtime.base.spec import ModelSpec, mixer_kind
+from edge_runtime.base.spec import ExpertSpec, ModelSpec, mixer_kind
 from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.manifest import ExpertsInfo
 from edge_runtime.bundle.part_names import ROUTERS
 
 
@@ -37,9 +41,46 @@ def test_each_version_has_its_own_model():
             manifest_file.parse(resealed(GOOD[version] | {"model": GOOD[other]["model"]}))
 
 
+def of_floats() -> dict[str, Any]:
+    """The plain data of a manifest of 4-bit floats."""
+    manifest = small_manifest(experts=ExpertSpec(32, codes="fp4"))
+    return json.loads(manifest_file.dump(replace(manifest, experts=ExpertsInfo(2, [2, 4]))))
+
+
+def test_only_what_needs_it_has_the_latest_version():
+    """Runtimes from before 4-bit floats know no key `codes`, and say what helps where the version is beyond them."""
+    assert (GOOD[2]["version"], "codes" in GOOD[2]["model"]["experts"]) == (2, False)
+    data = of_floats()
+    assert (data["version"], data["model"]["experts"]["codes"]) == (3, "fp4")
+    manifest = manifest_file.parse(resealed(copy.deepcopy(data)))
+    assert (manifest.version, manifest.model.experts.codes) == (3, "fp4")
+    assert json.loads(manifest_file.dump(manifest)) == data, "written again, as it was"
+
+
+def test_a_version_that_is_not_the_models_is_refused():
+    with pytest.raises(BundleError, match=r"version: expected 3 of experts\.codes 'fp4', got 2"):
+        manifest_file.parse(resealed(of_floats() | {"version": 2}))
+    with pytest.raises(BundleError, match=r"version: expected 2 of experts\.codes 'linear', got 3"):
+        manifest_file.parse(resealed(GOOD[2] | {"version": 3}))
+
+
+@pytest.mark.parametrize(
+    ("writer", "advice"),
+    [
+        ("hobbit-export 0.7.1", "Upgrade hobbit-edge to 0.7.1 or later, which wrote it, or export"),
+        ("hobbit-export 1.0.0rc1", "Upgrade hobbit-edge to 1.0.0rc1 or later"),
+        ("hobbit-export 1.0.0; rm -rf", "Run the version that wrote it, or export"),
+        (7, "Run the version that wrote it, or export"),
+    ],
+)
+def test_a_bundle_from_the_future_names_the_runtime_that_reads_it(writer, advice):
+    with pytest.raises(BundleError, match=re.escape(f"version: expected 1 to 3, got '4'. {advice}")):
+        manifest_file.parse(resealed(GOOD[2] | {"version": 4, "created_by": writer, "keys": "unknown here"}))
+
+
 LIES = {
     "other format": (("format",), "zip", "format"),
-    "future version": (("version",), 3, "version"),
+    "future version": (("version",), 4, "version: expected 1 to 3, got '4'. Run the version that wrote it"),
     "version as text": (("version",), "2", "version"),
     "version as bool": (("version",), True, "version"),
     "unknown key": (("extra",), 1, "unknown key 'extra'"),

@@ -114,6 +114,7 @@ def test_mxfp4_is_kept_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert json.loads(capsys.readouterr().out)["self_check"]["correlation"] > 0.999
     bundle = Bundle.open(out)
     assert (bundle.manifest.experts.tiers, bundle.manifest.model.experts.codes) == ([2, 4, 16], "fp4")
+    assert bundle.manifest.version == 3
     measured = json.loads((out / "calibration" / "experts.json").read_text())
     assert {error for layer in measured["layers"] for error in layer["errors"]["4"]} == {0.0}
     spec = bundle.manifest.model

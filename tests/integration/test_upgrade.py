@@ -39,8 +39,8 @@ def test_a_bundle_of_the_format_before_says_the_same(model_bundle, tmp_path, sta
 
 def test_a_bundle_of_a_later_format_is_refused_with_the_command(model_bundle, tmp_path, state):
     later = copy_of(model_bundle, tmp_path / "later")
-    write_manifest(later, read_manifest(later) | {"version": 3})
-    with pytest.raises(BundleError, match=r"expected 1 or 2, got '3'.*hobbit-export CHECKPOINT --out BUNDLE"):
+    write_manifest(later, read_manifest(later) | {"version": 4, "created_by": "hobbit-export 9.0.0"})
+    with pytest.raises(BundleError, match=r"expected 1 to 3, got '4'. Upgrade hobbit-edge to 9.0.0 or later.*hobbit-e"):
         Bundle.open(later)
 
 

@@ -52,7 +52,7 @@ class ExpertSpec:
         alpha: slope of silu's sigmoid.
         up_offset: see above.
         codes: what the 4-bit codes of records stand for: equal steps, or 4-bit floats times powers of two
-            (docs/format.md, section 1.5).
+            (docs/format.md, section 1.6).
     """
 
     intermediate: int

@@ -181,8 +181,14 @@ class ModelSpec:
         return min(own, default=None)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data for the manifest."""
-        return asdict(self)
+        """Return plain data for manifests and traces.
+
+        `experts.codes` is left out where it is `linear`: programs of before it read what does not need it.
+        """
+        data = asdict(self)
+        if self.experts.codes == "linear":
+            del data["experts"]["codes"]
+        return data
 
     @staticmethod
     def from_json(data: Any, where: str = "model") -> ModelSpec:
