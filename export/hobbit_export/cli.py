@@ -77,7 +77,8 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         metavar="fp32|int8|int4",
         default=DEFAULT_TRUNK,
         help="precision of everything but routed experts. int8 is the default: its error is small beside that of "
-        "the 8-bit experts; int4 halves the trunk's memory at a visible loss; fp16 needs a GPU target",
+        "the 8-bit experts; int4 halves the trunk's memory at a loss, which --calibrate more than halves; fp16 needs a "
+        "GPU target",
     )
     add("--targets", default="ort", help="engines to build for; only ort so far")
     add(
@@ -86,8 +87,9 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="?",
         const=DEFAULT_TEXT,
-        help="run this text (or a page that comes with the program) and measure what lower tiers and skips cost: "
-        "needed by --policy rate-distortion and --max-kld",
+        help="run this text (or one that comes with the program) through the model: the two-bit tier and an int4 trunk "
+        "are fitted to it, and what lower tiers and skips cost is measured: needed by --policy rate-distortion and "
+        "--max-kld. Reads the experts twice",
     )
 
 

@@ -1,25 +1,19 @@
-"""Expert files: stream each expert's rows from the checkpoint through the native encoder into one file per layer.
-
-A reader thread fetches the next rows while the encoder works on the present ones, so drive and CPU overlap.
-"""
+"""Expert files: stream each expert's rows from the checkpoint through the native encoder into one file per layer."""
 
 from __future__ import annotations
 
 import os
-import queue
-import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.base.checksum import crc32c
 from edge_runtime.base.errors import BundleError
-from edge_runtime.base.spec import Matrix
 from edge_runtime.bundle.expert_file import (
     KIND_BF16,
     KIND_PROGRESSIVE,
@@ -28,13 +22,13 @@ from edge_runtime.bundle.expert_file import (
     pack_header,
 )
 from edge_runtime.bundle.part_names import expert_file
-from edge_runtime.bundle.record import BF16, PANEL, record_layout
-from hobbit_export.checkpoint import RAW_DTYPES
+from edge_runtime.bundle.record import BF16, record_layout
+from hobbit_export.checkpoint import RAW_DTYPES, to_f32
 from hobbit_export.encoder_check import encoder_isa
+from hobbit_export.row_blocks import NUMBERS, Block, read_ahead
 from hobbit_export.source import SourceModel
-
-QUEUED_BLOCKS = 4
-"""Row blocks alive at once: one being encoded, one being read, two waiting."""
+from hobbit_export.statistics.fitting import ExpertFit
+from hobbit_export.statistics.inputs import LayerInputs
 
 
 class Encoder(Protocol):
@@ -60,6 +54,10 @@ class Encoder(Protocol):
         """
         ...
 
+    def draft(self) -> NDArray[np.uint8]:
+        """Return the bytes of the base segment as it is now; they change with the rows that are added."""
+        ...
+
     def segment(self, i: int) -> NDArray[np.uint8]:
         """Return the bytes of a segment; valid until `reset`."""
         ...
@@ -75,25 +73,14 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class LayerJob:
-    """What to write for one layer, and how much memory a block of rows may take."""
+    """What to write for one layer, how much memory a block of rows may take, and what two-bit tables are fitted to."""
 
     num_segments: int
     with_bf16: bool
     jobs: int
     block_bytes: int
     progress: Callable[[int], None] = field(default=lambda count: None)
-
-
-class Block(NamedTuple):
-    """Consecutive rows of one expert matrix, their bytes in the checkpoint, and before the first ones its biases."""
-
-    expert_idx: int
-    matrix: int
-    row_start: int
-    tensor: str
-    rows: NDArray[Any]
-    stored_bytes: int
-    bias: NDArray[np.float32] | None = None
+    inputs: LayerInputs | None = None
 
 
 def write_layer(source: SourceModel, layer_idx: int, out: Path, job: LayerJob) -> dict[int, list[float]]:
@@ -113,20 +100,25 @@ def write_layer(source: SourceModel, layer_idx: int, out: Path, job: LayerJob) -
         isa=encoder_isa(), gated=spec.experts.gated, bias=spec.experts.bias, codes=spec.experts.codes,
     )  # fmt: skip
     errors: list[dict[int, float]] = []
+    fit: ExpertFit | None = None
     with (
         closing(_Writers(source, layer_idx, out, job)) as writers,
-        closing(_read_ahead(source, layer_idx, job)) as blocks,
+        closing(read_ahead(source, layer_idx, job.block_bytes)) as blocks,
     ):
         for block in blocks:
             if block.expert_idx == len(errors):
                 encoder.reset(layer_idx, block.expert_idx)
                 errors.append({})
+                if job.inputs is not None:
+                    fit = ExpertFit(spec, record_layout(spec, job.num_segments), job.inputs, block.expert_idx)
             _encode(encoder, block)
+            if fit is not None:
+                fit.add(block.matrix, block.row_start, to_f32(block.rows), encoder.draft(), block.bias)
             job.progress(block.stored_bytes)
             if _is_last(block, spec.hidden):
                 encoder.finish()
-                errors[-1] = encoder.errors()
-                writers.add(encoder)
+                errors[-1] = encoder.errors() | ({} if fit is None else {2: fit.error})
+                writers.add(encoder, None if fit is None else fit.finish(encoder.segment(0)))
         writers.finish()
     return {tier: [e[tier] for e in errors] for tier in sorted(errors[0])}
 
@@ -142,13 +134,11 @@ def _encode(encoder: Encoder, block: Block) -> None:
         ) from err
 
 
-_NUMBERS: dict[Matrix, int] = {"gate": 0, "up": 1, "down": 2}
-"""What the encoder calls them."""
 RAW_DTYPES_OF = {np.dtype(raw).char: name for name, raw in RAW_DTYPES.values()}
 
 
 def _is_last(block: Block, hidden: int) -> bool:
-    return block.matrix == _NUMBERS["down"] and block.row_start + len(block.rows) == hidden
+    return block.matrix == NUMBERS["down"] and block.row_start + len(block.rows) == hidden
 
 
 class _Writers:
@@ -172,11 +162,14 @@ class _Writers:
             file.seek(header.header_bytes)
             self._files.append((file, header))
 
-    def add(self, encoder: Encoder) -> None:
-        """Append the record the encoder has finished."""
+    def add(self, encoder: Encoder, base: NDArray[np.uint8] | None = None) -> None:
+        """Append the record the encoder has finished; `base` is its base segment, if that is another one."""
         for file, header in self._files:
             for i in range(len(header.segment_bytes)):
-                data = (encoder.bf16() if header.kind == KIND_BF16 else encoder.segment(i)).data
+                if header.kind == KIND_BF16:
+                    data = encoder.bf16().data
+                else:
+                    data = (encoder.segment(i) if i or base is None else base).data
                 header.checksums[self._expert_idx, i] = crc32c(data)
                 _write_all(file, data)
         self._expert_idx += 1
@@ -196,54 +189,3 @@ class _Writers:
 def _write_all(file: BinaryIO, data: memoryview) -> None:
     while data:
         data = data[os.write(file.fileno(), data) :]
-
-
-def _read_blocks(source: SourceModel, layer_idx: int, block_bytes: int) -> Iterator[Block]:
-    """Yield every row of a layer's experts in the encoder's order, in blocks of whole panels."""
-    for expert_idx in range(source.spec.num_experts):
-        for name in source.spec.experts.matrices:
-            rows = source.expert_rows(layer_idx, expert_idx, name)
-            weight = source.weights[rows.tensor]
-            step = max(PANEL, block_bytes // source.read_bytes(rows) // PANEL * PANEL)
-            bias = source.expert_bias(layer_idx, expert_idx, name) if source.spec.experts.bias else None
-            for start in range(0, rows.rows, step):
-                until = min(start + step, rows.rows)
-                block, stored = source.read_rows(rows, start, until), weight.stored_bytes(start, until)
-                yield Block(expert_idx, _NUMBERS[name], start, rows.tensor, block, stored, None if start else bias)
-
-
-def _read_ahead(source: SourceModel, layer_idx: int, job: LayerJob) -> Generator[Block, None, None]:
-    """`_read_blocks`, read by a thread of its own that stays a few blocks ahead."""
-    ready: queue.Queue[Block | BaseException | None] = queue.Queue(QUEUED_BLOCKS - 2)
-    stopped = threading.Event()
-
-    def put(item: Block | BaseException | None) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def read() -> None:
-        try:
-            for block in _read_blocks(source, layer_idx, job.block_bytes):
-                if not put(block):
-                    return
-                del block  # the queue owns it now: one block less in memory while the next is read
-            put(None)
-        except BaseException as err:  # noqa: BLE001 - handed to the consumer, which raises it
-            put(err)
-
-    thread = threading.Thread(target=read, name="hobbit-export-reader", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-            del item
-    finally:
-        stopped.set()
-        thread.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -25,7 +26,8 @@ from hobbit_export.progress import Progress
 from hobbit_export.quality import measure_quality
 from hobbit_export.runner import Runner
 from hobbit_export.source import SourceModel, sample_sha256
-from hobbit_export.steps import ExportStep, Job, Written, all_steps, expert_step
+from hobbit_export.statistics.inputs import FOLDER as STATISTICS
+from hobbit_export.steps import STATISTICS_STEP, ExportStep, Job, Written, all_steps, expert_step
 
 _WEIGHT_ERRORS, _MEASURED = "weight errors", "calibration"
 
@@ -74,7 +76,11 @@ def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
             steps_total = len(list(steps)) + 1 + bool(options.calibrate)
             layer_bytes = source.expert_source_bytes * source.spec.num_experts
             with (
-                Progress(layer_bytes * len(source.spec.sparse_layers), steps_total, quiet=quiet) as progress,
+                Progress(
+                    layer_bytes * len(source.spec.sparse_layers) * (1 + options.has_statistics),
+                    steps_total,
+                    quiet=quiet,
+                ) as progress,
                 closing(Runner(options, journal, progress, layer_bytes)) as runner,
                 files.kept_in(options.out),
             ):
@@ -116,15 +122,20 @@ def _open_journal(source: SourceModel, options: ExportOptions) -> Journal:
 
 
 def _run_steps(job: Job, journal: Journal, runner: Runner) -> None:
-    """Run what is not done, where the options say."""
+    """Run what is not done, where the options say; statistics always here, and before what is made of them."""
     if job.options.engine == "ray":
         from hobbit_export.cluster import driver
         from hobbit_export.cluster.ray_cluster import RayCluster
 
         options = job.options
+        for step in all_steps(job):
+            if step.name.startswith(STATISTICS_STEP):
+                runner.run(step)
+        runner.complete()
         cluster = RayCluster(options.ray_address, options.task_jobs, options.memory_bytes)
         order = driver.order_of(replace(options, jobs=cluster.jobs), journal.fingerprint, job.source.spec)
-        driver.run_steps(all_steps(job), order, cluster, runner)
+        steps = (step for step in all_steps(job) if not step.name.startswith(STATISTICS_STEP))
+        driver.run_steps(steps, order, cluster, runner)
     else:
         for step in all_steps(job):
             runner.run(step)
@@ -159,6 +170,7 @@ def _finish(source: SourceModel, options: ExportOptions, journal: Journal, runne
         runner.complete()
     manifest_file.write(options.out, _manifest(source, options, journal, sample))
     Bundle.open(options.out)
+    shutil.rmtree(options.out / STATISTICS, ignore_errors=True)
     journal.remove()
 
 
@@ -167,6 +179,7 @@ def _manifest(source: SourceModel, options: ExportOptions, journal: Journal, sam
     from hobbit_export.trunk.quantize import BLOCK_SIZE
 
     parts: dict[str, Part] = {p.name: p for step in journal.steps.values() for p in step.parts}
+    parts = {name: part for name, part in parts.items() if not name.startswith(f"{STATISTICS}/")}
     precision: Any = options.trunk
     checkpoint = options.source_name or options.checkpoint.resolve().name
     ignored = sorted(options.ignore_keys)

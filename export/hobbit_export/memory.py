@@ -10,11 +10,14 @@ from pathlib import Path
 from edge_runtime.base.errors import BudgetError
 from edge_runtime.base.sizes import MIB, format_size
 from edge_runtime.bundle.record import PANEL, record_layout
-from hobbit_export.experts import QUEUED_BLOCKS
 from hobbit_export.options import ExportOptions
 from hobbit_export.reference import num_reference_tokens
 from hobbit_export.router import router_memory_bytes
+from hobbit_export.row_blocks import QUEUED_BLOCKS
 from hobbit_export.source import SourceModel
+from hobbit_export.statistics.fitting import fitting_bytes
+from hobbit_export.statistics.moments import moment_bytes
+from hobbit_export.statistics.source_pass import pass_bytes
 
 _SLACK_BYTES = 24 * MIB
 """Threads' stacks, allocator waste and JSON; measured 6 to 15 MiB."""
@@ -55,11 +58,18 @@ def plan_memory(source: SourceModel, options: ExportOptions, base_bytes: int) ->
     widest = max(spec.hidden, spec.experts.intermediate)
     scratch = options.jobs * widest * PANEL * 8
     encoder = layout.record_bytes + (layout.bf16_bytes if options.with_bf16 else 0) + scratch
+    if options.has_statistics:
+        encoder += layout.segment_bytes[0] + fitting_bytes(spec)
     min_block = max(widest * 4, source.expert_row_bytes) * PANEL
     # scales of a quantised head stay in the graph's protobuf, which is copied when it is written
     trunk = max(_MIN_TRUNK_BYTES, 2 * widest * 48) + spec.vocab_size * spec.hidden // 128 * 4 * 4
+    if options.feeds_back:
+        trunk += 4 * moment_bytes(spec)  # as read, and of one matrix in float64: damped, inverted, decomposed
     experts = encoder + QUEUED_BLOCKS * min_block
     reference = _reference_bytes(source)
+    if options.calibrate is not None:
+        passing = pass_bytes(spec, _largest(source)) + router_memory_bytes(spec)
+        reference = max(reference, passing + options.feeds_back * moment_bytes(spec))
     base = base_bytes + _SLACK_BYTES
     floor = base + max(experts, trunk, reference)
     if options.memory_bytes < floor:
@@ -82,11 +92,16 @@ def plan_memory(source: SourceModel, options: ExportOptions, base_bytes: int) ->
 
 def _reference_bytes(source: SourceModel) -> int:
     """A trunk matrix in float32 (of the head some rows), the logits twice, blocks of expert rows, router data."""
-    spec = source.spec
-    tensors = (source.weights[t] for name, t in source.trunk.items() if name not in ("embed", "head"))
-    largest = max([min(_HEAD_ROWS, spec.vocab_size) * spec.hidden, *(t.rows * t.cols for t in tensors)])
+    spec, largest = source.spec, _largest(source)
     logits = 8 * num_reference_tokens(source) * spec.vocab_size
     return 4 * largest + logits + 4 * _MAX_BLOCK_BYTES + router_memory_bytes(spec)
+
+
+def _largest(source: SourceModel) -> int:
+    """Weights of the trunk's largest matrix; of the head some rows."""
+    tensors = (source.weights[t] for name, t in source.trunk.items() if name not in ("embed", "head"))
+    head = min(_HEAD_ROWS, source.spec.vocab_size) * source.spec.hidden
+    return max([head, *(t.rows * t.cols for t in tensors)])
 
 
 def resident_bytes(field: str = "VmRSS") -> int:

@@ -18,7 +18,11 @@ TRUNK_PRECISIONS = ("fp32", "int8", "int4")
 DEFAULT_TRUNK = "int8"
 DEFAULT_MEMORY = "2GiB"
 DEFAULT_TEXT = Path(__file__).with_name("calibration_text.txt")
-"""What --calibrate runs if it is given no file: a page of prose, code, tables and data."""
+"""What --calibrate measures on if it is given no file: a page of prose, code, tables and data."""
+MEASURED_TOKENS = 4096
+"""Of a text at most, its first ones."""
+FITTING_TEXT = Path(__file__).with_name("fitting_text.txt")
+"""What codes are fitted to then: other text, some of this project's documentation and source."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class ExportOptions:
         engine: where steps run; never changes a byte of the bundle.
         task_jobs: encoder threads of a task on a cluster; 0: as many as its smallest node has, four at most.
         ray_address: of the cluster, where the engine is Ray.
+        fitted: `calibrate` is the driver's, which has run it: statistics of it are in the bundle's folder.
     """
 
     checkpoint: Path
@@ -56,6 +61,17 @@ class ExportOptions:
     engine: str = "local"
     task_jobs: int = 0
     ray_address: str = "auto"
+    fitted: bool = False
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether codes are chosen for what a text puts into the model's matrices."""
+        return self.fitted or self.calibrate is not None
+
+    @property
+    def feeds_back(self) -> bool:
+        """Whether the trunk's codes are chosen with error feedback."""
+        return self.has_statistics and self.trunk == "int4"
 
     @property
     def num_segments(self) -> int:

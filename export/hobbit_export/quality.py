@@ -20,13 +20,13 @@ from edge_runtime.base.errors import ConfigError
 from edge_runtime.bundle.calibration import NUM_QUANTILES
 from edge_runtime.bundle.record import BF16
 from edge_runtime.lab.evaluation import log_softmax
+from hobbit_export.options import MEASURED_TOKENS
 from hobbit_export.probe import NOTHING, Change, Disturbance, Probe, Sums, probing
 
 if TYPE_CHECKING:
     from edge_runtime.engine.api import Engine
 
 F64 = NDArray[np.float64]
-MAX_TOKENS = 4096
 _SENSITIVITY_TOKENS = 512
 _ALL_SENSITIVITY_TOKENS = 1 << 15
 _FEW_USES = 4
@@ -68,7 +68,7 @@ def measure_quality(
         probing(engine) as probe,
         tempfile.TemporaryFile() as file,
     ):
-        ids = np.asarray(engine.tokenizer.encode(text)[:MAX_TOKENS], np.int32)
+        ids = np.asarray(engine.tokenizer.encode(text)[:MEASURED_TOKENS], np.int32)
         if len(ids) < 2:
             raise ConfigError(f"--calibrate: expected a text of at least 2 tokens, got {len(ids)}.")
         return _Measurement(engine, probe, ids, weight_errors, file, progress).run()

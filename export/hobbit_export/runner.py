@@ -11,7 +11,7 @@ from hobbit_export.journal import Journal, Step
 from hobbit_export.options import ExportOptions
 from hobbit_export.parts import is_intact, publish, remove_staging, staging
 from hobbit_export.progress import Progress
-from hobbit_export.steps import EXPERT_STEP, ExportStep, Written
+from hobbit_export.steps import EXPERT_STEP, STATISTICS_STEP, ExportStep, Written
 
 if TYPE_CHECKING:
     from hobbit_export.cluster.work import Done
@@ -52,7 +52,9 @@ class Runner:
         """Run a step if needed. Its files may still be on their way to the drive: see `complete`."""
         if step.name in self._intact:
             self.num_resumed += 1
-            self.progress.skip(step.name, self._layer_bytes if step.name.startswith(EXPERT_STEP) else 0)
+            self.progress.skip(
+                step.name, self._layer_bytes if step.name.startswith((EXPERT_STEP, STATISTICS_STEP)) else 0
+            )
             return
         self.progress.begin(step.name)
         folder = staging(self._out, str(self.num_run))

@@ -15,9 +15,14 @@ from hobbit_export.memory import MemoryPlan
 from hobbit_export.options import ExportOptions
 from hobbit_export.router import write_router_data
 from hobbit_export.source import CheckpointWeights, SourceModel
+from hobbit_export.statistics.inputs import LayerInputs
+from hobbit_export.statistics.moments import moment_file, read_moments
+from hobbit_export.statistics.source_pass import run_head, run_layer
+from hobbit_export.statistics.text import text_tokens
+from hobbit_export.trunk.linear import Moments
 from hobbit_export.trunk.parts import build_head, build_layer, build_routers, build_shared, write_embedding
 
-EXPERT_STEP = "experts of layer "
+EXPERT_STEP, STATISTICS_STEP = "experts of layer ", "statistics of layer "
 
 
 class Written(NamedTuple):
@@ -34,11 +39,13 @@ class ExportStep:
     Attributes:
         run: writes below the staging folder it is given.
         layer: recorded with every part.
+        here: the driver of a cluster does it: last bits of what it computes may differ between processors.
     """
 
     name: str
     run: Callable[[Path], Written]
     layer: int | None = None
+    here: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,11 @@ def all_steps(job: Job) -> Iterator[ExportStep]:
     spec = job.source.spec
     yield ExportStep("tokenizer", lambda out: _tokenizer(job, out))
     yield ExportStep("reference", lambda out: _reference(job, out))
+    if job.options.has_statistics:
+        for i in range(spec.num_layers):
+            yield ExportStep(f"{STATISTICS_STEP}{i}", _bind(_statistics, job, i), i)
+        if job.options.feeds_back:
+            yield ExportStep(f"{STATISTICS_STEP}{spec.num_layers}", _bind(_statistics, job, spec.num_layers))
     yield ExportStep(
         "embedding",
         lambda out: _trunk(
@@ -63,10 +75,8 @@ def all_steps(job: Job) -> Iterator[ExportStep]:
         ),
     )
     for i in range(spec.num_layers):
-        yield ExportStep(f"trunk layer {i}", _bind(_layer, job, i), i)
-    yield ExportStep(
-        "head", lambda out: _trunk(out, build_head(spec, _weights(job), out, _precision(job), _budget(job)))
-    )
+        yield ExportStep(f"trunk layer {i}", _bind(_layer, job, i), i, job.options.feeds_back)
+    yield ExportStep("head", lambda out: _head(job, out), here=job.options.feeds_back)
     yield ExportStep("routers", lambda out: _trunk(out, build_routers(spec, _weights(job), out, _budget(job))))
     if router_arrays(spec):
         yield ExportStep("router data", lambda out: _router_data(job, out))
@@ -95,12 +105,37 @@ def _reference(job: Job, out: Path) -> Written:
     return Written([(REFERENCE, "calibration")], {})
 
 
+def _statistics(job: Job, layer_idx: int, out: Path) -> Written:
+    """Run one layer of the source over the text: only where the text is, which is with the driver."""
+    text = job.options.calibrate
+    assert text is not None
+    ids = text_tokens(job.source, text)
+    bundle, moments = job.options.out, job.options.feeds_back
+    if layer_idx == job.source.spec.num_layers:
+        names = run_head(job.source, ids, bundle, out)
+    else:
+        names = run_layer(job.source, ids, layer_idx, bundle, out, job.progress, moments=moments)
+    return Written([(name, "calibration") for name in names], {})
+
+
 def _layer(job: Job, layer_idx: int, out: Path) -> Written:
     spec, weights = job.source.spec, _weights(job)
-    files = build_layer(spec, layer_idx, weights, out, _precision(job), _budget(job))
+    moments = _moments(job, layer_idx)
+    files = build_layer(spec, layer_idx, weights, out, _precision(job), _budget(job), moments)
     if spec.layers[layer_idx].shared is not None:
-        files += build_shared(spec, layer_idx, weights, out, _precision(job), _budget(job))
+        files += build_shared(spec, layer_idx, weights, out, _precision(job), _budget(job), moments)
     return _trunk(out, files)
+
+
+def _head(job: Job, out: Path) -> Written:
+    spec = job.source.spec
+    moments = _moments(job, spec.num_layers)
+    return _trunk(out, build_head(spec, _weights(job), out, _precision(job), _budget(job), moments))
+
+
+def _moments(job: Job, layer_idx: int) -> Moments | None:
+    options = job.options
+    return read_moments(options.out / moment_file(layer_idx)) if options.feeds_back else None
 
 
 def _router_data(job: Job, out: Path) -> Written:
@@ -116,7 +151,10 @@ def _experts(job: Job, layer_idx: int, out: Path) -> Written:
     from edge_runtime.bundle.record import BF16
 
     options = job.options
-    layer_job = LayerJob(options.num_segments, options.with_bf16, options.jobs, job.memory.block_bytes, job.progress)
+    inputs = LayerInputs(options.out, layer_idx) if options.has_statistics else None
+    layer_job = LayerJob(
+        options.num_segments, options.with_bf16, options.jobs, job.memory.block_bytes, job.progress, inputs
+    )
     errors = write_layer(job.source, layer_idx, out, layer_job)
     files: list[tuple[str, Role]] = [(expert_file(layer_idx), "experts")]
     if options.with_bf16:

@@ -17,8 +17,9 @@ from edge_runtime.bundle.manifest import FORMAT
 from edge_runtime.bundle.manifest import NAME as MANIFEST
 from hobbit_export import journal, parts
 from hobbit_export.byte_files import HUB_BLOCKS
+from hobbit_export.statistics.inputs import FOLDER as STATISTICS
 
-_FOLDERS = ("experts", "trunk", "tokenizer", "router", "calibration")
+_FOLDERS = ("experts", "trunk", "tokenizer", "router", "calibration", STATISTICS)
 _OWN = {*_FOLDERS, MANIFEST, journal.NAME, parts.STAGING, HUB_BLOCKS}
 _TEMPORARY = (MANIFEST + ".tmp", journal.NAME + ".tmp")
 

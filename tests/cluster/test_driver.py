@@ -14,6 +14,7 @@ from transfers import contents
 
 from edge_runtime.base.errors import BundleError, ConfigError, DeviceError, HobbitError
 from edge_runtime.bundle.manifest import Part
+from hobbit_export import exporter
 from hobbit_export.cluster import ray_cluster
 from hobbit_export.cluster.driver import TRIES, Lost, wait_until_visible
 from hobbit_export.cluster.work import Done, Order, run_order
@@ -91,6 +92,19 @@ def test_the_bytes_are_those_of_a_local_export(checkpoint, whole, tmp_path, monk
     assert cluster.orders[0].step == f"experts of layer {LAYERS - 1}", "the largest first"
     assert report.steps_run == len(names) + 3
     assert report.bytes_read > 0
+
+
+def test_codes_fitted_to_a_text_are_those_of_a_local_export(checkpoint, tmp_path, monkeypatch):
+    """The driver runs the text, and makes what last bits of a processor could change; workers fit experts to it."""
+    monkeypatch.setattr(exporter, "measure_quality", lambda *arguments: None)
+    text, cluster = tmp_path / "text.txt", InProcess()
+    text.write_text("Once upon a time there was a model, and this is what it read. " * 20)
+    export(ExportOptions(checkpoint, tmp_path / "here", calibrate=text, trunk="int4"), quiet=True)
+    on(cluster, checkpoint, tmp_path / "there", monkeypatch, calibrate=text, trunk="int4")
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+    assert {order.step for order in cluster.orders} == {"embedding", "routers"} | {
+        f"experts of layer {i}" for i in range(LAYERS)
+    }
 
 
 @pytest.mark.parametrize("seed", range(4))

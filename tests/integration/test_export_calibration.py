@@ -46,7 +46,9 @@ def test_calibration_text_is_measured(tmp_path: Path, monkeypatch: pytest.Monkey
     for layer, other in zip(data["layers"], without["layers"], strict=True):
         assert sum(layer["counts"]) == 4 * data["tokens"]
         assert "counts" not in other
-        assert layer["errors"] == other["errors"]
+        assert layer["errors"]["4"] == other["errors"]["4"]
+        # outputs are what the two-bit tier is fitted to: weights pay for it
+        assert all(1 <= a / b < 1.5 for a, b in zip(layer["errors"]["2"], other["errors"]["2"], strict=True))
         assert layer["output_errors"]["4"] == [0] * 32
         assert 0.1 < np.mean(layer["output_errors"]["2"]) < 0.5
         assert min(layer["norms"]) > 0

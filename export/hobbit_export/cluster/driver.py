@@ -98,14 +98,14 @@ def run_steps(steps: Iterable[ExportStep], order: Order, cluster: Cluster, recor
     """
     every, out = list(steps), order.options.out
     staging_of(out, order.run).mkdir(parents=True)
-    elsewhere = [step for step in every if step.name not in HERE and not recorder.is_done(step.name)]
+    mine = [step for step in every if step.here or step.name in HERE or recorder.is_done(step.name)]
+    elsewhere = [step for step in every if step not in mine]
     handing = _Handing(cluster, recorder, order)
     here = ThreadPoolExecutor(1, thread_name_prefix="hobbit-export-here")
     try:
         # the largest first: the last worker to end decides when all is done
         for step in reversed(elsewhere):
             handing.hand_out(step.name)
-        mine = [step for step in every if step.name in HERE or recorder.is_done(step.name)]
         own_work = here.submit(_run_here, mine, recorder)
         parts = handing.collect(own_work)
         own_work.result()
@@ -126,7 +126,7 @@ def _absolute(options: ExportOptions) -> ExportOptions:
     tokenizer = options.tokenizer.absolute() if options.tokenizer else None
     return replace(
         options, checkpoint=options.checkpoint.absolute(), out=options.out.absolute(), tokenizer=tokenizer,
-        calibrate=None, files=None,
+        calibrate=None, files=None, fitted=options.has_statistics,
     )  # fmt: skip
 
 

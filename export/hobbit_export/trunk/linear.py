@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
+from hobbit_export.trunk.feedback import Feedback
 from hobbit_export.trunk.graph import Graph
 from hobbit_export.trunk.quantize import Bits, block_size_for, quantize_rows
 
 Precision = Literal["fp32", "int8", "int4"]
+Moments = Mapping[str, Sequence[NDArray[np.float32]]]
 BITS: dict[Precision, Bits] = {"int8": 8, "int4": 4}
 # memory one float32 of a row block needs at the worst point of reading and quantising it, as a multiple of its bytes
-_WORKING_COPIES = 12
+_WORKING_COPIES = 16
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,24 @@ class Matrix:
 class LinearWriter:
     """Adds products with checkpoint matrices to a graph."""
 
-    def __init__(self, graph: Graph, weights: TrunkWeights, precision: Precision, memory_bytes: int) -> None:
-        """Write into `graph`, holding at most about `memory_bytes` of weights and temporaries."""
+    def __init__(
+        self,
+        graph: Graph,
+        weights: TrunkWeights,
+        precision: Precision,
+        memory_bytes: int,
+        moments: Moments | None = None,
+    ) -> None:
+        """Write into `graph`, holding at most about `memory_bytes` of weights and temporaries.
+
+        Args:
+            graph: the graph.
+            weights: dense weights by canonical name.
+            precision: of the matrices.
+            memory_bytes: see above.
+            moments: second moments of matrices' inputs by name, for int4 with error feedback.
+        """
+        self._moments = moments or {}
         self._graph = graph
         self._weights = weights
         self._precision: Precision = precision
@@ -73,8 +91,10 @@ class LinearWriter:
         g, n = self._graph, matrix.outputs
         codes, region = g.matrix(f"{matrix.label}_q{bits}", np.uint8, (n, blocks, packed))
         all_scales = np.empty((n, blocks), np.float32)
+        known = self._moments.get(matrix.names[0]) if bits == BITS["int4"] and matrix.scale is None else None
+        feedback = None if known is None else Feedback(known, matrix.inputs)
         for start, block in self._blocks(matrix):
-            q = quantize_rows(block, bits, size)
+            q = quantize_rows(block, bits, size) if feedback is None else feedback.quantize(block, size)
             g.data.write(region, start * blocks * packed, q.codes)
             all_scales[start : start + len(block)] = q.scales
         scales = g.vector(f"{matrix.label}_scale", all_scales.reshape(-1))

@@ -21,7 +21,7 @@ from hobbit_export.trunk.blocks import mlp, rms_norm, scaled
 from hobbit_export.trunk.data_file import DataFile
 from hobbit_export.trunk.graph import Graph
 from hobbit_export.trunk.layer import LayerGraph, router_scale
-from hobbit_export.trunk.linear import BITS, LinearWriter, Matrix, Precision
+from hobbit_export.trunk.linear import BITS, LinearWriter, Matrix, Moments, Precision
 
 DEFAULT_MEMORY_BYTES = 256 << 20
 _COPIES_OF_ROWS = 4  # a router's rows as read, as float32, transposed, and as bytes
@@ -34,6 +34,7 @@ def build_layer(
     out: Path,
     precision: Precision,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    moments: Moments | None = None,
 ) -> list[Path]:
     """Write the graph of a decoder layer into bundle directory `out` (docs/format.md section 4).
 
@@ -44,6 +45,7 @@ def build_layer(
         out: the bundle; ``trunk/`` is created in it.
         precision: of the matrices; norms, biases and the router are always float32.
         memory_bytes: what reading and quantising a matrix may hold at a time.
+        moments: of matrices' inputs by name, for int4 with error feedback.
 
     Returns:
         The files written: graph and data.
@@ -54,7 +56,7 @@ def build_layer(
             g.input(name, dims)
         LayerGraph(spec, layer_idx, weights, g, linear).emit()
 
-    return _build(out / trunk_file("layer", layer_idx), weights, precision, memory_bytes, emit)
+    return _build(out / trunk_file("layer", layer_idx), weights, precision, memory_bytes, emit, moments)
 
 
 def build_shared(
@@ -64,6 +66,7 @@ def build_shared(
     out: Path,
     precision: Precision,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    moments: Moments | None = None,
 ) -> list[Path]:
     """Write the graph of a layer's shared expert or network in parallel. Arguments as for `build_layer`.
 
@@ -87,7 +90,7 @@ def build_shared(
             y = g.node("Mul", y, g.node("Sigmoid", gate))
         g.output(y, "y", (1, "T", spec.hidden))
 
-    return _build(out / trunk_file("shared", layer_idx), weights, precision, memory_bytes, emit)
+    return _build(out / trunk_file("shared", layer_idx), weights, precision, memory_bytes, emit, moments)
 
 
 def build_head(
@@ -96,6 +99,7 @@ def build_head(
     out: Path,
     precision: Precision,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    moments: Moments | None = None,
 ) -> list[Path]:
     """Write the graph of the last combine, final norm and output head. Arguments as for `build_layer`."""
 
@@ -112,7 +116,7 @@ def build_head(
             logits = g.node("Mul", g.node("Tanh", g.node("Div", logits, g.scalar(cap))), g.scalar(cap))
         g.output(logits, "logits", (1, "T", spec.vocab_size))
 
-    return _build(out / trunk_file("head"), weights, precision, memory_bytes, emit)
+    return _build(out / trunk_file("head"), weights, precision, memory_bytes, emit, moments)
 
 
 def build_routers(
@@ -184,11 +188,12 @@ def _build(
     precision: Precision,
     memory_bytes: int,
     emit: Callable[[Graph, LinearWriter], None],
+    moments: Moments | None,
 ) -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     data_path = path.with_suffix(".data")
     with DataFile(data_path) as data:
         graph = Graph(path.stem, data, fused=precision in BITS)
-        emit(graph, LinearWriter(graph, weights, precision, memory_bytes))
+        emit(graph, LinearWriter(graph, weights, precision, memory_bytes, moments))
         graph.save(path)
     return [path, data_path]

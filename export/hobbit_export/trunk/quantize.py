@@ -50,10 +50,14 @@ def quantize_rows(weight: F32, bits: Bits, block_size: int) -> Quantized:
     padded[:, :inputs] = weight
     w = padded.reshape(rows, blocks, block_size)
     signed, scales = _int8(w) if bits == 8 else _int4(w)
-    codes = (signed + np.float32(1 << (bits - 1))).astype(np.uint8)
-    if bits == 4:
-        codes = codes[..., 0::2] | (codes[..., 1::2] << 4)
-    return Quantized(codes, scales)
+    return Quantized(packed4(signed) if bits == 4 else (signed + np.float32(128)).astype(np.uint8), scales)
+
+
+def packed4(signed: F32) -> U8:
+    """Pack int4 codes -8..7 of [rows, blocks, block_size] as they are stored."""
+    codes = (signed + np.float32(8)).astype(np.uint8)
+    packed: U8 = codes[..., 0::2] | (codes[..., 1::2] << 4)
+    return packed
 
 
 def dequantize_rows(q: Quantized, bits: Bits, inputs: int) -> F32:
@@ -73,22 +77,35 @@ def _int8(w: F32) -> tuple[F32, F32]:
 
 def _int4(w: F32) -> tuple[F32, F32]:
     """Return codes in -8..7 and signed scales with the lowest squared error among the candidates."""
+    scales = scales4(w)
+    return round4(w, scales), scales
+
+
+def scales4(w: F32, importance: F32 | None = None) -> F32:
+    """Return signed scales [rows, blocks] of the lowest squared error among the candidates.
+
+    Args:
+        w: float32 [rows, blocks, block_size].
+        importance: float32 [block_size], what the squared error of each weight counts; None: all the same.
+    """
     extreme = np.take_along_axis(w, np.abs(w).argmax(-1)[..., None], -1)[..., 0]
     best_scale = np.zeros_like(extreme)
     best_gain = np.full_like(extreme, -1.0)
     for shrink in _SHRINK:
         scale = extreme * np.float32(-shrink / 8)
-        q = _round4(w, scale)
+        q = round4(w, scale)
         # least squares for fixed codes: scale = <w,q>/<q,q>, which lowers the squared error by <w,q>^2/<q,q>
-        wq, qq = np.einsum("rbk,rbk->rb", w, q), np.einsum("rbk,rbk->rb", q, q)
+        counted = q if importance is None else q * importance
+        wq, qq = np.einsum("rbk,rbk->rb", w, counted), np.einsum("rbk,rbk->rb", q, counted)
         gain = wq * wq * _inverse(qq)
         better = gain > best_gain
         best_gain = np.where(better, gain, best_gain)
         best_scale = np.where(better, wq * _inverse(qq), best_scale)
-    return _round4(w, best_scale), best_scale
+    return best_scale
 
 
-def _round4(w: F32, scale: F32) -> F32:
+def round4(w: F32, scale: F32) -> F32:
+    """Return the nearest codes -8..7."""
     q = w * _inverse(scale)[..., None]
     np.rint(q, out=q)
     return np.clip(q, -8, 7, out=q)

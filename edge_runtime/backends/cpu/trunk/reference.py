@@ -17,7 +17,7 @@ from edge_runtime.backends.cpu.trunk.embedding import check_tokens
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.mask import fill_mask
 from edge_runtime.backends.cpu.trunk.oracles import mixer_of
-from edge_runtime.backends.cpu.trunk.oracles.base import LayerRun, rms_norm
+from edge_runtime.backends.cpu.trunk.oracles.base import LayerRun, Watch, rms_norm
 from edge_runtime.backends.cpu.trunk.recurrent import Stop
 from edge_runtime.backends.cpu.trunk.rope import Rotary
 from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
@@ -44,8 +44,11 @@ class ReferenceTrunk:
 
     expected_states = None
 
-    def __init__(self, spec: ModelSpec, weights: TrunkWeights, *, max_chunk: int = 512) -> None:
-        """Take the model and its weights."""
+    def __init__(
+        self, spec: ModelSpec, weights: TrunkWeights, *, max_chunk: int = 512, watch: Watch | None = None
+    ) -> None:
+        """Take the model and its weights; `watch` is told the inputs [T, K] of every matrix by its name."""
+        self._watch = watch
         self._spec = spec
         self._weights = weights
         self._max_chunk = max_chunk
@@ -72,6 +75,20 @@ class ReferenceTrunk:
         resid = resid * np.float32(self._spec.embedding_scale)
         angles = [rotary.cos_sin(kv.length, tokens, kv.context) for rotary in self._rotary]
         return _Chunk(kv, resid, angles, stops)
+
+    def resume(self, resid: F32, parallel: F32, layer_idx: int, kv: KVCache) -> TrunkChunk:
+        """Start a chunk in the middle of the model, from what `carried` said before a layer."""
+        assert isinstance(kv, HostKVCache)
+        stops = kv.begin(len(resid), snapshots=False)
+        angles = [rotary.cos_sin(kv.length, len(resid), kv.context) for rotary in self._rotary]
+        chunk = _Chunk(kv, resid, angles, stops)
+        chunk.parallel, chunk.next_layer = parallel, layer_idx
+        return chunk
+
+    def carried(self, chunk: TrunkChunk) -> tuple[F32, F32]:
+        """Return the residual stream [T, D] behind the last `run_layer`, and what a network in parallel gave."""
+        assert isinstance(chunk, _Chunk)
+        return chunk.resid, chunk.parallel
 
     def run_layer(self, chunk: TrunkChunk, layer_idx: int, expert_out: F32 | None) -> LayerOutput[F32] | None:
         """Run attention, and router or dense MLP. See `Trunk.run_layer`."""
@@ -109,8 +126,7 @@ class ReferenceTrunk:
 
     def head(self, chunk: TrunkChunk, expert_out: F32 | None, rows: slice) -> F32:
         """Return logits float32 [rows, V] of the chunk's chosen rows."""
-        resid = self._behind(_running(chunk, self._spec.num_layers), self._spec.num_layers - 1, expert_out)
-        x = self._stream_norm(resid[rows], "final_norm")
+        x = self.last(chunk, expert_out, rows)
         logits = np.empty((len(x), self._spec.vocab_size), np.float32)
         for start in range(0, self._spec.vocab_size, _HEAD_ROWS):
             stop = min(start + _HEAD_ROWS, self._spec.vocab_size)
@@ -120,6 +136,11 @@ class ReferenceTrunk:
         logits *= np.float32(self._spec.logit_scale)
         cap = self._spec.logit_softcap
         return logits if cap is None else np.float32(cap) * np.tanh(logits / np.float32(cap))
+
+    def last(self, chunk: TrunkChunk, expert_out: F32 | None, rows: slice) -> F32:
+        """Return what the head gets of the chunk's chosen rows, float32 [rows, D]."""
+        resid = self._behind(_running(chunk, self._spec.num_layers), self._spec.num_layers - 1, expert_out)
+        return self._stream_norm(resid[rows], "final_norm")
 
     def look_ahead(self, x: F32, layer_idx: int, depth: int) -> F32:
         """Apply the routers of the next sparse layers to float32 [T, D]. See `Trunk.look_ahead`."""
@@ -172,7 +193,7 @@ class ReferenceTrunk:
         past = {array.name: past[0, :, : kv.length] for array, past in self._growing(layer_idx, kv)}
         past |= {array.name: past for array, past in self._fixed(layer_idx, kv, kv.fixed.current)}
         prefix, eps = f"layers.{layer_idx}.", self._spec.rms_eps
-        run = LayerRun(attention, prefix, self._weights, eps, angles, mask, past)
+        run = LayerRun(attention, prefix, self._weights, eps, angles, mask, past, self._watch)
         out, new = mixer_of(attention).run(run, x)
         kv.write(layer_idx, [new[array.name][None] for array, _ in self._growing(layer_idx, kv)])
         for stop in chunk.stops:
@@ -199,6 +220,8 @@ class ReferenceTrunk:
         return rms_norm(x, self._weights.get(name), self._spec.rms_eps)
 
     def _linear(self, x: F32, name: str) -> F32:
+        if self._watch is not None:
+            self._watch(name, x)
         product: F32 = x @ self._weights.get(name).T
         return product
 

@@ -133,10 +133,10 @@ void add_rows(hobbit::ExpertEncoder& e, int matrix, int64_t row_start, const Arr
   e.add_rows(matrix, size_t(row_start), rows.data(), count, from);
 }
 
-nb::object segment(nb::handle self, int i) {
+nb::object segment(nb::handle self, int i, bool draft = false) {
   const auto& e = nb::cast<const hobbit::ExpertEncoder&>(self);
   const bool want_bf16 = i == -1;
-  if (!e.finished()) throw nb::value_error("segment: expected finish() before segment()");
+  if (!draft && !e.finished()) throw nb::value_error("segment: expected finish() before segment()");
   if (i < -1 || i >= e.num_segments() || (want_bf16 && e.bf16().empty()))
     throw nb::value_error(("segment: expected 0.." + std::to_string(e.num_segments() - 1) +
                            (e.bf16().empty() ? " (bf16 was not asked for)" : " or -1 for bf16") + ", got " +
@@ -293,6 +293,7 @@ NB_MODULE(_native, m) {
       .def("add_bias", &add_bias, "matrix"_a, "values"_a)
       .def("finish", &E::finish)
       .def("segment", [](nb::handle self, int i) { return segment(self, i); }, "i"_a)
+      .def("draft", [](nb::handle self) { return segment(self, 0, true); })
       .def("bf16", [](nb::handle self) { return segment(self, -1); })
       .def("errors", &E::errors)
       .def("reset", &E::reset, "layer"_a, "expert"_a);

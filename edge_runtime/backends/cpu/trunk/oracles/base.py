@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 F32 = NDArray[np.float32]
 Shapes = dict[str, tuple[int, ...]]
+Watch = Callable[[str, F32], None]
 
 
 class Growth(NamedTuple):
@@ -53,6 +54,7 @@ class LayerRun(NamedTuple):
         angles: cos and sin [T, R/2] of its rope; None without one.
         mask: [T, N + T]: what a token sees of N cached ones and of the chunk; None where the kind has no mask.
         past: the layer's arrays after N tokens by name: growing ones [G, N, C], fixed ones as they are.
+        watch: is told a matrix' name and its inputs [T, K].
     """
 
     attention: Any
@@ -62,6 +64,7 @@ class LayerRun(NamedTuple):
     angles: tuple[F32, F32] | None
     mask: F32 | None
     past: Mapping[str, F32]
+    watch: Watch | None = None
 
     def get(self, name: str) -> F32:
         """Return a weight of the layer."""
@@ -69,6 +72,8 @@ class LayerRun(NamedTuple):
 
     def linear(self, x: F32, name: str) -> F32:
         """Multiply by a matrix of the layer."""
+        if self.watch is not None:
+            self.watch(self.prefix + name, x)
         product: F32 = x @ self.get(name).T
         return product
 
