@@ -14,7 +14,7 @@ from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.params import Param
 from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
 from edge_runtime.policy.decisions import full_decision, keep_first
-from edge_runtime.policy.wrappers.watching import OnePass
+from edge_runtime.policy.wrappers.watching import PredictsAsItDecides
 
 SOURCE = "AdapMoE, arXiv 2408.10284"
 PARAMS = {
@@ -24,7 +24,7 @@ PARAMS = {
 }
 
 
-class Adapmoe(OnePass):
+class Adapmoe(PredictsAsItDecides):
     """See the module. Implements `Policy`.
 
     Args:

@@ -7,7 +7,7 @@ import numpy as np
 from edge_runtime.base.params import Param, per_layer
 from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
 from edge_runtime.policy.decisions import keep, keep_first
-from edge_runtime.policy.wrappers.watching import OnePass
+from edge_runtime.policy.wrappers.watching import PredictsAsItDecides
 
 SOURCE = "LExI, arXiv 2509.02753"
 PARAMS = {
@@ -18,7 +18,7 @@ PARAMS = {
 }  # fmt: skip
 
 
-class Lexi(OnePass):
+class Lexi(PredictsAsItDecides):
     """The first k_l experts, scaled to the weight of all K. Implements `Policy`.
 
     Args:

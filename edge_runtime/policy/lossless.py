@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
 from edge_runtime.policy.decisions import full_decision
-from edge_runtime.policy.wrappers.watching import OnePass
+from edge_runtime.policy.wrappers.watching import PredictsAsItDecides
 
 
-class Lossless(OnePass):
+class Lossless(PredictsAsItDecides):
     """Changes nothing. Implements `Policy`.
 
     Args:

@@ -7,7 +7,7 @@ import numpy as np
 from edge_runtime.base.params import Param, per_layer
 from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
 from edge_runtime.policy.decisions import keep, keep_first
-from edge_runtime.policy.wrappers.watching import OnePass
+from edge_runtime.policy.wrappers.watching import PredictsAsItDecides
 
 SOURCE = "Not All Experts Are Equal, arXiv 2402.14800"
 PARAMS = {
@@ -18,7 +18,7 @@ PARAMS = {
 }  # fmt: skip
 
 
-class Skip(OnePass):
+class Skip(PredictsAsItDecides):
     """Drops experts with w_i < beta_l w_0 and scales the rest to the weight of all. Implements `Policy`.
 
     The paper has K = 2, where this is the second expert; for larger K every rank is compared with the first (our

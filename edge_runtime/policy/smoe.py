@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edge_runtime.base.params import Param
 from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
 from edge_runtime.policy.decisions import chosen_decision, full_decision
-from edge_runtime.policy.wrappers.watching import OnePass
+from edge_runtime.policy.wrappers.watching import PredictsAsItDecides
 
 SOURCE = "SMoE, arXiv 2508.18983"
 PARAMS = {
@@ -22,7 +22,7 @@ PARAMS = {
 }
 
 
-class Smoe(OnePass):
+class Smoe(PredictsAsItDecides):
     """See the module. Implements `Policy`.
 
     Args:

@@ -46,12 +46,7 @@ class OnePass:
         raise NotImplementedError
 
     def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
-        """See `Policy.predict_tiers`: what it would decide. Who changes something in `decide` has to say it otherwise.
-
-        A prediction that names more than K experts is not sure who comes: all of them, at the full tier.
-        """
-        if routing.topk_ids.shape[1] <= self.context.top_k:
-            return self.decide(layer_idx, routing, residency).tiers
+        """See `Policy.predict_tiers`: the experts predicted, at the full tier."""
         tiers = np.zeros(self.context.num_experts, np.uint8)
         tiers[routing.topk_ids[routing.topk_weights != 0]] = self.context.tier
         return tiers
@@ -65,6 +60,19 @@ class OnePass:
     def accept(self, logits: NDArray[np.float32]) -> bool:
         """Every result stands."""
         return True
+
+
+class PredictsAsItDecides(OnePass):
+    """Predicts tiers by `decide`, which therefore has to change nothing."""
+
+    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+        """See `Policy.predict_tiers`: what it would decide.
+
+        A prediction that names more than K experts is not sure who comes: all of them, at the full tier.
+        """
+        if routing.topk_ids.shape[1] > self.context.top_k:
+            return super().predict_tiers(layer_idx, routing, residency)
+        return self.decide(layer_idx, routing, residency).tiers
 
 
 class Watching:
