@@ -10,7 +10,7 @@ usage: deploy/environment.sh DIR [--python PROGRAM] [--no-compile]
 
   DIR                the environment; made anew if it exists
   --python PROGRAM   Python for it (default: python3)
-  --no-compile       leave modules uncompiled: quicker to install and a sixth smaller, slower to start
+  --no-compile       leave modules uncompiled: quicker to install and some 30 MB smaller, slower to start
 END
 }
 
@@ -48,7 +48,7 @@ pip=$(echo "$here"/wheels/pip-*.whl)
 # pip runs from its own wheel: what it installs is what the bundle lists, and pip itself
 PYTHONDONTWRITEBYTECODE=1 "$into/bin/python" -I "$pip/pip" --isolated --disable-pip-version-check install --quiet \
   --no-compile --no-index --no-cache-dir --find-links "$here/wheels" --require-hashes -r "$requirements"
-# not the tests of libraries nor what is imported for rare work: a tenth of the whole, see tools/release/common.py
+# neither the tests of libraries nor what rare work imports: see tools/release/common.py
 seldom='/tests?/|/sympy/|/onnxruntime/(transformers|quantization|tools)/|/pygments/lexers/'
 if [ $compile = yes ]; then
   (cd "$into" && bin/python -m compileall -q -x "$seldom" -p "$into" lib) >/dev/null || true

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +61,11 @@ def address() -> Iterator[str]:
         yield cluster.address
     finally:
         cluster.shutdown()
+        # the handles of its daemons are let go here: pytest would take the warning about each for a failure of the run
+        del cluster
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
 
 def start(checkpoint: Path, out: Path, address: str, *flags: str) -> subprocess.Popen[str]:

@@ -16,6 +16,10 @@ from conftest import REPO
 from edge_runtime.config.options import OPTIONS
 from edge_runtime.config.profiles import profile_names
 
+sys.path.insert(0, str(REPO / "tools/release"))
+
+import common
+
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
@@ -62,6 +66,29 @@ def test_a_damaged_bundle_is_refused_before_anything_is_made(bundle, tmp_path):
     assert "the bundle is damaged" in said
     assert f"requirements-{HERE}.txt" in said
     assert not (tmp_path / "env").exists()
+
+
+def test_the_same_modules_are_left_uncompiled_everywhere():
+    (here,) = re.findall(r"^seldom='(.*)'$", (REPO / "deploy/environment.sh").read_text(), re.MULTILINE)
+    assert here == common.SELDOM_IMPORTED
+    for path in (REPO / "deploy/debian").glob("*/postinst"):
+        assert '-x "@SELDOM@"' in path.read_text()
+    for left in ("numpy/_core/tests/test_x.py", "onnxruntime/tools/x.py"):
+        assert re.search(here, f"lib/python3.11/site-packages/{left}")
+    for kept in ("edge_runtime/lab/bench/run.py", "numpy/testing/x.py", "onnxruntime/capi/x.py", "pygments/lexer.py"):
+        assert not re.search(here, f"lib/python3.11/site-packages/{kept}")
+
+
+def test_what_an_installation_takes_is_listed_and_below_the_limit():
+    page = (REPO / "docs/operations.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \|((?: [\d.]+ \|){4})$", page, re.MULTILINE)
+    sizes = {
+        name: [float(size) for size in line.split(" | ") if size]
+        for name, line in ((n, c.strip(" |")) for n, c in rows)
+    }
+    total = sizes.pop("all of it")
+    assert [sum(column) for column in zip(*sizes.values(), strict=True)] == pytest.approx(total, abs=1)
+    assert max(total) < common.MOST_BYTES / 1e6
 
 
 def test_outside_a_bundle_it_says_so():

@@ -110,7 +110,7 @@ def test_every_command_runs_as_written():
         machine.shell(f"cp {bundle} {HOME}/src")
         assert f"is in {HOME}/hobbit" in reader.types(block_with("environment.sh"))
 
-        clone = block_with("git clone").replace("<this repository>", f"{REPO} hobbit-edge")
+        clone = block_with("git clone").replace("<this repository>", f"file://{REPO} hobbit-edge")
         # as root, git reads nobody else's repository
         reader.types("git config --global safe.directory '*'\n" + clone.replace("&& cd", "\ncd"))
         # a checkpoint of that name is what a reader has; this one is small
