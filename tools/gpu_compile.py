@@ -37,7 +37,7 @@ TARGETS = {"nvcc": ("sm_87", "sm_90", "sm_110"), "nvrtc12": ("sm_87", "sm_90"), 
 """Orin, Hopper, Thor. The kernels of an Orin are compiled by NVRTC 12.6 (JetPack 6) or 13.2 (JetPack 7)."""
 
 MOST_REGISTERS = 80
-MOST_INSTRUCTIONS = {2: 1.65, 4: 1.45, 6: 2.35, 8: 2.45, 16: 4.0}
+MOST_INSTRUCTIONS = {2: 1.65, 3: 1.65, 4: 1.45, 5: 2.8, 6: 2.35, 8: 2.45, 16: 4.0}
 """For each weight, in the inner loop of decoding, by tier: what was measured first plus a tenth."""
 WEIGHT_LOAD = r"LDG\.E\.NA\.128"
 TENSOR_CORE = r"IMMA"
@@ -53,7 +53,7 @@ class Kernel:
 
 
 def tier_of(name: str) -> int | None:
-    """Tier of a kernel that computes experts."""
+    """Tier of a kernel that computes experts; 3 and 5 are tiers 2 and 4 of 4-bit floats."""
     return int(name.rsplit("_", 1)[1]) if name.rsplit("_", 1)[1].isdigit() else None
 
 
@@ -69,7 +69,7 @@ def measure(name: str, resources: Resources, code: Code) -> Kernel:
     if loop is None:
         return Kernel(resources, 0)
     loads = loop.count(WEIGHT_LOAD)
-    weights = 8 * loads if tier == 16 else 128 * loads / tier
+    weights = 8 * loads if tier == 16 else 128 * loads / (tier & ~1)
     return Kernel(resources, loads, round(len(loop.instructions) / weights, 3))
 
 
@@ -164,12 +164,16 @@ def describe(kernel: Kernel) -> dict[str, object]:
 
 def table(results: list[dict[str, Any]]) -> list[str]:
     """Return the page's table: for each compiler and architecture the decode kernels' instructions a weight."""
-    lines = ["| compiler | GPU | tier 2 | tier 4 | tier 6 | tier 8 | bfloat16 | registers, at most |", "|---" * 8 + "|"]
+    lines = [
+        "| compiler | GPU | tier 2 | tier 4 | tier 6 | tier 8 | bfloat16 | floats, tier 2 | floats, tier 4 "
+        "| registers, at most |",
+        "|---" * 10 + "|",
+    ]
     for each in results:
         kernels = each["kernels"]
         both = [
             [kernels[f"hb_{m}_{tier}"]["instructions_a_weight"] for m in ("gate_up", "down")]
-            for tier in (2, 4, 6, 8, 16)
+            for tier in (2, 4, 6, 8, 16, 3, 5)
         ]
         cells = [" / ".join(f"{figure:.2f}" for figure in pair) for pair in both]
         most = max(kernel["registers"] for kernel in kernels.values())

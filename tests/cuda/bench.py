@@ -74,21 +74,36 @@ class Expert:
         return (self.bf16,) if tier == BF16 else self.segments[: tier // 2]
 
 
+_FLOATS = np.array([-6, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 6])
+
+
+def float4(weights: Array) -> Array:
+    """The nearest 4-bit floats, with a power of two for each 32; one group of zeros, one of a far smaller power."""
+    groups = weights.reshape(-1, 32).copy()
+    groups[0], groups[-1] = 0, groups[-1] * 2.0**-40
+    top = np.abs(groups).max(1, keepdims=True)
+    powers = np.exp2(np.floor(np.log2(np.where(top, top, 1))) - 2)
+    nearest = np.abs(groups[..., None] / powers[..., None] - _FLOATS).argmin(-1)
+    return np.asarray((_FLOATS[nearest] * powers).reshape(weights.shape))
+
+
 @cache
 def make_expert(hidden: int, spec: ExpertSpec, seed: int) -> Expert:
     """Encode a random expert. Outputs of about 1, so that clamps and both sides of an activation are met."""
     rng = np.random.default_rng(seed)
-    form = {"gated": spec.gated, "bias": spec.bias}
-    encoder = ExpertEncoder(0, seed, hidden, spec.intermediate, 4, bf16=True, **form)
+    count = 2 if spec.codes == "fp4" else 4
+    form = {"gated": spec.gated, "bias": spec.bias, "codes": spec.codes}
+    encoder = ExpertEncoder(0, seed, hidden, spec.intermediate, count, bf16=True, **form)
     for matrix, (rows, cols) in enumerate([(spec.intermediate, hidden)] * 2 + [(hidden, spec.intermediate)]):
         if matrix == 0 and not spec.gated:
             continue
         weights = rng.standard_t(5, (rows, cols)) / np.sqrt(cols)
+        weights = float4(weights) if spec.codes == "fp4" else weights
         encoder.add_rows(matrix, 0, weights.astype(np.float32), "f32")
         if spec.bias:
             encoder.add_bias(matrix, rng.standard_normal(rows).astype(np.float32))
     encoder.finish()
-    segments = tuple(np.array(encoder.segment(i)) for i in range(4))
+    segments = tuple(np.array(encoder.segment(i)) for i in range(count))
     return Expert(segments, np.array(encoder.bf16()))
 
 
@@ -221,7 +236,7 @@ def matrices(case: Case, expert: Expert) -> tuple[Sequence[NDArray[np.float64]],
     decoded = (
         reference.decode_bf16(record[0], *size, gated=gated)
         if case.tier == BF16
-        else reference.decode_expert(record, *size, case.tier, gated=gated)
+        else reference.decode_expert(record, *size, case.tier, gated=gated, codes=case.spec.codes)
     )
     biases: Sequence[Array] = [np.zeros(len(m), np.float32) for m in decoded]
     if case.spec.bias:

@@ -157,6 +157,8 @@ class IBuilderConfig:
 class Builder:
     fails = False
     """Builds nothing; set by tests."""
+    lacks = ""
+    """An operator it has no kernel for; set by tests."""
     configs: ClassVar[list[IBuilderConfig]] = []
 
     def __init__(self, logger: ILogger) -> None:
@@ -177,11 +179,15 @@ class Builder:
         if self.fails:
             self._logger.log(Severity.ERROR, "no kernel fits the workspace")
             return None
+        assert network.path is not None
+        graph = onnx.load(str(network.path), load_external_data=False).graph
+        if self.lacks in [node.op_type for node in graph.node]:
+            self._logger.log(Severity.ERROR, f"no implementation for {self.lacks}")
+            return None
         if config.progress_monitor is not None:
             config.progress_monitor.phase_start("tactics", None, 1)
             config.progress_monitor.step_complete("tactics", 0)
             config.progress_monitor.phase_finish("tactics")
-        assert network.path is not None
         whole = io.BytesIO()
         with zipfile.ZipFile(whole, "w") as file:
             for path in (network.path, network.path.with_suffix(".weights")):
@@ -285,7 +291,7 @@ OFFERED = (
     ExecutionContextAllocationStrategy, ParserError, INetworkDefinition, OnnxParser, IOptimizationProfile, ITimingCache,
     IBuilderConfig, Builder, ICudaEngine, IExecutionContext, Runtime,
 )  # fmt: skip
-OURS = {"OnnxParser": {"refuses"}, "Builder": {"fails", "configs"}, "IExecutionContext": {"driver", "runs"}}
+OURS = {"OnnxParser": {"refuses"}, "Builder": {"fails", "lacks", "configs"}, "IExecutionContext": {"driver", "runs"}}
 """What the fake has besides, for tests."""
 ATTRIBUTES = {"ICudaEngine": {"device_memory_size_v2"}, "IBuilderConfig": {"progress_monitor"}}
 

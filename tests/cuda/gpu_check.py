@@ -13,20 +13,21 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cuda.bench import Bench
-from cuda.gpu_steps import decode_products, demo, make_gpu, memory_kinds
+from cuda.gpu_steps import decode_products, demo, demo_engines, make_gpu, memory_kinds
 from cuda.kernel_checks import checks
 
 from edge_runtime.backends.cuda.cubins import load_kernels
 from edge_runtime.backends.cuda.driver import Device, Driver
 from edge_runtime.backends.cuda.nvrtc import Nvrtc
 from edge_runtime.backends.cuda.self_test import check_primitives
+from edge_runtime.backends.cuda.tensorrt.library import load_library
 from edge_runtime.base.errors import DeviceError
 
 RESULTS = Path(__file__).parents[2] / "benchmarks/results"
@@ -47,10 +48,10 @@ def self_test(device: Device, module: Any) -> bool:
     return True
 
 
-def kernels(device: Device, module: Any) -> int:
-    """Compare each kernel with the reference; return how many checks passed."""
-    done = 0
-    for one in checks(emulated=False):
+def kernels(device: Device, module: Any, quick: bool) -> int:
+    """Compare each kernel with the reference, `quick` in one case each; return how many checks passed."""
+    done, all_checks = 0, list(checks(emulated=False))
+    for one in {getattr(check, "func", check): check for check in all_checks}.values() if quick else all_checks:
         with Bench(NoShim(), device, module) as bench:  # type: ignore[arg-type]
             one(bench)
         done += 1
@@ -124,11 +125,13 @@ def main(arguments: list[str] | None = None) -> int:
         name = "".join(c if c.isalnum() else "_" for c in device.name)
         parts = Parts(options.out / f"gpu_check_{name}.json", describe(device, options))
         parts.run("self_test", lambda: self_test(device, module))
-        parts.run("checks", lambda: kernels(device, module))
+        parts.run("checks", lambda: kernels(device, module, options.quick))
         kinds = parts.run("memory", lambda: memory(device, module, options.quick))
         parts.run("decode", lambda: decode(device, module, kinds, options.quick))
         if options.bundle is not None:
-            parts.run("demo", lambda: agreed(options.bundle, make_gpu(driver, Path(folder), compiler)))
+            open_gpu = make_gpu(driver, Path(folder), compiler)
+            parts.run("demo", lambda: agreed(demo(options.bundle, open_gpu)))
+            parts.run("tensorrt", lambda: engines(options.bundle, open_gpu))
     return 0
 
 
@@ -144,10 +147,20 @@ def describe(device: Device, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def agreed(bundle: Path, open_gpu: Any) -> list[str]:
-    """Run the demo; return in which ways it gave the CPU's tokens."""
+def engines(bundle: Path, open_gpu: Any) -> dict[str, Any]:
+    """Run the demo's trunk as TensorRT engines, where TensorRT is here; else say why they were not."""
+    try:
+        library = load_library()
+    except DeviceError as err:
+        print(f"TensorRT: SKIPPED, no engine was built: {err}", flush=True)
+        return {"library": None, "skipped": str(err)}
+    return {"library": library.name, "agreed": agreed(demo_engines(bundle, open_gpu, library))}
+
+
+def agreed(ways: Iterable[str]) -> list[str]:
+    """Run the demo in some ways; return those in which it gave the CPU's tokens."""
     found = []
-    for what in demo(bundle, open_gpu):
+    for what in ways:
         print(f"demo, {what}: the CPU's tokens", flush=True)
         found.append(what)
     return found

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from edge_runtime.backends.cuda.driver import Device, DeviceMemory, Event, Modul
 from edge_runtime.backends.cuda.gpu import Gpu
 from edge_runtime.backends.cuda.launches import ExpertLaunches, Hidden
 from edge_runtime.backends.cuda.structures import ACT_GROUP, GROUP, Pairs
+from edge_runtime.backends.cuda.tensorrt.library import Library
 from edge_runtime.backends.cuda.trunk.launches import DeviceMatrix, TrunkLaunches
 from edge_runtime.base.spec import ExpertSpec
 
@@ -129,15 +133,8 @@ def demo(bundle: Path, open_gpu: Any) -> Iterator[str]:
     Raises:
         AssertionError: tokens or logits differ.
     """
-    real = backends.BACKENDS["cuda"]
-
-    def make(options: BackendOptions) -> CudaBackend:
-        return CudaBackend(options, open_gpu)
-
-    backends.BACKENDS["cuda"] = backends.RegisteredBackend(make, "to be checked", params=real.params)
-    try:
-        with opened(bundle, "cpu", ALL) as engine:
-            want, said = logits(engine), tokens(engine)
+    with checked_backend(lambda options: CudaBackend(options, open_gpu)):
+        want, said = of_cpu(bundle)
         for kind in KINDS:
             with opened(bundle, f"cuda:memory={kind},trunk=cuda", FEW) as engine:
                 assert_close(logits(engine), want)
@@ -151,8 +148,51 @@ def demo(bundle: Path, open_gpu: Any) -> Iterator[str]:
                 assert tokens(engine) == said, "resident: other tokens"
         assert (bits[0] == bits[1]).all(), "a graph gives other bits than single launches"
         yield "resident, as a graph and without"
+
+
+def demo_engines(bundle: Path, open_gpu: Any, library: Library) -> Iterator[str]:
+    """Run the demo's trunk as TensorRT engines; yield what agreed. Plans are built anew, and kept nowhere.
+
+    Raises:
+        AssertionError: tokens or logits differ.
+    """
+    made = checked_backend(lambda options: CudaBackend(options, open_gpu, lambda: library))
+    with tempfile.TemporaryDirectory() as folder, cache_in(folder), made:
+        want, said = of_cpu(bundle)
+        with opened(bundle, "cuda:trunk=tensorrt", FEW) as engine:
+            assert_close(logits(engine), want)
+            assert tokens(engine) == said, "a trunk of engines: other tokens"
+        yield "trunk as engines"
+
+
+def of_cpu(bundle: Path) -> tuple[np.ndarray, list[int]]:
+    """Logits and tokens of the CPU backend."""
+    with opened(bundle, "cpu", ALL) as engine:
+        return logits(engine), tokens(engine)
+
+
+@contextmanager
+def checked_backend(make: Callable[[BackendOptions], CudaBackend]) -> Iterator[None]:
+    """`--backend cuda` is made so meanwhile."""
+    real = backends.BACKENDS["cuda"]
+    backends.BACKENDS["cuda"] = backends.RegisteredBackend(make, "to be checked", params=real.params)
+    try:
+        yield
     finally:
         backends.BACKENDS["cuda"] = real
+
+
+@contextmanager
+def cache_in(folder: str) -> Iterator[None]:
+    """What is kept between runs lies in a folder meanwhile."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = folder
+    try:
+        yield
+    finally:
+        os.environ.pop("XDG_CACHE_HOME")
+        if before is not None:
+            os.environ["XDG_CACHE_HOME"] = before
 
 
 def make_gpu(make_driver: Any, folder: Path, compiler: Any) -> Any:

@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from cuda import test_expert_kernels as experts
+from cuda import test_latent_kernels as latent
 from cuda import test_layer_kernels as layer
 from cuda import test_reads as reads
+from cuda import test_state_kernels as states
 from cuda import test_trunk_kernels as trunk
 from cuda.bench import TIERS, Bench
 
@@ -29,6 +31,8 @@ def checks(emulated: bool = True) -> Iterator[Check]:
     for name in experts.VARIANTS:
         for tier in (4, 16):
             yield partial(experts.test_every_form_of_expert_agrees_with_the_reference, name=name, tier=tier)
+    for tier in experts.FLOAT4_TIERS:
+        yield partial(experts.test_4_bit_floats_agree_with_the_reference, shape=(96, 160), tier=tier, form={})
     for tier in TIERS[:-1]:
         yield partial(experts.test_tokens_in_company_get_the_bits_they_get_alone, tier=tier, tokens=11)
     yield partial(experts.test_a_number_that_is_not_finite_shows_in_the_output, tier=4)
@@ -56,9 +60,28 @@ def trunk_checks() -> Iterator[Check]:
         yield partial(trunk.test_norms_of_a_stream_and_of_parts_of_rows, tokens=2, width=width, stride=stride)
     for name in trunk.ATTENTIONS:
         yield partial(trunk.test_attention_agrees_with_float64, name=name, past=19, tokens=5)
+    yield trunk.test_layer_norm
+    for form in ("own joint by", "nothing own joint"):
+        yield partial(trunk.test_what_the_residual_stream_takes, form=form)
+    for form, block in (("f32", 0), ("q8", 16)):
+        yield partial(trunk.test_matrices_of_each_head, form=form, block=block)
+    yield from state_checks()
     yield trunk.test_a_key_that_is_not_finite_shows
     for number, kind in enumerate(("silu", "gelu_tanh", "relu2")):
         yield partial(trunk.test_networks_gates_and_sums, kind=kind, number=number, gated=True)
+
+
+def state_checks() -> Iterator[Check]:
+    """Yield those of layers with a state of fixed size, and of MLA."""
+    for kernel, gated in ((4, False), (3, True)):
+        yield partial(states.test_convolutions_and_what_they_keep, channels=40, kernel=kernel, gated=gated)
+    for rule in ("gated_delta", "kimi_delta", "mamba2"):
+        yield partial(states.test_recurrences_and_their_states, rule=rule, sizes=(4, 2, 16, 40))
+    for first in (True, False):
+        yield partial(
+            states.test_gates_and_norms_behind_a_recurrence, norm_first=first, is_silu=True, groups=3, width=40
+        )
+    yield partial(latent.test_what_heads_see_agrees_with_float64, name="plain", past=13, tokens=4)
 
 
 def main(libcuda: str, libnvrtc: str, folder: str) -> None:

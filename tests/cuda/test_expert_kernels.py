@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from cuda.bench import (
@@ -26,6 +28,7 @@ from edge_runtime.backends.cpu.kernels import reference
 from edge_runtime.backends.cuda.launches import BF16, cut_tiles
 from edge_runtime.base.spec import ExpertSpec
 
+FLOAT4_TIERS = (2, 4)
 # groups that are no multiple of eight, or of sixteen; one warp of two idle; several blocks
 SHAPES = [(32, 32), (64, 32), (96, 160), (288, 96), (512, 288), (544, 64)]
 VARIANTS = {
@@ -93,6 +96,18 @@ def test_every_tier_and_shape_agrees_with_the_reference(bench: Bench, shape: tup
 def test_every_form_of_expert_agrees_with_the_reference(bench: Bench, name: str, tier: int):
     case = make_case(160, VARIANTS[name], tier, seed=4)
     check(case, run_pairs(bench, case))
+
+
+@pytest.mark.parametrize("tier", FLOAT4_TIERS)
+@pytest.mark.parametrize("shape", [*SHAPES[:4], (544, 64)], ids=lambda shape: f"{shape[0]}x{shape[1]}")
+@pytest.mark.parametrize("form", [{}, {"bias": True, "limit": 1.5, "alpha": 1.702, "up_offset": 1.0}, {"gated": False}])
+def test_4_bit_floats_agree_with_the_reference(bench: Bench, shape: tuple[int, int], tier: int, form: dict[str, Any]):
+    case = make_case(shape[0], ExpertSpec(shape[1], codes="fp4", **form), tier, seed=3, tokens=11)
+    alone = run_pairs(bench, case)
+    check(case, alone)
+    together = run_tiles(bench, case)
+    assert together.h.tobytes() == alone.h.tobytes()
+    assert together.y.tobytes() == alone.y.tobytes()
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 11, 40])

@@ -1,32 +1,59 @@
-"""The trunk on the GPU for the families it knows: logits of tiny models are the CPU backend's."""
+"""The trunk on the GPU for every family: logits of tiny models are the CPU backend's."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from cuda.engines import assert_close
-from families import make_checkpoint
+from families import FAMILY_CASES, make_checkpoint
 
-from edge_runtime import Engine
+from edge_runtime import Engine, SamplingParams
 
-CASES = [
-    "mixtral_sliding_tied",
-    "olmoe_clip_bias",
-    "qwen2_moe_sparse_step_dynamic",
-    "qwen3_moe_bias_sliding",
-    "gpt_oss_all_full_truncated",
-]
+FEW = {
+    "mixtral_sliding_tied", "olmoe_clip_bias", "qwen2_moe_sparse_step_dynamic", "gpt_oss_all_full_truncated",
+    "deepseek_v2_biases", "deepseek_v3", "ernie4_5_moe_floor_yarn", "qwen3_next", "kimi_linear",
+    "granitemoehybrid_rope_tied", "nemotron_h_dense", "lfm2_moe_tied_bias", "gemma4", "phimoe_longrope_biases",
+    "hunyuan_v1_moe",
+}  # fmt: skip
+"""Every kind of attention and every option once in `make test`; all cases in `make gpu-emulation`."""
+CASES = [pytest.param(case, marks=() if case in FEW else pytest.mark.emulation) for case in FAMILY_CASES]
+SETTINGS = {"context": 64, "prefill_chunk": 16, "threads": 1, "self_check": False, "memory": "4GiB", "tier": "bf16"}
 pytestmark = [pytest.mark.oracle, pytest.mark.usefixtures("over_fake")]
+
+
+def backends(exported, shared_folder, case: str, trunk: str = "fp32"):
+    """Both backends over a case's bundle; at the exact tier, since a last bit may turn the rounding of an activation."""
+    checkpoint = make_checkpoint(case, shared_folder / f"cuda-{case}")
+    bundle = exported(checkpoint, "--tiers", "8,bf16", "--trunk", trunk)
+    for backend in ("cpu", "cuda:trunk=cuda"):
+        with Engine.open(bundle, backend=backend, **SETTINGS) as engine:
+            yield engine
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_logits_are_the_cpu_backends(exported, shared_folder, case: str):
-    checkpoint = make_checkpoint(case, shared_folder / f"cuda-{case}")
-    # at the exact tier: at others a last bit may turn the rounding of an activation, and tokens behind it see that
-    bundle = exported(checkpoint, "--tiers", "8,bf16", "--trunk", "fp32")
     ids, found = np.arange(1, 9, dtype=np.int32), []
-    settings = {"context": 64, "prefill_chunk": 16, "threads": 1, "self_check": False, "memory": "4GiB", "tier": "bf16"}
-    for backend in ("cpu", "cuda:trunk=cuda"):
-        with Engine.open(bundle, backend=backend, **settings) as engine:
-            found.append(np.concatenate([engine.logits(ids[:6], chunk=4), engine.logits(ids[:2], chunk=1)]))
+    for engine in backends(exported, shared_folder, case):
+        found.append(np.concatenate([engine.logits(ids[:6], chunk=4), engine.logits(ids[:2], chunk=1)]))
     assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize("trunk", ["int8", "int4"])
+@pytest.mark.parametrize("case", ["deepseek_v3", "kimi_linear"])
+def test_quantised_trunks_give_what_their_weights_stand_for(exported, shared_folder, case: str, trunk: str):
+    """ONNX Runtime rounds activations to 8 bits where these kernels do not."""
+    found = [engine.logits([1, 2, 3, 4], chunk=4) for engine in backends(exported, shared_folder, case, trunk)]
+    assert np.abs(found[0] - found[1]).max() <= 0.05 * np.abs(found[0]).max()
+
+
+@pytest.mark.parametrize("case", ["qwen3_next", "lfm2_moe_tied_bias"])
+def test_states_go_on_from_where_prompts_part(exported, shared_folder, case: str):
+    """The second prompt begins as the first, the third as the second one's answer: states are taken up, or made anew."""
+    found = []
+    for engine in backends(exported, shared_folder, case):
+        params = SamplingParams(max_tokens=3, ignore_eos=True)
+        first = engine.generate(list(range(1, 12)), params)
+        second = engine.generate([*range(1, 9), 30, 31], params)
+        third = engine.generate([*range(1, 9), 30, 31, *second.token_ids[:2], 5], params)
+        found.append([first.token_ids, second.token_ids, third.token_ids])
+    assert found[0] == found[1]

@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from cuda import gpu_check
+from cuda import fake_tensorrt, gpu_check
 from cuda.build import Fakes
+from cuda.gpu_steps import make_gpu
 
+from edge_runtime.backends.cuda.driver import Driver
+from edge_runtime.backends.cuda.tensorrt.allow_list import version_for
+from edge_runtime.backends.cuda.tensorrt.library import Library
 from edge_runtime.base.errors import DeviceError
 
 
@@ -21,14 +25,29 @@ def test_it_runs_every_check_and_writes_what_ran(
     options += ["--bundle", str(model_bundle)]
     assert gpu_check.main(options) == 0
     result = json.loads((tmp_path / "gpu_check_Fake_Orin.json").read_text())
-    assert result["checks"] > 70
+    assert result["checks"] > 20, "quick: a case of each check; the others are tests of their own"
     assert set(result["memory"]) == {"registered", "pinned", "device"}
     assert len(result["decode"]) == 3
     assert result["demo"][-1] == "resident, as a graph and without"
     assert (result["device"], result["arch"], result["driver_cuda"]) == ("Fake Orin", "sm_87", 12060)
     assert (result["emulated"], result["failed"]) == (True, None), "a fake never passes for a GPU"
-    assert result["passed"] == ["self_test", "checks", "memory", "decode", "demo"]
-    assert "self-test of device-only functions: passed" in capsys.readouterr().out
+    assert result["passed"] == ["self_test", "checks", "memory", "decode", "demo", "tensorrt"]
+    assert result["tensorrt"]["library"] is None
+    assert "TensorRT cannot be imported" in result["tensorrt"]["skipped"]
+    said = capsys.readouterr().out
+    assert "self-test of device-only functions: passed" in said
+    assert "TensorRT: SKIPPED, no engine was built: TensorRT cannot be imported" in said
+
+
+def test_engines_are_checked_where_tensorrt_is(fakes, fake, nvrtc, kernel_folder, model_bundle, monkeypatch):
+    found = version_for("10.16.2.10")
+    assert found is not None
+    library = Library(fake_tensorrt.make_module("10.16.2.10"), found)
+    monkeypatch.setattr(gpu_check, "load_library", lambda: library)
+    monkeypatch.setattr(fake_tensorrt.IExecutionContext, "driver", fake, raising=False)
+    open_gpu = make_gpu(lambda: Driver(fake), kernel_folder, lambda: nvrtc)
+    result = gpu_check.engines(model_bundle, open_gpu)
+    assert result == {"library": "tensorrt-10.16.2.10", "agreed": ["trunk as engines"]}
 
 
 def test_a_failed_self_test_ends_it(fakes: Fakes, fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -10,11 +10,12 @@ from specs import model_spec
 
 from edge_runtime.backends.cuda.known import unknown_parts
 from edge_runtime.backends.cuda.trunk.supported import why_not
-from edge_runtime.base.spec import LinearAttention, MlpSpec, RouterSpec, SoftmaxAttention
+from edge_runtime.base.spec import LatentAttention, LinearAttention, MlpSpec, RouterSpec, SoftmaxAttention
 
 MODEL = model_spec()
 LAYER, ATTENTION = MODEL.layers[0], MODEL.attention
 LINEAR = LinearAttention("linear", "gated_delta", 2, 4, 16, 16, 4)
+LATENT = LatentAttention("mla", 2, None, 32, 16, 8, 16, None)
 
 
 def test_a_model_of_the_first_families_is_known():
@@ -24,13 +25,12 @@ def test_a_model_of_the_first_families_is_known():
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"attention": LINEAR}, "layer 0: attention of kind 'linear'"),
-        ({"attention": None}, "layer 0: a layer without attention"),
-        ({"sparse": False}, "layer 0: a layer without a feed-forward part"),
-        ({"attention": replace(ATTENTION, rope=None)}, "layer 0: attention without rope"),
-        ({"attention": replace(ATTENTION, output_gate=True)}, "layer 0: attention with output gate"),
-        ({"attention": replace(ATTENTION, head_dim=512)}, "layer 0: heads of 512 numbers, at most 256"),
-        ({"sparse": False, "dense": MlpSpec(72)}, "layer 0: a matrix of 72 inputs, expected a multiple of 16"),
+        ({"attention": replace(LINEAR, key_dim=256)}, "layer 0: keys of 256 numbers, at most 128"),
+        ({"attention": replace(LINEAR, kernel=1)}, "layer 0: a convolution of one tap"),
+        ({"attention": replace(LATENT, kv_rank=1024)}, "layer 0: 1024 + 8 numbers kept of a token, at most 576"),
+        ({"attention": replace(LATENT, nope_dim=18)}, "layer 0: heads of 18 + 8 numbers, expected a multiple of 4"),
+        ({"attention": replace(ATTENTION, head_dim=1024)}, "layer 0: heads of 1024 numbers, at most 512"),
+        ({"sparse": False, "dense": MlpSpec(70)}, "layer 0: a matrix of 70 inputs, expected a multiple of 4"),
     ],
 )
 def test_a_part_the_trunk_does_not_know_is_named(changed: dict[str, Any], said: str):
@@ -53,6 +53,6 @@ def test_a_word_that_is_new_in_a_known_field_is_unknown():
     assert list(unknown_parts(rule, "router")) == []
     changed: dict[str, Any] = {"softmax_over": "near"}
     assert list(unknown_parts(replace(rule, **changed), "router")) == ["router with softmax over 'near'"]
-    changed = {"qk_norm": "per_head_rotated"}
+    changed = {"qk_norm": "per_group"}
     found = list(unknown_parts(replace(ATTENTION, **changed), "attention"))
-    assert found == ["attention with qk norm 'per_head_rotated'"]
+    assert found == ["attention with qk norm 'per_group'"]

@@ -23,6 +23,7 @@ from edge_runtime.backends.cuda.tensorrt.half_weights import StoredMatrix
 from edge_runtime.backends.cuda.tensorrt.lowering import lower
 from edge_runtime.backends.cuda.tensorrt.modern import modernise
 from edge_runtime.backends.cuda.tensorrt.onnx_bytes import FLOAT16
+from edge_runtime.backends.cuda.tensorrt.products import by_products
 from edge_runtime.base.spec import ModelSpec, SoftmaxAttention
 from hobbit_export.arch import read_model
 from hobbit_export.trunk.linear import Precision
@@ -63,7 +64,10 @@ def test_every_familys_graphs_have_operators_of_both_versions(case: str, tmp_pat
         assert list(refusals(low, OLD)) == []
         modern = modernise(low, SLOTS)
         assert list(refusals(modern, NEW)) == []
-        found = Counter(step.op for step in modern.steps)
+        found, plain_steps = Counter(step.op for step in modern.steps), by_products(modern)
+        assert list(refusals(plain_steps, NEW)) == []
+        assert "Attention" not in {step.op for step in plain_steps.steps}
+        assert (plain_steps.inputs, plain_steps.outputs) == (modern.inputs, modern.outputs)
         if low.name.startswith("layer") and plain and spec.layers[int(low.name[-3:])].attention is not None:
             assert found["Attention"] == 1
             assert found["TensorScatter"] == 2
@@ -113,12 +117,14 @@ def test_lowered_graphs_compute_the_same(case: str, precision: Precision, tmp_pa
             feeds["mask"] = np.ascontiguousarray(joint[..., :SLOTS])
             feeds["mask"][..., PAST : PAST + TOKENS] = joint[..., SLOTS:]
             feeds |= {name: feeds[name].astype(np.float16) for name in ("past_k", "past_v")}
-        newer = run(replace(modern, name=f"{low.name}-new").write(tmp_path), feeds)
+        newer = [
+            run(replace(form, name=f"{low.name}-{i}").write(tmp_path), feeds)
+            for i, form in enumerate((modern, by_products(modern)))
+        ]
         for output, values in wanted.items():
-            written = newer.get(output)
-            if written is None:
-                written = newer[f"present_{output.removeprefix('new_')}"][:, :, PAST : PAST + TOKENS]
-            for each in (found[output], written):
+            present = f"present_{output.removeprefix('new_')}"
+            written = [form[output] if output in form else form[present][:, :, PAST : PAST + TOKENS] for form in newer]
+            for each in (found[output], *written):
                 assert np.abs(each - values).max() <= bound * np.abs(values).max(), (low.name, output)
 
 

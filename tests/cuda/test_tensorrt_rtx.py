@@ -16,6 +16,8 @@ from cuda.test_tensorrt_lowering import FIRST, SLOTS, lowered, spec_of
 from edge_runtime.backends.cuda.tensorrt.building import PlanBuilder, profiles_for
 from edge_runtime.backends.cuda.tensorrt.graph import Lowered
 from edge_runtime.backends.cuda.tensorrt.modern import modernise
+from edge_runtime.backends.cuda.tensorrt.plans import build_plan
+from edge_runtime.backends.cuda.tensorrt.products import by_products
 from edge_runtime.base.errors import DeviceError
 
 pytestmark = [pytest.mark.oracle, pytest.mark.emulation]
@@ -38,7 +40,7 @@ def builder() -> PlanBuilder:
 
 
 def build(builder: PlanBuilder, low: Lowered, folder: Path) -> bytes:
-    return builder.build(low, low.write(folder), profiles_for(CHUNK, SLOTS))
+    return build_plan(builder, low, folder, profiles_for(CHUNK, SLOTS))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int4"])
@@ -47,7 +49,8 @@ def test_every_familys_graphs_are_built(builder: PlanBuilder, case: str, precisi
     """Each kind of layer once: the graphs of others differ in their weights."""
     seen: set[tuple[str, ...]] = set()
     for _, low in lowered(spec_of(case, tmp_path), tmp_path, precision):
-        for form in (low, modernise(low, SLOTS)):
+        modern = modernise(low, SLOTS)
+        for form in (low, modern, by_products(modern)):
             kind = (*[step.op for step in form.steps], *map(str, form.inputs.values()))
             if kind not in seen:
                 seen.add(kind)

@@ -93,6 +93,21 @@ def test_a_quantised_trunk_gives_what_its_weights_stand_for(exported, use, trunk
     assert np.abs(cpu - cuda).max() <= 0.05 * np.abs(cpu).max()
 
 
+def test_attention_without_a_kernel_is_built_of_products(exported, use, monkeypatch, caplog):
+    bundle, found = exported(MODEL, "--tiers", "4", "--trunk", "int4"), []
+    use(VERSIONS[1])
+    for lacks in ("", "Attention"):
+        monkeypatch.setattr(fake_tensorrt.Builder, "lacks", lacks)
+        with opened(bundle, TENSORRT, ALL, context=128 - len(found)) as engine:
+            found.append(logits(engine))
+    assert "layer_000: its attention becomes products and a softmax: TensorRT 10.16.2.10 cannot build" in caplog.text
+    assert "no implementation for Attention" in caplog.text
+    assert np.abs(found[0] - found[1]).max() <= 2e-2 * np.abs(found[0]).max(), "half precision, in another order"
+    monkeypatch.setattr(fake_tensorrt.Builder, "lacks", "Softmax")
+    with pytest.raises(DeviceError, match=r"cannot build layer_000: no implementation for Softmax"):
+        opened(bundle, TENSORRT, ALL, context=64)
+
+
 @pytest.mark.oracle
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from cuda.bench import BOUND, Bench
 from edge_runtime.backends.cpu.activation import activate
 from edge_runtime.backends.cuda.structures import Variant
 from edge_runtime.backends.cuda.trunk.launches import AttentionAt, DeviceMatrix, TrunkLaunches
-from edge_runtime.backends.cuda.trunk.structures import make_attend, make_heads
+from edge_runtime.backends.cuda.trunk.structures import Join, make_attend, make_heads, row_heads
 from edge_runtime.base.spec import RopeSpec, SoftmaxAttention
 from hobbit_export.trunk.quantize import dequantize_rows, quantize_rows
 
@@ -36,8 +36,13 @@ def matrix(bench: Bench, form: str, block: int, weights: Array, bias: Array | No
     return stored, dequantize_rows(q, bits, inputs)
 
 
-@pytest.mark.parametrize(("form", "block"), FORMS)
-@pytest.mark.parametrize(("inputs", "outputs"), [(128, 40), (640, 9), (1152, 1)])
+@pytest.mark.parametrize(
+    ("form", "block", "inputs", "outputs"),
+    [
+        *((*form, *size) for form in FORMS for size in ((128, 40), (640, 9), (1152, 1))),
+        ("f32", 0, 100, 9), ("q8", 16, 100, 9), ("q4", 16, 24, 9), ("q4", 16, 524, 3),
+    ],
+)  # fmt: skip
 def test_products_agree_with_float64(bench: Bench, form: str, block: int, inputs: int, outputs: int):
     rng = np.random.default_rng(inputs)
     weights = rng.standard_normal((outputs, inputs)).astype(np.float32)
@@ -67,7 +72,7 @@ def test_norms_of_a_stream_and_of_parts_of_rows(bench: Bench, tokens: int, width
     at.write(x, bench.stream)
     if stride == width:
         out = bench.room(np.float32, tokens, width)
-        launches.add_norm(at.address, bench.put(more), bench.put(weight), out.address, (tokens, width), 1e-5)
+        launches.add_norm(at.address, bench.put(more), (bench.put(weight), 0), out.address, (tokens, width), 1e-5)
         np.testing.assert_array_equal(bench.get(at, np.float32, tokens, width), x + more)
         found, wide = bench.get(out, np.float32, tokens, width), (x + more).astype(np.float64)
     else:
@@ -79,6 +84,65 @@ def test_norms_of_a_stream_and_of_parts_of_rows(bench: Bench, tokens: int, width
     np.testing.assert_allclose(found, want, rtol=2e-6, atol=1e-9)
 
 
+def test_layer_norm(bench: Bench):
+    rng = np.random.default_rng(3)
+    x, weight, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 300), (300,), (300,)))
+    x += 2
+    launches, out = TrunkLaunches(bench.module, bench.stream), bench.room(np.float32, 2, 300)
+    vectors = bench.put(weight), bench.put(bias)
+    launches.add_norm(bench.put(x), 0, vectors, out.address, (2, 300), 1e-5)
+    wide = x.astype(np.float64) - x.astype(np.float64).mean(1, keepdims=True)
+    close(bench.get(out, np.float32, 2, 300), wide / np.sqrt((wide**2).mean(1, keepdims=True) + 1e-5) * weight + bias)
+
+
+@pytest.mark.parametrize("form", ["joint", "own", "joint by", "own joint by", "nothing own joint"])
+def test_what_the_residual_stream_takes(bench: Bench, form: str):
+    rng, size = np.random.default_rng(5), (2, 300)
+    resid, y, beside = (rng.standard_normal(size).astype(np.float32) for _ in range(3))
+    own, joint = rng.random(300).astype(np.float32), rng.random(300).astype(np.float32)
+    by, has = np.array([1.7], np.float32), form.split()
+
+    def norm(x: Array) -> Array:
+        return x / np.sqrt((x**2).mean(1, keepdims=True) + 1e-5)
+
+    want = np.zeros(size) if "nothing" in has else y.astype(np.float64)
+    want = norm(want) * own + beside if "own" in has else want
+    want = norm(want) * joint if "joint" in has else want
+    want = (resid + 0.3 * want) * (by[0] if "by" in has else 1)
+    names = {"own": own, "beside": beside if "own" in has else None, "joint": joint, "by": by}
+    at = [bench.put(a) if a is not None and (n in has or n == "beside") else 0 for n, a in names.items()]
+    memory = bench.room(np.float32, *size)
+    memory.write(resid, bench.stream)
+    launches = TrunkLaunches(bench.module, bench.stream)
+    launches.join(memory.address, 0 if "nothing" in has else bench.put(y), Join(*at, 300, 0.3, 1e-5), 2)
+    close(bench.get(memory, np.float32, *size), want)
+
+
+@pytest.mark.parametrize(("form", "block"), [("f32", 0), ("q8", 16), ("q4", 64)])
+def test_matrices_of_each_head(bench: Bench, form: str, block: int):
+    """Each reads its part of a row and writes another, with numbers between that nobody touches."""
+    rng, heads, inputs, outputs = np.random.default_rng(block), 3, 64, 40
+    x = rng.standard_normal((6, heads, inputs + 4)).astype(np.float32)
+    weights = rng.standard_normal((heads * outputs, inputs)).astype(np.float32)
+    whole, dense = matrix(bench, form, block, weights, None)  # one above the other
+    step = outputs * inputs * whole.bits // 8
+    each = replace(whole, outputs=outputs, count=heads, step=step, scale_step=4 * outputs * inputs // (block or inputs))
+    if form == "f32":
+        each = replace(each, weights=bench.put(weights.reshape(heads, outputs, inputs).transpose(0, 2, 1)))
+    dense = dense.reshape(heads, outputs, inputs).astype(np.float64)
+    want = np.einsum("thk,hnk->thn", x[..., :inputs].astype(np.float64), dense)
+    launches, alone = TrunkLaunches(bench.module, bench.stream), []
+    for tokens in (1, 6):
+        out = bench.room(np.float32, tokens, heads, outputs + 2)
+        rows, steps = (heads * (inputs + 4), heads * (outputs + 2)), (inputs + 4, outputs + 2)
+        launches.linear(bench.put(x[:tokens]), each, out.address, tokens, rows=rows, steps=steps)
+        found = bench.get(out, np.float32, tokens, heads, outputs + 2)
+        close(found[..., :outputs], want[:tokens])
+        assert np.isnan(found[..., outputs:]).all()
+        alone.append(found[0])
+    np.testing.assert_array_equal(*alone)
+
+
 CONTEXT = 24
 PLAIN = SoftmaxAttention("full", 6, 2, 32, RopeSpec("default", 10000.0, 32))
 ATTENTIONS = {
@@ -87,14 +151,33 @@ ATTENTIONS = {
     "wide heads": replace(PLAIN, num_heads=2, num_kv_heads=1, head_dim=256, rope=RopeSpec("default", 10000.0, 256)),
     "window and norm": replace(PLAIN, kind="sliding", window=5, qk_norm="per_head"),
     "sinks and scale": replace(PLAIN, sinks=True, scale=0.3, num_heads=4),
+    "pairs": replace(PLAIN, rope=RopeSpec("default", 10000.0, 20, pairs=True), qk_norm="per_head_rotated"),
+    "gates": replace(PLAIN, output_gate=True, rope=None, head_dim=48),
+    "keys as values": replace(
+        PLAIN,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=512,
+        rope=RopeSpec("default", 10000.0, 64),
+        shared_kv=True,
+        value_norm=True,
+        qk_norm="per_head",
+    ),
 }
 
 
-def rotated(x: Array, cos: Array, sin: Array, half: int) -> Array:
+def rotated(x: Array, cos: Array, sin: Array, half: int, pairs: bool) -> Array:
     """Rotate x [T, heads, C]."""
-    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    c, s = cos[:, None], sin[:, None]
-    return np.concatenate((a * c - b * s, b * c + a * s, rest), -1)
+    out, first, second = x.copy(), slice(half), slice(half, 2 * half)
+    if pairs:
+        first, second = slice(0, 2 * half, 2), slice(1, 2 * half, 2)
+    a, b, c, s = x[..., first], x[..., second], cos[:, None], sin[:, None]
+    out[..., first], out[..., second] = a * c - b * s, b * c + a * s
+    return out
+
+
+def normed(x: Array) -> Array:
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
 
 
 class Case:
@@ -106,11 +189,11 @@ class Case:
         h, g, c = s.num_heads, s.num_kv_heads, s.head_dim
         self.keys, self.values = (rng.standard_normal((g, CONTEXT, c)).astype(np.float32) for _ in range(2))
         self.keys[:, past:] = self.values[:, past:] = np.nan  # nobody reads them
-        self.qkv = rng.standard_normal((tokens, h + 2 * g, c)).astype(np.float32)
+        self.qkv = rng.standard_normal((tokens, row_heads(s), c)).astype(np.float32)
         self.half = 0 if s.rope is None else s.rope.dim // 2
         angles = rng.random((tokens, self.half)) * 6
         self.cos, self.sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-        self.gammas = rng.random((h + g, c)).astype(np.float32) if s.qk_norm == "per_head" else None
+        self.gammas = rng.random((h + g, c)).astype(np.float32) if s.qk_norm.startswith("per_head") else None
         self.sinks = rng.standard_normal(h).astype(np.float32) if s.sinks else None
 
     def wanted(self) -> Array:
@@ -119,23 +202,26 @@ class Case:
         x = self.qkv.astype(np.float64)
         if s.clip_qkv is not None:
             x = np.clip(x, -s.clip_qkv, s.clip_qkv)
-        if self.gammas is not None:
-            qk = x[:, :joint]
-            x[:, :joint] = qk / np.sqrt((qk**2).mean(-1, keepdims=True) + 1e-6) * self.gammas
-        x[:, :joint] = rotated(x[:, :joint], self.cos, self.sin, self.half)
+        gates = x[:, -s.num_heads :] if s.output_gate else None
+        own = x[:, s.num_heads : joint] if s.shared_kv else x[:, joint : joint + s.num_kv_heads]
+        own = normed(own) if s.value_norm else own
+        qk, pairs = x[:, :joint], s.rope is not None and s.rope.pairs
+        qk = normed(qk) * self.gammas if s.qk_norm == "per_head" else qk
+        qk = rotated(qk, self.cos, self.sin, self.half, pairs)
+        qk = normed(qk) * self.gammas if s.qk_norm == "per_head_rotated" else qk
         out = np.zeros((self.tokens, s.num_heads, s.head_dim))
         for t in range(self.tokens):
             for head in range(s.num_heads):
                 group, end = head // (s.num_heads // s.num_kv_heads), self.past + t + 1
-                new_k, new_v = x[: t + 1, s.num_heads + group], x[: t + 1, joint + group]
+                new_k, new_v = qk[: t + 1, s.num_heads + group], own[: t + 1, group]
                 keys = np.concatenate((self.keys[group, : self.past], new_k))
                 values = np.concatenate((self.values[group, : self.past], new_v))
                 first = max(0, end - (s.window or end))
-                scores = keys[first:] @ x[t, head] * s.score_scale
+                scores = keys[first:] @ qk[t, head] * s.score_scale
                 weights = np.exp(scores)
                 below = weights.sum() + (0 if self.sinks is None else math.exp(self.sinks[head]))
                 out[t, head] = weights @ values[first:] / below
-        return out
+        return out if gates is None else out / (1 + np.exp(-gates))
 
     def run(self, bench: Bench, first: int, count: int) -> Array:
         """Run some of the tokens over the cache on the device."""

@@ -18,6 +18,7 @@ from edge_runtime.lab.doctor.findings import CHECKS
 from edge_runtime.lab.doctor.report import diagnose
 from edge_runtime.lab.doctor.runs import run_trial
 from edge_runtime.lab.doctor.tiny_model import tiny_model
+from edge_runtime.lab.doctor.trial import try_backend
 
 
 def doctor(*words: str) -> tuple[int, dict]:
@@ -106,3 +107,17 @@ def test_a_gpu_that_cannot_be_used_is_a_finding_and_no_gpu_is_none(tmp_path):
         ("gpu-unused", "cuda: libcuda.so.1 does not load")
     ]
     assert diagnose(Device(root), skip=[*skip, "gpu-unused"], run=run).findings == ()
+
+
+def test_tensorrt_is_run_where_it_is_installed(tmp_path):
+    ran = []
+
+    def run(bundle: Path, backend: str, is_tiny: bool) -> dict:
+        ran.append(backend)
+        return {"state": "ran"}
+
+    root = plant(tmp_path, BOARDS["orin-nx-16gb"] | {"usr/lib/aarch64-linux-gnu/libnvinfer.so.10": ""})
+    diagnose(Device(root), skip=list(CHECKS), run=run)
+    assert ran[:3] == ["cpu", "cuda", "cuda:trunk=tensorrt"]
+    found = try_backend(tmp_path, "cuda:trunk=tensorrt", {}, {})
+    assert found["state"] == "missing"

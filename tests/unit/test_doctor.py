@@ -108,6 +108,11 @@ TRAPS = [
         "user 1000 is not in video and render",
     ),
     ("no-dla-compiler", NANO, {f"{LIBRARIES}/nvidia/libnvdla_compiler.so": GONE}, "libnvdla_compiler.so is not"),
+    (
+        "tensorrt-unknown", NX,
+        {f"{LIBRARIES}/libnvinfer.so.10": GONE, f"{LIBRARIES}/libnvinfer.so.8": "", f"{LIBRARIES}/libnvinfer.so.8.6.2": ""},
+        "libnvinfer is TensorRT 8.6.2; there are lowerings for 10.3, 10.16",
+    ),
     ("locked-memory", AGX, {"proc/self/limits": limits(locked="65536")}, "at most 64.0 KiB"),
     # packages
     (

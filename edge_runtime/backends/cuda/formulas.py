@@ -12,8 +12,9 @@ from edge_runtime.backends.cpu.trunk.choice import TrunkChoice
 from edge_runtime.backends.cpu.trunk.memory import scratch_bytes as graph_scratch_bytes
 from edge_runtime.backends.cuda.blocks import Kind
 from edge_runtime.backends.cuda.experts import expert_scratch_bytes
-from edge_runtime.backends.cuda.trunk.buffers import buffer_bytes, widths_of
+from edge_runtime.backends.cuda.trunk.buffers import buffer_bytes
 from edge_runtime.backends.cuda.trunk.trunk import HEAD_ROWS
+from edge_runtime.backends.cuda.trunk.widths import widths_of
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.bundle.part_names import stacked_routers_bytes, trunk_file

@@ -8,21 +8,28 @@ from typing import Any
 
 _KNOWN: dict[str, str] = {
     "ModelSpec": "family vocab_size hidden rms_eps max_context layers router experts tied_embeddings bos_token_id "
-    "eos_token_ids embedding_scale logit_softcap",
-    "LayerSpec": "attention sparse dense shared",
-    "SoftmaxAttention": "kind num_heads num_kv_heads head_dim rope window qk_norm qkv_bias o_bias clip_qkv scale sinks",
+    "eos_token_ids embedding_scale logit_softcap norm head_bias residual_scale logit_scale",
+    "LayerSpec": "attention sparse dense shared output_norms scaled",
+    "SoftmaxAttention": "kind num_heads num_kv_heads head_dim rope window qk_norm qkv_bias o_bias clip_qkv scale sinks "
+    "output_gate shared_kv value_norm",
+    "LatentAttention": "kind num_heads query_rank kv_rank nope_dim rope_dim value_dim rope scale bias norm_eps",
+    "LinearAttention": "kind rule num_key_heads num_value_heads key_dim value_dim kernel conv_bias",
+    "ShortConvolution": "kind kernel bias",
     "MlpSpec": "intermediate gated activation",
-    "SharedSpec": "mlp gate",
-    "ExpertSpec": "intermediate gated activation bias limit alpha up_offset",
+    "SharedSpec": "mlp gate parallel",
+    "ExpertSpec": "intermediate gated activation bias limit alpha up_offset codes",
     "RouterSpec": "num_experts top_k score softmax_over normalise norm_epsilon scale selection_bias groups "
     "expert_scale",
     "GroupSpec": "count chosen score",
-    "RopeSpec": "kind theta dim params",
+    "RopeSpec": "kind theta dim params pairs short_factor long_factor",
 }
 """Any other field must have the value that changes nothing, its default."""
 _VALUES: dict[str, tuple[str, ...]] = {
     "activation": ("silu", "gelu_tanh", "relu2"),
-    "qk_norm": ("none", "per_head", "full"),
+    "qk_norm": ("none", "per_head", "full", "per_head_rotated"),
+    "norm": ("rms", "layer"),
+    "codes": ("linear", "fp4"),
+    "rule": ("gated_delta", "kimi_delta", "mamba2"),
     "softmax_over": ("all", "chosen"),
     "score": ("softmax", "sigmoid", "sqrt_softplus", "max", "top2_sum"),
 }

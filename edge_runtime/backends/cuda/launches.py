@@ -67,6 +67,7 @@ class ExpertLaunches:
         self._module, self._hidden, self._inter = module, hidden, experts.intermediate
         self._panels = 4 if experts.gated else 2
         self._shape, self._variant = make_shape(hidden, top_k, experts), make_variant(experts)
+        self._kinds = {2: 3, 4: 5} if experts.codes == "fp4" else {}  # as codes.cuh numbers them
 
     def act_bytes(self, rows: int, width: int, tier: int) -> int:
         """Return the bytes of `rows` rows of activations, of x (width D) or h (width I), at a tier."""
@@ -85,7 +86,8 @@ class ExpertLaunches:
         """
         grid, threads = (self._inter // GROUP, num_pairs), 2 * _WARP * self._panels
         x, h, y = map(ctypes.c_uint64, (at.x, at.h, at.y))
-        gate_up, down = self._module.kernel(f"hb_gate_up_{tier}"), self._module.kernel(f"hb_down_{tier}")
+        kind = self._kinds.get(tier, tier)
+        gate_up, down = self._module.kernel(f"hb_gate_up_{kind}"), self._module.kernel(f"hb_down_{kind}")
         gate_up.launch(stream, grid, threads, pairs, x, h, self._shape, self._variant)
         down.launch(stream, (self._hidden // GROUP, num_pairs), _DOWN_THREADS, pairs, h, y, self._shape)
 
@@ -100,7 +102,8 @@ class ExpertLaunches:
             at: where the activations are.
         """
         x, h, y = map(ctypes.c_uint64, (at.x, at.h, at.y))
-        gate_up, down = self._module.kernel(f"hb_batch_gate_up_{tier}"), self._module.kernel(f"hb_batch_down_{tier}")
+        kind = self._kinds.get(tier, tier)
+        gate_up, down = self._module.kernel(f"hb_batch_gate_up_{kind}"), self._module.kernel(f"hb_batch_down_{kind}")
         grid = (self._inter // GROUP, num_tiles)
         gate_up.launch(stream, grid, _BATCH_THREADS, tiles, x, h, self._shape, self._variant)
         down.launch(stream, (self._hidden // PANEL, num_tiles), _BATCH_THREADS, tiles, h, y, self._shape)

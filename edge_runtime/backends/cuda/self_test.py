@@ -35,7 +35,7 @@ _FLOATS = (
 )
 FUNCTIONS = (
     "load16", "load16", "load16", "load16", "load8", "load8", "load4", "dot4_us", "__dp4a", "__float2int_rn",
-    "mma_s8", "mma_s8", "mma_s8", "mma_s8", "__byte_perm", "shuffles or select_bits",
+    "mma_s8", "mma_s8", "mma_s8", "mma_s8", "permute", "shuffles or select_bits",
 )  # fmt: skip
 """What each word of a lane's output comes from."""
 

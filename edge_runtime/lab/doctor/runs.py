@@ -17,6 +17,7 @@ from edge_runtime.lab.doctor.findings import Finding
 from edge_runtime.lab.doctor.tiny_model import tiny_model
 
 _LONGEST_S = 300
+_ENGINES = "cuda:trunk=tensorrt"
 Run = Callable[[Path, str, bool], dict[str, Any]]
 
 
@@ -33,13 +34,14 @@ def run_backends(device: Device, run: Run | None = None) -> dict[str, dict[str, 
     runner = run or run_trial
     with nullcontext(device.bundle) if device.bundle else tiny_model() as bundle:
         assert bundle is not None
-        return {name: runner(bundle, name, device.bundle is None) for name in _backends()}
+        return {name: runner(bundle, name, device.bundle is None) for name in _backends(device)}
 
 
-def _backends() -> list[str]:
-    """Names of the registered backends, and of those that installed packages offer."""
+def _backends(device: Device) -> list[str]:
+    """Names of the registered backends, of TensorRT where it is installed, and of what installed packages offer."""
     offered = {found.name for found in entry_points(group=ENTRY_POINTS)}
-    return [*BACKENDS, *sorted(offered - {*BACKENDS})]
+    engines = [_ENGINES] if device.libraries("libnvinfer.so") or device.packages("tensorrt") else []
+    return [*BACKENDS, *engines, *sorted(offered - {*BACKENDS})]
 
 
 def run_trial(bundle: Path, backend: str, is_tiny: bool) -> dict[str, Any]:

@@ -72,7 +72,7 @@ struct Layer {
 void run_experts(Layer& l, bool quick) {
   const Tiles tiles{l.record.table, l.tiles.data(), l.members.data()};
   RUN_TIER(4)
-  if (!quick) { RUN_TIER(2) RUN_TIER(6) RUN_TIER(8) }
+  if (!quick) { RUN_TIER(2) RUN_TIER(3) RUN_TIER(5) RUN_TIER(6) RUN_TIER(8) }
   launch_on_host({kInter / 32, kPairs}, l.wide(), [&] { hb_gate_up_16(l.pairs(true), l.x.data(), l.h.data(), l.shape, l.variant); });
   launch_on_host({kHidden / 32, kPairs}, 128, [&] { hb_down_16(l.pairs(true), l.h.data(), l.y.data(), l.shape); });
 }
@@ -105,7 +105,7 @@ void run_linear() {
   const auto codes = random_bytes(kIn * kOut);
   auto y = zeros<float>(kRows * kOut);
   for (const u32 tokens : {1u, kRows}) {
-    const Linear s{kIn, kOut, tokens, tokens != 1, 1};
+    const Linear s{kIn, kOut, tokens, tokens != 1, 1, kIn, kOut, 0, 0, 0, 0};
     const u32 together = tokens == 1 ? 1 : kMany, rows = (tokens + together - 1) / together;
     const auto run = [&](u32 a_block, auto body) { launch_on_host({(kOut + a_block - 1) / a_block, rows}, 256, body); };
     if (tokens == 1) {
@@ -126,8 +126,9 @@ void run_attention() {
   auto out = zeros<float>(kTokens * kHeads * kDim);
   const auto gammas = randoms((kHeads + kGroups) * kDim), angles = randoms(kTokens * 16), sinks = randoms(kHeads);
   const std::vector<i32> past{9};
-  const Heads heads{kHeads, kGroups, kDim, kContext, 32, INFINITY, 1e-6f};
-  const Attend softmax{kHeads, kGroups, kDim, kContext, 5, 0.2f};
+  constexpr u32 kRow = (kHeads + 2 * kGroups) * kDim;
+  const Heads heads{kHeads, kGroups, kDim, kContext, kRow, kHeads + kGroups, 32, 0, kBeforeRotation, 1, INFINITY, 1e-6f};
+  const Attend softmax{kHeads, kGroups, kDim, kContext, 5, 0.2f, kRow, kDim, kDim, 0};
   launch_on_host({kHeads + 2 * kGroups, kTokens}, 32, [&] {
     hb_place_heads(qkv.data(), gammas.data(), angles.data(), angles.data(), past.data(), keys.data(), values.data(), heads);
   });
@@ -136,11 +137,56 @@ void run_attention() {
   });
 }
 
+void run_latent() {
+  constexpr u32 kHeads = 3, kRank = 48, kNope = 16, kRope = 8, kWidth = kRank + kRope, kContext = 12;
+  const auto q = randoms(kTokens * kHeads * (kNope + kRope)), low = randoms(kTokens * kWidth), angles = randoms(kTokens * 4);
+  auto queries = randoms(kTokens * kHeads * kWidth), cache = randoms(kContext * kWidth);
+  auto out = zeros<float>(kTokens * kHeads * kRank);
+  const std::vector<i32> past{9};
+  const Attend softmax{kHeads, 1, kWidth, kContext, 0, 0.2f, kHeads * kWidth, kRank, kWidth, 0};
+  launch_on_host({kHeads + 1, kTokens}, 32, [&] {
+    hb_place_latent(q.data(), low.data(), angles.data(), angles.data(), past.data(), queries.data(), cache.data(),
+                    {kHeads, kRank, kNope, kRope, kRope});
+  });
+  launch_on_host({kHeads, kTokens}, 256, [&] {
+    hb_attend_wide(queries.data(), cache.data(), cache.data(), nullptr, past.data(), out.data(), softmax);
+  });
+}
+
+// Three tokens, states kept after the second and the last.
+void run_recurrences() {
+  constexpr u32 kHeads = 2, kKeys = 24, kValues = 40, kMixed = 2 * kHeads * kKeys + kHeads * kValues, kCount = 3;
+  constexpr u32 kSlot = 3 * kMixed + kHeads * kKeys * kValues;
+  const auto x = randoms(kCount * kMixed), taps = randoms(4 * kMixed), steps = randoms(kCount * kHeads * kKeys);
+  const auto decay = randoms(kHeads * kKeys), skip = randoms(kHeads);
+  auto states = randoms(4 * kSlot), mixed = zeros<float>(kCount * kMixed), out = zeros<float>(kCount * kHeads * kValues);
+  const Passage passage{1, 2, {2, 3, 0}, {0, 3, 0}};
+  const Taps how{kMixed, 4, kCount, kMixed, 0, 0, 1, kSlot};
+  launch_on_host({1, kCount + 3 * kMostStops}, 256, [&] {
+    hb_convolve(x.data(), taps.data(), kMixed, nullptr, states.data(), &passage, mixed.data(), how);
+  });
+  const RecurrenceAt at{mixed.data(), steps.data(), steps.data(), decay.data(), decay.data(), skip.data(),
+                        states.data() + 3 * kMixed, out.data()};
+  const Recurrence by_head{kHeads, kHeads, kKeys, kValues, kCount, kMixed, 0, kHeads * kKeys, 2 * kHeads * kKeys,
+                           kHeads, 0, kHeads, kSlot};
+  Recurrence by_key = by_head;
+  by_key.gate_row = kHeads * kKeys;
+  launch_on_host({kHeads, 2}, 512, [&] { hb_recur_gated_delta(at, &passage, by_head); });
+  launch_on_host({kHeads, 2}, 512, [&] { hb_recur_kimi_delta(at, &passage, by_key); });
+  launch_on_host({kHeads, 2}, 512, [&] { hb_recur_mamba2(at, &passage, by_head); });
+  launch_on_host({kHeads, kCount}, 256, [&] {
+    hb_gate_norm(out.data(), x.data(), decay.data(), {kKeys, kHeads, kMixed, 0, 1, 0, 1, 1e-6f});
+  });
+}
+
 void run_dense() {
   constexpr u32 kWide = 300;
   auto x = randoms(kTokens * 2 * kWide), h = zeros<float>(kTokens * kWide);
   const auto weight = randoms(kWide), more = randoms(kTokens * kWide);
-  launch_on_host({kTokens}, 256, [&] { hb_add_norm(h.data(), more.data(), weight.data(), 1e-6f, h.data(), kWide, kWide); });
+  launch_on_host({kTokens}, 256, [&] { hb_add_norm(h.data(), more.data(), weight.data(), weight.data(), 1e-6f, h.data(), kWide, kWide); });
+  launch_on_host({kTokens}, 256, [&] {
+    hb_join(h.data(), more.data(), {weight.data(), more.data(), weight.data(), weight.data(), kWide, 0.5f, 1e-6f});
+  });
   launch_on_host({2, kTokens}, 256, [&] { hb_mlp_hidden(x.data(), h.data(), kWide, 1, {kSilu, INFINITY, 1.0f, 0.0f}); });
   launch_on_host({3}, 256, [&] { hb_add(h.data(), more.data(), kTokens * kWide); });
   launch_on_host({2, kTokens}, 256, [&] { hb_gate_rows(h.data(), weight.data(), kWide); });
@@ -156,6 +202,8 @@ int main(int argc, char** argv) {
   run_layer(gated);
   run_linear();
   run_attention();
+  run_latent();
+  run_recurrences();
   run_dense();
   std::puts("finished");
 }

@@ -74,7 +74,7 @@ inline i32 dot4_us(u32 a, i32 b, i32 c) {
   for (int i = 0; i < 4; ++i) c += i32(u8(a >> 8 * i)) * i32(int8_t(b >> 8 * i));
   return c;
 }
-inline u32 __byte_perm(u32 a, u32 b, u32 selector) {
+inline u32 permute(u32 a, u32 b, u32 selector) {
   const u64 bytes = u64(b) << 32 | a;
   u32 result = 0;
   for (int i = 0; i < 4; ++i) {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import count
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,20 @@ F32 = NDArray[np.float32]
 
 SNAPSHOTS = 2
 """Lengths besides the present one a sequence can go back to: before its last prompt's end, and where prompts part."""
-_SLOTS = SNAPSHOTS + 2
+SLOTS = SNAPSHOTS + 2
+"""The present states, those a pass writes, and snapshots."""
+
+
+class SlotMemory(Protocol):
+    """Where the numbers of the slots are."""
+
+    def zero(self, slot: int) -> None:
+        """Set a slot to zero."""
+        ...
+
+    def copy(self, slot: int, other: SlotMemory, source: int) -> None:
+        """Copy a slot of another memory of the same kind and size into one of this."""
+        ...
 
 
 class Stop(NamedTuple):
@@ -41,19 +54,16 @@ class _Kept(NamedTuple):
     used: int
 
 
-class FixedStates:
-    """Slots for the fixed arrays of all layers; without such arrays it takes no memory and cuts anywhere.
+class StateSlots:
+    """Which slot of a sequence holds the states after how many tokens. Where the numbers are is another's business.
 
     Args:
-        layers: the arrays of every layer, growing ones included.
+        has_any: there are states; without them no slot is used, and the sequence can be cut anywhere.
+        memory: of the slots.
     """
 
-    def __init__(self, layers: Sequence[Sequence[StateArray]]) -> None:
-        self._shapes = [[array.shape for array in layer if not array.grows] for layer in layers]
-        self._names = [[array.name for array in layer if not array.grows] for layer in layers]
-        self._numbers = sum(prod(shape) for shapes in self._shapes for shape in shapes)
-        self._slots = np.zeros((_SLOTS if self._numbers else 0, self._numbers), np.float32)
-        self._views = [self._arrays(slot) for slot in self._slots]
+    def __init__(self, has_any: bool, memory: SlotMemory) -> None:
+        self._has_any, self._memory = has_any, memory
         self._clock = count(1)
         self._wanted: set[int] = set()
         self._stops: list[Stop] = []
@@ -62,46 +72,17 @@ class FixedStates:
         self._kept: dict[int, _Kept] = {}
         self.clear()
 
-    @staticmethod
-    def bytes_for(spec: ModelSpec) -> int:
-        """Return what the slots of one sequence take."""
-        layers = (spec.state_of(i) for i in range(spec.num_layers))
-        return 4 * _SLOTS * sum(array.numbers for layer in layers for array in layer if not array.grows)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes reserved."""
-        return self._slots.nbytes
-
-    def of(self, layer_idx: int, slot: int) -> list[F32]:
-        """Return a layer's arrays in a slot, each [1, ...]."""
-        return self._views[slot][layer_idx] if self._numbers else []
-
-    def layout(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """Where the states are, for kernels.
-
-        Returns:
-            uint64 [slots] addresses, and int64 [L, 2]: the number of a slot at which a layer's ``conv`` and ``state``
-            begin, -1 where it has none.
-        """
-        places, start = np.full((len(self._names), 2), -1, np.int64), 0
-        for layer, (names, shapes) in enumerate(zip(self._names, self._shapes, strict=True)):
-            for name, shape in zip(names, shapes, strict=True):
-                places[layer, ("conv", "state").index(name)] = start
-                start += prod(shape)
-        return np.array([slot.ctypes.data for slot in self._slots], np.uint64), places
-
     def clear(self) -> None:
         """Start from zero states, for an empty sequence."""
         self._stops, self._wanted = [], set()
         self._kept = {self.current: _Kept(0, False, 0)}
         if not self._is_zero:
-            self._slots[self.current] = 0
+            self._memory.zero(self.current)
             self._is_zero = True
 
     def nearest(self, length: int) -> int:
         """Return the most tokens, at most `length`, whose states are here; every length is, without fixed states."""
-        if not self._numbers:
+        if not self._has_any:
             return length
         return max([0, *(kept.length for kept in self._kept.values() if kept.length <= length)])
 
@@ -111,7 +92,7 @@ class FixedStates:
 
     def cut(self, length: int) -> None:
         """Go back to the states after `length` tokens, one that `nearest` returned."""
-        if not self._numbers:
+        if not self._has_any:
             return
         self._stops = []
         self._wanted = {each for each in self._wanted if each > length}
@@ -129,7 +110,7 @@ class FixedStates:
 
         What the chosen slots held is given up; the states after `length` tokens stay until `commit`, whatever happens.
         """
-        if not self._numbers:
+        if not self._has_any:
             return []
         inner = sorted(w - length for w in self._wanted if snapshots and length < w < length + tokens)[-SNAPSHOTS:]
         slots = self._least_valuable(len(inner) + 1)
@@ -140,7 +121,7 @@ class FixedStates:
 
     def commit(self, length: int, tokens: int) -> None:
         """Make the states of the pass that began at `length` the present ones."""
-        if not self._numbers:
+        if not self._has_any:
             return
         for stop in self._stops:
             reached = length + stop.tokens
@@ -149,32 +130,94 @@ class FixedStates:
         assert self._stops[-1].tokens == tokens
         self.current, self._stops, self._is_zero = self._stops[-1].slot, [], False
 
-    def copy_from(self, other: FixedStates, length: int) -> None:
+    def copy_from(self, other: StateSlots, length: int) -> None:
         """Take over the states another sequence had after `length` tokens, one that its `nearest` returned."""
         self.clear()
-        if not self._numbers or length == 0:
+        if not self._has_any or length == 0:
             return
         source = next(slot for slot, kept in other._kept.items() if kept.length == length)
-        self._slots[self.current] = other._slots[source]
+        self._memory.copy(self.current, other._memory, source)
         self._is_zero = False
         self._kept = {self.current: _Kept(length, True, next(self._clock))}
 
     def _least_valuable(self, number: int) -> list[int]:
         """Slots to write: unused ones, then what is no snapshot, then the snapshots used longest ago."""
-        free = [slot for slot in range(_SLOTS) if slot != self.current]
+        free = [slot for slot in range(SLOTS) if slot != self.current]
         unused = _Kept(0, False, -1)
         return sorted(free, key=lambda slot: self._kept.get(slot, unused)[1:])[:number]
 
     def _touch(self, slot: int) -> None:
         self._kept[slot] = self._kept[slot]._replace(used=next(self._clock))
 
-    def _arrays(self, slot: F32) -> list[list[F32]]:
-        """Cut a slot into the arrays of each layer."""
-        start, layers = 0, []
-        for shapes in self._shapes:
-            arrays = []
-            for shape in shapes:
-                arrays.append(slot[start : start + prod(shape)].reshape(1, *shape))
-                start += prod(shape)
-            layers.append(arrays)
-        return layers
+
+class FixedStates(StateSlots):
+    """Slots for the fixed arrays of all layers, in memory of the host; without such arrays they take none.
+
+    Args:
+        layers: the arrays of every layer, growing ones included.
+    """
+
+    def __init__(self, layers: Sequence[Sequence[StateArray]]) -> None:
+        self._fixed = [[array for array in layer if not array.grows] for layer in layers]
+        numbers = sum(array.numbers for arrays in self._fixed for array in arrays)
+        self._host = _HostSlots(np.zeros((SLOTS if numbers else 0, numbers), np.float32))
+        shapes = [[array.shape for array in arrays] for arrays in self._fixed]
+        self._views = [_arrays(shapes, slot) for slot in self._host.slots]
+        super().__init__(numbers > 0, self._host)
+
+    @staticmethod
+    def bytes_for(spec: ModelSpec) -> int:
+        """Return what the slots of one sequence take."""
+        layers = (spec.state_of(i) for i in range(spec.num_layers))
+        return 4 * SLOTS * sum(array.numbers for layer in layers for array in layer if not array.grows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes reserved."""
+        return self._host.slots.nbytes
+
+    def of(self, layer_idx: int, slot: int) -> list[F32]:
+        """Return a layer's arrays in a slot, each [1, ...]."""
+        return self._views[slot][layer_idx] if self._views else []
+
+    def layout(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Where the states are, for kernels.
+
+        Returns:
+            uint64 [slots] addresses, and int64 [L, 2]: the number of a slot at which a layer's ``conv`` and ``state``
+            begin, -1 where it has none.
+        """
+        places, start = np.full((len(self._fixed), 2), -1, np.int64), 0
+        for layer, arrays in enumerate(self._fixed):
+            for array in arrays:
+                places[layer, ("conv", "state").index(array.name)] = start
+                start += array.numbers
+        return np.array([slot.ctypes.data for slot in self._host.slots], np.uint64), places
+
+
+class _HostSlots:
+    """Implements `SlotMemory` over an array [slots, numbers]."""
+
+    def __init__(self, slots: F32) -> None:
+        self.slots = slots
+
+    def zero(self, slot: int) -> None:
+        """See `SlotMemory.zero`."""
+        self.slots[slot] = 0
+
+    def copy(self, slot: int, other: SlotMemory, source: int) -> None:
+        """See `SlotMemory.copy`."""
+        assert isinstance(other, _HostSlots)
+        self.slots[slot] = other.slots[source]
+
+
+def _arrays(layers: Sequence[Sequence[tuple[int, ...]]], slot: F32) -> list[list[F32]]:
+    """Cut a slot into the arrays of each layer."""
+    start, found = 0, []
+    for shapes in layers:
+        arrays = []
+        for shape in shapes:
+            arrays.append(slot[start : start + prod(shape)].reshape(1, *shape))
+            start += prod(shape)
+        found.append(arrays)
+    return found

@@ -31,8 +31,8 @@ struct Fragments {
 };
 HB_DEV u32 look_up_field(u32 word, u32 table, u32 field) {
   const u32 codes = (word >> (2u * (field & 1u))) & 0x33333333u;  // fields f and f + 2 of each byte as its nibbles
-  const u32 low = __byte_perm(table, 0, codes), high = __byte_perm(table, 0, codes >> 16);
-  return __byte_perm(low, high, field < 2 ? 0x6420 : 0x7531);
+  const u32 low = permute(table, 0, codes), high = permute(table, 0, codes >> 16);
+  return permute(low, high, field < 2 ? 0x6420 : 0x7531);
 }
 template <int TIER> HB_DEV Fragments unpack(const u32 (&words)[TIER / 2], const u32 (&table)[2], u32 lane) {
   const u32 g = lane >> 2, t = lane & 3u;
@@ -45,7 +45,8 @@ template <int TIER> HB_DEV Fragments unpack(const u32 (&words)[TIER / 2], const 
       word[k] = __shfl_sync(kAllLanes, words[k], 16u * (i >> 1) + 8u * (i & 1) + g);
       field[k] = (word[k] >> (2u * t)) & 0x03030303u;
     }
-    f.coarse[i] = TIER == 2 ? look_up_field(word[0], table[i & 1], t) : (field[0] << 2) | field[1];
+    f.coarse[i] = kHasTable<TIER> ? look_up_field(word[0], table[i & 1], t) : (field[0] << 2) | field[1];
+    if (TIER == 5) f.coarse[i] = look_up_float4(permute(f.coarse[i] | (f.coarse[i] >> 4), 0, 0x4420));
     f.fine[i] = (field[2] << 2) | field[3];
   }
   return f;
@@ -62,7 +63,7 @@ template <int TIER> struct PanelBatch {
   u32 lane;
   u32 operand[kTiles] = {};    // first group of the token whose codes this lane brings to the mma
   u32 result[kTiles][2] = {};  // and of the two whose sums it gets
-  u32 table[2] = {};           // tier 2: of rows g, g + 8
+  u32 table[2] = {};           // tiers 2 and 3: of rows g, g + 8
 
   HB_DEV void add(u32 group, TileSum& sum) const {
     u32 words[TIER / 2];
@@ -98,8 +99,8 @@ template <int TIER> struct PanelBatch {
     for (int i = 0; i < 4; ++i) {
       const float4& act = of[i & 1];  // scale, scale_sum, sum
       const i32 code = center_codes<TIER>(codes[i], __float_as_int(act.z));
-      sum.codes[n][i] = fmaf(float(code * scale[i >> 1]), act.x, sum.codes[n][i]);
-      sum.minima[n][i] = fmaf(float(least[i >> 1]), act.y, sum.minima[n][i]);
+      sum.codes[n][i] = fmaf(scale_code<TIER>(code, u32(scale[i >> 1])), act.x, sum.codes[n][i]);
+      if (!kIsFloat4<TIER>) sum.minima[n][i] = fmaf(float(least[i >> 1]), act.y, sum.minima[n][i]);
     }
   }
 };
@@ -151,7 +152,7 @@ HB_DEV PanelBatch<TIER> start_panel(const Panel<TIER>& panel, const ActGroup* x,
     for (int c = 0; c < 2; ++c)
       batch.result[n][c] = row_of(pair_in(tiles, tile, kColumns * n + 2u * (lane & 3u) + c)) * groups;
   }
-  if (TIER == 2)
+  if (kHasTable<TIER>)
 #pragma unroll
     for (int r = 0; r < 2; ++r) batch.table[r] = load4(panel.meta + kPanelTables + 4u * ((lane >> 2) + 8u * r));
   return batch;

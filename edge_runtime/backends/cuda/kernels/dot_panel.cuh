@@ -34,7 +34,7 @@ template <int TIER> struct PanelSum {
   const u8 *start, *meta, *plane[TIER / 2];
   const ActGroup* x;
   u32 lane;
-  u32 table[4] = {0, 0, 0, 0};  // tier 2: of this lane's rows
+  u32 table[4] = {0, 0, 0, 0};  // tiers 2 and 3: of this lane's rows
   float codes[4] = {0, 0, 0, 0}, minima[4] = {0, 0, 0, 0};
 
   HB_DEV PanelSum(const Panel<TIER>& p, const ActGroup* acts, u32 group, u32 lane_idx) : start(p.meta), lane(lane_idx) {
@@ -43,7 +43,7 @@ template <int TIER> struct PanelSum {
     meta = p.meta + kPanelMeta + kGroupMeta * group + 8u * quad;
 #pragma unroll
     for (int k = 0; k < TIER / 2; ++k) plane[k] = p.plane[k] + kGroupPlane * group + 16u * quad;
-    if (TIER != 2) return;
+    if (!kHasTable<TIER>) return;
     const uint4 t = load16(start + kPanelTables + 16u * quad);
 #pragma unroll
     for (int i = 0; i < 4; ++i) table[i] = word_of(t, i);
@@ -72,17 +72,20 @@ template <int TIER> struct PanelSum {
     const int4 acts[2] = {*reinterpret_cast<const int4*>(&act.q[0]), *reinterpret_cast<const int4*>(&act.q[4])};
     const float4 scale = *reinterpret_cast<const float4*>(&act.scale);  // scale, scale_sum, sum
     const GroupMeta m = swap_meta(own, lane);
-    const int4 xs[2] = {TIER == 2 ? order_for_table(acts[0]) : acts[0], TIER == 2 ? order_for_table(acts[1]) : acts[1]};
+    constexpr bool kLooksUp = kHasTable<TIER> || TIER == 5;
+    const int4 xs[2] = {kLooksUp ? order_for_table(acts[0]) : acts[0], kLooksUp ? order_for_table(acts[1]) : acts[1]};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       u32 row[4][2] = {};
 #pragma unroll
       for (int k = 0; k < TIER / 2; ++k) row[k][0] = word_of(w[0][k], i), row[k][1] = word_of(w[1][k], i);
-      i32 code = TIER == 2 ? dot_table(row[0], table[i], xs) : dot_nibbles(row[0], row[1], xs);
+      i32 code = kHasTable<TIER> ? dot_table(row[0], table[i], xs)
+                 : TIER == 5     ? dot_float4(row[0], row[1], xs)
+                                 : dot_nibbles(row[0], row[1], xs);
       if (TIER >= 6) code = kFine * code + dot_nibbles(row[2], row[3], xs);
       code = center_codes<TIER>(code, __float_as_int(scale.z));
-      codes[i] = fmaf(float(code * i32(__byte_perm(m.scales, 0, 0x4440 + i))), scale.x, codes[i]);
-      minima[i] = fmaf(float((m.minima >> 8 * i) & 255u), scale.y, minima[i]);
+      codes[i] = fmaf(scale_code<TIER>(code, permute(m.scales, 0, 0x4440 + i)), scale.x, codes[i]);
+      if (!kIsFloat4<TIER>) minima[i] = fmaf(float((m.minima >> 8 * i) & 255u), scale.y, minima[i]);
     }
   }
 

@@ -3,7 +3,9 @@
 #include "batch.cuh"
 #include "dense.cuh"
 #include "layer.cuh"
+#include "latent.cuh"
 #include "linear.cuh"
+#include "recurrence.cuh"
 #include "route.cuh"
 #include "self_test.cuh"
 
@@ -21,7 +23,9 @@
   }
 
 HB_ENTRIES_OF_TIER(2)
+HB_ENTRIES_OF_TIER(3)
 HB_ENTRIES_OF_TIER(4)
+HB_ENTRIES_OF_TIER(5)
 HB_ENTRIES_OF_TIER(6)
 HB_ENTRIES_OF_TIER(8)
 HB_KERNEL(128 * kSplit, 3) hb_gate_up_16(Pairs pairs, const float* x, float* h, Shape s, Variant a) {
@@ -46,10 +50,10 @@ HB_KERNEL(32, 8) hb_route(const float* logits, RouterRule rule, RouterTensors of
   hb_linear_q##BITS##_##NAME(const float* x, const u8* codes, const float* scales, const float* bias, float* y, Linear s) { \
     linear_codes<BITS, TOKENS>(x, codes, scales, bias, y, s);                                                    \
   }
-HB_LINEAR_CODES(8, one, 1, 4)
-HB_LINEAR_CODES(8, many, kMany, 3)
-HB_LINEAR_CODES(4, one, 1, 4)
-HB_LINEAR_CODES(4, many, kMany, 3)
+HB_LINEAR_CODES(8, one, 1, 6)
+HB_LINEAR_CODES(8, many, kMany, 4)
+HB_LINEAR_CODES(4, one, 1, 6)
+HB_LINEAR_CODES(4, many, kMany, 4)
 HB_KERNEL(256, 4) hb_linear_f32_one(const float* x, const float* w, const float* bias, float* y, Linear s) {
   linear_float<1>(x, w, bias, y, s);
 }
@@ -57,9 +61,12 @@ HB_KERNEL(256, 3) hb_linear_f32_many(const float* x, const float* w, const float
   linear_float<kMany>(x, w, bias, y, s);
 }
 HB_KERNEL(kNormThreads, 4)
-hb_add_norm(float* x, const float* more, const float* weight, float epsilon, float* out, u32 width, u32 stride) {
-  add_norm(x, more, weight, epsilon, out, width, stride);
+hb_add_norm(float* x, const float* more, const float* weight, const float* bias, float epsilon, float* out, u32 width,
+            u32 stride) {
+  add_norm(x, more, weight, bias, epsilon, out, width, stride);
 }
+HB_KERNEL(kNormThreads, 4) hb_join(float* resid, const float* y, Join s) { join(resid, y, s); }
+HB_KERNEL(kNormThreads, 4) hb_gate_norm(float* y, const float* z, const float* weight, Gated s) { gate_norm(y, z, weight, s); }
 HB_KERNEL(32, 8)
 hb_place_heads(float* qkv, const float* gammas, const float* cos, const float* sin, const i32* past, float* keys,
                float* values, Heads s) {
@@ -67,8 +74,28 @@ hb_place_heads(float* qkv, const float* gammas, const float* cos, const float* s
 }
 HB_KERNEL(256, 3)
 hb_attend(const float* qkv, const float* keys, const float* values, const float* sinks, const i32* past, float* out, Attend s) {
-  attend(qkv, keys, values, sinks, past, out, s);
+  attend<kHeadParts>(qkv, keys, values, sinks, past, out, s);
 }
+HB_KERNEL(256, 3)
+hb_attend_wide(const float* qkv, const float* keys, const float* values, const float* sinks, const i32* past, float* out,
+               Attend s) {
+  attend<kWideHeadParts>(qkv, keys, values, sinks, past, out, s);
+}
+HB_KERNEL(32, 8)
+hb_place_latent(const float* q, const float* low, const float* cos, const float* sin, const i32* past, float* queries,
+                float* cache, Latent s) {
+  place_latent(q, low, cos, sin, past, queries, cache, s);
+}
+HB_KERNEL(256, 4)
+hb_convolve(const float* x, const float* taps, u32 tap_row, const float* bias, float* states, const Passage* passage,
+            float* out, Taps s) {
+  convolve(x, taps, tap_row, bias, states, passage, out, s);
+}
+#define HB_RECUR(NAME, RULE) \
+  HB_KERNEL(kStateWarps * kWarp, 2) hb_recur_##NAME(RecurrenceAt at, const Passage* passage, Recurrence s) { recur<RULE>(at, passage, s); }
+HB_RECUR(gated_delta, kGatedDelta)
+HB_RECUR(kimi_delta, kKimiDelta)
+HB_RECUR(mamba2, kMamba2)
 HB_KERNEL(256, 4) hb_mlp_hidden(const float* in, float* h, u32 inter, u32 gated, Variant a) {
   mlp_hidden(in, h, inter, gated, a);
 }

@@ -4,32 +4,50 @@
 #pragma once
 #include "platform.cuh"
 
-// y = W x + bias for `tokens` rows; added to y instead where `adds`.
+// y = W x + bias for `tokens` rows; added to y instead where `adds`. Rows of x and y lie x_row and y_row numbers apart.
+// Several matrices of one size, as those of each head: number b has x + b x_step, y + b y_step, and starts `step` bytes
+// behind the one before, its scales `scale_step`. Matrices take turns in blockIdx.y, tokens first. There is one bias at
+// most, for one matrix.
 struct Linear {
   u32 inputs, outputs, tokens, adds;
-  u32 block_shift;  // codes: 16 << block_shift inputs have one scale
+  u32 block_shift;  // codes: 16 << block_shift inputs have one scale; a row is filled up to whole blocks
+  u32 x_row, y_row, x_step, y_step, step, scale_step;
 };
 
 constexpr u32 kLinearWarps = 8;
 constexpr u32 kMany = 4;      // tokens that share a read of the weights
 constexpr u32 kCodes = 16;     // codes a lane takes at once
 
-HB_DEV void finish_linear(const Linear& s, const float* bias, float* y, u32 token, u32 row, float sum) {
-  float* out = y + u64(token) * s.outputs + row;
+HB_DEV void finish_linear(const Linear& s, const float* bias, float* y, u32 batch, u32 token, u32 row, float sum) {
+  float* out = y + (u64(token) * s.y_row + u64(batch) * s.y_step + row);
   const float value = bias ? sum + bias[row] : sum;
   *out = s.adds ? *out + value : value;
 }
 // Where a token's row starts; behind the last one the last again, whose result is not written.
-HB_DEV u32 token_row(const Linear& s, u32 token) { return (token < s.tokens ? token : s.tokens - 1u) * s.inputs; }
+HB_DEV u32 token_row(const Linear& s, u32 batch, u32 token) {
+  return (token < s.tokens ? token : s.tokens - 1u) * s.x_row + batch * s.x_step;
+}
 
-// W float32 [inputs, outputs]. grid (ceil(outputs / 32), ceil(tokens / TOKENS)), 256 threads: a warp every eighth input.
+// Which matrix a block is for, and its first token.
+struct LinearPlace {
+  u32 batch, first;
+};
+template <int TOKENS> HB_DEV LinearPlace linear_place(const Linear& s) {
+  const u32 blocks = (s.tokens + TOKENS - 1u) / TOKENS, batch = blockIdx.y / blocks;
+  return {batch, (blockIdx.y - batch * blocks) * TOKENS};
+}
+
+// W float32 [inputs, outputs]. grid (ceil(outputs / 32), matrices ceil(tokens / TOKENS)), 256 threads: a warp every eighth input.
 template <int TOKENS>
 HB_DEV void linear_float(const float* x, const float* w, const float* bias, float* y, const Linear& s) {
   HB_SHARED(float, parts, [kLinearWarps][TOKENS][kWarp]);
-  const u32 warp = warp_index(), lane = threadIdx.x % kWarp, row = blockIdx.x * kWarp + lane, first = blockIdx.y * TOKENS;
+  const u32 warp = warp_index(), lane = threadIdx.x % kWarp, row = blockIdx.x * kWarp + lane;
+  const LinearPlace place = linear_place<TOKENS>(s);
+  const u32 first = place.first;
+  w = reinterpret_cast<const float*>(reinterpret_cast<const u8*>(w) + u64(place.batch) * s.step);
   u32 rows[TOKENS];
 #pragma unroll
-  for (int t = 0; t < TOKENS; ++t) rows[t] = token_row(s, first + t);
+  for (int t = 0; t < TOKENS; ++t) rows[t] = token_row(s, place.batch, first + t);
   float sum[TOKENS] = {};
   if (row < s.outputs)
     for (u32 k = warp; k < s.inputs; k += kLinearWarps) {
@@ -44,7 +62,7 @@ HB_DEV void linear_float(const float* x, const float* w, const float* bias, floa
   float total = 0;
 #pragma unroll
   for (u32 part = 0; part < kLinearWarps; ++part) total += parts[part][warp][lane];
-  finish_linear(s, bias, y, first + warp, row, total);
+  finish_linear(s, bias, y, place.batch, first + warp, row, total);
 }
 
 // Sixteen codes less their zero point.
@@ -60,29 +78,34 @@ template <int BITS> HB_DEV void load_codes(const u8* at, float (&v)[kCodes]) {
   }
 }
 
-// grid (ceil(outputs / 8), ceil(tokens / TOKENS)), 256 threads: a warp a row. `inputs` is a multiple of 16.
+// grid (ceil(outputs / 8), matrices ceil(tokens / TOKENS)), 256 threads: a warp a row. `inputs` is a multiple of 4.
 template <int BITS, int TOKENS>
 HB_DEV void linear_codes(const float* x, const u8* codes, const float* scales, const float* bias, float* y,
                          const Linear& s) {
-  const u32 lane = threadIdx.x % kWarp, row = blockIdx.x * kLinearWarps + warp_index(), first = blockIdx.y * TOKENS;
+  const u32 lane = threadIdx.x % kWarp, row = blockIdx.x * kLinearWarps + warp_index();
+  const LinearPlace place = linear_place<TOKENS>(s);
+  const u32 first = place.first;
   if (row >= s.outputs) return;
-  const u32 units = s.inputs / kCodes;
-  const u8* mine = codes + u64(row) * units * (2 * BITS);
-  const float* scale = scales + u64(row) * (units >> s.block_shift);
+  const u32 units = (s.inputs + kCodes - 1u) / kCodes, blocks = (((s.inputs - 1u) / kCodes) >> s.block_shift) + 1u;
+  const u8* mine = codes + u64(place.batch) * s.step + ((u64(row) * blocks) << s.block_shift) * (2 * BITS);
+  const float* scale = reinterpret_cast<const float*>(reinterpret_cast<const u8*>(scales) + u64(place.batch) * s.scale_step);
+  scale += u64(row) * blocks;
   u32 rows[TOKENS];
 #pragma unroll
-  for (int t = 0; t < TOKENS; ++t) rows[t] = token_row(s, first + t);
+  for (int t = 0; t < TOKENS; ++t) rows[t] = token_row(s, place.batch, first + t);
   float sum[TOKENS] = {};
   for (u32 unit = lane; unit < units; unit += kWarp) {
     float v[kCodes];
     load_codes<BITS>(mine + unit * (2 * BITS), v);
     const float by = scale[unit >> s.block_shift];
+    const u32 left = s.inputs - kCodes * unit;  // the last unit may be filled in part
 #pragma unroll
     for (int t = 0; t < TOKENS; ++t) {
       const float4* at = reinterpret_cast<const float4*>(x + (rows[t] + kCodes * unit));
       float part = 0;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
+      for (u32 i = 0; i < 4; ++i) {
+        if (4u * i >= left) break;
         const float4 a = at[i];
         part = fmaf(v[4 * i], a.x, part);
         part = fmaf(v[4 * i + 1], a.y, part);
@@ -95,6 +118,6 @@ HB_DEV void linear_codes(const float* x, const u8* codes, const float* scales, c
 #pragma unroll
   for (int t = 0; t < TOKENS; ++t) {
     const float total = sum_of_warp(sum[t]);
-    if (lane == u32(t) && first + t < s.tokens) finish_linear(s, bias, y, first + t, row, total);
+    if (lane == u32(t) && first + t < s.tokens) finish_linear(s, bias, y, place.batch, first + t, row, total);
   }
 }

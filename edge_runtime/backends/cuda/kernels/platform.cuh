@@ -34,6 +34,14 @@ HB_DEV u32 load4(const u8* p) {
   return r;
 }
 
+// Four of the eight bytes of a (0..3) and b (4..7), by the nibbles of a selector: the low three bits say which; with the
+// fourth, all bits of a byte become its sign. (__byte_perm takes three bits, and costs an instruction to clear the fourth.)
+HB_DEV u32 permute(u32 a, u32 b, u32 selector) {
+  u32 d;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(selector));
+  return d;
+}
+
 // c + sum over four bytes: unsigned of a times signed of b. (__dp4a has no form of mixed signs.)
 HB_DEV i32 dot4_us(u32 a, i32 b, i32 c) {
   i32 d;

@@ -7,7 +7,7 @@ constexpr u32 kSelfTestWords = 16;  // of input, and of output, for each of the 
 
 // grid (1), 32 threads. Lane l gets in[16 l ..] and writes out[16 l ..]:
 // in   0..3 bytes to load   4, 5 dp4a operands   6 float bits   7..10 A fragment   11, 12 B fragment   13 selector   14 mask
-// out  0..3 load16   4, 5 load8   6 load4   7 dot4_us   8 __dp4a   9 __float2int_rn   10..13 mma   14 __byte_perm
+// out  0..3 load16   4, 5 load8   6 load4   7 dot4_us   8 __dp4a   9 __float2int_rn   10..13 mma   14 permute
 //      15 shuffles and select_bits
 HB_DEV void self_test(const u32* in, u32* out) {
   const u32 lane = threadIdx.x;
@@ -29,7 +29,7 @@ HB_DEV void self_test(const u32* in, u32* out) {
   mma_s8(d, a, b);
 #pragma unroll
   for (int i = 0; i < 4; ++i) to[10 + i] = u32(d[i]);
-  to[14] = __byte_perm(mine[4], mine[5], mine[13]);
+  to[14] = permute(mine[4], mine[5], mine[13]);
   const u32 across = __shfl_xor_sync(kAllLanes, mine[4], 5), below = __shfl_down_sync(kAllLanes, mine[4], 3);
   const u32 picked = __shfl_sync(kAllLanes, mine[4], (lane * 7u) & 31u);
   to[15] = select_bits(mine[14], across ^ (below << 1) ^ (picked << 2), mine[5]);

@@ -16,12 +16,13 @@ from edge_runtime.backends.cuda.tensorrt.graph import Lowered
 from edge_runtime.backends.cuda.tensorrt.library import Library
 from edge_runtime.backends.cuda.tensorrt.lowering import lower
 from edge_runtime.backends.cuda.tensorrt.modern import OPSET, modernise
+from edge_runtime.backends.cuda.tensorrt.products import by_products
 from edge_runtime.backends.cuda.tensorrt.scratch_folder import scratch_folder
 from edge_runtime.base.errors import DeviceError
 from edge_runtime.bundle.bundle import Bundle
 
 _LOG = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 """Raised with every change of the lowering or the way plans are built."""
 
 
@@ -79,13 +80,7 @@ class Plans:
         path = self._path(part)
         self._remove_others(part)
         with scratch_folder(path.parent) as folder:
-            try:
-                model = low.write(folder)
-            except OSError as err:
-                raise DeviceError(
-                    f"{folder}: {part} cannot be written for TensorRT: {err.strerror}. Free space."
-                ) from err
-            plan = self._builder.build(low, model, self._profiles)
+            plan = build_plan(self._builder, low, folder, self._profiles)
         try:
             write_cubin(path, plan)
         except OSError as err:
@@ -113,3 +108,34 @@ class Plans:
                 old.unlink(missing_ok=True)
             except OSError as err:
                 _LOG.warning("tensorrt: %s cannot be removed: %s", old, err.strerror)
+
+
+def build_plan(builder: PlanBuilder, low: Lowered, folder: Path, profiles: Sequence[Range]) -> bytes:
+    """Build the plan of a graph; where there is no kernel for its attention, of one with products in its place.
+
+    A library has kernels for attention of some shapes only, and says so when it builds.
+
+    Args:
+        builder: builds it.
+        low: the graph.
+        folder: takes its weights meanwhile.
+        profiles: sizes it is built for.
+
+    Raises:
+        DeviceError: it cannot be built either way, or the folder has no room.
+    """
+    try:
+        return builder.build(low, _written(low, folder), profiles)
+    except DeviceError as err:
+        plain = by_products(low)
+        if plain is low:
+            raise
+        _LOG.warning("tensorrt: %s: its attention becomes products and a softmax: %s", low.name, err)
+        return builder.build(plain, _written(plain, folder), profiles)
+
+
+def _written(low: Lowered, folder: Path) -> Path:
+    try:
+        return low.write(folder)
+    except OSError as err:
+        raise DeviceError(f"{folder}: {low.name} cannot be written for TensorRT: {err.strerror}. Free space.") from err

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from edge_runtime.backends.cuda.driver import DeviceMemory, Stream
 from edge_runtime.base.sizes import align_up
-from edge_runtime.base.spec import MlpSpec, ModelSpec, SoftmaxAttention
 
 _ALIGN = 256
 POSITION = "past"
 """One int32: tokens in the cache before the chunk."""
-
-
-def widths_of(spec: ModelSpec) -> dict[str, int]:
-    """Return the numbers a token has in each buffer, by name; `cos0`, `sin0`, ... are those of each distinct rope."""
-    attentions = [layer.attention for layer in spec.layers if isinstance(layer.attention, SoftmaxAttention)]
-    mlps = list(_networks(spec))
-    angles = {f"{name}{i}": rope.dim // 2 for i, rope in enumerate(spec.ropes) for name in ("cos", "sin")}
-    return {
-        "resid": spec.hidden,
-        "normed": spec.hidden,
-        "x": spec.hidden,
-        "router_logits": spec.num_experts,
-        "qkv": max((s.num_heads + 2 * s.num_kv_heads) * s.head_dim for s in attentions),
-        "attended": max(s.num_heads * s.head_dim for s in attentions),
-        "wide": max([(2 if mlp.gated else 1) * mlp.intermediate for mlp in mlps], default=1),
-        "hidden": max([mlp.intermediate for mlp in mlps], default=1),
-        "y": spec.hidden,
-        "gates": 1,
-        **angles,
-    }
+PASSAGE_AT, _PASSAGE_OFFSET = "passage", 64
+"""One `structures.PASSAGE`: where states of fixed size come from and go to."""
 
 
 def buffer_bytes(widths: Mapping[str, int], tokens: int) -> int:
@@ -55,7 +36,7 @@ class TokenBuffers:
     def __init__(self, stream: Stream, widths: Mapping[str, int], tokens: int) -> None:
         self._stream, self.tokens = stream, tokens
         self._memory = DeviceMemory(stream.device, buffer_bytes(widths, tokens))
-        self._offsets, at = {POSITION: 0}, _ALIGN
+        self._offsets, at = {POSITION: 0, PASSAGE_AT: _PASSAGE_OFFSET}, _ALIGN
         for name, width in widths.items():
             self._offsets[name] = at
             at += align_up(4 * width * tokens, _ALIGN)
@@ -75,11 +56,3 @@ class TokenBuffers:
     def __del__(self) -> None:
         if hasattr(self, "_memory"):
             self._memory.close()
-
-
-def _networks(spec: ModelSpec) -> Iterator[MlpSpec]:
-    for layer in spec.layers:
-        if layer.dense is not None:
-            yield layer.dense
-        if layer.shared is not None:
-            yield layer.shared.mlp

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +78,28 @@ class GraphWeights:
             raise self._refused(label, f"[{inputs}, {outputs}]", tensor)
         return DeviceMatrix(inputs, outputs, self._put(tensor), bias=offset)
 
+    def matrices(self, labels: Sequence[str], outputs: int, inputs: int) -> DeviceMatrix:
+        """Return matrices of one size, at equal distances.
+
+        Raises:
+            BundleError: one is not there, has another shape, or is not stored as the first one is.
+        """
+        each = [self.matrix(label, outputs, inputs) for label in labels]
+        if len({(m.bits, m.block) for m in each}) != 1:
+            raise BundleError(f"{self._part}: {labels[0]!r} and others differ in their form. Export the bundle again.")
+        first, second = each[0], each[min(1, len(each) - 1)]
+        steps = second.weights - first.weights, second.scales - first.scales
+        return replace(first, count=len(each), step=steps[0], scale_step=steps[1])
+
+    def rows(self, names: Sequence[str], numbers: int) -> tuple[int, int]:
+        """Return the address of the first of some vectors, and how many numbers lie from one to the next.
+
+        Raises:
+            BundleError: one is not there, or has another size.
+        """
+        addresses = [self.vector(name, numbers) for name in names]
+        return addresses[0], (addresses[min(1, len(names) - 1)] - addresses[0]) // 4
+
     def close(self) -> None:
         """Give the memory back. Safe to call twice."""
         self._memory.close()
@@ -87,7 +110,7 @@ class GraphWeights:
         tensor = self._named(name, UINT8)
         rows, blocks, packed = tensor.dims if len(tensor.dims) == 3 else (0, 0, 0)
         block = packed * 8 // bits
-        if rows != outputs or blocks * block != inputs or block not in (CODES, 2 * CODES, 4 * CODES, 8 * CODES):
+        if block not in (CODES, 2 * CODES, 4 * CODES, 8 * CODES) or (rows, blocks) != (outputs, -(-inputs // block)):
             raise self._refused(name, f"codes of [{outputs}, {inputs}]", tensor)
         scales = self.vector(f"{label}_scale", outputs * blocks)
         return DeviceMatrix(inputs, outputs, self._put(tensor), bits, scales, block, bias)

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends.cuda.driver import Module, Stream
-from edge_runtime.backends.cuda.trunk.buffers import TokenBuffers, widths_of
+from edge_runtime.backends.cuda.trunk.buffers import TokenBuffers
 from edge_runtime.backends.cuda.trunk.kv_cache import CudaKVCache
 from edge_runtime.backends.cuda.trunk.launches import TrunkLaunches
-from edge_runtime.backends.cuda.trunk.layers import LayerRunner
+from edge_runtime.backends.cuda.trunk.layers import Arrival, LayerRunner
 from edge_runtime.backends.cuda.trunk.weights import TrunkWeights
+from edge_runtime.backends.cuda.trunk.widths import widths_of
 from edge_runtime.bundle.bundle import Bundle
 
 F32 = NDArray[np.float32]
@@ -131,14 +132,15 @@ class KernelParts:
     def head(self, at: TokenBuffers, rows: tuple[int, int], expert_out: int, out: int) -> None:
         """See `TrunkParts.head`."""
         (first, count), spec, head = rows, self._spec, self._weights.head
-        offset = first * 4 * spec.hidden
-        more = expert_out and expert_out + offset
-        resid, normed = at.at("resid") + offset, at.at("normed")
+        more = self._layers.arrive(head.before, at, Arrival(first, count, expert_out))
+        resid, normed = at.at("resid") + 4 * first * spec.hidden, at.at("normed")
         self._launches.add_norm(resid, more, head.norm, normed, (count, spec.hidden), spec.rms_eps)
         self._launches.linear(normed, head.matrix, out, count)
 
     def finish(self, logits: F32) -> F32:
-        """See `TrunkParts.finish`: the cap."""
+        """See `TrunkParts.finish`: the scale and the cap."""
+        if self._spec.logit_scale != 1:
+            logits = logits * np.float32(self._spec.logit_scale)
         cap = self._spec.logit_softcap
         return logits if cap is None else np.float32(cap) * np.tanh(logits / np.float32(cap))
 

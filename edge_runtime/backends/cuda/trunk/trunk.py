@@ -11,7 +11,7 @@ from edge_runtime.backends.cpu.trunk.embedding import Embedding
 from edge_runtime.backends.cpu.trunk.rope import Rotary
 from edge_runtime.backends.cuda.driver import DeviceMemory, Module, Stream
 from edge_runtime.backends.cuda.tensors import DeviceTensor, Readback
-from edge_runtime.backends.cuda.trunk.buffers import POSITION, TokenBuffers
+from edge_runtime.backends.cuda.trunk.buffers import PASSAGE_AT, POSITION, TokenBuffers
 from edge_runtime.backends.cuda.trunk.kv_cache import CudaKVCache
 from edge_runtime.backends.cuda.trunk.launches import DeviceMatrix, TrunkLaunches
 from edge_runtime.backends.cuda.trunk.parts import TrunkParts
@@ -105,8 +105,9 @@ class CudaTrunk:
         at = self._buffers(kv, tokens)
         at.write("resid", rows)
         at.write(POSITION, np.array([kv.length], np.int32))
+        at.write(PASSAGE_AT, kv.begin(tokens))
         for i, rotary in enumerate(self._rotary):
-            for name, angles in zip(("cos", "sin"), rotary.cos_sin(kv.length, tokens), strict=True):
+            for name, angles in zip(("cos", "sin"), rotary.cos_sin(kv.length, tokens, kv.context), strict=True):
                 at.write(f"{name}{i}", angles)
         self._parts.begin(at, kv, tokens)
         chunk = self._open[kv] = CudaChunk(tokens, kv, at)
@@ -125,12 +126,17 @@ class CudaTrunk:
         if not spec.layers[layer_idx].sparse:
             return None
         x = DeviceTensor(c.at.at("x"), c.tokens, spec.hidden)
-        return LayerOutput(x, DeviceTensor(c.at.at("router_logits"), c.tokens, spec.num_experts))
+        logits = DeviceTensor(c.at.at("router_logits"), c.tokens, spec.num_experts)
+        if spec.router.norm_scale is None:
+            return LayerOutput(x, logits)
+        return LayerOutput(x, logits, DeviceTensor(c.at.at("router_x"), c.tokens, spec.hidden))
 
-    def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> DeviceTensor:
+    def run_shared(self, chunk: TrunkChunk, layer_idx: int) -> DeviceTensor | None:
         """See `Trunk.run_shared`."""
         c = _running(chunk, layer_idx + 1)
         self._parts.run_shared(layer_idx, c.at, c.tokens)
+        if self._spec.is_parallel(layer_idx):
+            return None
         return DeviceTensor(c.at.at("y"), c.tokens, self._spec.hidden)
 
     def head(self, chunk: TrunkChunk, expert_out: DeviceTensor | None, rows: slice) -> F32:
@@ -174,7 +180,7 @@ class CudaTrunk:
         """See `Trunk.commit`: waits, so that nothing counts that has failed."""
         c = _running(chunk, self._spec.num_layers)
         self._stream.synchronize()
-        c.kv.length += c.tokens
+        c.kv.commit(c.tokens)
         self._drop(c)
 
     def close(self) -> None:

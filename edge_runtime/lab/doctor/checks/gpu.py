@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from edge_runtime.backends.cuda.tensorrt.allow_list import version_for, versions
 from edge_runtime.base.sizes import MIB, format_size
 from edge_runtime.lab.doctor.device import Device
 from edge_runtime.lab.doctor.findings import Found, check
@@ -11,6 +12,7 @@ from edge_runtime.lab.doctor.findings import Found, check
 _GROUPS = ("video", "render")
 _LEAST_LOCKED = 64 * MIB
 _DLA_SINCE = 39
+_TENSORRT_LIBRARY = "libnvinfer.so."
 _SLOW = {"CUDA_LAUNCH_BLOCKING": ("1",), "CUDA_VISIBLE_DEVICES": ("", "-1")}
 
 
@@ -73,6 +75,21 @@ def no_dla_compiler(device: Device) -> Iterator[Found]:
     is_new = bool(device.board.l4t) and device.board.l4t[0] >= _DLA_SINCE
     if is_new and device.libraries("libnvinfer.so") and not device.libraries("libnvdla_compiler.so"):
         yield Found("libnvinfer.so is there, libnvdla_compiler.so is not")
+
+
+@check(
+    "tensorrt-unknown", "warning", "a TensorRT of a version there is no lowering for",
+    why="A trunk is then never run as TensorRT engines; --backend cuda computes it with kernels of its own.",
+    fix="install the TensorRT of your JetPack: sudo apt install nvidia-tensorrt python3-libnvinfer",
+    where="with TensorRT",
+)  # fmt: skip
+def tensorrt_unknown(device: Device) -> Iterator[Found]:
+    """The version in the library's name is none of the tables of operators, nor a later one of the same major one."""
+    names = {path.name.removeprefix(_TENSORRT_LIBRARY) for path in device.libraries(_TENSORRT_LIBRARY)}
+    found = sorted(name for name in names if name.count(".") >= 1 and name.replace(".", "").isdigit())
+    if found and not any(version_for(name) for name in found):
+        known = ", ".join(versions())
+        yield Found(f"libnvinfer is TensorRT {', '.join(found)}; there are lowerings for {known} and later ones of 10")
 
 
 @check(
