@@ -22,6 +22,7 @@ from edge_runtime.backends.cuda.gpu import Gpu
 from edge_runtime.backends.cuda.nvrtc import Nvrtc
 from edge_runtime.backends.cuda.tensorrt.allow_list import version_for
 from edge_runtime.backends.cuda.tensorrt.library import Library, load_library
+from edge_runtime.backends.cuda.trunk import supported as kernels
 from edge_runtime.base.errors import ConfigError, DeviceError, RequestError
 
 VERSIONS = ("10.3.0.30", "10.16.2.10")
@@ -103,8 +104,8 @@ def test_attention_without_a_kernel_is_built_of_products(exported, use, monkeypa
     assert "layer_000: its attention becomes products and a softmax: TensorRT 10.16.2.10 cannot build" in caplog.text
     assert "no implementation for Attention" in caplog.text
     assert np.abs(found[0] - found[1]).max() <= 2e-2 * np.abs(found[0]).max(), "half precision, in another order"
-    monkeypatch.setattr(fake_tensorrt.Builder, "lacks", "Softmax")
-    with pytest.raises(DeviceError, match=r"cannot build layer_000: no implementation for Softmax"):
+    monkeypatch.setattr(fake_tensorrt.Builder, "fails", True)
+    with pytest.raises(DeviceError, match=r"cannot build layer_000: no kernel fits the workspace"):
         opened(bundle, TENSORRT, ALL, context=64)
 
 
@@ -112,11 +113,13 @@ def test_attention_without_a_kernel_is_built_of_products(exported, use, monkeypa
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(
     ("case", "backend", "trunk"),
-    [("deepseek_v2", "cuda", "tensorrt"), ("gpt_oss", TENSORRT, "tensorrt"), ("qwen3_next", "cuda", "cpu")],
+    [("deepseek_v2", "cuda", "tensorrt"), ("gpt_oss", TENSORRT, "tensorrt"), ("lfm2_moe", "cuda", "cpu")],
 )
 def test_families_run_where_their_parts_are_known(
-    exported, shared_folder, use, case: str, backend: str, trunk: str, version: str
+    exported, shared_folder, use, monkeypatch, case: str, backend: str, trunk: str, version: str
 ):
+    """Where the kernels are taken to lack something, engines come next, and then the CPU."""
+    monkeypatch.setattr(kernels, "why_not", lambda spec: "a width of layer 0")
     use(version)
     bundle = exported(make_checkpoint(case, shared_folder / f"trt-{case}"), "--tiers", "8", "--trunk", "fp32")
     ids, found = np.arange(1, 9, dtype=np.int32), []
@@ -199,9 +202,7 @@ def test_a_library_that_is_not_here_is_named_with_the_way_to_get_it(monkeypatch:
 
 @pytest.mark.usefixtures("over_fake")
 def test_without_the_library_auto_says_so_and_the_cpu_runs_the_trunk(model_bundle, monkeypatch):
-    from edge_runtime.backends.cuda.trunk import supported
-
-    monkeypatch.setattr(supported, "why_not", lambda spec: "layer 3: attention of kind 'mla'")
+    monkeypatch.setattr(kernels, "why_not", lambda spec: "layer 3: attention of kind 'mla'")
     with opened(model_bundle, "cuda", FEW) as engine:
         name, why, _ = engine.parts.backend.trunk
     assert name == "cpu"
