@@ -1,4 +1,7 @@
-"""A process that speaks without end, for test_elastic_cgroup: a line of JSON for every request."""
+"""A process that speaks without end, for test_elastic_cgroup: a line of JSON for every request, at the end.
+
+While it speaks it writes nothing: a pipe that nobody reads meanwhile would be full, and it would stand still.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,19 @@ def main(bundle: str, seconds: float, options: dict) -> None:
     with Engine.open(bundle, self_check=False, context=256, threads=1, **options) as engine:
         print(json.dumps({"ready": engine.plan.num_slots, "all": engine.plan.all_experts}), flush=True)
         sys.stdin.readline()
+        lines: list[dict] = []
         started, number = time.monotonic(), 0
         while (now := time.monotonic() - started) < seconds:
             params = SamplingParams(max_tokens=16, temperature=1.0, seed=number % 8, ignore_eos=True)
             report = engine.generate([5 + number % 8, 6, 7, 8], params)
             rate = 16 / (time.monotonic() - started - now)
-            print(
-                json.dumps({
-                    "at": now, "rate": rate, "number": number, "ids": report.token_ids, "slots": engine.plan.num_slots,
-                    "elastic": report.memory["elastic"],
-                }),
-                flush=True,
-            )  # fmt: skip
+            lines.append({
+                "at": now, "rate": rate, "number": number, "ids": report.token_ids, "slots": engine.plan.num_slots,
+                "elastic": report.memory["elastic"],
+            })  # fmt: skip
             number += 1
+        for line in lines:
+            print(json.dumps(line))
 
 
 if __name__ == "__main__":
