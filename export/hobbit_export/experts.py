@@ -91,14 +91,12 @@ def write_layer(source: SourceModel, layer_idx: int, out: Path, job: LayerJob) -
 
     Raises:
         BundleError: a weight is not finite, or the checkpoint changed while it was read.
+        DeviceError: the system gives fewer threads than jobs.
     """
-    from edge_runtime.backends.cpu.kernels._native import ExpertEncoder
+    from edge_runtime.backends.cpu.kernels import make_encoder
 
     spec = source.spec
-    encoder: Encoder = ExpertEncoder(
-        layer_idx, 0, spec.hidden, spec.experts.intermediate, job.num_segments, bf16=job.with_bf16, threads=job.jobs,
-        isa=encoder_isa(), gated=spec.experts.gated, bias=spec.experts.bias, codes=spec.experts.codes,
-    )  # fmt: skip
+    encoder: Encoder = make_encoder(spec, job.num_segments, bf16=job.with_bf16, threads=job.jobs, isa=encoder_isa())
     errors: list[dict[int, float]] = []
     fit: ExpertFit | None = None
     with (

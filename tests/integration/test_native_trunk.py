@@ -12,16 +12,17 @@ from random_weights import RandomWeights
 from state_dict_weights import relative_error
 from trunk_bundles import FakeQuantised, write_trunk
 
-from edge_runtime.backends.cpu.kernels import DenseTrunk, Team, available_isas
+from edge_runtime.backends.cpu.kernels import DenseMatrix, DenseTrunk, Frame, Team, available_isas
 from edge_runtime.backends.cpu.trunk.native.forms import model_form
 from edge_runtime.backends.cpu.trunk.native.layers import LayerReader
-from edge_runtime.backends.cpu.trunk.native.memory import frame_bytes, scratch_bytes
+from edge_runtime.backends.cpu.trunk.native.memory import angles, frame_bytes, scratch_bytes
 from edge_runtime.backends.cpu.trunk.native.supported import why_not
 from edge_runtime.backends.cpu.trunk.native.trunk import NativeTrunk
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
 from edge_runtime.base.errors import BundleError, RequestError
 from edge_runtime.base.spec import LinearAttention, ModelSpec
+from hobbit_export.trunk.linear import LinearWriter
 
 CHUNKS = (7, 1, 20, 1, 1, 70)
 TOKENS = sum(CHUNKS)
@@ -226,3 +227,34 @@ def test_values_that_are_not_finite_show(bundle) -> None:
     for i in range(1, spec.num_layers):
         trunk.run_layer(chunk, i, bad if i == 1 else None)
     assert np.isnan(trunk.head(chunk, None, slice(None))).all()
+
+
+def test_a_router_of_codes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter keeps routers in float32; nobody quantises what they are applied to."""
+    product, spec = LinearWriter.product, CASES["plain"]()
+    monkeypatch.setattr(LinearWriter, "product", lambda self, x, matrix, exact=False: product(self, x, matrix))
+    write_trunk(spec, RandomWeights(spec), tmp_path, "int8")
+    with pytest.raises(BundleError, match=r"trunk/layer_000\.onnx: expected a tensor 'layers\.0\.router'"):
+        opened(tmp_path, spec)
+
+
+def test_calls_beyond_what_was_made_room_for_are_refused(bundle) -> None:
+    spec = CASES["plain"]()
+    layers = LayerReader(bundle("plain", "fp32"), spec, "auto").read()
+    native = DenseTrunk(model_form(spec), layers, Team(1), "auto", 4)
+    frame = Frame(8, spec.hidden, spec.num_experts, False, angles(spec))
+    frame.begin(8, 0)
+    with pytest.raises(ValueError, match="frame: expected at most 4 tokens, got 8"):
+        native.run_layer(0, frame, None)
+    frame.begin(4, 0)
+    logits = np.empty((2, spec.vocab_size), np.float32)
+    for first in (3, 2**64 - 1):
+        with pytest.raises(ValueError, match="head: rows beyond the chunk"):
+            native.head(frame, None, first, logits)
+    frame.set_caches(np.full((spec.num_layers, 2), logits.ctypes.data, np.uint64), 8)
+    frame.begin(4, 2**64 - 2)
+    with pytest.raises(ValueError, match="frame: the cache is full"):
+        native.run_layer(0, frame, None)
+    layers[0].put_matrix("router", DenseMatrix(spec.num_experts, spec.hidden, 8, 32))
+    with pytest.raises(ValueError, match="layer: router: expected floats"):
+        DenseTrunk(model_form(spec), layers, Team(1), "auto", 4)

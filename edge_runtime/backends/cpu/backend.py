@@ -84,7 +84,7 @@ class CpuBackend:
     @cached_property
     def _team(self) -> kernels.Team:
         """The threads, which trunk and experts share: started by whoever needs them first."""
-        return kernels.Team(self.choice.threads)
+        return kernels.make_team(self.choice.threads)
 
     @property
     def choices(self) -> dict[str, str]:

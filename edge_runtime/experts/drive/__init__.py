@@ -2,8 +2,9 @@
 
 `DriveReader(depth, drop_cached, use_uring=True, read=None)`
     Keeps up to `depth` parts under way: through io_uring where the kernel has it and allows it, else with `depth`
-    threads in preadv; `method` says which and why. A ring that fails for a second without a success is given up: what
-    the kernel had not taken is read again, and threads go on. Both give the same bytes, errors and counts.
+    threads in preadv; `method` says which and why, and if the system gives fewer threads. RuntimeError: it gives none.
+    A ring that fails for a second without a success is given up: what the kernel had not taken is read again, and
+    threads go on. Both give the same bytes, errors and counts.
     `drop_cached` tells the system after each part that its pages are not needed (for files not opened with O_DIRECT).
     `read(fd, memoryview, offset) -> bytes that came` replaces preadv, with threads; for tests of failing drives.
     add_layout(segments, parts) -> layout

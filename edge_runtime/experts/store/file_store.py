@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from edge_runtime.backends.memory import ByteRange
-from edge_runtime.base.errors import ExpertReadError, ExpertRecordError
+from edge_runtime.base.errors import DeviceError, ExpertReadError, ExpertRecordError
 from edge_runtime.base.sizes import MIB
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.record import BF16
@@ -63,6 +63,7 @@ class FileExpertStore:
 
     Raises:
         BundleError: an expert file is missing or its header lies.
+        DeviceError: the system gives no thread to read with.
     """
 
     def __init__(
@@ -88,7 +89,11 @@ class FileExpertStore:
         self._reads: dict[int, _Read] = {}
         replaced = ops.preadv if ops is not None else FileOps().preadv
         is_direct = self._files.is_direct
-        self._drive = DriveReader(io_threads, not is_direct, use_uring and is_direct, replaced)
+        try:
+            self._drive = DriveReader(io_threads, not is_direct, use_uring and is_direct, replaced)
+        except RuntimeError as err:  # the system gives no thread
+            self._files.close()
+            raise DeviceError(str(err)) from err
         self._is_closed = False
 
     @property

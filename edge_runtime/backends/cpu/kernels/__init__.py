@@ -59,6 +59,7 @@ was expected and what came.
 
 from __future__ import annotations
 
+from edge_runtime.base.errors import DeviceError
 from edge_runtime.base.spec import ModelSpec
 
 try:
@@ -76,6 +77,7 @@ try:
         ModelForm,
         Team,
         available_isas,
+        processors_by_size,
     )
 except ImportError as err:
     raise ImportError(
@@ -85,11 +87,44 @@ except ImportError as err:
 
 __all__ = [
     "DenseMatrix", "DenseTrunk", "ExpertEncoder", "ExpertKernels", "Frame", "LatentForm", "Layer", "LayerForm",
-    "MixerForm", "MlpForm", "ModelForm", "Team", "available_isas", "make_kernels",
+    "MixerForm", "MlpForm", "ModelForm", "Team", "available_isas", "make_encoder", "make_kernels", "make_team",
+    "processors_by_size",
 ]  # fmt: skip
 
 
+def make_team(threads: int) -> Team:
+    """Start threads that compute, the caller's included.
+
+    Raises:
+        DeviceError: the system gives fewer.
+    """
+    try:
+        return Team(threads)
+    except RuntimeError as err:
+        raise DeviceError(str(err)) from err
+
+
 def make_kernels(spec: ModelSpec, max_tokens: int, threads: int | Team = 1) -> ExpertKernels:
-    """Make kernels that compute a model's experts, with threads of their own or with those of a team."""
-    given = {"threads": threads} if isinstance(threads, int) else {"team": threads}
-    return ExpertKernels(spec.hidden, top_k=spec.top_k, max_tokens=max_tokens, **given, **vars(spec.experts))
+    """Make kernels that compute a model's experts, with threads of their own or with those of a team.
+
+    Raises:
+        DeviceError: the system gives fewer threads.
+    """
+    team = make_team(threads) if isinstance(threads, int) else threads
+    return ExpertKernels(spec.hidden, top_k=spec.top_k, max_tokens=max_tokens, team=team, **vars(spec.experts))
+
+
+def make_encoder(spec: ModelSpec, num_segments: int, *, bf16: bool, threads: int, isa: str = "auto") -> ExpertEncoder:
+    """Make an encoder of a model's experts; `reset` says which one it begins with.
+
+    Raises:
+        DeviceError: the system gives fewer threads.
+    """
+    form = vars(spec.experts)
+    try:
+        return ExpertEncoder(
+            0, 0, spec.hidden, num_segments=num_segments, bf16=bf16, threads=threads, isa=isa,
+            **{name: form[name] for name in ("intermediate", "gated", "bias", "codes")},
+        )  # fmt: skip
+    except RuntimeError as err:
+        raise DeviceError(str(err)) from err

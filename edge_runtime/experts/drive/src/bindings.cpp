@@ -112,7 +112,7 @@ class DriveReader {
     queue_->close();
     return backend_->join(timeout_s);
   }
-  std::string method() const { return why_not_.empty() ? backend_->method() : "threads (io_uring: " + why_not_ + ")"; }
+  std::string method() const { return backend_->method() + (why_not_.empty() ? "" : " (io_uring: " + why_not_ + ")"); }
 
  private:
   std::shared_ptr<hobbit::ReadQueue> queue_;

@@ -165,6 +165,10 @@ class Backend {
 // Reads a part from `done` bytes on with preadv, in the caller's thread. Bytes of the whole part, or -errno.
 int64_t read_plainly(const Part& part, size_t done);
 
+// Takes parts and reads them, in the caller's thread, until the queue is closed and empty.
+void read_until_closed(ReadQueue& queue, const ReadFunction& read);
+
+// With fewer threads where the system gives no more, which `method` says; throws std::runtime_error where it gives none.
 std::unique_ptr<Backend> make_thread_backend(std::shared_ptr<ReadQueue> queue, int depth, ReadFunction read);
 // Null, with the reason in `why_not`, where the kernel has no io_uring or forbids it.
 std::unique_ptr<Backend> make_uring_backend(std::shared_ptr<ReadQueue> queue, int depth, std::string& why_not);

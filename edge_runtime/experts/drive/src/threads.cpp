@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <stdexcept>
+#include <system_error>
 #include <thread>
 
 #include "reader.hpp"
@@ -46,20 +48,7 @@ struct Shared {
 };
 
 void work(const std::shared_ptr<Shared>& shared) {
-  for (;;) {
-    const Part part = shared->queue->take(true);
-    if (!part.read) break;
-    if (!shared->queue->is_intact(part)) continue;
-    Outcome why;
-    int64_t result = 0;
-    try {
-      result = read_part(shared->read, part, 0);
-    } catch (const std::exception& err) {
-      why.fault = Fault::raised, why.message = err.what();
-    }
-    shared->queue->landed();
-    why.fault == Fault::none ? shared->queue->finish(part, result) : shared->queue->fail(part, why);
-  }
+  read_until_closed(*shared->queue, shared->read);
   std::lock_guard<std::mutex> lock(shared->mutex);
   --shared->running;
   shared->ended.notify_all();
@@ -70,9 +59,25 @@ class ThreadBackend : public Backend {
   ThreadBackend(std::shared_ptr<ReadQueue> queue, int depth, ReadFunction read) : shared_(std::make_shared<Shared>()) {
     shared_->queue = std::move(queue);
     shared_->read = std::move(read);
-    shared_->running = depth;
     // detached: a thread stuck in the kernel must not keep the process from ending
-    for (int i = 0; i < depth; ++i) std::thread([shared = shared_] { work(shared); }).detach();
+    for (; started_ < depth; ++started_) {
+      {
+        std::lock_guard<std::mutex> lock(shared_->mutex);
+        ++shared_->running;
+      }
+      try {
+        std::thread([shared = shared_] { work(shared); }).detach();
+      } catch (const std::system_error& err) {
+        std::lock_guard<std::mutex> lock(shared_->mutex);
+        --shared_->running;
+        why_fewer_ = err.code().message();
+        break;
+      }
+    }
+    if (started_ == 0)
+      throw std::runtime_error("io_threads: the system gives no thread (" + why_fewer_ +
+                               "). Raise the limit on threads (ulimit -u; TasksMax= of a service).");
+    depth_ = depth;
   }
   bool join(double timeout_s) override {
     std::unique_lock<std::mutex> lock(shared_->mutex);
@@ -80,13 +85,37 @@ class ThreadBackend : public Backend {
                                    [&] { return shared_->running == 0; });
   }
 
+  std::string method() const override {
+    if (started_ == depth_) return "threads";
+    return "threads (" + std::to_string(started_) + " of " + std::to_string(depth_) + ": " + why_fewer_ + ")";
+  }
+
  private:
   std::shared_ptr<Shared> shared_;
+  int started_ = 0, depth_ = 0;
+  std::string why_fewer_;
 };
 
 }  // namespace
 
 int64_t read_plainly(const Part& part, size_t done) { return read_part({}, part, done); }
+
+void read_until_closed(ReadQueue& queue, const ReadFunction& read) {
+  for (;;) {
+    const Part part = queue.take(true);
+    if (!part.read) return;
+    if (!queue.is_intact(part)) continue;
+    Outcome why;
+    int64_t result = 0;
+    try {
+      result = read_part(read, part, 0);
+    } catch (const std::exception& err) {
+      why.fault = Fault::raised, why.message = err.what();
+    }
+    queue.landed();
+    why.fault == Fault::none ? queue.finish(part, result) : queue.fail(part, why);
+  }
+}
 
 std::unique_ptr<Backend> make_thread_backend(std::shared_ptr<ReadQueue> queue, int depth, ReadFunction read) {
   return std::make_unique<ThreadBackend>(std::move(queue), depth, std::move(read));

@@ -14,6 +14,8 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <stdexcept>
+#include <system_error>
 #include <thread>
 
 namespace hobbit {
@@ -252,7 +254,11 @@ bool run_ring(Shared& s) {
 void read_on(Shared& s) {
   {
     std::lock_guard<std::mutex> lock(s.mutex);
-    s.threads = make_thread_backend(s.queue, int(s.places.size()), {});
+    try {
+      s.threads = make_thread_backend(s.queue, int(s.places.size()), {});
+    } catch (const std::runtime_error& err) {
+      s.why_not += std::string("; ") + err.what();
+    }
   }
   std::vector<Finished> over;
   for (const uint64_t tag : s.ring.take_back()) {
@@ -270,6 +276,7 @@ void read_on(Shared& s) {
     }
     finish(s, over);
   }
+  if (s.threads == nullptr) read_until_closed(*s.queue, {});  // there is no thread but this one
 }
 
 void run(const std::shared_ptr<Shared>& shared) {
@@ -323,7 +330,12 @@ std::unique_ptr<Backend> make_uring_backend(std::shared_ptr<ReadQueue> queue, in
     }
   };
   shared->queue = std::move(queue);
-  return std::make_unique<UringBackend>(std::move(shared));
+  try {
+    return std::make_unique<UringBackend>(std::move(shared));
+  } catch (const std::system_error& err) {  // no thread for it
+    why_not = err.code().message();
+    return nullptr;
+  }
 }
 
 }  // namespace hobbit

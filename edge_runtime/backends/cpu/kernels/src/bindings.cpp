@@ -154,6 +154,8 @@ NB_MODULE(_native, m) {
     return names;
   });
 
+  m.def("processors_by_size", &hobbit::processors_by_size, "root"_a = "/sys/devices/system/cpu");
+
   nb::class_<hobbit::Team>(m, "Team")
       .def(nb::new_([](int threads) { return hobbit::make_team(threads); }), "threads"_a)
       .def_prop_ro("size", &hobbit::Team::size);

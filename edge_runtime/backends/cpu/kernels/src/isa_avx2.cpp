@@ -1,23 +1,18 @@
 // AVX2 with FMA: two slices of 8 rows. vpmaddubsw adds pairs into 16 bits and would saturate on
 // 8-bit codes, so 14 q + r is summed as q and r apart (8 * 2 * 15 * 127 = 30480 fits).
-#include <immintrin.h>
-
 #include "elementwise.hpp"
+#include "float_lanes.hpp"
 #include "panel_impl.hpp"
 
 namespace hobbit {
 namespace {
 
-struct Avx2 {
+struct Avx2 : FloatLanes {
   static constexpr int kSlices = 2, kSlicesTogether = 1, kTokenBlock = 8, kTokenBlockBf16 = 2;
   static constexpr bool kDotOnce = true;
-  using F = __m256;
   using Table = __m256i;  // a shuffle looks up within 128 bits: the four entries of each of four rows
   template <int TIER> struct Codes { __m256i q[8], r[TIER >= 6 ? 8 : 1]; };
 
-  static F set1(float x) { return _mm256_set1_ps(x); }
-  static F load(const float* p) { return _mm256_loadu_ps(p); }
-  static void store(float* p, F f) { _mm256_storeu_ps(p, f); }
   static F load_u8(const uint8_t* p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   }
@@ -28,9 +23,6 @@ struct Avx2 {
     const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
   }
-  static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
-  static F add(F a, F b) { return _mm256_add_ps(a, b); }
-  static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static void prefetch(const uint8_t* p) {
     _mm_prefetch(reinterpret_cast<const char*>(p + 2048), _MM_HINT_T0);
     _mm_prefetch(reinterpret_cast<const char*>(p + 2112), _MM_HINT_T0);

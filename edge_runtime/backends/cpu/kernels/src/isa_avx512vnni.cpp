@@ -1,22 +1,17 @@
 // AVX-512 with VNNI: one register holds 4 inputs of all 16 rows, one vpdpbusd consumes it.
-#include <immintrin.h>
-
 #include "elementwise.hpp"
+#include "float_lanes.hpp"
 #include "panel_impl.hpp"
 
 namespace hobbit {
 namespace {
 
-struct Avx512 {
+struct Avx512 : FloatLanes {
   static constexpr int kSlices = 1, kSlicesTogether = 1, kTokenBlock = 8, kTokenBlockBf16 = 4;
   static constexpr bool kDotOnce = false;
-  using F = __m512;
   using Table = __m512i;  // a shuffle looks up within 128 bits: the four entries of each of four rows
   template <int TIER> struct Codes { __m512i c[8]; };
 
-  static F set1(float x) { return _mm512_set1_ps(x); }
-  static F load(const float* p) { return _mm512_loadu_ps(p); }
-  static void store(float* p, F f) { _mm512_storeu_ps(p, f); }
   static F load_u8(const uint8_t* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
   }
@@ -27,9 +22,6 @@ struct Avx512 {
     const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
   }
-  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
-  static F add(F a, F b) { return _mm512_add_ps(a, b); }
-  static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static void prefetch(const uint8_t* p) {
     _mm_prefetch(reinterpret_cast<const char*>(p + 2048), _MM_HINT_T0);
     _mm_prefetch(reinterpret_cast<const char*>(p + 2112), _MM_HINT_T0);

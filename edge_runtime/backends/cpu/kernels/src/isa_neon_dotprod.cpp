@@ -1,23 +1,18 @@
 // ARMv8.2 with the dot product extension: four slices of 4 rows. sdot is signed, so codes up to
 // 225 are stored less 112 and the group sum puts 112 * sum back, exactly.
-#include <arm_neon.h>
-
 #include "elementwise.hpp"
+#include "float_lanes.hpp"
 #include "panel_impl.hpp"
 
 namespace hobbit {
 namespace {
 
-struct Neon {
+struct Neon : FloatLanes {
   static constexpr int kSlices = 4, kSlicesTogether = 2, kTokenBlock = 4, kTokenBlockBf16 = 1;
   static constexpr bool kDotOnce = false;
-  using F = float32x4_t;
   using Table = uint8x16_t;  // the four entries of each of four rows
   template <int TIER> struct Codes { int8x16_t c[8]; };
 
-  static F set1(float x) { return vdupq_n_f32(x); }
-  static F load(const float* p) { return vreinterpretq_f32_u8(vld1q_u8(reinterpret_cast<const uint8_t*>(p))); }
-  static void store(float* p, F f) { vst1q_f32(p, f); }
   static F load_u8(const uint8_t* p) {
     uint32_t four;
     std::memcpy(&four, p, 4);
@@ -31,9 +26,6 @@ struct Neon {
     return vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vget_low_u16(half)), 23));
   }
   static F load_bf16(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
-  static F mul(F a, F b) { return vmulq_f32(a, b); }
-  static F add(F a, F b) { return vaddq_f32(a, b); }
-  static F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
   static void prefetch(const uint8_t* p) { __builtin_prefetch(p + 512), __builtin_prefetch(p + 576); }
 
   static Table load_table(const uint8_t* p) { return vld1q_u8(p); }

@@ -1,5 +1,11 @@
 #include "pool.hpp"
 
+#include <algorithm>
+#include <fstream>
+#include <stdexcept>
+#include <system_error>
+#include <utility>
+
 #if defined(__linux__)
 #include <pthread.h>
 #include <sched.h>
@@ -27,18 +33,6 @@ void spin_until(Ready ready) {
   for (int i = 0; !ready(); ++i) i < kSpins ? relax() : std::this_thread::yield();
 }
 
-// The processors this process may use, in order; empty where that is not known.
-std::vector<int> allowed_processors() {
-  std::vector<int> found;
-#if defined(__linux__)
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0)
-    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
-      if (CPU_ISSET(cpu, &set)) found.push_back(cpu);
-#endif
-  return found;
-}
-
 void bind([[maybe_unused]] std::thread& thread, [[maybe_unused]] int processor) {
 #if defined(__linux__)
   cpu_set_t set;
@@ -50,20 +44,47 @@ void bind([[maybe_unused]] std::thread& thread, [[maybe_unused]] int processor) 
 
 }  // namespace
 
+std::vector<int> processors_by_size([[maybe_unused]] const std::string& root) {
+  std::vector<std::pair<int, int>> found;  // less its capacity, number
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0)
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+      if (!CPU_ISSET(cpu, &set)) continue;
+      int capacity = 0;
+      std::ifstream(root + "/cpu" + std::to_string(cpu) + "/cpu_capacity") >> capacity;
+      found.emplace_back(-capacity, cpu);
+    }
+#endif
+  std::sort(found.begin(), found.end());
+  std::vector<int> processors;
+  for (const auto& [less, cpu] : found) processors.push_back(cpu);
+  return processors;
+}
+
 Pool::Pool(int threads) {
-  const std::vector<int> processors = allowed_processors();
+  const std::vector<int> processors = processors_by_size();
   workers_.reserve(size_t(threads) - 1);
-  for (int i = 1; i < threads; ++i) {
-    workers_.emplace_back([this, i] { work(i); });
-    if (size_t(threads) <= processors.size()) bind(workers_.back(), processors[size_t(i)]);
+  try {
+    for (int i = 1; i < threads; ++i) {
+      workers_.emplace_back([this, i] { work(i); });
+      if (size_t(threads) <= processors.size()) bind(workers_.back(), processors[size_t(i)]);
+    }
+  } catch (const std::system_error& err) {
+    const int got = size();
+    stop();
+    throw std::runtime_error("threads: expected " + std::to_string(threads) + ", the system gave " +
+                             std::to_string(got) + " (" + err.code().message() +
+                             "). Use fewer, or raise the limit on threads (ulimit -u; TasksMax= of a service).");
   }
 }
 
-Pool::~Pool() {
+void Pool::stop() {
   if (workers_.empty()) return;
   stop_ = true;
   dispatch([](void*, int) {}, nullptr, true);
   for (std::thread& worker : workers_) worker.join();
+  workers_.clear();
 }
 
 void Pool::dispatch(Entry entry, void* ctx, bool all) {

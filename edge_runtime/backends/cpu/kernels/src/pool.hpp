@@ -4,17 +4,23 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
 namespace hobbit {
 
+// The processors this process may use, those of the largest capacity first, as `root` says it of processors that are not
+// all alike; else in order. Empty where it is not known which ones there are.
+std::vector<int> processors_by_size(const std::string& root = "/sys/devices/system/cpu");
+
 class Pool {
  public:
-  // Each worker is bound to a processor of its own where the process may use that many: a worker that wakes up on the
-  // caller's processor takes it away from the caller.
+  // Each worker is bound to a processor of its own, the largest there are, where the process may use that many: a worker
+  // that wakes up on the caller's processor takes it away from the caller, and all wait for one on a small processor.
+  // Throws std::runtime_error where the system gives fewer threads.
   explicit Pool(int threads);
-  ~Pool();
+  ~Pool() { stop(); }
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
@@ -42,6 +48,7 @@ class Pool {
   }
   void dispatch(Entry entry, void* ctx, bool all);
   void work(int thread);
+  void stop();
 
   Entry entry_ = nullptr;
   void* ctx_ = nullptr;

@@ -55,7 +55,7 @@ class LayerReader:
         if one.has_feed_forward:
             self._put_norm(layer, t, "ffn_norm", f"{p}ffn_norm")
         if one.sparse:
-            layer.put_matrix("router", t.matrix(f"{p}router", spec.num_experts, d))
+            layer.put_matrix("router", t.matrix(f"{p}router", spec.num_experts, d, exact=True))
         else:
             self._put_dense(layer, t, i)
         self._close(t)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 
 from edge_runtime.backends.cpu.kernels import Frame
@@ -13,7 +14,7 @@ from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.bundle.part_names import trunk_file
 
 _PANEL_ROWS, _TILE, _QUERY_ROWS = 16, 32, 32
-_PAGE = 4096
+_PAGE = mmap.PAGESIZE
 _READ_BYTES = 512 << 10
 """A piece of a file, while it is packed."""
 

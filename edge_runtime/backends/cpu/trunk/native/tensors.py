@@ -54,18 +54,19 @@ class GraphTensors:
         self.nbytes += 4 * numbers
         return self._read(tensor, np.dtype("<f4"), 0, numbers)
 
-    def matrix(self, label: str, outputs: int, inputs: int) -> DenseMatrix:
+    def matrix(self, label: str, outputs: int, inputs: int, *, exact: bool = False) -> DenseMatrix:
         """Return a matrix, in whichever precision it is stored.
 
         Args:
             label: name of the tensor; codes have ``_q8`` or ``_q4`` behind it.
             outputs: N.
             inputs: K.
+            exact: it is one that the exporter keeps in float32 in every precision.
 
         Raises:
             BundleError: it is not there, or has another shape.
         """
-        for bits in (8, 4):
+        for bits in () if exact else (8, 4):
             if f"{label}_q{bits}" in self._tensors:
                 return self._codes(label, bits, outputs, inputs)
         tensor = self._named(label, FLOAT)

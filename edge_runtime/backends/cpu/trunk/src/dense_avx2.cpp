@@ -1,24 +1,16 @@
 // AVX2 with FMA: two slices of 8 rows. vpmaddubsw adds pairs into 16 bits: |w| <= 128 and |q| <= 127 give at most 32512,
 // which fits, so 8-bit weights are taken as sizes and their signs go to the activations.
-#include <immintrin.h>
-
 #include "dense_impl.hpp"
+#include "float_lanes.hpp"
 
 namespace hobbit {
 namespace {
 
-struct Avx2 {
+struct Avx2 : FloatLanes {
   static constexpr int kSlices = 2, kSlicesTogether = 1, kFloatRows = 4, kTwoPanels = 1, kCodeRows = 4, kZero8 = 0;
-  using F = __m256;
   using I = __m256i;
   struct Codes { __m256i weight, size; };
 
-  static F set1(float x) { return _mm256_set1_ps(x); }
-  static F load(const float* p) { return _mm256_loadu_ps(p); }
-  static void store(float* p, F f) { _mm256_storeu_ps(p, f); }
-  static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
-  static F add(F a, F b) { return _mm256_add_ps(a, b); }
-  static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p) + 2048, _MM_HINT_T0); }
 
   static I ints(int32_t x) { return _mm256_set1_epi32(x); }

@@ -1,22 +1,14 @@
 // AVX-512 with VNNI: one register holds 4 inputs of all 16 rows, one vpdpbusd consumes it.
-#include <immintrin.h>
-
 #include "dense_impl.hpp"
+#include "float_lanes.hpp"
 
 namespace hobbit {
 namespace {
 
-struct Avx512 {
+struct Avx512 : FloatLanes {
   static constexpr int kSlices = 1, kSlicesTogether = 1, kFloatRows = 8, kTwoPanels = 8, kCodeRows = 8, kZero8 = 128;
-  using F = __m512;
   using I = __m512i;
 
-  static F set1(float x) { return _mm512_set1_ps(x); }
-  static F load(const float* p) { return _mm512_loadu_ps(p); }
-  static void store(float* p, F f) { _mm512_storeu_ps(p, f); }
-  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
-  static F add(F a, F b) { return _mm512_add_ps(a, b); }
-  static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p) + 2048, _MM_HINT_T0); }
 
   static I ints(int32_t x) { return _mm512_set1_epi32(x); }

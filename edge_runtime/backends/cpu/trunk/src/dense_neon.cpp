@@ -1,22 +1,14 @@
 // ARMv8.2 with the dot product extension: four slices of 4 rows.
-#include <arm_neon.h>
-
 #include "dense_impl.hpp"
+#include "float_lanes.hpp"
 
 namespace hobbit {
 namespace {
 
-struct Neon {
+struct Neon : FloatLanes {
   static constexpr int kSlices = 4, kSlicesTogether = 2, kFloatRows = 4, kTwoPanels = 1, kCodeRows = 4, kZero8 = 0;
-  using F = float32x4_t;
   using I = int32x4_t;
 
-  static F set1(float x) { return vdupq_n_f32(x); }
-  static F load(const float* p) { return vld1q_f32(p); }
-  static void store(float* p, F f) { vst1q_f32(p, f); }
-  static F mul(F a, F b) { return vmulq_f32(a, b); }
-  static F add(F a, F b) { return vaddq_f32(a, b); }
-  static F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
   static void prefetch(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + 1024); }
 
   static I ints(int32_t x) { return vdupq_n_s32(x); }

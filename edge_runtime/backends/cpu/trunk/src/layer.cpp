@@ -147,7 +147,10 @@ void check_layer(const ModelForm& model, const Layer& layer) {
   need_mixer(model, layer);
   need_latent(model, layer);
   if ((form.mixes() || layer.has(kHead)) && layer.vector(kAttnNorm) == nullptr) refuse("attn_norm is missing");
-  if (form.sparse) need_matrix(layer, kRouter, model.experts, model.hidden);
+  if (form.sparse) {
+    need_matrix(layer, kRouter, model.experts, model.hidden);
+    if (layer.matrix(kRouter).bits() != 32) refuse("router: expected floats: nobody quantises what it is applied to");
+  }
   if ((form.sparse || form.dense.width > 0) && layer.vector(kFfnNorm) == nullptr) refuse("ffn_norm is missing");
   if (form.joins_parallel && layer.vector(kJoinExpertsNorm) == nullptr) refuse("join_experts_norm is missing");
   need_mlp(layer, form.dense, kUp, kDown, model.hidden);

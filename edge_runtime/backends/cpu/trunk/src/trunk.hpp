@@ -27,6 +27,7 @@ class DenseTrunk {
   size_t layers() const { return layers_.size() - 1; }
   const ModelForm& model() const { return model_; }
   const Layer& layer(size_t i) const { return layers_[i]; }
+  size_t max_tokens() const { return max_tokens_; }
   size_t vocabulary() const { return layers_.back().matrix(kHead).outputs(); }
   void release_scratch();
 

@@ -49,6 +49,9 @@ void check_frame(const DenseTrunk& trunk, const Frame& frame) {
   const ModelForm& model = trunk.model();
   if (frame.hidden != model.hidden || frame.experts != model.experts) refuse("frame: made for another model");
   if (frame.tokens == 0) refuse("frame: begin was not called");
+  if (frame.tokens > trunk.max_tokens())
+    refuse("frame: expected at most " + std::to_string(trunk.max_tokens()) + " tokens, got " +
+           std::to_string(frame.tokens));
 }
 
 void check_states(const MixerForm& form, size_t index, const Frame& frame) {
@@ -71,7 +74,7 @@ void check_layer_call(const DenseTrunk& trunk, size_t index, const Frame& frame)
   if (index >= frame.caches.size() || frame.caches[index].keys == nullptr ||
       (has_values && frame.caches[index].values == nullptr))
     refuse("frame: the layer has no cache");
-  if (frame.start + frame.tokens > frame.slots) refuse("frame: the cache is full");
+  if (frame.tokens > frame.slots || frame.start > frame.slots - frame.tokens) refuse("frame: the cache is full");
   if (form.rope >= 0 && (size_t(form.rope) >= frame.cos.size() ||
                          frame.angle_widths[size_t(form.rope)] != form.rotated / 2))
     refuse("frame: made for other rotary embeddings");
@@ -222,7 +225,7 @@ void bind_trunk(nb::module_& m) {
              check_frame(t, frame);
              const size_t count = logits.ndim() ? logits.shape(0) : 0;
              need("logits", logits, {count, t.vocabulary()});
-             if (first + count > frame.tokens) refuse("head: rows beyond the chunk");
+             if (count > frame.tokens || first > frame.tokens - count) refuse("head: rows beyond the chunk");
              const float* moe = experts_out(t, frame, expert_out);
              nb::gil_scoped_release release;
              t.head(frame, moe, first, count, logits.data());
