@@ -72,7 +72,8 @@ class Penalties:
     def note(self, token: int) -> None:
         """Count a token that was generated."""
         if self._counts_tokens:
-            self._counts[self._place_of(token)] += 1
+            place = self._place_of(token)  # first: it may replace the arrays
+            self._counts[place] += 1
 
     def _place_of(self, token: int) -> int:
         place = self._places.setdefault(token, len(self._places))
