@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from importlib.util import find_spec
 
 _EXTRA = re.compile(r"""\bextra\s*==\s*['"]([\w-]+)['"]""")
 
@@ -19,8 +20,13 @@ def install_extra(extra: str) -> str:
 
 
 def pip_install(*requirements: str) -> str:
-    """Return `Install it: ...` for some requirements, into the environment that runs this."""
-    return f"Install it: {shlex.join([sys.executable, '-m', 'pip', 'install', *requirements])}"
+    """Return `Install it: ...` for some requirements, into the environment that runs this.
+
+    An environment of an offline bundle has no pip of its own: that of another Python can be told to install there.
+    """
+    has_pip = find_spec("pip") is not None
+    pip = [sys.executable, "-m", "pip"] if has_pip else ["python3", "-m", "pip", "--python", sys.executable]
+    return f"Install it: {shlex.join([*pip, 'install', *requirements])}"
 
 
 def _requirements(extra: str) -> list[str]:

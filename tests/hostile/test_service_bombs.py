@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import threading
 from typing import Any
 
+import httpx
+import psutil
 import pytest
+from patience import PATIENCE_S
 from service_process import ServiceProcess
 
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23)
@@ -86,3 +91,24 @@ def test_a_prompt_far_beyond_the_context_is_refused_by_its_beginning(service):
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "context_length_exceeded"
     assert "already exceed the context of 512" in answer.json()["error"]["message"]
+
+
+def test_sigterm_ends_it_while_bombs_are_prepared(service):
+    """The last one here: it ends the service. What prepares a grammar is a process of its own, and goes too."""
+    begun = threading.Event()
+
+    def attack() -> None:
+        begun.set()
+        with contextlib.suppress(httpx.HTTPError):
+            complete(service, response_format=BOMBS["multiple-of-primes"])
+
+    attackers = [threading.Thread(target=attack) for _ in range(4)]
+    for thread in attackers:
+        thread.start()
+    begun.wait()
+    assert complete(service).status_code == 200
+    helpers = psutil.Process(service.process.pid).children(recursive=True)
+    assert service.stop(signal.SIGTERM) == 0
+    for thread in attackers:
+        thread.join()
+    assert psutil.wait_procs(helpers, timeout=PATIENCE_S)[1] == []

@@ -110,6 +110,17 @@ def test_a_full_drive_behind_stdout_is_one_line():
     assert (done.returncode, done.stderr) == (1, "hobbit: output: No space left on device.\n")
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_minds_where_its_output_goes(verb):
+    """A full drive, a reader that has gone, a terminal of ASCII: a code, one line at most, and no traceback."""
+    program = f'"{sys.executable}" -m edge_runtime {verb} --help'
+    environment = os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    for command in (f"{program} >/dev/full", f"{program} | true; exit ${{PIPESTATUS[0]}}", f"{program} >/dev/null"):
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode in (0, 1), done
+        assert len(done.stderr.splitlines()) <= 1, done.stderr
+
+
 def test_a_service_starts_with_its_settings_file_and_reloads_it(model_bundle, tmp_path):
     """Without systemd, which would put the file into the environment."""
     settings = tmp_path / "hobbit.env"

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -178,6 +179,44 @@ def test_beside_a_format_an_answer_or_a_call(client: openai.OpenAI, first: str, 
     assert (choice.finish_reason, choice.message.content or None) == ("tool_calls", None)
     (call,) = choice.message.tool_calls
     assert 1 <= json.loads(call.function.arguments)["days"] <= 9
+
+
+NAMED = {"type": "function", "function": {"name": "weather"}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"response_format": {"type": "json_object"}},
+        {"response_format": FORMAT},
+        {"extra_body": {"response_format": {"type": "regex", "pattern": "yes|no"}}},
+        {"tools": [WEATHER], "tool_choice": "required"},
+        {"tools": [WEATHER, PLAIN], "tool_choice": NAMED},
+    ],
+    ids=["object", "schema", "regex", "required", "named"],
+)
+def test_what_is_asked_for_follows_the_thinking(client: openai.OpenAI, asked: dict[str, Any], stream: bool) -> None:
+    extra = {**asked.get("extra_body", {}), "chat_template_kwargs": {"enable_thinking": True}}
+    ask = {"model": "tiny", "messages": MESSAGES, "max_tokens": 260, "temperature": 0, **asked, "extra_body": extra}
+    content, reasoning, names = "", "", []
+    if stream:
+        for chunk in client.chat.completions.create(**ask, stream=True):
+            delta = chunk.choices[0].delta
+            content += delta.content or ""
+            reasoning += (delta.model_extra or {}).get("reasoning_content", "")
+            names += [call.function.name for call in delta.tool_calls or []]
+    else:
+        message = client.chat.completions.create(**ask).choices[0].message
+        content, reasoning = message.content or "", (message.model_extra or {}).get("reasoning_content", "")
+        names = [call.function.name for call in message.tool_calls or []]
+    assert reasoning
+    if "tools" in asked:
+        assert (content, len(names)) == ("", 1)
+        assert names[0] == "weather"
+    else:
+        assert not names
+        assert content in ("yes", "no") if "extra_body" in asked else content.startswith("{"), (content, reasoning)
 
 
 def test_a_forced_call_leaves_no_room_for_a_format(client: openai.OpenAI) -> None:

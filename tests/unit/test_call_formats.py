@@ -171,6 +171,17 @@ def test_a_call_of_any_tool_is_free_where_it_is_not_strict(vocabulary: Vocabular
         assert allows(grammar, text) is is_offered
 
 
+def test_tools_that_explode_beside_a_format_are_refused(vocabulary: Vocabulary) -> None:
+    calls, given = found(CASES["Hermes, as Qwen3"][0]), Format("json_object")
+    parts = [{"type": "integer", "multipleOf": prime} for prime in (2, 3, 5, 7, 11, 13, 17, 19, 23)]
+    bomb = {"type": "object", "properties": {"a": {"allOf": parts}}, "required": ["a"]}
+    with pytest.raises(RequestError, match="grammar: "):
+        vocabulary.of_calls_or_format([Tool("f", "", bomb, strict=True)], calls, given, only_one_call=True)
+    many = [Tool(f"f{i}", "", PARAMETERS, strict=True) for i in range(2000)]
+    with pytest.raises(RequestError, match="grammar: expected at most"):
+        vocabulary.of_calls_or_format(many, calls, given, only_one_call=True)
+
+
 @pytest.mark.parametrize("size", [1, 3, 10_000])
 def test_marks_in_an_answer_of_a_format_are_its_text(size: int) -> None:
     calls, call = found(CASES["Hermes, as Qwen3"][0]), CASES["Hermes, as Qwen3"][1]
@@ -190,6 +201,10 @@ def test_marks_in_an_answer_of_a_format_are_its_text(size: int) -> None:
     assert split(f"Hm.</think>\n\n{answer}", thinking=True) == ("Hm.", answer, 0)
     assert split(f"{call}\n{call}", thinking=False) == ("", "", 2)
     assert split(f"Hm.</think>{call}", thinking=True) == ("Hm.", "", 1)
+    without = OutputSplitter(with_calls=False, with_thinking=False, thinking=True, text_is_last=True)
+    text = f"Hm.</think>\n\n{answer}"
+    deltas = [d for at in range(0, len(text), size) for d in without.push(text[at : at + size])] + without.flush()
+    assert ("".join(d.reasoning for d in deltas), "".join(d.content for d in deltas)) == ("Hm.", answer)
 
 
 @pytest.mark.parametrize(("template", "call"), CASES.values(), ids=CASES.keys())

@@ -22,5 +22,10 @@ def test_the_libraries_of_an_extra_are_named_one_by_one(extra):
     assert not any("hobbit" in word for word in words[3:])
 
 
+def test_an_environment_without_pip_is_installed_into_from_outside(monkeypatch):
+    monkeypatch.setattr("edge_runtime.base.extras.find_spec", lambda name: None)
+    assert pip_install("a>=1") == f"Install it: python3 -m pip --python {sys.executable} install 'a>=1'"
+
+
 def test_requirements_are_quoted_for_a_shell():
     assert pip_install("a>=1", "b").endswith("-m pip install 'a>=1' b")

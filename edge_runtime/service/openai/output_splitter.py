@@ -83,7 +83,7 @@ class OutputSplitter:
         """Add text; return what is certain."""
         if self._is_over:
             return []
-        if not self._opens and not self._inside:
+        if not self._opens and not self._inside and not self._skip_space:
             return [Delta(content=text)] if text else []
         self._held += text
         out: list[Delta] = []
