@@ -14,19 +14,20 @@ import contextlib
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.base.errors import DeviceError, HobbitError
-from edge_runtime.base.messages import receive, send
 from edge_runtime.base.sizes import MIB, format_size
+
+if TYPE_CHECKING:
+    import socket
+    import subprocess
 
 _PROGRAM = "edge_runtime.base.confined_host"
 _WALL_S = 30.0
@@ -100,6 +101,10 @@ class ConfinedHost:
             JobRefusedError: it took too much time or memory, or raised.
             DeviceError: the host cannot be started.
         """
+        import socket  # what starting an engine does not need is loaded by the first job
+
+        from edge_runtime.base.messages import receive, send
+
         limits = self._jobs[job]
         ours, theirs = socket.socketpair()
         with ours, self._places[job]:
@@ -127,6 +132,8 @@ class ConfinedHost:
         self._end()
 
     def _hand_over(self, connection: socket.socket) -> None:
+        import socket
+
         with self._lock:
             for attempt in range(2):
                 control = self._ensure()
@@ -145,6 +152,9 @@ class ConfinedHost:
         if self._host is not None and self._control is not None and self._host.poll() is None:
             return self._control
         self._end()
+        import socket
+        import subprocess
+
         ours, theirs = socket.socketpair()
         command = [
             sys.executable, "-m", _PROGRAM, str(theirs.fileno()), *self._jobs

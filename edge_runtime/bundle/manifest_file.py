@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.base.errors import BundleError, ConfigError
-from edge_runtime.base.spec import check_spec, model_from_version1
+from edge_runtime.base.spec import check_spec
 from edge_runtime.base.strict import from_mapping
 from edge_runtime.bundle.files import read_regular
 from edge_runtime.bundle.manifest import FORMAT, NAME, VERSIONS, Manifest, version_for
@@ -83,6 +83,8 @@ def parse(raw: bytes) -> Manifest:
         raise BundleError(f"{NAME}: bundle_id does not match the content (damaged or edited). Export the bundle again.")
     try:
         if version == 1:
+            from edge_runtime.base.spec.version1 import model_from_version1
+
             data = data | {"model": model_from_version1(data.get("model"), f"{NAME}: model").to_json()}
         manifest = from_mapping(Manifest, data, NAME)
         check_spec(manifest.model, f"{NAME}: model")

@@ -15,7 +15,7 @@ from pathlib import Path
 from edge_runtime.base.errors import DeviceError
 from edge_runtime.base.sizes import GIB
 from edge_runtime.config.limits import read_limits
-from edge_runtime.config.profiles import DEFAULT_PROFILE, DeviceProfile, load_profile, packaged, parse_profile
+from edge_runtime.config.profiles import DEFAULT_PROFILE, DeviceProfile, load_profile, packaged, packaged_profile
 
 _SUPER = "-super"
 _RELEASE = re.compile(r"#\s*R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)")
@@ -99,12 +99,12 @@ def identify(facts: BoardFacts) -> Identified:
 
 
 def _mentioning(words: Iterable[str]) -> Iterator[DeviceProfile]:
-    """Packaged profiles whose text has one of the words, or a part of one: reading all of them takes too long."""
+    """Packaged profiles whose text has one of the words, or a part of one: checking all of them takes too long."""
     parts = {part for word in words for part in (word, *word.split())}
-    for entry in packaged():
-        data = entry.read_bytes()
-        if any(part.encode() in data for part in parts):
-            yield parse_profile(data, f"profile {entry.name.removesuffix('.yaml')!r}")
+    for name, plain in packaged().items():
+        text = str(plain)
+        if any(part in text for part in parts):
+            yield packaged_profile(name)
 
 
 def _by_compatible(profiles: list[DeviceProfile], facts: BoardFacts) -> list[DeviceProfile]:

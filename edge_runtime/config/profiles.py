@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.resources
+import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +98,7 @@ class DeviceProfile(Board):
 
 def profile_names() -> list[str]:
     """Names of the packaged profiles."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in packaged())
+    return sorted(packaged())
 
 
 def load_profile(name_or_path: str | os.PathLike[str] = DEFAULT_PROFILE, where: str = "profile") -> DeviceProfile:
@@ -114,9 +116,8 @@ def load_profile(name_or_path: str | os.PathLike[str] = DEFAULT_PROFILE, where: 
         if os.sep in text or text.endswith((".yaml", ".yml")):
             with open(text, "rb") as file:
                 return parse_profile(file.read(_MAX_BYTES + 1), text)
-        for entry in packaged():
-            if entry.name == f"{text}.yaml":
-                return parse_profile(entry.read_bytes(), f"profile {text!r}")
+        if text in packaged():
+            return packaged_profile(text)
     except OSError as err:
         raise ConfigError(f"{where}: {text}: cannot be read: {err.strerror}.") from err
     names = [AUTO, *profile_names()]
@@ -130,7 +131,15 @@ def parse_profile(data: bytes, where: str, table: Collection[Option] = ENGINE_OP
     Raises:
         ConfigError: names the key, what was expected and what was found.
     """
-    plain = _plain(data, where)
+    return _checked(_plain(data, where), where, table)
+
+
+def packaged_profile(name: str) -> DeviceProfile:
+    """Return one of `packaged`."""
+    return _checked(packaged()[name], f"profile {name!r}", ENGINE_OPTIONS)
+
+
+def _checked(plain: Any, where: str, table: Collection[Option]) -> DeviceProfile:
     try:
         return _from_plain(plain, where, {option.name: option for option in table if option.in_profile})
     except ValueError as err:
@@ -211,12 +220,16 @@ def _is_default(option: Option, value: Any, where: str) -> bool:
     return bool(option.kind.convert(value, where) == option.kind.convert(option.default, where))
 
 
-def packaged() -> Iterator[Traversable]:
-    """Files of the packaged profiles."""
+@cache
+def packaged() -> Mapping[str, Any]:
+    """Return what the packaged profiles hold, by name.
+
+    They are kept as one JSON file beside their YAML (tools/packaged_profiles.py): starting does not load a YAML parser.
+    """
     try:
         folder: Traversable = importlib.resources.files("edge_runtime.profiles")
     except ModuleNotFoundError:
         # a source tree: the folder becomes edge_runtime.profiles only in the wheel
         folder = Path(__file__).resolve().parents[2] / "profiles"
-    entries = list(folder.iterdir()) if folder.is_dir() else []
-    return iter(sorted((e for e in entries if e.name.endswith(".yaml")), key=lambda entry: entry.name))
+    found: dict[str, Any] = json.loads((folder / "packaged.json").read_bytes())
+    return found

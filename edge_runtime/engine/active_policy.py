@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.bundle.calibration import MAX_BYTES as CALIBRATION_BYTES
-from edge_runtime.bundle.calibration import NAME as CALIBRATION
-from edge_runtime.bundle.calibration import ExpertCalibration
-from edge_runtime.bundle.calibration import parse as parse_calibration
 from edge_runtime.bundle.manifest import can_look_ahead
 from edge_runtime.config.option import AUTO
 from edge_runtime.config.options import RuntimeConfig
@@ -20,6 +16,9 @@ from edge_runtime.experts.eviction import RULES, EvictionRule, RuleContext, crea
 from edge_runtime.policy import POLICIES, create_policy, parse_policy
 from edge_runtime.policy.base import Policy, PolicyContext
 from edge_runtime.policy.routing import Router, router_of
+
+if TYPE_CHECKING:
+    from edge_runtime.bundle.calibration import ExpertCalibration
 
 _LOOK_AHEAD = "lookahead:depth=1"
 
@@ -164,7 +163,9 @@ class ActivePolicy:
         if not getattr(entry, "needs_calibration", False):
             return self._context
         if self._calibration is None:
+            from edge_runtime.bundle import calibration
+
             manifest = self._bundle.manifest
-            raw = self._bundle.read_part(manifest.part(CALIBRATION), limit=CALIBRATION_BYTES)
-            self._calibration = parse_calibration(raw, manifest.model)
+            raw = self._bundle.read_part(manifest.part(calibration.NAME), limit=calibration.MAX_BYTES)
+            self._calibration = calibration.parse(raw, manifest.model)
         return replace(self._context, calibration=self._calibration)

@@ -17,7 +17,6 @@ from edge_runtime.config.memory_plan import MemoryPlan
 from edge_runtime.config.resolve import EngineOptions
 from edge_runtime.engine.assembly import assemble
 from edge_runtime.engine.continuation import Chunk, TextDelta
-from edge_runtime.engine.elastic.idle_watch import IdleWatch
 from edge_runtime.engine.evaluation import Evaluation
 from edge_runtime.engine.observer import SchedulerObserver
 from edge_runtime.engine.parts import Parts
@@ -49,7 +48,7 @@ class Engine(Evaluation):
     def __init__(self, parts: Parts, load_s: float) -> None:
         super().__init__(parts, SyncClient(parts))
         self._load_s, self._use = load_s, self._client.use
-        self._idle = IdleWatch(self._client.tend) if parts.elastic or parts.preload else None
+        self._idle = self._client.watch_when_idle() if parts.elastic or parts.preload else None
 
     @staticmethod
     def open(

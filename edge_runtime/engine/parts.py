@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +19,16 @@ from edge_runtime.config.memory_plan import MemoryPlan
 from edge_runtime.config.options import RuntimeConfig
 from edge_runtime.engine.active_policy import ActivePolicy
 from edge_runtime.engine.decoder import Decoder
-from edge_runtime.engine.elastic.follower import ElasticMemory
 from edge_runtime.engine.prompt import Prompt, encode_prompt
 from edge_runtime.engine.tokenizer import Tokenizer
-from edge_runtime.engine.warm.preload import Preload
 from edge_runtime.experts.borrowed_scratch import BorrowedScratch
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.telemetry.power.sampler import PowerSampler
 from edge_runtime.telemetry.process import trim_heap
+
+if TYPE_CHECKING:
+    from edge_runtime.engine.elastic.follower import ElasticMemory
+    from edge_runtime.engine.warm.preload import Preload
+    from edge_runtime.telemetry.power.sampler import PowerSampler
 
 LOGITS_BYTES = 16 * MIB
 """Kept for the logits of a pass."""

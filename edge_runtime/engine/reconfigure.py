@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from edge_runtime.base.sizes import parse_size
 from edge_runtime.config.limits import Ceiling
 from edge_runtime.config.memory_plan import MemoryPlan
 from edge_runtime.config.options import RuntimeConfig
-from edge_runtime.config.pressure import Pressure, read_pressure
 from edge_runtime.engine.assembly import make_prefetcher, make_residents, routers_for
-from edge_runtime.engine.elastic.follower import ElasticMemory
 from edge_runtime.engine.parts import Parts
 from edge_runtime.engine.preparation import plan_again, plan_for
 from edge_runtime.engine.reload import Reload
-from edge_runtime.engine.warm.preload import Preload
-from edge_runtime.engine.warm.usage import UsageFile
+
+if TYPE_CHECKING:
+    from edge_runtime.config.pressure import Pressure
+    from edge_runtime.engine.elastic.follower import ElasticMemory
+    from edge_runtime.engine.warm.preload import Preload
 
 
 def reconfigure(parts: Parts, change: Reload) -> None:
@@ -63,6 +65,8 @@ def make_elastic(parts: Parts) -> ElasticMemory | None:
     config = parts.config
     if not config.elastic:
         return None
+    from edge_runtime.config.pressure import read_pressure
+    from edge_runtime.engine.elastic.follower import ElasticMemory
 
     def read() -> Pressure:
         return read_pressure(reserve_bytes=config.os_reserve, requested=parts.config.memory)
@@ -80,6 +84,9 @@ def make_preload(parts: Parts) -> Preload | None:
     config, spec = parts.config, parts.spec
     if config.warm_start is None:
         return None
+    from edge_runtime.engine.warm.preload import Preload
+    from edge_runtime.engine.warm.usage import UsageFile
+
     file = UsageFile.of(parts.bundle.manifest.bundle_id, config.warm_start, (spec.num_layers, spec.num_experts))
     return Preload(parts.cache, file, top_k=spec.top_k, depth=config.io_threads)
 

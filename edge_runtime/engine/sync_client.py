@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from edge_runtime.engine.sampler import SamplingParams
 from edge_runtime.engine.scheduler import Scheduler
 from edge_runtime.engine.sequence import Sequence
 from edge_runtime.engine.sessions import SessionPool
+
+if TYPE_CHECKING:
+    from edge_runtime.engine.elastic.idle_watch import IdleWatch
 
 
 class SyncClient:
@@ -83,6 +87,12 @@ class SyncClient:
             RequestError: the engine was closed or handed over.
         """
         return self.use.interject(self._scheduler.tend)
+
+    def watch_when_idle(self) -> IdleWatch:
+        """Have a thread call `tend` while no request runs, until it is told to stop."""
+        from edge_runtime.engine.elastic.idle_watch import IdleWatch
+
+        return IdleWatch(self.tend)
 
     def _begin(self, job: Job) -> Sequence:
         """Start a job as the only one: of a request that was interrupted, nothing may be left."""

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.bundle.calibration import ExpertCalibration
+if TYPE_CHECKING:
+    from edge_runtime.bundle.calibration import ExpertCalibration
+
 
 if TYPE_CHECKING:
     from edge_runtime.policy.routing import Router

@@ -11,8 +11,8 @@ import pytest
 
 from edge_runtime import Engine, SamplingParams
 from edge_runtime.base.errors import RequestError
+from edge_runtime.config import pressure
 from edge_runtime.config.pressure import Pressure
-from edge_runtime.engine import reconfigure
 from edge_runtime.engine.elastic import follower, idle_watch
 from edge_runtime.telemetry.process import rss_bytes
 
@@ -132,7 +132,7 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch):
     found = Machine()
-    monkeypatch.setattr(reconfigure, "read_pressure", found.read)
+    monkeypatch.setattr(pressure, "read_pressure", found.read)
     monkeypatch.setattr(follower, "EVERY_S", 0.0)
     return found
 

@@ -13,7 +13,14 @@ from conftest import REPO
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.config.options import ENGINE_OPTIONS
 from edge_runtime.config.profile_values import Setting
-from edge_runtime.config.profiles import DEFAULT_PROFILE, DeviceProfile, load_profile, parse_profile, profile_names
+from edge_runtime.config.profiles import (
+    DEFAULT_PROFILE,
+    DeviceProfile,
+    load_profile,
+    packaged,
+    parse_profile,
+    profile_names,
+)
 
 NAMES = [
     "agx-orin-32gb", "agx-orin-64gb", "agx-thor", "arm-server", "generic", "orin-nano-4gb", "orin-nano-4gb-super",
@@ -160,3 +167,19 @@ def test_what_is_not_a_profile_is_refused(data):
 def test_the_table_in_the_documentation_is_up_to_date():
     done = subprocess.run([sys.executable, str(REPO / "tools/profiles_table.py"), "--check"], check=False)
     assert done.returncode == 0, "run python tools/profiles_table.py"
+
+
+def test_the_file_that_is_read_holds_what_the_yaml_beside_it_holds():
+    folder = REPO / "profiles"
+    written = {path.stem: yaml.safe_load(path.read_text()) for path in folder.glob("*.yaml")}
+    assert packaged() == written, "run python tools/packaged_profiles.py"
+
+
+def test_starting_without_a_profile_file_loads_no_yaml_parser(model_bundle):
+    code = (
+        "import sys; from edge_runtime import Engine\n"
+        f"Engine.open({str(model_bundle)!r}, context=64, threads=1, self_check=False).close()\n"
+        "print(sorted({'yaml', 'subprocess', 'socket', 'onnxruntime'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

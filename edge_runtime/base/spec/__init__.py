@@ -16,7 +16,6 @@ from edge_runtime.base.spec.model import LayerSpec, ModelSpec, check_spec
 from edge_runtime.base.spec.rope import MAX_CONTEXT, RopeKind, RopeSpec
 from edge_runtime.base.spec.router import GroupSpec, RouterSpec, Score
 from edge_runtime.base.spec.state import MixerKind, StateArray, conv_channels, has_mask, mixer_kind, rope_of, state_of
-from edge_runtime.base.spec.version1 import model_from_version1
 
 __all__ = [
     "MAX_CONTEXT",
@@ -45,7 +44,6 @@ __all__ = [
     "conv_channels",
     "has_mask",
     "mixer_kind",
-    "model_from_version1",
     "rope_of",
     "state_of",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.base.checksum import crc32c
-from edge_runtime.base.spec import ModelSpec, check_spec, model_from_version1
+from edge_runtime.base.spec import ModelSpec, check_spec
 from edge_runtime.base.strict import from_mapping
 from edge_runtime.bundle.record import BF16, RecordLayout, record_layout
 
@@ -112,6 +112,8 @@ def parse_header(text: bytes, version: int) -> TraceHeader:
     """
     data = json.loads(text)
     if version == 2 and isinstance(data, dict):
+        from edge_runtime.base.spec.version1 import model_from_version1
+
         data["model"] = model_from_version1(data.get("model"), "header.model").to_json()
     header = from_mapping(TraceHeader, data, "header")
     check_spec(header.model, "header.model")

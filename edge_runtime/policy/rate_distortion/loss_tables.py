@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.base.errors import ConfigError
-from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration
 from edge_runtime.policy.base import PolicyContext
+
+if TYPE_CHECKING:
+    from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration
 
 F32 = NDArray[np.float32]
 

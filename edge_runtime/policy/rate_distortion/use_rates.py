@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.bundle.calibration import ExpertCalibration
 from edge_runtime.policy.base import Routing
+
+if TYPE_CHECKING:
+    from edge_runtime.bundle.calibration import ExpertCalibration
 
 _LEAST_FACTOR = 1e-9
 _PRIOR_TOKENS = 64.0
