@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.backends.base import BackendOptions
 from edge_runtime.backends.cpu import experts, kernels
@@ -16,14 +16,14 @@ from edge_runtime.backends.cpu.trunk.choice import TrunkChoice
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.native import memory as native_memory
 from edge_runtime.backends.cpu.trunk.native.trunk import NativeTrunk
-from edge_runtime.backends.cpu.trunk.onnx_runtime import library
-from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
-from edge_runtime.backends.cpu.trunk.router_stack import load_routers, require_routers, routers_bytes
 from edge_runtime.backends.cpu.trunk.supported import require_supported
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.telemetry.spans import HostClock
+
+if TYPE_CHECKING:
+    from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 
 
 class CpuFormulas:
@@ -46,7 +46,11 @@ class CpuFormulas:
 
     def look_ahead_bytes(self, spec: ModelSpec) -> int:
         """See `MemoryFormulas.look_ahead_bytes`: the native trunk applies the layers' own routers."""
-        return 0 if self._choice.is_native else routers_bytes(spec)
+        if self._choice.is_native:
+            return 0
+        from edge_runtime.backends.cpu.trunk.router_stack import routers_bytes
+
+        return routers_bytes(spec)
 
     def kv_bytes(self, spec: ModelSpec, tokens: int) -> int:
         """See `MemoryFormulas.kv_bytes`."""
@@ -94,7 +98,11 @@ class CpuBackend:
     @property
     def fingerprint(self) -> str:
         """See `Backend.fingerprint`; loads ONNX Runtime for its version if that computes."""
-        return f"{self.isa}-{'native' if self.choice.is_native else library()}"
+        if self.choice.is_native:
+            return f"{self.isa}-native"
+        from edge_runtime.backends.cpu.trunk.onnx_runtime import library
+
+        return f"{self.isa}-{library()}"
 
     def require(self, spec: ModelSpec) -> None:
         """See `Backend.require`: chooses the trunk."""
@@ -105,6 +113,8 @@ class CpuBackend:
         """See `Backend.load_routers`."""
         if self.choice.is_native:
             return ()  # its layers have them
+        from edge_runtime.backends.cpu.trunk.router_stack import load_routers, require_routers
+
         require_routers(bundle.manifest)
         return load_routers(bundle)
 
@@ -114,6 +124,8 @@ class CpuBackend:
         if self.choice.is_native:
             self._trunk = NativeTrunk(bundle.path, spec, team=self._team, max_chunk=max_chunk, embedding=embedding)
             return self._trunk
+        from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
+
         threads = self.choice.threads
         return OrtTrunk(bundle.path, spec, threads=threads, max_chunk=max_chunk, embedding=embedding)
 

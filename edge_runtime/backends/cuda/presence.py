@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edge_runtime.backends.cuda.cubins import cache_folder, cubin_name, read_cubin
-from edge_runtime.backends.cuda.driver import Driver
-from edge_runtime.backends.cuda.driver.device import capability_of
-from edge_runtime.backends.cuda.nvrtc import Nvrtc
-from edge_runtime.backends.cuda.sources import read_source
 from edge_runtime.base.errors import DeviceError
+
+if TYPE_CHECKING:
+    from edge_runtime.backends.cuda.driver import Driver
+    from edge_runtime.backends.cuda.nvrtc import Nvrtc
 
 _SIGNS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu", "/dev/nvmap", "/proc/driver/nvidia/version")
 """Of NVIDIA's driver on a workstation, on a Jetson, and either."""
@@ -24,21 +24,29 @@ def has_gpu(signs: tuple[str, ...] = _SIGNS) -> bool:
 
 
 def why_missing(
-    make_driver: Callable[[], Driver] = Driver, compiler: Callable[[], Nvrtc] = Nvrtc, folder: Path | None = None
+    make_driver: Callable[[], Driver] | None = None,
+    compiler: Callable[[], Nvrtc] | None = None,
+    folder: Path | None = None,
 ) -> str:
     """Say which piece is missing: the driver, a GPU new enough, or its kernels and what compiles them; "" if none is.
 
     Args:
-        make_driver: loads the driver.
-        compiler: loads the compiler.
+        make_driver: loads the driver; `Driver` if left out.
+        compiler: loads the compiler; `Nvrtc` if left out.
         folder: where compiled kernels are kept; `cache_folder` if left out.
     """
+    from edge_runtime.backends.cuda.cubins import cache_folder, cubin_name, read_cubin
+    from edge_runtime.backends.cuda.driver import Driver
+    from edge_runtime.backends.cuda.driver.device import capability_of
+    from edge_runtime.backends.cuda.nvrtc import Nvrtc
+    from edge_runtime.backends.cuda.sources import read_source
+
     try:
-        major, minor = capability_of(make_driver(), 0)
+        major, minor = capability_of((make_driver or Driver)(), 0)
         arch = f"sm_{major}{minor}"
         kept = (cache_folder() if folder is None else folder) / cubin_name(read_source(), arch)
         if read_cubin(kept) is None:
-            compiler().require(arch)
+            (compiler or Nvrtc)().require(arch)
     except DeviceError as err:
         return str(err)
     return ""
