@@ -97,7 +97,7 @@ FAULTS = [
           "= sum[t];\n  __syncthreads();", "= sum[t];", "race"),
     Fault("no barrier before the warps' softmaxes meet", "attention.cuh",
           "totals[warp] = total;\n  }\n  __syncthreads();", "totals[warp] = total;\n  }", "race"),
-    Fault("no order between a head's numbers and their rotation", "attention.cuh", "  __syncwarp();\n  const float* gamma", "  const float* gamma", "race"),
+    Fault("no order between a head's norm and its rotation", "attention.cuh", ": factor;\n  __syncwarp();", ": factor;", "race"),
     Fault("no barrier in the norm of a stream", "dense.cuh", "= v;\n  __syncthreads();", "= v;", "race"),
     Fault("rows behind the last token read", "linear.cuh", "(token < s.tokens ? token : s.tokens - 1u)", "(token + 1u)", "address"),
     Fault("nibbles in another order", "linear.cuh", ">> (4 * (i % 8))) & 15u", ">> (4 * ((i ^ 1) % 8))) & 15u"),
