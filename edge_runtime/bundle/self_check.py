@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-import platform
-import zipfile
+import os
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -71,6 +70,8 @@ def load_reference(bundle: Bundle, context: int = 0) -> tuple[NDArray[np.int32],
     name = "logits" if alike is None or context <= alike else "long_logits"
     limit = _MAX_REFERENCE_TOKENS * 4 * (vocab + 1) * (1 if alike is None else 2) + _ZIP_BYTES
     raw = bundle.read_part(bundle.manifest.part(REFERENCE), limit=limit)
+    import zipfile  # only where a check runs
+
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:  # a small file may unpack to anything
             if sum(member.file_size for member in archive.infolist()) > limit:
@@ -126,7 +127,7 @@ def check_once(
         fingerprint: names whatever computes: instruction set, library versions.
         context: most tokens it can run; where the rotation of a model depends on it, that of the engine is compared.
     """
-    key = f"{bundle.manifest.bundle_id[:32]}-{tier}-{fingerprint}-{platform.machine()}"
+    key = f"{bundle.manifest.bundle_id[:32]}-{tier}-{fingerprint}-{os.uname().machine}"
     marker = state_folder() / "selfcheck" / key
     if is_remembered(marker) or not any(p.name == REFERENCE for p in bundle.manifest.parts):
         return

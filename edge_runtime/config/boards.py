@@ -6,7 +6,7 @@ the kernel repeats the model in /sys/devices/soc0/machine.
 
 from __future__ import annotations
 
-import platform
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ def read_board(root: Path = Path("/"), machine: str | None = None) -> BoardFacts
         is_super=any(entry.endswith(_SUPER) for entry in compatible) or model.endswith(" Super"),
         l4t=l4t_release(_text(root / "etc/nv_tegra_release")),
         memory_bytes=_memory(root),
-        machine=machine or platform.machine(),
+        machine=machine or os.uname().machine,
     )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.bundle.calibration import ExpertCalibration
 from edge_runtime.policy.base import PolicyContext
+
+if TYPE_CHECKING:
+    from edge_runtime.bundle.calibration import ExpertCalibration
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.base.errors import ConfigError
-from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration
 from edge_runtime.experts.eviction.base import RuleContext
 from edge_runtime.experts.eviction.lfru import Lfru
+
+if TYPE_CHECKING:
+    from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration
 
 F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
