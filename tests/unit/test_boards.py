@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from board_identities import BOARDS, identity, plant
 
@@ -60,7 +62,7 @@ def test_in_a_container_that_hides_the_device_tree_the_kernel_repeats_the_model(
     ],
 )
 def test_other_machines(compatible, model, kib, machine, name, tmp_path, monkeypatch):
-    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(machine=machine))
     files = identity(compatible, model, kib) if kib else {}
     assert identify(read_board(plant(tmp_path, files))).profile.name == name
 
