@@ -7,13 +7,17 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
 from patience import PATIENCE_S, until
+
+if TYPE_CHECKING:
+    import openai
 
 
 class ServiceProcess:
@@ -76,6 +80,15 @@ class ServiceProcess:
             return bool(requests["running"] == 0 and requests["waiting"] == 0)
 
         until(is_idle, "no slot is stuck", pause_s=0.05)
+
+    @contextmanager
+    def openai_client(self) -> Iterator[openai.OpenAI]:
+        """A client of OpenAI's library; at the end nothing of it is left running."""
+        import openai
+
+        with openai.OpenAI(base_url=self.api, api_key="unused", max_retries=0) as made:
+            yield made
+        self.wait_until_idle()
 
     def chat(self, content: str = "Once upon a time", **more: Any) -> dict[str, Any]:
         """A greedy chat request; returns the answer."""

@@ -35,9 +35,8 @@ def service(request: Any, model_bundle: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def client(service: ServiceProcess) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=service.api, api_key="unused", max_retries=0) as made:
+    with service.openai_client() as made:
         yield made
-    service.wait_until_idle()
 
 
 @cache

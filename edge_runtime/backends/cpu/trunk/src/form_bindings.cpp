@@ -1,6 +1,4 @@
 // Python surface of what a layer computes, and of its weights.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -12,13 +10,6 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace hobbit {
-namespace {
-
-using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-
-[[noreturn]] void refuse(const std::string& message) { throw nb::value_error(message.c_str()); }
-
-}  // namespace
 
 void bind_forms(nb::module_& m) {
   nb::class_<MlpForm>(m, "MlpForm")

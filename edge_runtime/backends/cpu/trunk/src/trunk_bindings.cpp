@@ -1,7 +1,6 @@
 // Python surface of the native trunk: checks arrays, releases the GIL, forwards.
 #include "trunk_bindings.hpp"
 
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
@@ -18,7 +17,6 @@ using namespace nb::literals;
 namespace hobbit {
 namespace {
 
-using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using OutFloats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<const uint8_t, nb::c_contig, nb::device::cpu>;
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -26,7 +24,6 @@ using Slots = nb::ndarray<const uint64_t, nb::ndim<1>, nb::c_contig, nb::device:
 using Places = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Addresses = nb::ndarray<const uint64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-[[noreturn]] void refuse(const std::string& message) { throw nb::value_error(message.c_str()); }
 
 template <class A> void need(const char* name, const A& array, std::initializer_list<size_t> shape) {
   bool fits = array.ndim() == shape.size();
