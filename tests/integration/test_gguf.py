@@ -58,6 +58,7 @@ def with_config(checkpoint: Path, **changes: Any) -> Path:
         ("granitemoe_bias_tied", {}),
         ("granitemoeshared", {}),
         ("deepseek_v2", {}),
+        ("deepseek_v2_groups", {"rope_parameters": YARN}),
         ("deepseek_v3_plain_queries", {}),
         ("deepseek_v3_tied_wide", {}),
         ("glm4_moe", {}),
