@@ -5,11 +5,10 @@ Imports almost nothing itself, neither typing nor argparse: `hobbit --help` woul
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 
-from edge_runtime.base.ending import exit_code
+from edge_runtime.base.ending import exit_code, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,13 +52,12 @@ def help_text() -> str:
 
 def build_parser(verb: str) -> argparse.ArgumentParser:
     """Return the parser of what follows a verb."""
-    import argparse
     import importlib
 
-    from edge_runtime.base.command import DefaultsFormatter, VersionAction
+    from edge_runtime.base.command import DefaultsFormatter, Parser, VersionAction
 
     text = VERBS[verb]
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"hobbit {verb}", description=f"{text[0].upper()}{text[1:]}.", formatter_class=DefaultsFormatter
     )
     parser.set_defaults(verb=verb)
@@ -75,7 +73,6 @@ def _module(verb: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return 0 ok, 1 failed while running, 2 usage, 78 bad settings or bundle, 130 interrupted."""
     words = sys.argv[1:] if argv is None else argv
-    _open_closed_streams()
     return exit_code("hobbit", lambda: _command(words))
 
 
@@ -106,7 +103,7 @@ def _without_verb(argv: list[str]) -> int:
 
         sys.stdout.write(f"hobbit {version('hobbit-edge')}\n")
         return 0
-    sys.stderr.write(f"{USAGE}\nhobbit: flags come after the verb, got {argv[0]!r}.\n" if argv else help_text())
+    say(f"{USAGE}\nhobbit: flags come after the verb, got {argv[0]!r}." if argv else help_text().rstrip())
     return 2
 
 
@@ -114,7 +111,7 @@ def _unknown(verb: str) -> int:
     from edge_runtime.base.errors import did_you_mean
 
     known = (*VERBS, "help")
-    print(f"hobbit: expected one of {', '.join(known)}, got {verb!r}.{did_you_mean(verb, known)}", file=sys.stderr)
+    say(f"hobbit: expected one of {', '.join(known)}, got {verb!r}.{did_you_mean(verb, known)}")
     return 2
 
 
@@ -123,16 +120,6 @@ def _print_topic(name: str) -> int:
 
     print("\n".join(describe(name)))
     return 0
-
-
-def _open_closed_streams() -> None:
-    """Give a process that was started with closed standard streams (`<&-`) empty ones, as programs expect."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that is not UTF-8 must not end an answer
-            stream.reconfigure(errors="replace")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -150,7 +137,7 @@ def _run(args: argparse.Namespace) -> int:
             args.bundle = str(ModelFolder(args.models).find(args.bundle))
         return int(importlib.import_module(_module(args.verb)).main(args))
     except HobbitError as err:
-        print(f"{type(err).__name__}: {err}", file=sys.stderr)
+        say(f"{type(err).__name__}: {err}")
         return err.exit_code
 
 

@@ -1,10 +1,25 @@
-"""What the parsers of both commands share: help with defaults, and `--version`."""
+"""What the parsers of both commands share: help with defaults that reaches its reader or fails, and `--version`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help raises where it cannot be written; argparse loses the error, and ends with 0."""
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        """Write the help to a file, stdout if none is named.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        (sys.stdout if file is None else file).write(self.format_help())
 
 
 class DefaultsFormatter(argparse.HelpFormatter):

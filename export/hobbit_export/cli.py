@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_runtime.base.command import DefaultsFormatter, VersionAction
-from edge_runtime.base.ending import exit_code
+from edge_runtime.base.command import DefaultsFormatter, Parser, VersionAction
+from edge_runtime.base.ending import exit_code, say
 from edge_runtime.base.errors import HobbitError
 from edge_runtime.base.sizes import parse_size
 from edge_runtime.config.environment import Environment
@@ -33,7 +33,7 @@ from hobbit_export.report import summary
 
 def build_parser() -> argparse.ArgumentParser:
     """Flags of the command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="hobbit-export",
         description="Turn a mixture-of-experts checkpoint (Hugging Face or GGUF) into a bundle for `hobbit`.",
         epilog="Exit codes: 0 ok, 1 failed while running, 2 usage, 78 bad configuration, checkpoint or bundle, "
@@ -186,7 +186,6 @@ def parse_options(arguments: argparse.Namespace) -> ExportOptions:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    _open_missing_streams()
     interrupted = "hobbit-export: interrupted. Run the same command again to resume."
     return exit_code("hobbit-export", lambda: _command(argv), interrupted)
 
@@ -205,33 +204,23 @@ def _command(argv: Sequence[str] | None) -> int:
         options = commands.find_source(options, arguments.keep_source)
         report = commands.dry_run(options) if arguments.dry_run else commands.run_export(options, arguments)
     except HobbitError as err:
-        sys.stderr.write(f"hobbit-export: {err}\n")
+        say(f"hobbit-export: {err}")
         return err.exit_code
     except ModuleNotFoundError as err:
         if err.name != "onnx":
             raise
         from edge_runtime.base.extras import install_extra
 
-        sys.stderr.write(f"hobbit-export: onnx is not installed. {install_extra('export')}\n")
+        say(f"hobbit-export: onnx is not installed. {install_extra('export')}")
         return 1
     except BrokenPipeError:
         raise
     except OSError as err:
         where = err.filename or "input or output"
-        sys.stderr.write(f"hobbit-export: {where}: {err.strerror or err}. Run the same command again to resume.\n")
+        say(f"hobbit-export: {where}: {err.strerror or err}. Run the same command again to resume.")
         return 1
     print(json.dumps(report, default=lambda fit: fit.to_json()) if arguments.json else summary(report))
     return 0
-
-
-def _open_missing_streams() -> None:
-    """Where stdin, stdout or stderr was closed, open the null device, lest a part of the bundle takes its number."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
 
 
 def _limit_threads() -> None:

@@ -103,22 +103,56 @@ def test_an_interrupted_export_says_so_by_its_exit_code(tmp_path):
     assert "Traceback" not in err
 
 
-def test_a_full_drive_behind_stdout_is_one_line():
-    with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "edge_runtime", "help", "policy"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "hobbit: output: No space left on device.\n")
+def outcome(words: str, redirected: str) -> tuple[int, str]:
+    """Run a command's words in a shell with its output redirected; return its code and stderr."""
+    program, _, rest = words.partition(" ")
+    module = {"hobbit": "edge_runtime", "hobbit-export": "hobbit_export"}[program]
+    environment = os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    line = f'"{sys.executable}" -m {module} {rest} {redirected}'
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, env=environment)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(f"hobbit {verb} --help" for verb in VERBS),
+        "hobbit --help", "hobbit --version", "hobbit help", "hobbit help policy", "hobbit help run",
+        "hobbit run --version", "hobbit list", "hobbit list --json", "hobbit doctor --json",
+        "hobbit-export --help", "hobbit-export --version",
+    ],
+)  # fmt: skip
+def test_output_that_a_full_drive_loses_is_an_error_of_one_line(words):
+    """Help included, which argparse would lose without a word."""
+    program = words.partition(" ")[0]
+    assert outcome(words, ">/dev/full") == (1, f"{program}: output: No space left on device.\n")
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_no_verb_minds_where_its_output_goes(verb):
-    """A full drive, a reader that has gone, a terminal of ASCII: a code, one line at most, and no traceback."""
-    program = f'"{sys.executable}" -m edge_runtime {verb} --help'
-    environment = os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    for command in (f"{program} >/dev/full", f"{program} | true; exit ${{PIPESTATUS[0]}}", f"{program} >/dev/null"):
-        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, env=environment)
-        assert done.returncode in (0, 1), done
-        assert len(done.stderr.splitlines()) <= 1, done.stderr
+    """A reader that has gone and a terminal of ASCII: a code, and no word about it."""
+    code, err = outcome(f"hobbit {verb} --help", "| true; exit ${PIPESTATUS[0]}")
+    assert code in (0, 1), "0 where the pipe took it all"
+    assert err == ""
+    assert outcome(f"hobbit {verb} --help", ">/dev/null") == (0, "")
+
+
+@pytest.mark.parametrize("lost", ["2>/dev/full", ">&- 2>&-", "2>&1 | true; exit ${PIPESTATUS[0]}"])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("hobbit vrify", 2),
+        ("hobbit", 2),
+        ("hobbit --json plan", 2),
+        ("hobbit run --frobnicate", 2),
+        ("hobbit plan /nonexistent", 78),
+        ("hobbit serve /nonexistent", 78),
+        ("hobbit-export /nonexistent --out /nonexistent/bundle", 78),
+    ],
+)
+def test_a_message_that_is_lost_leaves_the_exit_code(words, code, lost):
+    """A service manager restarts what ended with another code than bad settings have."""
+    assert outcome(words, lost) == (code, "")
 
 
 def test_a_service_starts_with_its_settings_file_and_reloads_it(model_bundle, tmp_path):

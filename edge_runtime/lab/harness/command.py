@@ -6,9 +6,7 @@ somebody who has registered another.
 
 from __future__ import annotations
 
-import sys
-
-from edge_runtime.base.ending import exit_code
+from edge_runtime.base.ending import exit_code, say
 from edge_runtime.base.errors import ConfigError, HobbitError
 from edge_runtime.base.extras import install_extra
 
@@ -39,6 +37,6 @@ def _command() -> int:
 
         cli_evaluate()
     except HobbitError as err:
-        sys.stderr.write(f"hobbit-lm-eval: {err}\n")
+        say(f"hobbit-lm-eval: {err}")
         return err.exit_code
     return 0
