@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> int:
     out = Path(args.out)
     with Engine.open(args.bundle, self_check=not args.no_self_check, **repeatable_options(args)) as engine:
         ids = read_tokens(engine, args.text, args.tokens)
-        passes = record(engine, ids, out, half=args.half, watch=lambda steps: progress(steps, "trace", len(ids)))
+        passes = record(engine, [ids], out, half=args.half, watch=lambda steps: progress(steps, "trace", len(ids)))
     size = out.stat().st_size
     if args.json:
         print(json.dumps({"trace": str(out), "tokens": len(ids), "passes": passes, "bytes": size}))

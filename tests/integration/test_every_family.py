@@ -115,7 +115,7 @@ def test_policies_run_and_are_replayed_exactly(bundle, tmp_path):
         folder = tmp_path / policy.partition(":")[0]
         options = {"policy": policy, "eviction": "lru", "expert_memory": slots_bytes(bundle, spec.top_k + 2)}
         with opened(bundle, prefetch="off", **options) as engine:
-            record(engine, IDS[:60], folder)
+            record(engine, [IDS[:60]], folder)
             ran = engine.parts.cache.counters
         found = simulate(Trace(folder), ReplaySettings(spec.top_k + 2, policy, "lru", calibration=calibration)).counters
         assert {what: getattr(found, what) for what in COUNTS} == {what: getattr(ran, what) for what in COUNTS}, policy

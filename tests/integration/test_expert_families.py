@@ -123,7 +123,7 @@ def test_what_was_measured_and_every_kind_of_policy_works(bundles, tmp_path, nam
         trace = tmp_path / policy.partition(":")[0]
         options = {"tier": 8, "policy": policy, "eviction": "lru", "expert_memory": 10 * slot, "context": 96}
         with Engine.open(bundle, memory="1GiB", self_check=False, prefetch="off", **options) as engine:
-            record(engine, IDS, trace)
+            record(engine, [IDS], trace)
             ran = engine.parts.cache.counters
         found = simulate(Trace(trace), ReplaySettings(10, policy, "lru", calibration=calibration)).counters
         for what in ("hits", "misses", "bytes_read", "by_tier", "substituted", "skipped", "route_changed"):

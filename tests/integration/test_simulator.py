@@ -46,7 +46,7 @@ def run_and_record(
     options = {"tier": tier, "policy": policy, "eviction": eviction, "expert_memory": slots * size, "context": 64}
     options["prefetch"] = prefetch
     with Engine.open(bundle, memory="2GiB", self_check=False, **options) as engine:
-        record(engine, engine.tokenizer.encode(TEXT)[:160], out)
+        record(engine, [engine.tokenizer.encode(TEXT)[:160]], out)
         engine.parts.cache.finish_reads()  # the last layers' reads ahead may still be under way
         return engine.parts.cache.counters
 
@@ -210,7 +210,7 @@ def test_commands(model_bundle, tmp_path, capsys):
 )
 def test_wrong_flags(model_bundle, tmp_path, capsys, flags, code, message):
     with Engine.open(model_bundle, memory="1GiB", context=64, self_check=False) as engine:
-        record(engine, [1, 2, 3], tmp_path / "t")
+        record(engine, [[1, 2, 3]], tmp_path / "t")
     assert main(["simulate", str(tmp_path / "t"), *flags]) == code
     assert message in capsys.readouterr().err
 
@@ -224,8 +224,8 @@ def test_too_small_a_cache_is_refused(model_bundle, tmp_path):
 def test_half_precision_traces_replay_nearly_the_same(model_bundle, tmp_path):
     with Engine.open(model_bundle, memory="1GiB", context=128, tier=4, self_check=False) as engine:
         ids = engine.tokenizer.encode(TEXT)[:100]
-        record(engine, ids, tmp_path / "exact")
-        record(engine, ids, tmp_path / "half", half=True)
+        record(engine, [ids], tmp_path / "exact")
+        record(engine, [ids], tmp_path / "half", half=True)
     assert (tmp_path / "half").stat().st_size < 0.6 * (tmp_path / "exact").stat().st_size
     exact, half = (simulate(Trace(tmp_path / n), ReplaySettings(60)) for n in ("exact", "half"))
     assert half.counters.bytes_read == pytest.approx(exact.counters.bytes_read, rel=0.02)

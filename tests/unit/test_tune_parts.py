@@ -32,11 +32,21 @@ PRESENT = {
 }  # fmt: skip
 PHASES = {"trunk": 20.0, "experts": 30.0, "read_wait": 40.0, "other": 10.0}
 MEASURED = Measurement([10.0], [1.0], 1.0, "x", PHASES, read_busy_ms=40.0)
-SPEEDS = ComputeSpeeds({(4, 8): ComputeSpeed(2.0, 1.0), (2, 8): ComputeSpeed(3.0, 2.0), (4, 4): ComputeSpeed(2.0, 0.5)})
+SPEEDS = ComputeSpeeds(
+    {
+        (4, 8): ComputeSpeed(18.0, 24.0, 8.0),
+        (2, 8): ComputeSpeed(27.0, 48.0, 8.0),
+        (4, 4): ComputeSpeed(18.0, 12.0, 8.0),
+    }
+)
+"""With every expert in memory a token takes 50 ms of the 100 that are measured."""
 
 
 def predictor(**other) -> Predictor:
-    """A cache that reads less the larger it is; a drive of 1 GB/s and 0.1 ms, of half that rate in smaller chunks."""
+    """A cache that reads less the larger it is; a drive of 1 GB/s and 0.1 ms, of half that rate in smaller chunks.
+
+    A token uses 40 experts.
+    """
 
     def replay(setting):
         size = 4e6 * 100 / setting.num_slots * (0.5 if setting.eviction == "next-use" else 1)
@@ -44,47 +54,66 @@ def predictor(**other) -> Predictor:
 
     drive = ReadTimes({(MIB, 8): Line(0.1, 1e-6), (MIB // 2, 8): Line(0.1, 2e-6)})
     fields = {"measured": MEASURED, "replay": replay, "drive": drive, "speeds": SPEEDS} | other
-    return Predictor(PRESENT, {8: MIB, 4: MIB // 2}, **fields)
+    return Predictor(PRESENT, {8: MIB, 4: MIB // 2}, 40, **fields)
 
 
 def rate(found: Predictor, **options) -> float | None:
     return found.rate(Candidate.of(options))
 
 
-def test_predictions_scale_the_measured_wait_as_the_model_does():
+def test_predictions_scale_what_reading_costs_as_the_model_does():
     found = predictor()
     assert rate(found) == pytest.approx(10.0), "nothing changed: what was measured"
     # the model: 4 MB at 1 GB/s and 10 batches of 0.1 ms, 5 ms; half the bytes: 3 ms
-    assert rate(found, eviction="next-use") == pytest.approx(1000 / (60 + 40 * 3 / 5))
-    assert rate(found, read_chunk=MIB // 2) == pytest.approx(1000 / (60 + 40 * 9 / 5))
-    assert rate(found, expert_memory=50 * MIB) == pytest.approx(1000 / (60 + 40 * 9 / 5))
-    assert rate(found, tier=4) == pytest.approx(1000 / (45 + 40 * 3 / 5)), "twice as many fit, computed twice as fast"
+    assert rate(found, eviction="next-use") == pytest.approx(1000 / (50 + 50 * 3 / 5))
+    assert rate(found, read_chunk=MIB // 2) == pytest.approx(1000 / (50 + 50 * 9 / 5))
+    assert rate(found, expert_memory=50 * MIB) == pytest.approx(1000 / (50 + 50 * 9 / 5))
+    assert rate(found, tier=4) == pytest.approx(1000 / (38 + 50 * 3 / 5)), "twice as many fit, computed twice as fast"
+
+
+def test_what_reads_nothing_takes_what_computing_takes():
+    """Computing that was slower because of reads beside it is so no more."""
+
+    def replay(setting):
+        return Reads(0.0 if setting.tier == 4 else 4e6, 0 if setting.tier == 4 else 10, {setting.tier: 40.0})
+
+    assert rate(predictor(replay=replay), tier=4) == pytest.approx(1000 / 38)
+    assert rate(predictor(replay=None, drive=None), threads=2) == pytest.approx(1000 / (83 + 50))
+    only = ComputeSpeeds({(4, 8): ComputeSpeed(18.0, 24.0), (4, 4): ComputeSpeed(18.0, 12.0)})
+    assert rate(predictor(replay=replay, speeds=only), tier=4) == pytest.approx(1000 / (18 + 12 + 10)), "as measured"
+
+
+def test_a_machine_that_was_slower_while_it_was_probed_makes_no_reads_that_give_time_back():
+    slow = ComputeSpeeds({(4, 8): ComputeSpeed(60.0, 120.0, 20.0), (4, 4): ComputeSpeed(60.0, 60.0, 20.0)})
+    found = predictor(speeds=slow)
+    assert rate(found) == pytest.approx(10.0)
+    assert rate(found, tier=4) == pytest.approx(1000 / (60 * 140 / 200 + 40 * 3 / 5)), "what was waited for is reads"
 
 
 def test_what_computing_hides_of_reading_stays_hidden_whatever_the_drive():
-    """The drive was busy for 100 ms of which 60 were computed through."""
+    """The drive was busy for 100 ms of which 50 were computed through."""
     found = predictor(measured=Measurement([10.0], [1.0], 1.0, "x", PHASES, read_busy_ms=100.0))
     assert rate(found) == pytest.approx(10.0)
-    assert rate(found, read_chunk=MIB // 2) == pytest.approx(1000 / (60 + 40 + 100 * 4 / 5)), (
+    assert rate(found, read_chunk=MIB // 2) == pytest.approx(1000 / (50 + 50 + 100 * 4 / 5)), (
         "80 ms more, all waited for"
     )
-    assert rate(found, eviction="next-use") == pytest.approx(1000 / (60 + 40 * 3 / 5)), "fewer reads, alike"
+    assert rate(found, eviction="next-use") == pytest.approx(1000 / (50 + 50 * 3 / 5)), "fewer reads, alike"
     slow = predictor(measured=found.measured)
     slow.begin_with(Candidate.of({"read_chunk": MIB // 2}), found.measured)
-    assert rate(slow) == pytest.approx(1000 / 60), "at nearly twice the rate all of it is hidden"
+    assert rate(slow) == pytest.approx(1000 / (50 + 50 - 100 * 4 / 9)), "at nearly twice the rate most of it is hidden"
 
 
 def test_computing_is_predicted_by_probed_speeds_and_nothing_is_made_up():
     found = predictor()
-    assert rate(found, threads=2) == pytest.approx(1000 / (1.5 * 20 + 2 * 30 + 50))
+    assert rate(found, threads=2) == pytest.approx(1000 / (27 + 48 + 8 + 50))
     assert rate(found, threads=3) is None, "not probed"
     assert rate(found, prefetch="off") is None
     assert rate(found, overlap=False) is None
     assert rate(found, direct_io=False) is None, "what others leave for pages is not known"
     assert rate(predictor(drive=None), eviction="next-use") is None
     assert rate(found, io_threads=16) is None, "not probed"
-    assert rate(found, policy="hobbit") == pytest.approx(1000 / (70 + 30 * (30 + 10 / 2) / 40))
-    assert rate(found, policy="hobbit", threads=2) == pytest.approx(1000 / (30 + 50 + 30 * 2 * (30 + 10 / 2) / 40)), (
+    assert rate(found, policy="hobbit") == pytest.approx(1000 / (26 + 24 * (30 + 10 / 2) / 40 + 50))
+    assert rate(found, policy="hobbit", threads=2) == pytest.approx(1000 / (35 + 48 * (30 + 10 / 2) / 40 + 50)), (
         "both, though only each was probed"
     )
     assert rate(predictor(speeds=ComputeSpeeds({})), policy="hobbit") is None
@@ -100,34 +129,43 @@ def test_predictions_begin_with_what_stands():
 
 
 def test_times_of_reads_are_a_part_for_each_batch_and_one_for_each_byte():
-    found = ReadTimes.of_samples([[MIB, 8, 1000, [2.0, 1.5, 9.0], [5.0, 5.0, 1.0]], [MIB, 4, 1000, [3.0], [3.0]]])
+    found = ReadTimes.of_samples(
+        [[MIB, 8, [[1000, [2.0, 1.5, 9.0]], [4000, [5.0, 5.0, 1.0]]]], [MIB, 4, [[1000, [3.0]], [4000, [3.0]]]]]
+    )
     assert found.read_ms(1000, 1, {"read_chunk": MIB, "io_threads": 8}) == pytest.approx(2.0)
     assert found.read_ms(4000, 1, {"read_chunk": MIB, "io_threads": 8}) == pytest.approx(5.0)
     assert found.read_ms(4000, 4, {"read_chunk": MIB, "io_threads": 8}) == pytest.approx(8.0), "one after another"
     assert found.read_ms(1000, 1, {"read_chunk": MIB, "io_threads": 2}) is None
-    assert Line.through((1, 3.0), (4, 3.0)) == Line(0.0, 0.75), "a batch is never free, nor less than nothing"
-    assert Line.through((1, 1.0), (4, 8.0)) == Line(0.0, 2.0)
+    assert found.read_ms(4000, 1, {"read_chunk": MIB, "io_threads": 4}) == pytest.approx(4 * 1.875), "no slope"
+    assert Line.through([(1, 1.0), (4, 8.0)]) == Line(0.0, 1.5), "a batch never takes less than nothing"
+    assert Line.through([(1, 3.0), (2, 4.0), (4, 6.0), (8, 99.0)]).batch_ms == pytest.approx(2.0, abs=0.5)
 
 
 def test_reads_are_timed_through_the_runtimes_own_reader(model_bundle):
     bundle = Bundle.open(model_bundle)
     (found,) = measure(bundle, 4, [(64 << 10, 2)])
-    chunk, depth, record_bytes, *times = found
-    assert (chunk, depth, record_bytes) == (64 << 10, 2, bundle.manifest.layout.tier_bytes(4))
-    assert [len(each) for each in times] == [15, 15]
-    assert min(min(each) for each in times) > 0
+    chunk, depth, batches = found
+    layout = bundle.manifest.layout
+    assert (chunk, depth) == (64 << 10, 2)
+    assert [size for size, _ in batches] == [*(n * layout.tier_bytes(4) for n in (1, 2, 4)), layout.tier_bytes(2)]
+    assert [len(times) for _, times in batches] == [15] * 4
+    assert min(min(times) for _, times in batches) > 0
 
 
 def test_speeds_are_probed_and_one_that_fails_is_left_out():
+    asked = []
+
     def job(candidate):
-        if candidate.options["threads"] == 1:
+        asked.append((candidate.options["threads"], candidate.options["tier"]))
+        if asked[-1] == (1, 8):
             return Failure("killed")
-        return {"trunk_ms": 2.0, "experts_ms": 1.0}
+        return {"trunk_ms": 2.0 + (asked.count((4, 8)) != 2), "experts_ms": 1.0, "other_ms": 0.5}
 
     found = probe(job, [(4, 8), (1, 8)])
-    assert found.to_json() == [{"threads": 4, "tier": 8, "trunk_ms": 2.0, "experts_ms": 1.0}]
-    assert found.experts(1, 8) is None
-    assert found.trunk(1, 8) is None
+    assert asked == [(4, 8), (1, 8)] * 3, "in turn"
+    assert found.to_json() == [{"threads": 4, "tier": 8, "trunk_ms": 2.0, "experts_ms": 1.0, "other_ms": 0.5}]
+    assert found.of(1, 8) is None
+    assert found.of(4, 8) == ComputeSpeed(2.0, 1.0, 0.5), "the fastest"
 
 
 def test_the_journal_gives_back_what_it_got(tmp_path):
@@ -194,7 +232,7 @@ def test_the_journal_of_another_machine_is_not_gone_on_with(tmp_path):
     with pytest.raises(ConfigError, match="is damaged"):
         Journal(path, {})
     path.write_text(
-        json.dumps({"version": 1}) + '\n{"stage": "x", "candidate": "y", "round": 0, "measured": {"a": 1}}\n'
+        json.dumps({"version": 2}) + '\n{"stage": "x", "candidate": "y", "round": 0, "measured": {"a": 1}}\n'
     )
     with pytest.raises(ConfigError, match="unknown key 'a'"):
         Journal(path, {})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_runtime.base.errors import DeviceError
 from edge_runtime.engine.parts import Parts
@@ -89,7 +92,10 @@ def measure(parts: Parts, tokens: int, seconds: float) -> KernelPoint:
 
 
 class ResidentLayer:
-    """Prepares a layer whose experts are all in memory; called, it computes them and returns nanoseconds.
+    """Prepares a layer whose experts are in memory; called, it computes those of some tokens and returns nanoseconds.
+
+    Each call takes other experts, all of the layer in turn as far as they fit: the same ones again and again would come
+    from the CPU's caches, while in decoding they come from memory.
 
     Args:
         parts: an engine's; nobody else uses them meanwhile.
@@ -99,14 +105,16 @@ class ResidentLayer:
     def __init__(self, parts: Parts, tokens: int) -> None:
         spec, cache = parts.spec, parts.cache
         self._parts, self._layer = parts, spec.sparse_layers[0]
-        self.experts = min(spec.num_experts, tokens * spec.top_k, cache.num_slots)
+        resident = min(spec.num_experts, cache.num_slots)
+        self.experts = min(resident, tokens * spec.top_k)
         if self.experts < spec.top_k:
             raise DeviceError(f"kernel probe: {cache.num_slots} slots are fewer than the {spec.top_k} a token uses.")
-        picks = np.arange(tokens * spec.top_k) % self.experts
-        self._ids = picks.reshape(tokens, spec.top_k).astype(np.int32)
-        self._weights = np.full(self._ids.shape, 1 / spec.top_k, np.float32)
-        self._tiers = np.zeros(spec.num_experts, np.uint8)
-        self._tiers[: self.experts] = parts.plan.tier
+        picks = np.arange(tokens * spec.top_k).reshape(tokens, spec.top_k) % self.experts
+        self._weights = np.full(picks.shape, 1 / spec.top_k, np.float32)
+        self._turns: Iterator[tuple[Any, Any]] = cycle(
+            _turn(parts, (picks + first) % resident) for first in range(0, resident, self.experts)
+        )
+        self._rounds = -(-resident // self.experts)
         self._tokens = np.zeros(tokens, np.int32)
         self._spans = Spans(parts.backend.clock)
         self._x: Any = None
@@ -122,7 +130,8 @@ class ResidentLayer:
             out = parts.trunk.run_layer(chunk, layer_idx, None)
         assert out is not None
         self._x = out.x
-        self()
+        for _ in range(self._rounds):
+            self()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -133,15 +142,23 @@ class ResidentLayer:
         """Compute all of them once; return nanoseconds by the backend's own clock, reads not among them."""
         kernels, span = self._parts.kernels, self._spans.span("experts")
         before = span.ns
-        ready = self._parts.cache.stream(self._layer, self._tiers)
+        ids, tiers = next(self._turns)
+        ready = self._parts.cache.stream(self._layer, tiers)
         with span:
-            kernels.begin(self._x, self._ids, self._weights)
+            kernels.begin(self._x, ids, self._weights)
         for batch in ready:
             with span:
                 kernels.run_experts(batch.tier, batch.segments, batch.experts)
         with span:
             self._parts.backend.tensors.to_host(kernels.end())
         return span.ns - before
+
+
+def _turn(parts: Parts, ids: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """Return int32 [T, K] of a call, and uint8 [E], the tier of each expert it needs."""
+    tiers = np.zeros(parts.spec.num_experts, np.uint8)
+    tiers[ids] = parts.plan.tier
+    return ids.astype(np.int32), tiers
 
 
 def _most_tokens(parts: Parts) -> int:

@@ -26,12 +26,14 @@ def _unwatched(steps: Iterable[Step]) -> Iterable[Step]:
     return steps
 
 
-def record(engine: Engine, ids: Sequence[int], out: Path, *, half: bool = False, watch: Watch = _unwatched) -> int:
-    """Decode token ids one a step, in windows of the context, and write their trace; return the number of passes.
+def record(
+    engine: Engine, texts: Sequence[Sequence[int]], out: Path, *, half: bool = False, watch: Watch = _unwatched
+) -> int:
+    """Decode texts one token a step, in windows of the context, and write their trace; return the number of passes.
 
     Args:
         engine: runs them.
-        ids: tokens.
+        texts: token ids of each; each begins with an empty KV cache.
         out: the trace.
         half: store logits in 16 bits.
         watch: passes on what it is given, (position, logits) of each step, for a progress bar.
@@ -41,7 +43,6 @@ def record(engine: Engine, ids: Sequence[int], out: Path, *, half: bool = False,
         return np.asarray(np.exp(log_softmax(rows).max(axis=1)), np.float32)
 
     parts, passes = engine.parts, 0
-    tokens = np.asarray(ids, np.int32)
     prefetcher = parts.decoder.prefetcher
     with (
         TraceWriter(out, _header(engine, half=half), parts.bundle.router_data()) as writer,
@@ -50,7 +51,7 @@ def record(engine: Engine, ids: Sequence[int], out: Path, *, half: bool = False,
         tracing = TracingPolicy(parts.active.policy, engine.spec.sparse_layers, take_predictions)
         is_on = prefetcher is not None and prefetcher.is_on
         with engine.deciding_with(tracing):
-            for position, rows in watch(engine.logit_windows(tokens, chunk=1)):
+            for tokens, position, rows in _steps(engine, texts, watch):
                 chunk = tokens[position : position + len(rows)]
                 starts_text = position % parts.config.context == 0
                 for seen in tracing.take():
@@ -61,6 +62,16 @@ def record(engine: Engine, ids: Sequence[int], out: Path, *, half: bool = False,
                     passes += 1
                 is_on = prefetcher is not None and prefetcher.is_on
     return passes
+
+
+def _steps(
+    engine: Engine, texts: Sequence[Sequence[int]], watch: Watch
+) -> Iterator[tuple[NDArray[np.int32], int, NDArray[np.float32]]]:
+    """Yield each text's tokens with (position, logits) of each step."""
+    for ids in texts:
+        tokens = np.asarray(ids, np.int32)
+        for position, rows in watch(engine.logit_windows(tokens, chunk=1)):
+            yield tokens, position, rows
 
 
 @contextmanager

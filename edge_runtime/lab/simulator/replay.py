@@ -50,6 +50,9 @@ class ReplaySettings:
     prefetch: bool = False
 
 
+Watch = Callable[[ExpertCounters, float], None]
+
+
 class Recording(Protocol):
     """Passes to replay; a `Trace` is one."""
 
@@ -89,7 +92,11 @@ class Simulation:
 
 
 def simulate(
-    trace: Recording, settings: ReplaySettings, *, progress: Callable[[int], None] = lambda tokens: None
+    trace: Recording,
+    settings: ReplaySettings,
+    *,
+    progress: Callable[[int], None] = lambda tokens: None,
+    watch: Watch | None = None,
 ) -> Simulation:
     """Replay a trace.
 
@@ -101,6 +108,7 @@ def simulate(
         trace: recorded routing.
         settings: what it is replayed with.
         progress: called with the tokens of each pass.
+        watch: called behind each pass that stands, with the totals so far and the drive's seconds.
 
     Raises:
         BudgetError: fewer slots than one layer needs for one token.
@@ -125,6 +133,8 @@ def simulate(
             passes.run(attempts)
             tokens += len(attempts[0].token_ids)
             progress(len(attempts[0].token_ids))
+            if watch is not None:
+                watch(cache.counters, store.seconds)
         cache.finish_reads()
         counters = cache.counters
     return Simulation(policy, counters, tokens, store.seconds, perf_counter() - started, passes.requests)

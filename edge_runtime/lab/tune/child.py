@@ -50,18 +50,20 @@ class _Totals:
 
 
 def measure(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a workload; return a `Measurement` as plain data, and the tokens of each request."""
+    """Run a workload; return a `Measurement` as plain data, and the tokens of each answer, warming up included."""
     workload = from_mapping(Workload, job["workload"], "workload")
     rates: list[float] = []
     ttft_ms: list[float] = []
     gaps_ms: list[float] = []
     answers: list[list[int]] = []
+    warming_up: list[list[int]] = []
     totals = _Totals()
     with Engine.open(job["bundle"], self_check=False, **job["options"]) as engine:
         for number, prompt in enumerate(workload.prompts):
             answer, first_ms, gaps = _request(engine, workload, number, totals, prompt)
             if number < workload.warmup:
                 totals = _Totals()
+                warming_up.append(answer)
                 continue
             answers.append(answer)
             ttft_ms.append(first_ms)
@@ -82,7 +84,7 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
         kld=kld,
         peak_rss_bytes=peak_rss_bytes(),
     )
-    return found.to_json() | {"answers": answers}
+    return found.to_json() | {"answers": [*warming_up, *answers]}
 
 
 def _request(
@@ -125,15 +127,17 @@ def divergence(engine: Engine, tokens: list[int], reference: Path) -> float:
 
 
 def record_trace(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Record what the router says of some tokens."""
+    """Record what the router says of some texts."""
     with Engine.open(job["bundle"], self_check=False, **{**job["options"], "prefetch": "off"}) as engine:
-        return {"passes": record(engine, job["tokens"], Path(job["trace"]))}
+        return {"passes": record(engine, job["texts"], Path(job["trace"]))}
 
 
 def probe_speed(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how fast trunk and experts are computed, see `speeds.measure`."""
+    """Return what a token takes that reads nothing, see `speeds.measure`."""
+    workload = from_mapping(Workload, job["workload"], "workload")
     with Engine.open(job["bundle"], self_check=False, **{**job["options"], "prefetch": "off"}) as engine:
-        return speeds.measure(engine)
+        prompt = workload.prompts[-1]
+        return speeds.measure(engine, prompt[-1], len(prompt) + workload.gen_tokens // 2)
 
 
 def probe_reads(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from edge_runtime.base.errors import ConfigError, RequestError
 from edge_runtime.lab.bench.folder import write_whole
 from edge_runtime.lab.tune.measurement import Failure, Measurement
 
-_VERSION = 1
+_VERSION = 2
 _MAX_BYTES = 64 << 20
 
 

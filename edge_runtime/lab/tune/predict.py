@@ -1,4 +1,4 @@
-"""What a candidate would give, from a measurement of what stands, probes and replays of a trace: no run of it."""
+"""What a candidate would give, from a measurement of what stands, probes and replays of the workload: no run of it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from edge_runtime.lab.tune.speeds import ComputeSpeeds
 
 _UNPREDICTED = {"prefetch", "overlap", "direct_io"}
 """Whether these pay is a matter of time that a replay does not have, or of memory that is not ours."""
+_COMPUTING = {"threads", "tier", "policy"}
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,17 @@ class Reads:
 class Predictor:
     """Predicts rates from what stands.
 
+    A token takes what it would with every expert in memory, which is probed, and on top of it what reading costs:
+    waiting, and whatever slows down computing and the rest meanwhile. That is what was measured beyond the probed part,
+    and it becomes more or less with the reads.
+
     Attributes:
         present: options in force where a candidate says nothing: read_chunk, io_threads, direct_io, eviction, policy,
             tier, threads and num_slots.
         slot_bytes: of an expert, by tier.
+        working_set: experts a token uses if nothing is left out.
         measured: what stands, with its phases.
-        replay: replays the trace; None where nothing is read.
+        replay: replays the workload; None where nothing is read.
         drive: times of its reads; None where it could not be probed.
         speeds: of computing.
         stands: the candidate that was measured.
@@ -63,6 +69,7 @@ class Predictor:
 
     present: Mapping[str, Any]
     slot_bytes: Mapping[int, int]
+    working_set: int
     measured: Measurement
     replay: Callable[[ReplaySetting], Reads] | None = None
     drive: ReadTimes | None = None
@@ -80,51 +87,48 @@ class Predictor:
         if changed & _UNPREDICTED:
             return None
         now, then = {**self.present, **before}, {**self.present, **after}
-        phases = dict(self.measured.phase_ms)
-        if changed & {"threads", "tier", "policy"}:
-            computing = self._computing(now, then)
-            if computing is None:
-                return None
-            phases |= {name: factor * phases.get(name, 0.0) for name, factor in computing.items()}
+        token, computing, computed = self.measured.token_ms, self._computing_ms(now), self._computing_ms(then)
+        most = token - self.measured.phase_ms.get("read_wait", 0.0)
+        if (computing is None or computed is None) and changed & _COMPUTING:
+            return None
+        if computing is None or computed is None:  # the same on both sides, so that it need not be known
+            computing = computed = most
+        elif computing > most:  # the machine was slower while it was probed
+            computing, computed = most, computed * most / computing
+        reading = token - computing
         if changed - {"threads"}:
-            wait = self._wait(now, then)
-            if wait is None:
+            found = self._reading_ms(now, then, reading)
+            if found is None:
                 return None
-            phases["read_wait"] = wait
-        total = sum(phases.values())
+            reading = found
+        total = computed + reading
         return 1000 / total if total > 0 else None
 
-    def _computing(self, now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, float] | None:
-        """By how much trunk and experts take longer: probed speeds, for as many experts as a replay says."""
-        trunk = [self.speeds.trunk(int(each["threads"]), int(each["tier"])) for each in (now, then)]
-        experts = [self._experts_ms(each) for each in (now, then)]
-        if not all(trunk) or not all(experts):
+    def _computing_ms(self, settings: Mapping[str, Any]) -> float | None:
+        """Milliseconds of a token with every expert in memory: as many experts of each tier as a replay says."""
+        threads = int(settings["threads"])
+        own = self.speeds.of(threads, int(settings["tier"]))
+        if own is None:
             return None
-        return {
-            name: (after or 0.0) / (before or 1.0) for name, (before, after) in (("trunk", trunk), ("experts", experts))
-        }
-
-    def _experts_ms(self, settings: Mapping[str, Any]) -> float | None:
-        """Milliseconds of a token's experts up to a factor that stays the same."""
+        other = self.measured.phase_ms.get("other", 0.0) if own.other_ms is None else own.other_ms
         uses = self._reads(settings).uses if self.replay is not None else {}
-        total = 0.0
-        for tier, count in (uses or {int(settings["tier"]): 1.0}).items():
-            each = self.speeds.experts(int(settings["threads"]), tier)
-            if each is None:
+        total = own.trunk_ms + other
+        for tier, count in (uses or {int(settings["tier"]): self.working_set}).items():
+            speed = self.speeds.of(threads, tier)
+            if speed is None:
                 return None
-            total += count * each
+            total += count / self.working_set * speed.experts_ms
         return total
 
-    def _wait(self, now: Mapping[str, Any], then: Mapping[str, Any]) -> float | None:
-        """Milliseconds a token waits for reads.
+    def _reading_ms(self, now: Mapping[str, Any], then: Mapping[str, Any], measured: float) -> float | None:
+        """Milliseconds that reading costs a token.
 
-        What is read becomes more or less as replays say, and with it the wait. A read takes longer or shorter as the
+        What is read becomes more or less as replays say, and with it the cost. A read takes longer or shorter as the
         probe says; all of that is waited for, as computing hides as much of it as before.
         """
         own, other, wanted = self._read_ms(now, now), self._read_ms(then, now), self._read_ms(then, then)
         if own is None or other is None or wanted is None:
             return None
-        measured = self.measured.phase_ms.get("read_wait", 0.0)
         if own <= 0 or measured <= 0:
             return wanted
         if other <= 0:

@@ -11,12 +11,13 @@ from time import perf_counter_ns
 from typing import Any
 
 from edge_runtime.backends.cpu.space import HostSpace
+from edge_runtime.backends.memory import ByteRange
 from edge_runtime.base.errors import DeviceError
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.experts.store.base import ExpertKey
 from edge_runtime.experts.store.file_store import FileExpertStore
 
-_RECORDS = (1, 4)
+_RECORDS = (1, 2, 4)
 """Together in a batch: one that is missed alone, and as many as a cold layer misses."""
 _ROUNDS = 15
 _WAIT_S = 60.0
@@ -31,13 +32,20 @@ class Line:
     byte_ms: float
 
     @staticmethod
-    def through(small: tuple[int, float], large: tuple[int, float]) -> Line:
-        """Return the line through two (bytes, milliseconds), neither part of it below 0."""
-        slope = max(0.0, (large[1] - small[1]) / (large[0] - small[0]))
-        if slope == 0.0:
-            return Line(0.0, large[1] / large[0])
-        start = small[1] - slope * small[0]
-        return Line(start, slope) if start >= 0 else Line(0.0, large[1] / large[0])
+    def through(points: Sequence[tuple[int, float]]) -> Line:
+        """Return a line through (bytes, milliseconds), outliers ignored, neither part of it below 0.
+
+        The slope is the median over points of the median of slopes to the others (repeated medians, Siegel 1982).
+        """
+        slope = median(median(_slopes(point, points)) for point in points)
+        start = median(ms - slope * size for size, ms in points)
+        if slope > 0 and start >= 0:
+            return Line(start, slope)
+        return Line(0.0, median(ms / size for size, ms in points))
+
+
+def _slopes(point: tuple[int, float], points: Sequence[tuple[int, float]]) -> list[float]:
+    return [(ms - point[1]) / (size - point[0]) for size, ms in points if size != point[0]]
 
 
 class ReadTimes:
@@ -66,41 +74,51 @@ class ReadTimes:
     @staticmethod
     def of_samples(samples: Iterable[Sequence[Any]]) -> ReadTimes:
         """Return what follows from `measure`'s samples."""
-        lines = {}
-        for chunk, depth, record_bytes, *times in samples:
-            points = [(n * record_bytes, median(each)) for n, each in zip(_RECORDS, times, strict=True)]
-            lines[chunk, depth] = Line.through(*points)
-        return ReadTimes(lines)
+        return ReadTimes(
+            {
+                (chunk, depth): Line.through([(size, median(times)) for size, times in batches])
+                for chunk, depth, batches in samples
+            }
+        )
 
 
 def measure(bundle: Bundle, tier: int, points: Sequence[Point]) -> list[list[Any]]:
     """Read random experts at every point in turn, again and again, so that load meets all of them alike.
 
+    Batches are of one to four records at the tier, and of one at the lowest tier.
+
     Returns:
-        [chunk, depth, bytes of a record, milliseconds of batches of one record, ... of four] of each point.
+        [chunk, depth, [[bytes of a batch, milliseconds of each], ...]] of each point.
 
     Raises:
         DeviceError: the drive is not read directly, so it cannot be told from memory.
         ExpertReadError: a read failed.
     """
     spec, layout = bundle.manifest.model, bundle.manifest.layout
-    record_bytes, most = layout.tier_bytes(tier), max(_RECORDS)
+    record_bytes, most, lowest = layout.tier_bytes(tier), max(_RECORDS), min(bundle.manifest.experts.tiers)
+    kinds = [*((tier, count) for count in _RECORDS), *([(lowest, 1)] if lowest < tier else [])]
     keys = [ExpertKey(layer, expert) for layer in spec.sparse_layers for expert in range(spec.num_experts)]
     slots = HostSpace().make_slots(
         slot_bytes=record_bytes, num_slots=most, segment_offsets=(0,), block_bytes=most * record_bytes
     )
     draw = random.Random(0)  # noqa: S311 - an order, not a secret
-    found: dict[Point, tuple[list[float], ...]] = {point: tuple([] for _ in _RECORDS) for point in points}
+    found: list[list[list[float]]] = [[[] for _ in kinds] for _ in points]
     with ExitStack() as stack:
         stack.callback(slots.close)
         stores = [stack.enter_context(closing(_store(bundle, tier, point))) for point in points]
         for number in range(1 + _ROUNDS):
-            for store, samples in zip(stores, found.values(), strict=True):
-                for size, times in zip(_RECORDS, samples, strict=True):
-                    spent = _batch_ms(store, draw.sample(keys, size), slots)
+            for store, samples in zip(stores, found, strict=True):
+                for (each, count), times in zip(kinds, samples, strict=True):
+                    places = [slots.range_of(slot)._replace(nbytes=layout.tier_bytes(each)) for slot in range(count)]
+                    segments = len(layout.segment_offsets(each))
+                    spent = _batch_ms(store, dict(zip(draw.sample(keys, count), places, strict=True)), segments)
                     if number:  # the first round opens files and touches memory
                         times.append(round(spent, 4))
-    return [[*point, record_bytes, *samples] for point, samples in found.items()]
+    sizes = [count * layout.tier_bytes(each) for each, count in kinds]
+    return [
+        [*point, [[size, times] for size, times in zip(sizes, samples, strict=True)]]
+        for point, samples in zip(points, found, strict=True)
+    ]
 
 
 def _store(bundle: Bundle, tier: int, point: Point) -> FileExpertStore:
@@ -111,11 +129,11 @@ def _store(bundle: Bundle, tier: int, point: Point) -> FileExpertStore:
     return store
 
 
-def _batch_ms(store: FileExpertStore, keys: Sequence[ExpertKey], slots: Any) -> float:
+def _batch_ms(store: FileExpertStore, wanted: Mapping[ExpertKey, ByteRange], segments: int) -> float:
     started = perf_counter_ns()
-    for slot, key in enumerate(keys):
-        store.submit(key, [slots.range_of(slot)])
-    left = len(keys)
+    for key, place in wanted.items():
+        store.submit(key, [place], segments=(0, segments))
+    left = len(wanted)
     while left:
         done = store.completed(_WAIT_S)
         if not done:

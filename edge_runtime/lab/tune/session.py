@@ -145,9 +145,9 @@ def tune(bundle: Path, options: Mapping[str, Any], settings: TuneSettings, say: 
     )  # fmt: skip
     say("measuring what it begins with")
     baseline = measured(lab.measure("baseline", Candidate(), 0, lossy=False))
-    _record(lab, settings.trace, say)
+    _record(lab, workload, settings.trace, say)
     say("probing drive, memory and computing")
-    found = survey(subject, settings.trace, baseline, settings.max_kld, lab.job)
+    found = survey(subject, settings.trace, workload, baseline, settings.max_kld, lab.job)
     lab.predictor = found.predictor
     outcome = _search(lab, found, options, settings, workload, say)
     tuning = Tuning(about, outcome, baseline, found.probes, found.left_out, _conditions(lab))
@@ -176,14 +176,15 @@ def _search(
         reference.unlink(missing_ok=True)
 
 
-def _record(lab: ProcessLaboratory, path: Path, say: Say) -> None:
-    """Record a trace of the workload's own tokens, unless an interrupted tuning left it."""
+def _record(lab: ProcessLaboratory, workload: Workload, path: Path, say: Say) -> None:
+    """Record a trace of the workload's requests, unless an interrupted tuning left it."""
     if path.exists():
         return
     say("recording a trace")
     said = require(lab.job("measure", Candidate()), "what it begins with")
-    tokens = [token for answer in said["answers"] for token in answer]
-    require(lab.job("trace", Candidate(), tokens=tokens, trace=str(path)), "the trace")
+    # the last token of an answer is not run
+    texts = [[*prompt, *answer[:-1]] for prompt, answer in zip(workload.prompts, said["answers"], strict=True)]
+    require(lab.job("trace", Candidate(), texts=texts, trace=str(path)), "the trace")
 
 
 def measured(found: Measurement | Failure) -> Measurement:

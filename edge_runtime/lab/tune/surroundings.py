@@ -20,7 +20,7 @@ from edge_runtime.lab.probes.base import Subject
 from edge_runtime.lab.probes.drive_grid import DriveGrid
 from edge_runtime.lab.simulator.trace import Trace
 from edge_runtime.lab.tune.candidate import Candidate, Space, thread_counts
-from edge_runtime.lab.tune.measurement import Failure, Measurement
+from edge_runtime.lab.tune.measurement import Failure, Measurement, Workload
 from edge_runtime.lab.tune.predict import Predictor, ReplaySetting
 from edge_runtime.lab.tune.read_times import ReadTimes
 from edge_runtime.lab.tune.replays import Replays
@@ -52,12 +52,15 @@ class Surroundings:
     left_out: tuple[str, ...]
 
 
-def survey(subject: Subject, trace: Path, baseline: Measurement, max_kld: float | None, job: RunKind) -> Surroundings:
+def survey(
+    subject: Subject, trace: Path, workload: Workload, baseline: Measurement, max_kld: float | None, job: RunKind
+) -> Surroundings:
     """Probe and prepare. Only what is streamed needs drive and trace.
 
     Args:
         subject: what is tuned.
-        trace: of its workload.
+        trace: of its workload's requests.
+        workload: that was recorded.
         baseline: measured of it.
         max_kld: nats a token that a change may cost; None: nothing may change.
         job: runs a kind of job for a candidate in a process, as `ProcessLaboratory.job` does.
@@ -76,7 +79,8 @@ def survey(subject: Subject, trace: Path, baseline: Measurement, max_kld: float 
             left_out.append(f"reads, as the drive cannot be measured: {err}")
     found = memory.run(subject)
     probes["memory"] = found.to_json()
-    replays = Replays(Trace(trace), read_calibration(subject.path, prepared.bundle.manifest.model))
+    calibration = read_calibration(subject.path, prepared.bundle.manifest.model)
+    replays = Replays(Trace(trace), workload, prepared.config.prefill_chunk, calibration)
     present = _present(prepared)
     speeds = probe(lambda candidate: job("speed", candidate), _speeds_wanted(prepared, subject.options, max_kld))
     probes["compute"] = speeds.to_json()
@@ -89,19 +93,18 @@ def survey(subject: Subject, trace: Path, baseline: Measurement, max_kld: float 
             times = ReadTimes.of_samples(said["samples"])
             probes["reads"] = {"samples": said["samples"], "lines": times.to_json()}
     tier_bytes = {tier: prepared.bundle.manifest.layout.tier_bytes(tier) for tier in prepared.needs.slot_bytes}
-    predictor = Predictor(present, tier_bytes, baseline, replays, times, speeds)
+    predictor = Predictor(present, tier_bytes, plan.working_set, baseline, replays, times, speeds)
     space = _space(prepared, grid, replays, present, max_kld)
     facts = {"drive_read_gb_s": grid.best.gbps if grid else None, "memory_read_gb_s": found.best.gb_s}
     return Surroundings(space, predictor, probes, facts, (*left_out, *_unvaried(prepared, fits_all, max_kld)))
 
 
 def _speeds_wanted(prepared: Prepared, given: Mapping[str, Any], max_kld: float | None) -> list[tuple[int, int]]:
-    """Return the threads and tiers that candidates may have, the present ones first."""
+    """Return the threads and tiers that candidates may have, the present ones first: what they read lies on top."""
     threads, tier = prepared.config.threads, prepared.config.tier
     others = [] if "threads" in given else [(n, tier) for n in thread_counts(available_cpus()) if n != threads]
     tiers = [] if max_kld is None else [t for t in prepared.needs.slot_bytes if t != tier and t != BF16]
-    pairs = [*others, *((threads, each) for each in tiers)]
-    return [(threads, tier), *pairs] if pairs else []
+    return [(threads, tier), *others, *((threads, each) for each in tiers)]
 
 
 def _points_wanted(grid: DriveGrid, present: Mapping[str, Any], given: Mapping[str, Any]) -> list[tuple[int, int]]:

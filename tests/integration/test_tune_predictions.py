@@ -1,0 +1,62 @@
+"""What predictions of `hobbit tune` rest on: replays that count what measurements read, and tokens that read nothing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from edge_runtime import Engine
+from edge_runtime.lab.simulator.trace import Trace
+from edge_runtime.lab.tune import speeds
+from edge_runtime.lab.tune.child import measure, record_trace
+from edge_runtime.lab.tune.measurement import Workload
+from edge_runtime.lab.tune.predict import ReplaySetting
+from edge_runtime.lab.tune.replays import Replays
+from edge_runtime.lab.tune.resident_tokens import resident_token_ms
+
+WORKLOAD = Workload([[*range(5, 17)], [*range(40, 52)], [*range(90, 102)]], 10)
+OPTIONS = {"context": 128, "threads": 1, "tier": 8, "prefetch": "off", "eviction": "lru", "prefill_chunk": 8}
+
+
+@pytest.fixture(scope="module")
+def replays(model_bundle, tmp_path_factory):
+    """Of the workload, as a measurement answered it."""
+    trace = tmp_path_factory.mktemp("replays") / "t"
+    job = {"bundle": str(model_bundle), "options": OPTIONS | {"expert_memory": "6MiB"}, "workload": asdict(WORKLOAD)}
+    answers = measure(job)["answers"]
+    assert len(answers) == len(WORKLOAD.prompts), "that of warming up too"
+    texts = [[*prompt, *answer[:-1]] for prompt, answer in zip(WORKLOAD.prompts, answers, strict=True)]
+    assert record_trace(job | {"texts": texts, "trace": str(trace)}) == {"passes": sum(map(len, texts))}
+    return Replays(Trace(trace), WORKLOAD, 8)
+
+
+@pytest.mark.parametrize("size", ["3MiB", "6MiB"])
+def test_a_replay_reads_what_a_measurement_reads(model_bundle: Path, replays, size):
+    """To the byte: prompts in chunks between the tokens, the requests that do not count before those that do."""
+    job = {"bundle": str(model_bundle), "options": OPTIONS | {"expert_memory": size}, "workload": asdict(WORKLOAD)}
+    measured = measure(job)
+    with Engine.open(model_bundle, self_check=False, **job["options"]) as engine:
+        slots, used = engine.plan.num_slots, engine.plan.working_set
+    found = replays(ReplaySetting(slots, "lru", "lossless", 8))
+    assert found.bytes_per_token == pytest.approx(measured["bytes_per_token"]) != 0
+    assert found.uses == {8: used}
+    assert 0 < found.batches_per_token <= engine.spec.num_layers
+
+
+def test_tokens_that_read_nothing_are_found_in_a_small_cache(model_bundle):
+    with Engine.open(model_bundle, self_check=False, **OPTIONS, expert_memory="6MiB") as engine:
+        assert engine.plan.num_slots < engine.plan.all_experts
+        whole = speeds.measure(engine, 7, 12)
+        assert engine.parts.cache.counters.bytes_read > 0
+    assert all(whole[name] > 0 for name in ("trunk_ms", "experts_ms", "other_ms"))
+
+
+def test_a_cache_below_one_tokens_experts_is_measured_by_parts(model_bundle):
+    with Engine.open(model_bundle, self_check=False, **OPTIONS, expert_memory="1MiB") as engine:
+        assert engine.plan.num_slots < 2 * engine.plan.working_set
+        assert resident_token_ms(engine, 7, 12, 0.1) is None
+        parts = speeds.measure(engine, 7, 12)
+    assert parts["other_ms"] is None
+    assert parts["experts_ms"] > 0
