@@ -8,7 +8,7 @@ usage() {
   cat <<'END'
 usage: deploy/environment.sh DIR [--python PROGRAM] [--no-compile]
 
-  DIR                the environment; made anew if it exists
+  DIR                the environment; one that exists is replaced, and put back if that fails
   --python PROGRAM   Python for it (default: python3)
   --no-compile       leave modules uncompiled: quicker to install and some 30 MB smaller, slower to start
 END
@@ -43,7 +43,32 @@ grep -qx "$machine" "$here/ARCHITECTURE" || fail "this machine is $machine; the 
 (cd "$here" && sha256sum --check --quiet SHA256SUMS) ||
   fail "the bundle is damaged: the files named above differ from SHA256SUMS. Copy it again."
 
-"$python" -m venv --clear --without-pip "$into"
+# whatever else lies in a folder is not ours to remove
+if [ -L "$into" ] || { [ -e "$into" ] && [ ! -d "$into" ]; }; then fail "$into is a link or a file. Name a folder."; fi
+if [ -n "$(ls -A "$into" 2>/dev/null)" ] && [ ! -f "$into/pyvenv.cfg" ]; then
+  fail "$into holds something else than a Python environment. Name a folder that is empty, or not there yet."
+fi
+before=''
+finish() {
+  local code=$1
+  trap - EXIT
+  trap '' HUP INT TERM
+  if [ "$code" != 0 ]; then rm -rf "$into"; fi
+  if [ -z "$before" ]; then exit "$code"; fi
+  if [ "$code" = 0 ]; then rm -rf "$before"; else mv -T "$before" "$into"; fi
+  exit "$code"
+}
+trap 'finish $?' EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+if [ -f "$into/pyvenv.cfg" ]; then
+  # beside it, so that it can come back in one step
+  before=$(mktemp -d "$into.before.XXXX")
+  mv -T "$into" "$before"
+fi
+
+"$python" -m venv --without-pip "$into"
 pip=$(echo "$here"/wheels/pip-*.whl)
 # pip runs from its own wheel: what it installs is what the bundle lists, and pip itself
 PYTHONDONTWRITEBYTECODE=1 "$into/bin/python" -I "$pip/pip" --isolated --disable-pip-version-check install --quiet \

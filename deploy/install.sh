@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
-# Installs the hobbit service. Run it again to upgrade or to repair: what is in place and right is left alone, your settings
-# and bundles are never overwritten. For Ubuntu, Debian and Jetson Linux (systemd, apt names in the hints).
+# Installs the hobbit service. Run it again to upgrade or to repair: your settings and bundles are never overwritten, and the
+# service runs on until the new program is complete. For Ubuntu, Debian and Jetson Linux (systemd, apt names in the hints).
 # Tested on Debian 12; NOT YET RUN ON A JETSON BOARD.
 set -euo pipefail
+umask 022
 
 prefix=/opt/hobbit-edge
 config=/etc/hobbit-edge/hobbit.env
 state=/var/lib/hobbit-edge
 units=/etc/systemd/system
+sysusers=/usr/lib/sysusers.d/hobbit-edge.conf
+tmpfiles=/usr/lib/tmpfiles.d/hobbit-edge.conf
+page=/usr/local/share/doc/hobbit-edge/operations.md
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 dropin=$units/hobbit.service.d/10-devices.conf
 
@@ -35,7 +39,7 @@ note() { printf '    %s\n' "$*"; }
 act() {
   if [ $dry = yes ]; then note "would run: $*"; else "$@"; fi
 }
-# writes its input to a file: put FILE install's-options...
+# writes its input to a file, whole or not at all: put FILE install's-options...
 put() {
   local file=$1
   shift
@@ -43,7 +47,8 @@ put() {
     cat >/dev/null
     note "would write: $file"
   else
-    install -D "$@" /dev/stdin "$file"
+    install -D "$@" /dev/stdin "$file.new"
+    mv "$file.new" "$file"
   fi
 }
 fail() {
@@ -113,28 +118,26 @@ check_environment_is_visible() {
   check_visible "$code" "--venv: the code it runs"
 }
 
-install_program() {
+# makes the environment, and leaves what is in use alone
+make_program() {
   if [ -n "$venv" ]; then
     venv=$(realpath "$venv")
     [ -x "$venv/bin/hobbit" ] || fail "--venv: $venv/bin/hobbit is not there. Install hobbit-edge into it first."
     check_environment_is_visible
     say "using $venv as $prefix"
-    [ ! -d "$prefix" ] || [ -L "$prefix" ] || fail "$prefix is a folder. Run deploy/uninstall.sh first, or leave out --venv."
-    act ln -sfn "$venv" "$prefix"
+    built=$venv
     return
   fi
   check_visible "$("$python" -c 'import os, sys; print(os.path.realpath(sys.executable))')" "--python"
-  say "installing the program into $prefix"
-  [ ! -L "$prefix" ] || act rm "$prefix"
+  new_environment
+  say "installing the program into $built"
   if [ -z "$wheel" ] && [ -d "$here/wheels" ]; then
     note "from the offline bundle $here"
-    act "$here/deploy/environment.sh" "$prefix" --python "$python" ||
-      fail "no environment could be made (the reason is above). Nothing was started."
+    act "$here/deploy/environment.sh" "$built" --python "$python" ||
+      fail "no environment could be made (the reason is above)."
     return
   fi
-  if ! [ -x "$prefix/bin/python" ] || ! "$prefix/bin/python" -m pip --version >/dev/null 2>&1; then
-    act "$python" -m venv --clear "$prefix" || fail "no environment could be made. Install it: apt-get install python3-venv"
-  fi
+  act "$python" -m venv "$built" || fail "no environment could be made. Install it: apt-get install python3-venv"
   local what=$wheel
   [ -n "$what" ] || what=$(find "$here/dist" -name 'hobbit_edge-*.whl' 2>/dev/null | sort -V | tail -n 1)
   if [ -z "$what" ]; then
@@ -142,18 +145,16 @@ install_program() {
     what=$here
   fi
   note "from $what"
-  # same version, other content: a rebuilt wheel must replace what is there
-  act "$prefix/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "${what}[serve]" ||
-    fail "pip could not install $what (its message is above). Nothing was started."
-  act "$prefix/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$what"
+  act "$built/bin/python" -m pip install --quiet --disable-pip-version-check "${what}[serve]" ||
+    fail "pip could not install $what (its message is above)."
 }
 
 install_user() {
   say "user, groups, folders"
-  act install -D -m 0644 "$here/systemd/sysusers.conf" /usr/lib/sysusers.d/hobbit-edge.conf
-  act install -D -m 0644 "$here/systemd/tmpfiles.conf" /usr/lib/tmpfiles.d/hobbit-edge.conf
-  act systemd-sysusers /usr/lib/sysusers.d/hobbit-edge.conf
-  act systemd-tmpfiles --create /usr/lib/tmpfiles.d/hobbit-edge.conf
+  put "$sysusers" -m 0644 <"$here/systemd/sysusers.conf"
+  put "$tmpfiles" -m 0644 <"$here/systemd/tmpfiles.conf"
+  act systemd-sysusers "$sysusers"
+  act systemd-tmpfiles --create "$tmpfiles"
 }
 
 install_settings() {
@@ -161,7 +162,7 @@ install_settings() {
     say "keeping the settings in $config"
   else
     say "writing the settings to $config"
-    act install -D -m 0640 -g hobbit "$here/deploy/hobbit.env.example" "$config"
+    put "$config" -m 0640 -g hobbit <"$here/deploy/hobbit.env.example"
   fi
   if [ -n "$bundle" ]; then set_option HOBBIT_BUNDLE "$bundle"; fi
   if [ -n "$profile" ]; then set_option HOBBIT_PROFILE "$profile"; fi
@@ -179,10 +180,9 @@ set_option() {
 
 install_units() {
   say "units"
-  act install -D -m 0644 "$here/systemd/hobbit.service" $units/hobbit.service
-  act install -D -m 0644 "$here/systemd/hobbit.socket" $units/hobbit.socket
-  act install -D -m 0644 "$here/docs/operations.md" /usr/local/share/doc/hobbit-edge/operations.md
-  link_commands
+  put $units/hobbit.service -m 0644 <"$here/systemd/hobbit.service"
+  put $units/hobbit.socket -m 0644 <"$here/systemd/hobbit.socket"
+  put "$page" -m 0644 <"$here/docs/operations.md"
   local nodes
   nodes=$(find /dev/nvmap /dev/nvgpu /dev/dri /dev/nvhost* /dev/nvidia* -type c 2>/dev/null | grep -v '/dri/card' | sort -u || true)
   if [ -n "$nodes" ]; then
@@ -203,12 +203,14 @@ link_commands() {
   act ln -sfn $prefix/bin/hobbit-edge /usr/local/bin/hobbit-edge
   local folder file
   for folder in man/man1 bash-completion/completions fish/vendor_completions.d zsh/site-functions; do
+    # those of commands that this version does not have
+    if [ -d /usr/local/share/$folder ]; then act find /usr/local/share/$folder -maxdepth 1 -lname "$prefix/*" -xtype l -delete; fi
     # zsh makes its own folder where it is installed
     if [ $folder = zsh/site-functions ] && [ ! -d /usr/local/share/$folder ]; then continue; fi
-    for file in "$prefix/share/$folder"/*hobbit*; do
+    for file in "$built/share/$folder"/*hobbit*; do
       if [ -e "$file" ]; then
         act install -d "/usr/local/share/$folder"
-        act ln -sfn "$file" "/usr/local/share/$folder/$(basename "$file")"
+        act ln -sfn "$prefix/share/$folder/$(basename "$file")" "/usr/local/share/$folder/$(basename "$file")"
       fi
     done
   done
@@ -218,8 +220,8 @@ link_commands() {
 check_program() {
   [ $dry = no ] || return 0
   local said
-  said=$(cd / && runuser -u hobbit -- "$prefix/bin/hobbit" --version 2>&1) ||
-    fail "user hobbit cannot run $prefix/bin/hobbit: $(tail -n 1 <<<"$said"). Make the folders above it accessible (chmod o+x), or put it elsewhere." 78
+  said=$(cd / && runuser -u hobbit -- "$built/bin/hobbit" --version 2>&1) ||
+    fail "user hobbit cannot run $built/bin/hobbit: $(tail -n 1 <<<"$said"). Make the folders above it accessible (chmod o+x), or put it elsewhere." 78
   note "$said"
 }
 
@@ -249,14 +251,21 @@ examine() {
   fi
 }
 
-start_service() {
-  if [ $use_socket = yes ]; then
-    act systemctl enable --quiet hobbit.socket
-    act systemctl restart hobbit.socket
+start_units() {
+  # a socket is refused while its service runs without it
+  if { [ $use_socket = yes ] || [ $socket_was_active = yes ]; } && ! is_active hobbit.socket; then
+    systemctl stop hobbit.service
+    systemctl start hobbit.socket || return
   fi
+  systemctl restart hobbit.service
+}
+
+start_service() {
+  if [ $use_socket = yes ]; then act systemctl enable --quiet hobbit.socket; fi
   act systemctl enable --quiet hobbit.service
   if [ $start = no ]; then
     say "installed and enabled, not started"
+    stage=complete
     return
   fi
   say "starting; the bundle is verified first, which takes a while"
@@ -265,21 +274,30 @@ start_service() {
     say "dry run: nothing was changed"
     return
   fi
-  if systemctl restart hobbit.service; then
+  stage=started
+  if start_units; then
+    stage=complete
     systemctl show --property=StatusText --value hobbit.service | sed 's/^/    /'
     say "done. Next: docs/operations.md, or curl http://127.0.0.1:8080/health/ready"
   else
     journalctl --no-pager --unit=hobbit --lines=20 --output=cat >&2 || true
+    # what did not run before is no better to go back to
+    if [ $was_active = no ]; then stage=complete; fi
     fail "the service did not start; its last words are above, more in: journalctl -u hobbit"
   fi
 }
 
+# shellcheck source=deploy/replacing.sh
+. "$here/deploy/replacing.sh"
 check_machine
-install_program
+begin_replacing
+make_program
 install_user
+check_program
 install_settings
 install_units
-check_program
+switch_program
+link_commands
 check_bundle
 examine
 start_service

@@ -24,6 +24,9 @@ if [ -e /usr/lib/systemd/system/hobbit.service ]; then
   fail "the Debian package hobbit-edge is installed, whose files these are. Use: apt-get remove hobbit-edge (or purge)."
 fi
 
+exec 9</etc/systemd/system
+flock --nonblock 9 || fail "install.sh or another uninstall.sh is at work. Wait until it is done."
+
 say "stopping the service; requests under way are finished first"
 for unit in hobbit.socket hobbit.service; do
   if [ -e /etc/systemd/system/$unit ]; then systemctl disable --quiet --now $unit; fi
@@ -42,6 +45,7 @@ for folder in man/man1 bash-completion/completions bash-completion fish/vendor_c
   if [ -d /usr/local/share/$folder ]; then rmdir --ignore-fail-on-non-empty /usr/local/share/$folder; fi
 done
 if [ -L /opt/hobbit-edge ]; then rm /opt/hobbit-edge; else rm -rf /opt/hobbit-edge; fi
+rm -rf /opt/hobbit-edge.d
 systemctl daemon-reload
 systemctl reset-failed hobbit.service hobbit.socket 2>/dev/null || true
 

@@ -91,6 +91,30 @@ def test_what_an_installation_takes_is_listed_and_below_the_limit():
     assert max(total) < common.MOST_BYTES / 1e6
 
 
+def test_a_folder_of_somebody_elses_is_left_alone(bundle, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis.tex").write_text("years of work")
+    code, said = environment(bundle, home, "--python", sys.executable)
+    assert code == 1
+    assert f"{home} holds something else than a Python environment" in said
+    assert (home / "thesis.tex").read_text() == "years of work"
+    (tmp_path / "link").symlink_to(home)
+    assert environment(bundle, tmp_path / "link", "--python", sys.executable)[0] == 1
+
+
+def test_an_environment_comes_back_where_its_successor_cannot_be_made(bundle, tmp_path):
+    """This bundle has no libraries, so pip fails after the new environment was begun."""
+    env = tmp_path / "env"
+    env.mkdir()
+    (env / "pyvenv.cfg").write_text("home = /usr/bin\n")
+    (env / "kept").write_text("x")
+    code, said = environment(bundle, env, "--python", sys.executable)
+    assert code != 0, said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "env"]
+    assert sorted(path.name for path in env.iterdir()) == ["kept", "pyvenv.cfg"]
+
+
 def test_outside_a_bundle_it_says_so():
     done = subprocess.run(
         ["bash", str(REPO / "deploy/environment.sh"), "/nonexistent/env"], capture_output=True, text=True, check=False
@@ -128,6 +152,8 @@ def test_a_dry_run_names_every_step_and_takes_none(pretended):
     copy = log.with_name("deploy") / "install.sh"
     copy.parent.mkdir()
     copy.write_text(script)
+    for name in ("replacing.sh", "hobbit.env.example"):
+        shutil.copy(REPO / "deploy" / name, copy.parent)
     for name in ("systemd", "docs"):
         (log.parent / name).symlink_to(REPO / name)
     command = ["bash", str(copy), "--dry-run", "--wheel", "some.whl", "--socket", "--python", "/usr/bin/python3"]

@@ -35,8 +35,8 @@ from common import (
 from locks import LOCKS, SETS
 
 CARRIED = (
-    "deploy/environment.sh", "deploy/install.sh", "deploy/uninstall.sh", "deploy/hobbit.env.example", "deploy/grafana",
-    "systemd", "docs/operations.md", "LICENSE", "CHANGELOG.md",
+    "deploy/environment.sh", "deploy/install.sh", "deploy/replacing.sh", "deploy/uninstall.sh",
+    "deploy/hobbit.env.example", "deploy/grafana", "systemd", "docs/operations.md", "LICENSE", "CHANGELOG.md",
 )  # fmt: skip
 README = """Hobbit Edge {version} for {name}, offline ({arch}; Python {pythons}).
 
