@@ -133,7 +133,7 @@ class ReadQueue {
   using Key = std::pair<int, uint64_t>;
   bool is_over(const Part& part) const;  // an earlier part failed, or the read was cancelled
   void count(const Read& read);  // under the lock
-  std::vector<size_t> count_in(const Part& part, const std::vector<uint32_t>& sums);
+  std::vector<size_t> count_in(const Part& part);  // what it has of the segments; returns those now complete
   static Outcome checked(const Read& read, const std::vector<size_t>& complete);
   void end_part(const Part& part, const Outcome* why);
 

@@ -1,0 +1,120 @@
+// Who goes when room is needed: whole experts, or planes of them, by the scores of the eviction rule.
+#include <algorithm>
+#include <functional>
+#include <limits>
+
+#include "slot_table.hpp"
+
+namespace hobbit {
+namespace {
+
+constexpr double kMasked = 1e30;
+constexpr double kNever = std::numeric_limits<double>::infinity();
+
+using Candidate = std::pair<double, int>;  // score, slot: ties go to the lower slot
+
+// Candidates from the lowest on, each sorted only when it is asked for.
+class Queue {
+ public:
+  explicit Queue(std::vector<Candidate> candidates) : heap_(std::move(candidates)) {
+    std::make_heap(heap_.begin(), heap_.end(), std::greater<>());
+  }
+  bool empty() const { return heap_.empty(); }
+  Candidate pop() {
+    std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
+    const Candidate lowest = heap_.back();
+    heap_.pop_back();
+    return lowest;
+  }
+  void push(Candidate one) {
+    heap_.push_back(one);
+    std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
+  }
+
+ private:
+  std::vector<Candidate> heap_;
+};
+
+}  // namespace
+
+void SlotTable::make_room(const Need& need, int layer, const Keep& keep, Scorer& scorer) {
+  if (need.bytes <= ledger_.free_bytes()) return;
+  for (const Step& step : plan(need, layer, keep, scorer)) step.is_whole ? evict(step.slot) : truncate(step.slot);
+}
+
+std::vector<SlotTable::Step> SlotTable::plan(const Need& need, int layer, const Keep& keep, Scorer& scorer) const {
+  const Scores scores = scorer.all(layer);
+  if (ledger_.sizes().plane_bytes && !scores.tops.empty()) return plan_by_score(need.bytes, layer, keep, scores, scorer);
+  return plan_coldest_half(need, keep, scores);
+}
+
+std::vector<Candidate> SlotTable::evictable(const std::vector<double>& scores, const Keep& keep) const {
+  std::vector<Candidate> found;
+  found.reserve(scores.size());
+  for (int slot = 0; slot < int(scores.size()); ++slot) {
+    const int64_t key = arrays_.keys[slot];
+    if (key == kFree || pinned_[size_t(slot)] || reading_[size_t(slot)] || scores[size_t(slot)] == kNever) continue;
+    if (std::find(keep.begin(), keep.end(), slot) != keep.end()) continue;
+    found.emplace_back(scores[size_t(slot)] + (masked_[size_t(key)] ? kMasked : 0), slot);
+  }
+  return found;
+}
+
+// As many whole experts as there are cores to find go, coldest first; then the colder half of what may go loses its
+// planes, coldest first; then whole experts go again. A core made of freed planes costs pages from the system.
+std::vector<SlotTable::Step> SlotTable::plan_coldest_half(const Need& need, const Keep& keep, const Scores& scores) const {
+  const int64_t wanted = need.bytes;
+  const UnitSizes& sizes = ledger_.sizes();
+  std::vector<Candidate> all = evictable(scores.cores, keep);
+  const size_t half = (all.size() + 1) / 2;
+  Queue queue(std::move(all));
+  std::vector<Step> steps;
+  std::vector<int> coldest;
+  const bool has_planes = sizes.plane_bytes > 0;
+  std::vector<uint8_t> left = has_planes ? held_ : std::vector<uint8_t>();
+  int64_t free = ledger_.free_bytes();
+  for (int cores = has_planes ? need.cores - ledger_.num_warm_cores() : 0; cores > 0 && free < wanted && !queue.empty();
+       --cores) {
+    const int slot = queue.pop().second;
+    steps.push_back({slot, true});
+    free += sizes.core_bytes + left[size_t(slot)] * sizes.plane_bytes;
+  }
+  while (has_planes && !queue.empty() && coldest.size() < half && free < wanted) {
+    const int slot = queue.pop().second;
+    coldest.push_back(slot);
+    for (uint8_t& planes = left[size_t(slot)]; planes && free < wanted; --planes, free += sizes.plane_bytes)
+      steps.push_back({slot, false});
+  }
+  for (size_t i = 0; free < wanted && (i < coldest.size() || !queue.empty()); ++i) {
+    const int slot = i < coldest.size() ? coldest[i] : queue.pop().second;
+    steps.push_back({slot, true});
+    free += sizes.core_bytes + (has_planes ? left[size_t(slot)] * sizes.plane_bytes : 0);
+  }
+  return steps;
+}
+
+// Cores and planes go in one order, the lowest score first.
+std::vector<SlotTable::Step> SlotTable::plan_by_score(int64_t wanted, int layer, const Keep& keep, const Scores& scores,
+                                                      Scorer& scorer) const {
+  const UnitSizes& sizes = ledger_.sizes();
+  std::vector<double> tops = scores.cores;
+  for (size_t slot = 0; slot < tops.size(); ++slot)
+    if (held_[slot]) tops[slot] = scores.tops[slot];
+  Queue queue(evictable(tops, keep));
+  std::vector<Step> steps;
+  std::vector<uint8_t> left = held_;
+  int64_t free = ledger_.free_bytes();
+  while (free < wanted && !queue.empty()) {
+    const int slot = queue.pop().second;
+    uint8_t& planes = left[size_t(slot)];
+    steps.push_back({slot, planes == 0});
+    free += planes ? sizes.plane_bytes : sizes.core_bytes;
+    if (!planes) continue;
+    --planes;
+    const double core = scores.cores[size_t(slot)];
+    queue.push({planes ? scorer.top(layer, slot, sizes.core_tier + 2 * planes) : core, slot});
+  }
+  return steps;
+}
+
+}  // namespace hobbit
