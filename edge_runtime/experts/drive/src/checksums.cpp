@@ -1,4 +1,4 @@
-// Are the bytes that landed those of the record? CRC-32C of each segment, summed up part by part, and the record's stamp.
+// Are the bytes that landed those of the record? CRC-32C of each segment, summed up part by part, and its stamp.
 #include <algorithm>
 #include <cstring>
 #include <utility>

@@ -1,5 +1,6 @@
 // Elementwise steps of the dense part as plain loops that the compiler vectorises per ISA. Included by dense_impl.hpp.
 #pragma once
+#include "dense_rows.hpp"
 
 namespace hobbit {
 namespace {
