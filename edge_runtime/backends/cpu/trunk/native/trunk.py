@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -70,6 +71,7 @@ class NativeTrunk:
             raise
         self.weight_bytes = reader.nbytes
         """Bytes of the packed weights."""
+        self._sparse_after = dict(pairwise(spec.sparse_layers))
         self._rotary = [Rotary(rope, spec.max_context) for rope in spec.ropes]
         self._of_one: WeakKeyDictionary[HostKVCache, ChunkFrame] = WeakKeyDictionary()
         self._of_many: ChunkFrame | None = None
@@ -137,7 +139,7 @@ class NativeTrunk:
     def expected_state(self, chunk: TrunkChunk, layer_idx: int, expert_out: F32) -> F32:
         """See `ExpectedStates.expected_state`: only attention is left out."""
         running = _running(chunk, layer_idx + 1)
-        coming = next(layer for layer in self._spec.sparse_layers if layer > layer_idx)
+        coming = self._sparse_after[layer_idx]
         out = np.empty((chunk.tokens, self._spec.hidden), np.float32)
         self._native.expect(layer_idx + 1, coming, running.frame, expert_out, out)
         return out
