@@ -186,6 +186,27 @@ def test_out_of_memory_is_named_and_leaves_the_rest_usable(bench: Bench):
     run_pairs(bench, make_case(32, ExpertSpec(32), 4, seed=1))
 
 
+def test_memory_of_the_host_is_given_back_behind_what_reads_it(device: Device):
+    stream, arena = Stream(device), mmap.mmap(-1, PAGE)
+    host, got = np.frombuffer(arena, np.uint8), np.empty(64, np.uint8)
+    host[:], pinned = 7, PinnedMemory(device, 64)
+    pinned.array[:] = 9
+    with DeviceMemory(device, 128) as target:
+        registered = RegisteredMemory(device, host.ctypes.data, PAGE)
+        target.copy_from(registered, 64, stream)
+        registered.close()
+        host[:] = 0
+        target.copy_from(pinned, 64, stream, offset=64)
+        pinned.close()
+        for offset, value in ((0, 7), (64, 9)):
+            target.read(got, stream, offset=offset)
+            stream.synchronize()
+            assert (got == value).all()
+    stream.close()
+    del host
+    arena.close()
+
+
 def test_memory_is_given_back(device: Device, fake: ctypes.CDLL):
     before = fake.fake_live_regions()
     for _ in range(3):
@@ -217,6 +238,9 @@ def test_a_refused_launch_names_the_kernel(bench: Bench):
     with pytest.raises(CudaError, match=r"cuModuleGetFunction failed .*\(500\) for kernel hb_nothing"):
         bench.module.kernel("hb_nothing")
     quantize(bench.module, bench.stream, 0, 0, 0)  # nothing to do is no launch
+    for grid, threads, code in (((1, 1), 288, 701), ((1, 65536), 256, 1), ((1, 1), 1056, 1)):
+        with pytest.raises(CudaError, match=rf"\({code}\) for hb_quantize, grid 1 x {grid[1]}, {threads} threads"):
+            bench.module.kernel("hb_quantize").launch(bench.stream, grid, threads, *map(ctypes.c_uint64, (0, 0, 0)))
 
 
 def test_a_failed_kernel_ends_the_use_of_the_gpu_and_closing_still_works(device: Device, fake: ctypes.CDLL):

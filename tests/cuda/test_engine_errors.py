@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda.engines import ALL, FEW, assert_close, logits, opened, tokens
+from cuda.engines import ALL, FEW, assert_close, logits, one_token, opened, tokens
 from cuda.test_decode import of_cpu
 
 from edge_runtime.backends.cuda.cubins import load_kernels
@@ -38,7 +38,7 @@ def test_the_next_request_is_right_after_one_failed(
         fake.fake_fail(call, code, 5)
         with pytest.raises(error, match=match):
             logits(engine)
-        assert_close(logits(engine), of_cpu[0])
+        assert_close(one_token(engine), of_cpu[0][-1:])
     assert fake.fake_live_regions() == before
 
 
@@ -63,7 +63,7 @@ def test_memory_that_is_refused_at_the_start_leaves_nothing(model_bundle, of_cpu
     assert fake.fake_live_regions() == before
     fake.fake_device_bytes(1 << 40)
     with opened(model_bundle, "cuda", FEW) as engine:
-        assert_close(logits(engine), of_cpu[0])
+        assert_close(one_token(engine), of_cpu[0][-1:])
 
 
 def test_memory_the_drive_cannot_read_into_is_not_taken(model_bundle, fake: ctypes.CDLL, monkeypatch):
@@ -108,6 +108,8 @@ def test_settings_that_are_not_there_are_named(model_bundle):
     ):
         with pytest.raises(ConfigError, match=match):
             opened(model_bundle, text, FEW)
+    with pytest.raises(ConfigError, match=r"passes of 70000 tokens .* Lower --prefill-chunk"):
+        opened(model_bundle, "cuda", FEW, prefill_chunk=70000)
 
 
 def test_memory_and_policy_change_while_open(model_bundle, of_cpu, fake: ctypes.CDLL):
@@ -117,9 +119,9 @@ def test_memory_and_policy_change_while_open(model_bundle, of_cpu, fake: ctypes.
         for slots in (20, ALL, FEW):
             engine.resize(expert_memory=slots * slot_bytes)
             assert engine.parts.cache.nbytes <= slots * slot_bytes
-            assert_close(logits(engine), of_cpu[0])
+            assert_close(one_token(engine), of_cpu[0][-1:])
         engine.reload(Reload(policy="hobbit"))
-        logits(engine)
+        one_token(engine)
         engine.reload(Reload(policy="lossless"))
         assert tokens(engine) == of_cpu[1]
 

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from specs import model_spec
 
+from edge_runtime.backends.cuda.grids import MOST_BLOCKS, require_tokens
 from edge_runtime.backends.cuda.known import unknown_parts
 from edge_runtime.backends.cuda.trunk.supported import why_not
+from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import LatentAttention, LinearAttention, MlpSpec, RouterSpec, SoftmaxAttention
 
 MODEL = model_spec()
@@ -35,6 +37,21 @@ def test_a_model_of_the_first_families_is_known():
 )
 def test_a_part_the_trunk_does_not_know_is_named(changed: dict[str, Any], said: str):
     assert why_not(replace(MODEL, layers=[replace(LAYER, **changed)])) == said
+
+
+@pytest.mark.parametrize(
+    ("attention", "trunk", "most"),
+    [
+        (ATTENTION, True, MOST_BLOCKS // MODEL.top_k),
+        (replace(LATENT, num_heads=128), True, 4 * 511),
+        (replace(LATENT, num_heads=128), False, MOST_BLOCKS // MODEL.top_k),
+    ],
+)
+def test_a_pass_has_no_more_blocks_than_a_launch(attention: Any, trunk: bool, most: int):
+    model = replace(MODEL, layers=[replace(LAYER, attention=attention)])
+    require_tokens(model, most, trunk=trunk)
+    with pytest.raises(ConfigError, match=rf"prefill_chunk: passes of {most + 1} tokens .* at most {most}\. Lower"):
+        require_tokens(model, most + 1, trunk=trunk)
 
 
 def test_a_field_added_later_counts_as_unknown_unless_it_changes_nothing():

@@ -14,6 +14,7 @@ from edge_runtime.backends.cuda.clock import CudaClock
 from edge_runtime.backends.cuda.experts import CudaExpertKernels
 from edge_runtime.backends.cuda.formulas import DeviceFormulas, EngineFormulas, HostedFormulas
 from edge_runtime.backends.cuda.gpu import Gpu
+from edge_runtime.backends.cuda.grids import require_tokens
 from edge_runtime.backends.cuda.hosted import HostedKernels
 from edge_runtime.backends.cuda.known import unknown_parts
 from edge_runtime.backends.cuda.resident_router import make_resident_router
@@ -124,6 +125,7 @@ class CudaBackend:
         """See `Backend.load_trunk`."""
         if not self._is_trunk_here:
             return self._cpu.load_trunk(bundle, max_chunk=max_chunk)
+        require_tokens(bundle.manifest.model, max_chunk, trunk=self.trunk.name == "cuda")
         gpu, library = self.gpu, self.trunk.library
         parts: TrunkParts = KernelParts(bundle, gpu.module, gpu.compute) if library is None else EngineParts(
             bundle, library, f"{gpu.device.arch} {gpu.device.name}", gpu.compute, max_chunk,
@@ -134,6 +136,7 @@ class CudaBackend:
     def make_kernels(self, bundle: Bundle, max_tokens: int) -> HostedKernels | CudaExpertKernels:
         """See `Backend.make_kernels`."""
         gpu, spec = self.gpu, bundle.manifest.model
+        require_tokens(spec, max_tokens, trunk=self.trunk.name == "cuda")
         holds = self._settings.graph and self.trunk.name == "cuda"  # engines do not wait for what is held back
         experts = self._keep(CudaExpertKernels(gpu.module, gpu.compute, spec, max_tokens, holds=holds))
         if not self._is_trunk_here:

@@ -69,7 +69,7 @@ class PinnedBlock:
         self.address, self.nbytes = self._pinned.address, nbytes
 
     def close(self) -> None:
-        """See `Block.close`: the driver waits when the memory goes."""
+        """See `Block.close`: kernels are waited for when the memory goes."""
 
     def __del__(self) -> None:
         if hasattr(self, "_pinned"):

@@ -18,6 +18,7 @@ CHECK_NUMBER(CUDA_ERROR_INVALID_HANDLE, kInvalidHandle);
 CHECK_NUMBER(CUDA_ERROR_NOT_FOUND, kNotFound);
 CHECK_NUMBER(CUDA_ERROR_NOT_READY, kNotReady);
 CHECK_NUMBER(CUDA_ERROR_ILLEGAL_ADDRESS, kIllegalAddress);
+CHECK_NUMBER(CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, kTooManyResources);
 CHECK_NUMBER(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED, kAlreadyRegistered);
 CHECK_NUMBER(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED, kNotRegistered);
 CHECK_NUMBER(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, kCaptureUnsupported);
@@ -94,6 +95,11 @@ CUresult cuDeviceGetAttribute(int* out, CUdevice_attribute attribute, CUdevice) 
 CUresult cuDevicePrimaryCtxRetain(CUcontext* out, CUdevice) { CALL("cuDevicePrimaryCtxRetain"); *out = &context; return result(kOk); }
 CUresult cuDevicePrimaryCtxRelease_v2(CUdevice) { CALL("cuDevicePrimaryCtxRelease_v2"); return result(kOk); }
 CUresult cuCtxSetCurrent(CUcontext) { CALL("cuCtxSetCurrent"); return result(kOk); }
+CUresult cuCtxSynchronize() {
+  CALL("cuCtxSynchronize");
+  run_until([] { return !any_pending(); });
+  return result(kOk);
+}
 
 CUresult cuMemAlloc_v2(CUdeviceptr* out, size_t bytes) {
   CALL("cuMemAlloc_v2");
@@ -232,6 +238,7 @@ CUresult cuModuleGetFunction(CUfunction* out, CUmodule module, const char* name)
   CALL("cuModuleGetFunction");
   const auto found = functions().find(name);
   REQUIRE(found != functions().end() && module->image.find(name) != std::string::npos, kNotFound);
+  found->second.most_threads = launch_bounds.at(name);
   *out = &found->second;
   return result(kOk);
 }
@@ -239,6 +246,7 @@ CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, uns
                         CUstream stream, void** arguments, void**) {
   CALL("cuLaunchKernel");
   REQUIRE(gx && gy && gy <= 65535 && gz == 1 && bx && bx <= 1024 && by == 1 && bz == 1, kInvalidValue);
+  REQUIRE(bx <= f->most_threads, kTooManyResources);
   const auto held = std::make_shared<std::vector<std::vector<char>>>();  // arguments are copied at launch
   for (size_t i = 0; i < f->sizes.size(); ++i)
     held->emplace_back(static_cast<char*>(arguments[i]), static_cast<char*>(arguments[i]) + f->sizes[i]);

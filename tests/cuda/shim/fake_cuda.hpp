@@ -13,6 +13,7 @@
 enum Code : int {
   kOk = 0, kInvalidValue = 1, kOutOfMemory = 2, kNotInitialized = 3, kInvalidDevice = 101, kInvalidImage = 200,
   kAlreadyMapped = 208, kNoBinary = 209, kInvalidHandle = 400, kNotFound = 500, kNotReady = 600,
+  kTooManyResources = 701,
   kIllegalAddress = 700, kAlreadyRegistered = 712, kNotRegistered = 713, kCaptureUnsupported = 900,
 };
 
@@ -38,12 +39,14 @@ struct CUmod_st { std::string image; };
 struct CUfunc_st {
   std::vector<size_t> sizes;  // of the arguments
   std::function<void(void**)> call;
+  unsigned most_threads = 0;
 };
 struct CUctx_st {};
 
 struct Launch { uint32_t grid_x, grid_y, threads; };
 extern Launch launch_size;                    // of the kernel that runs
-std::map<std::string, CUfunc_st>& functions();  // filled by fake_kernels.cpp
+std::map<std::string, CUfunc_st>& functions();  // by name; filled by fake_kernels.cpp
+extern const std::map<std::string, unsigned> launch_bounds;  // most threads of a block, by kernel; written by build.py
 extern size_t device_bytes_left;
 
 enum class Kind { device, pinned, registered };

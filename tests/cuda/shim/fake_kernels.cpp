@@ -1,4 +1,4 @@
-// The kernels' host build, by name.
+// The host build of some of the kernels, by name: -DFAKE_UNIT=HB_EXPERT_KERNELS, or another list of entries.cuh.
 #include "fake_cuda.hpp"
 // the kernels' own names must not meet those of the driver's interface
 #include <utility>
@@ -18,16 +18,5 @@ template <class... A> bool add(const char* name, void (*kernel)(A...)) {
   return true;
 }
 #define ADD(name) const bool name##_added = add(#name, name);
-HB_KERNELS(ADD)
+FAKE_UNIT(ADD)
 }  // namespace
-
-std::map<std::string, CUfunc_st>& functions() {
-  static std::map<std::string, CUfunc_st> all;
-  return all;
-}
-// Sizes of the arguments of a kernel, at most 16; returns how many.
-extern "C" int fake_argument_sizes(const char* name, size_t* out) {
-  const auto& sizes = functions().at(name).sizes;
-  for (size_t i = 0; i < sizes.size(); ++i) out[i] = sizes[i];
-  return int(sizes.size());
-}

@@ -3,7 +3,8 @@
 // - Shared memory starts as 0xFF bytes (NaN, -1), at a fresh address in every block.
 // - Differing masks, a lane missing from a collective, and a barrier not all threads reach abort with a message.
 // - With SHIM_TSAN each CUDA thread is a fiber of ThreadSanitizer. Barriers and __syncwarp order memory, shuffles do not,
-//   as CUDA says; so every race is reported, whatever order ran.
+//   as CUDA says; so every race is reported, whatever order ran. What one barrier orders has a token of its own: a thread
+//   that goes on late must not be ordered behind others that wait at the next one already.
 #include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -26,7 +27,7 @@ Dim3 shim_block_idx, shim_block_dim, shim_grid_dim;
 namespace {
 constexpr size_t kStack = 64 << 10;
 constexpr size_t kArena = size_t(4) << 30;  // of a launch's shared arrays: address space only
-constexpr size_t kMostFibers = 6000;        // that TSan is made to keep
+constexpr size_t kMostFibers = 6000;        // of a launch; TSan keeps some 8000
 
 enum class State { ready, collective, barrier, done };
 struct Thread {
@@ -38,7 +39,7 @@ struct Thread {
   u32 value = 0, mask = 0;
   u32 a[4], b[2];  // fragments brought to an mma
   void* fake_stack = nullptr;
-  TSAN(void* fiber = nullptr;)
+  TSAN(void* fiber = nullptr; u32 barriers = 0, warp_barriers = 0;)  // barriers passed
 };
 std::vector<Thread> threads;
 std::vector<u8*> shared;
@@ -53,8 +54,9 @@ u32 current = 0;
 u64 generator = 1;
 void (*body)(void*);
 void* argument;
-TSAN(void* scheduler_fiber; char grid_start, grid_end, block_start, block_token, warp_token[64];
-     std::vector<void*> old_fibers;)
+TSAN(void* scheduler_fiber; char grid_start, grid_end, block_start, block_tokens[2], warp_tokens[64][2];
+     struct Fiber { void* fiber; char* stack; };
+     std::vector<Fiber> fibers; size_t fibers_used = 0;)  // those of one launch are used again by the next
 ASAN(const void* main_bottom; size_t main_size; void* main_fake;)
 
 u64 next_random() {
@@ -157,20 +159,19 @@ bool release() {
   return true;
 }
 
-TSAN(void forget_fibers() {
-  for (void* fiber : old_fibers) __tsan_destroy_fiber(fiber);
-  old_fibers.clear();
+TSAN(Fiber next_fiber() {
+  if (fibers_used == kMostFibers) refuse("a launch of more threads than TSan can tell apart");
+  if (fibers_used == fibers.size()) fibers.push_back({__tsan_create_fiber(0), reinterpret_cast<char*>(pages(kStack))});
+  return fibers[fibers_used++];
 })
 
 void run_block() {
   shared.clear();
-#if defined(SHIM_TSAN)  // stacks and fibers are new in every block: used again they would hide races between blocks
+#if defined(SHIM_TSAN)  // stacks and fibers are new in every block of a launch: used again they would hide races between blocks
   scheduler_fiber = __tsan_get_current_fiber();
-  u8* stacks = pages(threads.size() * kStack);
-  for (size_t i = 0; i < threads.size(); ++i) {
-    threads[i].stack = reinterpret_cast<char*>(stacks + i * kStack);
-    threads[i].fiber = __tsan_create_fiber(0);
-    threads[i].started = false;
+  for (Thread& t : threads) {
+    const Fiber fiber = next_fiber();
+    t.fiber = fiber.fiber, t.stack = fiber.stack, t.started = false, t.barriers = t.warp_barriers = 0;
   }
   __tsan_release(&block_start);
 #endif
@@ -183,11 +184,6 @@ void run_block() {
     shuffle(ready);
     for (u32 i : ready) resume(i);
   } while (release());
-#if defined(SHIM_TSAN)
-  for (Thread& t : threads) old_fibers.push_back(t.fiber);
-  munmap(stacks, threads.size() * kStack);
-  if (old_fibers.size() > kMostFibers) forget_fibers();
-#endif
   finish_block_loads();
 }
 }  // namespace
@@ -199,15 +195,15 @@ u32 shim_shuffle(u32 mask, u32 value, u32 source) {
   return warp_values[current >> 5][source];
 }
 void shim_syncwarp(u32 mask) {
-  TSAN(__tsan_release(&warp_token[current >> 5]);)
+  TSAN(char* token = &warp_tokens[current >> 5][threads[current].warp_barriers++ & 1u]; __tsan_release(token);)
   collective(mask, 0);
-  TSAN(__tsan_acquire(&warp_token[current >> 5]);)
+  TSAN(__tsan_acquire(token);)
 }
 void shim_syncthreads() {
   threads[current].state = State::barrier;
-  TSAN(__tsan_release(&block_token);)
+  TSAN(char* token = &block_tokens[threads[current].barriers++ & 1u]; __tsan_release(token);)
   leave();
-  TSAN(__tsan_acquire(&block_token);)
+  TSAN(__tsan_acquire(token);)
 }
 void* shim_shared(u32 id, u32 bytes) {
   if (shared.size() <= id) shared.resize(id + 1, nullptr);
@@ -254,14 +250,22 @@ void shim_launch(Dim3 grid, u32 count, void (*function)(void*), void* its_argume
   std::vector<u32> order(size_t(grid.x) * grid.y);
   for (size_t i = 0; i < order.size(); ++i) order[i] = u32(i);
   shuffle(order);
+#if defined(SHIM_TSAN)
+  if (!arena) arena = pages(kArena);
+  arena_next = arena, fibers_used = 0;
+  __tsan_release(&grid_start);
+#else
   arena = arena_next = pages(kArena);
-  TSAN(__tsan_release(&grid_start);)
+#endif
   for (u32 block : order) {
     shim_block_idx = {block % grid.x, block / grid.x, 0};
     run_block();
   }
-  TSAN(__tsan_acquire(&grid_end); forget_fibers();)
+#if defined(SHIM_TSAN)
+  __tsan_acquire(&grid_end);
+#else
   ASAN(__asan_unpoison_memory_region(arena, size_t(arena_next - arena) + 256);)
   munmap(arena, kArena);
+#endif
 }
 extern "C" void shim_seed(u64 seed) { generator = (seed + 1) * 0x9E3779B97F4A7C15ull | 1; }

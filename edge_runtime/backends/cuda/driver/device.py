@@ -93,6 +93,16 @@ class Device:
         except CudaContextLostError:
             return
 
+    def release_host(self, name: str, handle: int | None) -> None:
+        """Give back memory of the host once all work is over: only freeing the GPU's own makes the driver wait."""
+        if handle is None or not self._open:
+            return
+        try:
+            self.status("cuCtxSynchronize")  # work that failed is over as well
+        except CudaContextLostError:
+            return
+        self.release(name, handle)
+
     def close(self) -> None:
         """Give the context back; what was made on it must have been closed. Safe to call twice."""
         if self._open:

@@ -24,6 +24,7 @@ FUNCTIONS: dict[str, tuple[type, ...]] = {
     "cuDevicePrimaryCtxRetain": (POINTER, INT),
     "cuDevicePrimaryCtxRelease_v2": (INT,),
     "cuCtxSetCurrent": (POINTER,),
+    "cuCtxSynchronize": (),
     "cuMemAlloc_v2": (POINTER, SIZE),
     "cuMemFree_v2": (ADDRESS,),
     "cuMemHostAlloc": (POINTER, SIZE, UINT),

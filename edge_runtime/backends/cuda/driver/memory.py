@@ -32,9 +32,12 @@ class _Memory:
         self._handle: int | None = address
 
     def close(self) -> None:
-        """Give the memory back; the driver waits for work that uses it. Safe to call twice."""
+        """Give the memory back when no work uses it any more: waits for that. Safe to call twice."""
         handle, self._handle = self._handle, None
-        self.device.release(self._release, handle)
+        self._give_back(handle)
+
+    def _give_back(self, handle: int | None) -> None:
+        self.device.release_host(self._release, handle)
 
     def _check(self, offset: int, nbytes: int) -> int:
         assert 0 <= offset <= self.nbytes - nbytes, f"{offset} + {nbytes} bytes of {self.nbytes}"
@@ -59,6 +62,9 @@ class DeviceMemory(_Memory):
     def __init__(self, device: Device, nbytes: int) -> None:
         detail = f" for {format_size(nbytes)} of device memory"
         super().__init__(device, device.handle_from("cuMemAlloc_v2", nbytes, detail=detail), nbytes)
+
+    def _give_back(self, handle: int | None) -> None:
+        self.device.release(self._release, handle)  # the driver waits
 
     def write(self, array: Array, stream: Stream, offset: int = 0) -> None:
         """Copy an array here, in the order of a stream.
@@ -136,7 +142,7 @@ class RegisteredMemory(_Memory):
         try:
             address = device.handle_from("cuMemHostGetDevicePointer_v2", host, 0)
         except BaseException:
-            device.release(self._release, host)
+            device.release_host(self._release, host)
             raise
         super().__init__(device, address, nbytes)
         self._handle = host
