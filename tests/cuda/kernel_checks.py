@@ -1,10 +1,13 @@
-"""The tests of the kernels once over, for a build of theirs with a fault: LIBCUDA LIBNVRTC FOLDER. Ends at the first failure."""
+"""The tests of the kernels once over, for a build of theirs with a fault: LIBCUDA LIBNVRTC FOLDER [UNIT...].
+
+Those of the units named come first. Ends at the first failure.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +26,19 @@ from edge_runtime.backends.cuda.nvrtc import Nvrtc
 Check = Callable[[Bench], None]
 
 
-def checks(emulated: bool = True) -> Iterator[Check]:
-    """Yield every check; what counts reads needs the emulation."""
+def checks(emulated: bool = True, first: Sequence[str] = ()) -> Iterator[Check]:
+    """Yield every check, those of some units first; what counts reads needs the emulation."""
+    by_unit = {"experts": expert_checks, "layers": layer_checks, "trunk": trunk_checks}
+    for unit in sorted(by_unit, key=lambda name: name not in first):
+        yield from by_unit[unit]()
+        if unit == "experts" and emulated:
+            for tier in TIERS:
+                counted = reads.test_one_token_reads_each_byte_of_a_plane_once_in_whole_sectors
+                yield partial(counted, shape=(288, 96), tier=tier)
+
+
+def expert_checks() -> Iterator[Check]:
+    """Yield those of the experts."""
     for tier in TIERS:
         for shape in ((96, 160), (288, 96)):
             yield partial(experts.test_every_tier_and_shape_agrees_with_the_reference, shape=shape, tier=tier, seed=1)
@@ -36,6 +50,10 @@ def checks(emulated: bool = True) -> Iterator[Check]:
     for tier in TIERS[:-1]:
         yield partial(experts.test_tokens_in_company_get_the_bits_they_get_alone, tier=tier, tokens=11)
     yield partial(experts.test_a_number_that_is_not_finite_shows_in_the_output, tier=4)
+
+
+def layer_checks() -> Iterator[Check]:
+    """Yield those of what surrounds the experts."""
     yield partial(layer.test_activations_are_quantised_as_the_reference_does, seed=1)
     yield partial(layer.test_a_number_that_is_not_finite_makes_its_group_nan_and_no_other, value=float("nan"))
     yield partial(layer.test_the_norm_agrees_with_float64, tokens=2, hidden=96)
@@ -46,9 +64,6 @@ def checks(emulated: bool = True) -> Iterator[Check]:
         for seed in (1, 2, 3):
             yield partial(layer.test_routing_agrees_with_the_reference, name=name, seed=seed)
     yield layer.test_equal_logits_are_taken_by_number
-    yield from trunk_checks()
-    for tier in TIERS if emulated else ():
-        yield partial(reads.test_one_token_reads_each_byte_of_a_plane_once_in_whole_sectors, shape=(288, 96), tier=tier)
 
 
 def trunk_checks() -> Iterator[Check]:
@@ -84,14 +99,14 @@ def state_checks() -> Iterator[Check]:
     yield partial(latent.test_what_heads_see_agrees_with_float64, name="plain", past=13, tokens=4)
 
 
-def main(libcuda: str, libnvrtc: str, folder: str) -> None:
+def main(libcuda: str, libnvrtc: str, folder: str, *first: str) -> None:
     fake = ctypes.CDLL(libcuda)
     for name in ("shim_seed", "shim_watch", "fake_mode"):
         getattr(fake, name).argtypes = [ctypes.c_uint64] * (1 if name == "shim_seed" else 2)
     fake.shim_reads.argtypes = [ctypes.c_uint32, ctypes.c_void_p]
     with Device(Driver(fake)) as device:
         module = load_kernels(device, folder=Path(folder), compiler=lambda: Nvrtc(libnvrtc))
-        for check in checks():
+        for check in checks(first=first):
             with Bench(fake, device, module) as bench:
                 check(bench)
     print("passed")

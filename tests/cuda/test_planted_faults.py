@@ -9,11 +9,29 @@ import sys
 from pathlib import Path
 
 import pytest
-from cuda.build import COMPILER, DRIVER_PARTS, EXACT, KERNELS, SHIM, Fakes, compile_command, run
+from cuda.build import (
+    BOUNDS,
+    COMPILER,
+    DRIVER_PARTS,
+    KERNELS,
+    SHIM,
+    UNITS,
+    Fakes,
+    compile_command,
+    link_driver,
+    run,
+    unit_command,
+)
 from cuda.planted import FAULTS, Fault
 
 pytestmark = pytest.mark.planted
 TESTS = Path(__file__).parents[1]
+UNITS_OF = {
+    **dict.fromkeys(("record.cuh", "codes.cuh", "dot_panel.cuh", "decode.cuh", "batch.cuh"), ("experts",)),
+    **dict.fromkeys(("layer.cuh", "route.cuh"), ("layers",)),
+    **dict.fromkeys(("dense.cuh", "linear.cuh", "attention.cuh", "latent.cuh", "recurrence.cuh"), ("trunk",)),
+}
+"""By file, the parts of the kernels it is in; others are in all."""
 DEBUG = ("-g", "-O1", "-DHB_HOST", "-U_FORTIFY_SOURCE")
 
 
@@ -38,21 +56,27 @@ class Detectors:
     def __init__(self, fakes: Fakes, folder: Path) -> None:
         self._fakes, self._folder = fakes, folder
 
-    def numbers(self, kernels: Path) -> str:
-        """The tests of the kernels; returns the last line of the error, or nothing."""
-        built, library = self._folder / "fake_kernels.o", self._folder / "libcuda.so.1"
-        run([compile_command(SHIM / "fake_kernels.cpp", built, *EXACT, "-w", kernels=kernels)])
-        others = [str(self._fakes.libcuda.parent / f"{name}.o") for name in DRIVER_PARTS if name != "fake_kernels"]
-        run([[*COMPILER, "-shared", *others, str(built), "-o", str(library)]])
+    def numbers(self, kernels: Path, file: str = "") -> str:
+        """The tests of the kernels; returns the last line of the error, or nothing.
+
+        Args:
+            kernels: folder of their source.
+            file: the one with a fault. What it is in is compiled, and tested first.
+        """
+        library, units = self._folder / "libcuda.so.1", UNITS_OF.get(file, tuple(UNITS))
+        run([unit_command(unit, self._folder, kernels) for unit in units])
+        base = self._fakes.libcuda.parent
+        others = [base / f"{name}.o" for name in (*DRIVER_PARTS, BOUNDS, *UNITS) if name not in units]
+        link_driver([*others, *(self._folder / f"{unit}.o" for unit in units)], library)
         program = [sys.executable, str(Path(__file__).with_name("kernel_checks.py"))]
-        command = [*program, str(library), str(self._fakes.libnvrtc), str(self._folder)]
+        command = [*program, str(library), str(self._fakes.libnvrtc), str(self._folder), *units]
         done = start(command, PYTHONPATH=str(TESTS))
         if done.returncode == 0:
             assert done.stdout.strip() == "passed"
             return ""
         return done.stderr.strip().splitlines()[-1]
 
-    def race(self, kernels: Path) -> str:
+    def race(self, kernels: Path, file: str = "") -> str:
         """ThreadSanitizer, with the shim itself out of its sight."""
         parts = [self._folder / f"{name}.o" for name in ("fibers", "loads", "all_kernels")]
         run(
@@ -64,7 +88,7 @@ class Detectors:
         )
         return self._sanitised(parts, "-fsanitize=thread", "WARNING: ThreadSanitizer")
 
-    def address(self, kernels: Path) -> str:
+    def address(self, kernels: Path, file: str = "") -> str:
         """AddressSanitizer and UBSan."""
         checked = (*DEBUG, "-w", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DSHIM_ASAN")
         names = ("fibers", "loads", "all_kernels")
@@ -98,7 +122,7 @@ def detectors(fakes: Fakes, tmp_path: Path) -> Detectors:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_planted_fault_is_found(detectors: Detectors, tmp_path: Path, fault: Fault):
-    said = getattr(detectors, fault.found_by)(plant(fault, tmp_path))
+    said = getattr(detectors, fault.found_by)(plant(fault, tmp_path), fault.file)
     print(f"{fault.name}: {said}")
     assert said, f"{fault.found_by} does not find it"
 
