@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -229,10 +230,22 @@ def test_the_whole_source_may_be_kept(
     for path in checkpoint.glob("*.safetensors"):
         assert (kept / path.name).read_bytes() == path.read_bytes()
     assert same_parts(tmp_path / "bundle", from_folder)
+
+
+def test_a_kept_file_that_changed_is_never_exported(hub: FakeHub, tmp_path: Path, capsys) -> None:
+    """The hub's library fetches it anew where its time says so; where it does not, its digest tells."""
+    kept, bundle = tmp_path / "kept", tmp_path / "bundle"
+    assert export(bundle, "--keep-source", str(kept)) == 0
     shard = next(kept.glob("*.safetensors"))
-    shard.write_bytes(bytes(shard.stat().st_size))
+    before, whole = shard.stat(), shard.read_bytes()
+    shard.write_bytes(bytes(before.st_size))
+    os.utime(shard, (before.st_atime + 60, before.st_mtime + 60))
+    assert export(bundle, "--keep-source", str(kept), "--no-resume") == 0
+    assert shard.read_bytes() == whole
+    shard.write_bytes(bytes(before.st_size))
+    os.utime(shard, (before.st_atime, before.st_mtime))
     capsys.readouterr()
-    assert export(tmp_path / "bundle", "--keep-source", str(kept), "--no-resume") == 78
+    assert export(bundle, "--keep-source", str(kept), "--no-resume") == 78
     assert f"{shard.name}: expected the digest" in capsys.readouterr().err
 
 
