@@ -16,7 +16,6 @@ from edge_runtime.backends.cuda.sources import MAIN
 SHIM = Path(__file__).parent / "shim"
 # whoever keeps a cache of compiled objects says so
 COMPILER = (
-    "nice",
     *(("ccache",) if "CCACHE_DIR" in os.environ else ()),
     "g++",
     "-std=c++17",

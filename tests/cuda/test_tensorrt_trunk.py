@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from cuda.engines import ALL, FEW, assert_close, logits, make_all_resident, open
 from families import make_checkpoint
 
 from edge_runtime import Engine, SamplingParams, backends
+from edge_runtime.__main__ import main
 from edge_runtime.backends.base import BackendOptions
 from edge_runtime.backends.cuda.backend import CudaBackend
 from edge_runtime.backends.cuda.driver import Driver
@@ -24,6 +26,7 @@ from edge_runtime.backends.cuda.tensorrt.allow_list import version_for
 from edge_runtime.backends.cuda.tensorrt.library import Library, load_library
 from edge_runtime.backends.cuda.trunk import supported as kernels
 from edge_runtime.base.errors import ConfigError, DeviceError, RequestError
+from edge_runtime.lab.bringup.steps import steps_of
 
 VERSIONS = ("10.3.0.30", "10.16.2.10")
 TENSORRT = "cuda:trunk=tensorrt"
@@ -82,6 +85,16 @@ def test_experts_are_routed_on_the_device_beside_engines(model_bundle, of_cpu, u
     with opened(model_bundle, TENSORRT, ALL) as engine:
         make_all_resident(engine)
         assert_close(logits(engine), of_cpu[0])
+
+
+def test_the_bring_ups_benchmark_runs_over_engines(model_bundle: Path, use, tmp_path: Path, capsys):
+    steps = steps_of(model_bundle, tmp_path, None, power_modes=False)
+    words = next(step.command for step in steps if step.name == f"bench {TENSORRT}")[3:]
+    small = ["--repeat", "1", "--warmup", "0", "--prompt-tokens", "4", "--gen-tokens", "2", "--context", "64"]
+    assert main([*words, *small, "--out", str(tmp_path / "report")]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["choices"]["trunk"] == "tensorrt"
+    assert fake_tensorrt.Builder.configs, "engines were built"
 
 
 @pytest.mark.parametrize("trunk", ["int8", "int4"])

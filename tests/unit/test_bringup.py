@@ -112,6 +112,21 @@ def test_it_goes_on_after_a_failure_and_another_run_does_what_did_not_pass(tmp_p
     assert again.ran == first.ran
 
 
+def test_engines_are_measured_where_tensorrt_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def step() -> Step:
+        steps = steps_of(tmp_path, tmp_path, None, power_modes=False)
+        return next(step for step in steps if step.name == "bench cuda:trunk=tensorrt")
+
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    missing = run(step(), tmp_path)
+    assert missing["outcome"] == "not available"
+    assert "python3-libnvinfer" in missing["why"]
+    (tmp_path / "tensorrt.py").touch()
+    found = step()
+    assert (found.why_not, found.minutes) == ("", 10)
+    assert found.command[3:7] == ("bench", str(tmp_path), "--backend", "cuda:trunk=tensorrt")
+
+
 def test_what_the_time_did_not_reach_is_run_next(tmp_path: Path):
     recorder = Recorder()
     assert set(bring_up(Bringup(None, tmp_path, minutes=1e-9), recorder).values()) == {"not reached"}

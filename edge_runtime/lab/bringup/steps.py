@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,11 @@ _BACKENDS = {
     "cuda:memory=device": "the GPU, experts in its own memory",
     "cuda:graph=false": "the GPU, launches one by one",
 }
+_ENGINES = "cuda:trunk=tensorrt"
+_NO_ENGINES = (
+    "this Python has no TensorRT. JetPack brings it: sudo apt-get install python3-libnvinfer, and a virtual "
+    "environment made with --system-site-packages"
+)
 _POWER_MODEL = re.compile(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", re.MULTILINE)
 NVPMODEL_CONF = Path("/etc/nvpmodel.conf")
 
@@ -84,6 +90,9 @@ def steps_of(
     yield _verb("plan", "plan the memory", 1, given)
     for backend, title in _BACKENDS.items():
         yield _bench(f"bench {backend}", f"measure {title}", given, backend)
+    engines = _bench(f"bench {_ENGINES}", "measure the GPU, trunk as TensorRT engines", given, _ENGINES)
+    # engines are built first, layer by layer, and kept
+    yield replace(engines, minutes=10, why_not="" if importlib.util.find_spec("tensorrt") else _NO_ENGINES)
     yield from _power_steps(given, power_modes, conf)
 
 
