@@ -25,6 +25,7 @@ from hobbit_export.options import ExportOptions
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("ray", reason="ray is not installed: pip install 'ray>=2.56' (extra: ray), then make ray-check")
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples/tiny-moe"
 MEMORY = "700MiB"
 
 
@@ -97,6 +98,19 @@ def test_workers_write_the_same_bytes(checkpoint, whole, tmp_path, address):
     assert process.returncode == 0, err
     assert contents(tmp_path / "b") == whole
     assert json.loads(out)["steps_run"] > 12
+
+
+def test_codes_fitted_to_a_text_are_the_same_bytes(checkpoint, tmp_path, address):
+    text = EXAMPLE / "heldout_prose.txt"
+    export(ExportOptions(checkpoint, tmp_path / "local", trunk="int4", calibrate=text), quiet=True)
+    out = tmp_path / "b"
+    process = start(checkpoint, out, address, "--trunk", "int4", "--calibrate", str(text))
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    expected = contents(tmp_path / "local")
+    assert contents(out) == expected
+    assert b"output_errors" in expected["calibration/experts.json"]
+    assert not (out / "statistics").exists()
 
 
 def test_a_killed_worker_costs_its_step_alone(checkpoint, whole, tmp_path, address):
