@@ -118,12 +118,14 @@ def resident_bytes(field: str = "VmRSS") -> int:
 def limit_heap() -> None:
     """Make glibc give large blocks back to the system when they are freed, instead of keeping them for reuse.
 
-    By default its threshold grows to 32 MiB, so freed row blocks would count against the ceiling for ever.
+    By default its threshold grows to 32 MiB, so freed row blocks would count against the ceiling for ever. Smaller
+    arrays are made and freed by the thousand: up to 4 MiB of theirs are kept, or each would be faulted in anew.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return
-    m_mmap_threshold, m_arena_max = -3, -8
-    mallopt(m_mmap_threshold, 256 << 10)
+    m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8
+    mallopt(m_mmap_threshold, 1 << 20)
+    mallopt(m_trim_threshold, 4 << 20)
     mallopt(m_arena_max, 2)

@@ -27,17 +27,29 @@ _LARGEST = 127.0
 
 
 class Inputs(NamedTuple):
-    """N inputs of a matrix as whole numbers of at most `INPUT_BITS` bits, float64 [N, K], times `unit`."""
+    """N inputs of a matrix as whole numbers.
+
+    Attributes:
+        whole: float64 [N, K], whole numbers of at most `INPUT_BITS` bits.
+        unit: what they are multiples of.
+        grouped: float64 [G, N], their sums over each group.
+        mean_square: of all N, for one input number: sum of squares by K.
+    """
 
     whole: F64
     unit: float
+    grouped: F64
+    mean_square: float
 
     @staticmethod
     def of(values: F64) -> Inputs:
         """Round to whole numbers, relative to the largest."""
         top = float(np.abs(values).max(initial=0.0))
         exponent = int(np.frexp(top)[1]) - INPUT_BITS
-        return Inputs(np.rint(np.ldexp(values, -exponent)), float(np.ldexp(1.0, exponent)))
+        whole = np.rint(np.ldexp(values, -exponent))
+        grouped = whole.reshape(len(whole), -1, GROUP).sum(axis=-1).T
+        mean_square = float((whole.astype(np.int64) ** 2).sum()) / whole.shape[1]
+        return Inputs(whole, float(np.ldexp(1.0, exponent)), grouped, mean_square)
 
 
 class Fitted(NamedTuple):
@@ -65,20 +77,36 @@ def fit(rows: CoarseRows, weights: F32, inputs: Inputs, coarse_inputs: Inputs) -
         inputs: of the source's matrix.
         coarse_inputs: of the two-bit tier's matrix, where its inputs are not the same.
     """
-    scales = np.repeat(rows.scales, GROUP, axis=1)
-    sums = np.stack([np.where(rows.cells == cell, scales, 0.0) @ coarse_inputs.whole.T for cell in range(4)], axis=1)
+    sums, squares = _cells(rows, coarse_inputs)
     eighth = rows.unit / 8
-    lows = rows.lows @ coarse_inputs.whole.reshape(-1, rows.lows.shape[1], GROUP).sum(axis=-1).T
-    below = lows * (rows.minimum * coarse_inputs.unit)[:, None]
+    below = (rows.lows @ coarse_inputs.grouped) * (rows.minimum * coarse_inputs.unit)[:, None]
     outputs = _outputs(weights, inputs)
     step = eighth * coarse_inputs.unit
     live = step > 0
     present = rows.tables - rows.offset
     wanted = (outputs + below) / np.where(live, step, 1.0)[:, None] - _combined(present, sums)
-    change = _least_squares(sums, wanted, _ridge(rows, scales, coarse_inputs))
+    # what an error of a cell's weights costs: present tables are the best for those
+    change = _least_squares(sums, wanted, squares * (DAMPING * coarse_inputs.mean_square))
     tables = np.clip(np.rint(rows.tables + np.where(live[:, None], change, 0.0)), 0.0, _LARGEST)
     coarse = step[:, None] * _combined(tables - rows.offset, sums) - below
-    return Fitted(tables.astype(np.uint8), outputs.T, coarse.T, _residual(rows, scales, weights, tables))
+    return Fitted(tables.astype(np.uint8), outputs.T, coarse.T, _residual(rows, weights, tables))
+
+
+def _cells(rows: CoarseRows, inputs: Inputs) -> tuple[F64, F64]:
+    """Of the scales of each cell's weights: products with the inputs [R, 4, N], and sums of squares [R, 4].
+
+    Sums are exact, so the last cell's are what the other three leave of the row's.
+    """
+    scales = np.repeat(rows.scales, GROUP, axis=1)
+    sums = np.empty((len(scales), 4, len(inputs.whole)))
+    squares = np.empty((len(scales), 4))
+    for cell in range(3):
+        own = scales * (rows.cells == cell)
+        sums[:, cell] = own @ inputs.whole.T
+        squares[:, cell] = np.einsum("rk,rk->r", own, own)
+    sums[:, 3] = rows.scales @ inputs.grouped - sums[:, :3].sum(axis=1)
+    squares[:, 3] = GROUP * np.einsum("rg,rg->r", rows.scales, rows.scales) - squares[:, :3].sum(axis=1)
+    return sums, squares
 
 
 def _combined(tables: F64, sums: F64) -> F64:
@@ -92,16 +120,8 @@ def _combined(tables: F64, sums: F64) -> F64:
 def _outputs(weights: F32, inputs: Inputs) -> F64:
     """Outputs [R, N] of the source's rows, whose weights are whole numbers next to the row's largest."""
     exponents = np.frexp(np.abs(weights).max(axis=1).astype(np.float64))[1] - _WEIGHT_BITS
-    whole = np.rint(np.ldexp(weights.astype(np.float64), -exponents[:, None]))
+    whole = np.rint(weights.astype(np.float64) * np.ldexp(1.0, -exponents)[:, None])
     return np.asarray(np.ldexp(whole @ inputs.whole.T, exponents[:, None]) * inputs.unit)
-
-
-def _ridge(rows: CoarseRows, scales: F64, inputs: Inputs) -> F64:
-    """What an error of the weights of each cell costs, [R, 4]: present tables are the best for those."""
-    mean = float((inputs.whole.astype(np.int64) ** 2).sum()) / inputs.whole.shape[1]
-    squares = scales * scales
-    totals = np.stack([np.where(rows.cells == cell, squares, 0.0).sum(axis=1) for cell in range(4)], axis=1)
-    return np.asarray(totals * (DAMPING * mean))
 
 
 def _least_squares(sums: F64, wanted: F64, ridge: F64) -> F64:
@@ -119,7 +139,7 @@ def _least_squares(sums: F64, wanted: F64, ridge: F64) -> F64:
 def _rounded(values: F64) -> tuple[F64, NDArray[np.int64]]:
     """Whole numbers of `_SUM_BITS` bits a row, and the power of two they are larger by."""
     power = _SUM_BITS - np.frexp(np.abs(values).max(axis=1))[1].astype(np.int64)
-    return np.rint(np.ldexp(values, power[:, None])), power
+    return np.rint(values * np.ldexp(1.0, power)[:, None]), power
 
 
 def _solve(a: F64, b: F64) -> F64:
@@ -144,10 +164,13 @@ def _solve(a: F64, b: F64) -> F64:
     return x
 
 
-def _residual(rows: CoarseRows, scales: F64, weights: F32, tables: F64) -> float:
+def _residual(rows: CoarseRows, weights: F32, tables: F64) -> float:
     """Squared weight error, counted in sixteenths of a row's smallest step."""
-    step = np.where(rows.unit > 0, rows.unit, 1.0)[:, None] / (8 * _ERROR_STEPS)
-    above = weights.astype(np.float64) + np.repeat(rows.lows, GROUP, axis=1) * rows.minimum[:, None]
-    coarse = np.take_along_axis(tables - rows.offset, rows.cells.astype(np.intp), axis=1) * scales * _ERROR_STEPS
-    away = np.rint(above / step) - np.where(rows.unit[:, None] > 0, coarse, 0.0)
-    return float(((away * away).sum(axis=1) * (step * step)[:, 0]).sum())
+    live = (rows.unit > 0)[:, None]
+    step = np.where(live, rows.unit[:, None], 1.0) / (8 * _ERROR_STEPS)
+    above = weights + np.repeat(rows.lows * rows.minimum[:, None], GROUP, axis=1)
+    steps = (tables - rows.offset) * (live * _ERROR_STEPS)
+    away = steps.ravel()[rows.cells + 4 * np.arange(len(steps))[:, None]]
+    away *= np.repeat(rows.scales, GROUP, axis=1)
+    away -= np.rint(above / step)
+    return float((np.einsum("rk,rk->r", away, away) * (step * step)[:, 0]).sum())
