@@ -31,7 +31,7 @@ CALIBRATION = ExpertCalibration(
 )  # fmt: skip
 
 
-def make(budget: int, rule: str = "lru", **script) -> tuple[ExpertCache, FakeStore]:
+def make(budget: int, rule: str = "lru", *, base: bool = False, **script) -> tuple[ExpertCache, FakeStore]:
     store = FakeStore(1 << 30, **script)
     ledger = UnitLedger(SIZES, budget, L * E)
     eviction = create_rule(
@@ -49,8 +49,8 @@ def make(budget: int, rule: str = "lru", **script) -> tuple[ExpertCache, FakeSto
     )
     memory = ExpertMemory(HostSpace(), ledger, block_bytes=4 * PAGE)
     wait_s = 0.05 if "stuck" in script else PATIENCE_S
-    cache = ExpertCache(Residents(ledger, eviction, num_layers=L, num_experts=E), memory, store, read_timeout_s=wait_s)
-    return cache, store
+    residents = Residents(ledger, eviction, num_layers=L, num_experts=E, base_layers=range(L) if base else ())
+    return ExpertCache(residents, memory, store, read_timeout_s=wait_s), store
 
 
 def serve(cache: ExpertCache, layer: int, **tiers: int) -> dict[int, int]:

@@ -48,10 +48,12 @@ class OneRow:
         return self._row
 
 
-def choice(price: float, *, tier: int = 8, substitute: float = 9.0, memory: int = 64, horizon: int = 0) -> ReadChoice:
-    """Choices whose price stands still."""
+def choice(
+    price: float, *, tier: int = 8, substitute: float = 9.0, memory: int = 64, horizon: int = 0, **base: int
+) -> ReadChoice:
+    """Choices whose price stands still; `base` and `upgrades` as `ReadChoice` takes them."""
     tiers = [t for t in sorted(BYTES, reverse=True) if t <= tier]
-    made = ReadChoice(context(tier, substitute), tiers, budget=0.01, memory=memory, horizon=horizon)
+    made = ReadChoice(context(tier, substitute), tiers, budget=0.01, memory=memory, horizon=horizon, **base)
     made.control.price = price
     return made
 

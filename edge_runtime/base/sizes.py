@@ -52,6 +52,14 @@ def format_size(count: float) -> str:
     return f"{sign}{text.removesuffix('.0') if value >= 100 else text} {unit}"
 
 
+def format_size_up(count: int) -> str:
+    """Print a byte count rounded up, so that what is read back is at least as large: ``1.75 GiB``, ``148 MiB``."""
+    unit = 1
+    while count >= 1024 * unit and unit < 1 << 40:
+        unit *= 1024
+    return format_size(align_up(count, max(unit // (4 if count < 8 * unit else 2), 1)))
+
+
 def align_up(count: int, step: int) -> int:
     """Round up to a multiple of step."""
     return -(-count // step) * step

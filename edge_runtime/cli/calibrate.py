@@ -41,7 +41,8 @@ def main(args: argparse.Namespace) -> int:
         if not 0 <= getattr(args, name) <= 1:
             raise ConfigError(f"{name.replace('_', '-')}: expected 0 to 1, got {getattr(args, name):g}.")
     options = repeatable_options(args) | {"policy": "mobile:threshold=0"}
-    options.pop("max_kld", None)
+    for name in ("max_kld", "base_resident"):
+        options.pop(name, None)
     with Engine.open(args.bundle, self_check=not args.no_self_check, **options) as engine:
         ids = np.asarray(read_tokens(engine, args.text, args.tokens), np.int32)
         watcher = ThresholdWatcher(engine.parts.active.policy, engine.spec.num_layers)

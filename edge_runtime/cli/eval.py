@@ -63,7 +63,8 @@ def main(args: argparse.Namespace) -> int:
 
     options = repeatable_options(args)
     baseline = dict(options)
-    baseline.pop("max_kld", None)
+    for name in ("max_kld", "base_resident"):
+        baseline.pop(name, None)
     tiers = read_manifest(Path(args.bundle)).experts.tiers
     baseline |= {"policy": args.baseline, "tier": args.baseline_tier or str(tiers[-1])}
     with tempfile.TemporaryFile(prefix="hobbit-eval-") as store:

@@ -134,7 +134,7 @@ def _run(trace: Trace, policy: str, eviction: str, slots: int, args: argparse.Na
         "expert_memory_bytes": slots * size,
         "tokens": found.tokens,
         "experts": found.counters.to_json(found.tokens),
-        "belady": None if args.no_belady else _bound(trace, found, slots * size),
+        "belady": None if args.no_belady or found.policy.keeps_base else _bound(trace, found, slots * size),
         "drive": {"gbps": args.drive_gbps, "latency_us": args.latency_us, "wait_ms_per_token": round(wait_ms, 4)},
         "estimated_tok_s": round(1000 / token_ms, 2) if token_ms else None,
         "replayed_tok_s": round(found.tokens / found.wall_s, 1),

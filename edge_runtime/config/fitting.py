@@ -14,10 +14,12 @@ from edge_runtime.config.kinds import Kind
 from edge_runtime.config.option import AUTO, Facts
 
 if TYPE_CHECKING:
+    from edge_runtime.config.option import Option
     from edge_runtime.config.profiles import DeviceProfile
     from edge_runtime.config.sources import Sources
 
 
+_OF_BUDGETS = "rate-distortion"
 _WORKLOAD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -204,26 +206,36 @@ def left_open(facts: Facts | None) -> str:
 
 
 def policy_with_budget(sources: Sources, facts: Facts | None = None) -> str:
-    """`policy`, with `max_kld` in it, which selects rate-distortion. The one from the stronger source counts.
+    """`policy`, with `max_kld` and `base_resident` in it, which select rate-distortion. The stronger source counts.
 
     Raises:
-        ConfigError: one source asks for a budget and another policy, or for two budgets.
+        ConfigError: one source asks for a budget or a base and another policy, or for two budgets.
     """
     from edge_runtime.config.options import BY_NAME
 
-    asked, limit = BY_NAME["policy"], BY_NAME["max_kld"]
-    policy, budget = str(sources.pick(asked)), sources.pick(limit)
-    rank, limit_rank = sources.rank(asked), sources.rank(limit)
-    if budget is None or rank < limit_rank:
+    policy = str(sources.pick(BY_NAME["policy"]))
+    budget, keeps_base = (sources.pick(BY_NAME[name]) for name in ("max_kld", "base_resident"))
+    if budget is not None:
+        policy = _with_parameter(policy, sources, BY_NAME["max_kld"], f"max_kld={budget!r}")
+    return _with_parameter(policy, sources, BY_NAME["base_resident"], "base=true") if keeps_base else policy
+
+
+def _with_parameter(policy: str, sources: Sources, option: Option, given: str) -> str:
+    """Return the text of a policy with the parameter an option stands for, unless that policy's source is stronger."""
+    from edge_runtime.config.options import BY_NAME
+
+    asked = BY_NAME["policy"]
+    rank, own_rank = sources.rank(asked), sources.rank(option)
+    if rank < own_rank:
         return policy
     name, _, params = policy.partition(":")
-    where = sources.said(limit).where
-    if name != "rate-distortion" and rank == limit_rank:
-        raise ConfigError(
-            f"{where}: it is the budget of rate-distortion, but the policy is {name!r}. Give one of them."
-        )
-    if name != "rate-distortion":
-        name, params = "rate-distortion", ""
-    if "max_kld" in params:
-        raise ConfigError(f"{where}: the policy's max_kld is given as well. Give one of them.")
-    return f"{name}:{','.join(filter(None, [params, f'max_kld={budget!r}']))}"
+    where = sources.said(option).where
+    if name != _OF_BUDGETS and rank == own_rank:
+        what = "budget" if option.name == "max_kld" else "base"
+        raise ConfigError(f"{where}: it is the {what} of {_OF_BUDGETS}, but the policy is {name!r}. Give one of them.")
+    if name != _OF_BUDGETS:
+        name, params = _OF_BUDGETS, ""
+    param = given.partition("=")[0]
+    if param in (each.partition("=")[0] for each in params.split(",")):
+        raise ConfigError(f"{where}: the policy's {param} is given as well. Give one of them.")
+    return f"{name}:{','.join(filter(None, [params, given]))}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edge_runtime.base.base_slots import base_slots
 from edge_runtime.base.sizes import format_size
 
 
@@ -39,6 +40,7 @@ class MemoryNeeds:
         num_experts: E.
         num_expert_layers: sparse layers.
         top_k: K.
+        base_tier: the tier every expert stays in memory at, a key of slot_bytes; 0: none does.
     """
 
     runtime_bytes: int
@@ -58,11 +60,25 @@ class MemoryNeeds:
     prefetch_bytes: int = 0
     request_bytes: int = 0
     state_bytes: int = 0
+    base_tier: int = 0
 
     @property
     def all_experts(self) -> int:
         """Experts of the model: sparse layers times E."""
         return self.num_experts * self.num_expert_layers
+
+    @property
+    def base_bytes(self) -> int:
+        """Bytes of what stays of every expert; 0 where nothing has to."""
+        return self.all_experts * self.slot_bytes[self.base_tier] if self.base_tier else 0
+
+    def least_slots(self, *, tier: int | None = None) -> int:
+        """Experts of the full tier, or of another, that memory has to hold at least: K, or so many as hold the base."""
+        full = tier or self.tier
+        if not self.base_tier or full <= self.base_tier:
+            return self.top_k
+        base = self.slot_bytes[self.base_tier]
+        return base_slots(self.slot_bytes[full], base, all_experts=self.all_experts, top_k=self.top_k)
 
     def fixed_lines(self) -> list[MemoryLine]:
         """Everything but cached experts."""
@@ -83,8 +99,8 @@ class MemoryNeeds:
         ]
 
     def floor_bytes(self, *, context: int | None = None, tier: int | None = None) -> int:
-        """Least the process can run in: everything fixed plus K slots, optionally with another context or tier."""
+        """Least the process can run in: everything fixed and the least slots, optionally of another context or tier."""
         fixed = sum(line.bytes for line in self.fixed_lines())
         if context is not None:
             fixed += self.kv_bytes_per_token * self.parallel * (context - self.context)
-        return fixed + self.top_k * self.slot_bytes[tier or self.tier]
+        return fixed + self.least_slots(tier=tier) * self.slot_bytes[tier or self.tier]

@@ -10,7 +10,7 @@ from edge_runtime.base.errors import BudgetError
 from edge_runtime.base.sizes import format_size
 from edge_runtime.bundle.record import BF16
 from edge_runtime.config.limits import Ceiling
-from edge_runtime.config.memory_advice import explain_refusal
+from edge_runtime.config.memory_advice import explain_expert_memory, explain_refusal
 from edge_runtime.config.memory_needs import MemoryLine, MemoryNeeds
 
 
@@ -29,6 +29,8 @@ class MemoryPlan:
         context: tokens of KV cache.
         floor_bytes: least budget this plan's tier and context can run in.
         borrowed_slots: experts that can be resident beyond S while no prompt runs.
+        base_tier: the tier every expert stays in memory at; 0: none does.
+        base_bytes: what that takes of the arena.
         warnings: what the user should know.
     """
 
@@ -42,6 +44,8 @@ class MemoryPlan:
     context: int
     floor_bytes: int
     borrowed_slots: int = 0
+    base_tier: int = 0
+    base_bytes: int = 0
     warnings: tuple[str, ...] = ()
 
     @property
@@ -64,6 +68,12 @@ class MemoryPlan:
         """Share of all experts that can be resident, 0 to 1."""
         return self.num_slots / self.all_experts
 
+    @property
+    def planes_share(self) -> float:
+        """Share of the planes above the base that can be resident, 0 to 1; of whole experts where there is no base."""
+        beyond = self.all_experts * self.slot_bytes - self.base_bytes
+        return (self.arena_bytes - self.base_bytes) / beyond
+
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         return {
@@ -76,6 +86,8 @@ class MemoryPlan:
             "lent_slots": self.borrowed_slots,
             "slot_bytes": self.slot_bytes,
             "arena_bytes": self.arena_bytes,
+            "base_tier": self.base_tier,
+            "base_bytes": self.base_bytes,
             "tier": self.tier,
             "context": self.context,
             "all_experts": self.all_experts,
@@ -95,6 +107,12 @@ class MemoryPlan:
         text = [f"{name:<18}{size:>10}  {note}".rstrip() for name, size, note in rows]
         text.insert(count, "-" * 28)
         more = f", {self.num_slots + self.borrowed_slots} while no prompt runs" if self.borrowed_slots else ""
+        if self.base_tier:
+            text.append(
+                f"experts in memory: all {self.all_experts} at {self.base_tier} bits, and room for "
+                f"{100 * self.planes_share:.1f} % of the planes up to {self.tier}; one token uses {self.working_set}"
+            )
+            return text
         text.append(
             f"experts cached: {self.num_slots} of {self.all_experts} ({100 * self.cache_share:.1f} %){more}; "
             f"one token uses {self.working_set}"
@@ -138,23 +156,20 @@ def plan_memory(needs: MemoryNeeds, ceiling: Ceiling, *, expert_memory: int | No
         expert_memory: --expert-memory, a cap for the arena within the ceiling.
 
     Raises:
-        BudgetError: fewer than K slots fit; has the whole sum and the nearest setting that fits.
+        BudgetError: fewer than K slots fit, or the base of every expert does not; has the whole sum and the nearest
+            setting that fits.
     """
     slot = needs.slot_bytes[needs.tier]
     fixed = needs.fixed_lines()
     room = ceiling.bytes - sum(line.bytes for line in fixed)
     slots = min(needs.all_experts, room // slot)
-    if slots < needs.top_k:
+    if slots < needs.least_slots():
         raise BudgetError(explain_refusal(needs, ceiling))
-    if expert_memory is not None and expert_memory // slot < needs.top_k:
-        raise BudgetError(
-            f"--expert-memory: {format_size(expert_memory)} holds {expert_memory // slot} experts of "
-            f"{format_size(slot)}, below the {needs.top_k} one layer needs for a token. "
-            f"Raise it to {format_size(needs.top_k * slot)}."
-        )
+    if expert_memory is not None and expert_memory // slot < needs.least_slots():
+        raise BudgetError(explain_expert_memory(needs, expert_memory))
     if expert_memory is not None:
         slots = min(slots, expert_memory // slot)
-    arena = MemoryLine("expert arena", slots * slot, f"{slots} slots x {format_size(slot)}, tier {_tier(needs.tier)}")
+    arena = MemoryLine("expert arena", slots * slot, _arena_note(needs, slots))
     # a stated --expert-memory is the most experts may ever take
     borrowed = min(needs.borrowable_bytes // slot, needs.all_experts - slots) if expert_memory is None else 0
     working_set = needs.num_expert_layers * needs.top_k
@@ -169,8 +184,18 @@ def plan_memory(needs: MemoryNeeds, ceiling: Ceiling, *, expert_memory: int | No
         context=needs.context,
         floor_bytes=needs.floor_bytes(),
         borrowed_slots=borrowed,
-        warnings=_warnings(slots, working_set, slot, needs.all_experts),
+        base_tier=needs.base_tier,
+        base_bytes=needs.base_bytes,
+        warnings=() if needs.base_tier else _warnings(slots, working_set, slot, needs.all_experts),
     )
+
+
+def _arena_note(needs: MemoryNeeds, slots: int) -> str:
+    slot = needs.slot_bytes[needs.tier]
+    if not needs.base_tier:
+        return f"{slots} slots x {format_size(slot)}, tier {_tier(needs.tier)}"
+    planes = format_size(slots * slot - needs.base_bytes)
+    return f"every expert at {needs.base_tier} bits {format_size(needs.base_bytes)}, deeper planes {planes}"
 
 
 def _warnings(slots: int, working_set: int, slot: int, all_experts: int) -> tuple[str, ...]:

@@ -83,6 +83,13 @@ class RuntimeConfig:
         doc="Kullback-Leibler divergence from the full tier that a token may cost on average. A `--policy` beats a "
         "budget from a weaker source.",
     )
+    base_resident: bool = option(
+        Switch(), "off", is_live=True, example="on",
+        help="keep every expert in memory at its lowest tier, so that a miss does not wait",
+        doc="Selects `rate-distortion`. A use that lacks planes is computed without them, unless `--max-kld` asks to "
+        "wait; they are read in the background and serve from the layer's next pass on. Memory has to hold the lowest "
+        "tier of all experts: `hobbit plan` says how much that is. See [policies.md](policies.md).",
+    )
     eviction: str = option(
         Named(EVICTION_RULES, fitting.check_eviction), "next-use", in_profile=True, is_live=True,
         example="lru",

@@ -143,6 +143,11 @@ class ActivePolicy:
                 f"policy: {policy.name!r} reads experts at {policy.min_tier} bits, but this engine was opened for "
                 f"{self.min_tier} and above. Open it with that policy."
             )
+        if policy.keeps_base and not self.choice.policy.keeps_base:
+            raise ConfigError(
+                f"policy: {policy.name!r} with base=true expects every expert in memory, and this engine was opened "
+                "without. Open it with --base-resident."
+            )
         return policy
 
     def is_same(self, text: str) -> bool:

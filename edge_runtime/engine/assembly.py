@@ -62,6 +62,8 @@ def _load(ready: Prepared, undo: ExitStack) -> Parts:
     cache = _open_experts(ready)
     undo.callback(cache.close)
     cache.touch()
+    if cache.residents.lacks_base:
+        cache.begin_request()  # reads it
     trunk = backend.load_trunk(bundle, max_chunk=config.prefill_chunk)
     undo.callback(trunk.close)
     trunk.set_routers(routers)
@@ -131,6 +133,7 @@ def make_residents(
         tier=config.tier,
         min_tier=policy.min_tier,
         whole=not space.gives_back_pages,
+        keeps_base=policy.keeps_base,
     )
     residents.may_shrink = config.elastic
     return residents
@@ -156,10 +159,12 @@ def make_prefetcher(
 ) -> Prefetcher | None:
     """Build what reads ahead under the policy in force, its measurements fresh; None: nothing does.
 
-    A policy that looks at residency is shown what it would be without.
+    A policy that looks at residency is shown what it would be without. One that keeps a base has experts read in the
+    background whatever is predicted, and must not see when they land.
     """
     is_off = parse_prefetch(active.prefetch)[0] == "off"
-    cache.residents.keep_without_ahead(active.policy.reads_residency and not is_off)
+    policy = active.policy
+    cache.residents.keep_without_ahead(policy.keeps_base or (policy.reads_residency and not is_off))
     if cache.fits_all:
         return None
     predictor = create_predictor(active.prefetch, trunk, spec, active.router, backend.tensors.to_host)

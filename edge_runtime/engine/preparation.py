@@ -20,9 +20,10 @@ from edge_runtime.config.memory_needs import MemoryNeeds
 from edge_runtime.config.memory_plan import MemoryPlan, choose_prefill_chunk, plan_memory
 from edge_runtime.config.options import RuntimeConfig
 from edge_runtime.config.resolve import EngineOptions, resolve
-from edge_runtime.engine.active_policy import ActivePolicy
+from edge_runtime.engine.active_policy import ActivePolicy, PolicyChoice
 from edge_runtime.engine.parts import LOGITS_BYTES, Parts
 from edge_runtime.engine.tokenizer import Tokenizer
+from edge_runtime.policy.base import Policy
 from edge_runtime.prefetch.predictors import predictor_bytes
 from edge_runtime.telemetry.process import anonymous_bytes, rss_bytes
 
@@ -99,7 +100,7 @@ def settle_needs(
     active = ActivePolicy(bundle, config)
     logits_bytes = min(LOGITS_BYTES, 4 * spec.vocab_size * config.logits_chunk)
     scratch = PassScratch(formulas, spec, config.context, config.parallel, logits_bytes)
-    needs_of = _needs(bundle.manifest, config, formulas, scratch, active.prefetch, request_bytes=request_bytes)
+    needs_of = _needs(bundle.manifest, config, formulas, scratch, active, request_bytes=request_bytes)
     least = needs_of(1)
     chunk = config.prefill_chunk or choose_prefill_chunk(
         ceiling.bytes - sum(line.bytes for line in least.fixed_lines()) + scratch.bytes_for(1),
@@ -115,7 +116,7 @@ def _needs(
     config: RuntimeConfig,
     formulas: MemoryFormulas,
     scratch: PassScratch,
-    prefetch: str,
+    active: ActivePolicy,
     *,
     request_bytes: int,
 ) -> Callable[[int], MemoryNeeds]:
@@ -128,7 +129,7 @@ def _needs(
         return MemoryNeeds(
             runtime_bytes=runtime_bytes,
             trunk_bytes=formulas.trunk_bytes(manifest),
-            prefetch_bytes=predictor_bytes(prefetch, spec, formulas),
+            prefetch_bytes=predictor_bytes(active.prefetch, spec, formulas),
             kv_bytes_per_token=formulas.kv_bytes(spec, 1) - formulas.kv_bytes(spec, 0),
             state_bytes=formulas.kv_bytes(spec, 0),
             context=config.context,
@@ -143,9 +144,15 @@ def _needs(
             num_expert_layers=len(spec.sparse_layers),
             top_k=spec.top_k,
             parallel=config.parallel,
+            base_tier=base_tier(active.policy),
         )
 
     return needs
+
+
+def base_tier(policy: Policy) -> int:
+    """The tier that a policy wants every expert in memory at; 0: none."""
+    return policy.min_tier if policy.keeps_base else 0
 
 
 def ceiling_here(config: RuntimeConfig) -> Ceiling:
@@ -158,18 +165,18 @@ def ceiling_here(config: RuntimeConfig) -> Ceiling:
     )
 
 
-def plan_again(parts: Parts, config: RuntimeConfig, prefetch: str) -> MemoryPlan:
+def plan_again(parts: Parts, config: RuntimeConfig, choice: PolicyChoice) -> MemoryPlan:
     """Plan the memory of a running engine for other options; changes nothing.
 
     Args:
         parts: the engine's; the length of its passes stays.
         config: says how much memory there is.
-        prefetch: name and parameters of the predictor.
+        choice: policy and predictor.
 
     Raises:
         BudgetError: it does not fit.
     """
-    needs = replace(parts.needs, prefetch_bytes=predictor_bytes(prefetch, parts.spec, parts.backend.formulas))
+    needs = _needs_with(parts, choice)
     return plan_memory(needs, ceiling_here(config), expert_memory=config.expert_memory)
 
 
@@ -179,6 +186,9 @@ def plan_for(parts: Parts, ceiling: Ceiling) -> MemoryPlan:
     Raises:
         BudgetError: it does not fit.
     """
-    prefetch_bytes = predictor_bytes(parts.active.prefetch, parts.spec, parts.backend.formulas)
-    needs = replace(parts.needs, prefetch_bytes=prefetch_bytes)
-    return plan_memory(needs, ceiling, expert_memory=parts.config.expert_memory)
+    return plan_memory(_needs_with(parts, parts.active.choice), ceiling, expert_memory=parts.config.expert_memory)
+
+
+def _needs_with(parts: Parts, choice: PolicyChoice) -> MemoryNeeds:
+    prefetch_bytes = predictor_bytes(choice.prefetch, parts.spec, parts.backend.formulas)
+    return replace(parts.needs, prefetch_bytes=prefetch_bytes, base_tier=base_tier(choice.policy))

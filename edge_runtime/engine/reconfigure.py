@@ -11,7 +11,7 @@ from edge_runtime.config.memory_plan import MemoryPlan
 from edge_runtime.config.options import RuntimeConfig
 from edge_runtime.engine.assembly import make_prefetcher, make_residents, routers_for
 from edge_runtime.engine.parts import Parts
-from edge_runtime.engine.preparation import plan_again, plan_for
+from edge_runtime.engine.preparation import base_tier, plan_again, plan_for
 from edge_runtime.engine.reload import Reload
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def _start_over(parts: Parts, config: RuntimeConfig) -> None:
     active = parts.active
     choice = active.choose(config)
     has_same_memory = (config.memory, config.expert_memory) == (parts.config.memory, parts.config.expert_memory)
-    keeps_plan = has_same_memory and choice.prefetch == active.prefetch
-    plan = parts.plan if keeps_plan else plan_again(parts, config, choice.prefetch)
+    has_same_needs = choice.prefetch == active.prefetch and base_tier(choice.policy) == parts.plan.base_tier
+    plan = parts.plan if has_same_memory and has_same_needs else plan_again(parts, config, choice)
     routers = routers_for(parts.backend, parts.bundle, choice.prefetch, fits_all=_fits_all(plan))
     rule = active.make_rule(choice, plan.num_slots)
     manifest, space = parts.bundle.manifest, parts.cache.space
@@ -56,7 +56,7 @@ def _start_over(parts: Parts, config: RuntimeConfig) -> None:
 
 
 def _resize(parts: Parts, config: RuntimeConfig) -> None:
-    _take_plan(parts, plan_again(parts, config, parts.active.prefetch))
+    _take_plan(parts, plan_again(parts, config, parts.active.choice))
     parts.config = config
 
 

@@ -100,12 +100,14 @@ class ExpertCache:
     def begin_request(self) -> None:
         """Clear what an abandoned request left, then check the bundle's files unless none is needed any more.
 
+        What has to be in memory and is not is read: see `ExpertPool.begin_request`.
+
         Raises:
-            ExpertReadError: a file is missing or changed, or reads of an earlier request have not returned.
+            ExpertReadError: a file is missing or changed, a read failed, or reads of an earlier request have not
+                returned.
         """
         self.finish_reads()
-        if not self._pool.residents.is_complete:
-            self._store.begin_request()
+        self._pool.begin_request()
 
     def finish_reads(self) -> None:
         """Cancel or await every read under way and unpin everything: then all that was read is counted.
@@ -152,7 +154,7 @@ class ExpertCache:
             since, waiting for at least one. It raises ExpertReadError if a read failed; by then all is released.
         """
         self._close_stream()
-        self._pool.reader.cancel_stale(layer_idx, tiers)
+        self._pool.begin_layer(layer_idx, tiers)
         self._stream = self._new_stream(self._pool.reader, layer_idx, tiers, order=order, topk_ids=topk_ids)
         return self._stream
 

@@ -20,6 +20,7 @@
         top(layer, slot, tier) -> score are called before anything changes.
     set_ready(slot), drop(slot), unpin(slots), unpin_all(), mask(layer, experts)
     reconcile(live)             drop every read that is not into one of these slots; nothing stays pinned or masked.
+    keep_cores()                from now on room is made of planes alone: an expert never goes whole.
     change_budget(budget, scores, top) -> (moves of cores, moves of planes)
     start_over(budget)          forget every expert.
     is_reading(slot), planes_of(slot), resident_planes(slot) (-1: not resident), expert_in(slot), lacking_bytes(slots)

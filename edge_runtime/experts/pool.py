@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from edge_runtime.backends.kernels import Resident
 from edge_runtime.base.errors import BudgetError, ExpertReadError
+from edge_runtime.experts.base_reads import read_base
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.reader import SlotReader
+from edge_runtime.experts.residency import U8
 from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.base import ExpertStore
 
@@ -59,6 +61,34 @@ class ExpertPool:
         if not self.residents.fits_all:
             self.memory.touch(wait=wait)
 
+    def begin_request(self) -> None:
+        """Check the bundle's files unless none is needed any more, and read what has to be in memory and is not.
+
+        Raises:
+            ExpertReadError: a file is missing or changed, or a read failed.
+        """
+        if not self.residents.needs_no_reads:
+            self._store.begin_request()
+        self.read_base()
+
+    def read_base(self) -> None:
+        """Read the lowest tier of every expert, where residents keep it in memory.
+
+        Raises:
+            ExpertReadError: a read failed or did not return.
+        """
+        if self.residents.lacks_base:
+            read_base(self.reader, self.residents, self._read_timeout_s)
+
+    def begin_layer(self, layer_idx: int, tiers: U8) -> None:
+        """A layer asks for experts uint8 [E], the tier each is served at: reads for it that it does not need end.
+
+        Over a base, what has landed in the background meanwhile serves from now on.
+        """
+        if self.residents.base_layers and self.reader.num_in_flight:
+            self.reader.collect(0.0)
+        self.reader.cancel_stale(layer_idx, tiers)
+
     def recover(self) -> None:
         """Make the state true again, whatever was interrupted before; reads that do not return keep their slots."""
         if self._changing_from is not None:
@@ -110,6 +140,7 @@ class ExpertPool:
 
         Raises:
             BudgetError: the system refused the memory; the former residents are forgotten, but go on.
+            ExpertReadError: what has to be in memory could not be read; it is when it is needed.
         """
         self._changing_from = self.residents.ledger.budget_bytes  # until all is replaced, recovering forgets all
         self._memory_moves()
@@ -121,6 +152,7 @@ class ExpertPool:
         residents.go_on_from(self.residents.counters())
         self.reader = SlotReader(residents, self.memory, self._store)
         self.residents, self._changing_from = residents, None
+        self.read_base()
 
     def close(self) -> None:
         """Stop reading, join the store's threads and return all memory."""

@@ -59,9 +59,12 @@ class SlotTable(Table):
         num_layers: L.
         num_experts: E.
         rule: chooses who goes; told of every use.
+        keeps_cores: experts lose planes, and never go whole.
     """
 
-    def __init__(self, ledger: UnitLedger, *, num_layers: int, num_experts: int, rule: EvictionRule) -> None:
+    def __init__(
+        self, ledger: UnitLedger, *, num_layers: int, num_experts: int, rule: EvictionRule, keeps_cores: bool = False
+    ) -> None:
         # the native side writes these; views of them are all that is handed out
         tiers, slots = np.zeros((num_layers, num_experts), np.uint8), np.zeros((num_layers, num_experts), np.int32)
         self._keys = np.zeros(ledger.max_experts, np.int64)
@@ -73,7 +76,10 @@ class SlotTable(Table):
         self.ledger, self.num_experts, self._rule = ledger, num_experts, rule
         # asked once: the check goes through all methods
         self._of_planes = rule if isinstance(rule, TruncatingRule) and ledger.sizes.plane_bytes else None
-        if self._of_planes is not None:
+        self.keeps_cores = keeps_cores
+        if keeps_cores:
+            self.keep_cores()
+        elif self._of_planes is not None:
             ledger.hold_back()  # such a rule frees what is worth least, not the size of unit that is wanted
         self._in_order = rule.use_in_order if isinstance(rule, OrderedRule) else None
         self._tier_by_key = tiers.reshape(-1)

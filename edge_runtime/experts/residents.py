@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.base_slots import base_slots
+from edge_runtime.base.errors import BudgetError
+from edge_runtime.base.sizes import format_size, format_size_up
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.record import RecordLayout
 from edge_runtime.experts.counters import ExpertCounters
@@ -35,11 +38,18 @@ class Residents:
         rule: chooses who is evicted.
         num_layers: L, sparse and dense.
         num_experts: E.
+        base_layers: layers whose experts are all in memory at the lowest tier from the start on, and never go whole:
+            every sparse one, or none. The budget holds them all.
     """
 
-    def __init__(self, ledger: UnitLedger, rule: EvictionRule, *, num_layers: int, num_experts: int) -> None:
-        self.ledger, self.rule = ledger, rule
-        self.table = SlotTable(ledger, num_layers=num_layers, num_experts=num_experts, rule=rule)
+    def __init__(
+        self, ledger: UnitLedger, rule: EvictionRule, *, num_layers: int, num_experts: int,
+        base_layers: Sequence[int] = (),
+    ) -> None:  # fmt: skip
+        self.ledger, self.rule, self.base_layers = ledger, rule, tuple(base_layers)
+        self.table = SlotTable(
+            ledger, num_layers=num_layers, num_experts=num_experts, rule=rule, keeps_cores=bool(base_layers)
+        )
         self.totals = ExpertCounters()
         """What is counted besides the table's own counts; `counters` has everything."""
         self.num_experts, self._all_experts = num_experts, ledger.max_experts
@@ -62,6 +72,7 @@ class Residents:
         tier: int,
         min_tier: int,
         whole: bool = False,
+        keeps_base: bool = False,
     ) -> Self:
         """Build them, all absent, for a model.
 
@@ -73,10 +84,17 @@ class Residents:
             tier: the full tier.
             min_tier: the lowest tier a policy asks for.
             whole: every expert takes the memory of the full tier, because the memory does not give back pages.
+            keeps_base: every expert stays in memory at `min_tier`.
+
+        Raises:
+            BudgetError: the budget does not hold that.
         """
         sizes = UnitSizes.of(layout, tier, min_tier, whole=whole)
         ledger = UnitLedger(sizes, num_slots * sizes.full_bytes, len(spec.sparse_layers) * spec.num_experts)
-        return cls(ledger, rule, num_layers=spec.num_layers, num_experts=spec.num_experts)
+        if keeps_base:
+            _require_base(sizes, num_slots, all_experts=ledger.max_experts, top_k=spec.top_k)
+        base_layers = spec.sparse_layers if keeps_base else ()
+        return cls(ledger, rule, num_layers=spec.num_layers, num_experts=spec.num_experts, base_layers=base_layers)
 
     @property
     def num_slots(self) -> int:
@@ -107,6 +125,16 @@ class Residents:
     def is_complete(self) -> bool:
         """Whether every expert of the model is resident."""
         return self.table.num_resident == self._all_experts
+
+    @property
+    def needs_no_reads(self) -> bool:
+        """Whether every expert of the model is resident at the full tier."""
+        return self.is_complete and self.table.all_resident_at(self.tier)
+
+    @property
+    def lacks_base(self) -> bool:
+        """Whether every expert should be in memory at the lowest tier, and some are not."""
+        return bool(self.base_layers) and not self.is_complete
 
     def counters(self) -> ExpertCounters:
         """Return totals since the start, as a copy that stands still."""
@@ -165,7 +193,7 @@ class Residents:
     @property
     def is_permanent(self) -> bool:
         """Whether every expert of the model is resident at the full tier, and none is ever evicted."""
-        return self.fits_all and self.is_complete and self.table.all_resident_at(self.tier)
+        return self.fits_all and self.needs_no_reads
 
     def count_hits(self, layer_idx: int, experts: NDArray[np.int32]) -> None:
         """Count experts int32 [n] of a layer, all resident at the full tier, that were used without asking."""
@@ -197,3 +225,19 @@ class Residents:
     def go_on_from(self, counters: ExpertCounters) -> None:
         """Count on from the totals of residents these replace."""
         self._before = counters
+
+
+def _require_base(sizes: UnitSizes, num_slots: int, *, all_experts: int, top_k: int) -> None:
+    least = base_slots(sizes.full_bytes, sizes.core_bytes, all_experts=all_experts, top_k=top_k)
+    if num_slots >= least:
+        return
+    why = (
+        "this backend's memory does not move between tiers, so each takes the size of the full one"
+        if sizes.is_whole
+        else f"each takes {format_size(sizes.core_bytes)}"
+    )
+    raise BudgetError(
+        f"--base-resident: {format_size(num_slots * sizes.full_bytes)} of expert memory do not hold all {all_experts} "
+        f"experts at {sizes.core_tier} bits ({why}) and {top_k} of them at {sizes.full_tier}. "
+        f"Raise it to {format_size_up(least * sizes.full_bytes)}, or leave --base-resident out."
+    )

@@ -27,7 +27,11 @@ class WithoutReadAhead:
     def __init__(self, beside: SlotTable, rule: EvictionRule) -> None:
         ledger = UnitLedger(beside.ledger.sizes, beside.ledger.budget_bytes, beside.ledger.max_experts)
         self._beside = beside
-        self._table = SlotTable(ledger, num_layers=beside.num_layers, num_experts=beside.num_experts, rule=rule)
+        self._runs: tuple[int, U8] | None = None  # the layer served last, and what it uses
+        self._table = SlotTable(
+            ledger, num_layers=beside.num_layers, num_experts=beside.num_experts, rule=rule,
+            keeps_cores=beside.keeps_cores,
+        )  # fmt: skip
         for layer_idx in range(beside.num_layers):
             tiers = beside.resident_tiers(layer_idx)
             self.admit(layer_idx, np.flatnonzero(tiers).tolist(), tiers)
@@ -45,15 +49,22 @@ class WithoutReadAhead:
 
     def serve(self, layer_idx: int, tiers: U8) -> None:
         """A layer asks for experts uint8 [E], the tier each is served at; the rule was told of these uses."""
+        self._runs = layer_idx, tiers
         if not self._table.hit_all(layer_idx, tiers):
             serve_at_once(self._table, layer_idx, tiers, Lookup(*self._table.find(layer_idx, tiers)), self._finish)
 
     def admit(self, layer_idx: int, experts: Sequence[int], tiers: U8) -> None:
-        """Experts are read although no layer asked for them, because a policy or somebody else wants them there."""
+        """Experts are read although no layer asked for them, because a policy or somebody else wants them there.
+
+        What the layer that runs uses does not go for them: beside, it is being computed.
+        """
         held = self._table.resident_tiers(layer_idx)
         absent = [expert for expert in experts if held[expert] < tiers[expert]]
         if absent:
-            self._finish(self._table.claim(layer_idx, absent, tiers, prefetch=True))
+            pinned = [] if self._runs is None else self._table.find(*self._runs)[1]
+            slots = self._table.claim(layer_idx, absent, tiers, prefetch=True)
+            self._table.unpin(pinned)
+            self._finish(slots)
 
     def _finish(self, slots: list[int]) -> None:
         for slot in slots:

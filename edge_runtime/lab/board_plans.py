@@ -60,7 +60,7 @@ class BoardPlan:
     def all_bytes(self) -> int:
         """What keeps every expert in memory."""
         needs = self.needs
-        return needs.floor_bytes() + (needs.all_experts - needs.top_k) * needs.slot_bytes[needs.tier]
+        return needs.floor_bytes() + (needs.all_experts - needs.least_slots()) * needs.slot_bytes[needs.tier]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data; what is not known is null."""

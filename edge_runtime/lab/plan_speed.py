@@ -68,12 +68,16 @@ def estimate_speed(
     """
     trunk = sum(part.bytes for part in manifest.parts if part.role in _EVERY_TOKEN)
     weights = trunk / _WEIGHT_BYTES[manifest.trunk.precision]
+    tier, base = plan.tier, plan.base_tier
+    deep = speed.hit_rate(plan.planes_share) if base else 1.0  # without a base every use is at the full tier
+    low_bytes, low_work = (plan.base_bytes // plan.all_experts, speed.INSTRUCTIONS[base]) if base else (0, 0.0)
+    of_expert = deep * speed.INSTRUCTIONS[tier] + (1 - deep) * low_work
     work = speed.Work(
-        expert_bytes=plan.working_set * plan.slot_bytes,
+        expert_bytes=round(plan.working_set * (deep * plan.slot_bytes + (1 - deep) * low_bytes)),
         trunk_bytes=trunk,
-        instructions=plan.working_set * manifest.layout.num_weights * speed.INSTRUCTIONS[plan.tier]
-        + weights * speed.TRUNK_INSTRUCTIONS,
-        cached=plan.cache_share,
+        instructions=plan.working_set * manifest.layout.num_weights * of_expert + weights * speed.TRUNK_INSTRUCTIONS,
+        cached=1.0 if base else plan.cache_share,
         other_s=manifest.model.num_layers * speed.LAYER_S,
+        deep_share=deep if base else None,
     )
     return speed.SpeedEstimate(work, speed.Rates(drive.gb_s, memory.gb_s, threads))

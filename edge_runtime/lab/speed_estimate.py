@@ -39,6 +39,8 @@ class Work:
         instructions: of all of it.
         cached: share of all experts that stays in memory.
         other_s: seconds for everything but bytes and instructions.
+        deep_share: where every expert is in memory at a lower tier, the share of uses assumed at the full one; None: no
+            expert is kept so.
     """
 
     expert_bytes: int
@@ -46,6 +48,7 @@ class Work:
     instructions: float
     cached: float
     other_s: float = 0.0
+    deep_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,19 +112,31 @@ class SpeedEstimate:
         return [
             f"speed: at most {self.tok_s:.{0 if self.tok_s >= 10 else 1}f} tok/s while decoding, estimated from sizes "
             "(docs/boards.md). It assumes",
-            f"  {100 * hit_rate(work.cached):.0f} % hits: {self.missed_bytes / 1e6:.1f} MB a token from the drive at "
-            f"{rates.drive_gb_s:g} GB/s, {1e3 * self.drive_s:.1f} ms",
+            self._drive_line(),
             f"  then {self.touched_bytes / 1e6:.1f} MB from memory at {rates.memory_gb_s:g} GB/s, computed by "
             f"{rates.threads} threads, {1e3 * max(self.memory_s, self.cpu_s):.1f} ms, limited by {limit}",
             f"  and {1e3 * work.other_s:.1f} ms for everything else",
             f"  ({sources})",
         ]
 
+    def _drive_line(self) -> str:
+        work, rates = self.work, self.rates
+        if work.deep_share is not None:
+            return (
+                f"  {100 * work.deep_share:.0f} % of the uses at the full tier, the others at the base, and none that "
+                "--max-kld makes wait for the drive"
+            )
+        return (
+            f"  {100 * hit_rate(work.cached):.0f} % hits: {self.missed_bytes / 1e6:.1f} MB a token from the drive at "
+            f"{rates.drive_gb_s:g} GB/s, {1e3 * self.drive_s:.1f} ms"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         return {
             "tok_s_at_most": round(self.tok_s, 3),
             "assumed_hit_rate": round(hit_rate(self.work.cached), 4),
+            "assumed_full_tier_share": None if self.work.deep_share is None else round(self.work.deep_share, 4),
             "missed_bytes_per_token": round(self.missed_bytes),
             "touched_bytes_per_token": self.touched_bytes,
             "drive_gb_s": self.rates.drive_gb_s,

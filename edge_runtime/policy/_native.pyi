@@ -54,6 +54,8 @@ class OneToken:
         keep: float,
         router: Router,
         expert_factors: _F64 | None = None,
+        base: int = 0,
+        upgrades: int = 0,
     ) -> None: ...
     def decide(
         self,
@@ -68,6 +70,7 @@ class OneToken:
         plan_ids: _I32,
         plan_weights: _F32,
         tiers: _U8,
+        later: _U8,
     ) -> tuple[int, int, int, float, float, float]: ...
     def predict_tiers(
         self,

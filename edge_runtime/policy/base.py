@@ -160,6 +160,14 @@ class Policy(Protocol):
         ...
 
     @property
+    def keeps_base(self) -> bool:
+        """Whether every expert is to be in memory at `min_tier` from the start on, and only what lies above it leaves.
+
+        Then residency is always shown as it would be if reads took no time: decisions do not wait for any.
+        """
+        ...
+
+    @property
     def params(self) -> dict[str, float | int | str | bool]:
         """Parameters as given or defaulted, for reports."""
         ...

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from conftest import MODEL
+from stores import InOrder
 
 from edge_runtime import Engine
 from edge_runtime.__main__ import main
@@ -13,7 +14,6 @@ from edge_runtime.base.errors import BudgetError, ConfigError
 from edge_runtime.bundle.calibration import read as read_calibration
 from edge_runtime.engine import assembly
 from edge_runtime.experts.counters import ExpertCounters
-from edge_runtime.experts.store.base import ExpertStore, ReadTicket
 from edge_runtime.experts.store.file_store import FileExpertStore
 from edge_runtime.lab.simulator.belady import optimum
 from edge_runtime.lab.simulator.recording import record
@@ -49,28 +49,6 @@ def run_and_record(
         record(engine, [engine.tokenizer.encode(TEXT)[:160]], out)
         engine.parts.cache.finish_reads()  # the last layers' reads ahead may still be under way
         return engine.parts.cache.counters
-
-
-class InOrder:
-    """The engine's own store, except that whoever looks finds every read finished: when one comes back never matters.
-
-    A replay has no clock. What a late read changes (who may be evicted meanwhile) is no decision, so it is kept out.
-    """
-
-    def __init__(self, inner: ExpertStore) -> None:
-        self._inner = inner
-
-    def __getattr__(self, name: str):
-        return getattr(self._inner, name)
-
-    def cancel(self, ticket: ReadTicket) -> bool:
-        return False
-
-    def completed(self, timeout_s: float) -> list[ReadTicket]:
-        found = self._inner.completed(timeout_s)
-        while self._inner.outstanding():
-            found += self._inner.completed(1.0)
-        return found
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ class Costs:
     price: float
     opportunity_cost: float
     horizon: float
+    base: int = 0
 
     @property
     def full(self) -> int:
@@ -42,7 +43,7 @@ class Costs:
     def cost(self, weight: float, rate: float, held: int, tier: int) -> float:
         missing = max(self.size.get(tier, 0) - self.size.get(held, 0), 0)
         saved = (self.lost(held) - self.lost(tier)) * self.horizon * rate - self.opportunity_cost * missing
-        return self.lost(tier) * weight**2 + self.price * missing - max(saved, 0)
+        return self.lost(tier) * weight**2 + self.price * missing - (0 if self.base else max(saved, 0))
 
 
 def uses_after(powers: list[float], tokens: float, keep: float, ids: list[int], weights: list[float]) -> list[float]:
@@ -81,6 +82,23 @@ def choose(
     skipped = given.count(0.0) - list(weights).count(0.0)
     changes = sum(given[rank] != 0 for rank in changed)
     return Expected(served, found, given, tiers, (substituted, skipped, changes), sum(losses), read)
+
+
+def deepened(
+    costs: Costs, rates: list[float], ids: list[int], served: list[int], residents: list[int], upgrades: int
+) -> dict[int, int]:
+    """Over a base: what is read in the background, of the experts that save most in later uses for their bytes."""
+    worth = []
+    for rank, (expert, tier) in enumerate(zip(ids, served, strict=True)):
+        there = max(tier, residents[expert])
+        found = [(costs.opportunity_cost, 0)]
+        for deeper in sorted((t for t in costs.size if t > there), reverse=True):
+            saved = (costs.lost(there) - costs.lost(deeper)) * costs.horizon * rates[expert]
+            found.append((saved / (costs.size[deeper] - costs.size[there]), deeper))
+        rate, to = max(found, key=lambda one: one[0])
+        if to:
+            worth.append((-rate, rank, expert, to))
+    return {expert: to for _, _, expert, to in sorted(worth)[:upgrades]}
 
 
 def _tier(costs: Costs, rate: float, weight: float, held: int, is_heaviest: bool) -> int:

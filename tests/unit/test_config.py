@@ -66,6 +66,20 @@ def test_max_kld_selects_rate_distortion():
         settle(policy="rate-distortion:max_kld=0.2", max_kld=0.1)
 
 
+def test_base_resident_selects_rate_distortion_with_a_base():
+    assert settle(base_resident=True).policy == "rate-distortion:base=true"
+    assert settle(base_resident=True, max_kld=0.02).policy == "rate-distortion:max_kld=0.02,base=true"
+    assert settle({"HOBBIT_POLICY": "hobbit"}, base_resident=True).policy == "rate-distortion:base=true"
+    assert settle({"HOBBIT_MAX_KLD": "0.02"}, base_resident=True).policy == "rate-distortion:max_kld=0.02,base=true"
+    assert settle({"HOBBIT_BASE_RESIDENT": "on"}, max_kld=0.02).policy == "rate-distortion:max_kld=0.02,base=true"
+    assert settle({"HOBBIT_BASE_RESIDENT": "on"}, policy="hobbit").policy == "hobbit", "a flag beats the environment"
+    assert settle({"HOBBIT_BASE_RESIDENT": "on"}, base_resident=False).policy == "lossless"
+    with pytest.raises(ConfigError, match="the base of rate-distortion, but the policy is 'hobbit'"):
+        settle(policy="hobbit", base_resident=True)
+    with pytest.raises(ConfigError, match="the policy's base is given as well"):
+        settle(policy="rate-distortion:base=true", base_resident=True)
+
+
 @pytest.mark.parametrize(("given", "tier"), [(4, 4), ("2", 2), ("bf16", 16), (16, 16), ("auto", 8)])
 def test_tiers(given, tier):
     assert settle(tier=given).tier == tier

@@ -57,6 +57,29 @@ def test_every_sequence_has_a_kv_cache_in_the_plan():
         plan_memory(four, budget(600))
 
 
+def test_a_base_is_counted_and_is_the_least_that_fits():
+    """256 experts of 1 MiB at 2 bits, and 4 of them with 3 MiB more: 268 MiB, that is 67 slots of 4 MiB."""
+    needs = replace(NEEDS, base_tier=2)
+    assert (needs.base_bytes, needs.least_slots(), needs.least_slots(tier=4)) == (256 * MIB, 67, 130)
+    plan = plan_memory(needs, Ceiling(FIXED + 80 * 4 * MIB, "--memory"))
+    assert (plan.num_slots, plan.base_tier, plan.base_bytes) == (80, 2, 256 * MIB)
+    assert plan.planes_share == pytest.approx((320 - 256) / (1024 - 256))
+    assert plan.floor_bytes == FIXED + 67 * 4 * MIB
+    assert plan.lines[-1].note == "every expert at 2 bits 256 MiB, deeper planes 64.0 MiB"
+    assert "all 256 at 2 bits, and room for 8.3 % of the planes up to 8" in plan.table()[-1]
+    assert plan_memory(needs, Ceiling(plan.floor_bytes, "--memory")).num_slots == 67
+    with pytest.raises(BudgetError) as refused:
+        plan_memory(needs, Ceiling(plan.floor_bytes - 1, "--memory"))
+    text = str(refused.value)
+    assert "all 256 experts at 2 bits 256 MiB and 4 of them at 8 bits, in all 268 MiB" in text
+    assert f"raise --memory to {(plan.floor_bytes >> 20) + 1} MiB" in text
+    assert "leave out --base-resident (floor 450 MiB)" in text
+    assert "--tier 4 (floor 694 MiB)" in text
+    with pytest.raises(BudgetError, match=r"Raise it to 268 MiB, or leave out --base-resident \(16.0 MiB is the least"):
+        plan_memory(needs, budget(2000), expert_memory=100 * MIB)
+    assert plan_memory(needs, budget(2000), expert_memory=268 * MIB).num_slots == 67
+
+
 def test_never_more_slots_than_experts():
     plan = plan_memory(NEEDS, budget(100_000))
     assert plan.num_slots == 256

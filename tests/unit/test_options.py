@@ -190,7 +190,7 @@ def test_help_lists_all_that_the_registries_have(capsys):
 
 def test_the_live_options_are_those_a_reload_applies():
     live = {o.name for o in OPTIONS if o.is_live}
-    assert live == {"profile", "memory", "expert_memory", "policy", "max_kld", "eviction", "prefetch"}
+    assert live == {"profile", "memory", "expert_memory", "policy", "max_kld", "base_resident", "eviction", "prefetch"}
     example = (REPO / "deploy/hobbit.env.example").read_text()
     for paragraph in example.split("\n\n")[1:]:
         names = [o for o in OPTIONS if f"\n#{o.variable}=" in paragraph or f"\n{o.variable}=" in paragraph]

@@ -20,7 +20,12 @@ CALIBRATION = ExpertCalibration(
     [LayerCalibration(i, ERRORS, [1] * E, ERRORS, [2.0] * E, Sensitivity(0.5, 1.0, 0.9)) for i in range(L)],
     tokens=16, full_tier=8, score_quantiles=[i / 100 for i in range(101)], checks=[],
 )  # fmt: skip
-TEXTS = [*sorted(POLICIES), *(f"{name}:admit=1" for name in ("cache-prior", "max-rank", "cumsum")), *NEUTRAL.values()]
+TEXTS = [
+    *sorted(POLICIES),
+    "rate-distortion:base=true",
+    *(f"{name}:admit=1" for name in ("cache-prior", "max-rank", "cumsum")),
+    *NEUTRAL.values(),
+]
 EXACT = [text for text in TEXTS if text not in NEUTRAL.values()]
 
 

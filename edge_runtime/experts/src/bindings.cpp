@@ -194,6 +194,7 @@ NB_MODULE(_native, m) {
            },
            "slots"_a)
       .def("unpin_all", &Table::unpin_all)
+      .def("keep_cores", &Table::keep_cores)
       .def("mask",
            [](Table& t, int layer, const std::vector<int>& experts) {
              t.require_experts(experts);

@@ -54,6 +54,7 @@ std::vector<Candidate> SlotTable::evictable(const std::vector<double>& scores, c
   for (int slot = 0; slot < int(scores.size()); ++slot) {
     const int64_t key = arrays_.keys[slot];
     if (key == kFree || pinned_[size_t(slot)] || reading_[size_t(slot)] || scores[size_t(slot)] == kNever) continue;
+    if (keeps_cores_ && !held_[size_t(slot)]) continue;
     if (std::find(keep.begin(), keep.end(), slot) != keep.end()) continue;
     found.emplace_back(scores[size_t(slot)] + (masked_[size_t(key)] ? kMasked : 0), slot);
   }
@@ -62,19 +63,20 @@ std::vector<Candidate> SlotTable::evictable(const std::vector<double>& scores, c
 
 // As many whole experts as there are cores to find go, coldest first; then the colder half of what may go loses its
 // planes, coldest first; then whole experts go again. A core made of freed planes costs pages from the system.
+// Where cores are kept, all that may go loses planes, coldest first, and that is all.
 std::vector<SlotTable::Step> SlotTable::plan_coldest_half(const Need& need, const Keep& keep, const Scores& scores) const {
   const int64_t wanted = need.bytes;
   const UnitSizes& sizes = ledger_.sizes();
   std::vector<Candidate> all = evictable(scores.cores, keep);
-  const size_t half = (all.size() + 1) / 2;
+  const size_t half = keeps_cores_ ? all.size() : (all.size() + 1) / 2;
   Queue queue(std::move(all));
   std::vector<Step> steps;
   std::vector<int> coldest;
   const bool has_planes = sizes.plane_bytes > 0;
   std::vector<uint8_t> left = has_planes ? held_ : std::vector<uint8_t>();
   int64_t free = ledger_.free_bytes();
-  for (int cores = has_planes ? need.cores - ledger_.num_warm_cores() : 0; cores > 0 && free < wanted && !queue.empty();
-       --cores) {
+  const int lacking = has_planes && !keeps_cores_ ? need.cores - ledger_.num_warm_cores() : 0;
+  for (int cores = lacking; cores > 0 && free < wanted && !queue.empty(); --cores) {
     const int slot = queue.pop().second;
     steps.push_back({slot, true});
     free += sizes.core_bytes + left[size_t(slot)] * sizes.plane_bytes;
@@ -85,7 +87,7 @@ std::vector<SlotTable::Step> SlotTable::plan_coldest_half(const Need& need, cons
     for (uint8_t& planes = left[size_t(slot)]; planes && free < wanted; --planes, free += sizes.plane_bytes)
       steps.push_back({slot, false});
   }
-  for (size_t i = 0; free < wanted && (i < coldest.size() || !queue.empty()); ++i) {
+  for (size_t i = 0; !keeps_cores_ && free < wanted && (i < coldest.size() || !queue.empty()); ++i) {
     const int slot = i < coldest.size() ? coldest[i] : queue.pop().second;
     steps.push_back({slot, true});
     free += sizes.core_bytes + (has_planes ? left[size_t(slot)] * sizes.plane_bytes : 0);
@@ -111,6 +113,7 @@ std::vector<SlotTable::Step> SlotTable::plan_by_score(int64_t wanted, int layer,
     free += planes ? sizes.plane_bytes : sizes.core_bytes;
     if (!planes) continue;
     --planes;
+    if (!planes && keeps_cores_) continue;
     const double core = scores.cores[size_t(slot)];
     queue.push({planes ? scorer.top(layer, slot, sizes.core_tier + 2 * planes) : core, slot});
   }

@@ -77,6 +77,7 @@ class SlotTable {
   void unpin(int slot) { pinned_[std::size_t(slot)] = false; }
   void unpin_all();          // and lift all masks
   void mask(int layer, int expert);
+  void keep_cores() { keeps_cores_ = true; }  // from now on room is made of planes alone
   void reconcile(const std::vector<int>& live);  // drop reads that are not under way; nothing stays pinned or masked
   std::pair<Moves, Moves> resize(int64_t budget_bytes, Scorer& scorer);
   void start_over(int64_t budget_bytes);
@@ -110,7 +111,7 @@ class SlotTable {
   Ledger& ledger_;
   TableArrays arrays_;
   int num_layers_, num_experts_, max_planes_;
-  bool any_masked_ = false;
+  bool any_masked_ = false, keeps_cores_ = false;
   std::vector<uint8_t> pinned_, reading_, prefetched_, held_, masked_;  // of slots; held: planes; masked: of keys
   std::vector<int> planes_;
   Tally tally_;

@@ -65,7 +65,7 @@ class RecordedPasses:
         self._switch, self._prefetcher = RecordedSwitch(), None
         if prefetch and not cache.fits_all:
             self._prefetcher = Prefetcher(self._predictor, cache, self._switch)
-            cache.residents.keep_without_ahead(policy.reads_residency)
+        cache.residents.keep_without_ahead(policy.keeps_base or (prefetch and policy.reads_residency))
         self._read_ahead = ReadAhead(cache, spec.num_experts, self._prefetcher)
         self._instant = InstantServer(cache, store)
         self.requests = RequestLog(spec.num_experts)

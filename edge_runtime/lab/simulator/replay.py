@@ -76,7 +76,7 @@ class Simulation:
 
     Attributes:
         policy: as it was at the end.
-        counters: what the runtime would have counted.
+        counters: what the runtime would have counted since it opened.
         tokens: tokens replayed.
         drive_s: time the drive model says the engine waited.
         wall_s: time the replay took.
@@ -125,6 +125,8 @@ def simulate(
     is_own = parse_policy(settings.policy) == parse_policy(header.policy) and context.tier == header.tier
     tokens, started = 0, perf_counter()
     with closing(_make_cache(header, context, policy, settings, store)) as cache:
+        cache.begin_request()  # reads what is in memory from the start on, which is no part of what is counted
+        before, begun_s = cache.counters, store.seconds
         predictor = RecordedPredictor(router, predicts_logits=header.predicted == "logits")
         passes = RecordedPasses(
             header.model, predictor, cache, store, policy, prefetch=settings.prefetch, repeats_rejections=is_own
@@ -136,8 +138,8 @@ def simulate(
             if watch is not None:
                 watch(cache.counters, store.seconds)
         cache.finish_reads()
-        counters = cache.counters
-    return Simulation(policy, counters, tokens, store.seconds, perf_counter() - started, passes.requests)
+        counters = cache.counters.since(before)
+    return Simulation(policy, counters, tokens, store.seconds - begun_s, perf_counter() - started, passes.requests)
 
 
 def policy_context(
@@ -196,5 +198,6 @@ def _make_cache(
         num_slots=min(num_slots, len(spec.sparse_layers) * spec.num_experts),
         tier=context.tier,
         min_tier=policy.min_tier,
+        keeps_base=policy.keeps_base,
     )
     return ExpertCache(residents, ExpertMemory(HostSpace(), residents.ledger), store)

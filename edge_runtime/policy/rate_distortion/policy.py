@@ -14,6 +14,15 @@ weight. The estimate starts from the calibration text, which counts as 64 tokens
 `opportunity_cost` is the loss that evicted residents would have saved (see `OpportunityCost`). The price is moved so
 that the predicted loss a token is ``max_kld`` (see `PriceController`).
 
+With ``base`` every expert is in memory at the lowest tier, and only planes above it come and go. A use then waits for
+its planes only if the budget asks for it::
+
+    choose t minimising  loss(i, t) + price * bytes(i, t)
+
+which with a budget that holds every expert at the lowest tier is the deepest that is here. Planes that save more in
+coming uses than those they displace are read in the background, the best for their bytes first, and serve from the
+layer's next pass on.
+
 A skip leaves the other weights as they are, as when it was measured. A resident expert that the router did not choose
 replaces a skipped one where calibration found the loss to be smaller. The first expert of a token is never skipped.
 """
@@ -23,6 +32,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.params import Param
 from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
 from edge_runtime.policy.decisions import full_decision
@@ -36,6 +46,10 @@ PARAMS = {
     "low": Param(2, "the lowest tier it may use", "ours", 2, 16),
     "memory": Param(256, "tokens over which an expert's use is estimated", "ours", 1, 1e6),
     "horizon": Param(128, "tokens ahead whose uses a read is credited with; 0: this token's only", "ours", 0, 1e6),
+    "base": Param(
+        False, "keep every expert in memory at the lowest tier; read deeper planes in the background", "ours"
+    ),
+    "upgrades": Param(1, "with base: experts of a layer deepened in the background, per pass", "ours", 0, 1e4),
 }
 
 
@@ -48,25 +62,53 @@ class RateDistortion(OnePass):
         low: see `PARAMS`.
         memory: see `PARAMS`.
         horizon: see `PARAMS`.
+        base: see `PARAMS`.
+        upgrades: see `PARAMS`.
 
     Raises:
-        ConfigError: the bundle was exported without --calibrate, or has no such tier.
+        ConfigError: the bundle was exported without --calibrate, or has no such tier; or there is nothing above the
+            base.
     """
 
     name = "rate-distortion"
 
-    def __init__(self, context: PolicyContext, *, max_kld: float, low: int, memory: int, horizon: int) -> None:
-        super().__init__(context, {"max_kld": max_kld, "low": low, "memory": memory, "horizon": horizon})
+    def __init__(
+        self, context: PolicyContext, *, max_kld: float, low: int, memory: int, horizon: int, base: bool, upgrades: int
+    ) -> None:
+        super().__init__(
+            context,
+            {"max_kld": max_kld, "low": low, "memory": memory, "horizon": horizon, "base": base, "upgrades": upgrades},
+        )
         least = low_tier(context, min(low, context.tier), "policy 'rate-distortion'.low")
         # deepest first, so that equal costs go to the better tier
         self._tiers = sorted((t for t in context.tier_bytes if least <= t <= context.tier), reverse=True)
         if context.tier == 16:  # bfloat16 is a file of its own: no other tier is a prefix of it
             self._tiers = [16]
+        if base:
+            self._require_a_base(max_kld)
+        self.keeps_base = base
         self._model = None
         if max_kld > 0:
-            self._model = ReadChoice(context, self._tiers, budget=max_kld, memory=memory, horizon=horizon)
+            self._model = ReadChoice(
+                context, self._tiers, budget=max_kld, memory=memory, horizon=horizon,
+                base=self._tiers[-1] if base else 0, upgrades=upgrades,
+            )  # fmt: skip
         self._pass_loss = self._pass_bytes = self._pass_resident = 0.0
         self._tokens = 0
+
+    def _require_a_base(self, max_kld: float) -> None:
+        """Refuse a base that nothing lies above, or that no use may be served at."""
+        where = "policy 'rate-distortion'.base (--base-resident)"
+        if len(self._tiers) < 2:
+            raise ConfigError(
+                f"{where}: the full tier is {self.context.tier}, and no tier of this bundle lies below it in the same "
+                f"record, from {self._tiers[-1]} on. Give another --tier, or leave it out."
+            )
+        if not max_kld:
+            raise ConfigError(
+                f"{where}: with a budget of 0 every use waits for the full tier. Give --max-kld above 0, or leave it "
+                "out."
+            )
 
     @property
     def min_tier(self) -> int:

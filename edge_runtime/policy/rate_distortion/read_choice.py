@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.policy.base import Decision, PolicyContext, Routing
+from edge_runtime.policy.base import Decision, Hint, PolicyContext, Routing
 from edge_runtime.policy.native import OneToken
 from edge_runtime.policy.rate_distortion.loss_tables import byte_tables, loss_tables, measured, substitute_shares
 from edge_runtime.policy.rate_distortion.opportunity_cost import OpportunityCost
@@ -28,7 +28,7 @@ class Choice(NamedTuple):
 
     Attributes:
         decision: the decision.
-        read_bytes: bytes that must be read for it.
+        read_bytes: bytes that are read for it, in the background too.
         resident_bytes: bytes the residents of the layer hold.
     """
 
@@ -46,18 +46,23 @@ class ReadChoice:
         budget: nats a token; above 0.
         memory: tokens over which an expert's use is estimated.
         horizon: tokens ahead whose uses a read is credited with.
+        base: the tier every expert is in memory at; 0: there is none.
+        upgrades: over a base, experts of a layer that a pass deepens in the background at most.
 
     Raises:
         ConfigError: nothing was measured.
     """
 
-    def __init__(self, context: PolicyContext, tiers: list[int], *, budget: float, memory: int, horizon: int) -> None:
+    def __init__(
+        self, context: PolicyContext, tiers: list[int], *, budget: float, memory: int, horizon: int, base: int = 0,
+        upgrades: int = 0,
+    ) -> None:  # fmt: skip
         calibration = measured(context, "policy 'rate-distortion'")
         self._router = context.router
         self.losses = loss_tables(context, calibration, tiers)
         shares = substitute_shares(context, calibration)
         self.rates = UseRates(context.num_layers, context.num_experts, calibration, memory)
-        self.horizon = float(horizon)
+        self.horizon, self._base, self._upgrades = float(horizon), base, upgrades
         self.opportunity_cost = OpportunityCost(context.num_layers, horizon)
         self._full, self._served = context.tier, np.array([*tiers, 0], np.uint8)
         self._missing, self._held = byte_tables(context, tiers)
@@ -67,7 +72,7 @@ class ReadChoice:
             np.ascontiguousarray(by_expert, np.float64), np.ascontiguousarray(by_resident, np.float64),
             self._held.astype(np.float64), shares, self.rates.sums, self.rates.factors, self.rates.tokens, [*tiers, 0],
             context.tier, self.horizon, self.rates.keep, context.router.native,
-            context.router.expert_scales(context.num_layers),
+            context.router.expert_scales(context.num_layers), base, upgrades,
         )  # fmt: skip
         sizes = [context.tier_bytes[t] for t in tiers]
         greatest = (1 + horizon) * float(self.losses.max() / min(np.diff([0, *sorted(sizes)])))
@@ -111,12 +116,14 @@ class ReadChoice:
 
     def _decide_for_one(self, layer_idx: int, routing: Routing, resident: U8) -> Choice:
         ids, weights = np.empty_like(routing.topk_ids), np.empty_like(routing.topk_weights)
-        tiers = np.zeros(len(resident), np.uint8)
+        tiers, later = np.zeros((2, len(resident)), np.uint8)
         substituted, skipped, changed, loss, read_bytes, held = self._one.decide(
             layer_idx, *self._seen(layer_idx, routing), resident, self.price, self.opportunity_cost.nats_a_byte, ids,
-            weights, tiers,
+            weights, tiers, later,
         )  # fmt: skip
-        return Choice(Decision(ids, weights, tiers, substituted, skipped, changed, loss), read_bytes, held)
+        hints = hints_of(layer_idx, later) if self._base else ()
+        decision = Decision(ids, weights, tiers, substituted, skipped, changed, loss, hints=hints)
+        return Choice(decision, read_bytes, held)
 
     def _seen(self, layer_idx: int, routing: Routing) -> tuple[F32, F32, NDArray[np.int32], F32]:
         """What the native choice looks at: logits, what the router compares, experts, weights."""
@@ -132,11 +139,16 @@ class ReadChoice:
         used = (of_use > 0) & (weights != 0)
         skipped = int(np.count_nonzero(weights)) - int(np.count_nonzero(used))
         lower = int(np.count_nonzero(used & (of_use < self._full)))
+        read_bytes = float(self._missing[choice, resident[experts]].sum())
+        hints: tuple[Hint, ...] = ()
+        if self._base:
+            later = self._deepenings(layer_idx, experts, np.maximum(resident[experts], tiers[experts]))
+            hints = hints_of(layer_idx, later)
+            read_bytes += float(self._missing[self._row_of[later], np.maximum(resident, tiers)].sum(where=later > 0))
         decision = Decision(
             ids, np.where(used, weights, np.float32(0)) if skipped else weights, tiers, substituted=lower,
-            skipped=skipped, predicted_kld=sum(losses.tolist()),
+            skipped=skipped, predicted_kld=sum(losses.tolist()), hints=hints,
         )  # fmt: skip
-        read_bytes = float(self._missing[choice, resident[experts]].sum())
         return Choice(decision, read_bytes, float(self._held[resident].sum(dtype=np.float64)))
 
     def _choose_for_many(self, layer_idx: int, routing: Routing, resident: U8) -> tuple[Ints, Ints, F64]:
@@ -150,16 +162,42 @@ class ReadChoice:
         saved = (losses[self._row_of[there], columns] - losses) * (
             self.horizon * self.rates.powers(layer_idx)[experts]
         ) - self.opportunity_cost.nats_a_byte * missing
-        cost = losses * power + self.price * missing - np.maximum(saved, 0)
+        cost = losses * power + self.price * missing
+        if not self._base:  # over a base, later uses are no reason to wait now
+            cost -= np.maximum(saved, 0)
         cost[-1, np.isin(experts, ids[:, 0])] = np.inf  # the heaviest of a token is never skipped
         choice = cost.argmin(axis=0)
         return experts, choice, losses[choice, columns] * power
+
+    def _deepenings(self, layer_idx: int, experts: Ints, held: U8) -> U8:
+        """Return uint8 [E], the tiers to which planes are worth reading in the background; 0: none are.
+
+        The experts that save most in coming uses for the bytes they lack, as far as that is more than a byte of the
+        present planes does.
+
+        Args:
+            layer_idx: the layer.
+            experts: distinct ones.
+            held: uint8 [n], the tier each of them is there at, or will be.
+        """
+        losses, missing = self.losses[layer_idx][:, experts], self._missing[:, held]
+        saved = losses[self._row_of[held], np.arange(len(experts))] - losses
+        saved = saved * (self.horizon * self.rates.powers(layer_idx)[experts])
+        rates = np.divide(saved, missing, out=np.zeros(saved.shape), where=missing > 0)
+        best = rates.argmax(axis=0)
+        rate = rates[best, np.arange(len(experts))]
+        first = np.argsort(-rate, kind="stable")[: self._upgrades]
+        first = first[rate[first] > self.opportunity_cost.nats_a_byte]
+        later = np.zeros(self.losses.shape[2], np.uint8)
+        later[experts[first]] = self._served[best[first]]
+        return later
 
     def _first_price(self, sizes: F32, greatest: float) -> float:
         """Return the price at which the calibration text would lose the budget by reads that do not pay."""
         powers = np.stack([self.rates.powers(layer) for layer in range(len(self.losses))])
         uses = np.maximum(powers.mean(axis=1, keepdims=True), 1e-12)
-        cost = self.losses * (uses + self.horizon * powers)[:, None]
+        cost = self.losses * (uses if self._base else uses + self.horizon * powers)[:, None]
+        sizes = np.maximum(sizes - self._held[self._base], 0)
         low, high = np.log(greatest) - 30.0, float(np.log(greatest))
         for _ in range(30):
             middle = (low + high) / 2
@@ -167,3 +205,11 @@ class ReadChoice:
             lost = np.take_along_axis(self.losses, choice[:, None], axis=1)[:, 0] * powers
             low, high = (middle, high) if lost.sum() < self.control.budget else (low, middle)
         return float(np.exp(low))
+
+
+def hints_of(layer_idx: int, later: U8) -> tuple[Hint, ...]:
+    """Return hints to deepen experts in the background, deepest first; `later` uint8 [E] has their tiers, or 0."""
+    if not later.any():
+        return ()
+    tiers = sorted(set(later[later > 0].tolist()), reverse=True)
+    return tuple(Hint(layer_idx, tuple(np.flatnonzero(later == t).tolist()), t, is_spare=True) for t in tiers)

@@ -81,11 +81,13 @@ class OneToken : public hobbit::OneToken {
 
 nb::tuple decide(OneToken& self, int layer, Array<const float, 2> logits, Array<const float, 2> preference, Array<const int32_t, 2> ids,
                  Array<const float, 2> weights, Array<const uint8_t, 1> resident, double price, double opportunity_cost,
-                 Array<int32_t, 2> plan_ids, Array<float, 2> plan_weights, Array<uint8_t, 1> tiers) {
+                 Array<int32_t, 2> plan_ids, Array<float, 2> plan_weights, Array<uint8_t, 1> tiers, Array<uint8_t, 1> later) {
   const auto row = self.row(layer, {logits, preference, ids, weights, resident}, tiers);
   if (plan_ids.size() != size_t(row.top_k) || plan_weights.size() != size_t(row.top_k))
     throw std::invalid_argument("one token: expected a plan of K ids and K weights");
-  const auto found = self.decide(row, {price, opportunity_cost}, {plan_ids.data(), plan_weights.data(), tiers.data()});
+  if (later.size() != tiers.size()) throw std::invalid_argument("one token: expected later tiers [E]");
+  const auto found =
+      self.decide(row, {price, opportunity_cost}, {plan_ids.data(), plan_weights.data(), tiers.data(), later.data()});
   return nb::make_tuple(found.substituted, found.skipped, found.changed, found.loss, found.read_bytes,
                         found.held_bytes);
 }
@@ -105,15 +107,18 @@ NB_MODULE(_native, m) {
            [](OneToken* self, Array<const double, 3> losses, Array<const double, 2> missing,
               Array<const double, 1> held, Array<const double, 1> shares, Array<double, 2> sums,
               Array<double, 1> factors, Array<double, 1> tokens, std::vector<uint8_t> served, int full, double horizon,
-              double keep, const hobbit::Router& router, std::optional<Array<const double, 2>> expert_factors) {
+              double keep, const hobbit::Router& router, std::optional<Array<const double, 2>> expert_factors, int base,
+              int upgrades) {
+             if (base < 0 || base >= hobbit::kTierRows) throw std::out_of_range("one token: tiers are at most 16");
              const hobbit::ChoiceShape shape{int(losses.shape(0)), int(losses.shape(1)), std::move(served), full,
-                                             horizon, keep, router.rule()};
+                                             horizon, keep, router.rule(), base, upgrades};
              new (self) OneToken({losses, missing, held, shares, sums, factors, tokens, expert_factors}, shape);
            },
            "losses"_a, "missing"_a, "held"_a, "shares"_a, "sums"_a.noconvert(), "factors"_a.noconvert(),
-           "tokens"_a.noconvert(), "served"_a, "full"_a, "horizon"_a, "keep"_a, "router"_a, "expert_factors"_a = nb::none())
+           "tokens"_a.noconvert(), "served"_a, "full"_a, "horizon"_a, "keep"_a, "router"_a, "expert_factors"_a = nb::none(),
+           "base"_a = 0, "upgrades"_a = 0)
       .def("decide", &decide, "layer"_a, "logits"_a, "preference"_a, "ids"_a, "weights"_a, "resident"_a, "price"_a, "opportunity_cost"_a,
-           "plan_ids"_a.noconvert(), "plan_weights"_a.noconvert(), "tiers"_a.noconvert())
+           "plan_ids"_a.noconvert(), "plan_weights"_a.noconvert(), "tiers"_a.noconvert(), "later"_a.noconvert())
       .def("predict_tiers", &predict_tiers, "layer"_a, "logits"_a, "preference"_a, "ids"_a, "weights"_a, "resident"_a, "price"_a, "opportunity_cost"_a,
            "tiers"_a.noconvert())
       .def("value_of_residents",

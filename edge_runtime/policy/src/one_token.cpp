@@ -50,7 +50,7 @@ int OneToken::choose_expert(const TokenRow& row, const Prices& prices, int rank,
     // what a read saves beyond this token, less what those who leave for it would have saved
     const double saved = (now - losses[option]) * later - prices.opportunity_cost * missing[option];
     double cost = losses[option] * power + prices.read * missing[option];
-    if (saved > 0) cost -= saved;
+    if (saved > 0 && !shape_.base) cost -= saved;  // over a base, later uses are no reason to wait now
     if (cost < least) best = option, least = cost;
   }
   return best;
@@ -72,6 +72,40 @@ double OneToken::choose(const TokenRow& row, const Prices& prices) {
     const double power = double(row.weights[rank]) * row.weights[rank];
     if (loss > 0) losses_[rank] = loss * power;  // 0 even if the weight is no number
     read += arrays_.missing[int64_t(tier) * choices + best];
+  }
+  return read;
+}
+
+// Where every expert is there at the base tier: the deeper tiers whose planes are worth reading for later uses, of the
+// experts that save most for their bytes; returns those bytes.
+double OneToken::upgrade(const TokenRow& row, const Prices& prices, uint8_t* later) const {
+  struct Deeper {
+    double rate;  // nats a byte
+    int rank, option;
+  };
+  const double scale = arrays_.factors[row.layer] / arrays_.tokens[row.layer];
+  const int choices = int(shape_.served.size());
+  std::vector<Deeper> worth;
+  for (int rank = 0; rank < row.top_k; ++rank) {
+    const int held = std::max(row.resident[row.ids[rank]], served_[rank]);
+    const int64_t key = int64_t(row.layer) * shape_.experts + row.ids[rank];
+    const double* losses = arrays_.losses + key * choices;
+    const double* missing = arrays_.missing + int64_t(held) * choices;
+    Deeper best{prices.opportunity_cost, rank, -1};
+    for (int option = 0; option < row_of_[held]; ++option) {
+      if (missing[option] <= 0) continue;
+      const double saved = (losses[row_of_[held]] - losses[option]) * shape_.horizon * (arrays_.sums[key] * scale);
+      const double rate = saved / missing[option];
+      if (rate > best.rate) best.rate = rate, best.option = option;
+    }
+    if (best.option >= 0) worth.push_back(best);
+  }
+  std::stable_sort(worth.begin(), worth.end(), [](const Deeper& a, const Deeper& b) { return a.rate > b.rate; });
+  double read = 0;
+  for (size_t i = 0; i < worth.size() && int(i) < shape_.upgrades; ++i) {
+    const int expert = row.ids[worth[i].rank], held = std::max(row.resident[expert], served_[worth[i].rank]);
+    later[expert] = shape_.served[worth[i].option];
+    read += arrays_.missing[int64_t(held) * choices + worth[i].option];
   }
   return read;
 }
@@ -137,6 +171,7 @@ Decision OneToken::decide(const TokenRow& row, const Prices& prices, const Token
   Decision found;
   note(row);
   found.read_bytes = choose(row, prices);
+  if (shape_.base) found.read_bytes += upgrade(row, prices, plan.later);
   std::copy_n(row.ids, row.top_k, plan.ids);
   std::copy_n(row.weights, row.top_k, plan.weights);
   std::vector<int> empty;
@@ -169,14 +204,17 @@ void OneToken::predict_tiers(const TokenRow& row, const Prices& prices, uint8_t*
 std::optional<double> OneToken::value_of_residents(int layer, const uint8_t* resident) const {
   const int choices = int(shape_.served.size());
   const double scale = arrays_.factors[layer] / arrays_.tokens[layer];
+  const int least = row_of_[shape_.base];  // without a base that is the skip
   double value = 0;
   int count = 0;
   for (int expert = 0; expert < shape_.experts; ++expert) {
     const int tier = resident[expert];
-    if (!tier) continue;
+    if (tier <= shape_.base) continue;
     const int64_t key = int64_t(layer) * shape_.experts + expert;
     const double* losses = arrays_.losses + key * choices;
-    value += (losses[choices - 1] - losses[row_of_[tier]]) * (arrays_.sums[key] * scale) / arrays_.held[tier];
+    const double bytes = arrays_.held[tier] - arrays_.held[shape_.base];
+    if (bytes <= 0) continue;
+    value += (losses[least] - losses[row_of_[tier]]) * (arrays_.sums[key] * scale) / bytes;
     ++count;
   }
   if (count == 0) return std::nullopt;

@@ -31,6 +31,8 @@ struct ChoiceShape {
   double horizon;               // tokens ahead whose uses a read is credited with
   double keep;                  // what a token leaves of a use rate
   RouterRule rule;              // of the model: what another expert in a place weighs
+  int base;                     // every expert is resident at this tier at least; 0: not so
+  int upgrades;                 // experts of a layer that a token deepens in the background at most
 };
 
 struct Prices {
@@ -52,6 +54,7 @@ struct TokenPlan {
   int32_t* ids;    // [K]
   float* weights;  // [K]
   uint8_t* tiers;  // [E], zeros before
+  uint8_t* later;  // [E], zeros before: tiers to be read in the background, where there is a base
 };
 
 struct Decision {
@@ -74,6 +77,7 @@ class OneToken {
  private:
   void note(const TokenRow& row);
   double choose(const TokenRow& row, const Prices& prices);
+  double upgrade(const TokenRow& row, const Prices& prices, uint8_t* later) const;
   int choose_expert(const TokenRow& row, const Prices& prices, int rank, double scale) const;
   double factor(int layer, int expert) const;
   double among_rivals(const TokenRow& row, int expert, int rank, const std::vector<double>& given, const TokenPlan& plan) const;

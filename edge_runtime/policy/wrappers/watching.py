@@ -22,6 +22,7 @@ class OnePass:
     reads_residency: bool = True
     follows_router: bool = False
     keeps_history: bool = False
+    keeps_base: bool = False
 
     def __init__(self, context: PolicyContext, params: dict[str, float | int | str | bool]) -> None:
         self.context, self._params = context, params
@@ -105,6 +106,11 @@ class Watching:
     def keeps_history(self) -> bool:
         """The wrapped policy's."""
         return self._inner.keeps_history
+
+    @property
+    def keeps_base(self) -> bool:
+        """The wrapped policy's."""
+        return self._inner.keeps_base
 
     @property
     def price(self) -> float:

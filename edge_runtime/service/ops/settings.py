@@ -20,7 +20,7 @@ from edge_runtime.engine.reload import Reload
 _LINE = re.compile(
     r"""\s*(?P<name>[A-Za-z_][A-Za-z0-9_]*)=\s*(?:"(?P<two>[^"\\]*)"|'(?P<one>[^']*)'|(?P<plain>[^"'\\]*?))\s*"""
 )
-_POLICY = ("policy", "max_kld")
+_POLICY = ("policy", "max_kld", "base_resident")
 _NO_CAP = 1 << 60
 """An arena ceiling that never binds: how a reload takes --expert-memory back."""
 _NO_FLAGS: Mapping[str, Any] = {}
