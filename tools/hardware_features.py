@@ -75,7 +75,10 @@ FEATURES: tuple[Feature, ...] = (
     Feature("cuda-reads", "CUDA: each byte of a record read once", _cuda("test_reads.py")),
     Feature(
         "cuda-trunk", "CUDA: trunk of our own kernels",
-        _cuda("test_layer_kernels.py", "test_trunk_kernels.py", "test_families.py"),
+        _cuda(
+            "test_layer_kernels.py", "test_trunk_kernels.py", "test_state_kernels.py", "test_latent_kernels.py",
+            "test_families.py",
+        ),
     ),
     Feature("cuda-driver", "CUDA: driver layer, streams, events, errors", _cuda("test_driver.py")),
     Feature("cuda-loop", "CUDA: decode loop, streamed and resident, three kinds of memory", _cuda("test_decode.py")),
