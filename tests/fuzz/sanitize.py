@@ -25,14 +25,27 @@ OPTIONS = {
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1",
 }
+# every module and every kernel: readers, ledgers and choices of experts, rows of each format, layers of the trunk
+THREADED = [
+    "tests/contract",
+    "tests/unit/test_kernels.py",
+    "tests/unit/test_mixed_tiers.py",
+    "tests/unit/test_residency.py",
+    "tests/integration/test_native_trunk.py",
+]
 TESTS = {
     "address": [
-        "tests/contract",
-        "tests/unit/test_kernels.py",
-        "tests/unit/test_residency.py",
+        *THREADED,
+        "tests/unit/test_cache.py",
+        "tests/unit/test_dense_matrix.py",
+        "tests/unit/test_fp4_records.py",
+        "tests/unit/test_kernel_variants.py",
+        "tests/unit/test_next_use.py",
+        "tests/unit/test_other_policies_by_hand.py",
+        "tests/unit/test_policies_by_hand.py",
         "tests/unit/test_router.py",
     ],
-    "thread": ["tests/contract", "tests/unit/test_kernels.py"],
+    "thread": THREADED,
 }
 INSIDE = "import sys; sys.path[:0] = sys.argv.pop(1).split(':'); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
 
