@@ -62,7 +62,7 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PY) tools/lint_imports.py
-	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not system and not planted and not emulation and not ray" tests/unit tests/contract tests/hostile
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not system and not planted and not emulation and not ray" tests/unit tests/contract tests/hostile tests/packaging/test_release.py
 	$(MAKE) kernel-check
 	$(MAKE) gpu-emulation
 

@@ -86,11 +86,36 @@ def test_others_do_not_wait_behind_bombs(service):
     assert most < len(attackers) / 2
 
 
-def test_a_prompt_far_beyond_the_context_is_refused_by_its_beginning(service):
-    answer = complete(service, prompt="word " * 200_000)
-    assert answer.status_code == 400
-    assert answer.json()["error"]["code"] == "context_length_exceeded"
-    assert "already exceed the context of 512" in answer.json()["error"]["message"]
+LONG = "word " * 200_000
+USER = {"role": "user", "content": "x"}
+LONG_PROMPTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "text": ("completions", {"prompt": LONG}),
+    "one word": ("completions", {"prompt": "a" * 1_000_000}),
+    "characters of four bytes": ("completions", {"prompt": "\U0001f999" * 250_000}),
+    "text to be echoed": ("completions", {"prompt": LONG, "max_tokens": 1, "echo": True, "logprobs": 1}),
+    "last of several": ("completions", {"prompt": ["x", "y", LONG]}),
+    "many tokens": ("completions", {"prompt": [7] * 5000}),
+    "message": ("chat/completions", {"messages": [{"role": "user", "content": LONG}]}),
+    "parts of a message": (
+        "chat/completions", {"messages": [{"role": "user", "content": [{"type": "text", "text": "word " * 999}] * 99}]},
+    ),
+    "system message": ("chat/completions", {"messages": [{"role": "system", "content": LONG}, USER]}),
+    "earlier turns": ("chat/completions", {"messages": [USER, {"role": "assistant", "content": "word"}] * 700 + [USER]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LONG_PROMPTS)
+def test_a_prompt_far_beyond_the_context_is_refused_by_its_beginning(service, name):
+    path, asked = LONG_PROMPTS[name]
+    with service.client() as client:
+        answer = client.post(f"/v1/{path}", json={"model": "m", "max_tokens": 2} | asked)
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert "context of 512" in error["message"] or "context is 512" in error["message"]
+    assert error["param"] == {"last of several": "prompt.2"}.get(
+        name, "prompt" if path == "completions" else "messages"
+    )
 
 
 def test_sigterm_ends_it_while_bombs_are_prepared(service):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +48,20 @@ def tokenizer(folder) -> Tokenizer:
     return Tokenizer.from_folder(folder)
 
 
+def write(grammar: Any, vocabulary: Vocabulary, left: bytes) -> list[int]:
+    """Let a grammar take a text in the longest tokens it allows; return them."""
+    used = []
+    while left:
+        allowed = np.flatnonzero(grammar.allowed()).tolist()
+        fitting = [token for token in allowed if left.startswith(vocabulary.bytes_of(token))]
+        assert fitting, left
+        token = max(fitting, key=lambda token: len(vocabulary.bytes_of(token)))
+        grammar.accept(token)
+        used.append(token)
+        left = left[len(vocabulary.bytes_of(token)) :]
+    return used
+
+
 def regex(vocabulary: Vocabulary, pattern: str):
     return vocabulary.constraint(LLMatcher.grammar_from_regex(pattern))
 
@@ -56,17 +71,34 @@ def regex(vocabulary: Vocabulary, pattern: str):
 )
 def test_a_literal_may_be_the_text_of_an_added_token(vocabulary, text):
     """It is written in added tokens where they are plain text, and else in ordinary ones."""
-    grammar, left, used = regex(vocabulary, text.replace("|", "[|]")), text.encode(), []
-    while left:
-        allowed = np.flatnonzero(grammar.allowed()).tolist()
-        fitting = [token for token in allowed if left.startswith(vocabulary.bytes_of(token))]
-        token = max(fitting, key=lambda token: len(vocabulary.bytes_of(token)))
-        grammar.accept(token)
-        used.append(token)
-        left = left[len(vocabulary.bytes_of(token)) :]
+    grammar = regex(vocabulary, text.replace("|", "[|]"))
+    used = write(grammar, vocabulary, text.encode())
     assert grammar.is_complete or grammar.allowed()[[0, 2]].any()
     assert 4098 not in used  # special: never text
     assert (4096 in used) == ("<tool_call>" in text)
+
+
+SCHEMAS: dict[str, tuple[dict[str, Any], str]] = {
+    "one value": ({"const": "<tool_call>"}, '"<tool_call>"'),
+    "one of several": ({"enum": ["a", "</tool_call>"]}, '"</tool_call>"'),
+    "a pattern": ({"type": "string", "pattern": "^<tool_call>[0-9]$"}, '"<tool_call>7"'),
+    "a key": ({"type": "object", "properties": {"<tool_call>": {"type": "boolean"}}, "required": ["<tool_call>"]},
+              '{"<tool_call>": true}'),
+    "punctuation and a value": ({"type": "object", "properties": {"x": {"const": True}}, "required": ["x"],
+                                 "additionalProperties": False}, '{"x": true}'),
+    "any text": ({"type": "string"}, '"a<tool_call><|stop|>b"'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_json_of_a_schema_may_hold_the_text_of_an_added_token(vocabulary, name):
+    wanted, text = SCHEMAS[name]
+    grammar = vocabulary.constraint(LLMatcher.grammar_from_json_schema(json.dumps(wanted)))
+    used = write(grammar, vocabulary, text.encode())
+    assert grammar.is_complete or grammar.allowed()[[0, 2]].any()
+    assert 4098 not in used  # special: never text
+    spelt = {4096: "<tool_call>", 4097: "</tool_call>"}
+    assert [token for token in spelt if token in used] == [token for token in spelt if spelt[token] in text]
 
 
 def test_special_tokens_are_never_text(vocabulary):

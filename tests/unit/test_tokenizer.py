@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,17 +20,30 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.from_folder(MODEL)
 
 
-def test_truncation_and_padding_of_training_batches_are_off(tokenizer, tmp_path):
+CUT = {"max_length": 8, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+FILL = {
+    "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+    "pad_token": "[PAD]",
+}  # fmt: skip
+BATCHES: dict[str, dict[str, Any]] = {
+    "both": {"truncation": CUT, "padding": FILL},
+    "truncation": {"truncation": CUT},
+    "truncation of the beginning": {"truncation": CUT | {"direction": "Left", "max_length": 3, "stride": 1}},
+    "padding": {"padding": FILL},
+    "padding in front": {"padding": FILL | {"direction": "Left"}},
+    "padding to a multiple": {"padding": FILL | {"strategy": "BatchLongest", "pad_to_multiple_of": 8}},
+}
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_truncation_and_padding_of_training_batches_are_off(tokenizer, tmp_path, batch):
     data = json.loads((MODEL / "tokenizer.json").read_text())
-    data["truncation"] = {"max_length": 8, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
-    data["padding"] = {
-        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
-        "pad_token": "[PAD]",
-    }  # fmt: skip
-    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data | BATCHES[batch]))
     cut = Tokenizer.from_folder(tmp_path)
     for text in ("a", "one word after another, more than eight tokens of them, and then some more"):
         assert cut.encode(text) == tokenizer.encode(text)
+        assert cut.encode_within(text, 100) == tokenizer.encode(text)
+        assert cut.decode(cut.encode(text)) == text
 
 
 def test_a_long_text_is_refused_by_its_beginning(tokenizer, monkeypatch):
