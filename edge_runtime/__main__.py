@@ -44,8 +44,8 @@ _HELP, _VERSION = ("-h", "--help"), "--version"
 
 def help_text() -> str:
     """Return the help of the command itself."""
-    verbs = "\n".join(f"  {name:<12}{text}" for name, text in VERBS.items())
-    flags = "\n".join(f"  {name:<12}{text}" for name, text in FLAGS.items())
+    verbs = "\n".join(f"  {name:<14}{text}" for name, text in VERBS.items())
+    flags = "\n".join(f"  {name:<14}{text}" for name, text in FLAGS.items())
     more = f"`hobbit help VERB` lists a verb's flags, `hobbit help {'|'.join(TOPICS)}`\nwhat these options take."
     return f"{USAGE}\n\n{ABOUT}\n\nverbs:\n{verbs}\n\noptions:\n{flags}\n\n{more}\n"
 

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from edge_runtime.base.command import DefaultsFormatter, Parser, VersionAction
@@ -200,19 +201,14 @@ def _command(argv: Sequence[str] | None) -> int:
         # the self-check's engine reads the variables at the end; a misspelt name must not wait for that
         Environment(os.environ)
         options = parse_options(arguments)
+        if find_spec("onnx") is None:  # said before a model is asked for by name
+            return _without_onnx()
         _limit_threads()
         options = commands.find_source(options, arguments.keep_source)
         report = commands.dry_run(options) if arguments.dry_run else commands.run_export(options, arguments)
     except HobbitError as err:
         say(f"hobbit-export: {err}")
         return err.exit_code
-    except ModuleNotFoundError as err:
-        if err.name != "onnx":
-            raise
-        from edge_runtime.base.extras import install_extra
-
-        say(f"hobbit-export: onnx is not installed. {install_extra('export')}")
-        return 1
     except BrokenPipeError:
         raise
     except OSError as err:
@@ -221,6 +217,17 @@ def _command(argv: Sequence[str] | None) -> int:
         return 1
     print(json.dumps(report, default=lambda fit: fit.to_json()) if arguments.json else summary(report))
     return 0
+
+
+def _without_onnx() -> int:
+    """Say what is missing. What devices install has no exporter's libraries, and perhaps no network to fetch them."""
+    from edge_runtime.base.extras import install_extra
+
+    say(
+        f"hobbit-export: onnx is not installed. {install_extra('export')}\n"
+        "Without a network here: export on another machine and bring the bundle (`hobbit pull`, or copy the folder)."
+    )
+    return 1
 
 
 def _limit_threads() -> None:

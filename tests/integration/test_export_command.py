@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import MODEL
 from patience import PATIENCE_S
 from synthetic import hobbit_export, qwen3_config, run_export, write_qwen3
 
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.verification import check_bundle
+from hobbit_export.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,21 @@ def test_bad_flags(source_model: Path, tmp_path: Path, flags: list[str], code: i
     assert (got, out) == (code, "")
     assert message in err
     assert "Traceback" not in err
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("source", [str(MODEL), "org/name"])
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]])
+def test_without_onnx_it_says_what_to_install_or_where_to_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], source: str, flags: list[str]
+) -> None:
+    """As on a device, whose environment has no exporter's libraries: before a hub is asked for anything."""
+    monkeypatch.setattr("hobbit_export.cli.find_spec", lambda _: None)
+    monkeypatch.setattr("socket.socket.connect", None)
+    assert main([source, "--out", str(tmp_path / "bundle"), *flags]) == 1
+    said = capsys.readouterr().err
+    assert "onnx is not installed. Install it: " in said
+    assert "Without a network here: export on another machine" in said
     assert not (tmp_path / "bundle").exists()
 
 

@@ -71,7 +71,10 @@ class Patience:
         """
         self.tries += 1
         if self.tries >= self.most or self.stopped.is_set():
-            raise HubError(f"{why}, {self.tries} times in a row. Run the same command again to resume.") from why
+            raise HubError(
+                f"{why}, {self.tries} times in a row. Run the same command again to resume; without a network, give a "
+                "folder."
+            ) from why
         pause = _FIRST_PAUSE_S * 2**self.tries if why.pause_s is None else why.pause_s
         self.stopped.wait(min(pause, _LONGEST_PAUSE_S))
 
@@ -116,4 +119,4 @@ def once(where: str, ask: Callable[[], _Result]) -> _Result:
             raise Again(f"{where}: {str(err)[:200]}") from err
         raise refusal(where, response.status_code, response.headers.get("Retry-After")) from err
     except transport_errors() as err:
-        raise Again(f"{where}: {str(err)[:200] or type(err).__name__}") from err
+        raise Again(f"{where}: the hub cannot be reached: {str(err)[:200] or type(err).__name__}") from err
