@@ -16,7 +16,7 @@ PLACES: Mapping[str, str] = {
 }
 """Kinds of machine that hardware_run.py runs on, by name, as the page calls them. Any other place is a real device."""
 COMPILERS = "benchmarks/results/gpu_compile.json"
-_ARM = ("make", "arm-check")
+_ARM = ("bash", "tests/arm/run.sh")
 
 
 def tests(*paths: str) -> tuple[str, ...]:
@@ -31,7 +31,7 @@ class Feature:
     Attributes:
         name: in result files.
         title: on the page.
-        checks: by place, the command that shows it: ``pytest PATH...`` or ``make TARGET``.
+        checks: by place, the command that shows it: ``pytest PATH...``, or ``bash SCRIPT``.
     """
 
     name: str
@@ -58,6 +58,10 @@ FEATURES: tuple[Feature, ...] = (
         {"x86": tests("unit/test_residency.py", "unit/test_router.py"), "arm64-emulated": _ARM},
     ),
     Feature("trunk", "trunk on ONNX Runtime's CPU provider", {"x86": tests("integration/test_trunk_numerics.py")}),
+    Feature(
+        "native-trunk", "trunk of our own kernels on the CPU",
+        {"x86": tests("integration/test_native_trunk.py"), "arm64-emulated": _ARM},
+    ),
     Feature(
         "streamed", "whole model, experts streamed, at several sizes of cache",
         {"x86": tests("integration/test_placement.py")},

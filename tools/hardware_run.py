@@ -77,7 +77,7 @@ def describe_machine() -> dict[str, Any]:
 def run(command: tuple[str, ...]) -> dict[str, Any]:
     """Run a command in the root of the repository; return what came of it."""
     before, start = _tree(), time.monotonic()
-    found = _run_tests(command[1:]) if command[0] == "pytest" else _run_target(command)
+    found = _run_tests(command[1:]) if command[0] == "pytest" else _run_script(command)
     when = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     seconds = round(time.monotonic() - start)
     return {"command": " ".join(command), **found, "date": when, **before, "seconds": seconds}
@@ -99,8 +99,8 @@ def _run_tests(paths: tuple[str, ...]) -> dict[str, Any]:
 _COUNTED = (("tests",), ("skipped",), ("failures", "errors"))
 
 
-def _run_target(command: tuple[str, ...]) -> dict[str, Any]:
-    """Run a target of the Makefile, which says SKIPPED where it could not be run."""
+def _run_script(command: tuple[str, ...]) -> dict[str, Any]:
+    """Run a script, which says SKIPPED where it could not be run."""
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "PYTHON": sys.executable}
     )
