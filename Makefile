@@ -10,7 +10,7 @@ ARCH_HERE   := $(shell uname -m)
 TARGET_HERE := $(subst aarch64,arm64,$(subst _,-,$(ARCH_HERE)))
 
 .PHONY: demo test check system-check elastic-check ray-check kernel-check memory-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check gpu-emulation hardware clean
-.PHONY: wheels locks offline footprint wheel-check pythons-check deb deb-check container-check jetpack-container-check lint-release release-check release
+.PHONY: wheels locks offline footprint wheel-check pythons-check deb deb-check deb-release-check container-check jetpack-container-check lint-release release-check release
 
 # pip says what it fetches and builds: this takes a minute or two the first time
 $(VENV)/.base: pyproject.toml CMakeLists.txt $(wildcard edge_runtime/*/src/* edge_runtime/*/*/src/* edge_runtime/*/*/*/src/*)
@@ -132,11 +132,15 @@ deb: $(VENV)/.release
 deb-check: $(VENV)/.test
 	$(PY) -m pytest -m system tests/systemd/test_debian_package.py
 
+# the packages in fresh roots of their releases: installed, used, removed, purged; needs root, debootstrap, a network
+deb-release-check: $(VENV)/.test
+	for suite in $(SUITES); do bash tests/debian/release.sh $$suite dist || [ $$? = 2 ] || exit 1; done
+
 # the CPU image, built by a rootless builder from a base made here, and its health check
 container-check: $(VENV)/.release
 	bash tests/containers/check.sh cpu
 
-# the steps of the JetPack images on an emulated arm64 Debian in place of NVIDIA's bases; a quarter of an hour
+# the steps of the JetPack images on the Ubuntu that NVIDIA's bases are made of; needs root, buildah, debootstrap, a network
 jetpack-container-check: $(VENV)/.release
 	bash tests/containers/check.sh jetpack6
 	bash tests/containers/check.sh jetpack7

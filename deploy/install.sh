@@ -123,6 +123,7 @@ make_program() {
   if [ -n "$venv" ]; then
     venv=$(realpath "$venv")
     [ -x "$venv/bin/hobbit" ] || fail "--venv: $venv/bin/hobbit is not there. Install hobbit-edge into it first."
+    [ "$venv" != "$prefix" ] || fail "--venv: $prefix is where the program is installed. Name a folder elsewhere." 2
     check_environment_is_visible
     say "using $venv as $prefix"
     built=$venv

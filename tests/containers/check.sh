@@ -2,8 +2,9 @@
 # Builds an image from an offline bundle in dist/ with buildah, from a base made here in place of the one on a registry,
 # and runs it: its own user and health check, no capabilities, a model mounted read-only, one request.
 # cpu: the command is the one in docs/operations.md, the base has what the image's own base has. jetpack6, jetpack7: every
-# step of the Dockerfile on an emulated arm64 Debian with its Python and the bundle for that, in place of NVIDIA's base:
-# whether CUDA and that Python are there is NOT seen.
+# step of the Dockerfile on the release of Ubuntu that NVIDIA's base is made of, of this machine's architecture, with its own
+# apt-get and Python. Where debootstrap or Ubuntu's mirror is missing, on an emulated arm64 Debian with an apt-get pretended.
+# Whether CUDA is there is NOT seen.
 # usage: check.sh [cpu|jetpack6|jetpack7]     exit 0 passed, 1 failed, 2 not run (said loudly)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -16,11 +17,20 @@ not_run() {
 }
 command -v buildah >/dev/null || not_run "buildah is missing (apt-get install buildah)"
 [ "$(id -u)" = 0 ] || not_run "not root: the base is made of packages that only root can unpack"
-case $image:$(uname -m) in
-  cpu:x86_64) debian=amd64 target=x86-64 ;;
-  cpu:aarch64 | jetpack[67]:*) debian=arm64 target=arm64 ;;
+case $(uname -m) in
+  x86_64) debian=amd64 target=x86-64 mirror=http://archive.ubuntu.com/ubuntu ;;
+  aarch64) debian=arm64 target=arm64 mirror=http://ports.ubuntu.com/ubuntu-ports ;;
   *) not_run "no image $image for $(uname -m)" ;;
 esac
+case $image in
+  cpu) ubuntu='' ;;
+  jetpack6) ubuntu=jammy ;;
+  jetpack7) ubuntu=noble ;;
+  *) not_run "no image $image" ;;
+esac
+if [ -n "$ubuntu" ] && ! { command -v debootstrap && curl -sf -o /dev/null -m 20 "$mirror/dists/$ubuntu/Release"; } >/dev/null; then
+  ubuntu='' debian=arm64 target=arm64
+fi
 dockerfile=$repo/deploy/containers/$image.Dockerfile
 bundle=$(find "$repo/dist" -name "hobbit-edge-*-$target.tar.gz" | sort -V | tail -n 1)
 [ -n "$bundle" ] || not_run "no offline bundle for $target in dist/ (make wheels offline)"
@@ -28,7 +38,7 @@ python=${PYTHON:-$repo/.venv/bin/python}
 
 # shellcheck source=tests/installed/emulation.sh
 . "$repo/tests/installed/emulation.sh"
-work=$(mktemp -d)
+work=$(mktemp -d) network=none
 export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
 store=(--root "$work/storage" --runroot "$work/run")
 finish() {
@@ -43,8 +53,15 @@ if [ "$debian" = arm64 ] && [ "$(uname -m)" != aarch64 ]; then
 fi
 
 echo "container-check: a base in place of $(sed -n 's/^ARG BASE=//p' "$dockerfile")"
-bash "$repo/tests/installed/root.sh" "$debian" "$work/base" passwd
-if [ "$image" != cpu ]; then
+if [ -n "$ubuntu" ]; then
+  echo "container-check: Ubuntu $ubuntu for $debian"
+  debootstrap --variant=minbase --no-check-gpg "$ubuntu" "$work/base" "$mirror" >"$work/log" 2>&1 ||
+    { tail -n 20 "$work/log" >&2; exit 1; }
+  network=host
+else
+  bash "$repo/tests/installed/root.sh" "$debian" "$work/base" passwd
+fi
+if [ "$image" != cpu ] && [ -z "$ubuntu" ]; then
   # the version of Python that the Dockerfile insists on is Ubuntu's; what it asks for is held to what is written there
   asked=$(sed -n "s/^ *&& apt-get install -y --no-install-recommends '\\(.*\\)' .*/\\1/p" "$dockerfile")
   [ -n "$asked" ] || { echo "container-check: FAILED: $dockerfile installs no Python" >&2; exit 1; }
@@ -59,11 +76,11 @@ buildah "${store[@]}" commit --quiet "$container" localhost/base >/dev/null
 buildah "${store[@]}" rm "$container" >/dev/null
 rm -rf "$work/base"
 
-echo "container-check: building the image, without a network"
+echo "container-check: building the image, network: $network"
 docker() {
   [ "$1" = build ] || { echo "container-check: expected docker build, the page has: docker $*" >&2; exit 1; }
   shift
-  buildah "${store[@]}" build --quiet --format docker --network none --build-arg BASE=localhost/base "$@" >/dev/null
+  buildah "${store[@]}" build --quiet --format docker --network $network --build-arg BASE=localhost/base "$@" >/dev/null
 }
 # the folders that the page and the heads of the Dockerfiles name
 command=$(sed -n 's/^\$ \(docker build .*\)$/\1/p' "$repo/docs/operations.md")

@@ -2,7 +2,7 @@
 # Installs an offline bundle into a small Debian that has Python and no compiler, in namespaces without a network, and
 # runs tests/installed/inside.py there: modules, commands, kernels, the drive reader, the same tokens as here, the service.
 # The other architecture is emulated: a Cortex-A76 has the instructions of Orin's cores (dot product, no i8mm).
-# usage: check.sh x86_64|aarch64 BUNDLE.tar.gz     exit 0 passed, 1 failed, 2 not run (said loudly)
+# usage: [RELEASE=trixie] check.sh x86_64|aarch64 BUNDLE.tar.gz     RELEASE: of Debian, for its Python; exit 0 passed, 1 failed, 2 not run (said loudly)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 repo=$(cd "$here/../.." && pwd)

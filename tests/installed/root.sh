@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fills a folder with a small Debian: python3 and what a shell script needs, extracted, never configured. No root of the
 # machine is touched; packages come from the mirror of the machine's own apt, in a private state of it.
-# usage: root.sh ARCH DIR [PACKAGE...]     ARCH: amd64 or arm64
+# usage: [RELEASE=trixie] root.sh ARCH DIR [PACKAGE...]     ARCH: amd64 or arm64; another release of Debian has another Python
 set -euo pipefail
 arch=$1 root=$2
 shift 2
@@ -15,6 +15,10 @@ cp -r /etc/apt/sources.list.d "$work/etc/"
 # mirrors of other vendors have no other architectures
 find "$work/etc" -type f \( -name '*.list' -o -name '*.sources' \) -print0 |
   xargs -0 -r grep -LZ 'debian' | xargs -0 -r rm -f
+if [ -n "${RELEASE:-}" ]; then
+  rm -rf "$work"/etc/sources.list "$work"/etc/sources.list.d/*
+  echo "deb http://deb.debian.org/debian $RELEASE main" >"$work/etc/sources.list"
+fi
 apt=(-o "Dir::State=$work/state" -o "Dir::State::status=$work/status" -o "Dir::Cache=$work/cache"
   -o "Dir::Etc::sourcelist=$work/etc/sources.list" -o "Dir::Etc::sourceparts=$work/etc/sources.list.d"
   -o "Dir::Etc::preferencesparts=$work/etc/preferences.d" -o "APT::Architecture=$arch" -o "APT::Architectures::=$arch"

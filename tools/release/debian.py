@@ -56,11 +56,13 @@ class Build:
         suite: code name of the release of Debian or Ubuntu.
         arch: machine as `uname -m` says it.
         out: folder with the wheel, which takes the packages.
+        level: how hard xz tries, 1 to 9.
     """
 
     suite: str
     arch: str
     out: Path
+    level: int
 
     @property
     def python(self) -> str:
@@ -193,7 +195,7 @@ def finish(build: Build, name: str, root: Path) -> None:
     sums(root)
     file = build.out / f"{name}_{build.version}_{DEBIAN_NAMES[build.arch]}.deb"
     env = {"SOURCE_DATE_EPOCH": str(epoch())}
-    run("dpkg-deb", "--root-owner-group", "-Zxz", "-z4", "--build", root, file, env=env)
+    run("dpkg-deb", "--root-owner-group", "-Zxz", f"-z{build.level}", "--build", root, file, env=env)
     say(f"{file.name}: {file.stat().st_size / 1e6:.0f} MB, {size / 1e6:.0f} MB installed")
 
 
@@ -223,7 +225,7 @@ def sums(root: Path) -> None:
 def go(arguments: argparse.Namespace) -> None:
     """Write both packages."""
     arch = next(name for name, debian in DEBIAN_NAMES.items() if debian == arguments.arch)
-    build = Build(arguments.suite, arch, arguments.out.resolve())
+    build = Build(arguments.suite, arch, arguments.out.resolve(), arguments.level)
     if shutil.which("dpkg-deb") is None:
         raise Failed("dpkg-deb is missing. Debian packages are built on Debian or Ubuntu.")
     os.umask(0o022)
@@ -247,4 +249,5 @@ if __name__ == "__main__":
     parser.add_argument("--suite", choices=SUITES, default="bookworm")
     parser.add_argument("--arch", choices=tuple(DEBIAN_NAMES.values()), default="amd64")
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
+    parser.add_argument("--level", type=int, choices=range(1, 10), default=4, help="of xz; 1 is quick (default: 4)")
     sys.exit(exit_code(lambda: go(parser.parse_args())))

@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# Installs the packages of `make deb` with apt into a fresh root of the release they are for, made by debootstrap; then, without
+# a network, runs tests/installed/inside.py with what is installed; then removes and purges: nothing may be left. No systemd
+# runs there: tests/systemd/test_debian_package.py sees the service. The other architecture is emulated.
+# usage: release.sh SUITE:ARCH DIR     exit 0 passed, 1 failed, 2 not run (said loudly)
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+repo=$(cd "$here/../.." && pwd)
+suite=${1%:*} arch=${1#*:} packages=$2
+
+not_run() {
+  echo "deb-release-check: NOT RUN: $1. The packages for $suite on $arch were NOT installed." >&2
+  exit 2
+}
+[ "$(id -u)" = 0 ] || not_run "not root"
+command -v debootstrap >/dev/null || not_run "debootstrap is missing (apt-get install debootstrap)"
+unshare --net --mount --pid --fork true 2>/dev/null || not_run "no namespaces here"
+case $suite:$arch in
+  bookworm:* | trixie:*) mirror=http://deb.debian.org/debian ;;
+  *:amd64) mirror=http://archive.ubuntu.com/ubuntu ;;
+  *) mirror=http://ports.ubuntu.com/ubuntu-ports ;;
+esac
+curl --silent --fail --output /dev/null --max-time 20 "$mirror/dists/$suite/Release" || not_run "$mirror cannot be reached"
+debs=("$packages"/hobbit-edge{,-export}_*"~${suite}1_$arch.deb")
+for deb in "${debs[@]}"; do [ -e "$deb" ] || not_run "$deb is not there (make deb)"; done
+python=${PYTHON:-$repo/.venv/bin/python}
+
+# shellcheck source=tests/installed/emulation.sh
+. "$repo/tests/installed/emulation.sh"
+work=$(mktemp -d)
+root=$work/root
+finish() {
+  stop_emulating
+  rm -rf "$work"
+}
+trap finish EXIT
+cpu='' isa=$("$python" -c 'from edge_runtime.backends.cpu.kernels import available_isas; print(available_isas()[0])')
+reads=$("$python" -c 'from edge_runtime.experts.drive import DriveReader; print(DriveReader(2, False, True).method.split()[0])')
+if [ "$arch" != "$(dpkg --print-architecture)" ]; then
+  emulate "$work/binfmt" || not_run "$lacks"
+  cpu=cortex-a76 isa=neon-dotprod reads=threads
+fi
+
+echo "deb-release-check: a root of $suite for $arch"
+# the keys of the other vendor may not be on this machine; what is made is thrown away
+debootstrap --variant=minbase --no-check-gpg --arch="$arch" "$suite" "$root" "$mirror" >"$work/log" 2>&1 ||
+  { tail -n 20 "$work/log" >&2; exit 1; }
+printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+chmod +x "$root/usr/sbin/policy-rc.d"
+mkdir "$root/srv/check"
+cp "${debs[@]}" "$repo/tests/installed/inside.py" "$root/srv/check/"
+"$python" -m hobbit_export "$repo/examples/tiny-moe" --out "$root/srv/check/model" --tiers 4 --trunk fp32 >/dev/null
+"$python" -m edge_runtime run "$root/srv/check/model" --prompt "import os" --max-tokens 16 --temperature 0 --memory 400MiB \
+  --context 128 --expert-memory 6MiB --json >"$work/here.json"
+"$python" - "$work/here.json" "$isa" "$reads" >"$root/srv/check/expected.json" <<'PYTHON'
+import json, sys
+print(json.dumps({"token_ids": json.load(open(sys.argv[1]))["token_ids"], "isa": sys.argv[2], "reads_with": sys.argv[3]}))
+PYTHON
+cat >"$root/srv/check/files.sh" <<'INSIDE'
+cd / && find etc opt usr var -xdev \( -path var/lib/dpkg -o -path var/lib/apt -o -path var/cache -o -path var/log \
+  -o -path var/lib/systemd \) -prune -o -print | grep -v -e '^etc/passwd-$' -e '^etc/group-$' -e '^etc/g*shadow-$' \
+  -e '^etc/.pwd.lock$' -e __pycache__ | LC_ALL=C sort
+INSIDE
+cat >"$root/srv/check/all.sh" <<'INSIDE'
+set -euo pipefail
+export DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin
+ulimit -c 0
+cd /srv/check
+! getent ahosts deb.debian.org >/dev/null 2>&1
+bash files.sh >before
+dpkg --install hobbit-edge_*.deb
+[ "$(dpkg --verify hobbit-edge)" = "" ]
+taken=$(du -sm --apparent-size /opt/hobbit-edge | cut -f 1)
+echo "  $taken MB below /opt/hobbit-edge"
+[ "$taken" -lt 250 ]
+dpkg --install hobbit-edge-export_*.deb
+/opt/hobbit-edge/bin/python inside.py /srv/check/model /srv/check/expected.json
+dpkg --remove hobbit-edge-export hobbit-edge
+[ ! -e /opt/hobbit-edge ] && [ -e /etc/hobbit-edge/hobbit.env ]
+dpkg --purge hobbit-edge hobbit-edge-export
+bash files.sh >after
+diff before after
+! getent passwd hobbit
+! getent group hobbit
+echo "  nothing is left"
+INSIDE
+# what the packages depend on comes from the network; they themselves are installed without one
+cp /etc/resolv.conf "$root/etc/resolv.conf"
+# shellcheck disable=SC2016
+chroot "$root" sh -c 'apt-get -qq update && apt-get -qq install --yes --no-install-recommends \
+  $(for deb in /srv/check/*.deb; do dpkg-deb --field "$deb" Depends; done | tr "," "\n" | sed "s/([^)]*)//" | grep -v hobbit-edge)' \
+  >"$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; exit 1; }
+rm "$root/etc/resolv.conf"
+
+echo "deb-release-check: installed, used, removed, purged, without a network${cpu:+, emulating a $cpu}"
+unshare --net --mount --pid --ipc --uts --fork --kill-child bash "$repo/tests/installed/enter.sh" "$root" "$cpu" ||
+  { echo "deb-release-check: FAILED for $suite on $arch" >&2; exit 1; }
+echo "deb-release-check: passed for $suite on $arch"
