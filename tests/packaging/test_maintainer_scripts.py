@@ -30,7 +30,7 @@ def scripts(tmp_path):
     for folder in ("bin", "opt", "etc/systemd/system", "etc/hobbit-edge", "run/systemd/system", "active"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "etc/hobbit-edge/hobbit.env").write_text("")
-    nothing = ("chown", "deb-systemd-helper", "systemd-sysusers", "systemd-tmpfiles")
+    nothing = ("chown", "deb-systemd-helper", "systemd-sysusers", "systemd-tmpfiles", "getent", "userdel", "groupdel")
     for name, text in {
         "systemctl": SYSTEMCTL,
         "deb-systemd-invoke": INVOKE,
@@ -99,3 +99,24 @@ def test_a_service_that_an_older_package_left_running_is_restarted(scripts, tmp_
     (tmp_path / "active/hobbit.service").touch()
     assert scripts("postinst", "configure", "0.1")[0] == 0
     assert (tmp_path / "invoked").read_text() == "restart hobbit.service\n"
+
+
+def test_purging_leaves_what_the_installer_has_installed_since(scripts, tmp_path):
+    """Removed, then installed anew by deploy/install.sh, then purged: the settings are of what runs now."""
+    bundle = tmp_path / "var/lib/hobbit-edge/bundle"
+    bundle.mkdir(parents=True)
+    (tmp_path / "etc/systemd/system/hobbit.service").write_text("[Service]")
+    code, said = scripts("postrm", "purge")
+    assert (code, "deploy/install.sh has installed the service since" in said) == (0, True)
+    assert bundle.exists()
+    assert (tmp_path / "etc/hobbit-edge/hobbit.env").exists()
+    (tmp_path / "etc/systemd/system/hobbit.service").unlink()
+    assert scripts("postrm", "purge")[0] == 0
+    assert not (tmp_path / "var/lib/hobbit-edge").exists()
+    assert not (tmp_path / "etc/hobbit-edge").exists()
+
+
+def test_settings_that_were_deleted_do_not_stop_an_installation(scripts, tmp_path):
+    (tmp_path / "etc/hobbit-edge/hobbit.env").unlink()
+    code, said = scripts("postinst", "configure")
+    assert (code, "no bundle at" in said) == (0, True), said
