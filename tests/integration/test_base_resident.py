@@ -109,9 +109,12 @@ def test_a_replay_agrees_with_the_runtime_exactly(calibrated_bundle, tmp_path, m
         calibration = calibration or read_calibration(calibrated_bundle, trace.header.model)
         ahead = prefetch != "off" and trace.header.ahead
         settings = ReplaySettings(slots, policy, eviction, calibration=calibration, prefetch=bool(ahead))
-        found = simulate(trace, settings).counters
+        replay = simulate(trace, settings)
+        found = replay.counters
         for name in (*EXACT, "prefetch_issued", "prefetch_used", "prefetch_wasted"):
             assert getattr(found, name) == getattr(ran, name), (name, eviction)
+        if prefetch == "off":
+            assert (replay.drive_s > 0) == (found.misses > 0), "nobody waits for what is read in the background"
 
 
 def test_memory_that_changes_keeps_the_base(calibrated_bundle):
