@@ -36,12 +36,12 @@ build() { # source, further options
 build "$src/isa_neon_dotprod.cpp" "-march=armv8.2-a+dotprod"
 build "$src/form_base.cpp"
 build "$src/encode_base.cpp" "-ffinite-math-only -fno-signed-zeros -Wno-psabi"
-for name in isa isa_scalar experts encoder pool; do build "$src/$name.cpp"; done
+for name in isa isa_scalar experts expert_checks expert_layers encoder pool; do build "$src/$name.cpp"; done
 build "$root/edge_runtime/base/src/crc32c.cpp"
-for name in queue threads uring; do build "$root/edge_runtime/experts/drive/src/$name.cpp"; done
+for name in checksums queue threads uring; do build "$root/edge_runtime/experts/drive/src/$name.cpp"; done
 build "$here/check_drive.cpp"
-aarch64-linux-gnu-g++ -static "$work"/{queue,threads,uring,crc32c,check_drive}.o -o "$work/check_drive" -pthread
-table=("$root"/edge_runtime/experts/src/{ledger,slot_table}.cpp "$here/check_table.cpp")
+aarch64-linux-gnu-g++ -static "$work"/{checksums,queue,threads,uring,crc32c,check_drive}.o -o "$work/check_drive" -pthread
+table=("$root"/edge_runtime/experts/src/{eviction_plan,ledger,slot_table}.cpp "$here/check_table.cpp")
 aarch64-linux-gnu-g++ $exact -static "${table[@]}" -o "$work/check_table"
 ${CXX:-g++} $exact "${table[@]}" -o "$work/check_table_here"
 policy=$root/edge_runtime/policy/src
@@ -59,9 +59,9 @@ for name in choice route; do
   aarch64-linux-gnu-g++ $exact -static "${parts[@]}" -o "$work/check_$name"
   ${CXX:-g++} $exact "${parts[@]}" "${wider[@]}" -o "$work/check_${name}_here"
 done
-rm "$work"/{queue,threads,uring,check_drive}.o
+rm "$work"/{checksums,queue,threads,uring,check_drive}.o
 trunk=$root/edge_runtime/backends/cpu/trunk/src
-dense=("$here/check_dense.cpp" "$trunk"/{attention,dense_scalar,find_dense,latent,layer,matrix,recurrent,trunk,trunk_widths}.cpp
+dense=("$here/check_dense.cpp" "$trunk"/{attention,dense_scalar,find_dense,latent,layer,matrix,recurrent,trunk,trunk_outlook,trunk_widths}.cpp
   "$src"/{pool,isa,isa_scalar,form_base,encode_base}.cpp)
 aarch64-linux-gnu-g++ $exact -I"$trunk" -march=armv8.2-a+dotprod -c "$trunk/dense_neon.cpp" -o "$work/dense_neon.arm"
 aarch64-linux-gnu-g++ $exact -I"$trunk" -Wno-psabi -static -x c++ "${dense[@]}" -x none "$work"/{dense_neon.arm,isa_neon_dotprod.o} \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 from collections.abc import Iterator
 from functools import cache
@@ -132,3 +133,12 @@ def test_tests_use_what_is_public():
         and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
     ]
     assert found == []
+
+
+def test_emulated_arm64_builds_every_native_source():
+    """But what binds to Python or is of x86 alone, and forecasts of uses, which nothing checks there."""
+    script = (REPO / "tests/arm/run.sh").read_text()
+    folders = ("experts/drive", "experts", "policy", "backends/cpu/kernels", "backends/cpu/trunk")
+    names = [path.stem for folder in folders for path in (REPO / "edge_runtime" / folder / "src").glob("*.cpp")]
+    left_out = re.compile(r"bindings|_avx|use_forecast")
+    assert [name for name in names if not left_out.search(name) and not re.search(rf"\b{name}\b", script)] == []

@@ -127,11 +127,14 @@ void run_attention() {
   const auto gammas = randoms((kHeads + kGroups) * kDim), angles = randoms(kTokens * 16), sinks = randoms(kHeads);
   const std::vector<i32> past{9};
   constexpr u32 kRow = (kHeads + 2 * kGroups) * kDim;
-  const Heads heads{kHeads, kGroups, kDim, kContext, kRow, kHeads + kGroups, 32, 0, kBeforeRotation, 1, INFINITY, 1e-6f};
+  Heads heads{kHeads, kGroups, kDim, kContext, kRow, kHeads + kGroups, 32, 0, kBeforeRotation, 1, INFINITY, 1e-6f};
   const Attend softmax{kHeads, kGroups, kDim, kContext, 5, 0.2f, kRow, kDim, kDim, 0};
-  launch_on_host({kHeads + 2 * kGroups, kTokens}, 32, [&] {
-    hb_place_heads(qkv.data(), gammas.data(), angles.data(), angles.data(), past.data(), keys.data(), values.data(), heads);
-  });
+  for (const u32 norm : {kBeforeRotation, kBehindRotation, kNoNorm}) {  // what comes first reads what was clamped
+    heads.norm = norm;
+    launch_on_host({kHeads + 2 * kGroups, kTokens}, 32, [&] {
+      hb_place_heads(qkv.data(), gammas.data(), angles.data(), angles.data(), past.data(), keys.data(), values.data(), heads);
+    });
+  }
   launch_on_host({kHeads, kTokens}, 256, [&] {
     hb_attend(qkv.data(), keys.data(), values.data(), sinks.data(), past.data(), out.data(), softmax);
   });
