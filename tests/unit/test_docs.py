@@ -125,3 +125,14 @@ def test_make_targets_in_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert {"demo", "test"} <= set(targets)
     assert [t for t in targets if not re.search(rf"^{t}:", makefile, re.MULTILINE)] == []
+
+
+def test_every_test_that_the_page_of_faults_names_exists():
+    text, named, path = (ROOT / "docs/robustness.md").read_text(encoding="utf-8"), 0, Path()
+    for file in re.findall(r"`(tests/[\w/]+\.py)`", text):
+        assert (ROOT / file).is_file(), file
+    for file, function in re.findall(r"`([\w/]*\.py)?::(\w+)`", text):
+        path = ROOT / "tests" / file if file else path
+        assert f"def {function}(" in path.read_text(encoding="utf-8"), f"{path}::{function}"
+        named += 1
+    assert named > 100

@@ -12,7 +12,9 @@ from llguidance import LLMatcher
 
 from edge_runtime.base.errors import BundleError
 from edge_runtime.engine.tokenizer import Tokenizer
+from edge_runtime.service.openai.call_formats import format_of
 from edge_runtime.service.openai.grammar import Vocabulary
+from edge_runtime.service.openai.messages import Tool
 from edge_runtime.service.openai.reasoning import AfterReasoning
 
 MODEL = Path(__file__).parents[2] / "examples" / "tiny-moe"
@@ -99,6 +101,25 @@ def test_json_of_a_schema_may_hold_the_text_of_an_added_token(vocabulary, name):
     assert 4098 not in used  # special: never text
     spelt = {4096: "<tool_call>", 4097: "</tool_call>"}
     assert [token for token in spelt if token in used] == [token for token in spelt if spelt[token] in text]
+
+
+HERMES = "{% if tools %}{{ tools }}<tool_call>{% endif %}"
+PARAMETERS = {"type": "object", "properties": {"x": {"const": True}}, "required": ["x"], "additionalProperties": False}
+CALL = '<tool_call>\n{"name": "get", "arguments": {"x": true}}\n</tool_call>'
+
+
+@pytest.mark.parametrize("text", [CALL, f"Let me see. {CALL}", f"{CALL}\n{CALL}"], ids=["forced", "free", "several"])
+def test_calls_may_be_written_in_added_tokens(vocabulary, tokenizer, text):
+    """As Qwen's tokenizers have the marks of calls: the grammar must go on behind each of them."""
+    calls, tools = format_of(HERMES), [Tool("get", "", PARAMETERS, strict=True)]
+    is_forced = text == CALL
+    grammar = vocabulary.of_tool_call(tools, calls) if is_forced else vocabulary.of_strict_tools(tools, calls)
+    used = tokenizer.encode(text, add_special_tokens=False)
+    for token in used:
+        assert grammar.allowed()[token], token
+        grammar.accept(token)
+    assert (used.count(4096), used.count(4097)) == (text.count("<tool_call>"), text.count("</tool_call>"))
+    assert grammar.is_complete or grammar.allowed()[[0, 2]].any()
 
 
 def test_special_tokens_are_never_text(vocabulary):
