@@ -27,19 +27,22 @@ def exit_code(program: str, command: Callable[[], int], if_interrupted: str = "i
         if_interrupted: said at SIGINT.
     """
     open_streams()
+    code = 1
     try:
         try:
-            return command()
+            code = command()
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:
         say(if_interrupted)
         return INTERRUPTED
     except BrokenPipeError:
-        return 1  # whoever read our output has gone: nothing to say
+        return code or 1  # whoever read our output has gone: nothing to say
     except OSError as err:
         say(f"{program}: {err.filename or 'output'}: {err.strerror or err}.")
-        return 1
+        return code or 1
+    else:
+        return code
     finally:
         # the interpreter's own last flush must not fail
         for stream in (sys.stdout, sys.stderr):

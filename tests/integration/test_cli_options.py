@@ -155,6 +155,17 @@ def test_a_message_that_is_lost_leaves_the_exit_code(words, code, lost):
     assert outcome(words, lost) == (code, "")
 
 
+@pytest.mark.parametrize(("code", "expected"), [(0, 1), (2, 2), (78, 78)])
+def test_output_that_is_lost_is_a_failure_and_hides_none(code, expected):
+    script = f"import sys; from edge_runtime.base.ending import exit_code; sys.exit(exit_code('it', lambda: print() or {code}))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            env=os.environ | {"PYTHONUNBUFFERED": ""},  # a small text then meets the drive at the end
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (expected, "it: output: No space left on device.\n")
+
+
 def test_a_service_starts_with_its_settings_file_and_reloads_it(model_bundle, tmp_path):
     """Without systemd, which would put the file into the environment."""
     settings = tmp_path / "hobbit.env"
