@@ -4,18 +4,14 @@
     python tools/board_table.py --check    exits with 1 if a table is out of date
     python tools/board_table.py --tier 2   prints the boards' table for another tier
 
-Arithmetic from sizes, no run: the memory plan of `hobbit plan` for every device profile, then
-
-    seconds a token = bytes missed / drive + the longer of (bytes touched / memory, instructions / CPU)
-
-with the profile's rates and threads. docs/boards.md says what is assumed and how far measured runs were from it.
+Arithmetic from sizes, no run: memory plan and speed are those of `hobbit plan --boards`. docs/boards.md says what is
+assumed and how far measured runs were from it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import statistics
 import sys
@@ -26,32 +22,27 @@ from typing import Any
 
 import marked_page
 
-from edge_runtime.backends.cpu.kernels import ExpertKernels
-from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
-from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, loaded_bytes, scratch_bytes
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes
-from edge_runtime.base.errors import BudgetError, ConfigError
-from edge_runtime.base.sizes import MIB, format_size
+from edge_runtime.base.errors import ConfigError
+from edge_runtime.base.sizes import format_size
 from edge_runtime.base.spec import ModelSpec
+from edge_runtime.bundle.manifest import Manifest, TrunkPrecision
 from edge_runtime.bundle.record import record_layout
-from edge_runtime.config.limits import Ceiling
-from edge_runtime.config.memory_needs import MemoryNeeds
-from edge_runtime.config.memory_plan import MemoryPlan, choose_prefill_chunk, plan_memory
+from edge_runtime.config.memory_plan import MemoryPlan
 from edge_runtime.config.profiles import DeviceProfile, load_profile, profile_names
-from edge_runtime.lab.speed_estimate import INSTRUCTIONS, TRUNK_INSTRUCTIONS, Rates, SpeedEstimate, Work, hit_rate
+from edge_runtime.lab.board_plans import BoardPlan
+from edge_runtime.lab.shape_plan import PartToCome, manifest_to_come, plan_shape
+from edge_runtime.lab.speed_estimate import SpeedEstimate, hit_rate
 from hobbit_export.arch import read_model
-from hobbit_export.plan import weight_bytes
+from hobbit_export.plan import trunk_parts, weight_bytes
 from hobbit_export.shards import read_json
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/compare.jsonl"
 SEGMENTS = 4
 """Of a record: all tiers up to 8 bits."""
-TRUNK = "int8"
+TRUNK: TrunkPrecision = "int8"
 """The exporter's default."""
-LIBRARIES = 96 * MIB
-"""Interpreter, numpy, tokenizer and its vocabulary; measured 60 to 90 MiB."""
-HEADROOM = 16 * MIB
 
 COLUMNS = ("orin-nano-8gb-super", "orin-nx-16gb", "agx-orin-32gb", "agx-orin-64gb", "agx-thor", "raspberry-pi-5-16gb")
 """Boards of README.md's table; docs/boards.md has all."""
@@ -69,21 +60,6 @@ MODELS = {
     "OLMoE-1B-7B": "OLMoE-1B-7B-0924-Instruct",
 }
 """Name in the tables -> its folder in `CONFIGS`. docs/models.md has more."""
-
-
-@dataclass(frozen=True)
-class Estimate(SpeedEstimate):
-    """A model on a board, from sizes.
-
-    Attributes:
-        plan: the memory plan.
-    """
-
-    plan: MemoryPlan
-
-    def __str__(self) -> str:
-        limit = "memory" if self.memory_s > self.cpu_s else "CPU"
-        return f"{1e3 * self.drive_s:.0f} + {1e3 * max(self.memory_s, self.cpu_s):.0f} ({limit})"
 
 
 def spec_of(name: str) -> ModelSpec:
@@ -104,43 +80,16 @@ def trunk_bytes(spec: ModelSpec) -> int:
     return sum(weight_bytes(shape, TRUNK) for shape in trunk_shapes(spec))
 
 
-def plan_for(spec: ModelSpec, profile: DeviceProfile, tier: int) -> MemoryPlan:
-    """Plan the memory as `hobbit plan` does on a board of this profile.
-
-    Raises:
-        BudgetError: the model does not fit.
-    """
+def manifest_of(spec: ModelSpec) -> Manifest:
+    """Return what the manifest of the model's bundle would say of sizes, exported with all tiers up to 8 bits."""
     layout = record_layout(spec, SEGMENTS)
-    slots = {t: layout.tier_bytes(t) for t in layout.tiers}
-    context = min(int(profile.value("context")), spec.max_context)
-    ceiling = Ceiling(board_bytes(profile) - int(profile.value("os_reserve")), "the board's memory")
-    num_graphs = 2 + sum(2 if layer.shared else 1 for layer in spec.layers)
+    parts = [PartToCome(part.name, "trunk", part.bytes) for part in trunk_parts(spec, TRUNK) if part.kind == "trunk"]
+    return manifest_to_come(spec, layout.tiers, SEGMENTS, TRUNK, parts)
 
-    def scratch(chunk: int) -> int:
-        kernels = ExpertKernels.scratch_bytes_for(spec.hidden, spec.experts.intermediate, spec.top_k, chunk + 1)
-        return int(kernels) + scratch_bytes(spec, chunk, context) + 16 * MIB
 
-    def needs(scratch_size: int) -> MemoryNeeds:
-        return MemoryNeeds(
-            runtime_bytes=LIBRARIES + LIBRARY_BYTES,
-            trunk_bytes=loaded_bytes(trunk_bytes(spec), 0, num_graphs),
-            kv_bytes_per_token=HostKVCache.bytes_for(spec, 1) - HostKVCache.bytes_for(spec, 0),
-            state_bytes=HostKVCache.bytes_for(spec, 0),
-            context=context,
-            scratch_bytes=scratch_size,
-            tokenizer_bytes=0,
-            headroom_bytes=HEADROOM,
-            slot_bytes=slots,
-            tier=tier,
-            num_experts=spec.num_experts,
-            num_expert_layers=len(spec.sparse_layers),
-            top_k=spec.top_k,
-        )
-
-    bare = needs(0)
-    room = ceiling.bytes - sum(line.bytes for line in bare.fixed_lines())
-    chunk = choose_prefill_chunk(room, scratch, longest=context, experts_bytes=bare.all_experts * slots[tier])
-    return plan_memory(needs(scratch(chunk)), ceiling)
+def plan_for(spec: ModelSpec, profile: DeviceProfile, tier: int) -> BoardPlan:
+    """Plan as `hobbit plan --boards` does."""
+    return plan_shape(manifest_of(spec), profile, {"tier": tier})
 
 
 def board_bytes(profile: DeviceProfile) -> int:
@@ -154,25 +103,24 @@ def board_bytes(profile: DeviceProfile) -> int:
     return profile.memory_bytes
 
 
-def estimate(spec: ModelSpec, profile: DeviceProfile, tier: int) -> Estimate:
-    """Plan, then bound the speed of decoding.
+@dataclass(frozen=True)
+class Estimate:
+    """A model on a board, from sizes: the memory plan, and the speed it would have at most."""
 
-    Raises:
-        BudgetError: the model does not fit.
-    """
-    plan = plan_for(spec, profile, tier)
-    drive, memory = profile.drive_read_gb_s.value, profile.memory_read_gb_s.value
-    if drive is None or memory is None or profile.cores is None:
-        raise ConfigError(f"profile {profile.name!r}: expected rates of drive and memory, and cores.")
-    work = Work(plan.working_set * plan.slot_bytes, trunk_bytes(spec), instructions(spec, plan, tier), plan.cache_share)
-    return Estimate(work, Rates(drive, memory, profile.cores), plan)
+    plan: MemoryPlan
+    speed: SpeedEstimate
+
+    def __str__(self) -> str:
+        speed = self.speed
+        limit = "memory" if speed.memory_s > speed.cpu_s else "CPU"
+        parts = (speed.drive_s, max(speed.memory_s, speed.cpu_s), speed.work.other_s)
+        return f"{' + '.join(f'{1e3 * part:.0f}' for part in parts)} ({limit})"
 
 
-def instructions(spec: ModelSpec, plan: MemoryPlan, tier: int) -> float:
-    """Instructions of one token: its experts, and the trunk's matrices."""
-    experts = plan.working_set * record_layout(spec, SEGMENTS).num_weights
-    trunk = sum(math.prod(shape) for shape in trunk_shapes(spec))
-    return experts * INSTRUCTIONS[tier] + trunk * TRUNK_INSTRUCTIONS
+def estimate(spec: ModelSpec, profile: DeviceProfile, tier: int) -> Estimate | None:
+    """Plan, then bound the speed of decoding; None: the model does not fit."""
+    found = plan_for(spec, profile, tier)
+    return None if found.plan is None or found.speed is None else Estimate(found.plan, found.speed)
 
 
 def boards() -> list[DeviceProfile]:
@@ -185,21 +133,21 @@ def board_rows(tier: int) -> Iterator[str]:
     """Yield a line for each model and board, with everything the speed follows from."""
     yield (
         "| model | board | for experts | cached | assumed hits | missed a token | touched a token "
-        "| ms: drive + computing | tok/s, at most |"
+        "| ms: drive + computing + other | tok/s, at most |"
     )
     yield "|---|---|---|---|---|---|---|---|---|"
     for name in MODELS:
         spec = spec_of(name)
         for profile in boards():
-            try:
-                e = estimate(spec, profile, tier)
-            except BudgetError:
+            e = estimate(spec, profile, tier)
+            if e is None:
                 yield f"| {name} | {profile.name} | does not fit | | | | | | |"
                 continue
             share = e.plan.cache_share
             cells = [
                 name, profile.name, format_size(e.plan.arena_bytes), _percent(share), _percent(hit_rate(share)),
-                f"{e.missed_bytes / 1e6:.0f} MB", f"{e.touched_bytes / 1e6:.0f} MB", str(e), _speed(e.tok_s),
+                f"{e.speed.missed_bytes / 1e6:.0f} MB", f"{e.speed.touched_bytes / 1e6:.0f} MB", str(e),
+                _speed(e.speed.tok_s),
             ]  # fmt: skip
             yield f"| {' | '.join(cells)} |"
 
@@ -219,11 +167,8 @@ def summary_rows(tier: int) -> Iterator[str]:
 
 
 def _cell(spec: ModelSpec, profile: DeviceProfile, tier: int) -> str:
-    try:
-        e = estimate(spec, profile, tier)
-    except BudgetError:
-        return "does not fit"
-    return f"{_speed(e.tok_s)} ({_percent(e.plan.cache_share)})"
+    e = estimate(spec, profile, tier)
+    return "does not fit" if e is None else f"{_speed(e.speed.tok_s)} ({_percent(e.plan.cache_share)})"
 
 
 def measured_rows() -> Iterator[str]:

@@ -24,7 +24,6 @@ from pathlib import Path
 import marked_page
 from board_table import SEGMENTS, boards, estimate, trunk_bytes, trunk_shapes
 
-from edge_runtime.base.errors import BudgetError
 from edge_runtime.base.sizes import format_size
 from edge_runtime.base.spec import LayerSpec, ModelSpec, SoftmaxAttention, mixer_kind, state_of
 from edge_runtime.bundle.record import record_layout
@@ -160,11 +159,11 @@ def _trunk_shapes(spec: ModelSpec) -> list[tuple[int, ...]]:
 def _boards(spec: ModelSpec, columns: Sequence[DeviceProfile]) -> tuple[str, str]:
     runs, holds = "none of these", "none of these"
     for profile in reversed(columns):  # the smallest comes last
-        try:
-            found = estimate(spec, profile, TIER)
-        except BudgetError:
+        found = estimate(spec, profile, TIER)
+        if found is None:
             continue
-        speed = f"{found.tok_s:.0f}" if found.tok_s >= 10 else f"{found.tok_s:.1f}"
+        rate = found.speed.tok_s
+        speed = f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
         runs = f"{profile.name}, {speed}"
         holds = profile.name if found.plan.cache_share >= 1 else holds
     return runs, holds

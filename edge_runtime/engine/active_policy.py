@@ -42,6 +42,11 @@ class PolicyChoice(NamedTuple):
     is_prefetch_asked: bool
 
 
+def prefetch_of(config: RuntimeConfig, *, can_look_ahead: bool) -> str:
+    """Return name and parameters of the predictor that options ask for, or that is taken where they leave it open."""
+    return config.prefetch if config.prefetch != AUTO else _LOOK_AHEAD if can_look_ahead else "off"
+
+
 class ActivePolicy:
     """Holds the policy in force with its price, its eviction rule and whether experts are read ahead.
 
@@ -113,9 +118,8 @@ class ActivePolicy:
             BundleError: the calibration is damaged.
         """
         policy = create_policy(config.policy, self._context_for(POLICIES[parse_policy(config.policy)[0]]))
-        is_asked = config.prefetch != AUTO
-        prefetch = config.prefetch if is_asked else _LOOK_AHEAD if can_look_ahead(self._bundle.manifest) else "off"
-        return PolicyChoice(config.policy, policy, config.eviction, prefetch, is_asked)
+        prefetch = prefetch_of(config, can_look_ahead=can_look_ahead(self._bundle.manifest))
+        return PolicyChoice(config.policy, policy, config.eviction, prefetch, config.prefetch != AUTO)
 
     def make_rule(self, choice: PolicyChoice, capacity: int) -> EvictionRule:
         """Build the eviction rule of a choice for a cache of so many experts of the full tier.

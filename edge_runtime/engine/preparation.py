@@ -12,6 +12,7 @@ from edge_runtime.backends.base import Backend, BackendOptions, MemoryFormulas
 from edge_runtime.backends.scratch import PassScratch
 from edge_runtime.base.confined import reserved_bytes
 from edge_runtime.base.sizes import MIB
+from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.config.environment import Variables
@@ -55,6 +56,15 @@ class Settled:
     scratch: PassScratch
 
 
+@dataclass(frozen=True)
+class SizedNeeds:
+    """What follows from sizes: the longest pass, what the process needs with it, and what passes take."""
+
+    chunk: int
+    needs: MemoryNeeds
+    scratch: PassScratch
+
+
 def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables | None = None) -> Prepared:
     """Check a bundle, resolve the options and plan the memory.
 
@@ -63,7 +73,7 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables
     """
     bundle = Bundle.open(path)
     config = resolve(options, os.environ if env is None else env, bundle.manifest)
-    backend = make_backend(bundle, config)
+    backend = make_backend(bundle.manifest.model, config)
     tokenizer = Tokenizer.from_bundle(bundle)
     ceiling = ceiling_here(config)
     settled = settle_needs(bundle, config, backend.formulas, ceiling, request_bytes=options.request_bytes)
@@ -72,7 +82,7 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables
     return Prepared(bundle, config, tokenizer, backend, needs, plan, settled.active, settled.scratch)
 
 
-def make_backend(bundle: Bundle, config: RuntimeConfig) -> Backend[Any]:
+def make_backend(spec: ModelSpec, config: RuntimeConfig) -> Backend[Any]:
     """Return the backend that the options name; loads nothing large.
 
     Raises:
@@ -80,7 +90,7 @@ def make_backend(bundle: Bundle, config: RuntimeConfig) -> Backend[Any]:
     """
     found, settings = find_backend(config.backend)
     backend = found.make(BackendOptions(threads=config.threads, settings=settings, trunk=config.trunk))
-    backend.require(bundle.manifest.model)
+    backend.require(spec)
     return backend
 
 
@@ -96,11 +106,45 @@ def settle_needs(
         ceiling: for the whole process.
         request_bytes: kept for requests before they are tokens.
     """
-    spec = bundle.manifest.model
     active = ActivePolicy(bundle, config)
+    sized = size_needs(
+        bundle.manifest, config, formulas, ceiling,
+        prefetch=active.prefetch, base=base_tier(active.policy), process_bytes=rss_bytes() + reserved_bytes(),
+        request_bytes=request_bytes,
+    )  # fmt: skip
+    return Settled(replace(config, prefill_chunk=sized.chunk), sized.needs, active, sized.scratch)
+
+
+def size_needs(
+    manifest: Manifest,
+    config: RuntimeConfig,
+    formulas: MemoryFormulas,
+    ceiling: Ceiling,
+    *,
+    prefetch: str,
+    process_bytes: int,
+    base: int = 0,
+    request_bytes: int = 0,
+) -> SizedNeeds:
+    """Add up what a model needs from sizes alone, so that the bundle need not be there yet.
+
+    Args:
+        manifest: names the model, its tiers, and the parts of the trunk with their sizes.
+        config: the options; the length of passes is chosen here where it is open.
+        formulas: of the backend.
+        ceiling: for the whole process.
+        prefetch: name and parameters of the predictor.
+        process_bytes: of a process that has the tokenizer loaded, and no library of the backend's.
+        base: the tier every expert stays in memory at; 0: none does.
+        request_bytes: kept for requests before they are tokens.
+    """
+    spec = manifest.model
     logits_bytes = min(LOGITS_BYTES, 4 * spec.vocab_size * config.logits_chunk)
     scratch = PassScratch(formulas, spec, config.context, config.parallel, logits_bytes)
-    needs_of = _needs(bundle.manifest, config, formulas, scratch, active, request_bytes=request_bytes)
+    needs_of = _needs(
+        manifest, config, formulas, scratch, prefetch,
+        base=base, process_bytes=process_bytes, request_bytes=request_bytes,
+    )  # fmt: skip
     least = needs_of(1)
     chunk = config.prefill_chunk or choose_prefill_chunk(
         ceiling.bytes - sum(line.bytes for line in least.fixed_lines()) + scratch.bytes_for(1),
@@ -108,7 +152,7 @@ def settle_needs(
         longest=config.context,
         experts_bytes=least.all_experts * least.slot_bytes[config.tier],
     )
-    return Settled(replace(config, prefill_chunk=chunk), needs_of(chunk), active, scratch)
+    return SizedNeeds(chunk, needs_of(chunk), scratch)
 
 
 def _needs(
@@ -116,26 +160,28 @@ def _needs(
     config: RuntimeConfig,
     formulas: MemoryFormulas,
     scratch: PassScratch,
-    active: ActivePolicy,
+    prefetch: str,
     *,
+    base: int,
+    process_bytes: int,
     request_bytes: int,
 ) -> Callable[[int], MemoryNeeds]:
     """Return what says what the process needs for passes of that many tokens."""
     spec, layout = manifest.model, manifest.layout
-    runtime_bytes = rss_bytes() + reserved_bytes() + formulas.library_bytes()
+    runtime_bytes = process_bytes + formulas.library_bytes()
     landing_bytes = formulas.landing_bytes(layout.tier_bytes(config.tier), config.io_threads)
 
     def needs(chunk: int) -> MemoryNeeds:
         return MemoryNeeds(
             runtime_bytes=runtime_bytes,
             trunk_bytes=formulas.trunk_bytes(manifest),
-            prefetch_bytes=predictor_bytes(active.prefetch, spec, formulas),
+            prefetch_bytes=predictor_bytes(prefetch, spec, formulas),
             kv_bytes_per_token=formulas.kv_bytes(spec, 1) - formulas.kv_bytes(spec, 0),
             state_bytes=formulas.kv_bytes(spec, 0),
             context=config.context,
             scratch_bytes=scratch.bytes_for(chunk) + landing_bytes,
             borrowable_bytes=scratch.unused(chunk, scratch.few_tokens),
-            tokenizer_bytes=0,  # already loaded, so it is in runtime_bytes
+            tokenizer_bytes=0,  # it is in runtime_bytes
             request_bytes=request_bytes,
             headroom_bytes=HEADROOM_BYTES,
             slot_bytes={tier: layout.tier_bytes(tier) for tier in manifest.experts.tiers},
@@ -144,7 +190,7 @@ def _needs(
             num_expert_layers=len(spec.sparse_layers),
             top_k=spec.top_k,
             parallel=config.parallel,
-            base_tier=base_tier(active.policy),
+            base_tier=base,
         )
 
     return needs

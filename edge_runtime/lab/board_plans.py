@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from edge_runtime.backends.base import MemoryFormulas
 from edge_runtime.base.errors import BudgetError
 from edge_runtime.base.sizes import format_size
 from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.config.boards import identify, read_board
 from edge_runtime.config.environment import Environment, Variables, given
 from edge_runtime.config.limits import Ceiling, SystemLimits, memory_ceiling, read_limits
 from edge_runtime.config.memory_needs import MemoryNeeds
 from edge_runtime.config.memory_plan import MemoryPlan, plan_memory
-from edge_runtime.config.options import BY_NAME
+from edge_runtime.config.options import BY_NAME, RuntimeConfig
 from edge_runtime.config.profiles import DeviceProfile, load_profile, profile_names
 from edge_runtime.config.resolve import EngineOptions, resolve
 from edge_runtime.engine.preparation import ceiling_here, make_backend, settle_needs
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.lab.plan_speed import KnownRate, estimate_speed, known_rate
 from edge_runtime.lab.speed_estimate import SpeedEstimate
+
+Settle = Callable[[RuntimeConfig, MemoryFormulas, Ceiling], MemoryNeeds]
+"""Adds up what a model needs under options, a backend's formulas and a ceiling."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,14 @@ def plan_boards(path: str | os.PathLike[str], options: EngineOptions, env: Varia
     asked: DeviceProfile = given(options.said, variables).pick(BY_NAME["profile"])
     profiles += [asked] if asked not in profiles else []
     options = replace(options, said=said)
-    plans = [_plan(bundle, options, variables, profile, is_here=profile.name == here) for profile in profiles]
+
+    def settle(config: RuntimeConfig, formulas: MemoryFormulas, most: Ceiling) -> MemoryNeeds:
+        return settle_needs(bundle, config, formulas, most, request_bytes=options.request_bytes).needs
+
+    plans = [
+        plan_board(bundle.manifest, options, variables, profile, settle, is_here=profile.name == here)
+        for profile in profiles
+    ]
     del tokenizer
     return sorted(plans, key=_memory)
 
@@ -116,23 +128,42 @@ def _memory(board: BoardPlan) -> tuple[bool, int]:
     return board.ceiling is None, size
 
 
-def _plan(
-    bundle: Bundle, options: EngineOptions, env: Environment, profile: DeviceProfile, *, is_here: bool
+def plan_board(
+    manifest: Manifest,
+    options: EngineOptions,
+    env: Environment,
+    profile: DeviceProfile,
+    settle: Settle,
+    *,
+    is_here: bool = False,
 ) -> BoardPlan:
-    config = resolve(options, env, bundle.manifest, profile)
-    backend = make_backend(bundle, config)
+    """Plan a model on one board.
+
+    Args:
+        manifest: of the bundle, or of one to come.
+        options: hold on every board, but for the profile.
+        env: variables.
+        profile: of the board.
+        settle: adds up what the model needs.
+        is_here: the board is this machine.
+
+    Raises:
+        ConfigError, DeviceError: as `prepare`.
+    """
+    config = resolve(options, env, manifest, profile)
+    if not is_here and profile.cores and "threads" not in options.said:
+        config = replace(config, threads=profile.cores)
+    backend = make_backend(manifest.model, config)
     ceiling = ceiling_here(config) if is_here else _ceiling(profile, config.memory, config.os_reserve)
-    most = ceiling or Ceiling(1 << 62, "no memory stated")
-    settled = settle_needs(bundle, config, backend.formulas, most, request_bytes=options.request_bytes)
+    needs = settle(config, backend.formulas, ceiling or Ceiling(1 << 62, "no memory stated"))
     backend.close()
     rates = known_rate("drive", profile), known_rate("memory", profile)
     plan = speed = None
     if ceiling is not None:
-        plan = _fitting(settled.needs, ceiling, config.expert_memory)
+        plan = _fitting(needs, ceiling, config.expert_memory)
     if plan is not None:
-        threads = config.threads if is_here or "threads" in options.said else profile.cores or config.threads
-        speed = estimate_speed(bundle.manifest, plan, drive=rates[0], memory=rates[1], threads=threads)
-    return BoardPlan(profile, is_here, settled.needs, ceiling, plan, speed, rates)
+        speed = estimate_speed(manifest, plan, drive=rates[0], memory=rates[1], threads=config.threads)
+    return BoardPlan(profile, is_here, needs, ceiling, plan, speed, rates)
 
 
 def _ceiling(profile: DeviceProfile, requested: int | None, reserve: int) -> Ceiling | None:

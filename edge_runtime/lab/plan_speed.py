@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_runtime.bundle.manifest import Manifest
+from edge_runtime.bundle.part_names import ROUTERS, trunk_file
 from edge_runtime.config.memory_plan import MemoryPlan
 from edge_runtime.config.profiles import DeviceProfile
 from edge_runtime.lab import speed_estimate as speed
@@ -13,6 +14,8 @@ from edge_runtime.lab import speed_estimate as speed
 _WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.03, "int4": 0.56}
 """Of the trunk, by its precision, scales included."""
 _EVERY_TOKEN = ("trunk", "router")
+_LOOK_AHEAD = (ROUTERS, trunk_file("routers"))
+"""Layers have routers of their own: these are for reading ahead."""
 _NOBODY_SAYS = {"drive": speed.ASSUMED_DRIVE_GB_S, "memory": speed.ASSUMED_MEMORY_GB_S}
 
 
@@ -66,7 +69,7 @@ def estimate_speed(
         memory: its read rate.
         threads: that compute.
     """
-    trunk = sum(part.bytes for part in manifest.parts if part.role in _EVERY_TOKEN)
+    trunk = sum(part.bytes for part in manifest.parts if part.role in _EVERY_TOKEN and part.name not in _LOOK_AHEAD)
     weights = trunk / _WEIGHT_BYTES[manifest.trunk.precision]
     tier, base = plan.tier, plan.base_tier
     deep = speed.hit_rate(plan.planes_share) if base else 1.0  # without a base every use is at the full tier

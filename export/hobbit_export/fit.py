@@ -1,26 +1,18 @@
-"""Will the bundle fit the packaged device profiles? An estimate from sizes; `hobbit plan` on the device decides."""
+"""Will the bundle fit the packaged device profiles? The engine's planner on sizes to come; `hobbit plan` decides."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
-from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
-from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, loaded_bytes, scratch_bytes
-from edge_runtime.base.errors import BudgetError
-from edge_runtime.base.sizes import MIB, format_size
+from edge_runtime.base.sizes import format_size
 from edge_runtime.base.spec import ModelSpec
-from edge_runtime.bundle.record import record_layout
-from edge_runtime.config.limits import Ceiling
-from edge_runtime.config.memory_needs import MemoryNeeds
-from edge_runtime.config.memory_plan import plan_memory
-from edge_runtime.config.profiles import DeviceProfile, load_profile, profile_names
-from hobbit_export.options import BF16_TIER, ExportOptions
+from edge_runtime.bundle.manifest import Manifest, Role, TrunkPrecision
+from edge_runtime.config.profiles import load_profile, profile_names
+from edge_runtime.lab.board_plans import BoardPlan
+from edge_runtime.lab.shape_plan import PartToCome, manifest_to_come, plan_shape
+from hobbit_export.options import ExportOptions
 from hobbit_export.plan import PlannedPart
-
-_PROCESS_BYTES = 96 * MIB
-"""Interpreter, numpy and tokenizer library, before a model; measured 60 to 90 MiB."""
-_HEADROOM_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True)
@@ -57,44 +49,24 @@ class Fit:
 
 def fit_profiles(spec: ModelSpec, parts: list[PlannedPart], options: ExportOptions) -> dict[str, Fit]:
     """Profile name -> how a bundle of these parts fits it."""
-    return {name: _fit(load_profile(name), spec, parts, options) for name in profile_names()}
+    manifest = planned_manifest(spec, parts, options)
+    return {name: _fit(plan_shape(manifest, load_profile(name), {})) for name in profile_names()}
 
 
-def _fit(profile: DeviceProfile, spec: ModelSpec, parts: list[PlannedPart], options: ExportOptions) -> Fit:
-    needs = _needs(profile, spec, parts, options)
-    ceiling = profile.value("memory")
-    memory = None if ceiling == "auto" else int(ceiling)
-    if memory is None and profile.memory_bytes:
-        memory = profile.memory_bytes - int(profile.value("os_reserve"))
-    share = None
-    if memory is not None:
-        try:
-            share = plan_memory(needs, Ceiling(memory, "--memory")).cache_share
-        except BudgetError:
-            share = None
-    full = needs.floor_bytes() + (needs.all_experts - needs.top_k) * needs.slot_bytes[needs.tier]
-    return Fit(needs.tier, needs.context, memory, needs.floor_bytes(), full, share)
+def planned_manifest(spec: ModelSpec, parts: list[PlannedPart], options: ExportOptions) -> Manifest:
+    """Return what the bundle's manifest will say of sizes."""
+    to_come = [PartToCome(part.name, cast("Role", part.kind), part.bytes) for part in parts]
+    trunk = cast("TrunkPrecision", options.trunk)
+    return manifest_to_come(spec, options.tiers, options.num_segments, trunk, to_come)
 
 
-def _needs(profile: DeviceProfile, spec: ModelSpec, parts: list[PlannedPart], options: ExportOptions) -> MemoryNeeds:
-    layout = record_layout(spec, options.num_segments)
-    slots = {t: layout.tier_bytes(t) for t in options.tiers if t != BF16_TIER}
-    trunk = [p.bytes for p in parts if p.kind == "trunk"]
-    wanted, chunk = profile.value("context"), profile.value("prefill_chunk")
-    context = spec.max_context if wanted == "auto" else min(wanted, spec.max_context)
-    chunk = 128 if chunk == "auto" else chunk
-    return MemoryNeeds(
-        runtime_bytes=_PROCESS_BYTES + LIBRARY_BYTES,
-        trunk_bytes=loaded_bytes(sum(trunk), 0, len(trunk)),
-        kv_bytes_per_token=HostKVCache.bytes_for(spec, 1) - HostKVCache.bytes_for(spec, 0),
-        state_bytes=HostKVCache.bytes_for(spec, 0),
-        context=context,
-        scratch_bytes=scratch_bytes(spec, chunk, context),
-        tokenizer_bytes=5 * sum(p.bytes for p in parts if p.kind == "tokenizer"),
-        headroom_bytes=_HEADROOM_BYTES,
-        slot_bytes=slots,
-        tier=max(slots),
-        num_experts=spec.num_experts,
-        num_expert_layers=len(spec.sparse_layers),
-        top_k=spec.top_k,
+def _fit(board: BoardPlan) -> Fit:
+    needs = board.needs
+    return Fit(
+        needs.tier,
+        needs.context,
+        None if board.ceiling is None else board.ceiling.bytes,
+        needs.floor_bytes(),
+        board.all_bytes,
+        None if board.plan is None else board.plan.cache_share,
     )

@@ -43,7 +43,7 @@ def plan_parts(source: SourceModel, options: ExportOptions) -> list[PlannedPart]
     check_tokenizer(next(file for file in tokenizer if file.name == REQUIRED).read(), source.spec.vocab_size)
     return [
         *(PlannedPart(file.in_bundle, "tokenizer", file.num_bytes) for file in tokenizer),
-        *_trunk_parts(source.spec, options.trunk, source.embedding_bytes),
+        *trunk_parts(source.spec, options.trunk, source.embedding_bytes),
         *(PlannedPart(name, "router", size) for name, size in router_parts(source.spec).items()),
         *_expert_parts(source.spec, options),
         *_calibration_parts(source, options),
@@ -70,7 +70,8 @@ def weight_bytes(shape: tuple[int, ...], precision: str, *, exact: bool = False)
     return rows * -(-inputs // block) * (block * BITS["int8" if precision == "int8" else "int4"] // 8 + 4)
 
 
-def _trunk_parts(spec: ModelSpec, precision: str, embedding_bytes: int) -> Iterator[PlannedPart]:
+def trunk_parts(spec: ModelSpec, precision: str, embedding_bytes: int = 0) -> Iterator[PlannedPart]:
+    """Yield the parts of a trunk at a precision; the size of the embedding table is that of the checkpoint's."""
     yield PlannedPart(EMBEDDING, "embedding", embedding_bytes)
     head = 4 * (spec.hidden + spec.head_bias * spec.vocab_size) + weight_bytes(
         (spec.vocab_size, spec.hidden), precision
