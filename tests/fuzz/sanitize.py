@@ -47,6 +47,11 @@ TESTS = {
     ],
     "thread": THREADED,
 }
+SITECUSTOMIZE = """# commands that tests start: without this, an editable install would come before the copy
+import sys
+
+sys.meta_path[:] = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("_editable")]
+"""
 INSIDE = "import sys; sys.path[:0] = sys.argv.pop(1).split(':'); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
 
 
@@ -58,6 +63,7 @@ def build(kind: str) -> Path:
     shutil.copytree(ROOT / "edge_runtime", site / "edge_runtime", ignore=shutil.ignore_patterns("src", "*.so"))
     shutil.copytree(ROOT / "export" / "hobbit_export", site / "hobbit_export")
     shutil.copytree(ROOT / "profiles", site / "edge_runtime" / "profiles", dirs_exist_ok=True)
+    (site / "sitecustomize.py").write_text(SITECUSTOMIZE)
     configure = [
         "cmake", "-S", str(ROOT), "-B", str(folder / "cmake"), "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}",
         "-DCMAKE_BUILD_TYPE=None", f"-DCMAKE_CXX_FLAGS={FLAGS[kind]}", f"-DCMAKE_INSTALL_PREFIX={site}",
@@ -101,6 +107,7 @@ def run(kind: str, site: Path, tests: list[str]) -> int:
         "LD_PRELOAD": ":".join(libraries),
         "PYTHONPATH": ":".join(paths),
         "PYTHONMALLOC": "malloc",
+        "PYTHONSAFEPATH": "1",  # nor do the sources in the current folder come before the copy (Python 3.11 and newer)
     }
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
