@@ -97,6 +97,8 @@ class ExpertPool:
             self.memory.start_over(self.residents.ledger)
             self.reader = SlotReader(self.residents, self.memory, self._store)
             self._changing_from = None
+        if self.residents.table.without_ahead is not None:
+            self.residents.table.without_ahead.recover()
         self.reader.abort(self._read_timeout_s)
 
     def finish_reads(self) -> None:

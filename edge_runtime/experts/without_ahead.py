@@ -47,6 +47,11 @@ class WithoutReadAhead:
             self._table.resize(budget_bytes)
             self._table.ledger.drain_discards()
 
+    def recover(self) -> None:
+        """Let go of what an interrupted pass had pinned or begun to take in."""
+        self._table.reconcile(())
+        self._table.ledger.drain_discards()
+
     def serve(self, layer_idx: int, tiers: U8) -> None:
         """A layer asks for experts uint8 [E], the tier each is served at; the rule was told of these uses."""
         self._runs = layer_idx, tiers

@@ -129,3 +129,22 @@ def test_a_request_interrupted_at_lines_of_the_expert_path(model_bundle, policy)
             planes = sum(len(table.planes_of(slot)) for slot in range(table.num_slots))
             used = table.num_resident * ledger.sizes.core_bytes + planes * ledger.sizes.plane_bytes
             assert ledger.used_bytes == used, where
+
+
+def test_a_request_interrupted_where_decisions_look_at_residents(model_bundle):
+    """What is kept beside the cache for decisions holds nothing back after an interrupt at any of its lines."""
+    params, prompt = SamplingParams(max_tokens=2, ignore_eos=True), [5, 9, 20, 31]
+    with open_engine(model_bundle, policy="hobbit", io_threads=2, expert_memory="1MiB", threads=1) as engine:
+
+        def run(at: int) -> Interrupt:
+            return interrupted(
+                lambda: engine.generate(prompt, params),
+                at,
+                lambda file: file.endswith(("without_ahead.py", "waves.py")),
+            )
+
+        lines = run(-1).count
+        assert lines > 100
+        for at in range(1, lines // 2):
+            run(at)
+        assert len(engine.generate(prompt, params).token_ids) == 2
