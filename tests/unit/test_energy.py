@@ -146,6 +146,23 @@ def test_the_sampler_reads_in_the_background_until_it_is_closed():
     assert meter.reads == reads
 
 
+def test_where_the_sampling_thread_is_late_the_end_is_read_when_it_is_asked_for(monkeypatch):
+    meter, now = FakeMeter(), 0
+    monkeypatch.setattr("edge_runtime.telemetry.power.sampler.monotonic_ns", lambda: now)
+    sampler = PowerSampler(meter, 100.0)  # its thread never runs
+    for now in (0, SECOND // 10, SECOND // 5):
+        sampler.window(0, now)
+    assert meter.reads == 3
+    found = sampler.window(0, now + SECOND // 100)
+    assert meter.reads == 3, "two intervals behind the last reading are near enough"
+    assert found.total == pytest.approx(3.0 * 0.21)
+    now += SECOND // 10
+    assert sampler.window(0, now).total == pytest.approx(3.0 * 0.3)
+    assert meter.reads == 4
+    now += 2 * SECOND
+    assert sampler.window(0, now) is None, "nobody read for longer than a second"
+
+
 def test_idle_power_is_that_of_intervals_in_which_nothing_ran():
     meter = FakeMeter()
     sampler = PowerSampler(meter, 100.0).start()

@@ -136,6 +136,10 @@ class EnergyLog:
             track.drop(max(bisect_right(track.at, before_ns) - 1, 0))
         del self._at[: bisect_right(self._at, before_ns) - 1]
 
+    def reaches(self, at_ns: int) -> bool:
+        """Whether the last reading is near enough to a time to say what was used until then."""
+        return len(self._at) > 0 and at_ns - self._at[-1] <= self._reach_ns
+
     def window(self, start_ns: int, end_ns: int) -> Window | None:
         """Return the energy between two times; None if there are too few readings between them or nothing is known."""
         samples = bisect_right(self._at, end_ns) - bisect_right(self._at, start_ns - 1)

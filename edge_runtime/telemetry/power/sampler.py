@@ -30,6 +30,7 @@ class PowerSampler:
         self.info: MeterInfo = meter.info
         self._log = EnergyLog(self.info, int(1e9 / hz), int(min(hz * keep_s, MAX_KEEP)))
         self._lock, self._wake = threading.Lock(), threading.Event()
+        self._reading = threading.Lock()  # one reading after the other, noted in their order
         self._idle = _IdleTime()
         self._thread = threading.Thread(target=self._run, name="hobbit-power", daemon=True)
 
@@ -45,15 +46,25 @@ class PowerSampler:
             self._sample()
 
     def _sample(self) -> None:
-        before = monotonic_ns()
-        values = self._meter.read()
-        at_ns = (before + monotonic_ns()) // 2
-        with self._lock:
-            self._log.add(at_ns, values)
-            self._idle.note(at_ns, self._log)
+        with self._reading:
+            if self._wake.is_set():
+                return  # closed
+            before = monotonic_ns()
+            values = self._meter.read()
+            at_ns = (before + monotonic_ns()) // 2
+            with self._lock:
+                self._log.add(at_ns, values)
+                self._idle.note(at_ns, self._log)
 
     def window(self, start_ns: int, end_ns: int) -> Window | None:
-        """Return what was used between two readings of `monotonic_ns`; None if that was not measured."""
+        """Return what was used between two readings of `monotonic_ns`; None if that was not measured.
+
+        On a busy machine the sampling thread may be late: then the meter is read here, so that the end has a figure.
+        """
+        with self._lock:
+            is_late = not self._log.reaches(end_ns)
+        if is_late:
+            self._sample()
         with self._lock:
             return self._log.window(start_ns, end_ns)
 
@@ -83,7 +94,8 @@ class PowerSampler:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._meter.close()
+        with self._reading:
+            self._meter.close()
 
 
 class _IdleTime:
