@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -74,7 +75,9 @@ class Detectors:
         if done.returncode == 0:
             assert done.stdout.strip() == "passed"
             return ""
-        return done.stderr.strip().splitlines()[-1]
+        said = done.stderr.strip().splitlines()
+        assert said or done.returncode == -signal.SIGSEGV, f"ended with {done.returncode}, and nothing was said"
+        return said[-1] if said else "a kernel left its memory"
 
     def race(self, kernels: Path, file: str = "") -> str:
         """ThreadSanitizer, with the shim itself out of its sight."""
