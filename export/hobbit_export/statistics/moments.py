@@ -16,6 +16,8 @@ from hobbit_export.statistics.inputs import FOLDER
 F32 = NDArray[np.float32]
 SEGMENT = 2048
 """Inputs whose products are counted together: a wider matrix has several such squares along its diagonal."""
+_NOISE = 0.5
+"""Of moments of K inputs counted from n tokens, in units of K / n of their mean."""
 
 
 def moment_file(layer_idx: int) -> str:
@@ -43,6 +45,7 @@ class MomentSums:
         self._key = ""
         self._shared: dict[str, str] = {}
         self._sums: dict[str, list[F32]] = {}
+        self._tokens: dict[str, int] = {}
 
     def add(self, name: str, x: F32) -> None:
         """Count inputs [T, K] of a matrix."""
@@ -51,6 +54,7 @@ class MomentSums:
             return
         self._last = x
         self._key = self._shared.setdefault(name, name)
+        self._tokens[self._key] = self._tokens.get(self._key, 0) + len(x)
         squares = [x[:, part].T @ x[:, part] for part in segments_of(x.shape[1])]
         if self._key in self._sums:
             for total, square in zip(self._sums[self._key], squares, strict=True):
@@ -59,13 +63,26 @@ class MomentSums:
             self._sums[self._key] = squares
 
     def save(self, path: Path) -> None:
-        """Write a file that `read_moments` reads."""
+        """Write a file that `read_moments` reads.
+
+        Few tokens say little about directions that are seldom or alike in size, so that codes fitted to them would be
+        worse on other text than plain rounding: their noise is added to the diagonal.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {
-            f"{key}:{i:04d}": square for key, squares in self._sums.items() for i, square in enumerate(squares)
+            f"{key}:{i:04d}": _with_noise(square, self._tokens[key])
+            for key, squares in self._sums.items()
+            for i, square in enumerate(squares)
         }
         arrays |= {f"={name}": np.array(key) for name, key in self._shared.items()}
         np.savez(path, **arrays)
+
+
+def _with_noise(square: F32, tokens: int) -> F32:
+    found: F32 = square.copy()
+    diagonal = np.diagonal(square)
+    np.fill_diagonal(found, diagonal + np.float32(_NOISE * len(square) / tokens * diagonal.mean(dtype=np.float64)))
+    return found
 
 
 def read_moments(path: Path) -> Mapping[str, list[F32]]:
