@@ -149,7 +149,9 @@ def probe_reads(job: Mapping[str, Any]) -> dict[str, Any]:
     """Return how long reads take at some points, see `read_times.measure`."""
     subject = Subject(Path(job["bundle"]), job["options"])
     points = [(int(chunk), int(depth)) for chunk, depth in job["points"]]
-    return {"samples": read_times.measure(subject.prepared.bundle, subject.prepared.config.tier, points)}
+    bundle, tier = subject.prepared.bundle, subject.prepared.config.tier
+    samples = read_times.measure(bundle, tier, points)
+    return {"samples": samples, "fresh": read_times.measure_fresh(bundle, tier, points[0])}
 
 
 JOBS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
