@@ -277,8 +277,8 @@ start_service() {
   fi
   stage=started
   if start_units; then
-    stage=complete
     systemctl show --property=StatusText --value hobbit.service | sed 's/^/    /'
+    stage=complete
     say "done. Next: docs/operations.md, or curl http://127.0.0.1:8080/health/ready"
   else
     journalctl --no-pager --unit=hobbit --lines=20 --output=cat >&2 || true
