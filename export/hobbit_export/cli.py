@@ -78,10 +78,13 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         metavar="fp32|int8|int4",
         default=DEFAULT_TRUNK,
         help="precision of everything but routed experts. int8 is the default: its error is small beside that of "
-        "the 8-bit experts; int4 halves the trunk's memory at a loss, which --calibrate more than halves; fp16 needs a "
-        "GPU target",
+        "the 8-bit experts; int4 halves the trunk's memory at a loss, which --calibrate more than halves",
     )
-    add("--targets", default="ort", help="engines to build for; only ort so far")
+    add(
+        "--targets",
+        default="ort",
+        help="what the graphs are for: ort; TensorRT engines are built from them on the device",
+    )
     add(
         "--calibrate",
         metavar="FILE.txt",

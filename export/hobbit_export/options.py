@@ -118,8 +118,8 @@ def check_trunk(precision: str) -> str:
     """Return a supported trunk precision, or raise ConfigError saying why it is not."""
     if precision == "fp16":
         raise ConfigError(
-            "--trunk: fp16 needs a GPU target (CPUs of the supported boards compute float16 slower than float32), "
-            "and no GPU target is built yet. Use fp32, int8 or int4."
+            "--trunk: fp16 is not written: CPUs of the supported boards compute float16 slower than float32, and the "
+            "GPU's trunk takes int8 and int4 as they lie. Use fp32, int8 or int4."
         )
     if precision not in TRUNK_PRECISIONS:
         hint = did_you_mean(precision, TRUNK_PRECISIONS)
@@ -148,13 +148,13 @@ def check_shared(options: ExportOptions) -> None:
 
 
 def check_targets(text: str) -> None:
-    """Accept `ort`; refuse targets this version cannot build."""
+    """Accept `ort`; refuse others, and say where TensorRT engines are built."""
     targets = [t.strip().lower() for t in text.split(",")]
     for target in targets:
         if target == "tensorrt":
             raise ConfigError(
-                "--targets: tensorrt is not built yet: expected ort, got tensorrt. "
-                "Use --targets ort; its graphs are plain ONNX."
+                "--targets: expected ort, got tensorrt. TensorRT engines belong to one device, and are built there "
+                "from these graphs: leave --targets out, and run with --backend cuda:trunk=tensorrt on the device."
             )
         if target != "ort":
             raise ConfigError(f"--targets: expected ort, got {target!r}.{did_you_mean(target, ['ort', 'tensorrt'])}")

@@ -109,9 +109,9 @@ def test_closed_and_full_output(source_model: Path, tmp_path: Path, closed: str)
     ("flags", "code", "message"),
     [
         (["--tiers", "5"], 78, "--tiers: expected 8, 6, 4, 2, fp4 or bf16"),
-        (["--trunk", "fp16"], 78, "fp16 needs a GPU target"),
+        (["--trunk", "fp16"], 78, "fp16 is not written"),
         (["--trunk", "int2"], 78, "--trunk: expected one of fp32, int8, int4"),
-        (["--targets", "ort,tensorrt"], 78, "tensorrt is not built yet"),
+        (["--targets", "ort,tensorrt"], 78, "are built there from these graphs"),
         (["--targets", "cuda"], 78, "--targets: expected ort"),
         (["--memory", "lots"], 78, "--memory: expected a size"),
         (["--memory", "40MiB"], 78, "is below the floor of"),
