@@ -1,4 +1,4 @@
-"""Cases of mixtral: its default, sliding windows with tied embeddings, one expert a token with llama3's rope."""
+"""Cases of mixtral: its default, sliding windows with tied embeddings, one expert a token, a large rope theta."""
 
 from __future__ import annotations
 
@@ -33,5 +33,8 @@ CASES = {
     "mixtral_top1_llama3": lambda: _config(
         hidden_size=192, intermediate_size=160, num_attention_heads=6, num_key_value_heads=6, num_experts_per_tok=1,
         **LLAMA3,
+    ),
+    "mixtral_large_theta": lambda: _config(
+        head_dim=16, num_local_experts=8, num_hidden_layers=3, rms_norm_eps=1e-6, **rope("default", rope_theta=1e6)
     ),
 }  # fmt: skip

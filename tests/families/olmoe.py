@@ -1,9 +1,10 @@
-"""Cases of olmoe: its default, clipped and biased projections."""
+"""Cases of olmoe: its default, clipped and biased projections, 8 of 24 experts, one head of keys with YaRN."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from families.rope import YARN
 from families.tokenizer import EOS
 
 if TYPE_CHECKING:
@@ -29,4 +30,9 @@ CASES = {
         clip_qkv=0.9, attention_bias=True, num_attention_heads=4, num_key_value_heads=2, hidden_size=128,
         norm_topk_prob=True, tie_word_embeddings=True,
     ),
+    "olmoe_many_experts": lambda: _config(
+        hidden_size=64, num_attention_heads=2, num_key_value_heads=2, intermediate_size=32, num_experts=24,
+        num_experts_per_tok=8, num_hidden_layers=3,
+    ),
+    "olmoe_one_key_head_yarn": lambda: _config(num_key_value_heads=1, num_experts_per_tok=1, intermediate_size=96, **YARN),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Cases of qwen2_moe: its default, dense layers between with dynamic rope, sliding windows with tied embeddings."""
+"""Cases of qwen2_moe: its default, dense layers between (dynamic rope; many experts), tied sliding windows."""
 
 from __future__ import annotations
 
@@ -34,5 +34,9 @@ CASES = {
     "qwen2_moe_sliding": lambda: _config(
         num_hidden_layers=3, use_sliding_window=True, sliding_window=12, max_window_layers=3, tie_word_embeddings=True,
         num_experts_per_tok=1,
+    ),
+    "qwen2_moe_many_experts": lambda: _config(
+        num_experts=20, num_experts_per_tok=4, mlp_only_layers=[1], num_hidden_layers=3, num_key_value_heads=6,
+        shared_expert_intermediate_size=160, **rope("default", rope_theta=1e6),
     ),
 }  # fmt: skip

@@ -1,10 +1,10 @@
-"""Cases of qwen3_moe: its default, dense layers with YaRN, biases with sliding windows."""
+"""Cases of qwen3_moe: its default, dense layers with YaRN, biases with sliding windows, heads wider than the model."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from families.rope import YARN
+from families.rope import YARN, rope
 from families.tokenizer import EOS
 
 if TYPE_CHECKING:
@@ -32,5 +32,9 @@ CASES = {
     "qwen3_moe_bias_sliding": lambda: _config(
         attention_bias=True, use_sliding_window=True, sliding_window=16, num_key_value_heads=1, head_dim=16,
         num_experts=12, norm_topk_prob=True,
+    ),
+    "qwen3_moe_wide_heads": lambda: _config(
+        hidden_size=64, head_dim=64, num_attention_heads=4, num_experts=32, num_experts_per_tok=8, norm_topk_prob=True,
+        num_hidden_layers=3, **rope("default", rope_theta=1e6),
     ),
 }  # fmt: skip
