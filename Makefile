@@ -159,7 +159,7 @@ release: wheels offline deb release-check
 # structure-aware fuzzers of everything that comes from outside, ten minutes of new seeds; what fails is kept and named
 FUZZ_SECONDS ?= 600
 fuzz: $(VENV)/.test
-	$(BIN)/hobbit-export examples/tiny-moe --out build/fuzz-bundle --tiers 8,6,4,2 --trunk fp32 --calibrate
+	$(BIN)/hobbit-export examples/tiny-moe --out build/fuzz-bundle --tiers 8,6,4,2 --trunk fp32 --calibrate --no-resume
 	$(PY) tests/fuzz/campaign.py build/fuzz-bundle --seconds $$(( $(FUZZ_SECONDS) / 2 )) --first $$(date +%s)
 	$(PY) tests/fuzz/campaign.py build/fuzz-bundle --fp4 --seconds $$(( $(FUZZ_SECONDS) / 6 )) --first $$(date +%s)
 	$(PY) tests/fuzz/campaign.py build/fuzz-bundle --inputs --seconds $$(( $(FUZZ_SECONDS) / 3 )) --first $$(date +%s)
@@ -183,7 +183,7 @@ gpu-compile: $(VENV)/.test
 
 # the kernels on this machine's GPU against the reference; says so where there is none
 gpu-check: $(VENV)/.test
-	$(BIN)/hobbit-export examples/tiny-moe --out build/gpu-check-bundle --tiers 8,4 --trunk fp32
+	$(BIN)/hobbit-export examples/tiny-moe --out build/gpu-check-bundle --tiers 8,4 --trunk fp32 --no-resume
 	PYTHONPATH=tests $(PY) -m cuda.gpu_check --bundle build/gpu-check-bundle
 
 # the decode loop over the fake driver in every order its work may run in, streamed and resident: the whole matrix
