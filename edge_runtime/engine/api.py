@@ -222,6 +222,7 @@ class Engine(Evaluation):
         when it is resumed. Called from inside a request (a signal handler, a policy), the request releases at its end.
         """
         self._use.close()
+        self._stop_idle_watch()
 
     def _stop_idle_watch(self) -> None:
         if self._idle is not None:

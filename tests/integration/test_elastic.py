@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -186,3 +188,18 @@ def test_an_idle_engine_gives_back_what_others_need(model_bundle, machine, monke
         while engine.plan.num_slots == engine.plan.all_experts and time.monotonic() < deadline:
             time.sleep(0.01)
         assert engine.plan.num_slots < 0.4 * engine.plan.all_experts
+
+
+def test_a_script_that_ends_behind_an_elastic_engine_says_nothing(model_bundle):
+    """The watch of an idle engine has ended when `close` returns: nothing of ours is left for the interpreter's end."""
+    script = (
+        "import sys, threading\n"
+        "from edge_runtime import Engine\n"
+        "with Engine.open(sys.argv[1], memory='1GiB', context=64, tier=4, self_check=False, elastic=True) as engine:\n"
+        "    assert 'hobbit-elastic' in [thread.name for thread in threading.enumerate()]\n"
+        "assert 'hobbit-elastic' not in [thread.name for thread in threading.enumerate()]\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(model_bundle)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -67,6 +67,7 @@ def test_thousands_of_requests_leave_nothing_behind(model_bundle: Path, tmp_path
         cost = [(cpu_s[1] - cpu_s[0]) / WARM_UP, (cpu_s[2] - cpu_s[1]) / (REQUESTS - WARM_UP)]
         print(f"RSS {rss} -> {service.rss()}, fds {fds} -> {service.fds()}, CPU a request {cost} s")
         until(lambda: service.rss() <= 1.02 * rss, "memory goes back", pause_s=1.0)
-        assert service.fds() <= fds
+        # connections that no request uses are closed after a while
+        until(lambda: service.fds() <= fds, "descriptors are closed", pause_s=1.0)
         assert requests["finished"]["error"] == 0
         assert cost[1] < 1.5 * cost[0] + 0.002

@@ -96,7 +96,7 @@ def test_every_command_of_the_page_is_run_below():
     assert sorted(map(block_with, NAMED_BLOCKS)) == sorted(map(commands, BLOCKS))
     assert len(PYTHON_BLOCKS) == 1
     assert commands_in_prose() == {
-        "hobbit --help", "man hobbit-run", BY_NAME, "hobbit probe", "hobbit tune", "hobbit pull",
+        "hobbit --help", "man hobbit-run", BY_NAME, "hobbit probe", "hobbit tune", "hobbit pull", "hobbit push",
     }  # fmt: skip
 
 

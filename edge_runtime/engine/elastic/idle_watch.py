@@ -8,6 +8,7 @@ from collections.abc import Callable
 from edge_runtime.base.errors import RequestError
 
 _EVERY_S, _BUSY_S = 0.5, 0.005
+_END_S = 0.2
 
 
 class IdleWatch:
@@ -21,11 +22,14 @@ class IdleWatch:
     def __init__(self, tend: Callable[[], bool], every_s: float = _EVERY_S) -> None:
         self._tend, self._every_s = tend, every_s
         self._stopped = threading.Event()
-        threading.Thread(target=self._run, name="hobbit-elastic", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="hobbit-elastic", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
-        """Call it no more; a call under way is not waited for."""
+        """Call it no more. The thread's end is waited for, but not long: a call under way may want what we hold."""
         self._stopped.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(_END_S)
 
     def _run(self) -> None:
         pause_s = _BUSY_S
