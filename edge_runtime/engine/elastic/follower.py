@@ -16,7 +16,7 @@ from edge_runtime.engine.elastic.governor import Habits, MemoryGovernor
 
 _LOG = logging.getLogger(__name__)
 EVERY_S = 0.1
-"""A look takes some 0.2 ms: a fiftieth of a percent and less of the time."""
+"""A look takes 0.5 to 1.4 ms of processor time in a cgroup of x86 servers: about a hundredth of the time."""
 
 
 class ElasticMemory:
