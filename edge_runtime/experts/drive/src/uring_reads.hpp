@@ -1,4 +1,4 @@
-// Reads under way in a ring: each has a place, which is free again when its part is over.
+// Reads under way in a ring: each has a place, which is free again when its part is over. Included by uring.cpp alone.
 #pragma once
 #include <sys/uio.h>
 #include <unistd.h>
@@ -16,6 +16,7 @@
 #include "ring.hpp"
 
 namespace hobbit {
+namespace {
 
 constexpr size_t kPage = 4096;
 constexpr uint64_t kWake = ~uint64_t(0);
@@ -133,4 +134,5 @@ inline void finish(Shared& s, std::vector<Finished>& over) {
   over.clear();
 }
 
+}  // namespace
 }  // namespace hobbit
