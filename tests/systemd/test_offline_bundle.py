@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import sys
 from pathlib import Path
@@ -14,27 +13,23 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from leftovers import accounts, files
 from machine import booted, missing
+from offline import BLIND, newest_bundle
 
-TARGET = {"x86_64": "x86-64", "aarch64": "arm64"}.get(platform.machine(), "")
 BLOCKS = re.findall(r"^```sh bundle\n(.*?)^```$", (REPO / "docs/operations.md").read_text(), re.MULTILINE | re.DOTALL)
 PRELUDE = 'export HOME=/root PATH=/usr/bin:/usr/sbin:/bin:/sbin; sudo() { "$@"; }; set -euo pipefail; cd /srv/here\n'
-# no compiler and no pip of the machine's is used
-BLIND = "mkdir -p /srv/here; for name in cc c++ gcc g++ pip pip3; do rm -f /usr/bin/$name /usr/local/bin/$name; done"
 
 
 @pytest.mark.slow
 def test_the_page_as_written_then_nothing_left(model_bundle):
     if lacks := missing():
         pytest.skip(f"no systemd can be booted here ({lacks}); the offline bundle was NOT installed")
-    found = sorted((REPO / "dist").glob(f"hobbit-edge-*-{TARGET}.tar.gz"))
-    if not found:
-        pytest.skip("no offline bundle for this machine in dist/ (make offline); it was NOT installed")
+    found = newest_bundle("it was NOT installed")
     with booted(offline=True) as machine:
         assert machine.shell("ip route") == ""
         machine.shell(BLIND)
         before = files(machine)
         machine.shell(
-            f"cp {found[-1]} /srv/here; mkdir -p /var/lib/hobbit-edge; cp -r {model_bundle} /var/lib/hobbit-edge/bundle"
+            f"cp {found} /srv/here; mkdir -p /var/lib/hobbit-edge; cp -r {model_bundle} /var/lib/hobbit-edge/bundle"
         )
         said = machine.run("bash", "-c", PRELUDE + "".join(BLOCKS), timeout_s=600).stdout
         dry, _, wet = said.partition("dry run: nothing was changed")

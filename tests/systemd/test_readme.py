@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from fake_hub import FakeHub
 sys.path.insert(0, str(Path(__file__).parent))
 
 from machine import booted, missing
+from offline import newest_bundle
 
 PAGE = (REPO / "README.md").read_text()
 BLOCKS = re.findall(r"^```console\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -24,7 +24,6 @@ PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DO
 PROSE = re.sub(r"^```.*?^```$", "", PAGE, flags=re.MULTILINE | re.DOTALL)
 BY_NAME = "hobbit-export Qwen/Qwen3-30B-A3B --out bundle"
 NAMED_BLOCKS = ("environment.sh", "git clone", "Qwen3-30B-A3B --out", "make test", "examples/tiny-moe --out")
-TARGET = {"x86_64": "x86-64", "aarch64": "arm64"}.get(platform.machine(), "")
 HOME = "/srv/home"
 BLOCK_S = 1800
 
@@ -54,14 +53,6 @@ def python_with_venv() -> str:
     """The folder of a python3 that can make environments."""
     has = subprocess.run(["/usr/bin/python3", "-c", "import ensurepip"], capture_output=True, check=False)
     return "/usr/bin" if has.returncode == 0 else f"{sys.base_prefix}/bin"
-
-
-def offline_bundle() -> Path:
-    """The newest bundle for this machine that `make offline` wrote."""
-    found = sorted((REPO / "dist").glob(f"hobbit-edge-*-{TARGET}.tar.gz"))
-    if not found:
-        pytest.skip("no offline bundle for this machine in dist/ (make offline); README.md was NOT run")
-    return found[-1]
 
 
 class Reader:
@@ -104,7 +95,7 @@ def test_every_command_of_the_page_is_run_below():
 def test_every_command_runs_as_written():
     if lacks := missing():
         pytest.skip(f"no machine can be booted here ({lacks}); README.md was NOT run")
-    bundle = offline_bundle()
+    bundle = newest_bundle("README.md was NOT run")
     with booted() as machine, closing(FakeHub(MODEL, "Qwen/Qwen3-30B-A3B")) as hub:
         reader = Reader(machine)
         machine.shell(f"cp {bundle} {HOME}/src")

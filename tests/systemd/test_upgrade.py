@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPO
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from machine import booted, missing
-from test_offline_bundle import BLIND, TARGET
+from offline import BLIND, newest_bundle
 
 COMPLETE = (
     "curl --fail --silent --max-time 60 http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' "
@@ -60,13 +59,9 @@ class Board:
 def board(model_bundle):
     if lacks := missing():
         pytest.skip(f"no systemd can be booted here ({lacks}); upgrades were NOT checked")
-    found = sorted((REPO / "dist").glob(f"hobbit-edge-*-{TARGET}.tar.gz"))
-    if not found:
-        pytest.skip("no offline bundle for this machine in dist/ (make offline); upgrades were NOT checked")
+    found = newest_bundle("upgrades were NOT checked")
     with booted(offline=True) as machine:
-        machine.shell(
-            f"{BLIND}; tar -xf {found[-1]} -C /srv; mkdir -p /var/lib/hobbit-edge; rm -f /usr/sbin/policy-rc.d"
-        )
+        machine.shell(f"{BLIND}; tar -xf {found} -C /srv; mkdir -p /var/lib/hobbit-edge; rm -f /usr/sbin/policy-rc.d")
         machine.shell(f"cp -r {model_bundle} /var/lib/hobbit-edge/bundle; chmod -R go+rX /var/lib/hobbit-edge/bundle")
         yield Board(machine)
 
