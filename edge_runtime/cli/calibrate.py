@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from edge_runtime.cli.options import add_engine_arguments, repeatable_options
+from edge_runtime.cli.options import add_engine_arguments, repeatable_options, with_policy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,9 +40,7 @@ def main(args: argparse.Namespace) -> int:
     for name in ("high", "low", "fallback_rate"):
         if not 0 <= getattr(args, name) <= 1:
             raise ConfigError(f"{name.replace('_', '-')}: expected 0 to 1, got {getattr(args, name):g}.")
-    options = repeatable_options(args) | {"policy": "mobile:threshold=0"}
-    for name in ("max_kld", "base_resident"):
-        options.pop(name, None)
+    options = with_policy(repeatable_options(args), "mobile:threshold=0")
     with Engine.open(args.bundle, self_check=not args.no_self_check, **options) as engine:
         ids = np.asarray(read_tokens(engine, args.text, args.tokens), np.int32)
         watcher = ThresholdWatcher(engine.parts.active.policy, engine.spec.num_layers)

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import IO, TYPE_CHECKING, Any
 
-from edge_runtime.cli.options import add_engine_arguments, repeatable_options
+from edge_runtime.cli.options import add_engine_arguments, repeatable_options, with_policy
 from edge_runtime.cli.texts import progress, read_tokens
 
 if TYPE_CHECKING:
@@ -62,11 +62,8 @@ def main(args: argparse.Namespace) -> int:
     from edge_runtime.bundle.manifest_file import read as read_manifest
 
     options = repeatable_options(args)
-    baseline = dict(options)
-    for name in ("max_kld", "base_resident"):
-        baseline.pop(name, None)
     tiers = read_manifest(Path(args.bundle)).experts.tiers
-    baseline |= {"policy": args.baseline, "tier": args.baseline_tier or str(tiers[-1])}
+    baseline = with_policy(options, args.baseline) | {"tier": args.baseline_tier or str(tiers[-1])}
     with tempfile.TemporaryFile(prefix="hobbit-eval-") as store:
         ids, baseline_slips = _baseline_pass(args, baseline, store)
         report, quality, tasks = _candidate_pass(args, options, ids, store, baseline_slips)

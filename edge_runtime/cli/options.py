@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.config.kinds import Named, OnlyOn, Switch
@@ -127,6 +127,13 @@ def repeatable_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the same for verbs that count reads: nothing is read ahead by the clock unless the user asked for it."""
     said = engine_options(args)
     return said if os.environ.get(BY_NAME["prefetch"].variable) else {"prefetch": "off"} | said
+
+
+def with_policy(options: Mapping[str, Any], policy: str) -> dict[str, Any]:
+    """Return engine options with another policy, without those that would choose one."""
+    from edge_runtime.config.fitting import POLICY_PARAMETERS
+
+    return {name: value for name, value in options.items() if name not in POLICY_PARAMETERS} | {"policy": policy}
 
 
 def setup_logging(*, verbose: bool) -> None:

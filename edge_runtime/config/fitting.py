@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 _OF_BUDGETS = "rate-distortion"
+POLICY_PARAMETERS = ("max_kld", "base_resident")
+"""Options that stand for parameters of that policy, and so choose it."""
 _WORKLOAD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -214,7 +216,7 @@ def policy_with_budget(sources: Sources, facts: Facts | None = None) -> str:
     from edge_runtime.config.options import BY_NAME
 
     policy = str(sources.pick(BY_NAME["policy"]))
-    budget, keeps_base = (sources.pick(BY_NAME[name]) for name in ("max_kld", "base_resident"))
+    budget, keeps_base = (sources.pick(BY_NAME[name]) for name in POLICY_PARAMETERS)
     if budget is not None:
         policy = _with_parameter(policy, sources, BY_NAME["max_kld"], f"max_kld={budget!r}")
     return _with_parameter(policy, sources, BY_NAME["base_resident"], "base=true") if keeps_base else policy

@@ -10,7 +10,7 @@ from typing import Any
 
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.config.environment import Environment, Variables, given
-from edge_runtime.config.fitting import policy_with_budget
+from edge_runtime.config.fitting import POLICY_PARAMETERS, policy_with_budget
 from edge_runtime.config.option import Option
 from edge_runtime.config.options import BY_NAME, OPTIONS
 from edge_runtime.config.profiles import DeviceProfile
@@ -20,7 +20,7 @@ from edge_runtime.engine.reload import Reload
 _LINE = re.compile(
     r"""\s*(?P<name>[A-Za-z_][A-Za-z0-9_]*)=\s*(?:"(?P<two>[^"\\]*)"|'(?P<one>[^']*)'|(?P<plain>[^"'\\]*?))\s*"""
 )
-_POLICY = ("policy", "max_kld", "base_resident")
+_POLICY = ("policy", *POLICY_PARAMETERS)
 _NO_CAP = 1 << 60
 """An arena ceiling that never binds: how a reload takes --expert-memory back."""
 _NO_FLAGS: Mapping[str, Any] = {}
