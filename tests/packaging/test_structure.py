@@ -142,3 +142,27 @@ def test_emulated_arm64_builds_every_native_source():
     names = [path.stem for folder in folders for path in (REPO / "edge_runtime" / folder / "src").glob("*.cpp")]
     left_out = re.compile(r"bindings|_avx|use_forecast")
     assert [name for name in names if not left_out.search(name) and not re.search(rf"\b{name}\b", script)] == []
+
+
+def test_modules_that_tests_import_by_bare_name_are_found_in_one_folder():
+    """All four are on the path of one run: of two modules of one name, the one imported first is everybody's."""
+    folders = ("tests", "tests/systemd", "tools", "tools/release")
+    where: dict[str, list[str]] = {}
+    for path in (path for folder in folders for path in sorted((REPO / folder).glob("*.py"))):
+        where.setdefault(path.stem, []).append(str(path.relative_to(REPO)))
+    assert [paths for paths in where.values() if len(paths) > 1] == []
+
+
+def test_no_test_adds_another_folder_to_the_path():
+    """Else the test above has a gap."""
+    adds = re.compile(r"sys\.path\.(?:insert|append)\(.*")
+    known = re.compile(
+        r"Path\(__file__\)\.parent\)|REPO / \"tools(?:/release)?\"|parents\[2\] / \"tools\"|sys\.argv\[1\]|\"tests"
+    )
+    found = [
+        f"{path.relative_to(REPO)}: {call}"
+        for path in sorted((REPO / "tests").rglob("*.py"))
+        for call in adds.findall(path.read_text(encoding="utf-8"))
+        if path.name != "test_structure.py" and not known.search(call)
+    ]
+    assert found == []

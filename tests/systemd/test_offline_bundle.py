@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from leftovers import accounts, files
 from machine import booted, missing
-from offline import BLIND, newest_bundle
+from offline_bundle import BLIND, newest_bundle
 
 BLOCKS = re.findall(r"^```sh bundle\n(.*?)^```$", (REPO / "docs/operations.md").read_text(), re.MULTILINE | re.DOTALL)
 PRELUDE = 'export HOME=/root PATH=/usr/bin:/usr/sbin:/bin:/sbin; sudo() { "$@"; }; set -euo pipefail; cd /srv/here\n'

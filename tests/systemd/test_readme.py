@@ -16,7 +16,7 @@ from fake_hub import FakeHub
 sys.path.insert(0, str(Path(__file__).parent))
 
 from machine import booted, missing
-from offline import newest_bundle
+from offline_bundle import newest_bundle
 
 PAGE = (REPO / "README.md").read_text()
 BLOCKS = re.findall(r"^```console\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from machine import booted, missing
-from offline import BLIND, newest_bundle
+from offline_bundle import BLIND, newest_bundle
 
 COMPLETE = (
     "curl --fail --silent --max-time 60 http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' "
