@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 from benchmarks.compare.workload import Cell
 
 VERSION = 2
+
+_FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/'\"]+/)+")
+"""The folders of an absolute path: they say where somebody keeps files, and the results are published."""
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -45,9 +49,18 @@ def append(path: Path, entry: dict[str, Any]) -> None:
         file.seek(0)
         whole = file.read()
         file.truncate(len(whole) if whole.endswith(b"\n") else whole.rfind(b"\n") + 1)
-        file.write(json.dumps({"v": VERSION, **entry}, separators=(",", ":")).encode() + b"\n")
+        file.write(json.dumps({"v": VERSION, **_without_folders(entry)}, separators=(",", ":")).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _without_folders(value: Any) -> Any:
+    """Return a value whose texts name files by their last part: a peer's last words hold whole paths."""
+    if isinstance(value, str):
+        return _FOLDERS.sub("", value)
+    if isinstance(value, dict):
+        return {key: _without_folders(each) for key, each in value.items()}
+    return [_without_folders(each) for each in value] if isinstance(value, list) else value
 
 
 def cell_of(entry: dict[str, Any]) -> Cell | None:
