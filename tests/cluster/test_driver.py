@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 import random
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from synthetic import qwen3_config, run_export, write_qwen3
@@ -22,6 +25,7 @@ from hobbit_export.exporter import ExportReport, export
 from hobbit_export.fingerprint import fingerprint
 from hobbit_export.opening import open_source
 from hobbit_export.options import ExportOptions, check_engine
+from hobbit_export.progress import Progress
 
 LAYERS = 3
 
@@ -73,11 +77,17 @@ class InProcess:
 
 
 def on(
-    cluster: InProcess, checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch, **options: object
+    cluster: InProcess,
+    checkpoint: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    quiet: bool = True,
+    **options: object,
 ) -> ExportReport:
     monkeypatch.setattr(ray_cluster, "RayCluster", lambda *args: cluster)
     asked = ExportOptions(checkpoint, out, engine="ray", **options)  # type: ignore[arg-type]
-    return export(asked, quiet=True)
+    return export(asked, quiet=quiet)
 
 
 def test_the_bytes_are_those_of_a_local_export(checkpoint, whole, tmp_path, monkeypatch):
@@ -156,6 +166,69 @@ def test_a_driver_that_dies_goes_on_where_it_was(checkpoint, whole, tmp_path, mo
     assert len(second.orders) == len(first.orders) - 4
     assert report.steps_resumed == 4 + 2, "those of workers, and the two done here"
     assert contents(tmp_path / "b") == whole
+
+
+class Watched(Progress):
+    """Adds up what the bar shows."""
+
+    total: ClassVar[int] = 0
+    shown: ClassVar[int] = 0
+
+    def __init__(self, total_bytes: int, num_steps: int, *, quiet: bool = False) -> None:
+        Watched.total, Watched.shown = total_bytes, 0
+        super().__init__(total_bytes, num_steps, quiet=quiet)
+
+    def advance(self, count: int) -> None:
+        Watched.shown += count
+        super().advance(count)
+
+    def advance_elsewhere(self, count: int) -> None:
+        Watched.shown += count
+        assert 0 <= Watched.shown <= Watched.total
+        super().advance_elsewhere(count)
+
+    def skip(self, step: str, num_bytes: int) -> None:
+        Watched.shown += num_bytes
+        super().skip(step, num_bytes)
+
+
+def lines_of(said: str) -> dict[str, str]:
+    """What was said of each step, in a run whose lines are numbered to the last."""
+    found = re.findall(r"^\[(\d+)/(\d+)\] (.+?): (.+)$", said, re.MULTILINE)
+    assert [number for number, _, _, _ in found] == [str(number) for number in range(1, int(found[0][1]) + 1)]
+    lines = {step: what for _, _, step, what in found}
+    assert len(lines) == len(found), "each step once"
+    return lines
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_progress_counts_every_step_and_byte_once_whoever_does_them(checkpoint, tmp_path, monkeypatch, capsys, seed):
+    """Workers die, then the driver: in the end each step was said once, and the bar stands at its end."""
+    rng, ended = random.Random(seed), 0
+
+    class DriverDies(BaseException):
+        pass
+
+    def fate(order: Order) -> str:
+        nonlocal ended
+        ended += 1
+        if ended == 7:
+            raise DriverDies
+        return "done" if order.attempt == TRIES - 1 else rng.choice(["done", "done", "dies half-way", "dies last"])
+
+    monkeypatch.setattr(exporter, "Progress", Watched)
+    cluster = InProcess(fate, seed)
+    with pytest.raises(DriverDies):
+        on(cluster, checkpoint, tmp_path / "b", monkeypatch, quiet=False)
+    deaths = len(cluster.orders) - len({order.step for order in cluster.orders})
+    assert capsys.readouterr().err.count(": its worker died (") == deaths
+    second = InProcess(fate, seed)
+    report = on(second, checkpoint, tmp_path / "b", monkeypatch, quiet=False)
+    lines = lines_of(capsys.readouterr().err)
+    assert Watched.shown == Watched.total > 0
+    again = {order.step for order in second.orders}
+    assert all(re.fullmatch(rf"[\d.]+ s on {re.escape(platform.node())}", lines[step]) for step in again)
+    assert sum(what == "already done" for what in lines.values()) == report.steps_resumed
 
 
 def test_a_worker_of_a_driver_that_is_gone_does_nothing_more(checkpoint, whole, tmp_path, monkeypatch):

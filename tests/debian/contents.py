@@ -15,6 +15,19 @@ from pathlib import Path
 
 MACHINES = {"amd64": 62, "arm64": 183}
 """Numbers of machines in the head of an ELF file."""
+SHARED = ("usr/share/doc/{name}/copyright", "usr/share/doc/{name}/changelog.Debian.gz")
+NEEDED = {
+    "hobbit-edge": (
+        "usr/bin/hobbit", "usr/bin/hobbit-edge", "opt/hobbit-edge/bin/python", "opt/hobbit-edge/pyvenv.cfg",
+        "usr/lib/systemd/system/hobbit.service", "usr/lib/systemd/system/hobbit.socket", "usr/lib/sysusers.d/hobbit-edge.conf",
+        "usr/lib/tmpfiles.d/hobbit-edge.conf", "etc/hobbit-edge/hobbit.env", "usr/share/man/man1/hobbit.1.gz",
+        "usr/share/man/man1/hobbit-serve.1.gz", "usr/share/bash-completion/completions/hobbit",
+        "usr/share/zsh/vendor-completions/_hobbit", "usr/share/fish/vendor_completions.d/hobbit.fish",
+        "usr/share/hobbit-edge/profiles/orin-nano-8gb.yaml", "usr/share/doc/hobbit-edge/operations.md", *SHARED,
+    ),
+    "hobbit-edge-export": ("usr/bin/hobbit-export", "usr/share/man/man1/hobbit-export.1.gz", *SHARED),
+}  # fmt: skip
+"""Commands, units, user, settings, pages, completions, profiles."""
 PLACES = ("./opt/hobbit-edge/", "./usr/", "./etc/hobbit-edge/")
 
 
@@ -30,10 +43,11 @@ def check(package: Path) -> str:
     machine, depends = MACHINES[field(package, "Architecture")], field(package, "Depends")
     (minor,) = re.findall(r"\bpython3\.(\d+)(?:,|$)", depends)
     raw = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(package)], check=True, capture_output=True).stdout
-    native = 0
+    native, names = 0, set()
     with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
         for member in archive:
             name = member.name
+            names.add(name.removeprefix("./"))
             assert (member.uid, member.gid) == (0, 0), f"{name}: expected root to own it, found {member.uid}"
             if not member.isfile():
                 continue
@@ -47,6 +61,9 @@ def check(package: Path) -> str:
             tag = re.search(r"\.cpython-3(\d+)", name)
             assert tag is None or tag[1] == minor, f"{name}: is for Python 3.{tag and tag[1]}, expected 3.{minor}"
     assert native > 0, "expected native modules, found none"
+    title = field(package, "Package")
+    missing = [need for each in NEEDED[title] if (need := each.format(name=title)) not in names]
+    assert missing == [], f"lacks {', '.join(missing)}"
     return f"{native} native files for {field(package, 'Architecture')} and Python 3.{minor}"
 
 

@@ -1,9 +1,9 @@
 """Run by the Python of an installed copy, outside the repository, with no network but loopback: is all of it there?
 
-usage: python inside.py BUNDLE EXPECTED.json
+usage: python inside.py BUNDLE EXPECTED.json [CHECKPOINT]
 
-Prints one line a check. BUNDLE is a small bundle, EXPECTED what the machine that made it says: token ids of a greedy
-completion, and which instruction set the kernels should choose here.
+Prints one line a check. BUNDLE is a small bundle, EXPECTED what expected.py says of the machine that made it. Needs
+kernels.py beside it. With a CHECKPOINT the exporter is tried on it.
 """
 
 from __future__ import annotations
@@ -85,8 +85,9 @@ def commands_answer() -> None:
     say("commands answer with help and version")
 
 
-def kernels_are(isa: str) -> None:
-    """See which instruction set the kernels choose, and that they agree with the portable one."""
+def kernels_are(isa: str, expected: dict[str, str]) -> None:
+    """See which instruction set the kernels choose, and that each there is gives what the machine that asks got."""
+    import kernels
     import numpy as np
 
     from edge_runtime.backends.cpu.kernels import available_isas
@@ -94,24 +95,16 @@ def kernels_are(isa: str) -> None:
 
     assert available_isas()[0] == isa, (available_isas(), isa)
     assert crc32c(b"123456789") == crc32c(np.frombuffer(b"123456789", np.uint8)) == 0xE3069283
-    say(f"kernels: {', '.join(available_isas())}")
+    for each in available_isas():
+        found = kernels.digests(each)
+        differ = [case for case in expected.keys() | found.keys() if found.get(case) != expected.get(case)]
+        assert differ == [], (each, sorted(differ))
+        say(f"kernels: {each}: {len(found)} results are, bit for bit, those of the machine that asked")
 
 
-def tokens_are_the_same(bundle: str, expected: list[int]) -> str:
+def tokens_are_the_same(bundle: str, flags: list[str], expected: list[int]) -> str:
     """Decode greedily and compare token ids; return the text."""
-    flags = [
-        "--prompt",
-        "import os",
-        "--max-tokens",
-        "16",
-        "--temperature",
-        "0",
-        "--memory",
-        "400MiB",
-        "--context",
-        "128",
-    ]
-    found = json.loads(run("hobbit", "run", bundle, *flags, "--expert-memory", "6MiB", "--json"))
+    found = json.loads(run("hobbit", "run", bundle, *flags, "--json"))
     assert found["token_ids"] == expected, (found["token_ids"], expected)
     assert found["experts"]["misses"] + found["experts"]["late"] > 0, found["experts"]
     say(f"{len(expected)} tokens are those of the machine that exported; {found['experts']['bytes_read']} bytes read")
@@ -167,6 +160,14 @@ def serve_answers(bundle: str, text: str) -> None:
     say("serve answers one request, with the text of run")
 
 
+def export_writes(source: str, out: Path, expected: dict[str, str]) -> None:
+    """Export a checkpoint; the experts are, byte for byte, those of the machine that asks."""
+    run("hobbit-export", source, "--out", str(out), "--tiers", "4", "--trunk", "fp32")
+    parts = {part["name"]: part["sha256"] for part in json.loads((out / "manifest.json").read_text())["parts"]}
+    assert expected.items() <= parts.items(), sorted(expected.items() - parts.items())
+    say(f"hobbit-export writes a bundle; its {len(expected)} files of experts are those of the machine that asks")
+
+
 def footprint() -> None:
     """List what the installation takes, the largest first."""
     sizes = {}
@@ -190,10 +191,12 @@ def main() -> None:
     footprint()
     commands_answer()
     import_everything()
-    kernels_are(expected["isa"])
-    text = tokens_are_the_same(bundle, expected["token_ids"])
+    kernels_are(expected["isa"], expected["kernels"])
+    text = tokens_are_the_same(bundle, expected["flags"], expected["token_ids"])
     reads_are_made_with(expected["reads_with"])
     serve_answers(bundle, text)
+    if len(sys.argv) > 3:
+        export_writes(sys.argv[3], Path(os.environ["XDG_STATE_HOME"]) / "exported", expected["experts"])
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ sys.path.insert(0, str(REPO / "tools/release"))
 
 import check
 import common
+import contained
 import locks
 import offline
 import sbom
@@ -219,10 +220,16 @@ def test_the_workflow_calls_targets_there_are():
     targets = set(re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(), re.MULTILINE))
     steps = [step.get("run", "") for job in found["jobs"].values() for step in job["steps"]]
     called = set(re.findall(r"\bmake ([a-z-]+)", "\n".join(steps)))
-    assert called >= {"wheels", "offline", "wheel-check", "test", "deb", "release-check"}
+    assert called >= {
+        "wheels", "offline", "wheel-check", "extras-check", "test", "deb", "deb-release-check", "release-check",
+    }  # fmt: skip
     assert called <= targets
-    runners = {row["runner"] for row in found["jobs"]["wheels"]["strategy"]["matrix"]["include"]}
-    assert runners == {"ubuntu-22.04", "ubuntu-22.04-arm"}
+    for job, release in (("wheels", "22.04"), ("packages", "24.04")):
+        runners = {row["runner"] for row in found["jobs"][job]["strategy"]["matrix"]["include"]}
+        assert runners == {f"ubuntu-{release}", f"ubuntu-{release}-arm"}
+    suites = found["jobs"]["packages"]["env"]["SUITES"]
+    assert {word.partition(":")[0] for word in suites.split() if ":" in word} == set(contained.DEBIAN_RELEASES)
+    assert {*found["jobs"]["release"]["needs"]} == {*found["jobs"]} - {"release"}
 
 
 def test_a_bundle_for_a_python_that_its_target_has_not_is_refused(tmp_path):

@@ -1,14 +1,29 @@
 #!/bin/bash
-# PID 1 to be: makes a root of its own over the machine's, read-through and thrown away afterwards, and becomes systemd.
+# PID 1 to be: makes a root of its own over another, read-through and thrown away afterwards, and becomes systemd.
 # Started by machine.py inside new pid, mount, uts, ipc and cgroup namespaces.
-# usage: boot.sh WORK [CONTROLLER...]     controllers: cgroup v1 hierarchies to hand to systemd besides the unified one
+# usage: boot.sh WORK ROOT [CONTROLLER...] [-- FOLDER...]
+#   ROOT         /, that of this machine, or one made by debootstrap
+#   CONTROLLER   cgroup v1 hierarchies to hand to systemd besides the unified one
+#   FOLDER       of this machine, shown in a ROOT that lacks it; what is written there is thrown away too
 set -euo pipefail
-work=$1
-shift
+work=$1 lower=$2
+shift 2
+controllers=() shown=()
+while [ $# -gt 0 ]; do
+  if [ "$1" = -- ]; then shown=("${@:2}"); break; fi
+  controllers+=("$1")
+  shift
+done
+set -- "${controllers[@]}"
 mount --make-rprivate /
 mount -t tmpfs -o size=6g,mode=755 tmpfs "$work"
 mkdir "$work"/{upper,work,root}
-mount -t overlay -o "lowerdir=/,upperdir=$work/upper,workdir=$work/work" overlay "$work/root"
+mount -t overlay -o "lowerdir=$lower,upperdir=$work/upper,workdir=$work/work" overlay "$work/root"
+for folder in "${shown[@]}"; do
+  layer=$work/shown/${folder//\//_}
+  mkdir -p "$layer"/{upper,work} "$work/root$folder"
+  mount -t overlay -o "lowerdir=$folder,upperdir=$layer/upper,workdir=$layer/work" overlay "$work/root$folder"
+done
 cd "$work/root"
 mount -t proc proc proc
 mount -t sysfs sysfs sys

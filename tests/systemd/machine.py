@@ -1,4 +1,4 @@
-"""A real systemd as PID 1 of namespaces of its own, over a throw-away copy of this machine's root."""
+"""A real systemd as PID 1 of namespaces of its own, over a throw-away copy of this machine's root or of another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Machine:
         controllers: cgroup controllers whose limits it can enforce.
     """
 
-    def __init__(self, *, offline: bool = False) -> None:
+    def __init__(self, *, offline: bool = False, root: Path = Path("/"), shown: Sequence[Path] = ()) -> None:
         self._name = f"hobbit-test-{uuid.uuid4().hex[:8]}"
         self._work = Path(tempfile.mkdtemp(prefix=self._name))
         self._groups = _make_groups(self._name)
@@ -58,7 +58,7 @@ class Machine:
             "bash",
             str(BOOT),
         ]
-        command += [str(self._work), *([] if is_v2 else self.controllers)]
+        command += [str(self._work), str(root), *([] if is_v2 else self.controllers), "--", *map(str, shown)]
         groups = self._groups
 
         def enter() -> None:
@@ -126,9 +126,15 @@ class Machine:
 
 
 @contextmanager
-def booted(*, offline: bool = False) -> Iterator[Machine]:
-    """Boot a machine; it is gone afterwards. One that is offline has a loopback of its own and no route anywhere."""
-    machine = Machine(offline=offline)
+def booted(*, offline: bool = False, root: Path = Path("/"), shown: Sequence[Path] = ()) -> Iterator[Machine]:
+    """Boot a machine; it is gone afterwards.
+
+    Args:
+        offline: it has a loopback of its own and no route anywhere.
+        root: the root that it starts from.
+        shown: folders of this machine that a root without them gets.
+    """
+    machine = Machine(offline=offline, root=root, shown=shown)
     try:
         machine.wait_until_booted()
         yield machine

@@ -110,11 +110,17 @@ def test_install_serve_upgrade_remove_purge(runtime_and_exporter, model_bundle, 
         assert "HOBBIT_MEMORY=600MiB" in machine.shell("cat /etc/hobbit-edge/hobbit.env"), "settings are kept"
         assert json.loads(machine.shell(COMPLETE))["choices"][0]["text"] == first
 
-        machine.run("dpkg", "--install", "--force-depends-version", str(exporter), timeout_s=300)
-        machine.shell(f"hobbit-export {REPO}/examples/tiny-moe --out /tmp/exported --tiers 4 --trunk int8")
-        machine.run("dpkg", "--purge", "--force-depends", "hobbit-edge-export")
+        back = ("apt-get", "install", "--yes", "--allow-downgrades", str(runtime))
+        machine.run("env", "DEBIAN_FRONTEND=noninteractive", *back, timeout_s=300)
+        wait_ready(machine)
+        assert machine.run("dpkg", "--verify", "hobbit-edge").stdout.count("\n") <= 1, "but for the settings"
+        assert json.loads(machine.shell(COMPLETE))["choices"][0]["text"] == first
 
-        machine.run("dpkg", "--remove", "hobbit-edge")
+        machine.run("dpkg", "--install", str(exporter), timeout_s=300)
+        machine.shell(f"hobbit-export {REPO}/examples/tiny-moe --out /tmp/exported --tiers 4 --trunk int8")
+        machine.run("dpkg", "--purge", "hobbit-edge-export")
+
+        machine.run("apt-get", "remove", "--yes", "hobbit-edge", timeout_s=300)
         assert machine.shell("systemctl is-active hobbit", check=False).strip() == "inactive"
         kept = machine.shell(
             "ls -d /etc/hobbit-edge/hobbit.env /var/lib/hobbit-edge/bundle /opt/hobbit-edge || true"

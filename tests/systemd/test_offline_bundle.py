@@ -11,12 +11,13 @@ from conftest import REPO
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from clean_root import clean_root
 from leftovers import accounts, files
 from machine import booted, missing
-from offline_bundle import BLIND, newest_bundle
+from offline_bundle import newest_bundle
 
 BLOCKS = re.findall(r"^```sh bundle\n(.*?)^```$", (REPO / "docs/operations.md").read_text(), re.MULTILINE | re.DOTALL)
-PRELUDE = 'export HOME=/root PATH=/usr/bin:/usr/sbin:/bin:/sbin; sudo() { "$@"; }; set -euo pipefail; cd /srv/here\n'
+PRELUDE = "export HOME=/root PATH=/usr/bin:/usr/sbin:/bin:/sbin; set -euo pipefail; cd /srv/here\n"
 
 
 @pytest.mark.slow
@@ -24,9 +25,13 @@ def test_the_page_as_written_then_nothing_left(model_bundle):
     if lacks := missing():
         pytest.skip(f"no systemd can be booted here ({lacks}); the offline bundle was NOT installed")
     found = newest_bundle("it was NOT installed")
-    with booted(offline=True) as machine:
+    with (
+        clean_root("the offline bundle was NOT installed") as root,
+        booted(offline=True, root=root, shown=[found.parent, model_bundle]) as machine,
+    ):
         assert machine.shell("ip route") == ""
-        machine.shell(BLIND)
+        assert machine.shell("type cc c++ gcc pip pip3 2>/dev/null", check=False) == ""
+        machine.shell("mkdir -p /srv/here")
         before = files(machine)
         machine.shell(
             f"cp {found} /srv/here; mkdir -p /var/lib/hobbit-edge; cp -r {model_bundle} /var/lib/hobbit-edge/bundle"
@@ -35,6 +40,8 @@ def test_the_page_as_written_then_nothing_left(model_bundle):
         dry, _, wet = said.partition("dry run: nothing was changed")
         assert "would run: systemctl restart hobbit.service" in dry
         assert "done. Next" in wet
+        assert "hobbit doctor" in wet
+        assert re.search(r"\d+ checks", wet), "the last step examines the machine"
         assert "experts cached" in wet
         assert machine.shell("curl --fail --silent http://127.0.0.1:8080/health/ready") == '{"status":"ready"}'
         assert "hobbit-run.1" in machine.shell(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +14,7 @@ from fake_hub import FakeHub
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from clean_root import clean_root, repository
 from machine import booted, missing
 from offline_bundle import newest_bundle
 
@@ -49,25 +49,17 @@ def commands_in_prose() -> set[str]:
     return set(re.findall(r"`((?:hobbit|hobbit-edge|hobbit-export|man) [^`\n]+)`", PROSE))
 
 
-def python_with_venv() -> str:
-    """The folder of a python3 that can make environments."""
-    has = subprocess.run(["/usr/bin/python3", "-c", "import ensurepip"], capture_output=True, check=False)
-    return "/usr/bin" if has.returncode == 0 else f"{sys.base_prefix}/bin"
-
-
 class Reader:
-    """Somebody at a shell of a machine who has a home, Python with venv, git and a compiler, and types what the page says."""
+    """Somebody at a shell of a fresh Debian who has a home and Python, and types what the page says."""
 
     def __init__(self, machine):
         self.machine = machine
         machine.shell(f"mkdir -p {HOME}/src")
-        for folder in (REPO, *REPO.parents, Path(sys.base_prefix), *Path(sys.base_prefix).parents):
-            machine.run("chmod", "o+rx", str(folder), check=False)
 
     def types(self, script, *, where="", variables=""):
         """Run lines below the home with nothing of the tests' environment but the package index; return what was said."""
         start = (
-            f'export HOME={HOME} PATH="{python_with_venv()}:/usr/bin:/bin:/usr/sbin:/sbin" {variables}; '
+            f"export HOME={HOME} PATH=/usr/bin:/bin:/usr/sbin:/sbin {variables}; "
             f"cd {HOME}/src/{where}; set -euo pipefail\n"
         )
         kept = [f"{name}={value}" for name, value in os.environ.items() if name.startswith("PIP_") or "CERT" in name]
@@ -96,12 +88,18 @@ def test_every_command_runs_as_written():
     if lacks := missing():
         pytest.skip(f"no machine can be booted here ({lacks}); README.md was NOT run")
     bundle = newest_bundle("README.md was NOT run")
-    with booted() as machine, closing(FakeHub(MODEL, "Qwen/Qwen3-30B-A3B")) as hub:
+    with (
+        clean_root("README.md was NOT run") as root,
+        booted(root=root, shown=repository()) as machine,
+        closing(FakeHub(MODEL, "Qwen/Qwen3-30B-A3B")) as hub,
+    ):
         reader = Reader(machine)
         machine.shell(f"cp {bundle} {HOME}/src")
         assert f"is in {HOME}/hobbit" in reader.types(block_with("environment.sh"))
 
         clone = block_with("git clone").replace("<this repository>", f"file://{REPO} hobbit-edge")
+        install, _, clone = clone.partition("\n")
+        reader.types(install)
         # as root, git reads nobody else's repository
         reader.types("git config --global safe.directory '*'\n" + clone.replace("&& cd", "\ncd"))
         # a checkpoint of that name is what a reader has; this one is small

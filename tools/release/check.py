@@ -1,11 +1,12 @@
 """Hold a release to its rules before anyone gets it, and write its bills of materials and checksums.
 
-usage: python tools/release/check.py [--out dist] [--key FILE]
+usage: python tools/release/check.py [--out dist] [--key FILE] [--target NAME]... [--suite SUITE:ARCH]...
 
-Needs what `make wheels` wrote, and no network. Checks: the version is in one place and in the CHANGELOG; what the
-wheels hold and say of themselves; that no library comes along unasked whose licence asks for more than its text (the
-AGPL one is an extra that `all` leaves out); that nothing locked or allowed has a known vulnerability. Then writes
-CycloneDX files and SHA256SUMS, signed with an SSH key where one is given (--key or HOBBIT_SIGNING_KEY).
+Needs what `make wheels offline deb` wrote, and no network. Checks: the version is in one place and in the CHANGELOG;
+what the wheels hold and say of themselves; that every bundle and package is there and holds these wheels, and nothing
+else lies beside them; that no library comes along unasked whose licence asks for more than its text (the AGPL one is an
+extra that `all` leaves out); that nothing locked or allowed has a known vulnerability. Then writes CycloneDX files and
+SHA256SUMS, signed with an SSH key where one is given (--key or HOBBIT_SIGNING_KEY).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from common import ARCHITECTURES, PYTHONS, ROOT, Failed, digest, exit_code, run, say, the_wheel, version
+from common import ARCHITECTURES, PYTHONS, ROOT, TARGETS, Failed, digest, exit_code, run, say, the_wheel, version
+from contained import SUITES, check_bundle, check_package, package_name
 from licences import is_permitted
 from locks import LOCKS, SETS, read
 from packaging.metadata import Metadata
@@ -132,6 +134,28 @@ def check_libraries() -> None:
                 raise Failed(f"{what}: licence {library.licence!r}: not one that may come along")
 
 
+def check_set(out: Path, targets: list[str], suites: list[str]) -> None:
+    """See that every bundle and package is there and of these wheels, and that nothing lies beside them.
+
+    What is in the folder gets a checksum, and a signature. A file of an earlier build would get them too.
+    """
+    expected = {f"hobbit_edge-{version()}.tar.gz", *(the_wheel(out, arch).name for arch in ARCHITECTURES)}
+    for target in targets:
+        name = f"hobbit-edge-{version()}-{target}.tar.gz"
+        check_bundle(out / name, the_wheel(out, TARGETS[target].arch))
+        expected.add(name)
+    for pair in suites:
+        for package in ("hobbit-edge", "hobbit-edge-export"):
+            name, arch = package_name(package, *pair.split(":"))
+            check_package(out / name, the_wheel(out, arch))
+            expected.add(name)
+    ours = re.compile(rf"SHA256SUMS(\.sig)?|hobbit-edge-{re.escape(version())}-\w+-python[\d.]+\.cdx\.json")
+    strange = sorted(path.name for path in out.iterdir() if path.name not in expected and not ours.fullmatch(path.name))
+    if strange:
+        raise Failed(f"{out}: expected what this release consists of alone, found {', '.join(strange)} too. Remove it.")
+    say(f"{len(targets)} bundles and {2 * len(suites)} packages hold these wheels")
+
+
 def write_sums(out: Path, key: str | None) -> None:
     """Write SHA256SUMS of everything in the folder, and its signature."""
     for old in ("SHA256SUMS", "SHA256SUMS.sig"):
@@ -146,24 +170,28 @@ def write_sums(out: Path, key: str | None) -> None:
     say(f"SHA256SUMS: {len(files)} files, signed")
 
 
-def go(out: Path, key: str | None) -> None:
+def go(arguments: argparse.Namespace) -> None:
     """Run every check, then write what goes out with the release."""
+    out = arguments.out
     check_version()
     for arch in ARCHITECTURES:
         wheel = the_wheel(out, arch)
         check_contents(wheel)
         check_metadata(wheel)
         say(f"{wheel.name}: contents and metadata are right")
+    check_set(out, arguments.target or list(TARGETS), arguments.suite or list(SUITES))
     check_libraries()
     say("libraries: licences permitted, nothing known to be vulnerable")
     for name in SETS:
-        write_sbom(name, "3.12", out)
-    write_sums(out, key)
+        for python in PYTHONS:
+            write_sbom(name, python, out)
+    write_sums(out, arguments.key)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     parser.add_argument("--key", default=os.environ.get("HOBBIT_SIGNING_KEY") or None, help="SSH key to sign with")
-    given = parser.parse_args()
-    sys.exit(exit_code(lambda: go(given.out, given.key)))
+    parser.add_argument("--target", action="append", choices=TARGETS, help="a bundle to expect (default: all)")
+    parser.add_argument("--suite", action="append", choices=SUITES, help="packages to expect (default: all)")
+    sys.exit(exit_code(lambda: go(parser.parse_args())))

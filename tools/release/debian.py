@@ -29,14 +29,13 @@ from common import (
     run,
     say,
     the_wheel,
-    version,
 )
 from common import Target as System
+from contained import DEBIAN_RELEASES, package_version
 from debian_text import changelog, control, copyright_text, launcher
 from locks import LOCKS
 from offline import download
 
-SUITES = {"jammy": ("3.10", 35), "noble": ("3.12", 39), "bookworm": ("3.11", 36), "trixie": ("3.13", 41)}
 HOME = "opt/hobbit-edge"
 SHARE = {  # from the environment's share/ to where Debian looks
     "man/man1": "usr/share/man/man1",
@@ -67,7 +66,7 @@ class Build:
     @property
     def python(self) -> str:
         """Version of Python the release has."""
-        return SUITES[self.suite][0]
+        return DEBIAN_RELEASES[self.suite][0]
 
     @property
     def site(self) -> str:
@@ -77,17 +76,21 @@ class Build:
     @property
     def version(self) -> str:
         """Version of the package: ours, and the release it is for."""
-        return f"{version()}-1~{self.suite}1"
+        return package_version(self.suite)
 
 
 def install(build: Build, lock: str, into: Path, work: Path) -> None:
     """Unpack the wheels of a lock, and ours, into a folder of libraries; no code of theirs runs."""
     wheels = work / f"wheels-{lock}"
     wheels.mkdir()
-    download(System(build.arch, (build.python,), (2, SUITES[build.suite][1])), build.python, LOCKS / lock, wheels)
+    download(
+        System(build.arch, (build.python,), (2, DEBIAN_RELEASES[build.suite][1])), build.python, LOCKS / lock, wheels
+    )
     shutil.copy(the_wheel(build.out, build.arch), wheels)
     tags = [
-        word for tag in platforms(System(build.arch, (), (2, SUITES[build.suite][1]))) for word in ("--platform", tag)
+        word
+        for tag in platforms(System(build.arch, (), (2, DEBIAN_RELEASES[build.suite][1])))
+        for word in ("--platform", tag)
     ]
     run(
         sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile",
@@ -246,7 +249,7 @@ def go(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--suite", choices=SUITES, default="bookworm")
+    parser.add_argument("--suite", choices=DEBIAN_RELEASES, default="bookworm")
     parser.add_argument("--arch", choices=tuple(DEBIAN_NAMES.values()), default="amd64")
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     parser.add_argument("--level", type=int, choices=range(1, 10), default=4, help="of xz; 1 is quick (default: 4)")

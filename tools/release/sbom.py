@@ -2,8 +2,8 @@
 
 usage: python tools/release/sbom.py [--set device|all] [--python 3.12] [--out dist]
 
-Everything in it is in deploy/locks: versions, digests of the wheels, licences as their metadata says. Two runs write
-the same bytes.
+A bill is of one Python: boards with another get other versions. Everything in it is in deploy/locks: versions, digests
+of the wheels, licences as their metadata says. Two runs write the same bytes.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def write(name: str, python: str, out: Path) -> Path:
     libraries = read(LOCKS / f"{name}-{python}.txt")
     text = json.dumps(bill(libraries), indent=1) + "\n"
     validate(text)
-    file = out / f"hobbit-edge-{version()}-{name}.cdx.json"
+    file = out / f"hobbit-edge-{version()}-{name}-python{python}.cdx.json"
     file.write_text(text, encoding="utf-8")
     say(f"{file.name}: {len(libraries)} libraries, CycloneDX 1.6")
     return file
