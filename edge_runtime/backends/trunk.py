@@ -127,6 +127,28 @@ class ExpectedStates(Protocol[T]):
         ...
 
 
+class ChunkCuts(Protocol[T]):
+    """Drops the last tokens of a chunk on its way. Who has it gives a token the same bits in every chunk it may run in."""
+
+    def keep(self, chunk: TrunkChunk, tokens: int) -> LayerOutput[T]:
+        """Go on with the first tokens of a chunk; the others are not committed.
+
+        Args:
+            chunk: whose last call was `run_layer` of a layer with experts; no layer of the model has a recurrent state.
+            tokens: how many stay, at least 1.
+
+        Returns:
+            What `run_layer` gave, of these.
+        """
+        ...
+
+
+def chunk_cuts_of(trunk: Trunk[T]) -> ChunkCuts[T] | None:
+    """Return what drops tokens of a trunk's chunks; None: it cannot, or a token's bits depend on the chunk."""
+    found: ChunkCuts[T] | None = getattr(trunk, "chunk_cuts", None)  # most trunks have none
+    return found
+
+
 class Trunk(Protocol[T]):
     """Runs a decoder layer by layer, for chunks of several sequences side by side.
 

@@ -72,11 +72,24 @@ def statistics_rows(report: RunReport) -> list[tuple[str, str]]:
         ("read wait", f"{_number(e['stall_ms'])} ms at {_number(e['read_gbps'], 2)} GB/s"),
         ("uses by tier", tiers),
         ("policy", policy),
+        *_drafts(report.speculation),
         ("changed", _losses(e)),
         ("expert cache", format_size(m["arena_bytes"])),
         ("peak memory", f"{format_size(m['peak_rss_bytes'])} of {format_size(m['budget_bytes'])} allowed"),
         *_energy(report.energy),
     ]
+
+
+def _drafts(speculation: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What became of drafts; no row where none were asked for."""
+    if speculation is None:
+        return []
+    s = speculation
+    if s["off_because"]:
+        return [("drafts", f"none: {s['off_because']}")]
+    text = f"{s['accepted']} of {s['drafted']} tokens accepted, {s['cut']} cut, in {s['passes']} passes"
+    gain = "" if s["gain"] is None else f"; {100 * s['gain']:+.1f} % of a token's time saved when last measured"
+    return [("drafts", text + gain)]
 
 
 def _energy(energy: dict[str, Any] | None) -> list[tuple[str, str]]:

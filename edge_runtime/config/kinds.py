@@ -186,6 +186,12 @@ class Choice(Kind):
         return {"enum": list(self.names)}
 
 
+class Word(Choice):
+    """One of a few words, of which ``auto`` may be one like the others."""
+
+    takes_auto = False
+
+
 class Named(Kind):
     """A name of a registry with parameters, ``NAME[:K=V,...]``, kept as text.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from edge_runtime.config import fitting
 from edge_runtime.config.command_options import CommandOptions as CommandOptions
-from edge_runtime.config.kinds import Choice, Count, File, Named, Number, Size, Switch, Text, Tier
+from edge_runtime.config.kinds import Choice, Count, File, Named, Number, Size, Switch, Text, Tier, Word
 from edge_runtime.config.option import AUTO, option, options_of
 from edge_runtime.config.origins import Origins
 from edge_runtime.config.registered import EVICTION_RULES, POLICIES, POWER_METERS, PREDICTORS
@@ -158,6 +158,11 @@ class RuntimeConfig:
         Count(), AUTO, default_text="as many as the memory plan allows", auto=lambda _: 0, in_profile=True,
         unit="tokens", example="64",
         help="tokens of a prompt in one pass",
+    )
+    speculate: str = option(
+        Word("off", "ngram", "auto"), "off", in_profile=True, example="auto",
+        help="check several foreseen tokens in one pass",
+        doc="Changes no token; `auto`: only while that is measured to be faster ([speculation.md](speculation.md)).",
     )
     seed: int | None = option(
         Count(low=0, high=(1 << 63) - 1), default_text="drawn for each request", example="5",

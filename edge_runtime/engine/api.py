@@ -24,7 +24,7 @@ from edge_runtime.engine.pass_parts import BeforeLayer, nothing
 from edge_runtime.engine.prompt import Prompt
 from edge_runtime.engine.reconfigure import make_elastic, make_preload
 from edge_runtime.engine.reload import Reload
-from edge_runtime.engine.report import energy_of, make_report
+from edge_runtime.engine.report import energy_of, make_report, speculation_of
 from edge_runtime.engine.sampler import SamplingParams
 from edge_runtime.engine.scheduler import Scheduler
 from edge_runtime.engine.sessions import SessionPool
@@ -162,6 +162,7 @@ class Engine(Evaluation):
             token_ids=run.token_ids,
             finish_reason=run.finish_reason or "length",
             energy=energy_of(self._parts, run),
+            speculation=speculation_of(self._parts, run),
         )
 
     def resize(self, *, memory: str | int | None = None, expert_memory: str | int | None = None) -> MemoryPlan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.backends.base import Backend, Compute, Tensor
 from edge_runtime.backends.memory import MemorySpace
@@ -32,6 +32,9 @@ from edge_runtime.prefetch.predictors import create_predictor, looks_ahead
 from edge_runtime.prefetch.prefetcher import Prefetcher
 from edge_runtime.telemetry.power import parse_choice
 from edge_runtime.telemetry.power.sampler import start_sampler
+
+if TYPE_CHECKING:
+    from edge_runtime.engine.speculation.speculation import Speculation
 
 _CHECKED_AT_OPEN: tuple[Role, ...] = ("trunk", "router", "embedding", "tokenizer", "calibration")
 
@@ -66,6 +69,7 @@ def _load(ready: Prepared, undo: ExitStack) -> Parts:
         cache.begin_request()  # reads it
     trunk = backend.load_trunk(bundle, max_chunk=config.prefill_chunk)
     undo.callback(trunk.close)
+    speculation = _make_speculation(config, spec, trunk)
     trunk.set_routers(routers)
     kernels = backend.make_kernels(bundle, max_tokens(config.prefill_chunk, config.parallel))
     borrowed_scratch = BorrowedScratch(
@@ -101,7 +105,16 @@ def _load(ready: Prepared, undo: ExitStack) -> Parts:
         decoder=decoder,
         borrowed_scratch=borrowed_scratch,
         power=power,
+        speculation=speculation,
     )
+
+
+def _make_speculation(config: RuntimeConfig, spec: ModelSpec, trunk: Trunk[Any]) -> Speculation | None:
+    if config.speculate == "off":
+        return None
+    from edge_runtime.engine.speculation.speculation import Speculation
+
+    return Speculation(config.speculate, spec, trunk)
 
 
 def _open_experts(ready: Prepared) -> ExpertCache:

@@ -66,6 +66,11 @@ class Continuation:
         self.token_ids: list[int] = []
         self.text = ""
 
+    @property
+    def left(self) -> int:
+        """Tokens that may still be drawn."""
+        return self._limit - len(self.token_ids)
+
     def next(self, logits: NDArray[np.float32]) -> TextDelta:
         """Draw a token from logits float32 [V].
 

@@ -109,14 +109,14 @@ class Decoder(Generic[T]):
 
         Under a policy whose decision for a token depends on that token alone, as `lossless`, each sequence gets the
         bits it would get by itself. At most one step may have more than one token. Sequences whose policy does not
-        accept their logits run once more.
+        accept their logits run once more. Drafts need a trunk with `ChunkCuts`.
 
         Args:
-            steps: of the sequences.
+            steps: of the sequences; only a step by itself may have drafts.
             before_layer: called before every layer; what it raises ends the pass, and nothing of it is kept.
 
         Returns:
-            Of each step the logits float32 [rows, V] of its chosen tokens.
+            Of each step the logits float32 [rows, V] of its chosen tokens, of drafts only those that ran to the end.
 
         Raises:
             ExpertReadError: an expert could not be read; nothing of the pass is kept, no cache is changed.
@@ -124,11 +124,11 @@ class Decoder(Generic[T]):
             RequestError: a step does not fit its context.
         """
         own = self._active.policy
-        sequences = [PassSequence(len(s.token_ids), s.num_rows, s.policy or own) for s in steps]
+        sequences = [PassSequence(len(s.token_ids), s.num_rows, s.policy or own, s.drafts) for s in steps]
         if self._borrowed_scratch is not None:
             self._borrowed_scratch.begin_pass(sum([each.tokens for each in sequences]))
         chunks: dict[int, TrunkChunk] = {}
-        committed: list[SequenceStep] = []
+        committed: list[int] = []
 
         def attempt(chosen: list[int]) -> Attempt:
             policies = [sequences[i].policy for i in chosen]
@@ -142,11 +142,11 @@ class Decoder(Generic[T]):
             with self.spans.span("trunk"):
                 for i, chunk in chunks.items():
                     self._parts.compute.trunk.commit(chunk)
-                    committed.append(steps[i])
+                    committed.append(i)
         except BaseException:
             self._parts.cache.fail_pass()
-            for step in committed:
-                step.kv.truncate(step.kv.length - len(step.token_ids))
+            for i in committed:
+                steps[i].kv.truncate(steps[i].kv.length - chunks[i].tokens)
             raise
         return logits
 

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends.kernels import Resident
-from edge_runtime.backends.trunk import LayerOutput, TrunkChunk
+from edge_runtime.backends.trunk import LayerOutput, TrunkChunk, chunk_cuts_of
 from edge_runtime.engine.layer_loop import run_layers
 from edge_runtime.engine.pass_parts import BeforeLayer, PassParts, SequenceStep
 from edge_runtime.engine.policy_pass import Attempt
+from edge_runtime.engine.speculation.cut import rows_served
 from edge_runtime.experts.stream import ReadyBatch
-from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing
+from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing, first_rows
 from edge_runtime.policy.joint import PassPolicies
 
 T = TypeVar("T")
@@ -41,6 +42,9 @@ class ForwardPass(Generic[T]):
         self._in_routing, self._in_policy, self._in_cache = map(parts.spans.host_span, ("routing", "policy", "cache"))
         self._can_expect = self._trunk.expected_states is not None and self._kernels.partial_sums is not None
         self._layers, self._rows = parts.spec.layers, [len(step.token_ids) for step in steps]
+        drafts = sum([step.drafts for step in steps])
+        assert not drafts or len(steps) == 1, "drafts beside another sequence"
+        self._drawn = sum(self._rows) - drafts if drafts else None  # tokens that are no drafts, where some are
         self._own, self._policies = policies, PassPolicies(policies, self._rows)
         self._tokens = steps[0].token_ids if len(steps) == 1 else np.concatenate([step.token_ids for step in steps])
         self._out: LayerOutput[T] | None = None  # of the layer that runs, all sequences joined
@@ -82,7 +86,20 @@ class ForwardPass(Generic[T]):
             return None
         with self._in_routing:
             logits = self._parts.compute.tensors.to_host(out.router_logits)
-            return self._parts.router.route(layer_idx, logits, self._tokens)
+            routing = self._parts.router.route(layer_idx, logits, self._tokens)
+            return routing if self._drawn is None else self._without_misses(layer_idx, routing, self._drawn)
+
+    def _without_misses(self, layer_idx: int, routing: Routing, drawn: int) -> Routing:
+        """Leave out the drafts from the first on that would have something read; the tokens before them stay."""
+        resident = self._cache.resident_tiers(layer_idx) >= self._cache.residents.tier
+        kept = rows_served(routing.topk_ids, drawn, resident)
+        if kept == len(routing.topk_ids):
+            return routing
+        cuts = chunk_cuts_of(self._trunk)
+        assert cuts is not None, "drafts need a trunk that can leave them out"
+        self._out, self._rows, self._tokens = cuts.keep(self.chunks[0], kept), [kept], self._tokens[:kept]
+        self._drawn = None if kept == drawn else drawn
+        return first_rows(routing, kept)
 
     def _decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
         with self._in_policy:
@@ -134,7 +151,7 @@ class ForwardPass(Generic[T]):
             ready = self._cache.stream(layer_idx, decision.tiers, decision.use_order, decision.topk_ids)
             looks_later = ready.has_resident and read_ahead.is_better_later(layer_idx) and self._can_expect
             if not looks_later:
-                read_ahead.after(layer_idx, out.seen, routing, decision)
+                self._read_ahead(layer_idx, out.seen, routing, decision)
         with in_experts:
             kernels.begin(out.x, decision.topk_ids, decision.topk_weights)
         shared_out: list[T | None] | None = None
@@ -145,11 +162,18 @@ class ForwardPass(Generic[T]):
                 shared_out = self._run_shared(layer_idx)
                 if looks_later:
                     with self._in_cache:
-                        read_ahead.after(layer_idx, self._expected_state(layer_idx, shared_out), routing, decision)
+                        self._read_ahead(layer_idx, self._expected_state(layer_idx, shared_out), routing, decision)
         if shared_out is None:
             shared_out = self._run_shared(layer_idx)
         with in_experts:
             return kernels.end(), shared_out
+
+    def _read_ahead(self, layer_idx: int, state: T, routing: Routing, decision: Decision) -> None:
+        """Start reads for coming layers; of drafts nobody knows whether they will count."""
+        if self._drawn is not None:
+            state = self._parts.compute.tensors.split(state, [self._drawn, self._rows[0] - self._drawn])[0]
+            routing = first_rows(routing, self._drawn)
+        self._parts.read_ahead.after(layer_idx, state, routing, decision)
 
     def _expected_state(self, layer_idx: int, shared_out: list[T | None]) -> T:
         """Return what may enter the next router, by the experts that were computed so far: those in memory."""

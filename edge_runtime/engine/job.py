@@ -78,6 +78,7 @@ class Outcome:
         concurrent: most requests that ran together with it, itself included.
         queue_ms: time it waited.
         energy: of the machine from the start of its request to its end; None if that was not measured.
+        speculation: what became of drafts; None where nothing is drafted.
     """
 
     finish_reason: str
@@ -88,6 +89,7 @@ class Outcome:
     concurrent: int
     queue_ms: float
     energy: dict[str, Any] | None = None
+    speculation: dict[str, Any] | None = None
 
 
 Event = TokenEvent | PromptEvent | LogitsEvent | Outcome | Exception

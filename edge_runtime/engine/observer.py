@@ -38,6 +38,9 @@ class SchedulerObserver:
     def on_prefix_copied(self, num_tokens: int) -> None:
         """So many tokens of a prompt were taken over from another request that runs."""
 
+    def on_drafts(self, drafted: int, accepted: int) -> None:
+        """A pass had drafts of so many tokens, and so many of them were drawn by the model."""
+
     def on_token(self, sequence: Sequence) -> None:
         """A token was generated."""
 

@@ -27,6 +27,7 @@ from edge_runtime.telemetry.process import trim_heap
 
 if TYPE_CHECKING:
     from edge_runtime.engine.elastic.follower import ElasticMemory
+    from edge_runtime.engine.speculation.speculation import Speculation
     from edge_runtime.engine.warm.preload import Preload
     from edge_runtime.telemetry.power.sampler import PowerSampler
 
@@ -54,6 +55,7 @@ class Parts:
     elastic: ElasticMemory | None = None
     power: PowerSampler | None = None
     preload: Preload | None = None
+    speculation: Speculation | None = None
 
     @property
     def spec(self) -> ModelSpec:

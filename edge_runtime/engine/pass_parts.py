@@ -33,12 +33,15 @@ class SequenceStep(NamedTuple):
         kv: its cache.
         rows: of which tokens logits are wanted.
         policy: decides for its tokens; None is the one in force.
+        drafts: how many of the tokens, from the last one back, nobody has drawn yet. From the first of them on that
+            needs an expert which is not in memory they are left out, and so are their logits.
     """
 
     token_ids: I32
     kv: KVCache
     rows: slice
     policy: Policy | None = None
+    drafts: int = 0
 
     @property
     def num_rows(self) -> int:

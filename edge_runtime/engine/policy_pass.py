@@ -20,11 +20,13 @@ class PassSequence(NamedTuple):
         tokens: T, the tokens it runs.
         rows: of how many of them logits are wanted.
         policy: decides for them.
+        drafts: how many of the tokens may turn out not to belong to the text.
     """
 
     tokens: int
     rows: int
     policy: Policy
+    drafts: int = 0
 
 
 class Attempt(NamedTuple):
@@ -54,8 +56,8 @@ class PassCounters(Protocol):
 class PassWatcher(Protocol):
     """Is told of passes; `Prefetcher` is one."""
 
-    def begin_pass(self, num_tokens: int) -> None:
-        """A pass over T tokens begins."""
+    def begin_pass(self, num_tokens: int, *, has_drafts: bool = False) -> None:
+        """A pass over T tokens begins, drafts besides these or not."""
         ...
 
     def end_pass(self) -> None:
@@ -94,7 +96,8 @@ def run_policy_pass(
         tokens, wanted = sum([each.tokens for each in mine]), sum([each.rows for each in mine])
         policy.begin_pass(tokens, has_logits=wanted > 0)
     if watcher is not None:
-        watcher.begin_pass(sum([each.tokens for each in sequences]))
+        drafts = sum([each.drafts for each in sequences])
+        watcher.begin_pass(sum([each.tokens for each in sequences]) - drafts, has_drafts=drafts > 0)
     logits, decisions = attempt(list(range(len(sequences))))
     redo = [i for policy, members in groups if not _stands(policy, members, logits, accepts) for i in members]
     if redo:

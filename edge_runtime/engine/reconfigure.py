@@ -53,6 +53,7 @@ def _start_over(parts: Parts, config: RuntimeConfig) -> None:
     parts.decoder.read_ahead.prefetcher = make_prefetcher(active, parts.backend, parts.trunk, parts.spec, parts.cache)
     parts.borrowed_scratch.start_over(plan.borrowed_slots)
     parts.config, parts.plan = config, plan
+    _forget_measured(parts)
 
 
 def _resize(parts: Parts, config: RuntimeConfig) -> None:
@@ -100,9 +101,16 @@ def _take_plan(parts: Parts, plan: MemoryPlan) -> None:
     parts.cache.resize(plan.num_slots)
     parts.borrowed_scratch.start_over(plan.borrowed_slots)
     parts.plan = plan
+    _forget_measured(parts)
     if changes_reach:  # nothing is read ahead where everything fits
         parts.trunk.set_routers(routers)
         decoder.read_ahead.prefetcher = make_prefetcher(active, parts.backend, parts.trunk, parts.spec, parts.cache)
+
+
+def _forget_measured(parts: Parts) -> None:
+    """Whether drafts pay depends on memory and policy."""
+    if parts.speculation is not None:
+        parts.speculation.forget()
 
 
 def _fits_all(plan: MemoryPlan) -> bool:

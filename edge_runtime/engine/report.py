@@ -25,6 +25,7 @@ def make_report(
     token_ids: list[int] | None = None,
     finish_reason: str = "length",
     energy: dict[str, Any] | None = None,
+    speculation: dict[str, Any] | None = None,
 ) -> RunReport:
     """Return the contract's report of what ran since `before` was taken.
 
@@ -36,6 +37,7 @@ def make_report(
         token_ids: generated tokens.
         finish_reason: 'stop' or 'length'.
         energy: what was used; None if it was not measured.
+        speculation: what became of drafts; None where nothing is drafted.
     """
     spec = parts.bundle.manifest.model
     return RunReport(
@@ -65,6 +67,7 @@ def make_report(
         energy=energy,
         passed_over=passed_over(parts.backend.name),
         choices=dict(getattr(parts.backend, "choices", {})),  # a backend of a package may be older
+        speculation=speculation,
     )
 
 
@@ -89,7 +92,15 @@ def make_outcome(
         concurrent=sequence.concurrent,
         queue_ms=round(1000 * (sequence.started - sequence.job.submitted), 3),
         energy=energy_of(parts, sequence),
+        speculation=speculation_of(parts, sequence),
     )
+
+
+def speculation_of(parts: Parts, sequence: Sequence) -> dict[str, Any] | None:
+    """Return what became of a job's drafts; None where the engine drafts nothing."""
+    if parts.speculation is None:
+        return None
+    return parts.speculation.to_json(sequence.draft_counts, sequence.policy or parts.active.policy)
 
 
 def energy_of(parts: Parts, sequence: Sequence) -> dict[str, Any] | None:

@@ -178,7 +178,8 @@ class Scheduler:
         work = [s for s in chosen if not s.is_prefilling] + prompts
         if not work:
             return
-        steps = [s.next_step(decoder.max_chunk) for s in work]
+        is_alone = len(self._running) == 1
+        steps = [s.next_step(decoder.max_chunk, is_alone=is_alone) for s in work]
         try:
             logits = decoder.step(steps, self._before_layer)
         except Exception as err:  # noqa: BLE001 - nothing of the pass was kept: its requests fail, the others go on
@@ -190,7 +191,7 @@ class Scheduler:
         self._observer.on_pass(self._batch_width.width)
         for sequence in self._running:
             sequence.concurrent = max(sequence.concurrent, len(work))
-        self._tokens_run += sum([len(step.token_ids) for step in steps])
+        self._tokens_run += sum([len(step.token_ids) - step.drafts for step in steps])
         for sequence, step, rows in zip(work, steps, logits, strict=True):
             self._take(sequence, step, rows)
 
@@ -208,17 +209,24 @@ class Scheduler:
         was_prefilling = sequence.is_prefilling
         try:
             with self._parts.decoder.spans.host_span("sampling"):
-                event = sequence.take(step, logits)
+                events = sequence.take(step, logits)
         except Exception as err:  # noqa: BLE001 - the others go on
             self._fail(sequence, err)
             return
         if was_prefilling:
             self._observer.on_prompt(len(step.token_ids))
-        if event is None:
-            return
-        if isinstance(event, TokenEvent):
-            self._observer.on_token(sequence)
-        sequence.job.tell(event)
+        if step.drafts:
+            self._tokens_run += len(events) - 1
+            self._observer.on_drafts(step.drafts, len(events) - 1)
+        for event in events:
+            if isinstance(event, Exception):
+                self._fail(sequence, event)
+                return
+            if event is not events[0] and sequence.job.is_cancelled:
+                return  # the next step ends it
+            if isinstance(event, TokenEvent):
+                self._observer.on_token(sequence)
+            sequence.job.tell(event)
         if sequence.finish_reason is not None:
             self._finish(sequence, sequence.finish_reason)
 

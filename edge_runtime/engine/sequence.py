@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from time import monotonic, perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.engine.continuation import Continuation
+from edge_runtime.engine.continuation import Continuation, TextDelta
 from edge_runtime.engine.job import Job, LogitsEvent, PromptEvent, Start, TokenEvent, TokenLogprob
 from edge_runtime.engine.pass_parts import SequenceStep
 from edge_runtime.engine.sessions import Session
+from edge_runtime.engine.speculation.counts import DraftCounts
 from edge_runtime.policy.base import Policy
 from edge_runtime.telemetry.report import Timings
+
+if TYPE_CHECKING:
+    from edge_runtime.engine.speculation.drafting import Drafting
+
+
+StepEvent = TokenEvent | PromptEvent | LogitsEvent | Exception
+"""What comes of a step."""
 
 
 class Sequence:
@@ -73,16 +83,24 @@ class Sequence:
         """Tokens generated so far."""
         return []
 
-    def next_step(self, max_chunk: int) -> SequenceStep:
+    @property
+    def draft_counts(self) -> DraftCounts:
+        """What became of drafts."""
+        return DraftCounts()
+
+    def next_step(self, max_chunk: int, *, is_alone: bool = False) -> SequenceStep:
         """Return what to run next.
 
         Args:
             max_chunk: most tokens of it.
+            is_alone: no other job runs: it may have drafts.
         """
         raise NotImplementedError
 
-    def take(self, step: SequenceStep, logits: NDArray[np.float32]) -> TokenEvent | PromptEvent | LogitsEvent | None:
-        """Note that a step has run, with the logits float32 [rows, V] it asked for; return what came of it.
+    def take(self, step: SequenceStep, logits: NDArray[np.float32]) -> Seq[StepEvent]:
+        """Note that a step has run, with the logits float32 [rows, V] it asked for; return what came of it, in order.
+
+        Of drafts there are logits only as far as they ran. An exception among the events ends the job.
 
         Raises:
             RequestError: no token can be drawn.
@@ -105,10 +123,13 @@ class Sequence:
 
 
 class Generation(Sequence):
-    """Runs a prompt, then a token a step until something ends it. Arguments as for `Sequence`.
+    """Runs a prompt, then a token a step until something ends it, or several that were foreseen.
+
+    Arguments as for `Sequence`.
 
     Args:
         continuation: draws its tokens.
+        drafting: foresees tokens; None: nothing does.
     """
 
     def __init__(
@@ -120,9 +141,10 @@ class Generation(Sequence):
         cached: int,
         policy: Policy | None,
         request: Start,
+        drafting: Drafting | None = None,
     ) -> None:
         super().__init__(job, session, cached=cached, policy=policy, request=request)
-        self._continuation = continuation
+        self._continuation, self._drafting = continuation, drafting
 
     @property
     def text(self) -> str:
@@ -134,32 +156,68 @@ class Generation(Sequence):
         """Tokens generated so far."""
         return self._continuation.token_ids
 
-    def next_step(self, max_chunk: int) -> SequenceStep:
-        """Return a chunk of the prompt, or the last token."""
+    @property
+    def draft_counts(self) -> DraftCounts:
+        """What became of drafts."""
+        return super().draft_counts if self._drafting is None else self._drafting.counts
+
+    def next_step(self, max_chunk: int, *, is_alone: bool = False) -> SequenceStep:
+        """Return a chunk of the prompt, or the last token, with drafts of the next ones behind it if it is alone."""
+        kv = self.session.kv
         if not self.is_prefilling:
-            ids = np.array([self._continuation.token_ids[-1]], np.int32)
-            return SequenceStep(ids, self.session.kv, slice(0, 1), self.policy)
+            drafts = self._drafts(min(max_chunk, kv.context - kv.length) - 1) if is_alone else []
+            ids = np.array([self._continuation.token_ids[-1], *drafts], np.int32)
+            return SequenceStep(ids, kv, slice(0, len(ids)), self.policy, len(drafts))
         ids = self.job.prompt_ids[self._done : self._done + max_chunk]
         is_last = self._done + len(ids) == len(self.job.prompt_ids)
         rows = slice(len(ids) - 1, len(ids)) if is_last else slice(0)
-        return SequenceStep(ids, self.session.kv, rows, self.policy)
+        return SequenceStep(ids, kv, rows, self.policy)
 
-    def take(self, step: SequenceStep, logits: NDArray[np.float32]) -> TokenEvent | PromptEvent | None:
-        """Draw a token if the step's logits are there. See `Sequence.take`."""
-        self._note(step.token_ids)
+    def _drafts(self, room: int) -> list[int]:
+        if self._drafting is None:
+            return []
+        return self._drafting.propose(self.token_ids, min(room, self._continuation.left - 1))
+
+    def take(self, step: SequenceStep, logits: NDArray[np.float32]) -> Seq[StepEvent]:
+        """Draw a token from each of the step's logits while they follow what was drawn. See `Sequence.take`."""
         if self.is_prefilling:
             self._note_run(self._done + len(step.token_ids))
         if not len(logits):
-            return None
+            self._note(step.token_ids)
+            return ()
         if self.first_token_at is None:
             self.timings.prompt_ms = self._lap_ms()
             self.first_token_at = monotonic()
-        delta = self._continuation.next(logits[0])
-        self.finish_reason = delta.finish_reason
-        self.timings.token_ms.append(self._lap_ms())
+        deltas, err = self._draw(step, logits)
+        wrong = len(logits) - len(deltas)  # drafts that ran, behind the last token that stands
+        if wrong:
+            self.session.kv.truncate(self.session.kv.length - wrong)
+        self._note(step.token_ids[: len(step.token_ids) - step.drafts + len(deltas) - 1])
+        lap_ms = self._lap_ms()
+        self.timings.token_ms += [lap_ms / len(deltas)] * len(deltas)
+        if self._drafting is not None:
+            self._drafting.note(step.drafts, len(logits) - 1, [delta.token_id for delta in deltas], lap_ms / 1000)
+        events = [self._event(delta, row) for delta, row in zip(deltas, logits, strict=False)]
+        return events if err is None else [*events, err]
+
+    def _draw(self, step: SequenceStep, logits: NDArray[np.float32]) -> tuple[list[TextDelta], Exception | None]:
+        """Draw tokens as long as each is the draft that the next logits come behind; return what stopped it, too."""
+        first = len(step.token_ids) - step.drafts
+        deltas = [self._continuation.next(logits[0])]
+        for row, draft in zip(logits[1:], step.token_ids[first:].tolist(), strict=False):
+            if deltas[-1].finish_reason is not None or deltas[-1].token_id != draft:
+                break
+            try:
+                deltas.append(self._continuation.next(row))
+            except Exception as err:  # noqa: BLE001 - the tokens before it were drawn, and count
+                return deltas, err
+        self.finish_reason = deltas[-1].finish_reason
+        return deltas, None
+
+    def _event(self, delta: TextDelta, logits: NDArray[np.float32]) -> TokenEvent:
         if self.job.logprobs is None:
             return TokenEvent(delta, None, ())
-        logprob, ids, values = likeliest(logits[0], delta.token_id, self.job.logprobs)
+        logprob, ids, values = likeliest(logits, delta.token_id, self.job.logprobs)
         return TokenEvent(delta, logprob, tuple(map(TokenLogprob, ids.tolist(), values.tolist())))
 
     def _note(self, token_ids: NDArray[np.int32]) -> None:

@@ -39,6 +39,12 @@ def sequence_of(
     continuation = Continuation(
         parts.tokenizer, params, job.prompt_ids, eos=eos, context=session.kv.context, constraint=job.constraint
     )
+    drafting = None
+    if parts.speculation is not None:  # a reload may change the policy in force
+        drafting = parts.speculation.drafting(job.prompt_ids, lambda: policy or parts.active.policy)
     if job.prompt_logprobs is None:
-        return Generation(job, session, continuation, cached=cached, policy=policy, request=request)
-    return ScoredGeneration(job, session, continuation, chunk=parts.logits_chunk, policy=policy, request=request)
+        return Generation(job, session, continuation, cached=cached, policy=policy, request=request, drafting=drafting)
+    chunk = parts.logits_chunk
+    return ScoredGeneration(
+        job, session, continuation, chunk=chunk, policy=policy, request=request, drafting=drafting
+    )  # fmt: skip

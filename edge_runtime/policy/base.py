@@ -34,6 +34,12 @@ class Routing(NamedTuple):
     token_ids: NDArray[np.int32] | None = None
 
 
+def first_rows(routing: Routing, count: int) -> Routing:
+    """Return the router's choice for the first `count` of its tokens; views."""
+    logits, ids, weights, tokens = routing
+    return Routing(logits[:count], ids[:count], weights[:count], None if tokens is None else tokens[:count])
+
+
 class Hint(NamedTuple):
     """Experts that may be needed, and how deep.
 

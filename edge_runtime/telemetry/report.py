@@ -43,7 +43,7 @@ class RunReport:
     """One finished request.
 
     `passed_over` says why backends whose hardware is there were not used, by name; `choices` what the backend in use
-    chose, and why.
+    chose, and why; `speculation` what became of drafts, None where the engine has none.
     """
 
     text: str
@@ -58,6 +58,7 @@ class RunReport:
     energy: dict[str, Any] | None = None
     passed_over: dict[str, str] = field(default_factory=dict)
     choices: dict[str, str] = field(default_factory=dict)
+    speculation: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data in the contract's key order."""

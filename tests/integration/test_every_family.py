@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from families import CONFIG_CLASSES, FAMILY_CASES, family_of, make_checkpoint
+from given_text import GivenText
 
 from edge_runtime import Engine, SamplingParams
+from edge_runtime.base.errors import ConfigError
 from edge_runtime.bundle.calibration import read as read_calibration
 from edge_runtime.bundle.manifest_file import read
 from edge_runtime.engine.job import Job, TokenEvent
@@ -96,6 +98,29 @@ def together(scheduler: Scheduler) -> list[list[int]]:
     while scheduler.step():
         pass
     return [[event.delta.token_id for event in seen if isinstance(event, TokenEvent)] for seen in events]
+
+
+def test_drafts_change_no_logit_or_are_refused_by_name(bundle):
+    """A text that is given repeats itself, so that its drafts are right; what is left is said of logits' bits."""
+    spec, text = read(bundle).model, IDS[:12] * 3
+    if any(not array.grows for i in range(spec.num_layers) for array in spec.state_of(i)):
+        with pytest.raises(ConfigError, match="speculate: ngram cannot be used here: layer .* keeps a state"):
+            opened(bundle, speculate="ngram")
+        return
+    found = []
+    for mode, more in (("off", {}), ("ngram", {}), ("ngram", {"expert_memory": slots_bytes(bundle, spec.top_k + 2)})):
+        with opened(bundle, speculate=mode, **more) as engine:
+            seen: list[Any] = []
+            scheduler = engine.hand_over(SessionPool.of(engine.parts), SchedulerObserver())
+            given, params = GivenText(text, spec.vocab_size), SamplingParams(max_tokens=len(text), ignore_eos=True)
+            scheduler.begin(Job(np.array(IDS[:12], np.int32), params, seen.append, constraint=given, logprobs=3))
+            while scheduler.step():
+                pass
+        *events, outcome = seen
+        found.append(events)
+        assert [event.delta.token_id for event in events] == text
+        assert mode == "off" or more or outcome.speculation["accepted"] > 12
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_prefix_used_again_gives_the_same_tokens(bundle):

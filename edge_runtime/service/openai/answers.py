@@ -131,6 +131,7 @@ def _vendor(outcomes: Sequence[Outcome], last: Outcome) -> dict[str, Any]:
             "experts": last.experts,
             "energy": last.energy,
             "policy": last.policy,
+            "speculation": last.speculation,
             "limit": next((one.limit for one in outcomes if one.limit), None),
             "concurrent": max(one.concurrent for one in outcomes),
             "queue_ms": outcomes[0].queue_ms,

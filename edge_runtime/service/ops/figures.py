@@ -119,6 +119,8 @@ class Figures:
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.generation_tokens = 0
+        self.draft_tokens = 0
+        self.accepted_tokens = 0
         self.steps = 0
         self.decode_width = 0
         self.time_to_first_token = Histogram(LATENCY_BOUNDS)

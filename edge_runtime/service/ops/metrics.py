@@ -110,6 +110,9 @@ def _requests(make: Families, figures: Figures) -> Iterator[Metric]:
     yield make.counter("prompt_tokens", "Prompt tokens, those found in the KV cache included.", figures.prompt_tokens)
     yield make.counter("prompt_tokens_cached", "Prompt tokens found in the KV cache.", figures.cached_tokens)
     yield make.counter("generation_tokens", "Tokens generated.", figures.generation_tokens)
+    yield make.counter("spec_decode_num_draft_tokens", "Tokens of drafts.", figures.draft_tokens)
+    accepted = figures.accepted_tokens
+    yield make.counter("spec_decode_num_accepted_tokens", "Of those, tokens that the model drew.", accepted)
     yield make.counter("decode_steps", "Passes over the model that produced tokens.", figures.steps)
     yield make.gauge("decode_width", "Requests in the last pass.", figures.decode_width)
     for name, text, histogram in (

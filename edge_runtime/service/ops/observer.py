@@ -85,6 +85,12 @@ class ServiceObserver(SchedulerObserver):
             figures.cached_tokens += num_tokens
             figures.prompt_tokens += num_tokens
 
+    def on_drafts(self, drafted: int, accepted: int) -> None:
+        """Count tokens of drafts."""
+        with self._stats.update() as figures:
+            figures.draft_tokens += drafted
+            figures.accepted_tokens += accepted
+
     def on_token(self, sequence: Sequence) -> None:
         """Count a token, and the time it was waited for."""
         token_ms = sequence.timings.token_ms

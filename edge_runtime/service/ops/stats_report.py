@@ -79,6 +79,8 @@ def _tokens(figures: Figures) -> dict[str, int]:
         "prompt": figures.prompt_tokens,
         "cached": figures.cached_tokens,
         "generated": figures.generation_tokens,
+        "drafted": figures.draft_tokens,
+        "accepted": figures.accepted_tokens,
         "steps": figures.steps,
     }
 

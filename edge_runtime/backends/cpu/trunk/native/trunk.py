@@ -144,6 +144,19 @@ class NativeTrunk:
         self._native.expect(layer_idx + 1, coming, running.frame, expert_out, out)
         return out
 
+    @property
+    def chunk_cuts(self) -> NativeTrunk:
+        """See `ChunkCuts`: sums over a row do not depend on the rows beside it."""
+        return self
+
+    def keep(self, chunk: TrunkChunk, tokens: int) -> LayerOutput[F32]:
+        """See `ChunkCuts.keep`: rows lie one behind the other, so those behind the last one kept are passed over."""
+        assert isinstance(chunk, _Chunk)
+        assert 1 <= tokens <= chunk.tokens
+        chunk.frame.begin(tokens, chunk.kv.length)
+        chunk.tokens, chunk.output = tokens, chunk.at.output(tokens)
+        return chunk.output
+
     def set_routers(self, routers: object) -> None:
         """See `Trunk.set_routers`: those of the layers are here in any case."""
 

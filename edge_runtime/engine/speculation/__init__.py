@@ -1,0 +1,1 @@
+"""Several tokens a pass: drafts guessed from the text, checked by the model, kept only while that is faster."""

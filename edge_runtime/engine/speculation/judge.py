@@ -1,0 +1,88 @@
+"""Judge: lets passes have drafts while a token then takes less time. Pure.
+
+As the governor of reads ahead (`edge_runtime.prefetch.governor`) it tries both ways side by side and keeps the cheaper
+one for a while. Only passes for which there was a draft count, on both sides: elsewhere there is nothing to choose, and
+a text that repeats itself is cheap or dear in its own way.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import NamedTuple
+
+_STRETCH = 2
+"""Passes in a row one way in a trial."""
+_LONGEST = 3.0
+"""Times the median of its side that a pass counts at most: whatever else the machine did is not the draft's fault."""
+
+
+class _Pass(NamedTuple):
+    seconds: float
+    tokens: int
+
+
+class Judge:
+    """Measures seconds a token with and without drafts.
+
+    Args:
+        window: passes of each side of a trial.
+        hold: windows the winner keeps at first; doubled each time it wins again, up to `max_hold`.
+        max_hold: most windows between two trials.
+        margin: share of the time a token takes that drafts must save to be switched on; to stay on, anything is enough.
+    """
+
+    def __init__(self, *, window: int = 12, hold: int = 4, max_hold: int = 64, margin: float = 0.03) -> None:
+        self._window, self._first_hold, self._max_hold, self._margin = window, hold, max_hold, margin
+        self.switches = 0
+        """How often the answer changed."""
+        self.forget()
+
+    def forget(self) -> None:
+        """Start over: memory or policy has changed."""
+        self.is_on = False
+        """Whether the next pass that could have a draft has one."""
+        self.gain: float | None = None
+        """Share of a token's time that drafts saved in the latest trial, negative if they cost; None before one."""
+        self._winner, self._hold, self._left = False, self._first_hold, 0
+        self._trial: dict[bool, list[_Pass]] = {False: [], True: []}
+
+    def new_text(self) -> None:
+        """Another request begins: what was found of the last one's text holds less long."""
+        self._hold = self._first_hold
+        self._left = min(self._left, self._hold * self._window)
+
+    def note(self, seconds: float, tokens: int) -> None:
+        """Add a pass for which there was a draft, run as `is_on` said; choose for the next one.
+
+        Args:
+            seconds: all the time it took, waiting for reads included.
+            tokens: that it gave.
+        """
+        if self._left > 0:
+            self._left -= 1
+            self.is_on = self._winner and self._left > 0
+            return
+        mine, other = self._trial[self.is_on], self._trial[not self.is_on]
+        mine.append(_Pass(seconds, tokens))
+        if len(mine) >= self._window and len(other) >= self._window:
+            self._decide()
+        elif len(mine) >= self._window or len(mine) % _STRETCH == 0:
+            self.is_on = not self.is_on
+
+    def _decide(self) -> None:
+        """Keep the better way."""
+        plain, drafted = _seconds_a_token(self._trial[False]), _seconds_a_token(self._trial[True])
+        self.gain = 1 - drafted / plain if plain > 0 else 0.0
+        for side in self._trial.values():
+            side.clear()
+        better = self.gain > (0 if self._winner else self._margin)
+        again = better == self._winner
+        self._hold = min(2 * self._hold, self._max_hold) if again else self._first_hold
+        self.switches += not again
+        self._winner = self.is_on = better
+        self._left = self._hold * self._window
+
+
+def _seconds_a_token(passes: list[_Pass]) -> float:
+    most = _LONGEST * median(one.seconds for one in passes)
+    return sum(min(one.seconds, most) for one in passes) / sum(one.tokens for one in passes)
