@@ -134,9 +134,10 @@ def main() -> None:
     plain = {(row["cap"], row["text"]): row["tok_s"] for row in rows if row["mode"] == "off"}
     for row in rows:
         ratio = row["tok_s"] / plain[row["cap"], row["text"]]
+        what = f"{row['cap']:<5} {row['text']:<6} {row['mode']:<6} {row['tok_s']:>8} tok/s {ratio:5.2f}x"
         drafts = f"{row['accepted']} of {row['drafted']} accepted, {row['cut']} cut, {row['passes']} passes"
         reads = f"{row['mib_read']} MiB read, waited {row['stall_ms']} ms"
-        print(f"{row['cap']:<5} {row['text']:<6} {row['mode']:<6} {row['tok_s']:>8} tok/s {ratio:5.2f}x  {drafts}; {reads}")
+        print(f"{what}  {drafts}; {reads}")
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ class ExpectedStates(Protocol[T]):
 
 
 class ChunkCuts(Protocol[T]):
-    """Drops the last tokens of a chunk on its way. Who has it gives a token the same bits in every chunk it may run in."""
+    """Drops the last tokens of a chunk on its way, where a token has the same bits in every chunk it may be in."""
 
     def keep(self, chunk: TrunkChunk, tokens: int) -> LayerOutput[T]:
         """Go on with the first tokens of a chunk; the others are not committed.

@@ -244,8 +244,9 @@ def test_a_pass_that_fails_leaves_nothing(model_bundle, plain):
         if calls[0] == calls[1]:
             raise RequestError("a layer failed")
 
-    with scheduled(opened(model_bundle), before_layer) as scheduler:
-        prompt = list(scheduler._parts.tokenizer.encode(CODE))  # noqa: SLF001
+    engine = opened(model_bundle)
+    with scheduled(engine, before_layer) as scheduler:
+        prompt = list(engine.tokenizer.encode(CODE))
         assert tokens_of(run(scheduler, prompt, reuse_prefix=False)) == plain
         layers = calls[0]
         for fails_at in range(layers // 2, layers, layers // 7):

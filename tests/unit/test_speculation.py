@@ -218,7 +218,7 @@ def test_the_judge_switches_drafts_on_while_they_are_faster():
     fast = Drafting(text_of(*REPEATED), judge, DraftCounts())
     drafted = decode(fast, REPEATED * 30, {True: 1.5, False: 1.0})
     assert judge.gain > 0.3
-    assert drafted[-5:] == [3] * 5
+    assert (max(drafted), judge.switches) == (3, 1)
     assert fast.counts.accepted > 100
     judge = Judge(window=4)
     slow = decode(Drafting(text_of(*REPEATED), judge, DraftCounts()), REPEATED * 30, {True: 5.0, False: 1.0})
