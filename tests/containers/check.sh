@@ -4,7 +4,7 @@
 # cpu: the command is the one in docs/operations.md, the base has what the image's own base has. jetpack6, jetpack7: every
 # step of the Dockerfile on the release of Ubuntu that NVIDIA's base is made of, of this machine's architecture, with its own
 # apt-get and Python. Where debootstrap or Ubuntu's mirror is missing, on an emulated arm64 Debian with an apt-get pretended.
-# Whether CUDA is there is NOT seen.
+# Whether CUDA is there is NOT seen. Then, for cpu, `docker compose` as the page has it, by podman and podman-compose.
 # usage: check.sh [cpu|jetpack6|jetpack7]     exit 0 passed, 1 failed, 2 not run (said loudly)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -42,6 +42,7 @@ work=$(mktemp -d) network=none
 export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
 store=(--root "$work/storage" --runroot "$work/run")
 finish() {
+  if [ -x "$work/podman" ]; then "$work/podman" rm --all --force >/dev/null 2>&1 || true; fi
   buildah "${store[@]}" rm --all >/dev/null 2>&1 || true
   buildah "${store[@]}" rmi --all --force >/dev/null 2>&1 || true
   stop_emulating
@@ -97,4 +98,14 @@ rm -rf "$work/page"
 "$python" -m hobbit_export "$repo/examples/tiny-moe" --out "$work/models/bundle" --tiers 4 --trunk int8 >/dev/null
 chmod -R go+rX "$work"
 "$python" "$here/run.py" "hobbit-edge:$image" "$work/models" "${store[@]}"
+if [ "$image" = cpu ]; then
+  if ! lacks=$(bash "$here/engine.sh" "$work" "${store[@]}"); then
+    echo "container-check: compose.yaml was NOT started: $lacks" >&2
+  elif ! "$python" -c 'import podman_compose' 2>/dev/null; then
+    echo "container-check: compose.yaml was NOT started: podman-compose is missing (extra: release)" >&2
+  else
+    echo "container-check: docker compose, by podman"
+    bash "$here/compose.sh" "$work/podman" "$work/models"
+  fi
+fi
 echo "container-check: passed for $image"

@@ -1,0 +1,64 @@
+"""docs/operations.md: every block, and every command its sentences name, is run as written by a test that is named here."""
+
+from __future__ import annotations
+
+import re
+
+from conftest import REPO
+
+PAGE = (REPO / "docs/operations.md").read_text()
+BLOCKS = re.findall(r"^```([^\n]*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+PROSE = re.sub(r"^```.*?^```$", "", PAGE, flags=re.MULTILINE | re.DOTALL)
+PROGRAMS = (
+    r"hobbit|hobbit-export|systemctl|apt-get|dpkg|deploy/\w+\.sh|sudo|make|curl|journalctl|ssh|docker|dmesg|nvpmodel"
+)
+RUN_BY = {
+    "sh": ("tests/systemd/test_operations.py", r"^```sh\n"),
+    "sh bundle": ("tests/systemd/test_offline_bundle.py", r"^```sh bundle\n"),
+    "sh deb": ("tests/systemd/test_debian_package.py", r"^```sh deb\n"),
+    "console": ("tests/systemd/test_operations.py", r"^```console\n"),
+    "sh hardware": (None, "only a board has these programs; the page says so"),
+}
+"""Kind of block to the test that runs those of its kind, and what it finds them by."""
+NAMED = {
+    "apt-get install": ("tests/systemd/test_debian_package.py", "as_written(machine, 0"),
+    "apt-get install --allow-downgrades": ("tests/systemd/test_debian_package.py", '"--allow-downgrades"'),
+    "apt-get purge": ("tests/systemd/test_debian_package.py", "as_written(machine, 1"),
+    "apt-get remove": ("tests/systemd/test_debian_package.py", '"apt-get", "remove"'),
+    "deploy/environment.sh DIR --no-compile": ("tests/installed/check.sh", "--no-compile"),
+    "hobbit doctor": ("tests/systemd/test_operations.py", "doctor"),
+    "hobbit plan": ("tests/systemd/test_operations.py", '"hobbit plan"'),
+    "hobbit pull": ("tests/integration/test_pull.py", '"pull"'),
+    "hobbit serve": ("tests/installed/inside.py", '"serve"'),
+    "hobbit verify": ("tests/systemd/test_operations.py", '"hobbit verify"'),
+    "make container-check": ("Makefile", "container-check:"),
+    "make wheel": ("Makefile", "wheel:"),
+    "sudo -u hobbit ls FOLDER": ("tests/systemd/test_ten_things.py", '"-u", "hobbit", "--", "ls"'),
+    "systemctl start": ("tests/systemd/test_ten_things.py", "systemctl start"),
+}
+"""Commands with a word behind the program, as sentences name them, to what runs them."""
+NOT_RUN = {"ssh -L 8080:127.0.0.1:8080 BOARD": "it is of somebody else's machine"}
+
+
+def test_every_kind_of_block_has_a_test_that_runs_it():
+    assert {kind for kind, _ in BLOCKS} == RUN_BY.keys()
+    for kind, (file, sought) in RUN_BY.items():
+        assert file is None or repr(sought)[1:-1] in repr((REPO / file).read_text()), (kind, file)
+
+
+def test_blocks_of_a_terminal_are_the_two_that_are_run():
+    images, looks = (text for kind, text in BLOCKS if kind == "console")
+    assert images.count("$ ") == 2
+    check = (REPO / "tests/containers/check.sh").read_text()
+    assert r"docker build" in images
+    assert r"docker build .*" in check, "it runs the page's own line"
+    assert "docker compose" in images
+    assert "docker compose" in check
+    assert looks.splitlines()[0].startswith("$ systemctl status")
+
+
+def test_every_command_that_a_sentence_names_is_run():
+    found = set(re.findall(rf"`((?:{PROGRAMS}) [^`\n]+)`", PROSE))
+    assert found == NAMED.keys() | NOT_RUN.keys()
+    for command, (file, sought) in NAMED.items():
+        assert sought in (REPO / file).read_text(), (command, file)
