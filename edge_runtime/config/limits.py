@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.base.errors import DeviceError
+from edge_runtime.base.kept_files import Read, read_file
 from edge_runtime.base.sizes import KIB, MIB, format_size
+from edge_runtime.config.cgroups import MemoryGroup, groups_of, kept_in_group
 
 _PAGES_SHARE, _MOST_FOR_PAGES = 64, 64 * MIB
-_UNLIMITED = 1 << 60
-"""cgroup v1 writes 'no limit' as a number just below 2^63."""
 
 
 @dataclass(frozen=True)
@@ -44,89 +46,54 @@ def read_limits(root: Path = Path("/")) -> SystemLimits:
     Raises:
         DeviceError: /proc/meminfo cannot be read (not Linux).
     """
-    try:
-        lines = (root / "proc/meminfo").read_text().splitlines()
-        fields = {name: int(rest.split()[0]) * KIB for name, rest in (line.split(":") for line in lines)}
-        total, available = fields["MemTotal"], fields["MemAvailable"]
-    except (OSError, ValueError, LookupError) as err:
-        raise DeviceError(f"/proc/meminfo: cannot be read ({err}). This runtime needs Linux.") from err
-    limited = [(limit, path) for path in _memory_groups(root) if (limit := _limit_of(path)) is not None]
-    left, where = min(((_left_in(path, limit), str(path)) for limit, path in limited), default=(None, ""))
-    lowest = min((limit for limit, _ in limited), default=None)
-    return SystemLimits(total, available, left, where, lowest)
+    return limits_of(read_file(root / "proc/meminfo"), memory_groups(root))
+
+
+def limits_of(meminfo: bytes, groups: Iterable[MemoryGroup], *, enough: int | None = None) -> SystemLimits:
+    """Return limits from what the kernel says.
+
+    Args:
+        meminfo: content of /proc/meminfo.
+        groups: every memory cgroup of this process.
+        enough: it does not matter how much more than this, and what is kept in it, a cgroup leaves; None: it does.
+
+    Raises:
+        DeviceError: it is not that.
+    """
+    total, available = _kilobytes(meminfo, b"MemTotal"), _kilobytes(meminfo, b"MemAvailable")
+    if total is None or available is None:
+        raise DeviceError("/proc/meminfo: cannot be read, or lacks MemTotal or MemAvailable. This runtime needs Linux.")
+    limited = [(limit, group) for group in groups if (limit := group.limit_bytes()) is not None]
+    found = [
+        (group.left_bytes(limit, enough=None if enough is None else enough + kept_in_group(limit)), str(group.path))
+        for limit, group in limited
+    ]
+    left, where = min(found, default=(None, ""))
+    return SystemLimits(total, available, left, where, min((limit for limit, _ in limited), default=None))
+
+
+def memory_groups(root: Path = Path("/"), read: Read = read_file) -> list[MemoryGroup]:
+    """Return the cgroups that count this process's memory, the nearest first."""
+    return [MemoryGroup(path, read) for path in groups_of(root, "memory", read)]
+
+
+def _kilobytes(meminfo: bytes, field: bytes) -> int | None:
+    found = re.search(rb"^%s:\s*(\d+) kB" % field, meminfo, re.MULTILINE)
+    return None if found is None else int(found[1]) * KIB
 
 
 def available_cpus(root: Path = Path("/")) -> int:
     """CPUs this process may use: its affinity, cut to the CPU quota of its cgroups; at least 1."""
     cpus = float(len(os.sched_getaffinity(0)))
-    for group in _groups(root, "cpu"):
+    for group in groups_of(root, "cpu"):
         quota = _words(group / "cpu.max") or [*_words(group / "cpu.cfs_quota_us"), *_words(group / "cpu.cfs_period_us")]
         if len(quota) == 2 and quota[0].isdigit() and int(quota[1]) > 0:
             cpus = min(cpus, int(quota[0]) / int(quota[1]))
     return max(1, math.floor(cpus))
 
 
-def pressure_files(root: Path = Path("/")) -> list[Path]:
-    """Return where the kernel may say how long tasks waited for memory, the nearest cgroup first."""
-    groups = [group / "memory.pressure" for group in _memory_groups(root)]
-    return [*groups[:1], root / "proc/pressure/memory"]
-
-
-def _memory_groups(root: Path) -> list[Path]:
-    return _groups(root, "memory")
-
-
-def _groups(root: Path, controller: str) -> list[Path]:
-    """This process's cgroup directory for a controller and every parent up to the mount."""
-    mounts: list[tuple[Path, str]] = []
-    for line in _lines(root / "proc/self/cgroup"):
-        parts = line.split(":", 2)
-        if len(parts) != 3:
-            continue
-        if controller in parts[1].split(","):
-            mounts.append((root / "sys/fs/cgroup" / parts[1], parts[2]))
-            mounts.append((root / "sys/fs/cgroup" / controller, parts[2]))
-        elif parts[1] == "":
-            mounts.append((root / "sys/fs/cgroup", parts[2]))
-    found: list[Path] = []
-    for mount, path in mounts:
-        # in a container the path may be the host's and absent here; the mount itself is then our group
-        group = mount / path.strip("/")
-        while group != mount and mount in group.parents:
-            found.append(group)
-            group = group.parent
-        found.append(mount)
-    return [group for group in dict.fromkeys(found) if group.is_dir()]
-
-
-def _limit_of(group: Path) -> int | None:
-    limits = [_number(group / name) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")]
-    return min((limit for limit in limits if limit is not None and limit < _UNLIMITED), default=None)
-
-
-def _left_in(group: Path, limit: int) -> int:
-    used = _number(group / "memory.current") or _number(group / "memory.usage_in_bytes") or 0
-    stat = dict(line.split()[:2] for line in _lines(group / "memory.stat") if len(line.split()) == 2)
-    # all file pages count as reclaimable: libraries shared with others may be charged here or elsewhere, and the plan
-    # counts those this process maps
-    file_pages = [int(stat.get(f"total_{kind}_file", stat.get(f"{kind}_file", "0"))) for kind in ("active", "inactive")]
-    return max(0, limit - max(0, used - sum(file_pages)))
-
-
-def _number(path: Path) -> int | None:
-    words = _words(path)
-    return int(words[0]) if words and words[0].isdigit() else None
-
-
 def _words(path: Path) -> list[str]:
-    return [word for line in _lines(path) for word in line.split()]
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []
+    return read_file(path).decode(errors="replace").split()
 
 
 def page_cache_reserve(limit_bytes: int) -> int:

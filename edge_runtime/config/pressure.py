@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_runtime.base.sizes import MIB
-from edge_runtime.config.limits import SystemLimits, pressure_files, read_limits
-from edge_runtime.telemetry.process import anonymous_bytes
+from edge_runtime.base.kept_files import KeptFiles
+from edge_runtime.config.cgroups import MemoryGroup, kept_in_group, membership
+from edge_runtime.config.limits import SystemLimits, limits_of, memory_groups
+from edge_runtime.telemetry.process import anonymous_pages_bytes, rss_bytes
 
-_TOTAL = re.compile(r"^some .*\btotal=(\d+)", re.MULTILINE)
-_GROUP_SHARE, _GROUP_LEAST = 32, 16 * MIB
-"""Of a cgroup's limit so much is left to whatever else runs in it and to the kernel's own pages."""
+_TOTAL = re.compile(rb"^some .*\btotal=(\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -29,43 +29,76 @@ class Pressure:
     stalled_us: int | None = None
 
 
-def read_pressure(
-    *, reserve_bytes: int, requested: int | None, own_bytes: int | None = None, root: Path = Path("/")
-) -> Pressure:
-    """Read it.
+class PressureWatch:
+    """Looks at memory again and again, at the least cost. For one thread.
+
+    Files stay open. What can be reclaimed in a cgroup, which is most of the cost, is asked for only where the answer
+    counts.
 
     Args:
         reserve_bytes: left to the rest of the machine.
-        requested: --memory, the most there can be; None for auto.
-        own_bytes: anonymous memory of this process, instead of reading it.
+        own_bytes: returns the anonymous memory of this process, instead of reading it.
         root: where /proc and /sys are; tests pass a fake tree.
-
-    Raises:
-        DeviceError: /proc/meminfo cannot be read.
     """
-    limits = read_limits(root)
-    own = anonymous_bytes() if own_bytes is None else own_bytes
-    return Pressure(allowed_bytes(limits, own, reserve_bytes, requested), _stalled(root))
+
+    def __init__(
+        self, *, reserve_bytes: int, own_bytes: Callable[[], int] | None = None, root: Path = Path("/")
+    ) -> None:
+        self._reserve, self._own, self._root = reserve_bytes, own_bytes or self._anonymous_bytes, root
+        self._files = KeptFiles()
+        self._membership, self._meminfo, self._statm, self._stalls = (
+            membership(root), root / "proc/meminfo", root / "proc/self/statm", root / "proc/pressure/memory"
+        )  # fmt: skip
+        self._member_of = b""
+        self._groups: list[MemoryGroup] = []
+
+    def look(self, *, requested: int | None, enough: int | None = None) -> Pressure:
+        """Look.
+
+        Args:
+            requested: --memory, the most there can be; None for auto.
+            enough: say no more than this, if there is as much.
+
+        Raises:
+            DeviceError: /proc/meminfo cannot be read.
+        """
+        self._find_groups()
+        own = self._own()
+        spare = None if enough is None else enough - own
+        limits = limits_of(self._files.read(self._meminfo), self._groups, enough=spare)
+        allowed = allowed_bytes(limits, own, self._reserve, requested)
+        return Pressure(allowed if enough is None else min(allowed, enough), self._stalled())
+
+    def close(self) -> None:
+        """Close the files. Safe to call twice."""
+        self._files.close()
+        self._member_of = b""
+
+    def _find_groups(self) -> None:
+        """A process may be moved to other cgroups."""
+        member_of = self._files.read(self._membership)
+        if member_of != self._member_of:
+            self._files.close()
+            self._member_of = member_of
+            self._groups = memory_groups(self._root, self._files.read)
+
+    def _anonymous_bytes(self) -> int:
+        return anonymous_pages_bytes(self._files.read(self._statm)) or rss_bytes()
+
+    def _stalled(self) -> int | None:
+        """Of the process's own cgroup where that is counted, else of the machine."""
+        for path in (*(group.pressure for group in self._groups[:1]), self._stalls):
+            found = _TOTAL.search(self._files.read(path))
+            if found:
+                return int(found[1])
+        return None
 
 
 def allowed_bytes(limits: SystemLimits, own_bytes: int, reserve_bytes: int, requested: int | None) -> int:
     """Return the least of what the machine, the tightest cgroup and --memory allow; not below 0."""
     options = [limits.available_bytes + own_bytes - reserve_bytes]
     if limits.cgroup_free_bytes is not None:
-        limit = limits.cgroup_limit_bytes or 0
-        options.append(limits.cgroup_free_bytes + own_bytes - max(_GROUP_LEAST, limit // _GROUP_SHARE))
+        options.append(limits.cgroup_free_bytes + own_bytes - kept_in_group(limits.cgroup_limit_bytes or 0))
     if requested is not None:
         options.append(requested)
     return max(0, min(options))
-
-
-def _stalled(root: Path) -> int | None:
-    """Of the process's own cgroup where that is counted, else of the machine."""
-    for path in pressure_files(root):
-        try:
-            found = _TOTAL.search(path.read_text())
-        except OSError:  # the kernel has it, but switched off
-            continue
-        if found:
-            return int(found[1])
-    return None

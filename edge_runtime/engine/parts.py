@@ -85,6 +85,8 @@ class Parts:
         """Stop threads and release memory, to the system too: another engine may be opened next."""
         if self.power is not None:
             self.power.close()
+        if self.elastic is not None:
+            self.elastic.close()
         if self.preload is not None:
             self.preload.save()
         self.cache.close()

@@ -15,7 +15,6 @@ from edge_runtime.engine.preparation import base_tier, plan_again, plan_for
 from edge_runtime.engine.reload import Reload
 
 if TYPE_CHECKING:
-    from edge_runtime.config.pressure import Pressure
     from edge_runtime.engine.elastic.follower import ElasticMemory
     from edge_runtime.engine.warm.preload import Preload
 
@@ -66,18 +65,18 @@ def make_elastic(parts: Parts) -> ElasticMemory | None:
     config = parts.config
     if not config.elastic:
         return None
-    from edge_runtime.config.pressure import read_pressure
+    from edge_runtime.config.pressure import PressureWatch
     from edge_runtime.engine.elastic.follower import ElasticMemory
-
-    def read() -> Pressure:
-        return read_pressure(reserve_bytes=config.os_reserve, requested=parts.config.memory)
 
     def apply(budget_bytes: int) -> MemoryPlan:
         _take_plan(parts, plan_for(parts, Ceiling(budget_bytes, "memory there is, followed")))
         return parts.plan
 
     # a pass that found everything in memory does not look again where it is
-    return ElasticMemory(parts.plan, read, apply, lambda: not parts.cache.fits_all)
+    return ElasticMemory(
+        parts.plan, PressureWatch(reserve_bytes=config.os_reserve), lambda: parts.config.memory, apply,
+        lambda: not parts.cache.fits_all,
+    )  # fmt: skip
 
 
 def make_preload(parts: Parts) -> Preload | None:

@@ -71,6 +71,8 @@ class SlotTable(Table):
         super().__init__(ledger, tiers, slots, self._keys)
         self.uses: NDArray[np.int64] | None = None
         """Counts uses int64 [L, E], where somebody wants to know; nothing is counted where every expert fits."""
+        self.skips_uses = False
+        """Whether the rule is told nothing of the pass that runs, nor that it ran."""
         self.without_ahead: WithoutReadAhead | None = None
         """Goes through the same requests without reads ahead; None: whoever looks at residency looks here."""
         self.ledger, self.num_experts, self._rule = ledger, num_experts, rule
@@ -125,6 +127,8 @@ class SlotTable(Table):
         """Tell the rule, and the table without reads ahead, what a layer uses; `lookup` does. Arguments as for it."""
         if self.uses is not None:
             self.uses[layer_idx] += tiers != 0 if topk_ids is None else self._per_token(topk_ids)
+        if self.skips_uses:
+            return
         if topk_ids is not None and len(topk_ids) > 1 and self._in_order is not None:
             self._in_order(layer_idx, tiers, topk_ids)
         else:

@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.base.base_slots import base_slots
-from edge_runtime.base.errors import BudgetError
-from edge_runtime.base.sizes import format_size, format_size_up
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.record import RecordLayout
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.eviction import EvictionRule, OrderedRule
 from edge_runtime.experts.residency import SlotTable
-from edge_runtime.experts.units import UnitLedger, UnitSizes
+from edge_runtime.experts.units import UnitLedger, UnitSizes, require_base
 from edge_runtime.experts.without_ahead import WithoutReadAhead
 from edge_runtime.policy.base import Decision
 
@@ -25,6 +22,7 @@ if TYPE_CHECKING:
 
 U8 = NDArray[np.uint8]
 Keys = NDArray[np.intp]
+_TOLD_EVERY = 8
 
 
 class Residents:
@@ -59,6 +57,7 @@ class Residents:
         """Whether every expert of the model has a slot and nothing is ever evicted; what is borrowed does not count."""
         self.may_shrink = False
         """Whether uses are noted where every expert fits, too: once there is less room, the rule has to know them."""
+        self._passes = 0
         self._before: ExpertCounters | None = None
 
     @classmethod
@@ -92,7 +91,7 @@ class Residents:
         sizes = UnitSizes.of(layout, tier, min_tier, whole=whole)
         ledger = UnitLedger(sizes, num_slots * sizes.full_bytes, len(spec.sparse_layers) * spec.num_experts)
         if keeps_base:
-            _require_base(sizes, num_slots, all_experts=ledger.max_experts, top_k=spec.top_k)
+            require_base(sizes, num_slots, all_experts=ledger.max_experts, top_k=spec.top_k)
         base_layers = spec.sparse_layers if keeps_base else ()
         return cls(ledger, rule, num_layers=spec.num_layers, num_experts=spec.num_experts, base_layers=base_layers)
 
@@ -119,7 +118,7 @@ class Residents:
     @property
     def notes_uses(self) -> bool:
         """Whether somebody will have to know what was used: not where nothing is ever evicted."""
-        return self.may_shrink or not self.fits_all
+        return not self.fits_all or (self.may_shrink and not self.table.skips_uses)
 
     @property
     def is_complete(self) -> bool:
@@ -185,10 +184,22 @@ class Residents:
         """A forward pass of so many tokens begins."""
         if self.table.without_ahead is not None:
             self.table.without_ahead.follow_budget()
+        self._passes += 1
+        self.table.skips_uses = self._skips_uses(num_tokens)
+        if self.table.skips_uses:
+            return
         if num_tokens > 1 and isinstance(self.rule, OrderedRule):
             self.rule.begin_tokens(num_tokens)
         else:
             self.rule.begin_pass()
+
+    def _skips_uses(self, num_tokens: int) -> bool:
+        """Whether the rule is told nothing of this pass: of tokens that find everything in memory it is told of some.
+
+        That is enough to know who should stay once there is less room, and telling takes some percent of a short token.
+        """
+        is_told = num_tokens > 1 or self._passes % _TOLD_EVERY == 0 or self.table.without_ahead is not None
+        return self.fits_all and self.may_shrink and not is_told
 
     @property
     def is_permanent(self) -> bool:
@@ -200,7 +211,7 @@ class Residents:
         tiers = np.zeros(self.num_experts, np.uint8)
         tiers[experts] = self.tier
         self.table.hit_all(layer_idx, tiers)
-        if self.may_shrink:
+        if self.may_shrink and not self.table.skips_uses:
             self.table.note_use(layer_idx, tiers, None)
 
     def finish_reads(self, slots: list[int]) -> int:
@@ -225,19 +236,3 @@ class Residents:
     def go_on_from(self, counters: ExpertCounters) -> None:
         """Count on from the totals of residents these replace."""
         self._before = counters
-
-
-def _require_base(sizes: UnitSizes, num_slots: int, *, all_experts: int, top_k: int) -> None:
-    least = base_slots(sizes.full_bytes, sizes.core_bytes, all_experts=all_experts, top_k=top_k)
-    if num_slots >= least:
-        return
-    why = (
-        "this backend's memory does not move between tiers, so each takes the size of the full one"
-        if sizes.is_whole
-        else f"each takes {format_size(sizes.core_bytes)}"
-    )
-    raise BudgetError(
-        f"--base-resident: {format_size(num_slots * sizes.full_bytes)} of expert memory do not hold all {all_experts} "
-        f"experts at {sizes.core_tier} bits ({why}) and {top_k} of them at {sizes.full_tier}. "
-        f"Raise it to {format_size_up(least * sizes.full_bytes)}, or leave --base-resident out."
-    )

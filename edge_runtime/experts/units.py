@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from edge_runtime.base.base_slots import base_slots
+from edge_runtime.base.errors import BudgetError
+from edge_runtime.base.sizes import format_size, format_size_up
 from edge_runtime.bundle.record import BF16, RecordLayout
 from edge_runtime.experts.native import Ledger
 
@@ -81,3 +84,24 @@ class UnitLedger(Ledger):
             sizes.core_tier, sizes.full_tier, sizes.core_bytes, sizes.plane_bytes, budget_bytes, max_experts
         )
         self.sizes = sizes
+
+
+def require_base(sizes: UnitSizes, num_slots: int, *, all_experts: int, top_k: int) -> None:
+    """Refuse a budget of so many experts of the full tier that does not hold all of them at the lowest.
+
+    Raises:
+        BudgetError: says how much would.
+    """
+    least = base_slots(sizes.full_bytes, sizes.core_bytes, all_experts=all_experts, top_k=top_k)
+    if num_slots >= least:
+        return
+    why = (
+        "this backend's memory does not move between tiers, so each takes the size of the full one"
+        if sizes.is_whole
+        else f"each takes {format_size(sizes.core_bytes)}"
+    )
+    raise BudgetError(
+        f"--base-resident: {format_size(num_slots * sizes.full_bytes)} of expert memory do not hold all {all_experts} "
+        f"experts at {sizes.core_tier} bits ({why}) and {top_k} of them at {sizes.full_tier}. "
+        f"Raise it to {format_size_up(least * sizes.full_bytes)}, or leave --base-resident out."
+    )

@@ -18,6 +18,12 @@ def anonymous_bytes() -> int:
     return _status_bytes("RssAnon") or rss_bytes()
 
 
+def anonymous_pages_bytes(statm: bytes) -> int:
+    """Return what `anonymous_bytes` does, from the content of /proc/self/statm, which costs less; 0 if it has none."""
+    words = statm.split()
+    return (int(words[1]) - int(words[2])) * os.sysconf("SC_PAGE_SIZE") if len(words) > 2 else 0
+
+
 def peak_rss_bytes() -> int:
     """Highest resident set size since the process started (VmHWM, or ru_maxrss where /proc hides it)."""
     return _status_bytes("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

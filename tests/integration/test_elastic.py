@@ -125,7 +125,7 @@ class Machine:
         self.part, self.looks = 1.2, 0
         self.at: dict[int, float] = {}
 
-    def read(self, **_) -> Pressure:
+    def look(self, *_, **__) -> Pressure:
         self.looks += 1
         self.part = self.at.get(self.looks, self.part)
         return Pressure(1 << 40 if self.engine is None else share(self.engine, self.part))
@@ -134,7 +134,7 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch):
     found = Machine()
-    monkeypatch.setattr(pressure, "read_pressure", found.read)
+    monkeypatch.setattr(pressure.PressureWatch, "look", found.look)
     monkeypatch.setattr(follower, "EVERY_S", 0.0)
     return found
 

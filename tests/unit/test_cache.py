@@ -114,6 +114,39 @@ def test_what_was_used_while_everything_fitted_stays_when_it_no_longer_does(rule
     assert {layer: np.flatnonzero(cache.resident_tiers(layer)).tolist() for layer in used} == used
 
 
+def test_where_everything_fits_the_rule_is_told_of_some_tokens_and_of_all_where_it_does_not():
+    """Of whole passes, begun and used: rates of use stay those of a token."""
+    cache, _ = make(L * E, "next-use")
+    cache.residents.may_shrink = True
+    for layer in range(L):
+        serve(cache, layer, *range(E))
+    rule = cache.residents.rule
+    told: list[str] = []
+    rule.begin_pass = lambda: told.append("begin")  # type: ignore[method-assign]
+    rule.use = lambda keys, tiers: told.append("use")  # type: ignore[method-assign]
+
+    def passes(count: int) -> None:
+        for _ in range(count):
+            cache.begin_pass()
+            for layer in range(L):
+                assert cache.take_resident(layer, tiers(1)) is not None
+            cache.end_pass()
+
+    passes(40)
+    assert told == (["begin"] + ["use"] * L) * 5
+    told.clear()
+    cache.residents.keep_without_ahead(wanted=True)  # it goes through every pass
+    passes(3)
+    assert told == (["begin"] + ["use"] * L) * 3
+    cache.residents.keep_without_ahead(wanted=False)
+    cache.resize(L * E - 1)
+    told.clear()
+    cache.begin_pass()
+    for _ in cache.stream(0, tiers(1)):
+        pass
+    assert told == ["begin", "use"]
+
+
 def test_prefetched_experts_are_late_then_hits():
     cache, store = make(4, latency=lambda key: 5)
     assert cache.prefetch(1, [2, 3], tiers(2, 3)) == 2

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from edge_runtime.config.limits import SystemLimits
-from edge_runtime.config.pressure import Pressure, allowed_bytes, read_pressure
+from edge_runtime.config.pressure import Pressure, allowed_bytes
 from edge_runtime.engine.elastic.governor import Habits, MemoryGovernor
 
 MIB = 1 << 20
@@ -154,36 +154,20 @@ def test_what_is_allowed_does_not_change_with_what_is_taken():
     assert allowed_bytes(SystemLimits(4096 * MIB, 10 * MIB), 0, 100 * MIB, None) == 0
 
 
-def fake_root(tmp_path, *, version: int, psi: bool = True):
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 8388608 kB\nMemAvailable: 4194304 kB\n")
-    (tmp_path / "proc/pressure").mkdir()
-    line = "some avg10=1.00 avg60=0.50 avg300=0.10 total={}\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=5\n"
-    (tmp_path / "proc/pressure/memory").write_text(line.format(700))
-    text, name = ("0::/app\n", "") if version == 2 else ("5:memory:/app\n", "memory/")
-    (tmp_path / "proc/self/cgroup").write_text(text)
-    group = tmp_path / f"sys/fs/cgroup/{name}app"
-    group.mkdir(parents=True)
-    limit, used = (
-        ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
-    )
-    (group / limit).write_text(f"{512 * MIB}\n")
-    (group / used).write_text(f"{200 * MIB}\n")
-    (group / "memory.stat").write_text(f"inactive_file {50 * MIB}\nactive_file 0\n")
-    if version == 2 and psi:
-        (group / "memory.pressure").write_text(line.format(123))
-    return tmp_path
+def test_what_is_far_beyond_any_use_makes_no_difference():
+    """Memory beyond what it wants to know of comes and goes: nobody shrinks ahead of a fall that ends far away."""
+    governor = MemoryGovernor(floor_bytes=FLOOR, most_bytes=MOST)
+    far = governor.enough_bytes
+    for tick in range(200):
+        falling = far + max(0, 200 - tick) * 300 * MIB
+        assert governor.decide(tick * TICK_S, Pressure(falling), MOST) is None
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_pressure_is_that_of_the_own_cgroup(tmp_path, version):
-    root = fake_root(tmp_path, version=version)
-    found = read_pressure(reserve_bytes=512 * MIB, requested=None, own_bytes=100 * MIB, root=root)
-    assert found.allowed_bytes == (512 - (200 - 50) + 100 - 16) * MIB
-    assert found.stalled_us == (123 if version == 2 else 700), "of the group where it is counted, else the machine's"
-
-
-def test_a_kernel_without_psi_says_nothing(tmp_path):
-    root = fake_root(tmp_path, version=2, psi=False)
-    (root / "proc/pressure/memory").unlink()
-    assert read_pressure(reserve_bytes=0, requested=None, own_bytes=0, root=root).stalled_us is None
+def test_a_fall_from_far_away_is_seen_coming():
+    """As fast as it crosses what is of no use: the budget is below what there is, or becomes so within one look."""
+    governor, budget = MemoryGovernor(floor_bytes=FLOOR, most_bytes=MOST), MOST
+    for tick in range(100):
+        allowed = max(300, 4096 - 200 * tick * TICK_S * 10) * MIB
+        assert budget <= max(allowed + 2000 * TICK_S * MIB, FLOOR)
+        budget = governor.decide(tick * TICK_S, Pressure(int(allowed)), budget) or budget
+    assert budget <= 300 * MIB

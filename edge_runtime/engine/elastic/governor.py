@@ -31,6 +31,8 @@ class Habits:
         most_calm_s: the longest that becomes.
         relapse_s: shrinking so soon after growing means that growing was wrong.
         stalled: share of time in which tasks wait for memory that counts as pressure.
+        sight: of what there is beyond the most that is of use, it wants to know so much as a share of the most.
+        least_sight_bytes: at least so much.
     """
 
     margin: float = 1 / 32
@@ -42,6 +44,8 @@ class Habits:
     most_calm_s: float = 320.0
     relapse_s: float = 60.0
     stalled: float = 0.1
+    sight: float = 1 / 4
+    least_sight_bytes: int = 64 * MIB
 
 
 @dataclass
@@ -71,6 +75,9 @@ class MemoryGovernor:
         self._habits = habits or Habits()
         self._floor, self._most = floor_bytes, max(floor_bytes, most_bytes)
         self.margin_bytes = max(self._habits.least_margin_bytes, int(self._habits.margin * self._most))
+        sight = max(self._habits.least_sight_bytes, int(self._habits.sight * self._most), 2 * self.margin_bytes)
+        self.enough_bytes = self._most + sight
+        """How much beyond this could be had makes no difference."""
         self._recent: deque[tuple[float, int]] = deque()  # (seconds, bytes that could be had), of the trend
         self._lows: deque[tuple[float, int]] = deque()  # the same of the calm: each the least from then on
         self._stalled: tuple[float, int] | None = None
@@ -91,7 +98,7 @@ class MemoryGovernor:
         """
         self._note(now_s, pressure)
         falling = self._falling()
-        expected = pressure.allowed_bytes - (falling * self._horizon_s() if falling else 0.0)
+        expected = self._recent[-1][1] - (falling * self._horizon_s() if falling else 0.0)
         edge = self.margin_bytes if self._is_stalling else 0  # tasks stall near the edge before it is reached
         if expected < budget_bytes + edge and budget_bytes > self._floor:
             return self._shrink(now_s, int(expected) - edge)
@@ -102,7 +109,7 @@ class MemoryGovernor:
         return self._grow(now_s, budget_bytes) if may_grow else None
 
     def _note(self, now_s: float, pressure: Pressure) -> None:
-        had = pressure.allowed_bytes
+        had = min(pressure.allowed_bytes, self.enough_bytes)
         self._recent.append((now_s, had))
         while len(self._recent) > 1 and self._recent[1][0] <= now_s - self._habits.trend_s:
             self._recent.popleft()
