@@ -1,13 +1,14 @@
-"""What instruments cost: decoding with and without them, turn about, on one engine. One question.
+"""What instruments cost: decoding with and without them, token by token in turn, on one engine. One question.
 
-    python benchmarks/bench_instruments.py BUNDLE [--board DIR] [--rounds 40] [--tokens 100]
-        [--expert-memory SIZE]
+    python benchmarks/bench_instruments.py BUNDLE [--board DIR] [--rounds 40] [--tokens 100] [--expert-memory SIZE]
 
-With: spans of trunk and experts, as they always are, and a power meter read 10 times a second (of a tree of files, see
-tests/board_trees.py). Without: neither. Spans of the host's other work are off in both, as while nobody records. The
-shorter a token, the more instruments weigh, so a model that fits in memory is the worst case; --expert-memory has one
-streamed. Prints milliseconds a token of both, by the wall and by the thread's CPU time, the change of the median, and
-its 95 % interval by bootstrap.
+*Spans* of trunk and experts are always on. Here every other token of an answer runs without them, so that whatever else
+the machine does meets both alike, and each token is compared with its neighbour. *The meter* reads 10 times a second in
+a thread of its own (a tree of files, see tests/board_trees.py); its share is the processor time it takes of a second,
+as if nothing else could run on another core meanwhile. Spans of the host's other work are off in both, as while nobody
+records. The shorter a token, the more instruments weigh, so a model that fits in memory is the worst case;
+--expert-memory has one streamed. Prints milliseconds a token of both, the median change of pairs with its 95 % interval
+(bootstrap over pairs, fixed seed), and the sum.
 """
 
 from __future__ import annotations
@@ -18,39 +19,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
-from time import perf_counter, thread_time
+from time import perf_counter, process_time, sleep
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_runtime import Engine, SamplingParams
-from edge_runtime.lab.bench.compare import ratio_interval
 from edge_runtime.telemetry.power import Choice
 from edge_runtime.telemetry.power.sampler import start_sampler
 from edge_runtime.telemetry.spans import Spans
 
-
-def measure(engine: Engine, tokens: int, seed: int) -> tuple[float, float]:
-    """Return wall and CPU milliseconds a decoded token of one request."""
-    stream = engine.stream(
-        np.arange(8, dtype=np.int32), SamplingParams(tokens, temperature=1, seed=seed, ignore_eos=True)
-    )
-    next(stream)
-    wall, cpu = perf_counter(), thread_time()
-    for _ in stream:
-        pass
-    return 1000 * (perf_counter() - wall) / (tokens - 1), 1000 * (thread_time() - cpu) / (tokens - 1)
+_HZ, _METER_S = 10.0, 5.0
+_RESAMPLES = 2000
 
 
 @contextmanager
-def instruments(board: Path, *, on: bool) -> Iterator[None]:
-    """Have a meter read, or even spans time nothing."""
+def spans(*, on: bool) -> Iterator[None]:
+    """Have spans time, or nothing."""
     if on:
-        sampler, _ = start_sampler(Choice("auto", 10.0, board))
-        try:
-            yield
-        finally:
-            if sampler is not None:
-                sampler.close()
+        yield
         return
     timed, untimed = Spans.span, RLock()  # entering a lock of its own is the cheapest context there is
     Spans.span = lambda self, name: untimed  # type: ignore[method-assign, assignment, return-value]
@@ -60,36 +48,73 @@ def instruments(board: Path, *, on: bool) -> Iterator[None]:
         Spans.span = timed  # type: ignore[method-assign]
 
 
+def pairs(engine: Engine, tokens: int, number: int) -> Iterator[tuple[float, float]]:
+    """Answer a request; yield milliseconds of a token without spans and of its neighbour with them."""
+    params = SamplingParams(tokens, temperature=1, seed=number, ignore_eos=True)
+    stream = engine.stream(np.arange(8, dtype=np.int32), params)
+    next(stream)
+    first_on = bool(number % 2)
+    for _ in range((tokens - 1) // 2):
+        spent = {}
+        for is_on in (first_on, not first_on):
+            with spans(on=is_on):
+                started = perf_counter()
+                next(stream)
+                spent[is_on] = 1000 * (perf_counter() - started)
+        yield spent[False], spent[True]
+    for _ in stream:
+        pass
+
+
+def change_of(found: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the median change, in percent, of pairs float64 [n, 2] and its interval."""
+    changes = 100 * (found[:, 1] / found[:, 0] - 1)
+    random = np.random.default_rng(0)
+    medians = [np.median(random.choice(changes, len(changes))) for _ in range(_RESAMPLES)]
+    low, high = np.percentile(medians, (2.5, 97.5))
+    off, on = np.median(found, axis=0)
+    return {
+        "pairs": len(found), "off_ms": round(float(off), 4), "on_ms": round(float(on), 4),
+        "change_percent": round(float(np.median(changes)), 3),
+        "interval_percent": [round(float(low), 3), round(float(high), 3)],
+    }  # fmt: skip
+
+
+def meter_share(board: Path) -> float | None:
+    """Return the percent of a core that reading a meter takes; None without one."""
+    sampler, _ = start_sampler(Choice("auto", _HZ, board))
+    if sampler is None:
+        return None
+    try:
+        started, spent = perf_counter(), process_time()
+        sleep(_METER_S)
+        return 100 * (process_time() - spent) / (perf_counter() - started)
+    finally:
+        sampler.close()
+
+
 def main() -> None:
     """Run and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle")
     parser.add_argument("--board", type=Path, default=Path("/"))
+    parser.add_argument("--memory", default="1GiB")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--expert-memory", help="stream through a cache of this size")
     args = parser.parse_args()
-    found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    meter = meter_share(args.board)
     with Engine.open(
-        args.bundle, memory="1GiB", context=256, power_meter="none", expert_memory=args.expert_memory
+        args.bundle, memory=args.memory, context=256, power_meter="none", expert_memory=args.expert_memory
     ) as engine:
-        measure(engine, args.tokens, 0)
-        for number in range(args.rounds):
-            for is_on in (True, False) if number % 2 else (False, True):
-                with instruments(args.board, on=is_on):
-                    found[is_on].append(measure(engine, args.tokens, number))
-    result = {}
-    for place, name in enumerate(("wall_ms", "cpu_ms")):
-        off, on = (np.array([each[place] for each in found[is_on]]) for is_on in (False, True))
-        low, high = ratio_interval(off, on)
-        change = 100 * (np.median(on) / np.median(off) - 1)
-        pairs = 100 * np.median(on / off - 1)
-        result[name] = {
-            "off": round(float(np.median(off)), 4), "on": round(float(np.median(on)), 4),
-            "change_percent": round(float(change), 2), "median_of_pairs_percent": round(float(pairs), 2),
-            "interval_percent": [round(low, 2), round(high, 2)],
-        }  # fmt: skip
-    print(json.dumps(result))
+        list(pairs(engine, args.tokens, 0))
+        found = np.array([each for number in range(args.rounds) for each in pairs(engine, args.tokens, number)])
+    timed = change_of(found)
+    together = timed["change_percent"] + (meter or 0.0)
+    print(json.dumps({
+        "spans": timed, "meter_percent": None if meter is None else round(meter, 3),
+        "together_percent": round(together, 3),
+    }))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,0 +1,206 @@
+"""How far predictions of `hobbit tune` are off: settings predicted from probes and one measured setting, then measured.
+
+    python benchmarks/bench_predictions.py BUNDLE --tokens stream.json --memory 2GiB --out predictions.json
+        [--rounds 5] [--seconds 80]
+
+Every round probes reads and computing and measures each setting once, in turn, beginning with another one each time.
+What is done is in the file at once; the same command goes on where the file ends, so that it can be run in pieces of
+`--seconds`. Prints for each setting the median of its rounds, what was predicted from the median round of the first
+setting, how far that may be off by what its probes say, and the error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from edge_runtime.bundle.calibration import read as read_calibration
+from edge_runtime.bundle.record import BF16
+from edge_runtime.lab.bench.folder import write_whole
+from edge_runtime.lab.probes.base import Subject
+from edge_runtime.lab.simulator.trace import Trace
+from edge_runtime.lab.tune.candidate import Candidate
+from edge_runtime.lab.tune.doubt import doubt
+from edge_runtime.lab.tune.gate import checksum_rate
+from edge_runtime.lab.tune.measurement import Measurement, Workload
+from edge_runtime.lab.tune.predict import Predictor
+from edge_runtime.lab.tune.processes import require, run_job
+from edge_runtime.lab.tune.read_times import ReadTimes
+from edge_runtime.lab.tune.replays import Replays
+from edge_runtime.lab.tune.speeds import ComputeSpeeds, probe
+from edge_runtime.lab.tune.surroundings import present_settings
+
+_PATIENCE_S = 600.0
+_MIB = 1 << 20
+
+
+class Bench:
+    """Everything that is measured, and the file it goes to."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, ids = args, json.loads(args.tokens.read_text(encoding="utf-8"))
+        self.options: dict[str, Any] = {
+            "context": 256,
+            "prefetch": "off",
+            "memory": args.memory,
+            "threads": args.threads,
+        }
+        self.options |= {"io_threads": 8, "read_chunk": _MIB}
+        self.workload = Workload(
+            [ids[100 * n : 100 * n + args.prompt_tokens] for n in range(3)], args.gen_tokens
+        )  # fmt: skip
+        self.subject = Subject(args.bundle, self.options)
+        self.done: dict[str, list[Any]] = json.loads(args.out.read_text()) if args.out.exists() else {}
+        self.trace = args.out.with_suffix(".trace")
+
+    def settings(self) -> list[Candidate]:
+        """What stands first, then what differs from it in one thing each."""
+        prepared = self.subject.prepared
+        plan, tier = prepared.plan, prepared.config.tier
+        smaller = int(0.6 * plan.num_slots) * plan.slot_bytes
+        tiers = sorted((t for t in prepared.bundle.manifest.experts.tiers if t < tier and t != BF16), reverse=True)
+        changes: list[dict[str, Any]] = [
+            {}, {"eviction": "lru"}, {"expert_memory": smaller}, {"read_chunk": 4 * _MIB, "io_threads": 4},
+            *([{"threads": self.args.threads - 1}] if self.args.threads > 1 else []),
+            *({"tier": each} for each in tiers), {"policy": "skip"},
+        ]  # fmt: skip
+        return [Candidate.of(each) for each in changes]
+
+    def job(self, kind: str, options: dict[str, Any], **more: Any) -> dict[str, Any]:
+        """Do a job in a process of its own."""
+        job = {"bundle": str(self.args.bundle), "options": self.options | options, "workload": asdict(self.workload)}
+        return require(run_job({**job, "kind": kind, **more}, _PATIENCE_S), f"{kind} {options}")
+
+    def steps(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """Yield (name, kind of job, options) of everything there is to do, round after round."""
+        settings = [setting.options for setting in self.settings()]
+        tiers = [{"tier": each["tier"]} for each in settings if "tier" in each]
+        fewer = [{"threads": each["threads"]} for each in settings if "threads" in each]
+        for number in range(self.args.rounds):
+            yield f"{number} reads", "reads", {}
+            probes = [("speed", each) for each in ({}, *tiers, *fewer)]
+            turn = [*probes, *(("measure", each) for each in settings)]
+            shift = number * len(turn) // self.args.rounds
+            for kind, options in [*turn[shift:], *turn[:shift]]:
+                yield f"{number} {kind} {json.dumps(options, sort_keys=True)}", kind, options
+
+    def run(self) -> bool:
+        """Do what is left, as far as the time goes; return whether all of it is done."""
+        started = time.monotonic()
+        if not self.trace.exists():
+            self._record()
+        for name, kind, options in self.steps():
+            if name in self.done:
+                continue
+            longest = max((each[0] for each in self.done.values()), default=0.0)
+            if time.monotonic() - started + longest > self.args.seconds:
+                return False
+            begun = time.monotonic()
+            points = {"points": [(_MIB, 8), (4 * _MIB, 4)]} if kind == "reads" else {}
+            said = self.job(kind, options, **points)
+            said.pop("answers", None)
+            self.done[name] = [round(time.monotonic() - begun, 2), said, round(checksum_rate(), 4)]
+            write_whole(self.args.out, json.dumps(self.done).encode())
+        return True
+
+    def _record(self) -> None:
+        answers = self.job("measure", {})["answers"]
+        texts = [[*prompt, *answer[:-1]] for prompt, answer in zip(self.workload.prompts, answers, strict=True)]
+        self.job("trace", {}, texts=texts, trace=str(self.trace))
+
+    def found(self, kind: str, options: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return what every round said of something."""
+        tail = f" {kind} {json.dumps(options, sort_keys=True)}" if kind != "reads" else " reads"
+        return [said for name, (_, said, _) in self.done.items() if name.endswith(tail)]
+
+
+def speeds_of(bench: Bench, tier: int) -> ComputeSpeeds:
+    """Return what every round probed, as `hobbit tune` takes it."""
+    pairs: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for setting in bench.settings():
+        options = setting.options
+        if not options.keys() - {"threads", "tier"}:
+            pair = (options.get("threads", bench.args.threads), options.get("tier", tier))
+            pairs[pair] = bench.found("speed", options)
+    left = {pair: iter(said) for pair, said in pairs.items() if said}
+    rounds = min(len(pairs[pair]) for pair in left)
+    return probe(lambda c: next(left[c.options["threads"], c.options["tier"]]), left, rounds=rounds)
+
+
+def reads_of(bench: Bench) -> ReadTimes:
+    """Return the samples of all rounds together, as one."""
+    said = bench.found("reads", {})
+    samples = said[0]["samples"]
+    for number, (_, _, batches) in enumerate(samples):
+        for place, batch in enumerate(batches):
+            batch[1] = [spent for each in said for spent in each["samples"][number][2][place][1]]
+    size = said[0]["fresh"][0]
+    return ReadTimes.of_samples(samples, [size, [spent for each in said for spent in each["fresh"][1]]])
+
+
+def compare(bench: Bench) -> list[dict[str, Any]]:
+    """Predict every setting from the first one, and hold that against what was measured."""
+    prepared = bench.subject.prepared
+    manifest, config = prepared.bundle.manifest, prepared.config
+    calibration = read_calibration(bench.subject.path, manifest.model)
+    replays = Replays(Trace(bench.trace), bench.workload, config.prefill_chunk, calibration)
+    rounds = {
+        setting: [Measurement.from_json(each, "measurement") for each in bench.found("measure", setting.options)]
+        for setting in bench.settings()
+    }
+    base = sorted(rounds[Candidate()], key=lambda each: each.rate)
+    tier_bytes = {tier: manifest.layout.tier_bytes(tier) for tier in prepared.needs.slot_bytes}
+    predictor = Predictor(
+        present_settings(prepared), tier_bytes, prepared.plan.working_set, base[len(base) // 2], replays,
+        reads_of(bench), speeds_of(bench, config.tier),
+    )  # fmt: skip
+    own, stood, rows = predictor.rate(Candidate()), median(each.rate for each in base), []
+    differ = (base[-1].rate / base[0].rate - 1) / 2
+    for setting, measured in rounds.items():
+        rate, most = predictor.rate(setting), doubt(predictor, setting, differ)
+        if not measured or rate is None or not own:
+            continue
+        rates = [each.rate for each in measured]
+        predicted = rate / own * stood
+        rows.append({
+            "setting": setting.options, "rounds": [round(each, 3) for each in rates], "measured": median(rates),
+            "predicted": predicted, "doubt": most, "error": predicted / median(rates) - 1,
+        })  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    """Run, and print the table once every setting was measured."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--tokens", type=Path, required=True, help="JSON list of token ids, which prompts are cut from")
+    parser.add_argument("--memory", default="2GiB")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--prompt-tokens", type=int, default=8)
+    parser.add_argument("--gen-tokens", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="time of this call")
+    parser.add_argument("--out", type=Path, required=True, help="samples; gone on with where it exists")
+    args = parser.parse_args()
+    bench = Bench(args)
+    is_done = bench.run()
+    clocks = [clock for _, _, clock in bench.done.values()]
+    if clocks:
+        print(f"clock: {min(clocks):.2f} to {max(clocks):.2f}, median {median(clocks):.2f}")
+    print(f"{len(bench.done)} of {sum(1 for _ in bench.steps())} done")
+    if is_done or all(bench.found("measure", each.options) for each in bench.settings()):
+        for row in compare(bench):
+            print(
+                f"{Candidate.of(row['setting'])}: measured {row['measured']:.2f}, predicted {row['predicted']:.2f} "
+                f"(± {100 * row['doubt']:.0f} %), error {100 * row['error']:+.1f} %, rounds {row['rounds']}"
+            )
+
+
+if __name__ == "__main__":
+    main()
