@@ -291,6 +291,7 @@ for command in hobbit hobbit-edge
     complete -c $command -n '__fish_seen_subcommand_from tune' -l rounds -x -d 'measurements of each finalist, in turn (default: 5)'
     complete -c $command -n '__fish_seen_subcommand_from tune' -l finalists -x -d 'candidates measured of each axis (default: 3)'
     complete -c $command -n '__fish_seen_subcommand_from tune' -l time-budget -x -d 'time for all of it, such as 20m; what is found by then counts (default: 1h)'
+    complete -c $command -n '__fish_seen_subcommand_from tune' -l change-power-mode -d 'also try the power modes of a Jetson: it changes them for the whole board, and back at the end'
     complete -c $command -n '__fish_seen_subcommand_from tune' -l out -x -d 'profile to write (default: hobbit-tuned-BUNDLE-MACHINE.yaml); a report goes beside it, and a journal from which an interrupted tuning goes on'
     complete -c $command -n '__fish_seen_subcommand_from tune' -l profile -r -a 'auto agx-orin-32gb agx-orin-64gb agx-thor arm-server generic orin-nano-4gb orin-nano-4gb-super orin-nano-8gb orin-nano-8gb-super orin-nx-16gb orin-nx-8gb raspberry-pi-5-16gb raspberry-pi-5-8gb rk3588 x86-server' -d 'device profile: values for options nobody gave (default: auto: that of the board)'
     complete -c $command -n '__fish_seen_subcommand_from tune' -l memory -x -d 'ceiling for the whole process (default: auto: what the cgroup and the machine leave)'

@@ -32,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="time for all of it, such as 20m; what is found by then counts",
     )
     group.add_argument(
+        "--change-power-mode", action="store_true",
+        help="also try the power modes of a Jetson: it changes them for the whole board, and back at the end",
+    )  # fmt: skip
+    group.add_argument(
         "--out", metavar="PROFILE.yaml",
         help="profile to write (default: hobbit-tuned-BUNDLE-MACHINE.yaml); a report goes beside it, and a journal "
         "from which an interrupted tuning goes on",
@@ -45,11 +49,12 @@ def main(args: argparse.Namespace) -> int:
 
     from edge_runtime.engine import assembly  # noqa: F401 - planned is a process that has it loaded
     from edge_runtime.lab.bench.folder import write_whole
-    from edge_runtime.lab.tune.session import TuneSettings, tune
+    from edge_runtime.lab.tune.session import tune
+    from edge_runtime.lab.tune.settings import TuneSettings
     from edge_runtime.lab.tune.tuned_profile import tuned_profile
 
     options = engine_options(args)
-    budget = options.pop("max_kld", None)
+    budget, base = options.pop("max_kld", None), options.pop("base_resident", None)  # of candidates, not of all
     out = Path(args.out) if args.out else _default_out(args, options)
     settings = TuneSettings(
         out=out,
@@ -61,6 +66,8 @@ def main(args: argparse.Namespace) -> int:
         finalists=args.finalists,
         budget_s=parse_time(args.time_budget),
         max_kld=None if budget is None else float(budget),
+        base_resident=base,
+        change_power_mode=args.change_power_mode,
         seed=int(args.seed or 0),
     )
     done = tune(Path(args.bundle), options, settings, _say)

@@ -97,3 +97,10 @@ def test_a_lossy_policy_is_not_tuned(calibrated_bundle, tmp_path):
     done = run("tune", str(calibrated_bundle), "--out", str(tmp_path / "x.yaml"), "--policy", "hobbit", *ENGINE)
     assert done.returncode == 78
     assert "begins with lossless" in done.stderr
+
+
+def test_a_base_needs_a_budget(calibrated_bundle, tmp_path):
+    done = run("tune", str(calibrated_bundle), "--out", str(tmp_path / "x.yaml"), "--base-resident", *ENGINE)
+    assert done.returncode == 78
+    assert "--base-resident" in done.stderr
+    assert "--max-kld" in done.stderr

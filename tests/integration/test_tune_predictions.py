@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from edge_runtime import Engine
+from edge_runtime.bundle.calibration import read as read_calibration
 from edge_runtime.lab.simulator.trace import Trace
 from edge_runtime.lab.tune import speeds
 from edge_runtime.lab.tune.child import measure, record_trace
 from edge_runtime.lab.tune.measurement import Workload
+from edge_runtime.lab.tune.policies import LossAllowed
 from edge_runtime.lab.tune.predict import ReplaySetting
 from edge_runtime.lab.tune.replays import Replays
 from edge_runtime.lab.tune.resident_tokens import resident_token_ms
@@ -60,3 +62,21 @@ def test_a_cache_below_one_tokens_experts_is_measured_by_parts(model_bundle):
         parts = speeds.measure(engine, 7, 12)
     assert parts["other_ms"] is None
     assert parts["experts_ms"] > 0
+
+
+def test_a_base_is_a_candidate_where_it_fits(calibrated_bundle, tmp_path):
+    """As a policy of its own beside others: none of them is given an option that it refuses."""
+    options = OPTIONS | {"expert_memory": "8MiB"}
+    job = {"bundle": str(calibrated_bundle), "options": options, "workload": asdict(WORKLOAD)}
+    texts = [[*prompt, *prompt] for prompt in WORKLOAD.prompts]
+    record_trace(job | {"texts": texts, "trace": str(tmp_path / "t")})
+    with Engine.open(calibrated_bundle, self_check=False, **options) as engine:
+        slots = engine.plan.num_slots
+        calibration = read_calibration(calibrated_bundle, engine.spec)
+    replays = Replays(Trace(tmp_path / "t"), WORKLOAD, 8, calibration)
+    for policy in LossAllowed(0.05).policies():
+        assert replays.can(ReplaySetting(slots, "lru", policy, 8)), policy
+        measured = measure(job | {"options": options | {"policy": policy}})
+        assert measured["tok_s"][0] > 0
+    (base, *_) = LossAllowed(0.05).policies()
+    assert not replays.can(ReplaySetting(slots // 4, "lru", base, 8)), "every expert at its lowest tier does not fit"

@@ -13,7 +13,8 @@ from edge_runtime.lab.tune.accept import Terms, judge
 from edge_runtime.lab.tune.candidate import Axis, Candidate, Space, axes
 from edge_runtime.lab.tune.journal import Journal
 from edge_runtime.lab.tune.measurement import Failure, Measurement
-from edge_runtime.lab.tune.search import Outcome, Plan, search
+from edge_runtime.lab.tune.search import Plan, search
+from edge_runtime.lab.tune.trial import Outcome
 
 Speed = Callable[[Mapping[str, Any]], float]
 
@@ -34,6 +35,7 @@ class FakeLab:
 
     def __init__(self, speed: Speed, *, noise: float = 0.0, predicts: Speed | None = None, lasts: int = 10**6) -> None:
         self.speed, self.noise, self.predicts, self.left = speed, noise, predicts, lasts
+        self.doubts = 0.0
         self.order: list[tuple[str, Candidate, int]] = []
         self.stood: list[tuple[Candidate, float]] = []
         self.changes: Callable[[Candidate, Measurement], Measurement | Failure] = lambda candidate, found: found
@@ -47,6 +49,9 @@ class FakeLab:
 
     def predict(self, candidate: Candidate) -> float | None:
         return self.predicts(candidate.options) if self.predicts else None
+
+    def doubt(self, candidate: Candidate) -> float:
+        return self.doubts
 
     def begin_with(self, stands: Candidate, measured: Sequence[Measurement]) -> None:
         self.stood.append((stands, measured[-1].rate))
@@ -131,8 +136,12 @@ def test_hopeless_predictions_are_not_measured_and_unknown_ones_come_first():
 
     lab = FakeLab(by_threads, predicts=predicts)
     outcome = search([THREADS], lab, Plan(finalists=2))
-    assert find(outcome, threads=1).why == "not measured: predicted -50.0 %"
+    assert find(outcome, threads=1).why == "not measured: -50.0 % (± 0.0) predicted"
     assert {c.options.get("threads") for _, c, _ in lab.order} == {None, 2, 4}
+    lab = FakeLab(by_threads, predicts=predicts)
+    lab.doubts = 0.95
+    search([THREADS], lab, Plan(finalists=3))
+    assert {c.options.get("threads") for _, c, _ in lab.order} == {None, 1, 2, 4}, "-50 % may be -3 %"
     lab = FakeLab(by_threads, predicts=lambda o: None if o.get("threads") == 1 else predicts(o))
     search([THREADS], lab, Plan(finalists=1))
     assert {c.options.get("threads") for stage, c, _ in lab.order if stage == "threads"} == {None, 1}

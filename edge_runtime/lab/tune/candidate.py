@@ -94,6 +94,7 @@ class Space:
         read_chunks, io_threads: that the drive was probed with.
         policies: of `max_kld`, with parameters; () without a budget.
         tiers: below the present one, with a budget; () without.
+        power_modes: other than the present one, if they may be changed.
     """
 
     cpus: int
@@ -107,6 +108,7 @@ class Space:
     io_threads: Sequence[int] = ()
     policies: Sequence[str] = ()
     tiers: Sequence[int] = ()
+    power_modes: Sequence[str] = ()
 
 
 _CACHE_SHARES = (0.85, 0.7, 0.55)
@@ -138,7 +140,8 @@ def axes(space: Space, given: Collection[str] = ()) -> list[Axis]:
         (*({"policy": text} for text in space.policies), *({"tier": tier} for tier in space.tiers)),
         is_lossy=True,
     )
-    found = [compute] if space.fits_all else [*streaming, compute]
+    modes = Axis("power mode", tuple({"power_mode": name} for name in space.power_modes))
+    found = [compute, modes] if space.fits_all else [*streaming, compute, modes]
     return [axis for axis in (*found, lossy) if axis.choices and not axis.options & set(given)]
 
 

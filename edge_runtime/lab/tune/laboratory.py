@@ -10,9 +10,11 @@ from time import monotonic
 from typing import Any
 
 from edge_runtime.lab.tune.candidate import Candidate
-from edge_runtime.lab.tune.gate import Fitness
+from edge_runtime.lab.tune.doubt import doubt
+from edge_runtime.lab.tune.gate import Fitness, Sentinel
 from edge_runtime.lab.tune.journal import Journal
 from edge_runtime.lab.tune.measurement import Failure, Measurement, Workload
+from edge_runtime.lab.tune.mode_switch import OPTION, ModeSwitch
 from edge_runtime.lab.tune.predict import Predictor
 from edge_runtime.lab.tune.processes import run_job
 
@@ -60,15 +62,23 @@ class ProcessLaboratory:
         self._base = {"bundle": str(bundle), "workload": asdict(workload)}
         self._options, self._journal, self._run, self._clock = dict(options), journal, run, clock
         self.gate, self.sentinel = fitness.gate, fitness.sentinel
+        self.modes: ModeSwitch | None = None
+        self._sentinels: dict[str | None, Sentinel] = {None: fitness.sentinel}  # each power mode has a clock of its own
         self._deadline = clock() + budget_s
         self._spent_s: list[float] = []
         self.predictor: Predictor | None = None
+        self._differ = 0.0
         self.reference: Reference | None = None
 
     def job(self, kind: str, candidate: Candidate, **more: Any) -> dict[str, Any] | Failure:
-        """Do any job for a candidate."""
+        """Do any job for a candidate, in its power mode."""
+        options = candidate.options
+        mode = options.pop(OPTION, None)
+        failed = None if self.modes is None else self.modes.enter(mode)
+        if failed is not None:
+            return Failure(failed)
         patience = 60.0 + _PATIENCE * median(self._spent_s) if self._spent_s else 3600.0
-        return self._run({**self._base, "kind": kind, "options": self._options | candidate.options, **more}, patience)
+        return self._run({**self._base, "kind": kind, "options": self._options | options, **more}, patience)
 
     def measure(self, stage: str, candidate: Candidate, number: int, *, lossy: bool) -> Measurement | Failure:
         """See `Laboratory.measure`; a round in which the clock was off is measured again."""
@@ -77,7 +87,7 @@ class ProcessLaboratory:
             return known
         for _ in range(1 + _AGAIN):
             found = self._once(candidate, lossy=lossy)
-            if isinstance(found, Failure) or not found.is_disturbed or self.sentinel.is_hopeless:
+            if isinstance(found, Failure) or not found.is_disturbed or self._sentinel_of(candidate).is_hopeless:
                 break
         self._journal.put(stage, candidate.key, number, found)
         return found
@@ -89,7 +99,8 @@ class ProcessLaboratory:
             compared = {"reference": str(self.reference.path), "reference_tokens": self.reference.tokens}
         said = self.job("measure", candidate, **compared)
         self._spent_s.append(self._clock() - started)
-        rate = self.sentinel.check()
+        sentinel = self._sentinel_of(candidate)
+        rate = sentinel.check()
         if isinstance(said, Failure):
             return said
         said.pop("answers", None)
@@ -97,17 +108,27 @@ class ProcessLaboratory:
             found = Measurement.from_json(said, "measurement")
         except ValueError as err:
             return Failure(str(err))
-        disturbed = not self.sentinel.is_steady(rate)
+        disturbed = not sentinel.is_steady(rate)
         return replace(found, celsius=celsius, clock=round(rate, 4), is_disturbed=disturbed)
+
+    def _sentinel_of(self, candidate: Candidate) -> Sentinel:
+        own = self.sentinel
+        return self._sentinels.setdefault(candidate.options.get(OPTION), Sentinel(own.work, own.tolerance))
 
     def predict(self, candidate: Candidate) -> float | None:
         """See `Laboratory.predict`."""
         return self.predictor.rate(candidate) if self.predictor is not None else None
 
+    def doubt(self, candidate: Candidate) -> float:
+        """See `Laboratory.doubt`."""
+        found = None if self.predictor is None else doubt(self.predictor, candidate, self._differ)
+        return found or 0.0
+
     def begin_with(self, stands: Candidate, measured: Sequence[Measurement]) -> None:
         """See `Laboratory.begin_with`: the round of the median rate says what each phase takes."""
         if self.predictor is not None:
             ordered = sorted(measured, key=lambda each: each.rate)
+            self._differ = (ordered[-1].rate / ordered[0].rate - 1) / 2
             self.predictor.begin_with(stands, ordered[len(ordered) // 2])
 
     def has_time(self, measurements: int) -> bool:

@@ -8,11 +8,12 @@ from typing import Any
 
 from edge_runtime.lab.tune.candidate import Candidate
 from edge_runtime.lab.tune.measurement import Measurement
+from edge_runtime.lab.tune.policies import keeps_base
 from edge_runtime.lab.tune.read_times import ReadTimes
 from edge_runtime.lab.tune.speeds import ComputeSpeeds
 
-_UNPREDICTED = {"prefetch", "overlap", "direct_io"}
-"""Whether these pay is a matter of time that a replay does not have, or of memory that is not ours."""
+_UNPREDICTED = {"prefetch", "overlap", "direct_io", "power_mode"}
+"""Whether these pay is a matter of time that a replay does not have, of memory that is not ours, or of clocks."""
 _COMPUTING = {"threads", "tier", "policy"}
 
 
@@ -82,13 +83,19 @@ class Predictor:
         """Predict from another one from now on: what both have in common need not be predicted."""
         self.stands, self.measured = stands, measured
 
+    def settings(self, candidate: Candidate) -> dict[str, Any]:
+        """Return every option that matters as a candidate has it."""
+        return {**self.present, **candidate.options}
+
     def rate(self, candidate: Candidate) -> float | None:
         """Return tokens a second; None for what cannot be predicted, such as reading ahead."""
         before, after = self.stands.options, candidate.options
         changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
         if changed & _UNPREDICTED:
             return None
-        now, then = {**self.present, **before}, {**self.present, **after}
+        now, then = self.settings(self.stands), self.settings(candidate)
+        if changed - {"threads"} and (keeps_base(str(now["policy"])) or keeps_base(str(then["policy"]))):
+            return None  # it reads behind what is computed
         token, computing, computed = self.measured.token_ms, self._computing_ms(now), self._computing_ms(then)
         most = token - self.measured.phase_ms.get("read_wait", 0.0)
         if (computing is None or computed is None) and changed & _COMPUTING:

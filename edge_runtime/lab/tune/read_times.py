@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import dataclass, replace
+from statistics import median, quantiles
 from time import perf_counter_ns
 from typing import Any
 
@@ -26,10 +26,16 @@ Point = tuple[int, int]
 
 @dataclass(frozen=True)
 class Line:
-    """Milliseconds of a batch of reads: those of any, and those of each byte. Both from medians of batches."""
+    """Milliseconds of a batch of reads: those of any, and those of each byte. Both from medians of batches.
+
+    Attributes:
+        batch_ms, byte_ms: of any batch, and of each byte.
+        doubt: by what share it may be off: half of what the middle half of like batches spreads over.
+    """
 
     batch_ms: float
     byte_ms: float
+    doubt: float = 0.0
 
     @staticmethod
     def through(points: Sequence[tuple[int, float]]) -> Line:
@@ -42,6 +48,14 @@ class Line:
         if slope > 0 and start >= 0:
             return Line(start, slope)
         return Line(0.0, median(ms / size for size, ms in points))
+
+
+def _spread(times: Sequence[float]) -> float:
+    """Half of what the middle half spreads over, by the median."""
+    if len(times) < 4:
+        return 0.0
+    low, middle, high = quantiles(times, n=4, method="inclusive")
+    return (high - low) / 2 / middle
 
 
 def _slopes(point: tuple[int, float], points: Sequence[tuple[int, float]]) -> list[float]:
@@ -61,13 +75,28 @@ class ReadTimes:
 
     def read_ms(self, nbytes: float, batches: float, settings: Mapping[str, Any]) -> float | None:
         """Return milliseconds of reading so much in so many batches one after another; None where it was not probed."""
-        line = self._lines.get((int(settings["read_chunk"]), int(settings["io_threads"])))
+        line = self.line(settings)
         return None if line is None else batches * line.batch_ms + nbytes * line.byte_ms
+
+    def line(self, settings: Mapping[str, Any]) -> Line | None:
+        """Return the line of some settings; None where they were not probed."""
+        return self._lines.get((int(settings["read_chunk"]), int(settings["io_threads"])))
+
+    def having(self, settings: Mapping[str, Any], line: Line) -> ReadTimes:
+        """Return these with another line for some settings."""
+        point = (int(settings["read_chunk"]), int(settings["io_threads"]))
+        return ReadTimes({**self._lines, point: line}, self.fresh_byte_ms)
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return plain data."""
         return [
-            {"read_chunk": chunk, "io_threads": depth, "batch_ms": line.batch_ms, "gb_s": round(1e-6 / line.byte_ms, 4)}
+            {
+                "read_chunk": chunk,
+                "io_threads": depth,
+                "batch_ms": line.batch_ms,
+                "gb_s": round(1e-6 / line.byte_ms, 4),
+                "doubt": round(line.doubt, 4),
+            }
             for (chunk, depth), line in self._lines.items()
             if line.byte_ms
         ]
@@ -76,7 +105,10 @@ class ReadTimes:
     def of_samples(samples: Iterable[Sequence[Any]], fresh: Sequence[Any] = ()) -> ReadTimes:
         """Return what follows from samples of `measure`, the first point's first, and of `measure_fresh` at that."""
         lines = {
-            (chunk, depth): Line.through([(size, median(times)) for size, times in batches])
+            (chunk, depth): replace(
+                Line.through([(size, median(times)) for size, times in batches]),
+                doubt=median(_spread(times) for _, times in batches),
+            )
             for chunk, depth, batches in samples
         }
         if not fresh:

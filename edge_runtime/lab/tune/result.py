@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import hypot
 from statistics import median
 from typing import Any
 
 from edge_runtime.lab.tune.candidate import Candidate
 from edge_runtime.lab.tune.measurement import Measurement
-from edge_runtime.lab.tune.search import Outcome, Trial
+from edge_runtime.lab.tune.trial import Outcome, Trial, expected
 
 FORMAT_VERSION = 1
 
@@ -58,8 +59,19 @@ class Tuning:
 
         Predicted is what stands, as it was measured in the same rounds, and the gain that was expected over it.
         """
+        return [error for error, _ in self._errors()]
+
+    def foreseen(self) -> int:
+        """How many of the errors are no greater than twice what probes and rounds by themselves explain."""
+        return sum(abs(error) <= 2 * explained for error, explained in self._errors())
+
+    def _errors(self) -> list[tuple[float, float]]:
+        """Of each prediction that was measured: its error, and how great that may be by probes and rounds."""
         return [
-            (1 + trial.expected_gain) * trial.stood / median(each.rate for each in trial.measured) - 1
+            (
+                (1 + trial.expected_gain) * trial.stood / median(each.rate for each in trial.measured) - 1,
+                hypot(trial.expected_doubt or 0.0, trial.verdict.spread if trial.verdict else 0.0),
+            )
             for trial in self._all()
             if trial.expected_gain is not None and trial.stood is not None
         ]
@@ -77,6 +89,7 @@ class Tuning:
                 "errors": errors,
                 "median_absolute": median(map(abs, errors)) if errors else None,
                 "largest_absolute": max(map(abs, errors), default=None),
+                "foreseen": self.foreseen(),
             },
             "baseline": self.baseline.to_json(),
             "trials": [_trial_json(trial) for trial in self.outcome.trials],
@@ -93,10 +106,13 @@ class Tuning:
             head = f"{self.best}: {100 * self.gain:+.1f} % tok/s against what it began with"
         rows = [head, ""]
         rows += [f"{trial.axis}: {trial.candidate}: {outcome_of(trial)}" for trial in self._all()]
+        if (mode := self.best.options.get("power_mode")) is not None:
+            rows += ["", f"power mode {mode} is in the profile, and not in force: sudo nvpmodel -m ID, see nvpmodel -p"]
         errors = self.errors()
         if errors:
             rows += ["", f"predictions: off by {100 * median(map(abs, errors)):.1f} % in the median, at most by "
-                         f"{100 * max(map(abs, errors)):.1f} %, of {len(errors)}"]  # fmt: skip
+                         f"{100 * max(map(abs, errors)):.1f} %, of {len(errors)}; {self.foreseen()} of them by no more "
+                         "than what probes and rounds leave open"]  # fmt: skip
         rows += [f"not varied: {why}" for why in self.left_out]
         rows += ["the time was over before everything was tried"] * self.outcome.is_cut_short
         return rows + [str(line) for line in self.conditions.get("remarks", ())]
@@ -110,7 +126,7 @@ def described(trial: Trial) -> str:
     verdict = trial.verdict
     assert verdict is not None
     said = f"{100 * verdict.gain:+.1f} % tok/s (± {100 * verdict.spread:.1f})"
-    return said if trial.expected_gain is None else f"{said}, {100 * trial.expected_gain:+.1f} % were predicted"
+    return said if trial.expected_gain is None else f"{said}, {expected(trial)} were predicted"
 
 
 def outcome_of(trial: Trial) -> str:
@@ -129,6 +145,7 @@ def _trial_json(trial: Trial) -> dict[str, Any]:
         "candidate": trial.candidate.options,
         "predicted_tok_s": None if trial.predicted is None else round(trial.predicted, 4),
         "expected_gain": None if trial.expected_gain is None else round(trial.expected_gain, 4),
+        "expected_doubt": None if trial.expected_doubt is None else round(trial.expected_doubt, 4),
         "stood_tok_s": None if trial.stood is None else round(trial.stood, 4),
         "measured": [each.to_json() for each in trial.measured],
         "gain": None if verdict is None else round(verdict.gain, 4),

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Protocol
 
-from edge_runtime.lab.tune.accept import Terms, Verdict, judge
+from edge_runtime.lab.tune.accept import Terms, judge
 from edge_runtime.lab.tune.candidate import Axis, Candidate
 from edge_runtime.lab.tune.measurement import Failure, Measurement
+from edge_runtime.lab.tune.trial import Outcome, Trial, expected
 
 
 class Laboratory(Protocol):
@@ -25,6 +26,10 @@ class Laboratory(Protocol):
 
     def predict(self, candidate: Candidate) -> float | None:
         """Return tokens a second; None if that cannot be known."""
+        ...
+
+    def doubt(self, candidate: Candidate) -> float:
+        """By what share the gain of a prediction may be off; 0 if nothing is known of that."""
         ...
 
     def begin_with(self, stands: Candidate, measured: Sequence[Measurement]) -> None:
@@ -53,48 +58,6 @@ class Plan:
     hopeless: float = 0.95
     lagging: float = 0.9
     terms: Terms = field(default_factory=Terms)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What became of a candidate.
-
-    Attributes:
-        axis: along which it was tried.
-        candidate: what it is.
-        predicted: tokens a second, from the very first measurement; None if it could not be.
-        expected_gain: the same against the prediction for what stands.
-        stood: tokens a second of what stands, in the same rounds.
-        measured: each round's.
-        verdict: None if it was not measured to the end.
-        why: why not.
-    """
-
-    axis: str
-    candidate: Candidate
-    predicted: float | None = None
-    expected_gain: float | None = None
-    stood: float | None = None
-    measured: tuple[Measurement, ...] = ()
-    verdict: Verdict | None = None
-    why: str = ""
-
-
-@dataclass
-class Outcome:
-    """What a search found.
-
-    Attributes:
-        best: the candidate that stands in the end.
-        trials: every candidate looked at.
-        final: of `best` against no change at all, measured in turn once more; None if nothing changed.
-        is_cut_short: time ran out.
-    """
-
-    best: Candidate = field(default_factory=Candidate)
-    trials: list[Trial] = field(default_factory=list)
-    final: Trial | None = None
-    is_cut_short: bool = False
 
 
 def search(
@@ -148,25 +111,29 @@ def _try_axis(axis: Axis, lab: Laboratory, plan: Plan, outcome: Outcome, say: Ca
 def _finalists(axis: Axis, best: Candidate, lab: Laboratory, plan: Plan) -> tuple[list[Trial], list[Trial]]:
     """Choose what is measured: the highest predictions; what cannot be predicted comes first."""
     own = lab.predict(best)
-    trials = [_expected(Trial(axis.name, candidate, lab.predict(candidate)), own) for candidate in axis.around(best)]
+    trials = [
+        _foretold(Trial(axis.name, candidate, lab.predict(candidate)), own, lab) for candidate in axis.around(best)
+    ]
     unknown = [trial for trial in trials if trial.predicted is None or own is None]
     known = [trial for trial in trials if trial not in unknown]
     known.sort(key=lambda trial: -(trial.predicted or 0.0))
-    likely = [trial for trial in known if (trial.predicted or 0.0) >= plan.hopeless * (own or 0.0)]
+    likely = [trial for trial in known if 1 + (trial.expected_gain or 0.0) + trial.expected_spread >= plan.hopeless]
     chosen = (unknown + likely)[: plan.finalists]
     left = [replace(trial, why=_why_left(trial, own)) for trial in trials if trial not in chosen]
     return chosen, left
 
 
-def _expected(trial: Trial, own: float | None) -> Trial:
-    """Add the gain that predictions promise; `own` is that of what stands."""
-    return trial if trial.predicted is None or not own else replace(trial, expected_gain=trial.predicted / own - 1)
+def _foretold(trial: Trial, own: float | None, lab: Laboratory) -> Trial:
+    """Add the gain that predictions promise, and how far it may be off; `own` is that of what stands."""
+    if trial.predicted is None or not own:
+        return trial
+    return replace(trial, expected_gain=trial.predicted / own - 1, expected_doubt=lab.doubt(trial.candidate))
 
 
 def _why_left(trial: Trial, own: float | None) -> str:
     if trial.predicted is None or own is None:
         return "not measured: others came first"
-    return f"not measured: predicted {100 * (trial.predicted / own - 1):+.1f} %"
+    return f"not measured: {expected(trial)} predicted"
 
 
 def _rounds(

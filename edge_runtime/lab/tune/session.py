@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.config.profiles import DeviceProfile
+from edge_runtime.lab.bench.power_modes import PowerModes
 from edge_runtime.lab.probes.base import Subject
 from edge_runtime.lab.tune.accept import Terms
 from edge_runtime.lab.tune.candidate import Candidate, axes
@@ -21,68 +23,19 @@ from edge_runtime.lab.tune.gate import Fitness, Sentinel, TemperatureGate, check
 from edge_runtime.lab.tune.journal import Journal
 from edge_runtime.lab.tune.laboratory import ProcessLaboratory, Reference
 from edge_runtime.lab.tune.measurement import Failure, Measurement, Workload
+from edge_runtime.lab.tune.mode_switch import ModeSwitch
 from edge_runtime.lab.tune.processes import require
 from edge_runtime.lab.tune.result import Tuning
-from edge_runtime.lab.tune.search import Outcome, Plan, search
+from edge_runtime.lab.tune.search import Plan, search
+from edge_runtime.lab.tune.settings import TuneSettings
 from edge_runtime.lab.tune.surroundings import Surroundings, survey
+from edge_runtime.lab.tune.trial import Outcome
 from edge_runtime.lab.tune.workload import make_workload
 from edge_runtime.policy import parse_policy
+from edge_runtime.telemetry.power import parse_choice
 
 Say = Callable[[str], None]
 _REFERENCE_TOKENS = 128
-
-
-@dataclass(frozen=True)
-class TuneSettings:
-    """How a tuning goes about it.
-
-    Attributes:
-        out: the profile to write; journal and trace lie beside it meanwhile.
-        text: prompts come from it; None: random tokens.
-        prompt_tokens, gen_tokens, requests: of each measurement.
-        rounds: measurements of each finalist.
-        finalists: candidates measured of each axis.
-        budget_s: time for all of it.
-        max_kld: nats a token that a change may cost; None: only what changes nothing is tried.
-        seed: of prompts and sampling.
-        root: where /proc and /sys are; tests pass a fake tree.
-    """
-
-    out: Path
-    text: Path | None = None
-    prompt_tokens: int = 32
-    gen_tokens: int = 64
-    requests: int = 2
-    rounds: int = 5
-    finalists: int = 3
-    budget_s: float = 3600.0
-    max_kld: float | None = None
-    seed: int = 0
-    root: Path = field(default_factory=lambda: Path("/"))
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ConfigError: names the setting, what was expected and what was given.
-        """
-        for name, value, low, high in (
-            ("rounds", self.rounds, 3, 100),
-            ("finalists", self.finalists, 1, 100),
-            ("time-budget", self.budget_s, 10, 7 * 86400),
-        ):
-            if not low <= value <= high:
-                raise ConfigError(f"--{name}: expected {low} to {high}, got {value:g}.")
-
-    @property
-    def journal(self) -> Path:
-        """Where measurements are noted as they are made."""
-        return self.out.with_name(self.out.name + ".journal")
-
-    @property
-    def trace(self) -> Path:
-        """Where the trace lies."""
-        return self.out.with_name(self.out.name + ".trace")
 
 
 @dataclass(frozen=True)
@@ -140,18 +93,31 @@ def tune(bundle: Path, options: Mapping[str, Any], settings: TuneSettings, say: 
     if journal.count:
         say(f"going on with {settings.journal}, which holds {journal.count} measurements")
     fitness = Fitness(TemperatureGate(lambda: hottest(settings.root), limit_of(settings.root)), Sentinel(checksum_rate))
-    lab = ProcessLaboratory(
-        bundle, options, workload, journal=journal, fitness=fitness, budget_s=settings.budget_s,
-    )  # fmt: skip
+    modes = _modes(settings, options)
+    lab = ProcessLaboratory(bundle, options, workload, journal=journal, fitness=fitness, budget_s=settings.budget_s)
+    lab.modes = modes
     say("measuring what it begins with")
     baseline = measured(lab.measure("baseline", Candidate(), 0, lossy=False))
     _record(lab, workload, settings.trace, say)
     say("probing drive, memory and computing")
-    found = survey(subject, settings.trace, workload, baseline, settings.max_kld, lab.job)
+    others = modes.others if modes else ()
+    found = survey(subject, settings.trace, workload, baseline, settings.allowed, lab.job, others)
     lab.predictor = found.predictor
-    outcome = _search(lab, found, options, settings, workload, say)
+    with modes.changing() if modes else nullcontext():
+        outcome = _search(lab, found, options, settings, workload, say)
     tuning = Tuning(about, outcome, baseline, found.probes, found.left_out, _conditions(lab))
     return Done(tuning, prepared.config.profile, found.facts, settings, journal)
+
+
+def _modes(settings: TuneSettings, options: Mapping[str, Any]) -> ModeSwitch | None:
+    """Return what switches power modes, if they may be switched.
+
+    Raises:
+        DeviceError: this is no Jetson.
+    """
+    if not settings.change_power_mode:
+        return None
+    return ModeSwitch(PowerModes(parse_choice(str(options.get("power_meter") or "auto")).root))
 
 
 def _search(
@@ -204,7 +170,7 @@ def describe(subject: Subject, settings: TuneSettings, workload: Workload) -> di
     prepared = subject.prepared
     machine = machine_facts(subject.path, prepared.backend.fingerprint, subject.root)
     stated = {name: str(value) for name, value in subject.options.items()}
-    plain = [asdict(workload), stated, settings.max_kld]
+    plain = [asdict(workload), stated, asdict(settings.allowed)]
     return {
         "measured_at": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ"),
         "version": version("hobbit-edge"),

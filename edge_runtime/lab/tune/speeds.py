@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
 from edge_runtime.engine.api import Engine
@@ -14,6 +15,8 @@ from edge_runtime.lab.tune.resident_tokens import resident_token_ms
 
 _SECONDS = 0.5
 _ROUNDS = 3
+Pair = tuple[int, int]
+"""Threads and tier."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,38 @@ class ComputeSpeed:
         """All of it that is known."""
         return self.trunk_ms + self.experts_ms + (self.other_ms or 0.0)
 
+    def times(self, factor: float) -> ComputeSpeed:
+        """Return a speed of which every phase takes so many times as long."""
+        other = None if self.other_ms is None else self.other_ms * factor
+        return ComputeSpeed(self.trunk_ms * factor, self.experts_ms * factor, other)
+
 
 class ComputeSpeeds:
     """Speeds by threads and tier.
 
     Args:
         known: by (threads, tier).
+        rounds: milliseconds of a token in each round that was probed, by the same.
     """
 
-    def __init__(self, known: Mapping[tuple[int, int], ComputeSpeed]) -> None:
-        self._known = dict(known)
+    def __init__(
+        self, known: Mapping[Pair, ComputeSpeed], rounds: Mapping[Pair, Sequence[float]] | None = None
+    ) -> None:
+        self._known, self._rounds = dict(known), dict(rounds or {})
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """What was probed."""
+        return [*self._known]
+
+    def doubt(self, pair: Pair) -> float:
+        """Return by what share a probe of a pair may be off: how far the median round lies from what is known."""
+        rounds = self._rounds.get(pair)
+        return abs(median(rounds) / self._known[pair].token_ms - 1) if rounds else 0.0
+
+    def slower(self, factors: Mapping[Pair, float]) -> ComputeSpeeds:
+        """Return what would be known had pairs been probed to take so many times as long."""
+        return ComputeSpeeds({pair: speed.times(factors.get(pair, 1.0)) for pair, speed in self._known.items()})
 
     def of(self, threads: int, tier: int) -> ComputeSpeed | None:
         """Return what was probed, or what follows where only one of the two differs from what was."""
@@ -68,10 +93,15 @@ class ComputeSpeeds:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return plain data."""
-        return [{"threads": n, "tier": tier, **asdict(speed)} for (n, tier), speed in self._known.items()]
+        return [
+            {"threads": n, "tier": tier, **asdict(speed), "rounds_token_ms": [*self._rounds.get((n, tier), ())]}
+            for (n, tier), speed in self._known.items()
+        ]
 
 
-def probe(job: Callable[[Candidate], dict[str, Any] | Failure], pairs: Iterable[tuple[int, int]]) -> ComputeSpeeds:
+def probe(
+    job: Callable[[Candidate], dict[str, Any] | Failure], pairs: Iterable[Pair], *, rounds: int = _ROUNDS
+) -> ComputeSpeeds:
     """Probe pairs of threads and tier some times in turn, and keep the fastest of each, which others disturbed least.
 
     One that fails is left out, and nothing is predicted from it.
@@ -79,18 +109,21 @@ def probe(job: Callable[[Candidate], dict[str, Any] | Failure], pairs: Iterable[
     Args:
         job: opens an engine with a candidate's options in a process, and returns what `measure` does.
         pairs: of threads and tier.
+        rounds: how often each is probed.
     """
-    known: dict[tuple[int, int], ComputeSpeed] = {}
+    known: dict[Pair, ComputeSpeed] = {}
+    spent: dict[Pair, list[float]] = {}
     wanted = list(pairs)
-    for threads, tier in wanted * _ROUNDS:  # in turn, so that load meets all of them alike
+    for threads, tier in wanted * rounds:  # in turn, so that load meets all of them alike
         said = job(Candidate.of({"threads": threads, "tier": tier}))
         if isinstance(said, Failure):
             continue
         found = ComputeSpeed(said["trunk_ms"], said["experts_ms"], said["other_ms"])
+        spent.setdefault((threads, tier), []).append(round(found.token_ms, 6))
         before = known.get((threads, tier))
         if before is None or found.token_ms < before.token_ms:
             known[threads, tier] = found
-    return ComputeSpeeds(known)
+    return ComputeSpeeds(known, spent)
 
 
 def measure(engine: Engine, token: int, position: int) -> dict[str, float | None]:

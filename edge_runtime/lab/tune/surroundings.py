@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edge_runtime.base.errors import ConfigError, DeviceError
 from edge_runtime.base.params import Param
 from edge_runtime.bundle.calibration import read as read_calibration
-from edge_runtime.bundle.manifest import can_look_ahead
+from edge_runtime.bundle.manifest import Manifest, can_look_ahead
 from edge_runtime.bundle.record import BF16
 from edge_runtime.config.limits import available_cpus
 from edge_runtime.engine.preparation import Prepared
@@ -21,11 +21,11 @@ from edge_runtime.lab.probes.drive_grid import DriveGrid
 from edge_runtime.lab.simulator.trace import Trace
 from edge_runtime.lab.tune.candidate import Candidate, Space, thread_counts
 from edge_runtime.lab.tune.measurement import Failure, Measurement, Workload
+from edge_runtime.lab.tune.policies import LossAllowed, keeps_base
 from edge_runtime.lab.tune.predict import Predictor, ReplaySetting
 from edge_runtime.lab.tune.read_times import ReadTimes
 from edge_runtime.lab.tune.replays import Replays
 from edge_runtime.lab.tune.speeds import probe
-from edge_runtime.policy import POLICIES
 
 RunKind = Callable[..., "dict[str, Any] | Failure"]
 _FACTOR = 4
@@ -53,8 +53,9 @@ class Surroundings:
 
 
 def survey(
-    subject: Subject, trace: Path, workload: Workload, baseline: Measurement, max_kld: float | None, job: RunKind
-) -> Surroundings:
+    subject: Subject, trace: Path, workload: Workload, baseline: Measurement, allowed: LossAllowed, job: RunKind,
+    power_modes: Sequence[str] = (),
+) -> Surroundings:  # fmt: skip
     """Probe and prepare. Only what is streamed needs drive and trace.
 
     Args:
@@ -62,8 +63,9 @@ def survey(
         trace: of its workload's requests.
         workload: that was recorded.
         baseline: measured of it.
-        max_kld: nats a token that a change may cost; None: nothing may change.
+        allowed: what a change may cost.
         job: runs a kind of job for a candidate in a process, as `ProcessLaboratory.job` does.
+        power_modes: that may be tried besides the present one.
     """
     prepared = subject.prepared
     plan, left_out = prepared.plan, []
@@ -81,8 +83,8 @@ def survey(
     probes["memory"] = found.to_json()
     calibration = read_calibration(subject.path, prepared.bundle.manifest.model)
     replays = Replays(Trace(trace), workload, prepared.config.prefill_chunk, calibration)
-    present = _present(prepared)
-    speeds = probe(lambda candidate: job("speed", candidate), _speeds_wanted(prepared, subject.options, max_kld))
+    present = present_settings(prepared)
+    speeds = probe(lambda candidate: job("speed", candidate), _speeds_wanted(prepared, subject.options, allowed))
     probes["compute"] = speeds.to_json()
     times = None
     if grid is not None:
@@ -94,16 +96,17 @@ def survey(
             probes["reads"] = {**said, "lines": times.to_json(), "fresh_byte_ms": times.fresh_byte_ms}
     tier_bytes = {tier: prepared.bundle.manifest.layout.tier_bytes(tier) for tier in prepared.needs.slot_bytes}
     predictor = Predictor(present, tier_bytes, plan.working_set, baseline, replays, times, speeds)
-    space = _space(prepared, grid, replays, present, max_kld)
+    space = replace(_space(prepared, grid, replays, present, allowed), power_modes=power_modes)
     facts = {"drive_read_gb_s": grid.best.gbps if grid else None, "memory_read_gb_s": found.best.gb_s}
-    return Surroundings(space, predictor, probes, facts, (*left_out, *_unvaried(prepared, fits_all, max_kld)))
+    return Surroundings(space, predictor, probes, facts, (*left_out, *_unvaried(prepared, space, allowed)))
 
 
-def _speeds_wanted(prepared: Prepared, given: Mapping[str, Any], max_kld: float | None) -> list[tuple[int, int]]:
+def _speeds_wanted(prepared: Prepared, given: Mapping[str, Any], allowed: LossAllowed) -> list[tuple[int, int]]:
     """Return the threads and tiers that candidates may have, the present ones first: what they read lies on top."""
     threads, tier = prepared.config.threads, prepared.config.tier
     others = [] if "threads" in given else [(n, tier) for n in thread_counts(available_cpus()) if n != threads]
-    tiers = [] if max_kld is None else [t for t in prepared.needs.slot_bytes if t != tier and t != BF16]
+    lossy = allowed.max_kld is not None
+    tiers = [t for t in prepared.needs.slot_bytes if t != tier and t != BF16] if lossy else []
     return [(threads, tier), *others, *((threads, each) for each in tiers)]
 
 
@@ -115,7 +118,8 @@ def _points_wanted(grid: DriveGrid, present: Mapping[str, Any], given: Mapping[s
     return [*dict.fromkeys([own, *((p.block_bytes, p.depth) for p in grid.points if p.mode == "direct")])]
 
 
-def _present(prepared: Prepared) -> dict[str, Any]:
+def present_settings(prepared: Prepared) -> dict[str, Any]:
+    """Return what of the options in force predictions start from, see `Predictor.present`."""
     config, plan, choice = prepared.config, prepared.plan, prepared.active.choice
     names = ("read_chunk", "io_threads", "direct_io", "threads", "tier")
     return {name: getattr(config, name) for name in names} | {
@@ -126,7 +130,7 @@ def _present(prepared: Prepared) -> dict[str, Any]:
 
 
 def _space(
-    prepared: Prepared, grid: DriveGrid | None, replays: Replays, present: Mapping[str, Any], max_kld: float | None
+    prepared: Prepared, grid: DriveGrid | None, replays: Replays, present: Mapping[str, Any], allowed: LossAllowed
 ) -> Space:
     plan, manifest = prepared.plan, prepared.bundle.manifest
     now = ReplaySetting(present["num_slots"], present["eviction"], present["policy"], present["tier"])
@@ -134,20 +138,20 @@ def _space(
     def runs(**other: str) -> bool:
         return replays.can(ReplaySetting(**{**vars(now), **other}))
 
-    points = grid.points if grid else ()
+    points, fits_all = grid.points if grid else (), plan.num_slots >= plan.all_experts
     can_see = can_look_ahead(manifest)
     return Space(
         cpus=available_cpus(),
         slot_bytes=plan.slot_bytes,
         num_slots=plan.num_slots,
         least_slots=manifest.model.top_k,
-        fits_all=plan.num_slots >= plan.all_experts,
+        fits_all=fits_all,
         eviction=[text for text in _rules() if parse_rule(text) != parse_rule(now.eviction) and runs(eviction=text)],
         prefetch=[text for text in _LOOK_AHEADS if text != prepared.active.prefetch and (can_see or text == "off")],
         read_chunks=sorted({point.block_bytes for point in points if point.mode == "direct"}),
         io_threads=sorted({point.depth for point in points if point.mode == "direct"}),
-        policies=[] if max_kld is None else [text for text in _policies(max_kld) if runs(policy=text)],
-        tiers=[] if max_kld is None else [t for t in manifest.experts.tiers if t < present["tier"] and t != BF16],
+        policies=[text for text in allowed.policies() if not (fits_all and keeps_base(text)) and runs(policy=text)],
+        tiers=[] if allowed.max_kld is None or allowed.base_resident else _tiers_below(present["tier"], manifest),
     )
 
 
@@ -171,26 +175,27 @@ def _moved(param: Param) -> Iterator[float]:
         yield float(text)
 
 
-def _policies(max_kld: float) -> Iterator[str]:
-    """Every policy that is not lossless; the one with a budget of its own at this budget, and at half of it."""
-    for name in POLICIES:
-        if name == "rate-distortion":
-            yield from (f"{name}:max_kld={budget:g}" for budget in (max_kld, max_kld / 2))
-            yield f"{name}:max_kld={max_kld:g},low=4"
-        elif name == "hobbit":
-            yield from ("hobbit", "hobbit:quantiles=true", "hobbit:t1=0.8,t2=1")
-        elif name != "lossless":
-            yield name
+def _tiers_below(tier: int, manifest: Manifest) -> list[int]:
+    return [each for each in manifest.experts.tiers if each < tier and each != BF16]
 
 
-def _unvaried(prepared: Prepared, fits_all: bool, max_kld: float | None) -> list[str]:
+def _unvaried(prepared: Prepared, space: Space, allowed: LossAllowed) -> list[str]:
     trunk = prepared.bundle.manifest.trunk.precision
     found = [f"trunk precision: the bundle has one trunk, {trunk}; export another bundle to compare"]
-    if fits_all:
+    if space.fits_all:
         found.append("reads, eviction, cache size, look-ahead and overlap: every expert stays in memory")
     elif not can_look_ahead(prepared.bundle.manifest):
         found.append("look-ahead: the bundle's exporter did not store the routers for it")
-    if max_kld is None:
+    if allowed.base_resident and not space.policies:
+        found.append(f"every expert at its lowest tier in memory: {_why_no_base(space.fits_all)}")
+    if allowed.max_kld is None:
         found.append("tiers and policy: they change what is said; --max-kld states how much may be lost")
-    found.append("power mode: `hobbit bench --power-modes` compares them, as switching needs a person's word")
+    if not space.power_modes:
+        found.append("power mode: switching it needs a person's word, --change-power-mode, and a Jetson")
     return found
+
+
+def _why_no_base(fits_all: bool) -> str:
+    if fits_all:
+        return "all are, at the full tier"
+    return "it does not fit, or the bundle is not calibrated for it; `hobbit plan --base-resident` says which"

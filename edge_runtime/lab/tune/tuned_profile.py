@@ -10,8 +10,9 @@ from typing import Any
 from edge_runtime.base.sizes import KIB, MIB
 from edge_runtime.config.kinds import Size
 from edge_runtime.config.options import BY_NAME
-from edge_runtime.config.profile_values import Setting, TunedFor
+from edge_runtime.config.profile_values import PowerMode, Setting, TunedFor
 from edge_runtime.config.profiles import DeviceProfile
+from edge_runtime.lab.tune.mode_switch import OPTION
 from edge_runtime.lab.tune.result import Tuning
 
 
@@ -31,12 +32,17 @@ def tuned_profile(
     settings = {
         name: Setting(_written(name, value), "measured", note=tuning.why(name), when=when, how=command)
         for name, value in tuning.best.options.items()
+        if name != OPTION
     }
     measured = {
         name: Setting(round(value, 4), "measured", when=when, how=command)
         for name, value in facts.items()
         if value is not None
     }
+    mode, modes = tuning.best.options.get(OPTION), base.power_modes
+    if mode is not None:
+        measured[OPTION] = Setting(mode, "measured", note=tuning.why(OPTION), when=when, how=command)
+        modes = modes if mode in [known.name for known in modes] else [*modes, PowerMode(mode)]
     return replace(
         base,
         name=f"{base.name.removesuffix('-tuned')}-tuned",
@@ -46,6 +52,7 @@ def tuned_profile(
         tuned_for=TunedFor(
             fingerprint=str(tuning.about["fingerprint"]), based_on=base.name, version=str(tuning.about["version"])
         ),
+        power_modes=modes,
         settings={**base.settings, **settings},
         facts={**base.facts, **measured},
     )

@@ -1,0 +1,48 @@
+"""Power modes of a Jetson as candidates of a tuning: put in force before a measurement, and set back at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from edge_runtime.lab.bench.power_modes import Mode, PowerModes
+
+OPTION = "power_mode"
+"""What candidates call it; no option of an engine."""
+
+
+class ModeSwitch:
+    """Puts in force what a candidate asks for.
+
+    Args:
+        modes: of the board.
+    """
+
+    def __init__(self, modes: PowerModes) -> None:
+        self._modes = modes
+        self._by_name = {mode.name: mode for mode in modes.modes}
+        self._own = next((mode for mode in modes.modes if mode.number == modes.original), Mode(modes.original, ""))
+        self._now = self._own
+
+    @property
+    def others(self) -> list[str]:
+        """Names of all modes but the one that was found in force."""
+        return [name for name, mode in self._by_name.items() if mode.number != self._own.number]
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Modes may be changed inside this block; see `PowerModes.changing`."""
+        with self._modes.changing():
+            yield
+
+    def enter(self, name: str | None) -> str | None:
+        """Put a mode in force, None for the one that was found; return why that did not work, None if it did."""
+        wanted = self._own if name is None else self._by_name.get(name)
+        if wanted is None:
+            return f"there is no power mode {name!r} here"
+        if wanted == self._now:
+            return None
+        failed = self._modes.set(wanted)
+        if failed is None:
+            self._now = wanted
+        return failed
