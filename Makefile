@@ -194,8 +194,8 @@ arm-check: $(VENV)/.release
 gpu-compile: $(VENV)/.test
 	$(PY) tools/gpu_compile.py
 
-# the kernels on this machine's GPU against the reference; says so where there is none
-gpu-check: $(VENV)/.test
+# the kernels on this machine's GPU against the reference; says so where there is none; needs no library of the tests
+gpu-check: $(VENV)/.base
 	$(BIN)/hobbit-export examples/tiny-moe --out build/gpu-check-bundle --tiers 8,4 --trunk fp32 --no-resume
 	PYTHONPATH=tests $(PY) -m cuda.gpu_check --bundle build/gpu-check-bundle
 

@@ -41,6 +41,8 @@ MOST_INSTRUCTIONS = {2: 1.65, 3: 1.65, 4: 1.45, 5: 2.8, 6: 2.35, 8: 2.45, 16: 4.
 """For each weight, in the inner loop of decoding, by tier: what was measured first plus a tenth."""
 WEIGHT_LOAD = r"LDG\.E\.NA\.128"
 TENSOR_CORE = r"IMMA"
+READER, LOADS_UNDER_WAY = "hb_read", 4
+"""The kernel that measures bandwidth, and the loads a thread of it has under way (kReadAhead)."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ def tier_of(name: str) -> int | None:
 def measure(name: str, resources: Resources, code: Code) -> Kernel:
     """Take a kernel's figures. A step of a lane is 128 weights (2 loads a plane), 8 weights a load at tier 16."""
     tier = tier_of(name)
+    if name == READER:
+        return Kernel(resources, max((loop.count(WEIGHT_LOAD) for loop in code.loops()), default=0))
     if tier is None:
         return Kernel(resources)
     if "batch" in name:
@@ -80,6 +84,8 @@ def faults(name: str, kernel: Kernel) -> Iterator[str]:
         yield f"{name}: {used.spill_bytes} bytes spilled, {used.stack_bytes} bytes of local memory"
     if used.registers > MOST_REGISTERS:
         yield f"{name}: {used.registers} registers, at most {MOST_REGISTERS}"
+    if name == READER and (kernel.wide_loads or 0) < LOADS_UNDER_WAY:
+        yield f"{name}: its loop has {kernel.wide_loads} loads of 16 bytes, at least {LOADS_UNDER_WAY}"
     if tier is None:
         return
     if not kernel.wide_loads:

@@ -85,6 +85,10 @@ FEATURES: tuple[Feature, ...] = (
         ),
     ),
     Feature("cuda-driver", "CUDA: driver layer, streams, events, errors", _cuda("test_driver.py")),
+    Feature(
+        "cuda-memory", "CUDA: kinds of memory tried with an expert and timed, and the choice",
+        _cuda("test_memory_probe.py"),
+    ),
     Feature("cuda-loop", "CUDA: decode loop, streamed and resident, three kinds of memory", _cuda("test_decode.py")),
     Feature("cuda-routing", "CUDA: layers routed on the device", _cuda("test_resident_router.py")),
     Feature("cuda-graphs", "CUDA: a token as one graph", _cuda("test_graphs.py")),
@@ -106,8 +110,9 @@ FEATURES: tuple[Feature, ...] = (
 ON_A_GPU: Mapping[str, tuple[str, ...]] = {
     "self_test": ("cuda-primitives",),
     "checks": ("cuda-experts", "cuda-trunk"),
-    "memory": ("cuda-driver",),
-    "demo": ("cuda-loop", "cuda-routing", "cuda-graphs"),
+    "memory": ("cuda-driver", "cuda-memory"),
+    "demo": ("cuda-loop", "cuda-routing"),
+    "graphs": ("cuda-graphs",),
 }
 """Which features each part of `make gpu-check` shows, by its key in the result file."""
 

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/cuda.md"
 FIGURES = ROOT / "benchmarks/results/gpu_compile.json"
 START, END = "<!-- roofline: written by tools/roofline.py -->", "<!-- end of roofline -->"
+GOALS_START, GOALS_END = "<!-- goals: written by tools/roofline.py -->", "<!-- end of goals -->"
 SEGMENTS = 4
 REACHED = 0.75
 """Part of the pin rate a plain read gets: 152.8 of 204.8 GB/s reported for an AGX Orin."""
@@ -75,6 +76,31 @@ BOARDS = (
     Board("AGX Orin 64GB", 64, 16, 1.3, 204.8, 3.0),
     Board("Thor 128GB", 128, 20, 1.57, 273, 6.0),
 )
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A speed nobody has shown yet.
+
+    Attributes:
+        model: a name of `MODELS`.
+        board: name of a board.
+        tok_s: tokens a second while decoding.
+        how: what may be given up for it.
+    """
+
+    model: str
+    board: str
+    tok_s: float
+    how: str
+
+
+GOALS = (
+    Goal("Qwen3-30B-A3B", "Orin Nano 8GB Super", 5, "exact"),
+    Goal("Qwen3.5-35B-A3B", "Orin NX 16GB", 7, "exact"),
+    Goal("Qwen3.5-35B-A3B", "Orin NX 16GB", 12, "at a stated KLD"),
+)
+GOAL_TIERS = (2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -125,8 +151,40 @@ def room_bytes(board: Board, token: Token) -> float:
 def seconds(board: Board, token: Token, share: float) -> float:
     """Return the least seconds of a token with a share of the experts in memory."""
     drive = token.expert_bytes * (1 - hit_rate(share)) / (board.drive_gb_s * 1e9)
+    return drive + resident_seconds(board, token)
+
+
+def resident_seconds(board: Board, token: Token) -> float:
+    """Return the least seconds of a token that reads nothing from the drive."""
     memory = (token.expert_bytes + token.trunk_bytes) / (REACHED * board.memory_gb_s * 1e9)
-    return drive + max(memory, token.instructions / board.instructions_s) + token.launches * LAUNCH_S
+    return max(memory, token.instructions / board.instructions_s) + token.launches * LAUNCH_S
+
+
+def hits_needed(board: Board, token: Token, tok_s: float) -> float | None:
+    """Return the share of a token's experts that has to be in memory for a speed; None: it is too little if all are."""
+    left_s = 1 / tok_s - resident_seconds(board, token)
+    return None if left_s < 0 else max(0.0, 1 - left_s * board.drive_gb_s * 1e9 / token.expert_bytes)
+
+
+def fitting_share(board: Board, token: Token) -> float:
+    """Return the share of the experts that fits the memory."""
+    return min(1.0, max(0.0, room_bytes(board, token) / token.stored_bytes))
+
+
+def goal_rows() -> Iterator[str]:
+    """Yield a table: which share of a token's experts each goal needs in memory, and which is assumed to be there."""
+    tiers = " | ".join(f"{tier} bits" for tier in GOAL_TIERS)
+    yield f"| goal | board | {tiers} |"
+    yield "|---" * (2 + len(GOAL_TIERS)) + "|"
+    boards = {board.name: board for board in BOARDS}
+    for goal in GOALS:
+        board, cells = boards[goal.board], []
+        for tier in GOAL_TIERS:
+            token = token_of(spec_of(goal.model), tier)
+            needed, found = hits_needed(board, token, goal.tok_s), hit_rate(fitting_share(board, token))
+            said = "too little if all are" if needed is None else f"{100 * needed:.0f} % needed"
+            cells.append(f"{said}, {100 * found:.0f} % assumed")
+        yield f"| {goal.model}, {goal.tok_s:g} tok/s {goal.how} | {goal.board} | {' | '.join(cells)} |"
 
 
 def speed(value: float) -> str:
@@ -149,7 +207,7 @@ def rows(tiers: tuple[int, ...]) -> Iterator[str]:
         for name in MODELS:
             token = token_of(spec_of(name), tier)
             for board in BOARDS:
-                fits = min(1.0, max(0.0, room_bytes(board, token) / token.stored_bytes))
+                fits = fitting_share(board, token)
                 figures = [
                     f"{token.expert_bytes / 1e6:.0f} MB",
                     f"{token.trunk_bytes / 1e6:.0f} MB",
@@ -162,9 +220,13 @@ def rows(tiers: tuple[int, ...]) -> Iterator[str]:
 
 def page_with(text: str) -> str:
     """Return the page with its table."""
-    before, rest = text.split(START)
-    table = "\n".join(rows((SHOWN_TIER,)))
-    return f"{before}{START}\n\n{table}\n\n{END}{rest.split(END)[1]}"
+    return _put(_put(text, START, END, rows((SHOWN_TIER,))), GOALS_START, GOALS_END, goal_rows())
+
+
+def _put(text: str, start: str, end: str, lines: Iterator[str]) -> str:
+    before, rest = text.split(start)
+    table = "\n".join(lines)
+    return f"{before}{start}\n\n{table}\n\n{end}{rest.split(end)[1]}"
 
 
 def main(arguments: list[str] | None = None) -> int:

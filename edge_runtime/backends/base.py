@@ -156,8 +156,8 @@ class Backend(Protocol[T]):
         ...
 
     @property
-    def choices(self) -> Mapping[str, str]:
-        """What it chose where several ways were open, and why; {} if there was nothing to choose. For reports."""
+    def choices(self) -> Mapping[str, Any]:
+        """What it chose where several ways were open, and why; {} if there was nothing to choose. For reports: JSON."""
         ...
 
     @property

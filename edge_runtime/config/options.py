@@ -107,7 +107,7 @@ class RuntimeConfig:
     )
     backend: str = option(
         fitting.BackendName(), AUTO, default_text="cpu", auto=fitting.backend_of_machine,
-        require=fitting.available_backend, example="cpu",
+        require=fitting.available_backend, in_profile=True, example="cpu",
         help="where to compute",
         doc="`auto` is the CPU. Where there is an NVIDIA GPU it says, once, why that is not used; so do `passed_over` "
         "of `--json` and `hobbit_backend_passed_over`. `cuda` takes settings: `cuda:memory=device,trunk=cpu`, see "

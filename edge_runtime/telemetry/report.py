@@ -57,7 +57,7 @@ class RunReport:
     memory: dict[str, Any]
     energy: dict[str, Any] | None = None
     passed_over: dict[str, str] = field(default_factory=dict)
-    choices: dict[str, str] = field(default_factory=dict)
+    choices: dict[str, Any] = field(default_factory=dict)
     speculation: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +53,9 @@ def _reset(fake: ctypes.CDLL) -> None:
     fake.fake_mode(0, 1)
     fake.fake_device(12060, 87, 1)
     fake.fake_device_bytes(1 << 40)
+    fake.fake_integrated(1)
+    fake.fake_rates(100, 100, 100, 50)
+    fake.fake_stale(-1)
     fake.shim_unwatch()
     fake.shim_seed(1)
 
@@ -93,3 +98,16 @@ def over_fake(fake: ctypes.CDLL, nvrtc: Nvrtc, kernel_folder: Path, monkeypatch:
     monkeypatch.setitem(
         backends.BACKENDS, "cuda", backends.RegisteredBackend(make, "over the fake", params=real.params)
     )
+
+
+@pytest.fixture
+def no_reads_into_memory_of_drivers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system refuses reads past the page cache into memory that a driver knows (EFAULT)."""
+
+    def refuse(fd: int, into: list[object], *rest: int) -> int:
+        if isinstance(into[0], ctypes.Array):
+            raise OSError(errno.EFAULT, "Bad address")
+        return preadv(fd, into, *rest)  # type: ignore[arg-type]
+
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", refuse)

@@ -1,8 +1,8 @@
 """Check the CUDA path on this machine's GPU: `make gpu-check`. What everything else rests on comes first: the self-test
-of device-only functions, each kernel against the reference, kinds of memory, decoding at models' sizes, the demo.
+of device-only functions, kinds of memory, each kernel against the reference, the demo, products at models' sizes.
 
-Prints what passed, and writes benchmarks/results/gpu_check_NAME.json, also when something failed. Without a GPU, a driver or NVRTC it says what is
-missing, and checks nothing.
+Prints what passed, and writes gpu_check_NAME.json, also when something failed. Without a GPU, a driver or NVRTC it says
+what is missing, and checks nothing. Over a fake driver sizes are small, and the file says that it was emulated.
 """
 
 from __future__ import annotations
@@ -13,22 +13,28 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cuda.bench import Bench
-from cuda.gpu_steps import decode_products, demo, demo_engines, make_gpu, memory_kinds
-from cuda.kernel_checks import checks
+from cuda.without_pytest import stand_in
 
-from edge_runtime.backends.cuda.cubins import load_kernels
-from edge_runtime.backends.cuda.driver import Device, Driver
-from edge_runtime.backends.cuda.nvrtc import Nvrtc
-from edge_runtime.backends.cuda.self_test import check_primitives
-from edge_runtime.backends.cuda.tensorrt.library import load_library
-from edge_runtime.base.errors import DeviceError
+stand_in()  # before the tests are imported
+
+from cuda.bench import Bench  # noqa: E402
+from cuda.gpu_demo import demo, demo_engines, graphs, make_gpu  # noqa: E402
+from cuda.gpu_steps import decode_products, memory_kinds  # noqa: E402
+from cuda.kernel_checks import checks  # noqa: E402
+
+from edge_runtime.backends.cuda.driver import Driver  # noqa: E402
+from edge_runtime.backends.cuda.gpu import Gpu  # noqa: E402
+from edge_runtime.backends.cuda.nvrtc import Nvrtc  # noqa: E402
+from edge_runtime.backends.cuda.self_test import check_primitives  # noqa: E402
+from edge_runtime.backends.cuda.tensorrt.library import load_library  # noqa: E402
+from edge_runtime.base.errors import DeviceError  # noqa: E402
 
 RESULTS = Path(__file__).parents[2] / "benchmarks/results"
 
@@ -40,39 +46,40 @@ class NoShim:
         """A GPU has an order of its own."""
 
 
-def self_test(device: Device, module: Any) -> bool:
+def self_test(gpu: Gpu) -> bool:
     """Compare each device-only function with tables."""
     for seed in range(3):
-        check_primitives(device, module, seed)
+        check_primitives(gpu.device, gpu.module, seed)
     print("self-test of device-only functions: passed", flush=True)
     return True
 
 
-def kernels(device: Device, module: Any, quick: bool) -> int:
+def kernels(gpu: Gpu, quick: bool) -> int:
     """Compare each kernel with the reference, `quick` in one case each; return how many checks passed."""
     done, all_checks = 0, list(checks(emulated=False))
     for one in {getattr(check, "func", check): check for check in all_checks}.values() if quick else all_checks:
-        with Bench(NoShim(), device, module) as bench:  # type: ignore[arg-type]
+        with Bench(NoShim(), gpu.device, gpu.module) as bench:  # type: ignore[arg-type]
             one(bench)
         done += 1
     print(f"kernels against the reference: {done} checks passed", flush=True)
     return done
 
 
-def memory(device: Device, module: Any, quick: bool) -> dict[str, Any]:
+def memory(gpu: Gpu, quick: bool) -> dict[str, Any]:
     """Compare and time kinds of memory."""
-    found = memory_kinds(device, module, 8 if quick else 65536, 1 if quick else 5)
-    for kind, figures in found.items():
-        print(f"{kind} memory: the CPU's numbers, {figures['gb_s']} GB/s", flush=True)
+    found = memory_kinds(gpu, quick)
+    for kind, each in found["kinds"].items():
+        print(f"{kind} memory: {each['problem'] or 'the numbers of the CPU'}, {each['gb_s'] or 0:.3g} GB/s", flush=True)
+    print(f"chosen: {found['chosen']}, {found['why']}", flush=True)
     return found
 
 
-def decode(device: Device, module: Any, kinds: dict[str, Any], quick: bool) -> dict[str, Any]:
+def decode(gpu: Gpu, kinds: Mapping[str, Any], quick: bool) -> dict[str, Any]:
     """Time experts at models' sizes, as a share of the bandwidth measured."""
-    gb_s = max(figures["gb_s"] for figures in kinds.values()) or 1.0
-    found = decode_products(device, module, gb_s, 32 if quick else 1, 1 if quick else 20)
-    for name, figures in found.items():
-        print(f"experts of {name}, one token: {figures['gb_s']} GB/s, {figures['of_measured']:.0%} of it", flush=True)
+    found = decode_products(gpu, kinds["device"]["gb_s"], 32 if quick else 1, 1 if quick else 20)
+    for name, each in found.items():
+        said = each.get("skipped") or f"{each['gb_s']} GB/s, {each['of_measured'] or 0:.0%} of what was measured"
+        print(f"experts of {name}, one token: {said}", flush=True)
     return found
 
 
@@ -87,18 +94,30 @@ class Parts:
     def __init__(self, path: Path, known: dict[str, Any]) -> None:
         self._path, self._result = path, {**known, "passed": [], "failed": None, "why": None}
         self._start = time.monotonic()
+        self.write()
 
     def run(self, name: str, part: Callable[[], Any]) -> Any:
         """Run a part. An error is kept and raised: what comes behind rests on it."""
         try:
             found = self._result[name] = part()
-        except Exception as err:
+        except BaseException as err:
             self._result |= {"failed": name, "why": f"{type(err).__name__}: {err}"[:500]}
             self.write()
             raise
         self._result["passed"].append(name)
         self.write()
         return found
+
+    def leave_out(self, name: str, why: str) -> None:
+        """Say why a part was not run."""
+        print(f"{name}: SKIPPED, {why}", flush=True)
+        self._result[name] = {"skipped": why}
+        self.write()
+
+    @property
+    def failed(self) -> Any:
+        """The part that failed, if one did."""
+        return self._result["failed"]
 
     def write(self) -> None:
         """Write the file."""
@@ -110,39 +129,76 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--libcuda", default="libcuda.so.1")
     parser.add_argument("--libnvrtc")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result file; made if it is not there")
     parser.add_argument("--bundle", type=Path, help="the demo model's bundle; without it the demo is left out")
     parser.add_argument("--quick", action="store_true", help="small sizes, whose times mean nothing")
     options = parser.parse_args(arguments)
     compiler, driver = partial(Nvrtc, options.libnvrtc), partial(Driver, options.libcuda)
     with tempfile.TemporaryDirectory() as folder:
+        open_gpu = make_gpu(driver, Path(folder), compiler)
         try:
-            device = Device(driver())
-            module = load_kernels(device, folder=Path(folder), compiler=compiler)
+            gpu = open_gpu(0)
         except DeviceError as err:
             print(f"gpu-check: SKIPPED, nothing was checked on a GPU: {err}", file=sys.stderr)
             return 0
-        name = "".join(c if c.isalnum() else "_" for c in device.name)
-        parts = Parts(options.out / f"gpu_check_{name}.json", describe(device, options))
-        parts.run("self_test", lambda: self_test(device, module))
-        parts.run("checks", lambda: kernels(device, module, options.quick))
-        kinds = parts.run("memory", lambda: memory(device, module, options.quick))
-        parts.run("decode", lambda: decode(device, module, kinds, options.quick))
-        if options.bundle is not None:
-            open_gpu = make_gpu(driver, Path(folder), compiler)
-            parts.run("demo", lambda: agreed(demo(options.bundle, open_gpu)))
-            parts.run("tensorrt", lambda: engines(options.bundle, open_gpu))
-    return 0
+        try:
+            parts = Parts(result_path(options.out, gpu), describe(gpu, options))
+        except OSError as err:
+            print(f"gpu-check: {options.out}: cannot be written: {err.strerror}. Name another folder with --out.",
+                  file=sys.stderr)  # fmt: skip
+            return 1
+        try:
+            run(parts, gpu, open_gpu, options)
+        except Exception as err:  # noqa: BLE001 - whatever it is, it is the result
+            traceback.print_exc()
+            print(f"gpu-check: FAILED: {parts.failed}: {type(err).__name__}: {err}".replace("\n", " "), file=sys.stderr)
+            return 1
+        finally:
+            gpu.close()
+        return 0
 
 
-def describe(device: Device, options: argparse.Namespace) -> dict[str, Any]:
-    """Return what the figures were measured on. A driver that is one of our fakes says so by what it exports."""
+def run(parts: Parts, gpu: Gpu, open_gpu: Any, options: argparse.Namespace) -> None:
+    """Run the parts, in order."""
+    quick = options.quick or is_emulated(options)
+    parts.run("self_test", lambda: self_test(gpu))
+    kinds = parts.run("memory", lambda: memory(gpu, quick))["kinds"]
+    parts.run("checks", lambda: kernels(gpu, quick))
+    has_demo = options.bundle is not None and (options.bundle / "manifest.json").is_file()
+    if options.bundle is not None and not has_demo:
+        parts.leave_out("demo", f"{options.bundle.name} is no bundle: export the demo first")
+    if has_demo:
+        problems = {kind: each["problem"] for kind, each in kinds.items()}
+        parts.run("demo", lambda: agreed(demo(options.bundle, open_gpu, problems)))
+    parts.run("decode", lambda: decode(gpu, kinds, quick))
+    if has_demo:
+        parts.run("graphs", lambda: graphs(options.bundle, open_gpu, 3 if quick else 64))
+        parts.run("tensorrt", lambda: engines(options.bundle, open_gpu))
+
+
+def result_path(folder: Path, gpu: Gpu) -> Path:
+    """Return the file for a GPU, in a folder that is there.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"gpu_check_{''.join(c if c.isalnum() else '_' for c in gpu.device.name)}.json"
+
+
+def is_emulated(options: argparse.Namespace) -> bool:
+    """Whether the driver is one of our fakes, which says so by what it exports."""
+    return hasattr(ctypes.CDLL(options.libcuda), "fake_mode")
+
+
+def describe(gpu: Gpu, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the figures were measured on."""
     return {
-        "device": device.name,
-        "arch": device.arch,
-        "driver_cuda": device.driver.version,
-        "emulated": hasattr(ctypes.CDLL(options.libcuda), "fake_mode"),
-        "quick": options.quick,
+        "device": gpu.device.name,
+        "arch": gpu.device.arch,
+        "driver_cuda": gpu.device.driver.version,
+        "emulated": is_emulated(options),
+        "quick": options.quick or is_emulated(options),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
 
@@ -158,10 +214,10 @@ def engines(bundle: Path, open_gpu: Any) -> dict[str, Any]:
 
 
 def agreed(ways: Iterable[str]) -> list[str]:
-    """Run the demo in some ways; return those in which it gave the CPU's tokens."""
+    """Run the demo in some ways; return those in which it gave the CPU's tokens, and what was left out."""
     found = []
     for what in ways:
-        print(f"demo, {what}: the CPU's tokens", flush=True)
+        print(f"demo, the CPU's tokens: {what}", flush=True)
         found.append(what)
     return found
 

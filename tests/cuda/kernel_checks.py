@@ -64,6 +64,8 @@ def layer_checks() -> Iterator[Check]:
         for seed in (1, 2, 3):
             yield partial(layer.test_routing_agrees_with_the_reference, name=name, seed=seed)
     yield layer.test_equal_logits_are_taken_by_number
+    for units in (1, 2999, 8192):
+        yield partial(layer.test_memory_is_read_once_and_added_up, units=units)
 
 
 def trunk_checks() -> Iterator[Check]:

@@ -92,6 +92,8 @@ FAULTS = [
     Fault("weights not scaled", "route.cuh", "weight *= rule.scale;", ""),
     Fault("ranks as chosen, not by weight", "route.cuh", "const u32 rank = broken ? lane :", "const u32 rank = true ? lane :"),
     Fault("another token's experts from the table", "route.cuh", "of.token_ids[token]", "token"),
+    Fault("the last round of reads left out", "reading.cuh", "for (; unit < units; unit += stride) {", "for (; false;) {"),
+    Fault("a read behind the end", "reading.cuh", "units - unit > (kReadAhead - 1u) * stride", "units - unit > (kReadAhead - 2u) * stride", "address"),
     # the trunk
     Fault("no barrier before a product's parts are added", "linear.cuh",
           "= sum[t];\n  __syncthreads();", "= sum[t];", "race"),

@@ -17,6 +17,7 @@ from edge_runtime.engine.observer import SchedulerObserver
 from edge_runtime.engine.sessions import SessionPool
 
 LATE, RANDOM = (0, 1), (1, 1)
+MODES = (LATE, *((1, seed) for seed in (1, 2, 3)))
 PLACES = [("cpu", FEW), ("cuda", FEW), ("cuda", ALL)]
 """Where the trunk runs, and for how many experts there is room."""
 QUICK = {("cuda", FEW, RANDOM), *((*place, LATE) for place in PLACES)}
@@ -27,7 +28,7 @@ MATRIX = [
         trunk, slots, mode, id=f"{trunk} {slots} {'random' if mode[0] else 'late'} {mode[1]}",
         marks=() if (trunk, slots, mode) in QUICK else pytest.mark.emulation,
     )
-    for trunk, slots in PLACES for mode in (LATE, *((1, seed) for seed in (1, 2, 3)))
+    for trunk, slots in PLACES for mode in MODES
 ]  # fmt: skip
 pytestmark = pytest.mark.usefixtures("over_fake")
 
@@ -128,9 +129,12 @@ def test_a_model_the_gpus_trunk_does_not_know_runs_on_the_cpus(model_bundle, mon
     assert choices["trunk_reason"].startswith("the kernels lack layer 3: attention of kind 'mla'")
 
 
+@pytest.mark.parametrize("mode", [(1, 5), *(pytest.param(mode, marks=pytest.mark.emulation) for mode in MODES)])
 @pytest.mark.parametrize("kind", ["registered", "pinned", "device"])
-def test_every_kind_of_memory_gives_the_same_bits(model_bundle, of_cpu, fake: ctypes.CDLL, kind: str):
-    fake.fake_mode(1, 5)
+def test_every_kind_of_memory_gives_the_same_bits(
+    model_bundle, of_cpu, fake: ctypes.CDLL, kind: str, mode: tuple[int, int]
+):
+    fake.fake_mode(*mode)
     with opened(model_bundle, f"cuda:memory={kind}", FEW, io_threads=3) as engine:
         found = logits(engine)
         assert engine.parts.cache.space.kind == kind

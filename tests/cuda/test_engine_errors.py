@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
-import os
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +50,7 @@ def test_a_lost_context_says_that_the_process_must_be_started_again(model_bundle
 
 @pytest.mark.parametrize("after", range(3))
 def test_memory_that_is_refused_at_the_start_leaves_nothing(model_bundle, of_cpu, fake: ctypes.CDLL, after: int):
+    opened(model_bundle, "cuda", FEW).close()  # memory has been timed
     before = fake.fake_live_regions()
     fake.fake_fail(b"cuMemHostRegister_v2", 2, 1 + after)  # the first is the probe's
     with pytest.raises(BudgetError, match=r"expert arena: .* registered memory were refused: .*cuMemHostRegister"):
@@ -66,20 +65,14 @@ def test_memory_that_is_refused_at_the_start_leaves_nothing(model_bundle, of_cpu
         assert_close(one_token(engine), of_cpu[0][-1:])
 
 
-def test_memory_the_drive_cannot_read_into_is_not_taken(model_bundle, fake: ctypes.CDLL, monkeypatch):
-    def refuse(fd: int, into: list[object], *rest: int) -> int:
-        if isinstance(into[0], ctypes.Array):
-            raise OSError(errno.EFAULT, "Bad address")
-        return preadv(fd, into, *rest)  # type: ignore[arg-type]
-
-    preadv = os.preadv
-    monkeypatch.setattr(os, "preadv", refuse)
+def test_memory_the_drive_cannot_read_into_is_not_taken(model_bundle, of_cpu, no_reads_into_memory_of_drivers):
     with pytest.raises(DeviceError, match="pinned memory: the drive cannot read into it past the page cache"):
         opened(model_bundle, "cuda:memory=pinned", FEW)
     with opened(model_bundle, "cuda", FEW) as engine:
-        kind, why = engine.parts.backend.memory
-    assert kind == "device"
-    assert why.startswith("registered memory: the drive cannot read into it")
+        memory = engine.parts.backend.memory
+        assert_close(one_token(engine), of_cpu[0][-1:])
+    assert (memory.kind, memory.staging) == ("device", "pageable")
+    assert memory.why.startswith("registered memory: the drive cannot read into it")
 
 
 @pytest.mark.parametrize(

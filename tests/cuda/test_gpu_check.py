@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from cuda import fake_tensorrt, gpu_check
 from cuda.build import Fakes
-from cuda.gpu_steps import make_gpu
+from cuda.gpu_demo import demo, make_gpu
+from cuda.gpu_steps import memory_kinds
 
+from edge_runtime.backends.cuda.blocks import KINDS
 from edge_runtime.backends.cuda.driver import Driver
 from edge_runtime.backends.cuda.tensorrt.allow_list import version_for
 from edge_runtime.backends.cuda.tensorrt.library import Library
@@ -26,12 +29,17 @@ def test_it_runs_every_check_and_writes_what_ran(
     assert gpu_check.main(options) == 0
     result = json.loads((tmp_path / "gpu_check_Fake_Orin.json").read_text())
     assert result["checks"] > 20, "quick: a case of each check; the others are tests of their own"
-    assert set(result["memory"]) == {"registered", "pinned", "device"}
+    assert set(result["memory"]["kinds"]) == {"registered", "pinned", "device"}
+    assert result["memory"]["chosen"] == "registered"
+    assert all(each["gb_s"] == pytest.approx(100, rel=1e-3) for each in result["memory"]["kinds"].values()), (
+        "the fake driver's clock"
+    )
     assert len(result["decode"]) == 3
-    assert result["demo"][-1] == "resident, as a graph and without"
+    assert result["demo"] == [*(f"streamed through {kind} memory" for kind in KINDS), "resident"]
+    assert set(result["graphs"]) == {"graph", "single_launches"}
     assert (result["device"], result["arch"], result["driver_cuda"]) == ("Fake Orin", "sm_87", 12060)
     assert (result["emulated"], result["failed"]) == (True, None), "a fake never passes for a GPU"
-    assert result["passed"] == ["self_test", "checks", "memory", "decode", "demo", "tensorrt"]
+    assert result["passed"] == ["self_test", "memory", "checks", "demo", "decode", "graphs", "tensorrt"]
     assert result["tensorrt"]["library"] is None
     assert "TensorRT cannot be imported" in result["tensorrt"]["skipped"]
     said = capsys.readouterr().out
@@ -50,17 +58,49 @@ def test_engines_are_checked_where_tensorrt_is(fakes, fake, nvrtc, kernel_folder
     assert result == {"library": "tensorrt-10.16.2.10", "agreed": ["trunk as engines"]}
 
 
-def test_a_failed_self_test_ends_it(fakes: Fakes, fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_self_test_ends_it(fakes: Fakes, fake, tmp_path: Path, monkeypatch, capsys):
     def refuse(*_: object) -> None:
         raise DeviceError("mma_s8 gives 0x1")
 
     monkeypatch.setattr(gpu_check, "check_primitives", refuse)
     options = ["--libcuda", str(fakes.libcuda), "--libnvrtc", str(fakes.libnvrtc), "--out", str(tmp_path), "--quick"]
-    with pytest.raises(DeviceError, match="mma_s8"):
-        gpu_check.main(options)
+    assert gpu_check.main(options) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == "gpu-check: FAILED: self_test: DeviceError: mma_s8 gives 0x1"
     result = json.loads((tmp_path / "gpu_check_Fake_Orin.json").read_text())
     assert (result["passed"], result["failed"]) == ([], "self_test")
     assert result["why"] == "DeviceError: mma_s8 gives 0x1"
+
+
+def test_memory_that_reads_cannot_land_in_is_left_out(
+    fake, nvrtc, no_reads_into_memory_of_drivers, kernel_folder, model_bundle: Path, tmp_path: Path
+):
+    open_gpu = make_gpu(lambda: Driver(fake), tmp_path, lambda: nvrtc)
+    gpu = open_gpu(0)
+    found = memory_kinds(gpu, quick=True)
+    gpu.close()
+    refused = "the drive cannot read into it past the page cache (Bad address)"
+    assert (found["kinds"]["pinned"]["problem"], found["chosen"]) == (refused, "device")
+    ways = demo(model_bundle, open_gpu, {kind: each["problem"] for kind, each in found["kinds"].items()})
+    assert list(islice(ways, 3)) == [
+        f"registered memory left out: {refused}", f"pinned memory left out: {refused}", "streamed through device memory",
+    ]  # fmt: skip
+    ways.close()
+
+
+def test_memory_that_gives_other_numbers_fails_it(fake, nvrtc, tmp_path: Path):
+    fake.fake_stale(2)
+    gpu = make_gpu(lambda: Driver(fake), tmp_path, lambda: nvrtc)(0)
+    with pytest.raises(AssertionError, match="registered memory: one expert computed from it is not what the CPU"):
+        memory_kinds(gpu, quick=True)
+    gpu.close()
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_runs(fakes: Fakes, fake, tmp_path: Path, capsys):
+    (tmp_path / "file").touch()
+    options = ["--libcuda", str(fakes.libcuda), "--libnvrtc", str(fakes.libnvrtc), "--out", str(tmp_path / "file")]
+    assert gpu_check.main(options) == 1
+    assert "cannot be written: File exists. Name another folder with --out" in capsys.readouterr().err
 
 
 def test_without_a_gpu_it_says_what_is_missing(tmp_path: Path):
@@ -70,3 +110,19 @@ def test_without_a_gpu_it_says_what_is_missing(tmp_path: Path):
     assert done.returncode == 0
     assert "SKIPPED, nothing was checked on a GPU: cuda: " in done.stderr
     assert "does not load" in done.stderr
+
+
+def test_it_needs_no_library_of_the_tests(fakes: Fakes, tmp_path: Path):
+    """A device has what the runtime needs, and no pytest."""
+    run = "import sys; sys.modules['pytest'] = None; from cuda import gpu_check; sys.exit(gpu_check.main(sys.argv[1:]))"
+    given = ["--libcuda", str(fakes.libcuda), "--libnvrtc", str(fakes.libnvrtc), "--out", str(tmp_path)]
+    given += ["--bundle", str(tmp_path / "none")]
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", run, *given], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads((tmp_path / "gpu_check_Fake_Orin.json").read_text())
+    assert result["passed"] == ["self_test", "memory", "checks", "decode"]
+    assert result["quick"], "over a fake, whatever was asked"
+    assert result["demo"] == {"skipped": "none is no bundle: export the demo first"}

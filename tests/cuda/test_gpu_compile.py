@@ -65,6 +65,7 @@ GOOD = Resources(80, 0, 0)
             loop(8, 99, "LDG.E.NA.64.CONSTANT R4, [R2.64]"),
             "hb_down_4: its loop has no 16-byte loads",
         ),
+        ("hb_read", GOOD, loop(3, 20), "hb_read: its loop has 3 loads of 16 bytes, at least 4"),
         ("hb_batch_down_4", GOOD, loop(4, 156), "hb_batch_down_4: its loop has no tensor-core products"),
     ],
 )
@@ -75,6 +76,7 @@ def test_what_is_over_a_limit_is_said(name: str, resources: Resources, sass: str
 def test_what_is_within_the_limits_passes():
     assert found("hb_down_4", GOOD, loop(4, 156)) == []
     assert found("hb_route", GOOD, "") == []
+    assert found("hb_read", GOOD, loop(4, 20)) == []
     assert found("hb_batch_down_4", GOOD, loop(2, 100, "IMMA.16832.S8.S8 R4, R2, R6, RZ")) == []
 
 

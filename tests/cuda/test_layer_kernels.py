@@ -10,6 +10,7 @@ import pytest
 from cuda.bench import Bench, act_groups
 
 from edge_runtime.backends.cuda.launches import Norm, RouterLaunch, combine, quantize, rms_norm
+from edge_runtime.backends.cuda.memory_probe.reading import Reader, WrongBytesError
 from edge_runtime.backends.cuda.self_test import check_primitives, expected_outputs, make_inputs
 from edge_runtime.backends.cuda.structures import ACT_GROUP, RouterTensors, make_rule
 from edge_runtime.base.errors import DeviceError
@@ -32,6 +33,16 @@ def test_activations_are_quantised_as_the_reference_does(bench: Bench, seed: int
     got, want = quantized(bench, x), act_groups(x)
     for field in ("q", "scale", "sum", "scale_sum"):
         assert np.array_equal(got[field], want[field]), field
+
+
+@pytest.mark.parametrize("units", [1, 2999, 8192])
+def test_memory_is_read_once_and_added_up(bench: Bench, units: int):
+    words = np.random.default_rng(units).integers(0, 1 << 32, 4 * units, np.uint32)
+    address, total, reader = bench.put(words), int(words.sum(dtype=np.uint32)), Reader(bench.module, bench.stream)
+    assert reader.rate(address, words.nbytes, total) > 0
+    with pytest.raises(WrongBytesError):
+        reader.rate(address, words.nbytes, total ^ 1)
+    reader.close()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -205,6 +216,7 @@ def test_structures_have_the_sizes_the_kernels_take(bench: Bench):
         "hb_quantize": (address, address, number),
         "hb_rms_norm": (address, address, ctypes.c_float, address, address, number),
         "hb_combine": (address, address, address, number, number),
+        "hb_read": (address, number, address),
         "hb_route": (address, s.RouterRule, s.RouterTensors, address, address),
     }
     for name, types in arguments.items():

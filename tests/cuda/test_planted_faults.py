@@ -29,7 +29,7 @@ pytestmark = pytest.mark.planted
 TESTS = Path(__file__).parents[1]
 UNITS_OF = {
     **dict.fromkeys(("record.cuh", "codes.cuh", "dot_panel.cuh", "decode.cuh", "batch.cuh"), ("experts",)),
-    **dict.fromkeys(("layer.cuh", "route.cuh"), ("layers",)),
+    **dict.fromkeys(("layer.cuh", "route.cuh", "reading.cuh"), ("layers",)),
     **dict.fromkeys(("dense.cuh", "linear.cuh", "attention.cuh", "latent.cuh", "recurrence.cuh"), ("trunk",)),
 }
 """By file, the parts of the kernels it is in; others are in all."""

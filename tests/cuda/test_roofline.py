@@ -49,5 +49,14 @@ def test_a_token_of_qwen3_30b_is_counted():
     assert found.stored_bytes == 16 * found.expert_bytes
 
 
+def test_a_goal_needs_so_many_hits():
+    by_hand = 1 - (1 / 20 - 0.011) * 2e9 / 150e6
+    assert roofline.hits_needed(BOARD, token(), 20) == pytest.approx(by_hand)
+    assert roofline.seconds(BOARD, token(expert_bytes=150e6), 0.0) < 1 / 11
+    assert roofline.hits_needed(BOARD, token(), 11) == 0.0
+    assert roofline.hits_needed(BOARD, token(), 95) is None
+    assert len(list(roofline.goal_rows())) == 2 + len(roofline.GOALS)
+
+
 def test_the_page_is_up_to_date():
     assert roofline.main(["--check"]) == 0, "run python tools/roofline.py --write"

@@ -100,7 +100,7 @@ def test_it_goes_on_after_a_failure_and_another_run_does_what_did_not_pass(tmp_p
     bundle.mkdir()
     first, second, third = Recorder("tune"), Recorder(), Recorder()
     outcomes = bring_up(Bringup(bundle, out), first)
-    assert first.ran[:4] == ["doctor", "gpu-check", "verify", "tune"]
+    assert first.ran[:5] == ["doctor", "demo", "gpu-check", "verify", "tune"]
     assert {"bench cpu", "bench cuda", "bench cuda:memory=pinned", "power modes"} <= set(first.ran)
     assert (outcomes["tune"], outcomes["bench cpu"]) == ("failed", "passed")
     assert bring_up(Bringup(bundle, out), second)["tune"] == "passed"
@@ -140,7 +140,7 @@ def test_results_of_another_bundle_do_not_count(tmp_path: Path, monkeypatch: pyt
     for _ in range(2):
         recorder = Recorder()
         bring_up(Bringup(None, tmp_path), recorder)
-        assert recorder.ran == ["doctor", "gpu-check"]
+        assert recorder.ran == ["doctor", "demo", "gpu-check"]
 
 
 def test_a_file_of_something_else_is_left_alone(tmp_path: Path):

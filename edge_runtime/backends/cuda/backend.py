@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from edge_runtime.backends.base import BackendOptions
 from edge_runtime.backends.cpu.backend import CpuBackend
-from edge_runtime.backends.cuda.blocks import Kind, choose_kind
 from edge_runtime.backends.cuda.choice import Choice, choose_trunk
 from edge_runtime.backends.cuda.clock import CudaClock
 from edge_runtime.backends.cuda.experts import CudaExpertKernels
@@ -17,6 +16,7 @@ from edge_runtime.backends.cuda.gpu import Gpu
 from edge_runtime.backends.cuda.grids import require_tokens
 from edge_runtime.backends.cuda.hosted import HostedKernels
 from edge_runtime.backends.cuda.known import unknown_parts
+from edge_runtime.backends.cuda.memory_probe import Memory, choose_memory
 from edge_runtime.backends.cuda.resident_router import make_resident_router
 from edge_runtime.backends.cuda.settings import CudaSettings
 from edge_runtime.backends.cuda.space import CudaSpace
@@ -68,9 +68,9 @@ class CudaBackend:
         return self._keep(self._open_gpu(self._settings.gpu))
 
     @cached_property
-    def memory(self) -> tuple[Kind, str]:
+    def memory(self) -> Memory:
         """Which memory experts are in, and why."""
-        return choose_kind(self.gpu.device, self._settings.memory)
+        return choose_memory(self.gpu, self._settings.memory)
 
     @cached_property
     def tensors(self) -> Any:
@@ -88,13 +88,14 @@ class CudaBackend:
     def formulas(self) -> HostedFormulas:
         """See `Backend.formulas`."""
         formulas = {"cuda": DeviceFormulas, "tensorrt": EngineFormulas, "cpu": HostedFormulas}[self.trunk.name]
-        return formulas(lambda: self.memory[0], self._cpu.choice)
+        return formulas(lambda: self.memory.kind, self._cpu.choice)
 
     @property
-    def choices(self) -> dict[str, str]:
+    def choices(self) -> dict[str, Any]:
         """See `Backend.choices`."""
-        (kind, why), trunk = self.memory, self.trunk
-        return {"memory": kind, "memory_reason": why, "trunk": trunk.name, "trunk_reason": trunk.why}
+        memory, trunk = self.memory, self.trunk
+        found = {"memory": memory.kind, "memory_reason": memory.why, "memory_probe": memory.probe}
+        return found | {"trunk": trunk.name, "trunk_reason": trunk.why}
 
     @property
     def isa(self) -> str:
@@ -148,7 +149,8 @@ class CudaBackend:
 
     def make_space(self, record_bytes: int, reads: int) -> CudaSpace:
         """See `Backend.make_space`."""
-        return self._keep(CudaSpace(self.gpu.compute, self.gpu.copies, self.memory[0], record_bytes, reads))
+        gpu, memory = self.gpu, self.memory
+        return self._keep(CudaSpace(gpu.compute, gpu.copies, memory.kind, memory.staging, record_bytes, reads))
 
     def close(self) -> None:
         """See `Backend.close`."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from edge_runtime.backends.cuda.cubins import load_kernels
+from edge_runtime.backends.cuda.cubins import cache_folder, load_kernels
 from edge_runtime.backends.cuda.driver import Device, Driver, Module, Stream
 from edge_runtime.backends.cuda.nvrtc import Nvrtc
 
@@ -25,6 +25,7 @@ class Gpu:
         module: its kernels.
         compute: the stream kernels run on.
         copies: the stream of transfers.
+        folder: where compiled kernels are kept, and what was measured of the memory.
 
     Raises:
         DeviceError: a piece is missing; names it.
@@ -38,10 +39,11 @@ class Gpu:
         folder: Path | None = None,
         compiler: Callable[[], Nvrtc] = Nvrtc,
     ) -> None:
+        self.folder = cache_folder() if folder is None else folder
         with ExitStack() as undo:
             self.device = Device(driver, index)
             undo.callback(self.device.close)
-            self.module: Module = load_kernels(self.device, folder=folder, compiler=compiler)
+            self.module: Module = load_kernels(self.device, folder=self.folder, compiler=compiler)
             undo.callback(self.module.close)
             self.compute = Stream(self.device)
             undo.callback(self.compute.close)

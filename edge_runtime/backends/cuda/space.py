@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge_runtime.backends.cuda.blocks import Kind, why_not
+from edge_runtime.backends.cuda.blocks import Kind, Staging
 from edge_runtime.backends.cuda.driver import Stream
 from edge_runtime.backends.cuda.events import Events, Recorded
 from edge_runtime.backends.cuda.slots import CudaSlots
@@ -18,6 +18,7 @@ class CudaSpace:
         compute: the stream kernels run on.
         copies: the stream transfers run on; not used where reads land in the slots.
         kind: of memory.
+        staging: what reads land in, where that is the GPU's own.
         record_bytes: of the largest read.
         reads: under way at once.
 
@@ -28,12 +29,13 @@ class CudaSpace:
     gives_back_pages = False
     runs_late = True
 
-    def __init__(self, compute: Stream, copies: Stream, kind: Kind, record_bytes: int, reads: int) -> None:
+    def __init__(
+        self, compute: Stream, copies: Stream, kind: Kind, staging: Staging, record_bytes: int, reads: int
+    ) -> None:
         self._compute, self.kind = compute, kind
         self._fences = Events(compute.device)
         self.transfers: InSlots | Staged = InSlots()
         if kind == "device":
-            staging: Kind = "pinned" if why_not(compute.device, "registered") else "registered"
             self.transfers = Staged(copies, staging, record_bytes, reads)
 
     def make_slots(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from edge_runtime.backends.cpu.space import InPlace
-from edge_runtime.backends.cuda.blocks import Block, Kind, make_block
+from edge_runtime.backends.cuda.blocks import Block, Staging, make_block
 from edge_runtime.backends.cuda.driver import Stream
 from edge_runtime.backends.cuda.events import Events, Recorded
 from edge_runtime.backends.cuda.slots import on_host
@@ -60,7 +60,7 @@ class Staged:
         reads: under way at once.
     """
 
-    def __init__(self, stream: Stream, kind: Kind, record_bytes: int, reads: int) -> None:
+    def __init__(self, stream: Stream, kind: Staging, record_bytes: int, reads: int) -> None:
         self._stream, self._events = stream, Events(stream.device)
         self._free: list[Block] = []
         self._used: list[StagedLanding] = []

@@ -63,7 +63,7 @@ def help_words(verb: str) -> frozenset[str]:
 
 def _run(command: tuple[str, ...], out: Path, environment: Mapping[str, str], most_s: float) -> Result:
     start = time.monotonic()
-    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
+    with tempfile.TemporaryFile(dir=out) as said, tempfile.TemporaryFile(dir=out) as complained:
         try:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=said, stderr=complained, cwd=out, env=environment,

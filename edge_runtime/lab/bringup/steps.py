@@ -11,6 +11,7 @@ from pathlib import Path
 
 HOBBIT = (sys.executable, "-m", "edge_runtime")
 GPU_CHECK, NVPMODEL = "tests/cuda/gpu_check.py", "nvpmodel"
+DEMO, _DEMO_BUNDLE = "examples/tiny-moe", "demo-bundle"
 _BENCH = (
     "--repeat",
     "3",
@@ -36,6 +37,8 @@ _NO_ENGINES = (
     "this Python has no TensorRT. JetPack brings it: sudo apt-get install python3-libnvinfer, and a virtual "
     "environment made with --system-site-packages"
 )
+_DEMO_OPTIONS = ("--tiers", "8,4", "--trunk", "fp32", "--no-resume")
+_NO_EXPORTER = "this Python has no exporter: install the source tree with pip install -e '.[export]'"
 _POWER_MODEL = re.compile(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", re.MULTILINE)
 NVPMODEL_CONF = Path("/etc/nvpmodel.conf")
 
@@ -82,7 +85,7 @@ def steps_of(
     given = () if bundle is None else (str(bundle),)
     about = () if bundle is None else (("BUNDLE", str(bundle)),)
     yield _verb("doctor", "look for what is missing on this machine", 2, (), *about)
-    yield _gpu_check(out, checkout)
+    yield from _gpu_check(out, checkout)
     if bundle is None:
         return
     yield _verb("verify", "check the bundle", 5, given)
@@ -100,15 +103,20 @@ def _verb(verb: str, title: str, minutes: float, words: tuple[str, ...], *option
     return Step(verb, title, (*HOBBIT, verb, *words), minutes, verb=verb, optional=(("--json", "--json"), *optional))
 
 
-def _gpu_check(out: Path, checkout: Path | None) -> Step:
-    step = Step("gpu-check", "check the kernels on the GPU (`make gpu-check`)", minutes=10)
+def _gpu_check(out: Path, checkout: Path | None) -> Iterator[Step]:
+    """Yield the export of the demo, and the check, which leaves the demo out where the export failed."""
+    demo = Step("demo", "export the demo model for gpu-check", minutes=5)
+    check = Step("gpu-check", "check the kernels on the GPU (`make gpu-check`)", minutes=10)
     if checkout is None:
-        return replace(
-            step, why_not=f"{GPU_CHECK} is part of the source tree: run in a checkout, or name it (--checkout)"
-        )
-    demo = checkout / "build/gpu-check-bundle"
-    bundle = ("--bundle", str(demo)) if demo.is_dir() else ()
-    return replace(step, command=(sys.executable, "-m", "cuda.gpu_check", "--out", str(out), *bundle))
+        why = f"{GPU_CHECK} is part of the source tree: run in a checkout, or name it (--checkout)"
+        yield from (replace(step, why_not=why) for step in (demo, check))
+        return
+    bundle = str(out / _DEMO_BUNDLE)
+    export = (sys.executable, "-m", "hobbit_export", str(checkout / DEMO), "--out", bundle, *_DEMO_OPTIONS)
+    yield replace(demo, command=export, why_not="" if importlib.util.find_spec("hobbit_export") else _NO_EXPORTER)
+    yield replace(
+        check, command=(sys.executable, "-m", "cuda.gpu_check", "--out", str(out), "--bundle", bundle)
+    )  # fmt: skip
 
 
 def _bench(name: str, title: str, bundle: Sequence[str], backend: str) -> Step:

@@ -58,6 +58,8 @@ class Diagnosis:
         yield f"profile {self.profile}, {len(self.looked_for)} checks"
         for name, run in self.runs.items():
             yield from _wrapped(f"{name:<8} ", _run_line(run))
+            for what, why in _chosen(run.get("choices", {})):
+                yield from _wrapped(f"{'':<8} ", f"{what}: {why}")
         for finding in self.findings:
             yield ""
             yield from _wrapped(f"{finding.severity:<8} ", f"{finding.check}: {finding.finding}")
@@ -75,6 +77,13 @@ def _run_line(run: dict[str, Any]) -> str:
         f"ran: logits correlate {run['correlation']:.5f} with the exporter's (at least "
         f"{run['expected_correlation']:.3f} is expected), {run['tokens']} tokens at {speed}"
     )
+
+
+def _chosen(choices: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what a backend chose, and why: each choice whose reason stands beside it."""
+    for name, value in choices.items():
+        if (why := choices.get(f"{name}_reason")) is not None:
+            yield f"{name} {value}", str(why)
 
 
 def _wrapped(label: str, text: str) -> list[str]:

@@ -46,14 +46,15 @@ def try_backend(bundle: Path, backend: str, options: Mapping[str, Any], env: Map
             checked = self_check(engine, Bundle.open(bundle), engine.parts.config.tier, context=engine.plan.context)
             prompt = [engine.spec.eos_token_ids[0] if engine.spec.eos_token_ids else 0, 1, 2, 3]
             most = min(TOKENS, engine.plan.context - len(prompt))
-            report = engine.generate(prompt, SamplingParams(max_tokens=most, ignore_eos=True))
+            report = engine.generate(prompt, SamplingParams(max_tokens=most, ignore_eos=True)).to_json()
             return {
                 "state": "ran",
                 "computes_with": engine.parts.fingerprint,
+                "choices": report["choices"],
                 "correlation": round(checked.correlation, 6),
                 "expected_correlation": checked.limit,
-                "tokens": report.timings["predicted_n"],
-                "tok_s": report.timings["predicted_per_second"],
+                "tokens": report["timings"]["predicted_n"],
+                "tok_s": report["timings"]["predicted_per_second"],
             }
     except HobbitError as err:
         return {"state": "failed", "why": str(err)}

@@ -26,6 +26,7 @@ CHECK_NUMBER(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, kCaptureUnsupported);
 CHECK_NUMBER(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, 16);
 CHECK_NUMBER(CU_DEVICE_ATTRIBUTE_INTEGRATED, 18);
 CHECK_NUMBER(CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY, 19);
+CHECK_NUMBER(CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE, 38);
 CHECK_NUMBER(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, 75);
 CHECK_NUMBER(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, 76);
 CHECK_NUMBER(CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS, 88);
@@ -41,7 +42,7 @@ static_assert(CU_MEMHOSTALLOC_DEVICEMAP == 2 && CU_MEMHOSTREGISTER_DEVICEMAP == 
 #endif
 
 namespace {
-int driver_version = CUDA_VERSION, capability = 87, num_devices = 1;
+int driver_version = CUDA_VERSION, capability = 87, num_devices = 1, integrated = 1;
 CUctx_st context;
 bool initialized = false;
 
@@ -60,6 +61,7 @@ std::function<void()> copy(uint64_t to, uint64_t from, size_t bytes) {
 
 extern "C" {
 void fake_device(int version, int sm, int devices) { driver_version = version, capability = sm, num_devices = devices; }
+void fake_integrated(int shares) { integrated = shares; }
 
 CUresult cuInit(unsigned) { CALL("cuInit"); initialized = true; return result(kOk); }
 CUresult cuDriverGetVersion(int* out) { CALL("cuDriverGetVersion"); *out = driver_version; return result(kOk); }
@@ -87,7 +89,9 @@ CUresult cuDeviceGetAttribute(int* out, CUdevice_attribute attribute, CUdevice) 
     case 75: *out = capability / 10; break;
     case 76: *out = capability % 10; break;
     case 16: *out = 8; break;
-    case 18: case 19: case 99: *out = 1; break;
+    case 18: *out = integrated; break;
+    case 38: *out = 4 << 20; break;
+    case 19: case 99: *out = 1; break;
     default: *out = 0;
   }
   return result(kOk);
@@ -130,17 +134,18 @@ CUresult cuMemHostUnregister(void* p) {
 CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr* out, void* p, unsigned) {
   CALL("cuMemHostGetDevicePointer_v2");
   REQUIRE(lies_within(address_of(p), 1, true), kInvalidValue);
-  *out = address_of(p);
+  *out = device_address(address_of(p));
   return result(kOk);
 }
 
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
   CALL("cuMemcpyHtoDAsync_v2");
   REQUIRE(lies_within(to, bytes, false), kInvalidValue);
-  if (lies_within(address_of(from), bytes, true)) return result(enqueue(stream, {copy(to, address_of(from), bytes)}));
+  if (lies_within(address_of(from), bytes, true)) return result(enqueue(stream, {copy(to, address_of(from), bytes), nullptr, nullptr, 0, ms_of_copy(bytes)}));
   // pageable memory is staged before the call returns
   const auto staged = std::make_shared<std::vector<char>>(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
-  return result(enqueue(stream, {[=] { std::memcpy(reinterpret_cast<void*>(to), staged->data(), bytes); }}));
+  const auto run = [=] { std::memcpy(reinterpret_cast<void*>(to), staged->data(), bytes); };
+  return result(enqueue(stream, {run, nullptr, nullptr, 0, ms_of_copy(bytes)}));
 }
 CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, CUstream stream) {
   CALL("cuMemcpyDtoHAsync_v2");
@@ -219,7 +224,7 @@ CUresult cuEventElapsedTime(float* out, CUevent start, CUevent end) {
   CALL("cuEventElapsedTime");
   REQUIRE(start->timed && end->timed && start->recorded && end->recorded, kInvalidHandle);
   REQUIRE(start->done >= start->recorded && end->done >= end->recorded, kNotReady);
-  *out = end->at_ms - start->at_ms;
+  *out = float(end->at_ms - start->at_ms);
   return result(kOk);
 }
 
@@ -239,6 +244,7 @@ CUresult cuModuleGetFunction(CUfunction* out, CUmodule module, const char* name)
   const auto found = functions().find(name);
   REQUIRE(found != functions().end() && module->image.find(name) != std::string::npos, kNotFound);
   found->second.most_threads = launch_bounds.at(name);
+  found->second.only_reads = std::strcmp(name, "hb_read") == 0;
   *out = &found->second;
   return result(kOk);
 }
@@ -250,12 +256,15 @@ CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, uns
   const auto held = std::make_shared<std::vector<std::vector<char>>>();  // arguments are copied at launch
   for (size_t i = 0; i < f->sizes.size(); ++i)
     held->emplace_back(static_cast<char*>(arguments[i]), static_cast<char*>(arguments[i]) + f->sizes[i]);
-  return result(enqueue(stream, {[=] {
+  Work work;
+  if (f->only_reads) work.ms = ms_of_read(*static_cast<uint64_t*>(arguments[0]), 16 * size_t(*static_cast<uint32_t*>(arguments[1])));
+  work.run = [=] {
     std::vector<void*> pointers;
     for (auto& one : *held) pointers.push_back(one.data());
     launch_size = {gx, gy, bx};
     f->call(pointers.data());
-  }}));
+  };
+  return result(enqueue(stream, work));
 }
 
 CUresult cuStreamBeginCapture_v2(CUstream stream, CUstreamCaptureMode) {

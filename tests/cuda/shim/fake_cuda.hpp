@@ -22,6 +22,7 @@ struct Work {
   std::function<void()> run;
   CUevent record = nullptr, wait = nullptr;
   uint64_t ticket = 0;
+  double ms = 0.25;  // by the device's clock; marks and waits take none
 };
 constexpr uint64_t kPatience = 8;
 struct CUstream_st {
@@ -30,7 +31,7 @@ struct CUstream_st {
 };
 struct CUevent_st {
   uint64_t recorded = 0, done = 0, asked = 0;  // asked: how often in vain since it was recorded
-  float at_ms = 0;
+  double at_ms = 0;
   bool timed = true;
 };
 struct CUgraph_st { std::vector<std::function<void()>> nodes; };
@@ -40,6 +41,7 @@ struct CUfunc_st {
   std::vector<size_t> sizes;  // of the arguments
   std::function<void(void**)> call;
   unsigned most_threads = 0;
+  bool only_reads = false;  // hb_read: its time follows from what it reads, and from where
 };
 struct CUctx_st {};
 
@@ -52,6 +54,10 @@ extern size_t device_bytes_left;
 enum class Kind { device, pinned, registered };
 struct Region { size_t bytes; Kind kind; };
 extern std::map<uint64_t, Region> regions;
+
+double ms_of_read(uint64_t address, size_t bytes);     // as planted, by the kind of memory
+double ms_of_copy(size_t bytes);
+uint64_t device_address(uint64_t host);                // of memory of the host, 0 where that is no memory; see fake_stale
 
 bool any_pending();
 // Runs queued work until that holds: late, only the stream and what it waits for, or all streams where none is given.

@@ -24,8 +24,11 @@ constexpr size_t kPage = 4096;
 std::recursive_mutex mutex;
 std::mt19937_64 generator(1);
 bool random_mode = false, inside = false;
-float clock_ms = 0;
-struct Failure { int code, after; };
+double clock_ms = 0;
+int rates[3] = {100, 100, 100}, copy_rate = 50;  // 10^9 bytes a second; by Kind
+int stale = -1;                                  // a Kind
+std::map<uint64_t, uint64_t> shadows;
+struct Failure { int code, after; bool once; };
 std::map<std::string, Failure> failures;
 int sticky = 0;  // errors that leave a context unusable
 
@@ -39,7 +42,7 @@ std::vector<CUstream> that_can_run() {
 void step(CUstream stream) {
   Work work = std::move(stream->queue.front());
   stream->queue.pop_front();
-  clock_ms += 0.25f;
+  if (work.run) clock_ms += work.ms;
   if (work.run) {
     inside = true, protect();
     work.run();
@@ -53,9 +56,23 @@ Call::Call(const char* name) : lock(mutex), code(sticky) {
   const auto found = failures.find(name);
   if (code || found == failures.end() || found->second.after-- > 0) return;
   code = found->second.code;
-  failures.erase(found);
+  if (found->second.once) failures.erase(found);
   const std::set<int> lost{700, 702, 710, 714, 715, 716, 717, 718, 719};
   if (lost.count(code)) sticky = code;
+}
+
+double ms_of_read(uint64_t address, size_t bytes) {
+  auto region = regions.upper_bound(address);
+  return region == regions.begin() ? 0 : double(bytes) / 1e6 / rates[int((--region)->second.kind)];
+}
+double ms_of_copy(size_t bytes) { return double(bytes) / 1e6 / copy_rate; }
+uint64_t device_address(uint64_t host) {
+  if (!lies_within(host, 1, true)) return 0;
+  const auto region = std::prev(regions.upper_bound(host));
+  if (int(region->second.kind) != stale) return host;
+  uint64_t& shadow = shadows[region->first];
+  if (!shadow) shadow = take(region->second.bytes, Kind::device);
+  return shadow + host - region->first;
 }
 
 bool any_pending() {
@@ -134,6 +151,12 @@ int give_back(uint64_t address, Kind kind) {
   if (kind != Kind::registered) munmap(reinterpret_cast<void*>(address), found->second.bytes + kPage);
   if (kind == Kind::device) device_bytes_left += found->second.bytes;
   regions.erase(found);
+  const auto shadow = shadows.find(address);
+  if (shadow != shadows.end()) {
+    const uint64_t behind = shadow->second;
+    shadows.erase(shadow);
+    return give_back(behind, Kind::device);
+  }
   return kOk;
 }
 bool lies_within(uint64_t address, size_t bytes, bool host) {
@@ -147,16 +170,24 @@ bool lies_within(uint64_t address, size_t bytes, bool host) {
 extern "C" {
 void fake_mode(int random, uint64_t seed) { random_mode = random != 0, generator.seed(seed); }
 // The call `name` fails with `code` once, after so many successes. Some codes leave the context unusable.
-void fake_fail(const char* name, int code, int after) { failures[name] = {code, after}; }
+void fake_fail(const char* name, int code, int after) { failures[name] = {code, after, true}; }
+void fake_fail_always(const char* name, int code) { failures[name] = {code, 0, false}; }
 // As if the process had started again: nothing of a context that was lost is left, and its work never runs.
 void fake_recover() {
   if (sticky) {
     streams.clear();
     regions.clear();
+    shadows.clear();
   }
   failures.clear(), sticky = 0;
 }
 void fake_device_bytes(size_t bytes) { device_bytes_left = bytes; }
+// How fast kernels read each kind of memory, and copies to the device are, in 10^9 bytes a second of its clock.
+void fake_rates(int device, int pinned, int registered, int copies) {
+  rates[0] = device, rates[1] = pinned, rates[2] = registered, copy_rate = copies;
+}
+// Kernels see memory of the host of one kind (1 pinned, 2 registered; -1: of none) as it was before anything was written.
+void fake_stale(int kind) { stale = kind; }
 // Sizes of the arguments of a kernel, at most 16; returns how many.
 int fake_argument_sizes(const char* name, size_t* out) {
   const auto& sizes = functions().at(name).sizes;

@@ -10,7 +10,7 @@ from edge_runtime.backends.cuda.driver.errors import CudaContextLostError
 from edge_runtime.backends.cuda.driver.library import Driver
 from edge_runtime.base.errors import DeviceError
 
-_MULTIPROCESSORS, _INTEGRATED, _MAJOR, _MINOR, _REGISTERS_HOST_MEMORY = 16, 18, 75, 76, 99
+_MULTIPROCESSORS, _INTEGRATED, _L2_BYTES, _MAJOR, _MINOR, _REGISTERS_HOST_MEMORY = 16, 18, 38, 75, 76, 99
 _OLDEST_CAPABILITY = (8, 0)
 
 
@@ -27,6 +27,7 @@ class Device:
         capability: major and minor number of its architecture.
         multiprocessors: how many it has.
         integrated: it shares the system's memory.
+        l2_bytes: of its cache in front of its memory.
         registers_host_memory: memory of the system can be registered.
 
     Raises:
@@ -42,6 +43,7 @@ class Device:
         self.name = _read_name(self.driver, self._index)
         self.multiprocessors = self._attribute(_MULTIPROCESSORS)
         self.integrated = bool(self._attribute(_INTEGRATED))
+        self.l2_bytes = self._attribute(_L2_BYTES)
         self.registers_host_memory = bool(self._attribute(_REGISTERS_HOST_MEMORY))
         self._context = self.driver.handle_from("cuDevicePrimaryCtxRetain", self._index)
         self._open = True

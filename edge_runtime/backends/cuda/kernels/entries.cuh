@@ -6,7 +6,7 @@
   HB_KERNELS_OF_TIER(M, 2) HB_KERNELS_OF_TIER(M, 4) HB_KERNELS_OF_TIER(M, 6) HB_KERNELS_OF_TIER(M, 8)   \
   HB_KERNELS_OF_TIER(M, 3) HB_KERNELS_OF_TIER(M, 5) M(hb_gate_up_16) M(hb_down_16)
 #define HB_LAYER_KERNELS(M) \
-  M(hb_quantize) M(hb_rms_norm) M(hb_combine) M(hb_route) M(hb_self_test)
+  M(hb_quantize) M(hb_rms_norm) M(hb_combine) M(hb_route) M(hb_read) M(hb_self_test)
 #define HB_TRUNK_KERNELS(M)                                                                                     \
   M(hb_linear_q8_one) M(hb_linear_q8_many) M(hb_linear_q4_one) M(hb_linear_q4_many) M(hb_linear_f32_one)        \
   M(hb_linear_f32_many) M(hb_add_norm) M(hb_place_heads) M(hb_attend) M(hb_mlp_hidden) M(hb_add) M(hb_gate_rows) \

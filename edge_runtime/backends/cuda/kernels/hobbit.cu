@@ -5,6 +5,7 @@
 #include "layer.cuh"
 #include "latent.cuh"
 #include "linear.cuh"
+#include "reading.cuh"
 #include "recurrence.cuh"
 #include "route.cuh"
 #include "self_test.cuh"
@@ -102,4 +103,5 @@ HB_KERNEL(256, 4) hb_mlp_hidden(const float* in, float* h, u32 inter, u32 gated,
 HB_KERNEL(256, 4) hb_add(float* into, const float* more, u32 n) { add_to(into, more, n); }
 HB_KERNEL(256, 4) hb_gate_rows(float* y, const float* gates, u32 hidden) { gate_rows(y, gates, hidden); }
 
+HB_KERNEL(kReadThreads, 4) hb_read(const u8* from, u32 units, u32* sums) { read_words(from, units, sums); }
 HB_KERNEL(32, 8) hb_self_test(const u32* in, u32* out) { self_test(in, out); }

@@ -1,0 +1,117 @@
+"""What `make gpu-check` does with the demo bundle: the CPU's tokens in every way there is, graphs against none, engines."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cuda.engines import ALL, FEW, assert_close, logits, make_all_resident, opened, tokens
+
+from edge_runtime import SamplingParams, backends
+from edge_runtime.backends.base import BackendOptions
+from edge_runtime.backends.cuda.backend import CudaBackend
+from edge_runtime.backends.cuda.blocks import KINDS
+from edge_runtime.backends.cuda.gpu import Gpu
+from edge_runtime.backends.cuda.tensorrt.library import Library
+
+
+def demo(bundle: Path, open_gpu: Any, problems: Mapping[str, str]) -> Iterator[str]:
+    """Run the demo on the CPU and on the GPU; yield what agreed.
+
+    Args:
+        bundle: the demo's.
+        open_gpu: opens the GPU.
+        problems: of kinds of memory this machine does not have.
+
+    Raises:
+        AssertionError: tokens or logits differ.
+    """
+    with checked_backend(lambda options: CudaBackend(options, open_gpu)):
+        want, said = of_cpu(bundle)
+        for kind in KINDS:
+            if problems.get(kind):
+                yield f"{kind} memory left out: {problems[kind]}"
+                continue
+            with opened(bundle, f"cuda:memory={kind},trunk=cuda", FEW) as engine:
+                assert_close(logits(engine), want)
+                assert tokens(engine) == said, f"streamed through {kind} memory: other tokens"
+            yield f"streamed through {kind} memory"
+        with opened(bundle, "cuda:trunk=cuda", ALL) as engine:
+            make_all_resident(engine)
+            assert_close(logits(engine), want)
+            assert tokens(engine) == said, "resident: other tokens"
+        yield "resident"
+
+
+def graphs(bundle: Path, open_gpu: Any, more_tokens: int) -> dict[str, Any]:
+    """Run the resident demo as a graph and without one: the same bits; tokens a second of both.
+
+    Raises:
+        AssertionError: bits differ.
+    """
+    bits, found = [], dict[str, Any]()
+    with checked_backend(lambda options: CudaBackend(options, open_gpu)):
+        for name, graph in (("graph", "true"), ("single_launches", "false")):
+            with opened(bundle, f"cuda:trunk=cuda,graph={graph}", ALL) as engine:
+                make_all_resident(engine)
+                bits.append(engine.logits(engine.tokenizer.encode("Once upon")[:4] * 2, chunk=1))
+                params = SamplingParams(max_tokens=more_tokens, ignore_eos=True)
+                timings = engine.generate(engine.tokenizer.encode("Once")[:1], params).timings
+                found[name] = {"tok_s": timings["predicted_per_second"]}
+    assert (bits[0] == bits[1]).all(), "a graph gives other bits than single launches"
+    return found
+
+
+def demo_engines(bundle: Path, open_gpu: Any, library: Library) -> Iterator[str]:
+    """Run the demo's trunk as TensorRT engines; yield what agreed. Plans are built anew, and kept nowhere.
+
+    Raises:
+        AssertionError: tokens or logits differ.
+    """
+    made = checked_backend(lambda options: CudaBackend(options, open_gpu, lambda: library))
+    with tempfile.TemporaryDirectory() as folder, cache_in(folder), made:
+        want, said = of_cpu(bundle)
+        with opened(bundle, "cuda:trunk=tensorrt", FEW) as engine:
+            assert_close(logits(engine), want)
+            assert tokens(engine) == said, "a trunk of engines: other tokens"
+        yield "trunk as engines"
+
+
+def of_cpu(bundle: Path) -> tuple[np.ndarray, list[int]]:
+    """Logits and tokens of the CPU backend."""
+    with opened(bundle, "cpu", ALL) as engine:
+        return logits(engine), tokens(engine)
+
+
+@contextmanager
+def checked_backend(make: Callable[[BackendOptions], CudaBackend]) -> Iterator[None]:
+    """`--backend cuda` is made so meanwhile."""
+    real = backends.BACKENDS["cuda"]
+    backends.BACKENDS["cuda"] = backends.RegisteredBackend(make, "to be checked", params=real.params)
+    try:
+        yield
+    finally:
+        backends.BACKENDS["cuda"] = real
+
+
+@contextmanager
+def cache_in(folder: str) -> Iterator[None]:
+    """What is kept between runs lies in a folder meanwhile."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = folder
+    try:
+        yield
+    finally:
+        os.environ.pop("XDG_CACHE_HOME")
+        if before is not None:
+            os.environ["XDG_CACHE_HOME"] = before
+
+
+def make_gpu(make_driver: Any, folder: Path, compiler: Any) -> Any:
+    """Return what opens the GPU for the engine."""
+    return lambda index: Gpu(make_driver(), index, folder=folder, compiler=compiler)
