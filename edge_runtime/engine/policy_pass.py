@@ -56,8 +56,8 @@ class PassCounters(Protocol):
 class PassWatcher(Protocol):
     """Is told of passes; `Prefetcher` is one."""
 
-    def begin_pass(self, num_tokens: int, *, has_drafts: bool = False) -> None:
-        """A pass over T tokens begins, drafts besides these or not."""
+    def begin_pass(self, num_tokens: int) -> None:
+        """A pass over T tokens begins, drafts not counted."""
         ...
 
     def end_pass(self) -> None:
@@ -96,8 +96,7 @@ def run_policy_pass(
         tokens, wanted = sum([each.tokens for each in mine]), sum([each.rows for each in mine])
         policy.begin_pass(tokens, has_logits=wanted > 0)
     if watcher is not None:
-        drafts = sum([each.drafts for each in sequences])
-        watcher.begin_pass(sum([each.tokens for each in sequences]) - drafts, has_drafts=drafts > 0)
+        watcher.begin_pass(sum([each.tokens - each.drafts for each in sequences]))
     logits, decisions = attempt(list(range(len(sequences))))
     redo = [i for policy, members in groups if not _stands(policy, members, logits, accepts) for i in members]
     if redo:

@@ -90,7 +90,7 @@ class Prefetcher:
         self._is_allowed = True
         self._is_predicted = False  # whether this pass is
         self.governor, self._clock = governor, clock
-        self._num_tokens, self._has_drafts = 0, False
+        self._num_tokens = 0
         self._started_ns = 0
 
     @property
@@ -103,9 +103,9 @@ class Prefetcher:
         """Whether reads may be made ahead in this pass."""
         return self._is_allowed and self.is_on
 
-    def begin_pass(self, num_tokens: int, *, has_drafts: bool = False) -> None:
-        """A pass over T tokens begins; drafts besides these are not predicted for, and make it cost what none does."""
-        self._num_tokens, self._has_drafts = num_tokens, has_drafts
+    def begin_pass(self, num_tokens: int) -> None:
+        """A pass over T tokens begins."""
+        self._num_tokens = num_tokens
         self._started_ns = self._clock()
 
     def decide_with(self, policies: PassPolicies) -> None:
@@ -139,5 +139,5 @@ class Prefetcher:
 
     def end_pass(self) -> None:
         """The pass is over: let the governor see what it cost a token."""
-        if self._is_predicted and self.governor is not None and not self._has_drafts:
+        if self._is_predicted and self.governor is not None:
             self.governor.token((self._clock() - self._started_ns) / self._num_tokens)

@@ -1,7 +1,8 @@
 """Judge: lets passes have drafts while a token then takes less time. Pure.
 
 As the governor of reads ahead (`edge_runtime.prefetch.governor`) it tries both ways side by side and keeps the cheaper
-one for a while. Only passes for which there was a draft count, on both sides: elsewhere there is nothing to choose, and
+one for a while. Ways change after every pass, the governor's after every second one: neither takes the other's effect
+for its own. Only passes for which there was a draft count, on both sides: elsewhere there is nothing to choose, and
 a text that repeats itself is cheap or dear in its own way.
 """
 
@@ -10,8 +11,6 @@ from __future__ import annotations
 from statistics import median
 from typing import NamedTuple
 
-_STRETCH = 2
-"""Passes in a row one way in a trial."""
 _LONGEST = 3.0
 """Times the median of its side that a pass counts at most: whatever else the machine did is not the draft's fault."""
 
@@ -66,7 +65,7 @@ class Judge:
         mine.append(_Pass(seconds, tokens))
         if len(mine) >= self._window and len(other) >= self._window:
             self._decide()
-        elif len(mine) >= self._window or len(mine) % _STRETCH == 0:
+        else:
             self.is_on = not self.is_on
 
     def _decide(self) -> None:
