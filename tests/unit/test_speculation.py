@@ -143,10 +143,24 @@ def test_a_gain_below_the_margin_does_not_switch_on_but_keeps_what_is_on():
 
 def test_one_pass_that_took_very_long_decides_nothing():
     judge = Judge()
-    for number in range(24):
+    number = 0
+    while judge.gain is None:
         on = judge.is_on
         judge.note(500.0 if number == 3 else 1.4 if on else 1.0, 2 if on else 1)
+        number += 1
     assert judge.is_on
+    assert 24 < number < 48, "it only takes longer"
+
+
+def test_a_trial_is_longer_the_more_other_work_hides_and_has_an_end():
+    lengths = []
+    for spread in (0.0, 0.2, 3.0):
+        rng, judge, passes = np.random.default_rng(7), Judge(), 0
+        while judge.gain is None:
+            judge.note((1.1 if judge.is_on else 1.0) + spread * float(rng.random()), 1)
+            passes += 1
+        lengths.append(passes)
+    assert lengths[0] == 24 <= lengths[1] <= lengths[2] == 96
 
 
 def test_both_ways_of_a_trial_take_turns():

@@ -8,9 +8,14 @@ a text that repeats itself is cheap or dear in its own way.
 
 from __future__ import annotations
 
+from math import hypot, sqrt
 from statistics import median
 from typing import NamedTuple
 
+_SURE = 2.0
+"""Times its standard error that a difference between the two ways must be for a short trial to end."""
+_LONGEST_TRIAL = 4
+"""Windows after which a trial ends in any case: what differs less than that by then costs next to nothing."""
 _LONGEST = 3.0
 """Times the median of its side that a pass counts at most: whatever else the machine did is not the draft's fault."""
 
@@ -24,7 +29,7 @@ class Judge:
     """Measures seconds a token with and without drafts.
 
     Args:
-        window: passes of each side of a trial.
+        window: passes of each side of a trial at least; more while other work on the machine hides the difference.
         hold: windows the winner keeps at first; doubled each time it wins again, up to `max_hold`.
         max_hold: most windows between two trials.
         margin: share of the time a token takes that drafts must save to be switched on; to stay on, anything is enough.
@@ -63,15 +68,17 @@ class Judge:
             return
         mine, other = self._trial[self.is_on], self._trial[not self.is_on]
         mine.append(_Pass(seconds, tokens))
-        if len(mine) >= self._window and len(other) >= self._window:
-            self._decide()
-        else:
-            self.is_on = not self.is_on
+        if len(mine) == len(other) >= self._window:
+            drafted, plain = _cost(self._trial[True]), _cost(self._trial[False])
+            apart = abs(plain.seconds - drafted.seconds)
+            if len(mine) >= _LONGEST_TRIAL * self._window or apart >= _SURE * hypot(plain.error, drafted.error):
+                self._decide(1 - drafted.seconds / plain.seconds if plain.seconds > 0 else 0.0)
+                return
+        self.is_on = not self.is_on
 
-    def _decide(self) -> None:
+    def _decide(self, gain: float) -> None:
         """Keep the better way."""
-        plain, drafted = _seconds_a_token(self._trial[False]), _seconds_a_token(self._trial[True])
-        self.gain = 1 - drafted / plain if plain > 0 else 0.0
+        self.gain = gain
         for side in self._trial.values():
             side.clear()
         better = self.gain > (0 if self._winner else self._margin)
@@ -82,6 +89,18 @@ class Judge:
         self._left = self._hold * self._window
 
 
-def _seconds_a_token(passes: list[_Pass]) -> float:
+class _Cost(NamedTuple):
+    """Seconds a token, and their standard error."""
+
+    seconds: float
+    error: float
+
+
+def _cost(passes: list[_Pass]) -> _Cost:
+    """Return all seconds over all tokens, with the error of such a ratio."""
     most = _LONGEST * median(one.seconds for one in passes)
-    return sum(min(one.seconds, most) for one in passes) / sum(one.tokens for one in passes)
+    seconds = [min(one.seconds, most) for one in passes]
+    tokens = sum(one.tokens for one in passes)
+    each = sum(seconds) / tokens
+    squares = sum((took - each * one.tokens) ** 2 for took, one in zip(seconds, passes, strict=True))
+    return _Cost(each, sqrt(squares) / tokens)
