@@ -150,8 +150,8 @@ class ExpertCache:
             topk_ids: int32 [T, K], what each token uses, for eviction rules that want to know.
 
         Returns:
-            An iterator of batches, each of one tier and valid until the next: all residents, then what has been read
-            since, waiting for at least one. It raises ExpertReadError if a read failed; by then all is released.
+            Batches, each of one tier and valid until the next: all residents, then what has been read since, waiting
+            for at least one. A read that failed raises ExpertReadError; by then all is released.
         """
         self._close_stream()
         self._pool.begin_layer(layer_idx, tiers)
@@ -171,8 +171,7 @@ class ExpertCache:
             return None  # without a pin, slots could be read into while kernels still compute from them
         if not (tier := residents.table.hit_all(layer_idx, tiers)):
             return None
-        if self._stream is not None:
-            self._close_stream()
+        self._close_stream()
         if not residents.fits_all:
             pool.reader.cancel_stale(layer_idx, tiers)
         if residents.notes_uses:
@@ -187,16 +186,8 @@ class ExpertCache:
         return self._pool.permanent_places()
 
     def prefetch(self, layer_idx: int, experts: Sequence[int], tiers: U8, priority: Priority = Priority.NEXT) -> int:
-        """Start reading experts of a layer nobody asked for yet, as far as there is room; return how many were started.
-
-        Args:
-            layer_idx: the layer.
-            experts: in order of importance; those being read, or resident at the tier wanted, are passed over.
-            tiers: uint8 [E], the tier wanted.
-            priority: behind the reads of the layer that runs now.
-        """
-        if self._stream is None or self._stream.is_finished:
-            self._pool.reader.collect(0.0)  # an open stream collects its own reads, and must see them finish
+        """Start reading experts nobody asked for yet, as far as there is room, in this order; return how many."""
+        self._collect_unasked()
         table = self._pool.residents.table
         slots, resident = table.slots_of(layer_idx), table.resident_tiers(layer_idx)
         if priority is Priority.SPECULATIVE and table.without_ahead is not None:
@@ -204,9 +195,14 @@ class ExpertCache:
         absent = [int(e) for e in experts if resident[e] < tiers[e] and not table.is_reading(int(slots[e]))]
         return len(self._pool.reader.start(layer_idx, absent, tiers, priority)) if absent else 0
 
-    def mask(self, layer_idx: int, experts: Sequence[int]) -> None:
+    def foresee(self, layer_idx: int, ids: I32, tiers: U8) -> int:
+        """Mask what a coming layer may use and start reading what is not there; as `ExpertPool.foresee`."""
+        self._collect_unasked()
+        return self._pool.foresee(layer_idx, ids, tiers)
+
+    def mask(self, layer_idx: int, experts: list[int]) -> None:
         """Keep experts a coming layer is expected to need from eviction, as far as others may go instead."""
-        self._pool.residents.table.mask(layer_idx, [*experts])
+        self._pool.residents.table.mask(layer_idx, experts)
 
     def resize(self, num_slots: int) -> None:
         """Change S between requests. Shrinking truncates and evicts the least valuable and returns memory.
@@ -243,6 +239,10 @@ class ExpertCache:
             self._close_stream()
             self._pool.close()
         self._is_closed = True
+
+    def _collect_unasked(self) -> None:
+        if self._stream is None or self._stream.is_finished:  # an open stream must see its own reads finish
+            self._pool.reader.collect(0.0)
 
     def _close_stream(self) -> None:
         stream, self._stream = self._stream, None

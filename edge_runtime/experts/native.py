@@ -19,6 +19,9 @@
         Makes room and lets the slots be read into. scores(layer) -> (scores [S], scores of planes [S] or None) and
         top(layer, slot, tier) -> score are called before anything changes.
     set_ready(slot), drop(slot), unpin(slots), unpin_all(), mask(layer, experts)
+    foresee(layer, ids [T, K], tiers) -> (lacking, absent experts)
+        A coming layer is expected to use experts at these tiers: masks them. How many lack something, and
+        those of them that are not being read, first choices first.
     reconcile(live)             drop every read that is not into one of these slots; nothing stays pinned or masked.
     keep_cores()                from now on room is made of planes alone: an expert never goes whole.
     change_budget(budget, scores, top) -> (moves of cores, moves of planes)

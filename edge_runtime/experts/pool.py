@@ -8,9 +8,9 @@ from edge_runtime.experts.base_reads import read_base
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.reader import SlotReader
-from edge_runtime.experts.residency import U8
+from edge_runtime.experts.residency import I32, U8
 from edge_runtime.experts.residents import Residents
-from edge_runtime.experts.store.base import ExpertStore
+from edge_runtime.experts.store.base import ExpertStore, Priority
 
 
 class ExpertPool:
@@ -88,6 +88,22 @@ class ExpertPool:
         if self.residents.base_layers and self.reader.num_in_flight:
             self.reader.collect(0.0)
         self.reader.cancel_stale(layer_idx, tiers)
+
+    def foresee(self, layer_idx: int, ids: I32, tiers: U8) -> int:
+        """Keep what a coming layer is expected to use from eviction, and start reading what is not there.
+
+        Args:
+            layer_idx: the layer.
+            ids: int32 [T, K], the choice expected, heaviest first: the order of the reads.
+            tiers: uint8 [E], the tier each expert is expected to be served at; 0: not used.
+
+        Returns:
+            How many experts lack something, also of those that are being read.
+        """
+        lacking, absent = self.residents.table.foresee(layer_idx, ids, tiers)
+        if absent:
+            self.reader.start(layer_idx, absent, tiers, Priority.NEXT)
+        return lacking
 
     def recover(self) -> None:
         """Make the state true again, whatever was interrupted before; reads that do not return keep their slots."""

@@ -129,12 +129,7 @@ class Prefetcher:
             return
         for coming, predicted in self.predictor.predict(layer_idx, x, routing):
             tiers = self._policies.predict_tiers(coming, predicted, self._cache.residents)
-            # the policy may choose experts that the router did not name, because they are resident
-            by_rank = dict.fromkeys([*predicted.topk_ids.T.ravel().tolist(), *tiers.nonzero()[0].tolist()])
-            order = [expert for expert in by_rank if tiers[expert]]
-            self._cache.mask(coming, order)
-            if (self._cache.resident_tiers(coming)[order] < tiers[order]).any():
-                self._cache.prefetch(coming, order, tiers)
+            if self._cache.foresee(coming, predicted.topk_ids, tiers):
                 break
 
     def end_pass(self) -> None:

@@ -151,8 +151,13 @@ def test_prefetch_comes_back_when_the_drive_slows_down_and_stops_when_it_recover
 def test_the_first_layer_that_lacks_something_is_read_for_and_all_before_it_are_kept():
     bench = Bench(5, governor=None)
     bench.predictor.future = {layer: [1, 2] for layer in range(L)}
-    kept, mask = [], bench.cache.mask
-    bench.cache.mask = lambda layer, experts: (kept.append((layer, sorted(experts))), mask(layer, experts))
+    kept, foresee = [], bench.cache.foresee
+
+    def noted(layer, ids, tiers):
+        kept.append((layer, np.flatnonzero(tiers).tolist()))
+        return foresee(layer, ids, tiers)
+
+    bench.cache.foresee = noted
     bench.cache.begin_pass()
     for _ in bench.cache.stream(1, bench.policy.decide(1, routing_of(1, 2), bench.cache).tiers):
         pass

@@ -19,6 +19,7 @@ namespace {
 using Tiers = nb::ndarray<const uint8_t, nb::shape<-1>, nb::c_contig, nb::device::cpu>;
 using TierTable = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using SlotRows = nb::ndarray<int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Chosen = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using KeyRow = nb::ndarray<int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // float64 [S] from what a rule returned: float64 or float32.
@@ -202,6 +203,16 @@ NB_MODULE(_native, m) {
              for (const int expert : experts) t.mask(layer, expert);
            },
            "layer"_a, "experts"_a)
+      .def("foresee",
+           [](Table& t, int layer, const Chosen& ids, const Tiers& tiers) {
+             std::vector<int> order;  // the first choice of every token, then the second ones
+             for (size_t rank = 0; rank < ids.shape(1); ++rank)
+               for (size_t token = 0; token < ids.shape(0); ++token) order.push_back(ids.data()[token * ids.shape(1) + rank]);
+             t.require_experts(order);
+             const hobbit::Foreseen found = t.foresee(layer, order, t.wanted(layer, tiers));
+             return nb::make_tuple(found.lacking, found.absent);
+           },
+           "layer"_a, "ids"_a, "tiers"_a)
       .def("reconcile",
            [](Table& t, const Slots& live) {
              t.require_slots(live);

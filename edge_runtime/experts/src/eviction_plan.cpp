@@ -1,4 +1,4 @@
-// Who goes when room is needed: whole experts, or planes of them, by the scores of the eviction rule.
+// Who goes when room is needed: whole experts, or planes of them, by the scores of the eviction rule; and who is kept.
 #include <algorithm>
 #include <functional>
 #include <limits>
@@ -40,6 +40,22 @@ class Queue {
 void SlotTable::make_room(const Need& need, int layer, const Keep& keep, Scorer& scorer) {
   if (need.bytes <= ledger_.free_bytes()) return;
   for (const Step& step : plan(need, layer, keep, scorer)) step.is_whole ? evict(step.slot) : truncate(step.slot);
+}
+
+Foreseen SlotTable::foresee(int layer, const std::vector<int>& order, const uint8_t* tiers) {
+  const size_t first = size_t(layer) * size_t(num_experts_);
+  Foreseen found;
+  std::vector<uint8_t> seen(size_t(num_experts_), uint8_t(0));
+  const auto take = [&](int expert) {
+    if (!tiers[expert] || std::exchange(seen[size_t(expert)], uint8_t(1))) return;
+    mask(layer, expert);
+    if (arrays_.tiers[first + size_t(expert)] >= tiers[expert]) return;
+    ++found.lacking;
+    if (!is_reading(arrays_.slots[first + size_t(expert)])) found.absent.push_back(expert);
+  };
+  for (const int expert : order) take(expert);
+  for (int expert = 0; expert < num_experts_; ++expert) take(expert);
+  return found;
 }
 
 std::vector<SlotTable::Step> SlotTable::plan(const Need& need, int layer, const Keep& keep, Scorer& scorer) const {
