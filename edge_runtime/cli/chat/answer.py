@@ -7,7 +7,8 @@ import sys
 from edge_runtime.cli.chat.terminal import Terminal
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.service.openai.harmony import AnswerSplitter, HarmonySplitter, is_harmony, shown_tokens
-from edge_runtime.service.openai.output_splitter import THINK_CLOSE, THINK_OPEN, Delta, OutputSplitter
+from edge_runtime.service.openai.output_splitter import Delta, OutputSplitter
+from edge_runtime.service.openai.thinking import thinking_of
 
 
 class Answer:
@@ -81,13 +82,17 @@ class Answer:
 
 def shown_in(tokenizer: Tokenizer) -> frozenset[int]:
     """Return the special tokens that answers are made of."""
-    return shown_tokens(tokenizer.special_texts) if is_harmony(tokenizer.chat_template or "") else frozenset()
+    template, special = tokenizer.chat_template or "", tokenizer.special_texts
+    if is_harmony(template):
+        return shown_tokens(special)
+    marks = thinking_of(template)
+    return frozenset() if marks is None else frozenset(token for token, text in special.items() if text in marks.tokens)
 
 
 def splitter_for(tokenizer: Tokenizer, prompt: str) -> AnswerSplitter:
     """Return what splits the answer to a prompt; nothing is split where the template knows no thinking."""
     if is_harmony(tokenizer.chat_template or ""):
         return HarmonySplitter(with_calls=False)
-    has_thinking = THINK_CLOSE in (tokenizer.chat_template or "")
-    starts = has_thinking and prompt.rstrip().endswith(THINK_OPEN)
-    return OutputSplitter(with_calls=False, with_thinking=has_thinking, thinking=starts)
+    marks = thinking_of(tokenizer.chat_template or "")
+    starts = marks is not None and marks.is_open(prompt)
+    return OutputSplitter(with_calls=False, with_thinking=marks is not None, thinking=starts, marks=marks)

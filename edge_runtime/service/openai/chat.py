@@ -17,8 +17,9 @@ from edge_runtime.service.openai.harmony import (
     is_harmony,
     shown_tokens,
 )
-from edge_runtime.service.openai.output_splitter import THINK_CLOSE, THINK_OPEN, OutputSplitter
+from edge_runtime.service.openai.output_splitter import OutputSplitter
 from edge_runtime.service.openai.requests import ChatRequest
+from edge_runtime.service.openai.thinking import thinking_of
 
 
 class ChatFormat:
@@ -29,7 +30,7 @@ class ChatFormat:
 
     Attributes:
         calls: how the model writes tool calls; None: it has none, or in no format served here.
-        has_thinking: whether it may think aloud.
+        thinking: marks of what it thinks aloud; None: it does not, or as gpt-oss does.
         is_harmony: it writes as gpt-oss does.
     """
 
@@ -37,7 +38,7 @@ class ChatFormat:
         self._tokenizer = tokenizer
         template = tokenizer.chat_template or ""
         self.calls = format_of(template)
-        self.has_thinking = THINK_CLOSE in template
+        self.thinking = thinking_of(template)
         self.is_harmony = is_harmony(template)
         self._has_effort = "reasoning_effort" in template
         self._has_switch = "enable_thinking" in template
@@ -90,22 +91,24 @@ class ChatFormat:
 
     def starts_thinking(self, prompt: str) -> bool:
         """Whether the prompt has opened the model's thinking."""
-        return self.has_thinking and prompt.rstrip().endswith(THINK_OPEN)
+        return self.thinking is not None and self.thinking.is_open(prompt)
 
     def thinking_end(self, prompt: str) -> tuple[str, str] | None:
         """Return the mark behind which the answer begins, and the text that gets there; None: it begins at once."""
         if self.is_harmony:
             return FINAL, TO_FINAL
-        return (THINK_CLOSE, f"{THINK_CLOSE}\n\n") if self.starts_thinking(prompt) else None
+        if self.thinking is None or not self.thinking.is_open(prompt):
+            return None
+        return self.thinking.closes, f"{self.thinking.closes}\n\n"
 
     def shown(self, request: ChatRequest) -> frozenset[int]:
         """Return the special tokens that the answer is made of: without them in the text it cannot be read."""
         special = self._tokenizer.special_texts
         if self.is_harmony:
             return shown_tokens(special)
-        if self.calls is None or not request.offered_tools:
-            return frozenset()
-        marks = marks_of(self.calls)
+        marks: set[str] = set() if self.thinking is None else set(self.thinking.tokens)
+        if self.calls is not None and request.offered_tools:
+            marks.update(marks_of(self.calls))
         return frozenset(token for token, text in special.items() if text in marks)
 
     def splitter(self, request: ChatRequest, prompt: str) -> AnswerSplitter:
@@ -120,10 +123,12 @@ class ChatFormat:
         starts_thinking = self.starts_thinking(prompt)
         return OutputSplitter(
             with_calls=bool(tools),
-            with_thinking=self.has_thinking and request.format is None,  # a grammar lets no other thinking begin
+            with_thinking=self.thinking is not None
+            and request.format is None,  # a grammar lets no other thinking begin
             thinking=starts_thinking,
             only_one_call=request.parallel_tool_calls is False,
             schemas={tool.name: tool.parameters for tool in tools},
             calls=self.calls,
+            marks=self.thinking,
             text_is_last=request.format is not None,
         )

@@ -12,8 +12,7 @@ from typing import Any
 
 from edge_runtime.service.openai.call_formats.base import CallFormat
 from edge_runtime.service.openai.call_formats.hermes import Hermes
-
-THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+from edge_runtime.service.openai.thinking import PLAIN, Thinking
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class OutputSplitter:
         only_one_call: what follows the first tool call is dropped.
         schemas: of the tools' parameters by name: some formats do not say which values are text.
         calls: how the model writes tool calls.
+        marks: of its thinking.
         text_is_last: once the text for the reader has begun, all that follows is part of it, marks too.
     """
 
@@ -53,6 +53,7 @@ class OutputSplitter:
         only_one_call: bool = False,
         schemas: Mapping[str, Mapping[str, Any]] | None = None,
         calls: CallFormat | None = None,
+        marks: Thinking | None = None,
         text_is_last: bool = False,
     ) -> None:
         self._options: dict[str, Any] = {
@@ -62,14 +63,16 @@ class OutputSplitter:
             "only_one_call": only_one_call,
             "schemas": schemas,
             "calls": calls,
+            "marks": marks,
             "text_is_last": text_is_last,
         }
         self._schemas = schemas or {}
         self._text_is_last, self._has_text = text_is_last, False
         self._only_one_call, self._is_over = only_one_call, False
         self._calls = calls or Hermes()
-        self._opens = [self._calls.opens] * with_calls + [THINK_OPEN] * with_thinking
-        self._inside = THINK_OPEN if thinking else ""
+        self._marks = marks or PLAIN
+        self._opens = [self._calls.opens] * with_calls + [self._marks.opens] * with_thinking
+        self._inside = self._marks.opens if thinking else ""
         self._held = ""
         self._skip_space = thinking
 
@@ -101,9 +104,9 @@ class OutputSplitter:
 
     def _step(self, out: list[Delta]) -> bool:
         """Handle text up to the next marker; False when more text is needed."""
-        calls = self._calls
+        calls, marks = self._calls, self._marks
         opens = [] if self._text_is_last and self._has_text else self._opens
-        markers = {calls.opens: [calls.closes], THINK_OPEN: [THINK_CLOSE], "": opens}[self._inside]
+        markers = {calls.opens: [calls.closes], marks.opens: [marks.closes], "": opens}[self._inside]
         found = [(at, marker) for marker in markers if (at := self._held.find(marker)) >= 0]
         if found:
             at, marker = min(found)
@@ -125,7 +128,7 @@ class OutputSplitter:
             self._skip_space = not text
         if not text:
             return []
-        if inside == THINK_OPEN:
+        if inside == self._marks.opens:
             return [Delta(reasoning=text)]
         self._has_text = True
         return [Delta(content=text)]
