@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -199,6 +200,37 @@ def test_the_command_of_the_harness_knows_the_model(model_bundle: Path, tasks: P
     refused = subprocess.run([sys.executable, "-c", code, *wrong], capture_output=True, text=True, check=False)
     assert refused.returncode == 78
     assert "memry" in refused.stderr.splitlines()[-1]
+
+
+def test_the_registry_of_the_harness_loads_the_entry_point() -> None:
+    """As versions that look for entry points do: the name leads to the class, whoever registered it before."""
+    from lm_eval.api import registry
+
+    from edge_runtime.lab.harness.model import HobbitLM
+
+    (found,) = entry_points(group="lm_eval.models", name="hobbit")
+    registry.model_registry.register("hobbit-by-entry-point", target=found)
+    assert registry.get_model("hobbit-by-entry-point") is HobbitLM
+
+
+def test_the_plain_command_knows_the_model_where_the_harness_looks_for_it(
+    model_bundle: Path, tasks: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        "--model", "hobbit", "--model_args", f"bundle={model_bundle},memory=4GiB,context=256",
+        "--tasks", "tiny_choice", "--include_path", str(tasks), "--output_path", str(tmp_path),
+    ]  # fmt: skip
+    looks = subprocess.run(
+        [sys.executable, "-c", "from lm_eval.api.registry import load_plugins"], capture_output=True, check=False
+    )
+    done = subprocess.run([sys.executable, "-m", "lm_eval", *arguments], capture_output=True, text=True, check=False)
+    if looks.returncode:  # 0.4.13 and before: docs/quality.md says so
+        assert done.returncode
+        assert "no model for this name found" in done.stderr
+        return
+    assert done.returncode == 0, done.stderr[-2000:]
+    (result,) = tmp_path.rglob("results_*.json")
+    assert json.loads(result.read_text())["results"]["tiny_choice"]["acc,none"] == accuracy(model_bundle)
 
 
 @pytest.mark.oracle

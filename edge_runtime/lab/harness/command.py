@@ -1,7 +1,7 @@
 """`hobbit-lm-eval`: the command of lm-evaluation-harness, with the model `hobbit` besides its own.
 
-The harness knows the models of a table of its own, and looks nowhere else; so its command has to be started by
-somebody who has registered another.
+Releases of the harness up to 0.4.13 know the models of a table of their own, and look nowhere else; so its command has
+to be started by somebody who has registered another. Later ones find it by an entry point (docs/adr/0165).
 """
 
 from __future__ import annotations
