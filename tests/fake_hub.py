@@ -35,7 +35,10 @@ class Fault:
 
 
 class FakeHub:
-    """Serves a folder as `repo`. `faults` holds what goes wrong next at "api", "resolve" and "store"."""
+    """Serves a folder as `repo`. `faults` holds what goes wrong next at "api", "resolve" and "store".
+
+    `lies`: file -> a byte of it that the store sends wrong, and how often it does.
+    """
 
     def __init__(self, folder: Path, repo: str = "org/tiny", token: str | None = None) -> None:
         self.folder, self.repo, self.token = folder, repo, token
@@ -46,6 +49,7 @@ class FakeHub:
         self.uses_of_an_address = 10**9
         self.dies_after: int | None = None
         self.leaked: list[str] = []
+        self.lies: dict[str, tuple[int, int]] = {}
         self._uses: Counter[str] = Counter()
         self._issued = 0
         self.lock = threading.Lock()
@@ -102,6 +106,15 @@ class FakeHub:
         with self.lock:
             self._uses[signature] += 1
             return self._uses[signature] > self.uses_of_an_address
+
+    def as_sent(self, name: str, body: bytes, first: int) -> bytes:
+        """The bytes of a range, one of them wrong where the store lies about it."""
+        with self.lock:
+            at, left = self.lies.get(name, (0, 0))
+            if not left or not first <= at < first + len(body):
+                return body
+            self.lies[name] = at, left - 1
+        return body[: at - first] + bytes([body[at - first] ^ 1]) + body[at - first + 1 :]
 
     def fault(self, place: str) -> Fault | None:
         with self.lock:
@@ -191,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
         if found:
             first, last = int(found[1]), min(int(found[2] or len(whole) - 1), len(whole) - 1)
             headers["Content-Range"] = f"bytes {first}-{last}/{len(whole)}"
-            body, status = whole[first : last + 1], 206
+            body, status = self.server.hub.as_sent(name, whole[first : last + 1], first), 206
             with self.server.hub.lock:
                 self.server.hub.ranges.append((name, first, last + 1))
         else:

@@ -49,6 +49,14 @@ class ByteFiles(Protocol):
         """Meanwhile what is read may be kept below a folder, to read more at a time."""
         ...
 
+    def check_whole(self) -> int:
+        """Compare files that were read with digests their store states; return how many there are.
+
+        Raises:
+            BundleError: one is not that file, or was not when it was read.
+        """
+        ...
+
     def close(self) -> None:
         """Give back what is open."""
         ...
@@ -101,6 +109,10 @@ class LocalFiles:
     def kept_in(self, folder: Path) -> AbstractContextManager[None]:
         """Keep nothing: the files are here."""
         return nullcontext()
+
+    def check_whole(self) -> int:
+        """Compare nothing: a folder states no digests."""
+        return 0
 
     def close(self) -> None:
         """Close all files."""

@@ -157,7 +157,8 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     add(
         "--verify",
         action="store_true",
-        help="check every byte, and the logits, at the end; a complete bundle is only checked",
+        help="check every byte, and the logits, at the end, and of a model by name its whole files against the hub's "
+        "digests; a complete bundle is only checked",
     )
     add("--no-self-check", action="store_true", help="skip running the finished bundle against the source's logits")
     add("--json", action="store_true", help="print one JSON object on stdout")

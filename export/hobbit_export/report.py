@@ -17,7 +17,7 @@ def summary(report: dict[str, Any]) -> str:
         lines += [f"{name}: {fit}" for name, fit in report["profiles"].items()]
         return "\n".join(lines)
     if "bundle_id" not in report:
-        return f"{report['bundle']}: {_verified(report)[2:]}"
+        return "\n".join([*_source(report), f"{report['bundle']}: {_verified(report)[2:]}"])
     checked = _verified(report) if report["verified"] else ""
     resumed = f", {report['steps_resumed']} steps resumed" if report["steps_resumed"] else ""
     done = (
@@ -25,7 +25,7 @@ def summary(report: dict[str, Any]) -> str:
         f"{report['seconds']:.1f} s, peak memory {format_size(report['peak_rss_bytes'])}{_checking(report)}{resumed}"
         f"{checked}"
     )
-    return "\n".join([*_formats(report), *_left_out(report), *_ignored(report), done])
+    return "\n".join([*_formats(report), *_left_out(report), *_ignored(report), *_source(report), done])
 
 
 def _checking(report: dict[str, Any]) -> str:
@@ -39,6 +39,12 @@ def _formats(report: dict[str, Any]) -> list[str]:
     return [
         f"source: {count} weights in {name}, decoded exactly to float32" for name, count in report["formats"].items()
     ]
+
+
+def _source(report: dict[str, Any]) -> list[str]:
+    """A line that says that whole files of the source were compared, where they were."""
+    count = report["source_files_verified"]
+    return [f"source: {count} weight files read whole, with the digests that the hub states"] if count else []
 
 
 def _left_out(report: dict[str, Any]) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from hobbit_export.hub.blocks import BlockCache
 from hobbit_export.hub.files import HubFiles
 from hobbit_export.hub.listing import list_model
 from hobbit_export.hub.name import HubName, hub_name
+from hobbit_export.hub.transport import Transport
 from hobbit_export.safetensors import read_header
 
 pytestmark = pytest.mark.oracle
@@ -90,23 +93,41 @@ def _header_bytes(path: Path) -> int:
     return int.from_bytes(path.read_bytes()[:8], "little")
 
 
+def disk_bytes(folder: Path) -> int:
+    """What everything below a folder takes, of files that come and go meanwhile."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.lstat().st_size if path.is_file() else 0
+    return total
+
+
 def test_two_shards_at_most_are_on_the_drive(
     hub: FakeHub, checkpoint: Path, from_folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
+    """Of blocks by their own count, and of all that an export puts there, by looking after every block that comes."""
     caches: list[BlockCache] = []
-    made = BlockCache.__init__
+    made, fetch, seen = BlockCache.__init__, Transport.fetch, [0]
+
+    def look(self, *args, **kwargs):
+        yield from fetch(self, *args, **kwargs)
+        seen.append(disk_bytes(tmp_path))
 
     def remember(self, *args, **kwargs):
         made(self, *args, **kwargs)
         caches.append(self)
 
     monkeypatch.setattr(BlockCache, "__init__", remember)
+    monkeypatch.setattr(Transport, "fetch", look)
     # smaller blocks than shards, so that they come, go and are read ahead as those of a large model are
     monkeypatch.setattr(HubFiles.__init__, "__defaults__", (10_000,))
     assert export(tmp_path / "bundle") == 0
     sizes = [path.stat().st_size for path in checkpoint.glob("*.safetensors")]
     (cache,) = caches
     assert 2 * 10_000 <= cache.peak_bytes <= 2 * max(sizes) < sum(sizes)
+    assert len(seen) > 2 * len(sizes)
+    small = disk_bytes(tmp_path / "cache")  # configuration and tokenizer, in the hub's own cache
+    assert max(seen) <= disk_bytes(tmp_path / "bundle") + small + 2 * max(sizes)
     assert same_parts(tmp_path / "bundle", from_folder)
     assert hub.leaked == []
 
@@ -230,6 +251,29 @@ def test_the_whole_source_may_be_kept(
     for path in checkpoint.glob("*.safetensors"):
         assert (kept / path.name).read_bytes() == path.read_bytes()
     assert same_parts(tmp_path / "bundle", from_folder)
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        (1, "the bytes from 0 on came twice, and were not the same"),
+        (10**6, "expected the digest .* that the hub states"),
+    ],
+)
+def test_a_store_that_sends_wrong_bytes_in_the_right_form_is_found_by_verify(
+    hub: FakeHub, from_folder: Path, tmp_path: Path, capsys, times: int, said: str
+) -> None:
+    out = tmp_path / "bundle"
+    assert main(["org/tiny", "--out", str(out), "--verify", "--json"]) == 0
+    shards = len(list(hub.folder.glob("*.safetensors")))
+    assert json.loads(capsys.readouterr().out)["source_files_verified"] == shards
+    name = next(path.name for path in sorted(hub.folder.glob("*.safetensors")))
+    hub.lies[name] = hub.digest(name)[0] - 1, times  # the last byte: of a weight
+    assert main(["org/tiny", "--out", str(tmp_path / "another"), "--no-self-check", "--verify"]) == 78
+    assert re.search(rf"{name}: {said}", capsys.readouterr().err)
+    hub.lies.clear()
+    assert main(["org/tiny", "--out", str(out), "--verify"]) == 0
+    assert f"source: {shards} weight files read whole, with the digests" in capsys.readouterr().out
 
 
 def test_a_kept_file_that_changed_is_never_exported(hub: FakeHub, tmp_path: Path, capsys) -> None:

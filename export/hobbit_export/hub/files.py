@@ -11,6 +11,7 @@ from typing import Any
 
 from hobbit_export.byte_files import HUB_BLOCKS
 from hobbit_export.hub.blocks import BLOCK_BYTES, BlockCache
+from hobbit_export.hub.digests import Digests
 from hobbit_export.hub.listing import Listing
 from hobbit_export.hub.transport import Transport
 
@@ -35,6 +36,7 @@ class HubFiles:
         self.folder = folder
         self.listing = listing
         self.transport = Transport(listing)
+        self._digests, self._read = Digests(block_bytes), set[str]()
         self._block_bytes = block_bytes
         self._cache: BlockCache | None = None
 
@@ -54,6 +56,7 @@ class HubFiles:
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
         """Fill a buffer; return how many bytes there were."""
+        self._read.add(name)
         if self._cache is not None:
             return self._cache.read_into(name, offset, buffer)
         return self._read_now(name, offset, buffer)
@@ -78,11 +81,12 @@ class HubFiles:
     def kept_in(self, folder: Path) -> Iterator[None]:
         """Keep blocks below a folder meanwhile."""
         sizes = {name: file.size for name, file in self.listing.files.items()}
-        fetch, files = self.transport.fetch, self.listing.files
-        cache = BlockCache(
-            folder / HUB_BLOCKS, self.kept_bytes, sizes, lambda n, start, stop: fetch(files[n], start, stop),
-            self._block_bytes,
-        )  # fmt: skip
+
+        def fetch(name: str, start: int, stop: int) -> Iterator[memoryview]:
+            pieces = self.transport.fetch(self.listing.files[name], start, stop)
+            yield from self._digests.note(name, start // self._block_bytes, pieces)
+
+        cache = BlockCache(folder / HUB_BLOCKS, self.kept_bytes, sizes, fetch, self._block_bytes)
         self._cache = cache
         try:
             yield
@@ -92,6 +96,18 @@ class HubFiles:
         finally:
             self._cache = None
             cache.close()
+
+    def check_whole(self) -> int:
+        """Read every file that was read in parts once more, to its end, and compare it with the hub's digest.
+
+        Raises:
+            BundleError: it has another, or what came of it before was not the same.
+        """
+        transport = Transport(self.listing)  # that of the export has been told to stop
+        for name in sorted(self._read):
+            file = self.listing.files[name]
+            self._digests.check(file, transport.fetch(file, 0, file.size))
+        return len(self._read)
 
     def close(self) -> None:
         """End what is under way."""

@@ -6,6 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edge_runtime.base.errors import BundleError, HubError
 from hobbit_export.hub.failures import patiently
@@ -28,14 +29,17 @@ class HubFile:
     digest: str
     is_large: bool
 
+    def hasher(self) -> Any:
+        """Return what its bytes, in order, give `digest`."""
+        return hashlib.sha256() if self.is_large else hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
+
     def check(self, path: Path) -> None:
         """Compare a downloaded file with the hub's digest.
 
         Raises:
             BundleError: it is not that file.
         """
-        size = path.stat().st_size
-        hasher = hashlib.sha256() if self.is_large else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        hasher = self.hasher()
         with open(path, "rb") as file:
             while piece := file.read(_PIECE_BYTES):
                 hasher.update(piece)
