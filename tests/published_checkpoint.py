@@ -65,8 +65,8 @@ def _experts(spec: ModelSpec, names: Names) -> dict[str, tuple[str, tuple[int, .
     return found
 
 
-def write(model: str, out: Path) -> int:
-    """Write the checkpoint of a published model; return its number of parameters."""
+def write(model: str, out: Path, more: dict[str, tuple[str, tuple[int, ...]]] | None = None) -> int:
+    """Write the checkpoint of a published model, with further tensors if any; return its number of parameters."""
     out.mkdir(parents=True)
     for path in (FOLDER / model).iterdir():
         if path.name != "source.json":
@@ -75,7 +75,8 @@ def write(model: str, out: Path) -> int:
     config = read(model, "config.json")
     quantised = config.pop("quantization_config", {}).get("quant_method")
     tensors = tensors_of(*read_model(config, {}))
-    write_holes(out / "model.safetensors", _as_mxfp4(tensors) if quantised == "mxfp4" else tensors)
+    stored = (_as_mxfp4(tensors) if quantised == "mxfp4" else tensors) | (more or {})
+    write_holes(out / "model.safetensors", stored)
     return sum(math.prod(shape) for kind, shape in tensors.values() if kind != "I64")
 
 

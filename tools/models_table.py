@@ -3,10 +3,12 @@
     python tools/models_table.py            writes the page's tables
     python tools/models_table.py --check    exits with 1 if they are out of date
 
-What a family is follows from its adapter and from configurations of published models (tests/published_configs). The
-largest difference to transformers is that of a run of the tests, kept in benchmarks/results/families.jsonl:
+What a family is follows from its adapter and from configurations and chat templates of published models
+(tests/published_configs). The largest difference to transformers, and the policies that ran and were replayed exactly,
+are those of a run of the tests, kept in benchmarks/results/families.jsonl:
 
-    python -m pytest tests/integration/test_against_transformers.py --family-results benchmarks/results/families.jsonl
+    python -m pytest --family-results benchmarks/results/families.jsonl \
+        tests/integration/test_against_transformers.py tests/integration/test_every_family.py
 
 Sizes and boards are the arithmetic of tools/board_table.py.
 """
@@ -20,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import marked_page
 from board_table import SEGMENTS, boards, estimate, trunk_bytes, trunk_shapes
@@ -28,6 +31,9 @@ from edge_runtime.base.sizes import format_size
 from edge_runtime.base.spec import LayerSpec, ModelSpec, SoftmaxAttention, mixer_kind, state_of
 from edge_runtime.bundle.record import record_layout
 from edge_runtime.config.profiles import DeviceProfile
+from edge_runtime.service.openai.call_formats import format_of
+from edge_runtime.service.openai.harmony import is_harmony
+from edge_runtime.service.openai.thinking import thinking_of
 from hobbit_export.arch import ADAPTERS, read_model
 from hobbit_export.gguf.families import FAMILIES as GGUF
 from hobbit_export.shards import read_json
@@ -38,6 +44,11 @@ RESULTS = ROOT / "benchmarks/results/families.jsonl"
 TIERS = (2, 4, 6, 8)
 TIER = 4
 """Of the boards' columns."""
+CALLS = {
+    "hermes": "Hermes", "qwen_xml": "Qwen's XML", "glm": "GLM", "deepseek": "DeepSeek", "nemotron": "Nemotron",
+    "gemma": "Gemma", "lfm2": "LFM2", "minimax": "MiniMax",
+}  # fmt: skip
+"""Module of a format of tool calls -> its name in docs/http-api.md."""
 _MIXERS = {
     "latent": "latent (MLA)", "gated_delta": "Gated DeltaNet", "kimi_delta": "Kimi Delta", "mamba2": "Mamba-2",
     "convolution": "short convolution",
@@ -74,26 +85,68 @@ def published() -> list[Model]:
 
 def results() -> dict[str, list[float]]:
     """Return the largest differences of each family's cases; the last result of a case counts."""
-    lines = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
-    by_case = {line["case"]: (line["family"], float(line["difference"])) for line in lines}
+    by_case = {line["case"]: (line["family"], float(line["difference"])) for line in _lines() if "case" in line}
     return {family: [d for f, d in by_case.values() if f == family] for family, _ in by_case.values()}
+
+
+def policies() -> dict[str, list[str]]:
+    """Return the policies that ran with each family, by its last result."""
+    return {line["family"]: line["policies"] for line in _lines() if "policies" in line}
+
+
+def _lines() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+
+
+def chat_of(model: str) -> tuple[str, str] | None:
+    """Return how a published model writes tool calls and what opens its thinking: "-" where it does not.
+
+    It is what the service finds in its chat template; None: the template is not here.
+    """
+    path = CONFIGS / model / "chat_template.jinja"
+    if not path.exists():
+        return None
+    template = path.read_text(encoding="utf-8")
+    if is_harmony(template):
+        return "harmony", "harmony"
+    calls, marks = format_of(template), thinking_of(template)
+    tools = "-" if calls is None else CALLS[type(calls).__module__.rpartition(".")[2]]
+    return tools, "-" if marks is None else marks.opens
 
 
 def family_rows() -> Iterator[str]:
     """Yield a line for each family."""
-    yield "| family | models | attention | kept of a text | router | GGUF | cases tested | largest difference |"
-    yield "|---|---|---|---|---|---|---|---|"
-    models, measured = published(), results()
+    columns = (
+        "family", "models", "attention", "kept of a text", "router", "formats", "tool calls", "thinking", "policies",
+        "cases tested", "largest difference",
+    )  # fmt: skip
+    yield f"| {' | '.join(columns)} |"
+    yield "|" + "---|" * len(columns)
+    models, measured, ran = published(), results(), policies()
     for family in sorted(ADAPTERS):
         own = [model for model in models if model.family == family]
         spec = own[0].spec if own else None
         tested = measured.get(family, [])
         cells = [
             f"`{family}`", ", ".join(model.name for model in own) or "-", *_shape(spec),
-            ", ".join(f"`{name}`" for name, found in GGUF.items() if family in (found.model_type, *found.also)) or "-",
+            _formats(family), *_chat(own), ", ".join(ran.get(family, [])) or "not measured",
             str(len(tested)), f"{max(tested):.1e}" if tested else "not measured",
         ]  # fmt: skip
         yield f"| {' | '.join(cells)} |"
+
+
+def _formats(family: str) -> str:
+    names = [f"GGUF `{name}`" for name, found in GGUF.items() if family in (found.model_type, *found.also)]
+    return ", ".join(["safetensors", *names])
+
+
+def _chat(models: Sequence[Model]) -> tuple[str, str]:
+    """What the models of a family have; a mark is shown as code, its bars escaped."""
+    found = [chat for model in models if (chat := chat_of(model.name)) is not None]
+    tools = ", ".join(dict.fromkeys(tools for tools, _ in found)) or "-"
+    marks = dict.fromkeys(mark for _, mark in found)
+    shown = [mark if mark in ("-", "harmony") else f"`{mark}`".replace("|", "\\|") for mark in marks]
+    return tools, ", ".join(shown) or "-"
 
 
 def _shape(spec: ModelSpec | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ EXACT = ("--tiers", "8,bf16", "--trunk", "fp32")
 IDS = np.random.default_rng(3).integers(1, 256, 150).tolist()
 PROMPTS = [IDS[:40], IDS[40:43], IDS[:40] + IDS[60:75], IDS[80:145]]
 GREEDY = SamplingParams(max_tokens=12, ignore_eos=True)
+POLICIES = ("lossless", "hobbit", "cache-prior:lambda=0.3", "rate-distortion:max_kld=0.02")
 COUNTS = ("hits", "misses", "bytes_read", "by_tier", "substituted", "skipped", "route_changed")
 
 
@@ -132,11 +134,11 @@ def test_a_prefix_used_again_gives_the_same_tokens(bundle):
         assert again.token_ids == fresh.token_ids
 
 
-def test_policies_run_and_are_replayed_exactly(bundle, tmp_path):
+def test_policies_run_and_are_replayed_exactly(bundle, tmp_path, request):
     spec = read(bundle).model
     calibration = read_calibration(bundle, spec)
     assert calibration.is_measured
-    for policy in ("lossless", "hobbit", "cache-prior:lambda=0.3", "rate-distortion:max_kld=0.02"):
+    for policy in POLICIES:
         folder = tmp_path / policy.partition(":")[0]
         options = {"policy": policy, "eviction": "lru", "expert_memory": slots_bytes(bundle, spec.top_k + 2)}
         with opened(bundle, prefetch="off", **options) as engine:
@@ -144,6 +146,10 @@ def test_policies_run_and_are_replayed_exactly(bundle, tmp_path):
             ran = engine.parts.cache.counters
         found = simulate(Trace(folder), ReplaySettings(spec.top_k + 2, policy, "lru", calibration=calibration)).counters
         assert {what: getattr(found, what) for what in COUNTS} == {what: getattr(ran, what) for what in COUNTS}, policy
+    if (results := request.config.getoption("--family-results")) is not None:
+        names = [policy.partition(":")[0] for policy in POLICIES]
+        with open(results, "a") as file:
+            file.write(json.dumps({"family": spec.family, "policies": names}) + "\n")
 
 
 def test_an_int4_trunk_runs(checkpoint, exported):
