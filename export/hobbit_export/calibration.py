@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from edge_runtime.bundle.calibration import NAME, VERSION
 from hobbit_export.reference import num_reference_tokens, reference_logits, reference_tokens
 from hobbit_export.source import SourceModel
 
+_MOST_TEXT_BYTES = 1 << 18
+"""Twenty for each of the 12,288 tokens that are run at most; a tokenizer takes some hundred times as many."""
 EXPERTS = NAME
 REFERENCE = "calibration/reference.npz"
 
@@ -54,6 +57,18 @@ def write_reference(source: SourceModel, path: Path, memory_bytes: int, jobs: in
         np.savez(file, token_ids=ids, **arrays)
 
 
+def read_beginning(path: Path) -> str:
+    """Return the beginning of a text, whole characters: all of it that is ever run.
+
+    Raises:
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    with open(path, "rb") as file:
+        raw = file.read(_MOST_TEXT_BYTES)
+    return codecs.getincrementaldecoder("utf-8")().decode(raw, final=len(raw) < _MOST_TEXT_BYTES)
+
+
 def check_text(path: Path) -> None:
     """Refuse a calibration text that cannot be used, before any work.
 
@@ -61,7 +76,7 @@ def check_text(path: Path) -> None:
         ConfigError: unreadable or empty.
     """
     try:
-        empty = not path.read_text("utf-8").strip()
+        empty = not read_beginning(path).strip()
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"--calibrate {path}: cannot be read as UTF-8 text: {err}. Give a plain text file.") from err
     if empty:

@@ -20,8 +20,8 @@ def run_export(options: ExportOptions, arguments: argparse.Namespace) -> dict[st
     """Export, or only verify what is complete; return the report."""
     from dataclasses import asdict
 
+    from hobbit_export.ceiling import resident_bytes
     from hobbit_export.exporter import export
-    from hobbit_export.memory import resident_bytes
     from hobbit_export.verify import check_same_source, run_self_check, verify
     from hobbit_export.workplace import is_complete
 
@@ -32,6 +32,7 @@ def run_export(options: ExportOptions, arguments: argparse.Namespace) -> dict[st
         report |= asdict(export(options, quiet=arguments.json))
         if not arguments.verify and not arguments.no_self_check:
             report["self_check"] = run_self_check(options)
+    report["source_files_verified"] = options.files.check_whole() if arguments.verify and options.files else 0
     report["verified"] = verify(options, quiet=arguments.json) if arguments.verify else None
     if "peak_rss_bytes" in report:  # of the process to its end, and before the check that comes last
         report |= {"export_peak_rss_bytes": report["peak_rss_bytes"], "peak_rss_bytes": resident_bytes("VmHWM")}
@@ -40,13 +41,14 @@ def run_export(options: ExportOptions, arguments: argparse.Namespace) -> dict[st
 
 def dry_run(options: ExportOptions) -> dict[str, Any]:
     """Return the plan of an export."""
+    from hobbit_export.ceiling import ceiling, resident_bytes
     from hobbit_export.fit import fit_profiles
-    from hobbit_export.memory import plan_memory, resident_bytes
+    from hobbit_export.memory import plan_memory
     from hobbit_export.opening import open_source
     from hobbit_export.plan import describe, plan_parts
 
     source = open_source(options)
-    with source.checkpoint:
+    with source.checkpoint, ceiling(options.memory_bytes):
         plan_memory(source, options, resident_bytes())
         parts = plan_parts(source, options)
         plan = describe(parts, source.spec, options)

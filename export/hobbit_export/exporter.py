@@ -15,10 +15,11 @@ from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
 from hobbit_export import __version__, workplace
 from hobbit_export.byte_files import LocalFiles
-from hobbit_export.calibration import EXPERTS, check_text, experts_json
+from hobbit_export.calibration import EXPERTS, check_text, experts_json, read_beginning
+from hobbit_export.ceiling import ceiling, resident_bytes
 from hobbit_export.fingerprint import check_unchanged, fingerprint
 from hobbit_export.journal import Journal
-from hobbit_export.memory import limit_heap, plan_memory, resident_bytes
+from hobbit_export.memory import limit_heap, plan_memory
 from hobbit_export.opening import open_source
 from hobbit_export.options import ExportOptions, check_shared
 from hobbit_export.plan import plan_parts, totals
@@ -59,6 +60,11 @@ def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
         BundleError: the checkpoint lies.
         BudgetError: memory or disk do not suffice.
     """
+    with ceiling(options.memory_bytes):
+        return _export(options, quiet=quiet)
+
+
+def _export(options: ExportOptions, *, quiet: bool) -> ExportReport:
     started = time.monotonic()
     check_shared(options)
     limit_heap()
@@ -160,7 +166,7 @@ def _finish(source: SourceModel, options: ExportOptions, journal: Journal, runne
     check_unchanged(source, options, journal)
     sample = sample_sha256(source.checkpoint)
     if options.calibrate and not runner.is_done(_MEASURED):
-        text = options.calibrate.read_text("utf-8")
+        text = read_beginning(options.calibrate)
         with (
             manifest_file.draft(options.out, _manifest(source, options, journal, sample)),
             runner.progress.share(_MEASURED) as share,

@@ -9,6 +9,7 @@ from typing import Any
 from edge_runtime.base.errors import BundleError
 from hobbit_export import __version__
 from hobbit_export.byte_files import LocalFiles
+from hobbit_export.calibration import read_beginning
 from hobbit_export.journal import Journal
 from hobbit_export.options import ExportOptions
 from hobbit_export.source import SourceModel
@@ -26,8 +27,13 @@ def fingerprint(source: SourceModel, options: ExportOptions) -> dict[str, Any]:
         "codes": options.codes,
         "trunk": options.trunk,
         "ignore_keys": sorted(options.ignore_keys),
-        "calibrate": hashlib.sha256(options.calibrate.read_bytes()).hexdigest() if options.calibrate else None,
+        "calibrate": text_digest(options.calibrate) if options.calibrate else None,
     }
+
+
+def text_digest(text: Path) -> str:
+    """SHA-256, in hex, of what of a calibration text is ever run."""
+    return hashlib.sha256(read_beginning(text).encode()).hexdigest()
 
 
 def _stamp(path: Path, options: ExportOptions) -> list[Any]:

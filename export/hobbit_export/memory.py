@@ -1,11 +1,9 @@
-"""The exporter's own memory: what it needs at least, and how a ceiling is shared out. Arithmetic and two probes."""
+"""The exporter's own memory: what it needs at least, and how a ceiling is shared out."""
 
 from __future__ import annotations
 
 import ctypes
-import resource
 from dataclasses import dataclass
-from pathlib import Path
 
 from edge_runtime.base.errors import BudgetError
 from edge_runtime.base.sizes import MIB, format_size
@@ -102,17 +100,6 @@ def _largest(source: SourceModel) -> int:
     tensors = (source.weights[t] for name, t in source.trunk.items() if name not in ("embed", "head"))
     head = min(_HEAD_ROWS, source.spec.vocab_size) * source.spec.hidden
     return max([head, *(t.rows * t.cols for t in tensors)])
-
-
-def resident_bytes(field: str = "VmRSS") -> int:
-    """Resident memory now (`VmRSS`) or at its peak (`VmHWM`), in bytes."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(field + ":"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def limit_heap() -> None:

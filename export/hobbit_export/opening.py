@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hobbit_export.ceiling import ceiling
 from hobbit_export.options import ExportOptions
 from hobbit_export.source import SourceModel
 
@@ -11,6 +12,8 @@ def open_source(options: ExportOptions) -> SourceModel:
 
     Raises:
         ConfigError, BundleError: see `SourceModel.open`.
+        BudgetError: what its files say of themselves might not fit under the ceiling.
     """
-    source = SourceModel.open(options.checkpoint, options.ignore_keys, options.tokenizer, options.files)
+    with ceiling(options.memory_bytes):
+        source = SourceModel.open(options.checkpoint, options.ignore_keys, options.tokenizer, options.files)
     return source.coded(options.codes)

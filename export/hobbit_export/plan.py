@@ -14,6 +14,7 @@ from edge_runtime.bundle.part_names import EMBEDDING, ROUTERS, expert_file, stac
 from edge_runtime.bundle.record import BF16, record_layout
 from edge_runtime.bundle.router_data import router_parts
 from edge_runtime.bundle.tokenizer_file import check_tokenizer
+from hobbit_export.ceiling import json_bytes, need_memory
 from hobbit_export.options import ExportOptions
 from hobbit_export.reference import num_reference_tokens
 from hobbit_export.source import SourceModel
@@ -38,9 +39,12 @@ def plan_parts(source: SourceModel, options: ExportOptions) -> list[PlannedPart]
 
     Raises:
         BundleError: the runtime would refuse the tokenizer.
+        BudgetError: the tokenizer might not fit under the ceiling.
     """
     tokenizer = source.tokenizer()
-    check_tokenizer(next(file for file in tokenizer if file.name == REQUIRED).read(), source.spec.vocab_size)
+    raw = next(file for file in tokenizer if file.name == REQUIRED).read()
+    need_memory(json_bytes(raw), REQUIRED)
+    check_tokenizer(raw, source.spec.vocab_size)
     return [
         *(PlannedPart(file.in_bundle, "tokenizer", file.num_bytes) for file in tokenizer),
         *trunk_parts(source.spec, options.trunk, source.embedding_bytes),

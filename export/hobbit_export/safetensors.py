@@ -12,9 +12,10 @@ from typing import Any
 
 from edge_runtime.base.errors import BundleError
 from hobbit_export.byte_files import ByteFiles, LocalFiles
+from hobbit_export.ceiling import json_bytes, need_memory
 
 MAX_HEADER_BYTES = 16 << 20
-"""Real shards stay below 4 MiB; parsing JSON takes about ten times its size."""
+"""Real shards stay below 4 MiB."""
 
 DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
@@ -57,6 +58,7 @@ def read_header(path: Path, files: ByteFiles | None = None) -> dict[str, TensorI
 
     Raises:
         BundleError: names the file (and the tensor) whose claim is false.
+        BudgetError: the header might not fit under the ceiling.
     """
     if files is None:
         with closing(LocalFiles(path.parent)) as own:
@@ -70,10 +72,12 @@ def read_header(path: Path, files: ByteFiles | None = None) -> dict[str, TensorI
         limit = min(size - 8, MAX_HEADER_BYTES)
         if length > limit:
             raise BundleError(f"{path.name}: header: expected at most {limit} bytes, got {length}. {_FIX}")
+        need_memory(length, f"{path.name}: header")
         raw = bytearray(length)
         del raw[files.read_into(path.name, 8, memoryview(raw)) :]
     except OSError as err:
         raise BundleError(f"{path.name}: cannot be read: {err.strerror}. {_FIX}") from err
+    need_memory(json_bytes(raw), f"{path.name}: header")
     tensors = _parse(raw, path, size - 8 - length, 8 + length)
     _check_coverage(tensors, path, 8 + length, size)
     return {t.name: t for t in tensors}

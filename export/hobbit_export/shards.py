@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 from edge_runtime.base.errors import BundleError, ConfigError
 from hobbit_export.byte_files import ByteFiles
+from hobbit_export.ceiling import json_bytes, need_memory
 from hobbit_export.safetensors import TensorInfo
 
 _LOG = logging.getLogger(__name__)
@@ -39,9 +41,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         BundleError: missing, oversized, not JSON, or not an object.
+        BudgetError: it might not fit under the ceiling.
     """
     try:
         with open(path, "rb") as file:
+            need_memory(min(os.fstat(file.fileno()).st_size, _MAX_JSON_BYTES), path.name)
             raw = file.read(_MAX_JSON_BYTES + 1)
     except OSError as err:
         raise BundleError(
@@ -49,6 +53,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from err
     if len(raw) > _MAX_JSON_BYTES:
         raise BundleError(f"{path.name}: expected at most {_MAX_JSON_BYTES} bytes, got more.")
+    need_memory(json_bytes(raw), path.name)
     try:
         data = json.loads(raw, object_hook=_float_by_name)
     except (ValueError, RecursionError) as err:

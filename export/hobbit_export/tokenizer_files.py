@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.base.errors import ConfigError
+from hobbit_export.ceiling import need_memory
 from hobbit_export.shards import read_json
 
 REQUIRED = "tokenizer.json"
@@ -40,8 +41,15 @@ class TokenizerFile:
         return len(self.content) if self.path is None else self.path.stat().st_size
 
     def read(self) -> bytes:
-        """Return all of it."""
-        return self.content if self.path is None else self.path.read_bytes()
+        """Return all of it.
+
+        Raises:
+            BudgetError: it might not fit under the ceiling.
+        """
+        if self.path is None:
+            return self.content
+        need_memory(self.num_bytes, self.name)
+        return self.path.read_bytes()
 
     def write(self, out: Path) -> None:
         """Write it below folder `out`, under its name in the bundle."""

@@ -12,13 +12,14 @@ from edge_runtime.base.spec.attention import (
     SoftmaxAttention,
 )
 from edge_runtime.base.spec.mlp import Activation, Codes, ExpertSpec, Matrix, MlpSpec, SharedSpec
-from edge_runtime.base.spec.model import LayerSpec, ModelSpec, check_spec
+from edge_runtime.base.spec.model import MAX_LAYERS, LayerSpec, ModelSpec, check_spec
 from edge_runtime.base.spec.rope import MAX_CONTEXT, RopeKind, RopeSpec
 from edge_runtime.base.spec.router import GroupSpec, RouterSpec, Score
 from edge_runtime.base.spec.state import MixerKind, StateArray, conv_channels, has_mask, mixer_kind, rope_of, state_of
 
 __all__ = [
     "MAX_CONTEXT",
+    "MAX_LAYERS",
     "Activation",
     "AttentionSpec",
     "Codes",

@@ -18,7 +18,7 @@ from edge_runtime.base.spec.state import StateArray, rope_of, state_of
 from edge_runtime.base.strict import from_mapping
 
 _LIMITS = {"vocab_size": 1 << 22, "hidden": 1 << 16, "max_context": MAX_CONTEXT}
-_MAX_LAYERS = 1024
+MAX_LAYERS = 1024
 _MAX_SCALE, _MAX_CAP = 1e6, 1e6
 NormKind = Literal["rms", "layer"]
 
@@ -216,7 +216,7 @@ def check_spec(spec: ModelSpec, where: str = "model") -> None:
         need(1e-6 <= scale <= _MAX_SCALE, f"{where}.{name}", f"1e-06 to {_MAX_SCALE:g}", scale)
     cap = spec.logit_softcap
     need(cap is None or 1e-3 <= cap <= _MAX_CAP, f"{where}.logit_softcap", f"0.001 to {_MAX_CAP:g}", cap)
-    need(1 <= spec.num_layers <= _MAX_LAYERS, f"{where}.layers", f"1 to {_MAX_LAYERS} layers", spec.num_layers)
+    need(1 <= spec.num_layers <= MAX_LAYERS, f"{where}.layers", f"1 to {MAX_LAYERS} layers", spec.num_layers)
     need(bool(spec.sparse_layers), f"{where}.layers", "at least one sparse layer", "none")
     for i, layer in enumerate(spec.layers):
         layer.check(f"{where}.layers[{i}]", spec.max_context)

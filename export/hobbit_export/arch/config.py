@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_runtime.base.errors import ConfigError, did_you_mean
+from edge_runtime.base.spec import MAX_LAYERS
 from hobbit_export.arch.neutral import is_mark, is_neutral
 
 
@@ -28,6 +29,13 @@ class ConfigReader:
         """Return a value as it stands, marking the key as used."""
         self._used.add(key)
         return self.data.get(key, default)
+
+    def num_layers(self, default: int, key: str = "num_hidden_layers") -> int:
+        """Return how many layers there are: bounded, since much is made for each before anything else is checked."""
+        value = self.count(key, default)
+        if value > MAX_LAYERS:
+            raise ConfigError(f"{self.where}: {key}: expected at most {MAX_LAYERS}, got {value}.")
+        return value
 
     def count(self, key: str, default: int | None, *, minimum: int = 1) -> int:
         """Return a whole number of at least `minimum`; a missing key takes the default."""

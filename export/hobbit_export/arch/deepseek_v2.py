@@ -29,7 +29,7 @@ NAMES = Names(
 def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     """Build the spec from config.json."""
     sizes = read_sizes(reader, generation, DEFAULTS)
-    num_layers = reader.count("num_hidden_layers", DEFAULTS["num_hidden_layers"])
+    num_layers = reader.num_layers(DEFAULTS["num_hidden_layers"])
     attention = deepseek.read_latent_attention(reader, sizes, DEFAULTS)
     sparse = deepseek.first_dense(reader, DEFAULTS, num_layers)
     spec = ModelSpec(

@@ -29,7 +29,7 @@ _KINDS = ("full_attention", "sliding_attention")
 def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     """Build the spec from config.json."""
     sizes = read_sizes(reader, generation, DEFAULTS)
-    num_layers = reader.count("num_hidden_layers", DEFAULTS["num_hidden_layers"])
+    num_layers = reader.num_layers(DEFAULTS["num_hidden_layers"])
     bias = reader.flag("attention_bias", DEFAULTS["attention_bias"])
     attention = read_attention(reader, sizes, DEFAULTS, qk_norm="per_head", qkv_bias=bias, o_bias=bias)
     mixers = [with_window(attention, window) for window in _windows(reader, num_layers)]

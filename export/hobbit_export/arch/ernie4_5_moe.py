@@ -72,7 +72,7 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
 
 def _sparse_layers(reader: ConfigReader) -> list[bool]:
     """Which layers route: every so many from the first such one to the last, -1 being the model's last."""
-    layers = reader.count("num_hidden_layers", DEFAULTS["num_hidden_layers"])
+    layers = reader.num_layers(DEFAULTS["num_hidden_layers"])
     step = reader.count("moe_layer_interval", DEFAULTS["moe_layer_interval"])
     start = reader.count("moe_layer_start_index", DEFAULTS["moe_layer_start_index"], minimum=0)
     end = reader.count("moe_layer_end_index", -1, minimum=-1)

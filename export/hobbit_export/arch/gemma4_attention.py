@@ -29,7 +29,7 @@ def read_attentions(reader: ConfigReader, sizes: Sizes, defaults: Mapping[str, A
         sizes: the model's.
         defaults: those of transformers.
     """
-    kinds = _kinds(reader, reader.count("num_hidden_layers", defaults["num_hidden_layers"]))
+    kinds = _kinds(reader, reader.num_layers(defaults["num_hidden_layers"]))
     heads = reader.count("num_attention_heads", defaults["num_attention_heads"])
     bias = reader.flag("attention_bias", defaults["attention_bias"])
     shared = reader.flag("attention_k_eq_v", defaults["attention_k_eq_v"])

@@ -30,7 +30,7 @@ NAMES = Names(
 def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     """Build the spec from config.json."""
     sizes = read_sizes(reader, generation, DEFAULTS)
-    num_layers = reader.count("num_hidden_layers", DEFAULTS["num_hidden_layers"])
+    num_layers = reader.num_layers(DEFAULTS["num_hidden_layers"])
     attention = read_attention(
         reader, sizes, DEFAULTS,
         qk_norm="per_head" if reader.flag("use_qk_norm", DEFAULTS["use_qk_norm"]) else "none",

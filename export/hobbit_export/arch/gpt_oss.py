@@ -46,7 +46,7 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     sizes = read_sizes(reader, generation, DEFAULTS)
     bias = reader.flag("attention_bias", DEFAULTS["attention_bias"])
     attention = read_attention(reader, sizes, DEFAULTS, qkv_bias=bias, o_bias=bias, sinks=True)
-    num_layers = reader.count("num_hidden_layers", DEFAULTS["num_hidden_layers"])
+    num_layers = reader.num_layers(DEFAULTS["num_hidden_layers"])
     default_types = ["full_attention" if i % 2 else "sliding_attention" for i in range(num_layers)]
     window = read_window(reader, DEFAULTS["sliding_window"])
     kinds = read_layer_types(reader, num_layers, default_types, ("full_attention", "sliding_attention"))

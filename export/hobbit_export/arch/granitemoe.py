@@ -83,7 +83,7 @@ def read_decoder(
         family=family,
         **vars(sizes),
         **multipliers.of_model(),
-        layers=[layer] * reader.count("num_hidden_layers", DEFAULTS["num_hidden_layers"]),
+        layers=[layer] * reader.num_layers(DEFAULTS["num_hidden_layers"]),
         router=read_router(reader),
         experts=ExpertSpec(reader.count("intermediate_size", DEFAULTS["intermediate_size"])),
     )

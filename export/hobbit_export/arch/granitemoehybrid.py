@@ -24,7 +24,7 @@ _MAMBA, _ATTENTION = ("linear_attention", "mamba"), ("full_attention", "attentio
 def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     """Build the spec from config.json."""
     sizes = read_sizes(reader, generation, DEFAULTS)
-    num_layers = reader.count("num_hidden_layers", DEFAULTS["num_hidden_layers"])
+    num_layers = reader.num_layers(DEFAULTS["num_hidden_layers"])
     multipliers = granitemoe.read_multipliers(reader)
     bias = reader.flag("attention_bias", DEFAULTS["attention_bias"])
     attention = read_attention(reader, sizes, DEFAULTS, qkv_bias=bias, o_bias=bias)

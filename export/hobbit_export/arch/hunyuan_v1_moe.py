@@ -43,7 +43,7 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     """Build the spec from config.json."""
     reader = _with_plain_rope(reader)
     sizes = read_sizes(reader, generation, DEFAULTS)
-    num_layers = reader.count("num_hidden_layers", DEFAULTS["num_hidden_layers"])
+    num_layers = reader.num_layers(DEFAULTS["num_hidden_layers"])
     bias = reader.flag("attention_bias", DEFAULTS["attention_bias"])
     attention = read_attention(reader, sizes, DEFAULTS, qk_norm="per_head_rotated", qkv_bias=bias, o_bias=bias)
     intermediate = reader.count("intermediate_size", DEFAULTS["intermediate_size"])

@@ -63,7 +63,7 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     """Build the spec from config.json."""
     reader = _respelled(reader)
     sizes = read_sizes(reader, generation, DEFAULTS)
-    num_layers = reader.count("num_hidden_layers", DEFAULTS["num_hidden_layers"])
+    num_layers = reader.num_layers(DEFAULTS["num_hidden_layers"])
     full, linear = deepseek.read_latent_attention(reader, sizes, DEFAULTS, has_rope=False), _linear(reader)
     default = [_FULL if i and i % 4 == 0 else _LINEAR for i in range(num_layers)]
     kinds = read_layer_types(reader, num_layers, default, (_FULL, _LINEAR))

@@ -47,7 +47,7 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     """Build the spec from config.json."""
     reader = _as_stated_twice(reader)
     sizes = read_sizes(reader, generation, DEFAULTS, eps="norm_eps")
-    num_layers = reader.count("num_hidden_layers", DEFAULTS["num_hidden_layers"])
+    num_layers = reader.num_layers(DEFAULTS["num_hidden_layers"])
     attention = read_attention(reader, sizes, DEFAULTS, qk_norm="per_head")
     convolution = ShortConvolution(
         "convolution",

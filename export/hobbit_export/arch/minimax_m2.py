@@ -42,7 +42,7 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     defaults = {**DEFAULTS, "partial_rotary_factor": partial}
     attention = read_attention(reader, sizes, defaults, qk_norm="full")
     num_experts = read_num_experts(reader, DEFAULTS["num_local_experts"], "num_local_experts", "num_experts")
-    num_layers = reader.count("num_hidden_layers", DEFAULTS["num_hidden_layers"])
+    num_layers = reader.num_layers(DEFAULTS["num_hidden_layers"])
     spec = ModelSpec(
         family=MODEL_TYPE,
         **vars(sizes),

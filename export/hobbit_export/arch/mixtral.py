@@ -40,7 +40,7 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     """Build the spec from config.json."""
     sizes = read_sizes(reader, generation, DEFAULTS)
     attention = with_window(read_attention(reader, sizes, DEFAULTS), read_window(reader, DEFAULTS["sliding_window"]))
-    num_layers = reader.count("num_hidden_layers", DEFAULTS["num_hidden_layers"])
+    num_layers = reader.num_layers(DEFAULTS["num_hidden_layers"])
     num_experts = read_num_experts(reader, DEFAULTS["num_local_experts"], "num_local_experts", "num_experts")
     spec = ModelSpec(
         family=MODEL_TYPE,

@@ -26,7 +26,7 @@ NAMES = Names(
 def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     """Build the spec from config.json."""
     sizes = read_sizes(reader, generation, DEFAULTS)
-    num_layers = reader.count("num_hidden_layers", DEFAULTS["num_hidden_layers"])
+    num_layers = reader.num_layers(DEFAULTS["num_hidden_layers"])
     bias = reader.flag("attention_bias", DEFAULTS["attention_bias"])
     clip = None if reader.get("clip_qkv") is None else reader.number("clip_qkv", None)
     reader.fixed("sliding_window", None)  # transformers hands it to some attention kernels and not to others

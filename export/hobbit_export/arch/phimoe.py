@@ -49,7 +49,7 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
         reader, sizes, DEFAULTS, rope_kinds=("default", "longrope"), qkv_bias=bias, o_bias=bias
     )  # fmt: skip
     attention = with_window(attention, read_window(reader, DEFAULTS["sliding_window"]))
-    num_layers = reader.count("num_hidden_layers", DEFAULTS["num_hidden_layers"])
+    num_layers = reader.num_layers(DEFAULTS["num_hidden_layers"])
     spec = ModelSpec(
         family=MODEL_TYPE,
         **vars(sizes),

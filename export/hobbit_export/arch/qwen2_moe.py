@@ -44,7 +44,7 @@ NAMES = Names(
 def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     """Build the spec from config.json."""
     sizes = read_sizes(reader, generation, DEFAULTS)
-    num_layers = reader.count("num_hidden_layers", DEFAULTS["num_hidden_layers"])
+    num_layers = reader.num_layers(DEFAULTS["num_hidden_layers"])
     windows = _windows(reader, num_layers)
     dense = reader.count("intermediate_size", DEFAULTS["intermediate_size"])
     shared = reader.count("shared_expert_intermediate_size", DEFAULTS["shared_expert_intermediate_size"])

@@ -54,7 +54,7 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     sizes = read_sizes(reader, generation, DEFAULTS)
     bias = reader.flag("attention_bias", DEFAULTS["attention_bias"])
     full = read_attention(reader, sizes, DEFAULTS, qk_norm="per_head", output_gate=True, qkv_bias=bias, o_bias=bias)
-    num_layers = reader.count("num_hidden_layers", DEFAULTS["num_hidden_layers"])
+    num_layers = reader.num_layers(DEFAULTS["num_hidden_layers"])
     dense = MlpSpec(reader.count("intermediate_size", DEFAULTS["intermediate_size"]))
     width = reader.count("shared_expert_intermediate_size", DEFAULTS["shared_expert_intermediate_size"])
     shared = SharedSpec(MlpSpec(width), gate=True)

@@ -43,7 +43,7 @@ def read_spec(reader: ConfigReader, generation: Mapping[str, Any]) -> ModelSpec:
     """Build the spec from config.json."""
     text = text_config(reader, tied=False)
     sizes = read_sizes(text, generation, DEFAULTS)
-    num_layers = text.count("num_hidden_layers", DEFAULTS["num_hidden_layers"])
+    num_layers = text.num_layers(DEFAULTS["num_hidden_layers"])
     bias = text.flag("attention_bias", DEFAULTS["attention_bias"])
     attention = read_attention(text, sizes, DEFAULTS, qk_norm="per_head", qkv_bias=bias, o_bias=bias)
     sparse = LayerSpec(attention)

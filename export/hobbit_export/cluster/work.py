@@ -18,8 +18,9 @@ from edge_runtime.base.errors import BundleError, ConfigError
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.manifest import Part
 from hobbit_export import __version__
+from hobbit_export.ceiling import resident_bytes
 from hobbit_export.fingerprint import fingerprint
-from hobbit_export.memory import limit_heap, plan_memory, resident_bytes
+from hobbit_export.memory import limit_heap, plan_memory
 from hobbit_export.opening import open_source
 from hobbit_export.options import ExportOptions
 from hobbit_export.parts import STAGING, publish

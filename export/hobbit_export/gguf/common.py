@@ -48,7 +48,7 @@ def sizes(found: Found) -> dict[str, Any]:
     vocab = found.rows(EMBEDDING)
     if vocab is None:
         raise ConfigError(f"{keys.where}: tensor {EMBEDDING!r}: is missing. Give the whole model, not its vocabulary.")
-    blocks, drafting = keys.required("block_count"), keys.count("nextn_predict_layers") or 0
+    blocks, drafting = keys.num_blocks, keys.count("nextn_predict_layers") or 0
     if drafting >= blocks:
         raise keys.refuse("nextn_predict_layers", drafting, f"The model has {blocks} layers.")
     heads = keys.uniform("attention.head_count", blocks)
@@ -69,7 +69,7 @@ def sizes(found: Found) -> dict[str, Any]:
 def decoder(found: Found) -> dict[str, Any]:
     """Read a decoder whose layers have the same heads, and how many experts a token has."""
     keys, config = found.keys, sizes(found)
-    kv_heads = keys.uniform("attention.head_count_kv", keys.required("block_count"))
+    kv_heads = keys.uniform("attention.head_count_kv", keys.num_blocks)
     return config | without_none({
         "num_key_value_heads": kv_heads or config["num_attention_heads"],
         "head_dim": same_width(keys),
@@ -83,7 +83,7 @@ def heads_of_keys(found: Found, layers: Collection[int]) -> int | None:
     Raises:
         ConfigError: they differ, or have none.
     """
-    name, blocks = "attention.head_count_kv", found.keys.required("block_count")
+    name, blocks = "attention.head_count_kv", found.keys.num_blocks
     values = found.keys.by_layer(name, blocks)
     if values is None:
         raise ConfigError(f"{found.keys.where}: {name}: expected a number a layer, got nothing.")
@@ -95,7 +95,7 @@ def heads_of_keys(found: Found, layers: Collection[int]) -> int | None:
 
 def layers_with(found: Found, tensor: str) -> list[int]:
     """Return the layers that have a tensor, by its name below a layer."""
-    return [i for i in range(found.keys.required("block_count")) if f"blk.{i}.{tensor}" in found.tensors]
+    return [i for i in range(found.keys.num_blocks) if f"blk.{i}.{tensor}" in found.tensors]
 
 
 def head_dim(config: Mapping[str, Any]) -> int:

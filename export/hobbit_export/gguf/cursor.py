@@ -5,10 +5,14 @@ from __future__ import annotations
 import struct
 
 from edge_runtime.base.errors import BundleError
+from hobbit_export.ceiling import need_memory
 from hobbit_export.gguf.beginning import Readable
 
 FIX = "Download the file again."
 _CHUNK_BYTES = 1 << 20
+_LARGE_BYTES, _COPIES = 1 << 12, 6
+"""Of a string: from where on memory is asked for, and how often its bytes exist: in a buffer, alone, and as characters
+of up to four bytes."""
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
 
@@ -74,10 +78,13 @@ class Cursor:
 
         Raises:
             BundleError: it is longer than `most` bytes, or not UTF-8.
+            BudgetError: it might not fit under the ceiling.
         """
         length = self.u64(what)
         if length > most:
             raise BundleError(f"{self.where}: {what}: expected a string of at most {most} bytes, got {length}. {FIX}")
+        if length > _LARGE_BYTES:
+            need_memory(_COPIES * length, f"{self.where}: {what}")
         try:
             return self.take(length, what).decode()
         except UnicodeDecodeError as err:

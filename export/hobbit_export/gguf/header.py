@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edge_runtime.base.errors import BundleError
 from hobbit_export.byte_files import ByteFiles
+from hobbit_export.ceiling import need_memory
 from hobbit_export.gguf.beginning import Opener, Readable, opener
 from hobbit_export.gguf.cursor import FIX, Cursor
 from hobbit_export.gguf.metadata import Metadata, MetadataReader
@@ -22,6 +23,8 @@ MAGIC, VERSIONS = b"GGUF", (2, 3)
 MAX_HEADER_BYTES = 256 << 20
 """Real ones stay below 32 MiB, nearly all of it the vocabulary."""
 MAX_TENSORS, MAX_KEYS = 1 << 16, 1 << 12
+_TENSOR_BYTES = 1 << 10
+"""Of a tensor's objects."""
 _MAX_NAME_BYTES, _MAX_DIMENSIONS = 64, 4
 _MAX_SIZE, _MAX_WEIGHTS = 1 << 32, 1 << 48
 _MAX_ALIGNMENT, _ALIGNMENT = 1 << 20, 32
@@ -65,6 +68,7 @@ def _read(file: Readable, path: Path, size: int, opened: Opener) -> Header:
     for what, count, most in (("tensors", num_tensors, MAX_TENSORS), ("keys", num_keys, MAX_KEYS)):
         if count > most:
             raise BundleError(f"{path.name}: expected at most {most} {what}, got {count}. {FIX}")
+    need_memory(_TENSOR_BYTES * num_tensors, f"{path.name}: {num_tensors} tensors")
     metadata = Metadata(path, MetadataReader(cursor).read(num_keys), opened)
     entries = [_entry(cursor, f"tensor {i + 1} of {num_tensors}") for i in range(num_tensors)]
     alignment = _alignment(metadata)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 from edge_runtime.base.errors import ConfigError
+from edge_runtime.base.spec import MAX_LAYERS
 from hobbit_export.gguf.metadata import Metadata
 
 T = TypeVar("T")
@@ -83,6 +84,14 @@ class Keys:
         if len(set(values)) != 1 or not isinstance(values[0], int) or isinstance(values[0], bool) or values[0] < 1:
             raise self.refuse(name, sorted(set(values))[:8], "Layers of different sizes are not read.")
         return values[0]
+
+    @property
+    def num_blocks(self) -> int:
+        """Layers, those that draft tokens included: bounded, since much is made for each before the rest is checked."""
+        value = self.required("block_count")
+        if value > MAX_LAYERS:
+            raise ConfigError(f"{self.where}: {self._prefix}block_count: expected at most {MAX_LAYERS}, got {value}.")
+        return value
 
     def fixed(self, name: str, *allowed: object) -> None:
         """Accept a key only if it is absent or has one of these values."""

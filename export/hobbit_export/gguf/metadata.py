@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edge_runtime.base.errors import BundleError, ConfigError
+from hobbit_export.ceiling import need_memory
 from hobbit_export.gguf.beginning import Opener
 from hobbit_export.gguf.cursor import FIX, Cursor
 
@@ -18,6 +19,8 @@ FLOAT, STRING, ARRAY = 6, 8, 9
 NUMPY = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
 """GGUF's value types of a fixed size, and numpy's."""
 MAX_STRING_BYTES = 16 << 20
+_STRING_BYTES, _NUMBER_BYTES = 480, 40
+"""Of a string's objects besides its characters, with those of the tokenizer that is made of it; of a number's."""
 MAX_STRINGS = 1 << 21
 """Of one file: vocabularies reach 262,144 tokens and half a million merges."""
 
@@ -97,6 +100,7 @@ class Metadata:
             raise ConfigError(
                 f"{self.file.name}: {key}: expected at most {most_bytes} bytes, got {array.num_bytes}. {FIX}"
             )
+        need_memory(4 * array.num_bytes + _STRING_BYTES * array.length, f"{self.file.name}: {key}")
         with self.opened() as file:
             cursor = Cursor(file, self.file.name, array.offset + array.num_bytes, array.offset)
             return [cursor.string(key, MAX_STRING_BYTES) for _ in range(array.length)]
@@ -112,6 +116,7 @@ class Metadata:
             return None
         if array.kind not in NUMPY:
             raise self.wrong(key, "an array of numbers", array)
+        need_memory(2 * array.num_bytes + _NUMBER_BYTES * array.length, f"{self.file.name}: {key}")
         with self.opened() as file:
             cursor = Cursor(file, self.file.name, array.offset + array.num_bytes, array.offset)
             found: list[int | float] = np.frombuffer(cursor.take(array.num_bytes, key), NUMPY[array.kind]).tolist()

@@ -89,7 +89,7 @@ def _undone(family: Family, layer: Mapping[str, Any], num_layers: int) -> list[t
 
 def _drafting(keys: Keys, num_layers: int) -> tuple[LeftOut, ...]:
     """Layers behind the last one that is run."""
-    behind = "|".join(map(str, range(num_layers, keys.required("block_count"))))
+    behind = "|".join(map(str, range(num_layers, keys.num_blocks)))
     reason = "layers that predict several tokens (mtp), which are not run"
     return (LeftOut(re.compile(rf"blk\.({behind})\..*"), reason),) if behind else ()
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import ModelSpec
+from hobbit_export.calibration import read_beginning
 from hobbit_export.options import DEFAULT_TEXT, FITTING_TEXT, MEASURED_TOKENS
 from hobbit_export.source import SourceModel
 
@@ -39,7 +40,7 @@ def text_tokens(source: SourceModel, text: Path) -> NDArray[np.int32]:
 
     files = {file.name: file.read() for file in source.tokenizer()}
     chosen = FITTING_TEXT if text == DEFAULT_TEXT else text
-    ids = Tokenizer(files, source.spec.vocab_size).encode(chosen.read_text("utf-8"))
+    ids = Tokenizer(files, source.spec.vocab_size).encode(read_beginning(chosen))
     if len(ids) < 2:
         raise ConfigError(f"--calibrate: expected a text of at least 2 tokens, got {len(ids)}.")
     measured = MEASURED_TOKENS if chosen == text and len(ids) >= 2 * MEASURED_TOKENS else 0

@@ -58,7 +58,7 @@ def latent(found: Found) -> dict[str, Any]:
     """Read the widths of MLA: of what is kept, and of heads after it is widened."""
     keys = found.keys
     rank, turned = keys.required("attention.kv_lora_rank"), keys.required("rope.dimension_count")
-    keys.by_layer("attention.head_count_kv", keys.required("block_count"))  # 1 or all, as the file's program computes
+    keys.by_layer("attention.head_count_kv", keys.num_blocks)  # 1 or all, as the file's program computes
     width, value = keys.count("attention.key_length_mla"), keys.count("attention.value_length_mla")
     if width is None:
         width, value = keys.required("attention.key_length"), keys.required("attention.value_length")

@@ -78,7 +78,7 @@ def _granite(found: Found) -> dict[str, Any]:
 def _nemotron(found: Found) -> dict[str, Any]:
     keys, config = found.keys, sizes(found)
     _without_rope(found)
-    keys.by_layer("feed_forward_length", keys.required("block_count"))  # tensors say which layer is what
+    keys.by_layer("feed_forward_length", keys.num_blocks)  # tensors say which layer is what
     eps = keys.number("attention.layer_norm_epsilon")
     config["layer_norm_epsilon"] = config.pop("rms_norm_eps", eps)
     dense = layers_with(found, "ffn_up.weight")

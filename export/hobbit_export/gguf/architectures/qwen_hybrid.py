@@ -26,7 +26,7 @@ def _read(found: Found) -> dict[str, Any]:
         raise keys.refuse("ssm.inner_size", inner, f"Expected a multiple of the {values} value heads.")
     keys.numbers("rope.dimension_sections", 4)  # of text all parts of a position are the same
     keys.count("full_attention_interval")  # tensors say which layer is what
-    keys.numbers("attention.recurrent_layers", keys.required("block_count"))
+    keys.numbers("attention.recurrent_layers", keys.num_blocks)
     keys.count("feed_forward_length")  # of dense layers, of which there are none
     rotated = keys.required("rope.dimension_count")
     layers = range(config["num_hidden_layers"])
