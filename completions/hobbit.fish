@@ -536,6 +536,6 @@ complete -c hobbit-export -l ray-address -x -d 'head of the Ray cluster; auto: t
 complete -c hobbit-export -l memory -x -d 'ceiling for this command\'s own memory (default: 2GiB)'
 complete -c hobbit-export -l resume -l no-resume -d 'go on with an unfinished export; --no-resume starts over and replaces a complete bundle'
 complete -c hobbit-export -l dry-run -d 'print the size of every kind of part and write nothing'
-complete -c hobbit-export -l verify -d 'check every byte, and the logits, at the end; a complete bundle is only checked'
+complete -c hobbit-export -l verify -d 'check every byte, and the logits, at the end, and of a model by name its whole files against the hub\'s digests; a complete bundle is only checked'
 complete -c hobbit-export -l no-self-check -d 'skip running the finished bundle against the source\'s logits'
 complete -c hobbit-export -l json -d 'print one JSON object on stdout'
