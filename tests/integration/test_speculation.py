@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import MODEL
 from given_text import GivenText
+from serving import served
 
 from edge_runtime import Engine, SamplingParams
 from edge_runtime.base.errors import ConfigError, HobbitError, RequestError
@@ -300,3 +302,55 @@ def test_a_trace_is_recorded_token_by_token_whatever_is_drafted(model_bundle, tm
         ran = engine.parts.cache.counters
     found = simulate(Trace(path), ReplaySettings(few, "lossless", "lru")).counters
     assert (found.hits, found.misses, found.bytes_read) == (ran.hits, ran.misses, ran.bytes_read)
+
+
+LIST = {"type": "array", "minItems": 6, "maxItems": 6, "items": {"enum": ["north by northwest", "north by northeast"]}}
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "list", "schema": LIST, "strict": True}}
+
+
+def events_of(text: str) -> list[Any]:
+    return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+
+
+def test_the_service_answers_grammars_and_streams_as_without_drafts(model_bundle):
+    """The last of each pair has drafts; what is said of tokens is the same, and of drafts what the figures count."""
+    asked = [
+        {"prompt": CODE, "max_tokens": 40, "logprobs": 2},
+        {"prompt": "A list:", "max_tokens": 90, "response_format": SCHEMA},
+        {"prompt": CODE, "max_tokens": 40, "stop": ["return"], "stream": True, "stream_options": {"include_usage": True}},
+        {"prompt": CODE, "max_tokens": 40, "temperature": 0.7, "seed": 3, "n": 2},
+    ]  # fmt: skip
+    found, drafts = [], []
+    for mode in ("off", "ngram"):
+        flags = [
+            "--context",
+            "1024",
+            "--threads",
+            "1",
+            "--parallel",
+            "2",
+            "--speculate",
+            mode,
+            "--no-self-check",
+            "--model-name",
+            "m",
+        ]
+        with served(model_bundle, *flags) as service:
+            said = []
+            for body in asked:
+                text = service.get("/v1/completions", {"model": "m", "temperature": 0, **body})
+                parts = events_of(text) if body.get("stream") else [json.loads(text)]
+                last = [part["hobbit"]["speculation"] for part in parts if "hobbit" in part][-1]
+                drafts.append(last)
+                said.append([(part["choices"], part.get("usage")) for part in parts])
+            found.append(said)
+            tokens = json.loads(service.get("/v1/stats"))["tokens"]
+            metrics = service.get("/metrics")
+    assert found[0] == found[1]
+    assert drafts[:4] == [None] * 4
+    accepted = [one["accepted"] for one in drafts[4:]]
+    assert accepted[0] > 0
+    assert accepted[1] > 10, "the list says the same over and over"
+    assert accepted[2] > 0
+    assert sum(accepted) <= tokens["accepted"] < tokens["drafted"]
+    assert "spec_decode_num_accepted_tokens_total{model_name" in metrics
