@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gpu_compile
 import pytest
+from cuda.build import launch_bounds
 from sass import Code, Resources, read_code, read_resources
 
 LOG = """
@@ -107,6 +108,7 @@ def test_the_committed_figures_are_of_these_kernels_and_within_the_limits():
         for arch in archs
     } | {("nvrtc 13.2", arch) for arch in ("sm_87", "sm_90", "sm_110")}
     for each in result["results"]:
+        assert set(each["kernels"]) == set(launch_bounds()), "run make gpu-compile"
         for name, kernel in each["kernels"].items():
             assert kernel["registers"] <= gpu_compile.MOST_REGISTERS
             if "instructions_a_weight" in kernel:
