@@ -9,7 +9,7 @@ RELEASE := $(PY) tools/release
 ARCH_HERE   := $(shell uname -m)
 TARGET_HERE := $(subst aarch64,arm64,$(subst _,-,$(ARCH_HERE)))
 
-.PHONY: demo test check system-check elastic-check ray-check kernel-check memory-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check gpu-emulation hardware clean
+.PHONY: demo test check system-check elastic-check ray-check kernel-check memory-check cgroup2-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check gpu-emulation hardware clean
 .PHONY: wheels locks offline footprint wheel-check jetpack-check extras-check pythons-check
 .PHONY: deb deb-check deb-release-check container-check jetpack-container-check lint-release release-check release
 
@@ -79,6 +79,10 @@ kernel-check: $(VENV)/.test
 # --memory auto under real memory cgroups of 60, 40 and 25 % of a bundle of 1.5 GiB, 20 runs each; needs root; ~30 min
 memory-check: $(VENV)/.test
 	HOBBIT_X_RUNS=20 HOBBIT_X_LAYERS=24 $(PY) -m pytest -s tests/integration/test_cgroup_shares.py
+
+# the same under cgroups of version 2, in an emulated machine with another kernel: DEBS="linux-image-*.deb busybox-static*.deb" BUNDLE=DIR
+cgroup2-check: $(VENV)/.test
+	$(PY) tests/guest/boot.py --deb $(DEBS) -- $(abspath $(PY)) tests/guest/shares.py $(abspath $(BUNDLE))
 
 fmt: $(VENV)/.test
 	$(BIN)/ruff format .

@@ -162,4 +162,5 @@ def test_where_nobody_else_wants_memory_nothing_is_lost(bundle):
     """Nothing is lost by being elastic where nobody else wants memory."""
     (plain, _), (elastic, _) = side_by_side(bundle, 600 * MIB, MIB, {}, {"elastic": True})
     assert elastic[-1]["elastic"]["shrunk"] == 0
+    print(f"requests: elastic {len(elastic)}, plain {len(plain)}: {len(elastic) / len(plain):.3f}")
     assert len(elastic) >= 0.95 * len(plain)
