@@ -82,7 +82,7 @@ memory-check: $(VENV)/.test
 
 # the same under cgroups of version 2, in an emulated machine with another kernel: DEBS="linux-image-*.deb busybox-static*.deb" BUNDLE=DIR
 cgroup2-check: $(VENV)/.test
-	$(PY) tests/guest/boot.py --deb $(DEBS) -- $(abspath $(PY)) tests/guest/shares.py $(abspath $(BUNDLE))
+	$(PY) tests/guest/boot.py --deb $(DEBS) -- env PYTHONPATH=$(CURDIR)/tests $(abspath $(PY)) tests/guest/shares.py $(abspath $(BUNDLE))
 
 fmt: $(VENV)/.test
 	$(BIN)/ruff format .

@@ -1,6 +1,6 @@
 """`--memory auto` under cgroups of version 2: finishes, is not killed, and uses what it is given. Run by `boot.py`.
 
-    python tests/guest/shares.py BUNDLE [--shares 60,40,25] [--runs 1] [--tokens 12]
+    PYTHONPATH=tests python tests/guest/shares.py BUNDLE [--shares 60,40,25] [--runs 1] [--tokens 12]
 
 The bundle is copied to /tmp, a drive of the guest's own. Prints a line for each run; ends with 1 if one was killed,
 failed, or used less than 85 % of its limit.
@@ -15,7 +15,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from memory_groups import MemoryGroup
 
 TEXT = "".join(chr(33 + i) for i in range(94)) + "".join(chr(0x80 + 37 * i) for i in range(50))
