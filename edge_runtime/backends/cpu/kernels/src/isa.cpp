@@ -5,6 +5,9 @@
 #if defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#ifndef HWCAP2_I8MM  // headers of kernels before 5.10
+#define HWCAP2_I8MM (1 << 13)
+#endif
 #endif
 
 namespace hobbit {
@@ -19,7 +22,9 @@ static std::vector<const KernelTable*> detect() {
     found.push_back(&kAvx512VnniKernels);
   if (avx2) found.push_back(&kAvx2Kernels);
 #elif defined(__aarch64__)
-  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) found.push_back(&kNeonDotprodKernels);
+  const bool dotprod = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+  if (dotprod && (getauxval(AT_HWCAP2) & HWCAP2_I8MM)) found.push_back(&kNeonI8mmKernels);
+  if (dotprod) found.push_back(&kNeonDotprodKernels);
 #endif
   found.push_back(&kScalarKernels);
   return found;

@@ -45,7 +45,7 @@ extern const KernelTable kScalarKernels;
 #if defined(__x86_64__)
 extern const KernelTable kAvx2Kernels, kAvx512VnniKernels;
 #elif defined(__aarch64__)
-extern const KernelTable kNeonDotprodKernels;
+extern const KernelTable kNeonDotprodKernels, kNeonI8mmKernels;
 #endif
 
 // Best first; "scalar" is always last.

@@ -9,7 +9,7 @@ namespace {
 
 struct Avx2 : FloatLanes {
   static constexpr int kSlices = 2, kSlicesTogether = 1, kTokenBlock = 8, kTokenBlockBf16 = 2;
-  static constexpr bool kDotOnce = true;
+  static constexpr bool kDotOnce = true, kPairs = false;
   using Table = __m256i;  // a shuffle looks up within 128 bits: the four entries of each of four rows
   template <int TIER> struct Codes { __m256i q[8], r[TIER >= 6 ? 8 : 1]; };
 

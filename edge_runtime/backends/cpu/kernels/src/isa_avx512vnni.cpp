@@ -8,7 +8,7 @@ namespace {
 
 struct Avx512 : FloatLanes {
   static constexpr int kSlices = 1, kSlicesTogether = 1, kTokenBlock = 8, kTokenBlockBf16 = 4;
-  static constexpr bool kDotOnce = false;
+  static constexpr bool kDotOnce = false, kPairs = false;
   using Table = __m512i;  // a shuffle looks up within 128 bits: the four entries of each of four rows
   template <int TIER> struct Codes { __m512i c[8]; };
 

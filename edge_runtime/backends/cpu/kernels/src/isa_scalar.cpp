@@ -7,7 +7,7 @@ namespace {
 
 struct Scalar {
   static constexpr int kSlices = 1, kSlicesTogether = 1, kTokenBlock = 2, kTokenBlockBf16 = 1;
-  static constexpr bool kDotOnce = false;
+  static constexpr bool kDotOnce = false, kPairs = false;
   struct F { float v[16]; };
   using Table = const uint8_t*;
   template <int TIER> struct Codes { uint8_t c[8][64]; };

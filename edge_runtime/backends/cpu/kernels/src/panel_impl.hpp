@@ -60,12 +60,25 @@ inline void block_slices(const PanelRef& panel, const ActGroup* const* tokens, s
         offset = V::mul(neg_min[s], V::load_u8(meta + kPanelRows + row));
       }
       if constexpr (TIER >= 6) offset = V::fma(scale, V::set1(kCodeOffset<TIER>), offset);
-      for (int t = 0; t < TB; ++t) {
-        const ActGroup& x = tokens[t][g];
-        F dot;
-        if constexpr (kOnce) dot = first; else dot = V::dot(codes, x);
-        acc[t][s] = V::fma(V::mul(scale, dot), V::set1(x.scale), acc[t][s]);
-        acc[t][s] = V::fma(offset, V::set1(x.scale_sum), acc[t][s]);
+      if constexpr (V::kPairs && TB > 1) {
+        V::pair_rows(codes);
+        for (int t = 0; t < TB; t += 2) {
+          F dots[2];
+          V::dot_pair(codes, tokens[t][g], tokens[t + 1][g], dots);
+          for (int u = 0; u < 2; ++u) {
+            const ActGroup& x = tokens[t + u][g];
+            acc[t + u][s] = V::fma(V::mul(scale, dots[u]), V::set1(x.scale), acc[t + u][s]);
+            acc[t + u][s] = V::fma(offset, V::set1(x.scale_sum), acc[t + u][s]);
+          }
+        }
+      } else {
+        for (int t = 0; t < TB; ++t) {
+          const ActGroup& x = tokens[t][g];
+          F dot;
+          if constexpr (kOnce) dot = first; else dot = V::dot(codes, x);
+          acc[t][s] = V::fma(V::mul(scale, dot), V::set1(x.scale), acc[t][s]);
+          acc[t][s] = V::fma(offset, V::set1(x.scale_sum), acc[t][s]);
+        }
       }
     }
   }

@@ -82,7 +82,7 @@ extern const DenseTable kDenseScalar;
 #if defined(__x86_64__)
 extern const DenseTable kDenseAvx2, kDenseAvx512;
 #elif defined(__aarch64__)
-extern const DenseTable kDenseNeon;
+extern const DenseTable kDenseNeon, kDenseNeonI8mm;
 #endif
 
 // Of an instruction set as `find_kernels` knows it. Throws std::invalid_argument naming the list.

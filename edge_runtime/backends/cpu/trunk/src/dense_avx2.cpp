@@ -8,6 +8,7 @@ namespace {
 
 struct Avx2 : FloatLanes {
   static constexpr int kSlices = 2, kSlicesTogether = 1, kFloatRows = 4, kTwoPanels = 1, kCodeRows = 4, kZero8 = 0;
+  static constexpr bool kPairs = false;
   using I = __m256i;
   struct Codes { __m256i weight, size; };
 

@@ -7,6 +7,7 @@ namespace {
 
 struct Avx512 : FloatLanes {
   static constexpr int kSlices = 1, kSlicesTogether = 1, kFloatRows = 8, kTwoPanels = 8, kCodeRows = 8, kZero8 = 128;
+  static constexpr bool kPairs = false;
   using I = __m512i;
 
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p) + 2048, _MM_HINT_T0); }

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "dense.hpp"
+#include "dense_pairs.hpp"
 #include "float_math.hpp"
 
 namespace hobbit {
@@ -152,7 +153,10 @@ inline void code_slices(const uint8_t* weights, const QuantRows& x, size_t first
 template <class V, int BITS, int TB, int FIRST = 0>
 inline void code_block(const uint8_t* weights, const QuantRows& x, size_t first, float* out, size_t stride) {
   constexpr int kCount = TB == 1 ? V::kSlices : V::kSlicesTogether;
-  code_slices<V, BITS, TB, FIRST, kCount>(weights, x, first, out, stride);
+  if constexpr (V::kPairs && TB > 1)
+    code_pairs<V, BITS, TB, FIRST, kCount>(weights, x, first, out, stride);
+  else
+    code_slices<V, BITS, TB, FIRST, kCount>(weights, x, first, out, stride);
   if constexpr (FIRST + kCount < V::kSlices) code_block<V, BITS, TB, FIRST + kCount>(weights, x, first, out, stride);
 }
 

@@ -6,6 +6,7 @@ namespace {
 
 struct Scalar {
   static constexpr int kSlices = 1, kSlicesTogether = 1, kFloatRows = 2, kTwoPanels = 0, kCodeRows = 2, kZero8 = 0;
+  static constexpr bool kPairs = false;
   struct F { float v[16]; };
   struct I { int32_t v[16]; };
   struct Codes { int8_t c[64]; };

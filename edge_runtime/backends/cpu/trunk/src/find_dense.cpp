@@ -9,7 +9,7 @@ const DenseTable& find_dense(const std::string& isa) {
 #if defined(__x86_64__)
       &kDenseAvx512, &kDenseAvx2,
 #elif defined(__aarch64__)
-      &kDenseNeon,
+      &kDenseNeonI8mm, &kDenseNeon,
 #endif
   };
   for (const DenseTable* table : tables)
