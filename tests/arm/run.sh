@@ -121,5 +121,15 @@ done <<'COUNTS'
 neon-dotprod 2 1 460
 neon-dotprod 4 1 440
 neon-dotprod 8 1 820
+neon-dotprod 8 8 400
+neon-dotprod d8 4 222
+neon-i8mm 2 1 460
+neon-i8mm 2 8 224
+neon-i8mm 4 1 442
+neon-i8mm 4 8 209
+neon-i8mm 8 1 765
+neon-i8mm 8 8 248
+neon-i8mm d8 4 160
+neon-i8mm d4 4 200
 COUNTS
 echo "arm-check: passed"

@@ -8,6 +8,7 @@ namespace {
 
 struct NeonI8mm : NeonCodes {
   static constexpr bool kPairs = true;
+  static constexpr int kTokenBlock = 8;  // unpacking and pairing are done once for all of them
   template <int TIER> struct Codes { uint8x16_t c[8]; };
 
   template <int TIER>
