@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import mmap
+import os
+import platform
+import struct
+import sys
 import threading
 import time
+from contextlib import closing
 
 import pytest
 from byte_ranges import range_of
@@ -17,6 +23,18 @@ from edge_runtime.bundle.record import BF16
 from edge_runtime.experts.store.base import ExpertKey, Priority, ReadCancelled
 from edge_runtime.experts.store.file_store import FileExpertStore
 from edge_runtime.experts.store.read_layout import ReadLayout
+
+
+def kernel() -> tuple[int, ...]:
+    return tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
+
+
+def turn_ns(thread: int) -> int:
+    """How long a thread of this process may run at once, as it asked: sched_getattr."""
+    attributes, sched_getattr = ctypes.create_string_buffer(48), 315
+    if ctypes.CDLL(None).syscall(sched_getattr, thread, attributes, 48, 0) != 0:
+        return -1
+    return int(struct.unpack("IIQiIQQQ", attributes)[5])
 
 
 def test_read_layout_covers_the_prefix_once():
@@ -211,6 +229,19 @@ def test_close_ends_queued_reads_and_threads(bundle):
     assert all(ticket.is_done for ticket in tickets)
     assert isinstance(tickets[-1].error, ExpertReadError)
     wait_for_threads(before)
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or platform.machine() != "x86_64" or kernel() < (6, 12),
+    reason="short turns of ordinary threads: Linux 6.12; the number of the call is x86-64's",
+)
+@pytest.mark.parametrize("use_uring", [True, False])
+def test_threads_that_read_run_as_soon_as_they_wake_up(bundle, use_uring):
+    before = set(os.listdir("/proc/self/task"))
+    with closing(FileExpertStore(bundle, TIER, io_threads=2, use_uring=use_uring)):
+        new = set(os.listdir("/proc/self/task")) - before
+        until(lambda: [turn_ns(int(thread)) for thread in new] == [100_000] * len(new))
+    assert new
 
 
 @pytest.mark.parametrize("use_uring", [True, False])

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "reader.hpp"
+#include "short_turns.hpp"
 
 namespace hobbit {
 namespace {
@@ -48,6 +49,7 @@ struct Shared {
 };
 
 void work(const std::shared_ptr<Shared>& shared) {
+  take_short_turns();
   read_until_closed(*shared->queue, shared->read);
   std::lock_guard<std::mutex> lock(shared->mutex);
   --shared->running;

@@ -12,6 +12,7 @@
 #include <system_error>
 #include <thread>
 
+#include "short_turns.hpp"
 #include "uring_reads.hpp"
 
 namespace hobbit {
@@ -78,6 +79,7 @@ void read_on(Shared& s) {
 }
 
 void run(const std::shared_ptr<Shared>& shared) {
+  take_short_turns();
   if (!run_ring(*shared)) read_on(*shared);
   std::lock_guard<std::mutex> lock(shared->mutex);
   shared->is_running = false;
