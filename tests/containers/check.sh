@@ -56,7 +56,7 @@ fi
 echo "container-check: a base in place of $(sed -n 's/^ARG BASE=//p' "$dockerfile")"
 if [ -n "$ubuntu" ]; then
   echo "container-check: Ubuntu $ubuntu for $debian"
-  debootstrap --variant=minbase --no-check-gpg "$ubuntu" "$work/base" "$mirror" >"$work/log" 2>&1 ||
+  DPKG_FORCE=unsafe-io debootstrap --variant=minbase --no-check-gpg "$ubuntu" "$work/base" "$mirror" >"$work/log" 2>&1 ||
     { tail -n 20 "$work/log" >&2; exit 1; }
   network=host
 else

@@ -46,7 +46,7 @@ script=() # an older debootstrap does not know the names of newer releases, whic
 if [ ! -e "/usr/share/debootstrap/scripts/$suite" ]; then
   script=(/usr/share/debootstrap/scripts/"$(case $mirror in *ubuntu*) echo gutsy ;; *) echo sid ;; esac)")
 fi
-debootstrap --variant=minbase --no-check-gpg --arch="$arch" "$suite" "$root" "$mirror" "${script[@]}" >"$work/log" 2>&1 ||
+DPKG_FORCE=unsafe-io debootstrap --variant=minbase --no-check-gpg --arch="$arch" "$suite" "$root" "$mirror" "${script[@]}" >"$work/log" 2>&1 ||
   { tail -n 20 "$work/log" >&2; exit 1; }
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod +x "$root/usr/sbin/policy-rc.d"
