@@ -39,7 +39,7 @@ python=${PYTHON:-$repo/.venv/bin/python}
 # shellcheck source=tests/installed/emulation.sh
 . "$repo/tests/installed/emulation.sh"
 work=$(mktemp -d) network=none
-export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
+export BUILDAH_ISOLATION=chroot
 store=(--root "$work/storage" --runroot "$work/run")
 finish() {
   if [ -x "$work/podman" ]; then "$work/podman" rm --all --force >/dev/null 2>&1 || true; fi

@@ -6,7 +6,7 @@ set -euo pipefail
 repo=$(cd "$(dirname "$0")/../.." && pwd)
 podman=$1 models=$2
 python=${PYTHON:-$repo/.venv/bin/python}
-export PORT=8098 MEMORY=700m
+export MODELS=$models PORT=8098 MEMORY=700m
 url=http://127.0.0.1:$PORT
 
 docker() { # compose ...

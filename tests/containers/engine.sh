@@ -12,21 +12,23 @@ cat >"$folder/runc" <<'END2'
 #!/usr/bin/env python3
 import json, os, resource, sys
 
-if "--bundle" in sys.argv:
-    file = os.path.join(sys.argv[sys.argv.index("--bundle") + 1], "config.json")
-    with open(file) as opened:
-        config = json.load(opened)
-    for limit in config["process"].get("rlimits", []):
-        _, most = resource.getrlimit(getattr(resource, limit["type"]))
-        if most != resource.RLIM_INFINITY:
-            limit["hard"], limit["soft"] = min(limit["hard"], most), min(limit["soft"], most)
-    with open(file, "w") as opened:
-        json.dump(config, opened)
+# of a container that is made, and of a command that is run in one
+for option, file, inner in (("--bundle", "config.json", "process"), ("--process", "", None)):
+    if option in sys.argv:
+        file = os.path.join(sys.argv[sys.argv.index(option) + 1], file).rstrip("/")
+        with open(file) as opened:
+            config = json.load(opened)
+        for limit in (config[inner] if inner else config).get("rlimits", []):
+            _, most = resource.getrlimit(getattr(resource, limit["type"]))
+            if most != resource.RLIM_INFINITY:
+                limit["hard"], limit["soft"] = min(limit["hard"], most), min(limit["soft"], most)
+        with open(file, "w") as opened:
+            json.dump(config, opened)
 os.execvp("runc", ["runc", *sys.argv[1:]])
 END2
 cat >"$folder/podman" <<END2
 #!/usr/bin/env bash
-exec podman $* --storage-driver vfs --cgroup-manager cgroupfs --runtime $folder/runc "\$@"
+exec podman $* --cgroup-manager cgroupfs --runtime $folder/runc "\$@"
 END2
 chmod +x "$folder"/{runc,podman}
 said=$("$folder/podman" info 2>&1) || { echo "podman: ${said:0:300}"; exit 2; }

@@ -120,3 +120,10 @@ def test_settings_that_were_deleted_do_not_stop_an_installation(scripts, tmp_pat
     (tmp_path / "etc/hobbit-edge/hobbit.env").unlink()
     code, said = scripts("postinst", "configure")
     assert (code, "no bundle at" in said) == (0, True), said
+
+
+@pytest.mark.parametrize("script", sorted((REPO / "deploy/debian").glob("*/p*")), ids=lambda path: path.name)
+def test_no_line_begins_with_systemctl(script):
+    """Lintian takes it for a unit that is started past deb-systemd-invoke, and refuses the package; it runs for minutes."""
+    lines = script.read_text().splitlines()
+    assert [line for line in lines if re.match(r"\s*systemctl\b", line) and "daemon-reload" not in line] == []
