@@ -38,6 +38,8 @@ python=${PYTHON:-$repo/.venv/bin/python}
 
 # shellcheck source=tests/installed/emulation.sh
 . "$repo/tests/installed/emulation.sh"
+# shellcheck source=tests/installed/fresh.sh
+. "$repo/tests/installed/fresh.sh"
 work=$(mktemp -d) network=none
 export BUILDAH_ISOLATION=chroot
 store=(--root "$work/storage" --runroot "$work/run")
@@ -56,8 +58,7 @@ fi
 echo "container-check: a base in place of $(sed -n 's/^ARG BASE=//p' "$dockerfile")"
 if [ -n "$ubuntu" ]; then
   echo "container-check: Ubuntu $ubuntu for $debian"
-  DPKG_FORCE=unsafe-io debootstrap --variant=minbase --no-check-gpg "$ubuntu" "$work/base" "$mirror" >"$work/log" 2>&1 ||
-    { tail -n 20 "$work/log" >&2; exit 1; }
+  fresh_root "$ubuntu" "$debian" "$work/base" "$mirror"
   network=host
 else
   bash "$repo/tests/installed/root.sh" "$debian" "$work/base" passwd

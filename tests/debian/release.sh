@@ -27,6 +27,8 @@ python=${PYTHON:-$repo/.venv/bin/python}
 
 # shellcheck source=tests/installed/emulation.sh
 . "$repo/tests/installed/emulation.sh"
+# shellcheck source=tests/installed/fresh.sh
+. "$repo/tests/installed/fresh.sh"
 work=$(mktemp -d)
 root=$work/root
 finish() {
@@ -41,13 +43,7 @@ if [ "$arch" != "$(dpkg --print-architecture)" ]; then
 fi
 
 echo "deb-release-check: a root of $suite for $arch"
-# the keys of the other vendor may not be on this machine; what is made is thrown away
-script=() # an older debootstrap does not know the names of newer releases, which are made alike
-if [ ! -e "/usr/share/debootstrap/scripts/$suite" ]; then
-  script=(/usr/share/debootstrap/scripts/"$(case $mirror in *ubuntu*) echo gutsy ;; *) echo sid ;; esac)")
-fi
-DPKG_FORCE=unsafe-io debootstrap --variant=minbase --no-check-gpg --arch="$arch" "$suite" "$root" "$mirror" "${script[@]}" >"$work/log" 2>&1 ||
-  { tail -n 20 "$work/log" >&2; exit 1; }
+fresh_root "$suite" "$arch" "$root" "$mirror"
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod +x "$root/usr/sbin/policy-rc.d"
 mkdir "$root/srv/check"
