@@ -41,14 +41,19 @@ def run_export(options: ExportOptions, arguments: argparse.Namespace) -> dict[st
 
 def dry_run(options: ExportOptions) -> dict[str, Any]:
     """Return the plan of an export."""
+    from hobbit_export import trunk_choice
+    from hobbit_export.calibration import check_text
     from hobbit_export.ceiling import ceiling, resident_bytes
     from hobbit_export.fit import fit_profiles
     from hobbit_export.memory import plan_memory
     from hobbit_export.opening import open_source
     from hobbit_export.plan import describe, plan_parts
 
+    if options.calibrate:
+        check_text(options.calibrate)
     source = open_source(options)
     with source.checkpoint, ceiling(options.memory_bytes):
+        asked, (options, why) = options.trunk, trunk_choice.settle(source, options)
         plan_memory(source, options, resident_bytes())
         parts = plan_parts(source, options)
         plan = describe(parts, source.spec, options)
@@ -60,5 +65,6 @@ def dry_run(options: ExportOptions) -> dict[str, Any]:
             "formats": source.formats,
             "ignored_keys": list(options.ignore_keys),
             "source": options.source_name or str(options.checkpoint),
+            "trunk": trunk_choice.plan(source, options, asked, why),
             "profiles": fit_profiles(source.spec, parts, options),
         }

@@ -13,7 +13,8 @@ from edge_runtime.base.errors import ConfigError
 from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
-from hobbit_export import __version__, workplace
+from edge_runtime.bundle.trunk_choice import TrunkChoice
+from hobbit_export import __version__, choosing, trunk_choice, workplace
 from hobbit_export.byte_files import LocalFiles
 from hobbit_export.calibration import EXPERTS, check_text, experts_json, read_beginning
 from hobbit_export.ceiling import ceiling, resident_bytes
@@ -21,7 +22,7 @@ from hobbit_export.fingerprint import check_unchanged, fingerprint
 from hobbit_export.journal import Journal
 from hobbit_export.memory import limit_heap, plan_memory
 from hobbit_export.opening import open_source
-from hobbit_export.options import ExportOptions, check_shared
+from hobbit_export.options import AUTO_TRUNK, ExportOptions, check_shared
 from hobbit_export.plan import plan_parts, totals
 from hobbit_export.progress import Progress
 from hobbit_export.quality import measure_quality
@@ -35,7 +36,10 @@ _WEIGHT_ERRORS, _MEASURED = "weight errors", "calibration"
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export did; `left_out` is as `Omitted.to_json` says, `formats` as `SourceModel.formats`."""
+    """What an export did; `left_out` is as `Omitted.to_json` says, `formats` as `SourceModel.formats`.
+
+    `trunk` is what was `asked` for, the `precision` written, and of "auto" `why`, and what was `measured`, if it was.
+    """
 
     bundle: str
     bundle_id: str
@@ -50,6 +54,7 @@ class ExportReport:
     formats: dict[str, int]
     ignored_keys: list[str]
     source: str
+    trunk: dict[str, Any]
 
 
 def export(options: ExportOptions, *, quiet: bool = False) -> ExportReport:
@@ -73,13 +78,14 @@ def _export(options: ExportOptions, *, quiet: bool) -> ExportReport:
     source = open_source(options)
     with source.checkpoint:
         workplace.check_contents(options.out)
+        asked, (options, why) = options.trunk, trunk_choice.settle(source, options)
         memory = plan_memory(source, options, resident_bytes())
-        planned = totals(plan_parts(source, options))["total"]
+        planned = totals(plan_parts(source, options))["total"] + trunk_choice.extra_bytes(source, options)
         files = options.files or LocalFiles(options.checkpoint)
         with workplace.locked(options.out), workplace.disk_full_explained(options.out, planned):
             journal = _open_journal(source, options)
             steps = all_steps(Job(source, options, memory, lambda count: None))
-            steps_total = len(list(steps)) + 1 + bool(options.calibrate)
+            steps_total = len(list(steps)) + 1 + bool(options.calibrate) + choosing.num_steps(source, options)
             layer_bytes = source.expert_source_bytes * source.spec.num_experts
             with (
                 Progress(
@@ -91,8 +97,9 @@ def _export(options: ExportOptions, *, quiet: bool) -> ExportReport:
                 files.kept_in(options.out),
             ):
                 workplace.check_space(options.out, planned - runner.finished_bytes + files.kept_bytes)
-                _run_steps(Job(source, options, memory, runner.count), journal, runner)
-                _finish(source, options, journal, runner)
+                job = Job(source, options, memory, runner.count)
+                _run_steps(job, journal, runner)
+                chosen = _finish(job, journal, runner)
     manifest = manifest_file.read(options.out)
     return ExportReport(
         bundle=str(options.out),
@@ -108,6 +115,7 @@ def _export(options: ExportOptions, *, quiet: bool) -> ExportReport:
         formats=source.formats,
         ignored_keys=list(options.ignore_keys),
         source=options.source_name or str(options.checkpoint),
+        trunk=trunk_choice.report(asked, manifest.trunk.precision, chosen, why),
     )
 
 
@@ -148,9 +156,9 @@ def _run_steps(job: Job, journal: Journal, runner: Runner) -> None:
     runner.complete()
 
 
-def _finish(source: SourceModel, options: ExportOptions, journal: Journal, runner: Runner) -> None:
+def _finish(job: Job, journal: Journal, runner: Runner) -> TrunkChoice | None:
     """Write calibration/experts.json and the manifest; with a text, once more with what was measured on it."""
-    spec = source.spec
+    source, options, spec = job.source, job.options, job.source.spec
     errors = {i: journal.steps[expert_step(i)].data["errors"] for i in spec.sparse_layers}
 
     def experts(measured: dict[str, Any] | None) -> ExportStep:
@@ -165,28 +173,35 @@ def _finish(source: SourceModel, options: ExportOptions, journal: Journal, runne
     runner.complete()
     check_unchanged(source, options, journal)
     sample = sample_sha256(source.checkpoint)
+
+    def manifest(precision: str) -> Manifest:
+        return _manifest(source, options, journal, sample, precision)
+
+    chosen = choosing.choose(job, journal, runner, manifest) if options.trunk == AUTO_TRUNK else None
+    precision = chosen.trunk if chosen else options.trunk
     if options.calibrate and not runner.is_done(_MEASURED):
         text = read_beginning(options.calibrate)
         with (
-            manifest_file.draft(options.out, _manifest(source, options, journal, sample)),
+            manifest_file.draft(options.out, manifest(precision)),
             runner.progress.share(_MEASURED) as share,
         ):
             measured = measure_quality(options.out, text, errors, options.memory_bytes, share)
         runner.run(experts(measured))
         runner.complete()
-    manifest_file.write(options.out, _manifest(source, options, journal, sample))
+    manifest_file.write(options.out, manifest(precision))
     Bundle.open(options.out)
     shutil.rmtree(options.out / STATISTICS, ignore_errors=True)
     journal.remove()
+    return chosen
 
 
-def _manifest(source: SourceModel, options: ExportOptions, journal: Journal, sample: str) -> Manifest:
+def _manifest(source: SourceModel, options: ExportOptions, journal: Journal, sample: str, trunk: str) -> Manifest:
     from hobbit_export.trunk.graph import OPSET
     from hobbit_export.trunk.quantize import BLOCK_SIZE
 
     parts: dict[str, Part] = {p.name: p for step in journal.steps.values() for p in step.parts}
     parts = {name: part for name, part in parts.items() if not name.startswith(f"{STATISTICS}/")}
-    precision: Any = options.trunk
+    precision: Any = trunk
     checkpoint = options.source_name or options.checkpoint.resolve().name
     ignored = sorted(options.ignore_keys)
     return Manifest(

@@ -56,7 +56,7 @@ def fit_profiles(spec: ModelSpec, parts: list[PlannedPart], options: ExportOptio
 def planned_manifest(spec: ModelSpec, parts: list[PlannedPart], options: ExportOptions) -> Manifest:
     """Return what the bundle's manifest will say of sizes."""
     to_come = [PartToCome(part.name, cast("Role", part.kind), part.bytes) for part in parts]
-    trunk = cast("TrunkPrecision", options.trunk)
+    trunk = cast("TrunkPrecision", options.first_trunk)
     return manifest_to_come(spec, options.tiers, options.num_segments, trunk, to_come)
 
 

@@ -15,7 +15,8 @@ BF16_TIER = 16
 ENGINES = ("local", "ray")
 FP4 = "fp4"
 TRUNK_PRECISIONS = ("fp32", "int8", "int4")
-DEFAULT_TRUNK = "int8"
+AUTO_TRUNK = "auto"
+DEFAULT_TRUNK = AUTO_TRUNK
 DEFAULT_MEMORY = "2GiB"
 DEFAULT_TEXT = Path(__file__).with_name("calibration_text.txt")
 """What --calibrate measures on if it is given no file: a page of prose, code, tables and data."""
@@ -31,7 +32,7 @@ class ExportOptions:
 
     Attributes:
         tiers: ascending tiers the runtime may use; 16 stands for bfloat16.
-        trunk: precision of the dense part.
+        trunk: precision of the dense part; "auto": int4 where a text shows that it is good enough, else int8.
         jobs: encoder threads; never changes a byte of the bundle.
         memory_bytes: ceiling for this process's resident memory; never changes a byte of the bundle.
         ignore_keys: keys of config.json that are read as if they were not there.
@@ -71,7 +72,12 @@ class ExportOptions:
     @property
     def feeds_back(self) -> bool:
         """Whether the trunk's codes are chosen with error feedback."""
-        return self.has_statistics and self.trunk == "int4"
+        return self.has_statistics and self.trunk in ("int4", AUTO_TRUNK)
+
+    @property
+    def first_trunk(self) -> str:
+        """Precision the trunk is written in first: of "auto" the one it is measured against."""
+        return "int8" if self.trunk == AUTO_TRUNK else self.trunk
 
     @property
     def num_segments(self) -> int:
@@ -115,15 +121,16 @@ def parse_codes(tiers: str) -> Codes:
 
 
 def check_trunk(precision: str) -> str:
-    """Return a supported trunk precision, or raise ConfigError saying why it is not."""
+    """Return a supported trunk precision or "auto", or raise ConfigError saying why it is not."""
     if precision == "fp16":
         raise ConfigError(
             "--trunk: fp16 is not written: CPUs of the supported boards compute float16 slower than float32, and the "
             "GPU's trunk takes int8 and int4 as they lie. Use fp32, int8 or int4."
         )
-    if precision not in TRUNK_PRECISIONS:
-        hint = did_you_mean(precision, TRUNK_PRECISIONS)
-        raise ConfigError(f"--trunk: expected one of {', '.join(TRUNK_PRECISIONS)}, got {precision!r}.{hint}")
+    known = (AUTO_TRUNK, *TRUNK_PRECISIONS)
+    if precision not in known:
+        hint = did_you_mean(precision, known)
+        raise ConfigError(f"--trunk: expected one of {', '.join(known)}, got {precision!r}.{hint}")
     return precision
 
 

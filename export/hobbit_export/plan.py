@@ -47,7 +47,7 @@ def plan_parts(source: SourceModel, options: ExportOptions) -> list[PlannedPart]
     check_tokenizer(raw, source.spec.vocab_size)
     return [
         *(PlannedPart(file.in_bundle, "tokenizer", file.num_bytes) for file in tokenizer),
-        *trunk_parts(source.spec, options.trunk, source.embedding_bytes),
+        *trunk_parts(source.spec, options.first_trunk, source.embedding_bytes),
         *(PlannedPart(name, "router", size) for name, size in router_parts(source.spec).items()),
         *_expert_parts(source.spec, options),
         *_calibration_parts(source, options),

@@ -108,6 +108,10 @@ class Progress:
             sys.stderr.write(f"{text}\n")
             sys.stderr.flush()
 
+    def expect(self, steps: int) -> None:
+        """Count more steps than were known at the beginning."""
+        self._steps += steps
+
     def skip(self, step: str, num_bytes: int) -> None:
         """Report a step an earlier run has finished, and the bytes it had to read."""
         self._left_bytes -= num_bytes

@@ -14,6 +14,7 @@ def summary(report: dict[str, Any]) -> str:
         tiers = ", ".join(f"tier {t} {format_size(b)}" for t, b in report["expert_bytes_by_tier"].items())
         lines.append(f"one expert: {tiers}; {report['num_experts_in_all']} experts")
         lines += _formats(report) + _left_out(report) + _ignored(report)
+        lines += _trunk(report)
         lines += [f"{name}: {fit}" for name, fit in report["profiles"].items()]
         return "\n".join(lines)
     if "bundle_id" not in report:
@@ -25,7 +26,17 @@ def summary(report: dict[str, Any]) -> str:
         f"{report['seconds']:.1f} s, peak memory {format_size(report['peak_rss_bytes'])}{_checking(report)}{resumed}"
         f"{checked}"
     )
-    return "\n".join([*_formats(report), *_left_out(report), *_ignored(report), *_source(report), done])
+    lines = [*_formats(report), *_left_out(report), *_ignored(report), *_source(report), *_trunk(report), done]
+    return "\n".join(lines)
+
+
+def _trunk(report: dict[str, Any]) -> list[str]:
+    """Say which trunk "auto" came to and why, or may come to."""
+    trunk = report["trunk"]
+    if "int4_bytes" in trunk:
+        more = f"{format_size(trunk['extra_bytes'])} more on the drive until then"
+        return [f"trunk: int8, or int4 in {format_size(trunk['int4_bytes'])}: {trunk['why']}; {more}"]
+    return [f"trunk: {trunk['precision']}: {trunk['why']}"] if trunk["why"] else []
 
 
 def _checking(report: dict[str, Any]) -> str:

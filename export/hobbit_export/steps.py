@@ -12,14 +12,14 @@ from edge_runtime.bundle.router_data import router_arrays
 from hobbit_export.calibration import REFERENCE, write_reference
 from hobbit_export.experts import LayerJob, write_layer
 from hobbit_export.memory import MemoryPlan
-from hobbit_export.options import ExportOptions
+from hobbit_export.options import AUTO_TRUNK, ExportOptions
 from hobbit_export.router import write_router_data
 from hobbit_export.source import CheckpointWeights, SourceModel
 from hobbit_export.statistics.inputs import LayerInputs
 from hobbit_export.statistics.moments import moment_file, read_moments
 from hobbit_export.statistics.source_pass import run_head, run_layer
-from hobbit_export.statistics.text import text_tokens
-from hobbit_export.trunk.linear import Moments
+from hobbit_export.statistics.text import held_out, text_tokens
+from hobbit_export.trunk.linear import Moments, Precision
 from hobbit_export.trunk.parts import build_head, build_layer, build_routers, build_shared, write_embedding
 
 EXPERT_STEP, STATISTICS_STEP = "experts of layer ", "statistics of layer "
@@ -74,14 +74,21 @@ def all_steps(job: Job) -> Iterator[ExportStep]:
             out, write_embedding(spec, _weights(job), out, _budget(job), job.source.embedding_dtype), "embedding"
         ),
     )
-    for i in range(spec.num_layers):
-        yield ExportStep(f"trunk layer {i}", _bind(_layer, job, i), i, job.options.feeds_back)
-    yield ExportStep("head", lambda out: _head(job, out), here=job.options.feeds_back)
+    yield from trunk_steps(job, job.options.first_trunk)
     yield ExportStep("routers", lambda out: _trunk(out, build_routers(spec, _weights(job), out, _budget(job))))
     if router_arrays(spec):
         yield ExportStep("router data", lambda out: _router_data(job, out))
     for i in spec.sparse_layers:
         yield ExportStep(expert_step(i), _bind(_experts, job, i), i)
+
+
+def trunk_steps(job: Job, precision: str, prefix: str = "") -> Iterator[ExportStep]:
+    """Yield the steps that write layers and head of a trunk at a precision; their names begin with the prefix."""
+    fitted = job.options.feeds_back and precision == "int4"
+    for i in range(job.source.spec.num_layers):
+        yield ExportStep(f"{prefix}trunk layer {i}", _bind_trunk(_layer, job, i, precision), i, fitted)
+    last = job.source.spec.num_layers
+    yield ExportStep(f"{prefix}head", _bind_trunk(_head, job, last, precision), here=fitted)
 
 
 def expert_step(layer_idx: int) -> str:
@@ -91,6 +98,12 @@ def expert_step(layer_idx: int) -> str:
 
 def _bind(function: Callable[[Job, int, Path], Written], job: Job, layer_idx: int) -> Callable[[Path], Written]:
     return lambda out: function(job, layer_idx, out)
+
+
+def _bind_trunk(
+    function: Callable[[Job, int, Any, Path], Written], job: Job, layer_idx: int, precision: str
+) -> Callable[[Path], Written]:
+    return lambda out: function(job, layer_idx, precision, out)
 
 
 def _tokenizer(job: Job, out: Path) -> Written:
@@ -110,32 +123,39 @@ def _statistics(job: Job, layer_idx: int, out: Path) -> Written:
     text = job.options.calibrate
     assert text is not None
     ids = text_tokens(job.source, text)
-    bundle, moments = job.options.out, job.options.feeds_back
+    bundle, moments = job.options.out, _counted(job, text, len(ids))
     if layer_idx == job.source.spec.num_layers:
-        names = run_head(job.source, ids, bundle, out)
+        names = run_head(job.source, ids, bundle, out, moments)
     else:
         names = run_layer(job.source, ids, layer_idx, bundle, out, job.progress, moments=moments)
     return Written([(name, "calibration") for name in names], {})
 
 
-def _layer(job: Job, layer_idx: int, out: Path) -> Written:
+def _counted(job: Job, text: Path, tokens: int) -> int:
+    """How many tokens, the first, an int4 trunk is fitted to: what it is to be judged on is left out."""
+    if not job.options.feeds_back:
+        return 0
+    held = held_out(job.source, text) if job.options.trunk == AUTO_TRUNK else None
+    return held.fitted if held else tokens
+
+
+def _layer(job: Job, layer_idx: int, precision: Precision, out: Path) -> Written:
     spec, weights = job.source.spec, _weights(job)
-    moments = _moments(job, layer_idx)
-    files = build_layer(spec, layer_idx, weights, out, _precision(job), _budget(job), moments)
+    moments = _moments(job, layer_idx, precision)
+    files = build_layer(spec, layer_idx, weights, out, precision, _budget(job), moments)
     if spec.layers[layer_idx].shared is not None:
-        files += build_shared(spec, layer_idx, weights, out, _precision(job), _budget(job), moments)
+        files += build_shared(spec, layer_idx, weights, out, precision, _budget(job), moments)
     return _trunk(out, files)
 
 
-def _head(job: Job, out: Path) -> Written:
-    spec = job.source.spec
-    moments = _moments(job, spec.num_layers)
-    return _trunk(out, build_head(spec, _weights(job), out, _precision(job), _budget(job), moments))
+def _head(job: Job, last: int, precision: Precision, out: Path) -> Written:
+    moments = _moments(job, last, precision)
+    return _trunk(out, build_head(job.source.spec, _weights(job), out, precision, _budget(job), moments))
 
 
-def _moments(job: Job, layer_idx: int) -> Moments | None:
-    options = job.options
-    return read_moments(options.out / moment_file(layer_idx)) if options.feeds_back else None
+def _moments(job: Job, layer_idx: int, precision: Precision) -> Moments | None:
+    options, fitted = job.options, job.options.feeds_back and precision == "int4"
+    return read_moments(options.out / moment_file(layer_idx)) if fitted else None
 
 
 def _router_data(job: Job, out: Path) -> Written:
@@ -168,7 +188,3 @@ def _weights(job: Job) -> CheckpointWeights:
 
 def _budget(job: Job) -> int:
     return job.memory.trunk_bytes
-
-
-def _precision(job: Job) -> Any:
-    return job.options.trunk

@@ -8,8 +8,9 @@ from typing import Any
 from edge_runtime.base.errors import BudgetError, ConfigError
 from edge_runtime.base.sizes import MIB
 from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.trunk_choice import read as read_trunk_choice
 from edge_runtime.bundle.verification import check_bundle
-from hobbit_export.options import ExportOptions
+from hobbit_export.options import AUTO_TRUNK, ExportOptions
 from hobbit_export.origin import open_origin
 from hobbit_export.progress import Progress
 from hobbit_export.source import sample_sha256
@@ -25,7 +26,8 @@ def check_same_source(options: ExportOptions) -> None:
     Raises:
         ConfigError: names what differs.
     """
-    manifest = Bundle.open(options.out).manifest
+    bundle = Bundle.open(options.out)
+    manifest = bundle.manifest
     origin = open_origin(options.checkpoint, options.ignore_keys, options.tokenizer, options.files)
     with origin.storage as files:
         weight_bytes, sample = files.weight_bytes, sample_sha256(files)
@@ -35,7 +37,7 @@ def check_same_source(options: ExportOptions) -> None:
         ("weights (digest of samples)", sample[:12], manifest.source.weights_sample_sha256[:12]),
         ("--tiers", list(options.tiers), manifest.experts.tiers),
         ("--tiers: codes", options.codes, manifest.model.experts.codes),
-        ("--trunk", options.trunk, manifest.trunk.precision),
+        ("--trunk", _trunk_of(options, bundle), manifest.trunk.precision),
         ("--ignore-key", sorted(options.ignore_keys), manifest.source.ignored_keys),
     ):
         if expected != got:
@@ -43,6 +45,12 @@ def check_same_source(options: ExportOptions) -> None:
                 f"--out {options.out}: {what}: expected {expected}, the bundle there has {got}. "
                 "Give its own checkpoint and flags, another --out, or --no-resume to replace it."
             )
+
+
+def _trunk_of(options: ExportOptions, bundle: Bundle) -> str:
+    """Precision that the bundle's trunk must have: of "auto" what its export chose, or int8 where it had no choice."""
+    chosen = read_trunk_choice(bundle) if options.trunk == AUTO_TRUNK else None
+    return chosen.trunk if chosen else options.first_trunk
 
 
 def verify(options: ExportOptions, *, quiet: bool = False) -> dict[str, Any]:

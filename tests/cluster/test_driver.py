@@ -104,17 +104,20 @@ def test_the_bytes_are_those_of_a_local_export(checkpoint, whole, tmp_path, monk
     assert report.bytes_read > 0
 
 
-def test_codes_fitted_to_a_text_are_those_of_a_local_export(checkpoint, tmp_path, monkeypatch):
+@pytest.mark.parametrize("trunk", ["int4", "auto"])
+def test_codes_fitted_to_a_text_are_those_of_a_local_export(checkpoint, tmp_path, monkeypatch, trunk):
     """The driver runs the text, and makes what last bits of a processor could change; workers fit experts to it."""
     monkeypatch.setattr(exporter, "measure_quality", lambda *arguments: None)
     text, cluster = tmp_path / "text.txt", InProcess()
     text.write_text("Once upon a time there was a model, and this is what it read. " * 20)
-    export(ExportOptions(checkpoint, tmp_path / "here", calibrate=text, trunk="int4"), quiet=True)
-    on(cluster, checkpoint, tmp_path / "there", monkeypatch, calibrate=text, trunk="int4")
+    export(ExportOptions(checkpoint, tmp_path / "here", calibrate=text, trunk=trunk), quiet=True)
+    report = on(cluster, checkpoint, tmp_path / "there", monkeypatch, calibrate=text, trunk=trunk)
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
-    assert {order.step for order in cluster.orders} == {"embedding", "routers"} | {
+    int8 = {"head", *(f"trunk layer {i}" for i in range(LAYERS))} if trunk == "auto" else set()
+    assert {order.step for order in cluster.orders} == int8 | {"embedding", "routers"} | {
         f"experts of layer {i}" for i in range(LAYERS)
     }
+    assert (report.trunk["measured"] is not None) == (trunk == "auto")
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -110,7 +110,7 @@ def test_closed_and_full_output(source_model: Path, tmp_path: Path, closed: str)
     [
         (["--tiers", "5"], 78, "--tiers: expected 8, 6, 4, 2, fp4 or bf16"),
         (["--trunk", "fp16"], 78, "fp16 is not written"),
-        (["--trunk", "int2"], 78, "--trunk: expected one of fp32, int8, int4"),
+        (["--trunk", "int2"], 78, "--trunk: expected one of auto, fp32, int8, int4"),
         (["--targets", "ort,tensorrt"], 78, "are built there from these graphs"),
         (["--targets", "cuda"], 78, "--targets: expected ort"),
         (["--memory", "lots"], 78, "--memory: expected a size"),

@@ -38,9 +38,14 @@ def moment_bytes(spec: ModelSpec) -> int:
 
 
 class MomentSums:
-    """Adds up moments; matrices that get the very same array share them. `add` is a `Watch` of the reference trunk."""
+    """Adds up moments; matrices that get the very same array share them. `add` is a `Watch` of the reference trunk.
+
+    Attributes:
+        counts: whether `add` does anything: text that is held out passes uncounted.
+    """
 
     def __init__(self) -> None:
+        self.counts = True
         self._last: F32 | None = None
         self._key = ""
         self._shared: dict[str, str] = {}
@@ -49,6 +54,8 @@ class MomentSums:
 
     def add(self, name: str, x: F32) -> None:
         """Count inputs [T, K] of a matrix."""
+        if not self.counts:
+            return
         if x is self._last:
             self._shared[name] = self._key
             return

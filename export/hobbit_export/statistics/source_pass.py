@@ -54,7 +54,7 @@ def pass_bytes(spec: ModelSpec, largest_matrix: int) -> int:
 
 def run_layer(
     source: SourceModel, ids: I32, layer_idx: int, bundle: Path, out: Path,
-    progress: Callable[[int], None] = lambda count: None, *, moments: bool = False,
+    progress: Callable[[int], None] = lambda count: None, *, moments: int = 0,
 ) -> list[str]:  # fmt: skip
     """Run one layer over the whole text.
 
@@ -65,7 +65,7 @@ def run_layer(
         bundle: the folder where streams are kept.
         out: where the layer's own files are written.
         progress: told the bytes of experts as they are read.
-        moments: keep those of the trunk's matrices, too.
+        moments: tokens, the first, of which those of the trunk's matrices are kept, too.
 
     Returns:
         Names of the files, in the bundle and below `out`.
@@ -77,6 +77,7 @@ def run_layer(
     stream = Stream(*(np.zeros((len(ids), spec.hidden), np.float32) for _ in range(3)))
     inputs, logits = np.zeros_like(stream.resid), np.zeros((len(ids), spec.num_experts), np.float32)
     for part in _windows(spec, len(ids)):
+        sums.counts = part.stop <= moments
         chunk, joins = _chunk(trunk, spec, before, layer_idx, ids, part)
         found = trunk.run_layer(chunk, layer_idx, joins)
         if found is not None:
@@ -94,12 +95,12 @@ def run_layer(
     return names + ([_keep_moments(out, layer_idx, sums)] if moments else [])
 
 
-def run_head(source: SourceModel, ids: I32, bundle: Path, out: Path) -> list[str]:
+def run_head(source: SourceModel, ids: I32, bundle: Path, out: Path, moments: int) -> list[str]:
     """Keep the moments of what the output head gets, behind the last layer. Arguments as for `run_layer`."""
     spec, sums = source.spec, MomentSums()
     trunk = ReferenceTrunk(spec, CheckpointWeights(source))
     before = _load(bundle, spec.num_layers - 1)
-    for part in _windows(spec, len(ids)):
+    for part in _windows(spec, moments):
         chunk, joins = _chunk(trunk, spec, before, spec.num_layers, ids, part)
         sums.add("head", trunk.last(chunk, joins, slice(0, part.stop - part.start)))
     return [_keep_moments(out, spec.num_layers, sums)]

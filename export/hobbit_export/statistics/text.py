@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,24 @@ from hobbit_export.source import SourceModel
 MAX_TOKENS, WINDOW = 8192, 256
 _MOST_NUMBERS = 1 << 23
 """Of one array of a residual stream, however wide the model is."""
+HELD_OUT_TOKENS, _MOST_HELD_OUT = 512, 1024
+"""At least, and at most, of those an int4 trunk is judged on."""
+_HELD_OUT_SHARE = 4
+"""One in so many tokens of a text is held out."""
+
+
+class HeldOut(NamedTuple):
+    """Which tokens of a text an int4 trunk is fitted to, and which it is judged on: never the same.
+
+    Attributes:
+        fitted: so many of the first ones of `text_tokens`.
+        ids: int32 [T], those it is judged on.
+        where: which part of the text they are, for people.
+    """
+
+    fitted: int
+    ids: NDArray[np.int32]
+    where: str
 
 
 def most_tokens(spec: ModelSpec) -> int:
@@ -36,12 +55,41 @@ def text_tokens(source: SourceModel, text: Path) -> NDArray[np.int32]:
     Raises:
         ConfigError: it has fewer than two.
     """
+    chosen = FITTING_TEXT if text == DEFAULT_TEXT else text
+    ids = _encoded(source, chosen)
+    if len(ids) < 2:
+        raise ConfigError(f"--calibrate: expected a text of at least 2 tokens, got {len(ids)}.")
+    measured = MEASURED_TOKENS if chosen == text and _is_long(ids) else 0
+    return ids[measured : measured + most_tokens(source.spec)]
+
+
+def held_out(source: SourceModel, text: Path) -> HeldOut | None:
+    """Part a text into tokens an int4 trunk is fitted to and others it is judged on, or return None if it is too short.
+
+    Of the text that comes with the program, and of a long one, what quality is measured on is held out; of a shorter
+    one its last quarter, and at least 512 tokens. What is fitted to are whole windows.
+    """
+    ids, most = _encoded(source, text), most_tokens(source.spec)
+    if text == DEFAULT_TEXT or _is_long(ids):
+        enough = len(ids) >= HELD_OUT_TOKENS
+        found = ids[:_MOST_HELD_OUT]
+        return HeldOut(len(text_tokens(source, text)), found, f"first {len(found)} tokens") if enough else None
+    if len(ids) < 2 * HELD_OUT_TOKENS:
+        return None
+    window = window_of(source.spec)
+    before = len(ids) - max(HELD_OUT_TOKENS, len(ids) // _HELD_OUT_SHARE)
+    fitted = min(before // window * window, most)
+    found = ids[fitted : fitted + _MOST_HELD_OUT]
+    return HeldOut(fitted, found, f"tokens {fitted + 1} to {fitted + len(found)} of {len(ids)}")
+
+
+def _is_long(ids: NDArray[np.int32]) -> bool:
+    """Whether a text is parted: its first tokens are measured on, those behind them fitted to."""
+    return len(ids) >= 2 * MEASURED_TOKENS
+
+
+def _encoded(source: SourceModel, text: Path) -> NDArray[np.int32]:
     from edge_runtime.engine.tokenizer import Tokenizer
 
     files = {file.name: file.read() for file in source.tokenizer()}
-    chosen = FITTING_TEXT if text == DEFAULT_TEXT else text
-    ids = Tokenizer(files, source.spec.vocab_size).encode(read_beginning(chosen))
-    if len(ids) < 2:
-        raise ConfigError(f"--calibrate: expected a text of at least 2 tokens, got {len(ids)}.")
-    measured = MEASURED_TOKENS if chosen == text and len(ids) >= 2 * MEASURED_TOKENS else 0
-    return np.asarray(ids[measured : measured + most_tokens(source.spec)], np.int32)
+    return np.asarray(Tokenizer(files, source.spec.vocab_size).encode(read_beginning(text)), np.int32)
