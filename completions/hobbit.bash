@@ -37,9 +37,9 @@ _hobbit() {
     eval:--baseline-tier) words="8 6 4 2 bf16"; paths=yes ;;
     plan:--profile|run:--profile|chat:--profile|serve:--profile|bench:--profile|probe:--profile|tune:--profile|eval:--profile|calibrate:--profile|trace:--profile|verify:--profile) words="auto agx-orin-32gb agx-orin-64gb agx-thor arm-server generic orin-nano-4gb orin-nano-4gb-super orin-nano-8gb orin-nano-8gb-super orin-nx-16gb orin-nx-8gb raspberry-pi-5-16gb raspberry-pi-5-8gb rk3588 x86-server"; paths=yes ;;
     plan:--backend|run:--backend|chat:--backend|serve:--backend|bench:--backend|probe:--backend|tune:--backend|eval:--backend|calibrate:--backend|trace:--backend|verify:--backend) words="auto cpu cuda" ;;
+    hobbit-export:--trunk) words="auto fp32 int8 int4" ;;
     plan:--trunk|run:--trunk|chat:--trunk|serve:--trunk|bench:--trunk|probe:--trunk|tune:--trunk|eval:--trunk|calibrate:--trunk|trace:--trunk|verify:--trunk) words="auto native onnx" ;;
     plan:--power-meter|run:--power-meter|chat:--power-meter|serve:--power-meter|bench:--power-meter|probe:--power-meter|tune:--power-meter|eval:--power-meter|calibrate:--power-meter|trace:--power-meter|verify:--power-meter) words="auto none ina rapl battery jtop" ;;
-    hobbit-export:--trunk) words="fp32 int8 int4" ;;
     hobbit-export:--engine) words="local ray" ;;
     plan:--policy|run:--policy|chat:--policy|serve:--policy|bench:--policy|probe:--policy|tune:--policy|eval:--policy|calibrate:--policy|trace:--policy|simulate:--policy|verify:--policy) words="lossless hobbit mobile cache-prior max-rank rate-distortion cumsum adapmoe smoe skip lexi edgemoe mcsharp" ;;
     plan:--eviction|run:--eviction|chat:--eviction|serve:--eviction|bench:--eviction|probe:--eviction|tune:--eviction|eval:--eviction|calibrate:--eviction|trace:--eviction|verify:--eviction) words="lru lcu lfru mdc next-use rate-distortion layer-sizes" ;;
