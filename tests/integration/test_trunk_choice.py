@@ -188,6 +188,7 @@ sys.exit(main(sys.argv[1:]))
 def test_killed_while_it_measures_leaves_no_bundle_and_goes_on(checkpoints, text, tmp_path) -> None:
     out = tmp_path / "b"
     flags = [str(checkpoints["far"]), "--out", str(out), "--calibrate", str(text), "--no-self-check"]
+    flags += ["--memory", "400MiB"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     died = subprocess.run(
         [sys.executable, "-c", JUDGE_AND_DIE, *flags], env=environment, capture_output=True, check=False
@@ -200,6 +201,7 @@ def test_killed_while_it_measures_leaves_no_bundle_and_goes_on(checkpoints, text
     assert (code, err) == (0, "")
     assert report["steps_run"] == 1 + LAYERS + 1 + 1, "the choice, the int8 trunk back in its place, the calibration"
     assert report["trunk"]["asked"] == "auto"
+    assert report["peak_rss_bytes"] <= 400 << 20
     assert report["trunk"]["measured"]["kld_mean"] > report["trunk"]["measured"]["kld_bound"] == KLD_BOUND
     assert sorted(p.name for p in out.iterdir()) == ["calibration", "experts", "manifest.json", "tokenizer", "trunk"]
 
