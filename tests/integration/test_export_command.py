@@ -114,7 +114,7 @@ def test_closed_and_full_output(source_model: Path, tmp_path: Path, closed: str)
         (["--targets", "ort,tensorrt"], 78, "are built there from these graphs"),
         (["--targets", "cuda"], 78, "--targets: expected ort"),
         (["--memory", "lots"], 78, "--memory: expected a size"),
-        (["--memory", "40MiB"], 78, "is below the floor of"),
+        (["--memory", "64MiB"], 78, "is below the floor of"),
         (["--calibrate", "/nonexistent.txt"], 78, "--calibrate /nonexistent.txt: cannot be read"),
         (["--jobs", "0"], 2, "--jobs: expected 1 to 256"),
         (["--frobnicate"], 2, "unrecognized arguments"),

@@ -17,6 +17,7 @@ from edge_runtime.bundle.part_names import expert_file
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.lab.evaluation import log_softmax
 from hobbit_export import exporter
+from hobbit_export.ceiling import resident_bytes
 from hobbit_export.exporter import export
 from hobbit_export.options import DEFAULT_TEXT, FITTING_TEXT, MEASURED_TOKENS, ExportOptions
 from hobbit_export.source import SourceModel
@@ -93,7 +94,7 @@ def test_how_it_is_done_changes_no_byte(checkpoint: Path, tmp_path: Path, monkey
     export(options_for(checkpoint, tmp_path, "whole", jobs=2), quiet=True)
     whole = contents(tmp_path / "whole")
     with pytest.raises(BudgetError, match="Raise --memory to at least") as refused:
-        export(options_for(checkpoint, tmp_path, "none", memory_bytes=1 << 20), quiet=True)
+        export(options_for(checkpoint, tmp_path, "none", memory_bytes=resident_bytes() + (8 << 20)), quiet=True)
     floor = int(str(refused.value).rpartition("at least ")[2].removesuffix("MiB."))
     export(options_for(checkpoint, tmp_path, "tight", memory_bytes=(floor + 64) << 20), quiet=True)
     assert contents(tmp_path / "tight") == whole
