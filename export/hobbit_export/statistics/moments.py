@@ -40,12 +40,16 @@ def moment_bytes(spec: ModelSpec) -> int:
 class MomentSums:
     """Adds up moments; matrices that get the very same array share them. `add` is a `Watch` of the reference trunk.
 
+    Args:
+        distinct: how many different tokens are counted.
+
     Attributes:
         counts: whether `add` does anything: text that is held out passes uncounted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, distinct: int) -> None:
         self.counts = True
+        self._distinct = distinct
         self._last: F32 | None = None
         self._key = ""
         self._shared: dict[str, str] = {}
@@ -73,16 +77,23 @@ class MomentSums:
         """Write a file that `read_moments` reads.
 
         Few tokens say little about directions that are seldom or alike in size, so that codes fitted to them would be
-        worse on other text than plain rounding: their noise is added to the diagonal.
+        worse on other text than plain rounding: their noise is added to the diagonal. Where a text has fewer different
+        tokens than a matrix has inputs, the same ones coming again say nothing of the other directions: it counts as
+        that many tokens.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {
-            f"{key}:{i:04d}": _with_noise(square, self._tokens[key])
+            f"{key}:{i:04d}": _with_noise(square, self._samples(key, len(square)))
             for key, squares in self._sums.items()
             for i, square in enumerate(squares)
         }
         arrays |= {f"={name}": np.array(key) for name, key in self._shared.items()}
         np.savez(path, **arrays)
+
+    def _samples(self, key: str, inputs: int) -> int:
+        """Tokens that count for moments of so many inputs."""
+        tokens = self._tokens[key]
+        return min(tokens, self._distinct) if self._distinct < inputs else tokens
 
 
 def _with_noise(square: F32, tokens: int) -> F32:

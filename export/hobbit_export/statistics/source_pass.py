@@ -72,7 +72,7 @@ def run_layer(
     """
     spec = source.spec
     before = _load(bundle, layer_idx - 1) if layer_idx else None
-    sums = MomentSums()
+    sums = MomentSums(len(np.unique(ids[:moments])))
     trunk = ReferenceTrunk(spec, CheckpointWeights(source), watch=sums.add if moments else None)
     stream = Stream(*(np.zeros((len(ids), spec.hidden), np.float32) for _ in range(3)))
     inputs, logits = np.zeros_like(stream.resid), np.zeros((len(ids), spec.num_experts), np.float32)
@@ -97,7 +97,7 @@ def run_layer(
 
 def run_head(source: SourceModel, ids: I32, bundle: Path, out: Path, moments: int) -> list[str]:
     """Keep the moments of what the output head gets, behind the last layer. Arguments as for `run_layer`."""
-    spec, sums = source.spec, MomentSums()
+    spec, sums = source.spec, MomentSums(len(np.unique(ids[:moments])))
     trunk = ReferenceTrunk(spec, CheckpointWeights(source))
     before = _load(bundle, spec.num_layers - 1)
     for part in _windows(spec, moments):
