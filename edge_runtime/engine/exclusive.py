@@ -35,6 +35,8 @@ class ExclusiveUse:
         self._asked: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._is_closed = False
         self.is_released = False
+        self.parts_begun = 0
+        """Parts of requests that were computed so far."""
 
     @contextmanager
     def claim(self) -> Iterator[None]:
@@ -68,6 +70,7 @@ class ExclusiveUse:
         """
         with self._computing:
             self._worker = threading.get_ident()
+            self.parts_begun += 1
             try:
                 self.require_open()
                 self._do_asked()

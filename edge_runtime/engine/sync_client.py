@@ -92,7 +92,7 @@ class SyncClient:
         """Have a thread call `tend` while no request runs, until it is told to stop."""
         from edge_runtime.engine.elastic.idle_watch import IdleWatch
 
-        return IdleWatch(self.tend)
+        return IdleWatch(self.tend, lambda: self.use.parts_begun)
 
     def _begin(self, job: Job) -> Sequence:
         """Start a job as the only one: of a request that was interrupted, nothing may be left."""

@@ -180,7 +180,7 @@ def test_without_the_option_nothing_is_looked_at(model_bundle, machine):
 
 def test_an_idle_engine_gives_back_what_others_need(model_bundle, machine, monkeypatch):
     monkeypatch.setattr(idle_watch, "_EVERY_S", 0.01)
-    monkeypatch.setattr(idle_watch.IdleWatch.__init__, "__defaults__", (0.01,))
+    monkeypatch.setattr(idle_watch.IdleWatch.__init__, "__defaults__", (lambda: 0, 0.01))
     with opened(model_bundle, elastic=True) as engine:
         machine.engine = engine
         machine.part = 0.4

@@ -92,12 +92,12 @@ class Group:
 
 @contextmanager
 def speaking(
-    bundle: Path, limit: int, eaten: int, options: dict
+    bundle: Path, limit: int, eaten: int, options: dict, seconds: float
 ) -> Iterator[tuple[subprocess.Popen[str], dict, Group]]:
     """Let a model get ready in a cgroup of its own, with an eater in it; it speaks once it is told to."""
     inside = Group(limit)
     speaker = inside.start(
-        sys.executable, str(REPO / "tests/elastic_speaker.py"), str(bundle), str(SECONDS), json.dumps(options)
+        sys.executable, str(REPO / "tests/elastic_speaker.py"), str(bundle), str(seconds), json.dumps(options)
     )
     eater = None
     try:
@@ -114,10 +114,12 @@ def speaking(
         inside.remove()
 
 
-def side_by_side(bundle: Path, limit: int, eaten: int, *options: dict) -> list[tuple[list[dict], dict]]:
+def side_by_side(
+    bundle: Path, limit: int, eaten: int, *options: dict, seconds: float = SECONDS
+) -> list[tuple[list[dict], dict]]:
     """Let models speak at the same time, so that whatever else runs slows all of them."""
     with ExitStack() as stack:
-        speakers = [stack.enter_context(speaking(bundle, limit, eaten, each)) for each in options]
+        speakers = [stack.enter_context(speaking(bundle, limit, eaten, each, seconds)) for each in options]
         for speaker, _, _ in speakers:
             speaker.stdin.write("\n")
             speaker.stdin.flush()
@@ -159,8 +161,10 @@ def test_an_elastic_cache_in_a_cgroup_beside_a_process_that_comes_and_goes(bundl
 
 
 def test_where_nobody_else_wants_memory_nothing_is_lost(bundle):
-    """Nothing is lost by being elastic where nobody else wants memory."""
-    (plain, _), (elastic, _) = side_by_side(bundle, 600 * MIB, MIB, {}, {"elastic": True})
-    assert elastic[-1]["elastic"]["shrunk"] == 0
-    print(f"requests: elastic {len(elastic)}, plain {len(plain)}: {len(elastic) / len(plain):.3f}")
-    assert len(elastic) >= 0.95 * len(plain)
+    """Each starts first once: whoever comes first may have the better processor for as long as it runs."""
+    (plain, _), (elastic, _) = side_by_side(bundle, 600 * MIB, MIB, {}, {"elastic": True}, seconds=SECONDS / 2)
+    (again, _), (other, _) = side_by_side(bundle, 600 * MIB, MIB, {"elastic": True}, {}, seconds=SECONDS / 2)
+    assert [lines[-1]["elastic"]["shrunk"] for lines in (elastic, again)] == [0, 0]
+    mine, theirs = len(elastic) + len(again), len(plain) + len(other)
+    print(f"requests: elastic {len(elastic)} + {len(again)}, plain {len(plain)} + {len(other)}: {mine / theirs:.3f}")
+    assert mine >= 0.95 * theirs
