@@ -37,6 +37,11 @@ class BackendName(Kind):
         backend_named(str(value), where)
         return str(value)
 
+    def schema(self) -> dict[str, Any]:
+        """See `Kind.schema`: backends of the project; what others register no published schema can know."""
+        names = [name for name in self.metavar.split("|") if name != AUTO]
+        return {"type": "string", "pattern": f"^({'|'.join(names)})(:.*)?$"}
+
 
 class WorkloadName(Kind):
     """Name of a workload, part of the name of a file."""

@@ -80,9 +80,16 @@ def bench(fake: ctypes.CDLL, device: Device, nvrtc: Nvrtc, tmp_path: Path) -> It
 
 
 @pytest.fixture(scope="session")
-def kernel_folder(shared_folder: Path) -> Path:
-    """Where engines over the fake driver keep compiled kernels."""
-    return shared_folder / "kernels"
+def _compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture
+def kernel_folder(_compiled: Path) -> Path:
+    """Where engines over the fake driver keep compiled kernels, and nothing of what another test planted and measured."""
+    for path in _compiled.glob("memory-*.json"):
+        path.unlink()
+    return _compiled
 
 
 @pytest.fixture

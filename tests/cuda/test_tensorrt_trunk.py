@@ -75,7 +75,7 @@ def test_tokens_are_the_cpu_backends(model_bundle, of_cpu, use, fake: ctypes.CDL
         assert tokens(engine) == of_cpu[1]
         report = engine.generate([1, 2], SamplingParams(max_tokens=1)).to_json()
         assert (report["choices"]["trunk"], report["choices"]["memory"]) == ("tensorrt", "registered")
-        assert report["choices"].keys() == {"memory", "memory_reason", "trunk", "trunk_reason"}
+        assert report["choices"].keys() == {"memory", "memory_probe", "memory_reason", "trunk", "trunk_reason"}
         assert f"-tensorrt-{version}-" in engine.parts.backend.fingerprint
     assert fake_tensorrt.IExecutionContext.runs > runs
     assert fake.fake_live_regions() == before, "all memory was given back"
