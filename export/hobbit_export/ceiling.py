@@ -48,7 +48,7 @@ def need_memory(num_bytes: int, where: str) -> None:
     if used + num_bytes > limit:
         raise BudgetError(
             f"--memory {format_size(limit)}: {where}: reading it may take {format_size(num_bytes)} beside "
-            f"{format_size(used)} in use. If the file is sound, raise --memory to at least "
+            f"{format_size(used)} in use. To read it, if it is sound, raise --memory to at least "
             f"{-(-(used + num_bytes) // MIB) + 1}MiB."  # the process differs from run to run
         )
 

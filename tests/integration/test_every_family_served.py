@@ -56,8 +56,8 @@ def served(request: Any, shared_folder: Path, exported: Any) -> Iterator[tuple[S
     make_checkpoint(case, checkpoint)
     shutil.copy(published_checkpoint.FOLDER / model / "chat_template.jinja", checkpoint)
     config = json.loads((checkpoint / "config.json").read_text())
-    for part in (config, config.get("text_config", {})):  # a token is a byte here, and prompts with tools are long
-        part["max_position_embeddings"] = max(part.get("max_position_embeddings", 0), 1024)
+    text = config.get("text_config", config)
+    text["max_position_embeddings"] = max(text.get("max_position_embeddings", 0), 1024)  # a token is a byte here
     (checkpoint / "config.json").write_text(json.dumps(config))
     options = {"memory": "1GiB", "context": 1024, "threads": 1}
     bundle = exported(checkpoint, "--tiers", "8")

@@ -70,7 +70,7 @@ def test_a_quantised_gguf_file_keeps_the_floor_it_names(tmp_path: Path) -> None:
     checkpoint = write_qwen3(tmp_path / "wide", config)
     file = write_gguf(checkpoint, tmp_path / "wide.gguf", as_blocks(lambda name: "Q4_K"))
     flags = ("--out", tmp_path / "bundle", "--trunk", "int8")
-    code, _, problems, _ = run_export_measured(file, *flags, "--memory", "64MiB")
+    code, _, problems, _ = run_export_measured(file, *flags, "--memory", "128MiB")
     floor = re.search(r"Raise --memory to at least (\d+)MiB", problems)
     assert code == 78
     assert floor
