@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 _SURE = 2.0
 """Times its standard error that a difference between the two ways must be for a short trial to end."""
+_BEYOND_DOUBT = 3.0
+"""The same for a trial that ends before its first window because drafts cost time: a loss is not watched for long."""
 _LONGEST_TRIAL = 4
 """Windows after which a trial ends in any case: what differs less than that by then costs next to nothing."""
 _LONGEST = 3.0
@@ -29,7 +31,8 @@ class Judge:
     """Measures seconds a token with and without drafts.
 
     Args:
-        window: passes of each side of a trial at least; more while other work on the machine hides the difference.
+        window: passes of each side of a trial at least; more while other work on the machine hides the difference, and
+            a third of it is enough to see that drafts cost time.
         hold: windows the winner keeps at first; doubled each time it wins again, up to `max_hold`.
         max_hold: most windows between two trials.
         margin: share of the time a token takes that drafts must save to be switched on; to stay on, anything is enough.
@@ -68,13 +71,18 @@ class Judge:
             return
         mine, other = self._trial[self.is_on], self._trial[not self.is_on]
         mine.append(_Pass(seconds, tokens))
-        if len(mine) == len(other) >= self._window:
+        if len(mine) == len(other) >= self._window // 3:
             drafted, plain = _cost(self._trial[True]), _cost(self._trial[False])
-            apart = abs(plain.seconds - drafted.seconds)
-            if len(mine) >= _LONGEST_TRIAL * self._window or apart >= _SURE * hypot(plain.error, drafted.error):
+            if self._is_over(len(mine), plain.seconds - drafted.seconds, hypot(plain.error, drafted.error)):
                 self._decide(1 - drafted.seconds / plain.seconds if plain.seconds > 0 else 0.0)
                 return
         self.is_on = not self.is_on
+
+    def _is_over(self, passes: int, saved: float, error: float) -> bool:
+        """Say whether so many passes of each side are enough to know what a token saved, in seconds with an error."""
+        if passes < self._window:
+            return saved < 0 and -saved >= _BEYOND_DOUBT * error
+        return passes >= _LONGEST_TRIAL * self._window or abs(saved) >= _SURE * error
 
     def _decide(self, gain: float) -> None:
         """Keep the better way."""
