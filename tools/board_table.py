@@ -174,21 +174,21 @@ def _cell(spec: ModelSpec, profile: DeviceProfile, tier: int) -> str:
 def measured_rows() -> Iterator[str]:
     """Yield measured runs beside the same arithmetic, given what each run missed and touched."""
     yield (
-        "| model | memory | cached | hits | assumed hits | missed a token | touched a token "
+        "| processor | model | memory | cached | hits | assumed hits | missed a token | touched a token "
         "| tok/s, at most | tok/s, measured | reached |"
     )
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
     cells = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
     ours = [c for c in cells if c.get("side") == "ours" and c.get("variant") == "lossless" and c.get("measured")]
     order = {"resident": "all", "75": "75 %", "50": "50 %", "35": "35 %", "25": "25 %"}
-    for model in sorted({c["model"] for c in ours}):
+    for isa, model in sorted({(c["machine"]["isa"], c["model"]) for c in ours}):
         for regime, label in order.items():
-            here = [c for c in ours if (c["model"], c["regime"]) == (model, regime)]
+            here = [c for c in ours if (c["machine"]["isa"], c["model"], c["regime"]) == (isa, model, regime)]
             if here:
-                yield _measured_row(model, label, here)
+                yield f"| {isa} {_measured_row(model, label, here)}"
 
 
-_EXPERTS = {"S1": 8 * 128, "S2": 12 * 8}
+_EXPERTS = {"S1": 8 * 128, "S1-int4": 8 * 128, "S2": 12 * 8}
 """Experts of the synthetic checkpoints of docs/benchmarks.md."""
 
 
