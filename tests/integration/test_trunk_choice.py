@@ -137,8 +137,9 @@ def test_what_it_is_judged_on_it_was_not_fitted_to(checkpoints, text, chosen, tm
 
 @pytest.mark.parametrize("name", ["close", "far"])
 def test_another_run_gives_the_same_bytes(checkpoints, text, chosen, tmp_path, name) -> None:
-    asked = ExportOptions(checkpoints[name], tmp_path / "b", calibrate=text, jobs=2, memory_bytes=512 << 20)
-    export(asked, quiet=True)
+    flags = ("--out", tmp_path / "b", "--calibrate", text, "--jobs", 2, "--memory", "512MiB")
+    code, _, problems = run_export(checkpoints[name], *flags)
+    assert code == 0, problems
     assert contents(tmp_path / "b") == chosen[name][1]
 
 

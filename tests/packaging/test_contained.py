@@ -86,6 +86,7 @@ def go(out, suites=("noble:arm64",)):
 
 @needs_dpkg
 def test_a_whole_release_of_one_build_passes(release, capsys):
+    pytest.importorskip("cyclonedx", reason="cyclonedx-python-lib is not installed; the bill was NOT checked")
     check.write_sbom("device", "3.12", release)
     go(release)
     assert "1 bundles and 2 packages hold these wheels" in capsys.readouterr().out
