@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.base.errors import BudgetError, BundleError
+from edge_runtime.base.errors import BundleError
 from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.bundle.record import BF16
@@ -32,7 +32,7 @@ from hobbit_export.source import SourceModel
 from hobbit_export.statistics.inputs import FOLDER as STATISTICS
 from hobbit_export.steps import ExportStep, Job, Written, trunk_steps
 from hobbit_export.trunk_choice import KLD_BOUND, describe, held_out_of
-from hobbit_export.verify import CHECK_SHARE
+from hobbit_export.verify import open_engine
 
 if TYPE_CHECKING:
     from edge_runtime.engine.api import Engine
@@ -188,18 +188,12 @@ class _Choosing:
     @contextmanager
     def _engine(self, precision: Precision) -> Iterator[Engine]:
         """Run what is written so far, within the share of --memory that the closing check takes if that suffices."""
-        from edge_runtime.engine.api import Engine
-
-        options, ids = self._job.options, self._held.ids
-        chosen: dict[str, Any] = {"policy": "lossless", "tier": self._tier, "self_check": False}
-        chosen["context"] = min(len(ids), self._job.source.spec.max_context)
-        with manifest_file.draft(self._out, self._manifest(precision)):
-            try:
-                engine = Engine.open(self._out, memory=int(options.memory_bytes * CHECK_SHARE), **chosen)
-            except BudgetError:
-                engine = Engine.open(self._out, memory=options.memory_bytes, **chosen)
-            with engine:
-                yield engine
+        context = min(len(self._held.ids), self._job.source.spec.max_context)
+        with (
+            manifest_file.draft(self._out, self._manifest(precision)),
+            open_engine(self._job.options, tier=self._tier, context=context) as engine,
+        ):
+            yield engine
 
 
 def _short(value: float) -> float:

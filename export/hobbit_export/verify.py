@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.base.errors import BudgetError, ConfigError
 from edge_runtime.base.sizes import MIB
@@ -14,6 +14,9 @@ from hobbit_export.options import AUTO_TRUNK, ExportOptions
 from hobbit_export.origin import open_origin
 from hobbit_export.progress import Progress
 from hobbit_export.source import sample_sha256
+
+if TYPE_CHECKING:
+    from edge_runtime.engine.api import Engine
 
 CHECK_SHARE = 0.5
 """Of --memory that the closing check takes, process and all; all of it where the runtime does not fit into that."""
@@ -81,14 +84,30 @@ def run_self_check(options: ExportOptions) -> dict[str, Any] | None:
         BundleError: the runtime's logits are not those of the source.
     """
     from edge_runtime.bundle.self_check import self_check
+
+    try:
+        with open_engine(options) as engine:
+            config = engine.parts.config
+            return self_check(engine, engine.parts.bundle, config.tier, context=config.context).to_json()
+    except BudgetError as err:
+        _log.warning("self-check skipped, --memory is too small for the runtime: %s", err)
+        return None
+
+
+def open_engine(options: ExportOptions, **chosen: Any) -> Engine:
+    """Open what is written, within `CHECK_SHARE` of --memory, or all of it where that is too little.
+
+    Args:
+        options: of the export.
+        chosen: further options of the runtime.
+
+    Raises:
+        BudgetError: the runtime does not fit into --memory.
+    """
     from edge_runtime.engine.api import Engine
 
-    for memory in (int(options.memory_bytes * CHECK_SHARE), options.memory_bytes):
-        try:
-            with Engine.open(options.out, memory=memory, policy="lossless", self_check=False) as engine:
-                config = engine.parts.config
-                return self_check(engine, engine.parts.bundle, config.tier, context=config.context).to_json()
-        except BudgetError as err:
-            too_small = err
-    _log.warning("self-check skipped, --memory is too small for the runtime: %s", too_small)
-    return None
+    chosen |= {"policy": "lossless", "self_check": False}
+    try:
+        return Engine.open(options.out, memory=int(options.memory_bytes * CHECK_SHARE), **chosen)
+    except BudgetError:
+        return Engine.open(options.out, memory=options.memory_bytes, **chosen)
