@@ -103,7 +103,8 @@ class Bench:
                 return False
             begun = time.monotonic()
             points = {"points": [(_MIB, 8), (4 * _MIB, 4)]} if kind == "reads" else {}
-            said = self.job(kind, options, **points)
+            behind = {"resident": True} if kind == "measure" else {}
+            said = self.job(kind, options, **points, **behind)
             said.pop("answers", None)
             self.done[name] = [round(time.monotonic() - begun, 2), said, round(checksum_rate(), 4)]
             write_whole(self.args.out, json.dumps(self.done).encode())

@@ -64,6 +64,20 @@ def test_a_cache_below_one_tokens_experts_is_measured_by_parts(model_bundle):
     assert parts["experts_ms"] > 0
 
 
+def test_a_measurement_times_tokens_that_read_nothing_behind_its_requests(model_bundle):
+    job = {"bundle": str(model_bundle), "options": OPTIONS | {"expert_memory": "6MiB"}, "workload": asdict(WORKLOAD)}
+    found, other = measure(job | {"resident": True}), measure(job)
+    assert found["resident_ms"].keys() >= {"trunk", "experts", "other"}
+    assert all(spent >= 0 for spent in found["resident_ms"].values())
+    assert found["resident_ms"]["trunk"] > 0 < found["resident_ms"]["experts"]
+    assert other["resident_ms"] is None
+    assert [found[name] for name in ("digest", "bytes_per_token", "hit_rate")] == [
+        other[name] for name in ("digest", "bytes_per_token", "hit_rate")
+    ]
+    small = job["options"] | {"expert_memory": "1MiB"}
+    assert measure(job | {"options": small, "resident": True})["resident_ms"] is None, "no token fits"
+
+
 def test_a_base_is_a_candidate_where_it_fits(calibrated_bundle, tmp_path):
     """As a policy of its own beside others: none of them is given an option that it refuses."""
     options = OPTIONS | {"expert_memory": "8MiB"}

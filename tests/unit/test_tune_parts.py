@@ -172,6 +172,18 @@ def test_a_clock_that_stays_off_is_said(tmp_path):
     assert not jobs.answers
 
 
+def test_tokens_that_read_nothing_are_timed_where_predictions_begin(tmp_path):
+    said = MEASURED.to_json()
+    jobs, other = Jobs(said, said, said, said), Candidate.of({"threads": 2})
+    lab = laboratory(jobs, [1.0] * 4, tmp_path)
+    for number, candidate in enumerate([Candidate(), other]):
+        lab.measure("a", candidate, number, lossy=False)
+    lab.begin_with(other, [MEASURED])
+    for number, candidate in enumerate([Candidate(), other]):
+        lab.measure("b", candidate, number, lossy=False)
+    assert [job["resident"] for job in jobs.jobs] == [True, False, False, True]
+
+
 def test_time_is_counted_by_what_measurements_took(tmp_path):
     now = iter(range(0, 1000, 10))
     lab = laboratory(Jobs(MEASURED.to_json()), [1.0], tmp_path, budget_s=100, clock=lambda: next(now))  # starts at 0

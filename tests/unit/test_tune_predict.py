@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from edge_runtime.bundle.bundle import Bundle
@@ -75,6 +77,25 @@ def test_a_machine_that_was_slower_while_it_was_probed_makes_no_reads_that_give_
     found = predictor(speeds=slow)
     assert rate(found) == pytest.approx(10.0)
     assert rate(found, tier=4) == pytest.approx(1000 / (60 * 140 / 200 + 40 * 3 / 5)), "what was waited for is reads"
+
+
+def test_what_computing_takes_is_timed_in_the_process_that_is_measured():
+    """Probes ran on a machine that was half as fast: only what they say of one setting by another counts."""
+    resident = {"trunk": 15.0, "experts": 20.0, "other": 5.0}
+    measured = replace(MEASURED, resident_ms=resident)
+    assert measured.resident_token_ms == 40.0
+    slow = SPEEDS.slower(dict.fromkeys(SPEEDS.pairs, 2.0))
+    found = predictor(measured=measured, speeds=slow)
+    assert rate(found) == pytest.approx(10.0)
+    assert rate(found, eviction="next-use") == pytest.approx(1000 / (40 + 60 * 3 / 5))
+    assert rate(found, threads=2) == pytest.approx(1000 / (40 * 83 / 50 + 60))
+    assert rate(found, tier=4) == pytest.approx(1000 / (40 * 38 / 50 + 60 * 3 / 5))
+    assert rate(found, tier=4) == rate(predictor(measured=measured), tier=4)
+    unknown = predictor(measured=measured, speeds=ComputeSpeeds({}))
+    assert rate(unknown, eviction="next-use") == pytest.approx(1000 / (40 + 60 * 3 / 5)), "nothing else is needed"
+    assert rate(unknown, tier=4) is None
+    most = predictor(measured=replace(MEASURED, resident_ms={"trunk": 70.0}))
+    assert rate(most, eviction="next-use") == pytest.approx(1000 / (60 + 40 * 3 / 5)), "what was waited for is reads"
 
 
 def test_what_computing_hides_of_reading_stays_hidden_whatever_the_drive():

@@ -25,8 +25,11 @@ from edge_runtime.lab.probes.base import Subject
 from edge_runtime.lab.simulator.recording import record
 from edge_runtime.lab.tune import read_times, speeds
 from edge_runtime.lab.tune.measurement import Measurement, Workload
+from edge_runtime.lab.tune.resident_tokens import resident_token_ms
 from edge_runtime.telemetry.process import peak_rss_bytes
 from edge_runtime.telemetry.samples import phases
+
+_RESIDENT_S = 0.5
 
 
 class _Totals:
@@ -50,7 +53,10 @@ class _Totals:
 
 
 def measure(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a workload; return a `Measurement` as plain data, and the tokens of each answer, warming up included."""
+    """Run a workload; return a `Measurement` as plain data, and the tokens of each answer, warming up included.
+
+    With `resident` in the job a token that reads nothing is timed behind it.
+    """
     workload = from_mapping(Workload, job["workload"], "workload")
     rates: list[float] = []
     ttft_ms: list[float] = []
@@ -73,6 +79,9 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
             ttft_ms.append(first_ms)
             gaps_ms += gaps
             rates.append(1000 * len(gaps) / sum(gaps))
+        resident, prompt = None, workload.prompts[-1]
+        if job.get("resident"):  # in this process: another one's memory may be slower or faster
+            resident = resident_token_ms(engine, prompt[-1], len(prompt) + workload.gen_tokens // 2, _RESIDENT_S)
         kld = None
         if job.get("reference"):
             kld = divergence(engine, job["reference_tokens"], Path(job["reference"]))
@@ -85,6 +94,7 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
         bytes_per_token=totals.bytes_read / totals.tokens,
         read_busy_ms=totals.busy_ns / 1e6 / totals.tokens,
         hit_rate=totals.hits / totals.lookups if totals.lookups else None,
+        resident_ms=resident,
         kld=kld,
         peak_rss_bytes=peak_rss_bytes(),
     )

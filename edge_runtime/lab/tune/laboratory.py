@@ -67,7 +67,7 @@ class ProcessLaboratory:
         self._deadline = clock() + budget_s
         self._spent_s: list[float] = []
         self.predictor: Predictor | None = None
-        self._differ = 0.0
+        self._differ, self._stands = 0.0, Candidate()
         self.reference: Reference | None = None
 
     def job(self, kind: str, candidate: Candidate, **more: Any) -> dict[str, Any] | Failure:
@@ -97,7 +97,7 @@ class ProcessLaboratory:
         compared: dict[str, Any] = {}
         if lossy and self.reference is not None and {"policy", "tier"} & candidate.options.keys():
             compared = {"reference": str(self.reference.path), "reference_tokens": self.reference.tokens}
-        said = self.job("measure", candidate, **compared)
+        said = self.job("measure", candidate, resident=candidate == self._stands, **compared)
         self._spent_s.append(self._clock() - started)
         sentinel = self._sentinel_of(candidate)
         rate = sentinel.check()
@@ -126,6 +126,7 @@ class ProcessLaboratory:
 
     def begin_with(self, stands: Candidate, measured: Sequence[Measurement]) -> None:
         """See `Laboratory.begin_with`: the round of the median rate says what each phase takes."""
+        self._stands = stands
         if self.predictor is not None:
             ordered = sorted(measured, key=lambda each: each.rate)
             self._differ = (ordered[-1].rate / ordered[0].rate - 1) / 2

@@ -42,6 +42,8 @@ class Measurement:
         bytes_per_token: read while decoding.
         read_busy_ms: milliseconds a token in which the drive had something to read, whether or not anybody waited.
         hit_rate: of lookups while decoding.
+        resident_ms: milliseconds by phase of a token that finds every expert in memory, timed in the same process
+            behind the requests; None where that was not asked for, or its cache is too small for any.
         kld: nats a token against the reference, where that was asked for.
         peak_rss_bytes: of the process.
         celsius: the hottest sensor when it began; None without one.
@@ -57,6 +59,7 @@ class Measurement:
     bytes_per_token: float = 0.0
     read_busy_ms: float = 0.0
     hit_rate: float | None = None
+    resident_ms: dict[str, float] | None = None
     kld: float | None = None
     peak_rss_bytes: int = 0
     celsius: float | None = None
@@ -72,6 +75,11 @@ class Measurement:
     def token_ms(self) -> float:
         """Milliseconds of a decoded token, all phases."""
         return sum(self.phase_ms.values())
+
+    @property
+    def resident_token_ms(self) -> float | None:
+        """Milliseconds of a token that finds every expert in memory; None where that is not known."""
+        return sum(self.resident_ms.values()) if self.resident_ms else None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data that `from_json` takes back."""

@@ -54,9 +54,10 @@ class Reads:
 class Predictor:
     """Predicts rates from what stands.
 
-    A token takes what it would with every expert in memory, which is probed, and on top of it what reading costs:
-    waiting, and whatever slows down computing and the rest meanwhile. That is what was measured beyond the probed part,
-    and it becomes more or less with the reads.
+    A token takes what it would with every expert in memory, and on top of it what reading costs: waiting, and whatever
+    slows down computing and the rest meanwhile. The first is timed in the process that was measured, else probed; the
+    second is what was measured beyond it, and becomes more or less with the reads. Other threads and tiers take so many
+    times as long as probes say.
 
     Attributes:
         present: options in force where a candidate says nothing: read_chunk, io_threads, direct_io, eviction, policy,
@@ -96,15 +97,14 @@ class Predictor:
         now, then = self.settings(self.stands), self.settings(candidate)
         if changed - {"threads"} and (keeps_base(str(now["policy"])) or keeps_base(str(then["policy"]))):
             return None  # it reads behind what is computed
-        token, computing, computed = self.measured.token_ms, self._computing_ms(now), self._computing_ms(then)
-        most = token - self.measured.phase_ms.get("read_wait", 0.0)
-        if (computing is None or computed is None) and changed & _COMPUTING:
+        own = self._computing_ms(now)
+        ratio = self._computing_ratio(now, then, own) if changed & _COMPUTING else 1.0
+        if ratio is None:
             return None
-        if computing is None or computed is None:  # the same on both sides, so that it need not be known
-            computing = computed = most
-        elif computing > most:  # the machine was slower while it was probed
-            computing, computed = most, computed * most / computing
-        reading = token - computing
+        token, resident = self.measured.token_ms, self.measured.resident_token_ms or own
+        most = token - self.measured.phase_ms.get("read_wait", 0.0)
+        computing = most if resident is None else min(resident, most)  # it may have been slower while it was probed
+        computed, reading = computing * ratio, token - computing
         if changed - {"threads"}:
             found = self._reading_ms(now, then, reading)
             if found is None:
@@ -112,6 +112,11 @@ class Predictor:
             reading = found
         total = computed + reading
         return 1000 / total if total > 0 else None
+
+    def _computing_ratio(self, now: Mapping[str, Any], then: Mapping[str, Any], own: float | None) -> float | None:
+        """How many times as long a token with every expert in memory takes; both as probed."""
+        other = self._computing_ms(then)
+        return other / own if own and other is not None else None
 
     def _computing_ms(self, settings: Mapping[str, Any]) -> float | None:
         """Milliseconds of a token with every expert in memory: as many experts of each tier as a replay says."""
