@@ -55,7 +55,7 @@ def main() -> int:
     shutil.copytree(args.bundle, bundle)
     size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     limits = [size * int(share) // 100 for share in args.shares.split(",")]
-    found = [ran(bundle, limit, args.tokens) for limit in limits for _ in range(args.runs)]
+    found = [ran(bundle, limit, args.tokens) for _ in range(args.runs) for limit in limits]
     return 0 if all(found) else 1
 
 
