@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from installed import installed
 from machine import missing
+from streams import Stream
 
 SECTION = (REPO / "docs/operations.md").read_text().partition("## Ten things that go wrong")[2]
 ROWS = {int(row[0]): row[1:] for row in re.findall(r"^\| (\d+) \| (.*?) \| (.*) \|$", SECTION, re.MULTILINE)}
@@ -59,6 +60,51 @@ def test_there_are_ten():
     tests = (REPO / "tests/systemd/test_real_systemd.py").read_text()
     assert f"def {SHOWN_ELSEWHERE[4]}(" in tests
     assert words(4)[0] in tests
+    shown = re.findall(r"(?:words|fails)\((?:service, )?(\d+)|ROWS\[(\d+)\]", Path(__file__).read_text())
+    assert {int(number) for pair in shown for number in pair if number} | SHOWN_ELSEWHERE.keys() == set(range(1, 11))
+
+
+def refusal(service):
+    """The status, code and Retry-After of a request that is refused; None if it is answered, or nothing listens."""
+    try:
+        service.get("/v1/completions", service.body("def", 1))
+    except urllib.error.HTTPError as err:
+        return err.code, json.load(err)["error"]["code"], int(err.headers["Retry-After"])
+    except OSError:
+        return None
+    return None
+
+
+@pytest.mark.slow
+def test_clients_are_refused_as_the_page_says(service):
+    """Row 6: a request runs and none may wait; then the service drains behind it; then it loads."""
+    assert re.findall(r"\d{3}|Retry-After", ROWS[6][0]) == ["429", "503", "Retry-After"]
+    assert re.findall(r"`([^`]+)`", ROWS[6][1]) == ["HOBBIT_MAX_WAITING"]
+    service.settings(HOBBIT_MAX_WAITING=0, HOBBIT_PARALLEL=1)
+    service.systemctl("start")
+    stream = Stream(service)
+    (status, code, retry_after_s) = refusal(service)
+    assert (status, code) == (429, "queue_full")
+    assert retry_after_s >= 1
+    figures = service.open("/metrics").read().decode()
+    assert re.search(r'^hobbit_requests_rejected_total\{.*reason="queue_full".*\} 1', figures, re.MULTILINE)
+
+    service.machine.run("systemctl", "stop", "--no-block", "hobbit")
+    service.machine.until(lambda: "finishing" in service.machine.journal("hobbit"), "draining")
+    assert refusal(service) == (503, "draining", 5)
+    assert stream.tokens_until_the_end() > 0
+
+    service.machine.until(lambda: service.show("ActiveState") == "inactive", "stopped")
+    service.machine.run("systemctl", "start", "--no-block", "hobbit")
+    seen = []
+
+    def asked():
+        seen.append(refusal(service))
+        return service.is_ready()
+
+    service.machine.until(asked, "ready")
+    assert (503, "loading", 5) in seen, seen
+    assert refusal(service) is None, "it answers again, and has room"
 
 
 @pytest.mark.slow
@@ -79,7 +125,7 @@ def test_they_look_as_the_page_says(service):
     fails(service, 9, denied, HOBBIT_BUNDLE="/home/b")
     assert machine.run("runuser", "-u", "hobbit", "--", "ls", "/home/b", check=False).returncode != 0
 
-    service.settings(HOBBIT_MAX_WAITING=0)
+    service.settings()
     service.systemctl("start")
     (what,) = [each for each in words(7) if "_" in each]
     request = urllib.request.Request(f"http://127.0.0.1:{service.port}/v1/models", headers={"Host": "proxy.example"})
