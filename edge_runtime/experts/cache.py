@@ -89,9 +89,9 @@ class ExpertCache:
         """Return uint8 [E], read-only: the tier each expert of the layer is resident at, 0 if it is not."""
         return self._pool.residents.table.resident_tiers(layer_idx)
 
-    def touch(self, *, wait: bool = False) -> None:
-        """Take the experts' memory from the system before reads need it, in the background or to the end."""
-        self._pool.touch(wait=wait)
+    def touch(self, *, whole: bool = False, wait_s: float | None = 0.0) -> None:
+        """Take the experts' memory from the system before reads need it, in the background. See `ExpertPool.touch`."""
+        self._pool.touch(whole=whole, wait_s=wait_s)
 
     def watch_reads(self, watcher: Callable[[ExpertKey, int, int], None] | None) -> None:
         """Tell somebody of every read from now on, see `SlotReader`; None: nobody."""

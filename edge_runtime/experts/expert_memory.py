@@ -11,6 +11,7 @@ from edge_runtime.backends.memory import ByteRange, MemorySpace, SlotMemory
 from edge_runtime.base.sizes import MIB
 from edge_runtime.experts.first_touch import FirstTouch
 from edge_runtime.experts.residency import ResizeMoves
+from edge_runtime.experts.touch_order import Progress, joined, side_by_side
 from edge_runtime.experts.units import UnitLedger
 
 DEFAULT_BLOCK_BYTES = 128 * MIB
@@ -19,6 +20,8 @@ DEFAULT_BLOCK_BYTES = 128 * MIB
 _LEAST_BLOCKS = 16
 _LEAST_TOUCHED = 64 * MIB
 """Less than that comes as it is needed: it takes milliseconds."""
+DEFAULT_AHEAD_BYTES = 256 * MIB
+"""Taken ahead of what is used where some of it may never be: more than is read at once."""
 
 
 class ExpertMemory:
@@ -32,26 +35,43 @@ class ExpertMemory:
         space: makes the slots.
         ledger: counts and sizes of the units.
         block_bytes: size aimed at for one allocation.
+        ahead_bytes: memory taken from the system ahead of what is used, where some of it may never be.
 
     Raises:
         BudgetError: the system refused the memory.
     """
 
-    def __init__(self, space: MemorySpace, ledger: UnitLedger, *, block_bytes: int = DEFAULT_BLOCK_BYTES) -> None:
+    def __init__(
+        self,
+        space: MemorySpace,
+        ledger: UnitLedger,
+        *,
+        block_bytes: int = DEFAULT_BLOCK_BYTES,
+        ahead_bytes: int = DEFAULT_AHEAD_BYTES,
+    ) -> None:
         assert space.gives_back_pages or not ledger.sizes.plane_bytes, "planes need memory that gives back pages"
         self.space, self._ledger, self._block_bytes = space, ledger, block_bytes
         self._first_touch: FirstTouch | None = None
-        self._touches = False
+        self._touches, self._ahead_bytes = False, ahead_bytes
+        self._ahead: int | None = None
+        self._progress = Progress()
         self._open()
 
-    def start_over(self, ledger: UnitLedger) -> None:
+    def start_over(self, ledger: UnitLedger, *, is_idle: bool = False) -> None:
         """Replace all memory by new memory for the units of a ledger; what was written is lost.
+
+        Args:
+            ledger: counts and sizes of the units.
+            is_idle: nothing is being read: memory of the same cores stays, so that it is not taken a second time.
 
         Raises:
             BudgetError: the system refused the memory.
         """
+        before, self._ledger = self._ledger, ledger
+        stays = is_idle and self._planes is None and before.sizes == ledger.sizes
+        if stays and before.num_cores == ledger.num_cores == self._cores.num_slots:
+            return
         self.close()
-        self._ledger = ledger
         self._open()
 
     def _open(self) -> None:
@@ -70,23 +90,38 @@ class ExpertMemory:
             slot_bytes=slot_bytes, num_slots=num_slots, segment_offsets=offsets, block_bytes=block_bytes
         )
 
-    def touch(self, *, wait: bool) -> None:
-        """Take all memory from the system in the background, now and whenever it grows or is replaced.
+    def touch(self, *, is_sure: bool, wait_s: float | None = 0.0) -> None:
+        """Take memory from the system in the background, now and whenever it grows or is replaced.
 
-        With planes nothing is taken: there are more addresses than memory, and which of them are used changes.
+        Of cores and planes, those that experts of the full tier take: what others take in their stead comes as it is
+        needed, see `UnitLedger.hold_ahead`.
 
         Args:
-            wait: return when all of it is there.
+            is_sure: all of it will be used; if not, it is taken a little ahead of what is.
+            wait_s: return after so long even if not all of what is sure is there; None: however long it takes.
         """
-        if not self._touches:
-            self._touches = True
-            self._touch_new()
-        if wait and self._first_touch is not None:
-            self._first_touch.wait()
+        ahead = None if is_sure else self._ahead_bytes
+        if not self._touches or (is_sure and self._ahead is not None):
+            self._touches, self._ahead = True, ahead
+            if self._first_touch is None:
+                self._touch_new()
+            elif is_sure:
+                self._first_touch.go_on()
+        if is_sure and self._first_touch is not None:
+            self._first_touch.wait(wait_s)
 
     def _touch_new(self) -> None:
-        if self._touches and self._planes is None and self._cores.nbytes >= _LEAST_TOUCHED:
-            self._first_touch = FirstTouch(self._cores.untouched())
+        if self._touches and self._ledger.budget_bytes >= _LEAST_TOUCHED:
+            self._first_touch = FirstTouch(self._next_used(), self._ahead)
+
+    def _next_used(self) -> Sequence[ByteRange]:
+        """Return memory that may not be there yet and will be used, in that order."""
+        if self._planes is None:
+            self._progress = Progress(self._cores.num_slots)
+            return self._cores.untouched()
+        cores, planes = self._ledger.hold_ahead_whole()
+        self._progress = Progress(max(cores, default=-1) + 1, max(planes, default=-1) + 1)
+        return side_by_side(joined(cores, self._cores.range_of), joined(planes, self._planes.range_of))
 
     def _stop_touching(self) -> None:
         touching, self._first_touch = self._first_touch, None
@@ -113,12 +148,22 @@ class ExpertMemory:
         """
         core, first = self._cores.range_of(slot), max(resident_planes, 0)
         if self._planes is None:
-            return [self._part(core, resident_planes, len(planes)) if self._ledger.sizes.is_whole else core]
-        ranges = [core] if resident_planes < 0 else []
-        for index in range(first, len(planes)):
-            self._bind_plane(slot, index, planes[index])
-            ranges.append(self._planes.range_of(planes[index]))
+            ranges = [self._part(core, resident_planes, len(planes)) if self._ledger.sizes.is_whole else core]
+        else:
+            ranges = [core] if resident_planes < 0 else []
+            for index in range(first, len(planes)):
+                self._bind_plane(slot, index, planes[index])
+                ranges.append(self._planes.range_of(planes[index]))
+        if self._first_touch is not None:
+            self._follow_reads(slot, planes[first:] if self._planes is not None else ())
         return ranges
+
+    def _follow_reads(self, slot: int, planes: Sequence[int]) -> None:
+        """A slot and planes are read into: tell whoever takes memory ahead of that."""
+        assert self._first_touch is not None
+        further = [self._progress.use(0, slot), *(self._progress.use(1, unit) for unit in planes)]
+        if any(further):
+            self._first_touch.use(*self._progress.shares())
 
     def _part(self, core: ByteRange, resident_planes: int, planes: int) -> ByteRange:
         """Bytes of a whole core that hold the segments beyond `resident_planes`, up to `planes`."""
@@ -137,6 +182,7 @@ class ExpertMemory:
         if not self.space.gives_back_pages:
             return  # they stay warm: with one size of units nobody else needs their bytes
         for is_plane, unit in units:
+            self._stop_touching()  # it may be on its way there; memory is full, so little is left to take
             slots = self._planes if is_plane else self._cores
             assert slots is not None
             slots.discard(unit)
@@ -173,11 +219,10 @@ class ExpertMemory:
             for source, target in pairs:
                 slots.copy(source, target)
             slots.resize(count)
-        if self._planes is None:
-            return self._touch_new()
-        for slot in range(self._cores.num_slots):
+        for slot in range(self._cores.num_slots if self._planes is not None else 0):
             for index, unit in enumerate(planes_of(slot)):
                 self._bind_plane(slot, index, unit)
+        self._touch_new()
 
     def _capacities(self, budget_bytes: int) -> list[tuple[SlotMemory, int]]:
         counts = [(self._cores, self._ledger.core_capacity(budget_bytes))]

@@ -52,14 +52,14 @@ class ExpertPool:
             self._is_permanent = self.residents.is_permanent
         return self.places(self.residents.tier) if self._is_permanent else None
 
-    def touch(self, *, wait: bool) -> None:
-        """Take all memory from the system, where it is sure to be used: not every expert fits.
+    def touch(self, *, whole: bool = False, wait_s: float | None = 0.0) -> None:
+        """Take memory from the system: all of it where not every expert fits, else a little ahead of what is used.
 
         Args:
-            wait: return when it is there.
+            whole: all of it in any case.
+            wait_s: return after so long at most; None: when it is there.
         """
-        if not self.residents.fits_all:
-            self.memory.touch(wait=wait)
+        self.memory.touch(is_sure=whole or not self.residents.fits_all, wait_s=wait_s)
 
     def begin_request(self) -> None:
         """Check the bundle's files unless none is needed any more, and read what has to be in memory and is not.
@@ -163,7 +163,7 @@ class ExpertPool:
         self._changing_from = self.residents.ledger.budget_bytes  # until all is replaced, recovering forgets all
         self._memory_moves()
         try:
-            self.memory.start_over(residents.ledger)
+            self.memory.start_over(residents.ledger, is_idle=True)
         except BudgetError:
             self.recover()
             raise

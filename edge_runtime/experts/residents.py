@@ -45,6 +45,7 @@ class Residents:
         base_layers: Sequence[int] = (),
     ) -> None:  # fmt: skip
         self.ledger, self.rule, self.base_layers = ledger, rule, tuple(base_layers)
+        ledger.keeps_cores = bool(base_layers)
         self.table = SlotTable(
             ledger, num_layers=num_layers, num_experts=num_experts, rule=rule, keeps_cores=bool(base_layers)
         )

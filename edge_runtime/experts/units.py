@@ -84,6 +84,18 @@ class UnitLedger(Ledger):
             sizes.core_tier, sizes.full_tier, sizes.core_bytes, sizes.plane_bytes, budget_bytes, max_experts
         )
         self.sizes = sizes
+        self.keeps_cores = False
+        """Whether every expert has a core for good; set by `Residents`."""
+
+    def hold_ahead_whole(self) -> tuple[list[int], list[int]]:
+        """Count what nobody holds of the budget as held, before it is used, by experts of the full tier.
+
+        Where every expert keeps its core, cores come first. Whoever asks takes that memory from the system: cores and
+        planes, each in the order they will be used. If experts of lower tiers are read in their stead, some of it is
+        listed in `discards`. Which unit is used for what does not change.
+        """
+        rest = self.budget_bytes - self.touched_bytes
+        return self.hold_ahead(self.max_experts if self.keeps_cores else rest // self.sizes.full_bytes)
 
 
 def require_base(sizes: UnitSizes, num_slots: int, *, all_experts: int, top_k: int) -> None:

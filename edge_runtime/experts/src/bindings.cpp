@@ -138,6 +138,12 @@ void bind_ledger(nb::module_& m) {
       .def("free_units", [](const Ledger& l) { return nb::make_tuple(l.cores().warm, l.cores().cold, l.planes().warm, l.planes().cold); })
       .def_prop_ro("discards", [](const Ledger& l) { return pairs(l.discards); })
       .def("hold_back", &hobbit::Ledger::hold_back)
+      .def("hold_ahead",
+           [](Ledger& l, int64_t cores) {
+             if (cores < 0) throw std::invalid_argument("ledger: cores held ahead must not be negative");
+             return l.hold_ahead(cores);
+           },
+           "cores"_a)
       .def("drain_discards", [](Ledger& l) { return pairs(std::exchange(l.discards, {})); });
 }
 

@@ -14,6 +14,7 @@ int Units::take() {
   std::vector<int>& from = warm.empty() ? cold : warm;
   const int unit = from.back();
   from.pop_back();
+  forget_ahead(unit);
   return unit;
 }
 
@@ -24,11 +25,31 @@ int Units::cool() {
   return unit;
 }
 
+int Units::let_go() {
+  while (!ahead_[size_t(ahead_last_.back())]) ahead_last_.pop_back();
+  const int unit = ahead_last_.back();
+  forget_ahead(unit);
+  return unit;
+}
+
+std::vector<int> Units::hold_ahead(int64_t most) {
+  std::vector<int> found;
+  for (auto unit = cold.rbegin(); unit != cold.rend() && int64_t(found.size()) < most; ++unit) {
+    if (ahead_[size_t(*unit)]) continue;
+    ahead_[size_t(*unit)] = true;
+    found.push_back(*unit);
+  }
+  num_ahead_ += int(found.size());
+  ahead_last_.assign(cold.rbegin(), cold.rend());
+  return found;
+}
+
 void Units::grow(int count) {
   std::vector<int> added;
   for (int unit = count - 1; unit >= count_; --unit) added.push_back(unit);
   cold.insert(cold.begin(), added.begin(), added.end());
   count_ = count;
+  ahead_.resize(size_t(count), false);
 }
 
 Moves Units::shrink(int count, std::vector<int> used) {
@@ -43,12 +64,16 @@ Moves Units::shrink(int count, std::vector<int> used) {
     if (source < count) continue;
     moves.emplace_back(source, targets.back());
     taken[size_t(targets.back())] = true;
+    forget_ahead(targets.back());
     targets.pop_back();
   }
   for (std::vector<int>* free : {&warm, &cold})
     free->erase(std::remove_if(free->begin(), free->end(), [&](int u) { return u >= count || taken[size_t(u)]; }),
                 free->end());
+  for (int unit = count; unit < count_; ++unit) forget_ahead(unit);
   count_ = count;
+  ahead_.resize(size_t(count));
+  ahead_last_.assign(cold.rbegin(), cold.rend());
   return moves;
 }
 
@@ -89,12 +114,22 @@ int64_t Ledger::slack(int64_t budget_bytes) const {
   return budget_bytes / kSlackShare;
 }
 
-int Ledger::take(Units& units, Units& other, bool other_is_plane) {
-  if (units.warm.empty()) {
+// What is held ahead goes before what was used: then the units that are free are those that would be without it.
+int Ledger::take(Units& units, Units& other) {
+  if (units.next_lacks_memory()) {
     int64_t over = touched_bytes() + units.size() - budget_;
-    for (; over > 0 && !other.warm.empty(); over -= other.size()) discards.push_back({other_is_plane, other.cool()});
+    for (Units* from : {&other, &units})
+      for (; over > 0 && from->num_ahead(); over -= from->size()) discard(*from, from->let_go());
+    for (; over > 0 && !other.warm.empty(); over -= other.size()) discard(other, other.cool());
   }
   return units.take();
+}
+
+std::pair<std::vector<int>, std::vector<int>> Ledger::hold_ahead(int64_t cores) {
+  std::pair<std::vector<int>, std::vector<int>> found;
+  found.first = cores_.hold_ahead(std::min(cores, (budget_ - touched_bytes()) / cores_.size()));
+  if (planes_.size()) found.second = planes_.hold_ahead((budget_ - touched_bytes()) / planes_.size());
+  return found;
 }
 
 Moves Ledger::fit(Units& units, int64_t count, std::vector<int> used) {
@@ -109,7 +144,9 @@ std::pair<Moves, Moves> Ledger::resize(int64_t budget_bytes, std::vector<int> co
   std::pair<Moves, Moves> moves{fit(cores_, core_capacity(budget_bytes), std::move(cores)),
                                 fit(planes_, plane_capacity(budget_bytes), std::move(planes))};
   for (Units* units : {&planes_, &cores_})
-    while (touched_bytes() > budget_ && !units->warm.empty()) discards.push_back({units == &planes_, units->cool()});
+    while (touched_bytes() > budget_ && units->num_ahead()) discard(*units, units->let_go());
+  for (Units* units : {&planes_, &cores_})
+    while (touched_bytes() > budget_ && !units->warm.empty()) discard(*units, units->cool());
   return moves;
 }
 

@@ -1,6 +1,7 @@
 // Units of expert memory in two sizes under one byte budget: which are free, and which still hold memory of the system.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -20,7 +21,8 @@ struct UnitSizes {
   int64_t full_bytes() const { return core_bytes + max_planes() * plane_bytes; }
 };
 
-// Free units of one size: warm ones still hold memory of the system, cold ones do not. The last freed is taken first.
+// Free units of one size: warm ones still hold memory of the system, cold ones do not, but for those that are held
+// ahead. The last freed is taken first: which one that is does not depend on what is held ahead.
 class Units {
  public:
   Units(int count, int64_t size) : size_(size) { grow(count); }
@@ -28,18 +30,26 @@ class Units {
   int64_t size() const { return size_; }
   int count() const { return count_; }
   int num_used() const { return count_ - int(warm.size()) - int(cold.size()); }
-  int64_t touched_bytes() const { return (count_ - int64_t(cold.size())) * size_; }
+  int64_t touched_bytes() const { return (count_ - int64_t(cold.size()) + num_ahead_) * size_; }
+  int num_ahead() const { return num_ahead_; }
+  bool next_lacks_memory() const { return warm.empty() && !ahead_[size_t(cold.back())]; }
 
   int take();
-  int cool();  // let the system have the memory of the last freed unit; returns it
+  int cool();    // let the system have the memory of the last freed unit; returns it
+  int let_go();  // the same of the unit held ahead that would be taken last
+  std::vector<int> hold_ahead(int64_t most);  // count cold units as holding memory; returns them, the next one first
   void grow(int count);
   Moves shrink(int count, std::vector<int> used);  // keep units below `count`; moves for used ones past it
 
   std::vector<int> warm, cold;
 
  private:
+  void forget_ahead(int unit) { num_ahead_ -= ahead_[size_t(unit)], ahead_[size_t(unit)] = false; }
+
   int64_t size_;
-  int count_ = 0;
+  int count_ = 0, num_ahead_ = 0;
+  std::vector<bool> ahead_;      // of all units
+  std::vector<int> ahead_last_;  // where to look for those held ahead, the one taken last at the end
 };
 
 // Memory of a free unit that must go back to the system, because the other size needs the bytes.
@@ -64,14 +74,17 @@ class Ledger {
   int64_t core_capacity(int64_t budget_bytes) const;
   int64_t plane_capacity(int64_t budget_bytes) const;
 
-  int take_core() { return take(cores_, planes_, true); }
-  int take_plane() { return take(planes_, cores_, false); }
+  int take_core() { return take(cores_, planes_); }
+  int take_plane() { return take(planes_, cores_); }
   void free_core(int unit) { cores_.warm.push_back(unit); }
   void free_plane(int unit) { planes_.warm.push_back(unit); }
 
   // Change the budget, which must hold what is used; returns moves of cores and of planes.
   std::pair<Moves, Moves> resize(int64_t budget_bytes, std::vector<int> cores, std::vector<int> planes);
   void hold_back();                       // leave some bytes unused, see `slack`
+  // Count as much of the budget as nobody holds as held, before it is used: of so many more cores at most, and of as many
+  // planes as then fit. Whoever calls this takes that memory from the system. Returns the units, the next ones first.
+  std::pair<std::vector<int>, std::vector<int>> hold_ahead(int64_t cores);
   void start_over(int64_t budget_bytes);  // none is used, and none holds memory
 
   int num_warm_cores() const { return int(cores_.warm.size()); }
@@ -81,7 +94,8 @@ class Ledger {
 
  private:
   int64_t slack(int64_t budget_bytes) const;
-  int take(Units& units, Units& other, bool other_is_plane);
+  int take(Units& units, Units& other);
+  void discard(Units& units, int unit) { discards.push_back({&units == &planes_, unit}); }
   Moves fit(Units& units, int64_t count, std::vector<int> used);
 
   UnitSizes sizes_;

@@ -69,7 +69,7 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
             if (
                 number == workload.warmup
             ):  # memory is taken in the background; where little is read it outlasts warming up
-                engine.parts.cache.touch(wait=True)
+                engine.parts.cache.touch(wait_s=None)
             answer, first_ms, gaps = _request(engine, workload, number, totals, prompt)
             if number < workload.warmup:
                 totals = _Totals()
@@ -150,7 +150,7 @@ def probe_speed(job: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a token takes that reads nothing, see `speeds.measure`."""
     workload = from_mapping(Workload, job["workload"], "workload")
     with Engine.open(job["bundle"], self_check=False, **{**job["options"], "prefetch": "off"}) as engine:
-        engine.parts.cache.touch(wait=True)
+        engine.parts.cache.touch(wait_s=None)
         prompt = workload.prompts[-1]
         return speeds.measure(engine, prompt[-1], len(prompt) + workload.gen_tokens // 2)
 

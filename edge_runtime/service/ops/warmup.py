@@ -18,6 +18,8 @@ from edge_runtime.engine.sampler import SamplingParams
 _LOG = logging.getLogger(__name__)
 _SAY_EVERY_S = 2.0
 _WARM_TOKENS = 2
+_MAX_TOUCH_S = 2.0
+"""Waited at most for memory before READY: some GiB. A larger one goes on being taken, ahead of its first use."""
 
 
 def verify_once(bundle: Bundle, say: Callable[[str], None]) -> bool:
@@ -62,7 +64,7 @@ def verify_once(bundle: Bundle, say: Callable[[str], None]) -> bool:
 def warm(engine: Engine) -> float:
     """Run a token through prefill and another through decode, so that the first client pays for neither.
 
-    Nor for taking the experts' memory from the system.
+    Nor for taking the experts' memory from the system: what is not there after `_MAX_TOUCH_S` goes on being taken.
 
     What that leaves in the engine is forgotten: a policy that is switched to at a reload begins as one at a start.
 
@@ -75,7 +77,7 @@ def warm(engine: Engine) -> float:
     started = monotonic()
     engine.generate([0], SamplingParams(max_tokens=_WARM_TOKENS, ignore_eos=True))
     engine.start_over()
-    engine.parts.cache.touch(wait=True)
+    engine.parts.cache.touch(whole=True, wait_s=_MAX_TOUCH_S)
     elapsed = monotonic() - started
     _LOG.info("warm after %.2f s", elapsed)
     return elapsed
