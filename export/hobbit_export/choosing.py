@@ -31,7 +31,7 @@ from hobbit_export.runner import Runner
 from hobbit_export.source import SourceModel
 from hobbit_export.statistics.inputs import FOLDER as STATISTICS
 from hobbit_export.steps import ExportStep, Job, Written, trunk_steps
-from hobbit_export.trunk_choice import KLD_BOUND, describe, held_out_of
+from hobbit_export.trunk_choice import KLD_BOUND, describe
 from hobbit_export.verify import open_engine
 
 if TYPE_CHECKING:
@@ -97,7 +97,9 @@ class _Choosing:
         self, job: Job, journal: Journal, runner: Runner, manifest: Callable[[Precision], Manifest]
     ) -> None:  # fmt: skip
         self._job, self._journal, self._runner, self._manifest = job, journal, runner, manifest
-        self._out, self._held = job.options.out, held_out_of(job.source, job.options)
+        held = job.text.held_out if job.text else None
+        assert held is not None, "settled: there is a text, and it is long enough"
+        self._out, self._held = job.options.out, held
         self._tier = max(tier for tier in job.options.tiers if tier != BF16)
 
     def found(self) -> TrunkChoice:

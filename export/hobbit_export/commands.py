@@ -53,7 +53,8 @@ def dry_run(options: ExportOptions) -> dict[str, Any]:
         check_text(options.calibrate)
     source = open_source(options)
     with source.checkpoint, ceiling(options.memory_bytes):
-        asked, (options, why) = options.trunk, trunk_choice.settle(source, options)
+        settled = trunk_choice.settle(source, options)
+        options = settled.options
         plan_memory(source, options, resident_bytes())
         parts = plan_parts(source, options)
         plan = describe(parts, source.spec, options)
@@ -65,6 +66,6 @@ def dry_run(options: ExportOptions) -> dict[str, Any]:
             "formats": source.formats,
             "ignored_keys": list(options.ignore_keys),
             "source": options.source_name or str(options.checkpoint),
-            "trunk": trunk_choice.plan(source, options, asked, why),
+            "trunk": trunk_choice.plan(source, settled),
             "profiles": fit_profiles(source.spec, parts, options),
         }

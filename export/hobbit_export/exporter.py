@@ -78,9 +78,10 @@ def _export(options: ExportOptions, *, quiet: bool) -> ExportReport:
     source = open_source(options)
     with source.checkpoint:
         workplace.check_contents(options.out)
-        asked, (options, why) = options.trunk, trunk_choice.settle(source, options)
+        settled = trunk_choice.settle(source, options)
+        options = settled.options
         memory = plan_memory(source, options, resident_bytes())
-        planned = totals(plan_parts(source, options))["total"] + trunk_choice.extra_bytes(source, options)
+        planned = totals(plan_parts(source, options))["total"] + trunk_choice.extra_bytes(source, settled.held_out)
         files = options.files or LocalFiles(options.checkpoint)
         with workplace.locked(options.out), workplace.disk_full_explained(options.out, planned):
             journal = _open_journal(source, options)
@@ -97,7 +98,7 @@ def _export(options: ExportOptions, *, quiet: bool) -> ExportReport:
                 files.kept_in(options.out),
             ):
                 workplace.check_space(options.out, planned - runner.finished_bytes + files.kept_bytes)
-                job = Job(source, options, memory, runner.count)
+                job = Job(source, options, memory, runner.count, settled.text)
                 _run_steps(job, journal, runner)
                 chosen = _finish(job, journal, runner)
     manifest = manifest_file.read(options.out)
@@ -115,7 +116,7 @@ def _export(options: ExportOptions, *, quiet: bool) -> ExportReport:
         formats=source.formats,
         ignored_keys=list(options.ignore_keys),
         source=options.source_name or str(options.checkpoint),
-        trunk=trunk_choice.report(asked, manifest.trunk.precision, chosen, why),
+        trunk=trunk_choice.report(settled.asked, manifest.trunk.precision, chosen, settled.why),
     )
 
 

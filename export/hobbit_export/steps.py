@@ -18,7 +18,7 @@ from hobbit_export.source import CheckpointWeights, SourceModel
 from hobbit_export.statistics.inputs import LayerInputs
 from hobbit_export.statistics.moments import moment_file, read_moments
 from hobbit_export.statistics.source_pass import run_head, run_layer
-from hobbit_export.statistics.text import held_out, text_tokens
+from hobbit_export.statistics.text import CalibrationText
 from hobbit_export.trunk.linear import Moments, Precision
 from hobbit_export.trunk.parts import build_head, build_layer, build_routers, build_shared, write_embedding
 
@@ -50,12 +50,13 @@ class ExportStep:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a step may use."""
+    """Everything a step may use; `text` is that of `--calibrate`, where its statistics are still to be taken."""
 
     source: SourceModel
     options: ExportOptions
     memory: MemoryPlan
     progress: Callable[[int], None]
+    text: CalibrationText | None = None
 
 
 def all_steps(job: Job) -> Iterator[ExportStep]:
@@ -120,10 +121,8 @@ def _reference(job: Job, out: Path) -> Written:
 
 def _statistics(job: Job, layer_idx: int, out: Path) -> Written:
     """Run one layer of the source over the text: only where the text is, which is with the driver."""
-    text = job.options.calibrate
-    assert text is not None
-    ids = text_tokens(job.source, text)
-    bundle, moments = job.options.out, _counted(job, text, len(ids))
+    assert job.text is not None
+    ids, bundle, moments = job.text.fitted, job.options.out, _counted(job.options, job.text)
     if layer_idx == job.source.spec.num_layers:
         names = run_head(job.source, ids, bundle, out, moments)
     else:
@@ -131,12 +130,12 @@ def _statistics(job: Job, layer_idx: int, out: Path) -> Written:
     return Written([(name, "calibration") for name in names], {})
 
 
-def _counted(job: Job, text: Path, tokens: int) -> int:
+def _counted(options: ExportOptions, text: CalibrationText) -> int:
     """How many tokens, the first, an int4 trunk is fitted to: what it is to be judged on is left out."""
-    if not job.options.feeds_back:
+    if not options.feeds_back:
         return 0
-    held = held_out(job.source, text) if job.options.trunk == AUTO_TRUNK else None
-    return held.fitted if held else tokens
+    held = text.held_out if options.trunk == AUTO_TRUNK else None
+    return held.fitted if held else len(text.fitted)
 
 
 def _layer(job: Job, layer_idx: int, precision: Precision, out: Path) -> Written:

@@ -6,39 +6,58 @@ Int4 is taken where a text shows that it is close enough to int8. `choosing` doe
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from edge_runtime.bundle.trunk_choice import TrunkChoice
 from hobbit_export.options import AUTO_TRUNK, ExportOptions
 from hobbit_export.plan import trunk_parts
 from hobbit_export.source import SourceModel
-from hobbit_export.statistics.text import HELD_OUT_TOKENS, HeldOut, held_out
+from hobbit_export.statistics.text import HELD_OUT_TOKENS, CalibrationText, HeldOut
 
 KLD_BOUND = 0.003
 """Nats a token that an int4 trunk may be from the int8 one: the goal that error feedback was made for (ADR 152)."""
 
 
-def settle(source: SourceModel, options: ExportOptions) -> tuple[ExportOptions, str]:
-    """Return options whose trunk is "auto" only if a text can tell, and why it is int8 otherwise, or ""."""
+class Settled(NamedTuple):
+    """Options of an export once its source is known.
+
+    Attributes:
+        options: whose trunk is "auto" only if a text can tell.
+        text: of `--calibrate`, where one is given.
+        asked: the trunk that was asked for.
+        why: a trunk asked for as "auto" is int8 already, or "".
+    """
+
+    options: ExportOptions
+    text: CalibrationText | None
+    asked: str
+    why: str = ""
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        """What is held out of the text, where the trunk is to be chosen by it."""
+        return self.text.held_out if self.text and self.options.trunk == AUTO_TRUNK else None
+
+
+def settle(source: SourceModel, options: ExportOptions) -> Settled:
+    """Say of a trunk that is "auto" whether there is a choice: if not, the options returned have int8."""
+    text = None if options.calibrate is None else CalibrationText(source, options.calibrate)
     if options.trunk != AUTO_TRUNK:
-        return options, ""
-    if options.calibrate is None:
+        return Settled(options, text, options.trunk)
+    if text is None:
         why = "int4 is taken only where its loss is measured: give --calibrate, or ask for --trunk int4"
-    elif held_out(source, options.calibrate) is None:
+    elif text.held_out is None:
         why = (
             f"the text of --calibrate is too short to fit an int4 trunk and judge it on other {HELD_OUT_TOKENS} tokens"
         )
     else:
-        return options, ""
-    return replace(options, trunk="int8"), why
+        return Settled(options, text, AUTO_TRUNK)
+    return Settled(replace(options, trunk="int8"), text, AUTO_TRUNK, why)
 
 
-def extra_bytes(source: SourceModel, options: ExportOptions) -> int:
+def extra_bytes(source: SourceModel, held: HeldOut | None) -> int:
     """Bytes on the drive until it is known which trunk is kept: a second trunk, and logits of the held-out tokens."""
-    held = held_out_of(source, options) if options.trunk == AUTO_TRUNK else None
-    if held is None:
-        return 0
-    return trunk_bytes(source, "int4") + 4 * len(held.ids) * source.spec.vocab_size
+    return 0 if held is None else trunk_bytes(source, "int4") + 4 * len(held.ids) * source.spec.vocab_size
 
 
 def trunk_bytes(source: SourceModel, precision: str) -> int:
@@ -60,21 +79,14 @@ def report(asked: str, precision: str, found: TrunkChoice | None, why: str) -> d
     return {"asked": asked, "precision": precision, "why": describe(found) if found else why, "measured": measured}
 
 
-def plan(source: SourceModel, options: ExportOptions, asked: str, why: str) -> dict[str, Any]:
-    """Say what may become of the trunk, as plain data for `--dry-run`; of settled options."""
-    if options.trunk != AUTO_TRUNK:
-        return {"asked": asked, "precision": options.trunk, "why": why}
-    held = held_out_of(source, options)
+def plan(source: SourceModel, settled: Settled) -> dict[str, Any]:
+    """Say what may become of the trunk, as plain data for `--dry-run`."""
+    held = settled.held_out
+    if held is None:
+        return {"asked": settled.asked, "precision": settled.options.trunk, "why": settled.why}
     return {
-        "asked": asked, "precision": "int8", "int4_bytes": trunk_bytes(source, "int4"),
-        "extra_bytes": extra_bytes(source, options), "tokens": len(held.ids), "fitted_tokens": held.fitted,
+        "asked": settled.asked, "precision": "int8", "int4_bytes": trunk_bytes(source, "int4"),
+        "extra_bytes": extra_bytes(source, held), "tokens": len(held.ids), "fitted_tokens": held.fitted,
         "kld_bound": KLD_BOUND,
         "why": f"if fitted to {held.fitted} tokens it is within {KLD_BOUND:g} nats of int8 on the text's {held.where}",
     }  # fmt: skip
-
-
-def held_out_of(source: SourceModel, options: ExportOptions) -> HeldOut:
-    """Return what is held out of the text of settled options whose trunk is "auto"."""
-    held = None if options.calibrate is None else held_out(source, options.calibrate)
-    assert held is not None, "settled: there is a text, and it is long enough"
-    return held

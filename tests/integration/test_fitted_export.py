@@ -22,7 +22,7 @@ from hobbit_export.exporter import export
 from hobbit_export.options import DEFAULT_TEXT, FITTING_TEXT, MEASURED_TOKENS, ExportOptions
 from hobbit_export.source import SourceModel
 from hobbit_export.statistics import source_pass
-from hobbit_export.statistics.text import MAX_TOKENS, text_tokens
+from hobbit_export.statistics.text import MAX_TOKENS, CalibrationText
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/tiny-moe"
 TOKENS = 256
@@ -127,12 +127,12 @@ def test_what_is_measured_on_is_not_fitted_to(tmp_path: Path) -> None:
         tokens = {}
         for name, content in {"short": words[:2000], "long": words}.items():
             text.write_text(content)
-            tokens[name] = text_tokens(source, text)
+            tokens[name] = CalibrationText(source, text).fitted
         whole = Tokenizer.from_folder(EXAMPLE).encode(words)
         assert tokens["short"].tolist() == Tokenizer.from_folder(EXAMPLE).encode(words[:2000])
         assert tokens["long"].tolist() == whole[MEASURED_TOKENS : MEASURED_TOKENS + MAX_TOKENS]
         fitted = Tokenizer.from_folder(EXAMPLE).encode(FITTING_TEXT.read_text())
-        assert text_tokens(source, DEFAULT_TEXT).tolist() == fitted[:MAX_TOKENS]
+        assert CalibrationText(source, DEFAULT_TEXT).fitted.tolist() == fitted[:MAX_TOKENS]
         text.write_text("\n")
         with pytest.raises(ConfigError, match="at least 2 tokens"):
-            text_tokens(source, text)
+            assert CalibrationText(source, text).fitted is None

@@ -24,6 +24,7 @@ from edge_runtime.bundle import trunk_choice
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import Part
 from edge_runtime.bundle.verification import check_bundle
+from edge_runtime.engine import tokenizer
 from edge_runtime.lab.evaluation import log_softmax
 from hobbit_export import exporter
 from hobbit_export.ceiling import resident_bytes
@@ -31,7 +32,7 @@ from hobbit_export.exporter import ExportReport, export
 from hobbit_export.options import DEFAULT_TEXT, MEASURED_TOKENS, ExportOptions
 from hobbit_export.parts import publish
 from hobbit_export.source import SourceModel
-from hobbit_export.statistics.text import held_out, text_tokens
+from hobbit_export.statistics.text import CalibrationText
 from hobbit_export.trunk_choice import KLD_BOUND
 from hobbit_export.verify import check_same_source
 
@@ -101,7 +102,7 @@ def test_the_trunk_is_the_one_that_was_measured(checkpoints, text, chosen, tmp_p
 
     source = SourceModel.open(checkpoints[name])
     with source.checkpoint:
-        held = held_out(source, text)
+        held = CalibrationText(source, text).held_out
     assert held is not None
     assert (found.tokens, found.fitted_tokens, found.held_out) == (len(held.ids), held.fitted, held.where)
     asked = ExportOptions(checkpoints[name], tmp_path / "int8", trunk="int8", calibrate=text)
@@ -125,7 +126,7 @@ def test_what_it_is_judged_on_it_was_not_fitted_to(checkpoints, text, chosen, tm
     words = text.read_bytes()
     source = SourceModel.open(checkpoints["close"])
     with source.checkpoint:
-        held = held_out(source, text)
+        held = CalibrationText(source, text).held_out
     assert held is not None
     other = tmp_path / "text.txt"
     other.write_bytes(words[: held.fitted] + words[held.fitted :][::-1])
@@ -233,6 +234,22 @@ def test_nothing_to_choose(checkpoints, text, tmp_path) -> None:
     assert (code, "trunk: int8: int4 is taken only where its loss is measured" in said) == (0, True)
 
 
+def test_the_text_is_encoded_once(checkpoints, text, tmp_path, monkeypatch) -> None:
+    """A tokenizer of a large vocabulary takes seconds to make: the exporter's own is made once, whoever asks for ids."""
+    made: list[str] = []
+
+    class Counted(tokenizer.Tokenizer):
+        def __init__(self, files: dict[str, bytes], vocab_size: int) -> None:
+            caller = sys._getframe(1).f_globals["__name__"]
+            made.extend([caller] * caller.startswith("hobbit_export"))
+            super().__init__(files, vocab_size)
+
+    monkeypatch.setattr(tokenizer, "Tokenizer", Counted)
+    report = export(ExportOptions(checkpoints["close"], tmp_path / "b", calibrate=text), quiet=True)
+    assert report.trunk["measured"] is not None
+    assert made == ["hobbit_export.statistics.text"]
+
+
 def test_a_finished_bundle_is_recognised(checkpoints, text, chosen, tmp_path) -> None:
     """By auto, and by the precision it came to; a bundle that had no choice is no choice's."""
     for name, other in (("close", "int8"), ("far", "int4")):
@@ -268,15 +285,18 @@ def test_which_tokens_are_held_out(tmp_path: Path) -> None:
     source, text = SourceModel.open(EXAMPLE), tmp_path / "text.txt"
     words = (EXAMPLE / "heldout_prose.txt").read_text()
     with source.checkpoint:
-        own = held_out(source, DEFAULT_TEXT)
+        own = CalibrationText(source, DEFAULT_TEXT).held_out
         assert own is not None
-        assert own.fitted == len(text_tokens(source, DEFAULT_TEXT)), "fitted to another text that comes along"
+        assert own.fitted == len(CalibrationText(source, DEFAULT_TEXT).fitted), (
+            "fitted to another text that comes along"
+        )
         assert len(own.ids) == 1024
         for characters in (2500, 4000, 15000, 60000):
             text.write_text(words[:characters])
-            fitted, held = text_tokens(source, text), held_out(source, text)
+            found = CalibrationText(source, text)
+            fitted, held = found.fitted, found.held_out
             text.write_text(words)
-            whole = text_tokens(source, text)  # of the long text, behind what quality is measured on
+            whole = CalibrationText(source, text).fitted  # of the long text, behind what quality is measured on
             if characters == 60000:
                 assert held is not None
                 assert np.array_equal(fitted, whole)

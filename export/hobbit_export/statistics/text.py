@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,49 +48,64 @@ def window_of(spec: ModelSpec) -> int:
     return min(WINDOW, spec.max_context)
 
 
-def text_tokens(source: SourceModel, text: Path) -> NDArray[np.int32]:
-    """Return the ids int32 [T] that codes are fitted to.
+class CalibrationText:
+    """The text of `--calibrate` as tokens: read and encoded when first asked for, and once."""
 
-    Of a long text they are those behind what quality is measured on, so that it is not measured on what was fitted to.
+    def __init__(self, source: SourceModel, text: Path) -> None:
+        self._source, self._text = source, text
 
-    Raises:
-        ConfigError: it has fewer than two.
-    """
-    chosen = FITTING_TEXT if text == DEFAULT_TEXT else text
-    ids = _encoded(source, chosen)
-    if len(ids) < 2:
-        raise ConfigError(f"--calibrate: expected a text of at least 2 tokens, got {len(ids)}.")
-    measured = MEASURED_TOKENS if chosen == text and _is_long(ids) else 0
-    return ids[measured : measured + most_tokens(source.spec)]
+    @cached_property
+    def fitted(self) -> NDArray[np.int32]:
+        """The ids int32 [T] that codes are fitted to.
+
+        Of a long text they are those behind what quality is measured on, so that it is not measured on what was fitted
+        to.
+
+        Raises:
+            ConfigError: it has fewer than two.
+        """
+        ids = self._encoded[_fitting(self._text)]
+        if len(ids) < 2:
+            raise ConfigError(f"--calibrate: expected a text of at least 2 tokens, got {len(ids)}.")
+        measured = MEASURED_TOKENS if _fitting(self._text) == self._text and _is_long(ids) else 0
+        return ids[measured : measured + most_tokens(self._source.spec)]
+
+    @cached_property
+    def held_out(self) -> HeldOut | None:
+        """Which tokens an int4 trunk is fitted to and which it is judged on; None: the text is too short.
+
+        Of the text that comes with the program, and of a long one, what quality is measured on is held out; of a
+        shorter one its last quarter, and at least 512 tokens. What is fitted to are whole windows.
+        """
+        ids, most = self._encoded[self._text], most_tokens(self._source.spec)
+        if self._text == DEFAULT_TEXT or _is_long(ids):
+            enough = len(ids) >= HELD_OUT_TOKENS
+            found = ids[:_MOST_HELD_OUT]
+            return HeldOut(len(self.fitted), found, f"first {len(found)} tokens") if enough else None
+        if len(ids) < 2 * HELD_OUT_TOKENS:
+            return None
+        window = window_of(self._source.spec)
+        before = len(ids) - max(HELD_OUT_TOKENS, len(ids) // _HELD_OUT_SHARE)
+        fitted = min(before // window * window, most)
+        found = ids[fitted : fitted + _MOST_HELD_OUT]
+        return HeldOut(fitted, found, f"tokens {fitted + 1} to {fitted + len(found)} of {len(ids)}")
+
+    @cached_property
+    def _encoded(self) -> dict[Path, NDArray[np.int32]]:
+        """Ids of all texts there are, by one tokenizer: it is large, and given back at once."""
+        from edge_runtime.engine.tokenizer import Tokenizer
+
+        files = {file.name: file.read() for file in self._source.tokenizer()}
+        tokenizer = Tokenizer(files, self._source.spec.vocab_size)
+        texts = {self._text, _fitting(self._text)}
+        return {text: np.asarray(tokenizer.encode(read_beginning(text)), np.int32) for text in texts}
 
 
-def held_out(source: SourceModel, text: Path) -> HeldOut | None:
-    """Part a text into tokens an int4 trunk is fitted to and others it is judged on, or return None if it is too short.
-
-    Of the text that comes with the program, and of a long one, what quality is measured on is held out; of a shorter
-    one its last quarter, and at least 512 tokens. What is fitted to are whole windows.
-    """
-    ids, most = _encoded(source, text), most_tokens(source.spec)
-    if text == DEFAULT_TEXT or _is_long(ids):
-        enough = len(ids) >= HELD_OUT_TOKENS
-        found = ids[:_MOST_HELD_OUT]
-        return HeldOut(len(text_tokens(source, text)), found, f"first {len(found)} tokens") if enough else None
-    if len(ids) < 2 * HELD_OUT_TOKENS:
-        return None
-    window = window_of(source.spec)
-    before = len(ids) - max(HELD_OUT_TOKENS, len(ids) // _HELD_OUT_SHARE)
-    fitted = min(before // window * window, most)
-    found = ids[fitted : fitted + _MOST_HELD_OUT]
-    return HeldOut(fitted, found, f"tokens {fitted + 1} to {fitted + len(found)} of {len(ids)}")
+def _fitting(text: Path) -> Path:
+    """Return what codes are fitted to: other text than the one that comes with the program."""
+    return FITTING_TEXT if text == DEFAULT_TEXT else text
 
 
 def _is_long(ids: NDArray[np.int32]) -> bool:
     """Whether a text is parted: its first tokens are measured on, those behind them fitted to."""
     return len(ids) >= 2 * MEASURED_TOKENS
-
-
-def _encoded(source: SourceModel, text: Path) -> NDArray[np.int32]:
-    from edge_runtime.engine.tokenizer import Tokenizer
-
-    files = {file.name: file.read() for file in source.tokenizer()}
-    return np.asarray(Tokenizer(files, source.spec.vocab_size).encode(read_beginning(text)), np.int32)
