@@ -10,6 +10,8 @@ import json
 import re
 import threading
 from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,7 +39,9 @@ class Fault:
 class FakeHub:
     """Serves a folder as `repo`. `faults` holds what goes wrong next at "api", "resolve" and "store".
 
-    `lies`: file -> a byte of it that the store sends wrong, and how often it does.
+    `lies`: file -> a byte of it that the store sends wrong, and how often it does. `asked`: every request. Of files
+    that are not in `gives`, if it is set, nothing is given but the status `else_status`. `listed`: sizes of further
+    files that are listed and not there.
     """
 
     def __init__(self, folder: Path, repo: str = "org/tiny", token: str | None = None) -> None:
@@ -50,6 +54,10 @@ class FakeHub:
         self.dies_after: int | None = None
         self.leaked: list[str] = []
         self.lies: dict[str, tuple[int, int]] = {}
+        self.asked: list[str] = []
+        self.gives: set[str] | None = None
+        self.else_status = 404
+        self.listed: dict[str, int] = {}
         self._uses: Counter[str] = Counter()
         self._issued = 0
         self.lock = threading.Lock()
@@ -80,6 +88,9 @@ class FakeHub:
                 size, digest, large = self.digest(name)
                 lfs = {"lfs": {"size": size, "sha256": digest, "pointerSize": 134}} if large else {}
                 siblings.append({"rfilename": name, "size": size, "blobId": digest[:40], **lfs})
+        for name, size in self.listed.items():
+            lfs = {"size": size, "sha256": "0" * 64, "pointerSize": 134}
+            siblings.append({"rfilename": name, "size": size, "blobId": "0" * 40, "lfs": lfs})
         return {
             "id": self.repo,
             "modelId": self.repo,
@@ -124,6 +135,24 @@ class FakeHub:
             return self.faults[place].popleft() if self.faults[place] else None
 
 
+@contextmanager
+def serving(folder: Path, cache: Path, monkeypatch: Any) -> Iterator[FakeHub]:
+    """Serve a folder to this process' huggingface_hub, whose cache is at another."""
+    from huggingface_hub import constants
+
+    served = FakeHub(folder)
+    template = served.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", served.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("hobbit_export.hub.failures._FIRST_PAUSE_S", 0.01)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    try:
+        yield served
+    finally:
+        served.close()
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
@@ -147,6 +176,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def route(self) -> None:
         path = unquote(urlsplit(self.path).path)
+        with self.server.hub.lock:
+            self.server.hub.asked.append(f"{self.command} {path}")
         if self.server.kind == "store":
             self.store(path[1:])
             return
@@ -170,6 +201,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(200, json.dumps(self.server.hub.model_info()).encode(), {"Content-Type": "application/json"})
 
     def resolve(self, name: str) -> None:
+        if self.server.hub.gives is not None and name not in self.server.hub.gives:
+            self.answer(self.server.hub.else_status, b"", {"X-Error-Code": "EntryNotFound"})
+            return
         if not (self.server.hub.folder / name).is_file():
             self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
             return

@@ -154,7 +154,18 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="go on with an unfinished export; --no-resume starts over and replaces a complete bundle",
     )
-    add("--dry-run", action="store_true", help="print the size of every kind of part and write nothing")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print the size of every kind of part and write nothing; of a model by name from its config.json and "
+        "index alone, whatever its size",
+    )
+    add(
+        "--read-headers",
+        action="store_true",
+        help="of a model by name, with --dry-run: read the header of every weight file and the tokenizer, too, and "
+        "check them as an export does",
+    )
     add(
         "--verify",
         action="store_true",
@@ -207,10 +218,10 @@ def _command(argv: Sequence[str] | None) -> int:
         Environment(os.environ)
         options = parse_options(arguments)
         if find_spec("onnx") is None:  # said before a model is asked for by name
-            return _without_onnx()
+            return commands.without_onnx()
         _limit_threads()
-        options = commands.find_source(options, arguments.keep_source)
-        report = commands.dry_run(options) if arguments.dry_run else commands.run_export(options, arguments)
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # a hub need not know what else is installed here
+        report = commands.report(options, arguments)
     except HobbitError as err:
         say(f"hobbit-export: {err}")
         return err.exit_code
@@ -222,17 +233,6 @@ def _command(argv: Sequence[str] | None) -> int:
         return 1
     print(json.dumps(report, default=lambda fit: fit.to_json()) if arguments.json else summary(report))
     return 0
-
-
-def _without_onnx() -> int:
-    """Say what is missing. What devices install has no exporter's libraries, and perhaps no network to fetch them."""
-    from edge_runtime.base.extras import install_extra
-
-    say(
-        f"hobbit-export: onnx is not installed. {install_extra('export')}\n"
-        "Without a network here: export on another machine and bring the bundle (`hobbit pull`, or copy the folder)."
-    )
-    return 1
 
 
 def _limit_threads() -> None:

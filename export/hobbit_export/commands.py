@@ -9,11 +9,27 @@ from typing import Any
 from hobbit_export.options import ExportOptions
 
 
+def report(options: ExportOptions, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Do what the flags ask for and return what is to be said of it."""
+    if arguments.dry_run:
+        return dry_run(options, arguments.keep_source, read_headers=arguments.read_headers)
+    return run_export(find_source(options, arguments.keep_source), arguments)
+
+
 def find_source(options: ExportOptions, keep_source: Path | None) -> ExportOptions:
     """Return options that say where the model is, if they named one on a hub."""
     from hobbit_export.hub.opening import by_name
 
     return by_name(options, keep_source)
+
+
+def dry_run(options: ExportOptions, keep_source: Path | None, *, read_headers: bool) -> dict[str, Any]:
+    """Return the plan of an export; of a model by name from configuration and index, unless more is to be read."""
+    from hobbit_export.dry_run import by_headers, by_index
+    from hobbit_export.hub.opening import by_name, indexed
+
+    found = None if read_headers else indexed(options, keep_source)
+    return by_headers(by_name(options, None)) if found is None else by_index(*found)
 
 
 def run_export(options: ExportOptions, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -39,33 +55,13 @@ def run_export(options: ExportOptions, arguments: argparse.Namespace) -> dict[st
     return report
 
 
-def dry_run(options: ExportOptions) -> dict[str, Any]:
-    """Return the plan of an export."""
-    from hobbit_export import trunk_choice
-    from hobbit_export.calibration import check_text
-    from hobbit_export.ceiling import ceiling, resident_bytes
-    from hobbit_export.fit import fit_profiles
-    from hobbit_export.memory import plan_memory
-    from hobbit_export.opening import open_source
-    from hobbit_export.plan import describe, plan_parts
+def without_onnx() -> int:
+    """Say what is missing. What devices install has no exporter's libraries, and perhaps no network to fetch them."""
+    from edge_runtime.base.ending import say
+    from edge_runtime.base.extras import install_extra
 
-    if options.calibrate:
-        check_text(options.calibrate)
-    source = open_source(options)
-    with source.checkpoint, ceiling(options.memory_bytes):
-        settled = trunk_choice.settle(source, options)
-        options = settled.options
-        plan_memory(source, options, resident_bytes())
-        parts = plan_parts(source, options)
-        plan = describe(parts, source.spec, options)
-        return {
-            "bundle": str(options.out),
-            "dry_run": True,
-            **plan,
-            "left_out": [omitted.to_json() for omitted in source.left_out],
-            "formats": source.formats,
-            "ignored_keys": list(options.ignore_keys),
-            "source": options.source_name or str(options.checkpoint),
-            "trunk": trunk_choice.plan(source, settled),
-            "profiles": fit_profiles(source.spec, parts, options),
-        }
+    say(
+        f"hobbit-export: onnx is not installed. {install_extra('export')}\n"
+        "Without a network here: export on another machine and bring the bundle (`hobbit pull`, or copy the folder)."
+    )
+    return 1

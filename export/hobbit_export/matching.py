@@ -12,7 +12,8 @@ from edge_runtime.base.spec import AttentionSpec, ModelSpec
 from edge_runtime.bundle.router_data import router_arrays
 from hobbit_export.arch.names import ALWAYS_LEFT_OUT, ExpertLayout, LeftOut, Names, block_in
 from hobbit_export.checkpoint import RAW_DTYPES
-from hobbit_export.weights import RowBlock, Weight
+from hobbit_export.weight_parts import RowBlock
+from hobbit_export.weights import Weight
 
 INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "U8": "u1"}
 """safetensors types of expert numbers, and numpy's."""
@@ -25,12 +26,12 @@ class Omitted:
     Attributes:
         reason: what they are.
         names: sorted.
-        bytes: of all of them.
+        bytes: of all of them; None: not known.
     """
 
     reason: str
     names: tuple[str, ...]
-    bytes: int
+    bytes: int | None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for `--json`."""
@@ -61,11 +62,12 @@ def account_for(
                 "Leaving it out could change the model's output: check config.json."
             )
         found[reason].append(name)
-    return tuple(
-        Omitted(reason, tuple(names), sum(weights[name].num_bytes for name in names))
-        for reason, names in found.items()
-        if names
-    )
+    return tuple(Omitted(reason, tuple(names), _bytes(weights, names)) for reason, names in found.items() if names)
+
+
+def _bytes(weights: Mapping[str, Weight], names: list[str]) -> int | None:
+    known = all(weights[name].is_known for name in names)
+    return sum(weights[name].num_bytes for name in names) if known else None
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ class Matcher:
         present = self.names.present(canonical, self.weights)
         name = present[0] if present else self.names.candidates(canonical)[0]
         if present and (block := block_in(name)) is not None:
-            self.weights[name] = RowBlock.of(self.weights[block[0]], name, *block[1:])
+            whole = self.weights[block[0]].asked_for((block[2] * shape[0], *shape[1:]), dtypes)
+            self.weights[block[0]], self.weights[name] = whole, RowBlock.of(whole, name, *block[1:])
         if one_row and present and self.weights[name].shape == (1, *shape):
             shape = (1, *shape)
         derived, attention = self.names.derived(canonical), self._attention(canonical)
@@ -175,6 +178,7 @@ class Matcher:
         weight = self.weights.get(name)
         if weight is None:
             raise BundleError(f"{self.where}: tensor {name!r} is missing. Download the checkpoint again.")
+        weight = self.weights[name] = weight.asked_for(shape, dtypes)
         where = f"{weight.file.name}: tensor {name!r}"
         if weight.shape != shape:
             raise BundleError(

@@ -18,7 +18,7 @@ from hobbit_export.ceiling import json_bytes, need_memory
 from hobbit_export.options import ExportOptions
 from hobbit_export.reference import num_reference_tokens
 from hobbit_export.source import SourceModel
-from hobbit_export.tokenizer_files import REQUIRED
+from hobbit_export.tokenizer_files import REQUIRED, TokenizerFile
 
 _GRAPH_BYTES = 12 << 10
 _EXACT = ("router", "shared_expert_gate", "linear_a", "linear_b")
@@ -41,12 +41,20 @@ def plan_parts(source: SourceModel, options: ExportOptions) -> list[PlannedPart]
         BundleError: the runtime would refuse the tokenizer.
         BudgetError: the tokenizer might not fit under the ceiling.
     """
-    tokenizer = source.tokenizer()
-    raw = next(file for file in tokenizer if file.name == REQUIRED).read()
+    return [*tokenizer_parts(source.tokenizer(), source.spec), *parts_of_model(source, options)]
+
+
+def tokenizer_parts(files: list[TokenizerFile], spec: ModelSpec) -> list[PlannedPart]:
+    """Check a tokenizer, and return its parts. Errors are those of `plan_parts`."""
+    raw = next(file for file in files if file.name == REQUIRED).read()
     need_memory(json_bytes(raw), REQUIRED)
-    check_tokenizer(raw, source.spec.vocab_size)
+    check_tokenizer(raw, spec.vocab_size)
+    return [PlannedPart(file.in_bundle, "tokenizer", file.num_bytes) for file in files]
+
+
+def parts_of_model(source: SourceModel, options: ExportOptions) -> list[PlannedPart]:
+    """Every file of the bundle but the manifest and those of the tokenizer, with its size."""
     return [
-        *(PlannedPart(file.in_bundle, "tokenizer", file.num_bytes) for file in tokenizer),
         *trunk_parts(source.spec, options.first_trunk, source.embedding_bytes),
         *(PlannedPart(name, "router", size) for name, size in router_parts(source.spec).items()),
         *_expert_parts(source.spec, options),

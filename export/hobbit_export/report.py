@@ -13,7 +13,7 @@ def summary(report: dict[str, Any]) -> str:
         lines = [f"{kind:<14}{format_size(count):>12}" for kind, count in report["bytes"].items()]
         tiers = ", ".join(f"tier {t} {format_size(b)}" for t, b in report["expert_bytes_by_tier"].items())
         lines.append(f"one expert: {tiers}; {report['num_experts_in_all']} experts")
-        lines += _formats(report) + _left_out(report) + _ignored(report)
+        lines += _basis(report) + _formats(report) + _left_out(report) + _ignored(report)
         lines += _trunk(report)
         lines += [f"{name}: {fit}" for name, fit in report["profiles"].items()]
         return "\n".join(lines)
@@ -28,6 +28,23 @@ def summary(report: dict[str, Any]) -> str:
     )
     lines = [*_formats(report), *_left_out(report), *_ignored(report), *_source(report), *_trunk(report), done]
     return "\n".join(lines)
+
+
+def _basis(report: dict[str, Any]) -> list[str]:
+    """Say what a dry run went by, and what it could not know."""
+    lines = []
+    if "index" in report:
+        index, assumed = report["index"], report["assumed"]
+        lines.append(
+            f"source: {format_size(index['bytes'])} in {index['files']} files, {index['tensors']} tensors, by the index"
+        )
+        matched = index["matched_bytes"]
+        sure = "" if matched is None else f"; those exported then have {format_size(matched)}"
+        lines.append(f"assumed: plain tensors are {assumed['dtype']}, {assumed['why']}{sure}")
+    if report["not_checked"]:
+        unread = " and ".join(report["not_checked"])
+        lines.append(f"not read, so not checked: {unread}. --read-headers reads them, and so does an export")
+    return lines
 
 
 def _trunk(report: dict[str, Any]) -> list[str]:
@@ -61,7 +78,11 @@ def _source(report: dict[str, Any]) -> list[str]:
 def _left_out(report: dict[str, Any]) -> list[str]:
     """Lines that say which tensors of the checkpoint are not exported, and why."""
     found = [(one, f" and {one['tensors'] - 1} more" if one["tensors"] > 1 else "") for one in report["left_out"]]
-    return [f"left out: {o['first']}{more}, {format_size(o['bytes'])}: {o['reason']}" for o, more in found]
+    return [f"left out: {o['first']}{more}{_size(o['bytes'])}: {o['reason']}" for o, more in found]
+
+
+def _size(count: int | None) -> str:
+    return "" if count is None else f", {format_size(count)}"
 
 
 def _ignored(report: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from hobbit_export.safetensors import TensorInfo
 _LOG = logging.getLogger(__name__)
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _MAX_JSON_BYTES = 64 << 20
+_MOST_TOTAL_BYTES = 1 << 50
 
 
 def weight_files(files: ByteFiles) -> tuple[list[str], dict[str, str]]:
@@ -25,9 +26,24 @@ def weight_files(files: ByteFiles) -> tuple[list[str], dict[str, str]]:
         ConfigError: there are none, or several without an index.
         BundleError: the index lies.
     """
+    weight_map, _ = read_index(files)
+    return (sorted(set(weight_map.values())) if weight_map else [_single_file(files.folder, files.names())]), weight_map
+
+
+def read_index(files: ByteFiles) -> tuple[dict[str, str], int | None]:
+    """Return the index, tensor -> file, and the bytes it states of all tensors; {} and None where one file is all.
+
+    Raises:
+        BundleError: the index lies.
+    """
     present = files.names()
-    weight_map = {} if _has_whole_file(files.folder, present) else _read_index(files.folder, present)
-    return (sorted(set(weight_map.values())) if weight_map else [_single_file(files.folder, present)]), weight_map
+    if INDEX not in present or _has_whole_file(files.folder, present):
+        return {}, None
+    index = read_json(files.folder / INDEX)
+    metadata = index.get("metadata")
+    stated = metadata.get("total_size") if isinstance(metadata, dict) else None
+    total = int(stated) if isinstance(stated, int | float) and 1 <= stated <= _MOST_TOTAL_BYTES else None
+    return _weight_map(index, present), total
 
 
 def no_folder(path: Path) -> str:
@@ -81,10 +97,8 @@ def _has_whole_file(path: Path, present: set[str]) -> bool:
     return True
 
 
-def _read_index(path: Path, present: set[str]) -> dict[str, str]:
-    if INDEX not in present:
-        return {}
-    weight_map = read_json(path / INDEX).get("weight_map")
+def _weight_map(index: dict[str, Any], present: set[str]) -> dict[str, str]:
+    weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise BundleError(f"{INDEX}: weight_map: expected a non-empty object. Download the file again.")
     for name, file in weight_map.items():

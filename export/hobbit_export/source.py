@@ -75,14 +75,19 @@ class SourceModel:
         """
         origin = open_origin(path, ignore_keys, tokenizer, files)
         try:
-            return SourceModel._of(origin, path.name)
+            return SourceModel.of(origin, path.name)
         except BaseException:
             origin.storage.close()
             raise
 
     @staticmethod
-    def _of(origin: Origin, name: str) -> SourceModel:
-        """Match what a checkpoint of this name holds with what its configuration asks for."""
+    def of(origin: Origin, name: str) -> SourceModel:
+        """Match what a checkpoint of this name holds with what its configuration asks for.
+
+        Raises:
+            ConfigError: an option or family that is not supported.
+            BundleError: a tensor is missing, unexpected, misshapen or of a type that cannot be exported.
+        """
         weights, generation = origin.weights, origin.generation
         spec, names = read_model(origin.config, generation, where=origin.where)
         names = names if origin.names is None else origin.names

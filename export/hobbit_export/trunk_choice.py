@@ -12,7 +12,7 @@ from edge_runtime.bundle.trunk_choice import TrunkChoice
 from hobbit_export.options import AUTO_TRUNK, ExportOptions
 from hobbit_export.plan import trunk_parts
 from hobbit_export.source import SourceModel
-from hobbit_export.statistics.text import HELD_OUT_TOKENS, CalibrationText, HeldOut
+from hobbit_export.statistics.text import HELD_OUT_TOKENS, MOST_HELD_OUT, CalibrationText, HeldOut
 
 KLD_BOUND = 0.003
 """Nats a token that an int4 trunk may be from the int8 one: the goal that error feedback was made for (ADR 152)."""
@@ -26,12 +26,14 @@ class Settled(NamedTuple):
         text: of `--calibrate`, where one is given.
         asked: the trunk that was asked for.
         why: a trunk asked for as "auto" is int8 already, or "".
+        is_settled: False: whether a text can tell is not known, since the model's tokenizer has not been read.
     """
 
     options: ExportOptions
     text: CalibrationText | None
     asked: str
     why: str = ""
+    is_settled: bool = True
 
     @property
     def held_out(self) -> HeldOut | None:
@@ -55,9 +57,20 @@ def settle(source: SourceModel, options: ExportOptions) -> Settled:
     return Settled(replace(options, trunk="int8"), text, AUTO_TRUNK, why)
 
 
+def unsettled(source: SourceModel, options: ExportOptions) -> Settled:
+    """Return what `settle` does where the model's tokenizer is not there to tell how long a text is."""
+    if options.trunk != AUTO_TRUNK or options.calibrate is None:
+        return settle(source, options)
+    return Settled(options, None, AUTO_TRUNK, is_settled=False)
+
+
 def extra_bytes(source: SourceModel, held: HeldOut | None) -> int:
     """Bytes on the drive until it is known which trunk is kept: a second trunk, and logits of the held-out tokens."""
-    return 0 if held is None else trunk_bytes(source, "int4") + 4 * len(held.ids) * source.spec.vocab_size
+    return 0 if held is None else _extra_bytes(source, len(held.ids))
+
+
+def _extra_bytes(source: SourceModel, tokens: int) -> int:
+    return trunk_bytes(source, "int4") + 4 * tokens * source.spec.vocab_size
 
 
 def trunk_bytes(source: SourceModel, precision: str) -> int:
@@ -81,12 +94,17 @@ def report(asked: str, precision: str, found: TrunkChoice | None, why: str) -> d
 
 def plan(source: SourceModel, settled: Settled) -> dict[str, Any]:
     """Say what may become of the trunk, as plain data for `--dry-run`."""
-    held = settled.held_out
-    if held is None:
+    held, bound = settled.held_out, f"it is within {KLD_BOUND:g} nats of int8 on"
+    if held is None and settled.is_settled:
         return {"asked": settled.asked, "precision": settled.options.trunk, "why": settled.why}
+    if held is None:
+        why = f"if {bound} a part of the text that it is not fitted to; if the text is long enough, which is not known"
+        tokens, fitted = MOST_HELD_OUT, None
+    else:
+        why = f"if fitted to {held.fitted} tokens {bound} the text's {held.where}"
+        tokens, fitted = len(held.ids), held.fitted
     return {
         "asked": settled.asked, "precision": "int8", "int4_bytes": trunk_bytes(source, "int4"),
-        "extra_bytes": extra_bytes(source, held), "tokens": len(held.ids), "fitted_tokens": held.fitted,
-        "kld_bound": KLD_BOUND,
-        "why": f"if fitted to {held.fitted} tokens it is within {KLD_BOUND:g} nats of int8 on the text's {held.where}",
+        "extra_bytes": _extra_bytes(source, tokens), "tokens": tokens, "fitted_tokens": fitted,
+        "kld_bound": KLD_BOUND, "why": why,
     }  # fmt: skip

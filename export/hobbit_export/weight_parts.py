@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.errors import BundleError
 from hobbit_export.checkpoint import to_f32
 from hobbit_export.weights import Weight
 
@@ -93,6 +95,59 @@ class View(Weight):
     def transposed(self) -> Weight:
         """Not needed: only experts are turned."""
         raise NotImplementedError(self.name)
+
+
+@dataclass(frozen=True)
+class RowBlock(Weight):
+    """Some rows of a weight: one of several equal blocks.
+
+    Attributes:
+        whole: the weight.
+        first: its row the block begins at.
+    """
+
+    whole: Weight
+    first: int
+
+    @staticmethod
+    def of(whole: Weight, name: str, index: int, count: int) -> RowBlock:
+        """Return block `index` of `count`.
+
+        Raises:
+            BundleError: the rows cannot be parted so.
+        """
+        rows = whole.shape[0] if len(whole.shape) > 1 else 0
+        if rows == 0 or rows % count:
+            raise BundleError(
+                f"{whole.file.name}: tensor {whole.name!r}: expected rows in {count} equal blocks, "
+                f"got shape {list(whole.shape)}. config.json does not fit it."
+            )
+        shape = (rows // count, *whole.shape[1:])
+        start = index * prod(shape[:-1])
+        return RowBlock(
+            name,
+            whole.file,
+            whole.dtype,
+            shape,
+            whole.parts,
+            whole.num_bytes // count,
+            whole.row_bytes,
+            "",
+            whole,
+            start,
+        )
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Read rows of the block."""
+        return self.whole.read(self.first + start, self.first + stop)
+
+    def transposed(self) -> Weight:
+        """Refuse: no family stores parts of a transposed tensor.
+
+        Raises:
+            BundleError: always.
+        """
+        raise BundleError(f"{self.file.name}: tensor {self.name!r}: a block of rows cannot be read transposed.")
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,20 @@ class Weight(ABC):
         """Bytes of the weight in `dtype`."""
         return self.rows * self.cols * DTYPE_BYTES[self.dtype]
 
+    @property
+    def is_known(self) -> bool:
+        """Whether shape and bytes are known."""
+        return True
+
+    def asked_for(self, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> Weight:
+        """Return the weight that a model asks for in this shape and one of these types: what is stored is what it is.
+
+        Args:
+            shape: of the weight.
+            dtypes: safetensors types.
+        """
+        return self
+
     @abstractmethod
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Read rows as [stop - start, cols] in numpy's type of `dtype` (bfloat16 as uint16), in new memory.
@@ -158,59 +172,6 @@ class _Transposed(Weight):
     def transposed(self) -> Weight:
         """Return the tensor as it is stored."""
         return self.plain
-
-
-@dataclass(frozen=True)
-class RowBlock(Weight):
-    """Some rows of a weight: one of several equal blocks.
-
-    Attributes:
-        whole: the weight.
-        first: its row the block begins at.
-    """
-
-    whole: Weight
-    first: int
-
-    @staticmethod
-    def of(whole: Weight, name: str, index: int, count: int) -> RowBlock:
-        """Return block `index` of `count`.
-
-        Raises:
-            BundleError: the rows cannot be parted so.
-        """
-        rows = whole.shape[0] if len(whole.shape) > 1 else 0
-        if rows == 0 or rows % count:
-            raise BundleError(
-                f"{whole.file.name}: tensor {whole.name!r}: expected rows in {count} equal blocks, "
-                f"got shape {list(whole.shape)}. config.json does not fit it."
-            )
-        shape = (rows // count, *whole.shape[1:])
-        start = index * prod(shape[:-1])
-        return RowBlock(
-            name,
-            whole.file,
-            whole.dtype,
-            shape,
-            whole.parts,
-            whole.num_bytes // count,
-            whole.row_bytes,
-            "",
-            whole,
-            start,
-        )
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Read rows of the block."""
-        return self.whole.read(self.first + start, self.first + stop)
-
-    def transposed(self) -> Weight:
-        """Refuse: no family stores parts of a transposed tensor.
-
-        Raises:
-            BundleError: always.
-        """
-        raise BundleError(f"{self.file.name}: tensor {self.name!r}: a block of rows cannot be read transposed.")
 
 
 def plain_weights(checkpoint: Checkpoint) -> dict[str, Weight]:

@@ -20,9 +20,9 @@ from hobbit_export.weights import Weight, plain_weights
 METHODS: dict[str, Callable[[Checkpoint, QuantReader], Found]] = {
     method: module.find for module in (awq, compressed, fp8, gptq, modelopt, mxfp4) for method in module.METHODS
 }
-_MARKS = (".qweight", ".weight_packed", "_blocks", "_scale_inv", ".weight_scale")
-_PARTS = (
-    *_MARKS, ".qzeros", ".scales", ".g_idx", "_scales", ".weight_scale_2", ".weight_global_scale", ".weight_shape",
+MARKS = (".qweight", ".weight_packed", "_blocks", "_scale_inv", ".weight_scale")
+PARTS = (
+    *MARKS, ".qzeros", ".scales", ".g_idx", "_scales", ".weight_scale_2", ".weight_global_scale", ".weight_shape",
     ".weight_zero_point", ".weight_g_idx",
 )  # fmt: skip
 """Ends of names of stored tensors that mean nothing on their own."""
@@ -45,18 +45,11 @@ def find_weights(
     if quantisation is None:
         _refuse_unannounced(checkpoint)
         return weights, ()
-    reader = QuantReader(quantisation)
-    method = reader.get("quant_method")
-    if not isinstance(method, str) or method not in METHODS:
-        raise ConfigError(
-            f"{WHERE}: quant_method: expected one of {', '.join(sorted(METHODS))}, got {str(method)[:60]!r}."
-            f"{did_you_mean(str(method), METHODS)} Or export from the unquantised checkpoint."
-        )
-    found = METHODS[method](checkpoint, reader)
+    found = find(checkpoint, quantisation)
     for name in found.used:
         del weights[name]
     for name in weights:
-        if name.endswith(_PARTS):
+        if name.endswith(PARTS):
             raise BundleError(
                 f"{weights[name].file.name}: tensor {name!r}: a part of a quantised weight whose other parts are "
                 "missing. Download the checkpoint again."
@@ -68,9 +61,26 @@ def find_weights(
     return weights, found.left_out
 
 
+def find(checkpoint: Checkpoint, quantisation: dict[str, Any]) -> Found:
+    """Find the quantised weights of a checkpoint, by the method that its configuration names.
+
+    Raises:
+        ConfigError: the method or an option of it is not supported.
+        BundleError: a part of a weight is missing, misshapen or of a wrong type.
+    """
+    reader = QuantReader(quantisation)
+    method = reader.get("quant_method")
+    if not isinstance(method, str) or method not in METHODS:
+        raise ConfigError(
+            f"{WHERE}: quant_method: expected one of {', '.join(sorted(METHODS))}, got {str(method)[:60]!r}."
+            f"{did_you_mean(str(method), METHODS)} Or export from the unquantised checkpoint."
+        )
+    return METHODS[method](checkpoint, reader)
+
+
 def _refuse_unannounced(checkpoint: Checkpoint) -> None:
     for name, info in checkpoint.tensors.items():
-        if name.endswith(_MARKS) or info.dtype.startswith("F8"):
+        if name.endswith(MARKS) or info.dtype.startswith("F8"):
             raise BundleError(
                 f"{info.file.name}: tensor {name!r}: looks quantised, but config.json has no quantization_config that "
                 "says how. Download config.json again, or export from the unquantised checkpoint."

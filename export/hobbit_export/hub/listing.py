@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.base.errors import BundleError, HubError
+from edge_runtime.base.errors import BundleError, ConfigError, HubError
 from hobbit_export.hub.failures import patiently
 from hobbit_export.hub.name import HubName
+from hobbit_export.tokenizer_files import OPTIONAL, REQUIRED, TEMPLATES
 
 _PIECE_BYTES = 1 << 20
+_MOST_SMALL_BYTES = 256 << 20
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -60,6 +62,36 @@ class Listing:
 
     def __str__(self) -> str:
         return f"{self.repo}@{self.commit}"
+
+    def tokenizer(self) -> list[HubFile]:
+        """Return the files of the tokenizer, sorted by name.
+
+        Raises:
+            ConfigError: tokenizer.json is not among them, or one is absurdly large.
+        """
+        if REQUIRED not in self.files:
+            raise ConfigError(
+                f"{self}: {REQUIRED}: expected a fast tokenizer, found none. Make one where transformers is installed, "
+                "and give its folder by --tokenizer: "
+                f"AutoTokenizer.from_pretrained({self.repo!r}).save_pretrained('tokenizer')"
+            )
+        return self.small_files({REQUIRED, *OPTIONAL}, TEMPLATES)
+
+    def small_files(self, names: set[str], templates: str = "") -> list[HubFile]:
+        """Return files of these names that are there, and the templates in a folder, sorted by name.
+
+        Raises:
+            ConfigError: one is absurdly large.
+        """
+        found = [
+            file
+            for name, file in sorted(self.files.items())
+            if name in names or (templates and name.startswith(f"{templates}/") and name.endswith(".jinja"))
+        ]
+        for file in found:
+            if file.size > _MOST_SMALL_BYTES:
+                raise ConfigError(f"{self}: {file.name}: expected at most {_MOST_SMALL_BYTES} bytes, got {file.size}.")
+        return found
 
 
 def list_model(name: HubName) -> Listing:

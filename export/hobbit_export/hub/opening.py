@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from edge_runtime.base.errors import ConfigError
@@ -15,11 +16,11 @@ from hobbit_export.hub.gguf_files import gguf_files, with_splits
 from hobbit_export.hub.listing import HubFile, Listing, list_model
 from hobbit_export.hub.name import HubName, hub_name
 from hobbit_export.options import ExportOptions
+from hobbit_export.origin import CONFIG
 from hobbit_export.shards import INDEX
 from hobbit_export.tokenizer_files import OPTIONAL, REQUIRED, TEMPLATES
 
-_SMALL = {"config.json", GENERATION, INDEX, REQUIRED, *OPTIONAL}
-_MOST_SMALL_BYTES = 256 << 20
+_SMALL = {CONFIG, GENERATION, INDEX, REQUIRED, *OPTIONAL}
 _FEW_TRIES = 2
 """Of a function that tries five times itself."""
 _WEIGHTS = ".safetensors"
@@ -37,16 +38,10 @@ def by_name(options: ExportOptions, keep_source: Path | None) -> ExportOptions:
         HubError: the hub does not answer.
         BundleError: a downloaded file is not the one that the hub lists.
     """
-    name = hub_name(str(options.checkpoint))
+    name = _name_of(options, keep_source)
     if name is None:
-        if keep_source is not None:
-            raise ConfigError(f"--keep-source: {options.checkpoint} is not the name of a model on a hub. Leave it out.")
         return options
-    try:
-        from huggingface_hub import constants
-    except ImportError as err:
-        raise ConfigError(f"{name}: models by name need huggingface_hub. {install_extra('export')}") from err
-    if constants.HF_HUB_OFFLINE:
+    if _is_offline():
         return replace(options, checkpoint=_offline(name), source_name=str(name))
     listing = list_model(name)
     if name.file is not None:
@@ -56,6 +51,43 @@ def by_name(options: ExportOptions, keep_source: Path | None) -> ExportOptions:
         return replace(named, checkpoint=_download(listing, _wanted(listing, weights=True), keep_source))
     folder = _download(listing, _wanted(listing, weights=False), None)
     return replace(named, checkpoint=folder, files=HubFiles(listing, folder))
+
+
+def indexed(options: ExportOptions, keep_source: Path | None) -> tuple[ExportOptions, Listing] | None:
+    """Return options whose folder has a model's configuration and index alone, and what the hub lists of the model.
+
+    Args:
+        options: of a dry run.
+        keep_source: of the export it is for; nothing is downloaded there.
+
+    Returns:
+        None where an index says nothing: of a folder, a GGUF file, or what the hub's cache holds offline.
+
+    Raises:
+        ConfigError, HubError, BundleError: as of `by_name`.
+    """
+    name = _name_of(options, keep_source)
+    if name is None or name.file is not None or _is_offline():
+        return None
+    listing = list_model(name)
+    _check_is_of_transformers(listing)
+    folder = _download(listing, listing.small_files({CONFIG, INDEX}), None)
+    return replace(options, source_name=str(listing), checkpoint=folder, files=HubFiles(listing, folder)), listing
+
+
+def _name_of(options: ExportOptions, keep_source: Path | None) -> HubName | None:
+    name = hub_name(str(options.checkpoint))
+    if name is None and keep_source is not None:
+        raise ConfigError(f"--keep-source: {options.checkpoint} is not the name of a model on a hub. Leave it out.")
+    if name is not None and find_spec("huggingface_hub") is None:
+        raise ConfigError(f"{name}: models by name need huggingface_hub. {install_extra('export')}")
+    return name
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 def _gguf(options: ExportOptions, listing: Listing, path: str, keep_source: Path | None) -> ExportOptions:
@@ -74,20 +106,17 @@ def _wanted(listing: Listing, *, weights: bool) -> list[HubFile]:
     Raises:
         ConfigError: there is no config.json, or a file is absurdly large.
     """
-    if "config.json" not in listing.files:
-        raise ConfigError(
-            f"{listing}: expected a model of transformers, found no config.json in it. {gguf_files(listing)}"
-        )
-    small = [
-        file
-        for name, file in listing.files.items()
-        if name in _SMALL or (name.startswith(f"{TEMPLATES}/") and name.endswith(".jinja"))
-    ]
-    for file in small:
-        if file.size > _MOST_SMALL_BYTES:
-            raise ConfigError(f"{listing}: {file.name}: expected at most {_MOST_SMALL_BYTES} bytes, got {file.size}.")
+    _check_is_of_transformers(listing)
+    small = listing.small_files(_SMALL, TEMPLATES)
     large = [file for name, file in listing.files.items() if name.endswith(_WEIGHTS) and "/" not in name]
     return small + large if weights else small
+
+
+def _check_is_of_transformers(listing: Listing) -> None:
+    if CONFIG not in listing.files:
+        raise ConfigError(
+            f"{listing}: expected a model of transformers, found no {CONFIG} in it. {gguf_files(listing)}"
+        )
 
 
 def _download(listing: Listing, files: Iterable[HubFile], folder: Path | None) -> Path:
@@ -111,7 +140,7 @@ def _download(listing: Listing, files: Iterable[HubFile], folder: Path | None) -
             )
         )
         file.check(path)
-        if file.name == "config.json":
+        if file.name == CONFIG:
             found = path.parent
     return found
 

@@ -18,7 +18,7 @@ from hobbit_export.source import SourceModel
 MAX_TOKENS, WINDOW = 8192, 256
 _MOST_NUMBERS = 1 << 23
 """Of one array of a residual stream, however wide the model is."""
-HELD_OUT_TOKENS, _MOST_HELD_OUT = 512, 1024
+HELD_OUT_TOKENS, MOST_HELD_OUT = 512, 1024
 """At least, and at most, of those an int4 trunk is judged on."""
 _HELD_OUT_SHARE = 4
 """One in so many tokens of a text is held out."""
@@ -80,14 +80,14 @@ class CalibrationText:
         ids, most = self._encoded[self._text], most_tokens(self._source.spec)
         if self._text == DEFAULT_TEXT or _is_long(ids):
             enough = len(ids) >= HELD_OUT_TOKENS
-            found = ids[:_MOST_HELD_OUT]
+            found = ids[:MOST_HELD_OUT]
             return HeldOut(len(self.fitted), found, f"first {len(found)} tokens") if enough else None
         if len(ids) < 2 * HELD_OUT_TOKENS:
             return None
         window = window_of(self._source.spec)
         before = len(ids) - max(HELD_OUT_TOKENS, len(ids) // _HELD_OUT_SHARE)
         fitted = min(before // window * window, most)
-        found = ids[fitted : fitted + _MOST_HELD_OUT]
+        found = ids[fitted : fitted + MOST_HELD_OUT]
         return HeldOut(fitted, found, f"tokens {fitted + 1} to {fitted + len(found)} of {len(ids)}")
 
     @cached_property
