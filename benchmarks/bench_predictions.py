@@ -141,8 +141,7 @@ def reads_of(bench: Bench) -> ReadTimes:
     for number, (_, _, batches) in enumerate(samples):
         for place, batch in enumerate(batches):
             batch[1] = [spent for each in said for spent in each["samples"][number][2][place][1]]
-    size = said[0]["fresh"][0]
-    return ReadTimes.of_samples(samples, [size, [spent for each in said for spent in each["fresh"][1]]])
+    return ReadTimes.of_samples(samples)
 
 
 def compare(bench: Bench) -> list[dict[str, Any]]:

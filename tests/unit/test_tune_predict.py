@@ -11,7 +11,7 @@ from edge_runtime.lab.tune.candidate import Candidate
 from edge_runtime.lab.tune.doubt import doubt
 from edge_runtime.lab.tune.measurement import Failure, Measurement
 from edge_runtime.lab.tune.predict import Predictor, Reads
-from edge_runtime.lab.tune.read_times import Line, ReadTimes, measure, measure_fresh
+from edge_runtime.lab.tune.read_times import Line, ReadTimes, measure
 from edge_runtime.lab.tune.speeds import ComputeSpeed, ComputeSpeeds, probe
 
 MIB = 1 << 20
@@ -149,19 +149,6 @@ def test_times_of_reads_are_a_part_for_each_batch_and_one_for_each_byte():
     assert Line.through([(1, 3.0), (2, 4.0), (4, 6.0), (8, 99.0)]).batch_ms == pytest.approx(2.0, abs=0.5)
 
 
-def test_memory_that_is_not_there_yet_costs_time_too():
-    samples = [[MIB, 8, [[1000, [2.0]], [4000, [5.0]]]]]
-    found = ReadTimes.of_samples(samples, [1000, [4.0, 9.0, 3.0]])
-    assert found.fresh_byte_ms == pytest.approx(2.0 / 1000), "2 ms more than a read of 1000 bytes takes otherwise"
-    assert ReadTimes.of_samples(samples, [1000, [1.0]]).fresh_byte_ms == 0.0
-
-    def replay(setting):
-        return Reads(4e6, 10, {setting.tier: 40.0}, 4e6 if setting.tier == 4 else 0.0)
-
-    drive = ReadTimes({(MIB, 8): Line(0.1, 1e-6)}, 2e-6)
-    assert rate(predictor(replay=replay, drive=drive), tier=4) == pytest.approx(1000 / (38 + 50 * (5 + 8) / 5))
-
-
 def test_reads_are_timed_through_the_runtimes_own_reader(model_bundle):
     bundle = Bundle.open(model_bundle)
     (found,) = measure(bundle, 4, [(64 << 10, 2)])
@@ -171,9 +158,6 @@ def test_reads_are_timed_through_the_runtimes_own_reader(model_bundle):
     assert [size for size, _ in batches] == [*(n * layout.tier_bytes(4) for n in (1, 2, 4)), layout.tier_bytes(2)]
     assert [len(times) for _, times in batches] == [15] * 4
     assert min(min(times) for _, times in batches) > 0
-    size, times = measure_fresh(bundle, 4, (64 << 10, 2))
-    assert size == layout.tier_bytes(4)
-    assert min(times) > 0
 
 
 def test_speeds_are_probed_and_one_that_fails_is_left_out():

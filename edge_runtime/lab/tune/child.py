@@ -160,8 +160,7 @@ def probe_reads(job: Mapping[str, Any]) -> dict[str, Any]:
     subject = Subject(Path(job["bundle"]), job["options"])
     points = [(int(chunk), int(depth)) for chunk, depth in job["points"]]
     bundle, tier = subject.prepared.bundle, subject.prepared.config.tier
-    samples = read_times.measure(bundle, tier, points)
-    return {"samples": samples, "fresh": read_times.measure_fresh(bundle, tier, points[0])}
+    return {"samples": read_times.measure(bundle, tier, points)}
 
 
 JOBS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {

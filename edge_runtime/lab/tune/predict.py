@@ -41,13 +41,11 @@ class Reads:
         bytes_per_token: read.
         batches_per_token: waits, batches of reads.
         uses: experts computed, by the tier they are served at.
-        fresh_bytes_per_token: of the bytes, those that land in memory the system has yet to give.
     """
 
     bytes_per_token: float
     batches_per_token: float
     uses: Mapping[int, float] = field(default_factory=dict)
-    fresh_bytes_per_token: float = 0.0
 
 
 @dataclass
@@ -156,8 +154,7 @@ class Predictor:
         if self.replay is None or self.drive is None:
             return None
         reads = self._reads(settings)
-        spent = self.drive.read_ms(reads.bytes_per_token, reads.batches_per_token, drive)
-        return None if spent is None else spent + reads.fresh_bytes_per_token * self.drive.fresh_byte_ms
+        return self.drive.read_ms(reads.bytes_per_token, reads.batches_per_token, drive)
 
     def _reads(self, settings: Mapping[str, Any]) -> Reads:
         assert self.replay is not None

@@ -67,11 +67,10 @@ class ReadTimes:
 
     Args:
         lines: one a point.
-        fresh_byte_ms: milliseconds more of a byte whose memory the system has yet to give.
     """
 
-    def __init__(self, lines: Mapping[Point, Line], fresh_byte_ms: float = 0.0) -> None:
-        self._lines, self.fresh_byte_ms = dict(lines), fresh_byte_ms
+    def __init__(self, lines: Mapping[Point, Line]) -> None:
+        self._lines = dict(lines)
 
     def read_ms(self, nbytes: float, batches: float, settings: Mapping[str, Any]) -> float | None:
         """Return milliseconds of reading so much in so many batches one after another; None where it was not probed."""
@@ -85,7 +84,7 @@ class ReadTimes:
     def having(self, settings: Mapping[str, Any], line: Line) -> ReadTimes:
         """Return these with another line for some settings."""
         point = (int(settings["read_chunk"]), int(settings["io_threads"]))
-        return ReadTimes({**self._lines, point: line}, self.fresh_byte_ms)
+        return ReadTimes({**self._lines, point: line})
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return plain data."""
@@ -102,20 +101,15 @@ class ReadTimes:
         ]
 
     @staticmethod
-    def of_samples(samples: Iterable[Sequence[Any]], fresh: Sequence[Any] = ()) -> ReadTimes:
-        """Return what follows from samples of `measure`, the first point's first, and of `measure_fresh` at that."""
-        lines = {
+    def of_samples(samples: Iterable[Sequence[Any]]) -> ReadTimes:
+        """Return what follows from samples of `measure`."""
+        return ReadTimes({
             (chunk, depth): replace(
                 Line.through([(size, median(times)) for size, times in batches]),
                 doubt=median(_spread(times) for _, times in batches),
             )
             for chunk, depth, batches in samples
-        }
-        if not fresh:
-            return ReadTimes(lines)
-        (size, times), line = fresh, next(iter(lines.values()))
-        more = median(times) - line.batch_ms - size * line.byte_ms
-        return ReadTimes(lines, max(0.0, more / size))
+        })  # fmt: skip
 
 
 def measure(bundle: Bundle, tier: int, points: Sequence[Point]) -> list[list[Any]]:
@@ -155,27 +149,6 @@ def measure(bundle: Bundle, tier: int, points: Sequence[Point]) -> list[list[Any
         [*point, [[size, times] for size, times in zip(sizes, samples, strict=True)]]
         for point, samples in zip(points, found, strict=True)
     ]
-
-
-def measure_fresh(bundle: Bundle, tier: int, point: Point) -> list[Any]:
-    """Read random experts into memory that nobody has touched, one a batch, as a cache that fills does.
-
-    Returns:
-        [bytes of a batch, milliseconds of each].
-
-    Raises:
-        DeviceError, ExpertReadError: as `measure`.
-    """
-    spec, layout = bundle.manifest.model, bundle.manifest.layout
-    size, segments = layout.tier_bytes(tier), len(layout.segment_offsets(tier))
-    keys = [ExpertKey(layer, expert) for layer in spec.sparse_layers for expert in range(spec.num_experts)]
-    draw = random.Random(1)  # noqa: S311 - an order, not a secret
-    slots = HostSpace().make_slots(slot_bytes=size, num_slots=_ROUNDS, segment_offsets=(0,), block_bytes=_ROUNDS * size)
-    with ExitStack() as stack:
-        stack.callback(slots.close)
-        store = stack.enter_context(closing(_store(bundle, tier, point)))
-        times = [_batch_ms(store, {draw.choice(keys): slots.range_of(slot)}, segments) for slot in range(_ROUNDS)]
-    return [size, [round(spent, 4) for spent in times]]
 
 
 def _store(bundle: Bundle, tier: int, point: Point) -> FileExpertStore:

@@ -142,6 +142,4 @@ class Replays:
         simulate(passes, settings, watch=found)
         tokens = max(found.tokens, 1)
         uses = {tier: count / tokens for tier, count in found.uses.items() if count}
-        spec, read = self._trace.header.model, found.bytes_read / tokens
-        fits_all = setting.num_slots >= len(spec.sparse_layers) * spec.num_experts  # whose memory nobody takes ahead
-        return Reads(read, found.batches / tokens, uses, read if fits_all else 0.0)
+        return Reads(found.bytes_read / tokens, found.batches / tokens, uses)

@@ -92,8 +92,8 @@ def survey(
         if isinstance(said, Failure):
             left_out.append(f"predictions of reads: {said.why}")
         else:
-            times = ReadTimes.of_samples(said["samples"], said["fresh"])
-            probes["reads"] = {**said, "lines": times.to_json(), "fresh_byte_ms": times.fresh_byte_ms}
+            times = ReadTimes.of_samples(said["samples"])
+            probes["reads"] = {**said, "lines": times.to_json()}
     tier_bytes = {tier: prepared.bundle.manifest.layout.tier_bytes(tier) for tier in prepared.needs.slot_bytes}
     predictor = Predictor(present, tier_bytes, plan.working_set, baseline, replays, times, speeds)
     space = replace(_space(prepared, grid, replays, present, allowed), power_modes=power_modes)
