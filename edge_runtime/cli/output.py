@@ -88,7 +88,7 @@ def _drafts(speculation: dict[str, Any] | None) -> list[tuple[str, str]]:
     if s["off_because"]:
         return [("drafts", f"none: {s['off_because']}")]
     text = f"{s['accepted']} of {s['drafted']} tokens accepted, {s['cut']} cut, in {s['passes']} passes"
-    gain = "" if s["gain"] is None else f"; {100 * s['gain']:+.1f} % of a token's time saved when last measured"
+    gain = "" if s["gain"] is None else f"; {100 * s['gain']:+.1f} % of their tokens' time saved"
     return [("drafts", text + gain)]
 
 

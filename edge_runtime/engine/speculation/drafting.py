@@ -40,7 +40,6 @@ class Drafting:
         self._judge, self._odds, self.counts, self._totals = judge, Odds(ORDERS), DraftCounts(), totals
         self._may_draft = may_draft
         self._found: Draft | None = None
-        self._is_judged = False
 
     def propose(self, token_ids: Sequence[int], most: int) -> list[int]:
         """Return tokens to check behind the last one in the next pass.
@@ -56,9 +55,7 @@ class Drafting:
             return []
         if self._judge is None:
             return found.token_ids
-        worth = self._odds.worth(found.order, len(found.token_ids))
-        self._is_judged = worth > 0
-        return found.token_ids[:worth] if self._judge.is_on else []
+        return found.token_ids[: self._judge.choose(self._odds.chance(found.order), len(found.token_ids))]
 
     def note(self, drafted: int, ran: int, drawn: Sequence[int], seconds: float) -> None:
         """Add what came of a pass.
@@ -70,11 +67,11 @@ class Drafting:
             seconds: all the time since the pass before.
         """
         found, self._found = self._found, None
-        is_judged, self._is_judged = self._is_judged, False
+        if self._judge is not None:
+            self._judge.earn()
         if found is not None and self._judge is not None:
             self._learn(found, drawn)
-            if is_judged:
-                self._judge.note(seconds, len(drawn))
+            self._judge.note(seconds, drafted, ran, len(drawn))
         if drafted:
             for counts in (self.counts, self._totals):
                 counts.add(drafted=drafted, cut=drafted - ran, accepted=len(drawn) - 1)

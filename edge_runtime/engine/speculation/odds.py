@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_FIRST = 0.5
-_SHARE = 1 / 12  # of the newest draft in the estimate
-_LEAST = 0.4
-"""Chance below which a token is not worth a row: checking one costs about that part of a pass."""
+_FIRST, _BELIEF = 0.3, 2.0
+"""Chance before anything is known, and how many drafts that counts as: the first right ones make up for it."""
+_KEPT = 11 / 12  # of what was seen before, when another token of a draft comes
 
 
 class Odds:
@@ -20,19 +19,14 @@ class Odds:
     """
 
     def __init__(self, orders: Sequence[int]) -> None:
-        self._chance = dict.fromkeys(orders, _FIRST)
+        self._seen = dict.fromkeys(orders, 0.0)
+        self._right = dict.fromkeys(orders, 0.0)
 
     def chance(self, order: int) -> float:
         """Return the chance that a token after a match of this length is right, those before it being so."""
-        return self._chance[order]
+        return (_FIRST * _BELIEF + self._right[order]) / (_BELIEF + self._seen[order])
 
     def note(self, order: int, *, is_right: bool) -> None:
         """Add whether a token of a draft was right."""
-        self._chance[order] += _SHARE * (is_right - self._chance[order])
-
-    def worth(self, order: int, most: int) -> int:
-        """Return how many tokens of a draft, at most `most`, are likely enough to be checked."""
-        chance, count = self._chance[order], 0
-        while count < most and chance >= _LEAST:
-            chance, count = chance * self._chance[order], count + 1
-        return count
+        self._seen[order] = self._seen[order] * _KEPT + 1
+        self._right[order] = self._right[order] * _KEPT + is_right
