@@ -62,14 +62,14 @@ class ExpertMemory:
 
         Args:
             ledger: counts and sizes of the units.
-            is_idle: nothing is being read: memory of the same cores stays, so that it is not taken a second time.
+            is_idle: nothing is being read: memory of the same units stays, so that it is not taken a second time.
 
         Raises:
             BudgetError: the system refused the memory.
         """
         before, self._ledger = self._ledger, ledger
-        stays = is_idle and self._planes is None and before.sizes == ledger.sizes
-        if stays and before.num_cores == ledger.num_cores == self._cores.num_slots:
+        is_same = before.sizes == ledger.sizes and self._cores.num_slots == before.num_cores
+        if is_idle and is_same and ledger.inherit(before):
             return
         self.close()
         self._open()

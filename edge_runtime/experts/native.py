@@ -11,6 +11,7 @@
     hold_ahead(cores) -> (cores, planes)
         Count the rest of the budget as held before it is used: so many cores, and planes. Whoever asks takes that
         memory from the system. Units in the order they will be taken; it does not change which is taken when.
+    inherit(before) -> whether it could: a ledger that uses nothing takes over memory of the same units as held ahead.
     free_units() -> (warm cores, cold cores, warm planes, cold planes); drain_discards() -> discards, then none.
 
 `Table(ledger, tiers, slots, keys)`

@@ -137,6 +137,27 @@ def test_a_cache_that_starts_over_keeps_its_memory():
     held.cache.close()
 
 
+def test_of_two_sizes_too_and_what_lies_there_counts():
+    held = Held(70, planes=SLOT // 4)
+    tiers = np.repeat([6, 8], E // 2).astype(np.uint8)
+    for layer in range(2):
+        for _ in held.cache.stream(layer, tiers):
+            pass
+    before = held.cache.residents.ledger
+    after = UnitLedger(before.sizes, 70 * SLOT, L * E)
+    here = held.num_bytes(range(64))
+    held.cache.start_over(held.residents(after))
+    assert held.num_bytes(range(64)) == here == 64 * (SLOT - SLOT // 4)
+    assert (after.used_bytes, after.touched_bytes) == (0, before.touched_bytes)
+    held.cache.touch(wait_s=None)
+    assert after.touched_bytes == after.budget_bytes
+    assert held.num_bytes(range(70)) == 70 * (SLOT - SLOT // 4), "and the rest is taken"
+    other = UnitLedger(before.sizes, 66 * SLOT, L * E)
+    held.cache.start_over(held.residents(other))
+    assert other.touched_bytes == other.budget_bytes, "of other memory, all of it anew"
+    held.cache.close()
+
+
 def test_what_reads_have_passed_is_left_alone():
     memory = huge_memory(64 * MIB)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))

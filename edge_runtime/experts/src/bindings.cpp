@@ -144,6 +144,13 @@ void bind_ledger(nb::module_& m) {
              return l.hold_ahead(cores);
            },
            "cores"_a)
+      .def("inherit",
+           [](Ledger& l, const Ledger& before) {
+             if (!l.can_inherit(before)) return false;
+             l.inherit(before);
+             return true;
+           },
+           "before"_a)
       .def("drain_discards", [](Ledger& l) { return pairs(std::exchange(l.discards, {})); });
 }
 

@@ -44,6 +44,13 @@ std::vector<int> Units::hold_ahead(int64_t most) {
   return found;
 }
 
+void Units::inherit(const Units& before) {
+  ahead_.assign(size_t(count_), true);
+  for (const int unit : before.cold) ahead_[size_t(unit)] = before.ahead_[size_t(unit)];
+  num_ahead_ = int(std::count(ahead_.begin(), ahead_.end(), true));
+  ahead_last_.assign(cold.rbegin(), cold.rend());
+}
+
 void Units::grow(int count) {
   std::vector<int> added;
   for (int unit = count - 1; unit >= count_; --unit) added.push_back(unit);
@@ -130,6 +137,17 @@ std::pair<std::vector<int>, std::vector<int>> Ledger::hold_ahead(int64_t cores) 
   found.first = cores_.hold_ahead(std::min(cores, (budget_ - touched_bytes()) / cores_.size()));
   if (planes_.size()) found.second = planes_.hold_ahead((budget_ - touched_bytes()) / planes_.size());
   return found;
+}
+
+bool Ledger::can_inherit(const Ledger& before) const {
+  return used_bytes() == 0 && budget_ == before.budget_ && cores_.size() == before.cores_.size() &&
+         planes_.size() == before.planes_.size() && cores_.count() == before.cores_.count() &&
+         planes_.count() == before.planes_.count();
+}
+
+void Ledger::inherit(const Ledger& before) {
+  cores_.inherit(before.cores_);
+  if (planes_.size()) planes_.inherit(before.planes_);
 }
 
 Moves Ledger::fit(Units& units, int64_t count, std::vector<int> used) {

@@ -38,6 +38,7 @@ class Units {
   int cool();    // let the system have the memory of the last freed unit; returns it
   int let_go();  // the same of the unit held ahead that would be taken last
   std::vector<int> hold_ahead(int64_t most);  // count cold units as holding memory; returns them, the next one first
+  void inherit(const Units& before);          // none is used here: those that hold memory there are held ahead here
   void grow(int count);
   Moves shrink(int count, std::vector<int> used);  // keep units below `count`; moves for used ones past it
 
@@ -86,6 +87,9 @@ class Ledger {
   // planes as then fit. Whoever calls this takes that memory from the system. Returns the units, the next ones first.
   std::pair<std::vector<int>, std::vector<int>> hold_ahead(int64_t cores);
   void start_over(int64_t budget_bytes);  // none is used, and none holds memory
+
+  bool can_inherit(const Ledger& before) const;
+  void inherit(const Ledger& before);  // take over memory of the same units, used or not, as held ahead
 
   int num_warm_cores() const { return int(cores_.warm.size()); }
   const Units& cores() const { return cores_; }
