@@ -1,7 +1,7 @@
 """What an NVIDIA board could reach while decoding, on paper: bytes, launches and instructions against its rates.
 
     python tools/roofline.py               prints every board, model, tier and share of experts in memory
-    python tools/roofline.py --write       writes the short table of docs/cuda.md
+    python tools/roofline.py --write       writes the tables of docs/cuda.md
     python tools/roofline.py --check       exits with 1 if that table is out of date
 
 Nothing here was measured on a board. docs/cuda.md says what is assumed.
@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/cuda.md"
 FIGURES = ROOT / "benchmarks/results/gpu_compile.json"
 START, END = "<!-- roofline: written by tools/roofline.py -->", "<!-- end of roofline -->"
+FITS_START, FITS_END = "<!-- fitting: written by tools/roofline.py -->", "<!-- end of fitting -->"
 GOALS_START, GOALS_END = "<!-- goals: written by tools/roofline.py -->", "<!-- end of goals -->"
 SEGMENTS = 4
 REACHED = 0.75
@@ -40,6 +41,7 @@ LAYER_LAUNCHES = 6
 """Of a sparse layer's experts: norm, router, gate and up, down, weighted sum, and a lookup of slots."""
 SHARES = (0.25, 0.5, 0.75, 1.0)
 SHOWN_TIER = 4
+TIERS = (2, 4, 6, 8)
 
 
 @dataclass(frozen=True)
@@ -207,20 +209,35 @@ def rows(tiers: tuple[int, ...]) -> Iterator[str]:
         for name in MODELS:
             token = token_of(spec_of(name), tier)
             for board in BOARDS:
-                fits = fitting_share(board, token)
                 figures = [
                     f"{token.expert_bytes / 1e6:.0f} MB",
                     f"{token.trunk_bytes / 1e6:.0f} MB",
                     str(token.launches),
                 ]
-                most = f"{100 * fits:.0f} %: {speed(1 / seconds(board, token, fits))}" if fits else "-"
-                line = [name, str(tier), board.name, *figures, most, *cells(board, token)]
+                line = [name, str(tier), board.name, *figures, fitting(board, token), *cells(board, token)]
                 yield f"| {' | '.join(line)} |"
 
 
+def fitting(board: Board, token: Token) -> str:
+    """Return which share of the experts fits, and the bound with it; a dash where none does."""
+    fits = fitting_share(board, token)
+    return f"{100 * fits:.0f} %: {speed(1 / seconds(board, token, fits))}" if fits else "-"
+
+
+def fitting_rows() -> Iterator[str]:
+    """Yield a table: for each model and tier what fits each board, and the bound with it."""
+    yield f"| model | bits | {' | '.join(board.name for board in BOARDS)} |"
+    yield "|---" * (2 + len(BOARDS)) + "|"
+    for name in MODELS:
+        for tier in TIERS:
+            token = token_of(spec_of(name), tier)
+            yield f"| {name} | {tier} | {' | '.join(fitting(board, token) for board in BOARDS)} |"
+
+
 def page_with(text: str) -> str:
-    """Return the page with its table."""
-    return _put(_put(text, START, END, rows((SHOWN_TIER,))), GOALS_START, GOALS_END, goal_rows())
+    """Return the page with its tables."""
+    text = _put(text, START, END, rows((SHOWN_TIER,)))
+    return _put(_put(text, FITS_START, FITS_END, fitting_rows()), GOALS_START, GOALS_END, goal_rows())
 
 
 def _put(text: str, start: str, end: str, lines: Iterator[str]) -> str:
@@ -236,7 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="say whether that table is up to date")
     options = parser.parse_args(arguments)
     if not options.write and not options.check:
-        sys.stdout.write("\n".join(rows((2, 4, 6, 8))) + "\n")
+        sys.stdout.write("\n".join(rows(TIERS)) + "\n")
         return 0
     text = PAGE.read_text(encoding="utf-8")
     if options.check:

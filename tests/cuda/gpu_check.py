@@ -25,13 +25,15 @@ from cuda.without_pytest import stand_in
 stand_in()  # before the tests are imported
 
 from cuda.bench import Bench  # noqa: E402
-from cuda.gpu_demo import demo, demo_engines, graphs, make_gpu  # noqa: E402
+from cuda.gpu_demo import demo, demo_engines, demo_on_provider, graphs, make_gpu  # noqa: E402
 from cuda.gpu_steps import decode_products, memory_kinds  # noqa: E402
 from cuda.kernel_checks import checks  # noqa: E402
 
+from edge_runtime.backends.cpu.trunk.onnx_runtime import import_onnxruntime  # noqa: E402
 from edge_runtime.backends.cuda.driver import Driver  # noqa: E402
 from edge_runtime.backends.cuda.gpu import Gpu  # noqa: E402
 from edge_runtime.backends.cuda.nvrtc import Nvrtc  # noqa: E402
+from edge_runtime.backends.cuda.onnx.provider import try_provider  # noqa: E402
 from edge_runtime.backends.cuda.self_test import check_primitives  # noqa: E402
 from edge_runtime.backends.cuda.tensorrt.library import load_library  # noqa: E402
 from edge_runtime.base.errors import DeviceError  # noqa: E402
@@ -174,6 +176,7 @@ def run(parts: Parts, gpu: Gpu, open_gpu: Any, options: argparse.Namespace) -> N
     if has_demo:
         parts.run("graphs", lambda: graphs(options.bundle, open_gpu, 3 if quick else 64))
         parts.run("tensorrt", lambda: engines(options.bundle, open_gpu))
+        parts.run("onnx", lambda: on_provider(options.bundle, open_gpu))
 
 
 def result_path(folder: Path, gpu: Gpu) -> Path:
@@ -211,6 +214,17 @@ def engines(bundle: Path, open_gpu: Any) -> dict[str, Any]:
         print(f"TensorRT: SKIPPED, no engine was built: {err}", flush=True)
         return {"library": None, "skipped": str(err)}
     return {"library": library.name, "agreed": agreed(demo_engines(bundle, open_gpu, library))}
+
+
+def on_provider(bundle: Path, open_gpu: Any, load: Callable[[], Any] = import_onnxruntime) -> dict[str, Any]:
+    """Run the demo's trunk on ONNX Runtime's CUDA provider, where it shows that it works; else say why it was not."""
+    try:
+        provider = try_provider(0, load)
+    except DeviceError as err:
+        print(f"ONNX Runtime's CUDA provider: SKIPPED, nothing ran on it: {err}", flush=True)
+        return {"library": None, "skipped": str(err)}
+    ways = demo_on_provider(bundle, open_gpu, provider)
+    return {"library": provider.name, "session_bytes": provider.session_bytes, "agreed": agreed(ways)}
 
 
 def agreed(ways: Iterable[str]) -> list[str]:

@@ -17,6 +17,7 @@ from edge_runtime.backends.base import BackendOptions
 from edge_runtime.backends.cuda.backend import CudaBackend
 from edge_runtime.backends.cuda.blocks import KINDS
 from edge_runtime.backends.cuda.gpu import Gpu
+from edge_runtime.backends.cuda.onnx.provider import Provider
 from edge_runtime.backends.cuda.tensorrt.library import Library
 
 
@@ -73,13 +74,38 @@ def demo_engines(bundle: Path, open_gpu: Any, library: Library) -> Iterator[str]
     Raises:
         AssertionError: tokens or logits differ.
     """
-    made = checked_backend(lambda options: CudaBackend(options, open_gpu, lambda: library))
-    with tempfile.TemporaryDirectory() as folder, cache_in(folder), made:
+    with tempfile.TemporaryDirectory() as folder, cache_in(folder):
+        made = CudaMaker(open_gpu, load_tensorrt=lambda: library)
+        yield _trunk_agrees(bundle, made, "cuda:trunk=tensorrt", "trunk as engines")
+
+
+def demo_on_provider(bundle: Path, open_gpu: Any, provider: Provider) -> Iterator[str]:
+    """Run the demo's trunk on ONNX Runtime's CUDA provider; yield what agreed.
+
+    Raises:
+        AssertionError: tokens or logits differ.
+    """
+    made = CudaMaker(open_gpu, try_onnx=lambda gpu: provider)
+    yield _trunk_agrees(bundle, made, "cuda:trunk=onnx", "trunk on ONNX Runtime")
+
+
+class CudaMaker:
+    """Makes backends with some of their pieces given."""
+
+    def __init__(self, open_gpu: Any, **pieces: Any) -> None:
+        self._open_gpu, self._pieces = open_gpu, pieces
+
+    def __call__(self, options: BackendOptions) -> CudaBackend:
+        return CudaBackend(options, self._open_gpu, **self._pieces)
+
+
+def _trunk_agrees(bundle: Path, make: CudaMaker, backend: str, what: str) -> str:
+    with checked_backend(make):
         want, said = of_cpu(bundle)
-        with opened(bundle, "cuda:trunk=tensorrt", FEW) as engine:
+        with opened(bundle, backend, FEW) as engine:
             assert_close(logits(engine), want)
-            assert tokens(engine) == said, "a trunk of engines: other tokens"
-        yield "trunk as engines"
+            assert tokens(engine) == said, f"{what}: other tokens"
+    return what
 
 
 def of_cpu(bundle: Path) -> tuple[np.ndarray, list[int]]:

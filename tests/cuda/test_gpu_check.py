@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cuda import fake_tensorrt, gpu_check
 from cuda.build import Fakes
+from cuda.fake_provider import FakeOnnxRuntime
 from cuda.gpu_demo import demo, make_gpu
 from cuda.gpu_steps import memory_kinds
 
@@ -39,9 +40,10 @@ def test_it_runs_every_check_and_writes_what_ran(
     assert set(result["graphs"]) == {"graph", "single_launches"}
     assert (result["device"], result["arch"], result["driver_cuda"]) == ("Fake Orin", "sm_87", 12060)
     assert (result["emulated"], result["failed"]) == (True, None), "a fake never passes for a GPU"
-    assert result["passed"] == ["self_test", "memory", "checks", "demo", "decode", "graphs", "tensorrt"]
+    assert result["passed"] == ["self_test", "memory", "checks", "demo", "decode", "graphs", "tensorrt", "onnx"]
     assert result["tensorrt"]["library"] is None
     assert "TensorRT cannot be imported" in result["tensorrt"]["skipped"]
+    assert "was built without its CUDA provider" in result["onnx"]["skipped"]
     said = capsys.readouterr().out
     assert "self-test of device-only functions: passed" in said
     assert "TensorRT: SKIPPED, no engine was built: TensorRT cannot be imported" in said
@@ -56,6 +58,12 @@ def test_engines_are_checked_where_tensorrt_is(fakes, fake, nvrtc, kernel_folder
     open_gpu = make_gpu(lambda: Driver(fake), kernel_folder, lambda: nvrtc)
     result = gpu_check.engines(model_bundle, open_gpu)
     assert result == {"library": "tensorrt-10.16.2.10", "agreed": ["trunk as engines"]}
+
+
+def test_onnx_runtimes_provider_is_checked_where_it_works(fake, nvrtc, kernel_folder, model_bundle):
+    open_gpu = make_gpu(lambda: Driver(fake), kernel_folder, lambda: nvrtc)
+    result = gpu_check.on_provider(model_bundle, open_gpu, FakeOnnxRuntime)
+    assert (result["library"], result["agreed"]) == ("onnxruntime-cuda-1.99.0", ["trunk on ONNX Runtime"])
 
 
 def test_a_failed_self_test_ends_it(fakes: Fakes, fake, tmp_path: Path, monkeypatch, capsys):

@@ -58,5 +58,13 @@ def test_a_goal_needs_so_many_hits():
     assert len(list(roofline.goal_rows())) == 2 + len(roofline.GOALS)
 
 
+def test_what_fits_is_said_for_every_precision():
+    found = token(stored_bytes=20e9)
+    share = (12.88 * 2**30 - 600e6) / 20e9
+    assert roofline.fitting(BOARD, found) == f"{100 * share:.0f} %: {1 / roofline.seconds(BOARD, found, share):.0f}"
+    assert roofline.fitting(BOARD, token(trunk_bytes=20e9)) == "-"
+    assert len(list(roofline.fitting_rows())) == 2 + 4 * len(roofline.MODELS)
+
+
 def test_the_page_is_up_to_date():
     assert roofline.main(["--check"]) == 0, "run python tools/roofline.py --write"

@@ -109,6 +109,19 @@ def test_a_gpu_that_cannot_be_used_is_a_finding_and_no_gpu_is_none(tmp_path):
     assert diagnose(Device(root), skip=[*skip, "gpu-unused"], run=run).findings == ()
 
 
+def test_onnx_runtimes_provider_is_run_where_its_package_is(tmp_path):
+    ran = []
+
+    def run(bundle: Path, backend: str, is_tiny: bool) -> dict:
+        ran.append(backend)
+        return {"state": "ran"}
+
+    package = "usr/lib/python3/dist-packages/onnxruntime_gpu-1.23.0.dist-info/METADATA"
+    root = plant(tmp_path, BOARDS["orin-nx-16gb"] | {package: "Name: onnxruntime-gpu"})
+    diagnose(Device.copied(root), skip=list(CHECKS), run=run)
+    assert "cuda:trunk=onnx" in ran
+
+
 def test_tensorrt_is_run_where_it_is_installed(tmp_path):
     ran = []
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from functools import cached_property
+from dataclasses import replace
+from functools import cache, cached_property
 from typing import Any, TypeVar
 
 from edge_runtime.backends.base import BackendOptions
@@ -11,14 +13,16 @@ from edge_runtime.backends.cpu.backend import CpuBackend
 from edge_runtime.backends.cuda.choice import Choice, choose_trunk
 from edge_runtime.backends.cuda.clock import CudaClock
 from edge_runtime.backends.cuda.experts import CudaExpertKernels
-from edge_runtime.backends.cuda.formulas import DeviceFormulas, EngineFormulas, HostedFormulas
+from edge_runtime.backends.cuda.formulas import DeviceFormulas, EngineFormulas, HostedFormulas, ProviderFormulas
 from edge_runtime.backends.cuda.gpu import Gpu
 from edge_runtime.backends.cuda.grids import require_tokens
 from edge_runtime.backends.cuda.hosted import HostedKernels
 from edge_runtime.backends.cuda.known import unknown_parts
 from edge_runtime.backends.cuda.memory_probe import Memory, choose_memory
+from edge_runtime.backends.cuda.onnx.provider import Provider, try_provider
+from edge_runtime.backends.cuda.onnx.runtime import load_on_provider
 from edge_runtime.backends.cuda.resident_router import make_resident_router
-from edge_runtime.backends.cuda.settings import CudaSettings
+from edge_runtime.backends.cuda.settings import AUTO, CudaSettings
 from edge_runtime.backends.cuda.space import CudaSpace
 from edge_runtime.backends.cuda.tensorrt.building import make_builder
 from edge_runtime.backends.cuda.tensorrt.library import Library, load_library
@@ -36,6 +40,12 @@ from edge_runtime.bundle.bundle import Bundle
 Closes = TypeVar("Closes", bound=Any)
 
 
+@cache
+def _say_once(why: str) -> None:
+    """Warn that the trunk is not on the GPU though nobody asked for that; once a process for a reason."""
+    logging.getLogger(__name__).warning("cuda: experts are on the GPU, the trunk is on the CPU: %s", why)
+
+
 class CudaBackend:
     """Implements `Backend`. With the trunk on the CPU tensors are float32 arrays, else `DeviceTensor`.
 
@@ -43,6 +53,7 @@ class CudaBackend:
         options: what it is made for.
         open_gpu: opens the GPU of a number, when it is first needed.
         load_tensorrt: loads TensorRT, where that comes into question.
+        try_onnx: tries ONNX Runtime's CUDA provider on the GPU of a number, where that comes into question.
 
     Raises:
         ConfigError: a setting is not one of those there are.
@@ -55,9 +66,11 @@ class CudaBackend:
         options: BackendOptions,
         open_gpu: Callable[[int], Gpu] = lambda index: Gpu(index=index),
         load_tensorrt: Callable[[], Library] = load_library,
+        try_onnx: Callable[[int], Provider] = try_provider,
     ) -> None:
         self._settings = CudaSettings.from_params(options.settings)
-        self._cpu, self._open_gpu, self._load_tensorrt = CpuBackend(options), open_gpu, load_tensorrt
+        self._options, self._cpu = options, CpuBackend(options)
+        self._open_gpu, self._load_tensorrt, self._try_onnx = open_gpu, load_tensorrt, try_onnx
         self._opened: list[Any] = []  # closed in reverse
         self.trunk = Choice("cpu", "no model was asked for")
         """Where the trunk runs, and why; known once `require` was asked."""
@@ -87,6 +100,8 @@ class CudaBackend:
     @property
     def formulas(self) -> HostedFormulas:
         """See `Backend.formulas`."""
+        if self.trunk.provider is not None:
+            return ProviderFormulas(lambda: self.memory.kind, self._cpu.choice, self.trunk.provider.session_bytes)
         formulas = {"cuda": DeviceFormulas, "tensorrt": EngineFormulas, "cpu": HostedFormulas}[self.trunk.name]
         return formulas(lambda: self.memory.kind, self._cpu.choice)
 
@@ -105,7 +120,9 @@ class CudaBackend:
     @property
     def fingerprint(self) -> str:
         """See `Backend.fingerprint`."""
-        library = self.trunk.library
+        library, provider = self.trunk.library, self.trunk.provider
+        if provider is not None:
+            return f"cuda-{self.gpu.fingerprint}-{provider.name}"
         engines = "" if library is None else f"-{library.name}-plans-{PLANS}"
         return f"cuda-{self.gpu.fingerprint}" + (engines if self._is_trunk_here else f"-{self._cpu.fingerprint}")
 
@@ -114,7 +131,12 @@ class CudaBackend:
         self.memory  # noqa: B018 - opens the GPU, and refuses memory that cannot be had
         if problem := next(unknown_parts(spec.experts, "experts"), ""):
             raise ConfigError(f"model family {spec.family!r}: {problem}: no kernel on the GPU. Use --backend cpu.")
-        self.trunk = choose_trunk(spec, self._settings.trunk, self._load_tensorrt)
+        gpu = self._settings.gpu
+        self.trunk = choose_trunk(spec, self._settings.trunk, self._load_tensorrt, lambda: self._try_onnx(gpu))
+        if self.trunk.name == "cpu" and self._settings.trunk == AUTO:
+            _say_once(self.trunk.why)
+        if self.trunk.provider is not None:
+            self._cpu = CpuBackend(replace(self._options, trunk="onnx"))
         if not self._is_trunk_here:
             self._cpu.require(spec)
 
@@ -124,6 +146,8 @@ class CudaBackend:
 
     def load_trunk(self, bundle: Bundle, *, max_chunk: int) -> Trunk[Any]:
         """See `Backend.load_trunk`."""
+        if self.trunk.provider is not None:
+            return load_on_provider(bundle, self.trunk.provider, max_chunk)
         if not self._is_trunk_here:
             return self._cpu.load_trunk(bundle, max_chunk=max_chunk)
         require_tokens(bundle.manifest.model, max_chunk, trunk=self.trunk.name == "cuda")
@@ -159,7 +183,8 @@ class CudaBackend:
 
     @property
     def _is_trunk_here(self) -> bool:
-        return self.trunk.name != "cpu"
+        """Whether its tensors are the GPU's."""
+        return self.trunk.name in ("cuda", "tensorrt")
 
     def _keep(self, part: Closes) -> Closes:
         """Close a part with the backend."""

@@ -1,43 +1,52 @@
-"""Where the trunk runs: our kernels, TensorRT's engines, or the CPU; and why."""
+"""Where the trunk runs: our kernels, TensorRT's engines, ONNX Runtime's CUDA provider, or the CPU; and why."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+from edge_runtime.backends.cpu.trunk.supported import require_supported
+from edge_runtime.backends.cuda.onnx.provider import Provider
 from edge_runtime.backends.cuda.settings import AUTO
 from edge_runtime.backends.cuda.tensorrt import supported as engines
-from edge_runtime.backends.cuda.tensorrt.library import Library, load_library
+from edge_runtime.backends.cuda.tensorrt.library import Library
 from edge_runtime.backends.cuda.trunk import supported as kernels
 from edge_runtime.base.errors import ConfigError, DeviceError
 from edge_runtime.base.spec import ModelSpec
+
+_AGREES = "ONNX Runtime's CUDA provider computes every operator of the graphs as the CPU does"
 
 
 class Choice(NamedTuple):
     """What computes the trunk.
 
     Attributes:
-        name: "cuda", "tensorrt" or "cpu".
+        name: "cuda", "tensorrt", "onnx" or "cpu".
         why: in words.
         library: TensorRT, where that does.
+        provider: of ONNX Runtime, where that does.
     """
 
     name: str
     why: str
     library: Library | None = None
+    provider: Provider | None = None
 
 
-def choose_trunk(spec: ModelSpec, wanted: str, load: Callable[[], Library] = load_library) -> Choice:
+def choose_trunk(
+    spec: ModelSpec, wanted: str, load: Callable[[], Library], try_provider: Callable[[], Provider]
+) -> Choice:
     """Choose what computes a model's trunk.
 
     Args:
         spec: the model.
         wanted: one of `settings.TRUNK`.
         load: loads TensorRT, where it comes into question.
+        try_provider: tries ONNX Runtime's CUDA provider, where it comes into question.
 
     Raises:
         ConfigError: what is wanted does not run the model; names the layer and the part.
-        DeviceError: TensorRT is wanted and is not here.
+        DeviceError: what is wanted is not here, or does not work.
     """
     if wanted == "cpu":
         return Choice("cpu", "asked for")
@@ -45,15 +54,30 @@ def choose_trunk(spec: ModelSpec, wanted: str, load: Callable[[], Library] = loa
         if problem := engines.why_not(spec):
             raise _refused("TensorRT", problem)
         return Choice("tensorrt", "asked for", load())
+    if wanted == "onnx":
+        require_supported(spec)
+        return Choice("onnx", f"asked for; {_AGREES}", provider=try_provider())
     problem = kernels.why_not(spec)
     if not problem:
         return Choice("cuda", "its kernels know the model")
     if wanted != AUTO:
         raise _refused("the trunk on the GPU", problem)
-    why = f"the kernels lack {problem}"
+    return _beyond_kernels(spec, f"the kernels lack {problem}", load, try_provider)
+
+
+def _beyond_kernels(
+    spec: ModelSpec, why: str, load: Callable[[], Library], try_provider: Callable[[], Provider]
+) -> Choice:
+    """Choose for a model that the kernels do not know: what is there and works, and why the others do not."""
+    lacking = engines.why_not(spec)
     try:
-        lacking = engines.why_not(spec)
-        return Choice("cpu", f"{why}; TensorRT: {lacking}") if lacking else Choice("tensorrt", why, load())
+        if not lacking:
+            return Choice("tensorrt", why, load())
+        why = f"{why}; TensorRT: {lacking}"
+    except DeviceError as err:
+        why = f"{why}; {err}"
+    try:
+        return Choice("onnx", f"{why}; {_AGREES}", provider=try_provider())
     except DeviceError as err:
         return Choice("cpu", f"{why}; {err}")
 

@@ -46,6 +46,29 @@ class HostedFormulas(CpuFormulas):
         return record_bytes * reads if self._kind() == "device" else 0
 
 
+class ProviderFormulas(HostedFormulas):
+    """Implements `MemoryFormulas` for a trunk on ONNX Runtime's CUDA provider.
+
+    Args:
+        kind: asks for the kind of memory experts are in.
+        choice: of the trunk's graphs.
+        session_bytes: memory that a session takes besides its weights, measured.
+    """
+
+    def __init__(self, kind: Callable[[], Kind], choice: TrunkChoice, session_bytes: int) -> None:
+        super().__init__(kind, choice)
+        self._session_bytes = session_bytes
+
+    def trunk_bytes(self, manifest: Manifest) -> int:
+        """See `MemoryFormulas.trunk_bytes`: sessions take more than on the CPU."""
+        graphs = sum(part.name.endswith(".onnx") for part in manifest.of_role("trunk"))
+        return super().trunk_bytes(manifest) + graphs * self._session_bytes
+
+    def kv_bytes(self, spec: ModelSpec, tokens: int) -> int:
+        """See `MemoryFormulas.kv_bytes`: what a layer keeps is copied for its run, and its session keeps the room."""
+        return 2 * super().kv_bytes(spec, tokens)
+
+
 class DeviceFormulas(HostedFormulas):
     """Implements `MemoryFormulas` for a trunk on the GPU."""
 

@@ -11,7 +11,7 @@ from edge_runtime.base.params import Param
 
 AUTO = "auto"
 MEMORY = (AUTO, "registered", "pinned", "device")
-TRUNK = (AUTO, "cuda", "tensorrt", "cpu")
+TRUNK = (AUTO, "cuda", "tensorrt", "onnx", "cpu")
 PARAMS: Mapping[str, Param] = {
     "memory": Param(AUTO, f"where experts are kept: {', '.join(MEMORY)}", "ours"),
     "trunk": Param(AUTO, f"where everything but experts runs: {', '.join(TRUNK)}", "ours"),

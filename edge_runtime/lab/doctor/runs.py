@@ -17,7 +17,7 @@ from edge_runtime.lab.doctor.findings import Finding
 from edge_runtime.lab.doctor.tiny_model import tiny_model
 
 _LONGEST_S = 300
-_ENGINES = "cuda:trunk=tensorrt"
+_ENGINES, _PROVIDER = "cuda:trunk=tensorrt", "cuda:trunk=onnx"
 Run = Callable[[Path, str, bool], dict[str, Any]]
 
 
@@ -38,10 +38,11 @@ def run_backends(device: Device, run: Run | None = None) -> dict[str, dict[str, 
 
 
 def _backends(device: Device) -> list[str]:
-    """Names of the registered backends, of TensorRT where it is installed, and of what installed packages offer."""
+    """Names of the registered backends, of further trunks that are installed, and of what installed packages offer."""
     offered = {found.name for found in entry_points(group=ENTRY_POINTS)}
     engines = [_ENGINES] if device.libraries("libnvinfer.so") or device.packages("tensorrt") else []
-    return [*BACKENDS, *engines, *sorted(offered - {*BACKENDS})]
+    provider = [_PROVIDER] if device.packages("onnxruntime_gpu") else []
+    return [*BACKENDS, *engines, *provider, *sorted(offered - {*BACKENDS})]
 
 
 def run_trial(bundle: Path, backend: str, is_tiny: bool) -> dict[str, Any]:

@@ -55,10 +55,13 @@ class Bindings:
         layers: the session of each layer's graph.
         shared: the sessions of the shared experts' graphs, by layer.
         max_chunk: most tokens of a chunk.
+        bind: binds a session to arrays by the names of inputs and outputs; `OnnxRuntime.bind`.
     """
 
-    def __init__(self, spec: ModelSpec, layers: list[Any], shared: dict[int, Any], max_chunk: int) -> None:
-        self._spec, self._layers, self._shared = spec, layers, shared
+    def __init__(
+        self, spec: ModelSpec, layers: list[Any], shared: dict[int, Any], max_chunk: int, bind: Callable[..., Any]
+    ) -> None:
+        self._spec, self._layers, self._shared, self._bind_graph = spec, layers, shared, bind
         self._buffers, self._blocks = ChunkBuffers(spec, max_chunk), Blocks(spec)
         self._ropes = rope_numbers(spec)
         self._bound: WeakKeyDictionary[HostKVCache, dict[tuple[int, ...], BoundGraphs]] = WeakKeyDictionary()
@@ -93,9 +96,13 @@ class Bindings:
         for i, layer in enumerate(self._spec.layers):
             inputs, outputs = self._whole_chunk(i, kv, views, masks)
             parts = self._blocks.parts(i, kv.fixed, tokens, stops)
-            runs = tuple(_bound(self._layers[i], part.inputs(inputs), part.outputs(outputs)) for part in parts)
+            runs = tuple(
+                self._bind_graph(self._layers[i], part.inputs(inputs), part.outputs(outputs)) for part in parts
+            )
             layers.append(BoundLayer(runs, views.new[i], output if layer.sparse else None))
-        shared = {i: _bound(s, self._shared_inputs(i, views), {"y": views.y[None]}) for i, s in self._shared.items()}
+        shared = {
+            i: self._bind_graph(s, self._shared_inputs(i, views), {"y": views.y[None]}) for i, s in self._shared.items()
+        }
         return BoundGraphs(tokens, kv.bucket, views, masks, layers, shared)
 
     def _shared_inputs(self, i: int, views: ChunkViews) -> dict[str, F32]:
@@ -124,18 +131,3 @@ class Bindings:
             outputs |= {"x": views.x[None], "router_logits": views.router_logits[None]}
             outputs |= {} if self._spec.router.norm_scale is None else {"router_x": views.router_x[None]}
         return inputs, outputs
-
-
-def _bound(session: Any, inputs: dict[str, F32], outputs: dict[str, F32]) -> Any:
-    binding = session.io_binding()
-    for name, array in inputs.items():
-        bind_array(binding.bind_input, name, array)
-    for name, array in outputs.items():
-        bind_array(binding.bind_output, name, array)
-    return binding
-
-
-def bind_array(bind: Callable[..., None], name: str, array: F32) -> None:
-    """Bind a contiguous float32 array by address; whoever calls keeps it alive."""
-    assert array.flags.c_contiguous
-    bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)

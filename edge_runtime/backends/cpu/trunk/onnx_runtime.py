@@ -6,8 +6,12 @@ The only module that imports onnxruntime, and only when a trunk is made or its v
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.file_pages import drop_cached_pages
 from edge_runtime.backends.cpu.trunk.graph_check import read_checked
@@ -16,6 +20,7 @@ from edge_runtime.backends.cpu.trunk.signature import Signature
 from edge_runtime.base.errors import BundleError, DeviceError
 from edge_runtime.bundle.part_names import trunk_file
 
+F32 = NDArray[np.float32]
 GraphKind = Literal["layer", "shared", "head", "routers"]
 
 
@@ -25,31 +30,25 @@ class OnnxRuntime:
     Args:
         bundle_path: directory of a bundle whose parts were checked.
         threads: threads a graph may use, the caller's included.
+        module: ONNX Runtime; imported if left out.
 
     Attributes:
+        module: ONNX Runtime.
         weight_bytes: bytes of memory the loaded graphs take, from the plan's formula; the trunk adds its routers.
 
     Raises:
         DeviceError: ONNX Runtime is not installed.
     """
 
-    def __init__(self, bundle_path: Path, threads: int) -> None:
-        # unless told so before the import, it reports to its vendor and writes a device id under the home folder
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-        try:
-            import onnxruntime
-            from onnxruntime.capi import onnxruntime_pybind11_state as state
-        except ImportError as err:
-            raise _not_installed(err) from err
-        self._ort = onnxruntime
-        found = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-        self._errors: tuple[type[Exception], ...] = (*found, RuntimeError, ValueError)
+    def __init__(self, bundle_path: Path, threads: int, module: Any = None) -> None:
+        self.module = module or import_onnxruntime()
+        self._errors = errors_of(self.module)
         self._bundle_path = bundle_path
         self._options = self._make_options(threads)
         self.weight_bytes = 0
 
     def _make_options(self, threads: int) -> Any:
-        options = self._ort.SessionOptions()
+        options = self.module.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = False  # an arena keeps the largest prefill's scratch for ever, once per session
@@ -65,8 +64,13 @@ class OnnxRuntime:
             options.add_session_config_entry("session.intra_op_thread_affinities", own)
         return options
 
-    def load(self, part: str, signature: Signature) -> Any:
+    def load(self, part: str, signature: Signature, *, on_host: bool = False) -> Any:
         """Create the session of a graph and let go of its files' pages.
+
+        Args:
+            part: name of the graph.
+            signature: what it has to have.
+            on_host: its inputs are large and change; it stays with the CPU, whatever runs the others.
 
         Raises:
             BundleError: the graph cannot be read, is refused, or does not have the signature.
@@ -74,10 +78,10 @@ class OnnxRuntime:
         path = self._bundle_path / part
         read_checked(path, part, signature)
         try:
-            session = self._ort.InferenceSession(str(path), self._options, providers=["CPUExecutionProvider"])
+            session = self._open(path, on_host)
         except self._errors as err:
             raise BundleError(
-                f"{part}: ONNX Runtime {self._ort.__version__} refuses the graph: {_first_line(err)}. "
+                f"{part}: ONNX Runtime {self.module.__version__} refuses the graph: {first_line(err)}. "
                 "Export the bundle again, or install the ONNX Runtime version this package asks for."
             ) from err
         files = [file for file in (path, path.with_suffix(".data")) if file.exists()]
@@ -87,6 +91,19 @@ class OnnxRuntime:
             drop_cached_pages(file)
         return session
 
+    def _open(self, path: Path, on_host: bool) -> Any:
+        """Create a session."""
+        return self.module.InferenceSession(str(path), self._options, providers=["CPUExecutionProvider"])
+
+    def bind(self, session: Any, inputs: Mapping[str, F32], outputs: Mapping[str, F32]) -> Any:
+        """Bind a graph to contiguous float32 arrays, kept alive by whoever calls; their values may change."""
+        binding = session.io_binding()
+        for name, array in inputs.items():
+            bind_array(binding.bind_input, name, array)
+        for name, array in outputs.items():
+            bind_array(binding.bind_output, name, array)
+        return binding
+
     def run(self, session: Any, binding: Any, kind: GraphKind, layer_idx: int) -> None:
         """Run a graph over bound arrays.
 
@@ -94,9 +111,42 @@ class OnnxRuntime:
             DeviceError: it failed.
         """
         try:
-            session.run_with_iobinding(binding)
+            self._execute(session, binding)
         except self._errors as err:
-            raise DeviceError(f"{trunk_file(kind, layer_idx)}: ONNX Runtime failed: {_first_line(err)}") from err
+            raise DeviceError(f"{trunk_file(kind, layer_idx)}: ONNX Runtime failed: {first_line(err)}") from err
+
+    def _execute(self, session: Any, binding: Any) -> None:
+        session.run_with_iobinding(binding)
+
+
+def bind_array(bind: Callable[..., None], name: str, array: F32) -> None:
+    """Bind a contiguous float32 array by address; whoever calls keeps it alive."""
+    assert array.flags.c_contiguous
+    bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+
+
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime.
+
+    Raises:
+        DeviceError: it is not installed.
+    """
+    # unless told so before the import, it reports to its vendor and writes a device id under the home folder
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        import onnxruntime
+    except ImportError as err:
+        raise DeviceError(
+            f"trunk: ONNX Runtime cannot be imported: {err}. Install it: pip install onnxruntime"
+        ) from err
+    return onnxruntime
+
+
+def errors_of(module: Any) -> tuple[type[Exception], ...]:
+    """Return what ONNX Runtime raises."""
+    found = vars(module.capi.onnxruntime_pybind11_state).values()
+    own = [kind for kind in found if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*own, RuntimeError, ValueError)
 
 
 def library() -> str:
@@ -105,16 +155,9 @@ def library() -> str:
     Raises:
         DeviceError: ONNX Runtime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as err:
-        raise _not_installed(err) from err
-    return f"onnxruntime-{onnxruntime.__version__}"
+    return f"onnxruntime-{import_onnxruntime().__version__}"
 
 
-def _not_installed(err: ImportError) -> DeviceError:
-    return DeviceError(f"trunk: ONNX Runtime cannot be imported: {err}. Install it: pip install onnxruntime")
-
-
-def _first_line(err: Exception) -> str:
+def first_line(err: Exception) -> str:
+    """Return what an error says, short."""
     return (str(err).splitlines() or [type(err).__name__])[0][:300]

@@ -1,4 +1,4 @@
-"""The trunk on ONNX Runtime's CPU provider: one session per graph, arrays owned by us, no copy of the cache."""
+"""The trunk on ONNX Runtime: one session per graph, arrays owned by us; its CPU provider makes no copy of the cache."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.cpu.trunk.bindings import Bindings, BoundGraphs, bind_array
+from edge_runtime.backends.cpu.trunk.bindings import Bindings, BoundGraphs
 from edge_runtime.backends.cpu.trunk.embedding import Embedding
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.mask import fill_mask
-from edge_runtime.backends.cpu.trunk.onnx_runtime import OnnxRuntime
+from edge_runtime.backends.cpu.trunk.onnx_runtime import OnnxRuntime, bind_array
 from edge_runtime.backends.cpu.trunk.rope import Rotary
 from edge_runtime.backends.cpu.trunk.router_stack import RouterStack
 from edge_runtime.backends.cpu.trunk.signature import (
@@ -52,6 +52,7 @@ class OrtTrunk:
         max_chunk: int,
         embedding: EmbeddingDtype = "bf16",
         routers: F32 | None = None,
+        runtime: OnnxRuntime | None = None,
     ) -> None:
         """Load every graph.
 
@@ -62,6 +63,7 @@ class OrtTrunk:
             max_chunk: most tokens `begin` will be given at once.
             embedding: number type of the embedding table, from the manifest.
             routers: what `look_ahead` applies, see `load_routers`; kept. None: it is never called.
+            runtime: loads and runs the graphs; on the CPU if left out.
 
         Raises:
             DeviceError: ONNX Runtime is not installed.
@@ -69,7 +71,7 @@ class OrtTrunk:
         """
         self._spec = spec
         self._max_chunk = max_chunk
-        self._runtime = OnnxRuntime(bundle_path, threads)
+        self._runtime = runtime or OnnxRuntime(bundle_path, threads)
         table = bundle_path / EMBEDDING
         self._embedding = Embedding(table, spec.vocab_size, spec.hidden, embedding, spec.embedding_scale)
         load = self._runtime.load
@@ -85,7 +87,7 @@ class OrtTrunk:
             self._embedding.close()
             raise
         self._rotary = [Rotary(rope, spec.max_context) for rope in spec.ropes]
-        self._bindings = Bindings(spec, self._layers, self._shared, max_chunk)
+        self._bindings = Bindings(spec, self._layers, self._shared, max_chunk, self._runtime.bind)
         self._open: WeakKeyDictionary[HostKVCache, _Chunk] = WeakKeyDictionary()
         self._long: _Chunk | None = None  # the one chunk of several tokens: it has the large buffers
 
@@ -146,11 +148,7 @@ class OrtTrunk:
             inputs["parallel"] = views.y
         inputs = {name: np.ascontiguousarray(array[rows])[None] for name, array in inputs.items()}
         logits = np.empty((inputs["resid"].shape[1], self._spec.vocab_size), np.float32)
-        binding = self._head.io_binding()
-        for name, array in inputs.items():
-            bind_array(binding.bind_input, name, array)
-        bind_array(binding.bind_output, "logits", logits[None])
-        self._runtime.run(self._head, binding, "head", 0)
+        self._runtime.run(self._head, self._runtime.bind(self._head, inputs, {"logits": logits[None]}), "head", 0)
         return logits
 
     def look_ahead(self, x: F32, layer_idx: int, depth: int) -> F32:
@@ -166,7 +164,7 @@ class OrtTrunk:
 
     def _make_router_stack(self, routers: F32) -> RouterStack:
         runtime = self._runtime
-        session = runtime.load(trunk_file("routers"), routers_signature(self._spec))
+        session = runtime.load(trunk_file("routers"), routers_signature(self._spec), on_host=True)
         runtime.weight_bytes += routers.nbytes
         return RouterStack(
             session, lambda graph, binding: runtime.run(graph, binding, "routers", 0), bind_array, routers,

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from edge_runtime.backends.cpu.trunk.graph_file import Attribute
 
-FLOAT, INT64, FLOAT16, INT4 = 1, 7, 10, 22
-BITS = {FLOAT: 32, INT64: 64, FLOAT16: 16, INT4: 4}
+FLOAT, UINT8, INT64, FLOAT16, INT4 = 1, 2, 7, 10, 22
+BITS = {FLOAT: 32, UINT8: 8, INT64: 64, FLOAT16: 16, INT4: 4}
 """Of a number of each type, as ONNX numbers them."""
 Dims = Sequence[int | str]
 
 
-def node(op: str, name: str, inputs: Iterable[str], outputs: Iterable[str], attributes: dict[str, Attribute]) -> bytes:
-    """Return a NodeProto of ONNX's own domain."""
+def node(
+    op: str, name: str, inputs: Iterable[str], outputs: Iterable[str], attributes: Mapping[str, Attribute],
+    domain: str = "",
+) -> bytes:  # fmt: skip
+    """Return a NodeProto of a domain, ONNX's own if left out."""
     listed = b"".join(_text(1, each) for each in inputs) + b"".join(_text(2, each) for each in outputs)
-    return (
-        listed + _text(3, name) + _text(4, op) + b"".join(_message(5, _attribute(*each)) for each in attributes.items())
-    )
+    given = b"".join(_message(5, _attribute(*each)) for each in attributes.items())
+    return listed + _text(3, name) + _text(4, op) + given + (_text(7, domain) if domain else b"")
 
 
 def tensor(name: str, kind: int, dims: Sequence[int], raw: bytes) -> bytes:
@@ -41,13 +43,14 @@ def declared(name: str, kind: int, dims: Dims) -> bytes:
 
 def model(
     name: str, nodes: Iterable[bytes], tensors: Iterable[bytes], inputs: Iterable[bytes], outputs: Iterable[bytes],
-    *, opset: int, ir_version: int,
+    *, opset: int, ir_version: int, domains: Iterable[str] = (),
 ) -> bytes:  # fmt: skip
-    """Return a ModelProto."""
+    """Return a ModelProto; of further domains it takes version 1."""
     graph = b"".join(_message(1, each) for each in nodes) + _text(2, name)
     for number, parts in ((5, tensors), (11, inputs), (12, outputs)):
         graph += b"".join(_message(number, each) for each in parts)
-    return _number(1, ir_version) + _text(2, "hobbit-edge") + _message(7, graph) + _message(8, _number(2, opset))
+    head = _number(1, ir_version) + _text(2, "hobbit-edge") + _message(7, graph) + _message(8, _number(2, opset))
+    return head + b"".join(_message(8, _text(1, domain) + _number(2, 1)) for domain in domains)
 
 
 def _tensor_head(name: str, kind: int, dims: Sequence[int]) -> bytes:
