@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 import json
 import os
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from edge_runtime.__main__ import main
-from edge_runtime.base.errors import ConfigError
+from edge_runtime.base.errors import ConfigError, RequestError
 from edge_runtime.lab.bringup.bringup import Bringup
 from edge_runtime.lab.bringup.machine import describe_machine
 from edge_runtime.lab.bringup.privacy import Scrubber
@@ -127,6 +128,19 @@ def test_engines_are_measured_where_tensorrt_is(tmp_path: Path, monkeypatch: pyt
     assert found.command[3:7] == ("bench", str(tmp_path), "--backend", "cuda:trunk=tensorrt")
 
 
+def test_onnx_runtimes_provider_is_measured_where_its_package_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def step() -> Step:
+        steps = steps_of(tmp_path, tmp_path, None, power_modes=False)
+        return next(step for step in steps if step.name == "bench cuda:trunk=onnx")
+
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert "no onnxruntime-gpu" in run(step(), tmp_path)["why"]
+    package = tmp_path / "onnxruntime_gpu-1.23.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Name: onnxruntime-gpu\nVersion: 1.23.0\n")
+    assert step().why_not == ""
+
+
 def test_what_the_time_did_not_reach_is_run_next(tmp_path: Path):
     recorder = Recorder()
     assert set(bring_up(Bringup(None, tmp_path, minutes=1e-9), recorder).values()) == {"not reached"}
@@ -148,6 +162,34 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path):
     with pytest.raises(ConfigError, match="expected the file of a bring-up"):
         bring_up(Bringup(None, tmp_path), Recorder())
     assert (tmp_path / "hobbit-bringup.json").read_text() == "[1]"
+
+
+def test_a_drive_that_is_full_is_named_and_what_is_known_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bring_up(Bringup(None, tmp_path), Recorder())
+    before = content(tmp_path)
+
+    def full(source: Any, target: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(RequestError, match=r"bringup\.json: cannot be written: No space left on device\. Free space"):
+        bring_up(Bringup(None, tmp_path, again=("all",)), Recorder())
+    assert content(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["hobbit-bringup.json"]
+
+
+def test_a_folder_that_takes_nothing_is_named(tmp_path: Path):
+    with pytest.raises(RequestError, match="gone: cannot hold what a step prints: No such file or directory"):
+        run(python("print(1)"), tmp_path / "gone")
+    (tmp_path / "file").touch()
+    with pytest.raises(RequestError, match="file/out: cannot be made: Not a directory. Name another one"):
+        bring_up(Bringup(None, tmp_path / "file/out"), Recorder())
+
+
+def test_a_result_of_gpu_check_that_was_cut_short_is_left_out(tmp_path: Path):
+    (tmp_path / "gpu_check_Orin.json").write_text('{"device": "Or')
+    bring_up(Bringup(None, tmp_path), Recorder())
+    assert content(tmp_path)["gpu_check"] is None
 
 
 def test_what_gpu_check_wrote_is_in_the_file(tmp_path: Path):

@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -103,10 +103,11 @@ class Bringup:
 
 
 def _gpu_check_file(out: Path) -> Any:
-    """Return what `make gpu-check` wrote, or None."""
+    """Return what `make gpu-check` wrote, or None: no file, or one that a full drive or a time limit cut short."""
     for path in sorted(out.glob("gpu_check_*.json")):
         if path.stat().st_size <= _MOST_GPU_CHECK:
-            return json.loads(path.read_text(encoding="utf-8"))
+            with suppress(ValueError):
+                return json.loads(path.read_text(encoding="utf-8"))
     return None
 
 

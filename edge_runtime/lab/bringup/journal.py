@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,8 @@ class Journal:
             part.write_text(json.dumps(self._found, indent=1) + "\n", encoding="utf-8")
             os.replace(part, self.path)
         except OSError as err:
+            with suppress(OSError):
+                part.unlink()
             raise RequestError(f"{self.path}: cannot be written: {err.strerror}. Free space, then run again.") from err
 
     def _read(self) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from edge_runtime.base.errors import RequestError
 from edge_runtime.lab.bringup.steps import HOBBIT, Step
 
 MOST_JSON, MOST_TEXT = 512 << 10, 4000
@@ -32,6 +33,9 @@ def run_step(step: Step, out: Path, environment: Mapping[str, str], most_s: floa
         out: folder of the bring-up; what the step writes goes below it.
         environment: of the process.
         most_s: seconds it may take.
+
+    Raises:
+        RequestError: the folder has no room for what it prints.
     """
     if step.why_not:
         return {"outcome": "not available", "why": step.why_not}
@@ -63,7 +67,7 @@ def help_words(verb: str) -> frozenset[str]:
 
 def _run(command: tuple[str, ...], out: Path, environment: Mapping[str, str], most_s: float) -> Result:
     start = time.monotonic()
-    with tempfile.TemporaryFile(dir=out) as said, tempfile.TemporaryFile(dir=out) as complained:
+    with _room(out) as said, _room(out) as complained:
         try:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=said, stderr=complained, cwd=out, env=environment,
@@ -81,6 +85,21 @@ def _run(command: tuple[str, ...], out: Path, environment: Mapping[str, str], mo
     if "SKIPPED" in found["stderr"]:
         return found | {"outcome": "not available", "why": found["stderr"].strip().splitlines()[-1]}
     return found | {"outcome": "passed"}
+
+
+def _room(out: Path) -> IO[bytes]:
+    """Return a file without a name for what a step prints.
+
+    Raises:
+        RequestError: there is no room for it.
+    """
+    try:
+        return tempfile.TemporaryFile(dir=out)
+    except OSError as err:
+        raise RequestError(
+            f"out: {out}: cannot hold what a step prints: {err.strerror}. Free space there, or name another one, then "
+            "run again."
+        ) from err
 
 
 def _wait(process: subprocess.Popen[bytes], most_s: float) -> int | None:

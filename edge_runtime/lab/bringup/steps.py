@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import distributions
 from pathlib import Path
 
 HOBBIT = (sys.executable, "-m", "edge_runtime")
@@ -37,6 +38,8 @@ _NO_ENGINES = (
     "this Python has no TensorRT. JetPack brings it: sudo apt-get install python3-libnvinfer, and a virtual "
     "environment made with --system-site-packages"
 )
+_PROVIDER = "cuda:trunk=onnx"
+_NO_PROVIDER = "this Python has no onnxruntime-gpu; docs/cuda.md says where a board gets it"
 _DEMO_OPTIONS = ("--tiers", "8,4", "--trunk", "fp32", "--no-resume")
 _NO_EXPORTER = "this Python has no exporter: install the source tree with pip install -e '.[export]'"
 _POWER_MODEL = re.compile(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", re.MULTILINE)
@@ -96,6 +99,8 @@ def steps_of(
     engines = _bench(f"bench {_ENGINES}", "measure the GPU, trunk as TensorRT engines", given, _ENGINES)
     # engines are built first, layer by layer, and kept
     yield replace(engines, minutes=10, why_not="" if importlib.util.find_spec("tensorrt") else _NO_ENGINES)
+    provider = _bench(f"bench {_PROVIDER}", "measure the GPU, trunk on ONNX Runtime", given, _PROVIDER)
+    yield replace(provider, why_not="" if any(distributions(name="onnxruntime-gpu")) else _NO_PROVIDER)
     yield from _power_steps(given, power_modes, conf)
 
 
@@ -121,8 +126,9 @@ def _gpu_check(out: Path, checkout: Path | None) -> Iterator[Step]:
 
 def _bench(name: str, title: str, bundle: Sequence[str], backend: str) -> Step:
     folder = re.sub(r"\W+", "-", name)
+    # power is measured where there is a meter; a board whose meter cannot be read is measured without
     command = (*HOBBIT, "bench", *bundle, "--backend", backend, *_BENCH, "--json")
-    return Step(name, title, command, 4, verb="bench", optional=(("--power", "--power"),), folder=folder)
+    return Step(name, title, command, 4, verb="bench", folder=folder)
 
 
 def _power_steps(bundle: Sequence[str], allowed: bool, conf: Path) -> Iterator[Step]:
