@@ -222,6 +222,9 @@ class ExpertMemory:
         for slot in range(self._cores.num_slots if self._planes is not None else 0):
             for index, unit in enumerate(planes_of(slot)):
                 self._bind_plane(slot, index, unit)
+
+    def touch_on(self) -> None:
+        """Go on with `touch` behind a change of the budget."""
         self._touch_new()
 
     def _capacities(self, budget_bytes: int) -> list[tuple[SlotMemory, int]]:

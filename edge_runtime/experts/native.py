@@ -9,8 +9,8 @@
     take_core(), take_plane() -> unit; free_core(unit)
     hold_back()                 leave some bytes unused, for a table whose rule does not free the size that is wanted.
     hold_ahead(cores) -> (cores, planes)
-        Count the rest of the budget as held before it is used: so many cores, and planes. Whoever asks takes that
-        memory from the system. Units in the order they will be taken; it does not change which is taken when.
+        Count the rest of the budget as held before it is used: so many more cores, and planes. Returns all units that
+        are, in the order they will be taken, which this does not change. Whoever asks takes their memory.
     inherit(before) -> whether it could: a ledger that uses nothing takes over memory of the same units as held ahead.
     free_units() -> (warm cores, cold cores, warm planes, cold planes); drain_discards() -> discards, then none.
 

@@ -151,6 +151,7 @@ class ExpertPool:
             moves = table.resize(budget_bytes)
             self.memory.follow(moves, table.planes_of)
             self.memory.discard(ledger.drain_discards())
+            self.memory.touch_on()
             self._changing_from = None
 
     def start_over(self, residents: Residents) -> None:

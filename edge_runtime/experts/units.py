@@ -90,9 +90,9 @@ class UnitLedger(Ledger):
     def hold_ahead_whole(self) -> tuple[list[int], list[int]]:
         """Count what nobody holds of the budget as held, before it is used, by experts of the full tier.
 
-        Where every expert keeps its core, cores come first. Whoever asks takes that memory from the system: cores and
-        planes, each in the order they will be used. If experts of lower tiers are read in their stead, some of it is
-        listed in `discards`. Which unit is used for what does not change.
+        Where every expert keeps its core, cores come first. Returns the cores and planes held so, also from before, in
+        the order they will be used: whoever asks takes their memory from the system. If experts of lower tiers are
+        read in their stead, some of it is listed in `discards`. Which unit is used for what does not change.
         """
         rest = self.budget_bytes - self.touched_bytes
         return self.hold_ahead(self.max_experts if self.keeps_cores else rest // self.sizes.full_bytes)

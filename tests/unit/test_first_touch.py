@@ -95,6 +95,17 @@ def test_of_two_sizes_what_experts_of_the_full_tier_take_is_taken():
     held.cache.close()
 
 
+def test_of_two_sizes_what_was_not_taken_before_memory_changed_is_taken_then():
+    held = Held(L * E, planes=SLOT // 4, ahead=MIB)
+    held.cache.touch()  # a little ahead only, as all experts fit
+    held.cache.resize(70)
+    held.cache.start_over(held.residents(UnitLedger(held.cache.residents.ledger.sizes, 70 * SLOT, L * E)))
+    assert held.num_bytes(range(60, 70)) == 0
+    held.cache.touch(whole=True, wait_s=None)
+    assert held.num_bytes(range(70)) == 70 * (SLOT - SLOT // 4)
+    held.cache.close()
+
+
 def test_what_was_taken_for_others_is_given_back_when_lower_tiers_come():
     held = Held(70, planes=SLOT // 4)
     ledger = held.cache.residents.ledger

@@ -32,14 +32,14 @@ int Units::let_go() {
   return unit;
 }
 
-std::vector<int> Units::hold_ahead(int64_t most) {
+std::vector<int> Units::hold_ahead(int64_t more) {
   std::vector<int> found;
-  for (auto unit = cold.rbegin(); unit != cold.rend() && int64_t(found.size()) < most; ++unit) {
-    if (ahead_[size_t(*unit)]) continue;
+  for (auto unit = cold.rbegin(); unit != cold.rend(); ++unit) {
+    if (!ahead_[size_t(*unit)] && more-- <= 0) continue;
+    num_ahead_ += !ahead_[size_t(*unit)];
     ahead_[size_t(*unit)] = true;
     found.push_back(*unit);
   }
-  num_ahead_ += int(found.size());
   ahead_last_.assign(cold.rbegin(), cold.rend());
   return found;
 }

@@ -37,7 +37,7 @@ class Units {
   int take();
   int cool();    // let the system have the memory of the last freed unit; returns it
   int let_go();  // the same of the unit held ahead that would be taken last
-  std::vector<int> hold_ahead(int64_t most);  // count cold units as holding memory; returns them, the next one first
+  std::vector<int> hold_ahead(int64_t more);  // count so many more cold units; returns all that do, the next one first
   void inherit(const Units& before);          // none is used here: those that hold memory there are held ahead here
   void grow(int count);
   Moves shrink(int count, std::vector<int> used);  // keep units below `count`; moves for used ones past it
@@ -83,8 +83,8 @@ class Ledger {
   // Change the budget, which must hold what is used; returns moves of cores and of planes.
   std::pair<Moves, Moves> resize(int64_t budget_bytes, std::vector<int> cores, std::vector<int> planes);
   void hold_back();                       // leave some bytes unused, see `slack`
-  // Count as much of the budget as nobody holds as held, before it is used: of so many more cores at most, and of as many
-  // planes as then fit. Whoever calls this takes that memory from the system. Returns the units, the next ones first.
+  // Count what nobody holds of the budget as held, before it is used: of so many more cores at most, and of as many
+  // planes as then fit. Returns all units held ahead, the next ones first: whoever calls this takes their memory.
   std::pair<std::vector<int>, std::vector<int>> hold_ahead(int64_t cores);
   void start_over(int64_t budget_bytes);  // none is used, and none holds memory
 
