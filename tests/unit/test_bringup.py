@@ -57,6 +57,12 @@ def test_what_a_step_prints_is_kept_whole_or_its_end(tmp_path: Path):
     ("step", "outcome", "why"),
     [
         (python("import sys; sys.exit('no such thing')"), "failed", "no such thing"),
+        (
+            python("import os; print(1, flush=True); os.kill(os.getpid(), 9)"),
+            "failed",
+            "takes too much memory, see dmesg",
+        ),
+        (python("import os; os.kill(os.getpid(), 11)"), "failed", "a signal ended it: Segmentation fault"),
         (python("import time; time.sleep(60)", minutes=0.005), "timed out", "not done after"),
         (python("import sys; sys.stderr.write('gpu-check: SKIPPED, no GPU')"), "not available", "no GPU"),
         (Step("it", "", ("/no/such/program",)), "failed", "No such file"),

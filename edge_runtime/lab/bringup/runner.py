@@ -81,10 +81,19 @@ def _run(command: tuple[str, ...], out: Path, environment: Mapping[str, str], mo
     if code is None:
         return found | {"outcome": "timed out", "why": f"not done after {most_s:.0f} s"}
     if code:
-        return found | {"outcome": "failed", "why": (found["stderr"].strip().splitlines() or [f"exit code {code}"])[-1]}
+        return found | {"outcome": "failed", "why": _why(code, found["stderr"])}
     if "SKIPPED" in found["stderr"]:
         return found | {"outcome": "not available", "why": found["stderr"].strip().splitlines()[-1]}
     return found | {"outcome": "passed"}
+
+
+def _why(code: int, complained: str) -> str:
+    """Say why a process failed: what it said last, or which signal ended it."""
+    if code == -signal.SIGKILL:
+        return "it was killed: the kernel does that to a process that takes too much memory, see dmesg"
+    if code < 0:
+        return f"a signal ended it: {signal.strsignal(-code) or -code}"
+    return (complained.strip().splitlines() or [f"exit code {code}"])[-1]
 
 
 def _room(out: Path) -> IO[bytes]:
