@@ -102,6 +102,10 @@ FEATURES: tuple[Feature, ...] = (
         _cuda("test_tensorrt_rtx.py", "test_tensorrt_bindings.py"),
     ),
     Feature(
+        "onnx-provider", "ONNX Runtime's CUDA provider: operators tried, the trunk on it, over a stand-in",
+        _cuda("test_onnx_provider.py"),
+    ),
+    Feature(
         "cuda-errors", "CUDA: injected errors and planted faults of the host",
         _cuda("test_engine_errors.py", "test_engine_faults.py", "test_host_faults.py"),
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -84,6 +85,39 @@ def test_a_failed_check_shows(tool: ModuleType, results: Path) -> None:
     path.write_text(json.dumps(found | {"place": "somewhere"}))
     with pytest.raises(ValueError, match="expected a result of tools/hardware_run.py"):
         tool.page(results)
+
+
+def git(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def not_in_history(results: Path) -> dict[str, str]:
+    """Commits that results name and that are no ancestor of what is checked out, with a place that names them."""
+    named = {}
+    for path in (results / "hardware").glob("*.json"):
+        found = json.loads(path.read_text())
+        named |= {each["commit"]: found["place"] for each in found["features"].values()}
+    return {
+        commit: place
+        for commit, place in named.items()
+        if git("merge-base", "--is-ancestor", commit, "HEAD").returncode
+    }
+
+
+@pytest.fixture
+def history() -> None:
+    if shutil.which("git") is None or git("rev-parse", "--is-shallow-repository").stdout.strip() != "false":
+        pytest.skip("no git, no repository or a shallow clone: commits of result files were NOT looked up")
+
+
+@pytest.mark.usefixtures("history")
+def test_the_commits_named_are_in_the_history(tool: ModuleType, results: Path) -> None:
+    assert not_in_history(results) == {}, "run tools/hardware_run.py at a commit that stays"
+    path = results / "hardware/x86.json"
+    found = json.loads(path.read_text())
+    found["features"]["encoder"]["commit"] = "0123456789ab"
+    path.write_text(json.dumps(found))
+    assert not_in_history(results) == {"0123456789ab": "x86"}
 
 
 def test_commands_are_run_and_their_outcomes_counted(tool: ModuleType, tmp_path: Path) -> None:
