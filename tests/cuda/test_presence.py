@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cuda.build import Fakes
+from cuda.engines import FEW, opened
+from service_figures import service
 
-from edge_runtime import backends
+from edge_runtime import SamplingParams, backends
 from edge_runtime.backends.cuda.cubins import load_kernels
 from edge_runtime.backends.cuda.driver import Device, Driver
 from edge_runtime.backends.cuda.nvrtc import Nvrtc
 from edge_runtime.backends.cuda.presence import UNPROVEN, has_gpu, why_missing
 from edge_runtime.config import fitting
+from edge_runtime.service.config import ServiceConfig
+from edge_runtime.service.ops.metrics import Exposition
+from edge_runtime.service.service import Service
 
 
 def test_each_missing_piece_is_named_with_how_to_get_it(fakes: Fakes, fake: ctypes.CDLL, tmp_path: Path):
@@ -49,10 +55,16 @@ def test_a_gpu_is_known_by_its_drivers_files(tmp_path: Path):
     assert has_gpu((str(sign),))
 
 
-def test_auto_says_once_why_a_gpu_is_not_used(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+@pytest.fixture
+def unused_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine has a GPU that `auto` passes over."""
     real = backends.BACKENDS["cuda"]
     there = backends.RegisteredBackend(real.make, "", why_passed_over=lambda: UNPROVEN)
     monkeypatch.setitem(backends.BACKENDS, "cuda", there)
+
+
+@pytest.mark.usefixtures("unused_gpu")
+def test_auto_says_once_why_a_gpu_is_not_used(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     monkeypatch.setattr(fitting, "warned", set())
     assert backends.passed_over("cpu") == {"cuda": UNPROVEN}
     assert backends.passed_over("cuda") == {}
@@ -62,3 +74,16 @@ def test_auto_says_once_why_a_gpu_is_not_used(monkeypatch: pytest.MonkeyPatch, c
         f"backend: auto computes on the cpu and leaves the hardware of cuda unused: {UNPROVEN}. "
         "--backend cuda asks for it."
     ]
+
+
+@pytest.mark.usefixtures("unused_gpu")
+def test_reports_and_metrics_say_so_too(model_bundle: Path):
+    with opened(model_bundle, "auto", FEW) as engine:
+        report = engine.generate([1], SamplingParams(max_tokens=1)).to_json()
+    assert report["passed_over"] == {"cuda": UNPROVEN}
+    info = Service(ServiceConfig(model_bundle, options={"memory": "1GiB", "context": 64}, verify=False)).info
+    stats, readiness, _ = service()
+    for told, line in ((info, True), (replace(info, passed_over={}), False)):
+        text = Exposition(stats, readiness, told).render()[0].decode()
+        found = f'hobbit_backend_passed_over{{backend="cuda",model_name="{model_bundle.name}"}} 1.0' in text
+        assert found == line, text
