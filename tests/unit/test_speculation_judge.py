@@ -75,22 +75,18 @@ def test_what_passes_are_compared_with_stays_known_while_drafts_pay():
     for _ in range(60):
         asked.append(judge.choose(0.9, 3))
         judge.note(1.9 if asked[-1] else 1.0, asked[-1], asked[-1], 1 + asked[-1])
-    assert asked.count(0) == 3
+    assert 5 <= asked.count(0) <= 7
     assert judge.switches == 1, "one pass to compare with is no change of mind"
     assert judge.gain == pytest.approx(1 - 1.9 / 4)
 
 
-def test_one_pass_that_took_very_long_decides_nothing():
+def test_passes_that_took_very_long_decide_nothing():
     judge = measured(0.3)
-    judge.note(500.0, 0, 0, 1)
+    for _ in range(2):
+        judge.note(500.0, 0, 0, 1)
+        assert judge.choose(0.9, 3) == 3
+        judge.note(500.0, 3, 3, 4)
     assert judge.choose(0.9, 3) == 3
-    judge.note(500.0, 3, 3, 4)
-    assert judge.choose(0.9, 3) == 0, "it is paid for,"
-    for _ in range(900):
-        judge.earn()
-    for _ in range(30):
-        judge.note(1.0, 0, 0, 1)
-    assert judge.choose(0.9, 3) > 0, "and no more"
 
 
 def test_a_price_that_was_too_high_once_is_believed_less_and_less():
@@ -197,4 +193,22 @@ def test_a_price_measured_for_one_text_is_known_to_the_next():
     before = judge.gain
     assert before < 0
     lost = dear.seconds_a_token(400, lambda _: 0.7, found=0.9) - 1
-    assert lost < 0.01
+    assert lost < 0.015
+
+
+def test_what_else_the_machine_does_hides_little():
+    """One pass in twenty takes three to ten times as long, whatever it did."""
+
+    class Busy(Judge):
+        noise = np.random.default_rng(5)
+
+        def note(self, seconds: float, drafted: int, ran: int, tokens: int) -> None:
+            late = self.noise.uniform(3, 10) if self.noise.random() < 0.05 else 1.0
+            super().note(seconds * late, drafted, ran, tokens)
+
+    def mean(kind: type[Judge], chance: float, row: float) -> float:
+        runs = [Machine(kind(), row, seed=seed).seconds_a_token(240, lambda _: chance, 0.9) for seed in range(40)]
+        return float(np.mean(runs))
+
+    assert mean(Busy, 0.9, 0.3) < 1.05 * mean(Judge, 0.9, 0.3)
+    assert mean(Busy, 0.2, 0.8) < 1.01

@@ -15,7 +15,7 @@ LOSS_SHARE = 0.01
 """Of all decoding, what drafts may lose in the long run."""
 LOSS_PASSES = 2.0
 """Passes without drafts that they may lose at once, besides what the last one they ran in loses."""
-_LOOKS_EVERY = 16
+_LOOKS_EVERY = 8
 """Of so many passes with drafts in a row one has none, so that what they are compared with stays known."""
 
 
