@@ -18,6 +18,8 @@ namespace {
 
 constexpr uint32_t kPoly = 0x82F63B78;  // reflected Castagnoli polynomial
 constexpr size_t kLane = 2048;          // bytes of one of the three streams
+constexpr size_t kLine = 64;            // bytes of a cache line, or a few of them
+constexpr size_t kAhead = 4 * kLane;    // bytes that come from memory had better be asked for so much sooner
 
 struct Tables {
   uint32_t byte[8][256];  // slicing by eight
@@ -83,10 +85,13 @@ bool has_crc() { return getauxval(AT_HWCAP) & HWCAP_CRC32; }
 HOBBIT_CRC_TARGET uint32_t crc_hardware(const Tables& t, const uint8_t* p, size_t n, uint32_t a) {
   for (; n >= 3 * kLane; n -= 3 * kLane, p += 3 * kLane) {
     uint32_t b = 0, c = 0;
-    for (size_t i = 0; i < kLane; i += 8) {
-      a = step8(a, load64(p + i));
-      b = step8(b, load64(p + kLane + i));
-      c = step8(c, load64(p + 2 * kLane + i));
+    for (size_t line = 0; line < kLane; line += kLine) {
+      for (size_t lane = 0; lane < 3; ++lane) __builtin_prefetch(p + lane * kLane + line + kAhead);
+      for (size_t i = line; i < line + kLine; i += 8) {
+        a = step8(a, load64(p + i));
+        b = step8(b, load64(p + kLane + i));
+        c = step8(c, load64(p + 2 * kLane + i));
+      }
     }
     a = t.advance(t.advance(a) ^ b) ^ c;
   }
