@@ -126,6 +126,13 @@ class ExpectedStates(Protocol[T]):
         """
         ...
 
+    def first_state(self, chunk: TrunkChunk) -> T:
+        """Return what would enter the first sparse layer's router if nothing came between it and the embedding.
+
+        Of a chunk no layer of which has run: [N, D], valid until the next call.
+        """
+        ...
+
 
 class ChunkCuts(Protocol[T]):
     """Drops the last tokens of a chunk on its way, where a token has the same bits in every chunk it may be in."""
@@ -214,7 +221,7 @@ class Trunk(Protocol[T]):
         Args:
             x: [N, D], `LayerOutput.seen` as `run_layer` returned it last for `layer_idx`, or what `expected_states`
                 says, of several chunks joined.
-            layer_idx: a sparse layer.
+            layer_idx: a sparse layer, or -1 before the first layer.
             depth: most layers to look ahead.
 
         Returns:

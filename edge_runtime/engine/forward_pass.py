@@ -60,6 +60,7 @@ class ForwardPass(Generic[T]):
         cache.begin_pass(sum(self._rows))
         self._parts.read_ahead.decide_with(self._policies)
         self._resident_layers = self._layers_of_backend()
+        self._look_first()
         decisions = run_layers(range(len(self._layers)), self, self._decide, cache.residents, self)
         self._parts.spans.layer_idx = None
         cache.end_pass()
@@ -174,6 +175,15 @@ class ForwardPass(Generic[T]):
             state = self._parts.compute.tensors.split(state, [self._drawn, self._rows[0] - self._drawn])[0]
             routing = first_rows(routing, self._drawn)
         self._parts.read_ahead.after(layer_idx, state, routing, decision)
+
+    def _look_first(self) -> None:
+        """Start reads for the first layer by what its tokens are; of drafts nobody knows whether they will count."""
+        states, read_ahead = self._trunk.expected_states, self._parts.read_ahead
+        if states is None or not read_ahead.looks_first or self._drawn is not None:
+            return
+        with self._in_cache:
+            found = [states.first_state(chunk) for chunk in self.chunks]
+            read_ahead.before(found[0] if len(found) == 1 else self._parts.compute.tensors.join(found), self._tokens)
 
     def _expected_state(self, layer_idx: int, shared_out: list[T | None]) -> T:
         """Return what may enter the next router, by the experts that were computed so far: those in memory."""

@@ -81,7 +81,7 @@ class ExpertMapMatching:
         capacity: maps kept.
     """
 
-    predicts_logits = False
+    predicts_logits, first = False, None
 
     def __init__(
         self, router: Router, hidden: int, to_host: Callable[[Tensor], F32], *, depth: int, capacity: int

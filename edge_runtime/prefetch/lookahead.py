@@ -20,6 +20,7 @@ from edge_runtime.policy.base import Routing
 from edge_runtime.policy.routing import Router
 
 F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
 MAX_TOKENS = 8
 """Of a pass: with more, their union is most of a layer."""
 
@@ -28,7 +29,7 @@ class Stacked(Protocol):
     """The part of a `Trunk` that looks ahead."""
 
     def look_ahead(self, x: Tensor, layer_idx: int, depth: int) -> F32:
-        """Return router logits float32 [P, T, E] of up to `depth` sparse layers ahead, for x [T, D]."""
+        """Return router logits float32 [P, T, E] of up to `depth` sparse layers behind a layer or -1, for x [T, D]."""
         ...
 
 
@@ -52,6 +53,11 @@ class LookAhead:
         return layer_idx != self._router.layers[-1]
 
     @property
+    def first(self) -> LookAhead:
+        """See `Predictor.first`."""
+        return self
+
+    @property
     def max_tokens(self) -> int:
         """Tokens of several sequences side by side: with more, their union is most of a layer."""
         return MAX_TOKENS
@@ -65,3 +71,8 @@ class LookAhead:
         logits = self._trunk.look_ahead(x, layer_idx, self._depth)
         for layer, rows in zip(coming, logits, strict=True):
             yield layer, self._router.route(layer, rows, routing.token_ids)
+
+    def predict_first(self, x: Tensor, token_ids: I32 | None) -> tuple[int, Routing]:
+        """See `FirstPredictor.predict_first`: the first router, applied to the embedding."""
+        layer = self._router.layers[0]
+        return layer, self._router.route(layer, self._trunk.look_ahead(x, -1, 1)[0], token_ids)

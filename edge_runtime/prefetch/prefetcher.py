@@ -13,8 +13,23 @@ from edge_runtime.backends.base import Tensor
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.joint import PassPolicies
+from edge_runtime.prefetch.first_look import FirstLook
 
 F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+
+
+class FirstPredictor(Protocol):
+    """Says what the first layer of a pass will choose before anything ran."""
+
+    def predict_first(self, x: Tensor, token_ids: I32 | None) -> tuple[int, Routing] | None:
+        """Return (layer, predicted routing [T, E]) of the first layer; None: nothing is known.
+
+        Args:
+            x: [T, D], what would enter its router if nothing came between it and the embedding: the backend's tensor.
+            token_ids: int32 [T].
+        """
+        ...
 
 
 class Predictor(Protocol):
@@ -28,6 +43,11 @@ class Predictor(Protocol):
     @property
     def max_tokens(self) -> int:
         """Most tokens T of a pass it predicts for: 1 if it follows one text."""
+        ...
+
+    @property
+    def first(self) -> FirstPredictor | None:
+        """Predicts for the first layer by what a pass begins with; None: it needs a layer that has run."""
         ...
 
     def gains_by_experts(self, layer_idx: int) -> bool:
@@ -89,6 +109,7 @@ class Prefetcher:
         self._policies: PassPolicies | None = None
         self._is_allowed = True
         self._is_predicted = False  # whether this pass is
+        self._first_look = FirstLook()
         self.governor, self._clock = governor, clock
         self._num_tokens = 0
         self._started_ns = 0
@@ -106,6 +127,7 @@ class Prefetcher:
     def begin_pass(self, num_tokens: int) -> None:
         """A pass over T tokens begins."""
         self._num_tokens = num_tokens
+        self._first_look.begin_pass()
         self._started_ns = self._clock()
 
     def decide_with(self, policies: PassPolicies) -> None:
@@ -119,6 +141,25 @@ class Prefetcher:
     def _predicts(self) -> bool:
         return self._policies is not None and self._is_predicted and self.is_on
 
+    @property
+    def looks_first(self) -> bool:
+        """Whether `before` may read; false if it does nothing."""
+        return self._predicts and self.predictor.first is not None and self._first_look.is_due
+
+    def before(self, x: Tensor, token_ids: I32 | None) -> None:
+        """A pass begins: read ahead for its first layer, while most of what is read so turns out to be used."""
+        first = self.predictor.first
+        if self._policies is None or first is None or not self.looks_first:
+            return
+        if (found := first.predict_first(x, token_ids)) is None:
+            return
+        layer_idx, predicted = found
+        tiers = self._policies.predict_tiers(layer_idx, predicted, self._cache.residents)
+        lacking = np.flatnonzero(self._cache.resident_tiers(layer_idx) < tiers).tolist()
+        self._first_look.expect(layer_idx, lacking)
+        if lacking and self._first_look.is_on:
+            self._cache.foresee(layer_idx, predicted.topk_ids, tiers)
+
     def is_better_later(self, layer_idx: int) -> bool:
         """Whether `after` gains by the experts of the layer that are in memory; false if it does nothing."""
         return self._predicts and self.predictor.gains_by_experts(layer_idx)
@@ -127,6 +168,7 @@ class Prefetcher:
         """A layer's own reads are under way: read ahead behind them."""
         if self._policies is None or not self._predicts:
             return
+        self._first_look.see(layer_idx, routing.topk_ids.ravel().tolist())
         for coming, predicted in self.predictor.predict(layer_idx, x, routing):
             tiers = self._policies.predict_tiers(coming, predicted, self._cache.residents)
             if self._cache.foresee(coming, predicted.topk_ids, tiers):

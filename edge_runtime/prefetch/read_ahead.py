@@ -13,6 +13,7 @@ from edge_runtime.policy.joint import PassPolicies
 from edge_runtime.prefetch.prefetcher import Prefetcher
 
 F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
 
 
 class ReadAhead:
@@ -35,6 +36,16 @@ class ReadAhead:
     def is_wanted(self, decision: Decision) -> bool:
         """Whether something may be read before this layer's experts were computed."""
         return bool(decision.hints) or (self.prefetcher is not None and self.prefetcher.is_reading)
+
+    @property
+    def looks_first(self) -> bool:
+        """Whether something may be read before the first layer runs; see `Prefetcher.before`."""
+        return self.prefetcher is not None and self.prefetcher.looks_first
+
+    def before(self, x: Tensor, token_ids: I32 | None) -> None:
+        """A pass begins: start reads for its first layer; see `Prefetcher.before`."""
+        if self.prefetcher is not None:
+            self.prefetcher.before(x, token_ids)
 
     def is_better_later(self, layer_idx: int) -> bool:
         """Whether predicting behind a layer gains by its experts in memory; see `Predictor.gains_by_experts`."""

@@ -13,6 +13,7 @@ from edge_runtime.policy.routing import Router
 from edge_runtime.prefetch.prefetcher import Predictor
 
 F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
 
 
 class RecordingPredictor:
@@ -40,6 +41,19 @@ class RecordingPredictor:
         return self._inner.gains_by_experts(layer_idx)
 
     @property
+    def first(self) -> RecordingPredictor | None:
+        """The inner one's, kept too."""
+        return None if self._inner.first is None else self
+
+    def predict_first(self, x: Tensor, token_ids: I32 | None) -> tuple[int, Routing] | None:
+        """Predict for the first layer: it comes behind the last one."""
+        assert self._inner.first is not None
+        found = self._inner.first.predict_first(x, token_ids)
+        if found is not None:
+            self._keep(-1, 0, found[1])
+        return found
+
+    @property
     def max_tokens(self) -> int:
         """1: a trace holds one text."""
         return 1
@@ -48,9 +62,12 @@ class RecordingPredictor:
         """Predict everything that could be asked for, so that a replay may ask for more than this run did."""
         found, place = list(self._inner.predict(layer_idx, x, routing)), self._place[layer_idx]
         for layer, predicted in found:
-            row = self._kept[place, self._place[layer] - place - 1, 0]
-            row[0], row[1:] = predicted.topk_ids.shape[1], predicted.logits[0]
+            self._keep(place, self._place[layer] - place - 1, predicted)
         return iter(found)
+
+    def _keep(self, place: int, distance: int, predicted: Routing) -> None:
+        row = self._kept[place, distance, 0]
+        row[0], row[1:] = predicted.topk_ids.shape[1], predicted.logits[0]
 
     def take(self) -> F32:
         """Return float32 [layers, ahead, 1, E + 1] of the pass that just ended (see `TracePass`), and forget it."""
@@ -80,6 +97,19 @@ class RecordedPredictor:
         return False
 
     @property
+    def first(self) -> RecordedPredictor:
+        """See `Predictor.first`."""
+        return self
+
+    def predict_first(self, x: Tensor, token_ids: I32 | None) -> tuple[int, Routing] | None:
+        """Return what was recorded when the pass began: behind its last layer."""
+        row = None if self._predictions is None else self._predictions[-1, 0, 0]
+        if row is None or row[0] <= 0:
+            return None
+        layer = self.router.layers[0]
+        return layer, self._routing(layer, row[None, 1:], int(row[0]), token_ids)
+
+    @property
     def max_tokens(self) -> int:
         """1: a trace holds one text."""
         return 1
@@ -89,12 +119,11 @@ class RecordedPredictor:
         place = self._place[layer_idx]
         if self._predictions is None:
             return
-        for distance, row in enumerate(self._predictions[place, :, 0], 1):
+        for layer, row in zip(self.router.layers[place + 1 :], self._predictions[place, :, 0], strict=False):
             if row[0] > 0:
-                layer = self.router.layers[place + distance]
-                yield layer, self._routing(layer, row[None, 1:], int(row[0]), routing)
+                yield layer, self._routing(layer, row[None, 1:], int(row[0]), routing.token_ids)
 
-    def _routing(self, layer_idx: int, logits: F32, top_k: int, now: Routing) -> Routing:
+    def _routing(self, layer_idx: int, logits: F32, top_k: int, token_ids: I32 | None) -> Routing:
         if self.predicts_logits:
-            return self.router.route(layer_idx, logits, now.token_ids, top_k)
+            return self.router.route(layer_idx, logits, token_ids, top_k)
         return self.router.rank(logits, top_k)

@@ -167,6 +167,10 @@ class Judged:
     def __init__(self, inner: Predictor, *, at_once: bool) -> None:
         self.inner, self.at_once, self.coming, self.right, self.all = inner, at_once, None, 0, 0
 
+    @property
+    def first(self):
+        return self.inner.first
+
     def gains_by_experts(self, layer_idx: int) -> bool:
         return not self.at_once and self.inner.gains_by_experts(layer_idx)
 

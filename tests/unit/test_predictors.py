@@ -129,6 +129,28 @@ def test_a_record_says_again_what_was_said():
     assert list(replay.predict(0, state(0, 0, 0), A[0])) == []
 
 
+def test_what_was_said_of_the_first_layer_is_kept_behind_the_last():
+    class Foretelling:
+        first = property(lambda self: self)
+
+        def predict_first(self, x, token_ids):
+            return 0, likely(0.6, 0.3, 0.1)
+
+    predictor = RecordingPredictor(Foretelling(), (0, 2, 5), E, 2)
+    layer, said = predictor.first.predict_first(state(0, 0, 0), None)
+    kept = predictor.take()
+    assert np.flatnonzero(kept[:, :, 0, 0].ravel()).tolist() == [4]
+    replay = RecordedPredictor(ROUTER, predicts_logits=True)
+    replay.load(kept)
+    again = replay.first.predict_first(state(0, 0, 0), None)
+    assert again[0] == layer == 0
+    assert again[1].topk_ids.tolist() == said.topk_ids.tolist()
+    assert list(replay.predict(5, state(0, 0, 0), A[0])) == []
+    replay.load(kept * 0)
+    assert replay.first.predict_first(state(0, 0, 0), None) is None
+    assert RecordingPredictor(maps(depth=2), (0, 2, 5), E, 2).first is None
+
+
 @pytest.mark.parametrize("predicts_logits", [True, False])
 @pytest.mark.parametrize("count", [1, 3])
 def test_weights_on_record_are_those_of_the_prediction(count, predicts_logits):

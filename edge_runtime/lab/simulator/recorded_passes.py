@@ -97,6 +97,7 @@ class RecordedPasses:
         self._routings = self._predictor.router.route_recorded(one.logits, one.token_ids)
         self._cache.begin_pass(tokens)
         self._read_ahead.decide_with(PassPolicies([self._policy], [tokens]))
+        self._read_ahead.before(_NO_STATE, one.token_ids)
         decisions = run_layers(spec.sparse_layers, self, self._policy.decide, self._cache.residents, self)
         self._cache.end_pass()
         return Attempt([recorded_logits(one.confidence[-1:], spec.vocab_size)], decisions)

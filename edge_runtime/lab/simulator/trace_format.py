@@ -89,7 +89,8 @@ class TracePass(NamedTuple):
         confidence: float32 [T], largest probability of the model's output after each token; NaN where not computed.
         first_of_text: the KV cache was empty before it.
         predictions: float32 [layers, ahead, T, E + 1]: what was predicted at each layer for the next ones, nearest
-            first: how many experts (0: nothing), then the router's logits as predicted. None: the header has none.
+            first: how many experts (0: nothing), then the router's logits as predicted. Behind the last layer comes
+            what was predicted for the first one when the pass began. None: the header has none.
         is_rejected: its result was not accepted; the next pass runs the same tokens again.
         is_prefetching: reading ahead was on.
     """

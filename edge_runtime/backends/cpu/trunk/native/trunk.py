@@ -138,10 +138,16 @@ class NativeTrunk:
 
     def expected_state(self, chunk: TrunkChunk, layer_idx: int, expert_out: F32) -> F32:
         """See `ExpectedStates.expected_state`: only attention is left out."""
-        running = _running(chunk, layer_idx + 1)
-        coming = self._sparse_after[layer_idx]
-        out = np.empty((chunk.tokens, self._spec.hidden), np.float32)
-        self._native.expect(layer_idx + 1, coming, running.frame, expert_out, out)
+        return self._expected(_running(chunk, layer_idx + 1), self._sparse_after[layer_idx], expert_out)
+
+    def first_state(self, chunk: TrunkChunk) -> F32:
+        """See `ExpectedStates.first_state`."""
+        return self._expected(_running(chunk, 0), self._spec.sparse_layers[0], None)
+
+    def _expected(self, running: _Chunk, coming: int, expert_out: F32 | None) -> F32:
+        assert running.next_layer is not None
+        out = np.empty((running.tokens, self._spec.hidden), np.float32)
+        self._native.expect(running.next_layer, coming, running.frame, expert_out, out)
         return out
 
     @property

@@ -117,8 +117,8 @@ void bind_trunk(nb::module_& m) {
            [](T& t, size_t index, size_t coming, const Frame& frame, const std::optional<Floats>& expert_out,
               const OutFloats& out) {
              check_frame(t, frame);
-             if (index < 1 || coming < index || coming >= t.layers() || !t.layer(coming).form.sparse)
-               refuse("expect: layer " + std::to_string(coming) + " has no router behind " + std::to_string(index));
+             if (coming < index || coming >= t.layers() || !t.layer(coming).form.sparse)
+               refuse("expect: layer " + std::to_string(coming) + " has no router from layer " + std::to_string(index) + " on");
              need("out", out, {frame.tokens, t.model().hidden});
              const float* moe = experts_out(t, frame, expert_out);
              nb::gil_scoped_release release;
