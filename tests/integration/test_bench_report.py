@@ -137,9 +137,10 @@ def test_phases_add_up_to_the_wall_time_within_two_percent(report):
             assert sum(phases.values()) == pytest.approx(wall, rel=0.02)
             assert sum(phases.values()) - phases["other"] <= wall, "no phase is counted twice"
             assert all(ns >= 0 for ns in phases.values())
-            assert phases["read_wait"] > 0, "experts are streamed"
-            assert request[stage]["counters"]["bytes_read"] > 0
+            assert request[stage]["counters"]["bytes_read"] > 0, "experts are streamed"
         assert abs(bench[stage]["phases_over_wall_percent"]) <= 2
+    # On a busy machine all reads of one prompt may have landed before they are asked for; never those of 480 tokens.
+    assert sum(request["decode"]["phases_ns"]["read_wait"] for request in bench["requests"]) > 0
     recorded = bench["recorded"]
     assert set(recorded["phase_ms_per_token"]) == {
         "trunk", "experts", "routing", "policy", "cache", "sampling", "other"
