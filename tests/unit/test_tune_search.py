@@ -118,6 +118,21 @@ def test_noise_of_single_measurements_does_not_change_anything():
         assert not search([THREADS, RULES], lab, Plan()).best.changes
 
 
+def test_one_slow_round_does_not_end_a_trial():
+    """What is behind in a round is given up only if it is so in the median of its rounds."""
+    slow = {"threads": 2}
+
+    class Stumbles(FakeLab):
+        def measure(self, stage, candidate, number, *, lossy):
+            found = super().measure(stage, candidate, number, lossy=lossy)
+            return replace(found, tok_s=[0.7 * found.rate]) if candidate.options == slow and number == 2 else found
+
+    lab = Stumbles(lambda options: 12.0 if options.get("threads") == 2 else 10.0)
+    outcome = search([THREADS], lab, Plan())
+    assert outcome.best.options == slow
+    assert len(find(outcome, threads=2).measured) == Plan().rounds
+
+
 def test_what_does_not_hold_in_the_end_is_taken_back():
     lab = FakeLab(by_threads)
     lab.changes = lambda candidate, found: (

@@ -49,7 +49,7 @@ class Plan:
         rounds: measurements of each finalist.
         finalists: candidates measured on an axis.
         hopeless: a prediction below so many times that of what stands is not measured.
-        lagging: a candidate whose first round is below so many times what stands is given up.
+        lagging: a candidate whose rounds are in the median below so many times what stands is given up.
         terms: what has to hold for a change.
     """
 
@@ -173,14 +173,17 @@ def _rounds(
 def _lagging(
     found: dict[Candidate, list[Measurement]], base: Candidate, dropped: dict[Candidate, str], plan: Plan
 ) -> dict[Candidate, str]:
-    """Who is so far behind after a round that further ones would be a waste."""
-    if not found[base]:
-        return {}
-    own = found[base][-1].rate
-    return {
-        candidate: f"given up: {100 * (rounds[-1].rate / own - 1):+.1f} % in round {len(rounds)}"
+    """Who is so far behind that further rounds would be a waste: in the median of those so far, as one may be off."""
+    own = found[base]
+    behind = {
+        candidate: median(one.rate / other.rate for one, other in zip(rounds, own, strict=True)) - 1
         for candidate, rounds in found.items()
-        if candidate != base and candidate not in dropped and rounds and rounds[-1].rate < plan.lagging * own
+        if candidate != base and candidate not in dropped and len(rounds) == len(own) != 0
+    }
+    return {
+        candidate: f"given up: {100 * gain:+.1f} % after round {len(own)}"
+        for candidate, gain in behind.items()
+        if gain < plan.lagging - 1
     }
 
 
