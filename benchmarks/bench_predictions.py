@@ -5,8 +5,8 @@
 
 Every round probes reads and computing and measures each setting once, in turn, beginning with another one each time.
 What is done is in the file at once; the same command goes on where the file ends, so that it can be run in pieces of
-`--seconds`. Prints for each setting the median of its rounds, what was predicted from the median round of the first
-setting, how far that may be off by what its probes say, and the error.
+`--seconds`. Prints for each setting the median of its rounds, what was predicted from the medians of the first
+setting's, how far that may be off by what its probes say, and the error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edge_runtime.lab.simulator.trace import Trace
 from edge_runtime.lab.tune.candidate import Candidate
 from edge_runtime.lab.tune.doubt import doubt
 from edge_runtime.lab.tune.gate import checksum_rate
-from edge_runtime.lab.tune.measurement import Measurement, Workload
+from edge_runtime.lab.tune.measurement import Measurement, Workload, typical
 from edge_runtime.lab.tune.predict import Predictor
 from edge_runtime.lab.tune.processes import require, run_job
 from edge_runtime.lab.tune.read_times import ReadTimes
@@ -157,7 +157,7 @@ def compare(bench: Bench) -> list[dict[str, Any]]:
     base = sorted(rounds[Candidate()], key=lambda each: each.rate)
     tier_bytes = {tier: manifest.layout.tier_bytes(tier) for tier in prepared.needs.slot_bytes}
     predictor = Predictor(
-        present_settings(prepared), tier_bytes, prepared.plan.working_set, base[len(base) // 2], replays,
+        present_settings(prepared), tier_bytes, prepared.plan.working_set, typical(base), replays,
         reads_of(bench), speeds_of(bench, config.tier),
     )  # fmt: skip
     own, stood, rows = predictor.rate(Candidate()), median(each.rate for each in base), []

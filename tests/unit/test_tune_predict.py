@@ -9,7 +9,7 @@ import pytest
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.lab.tune.candidate import Candidate
 from edge_runtime.lab.tune.doubt import doubt
-from edge_runtime.lab.tune.measurement import Failure, Measurement
+from edge_runtime.lab.tune.measurement import Failure, Measurement, typical
 from edge_runtime.lab.tune.predict import Predictor, Reads
 from edge_runtime.lab.tune.read_times import Line, ReadTimes, measure
 from edge_runtime.lab.tune.speeds import ComputeSpeed, ComputeSpeeds, probe
@@ -96,6 +96,18 @@ def test_what_computing_takes_is_timed_in_the_process_that_is_measured():
     assert rate(unknown, tier=4) is None
     most = predictor(measured=replace(MEASURED, resident_ms={"trunk": 70.0}))
     assert rate(most, eviction="next-use") == pytest.approx(1000 / (60 + 40 * 3 / 5)), "what was waited for is reads"
+
+
+def test_what_stands_takes_the_median_of_each_phase():
+    rounds = [
+        replace(MEASURED, tok_s=[rate], phase_ms={"trunk": trunk, "read_wait": 40.0}, resident_ms={"trunk": resident})
+        for rate, trunk, resident in ((10.0, 20.0, 30.0), (11.0, 19.0, 15.0), (9.0, 25.0, 16.0))
+    ]
+    found = typical(rounds)
+    assert (found.tok_s, found.phase_ms) == ([10.0], {"trunk": 20.0, "read_wait": 40.0})
+    assert found.resident_ms == {"trunk": 16.0}, "not that of the middle round, which was slow behind its requests"
+    assert typical([MEASURED]) == MEASURED
+    assert typical([replace(rounds[0], resident_ms=None), rounds[1]]).resident_ms == {"trunk": 15.0}
 
 
 def test_what_computing_hides_of_reading_stays_hidden_whatever_the_drive():

@@ -13,7 +13,7 @@ from edge_runtime.lab.tune.candidate import Candidate
 from edge_runtime.lab.tune.doubt import doubt
 from edge_runtime.lab.tune.gate import Fitness, Sentinel
 from edge_runtime.lab.tune.journal import Journal
-from edge_runtime.lab.tune.measurement import Failure, Measurement, Workload
+from edge_runtime.lab.tune.measurement import Failure, Measurement, Workload, typical
 from edge_runtime.lab.tune.mode_switch import OPTION, ModeSwitch
 from edge_runtime.lab.tune.predict import Predictor
 from edge_runtime.lab.tune.processes import run_job
@@ -125,12 +125,12 @@ class ProcessLaboratory:
         return found or 0.0
 
     def begin_with(self, stands: Candidate, measured: Sequence[Measurement]) -> None:
-        """See `Laboratory.begin_with`: the round of the median rate says what each phase takes."""
+        """See `Laboratory.begin_with`: the median of the rounds says what each phase takes."""
         self._stands = stands
         if self.predictor is not None:
             ordered = sorted(measured, key=lambda each: each.rate)
             self._differ = (ordered[-1].rate / ordered[0].rate - 1) / 2
-            self.predictor.begin_with(stands, ordered[len(ordered) // 2])
+            self.predictor.begin_with(stands, typical(ordered))
 
     def has_time(self, measurements: int) -> bool:
         """See `Laboratory.has_time`: by the median of those so far."""

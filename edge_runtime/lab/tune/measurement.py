@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -93,6 +93,28 @@ class Measurement:
             ValueError: it did not write this.
         """
         return from_mapping(Measurement, data, where)
+
+
+def typical(rounds: Sequence[Measurement]) -> Measurement:
+    """Return a measurement of which each time is the median of several rounds.
+
+    A round, and what is timed behind it, may each be slow by chance: no round has to be right in everything.
+
+    Args:
+        rounds: of one candidate, one at least.
+    """
+    middle = sorted(rounds, key=lambda each: each.rate)[len(rounds) // 2]
+    timed = [each.resident_ms for each in rounds if each.resident_ms]
+    return replace(
+        middle,
+        phase_ms=_medians([each.phase_ms for each in rounds]),
+        read_busy_ms=median(each.read_busy_ms for each in rounds),
+        resident_ms=_medians(timed) if timed else None,
+    )
+
+
+def _medians(times: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: median(each.get(name, 0.0) for each in times) for name in times[0]}
 
 
 @dataclass(frozen=True)
