@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import REPO
+from machine import Machine, booted, missing
 
 BOARD = (
     "ca-certificates", "curl", "iproute2", "man-db", "openssl", "procps", "python3", "sudo", "systemd", "util-linux",
@@ -19,6 +23,10 @@ BOARD = (
 """What a board has: Python, and what a person needs who looks after it. No compiler, no pip, no venv."""
 FROM_HERE = ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf")
 """How this machine reaches its network and its package index."""
+
+
+class RootError(Exception):
+    """No clean root can be made on this machine."""
 
 
 def repository() -> list[Path]:
@@ -36,29 +44,49 @@ def codename() -> str:
     return words.get("VERSION_CODENAME", "bookworm") if words.get("ID") == "debian" else "bookworm"
 
 
-@contextmanager
-def clean_root(otherwise: str) -> Iterator[Path]:
-    """Make a root of a fresh Debian; skips the test, and says what was not done, where that is impossible."""
+@cache
+def clean_root() -> Path:
+    """Make a root of a fresh Debian; it serves every test of this process, which write over it, not into it.
+
+    Raises:
+        RootError: none can be made here; the message says why.
+    """
     if shutil.which("debootstrap", path=f"{os.environ['PATH']}:/usr/sbin") is None:
-        pytest.skip(f"debootstrap is not installed; {otherwise}")
+        raise RootError("debootstrap is not installed")
     folder = REPO / "build/clean-roots" / "-".join([codename(), platform.machine(), str(os.getpid())])
     folder.parent.mkdir(parents=True, exist_ok=True)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     command = ["debootstrap", "--variant=minbase", f"--include={','.join(BOARD)}", codename(), str(folder)]
+    done = subprocess.run(
+        [*command, "http://deb.debian.org/debian"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1200,
+        # it is thrown away: nothing need be on the drive before the next file is unpacked
+        env={**os.environ, "DPKG_FORCE": "unsafe-io"},
+    )
+    if done.returncode:
+        raise RootError(f"no root could be made ({done.stdout[-300:]}{done.stderr[-300:]})")
+    for name in FROM_HERE:
+        if os.path.exists(name) and Path(f"{folder}{name}").parent.is_dir():
+            shutil.copy(name, f"{folder}{name}")
+    return folder
+
+
+@contextmanager
+def clean_machine(otherwise: str, **how: Any) -> Iterator[Machine]:
+    """Boot a machine over a clean root; skips the test, and says what was not done, where that is impossible.
+
+    Args:
+        otherwise: what was not done.
+        how: as `booted` takes it.
+    """
+    if lacks := missing():
+        pytest.skip(f"no machine can be booted here ({lacks}); {otherwise}")
     try:
-        done = subprocess.run(
-            [*command, "http://deb.debian.org/debian"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=1200,
-            # it is thrown away: nothing need be on the drive before the next file is unpacked
-            env={**os.environ, "DPKG_FORCE": "unsafe-io"},
-        )
-        if done.returncode:
-            pytest.skip(f"no root could be made ({done.stdout[-300:]}{done.stderr[-300:]}); {otherwise}")
-        for name in FROM_HERE:
-            if os.path.exists(name) and Path(f"{folder}{name}").parent.is_dir():
-                shutil.copy(name, f"{folder}{name}")
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        root = clean_root()
+    except RootError as err:
+        pytest.skip(f"{err}; {otherwise}")
+    with booted(root=root, **how) as machine:
+        yield machine

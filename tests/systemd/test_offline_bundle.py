@@ -11,9 +11,8 @@ from conftest import REPO
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from clean_root import clean_root
+from clean_root import clean_machine
 from leftovers import accounts, files
-from machine import booted, missing
 from offline_bundle import newest_bundle
 
 BLOCKS = re.findall(r"^```sh bundle\n(.*?)^```$", (REPO / "docs/operations.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -22,13 +21,9 @@ PRELUDE = "export HOME=/root PATH=/usr/bin:/usr/sbin:/bin:/sbin; set -euo pipefa
 
 @pytest.mark.slow
 def test_the_page_as_written_then_nothing_left(model_bundle):
-    if lacks := missing():
-        pytest.skip(f"no systemd can be booted here ({lacks}); the offline bundle was NOT installed")
     found = newest_bundle("it was NOT installed")
-    with (
-        clean_root("the offline bundle was NOT installed") as root,
-        booted(offline=True, root=root, shown=[found.parent, model_bundle]) as machine,
-    ):
+    shown = [found.parent, model_bundle]
+    with clean_machine("the offline bundle was NOT installed", offline=True, shown=shown) as machine:
         assert machine.shell("ip route") == ""
         assert machine.shell("type cc c++ gcc pip pip3 2>/dev/null", check=False) == ""
         machine.shell("mkdir -p /srv/here")

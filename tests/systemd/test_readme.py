@@ -14,8 +14,7 @@ from fake_hub import FakeHub
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from clean_root import clean_root, repository
-from machine import booted, missing
+from clean_root import clean_machine, repository
 from offline_bundle import newest_bundle
 
 PAGE = (REPO / "README.md").read_text()
@@ -69,6 +68,17 @@ class Reader:
         print(f"--- {script}{(done.stdout + done.stderr)[-600:]}")
         return done.stdout + done.stderr
 
+    def clones(self):
+        """Type what the block about a checkout has up to the folder; return the lines that are left, for there."""
+        system, clone, *rest = block_with("git clone").splitlines(keepends=True)
+        self.types(system)
+        clone, _, enter = clone.partition(" && ")
+        assert enter == "cd hobbit-edge\n"
+        # as root, git reads nobody else's repository
+        clone = clone.replace("<this repository>", f"file://{REPO} hobbit-edge")
+        self.types("git config --global safe.directory '*'\n" + clone)
+        return "".join(rest)
+
     def types_in_checkout(self, script, **more):
         """The same in the clone, with its environment."""
         return self.types(f". .venv/bin/activate\n{script}", where="hobbit-edge", **more)
@@ -84,24 +94,22 @@ def test_every_command_of_the_page_is_run_below():
 
 
 @pytest.mark.slow
-def test_every_command_runs_as_written():
-    if lacks := missing():
-        pytest.skip(f"no machine can be booted here ({lacks}); README.md was NOT run")
-    bundle = newest_bundle("README.md was NOT run")
-    with (
-        clean_root("README.md was NOT run") as root,
-        booted(root=root, shown=repository()) as machine,
-        closing(FakeHub(MODEL, "Qwen/Qwen3-30B-A3B")) as hub,
-    ):
+def test_a_device_installs_from_the_offline_bundle():
+    bundle = newest_bundle("the block of README.md about it was NOT run")
+    with clean_machine("README.md was NOT run", shown=[bundle.parent]) as machine:
         reader = Reader(machine)
         machine.shell(f"cp {bundle} {HOME}/src")
         assert f"is in {HOME}/hobbit" in reader.types(block_with("environment.sh"))
 
-        clone = block_with("git clone").replace("<this repository>", f"file://{REPO} hobbit-edge")
-        install, _, clone = clone.partition("\n")
-        reader.types(install)
-        # as root, git reads nobody else's repository
-        reader.types("git config --global safe.directory '*'\n" + clone.replace("&& cd", "\ncd"))
+
+@pytest.mark.slow
+def test_a_checkout_is_installed_and_used():
+    with (
+        clean_machine("README.md was NOT run", shown=repository()) as machine,
+        closing(FakeHub(MODEL, "Qwen/Qwen3-30B-A3B")) as hub,
+    ):
+        reader = Reader(machine)
+        reader.types(reader.clones(), where="hobbit-edge")
         # a checkpoint of that name is what a reader has; this one is small
         reader.types(f"cp -r {MODEL} Qwen3-30B-A3B", where="hobbit-edge")
         assert "6.00 GiB" in reader.types_in_checkout(block_with("Qwen3-30B-A3B --out"))
@@ -113,15 +121,21 @@ def test_every_command_runs_as_written():
 
         assert re.search(r"serve +OpenAI-compatible", reader.types_in_checkout("hobbit --help\nhobbit-edge --version"))
         assert "hobbit-run" in reader.types_in_checkout("man hobbit-run", variables="PAGER=cat MANPAGER=cat")
-        for verb in ("probe", "tune", "pull"):
+        for verb in ("probe", "tune", "pull", "push"):
             assert f"usage: hobbit {verb}" in reader.types_in_checkout(f"hobbit {verb} --help")
         said = reader.types_in_checkout(f"rm -r bundle\n{BY_NAME}", variables=f"HF_ENDPOINT={hub.url}")
         assert "bundle: " in said
         assert hub.seen["store"] > 0
 
-        # `make test` is what CI runs; here only that make would run pytest for it
-        both = block_with("make test").replace("make test ", "make -n test ")
-        assert both != block_with("make test")
-        said = reader.types(f"rm -rf .venv\n{both}", where="hobbit-edge")
+
+@pytest.mark.slow
+def test_two_commands_show_that_a_fresh_checkout_works():
+    """`make test` is what CI runs; here only that make would run pytest for it."""
+    both = block_with("make test").replace("make test ", "make -n test ")
+    assert both != block_with("make test")
+    with clean_machine("make demo was NOT run", shown=repository()) as machine:
+        reader = Reader(machine)
+        reader.clones()
+        said = reader.types(both, where="hobbit-edge")
         assert "tok/s" in said
         assert "-m pytest" in said
