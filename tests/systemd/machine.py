@@ -16,6 +16,8 @@ from pathlib import Path
 
 BOOT = Path(__file__).with_name("boot.sh")
 CGROUP = Path("/sys/fs/cgroup")
+PATIENCE_S = 900.0
+"""A command inside that takes longer hangs; a machine that does other work beside the tests needs minutes."""
 _V1 = ("memory", "devices", "pids", "cpu", "freezer")
 
 
@@ -85,7 +87,7 @@ class Machine:
             time.sleep(0.1)
         raise RuntimeError("systemd did not boot")
 
-    def run(self, *command: str, check: bool = True, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
         """Run a command inside."""
         inside = ["nsenter", "-t", str(self._pid), "-a", "--", *command]
         done = subprocess.run(inside, capture_output=True, text=True, check=False, timeout=timeout_s, cwd="/")

@@ -31,7 +31,7 @@ def test_the_page_as_written_then_nothing_left(model_bundle):
         machine.shell(
             f"cp {found} /srv/here; mkdir -p /var/lib/hobbit-edge; cp -r {model_bundle} /var/lib/hobbit-edge/bundle"
         )
-        said = machine.run("bash", "-c", PRELUDE + "".join(BLOCKS), timeout_s=600).stdout
+        said = machine.run("bash", "-c", PRELUDE + "".join(BLOCKS)).stdout
         dry, _, wet = said.partition("dry run: nothing was changed")
         assert "would run: systemctl restart hobbit.service" in dry
         assert "done. Next" in wet
@@ -43,7 +43,7 @@ def test_the_page_as_written_then_nothing_left(model_bundle):
             "man --where hobbit-run || readlink /usr/local/share/man/man1/hobbit-run.1"
         )
         folder = machine.shell("echo -n /srv/here/hobbit-edge-*/")
-        machine.run(f"{folder}deploy/uninstall.sh", "--purge", timeout_s=300)
+        machine.run(f"{folder}deploy/uninstall.sh", "--purge")
         assert files(machine) - before == set()
         assert before - files(machine) == set()
         assert accounts(machine) == ""

@@ -40,7 +40,7 @@ class Board:
         return folder
 
     def install(self, folder):
-        return self.machine.run(f"{folder}/deploy/install.sh", *PYTHON, check=False, timeout_s=900)
+        return self.machine.run(f"{folder}/deploy/install.sh", *PYTHON, check=False)
 
     def text(self):
         return json.loads(self.machine.shell(COMPLETE))["choices"][0]["text"]
@@ -107,12 +107,12 @@ def test_a_folder_of_a_release_before_becomes_a_link(board):
     assert "done. Next" in board.install(good).stdout
     text = board.text()
     machine.shell("systemctl stop hobbit; rm -r /opt/hobbit-edge /opt/hobbit-edge.d")
-    machine.run(f"{good}/deploy/environment.sh", "/opt/hobbit-edge", *PYTHON, timeout_s=600)
-    machine.run("systemctl", "start", "hobbit", timeout_s=300)
+    machine.run(f"{good}/deploy/environment.sh", "/opt/hobbit-edge", *PYTHON)
+    machine.run("systemctl", "start", "hobbit")
     assert board.program() == "/opt/hobbit-edge"
     assert board.text() == text
     assert "done. Next" in board.install(good).stdout
     assert board.environments() == [board.program()]
     assert board.text() == text
-    machine.run(f"{good}/deploy/uninstall.sh", "--purge", timeout_s=300)
+    machine.run(f"{good}/deploy/uninstall.sh", "--purge")
     assert machine.shell("ls -d /opt/hobbit-edge* /etc/hobbit-edge 2>/dev/null", check=False) == ""
