@@ -14,13 +14,26 @@ from edge_runtime.engine.speculation.odds import Odds
 
 def test_odds_follow_what_came_whether_it_was_checked_or_not():
     odds = Odds((4, 2))
-    assert odds.chance(4) < 0.4, "nothing is checked before something was right"
-    odds.note(4, is_right=True)
-    assert odds.chance(4) > 0.5, "the first ones count most"
+    assert odds.first(4) < 0.4, "nothing is checked before something was right"
+    odds.note(4, is_first=True, is_right=True)
+    assert odds.first(4) > 0.5, "the first ones count most"
     for _ in range(40):
-        odds.note(4, is_right=True)
-        odds.note(2, is_right=False)
-    assert 0 < odds.chance(2) < 0.1 < 0.85 < odds.chance(4) < 1
+        odds.note(4, is_first=True, is_right=True)
+        odds.note(2, is_first=True, is_right=False)
+    assert 0 < odds.first(2) < 0.1 < 0.85 < odds.first(4) < 1
+
+
+def test_later_tokens_have_odds_of_their_own_once_they_are_known():
+    odds = Odds((2,))
+    for number in range(40):
+        odds.note(2, is_first=True, is_right=number % 2 == 0)
+    assert odds.later(2) == odds.first(2) == pytest.approx(0.5, abs=0.1)
+    for _ in range(40):
+        odds.note(2, is_first=False, is_right=True)
+    assert odds.later(2) > 0.9
+    judge = measured(0.45)
+    assert judge.choose(0.7, 0.7, 3) == 1
+    assert judge.choose(0.7, 0.97, 3) == 3
 
 
 def measured(row: float, runs: float = 1.0, passes: int = 20) -> Judge:
@@ -37,35 +50,35 @@ def measured(row: float, runs: float = 1.0, passes: int = 20) -> Judge:
 
 
 def test_as_many_drafts_are_checked_as_bring_most_for_their_time():
-    assert [measured(0.3).choose(chance, 3) for chance in (0.2, 0.3, 0.4, 0.6, 0.9)] == [0, 0, 1, 1, 3]
-    assert [measured(0.9).choose(chance, 3) for chance in (0.4, 0.6, 0.8, 0.99)] == [0, 0, 0, 3]
-    assert [measured(0.05).choose(chance, 3) for chance in (0.03, 0.2, 0.6)] == [0, 1, 3]
-    assert measured(0.3).choose(0.9, 2) == 2
+    assert [measured(0.3).choose(chance, chance, 3) for chance in (0.2, 0.3, 0.4, 0.6, 0.9)] == [0, 0, 1, 1, 3]
+    assert [measured(0.9).choose(chance, chance, 3) for chance in (0.4, 0.6, 0.8, 0.99)] == [0, 0, 0, 3]
+    assert [measured(0.05).choose(chance, chance, 3) for chance in (0.03, 0.2, 0.6)] == [0, 1, 3]
+    assert measured(0.3).choose(0.9, 0.9, 2) == 2
 
 
 def test_drafts_that_are_cut_count_as_wrong():
-    assert measured(0.3, runs=0.25).choose(0.9, 3) == 0
-    assert measured(0.02, runs=0.25).choose(0.9, 3) > 0, "where experts are read, a row that is cut costs little"
+    assert measured(0.3, runs=0.25).choose(0.9, 0.9, 3) == 0
+    assert measured(0.02, runs=0.25).choose(0.9, 0.9, 3) > 0, "where experts are read, a row that is cut costs little"
 
 
 def test_nothing_is_checked_before_it_is_known_what_a_pass_takes():
     judge = Judge()
     for _ in range(3):
-        assert judge.choose(0.9, 3) == 0
+        assert judge.choose(0.9, 0.9, 3) == 0
         judge.note(1.0, 0, 0, 1)
-    assert judge.choose(0.9, 3) == 3
+    assert judge.choose(0.9, 0.9, 3) == 3
     judge.forget()
-    assert judge.choose(0.9, 3) == 0
+    assert judge.choose(0.9, 0.9, 3) == 0
 
 
 def test_a_gain_below_the_margin_does_not_switch_on_but_keeps_what_is_on():
     judge = measured(0.5)
     row = 0.5
-    assert judge.choose(row + 0.01, 1) == 0, "1 % is noise"
-    assert judge.choose(row + 0.2, 1) == 1
-    assert judge.choose(row + 0.01, 1) == 1, "as long as it is no loss"
+    assert judge.choose(row + 0.01, row + 0.01, 1) == 0, "1 % is noise"
+    assert judge.choose(row + 0.2, row + 0.2, 1) == 1
+    assert judge.choose(row + 0.01, row + 0.01, 1) == 1, "as long as it is no loss"
     assert judge.switches == 1
-    assert judge.choose(row - 0.01, 1) == 0
+    assert judge.choose(row - 0.01, row - 0.01, 1) == 0
     assert (judge.switches, judge.is_on) == (2, False)
 
 
@@ -73,7 +86,7 @@ def test_what_passes_are_compared_with_stays_known_while_drafts_pay():
     judge = measured(0.3, passes=0)
     asked = []
     for _ in range(60):
-        asked.append(judge.choose(0.9, 3))
+        asked.append(judge.choose(0.9, 0.9, 3))
         judge.note(1.9 if asked[-1] else 1.0, asked[-1], asked[-1], 1 + asked[-1])
     assert 5 <= asked.count(0) <= 7
     assert judge.switches == 1, "one pass to compare with is no change of mind"
@@ -84,25 +97,25 @@ def test_passes_that_took_very_long_decide_nothing():
     judge = measured(0.3)
     for _ in range(2):
         judge.note(500.0, 0, 0, 1)
-        assert judge.choose(0.9, 3) == 3
+        assert judge.choose(0.9, 0.9, 3) == 3
         judge.note(500.0, 3, 3, 4)
-    assert judge.choose(0.9, 3) == 3
+    assert judge.choose(0.9, 0.9, 3) == 3
 
 
 def test_a_price_that_was_too_high_once_is_believed_less_and_less():
     judge = measured(1.5)
     for _ in range(1300):
         judge.earn()
-    assert judge.choose(0.85, 3) == 0
+    assert judge.choose(0.85, 0.85, 3) == 0
     for _ in range(200):
         judge.note(1.0, 0, 0, 1)
-    assert judge.choose(0.85, 3) > 0
+    assert judge.choose(0.85, 0.85, 3) > 0
 
 
 def test_passes_that_take_no_time_say_nothing():
     judge = Judge()
     for _ in range(50):
-        drafted = judge.choose(0.9, 3)
+        drafted = judge.choose(0.9, 0.9, 3)
         assert drafted == 0
         judge.note(0.0, drafted, drafted, 1)
     assert judge.gain is None
@@ -131,11 +144,13 @@ class Machine:
                 self.judge.earn()
             if self.rng.random() < found:
                 right = self._in_a_row(chance(given), MAX_DRAFTS)
-                drafted = MAX_DRAFTS if self.judge is None else self.judge.choose(odds.chance(2), MAX_DRAFTS)
+                drafted = (
+                    MAX_DRAFTS if self.judge is None else self.judge.choose(odds.first(2), odds.later(2), MAX_DRAFTS)
+                )
                 ran = self._in_a_row(self.runs, drafted)
                 taken, took = 1 + min(ran, right), 1 + self.row * drafted
                 for number in range(min(taken, MAX_DRAFTS)):
-                    odds.note(2, is_right=number < right)
+                    odds.note(2, is_first=number == 0, is_right=number < right)
                 if self.judge is not None:
                     self.judge.note(took, drafted, ran, taken)
             given, seconds = given + taken, seconds + took
@@ -154,7 +169,7 @@ class Machine:
 def test_a_text_without_repetitions_loses_less_than_a_percent(tokens, row, chance):
     texts = [Machine(Judge(), row, seed=seed).seconds_a_token(tokens, lambda _: chance) for seed in range(40)]
     assert np.mean(texts) < 1.005
-    assert max(texts) < 1.03
+    assert max(texts) < 1 + LOSS_SHARE + (LOSS_PASSES + MAX_DRAFTS * row) / tokens, "what the account allows"
 
 
 @pytest.mark.parametrize("row", [0.5, 1.2, 2.5])

@@ -55,7 +55,8 @@ class Drafting:
             return []
         if self._judge is None:
             return found.token_ids
-        return found.token_ids[: self._judge.choose(self._odds.chance(found.order), len(found.token_ids))]
+        odds, order = self._odds, found.order
+        return found.token_ids[: self._judge.choose(odds.first(order), odds.later(order), len(found.token_ids))]
 
     def note(self, drafted: int, ran: int, drawn: Sequence[int], seconds: float) -> None:
         """Add what came of a pass.
@@ -78,5 +79,5 @@ class Drafting:
 
     def _learn(self, found: Draft, drawn: Sequence[int]) -> None:
         """Hold a draft against what came, as far as both go together."""
-        for expected, token in zip(found.token_ids, drawn, strict=False):
-            self._odds.note(found.order, is_right=expected == token)
+        for number, (expected, token) in enumerate(zip(found.token_ids, drawn, strict=False)):
+            self._odds.note(found.order, is_first=number == 0, is_right=expected == token)

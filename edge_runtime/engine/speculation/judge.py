@@ -44,26 +44,27 @@ class Judge:
         """Share of a token's time that passes with drafts saved, negative if they cost; None before one."""
         return 1 - self._took / self._worth if self._worth else None
 
-    def choose(self, chance: float, most: int) -> int:
+    def choose(self, first: float, later: float, most: int) -> int:
         """Return how many tokens of the draft that was found are checked in the next pass.
 
         Args:
-            chance: that a token of it is right, those before it being so.
+            first: chance that its first token is right.
+            later: that another one is, those before it being so.
             most: its tokens.
         """
-        count = self._best(chance, most) if self._left > 0 and self._price.pass_s > 0 else 0
+        count = self._best(first, later, most) if self._left > 0 and self._price.pass_s > 0 else 0
         if count and self._in_a_row >= _LOOKS_EVERY:
             return 0  # and drafts stay on
         self.switches += (count > 0) != self.is_on
         self.is_on = count > 0
         return count
 
-    def _best(self, chance: float, most: int) -> int:
+    def _best(self, first: float, later: float, most: int) -> int:
         """The number of drafts with the most tokens for their time; 0 if that is not enough for any."""
-        row, chance = self._price.row, chance * self._price.runs
+        row, runs = self._price.row, self._price.runs
         best, best_rate, tokens, reached = 0, 1.0 if self.is_on else 1 / (1 - _MARGIN), 1.0, 1.0
         for count in range(1, most + 1):
-            reached *= chance
+            reached *= runs * (first if count == 1 else later)
             tokens += reached
             if (rate := tokens / (1 + count * row)) > best_rate:
                 best, best_rate = count, rate

@@ -10,23 +10,33 @@ _KEPT = 11 / 12  # of what was seen before, when another token of a draft comes
 
 
 class Odds:
-    """Chances that the next token of a draft is the one the model draws, by the length of the match.
+    """Chances that a token of a draft is the one the model draws, by the length of the match.
 
     They are learnt from every draft there was, of passes without drafts as well: what came next is known either way.
+    Where the first token of a draft is right, the next ones mostly are: they have a chance of their own, which is the
+    first one's before it is known.
 
     Args:
         orders: lengths of matches.
     """
 
     def __init__(self, orders: Sequence[int]) -> None:
-        self._seen = dict.fromkeys(orders, 0.0)
-        self._right = dict.fromkeys(orders, 0.0)
+        self._seen = {(order, is_first): 0.0 for order in orders for is_first in (True, False)}
+        self._right = dict(self._seen)
 
-    def chance(self, order: int) -> float:
-        """Return the chance that a token after a match of this length is right, those before it being so."""
-        return (_FIRST * _BELIEF + self._right[order]) / (_BELIEF + self._seen[order])
+    def first(self, order: int) -> float:
+        """Return the chance that the first token after a match of this length is right."""
+        return self._chance((order, True), _FIRST)
 
-    def note(self, order: int, *, is_right: bool) -> None:
-        """Add whether a token of a draft was right."""
-        self._seen[order] = self._seen[order] * _KEPT + 1
-        self._right[order] = self._right[order] * _KEPT + is_right
+    def later(self, order: int) -> float:
+        """Return the chance that another one is, those before it being so."""
+        return self._chance((order, False), self.first(order))
+
+    def note(self, order: int, *, is_first: bool, is_right: bool) -> None:
+        """Add whether a token of a draft was right, those before it being so."""
+        key = order, is_first
+        self._seen[key] = self._seen[key] * _KEPT + 1
+        self._right[key] = self._right[key] * _KEPT + is_right
+
+    def _chance(self, key: tuple[int, bool], before: float) -> float:
+        return (before * _BELIEF + self._right[key]) / (_BELIEF + self._seen[key])
