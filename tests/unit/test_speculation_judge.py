@@ -201,6 +201,20 @@ def test_texts_that_repeat_themselves_keep_most_of_what_drafts_save(chance, row)
     assert judged < 1.09 * every, "and where every draft costs more than it saves, more than that"
 
 
+def test_a_good_run_is_not_ended_by_two_bad_passes_but_another_text_begins_with_little_to_lose():
+    judge = measured(0.4, passes=0)
+    for _ in range(12):
+        judge.note(2.2, 3, 3, 4)
+    judge.note(1.0, 0, 0, 1)
+    for _ in range(2):
+        judge.note(2.2, 3, 3, 1)
+        assert judge.choose(0.9, 0.9, 3) == 3
+    judge.new_text()
+    for _ in range(2):
+        judge.note(2.2, 3, 3, 1)
+    assert judge.choose(0.9, 0.9, 3) == 0
+
+
 def test_a_price_measured_for_one_text_is_known_to_the_next():
     judge = Judge()
     dear = Machine(judge, 1.2)
@@ -225,5 +239,5 @@ def test_what_else_the_machine_does_hides_little():
         runs = [Machine(kind(), row, seed=seed).seconds_a_token(240, lambda _: chance, 0.9) for seed in range(40)]
         return float(np.mean(runs))
 
-    assert mean(Busy, 0.9, 0.3) < 1.05 * mean(Judge, 0.9, 0.3)
+    assert 1 - mean(Busy, 0.9, 0.3) > 0.8 * (1 - mean(Judge, 0.9, 0.3)), "of what drafts save"
     assert mean(Busy, 0.2, 0.8) < 1.01

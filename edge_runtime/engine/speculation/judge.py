@@ -14,7 +14,9 @@ _MARGIN = 0.03
 LOSS_SHARE = 0.01
 """Of all decoding, what drafts may lose in the long run."""
 LOSS_PASSES = 2.0
-"""Passes without drafts that they may lose at once, besides what the last one they ran in loses."""
+"""Passes without drafts that they may lose on top, besides what the last one they ran in loses."""
+_SAVED = 8.0
+"""Passes of what they gained in a text that they may lose again in it: without that, two bad ones end a good run."""
 _LOOKS_EVERY = 8
 """Of so many passes with drafts in a row one has none, so that what they are compared with stays known."""
 
@@ -38,6 +40,10 @@ class Judge:
         self._left = LOSS_PASSES
         self._in_a_row = 0
         self._took = self._worth = 0.0
+
+    def new_text(self) -> None:
+        """Another request begins: what drafts gained in the last one is not theirs to lose in it."""
+        self._left = min(self._left, LOSS_PASSES)
 
     @property
     def gain(self) -> float | None:
@@ -88,8 +94,8 @@ class Judge:
         self._in_a_row += 1
         took = self._price.note_drafted(seconds, drafted, ran)
         self._took, self._worth = self._took + took, self._worth + tokens
-        self._left = min(self._left + tokens - took, LOSS_PASSES)
+        self._left = min(self._left + tokens - took, _SAVED)
 
     def earn(self) -> None:
         """A token was decoded, with a draft or without: drafts may lose a little more."""
-        self._left = min(self._left + LOSS_SHARE, LOSS_PASSES)
+        self._left = max(self._left, min(self._left + LOSS_SHARE, LOSS_PASSES))

@@ -55,6 +55,8 @@ class Speculation:
         """
         if self._why_never:
             return None
+        if self.judge is not None:
+            self.judge.new_text()
         return Drafting(prompt_ids, self.judge, self.totals, lambda: not why_not_under(decides()))
 
     def forget(self) -> None:
