@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 HUB_BLOCKS = ".hub"
 """Folder below an unfinished bundle for parts of files that are elsewhere."""
+
+
+class Received(NamedTuple):
+    """A range of a file that came from elsewhere.
+
+    Attributes:
+        file: its name.
+        start: first byte.
+        stop: end (exclusive).
+        digest: of what came, in hex.
+    """
+
+    file: str
+    start: int
+    stop: int
+    digest: str
 
 
 class ByteFiles(Protocol):
@@ -49,11 +65,31 @@ class ByteFiles(Protocol):
         """Meanwhile what is read may be kept below a folder, to read more at a time."""
         ...
 
-    def check_whole(self) -> int:
-        """Compare files that were read with digests their store states; return how many there are.
+    def received(self) -> list[Received]:
+        """Return what came from elsewhere since the last call, so that a later run can recall it."""
+        ...
+
+    def recall(self, received: Iterable[Received]) -> None:
+        """Remember what came in an earlier run of the same export.
 
         Raises:
-            BundleError: one is not that file, or was not when it was read.
+            BundleError: the same range has come since, and was another one.
+        """
+        ...
+
+    def provable(self) -> list[str]:
+        """Names of the files that were read and whose store states digests of them, sorted."""
+        ...
+
+    def check_whole(self, name: str, progress: Callable[[float], None]) -> None:
+        """Read a provable file once more, to its end, and compare it, and all that came of it, with that digest.
+
+        Args:
+            name: of the file.
+            progress: told the share done, 0 to 1.
+
+        Raises:
+            BundleError: it is not that file, or was not when it was read.
         """
         ...
 
@@ -110,9 +146,19 @@ class LocalFiles:
         """Keep nothing: the files are here."""
         return nullcontext()
 
-    def check_whole(self) -> int:
-        """Compare nothing: a folder states no digests."""
-        return 0
+    def received(self) -> list[Received]:
+        """Return nothing: all is here."""
+        return []
+
+    def recall(self, received: Iterable[Received]) -> None:
+        """Recall nothing."""
+
+    def provable(self) -> list[str]:
+        """Return nothing: a folder states no digests."""
+        return []
+
+    def check_whole(self, name: str, progress: Callable[[float], None]) -> None:
+        """Compare nothing."""
 
     def close(self) -> None:
         """Close all files."""

@@ -198,6 +198,7 @@ def parse_options(arguments: argparse.Namespace) -> ExportOptions:
         engine=check_engine(arguments.engine),
         task_jobs=arguments.jobs or 0,
         ray_address=arguments.ray_address,
+        check_source=arguments.verify,
     )
 
 

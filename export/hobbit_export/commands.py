@@ -38,17 +38,17 @@ def run_export(options: ExportOptions, arguments: argparse.Namespace) -> dict[st
 
     from hobbit_export.ceiling import resident_bytes
     from hobbit_export.exporter import export
-    from hobbit_export.verify import check_same_source, run_self_check, verify
+    from hobbit_export.verify import check_files, check_same_source, run_self_check, verify
     from hobbit_export.workplace import is_complete
 
     report: dict[str, Any] = {"bundle": str(options.out), "dry_run": False}
     if arguments.verify and options.resume and is_complete(options.out):
         check_same_source(options)
+        report["source_files_verified"] = check_files(options)
     else:
         report |= asdict(export(options, quiet=arguments.json))
         if not arguments.verify and not arguments.no_self_check:
             report["self_check"] = run_self_check(options)
-    report["source_files_verified"] = options.files.check_whole() if arguments.verify and options.files else 0
     report["verified"] = verify(options, quiet=arguments.json) if arguments.verify else None
     if "peak_rss_bytes" in report:  # of the process to its end, and before the check that comes last
         report |= {"export_peak_rss_bytes": report["peak_rss_bytes"], "peak_rss_bytes": resident_bytes("VmHWM")}

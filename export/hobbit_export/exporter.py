@@ -15,7 +15,7 @@ from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
 from edge_runtime.bundle.trunk_choice import TrunkChoice
 from hobbit_export import __version__, choosing, trunk_choice, workplace
-from hobbit_export.byte_files import LocalFiles
+from hobbit_export.byte_files import ByteFiles, LocalFiles
 from hobbit_export.calibration import EXPERTS, check_text, experts_json, read_beginning
 from hobbit_export.ceiling import ceiling, resident_bytes
 from hobbit_export.fingerprint import check_unchanged, fingerprint
@@ -31,7 +31,7 @@ from hobbit_export.source import SourceModel, sample_sha256
 from hobbit_export.statistics.inputs import FOLDER as STATISTICS
 from hobbit_export.steps import STATISTICS_STEP, ExportStep, Job, Written, all_steps, expert_step
 
-_WEIGHT_ERRORS, _MEASURED = "weight errors", "calibration"
+_WEIGHT_ERRORS, _MEASURED, _SOURCE = "weight errors", "calibration", "digest of "
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class ExportReport:
     formats: dict[str, int]
     ignored_keys: list[str]
     source: str
+    source_files_verified: int
     trunk: dict[str, Any]
 
 
@@ -87,6 +88,8 @@ def _export(options: ExportOptions, *, quiet: bool) -> ExportReport:
             journal = _open_journal(source, options)
             steps = all_steps(Job(source, options, memory, lambda count: None))
             steps_total = len(list(steps)) + 1 + bool(options.calibrate) + choosing.num_steps(source, options)
+            steps_total += len(files.provable()) if options.check_source else 0
+            files.recall(journal.received)
             layer_bytes = source.expert_source_bytes * source.spec.num_experts
             with (
                 Progress(
@@ -94,13 +97,13 @@ def _export(options: ExportOptions, *, quiet: bool) -> ExportReport:
                     steps_total,
                     quiet=quiet,
                 ) as progress,
-                closing(Runner(options, journal, progress, layer_bytes)) as runner,
+                closing(Runner(options, journal, progress, layer_bytes, files)) as runner,
                 files.kept_in(options.out),
             ):
                 workplace.check_space(options.out, planned - runner.finished_bytes + files.kept_bytes)
                 job = Job(source, options, memory, runner.count, settled.text)
                 _run_steps(job, journal, runner)
-                chosen = _finish(job, journal, runner)
+                chosen = _finish(job, journal, runner, files)
     manifest = manifest_file.read(options.out)
     return ExportReport(
         bundle=str(options.out),
@@ -116,6 +119,7 @@ def _export(options: ExportOptions, *, quiet: bool) -> ExportReport:
         formats=source.formats,
         ignored_keys=list(options.ignore_keys),
         source=options.source_name or str(options.checkpoint),
+        source_files_verified=len(files.provable()) if options.check_source else 0,
         trunk=trunk_choice.report(settled.asked, manifest.trunk.precision, chosen, settled.why),
     )
 
@@ -157,7 +161,7 @@ def _run_steps(job: Job, journal: Journal, runner: Runner) -> None:
     runner.complete()
 
 
-def _finish(job: Job, journal: Journal, runner: Runner) -> TrunkChoice | None:
+def _finish(job: Job, journal: Journal, runner: Runner, files: ByteFiles) -> TrunkChoice | None:
     """Write calibration/experts.json and the manifest; with a text, once more with what was measured on it."""
     source, options, spec = job.source, job.options, job.source.spec
     errors = {i: journal.steps[expert_step(i)].data["errors"] for i in spec.sparse_layers}
@@ -189,11 +193,29 @@ def _finish(job: Job, journal: Journal, runner: Runner) -> TrunkChoice | None:
             measured = measure_quality(options.out, text, errors, options.memory_bytes, share)
         runner.run(experts(measured))
         runner.complete()
+    if options.check_source:
+        _check_source(files, runner)
     manifest_file.write(options.out, manifest(precision))
     Bundle.open(options.out)
     shutil.rmtree(options.out / STATISTICS, ignore_errors=True)
     journal.remove()
     return chosen
+
+
+def _check_source(files: ByteFiles, runner: Runner) -> None:
+    """Compare whole files with the digests their store states; what an earlier run has compared is not read again."""
+
+    def check(name: str) -> ExportStep:
+        def compare(out: Path) -> Written:
+            with runner.progress.share(name) as share:
+                files.check_whole(name, share)
+            return Written([], {})
+
+        return ExportStep(f"{_SOURCE}{name}", compare)
+
+    for name in files.provable():
+        runner.run(check(name))
+    runner.complete()
 
 
 def _manifest(source: SourceModel, options: ExportOptions, journal: Journal, sample: str, trunk: str) -> Manifest:

@@ -19,7 +19,7 @@ def fingerprint(source: SourceModel, options: ExportOptions) -> dict[str, Any]:
     """Everything a resumed export must have in common with the first run."""
     files = [*source.checkpoint.files, *(file.path for file in source.tokenizer() if file.path is not None)]
     return {
-        "journal": 1,
+        "journal": 2,
         "program": __version__,
         "config": source.config_sha256,
         "files": [[path.name, *_stamp(path, options)] for path in files],

@@ -1,6 +1,7 @@
 """export.journal: which steps of an unfinished export are done. JSON lines, each on the drive before the next step.
 
-The first line states source and options; every other line is one finished step with its parts. A torn last line (the
+The first line states source and options; every other line is one finished step with its parts, or says which ranges of
+the source came from elsewhere, before the step that they were read for. A torn last line (the
 machine died while writing it) only means that its step is done again.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ from typing import Any
 from edge_runtime.base.errors import BundleError, ConfigError
 from edge_runtime.base.strict import from_mapping
 from edge_runtime.bundle.manifest import Part
+from hobbit_export.byte_files import Received
 from hobbit_export.parts import sync_folder
 
 NAME = "export.journal"
+_RECEIVED = "received"
 _MAX_BYTES = 256 << 20
 
 
@@ -48,19 +52,23 @@ class Journal:
         self._lock = threading.Lock()
         self.fingerprint = fingerprint
         self.steps: dict[str, Step] = {}
+        self.received: list[Received] = []
         lines = _read_lines(self._path)
         if lines:
             _compare(lines[0], fingerprint)
             for line in lines[1:]:
-                step = _parse_step(line)
-                self._put(step)
-        self._rewrite([json.dumps(fingerprint), *(_dump(s) for s in self.steps.values())])
+                self._put(line)
+        self._rewrite([json.dumps(fingerprint), *_ranges(self.received), *(_dump(s) for s in self.steps.values())])
 
-    def add(self, step: Step) -> None:
-        """Record a finished step; returns once it is on the drive. Several threads may."""
+    def add(self, step: Step, received: Sequence[Received] = ()) -> None:
+        """Record a finished step, and what of the source came since the last; returns once it is on the drive.
+
+        Several threads may.
+        """
         with self._lock, open(self._path, "ab") as file:
-            self._put(step)
-            file.write((_dump(step) + "\n").encode())
+            self.received += received
+            self._put_step(step)
+            file.write("".join(line + "\n" for line in (*_ranges(received), _dump(step))).encode())
             file.flush()
             os.fsync(file.fileno())
 
@@ -69,7 +77,13 @@ class Journal:
         self._path.unlink(missing_ok=True)
         sync_folder(self._path.parent)
 
-    def _put(self, step: Step) -> None:
+    def _put(self, line: dict[str, Any]) -> None:
+        if _RECEIVED in line:
+            self.received += _parse_ranges(line)
+        else:
+            self._put_step(_parse_step(line))
+
+    def _put_step(self, step: Step) -> None:
         self.steps.pop(step.name, None)  # a step done again counts as the latest
         self.steps[step.name] = step
 
@@ -82,6 +96,20 @@ class Journal:
             os.fsync(file.fileno())
         os.replace(temporary, self._path)
         sync_folder(self._path.parent)
+
+
+def _ranges(received: Sequence[Received]) -> list[str]:
+    """Return a line that holds ranges, or none."""
+    return [json.dumps({_RECEIVED: received})] if received else []
+
+
+def _parse_ranges(line: dict[str, Any]) -> list[Received]:
+    try:
+        return [
+            Received(str(file), int(start), int(stop), str(digest)) for file, start, stop, digest in line[_RECEIVED]
+        ]
+    except (TypeError, ValueError) as err:
+        raise BundleError(f"{NAME}: a range of the source is damaged: {err}. Start over with --no-resume.") from err
 
 
 def _dump(step: Step) -> str:

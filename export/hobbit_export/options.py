@@ -43,6 +43,7 @@ class ExportOptions:
         engine: where steps run; never changes a byte of the bundle.
         task_jobs: encoder threads of a task on a cluster; 0: as many as its smallest node has, four at most.
         ray_address: of the cluster, where the engine is Ray.
+        check_source: whether whole files are compared with digests that their store states, before the bundle is done.
         fitted: `calibrate` is the driver's, which has run it: statistics of it are in the bundle's folder.
     """
 
@@ -62,6 +63,7 @@ class ExportOptions:
     engine: str = "local"
     task_jobs: int = 0
     ray_address: str = "auto"
+    check_source: bool = False
     fitted: bool = False
 
     @property

@@ -72,7 +72,12 @@ def _formats(report: dict[str, Any]) -> list[str]:
 def _source(report: dict[str, Any]) -> list[str]:
     """A line that says that whole files of the source were compared, where they were."""
     count = report["source_files_verified"]
-    return [f"source: {count} weight files read whole, with the digests that the hub states"] if count else []
+    if not count:
+        return []
+    rest = ", and so has all that the export received"
+    if "bundle_id" not in report:
+        rest = ". What the export received of them was not kept, and so is not compared"
+    return [f"source: {count} weight files read whole have the digests that the hub states{rest}"]
 
 
 def _left_out(report: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hobbit_export.byte_files import ByteFiles
 from hobbit_export.journal import Journal, Step
 from hobbit_export.options import ExportOptions
 from hobbit_export.parts import is_intact, publish, remove_staging, staging
@@ -23,8 +24,10 @@ class Runner:
     A step's files are hashed and synced by a thread of their own while the next step runs.
     """
 
-    def __init__(self, options: ExportOptions, journal: Journal, progress: Progress, layer_bytes: int) -> None:
-        self._out = options.out
+    def __init__(
+        self, options: ExportOptions, journal: Journal, progress: Progress, layer_bytes: int, files: ByteFiles
+    ) -> None:  # fmt: skip
+        self._out, self._files = options.out, files
         self._journal = journal
         self.progress = progress
         self._layer_bytes = layer_bytes
@@ -85,7 +88,7 @@ class Runner:
     def _publish(self, step: ExportStep, written: Written, folder: Path) -> None:
         parts = [publish(self._out, folder, name, role, step.layer) for name, role in written.files]
         shutil.rmtree(folder)
-        self._journal.add(Step(step.name, parts, written.data))
+        self._journal.add(Step(step.name, parts, written.data), self._files.received())
 
     def _is_intact(self, step: Step) -> bool:
         later = list(self._journal.steps.values())

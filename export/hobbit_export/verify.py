@@ -50,6 +50,21 @@ def check_same_source(options: ExportOptions) -> None:
             )
 
 
+def check_files(options: ExportOptions) -> int:
+    """Compare the whole files of a bundle's source with the digests that their store states; return how many.
+
+    What the export received of them is not kept, so that only what `check_same_source` read now is compared with them.
+
+    Raises:
+        BundleError: one is not that file.
+    """
+    names = options.files.provable() if options.files else []
+    for name in names:
+        assert options.files is not None
+        options.files.check_whole(name, lambda share: None)
+    return len(names)
+
+
 def _trunk_of(options: ExportOptions, bundle: Bundle) -> str:
     """Precision that the bundle's trunk must have: of "auto" what its export chose, or int8 where it had no choice."""
     chosen = read_trunk_choice(bundle) if options.trunk == AUTO_TRUNK else None

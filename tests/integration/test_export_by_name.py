@@ -251,7 +251,69 @@ def test_a_store_that_sends_wrong_bytes_in_the_right_form_is_found_by_verify(
     assert re.search(rf"{name}: {said}", capsys.readouterr().err)
     hub.lies.clear()
     assert main(["org/tiny", "--out", str(out), "--verify"]) == 0
-    assert f"source: {shards} weight files read whole, with the digests" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"source: {shards} weight files read whole have the digests that the hub states. What" in said
+
+
+def until_it_ends(hub: FakeHub, out: Path, *flags: str, before: int) -> None:
+    """Export once to see how many requests it takes, then to `out` with a hub that dies so many before the last."""
+    begun = hub.seen["store"]
+    assert export(out.with_name("another"), *flags) == 0
+    hub.dies_after = 2 * hub.seen["store"] - begun - before
+    assert export(out, *flags) == 1
+    hub.dies_after = None
+
+
+def test_what_came_before_an_interruption_is_verified_after_it(
+    hub: FakeHub, from_folder: Path, tmp_path: Path, capsys
+) -> None:
+    """A wrong byte comes, the network ends, and the resumed export reads nothing of that file again but its header."""
+    shards, tensors = {}, 0
+    for path in hub.folder.glob("*.safetensors"):
+        shards[path.name], tensors = read_header(path), tensors + len(read_header(path))
+    out, sound = tmp_path / "bundle", tmp_path / "sound"
+    until_it_ends(hub, sound, before=tensors)  # before the samples that come last, of every tensor one
+    assert export(sound, "--verify", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["source_files_verified"], report["steps_run"]) == (len(shards), len(shards))
+    assert same_parts(sound, from_folder)
+
+    name, info = next((n, t) for n, found in shards.items() for t in found.values() if "experts.3.up" in t.name)
+    hub.lies[name] = info.offset, 10**6
+    until_it_ends(hub, out, before=tensors)
+    hub.lies.clear()
+    assert export(out, "--verify") == 78
+    assert f"{name}: the bytes from 0 on came twice, and were not the same" in capsys.readouterr().err
+    assert not (out / "manifest.json").exists()
+    assert export(out, "--verify") == 78, "it stays so"
+    assert export(out, "--verify", "--no-resume") == 0
+    assert same_parts(out, from_folder)
+
+
+def test_files_that_were_verified_are_not_read_again(hub: FakeHub, from_folder: Path, tmp_path: Path, capsys) -> None:
+    out, shards = tmp_path / "bundle", {path.name: path.stat().st_size for path in hub.folder.glob("*.safetensors")}
+    until_it_ends(hub, out, "--verify", before=4)
+    assert not (out / "manifest.json").exists()
+    hub.ranges.clear()
+    assert export(out, "--verify", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["source_files_verified"] == len(shards)
+    whole = [name for name, first, stop in hub.ranges if (first, stop) == (0, shards[name])]
+    assert len(whole) == len(set(whole)) == 4
+    assert same_parts(out, from_folder)
+
+
+def test_a_range_that_differs_from_an_earlier_runs_is_refused_at_once(hub: FakeHub, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "bundle"
+    name, path = next((p.name, p) for p in sorted(hub.folder.glob("*.safetensors")))
+    until_it_ends(hub, out, before=30)
+    # another header, still one of the same tensors: white space behind it, as writers align it
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    hub.lies[name] = 8 + length - 1, 10**6
+    assert export(out) == 78
+    said = capsys.readouterr().err
+    assert f"{name}: the bytes from 8 on came twice" in said or "header" in said
+    hub.lies.clear()
+    assert export(out) == 0
 
 
 def test_a_kept_file_that_changed_is_never_exported(hub: FakeHub, tmp_path: Path, capsys) -> None:

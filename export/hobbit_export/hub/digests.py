@@ -1,64 +1,113 @@
-"""Whether what came of a repository's files is what the hub lists: digests of blocks as they came, and of whole files.
+"""Whether what came of a repository's files is what the hub lists: digests of ranges as they came, and of whole files.
 
-A hub's digest is of all bytes of a file in order, and an export reads them in another. So blocks are told apart by
+A hub's digest is of all bytes of a file in order, and an export reads them in another. So ranges are told apart by
 digests of their own while they come; a file that is read from its beginning to its end, and has the hub's digest, then
-proves all of its blocks.
+proves all ranges that came of it. What came in an earlier run of an export is recalled from its journal.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 from edge_runtime.base.errors import BundleError
+from hobbit_export.byte_files import Received
 from hobbit_export.hub.listing import HubFile
 
 
+def _hasher() -> Any:
+    return hashlib.blake2b(digest_size=16)
+
+
+@dataclass
+class _Open:
+    """A range that a pass through its file has begun."""
+
+    start: int
+    stop: int
+    hasher: Any = field(default_factory=_hasher)
+
+
 class Digests:
-    """Of the blocks of a repository's files. Threads may share it."""
+    """Of the ranges of a repository's files. Threads may share it."""
 
-    def __init__(self, block_bytes: int) -> None:
-        self._block_bytes = block_bytes
-        self._blocks: dict[tuple[str, int], bytes] = {}
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int, int], str] = {}
+        self._new: list[Received] = []
+        self._lock = threading.Lock()
 
-    def note(self, file: str, number: int, pieces: Iterable[memoryview]) -> Iterable[memoryview]:
-        """Pass on the pieces of a block, and remember their digest.
+    def note(
+        self, file: str, start: int, stop: int, pieces: Iterable[memoryview], *, keep: bool = True
+    ) -> Iterator[memoryview]:
+        """Pass on the pieces of a range, and remember its digest.
+
+        Args:
+            file: name of the file.
+            start: first byte.
+            stop: end (exclusive).
+            pieces: the bytes.
+            keep: whether `take` returns it.
 
         Raises:
-            BundleError: the block has come before, and was another one.
+            BundleError: the range has come before, and was another one.
         """
-        hasher = hashlib.blake2b(digest_size=16)
+        hasher = _hasher()
         for piece in pieces:
             hasher.update(piece)
             yield piece
-        self._remember(file, number, hasher.digest())
+        self._remember(Received(file, start, stop, hasher.hexdigest()), keep=keep)
 
-    def check(self, file: HubFile, pieces: Iterable[memoryview]) -> None:
-        """Compare a whole file, and with it every block that came of it.
+    def take(self) -> list[Received]:
+        """Return what came since the last call."""
+        with self._lock:
+            new, self._new = self._new, []
+        return new
+
+    def recall(self, received: Iterable[Received]) -> None:
+        """Remember what came in an earlier run.
 
         Raises:
-            BundleError: it has another digest than the hub states, or a block that came of it was another one.
+            BundleError: a range has come since, and was another one.
         """
-        whole, block, at = file.hasher(), hashlib.blake2b(digest_size=16), 0
+        for one in received:
+            self._remember(one, keep=False)
+
+    def check(self, file: HubFile, pieces: Iterable[memoryview]) -> None:
+        """Compare a whole file, and with it every range that came of it.
+
+        Raises:
+            BundleError: it has another digest than the hub states, or a range that came of it was another one.
+        """
+        whole, at, begun = file.hasher(), 0, list[_Open]()
+        with self._lock:
+            waiting = sorted(((start, stop) for name, start, stop in self._known if name == file.name), reverse=True)
         for piece in pieces:
             whole.update(piece)
-            left = piece
-            while left:
-                part = left[: self._block_bytes - at % self._block_bytes]
-                block.update(part)
-                at, left = at + len(part), left[len(part) :]
-                if at % self._block_bytes == 0 or at == file.size:
-                    self._remember(file.name, (at - 1) // self._block_bytes, block.digest())
-                    block = hashlib.blake2b(digest_size=16)
+            end = at + len(piece)
+            while waiting and waiting[-1][0] < end:
+                begun.append(_Open(*waiting.pop()))
+            for one in begun:
+                one.hasher.update(piece[max(0, one.start - at) : one.stop - at])
+                if one.stop <= end:
+                    self._remember(Received(file.name, one.start, one.stop, one.hasher.hexdigest()), keep=False)
+            begun = [one for one in begun if one.stop > end]
+            at = end
         if whole.hexdigest() != file.digest:
             raise BundleError(
                 f"{file.name}: expected the digest {file.digest} that the hub states, got {whole.hexdigest()}. "
                 "Try again later, or another mirror (HF_ENDPOINT)."
             )
 
-    def _remember(self, file: str, number: int, digest: bytes) -> None:
-        if self._blocks.setdefault((file, number), digest) != digest:
+    def _remember(self, one: Received, *, keep: bool) -> None:
+        with self._lock:
+            known = self._known.setdefault((one.file, one.start, one.stop), one.digest)
+            if known == one.digest and keep:
+                self._new.append(one)
+        if known != one.digest:
             raise BundleError(
-                f"{file}: the bytes from {number * self._block_bytes} on came twice, and were not the same. "
+                f"{one.file}: the bytes from {one.start} on came twice, and were not the same. "
                 "Export again with --no-resume, from another mirror (HF_ENDPOINT) or with --keep-source DIR."
             )

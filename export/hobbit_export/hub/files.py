@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hobbit_export.byte_files import HUB_BLOCKS
+from hobbit_export.byte_files import HUB_BLOCKS, Received
 from hobbit_export.hub.blocks import BLOCK_BYTES, BlockCache
 from hobbit_export.hub.digests import Digests
 from hobbit_export.hub.listing import Listing
@@ -36,7 +36,7 @@ class HubFiles:
         self.folder = folder
         self.listing = listing
         self.transport = Transport(listing)
-        self._digests, self._read = Digests(block_bytes), set[str]()
+        self._digests, self._read = Digests(), set[str]()
         self._block_bytes = block_bytes
         self._cache: BlockCache | None = None
 
@@ -84,7 +84,7 @@ class HubFiles:
 
         def fetch(name: str, start: int, stop: int) -> Iterator[memoryview]:
             pieces = self.transport.fetch(self.listing.files[name], start, stop)
-            yield from self._digests.note(name, start // self._block_bytes, pieces)
+            yield from self._digests.note(name, start, stop, pieces)
 
         cache = BlockCache(folder / HUB_BLOCKS, self.kept_bytes, sizes, fetch, self._block_bytes)
         self._cache = cache
@@ -97,17 +97,38 @@ class HubFiles:
             self._cache = None
             cache.close()
 
-    def check_whole(self) -> int:
-        """Read every file that was read in parts once more, to its end, and compare it with the hub's digest.
+    def received(self) -> list[Received]:
+        """Return what came since the last call, but for samples: an export takes them anew whenever it ends."""
+        return self._digests.take()
+
+    def recall(self, received: Iterable[Received]) -> None:
+        """Remember what came in an earlier run.
+
+        Raises:
+            BundleError: the same range has come since, and was another one.
+        """
+        self._digests.recall(received)
+
+    def provable(self) -> list[str]:
+        """Names of the files that were read in parts."""
+        return sorted(self._read)
+
+    def check_whole(self, name: str, progress: Callable[[float], None]) -> None:
+        """Read a file once more, to its end, and compare it with the hub's digest.
 
         Raises:
             BundleError: it has another, or what came of it before was not the same.
         """
-        transport = Transport(self.listing)  # that of the export has been told to stop
-        for name in sorted(self._read):
-            file = self.listing.files[name]
-            self._digests.check(file, transport.fetch(file, 0, file.size))
-        return len(self._read)
+        file, at = self.listing.files[name], 0
+
+        def counted() -> Iterator[memoryview]:
+            nonlocal at
+            for piece in Transport(self.listing).fetch(file, 0, file.size):  # that of an export may have been stopped
+                yield piece
+                at += len(piece)
+                progress(at / file.size)
+
+        self._digests.check(file, counted())
 
     def close(self) -> None:
         """End what is under way."""
@@ -115,12 +136,12 @@ class HubFiles:
 
     def _read_bytes(self, name: str, offset: int, count: int) -> bytes:
         out = bytearray(count)
-        return bytes(out[: self._read_now(name, offset, memoryview(out))])
+        return bytes(out[: self._read_now(name, offset, memoryview(out), keep=False)])
 
-    def _read_now(self, name: str, offset: int, buffer: memoryview) -> int:
+    def _read_now(self, name: str, offset: int, buffer: memoryview, *, keep: bool = True) -> int:
         file = self.listing.files[name]
         done, stop = 0, min(offset + len(buffer), file.size)
-        for piece in self.transport.fetch(file, offset, stop):
+        for piece in self._digests.note(name, offset, stop, self.transport.fetch(file, offset, stop), keep=keep):
             buffer[done : done + len(piece)] = piece
             done += len(piece)
         return done
