@@ -94,6 +94,18 @@ def fp8(block: tuple[int, int] | None, suffix: str = "_scale_inv", *, per_row: b
     return Format({"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": size}, make)
 
 
+def fp8_static() -> Format:
+    """A scale a tensor, and one for activations, as AutoFP8 writes them: the configuration says nothing of blocks."""
+
+    def make(rng: Rng, name: str, shape: tuple[int, int]) -> tuple[Stored, F32]:
+        stored, values = fp8(None, "_scale").make(rng, name, shape)
+        stored[name.removesuffix("weight") + "input_scale"] = ("F32", np.array([0.5], np.float32))
+        return stored, values
+
+    ignored = ["lm_head", "model.layers.0.mlp.gate"]
+    return Format({"quant_method": "fp8", "activation_scheme": "static", "ignored_layers": ignored}, make)
+
+
 def gptq(bits: int, group: int, *, version: int = 1, ordered: bool = False) -> Format:
     """Packed along the inputs; zero points from 1, which version 1 stores as 0."""
 
@@ -150,20 +162,24 @@ def packed(bits: int, group: int, *, symmetric: bool) -> Format:
 
     def make(rng: Rng, name: str, shape: tuple[int, int]) -> tuple[Stored, F32]:
         (n, k), half = shape, 1 << (bits - 1)
+        size = k if group == -1 else group
         codes = _codes(rng, bits, (n, k)) - half
-        scales = _scales(rng, (n, k // group), 0.2 / (1 << bits))
-        each, zeros = np.arange(k) // group, np.zeros((n, k // group), np.int64)
+        scales = _scales(rng, (n, k // size), 0.2 / (1 << bits))
+        each, zeros = np.arange(k) // size, np.zeros((n, k // size), np.int64)
         stored: Stored = {
             f"{name}_packed": ("I32", words(codes + half, bits)),
             f"{name}_scale": ("F16", scales),
             f"{name}_shape": ("I64", np.array(shape, np.int64)),
         }
         if not symmetric:
-            zeros = rng.integers(-half, half, (n, k // group))
+            zeros = rng.integers(-half, half, (n, k // size))
             stored[f"{name}_zero_point"] = ("I32", np.ascontiguousarray(words((zeros + half).T, bits).T))
         return stored, _affine(codes, scales[:, each], zeros[:, each])
 
-    options = {"num_bits": bits, "type": "int", "strategy": "group", "group_size": group, "symmetric": symmetric}
+    strategy = (
+        {"strategy": "channel", "group_size": None} if group == -1 else {"strategy": "group", "group_size": group}
+    )
+    options = {"num_bits": bits, "type": "int", "symmetric": symmetric, **strategy}
     return Format(compressed("pack-quantized", **options), make)
 
 
@@ -228,6 +244,7 @@ FORMATS: dict[str, Format] = {
     "fp8_block": fp8((128, 128)),
     "fp8_narrow_block": fp8((16, 48)),
     "fp8_tensor": fp8(None, "_scale"),
+    "fp8_static": fp8_static(),
     "fp8_row": fp8(None, "_scale", per_row=True),
     "gptq4": gptq(4, 32),
     "gptq4_v2": gptq(4, 64, version=2),
@@ -237,6 +254,7 @@ FORMATS: dict[str, Format] = {
     "awq": awq(32),
     "packed4": packed(4, 32, symmetric=True),
     "packed4_asymmetric": packed(4, 64, symmetric=False),
+    "packed4_channel": packed(4, -1, symmetric=True),
     "packed8": packed(8, 32, symmetric=True),
     "nvfp4": nvfp4(modelopt=False),
     "modelopt_nvfp4": nvfp4(modelopt=True),

@@ -52,12 +52,13 @@ def qwen3_config(hidden: int, intermediate: int, experts: int, layers: int, **op
 
 
 def qwen3_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Tensor names and shapes of a qwen3_moe checkpoint with untied embeddings."""
+    """Tensor names and shapes of a qwen3_moe checkpoint."""
     d, i, v = config["hidden_size"], config["moe_intermediate_size"], config["vocab_size"]
     c = config["head_dim"]
     q, kv = config["num_attention_heads"] * c, config["num_key_value_heads"] * c
     shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (v, d), "model.norm.weight": (d,), "lm_head.weight": (v, d)
+        "model.embed_tokens.weight": (v, d), "model.norm.weight": (d,),
+        **({} if config.get("tie_word_embeddings") else {"lm_head.weight": (v, d)}),
     }  # fmt: skip
     for layer in range(config["num_hidden_layers"]):
         p = f"model.layers.{layer}."

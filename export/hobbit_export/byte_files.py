@@ -57,12 +57,16 @@ class ByteFiles(Protocol):
         ...
 
     @property
-    def kept_bytes(self) -> int:
-        """The most that `kept_in` puts on the drive."""
+    def room_bytes(self) -> int | None:
+        """The most an export may have on the drive beyond its bundle, what `kept_in` puts there too; None: no bound."""
         ...
 
-    def kept_in(self, folder: Path) -> AbstractContextManager[None]:
-        """Meanwhile what is read may be kept below a folder, to read more at a time."""
+    def kept_bytes(self, beside: int) -> int:
+        """The most that `kept_in` puts on the drive, where `beside` bytes of other files may be there as well."""
+        ...
+
+    def kept_in(self, folder: Path, beside: int) -> AbstractContextManager[None]:
+        """Meanwhile what is read may be kept below a folder, to read more at a time; see `kept_bytes`."""
         ...
 
     def received(self) -> list[Received]:
@@ -140,10 +144,14 @@ class LocalFiles:
         status = (self.folder / name).stat()
         return [status.st_size, status.st_mtime_ns]
 
-    kept_bytes = 0
+    room_bytes = None
 
-    def kept_in(self, folder: Path) -> AbstractContextManager[None]:
-        """Keep nothing: the files are here."""
+    def kept_bytes(self, beside: int) -> int:
+        """Nothing: the files are here."""
+        return 0
+
+    def kept_in(self, folder: Path, beside: int) -> AbstractContextManager[None]:
+        """Keep nothing."""
         return nullcontext()
 
     def received(self) -> list[Received]:

@@ -1,7 +1,8 @@
 """The steps that choose a trunk: int4 is fitted to one part of a text and judged on another, against int8.
 
-The int8 trunk is written first, as by default. The engine runs the held-out tokens with it, then with the int4 trunk
-in its place, and the int8 files lie aside until it is known which is kept. Every step is one of the journal's.
+Both trunks have been written, int8 in its place, as by default, and int4 beside it. The engine runs the held-out tokens
+with int8, then with int4 in its place, and the int8 files lie aside until it is known which is kept. Every step is one
+of the journal's.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from hobbit_export.parts import is_intact
 from hobbit_export.runner import Runner
 from hobbit_export.source import SourceModel
 from hobbit_export.statistics.inputs import FOLDER as STATISTICS
-from hobbit_export.steps import ExportStep, Job, Written, trunk_steps
+from hobbit_export.steps import INT4, ExportStep, Job, Written, trunk_steps
 from hobbit_export.trunk_choice import KLD_BOUND, describe
 from hobbit_export.verify import open_engine
 
@@ -71,11 +72,11 @@ def choose(
     else:
         runner.run(ExportStep(_LOGITS, choosing.write_logits))
         runner.complete()
-    for int8, int4 in zip(trunk_steps(job, "int8"), trunk_steps(job, "int4", "int4 "), strict=True):
+    for int8, int4 in zip(trunk_steps(job, "int8"), trunk_steps(job, "int4", INT4), strict=True):
         if refused:
             runner.progress.skip(int4.name, 0)
         else:
-            runner.run(replace(int4, run=choosing.replacing(int8, int4)))
+            runner.run(choosing.replacing(int8, int4))
     runner.complete()
     runner.run(ExportStep(_CHOICE, choosing.judge))
     runner.complete()
@@ -155,22 +156,24 @@ class _Choosing:
                 yield position, rows
                 show((position + len(rows)) / len(ids))
 
-    def replacing(self, int8: ExportStep, int4: ExportStep) -> Callable[[Path], Written]:
-        """Return what writes a part of the int4 trunk, and lays the int8 one aside before its place is taken."""
+    def replacing(self, int8: ExportStep, int4: ExportStep) -> ExportStep:
+        """Return the step that puts a part of the int4 trunk in its place, and lays the int8 one aside before."""
+        steps = self._journal.steps
 
         def write(out: Path) -> Written:
-            written = int4.run(out)
             if self._lies_in(self._out, int8):  # not what an earlier run left of int4 there
-                for part in self._journal.steps[int8.name].parts:
-                    aside = self._out / _ASIDE / part.name
-                    aside.parent.mkdir(parents=True, exist_ok=True)
-                    os.replace(self._out / part.name, aside)
-            return written
+                for part in steps[int8.name].parts:
+                    _link(self._out / part.name, self._out / _ASIDE / part.name)
+            found = [(part.name, part.name.removeprefix(f"{INT4}/"), part.role) for part in steps[int4.name].parts]
+            for name, place, _ in found:
+                _link(self._out / name, out / place)
+            return Written([(place, role) for _, place, role in found], {})
 
-        return write
+        spent = tuple(part.name for part in steps[int4.name].parts)
+        return ExportStep(f"{int4.name} in its place", write, int8.layer, spent=spent)
 
     def bringing_back(self, int8: ExportStep) -> Callable[[Path], Written]:
-        """Return what puts a part of the int8 trunk back, or writes what a run that died here had taken away."""
+        """Return what puts a part of the int8 trunk back, or writes what is gone."""
 
         def write(out: Path) -> Written:
             found = next((root for root in (self._out / _ASIDE, self._out) if self._lies_in(root, int8)), None)
@@ -178,8 +181,7 @@ class _Choosing:
                 return int8.run(out)
             parts = self._journal.steps[int8.name].parts
             for part in parts:
-                (out / part.name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(found / part.name, out / part.name)
+                _link(found / part.name, out / part.name)
             return Written([(part.name, part.role) for part in parts], {})
 
         return write
@@ -196,6 +198,16 @@ class _Choosing:
             open_engine(self._job.options, tier=self._tier, context=context) as engine,
         ):
             yield engine
+
+
+def _link(file: Path, also: Path) -> None:
+    """Give a file another name, so that it takes no more of the drive; where there are no such links, a copy."""
+    also.parent.mkdir(parents=True, exist_ok=True)
+    also.unlink(missing_ok=True)
+    try:
+        os.link(file, also)
+    except OSError:
+        shutil.copyfile(file, also)
 
 
 def _short(value: float) -> float:

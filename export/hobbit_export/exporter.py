@@ -29,6 +29,7 @@ from hobbit_export.quality import measure_quality
 from hobbit_export.runner import Runner
 from hobbit_export.source import SourceModel, sample_sha256
 from hobbit_export.statistics.inputs import FOLDER as STATISTICS
+from hobbit_export.statistics.source_pass import forget_streams
 from hobbit_export.steps import STATISTICS_STEP, ExportStep, Job, Written, all_steps, expert_step
 
 _WEIGHT_ERRORS, _MEASURED, _SOURCE = "weight errors", "calibration", "digest of "
@@ -82,7 +83,8 @@ def _export(options: ExportOptions, *, quiet: bool) -> ExportReport:
         settled = trunk_choice.settle(source, options)
         options = settled.options
         memory = plan_memory(source, options, resident_bytes())
-        planned = totals(plan_parts(source, options))["total"] + trunk_choice.extra_bytes(source, settled.held_out)
+        beside = trunk_choice.beside_bytes(source, options, settled.text)
+        planned = totals(plan_parts(source, options))["total"] + beside
         files = options.files or LocalFiles(options.checkpoint)
         with workplace.locked(options.out), workplace.disk_full_explained(options.out, planned):
             journal = _open_journal(source, options)
@@ -98,9 +100,9 @@ def _export(options: ExportOptions, *, quiet: bool) -> ExportReport:
                     quiet=quiet,
                 ) as progress,
                 closing(Runner(options, journal, progress, layer_bytes, files)) as runner,
-                files.kept_in(options.out),
+                files.kept_in(options.out, beside),
             ):
-                workplace.check_space(options.out, planned - runner.finished_bytes + files.kept_bytes)
+                workplace.check_space(options.out, planned - runner.finished_bytes + files.kept_bytes(beside))
                 job = Job(source, options, memory, runner.count, settled.text)
                 _run_steps(job, journal, runner)
                 chosen = _finish(job, journal, runner, files)
@@ -159,6 +161,7 @@ def _run_steps(job: Job, journal: Journal, runner: Runner) -> None:
         for step in all_steps(job):
             runner.run(step)
     runner.complete()
+    forget_streams(job.options.out)
 
 
 def _finish(job: Job, journal: Journal, runner: Runner, files: ByteFiles) -> TrunkChoice | None:

@@ -28,11 +28,18 @@ _MAX_BYTES = 256 << 20
 
 @dataclass
 class Step:
-    """One finished step: its parts, and plain data later steps need (weight errors, token counts)."""
+    """One finished step.
+
+    Attributes:
+        parts: what it wrote.
+        data: plain data later steps need (weight errors, token counts).
+        spent: names of files of earlier steps that are deleted with it.
+    """
 
     name: str
     parts: list[Part]
     data: dict[str, Any] = field(default_factory=dict)
+    spent: list[str] = field(default_factory=list)
 
 
 class Journal:
@@ -113,7 +120,9 @@ def _parse_ranges(line: dict[str, Any]) -> list[Received]:
 
 
 def _dump(step: Step) -> str:
-    return json.dumps({"step": step.name, "parts": [asdict(p) for p in step.parts], "data": step.data})
+    return json.dumps(
+        {"step": step.name, "parts": [asdict(p) for p in step.parts], "data": step.data, "spent": step.spent}
+    )
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -136,7 +145,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 def _parse_step(line: dict[str, Any]) -> Step:
     try:
         parts = [from_mapping(Part, p, f"{NAME}: part") for p in line["parts"]]
-        return Step(str(line["step"]), parts, dict(line["data"]))
+        return Step(str(line["step"]), parts, dict(line["data"]), [str(name) for name in line["spent"]])
     except (KeyError, TypeError, ValueError) as err:
         raise BundleError(f"{NAME}: a step is damaged: {err}. Start over with --no-resume.") from err
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from edge_runtime.base.errors import BudgetError
 from edge_runtime.base.sizes import MIB, format_size
+from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.record import PANEL, record_layout
 from hobbit_export.options import ExportOptions
 from hobbit_export.reference import num_reference_tokens
@@ -16,6 +17,7 @@ from hobbit_export.source import SourceModel
 from hobbit_export.statistics.fitting import fitting_bytes
 from hobbit_export.statistics.moments import moment_bytes
 from hobbit_export.statistics.source_pass import pass_bytes
+from hobbit_export.trunk.quantize import block_size_for
 
 _SLACK_BYTES = 24 * MIB
 """Threads' stacks, allocator waste and JSON; measured 6 to 15 MiB."""
@@ -23,6 +25,7 @@ _MAX_BLOCK_BYTES = 8 * MIB
 _MAX_TRUNK_BYTES = 256 * MIB
 _MIN_TRUNK_BYTES = 24 * MIB
 _HEAD_ROWS = 8192
+_COPIES_OF_VECTORS = 4
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,7 @@ def plan_memory(source: SourceModel, options: ExportOptions, base_bytes: int) ->
     if options.has_statistics:
         encoder += layout.segment_bytes[0] + fitting_bytes(spec)
     min_block = max(widest * 4, source.expert_row_bytes) * PANEL
-    # scales of a quantised head stay in the graph's protobuf, which is copied when it is written
-    trunk = max(_MIN_TRUNK_BYTES, 2 * widest * 48) + spec.vocab_size * spec.hidden // 128 * 4 * 4
+    trunk = max(_MIN_TRUNK_BYTES, 2 * widest * 48) + _head_bytes(spec)
     if options.feeds_back:
         trunk += 4 * moment_bytes(spec)  # as read, and of one matrix in float64: damped, inverted, decomposed
     experts = encoder + QUEUED_BLOCKS * min_block
@@ -88,10 +90,21 @@ def plan_memory(source: SourceModel, options: ExportOptions, base_bytes: int) ->
     )
 
 
+def _head_bytes(spec: ModelSpec) -> int:
+    """What of a head is held whole: its scales and its bias, in the graph's protobuf, which is copied to be written."""
+    blocks = -(-spec.hidden // block_size_for(spec.hidden))
+    return _COPIES_OF_VECTORS * 4 * spec.vocab_size * (blocks + spec.head_bias)
+
+
 def _reference_bytes(source: SourceModel) -> int:
-    """A trunk matrix in float32 (of the head some rows), the logits twice, blocks of expert rows, router data."""
+    """A trunk matrix in float32 (of the head some rows), the logits and copies, blocks of expert rows, router data.
+
+    Logits are copied once, and where they are capped twice. Where a rotation depends on the context, those of a short
+    and of a long one are written together.
+    """
     spec, largest = source.spec, _largest(source)
-    logits = 8 * num_reference_tokens(source) * spec.vocab_size
+    copies = 2 + (spec.logit_softcap is not None) + (spec.longest_alike is not None)
+    logits = 4 * copies * num_reference_tokens(source) * spec.vocab_size
     return 4 * largest + logits + 4 * _MAX_BLOCK_BYTES + router_memory_bytes(spec)
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 F64 = NDArray[np.float64]
 _SENSITIVITY_TOKENS = 512
 _ALL_SENSITIVITY_TOKENS = 1 << 15
+_NUMBERS_AT_ONCE = 1 << 19
+"""Logits compared at a time: half a dozen arrays of as many float64 exist, which is little for any vocabulary."""
 _FEW_USES = 4
 """An expert used less often than this is given its layer's mean error in proportion to its weights' error."""
 _CHANGES: tuple[Change, ...] = ("quantise", "skip", "substitute")
@@ -102,7 +104,7 @@ class _Measurement:
         self._probe.tiers = ()
         self._uses = self._first_uses()
         for rows in self._logits(self._few, NOTHING):
-            self._file.write(rows.tobytes())
+            self._file.write(np.ascontiguousarray(rows).data)
         layers = {str(layer): self._layer(layer) for layer in self._layers}
         return {
             "tokens": len(self._ids),
@@ -127,9 +129,12 @@ class _Measurement:
         self._file.seek(0)
         total = 0.0
         for rows in self._logits(self._few, disturbance):
-            baseline = np.frombuffer(self._file.read(rows.nbytes), np.float32).reshape(rows.shape)
-            p, q = log_softmax(baseline), log_softmax(rows)
-            total += float((np.exp(p) * (p - q)).sum())
+            few = max(1, _NUMBERS_AT_ONCE // rows.shape[1])
+            for start in range(0, len(rows), few):
+                some = rows[start : start + few]
+                baseline = np.frombuffer(self._file.read(some.nbytes), np.float32).reshape(some.shape)
+                p, q = log_softmax(baseline), log_softmax(some)
+                total += float((np.exp(p) * (p - q)).sum())
         return max(total, 0.0) / self._few
 
     def _first_uses(self) -> dict[int, tuple[NDArray[np.int32], NDArray[np.float32]]]:

@@ -12,7 +12,8 @@ from hobbit_export.journal import Journal, Step
 from hobbit_export.options import ExportOptions
 from hobbit_export.parts import is_intact, publish, remove_staging, staging
 from hobbit_export.progress import Progress
-from hobbit_export.steps import EXPERT_STEP, STATISTICS_STEP, ExportStep, Written
+from hobbit_export.statistics.inputs import FOLDER as STATISTICS
+from hobbit_export.steps import EXPERT_STEP, INT4, STATISTICS_STEP, ExportStep, Written
 
 if TYPE_CHECKING:
     from hobbit_export.cluster.work import Done
@@ -32,7 +33,7 @@ class Runner:
         self.progress = progress
         self._layer_bytes = layer_bytes
         self.num_run = self.num_resumed = self.bytes_read = 0
-        self._intact = {s.name for s in journal.steps.values() if self._is_intact(s)}
+        self._intact = self._find_intact()
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="hobbit-export-publisher")
         self._pending: Future[None] | None = None
         remove_staging(self._out)
@@ -40,7 +41,8 @@ class Runner:
     @property
     def finished_bytes(self) -> int:
         """Bytes of parts that need not be written again."""
-        return sum(p.bytes for name in self._intact for p in self._journal.steps[name].parts)
+        found = (p for name in self._intact for p in self._journal.steps[name].parts)
+        return sum(p.bytes for p in found if not p.name.startswith(f"{STATISTICS}/"))
 
     def is_done(self, name: str) -> bool:
         """Whether a step was finished by an earlier run."""
@@ -88,10 +90,27 @@ class Runner:
     def _publish(self, step: ExportStep, written: Written, folder: Path) -> None:
         parts = [publish(self._out, folder, name, role, step.layer) for name, role in written.files]
         shutil.rmtree(folder)
-        self._journal.add(Step(step.name, parts, written.data), self._files.received())
+        self._journal.add(Step(step.name, parts, written.data, list(step.spent)), self._files.received())
+        for name in step.spent:
+            (self._out / name).unlink(missing_ok=True)
 
-    def _is_intact(self, step: Step) -> bool:
-        later = list(self._journal.steps.values())
-        later = later[later.index(step) + 1 :]
-        replaced = {p.name for s in later for p in s.parts}
-        return all(p.name in replaced or is_intact(self._out, p) for p in step.parts)
+    def _find_intact(self) -> set[str]:
+        """Names of the steps of an earlier run that need not run again.
+
+        One that must run again needs what it spent: then all that was made to be spent is made anew, which goes from
+        layer to layer.
+        """
+        steps, gone = list(self._journal.steps.values()), set[str]()  # replaced by later steps, or spent by them
+        intact: set[str] = set()
+        must_run: set[str] = set()
+        for step in reversed(steps):
+            if all(part.name in gone or is_intact(self._out, part) for part in step.parts):
+                intact.add(step.name)
+            else:
+                must_run.update(step.spent)
+            gone.update(step.spent, (part.name for part in step.parts))
+        missing = {name for name in must_run if not (self._out / name).is_file()}
+        if missing:
+            intact -= {step.name for step in steps if any(part.name.startswith(f"{INT4}/") for part in step.parts)}
+            intact -= {step.name for step in steps if step.name.startswith(STATISTICS_STEP)}
+        return intact

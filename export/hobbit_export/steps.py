@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from edge_runtime.bundle.manifest import Role
 from edge_runtime.bundle.router_data import router_arrays
@@ -15,7 +15,7 @@ from hobbit_export.memory import MemoryPlan
 from hobbit_export.options import AUTO_TRUNK, ExportOptions
 from hobbit_export.router import write_router_data
 from hobbit_export.source import CheckpointWeights, SourceModel
-from hobbit_export.statistics.inputs import LayerInputs
+from hobbit_export.statistics.inputs import FOLDER, LayerInputs, input_files
 from hobbit_export.statistics.moments import moment_file, read_moments
 from hobbit_export.statistics.source_pass import run_head, run_layer
 from hobbit_export.statistics.text import CalibrationText
@@ -23,6 +23,8 @@ from hobbit_export.trunk.linear import Moments, Precision
 from hobbit_export.trunk.parts import build_head, build_layer, build_routers, build_shared, write_embedding
 
 EXPERT_STEP, STATISTICS_STEP = "experts of layer ", "statistics of layer "
+INT4 = f"{FOLDER}/int4"
+"""Where an int4 trunk waits until it is known whether it is taken."""
 
 
 class Written(NamedTuple):
@@ -40,12 +42,14 @@ class ExportStep:
         run: writes below the staging folder it is given.
         layer: recorded with every part.
         here: the driver of a cluster does it: last bits of what it computes may differ between processors.
+        spent: files in the bundle's folder that nobody needs once it is done.
     """
 
     name: str
     run: Callable[[Path], Written]
     layer: int | None = None
     here: bool = False
+    spent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,36 +64,79 @@ class Job:
 
 
 def all_steps(job: Job) -> Iterator[ExportStep]:
-    """Yield the steps of an export in the order they run: cheap ones that can fail first."""
+    """Yield the steps of an export in the order they run: cheap ones that can fail first, then layer by layer.
+
+    What a text put into a layer is on the drive only until what is fitted to it is written.
+    """
     spec = job.source.spec
     yield ExportStep("tokenizer", lambda out: _tokenizer(job, out))
     yield ExportStep("reference", lambda out: _reference(job, out))
-    if job.options.has_statistics:
-        for i in range(spec.num_layers):
-            yield ExportStep(f"{STATISTICS_STEP}{i}", _bind(_statistics, job, i), i)
-        if job.options.feeds_back:
-            yield ExportStep(f"{STATISTICS_STEP}{spec.num_layers}", _bind(_statistics, job, spec.num_layers))
     yield ExportStep(
         "embedding",
         lambda out: _trunk(
             out, write_embedding(spec, _weights(job), out, _budget(job), job.source.embedding_dtype), "embedding"
         ),
     )
-    yield from trunk_steps(job, job.options.first_trunk)
     yield ExportStep("routers", lambda out: _trunk(out, build_routers(spec, _weights(job), out, _budget(job))))
     if router_arrays(spec):
         yield ExportStep("router data", lambda out: _router_data(job, out))
-    for i in spec.sparse_layers:
-        yield ExportStep(expert_step(i), _bind(_experts, job, i), i)
+    for i in range(spec.num_layers):
+        yield from _layer_steps(job, i)
+    if job.options.feeds_back:
+        yield _statistics_step(job, spec.num_layers)
+    yield from _trunk_steps(job, spec.num_layers)
 
 
-def trunk_steps(job: Job, precision: str, prefix: str = "") -> Iterator[ExportStep]:
-    """Yield the steps that write layers and head of a trunk at a precision; their names begin with the prefix."""
+def _layer_steps(job: Job, layer_idx: int) -> Iterator[ExportStep]:
+    if job.options.has_statistics:
+        yield _statistics_step(job, layer_idx)
+    yield from _trunk_steps(job, layer_idx)
+    if job.source.spec.layers[layer_idx].sparse:
+        spent = input_files(layer_idx) if job.options.has_statistics else ()
+        yield ExportStep(expert_step(layer_idx), _bind(_experts, job, layer_idx), layer_idx, spent=spent)
+
+
+def _statistics_step(job: Job, layer_idx: int) -> ExportStep:
+    layer = layer_idx if layer_idx < job.source.spec.num_layers else None
+    return ExportStep(f"{STATISTICS_STEP}{layer_idx}", _bind(_statistics, job, layer_idx), layer)
+
+
+def _trunk_steps(job: Job, layer_idx: int) -> Iterator[ExportStep]:
+    """Yield the steps of a layer's trunk, or behind the last one of the head; of "auto" in both precisions."""
+    yield _trunk_step(job, layer_idx, cast("Precision", job.options.first_trunk))
+    if job.options.trunk == AUTO_TRUNK and job.options.has_statistics:
+        yield _trunk_step(job, layer_idx, "int4", INT4)
+
+
+def _trunk_step(job: Job, layer_idx: int, precision: Precision, below: str = "") -> ExportStep:
+    """Return the step that writes a layer's trunk, or the head; `below` a folder, where it waits to be chosen."""
     fitted = job.options.feeds_back and precision == "int4"
-    for i in range(job.source.spec.num_layers):
-        yield ExportStep(f"{prefix}trunk layer {i}", _bind_trunk(_layer, job, i, precision), i, fitted)
-    last = job.source.spec.num_layers
-    yield ExportStep(f"{prefix}head", _bind_trunk(_head, job, last, precision), here=fitted)
+    spent = (moment_file(layer_idx),) if fitted else ()
+    is_head = layer_idx == job.source.spec.num_layers
+    write = _head if is_head else _layer
+
+    def run(out: Path) -> Written:
+        return _below(out, below, write(job, layer_idx, precision, out))
+
+    name = "head" if is_head else f"trunk layer {layer_idx}"
+    layer = None if is_head else layer_idx
+    return ExportStep(f"{precision} {name}" if below else name, run, layer, fitted, spent)
+
+
+def trunk_steps(job: Job, precision: Precision, below: str = "") -> Iterator[ExportStep]:
+    """Yield the steps that write layers and head of a trunk at a precision; see `_trunk_step`."""
+    return (_trunk_step(job, i, precision, below) for i in range(job.source.spec.num_layers + 1))
+
+
+def _below(out: Path, folder: str, written: Written) -> Written:
+    """Move what was written to a folder of its own; "": leave it."""
+    if not folder:
+        return written
+    files: list[tuple[str, Role]] = [(f"{folder}/{name}", role) for name, role in written.files]
+    for (name, _), (there, _) in zip(written.files, files, strict=True):
+        (out / there).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).rename(out / there)
+    return Written(files, written.data)
 
 
 def expert_step(layer_idx: int) -> str:
@@ -99,12 +146,6 @@ def expert_step(layer_idx: int) -> str:
 
 def _bind(function: Callable[[Job, int, Path], Written], job: Job, layer_idx: int) -> Callable[[Path], Written]:
     return lambda out: function(job, layer_idx, out)
-
-
-def _bind_trunk(
-    function: Callable[[Job, int, Any, Path], Written], job: Job, layer_idx: int, precision: str
-) -> Callable[[Path], Written]:
-    return lambda out: function(job, layer_idx, precision, out)
 
 
 def _tokenizer(job: Job, out: Path) -> Written:
@@ -147,8 +188,8 @@ def _layer(job: Job, layer_idx: int, precision: Precision, out: Path) -> Written
     return _trunk(out, files)
 
 
-def _head(job: Job, last: int, precision: Precision, out: Path) -> Written:
-    moments = _moments(job, last, precision)
+def _head(job: Job, layer_idx: int, precision: Precision, out: Path) -> Written:
+    moments = _moments(job, layer_idx, precision)
     return _trunk(out, build_head(job.source.spec, _weights(job), out, precision, _budget(job), moments))
 
 

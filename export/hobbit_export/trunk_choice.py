@@ -12,6 +12,7 @@ from edge_runtime.bundle.trunk_choice import TrunkChoice
 from hobbit_export.options import AUTO_TRUNK, ExportOptions
 from hobbit_export.plan import trunk_parts
 from hobbit_export.source import SourceModel
+from hobbit_export.statistics.source_pass import drive_bytes
 from hobbit_export.statistics.text import HELD_OUT_TOKENS, MOST_HELD_OUT, CalibrationText, HeldOut
 
 KLD_BOUND = 0.003
@@ -52,9 +53,36 @@ def settle(source: SourceModel, options: ExportOptions) -> Settled:
         why = (
             f"the text of --calibrate is too short to fit an int4 trunk and judge it on other {HELD_OUT_TOKENS} tokens"
         )
+    elif not _has_room(options, beside_bytes(source, options, text)):
+        why = (
+            "a second trunk beside it, to be measured, would take more of the drive than two weight files of the "
+            "model: keep the source (--keep-source DIR), or ask for --trunk int4"
+        )
     else:
         return Settled(options, text, AUTO_TRUNK)
     return Settled(replace(options, trunk="int8"), text, AUTO_TRUNK, why)
+
+
+def _has_room(options: ExportOptions, beside: int) -> bool:
+    """Whether two trunks, what they are measured by and what is kept of the source stay in the bounds of the drive."""
+    if options.files is None or options.files.room_bytes is None:
+        return True
+    return beside + options.files.kept_bytes(beside) <= options.files.room_bytes
+
+
+def beside_bytes(source: SourceModel, options: ExportOptions, text: CalibrationText | None) -> int:
+    """Bytes on the drive beyond the bundle at most, but for what is kept of the source.
+
+    They are what a text put into the model while layers are fitted to it, and where two trunks are written the one that
+    is not taken, and later logits.
+    """
+    if text is None:
+        return 0
+    statistics = drive_bytes(source.spec, len(text.fitted), fitted_trunk=options.feeds_back)
+    held = text.held_out if options.trunk == AUTO_TRUNK else None
+    if held is None:
+        return statistics
+    return trunk_bytes(source, "int8") + max(statistics, 4 * len(held.ids) * source.spec.vocab_size)
 
 
 def unsettled(source: SourceModel, options: ExportOptions) -> Settled:
@@ -64,12 +92,8 @@ def unsettled(source: SourceModel, options: ExportOptions) -> Settled:
     return Settled(options, None, AUTO_TRUNK, is_settled=False)
 
 
-def extra_bytes(source: SourceModel, held: HeldOut | None) -> int:
-    """Bytes on the drive until it is known which trunk is kept: a second trunk, and logits of the held-out tokens."""
-    return 0 if held is None else _extra_bytes(source, len(held.ids))
-
-
 def _extra_bytes(source: SourceModel, tokens: int) -> int:
+    """Bytes on the drive until it is known which trunk is kept: a second trunk, and logits of the held-out tokens."""
     return trunk_bytes(source, "int4") + 4 * tokens * source.spec.vocab_size
 
 

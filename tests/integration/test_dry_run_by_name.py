@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import published_checkpoint
 import pytest
 from fake_hub import COMMIT, FakeHub, serving
-from quantised import FORMATS, write_stored
-from synthetic import bfloat16, qwen3_config, qwen3_shapes, write_tokenizer
+from quantised import FORMATS
+from sharded_checkpoint import write_sharded
+from synthetic import qwen3_config
 
 from hobbit_export.cli import main
 from hobbit_export.safetensors import read_header
@@ -28,34 +28,11 @@ SMALL = {"config.json", INDEX}
 BY_INDEX = {"basis", "not_checked", "assumed", "index"}
 
 
-def write_sharded(folder: Path, format_name: str = "", dtype: str = "BF16", shards: int = 3) -> Path:
-    """Write a checkpoint of several files; its routed experts and attention in a format, if one is named."""
-    rng, stored = np.random.default_rng(0), {}
-    for name, shape in qwen3_shapes(CONFIG).items():
-        if format_name and ("experts" in name or "self_attn" in name) and len(shape) == 2:
-            parts, _ = FORMATS[format_name].make(rng, name, (shape[0], shape[1]))
-            stored |= parts
-        else:
-            values = rng.standard_normal(shape).astype(np.float32) * np.float32(0.05)
-            stored[name] = (dtype, bfloat16(values) if dtype == "BF16" else values)
-    folder.mkdir(parents=True)
-    extra = {"quantization_config": FORMATS[format_name].config} if format_name else {}
-    (folder / "config.json").write_text(json.dumps({**CONFIG, "torch_dtype": "bfloat16", **extra}))
-    write_tokenizer(folder)
-    index: dict[str, Any] = {"metadata": {"total_size": sum(a.nbytes for _, a in stored.values())}, "weight_map": {}}
-    for i in range(shards):
-        name, tensors = f"model-{i + 1:05d}-of-{shards:05d}.safetensors", dict(list(stored.items())[i::shards])
-        write_stored(folder / name, tensors)
-        index["weight_map"] |= dict.fromkeys(tensors, name)
-    (folder / INDEX).write_text(json.dumps(index))
-    return folder
-
-
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """A hub that gives configuration and index of its model and nothing else."""
     pytest.importorskip("huggingface_hub")
-    with serving(write_sharded(tmp_path / "served"), tmp_path / "cache", monkeypatch) as served:
+    with serving(write_sharded(tmp_path / "served", CONFIG), tmp_path / "cache", monkeypatch) as served:
         served.gives = SMALL
         yield served
 
@@ -127,7 +104,7 @@ def test_headers_and_tokenizer_are_read_if_asked_for(hub: FakeHub, tmp_path: Pat
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_quantised_models_by_their_index(hub: FakeHub, tmp_path: Path, capsys, name: str) -> None:
     shutil.rmtree(hub.folder)
-    write_sharded(hub.folder, name)
+    write_sharded(hub.folder, CONFIG, name)
     whole = plan(tmp_path / "bundle", capsys, name=str(hub.folder))
     found = plan(tmp_path / "bundle", capsys)
     assert asked_for_files(hub) == SMALL
@@ -141,7 +118,7 @@ def test_quantised_models_by_their_index(hub: FakeHub, tmp_path: Path, capsys, n
 
 def test_an_index_says_where_its_type_is_another_one(hub: FakeHub, tmp_path: Path, capsys) -> None:
     shutil.rmtree(hub.folder)
-    write_sharded(hub.folder, dtype="F32")
+    write_sharded(hub.folder, CONFIG, dtype="F32")
     found = plan(tmp_path / "bundle", capsys)
     assert found["assumed"] == {"dtype": "f32", "why": "as total_size says"}
     assert sizes(found) == sizes(plan(tmp_path / "bundle", capsys, name=str(hub.folder)))
@@ -166,7 +143,7 @@ def test_names_are_held_against_the_configuration(hub: FakeHub, tmp_path: Path, 
 
 def test_a_model_of_one_file_has_that_files_header_for_an_index(hub: FakeHub, tmp_path: Path, capsys) -> None:
     shutil.rmtree(hub.folder)
-    write_sharded(hub.folder, shards=1)
+    write_sharded(hub.folder, CONFIG, shards=1)
     (hub.folder / "model-00001-of-00001.safetensors").rename(hub.folder / "model.safetensors")
     (hub.folder / INDEX).unlink()
     hub.gives = {"config.json", "model.safetensors"}

@@ -64,6 +64,39 @@ def test_the_floor_it_names_is_enough(tmp_path: Path, trunk: str) -> None:
     assert peak < int(floor[1]) * MIB
 
 
+VOCABULARIES = {
+    "256k, tied": {"tie_word_embeddings": True},
+    "256k": {"tie_word_embeddings": False},
+    "256k, no power of two": {"hidden_size": 272},  # the head's scales stand for 16 weights each
+}
+
+
+@pytest.mark.parametrize("trunk", ["int8", "fp32"])
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_a_large_vocabulary_keeps_the_floor_it_names(tmp_path: Path, name: str, trunk: str) -> None:
+    """Logits, an embedding and a head of a quarter of a million tokens, in a model that has little else."""
+    sizes = {"vocab_size": 262_144, **VOCABULARIES[name]}
+    checkpoint = write_qwen3(tmp_path / "wide", qwen3_config(256, 64, 4, 1) | sizes)
+    flags = (checkpoint, "--out", tmp_path / "bundle", "--trunk", trunk)
+    _, _, problems, _ = run_export_measured(*flags, "--memory", "64MiB")
+    floor = re.search(r"Raise --memory to at least (\d+)MiB", problems)
+    assert floor, problems
+    code, _, problems, peak = run_export_measured(*flags, "--memory", f"{floor[1]}MiB")
+    assert code == 0, problems
+    assert peak < int(floor[1]) * MIB, f"{peak / MIB:.0f} of {floor[1]} MiB"
+
+
+def test_a_large_vocabulary_is_measured_within_the_ceiling(tmp_path: Path) -> None:
+    """What a text costs is measured on all logits: a few rows of them at a time."""
+    checkpoint = write_qwen3(tmp_path / "wide", qwen3_config(64, 64, 4, 1, vocab_size=262_144))
+    text = tmp_path / "text.txt"
+    text.write_text("One two three four five six seven eight. " * 3)
+    flags = (checkpoint, "--out", tmp_path / "bundle", "--calibrate", text, "--memory", "480MiB")
+    code, _, problems, peak = run_export_measured(*flags)
+    assert code == 0, problems
+    assert peak < 480 * MIB, f"{peak / MIB:.0f} MiB"
+
+
 def test_a_quantised_gguf_file_keeps_the_floor_it_names(tmp_path: Path) -> None:
     """Blocks are decoded piece by piece, and a large vocabulary is read once."""
     config = qwen3_config(1024, 1024, 8, 1, vocab_size=24576, num_attention_heads=32)

@@ -38,6 +38,10 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "activation_scheme": "dynamic", "fmt": "float8_e4m3fn", "quant_method": "fp8", "weight_block_size": [128, 128],
         "modules_to_not_convert": ["gate", "e_score_correction_bias", "lm_head"],
     },
+    "neuralmagic/Mixtral-8x7B-Instruct-v0.1-FP8": {
+        "activation_scheme": "static", "ignored_layers": ["lm_head", "model.layers.0.block_sparse_moe.gate"],
+        "quant_method": "fp8",
+    },
     "openai/gpt-oss-20b": {
         "quant_method": "mxfp4",
         "modules_to_not_convert": [

@@ -19,7 +19,7 @@ from hobbit_export.cluster.work import Done, Order, beat_of, staging_of
 from hobbit_export.options import ExportOptions
 from hobbit_export.parts import is_intact
 from hobbit_export.progress import Progress
-from hobbit_export.steps import ExportStep
+from hobbit_export.steps import EXPERT_STEP, ExportStep
 
 HERE = ("tokenizer", "reference", "router data")
 """Steps the driver does itself: small ones, and logits whose last bits may differ between processors."""
@@ -104,7 +104,7 @@ def run_steps(steps: Iterable[ExportStep], order: Order, cluster: Cluster, recor
     here = ThreadPoolExecutor(1, thread_name_prefix="hobbit-export-here")
     try:
         # the largest first: the last worker to end decides when all is done
-        for step in reversed(elsewhere):
+        for step in sorted(elsewhere, key=lambda step: not step.name.startswith(EXPERT_STEP)):
             handing.hand_out(step.name)
         own_work = here.submit(_run_here, mine, recorder)
         parts = handing.collect(own_work)

@@ -38,20 +38,23 @@ def find(checkpoint: Checkpoint, reader: QuantReader) -> Found:
     ignored = reader.words("modules_to_not_convert", "ignored_layers")
     reader.finish()
     parts, found = Parts(checkpoint), Found(left_out=(ACTIVATIONS,))
+    stated = "weight_block_size" in reader.data
     for name, info in checkpoint.tensors.items():
         if info.dtype == "F8_E4M3":
-            found.add(fp8_weight(parts, name, block))
+            found.add(fp8_weight(parts, name, block, stated=stated))
     refuse_ignored(found.weights.values(), ignored)
     return found
 
 
-def fp8_weight(parts: Parts, name: str, block: tuple[int, int] | None) -> GridWeight:
+def fp8_weight(parts: Parts, name: str, block: tuple[int, int] | None, *, stated: bool = True) -> GridWeight:
     """Return an FP8 weight [N, K] or [E, N, K] with the scales stored beside it.
 
     Args:
         parts: of the checkpoint.
         name: of the codes.
         block: rows and columns that share a scale; None: all, or all columns of a row.
+        stated: whether the configuration says so; else a weight that has as many scales as without blocks has none:
+            transformers assumes blocks, and those who write a scale a tensor do not say that they have none.
     """
     codes = parts.codes(name, ("F8_E4M3",), (2, 3))
     *outer, n, k = codes.info.shape
@@ -62,12 +65,11 @@ def fp8_weight(parts: Parts, name: str, block: tuple[int, int] | None) -> GridWe
             f"{codes.where}: expected {name + SUFFIXES[0]!r} or {name + SUFFIXES[1]!r} beside it, found {which}. "
             "Download the checkpoint again."
         )
-    kinds = (*SCALES, _E8M0)
-    if block:
+    kinds, whole = (*SCALES, _E8M0), [(*outer, 1, 1), *([(1,), ()] if not outer else [])]
+    if block and (stated or parts.tensors[beside[0]].shape not in (*whole, (*outer, n, 1))):
         rows, cols = block
         part = parts.get(beside[0], kinds, (*outer, -(-n // rows), -(-k // cols)))
         return _weight(codes, f"fp8 in blocks of {rows} x {cols}", Scales(part, rows, cols))
-    whole = [(*outer, 1, 1), *([(1,), ()] if not outer else [])]
     part = parts.get(beside[0], kinds, *whole, (*outer, n, 1))
     per_row = part.info.shape == (*outer, n, 1) and n > 1
     return _weight(codes, f"fp8 with a scale a {'row' if per_row else 'tensor'}", Scales(part, 1 if per_row else n, k))

@@ -41,10 +41,19 @@ class HubFiles:
         self._cache: BlockCache | None = None
 
     @property
-    def kept_bytes(self) -> int:
-        """The most that blocks on the drive take: two weight files, or 1 GiB if that is less."""
+    def room_bytes(self) -> int:
+        """Two weight files: what an export may have on the drive beyond its bundle."""
+        return 2 * self._largest
+
+    @property
+    def _largest(self) -> int:
         weights = [file.size for file in self.listing.files.values() if file.name.endswith((".safetensors", ".gguf"))]
-        return min(_MOST_BYTES, 2 * max(weights, default=0))
+        return max(weights, default=0)
+
+    def kept_bytes(self, beside: int) -> int:
+        """The most that blocks on the drive take: what other files leave of `room_bytes`, or 1 GiB if that is less."""
+        least = 2 * min(self._block_bytes, self._largest)
+        return min(_MOST_BYTES, max(self.room_bytes - beside, least))
 
     def names(self) -> set[str]:
         """Names of all files that are not in a folder of the repository."""
@@ -78,7 +87,7 @@ class HubFiles:
         return [file.size, file.digest]
 
     @contextmanager
-    def kept_in(self, folder: Path) -> Iterator[None]:
+    def kept_in(self, folder: Path, beside: int) -> Iterator[None]:
         """Keep blocks below a folder meanwhile."""
         sizes = {name: file.size for name, file in self.listing.files.items()}
 
@@ -86,7 +95,7 @@ class HubFiles:
             pieces = self.transport.fetch(self.listing.files[name], start, stop)
             yield from self._digests.note(name, start, stop, pieces)
 
-        cache = BlockCache(folder / HUB_BLOCKS, self.kept_bytes, sizes, fetch, self._block_bytes)
+        cache = BlockCache(folder / HUB_BLOCKS, self.kept_bytes(beside), sizes, fetch, self._block_bytes)
         self._cache = cache
         try:
             yield

@@ -22,8 +22,8 @@ from edge_runtime.policy.routing import router_of
 from hobbit_export.parts import sync_folder
 from hobbit_export.reference import expert_output
 from hobbit_export.source import CheckpointWeights, SourceModel
-from hobbit_export.statistics.inputs import FOLDER, chosen_rows, input_files
-from hobbit_export.statistics.moments import MomentSums, moment_file
+from hobbit_export.statistics.inputs import FOLDER, ROUTED, chosen_rows, input_files
+from hobbit_export.statistics.moments import MomentSums, moment_bytes, moment_file
 from hobbit_export.statistics.text import most_tokens, window_of
 
 F32 = NDArray[np.float32]
@@ -50,6 +50,19 @@ def pass_bytes(spec: ModelSpec, largest_matrix: int) -> int:
     hidden = 4 * 4 * min(_HIDDEN_NUMBERS, tokens * spec.experts.intermediate)
     heads = max(1, *(getattr(layer.attention, "num_heads", 1) for layer in spec.layers if layer.attention))
     return 4 * (_ARRAYS * tokens * spec.hidden + largest_matrix + 4 * heads * window**2) + hidden + 2 * _ROWS_BYTES
+
+
+def drive_bytes(spec: ModelSpec, tokens: int, *, fitted_trunk: bool) -> int:
+    """Bytes the pass takes on the drive at most: streams of some layers, one on its way, and what two layers got."""
+    stream = 4 * tokens * spec.hidden
+    inputs = stream + 4 * ROUTED * spec.num_experts
+    return 3 * (_KEPT_STREAMS + 1) * stream + 2 * (inputs + fitted_trunk * moment_bytes(spec))
+
+
+def forget_streams(bundle: Path) -> None:
+    """Delete what goes from layer to layer, once all have run."""
+    for path in (bundle / FOLDER).glob("stream_*"):
+        path.unlink()
 
 
 def run_layer(
