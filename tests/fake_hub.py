@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,15 @@ class FakeHub:
             server.shutdown()
             server.server_close()
 
+    def content(self, name: str) -> tuple[bytes, str, str]:
+        """A file's bytes, its digest, and what the store calls it: read and hashed again where it has changed."""
+        path = self.folder / name
+        status = path.stat()
+        return _content(path, status.st_mtime_ns, status.st_size)
+
     def digest(self, name: str) -> tuple[int, str, bool]:
-        raw = (self.folder / name).read_bytes()
-        large = name.endswith(LARGE)
-        hasher = hashlib.sha256(raw) if large else hashlib.sha1(b"blob %d\0" % len(raw) + raw)
-        return len(raw), hasher.hexdigest(), large
+        raw, digest, _ = self.content(name)
+        return len(raw), digest, name.endswith(LARGE)
 
     def model_info(self) -> dict[str, Any]:
         siblings = []
@@ -133,6 +138,14 @@ class FakeHub:
             if place == "store" and self.dies_after is not None and self.seen[place] > self.dies_after:
                 return Fault(503)
             return self.faults[place].popleft() if self.faults[place] else None
+
+
+@lru_cache(maxsize=64)
+def _content(path: Path, changed_ns: int, size: int) -> tuple[bytes, str, str]:
+    raw = path.read_bytes()
+    large = path.name.endswith(LARGE)
+    hasher = hashlib.sha256(raw) if large else hashlib.sha1(b"blob %d\0" % len(raw) + raw)
+    return raw, hasher.hexdigest(), hashlib.md5(raw).hexdigest()
 
 
 @contextmanager
@@ -232,8 +245,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.hub.expired(parse_qs(urlsplit(self.path).query)["signature"][0]):
             self.answer(403, b"expired", {})
             return
-        whole = (self.server.hub.folder / name).read_bytes()
-        headers = {"ETag": f'"{hashlib.md5(whole).hexdigest()}"', "Accept-Ranges": "bytes"}
+        whole, _, etag = self.server.hub.content(name)
+        headers = {"ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if found:
             first, last = int(found[1]), min(int(found[2] or len(whole) - 1), len(whole) - 1)

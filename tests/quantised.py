@@ -244,7 +244,6 @@ FORMATS: dict[str, Format] = {
     "fp8_block": fp8((128, 128)),
     "fp8_narrow_block": fp8((16, 48)),
     "fp8_tensor": fp8(None, "_scale"),
-    "fp8_static": fp8_static(),
     "fp8_row": fp8(None, "_scale", per_row=True),
     "gptq4": gptq(4, 32),
     "gptq4_v2": gptq(4, 64, version=2),

@@ -87,7 +87,6 @@ def choose(
         for step in trunk_steps(job, "int8"):
             runner.run(replace(step, name=f"int8 {step.name}", run=choosing.bringing_back(step)))
         runner.complete()
-    shutil.rmtree(job.options.out / _ASIDE, ignore_errors=True)
     return found
 
 
@@ -169,8 +168,7 @@ class _Choosing:
                 _link(self._out / name, out / place)
             return Written([(place, role) for _, place, role in found], {})
 
-        spent = tuple(part.name for part in steps[int4.name].parts)
-        return ExportStep(f"{int4.name} in its place", write, int8.layer, spent=spent)
+        return ExportStep(f"{int4.name} in its place", write, int8.layer)
 
     def bringing_back(self, int8: ExportStep) -> Callable[[Path], Written]:
         """Return what puts a part of the int8 trunk back, or writes what is gone."""
@@ -201,7 +199,10 @@ class _Choosing:
 
 
 def _link(file: Path, also: Path) -> None:
-    """Give a file another name, so that it takes no more of the drive; where there are no such links, a copy."""
+    """Give a file another name, so that it takes no more of the drive; where there are no such links, a copy.
+
+    Both trunks keep the names they have aside until the export ends, whichever is in its place.
+    """
     also.parent.mkdir(parents=True, exist_ok=True)
     also.unlink(missing_ok=True)
     try:

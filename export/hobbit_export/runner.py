@@ -61,6 +61,8 @@ class Runner:
                 step.name, self._layer_bytes if step.name.startswith((EXPERT_STEP, STATISTICS_STEP)) else 0
             )
             return
+        if step.spent:
+            self.complete()  # what it reads must be in its place
         self.progress.begin(step.name)
         folder = staging(self._out, str(self.num_run))
         written: Written = step.run(folder)

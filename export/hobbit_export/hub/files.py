@@ -53,7 +53,7 @@ class HubFiles:
     def kept_bytes(self, beside: int) -> int:
         """The most that blocks on the drive take: what other files leave of `room_bytes`, or 1 GiB if that is less."""
         least = 2 * min(self._block_bytes, self._largest)
-        return min(_MOST_BYTES, max(self.room_bytes - beside, least))
+        return min(_MOST_BYTES, max(self.room_bytes * 7 // 8 - beside, least))  # the journal takes room, too
 
     def names(self) -> set[str]:
         """Names of all files that are not in a folder of the repository."""
