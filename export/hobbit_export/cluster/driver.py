@@ -104,7 +104,8 @@ def run_steps(steps: Iterable[ExportStep], order: Order, cluster: Cluster, recor
     here = ThreadPoolExecutor(1, thread_name_prefix="hobbit-export-here")
     try:
         # the largest first: the last worker to end decides when all is done
-        for step in sorted(reversed(elsewhere), key=lambda step: not step.name.startswith(EXPERT_STEP)):
+        growing = sorted(elsewhere, key=lambda step: step.name.startswith(EXPERT_STEP))
+        for step in reversed(growing):
             handing.hand_out(step.name)
         own_work = here.submit(_run_here, mine, recorder)
         parts = handing.collect(own_work)
