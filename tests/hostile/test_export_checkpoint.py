@@ -174,8 +174,8 @@ def test_tensors_are_matched_before_any_work(tmp_path: Path) -> None:
 
 
 def test_tied_head_that_is_stored_is_used(tmp_path: Path) -> None:
-    config = {**CONFIG, "tie_word_embeddings": True}
-    write_qwen3(tmp_path, config)
+    write_qwen3(tmp_path, {**CONFIG, "tie_word_embeddings": False})
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "tie_word_embeddings": True}))
     source = SourceModel.open(tmp_path)
     source.checkpoint.close()
     assert source.trunk["head"] == "lm_head.weight"
