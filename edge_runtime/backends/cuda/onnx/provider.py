@@ -87,9 +87,8 @@ def try_provider(
     provider, taken = Provider(module, gpu), []
     for case in cases():
         try:
-            kept.append(
-                provider.open(case.model()) if not kept else None
-            )  # loads the libraries, or says that it cannot
+            if not kept:
+                kept.append(provider.open(case.model()))  # loads the libraries, or says that it cannot
             expected = _run(module.InferenceSession(case.model(), providers=[HOST]), case)
             before = available_bytes()
             kept.append(provider.open(case.model(), _on_the_gpu_alone(module)))
