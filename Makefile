@@ -97,7 +97,8 @@ wheel: $(VENV)/.test
 # ---- release: docs/releasing.md ----
 ARCHS   ?= x86_64 aarch64
 TARGETS ?= jetpack-6.2 jetpack-7.2 arm64 x86-64
-PYTHONS ?= $(foreach minor,10 11 12 13 14,$(shell command -v python3.$(minor)))
+# those that run: a version manager's names may lead nowhere
+PYTHONS ?= $(foreach minor,10 11 12 13 14,$(shell python3.$(minor) -c "" 2>/dev/null && command -v python3.$(minor)))
 SUITES  ?= $(foreach suite,bookworm trixie jammy noble,$(suite):amd64 $(suite):arm64)
 
 $(VENV)/.release: $(VENV)/.test

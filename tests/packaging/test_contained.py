@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gzip
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 
 import pytest
@@ -23,16 +27,21 @@ OURS = {"edge_runtime/__init__.py": b"# ours\n", "hobbit_export/__init__.py": b"
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="no dpkg-deb; packages were NOT checked")
 
 
-def write_wheel(out, arch, content=OURS):
+def write_sdist(out, when=0):
+    sdist = out / f"hobbit_edge-{common.version()}.tar.gz"
+    sdist.write_bytes(gzip.compress(b"", mtime=common.epoch() + when))
+
+
+def write_wheel(out, arch, content=OURS, when=0):
     wheel = out / f"hobbit_edge-{common.version()}-cp310-abi3-manylinux_2_35_{arch}.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         for name, raw in content.items():
-            archive.writestr(name, raw)
+            archive.writestr(zipfile.ZipInfo(name, time.gmtime(common.epoch() + when)[:6]), raw)
     return wheel
 
 
-def write_bundle(out, target, wheel, changed=()):
-    """What `make offline` writes, without libraries."""
+def write_bundle(out, target, wheel, changed=(), when=0):
+    """What `make offline` writes, without libraries; `when` is in seconds after this commit."""
     name = f"hobbit-edge-{common.version()}-{target}"
     folder = out.parent / "made" / name
     (folder / "wheels").mkdir(parents=True)
@@ -42,12 +51,20 @@ def write_bundle(out, target, wheel, changed=()):
     offline.write_sums(folder)
     for file in changed:
         (folder / file).write_bytes(b"evil==1\n")
-    common.pack(folder, out / f"{name}.tar.gz", 1)
+    common.pack(folder, out / f"{name}.tar.gz", common.epoch() + when)
     shutil.rmtree(folder)
     return out / f"{name}.tar.gz"
 
 
-def write_package(out, package, suite, arch, content=OURS):
+def libraries_of(package, suite):
+    """What the package of a release has to bring along, from the locks."""
+    python = contained.DEBIAN_RELEASES[suite][0]
+    device, every = (locks.read(locks.LOCKS / f"{name}-{python}.txt") for name in ("device", "all"))
+    kept = {each.name for each in device}
+    return [each for each in every if each.name not in kept] if "export" in package else device
+
+
+def write_package(out, package, suite, arch, content=OURS, when=0, libraries=None):
     name, _ = contained.package_name(package, suite, arch)
     top = "hobbit_export/" if "export" in package else "edge_runtime/"
     root = out.parent / "made" / name
@@ -56,13 +73,21 @@ def write_package(out, package, suite, arch, content=OURS):
     (root / "DEBIAN/control").write_text(
         f"Package: {package}\nVersion: {version}\nArchitecture: {arch}\nMaintainer: a <a@b>\nDescription: x\n"
     )
+    libraries = libraries_of(package, suite) if libraries is None else libraries
+    unpacked = {f"{each.name.replace('-', '_')}-{each.version}.dist-info/METADATA": b"" for each in libraries}
+    unpacked |= {f"hobbit_edge-{common.version()}.dist-info/METADATA": b"", "other/x.py": b""}
+    unpacked |= {each: raw for each, raw in content.items() if each.startswith(top)}
     lines = [
-        f"{hashlib.md5(raw).hexdigest()}  opt/hobbit-edge/lib/python3.11/site-packages/{each}"
-        for each, raw in {**content, "other/x.py": b""}.items()
-        if each.startswith((top, "other"))
+        f"{hashlib.md5(raw).hexdigest()}  opt/hobbit-edge/lib/python3.11/site-packages/{each}\n"
+        for each, raw in unpacked.items()
     ]
-    (root / "DEBIAN/md5sums").write_text("\n".join(lines) + "\n")
-    subprocess.run(["dpkg-deb", "-z1", "--build", str(root), str(out / name)], check=True, stdout=subprocess.DEVNULL)
+    (root / "DEBIAN/md5sums").write_text("".join(lines))
+    subprocess.run(
+        ["dpkg-deb", "-z1", "--build", str(root), str(out / name)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "SOURCE_DATE_EPOCH": str(common.epoch() + when)},
+    )
     shutil.rmtree(root)
 
 
@@ -72,7 +97,7 @@ def release(tmp_path):
     out = tmp_path / "dist"
     out.mkdir()
     wheels = {arch: write_wheel(out, arch) for arch in common.ARCHITECTURES}
-    (out / f"hobbit_edge-{common.version()}.tar.gz").write_bytes(b"")
+    write_sdist(out)
     write_bundle(out, "jetpack-6.2", wheels["aarch64"])
     if shutil.which("dpkg-deb"):
         for package in ("hobbit-edge", "hobbit-edge-export"):
@@ -111,6 +136,41 @@ def test_bundles_and_packages_of_another_build_are_refused(release):
     with pytest.raises(common.Failed, match=r"hobbit-edge_.*noble1_arm64.deb: edge_runtime/__init__.py: not that of"):
         go(release)
     write_package(release, "hobbit-edge", "noble", "arm64", {"edge_runtime/__init__.py": b"# later\n"})
+    go(release)
+
+
+@needs_dpkg
+def test_files_of_another_commit_are_refused(release):
+    """Also where nothing in the wheel changed between the two: an installer, a unit or the operator's page may have."""
+    wheel = common.the_wheel(release, "aarch64")
+    write_sdist(release, when=-60)
+    with pytest.raises(common.Failed, match=r"0.tar.gz: made of a commit of .*Run: make wheels"):
+        go(release)
+    write_sdist(release)
+    write_wheel(release, "aarch64", when=-60)
+    with pytest.raises(common.Failed, match=r"aarch64.whl: made of a commit of .*Run: make wheels"):
+        go(release)
+    write_wheel(release, "aarch64")
+    write_bundle(release, "jetpack-6.2", wheel, when=-60)
+    with pytest.raises(common.Failed, match=r"jetpack-6.2.tar.gz: made of a commit of .*Run: make offline"):
+        go(release)
+    write_bundle(release, "jetpack-6.2", wheel)
+    write_package(release, "hobbit-edge", "noble", "arm64", when=-60)
+    with pytest.raises(common.Failed, match=r"noble1_arm64.deb: made of a commit of .*Run: make deb"):
+        go(release)
+    write_package(release, "hobbit-edge", "noble", "arm64")
+    go(release)
+
+
+@needs_dpkg
+@pytest.mark.parametrize("package", ["hobbit-edge", "hobbit-edge-export"])
+def test_a_package_with_other_libraries_than_todays_locks_is_refused(release, package):
+    (first, *rest) = libraries_of(package, "noble")
+    for libraries in (rest, [*rest, dataclasses.replace(first, version="0.0.1")]):
+        write_package(release, package, "noble", "arm64", libraries=libraries)
+        with pytest.raises(common.Failed, match=rf"{package}_.*: .*{first.name}==.*: not as in today's locks"):
+            go(release)
+    write_package(release, package, "noble", "arm64")
     go(release)
 
 

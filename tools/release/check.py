@@ -3,10 +3,11 @@
 usage: python tools/release/check.py [--out dist] [--key FILE] [--target NAME]... [--suite SUITE:ARCH]...
 
 Needs what `make wheels offline deb` wrote, and no network. Checks: the version is in one place and in the CHANGELOG;
-what the wheels hold and say of themselves; that every bundle and package is there and holds these wheels, and nothing
-else lies beside them; that no library comes along unasked whose licence asks for more than its text (the AGPL one is an
-extra that `all` leaves out); that nothing locked or allowed has a known vulnerability. Then writes CycloneDX files and
-SHA256SUMS, signed with an SSH key where one is given (--key or HOBBIT_SIGNING_KEY).
+what the wheels hold and say of themselves; that every bundle and package is there, is of this commit and holds these
+wheels and today's locks, and nothing else lies beside them; that no library comes along unasked whose licence asks for
+more than its text (the AGPL one is an extra that `all` leaves out); that nothing locked or allowed has a known
+vulnerability. Then writes CycloneDX files and SHA256SUMS, signed with an SSH key where one is given (--key or
+HOBBIT_SIGNING_KEY).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import zipfile
 from pathlib import Path
 
 from common import ARCHITECTURES, PYTHONS, ROOT, TARGETS, Failed, digest, exit_code, run, say, the_wheel, version
-from contained import SUITES, check_bundle, check_package, package_name
+from contained import SUITES, check_bundle, check_package, check_time, check_wheel_time, package_name
 from licences import is_permitted
 from locks import LOCKS, SETS, read
 from packaging.metadata import Metadata
@@ -139,7 +140,15 @@ def check_set(out: Path, targets: list[str], suites: list[str]) -> None:
 
     What is in the folder gets a checksum, and a signature. A file of an earlier build would get them too.
     """
-    expected = {f"hobbit_edge-{version()}.tar.gz", *(the_wheel(out, arch).name for arch in ARCHITECTURES)}
+    sdist = out / f"hobbit_edge-{version()}.tar.gz"
+    if not sdist.exists():
+        raise Failed(f"{sdist.name} is not there. Run: make wheels")
+    # the time in the head of a gzip file
+    check_time(sdist.name, int.from_bytes(sdist.read_bytes()[4:8], "little"), "make wheels")
+    expected = {sdist.name}
+    for arch in ARCHITECTURES:
+        check_wheel_time(the_wheel(out, arch))
+        expected.add(the_wheel(out, arch).name)
     for target in targets:
         name = f"hobbit-edge-{version()}-{target}.tar.gz"
         check_bundle(out / name, the_wheel(out, TARGETS[target].arch))

@@ -79,7 +79,10 @@ def compiled_bytes(site: Path, python: str) -> int:
     if program is None:
         raise Failed(f"python{python} is not on PATH: what compiled modules take cannot be seen")
     run("sh", "-c", '"$0" -m compileall -q -x "$1" . >/dev/null || true', program, SELDOM_IMPORTED, cwd=site)
-    return sum(path.stat().st_size for path in site.rglob("*.pyc"))
+    written = sum(path.stat().st_size for path in site.rglob("*.pyc"))
+    if written == 0:
+        raise Failed(f"{program} compiled nothing: it does not run, or writes elsewhere. Try: {program} -V")
+    return written
 
 
 def measure(out: Path, target: str, python: str) -> Footprint:
