@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Removes the hobbit service. Settings, state and bundles stay unless --purge is given. Run it as often as you like.
+# Removes the hobbit service. Settings, drop-ins, state and bundles stay unless --purge is given. Run it as often as you like.
 # Tested on Debian 12; NOT YET RUN ON A JETSON BOARD.
 set -euo pipefail
 
@@ -14,7 +14,7 @@ case ${1:-} in
   '') ;;
   --purge) purge=yes ;;
   -h | --help)
-    echo "usage: sudo deploy/uninstall.sh [--purge]    --purge: also settings, state, bundles in /var/lib/hobbit-edge, and the user"
+    echo "usage: sudo deploy/uninstall.sh [--purge]    --purge: also settings, drop-ins, state, bundles in /var/lib/hobbit-edge, and the user"
     exit 0
     ;;
   *) fail "unknown option '$1'. See --help." 2 ;;
@@ -34,7 +34,11 @@ done
 
 say "removing units and program"
 rm -f /etc/systemd/system/hobbit.service /etc/systemd/system/hobbit.socket
-rm -rf /etc/systemd/system/hobbit.service.d /etc/systemd/system/hobbit.socket.d
+# install.sh wrote this one; others are settings of whoever runs the machine, limits and addresses among them
+rm -f /etc/systemd/system/hobbit.service.d/10-devices.conf
+for folder in /etc/systemd/system/hobbit.service.d /etc/systemd/system/hobbit.socket.d; do
+  if [ $purge = yes ]; then rm -rf $folder; elif [ -d $folder ]; then rmdir --ignore-fail-on-non-empty $folder; fi
+done
 rm -f /usr/lib/sysusers.d/hobbit-edge.conf /usr/lib/tmpfiles.d/hobbit-edge.conf
 rm -rf /usr/local/share/doc/hobbit-edge /var/cache/hobbit-edge
 for folder in bin share/man/man1 share/bash-completion/completions share/fish/vendor_completions.d share/zsh/site-functions; do
@@ -55,5 +59,5 @@ if [ $purge = yes ]; then
   if id hobbit >/dev/null 2>&1; then userdel hobbit; fi
   if getent group hobbit >/dev/null; then groupdel hobbit; fi
 else
-  say "kept: /etc/hobbit-edge (settings), /var/lib/hobbit-edge (state, bundles), user hobbit. --purge removes them."
+  say "kept: /etc/hobbit-edge (settings), drop-ins of the units, /var/lib/hobbit-edge (state, bundles), user hobbit. --purge removes them."
 fi

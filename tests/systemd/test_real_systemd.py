@@ -237,9 +237,12 @@ def test_install_twice_upgrade_and_uninstall(model_bundle):
         leftovers = (
             "ls -d /opt/hobbit-edge /etc/systemd/system/hobbit* /usr/local/bin/hobbit* /usr/lib/*/hobbit* 2>/dev/null"
         )
-        assert service.machine.shell(leftovers, check=False) == ""
+        # its owner's drop-ins are settings; that with the machine's devices is the installer's
+        assert service.machine.shell(leftovers, check=False) == "/etc/systemd/system/hobbit.service.d\n"
+        assert service.machine.shell("ls /etc/systemd/system/hobbit.service.d") == "20-test.conf\n"
         assert service.machine.shell(f"cat {ENV}") != ""
         service.machine.run(uninstall, "--purge")
+        assert service.machine.shell(leftovers, check=False) == ""
         assert service.machine.shell("ls -d /etc/hobbit-edge /var/lib/hobbit-edge 2>/dev/null", check=False) == ""
         assert service.machine.shell("getent passwd hobbit; getent group hobbit", check=False) == ""
 
