@@ -113,10 +113,15 @@ def test_the_bill_of_materials_fits_its_schema():
     found = sbom.bill(libraries)
     assert [each["name"] for each in found["components"]] == [each.name for each in libraries]
     assert found == sbom.bill(libraries), "the same bytes each time"
+    assert not any("scope" in each for each in found["components"])
+    with_pip = sbom.bill(libraries, locks.read(locks.LOCKS / "pip.txt"))
+    assert with_pip["components"][:-1] == found["components"]
+    assert (with_pip["components"][-1]["name"], with_pip["components"][-1]["scope"]) == ("pip", "excluded")
     pytest.importorskip("cyclonedx", reason="cyclonedx-python-lib is not installed; the schema was NOT checked")
     import json
 
     sbom.validate(json.dumps(found))
+    sbom.validate(json.dumps(with_pip))
     with pytest.raises(common.Failed, match=r"CycloneDX 1\.6"):
         sbom.validate(json.dumps(found | {"components": [{"name": "x"}]}))
 

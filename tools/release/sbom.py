@@ -3,7 +3,8 @@
 usage: python tools/release/sbom.py [--set device|all] [--python 3.12] [--out dist]
 
 A bill is of one Python: boards with another get other versions. Everything in it is in deploy/locks: versions, digests
-of the wheels, licences as their metadata says. Two runs write the same bytes.
+of the wheels, licences as their metadata says. pip, which installs an offline bundle, is in it as excluded. Two runs
+write the same bytes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import sys
 import uuid
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -36,9 +38,15 @@ def component(library: Locked) -> dict[str, Any]:
     }
 
 
-def bill(libraries: list[Locked]) -> dict[str, Any]:
-    """Return the document."""
+def bill(libraries: list[Locked], tools: Sequence[Locked] = ()) -> dict[str, Any]:
+    """Return the document.
+
+    Args:
+        libraries: what is installed.
+        tools: what comes along to install it, and is not installed.
+    """
     components = [component(library) for library in libraries]
+    components += [{**component(tool), "scope": "excluded"} for tool in tools]
     ref = f"pkg:pypi/hobbit-edge@{version()}"
     subject = {
         "type": "application",
@@ -81,7 +89,9 @@ def validate(text: str) -> None:
 def write(name: str, python: str, out: Path) -> Path:
     """Write the document of one set for one Python."""
     libraries = read(LOCKS / f"{name}-{python}.txt")
-    text = json.dumps(bill(libraries), indent=1) + "\n"
+    # offline bundles are of the device's set, and bring pip along
+    tools = read(LOCKS / "pip.txt") if name == "device" else []
+    text = json.dumps(bill(libraries, tools), indent=1) + "\n"
     validate(text)
     file = out / f"hobbit-edge-{version()}-{name}-python{python}.cdx.json"
     file.write_text(text, encoding="utf-8")
