@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -10,60 +9,15 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from machine import booted, missing
-from offline_bundle import BLIND, newest_bundle
+from board import COMPLETE, PYTHON, board_with
 
-COMPLETE = (
-    "curl --fail --silent --max-time 60 http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' "
-    """-d '{"model": "bundle", "prompt": "import os", "max_tokens": 8, "temperature": 0}'"""
-)
-PYTHON = ("--python", "/usr/bin/python3")
-"""Not the one of whoever runs this, which may lie where the service cannot see it."""
 ASK = f"while [ ! -e /tmp/enough ]; do {COMPLETE} >/dev/null && echo ok || echo no; sleep 0.2; done >/tmp/asked 2>&1"
-
-
-class Board:
-    """A machine with the service installed from an offline bundle."""
-
-    def __init__(self, machine):
-        self.machine = machine
-
-    def bundle(self, name, *edits):
-        """Make a copy of the unpacked bundle with edits by sed, and its sums set right."""
-        folder = f"/srv/{name}"
-        script = (
-            f"cp -r /srv/hobbit-edge-*/ {folder}; cd {folder}; sed -i s/compile=yes/compile=no/ deploy/environment.sh\n"
-        )
-        script += "".join(f"sed -i '{words}' {file}\n" for file, words in edits)
-        script += "find . -type f ! -name SHA256SUMS | cut -c3- | sort | xargs -d '\\n' sha256sum >SHA256SUMS"
-        self.machine.shell(script)
-        return folder
-
-    def install(self, folder):
-        return self.machine.run(f"{folder}/deploy/install.sh", *PYTHON, check=False)
-
-    def text(self):
-        return json.loads(self.machine.shell(COMPLETE))["choices"][0]["text"]
-
-    def pid(self):
-        return self.machine.show("hobbit", "MainPID")
-
-    def program(self):
-        return self.machine.shell("readlink -f /opt/hobbit-edge").strip()
-
-    def environments(self):
-        return self.machine.shell("ls -d /opt/hobbit-edge.d/* 2>/dev/null", check=False).split()
 
 
 @pytest.fixture
 def board(model_bundle):
-    if lacks := missing():
-        pytest.skip(f"no systemd can be booted here ({lacks}); upgrades were NOT checked")
-    found = newest_bundle("upgrades were NOT checked")
-    with booted(offline=True) as machine:
-        machine.shell(f"{BLIND}; tar -xf {found} -C /srv; mkdir -p /var/lib/hobbit-edge; rm -f /usr/sbin/policy-rc.d")
-        machine.shell(f"cp -r {model_bundle} /var/lib/hobbit-edge/bundle; chmod -R go+rX /var/lib/hobbit-edge/bundle")
-        yield Board(machine)
+    with board_with(model_bundle, "upgrades were NOT checked") as found:
+        yield found
 
 
 @pytest.mark.slow
