@@ -513,7 +513,7 @@ for command in hobbit hobbit-edge
     complete -c $command -n '__fish_seen_subcommand_from bringup' -s h -l help -d 'show this help message and exit'
     complete -c $command -n '__fish_seen_subcommand_from bringup' -l version -d 'print the version and exit'
     complete -c $command -n '__fish_seen_subcommand_from bringup' -l out -r -d 'folder of the results (default: hobbit-bringup)'
-    complete -c $command -n '__fish_seen_subcommand_from bringup' -l minutes -x -d 'after these no step begins (default: 30)'
+    complete -c $command -n '__fish_seen_subcommand_from bringup' -l minutes -x -d 'it takes at most (default: 30)'
     complete -c $command -n '__fish_seen_subcommand_from bringup' -l power-modes -d 'measure every power mode of the board; needs root, sets them back'
     complete -c $command -n '__fish_seen_subcommand_from bringup' -l again -x -d 'run a step that passed again; all: every one'
     complete -c $command -n '__fish_seen_subcommand_from bringup' -l checkout -r -d 'source tree with tests/cuda, for `make gpu-check`'

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "bundle", metavar="BUNDLE", nargs="?", help="what is measured; without one only what needs none is done"
     )
     parser.add_argument("--out", metavar="DIR", default="hobbit-bringup", help="folder of the results")
-    parser.add_argument("--minutes", type=float, default=30.0, metavar="N", help="after these no step begins")
+    parser.add_argument("--minutes", type=float, default=30.0, metavar="N", help="it takes at most")
     parser.add_argument(
         "--power-modes", action="store_true", help="measure every power mode of the board; needs root, sets them back"
     )
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
         if name not in names:
             raise ConfigError(f"again: expected one of {', '.join(names)}, got {name!r}.{did_you_mean(name, names)}")
     if args.list:
-        print("\n".join(f"{step.name:<24} {step.title}, {step.minutes:g} min at most" for step in steps))
+        print("\n".join(f"{step.name:<24} {step.title}, planned with {step.minutes:g} min" for step in steps))
         return 0
     journal = wanted.run(_said, _begun)
     if args.json:

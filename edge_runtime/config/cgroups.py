@@ -12,6 +12,7 @@ _UNLIMITED = 1 << 60
 """cgroup v1 writes 'no limit' as a number just below 2^63."""
 _SHARE, _LEAST = 32, 16 * MIB
 _FILE_PAGES = re.compile(rb"^(total_)?(?:active|inactive)_file (\d+)$", re.MULTILINE)
+_KILLS = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
 
 
 class MemoryGroup:
@@ -27,6 +28,7 @@ class MemoryGroup:
         self._limits = [path / name for name in ("memory.max", "memory.high", "memory.limit_in_bytes")]
         self._used = [path / name for name in ("memory.current", "memory.usage_in_bytes")]
         self._stat, self.pressure = path / "memory.stat", path / "memory.pressure"
+        self._events = [path / name for name in ("memory.events", "memory.oom_control")]
 
     def limit_bytes(self) -> int | None:
         """Return the lowest of its limits; None without one."""
@@ -57,6 +59,10 @@ class MemoryGroup:
         if enough is not None and limit - used >= enough:
             return limit - used
         return max(0, limit - max(0, used - self.file_bytes()))
+
+    def kills(self) -> int:
+        """Return how many of its processes the kernel killed for want of memory."""
+        return sum(int(found) for path in self._events for found in _KILLS.findall(self._read(path)))
 
     def _numbers(self, paths: list[Path]) -> list[int]:
         words = [self._read(path).split() for path in paths]

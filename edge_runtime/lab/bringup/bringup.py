@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,11 +17,27 @@ from typing import Any
 from edge_runtime.lab.bringup.journal import Journal
 from edge_runtime.lab.bringup.machine import describe_machine
 from edge_runtime.lab.bringup.privacy import Scrubber
+from edge_runtime.lab.bringup.process import CUT, PASSED, STUCK, Result
 from edge_runtime.lab.bringup.runner import Run, run_step
-from edge_runtime.lab.bringup.steps import GPU_CHECK, NVPMODEL, Step, steps_of
+from edge_runtime.lab.bringup.steps import GPU_CHECK, GPU_CHECK_FOLDER, NVPMODEL, Step, steps_of
+from edge_runtime.lab.bringup.turns import (
+    INTERRUPTED,
+    NOT_FINISHED,
+    NOT_REACHED,
+    TOOK_TOO_MUCH,
+    in_turn,
+    kept_for_the_end,
+    share_s,
+    times_ended,
+)  # fmt: skip
 
-_MOST_GPU_CHECK = 256 << 10
-NOT_REACHED = {"outcome": "not reached", "why": "the time was over: run again, it goes on from here"}
+_MOST_GPU_CHECK, _MOST_SAID = 256 << 10, 300
+_NOT_REACHED = {"outcome": NOT_REACHED, "why": "the time was over: run again, it goes on from here"}
+_NOT_FINISHED = {"outcome": NOT_FINISHED, "why": "the time was over while it ran: run again, it goes on with this step"}
+_BEGUN = {
+    "outcome": INTERRUPTED,
+    "why": "the bring-up ended while it ran: stopped, killed, or without power; run again, it comes last then",
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +47,7 @@ class Bringup:
     Attributes:
         bundle: what is benchmarked, or None.
         out: folder of the results.
-        minutes: after these no step begins.
+        minutes: the whole may take.
         power_modes: power modes may be changed.
         again: steps that are run again though they passed; "all" for all.
         checkout: the source tree; None: looked for.
@@ -52,9 +69,7 @@ class Bringup:
         places = [self.checkout] if self.checkout else [Path(__file__).parents[3], Path.cwd()]
         return next((place.resolve() for place in places if (place / GPU_CHECK).exists()), None)
 
-    def run(
-        self, said: Callable[[Step, dict[str, Any]], None], begun: Callable[[Step], None], run: Run = run_step
-    ) -> Journal:
+    def run(self, said: Callable[[Step, Result], None], begun: Callable[[Step], None], run: Run = run_step) -> Journal:
         """Run what did not pass before.
 
         Args:
@@ -66,27 +81,48 @@ class Bringup:
             ConfigError: the folder holds a file that is not a bring-up's.
             RequestError: it cannot be written.
         """
+        whole = 60 * self.minutes
+        end = time.monotonic() + whole - kept_for_the_end(whole)
         names = {"BUNDLE": self.bundle, "OUT": self.out, "CHECKOUT": self._tree(), "FOLDER": Path.cwd()}
         paths = {name: path for name, path in names.items() if path is not None}
         journal = Journal(self.out, Scrubber(paths), self._about())
         journal.describe(machine=describe_machine(self.out))
-        end, steps = time.monotonic() + 60 * self.minutes, self.steps()
+        before, passed = journal.times_ended(), set[str]()
+        steps = in_turn(self.steps(), before)
         with _keep_power_mode(steps):
-            for step in steps:
-                if journal.passed(step.name) and not {"all", step.name} & set(self.again):
-                    said(step, {"outcome": "passed", "why": "before"})
+            for place, step in enumerate(steps):
+                if not self._is_due(step, journal, passed):
+                    said(step, {"outcome": PASSED, "why": "before"})
                     continue
-                left = end - time.monotonic()
-                if left <= 0:
-                    result: dict[str, Any] = dict(NOT_REACHED)
-                else:
-                    begun(step)
-                    result = run(step, self.out.resolve(), self._environment(), left)
-                journal.keep(step.name, result)
-                if step.name == "gpu-check":
-                    journal.describe(gpu_check=_gpu_check_file(self.out))
+                behind = [each for each in steps[place + 1 :] if self._is_due(each, journal, passed)]
+                others = any(not each.why_not and not times_ended(each, before) for each in behind)
+                most_s = share_s(end - time.monotonic(), 60 * step.minutes, others=others)
+                result = self._run(step, journal, most_s, begun, run)
+                if result["outcome"] == PASSED:
+                    passed.add(step.name)
                 said(step, result)
         return journal
+
+    def _is_due(self, step: Step, journal: Journal, passed: set[str]) -> bool:
+        """Whether a step is to be run, `passed` being those of this run."""
+        return not journal.passed(step.name) or bool({"all", step.name} & set(self.again)) or step.needs in passed
+
+    def _run(self, step: Step, journal: Journal, most_s: float, begun: Callable[[Step], None], run: Run) -> Result:
+        times = journal.times_ended().get(step.name, 0)
+        if most_s <= 0 and not step.why_not:
+            result: Result = dict(_NOT_REACHED)
+        else:
+            begun(step)
+            journal.keep(step.name, _BEGUN | {"times_ended": times + 1})  # what a power cut or the kernel leaves there
+            result = run(step, self.out.resolve(), self._environment(), most_s)
+            if result["outcome"] == CUT and most_s < 60 * step.minutes:
+                result |= _NOT_FINISHED
+        if result["outcome"] != PASSED:
+            result["times_ended"] = times + (result["outcome"] in TOOK_TOO_MUCH)
+        journal.keep(step.name, result)
+        if step.name == "gpu-check":
+            journal.describe(gpu_check=_gpu_check_file(self.out / GPU_CHECK_FOLDER))
+        return result
 
     def _environment(self) -> dict[str, str]:
         tree = self._tree()
@@ -102,9 +138,9 @@ class Bringup:
         return {"version": version("hobbit-edge"), "bundle": identity}
 
 
-def _gpu_check_file(out: Path) -> Any:
-    """Return what `make gpu-check` wrote, or None: no file, or one that a full drive or a time limit cut short."""
-    for path in sorted(out.glob("gpu_check_*.json")):
+def _gpu_check_file(folder: Path) -> Any:
+    """Return what `make gpu-check` wrote, or None: no file, or one that a full drive cut short."""
+    for path in sorted(folder.glob("gpu_check_*.json")):
         if path.stat().st_size <= _MOST_GPU_CHECK:
             with suppress(ValueError):
                 return json.loads(path.read_text(encoding="utf-8"))
@@ -135,10 +171,15 @@ def _nvpmodel(*words: str) -> str:
 def summary_lines(journal: Journal) -> Iterator[str]:
     """Yield what came of it, and what to do with the file."""
     outcomes = journal.outcomes()
-    counted = {name: list(outcomes.values()).count(name) for name in dict.fromkeys(outcomes.values())}
+    counted = Counter(outcomes.values())
     yield ", ".join(f"{count} {name}" for name, count in counted.items())
+    for outcome in (NOT_REACHED, NOT_FINISHED, CUT, STUCK, INTERRUPTED):
+        if names := [name for name, found in outcomes.items() if found == outcome]:
+            yield f"{outcome.capitalize()}: {', '.join(names)}"
+    for name, why in journal.did_not_fit().items():
+        yield f"Did not fit into memory: {name}: {why[:_MOST_SAID]}"
     yield f"Send this one file: {journal.path}"
     yield "It holds: board, memory, drive model, versions of system and libraries, and what each step printed."
     yield "Not in it: names of user and machine, serial numbers, addresses, your paths, environment, texts of a model."
-    if NOT_REACHED["outcome"] in counted:
-        yield "Steps are left: run the same command again."
+    if {NOT_REACHED, NOT_FINISHED, CUT, INTERRUPTED} & counted.keys():
+        yield "Steps are left: run the same command again; --minutes N gives it more time."

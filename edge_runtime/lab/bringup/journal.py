@@ -54,6 +54,14 @@ class Journal:
         """Return the outcome of each step, by name."""
         return {name: str(step["outcome"]) for name, step in self._found["steps"].items()}
 
+    def times_ended(self) -> dict[str, int]:
+        """Return how often runs had to end a step, or ended in it, by name; only what did so since it last passed."""
+        return {name: step.get("times_ended", 0) for name, step in self._found["steps"].items()}
+
+    def did_not_fit(self) -> dict[str, str]:
+        """Return why steps failed that had too little memory, by name."""
+        return {name: str(step.get("why")) for name, step in self._found["steps"].items() if step.get("did_not_fit")}
+
     def keep(self, name: str, result: dict[str, Any]) -> None:
         """Keep the result of a step, and write the file."""
         now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
@@ -89,10 +97,14 @@ class Journal:
             found = json.loads(self.path.read_text(encoding="utf-8"))
             if not isinstance(found, dict) or found["format"] != FORMAT:
                 raise ValueError
-            if not all(isinstance(step, dict) and "outcome" in step for step in found["steps"].values()):
+            if not all(_is_result(step) for step in found["steps"].values()):
                 raise ValueError
         except (ValueError, KeyError, AttributeError, RecursionError) as err:
             raise ConfigError(
                 f"{self.path}: expected the file of a bring-up, format {FORMAT}. Move it away, or name another --out."
             ) from err
         return dict(found)
+
+
+def _is_result(step: Any) -> bool:
+    return isinstance(step, dict) and "outcome" in step and isinstance(step.get("times_ended", 0), int)

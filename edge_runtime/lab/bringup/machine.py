@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from edge_runtime.base.errors import DeviceError
+from edge_runtime.config.limits import read_limits
 from edge_runtime.telemetry.hardware import describe_hardware
 
 _FILES = ("etc/nv_tegra_release", "etc/os-release", "proc/driver/nvidia/version", "sys/module/nvidia/version")
@@ -41,11 +44,20 @@ def describe_machine(folder: Path, root: Path = Path("/")) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "hardware": describe_hardware(folder, root),
+        "memory": _memory(root),
         "files": {name: text for name, text in files.items() if text},
         "libraries": sorted(libraries),
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
         "tools": {command[0]: _said(command) for command in _TOOLS if shutil.which(command[0])},
     }
+
+
+def _memory(root: Path) -> dict[str, int | None]:
+    """What is available, and the lowest limit of a cgroup."""
+    with suppress(DeviceError):
+        limits = read_limits(root)
+        return {"available_bytes": limits.available_bytes, "limit_bytes": limits.cgroup_limit_bytes}
+    return {}
 
 
 def _version(name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The steps of a bring-up, in order: what each runs, and how long it may take."""
+"""The steps of a bring-up, in order: what each runs, and how long it is planned with."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 HOBBIT = (sys.executable, "-m", "edge_runtime")
 GPU_CHECK, NVPMODEL = "tests/cuda/gpu_check.py", "nvpmodel"
+GPU_CHECK_FOLDER = "gpu-check"
 DEMO, _DEMO_BUNDLE = "examples/tiny-moe", "demo-bundle"
 _BENCH = (
     "--repeat",
@@ -54,12 +55,13 @@ class Step:
         name: in the file, and for `--again`.
         title: what it does, for people.
         command: what is run; () where it cannot be.
-        minutes: most it may take.
+        minutes: it is planned with; a step that is at work may take longer while others have time left.
         why_not: why it cannot be run; "" if it can.
         verb: of hobbit, where this version may lack it.
         optional: words that are given if the verb's help has the first of each: what help has, what is given.
         before: run first, such as a change of the power mode; its failure is the step's.
-        folder: a new, empty folder whose ``report.json`` the step writes, below the bring-up's.
+        folder: a new, empty folder that the step writes into, below the bring-up's.
+        needs: name of a step before it; once that passes anew, this one is run again.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Step:
     optional: tuple[tuple[str, str], ...] = ()
     before: tuple[str, ...] = ()
     folder: str = ""
+    needs: str = ""
 
 
 def steps_of(
@@ -111,7 +114,8 @@ def _verb(verb: str, title: str, minutes: float, words: tuple[str, ...], *option
 def _gpu_check(out: Path, checkout: Path | None) -> Iterator[Step]:
     """Yield the export of the demo, and the check, which leaves the demo out where the export failed."""
     demo = Step("demo", "export the demo model for gpu-check", minutes=5)
-    check = Step("gpu-check", "check the kernels on the GPU (`make gpu-check`)", minutes=10)
+    title = "check the kernels on the GPU (`make gpu-check`)"
+    check = Step("gpu-check", title, minutes=10, folder=GPU_CHECK_FOLDER, needs="demo")
     if checkout is None:
         why = f"{GPU_CHECK} is part of the source tree: run in a checkout, or name it (--checkout)"
         yield from (replace(step, why_not=why) for step in (demo, check))
@@ -119,9 +123,7 @@ def _gpu_check(out: Path, checkout: Path | None) -> Iterator[Step]:
     bundle = str(out / _DEMO_BUNDLE)
     export = (sys.executable, "-m", "hobbit_export", str(checkout / DEMO), "--out", bundle, *_DEMO_OPTIONS)
     yield replace(demo, command=export, why_not="" if importlib.util.find_spec("hobbit_export") else _NO_EXPORTER)
-    yield replace(
-        check, command=(sys.executable, "-m", "cuda.gpu_check", "--out", str(out), "--bundle", bundle)
-    )  # fmt: skip
+    yield replace(check, command=(sys.executable, "-m", "cuda.gpu_check", "--bundle", bundle))
 
 
 def _bench(name: str, title: str, bundle: Sequence[str], backend: str) -> Step:
