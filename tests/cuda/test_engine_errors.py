@@ -10,8 +10,10 @@ import pytest
 from cuda.engines import ALL, FEW, assert_close, logits, one_token, opened, tokens
 from cuda.test_decode import of_cpu
 
-from edge_runtime.backends.cuda.cubins import load_kernels
+from edge_runtime.backends.cuda.cubins import cubin_name, load_kernels, write_cubin
 from edge_runtime.backends.cuda.driver import CudaContextLostError, CudaError, CudaMemoryError
+from edge_runtime.backends.cuda.driver.library import FUNCTIONS
+from edge_runtime.backends.cuda.sources import read_source
 from edge_runtime.base.errors import BudgetError, ConfigError, DeviceError, ExpertReadError
 from edge_runtime.engine.reload import Reload
 
@@ -130,6 +132,50 @@ def test_a_pass_that_was_given_up_leaves_nothing(model_bundle, of_cpu):
         with pytest.raises(InterruptedError):
             engine.parts.decoder.forward(np.arange(4, dtype=np.int32), kv, slice(0), before_layer)
         assert kv.length == 0
+        assert_close(logits(engine), of_cpu[0])
+
+
+NO_BINARY, NOT_FOUND = 209, 500
+
+
+def test_a_wrong_cubin_is_named_and_the_engine_that_is_open_stays_usable(
+    model_bundle, of_cpu, fake: ctypes.CDLL, kernel_folder: Path, caplog: pytest.LogCaptureFixture
+):
+    with opened(model_bundle, "cuda", FEW) as engine:
+        fake.fake_fail_always(b"cuModuleLoadData", NO_BINARY)
+        with pytest.raises(
+            CudaError, match=rf"cuModuleLoadData failed .*\({NO_BINARY}\) for kernels compiled for sm_87"
+        ):
+            opened(model_bundle, "cuda", FEW)
+        assert_close(logits(engine), of_cpu[0])
+    fake.fake_recover()
+    write_cubin(kernel_folder / cubin_name(read_source(), "sm_87"), b"\177ELFFAKEsm_90" + bytes(100000))
+    with opened(model_bundle, "cuda", FEW) as engine:
+        assert "the driver refuses" in caplog.text, "one that was kept is compiled again"
+        assert_close(one_token(engine), of_cpu[0][-1:])
+
+
+def test_a_missing_kernel_is_named_and_the_next_engine_is_right(model_bundle, of_cpu, fake: ctypes.CDLL):
+    before = fake.fake_live_regions()
+    for after in (0, 5):
+        fake.fake_fail(b"cuModuleGetFunction", NOT_FOUND, after)
+        said = rf"cuModuleGetFunction failed .*\({NOT_FOUND}\) for kernel hb_\w+"
+        with pytest.raises(CudaError, match=said), opened(model_bundle, "cuda", FEW) as engine:
+            logits(engine)
+        fake.fake_recover()
+        assert fake.fake_live_regions() == before
+    with opened(model_bundle, "cuda", FEW) as engine:
+        assert_close(one_token(engine), of_cpu[0][-1:])
+
+
+def test_a_driver_without_a_function_is_named_and_the_open_engine_stays_usable(
+    model_bundle, of_cpu, fake: ctypes.CDLL, monkeypatch
+):
+    with opened(model_bundle, "cuda", FEW) as engine:
+        with monkeypatch.context() as older:
+            older.setitem(FUNCTIONS, "cuGraphLaunchOfTomorrow", ())
+            with pytest.raises(DeviceError, match="has no cuGraphLaunchOfTomorrow: it is older than CUDA 12.0"):
+                opened(model_bundle, "cuda", FEW)
         assert_close(logits(engine), of_cpu[0])
 
 

@@ -13,6 +13,7 @@ from cuda.engines import FEW, opened
 from service_figures import service
 
 from edge_runtime import SamplingParams, backends
+from edge_runtime.backends.cuda import presence
 from edge_runtime.backends.cuda.cubins import load_kernels
 from edge_runtime.backends.cuda.driver import Device, Driver
 from edge_runtime.backends.cuda.nvrtc import Nvrtc
@@ -53,6 +54,15 @@ def test_a_gpu_is_known_by_its_drivers_files(tmp_path: Path):
     assert not has_gpu((str(sign),))
     sign.touch()
     assert has_gpu((str(sign),))
+
+
+def test_a_gpu_is_passed_over_for_a_reason_that_loads_nothing(monkeypatch: pytest.MonkeyPatch):
+    for there, why in ((False, ""), (True, UNPROVEN)):
+        presence.why_passed_over.cache_clear()
+        monkeypatch.setattr(presence, "has_gpu", lambda found=there: found)
+        monkeypatch.setattr(presence, "why_missing", lambda: pytest.fail("this loads the driver"))
+        assert presence.why_passed_over() == why
+    presence.why_passed_over.cache_clear()
 
 
 @pytest.fixture

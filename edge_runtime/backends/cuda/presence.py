@@ -54,5 +54,9 @@ def why_missing(
 
 @cache
 def why_passed_over() -> str:
-    """Say why `auto` does not compute on the GPU of this machine; "" if it has none. Looked up once a process."""
-    return (why_missing() or UNPROVEN) if has_gpu() else ""
+    """Say why `auto` does not compute on the GPU of this machine; "" if it has none. Looked up once a process.
+
+    Loads nothing: a process that computes on the CPU has no memory to give to NVIDIA's libraries. What else is missing
+    `hobbit doctor` says, and `--backend cuda`.
+    """
+    return UNPROVEN if has_gpu() else ""
