@@ -13,12 +13,11 @@ import argparse
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.kernels import ExpertEncoder
+from edge_runtime.base.arrays import F32
 
 HIDDEN, INTERMEDIATE = 1024, 512
-F32 = NDArray[np.float32]
 E2M1 = np.array([-6, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 6])
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from gguf_sizes import add_sizes
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from hobbit_export.checkpoint import Checkpoint
 
 ARCHITECTURES = {
@@ -31,7 +32,6 @@ ARCHITECTURES = {
     "hunyuan_v1_moe": "hunyuan-moe", "minimax_m2": "minimax-m2", "lfm2_moe": "lfm2moe", "nemotron_h": "nemotron_h_moe",
     "kimi_linear": "kimi-linear", "granitemoehybrid": "granitehybrid", "phimoe": "phimoe",
 }  # fmt: skip
-F32 = NDArray[np.float32]
 Store = Callable[[str, F32], tuple[NDArray[Any], gguf.GGMLQuantizationType | None]]
 """Name and values of a tensor -> what is written, and its type where the array does not say it."""
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import gguf
 import numpy as np
-from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
+from edge_runtime.base.arrays import F32
 
 
 def flat(config: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import gguf
 import numpy as np
-from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
+from edge_runtime.base.arrays import F32
+
 MAMBA = ("granitemoehybrid", "nemotron_h")
 LATENT = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "kimi_linear")
 

@@ -11,6 +11,7 @@ from specs import layer, model_spec
 from state_dict_weights import synthetic_moe
 
 from edge_runtime.backends.trunk import KVCache, Trunk
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import (
     LatentAttention,
     LayerSpec,
@@ -21,8 +22,6 @@ from edge_runtime.base.spec import (
     SharedSpec,
     ShortConvolution,
 )
-
-F32 = NDArray[np.float32]
 
 
 def plain() -> ModelSpec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-F64 = NDArray[np.float64]
+from edge_runtime.base.arrays import F64
 
 
 class NextUseOracle:

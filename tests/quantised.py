@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from synthetic import write_raw
 
+from edge_runtime.base.arrays import F32
+
 Stored = dict[str, tuple[str, NDArray[Any]]]
 """Tensor -> safetensors type and the raw numbers."""
-F32 = NDArray[np.float32]
 Rng = np.random.Generator
 
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)

@@ -14,9 +14,9 @@ from specs import layer, model_spec
 
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.trunk import Trunk
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import ModelSpec, RopeSpec
 
-F32 = NDArray[np.float32]
 MoeFunction = Callable[[int, F32, F32], F32]
 
 # cases of the families whose configuration and names `_spec` and `_LAYER_NAMES` know

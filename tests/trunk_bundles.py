@@ -5,17 +5,15 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from state_dict_weights import TrunkCase, trunk_case
 
 from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import ModelSpec
 from hobbit_export.trunk.linear import BITS, Precision
 from hobbit_export.trunk.parts import build_head, build_layer, build_routers, build_shared, write_embedding
 from hobbit_export.trunk.quantize import block_size_for, dequantize_rows, quantize_rows
 
-F32 = NDArray[np.float32]
 _QUANTISED = {"q", "k", "v", "q_gate", "o", "head", *(f"linear_{name}" for name in "qkvzo")} | {
     f"{kind}_{m}_proj" for kind in ("shared", "dense") for m in ("gate", "up", "down")
 }

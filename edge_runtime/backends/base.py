@@ -14,19 +14,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_runtime.backends.kernels import ExpertKernels
 from edge_runtime.backends.memory import MemorySpace
 from edge_runtime.backends.trunk import Trunk
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.telemetry.spans import Clock
 
 T = TypeVar("T")
-F32 = NDArray[np.float32]
 Tensor = Any
 """A backend's tensor where its type does not matter: passed on, never opened."""
 

@@ -7,10 +7,10 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, I32
+
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
 
 
 class Resident(NamedTuple):

@@ -6,12 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+from edge_runtime.base.arrays import F32, I32
 
 T = TypeVar("T")
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
 
 
 class KVCache(Protocol):

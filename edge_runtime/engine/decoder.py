@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_runtime.backends.base import Compute
 from edge_runtime.backends.kernels import ExpertKernels
 from edge_runtime.backends.trunk import KVCache, TrunkChunk
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.engine.forward_pass import ForwardPass
 from edge_runtime.engine.pass_parts import BeforeLayer, PassParts, SequenceStep, nothing
@@ -27,8 +25,6 @@ from edge_runtime.prefetch.read_ahead import ReadAhead
 from edge_runtime.telemetry.spans import Spans
 
 T = TypeVar("T")
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
 
 
 class PolicySource(Protocol):

@@ -7,10 +7,10 @@ from itertools import repeat
 from typing import Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.kernels import Resident
 from edge_runtime.backends.trunk import LayerOutput, TrunkChunk, chunk_cuts_of
+from edge_runtime.base.arrays import F32
 from edge_runtime.engine.layer_loop import run_layers
 from edge_runtime.engine.pass_parts import BeforeLayer, PassParts, SequenceStep
 from edge_runtime.engine.policy_pass import Attempt
@@ -20,7 +20,6 @@ from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing, f
 from edge_runtime.policy.joint import PassPolicies
 
 T = TypeVar("T")
-F32 = NDArray[np.float32]
 
 
 class ForwardPass(Generic[T]):

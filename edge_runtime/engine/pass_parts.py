@@ -6,11 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_runtime.backends.base import Compute
 from edge_runtime.backends.trunk import KVCache
+from edge_runtime.base.arrays import I32
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.policy.base import Policy
@@ -20,7 +18,6 @@ from edge_runtime.prefetch.read_ahead import ReadAhead
 from edge_runtime.telemetry.spans import Spans
 
 T = TypeVar("T")
-I32 = NDArray[np.int32]
 BeforeLayer = Callable[[], None]
 """Called before every layer of a pass; may raise to end it. A long prompt is alive as long as its layers come."""
 

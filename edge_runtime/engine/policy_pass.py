@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.policy.base import Decision, Policy
-
-F32 = NDArray[np.float32]
 
 
 class PassSequence(NamedTuple):

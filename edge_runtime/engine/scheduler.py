@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-from edge_runtime.backends.trunk import F32
+from edge_runtime.base.arrays import F32
 from edge_runtime.engine.batch_width import BatchWidth
 from edge_runtime.engine.cost_meter import CostMeter
 from edge_runtime.engine.job import Job, Start, TokenEvent

@@ -8,10 +8,10 @@ from time import perf_counter_ns
 
 from edge_runtime.backends.kernels import Resident
 from edge_runtime.backends.memory import MemorySpace
+from edge_runtime.base.arrays import I32, U8, Keys
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.pool import ExpertPool
-from edge_runtime.experts.residency import I32, U8, Keys
 from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.base import DEFAULT_READ_TIMEOUT_S, ExpertKey, ExpertStore, Priority
 from edge_runtime.experts.stream import LayerStream

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from edge_runtime.backends.kernels import Resident
+from edge_runtime.base.arrays import I32, U8
 from edge_runtime.base.errors import BudgetError, ExpertReadError
 from edge_runtime.experts.base_reads import read_base
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.reader import SlotReader
-from edge_runtime.experts.residency import I32, U8
 from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.base import ExpertStore, Priority
 

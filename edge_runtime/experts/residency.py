@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import I32, U8, Keys
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.eviction.base import EvictionRule, OrderedRule, TruncatingRule
 from edge_runtime.experts.native import Table
@@ -16,9 +17,6 @@ from edge_runtime.experts.units import UnitLedger
 if TYPE_CHECKING:
     from edge_runtime.experts.without_ahead import WithoutReadAhead
 
-I32 = NDArray[np.int32]
-U8 = NDArray[np.uint8]
-Keys = NDArray[np.intp]
 Scores = NDArray[np.float32] | NDArray[np.float64]
 
 

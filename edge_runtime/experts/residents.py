@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import U8
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.record import RecordLayout
 from edge_runtime.experts.counters import ExpertCounters
@@ -20,8 +21,6 @@ from edge_runtime.policy.base import Decision
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-U8 = NDArray[np.uint8]
-Keys = NDArray[np.intp]
 _TOLD_EVERY = 8
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from edge_runtime.base.arrays import U8
 from edge_runtime.base.errors import BudgetError
-from edge_runtime.experts.residency import U8, Lookup, SlotTable
+from edge_runtime.experts.residency import Lookup, SlotTable
 
 
 def serve_at_once(

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edge_runtime.base.arrays import U8
 from edge_runtime.experts.eviction import EvictionRule
-from edge_runtime.experts.residency import U8, Lookup, SlotTable
+from edge_runtime.experts.residency import Lookup, SlotTable
 from edge_runtime.experts.units import UnitLedger
 from edge_runtime.experts.waves import serve_at_once
 

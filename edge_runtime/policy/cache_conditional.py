@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.params import Param
 from edge_runtime.policy.base import Decision, Hint, PolicyContext, ResidencyView, Routing
 from edge_runtime.policy.decisions import chosen_decision, full_decision, tiers_of
 from edge_runtime.policy.wrappers.watching import OnePass
 
-F32 = NDArray[np.float32]
 SOURCE = "Cache-Conditional Experts, arXiv 2412.00099"
 SHARED_PARAMS = {
     "j": Param(

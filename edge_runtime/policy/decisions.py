@@ -10,11 +10,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, I32, U8
 from edge_runtime.policy.base import Decision, Hint, PolicyContext, Routing
-
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
-U8 = NDArray[np.uint8]
 
 
 def full_decision(routing: Routing, context: PolicyContext, hints: tuple[Hint, ...] = ()) -> Decision:

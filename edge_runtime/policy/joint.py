@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import U8
 from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing
-
-U8 = NDArray[np.uint8]
 
 
 class PassPolicies:

@@ -9,16 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, F64, I32
 from edge_runtime.base.spec import ModelSpec, RouterSpec, Score
 from edge_runtime.bundle.router_data import RouterData
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.native import Router as NativeRouter
-
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-I32 = NDArray[np.int32]
 
 
 class Router:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F64
 from edge_runtime.base.spec import RouterSpec
-
-F64 = NDArray[np.float64]
 
 
 def scores(spec: RouterSpec, logits: F64) -> F64:

@@ -20,13 +20,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.base import Tensor
+from edge_runtime.base.arrays import F32
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.routing import Router
 
-F32 = NDArray[np.float32]
 _LEAST_PROBABILITY = 1e-9
 
 

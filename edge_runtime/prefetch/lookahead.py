@@ -12,15 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_runtime.backends.base import Tensor
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.routing import Router
 
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
 MAX_TOKENS = 8
 """Of a pass: with more, their union is most of a layer."""
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_runtime.backends.base import MemoryFormulas, Tensor
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.policy.routing import Router
 from edge_runtime.prefetch import parse_prefetch
@@ -15,8 +13,6 @@ from edge_runtime.prefetch.expert_map import ExpertMapMatching, map_store_bytes
 from edge_runtime.prefetch.lookahead import LookAhead, Stacked
 from edge_runtime.prefetch.prefetcher import Predictor
 from edge_runtime.prefetch.statistical import StatisticalPreload, counts_bytes
-
-F32 = NDArray[np.float32]
 
 
 def looks_ahead(text: str) -> bool:

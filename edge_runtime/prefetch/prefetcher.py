@@ -7,16 +7,13 @@ from time import perf_counter_ns
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.base import Tensor
+from edge_runtime.base.arrays import I32
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.joint import PassPolicies
 from edge_runtime.prefetch.first_look import FirstLook
-
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
 
 
 class FirstPredictor(Protocol):

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.base import Tensor
+from edge_runtime.base.arrays import I32
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.store.base import Priority
 from edge_runtime.policy.base import Decision, Hint, Routing
 from edge_runtime.policy.joint import PassPolicies
 from edge_runtime.prefetch.prefetcher import Prefetcher
-
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
 
 
 class ReadAhead:

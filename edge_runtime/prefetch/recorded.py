@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.base import Tensor
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.routing import Router
 from edge_runtime.prefetch.prefetcher import Predictor
-
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
 
 
 class RecordingPredictor:

@@ -11,13 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.base import Tensor
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.routing import Router
 
-F32 = NDArray[np.float32]
 _LEAST = 1e-6
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import BundleError
 from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.manifest import Manifest
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 _LOGITS, _CHOICE = "int8 trunk's logits", "choice of the trunk"
 _LOGITS_FILE, _ASIDE = f"{STATISTICS}/int8.logits", f"{STATISTICS}/int8"
 Precision = Literal["int8", "int4"]
-F32 = NDArray[np.float32]
 
 
 def num_steps(source: SourceModel, options: ExportOptions) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, F64, I32
 from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing
 from edge_runtime.policy.wrappers.watching import Watching
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from edge_runtime.backends.kernels import Resident
     from edge_runtime.engine.api import Engine
 
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-I32 = NDArray[np.int32]
 Change = Literal["none", "quantise", "skip", "substitute"]
 
 

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F64
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.bundle.calibration import NUM_QUANTILES
 from edge_runtime.bundle.record import BF16
@@ -26,7 +27,6 @@ from hobbit_export.probe import NOTHING, Change, Disturbance, Probe, Sums, probi
 if TYPE_CHECKING:
     from edge_runtime.engine.api import Engine
 
-F64 = NDArray[np.float64]
 _SENSITIVITY_TOKENS = 512
 _ALL_SENSITIVITY_TOKENS = 1 << 15
 _NUMBERS_AT_ONCE = 1 << 19

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.activation import expert_hidden
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import Matrix, ModelSpec
 from edge_runtime.policy.routing import Router, router_of
 from hobbit_export.source import CheckpointWeights, SourceModel
@@ -19,8 +20,6 @@ _MANY_BYTES = 8 << 30
 
 _THREADS = 2
 """Experts read at a time at most. Each takes only its share of the memory, so that no result depends on jobs."""
-
-F32 = NDArray[np.float32]
 
 
 def num_reference_tokens(source: SourceModel) -> int:

@@ -16,10 +16,10 @@ from edge_runtime.backends.cpu.kernels import ExpertEncoder, reference
 from edge_runtime.backends.cuda.driver import Device, DeviceMemory, Module, Stream
 from edge_runtime.backends.cuda.launches import BF16, ExpertLaunches, Hidden, cut_tiles
 from edge_runtime.backends.cuda.structures import ACT_GROUP, Pairs, Tiles
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import ExpertSpec
 
 Array = NDArray[Any]
-F32 = NDArray[np.float32]
 TIERS = (2, 4, 6, 8, 16)
 BOUND = 2e-5
 """Of the largest output: float32 sums taken in another order."""

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.kernels import DenseMatrix, ExpertEncoder, ExpertKernels, available_isas
+from edge_runtime.base.arrays import F32
 
-F32 = NDArray[np.float32]
 EXPERTS, TOP_K, SEGMENTS = 3, 2, 4
 TIERS = (2, 4, 6, 8, 16)
 SHAPES = ((32, 32, 1), (64, 96, 7), (160, 224, 5), (768, 64, 33))

@@ -7,14 +7,12 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.experts import CpuKernels
 from edge_runtime.backends.kernels import Resident
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.policy.routing import Router
 from late_backend.device import COMPUTE, Device
 from late_backend.memory import DeviceMemory
 from late_backend.tensors import LateTensor, Numbers
-
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
 
 
 class LateKernels:

@@ -7,12 +7,10 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import DeviceError
 from late_backend.device import COMPUTE, Device
-
-F32 = NDArray[np.float32]
 
 
 class Numbers:

@@ -6,19 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.errors import RequestError
 from edge_runtime.base.spec import ModelSpec
 from late_backend.device import COMPUTE, Device
 from late_backend.tensors import LateTensor, Numbers, fetched
-
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
 
 
 class LateKVCache:

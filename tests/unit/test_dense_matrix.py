@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.kernels import available_isas
 from edge_runtime.backends.cpu.kernels._native import DenseMatrix
+from edge_runtime.base.arrays import F32
 from hobbit_export.trunk.quantize import dequantize_rows, quantize_rows
 
-F32 = NDArray[np.float32]
 ISAS = available_isas()
 SIZES = [(16, 16, 16), (33, 48, 16), (70, 96, 32), (1, 192, 64), (50, 384, 128), (17, 300, 16)]
 """Outputs, inputs, and inputs under one scale."""

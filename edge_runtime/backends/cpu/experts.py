@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu import kernels as native
-from edge_runtime.backends.kernels import F32, I32, Resident
+from edge_runtime.backends.kernels import Resident
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.telemetry.process import trim_heap
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
-from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
+from edge_runtime.base.arrays import F32
 
 
 class HostTensors:

@@ -22,7 +22,8 @@ from edge_runtime.backends.cuda.launches import (
 )
 from edge_runtime.backends.cuda.structures import ACT_GROUP, GROUP, TILE, Pairs, Tiles
 from edge_runtime.backends.cuda.tensors import DeviceTensor
-from edge_runtime.backends.kernels import F32, I32, Resident, ResidentRouter
+from edge_runtime.backends.kernels import Resident, ResidentRouter
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.spec import ModelSpec
 
 FEWEST_TOGETHER = 3

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from edge_runtime.backends.cuda.driver import DeviceMemory, Stream
 from edge_runtime.backends.cuda.experts import CudaExpertKernels
 from edge_runtime.backends.cuda.tensors import DeviceTensor, Readback
-from edge_runtime.backends.kernels import F32, I32, Resident
+from edge_runtime.backends.kernels import Resident
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.spec import ModelSpec
 
 

@@ -15,7 +15,8 @@ from edge_runtime.backends.cuda.known import unknown_parts
 from edge_runtime.backends.cuda.launches import RouterLaunch
 from edge_runtime.backends.cuda.structures import MOST_EXPERTS, MOST_RANKS, RouterTensors
 from edge_runtime.backends.cuda.tensors import DeviceTensor
-from edge_runtime.backends.kernels import I32, Resident
+from edge_runtime.backends.kernels import Resident
+from edge_runtime.base.arrays import I32
 from edge_runtime.base.spec import RouterSpec
 from edge_runtime.bundle.bundle import Bundle
 

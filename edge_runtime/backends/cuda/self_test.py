@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends.cuda.driver import Device, DeviceMemory, Module, Stream
+from edge_runtime.base.arrays import U32
 from edge_runtime.base.errors import DeviceError
 
 _LANES, _WORDS = 32, 16
-U32 = NDArray[np.uint32]
 _FLOATS = (
     0.5,
     1.5,

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cuda.driver import DeviceMemory, Event, PinnedMemory, Stream
 from edge_runtime.backends.cuda.trunk.launches import TrunkLaunches
+from edge_runtime.base.arrays import F32
 
-F32 = NDArray[np.float32]
 _JOINED = 4
 """Joined tensors that are valid at once: the states and logits of a layer, and of the one before."""
 

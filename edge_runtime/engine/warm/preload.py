@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F64
 from edge_runtime.base.errors import HobbitError
 from edge_runtime.base.sizes import format_size
-from edge_runtime.engine.warm.usage import F64, UsageFile, preload_order
+from edge_runtime.engine.warm.usage import UsageFile, preload_order
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.eviction import EvictionRule
 from edge_runtime.experts.residents import Residents

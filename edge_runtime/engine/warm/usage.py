@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F64
 from edge_runtime.bundle.state import state_folder
 
 _LOG = logging.getLogger(__name__)
@@ -20,7 +21,6 @@ _MAX_BYTES, _BYTES_A_COUNT = 4096, 32
 """A file may have so many bytes, and so many more for each count."""
 _KEPT = 0.5
 """Of what was remembered before, when a run is added: habits change, and the last run says most about the next."""
-F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

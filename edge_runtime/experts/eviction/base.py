@@ -6,19 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edge_runtime.base.arrays import F32, F64, I32, U8, Keys
 from edge_runtime.policy.base import PolicyContext
 
 if TYPE_CHECKING:
     from edge_runtime.bundle.calibration import ExpertCalibration
-
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-U8 = NDArray[np.uint8]
-I32 = NDArray[np.int32]
-Keys = NDArray[np.intp]
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F64, Keys
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.params import Param, per_layer
 from edge_runtime.experts.eviction.base import KeepingRule, RuleContext
 
-F64 = NDArray[np.float64]
-Keys = NDArray[np.intp]
 SUMMARY = "layers above the size that suits them first"
 PARAMS = {
     "single": Param(

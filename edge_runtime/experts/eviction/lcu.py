@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_runtime.experts.eviction.base import F32, U8, KeepingRule, Keys, RuleContext
+from edge_runtime.base.arrays import F32, U8, Keys
+from edge_runtime.experts.eviction.base import KeepingRule, RuleContext
 
 SUMMARY = "by cost of past uses and nearness of the next, without parameters"
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from edge_runtime.base.arrays import F32, U8, Keys
 from edge_runtime.base.params import Param
-from edge_runtime.experts.eviction.base import F32, U8, KeepingRule, Keys, RuleContext
+from edge_runtime.experts.eviction.base import KeepingRule, RuleContext
 
 SUMMARY = "recency, frequency, uses at the full tier and layer distance, weighted"
 PARAMS = {

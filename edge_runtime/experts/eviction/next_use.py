@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from edge_runtime.base.arrays import F64, I32, U8, Keys
 from edge_runtime.base.params import Param
-from edge_runtime.experts.eviction.base import F64, I32, U8, KeepingRule, Keys, RuleContext
+from edge_runtime.experts.eviction.base import KeepingRule, RuleContext
 from edge_runtime.experts.native import UseForecast
 
 SUMMARY = "by the expected time until the next use"

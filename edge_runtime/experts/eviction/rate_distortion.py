@@ -7,8 +7,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F64, U8, Keys
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.experts.eviction.base import RuleContext
 from edge_runtime.experts.eviction.lfru import Lfru
@@ -16,9 +16,6 @@ from edge_runtime.experts.eviction.lfru import Lfru
 if TYPE_CHECKING:
     from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration
 
-F64 = NDArray[np.float64]
-U8 = NDArray[np.uint8]
-Keys = NDArray[np.intp]
 SUMMARY = "by what its bytes save, planes and whole experts in one order"
 _NUM_TIERS = 17
 _CAP = 0.3

@@ -14,11 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import I64
 from edge_runtime.lab.simulator.requests import RequestLog
-
-I64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edge_runtime.base.arrays import I32, U8, Keys
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.experts.waves import serve_at_once
 from edge_runtime.lab.simulator.drive import SimulatedStore
-
-I32 = NDArray[np.int32]
-U8 = NDArray[np.uint8]
-Keys = NDArray[np.intp]
 
 
 class InstantServer:

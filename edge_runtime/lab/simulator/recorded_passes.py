@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import log
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.engine.layer_loop import run_layers
 from edge_runtime.engine.policy_pass import Attempt, PassSequence, run_policy_pass
@@ -21,7 +21,6 @@ from edge_runtime.prefetch.prefetcher import Prefetcher
 from edge_runtime.prefetch.read_ahead import ReadAhead
 from edge_runtime.prefetch.recorded import RecordedPredictor
 
-F32 = NDArray[np.float32]
 _NO_STATE = np.zeros((1, 0), np.float32)
 
 

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.policy.base import PolicyContext
 
 if TYPE_CHECKING:
     from edge_runtime.bundle.calibration import ExpertCalibration, LayerCalibration
-
-F32 = NDArray[np.float32]
 
 
 def loss_tables(context: PolicyContext, calibration: ExpertCalibration, tiers: list[int]) -> F32:

@@ -29,9 +29,7 @@ replaces a skipped one where calibration found the loss to be smaller. The first
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edge_runtime.base.arrays import U8
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.params import Param
 from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
@@ -40,7 +38,6 @@ from edge_runtime.policy.hobbit import low_tier
 from edge_runtime.policy.rate_distortion.read_choice import ReadChoice
 from edge_runtime.policy.wrappers.watching import OnePass
 
-U8 = NDArray[np.uint8]
 PARAMS = {
     "max_kld": Param(0.01, "KL divergence a token the policy may cost, in nats; 0 changes nothing", "ours", 0, 10),
     "low": Param(2, "the lowest tier it may use", "ours", 2, 16),

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, F64, U8
 from edge_runtime.policy.base import Decision, Hint, PolicyContext, Routing
 from edge_runtime.policy.native import OneToken
 from edge_runtime.policy.rate_distortion.loss_tables import byte_tables, loss_tables, measured, substitute_shares
@@ -17,9 +18,6 @@ from edge_runtime.policy.rate_distortion.opportunity_cost import OpportunityCost
 from edge_runtime.policy.rate_distortion.rate_control import PriceController
 from edge_runtime.policy.rate_distortion.use_rates import UseRates
 
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-U8 = NDArray[np.uint8]
 Ints = NDArray[np.integer]
 
 

@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing
 from edge_runtime.policy.wrappers.watching import Watching
-
-F32 = NDArray[np.float32]
 
 
 class Seen(NamedTuple):

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.formats.columns import ColumnWeight, Packing
 from hobbit_export.formats.config import QuantReader, refuse_ignored
-from hobbit_export.formats.numbers import F32
 from hobbit_export.formats.parts import SCALES, Found, Parts
 
 METHODS = ("awq",)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import BundleError
 from hobbit_export.checkpoint import to_f32
-from hobbit_export.formats.numbers import F32, apply_steps
+from hobbit_export.formats.numbers import apply_steps
 from hobbit_export.formats.parts import Part, names, total_bytes
 from hobbit_export.weights import Weight
 

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import BundleError
 from hobbit_export.formats import fp8, mxfp4
 from hobbit_export.formats.grid import GridWeight, Scales
-from hobbit_export.formats.numbers import F32, e2m1, integers
+from hobbit_export.formats.numbers import e2m1, integers
 from hobbit_export.formats.nvfp4 import nvfp4_weight
 from hobbit_export.formats.parts import SCALES, Part, Parts
 

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import BundleError, ConfigError
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.formats.config import QuantReader, refuse_ignored
 from hobbit_export.formats.grid import GridWeight, Scales
-from hobbit_export.formats.numbers import E4M3, F32
+from hobbit_export.formats.numbers import E4M3
 from hobbit_export.formats.parts import ACTIVATIONS, SCALES, Found, Part, Parts
 
 METHODS = ("fp8",)

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import ConfigError
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.formats.columns import ColumnWeight, Packing
 from hobbit_export.formats.config import QuantReader, pattern, refuse_ignored
-from hobbit_export.formats.numbers import F32, integers
+from hobbit_export.formats.numbers import integers
 from hobbit_export.formats.parts import SCALES, Found, Parts
 
 METHODS = ("gptq",)

@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import BundleError
 from hobbit_export.formats.grid import GridWeight, Scales
-from hobbit_export.formats.numbers import F32, e2m1
+from hobbit_export.formats.numbers import e2m1
 from hobbit_export.formats.parts import Part, Parts
 
 BLOCK = 16

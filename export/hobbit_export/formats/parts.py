@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import BundleError
 from hobbit_export.arch.names import LeftOut
 from hobbit_export.checkpoint import Checkpoint, to_f32
-from hobbit_export.formats.numbers import E4M3, F32, e8m0
+from hobbit_export.formats.numbers import E4M3, e8m0
 from hobbit_export.safetensors import TensorInfo
 from hobbit_export.weights import Weight
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.activation import expert_hidden
+from edge_runtime.base.arrays import F32, F64, U8
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.record import PANEL, RecordLayout
 from hobbit_export.statistics.inputs import ROUTED, SHARED, LayerInputs
 from hobbit_export.statistics.panels import Panels
 from hobbit_export.statistics.tables import Inputs, fit
 
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-U8 = NDArray[np.uint8]
 _NUMBERS = 1 << 15
 """Weights fitted at a time: few enough that the arrays made of them stay in a processor's cache."""
 _COPIES = 14

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-I32 = NDArray[np.int32]
+from edge_runtime.base.arrays import F32, F64, I32
+
 FOLDER = "statistics"
 ROUTED, SHARED = 64, 32
 """Inputs of an expert: tokens it was chosen for, and tokens of the whole text, which weigh a quarter as much."""

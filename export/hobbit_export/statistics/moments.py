@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import ModelSpec
 from hobbit_export.statistics.inputs import FOLDER
 
-F32 = NDArray[np.float32]
 SEGMENT = 2048
 """Inputs whose products are counted together: a wider matrix has several such squares along its diagonal."""
 _NOISE = 0.5

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F64, U8
 from edge_runtime.bundle.record import GROUP, PANEL, RECORD_HEADER_BYTES, ROW_BYTES, RecordLayout
 
-F64 = NDArray[np.float64]
-U8 = NDArray[np.uint8]
 _TABLES = 8 * PANEL
 """Offset of the tables in a panel's metadata, behind row scales and row minima."""
 _FLOAT_STEPS = 15

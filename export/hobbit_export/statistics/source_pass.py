@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
 from edge_runtime.backends.trunk import TrunkChunk
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.errors import BundleError
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.policy.routing import router_of
@@ -26,8 +26,6 @@ from hobbit_export.statistics.inputs import FOLDER, ROUTED, chosen_rows, input_f
 from hobbit_export.statistics.moments import MomentSums, moment_bytes, moment_file
 from hobbit_export.statistics.text import most_tokens, window_of
 
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
 _KEPT_STREAMS = 3
 _HIDDEN_NUMBERS = 1 << 23
 """Of an expert's hidden values at a time."""

@@ -14,11 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, F64
 from edge_runtime.bundle.record import GROUP
 from hobbit_export.statistics.panels import CoarseRows
 
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
 DAMPING = 0.1
 """Weight of the error of weights next to that of outputs, in units of the mean square input."""
 INPUT_BITS, _WEIGHT_BITS, _SUM_BITS = 19, 18, 20

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, F64
 from hobbit_export.statistics.moments import segments_of
 from hobbit_export.trunk.quantize import Quantized, packed4, round4, scales4
 
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
 _DAMPING = 0.05
 """Added to the moments' diagonal, in units of its mean: a text says little about seldom directions."""
 

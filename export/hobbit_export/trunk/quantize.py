@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from edge_runtime.base.arrays import F32, U8
 
 Bits = Literal[4, 8]
-F32 = NDArray[np.float32]
-U8 = NDArray[np.uint8]
 
 BLOCK_SIZE = 128
 # int4: shrink factors of the range tried for the lowest squared error, each refined by least squares; 8/7 keeps

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.blocks import Blocks
 from edge_runtime.backends.cpu.trunk.buffers import ChunkBuffers, ChunkViews, growing_arrays, rope_numbers
@@ -15,9 +14,9 @@ from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.recurrent import Stop
 from edge_runtime.backends.cpu.trunk.supported import windows
 from edge_runtime.backends.trunk import LayerOutput
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import ModelSpec, has_mask
 
-F32 = NDArray[np.float32]
 _MOST_KEPT = 4
 """Bindings kept of a cache's single tokens: fixed states alternate between slots."""
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.oracles import mixer_of
 from edge_runtime.backends.cpu.trunk.recurrent import FixedStates, Stop
 from edge_runtime.backends.cpu.trunk.tables import table
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import ModelSpec
 
-F32 = NDArray[np.float32]
 _STREAMS = ("resid", "moe", "parallel", "resid_out", "x", "router_x", "router_logits")
 """Arrays [1, T, ...], of which a part is contiguous."""
 

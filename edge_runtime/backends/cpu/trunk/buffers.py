@@ -6,11 +6,9 @@ from math import prod
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import ModelSpec, StateArray, rope_of
-
-F32 = NDArray[np.float32]
 
 
 class ChunkViews(NamedTuple):

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.recurrent import FixedStates, Stop
 from edge_runtime.backends.trunk import KVCache
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import RequestError
 from edge_runtime.base.spec import ModelSpec, StateArray
-
-F32 = NDArray[np.float32]
 
 _FIRST_BUCKETS = (256, 512, 1024)
 _BUCKET_STEP = 512

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.file_pages import drop_cached_pages
 from edge_runtime.backends.cpu.trunk.graph_check import read_checked
 from edge_runtime.backends.cpu.trunk.memory import loaded_bytes
 from edge_runtime.backends.cpu.trunk.signature import Signature
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import BundleError, DeviceError
 from edge_runtime.bundle.part_names import trunk_file
 
-F32 = NDArray[np.float32]
 GraphKind = Literal["layer", "shared", "head", "routers"]
 
 

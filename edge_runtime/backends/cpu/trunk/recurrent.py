@@ -14,9 +14,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import ModelSpec, StateArray
-
-F32 = NDArray[np.float32]
 
 SNAPSHOTS = 2
 """Lengths besides the present one a sequence can go back to: before its last prompt's end, and where prompts part."""

@@ -22,10 +22,10 @@ from edge_runtime.backends.cpu.trunk.recurrent import Stop
 from edge_runtime.backends.cpu.trunk.rope import Rotary
 from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
 from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import RequestError
 from edge_runtime.base.spec import MlpSpec, ModelSpec, StateArray, has_mask
 
-F32 = NDArray[np.float32]
 _HEAD_ROWS = 8192
 
 

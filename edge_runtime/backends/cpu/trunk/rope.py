@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import RopeSpec
 
-F32 = NDArray[np.float32]
 _ONE = np.float32(1)
 
 

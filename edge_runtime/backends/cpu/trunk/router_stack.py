@@ -10,17 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.external_data import check_external_data
 from edge_runtime.backends.cpu.trunk.memory import loaded_bytes
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import BundleError
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import Manifest, can_look_ahead
 from edge_runtime.bundle.part_names import ROUTERS, stacked_routers_bytes, trunk_file
 
-F32 = NDArray[np.float32]
 _STORED = np.dtype("<f4")
 _GRAPH_BYTES = 4096
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
+from edge_runtime.base.arrays import F32
 
 MAX_BLOCK = 32
 """Most tokens a recurrence is solved for at once."""

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from edge_runtime.backends.cuda.driver import DeviceMemory
 from edge_runtime.backends.cuda.gpu import Gpu
 from edge_runtime.backends.cuda.launches import ExpertLaunches, Hidden, quantize
-from edge_runtime.backends.cuda.memory_probe.sample import F32, HIDDEN, SPEC, TIER, Sample
+from edge_runtime.backends.cuda.memory_probe.sample import HIDDEN, SPEC, TIER, Sample
 from edge_runtime.backends.cuda.structures import ACT_GROUP, GROUP, Pairs
+from edge_runtime.base.arrays import F32
 
 
 class Desk:

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.kernels import ExpertEncoder, ExpertKernels
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import ExpertSpec
 
 HIDDEN, TIER = 256, 4
 SPEC = ExpertSpec(intermediate=128)
-F32 = NDArray[np.float32]
 _LOG = logging.getLogger(__name__)
 
 

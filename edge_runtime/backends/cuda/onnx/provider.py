@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edge_runtime.backends.cpu.trunk.onnx_runtime import F32, errors_of, first_line, import_onnxruntime
+from edge_runtime.backends.cpu.trunk.onnx_runtime import errors_of, first_line, import_onnxruntime
 from edge_runtime.backends.cuda.onnx.operators import Case, cases
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import DeviceError
 from edge_runtime.telemetry.hardware import meminfo
 

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edge_runtime.backends.cpu.trunk.onnx_runtime import F32, OnnxRuntime
+from edge_runtime.backends.cpu.trunk.onnx_runtime import OnnxRuntime
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cuda.onnx.provider import Provider
+from edge_runtime.base.arrays import F32
 from edge_runtime.bundle.bundle import Bundle
 
 

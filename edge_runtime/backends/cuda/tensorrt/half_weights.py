@@ -19,10 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends.cuda.tensorrt.onnx_bytes import FLOAT, FLOAT16
+from edge_runtime.base.arrays import F16, F32, U8
 
-U8 = NDArray[np.uint8]
-F32 = NDArray[np.float32]
-F16 = NDArray[np.float16]
 INT4_BLOCKS = (64, 128)
 """Block sizes that TensorRT's products with int4 weights are documented for."""
 _HALF_MAX, _HALF_SMALLEST_NORMAL = 65504.0, 2.0**-14

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.buffers import rope_numbers
 from edge_runtime.backends.cpu.trunk.mask import fill_mask
@@ -21,11 +20,11 @@ from edge_runtime.backends.cuda.tensorrt.onnx_bytes import BITS, FLOAT
 from edge_runtime.backends.cuda.tensorrt.plans import Plans
 from edge_runtime.backends.cuda.trunk.buffers import TokenBuffers
 from edge_runtime.backends.cuda.trunk.kv_cache import CudaKVCache
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import DeviceError, RequestError
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.part_names import trunk_file
 
-F32 = NDArray[np.float32]
 _LOG = logging.getLogger(__name__)
 _OTHER, _ZEROS, _NEW = "resid_other", "zeros", "new"
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.graph_check import read_checked
 from edge_runtime.backends.cpu.trunk.graph_file import FLOAT, UINT8, Tensor
@@ -14,13 +13,13 @@ from edge_runtime.backends.cpu.trunk.signature import Signature
 from edge_runtime.backends.cuda.driver import DeviceMemory, Stream
 from edge_runtime.backends.cuda.trunk.launches import DeviceMatrix
 from edge_runtime.backends.cuda.trunk.structures import CODES
+from edge_runtime.base.arrays import U8
 from edge_runtime.base.errors import BundleError
 from edge_runtime.base.sizes import align_up
 from edge_runtime.bundle.bundle import Bundle
 
 _ALIGN = 256
 _READ_BYTES = 16 << 20
-U8 = NDArray[np.uint8]
 
 
 class GraphWeights:

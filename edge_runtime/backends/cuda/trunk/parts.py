@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cuda.driver import Module, Stream
 from edge_runtime.backends.cuda.trunk.buffers import TokenBuffers
@@ -15,9 +14,8 @@ from edge_runtime.backends.cuda.trunk.launches import TrunkLaunches
 from edge_runtime.backends.cuda.trunk.layers import Arrival, LayerRunner
 from edge_runtime.backends.cuda.trunk.weights import TrunkWeights
 from edge_runtime.backends.cuda.trunk.widths import widths_of
+from edge_runtime.base.arrays import F32
 from edge_runtime.bundle.bundle import Bundle
-
-F32 = NDArray[np.float32]
 
 
 class TrunkParts(Protocol):

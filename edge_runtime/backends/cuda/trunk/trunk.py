@@ -5,7 +5,6 @@ from __future__ import annotations
 from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.embedding import Embedding
 from edge_runtime.backends.cpu.trunk.rope import Rotary
@@ -16,12 +15,11 @@ from edge_runtime.backends.cuda.trunk.kv_cache import CudaKVCache
 from edge_runtime.backends.cuda.trunk.launches import DeviceMatrix, TrunkLaunches
 from edge_runtime.backends.cuda.trunk.parts import TrunkParts
 from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.errors import RequestError
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.part_names import EMBEDDING
 
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
 HEAD_ROWS = 8
 """Tokens whose logits are computed at once."""
 

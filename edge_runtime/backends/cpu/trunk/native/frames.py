@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from weakref import ReferenceType, ref
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.kernels import Frame
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.native.memory import angles
 from edge_runtime.backends.cpu.trunk.recurrent import Stop
 from edge_runtime.backends.trunk import LayerOutput
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import ModelSpec
-
-F32 = NDArray[np.float32]
 
 
 class ChunkFrame:

@@ -14,9 +14,9 @@ from edge_runtime.backends.cpu.trunk.file_pages import drop_cached_pages
 from edge_runtime.backends.cpu.trunk.graph_check import read_checked
 from edge_runtime.backends.cpu.trunk.graph_file import FLOAT, UINT8, Tensor
 from edge_runtime.backends.cpu.trunk.signature import Signature
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import BundleError
 
-F32 = NDArray[np.float32]
 _READ_BYTES = 512 << 10
 BLOCKS = (16, 32, 64, 128, 256)
 """Inputs under one scale that the kernels know."""

@@ -17,12 +17,11 @@ from edge_runtime.backends.cpu.trunk.native.frames import ChunkFrame
 from edge_runtime.backends.cpu.trunk.native.layers import LayerReader
 from edge_runtime.backends.cpu.trunk.rope import Rotary
 from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import RequestError
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.manifest import EmbeddingDtype
 from edge_runtime.bundle.part_names import EMBEDDING
-
-F32 = NDArray[np.float32]
 
 
 class _Chunk(TrunkChunk):

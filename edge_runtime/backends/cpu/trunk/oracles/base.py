@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+
+from edge_runtime.base.arrays import F32
 
 if TYPE_CHECKING:
     from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
 
-F32 = NDArray[np.float32]
 Shapes = dict[str, tuple[int, ...]]
 Watch = Callable[[str, F32], None]
 

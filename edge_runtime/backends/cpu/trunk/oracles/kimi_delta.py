@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from edge_runtime.backends.cpu.activation import activate, sigmoid
-from edge_runtime.backends.cpu.trunk.oracles.base import F32, Growth, LayerRun, Shapes, causal_taps, rms_norm
+from edge_runtime.backends.cpu.trunk.oracles.base import Growth, LayerRun, Shapes, causal_taps, rms_norm
 from edge_runtime.backends.cpu.trunk.oracles.gated_delta import L2_EPS
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import LinearAttention, conv_channels
 
 MAX_TOKENS: int | None = 16

@@ -15,8 +15,9 @@ from __future__ import annotations
 import numpy as np
 
 from edge_runtime.backends.cpu.activation import activate
-from edge_runtime.backends.cpu.trunk.oracles.base import F32, Growth, LayerRun, Shapes, causal_taps, rms_norm
+from edge_runtime.backends.cpu.trunk.oracles.base import Growth, LayerRun, Shapes, causal_taps, rms_norm
 from edge_runtime.backends.cpu.trunk.tables import MAX_BLOCK
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import LinearAttention, conv_channels
 
 MAX_TOKENS: int | None = MAX_BLOCK

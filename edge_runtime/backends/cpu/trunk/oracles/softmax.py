@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from edge_runtime.backends.cpu.activation import sigmoid
-from edge_runtime.backends.cpu.trunk.oracles.base import F32, Growth, LayerRun, Shapes, rms_norm
+from edge_runtime.backends.cpu.trunk.oracles.base import Growth, LayerRun, Shapes, rms_norm
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import SoftmaxAttention
 
 MAX_TOKENS: int | None = None
