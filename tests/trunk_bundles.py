@@ -7,7 +7,7 @@ from pathlib import Path
 
 from state_dict_weights import TrunkCase, trunk_case
 
-from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
+from edge_runtime.backends.cpu.trunk.weight_source import TrunkWeights
 from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import ModelSpec
 from hobbit_export.trunk.linear import BITS, Precision

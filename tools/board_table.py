@@ -28,8 +28,9 @@ from edge_runtime.base.sizes import format_size
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.manifest import Manifest, TrunkPrecision
 from edge_runtime.bundle.record import record_layout
+from edge_runtime.config.device_profile import DeviceProfile
 from edge_runtime.config.memory_plan import MemoryPlan
-from edge_runtime.config.profiles import DeviceProfile, load_profile, profile_names
+from edge_runtime.config.profiles import load_profile, profile_names
 from edge_runtime.lab.board_plans import BoardPlan
 from edge_runtime.lab.shape_plan import PartToCome, manifest_to_come, plan_shape
 from edge_runtime.lab.speed_estimate import SpeedEstimate, hit_rate

@@ -30,7 +30,7 @@ from board_table import SEGMENTS, boards, estimate, trunk_bytes, trunk_shapes
 from edge_runtime.base.sizes import format_size
 from edge_runtime.base.spec import LayerSpec, ModelSpec, SoftmaxAttention, mixer_kind, state_of
 from edge_runtime.bundle.record import record_layout
-from edge_runtime.config.profiles import DeviceProfile
+from edge_runtime.config.device_profile import DeviceProfile
 from edge_runtime.service.openai.call_formats import format_of
 from edge_runtime.service.openai.harmony import is_harmony
 from edge_runtime.service.openai.thinking import thinking_of

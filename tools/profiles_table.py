@@ -8,7 +8,8 @@ from pathlib import Path
 
 import marked_page
 
-from edge_runtime.config.profiles import DeviceProfile, load_profile, profile_names
+from edge_runtime.config.device_profile import DeviceProfile
+from edge_runtime.config.profiles import load_profile, profile_names
 
 PAGE = Path(__file__).parents[1] / "docs/profiles.md"
 

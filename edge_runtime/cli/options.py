@@ -131,7 +131,7 @@ def repeatable_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def with_policy(options: Mapping[str, Any], policy: str) -> dict[str, Any]:
     """Return engine options with another policy, without those that would choose one."""
-    from edge_runtime.config.fitting import POLICY_PARAMETERS
+    from edge_runtime.config.policy_choice import POLICY_PARAMETERS
 
     return {name: value for name, value in options.items() if name not in POLICY_PARAMETERS} | {"policy": policy}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from edge_runtime.cli.options import add_engine_arguments, engine_options
 
 if TYPE_CHECKING:
-    from edge_runtime.config.profiles import DeviceProfile
+    from edge_runtime.config.device_profile import DeviceProfile
     from edge_runtime.config.resolve import EngineOptions
     from edge_runtime.engine.preparation import Prepared
     from edge_runtime.lab.speed_estimate import SpeedEstimate

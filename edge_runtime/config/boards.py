@@ -6,6 +6,7 @@ the kernel repeats the model in /sys/devices/soc0/machine.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -14,8 +15,12 @@ from pathlib import Path
 
 from edge_runtime.base.errors import DeviceError
 from edge_runtime.base.sizes import GIB
+from edge_runtime.config.device_profile import DeviceProfile
 from edge_runtime.config.limits import read_limits
-from edge_runtime.config.profiles import DEFAULT_PROFILE, DeviceProfile, load_profile, packaged, packaged_profile
+from edge_runtime.config.option import AUTO
+from edge_runtime.config.options import BY_NAME
+from edge_runtime.config.profiles import DEFAULT_PROFILE, load_profile, packaged, packaged_profile
+from edge_runtime.config.sources import Sources
 
 _SUPER = "-super"
 _RELEASE = re.compile(r"#\s*R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)")
@@ -53,6 +58,20 @@ class Identified:
 
     profile: DeviceProfile
     why: str
+
+
+def profile_of(sources: Sources) -> DeviceProfile:
+    """Return the profile that sources name; with ``auto`` that of the board, which the log then names.
+
+    Raises:
+        ConfigError: as `load_profile`.
+    """
+    said = sources.said(BY_NAME["profile"])
+    if said.value != AUTO:
+        return load_profile(said.value, said.where)
+    found = identify(read_board())
+    logging.getLogger(__name__).info("profile: %s (%s)", found.profile.name, found.why)
+    return found.profile
 
 
 def read_board(root: Path = Path("/"), machine: str | None = None) -> BoardFacts:

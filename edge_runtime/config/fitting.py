@@ -7,21 +7,12 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.config.kinds import Kind
 from edge_runtime.config.option import AUTO, Facts
 
-if TYPE_CHECKING:
-    from edge_runtime.config.option import Option
-    from edge_runtime.config.profiles import DeviceProfile
-    from edge_runtime.config.sources import Sources
-
-
-_OF_BUDGETS = "rate-distortion"
-POLICY_PARAMETERS = ("max_kld", "base_resident")
-"""Options that stand for parameters of that policy, and so choose it."""
 _WORKLOAD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -56,27 +47,6 @@ class WorkloadName(Kind):
                 f"{value!r:.80}."
             )
         return str(value)
-
-
-class ProfileName(Kind):
-    """Name or path of a device profile; the value is the profile."""
-
-    metavar = "auto|NAME|PATH"
-
-    def convert(self, value: Any, where: str) -> DeviceProfile:
-        """See `Kind.convert`."""
-        from edge_runtime.config.profiles import load_profile
-
-        return load_profile(value, where)
-
-
-def profile_of_machine(facts: Facts | None) -> DeviceProfile:
-    """`profile`: that of the board; says which in the log."""
-    from edge_runtime.config.boards import identify, read_board
-
-    found = identify(read_board())
-    logging.getLogger(__name__).info("profile: %s (%s)", found.profile.name, found.why)
-    return found.profile
 
 
 def all_cpus(facts: Facts | None) -> int:
@@ -210,39 +180,3 @@ def check_power_meter(text: str, where: str) -> None:
 def left_open(facts: Facts | None) -> str:
     """`prefetch`: the policy says whether experts may be read ahead, once it is built; see `ActivePolicy.choose`."""
     return AUTO
-
-
-def policy_with_budget(sources: Sources, facts: Facts | None = None) -> str:
-    """`policy`, with `max_kld` and `base_resident` in it, which select rate-distortion. The stronger source counts.
-
-    Raises:
-        ConfigError: one source asks for a budget or a base and another policy, or for two budgets.
-    """
-    from edge_runtime.config.options import BY_NAME
-
-    policy = str(sources.pick(BY_NAME["policy"]))
-    budget, keeps_base = (sources.pick(BY_NAME[name]) for name in POLICY_PARAMETERS)
-    if budget is not None:
-        policy = _with_parameter(policy, sources, BY_NAME["max_kld"], f"max_kld={budget!r}")
-    return _with_parameter(policy, sources, BY_NAME["base_resident"], "base=true") if keeps_base else policy
-
-
-def _with_parameter(policy: str, sources: Sources, option: Option, given: str) -> str:
-    """Return the text of a policy with the parameter an option stands for, unless that policy's source is stronger."""
-    from edge_runtime.config.options import BY_NAME
-
-    asked = BY_NAME["policy"]
-    rank, own_rank = sources.rank(asked), sources.rank(option)
-    if rank < own_rank:
-        return policy
-    name, _, params = policy.partition(":")
-    where = sources.said(option).where
-    if name != _OF_BUDGETS and rank == own_rank:
-        what = "budget" if option.name == "max_kld" else "base"
-        raise ConfigError(f"{where}: it is the {what} of {_OF_BUDGETS}, but the policy is {name!r}. Give one of them.")
-    if name != _OF_BUDGETS:
-        name, params = _OF_BUDGETS, ""
-    param = given.partition("=")[0]
-    if param in (each.partition("=")[0] for each in params.split(",")):
-        raise ConfigError(f"{where}: the policy's {param} is given as well. Give one of them.")
-    return f"{name}:{','.join(filter(None, [params, given]))}"

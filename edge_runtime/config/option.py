@@ -10,7 +10,6 @@ from edge_runtime.config.kinds import Kind
 
 if TYPE_CHECKING:
     from edge_runtime.bundle.manifest import Manifest
-    from edge_runtime.config.sources import Sources
 
 PREFIX = "HOBBIT_"
 AUTO = "auto"
@@ -49,7 +48,6 @@ class Option:
         auto: chooses a value where the word is ``auto``.
         require: refuses a value that somebody gave and the bundle cannot serve; returns the value.
         fit: makes a value of the profile, or the default, fit the bundle.
-        settle: takes the place of the common rule of precedence.
         name: set by the table.
     """
 
@@ -67,7 +65,6 @@ class Option:
     auto: Callable[[Facts | None], Any] | None = None
     require: Callable[[Any, str, Facts], Any] | None = None
     fit: Callable[[Any, Facts], Any] | None = None
-    settle: Callable[[Sources, Facts], Any] | None = None
     name: str = ""
 
     @property

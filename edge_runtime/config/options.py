@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from edge_runtime.config import fitting
 from edge_runtime.config.command_options import CommandOptions as CommandOptions
-from edge_runtime.config.kinds import Choice, Count, File, Named, Number, Size, Switch, Text, Tier, Word
+from edge_runtime.config.kinds import Choice, Count, File, Kind, Named, Number, Size, Switch, Text, Tier, Word
 from edge_runtime.config.option import AUTO, option, options_of
 from edge_runtime.config.origins import Origins
 from edge_runtime.config.registered import EVICTION_RULES, POLICIES, POWER_METERS, PREDICTORS
 
 if TYPE_CHECKING:
-    from edge_runtime.config.profiles import DeviceProfile
+    from edge_runtime.config.device_profile import DeviceProfile
 
 # fmt: off
 # an entry is easier to read in few lines
@@ -32,7 +32,7 @@ class RuntimeConfig:
     """Engine options, every ``auto`` replaced. `resolve.resolve` builds it."""
 
     profile: DeviceProfile = option(
-        fitting.ProfileName(), AUTO, default_text="that of the board", auto=fitting.profile_of_machine, is_live=True,
+        Kind("auto|NAME|PATH"), AUTO, default_text="that of the board", is_live=True,
         example="orin-nano-8gb", help="device profile: values for options nobody gave",
         doc="The name of a packaged profile or a path to a YAML file, see [profiles.md](profiles.md). `auto` looks at "
         "device tree, L4T release and memory. A reload takes over what is live; the rest waits for the next start.",
@@ -72,7 +72,7 @@ class RuntimeConfig:
         "this tier. A profile's tier is cut to what the bundle has.",
     )
     policy: str = option(
-        Named(POLICIES, fitting.check_policy), "lossless", settle=fitting.policy_with_budget,
+        Named(POLICIES, fitting.check_policy), "lossless",
         in_profile=True, is_live=True, example="hobbit:t1=0.6,t2=0.9",
         help="which experts to read at which tier",
         doc="Parameters and sources: [policies.md](policies.md).",

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.base.errors import ConfigError, did_you_mean
+from edge_runtime.config.boards import profile_of
 from edge_runtime.config.environment import Variables, given
 from edge_runtime.config.option import Facts, Option, options_of
-from edge_runtime.config.options import BY_NAME, ENGINE_OPTIONS, RuntimeConfig
+from edge_runtime.config.options import ENGINE_OPTIONS, RuntimeConfig
+from edge_runtime.config.policy_choice import policy_with_budget
 
 if TYPE_CHECKING:
     from edge_runtime.bundle.manifest import Manifest
-    from edge_runtime.config.profiles import DeviceProfile
+    from edge_runtime.config.device_profile import DeviceProfile
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,11 @@ def resolve(
         DeviceError: a backend this version does not have.
     """
     sources = given(flags.said, env)
-    profile = profile or sources.pick(BY_NAME["profile"])
+    profile = profile or profile_of(sources)
     sources = sources.then(profile.source())
-    settled: dict[str, Any] = {"profile": profile}
+    settled: dict[str, Any] = {"profile": profile, "policy": policy_with_budget(sources)}
     facts = Facts(manifest, settled)
     for option in options_of(into):
         if option.name not in settled:
-            settled[option.name] = option.settle(sources, facts) if option.settle else sources.pick(option, facts)
+            settled[option.name] = sources.pick(option, facts)
     return into(**settled)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,6 @@ from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.eviction.base import EvictionRule, OrderedRule, TruncatingRule
 from edge_runtime.experts.native import Table
 from edge_runtime.experts.units import UnitLedger
-
-if TYPE_CHECKING:
-    from edge_runtime.experts.without_ahead import WithoutReadAhead
 
 Scores = NDArray[np.float32] | NDArray[np.float64]
 
@@ -41,6 +38,30 @@ class ResizeMoves(NamedTuple):
 
     cores: list[tuple[int, int]]
     planes: list[tuple[int, int]]
+
+
+class TableBeside(Protocol):
+    """Goes through the same requests, but nothing is read ahead: `without_ahead.WithoutReadAhead`."""
+
+    def resident_tiers(self, layer_idx: int) -> U8:
+        """See `SlotTable.resident_tiers`."""
+        ...
+
+    def serve(self, layer_idx: int, tiers: U8) -> None:
+        """A layer asks for experts uint8 [E], the tier each is served at."""
+        ...
+
+    def admit(self, layer_idx: int, experts: Sequence[int], tiers: U8) -> None:
+        """Experts are read although no layer asked for them."""
+        ...
+
+    def follow_budget(self) -> None:
+        """Between two passes: take as much memory as the table has."""
+        ...
+
+    def recover(self) -> None:
+        """Let go of what an interrupted pass had pinned or begun to take in."""
+        ...
 
 
 class SlotTable(Table):
@@ -71,7 +92,7 @@ class SlotTable(Table):
         """Counts uses int64 [L, E], where somebody wants to know; nothing is counted where every expert fits."""
         self.skips_uses = False
         """Whether the rule is told nothing of the pass that runs, nor that it ran."""
-        self.without_ahead: WithoutReadAhead | None = None
+        self.without_ahead: TableBeside | None = None
         """Goes through the same requests without reads ahead; None: whoever looks at residency looks here."""
         self.ledger, self.num_experts, self._rule = ledger, num_experts, rule
         # asked once: the check goes through all methods

@@ -12,13 +12,14 @@ from edge_runtime.base.errors import BudgetError
 from edge_runtime.base.sizes import format_size
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import Manifest
-from edge_runtime.config.boards import identify, read_board
+from edge_runtime.config.boards import identify, profile_of, read_board
+from edge_runtime.config.device_profile import DeviceProfile
 from edge_runtime.config.environment import Environment, Variables, given
 from edge_runtime.config.limits import Ceiling, SystemLimits, memory_ceiling, read_limits
 from edge_runtime.config.memory_needs import MemoryNeeds
 from edge_runtime.config.memory_plan import MemoryPlan, plan_memory
-from edge_runtime.config.options import BY_NAME, RuntimeConfig
-from edge_runtime.config.profiles import DeviceProfile, load_profile, profile_names
+from edge_runtime.config.options import RuntimeConfig
+from edge_runtime.config.profiles import load_profile, profile_names
 from edge_runtime.config.resolve import EngineOptions, resolve
 from edge_runtime.engine.preparation import ceiling_here, make_backend, settle_needs
 from edge_runtime.engine.tokenizer import Tokenizer
@@ -108,7 +109,7 @@ def plan_boards(path: str | os.PathLike[str], options: EngineOptions, env: Varia
     here = identify(read_board()).profile.name
     said = {name: value for name, value in options.said.items() if name != "profile"}
     profiles = [load_profile(name) for name in profile_names()]
-    asked: DeviceProfile = given(options.said, variables).pick(BY_NAME["profile"])
+    asked = profile_of(given(options.said, variables))
     profiles += [asked] if asked not in profiles else []
     options = replace(options, said=said)
 

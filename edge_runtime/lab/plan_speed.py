@@ -7,8 +7,8 @@ from typing import Any
 
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.bundle.part_names import ROUTERS, trunk_file
+from edge_runtime.config.device_profile import DeviceProfile
 from edge_runtime.config.memory_plan import MemoryPlan
-from edge_runtime.config.profiles import DeviceProfile
 from edge_runtime.lab import speed_estimate as speed
 
 _WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.03, "int4": 0.56}

@@ -19,11 +19,11 @@ from edge_runtime.bundle.manifest import (
     TrunkPrecision,
     can_look_ahead,
 )
+from edge_runtime.config.device_profile import DeviceProfile
 from edge_runtime.config.environment import Environment
 from edge_runtime.config.limits import Ceiling
 from edge_runtime.config.memory_needs import MemoryNeeds
 from edge_runtime.config.options import RuntimeConfig
-from edge_runtime.config.profiles import DeviceProfile
 from edge_runtime.config.resolve import EngineOptions
 from edge_runtime.engine.active_policy import prefetch_of
 from edge_runtime.engine.preparation import size_needs

@@ -10,34 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.policy.routed import Routing as Routing
+from edge_runtime.policy.routed import first_rows as first_rows
+
 if TYPE_CHECKING:
     from edge_runtime.bundle.calibration import ExpertCalibration
-
-
-if TYPE_CHECKING:
     from edge_runtime.policy.routing import Router
-
-
-class Routing(NamedTuple):
-    """The router's own choice for T tokens at one layer.
-
-    Attributes:
-        logits: float32 [T, E].
-        topk_ids: int32 [T, K], heaviest first.
-        topk_weights: float32 [T, K], as the model combines them.
-        token_ids: int32 [T], where the model has layers that choose by them; else None.
-    """
-
-    logits: NDArray[np.float32]
-    topk_ids: NDArray[np.int32]
-    topk_weights: NDArray[np.float32]
-    token_ids: NDArray[np.int32] | None = None
-
-
-def first_rows(routing: Routing, count: int) -> Routing:
-    """Return the router's choice for the first `count` of its tokens; views."""
-    logits, ids, weights, tokens = routing
-    return Routing(logits[:count], ids[:count], weights[:count], None if tokens is None else tokens[:count])
 
 
 class Hint(NamedTuple):

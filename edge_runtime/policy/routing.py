@@ -13,8 +13,8 @@ import numpy as np
 from edge_runtime.base.arrays import F32, F64, I32
 from edge_runtime.base.spec import ModelSpec, RouterSpec, Score
 from edge_runtime.bundle.router_data import RouterData
-from edge_runtime.policy.base import Routing
 from edge_runtime.policy.native import Router as NativeRouter
+from edge_runtime.policy.routed import Routing
 
 
 class Router:

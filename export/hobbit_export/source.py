@@ -22,7 +22,8 @@ from hobbit_export.byte_files import ByteFiles
 from hobbit_export.checkpoint import to_f32
 from hobbit_export.generation import sampling_defaults
 from hobbit_export.matching import INTEGERS, Matcher, Omitted, account_for
-from hobbit_export.origin import Origin, open_origin
+from hobbit_export.origin import Origin
+from hobbit_export.origins import open_origin
 from hobbit_export.tokenizer_files import TokenizerFile
 from hobbit_export.weights import Storage, Weight, finite_rows, formats_of
 

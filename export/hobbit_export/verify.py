@@ -11,7 +11,7 @@ from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.trunk_choice import read as read_trunk_choice
 from edge_runtime.bundle.verification import check_bundle
 from hobbit_export.options import AUTO_TRUNK, ExportOptions
-from hobbit_export.origin import open_origin
+from hobbit_export.origins import open_origin
 from hobbit_export.progress import Progress
 from hobbit_export.source import sample_sha256
 

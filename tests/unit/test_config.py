@@ -11,7 +11,9 @@ from manifests import small_manifest
 from edge_runtime.base.errors import ConfigError, DeviceError
 from edge_runtime.bundle.record import BF16
 from edge_runtime.config.boards import identify, read_board
-from edge_runtime.config.profiles import DeviceProfile, Setting, load_profile
+from edge_runtime.config.device_profile import DeviceProfile
+from edge_runtime.config.profile_values import Setting
+from edge_runtime.config.profiles import load_profile
 from edge_runtime.config.resolve import EngineOptions, resolve
 
 MANIFEST = small_manifest((2, 4, 8, BF16))

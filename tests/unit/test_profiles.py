@@ -11,11 +11,11 @@ import yaml
 from conftest import REPO
 
 from edge_runtime.base.errors import ConfigError
-from edge_runtime.config.options import ENGINE_OPTIONS
+from edge_runtime.config.device_profile import DeviceProfile
+from edge_runtime.config.options import BY_NAME, ENGINE_OPTIONS
 from edge_runtime.config.profile_values import Setting
 from edge_runtime.config.profiles import (
     DEFAULT_PROFILE,
-    DeviceProfile,
     load_profile,
     packaged,
     parse_profile,
@@ -98,7 +98,7 @@ power_modes:
   - {name: 15W, watts: 15}
 """
     profile = parse_profile(old.encode(), "old")
-    assert (profile.value("context"), profile.cores, profile.power_modes[0].name) == (2048, 6, "15W")
+    assert (profile.value(BY_NAME["context"]), profile.cores, profile.power_modes[0].name) == (2048, 6, "15W")
     with pytest.raises(ConfigError, match=r"old\.context\.source: expected a text, as the basis is 'assumed'"):
         parse_profile(b"format: 2\n" + old.encode(), "old")
 

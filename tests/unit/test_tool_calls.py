@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from edge_runtime.service.openai.call_formats.function_xml import xml_call
 from edge_runtime.service.openai.call_formats.hermes import json_call
-from edge_runtime.service.openai.call_formats.qwen_xml import xml_call
 from edge_runtime.service.openai.output_splitter import OutputSplitter
 
 SCHEMAS = {"get": {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}}

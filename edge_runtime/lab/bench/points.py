@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from edge_runtime.base.errors import RequestError, did_you_mean
 from edge_runtime.config.options import BY_NAME, ENGINE_OPTIONS
+from edge_runtime.config.profiles import load_profile
 
 MAX_POINTS = 64
 OWN = ("prompt-tokens", "gen-tokens", "cache", "temperature")
@@ -45,7 +46,8 @@ def _axis(item: str) -> tuple[str, list[str]]:
     values = split_values(rest)
     for value in values:
         if flag in engine and value != "auto":
-            BY_NAME[engine[flag]].kind.convert(value, f"sweep: {flag}")
+            check = load_profile if flag == "profile" else BY_NAME[engine[flag]].kind.convert
+            check(value, f"sweep: {flag}")
     return flag, values
 
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from edge_runtime.config.boards import BoardFacts, identify, read_board
-from edge_runtime.config.profiles import DeviceProfile
+from edge_runtime.config.device_profile import DeviceProfile
 from edge_runtime.telemetry.hardware import meminfo
 
 _MAX_TEXT = 1 << 20

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.base.errors import ConfigError
-from edge_runtime.config.profiles import DeviceProfile
+from edge_runtime.config.device_profile import DeviceProfile
 from edge_runtime.lab.bench.power_modes import PowerModes
 from edge_runtime.lab.probes.base import Subject
 from edge_runtime.lab.tune.accept import Terms

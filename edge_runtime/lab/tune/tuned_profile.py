@@ -8,10 +8,10 @@ from datetime import date
 from typing import Any
 
 from edge_runtime.base.sizes import KIB, MIB
+from edge_runtime.config.device_profile import DeviceProfile
 from edge_runtime.config.kinds import Size
 from edge_runtime.config.options import BY_NAME
 from edge_runtime.config.profile_values import PowerMode, Setting, TunedFor
-from edge_runtime.config.profiles import DeviceProfile
 from edge_runtime.lab.tune.mode_switch import OPTION
 from edge_runtime.lab.tune.result import Tuning
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.base.errors import ConfigError
+from edge_runtime.config.boards import profile_of
+from edge_runtime.config.device_profile import DeviceProfile
 from edge_runtime.config.environment import Environment, Variables, given
-from edge_runtime.config.fitting import POLICY_PARAMETERS, policy_with_budget
 from edge_runtime.config.option import Option
 from edge_runtime.config.options import BY_NAME, OPTIONS
-from edge_runtime.config.profiles import DeviceProfile
+from edge_runtime.config.policy_choice import POLICY_PARAMETERS, policy_with_budget
 from edge_runtime.config.sources import Sources
 from edge_runtime.engine.reload import Reload
 
@@ -134,7 +135,7 @@ def compare_settings(
         sources = given(flags, after)
         were = given(flags, before)
         change = _change(_with_profile(were), _with_profile(sources), {option.name for option in live}, flags)
-        later += _profile_later(were.pick(BY_NAME["profile"]), sources, table)
+        later += _profile_later(profile_of(were), profile_of(sources), sources, table)
     said = tuple(f"{option.variable}={will.get(option.name) or ''}" for option in live)
     return SettingsChange(change, after, said, tuple(later))
 
@@ -159,8 +160,7 @@ def _if_changed(before: Sources, after: Sources, name: str) -> str | None:
 
 
 def _with_profile(sources: Sources) -> Sources:
-    profile: DeviceProfile = sources.pick(BY_NAME["profile"])
-    return sources.then(profile.source())
+    return sources.then(profile_of(sources).source())
 
 
 def _said(sources: Sources, name: str) -> Any:
@@ -169,12 +169,11 @@ def _said(sources: Sources, name: str) -> Any:
     return sources.said(BY_NAME[name]).value
 
 
-def _profile_later(old: DeviceProfile, sources: Sources, table: Collection[Option]) -> list[str]:
+def _profile_later(old: DeviceProfile, new: DeviceProfile, sources: Sources, table: Collection[Option]) -> list[str]:
     """Values of a new profile that nothing overrides and only a start can apply."""
-    new: DeviceProfile = sources.pick(BY_NAME["profile"])
     waiting = (option for option in table if option.in_profile and not option.is_live)
     return [
         f"profile's {option.name}"
         for option in waiting
-        if not sources.said(option).is_given and old.value(option.name) != new.value(option.name)
+        if not sources.said(option).is_given and old.value(option) != new.value(option)
     ]

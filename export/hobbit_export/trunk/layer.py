@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.signature import layer_signature
-from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
+from edge_runtime.backends.cpu.trunk.weight_source import TrunkWeights
 from edge_runtime.base.spec import ModelSpec, mixer_kind
 from hobbit_export.trunk.attention import EMITTERS
 from hobbit_export.trunk.attention.context import Emission

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
+from edge_runtime.backends.cpu.trunk.weight_source import TrunkWeights
 from hobbit_export.trunk.feedback import Feedback
 from hobbit_export.trunk.graph import Graph
 from hobbit_export.trunk.quantize import Bits, block_size_for, quantize_rows

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.signature import head_signature, layer_signature, shared_signature
-from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
+from edge_runtime.backends.cpu.trunk.weight_source import TrunkWeights
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.manifest import EmbeddingDtype
 from edge_runtime.bundle.part_names import EMBEDDING, ROUTERS, trunk_file

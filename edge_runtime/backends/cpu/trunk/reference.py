@@ -20,7 +20,7 @@ from edge_runtime.backends.cpu.trunk.oracles import mixer_of
 from edge_runtime.backends.cpu.trunk.oracles.base import LayerRun, Watch, rms_norm
 from edge_runtime.backends.cpu.trunk.recurrent import Stop
 from edge_runtime.backends.cpu.trunk.rope import Rotary
-from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
+from edge_runtime.backends.cpu.trunk.weight_source import TrunkWeights
 from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
 from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import RequestError

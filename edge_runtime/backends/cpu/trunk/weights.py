@@ -2,25 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_runtime.backends.cpu.trunk.oracles import mixer_of
 from edge_runtime.base.spec import MlpSpec, ModelSpec
-
-
-class TrunkWeights(Protocol):
-    """Source of dense weights by canonical name, in float32, matrices as [out, in]."""
-
-    def get(self, name: str) -> NDArray[np.float32]:
-        """Return a whole tensor."""
-        ...
-
-    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Return rows start to stop of a matrix, without reading the rest."""
-        ...
 
 
 def layer_weight_shapes(spec: ModelSpec, layer_idx: int) -> dict[str, tuple[int, ...]]:

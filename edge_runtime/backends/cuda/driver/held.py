@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from edge_runtime.backends.cuda.driver.module import Kernel
-    from edge_runtime.backends.cuda.driver.stream import Graph, Stream
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
 
 LEAST = 16
 """Launches that are worth a graph."""
@@ -15,10 +12,40 @@ MOST_KEPT = 8
 """Graphs kept: one a sequence that decodes. The one that ran longest ago goes first."""
 
 
+class Startable(Protocol):
+    """What is held back: a kernel."""
+
+    name: str
+
+    def start(self, stream: Any, grid: tuple[int, int], threads: int, arguments: tuple[Any, ...]) -> None:
+        """See `Kernel.start`."""
+        ...
+
+
+class Repeatable(Protocol):
+    """What was captured: a graph."""
+
+    def launch(self, stream: Any) -> None:
+        """See `Graph.launch`."""
+        ...
+
+    def close(self) -> None:
+        """See `Graph.close`."""
+        ...
+
+
+class Capturing(Protocol):
+    """Whose launches are held back: a stream."""
+
+    def capture(self) -> AbstractContextManager[Repeatable]:
+        """See `Stream.capture`."""
+        ...
+
+
 class Launch(NamedTuple):
     """A kernel's launch; its arguments do not change."""
 
-    kernel: Kernel
+    kernel: Startable
     grid: tuple[int, int]
     threads: int
     arguments: tuple[Any, ...]
@@ -39,10 +66,10 @@ class HeldLaunches:
         stream: they are for.
     """
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Capturing) -> None:
         self._stream = stream
         self._waiting: list[Launch] = []
-        self._graphs: OrderedDict[tuple[Any, ...], Graph | None] = OrderedDict()
+        self._graphs: OrderedDict[tuple[Any, ...], Repeatable | None] = OrderedDict()
 
     @property
     def is_waiting(self) -> bool:
@@ -84,6 +111,6 @@ class HeldLaunches:
             launch.kernel.start(self._stream, launch.grid, launch.threads, launch.arguments)
 
 
-def _close(graph: Graph | None) -> None:
+def _close(graph: Repeatable | None) -> None:
     if graph is not None:
         graph.close()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from edge_runtime.config.option import AUTO
+from edge_runtime.config.options import BY_NAME
 from edge_runtime.lab.doctor.device import Device
 from edge_runtime.lab.doctor.findings import Found, check
 
@@ -107,7 +108,7 @@ def mixed_cores(device: Device) -> Iterator[Found]:
     """cpu_capacity differs, and the profile leaves threads open."""
     sizes = [device.number(path) for path in device.glob("sys/devices/system/cpu/cpu[0-9]*/cpu_capacity")]
     known = [size for size in sizes if size]
-    is_open = device.profile.value("threads") == AUTO and not device.environ.get("HOBBIT_THREADS")
+    is_open = device.profile.value(BY_NAME["threads"]) == AUTO and not device.environ.get("HOBBIT_THREADS")
     if known and min(known) * 10 < max(known) * 8 and is_open:
         fast = sum(size * 10 >= max(known) * 8 for size in known)
         yield Found(f"{fast} of {len(known)} cores are fast", f"--threads {fast}, or HOBBIT_THREADS={fast}")

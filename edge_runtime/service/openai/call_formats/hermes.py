@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 
 from edge_runtime.service.openai.call_formats.base import Function, Offered, Schemas, Term, json_call_rules, loads
+from edge_runtime.service.openai.call_formats.function_xml import xml_call
 
 OPENS, CLOSES = "<tool_call>", "</tool_call>"
 
@@ -17,9 +18,7 @@ class Hermes:
     prefix, suffix = f"{OPENS}\n", f"\n{CLOSES}"
 
     def read(self, text: str, schemas: Schemas) -> list[Function] | None:
-        """Read one call. Models with these marks sometimes write Qwen3-Coder's XML: see `qwen_xml`."""
-        from edge_runtime.service.openai.call_formats.qwen_xml import xml_call
-
+        """Read one call. Models with these marks sometimes write Qwen3-Coder's XML."""
         found = json_call(text) or xml_call(text, schemas)
         return None if found is None else [found]
 

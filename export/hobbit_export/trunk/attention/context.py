@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
+from edge_runtime.backends.cpu.trunk.weight_source import TrunkWeights
 from hobbit_export.trunk.blocks import rms_norm
 from hobbit_export.trunk.graph import Graph
 from hobbit_export.trunk.linear import LinearWriter, Matrix

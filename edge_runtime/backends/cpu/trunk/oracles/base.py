@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from edge_runtime.backends.cpu.trunk.weight_source import TrunkWeights
 from edge_runtime.base.arrays import F32
-
-if TYPE_CHECKING:
-    from edge_runtime.backends.cpu.trunk.weights import TrunkWeights
 
 Shapes = dict[str, tuple[int, ...]]
 Watch = Callable[[str, F32], None]
