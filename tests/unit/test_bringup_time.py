@@ -95,17 +95,16 @@ class Processes:
     ],
 )
 def test_a_step_moves_by_what_its_session_computes_or_transfers(tmp_path: Path, change: dict[str, int], moves: bool):
-    processes, still_s = Processes(tmp_path), 0.2
+    processes, still_s, now = Processes(tmp_path), 10.0, [0.0]
     processes.set(10, 10)
     processes.set(11, 10)
     processes.set(12, 12)
-    movement = Movement(10, lambda: 7, still_s * 50, tmp_path)
+    movement = Movement(10, lambda: 7, still_s, tmp_path, lambda: now[0])
     assert not movement.is_still(), "nothing has moved, for no time yet"
     processes.set(12, 12, ticks=10**6, drive=1 << 40)  # of another session
     processes.set(11, 10, **change)
-    seen = movement._seen
-    movement.is_still()
-    assert (movement._seen != seen) == moves
+    now[0] = still_s
+    assert movement.is_still() != moves
 
 
 def test_it_is_still_after_as_long_as_was_said(tmp_path: Path):

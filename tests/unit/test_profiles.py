@@ -77,7 +77,7 @@ def test_a_profile_may_leave_options_out():
     generic = load_profile()
     for option in ENGINE_OPTIONS:
         if option.in_profile:
-            assert profile.value(option.name) == generic.value(option.name), "the generic profile has the defaults"
+            assert profile.value(option) == generic.value(option), "the generic profile has the defaults"
     with pytest.raises(ConfigError, match="key 'board' is missing"):
         parse_profile(b"name: mine", "mine")
     with pytest.raises(ConfigError, match="key 'memory_read_gb_s' is missing"):

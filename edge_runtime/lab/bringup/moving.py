@@ -47,18 +47,23 @@ class Movement:
         printed: returns the bytes they have printed.
         still_s: what is less than idle processes do in so long is no movement.
         proc: where processes are; tests pass a fake tree.
+        clock: says the seconds since some moment.
     """
 
-    def __init__(self, session: int, printed: Callable[[], int], still_s: float, proc: Path = Path("/proc")) -> None:
+    def __init__(
+        self, session: int, printed: Callable[[], int], still_s: float, proc: Path = Path("/proc"),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         self._session, self._printed, self._still_s, self._proc = session, printed, still_s, proc
-        self._seen, self._when = self._look(), time.monotonic()
+        self._clock = clock
+        self._seen, self._when = self._look(), clock()
 
     def is_still(self) -> bool:
         """Look again: whether nothing has moved for that long."""
         now = self._look()
         if now.has_moved_since(self._seen, self._still_s):
-            self._seen, self._when = now, time.monotonic()
-        return time.monotonic() - self._when >= self._still_s
+            self._seen, self._when = now, self._clock()
+        return self._clock() - self._when >= self._still_s
 
     def _look(self) -> Signs:
         ticks, drive = 0, 0
