@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from full_drives import small_drive
 from synthetic import qwen3_config, run_export, write_qwen3
 
 from edge_runtime.base.errors import BudgetError
@@ -18,18 +18,9 @@ from hobbit_export.options import ExportOptions
 
 
 @pytest.fixture
-def small_drive(tmp_path: Path) -> Iterator[Path]:
-    mount = tmp_path / "drive"
-    mount.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("needs root to mount a tmpfs")
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", mount], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
-    try:
+def drive(tmp_path: Path) -> Iterator[Path]:
+    with small_drive(tmp_path / "drive", "2m") as mount:
         yield mount
-    finally:
-        subprocess.run(["umount", mount], check=True)
 
 
 @pytest.fixture
@@ -37,23 +28,23 @@ def checkpoint(tmp_path: Path) -> Path:
     return write_qwen3(tmp_path / "ck", qwen3_config(128, 128, 16, 4))
 
 
-def test_known_in_advance(small_drive: Path, checkpoint: Path) -> None:
-    code, _, err = run_export(checkpoint, "--out", small_drive / "bundle")
+def test_known_in_advance(drive: Path, checkpoint: Path) -> None:
+    code, _, err = run_export(checkpoint, "--out", drive / "bundle")
     assert code == 78
     assert "the bundle needs" in err
     assert "free" in err
-    assert sorted(p.name for p in (small_drive / "bundle").iterdir()) == ["export.journal"]
+    assert sorted(p.name for p in (drive / "bundle").iterdir()) == ["export.journal"]
 
 
-def test_full_while_writing_then_resumed(small_drive: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ExportOptions(checkpoint, small_drive / "bundle")
+def test_full_while_writing_then_resumed(drive: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ExportOptions(checkpoint, drive / "bundle")
     monkeypatch.setattr(workplace, "check_space", lambda out, needed: None)
     with pytest.raises(BudgetError, match=r"the drive is full: the bundle needs \d+ bytes in all, \d+ are free"):
         export(options, quiet=True)
-    done = (small_drive / "bundle/export.journal").read_text().count('"step"')
+    done = (drive / "bundle/export.journal").read_text().count('"step"')
     assert done > 3
-    subprocess.run(["mount", "-o", "remount,size=64m", small_drive], check=True)
+    subprocess.run(["mount", "-o", "remount,size=64m", drive], check=True)
     monkeypatch.undo()
     report = export(options, quiet=True)
     assert report.steps_resumed == done
-    Bundle.open(small_drive / "bundle")
+    Bundle.open(drive / "bundle")

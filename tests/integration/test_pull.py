@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from bundle_server import Behaviour, chunked, cut, serving, silent, status
 from conftest import REPO
+from full_drives import small_drive
 from patience import until
 from transfers import QUICK, contents, pulled, small_bundle
 
@@ -312,27 +313,20 @@ def test_a_full_drive_is_known_in_advance(bundle, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def small_drive(tmp_path):
-    if os.geteuid() != 0:
-        pytest.skip("needs root to mount a tmpfs")
-    mount = tmp_path / "drive"
-    mount.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", mount], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
-    yield mount
-    subprocess.run(["umount", mount], check=True)
+def drive(tmp_path):
+    with small_drive(tmp_path / "drive", "600k") as mount:
+        yield mount
 
 
-def test_a_drive_that_fills_up_and_then_has_room(bundle, small_drive, monkeypatch):
+def test_a_drive_that_fills_up_and_then_has_room(bundle, drive, monkeypatch):
     monkeypatch.setattr("edge_runtime.transfer.pull.check_space", lambda folder, needed: None)
     with serving(bundle) as server:
         with pytest.raises(BudgetError, match=r"the drive is full: the bundle needs \d+ bytes in all, \d+ are free"):
-            pulled(server.url, small_drive)
-        assert not (small_drive / "m").exists()
-        subprocess.run(["mount", "-o", "remount,size=64m", small_drive], check=True)
-        assert pulled(server.url, small_drive).resumed_bytes > 100_000
-    assert contents(small_drive / "m") == contents(bundle)
+            pulled(server.url, drive)
+        assert not (drive / "m").exists()
+        subprocess.run(["mount", "-o", "remount,size=64m", drive], check=True)
+        assert pulled(server.url, drive).resumed_bytes > 100_000
+    assert contents(drive / "m") == contents(bundle)
 
 
 def test_what_an_earlier_run_left_damaged_is_found(bundle, tmp_path):
