@@ -2,9 +2,10 @@
 
     python tools/hardware_run.py x86                     everything of a place
     python tools/hardware_run.py cuda-emulated cuda-loop one feature; what is known of others stays
+    python tools/hardware_run.py cuda-emulated --left    what has not passed on this tree: a run that was cut goes on
 
-Writes benchmarks/results/hardware/PLACE.json: for each feature the command, the outcome, how many tests ran, the day,
-the commit, and whether the tree had changes on top of it. Nothing is written by hand.
+Writes benchmarks/results/hardware/PLACE.json, anew after every feature: the command, the outcome, how many tests ran,
+the day, the machine, the commit, and whether the tree had changes on top of it. Nothing is written by hand.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/hardware"
 FORMAT = 1
 _SAID = 400
+_NO_SOURCES = (":!benchmarks/results", ":!docs", ":!CHANGELOG.md")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,21 +39,44 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("place", choices=PLACES)
     parser.add_argument("features", nargs="*", choices=[[], *(f.name for f in FEATURES)], help="only these")
+    parser.add_argument("--left", action="store_true", help="leave out what has passed on this tree")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     chosen = [feature_named(name) for name in options.features] or list(FEATURES)
     commands = {f.name: f.checks[options.place] for f in chosen if options.place in f.checks}
     path = options.out / f"{options.place}.json"
     result = read_result(path) if path.exists() else {"format": FORMAT, "place": options.place, "features": {}}
-    result["machine"] = describe_machine()
+    rows: dict[str, dict[str, Any]] = result["features"]
+    if options.left:
+        commands = {name: command for name, command in commands.items() if not has_passed(rows.get(name), command)}
     known: dict[tuple[str, ...], dict[str, Any]] = {}
     for name, command in commands.items():
-        found = known[command] = known.get(command) or run(command)
-        result["features"][name] = found
-        print(f"{name}: {found['outcome']}", flush=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        found = known[command] = known.get(command) or run(command) | {"machine": describe_machine()}
+        rows[name] = found
+        print(f"{name}: {found['outcome']}, {found['seconds']} s", flush=True)
+        write_result(path, result)
     return any(found["outcome"] == "failed" for found in known.values())
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Write a result file, whole or not at all: a run may be killed at any time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def has_passed(row: dict[str, Any] | None, command: tuple[str, ...]) -> bool:
+    """Whether a command has passed on the tree as it is; results and pages of it may be newer.
+
+    Args:
+        row: what is known of a feature.
+        command: that shows it.
+    """
+    if row is None or row["outcome"] != "passed" or row["command"] != " ".join(command) or row["changed"]:
+        return False
+    changed = ("git", "diff", "--quiet", row["commit"], "--", ".", *_NO_SOURCES)
+    return subprocess.run(changed, cwd=ROOT, capture_output=True, check=False).returncode == 0
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -63,6 +88,9 @@ def read_result(path: Path) -> dict[str, Any]:
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("place") not in PLACES:
         raise ValueError(f"{path}: expected a result of tools/hardware_run.py, format {FORMAT}. Run it again.")
+    for row in found["features"].values():
+        row.setdefault("machine", found.get("machine"))  # older files have one for all
+    found.pop("machine", None)
     return found
 
 
@@ -116,7 +144,7 @@ def _tree() -> dict[str, Any]:
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
-    changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs")
+    changed = git("status", "--porcelain", "--", ".", *_NO_SOURCES)
     return {"commit": git("rev-parse", "--short=12", "HEAD") or "unknown", "changed": bool(changed)}
 
 

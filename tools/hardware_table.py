@@ -65,11 +65,17 @@ def _place(results: Path, place: str, title: str) -> Column:
     if not path.exists():
         return Column(title)
     found = read_result(path)
-    known = found["features"]
-    days = sorted({each["date"] for each in known.values()})
-    commits = sorted({each["commit"] + (" with changes" if each["changed"] else "") for each in known.values()})
-    where = f"{_machine(found['machine'])}; {' to '.join(dict.fromkeys([days[0], days[-1]]))}; {_commits(commits)}"
+    known, on = found["features"], dict[str, list[dict[str, Any]]]()
+    for each in known.values():
+        on.setdefault(_machine(each["machine"]), []).append(each)
+    where = "; ".join(f"{machine}: {_when(rows)}" for machine, rows in sorted(on.items()))
     return Column(title, where, {name: cell(each) for name, each in known.items()})
+
+
+def _when(rows: list[dict[str, Any]]) -> str:
+    days = sorted({each["date"] for each in rows})
+    commits = sorted({each["commit"] + (" with changes" if each["changed"] else "") for each in rows})
+    return f"{' to '.join(dict.fromkeys([days[0], days[-1]]))}, {_commits(commits)}"
 
 
 def _commits(commits: list[str]) -> str:
