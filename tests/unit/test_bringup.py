@@ -81,6 +81,17 @@ def test_whatever_happens_to_a_step_is_its_outcome(tmp_path: Path, step: Step, o
     assert why in found["why"]
 
 
+def test_what_a_step_found_is_its_result(tmp_path: Path):
+    code = "import sys; print('{\"findings\": 3}'); sys.exit(1)"
+    found = run(python(code, finds=True), tmp_path)
+    assert (found["outcome"], found["json"]) == ("passed", {"findings": 3})
+    assert run(python(code), tmp_path)["outcome"] == "failed"
+    assert run(python("import sys; sys.exit(1)", finds=True), tmp_path)["outcome"] == "failed"
+    doctor, *others = steps_of(tmp_path, tmp_path, None, power_modes=False)
+    assert doctor.finds
+    assert not any(step.finds for step in others)
+
+
 def test_a_verb_gets_the_flags_it_has(tmp_path: Path):
     step = replace(python("import sys; print(sys.argv[1:])"), verb="verify")
     step = replace(step, optional=(("--json", "--json"), ("BUNDLE", "b"), ("--sing", "--sing"), ("TUNE", "t")))

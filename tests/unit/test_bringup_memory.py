@@ -59,6 +59,13 @@ def test_a_step_that_says_so_did_not_fit(said: str, fits: bool, tmp_path: Path):
     assert found.get("did_not_fit", False) != fits
 
 
+def test_a_message_of_several_lines_is_the_reason_as_a_whole(tmp_path: Path):
+    said = "warning: something\\nBudgetError: memory: 40 MiB is below the floor 85 MiB\\n  (trunk 7 MiB).\\n  Raise it."
+    found = run_step(python(f"import sys; sys.exit('{said}')"), tmp_path, os.environ, 60)
+    assert found["why"] == "BudgetError: memory: 40 MiB is below the floor 85 MiB (trunk 7 MiB). Raise it."
+    assert found["did_not_fit"] is True
+
+
 def test_what_did_not_fit_is_summed_up(tmp_path: Path):
     (tmp_path / "bundle").mkdir()
 

@@ -18,7 +18,7 @@ from edge_runtime.base.errors import RequestError
 from edge_runtime.config.limits import memory_groups
 from edge_runtime.lab.bringup.moving import Movement
 
-MOST_JSON, MOST_TEXT = 512 << 10, 4000
+MOST_JSON, MOST_TEXT, _MOST_WHY = 512 << 10, 4000, 1000
 GRACE_S = 10.0
 """From the signal that asks a process to end to the one that ends it."""
 STILL_S = 120.0
@@ -82,7 +82,7 @@ def _outcome(ended: str, found: Result, still_s: float, kills: int) -> Result:
 
 def _why(code: int, complained: str, kills: int) -> str:
     """Say why a process failed: what it said last, or which signal ended it."""
-    last = (complained.strip().splitlines() or [f"exit code {code}"])[-1]
+    last = _last_said(complained) or f"exit code {code}"
     if kills:
         return f"the kernel killed {kills} process{'es' * (kills > 1)} of it for want of memory. {last}"
     if code == -signal.SIGKILL:
@@ -90,6 +90,13 @@ def _why(code: int, complained: str, kills: int) -> str:
     if code < 0:
         return f"a signal ended it: {signal.strsignal(-code) or -code}"
     return last
+
+
+def _last_said(complained: str) -> str:
+    """Return the last message: its line, and those indented behind it, in one."""
+    lines = complained.strip().splitlines()
+    start = max((number for number, line in enumerate(lines) if not line[:1].isspace()), default=0)
+    return " ".join(line.strip() for line in lines[start:])[:_MOST_WHY]
 
 
 def _memory_kills() -> int:

@@ -62,6 +62,7 @@ class Step:
         before: run first, such as a change of the power mode; its failure is the step's.
         folder: a new, empty folder that the step writes into, below the bring-up's.
         needs: name of a step before it; once that passes anew, this one is run again.
+        finds: exit code 1 says that it found something, and what it printed is the result.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Step:
     before: tuple[str, ...] = ()
     folder: str = ""
     needs: str = ""
+    finds: bool = False
 
 
 def steps_of(
@@ -90,7 +92,7 @@ def steps_of(
     """
     given = () if bundle is None else (str(bundle),)
     about = () if bundle is None else (("BUNDLE", str(bundle)),)
-    yield _verb("doctor", "look for what is missing on this machine", 2, (), *about)
+    yield replace(_verb("doctor", "look for what is missing on this machine", 2, (), *about), finds=True)
     yield from _gpu_check(out, checkout)
     if bundle is None:
         return

@@ -1,0 +1,147 @@
+"""How long `make gpu-check` takes besides the GPU: python benchmarks/bench_gpu_check.py BUNDLE [--out FILE].
+
+Runs its parts over the fake driver and takes off the time inside the driver's functions, in which a CPU plays the GPU.
+What is left is the host's: references, engines opened, launches prepared. Kernels are compiled by the real NVRTC where
+the extra gpu-compile is installed. The bounds for a GPU follow from the counts; docs/cuda.md adds them up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from cuda import gpu_check  # noqa: E402
+from cuda.build import build_fakes  # noqa: E402
+from cuda.gpu_demo import demo, graphs, make_gpu  # noqa: E402
+from cuda.gpu_steps import MODELS, decode_products, memory_kinds  # noqa: E402
+
+from edge_runtime.backends.cuda.driver import Driver  # noqa: E402
+from edge_runtime.backends.cuda.nvrtc import Nvrtc  # noqa: E402
+from edge_runtime.backends.cuda.sources import read_source  # noqa: E402
+from edge_runtime.base.errors import DeviceError  # noqa: E402
+from edge_runtime.bundle.record import RecordLayout  # noqa: E402
+from edge_runtime.telemetry.hardware import describe_hardware  # noqa: E402
+
+GPUS = ("sm_87", "sm_90", "sm_110")
+GRAPH_TOKENS = 3
+_WAITS = ("cuEventSynchronize", "cuStreamSynchronize", "cuCtxSynchronize")
+
+
+@dataclass
+class Spent:
+    """Seconds inside the driver's functions, and how often each was called."""
+
+    seconds: float = 0.0
+    made: Counter[str] = field(default_factory=Counter)
+
+
+SPENT = Spent()
+
+
+class TimedDriver(Driver):
+    """The driver, with the time inside its functions taken."""
+
+    def __init__(self, library: str) -> None:
+        super().__init__(library)
+        self._functions = {name: _timed(name, function) for name, function in self._functions.items()}
+
+
+def _timed(name: str, function: Callable[..., int]) -> Callable[..., int]:
+    def call(*arguments: object) -> int:
+        start = time.perf_counter()
+        try:
+            return function(*arguments)
+        finally:
+            SPENT.seconds += time.perf_counter() - start
+            SPENT.made[name] += 1
+
+    return call
+
+
+def measured(part: Callable[[], Any]) -> dict[str, Any]:
+    """Run a part; return its seconds on the host and in the driver, and what it asked of the driver."""
+    SPENT.seconds, SPENT.made = 0.0, Counter()
+    start = time.perf_counter()
+    part()
+    wall, made = time.perf_counter() - start, SPENT.made
+    return {
+        "host_s": round(wall - SPENT.seconds, 2),
+        "emulated_s": round(SPENT.seconds, 2),
+        "calls": sum(made.values()),
+        "launches": made["cuLaunchKernel"] + made["cuGraphLaunch"],
+        "waits": sum(made[name] for name in _WAITS),
+    }
+
+
+def compile_seconds() -> dict[str, Any]:
+    """Return how long the real NVRTC takes for each GPU it knows; a reason where there is none."""
+    found: dict[str, Any] = {}
+    try:
+        compiler = Nvrtc()
+    except DeviceError as err:
+        return {"skipped": str(err)[:200]}
+    for arch in GPUS:
+        start = time.perf_counter()
+        try:
+            compiler.compile(read_source(), arch)
+        except DeviceError:
+            continue
+        found[arch] = round(time.perf_counter() - start, 2)
+    return {"nvrtc": list(compiler.version), "seconds": found}
+
+
+def bytes_of_products() -> dict[str, int]:
+    """Return the bytes of one layer's experts of a token at 4 bits, by model."""
+    return {name: top_k * sum(RecordLayout(d, i, 2).segment_bytes) for name, (d, i, top_k) in MODELS.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("bundle", type=Path, help="the demo's")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/time_of_gpu_check.json")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        fakes = build_fakes(Path(folder) / "fakes")
+        open_gpu = make_gpu(
+            lambda: TimedDriver(str(fakes.libcuda)), Path(folder) / "kernels", lambda: Nvrtc(str(fakes.libnvrtc))
+        )
+        gpu = open_gpu(0)
+        parts: dict[str, Callable[[], Any]] = {
+            "self_test": lambda: gpu_check.self_test(gpu),
+            "memory": lambda: memory_kinds(gpu, quick=True),
+            "checks": lambda: gpu_check.kernels(gpu, quick=False),
+            "demo": lambda: list(demo(options.bundle, open_gpu, {})),
+            "decode": lambda: decode_products(gpu, 100.0, 32, 1),
+            "graphs": lambda: graphs(options.bundle, open_gpu, GRAPH_TOKENS),
+        }
+        found = {}
+        for name, part in parts.items():
+            found[name] = measured(part)
+            print(name, found[name], flush=True)
+        gpu.close()
+    hardware = describe_hardware(ROOT)
+    result = {
+        "machine": {name: hardware[name] for name in ("cpu", "machine", "cpus", "memory_bytes", "kernel")},
+        "load": [round(each, 1) for each in os.getloadavg()],
+        "parts": found,
+        "graph_tokens": GRAPH_TOKENS,
+        "compile": compile_seconds(),
+        "layer_bytes": bytes_of_products(),
+    }
+    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
