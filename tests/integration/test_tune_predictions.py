@@ -11,12 +11,14 @@ from edge_runtime import Engine
 from edge_runtime.bundle.calibration import read as read_calibration
 from edge_runtime.lab.simulator.trace import Trace
 from edge_runtime.lab.tune import speeds
-from edge_runtime.lab.tune.child import measure, record_trace
+from edge_runtime.lab.tune.child import measure, record_trace, run_rehearsal, write_reference
 from edge_runtime.lab.tune.measurement import Workload
 from edge_runtime.lab.tune.policies import LossAllowed
 from edge_runtime.lab.tune.predict import ReplaySetting
+from edge_runtime.lab.tune.rehearsal import Rehearsal
 from edge_runtime.lab.tune.replays import Replays
 from edge_runtime.lab.tune.resident_tokens import resident_token_ms
+from edge_runtime.policy import POLICIES
 
 WORKLOAD = Workload([[*range(5, 17)], [*range(40, 52)], [*range(90, 102)]], 10)
 OPTIONS = {"context": 128, "threads": 1, "tier": 8, "prefetch": "off", "eviction": "lru", "prefill_chunk": 8}
@@ -45,6 +47,46 @@ def test_a_replay_reads_what_a_measurement_reads(model_bundle: Path, replays, si
     assert found.bytes_per_token == pytest.approx(measured["bytes_per_token"]) != 0
     assert found.uses == {8: used}
     assert 0 < found.batches_per_token <= engine.spec.num_layers
+
+
+@pytest.mark.parametrize("size", ["3MiB", "6MiB"])
+def test_a_rehearsal_counts_what_a_replay_counts(model_bundle: Path, replays, size):
+    """Bytes, batches and uses, counted while it runs, are those of the replay of a trace: they are one measure."""
+    job = {"bundle": str(model_bundle), "options": OPTIONS | {"expert_memory": size}, "workload": asdict(WORKLOAD)}
+    with Engine.open(model_bundle, self_check=False, **job["options"]) as engine:
+        slots = engine.plan.num_slots
+    assert Rehearsal.from_json(run_rehearsal(job)).reads == replays(ReplaySetting(slots, "lru", "lossless", 8))
+
+
+CHANGES = [
+    "hobbit", "mobile", "cache-prior", "max-rank", "cumsum", "smoe", "skip", "lexi", "rate-distortion", "edgemoe:bits=3",
+    "mcsharp:bits=3", "adapmoe:tau=0.01",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [{"tier": 4}, {"tier": 2}, *({"policy": text} for text in CHANGES)], ids=str)
+def test_what_changes_answers_is_rehearsed_to_the_byte(calibrated_bundle, replays, change):
+    """A measurement reads what its rehearsal read, whatever the policy; the trace of other answers does not tell it."""
+    job = {"bundle": str(calibrated_bundle), "workload": asdict(WORKLOAD)}
+    job["options"] = OPTIONS | {"expert_memory": "5MiB"} | change
+    told, measured = Rehearsal.from_json(run_rehearsal(job)), measure(job)
+    assert told.reads.bytes_per_token == pytest.approx(measured["bytes_per_token"]) != 0
+    assert told.reads.batches_per_token > 0 < sum(told.reads.uses.values())
+    assert replays(ReplaySetting(60, "lru", change.get("policy", "lossless"), change.get("tier", 8))) is None
+
+
+def test_every_policy_that_changes_answers_is_rehearsed():
+    assert {text.partition(":")[0] for text in CHANGES} == set(POLICIES) - {"lossless"}
+
+
+def test_a_rehearsal_tells_what_is_lost(model_bundle, tmp_path):
+    options = OPTIONS | {"expert_memory": "5MiB"}
+    job = {"bundle": str(model_bundle), "workload": asdict(WORKLOAD), "reference_tokens": [*range(20, 40)]}
+    job["reference"] = str(tmp_path / "logits.npy")
+    write_reference(job | {"options": options})
+    same, other = (run_rehearsal(job | {"options": options | change})["kld"] for change in ({}, {"policy": "skip"}))
+    assert (same, measure(job | {"options": options | {"policy": "skip"}})["kld"]) == (0.0, other)
+    assert other > 0
 
 
 def test_tokens_that_read_nothing_are_found_in_a_small_cache(model_bundle):

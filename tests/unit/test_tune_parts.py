@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from patience import until
@@ -16,9 +17,11 @@ from edge_runtime.lab.tune.candidate import Candidate
 from edge_runtime.lab.tune.fingerprint import fingerprint
 from edge_runtime.lab.tune.gate import Fitness, Sentinel, TemperatureGate, hottest, limit_of
 from edge_runtime.lab.tune.journal import Journal
-from edge_runtime.lab.tune.laboratory import ProcessLaboratory
+from edge_runtime.lab.tune.laboratory import ProcessLaboratory, Reference
 from edge_runtime.lab.tune.measurement import Failure, Measurement, Workload
+from edge_runtime.lab.tune.predict import Reads
 from edge_runtime.lab.tune.processes import ended, run_job
+from edge_runtime.lab.tune.rehearsal import Rehearsal
 from edge_runtime.lab.tune.workload import make_workload
 
 MEASURED = Measurement([10.0], [1.0], 1.0, "x", {"trunk": 60.0, "read_wait": 40.0}, read_busy_ms=40.0)
@@ -40,6 +43,20 @@ def test_the_journal_gives_back_what_it_got(tmp_path):
     assert Journal(path, about).count == 3, "what was cut off is gone, and lines stay lines"
     again.remove()
     assert not path.exists()
+
+
+def test_the_journal_keeps_rehearsals(tmp_path):
+    path, told = tmp_path / "t.journal", Rehearsal(Reads(5e6, 2.5, {8: 3.0, 2: 1.5}), 0.01)
+    journal = Journal(path, {})
+    journal.put_rehearsal("a", told)
+    journal.put_rehearsal("b", Failure("killed"))
+    journal.put("reads", "a", 0, MEASURED)
+    again = Journal(path, {})
+    assert [again.rehearsal(key) for key in "abc"] == [told, Failure("killed"), None]
+    assert (again.count, again.get("reads", "a", 0)) == (1, MEASURED)
+    path.write_text(path.read_text().replace('"uses"', '"used"'))
+    with pytest.raises(ConfigError, match="is damaged"):
+        Journal(path, {})
 
 
 def test_a_journal_is_never_shorter_than_what_was_measured(tmp_path, monkeypatch):
@@ -88,7 +105,7 @@ def test_the_journal_of_another_machine_is_not_gone_on_with(tmp_path):
     with pytest.raises(ConfigError, match="is damaged"):
         Journal(path, {})
     path.write_text(
-        json.dumps({"version": 2}) + '\n{"stage": "x", "candidate": "y", "round": 0, "measured": {"a": 1}}\n'
+        json.dumps({"version": 3}) + '\n{"stage": "x", "candidate": "y", "round": 0, "measured": {"a": 1}}\n'
     )
     with pytest.raises(ConfigError, match="unknown key 'a'"):
         Journal(path, {})
@@ -182,6 +199,22 @@ def test_tokens_that_read_nothing_are_timed_where_predictions_begin(tmp_path):
     for number, candidate in enumerate([Candidate(), other]):
         lab.measure("b", candidate, number, lossy=False)
     assert [job["resident"] for job in jobs.jobs] == [True, False, False, True]
+
+
+def test_a_candidate_is_rehearsed_once_and_predicted_by_that(tmp_path):
+    told, policy = Rehearsal(Reads(5e6, 2.5, {8: 3.0}), 0.01), Candidate.of({"policy": "skip"})
+    jobs = Jobs(told.to_json(), Failure("killed"), {"uses": {}})
+    lab = laboratory(jobs, [], tmp_path)
+    lab.reference = Reference(tmp_path / "logits.npy", [1, 2])
+    known = []
+    lab.predictor = SimpleNamespace(know=lambda *args: known.append(args))
+    assert [lab.rehearse(policy), lab.rehearse(policy)] == [told, told]
+    (job,) = jobs.jobs
+    assert (job["kind"], job["options"]["policy"], job["reference_tokens"]) == ("rehearse", "skip", [1, 2])
+    assert known == [(policy, told.reads)] * 2, "also what comes from a journal"
+    assert lab.rehearse(Candidate.of({"tier": 2})) == Failure("killed")
+    assert isinstance(lab.rehearse(Candidate.of({"tier": 4})), Failure), "what it said is no rehearsal"
+    assert len(known) == 2
 
 
 def test_time_is_counted_by_what_measurements_took(tmp_path):

@@ -192,6 +192,26 @@ def test_speeds_are_probed_and_one_that_fails_is_left_out():
     assert found.doubt((4, 8)) == pytest.approx(1 / 3.5), "its median round took so much longer"
 
 
+def test_other_answers_are_predicted_by_their_rehearsal_alone():
+    """What a trace of other answers says of them is no prediction."""
+
+    def replay(setting):
+        return Reads(4e6, 10, {8: 40.0}) if (setting.policy, setting.tier) == ("lossless", 8) else None
+
+    found = predictor(replay=replay)
+    assert rate(found, eviction="next-use") == pytest.approx(10.0)
+    assert [rate(found, policy="skip"), rate(found, tier=4)] == [None, None]
+    assert doubt(found, Candidate.of({"policy": "skip"}), 0.1) is None
+    skip = Candidate.of({"policy": "skip"})
+    found.know(skip, Reads(2e6, 10, {8: 20.0}))
+    assert found.rate(skip) == pytest.approx(1000 / (26 + 12 + 50 * 3 / 5))
+    assert doubt(found, skip, 0.1) > 0
+    assert rate(found, policy="skip", expert_memory=50 * MIB) is None, "a smaller cache was not rehearsed"
+    assert rate(found, policy="lexi") is None
+    found.begin_with(skip, MEASURED)
+    assert found.rate(skip) == pytest.approx(10.0)
+
+
 def test_what_reads_behind_the_computing_is_not_predicted():
     found = predictor()
     assert rate(found, policy="rate-distortion:max_kld=0.02,base=true") is None

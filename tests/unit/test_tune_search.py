@@ -13,6 +13,8 @@ from edge_runtime.lab.tune.accept import Terms, judge
 from edge_runtime.lab.tune.candidate import Axis, Candidate, Space, axes
 from edge_runtime.lab.tune.journal import Journal
 from edge_runtime.lab.tune.measurement import Failure, Measurement
+from edge_runtime.lab.tune.predict import Reads
+from edge_runtime.lab.tune.rehearsal import Rehearsal
 from edge_runtime.lab.tune.search import Plan, search
 from edge_runtime.lab.tune.trial import Outcome
 
@@ -36,6 +38,8 @@ class FakeLab:
     def __init__(self, speed: Speed, *, noise: float = 0.0, predicts: Speed | None = None, lasts: int = 10**6) -> None:
         self.speed, self.noise, self.predicts, self.left = speed, noise, predicts, lasts
         self.doubts = 0.0
+        self.rehearsed: list[Candidate] = []
+        self.tells: Callable[[Candidate], Rehearsal | Failure] = lambda candidate: Rehearsal(Reads(1.0, 1.0), 0.004)
         self.order: list[tuple[str, Candidate, int]] = []
         self.stood: list[tuple[Candidate, float]] = []
         self.changes: Callable[[Candidate, Measurement], Measurement | Failure] = lambda candidate, found: found
@@ -46,6 +50,11 @@ class FakeLab:
         load = 1 + self.noise * random.Random(f"{stage}{number}").uniform(-1, 1)
         kld = 0.004 if lossy and candidate.changes else None
         return self.changes(candidate, measurement(self.speed(candidate.options) * load, kld=kld))
+
+    def rehearse(self, candidate: Candidate) -> Rehearsal | Failure:
+        self.left -= 1
+        self.rehearsed.append(candidate)
+        return self.tells(candidate)
 
     def predict(self, candidate: Candidate) -> float | None:
         return self.predicts(candidate.options) if self.predicts else None
@@ -218,6 +227,51 @@ def test_a_resumed_search_measures_only_what_is_missing_and_ends_the_same(tmp_pa
             assert search([THREADS, RULES], lab, Plan()) == expected
         measured += len(lab.order)
     assert measured == len(whole.order)
+
+
+POLICIES = Axis("tiers and policy", ({"policy": "skip"}, {"policy": "hobbit"}, {"tier": 2}), is_lossy=True)
+
+
+def lossy(options: Mapping[str, Any]) -> float:
+    return {"skip": 30.0, "hobbit": 15.0}.get(options.get("policy"), 20.0 if "tier" in options else 10.0)
+
+
+def test_what_changes_answers_is_rehearsed_before_it_is_predicted():
+    lab = FakeLab(lossy, predicts=lambda o: lossy(o) if not o or Candidate.of(o) in lab.rehearsed else None)
+    outcome = search([THREADS, POLICIES], lab, Plan(finalists=1, terms=Terms(max_kld=0.05)))
+    assert lab.rehearsed == [Candidate.of(each) for each in POLICIES.choices], "each once, and nothing lossless"
+    assert find(outcome, policy="skip").rehearsal == Rehearsal(Reads(1.0, 1.0), 0.004)
+    assert find(outcome, policy="skip").expected_gain == pytest.approx(2.0)
+    assert find(outcome, threads=1).rehearsal is None
+    assert outcome.best.options == {"policy": "skip"}
+
+
+def test_what_loses_too_much_in_a_rehearsal_takes_no_place_of_others():
+    lab = FakeLab(lossy, predicts=lossy)
+    lab.tells = lambda c: Rehearsal(Reads(1.0, 1.0), 0.159 if c.options.get("policy") == "skip" else 0.05)
+    outcome = search([POLICIES], lab, Plan(finalists=1, terms=Terms(max_kld=0.05)))
+    skip = find(outcome, policy="skip")
+    assert not skip.measured
+    assert "0.1590 nats a token, above the budget of 0.05" in skip.why
+    assert outcome.best.options == {"tier": 2}, "at the budget, and the next fastest"
+
+
+def test_a_candidate_that_cannot_be_rehearsed_is_out_and_says_why():
+    lab = FakeLab(lossy, predicts=lossy)
+    lab.tells = lambda c: Failure("ended by SIGKILL") if "tier" in c.options else Rehearsal(Reads(1.0, 1.0), None)
+    outcome = search([POLICIES], lab, Plan(terms=Terms(max_kld=0.05)))
+    assert find(outcome, tier=2).why == "ended by SIGKILL"
+    assert not find(outcome, tier=2).measured
+
+
+def test_rehearsals_keep_room_for_measurements():
+    for lasts in range(12, 30):
+        lab = FakeLab(lossy, predicts=lossy, lasts=lasts)
+        outcome = search([POLICIES], lab, Plan(rounds=3, finalists=1, terms=Terms(max_kld=0.05)))
+        assert lab.left >= 0
+        assert len(lab.rehearsed) == min(3, lasts - 12)
+        assert outcome.is_cut_short == (lasts < 15)
+        assert bool(outcome.best.changes) == (lasts > 12), "one was rehearsed, and there was time to measure it"
 
 
 def rounds(*rates: float, **other: Any) -> list[Measurement]:

@@ -19,13 +19,15 @@ import numpy as np
 from edge_runtime.base.errors import HobbitError
 from edge_runtime.base.strict import from_mapping
 from edge_runtime.engine.api import Engine
-from edge_runtime.engine.sampler import SamplingParams
 from edge_runtime.lab.evaluation import log_softmax
 from edge_runtime.lab.probes.base import Subject
 from edge_runtime.lab.simulator.recording import record
 from edge_runtime.lab.tune import read_times, speeds
 from edge_runtime.lab.tune.measurement import Measurement, Workload
+from edge_runtime.lab.tune.rehearsal import Rehearsal
+from edge_runtime.lab.tune.rehearsing import rehearse
 from edge_runtime.lab.tune.resident_tokens import resident_token_ms
+from edge_runtime.lab.tune.workload import sampling
 from edge_runtime.telemetry.process import peak_rss_bytes
 from edge_runtime.telemetry.samples import phases
 
@@ -105,10 +107,7 @@ def _request(
     engine: Engine, workload: Workload, number: int, totals: _Totals, prompt: list[int]
 ) -> tuple[list[int], float, list[float]]:
     """Return an answer's tokens, milliseconds to the first one, and those between the others."""
-    params = SamplingParams(
-        max_tokens=workload.gen_tokens, temperature=workload.temperature, seed=workload.seed + number, ignore_eos=True
-    )
-    stream = engine.stream(prompt, params)
+    stream = engine.stream(prompt, sampling(workload, number))
     started = perf_counter_ns()
     next(stream)
     first = last = perf_counter_ns()
@@ -140,6 +139,16 @@ def divergence(engine: Engine, tokens: list[int], reference: Path) -> float:
     return max(total / len(tokens), 0.0)
 
 
+def run_rehearsal(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Say what a candidate reads that changes what is said, and with a reference what it loses."""
+    workload = from_mapping(Workload, job["workload"], "workload")
+    with Engine.open(job["bundle"], self_check=False, **{**job["options"], "prefetch": "off"}) as engine:
+        reads, kld = rehearse(engine, workload), None
+        if job.get("reference"):
+            kld = divergence(engine, job["reference_tokens"], Path(job["reference"]))
+        return Rehearsal(reads, kld).to_json()
+
+
 def record_trace(job: Mapping[str, Any]) -> dict[str, Any]:
     """Record what the router says of some texts."""
     with Engine.open(job["bundle"], self_check=False, **{**job["options"], "prefetch": "off"}) as engine:
@@ -166,6 +175,7 @@ def probe_reads(job: Mapping[str, Any]) -> dict[str, Any]:
 JOBS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "measure": measure,
     "reference": write_reference,
+    "rehearse": run_rehearsal,
     "trace": record_trace,
     "speed": probe_speed,
     "reads": probe_reads,

@@ -1,4 +1,4 @@
-"""The journal of a tuning: every measurement as it is made, so that an interrupted one goes on where it was."""
+"""The journal of a tuning: every measurement and rehearsal as it is made, so that an interrupted one goes on there."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 from edge_runtime.base.errors import ConfigError, RequestError
 from edge_runtime.lab.bench.folder import write_whole
 from edge_runtime.lab.tune.measurement import Failure, Measurement
+from edge_runtime.lab.tune.rehearsal import Rehearsal
 
-_VERSION = 2
+_VERSION = 3
 _MAX_BYTES = 64 << 20
 
 
 class Journal:
-    """Lines of JSON: what is tuned, then a measurement a line. A last line that was cut off is written again.
+    """Lines of JSON: what is tuned, then one for each measurement or rehearsal. One that was cut off is written again.
 
     Args:
         path: the file; None keeps everything in memory.
@@ -30,6 +31,7 @@ class Journal:
         self._path = path
         self._about = {"version": _VERSION, **about}
         self._found: dict[tuple[str, str, int], Measurement | Failure] = {}
+        self._rehearsed: dict[str, Rehearsal | Failure] = {}
         if path is not None and path.exists():
             self._read(path)
         elif path is not None:
@@ -53,6 +55,20 @@ class Journal:
         self._found[stage, key, number] = found
         what = {"failed": found.why} if isinstance(found, Failure) else {"measured": found.to_json()}
         self._append({"stage": stage, "candidate": key, "round": number} | what)
+
+    def rehearsal(self, key: str) -> Rehearsal | Failure | None:
+        """Return what a rehearsal of a candidate told; None if there was none yet."""
+        return self._rehearsed.get(key)
+
+    def put_rehearsal(self, key: str, found: Rehearsal | Failure) -> None:
+        """Note a rehearsal.
+
+        Raises:
+            RequestError: it cannot be written.
+        """
+        self._rehearsed[key] = found
+        what = {"failed": found.why} if isinstance(found, Failure) else found.to_json()
+        self._append({"candidate": key, "rehearsed": what})
 
     def remove(self) -> None:
         """The tuning is over: it is not gone on with."""
@@ -92,6 +108,11 @@ class Journal:
             write_whole(path, "".join(f"{line}\n" for line in lines or [json.dumps(self._about)]).encode())
 
     def _take(self, entry: Mapping[str, Any], where: str) -> None:
+        if "rehearsed" in entry:
+            told = entry["rehearsed"]
+            failed = Failure(str(told["failed"])) if "failed" in told else None
+            self._rehearsed[str(entry["candidate"])] = failed or Rehearsal.from_json(told)
+            return
         place = str(entry["stage"]), str(entry["candidate"]), int(entry["round"])
         if "failed" in entry:
             self._found[place] = Failure(str(entry["failed"]))

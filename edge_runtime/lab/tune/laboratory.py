@@ -17,6 +17,7 @@ from edge_runtime.lab.tune.measurement import Failure, Measurement, Workload, ty
 from edge_runtime.lab.tune.mode_switch import OPTION, ModeSwitch
 from edge_runtime.lab.tune.predict import Predictor
 from edge_runtime.lab.tune.processes import run_job
+from edge_runtime.lab.tune.rehearsal import Rehearsal
 
 _AGAIN = 2
 """How often a round is measured again because the clock was off."""
@@ -94,9 +95,7 @@ class ProcessLaboratory:
 
     def _once(self, candidate: Candidate, *, lossy: bool) -> Measurement | Failure:
         celsius, started = self.gate.wait(), self._clock()
-        compared: dict[str, Any] = {}
-        if lossy and self.reference is not None and {"policy", "tier"} & candidate.options.keys():
-            compared = {"reference": str(self.reference.path), "reference_tokens": self.reference.tokens}
+        compared = self._compared() if lossy and {"policy", "tier"} & candidate.options.keys() else {}
         said = self.job("measure", candidate, resident=candidate == self._stands, **compared)
         self._spent_s.append(self._clock() - started)
         sentinel = self._sentinel_of(candidate)
@@ -110,6 +109,31 @@ class ProcessLaboratory:
             return Failure(str(err))
         disturbed = not sentinel.is_steady(rate)
         return replace(found, celsius=celsius, clock=round(rate, 4), is_disturbed=disturbed)
+
+    def _compared(self) -> dict[str, Any]:
+        """What a job needs to say what a candidate loses."""
+        if self.reference is None:
+            return {}
+        return {"reference": str(self.reference.path), "reference_tokens": self.reference.tokens}
+
+    def rehearse(self, candidate: Candidate) -> Rehearsal | Failure:
+        """See `Laboratory.rehearse`."""
+        found = self._journal.rehearsal(candidate.key)
+        if found is None:
+            found = self._rehearsed(candidate)
+            self._journal.put_rehearsal(candidate.key, found)
+        if isinstance(found, Rehearsal) and self.predictor is not None:
+            self.predictor.know(candidate, found.reads)
+        return found
+
+    def _rehearsed(self, candidate: Candidate) -> Rehearsal | Failure:
+        said = self.job("rehearse", candidate, **self._compared())
+        if isinstance(said, Failure):
+            return said
+        try:
+            return Rehearsal.from_json(said)
+        except (KeyError, TypeError, ValueError) as err:
+            return Failure(f"a rehearsal that cannot be read: {err}")
 
     def _sentinel_of(self, candidate: Candidate) -> Sentinel:
         own = self.sentinel

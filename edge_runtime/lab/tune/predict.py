@@ -35,7 +35,7 @@ class ReplaySetting:
 
 @dataclass(frozen=True)
 class Reads:
-    """What a replay says of a token.
+    """What a replay, or a rehearsal, says of a token.
 
     Attributes:
         bytes_per_token: read.
@@ -63,20 +63,27 @@ class Predictor:
         slot_bytes: of an expert, by tier.
         working_set: experts a token uses if nothing is left out.
         measured: what stands, with its phases.
-        replay: replays the workload; None where nothing is read.
+        replay: replays the workload; None where nothing is read. What it returns is None where settings say something
+            else than what was recorded.
         drive: times of its reads; None where it could not be probed.
         speeds: of computing.
         stands: the candidate that was measured.
+        rehearsed: what such settings read, where they were rehearsed.
     """
 
     present: Mapping[str, Any]
     slot_bytes: Mapping[int, int]
     working_set: int
     measured: Measurement
-    replay: Callable[[ReplaySetting], Reads] | None = None
+    replay: Callable[[ReplaySetting], Reads | None] | None = None
     drive: ReadTimes | None = None
     speeds: ComputeSpeeds = field(default_factory=lambda: ComputeSpeeds({}))
     stands: Candidate = field(default_factory=Candidate)
+    rehearsed: dict[ReplaySetting, Reads] = field(default_factory=dict)
+
+    def know(self, candidate: Candidate, reads: Reads) -> None:
+        """Take what a rehearsal of a candidate read."""
+        self.rehearsed[self._replayed(self.settings(candidate))] = reads
 
     def begin_with(self, stands: Candidate, measured: Measurement) -> None:
         """Predict from another one from now on: what both have in common need not be predicted."""
@@ -87,7 +94,7 @@ class Predictor:
         return {**self.present, **candidate.options}
 
     def rate(self, candidate: Candidate) -> float | None:
-        """Return tokens a second; None for what cannot be predicted, such as reading ahead."""
+        """Return tokens a second; None for what cannot be predicted: reading ahead, other answers nobody rehearsed."""
         before, after = self.stands.options, candidate.options
         changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
         if changed & _UNPREDICTED:
@@ -123,7 +130,12 @@ class Predictor:
         if own is None:
             return None
         other = self.measured.phase_ms.get("other", 0.0) if own.other_ms is None else own.other_ms
-        uses = self._reads(settings).uses if self.replay is not None else {}
+        uses: Mapping[int, float] = {}
+        if self.replay is not None:
+            reads = self._reads(settings)
+            if reads is None:
+                return None
+            uses = reads.uses
         total = own.trunk_ms + other
         for tier, count in (uses or {int(settings["tier"]): self.working_set}).items():
             speed = self.speeds.of(threads, tier)
@@ -151,15 +163,20 @@ class Predictor:
 
     def _read_ms(self, settings: Mapping[str, Any], drive: Mapping[str, Any]) -> float | None:
         """Milliseconds of reading what some settings read, as those of `drive` read; nothing is computed meanwhile."""
-        if self.replay is None or self.drive is None:
-            return None
         reads = self._reads(settings)
+        if reads is None or self.drive is None:
+            return None
         return self.drive.read_ms(reads.bytes_per_token, reads.batches_per_token, drive)
 
-    def _reads(self, settings: Mapping[str, Any]) -> Reads:
-        assert self.replay is not None
+    def _reads(self, settings: Mapping[str, Any]) -> Reads | None:
+        """What some settings read: as they were rehearsed, else as a replay says."""
+        setting = self._replayed(settings)
+        found = self.rehearsed.get(setting)
+        return self.replay(setting) if found is None and self.replay is not None else found
+
+    def _replayed(self, settings: Mapping[str, Any]) -> ReplaySetting:
         tier = int(settings["tier"])
         slots = int(settings["num_slots"]) * self.slot_bytes[int(self.present["tier"])] // self.slot_bytes[tier]
         if "expert_memory" in settings:
             slots = min(slots, int(settings["expert_memory"]) // self.slot_bytes[tier])
-        return self.replay(ReplaySetting(slots, str(settings["eviction"]), str(settings["policy"]), tier))
+        return ReplaySetting(slots, str(settings["eviction"]), str(settings["policy"]), tier)

@@ -16,6 +16,7 @@ from edge_runtime.lab.simulator.trace import Trace
 from edge_runtime.lab.simulator.trace_format import TraceHeader, TracePass
 from edge_runtime.lab.tune.measurement import Workload
 from edge_runtime.lab.tune.predict import Reads, ReplaySetting
+from edge_runtime.policy import parse_policy
 from edge_runtime.policy.routing import Router
 
 _COUNTING = DriveModel(gbps=1e18, latency_us=1e6)
@@ -114,23 +115,33 @@ class Replays:
         self._trace, self._workload, self._chunk, self._calibration = trace, workload, chunk, calibration
         self._known: dict[ReplaySetting, Reads] = {}
 
-    def __call__(self, setting: ReplaySetting) -> Reads:
+    def __call__(self, setting: ReplaySetting) -> Reads | None:
         """Return what the settings read for a token of the requests that count.
+
+        Returns:
+            None for another policy or tier than the trace's: the text that follows is another one, and so is what it
+            asks for.
 
         Raises:
             ConfigError, BudgetError: they cannot be run.
         """
+        if self._says_otherwise(setting):
+            return None
         if setting not in self._known:
             self._known[setting] = self._replay(setting)
         return self._known[setting]
 
     def can(self, setting: ReplaySetting) -> bool:
-        """Whether the settings can be replayed at all."""
+        """Whether the settings can be run at all."""
         try:
-            self(setting)
+            self._replay(setting)
         except HobbitError:
             return False
         return True
+
+    def _says_otherwise(self, setting: ReplaySetting) -> bool:
+        header = self._trace.header
+        return setting.tier != header.tier or parse_policy(setting.policy) != parse_policy(header.policy)
 
     def _replay(self, setting: ReplaySetting) -> Reads:
         settings = ReplaySettings(

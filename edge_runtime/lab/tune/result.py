@@ -143,6 +143,7 @@ def _trial_json(trial: Trial) -> dict[str, Any]:
     return {
         "axis": trial.axis,
         "candidate": trial.candidate.options,
+        "rehearsal": None if trial.rehearsal is None else trial.rehearsal.to_json(),
         "predicted_tok_s": None if trial.predicted is None else round(trial.predicted, 4),
         "expected_gain": None if trial.expected_gain is None else round(trial.expected_gain, 4),
         "expected_doubt": None if trial.expected_doubt is None else round(trial.expected_doubt, 4),

@@ -14,6 +14,7 @@ from typing import Protocol
 from edge_runtime.lab.tune.accept import Terms, judge
 from edge_runtime.lab.tune.candidate import Axis, Candidate
 from edge_runtime.lab.tune.measurement import Failure, Measurement
+from edge_runtime.lab.tune.rehearsal import Rehearsal
 from edge_runtime.lab.tune.trial import Outcome, Trial, expected
 
 
@@ -22,6 +23,10 @@ class Laboratory(Protocol):
 
     def measure(self, stage: str, candidate: Candidate, number: int, *, lossy: bool) -> Measurement | Failure:
         """Measure a candidate once, in a round of a stage; `lossy`: its KL divergence too."""
+        ...
+
+    def rehearse(self, candidate: Candidate) -> Rehearsal | Failure:
+        """Run a candidate once that changes what is said, so that what it reads and what it loses is known."""
         ...
 
     def predict(self, candidate: Candidate) -> float | None:
@@ -60,6 +65,9 @@ class Plan:
     terms: Terms = field(default_factory=Terms)
 
 
+_NO_TIME = "not tried: the time is over"
+
+
 def search(
     axes: Sequence[Axis], lab: Laboratory, plan: Plan, say: Callable[[str], None] = lambda text: None
 ) -> Outcome:
@@ -89,8 +97,11 @@ def _least(plan: Plan) -> int:
 
 def _try_axis(axis: Axis, lab: Laboratory, plan: Plan, outcome: Outcome, say: Callable[[str], None]) -> None:
     best = outcome.best
+    if axis.is_lossy:
+        say(f"{axis.name}: rehearsing {len(axis.around(best))} candidates that change what is said")
     chosen, passed_over = _finalists(axis, best, lab, plan)
     outcome.trials += passed_over
+    outcome.is_cut_short |= any(trial.why == _NO_TIME for trial in passed_over)
     if not chosen:
         return
     say(f"{axis.name}: {best} against {'; '.join(str(trial.candidate) for trial in chosen)}")
@@ -111,23 +122,40 @@ def _try_axis(axis: Axis, lab: Laboratory, plan: Plan, outcome: Outcome, say: Ca
 def _finalists(axis: Axis, best: Candidate, lab: Laboratory, plan: Plan) -> tuple[list[Trial], list[Trial]]:
     """Choose what is measured: the highest predictions; what cannot be predicted comes first."""
     own = lab.predict(best)
-    trials = [
-        _foretold(Trial(axis.name, candidate, lab.predict(candidate)), own, lab) for candidate in axis.around(best)
-    ]
+    found = [Trial(axis.name, candidate) for candidate in axis.around(best)]
+    if axis.is_lossy:
+        found = [_rehearsed(trial, lab, plan) for trial in found]
+    refused = [trial for trial in found if trial.why]
+    trials = [_foretold(trial, own, lab) for trial in found if not trial.why]
     unknown = [trial for trial in trials if trial.predicted is None or own is None]
     known = [trial for trial in trials if trial not in unknown]
     known.sort(key=lambda trial: -(trial.predicted or 0.0))
     likely = [trial for trial in known if 1 + (trial.expected_gain or 0.0) + trial.expected_spread >= plan.hopeless]
     chosen = (unknown + likely)[: plan.finalists]
     left = [replace(trial, why=_why_left(trial, own)) for trial in trials if trial not in chosen]
-    return chosen, left
+    return chosen, refused + left
+
+
+def _rehearsed(trial: Trial, lab: Laboratory, plan: Plan) -> Trial:
+    """Add what a rehearsal told; what it rules out need not be measured, and is given the reason."""
+    if not lab.has_time(1 + _least(plan)):
+        return replace(trial, why=_NO_TIME)
+    found = lab.rehearse(trial.candidate)
+    if isinstance(found, Failure):
+        return replace(trial, why=found.why)
+    most = plan.terms.max_kld
+    too_much = most is not None and found.kld is not None and found.kld > most
+    why = f"not measured: KL divergence {found.kld:.4f} nats a token, above the budget of {most:g}" if too_much else ""
+    return replace(trial, rehearsal=found, why=why)
 
 
 def _foretold(trial: Trial, own: float | None, lab: Laboratory) -> Trial:
-    """Add the gain that predictions promise, and how far it may be off; `own` is that of what stands."""
-    if trial.predicted is None or not own:
-        return trial
-    return replace(trial, expected_gain=trial.predicted / own - 1, expected_doubt=lab.doubt(trial.candidate))
+    """Add what is predicted, the gain that promises, and how far it may be off; `own` is that of what stands."""
+    predicted = lab.predict(trial.candidate)
+    if predicted is None or not own:
+        return replace(trial, predicted=predicted)
+    doubt = lab.doubt(trial.candidate)
+    return replace(trial, predicted=predicted, expected_gain=predicted / own - 1, expected_doubt=doubt)
 
 
 def _why_left(trial: Trial, own: float | None) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from edge_runtime.lab.tune.accept import Verdict
 from edge_runtime.lab.tune.candidate import Candidate
 from edge_runtime.lab.tune.measurement import Measurement
+from edge_runtime.lab.tune.rehearsal import Rehearsal
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Trial:
     Attributes:
         axis: along which it was tried.
         candidate: what it is.
+        rehearsal: what was told of a candidate that changes what is said; None of others.
         predicted: tokens a second, from the very first measurement; None if it could not be.
         expected_gain: the same against the prediction for what stands.
         expected_doubt: by what share that may be off, as far as probes tell.
@@ -27,6 +29,7 @@ class Trial:
 
     axis: str
     candidate: Candidate
+    rehearsal: Rehearsal | None = None
     predicted: float | None = None
     expected_gain: float | None = None
     expected_doubt: float | None = None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.base.errors import RequestError
+from edge_runtime.engine.sampler import SamplingParams
 from edge_runtime.lab.bench.prompts import random_prompts, text_prompts
 from edge_runtime.lab.tune.measurement import Workload
 
@@ -32,6 +33,13 @@ def make_workload(
     else:
         prompt = text_prompts(_encoded(tokenizer, text, prompt_tokens * (1 + requests)), prompt_tokens, text.name)
     return Workload([prompt(number).tolist() for number in range(1 + requests)], gen_tokens, seed)
+
+
+def sampling(workload: Workload, number: int) -> SamplingParams:
+    """Return how tokens of a request are drawn: each request has a seed of its own."""
+    return SamplingParams(
+        max_tokens=workload.gen_tokens, temperature=workload.temperature, seed=workload.seed + number, ignore_eos=True
+    )
 
 
 def _encoded(tokenizer: Any, path: Path, limit: int) -> list[int]:
