@@ -3,10 +3,11 @@
     python benchmarks/bench_predictions.py BUNDLE --tokens stream.json --memory 2GiB --out predictions.json
         [--rounds 5] [--seconds 80]
 
-Every round probes reads and computing and measures each setting once, in turn, beginning with another one each time.
-What is done is in the file at once; the same command goes on where the file ends, so that it can be run in pieces of
-`--seconds`. Prints for each setting the median of its rounds, what was predicted from the medians of the first
-setting's, how far that may be off by what its probes say, and the error.
+Settings that change what is said are rehearsed once. Every round probes reads and computing and measures each setting
+once, in turn, beginning with another one each time. What is done is in the file at once; the same command goes on where
+the file ends, so that it can be run in pieces of `--seconds`. What is there of something else, such as another bundle
+or another size of the cache, is set aside, and said. Prints for each setting the median of its rounds, what was
+predicted from the medians of the first setting's, how far that may be off by what its probes say, and the error.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -32,6 +33,7 @@ from edge_runtime.lab.tune.measurement import Measurement, Workload, typical
 from edge_runtime.lab.tune.predict import Predictor
 from edge_runtime.lab.tune.processes import require, run_job
 from edge_runtime.lab.tune.read_times import ReadTimes
+from edge_runtime.lab.tune.rehearsal import Rehearsal
 from edge_runtime.lab.tune.replays import Replays
 from edge_runtime.lab.tune.speeds import ComputeSpeeds, probe
 from edge_runtime.lab.tune.surroundings import present_settings
@@ -56,8 +58,20 @@ class Bench:
             [ids[100 * n : 100 * n + args.prompt_tokens] for n in range(3)], args.gen_tokens
         )  # fmt: skip
         self.subject = Subject(args.bundle, self.options)
-        self.done: dict[str, list[Any]] = json.loads(args.out.read_text()) if args.out.exists() else {}
         self.trace = args.out.with_suffix(".trace")
+        self.about = self._described()
+        self.done: dict[str, list[Any]] = _gone_on_with(args.out, self.about, self.trace)
+
+    def _described(self) -> dict[str, Any]:
+        """Return what has to be the same for samples to belong together."""
+        prepared = self.subject.prepared
+        return {
+            "bundle_id": prepared.bundle.manifest.bundle_id,
+            "options": self.options,
+            "workload": asdict(self.workload),
+            "num_slots": present_settings(prepared)["num_slots"],
+            "settings": [setting.options for setting in self.settings()],
+        }
 
     def settings(self) -> list[Candidate]:
         """What stands first, then what differs from it in one thing each."""
@@ -82,13 +96,15 @@ class Bench:
         settings = [setting.options for setting in self.settings()]
         tiers = [{"tier": each["tier"]} for each in settings if "tier" in each]
         fewer = [{"threads": each["threads"]} for each in settings if "threads" in each]
+        for options in (each for each in settings if says_otherwise(each)):
+            yield _name("0", "rehearse", options), "rehearse", options
         for number in range(self.args.rounds):
             yield f"{number} reads", "reads", {}
             probes = [("speed", each) for each in ({}, *tiers, *fewer)]
             turn = [*probes, *(("measure", each) for each in settings)]
             shift = number * len(turn) // self.args.rounds
             for kind, options in [*turn[shift:], *turn[:shift]]:
-                yield f"{number} {kind} {json.dumps(options, sort_keys=True)}", kind, options
+                yield _name(str(number), kind, options), kind, options
 
     def run(self) -> bool:
         """Do what is left, as far as the time goes; return whether all of it is done."""
@@ -107,7 +123,7 @@ class Bench:
             said = self.job(kind, options, **points, **behind)
             said.pop("answers", None)
             self.done[name] = [round(time.monotonic() - begun, 2), said, round(checksum_rate(), 4)]
-            write_whole(self.args.out, json.dumps(self.done).encode())
+            write_whole(self.args.out, json.dumps({"about": self.about, "done": self.done}).encode())
         return True
 
     def _record(self) -> None:
@@ -117,8 +133,36 @@ class Bench:
 
     def found(self, kind: str, options: dict[str, Any]) -> list[dict[str, Any]]:
         """Return what every round said of something."""
-        tail = f" {kind} {json.dumps(options, sort_keys=True)}" if kind != "reads" else " reads"
+        tail = _name("", kind, options) if kind != "reads" else " reads"
         return [said for name, (_, said, _) in self.done.items() if name.endswith(tail)]
+
+
+def says_otherwise(options: Mapping[str, Any]) -> bool:
+    """Whether a setting changes what is said."""
+    return bool(options.keys() & {"policy", "tier"})
+
+
+def _name(number: str, kind: str, options: Mapping[str, Any]) -> str:
+    return f"{number} {kind} {json.dumps(options, sort_keys=True)}"
+
+
+def _gone_on_with(path: Path, about: dict[str, Any], trace: Path) -> dict[str, Any]:
+    """Return the samples of a file that is about the same; one about something else is set aside, with its trace."""
+    if not path.exists():
+        trace.unlink(missing_ok=True)
+        return {}
+    held = json.loads(path.read_text(encoding="utf-8"))
+    was = held.get("about", {})
+    changed = [name for name, value in about.items() if was.get(name) != value]
+    if not changed:
+        done: dict[str, Any] = held["done"]
+        return done
+    aside = path.with_suffix(".old.json")
+    path.replace(aside)
+    trace.unlink(missing_ok=True)
+    print(f"{path}: other {', '.join(changed)} than now, so that its samples do not belong to these: begun anew")
+    print(f"what was there is in {aside}")
+    return {}
 
 
 def speeds_of(bench: Bench, tier: int) -> ComputeSpeeds:
@@ -160,6 +204,9 @@ def compare(bench: Bench) -> list[dict[str, Any]]:
         present_settings(prepared), tier_bytes, prepared.plan.working_set, typical(base), replays,
         reads_of(bench), speeds_of(bench, config.tier),
     )  # fmt: skip
+    for setting in rounds:
+        for told in bench.found("rehearse", setting.options):
+            predictor.know(setting, Rehearsal.from_json(told).reads)
     own, stood, rows = predictor.rate(Candidate()), median(each.rate for each in base), []
     differ = (base[-1].rate / base[0].rate - 1) / 2
     for setting, measured in rounds.items():
