@@ -80,9 +80,10 @@ kernel-check: $(VENV)/.test
 memory-check: $(VENV)/.test
 	HOBBIT_X_RUNS=20 HOBBIT_X_LAYERS=24 $(PY) -m pytest -s tests/integration/test_cgroup_shares.py
 
-# the same under cgroups of version 2, in an emulated machine with another kernel: DEBS="linux-image-*.deb busybox-static*.deb" BUNDLE=DIR RUNS=1
+# the same under cgroups of version 2, in an emulated machine with another kernel: DEBS="linux-image-*.deb busybox-static*.deb" BUNDLE=DIR
+# RUNS=20 OUT=shares.jsonl; a run takes one to two minutes, and what is in OUT is not run again
 cgroup2-check: $(VENV)/.test
-	$(PY) tests/guest/boot.py --deb $(DEBS) -- env PYTHONPATH=$(CURDIR)/tests $(abspath $(PY)) tests/guest/shares.py $(abspath $(BUNDLE)) --runs $(or $(RUNS),1)
+	$(PY) tests/guest/all_shares.py $(abspath $(BUNDLE)) --deb $(DEBS) --runs $(or $(RUNS),1) --out $(or $(OUT),shares.jsonl)
 
 fmt: $(VENV)/.test
 	$(BIN)/ruff format .
