@@ -8,7 +8,9 @@ a thread of its own (a tree of files, see tests/board_trees.py); its share is th
 as if nothing else could run on another core meanwhile. Spans of the host's other work are off in both, as while nobody
 records. The shorter a token, the more instruments weigh, so a model that fits in memory is the worst case;
 --expert-memory has one streamed. Prints milliseconds a token of both, the median change of pairs with its 95 % interval
-(bootstrap over pairs, fixed seed), and the sum.
+(bootstrap over pairs, fixed seed), and the sum. What tokens enter instead of spans takes time too: `blocks` says how
+many blocks a token has, what an empty one takes in a loop, and the share of a token that makes: the most that code
+without any would save.
 """
 
 from __future__ import annotations
@@ -18,20 +20,21 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import RLock
-from time import perf_counter, process_time, sleep
+from time import perf_counter, perf_counter_ns, process_time, sleep
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime import Engine, SamplingParams
+from edge_runtime.base.contexts import HostSpan, Untimed
 from edge_runtime.telemetry.power import Choice
 from edge_runtime.telemetry.power.sampler import start_sampler
 from edge_runtime.telemetry.spans import Spans
 
 _HZ, _METER_S = 10.0, 5.0
 _RESAMPLES = 2000
+_TOKENS, _LOOPS, _BLOCKS = 16, 2000, 200
 
 
 @contextmanager
@@ -40,7 +43,7 @@ def spans(*, on: bool) -> Iterator[None]:
     if on:
         yield
         return
-    timed, untimed = Spans.span, RLock()  # entering a lock of its own is the cheapest context there is
+    timed, untimed = Spans.span, Untimed()
     Spans.span = lambda self, name: untimed  # type: ignore[method-assign, assignment, return-value]
     try:
         yield
@@ -80,6 +83,43 @@ def change_of(found: NDArray[np.float64]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+class Counted:
+    """A context that counts how often it is entered."""
+
+    blocks = 0
+
+    def __enter__(self) -> None:
+        self.blocks += 1
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+def blocks_of(engine: Engine, off_ms: float) -> dict[str, float]:
+    """Return how many blocks a token has, what an empty one takes, and the share of a token that makes."""
+    counted, timed = Counted(), Spans.span
+    stream = engine.stream(np.arange(8, dtype=np.int32), SamplingParams(_TOKENS + 1, temperature=1, ignore_eos=True))
+    next(stream)
+    Spans.span = lambda self, name: counted  # type: ignore[method-assign, assignment, return-value]
+    try:
+        for _ in stream:
+            pass
+    finally:
+        Spans.span = timed  # type: ignore[method-assign]
+    span, spent = HostSpan("empty"), []
+    for _ in range(_LOOPS):
+        started = perf_counter_ns()
+        for _ in range(_BLOCKS):
+            with span:
+                pass
+        spent.append((perf_counter_ns() - started) / _BLOCKS)
+    each, blocks = float(np.median(spent)), counted.blocks / _TOKENS
+    return {
+        "a_token": round(blocks, 1), "each_ns": round(each, 1),
+        "percent_of_a_token": round(100 * blocks * each / (1e6 * off_ms), 3),
+    }  # fmt: skip
+
+
 def meter_share(board: Path) -> float | None:
     """Return the percent of a core that reading a meter takes; None without one."""
     sampler, _ = start_sampler(Choice("auto", _HZ, board))
@@ -109,10 +149,11 @@ def main() -> None:
     ) as engine:
         list(pairs(engine, args.tokens, 0))
         found = np.array([each for number in range(args.rounds) for each in pairs(engine, args.tokens, number)])
-    timed = change_of(found)
+        timed = change_of(found)
+        blocks = blocks_of(engine, timed["off_ms"])
     together = timed["change_percent"] + (meter or 0.0)
     print(json.dumps({
-        "spans": timed, "meter_percent": None if meter is None else round(meter, 3),
+        "spans": timed, "blocks": blocks, "meter_percent": None if meter is None else round(meter, 3),
         "together_percent": round(together, 3),
     }))  # fmt: skip
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from time import perf_counter_ns
 from typing import Any, NamedTuple, Protocol
+
+from edge_runtime.base.contexts import HostSpan, Untimed
 
 
 class Clock(Protocol):
@@ -49,22 +50,19 @@ _LATE_SPANS = 1024
 """Spans kept until they are looked at again: those whose work is over by then are added up."""
 
 
-class Span:
-    """Adds the time of each `with` block to one phase. Not for blocks inside each other.
+class DeviceSpan:
+    """Adds the time of each `with` block to one phase, by a clock of its own. Not for blocks inside each other.
+
+    By the host's clock `HostSpan` does so natively.
 
     Args:
         clock: of whatever does the work.
-        name: the phase.
-
-    Attributes:
-        note: told of every block; None: nobody records.
     """
 
-    __slots__ = ("_elapsed", "_late", "_mark", "_most_late", "_name", "_ns", "_started", "note")
+    __slots__ = ("_elapsed", "_late", "_mark", "_most_late", "_ns", "_started")
 
-    def __init__(self, clock: Clock, name: str = "") -> None:
-        self._mark, self._elapsed, self._name = clock.mark, clock.elapsed_ns, name
-        self.note: _Note | None = None
+    def __init__(self, clock: Clock) -> None:
+        self._mark, self._elapsed = clock.mark, clock.elapsed_ns
         self._started: Any = None
         self._ns = 0
         self._late: list[tuple[Any, Any]] = []
@@ -78,8 +76,6 @@ class Span:
         elapsed = self._elapsed(end, self._started)
         if elapsed is not None:
             self._ns += elapsed
-            if self.note is not None:
-                self.note(self._name, self._started, end)
             return
         self._late.append((end, self._started))
         if len(self._late) > self._most_late:
@@ -103,6 +99,9 @@ class Span:
                 self._ns += elapsed
 
 
+Span = HostSpan | DeviceSpan
+
+
 class Spans:
     """Nanoseconds spent in each named phase since the start.
 
@@ -115,10 +114,10 @@ class Spans:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or HostClock()
+        self._is_hosts = isinstance(self._clock, HostClock)
         self._spans: dict[str, Span] = {}
         self._note: _Note | None = None
-        # a context that does nothing and is made in C: for one thread, entering a lock of its own is that
-        self._untimed = threading.RLock()
+        self._untimed = Untimed()
         self.layer_idx: int | None = None
 
     @property
@@ -130,11 +129,11 @@ class Spans:
         """Time a block as part of a phase: ``with spans.span("trunk"):``. Always the same object for a name."""
         found = self._spans.get(name)
         if found is None:
-            found = self._spans[name] = Span(self._clock, name)
-            found.note = self._note
+            found = self._spans[name] = HostSpan(name) if self._is_hosts else DeviceSpan(self._clock)
+            self._set_note(self._note)
         return found
 
-    def host_span(self, name: str) -> AbstractContextManager[object]:
+    def host_span(self, name: str) -> Span | Untimed:
         """Time a block of the host's own work while somebody records; else do nothing, at next to no cost.
 
         25 spans a token would take 2 % of a token of 1 ms. Nothing is timed by a device's clock: the host works beside
@@ -151,7 +150,7 @@ class Spans:
             if len(events) < limit:
                 events.append(SpanEvent(name, self.layer_idx, start_ns, end_ns))
 
-        self._set_note(note if isinstance(self._clock, HostClock) else None)
+        self._set_note(note if self._is_hosts else None)
         try:
             yield events
         finally:
@@ -160,4 +159,5 @@ class Spans:
     def _set_note(self, note: _Note | None) -> None:
         self._note = note
         for span in self._spans.values():
-            span.note = note
+            if isinstance(span, HostSpan):
+                span.note = note

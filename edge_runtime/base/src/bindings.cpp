@@ -1,8 +1,9 @@
-// Python's view of the checksum: `crc32c(data, value)` over any contiguous buffer.
+// Python's view of the checksum, `crc32c(data, value)` over any contiguous buffer, and of spans of time.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
 #include "crc32c.hpp"
+#include "host_span.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -18,4 +19,8 @@ uint32_t crc(const Bytes& buffer, uint32_t value) {
 
 }  // namespace
 
-NB_MODULE(_native, m) { m.def("crc32c", &crc, "data"_a, "value"_a = 0); }
+NB_MODULE(_native, m) {
+  m.def("crc32c", &crc, "data"_a, "value"_a = 0);
+  m.attr("HostSpan") = nb::steal(hobbit::make_host_span_type());
+  m.attr("Untimed") = nb::steal(hobbit::make_untimed_type());
+}

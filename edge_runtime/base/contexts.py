@@ -1,0 +1,18 @@
+"""Contexts for blocks that run dozens of times a token, native: a method in Python takes longer than reading a clock.
+
+`HostSpan(name)`    adds up the nanoseconds of its `with` blocks in `ns`. `note`, unless it is None, is called behind
+                    each with (name, start_ns, end_ns), by the clock of `time.perf_counter_ns`.
+`Untimed()`         does nothing.
+"""
+
+from __future__ import annotations
+
+try:
+    from edge_runtime.base._native import HostSpan, Untimed
+except ImportError as err:
+    raise ImportError(
+        "edge_runtime.base: the native extension '_native' is missing or does not load "
+        f"({err}). Build it with: pip install -e . (needs a C++17 compiler)"
+    ) from err
+
+__all__ = ["HostSpan", "Untimed"]
