@@ -60,7 +60,7 @@ class Bench:
         self.subject = Subject(args.bundle, self.options)
         self.trace = args.out.with_suffix(".trace")
         self.about = self._described()
-        self.done: dict[str, list[Any]] = _gone_on_with(args.out, self.about, self.trace)
+        self.done: dict[str, list[Any]] = gone_on_with(args.out, self.about, self.trace)
 
     def _described(self) -> dict[str, Any]:
         """Return what has to be the same for samples to belong together."""
@@ -82,7 +82,7 @@ class Bench:
         changes: list[dict[str, Any]] = [
             {}, {"eviction": "lru"}, {"expert_memory": smaller}, {"read_chunk": 4 * _MIB, "io_threads": 4},
             *([{"threads": self.args.threads - 1}] if self.args.threads > 1 else []),
-            *({"tier": each} for each in tiers), {"policy": "skip"},
+            *({"tier": each} for each in tiers), *({"policy": each} for each in self.args.policies),
         ]  # fmt: skip
         return [Candidate.of(each) for each in changes]
 
@@ -146,8 +146,8 @@ def _name(number: str, kind: str, options: Mapping[str, Any]) -> str:
     return f"{number} {kind} {json.dumps(options, sort_keys=True)}"
 
 
-def _gone_on_with(path: Path, about: dict[str, Any], trace: Path) -> dict[str, Any]:
-    """Return the samples of a file that is about the same; one about something else is set aside, with its trace."""
+def gone_on_with(path: Path, about: dict[str, Any], trace: Path) -> dict[str, Any]:
+    """Return the samples of a file that is about the same; one about something else is set aside, its trace removed."""
     if not path.exists():
         trace.unlink(missing_ok=True)
         return {}
@@ -231,6 +231,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prompt-tokens", type=int, default=8)
     parser.add_argument("--gen-tokens", type=int, default=24)
+    parser.add_argument("--policies", nargs="*", default=["skip", "hobbit", "mobile", "cache-prior", "max-rank"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="time of this call")
     parser.add_argument("--out", type=Path, required=True, help="samples; gone on with where it exists")
