@@ -123,8 +123,12 @@ class Bench:
             said = self.job(kind, options, **points, **behind)
             said.pop("answers", None)
             self.done[name] = [round(time.monotonic() - begun, 2), said, round(checksum_rate(), 4)]
-            write_whole(self.args.out, json.dumps({"about": self.about, "done": self.done}).encode())
+            self.write({})
         return True
+
+    def write(self, more: Mapping[str, Any]) -> None:
+        """Write the file: what was done so far, and what follows from it."""
+        write_whole(self.args.out, json.dumps({"about": self.about, "done": self.done, **more}).encode())
 
     def _record(self) -> None:
         answers = self.job("measure", {})["answers"]
@@ -237,13 +241,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="samples; gone on with where it exists")
     args = parser.parse_args()
     bench = Bench(args)
-    is_done = bench.run()
+    bench.run()
     clocks = [clock for _, _, clock in bench.done.values()]
     if clocks:
         print(f"clock: {min(clocks):.2f} to {max(clocks):.2f}, median {median(clocks):.2f}")
     print(f"{len(bench.done)} of {sum(1 for _ in bench.steps())} done")
-    if is_done or all(bench.found("measure", each.options) for each in bench.settings()):
-        for row in compare(bench):
+    if all(bench.found("measure", each.options) for each in bench.settings()):
+        rows = compare(bench)
+        bench.write({"predicted": rows})
+        for row in rows:
             print(
                 f"{Candidate.of(row['setting'])}: measured {row['measured']:.2f}, predicted {row['predicted']:.2f} "
                 f"(± {100 * row['doubt']:.0f} %), error {100 * row['error']:+.1f} %, rounds {row['rounds']}"
