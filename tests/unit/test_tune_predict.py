@@ -241,6 +241,18 @@ def test_a_prediction_is_as_doubtful_as_its_probes():
     assert doubted(tier=4, speeds=unsure) > doubted(eviction="next-use", speeds=unsure), "computing stays the same"
 
 
+def test_what_computing_hides_is_doubted_where_computing_changes():
+    """The drive was busy for 100 ms, 60 of them hidden by computing: half of the computing may hide half as much."""
+    measured = Measurement([10.0], [1.0], 1.0, "x", PHASES, read_busy_ms=100.0)
+    found = predictor(measured=measured)
+    assert doubt(found, Candidate.of({"eviction": "next-use"})) == 0.0, "computing stays the same"
+    less = (38 + 30) / (38 + 30 + 60 * 3 / 5 * (1 - 38 / 50)) - 1
+    assert doubt(found, Candidate.of({"tier": 4})) == pytest.approx(-less)
+    more = (83 + 50) / (83 + 50 - 60 * (83 / 50 - 1)) - 1
+    assert doubt(found, Candidate.of({"threads": 2})) == pytest.approx(more), "more computing may hide more"
+    assert doubt(predictor(), Candidate.of({"threads": 2})) == 0.0, "nothing was hidden"
+
+
 def test_what_both_sides_read_from_makes_no_doubt_but_for_its_batches():
     assert 0 < doubted(line=0.2, eviction="next-use") < 0.02
     assert 0.1 < doubted(line=0.2, read_chunk=MIB // 2) < 0.13

@@ -1,4 +1,4 @@
-"""How far the gain that a prediction promises may be off, by how far apart the rounds of its probes were."""
+"""How far the gain that a prediction promises may be off, by how far apart the rounds of its probes were, and more."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _gain(predictor: Predictor, candidate: Candidate) -> float | None:
 
 
 def _varied(predictor: Predictor, candidate: Candidate, rounds: float) -> Iterator[Predictor]:
-    """Yield predictors of which one probe, or what stands, is off by its doubt."""
+    """Yield predictors of which one probe, what stands, or what is assumed of hidden reads, is off by its doubt."""
     speeds, drive = predictor.speeds, predictor.drive
     most = max((speeds.doubt(pair) for pair in speeds.pairs), default=0.0)
     if most:  # the whole machine was slower or faster while it was probed
@@ -47,6 +47,7 @@ def _varied(predictor: Predictor, candidate: Candidate, rounds: float) -> Iterat
     for pair in speeds.pairs:
         if speeds.doubt(pair):
             yield replace(predictor, speeds=speeds.slower({pair: 1 + speeds.doubt(pair)}))
+    yield replace(predictor, hides_as_it_computes=True)
     if rounds:
         yield replace(predictor, measured=_slower(predictor.measured, 1 + rounds))
     if drive is None:

@@ -69,6 +69,8 @@ class Predictor:
         speeds: of computing.
         stands: the candidate that was measured.
         rehearsed: what such settings read, where they were rehearsed.
+        hides_as_it_computes: what computing hides of reading goes with computing too, not with the reads alone. Which
+            is nearer depends on where reads come in a token: predictions take the second, doubts try the first.
     """
 
     present: Mapping[str, Any]
@@ -80,6 +82,7 @@ class Predictor:
     speeds: ComputeSpeeds = field(default_factory=lambda: ComputeSpeeds({}))
     stands: Candidate = field(default_factory=Candidate)
     rehearsed: dict[ReplaySetting, Reads] = field(default_factory=dict)
+    hides_as_it_computes: bool = False
 
     def know(self, candidate: Candidate, reads: Reads) -> None:
         """Take what a rehearsal of a candidate read."""
@@ -115,8 +118,14 @@ class Predictor:
             if found is None:
                 return None
             reading = found
+        if self.hides_as_it_computes and token > computing:
+            reading = max(0.0, reading + self._hidden_ms() * reading / (token - computing) * (1 - ratio))
         total = computed + reading
         return 1000 / total if total > 0 else None
+
+    def _hidden_ms(self) -> float:
+        """Milliseconds that the drive was busy and nobody waited."""
+        return max(0.0, self.measured.read_busy_ms - self.measured.phase_ms.get("read_wait", 0.0))
 
     def _computing_ratio(self, now: Mapping[str, Any], then: Mapping[str, Any], own: float | None) -> float | None:
         """How many times as long a token with every expert in memory takes; both as probed."""
