@@ -55,8 +55,8 @@ def boot(args: argparse.Namespace, runs: dict[int, int]) -> int:
         for line in machine.stdout:
             sys.stdout.write(line)
             sys.stdout.flush()
-            if line.startswith(MARK):
-                note(args.out, line.removeprefix(MARK).strip())
+            if MARK in line:  # the console may have put something before it
+                note(args.out, line.partition(MARK)[2].strip())
     return machine.returncode
 
 
