@@ -104,7 +104,7 @@ def describe_machine() -> dict[str, Any]:
 
 def run(command: tuple[str, ...]) -> dict[str, Any]:
     """Run a command in the root of the repository; return what came of it."""
-    before, start = _tree(), time.monotonic()
+    before, start = tree(), time.monotonic()
     found = _run_tests(command[1:]) if command[0] == "pytest" else _run_script(command)
     when = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     seconds = round(time.monotonic() - start)
@@ -138,7 +138,7 @@ def _run_script(command: tuple[str, ...]) -> dict[str, Any]:
     return {"outcome": "skipped", "said": said} if "SKIPPED" in said else {"outcome": "passed"}
 
 
-def _tree() -> dict[str, Any]:
+def tree() -> dict[str, Any]:
     """Which commit is checked out, and whether anything was changed since."""
 
     def git(*words: str) -> str:
