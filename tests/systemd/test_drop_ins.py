@@ -16,6 +16,7 @@ from board import board_with
 ENV = "/etc/hobbit-edge/hobbit.env"
 ELSEWHERE = "192.168.7.1"
 """An address of the machine that is not its loopback's; lan.conf allows it."""
+KEY = "0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture
@@ -68,11 +69,11 @@ def test_each_does_what_it_says(board):
     machine.shell("systemctl stop hobbit")
     assert not start(machine), "no key, no network"
     assert machine.show("hobbit", "ExecMainStatus") == "78"
-    machine.shell("echo sesame | install -m 0640 -g hobbit /dev/stdin /etc/hobbit-edge/api-key")
+    machine.shell(f"echo {KEY} | install -m 0640 -g hobbit /dev/stdin /etc/hobbit-edge/api-key")
     set_(machine, "HOBBIT_API_KEY_FILE=/etc/hobbit-edge/api-key")
     machine.shell(f"ip address add {ELSEWHERE}/24 dev lo")
     assert start(machine), machine.journal("hobbit")[-2000:]
-    url, key = f"http://{ELSEWHERE}:8080/v1/models", ("--header", "Authorization: Bearer sesame")
+    url, key = f"http://{ELSEWHERE}:8080/v1/models", ("--header", f"Authorization: Bearer {KEY}")
     if "does not support BPF" not in machine.shell("journalctl --no-pager --output=cat"):
         assert status_of(machine, url, *key) == 0, "the unit's own firewall"
     use(machine, "lan.conf")
