@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 
 from edge_runtime.backends.kernels import Resident
 from edge_runtime.backends.trunk import LayerOutput, TrunkChunk, chunk_cuts_of
 from edge_runtime.base.arrays import F32
+from edge_runtime.engine.backend_layers import count_uses, layers_of_backend
 from edge_runtime.engine.layer_loop import run_layers
 from edge_runtime.engine.pass_parts import BeforeLayer, PassParts, SequenceStep
 from edge_runtime.engine.policy_pass import Attempt
 from edge_runtime.engine.speculation.cut import rows_served
+from edge_runtime.engine.token_calls import TokenPass
 from edge_runtime.experts.stream import ReadyBatch
 from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing, first_rows
 from edge_runtime.policy.joint import PassPolicies
@@ -49,6 +51,7 @@ class ForwardPass(Generic[T]):
         self._out: LayerOutput[T] | None = None  # of the layer that runs, all sequences joined
         self._expert_outs: list[T | None] = [None] * len(steps)
         self._resident_layers: list[Resident] | None = None
+        self._calls: TokenPass | None = None
         self.chunks: list[TrunkChunk] = []
 
     def run(self) -> Attempt:
@@ -58,20 +61,30 @@ class ForwardPass(Generic[T]):
             self.chunks = [self._trunk.begin(step.token_ids, step.kv) for step in self._steps]
         cache.begin_pass(sum(self._rows))
         self._parts.read_ahead.decide_with(self._policies)
-        self._resident_layers = self._layers_of_backend()
-        self._look_first()
-        decisions = run_layers(range(len(self._layers)), self, self._decide, cache.residents, self)
+        self._resident_layers = layers_of_backend(self._parts, self._kernels, self._policies)
+        try:
+            if self._drawn is None and self._resident_layers is None:
+                self._calls = self._parts.calls.begin(self._parts, self.chunks, self._tokens, self._policies)
+            self._look_first()
+            decisions = run_layers(range(len(self._layers)), self, self._decide, cache.residents, self)
+        finally:
+            if self._calls is not None:
+                self._calls.end()
         self._parts.spans.layer_idx = None
         cache.end_pass()
         with self._in_trunk:
             logits = [self._head(*each) for each in zip(self.chunks, self._expert_outs, self._steps, strict=True)]
-        self._count_uses()
+        if self._resident_layers is not None:
+            count_uses(self._kernels, cache.residents)
         return Attempt(logits, decisions)
 
     def route(self, layer_idx: int) -> Routing | None:
         """Run the dense part of a layer and return the router's own choice for the tokens of all sequences."""
         self._before_layer()
         self._parts.spans.layer_idx = layer_idx
+        if self._calls is not None and self._calls.is_whole and self._layers[layer_idx].sparse:
+            self._expert_outs = [cast("T", self._calls.run(layer_idx, self._expert_outs[0]))]
+            return None
         if len(self.chunks) == 1:
             with self._in_trunk:
                 out = self._trunk.run_layer(self.chunks[0], layer_idx, self._expert_outs[0])
@@ -109,6 +122,9 @@ class ForwardPass(Generic[T]):
         """Compute the experts' combined output of each sequence, shared experts included."""
         out = self._out
         assert out is not None
+        if self._calls is not None:
+            self._expert_outs = [cast("T", self._calls.serve(layer_idx, routing, decision, cast("Any", out.seen)))]
+            return
         ids, tiers = decision.topk_ids, decision.tiers
         with self._in_cache:
             waits = self._parts.read_ahead.is_wanted(decision)
@@ -180,6 +196,8 @@ class ForwardPass(Generic[T]):
         states, read_ahead = self._trunk.expected_states, self._parts.read_ahead
         if states is None or not read_ahead.looks_first or self._drawn is not None:
             return
+        if self._calls is not None and self._calls.is_whole:
+            return self._calls.look_first()
         with self._in_cache:
             found = [states.first_state(chunk) for chunk in self.chunks]
             read_ahead.before(found[0] if len(found) == 1 else self._parts.compute.tensors.join(found), self._tokens)
@@ -204,21 +222,6 @@ class ForwardPass(Generic[T]):
         with self._in_experts:
             expert_out = router.run(layer_idx, out.x, out.router_logits, resident)
         self._take(expert_out, self._run_shared(layer_idx))
-
-    def _layers_of_backend(self) -> list[Resident] | None:
-        """Where experts are, if the backend may choose among them in this pass; else None, and the host decides."""
-        router = self._kernels.resident_router
-        if router is None or self._parts.router.needs_tokens or not self._policies.follows_router:
-            return None
-        router.take_uses()  # what a failed pass left
-        return self._cache.take_layers()
-
-    def _count_uses(self) -> None:
-        """Count what the backend chose, as if each layer had asked for it."""
-        router = self._kernels.resident_router
-        if router is not None and self._resident_layers is not None:
-            for layer_idx, experts in router.take_uses():
-                self._cache.residents.count_hits(layer_idx, experts)
 
     def _run_shared(self, layer_idx: int) -> list[T | None]:
         """Return what each sequence's experts' output is added to; [] where the layer has no shared expert."""

@@ -15,6 +15,7 @@ from edge_runtime.experts.pool import ExpertPool
 from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.base import DEFAULT_READ_TIMEOUT_S, ExpertKey, ExpertStore, Priority
 from edge_runtime.experts.stream import LayerStream
+from edge_runtime.experts.token_layers import TokenLayers
 
 
 class ExpertCache:
@@ -34,10 +35,10 @@ class ExpertCache:
         read_timeout_s: float = DEFAULT_READ_TIMEOUT_S, overlaps: bool = True,
         clock: Callable[[], int] = perf_counter_ns,
     ) -> None:  # fmt: skip
-        self._store = store
+        self._store, self._read_timeout_s, self._overlaps = store, read_timeout_s, overlaps
         self._new_stream = partial(LayerStream, read_timeout_s=read_timeout_s, overlaps=overlaps, clock=clock)
         self._pool = ExpertPool(residents, memory, store, read_timeout_s)
-        self._stream: LayerStream | None = None
+        self._stream: LayerStream | TokenLayers | None = None
         self._in_pass = self._is_closed = False
 
     @property
@@ -155,8 +156,8 @@ class ExpertCache:
         """
         self._close_stream()
         self._pool.begin_layer(layer_idx, tiers)
-        self._stream = self._new_stream(self._pool.reader, layer_idx, tiers, order=order, topk_ids=topk_ids)
-        return self._stream
+        self._stream = stream = self._new_stream(self._pool.reader, layer_idx, tiers, order=order, topk_ids=topk_ids)
+        return stream
 
     def take_resident(
         self, layer_idx: int, tiers: U8, order: Keys | None = None, topk_ids: I32 | None = None
@@ -179,26 +180,23 @@ class ExpertCache:
         return pool.places(tier)[layer_idx]
 
     def take_layers(self) -> list[Resident] | None:
-        """Return where the experts of each layer are if all are in memory at the full tier for good; else None.
-
-        Whoever computes from them without asking for each layer counts the uses by `Residents.count_hits`.
-        """
+        """Return where experts are if all are at the full tier for good, to be counted by `Residents.count_hits`."""
         return self._pool.permanent_places()
+
+    def token_layers(self, make: Callable[[ExpertPool, float], TokenLayers | None]) -> TokenLayers | None:
+        """Return what serves the layers of the pass that was begun in native code; None: `stream` does."""
+        self._stream = found = make(self._pool, self._read_timeout_s) if self._overlaps else None
+        return found
 
     def prefetch(self, layer_idx: int, experts: Sequence[int], tiers: U8, priority: Priority = Priority.NEXT) -> int:
         """Start reading experts nobody asked for yet, as far as there is room, in this order; return how many."""
         self._collect_unasked()
-        table = self._pool.residents.table
-        slots, resident = table.slots_of(layer_idx), table.resident_tiers(layer_idx)
-        if priority is Priority.SPECULATIVE and table.without_ahead is not None:
-            table.without_ahead.admit(layer_idx, experts, tiers)
-        absent = [int(e) for e in experts if resident[e] < tiers[e] and not table.is_reading(int(slots[e]))]
-        return len(self._pool.reader.start(layer_idx, absent, tiers, priority)) if absent else 0
+        return self._pool.prefetch(layer_idx, experts, tiers, priority)
 
     def foresee(self, layer_idx: int, ids: I32, tiers: U8) -> int:
-        """Mask what a coming layer may use and start reading what is not there; as `ExpertPool.foresee`."""
+        """Mask what a coming layer may use and start reading what is not there; see `DirectReads.foresee`."""
         self._collect_unasked()
-        return self._pool.foresee(layer_idx, ids, tiers)
+        return self._pool.reader.foresee(layer_idx, ids, tiers)
 
     def mask(self, layer_idx: int, experts: list[int]) -> None:
         """Keep experts a coming layer is expected to need from eviction, as far as others may go instead."""

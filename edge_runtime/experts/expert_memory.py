@@ -154,16 +154,14 @@ class ExpertMemory:
             for index in range(first, len(planes)):
                 self._bind_plane(slot, index, planes[index])
                 ranges.append(self._planes.range_of(planes[index]))
-        if self._first_touch is not None:
-            self._follow_reads(slot, planes[first:] if self._planes is not None else ())
+        self.follow_reads(slot, planes[first:] if self._planes is not None else ())
         return ranges
 
-    def _follow_reads(self, slot: int, planes: Sequence[int]) -> None:
+    def follow_reads(self, slot: int, planes: Sequence[int]) -> None:
         """A slot and planes are read into: tell whoever takes memory ahead of that."""
-        assert self._first_touch is not None
-        further = [self._progress.use(0, slot), *(self._progress.use(1, unit) for unit in planes)]
-        if any(further):
-            self._first_touch.use(*self._progress.shares())
+        progress, touching = self._progress, self._first_touch
+        if touching is not None and any([progress.use(0, slot), *(progress.use(1, unit) for unit in planes)]):
+            touching.use(*progress.shares())
 
     def _part(self, core: ByteRange, resident_planes: int, planes: int) -> ByteRange:
         """Bytes of a whole core that hold the segments beyond `resident_planes`, up to `planes`."""
@@ -176,6 +174,17 @@ class ExpertMemory:
     def _bind_plane(self, slot: int, index: int, unit: int) -> None:
         assert self._planes is not None
         self._cores.addresses[slot, self._ledger.sizes.core_segments + index] = self._planes.addresses[unit, 0]
+
+    def places(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64] | None, list[object]]:
+        """Return addresses uint64 [S, 4] of cores and [P, 4] of planes, and what owns their memory; until it moves."""
+        planes = self._planes
+        owned = [*self._cores.untouched(), *(planes.untouched() if planes else ())]
+        return self._cores.addresses, planes.addresses if planes else None, [one.owner for one in owned]
+
+    def discard_listed(self) -> None:
+        """Return the memory the ledger wants returned; forgotten only when done."""
+        self.discard(self._ledger.discards)
+        self._ledger.drain_discards()
 
     def discard(self, units: Iterable[tuple[bool, int]]) -> None:
         """Return the memory of free units (is_plane, unit) to the system; their content is lost."""

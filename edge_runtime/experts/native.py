@@ -1,6 +1,6 @@
-"""The native slot table, its ledger and a forecast of uses, and who is built on them.
+"""The native slot table, its ledger, a forecast of uses and reads into slots, and who is built on them.
 
-`residency.SlotTable`, `units.UnitLedger` and `eviction.next_use.NextUse`.
+`residency.SlotTable`, `units.UnitLedger`, `eviction.next_use.NextUse` and `direct_reads.DirectReads`.
 
 `Ledger(core_tier, full_tier, core_bytes, plane_bytes, budget_bytes, max_experts)`
     Units of memory in two sizes: which are free, and which of those still hold memory of the system. Properties
@@ -40,13 +40,39 @@
     use_in_order(layer, tiers [E], experts int32 [T, K])   by T tokens; none where the tier is 0.
     score(keys [S], layer, scores)   fills float64 [S]; the entry of a key of -1 is 0.
 
+`SlotReads(table, ledger, drive, memory, core_segments, bounds_s)`
+    Reads into claimed slots through a `DriveReader`; see `direct_reads.DirectReads`. `memory` is an `ExpertMemory`.
+    A rule is a `UseForecast`, or (scores, top) as `make_claim` calls them. bounds_s: those of `tally`.
+    start(layer, experts, tiers, priority, rule) -> slots; foresee(layer, ids, tiers, rule) -> lacking
+    cancel_stale(layer, tiers), promote(slot), memory_moved(), num_in_flight, slots_in_flight()
+    collect(timeout_s) -> [(slot, layer, expert, started_ns, elapsed_ns, fault, first, last, detail)]
+        Slots that are ready, or failed: `fault` and `detail` are the drive reader's, first and last its segments.
+    abort(timeout_s)            cancel or await all; what does not come back in time keeps its slot.
+    tally() -> (reads by their time, nanoseconds of all). in_order: for tests, every read is over when somebody looks.
+
+`TokenLayer(reads, forecast, router, compute, top_k, tier, sparse, has_shared, logit_bias, out)`
+    The layers of one token; see `token_layers.TokenLayers`. forecast: None where the rule is another. `router` and
+    `compute` have `port()`: what native code calls them by. sparse: numbers of the layers with experts; has_shared: of
+    every layer; logit_bias float32 [S, E] or None. out float32 [1, D]: what a layer's experts give, and its input.
+    begin_pass(frame, token int32 [1], reads_ahead, depth, evicts, collects, notes_residents, uses int64 [L, E] or
+               None, read_timeout_s)
+    serve(layer, ids [1, K], weights [1, K], tiers [E], reads_ahead, rule, note_use, ahead, looks_later)
+        A layer whose dense part ran, for what was decided. Calls note_use(), and ahead(state [1, D] or None) if it is
+        not None. Returns what `run` does.
+    run(layer, has_input) -> 0: served. 1: a read it waited for failed. 2: none finished in time. 3: served, but other
+        reads failed. Unless it was served, all was released.
+    look_first(reads) -> experts the first layer may use and lacks, by the token's embedding; before any layer.
+    chosen() -> experts of the last layer; failed() -> (reads that failed since it was asked, which of them was waited
+        for, how many were under way when the time was over)
+    end_pass() -> nanoseconds of the trunk, of experts, and of waiting for reads
+
 Every call is whole: an exception, even an interrupt, comes before or after it. For one thread.
 """
 
 from __future__ import annotations
 
 try:
-    from edge_runtime.experts._native import Ledger, Table, UseForecast
+    from edge_runtime.experts._native import Ledger, SlotReads, Table, TokenLayer, UseForecast
 except ImportError as err:
     from edge_runtime.base.errors import DeviceError
 
@@ -55,4 +81,4 @@ except ImportError as err:
         f"({err}). Build it with: pip install -e . (needs a C++17 compiler)"
     ) from err
 
-__all__ = ["Ledger", "Table", "UseForecast"]
+__all__ = ["Ledger", "SlotReads", "Table", "TokenLayer", "UseForecast"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edge_runtime.backends.kernels import Resident
-from edge_runtime.base.arrays import I32, U8
+from edge_runtime.base.arrays import U8
 from edge_runtime.base.errors import BudgetError, ExpertReadError
 from edge_runtime.experts.base_reads import read_base
 from edge_runtime.experts.counters import ExpertCounters
+from edge_runtime.experts.direct_reads import make_reader
 from edge_runtime.experts.expert_memory import ExpertMemory
-from edge_runtime.experts.reader import SlotReader
 from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.base import ExpertStore, Priority
 
@@ -25,7 +27,7 @@ class ExpertPool:
 
     def __init__(self, residents: Residents, memory: ExpertMemory, store: ExpertStore, read_timeout_s: float) -> None:
         self.residents, self.memory, self._store, self._read_timeout_s = residents, memory, store, read_timeout_s
-        self.reader = SlotReader(residents, memory, store)
+        self.reader = make_reader(residents, memory, store)
         self.runs_late = memory.space.runs_late
         self._places: dict[int, list[Resident]] = {}
         self._is_permanent = False
@@ -42,8 +44,13 @@ class ExpertPool:
 
     def counters(self) -> ExpertCounters:
         """Return totals since opening, as a copy that stands still."""
-        found, stats = self.residents.counters(), self._store.stats()
+        found, stats = self._counters(), self._store.stats()
         found.bytes_read, found.read_busy_ns = stats.bytes_read, stats.busy_ns
+        return found
+
+    def _counters(self) -> ExpertCounters:
+        found = self.residents.counters()
+        self.reader.count_into(found)
         return found
 
     def permanent_places(self) -> list[Resident] | None:
@@ -59,6 +66,7 @@ class ExpertPool:
             whole: all of it in any case.
             wait_s: return after so long at most; None: when it is there.
         """
+        self.reader.memory_moved()
         self.memory.touch(is_sure=whole or not self.residents.fits_all, wait_s=wait_s)
 
     def begin_request(self) -> None:
@@ -89,21 +97,14 @@ class ExpertPool:
             self.reader.collect(0.0)
         self.reader.cancel_stale(layer_idx, tiers)
 
-    def foresee(self, layer_idx: int, ids: I32, tiers: U8) -> int:
-        """Keep what a coming layer is expected to use from eviction, and start reading what is not there.
-
-        Args:
-            layer_idx: the layer.
-            ids: int32 [T, K], the choice expected, heaviest first: the order of the reads.
-            tiers: uint8 [E], the tier each expert is expected to be served at; 0: not used.
-
-        Returns:
-            How many experts lack something, also of those that are being read.
-        """
-        lacking, absent = self.residents.table.foresee(layer_idx, ids, tiers)
-        if absent:
-            self.reader.start(layer_idx, absent, tiers, Priority.NEXT)
-        return lacking
+    def prefetch(self, layer_idx: int, experts: Sequence[int], tiers: U8, priority: Priority) -> int:
+        """Start reading experts nobody asked for yet, as far as there is room, in this order; return how many."""
+        table = self.residents.table
+        slots, resident = table.slots_of(layer_idx), table.resident_tiers(layer_idx)
+        if priority is Priority.SPECULATIVE and table.without_ahead is not None:
+            table.without_ahead.admit(layer_idx, experts, tiers)
+        absent = [int(e) for e in experts if resident[e] < tiers[e] and not table.is_reading(int(slots[e]))]
+        return len(self.reader.start(layer_idx, absent, tiers, priority)) if absent else 0
 
     def recover(self) -> None:
         """Make the state true again, whatever was interrupted before; reads that do not return keep their slots."""
@@ -111,7 +112,7 @@ class ExpertPool:
             self._memory_moves()
             self.residents.table.start_over(self._changing_from)
             self.memory.start_over(self.residents.ledger)
-            self.reader = SlotReader(self.residents, self.memory, self._store)
+            self.reader = make_reader(self.residents, self.memory, self._store)
             self._changing_from = None
         if self.residents.table.without_ahead is not None:
             self.residents.table.without_ahead.recover()
@@ -168,8 +169,8 @@ class ExpertPool:
         except BudgetError:
             self.recover()
             raise
-        residents.go_on_from(self.residents.counters())
-        self.reader = SlotReader(residents, self.memory, self._store)
+        residents.go_on_from(self._counters())
+        self.reader = make_reader(residents, self.memory, self._store)
         self.residents, self._changing_from = residents, None
         self.read_base()
 
@@ -178,8 +179,10 @@ class ExpertPool:
         if self._changing_from is None:
             self.reader.abort(self._read_timeout_s)
             self.reader.in_use.give_up()
+            self.reader.memory_moved()
         self._store.close()
         self.memory.close()
 
     def _memory_moves(self) -> None:
         self._places, self._is_permanent = {}, False
+        self.reader.memory_moved()

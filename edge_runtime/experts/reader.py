@@ -9,11 +9,12 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.memory import Event
+from edge_runtime.base.arrays import I32
 from edge_runtime.base.errors import DeviceError, ExpertReadError
+from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.residents import Residents
-from edge_runtime.experts.slot_read import Finished, SlotRead
+from edge_runtime.experts.slot_read import Finished, SlotRead, wait_for
 from edge_runtime.experts.slots_in_use import COMPUTE_TIMEOUT_S, SlotsInUse
 from edge_runtime.experts.store.base import ExpertKey, ExpertStore, Priority, ReadTicket
 
@@ -65,7 +66,7 @@ class SlotReader:
             experts = experts[:room]
         try:
             slots = self._claim(layer_idx, experts, tiers, priority)
-            self._discard()
+            self.memory.discard_listed()
             if priority is Priority.NEXT:
                 self._ahead.extend(slots)
             for slot, expert in zip(slots, experts, strict=False):
@@ -74,6 +75,19 @@ class SlotReader:
             self._reconcile()
             raise
         return slots
+
+    def foresee(self, layer_idx: int, ids: I32, tiers: NDArray[np.uint8]) -> int:
+        """Mask what a coming layer may use, and start reading what is not there. See `ExpertCache.foresee`."""
+        lacking, absent = self.table.foresee(layer_idx, ids, tiers)
+        if absent:
+            self.start(layer_idx, absent, tiers, Priority.NEXT)
+        return lacking
+
+    def memory_moved(self) -> None:
+        """The slots' memory moves, while nothing is under way; or somebody begins to take it from the system."""
+
+    def count_into(self, counters: ExpertCounters) -> None:
+        """Add reads that are not counted in `totals` themselves."""
 
     def _claim(self, layer_idx: int, experts: Sequence[int], tiers: NDArray[np.uint8], priority: Priority) -> list[int]:
         if not experts:
@@ -144,7 +158,7 @@ class SlotReader:
             for slot in self._landed:
                 transfer = self._reads[slot].transfer
                 assert transfer is not None
-                _wait(transfer, max(deadline - monotonic(), 0.0))
+                wait_for(transfer, max(deadline - monotonic(), 0.0))
             self._reconcile()
 
     def _reconcile(self) -> None:
@@ -162,7 +176,7 @@ class SlotReader:
         self.in_use.give_up()  # also of slots that were handed out and not released
         self.table.reconcile([*self._reads])
         self._transfers.keep([read.landing for read in self._reads.values()])
-        self._discard()
+        self.memory.discard_listed()
 
     def _is_under_way(self, slot: int, read: SlotRead) -> bool:
         """Take a slot whose read is over as far as it goes without waiting; whether a transfer is under way."""
@@ -178,11 +192,6 @@ class SlotReader:
         except DeviceError as err:
             _log.warning("expert not transferred: %s", err)
         return False
-
-    def _discard(self) -> None:
-        """Return the memory the ledger wants returned; forgotten only when done."""
-        self.memory.discard(self.table.ledger.discards)
-        self.table.ledger.drain_discards()
 
     def _read(self, slot: int, key: ExpertKey, priority: Priority) -> None:
         """Submit what the slot lacks as one read: everything, or only the planes beyond those it is resident with."""
@@ -238,11 +247,3 @@ class SlotReader:
         else:
             self.table.drop(slot)
         return Finished(slot, read.key, error)
-
-
-def _wait(event: Event, timeout_s: float) -> None:
-    """Wait for work whose outcome does not matter."""
-    try:
-        event.wait(timeout_s)
-    except DeviceError as err:
-        _log.warning("given up: %s", err)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from edge_runtime.base.arrays import I32, U8, Keys
 from edge_runtime.experts.counters import ExpertCounters
-from edge_runtime.experts.eviction.base import EvictionRule, OrderedRule, TruncatingRule
-from edge_runtime.experts.native import Table
+from edge_runtime.experts.eviction.base import EvictionRule, NativeRule, OrderedRule, TruncatingRule
+from edge_runtime.experts.native import Table, UseForecast
 from edge_runtime.experts.units import UnitLedger
 
 Scores = NDArray[np.float32] | NDArray[np.float64]
+ScoresOf = Callable[[int], tuple[Scores, Scores | None]]
+TopOf = Callable[[int, int, int], float]
 
 
 class Lookup(NamedTuple):
@@ -102,6 +104,8 @@ class SlotTable(Table):
             self.keep_cores()
         elif self._of_planes is not None:
             ledger.hold_back()  # such a rule frees what is worth least, not the size of unit that is wanted
+        self.forecast = rule.forecast if isinstance(rule, NativeRule) else None
+        """The rule, where native code can ask it by itself."""
         self._in_order = rule.use_in_order if isinstance(rule, OrderedRule) else None
         self._tier_by_key = tiers.reshape(-1)
         tiers, slots = tiers.view(), slots.view()
@@ -124,6 +128,11 @@ class SlotTable(Table):
     def experts_in(self, slots: Sequence[int]) -> list[int]:
         """Return the expert_idx in each of some occupied slots."""
         return [self.expert_in(slot) for slot in slots]
+
+    @property
+    def native_rule(self) -> UseForecast | tuple[ScoresOf, TopOf]:
+        """What native code asks who goes: the rule itself where it is native, else what `make_claim` calls."""
+        return self.forecast or (self._scores, self._plane_score)
 
     @property
     def num_layers(self) -> int:

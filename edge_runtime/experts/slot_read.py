@@ -65,3 +65,11 @@ class SlotRead:
         return ExpertTransferError(
             f"layer {layer_idx}, expert {expert_idx}: it was read, but its transfer to the device failed: {err}"
         )
+
+
+def wait_for(event: Event, timeout_s: float) -> None:
+    """Wait for work whose outcome does not matter."""
+    try:
+        event.wait(timeout_s)
+    except DeviceError as err:
+        _log.warning("given up: %s", err)

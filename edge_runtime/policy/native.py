@@ -9,6 +9,7 @@
     route_layers(logits, ids, weights, token_ids=None)    all layers: float32 [S, T, E]; int32 and float32 [S, T, K].
     rank(logits, ids, weights)                            the greatest logits, whatever a layer adds to them.
     weigh(place, logits, ids, weights)                    weighs given ids, and sorts both heaviest first.
+    port()                                                what native code asks for a choice by, a capsule.
     preference(place, logits, out)                        what the choice compares, float32 [T, E].
 
 `OneToken(losses, missing, held, shares, sums, factors, tokens, served, full, horizon, keep, router, expert_factors,

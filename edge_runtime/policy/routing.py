@@ -32,6 +32,8 @@ class Router:
         self._place = {layer: place for place, layer in enumerate(self.layers)}
         self._data, self._top_k = data, spec.top_k
         self._adds_bias = spec.logit_bias
+        self.logit_bias = data.logit_bias if spec.logit_bias else None
+        """What `route` adds to logits, float32 [S, E]."""
         self._prefers_logits = not (spec.selection_bias or spec.groups or spec.hashed_layers)
         self.needs_tokens = spec.hashed_layers > 0
         """Whether `route` must be given the tokens' ids."""

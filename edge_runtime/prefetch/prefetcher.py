@@ -135,13 +135,28 @@ class Prefetcher:
         self._is_predicted = self._is_allowed and self._num_tokens <= self.predictor.max_tokens
 
     @property
-    def _predicts(self) -> bool:
+    def is_predicting(self) -> bool:
+        """Whether anything is predicted in this pass."""
         return self._policies is not None and self._is_predicted and self.is_on
+
+    @property
+    def native_depth(self) -> int | None:
+        """Layers whose routers native code may apply in place of `after` in this pass; None: only `after` knows how."""
+        return getattr(self.predictor, "native_depth", None) if self.is_predicting else 0
+
+    def before_native(self, layer_idx: int, look: Callable[[bool], list[int]]) -> None:
+        """A pass begins: `before`, with native code that looks, and reads if it is told to, and says what lacked."""
+        self._first_look.expect(layer_idx, look(self._first_look.is_on))
+
+    def saw(self, layer_idx: int, experts: list[int]) -> None:
+        """Native code ran a layer that used these, in place of `after`."""
+        if self.is_predicting:
+            self._first_look.see(layer_idx, experts)
 
     @property
     def looks_first(self) -> bool:
         """Whether `before` may read; false if it does nothing."""
-        return self._predicts and self.predictor.first is not None and self._first_look.is_due
+        return self.is_predicting and self.predictor.first is not None and self._first_look.is_due
 
     def before(self, x: Tensor, token_ids: I32 | None) -> None:
         """A pass begins: read ahead for its first layer, while most of what is read so turns out to be used."""
@@ -159,11 +174,11 @@ class Prefetcher:
 
     def is_better_later(self, layer_idx: int) -> bool:
         """Whether `after` gains by the experts of the layer that are in memory; false if it does nothing."""
-        return self._predicts and self.predictor.gains_by_experts(layer_idx)
+        return self.is_predicting and self.predictor.gains_by_experts(layer_idx)
 
     def after(self, layer_idx: int, x: Tensor, routing: Routing) -> None:
         """A layer's own reads are under way: read ahead behind them."""
-        if self._policies is None or not self._predicts:
+        if self._policies is None or not self.is_predicting:
             return
         self._first_look.see(layer_idx, routing.topk_ids.ravel().tolist())
         for coming, predicted in self.predictor.predict(layer_idx, x, routing):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from edge_runtime.backends.base import Tensor
@@ -32,7 +34,31 @@ class ReadAhead:
 
     def is_wanted(self, decision: Decision) -> bool:
         """Whether something may be read before this layer's experts were computed."""
-        return bool(decision.hints) or (self.prefetcher is not None and self.prefetcher.is_reading)
+        return bool(decision.hints) or self.is_reading
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether what a predictor expects may be read in this pass."""
+        return self.prefetcher is not None and self.prefetcher.is_reading
+
+    @property
+    def native_depth(self) -> int | None:
+        """Layers native code may look ahead by itself in this pass; see `Prefetcher.native_depth`."""
+        return 0 if self.prefetcher is None else self.prefetcher.native_depth
+
+    def before_native(self, layer_idx: int, look: Callable[[bool], list[int]]) -> None:
+        """A pass begins, as `before`; see `Prefetcher.before_native`."""
+        if self.prefetcher is not None:
+            self.prefetcher.before_native(layer_idx, look)
+
+    def saw(self, layer_idx: int, experts: list[int]) -> None:
+        """Native code ran a layer that used these; see `Prefetcher.saw`."""
+        if self.prefetcher is not None:
+            self.prefetcher.saw(layer_idx, experts)
+
+    def is_due(self, decision: Decision) -> bool:
+        """Whether `after` has anything to do."""
+        return bool(decision.hints) or (self.prefetcher is not None and self.prefetcher.is_predicting)
 
     @property
     def looks_first(self) -> bool:

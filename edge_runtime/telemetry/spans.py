@@ -116,6 +116,7 @@ class Spans:
         self._clock = clock or HostClock()
         self._is_hosts = isinstance(self._clock, HostClock)
         self._spans: dict[str, Span] = {}
+        self._added: dict[str, int] = {}
         self._note: _Note | None = None
         self._untimed = Untimed()
         self.layer_idx: int | None = None
@@ -123,7 +124,17 @@ class Spans:
     @property
     def ns(self) -> dict[str, int]:
         """Nanoseconds of each phase, as far as the work has come; a copy."""
-        return {name: span.ns for name, span in self._spans.items()}
+        return {name: span.ns + self._added.get(name, 0) for name, span in self._spans.items()}
+
+    def add(self, name: str, ns: int) -> None:
+        """Add time of a phase that was measured elsewhere, by the host's clock."""
+        self.span(name)
+        self._added[name] = self._added.get(name, 0) + ns
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether somebody is told of every block."""
+        return self._note is not None
 
     def span(self, name: str) -> Span:
         """Time a block as part of a phase: ``with spans.span("trunk"):``. Always the same object for a name."""

@@ -32,6 +32,7 @@ THREADED = [
     "tests/unit/test_mixed_tiers.py",
     "tests/unit/test_residency.py",
     "tests/integration/test_native_trunk.py",
+    "tests/integration/test_token_calls.py",
 ]
 TESTS = {
     "address": [

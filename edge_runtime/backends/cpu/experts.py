@@ -34,6 +34,11 @@ class CpuKernels:
         self._out = np.zeros((max_tokens, spec.hidden), np.float32)
         self._tokens = 0
 
+    @property
+    def out_of_one(self) -> F32:
+        """Where the result for a single token is, [1, D]; the same in every call."""
+        return self._out[:1]
+
     def begin(self, x: F32, ids: I32, weights: F32) -> None:
         """See `ExpertKernels.begin`."""
         self._tokens = len(x)

@@ -14,6 +14,10 @@
         targets: (address, bytes) of the memory the segments go to, one after the other; with O_DIRECT 4 KiB aligned. It
         must stay valid until the read is done. checksums: CRC-32C of each segment. has_stamp: segment 0 starts with
         "HBR1", layer and expert.
+    set_file(layer, fd, file_bytes, first_record, record_bytes, checksums, has_stamp), set_layout(first, last, layout)
+        Where a layer's records are, with checksums uint32 [E, segments], and how a read of segments `first` to
+        `last` - 1 is cut: for `port`, and before the reads concerned.
+    port()                      what native code asks for records by layer and expert; valid as long as this object.
     wait(timeout_s)
         [(id, fault, elapsed_ns, detail)] of all reads done and not forgotten, waiting for one; [] after the time.
         `fault` is a `Fault`; detail = (code, at, bytes, segment, expected, got, layer, expert, message).

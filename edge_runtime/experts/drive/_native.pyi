@@ -1,6 +1,9 @@
 # The surface of src/bindings.cpp; meanings and units are in edge_runtime/experts/drive/__init__.py.
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 _Span = tuple[int, int]
 _Detail = tuple[int, int, int, int, int, int, int, int, str]
 
@@ -15,6 +18,18 @@ class DriveReader:
     @property
     def method(self) -> str: ...
     def add_layout(self, segments: Sequence[_Span], parts: Sequence[_Span]) -> int: ...
+    def set_file(
+        self,
+        layer: int,
+        fd: int,
+        file_bytes: int,
+        first_record: int,
+        record_bytes: int,
+        checksums: npt.NDArray[np.uint32],
+        has_stamp: bool,
+    ) -> None: ...
+    def set_layout(self, first: int, last: int, layout: int) -> None: ...
+    def port(self) -> object: ...
     def submit(
         self,
         id: int,

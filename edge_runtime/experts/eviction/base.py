@@ -11,6 +11,7 @@ from edge_runtime.policy.base import PolicyContext
 
 if TYPE_CHECKING:
     from edge_runtime.bundle.calibration import ExpertCalibration
+    from edge_runtime.experts.native import UseForecast
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,13 @@ class OrderedRule(EvictionRule, Protocol):
             topk_ids: int32 [T, K], in the order of the tokens.
         """
         ...
+
+
+@runtime_checkable
+class NativeRule(EvictionRule, Protocol):
+    """A rule that native code may ask without Python in between: `use` and `scores` pass on to it unchanged."""
+
+    forecast: UseForecast
 
 
 class KeepingRule:

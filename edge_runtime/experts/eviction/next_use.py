@@ -38,26 +38,26 @@ class NextUse(KeepingRule):
     name = "next-use"
 
     def __init__(self, context: RuleContext, *, shortest: float, memory: int) -> None:
-        self._forecast = UseForecast(context.num_layers, context.num_experts, context.top_k, shortest, memory)
+        self.forecast = UseForecast(context.num_layers, context.num_experts, context.top_k, shortest, memory)
 
     def begin_pass(self) -> None:
         """Learn from the pass before; one token is next."""
-        self._forecast.begin_pass(1)
+        self.forecast.begin_pass(1)
 
     def begin_tokens(self, num_tokens: int) -> None:
         """Learn from the pass before; so many tokens are next."""
-        self._forecast.begin_pass(num_tokens)
+        self.forecast.begin_pass(num_tokens)
 
     def use(self, keys: Keys, tiers: U8) -> None:
         """Count uses of a layer's experts by one token, and let those by earlier ones fade."""
-        self._forecast.use(keys)
+        self.forecast.use(keys)
 
     def use_in_order(self, layer_idx: int, tiers: U8, topk_ids: I32) -> None:
         """Count uses of a layer's experts by one token after the other. See `OrderedRule.use_in_order`."""
-        self._forecast.use_in_order(layer_idx, tiers, np.ascontiguousarray(topk_ids, np.int32))
+        self.forecast.use_in_order(layer_idx, tiers, np.ascontiguousarray(topk_ids, np.int32))
 
     def scores(self, keys: Keys, layer_idx: int) -> F64:
         """Return less the tokens until the next use that are expected, float64 [S]."""
         found = np.empty(len(keys))
-        self._forecast.score(keys, layer_idx, found)
+        self.forecast.score(keys, layer_idx, found)
         return found

@@ -1,98 +1,25 @@
 // Python surface of the slot table and its ledger: arrays by reference, numbers and lists by value; the GIL is kept.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
+#include "table_binding.hpp"
+
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <stdexcept>
-
-#include "slot_table.hpp"
-
 namespace nb = nanobind;
 using namespace nb::literals;
+using hobbit::Chosen;
+using hobbit::KeyRow;
+using hobbit::PythonScorer;
+using hobbit::SlotRows;
+using hobbit::Table;
+using hobbit::Tiers;
+using hobbit::TierTable;
 
 void bind_use_forecast(nb::module_& m);  // forecast_bindings.cpp
+void bind_slot_reads(nb::module_& m);    // reads_bindings.cpp
+void bind_token_layer(nb::module_& m);   // token_bindings.cpp
 
 namespace {
-
-using Tiers = nb::ndarray<const uint8_t, nb::shape<-1>, nb::c_contig, nb::device::cpu>;
-using TierTable = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using SlotRows = nb::ndarray<int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Chosen = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using KeyRow = nb::ndarray<int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-// float64 [S] from what a rule returned: float64 or float32.
-std::vector<double> scores_of(nb::handle array, int slots) {
-  const auto found = nb::cast<nb::ndarray<nb::ro, nb::ndim<1>, nb::c_contig, nb::device::cpu>>(array);
-  if (int(found.shape(0)) != slots)
-    throw std::invalid_argument("scores: expected " + std::to_string(slots) + ", got " + std::to_string(found.shape(0)));
-  if (found.dtype() == nb::dtype<double>()) {
-    const auto* first = static_cast<const double*>(found.data());
-    return {first, first + slots};
-  }
-  if (found.dtype() != nb::dtype<float>()) throw std::invalid_argument("scores: expected float64 or float32");
-  const auto* first = static_cast<const float*>(found.data());
-  return {first, first + slots};
-}
-
-// A rule in Python: scores(layer) -> (of residents, of their planes or None); top(layer, slot, tier) -> float.
-class PythonScorer : public hobbit::Scorer {
- public:
-  PythonScorer(int slots, nb::handle scores, nb::handle top) : slots_(slots), scores_(scores), top_(top) {}
-  hobbit::Scores all(int layer) override {
-    const nb::tuple both = nb::cast<nb::tuple>(scores_(layer));
-    hobbit::Scores found{scores_of(both[0], slots_), {}};
-    if (!both[1].is_none()) found.tops = scores_of(both[1], slots_);
-    return found;
-  }
-  double top(int layer, int slot, int tier) override { return nb::cast<double>(top_(layer, slot, tier)); }
-
- private:
-  int slots_;
-  nb::handle scores_, top_;
-};
-
-// The table with the arrays it works on kept alive.
-class Table : public hobbit::SlotTable {
- public:
-  Table(hobbit::Ledger& ledger, TierTable tiers, SlotRows slots, KeyRow keys)
-      : SlotTable(ledger, checked(ledger, tiers, slots, keys), int(tiers.shape(0)), int(tiers.shape(1))),
-        tiers_(std::move(tiers)), slots_(std::move(slots)), keys_(std::move(keys)) {}
-
-  const uint8_t* wanted(int layer, const Tiers& tiers) const {
-    if (layer < 0 || layer >= num_layers()) throw std::out_of_range("table: there is no layer " + std::to_string(layer));
-    if (int(tiers.shape(0)) != num_experts())
-      throw std::invalid_argument("table: expected tiers of " + std::to_string(num_experts()) + " experts, got " +
-                                  std::to_string(tiers.shape(0)));
-    return tiers.data();
-  }
-  void require_experts(const std::vector<int>& experts) const {
-    for (const int expert : experts)
-      if (expert < 0 || expert >= num_experts())
-        throw std::out_of_range("table: there is no expert " + std::to_string(expert));
-  }
-  void require_slots(const std::vector<int>& slots) const {
-    for (const int slot : slots)
-      if (slot < 0 || slot >= num_slots()) throw std::out_of_range("table: there is no slot " + std::to_string(slot));
-  }
-  int used(int slot) const {
-    require_slots({slot});
-    if (keys_.data()[slot] == hobbit::kFree) throw std::out_of_range("table: slot " + std::to_string(slot) + " is free");
-    return slot;
-  }
-
- private:
-  static hobbit::TableArrays checked(const hobbit::Ledger& ledger, TierTable& tiers, SlotRows& slots, KeyRow& keys) {
-    if (slots.shape(0) != tiers.shape(0) || slots.shape(1) != tiers.shape(1) ||
-        int64_t(keys.shape(0)) != ledger.max_experts())
-      throw std::invalid_argument("table: expected tiers and slots [L, E] and keys of all experts of the ledger");
-    return {tiers.data(), slots.data(), keys.data()};
-  }
-  TierTable tiers_;
-  SlotRows slots_;
-  KeyRow keys_;
-};
 
 nb::list counts(const int64_t (&by_tier)[hobbit::kNumTiers]) {
   nb::list found;
@@ -159,6 +86,8 @@ void bind_ledger(nb::module_& m) {
 NB_MODULE(_native, m) {
   bind_ledger(m);
   bind_use_forecast(m);
+  bind_slot_reads(m);
+  bind_token_layer(m);
   using Slots = std::vector<int>;
   nb::class_<Table>(m, "Table")
       .def(nb::init<hobbit::Ledger&, TierTable, SlotRows, KeyRow>(), nb::keep_alive<1, 2>(), "ledger"_a, "tiers"_a,
@@ -218,11 +147,7 @@ NB_MODULE(_native, m) {
            "layer"_a, "experts"_a)
       .def("foresee",
            [](Table& t, int layer, const Chosen& ids, const Tiers& tiers) {
-             std::vector<int> order;  // the first choice of every token, then the second ones
-             for (size_t rank = 0; rank < ids.shape(1); ++rank)
-               for (size_t token = 0; token < ids.shape(0); ++token) order.push_back(ids.data()[token * ids.shape(1) + rank]);
-             t.require_experts(order);
-             const hobbit::Foreseen found = t.foresee(layer, order, t.wanted(layer, tiers));
+             const hobbit::Foreseen found = t.foresee(layer, hobbit::by_rank(t, ids), t.wanted(layer, tiers));
              return nb::make_tuple(found.lacking, found.absent);
            },
            "layer"_a, "ids"_a, "tiers"_a)

@@ -64,8 +64,11 @@ class SlotTable {
   int num_pinned() const;
   int num_reading() const;
   const Tally& tally() const { return tally_; }
+  const int64_t* keys() const { return arrays_.keys; }                                   // of each slot, see TableArrays
+  const uint8_t* tiers(int layer) const { return arrays_.tiers + int64_t(layer) * num_experts_; }  // by expert
   bool is_reading(int slot) const { return slot != kFree && reading_[std::size_t(slot)]; }
   std::vector<int> planes_of(int slot) const;
+  int slot_of(int layer, int expert) const { return arrays_.slots[int64_t(layer) * num_experts_ + expert]; }
   int expert_in(int slot) const { return int(arrays_.keys[slot] % num_experts_); }
   int resident_planes(int slot) const;  // -1: its expert is not resident at all
   int64_t lacking_bytes(const std::vector<int>& slots) const;  // what their reads bring

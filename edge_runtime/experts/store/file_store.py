@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
+
 from edge_runtime.backends.memory import ByteRange
 from edge_runtime.base.errors import DeviceError, ExpertReadError, ExpertRecordError
 from edge_runtime.base.sizes import MIB
@@ -21,7 +23,7 @@ from edge_runtime.experts.store.base import (
     StoreStats,
 )
 from edge_runtime.experts.store.files import ExpertFiles, FileOps
-from edge_runtime.experts.store.read_layout import ReadLayout, describe
+from edge_runtime.experts.store.read_layout import Detail, ReadLayout, describe
 
 DEFAULT_PART_BYTES = MIB
 DEFAULT_IO_THREADS = 8
@@ -30,7 +32,7 @@ _SIGNALS_S = 0.1  # a wait is interrupted by Ctrl-C no later than this
 
 
 class _Read(ReadTicket):
-    """A ticket with the number the drive reader knows it by, and how it is cut."""
+    """A ticket with the number the drive reader knows it by, and what it reads."""
 
     def __init__(
         self,
@@ -39,10 +41,10 @@ class _Read(ReadTicket):
         into: Sequence[ByteRange],
         priority: Priority,
         tag: int,
-        read_layout: ReadLayout,
+        segments: SegmentRange,
     ) -> None:
         super().__init__(key, into, priority, tag)
-        self.number, self.read_layout = number, read_layout
+        self.number, self.segments = number, segments
 
 
 class FileExpertStore:
@@ -95,6 +97,7 @@ class FileExpertStore:
             self._files.close()
             raise DeviceError(str(err)) from err
         self._is_closed = False
+        self._is_told = False  # whether records are asked for past tickets
 
     @property
     def mode(self) -> str:
@@ -108,7 +111,37 @@ class FileExpertStore:
 
     def begin_request(self) -> None:
         """See `ExpertStore.begin_request`."""
-        self._files.check_paths()
+        try:
+            self._files.check_paths()
+        finally:  # files that came back are open under other numbers
+            if self._is_told:
+                self._tell_files()
+
+    def drive_for_slots(self) -> DriveReader:
+        """Return the drive reader, told where every record is: for whoever reads experts without tickets from now on.
+
+        Nobody else submits then, or asks for what is completed.
+        """
+        for first, last in itertools.combinations(range(len(self._sizes) + 1), 2):
+            self._drive.set_layout(first, last, self._layout(first, last)[0])
+        self._tell_files()
+        self._is_told = True
+        return self._drive
+
+    def error_of(self, key: ExpertKey, segments: SegmentRange, fault: int, detail: Detail) -> ExpertReadError:
+        """Return what to raise for a read of segments of an expert that failed, by what the drive reader says."""
+        if fault == Fault.CANCELLED:
+            return ReadCancelled(f"{self._where(key)}: cancelled")
+        kind = ExpertRecordError if fault == Fault.STAMP else ExpertReadError
+        return kind(self._message(key, self._layout(*segments)[1], fault, detail))
+
+    def _tell_files(self) -> None:
+        for layer_idx, file in self._files.opened():
+            header = file.header
+            self._drive.set_file(
+                layer_idx, file.fd, header.file_bytes, header.record_offset(0), header.record_stride,
+                np.ascontiguousarray(header.checksums, np.uint32), self._tier != BF16,
+            )  # fmt: skip
 
     def submit(
         self,
@@ -124,7 +157,7 @@ class FileExpertStore:
         first, last = segments or (0, len(self._sizes))
         number, read_layout = self._layout(first, last)
         file = self._files.open_file(layer_idx)
-        read = _Read(next(self._numbers), key, into, priority, tag, read_layout)
+        read = _Read(next(self._numbers), key, into, priority, tag, (first, last))
         self._reads[read.number] = read
         try:
             self._drive.submit(
@@ -150,11 +183,8 @@ class FileExpertStore:
         for number, fault, elapsed_ns, detail in done:
             read = self._reads.get(number)
             if read is not None:
-                if fault == Fault.CANCELLED:
-                    read.error = ReadCancelled(f"{self._where(read)}: cancelled")
-                elif fault:
-                    kind = ExpertRecordError if fault == Fault.STAMP else ExpertReadError
-                    read.error = kind(self._message(read, fault, detail))
+                if fault:
+                    read.error = self.error_of(read.key, read.segments, fault, detail)
                 read.finish(elapsed_ns)
                 found.append(read)
                 del self._reads[number]
@@ -166,7 +196,7 @@ class FileExpertStore:
         assert isinstance(ticket, _Read)
         if ticket.is_done or not self._drive.cancel(ticket.number):
             return False
-        ticket.error = ReadCancelled(f"{self._where(ticket)}: cancelled")
+        ticket.error = ReadCancelled(f"{self._where(ticket.key)}: cancelled")
         ticket.finish(0)
         self._reads.pop(ticket.number, None)
         return True
@@ -208,13 +238,13 @@ class FileExpertStore:
             )
         return found
 
-    def _message(self, read: _Read, fault: int, detail: tuple[int, int, int, int, int, int, int, int, str]) -> str:
-        file = self._files.open_file(read.key.layer_idx)
-        what = describe(fault, detail, read.read_layout, file.header.file_bytes)
+    def _message(self, key: ExpertKey, read_layout: ReadLayout, fault: int, detail: Detail) -> str:
+        file = self._files.open_file(key.layer_idx)
+        what = describe(fault, detail, read_layout, file.header.file_bytes)
         if fault in (Fault.CHECKSUM, Fault.STAMP, Fault.CLOSED, Fault.RAISED):
-            return f"{self._where(read)}{', ' if fault == Fault.CHECKSUM else ': '}{what}"
+            return f"{self._where(key)}{', ' if fault == Fault.CHECKSUM else ': '}{what}"
         return f"{file.name}: {what}"
 
-    def _where(self, ticket: ReadTicket) -> str:
-        layer_idx, expert_idx = ticket.key
+    def _where(self, key: ExpertKey) -> str:
+        layer_idx, expert_idx = key
         return f"{self._files.name(layer_idx)}: layer {layer_idx}, expert {expert_idx}"

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +79,10 @@ class ExpertFiles:
     def open_file(self, layer_idx: int) -> OpenFile:
         """Return a layer's file."""
         return self._files[layer_idx]
+
+    def opened(self) -> Iterator[tuple[int, OpenFile]]:
+        """Yield (layer, file) of all."""
+        yield from self._files.items()
 
     def name(self, layer_idx: int) -> str:
         """Name of a layer's file inside the bundle."""

@@ -10,6 +10,9 @@ from edge_runtime.base.sizes import align_up
 from edge_runtime.bundle.record import PAGE, RECORD_MAGIC
 from edge_runtime.experts.drive import Fault
 
+Detail = tuple[int, int, int, int, int, int, int, int, str]
+"""What the drive reader says of a read that failed; see `edge_runtime.experts.drive`."""
+
 
 @dataclass(frozen=True)
 class ReadLayout:
@@ -52,9 +55,7 @@ class ReadLayout:
         return at + size
 
 
-def describe(
-    fault: int, detail: tuple[int, int, int, int, int, int, int, int, str], layout: ReadLayout, size: int
-) -> str:
+def describe(fault: int, detail: Detail, layout: ReadLayout, size: int) -> str:
     """Say what went wrong with a read, to follow the name of its file.
 
     Args:

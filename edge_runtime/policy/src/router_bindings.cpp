@@ -7,6 +7,7 @@
 #include <string>
 
 #include "arrays.hpp"
+#include "layer_ports.hpp"
 #include "router.hpp"
 
 namespace nb = nanobind;
@@ -59,9 +60,22 @@ class BoundRouter : public hobbit::Router {
     if (place < 0 || size_t(place) >= layers()) refuse("there is no sparse layer " + std::to_string(place));
     return size_t(place);
   }
+  hobbit::RouterPort* port() { return &port_; }
 
  private:
+  struct Port : hobbit::RouterPort {
+    explicit Port(BoundRouter& router) : router(router) {}
+    size_t experts() const override { return router.rule().experts; }
+    void choose(size_t place, const float* logits, const int32_t* token, size_t top_k, int32_t* ids,
+                float* weights) override {
+      if (top_k < 1 || top_k > experts()) refuse("expected K in 1.." + std::to_string(experts()));
+      router.route(router.checked(int64_t(place)), {logits, token, 1, top_k, ids, weights});
+    }
+    BoundRouter& router;
+  };
+
   Tensors tensors_;
+  Port port_{*this};
 };
 
 hobbit::RouterRule rule(size_t experts, const std::string& score, bool over_chosen, bool normalise, float epsilon,
@@ -138,6 +152,7 @@ void hobbit::bind_router(nb::module_& m) {
            "token_ids"_a = nb::none())
       .def("route_layers", &route_layers, "logits"_a, "ids"_a.noconvert(), "weights"_a.noconvert(),
            "token_ids"_a = nb::none())
+      .def("port", [](BoundRouter& r) { return nb::capsule(r.port(), hobbit::kRouterPort); })
       .def("rank", &rank, "logits"_a, "ids"_a.noconvert(), "weights"_a.noconvert())
       .def("weigh", &weigh, "place"_a, "logits"_a, "ids"_a.noconvert(), "weights"_a.noconvert())
       .def("preference", &preference, "place"_a, "logits"_a, "out"_a.noconvert());

@@ -39,6 +39,9 @@ Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (to
         begin, run_experts and end in one call, for experts that are all in memory: addresses uint64 [S, 4] by slot,
         slots int32 [E] by expert.
 
+`TokenCompute(trunk, kernels)` calls a `DenseTrunk` and `ExpertKernels` for native code elsewhere (`port()`, and that of
+a `Frame`), for chunks of one token; `close()` lets go of both.
+
 `DenseMatrix`, `Layer`, `Frame`, `DenseTrunk` and forms of these are for `edge_runtime.backends.cpu.trunk.native`.
 
 `ExpertEncoder(layer, expert, hidden, intermediate, num_segments, bf16=False, threads=1, isa="auto", *, gated=True,
@@ -76,6 +79,7 @@ try:
         MlpForm,
         ModelForm,
         Team,
+        TokenCompute,
         available_isas,
         processors_by_size,
     )
@@ -87,8 +91,8 @@ except ImportError as err:
 
 __all__ = [
     "DenseMatrix", "DenseTrunk", "ExpertEncoder", "ExpertKernels", "Frame", "LatentForm", "Layer", "LayerForm",
-    "MixerForm", "MlpForm", "ModelForm", "Team", "available_isas", "make_encoder", "make_kernels", "make_team",
-    "processors_by_size",
+    "MixerForm", "MlpForm", "ModelForm", "Team", "TokenCompute", "available_isas", "make_encoder", "make_kernels",
+    "make_team", "processors_by_size",
 ]  # fmt: skip
 
 

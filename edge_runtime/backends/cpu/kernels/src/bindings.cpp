@@ -26,5 +26,6 @@ NB_MODULE(_native, m) {
       .def_prop_ro("size", &hobbit::Team::size);
   hobbit::bind_trunk(m);
   hobbit::bind_experts(m);
+  hobbit::bind_token_compute(m);
   hobbit::bind_encoder(m);
 }

@@ -9,7 +9,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.cpu.kernels import DenseTrunk, Frame, Team
+from edge_runtime.backends.cpu.experts import CpuKernels
+from edge_runtime.backends.cpu.kernels import DenseTrunk, Frame, Team, TokenCompute
 from edge_runtime.backends.cpu.trunk.embedding import Embedding
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.native.forms import model_form
@@ -32,6 +33,24 @@ class _Chunk(TrunkChunk):
         self.kv, self.at = kv, at
         self.frame: Frame = at.frame
         self.output = at.output(tokens)
+
+
+class TokenCalls:
+    """Trunk and kernels as native code calls them. Implements `TokenCompute`.
+
+    Args:
+        trunk: runs chunks of one token, among others.
+        kernels: compute experts for them.
+    """
+
+    def __init__(self, trunk: DenseTrunk, kernels: CpuKernels) -> None:
+        self.kernels, self.out = kernels, kernels.out_of_one
+        self.native = TokenCompute(trunk, kernels.native)
+
+    def frame_of(self, chunk: TrunkChunk) -> Frame:
+        """See `TokenCompute.frame_of`."""
+        assert isinstance(chunk, _Chunk)
+        return chunk.frame
 
 
 class NativeTrunk:
@@ -76,6 +95,7 @@ class NativeTrunk:
         self._of_many: ChunkFrame | None = None
         self._open: WeakKeyDictionary[HostKVCache, _Chunk] = WeakKeyDictionary()
         self._long: _Chunk | None = None
+        self._token_calls: TokenCalls | None = None
 
     def new_kv_cache(self, context: int) -> HostKVCache:
         """See `Trunk.new_kv_cache`."""
@@ -162,6 +182,14 @@ class NativeTrunk:
         chunk.tokens, chunk.output = tokens, chunk.at.output(tokens)
         return chunk.output
 
+    def token_compute(self, kernels: object) -> TokenCalls | None:
+        """See `token_compute_of`: with the backend's own kernels, not with some that stand before them."""
+        if type(kernels) is not CpuKernels:
+            return None
+        if self._token_calls is None or self._token_calls.kernels is not kernels:
+            self._token_calls = TokenCalls(self._native, kernels)
+        return self._token_calls
+
     def set_routers(self, routers: object) -> None:
         """See `Trunk.set_routers`: those of the layers are here in any case."""
 
@@ -182,6 +210,8 @@ class NativeTrunk:
         self._open.clear()
         self._of_one.clear()
         self._long = self._of_many = None
+        if self._token_calls is not None:
+            self._token_calls.native.close()
         del self._native
         self._embedding.close()
 

@@ -3,6 +3,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "layer_ports.hpp"
 #include "trunk.hpp"
 #include "trunk_bindings.hpp"
 
@@ -63,6 +64,7 @@ void bind_frame(nb::module_& m) {
            "router_norm"_a, "angles"_a)
       .def_static("bytes_for", &Frame::bytes, "most"_a, "hidden"_a, "experts"_a, "router_norm"_a, "angles"_a)
       .def("release", &Frame::release)
+      .def("port", [](Frame& f) { return nb::capsule(&f, kFramePort); })
       .def("begin",
            [](Frame& f, size_t tokens, size_t start) {
              if (tokens == 0 || tokens > f.most) refuse("begin: expected 1 to " + std::to_string(f.most) + " tokens");

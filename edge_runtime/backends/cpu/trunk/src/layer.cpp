@@ -153,7 +153,7 @@ void check_layer(const ModelForm& model, const Layer& layer) {
   }
   if ((form.sparse || form.dense.width > 0) && layer.vector(kFfnNorm) == nullptr) refuse("ffn_norm is missing");
   if (form.joins_parallel && layer.vector(kJoinExpertsNorm) == nullptr) refuse("join_experts_norm is missing");
-  need_mlp(layer, form.dense, kUp, kDown, model.hidden);
+  need_mlp(layer, form.dense, kDenseUp, kDenseDown, model.hidden);
   need_mlp(layer, form.shared, kSharedUp, kSharedDown, model.hidden);
   if (form.shared_parallel && (layer.vector(kSharedNorm) == nullptr || layer.vector(kSharedOutNorm) == nullptr))
     refuse("norms of the network in parallel are missing");

@@ -68,7 +68,7 @@ enum Vector : int {
   kQueryANorm, kVectors
 };
 enum Product : int {
-  kQkv, kO, kRouter, kUp, kDown, kSharedUp, kSharedDown, kHead, kRates, kForgetA, kForgetB, kGateA, kGateB, kQuery,
+  kQkv, kO, kRouter, kDenseUp, kDenseDown, kSharedUp, kSharedDown, kHead, kRates, kForgetA, kForgetB, kGateA, kGateB, kQuery,
   kQueryA, kProducts
 };
 

@@ -187,7 +187,7 @@ void DenseTrunk::run_layer(size_t index, Frame& frame, const float* moe) {
   }
   if (has_dense)
     into_stream(frame, layer.vector(kFfnOutNorm), nullptr, [&](const Target& to) {
-      mlp(form.dense, layer.matrix(kUp), layer.matrix(kDown), {frame.x, d}, tokens, to);
+      mlp(form.dense, layer.matrix(kDenseUp), layer.matrix(kDenseDown), {frame.x, d}, tokens, to);
     });
   if (layer.vector(kLayerScale) != nullptr) table_.scale(frame.resid, tokens * d, *layer.vector(kLayerScale));
 }

@@ -29,5 +29,6 @@ void check_layer_call(const DenseTrunk& trunk, size_t index, const Frame& frame)
 void bind_forms(nanobind::module_& m);  // before bind_trunk
 void bind_frame(nanobind::module_& m);
 void bind_trunk(nanobind::module_& m);
+void bind_token_compute(nanobind::module_& m);
 
 }  // namespace hobbit
