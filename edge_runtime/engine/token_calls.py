@@ -22,17 +22,34 @@ class TokenParts(Protocol):
     """What passes run on, as far as it matters here; see `PassParts`."""
 
     @property
-    def spec(self) -> ModelSpec: ...  # noqa: D102
+    def spec(self) -> ModelSpec:
+        """The model."""
+        ...
+
     @property
-    def compute(self) -> Compute[Any]: ...  # noqa: D102
+    def compute(self) -> Compute[Any]:
+        """What computes it."""
+        ...
+
     @property
-    def cache(self) -> ExpertCache: ...  # noqa: D102
+    def cache(self) -> ExpertCache:
+        """Its experts."""
+        ...
+
     @property
-    def router(self) -> Router: ...  # noqa: D102
+    def router(self) -> Router:
+        """The model's, on the host."""
+        ...
+
     @property
-    def read_ahead(self) -> ReadAhead: ...  # noqa: D102
+    def read_ahead(self) -> ReadAhead:
+        """Reads behind a layer's own."""
+        ...
+
     @property
-    def spans(self) -> Spans: ...  # noqa: D102
+    def spans(self) -> Spans:
+        """Time by phase."""
+        ...
 
 
 class TokenCalls:

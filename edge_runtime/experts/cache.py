@@ -37,44 +37,45 @@ class ExpertCache:
     ) -> None:  # fmt: skip
         self._store, self._read_timeout_s, self._overlaps = store, read_timeout_s, overlaps
         self._new_stream = partial(LayerStream, read_timeout_s=read_timeout_s, overlaps=overlaps, clock=clock)
-        self._pool = ExpertPool(residents, memory, store, read_timeout_s)
+        self.pool = ExpertPool(residents, memory, store, read_timeout_s)
+        """Residents, memory and reads."""
         self._stream: LayerStream | TokenLayers | None = None
         self._in_pass = self._is_closed = False
 
     @property
     def residents(self) -> Residents:
         """Which experts are in memory; replaced by `start_over`."""
-        return self._pool.residents
+        return self.pool.residents
 
     @property
     def space(self) -> MemorySpace:
         """The address space experts are computed from."""
-        return self._pool.memory.space
+        return self.pool.memory.space
 
     @property
     def nbytes(self) -> int:
         """Bytes the experts may take."""
-        return self._pool.memory.nbytes
+        return self.pool.memory.nbytes
 
     @property
     def num_slots(self) -> int:
         """S, experts of the full tier that fit; what is borrowed on top is not counted."""
-        return self._pool.residents.num_slots
+        return self.pool.residents.num_slots
 
     @property
     def fits_all(self) -> bool:
         """Whether every expert of the model has a slot and nothing is ever evicted; what is borrowed does not count."""
-        return self._pool.residents.fits_all
+        return self.pool.residents.fits_all
 
     @property
     def num_reading(self) -> int:
         """Reads and transfers that are under way."""
-        return self._pool.reader.num_in_flight
+        return self.pool.reader.num_in_flight
 
     @property
     def counters(self) -> ExpertCounters:
         """Totals since opening, as a copy that stands still."""
-        return self._pool.counters()
+        return self.pool.counters()
 
     @property
     def store_mode(self) -> str:
@@ -88,15 +89,15 @@ class ExpertCache:
 
     def resident_tiers(self, layer_idx: int) -> U8:
         """Return uint8 [E], read-only: the tier each expert of the layer is resident at, 0 if it is not."""
-        return self._pool.residents.table.resident_tiers(layer_idx)
+        return self.pool.residents.table.resident_tiers(layer_idx)
 
     def touch(self, *, whole: bool = False, wait_s: float | None = 0.0) -> None:
         """Take the experts' memory from the system before reads need it, in the background. See `ExpertPool.touch`."""
-        self._pool.touch(whole=whole, wait_s=wait_s)
+        self.pool.touch(whole=whole, wait_s=wait_s)
 
     def watch_reads(self, watcher: Callable[[ExpertKey, int, int], None] | None) -> None:
         """Tell somebody of every read from now on, see `SlotReader`; None: nobody."""
-        self._pool.reader.watcher = watcher
+        self.pool.reader.watcher = watcher
 
     def begin_request(self) -> None:
         """Clear what an abandoned request left, then check the bundle's files unless none is needed any more.
@@ -108,7 +109,7 @@ class ExpertCache:
                 returned.
         """
         self.finish_reads()
-        self._pool.begin_request()
+        self.pool.begin_request()
 
     def finish_reads(self) -> None:
         """Cancel or await every read under way and unpin everything: then all that was read is counted.
@@ -117,20 +118,20 @@ class ExpertCache:
             ExpertReadError: some reads have not returned.
         """
         self._close_stream()
-        self._pool.finish_reads()
+        self.pool.finish_reads()
         self._in_pass = False
 
     def begin_sequence(self) -> None:
         """A new text begins: eviction forgets what belongs to the old one; residents stay."""
-        self._pool.residents.begin_sequence()
+        self.pool.residents.begin_sequence()
 
     def begin_pass(self, num_tokens: int = 1) -> None:
         """A forward pass of so many tokens begins. Clears what a failed pass left."""
         if self._in_pass:
-            self._pool.recover()
+            self.pool.recover()
         self._in_pass = True
         self._close_stream()
-        self._pool.residents.begin_pass(num_tokens)
+        self.pool.residents.begin_pass(num_tokens)
 
     def end_pass(self) -> None:
         """All layers of the forward pass were given to kernels."""
@@ -155,8 +156,8 @@ class ExpertCache:
             for at least one. A read that failed raises ExpertReadError; by then all is released.
         """
         self._close_stream()
-        self._pool.begin_layer(layer_idx, tiers)
-        self._stream = stream = self._new_stream(self._pool.reader, layer_idx, tiers, order=order, topk_ids=topk_ids)
+        self.pool.begin_layer(layer_idx, tiers)
+        self._stream = stream = self._new_stream(self.pool.reader, layer_idx, tiers, order=order, topk_ids=topk_ids)
         return stream
 
     def take_resident(
@@ -167,7 +168,7 @@ class ExpertCache:
         Nothing is pinned: they must be computed before anything is read. Where kernels run late, they are served like
         this only if every expert has a slot for good. Arguments as for `stream`.
         """
-        pool, residents = self._pool, self._pool.residents
+        pool, residents = self.pool, self.pool.residents
         if not residents.fits_all and pool.runs_late:
             return None  # without a pin, slots could be read into while kernels still compute from them
         if not (tier := residents.table.hit_all(layer_idx, tiers)):
@@ -181,26 +182,26 @@ class ExpertCache:
 
     def take_layers(self) -> list[Resident] | None:
         """Return where experts are if all are at the full tier for good, to be counted by `Residents.count_hits`."""
-        return self._pool.permanent_places()
+        return self.pool.permanent_places()
 
     def token_layers(self, make: Callable[[ExpertPool, float], TokenLayers | None]) -> TokenLayers | None:
         """Return what serves the layers of the pass that was begun in native code; None: `stream` does."""
-        self._stream = found = make(self._pool, self._read_timeout_s) if self._overlaps else None
+        self._stream = found = make(self.pool, self._read_timeout_s) if self._overlaps else None
         return found
 
     def prefetch(self, layer_idx: int, experts: Sequence[int], tiers: U8, priority: Priority = Priority.NEXT) -> int:
         """Start reading experts nobody asked for yet, as far as there is room, in this order; return how many."""
         self._collect_unasked()
-        return self._pool.prefetch(layer_idx, experts, tiers, priority)
+        return self.pool.prefetch(layer_idx, experts, tiers, priority)
 
     def foresee(self, layer_idx: int, ids: I32, tiers: U8) -> int:
         """Mask what a coming layer may use and start reading what is not there; see `DirectReads.foresee`."""
         self._collect_unasked()
-        return self._pool.reader.foresee(layer_idx, ids, tiers)
+        return self.pool.reader.foresee(layer_idx, ids, tiers)
 
     def mask(self, layer_idx: int, experts: list[int]) -> None:
         """Keep experts a coming layer is expected to need from eviction, as far as others may go instead."""
-        self._pool.residents.table.mask(layer_idx, experts)
+        self.pool.residents.table.mask(layer_idx, experts)
 
     def resize(self, num_slots: int) -> None:
         """Change S between requests. Shrinking truncates and evicts the least valuable and returns memory.
@@ -210,13 +211,13 @@ class ExpertCache:
             ExpertReadError: reads of an earlier request have not returned.
         """
         self.finish_reads()
-        self._pool.change_budget(num_slots)
-        self._pool.residents.own_budget()
+        self.pool.change_budget(num_slots)
+        self.pool.residents.own_budget()
 
     def borrow(self, num_slots: int) -> None:
         """Let experts use so much memory beyond S, between passes; 0 takes it back. Raises what `resize` raises."""
         self.finish_reads()
-        self._pool.change_budget(self.num_slots + num_slots)
+        self.pool.change_budget(self.num_slots + num_slots)
 
     def start_over(self, residents: Residents) -> None:
         """Forget every expert and serve from others, none resident yet; totals go on. What was borrowed is given back.
@@ -229,18 +230,18 @@ class ExpertCache:
             ExpertReadError: reads of an earlier request have not returned.
         """
         self.finish_reads()
-        self._pool.start_over(residents)
+        self.pool.start_over(residents)
 
     def close(self) -> None:
         """Stop reading, join the store's threads and return all memory. Safe to call twice."""
         if not self._is_closed:
             self._close_stream()
-            self._pool.close()
+            self.pool.close()
         self._is_closed = True
 
     def _collect_unasked(self) -> None:
         if self._stream is None or self._stream.is_finished:  # an open stream must see its own reads finish
-            self._pool.reader.collect(0.0)
+            self.pool.reader.collect(0.0)
 
     def _close_stream(self) -> None:
         stream, self._stream = self._stream, None

@@ -47,9 +47,9 @@ def make(
     residents = Residents(ledger, create_rule(rule, context), num_layers=L, num_experts=E)
     memory = ExpertMemory(HostSpace(), ledger, block_bytes=3 * sizes.core_bytes)
     cache = ExpertCache(residents, memory, store if native else InOrder(store), read_timeout_s=wait_s)
-    assert isinstance(cache._pool.reader, DirectReads) == native
+    assert isinstance(cache.pool.reader, DirectReads) == native
     if native and in_order:
-        cache._pool.reader.native.in_order = True
+        cache.pool.reader.native.in_order = True
     return cache
 
 
@@ -183,7 +183,7 @@ def test_a_drive_that_does_not_answer_is_given_up_and_keeps_its_memory(bundle):
     ops.gate.set()
     ops.gate = None
     while cache.num_reading:
-        cache._pool.reader.collect(1.0)
+        cache.pool.reader.collect(1.0)
     cache.begin_request()
     assert serve(cache, bundle, 0, wanted({1: 8, 2: 8})) == [(1, 8), (2, 8)]
     cache.close()
@@ -197,7 +197,7 @@ def test_a_read_given_up_under_way_is_made_again_when_it_is_wanted_after_all(bun
     gate = ops.gate = threading.Event()
     cache.prefetch(1, [3], wanted({3: 8}))
     assert ops.begun.wait(PATIENCE_S)
-    cache._pool.begin_layer(1, wanted({0: 8}))  # 3 is given up, part of it is under way
+    cache.pool.begin_layer(1, wanted({0: 8}))  # 3 is given up, part of it is under way
     ops.gate = None
     gate.set()
     assert serve(cache, bundle, 1, wanted({3: 8})) == [(3, 8)]
