@@ -161,7 +161,7 @@ class RuntimeConfig:
     )
     speculate: str = option(
         Word("off", "ngram", "auto"), "off", in_profile=True, example="auto",
-        help="check several foreseen tokens in one pass",
+        help="check several drafted tokens in one pass",
         doc="Changes no token; `auto`: only while that is measured to be faster ([speculation.md](speculation.md)).",
     )
     seed: int | None = option(

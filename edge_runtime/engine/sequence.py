@@ -123,13 +123,13 @@ class Sequence:
 
 
 class Generation(Sequence):
-    """Runs a prompt, then a token a step until something ends it, or several that were foreseen.
+    """Runs a prompt, then a token a step until something ends it, or several that were drafted.
 
     Arguments as for `Sequence`.
 
     Args:
         continuation: draws its tokens.
-        drafting: foresees tokens; None: nothing does.
+        drafting: drafts tokens; None: nothing does.
     """
 
     def __init__(

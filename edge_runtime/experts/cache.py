@@ -194,10 +194,10 @@ class ExpertCache:
         self._collect_unasked()
         return self.pool.prefetch(layer_idx, experts, tiers, priority)
 
-    def foresee(self, layer_idx: int, ids: I32, tiers: U8) -> int:
-        """Mask what a coming layer may use and start reading what is not there; see `DirectReads.foresee`."""
+    def prefetch_predicted(self, layer_idx: int, ids: I32, tiers: U8) -> int:
+        """Mask what a coming layer may use and start reading what is not there, as `DirectReads` does."""
         self._collect_unasked()
-        return self.pool.reader.foresee(layer_idx, ids, tiers)
+        return self.pool.reader.prefetch_predicted(layer_idx, ids, tiers)
 
     def mask(self, layer_idx: int, experts: list[int]) -> None:
         """Keep experts a coming layer is expected to need from eviction, as far as others may go instead."""

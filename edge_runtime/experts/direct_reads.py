@@ -61,7 +61,7 @@ class DirectReads(SlotReader):
         """See `SlotReader.start`."""
         return self.native.start(layer_idx, experts, tiers, int(priority), self.table.native_rule)
 
-    def foresee(self, layer_idx: int, ids: I32, tiers: NDArray[np.uint8]) -> int:
+    def prefetch_predicted(self, layer_idx: int, ids: I32, tiers: NDArray[np.uint8]) -> int:
         """Keep what a coming layer is expected to use from eviction, and start reading what is not there.
 
         Args:
@@ -72,7 +72,7 @@ class DirectReads(SlotReader):
         Returns:
             How many experts lack something, also of those that are being read.
         """
-        return self.native.foresee(layer_idx, ids, tiers, self.table.native_rule)
+        return self.native.prefetch_predicted(layer_idx, ids, tiers, self.table.native_rule)
 
     def cancel_stale(self, layer_idx: int, tiers: NDArray[np.uint8]) -> None:
         """See `SlotReader.cancel_stale`."""

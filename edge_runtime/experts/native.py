@@ -23,7 +23,7 @@
         Makes room and lets the slots be read into. scores(layer) -> (scores [S], scores of planes [S] or None) and
         top(layer, slot, tier) -> score are called before anything changes.
     set_ready(slot), drop(slot), unpin(slots), unpin_all(), mask(layer, experts)
-    foresee(layer, ids [T, K], tiers) -> (lacking, absent experts)
+    mask_predicted(layer, ids [T, K], tiers) -> (lacking, absent experts)
         A coming layer is expected to use experts at these tiers: masks them. How many lack something, and
         those of them that are not being read, first choices first.
     reconcile(live)             drop every read that is not into one of these slots; nothing stays pinned or masked.
@@ -43,7 +43,7 @@
 `SlotReads(table, ledger, drive, memory, core_segments, bounds_s)`
     Reads into claimed slots through a `DriveReader`; see `direct_reads.DirectReads`. `memory` is an `ExpertMemory`.
     A rule is a `UseForecast`, or (scores, top) as `make_claim` calls them. bounds_s: those of `tally`.
-    start(layer, experts, tiers, priority, rule) -> slots; foresee(layer, ids, tiers, rule) -> lacking
+    start(layer, experts, tiers, priority, rule) -> slots; prefetch_predicted(layer, ids, tiers, rule) -> lacking
     cancel_stale(layer, tiers), promote(slot), memory_moved(), num_in_flight, slots_in_flight()
     collect(timeout_s) -> [(slot, layer, expert, started_ns, elapsed_ns, fault, first, last, detail)]
         Slots that are ready, or failed: `fault` and `detail` are the drive reader's, first and last its segments.

@@ -76,9 +76,9 @@ class SlotReader:
             raise
         return slots
 
-    def foresee(self, layer_idx: int, ids: I32, tiers: NDArray[np.uint8]) -> int:
-        """Mask what a coming layer may use, and start reading what is not there. See `ExpertCache.foresee`."""
-        lacking, absent = self.table.foresee(layer_idx, ids, tiers)
+    def prefetch_predicted(self, layer_idx: int, ids: I32, tiers: NDArray[np.uint8]) -> int:
+        """Mask what a coming layer may use, and start reading what is not there. See `ExpertCache`."""
+        lacking, absent = self.table.mask_predicted(layer_idx, ids, tiers)
         if absent:
             self.start(layer_idx, absent, tiers, Priority.NEXT)
         return lacking

@@ -170,7 +170,7 @@ class Prefetcher:
         lacking = np.flatnonzero(self._cache.resident_tiers(layer_idx) < tiers).tolist()
         self._first_look.expect(layer_idx, lacking)
         if lacking and self._first_look.is_on:
-            self._cache.foresee(layer_idx, predicted.topk_ids, tiers)
+            self._cache.prefetch_predicted(layer_idx, predicted.topk_ids, tiers)
 
     def is_better_later(self, layer_idx: int) -> bool:
         """Whether `after` gains by the experts of the layer that are in memory; false if it does nothing."""
@@ -183,7 +183,7 @@ class Prefetcher:
         self._first_look.see(layer_idx, routing.topk_ids.ravel().tolist())
         for coming, predicted in self.predictor.predict(layer_idx, x, routing):
             tiers = self._policies.predict_tiers(coming, predicted, self._cache.residents)
-            if self._cache.foresee(coming, predicted.topk_ids, tiers):
+            if self._cache.prefetch_predicted(coming, predicted.topk_ids, tiers):
                 break
 
     def end_pass(self) -> None:

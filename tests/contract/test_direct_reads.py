@@ -91,7 +91,7 @@ steps = st.one_of(
         st.sampled_from(["next", "spare"]), st.integers(0, L - 1),
         st.dictionaries(st.integers(0, E - 1), st.sampled_from([4, 6, 8])),
     ),
-    st.tuples(st.just("foresee"), st.integers(0, L - 1), st.lists(st.integers(0, E - 1), min_size=2, max_size=2, unique=True)),
+    st.tuples(st.just("prefetch_predicted"), st.integers(0, L - 1), st.lists(st.integers(0, E - 1), min_size=2, max_size=2, unique=True)),
     st.tuples(st.just("resize"), st.integers(2, 8), st.none()),
     st.tuples(st.just("pass"), st.none(), st.none()),
 )  # fmt: skip
@@ -101,8 +101,8 @@ def do(cache: ExpertCache, bundle: Bundle, step: tuple[str, Any, Any]) -> Any:
     what, where, which = step
     if what == "serve":
         return serve(cache, bundle, where, wanted(which))
-    if what == "foresee":
-        return cache.foresee(where, np.array([which], np.int32), wanted(dict.fromkeys(which, 8)))
+    if what == "prefetch_predicted":
+        return cache.prefetch_predicted(where, np.array([which], np.int32), wanted(dict.fromkeys(which, 8)))
     if what == "resize":
         return cache.resize(where)
     if what == "pass":
@@ -216,7 +216,7 @@ def test_a_request_interrupted_at_any_line(bundle, min_tier):
         served = []
         for layer, each in zip((0, 1, 0), tiers, strict=True):
             cache.begin_pass()
-            cache.foresee(1 - layer, np.array([[2, 3]], np.int32), wanted({2: 8, 3: 8}))
+            cache.prefetch_predicted(1 - layer, np.array([[2, 3]], np.int32), wanted({2: 8, 3: 8}))
             served.append(serve(cache, bundle, layer, each))
             cache.end_pass()
         return served

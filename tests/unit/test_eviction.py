@@ -153,7 +153,7 @@ def test_next_use_by_hand():
     assert rule.scores(keys(0, 1), 0) == pytest.approx([-1 / (4 / 5 + 1 / 20), -20])
     rule.begin_pass()
     rule.use(keys(1), at(8))
-    # the first use was foreseen by K / E alone: its weight has gone a third of the way from 1/5 to 1
+    # the first use was predicted by K / E alone: its weight has gone a third of the way from 1/5 to 1
     weight, constant = 0.2 * 2 / 3, 0.2 + 0.8 / 3
     kept = np.array([2 ** (-1 / h) for h in (1, 10, 100, 1000)])
     rates = kept * (1 - kept) / (1 - kept**2), (1 - kept) / (1 - kept**2)
@@ -161,8 +161,8 @@ def test_next_use_by_hand():
     assert rule.scores(keys(0, 1), 0) == pytest.approx([-1 / old, -1 / new])
 
 
-def test_next_use_learns_which_half_life_foresees():
-    """Two experts in turn are foreseen by long half-lives alone; then a stretch of one expert by short ones."""
+def test_next_use_learns_which_half_life_predicts():
+    """Two experts in turn are predicted by long half-lives alone; then a stretch of one expert by short ones."""
     rule = next_use(shortest=0.1)
     for turn in range(60):
         rule.begin_pass()

@@ -64,13 +64,13 @@ def test_prefetch_comes_back_when_the_drive_slows_down_and_stops_when_it_recover
 def test_the_first_layer_that_lacks_something_is_read_for_and_all_before_it_are_kept():
     bench = Bench(5, governor=None)
     bench.predictor.future = {layer: [1, 2] for layer in range(L)}
-    kept, foresee = [], bench.cache.foresee
+    kept, prefetch_predicted = [], bench.cache.prefetch_predicted
 
     def noted(layer, ids, tiers):
         kept.append((layer, np.flatnonzero(tiers).tolist()))
-        return foresee(layer, ids, tiers)
+        return prefetch_predicted(layer, ids, tiers)
 
-    bench.cache.foresee = noted
+    bench.cache.prefetch_predicted = noted
     bench.cache.begin_pass()
     for _ in bench.cache.stream(1, bench.policy.decide(1, routing_of(1, 2), bench.cache).tiers):
         pass
@@ -128,7 +128,7 @@ def test_a_pass_in_which_a_policy_reads_residency_is_left_out_unless_somebody_as
     assert bool(bench.store.submitted) == is_asked
 
 
-def test_hobbit_foresees_high_and_low():
+def test_hobbit_predicts_high_and_low():
     policy = create_policy("hobbit:t1=0.4,t2=0.9", SHAPE)
 
     class Nothing:

@@ -101,7 +101,7 @@ def test_a_dropped_read_frees_its_slot():
     assert table.claim(0, [4], WANTED) == [slot]
 
 
-def test_what_a_layer_is_foreseen_to_use_stays_and_what_it_lacks_is_named_first_choices_first():
+def test_what_a_layer_is_predicted_to_use_stays_and_what_it_lacks_is_named_first_choices_first():
     table = make(4)
     ask(table, 1, 0, 4)
     load(table, 1, 0, 4)
@@ -110,12 +110,12 @@ def test_what_a_layer_is_foreseen_to_use_stays_and_what_it_lacks_is_named_first_
     tiers = np.zeros(E, np.uint8)
     tiers[[0, 1, 2, 3, 5]] = TIER
     tiers[2] = 0  # chosen by the router, and not used
-    lacking, absent = table.foresee(1, np.array([[3, 5, 2], [0, 3, 1]], np.int32), tiers)
+    lacking, absent = table.mask_predicted(1, np.array([[3, 5, 2], [0, 3, 1]], np.int32), tiers)
     assert (lacking, absent) == (3, [3, 1]), "5 is being read; 1 is the last token's last choice"
     load(table, 0, 1, 2)  # one slot is free, so one expert has to go
     assert table.resident_tiers(1).tolist() == [TIER, 0, 0, 0, 0, 0], "0 is masked, 4 is not"
     with pytest.raises(IndexError, match="no expert 6"):
-        table.foresee(1, np.array([[6]], np.int32), tiers)
+        table.mask_predicted(1, np.array([[6]], np.int32), tiers)
 
 
 def test_the_fate_of_prefetches_is_counted():

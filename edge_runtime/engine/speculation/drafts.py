@@ -1,7 +1,7 @@
 """Drafts from the text itself: what followed the last tokens when they came before. Pure.
 
 Prompt lookup (A. Saxena, "Prompt Lookup Decoding", 2023): an answer that repeats its prompt, as edited code or a
-summary does, is foreseen by looking for its last few tokens further up.
+summary does, is drafted by looking for its last few tokens further up.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class NextUse(KeepingRule):
 
     The chance that a token uses an expert is a mixture of five forecasts: its use rates over four half-lives, and
     that of a layer that has no favourites, K / E. Nobody has to say how fast a text changes its subject: after every
-    pass each forecast is credited with its share in foreseeing what was used (one step of expectation maximisation),
+    pass each forecast is credited with its share in predicting what was used (one step of expectation maximisation),
     and the weights follow over some tokens. With chance p, and layers to go until the expert's layer runs again::
 
         E[tokens until the next use] = layers / L + 1 / p

@@ -145,9 +145,9 @@ NB_MODULE(_native, m) {
              for (const int expert : experts) t.mask(layer, expert);
            },
            "layer"_a, "experts"_a)
-      .def("foresee",
+      .def("mask_predicted",
            [](Table& t, int layer, const Chosen& ids, const Tiers& tiers) {
-             const hobbit::Foreseen found = t.foresee(layer, hobbit::by_rank(t, ids), t.wanted(layer, tiers));
+             const hobbit::Predicted found = t.mask_predicted(layer, hobbit::by_rank(t, ids), t.wanted(layer, tiers));
              return nb::make_tuple(found.lacking, found.absent);
            },
            "layer"_a, "ids"_a, "tiers"_a)

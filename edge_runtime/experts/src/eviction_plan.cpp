@@ -42,9 +42,9 @@ void SlotTable::make_room(const Need& need, int layer, const Keep& keep, Scorer&
   for (const Step& step : plan(need, layer, keep, scorer)) step.is_whole ? evict(step.slot) : truncate(step.slot);
 }
 
-Foreseen SlotTable::foresee(int layer, const std::vector<int>& order, const uint8_t* tiers) {
+Predicted SlotTable::mask_predicted(int layer, const std::vector<int>& order, const uint8_t* tiers) {
   const size_t first = size_t(layer) * size_t(num_experts_);
-  Foreseen found;
+  Predicted found;
   std::vector<uint8_t> seen(size_t(num_experts_), uint8_t(0));
   const auto take = [&](int expert) {
     if (!tiers[expert] || std::exchange(seen[size_t(expert)], uint8_t(1))) return;

@@ -30,10 +30,10 @@ void bind_slot_reads(nb::module_& m) {
              return r.reads().start(layer, experts, r.table().wanted(layer, tiers), priority, scorer.get());
            },
            "layer"_a, "experts"_a, "tiers"_a, "priority"_a, "rule"_a)
-      .def("foresee",
+      .def("prefetch_predicted",
            [](BoundReads& r, int layer, const Chosen& ids, const Tiers& tiers, nb::handle rule) {
              const std::vector<int> order = hobbit::by_rank(r.table(), ids);
-             const hobbit::Foreseen found = r.table().foresee(layer, order, r.table().wanted(layer, tiers));
+             const hobbit::Predicted found = r.table().mask_predicted(layer, order, r.table().wanted(layer, tiers));
              if (found.absent.empty()) return found.lacking;
              AnyScorer scorer(r.table(), rule);
              r.reads().start(layer, found.absent, tiers.data(), hobbit::kNext, scorer.get());

@@ -38,7 +38,7 @@ struct Scores {
 };
 
 // What a coming layer is expected to lack: how many experts, and those of them that are not being read.
-struct Foreseen {
+struct Predicted {
   int lacking = 0;
   std::vector<int> absent;
 };
@@ -88,7 +88,7 @@ class SlotTable {
   void mask(int layer, int expert);
   // A coming layer is expected to use experts uint8 [E], at these tiers (0: not used): they are masked. Those of `order`
   // come first, in their order; all of it are experts there are.
-  Foreseen foresee(int layer, const std::vector<int>& order, const uint8_t* tiers);
+  Predicted mask_predicted(int layer, const std::vector<int>& order, const uint8_t* tiers);
   void keep_cores() { keeps_cores_ = true; }  // from now on room is made of planes alone
   void reconcile(const std::vector<int>& live);  // drop reads that are not under way; nothing stays pinned or masked
   std::pair<Moves, Moves> resize(int64_t budget_bytes, Scorer& scorer);

@@ -52,14 +52,14 @@ void TokenLayer::look(const Call& call, const float* state) {
   for (size_t i = 0; i < count; ++i) {
     const int layer = model_.sparse[first + i];
     choose(layer, logits_.data() + i * experts, call.token, coming_);
-    if (foresee(layer)) return;
+    if (prefetch_predicted(layer)) return;
   }
 }
 
 // Keeps what is expected of a layer from eviction and starts reading what is not there; returns how many lack something.
-int TokenLayer::foresee(int layer) {
+int TokenLayer::prefetch_predicted(int layer) {
   const std::vector<int> order(coming_.ids.begin(), coming_.ids.end());
-  const Foreseen found = table_.foresee(layer, order, coming_.tiers.data());
+  const Predicted found = table_.mask_predicted(layer, order, coming_.tiers.data());
   if (!found.absent.empty()) reads_.start(layer, found.absent, coming_.tiers.data(), kNext, *scorer_);
   return found.lacking;
 }
@@ -78,7 +78,7 @@ std::vector<int> TokenLayer::look_first(void* frame, const int32_t* token, bool 
     if (table_.tiers(layer)[expert] < coming_.tiers[size_t(expert)]) lacking.push_back(expert);
   if (!reads || lacking.empty()) return lacking;
   collect_others();
-  foresee(layer);
+  prefetch_predicted(layer);
   return lacking;
 }
 

@@ -127,7 +127,7 @@ class TokenLayer {
   void add_shared(const Call& call);
   void look_by_router(Call& call);
   void look(const Call& call, const float* state);
-  int foresee(int layer);
+  int prefetch_predicted(int layer);
   void look_behind_residents(Call& call);
   template <class Work> void timed(int64_t& ns, Work work);
 

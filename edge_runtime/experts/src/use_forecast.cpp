@@ -91,7 +91,7 @@ double UseForecast::chance(const Rates& rates, const double* of_rates) const {
   return sum;
 }
 
-// The expectation: the share each forecast has in foreseeing one use, by the rates before it.
+// The expectation: the share each forecast has in predicting one use, by the rates before it.
 void UseForecast::credit(const Rates& before, const double* of_rates) {
   const double whole = 1.0 / chance(before, of_rates);
   for (int i = 0; i < kHalfLives; ++i) credits_[i] += before.over[i] * of_rates[i] * whole;
