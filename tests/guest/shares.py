@@ -18,8 +18,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-TEXT = "".join(chr(33 + 2 * i) for i in range(47))
-"""Each of its bytes is a token, and few of them ask for most experts: emulated computing takes seconds a token."""
+TEXT = "".join(chr(33 + i) for i in range(94)) + "".join(chr(0x80 + 37 * i) for i in range(50))
+"""Each of its bytes is a token: enough for the memory that long prompts compute in to be used, too."""
 MARK = "share-run:"
 
 
