@@ -18,7 +18,7 @@ def layers_of_backend(
     if router is None or parts.router.needs_tokens or not policies.follows_router:
         return None
     router.take_uses()  # what a failed pass left
-    return parts.cache.take_layers()
+    return parts.cache.pool.permanent_places()
 
 
 def count_uses(kernels: ExpertKernels[Any], residents: Residents) -> None:

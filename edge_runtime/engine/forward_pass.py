@@ -16,7 +16,7 @@ from edge_runtime.engine.layer_loop import run_layers
 from edge_runtime.engine.pass_parts import BeforeLayer, PassParts, SequenceStep
 from edge_runtime.engine.policy_pass import Attempt
 from edge_runtime.engine.speculation.cut import rows_served
-from edge_runtime.engine.token_calls import TokenPass
+from edge_runtime.engine.token_calls import TokenPass, token_pass_of
 from edge_runtime.experts.stream import ReadyBatch
 from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing, first_rows
 from edge_runtime.policy.joint import PassPolicies
@@ -64,7 +64,7 @@ class ForwardPass(Generic[T]):
         self._resident_layers = layers_of_backend(self._parts, self._kernels, self._policies)
         try:
             if self._drawn is None and self._resident_layers is None:
-                self._calls = self._parts.calls.begin(self._parts, self.chunks, self._tokens, self._policies)
+                self._calls = token_pass_of(self._parts, self.chunks, self._tokens, self._policies)
             self._look_first()
             decisions = run_layers(range(len(self._layers)), self, self._decide, cache.residents, self)
         finally:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from edge_runtime.backends.base import Compute
 from edge_runtime.backends.trunk import KVCache
 from edge_runtime.base.arrays import I32
 from edge_runtime.base.spec import ModelSpec
-from edge_runtime.engine.token_calls import TokenCalls
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.policy.base import Policy
 from edge_runtime.policy.routing import Router
@@ -63,7 +62,6 @@ class PassParts(Generic[T]):
         overlap: reads for sequences whose router has run, while the next one's trunk runs.
         read_ahead: reads behind a layer's own.
         spans: time by phase.
-        calls: runs layers of single tokens in one call each, where that can be.
     """
 
     spec: ModelSpec
@@ -73,4 +71,3 @@ class PassParts(Generic[T]):
     overlap: OverlapReads
     read_ahead: ReadAhead
     spans: Spans
-    calls: TokenCalls = field(default_factory=TokenCalls)

@@ -1,92 +1,42 @@
-"""TokenCalls: a layer of one token in one native call, or what comes behind its decision, where nobody watches."""
+"""TokenPass: a layer of one token in one native call, or what comes behind its decision, where nobody watches."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
-from edge_runtime.backends.base import Compute
 from edge_runtime.backends.token_compute import TokenCompute, token_compute_of
 from edge_runtime.backends.trunk import TrunkChunk
 from edge_runtime.base.arrays import F32, I32
-from edge_runtime.base.spec import ModelSpec
-from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.experts.token_layers import TokenLayers, token_layers_of
+from edge_runtime.engine.pass_parts import PassParts
+from edge_runtime.experts.token_layers import TokenLayers
 from edge_runtime.policy.base import Decision, Routing
 from edge_runtime.policy.joint import PassPolicies
-from edge_runtime.policy.routing import Router
-from edge_runtime.prefetch.read_ahead import ReadAhead
-from edge_runtime.telemetry.spans import Spans
 
 
-class TokenParts(Protocol):
-    """What passes run on, as far as it matters here; see `PassParts`."""
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The model."""
-        ...
-
-    @property
-    def compute(self) -> Compute[Any]:
-        """What computes it."""
-        ...
-
-    @property
-    def cache(self) -> ExpertCache:
-        """Its experts."""
-        ...
-
-    @property
-    def router(self) -> Router:
-        """The model's, on the host."""
-        ...
-
-    @property
-    def read_ahead(self) -> ReadAhead:
-        """Reads behind a layer's own."""
-        ...
-
-    @property
-    def spans(self) -> Spans:
-        """Time by phase."""
-        ...
-
-
-class TokenCalls:
-    """Says whether the layers of a pass run in a call each, and keeps what runs them.
+def token_pass_of(
+    parts: PassParts[Any], chunks: list[TrunkChunk], tokens: I32, policies: PassPolicies
+) -> TokenPass | None:
+    """Return what runs the layers of a pass that has begun, drafts excluded; None: Python does.
 
     Everything is computed, counted, read and evicted as by `ForwardPass` over Python, in the same order. That loop is
     what this is held to, and what runs wherever one of the parts is another's, or somebody watches.
+
+    Args:
+        parts: what it runs on.
+        chunks: of its sequences, as the trunk began them.
+        tokens: int32 [N], of all.
+        policies: decide for them.
     """
-
-    def __init__(self) -> None:
-        self._layers: TokenLayers | None = None
-
-    def begin(
-        self, parts: TokenParts, chunks: list[TrunkChunk], tokens: I32, policies: PassPolicies
-    ) -> TokenPass | None:
-        """Return what runs the layers of a pass that has begun, drafts excluded; None: Python does.
-
-        Args:
-            parts: what it runs on.
-            chunks: of its sequences, as the trunk began them.
-            tokens: int32 [N], of all.
-            policies: decide for them.
-        """
-        if len(tokens) != 1 or parts.spans.is_recorded:
-            return None
-        compute = token_compute_of(parts.compute.trunk, parts.compute.kernels)
-        if compute is None:
-            return None
-        layers = self._layers = parts.cache.token_layers(
-            lambda pool, wait_s: token_layers_of(pool, self._layers, compute, parts.router, parts.spec, wait_s)
-        )
-        if layers is None:
-            return None
-        ahead, depth = parts.read_ahead, parts.read_ahead.native_depth
-        is_whole = policies.follows_router and depth is not None and layers.routes
-        layers.begin_pass(compute.frame_of(chunks[0]), tokens, reads_ahead=ahead.is_reading, depth=depth or 0)
-        return TokenPass(layers, compute, chunks[0], parts, is_whole=is_whole)
+    if len(tokens) != 1 or parts.spans.is_recorded:
+        return None
+    compute = token_compute_of(parts.compute.trunk, parts.compute.kernels)
+    layers = None if compute is None else parts.cache.token_layers(compute, parts.router, parts.spec)
+    if compute is None or layers is None:
+        return None
+    ahead, depth = parts.read_ahead, parts.read_ahead.native_depth
+    is_whole = policies.follows_router and depth is not None and layers.routes
+    layers.begin_pass(compute.frame_of(chunks[0]), tokens, reads_ahead=ahead.is_reading, depth=depth or 0)
+    return TokenPass(layers, compute, chunks[0], parts, is_whole=is_whole)
 
 
 class TokenPass:
@@ -101,7 +51,7 @@ class TokenPass:
     """
 
     def __init__(
-        self, layers: TokenLayers, compute: TokenCompute, chunk: TrunkChunk, parts: TokenParts, *, is_whole: bool
+        self, layers: TokenLayers, compute: TokenCompute, chunk: TrunkChunk, parts: PassParts[Any], *, is_whole: bool
     ) -> None:
         self._layers, self._out, self._chunk, self._parts = layers, compute.out, chunk, parts
         self.is_whole = is_whole

@@ -8,7 +8,9 @@ from time import perf_counter_ns
 
 from edge_runtime.backends.kernels import Resident
 from edge_runtime.backends.memory import MemorySpace
+from edge_runtime.backends.token_compute import TokenCompute
 from edge_runtime.base.arrays import I32, U8, Keys
+from edge_runtime.base.spec import ModelSpec
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.pool import ExpertPool
@@ -16,6 +18,7 @@ from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.base import DEFAULT_READ_TIMEOUT_S, ExpertKey, ExpertStore, Priority
 from edge_runtime.experts.stream import LayerStream
 from edge_runtime.experts.token_layers import TokenLayers
+from edge_runtime.policy.routing import Router
 
 
 class ExpertCache:
@@ -35,7 +38,7 @@ class ExpertCache:
         read_timeout_s: float = DEFAULT_READ_TIMEOUT_S, overlaps: bool = True,
         clock: Callable[[], int] = perf_counter_ns,
     ) -> None:  # fmt: skip
-        self._store, self._read_timeout_s, self._overlaps = store, read_timeout_s, overlaps
+        self._store, self._overlaps = store, overlaps
         self._new_stream = partial(LayerStream, read_timeout_s=read_timeout_s, overlaps=overlaps, clock=clock)
         self.pool = ExpertPool(residents, memory, store, read_timeout_s)
         """Residents, memory and reads."""
@@ -180,13 +183,9 @@ class ExpertCache:
             residents.table.note_use(layer_idx, tiers, order, topk_ids)
         return pool.places(tier)[layer_idx]
 
-    def take_layers(self) -> list[Resident] | None:
-        """Return where experts are if all are at the full tier for good, to be counted by `Residents.count_hits`."""
-        return self.pool.permanent_places()
-
-    def token_layers(self, make: Callable[[ExpertPool, float], TokenLayers | None]) -> TokenLayers | None:
+    def token_layers(self, compute: TokenCompute, router: Router, spec: ModelSpec) -> TokenLayers | None:
         """Return what serves the layers of the pass that was begun in native code; None: `stream` does."""
-        self._stream = found = make(self.pool, self._read_timeout_s) if self._overlaps else None
+        self._stream = found = self.pool.token_layers(compute, router, spec) if self._overlaps else None
         return found
 
     def prefetch(self, layer_idx: int, experts: Sequence[int], tiers: U8, priority: Priority = Priority.NEXT) -> int:

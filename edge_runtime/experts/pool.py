@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edge_runtime.backends.kernels import Resident
+from edge_runtime.backends.token_compute import TokenCompute
 from edge_runtime.base.arrays import U8
 from edge_runtime.base.errors import BudgetError, ExpertReadError
+from edge_runtime.base.spec import ModelSpec
 from edge_runtime.experts.base_reads import read_base
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.direct_reads import make_reader
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.base import ExpertStore, Priority
+from edge_runtime.experts.token_layers import TokenLayers, token_layers_of
+from edge_runtime.policy.routing import Router
 
 
 class ExpertPool:
@@ -30,6 +34,7 @@ class ExpertPool:
         self.reader = make_reader(residents, memory, store)
         self.runs_late = memory.space.runs_late
         self._places: dict[int, list[Resident]] = {}
+        self._token_layers: TokenLayers | None = None  # kept for the next pass
         self._is_permanent = False
         self._changing_from: int | None = None  # the budget before a change that is not over
 
@@ -54,10 +59,20 @@ class ExpertPool:
         return found
 
     def permanent_places(self) -> list[Resident] | None:
-        """Return `places` at the full tier if every expert is in memory at it, and none ever goes; else None."""
+        """Return `places` at the full tier if every expert is in memory at it, and none ever goes; else None.
+
+        Whoever computes from them without asking for each layer counts the uses by `Residents.count_hits`.
+        """
         if not self._is_permanent:
             self._is_permanent = self.residents.is_permanent
         return self.places(self.residents.tier) if self._is_permanent else None
+
+    def token_layers(self, compute: TokenCompute, router: Router, spec: ModelSpec) -> TokenLayers | None:
+        """Return what serves a token's layers in native code; None: a part of it has to be asked in Python."""
+        self._token_layers = token_layers_of(
+            self.residents, self.reader, self._token_layers, compute, router, spec, self._read_timeout_s
+        )
+        return self._token_layers
 
     def touch(self, *, whole: bool = False, wait_s: float | None = 0.0) -> None:
         """Take memory from the system: all of it where not every expert fits, else a little ahead of what is used.

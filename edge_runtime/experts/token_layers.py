@@ -10,7 +10,7 @@ from edge_runtime.base.errors import ExpertReadError
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.experts.direct_reads import DirectReads
 from edge_runtime.experts.native import TokenLayer
-from edge_runtime.experts.pool import ExpertPool
+from edge_runtime.experts.reader import SlotReader
 from edge_runtime.experts.residents import Residents
 from edge_runtime.policy.base import Decision
 from edge_runtime.policy.routing import Router
@@ -154,20 +154,20 @@ class TokenLayers:
 
 
 def token_layers_of(
-    pool: ExpertPool, before: TokenLayers | None, compute: TokenCompute, router: Router, spec: ModelSpec,
-    read_timeout_s: float,
+    residents: Residents, reader: SlotReader, before: TokenLayers | None, compute: TokenCompute, router: Router,
+    spec: ModelSpec, read_timeout_s: float,
 ) -> TokenLayers | None:  # fmt: skip
     """Return what serves the layers of a pass in native code; None: a part of it has to be asked in Python.
 
     Args:
-        pool: reads and residents, which the pass was begun on.
+        residents: which experts are in memory.
+        reader: reads; belongs to the residents.
         before: what it was last time, if there was any.
         compute: trunk and kernels.
         router: the model's.
         spec: the model.
         read_timeout_s: longest wait for the next read to finish.
     """
-    residents, reader = pool.residents, pool.reader
     if not isinstance(reader, DirectReads) or reader.watcher is not None:
         return None
     if before is not None and before.parts == (reader, compute, router):

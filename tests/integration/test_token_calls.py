@@ -13,8 +13,8 @@ from stores import InOrder
 
 from edge_runtime import Engine, SamplingParams
 from edge_runtime.bundle.manifest_file import read
-from edge_runtime.engine import assembly
-from edge_runtime.engine.token_calls import TokenCalls, TokenPass
+from edge_runtime.engine import assembly, forward_pass
+from edge_runtime.engine.token_calls import TokenPass
 from edge_runtime.experts.direct_reads import DirectReads
 from edge_runtime.experts.store.file_store import FileExpertStore
 
@@ -44,7 +44,7 @@ def ran(bundle, ids, monkeypatch, *, native: bool, **options: Any) -> Ran:
                     TokenPass, name, lambda self, *args, call=call: layers.append(args[0]) or call(self, *args)
                 )
         else:
-            patch.setattr(TokenCalls, "begin", lambda *_: None)
+            patch.setattr(forward_pass, "token_pass_of", lambda *_: None)
             patch.setattr(assembly, "FileExpertStore", lambda *args, **more: InOrder(FileExpertStore(*args, **more)))
         with Engine.open(bundle, memory="2GiB", self_check=False, context=192, threads=1, **options) as engine:
             cache = engine.parts.cache
@@ -128,7 +128,7 @@ def test_memory_cut_for_two_tiers_is_filled_alike(calibrated_bundle, monkeypatch
     for native in (False, True):
         with monkeypatch.context() as patch:
             if not native:
-                patch.setattr(TokenCalls, "begin", lambda *_: None)
+                patch.setattr(forward_pass, "token_pass_of", lambda *_: None)
                 patch.setattr(assembly, "FileExpertStore", lambda *a, **k: InOrder(FileExpertStore(*a, **k)))
             with Engine.open(
                 calibrated_bundle, memory="2GiB", self_check=False, context=192, threads=1, **options
