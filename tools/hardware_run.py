@@ -25,6 +25,7 @@ from typing import Any
 
 from hardware_features import FEATURES, PLACES, feature_named
 
+from edge_runtime.lab.bench.folder import write_whole
 from edge_runtime.telemetry.hardware import describe_hardware
 
 ROOT = Path(__file__).parents[1]
@@ -61,9 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """Write a result file, whole or not at all: a run may be killed at any time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
 
 
 def has_passed(row: dict[str, Any] | None, command: tuple[str, ...]) -> bool:

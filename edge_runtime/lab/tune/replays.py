@@ -125,19 +125,20 @@ class Replays:
         Raises:
             ConfigError, BudgetError: they cannot be run.
         """
-        if self._says_otherwise(setting):
-            return None
-        if setting not in self._known:
-            self._known[setting] = self._replay(setting)
-        return self._known[setting]
+        return None if self._says_otherwise(setting) else self._reads(setting)
 
     def can(self, setting: ReplaySetting) -> bool:
         """Whether the settings can be run at all."""
         try:
-            self._replay(setting)
+            self._reads(setting)
         except HobbitError:
             return False
         return True
+
+    def _reads(self, setting: ReplaySetting) -> Reads:
+        if setting not in self._known:
+            self._known[setting] = self._replay(setting)
+        return self._known[setting]
 
     def _says_otherwise(self, setting: ReplaySetting) -> bool:
         header = self._trace.header

@@ -132,10 +132,11 @@ def compare_settings(
     later = [option.variable for option in changed if option not in live]
     change = Reload()
     if live:
-        sources = given(flags, after)
-        were = given(flags, before)
-        change = _change(_with_profile(were), _with_profile(sources), {option.name for option in live}, flags)
-        later += _profile_later(profile_of(were), profile_of(sources), sources, table)
+        sources, were = given(flags, after), given(flags, before)
+        profile, old_profile = profile_of(sources), profile_of(were)
+        names = {option.name for option in live}
+        change = _change(were.then(old_profile.source()), sources.then(profile.source()), names, flags)
+        later += _profile_later(old_profile, profile, sources, table)
     said = tuple(f"{option.variable}={will.get(option.name) or ''}" for option in live)
     return SettingsChange(change, after, said, tuple(later))
 
@@ -157,10 +158,6 @@ def _change(before: Sources, after: Sources, live: Collection[str], flags: Mappi
 def _if_changed(before: Sources, after: Sources, name: str) -> str | None:
     value = _said(after, name)
     return None if value == before.said(BY_NAME[name]).value else str(value)
-
-
-def _with_profile(sources: Sources) -> Sources:
-    return sources.then(profile_of(sources).source())
 
 
 def _said(sources: Sources, name: str) -> Any:
