@@ -10,9 +10,8 @@ from __future__ import annotations
 try:
     from edge_runtime.base._native import HostSpan, Untimed
 except ImportError as err:
-    raise ImportError(
-        "edge_runtime.base: the native extension '_native' is missing or does not load "
-        f"({err}). Build it with: pip install -e . (needs a C++17 compiler)"
-    ) from err
+    from edge_runtime.base.errors import missing_extension
+
+    raise ImportError(missing_extension("edge_runtime.base", err)) from err
 
 __all__ = ["HostSpan", "Untimed"]

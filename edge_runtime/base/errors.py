@@ -89,6 +89,14 @@ def is_failure(err: BaseException) -> bool:
 _LONGEST_NAME = 64
 
 
+def missing_extension(package: str, err: ImportError) -> str:
+    """Say that a package's native code is not there, and how to get it."""
+    return (
+        f"{package}: the native extension '_native' is missing or does not load ({err}). "
+        "Build it with: pip install -e . (needs a C++17 compiler)"
+    )
+
+
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Return `` Did you mean 'x'?`` for the closest known name, or an empty string.
 

@@ -74,11 +74,8 @@ from __future__ import annotations
 try:
     from edge_runtime.experts._native import Ledger, SlotReads, Table, TokenLayer, UseForecast
 except ImportError as err:
-    from edge_runtime.base.errors import DeviceError
+    from edge_runtime.base.errors import DeviceError, missing_extension
 
-    raise DeviceError(
-        "edge_runtime.experts: the native extension '_native' is missing or does not load "
-        f"({err}). Build it with: pip install -e . (needs a C++17 compiler)"
-    ) from err
+    raise DeviceError(missing_extension("edge_runtime.experts", err)) from err
 
 __all__ = ["Ledger", "SlotReads", "Table", "TokenLayer", "UseForecast"]

@@ -36,11 +36,8 @@ from __future__ import annotations
 try:
     from edge_runtime.policy._native import OneToken, Router, router_isas
 except ImportError as err:
-    from edge_runtime.base.errors import DeviceError
+    from edge_runtime.base.errors import DeviceError, missing_extension
 
-    raise DeviceError(
-        "edge_runtime.policy: the native extension '_native' is missing or does not load "
-        f"({err}). Build it with: pip install -e . (needs a C++17 compiler)"
-    ) from err
+    raise DeviceError(missing_extension("edge_runtime.policy", err)) from err
 
 __all__ = ["OneToken", "Router", "router_isas"]

@@ -40,12 +40,9 @@ import enum
 try:
     from edge_runtime.experts.drive._native import DriveReader
 except ImportError as err:
-    from edge_runtime.base.errors import DeviceError
+    from edge_runtime.base.errors import DeviceError, missing_extension
 
-    raise DeviceError(
-        "edge_runtime.experts.drive: the native extension '_native' is missing or does not load "
-        f"({err}). Build it with: pip install -e . (needs a C++17 compiler)"
-    ) from err
+    raise DeviceError(missing_extension("edge_runtime.experts.drive", err)) from err
 
 __all__ = ["DriveReader", "Fault"]
 

@@ -84,10 +84,9 @@ try:
         processors_by_size,
     )
 except ImportError as err:
-    raise ImportError(
-        "edge_runtime.backends.cpu.kernels: the native extension '_native' is missing or does not load "
-        f"({err}). Build it with: pip install -e . (needs a C++17 compiler)"
-    ) from err
+    from edge_runtime.base.errors import missing_extension
+
+    raise ImportError(missing_extension("edge_runtime.backends.cpu.kernels", err)) from err
 
 __all__ = [
     "DenseMatrix", "DenseTrunk", "ExpertEncoder", "ExpertKernels", "Frame", "LatentForm", "Layer", "LayerForm",
