@@ -154,7 +154,8 @@ deb-check: $(VENV)/.test
 deb-release-check: $(VENV)/.test
 	for suite in $(SUITES); do bash tests/debian/release.sh $$suite dist || [ $$? = 2 ] || exit 1; done
 
-# the CPU image, built by a rootless builder from a base made here, and its health check
+# the CPU image, built by buildah, a builder without a daemon that needs no root (its base is made of packages here, which does),
+# and its health check
 container-check: $(VENV)/.release
 	bash tests/containers/check.sh cpu
 

@@ -272,20 +272,23 @@ start_service() {
   say "starting; the bundle is verified first, which takes a while"
   if [ $dry = yes ]; then
     act systemctl restart hobbit.service
-    say "dry run: nothing was changed"
     return
   fi
   stage=started
   if start_units; then
     systemctl show --property=StatusText --value hobbit.service | sed 's/^/    /'
     stage=complete
-    say "done. Next: docs/operations.md, or curl http://127.0.0.1:8080/health/ready"
   else
     journalctl --no-pager --unit=hobbit --lines=20 --output=cat >&2 || true
     # what did not run before is no better to go back to
     if [ $was_active = no ]; then stage=complete; fi
     fail "the service did not start; its last words are above, more in: journalctl -u hobbit"
   fi
+}
+
+say_done() {
+  if [ $dry = yes ]; then say "dry run: nothing was changed"; return; fi
+  if [ $start = yes ]; then say "done. Next: docs/operations.md, or curl http://127.0.0.1:8080/health/ready"; fi
 }
 
 # shellcheck source=deploy/replacing.sh
@@ -300,5 +303,6 @@ install_units
 switch_program
 link_commands
 check_bundle
-examine
 start_service
+examine
+say_done

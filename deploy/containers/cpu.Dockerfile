@@ -1,6 +1,7 @@
 # Hobbit Edge on a CPU, x86-64 or arm64.
-# Build context: an unpacked offline bundle (make offline). Nothing is fetched but the base image.
-#   docker build -f deploy/containers/cpu.Dockerfile -t hobbit-edge:cpu hobbit-edge-VERSION-x86-64 (or -arm64)
+# Run in an unpacked offline bundle, hobbit-edge-VERSION-x86-64 (or -arm64): it is the build context and has this file. Nothing is
+# fetched but the base image.
+#   docker build -f deploy/containers/cpu.Dockerfile -t hobbit-edge:cpu .
 # Models never go into the image: mount their folder at /models. deploy/containers/compose.yaml has a service.
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 FROM ${BASE}

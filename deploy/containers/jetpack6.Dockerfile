@@ -1,6 +1,7 @@
 # Hobbit Edge on JetPack 6.2 (L4T 36.4, Ubuntu 22.04, CUDA 12.6, TensorRT 10.3). Not yet built: the base is NVIDIA's.
-# Build context: an unpacked offline bundle (make offline). Nothing is fetched but the base image and its Python.
-#   docker build -f deploy/containers/jetpack6.Dockerfile -t hobbit-edge:jetpack6 hobbit-edge-VERSION-jetpack-6.2
+# Run in an unpacked offline bundle, hobbit-edge-VERSION-jetpack-6.2: it is the build context and has this file. Nothing is
+# fetched but the base image and its Python.
+#   docker build -f deploy/containers/jetpack6.Dockerfile -t hobbit-edge:jetpack6 .
 # Models never go into the image: mount their folder at /models. deploy/containers/compose.yaml has a service.
 ARG BASE=nvcr.io/nvidia/l4t-jetpack:r36.4.0
 FROM ${BASE}

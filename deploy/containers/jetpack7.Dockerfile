@@ -1,6 +1,7 @@
 # Hobbit Edge on JetPack 7.2 (L4T 39.2, CUDA 13.2; its containers are those of Arm servers). Not yet built: the base is NVIDIA's.
-# Build context: an unpacked offline bundle (make offline). Nothing is fetched but the base image and its Python.
-#   docker build -f deploy/containers/jetpack7.Dockerfile -t hobbit-edge:jetpack7 hobbit-edge-VERSION-jetpack-7.2
+# Run in an unpacked offline bundle, hobbit-edge-VERSION-jetpack-7.2: it is the build context and has this file. Nothing is
+# fetched but the base image and its Python.
+#   docker build -f deploy/containers/jetpack7.Dockerfile -t hobbit-edge:jetpack7 .
 # Models never go into the image: mount their folder at /models. deploy/containers/compose.yaml has a service.
 ARG BASE=nvcr.io/nvidia/cuda:13.2.0-runtime-ubuntu24.04
 FROM ${BASE}

@@ -84,17 +84,15 @@ docker() {
   shift
   buildah "${store[@]}" build --quiet --format docker --network $network --build-arg BASE=localhost/base "$@" >/dev/null
 }
-# the folders that the page and the heads of the Dockerfiles name
+# in the unpacked bundle, by the line of the page and of the heads of the Dockerfiles
 command=$(sed -n 's/^\$ \(docker build .*\)$/\1/p' "$repo/docs/operations.md")
 [ "$image" = cpu ] || command=$(sed -n 's/^# *\(docker build .*\)$/\1/p' "$dockerfile")
-context=${command##* }
-[ -n "$context" ] || { echo "container-check: FAILED: no line says how to build $image" >&2; exit 1; }
-mkdir "$work/page" "$work/page/$context"
-ln -s "$repo" "$work/page/hobbit-edge"
-ln -s "$repo/deploy" "$work/page/deploy"
-tar -xf "$bundle" -C "$work/page/$context" --strip-components=1
-(cd "$work/page" && eval "$command")
-rm -rf "$work/page"
+[ -n "$command" ] || { echo "container-check: FAILED: no line says how to build $image" >&2; exit 1; }
+mkdir "$work/bundle"
+tar -xf "$bundle" -C "$work/bundle" --strip-components=1
+diff -r "$repo/deploy/containers" "$work/bundle/deploy/containers" >&2 ||
+  { echo "container-check: FAILED: $(basename "$bundle") is of another build (make wheels offline)" >&2; exit 1; }
+(cd "$work/bundle" && eval "$command")
 
 "$python" -m hobbit_export "$repo/examples/tiny-moe" --out "$work/models/bundle" --tiers 4 --trunk int8 >/dev/null
 chmod -R go+rX "$work"
@@ -106,7 +104,7 @@ if [ "$image" = cpu ]; then
     echo "container-check: compose.yaml was NOT started: podman-compose is missing (extra: release)" >&2
   else
     echo "container-check: docker compose, by podman"
-    bash "$here/compose.sh" "$work/podman" "$work/models"
+    bash "$here/compose.sh" "$work/podman" "$work/models" "$work/bundle"
   fi
 fi
 echo "container-check: passed for $image"

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Starts compose.yaml by the line of docs/operations.md, podman in place of docker: read-only, without capabilities, under its
 # memory limit, models mounted read-only. Waits until it is healthy, asks it, looks at its limits, stops it: nothing is left.
-# usage: compose.sh PODMAN MODELS     PODMAN from engine.sh, with the image hobbit-edge:cpu; exit 0 passed, 1 failed
+# usage: compose.sh PODMAN MODELS BUNDLE     PODMAN from engine.sh, with the image hobbit-edge:cpu; BUNDLE is the unpacked offline
+# bundle that the line is for; exit 0 passed, 1 failed
 set -euo pipefail
 repo=$(cd "$(dirname "$0")/../.." && pwd)
-podman=$1 models=$2
+podman=$1 models=$2 bundle=$3
 python=${PYTHON:-$repo/.venv/bin/python}
 export MODELS=$models PORT=8098 MEMORY=700m
 url=http://127.0.0.1:$PORT
@@ -17,7 +18,7 @@ docker() { # compose ...
 fail() {
   echo "compose: FAILED: $1" >&2
   "$podman" logs "$("$podman" ps -aq | head -n 1)" 2>&1 | tail -n 20 >&2
-  docker compose -f "$repo/deploy/containers/compose.yaml" --profile cpu down -v >&2 || true
+  docker compose -f "$bundle/deploy/containers/compose.yaml" --profile cpu down -v >&2 || true
   exit 1
 }
 
@@ -25,8 +26,7 @@ line=$(sed -n 's/^\$ \(MODELS=.* docker compose .*\)$/\1/p' "$repo/docs/operatio
 [ -n "$line" ] || fail "docs/operations.md has no line with docker compose"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-ln -s "$repo" "$work/hobbit-edge"
-(cd "$work" && eval "${line//\/ssd\/models/$models}") >"$work/said" 2>&1 || { cat "$work/said" >&2; fail "$line"; }
+(cd "$bundle" && eval "${line//\/ssd\/models/$models}") >"$work/said" 2>&1 || { cat "$work/said" >&2; fail "$line"; }
 container=$("$podman" ps -q)
 [ -n "$container" ] || fail "no container runs: $(cat "$work/said")"
 for ((tries = 0; ; tries++)); do
@@ -47,6 +47,6 @@ inspected=$("$podman" inspect --format '{{.HostConfig.ReadonlyRootfs}} {{.HostCo
 ! "$podman" exec "$container" touch /opt/x 2>/dev/null || fail "it can write to its root"
 ! "$podman" exec "$container" touch /models/x 2>/dev/null || fail "it can write to the models"
 "$podman" exec "$container" test -d /var/lib/hobbit-edge/verified || fail "it remembers nothing in its volume"
-docker compose -f "$repo/deploy/containers/compose.yaml" --profile cpu down -v >"$work/said" 2>&1 || fail "down: $(cat "$work/said")"
+docker compose -f "$bundle/deploy/containers/compose.yaml" --profile cpu down -v >"$work/said" 2>&1 || fail "down: $(cat "$work/said")"
 [ -z "$("$podman" ps -aq)$("$podman" volume ls -q)" ] || fail "something is left"
 echo "  read-only, no capabilities, state in its volume; stopped, nothing is left"

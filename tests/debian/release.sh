@@ -24,6 +24,7 @@ curl --silent --fail --output /dev/null --max-time 20 "$mirror/dists/$suite/Rele
 debs=("$packages"/hobbit-edge{,-export}_*"~${suite}1_$arch.deb")
 for deb in "${debs[@]}"; do [ -e "$deb" ] || not_run "$deb is not there (make deb)"; done
 python=${PYTHON:-$repo/.venv/bin/python}
+most=$(cd "$repo/tools/release" && "$python" -c 'import common; print(common.MOST_BYTES)')
 
 # shellcheck source=tests/installed/emulation.sh
 . "$repo/tests/installed/emulation.sh"
@@ -54,27 +55,30 @@ cd / && find etc opt usr var -xdev \( -path var/lib/dpkg -o -path var/lib/apt -o
   -o -path var/lib/systemd \) -prune -o -print | grep -v -e '^etc/passwd-$' -e '^etc/group-$' -e '^etc/g*shadow-$' \
   -e '^etc/.pwd.lock$' -e __pycache__ | LC_ALL=C sort
 INSIDE
+# usage: all.sh BYTES     what the program may take
 cat >"$root/srv/check/all.sh" <<'INSIDE'
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin
 ulimit -c 0
 cd /srv/check
-! getent ahosts deb.debian.org >/dev/null 2>&1
+wrong() { echo "deb-release-check: $1" >&2; exit 1; }
+if [ "$(wc -l </proc/net/route)" -gt 1 ]; then wrong "there is a route to a network"; fi
 bash files.sh >before
 dpkg --install hobbit-edge_*.deb
 [ "$(dpkg --verify hobbit-edge)" = "" ]
-taken=$(du -sm --apparent-size /opt/hobbit-edge | cut -f 1)
-echo "  $taken MB below /opt/hobbit-edge"
-[ "$taken" -lt 250 ]
+taken=$(du -sb /opt/hobbit-edge | cut -f 1)
+echo "  $((taken / 1000000)) MB below /opt/hobbit-edge"
+[ "$taken" -lt "$1" ] || wrong "/opt/hobbit-edge takes $taken bytes, expected below $1"
 dpkg --install hobbit-edge-export_*.deb
 /opt/hobbit-edge/bin/python inside.py /srv/check/model /srv/check/expected.json /srv/check/tiny-moe
 dpkg --remove hobbit-edge-export hobbit-edge
-[ ! -e /opt/hobbit-edge ] && [ -e /etc/hobbit-edge/hobbit.env ]
+[ ! -e /opt/hobbit-edge ] || wrong "/opt/hobbit-edge is left: $(find /opt/hobbit-edge | head -n 5)"
+[ -e /etc/hobbit-edge/hobbit.env ] || wrong "the settings are gone"
 dpkg --purge hobbit-edge hobbit-edge-export
 bash files.sh >after
 diff before after
-! getent passwd hobbit
-! getent group hobbit
+if getent passwd hobbit; then wrong "user hobbit is left"; fi
+if getent group hobbit; then wrong "group hobbit is left"; fi
 echo "  nothing is left"
 INSIDE
 # what the packages depend on comes from the network; they themselves are installed without one
@@ -86,6 +90,6 @@ chroot "$root" sh -c 'apt-get -qq update && apt-get -qq install --yes --no-insta
 rm "$root/etc/resolv.conf"
 
 echo "deb-release-check: installed, used, removed, purged, without a network${cpu:+, emulating a $cpu}"
-unshare --net --mount --pid --ipc --uts --fork --kill-child bash "$repo/tests/installed/enter.sh" "$root" "$cpu" ||
+unshare --net --mount --pid --ipc --uts --fork --kill-child bash "$repo/tests/installed/enter.sh" "$root" "$cpu" "$most" ||
   { echo "deb-release-check: FAILED for $suite on $arch" >&2; exit 1; }
 echo "deb-release-check: passed for $suite on $arch"

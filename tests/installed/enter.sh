@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs inside new namespaces, as their first process: the parts of a running system that Python needs, then the checks.
-# usage: enter.sh ROOT EMULATED_CPU [OPTION]     OPTION: of deploy/environment.sh
+# usage: enter.sh ROOT EMULATED_CPU [WORD...]     WORDs: for the checks
 set -euo pipefail
 root=$1 cpu=$2
 mount --make-rprivate /

@@ -156,7 +156,10 @@ def test_a_dry_run_names_every_step_and_takes_none(pretended):
         shutil.copy(REPO / "deploy" / name, copy.parent)
     for name in ("systemd", "docs"):
         (log.parent / name).symlink_to(REPO / name)
-    command = ["bash", str(copy), "--dry-run", "--wheel", "some.whl", "--socket", "--python", "/usr/bin/python3"]
+    (log.parent / "model").mkdir()
+    (log.parent / "model/manifest.json").touch()
+    flags = ["--wheel", "some.whl", "--socket", "--python", "/usr/bin/python3", "--bundle", str(log.parent / "model")]
+    command = ["bash", str(copy), "--dry-run", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     assert done.returncode == 0, done.stderr
     assert not log.exists(), log.read_text()
@@ -169,7 +172,9 @@ def test_a_dry_run_names_every_step_and_takes_none(pretended):
         "daemon-reload",
     ):
         assert any(step in line for line in done.stdout.splitlines() if "would" in line), step
-    assert "nothing" in done.stdout
+    last = [line.strip() for line in done.stdout.splitlines() if "would" in line][-2:]
+    assert last == ["would run: systemctl restart hobbit.service", "would run: hobbit doctor"], "the doctor comes last"
+    assert done.stdout.splitlines()[-1] == "==> dry run: nothing was changed"
 
 
 def test_which_profile_a_board_gets_is_decided_by_the_runtime():

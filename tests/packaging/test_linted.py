@@ -55,6 +55,31 @@ def test_every_shell_script_passes_shellcheck(script):
     lint(shellcheck(), "-x", *(["-s", "sh"] if is_debian else []), *more, script)
 
 
+INSIDE = {
+    f"{path.parent.name}-{path.name}-{number}": body
+    for path in SCRIPTS
+    for number, (_, body) in enumerate(
+        re.findall(r"\.sh\" <<'(\w+)'\n(.*?)^\1$", path.read_text(), re.MULTILINE | re.DOTALL)
+    )
+}
+"""Scripts that scripts write, for a root of their own."""
+
+
+@pytest.mark.parametrize("body", INSIDE.values(), ids=INSIDE)
+def test_every_script_in_a_script_passes_shellcheck(body):
+    """It knows that `! command` alone never ends a script."""
+    lint(shellcheck(), "-s", "bash", "-", text=body)
+
+
+@pytest.mark.parametrize(
+    "text", [*(path.read_text() for path in SCRIPTS), *INSIDE.values()], ids=[*map(str, SCRIPTS), *INSIDE]
+)
+def test_no_condition_of_a_script_is_passed_over(text):
+    """`set -e` looks at the last command of `a && b` alone: where a fails, the script goes on."""
+    lists = re.findall(r"^ *(?:\[\[? |test |! ).* && .*$", text, re.MULTILINE)
+    assert [line for line in lists if "||" not in line] == []
+
+
 def test_the_steps_of_the_workflow_pass_shellcheck():
     steps = [
         step["run"]

@@ -237,6 +237,22 @@ def test_the_workflow_calls_targets_there_are():
     assert {*found["jobs"]["release"]["needs"]} == {*found["jobs"]} - {"release"}
 
 
+def test_a_bundle_carries_what_its_pages_name(tmp_path):
+    """Its owner has nothing else: no checkout, no network."""
+    offline.carry(tmp_path)
+    page = (tmp_path / offline.PAGE).read_text()
+    links = re.findall(r"\]\(([^)#:]+)", page)
+    assert len(links) > 3
+    assert [link for link in links if not (tmp_path / "docs" / link).exists()] == []
+    paths = re.findall(r"[\s`](?:sudo )?((?:deploy|systemd)/[\w./-]+)", page + offline.README)
+    assert {"deploy/install.sh", "systemd/examples/lan.conf", "deploy/containers/cpu.Dockerfile"} <= {*paths}
+    assert [path for path in paths if not (tmp_path / path).exists()] == []
+    for file in (tmp_path / "deploy/containers").iterdir():
+        (command,) = re.findall(r"^#   (?:MODELS=\S+ )?(docker .*)$", file.read_text(), re.MULTILINE)
+        assert f"deploy/containers/{file.name}" in command, "built and started from the bundle's own folder"
+        assert command.startswith("docker compose") or command.endswith(f":{file.stem} .")
+
+
 def test_a_bundle_for_a_python_that_its_target_has_not_is_refused(tmp_path):
     """It would install nothing anywhere."""
     arguments = argparse.Namespace(target=["jetpack-6.2"], python=["3.11"], set="device", out=tmp_path)

@@ -96,8 +96,8 @@ class Machine:
         return done
 
     def shell(self, script: str, check: bool = True) -> str:
-        """Run bash lines inside; return stdout."""
-        return self.run("bash", "-c", script, check=check).stdout
+        """Run bash lines inside; return stdout. Where it is checked, every line has to hold, not the last alone."""
+        return self.run("bash", *(["-e"] if check else []), "-c", script, check=check).stdout
 
     def show(self, unit: str, name: str) -> str:
         """Return one property of a unit."""

@@ -194,6 +194,19 @@ def test_files_that_hold_anything_never_stop_it(text, tmp_path):
     examine(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("verb", "found"), [("serve", []), ("bench", ["memory-taken", "nvmap-held"])], ids=["service", "another"]
+)
+def test_what_our_own_service_holds_is_no_fault_of_the_machine(verb, found, tmp_path):
+    """The installer calls the doctor once the service is up, with its experts in memory."""
+    taken = {
+        **memory(64_400_000, MemAvailable=20_000_000, NvMapMemUsed=9_000_000),
+        "proc/77/status": "Name:\thobbit\nVmRSS:\t30000000 kB\n",
+        "proc/77/cmdline": f"/opt/hobbit-edge/bin/python\0/opt/hobbit-edge/bin/hobbit\0{verb}\0",
+    }
+    assert [finding.check for finding in examine(build(tmp_path, AGX, taken)).findings] == found
+
+
 def test_an_empty_tree_says_nothing(tmp_path):
     assert examine(tmp_path).findings == ()
 

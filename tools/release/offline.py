@@ -3,14 +3,15 @@
 usage: python tools/release/offline.py TARGET [--python 3.11] [--set device|all] [--out dist]
 
 TARGET is one of common.TARGETS. The bundle is a folder in a .tar.gz: wheels, requirements with digests for each
-Python, the installer with units and settings, the operator's page. Inside it `deploy/environment.sh` and
-`deploy/install.sh` use no network. The wheel of this version must lie in --out (make wheels). Downloads what
+Python, the installer with units and settings, container files, the operator's page. Inside it
+`deploy/environment.sh` and `deploy/install.sh` use no network. The wheel of this version must lie in --out (make wheels). Downloads what
 deploy/locks names; two runs write the same bytes.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 import tempfile
@@ -36,14 +37,16 @@ from locks import LOCKS, SETS
 
 CARRIED = (
     "deploy/environment.sh", "deploy/install.sh", "deploy/replacing.sh", "deploy/uninstall.sh",
-    "deploy/hobbit.env.example", "deploy/grafana", "systemd", "docs/operations.md", "LICENSE", "CHANGELOG.md",
+    "deploy/hobbit.env.example", "deploy/containers", "deploy/grafana", "systemd", "LICENSE", "CHANGELOG.md",
 )  # fmt: skip
+PAGE = "docs/operations.md"
 README = """Hobbit Edge {version} for {name}, offline ({arch}; Python {pythons}).
 
   sudo deploy/install.sh                 program, user, units, settings; starts the service
   deploy/environment.sh DIR              only a Python environment, for anyone, anywhere
 
-Neither uses the network. docs/operations.md says the rest. SHA256SUMS names every file here.
+Neither uses the network. deploy/containers has images that are built from this folder. docs/operations.md says
+the rest. SHA256SUMS names every file here.
 """
 
 
@@ -86,9 +89,15 @@ def write_sums(folder: Path) -> None:
     (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
 
 
+def pages() -> list[str]:
+    """Return the operator's page and the pages and pictures that it leads to."""
+    leads_to = re.findall(r"\]\(([^)#:]+)", (ROOT / PAGE).read_text(encoding="utf-8"))
+    return [PAGE, *sorted({f"docs/{name}" for name in leads_to})]
+
+
 def carry(folder: Path) -> None:
-    """Copy the installer and what it installs, where it looks for them."""
-    for name in CARRIED:
+    """Copy the installer, what it installs and the operator's pages, where they look for each other."""
+    for name in (*CARRIED, *pages()):
         source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():

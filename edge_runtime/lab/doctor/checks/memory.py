@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from edge_runtime.base.sizes import GIB, MIB, format_size
 from edge_runtime.lab.doctor.device import Device
@@ -72,12 +73,14 @@ def desktop(device: Device) -> Iterator[Found]:
 
 @check(
     "memory-taken", "warning", "less than half of the memory available",
-    why="Experts get what is available. Something else holds the rest.",
+    why="Experts get what is available. Something else than `hobbit serve` holds the rest.",
     fix="stop what is named, or give the model its memory first",
 )  # fmt: skip
 def memory_taken(device: Device) -> Iterator[Found]:
-    """MemAvailable is below half of MemTotal; names the largest processes."""
+    """MemAvailable, and what services of ours hold, is below half of MemTotal; names the largest processes."""
     total, left = device.meminfo("MemTotal"), device.meminfo("MemAvailable")
+    if left is not None:
+        left += sum(_of_our_services(device))
     if total and left is not None and left < total // 2:
         largest = ", ".join(f"{name} {format_size(size)}" for size, name in _largest(device)[:3])
         yield Found(
@@ -92,8 +95,10 @@ def memory_taken(device: Device) -> Iterator[Found]:
     fix="stop other programs that use the GPU; if it stays, sudo reboot", where="Jetson",
 )  # fmt: skip
 def nvmap_held(device: Device) -> Iterator[Found]:
-    """NvMapMemUsed of /proc/meminfo."""
+    """NvMapMemUsed of /proc/meminfo; while a service of ours runs it may all be that one's, so nothing is said."""
     used, total = device.meminfo("NvMapMemUsed"), device.meminfo("MemTotal")
+    if _of_our_services(device):
+        return
     if used and total and used > total // 10:
         yield Found(f"NvMapMemUsed is {format_size(used)} of {format_size(total)}")
 
@@ -171,12 +176,24 @@ def _swaps(device: Device) -> Iterator[tuple[str, int]]:
             yield fields[0], int(fields[2]) << 10
 
 
-def _largest(device: Device) -> list[tuple[int, str]]:
-    """Resident sets of processes, the largest first; those of at least 64 MiB."""
-    found = []
+def _processes(device: Device) -> Iterator[tuple[int, str, Path]]:
+    """Resident set, name and folder of each process."""
     for path in device.glob("proc/[0-9]*/status"):
         fields = dict(line.split(":", 1) for line in device.text(path).splitlines() if ":" in line)
-        size = fields.get("VmRSS", "0").split()[0]
-        if size.isdigit() and int(size) << 10 >= 64 * MIB:
-            found.append((int(size) << 10, fields.get("Name", "?").strip()))
-    return sorted(found, reverse=True)
+        size = fields.get("VmRSS", "").split()
+        if size and size[0].isdigit():
+            yield int(size[0]) << 10, fields.get("Name", "?").strip(), path.parent
+
+
+def _largest(device: Device) -> list[tuple[int, str]]:
+    """Resident sets of processes, the largest first; those of at least 64 MiB."""
+    return sorted(((size, name) for size, name, _ in _processes(device) if size >= 64 * MIB), reverse=True)
+
+
+def _of_our_services(device: Device) -> list[int]:
+    """Resident sets of the `hobbit serve` that run here: the installer calls the doctor when the service is up."""
+    return [
+        size
+        for size, name, folder in _processes(device)
+        if name == "hobbit" and "serve" in device.text(folder / "cmdline").split("\0")
+    ]
