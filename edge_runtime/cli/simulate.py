@@ -134,7 +134,7 @@ def _run(trace: Trace, policy: str, eviction: str, slots: int, args: argparse.Na
         "expert_memory_bytes": slots * size,
         "tokens": found.tokens,
         "experts": found.counters.to_json(found.tokens),
-        "belady": None if args.no_belady or found.policy.keeps_base else _bound(trace, found, slots * size),
+        "belady": None if args.no_belady or found.policy.keeps_base else _bound(found, slots * size),
         "drive": {"gbps": args.drive_gbps, "latency_us": args.latency_us, "wait_ms_per_token": round(wait_ms, 4)},
         "estimated_tok_s": round(1000 / token_ms, 2) if token_ms else None,
         "replayed_tok_s": round(found.tokens / found.wall_s, 1),
@@ -149,11 +149,10 @@ def _calibration(trace: Trace, args: argparse.Namespace) -> Any:
     return read(Path(args.bundle), trace.header.model) if args.bundle else None
 
 
-def _bound(trace: Trace, found: Simulation, budget_bytes: int) -> dict[str, Any]:
+def _bound(found: Simulation, budget_bytes: int) -> dict[str, Any]:
     from edge_runtime.lab.simulator.belady import optimum
 
-    tier_bytes = {tier: trace.header.layout.tier_bytes(tier) for tier in trace.header.tiers}
-    bound = optimum(found.requests, tier_bytes, budget_bytes)
+    bound = optimum(found.requests, found.kept_bytes, budget_bytes)
     read = found.counters.bytes_read
     return {
         "lower_bytes": bound.lower_bytes,

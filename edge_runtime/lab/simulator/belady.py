@@ -58,7 +58,8 @@ def optimum(log: RequestLog, tier_bytes: Mapping[int, int], budget_bytes: int) -
 
     Args:
         log: who was asked for, at which tier.
-        tier_bytes: bytes of an expert at each tier requested; a lower tier is a prefix of a higher one.
+        tier_bytes: bytes of an expert at each tier a cache may keep one at, requested or not: of a record that does
+            not fit whole, a prefix may stay. A lower tier is a prefix of a higher one.
         budget_bytes: size of the cache.
     """
     units = _split(log, tier_bytes)
@@ -70,7 +71,7 @@ def optimum(log: RequestLog, tier_bytes: Mapping[int, int], budget_bytes: int) -
 
 def _split(log: RequestLog, tier_bytes: Mapping[int, int]) -> _Units:
     steps, keys, tiers = log.steps(), log.keys(), log.tiers()
-    used = sorted(tier for tier in tier_bytes if (tiers == tier).any())
+    used = sorted(tier for tier in tier_bytes if tier <= tiers.max(initial=0))
     sizes = np.diff([0, *(tier_bytes[tier] for tier in used)])
     parts = [np.flatnonzero(tiers >= tier) for tier in used]
     segment = np.repeat(np.arange(len(used)), [len(part) for part in parts])

@@ -81,6 +81,7 @@ class Simulation:
         drive_s: time the drive model says the engine waited.
         wall_s: time the replay took.
         requests: what was asked for, for the bound.
+        kept_bytes: bytes of an expert at each tier the cache may keep one at, for the bound too.
     """
 
     policy: Policy
@@ -89,6 +90,7 @@ class Simulation:
     drive_s: float
     wall_s: float
     requests: RequestLog
+    kept_bytes: dict[int, int]
 
 
 def simulate(
@@ -139,7 +141,9 @@ def simulate(
                 watch(cache.counters, store.seconds)
         cache.finish_reads()
         counters = cache.counters.since(before)
-    return Simulation(policy, counters, tokens, store.seconds - begun_s, perf_counter() - started, passes.requests)
+    kept = {t: size for t, size in context.tier_bytes.items() if policy.min_tier <= t <= context.tier}
+    seconds = store.seconds - begun_s, perf_counter() - started
+    return Simulation(policy, counters, tokens, *seconds, passes.requests, kept)
 
 
 def policy_context(
