@@ -128,6 +128,7 @@ def _ours(cells: Sequence[Entry], peer: Mapping[str, Any]) -> dict[str, Any] | N
         "share_of_drive": median_of(cells, share_of_drive),
         "share_of_limit": median_of(cells, share_of_limit),
         "limited_by": limited_by(cells[-1]),
+        "commit": cells[-1].get("commit"),
         "other_percent": median_of(cells, other_percent),
     }
 

@@ -24,10 +24,17 @@ _BUS_BYTES = 512 << 20
 _PROBE_BYTES = 1 << 30
 
 
-def identity(folder: Path) -> dict[str, Any]:
-    """Return what every result says of the machine: processor, cores, and the instruction set our kernels use."""
-    found = describe_hardware(folder)
-    return {"cpu": found["cpu"] or found["machine"], "cpus": found["cpus"], "isa": available_isas()[0]}
+def identity(folder: Path, chosen_isa: str | None = None) -> dict[str, Any]:
+    """Return what every result says of the machine: processor, cores, and the instruction set our kernels use.
+
+    Args:
+        folder: on the drive that is read.
+        chosen_isa: the instruction set if it is not the best; the best one is then named too, so that these results
+            are not mixed with those of a processor that has no better one.
+    """
+    found, best = describe_hardware(folder), available_isas()[0]
+    here = {"cpu": found["cpu"] or found["machine"], "cpus": found["cpus"], "isa": chosen_isa or best}
+    return here | ({"best_isa": best} if chosen_isa not in (None, best) else {})
 
 
 def drop_caches() -> None:

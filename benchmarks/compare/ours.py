@@ -11,6 +11,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
+from benchmarks.compare.chosen_isa import choose
 from edge_runtime import Engine, SamplingParams
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.lab.bench.surroundings import record_extents
@@ -116,6 +117,8 @@ def decode(engine: Engine, job: dict[str, Any]) -> tuple[dict[str, Any], dict[st
 
 def main() -> None:
     job = json.load(sys.stdin)
+    if job.get("isa"):
+        choose(job["isa"])
     with Engine.open(Path(job["bundle"]), self_check=False, **job["options"]) as engine:
         for ids in job["fill"]:
             prefill(engine, ids)
@@ -123,6 +126,7 @@ def main() -> None:
         steady = prefill(engine, job["second"])
         parts = engine.parts
         found = {
+            "isa": parts.kernels.native.isa,
             "load_ms": engine.last_report().timings["load_ms"],
             "prefill_cold": cold,
             "decode": measured,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from benchmarks.compare import results
 from benchmarks.compare.figures import drive_ceiling, rows
 from benchmarks.compare.results import label
-from benchmarks.compare.workload import RESIDENT
+from benchmarks.compare.workload import OURS, RESIDENT
 
 WIDTH = 100
 """Columns of a line of prose."""
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))
     parser.add_argument("--plot", type=Path, default=Path("docs/images/benchmarks.png"))
     args = parser.parse_args(argv)
-    entries = results.read(args.results)
+    entries, left_out = results.newest(results.read(args.results))
     found = rows(entries)
     if not found:
         raise SystemExit(
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     args.plot.parent.mkdir(parents=True, exist_ok=True)
     draw(found, args.plot)
     image = args.plot.relative_to(args.page.parent) if args.plot.is_relative_to(args.page.parent) else args.plot
-    args.page.write_text(put(args.page.read_text(), markdown(found, entries, str(image))))
+    args.page.write_text(put(args.page.read_text(), markdown(found, entries, str(image), left_out)))
     print(f"{args.page} and {args.plot}: {len(found)} rows")
     return 0
 
@@ -55,9 +56,19 @@ def put(page: str, text: str) -> str:
     return f"{before}{BEGIN}\n\n{text}\n{END}{after}"
 
 
-def markdown(found: Sequence[Row], entries: Sequence[Mapping[str, Any]], image: str) -> str:
-    """Return tables and remarks of all rows, machine by machine."""
+def markdown(found: Sequence[Row], entries: Sequence[Mapping[str, Any]], image: str, left_out: int = 0) -> str:
+    """Return tables and remarks of all rows, machine by machine.
+
+    Args:
+        found: the rows.
+        entries: what they were made from.
+        image: the plot.
+        left_out: results of older builds that the file has too.
+    """
     lines = [f"![decode speed by regime]({image})", ""]
+    if left_out:
+        lines += [f"Of what was measured with several builds only the newest counts: {left_out} older cells are not "
+                  "in these tables.", ""]  # fmt: skip
     for machine in dict.fromkeys(row["machine"] for row in found):
         here = [row for row in found if row["machine"] == machine]
         lines += [f"### {machine}", "", *_where(entries, machine), *_speed(here), *_peers(here), *_ours(here)]
@@ -86,8 +97,15 @@ def _where(entries: Sequence[Mapping[str, Any]], machine: str) -> list[str]:
         *dict.fromkeys(lines),
         f"- {len(cells)} cells, {times[0]} to {times[-1]}; drive ceiling {_range(drives, 2)} GB/s{by_fio}, memory read "
         f"{_range(buses, 0)} GB/s over the cells.",
+        f"- Commits of ours: {', '.join(_commits(cells))}.",
         "",
     ]
+
+
+def _commits(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name the commits that our cells were measured with, and how many with each, where there are several."""
+    found = Counter(cell.get("commit") or "not recorded" for cell in cells if cell["side"] == OURS)
+    return [name if len(found) == 1 else f"{name} ({count} cells)" for name, count in found.items()] or ["none"]
 
 
 def _run_line(entry: Mapping[str, Any]) -> str:
@@ -163,17 +181,19 @@ def _ours(found: Sequence[Row]) -> list[str]:
         "- *of limit*: the least time these misses (at the drive's ceiling) or these touched weights (at the bus's) "
         "take, over the time taken;",
         "- *other*: time outside trunk, experts and read wait;",
-        "- *peak*: of the cgroup, page cache included.",
+        "- *peak*: of the cgroup, page cache included;",
+        "- *commit*: of ours; - where it was not recorded.",
         "",
-        "| model | memory | side | read a token | hits | of drive | of limit | other | peak | cold prefill tok/s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| model | memory | side | commit | read a token | hits | of drive | of limit | other | peak "
+        "| cold prefill tok/s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found:
         best = row["peer"]["decode"]
         if best:
             cold = row["peer"]["prefill_cold"]
             lines.append(
-                f"| {row['model']} | {_regime(row)} | {best['mode']} | {_mb(best['read_bytes'])} | | | | | "
+                f"| {row['model']} | {_regime(row)} | {best['mode']} | | {_mb(best['read_bytes'])} | | | | | "
                 f"{_mb(best['peak_bytes'])} | {'-' if cold is None else format(cold['tok_s'], '.1f')} |"
             )
         for name in ("lossless", "hobbit"):
@@ -182,7 +202,8 @@ def _ours(found: Sequence[Row]) -> list[str]:
                 share = ours["share_of_limit"]
                 limit = "-" if share is None else f"{_percent(share)} ({ours['limited_by']})"
                 lines.append(
-                    f"| {row['model']} | {_regime(row)} | ours, {name} | {_mb(ours['read_bytes'])} | "
+                    f"| {row['model']} | {_regime(row)} | ours, {name} | {ours['commit'] or '-'} | "
+                    f"{_mb(ours['read_bytes'])} | "
                     f"{_percent(ours['hit_rate'])} | {_percent(ours['share_of_drive'])} | {limit} | "
                     f"{ours['other_percent']:.0f} % | {_mb(ours['peak_bytes'])} | {ours['prefill_cold']['tok_s']:.1f} |"
                 )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare.workload import Cell
+from benchmarks.compare.workload import OURS, Cell
 
 VERSION = 2
 
@@ -73,17 +74,73 @@ def cell_of(entry: dict[str, Any]) -> Cell | None:
 
 def label(machine: Mapping[str, Any]) -> str:
     """Return what results of one machine are found by: its processor, cores and instruction set."""
-    return f"{machine['cpu']}, {machine['cpus']} cores, {machine['isa']}"
+    chosen = f" chosen, has {machine['best_isa']}" if machine.get("best_isa") else ""
+    return f"{machine['cpu']}, {machine['cpus']} cores, {machine['isa']}{chosen}"
 
 
-def done(entries: Iterable[dict[str, Any]], *, retry_before: int = 0) -> set[Cell]:
-    """Return cells not to be measured again: all but those that failed among the first `retry_before` objects."""
+@dataclass(frozen=True)
+class Again:
+    """What is measured anew although it is in the file.
+
+    Attributes:
+        failed_before: of the first so many objects, those that failed.
+        sides: "ours": our cells of another commit; "all": every side's; None: none of them.
+        commit: the present one.
+    """
+
+    failed_before: int = 0
+    sides: str | None = None
+    commit: str | None = None
+
+    def wants(self, number: int, entry: Mapping[str, Any]) -> bool:
+        """Whether the result of a cell, the `number`th object of the file, does not count."""
+        if not entry.get("measured") and number < self.failed_before:
+            return True
+        asked = self.sides == "all" or (self.sides == "ours" and entry["side"] == OURS)
+        return asked and entry.get("commit") != self.commit
+
+
+def done(entries: Iterable[dict[str, Any]], again: Again) -> set[Cell]:
+    """Return cells not to be measured again."""
     found = set()
     for number, entry in enumerate(entries):
         cell = cell_of(entry)
-        if cell is not None and (entry.get("measured") or number >= retry_before):
+        if cell is not None and not again.wants(number, entry):
             found.add(cell)
     return found
+
+
+def newest(entries: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], int]:
+    """Leave out what was measured with another build than the newest of its side, so that no median mixes builds.
+
+    The newest of our builds is that of the last result of a policy in a regime, and of a peer's that of its mode: what
+    was measured there with another commit of ours, or another version of the peer, goes.
+
+    Returns:
+        What is left, in order, descriptions of runs included; and how many results were left out.
+    """
+    builds: dict[tuple[str, ...], Any] = {}
+    for entry in entries:
+        if "side" in entry:
+            builds[_series(entry)] = build(entry)
+    kept = [e for e in entries if "side" not in e or builds[_series(e)] == build(e)]
+    return kept, len(entries) - len(kept)
+
+
+def of_other_commits(entries: Sequence[dict[str, Any]], machine: dict[str, Any], source: str | None) -> str:
+    """Return what to add where nothing is left to do, but the newest results of ours are of other commits."""
+    ours = [e for e in newest(entries)[0] if e.get("side") == OURS and e["machine"] == machine]
+    others = sum(entry.get("commit") != source for entry in ours)
+    return f" ({others} of ours with another commit than {source}; --anew ours measures them again)" if others else ""
+
+
+def build(entry: Mapping[str, Any]) -> Any:
+    """Return what a result was measured with: our commit, or what the peer says of itself; None: not recorded."""
+    return entry.get("commit") if entry["side"] == OURS else entry.get("version")
+
+
+def _series(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    return (label(entry["machine"]), entry["model"], entry["regime"], entry["side"], entry["variant"])
 
 
 def of_round(

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import results
+from benchmarks.compare.chosen_isa import check as check_isa
 from benchmarks.compare.figures import read_per_token
 from benchmarks.compare.group import MemoryGroup
 from benchmarks.compare.kinds import KINDS, Peer, open_peers
 from benchmarks.compare.machine import Ceilings, drop_caches, identity, read_ahead
 from benchmarks.compare.peer import PeerError
+from benchmarks.compare.results import Again
 from benchmarks.compare.thresholds import hobbit_policy
 from benchmarks.compare.workload import (
     CONTEXT,
@@ -38,6 +40,7 @@ from benchmarks.compare.workload import (
     rate,
     tokens_of,
 )
+from benchmarks.source import commit
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.lab.bench.surroundings import describe
 
@@ -66,6 +69,13 @@ def parser() -> argparse.ArgumentParser:
         "--cells", type=int, help=f"stop after so many cells, with exit code {MORE_TO_DO} if more are left"
     )
     found.add_argument("--retry-failed", action="store_true", help="measure failed cells again")
+    found.add_argument(
+        "--anew", choices=("ours", "all"),
+        help="measure again what was measured with another commit: our cells, or every side's",
+    )  # fmt: skip
+    found.add_argument(
+        "--isa", help="instruction set of ours, if not the best; name peers that are built for the same one"
+    )
     found.add_argument("--memory", default="auto", help="our --memory; auto takes the cgroup's cap")
     found.add_argument("--io-threads", type=int, default=8, help="ours, and the depth of the drive probe")
     found.add_argument("--block", type=int, default=1 << 20, metavar="BYTES", help="block size of the drive probe")
@@ -100,7 +110,7 @@ def measure_ours(model: Model, cell: Cell, policy: str, args: argparse.Namespace
     }  # fmt: skip
     job = vars(tokens) | {
         "bundle": str(model.bundle.resolve()), "options": options, "warm_steps": WARM_STEPS,
-        "measured_steps": MEASURED_STEPS,
+        "measured_steps": MEASURED_STEPS, "isa": args.isa,
     }  # fmt: skip
     argv = group.command([sys.executable, "-m", "benchmarks.compare.ours"])
     root = Path(__file__).parents[2]
@@ -131,13 +141,14 @@ class Runner:
         models: by name.
         hobbit: the HOBBIT policy of each model, with its thresholds.
         machine: what this one is.
+        source: the commit that is measured.
     """
 
     def __init__(
         self, args: argparse.Namespace, peers: Sequence[Peer], models: dict[str, Model], hobbit: dict[str, str],
-        machine: dict[str, Any],
+        machine: dict[str, Any], source: str | None,
     ) -> None:  # fmt: skip
-        self.args, self.models, self.hobbit, self.machine = args, models, hobbit, machine
+        self.args, self.models, self.hobbit, self.machine, self.source = args, models, hobbit, machine, source
         self.peers = {peer.name: peer for peer in peers}
         self.ceilings = Ceilings()
 
@@ -149,7 +160,7 @@ class Runner:
         drive = self.ceilings.drive(model.bundle, TIER, block_bytes=args.block, depth=args.io_threads)
         fio = self.ceilings.fio_gbps(model.bundle, TIER, block_bytes=args.block, depth=args.io_threads)
         entry: dict[str, Any] = {
-            "machine": self.machine, "model": cell.model,
+            "machine": self.machine, "commit": self.source, "model": cell.model,
             "regime": cell.regime, "round": cell.round, "side": cell.side, "variant": cell.variant,
             "cap_bytes": cap, "gguf_bytes": model.gguf_bytes,
             "when": datetime.now(timezone.utc).isoformat("T", "seconds"),
@@ -178,10 +189,10 @@ class Runner:
 
 def pending(
     args: argparse.Namespace, peers: Sequence[Peer], models: Sequence[Model], machine: str,
-    entries: list[dict[str, Any]], retry_before: int,
+    entries: list[dict[str, Any]], again: Again,
 ) -> Iterator[Cell]:  # fmt: skip
     """Yield cells not yet measured, round by round; later rounds only have the modes that did well in the first."""
-    finished = results.done(entries, retry_before=retry_before)
+    finished = results.done(entries, again)
     for number in range(args.rounds):
         for model in models:
             for regime in args.regime:
@@ -215,7 +226,7 @@ def describe_run(
     """Return what all cells of a run share."""
     around = describe(Bundle.open(models[0].bundle), "", {}, "")
     return {
-        "machine": around.hardware | {"isa": machine["isa"]},
+        "machine": around.hardware | {name: machine[name] for name in ("isa", "best_isa") if name in machine},
         "versions": {k: v for k, v in around.versions.items() if v},
         "peers": {peer.name: peer.version for peer in peers},
         "settings": {
@@ -248,19 +259,21 @@ def main(argv: list[str] | None = None) -> int:
     check_modes(args, peers)
     models = [load_model(*each) for each in args.model]
     entries = results.read(args.out)
-    machine = identity(models[0].bundle)
+    if args.isa is not None:
+        check_isa(args.isa)
+    machine, source = identity(models[0].bundle, args.isa), commit()
     shared = describe_run(args, peers, models, machine)
     if not any(all(e.get(k) == v for k, v in shared.items()) for e in entries):
         results.append(args.out, shared)
     hobbit = {model.name: policy_of(model, entries, args) for model in models} if args.hobbit_at else {}
-    runner = Runner(args, peers, {model.name: model for model in models}, hobbit, machine)
-    retry_before = len(results.read(args.out)) if args.retry_failed else 0
+    runner = Runner(args, peers, {model.name: model for model in models}, hobbit, machine, source)
+    again = Again(len(results.read(args.out)) if args.retry_failed else 0, args.anew, source)
     measured = 0
     while True:
         entries = results.read(args.out)
-        cells = list(pending(args, peers, models, results.label(machine), entries, retry_before))
+        cells = list(pending(args, peers, models, results.label(machine), entries, again))
         if not cells:
-            print(f"everything is measured: {args.out}")
+            print(f"everything is measured: {args.out}{results.of_other_commits(entries, machine, source)}")
             return 0
         if args.cells is not None and measured >= args.cells:
             print(f"at least {len(cells)} cells are left: {args.out}")

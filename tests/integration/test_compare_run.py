@@ -14,6 +14,7 @@ import pytest
 from benchmarks.compare import report, results, run
 from benchmarks.compare.group import MemoryGroup
 from benchmarks.compare.report import BEGIN, END
+from benchmarks.source import commit
 from edge_runtime.backends.cpu.kernels import available_isas
 
 pytestmark = pytest.mark.cgroup
@@ -62,6 +63,8 @@ def test_a_run_is_resumed_and_reported(job, tmp_path, capsys):
     ]
     assert sum("settings" in e for e in entries) == 1
     assert all(c["machine"]["isa"] in available_isas() and c["machine"]["cpus"] for c in cells)
+    assert all(c["commit"] == commit() for c in cells)
+    assert cells[0]["measured"]["isa"] == cells[0]["machine"]["isa"]
     assert all(c["fio_gbps"] is None or c["fio_gbps"] > 0 for c in cells)
     assert cells[1]["version"].startswith("version: 7912")
     ours, peer, failed = cells
