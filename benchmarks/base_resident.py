@@ -6,8 +6,8 @@
 
 --memory is a share of all experts at the full tier. Quality: the text is decoded one token a step from an empty cache,
 and compared with lossless at the same tier; a point a line. Speed: the engines of one size of memory are open together,
-run the text's first tokens each, and then take turns of 16 tokens; tok/s is the median of their turns. The machine must
-be quiet.
+run the text's first tokens each, and then slices of 16 tokens in alternation; tok/s is the median of their slices. The
+machine must be quiet.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from edge_runtime.base.errors import BudgetError
 from edge_runtime.bundle.manifest_file import read as read_manifest
 from edge_runtime.lab.evaluation import QualityMeter
 
-TURN = 16
+SLICE = 16
 
 
 def settings(budget: float) -> dict[str, dict[str, Any]]:
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--warm", type=int, default=96, help="with --speed: tokens each engine runs before its turns")
+    parser.add_argument("--warm", type=int, default=96, help="with --speed: tokens each engine runs before its slices")
     parser.add_argument("--tier", type=int, default=8)
     parser.add_argument("--memory", type=float, nargs="+", default=[0.4, 0.5, 0.6, 0.75])
     parser.add_argument("--max-kld", type=float, default=0.02)
@@ -116,10 +116,10 @@ def speeds(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for share in args.memory:
         with ExitStack() as stack:
             engines = {name: stack.enter_context(opened(args, share, options)) for name, options in chosen(args)}
-            yield from take_turns(args, share, engines)
+            yield from alternate(args, share, engines)
 
 
-def take_turns(args: argparse.Namespace, share: float, engines: dict[str, Engine]) -> Iterator[dict[str, Any]]:
+def alternate(args: argparse.Namespace, share: float, engines: dict[str, Engine]) -> Iterator[dict[str, Any]]:
     tokens = np.array(next(iter(engines.values())).tokenizer.encode(args.text.read_text()), np.int32)
     at, counted = args.warm, {}
     rates: dict[str, list[float]] = {name: [] for name in engines}
@@ -128,21 +128,21 @@ def take_turns(args: argparse.Namespace, share: float, engines: dict[str, Engine
     for name, engine in engines.items():
         counted[name] = engine.parts.cache.counters
     for number in range(args.rounds):
-        turn = tokens[at : at + TURN]
-        at += TURN
+        part = tokens[at : at + SLICE]
+        at += SLICE
         order = [*engines.items()]
         for name, engine in order[number % len(order) :] + order[: number % len(order)]:
             started = time.perf_counter()
-            engine.logits(turn, chunk=1)
-            rates[name].append(TURN / (time.perf_counter() - started))
+            engine.logits(part, chunk=1)
+            rates[name].append(SLICE / (time.perf_counter() - started))
     for name, engine in engines.items():
-        found = engine.parts.cache.counters.since(counted[name]).to_json(args.rounds * TURN)
+        found = engine.parts.cache.counters.since(counted[name]).to_json(args.rounds * SLICE)
         yield {
             "setting": name, "tier": args.tier, "memory": share, "tok_s": round(statistics.median(rates[name]), 2),
             "turns": [round(rate, 2) for rate in rates[name]], "bytes_per_token": found["bytes_per_token"],
-            "wait_ms_per_token": round(found["stall_ms"] / (args.rounds * TURN), 3), "by_tier": found["by_tier"],
-            "late_per_token": round(found["late"] / (args.rounds * TURN), 3),
-            "waits_per_token": round(found["misses"] / (args.rounds * TURN), 3),
+            "wait_ms_per_token": round(found["stall_ms"] / (args.rounds * SLICE), 3), "by_tier": found["by_tier"],
+            "late_per_token": round(found["late"] / (args.rounds * SLICE), 3),
+            "waits_per_token": round(found["misses"] / (args.rounds * SLICE), 3),
         }  # fmt: skip
 
 

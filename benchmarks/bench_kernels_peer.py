@@ -91,7 +91,7 @@ def seconds(call: Sweep) -> float:
     return time.perf_counter() - begin
 
 
-def take_turns(sides: dict[str, Sweep], rounds: int) -> dict[str, list[float]]:
+def alternate(sides: dict[str, Sweep], rounds: int) -> dict[str, list[float]]:
     """Return each side's seconds a round, after one round that does not count."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for round_idx in range(rounds + 1):
@@ -147,7 +147,7 @@ class Comparison:
             sides["memory"] = lambda threads=threads, memory=memory: memory.append(  # type: ignore[misc]
                 read_bandwidth(ours.bytes, threads)
             )
-            times = take_turns(sides, self.args.rounds)
+            times = alternate(sides, self.args.rounds)
             limit = statistics.median(memory[1:])
             for name, (size, count) in done.items():
                 rate = [size / t / 1e9 for t in times[name]]
@@ -179,7 +179,7 @@ class Comparison:
                 for name, peer in peers.items():
                     graph = peer.prefill_graph(tokens)
                     sides[name] = lambda peer=peer, graph=graph: peer.compute(graph)  # type: ignore[misc]
-                for name, times in take_turns(sides, self.args.rounds).items():
+                for name, times in alternate(sides, self.args.rounds).items():
                     rate = [experts * tokens * self.macs / t / 1e9 for t in times]
                     self._add({"what": "prefill", "tier": tier, "threads": threads, "tokens": tokens, "side": name,
                                "gmac_s": spread(rate)})  # fmt: skip

@@ -101,9 +101,9 @@ class Bench:
         for number in range(self.args.rounds):
             yield f"{number} reads", "reads", {}
             probes = [("speed", each) for each in ({}, *tiers, *fewer)]
-            turn = [*probes, *(("measure", each) for each in settings)]
-            shift = number * len(turn) // self.args.rounds
-            for kind, options in [*turn[shift:], *turn[:shift]]:
+            steps = [*probes, *(("measure", each) for each in settings)]
+            shift = number * len(steps) // self.args.rounds
+            for kind, options in [*steps[shift:], *steps[:shift]]:
                 yield _name(str(number), kind, options), kind, options
 
     def run(self) -> bool:

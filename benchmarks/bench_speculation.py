@@ -103,8 +103,8 @@ def measure(args: argparse.Namespace, cap: float) -> list[dict[str, Any]]:
             shared = {mode: None if mode == "off" else Speculation(mode, engine.spec, parts.trunk) for mode in MODES}
             found: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
             for round_number in range(-1, args.rounds):
-                turn = round_number % len(MODES)
-                for mode in MODES[turn:] + MODES[:turn]:
+                shift = round_number % len(MODES)
+                for mode in MODES[shift:] + MODES[:shift]:
                     parts.speculation = shared[mode]
                     figures = run(scheduler, engine, prompt, answer)
                     if round_number >= 0:

@@ -126,11 +126,11 @@ def _run(args: argparse.Namespace) -> int:
     import importlib
 
     from edge_runtime.base.errors import HobbitError
-    from edge_runtime.cli.options import said_flags, settle_command_options
+    from edge_runtime.cli.options import said_flags, set_command_options
 
     args.flags = said_flags(args)
     try:
-        settle_command_options(args, os.environ)
+        set_command_options(args, os.environ)
         if hasattr(args, "models") and getattr(args, "bundle", None):
             from edge_runtime.transfer.model_folder import ModelFolder
 

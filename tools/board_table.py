@@ -35,7 +35,7 @@ from edge_runtime.lab.board_plans import BoardPlan
 from edge_runtime.lab.shape_plan import PartToCome, manifest_to_come, plan_shape
 from edge_runtime.lab.speed_estimate import SpeedEstimate, hit_rate
 from hobbit_export.arch import read_model
-from hobbit_export.plan import trunk_parts, weight_bytes
+from hobbit_export.expected_parts import trunk_parts, weight_bytes
 from hobbit_export.shards import read_json
 
 ROOT = Path(__file__).parents[1]

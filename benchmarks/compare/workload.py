@@ -157,7 +157,7 @@ def cells_of_round(
         ours,
         *([Cell(model, regime, number, name, m.name, machine) for m in each] for name, each in modes.items()),
     ]
-    return [cell for turn in zip_longest(*sides) for cell in turn if cell is not None]
+    return [cell for group in zip_longest(*sides) for cell in group if cell is not None]
 
 
 def kept_modes(name: str, modes: Sequence[PeerMode], first_round: Iterable[Result]) -> list[PeerMode]:

@@ -116,12 +116,12 @@ def _token(value: Any) -> None:
 
 
 def _template(value: Any) -> None:
-    expect(isinstance(value, list) and len(value) <= _MAX_PARTS, f"a list of at most {_MAX_PARTS} pieces")
-    for piece in value:
-        expect(isinstance(piece, dict) and len(piece) == 1, "a piece")
-        kind, fields = next(iter(piece.items()))
+    expect(isinstance(value, list) and len(value) <= _MAX_PARTS, f"a list of at most {_MAX_PARTS} parts")
+    for part in value:
+        expect(isinstance(part, dict) and len(part) == 1, "a part")
+        kind, fields = next(iter(part.items()))
         one_of("Sequence", "SpecialToken")(kind)
-        expect(isinstance(fields, dict), "a piece")
+        expect(isinstance(fields, dict), "a part")
         text(256)(fields.get("id"))
         number(0, 1 << 16)(fields.get("type_id", 0))
 

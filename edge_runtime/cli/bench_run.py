@@ -65,7 +65,7 @@ def _settings(args: argparse.Namespace) -> BenchSettings:
 
 
 class _Prepared:
-    """What is settled before the engine opens: prompts, where the experts lie, the meter, the surroundings."""
+    """What is known before the engine opens: prompts, where the experts lie, the meter, the surroundings."""
 
     def __init__(self, args: argparse.Namespace, options: dict[str, Any], settings: BenchSettings) -> None:
         from edge_runtime.config.resolve import EngineOptions

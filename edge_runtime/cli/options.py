@@ -103,7 +103,7 @@ def said_flags(args: argparse.Namespace, table: Collection[Option] = OPTIONS) ->
     return {name: value for name, value in values.items() if value is not None}
 
 
-def settle_command_options(args: argparse.Namespace, env: Variables) -> None:
+def set_command_options(args: argparse.Namespace, env: Variables) -> None:
     """Give `--json` and its like their values: flag, variable, default.
 
     Raises:

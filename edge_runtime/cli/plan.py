@@ -107,13 +107,13 @@ def _estimate(prepared: Prepared, args: argparse.Namespace) -> tuple[SpeedEstima
 @contextmanager
 def _requests() -> Iterator[int]:
     """Yield what bodies of requests may take; meanwhile the plan counts the process for templates and grammars."""
-    from edge_runtime.config.environment import given, settle
+    from edge_runtime.config.environment import given, values_of
     from edge_runtime.config.options import ServiceOptions
     from edge_runtime.service.http.bodies import request_bytes
     from edge_runtime.service.service import confined_host
 
     host = confined_host()
     try:
-        yield request_bytes(settle(ServiceOptions, given({}, os.environ)).body_limit)
+        yield request_bytes(values_of(ServiceOptions, given({}, os.environ)).body_limit)
     finally:
         host.close()

@@ -37,9 +37,9 @@ def main(args: argparse.Namespace) -> int:
         prompt = _prompt(args, limit=MAX_TOKEN_CHARACTERS * engine.parts.config.context)
         if args.echo and not args.json:
             sys.stdout.write(prompt)
-        for chunk in engine.stream(prompt, params):
-            if not args.json and chunk.text:
-                sys.stdout.write(chunk.text)
+        for delta in engine.stream(prompt, params):
+            if not args.json and delta.text:
+                sys.stdout.write(delta.text)
                 sys.stdout.flush()
         report = engine.last_report()
         if args.json:

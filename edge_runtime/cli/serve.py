@@ -27,14 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
     from edge_runtime.base.errors import ConfigError
-    from edge_runtime.config.environment import given, settle
+    from edge_runtime.config.environment import given, values_of
     from edge_runtime.service.ops.logs import setup_service_logging
     from edge_runtime.service.ops.settings import Settings
 
     flags: dict[str, Any] = args.flags
     settings = Settings(os.environ, given(flags, os.environ).pick(BY_NAME["settings"]), flags=flags)
     sources = given(flags, settings.environment)
-    options, command = settle(ServiceOptions, sources), settle(CommandOptions, sources)
+    options, command = values_of(ServiceOptions, sources), values_of(CommandOptions, sources)
     setup_service_logging(options.log_format, verbose=command.verbose)
     try:
         from edge_runtime.service.http.server import serve

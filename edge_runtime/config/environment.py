@@ -70,7 +70,7 @@ def given(flags: Mapping[str, Any], env: Variables) -> Sources:
     return Sources((Source(flags, lambda option: option.dashed), Environment.of(env).source()))
 
 
-def settle(table: type[Table], sources: Sources) -> Table:
+def values_of(table: type[Table], sources: Sources) -> Table:
     """Return the values of a table whose options depend on no bundle.
 
     Raises:

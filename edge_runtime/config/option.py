@@ -22,11 +22,11 @@ class Facts:
 
     Attributes:
         manifest: of the bundle.
-        settled: values of the options that stand before it in the table, by name.
+        known: values of the options that stand before it in the table, by name.
     """
 
     manifest: Manifest
-    settled: Mapping[str, Any]
+    known: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -53,7 +53,7 @@ def resolve(
     profile: DeviceProfile | None = None,
     into: type[RuntimeConfig] = RuntimeConfig,
 ) -> RuntimeConfig:
-    """Settle every engine option: flag, then variable, then profile, then what bundle and machine say.
+    """Give every engine option its value: flag, then variable, then profile, then what bundle and machine say.
 
     Args:
         flags: what the user said.
@@ -70,9 +70,9 @@ def resolve(
     sources = given(flags.said, env)
     profile = profile or profile_of(sources)
     sources = sources.then(profile.source())
-    settled: dict[str, Any] = {"profile": profile, "policy": policy_with_budget(sources)}
-    facts = Facts(manifest, settled)
+    found: dict[str, Any] = {"profile": profile, "policy": policy_with_budget(sources)}
+    facts = Facts(manifest, found)
     for option in options_of(into):
-        if option.name not in settled:
-            settled[option.name] = sources.pick(option, facts)
-    return into(**settled)
+        if option.name not in found:
+            found[option.name] = sources.pick(option, facts)
+    return into(**found)

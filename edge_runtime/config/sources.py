@@ -65,7 +65,7 @@ class Sources:
 
         Args:
             option: which.
-            facts: bundle and options settled before; None for options that depend on neither.
+            facts: bundle and options known before; None for options that depend on neither.
 
         Raises:
             ConfigError: the value is wrong, or this bundle cannot serve it; names the source.

@@ -47,7 +47,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Settled:
+class SizedModel:
     """What a model needs, once it is known how much memory there is: that says how long passes are."""
 
     config: RuntimeConfig
@@ -76,10 +76,10 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables
     backend = make_backend(bundle.manifest.model, config)
     tokenizer = Tokenizer.from_bundle(bundle)
     ceiling = ceiling_here(config)
-    settled = settle_needs(bundle, config, backend.formulas, ceiling, request_bytes=options.request_bytes)
-    config, needs = settled.config, settled.needs
+    sized = size_model(bundle, config, backend.formulas, ceiling, request_bytes=options.request_bytes)
+    config, needs = sized.config, sized.needs
     plan = plan_memory(needs, ceiling, expert_memory=config.expert_memory)
-    return Prepared(bundle, config, tokenizer, backend, needs, plan, settled.active, settled.scratch)
+    return Prepared(bundle, config, tokenizer, backend, needs, plan, sized.active, sized.scratch)
 
 
 def make_backend(spec: ModelSpec, config: RuntimeConfig) -> Backend[Any]:
@@ -94,9 +94,9 @@ def make_backend(spec: ModelSpec, config: RuntimeConfig) -> Backend[Any]:
     return backend
 
 
-def settle_needs(
+def size_model(
     bundle: Bundle, config: RuntimeConfig, formulas: MemoryFormulas, ceiling: Ceiling, *, request_bytes: int = 0
-) -> Settled:
+) -> SizedModel:
     """Add up what a model needs under a ceiling, here or on another board.
 
     Args:
@@ -112,7 +112,7 @@ def settle_needs(
         prefetch=active.prefetch, base=base_tier(active.policy), process_bytes=rss_bytes() + reserved_bytes(),
         request_bytes=request_bytes,
     )  # fmt: skip
-    return Settled(replace(config, prefill_chunk=sized.chunk), sized.needs, active, sized.scratch)
+    return SizedModel(replace(config, prefill_chunk=sized.chunk), sized.needs, active, sized.scratch)
 
 
 def size_needs(

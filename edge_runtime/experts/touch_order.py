@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from edge_runtime.backends.memory import ByteRange
 from edge_runtime.base.sizes import MIB
 
-_PIECE_BYTES = 8 * MIB
+_BLOCK_BYTES = 8 * MIB
 
 
 def joined(units: Iterable[int], range_of: Callable[[int], ByteRange]) -> list[ByteRange]:
@@ -23,19 +23,19 @@ def joined(units: Iterable[int], range_of: Callable[[int], ByteRange]) -> list[B
 
 
 def side_by_side(*lists: Sequence[ByteRange]) -> list[ByteRange]:
-    """Return all ranges in pieces, so that of each list about the same share comes in the same time."""
-    found = [piece for ranges in lists for piece in _with_share(ranges)]
-    return [piece for _, piece in sorted(found, key=lambda one: one[0])]
+    """Return all ranges in blocks, so that of each list about the same share comes in the same time."""
+    found = [block for ranges in lists for block in _with_share(ranges)]
+    return [block for _, block in sorted(found, key=lambda one: one[0])]
 
 
 def _with_share(ranges: Sequence[ByteRange]) -> Iterator[tuple[float, ByteRange]]:
-    """Give each piece with the share of the list that lies before it."""
+    """Give each block with the share of the list that lies before it."""
     total, done = sum(one.nbytes for one in ranges), 0
     for one in ranges:
-        for at in range(0, one.nbytes, _PIECE_BYTES):
-            piece = ByteRange(one.address + at, min(_PIECE_BYTES, one.nbytes - at), one.owner)
-            yield done / total, piece
-            done += piece.nbytes
+        for at in range(0, one.nbytes, _BLOCK_BYTES):
+            block = ByteRange(one.address + at, min(_BLOCK_BYTES, one.nbytes - at), one.owner)
+            yield done / total, block
+            done += block.nbytes
 
 
 class Progress:

@@ -16,7 +16,7 @@ from edge_runtime.experts.native import Ledger
 class UnitSizes:
     """How an expert's record prefix is cut into units of memory.
 
-    A *core* holds the segments of the lowest tier in use, in one piece; a *plane* holds one more segment. A run that
+    A *core* holds the segments of the lowest tier in use, in one block; a *plane* holds one more segment. A run that
     uses one tier has cores only. Where memory does not give back pages, it cannot move between the two sizes: cores are
     *whole* then, with room for the planes too, which take no memory of their own.
 

@@ -21,12 +21,12 @@ from edge_runtime.config.memory_plan import MemoryPlan, plan_memory
 from edge_runtime.config.options import RuntimeConfig
 from edge_runtime.config.profiles import load_profile, profile_names
 from edge_runtime.config.resolve import EngineOptions, resolve
-from edge_runtime.engine.preparation import ceiling_here, make_backend, settle_needs
+from edge_runtime.engine.preparation import ceiling_here, make_backend, size_model
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.lab.plan_speed import KnownRate, estimate_speed, known_rate
 from edge_runtime.lab.speed_estimate import SpeedEstimate
 
-Settle = Callable[[RuntimeConfig, MemoryFormulas, Ceiling], MemoryNeeds]
+AddNeeds = Callable[[RuntimeConfig, MemoryFormulas, Ceiling], MemoryNeeds]
 """Adds up what a model needs under options, a backend's formulas and a ceiling."""
 
 
@@ -113,11 +113,11 @@ def plan_boards(path: str | os.PathLike[str], options: EngineOptions, env: Varia
     profiles += [asked] if asked not in profiles else []
     options = replace(options, said=said)
 
-    def settle(config: RuntimeConfig, formulas: MemoryFormulas, most: Ceiling) -> MemoryNeeds:
-        return settle_needs(bundle, config, formulas, most, request_bytes=options.request_bytes).needs
+    def add_needs(config: RuntimeConfig, formulas: MemoryFormulas, most: Ceiling) -> MemoryNeeds:
+        return size_model(bundle, config, formulas, most, request_bytes=options.request_bytes).needs
 
     plans = [
-        plan_board(bundle.manifest, options, variables, profile, settle, is_here=profile.name == here)
+        plan_board(bundle.manifest, options, variables, profile, add_needs, is_here=profile.name == here)
         for profile in profiles
     ]
     del tokenizer
@@ -134,7 +134,7 @@ def plan_board(
     options: EngineOptions,
     env: Environment,
     profile: DeviceProfile,
-    settle: Settle,
+    add_needs: AddNeeds,
     *,
     is_here: bool = False,
 ) -> BoardPlan:
@@ -145,7 +145,7 @@ def plan_board(
         options: hold on every board, but for the profile.
         env: variables.
         profile: of the board.
-        settle: adds up what the model needs.
+        add_needs: adds up what the model needs.
         is_here: the board is this machine.
 
     Raises:
@@ -156,7 +156,7 @@ def plan_board(
         config = replace(config, threads=profile.cores)
     backend = make_backend(manifest.model, config)
     ceiling = ceiling_here(config) if is_here else _ceiling(profile, config.memory, config.os_reserve)
-    needs = settle(config, backend.formulas, ceiling or Ceiling(1 << 62, "no memory stated"))
+    needs = add_needs(config, backend.formulas, ceiling or Ceiling(1 << 62, "no memory stated"))
     backend.close()
     rates = known_rate("drive", profile), known_rate("memory", profile)
     plan = speed = None

@@ -79,8 +79,8 @@ def plan_shape(manifest: Manifest, profile: DeviceProfile, said: Mapping[str, An
     """
     process = PROCESS_BYTES + TOKEN_BYTES * manifest.model.vocab_size
 
-    def settle(config: RuntimeConfig, formulas: MemoryFormulas, most: Ceiling) -> MemoryNeeds:
+    def add_needs(config: RuntimeConfig, formulas: MemoryFormulas, most: Ceiling) -> MemoryNeeds:
         prefetch = prefetch_of(config, can_look_ahead=can_look_ahead(manifest))
         return size_needs(manifest, config, formulas, most, prefetch=prefetch, process_bytes=process).needs
 
-    return plan_board(manifest, EngineOptions.from_keywords(said), Environment.of({}), profile, settle)
+    return plan_board(manifest, EngineOptions.from_keywords(said), Environment.of({}), profile, add_needs)

@@ -68,8 +68,8 @@ class OneToken:
         resident: _U8,
         price: float,
         opportunity_cost: float,
-        plan_ids: _I32,
-        plan_weights: _F32,
+        decided_ids: _I32,
+        decided_weights: _F32,
         tiers: _U8,
         later: _U8,
     ) -> tuple[int, int, int, float, float, float]: ...

@@ -19,11 +19,12 @@
     served: the C tiers that may be served, deepest first, then 0, the skip. keep: what a token leaves of a use rate.
     router: the model's. expert_factors: float64 [L, E], of each expert's weight, or None. base: the tier every expert
     is resident at, or 0; with it, at most `upgrades` experts are deepened in the background.
-    decide(layer, logits, preference, ids, weights, resident, price, opportunity_cost, plan_ids, plan_weights, tiers,
-           later) -> (substituted, skipped, changed, loss, read bytes, held bytes)
+    decide(layer, logits, preference, ids, weights, resident, price, opportunity_cost, decided_ids, decided_weights,
+           tiers, later) -> (substituted, skipped, changed, loss, read bytes, held bytes)
         Notes the uses of a routing (logits and what its router compares float32 [1, E], experts int32 and weights
-        float32 [1, K]) and chooses, with the tiers uint8 [E] of residents. Writes the decision: plan_ids int32 [1, K],
-        plan_weights float32 [1, K], into tiers and later uint8 [E], zeros before, what is served and what to deepen.
+        float32 [1, K]) and chooses, with the tiers uint8 [E] of residents. Writes the decision: decided_ids int32
+        [1, K], decided_weights float32 [1, K], into tiers and later uint8 [E], zeros before, what is served and what to
+        deepen.
     predict_tiers(layer, logits, preference, ids, weights, resident, price, opportunity_cost, tiers)
         Only writes tiers.
     value_of_residents(layer, resident) -> nats a token that a byte of them saves, on average; None: there are none

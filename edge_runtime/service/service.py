@@ -57,7 +57,7 @@ class Service:
         self.config = config
         manifest = Bundle.open(config.bundle).manifest
         environment = os.environ if config.environment is None else config.environment
-        settled = resolve(EngineOptions.from_keywords(config.options), environment, manifest)
+        resolved = resolve(EngineOptions.from_keywords(config.options), environment, manifest)
         spec = manifest.model
         self.info = ServiceInfo(
             model_name=config.model_name or config.bundle.resolve().name,
@@ -65,12 +65,12 @@ class Service:
             num_layers=spec.num_layers,
             num_experts=spec.num_experts,
             top_k=spec.top_k,
-            tier=settled.tier,
-            backend=(backend := settled.backend.partition(":")[0]),
+            tier=resolved.tier,
+            backend=(backend := resolved.backend.partition(":")[0]),
             version=version("hobbit-edge"),
             passed_over=passed_over(backend),
         )
-        self.context = settled.context
+        self.context = resolved.context
         self.vocab_size = spec.vocab_size
         self.sampling_defaults = manifest.sampling
         self._eos = spec.eos_token_ids
@@ -80,7 +80,7 @@ class Service:
         self._loop: ServingLoop | None = None
         self._vocabulary: Vocabulary | None = None
         self._chat: ChatFormat | None = None
-        self._parallel = settled.parallel
+        self._parallel = resolved.parallel
         self._confined = confined_host()
         self._lock = threading.Lock()
         self._closed = False

@@ -135,11 +135,11 @@ class Arriving:
         while data:
             if self.at == self._part.bytes:
                 raise Damaged(f"expected {self._part.bytes} bytes, got more")
-            piece = data[: self._until - self.at]
-            self._sha.update(piece)
-            self._crc = crc32c(piece, self._crc)
-            self.at += len(piece)
-            data = data[len(piece) :]
+            block = data[: self._until - self.at]
+            self._sha.update(block)
+            self._crc = crc32c(block, self._crc)
+            self.at += len(block)
+            data = data[len(block) :]
             if self.at == self._until:
                 self._end_segment()
 

@@ -18,7 +18,7 @@ from edge_runtime.transfer.address import is_address
 
 _HUB = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w./+-]{1,128}))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_PIECE_BYTES = 1 << 20
+_READ_BYTES = 1 << 20
 
 
 class Reader(Protocol):
@@ -227,11 +227,11 @@ class _FolderReader:
         descriptor = open_regular(self._path, name, size)
         try:
             while start < stop and not self._is_stopped:
-                piece = os.pread(descriptor, min(_PIECE_BYTES, stop - start), start)
-                if not piece:
+                data = os.pread(descriptor, min(_READ_BYTES, stop - start), start)
+                if not data:
                     raise BundleError(f"{name}: ended {stop - start} bytes early. Export the bundle again.")
-                start += len(piece)
-                yield piece
+                start += len(data)
+                yield data
         finally:
             os.close(descriptor)
 

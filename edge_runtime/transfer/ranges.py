@@ -10,7 +10,7 @@ from edge_runtime.base.errors import BundleError, ConfigError, HobbitError, HubE
 from edge_runtime.transfer.http import Client
 from edge_runtime.transfer.patience import Again
 
-PIECE_BYTES = 256 << 10
+READ_BYTES = 256 << 10
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 _RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 
@@ -39,13 +39,13 @@ def ranged(
         skip = _check_answer(response, where, start, stop, size, may_skip=may_skip)
         left = skip + stop - start
         while left:
-            piece = response.read1(min(PIECE_BYTES, left))
-            if not piece:
+            data = response.read1(min(READ_BYTES, left))
+            if not data:
                 raise Again(f"{where}: the connection ended {left} bytes early")
-            left -= len(piece)
-            if skip < len(piece):
-                yield piece[skip:]
-            skip = max(0, skip - len(piece))
+            left -= len(data)
+            if skip < len(data):
+                yield data[skip:]
+            skip = max(0, skip - len(data))
         if response.length is None and stop == size and response.read1(1):
             raise BundleError(f"{where}: expected {size} bytes, the server sends more. Ask whoever runs it.")
 
@@ -60,8 +60,8 @@ def small(client: Client, url: str, where: str, limit: int) -> bytes:
         if response.status != 200:
             raise refusal(where, response)
         data = bytearray()
-        while len(data) <= limit and (piece := response.read1(min(PIECE_BYTES, limit + 1 - len(data)))):
-            data += piece
+        while len(data) <= limit and (more := response.read1(min(READ_BYTES, limit + 1 - len(data)))):
+            data += more
         if len(data) > limit:
             raise BundleError(f"{where}: expected at most {limit} bytes, the server sends more.")
         if response.length:

@@ -97,7 +97,7 @@ class _Choosing:
     ) -> None:  # fmt: skip
         self._job, self._journal, self._runner, self._manifest = job, journal, runner, manifest
         held = job.text.held_out if job.text else None
-        assert held is not None, "settled: there is a text, and it is long enough"
+        assert held is not None, "resolved: there is a text, and it is long enough"
         self._out, self._held = job.options.out, held
         self._tier = max(tier for tier in job.options.tiers if tier != BF16)
 

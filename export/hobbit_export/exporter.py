@@ -18,12 +18,12 @@ from hobbit_export import __version__, choosing, trunk_choice, workplace
 from hobbit_export.byte_files import ByteFiles, LocalFiles
 from hobbit_export.calibration import EXPERTS, check_text, experts_json, read_beginning
 from hobbit_export.ceiling import ceiling, resident_bytes
+from hobbit_export.expected_parts import expected_parts, totals
 from hobbit_export.fingerprint import check_unchanged, fingerprint
 from hobbit_export.journal import Journal
-from hobbit_export.memory import limit_heap, plan_memory
+from hobbit_export.memory import limit_heap, share_memory
 from hobbit_export.opening import open_source
 from hobbit_export.options import AUTO_TRUNK, ExportOptions, check_shared
-from hobbit_export.plan import plan_parts, totals
 from hobbit_export.progress import Progress
 from hobbit_export.quality import measure_quality
 from hobbit_export.runner import Runner
@@ -80,13 +80,13 @@ def _export(options: ExportOptions, *, quiet: bool) -> ExportReport:
     source = open_source(options)
     with source.checkpoint:
         workplace.check_contents(options.out)
-        settled = trunk_choice.settle(source, options)
-        options = settled.options
-        memory = plan_memory(source, options, resident_bytes())
-        beside = trunk_choice.beside_bytes(source, options, settled.text)
-        planned = totals(plan_parts(source, options))["total"] + beside
+        resolved = trunk_choice.resolve(source, options)
+        options = resolved.options
+        memory = share_memory(source, options, resident_bytes())
+        beside = trunk_choice.beside_bytes(source, options, resolved.text)
+        expected_bytes = totals(expected_parts(source, options))["total"] + beside
         files = options.files or LocalFiles(options.checkpoint)
-        with workplace.locked(options.out), workplace.disk_full_explained(options.out, planned):
+        with workplace.locked(options.out), workplace.disk_full_explained(options.out, expected_bytes):
             journal = _open_journal(source, options)
             steps = all_steps(Job(source, options, memory, lambda count: None))
             steps_total = len(list(steps)) + 1 + bool(options.calibrate) + choosing.num_steps(source, options)
@@ -102,8 +102,8 @@ def _export(options: ExportOptions, *, quiet: bool) -> ExportReport:
                 closing(Runner(options, journal, progress, layer_bytes, files)) as runner,
                 files.kept_in(options.out, beside),
             ):
-                workplace.check_space(options.out, planned - runner.finished_bytes + files.kept_bytes(beside))
-                job = Job(source, options, memory, runner.count, settled.text)
+                workplace.check_space(options.out, expected_bytes - runner.finished_bytes + files.kept_bytes(beside))
+                job = Job(source, options, memory, runner.count, resolved.text)
                 _run_steps(job, journal, runner)
                 chosen = _finish(job, journal, runner, files)
     manifest = manifest_file.read(options.out)
@@ -122,7 +122,7 @@ def _export(options: ExportOptions, *, quiet: bool) -> ExportReport:
         ignored_keys=list(options.ignore_keys),
         source=options.source_name or str(options.checkpoint),
         source_files_verified=len(files.provable()) if options.check_source else 0,
-        trunk=trunk_choice.report(settled.asked, manifest.trunk.precision, chosen, settled.why),
+        trunk=trunk_choice.report(resolved.asked, manifest.trunk.precision, chosen, resolved.why),
     )
 
 

@@ -11,8 +11,8 @@ from edge_runtime.bundle.manifest import Manifest, Role, TrunkPrecision
 from edge_runtime.config.profiles import load_profile, profile_names
 from edge_runtime.lab.board_plans import BoardPlan
 from edge_runtime.lab.shape_plan import PartToCome, manifest_to_come, plan_shape
+from hobbit_export.expected_parts import ExpectedPart
 from hobbit_export.options import ExportOptions
-from hobbit_export.plan import PlannedPart
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Fit:
         return asdict(self)
 
 
-def fit_profiles(spec: ModelSpec, parts: list[PlannedPart], options: ExportOptions) -> dict[str, Fit]:
+def fit_profiles(spec: ModelSpec, parts: list[ExpectedPart], options: ExportOptions) -> dict[str, Fit]:
     """Profile name -> how a bundle of these parts fits it."""
-    manifest = planned_manifest(spec, parts, options)
+    manifest = expected_manifest(spec, parts, options)
     return {name: _fit(plan_shape(manifest, load_profile(name), {})) for name in profile_names()}
 
 
-def planned_manifest(spec: ModelSpec, parts: list[PlannedPart], options: ExportOptions) -> Manifest:
+def expected_manifest(spec: ModelSpec, parts: list[ExpectedPart], options: ExportOptions) -> Manifest:
     """Return what the bundle's manifest will say of sizes."""
     to_come = [PartToCome(part.name, cast("Role", part.kind), part.bytes) for part in parts]
     trunk = cast("TrunkPrecision", options.first_trunk)

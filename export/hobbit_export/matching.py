@@ -126,7 +126,7 @@ class Matcher:
         count = range(1 if layout.fused else spec.num_experts)
         if layout.transposed:
             for name in {layout.tensor(layer_idx, e, matrix) for matrix in spec.experts.matrices for e in count}:
-                self._turn(name)
+                self._transpose(name)
         for matrix in spec.experts.matrices:
             for expert_idx in count:
                 self._check(layout.tensor(layer_idx, expert_idx, matrix), layout.shape(matrix, *sizes))
@@ -169,7 +169,7 @@ class Matcher:
         layer = canonical.split(".")[1:2]
         return self.spec.layers[int(layer[0])].attention if layer else None
 
-    def _turn(self, name: str) -> None:
+    def _transpose(self, name: str) -> None:
         weight = self.weights.get(name)
         if weight is not None and len(weight.shape) >= 2:
             self.weights[name] = weight.transposed()

@@ -29,7 +29,7 @@ _COPIES_OF_VECTORS = 4
 
 
 @dataclass(frozen=True)
-class MemoryPlan:
+class ExportMemory:
     """How the ceiling is used; steps run one after the other, so the largest decides.
 
     Attributes:
@@ -48,7 +48,7 @@ class MemoryPlan:
     reference_bytes: int
 
 
-def plan_memory(source: SourceModel, options: ExportOptions, base_bytes: int) -> MemoryPlan:
+def share_memory(source: SourceModel, options: ExportOptions, base_bytes: int) -> ExportMemory:
     """Share the ceiling out, or refuse it.
 
     Raises:
@@ -80,7 +80,7 @@ def plan_memory(source: SourceModel, options: ExportOptions, base_bytes: int) ->
             f"Raise --memory to at least {-(-floor // MIB) + 1}MiB."  # the process differs from run to run
         )
     spare = options.memory_bytes - base
-    return MemoryPlan(
+    return ExportMemory(
         ceiling_bytes=options.memory_bytes,
         base_bytes=base,
         encoder_bytes=encoder,

@@ -72,7 +72,7 @@ class Probe(Watching):
         self.scores: list[F32] = []
         self.routings: dict[int, list[tuple[NDArray[np.int32], F32]]] = {}
         self._layer = -1
-        self._plan = np.empty(0, np.int32)  # expert of each pair, -1 where it is not computed
+        self._expert_of_pair = np.empty(0, np.int32)  # expert of each pair, -1 where it is not computed
 
     # ---- policy
 
@@ -107,13 +107,13 @@ class Probe(Watching):
 
     def begin(self, x: F32, ids: I32, weights: F32) -> None:
         """See `ExpertKernels.begin`."""
-        self._plan = np.where(weights != 0, ids, -1).ravel()
+        self._expert_of_pair = np.where(weights != 0, ids, -1).ravel()
         self._kernels.begin(x, ids, weights)
 
     def run_experts(self, tier: int, segments: NDArray[np.uint64], experts: I32) -> None:
         """Run lower tiers first if they are to be measured: the outputs of the last run stay."""
         if self.tiers:
-            pairs = np.flatnonzero(np.isin(self._plan, experts)).astype(np.int32)
+            pairs = np.flatnonzero(np.isin(self._expert_of_pair, experts)).astype(np.int32)
             low = {}
             for other in self.tiers:
                 self._kernels.run_experts(other, segments, experts)
@@ -132,7 +132,7 @@ class Probe(Watching):
     def run_resident(self, x: F32, ids: I32, weights: F32, resident: Resident) -> F32:
         """See `ExpertKernels.run_resident`."""
         self.begin(x, ids, weights)
-        experts = np.unique(self._plan[self._plan >= 0]).astype(np.int32)
+        experts = np.unique(self._expert_of_pair[self._expert_of_pair >= 0]).astype(np.int32)
         self.run_experts(resident.tier, resident.addresses[resident.slots[experts]], experts)
         return self.end()
 
@@ -148,7 +148,7 @@ class Probe(Watching):
 
     def _measure(self, pairs: I32, low: dict[int, F32], full: F32) -> None:
         sums = self.sums.setdefault(self._layer, Sums(self._num_experts, self.tiers))
-        experts = self._plan[pairs]
+        experts = self._expert_of_pair[pairs]
         np.add.at(sums.uses, experts, 1)
         np.add.at(sums.norm, experts, _squared(full))
         for tier, outputs in low.items():

@@ -11,7 +11,7 @@ from edge_runtime.bundle.manifest import Role
 from edge_runtime.bundle.router_data import router_arrays
 from hobbit_export.calibration import REFERENCE, write_reference
 from hobbit_export.experts import LayerJob, write_layer
-from hobbit_export.memory import MemoryPlan
+from hobbit_export.memory import ExportMemory
 from hobbit_export.options import AUTO_TRUNK, ExportOptions
 from hobbit_export.router import write_router_data
 from hobbit_export.source import CheckpointWeights, SourceModel
@@ -58,7 +58,7 @@ class Job:
 
     source: SourceModel
     options: ExportOptions
-    memory: MemoryPlan
+    memory: ExportMemory
     progress: Callable[[int], None]
     text: CalibrationText | None = None
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from edge_runtime.bundle.trunk_choice import TrunkChoice
+from hobbit_export.expected_parts import trunk_parts
 from hobbit_export.options import AUTO_TRUNK, ExportOptions
-from hobbit_export.plan import trunk_parts
 from hobbit_export.source import SourceModel
 from hobbit_export.statistics.source_pass import drive_bytes
 from hobbit_export.statistics.text import HELD_OUT_TOKENS, MOST_HELD_OUT, CalibrationText, HeldOut
@@ -19,7 +19,7 @@ KLD_BOUND = 0.003
 """Nats a token that an int4 trunk may be from the int8 one: the goal that error feedback was made for (ADR 152)."""
 
 
-class Settled(NamedTuple):
+class ResolvedTrunk(NamedTuple):
     """Options of an export once its source is known.
 
     Attributes:
@@ -27,14 +27,14 @@ class Settled(NamedTuple):
         text: of `--calibrate`, where one is given.
         asked: the trunk that was asked for.
         why: a trunk asked for as "auto" is int8 already, or "".
-        is_settled: False: whether a text can tell is not known, since the model's tokenizer has not been read.
+        is_resolved: False: whether a text can tell is not known, since the model's tokenizer has not been read.
     """
 
     options: ExportOptions
     text: CalibrationText | None
     asked: str
     why: str = ""
-    is_settled: bool = True
+    is_resolved: bool = True
 
     @property
     def held_out(self) -> HeldOut | None:
@@ -42,11 +42,11 @@ class Settled(NamedTuple):
         return self.text.held_out if self.text and self.options.trunk == AUTO_TRUNK else None
 
 
-def settle(source: SourceModel, options: ExportOptions) -> Settled:
+def resolve(source: SourceModel, options: ExportOptions) -> ResolvedTrunk:
     """Say of a trunk that is "auto" whether there is a choice: if not, the options returned have int8."""
     text = None if options.calibrate is None else CalibrationText(source, options.calibrate)
     if options.trunk != AUTO_TRUNK:
-        return Settled(options, text, options.trunk)
+        return ResolvedTrunk(options, text, options.trunk)
     if text is None:
         why = "int4 is taken only where its loss is measured: give --calibrate, or ask for --trunk int4"
     elif text.held_out is None:
@@ -59,8 +59,8 @@ def settle(source: SourceModel, options: ExportOptions) -> Settled:
             "model: keep the source (--keep-source DIR), or ask for --trunk int4"
         )
     else:
-        return Settled(options, text, AUTO_TRUNK)
-    return Settled(replace(options, trunk="int8"), text, AUTO_TRUNK, why)
+        return ResolvedTrunk(options, text, AUTO_TRUNK)
+    return ResolvedTrunk(replace(options, trunk="int8"), text, AUTO_TRUNK, why)
 
 
 def _has_room(options: ExportOptions, beside: int) -> bool:
@@ -85,11 +85,11 @@ def beside_bytes(source: SourceModel, options: ExportOptions, text: CalibrationT
     return trunk_bytes(source, "int8") + max(statistics, 4 * len(held.ids) * source.spec.vocab_size)
 
 
-def unsettled(source: SourceModel, options: ExportOptions) -> Settled:
-    """Return what `settle` does where the model's tokenizer is not there to tell how long a text is."""
+def unresolved(source: SourceModel, options: ExportOptions) -> ResolvedTrunk:
+    """Return what `resolve` does where the model's tokenizer is not there to tell how long a text is."""
     if options.trunk != AUTO_TRUNK or options.calibrate is None:
-        return settle(source, options)
-    return Settled(options, None, AUTO_TRUNK, is_settled=False)
+        return resolve(source, options)
+    return ResolvedTrunk(options, None, AUTO_TRUNK, is_resolved=False)
 
 
 def _extra_bytes(source: SourceModel, tokens: int) -> int:
@@ -116,11 +116,11 @@ def report(asked: str, precision: str, found: TrunkChoice | None, why: str) -> d
     return {"asked": asked, "precision": precision, "why": describe(found) if found else why, "measured": measured}
 
 
-def plan(source: SourceModel, settled: Settled) -> dict[str, Any]:
+def outlook(source: SourceModel, resolved: ResolvedTrunk) -> dict[str, Any]:
     """Say what may become of the trunk, as plain data for `--dry-run`."""
-    held, bound = settled.held_out, f"it is within {KLD_BOUND:g} nats of int8 on"
-    if held is None and settled.is_settled:
-        return {"asked": settled.asked, "precision": settled.options.trunk, "why": settled.why}
+    held, bound = resolved.held_out, f"it is within {KLD_BOUND:g} nats of int8 on"
+    if held is None and resolved.is_resolved:
+        return {"asked": resolved.asked, "precision": resolved.options.trunk, "why": resolved.why}
     if held is None:
         why = f"if {bound} a part of the text that it is not fitted to; if the text is long enough, which is not known"
         tokens, fitted = MOST_HELD_OUT, None
@@ -128,7 +128,7 @@ def plan(source: SourceModel, settled: Settled) -> dict[str, Any]:
         why = f"if fitted to {held.fitted} tokens {bound} the text's {held.where}"
         tokens, fitted = len(held.ids), held.fitted
     return {
-        "asked": settled.asked, "precision": "int8", "int4_bytes": trunk_bytes(source, "int4"),
+        "asked": resolved.asked, "precision": "int8", "int4_bytes": trunk_bytes(source, "int4"),
         "extra_bytes": _extra_bytes(source, tokens), "tokens": tokens, "fitted_tokens": fitted,
         "kld_bound": KLD_BOUND, "why": why,
     }  # fmt: skip

@@ -44,7 +44,7 @@ for name in checksums queue threads uring; do build "$root/edge_runtime/experts/
 for name in slot_reads token_layer token_ahead; do build "$root/edge_runtime/experts/src/$name.cpp"; done
 build "$here/check_drive.cpp"
 aarch64-linux-gnu-g++ -static "$work"/{checksums,queue,threads,uring,crc32c,check_drive}.o -o "$work/check_drive" -pthread
-table=("$root"/edge_runtime/experts/src/{eviction_plan,ledger,slot_table}.cpp "$here/check_table.cpp")
+table=("$root"/edge_runtime/experts/src/{eviction_order,ledger,slot_table}.cpp "$here/check_table.cpp")
 aarch64-linux-gnu-g++ $exact -static "${table[@]}" -o "$work/check_table"
 ${CXX:-g++} $exact "${table[@]}" -o "$work/check_table_here"
 policy=$root/edge_runtime/policy/src

@@ -233,7 +233,7 @@ def test_close_ends_queued_reads_and_threads(bundle):
 
 @pytest.mark.skipif(
     not sys.platform.startswith("linux") or platform.machine() != "x86_64" or kernel() < (6, 12),
-    reason="short turns of ordinary threads: Linux 6.12; the number of the call is x86-64's",
+    reason="short time slices of ordinary threads: Linux 6.12; the number of the call is x86-64's",
 )
 @pytest.mark.parametrize("use_uring", [True, False])
 def test_threads_that_read_run_as_soon_as_they_wake_up(bundle, use_uring):

@@ -141,12 +141,12 @@ def test_stored_matrices_keep_their_weights(bits: int, block: int, inputs: int, 
     (tmp_path / "codes").write_bytes(b"skipped!" + stored.codes.tobytes())
     matrix = StoredMatrix(tmp_path / "codes", 8, (6, inputs), bits, block, stored.scales)
     wanted = dequantize_rows(stored, bits, inputs).T  # type: ignore[arg-type]
-    half = np.frombuffer(b"".join(matrix.float_pieces(FLOAT16)), np.float16).reshape(inputs, 6)
+    half = np.frombuffer(b"".join(matrix.float_blocks(FLOAT16)), np.float16).reshape(inputs, 6)
     np.testing.assert_array_equal(half, wanted.astype(np.float16))
     assert matrix.fits_int4 == (bits == 4 and block >= 64)
     if not matrix.fits_int4:
         return
-    raw = np.frombuffer(b"".join(matrix.int4_pieces()), np.uint8).reshape(inputs, 3)
+    raw = np.frombuffer(b"".join(matrix.int4_blocks()), np.uint8).reshape(inputs, 3)
     codes = np.stack((raw & 15, raw >> 4), axis=-1).reshape(inputs, 6).astype(np.int8)
     codes = np.where(codes > 7, codes - 16, codes).astype(np.float64)
     positive = matrix.positive_scales().astype(np.float64)
@@ -161,7 +161,7 @@ def test_a_block_without_a_scale_in_half_precision_adds_nothing(tmp_path: Path):
     (tmp_path / "codes").write_bytes(bytes([0x3C]) * 2 * 64)
     matrix = StoredMatrix(tmp_path / "codes", 0, (2, 128), 4, 128, np.array([[-1e-9], [-1.0]], np.float32))
     assert matrix.fits_int4
-    raw = np.frombuffer(b"".join(matrix.int4_pieces()), np.uint8)
+    raw = np.frombuffer(b"".join(matrix.int4_blocks()), np.uint8)
     assert set(raw & 15) == {0}
     assert matrix.missing_scales().tolist() == [[0.0, 128.0]]
 

@@ -47,7 +47,7 @@ def ran(bundle: Path, share: int, limit: int, tokens: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def in_turn(runs: Mapping[int, int]) -> Iterator[int]:
+def interleaved(runs: Mapping[int, int]) -> Iterator[int]:
     """Yield shares in turn, until each had its runs."""
     for number in range(max(runs.values(), default=0)):
         yield from (share for share, wanted in runs.items() if number < wanted)
@@ -66,7 +66,7 @@ def main() -> None:
     shutil.copytree(args.bundle, bundle)
     size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     runs = {int(share): int(count) for share, count in (each.split("=") for each in args.runs.split(","))}
-    for share in in_turn(runs):
+    for share in interleaved(runs):
         print(MARK, json.dumps(ran(bundle, share, size * share // 100, args.tokens)), flush=True)
 
 

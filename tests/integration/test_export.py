@@ -18,10 +18,10 @@ from edge_runtime.base.errors import BundleError, ConfigError
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.record import BF16
 from hobbit_export.checkpoint import Checkpoint
+from hobbit_export.expected_parts import expected_parts
 from hobbit_export.experts import LayerJob, write_layer
 from hobbit_export.exporter import export
 from hobbit_export.options import ExportOptions, parse_tiers
-from hobbit_export.plan import plan_parts
 from hobbit_export.source import SourceModel, sample_sha256
 
 
@@ -167,7 +167,7 @@ def test_plan_agrees_with_the_bundle(source_model: Path, tmp_path: Path, trunk: 
     export(chosen, quiet=True)
     written = {p.name: p.bytes for p in Bundle.open(tmp_path / "bundle").manifest.parts}
     with SourceModel.open(source_model).checkpoint:
-        planned = plan_parts(SourceModel.open(source_model), chosen)
+        planned = expected_parts(SourceModel.open(source_model), chosen)
     for part in planned:
         actual = written[part.name]
         if part.kind == "trunk":

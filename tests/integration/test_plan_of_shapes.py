@@ -11,9 +11,9 @@ from edge_runtime.config.profiles import load_profile
 from edge_runtime.config.resolve import EngineOptions
 from edge_runtime.lab.board_plans import plan_boards
 from edge_runtime.lab.shape_plan import PROCESS_BYTES, TOKEN_BYTES, PartToCome, manifest_to_come, plan_shape
+from hobbit_export.expected_parts import expected_parts
 from hobbit_export.fit import fit_profiles
 from hobbit_export.options import ExportOptions
-from hobbit_export.plan import plan_parts
 from hobbit_export.source import SourceModel
 
 MODEL = Path(__file__).parents[2] / "examples/tiny-moe"
@@ -46,7 +46,7 @@ def test_a_dry_run_says_what_the_bundle_will_need(calibrated_bundle, tmp_path):
     options = ExportOptions(MODEL, tmp_path / "no", tiers=(2, 4, 6, 8), trunk="fp32")
     source = SourceModel.open(MODEL)
     with source.checkpoint:
-        found = fit_profiles(source.spec, plan_parts(source, options), options)
+        found = fit_profiles(source.spec, expected_parts(source, options), options)
     for board in plan_boards(calibrated_bundle, EngineOptions.from_keywords({}), {}):
         fit, process = found[board.profile.name], PROCESS_BYTES + TOKEN_BYTES * source.spec.vocab_size
         if board.is_here:  # what this machine has left now

@@ -16,9 +16,9 @@ from edge_runtime.lab.bringup import bringup, process
 from edge_runtime.lab.bringup.bringup import Bringup, summary_lines
 from edge_runtime.lab.bringup.journal import Journal
 from edge_runtime.lab.bringup.moving import Movement
+from edge_runtime.lab.bringup.order import in_order, kept_for_the_end, share_s
 from edge_runtime.lab.bringup.runner import run_step
 from edge_runtime.lab.bringup.steps import Step
-from edge_runtime.lab.bringup.turns import in_turn, kept_for_the_end, share_s
 
 STILL_S, LONG_S = 1.0, 600.0
 SLOW = """
@@ -129,7 +129,7 @@ def test_what_had_to_be_ended_comes_behind_and_what_needs_it_behind_it():
     steps = [Step("demo", ""), Step("gpu-check", "", needs="demo"), Step("tune", ""), Step("bench", "")]
 
     def order(**times: int) -> list[str]:
-        return [step.name for step in in_turn(steps, times)]
+        return [step.name for step in in_order(steps, times)]
 
     assert order(demo=0) == ["demo", "gpu-check", "tune", "bench"]
     assert order(demo=1) == ["tune", "bench", "demo", "gpu-check"]

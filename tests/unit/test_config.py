@@ -19,7 +19,7 @@ from edge_runtime.config.resolve import EngineOptions, resolve
 MANIFEST = small_manifest((2, 4, 8, BF16))
 
 
-def settle(env: dict[str, str] | None = None, manifest=MANIFEST, device=None, **flags):
+def resolved(env: dict[str, str] | None = None, manifest=MANIFEST, device=None, **flags):
     return resolve(EngineOptions.from_keywords(flags), env or {}, manifest, device)
 
 
@@ -31,7 +31,7 @@ def profile_with(**values) -> DeviceProfile:
 
 
 def test_defaults():
-    config = settle()
+    config = resolved()
     assert config.profile == identify(read_board()).profile, "that of the machine"
     assert (config.memory, config.expert_memory) == (None, None)
     assert config.tier == 8, "the deepest progressive tier, never bf16"
@@ -44,54 +44,56 @@ def test_defaults():
 
 def test_flag_beats_environment_beats_profile():
     profile = profile_with(context=100, memory="3GiB")
-    assert settle(device=profile).context == 100
-    assert settle(device=profile).memory == 3 << 30
+    assert resolved(device=profile).context == 100
+    assert resolved(device=profile).memory == 3 << 30
     env = {"HOBBIT_CONTEXT": "90", "HOBBIT_MEMORY": "2GiB", "OTHER": "x"}
-    assert settle(env, device=profile).context == 90
-    assert settle(env, device=profile, context=80).context == 80
-    assert settle(env, device=profile).memory == 2 << 30
-    assert settle(env, device=profile, memory="auto").memory is None
-    assert settle({"HOBBIT_CONTEXT": ""}, device=profile).context == 100
+    assert resolved(env, device=profile).context == 90
+    assert resolved(env, device=profile, context=80).context == 80
+    assert resolved(env, device=profile).memory == 2 << 30
+    assert resolved(env, device=profile, memory="auto").memory is None
+    assert resolved({"HOBBIT_CONTEXT": ""}, device=profile).context == 100
 
 
 def test_max_kld_selects_rate_distortion():
-    assert settle(max_kld="0.02").policy == "rate-distortion:max_kld=0.02"
-    assert settle({"HOBBIT_MAX_KLD": "0"}).policy == "rate-distortion:max_kld=0.0"
-    assert settle(policy="rate-distortion:horizon=64", max_kld=0.1).policy == "rate-distortion:horizon=64,max_kld=0.1"
-    assert settle({"HOBBIT_MAX_KLD": "0.1"}, policy="lossless").policy == "lossless", "a flag beats the environment"
-    assert settle({"HOBBIT_POLICY": "hobbit"}, max_kld=0.1).policy == "rate-distortion:max_kld=0.1", "so does a budget"
-    assert settle({"HOBBIT_POLICY": "rate-distortion:horizon=64"}, max_kld=0.1).policy.endswith("64,max_kld=0.1")
+    assert resolved(max_kld="0.02").policy == "rate-distortion:max_kld=0.02"
+    assert resolved({"HOBBIT_MAX_KLD": "0"}).policy == "rate-distortion:max_kld=0.0"
+    assert resolved(policy="rate-distortion:horizon=64", max_kld=0.1).policy == "rate-distortion:horizon=64,max_kld=0.1"
+    assert resolved({"HOBBIT_MAX_KLD": "0.1"}, policy="lossless").policy == "lossless", "a flag beats the environment"
+    assert resolved({"HOBBIT_POLICY": "hobbit"}, max_kld=0.1).policy == "rate-distortion:max_kld=0.1", (
+        "so does a budget"
+    )
+    assert resolved({"HOBBIT_POLICY": "rate-distortion:horizon=64"}, max_kld=0.1).policy.endswith("64,max_kld=0.1")
     for policy in ("hobbit", "lossless"):
         with pytest.raises(ConfigError, match="budget of rate-distortion"):
-            settle(policy=policy, max_kld=0.1)
+            resolved(policy=policy, max_kld=0.1)
     with pytest.raises(ConfigError, match="given as well"):
-        settle(policy="rate-distortion:max_kld=0.2", max_kld=0.1)
+        resolved(policy="rate-distortion:max_kld=0.2", max_kld=0.1)
 
 
 def test_base_resident_selects_rate_distortion_with_a_base():
-    assert settle(base_resident=True).policy == "rate-distortion:base=true"
-    assert settle(base_resident=True, max_kld=0.02).policy == "rate-distortion:max_kld=0.02,base=true"
-    assert settle({"HOBBIT_POLICY": "hobbit"}, base_resident=True).policy == "rate-distortion:base=true"
-    assert settle({"HOBBIT_MAX_KLD": "0.02"}, base_resident=True).policy == "rate-distortion:max_kld=0.02,base=true"
-    assert settle({"HOBBIT_BASE_RESIDENT": "on"}, max_kld=0.02).policy == "rate-distortion:max_kld=0.02,base=true"
-    assert settle({"HOBBIT_BASE_RESIDENT": "on"}, policy="hobbit").policy == "hobbit", "a flag beats the environment"
-    assert settle({"HOBBIT_BASE_RESIDENT": "on"}, base_resident=False).policy == "lossless"
+    assert resolved(base_resident=True).policy == "rate-distortion:base=true"
+    assert resolved(base_resident=True, max_kld=0.02).policy == "rate-distortion:max_kld=0.02,base=true"
+    assert resolved({"HOBBIT_POLICY": "hobbit"}, base_resident=True).policy == "rate-distortion:base=true"
+    assert resolved({"HOBBIT_MAX_KLD": "0.02"}, base_resident=True).policy == "rate-distortion:max_kld=0.02,base=true"
+    assert resolved({"HOBBIT_BASE_RESIDENT": "on"}, max_kld=0.02).policy == "rate-distortion:max_kld=0.02,base=true"
+    assert resolved({"HOBBIT_BASE_RESIDENT": "on"}, policy="hobbit").policy == "hobbit", "a flag beats the environment"
+    assert resolved({"HOBBIT_BASE_RESIDENT": "on"}, base_resident=False).policy == "lossless"
     with pytest.raises(ConfigError, match="the base of rate-distortion, but the policy is 'hobbit'"):
-        settle(policy="hobbit", base_resident=True)
+        resolved(policy="hobbit", base_resident=True)
     with pytest.raises(ConfigError, match="the policy's base is given as well"):
-        settle(policy="rate-distortion:base=true", base_resident=True)
+        resolved(policy="rate-distortion:base=true", base_resident=True)
 
 
 @pytest.mark.parametrize(("given", "tier"), [(4, 4), ("2", 2), ("bf16", 16), (16, 16), ("auto", 8)])
 def test_tiers(given, tier):
-    assert settle(tier=given).tier == tier
+    assert resolved(tier=given).tier == tier
 
 
 def test_the_profiles_tier_is_cut_to_what_the_bundle_has():
     for wanted, tier in ((6, 4), (8, 8), (2, 2), ("auto", 8)):
         profile = profile_with(tier=wanted)
-        assert settle(device=profile).tier == tier
-    assert settle(manifest=small_manifest((4,)), device=profile_with(tier=2)).tier == 4
+        assert resolved(device=profile).tier == tier
+    assert resolved(manifest=small_manifest((4,)), device=profile_with(tier=2)).tier == 4
 
 
 @pytest.mark.parametrize(
@@ -118,10 +120,10 @@ def test_the_profiles_tier_is_cut_to_what_the_bundle_has():
 )
 def test_a_bad_value_is_named_by_its_source(name, value, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        settle({f"HOBBIT_{name.upper()}": value})
+        resolved({f"HOBBIT_{name.upper()}": value})
     assert str(caught.value).startswith(f"HOBBIT_{name.upper()}")
     with pytest.raises(ConfigError, match=message) as caught:
-        settle(**{name: value})
+        resolved(**{name: value})
     flag = name.replace("_", "-")
     assert str(caught.value).startswith(flag)
     assert not str(caught.value).startswith(f"{flag}: {flag}"), "said once"
@@ -132,7 +134,7 @@ def test_cuda_is_never_a_silent_cpu_run():
         with pytest.raises(
             DeviceError, match=r"libcuda.so.1 does not load .* JetPack 6.2 and 7.2 bring it: sudo apt install"
         ):
-            settle(**options)
+            resolved(**options)
 
 
 def test_unknown_options_are_refused():

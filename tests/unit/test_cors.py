@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge_runtime.base.errors import ConfigError
-from edge_runtime.config.environment import given, settle
+from edge_runtime.config.environment import given, values_of
 from edge_runtime.config.options import BY_NAME, ServiceOptions
 from edge_runtime.service.http.app import Guard
 from edge_runtime.service.http.cors import Cors, check_origins
@@ -132,7 +132,7 @@ def test_every_page_needs_a_key(origins: list[str], has_key: bool, message: str)
 
 
 def origins(flags: Any = None, **env: str) -> tuple[str, ...]:
-    return settle(ServiceOptions, given({} if flags is None else {"allow_origin": flags}, env)).allow_origin
+    return values_of(ServiceOptions, given({} if flags is None else {"allow_origin": flags}, env)).allow_origin
 
 
 def test_origins_are_written_in_several_ways() -> None:

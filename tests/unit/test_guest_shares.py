@@ -36,8 +36,8 @@ def test_runs_go_on_where_they_stopped(all_shares, tmp_path):
 def test_shares_are_run_in_turn(all_shares):
     import shares
 
-    assert [*shares.in_turn({60: 1, 40: 3, 25: 2})] == [60, 40, 25, 40, 25, 40]
-    assert [*shares.in_turn({})] == []
+    assert [*shares.interleaved({60: 1, 40: 3, 25: 2})] == [60, 40, 25, 40, 25, 40]
+    assert [*shares.interleaved({})] == []
 
 
 @pytest.mark.parametrize(

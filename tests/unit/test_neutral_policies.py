@@ -47,10 +47,10 @@ def test_neutral_parameters_change_nothing(name, history, norm, scale):
             # coarse logits have ties, which must go the router's way
             logits = (np.round(rng.standard_normal((tokens, E)) * 4) / 4 * scale).astype(np.float32)
             routing = route(logits, K, norm_topk_prob=norm)
-            plan, expected = policy.decide(layer, routing, residents), lossless.decide(layer, routing, residents)
-            assert (plan.topk_ids == expected.topk_ids).all()
-            assert (plan.topk_weights == expected.topk_weights).all()
-            assert (plan.tiers == expected.tiers).all()
-            assert (plan.substituted, plan.skipped, plan.route_changed) == (0, 0, 0)
-            assert not plan.predicted_kld
+            decision, expected = policy.decide(layer, routing, residents), lossless.decide(layer, routing, residents)
+            assert (decision.topk_ids == expected.topk_ids).all()
+            assert (decision.topk_weights == expected.topk_weights).all()
+            assert (decision.tiers == expected.tiers).all()
+            assert (decision.substituted, decision.skipped, decision.route_changed) == (0, 0, 0)
+            assert not decision.predicted_kld
         assert policy.accept(np.zeros((1, 16), np.float32))

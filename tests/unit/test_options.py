@@ -19,7 +19,7 @@ from manifests import small_manifest
 from edge_runtime.__main__ import VERBS, build_parser, main
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.cli.options import add_options, said_flags
-from edge_runtime.config.environment import Environment, given, settle
+from edge_runtime.config.environment import Environment, given, values_of
 from edge_runtime.config.kinds import Choice, OnlyOn, Switch
 from edge_runtime.config.option import option, options_of
 from edge_runtime.config.options import (
@@ -58,7 +58,7 @@ def values(flags: dict, env, profile=None) -> tuple:
     """Everything a command would run with."""
     sources = given(flags, env)
     engine = EngineOptions.from_keywords({o.name: flags[o.name] for o in ENGINE_OPTIONS if o.name in flags})
-    rest = {**vars(settle(ServiceOptions, sources)), **vars(settle(CommandOptions, sources))}
+    rest = {**vars(values_of(ServiceOptions, sources)), **vars(values_of(CommandOptions, sources))}
     return resolve(engine, env, MANIFEST, profile), rest
 
 
@@ -351,11 +351,11 @@ def test_names_of_others_are_let_pass():
 
 
 def test_shared_flags_have_variables_too(monkeypatch):
-    from edge_runtime.cli.options import settle_command_options
+    from edge_runtime.cli.options import set_command_options
 
     args = build_parser("plan").parse_args(["b"])
     assert args.json is None
-    settle_command_options(args, {"HOBBIT_JSON": "on"})
+    set_command_options(args, {"HOBBIT_JSON": "on"})
     assert (args.json, args.verbose) == (True, False)
     assert {o.name for o in COMMAND_OPTIONS} == {"json", "verbose", "no_self_check", "models"}
     assert not {o.name for o in SERVICE_OPTIONS} & {o.name for o in (*ENGINE_OPTIONS, *COMMAND_OPTIONS)}

@@ -12,8 +12,8 @@ from edge_runtime.policy import create_policy
 from edge_runtime.policy.static_tiers import allocate, mean_bytes, pruned
 
 
-def used(plan) -> dict[int, int]:
-    return {int(e): int(plan.tiers[e]) for e in np.flatnonzero(plan.tiers)}
+def used(decision) -> dict[int, int]:
+    return {int(e): int(decision.tiers[e]) for e in np.flatnonzero(decision.tiers)}
 
 
 def calibration(skip: float = 0.5, **layer) -> ExpertCalibration:
@@ -30,9 +30,9 @@ def calibration(skip: float = 0.5, **layer) -> ExpertCalibration:
 
 def test_skip_by_hand():
     routing = routed(0.5, 0.26, 0.24, top_k=3)  # ratios 1, 0.52, 0.48
-    plan = create_policy("skip:beta=0.5", context(top_k=3)).decide(0, routing, Residents())
-    assert (used(plan), plan.skipped) == ({0: 8, 1: 8}, 1)
-    np.testing.assert_allclose(plan.topk_weights, [[0.5 / 0.76, 0.26 / 0.76, 0]], rtol=1e-5)
+    decision = create_policy("skip:beta=0.5", context(top_k=3)).decide(0, routing, Residents())
+    assert (used(decision), decision.skipped) == ({0: 8, 1: 8}, 1)
+    np.testing.assert_allclose(decision.topk_weights, [[0.5 / 0.76, 0.26 / 0.76, 0]], rtol=1e-5)
 
 
 def test_skip_has_a_threshold_for_each_layer():
@@ -49,9 +49,9 @@ def test_skip_has_a_threshold_for_each_layer():
 
 def test_lexi_by_hand():
     policy = create_policy("lexi:k=4/1/2/0", context())
-    plans = [policy.decide(layer, routed(0.4, 0.3, 0.2, 0.1), Residents()) for layer in range(4)]
-    assert [len(used(plan)) for plan in plans] == [4, 1, 2, 3]
-    np.testing.assert_allclose(plans[2].topk_weights, [[4 / 7, 3 / 7, 0, 0]], rtol=1e-5)
+    decisions = [policy.decide(layer, routed(0.4, 0.3, 0.2, 0.1), Residents()) for layer in range(4)]
+    assert [len(used(decision)) for decision in decisions] == [4, 1, 2, 3]
+    np.testing.assert_allclose(decisions[2].topk_weights, [[4 / 7, 3 / 7, 0, 0]], rtol=1e-5)
 
 
 # AdapMoE: drop the tail w if h_l w^2 < tau
@@ -61,9 +61,11 @@ def test_adapmoe_by_hand():
     # h = 0.5 nats x 2^2 = 2; tails 1, 0.5, 0.3, 0.1 cost 2, 0.5, 0.18, 0.02
     routing = routed(0.5, 0.2, 0.2, 0.1)
     for tau, kept, predicted in ((0.01, 4, 0.0), (0.021, 3, 0.02), (0.2, 2, 0.18), (9, 1, 0.5)):
-        plan = create_policy(f"adapmoe:tau={tau}", context(calibration=calibration())).decide(0, routing, Residents())
-        assert (len(used(plan)), plan.skipped) == (kept, 4 - kept), tau
-        assert plan.predicted_kld == pytest.approx(predicted, abs=1e-5)
+        decision = create_policy(f"adapmoe:tau={tau}", context(calibration=calibration())).decide(
+            0, routing, Residents()
+        )
+        assert (len(used(decision)), decision.skipped) == (kept, 4 - kept), tau
+        assert decision.predicted_kld == pytest.approx(predicted, abs=1e-5)
 
 
 def test_adapmoe_needs_sensitivities():
@@ -87,9 +89,9 @@ def test_smoe_by_hand():
     assert chosen(e0=8, e4=8) == [0, 1], "0.11 is below the window"
     assert chosen(e1=8, e2=8) == [0, 1], "0.4 is protected though it is missing"
     assert chosen(e0=8) == [0, 1], "nothing resident to take its place"
-    plan = policy.decide(0, routing, Residents(e0=8, e3=8))
-    assert plan.route_changed == 1
-    np.testing.assert_allclose(plan.topk_weights, [[0.4 / 0.54, 0.14 / 0.54]], rtol=1e-4)
+    decision = policy.decide(0, routing, Residents(e0=8, e3=8))
+    assert decision.route_changed == 1
+    np.testing.assert_allclose(decision.topk_weights, [[0.4 / 0.54, 0.14 / 0.54]], rtol=1e-4)
 
 
 # EdgeMoE and MC#: static tiers
@@ -128,9 +130,9 @@ def test_edgemoe_gives_sensitive_experts_more_bits_within_the_mean():
 def test_mcsharp_weighs_by_use_and_prunes_the_tail():
     counts = [100, 1, 1, 1, 1, 1, 1, 1]
     policy = create_policy("mcsharp:bits=3,prune=0.15", context(calibration=calibration(counts=counts)))
-    plan = policy.decide(0, routed(0.5, 0.3, 0.1, 0.1), Residents())
-    assert plan.tiers[0] > plan.tiers[1]
-    assert plan.skipped == 1
+    decision = policy.decide(0, routed(0.5, 0.3, 0.1, 0.1), Residents())
+    assert decision.tiers[0] > decision.tiers[1]
+    assert decision.skipped == 1
     weights = pruned(np.array([[0.5, 0.3, 0.1, 0.1]], np.float32), 0.25)
     np.testing.assert_allclose(weights, [[0.625, 0.375, 0, 0]], rtol=1e-5)
 

@@ -14,8 +14,8 @@ from edge_runtime.policy.hobbit import score
 from edge_runtime.policy.mobile import certainty
 
 
-def used(plan) -> dict[int, int]:
-    return {int(e): int(plan.tiers[e]) for e in np.flatnonzero(plan.tiers)}
+def used(decision) -> dict[int, int]:
+    return {int(e): int(decision.tiers[e]) for e in np.flatnonzero(decision.tiers)}
 
 
 # HOBBIT: s_i = weight of everything ranked above
@@ -36,16 +36,16 @@ def test_hobbit_score_by_hand():
 def test_hobbit_top_two_as_the_paper_says(first, expected):
     # s_1 = w_0: high up to 0.6, low up to 0.9, skipped beyond
     policy = create_policy("hobbit:t1=0.6,t2=0.9", context(top_k=2))
-    plan = policy.decide(0, routed(first, 1 - first), Residents())
-    assert used(plan) == expected
-    assert plan.skipped == 2 - len(expected)
-    assert plan.substituted == sum(tier == 2 for tier in expected.values())
+    decision = policy.decide(0, routed(first, 1 - first), Residents())
+    assert used(decision) == expected
+    assert decision.skipped == 2 - len(expected)
+    assert decision.substituted == sum(tier == 2 for tier in expected.values())
 
 
 def test_hobbit_flat_router_reads_five_high_and_three_low():
     policy = create_policy("hobbit", context(num_experts=8, top_k=8))
-    plan = policy.decide(0, routed(*[0.125] * 8), Residents())
-    assert [used(plan)[e] for e in range(8)] == [8] * 5 + [2] * 3
+    decision = policy.decide(0, routed(*[0.125] * 8), Residents())
+    assert [used(decision)[e] for e in range(8)] == [8] * 5 + [2] * 3
 
 
 def test_hobbit_decides_for_misses_only():
@@ -54,9 +54,9 @@ def test_hobbit_decides_for_misses_only():
     assert used(policy.decide(0, routing, Residents())) == {0: 8, 1: 2, 2: 2}
     # a resident full copy is used whatever its score; a low one serves as low, but the important one is deepened;
     # between the tiers serves as low; low copies do not save a skip
-    plan = policy.decide(0, routing, Residents(e0=2, e1=6, e2=2, e3=8))
-    assert used(plan) == {0: 8, 1: 6, 2: 2, 3: 8}
-    assert (plan.substituted, plan.skipped) == (2, 0)
+    decision = policy.decide(0, routing, Residents(e0=2, e1=6, e2=2, e3=8))
+    assert used(decision) == {0: 8, 1: 6, 2: 2, 3: 8}
+    assert (decision.substituted, decision.skipped) == (2, 0)
     assert used(policy.decide(0, routing, Residents(e3=2))) == {0: 8, 1: 2, 2: 2}
 
 
@@ -76,9 +76,9 @@ def test_hobbit_scores_an_expert_of_a_prompt_by_its_least_score():
             for pair in zip((a.logits, a.topk_ids, a.topk_weights), (b.logits, b.topk_ids, b.topk_weights), strict=True)
         )
     )
-    plan = create_policy("hobbit:t1=0.5,t2=0.92", context(top_k=3)).decide(0, both, Residents())
-    assert used(plan) == {0: 8, 1: 8, 2: 2}  # least scores 0, 0, 0.9
-    assert plan.substituted == 2
+    decision = create_policy("hobbit:t1=0.5,t2=0.92", context(top_k=3)).decide(0, both, Residents())
+    assert used(decision) == {0: 8, 1: 8, 2: 2}  # least scores 0, 0, 0.9
+    assert decision.substituted == 2
 
 
 def test_hobbit_refuses_what_makes_no_sense():
@@ -93,7 +93,7 @@ def test_hobbit_refuses_what_makes_no_sense():
 # Cache-Prior
 
 
-def plan_of(text: str, logits: list[float], residents: Residents, **shape):
+def decision_of(text: str, logits: list[float], residents: Residents, **shape):
     policy = create_policy(text, context(num_experts=len(logits), **shape))
     z = np.array([logits], np.float32)
     return policy, policy.decide(0, route(z, policy.context.top_k, norm_topk_prob=True), residents)
@@ -102,25 +102,27 @@ def plan_of(text: str, logits: list[float], residents: Residents, **shape):
 def test_cache_prior_by_hand():
     # range 4, lambda 0.3: residents gain 1.2. z' = 4, 3, 2 + 1.2, 1.5 + 1.2, 0 -> top 3: 4, 3.2, 3
     z = [4.0, 3.0, 2.0, 1.5, 0.0]
-    policy, plan = plan_of("cache-prior:lambda=0.3,j=1", z, Residents(5, e2=8, e3=8), top_k=3)
+    policy, decision = decision_of("cache-prior:lambda=0.3,j=1", z, Residents(5, e2=8, e3=8), top_k=3)
     assert policy.delta_avg(0) == 4
-    assert plan.topk_ids.tolist() == [[0, 1, 2]]
-    assert plan.route_changed == 0
+    assert decision.topk_ids.tolist() == [[0, 1, 2]]
+    assert decision.route_changed == 0
     # lambda 0.4: residents gain 1.6. z' = 4, 3, 3.6, 3.1 -> 0, 2, 3; expert 1 is displaced
-    _, plan = plan_of("cache-prior:lambda=0.4,j=1,admit=1", z, Residents(5, e2=8, e3=8), top_k=3)
-    assert plan.topk_ids.tolist() == [[0, 2, 3]]
-    assert plan.route_changed == 1
+    _, decision = decision_of("cache-prior:lambda=0.4,j=1,admit=1", z, Residents(5, e2=8, e3=8), top_k=3)
+    assert decision.topk_ids.tolist() == [[0, 2, 3]]
+    assert decision.route_changed == 1
     odds = np.exp(np.array([4.0, 2.0, 1.5]))
-    np.testing.assert_allclose(plan.topk_weights, [odds / odds.sum()], rtol=1e-5)  # the original logits decide weights
-    (hint,) = plan.hints
+    np.testing.assert_allclose(
+        decision.topk_weights, [odds / odds.sum()], rtol=1e-5
+    )  # the original logits decide weights
+    (hint,) = decision.hints
     assert (hint.layer_idx, hint.experts, hint.is_spare) == (0, (1,), True)
 
 
 def test_cache_prior_guarantees_the_first_j():
     z = [4.0, 3.9, 1.0, 0.9, 0.0]
     for j, expected in ((0, [2, 3]), (1, [0, 2]), (2, [0, 1])):
-        _, plan = plan_of(f"cache-prior:lambda=1,j={j}", z, Residents(5, e2=8, e3=8), top_k=2)
-        assert plan.topk_ids.tolist() == [expected], j
+        _, decision = decision_of(f"cache-prior:lambda=1,j={j}", z, Residents(5, e2=8, e3=8), top_k=2)
+        assert decision.topk_ids.tolist() == [expected], j
 
 
 def test_cache_prior_running_mean_is_per_layer_and_over_tokens():
@@ -129,14 +131,14 @@ def test_cache_prior_running_mean_is_per_layer_and_over_tokens():
         policy.decide(layer, route(np.array([[low + 2, 2.0]], np.float32), 1, norm_topk_prob=True), Residents(2))
     assert (policy.delta_avg(0), policy.delta_avg(1)) == (2.0, 7.0)
     prompt = np.array([[4.0, 0.0], [0.0, 6.0]], np.float32)
-    plan = policy.decide(0, route(prompt, 1, norm_topk_prob=True), Residents(2, e0=8))
-    assert plan.topk_ids.tolist() == [[0], [1]], "a prompt is left to the router"
+    decision = policy.decide(0, route(prompt, 1, norm_topk_prob=True), Residents(2, e0=8))
+    assert decision.topk_ids.tolist() == [[0], [1]], "a prompt is left to the router"
     assert policy.delta_avg(0) == (1 + 3 + 4 + 6) / 4
 
 
 def test_the_heaviest_expert_counts_as_used_first():
-    _, plan = plan_of("cache-prior", [1.0, 4.0, 2.0, 3.0], Residents(4), top_k=3)
-    assert plan.use_order.tolist() == [1, 3, 2]
+    _, decision = decision_of("cache-prior", [1.0, 4.0, 2.0, 3.0], Residents(4), top_k=3)
+    assert decision.use_order.tolist() == [1, 3, 2]
 
 
 def test_j_by_default_is_one_for_few_experts_and_two_for_many():
@@ -152,14 +154,14 @@ def test_j_by_default_is_one_for_few_experts_and_two_for_many():
 def test_max_rank_by_hand():
     z = [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
     residents = Residents(6, e3=8, e4=8, e5=8)
-    _, plan = plan_of("max-rank:m=5,j=1", z, residents, top_k=3)
-    assert plan.topk_ids.tolist() == [[0, 3, 4]]  # rank 5 is outside the window
-    _, plan = plan_of("max-rank:m=4,j=1", z, residents, top_k=3)
-    assert plan.topk_ids.tolist() == [[0, 1, 3]]  # one resident inside, then the best of the rest
-    _, plan = plan_of("max-rank:m=3,j=1", z, residents, top_k=3)
-    assert plan.topk_ids.tolist() == [[0, 1, 2]]
+    _, decision = decision_of("max-rank:m=5,j=1", z, residents, top_k=3)
+    assert decision.topk_ids.tolist() == [[0, 3, 4]]  # rank 5 is outside the window
+    _, decision = decision_of("max-rank:m=4,j=1", z, residents, top_k=3)
+    assert decision.topk_ids.tolist() == [[0, 1, 3]]  # one resident inside, then the best of the rest
+    _, decision = decision_of("max-rank:m=3,j=1", z, residents, top_k=3)
+    assert decision.topk_ids.tolist() == [[0, 1, 2]]
     with pytest.raises(ConfigError, match=r"expected 3 \(K\) to 6"):
-        plan_of("max-rank:m=2", z, residents, top_k=3)
+        decision_of("max-rank:m=2", z, residents, top_k=3)
 
 
 def test_cumsum_window_by_hand():
@@ -178,10 +180,10 @@ def test_cumsum_window_by_hand():
 def test_cumsum_widens_with_the_routers_doubt():
     residents = Residents(4, e3=8)
     sure, unsure = np.log([0.9, 0.08, 0.01, 0.01]).tolist(), np.log([0.3, 0.26, 0.24, 0.2]).tolist()
-    _, plan = plan_of("cumsum:p=0.95,j=1", sure, residents, top_k=2)
-    assert plan.topk_ids.tolist() == [[0, 1]]
-    _, plan = plan_of("cumsum:p=0.95,j=1", unsure, residents, top_k=2)
-    assert plan.topk_ids.tolist() == [[0, 3]]
+    _, decision = decision_of("cumsum:p=0.95,j=1", sure, residents, top_k=2)
+    assert decision.topk_ids.tolist() == [[0, 1]]
+    _, decision = decision_of("cumsum:p=0.95,j=1", unsure, residents, top_k=2)
+    assert decision.topk_ids.tolist() == [[0, 3]]
 
 
 # MoBiLE
@@ -191,10 +193,10 @@ def test_mobile_runs_half_the_experts_then_all_if_unsure():
     policy = create_policy("mobile:threshold=0.6", context(num_experts=6))
     routing = routed(0.4, 0.3, 0.2, 0.1, num_experts=6)
     policy.begin_pass(1, has_logits=True)
-    plans = [policy.decide(layer, routing, Residents(6)) for layer in (0, 1, 3)]
-    assert used(plans[0]) == {0: 8, 1: 8}
-    np.testing.assert_allclose(plans[0].topk_weights, [[4 / 7, 3 / 7, 0, 0]], rtol=1e-5)
-    assert (plans[0].skipped, plans[0].hints) == (2, ())
+    decisions = [policy.decide(layer, routing, Residents(6)) for layer in (0, 1, 3)]
+    assert used(decisions[0]) == {0: 8, 1: 8}
+    np.testing.assert_allclose(decisions[0].topk_weights, [[4 / 7, 3 / 7, 0, 0]], rtol=1e-5)
+    assert (decisions[0].skipped, decisions[0].hints) == (2, ())
     unsure = np.log(np.array([[0.5, 0.5]], np.float32))
     assert not policy.accept(unsure)
     again = [policy.decide(layer, routing, Residents(6)) for layer in (0, 1, 3)]

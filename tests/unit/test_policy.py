@@ -66,10 +66,10 @@ def test_lossless_keeps_the_routers_choice():
     ids = np.array([[3, 1], [1, 0]], np.int32)
     weights = np.array([[0.7, 0.3], [1.0, 0.0]], np.float32)
     policy.begin_sequence()
-    plan = policy.decide(0, Routing(np.zeros((2, 5), np.float32), ids, weights), None)
-    assert (plan.topk_ids == ids).all()
-    assert (plan.topk_weights == weights).all()
-    assert plan.tiers.tolist() == [0, 6, 0, 6, 0], "an expert of weight exactly 0 is not read"
-    assert plan.tiers.dtype == np.uint8
-    assert (plan.substituted, plan.skipped, plan.route_changed) == (0, 0, 0)
+    decision = policy.decide(0, Routing(np.zeros((2, 5), np.float32), ids, weights), None)
+    assert (decision.topk_ids == ids).all()
+    assert (decision.topk_weights == weights).all()
+    assert decision.tiers.tolist() == [0, 6, 0, 6, 0], "an expert of weight exactly 0 is not read"
+    assert decision.tiers.dtype == np.uint8
+    assert (decision.substituted, decision.skipped, decision.route_changed) == (0, 0, 0)
     assert (policy.name, policy.params) == ("lossless", {})

@@ -177,7 +177,7 @@ def add_service(root: Path) -> None:
 
 
 def finish(build: Build, name: str, root: Path) -> None:
-    """Add what every package has, tidy what wheels bring along, and write the package."""
+    """Add what every package has, remove_leftovers what wheels bring along, and write the package."""
     documents = root / "usr/share/doc" / name
     write(documents / "copyright", copyright_text(sorted(root.rglob("*.dist-info"))))
     write(
@@ -188,7 +188,7 @@ def finish(build: Build, name: str, root: Path) -> None:
         root / "usr/share/lintian/overrides" / name,
         (ROOT / "deploy/debian" / f"{name}.overrides").read_text(encoding="utf-8"),
     )
-    tidy(root)
+    remove_leftovers(root)
     scripts = ROOT / "deploy/debian" / name
     for script in sorted(scripts.iterdir()) if scripts.is_dir() else ():
         text = script.read_text(encoding="utf-8").replace("@PYTHON@", build.python).replace("@SELDOM@", SELDOM_IMPORTED)
@@ -202,7 +202,7 @@ def finish(build: Build, name: str, root: Path) -> None:
     say(f"{file.name}: {file.stat().st_size / 1e6:.0f} MB, {size / 1e6:.0f} MB installed")
 
 
-def tidy(root: Path) -> None:
+def remove_leftovers(root: Path) -> None:
     """Give files the modes and times of a package: nothing of the machine that built it is left."""
     for path in sorted(root.rglob("*"), reverse=True):
         if path.name == "__pycache__":

@@ -28,7 +28,7 @@ class Gpu:
         folder: where compiled kernels are kept, and what was measured of the memory.
 
     Raises:
-        DeviceError: a piece is missing; names it.
+        DeviceError: a component is missing; names it.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Which piece of the CUDA path a machine lacks, and how to get it. Makes no context on the GPU."""
+"""Which component of the CUDA path a machine lacks, and how to get it. Makes no context on the GPU."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def why_missing(
     compiler: Callable[[], Nvrtc] | None = None,
     folder: Path | None = None,
 ) -> str:
-    """Say which piece is missing: the driver, a GPU new enough, or its kernels and what compiles them; "" if none is.
+    """Name the missing component: the driver, a GPU new enough, or its kernels and what compiles them; "" if none is.
 
     Args:
         make_driver: loads the driver; `Driver` if left out.

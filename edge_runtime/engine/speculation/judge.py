@@ -39,7 +39,7 @@ class Judge:
         self._price = Price()
         self._left = LOSS_PASSES
         self._in_a_row = 0
-        self._took = self._worth = 0.0
+        self._took = self._gave = 0.0
 
     def new_text(self) -> None:
         """Another request begins: what drafts gained in the last one is not theirs to lose in it."""
@@ -48,7 +48,7 @@ class Judge:
     @property
     def gain(self) -> float | None:
         """Share of a token's time that passes with drafts saved, negative if they cost; None before one."""
-        return 1 - self._took / self._worth if self._worth else None
+        return 1 - self._took / self._gave if self._gave else None
 
     def choose(self, first: float, later: float, most: int) -> int:
         """Return how many tokens of the draft that was found are checked in the next pass.
@@ -93,7 +93,7 @@ class Judge:
             return
         self._in_a_row += 1
         took = self._price.note_drafted(seconds, drafted, ran)
-        self._took, self._worth = self._took + took, self._worth + tokens
+        self._took, self._gave = self._took + took, self._gave + tokens
         self._left = min(self._left + tokens - took, _SAVED)
 
     def earn(self) -> None:

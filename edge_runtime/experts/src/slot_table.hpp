@@ -112,9 +112,9 @@ class SlotTable {
   int occupy(int layer, int expert, int tier, bool prefetch);
   void make_room(const Need& need, int layer, const Keep& keep, Scorer& scorer);
   std::vector<std::pair<double, int>> evictable(const std::vector<double>& scores, const Keep& keep) const;
-  std::vector<Step> plan(const Need& need, int layer, const Keep& keep, Scorer& scorer) const;
-  std::vector<Step> plan_by_score(int64_t wanted, int layer, const Keep& keep, const Scores& scores, Scorer& scorer) const;
-  std::vector<Step> plan_coldest_half(const Need& need, const Keep& keep, const Scores& scores) const;
+  std::vector<Step> choose_steps(const Need& need, int layer, const Keep& keep, Scorer& scorer) const;
+  std::vector<Step> steps_by_score(int64_t wanted, int layer, const Keep& keep, const Scores& scores, Scorer& scorer) const;
+  std::vector<Step> steps_from_coldest_half(const Need& need, const Keep& keep, const Scores& scores) const;
   void cut(int slot, int count);
   void evict(int slot);
   void truncate(int slot);

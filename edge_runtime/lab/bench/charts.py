@@ -57,8 +57,8 @@ class Frame:
         parts.append(f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{self.y(0)}" y2="{self.y(0)}" stroke="{_INK}"/>')
         middle = (HEIGHT - _BOTTOM + _TOP) / 2
         parts.append(text((WIDTH + _LEFT) / 2, HEIGHT - 8, self._titles[0], "middle"))
-        turn = f' transform="rotate(-90 14 {middle:.0f})"'
-        return [*parts, text(14, middle, self._titles[1], "middle", turn)]
+        rotation = f' transform="rotate(-90 14 {middle:.0f})"'
+        return [*parts, text(14, middle, self._titles[1], "middle", rotation)]
 
 
 def text(x: float, y: float, words: str, anchor: str = "start", more: str = "", colour: str = _INK) -> str:

@@ -16,20 +16,20 @@ from typing import Any
 
 from edge_runtime.lab.bringup.journal import Journal
 from edge_runtime.lab.bringup.machine import describe_machine
-from edge_runtime.lab.bringup.privacy import Scrubber
-from edge_runtime.lab.bringup.process import CUT, PASSED, STUCK, Result
-from edge_runtime.lab.bringup.runner import Run, run_step
-from edge_runtime.lab.bringup.steps import GPU_CHECK, GPU_CHECK_FOLDER, NVPMODEL, Step, steps_of
-from edge_runtime.lab.bringup.turns import (
+from edge_runtime.lab.bringup.order import (
     INTERRUPTED,
     NOT_FINISHED,
     NOT_REACHED,
     TOOK_TOO_MUCH,
-    in_turn,
+    in_order,
     kept_for_the_end,
     share_s,
     times_ended,
 )  # fmt: skip
+from edge_runtime.lab.bringup.privacy import Scrubber
+from edge_runtime.lab.bringup.process import CUT, PASSED, STUCK, Result
+from edge_runtime.lab.bringup.runner import Run, run_step
+from edge_runtime.lab.bringup.steps import GPU_CHECK, GPU_CHECK_FOLDER, NVPMODEL, Step, steps_of
 
 _MOST_GPU_CHECK, _MOST_SAID = 256 << 10, 300
 _NOT_REACHED = {"outcome": NOT_REACHED, "why": "the time was over: run again, it goes on from here"}
@@ -88,7 +88,7 @@ class Bringup:
         journal = Journal(self.out, Scrubber(paths), self._about())
         journal.describe(machine=describe_machine(self.out))
         before, passed = journal.times_ended(), set[str]()
-        steps = in_turn(self.steps(), before)
+        steps = in_order(self.steps(), before)
         with _keep_power_mode(steps):
             for place, step in enumerate(steps):
                 if not self._is_due(step, journal, passed):

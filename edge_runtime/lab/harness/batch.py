@@ -79,12 +79,12 @@ class Batch:
         self, prompts: Sequence[tuple[Sequence[int], SamplingParams]], tell: Tell = lambda number: None
     ) -> list[str]:
         """Continue prompts; return what was written."""
-        pieces: list[list[str]] = [[] for _ in prompts]
+        texts: list[list[str]] = [[] for _ in prompts]
         self._run(
-            Job(np.asarray(ids, np.int32), params, self._writing(number, pieces[number], tell))
+            Job(np.asarray(ids, np.int32), params, self._writing(number, texts[number], tell))
             for number, (ids, params) in enumerate(prompts)
         )
-        return ["".join(written) for written in pieces]
+        return ["".join(written) for written in texts]
 
     def _scoring(self, tokens: tuple[int, ...], running: _Running, tell: Tell) -> Job:
         ids: NDArray[np.int32] = np.asarray(tokens, np.int32)

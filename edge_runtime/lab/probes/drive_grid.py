@@ -89,7 +89,7 @@ def measure(
     left_out: list[str] = []
     longest = max((extent.length for extent in extents), default=0)
     fitting = [block for block in blocks if block <= longest] or [longest]
-    for direct, order, block, depth in _plan(fitting, depths):
+    for direct, order, block, depth in _points_of(fitting, depths):
         try:
             points.append(
                 probe_drive(
@@ -112,7 +112,7 @@ def measure(
     return DriveGrid(tuple(points), tuple(left_out))
 
 
-def _plan(blocks: Sequence[int], depths: Sequence[int]) -> Iterator[tuple[bool, Order, int, int]]:
+def _points_of(blocks: Sequence[int], depths: Sequence[int]) -> Iterator[tuple[bool, Order, int, int]]:
     for order in _ORDERS:
         yield from ((True, order, block, depth) for block in blocks for depth in depths)
     middle = depths[len(depths) // 2]

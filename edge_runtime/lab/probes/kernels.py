@@ -111,8 +111,8 @@ class ResidentLayer:
             raise DeviceError(f"kernel probe: {cache.num_slots} slots are fewer than the {spec.top_k} a token uses.")
         picks = np.arange(tokens * spec.top_k).reshape(tokens, spec.top_k) % self.experts
         self._weights = np.full(picks.shape, 1 / spec.top_k, np.float32)
-        self._turns: Iterator[tuple[Any, Any]] = cycle(
-            _turn(parts, (picks + first) % resident) for first in range(0, resident, self.experts)
+        self._selections: Iterator[tuple[Any, Any]] = cycle(
+            _selection(parts, (picks + first) % resident) for first in range(0, resident, self.experts)
         )
         self._rounds = -(-resident // self.experts)
         self._tokens = np.zeros(tokens, np.int32)
@@ -142,7 +142,7 @@ class ResidentLayer:
         """Compute all of them once; return nanoseconds by the backend's own clock, reads not among them."""
         kernels, span = self._parts.kernels, self._spans.span("experts")
         before = span.ns
-        ids, tiers = next(self._turns)
+        ids, tiers = next(self._selections)
         ready = self._parts.cache.stream(self._layer, tiers)
         with span:
             kernels.begin(self._x, ids, self._weights)
@@ -154,7 +154,7 @@ class ResidentLayer:
         return span.ns - before
 
 
-def _turn(parts: Parts, ids: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+def _selection(parts: Parts, ids: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
     """Return int32 [T, K] of a call, and uint8 [E], the tier of each expert it needs."""
     tiers = np.zeros(parts.spec.num_experts, np.uint8)
     tiers[ids] = parts.plan.tier

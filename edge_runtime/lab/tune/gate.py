@@ -52,7 +52,7 @@ class TemperatureGate:
 
 @dataclass
 class Sentinel:
-    """A fixed piece of work, run again and again: where its rate changes, the clock of the CPU did, or others ran.
+    """A fixed load, run again and again: where its rate changes, the clock of the CPU did, or others ran.
 
     Attributes:
         work: runs it and returns its rate.

@@ -47,7 +47,7 @@ class Measurement:
         kld: nats a token against the reference, where that was asked for.
         peak_rss_bytes: of the process.
         celsius: the hottest sensor when it began; None without one.
-        clock: rate of the fixed piece of work, of its first rate.
+        clock: rate of the fixed load, of its first rate.
         is_disturbed: the clock was off, and stayed so when the round was repeated.
     """
 

@@ -90,13 +90,13 @@ class ReadTimes:
         """Return plain data."""
         return [
             {
-                "read_chunk": chunk,
+                "read_chunk": part_bytes,
                 "io_threads": depth,
                 "batch_ms": line.batch_ms,
                 "gb_s": round(1e-6 / line.byte_ms, 4),
                 "doubt": round(line.doubt, 4),
             }
-            for (chunk, depth), line in self._lines.items()
+            for (part_bytes, depth), line in self._lines.items()
             if line.byte_ms
         ]
 
@@ -104,11 +104,11 @@ class ReadTimes:
     def of_samples(samples: Iterable[Sequence[Any]]) -> ReadTimes:
         """Return what follows from samples of `measure`."""
         return ReadTimes({
-            (chunk, depth): replace(
+            (part_bytes, depth): replace(
                 Line.through([(size, median(times)) for size, times in batches]),
                 doubt=median(_spread(times) for _, times in batches),
             )
-            for chunk, depth, batches in samples
+            for part_bytes, depth, batches in samples
         })  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def measure(bundle: Bundle, tier: int, points: Sequence[Point]) -> list[list[Any
     Batches are of one to four records at the tier, and of one at the lowest tier.
 
     Returns:
-        [chunk, depth, [[bytes of a batch, milliseconds of each], ...]] of each point.
+        [part_bytes, depth, [[bytes of a batch, milliseconds of each], ...]] of each point.
 
     Raises:
         DeviceError: the drive is not read directly, so it cannot be told from memory.

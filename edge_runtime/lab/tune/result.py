@@ -61,7 +61,7 @@ class Tuning:
         """
         return [error for error, _ in self._errors()]
 
-    def foreseen(self) -> int:
+    def within_doubt(self) -> int:
         """How many of the errors are no greater than twice what probes and rounds by themselves explain."""
         return sum(abs(error) <= 2 * explained for error, explained in self._errors())
 
@@ -89,7 +89,7 @@ class Tuning:
                 "errors": errors,
                 "median_absolute": median(map(abs, errors)) if errors else None,
                 "largest_absolute": max(map(abs, errors), default=None),
-                "foreseen": self.foreseen(),
+                "foreseen": self.within_doubt(),
             },
             "baseline": self.baseline.to_json(),
             "trials": [_trial_json(trial) for trial in self.outcome.trials],
@@ -111,8 +111,8 @@ class Tuning:
         errors = self.errors()
         if errors:
             rows += ["", f"predictions: off by {100 * median(map(abs, errors)):.1f} % in the median, at most by "
-                         f"{100 * max(map(abs, errors)):.1f} %, of {len(errors)}; {self.foreseen()} of them by no more "
-                         "than what probes and rounds leave open"]  # fmt: skip
+                         f"{100 * max(map(abs, errors)):.1f} %, of {len(errors)}; {self.within_doubt()} of them by no "
+                         "more than what probes and rounds leave open"]  # fmt: skip
         rows += [f"not varied: {why}" for why in self.left_out]
         rows += ["the time was over before everything was tried"] * self.outcome.is_cut_short
         return rows + [str(line) for line in self.conditions.get("remarks", ())]

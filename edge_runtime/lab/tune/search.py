@@ -47,7 +47,7 @@ class Laboratory(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchRules:
     """How a search goes about it.
 
     Attributes:
@@ -69,44 +69,44 @@ _NO_TIME = "not tried: the time is over"
 
 
 def search(
-    axes: Sequence[Axis], lab: Laboratory, plan: Plan, say: Callable[[str], None] = lambda text: None
+    axes: Sequence[Axis], lab: Laboratory, rules: SearchRules, say: Callable[[str], None] = lambda text: None
 ) -> Outcome:
     """Try every axis once, then the result against where it began; what loses there is taken back.
 
     Args:
         axes: in order.
         lab: measures.
-        plan: how.
+        rules: how.
         say: told what goes on.
     """
     outcome = Outcome()
     for axis in axes:
-        if not lab.has_time(_least(plan)):
+        if not lab.has_time(_least(rules)):
             outcome.is_cut_short = True
             break
-        _try_axis(axis, lab, plan, outcome, say)
+        _try_axis(axis, lab, rules, outcome, say)
     if outcome.best != Candidate():
-        _verify(lab, plan, outcome, say)
+        _verify(lab, rules, outcome, say)
     return outcome
 
 
-def _least(plan: Plan) -> int:
+def _least(rules: SearchRules) -> int:
     """Measurements without which an axis is not begun: a trial of one candidate, and the verification behind it."""
-    return 4 * plan.rounds
+    return 4 * rules.rounds
 
 
-def _try_axis(axis: Axis, lab: Laboratory, plan: Plan, outcome: Outcome, say: Callable[[str], None]) -> None:
+def _try_axis(axis: Axis, lab: Laboratory, rules: SearchRules, outcome: Outcome, say: Callable[[str], None]) -> None:
     best = outcome.best
     if axis.is_lossy:
         say(f"{axis.name}: rehearsing {len(axis.around(best))} candidates that change what is said")
-    chosen, passed_over = _finalists(axis, best, lab, plan)
+    chosen, passed_over = _finalists(axis, best, lab, rules)
     outcome.trials += passed_over
     outcome.is_cut_short |= any(trial.why == _NO_TIME for trial in passed_over)
     if not chosen:
         return
     say(f"{axis.name}: {best} against {'; '.join(str(trial.candidate) for trial in chosen)}")
-    before, tried = _rounds(axis, [Trial(axis.name, best), *chosen], lab, plan, reserve=2 * plan.rounds)
-    trials = [_judged(trial, before, plan, axis) for trial in tried]
+    before, tried = _rounds(axis, [Trial(axis.name, best), *chosen], lab, rules, reserve=2 * rules.rounds)
+    trials = [_judged(trial, before, rules, axis) for trial in tried]
     outcome.trials += trials
     if before:
         lab.begin_with(best, before)
@@ -119,31 +119,31 @@ def _try_axis(axis: Axis, lab: Laboratory, plan: Plan, outcome: Outcome, say: Ca
         say(f"{axis.name}: {winner.candidate}: {100 * winner.verdict.gain:+.1f} % tok/s, accepted")
 
 
-def _finalists(axis: Axis, best: Candidate, lab: Laboratory, plan: Plan) -> tuple[list[Trial], list[Trial]]:
+def _finalists(axis: Axis, best: Candidate, lab: Laboratory, rules: SearchRules) -> tuple[list[Trial], list[Trial]]:
     """Choose what is measured: the highest predictions; what cannot be predicted comes first."""
     own = lab.predict(best)
     found = [Trial(axis.name, candidate) for candidate in axis.around(best)]
     if axis.is_lossy:
-        found = [_rehearsed(trial, lab, plan) for trial in found]
+        found = [_rehearsed(trial, lab, rules) for trial in found]
     refused = [trial for trial in found if trial.why]
     trials = [_foretold(trial, own, lab) for trial in found if not trial.why]
     unknown = [trial for trial in trials if trial.predicted is None or own is None]
     known = [trial for trial in trials if trial not in unknown]
     known.sort(key=lambda trial: -(trial.predicted or 0.0))
-    likely = [trial for trial in known if 1 + (trial.expected_gain or 0.0) + trial.expected_spread >= plan.hopeless]
-    chosen = (unknown + likely)[: plan.finalists]
+    likely = [trial for trial in known if 1 + (trial.expected_gain or 0.0) + trial.expected_spread >= rules.hopeless]
+    chosen = (unknown + likely)[: rules.finalists]
     left = [replace(trial, why=_why_left(trial, own)) for trial in trials if trial not in chosen]
     return chosen, refused + left
 
 
-def _rehearsed(trial: Trial, lab: Laboratory, plan: Plan) -> Trial:
+def _rehearsed(trial: Trial, lab: Laboratory, rules: SearchRules) -> Trial:
     """Add what a rehearsal told; what it rules out need not be measured, and is given the reason."""
-    if not lab.has_time(1 + _least(plan)):
+    if not lab.has_time(1 + _least(rules)):
         return replace(trial, why=_NO_TIME)
     found = lab.rehearse(trial.candidate)
     if isinstance(found, Failure):
         return replace(trial, why=found.why)
-    most = plan.terms.max_kld
+    most = rules.terms.max_kld
     too_much = most is not None and found.kld is not None and found.kld > most
     why = f"not measured: KL divergence {found.kld:.4f} nats a token, above the budget of {most:g}" if too_much else ""
     return replace(trial, rehearsal=found, why=why)
@@ -165,7 +165,7 @@ def _why_left(trial: Trial, own: float | None) -> str:
 
 
 def _rounds(
-    axis: Axis, trials: Sequence[Trial], lab: Laboratory, plan: Plan, reserve: int = 0
+    axis: Axis, trials: Sequence[Trial], lab: Laboratory, rules: SearchRules, reserve: int = 0
 ) -> tuple[list[Measurement], list[Trial]]:
     """Measure all of them in turn, round by round, beginning with another one each time; the first is what stands.
 
@@ -174,7 +174,7 @@ def _rounds(
     found: dict[Candidate, list[Measurement]] = {trial.candidate: [] for trial in trials}
     dropped: dict[Candidate, str] = {}
     base = trials[0].candidate
-    for number in range(plan.rounds):
+    for number in range(rules.rounds):
         alive = [trial.candidate for trial in trials if trial.candidate not in dropped]
         if len(alive) == 1 or base in dropped:
             break
@@ -188,7 +188,7 @@ def _rounds(
                 dropped[candidate] = measured.why
             else:
                 found[candidate].append(measured)
-        dropped |= _lagging(found, base, dropped, plan)
+        dropped |= _lagging(found, base, dropped, rules)
     tried = [
         replace(trial, measured=tuple(found[trial.candidate]), why=dropped.get(trial.candidate, ""))
         for trial in trials[1:]
@@ -199,7 +199,7 @@ def _rounds(
 
 
 def _lagging(
-    found: dict[Candidate, list[Measurement]], base: Candidate, dropped: dict[Candidate, str], plan: Plan
+    found: dict[Candidate, list[Measurement]], base: Candidate, dropped: dict[Candidate, str], rules: SearchRules
 ) -> dict[Candidate, str]:
     """Who is so far behind that further rounds would be a waste: in the median of those so far, as one may be off."""
     own = found[base]
@@ -211,27 +211,27 @@ def _lagging(
     return {
         candidate: f"given up: {100 * gain:+.1f} % after round {len(own)}"
         for candidate, gain in behind.items()
-        if gain < plan.lagging - 1
+        if gain < rules.lagging - 1
     }
 
 
-def _judged(trial: Trial, before: Sequence[Measurement], plan: Plan, axis: Axis) -> Trial:
+def _judged(trial: Trial, before: Sequence[Measurement], rules: SearchRules, axis: Axis) -> Trial:
     """Add the verdict, unless it was not measured to the end."""
     if trial.measured and before:
         trial = replace(trial, stood=median(each.rate for each in before[: len(trial.measured)]))
     if trial.why or len(trial.measured) != len(before) or not before:
         return trial if trial.why else replace(trial, why="not measured to the end")
-    terms = plan.terms if axis.is_lossy else replace(plan.terms, max_kld=None)
+    terms = rules.terms if axis.is_lossy else replace(rules.terms, max_kld=None)
     return replace(trial, verdict=judge(before, trial.measured, terms))
 
 
-def _verify(lab: Laboratory, plan: Plan, outcome: Outcome, say: Callable[[str], None]) -> None:
+def _verify(lab: Laboratory, rules: SearchRules, outcome: Outcome, say: Callable[[str], None]) -> None:
     """Measure the result once more against no change; what does not hold there is taken back as a whole."""
     is_lossy = any(name in outcome.best.options for name in ("policy", "tier"))
     axis = Axis("everything together", (), is_lossy=is_lossy)
     start, best = Trial(axis.name, Candidate()), Trial(axis.name, outcome.best)
-    before, (tried,) = _rounds(axis, [start, best], lab, plan)
-    outcome.final = _judged(tried, before, plan, axis)
+    before, (tried,) = _rounds(axis, [start, best], lab, rules)
+    outcome.final = _judged(tried, before, rules, axis)
     if outcome.final.verdict is None or not outcome.final.verdict.is_accepted:
         say("the result does not hold against no change at all: nothing is changed")
         outcome.best = Candidate()

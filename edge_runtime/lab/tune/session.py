@@ -26,7 +26,7 @@ from edge_runtime.lab.tune.measurement import Failure, Measurement, Workload
 from edge_runtime.lab.tune.mode_switch import ModeSwitch
 from edge_runtime.lab.tune.processes import require
 from edge_runtime.lab.tune.result import Tuning
-from edge_runtime.lab.tune.search import Plan, search
+from edge_runtime.lab.tune.search import SearchRules, search
 from edge_runtime.lab.tune.settings import TuneSettings
 from edge_runtime.lab.tune.surroundings import Surroundings, survey
 from edge_runtime.lab.tune.trial import Outcome
@@ -136,8 +136,8 @@ def _search(
             said = lab.job("reference", Candidate(), reference=str(reference), reference_tokens=tokens)
             require(said, "the reference for KL divergence")
             lab.reference = Reference(reference, tokens)
-        plan = Plan(rounds=settings.rounds, finalists=settings.finalists, terms=Terms(max_kld=settings.max_kld))
-        return search(axes(found.space, options), lab, plan, say)
+        rules = SearchRules(rounds=settings.rounds, finalists=settings.finalists, terms=Terms(max_kld=settings.max_kld))
+        return search(axes(found.space, options), lab, rules, say)
     finally:
         reference.unlink(missing_ok=True)
 
@@ -195,7 +195,7 @@ def _conditions(lab: ProcessLaboratory) -> dict[str, Any]:
         remarks.append(f"HOT: {gate.gave_up} measurements began at {gate.limit:g} C or above, after waiting")
     if unsteady:
         remarks.append(
-            f"UNSTEADY: in {unsteady} of {len(rates)} measurements a fixed piece of work ran at another speed than at "
+            f"UNSTEADY: in {unsteady} of {len(rates)} measurements a fixed load ran at another speed than at "
             "first: the clock changed, or something else ran. Such rounds are measured again, unless that is the rule"
         )
     return {

@@ -81,13 +81,13 @@ class OneToken : public hobbit::OneToken {
 
 nb::tuple decide(OneToken& self, int layer, Array<const float, 2> logits, Array<const float, 2> preference, Array<const int32_t, 2> ids,
                  Array<const float, 2> weights, Array<const uint8_t, 1> resident, double price, double opportunity_cost,
-                 Array<int32_t, 2> plan_ids, Array<float, 2> plan_weights, Array<uint8_t, 1> tiers, Array<uint8_t, 1> later) {
+                 Array<int32_t, 2> decided_ids, Array<float, 2> decided_weights, Array<uint8_t, 1> tiers, Array<uint8_t, 1> later) {
   const auto row = self.row(layer, {logits, preference, ids, weights, resident}, tiers);
-  if (plan_ids.size() != size_t(row.top_k) || plan_weights.size() != size_t(row.top_k))
-    throw std::invalid_argument("one token: expected a plan of K ids and K weights");
+  if (decided_ids.size() != size_t(row.top_k) || decided_weights.size() != size_t(row.top_k))
+    throw std::invalid_argument("one token: expected K ids and K weights to write to");
   if (later.size() != tiers.size()) throw std::invalid_argument("one token: expected later tiers [E]");
   const auto found =
-      self.decide(row, {price, opportunity_cost}, {plan_ids.data(), plan_weights.data(), tiers.data(), later.data()});
+      self.decide(row, {price, opportunity_cost}, {decided_ids.data(), decided_weights.data(), tiers.data(), later.data()});
   return nb::make_tuple(found.substituted, found.skipped, found.changed, found.loss, found.read_bytes,
                         found.held_bytes);
 }
@@ -118,7 +118,7 @@ NB_MODULE(_native, m) {
            "tokens"_a.noconvert(), "served"_a, "full"_a, "horizon"_a, "keep"_a, "router"_a, "expert_factors"_a = nb::none(),
            "base"_a = 0, "upgrades"_a = 0)
       .def("decide", &decide, "layer"_a, "logits"_a, "preference"_a, "ids"_a, "weights"_a, "resident"_a, "price"_a, "opportunity_cost"_a,
-           "plan_ids"_a.noconvert(), "plan_weights"_a.noconvert(), "tiers"_a.noconvert(), "later"_a.noconvert())
+           "decided_ids"_a.noconvert(), "decided_weights"_a.noconvert(), "tiers"_a.noconvert(), "later"_a.noconvert())
       .def("predict_tiers", &predict_tiers, "layer"_a, "logits"_a, "preference"_a, "ids"_a, "weights"_a, "resident"_a, "price"_a, "opportunity_cost"_a,
            "tiers"_a.noconvert())
       .def("value_of_residents",

@@ -76,7 +76,7 @@ double OneToken::choose(const TokenRow& row, const Prices& prices) {
   return read;
 }
 
-// Where every expert is there at the base tier: the deeper tiers whose planes are worth reading for later uses, of the
+// Where every expert is there at the base tier: the deeper tiers whose planes are to be read for later uses, of the
 // experts that save most for their bytes; returns those bytes.
 double OneToken::upgrade(const TokenRow& row, const Prices& prices, uint8_t* later) const {
   struct Deeper {
@@ -85,7 +85,7 @@ double OneToken::upgrade(const TokenRow& row, const Prices& prices, uint8_t* lat
   };
   const double scale = arrays_.factors[row.layer] / arrays_.tokens[row.layer];
   const int choices = int(shape_.served.size());
-  std::vector<Deeper> worth;
+  std::vector<Deeper> deeper;
   for (int rank = 0; rank < row.top_k; ++rank) {
     const int held = std::max(row.resident[row.ids[rank]], served_[rank]);
     const int64_t key = int64_t(row.layer) * shape_.experts + row.ids[rank];
@@ -98,14 +98,14 @@ double OneToken::upgrade(const TokenRow& row, const Prices& prices, uint8_t* lat
       const double rate = saved / missing[option];
       if (rate > best.rate) best.rate = rate, best.option = option;
     }
-    if (best.option >= 0) worth.push_back(best);
+    if (best.option >= 0) deeper.push_back(best);
   }
-  std::stable_sort(worth.begin(), worth.end(), [](const Deeper& a, const Deeper& b) { return a.rate > b.rate; });
+  std::stable_sort(deeper.begin(), deeper.end(), [](const Deeper& a, const Deeper& b) { return a.rate > b.rate; });
   double read = 0;
-  for (size_t i = 0; i < worth.size() && int(i) < shape_.upgrades; ++i) {
-    const int expert = row.ids[worth[i].rank], held = std::max(row.resident[expert], served_[worth[i].rank]);
-    later[expert] = shape_.served[worth[i].option];
-    read += arrays_.missing[int64_t(held) * choices + worth[i].option];
+  for (size_t i = 0; i < deeper.size() && int(i) < shape_.upgrades; ++i) {
+    const int expert = row.ids[deeper[i].rank], held = std::max(row.resident[expert], served_[deeper[i].rank]);
+    later[expert] = shape_.served[deeper[i].option];
+    read += arrays_.missing[int64_t(held) * choices + deeper[i].option];
   }
   return read;
 }
@@ -126,10 +126,10 @@ double OneToken::factor(int layer, int expert) const {
 
 // What sparsemixer gives an expert in the place of a rank, beside the others that run.
 double OneToken::among_rivals(const TokenRow& row, int expert, int rank, const std::vector<double>& given,
-                              const TokenPlan& plan) const {
+                              const TokenDecision& decision) const {
   std::vector<int32_t> before;
   for (int other = 0; other < row.top_k; ++other) {
-    const int id = plan.ids[other];
+    const int id = decision.ids[other];
     const bool is_greater = row.logits[id] > row.logits[expert] || (row.logits[id] == row.logits[expert] && id < expert);
     if (other != rank && given[other] != 0 && is_greater) before.push_back(id);
   }
@@ -139,7 +139,7 @@ double OneToken::among_rivals(const TokenRow& row, int expert, int rank, const s
 // Empty places go to the likeliest residents the router did not choose. One weighs what the model's own rule gives it
 // among those that now run.
 void OneToken::fill(const TokenRow& row, const std::vector<int>& empty, std::vector<double>& given,
-                    const TokenPlan& plan) {
+                    const TokenDecision& decision) {
   std::vector<int> taken(row.ids, row.ids + row.top_k), filled;
   const double first = row.logits[row.ids[0]];
   for (const int rank : empty) {
@@ -147,11 +147,11 @@ void OneToken::fill(const TokenRow& row, const std::vector<int>& empty, std::vec
     if (expert < 0) break;
     taken.push_back(expert);
     filled.push_back(rank);
-    plan.ids[rank] = expert;
-    plan.tiers[expert] = row.resident[expert];
+    decision.ids[rank] = expert;
+    decision.tiers[expert] = row.resident[expert];
     losses_[rank] *= arrays_.shares[row.layer];
     if (shape_.rule.is_sparsemixer()) {
-      given[rank] = among_rivals(row, expert, rank, given, plan);
+      given[rank] = among_rivals(row, expert, rank, given, decision);
       continue;
     }
     const double own = factor(row.layer, row.ids[0]);
@@ -161,22 +161,22 @@ void OneToken::fill(const TokenRow& row, const std::vector<int>& empty, std::vec
   if (!shape_.rule.normalise && !shape_.rule.over_chosen) return;
   double total = 0;
   for (int rank = 0; rank < row.top_k; ++rank) {
-    const double times = factor(row.layer, plan.ids[rank]) * shape_.rule.scale;
+    const double times = factor(row.layer, decision.ids[rank]) * shape_.rule.scale;
     if (given[rank] != 0) total += given[rank] / times;
   }
   for (const int rank : filled) given[rank] /= total;
 }
 
-Decision OneToken::decide(const TokenRow& row, const Prices& prices, const TokenPlan& plan) {
-  Decision found;
+DecisionCounts OneToken::decide(const TokenRow& row, const Prices& prices, const TokenDecision& decision) {
+  DecisionCounts found;
   note(row);
   found.read_bytes = choose(row, prices);
-  if (shape_.base) found.read_bytes += upgrade(row, prices, plan.later);
-  std::copy_n(row.ids, row.top_k, plan.ids);
-  std::copy_n(row.weights, row.top_k, plan.weights);
+  if (shape_.base) found.read_bytes += upgrade(row, prices, decision.later);
+  std::copy_n(row.ids, row.top_k, decision.ids);
+  std::copy_n(row.weights, row.top_k, decision.weights);
   std::vector<int> empty;
   for (int rank = 0; rank < row.top_k; ++rank) {
-    plan.tiers[row.ids[rank]] = served_[rank];
+    decision.tiers[row.ids[rank]] = served_[rank];
     if (!served_[rank])
       empty.push_back(rank);
     else if (served_[rank] < shape_.full && row.weights[rank] != 0)
@@ -186,10 +186,10 @@ Decision OneToken::decide(const TokenRow& row, const Prices& prices, const Token
     std::vector<double> given(row.weights, row.weights + row.top_k);
     const auto zeros = std::count(given.begin(), given.end(), 0.0);
     for (const int rank : empty) given[rank] = 0;
-    if (arrays_.shares[row.layer] < 1) fill(row, empty, given, plan);
+    if (arrays_.shares[row.layer] < 1) fill(row, empty, given, decision);
     for (const int rank : empty) found.changed += given[rank] != 0;
     found.skipped = int(std::count(given.begin(), given.end(), 0.0) - zeros);
-    std::copy(given.begin(), given.end(), plan.weights);
+    std::copy(given.begin(), given.end(), decision.weights);
   }
   for (const double loss : losses_) found.loss += loss;
   for (int expert = 0; expert < shape_.experts; ++expert) found.held_bytes += arrays_.held[row.resident[expert]];

@@ -50,14 +50,14 @@ struct TokenRow {
 };
 
 // What is to run, written by the choice.
-struct TokenPlan {
+struct TokenDecision {
   int32_t* ids;    // [K]
   float* weights;  // [K]
   uint8_t* tiers;  // [E], zeros before
   uint8_t* later;  // [E], zeros before: tiers to be read in the background, where there is a base
 };
 
-struct Decision {
+struct DecisionCounts {
   int substituted = 0, skipped = 0, changed = 0;
   double loss = 0, read_bytes = 0, held_bytes = 0;
 };
@@ -66,8 +66,8 @@ class OneToken {
  public:
   OneToken(const ChoiceArrays& arrays, ChoiceShape shape);
 
-  // Count the token's uses, choose, and write the plan.
-  Decision decide(const TokenRow& row, const Prices& prices, const TokenPlan& plan);
+  // Count the token's uses, choose, and write the decision.
+  DecisionCounts decide(const TokenRow& row, const Prices& prices, const TokenDecision& decision);
   // Only the tiers [E] that would be served; `tiers` holds zeros before.
   void predict_tiers(const TokenRow& row, const Prices& prices, uint8_t* tiers);
   // Nats a token that a byte of the layer's residents [E tiers] is expected to save, on average; nothing: there are none.
@@ -80,8 +80,8 @@ class OneToken {
   double upgrade(const TokenRow& row, const Prices& prices, uint8_t* later) const;
   int choose_expert(const TokenRow& row, const Prices& prices, int rank, double scale) const;
   double factor(int layer, int expert) const;
-  double among_rivals(const TokenRow& row, int expert, int rank, const std::vector<double>& given, const TokenPlan& plan) const;
-  void fill(const TokenRow& row, const std::vector<int>& empty, std::vector<double>& given, const TokenPlan& plan);
+  double among_rivals(const TokenRow& row, int expert, int rank, const std::vector<double>& given, const TokenDecision& decision) const;
+  void fill(const TokenRow& row, const std::vector<int>& empty, std::vector<double>& given, const TokenDecision& decision);
   int next_resident(const TokenRow& row, const std::vector<int>& taken) const;
 
   ChoiceArrays arrays_;

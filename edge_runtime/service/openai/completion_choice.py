@@ -29,7 +29,7 @@ class Echo(NamedTuple):
     token_ids: NDArray[np.int32]
     starts: Sequence[int] = ()
 
-    def piece(self, first: int, end: int) -> str:
+    def text_of(self, first: int, end: int) -> str:
         """Return the text of its tokens from `first` up to `end`."""
         return self.text[self.starts[first] : self.starts[end] if end < len(self.starts) else len(self.text)]
 
@@ -56,7 +56,7 @@ class CompletionChoice(Choice):
         if self._table is None or not self._echo.starts:
             text, logprobs = self._echo.text, None
         else:
-            text, logprobs = self._echo.piece(0, 1), self._columns([*self._table], self._offsets)
+            text, logprobs = self._echo.text_of(0, 1), self._columns([*self._table], self._offsets)
         return [{"text": text, "logprobs": logprobs, "finish_reason": None}] if text or logprobs else []
 
     def prompt(self, event: PromptEvent) -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ class CompletionChoice(Choice):
             )
         ]  # fmt: skip
         logprobs = self._columns(rows, echo.starts[event.start : end])
-        return [{"text": echo.piece(event.start, end), "logprobs": logprobs, "finish_reason": None}]
+        return [{"text": echo.text_of(event.start, end), "logprobs": logprobs, "finish_reason": None}]
 
     def token(self, event: TokenEvent) -> list[dict[str, Any]]:
         """Note a token; return the updates it makes."""

@@ -79,28 +79,28 @@ def encoded(value: Any) -> Iterator[bytes]:
     """Yield the JSON of an answer, which may have lazy lists, in parts of about 64 KiB."""
     held: list[str] = []
     size = 0
-    for piece in _pieces(value):
-        held.append(piece)
-        size += len(piece)
+    for part in _parts(value):
+        held.append(part)
+        size += len(part)
         if size >= _PART_BYTES:
             yield "".join(held).encode()
             held, size = [], 0
     yield "".join(held).encode()
 
 
-def _pieces(value: Any) -> Iterator[str]:
+def _parts(value: Any) -> Iterator[str]:
     match value:
         case Mapping():
             yield "{"
             for number, (key, inner) in enumerate(value.items()):
                 yield f"{',' if number else ''}{_dumps(key)}:"
-                yield from _pieces(inner)
+                yield from _parts(inner)
             yield "}"
         case list() | LazyList():
             yield "["
             for number, inner in enumerate(value):
                 yield "," if number else ""
-                yield from [_dumps(inner)] if isinstance(value, LazyList) else _pieces(inner)
+                yield from [_dumps(inner)] if isinstance(value, LazyList) else _parts(inner)
             yield "]"
         case _:
             yield _dumps(value)

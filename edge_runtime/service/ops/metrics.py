@@ -137,9 +137,9 @@ def _cache(make: Families, experts: ExpertCounters, full_tier: int) -> Iterator[
         yield make.counters(f"expert_cache_{name}", text, "precision", counts)
     yield make.counter("expert_cache_evictions", "Experts that lost their slot.", experts.evicted)
     yield make.counter("expert_cache_truncations", "Resident experts cut to a lower precision.", experts.truncated)
-    unsettled = ("used", experts.prefetch_used), ("late", experts.prefetch_late), ("wasted", experts.prefetch_wasted)
+    outcomes = ("used", experts.prefetch_used), ("late", experts.prefetch_late), ("wasted", experts.prefetch_wasted)
     yield make.counter("expert_prefetch_issued", "Reads started before anyone asked.", experts.prefetch_issued)
-    yield make.counters("expert_prefetch", "Prefetched experts by what came of them.", "result", dict(unsettled))
+    yield make.counters("expert_prefetch", "Prefetched experts by what came of them.", "result", dict(outcomes))
 
 
 def _losses(make: Families, experts: ExpertCounters, full: str) -> Iterator[Metric]:

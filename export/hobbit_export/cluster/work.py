@@ -20,7 +20,7 @@ from edge_runtime.bundle.manifest import Part
 from hobbit_export import __version__
 from hobbit_export.ceiling import resident_bytes
 from hobbit_export.fingerprint import fingerprint
-from hobbit_export.memory import limit_heap, plan_memory
+from hobbit_export.memory import limit_heap, share_memory
 from hobbit_export.opening import open_source
 from hobbit_export.options import ExportOptions
 from hobbit_export.parts import STAGING, publish
@@ -98,7 +98,7 @@ def run_order(order: Order) -> Done:
     if fingerprint(source, options) != order.fingerprint or source.spec != order.spec:
         raise BundleError(f"{options.checkpoint}: node {node!r} sees other files than the one that began the export.")
     beat = _Beat(order)
-    memory = plan_memory(source, options, resident_bytes())
+    memory = share_memory(source, options, resident_bytes())
     step = next(s for s in all_steps(Job(source, options, memory, beat.count)) if s.name == order.step)
     order.folder.mkdir()
     written = step.run(order.folder)

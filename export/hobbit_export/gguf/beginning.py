@@ -11,7 +11,7 @@ from typing import Protocol
 
 from hobbit_export.byte_files import ByteFiles
 
-_PIECE_BYTES = 4 << 20
+_READ_BYTES = 4 << 20
 
 
 class Readable(Protocol):
@@ -53,10 +53,10 @@ class Beginning:
         return found
 
     def _fetch(self) -> int:
-        piece = memoryview(bytearray(min(_PIECE_BYTES, self._size - self._have)))
-        got = self._files.read_into(self._name, self._have, piece)
+        data = memoryview(bytearray(min(_READ_BYTES, self._size - self._have)))
+        got = self._files.read_into(self._name, self._have, data)
         self._kept.seek(self._have)
-        self._kept.write(piece[:got])
+        self._kept.write(data[:got])
         self._have += got
         return got
 

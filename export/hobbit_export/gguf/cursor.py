@@ -9,7 +9,7 @@ from hobbit_export.ceiling import need_memory
 from hobbit_export.gguf.beginning import Readable
 
 FIX = "Download the file again."
-_CHUNK_BYTES = 1 << 20
+_READ_BYTES = 1 << 20
 _LARGE_BYTES, _COPIES = 1 << 12, 6
 """Of a string: from where on memory is asked for, and how often its bytes exist: in a buffer, alone, and as characters
 of up to four bytes."""
@@ -99,7 +99,7 @@ class Cursor:
         """Have at least `count` bytes in the buffer."""
         at = self.at
         kept = self._buffer[self._pos :]
-        more = self._file.read(max(count - len(kept), min(_CHUNK_BYTES, self.limit - at - len(kept))))
+        more = self._file.read(max(count - len(kept), min(_READ_BYTES, self.limit - at - len(kept))))
         self._buffer, self._pos, self._buffer_start = kept + more, 0, at
         if len(self._buffer) < count:
             raise BundleError(f"{self.where}: {what}: the file ended early. {FIX}")

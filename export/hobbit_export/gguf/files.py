@@ -16,7 +16,7 @@ from hobbit_export.gguf.metadata import Metadata
 SUFFIX = ".gguf"
 SPLIT = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 _MAX_SPLITS = 4096
-_CHUNK_BYTES = 1 << 20
+_READ_BYTES = 1 << 20
 
 
 def open_files(path: Path, files: ByteFiles | None = None) -> tuple[Checkpoint, Metadata, str]:
@@ -88,6 +88,6 @@ def _digest(headers: list[Header]) -> str:
     for header in headers:
         with header.metadata.opened() as file:
             file.seek(0)
-            for at in range(0, header.num_bytes, _CHUNK_BYTES):
-                hasher.update(file.read(min(_CHUNK_BYTES, header.num_bytes - at)))
+            for at in range(0, header.num_bytes, _READ_BYTES):
+                hasher.update(file.read(min(_READ_BYTES, header.num_bytes - at)))
     return hasher.hexdigest()

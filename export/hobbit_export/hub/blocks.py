@@ -140,8 +140,8 @@ class BlockCache:
         start = key.number * self._block_bytes
         path = self._folder / f"{key.file}.{key.number}"
         with open(path, "wb", buffering=0) as file:
-            for piece in self._fetch(key.file, start, start + self._size(key)):
-                _write_all(file, piece)
+            for data in self._fetch(key.file, start, start + self._size(key)):
+                _write_all(file, data)
         return path
 
     def _size(self, key: Key) -> int:
@@ -157,6 +157,6 @@ def _read_all(file: object, buffer: memoryview) -> None:
         done += got
 
 
-def _write_all(file: object, piece: memoryview) -> None:
-    while piece:
-        piece = piece[file.write(piece) :]  # type: ignore[attr-defined]
+def _write_all(file: object, data: memoryview) -> None:
+    while data:
+        data = data[file.write(data) :]  # type: ignore[attr-defined]

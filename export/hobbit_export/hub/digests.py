@@ -40,24 +40,24 @@ class Digests:
         self._lock = threading.Lock()
 
     def note(
-        self, file: str, start: int, stop: int, pieces: Iterable[memoryview], *, keep: bool = True
+        self, file: str, start: int, stop: int, parts: Iterable[memoryview], *, keep: bool = True
     ) -> Iterator[memoryview]:
-        """Pass on the pieces of a range, and remember its digest.
+        """Pass on the parts of a range, and remember its digest.
 
         Args:
             file: name of the file.
             start: first byte.
             stop: end (exclusive).
-            pieces: the bytes.
+            parts: the bytes.
             keep: whether `take` returns it.
 
         Raises:
             BundleError: the range has come before, and was another one.
         """
         hasher = _hasher()
-        for piece in pieces:
-            hasher.update(piece)
-            yield piece
+        for part in parts:
+            hasher.update(part)
+            yield part
         self._remember(Received(file, start, stop, hasher.hexdigest()), keep=keep)
 
     def take(self) -> list[Received]:
@@ -75,7 +75,7 @@ class Digests:
         for one in received:
             self._remember(one, keep=False)
 
-    def check(self, file: HubFile, pieces: Iterable[memoryview]) -> None:
+    def check(self, file: HubFile, parts: Iterable[memoryview]) -> None:
         """Compare a whole file, and with it every range that came of it.
 
         Raises:
@@ -84,13 +84,13 @@ class Digests:
         whole, at, begun = file.hasher(), 0, list[_Open]()
         with self._lock:
             waiting = sorted(((start, stop) for name, start, stop in self._known if name == file.name), reverse=True)
-        for piece in pieces:
-            whole.update(piece)
-            end = at + len(piece)
+        for part in parts:
+            whole.update(part)
+            end = at + len(part)
             while waiting and waiting[-1][0] < end:
                 begun.append(_Open(*waiting.pop()))
             for one in begun:
-                one.hasher.update(piece[max(0, one.start - at) : one.stop - at])
+                one.hasher.update(part[max(0, one.start - at) : one.stop - at])
                 if one.stop <= end:
                     self._remember(Received(file.name, one.start, one.stop, one.hasher.hexdigest()), keep=False)
             begun = [one for one in begun if one.stop > end]

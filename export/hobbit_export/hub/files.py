@@ -92,8 +92,8 @@ class HubFiles:
         sizes = {name: file.size for name, file in self.listing.files.items()}
 
         def fetch(name: str, start: int, stop: int) -> Iterator[memoryview]:
-            pieces = self.transport.fetch(self.listing.files[name], start, stop)
-            yield from self._digests.note(name, start, stop, pieces)
+            parts = self.transport.fetch(self.listing.files[name], start, stop)
+            yield from self._digests.note(name, start, stop, parts)
 
         cache = BlockCache(folder / HUB_BLOCKS, self.kept_bytes(beside), sizes, fetch, self._block_bytes)
         self._cache = cache
@@ -132,9 +132,9 @@ class HubFiles:
 
         def counted() -> Iterator[memoryview]:
             nonlocal at
-            for piece in Transport(self.listing).fetch(file, 0, file.size):  # that of an export may have been stopped
-                yield piece
-                at += len(piece)
+            for data in Transport(self.listing).fetch(file, 0, file.size):  # that of an export may have been stopped
+                yield data
+                at += len(data)
                 progress(at / file.size)
 
         self._digests.check(file, counted())
@@ -150,7 +150,7 @@ class HubFiles:
     def _read_now(self, name: str, offset: int, buffer: memoryview, *, keep: bool = True) -> int:
         file = self.listing.files[name]
         done, stop = 0, min(offset + len(buffer), file.size)
-        for piece in self._digests.note(name, offset, stop, self.transport.fetch(file, offset, stop), keep=keep):
-            buffer[done : done + len(piece)] = piece
-            done += len(piece)
+        for data in self._digests.note(name, offset, stop, self.transport.fetch(file, offset, stop), keep=keep):
+            buffer[done : done + len(data)] = data
+            done += len(data)
         return done

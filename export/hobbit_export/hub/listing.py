@@ -13,7 +13,7 @@ from hobbit_export.hub.failures import patiently
 from hobbit_export.hub.name import HubName
 from hobbit_export.tokenizer_files import OPTIONAL, REQUIRED, TEMPLATES
 
-_PIECE_BYTES = 1 << 20
+_READ_BYTES = 1 << 20
 _MOST_SMALL_BYTES = 256 << 20
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -43,8 +43,8 @@ class HubFile:
         """
         hasher = self.hasher()
         with open(path, "rb") as file:
-            while piece := file.read(_PIECE_BYTES):
-                hasher.update(piece)
+            while data := file.read(_READ_BYTES):
+                hasher.update(data)
         if hasher.hexdigest() != self.digest:
             raise BundleError(
                 f"{self.name}: expected the digest {self.digest} that the hub states, got {hasher.hexdigest()}. "

@@ -14,7 +14,7 @@ from edge_runtime.transfer.hub_push import transport_errors
 from hobbit_export.hub.failures import Again, Patience, once, refusal
 from hobbit_export.hub.listing import HubFile, Listing
 
-_PIECE_BYTES = 256 << 10
+_READ_BYTES = 256 << 10
 _RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 _STALE = (401, 403, 404, 410)
 """What a signed address answers once it has expired."""
@@ -49,7 +49,7 @@ class Transport:
         self._stopped.set()
 
     def fetch(self, file: HubFile, start: int, stop: int) -> Iterator[memoryview]:
-        """Yield the bytes from `start` to `stop` (exclusive) in pieces, going on after a cut where it was.
+        """Yield the bytes from `start` to `stop` (exclusive) in parts, going on after a cut where it was.
 
         Raises:
             ConfigError: no access, or no such file.
@@ -59,12 +59,12 @@ class Transport:
         at, patience = start, Patience(self._stopped)
         while at < stop:
             try:
-                for piece in self._get(file, at, stop):
+                for data in self._get(file, at, stop):
                     if self._stopped.is_set():
                         raise HubError(f"{file.name}: the export is ending.")
-                    at += len(piece)
+                    at += len(data)
                     patience.progress()
-                    yield piece
+                    yield data
                 if at < stop:
                     raise Again(f"{file.name}: the connection ended {stop - at} bytes early")
             except Again as err:
@@ -82,13 +82,13 @@ class Transport:
                 "GET", location.url, headers=headers, timeout=_timeout_s(), follow_redirects=True
             ) as response:
                 self._check(response, location, file, start, stop)
-                for piece in response.iter_raw(_PIECE_BYTES):
+                for data in response.iter_raw(_READ_BYTES):
                     with self._lock:
-                        self.bytes_received += len(piece)
-                    if len(piece) > left:
+                        self.bytes_received += len(data)
+                    if len(data) > left:
                         raise HubError(f"{file.name}: expected {stop - start} bytes, the server sent more.")
-                    left -= len(piece)
-                    yield memoryview(piece)
+                    left -= len(data)
+                    yield memoryview(data)
         except self._broken as err:
             raise Again(f"{file.name}: {str(err)[:200] or type(err).__name__}") from err
 

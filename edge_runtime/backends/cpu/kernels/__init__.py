@@ -28,9 +28,9 @@ Letters: T tokens, D hidden, I intermediate, K top-k, N experts of a call, P (to
     combine(weights, out)          float32 [T, K] and [T, D]. A weight of exactly 0 skips its pair.
     forward(x, tier, segments, starts, pairs, weights, out)    the three in one call.
     begin(x, ids, weights, num_experts)
-        The same in terms of a plan: ids int32 [T, K] in 0..num_experts - 1, weights float32 [T, K]; a pair whose
+        The same in terms of a decision: ids int32 [T, K] in 0..num_experts - 1, weights float32 [T, K]; a pair whose
         weight is exactly 0 is not computed. Copied.
-    run_experts(tier, segments, experts)       some of the plan's experts, int32 [N], each once.
+    run_experts(tier, segments, experts)       some of the decision's experts, int32 [N], each once.
     so_far(out)                                the weighted sum of those that ran since begin.
     end(out)                                   the weighted sum.
     outputs(pairs, out)                        outputs float32 [P, D] of pairs as they were run last.

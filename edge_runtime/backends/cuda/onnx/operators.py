@@ -91,6 +91,6 @@ def cases(seed: int = 1) -> Iterator[Case]:
         sizes: dict[str, Attribute] = {"K": _WIDTH, "N": 32, "bits": bits, "block_size": 32}
         yield Case(f"MatMulNBits of {bits} bits", "MatMulNBits", x, (codes, scales), sizes, domain=_MICROSOFT)
     heads, half = (1, _HEADS, _TOKENS, 32), (_TOKENS, 16)
-    turn = (whole(0), np.cos(floats(*half)), np.sin(floats(*half)))
-    yield Case("RotaryEmbedding", "RotaryEmbedding", heads, turn, {"rotary_embedding_dim": 32, "num_heads": _HEADS},
+    rotary = (whole(0), np.cos(floats(*half)), np.sin(floats(*half)))
+    yield Case("RotaryEmbedding", "RotaryEmbedding", heads, rotary, {"rotary_embedding_dim": 32, "num_heads": _HEADS},
                domain=_MICROSOFT, rank=4)  # fmt: skip

@@ -125,7 +125,7 @@ def _special(step: Step, low: Lowered) -> Iterator[str]:
             yield "a zero point"
         if scales is None or scales.kind not in (FLOAT, FLOAT16):
             yield "scales must be stored, in FP32 or FP16"
-        elif not _all_positive(b"".join(scales.pieces()), scales.kind):
+        elif not _all_positive(b"".join(scales.blocks()), scales.kind):
             yield "scales must be above zero"
     if step.op == "LayerNormalization" and len(step.outputs) != 1:
         yield "more than the first output"

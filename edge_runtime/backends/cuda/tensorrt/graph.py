@@ -36,14 +36,14 @@ class Weight(NamedTuple):
     Attributes:
         kind: number type, as ONNX numbers it.
         dims: its shape.
-        pieces: makes its bytes, a few at a time.
+        blocks: makes its bytes, a few at a time.
         ints: its values, of a short list of whole numbers.
         number: its value, of a single float32.
     """
 
     kind: int
     dims: tuple[int, ...]
-    pieces: Callable[[], Iterator[bytes]]
+    blocks: Callable[[], Iterator[bytes]]
     ints: tuple[int, ...] | None = None
     number: float | None = None
 
@@ -124,13 +124,13 @@ class Lowered:
 
     def _stored(self, name: str, weight: Weight, file: object, location: str) -> bytes:
         if weight.nbytes <= _INSIDE:
-            return onnx_bytes.tensor(name, weight.kind, weight.dims, b"".join(weight.pieces()))
+            return onnx_bytes.tensor(name, weight.kind, weight.dims, b"".join(weight.blocks()))
         assert hasattr(file, "write")
         assert hasattr(file, "tell")
         file.write(b"\0" * (-file.tell() % _ALIGN))
         offset = file.tell()
-        for piece in weight.pieces():
-            file.write(piece)
+        for block in weight.blocks():
+            file.write(block)
         assert file.tell() - offset == weight.nbytes, f"{name}: {file.tell() - offset} bytes, not {weight.nbytes}"
         return onnx_bytes.external_tensor(name, weight.kind, weight.dims, location, offset, weight.nbytes)
 
@@ -146,7 +146,7 @@ class Lowered:
         return onnx_bytes.model(self.name, nodes, tensors, *values, opset=self.opset, ir_version=ir_version)
 
 
-def file_pieces(path: Path, offset: int, length: int, most: int = 16 << 20) -> Iterator[bytes]:
+def file_blocks(path: Path, offset: int, length: int, most: int = 16 << 20) -> Iterator[bytes]:
     """Yield bytes of a file, a few at a time.
 
     Raises:
@@ -155,10 +155,10 @@ def file_pieces(path: Path, offset: int, length: int, most: int = 16 << 20) -> I
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         while length:
-            piece = os.pread(fd, min(most, length), offset)
-            if not piece:
+            block = os.pread(fd, min(most, length), offset)
+            if not block:
                 raise OSError(0, f"{path} ends early")
-            yield piece
-            offset, length = offset + len(piece), length - len(piece)
+            yield block
+            offset, length = offset + len(block), length - len(block)
     finally:
         os.close(fd)

@@ -70,7 +70,7 @@ class StoredMatrix:
         scales: F16 = np.where(self._inverted(), self.positive_scales() * np.float16(self.block), np.float16(0))
         return scales.astype(np.float16)
 
-    def int4_pieces(self) -> Iterator[bytes]:
+    def int4_blocks(self) -> Iterator[bytes]:
         """Yield codes [K, N], two outputs a byte, the even one in the low half."""
         inverted, is_zero = self._inverted(), self._is_zero()
         for i, block in enumerate(self._blocks()):
@@ -90,7 +90,7 @@ class StoredMatrix:
         found: NDArray[np.bool_] = (self.scales < 0).T & ~self._is_zero()
         return found
 
-    def float_pieces(self, kind: int) -> Iterator[bytes]:
+    def float_blocks(self, kind: int) -> Iterator[bytes]:
         """Yield the weights [K, N] in float32 or float16."""
         dtype = {FLOAT: np.float32, FLOAT16: np.float16}[kind]
         for i, block in enumerate(self._blocks()):

@@ -16,7 +16,7 @@ import numpy as np
 from edge_runtime.backends.cpu.trunk.graph_file import GraphFile, Node, Tensor
 from edge_runtime.backends.cpu.trunk.graph_operators import OPERATORS
 from edge_runtime.backends.cpu.trunk.graph_values import Value as Known
-from edge_runtime.backends.cuda.tensorrt.graph import Lowered, Value, Weight, file_pieces
+from edge_runtime.backends.cuda.tensorrt.graph import Lowered, Value, Weight, file_blocks
 from edge_runtime.backends.cuda.tensorrt.half_weights import StoredMatrix
 from edge_runtime.backends.cuda.tensorrt.onnx_bytes import FLOAT, FLOAT16, INT4
 
@@ -71,7 +71,7 @@ class Lowering:
     def _weight(self, tensor: Tensor) -> Weight:
         region, inside, data = tensor.region, tensor.inside, self._data
         if region is not None:
-            return Weight(tensor.kind, tensor.dims, lambda: file_pieces(data, region.offset, region.length))
+            return Weight(tensor.kind, tensor.dims, lambda: file_blocks(data, region.offset, region.length))
         number = float(np.frombuffer(inside, "<f4")[0]) if tensor.kind == FLOAT and tensor.dims == () else None
         return Weight(tensor.kind, tensor.dims, lambda: iter((inside,)), tensor.ints, number)
 
@@ -157,18 +157,18 @@ def _quantised(low: Lowering, node: Node) -> None:
     matrix, out, x, name = low.matrix(node), low.out, node.inputs[0], node.inputs[1]
     shape = (matrix.inputs, matrix.outputs)
     if not matrix.fits_half:
-        out.weights[name] = Weight(FLOAT, shape, lambda: matrix.float_pieces(FLOAT))
+        out.weights[name] = Weight(FLOAT, shape, lambda: matrix.float_blocks(FLOAT))
         out.add("MatMul", x, name, out=node.outputs[0])
         return
     half = out.add("Cast", x, to=FLOAT16)
     if not matrix.fits_int4:
-        out.weights[name] = Weight(FLOAT16, shape, lambda: matrix.float_pieces(FLOAT16))
+        out.weights[name] = Weight(FLOAT16, shape, lambda: matrix.float_blocks(FLOAT16))
         out.add("Cast", out.add("MatMul", half, name), out=node.outputs[0], to=FLOAT)
         return
     out.opset = QUANTISED_OPSET
     blocks = (matrix.inputs // matrix.block, matrix.outputs)
     scales, missing = f"{name}.scales", f"{name}.missing"
-    out.weights[name] = Weight(INT4, shape, matrix.int4_pieces)
+    out.weights[name] = Weight(INT4, shape, matrix.int4_blocks)
     out.weights[scales] = Weight(FLOAT16, blocks, lambda: iter((matrix.positive_scales().tobytes(),)))
     out.weights[missing] = Weight(FLOAT16, blocks, lambda: iter((matrix.missing_scales().tobytes(),)))
     weights = out.add("DequantizeLinear", name, scales, axis=0, block_size=matrix.block)

@@ -127,13 +127,13 @@ class GraphWeights:
 
     def _put(self, tensor: Tensor) -> int:
         start = self._end
-        for piece in self._pieces(tensor):
-            self._memory.write(piece, self._stream, self._end)
-            self._end += piece.nbytes
+        for block in self._blocks(tensor):
+            self._memory.write(block, self._stream, self._end)
+            self._end += block.nbytes
         self._end = align_up(self._end, _ALIGN)
         return self._memory.address + start
 
-    def _pieces(self, tensor: Tensor) -> Iterator[U8]:
+    def _blocks(self, tensor: Tensor) -> Iterator[U8]:
         """Yield a tensor's bytes, a few at a time."""
         region = tensor.region
         if region is None:
@@ -141,10 +141,10 @@ class GraphWeights:
             return
         for at in range(0, region.length, _READ_BYTES):
             count = min(_READ_BYTES, region.length - at)
-            piece = np.fromfile(self._data, np.uint8, count, offset=region.offset + at)
-            if piece.nbytes != count:
+            block = np.fromfile(self._data, np.uint8, count, offset=region.offset + at)
+            if block.nbytes != count:
                 raise BundleError(f"{self._part}: its data cannot be read. Export the bundle again.")
-            yield piece
+            yield block
 
 
 def _size(tensor: Tensor) -> int:

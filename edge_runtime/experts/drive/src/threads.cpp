@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "reader.hpp"
-#include "short_turns.hpp"
+#include "short_slices.hpp"
 
 namespace hobbit {
 namespace {
@@ -49,7 +49,7 @@ struct Shared {
 };
 
 void work(const std::shared_ptr<Shared>& shared) {
-  take_short_turns();
+  ask_for_short_slices();
   read_until_closed(*shared->queue, shared->read);
   std::lock_guard<std::mutex> lock(shared->mutex);
   --shared->running;

@@ -12,7 +12,7 @@
 #include <system_error>
 #include <thread>
 
-#include "short_turns.hpp"
+#include "short_slices.hpp"
 #include "uring_reads.hpp"
 
 namespace hobbit {
@@ -62,7 +62,7 @@ void read_on(Shared& s) {
   std::vector<Finished> over;
   for (const uint64_t tag : s.ring.take_back()) {
     Finished one;
-    if (tag != kWake && settle(s, size_t(tag), -ECANCELED, one)) over.push_back(std::move(one));
+    if (tag != kWake && finish_part(s, size_t(tag), -ECANCELED, one)) over.push_back(std::move(one));
   }
   finish(s, over);
   while (s.free.size() < s.places.size()) {
@@ -71,7 +71,7 @@ void read_on(Shared& s) {
     finish(s, over);
     for (const uint64_t tag : s.ring.take_back()) {  // the rest of a read that came short
       Finished one;
-      if (tag != kWake && settle(s, size_t(tag), -ECANCELED, one)) over.push_back(std::move(one));
+      if (tag != kWake && finish_part(s, size_t(tag), -ECANCELED, one)) over.push_back(std::move(one));
     }
     finish(s, over);
   }
@@ -79,7 +79,7 @@ void read_on(Shared& s) {
 }
 
 void run(const std::shared_ptr<Shared>& shared) {
-  take_short_turns();
+  ask_for_short_slices();
   if (!run_ring(*shared)) read_on(*shared);
   std::lock_guard<std::mutex> lock(shared->mutex);
   shared->is_running = false;

@@ -86,7 +86,7 @@ inline bool is_refused(int64_t result) {
 }
 
 // Takes a completion; true if its part is over. The place is free then.
-inline bool settle(Shared& s, size_t index, int64_t result, Finished& over) {
+inline bool finish_part(Shared& s, size_t index, int64_t result, Finished& over) {
   Place& place = s.places[index];
   const size_t wanted = ReadQueue::bytes(place.part);
   if ((result == -EINTR || result == -EAGAIN) && ++place.tries < kMaxTries) {
@@ -124,7 +124,7 @@ inline size_t drain(Shared& s, std::vector<Finished>& over) {
       continue;
     }
     Finished one;
-    if (settle(s, size_t(tag), result, one)) over.push_back(std::move(one));
+    if (finish_part(s, size_t(tag), result, one)) over.push_back(std::move(one));
   }
   return count;
 }

@@ -104,19 +104,19 @@ def nvmap_held(device: Device) -> Iterator[Found]:
 
 
 @check(
-    "fragmented", "warning", "hardly any free memory in large pieces",
+    "fragmented", "warning", "hardly any free memory in large blocks",
     why="NvMap then fails with error 12 though memory is free, and experts get small pages, which costs speed.",
     fix="echo 1 | sudo tee /proc/sys/vm/compact_memory; if that does not help, sudo reboot", where="Jetson",
 )  # fmt: skip
 def fragmented(device: Device) -> Iterator[Found]:
-    """Of at least 1 GiB that is free, less than a sixteenth lies in pieces of 2 MiB and more."""
+    """Of at least 1 GiB that is free, less than a sixteenth lies in blocks of 2 MiB and more."""
     free = large = 0
     for line in device.text("proc/buddyinfo").splitlines():
         counts = [int(word) for word in line.partition("zone")[2].split()[1:] if word.isdigit()]
         sizes = [count * _PAGE << order for order, count in enumerate(counts)]
         free, large = free + sum(sizes), large + sum(sizes[_HUGE_ORDER:])
     if device.is_jetson and free >= GIB and large < free // 16:
-        yield Found(f"{format_size(large)} of {format_size(free)} free memory lie in pieces of 2 MiB and more")
+        yield Found(f"{format_size(large)} of {format_size(free)} free memory lie in blocks of 2 MiB and more")
 
 
 @check(

@@ -8,7 +8,7 @@ namespace hobbit {
 namespace {
 
 // Tokens that share one walk over a panel: their gate and up values stay on the stack.
-constexpr size_t kTokenChunk = 32;
+constexpr size_t kTokenBlock = 32;
 // Reading and unpacking a panel costs about as much as this many tokens' products.
 constexpr size_t kPanelCost = 4;
 // Weights of the down matrix that a thread takes at once: about 64 KiB at 4 bits.
@@ -61,13 +61,13 @@ const float* ExpertKernels::bias(const Batch& b, size_t expert, int matrix) cons
 
 // 32 units of one expert: 2 gate and 2 up panels, then silu(gate) * up (or what the form says) and its int8 group.
 void ExpertKernels::gate_up(const Batch& b, size_t expert, size_t group) {
-  alignas(64) float values[2][kTokenChunk][kGroup], h[kGroup];
-  const ActGroup* acts[kTokenChunk];
-  const float* floats[kTokenChunk];
+  alignas(64) float values[2][kTokenBlock][kGroup], h[kGroup];
+  const ActGroup* acts[kTokenBlock];
+  const float* floats[kTokenBlock];
   const size_t d = shape_.hidden, groups = d / kGroup, end = size_t(b.starts[expert + 1]);
   const auto* bf16 = reinterpret_cast<const uint8_t*>(b.segments[4 * expert]);
-  for (size_t first = size_t(b.starts[expert]); first < end; first += kTokenChunk) {
-    const size_t count = std::min(kTokenChunk, end - first);
+  for (size_t first = size_t(b.starts[expert]); first < end; first += kTokenBlock) {
+    const size_t count = std::min(kTokenBlock, end - first);
     for (size_t t = 0; t < count; ++t) {
       const size_t token = size_t(b.pairs[first + t]) / shape_.top_k;
       acts[t] = x_q_ + token * groups;
@@ -94,13 +94,13 @@ void ExpertKernels::gate_up(const Batch& b, size_t expert, size_t group) {
 }
 
 void ExpertKernels::down(const Batch& b, size_t expert, size_t index) {
-  alignas(64) float values[kTokenChunk][kPanelRows];
-  const ActGroup* acts[kTokenChunk];
-  const float* floats[kTokenChunk];
+  alignas(64) float values[kTokenBlock][kPanelRows];
+  const ActGroup* acts[kTokenBlock];
+  const float* floats[kTokenBlock];
   const size_t i = shape_.intermediate, end = size_t(b.starts[expert + 1]);
   const auto* bf16 = reinterpret_cast<const uint8_t*>(b.segments[4 * expert]);
-  for (size_t first = size_t(b.starts[expert]); first < end; first += kTokenChunk) {
-    const size_t count = std::min(kTokenChunk, end - first);
+  for (size_t first = size_t(b.starts[expert]); first < end; first += kTokenBlock) {
+    const size_t count = std::min(kTokenBlock, end - first);
     for (size_t t = 0; t < count; ++t) {
       acts[t] = hidden_acts(size_t(b.pairs[first + t]));
       floats[t] = h_ + size_t(b.pairs[first + t]) * i;

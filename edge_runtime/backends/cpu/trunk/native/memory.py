@@ -16,7 +16,7 @@ from edge_runtime.bundle.part_names import trunk_file
 _PANEL_ROWS, _TILE, _QUERY_ROWS = 16, 32, 32
 _PAGE = mmap.PAGESIZE
 _READ_BYTES = 512 << 10
-"""A piece of a file, while it is packed."""
+"""A block of a file, while it is packed."""
 
 
 def plan_trunk_bytes(manifest: Manifest) -> int:

@@ -73,7 +73,7 @@ class GraphTensors:
         if tensor.dims != (inputs, outputs):
             raise self._refused(label, f"[{inputs}, {outputs}]", tensor)
         matrix = DenseMatrix(outputs, inputs, isa=self._isa)
-        for first, last in _pieces(inputs, 4 * outputs):
+        for first, last in _row_blocks(inputs, 4 * outputs):
             rows = self._read(tensor, np.dtype("<f4"), first * outputs, (last - first) * outputs)
             matrix.put_floats(first, rows.reshape(-1, outputs))
         self.nbytes += matrix.nbytes
@@ -94,7 +94,7 @@ class GraphTensors:
             raise self._refused(name, f"codes of [{outputs}, {inputs}]", tensor)
         scales = self.vector(f"{label}_scale", outputs * blocks).reshape(outputs, blocks)
         matrix = DenseMatrix(outputs, inputs, bits, block, isa=self._isa)
-        for first, last in _pieces(outputs, blocks * packed):
+        for first, last in _row_blocks(outputs, blocks * packed):
             codes = self._read(tensor, np.dtype(np.uint8), first * blocks * packed, (last - first) * blocks * packed)
             matrix.put_codes(first, codes.reshape(-1, blocks, packed), scales[first:last])
         self.nbytes += matrix.nbytes - scales.nbytes
@@ -126,8 +126,8 @@ def _size(tensor: Tensor) -> int:
     return len(tensor.inside) if tensor.region is None else tensor.region.length
 
 
-def _pieces(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
-    """Cut rows into pieces that are read at once."""
+def _row_blocks(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
+    """Cut rows into blocks that are read at once."""
     step = max(1, _READ_BYTES // row_bytes)
     for first in range(0, rows, step):
         yield first, min(rows, first + step)

@@ -13,7 +13,7 @@ void DenseTrunk::per_head(const std::vector<std::shared_ptr<const DenseMatrix>>&
   QuantRows rows = rows_;
   rows.blocks = matrices[0]->blocks(), rows.block = matrices[0]->block();
   team_->run(matrices.size(), 1, [&](size_t head, size_t) {
-    alignas(64) float values[kRowChunk][2 * kRows];
+    alignas(64) float values[kRowBlock][2 * kRows];
     const DenseMatrix& m = *matrices[head];
     const float* x = from.x + head * width;
     const size_t own = head * tokens;  // its first row of codes
@@ -21,8 +21,8 @@ void DenseTrunk::per_head(const std::vector<std::shared_ptr<const DenseMatrix>>&
     for (size_t panel = 0; panel < m.panels(); panel += 2) {
       const size_t panels = std::min<size_t>(2, m.panels() - panel), at = panel * kRows;
       const size_t n = std::min(2 * kRows, m.outputs() - at);
-      for (size_t t = 0; t < tokens; t += kRowChunk) {
-        const size_t count = std::min(kRowChunk, tokens - t);
+      for (size_t t = 0; t < tokens; t += kRowBlock) {
+        const size_t count = std::min(kRowBlock, tokens - t);
         m.multiply(panel, panels, quantised ? x : x + t * from.stride, from.stride, rows, quantised ? own + t : 0, count,
                    values[0], 2 * kRows);
         for (size_t i = 0; i < count; ++i) table_.finish(values[i], n, to, t + i, head * to_width + at);

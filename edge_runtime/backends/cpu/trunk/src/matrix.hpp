@@ -1,4 +1,4 @@
-// A dense matrix in the layout its kernel reads: panels of 16 output rows, filled piece by piece.
+// A dense matrix in the layout its kernel reads: panels of 16 output rows, filled block by block.
 #pragma once
 #include <cstddef>
 #include <cstdint>

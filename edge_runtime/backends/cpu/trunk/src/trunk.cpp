@@ -76,11 +76,11 @@ void DenseTrunk::multiply(const DenseMatrix& m, Source from, size_t tokens, cons
   const size_t pairs = (m.panels() + 1) / 2;
   const size_t block = std::max<size_t>(1, kBlockBytes / (2 * m.panel_bytes()));
   team_->run(pairs, block, [&](size_t pair, size_t) {
-    alignas(64) float values[kRowChunk][2 * kRows];
+    alignas(64) float values[kRowBlock][2 * kRows];
     const size_t panel = 2 * pair, panels = std::min<size_t>(2, m.panels() - panel);
     const size_t first = panel * kRows, n = std::min(2 * kRows, m.outputs() - first);
-    for (size_t t = 0; t < tokens; t += kRowChunk) {
-      const size_t count = std::min(kRowChunk, tokens - t);
+    for (size_t t = 0; t < tokens; t += kRowBlock) {
+      const size_t count = std::min(kRowBlock, tokens - t);
       m.multiply(panel, panels, from.x, from.stride, rows, t, count, values[0], 2 * kRows);
       for (size_t i = 0; i < count; ++i) table_.finish(values[i], n, to, t + i, first);
     }
@@ -96,11 +96,11 @@ void DenseTrunk::rms(const float* x, size_t n, const float* gamma, float* out) c
 }
 
 // Adds what the layer before left to a row of the residual stream. `room` has D numbers.
-void DenseTrunk::join(const Layer& layer, float* resid, const float* moe, const float* parallel, float* room) const {
+void DenseTrunk::join(const Layer& layer, float* resid, const float* expert_out, const float* parallel, float* room) const {
   const size_t d = model_.hidden;
   if (!layer.form.joins) return;
-  if (moe != nullptr || layer.form.joins_parallel) {
-    const float* y = moe;
+  if (expert_out != nullptr || layer.form.joins_parallel) {
+    const float* y = expert_out;
     if (y == nullptr) {
       std::fill_n(room, d, 0.0f);
       y = room;
@@ -153,14 +153,14 @@ void DenseTrunk::attention(const Layer& layer, size_t index, Frame& frame) {
               [&](const Target& to) { multiply(o, {attended_, queries}, tokens, to); });
 }
 
-void DenseTrunk::run_layer(size_t index, Frame& frame, const float* moe) {
+void DenseTrunk::run_layer(size_t index, Frame& frame, const float* expert_out) {
   std::lock_guard<std::mutex> lock(team_->mutex());
   const Layer& layer = layers_[index];
   const LayerForm& form = layer.form;
   const size_t d = model_.hidden, tokens = frame.tokens;
   for_rows(tokens, [&](size_t t) {
     float *resid = frame.resid + t * d, *normed = normed_ + t * d;
-    join(layer, resid, moe == nullptr ? nullptr : moe + t * d, frame.y + t * d, normed);
+    join(layer, resid, expert_out == nullptr ? nullptr : expert_out + t * d, frame.y + t * d, normed);
     if (!form.mixes()) return;
     norm(resid, layer.vector(kAttnNorm), layer.vector(kAttnNormBias), normed);
     take(layer.matrix(kQkv), normed, t);

@@ -31,13 +31,13 @@ class DenseTrunk {
   size_t vocabulary() const { return layers_.back().matrix(kHead).outputs(); }
   void release_scratch();
 
-  // `moe` float [T, D] is what the experts of the layer before gave; null: nothing.
-  void run_layer(size_t layer, Frame& frame, const float* moe);
+  // `expert_out` float [T, D] is what the experts of the layer before gave; null: nothing.
+  void run_layer(size_t layer, Frame& frame, const float* expert_out);
   void run_shared(size_t layer, Frame& frame);  // into frame.y
-  void head(const Frame& frame, const float* moe, size_t first, size_t count, float* logits);
-  // out float [T, D]: what would enter the router of layer `coming` if nothing came between it and layer - 1 but `moe`,
+  void head(const Frame& frame, const float* expert_out, size_t first, size_t count, float* logits);
+  // out float [T, D]: what would enter the router of layer `coming` if nothing came between it and layer - 1 but `expert_out`,
   // which the experts of layer - 1 gave.
-  void expect(size_t layer, size_t coming, const Frame& frame, const float* moe, float* out);
+  void expect(size_t layer, size_t coming, const Frame& frame, const float* expert_out, float* out);
   // out float [count, T, E]: routers of the layers `which`, applied to x float [T, D].
   void look_ahead(const float* x, size_t tokens, const int32_t* which, size_t count, float* out);
 
@@ -59,7 +59,7 @@ class DenseTrunk {
   template <class Row> void for_rows(size_t tokens, Row row);
   void take(const DenseMatrix& m, const float* row, size_t t);  // quantises a row, where the matrix wants it
   void multiply(const DenseMatrix& m, Source from, size_t tokens, const Target& to);
-  void join(const Layer& layer, float* resid, const float* moe, const float* parallel, float* room) const;
+  void join(const Layer& layer, float* resid, const float* expert_out, const float* parallel, float* room) const;
   void norm(const float* x, const float* gamma, const float* bias, float* out) const;  // of the residual stream
   void rms(const float* x, size_t n, const float* gamma, float* out) const;
   void attention(const Layer& layer, size_t index, Frame& frame);

@@ -21,10 +21,10 @@ using OutFloats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<const uint8_t, nb::c_contig, nb::device::cpu>;
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-const float* experts_out(const DenseTrunk& trunk, const Frame& frame, const std::optional<Floats>& moe) {
-  if (!moe) return nullptr;
-  need("expert_out", *moe, {frame.tokens, trunk.model().hidden});
-  return moe->data();
+const float* data_of(const DenseTrunk& trunk, const Frame& frame, const std::optional<Floats>& expert_out) {
+  if (!expert_out) return nullptr;
+  need("expert_out", *expert_out, {frame.tokens, trunk.model().hidden});
+  return expert_out->data();
 }
 
 void bind_matrix(nb::module_& m) {
@@ -89,9 +89,9 @@ void bind_trunk(nb::module_& m) {
       .def("run_layer",
            [](T& t, size_t index, Frame& frame, const std::optional<Floats>& expert_out) {
              check_layer_call(t, index, frame);
-             const float* moe = experts_out(t, frame, expert_out);
+             const float* joins = data_of(t, frame, expert_out);
              nb::gil_scoped_release release;
-             t.run_layer(index, frame, moe);
+             t.run_layer(index, frame, joins);
            },
            "layer"_a, "frame"_a, "expert_out"_a.none())
       .def("run_shared",
@@ -108,9 +108,9 @@ void bind_trunk(nb::module_& m) {
              const size_t count = logits.ndim() ? logits.shape(0) : 0;
              need("logits", logits, {count, t.vocabulary()});
              if (count > frame.tokens || first > frame.tokens - count) refuse("head: rows beyond the chunk");
-             const float* moe = experts_out(t, frame, expert_out);
+             const float* joins = data_of(t, frame, expert_out);
              nb::gil_scoped_release release;
-             t.head(frame, moe, first, count, logits.data());
+             t.head(frame, joins, first, count, logits.data());
            },
            "frame"_a, "expert_out"_a.none(), "first"_a, "logits"_a.noconvert())
       .def("expect",
@@ -120,9 +120,9 @@ void bind_trunk(nb::module_& m) {
              if (coming < index || coming >= t.layers() || !t.layer(coming).form.sparse)
                refuse("expect: layer " + std::to_string(coming) + " has no router from layer " + std::to_string(index) + " on");
              need("out", out, {frame.tokens, t.model().hidden});
-             const float* moe = experts_out(t, frame, expert_out);
+             const float* joins = data_of(t, frame, expert_out);
              nb::gil_scoped_release release;
-             t.expect(index, coming, frame, moe, out.data());
+             t.expect(index, coming, frame, joins, out.data());
            },
            "layer"_a, "coming"_a, "frame"_a, "expert_out"_a.none(), "out"_a.noconvert())
       .def("look_ahead",

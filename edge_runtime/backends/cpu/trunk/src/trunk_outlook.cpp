@@ -6,7 +6,7 @@
 
 namespace hobbit {
 
-void DenseTrunk::head(const Frame& frame, const float* moe, size_t first, size_t count, float* logits) {
+void DenseTrunk::head(const Frame& frame, const float* expert_out, size_t first, size_t count, float* logits) {
   std::lock_guard<std::mutex> lock(team_->mutex());
   const Layer& layer = layers_.back();
   const DenseMatrix& head = layer.matrix(kHead);
@@ -15,7 +15,7 @@ void DenseTrunk::head(const Frame& frame, const float* moe, size_t first, size_t
     const size_t t = first + i;
     float *resid = part_ + i * d, *normed = normed_ + i * d;  // the stream itself stays as it is
     std::memcpy(resid, frame.resid + t * d, d * sizeof(float));
-    join(layer, resid, moe == nullptr ? nullptr : moe + t * d, frame.y + t * d, normed);
+    join(layer, resid, expert_out == nullptr ? nullptr : expert_out + t * d, frame.y + t * d, normed);
     norm(resid, layer.vector(kAttnNorm), layer.vector(kAttnNormBias), normed);
     take(head, normed, i);
   });
@@ -23,14 +23,14 @@ void DenseTrunk::head(const Frame& frame, const float* moe, size_t first, size_t
            {logits, head.outputs(), layer.vector(kHeadBias), model_.logit_scale, model_.softcap});
 }
 
-void DenseTrunk::expect(size_t index, size_t coming, const Frame& frame, const float* moe, float* out) {
+void DenseTrunk::expect(size_t index, size_t coming, const Frame& frame, const float* expert_out, float* out) {
   std::lock_guard<std::mutex> lock(team_->mutex());
   const size_t d = model_.hidden;
   const Layer &next = layers_[index], &asked = layers_[coming];
   for_rows(frame.tokens, [&](size_t t) {
     float *resid = part_ + t * d, *x = out + t * d;  // the stream itself stays as it is
     std::memcpy(resid, frame.resid + t * d, d * sizeof(float));
-    join(next, resid, moe == nullptr ? nullptr : moe + t * d, frame.y + t * d, normed_ + t * d);
+    join(next, resid, expert_out == nullptr ? nullptr : expert_out + t * d, frame.y + t * d, normed_ + t * d);
     if (asked.form.router_norm) return rms(resid, d, nullptr, x);
     norm(resid, asked.vector(kFfnNorm), asked.vector(kFfnNormBias), x);
   });

@@ -5,7 +5,7 @@
 namespace hobbit {
 
 // Rows of a chunk whose products with a pair of panels stay on the stack.
-constexpr size_t kRowChunk = 32;
+constexpr size_t kRowBlock = 32;
 
 inline size_t round_up(size_t n) { return (n + 63) / 64 * 64; }
 

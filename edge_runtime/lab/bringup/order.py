@@ -12,7 +12,7 @@ TOOK_TOO_MUCH = (CUT, STUCK, INTERRUPTED)
 _MOST_KEPT = 0.1
 
 
-def in_turn(steps: Sequence[Step], times: Mapping[str, int]) -> list[Step]:
+def in_order(steps: Sequence[Step], times: Mapping[str, int]) -> list[Step]:
     """Return the steps in order, but the oftener runs before had to end one, the further behind.
 
     Args:
@@ -27,7 +27,7 @@ def times_ended(step: Step, times: Mapping[str, int]) -> int:
     return max(times.get(step.name, 0), times.get(step.needs, 0))
 
 
-def share_s(left_s: float, planned_s: float, *, others: bool) -> float:
+def share_s(left_s: float, expected_s: float, *, others: bool) -> float:
     """Return how many seconds a step may take while it is at work.
 
     Half of what is left, so that one step never takes it all, or what it is planned with if that is more; all of it
@@ -35,10 +35,10 @@ def share_s(left_s: float, planned_s: float, *, others: bool) -> float:
 
     Args:
         left_s: of the whole bring-up.
-        planned_s: for this step.
+        expected_s: for this step.
         others: others wait behind it that no run before had to end.
     """
-    return min(left_s, max(planned_s, left_s / 2)) if others else left_s
+    return min(left_s, max(expected_s, left_s / 2)) if others else left_s
 
 
 def kept_for_the_end(whole_s: float) -> float:

@@ -10,9 +10,9 @@
 
 namespace hobbit {
 
-// From Linux 6.12 on a thread that asks for short turns interrupts those with longer ones, such as threads that compute,
-// when it wakes up. Its share of the processor stays, and it needs no privilege. Older kernels change nothing.
-inline void take_short_turns() {
+// From Linux 6.12 on a thread that asks for short time slices interrupts those with longer ones, such as threads that
+// compute, when it wakes up. Its share of the processor stays, and it needs no privilege. Older kernels change nothing.
+inline void ask_for_short_slices() {
 #if defined(SYS_sched_getattr) && defined(SYS_sched_setattr)
   struct {
     uint32_t size, policy;

@@ -39,7 +39,7 @@ class Queue {
 
 void SlotTable::make_room(const Need& need, int layer, const Keep& keep, Scorer& scorer) {
   if (need.bytes <= ledger_.free_bytes()) return;
-  for (const Step& step : plan(need, layer, keep, scorer)) step.is_whole ? evict(step.slot) : truncate(step.slot);
+  for (const Step& step : choose_steps(need, layer, keep, scorer)) step.is_whole ? evict(step.slot) : truncate(step.slot);
 }
 
 Predicted SlotTable::mask_predicted(int layer, const std::vector<int>& order, const uint8_t* tiers) {
@@ -58,10 +58,10 @@ Predicted SlotTable::mask_predicted(int layer, const std::vector<int>& order, co
   return found;
 }
 
-std::vector<SlotTable::Step> SlotTable::plan(const Need& need, int layer, const Keep& keep, Scorer& scorer) const {
+std::vector<SlotTable::Step> SlotTable::choose_steps(const Need& need, int layer, const Keep& keep, Scorer& scorer) const {
   const Scores scores = scorer.all(layer);
-  if (ledger_.sizes().plane_bytes && !scores.tops.empty()) return plan_by_score(need.bytes, layer, keep, scores, scorer);
-  return plan_coldest_half(need, keep, scores);
+  if (ledger_.sizes().plane_bytes && !scores.tops.empty()) return steps_by_score(need.bytes, layer, keep, scores, scorer);
+  return steps_from_coldest_half(need, keep, scores);
 }
 
 std::vector<Candidate> SlotTable::evictable(const std::vector<double>& scores, const Keep& keep) const {
@@ -80,7 +80,7 @@ std::vector<Candidate> SlotTable::evictable(const std::vector<double>& scores, c
 // As many whole experts as there are cores to find go, coldest first; then the colder half of what may go loses its
 // planes, coldest first; then whole experts go again. A core made of freed planes costs pages from the system.
 // Where cores are kept, all that may go loses planes, coldest first, and that is all.
-std::vector<SlotTable::Step> SlotTable::plan_coldest_half(const Need& need, const Keep& keep, const Scores& scores) const {
+std::vector<SlotTable::Step> SlotTable::steps_from_coldest_half(const Need& need, const Keep& keep, const Scores& scores) const {
   const int64_t wanted = need.bytes;
   const UnitSizes& sizes = ledger_.sizes();
   std::vector<Candidate> all = evictable(scores.cores, keep);
@@ -112,7 +112,7 @@ std::vector<SlotTable::Step> SlotTable::plan_coldest_half(const Need& need, cons
 }
 
 // Cores and planes go in one order, the lowest score first.
-std::vector<SlotTable::Step> SlotTable::plan_by_score(int64_t wanted, int layer, const Keep& keep, const Scores& scores,
+std::vector<SlotTable::Step> SlotTable::steps_by_score(int64_t wanted, int layer, const Keep& keep, const Scores& scores,
                                                       Scorer& scorer) const {
   const UnitSizes& sizes = ledger_.sizes();
   std::vector<double> tops = scores.cores;

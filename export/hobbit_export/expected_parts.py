@@ -26,7 +26,7 @@ _EXACT = ("router", "shared_expert_gate", "linear_a", "linear_b")
 
 
 @dataclass(frozen=True)
-class PlannedPart:
+class ExpectedPart:
     """A part to come. Sizes of experts, embedding and router data are exact, of the trunk nearly so, else bounds."""
 
     name: str
@@ -34,7 +34,7 @@ class PlannedPart:
     bytes: int
 
 
-def plan_parts(source: SourceModel, options: ExportOptions) -> list[PlannedPart]:
+def expected_parts(source: SourceModel, options: ExportOptions) -> list[ExpectedPart]:
     """Every file of the bundle but the manifest, with its size.
 
     Raises:
@@ -44,25 +44,25 @@ def plan_parts(source: SourceModel, options: ExportOptions) -> list[PlannedPart]
     return [*tokenizer_parts(source.tokenizer(), source.spec), *parts_of_model(source, options)]
 
 
-def tokenizer_parts(files: list[TokenizerFile], spec: ModelSpec) -> list[PlannedPart]:
-    """Check a tokenizer, and return its parts. Errors are those of `plan_parts`."""
+def tokenizer_parts(files: list[TokenizerFile], spec: ModelSpec) -> list[ExpectedPart]:
+    """Check a tokenizer, and return its parts. Errors are those of `expected_parts`."""
     raw = next(file for file in files if file.name == REQUIRED).read()
     need_memory(json_bytes(raw), REQUIRED)
     check_tokenizer(raw, spec.vocab_size)
-    return [PlannedPart(file.in_bundle, "tokenizer", file.num_bytes) for file in files]
+    return [ExpectedPart(file.in_bundle, "tokenizer", file.num_bytes) for file in files]
 
 
-def parts_of_model(source: SourceModel, options: ExportOptions) -> list[PlannedPart]:
+def parts_of_model(source: SourceModel, options: ExportOptions) -> list[ExpectedPart]:
     """Every file of the bundle but the manifest and those of the tokenizer, with its size."""
     return [
         *trunk_parts(source.spec, options.first_trunk, source.embedding_bytes),
-        *(PlannedPart(name, "router", size) for name, size in router_parts(source.spec).items()),
+        *(ExpectedPart(name, "router", size) for name, size in router_parts(source.spec).items()),
         *_expert_parts(source.spec, options),
         *_calibration_parts(source, options),
     ]
 
 
-def totals(parts: list[PlannedPart]) -> dict[str, int]:
+def totals(parts: list[ExpectedPart]) -> dict[str, int]:
     """Bytes by kind, and `total`."""
     result: dict[str, int] = {}
     for part in parts:
@@ -82,15 +82,15 @@ def weight_bytes(shape: tuple[int, ...], precision: str, *, exact: bool = False)
     return rows * -(-inputs // block) * (block * BITS["int8" if precision == "int8" else "int4"] // 8 + 4)
 
 
-def trunk_parts(spec: ModelSpec, precision: str, embedding_bytes: int = 0) -> Iterator[PlannedPart]:
+def trunk_parts(spec: ModelSpec, precision: str, embedding_bytes: int = 0) -> Iterator[ExpectedPart]:
     """Yield the parts of a trunk at a precision; the size of the embedding table is that of the checkpoint's."""
-    yield PlannedPart(EMBEDDING, "embedding", embedding_bytes)
+    yield ExpectedPart(EMBEDDING, "embedding", embedding_bytes)
     head = 4 * (spec.hidden + spec.head_bias * spec.vocab_size) + weight_bytes(
         (spec.vocab_size, spec.hidden), precision
     )
-    yield PlannedPart(trunk_file("head"), "trunk", head + _GRAPH_BYTES)
-    yield PlannedPart(trunk_file("routers"), "trunk", _GRAPH_BYTES)
-    yield PlannedPart(ROUTERS, "trunk", stacked_routers_bytes(spec))
+    yield ExpectedPart(trunk_file("head"), "trunk", head + _GRAPH_BYTES)
+    yield ExpectedPart(trunk_file("routers"), "trunk", _GRAPH_BYTES)
+    yield ExpectedPart(ROUTERS, "trunk", stacked_routers_bytes(spec))
     for layer_idx, layer in enumerate(spec.layers):
         sizes = {"layer": 0, "shared": 0}
         for canonical, shape in layer_weight_shapes(spec, layer_idx).items():
@@ -98,31 +98,31 @@ def trunk_parts(spec: ModelSpec, precision: str, embedding_bytes: int = 0) -> It
             sizes["shared" if name.startswith("shared") else "layer"] += weight_bytes(
                 shape, precision, exact=name in _EXACT
             )
-        yield PlannedPart(trunk_file("layer", layer_idx), "trunk", sizes["layer"] + _GRAPH_BYTES)
+        yield ExpectedPart(trunk_file("layer", layer_idx), "trunk", sizes["layer"] + _GRAPH_BYTES)
         if layer.shared is not None:
-            yield PlannedPart(trunk_file("shared", layer_idx), "trunk", sizes["shared"] + _GRAPH_BYTES)
+            yield ExpectedPart(trunk_file("shared", layer_idx), "trunk", sizes["shared"] + _GRAPH_BYTES)
 
 
-def _expert_parts(spec: ModelSpec, options: ExportOptions) -> Iterator[PlannedPart]:
+def _expert_parts(spec: ModelSpec, options: ExportOptions) -> Iterator[ExpectedPart]:
     layout = record_layout(spec, options.num_segments)
     for layer_idx in spec.sparse_layers:
         size = header_bytes(spec.num_experts, options.num_segments) + spec.num_experts * layout.record_bytes
-        yield PlannedPart(expert_file(layer_idx), "experts", size)
+        yield ExpectedPart(expert_file(layer_idx), "experts", size)
         if options.with_bf16:
             size = header_bytes(spec.num_experts, 1) + spec.num_experts * layout.bf16_bytes
-            yield PlannedPart(expert_file(layer_idx, BF16), "experts_bf16", size)
+            yield ExpectedPart(expert_file(layer_idx, BF16), "experts_bf16", size)
 
 
-def _calibration_parts(source: SourceModel, options: ExportOptions) -> Iterator[PlannedPart]:
+def _calibration_parts(source: SourceModel, options: ExportOptions) -> Iterator[ExpectedPart]:
     spec = source.spec
     numbers = len(spec.sparse_layers) * spec.num_experts * (2 * options.num_segments + 4)
-    yield PlannedPart("calibration/experts.json", "calibration", 4096 + 16 * numbers)
+    yield ExpectedPart("calibration/experts.json", "calibration", 4096 + 16 * numbers)
     kinds = 1 if spec.longest_alike is None else 2
     logits = num_reference_tokens(source) * (4 * spec.vocab_size * kinds + 4)
-    yield PlannedPart("calibration/reference.npz", "calibration", 1024 + logits)
+    yield ExpectedPart("calibration/reference.npz", "calibration", 1024 + logits)
 
 
-def describe(parts: list[PlannedPart], spec: ModelSpec, options: ExportOptions) -> dict[str, Any]:
+def describe(parts: list[ExpectedPart], spec: ModelSpec, options: ExportOptions) -> dict[str, Any]:
     """Plan as plain data for `--json`."""
     layout = record_layout(spec, options.num_segments)
     return {
