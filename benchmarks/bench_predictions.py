@@ -30,7 +30,7 @@ from edge_runtime.lab.tune.candidate import Candidate
 from edge_runtime.lab.tune.doubt import doubt
 from edge_runtime.lab.tune.gate import checksum_rate
 from edge_runtime.lab.tune.measurement import Measurement, Workload, typical
-from edge_runtime.lab.tune.predict import Predictor
+from edge_runtime.lab.tune.predict import RatePredictor
 from edge_runtime.lab.tune.processes import require, run_job
 from edge_runtime.lab.tune.read_times import ReadTimes
 from edge_runtime.lab.tune.rehearsal import Rehearsal
@@ -204,7 +204,7 @@ def compare(bench: Bench) -> list[dict[str, Any]]:
     }
     base = sorted(rounds[Candidate()], key=lambda each: each.rate)
     tier_bytes = {tier: manifest.layout.tier_bytes(tier) for tier in prepared.needs.slot_bytes}
-    predictor = Predictor(
+    predictor = RatePredictor(
         present_settings(prepared), tier_bytes, prepared.plan.working_set, typical(base), replays,
         reads_of(bench), speeds_of(bench, config.tier),
     )  # fmt: skip

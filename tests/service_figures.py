@@ -5,7 +5,7 @@ from __future__ import annotations
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.service.ops.figures import EngineState, ServiceInfo, ServiceStats
 from edge_runtime.service.ops.health import Heartbeat, Phase, Readiness
-from edge_runtime.telemetry.conditions import Conditions, PowerMode
+from edge_runtime.telemetry.conditions import ActivePowerMode, Conditions
 from edge_runtime.telemetry.power.base import MeterInfo
 
 INFO = ServiceInfo(
@@ -53,7 +53,7 @@ class FakePower:
 
 
 def conditions() -> Conditions:
-    return Conditions({"cpu-thermal": 51.5}, {"cpu0": 1728000000}, {}, {"oc3": 3}, PowerMode(1, "25W"))
+    return Conditions({"cpu-thermal": 51.5}, {"cpu0": 1728000000}, {}, {"oc3": 3}, ActivePowerMode(1, "25W"))
 
 
 def service(num_layers: int = 24, phase: Phase = Phase.READY) -> tuple[ServiceStats, Readiness, Heartbeat]:

@@ -16,7 +16,7 @@ MAX_BYTES = 4 << 10
 
 
 @dataclass(frozen=True)
-class TrunkChoice:
+class TrunkLoss:
     """The whole file: an int4 trunk against the int8 one, next to the same experts.
 
     Attributes:
@@ -48,14 +48,14 @@ class TrunkChoice:
     tier: int
 
 
-def parse(text: str | bytes, where: str = NAME) -> TrunkChoice:
+def parse(text: str | bytes, where: str = NAME) -> TrunkLoss:
     """Check untrusted text.
 
     Raises:
         BundleError: names the key.
     """
     try:
-        found = from_mapping(TrunkChoice, json.loads(text), where)
+        found = from_mapping(TrunkLoss, json.loads(text), where)
         if found.version != VERSION:
             raise ValueError(f"{where}: version: expected {VERSION}, got {found.version}. Export the bundle again")
     except (ValueError, RecursionError) as err:
@@ -63,7 +63,7 @@ def parse(text: str | bytes, where: str = NAME) -> TrunkChoice:
     return found
 
 
-def read(bundle: Bundle) -> TrunkChoice | None:
+def read(bundle: Bundle) -> TrunkLoss | None:
     """Return what a bundle says, or None where nothing was chosen.
 
     Raises:

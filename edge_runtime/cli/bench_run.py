@@ -14,9 +14,9 @@ from edge_runtime.cli.texts import progress_bar
 
 if TYPE_CHECKING:
     from edge_runtime.lab.bench.prompts import Prompts
-    from edge_runtime.lab.bench.result import Surroundings
+    from edge_runtime.lab.bench.result import RunConditions
     from edge_runtime.lab.bench.settings import BenchSettings
-    from edge_runtime.lab.bench.timeline import Trace
+    from edge_runtime.lab.bench.timeline import RequestTrace
 
 
 def run_bench(args: argparse.Namespace) -> int:
@@ -79,7 +79,9 @@ class _Prepared:
         self.block_bytes, self.depth = ready.config.read_chunk, ready.config.io_threads
         self.extents = record_extents(ready.bundle, ready.config.tier)
         self.prompts, said = _prompts(args, settings, ready.tokenizer, ready.bundle.manifest.model.vocab_size)
-        self.around: Surroundings = describe(ready.bundle, ready.backend.isa, said, shlex.join(["hobbit", *args.words]))
+        self.around: RunConditions = describe(
+            ready.bundle, ready.backend.isa, said, shlex.join(["hobbit", *args.words])
+        )
         choice = parse_choice(ready.config.power_meter)
         self.root, self.around.power = choice.root, _power(ready.config.power_meter, required=args.power)
 
@@ -133,12 +135,12 @@ def _measure(
     settings: BenchSettings,
     prepared: _Prepared,
     folder: Path,
-) -> tuple[dict[str, Any], Trace | None]:
+) -> tuple[dict[str, Any], RequestTrace | None]:
     """Probe, run, probe; what was measured so far is on the drive after every request."""
     from edge_runtime import Engine
     from edge_runtime.lab.bench.folder import write_json
     from edge_runtime.lab.bench.result import result_json
-    from edge_runtime.lab.bench.session import Bench, Session
+    from edge_runtime.lab.bench.session import Bench, BenchSession
     from edge_runtime.lab.bench.timeline import Tracer
 
     def open_engine() -> Engine:
@@ -147,7 +149,7 @@ def _measure(
 
     prepared.around.power.measure_idle(settings.idle_s)
     prepared.probe(settings.probe_s, seed=1)
-    session, tracer = Session(), Tracer(prepared.prompts, settings)
+    session, tracer = BenchSession(), Tracer(prepared.prompts, settings)
     traced = tracer.run if settings.trace_tokens else None
     bench = Bench(open_engine, prepared.prompts, settings, Path(args.bundle), root=prepared.root, traced=traced)
     with progress_bar("requests", settings.num_requests) as advance:
@@ -161,7 +163,7 @@ def _measure(
     return result, tracer.trace
 
 
-def _write(result: dict[str, Any], trace: Trace | None, folder: Path, *, is_png: bool) -> None:
+def _write(result: dict[str, Any], trace: RequestTrace | None, folder: Path, *, is_png: bool) -> None:
     from edge_runtime.lab.bench.folder import HTML_NAME, SUMMARY_NAME, TRACE_NAME, write_json, write_whole
     from edge_runtime.lab.bench.page import page
     from edge_runtime.lab.bench.plot import pngs

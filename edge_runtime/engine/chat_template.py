@@ -191,7 +191,7 @@ def _generation_tag() -> Any:
     from jinja2 import nodes
     from jinja2.ext import Extension
 
-    class Generation(Extension):
+    class GenerationBlock(Extension):
         tags = {"generation"}  # noqa: RUF012 - as jinja2 wants it
 
         def parse(self, parser: Any) -> Any:
@@ -202,7 +202,7 @@ def _generation_tag() -> Any:
         def _body(self, caller: Any) -> str:
             return str(caller())
 
-    return Generation
+    return GenerationBlock
 
 
 def _tojson(

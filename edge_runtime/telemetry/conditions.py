@@ -14,7 +14,7 @@ _MODE = re.compile(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>")
 _STATUS = re.compile(r"pmode:(\d+)")
 
 
-class PowerMode(NamedTuple):
+class ActivePowerMode(NamedTuple):
     """A Jetson's nvpmodel mode; its name is None where nvpmodel.conf does not say it."""
 
     number: int
@@ -36,7 +36,7 @@ class Conditions(NamedTuple):
     clocks_hz: dict[str, int]
     limited: dict[str, int]
     throttle_events: dict[str, int]
-    power_mode: PowerMode | None
+    power_mode: ActivePowerMode | None
 
     @property
     def hottest_c(self) -> float | None:
@@ -102,13 +102,13 @@ def throttle_events(root: Path = Path("/")) -> dict[str, int]:
     return found
 
 
-def power_mode(root: Path = Path("/")) -> PowerMode | None:
+def power_mode(root: Path = Path("/")) -> ActivePowerMode | None:
     """Return the mode nvpmodel keeps in its status file; None on boards without."""
     status = _STATUS.search(read_text(root / "var/lib/nvpmodel/status") or "")
     if status is None:
         return None
     number = int(status[1])
-    return PowerMode(number, dict(power_modes(root)).get(number))
+    return ActivePowerMode(number, dict(power_modes(root)).get(number))
 
 
 def power_modes(root: Path = Path("/")) -> list[tuple[int, str]]:

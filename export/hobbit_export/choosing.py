@@ -23,7 +23,7 @@ from edge_runtime.base.errors import BundleError
 from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.bundle.record import BF16
-from edge_runtime.bundle.trunk_choice import NAME, VERSION, TrunkChoice
+from edge_runtime.bundle.trunk_choice import NAME, VERSION, TrunkLoss
 from edge_runtime.lab.evaluation import QualityMeter
 from hobbit_export.journal import Journal
 from hobbit_export.options import AUTO_TRUNK, ExportOptions
@@ -50,7 +50,7 @@ def num_steps(source: SourceModel, options: ExportOptions) -> int:
 
 def choose(
     job: Job, journal: Journal, runner: Runner, manifest: Callable[[Precision], Manifest]
-) -> TrunkChoice:  # fmt: skip
+) -> TrunkLoss:  # fmt: skip
     """Do the steps of choosing that are not done; the trunk in the bundle is then the one that is chosen.
 
     Args:
@@ -101,9 +101,9 @@ class _Choosing:
         self._out, self._held = job.options.out, held
         self._tier = max(tier for tier in job.options.tiers if tier != BF16)
 
-    def found(self) -> TrunkChoice:
+    def found(self) -> TrunkLoss:
         """What `judge` found, now or in an earlier run."""
-        return TrunkChoice(**self._journal.steps[_CHOICE].data)
+        return TrunkLoss(**self._journal.steps[_CHOICE].data)
 
     def write_logits(self, out: Path) -> Written:
         """Keep what the int8 trunk answers to the held-out tokens: float32 [T, V]."""
@@ -128,7 +128,7 @@ class _Choosing:
         quality = meter.result()
         if not np.isfinite([quality.kld_mean, quality.ppl, quality.baseline_ppl]).all():
             raise BundleError("the trunk's logits: expected finite numbers, got infinity or NaN. Give --trunk int8.")
-        choice = TrunkChoice(
+        choice = TrunkLoss(
             version=VERSION,
             trunk="int4" if quality.kld_mean <= KLD_BOUND else "int8",
             kld_mean=_short(quality.kld_mean),

@@ -13,7 +13,7 @@ from edge_runtime.base.errors import ConfigError
 from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
-from edge_runtime.bundle.trunk_choice import TrunkChoice
+from edge_runtime.bundle.trunk_choice import TrunkLoss
 from hobbit_export import __version__, choosing, trunk_choice, workplace
 from hobbit_export.byte_files import ByteFiles, LocalFiles
 from hobbit_export.calibration import EXPERTS, check_text, experts_json, read_beginning
@@ -164,7 +164,7 @@ def _run_steps(job: Job, journal: Journal, runner: Runner) -> None:
     forget_streams(job.options.out)
 
 
-def _finish(job: Job, journal: Journal, runner: Runner, files: ByteFiles) -> TrunkChoice | None:
+def _finish(job: Job, journal: Journal, runner: Runner, files: ByteFiles) -> TrunkLoss | None:
     """Write calibration/experts.json and the manifest; with a text, once more with what was measured on it."""
     source, options, spec = job.source, job.options, job.source.spec
     errors = {i: journal.steps[expert_step(i)].data["errors"] for i in spec.sparse_layers}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
-from edge_runtime.bundle.trunk_choice import TrunkChoice
+from edge_runtime.bundle.trunk_choice import TrunkLoss
 from hobbit_export.expected_parts import trunk_parts
 from hobbit_export.options import AUTO_TRUNK, ExportOptions
 from hobbit_export.source import SourceModel
@@ -102,7 +102,7 @@ def trunk_bytes(source: SourceModel, precision: str) -> int:
     return sum(part.bytes for part in trunk_parts(source.spec, precision) if part.kind == "trunk")
 
 
-def describe(choice: TrunkChoice) -> str:
+def describe(choice: TrunkLoss) -> str:
     """Say in a line what was found."""
     return (
         f"int4 is {choice.kld_mean:.3g} nats from int8 on the text's {choice.held_out}, which it was not fitted to; "
@@ -110,7 +110,7 @@ def describe(choice: TrunkChoice) -> str:
     )
 
 
-def report(asked: str, precision: str, found: TrunkChoice | None, why: str) -> dict[str, Any]:
+def report(asked: str, precision: str, found: TrunkLoss | None, why: str) -> dict[str, Any]:
     """Say what became of the trunk, as plain data: `ExportReport.trunk`."""
     measured = asdict(found) if found else None
     return {"asked": asked, "precision": precision, "why": describe(found) if found else why, "measured": measured}

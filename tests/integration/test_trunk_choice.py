@@ -98,7 +98,7 @@ def test_the_trunk_is_the_one_that_was_measured(checkpoints, text, chosen, tmp_p
     bundle = Bundle.open(report.bundle)
     assert (bundle.manifest.trunk.precision, found.trunk, report.trunk["precision"]) == (precision,) * 3
     assert (found.kld_mean <= KLD_BOUND) == (precision == "int4")
-    assert found == trunk_choice.read(bundle) == trunk_choice.TrunkChoice(**report.trunk["measured"])
+    assert found == trunk_choice.read(bundle) == trunk_choice.TrunkLoss(**report.trunk["measured"])
     check_bundle(bundle)
 
     source = SourceModel.open(checkpoints[name])

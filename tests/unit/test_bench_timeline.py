@@ -7,19 +7,19 @@ import json
 import pytest
 
 from edge_runtime.lab.bench.time_charts import MAX_LANES, lanes, thinned, token_parts, token_svg
-from edge_runtime.lab.bench.timeline import ReadEvent, Trace
+from edge_runtime.lab.bench.timeline import ReadEvent, RequestTrace
 from edge_runtime.telemetry.spans import SpanEvent, Spans
 
 US = 1000
 
 
-def trace() -> Trace:
+def trace() -> RequestTrace:
     spans = [
         SpanEvent("trunk", 0, 0, 400 * US), SpanEvent("routing", 0, 410 * US, 420 * US),
         SpanEvent("trunk", None, 1100 * US, 1300 * US), SpanEvent("experts", 0, 1310 * US, 1900 * US),
     ]  # fmt: skip
     reads = [ReadEvent(0, 3, 1200 * US, 300 * US), ReadEvent(0, 5, 1250 * US, 100 * US), ReadEvent(1, 7, 0, 50 * US)]
-    return Trace(spans, reads, [1000 * US, 2000 * US], 0, is_cut=False)
+    return RequestTrace(spans, reads, [1000 * US, 2000 * US], 0, is_cut=False)
 
 
 def test_chromes_trace_format():
@@ -46,7 +46,7 @@ def test_one_token_is_cut_out_of_it():
     svg = token_svg(trace())
     assert svg.count("<rect") == 4
     assert "read 300 us" in svg
-    assert token_svg(Trace([], [], [5], 0, is_cut=False)) == ""
+    assert token_svg(RequestTrace([], [], [5], 0, is_cut=False)) == ""
 
 
 def test_reads_that_overlap_are_in_lanes_of_their_own():

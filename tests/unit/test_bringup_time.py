@@ -14,7 +14,7 @@ from patience import until
 
 from edge_runtime.lab.bringup import bringup, process
 from edge_runtime.lab.bringup.bringup import Bringup, summary_lines
-from edge_runtime.lab.bringup.journal import Journal
+from edge_runtime.lab.bringup.journal import BringupJournal
 from edge_runtime.lab.bringup.moving import Movement
 from edge_runtime.lab.bringup.order import in_order, kept_for_the_end, share_s
 from edge_runtime.lab.bringup.runner import run_step
@@ -154,7 +154,7 @@ class SlowMachine:
         self.now += needed
         return {"outcome": "passed"}
 
-    def bring_up(self, folder: Path, minutes: float = 30) -> Journal:
+    def bring_up(self, folder: Path, minutes: float = 30) -> BringupJournal:
         start = self.now
         journal = Bringup(folder / "bundle", folder / "out", minutes).run(lambda *_: None, lambda _: None, self)
         assert self.now - start <= 60 * minutes, "the whole keeps to what it says"

@@ -9,7 +9,7 @@ import board_trees
 import pytest
 from patience import until
 
-from edge_runtime.telemetry.power import Choice
+from edge_runtime.telemetry.power import MeterChoice
 from edge_runtime.telemetry.power.base import MeterInfo
 from edge_runtime.telemetry.power.energy import EnergyLog
 from edge_runtime.telemetry.power.report import energy_json, live_json
@@ -181,7 +181,7 @@ def test_idle_power_is_that_of_intervals_in_which_nothing_ran():
 
 def test_no_sensor_no_figure(tmp_path):
     board_trees.pi5(tmp_path)
-    sampler, reasons = start_sampler(Choice("auto", 10.0, tmp_path))
+    sampler, reasons = start_sampler(MeterChoice("auto", 10.0, tmp_path))
     assert sampler is None
     assert reasons
     assert energy_json(sampler, 0, SECOND, 5) is None

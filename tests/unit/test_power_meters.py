@@ -11,12 +11,12 @@ import board_trees
 import pytest
 
 from edge_runtime.base.errors import ConfigError, DeviceError
-from edge_runtime.telemetry.conditions import PowerMode, power_modes, read_conditions
-from edge_runtime.telemetry.power import Choice, find_meter, parse_choice
+from edge_runtime.telemetry.conditions import ActivePowerMode, power_modes, read_conditions
+from edge_runtime.telemetry.power import MeterChoice, find_meter, parse_choice
 
 
 def meter_of(root: Path, kind: str = "auto"):
-    return find_meter(Choice(kind, 10.0, root)).meter
+    return find_meter(MeterChoice(kind, 10.0, root)).meter
 
 
 def total(meter) -> float:
@@ -52,7 +52,7 @@ def test_a_boards_rails_and_its_total(tmp_path, board, rails, total_rails, watts
 
 def test_a_pi_has_no_sensor_and_so_no_meter(tmp_path):
     board_trees.pi5(tmp_path)
-    found = find_meter(Choice("auto", 10.0, tmp_path))
+    found = find_meter(MeterChoice("auto", 10.0, tmp_path))
     assert found.meter is None
     assert set(found.reasons) == {"ina", "rapl", "battery"}
     for kind in ("ina", "rapl", "battery"):
@@ -226,8 +226,8 @@ def test_a_jtop_whose_service_is_down_is_no_meter(jtop, tmp_path):
 def test_jtop_is_imported_only_when_asked_for(tmp_path):
     board_trees.nano(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from edge_runtime.telemetry.power import Choice, find_meter\n"
-        f"assert find_meter(Choice('auto', 10, Path({str(tmp_path)!r}))).meter is not None\n"
+        "import sys; from pathlib import Path; from edge_runtime.telemetry.power import MeterChoice, find_meter\n"
+        f"assert find_meter(MeterChoice('auto', 10, Path({str(tmp_path)!r}))).meter is not None\n"
         "sys.exit('jtop' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -240,8 +240,8 @@ def test_without_jetson_stats_the_command_that_installs_it_is_named(tmp_path, mo
 
 
 def test_a_choice_is_read_strictly():
-    assert parse_choice("auto") == Choice("auto", 10.0, Path("/"))
-    assert parse_choice("ina:hz=50,root=/host") == Choice("ina", 50.0, Path("/host"))
+    assert parse_choice("auto") == MeterChoice("auto", 10.0, Path("/"))
+    assert parse_choice("ina:hz=50,root=/host") == MeterChoice("ina", 50.0, Path("/host"))
     for text, message in (
         ("inna", "Did you mean 'ina'"), ("auto:hz=0", r"0\.1 to 100"), ("auto:rate=5", "it takes hz, root"),
         ("auto:root=host", "absolute folder"),
@@ -260,7 +260,7 @@ def test_conditions_of_a_jetson(tmp_path, board):
     assert 918000000 in found.clocks_hz.values()
     assert found.limited == {}, "a fan limits nothing"
     assert found.throttle_events == {"oc1": 0, "oc2": 0, "oc3": 3}
-    assert found.power_mode == PowerMode(1, "25W")
+    assert found.power_mode == ActivePowerMode(1, "25W")
     assert power_modes(tmp_path) == [(0, "15W"), (1, "25W"), (2, "MAXN_SUPER")]
     (tmp_path / "sys/class/thermal/cooling_device1/cur_state").write_text("4\n")
     assert read_conditions(tmp_path).limited == {"cpufreq-cpu0": 4}

@@ -19,7 +19,7 @@ from edge_runtime.lab.tune.laboratory import ProcessLaboratory
 from edge_runtime.lab.tune.measurement import Failure, Measurement, Workload
 from edge_runtime.lab.tune.mode_switch import ModeSwitch
 from edge_runtime.lab.tune.result import Tuning
-from edge_runtime.lab.tune.trial import Outcome
+from edge_runtime.lab.tune.trial import SearchOutcome
 from edge_runtime.lab.tune.tuned_profile import tuned_profile
 
 MEASURED = Measurement([10.0], [1.0], 1.0, "x", {"trunk": 100.0})
@@ -82,7 +82,7 @@ def test_modes_are_an_axis_only_where_they_may_be_changed():
 
 @pytest.mark.parametrize("name", ["orin-nano-8gb-super", "generic"])
 def test_the_profile_names_the_mode_and_the_report_how_to_set_it(name):
-    outcome = Outcome(best=Candidate.of({"power_mode": "15W", "threads": 2}))
+    outcome = SearchOutcome(best=Candidate.of({"power_mode": "15W", "threads": 2}))
     tuning = Tuning({"fingerprint": "f", "version": "1"}, outcome, MEASURED)
     profile = tuned_profile(load_profile(name), tuning, {}, today=date(2026, 11, 29), command="hobbit tune")
     again = parse_profile(profile.to_yaml().encode(), "profile")

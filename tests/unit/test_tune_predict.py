@@ -10,7 +10,7 @@ from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.lab.tune.candidate import Candidate
 from edge_runtime.lab.tune.doubt import doubt
 from edge_runtime.lab.tune.measurement import Failure, Measurement, typical
-from edge_runtime.lab.tune.predict import Predictor, Reads
+from edge_runtime.lab.tune.predict import RatePredictor, Reads
 from edge_runtime.lab.tune.read_times import Line, ReadTimes, measure
 from edge_runtime.lab.tune.speeds import ComputeSpeed, ComputeSpeeds, probe
 
@@ -31,7 +31,7 @@ SPEEDS = ComputeSpeeds(
 """With every expert in memory a token takes 50 ms of the 100 that are measured."""
 
 
-def predictor(**other) -> Predictor:
+def predictor(**other) -> RatePredictor:
     """A cache that reads less the larger it is; a drive of 1 GB/s and 0.1 ms, of half that rate in smaller chunks.
 
     A token uses 40 experts.
@@ -43,10 +43,10 @@ def predictor(**other) -> Predictor:
 
     drive = ReadTimes({(MIB, 8): Line(0.1, 1e-6), (MIB // 2, 8): Line(0.1, 2e-6)})
     fields = {"measured": MEASURED, "replay": replay, "drive": drive, "speeds": SPEEDS} | other
-    return Predictor(PRESENT, {8: MIB, 4: MIB // 2}, 40, **fields)
+    return RatePredictor(PRESENT, {8: MIB, 4: MIB // 2}, 40, **fields)
 
 
-def rate(found: Predictor, **options) -> float | None:
+def rate(found: RatePredictor, **options) -> float | None:
     return found.rate(Candidate.of(options))
 
 

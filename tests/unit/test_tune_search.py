@@ -16,7 +16,7 @@ from edge_runtime.lab.tune.measurement import Failure, Measurement
 from edge_runtime.lab.tune.predict import Reads
 from edge_runtime.lab.tune.rehearsal import Rehearsal
 from edge_runtime.lab.tune.search import Plan, search
-from edge_runtime.lab.tune.trial import Outcome
+from edge_runtime.lab.tune.trial import SearchOutcome
 
 Speed = Callable[[Mapping[str, Any]], float]
 
@@ -77,7 +77,7 @@ def by_threads(options: Mapping[str, Any]) -> float:
     return {None: 10.0, 1: 5.0, 2: 10.1, 4: 12.0}[options.get("threads")] * (1.2 if "eviction" in options else 1)
 
 
-def find(outcome: Outcome, **options: Any):
+def find(outcome: SearchOutcome, **options: Any):
     return next(trial for trial in outcome.trials if trial.candidate == Candidate.of(options))
 
 

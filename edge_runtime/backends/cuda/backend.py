@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from edge_runtime.backends.base import BackendOptions
 from edge_runtime.backends.cpu.backend import CpuBackend
-from edge_runtime.backends.cuda.choice import Choice, choose_trunk
+from edge_runtime.backends.cuda.choice import ChosenTrunk, choose_trunk
 from edge_runtime.backends.cuda.clock import CudaClock
 from edge_runtime.backends.cuda.experts import CudaExpertKernels
 from edge_runtime.backends.cuda.formulas import DeviceFormulas, EngineFormulas, HostedFormulas, ProviderFormulas
@@ -72,7 +72,7 @@ class CudaBackend:
         self._options, self._cpu = options, CpuBackend(options)
         self._open_gpu, self._load_tensorrt, self._try_onnx = open_gpu, load_tensorrt, try_onnx
         self._opened: list[Any] = []  # closed in reverse
-        self.trunk = Choice("cpu", "no model was asked for")
+        self.trunk = ChosenTrunk("cpu", "no model was asked for")
         """Where the trunk runs, and why; known once `require` was asked."""
 
     @cached_property

@@ -17,7 +17,7 @@ from edge_runtime.base.spec import ModelSpec
 _AGREES = "ONNX Runtime's CUDA provider computes every operator of the graphs as the CPU does"
 
 
-class Choice(NamedTuple):
+class ChosenTrunk(NamedTuple):
     """What computes the trunk.
 
     Attributes:
@@ -35,7 +35,7 @@ class Choice(NamedTuple):
 
 def choose_trunk(
     spec: ModelSpec, wanted: str, load: Callable[[], Library], try_provider: Callable[[], Provider]
-) -> Choice:
+) -> ChosenTrunk:
     """Choose what computes a model's trunk.
 
     Args:
@@ -49,17 +49,17 @@ def choose_trunk(
         DeviceError: what is wanted is not here, or does not work.
     """
     if wanted == "cpu":
-        return Choice("cpu", "asked for")
+        return ChosenTrunk("cpu", "asked for")
     if wanted == "tensorrt":
         if problem := engines.why_not(spec):
             raise _refused("TensorRT", problem)
-        return Choice("tensorrt", "asked for", load())
+        return ChosenTrunk("tensorrt", "asked for", load())
     if wanted == "onnx":
         require_supported(spec)
-        return Choice("onnx", f"asked for; {_AGREES}", provider=try_provider())
+        return ChosenTrunk("onnx", f"asked for; {_AGREES}", provider=try_provider())
     problem = kernels.why_not(spec)
     if not problem:
-        return Choice("cuda", "its kernels know the model")
+        return ChosenTrunk("cuda", "its kernels know the model")
     if wanted != AUTO:
         raise _refused("the trunk on the GPU", problem)
     return _beyond_kernels(spec, f"the kernels lack {problem}", load, try_provider)
@@ -67,19 +67,19 @@ def choose_trunk(
 
 def _beyond_kernels(
     spec: ModelSpec, why: str, load: Callable[[], Library], try_provider: Callable[[], Provider]
-) -> Choice:
+) -> ChosenTrunk:
     """Choose for a model that the kernels do not know: what is there and works, and why the others do not."""
     lacking = engines.why_not(spec)
     try:
         if not lacking:
-            return Choice("tensorrt", why, load())
+            return ChosenTrunk("tensorrt", why, load())
         why = f"{why}; TensorRT: {lacking}"
     except DeviceError as err:
         why = f"{why}; {err}"
     try:
-        return Choice("onnx", f"{why}; {_AGREES}", provider=try_provider())
+        return ChosenTrunk("onnx", f"{why}; {_AGREES}", provider=try_provider())
     except DeviceError as err:
-        return Choice("cpu", f"{why}; {err}")
+        return ChosenTrunk("cpu", f"{why}; {err}")
 
 
 def _refused(what: str, problem: str) -> ConfigError:

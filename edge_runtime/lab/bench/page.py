@@ -10,7 +10,7 @@ from edge_runtime.lab.bench.distribution import histogram, spreads
 from edge_runtime.lab.bench.summary import summary_line
 from edge_runtime.lab.bench.table import rows
 from edge_runtime.lab.bench.time_charts import power_svg, residency_svg, token_svg
-from edge_runtime.lab.bench.timeline import Trace
+from edge_runtime.lab.bench.timeline import RequestTrace
 
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:1.5em auto;max-width:900px;color:#222;padding:0 1em}"
@@ -41,7 +41,7 @@ def subtitle_of(result: dict[str, Any]) -> str:
     return f"{bench['hardware']['cpu'] or bench['hardware']['machine']}; {versions}"
 
 
-def page(result: dict[str, Any], trace: Trace | None = None) -> str:
+def page(result: dict[str, Any], trace: RequestTrace | None = None) -> str:
     """Return the page of a result of `result_json`, with what was recorded of one token."""
     bench, title = result["bench"], html.escape(f"hobbit bench: {title_of(result)}")
     body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows(result))

@@ -14,10 +14,10 @@ from edge_runtime.lab.bench.distribution import Spread, histogram, spreads
 from edge_runtime.lab.bench.folder import PNG_NAME
 from edge_runtime.lab.bench.page import subtitle_of, title_of
 from edge_runtime.lab.bench.time_plots import draw_power, draw_residency, draw_token
-from edge_runtime.lab.bench.timeline import Trace
+from edge_runtime.lab.bench.timeline import RequestTrace
 
 
-def pngs(result: dict[str, Any], trace: Trace | None) -> Iterator[tuple[str, bytes]]:
+def pngs(result: dict[str, Any], trace: RequestTrace | None) -> Iterator[tuple[str, bytes]]:
     """Yield every plot there is something to draw for: its file's name and the image."""
     yield PNG_NAME, png(result)
     bench = result["bench"]

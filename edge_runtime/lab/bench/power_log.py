@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic_ns, sleep
 from typing import Any
 
-from edge_runtime.telemetry.power import Choice
+from edge_runtime.telemetry.power import MeterChoice
 from edge_runtime.telemetry.power.energy import Window
 from edge_runtime.telemetry.power.sampler import PowerSampler, start_sampler
 
@@ -27,7 +27,7 @@ class PowerLog:
         self._idle: tuple[int, int] | None = None
 
     @staticmethod
-    def start(choice: Choice) -> PowerLog:
+    def start(choice: MeterChoice) -> PowerLog:
         """Begin to sample.
 
         Raises:

@@ -9,7 +9,7 @@ from typing import Any
 from edge_runtime.lab.bench.measured import Request, Stage, total_experts, total_phases
 from edge_runtime.lab.bench.power_log import PowerLog
 from edge_runtime.lab.bench.raw import request_json
-from edge_runtime.lab.bench.session import Session
+from edge_runtime.lab.bench.session import BenchSession
 from edge_runtime.lab.bench.settings import BenchSettings
 from edge_runtime.lab.bench.steadiness import cache_proof, hit_rate, sentinel_json, warnings
 from edge_runtime.telemetry.drive_probe import DriveCeiling
@@ -19,7 +19,7 @@ FORMAT_VERSION = 2
 
 
 @dataclasses.dataclass
-class Surroundings:
+class RunConditions:
     """What was true around the requests.
 
     Attributes:
@@ -44,7 +44,7 @@ class Surroundings:
 
 
 def result_json(
-    session: Session, settings: BenchSettings, around: Surroundings, *, is_complete: bool = True
+    session: BenchSession, settings: BenchSettings, around: RunConditions, *, is_complete: bool = True
 ) -> dict[str, Any]:
     """Return the contract's object with `bench` added.
 
@@ -127,7 +127,7 @@ def _timings(requests: Sequence[Request], stats: dict[str, Any]) -> dict[str, An
     }
 
 
-def _stage(stages: list[Stage], around: Surroundings, energy: dict[str, Any] | None) -> dict[str, Any]:
+def _stage(stages: list[Stage], around: RunConditions, energy: dict[str, Any] | None) -> dict[str, Any]:
     """Totals of one stage over all requests."""
     phases, tokens = total_phases(stages), _sum(stages)
     read = [stage.drive_bytes for stage in stages if stage.drive_bytes is not None]
@@ -152,7 +152,7 @@ def _excess(phases: Mapping[str, int], wall_ns: int) -> float:
     return round(100 * (sum(phases.values()) / wall_ns - 1), 3)
 
 
-def drive_json(around: Surroundings) -> dict[str, Any]:
+def drive_json(around: RunConditions) -> dict[str, Any]:
     """Return the ceiling (the better of the probes), the probes, or why there are none."""
     probes = [probe.to_json() for probe in around.probes]
     return {

@@ -21,7 +21,7 @@ Traced = Callable[[Engine], None]
 
 
 @dataclass
-class Session:
+class BenchSession:
     """Everything that was measured so far.
 
     Attributes:
@@ -63,7 +63,7 @@ class Bench:
             lambda: self._conditions().hottest_c, rise_c=settings.gate_rise_c, limit_s=settings.gate_s
         )
 
-    def run(self, session: Session) -> Iterator[int]:
+    def run(self, session: BenchSession) -> Iterator[int]:
         """Run everything into `session`; yield after every request, warm-up and sentinels included.
 
         Raises:
@@ -72,7 +72,7 @@ class Bench:
         """
         yield from self._cold(session) if self._settings.cache == "cold" else self._warm(session)
 
-    def _cold(self, session: Session) -> Iterator[int]:
+    def _cold(self, session: BenchSession) -> Iterator[int]:
         settings = self._settings
         order: list[tuple[int, list[Request]]] = [(number, session.requests) for number in range(settings.repeat)]
         if settings.sentinel:
@@ -87,7 +87,7 @@ class Bench:
                     self._traced(engine)
             yield place
 
-    def _warm(self, session: Session) -> Iterator[int]:
+    def _warm(self, session: BenchSession) -> Iterator[int]:
         settings = self._settings
         after_warmup = settings.warmup + settings.repeat
         with self._opened(session) as engine:
@@ -118,7 +118,7 @@ class Bench:
         return read_conditions(self._root)
 
     @contextmanager
-    def _opened(self, session: Session) -> Iterator[Engine]:
+    def _opened(self, session: BenchSession) -> Iterator[Engine]:
         with closing(self._open_engine()) as engine:
             self._settings.check_context(engine.parts.config.context)
             session.facts = session.facts or facts_of(engine)

@@ -9,14 +9,14 @@ from typing import Any
 
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.part_names import expert_file
-from edge_runtime.lab.bench.result import Surroundings
+from edge_runtime.lab.bench.result import RunConditions
 from edge_runtime.telemetry.drive_probe import Extent
 from edge_runtime.telemetry.hardware import describe_hardware
 
 _PACKAGES = ("hobbit-edge", "onnxruntime", "numpy")
 
 
-def describe(bundle: Bundle, isa: str, prompts: dict[str, Any], command: str) -> Surroundings:
+def describe(bundle: Bundle, isa: str, prompts: dict[str, Any], command: str) -> RunConditions:
     """Return what the report says about machine, versions and prompts."""
     versions = {"python": platform.python_version(), "kernels": isa}
     for name in _PACKAGES:
@@ -24,7 +24,7 @@ def describe(bundle: Bundle, isa: str, prompts: dict[str, Any], command: str) ->
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "unknown"
-    return Surroundings(
+    return RunConditions(
         hardware=describe_hardware(bundle.path),
         versions=versions,
         prompts=prompts | {"bundle": bundle.path.resolve().name},

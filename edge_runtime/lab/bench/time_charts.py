@@ -7,7 +7,7 @@ from typing import Any
 
 from edge_runtime.lab.bench.charts import PHASES, WIDTH, Frame, colour_of, svg, text
 from edge_runtime.lab.bench.distribution import ticks
-from edge_runtime.lab.bench.timeline import Trace
+from edge_runtime.lab.bench.timeline import RequestTrace
 
 TIER_COLOURS = {"2": "#f2b134", "4": "#5aa9a2", "6": "#3b82c4", "8": "#3d4fa1", "16": "#7a3e9d"}
 RAIL_COLOURS = ("#4477aa", "#cc6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
@@ -87,7 +87,7 @@ def lanes(spans: Sequence[tuple[float, float]]) -> list[int]:
     return found
 
 
-def token_parts(trace: Trace) -> tuple[float, list[tuple[str, float, float]], list[tuple[float, float]]]:
+def token_parts(trace: RequestTrace) -> tuple[float, list[tuple[str, float, float]], list[tuple[float, float]]]:
     """Return the last token's length in ms, its spans (phase, start, end) and the reads that touch it, in ms."""
     token = trace.last_token()
     if token is None:
@@ -102,7 +102,7 @@ def token_parts(trace: Trace) -> tuple[float, list[tuple[str, float, float]], li
     return (end - begin) / 1e6, spans, [cut(*read) for read in reads if read[1] > begin and read[0] < end]
 
 
-def token_svg(trace: Trace) -> str:
+def token_svg(trace: RequestTrace) -> str:
     """Draw the last recorded token: the engine's phases in one lane, reads of the drive below it."""
     length, spans, reads = token_parts(trace)
     if not spans:

@@ -14,7 +14,7 @@ from edge_runtime.lab.bench.time_charts import (
     tier_name,
     token_parts,
 )
-from edge_runtime.lab.bench.timeline import Trace
+from edge_runtime.lab.bench.timeline import RequestTrace
 
 
 def draw_residency(axes: Any, bench: dict[str, Any]) -> None:
@@ -43,7 +43,7 @@ def draw_power(axes: Any, bench: dict[str, Any]) -> None:
     axes.legend(fontsize="small")
 
 
-def draw_token(axes: Any, trace: Trace | None) -> None:
+def draw_token(axes: Any, trace: RequestTrace | None) -> None:
     """Draw the last recorded token: the engine's phases, and reads of the drive below."""
     if trace is None:
         return

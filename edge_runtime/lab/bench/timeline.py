@@ -30,7 +30,7 @@ class ReadEvent(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Trace:
+class RequestTrace:
     """What happened while one request ran.
 
     Attributes:
@@ -112,7 +112,7 @@ class Tracer:
 
     def __init__(self, prompts: Prompts, settings: BenchSettings) -> None:
         self._prompts, self._settings = prompts, settings
-        self.trace: Trace | None = None
+        self.trace: RequestTrace | None = None
 
     def run(self, engine: Engine) -> None:
         """Run the request and keep what happened."""
@@ -137,4 +137,4 @@ class Tracer:
             cache.watch_reads(None)
         if spans:
             is_cut = len(spans) == MAX_EVENTS or len(reads) == MAX_EVENTS
-            self.trace = Trace(spans, reads, tokens, start, is_cut)
+            self.trace = RequestTrace(spans, reads, tokens, start, is_cut)

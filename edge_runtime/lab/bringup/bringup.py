@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.lab.bringup.journal import Journal
+from edge_runtime.lab.bringup.journal import BringupJournal
 from edge_runtime.lab.bringup.machine import describe_machine
 from edge_runtime.lab.bringup.order import (
     INTERRUPTED,
@@ -69,7 +69,9 @@ class Bringup:
         places = [self.checkout] if self.checkout else [Path(__file__).parents[3], Path.cwd()]
         return next((place.resolve() for place in places if (place / GPU_CHECK).exists()), None)
 
-    def run(self, said: Callable[[Step, Result], None], begun: Callable[[Step], None], run: Run = run_step) -> Journal:
+    def run(
+        self, said: Callable[[Step, Result], None], begun: Callable[[Step], None], run: Run = run_step
+    ) -> BringupJournal:
         """Run what did not pass before.
 
         Args:
@@ -85,7 +87,7 @@ class Bringup:
         end = time.monotonic() + whole - kept_for_the_end(whole)
         names = {"BUNDLE": self.bundle, "OUT": self.out, "CHECKOUT": self._tree(), "FOLDER": Path.cwd()}
         paths = {name: path for name, path in names.items() if path is not None}
-        journal = Journal(self.out, Scrubber(paths), self._about())
+        journal = BringupJournal(self.out, Scrubber(paths), self._about())
         journal.describe(machine=describe_machine(self.out))
         before, passed = journal.times_ended(), set[str]()
         steps = in_order(self.steps(), before)
@@ -103,11 +105,13 @@ class Bringup:
                 said(step, result)
         return journal
 
-    def _is_due(self, step: Step, journal: Journal, passed: set[str]) -> bool:
+    def _is_due(self, step: Step, journal: BringupJournal, passed: set[str]) -> bool:
         """Whether a step is to be run, `passed` being those of this run."""
         return not journal.passed(step.name) or bool({"all", step.name} & set(self.again)) or step.needs in passed
 
-    def _run(self, step: Step, journal: Journal, most_s: float, begun: Callable[[Step], None], run: Run) -> Result:
+    def _run(
+        self, step: Step, journal: BringupJournal, most_s: float, begun: Callable[[Step], None], run: Run
+    ) -> Result:
         times = journal.times_ended().get(step.name, 0)
         if most_s <= 0 and not step.why_not:
             result: Result = dict(_NOT_REACHED)
@@ -168,7 +172,7 @@ def _nvpmodel(*words: str) -> str:
     return done.stdout
 
 
-def summary_lines(journal: Journal) -> Iterator[str]:
+def summary_lines(journal: BringupJournal) -> Iterator[str]:
     """Yield what came of it, and what to do with the file."""
     outcomes = journal.outcomes()
     counted = Counter(outcomes.values())

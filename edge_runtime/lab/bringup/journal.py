@@ -15,7 +15,7 @@ from edge_runtime.lab.bringup.privacy import Scrubber
 NAME, FORMAT, MOST_BYTES = "hobbit-bringup.json", 1, 16 << 20
 
 
-class Journal:
+class BringupJournal:
     """What is known of a device so far.
 
     Args:

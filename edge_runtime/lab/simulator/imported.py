@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import ExpertSpec, LayerSpec, MlpSpec, ModelSpec, RouterSpec, check_spec
-from edge_runtime.lab.simulator.route_trace import Recording
+from edge_runtime.lab.simulator.route_trace import RouteRecording
 from edge_runtime.lab.simulator.trace_format import TraceHeader, TracePass
 from edge_runtime.lab.simulator.trace_writer import TraceWriter
 from edge_runtime.policy import Reads
@@ -23,7 +23,9 @@ _BITS_OF_A_WEIGHT = 4.5
 _LEAST_WEIGHT, _FAR_BELOW = 1e-6, 40.0
 
 
-def write_trace(recording: Recording, out: Path, *, hidden: int | None = None, intermediate: int | None = None) -> int:
+def write_trace(
+    recording: RouteRecording, out: Path, *, hidden: int | None = None, intermediate: int | None = None
+) -> int:
     """Write a recording as a trace; return the bytes of one of its experts at 4 bits.
 
     Args:
@@ -42,12 +44,12 @@ def write_trace(recording: Recording, out: Path, *, hidden: int | None = None, i
     return header.layout.tier_bytes(_TIER)
 
 
-def routing_of(recording: Recording) -> Reads:
+def routing_of(recording: RouteRecording) -> Reads:
     """What a recording holds of the router's output."""
     return "weights" if recording.has_weights else "choice"
 
 
-def _header(recording: Recording, hidden: int, intermediate: int | None) -> TraceHeader:
+def _header(recording: RouteRecording, hidden: int, intermediate: int | None) -> TraceHeader:
     if intermediate is None:
         weights = recording.expert_bytes * 8 / _BITS_OF_A_WEIGHT / 3 / hidden
         intermediate = max(_MULTIPLE, round(weights / _MULTIPLE) * _MULTIPLE) if weights else _INTERMEDIATE
@@ -80,7 +82,7 @@ def _header(recording: Recording, hidden: int, intermediate: int | None) -> Trac
     )
 
 
-def _passes(recording: Recording) -> Iterator[TracePass]:
+def _passes(recording: RouteRecording) -> Iterator[TracePass]:
     """Yield a pass for each token."""
     nothing = np.full(1, np.nan, np.float32)
     for experts, weights, first in zip(

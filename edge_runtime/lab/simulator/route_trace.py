@@ -32,7 +32,7 @@ _NUMBER = re.compile(r"\b(n_layer|n_expert|n_expert_used|expert_bytes)=(\d{1,12}
 
 
 @dataclass(frozen=True)
-class Recording:
+class RouteRecording:
     """What a file holds, a row for each token and layer with experts.
 
     Attributes:
@@ -63,7 +63,7 @@ class Recording:
         return bool((self.weights != self.weights[:1, :1, :1]).any())
 
 
-def read_recording(path: Path) -> Recording:
+def read_recording(path: Path) -> RouteRecording:
     """Read a file, gzipped or not.
 
     Raises:
@@ -92,7 +92,7 @@ def _assemble(
     places: NDArray[np.int64],
     experts: NDArray[np.int64],
     weights: NDArray[np.float32],
-) -> Recording:
+) -> RouteRecording:
     """Put rows at places int64 [4, rows] (turn, phase, step, layer) into arrays by token and layer."""
     tokens, token_of = np.unique(places[:3], axis=1, return_inverse=True)
     layers, layer_of = np.unique(places[3], return_inverse=True)
@@ -111,7 +111,7 @@ def _assemble(
         raise ConfigError(f"{path}: expected experts below {num_experts} and layers below {num_layers}.")
     shape = (tokens.shape[1], len(layers), top_k)
     rows = _next_known(found, shape[0], shape[1])
-    return Recording(
+    return RouteRecording(
         remarks.get("model", path.name),
         num_layers,
         num_experts,

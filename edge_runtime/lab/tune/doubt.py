@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from edge_runtime.lab.tune.candidate import Candidate
 from edge_runtime.lab.tune.measurement import Measurement
-from edge_runtime.lab.tune.predict import Predictor
+from edge_runtime.lab.tune.predict import RatePredictor
 
 
-def doubt(predictor: Predictor, candidate: Candidate, rounds: float = 0.0) -> float | None:
+def doubt(predictor: RatePredictor, candidate: Candidate, rounds: float = 0.0) -> float | None:
     """Return by what share the predicted rate of a candidate, over that of what stands, may be off.
 
     The prediction is made again with each probe off by its own doubt, one at a time, and the changes are added as those
@@ -33,12 +33,12 @@ def doubt(predictor: Predictor, candidate: Candidate, rounds: float = 0.0) -> fl
     return math.hypot(*changes) if changes else 0.0
 
 
-def _gain(predictor: Predictor, candidate: Candidate) -> float | None:
+def _gain(predictor: RatePredictor, candidate: Candidate) -> float | None:
     found = predictor.rate(candidate)
     return None if found is None else found * predictor.measured.token_ms
 
 
-def _varied(predictor: Predictor, candidate: Candidate, rounds: float) -> Iterator[Predictor]:
+def _varied(predictor: RatePredictor, candidate: Candidate, rounds: float) -> Iterator[RatePredictor]:
     """Yield predictors of which one probe, what stands, or what is assumed of hidden reads, is off by its doubt."""
     speeds, drive = predictor.speeds, predictor.drive
     most = max((speeds.doubt(pair) for pair in speeds.pairs), default=0.0)

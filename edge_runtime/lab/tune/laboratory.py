@@ -15,7 +15,7 @@ from edge_runtime.lab.tune.gate import Fitness, Sentinel
 from edge_runtime.lab.tune.journal import Journal
 from edge_runtime.lab.tune.measurement import Failure, Measurement, Workload, typical
 from edge_runtime.lab.tune.mode_switch import OPTION, ModeSwitch
-from edge_runtime.lab.tune.predict import Predictor
+from edge_runtime.lab.tune.predict import RatePredictor
 from edge_runtime.lab.tune.processes import run_job
 from edge_runtime.lab.tune.rehearsal import Rehearsal
 
@@ -67,7 +67,7 @@ class ProcessLaboratory:
         self._sentinels: dict[str | None, Sentinel] = {None: fitness.sentinel}  # each power mode has a clock of its own
         self._deadline = clock() + budget_s
         self._spent_s: list[float] = []
-        self.predictor: Predictor | None = None
+        self.predictor: RatePredictor | None = None
         self._differ, self._stands = 0.0, Candidate()
         self.reference: Reference | None = None
 

@@ -49,7 +49,7 @@ class Reads:
 
 
 @dataclass
-class Predictor:
+class RatePredictor:
     """Predicts rates from what stands.
 
     A token takes what it would with every expert in memory, and on top of it what reading costs: waiting, and whatever

@@ -10,7 +10,7 @@ from typing import Any
 
 from edge_runtime.lab.tune.candidate import Candidate
 from edge_runtime.lab.tune.measurement import Measurement
-from edge_runtime.lab.tune.trial import Outcome, Trial, expected
+from edge_runtime.lab.tune.trial import SearchOutcome, Trial, expected
 
 FORMAT_VERSION = 1
 
@@ -29,7 +29,7 @@ class Tuning:
     """
 
     about: Mapping[str, Any]
-    outcome: Outcome
+    outcome: SearchOutcome
     baseline: Measurement
     probes: Mapping[str, Any] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()

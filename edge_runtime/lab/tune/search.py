@@ -15,7 +15,7 @@ from edge_runtime.lab.tune.accept import Terms, judge
 from edge_runtime.lab.tune.candidate import Axis, Candidate
 from edge_runtime.lab.tune.measurement import Failure, Measurement
 from edge_runtime.lab.tune.rehearsal import Rehearsal
-from edge_runtime.lab.tune.trial import Outcome, Trial, expected
+from edge_runtime.lab.tune.trial import SearchOutcome, Trial, expected
 
 
 class Laboratory(Protocol):
@@ -70,7 +70,7 @@ _NO_TIME = "not tried: the time is over"
 
 def search(
     axes: Sequence[Axis], lab: Laboratory, rules: SearchRules, say: Callable[[str], None] = lambda text: None
-) -> Outcome:
+) -> SearchOutcome:
     """Try every axis once, then the result against where it began; what loses there is taken back.
 
     Args:
@@ -79,7 +79,7 @@ def search(
         rules: how.
         say: told what goes on.
     """
-    outcome = Outcome()
+    outcome = SearchOutcome()
     for axis in axes:
         if not lab.has_time(_least(rules)):
             outcome.is_cut_short = True
@@ -95,7 +95,9 @@ def _least(rules: SearchRules) -> int:
     return 4 * rules.rounds
 
 
-def _try_axis(axis: Axis, lab: Laboratory, rules: SearchRules, outcome: Outcome, say: Callable[[str], None]) -> None:
+def _try_axis(
+    axis: Axis, lab: Laboratory, rules: SearchRules, outcome: SearchOutcome, say: Callable[[str], None]
+) -> None:
     best = outcome.best
     if axis.is_lossy:
         say(f"{axis.name}: rehearsing {len(axis.around(best))} candidates that change what is said")
@@ -225,7 +227,7 @@ def _judged(trial: Trial, before: Sequence[Measurement], rules: SearchRules, axi
     return replace(trial, verdict=judge(before, trial.measured, terms))
 
 
-def _verify(lab: Laboratory, rules: SearchRules, outcome: Outcome, say: Callable[[str], None]) -> None:
+def _verify(lab: Laboratory, rules: SearchRules, outcome: SearchOutcome, say: Callable[[str], None]) -> None:
     """Measure the result once more against no change; what does not hold there is taken back as a whole."""
     is_lossy = any(name in outcome.best.options for name in ("policy", "tier"))
     axis = Axis("everything together", (), is_lossy=is_lossy)

@@ -29,7 +29,7 @@ from edge_runtime.lab.tune.result import Tuning
 from edge_runtime.lab.tune.search import SearchRules, search
 from edge_runtime.lab.tune.settings import TuneSettings
 from edge_runtime.lab.tune.surroundings import Surroundings, survey
-from edge_runtime.lab.tune.trial import Outcome
+from edge_runtime.lab.tune.trial import SearchOutcome
 from edge_runtime.lab.tune.workload import make_workload
 from edge_runtime.policy import parse_policy
 from edge_runtime.telemetry.power import parse_choice
@@ -127,7 +127,7 @@ def _search(
     settings: TuneSettings,
     workload: Workload,
     say: Say,
-) -> Outcome:
+) -> SearchOutcome:
     reference = settings.out.with_name(settings.out.name + ".logits.npy")
     try:
         if found.space.policies or found.space.tiers:

@@ -22,7 +22,7 @@ from edge_runtime.lab.simulator.trace import Trace
 from edge_runtime.lab.tune.candidate import Candidate, Space, thread_counts
 from edge_runtime.lab.tune.measurement import Failure, Measurement, Workload
 from edge_runtime.lab.tune.policies import LossAllowed, keeps_base
-from edge_runtime.lab.tune.predict import Predictor, ReplaySetting
+from edge_runtime.lab.tune.predict import RatePredictor, ReplaySetting
 from edge_runtime.lab.tune.read_times import ReadTimes
 from edge_runtime.lab.tune.replays import Replays
 from edge_runtime.lab.tune.speeds import probe
@@ -46,7 +46,7 @@ class Surroundings:
     """
 
     space: Space
-    predictor: Predictor
+    predictor: RatePredictor
     probes: Mapping[str, Any]
     facts: Mapping[str, float | None]
     left_out: tuple[str, ...]
@@ -95,7 +95,7 @@ def survey(
             times = ReadTimes.of_samples(said["samples"])
             probes["reads"] = {**said, "lines": times.to_json()}
     tier_bytes = {tier: prepared.bundle.manifest.layout.tier_bytes(tier) for tier in prepared.needs.slot_bytes}
-    predictor = Predictor(present, tier_bytes, plan.working_set, baseline, replays, times, speeds)
+    predictor = RatePredictor(present, tier_bytes, plan.working_set, baseline, replays, times, speeds)
     space = replace(_space(prepared, grid, replays, present, allowed), power_modes=power_modes)
     facts = {"drive_read_gb_s": grid.best.gbps if grid else None, "memory_read_gb_s": found.best.gb_s}
     return Surroundings(space, predictor, probes, facts, (*left_out, *_unvaried(prepared, space, allowed)))
@@ -119,7 +119,7 @@ def _points_wanted(grid: DriveGrid, present: Mapping[str, Any], given: Mapping[s
 
 
 def present_settings(prepared: Prepared) -> dict[str, Any]:
-    """Return what of the options in force predictions start from, see `Predictor.present`."""
+    """Return what of the options in force predictions start from, see `RatePredictor.present`."""
     config, plan, choice = prepared.config, prepared.plan, prepared.active.choice
     names = ("read_chunk", "io_threads", "direct_io", "threads", "tier")
     return {name: getattr(config, name) for name in names} | {

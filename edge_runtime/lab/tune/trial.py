@@ -45,7 +45,7 @@ class Trial:
 
 
 @dataclass
-class Outcome:
+class SearchOutcome:
     """What a search found.
 
     Attributes:

@@ -21,7 +21,7 @@ from edge_runtime.policy.rate_distortion.use_rates import UseRates
 Ints = NDArray[np.integer]
 
 
-class Choice(NamedTuple):
+class LayerChoice(NamedTuple):
     """What is chosen for a layer.
 
     Attributes:
@@ -82,7 +82,7 @@ class ReadChoice:
         """Nats paid now to read a byte less."""
         return self.control.price or 0.0
 
-    def decide(self, layer_idx: int, routing: Routing, resident: U8) -> Choice:
+    def decide(self, layer_idx: int, routing: Routing, resident: U8) -> LayerChoice:
         """Note the uses and choose.
 
         Args:
@@ -112,7 +112,7 @@ class ReadChoice:
         """Take a layer's residents into the opportunity cost; `resident` uint8 [E] has their tiers."""
         self.opportunity_cost.observe(self._one.value_of_residents(layer_idx, resident))
 
-    def _decide_for_one(self, layer_idx: int, routing: Routing, resident: U8) -> Choice:
+    def _decide_for_one(self, layer_idx: int, routing: Routing, resident: U8) -> LayerChoice:
         ids, weights = np.empty_like(routing.topk_ids), np.empty_like(routing.topk_weights)
         tiers, later = np.zeros((2, len(resident)), np.uint8)
         substituted, skipped, changed, loss, read_bytes, held = self._one.decide(
@@ -121,13 +121,13 @@ class ReadChoice:
         )  # fmt: skip
         hints = hints_of(layer_idx, later) if self._base else ()
         decision = Decision(ids, weights, tiers, substituted, skipped, changed, loss, hints=hints)
-        return Choice(decision, read_bytes, held)
+        return LayerChoice(decision, read_bytes, held)
 
     def _seen(self, layer_idx: int, routing: Routing) -> tuple[F32, F32, NDArray[np.int32], F32]:
         """What the native choice looks at: logits, what the router compares, experts, weights."""
         return routing.logits, self._router.preference(layer_idx, routing), routing.topk_ids, routing.topk_weights
 
-    def _decide_for_many(self, layer_idx: int, routing: Routing, resident: U8) -> Choice:
+    def _decide_for_many(self, layer_idx: int, routing: Routing, resident: U8) -> LayerChoice:
         """Decide for several tokens. No resident replaces an expert that is skipped."""
         ids, weights = routing.topk_ids, routing.topk_weights
         experts, choice, losses = self._choose_for_many(layer_idx, routing, resident)
@@ -147,7 +147,7 @@ class ReadChoice:
             ids, np.where(used, weights, np.float32(0)) if skipped else weights, tiers, substituted=lower,
             skipped=skipped, predicted_kld=sum(losses.tolist()), hints=hints,
         )  # fmt: skip
-        return Choice(decision, read_bytes, float(self._held[resident].sum(dtype=np.float64)))
+        return LayerChoice(decision, read_bytes, float(self._held[resident].sum(dtype=np.float64)))
 
     def _choose_for_many(self, layer_idx: int, routing: Routing, resident: U8) -> tuple[Ints, Ints, F64]:
         """Return the distinct experts of several tokens, the row of `losses` chosen for each, and its loss in nats."""

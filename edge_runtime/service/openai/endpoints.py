@@ -19,7 +19,7 @@ from edge_runtime.service.openai.answers import Answer
 from edge_runtime.service.openai.api_errors import ApiError
 from edge_runtime.service.openai.generation import GenerationRequest
 from edge_runtime.service.openai.parser import parse_request
-from edge_runtime.service.openai.preparation import Preparation, Prepared
+from edge_runtime.service.openai.preparation import Preparation, ReadyRequest
 from edge_runtime.service.openai.requests import ChatRequest, CompletionRequest
 from edge_runtime.service.ops.health import Phase
 from edge_runtime.service.service import Service
@@ -115,7 +115,7 @@ class Endpoints:
                 code="model_not_found",
             )
 
-    async def _answer(self, request: Request, asked: GenerationRequest, prepared: Prepared) -> Response:
+    async def _answer(self, request: Request, asked: GenerationRequest, prepared: ReadyRequest) -> Response:
         answer = Answer(
             prepared.kind,
             self._service.info.model_name,
@@ -131,7 +131,7 @@ class Endpoints:
         async with events.watch(jobs):
             return await whole_answer(events, answer, self._limits)
 
-    def _jobs(self, asked: GenerationRequest, prepared: Prepared, events: JobEvents) -> list[Job]:
+    def _jobs(self, asked: GenerationRequest, prepared: ReadyRequest, events: JobEvents) -> list[Job]:
         """Return a job for each choice, in the order of the choices."""
         config, sampling = self._service.config, prepared.sampling
         if sampling.max_tokens is None and config.token_limit is not None:

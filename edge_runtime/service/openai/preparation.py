@@ -26,7 +26,7 @@ _ANSWER_TOKENS = 128
 
 
 @dataclass(frozen=True)
-class Prepared:
+class ReadyRequest:
     """A request that can be queued.
 
     Attributes:
@@ -62,7 +62,7 @@ class Preparation:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def chat(self, asked: ChatRequest) -> Prepared:
+    def chat(self, asked: ChatRequest) -> ReadyRequest:
         """Render the messages and compile the grammar.
 
         Raises:
@@ -84,9 +84,9 @@ class Preparation:
             ChatChoice(asked, service.vocabulary, service.chat.splitter(asked, text)) for _ in range(asked.answers)
         ]
         sampling = replace(self._sampling(asked), shown=service.chat.shown(asked))
-        return Prepared(CHAT, [prompt], choices, sampling, constraint)
+        return ReadyRequest(CHAT, [prompt], choices, sampling, constraint)
 
-    def completion(self, asked: CompletionRequest) -> Prepared:
+    def completion(self, asked: CompletionRequest) -> ReadyRequest:
         """Encode the prompts and compile the grammar.
 
         Raises:
@@ -102,7 +102,7 @@ class Preparation:
             echo = self._echo(asked, given, prompt)
             choices += [CompletionChoice(asked, service.vocabulary, echo) for _ in range(asked.answers)]
         scored = asked.alternatives if asked.scores_prompt else None
-        return Prepared(COMPLETION, prompts, choices, self._sampling(asked), self._format_constraint(asked), scored)
+        return ReadyRequest(COMPLETION, prompts, choices, self._sampling(asked), self._format_constraint(asked), scored)
 
     def _echo(self, asked: CompletionRequest, given: Any, ids: NDArray[np.int32]) -> Echo:
         """Return what is repeated of a prompt."""

@@ -47,7 +47,7 @@ METERS: Mapping[str, str] = {
 PARAMS: Mapping[str, Mapping[str, Param]] = dict.fromkeys(METERS, _COMMON)
 
 
-class Choice(NamedTuple):
+class MeterChoice(NamedTuple):
     """A meter that was asked for: its kind, `auto` or `none`; samples a second; where /sys is."""
 
     kind: str
@@ -55,7 +55,7 @@ class Choice(NamedTuple):
     root: Path
 
 
-class Found(NamedTuple):
+class FoundMeter(NamedTuple):
     """What was found.
 
     Attributes:
@@ -67,7 +67,7 @@ class Found(NamedTuple):
     reasons: dict[str, str]
 
 
-def parse_choice(text: str, where: str = "power-meter") -> Choice:
+def parse_choice(text: str, where: str = "power-meter") -> MeterChoice:
     """Read ``NAME[:hz=N,root=DIR]``.
 
     Raises:
@@ -76,27 +76,27 @@ def parse_choice(text: str, where: str = "power-meter") -> Choice:
     name, params = parse_named(text, PARAMS, where)
     if not str(params["root"]).startswith("/"):
         raise ConfigError(f"{where} {name!r}.root: expected an absolute folder, got {params['root']!r}.")
-    return Choice(name, float(params["hz"]), Path(params["root"]))
+    return MeterChoice(name, float(params["hz"]), Path(params["root"]))
 
 
-def find_meter(choice: Choice) -> Found:
+def find_meter(choice: MeterChoice) -> FoundMeter:
     """Open the meter that was asked for; with `auto` the first that gives plausible figures.
 
     Raises:
         DeviceError: a meter asked for by name cannot be read; the message says why.
     """
     if choice.kind == NONE:
-        return Found(None, {})
+        return FoundMeter(None, {})
     if choice.kind != AUTO:
-        return Found(_open(choice.kind, choice.root), {})
+        return FoundMeter(_open(choice.kind, choice.root), {})
     reasons: dict[str, str] = {}
     for name, kind in KINDS.items():
         if kind.is_automatic:
             try:
-                return Found(_open(name, choice.root), reasons)
+                return FoundMeter(_open(name, choice.root), reasons)
             except DeviceError as err:
                 reasons[name] = str(err)
-    return Found(None, reasons)
+    return FoundMeter(None, reasons)
 
 
 def _open(name: str, root: Path) -> PowerMeter:

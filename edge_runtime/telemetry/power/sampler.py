@@ -6,7 +6,7 @@ import logging
 import threading
 from time import monotonic_ns
 
-from edge_runtime.telemetry.power import Choice, find_meter
+from edge_runtime.telemetry.power import MeterChoice, find_meter
 from edge_runtime.telemetry.power.base import MeterInfo, PowerMeter
 from edge_runtime.telemetry.power.energy import EnergyLog, Window, total_of
 
@@ -124,7 +124,7 @@ class _IdleTime:
         return self._joules / self._ns * 1e9 if self._ns else None
 
 
-def start_sampler(choice: Choice, keep_s: float = KEEP_S) -> tuple[PowerSampler | None, dict[str, str]]:
+def start_sampler(choice: MeterChoice, keep_s: float = KEEP_S) -> tuple[PowerSampler | None, dict[str, str]]:
     """Find the meter that was asked for and sample it; also return why others are not used.
 
     Raises:

@@ -14,10 +14,10 @@ from hobbit_export.arch.names import LeftOut
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.formats import awq, compressed, fp8, gptq, modelopt, mxfp4
 from hobbit_export.formats.config import WHERE, QuantReader
-from hobbit_export.formats.parts import Found
+from hobbit_export.formats.parts import DecodedWeights
 from hobbit_export.weights import Weight, plain_weights
 
-METHODS: dict[str, Callable[[Checkpoint, QuantReader], Found]] = {
+METHODS: dict[str, Callable[[Checkpoint, QuantReader], DecodedWeights]] = {
     method: module.find for module in (awq, compressed, fp8, gptq, modelopt, mxfp4) for method in module.METHODS
 }
 MARKS = (".qweight", ".weight_packed", "_blocks", "_scale_inv", ".weight_scale")
@@ -61,7 +61,7 @@ def find_weights(
     return weights, found.left_out
 
 
-def find(checkpoint: Checkpoint, quantisation: dict[str, Any]) -> Found:
+def find(checkpoint: Checkpoint, quantisation: dict[str, Any]) -> DecodedWeights:
     """Find the quantised weights of a checkpoint, by the method that its configuration names.
 
     Raises:

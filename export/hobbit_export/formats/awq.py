@@ -13,7 +13,7 @@ from edge_runtime.base.arrays import F32
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.formats.columns import ColumnWeight, Packing
 from hobbit_export.formats.config import QuantReader, refuse_ignored
-from hobbit_export.formats.parts import SCALES, Found, Parts
+from hobbit_export.formats.parts import SCALES, DecodedWeights, Parts
 
 METHODS = ("awq",)
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -21,7 +21,7 @@ _FIELD_OF = np.argsort(ORDER)
 _PER_WORD = 8
 
 
-def find(checkpoint: Checkpoint, reader: QuantReader) -> Found:
+def find(checkpoint: Checkpoint, reader: QuantReader) -> DecodedWeights:
     """Find the weights of a checkpoint in this format.
 
     Raises:
@@ -43,7 +43,7 @@ def find(checkpoint: Checkpoint, reader: QuantReader) -> Found:
     )  # fmt: skip
     ignored = reader.words("modules_to_not_convert")
     reader.finish()
-    parts, found = Parts(checkpoint), Found()
+    parts, found = Parts(checkpoint), DecodedWeights()
     for module in parts.ending(".qweight"):
         found.add(_weight(parts, module, group))
     refuse_ignored(found.weights.values(), ignored)

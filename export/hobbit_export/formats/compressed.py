@@ -9,7 +9,7 @@ from edge_runtime.base.errors import BundleError, ConfigError
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.formats.compressed_weights import Scheme, module_weight
 from hobbit_export.formats.config import QuantReader, pattern, refuse_ignored
-from hobbit_export.formats.parts import ACTIVATIONS, Found, Parts
+from hobbit_export.formats.parts import ACTIVATIONS, DecodedWeights, Parts
 
 METHODS = ("compressed-tensors",)
 _FORMATS = (
@@ -35,7 +35,7 @@ class _Group:
         return module in self.names or any(p.match(module) for p in self.patterns)
 
 
-def find(checkpoint: Checkpoint, reader: QuantReader) -> Found:
+def find(checkpoint: Checkpoint, reader: QuantReader) -> DecodedWeights:
     """Find the weights of a checkpoint in this format.
 
     Raises:
@@ -51,7 +51,7 @@ def find(checkpoint: Checkpoint, reader: QuantReader) -> Found:
     groups = _groups(reader, stated)
     ignored = reader.words("ignore")
     reader.finish()
-    parts, found = Parts(checkpoint), Found(left_out=(ACTIVATIONS,))
+    parts, found = Parts(checkpoint), DecodedWeights(left_out=(ACTIVATIONS,))
     for module in sorted(set().union(*(_modules(parts, suffix) for suffix in _CODES))):
         found.add(module_weight(parts, module, _scheme(groups, module, reader.where)))
     refuse_ignored(found.weights.values(), ignored)

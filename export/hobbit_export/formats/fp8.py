@@ -13,7 +13,7 @@ from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.formats.config import QuantReader, refuse_ignored
 from hobbit_export.formats.grid import GridWeight, Scales
 from hobbit_export.formats.numbers import E4M3
-from hobbit_export.formats.parts import ACTIVATIONS, SCALES, Found, Part, Parts
+from hobbit_export.formats.parts import ACTIVATIONS, SCALES, DecodedWeights, Part, Parts
 
 METHODS = ("fp8",)
 SUFFIXES = ("_scale_inv", "_scale")
@@ -22,7 +22,7 @@ _BLOCK = [128, 128]
 _E8M0 = "F8_E8M0"
 
 
-def find(checkpoint: Checkpoint, reader: QuantReader) -> Found:
+def find(checkpoint: Checkpoint, reader: QuantReader) -> DecodedWeights:
     """Find the weights of a checkpoint in this format.
 
     Raises:
@@ -38,7 +38,7 @@ def find(checkpoint: Checkpoint, reader: QuantReader) -> Found:
     reader.ignore("dequantize", "linear_class", "quant_algo")
     ignored = reader.words("modules_to_not_convert", "ignored_layers")
     reader.finish()
-    parts, found = Parts(checkpoint), Found(left_out=(ACTIVATIONS,))
+    parts, found = Parts(checkpoint), DecodedWeights(left_out=(ACTIVATIONS,))
     stated = "weight_block_size" in reader.data
     for name, info in checkpoint.tensors.items():
         if info.dtype == "F8_E4M3":

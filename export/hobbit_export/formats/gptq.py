@@ -21,7 +21,7 @@ from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.formats.columns import ColumnWeight, Packing
 from hobbit_export.formats.config import QuantReader, pattern, refuse_ignored
 from hobbit_export.formats.numbers import integers
-from hobbit_export.formats.parts import SCALES, Found, Parts
+from hobbit_export.formats.parts import SCALES, DecodedWeights, Parts
 
 METHODS = ("gptq",)
 _BITS = (2, 4, 8)
@@ -49,7 +49,7 @@ class _Scheme(NamedTuple):
     version: int
 
 
-def find(checkpoint: Checkpoint, reader: QuantReader) -> Found:
+def find(checkpoint: Checkpoint, reader: QuantReader) -> DecodedWeights:
     """Find the weights of a checkpoint in this format.
 
     Raises:
@@ -63,7 +63,7 @@ def find(checkpoint: Checkpoint, reader: QuantReader) -> Found:
     rules = _dynamic(reader)
     ignored = reader.words("modules_to_not_convert")
     reader.finish()
-    parts, found = Parts(checkpoint), Found()
+    parts, found = Parts(checkpoint), DecodedWeights()
     for module in parts.ending(".qweight"):
         options = next((rule for match, rule in rules if match.match(module)), {})
         if options is None:

@@ -6,12 +6,12 @@ from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.formats.config import QuantReader, refuse_ignored
 from hobbit_export.formats.fp8 import fp8_weight
 from hobbit_export.formats.nvfp4 import nvfp4_weight
-from hobbit_export.formats.parts import ACTIVATIONS, Found, Parts
+from hobbit_export.formats.parts import ACTIVATIONS, DecodedWeights, Parts
 
 METHODS = ("modelopt",)
 
 
-def find(checkpoint: Checkpoint, reader: QuantReader) -> Found:
+def find(checkpoint: Checkpoint, reader: QuantReader) -> DecodedWeights:
     """Find the weights of a checkpoint in this format.
 
     Raises:
@@ -22,7 +22,7 @@ def find(checkpoint: Checkpoint, reader: QuantReader) -> Found:
     reader.ignore("producer", "kv_cache_scheme", "kv_cache_quant_algo", "config_groups", "group_size", "quant_method")
     ignored = reader.words("ignore", "exclude_modules")
     reader.finish()
-    parts, found = Parts(checkpoint), Found(left_out=(ACTIVATIONS,))
+    parts, found = Parts(checkpoint), DecodedWeights(left_out=(ACTIVATIONS,))
     for name, info in checkpoint.tensors.items():
         if info.dtype == "F8_E4M3" and name.endswith(".weight"):
             found.add(fp8_weight(parts, name, None))

@@ -6,14 +6,14 @@ from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.formats.config import QuantReader, refuse_ignored
 from hobbit_export.formats.grid import GridWeight, Scales
 from hobbit_export.formats.numbers import e2m1
-from hobbit_export.formats.parts import Found, Parts
+from hobbit_export.formats.parts import DecodedWeights, Parts
 
 METHODS = ("mxfp4",)
 BLOCK = 32
 _CODES, _SCALES = "_blocks", "_scales"
 
 
-def find(checkpoint: Checkpoint, reader: QuantReader) -> Found:
+def find(checkpoint: Checkpoint, reader: QuantReader) -> DecodedWeights:
     """Find the weights of a checkpoint in this format.
 
     Adapters know experts of gpt-oss with inputs before outputs, as bfloat16 has them; blocks lie along the inputs, so
@@ -26,7 +26,7 @@ def find(checkpoint: Checkpoint, reader: QuantReader) -> Found:
     ignored = reader.words("modules_to_not_convert")
     reader.ignore("dequantize")
     reader.finish()
-    parts, found = Parts(checkpoint), Found()
+    parts, found = Parts(checkpoint), DecodedWeights()
     for name in parts.ending(_CODES):
         codes = parts.codes(name + _CODES, ("U8",), (4,))
         experts, n, blocks, _ = codes.info.shape

@@ -27,7 +27,7 @@ ACTIVATIONS = LeftOut(
 
 
 @dataclass
-class Found:
+class DecodedWeights:
     """What a format made of a checkpoint.
 
     Attributes:

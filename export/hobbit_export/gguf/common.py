@@ -17,7 +17,7 @@ EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 
 
 @dataclass(frozen=True)
-class Found:
+class ModelKeys:
     """What a family reads its configuration from.
 
     Attributes:
@@ -42,7 +42,7 @@ class Found:
         return None if tensor is None or len(tensor.shape) < 2 else tensor.shape[-2]
 
 
-def sizes(found: Found) -> dict[str, Any]:
+def sizes(found: ModelKeys) -> dict[str, Any]:
     """Read what all decoders have: sizes, heads of queries, norm, tokens."""
     keys = found.keys
     vocab = found.rows(EMBEDDING)
@@ -66,7 +66,7 @@ def sizes(found: Found) -> dict[str, Any]:
     }) | {"bos_token_id": found.bos_token_id}  # fmt: skip
 
 
-def decoder(found: Found) -> dict[str, Any]:
+def decoder(found: ModelKeys) -> dict[str, Any]:
     """Read a decoder whose layers have the same heads, and how many experts a token has."""
     keys, config = found.keys, sizes(found)
     kv_heads = keys.uniform("attention.head_count_kv", keys.num_blocks)
@@ -77,7 +77,7 @@ def decoder(found: Found) -> dict[str, Any]:
     })  # fmt: skip
 
 
-def heads_of_keys(found: Found, layers: Collection[int]) -> int | None:
+def heads_of_keys(found: ModelKeys, layers: Collection[int]) -> int | None:
     """Return how many heads of keys these layers have, of a key with a number a layer; None where there are no layers.
 
     Raises:
@@ -93,7 +93,7 @@ def heads_of_keys(found: Found, layers: Collection[int]) -> int | None:
     return int(next(iter(those))) if those else None
 
 
-def layers_with(found: Found, tensor: str) -> list[int]:
+def layers_with(found: ModelKeys, tensor: str) -> list[int]:
     """Return the layers that have a tensor, by its name below a layer."""
     return [i for i in range(found.keys.num_blocks) if f"blk.{i}.{tensor}" in found.tensors]
 
@@ -122,7 +122,7 @@ def theta(keys: Keys) -> float:
     return 10000.0 if value is None else value
 
 
-def intermediate(found: Found, name: str, tensor: str) -> int | None:
+def intermediate(found: ModelKeys, name: str, tensor: str) -> int | None:
     """Width of a feed-forward network: by its key, or the rows of a tensor in files that lack the key."""
     width = found.keys.count(name)
     return found.rows(tensor) if width is None else width

@@ -20,13 +20,13 @@ from hobbit_export.gguf.architectures import (
     qwen_hybrid,
 )
 from hobbit_export.gguf.architectures.family import Family
-from hobbit_export.gguf.common import Found
+from hobbit_export.gguf.common import ModelKeys
 
 _FILES = (decoders, deepseek, gemma, gpt_oss, kimi, lfm2, llama, mamba, qwen, qwen_hybrid)
 FAMILIES: dict[str, Family] = {name: family for file in _FILES for name, family in file.FAMILIES.items()}
 
 
-def family_of(architecture: str, found: Found) -> Family:
+def family_of(architecture: str, found: ModelKeys) -> Family:
     """Return the family of an architecture.
 
     Raises:

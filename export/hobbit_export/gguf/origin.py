@@ -14,7 +14,7 @@ from hobbit_export.arch import find_adapter
 from hobbit_export.arch.names import LeftOut
 from hobbit_export.byte_files import ByteFiles
 from hobbit_export.gguf.architectures.family import Family
-from hobbit_export.gguf.common import Found
+from hobbit_export.gguf.common import ModelKeys
 from hobbit_export.gguf.families import family_of
 from hobbit_export.gguf.files import open_files
 from hobbit_export.gguf.keys import Keys
@@ -47,7 +47,7 @@ def open_gguf(
     architecture = _architecture(metadata)
     special = special_tokens(metadata)
     keys = Keys(metadata, architecture, ignore_keys)
-    found = Found(
+    found = ModelKeys(
         keys, storage.tensors, special.get("bos"), ends(special), storage.tensor_f32, metadata.text(f"{PREFIX}pre")
     )
     family = family_of(architecture, found)

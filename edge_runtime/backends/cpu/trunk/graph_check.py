@@ -10,7 +10,7 @@ from edge_runtime.backends.cpu.trunk.external_data import regions_in
 from edge_runtime.backends.cpu.trunk.graph_file import GraphFile, Node, read_graph
 from edge_runtime.backends.cpu.trunk.graph_operators import OPERATORS
 from edge_runtime.backends.cpu.trunk.graph_values import Operator, Value
-from edge_runtime.backends.cpu.trunk.signature import Dims, Found, Signature, check_signature
+from edge_runtime.backends.cpu.trunk.signature import Declared, Dims, Signature, check_signature
 from edge_runtime.base.errors import BundleError, did_you_mean
 
 _SIZES = ((1021, 1), (7, 65537))
@@ -54,7 +54,7 @@ def check_graph(part: str, raw: bytes, data_bytes: int, signature: Signature) ->
     for what, expected, declared in (
         ("input", signature.inputs, graph.inputs), ("output", signature.outputs, graph.outputs)
     ):  # fmt: skip
-        found = [Found(name, _TYPES.get(kind, f"type {kind}"), dims) for name, kind, dims in declared]
+        found = [Declared(name, _TYPES.get(kind, f"type {kind}"), dims) for name, kind, dims in declared]
         check_signature(part, what, expected, found)
     for tokens, cached in _SIZES:
         try:

@@ -23,14 +23,14 @@ SLOTS = SNAPSHOTS + 2
 """The present states, those a pass writes, and snapshots."""
 
 
-class SlotMemory(Protocol):
+class StateMemory(Protocol):
     """Where the numbers of the slots are."""
 
     def zero(self, slot: int) -> None:
         """Set a slot to zero."""
         ...
 
-    def copy(self, slot: int, other: SlotMemory, source: int) -> None:
+    def copy(self, slot: int, other: StateMemory, source: int) -> None:
         """Copy a slot of another memory of the same kind and size into one of this."""
         ...
 
@@ -61,7 +61,7 @@ class StateSlots:
         memory: of the slots.
     """
 
-    def __init__(self, has_any: bool, memory: SlotMemory) -> None:
+    def __init__(self, has_any: bool, memory: StateMemory) -> None:
         self._has_any, self._memory = has_any, memory
         self._clock = count(1)
         self._wanted: set[int] = set()
@@ -195,17 +195,17 @@ class FixedStates(StateSlots):
 
 
 class _HostSlots:
-    """Implements `SlotMemory` over an array [slots, numbers]."""
+    """Implements `StateMemory` over an array [slots, numbers]."""
 
     def __init__(self, slots: F32) -> None:
         self.slots = slots
 
     def zero(self, slot: int) -> None:
-        """See `SlotMemory.zero`."""
+        """See `StateMemory.zero`."""
         self.slots[slot] = 0
 
-    def copy(self, slot: int, other: SlotMemory, source: int) -> None:
-        """See `SlotMemory.copy`."""
+    def copy(self, slot: int, other: StateMemory, source: int) -> None:
+        """See `StateMemory.copy`."""
         assert isinstance(other, _HostSlots)
         self.slots[slot] = other.slots[source]
 

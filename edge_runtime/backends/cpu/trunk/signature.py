@@ -96,7 +96,7 @@ def routers_signature(spec: ModelSpec) -> Signature:
     )
 
 
-class Found(NamedTuple):
+class Declared(NamedTuple):
     """An input or output as a graph declares it."""
 
     name: str
@@ -104,7 +104,7 @@ class Found(NamedTuple):
     dims: Sequence[int | str | None]
 
 
-def check_signature(part: str, what: str, expected: Mapping[str, Dims], found: Sequence[Found]) -> None:
+def check_signature(part: str, what: str, expected: Mapping[str, Dims], found: Sequence[Declared]) -> None:
     """Compare a graph's inputs or outputs with the format's.
 
     Raises:

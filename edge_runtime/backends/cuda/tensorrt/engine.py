@@ -11,7 +11,7 @@ Bound = Mapping[str, tuple[int, tuple[int, ...]]]
 """Address and shape of each input and output, by name."""
 
 
-class Engine:
+class LoadedEngine:
     """One plan on the GPU. Contexts are made for each profile when it is first run, and work in memory lent to them.
 
     Args:

@@ -12,7 +12,7 @@ from edge_runtime.backends.cpu.trunk.mask import fill_mask
 from edge_runtime.backends.cpu.trunk.signature import Signature, head_signature, layer_signature, shared_signature
 from edge_runtime.backends.cuda.driver import DeviceMemory, Stream
 from edge_runtime.backends.cuda.tensorrt.building import PlanBuilder, profiles_for
-from edge_runtime.backends.cuda.tensorrt.engine import Engine
+from edge_runtime.backends.cuda.tensorrt.engine import LoadedEngine
 from edge_runtime.backends.cuda.tensorrt.graph import Lowered, Value
 from edge_runtime.backends.cuda.tensorrt.library import Library, make_logger
 from edge_runtime.backends.cuda.tensorrt.modern import POSITION
@@ -55,7 +55,7 @@ class EngineParts:
         self._spec, self._ropes = bundle.manifest.model, rope_numbers(bundle.manifest.model)
         self._masks: list[tuple[int | None, bool]] = []
         self._context, self._lowered = 0, dict[str, Lowered]()
-        self._engines: dict[str, Engine] = {}
+        self._engines: dict[str, LoadedEngine] = {}
         self._scratch: DeviceMemory | None = None
         self._nbytes, self.built = 0, 0
 
@@ -91,11 +91,11 @@ class EngineParts:
             raise DeviceError("TensorRT: layers keep numbers of different types. Use --backend cuda:trunk=cpu.")
         return BITS[next(iter(kinds), FLOAT)] // 8
 
-    def _load(self, plans: Plans, runtime: object, part: str) -> Engine:
+    def _load(self, plans: Plans, runtime: object, part: str) -> LoadedEngine:
         kept, module = plans.kept(part), self._library.module
         if kept is not None:
             try:
-                engine = Engine(module, runtime, kept, part)
+                engine = LoadedEngine(module, runtime, kept, part)
             except DeviceError as err:
                 _LOG.warning("tensorrt: %s It is built again.", err)
             else:
@@ -105,7 +105,7 @@ class EngineParts:
         _LOG.warning("tensorrt: building %s, %d of %d, once for this GPU and context", part, done + 1, all_parts)
         plan = plans.build(part, self._lowered[part])
         self.built, self._nbytes = self.built + 1, self._nbytes + len(plan)
-        return Engine(module, runtime, plan, part)
+        return LoadedEngine(module, runtime, plan, part)
 
     def _parts(self) -> Iterator[tuple[str, Signature]]:
         spec = self._spec

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from edge_runtime.backends.cpu.trunk.recurrent import SLOTS, SlotMemory, StateSlots
+from edge_runtime.backends.cpu.trunk.recurrent import SLOTS, StateMemory, StateSlots
 from edge_runtime.backends.cuda.driver import DeviceMemory, Stream
 from edge_runtime.backends.cuda.trunk.structures import PASSAGE
 from edge_runtime.backends.trunk import KVCache
@@ -15,19 +15,19 @@ from edge_runtime.base.spec import ModelSpec
 
 
 class _DeviceSlots:
-    """Implements `SlotMemory`: slots of float32 numbers side by side, from an address on."""
+    """Implements `StateMemory`: slots of float32 numbers side by side, from an address on."""
 
     def __init__(self, stream: Stream, address: int, numbers: int) -> None:
         self._stream, self.address, self.numbers = stream, address, numbers
 
     def zero(self, slot: int) -> None:
-        """See `SlotMemory.zero`."""
+        """See `StateMemory.zero`."""
         if self.numbers:
             where = self.address + 4 * slot * self.numbers
             self._stream.device.call("cuMemsetD8Async", where, 0, 4 * self.numbers, self._stream.handle)
 
-    def copy(self, slot: int, other: SlotMemory, source: int) -> None:
-        """See `SlotMemory.copy`."""
+    def copy(self, slot: int, other: StateMemory, source: int) -> None:
+        """See `StateMemory.copy`."""
         assert isinstance(other, _DeviceSlots)
         nbytes = 4 * self.numbers
         target, origin = self.address + slot * nbytes, other.address + source * nbytes

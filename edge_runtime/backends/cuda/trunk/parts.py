@@ -12,7 +12,7 @@ from edge_runtime.backends.cuda.trunk.buffers import TokenBuffers
 from edge_runtime.backends.cuda.trunk.kv_cache import CudaKVCache
 from edge_runtime.backends.cuda.trunk.launches import TrunkLaunches
 from edge_runtime.backends.cuda.trunk.layers import Arrival, LayerRunner
-from edge_runtime.backends.cuda.trunk.weights import TrunkWeights
+from edge_runtime.backends.cuda.trunk.weights import DeviceWeights
 from edge_runtime.backends.cuda.trunk.widths import widths_of
 from edge_runtime.base.arrays import F32
 from edge_runtime.bundle.bundle import Bundle
@@ -100,7 +100,7 @@ class KernelParts:
 
     def __init__(self, bundle: Bundle, module: Module, stream: Stream) -> None:
         spec = self._spec = bundle.manifest.model
-        self._weights = TrunkWeights(bundle, stream)
+        self._weights = DeviceWeights(bundle, stream)
         self._launches = TrunkLaunches(module, stream)
         self._layers = LayerRunner(spec, self._launches)
 

@@ -95,7 +95,7 @@ class HeadWeights:
     matrix: DeviceMatrix
 
 
-class TrunkWeights:
+class DeviceWeights:
     """All dense weights of a bundle but the embedding, on the GPU.
 
     Args:

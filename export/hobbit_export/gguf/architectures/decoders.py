@@ -10,7 +10,7 @@ from edge_runtime.base.errors import ConfigError
 from hobbit_export.arch.names import LeftOut
 from hobbit_export.gguf.architectures.deepseek import CHOICE
 from hobbit_export.gguf.architectures.family import Family, has_bias, plain
-from hobbit_export.gguf.common import Found, decoder, head_dim, scaling, theta
+from hobbit_export.gguf.common import ModelKeys, decoder, head_dim, scaling, theta
 
 _log = logging.getLogger(__name__)
 _FACTORS = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
@@ -18,7 +18,7 @@ _LEFT_OUT = LeftOut(re.compile("rope_factors_(short|long).weight"), "factors of 
 _MOST_FACTORS = 1 << 14
 
 
-def _ernie(found: Found) -> dict[str, Any]:
+def _ernie(found: ModelKeys) -> dict[str, Any]:
     keys = found.keys
     keys.fixed("expert_weights_norm", True)
     keys.count("expert_shared_feed_forward_length")  # converters compute it from the number of heads; tensors have it
@@ -32,7 +32,7 @@ def _ernie(found: Found) -> dict[str, Any]:
     }
 
 
-def _hunyuan(found: Found) -> dict[str, Any]:
+def _hunyuan(found: ModelKeys) -> dict[str, Any]:
     keys = found.keys
     width = keys.required("expert_feed_forward_length")
     for name in ("feed_forward_length", "expert_shared_feed_forward_length"):
@@ -44,7 +44,7 @@ def _hunyuan(found: Found) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _minimax(found: Found) -> dict[str, Any]:
+def _minimax(found: ModelKeys) -> dict[str, Any]:
     keys, config = found.keys, decoder(found)
     keys.fixed("expert_gating_func", 2)  # sigmoid
     keys.fixed("expert_weights_norm", True)
@@ -57,7 +57,7 @@ def _minimax(found: Found) -> dict[str, Any]:
     }
 
 
-def _phi(found: Found) -> dict[str, Any]:
+def _phi(found: ModelKeys) -> dict[str, Any]:
     keys, config = found.keys, decoder(found)
     keys.fixed("rope.dimension_count", head_dim(config))
     keys.fixed("attention.layer_norm_epsilon", config.get("rms_norm_eps"))
@@ -71,7 +71,7 @@ def _phi(found: Found) -> dict[str, Any]:
     }
 
 
-def _longrope(found: Found, dim: int) -> dict[str, Any]:
+def _longrope(found: ModelKeys, dim: int) -> dict[str, Any]:
     """Read how the rope is stretched: factors are tensors, and one number multiplies, however long a text is."""
     keys = found.keys
     if not any(tensor in found.tensors for tensor in _FACTORS.values()):
@@ -90,7 +90,7 @@ def _longrope(found: Found, dim: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _factors(found: Found, tensor: str, dim: int) -> list[float]:
+def _factors(found: ModelKeys, tensor: str, dim: int) -> list[float]:
     info = found.tensors.get(tensor)
     if info is None or info.shape != (dim // 2,) or info.dtype != "F32" or dim > _MOST_FACTORS:
         raise ConfigError(f"{found.keys.where}: tensor {tensor!r}: expected {dim // 2} numbers in F32.")

@@ -7,7 +7,7 @@ from typing import Any
 from hobbit_export.arch.deepseek import LATENT_ATTENTION
 from hobbit_export.arch.names import Named
 from hobbit_export.gguf.architectures.family import Family, Undo, has_bias, plain, taken_from
-from hobbit_export.gguf.common import Found, decoder, head_dim, partial_rope, scaling, sizes, theta
+from hobbit_export.gguf.common import ModelKeys, decoder, head_dim, partial_rope, scaling, sizes, theta
 from hobbit_export.gguf.keys import Keys, without_none
 from hobbit_export.gguf.undo import with_shape
 
@@ -27,7 +27,7 @@ UNDO_LATENT: dict[str, Undo] = {
 }  # fmt: skip
 
 
-def choice(found: Found) -> dict[str, Any]:
+def choice(found: ModelKeys) -> dict[str, Any]:
     """Read routed experts, and how a token chooses them and weighs what they give."""
     keys = found.keys
     groups = keys.count("expert_group_count") or 1
@@ -43,7 +43,7 @@ def choice(found: Found) -> dict[str, Any]:
     }
 
 
-def routed(found: Found) -> dict[str, Any]:
+def routed(found: ModelKeys) -> dict[str, Any]:
     """Read the same of experts beside shared ones and behind dense layers."""
     keys = found.keys
     return {
@@ -54,7 +54,7 @@ def routed(found: Found) -> dict[str, Any]:
     }
 
 
-def latent(found: Found) -> dict[str, Any]:
+def latent(found: ModelKeys) -> dict[str, Any]:
     """Read the widths of MLA: of what is kept, and of heads after it is widened."""
     keys = found.keys
     rank, turned = keys.required("attention.kv_lora_rank"), keys.required("rope.dimension_count")
@@ -76,7 +76,7 @@ def latent(found: Found) -> dict[str, Any]:
     }
 
 
-def _deepseek(found: Found) -> dict[str, Any]:
+def _deepseek(found: ModelKeys) -> dict[str, Any]:
     keys = found.keys
     score = keys.count("expert_gating_func") or _SOFTMAX
     config = {**sizes(found), **routed(found), **latent(found), "rope_parameters": _rope(keys)}
@@ -94,14 +94,14 @@ def _rope(keys: Keys) -> dict[str, Any]:
     return {"rope_theta": theta(keys), **scaling(keys), **without_none({"mscale": mscale, "mscale_all_dim": mscale})}
 
 
-def _glm(found: Found) -> dict[str, Any]:
+def _glm(found: ModelKeys) -> dict[str, Any]:
     found.keys.fixed("expert_gating_func", _SIGMOID)
     config = {**decoder(found), **routed(found), "attention_bias": has_bias(found)}
     config["use_qk_norm"] = "blk.0.attn_q_norm.weight" in found.tensors
     return {**config, **partial_rope(found.keys, head_dim(config))}
 
 
-def _dots(found: Found) -> dict[str, Any]:
+def _dots(found: ModelKeys) -> dict[str, Any]:
     found.keys.fixed("expert_gating_func", _SIGMOID)
     return {**plain(found), **routed(found), "attention_bias": has_bias(found), "sliding_window": None}
 

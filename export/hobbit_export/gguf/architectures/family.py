@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from hobbit_export.arch.names import LeftOut, Named
-from hobbit_export.gguf.common import Found, decoder, head_dim, rope
+from hobbit_export.gguf.common import ModelKeys, decoder, head_dim, rope
 from hobbit_export.gguf.undo import flattened, in_halves, log_of_negative, with_shape
 from hobbit_export.weights import Weight
 
@@ -32,7 +32,7 @@ class Family:
     """
 
     model_type: str
-    read: Callable[[Found], dict[str, Any]]
+    read: Callable[[ModelKeys], dict[str, Any]]
     undo: Mapping[str, Undo] = field(default_factory=dict)
     tensors: Mapping[str, Named] = field(default_factory=dict)
     before: Mapping[str, Named] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Family:
     also: tuple[str, ...] = ()
 
 
-def plain(found: Found) -> dict[str, Any]:
+def plain(found: ModelKeys) -> dict[str, Any]:
     """Read a decoder with one kind of layer and rope."""
     config = decoder(found)
     return {**config, **rope(found.keys, head_dim(config))}
@@ -60,7 +60,7 @@ def taken_from(names: Mapping[str, Named], tensors: Mapping[str, str]) -> dict[s
     return found
 
 
-def has_bias(found: Found) -> bool:
+def has_bias(found: ModelKeys) -> bool:
     """Whether the projections of attention have biases."""
     return "blk.0.attn_q.bias" in found.tensors
 

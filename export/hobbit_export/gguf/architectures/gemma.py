@@ -10,7 +10,7 @@ import numpy as np
 from edge_runtime.base.errors import ConfigError
 from hobbit_export.arch.names import LeftOut
 from hobbit_export.gguf.architectures.family import Family, has_bias
-from hobbit_export.gguf.common import Found, heads_of_keys, sizes
+from hobbit_export.gguf.common import ModelKeys, heads_of_keys, sizes
 from hobbit_export.gguf.keys import without_none
 
 _FACTORS, _MOST_FACTORS = "rope_freqs.weight", 1 << 14
@@ -18,7 +18,7 @@ _OWN = {"router_norm": "ffn_gate_inp.scale", "router_expert_scale": "ffn_down_ex
 _LEFT_OUT = LeftOut(re.compile(re.escape(_FACTORS)), "factors of the rope, which its share of a head says as well")
 
 
-def _read(found: Found) -> dict[str, Any]:
+def _read(found: ModelKeys) -> dict[str, Any]:
     keys, config = found.keys, sizes(found)
     layers = config["num_hidden_layers"]
     sliding = keys.by_layer("attention.sliding_window_pattern", layers)
@@ -60,7 +60,7 @@ def _read(found: Found) -> dict[str, Any]:
     })  # fmt: skip
 
 
-def _rotated(found: Found, head_dim: int) -> float:
+def _rotated(found: ModelKeys, head_dim: int) -> float:
     """Share of a head that is turned: the pairs whose angles are divided by 1; of others it is by a huge number."""
     tensor = found.tensors.get(_FACTORS)
     if tensor is None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from hobbit_export.gguf.architectures.family import Family, has_bias, plain
-from hobbit_export.gguf.common import Found
+from hobbit_export.gguf.common import ModelKeys
 
 
-def _read(found: Found) -> dict[str, Any]:
+def _read(found: ModelKeys) -> dict[str, Any]:
     config = plain(found)
     if config["rope_parameters"]["rope_type"] == "yarn":
         # as published: the bounds of YaRN are not rounded, of which a file says nothing

@@ -9,7 +9,7 @@ from typing import Any
 from hobbit_export.arch.names import Named
 from hobbit_export.gguf.architectures.deepseek import CHOICE, LATENT, LATENT_BEFORE, UNDO_LATENT, latent, routed
 from hobbit_export.gguf.architectures.family import Family, Undo, taps
-from hobbit_export.gguf.common import Found, layers_with, scaling, sizes
+from hobbit_export.gguf.common import ModelKeys, layers_with, scaling, sizes
 from hobbit_export.gguf.undo import log_of_negative, with_shape
 from hobbit_export.weights import Weight
 
@@ -24,7 +24,7 @@ def _decay(weight: Weight, config: Mapping[str, Any]) -> Weight:
 _UNDO: dict[str, Undo] = {**UNDO_LATENT, **{f"conv_{n}": taps for n in "qkv"}, "a_log": _decay}
 
 
-def _read(found: Found) -> dict[str, Any]:
+def _read(found: ModelKeys) -> dict[str, Any]:
     keys, config = found.keys, sizes(found)
     keys.fixed("expert_gating_func", 2)  # sigmoid
     keys.number("rope.freq_base")  # nothing is rotated

@@ -6,10 +6,10 @@ from typing import Any
 
 from hobbit_export.gguf.architectures.deepseek import CHOICE
 from hobbit_export.gguf.architectures.family import Family, taps
-from hobbit_export.gguf.common import HEAD, Found, head_dim, heads_of_keys, layers_with, rope, sizes
+from hobbit_export.gguf.common import HEAD, ModelKeys, head_dim, heads_of_keys, layers_with, rope, sizes
 
 
-def _read(found: Found) -> dict[str, Any]:
+def _read(found: ModelKeys) -> dict[str, Any]:
     keys, config = found.keys, sizes(found)
     keys.fixed("expert_gating_func", 2)  # sigmoid
     keys.fixed("attention.key_length", head_dim(config))

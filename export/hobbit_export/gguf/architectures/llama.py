@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from hobbit_export.gguf.architectures.family import HEADS, Family, has_bias, plain
-from hobbit_export.gguf.common import Found
+from hobbit_export.gguf.common import ModelKeys
 from hobbit_export.gguf.keys import Keys, without_none
 
 SHARED = {f"shared_{name}_proj": f"ffn_{name}_shexp.weight" for name in ("gate", "up", "down")}
 
 
-def _mixtral(found: Found) -> dict[str, Any]:
+def _mixtral(found: ModelKeys) -> dict[str, Any]:
     config = plain(found)
     config["num_local_experts"] = found.keys.required("expert_count")
     dense = found.keys.required("feed_forward_length")
@@ -21,7 +21,7 @@ def _mixtral(found: Found) -> dict[str, Any]:
     return config
 
 
-def _olmoe(found: Found) -> dict[str, Any]:
+def _olmoe(found: ModelKeys) -> dict[str, Any]:
     config = plain(found)
     config["num_experts"] = found.keys.required("expert_count")
     config["norm_topk_prob"] = False
@@ -32,7 +32,7 @@ def _olmoe(found: Found) -> dict[str, Any]:
     return config
 
 
-def _granite(found: Found) -> dict[str, Any]:
+def _granite(found: ModelKeys) -> dict[str, Any]:
     config, keys = plain(found), found.keys
     config["num_local_experts"] = keys.required("expert_count")
     config["intermediate_size"] = keys.required("feed_forward_length")

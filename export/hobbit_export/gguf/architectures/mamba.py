@@ -9,7 +9,7 @@ from hobbit_export.arch.names import Named
 from hobbit_export.gguf.architectures.deepseek import CHOICE, choice
 from hobbit_export.gguf.architectures.family import HEADS, Family, Undo, decay, taken_from, taps, vector
 from hobbit_export.gguf.architectures.llama import SHARED, multipliers
-from hobbit_export.gguf.common import Found, head_dim, heads_of_keys, layers_with, same_width, scaling, sizes, theta
+from hobbit_export.gguf.common import ModelKeys, head_dim, heads_of_keys, layers_with, same_width, scaling, sizes, theta
 from hobbit_export.gguf.keys import without_none
 
 _FULL, _LINEAR = "full_attention", "linear_attention"
@@ -20,13 +20,13 @@ _MAMBA: dict[str, Named] = {
 _UNDO_MAMBA: dict[str, Undo] = {"conv": taps, "a_log": decay, "d_skip": vector, "linear_norm": vector}
 
 
-def _heads(found: Found, config: dict[str, Any]) -> dict[str, Any]:
+def _heads(found: ModelKeys, config: dict[str, Any]) -> dict[str, Any]:
     """Read what layers of attention have, and of no other layer."""
     kv_heads = heads_of_keys(found, layers_with(found, "attn_k.weight")) or config["num_attention_heads"]
     return without_none({"num_key_value_heads": kv_heads, "head_dim": same_width(found.keys)})
 
 
-def _recurrence(found: Found) -> tuple[int, int]:
+def _recurrence(found: ModelKeys) -> tuple[int, int]:
     """Read heads of Mamba-2 and their width."""
     heads, inner = found.keys.required("ssm.time_step_rank"), found.keys.required("ssm.inner_size")
     if inner % heads:
@@ -34,18 +34,18 @@ def _recurrence(found: Found) -> tuple[int, int]:
     return heads, inner // heads
 
 
-def _without_rope(found: Found) -> None:
+def _without_rope(found: ModelKeys) -> None:
     """Take no notice of rotary options: these models rotate nothing."""
     scaling(found.keys)
     found.keys.number("rope.freq_base")
     found.keys.count("rope.dimension_count")
 
 
-def _has(found: Found, tensor: str) -> bool:
+def _has(found: ModelKeys, tensor: str) -> bool:
     return bool(layers_with(found, tensor))
 
 
-def _granite(found: Found) -> dict[str, Any]:
+def _granite(found: ModelKeys) -> dict[str, Any]:
     keys, config = found.keys, sizes(found)
     config |= {**_heads(found, config), **multipliers(keys)}
     heads, width = _recurrence(found)
@@ -75,7 +75,7 @@ def _granite(found: Found) -> dict[str, Any]:
     }
 
 
-def _nemotron(found: Found) -> dict[str, Any]:
+def _nemotron(found: ModelKeys) -> dict[str, Any]:
     keys, config = found.keys, sizes(found)
     _without_rope(found)
     keys.by_layer("feed_forward_length", keys.num_blocks)  # tensors say which layer is what

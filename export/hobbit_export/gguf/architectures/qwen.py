@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from hobbit_export.gguf.architectures.family import Family, has_bias, one_row, plain
-from hobbit_export.gguf.common import Found, intermediate
+from hobbit_export.gguf.common import ModelKeys, intermediate
 
 
-def experts(found: Found, *, normalise: bool) -> dict[str, Any]:
+def experts(found: ModelKeys, *, normalise: bool) -> dict[str, Any]:
     """Read what the experts of these families have in common."""
     found.keys.fixed("expert_weights_norm", normalise)
     width = intermediate(found, "expert_feed_forward_length", "blk.0.ffn_gate_exps.weight")
@@ -19,7 +19,7 @@ def experts(found: Found, *, normalise: bool) -> dict[str, Any]:
     }
 
 
-def _qwen2(found: Found) -> dict[str, Any]:
+def _qwen2(found: ModelKeys) -> dict[str, Any]:
     config = {**plain(found), **experts(found, normalise=False)}
     config["intermediate_size"] = found.keys.required("feed_forward_length")
     config["shared_expert_intermediate_size"] = intermediate(
@@ -29,14 +29,14 @@ def _qwen2(found: Found) -> dict[str, Any]:
     return config
 
 
-def _qwen3(found: Found) -> dict[str, Any]:
+def _qwen3(found: ModelKeys) -> dict[str, Any]:
     config = {**plain(found), **experts(found, normalise=True)}
     config["intermediate_size"] = found.keys.required("feed_forward_length")
     config["attention_bias"] = has_bias(found)
     return config
 
 
-def _qwen3_vl(found: Found) -> dict[str, Any]:
+def _qwen3_vl(found: ModelKeys) -> dict[str, Any]:
     """Of text, all three parts of a position are the same, whatever the sections of the rope."""
     found.keys.numbers("rope.dimension_sections", 4)
     found.keys.count("n_deepstack_layers")  # layers whose input images are added to

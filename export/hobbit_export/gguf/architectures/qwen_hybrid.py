@@ -12,13 +12,13 @@ from typing import Any
 from hobbit_export.arch.names import Named
 from hobbit_export.gguf.architectures.family import Family, Undo, has_bias, one_row
 from hobbit_export.gguf.architectures.qwen import experts
-from hobbit_export.gguf.common import Found, decoder, intermediate, scaling, theta
+from hobbit_export.gguf.common import ModelKeys, decoder, intermediate, scaling, theta
 from hobbit_export.gguf.undo import columns_ordered, log_of_negative, rows_ordered, with_shape
 from hobbit_export.weight_parts import HeadRows
 from hobbit_export.weights import Weight
 
 
-def _read(found: Found) -> dict[str, Any]:
+def _read(found: ModelKeys) -> dict[str, Any]:
     keys = found.keys
     config = {**decoder(found), **experts(found, normalise=True)}
     values, inner = keys.required("ssm.time_step_rank"), keys.required("ssm.inner_size")
@@ -48,7 +48,7 @@ def _read(found: Found) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _qwen35(found: Found) -> dict[str, Any]:
+def _qwen35(found: ModelKeys) -> dict[str, Any]:
     """The adapter takes weights to be renormalised without being told."""
     config = _read(found)
     del config["norm_topk_prob"]

@@ -14,7 +14,7 @@ from edge_runtime.base.spec import ShortConvolution
 
 
 @dataclass(frozen=True)
-class Weights:
+class ConvolutionWeights:
     """The projection to three parts, the taps, and the output projection; `bias` is an address, or 0."""
 
     joint: DeviceMatrix
@@ -39,10 +39,10 @@ def widths(attention: ShortConvolution, hidden: int) -> dict[str, int]:
     return {"joint": 3 * hidden, OUT: hidden}
 
 
-def load(g: GraphWeights, prefix: str, attention: ShortConvolution, hidden: int) -> Weights:
+def load(g: GraphWeights, prefix: str, attention: ShortConvolution, hidden: int) -> ConvolutionWeights:
     """See `Mixer.load`."""
     p, has_bias = prefix, attention.bias
-    return Weights(
+    return ConvolutionWeights(
         joint=g.matrix(f"{p}conv_in", 3 * hidden, hidden, bias=f"{p}conv_in_bias" if has_bias else ""),
         taps=g.rows([f"{p}tap_{j}" for j in range(attention.kernel)], hidden),
         bias=g.vector(f"{p}conv_bias", hidden) if has_bias else 0,
@@ -50,7 +50,7 @@ def load(g: GraphWeights, prefix: str, attention: ShortConvolution, hidden: int)
     )
 
 
-def run(attention: ShortConvolution, weights: Weights, place: Place) -> None:
+def run(attention: ShortConvolution, weights: ConvolutionWeights, place: Place) -> None:
     """See `Mixer.run`."""
     hidden = weights.o.inputs
     place.linear("normed", weights.joint, "joint")

@@ -21,7 +21,7 @@ from edge_runtime.base.spec import LatentAttention
 
 
 @dataclass(frozen=True)
-class Weights:
+class LatentWeights:
     """Matrices and addresses of norms.
 
     Attributes:
@@ -69,7 +69,7 @@ def widths(attention: LatentAttention, hidden: int) -> dict[str, int]:
     }  # fmt: skip
 
 
-def load(g: GraphWeights, prefix: str, attention: LatentAttention, hidden: int) -> Weights:
+def load(g: GraphWeights, prefix: str, attention: LatentAttention, hidden: int) -> LatentWeights:
     """See `Mixer.load`."""
     a, p, rank = attention, prefix, attention.query_rank
 
@@ -80,7 +80,7 @@ def load(g: GraphWeights, prefix: str, attention: LatentAttention, hidden: int) 
     low = (
         None if rank is None else (g.matrix(f"{p}q_a", rank, hidden, bias=bias("q_a")), g.vector(f"{p}q_a_norm", rank))
     )
-    return Weights(
+    return LatentWeights(
         q_a=low,
         q=g.matrix(f"{p}q", width, hidden) if rank is None else g.matrix(f"{p}q_b", width, rank),
         kv_a=g.matrix(f"{p}kv_a", a.kv_rank + a.rope_dim, hidden, bias=bias("kv_a")),
@@ -91,7 +91,7 @@ def load(g: GraphWeights, prefix: str, attention: LatentAttention, hidden: int) 
     )
 
 
-def run(attention: LatentAttention, weights: Weights, place: Place) -> None:
+def run(attention: LatentAttention, weights: LatentWeights, place: Place) -> None:
     """See `Mixer.run`."""
     a, w, launches, at, tokens = attention, weights, place.launches, place.at, place.tokens
     eps, kept, head = a.norm_eps or place.eps, a.kv_rank + a.rope_dim, a.nope_dim + a.rope_dim

@@ -18,7 +18,7 @@ _COLUMNS, _STATE_THREADS, _WIDE = 32, 512, 256
 
 
 @dataclass(frozen=True)
-class Weights:
+class RecurrentWeights:
     """Matrices and addresses of vectors, 0 where there is none.
 
     Attributes:
@@ -64,11 +64,11 @@ def widths(attention: LinearAttention, hidden: int) -> dict[str, int]:
     return sizes
 
 
-def load(g: GraphWeights, prefix: str, attention: LinearAttention, hidden: int) -> Weights:
+def load(g: GraphWeights, prefix: str, attention: LinearAttention, hidden: int) -> RecurrentWeights:
     """See `Mixer.load`."""
     s, p, width, heads = attention, prefix, _width(attention), attention.num_value_heads
     gates = heads * s.key_dim if s.rule == "kimi_delta" else heads
-    return Weights(
+    return RecurrentWeights(
         products=tuple(
             (x, g.matrix(f"{p}{name}", outputs, inputs), y) for x, name, outputs, inputs, y in _products(s, hidden)
         ),
@@ -98,7 +98,7 @@ def _products(s: LinearAttention, hidden: int) -> list[tuple[str, str, int, int,
     return found
 
 
-def run(attention: LinearAttention, weights: Weights, place: Place) -> None:
+def run(attention: LinearAttention, weights: RecurrentWeights, place: Place) -> None:
     """See `Mixer.run`."""
     s, w, channels = attention, weights, conv_channels(attention)
     for x, matrix, y in w.products:
@@ -111,7 +111,7 @@ def run(attention: LinearAttention, weights: Weights, place: Place) -> None:
     _gate(s, w, place)
 
 
-def _recur(s: LinearAttention, w: Weights, place: Place) -> None:
+def _recur(s: LinearAttention, w: RecurrentWeights, place: Place) -> None:
     at, width, heads, keys = place.at, _width(s), s.num_value_heads, s.num_key_heads * s.key_dim
     _, states = place.kv.fixed(place.layer_idx)
     steps, gates = at.at("steps"), at.at("forget" if s.rule == "kimi_delta" else "steps")
@@ -129,7 +129,7 @@ def _recur(s: LinearAttention, w: Weights, place: Place) -> None:
     place.launches.launch(f"hb_recur_{s.rule}", grid, _STATE_THREADS, where, ctypes.c_uint64(at.at(PASSAGE_AT)), size)
 
 
-def _gate(s: LinearAttention, w: Weights, place: Place) -> None:
+def _gate(s: LinearAttention, w: RecurrentWeights, place: Place) -> None:
     """Norm the outputs and multiply them by a gate; Mamba-2 the other way round, and within each group of heads."""
     is_mamba, at, width = s.rule == "mamba2", place.at, _width(s)
     groups = s.num_key_heads if is_mamba else s.num_value_heads

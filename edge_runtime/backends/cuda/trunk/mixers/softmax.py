@@ -14,7 +14,7 @@ from edge_runtime.base.spec import SoftmaxAttention
 
 
 @dataclass(frozen=True)
-class Weights:
+class SoftmaxWeights:
     """Norms and sinks are addresses, 0 where there are none.
 
     Attributes:
@@ -51,14 +51,14 @@ def widths(attention: SoftmaxAttention, hidden: int) -> dict[str, int]:
     return {"qkv": row_heads(s) * s.head_dim, OUT: s.num_heads * s.head_dim}
 
 
-def load(g: GraphWeights, prefix: str, attention: SoftmaxAttention, hidden: int) -> Weights:
+def load(g: GraphWeights, prefix: str, attention: SoftmaxAttention, hidden: int) -> SoftmaxWeights:
     """See `Mixer.load`."""
     s, p = attention, prefix
     q, k = s.num_heads * s.head_dim, s.num_kv_heads * s.head_dim
     label = "qk" if s.shared_kv else "qkv"
     bias = f"{p}{label}{'q_gate' if s.output_gate else ''}_bias" if s.qkv_bias else ""
     full, by_head = s.qk_norm == "full", s.qk_norm in ("per_head", "per_head_rotated")
-    return Weights(
+    return SoftmaxWeights(
         qkv=g.matrix(f"{p}{label}", row_heads(s) * s.head_dim, hidden, bias=bias),
         full_norms=(g.vector(f"{p}q_norm", q), g.vector(f"{p}k_norm", k)) if full else (0, 0),
         head_norms=g.vector(f"{p}qk_norm", q + k) if by_head else 0,
@@ -67,7 +67,7 @@ def load(g: GraphWeights, prefix: str, attention: SoftmaxAttention, hidden: int)
     )
 
 
-def run(attention: SoftmaxAttention, weights: Weights, place: Place) -> None:
+def run(attention: SoftmaxAttention, weights: SoftmaxWeights, place: Place) -> None:
     """See `Mixer.run`."""
     s, w, qkv = attention, weights, place.at.at("qkv")
     place.linear("normed", w.qkv, "qkv")
