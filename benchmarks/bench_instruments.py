@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from edge_runtime import Engine, SamplingParams
 from edge_runtime.base.contexts import HostSpan, Untimed
-from edge_runtime.telemetry.power import Choice
+from edge_runtime.telemetry.power import MeterChoice
 from edge_runtime.telemetry.power.sampler import start_sampler
 from edge_runtime.telemetry.spans import Spans
 
@@ -122,7 +122,7 @@ def blocks_of(engine: Engine, off_ms: float) -> dict[str, float]:
 
 def meter_share(board: Path) -> float | None:
     """Return the percent of a core that reading a meter takes; None without one."""
-    sampler, _ = start_sampler(Choice("auto", _HZ, board))
+    sampler, _ = start_sampler(MeterChoice("auto", _HZ, board))
     if sampler is None:
         return None
     try:
