@@ -15,7 +15,7 @@ from edge_runtime.lab.tune.journal import Journal
 from edge_runtime.lab.tune.measurement import Failure, Measurement
 from edge_runtime.lab.tune.predict import Reads
 from edge_runtime.lab.tune.rehearsal import Rehearsal
-from edge_runtime.lab.tune.search import Plan, search
+from edge_runtime.lab.tune.search import SearchRules, search
 from edge_runtime.lab.tune.trial import SearchOutcome
 
 Speed = Callable[[Mapping[str, Any]], float]
@@ -82,7 +82,7 @@ def find(outcome: SearchOutcome, **options: Any):
 
 
 def test_the_fastest_of_each_axis_is_kept_and_built_upon():
-    outcome = search([THREADS, RULES], FakeLab(by_threads), Plan())
+    outcome = search([THREADS, RULES], FakeLab(by_threads), SearchRules())
     assert outcome.best.options["threads"] == 4
     assert outcome.best.options["eviction"] in ("lru", "lcu")
     assert outcome.final is not None
@@ -95,7 +95,7 @@ def test_the_fastest_of_each_axis_is_kept_and_built_upon():
 
 def test_predictions_begin_with_what_stands_and_was_measured():
     lab = FakeLab(by_threads)
-    search([THREADS, RULES], lab, Plan())
+    search([THREADS, RULES], lab, SearchRules())
     four = Candidate.of({"threads": 4})
     assert lab.stood[:3] == [(Candidate(), 10.0), (four, 12.0), (four, 12.0)], "before an axis, and what it brought"
     assert lab.stood[3][0].options.keys() == {"threads", "eviction"}
@@ -103,7 +103,7 @@ def test_predictions_begin_with_what_stands_and_was_measured():
 
 def test_finalists_are_measured_in_turn_beginning_with_another_each_round():
     lab = FakeLab(lambda options: 10.0)
-    search([RULES], lab, Plan(rounds=3))
+    search([RULES], lab, SearchRules(rounds=3))
     firsts = [next(c for _, c, n in lab.order if n == number) for number in range(3)]
     assert len(set(firsts)) == 3
     for number in range(3):
@@ -115,16 +115,16 @@ def test_load_that_slows_whole_rounds_neither_hides_nor_makes_a_gain(seed):
     """Rounds differ by up to 60 %, far more than any gain: what is measured side by side still tells."""
     gains = {"lru": 1.0, "lcu": 1.06}
     lab = FakeLab(lambda o: 10.0 * gains.get(o.get("eviction"), 1.0) * (1 + seed), noise=0.3)
-    outcome = search([RULES], lab, Plan())
+    outcome = search([RULES], lab, SearchRules())
     assert outcome.best.options == {"eviction": "lcu"}
-    assert not search([RULES], FakeLab(lambda o: 10.0, noise=0.3), Plan()).best.changes
+    assert not search([RULES], FakeLab(lambda o: 10.0, noise=0.3), SearchRules()).best.changes
 
 
 def test_noise_of_single_measurements_does_not_change_anything():
     draw = random.Random(3)
     for _ in range(40):
         lab = FakeLab(lambda o: 10.0 * draw.uniform(0.97, 1.03))
-        assert not search([THREADS, RULES], lab, Plan()).best.changes
+        assert not search([THREADS, RULES], lab, SearchRules()).best.changes
 
 
 def test_one_slow_round_does_not_end_a_trial():
@@ -137,9 +137,9 @@ def test_one_slow_round_does_not_end_a_trial():
             return replace(found, tok_s=[0.7 * found.rate]) if candidate.options == slow and number == 2 else found
 
     lab = Stumbles(lambda options: 12.0 if options.get("threads") == 2 else 10.0)
-    outcome = search([THREADS], lab, Plan())
+    outcome = search([THREADS], lab, SearchRules())
     assert outcome.best.options == slow
-    assert len(find(outcome, threads=2).measured) == Plan().rounds
+    assert len(find(outcome, threads=2).measured) == SearchRules().rounds
 
 
 def test_what_does_not_hold_in_the_end_is_taken_back():
@@ -147,7 +147,7 @@ def test_what_does_not_hold_in_the_end_is_taken_back():
     lab.changes = lambda candidate, found: (
         measurement(10.0) if lab.order[-1][0] == "everything together" else found
     )  # the gain was the weather's
-    outcome = search([THREADS], lab, Plan())
+    outcome = search([THREADS], lab, SearchRules())
     assert find(outcome, threads=4).verdict.is_accepted
     assert outcome.best == Candidate()
     assert outcome.final is not None
@@ -159,22 +159,22 @@ def test_hopeless_predictions_are_not_measured_and_unknown_ones_come_first():
         return {None: 10.0, 1: 5.0, 2: 10.5, 4: 11.0}[options.get("threads")]
 
     lab = FakeLab(by_threads, predicts=predicts)
-    outcome = search([THREADS], lab, Plan(finalists=2))
+    outcome = search([THREADS], lab, SearchRules(finalists=2))
     assert find(outcome, threads=1).why == "not measured: -50.0 % (± 0.0) predicted"
     assert {c.options.get("threads") for _, c, _ in lab.order} == {None, 2, 4}
     lab = FakeLab(by_threads, predicts=predicts)
     lab.doubts = 0.95
-    search([THREADS], lab, Plan(finalists=3))
+    search([THREADS], lab, SearchRules(finalists=3))
     assert {c.options.get("threads") for _, c, _ in lab.order} == {None, 1, 2, 4}, "-50 % may be -3 %"
     lab = FakeLab(by_threads, predicts=lambda o: None if o.get("threads") == 1 else predicts(o))
-    search([THREADS], lab, Plan(finalists=1))
+    search([THREADS], lab, SearchRules(finalists=1))
     assert {c.options.get("threads") for stage, c, _ in lab.order if stage == "threads"} == {None, 1}
 
 
 def test_a_candidate_that_fails_is_out_and_says_why():
     lab = FakeLab(by_threads)
     lab.changes = lambda c, found: Failure("ended by SIGKILL") if c.options.get("threads") == 4 else found
-    outcome = search([THREADS], lab, Plan())
+    outcome = search([THREADS], lab, SearchRules())
     assert find(outcome, threads=4).why == "ended by SIGKILL"
     assert outcome.best == Candidate()
 
@@ -182,7 +182,7 @@ def test_a_candidate_that_fails_is_out_and_says_why():
 def test_when_what_stands_fails_nothing_is_accepted():
     lab = FakeLab(by_threads)
     lab.changes = lambda c, found: found if c.changes else Failure("out of memory")
-    outcome = search([THREADS], lab, Plan())
+    outcome = search([THREADS], lab, SearchRules())
     assert outcome.best == Candidate()
     assert "what stands failed" in find(outcome, threads=4).why
 
@@ -190,7 +190,7 @@ def test_when_what_stands_fails_nothing_is_accepted():
 def test_the_time_budget_keeps_room_for_the_verification():
     for lasts in range(0, 80, 7):
         lab = FakeLab(by_threads, lasts=lasts)
-        outcome = search([THREADS, RULES], lab, Plan(rounds=3))
+        outcome = search([THREADS, RULES], lab, SearchRules(rounds=3))
         assert lab.left >= 0, "never more measurements than there is time for"
         assert not outcome.best.changes or outcome.final is not None
         if lasts < 12:
@@ -215,16 +215,16 @@ def test_a_resumed_search_measures_only_what_is_missing_and_ends_the_same(tmp_pa
             return found
 
     whole = Journalled(Journal(None, {}))
-    expected = search([THREADS, RULES], whole, Plan())
+    expected = search([THREADS, RULES], whole, SearchRules())
     path, about = tmp_path / "x.journal", {"fingerprint": "abc"}
     measured = 0
     for lasts in (5, 9, 1, 10**6):
         lab = Journalled(Journal(path, about), lasts)
         if lasts < 10**6:
             with pytest.raises(KeyboardInterrupt):
-                search([THREADS, RULES], lab, Plan())
+                search([THREADS, RULES], lab, SearchRules())
         else:
-            assert search([THREADS, RULES], lab, Plan()) == expected
+            assert search([THREADS, RULES], lab, SearchRules()) == expected
         measured += len(lab.order)
     assert measured == len(whole.order)
 
@@ -238,7 +238,7 @@ def lossy(options: Mapping[str, Any]) -> float:
 
 def test_what_changes_answers_is_rehearsed_before_it_is_predicted():
     lab = FakeLab(lossy, predicts=lambda o: lossy(o) if not o or Candidate.of(o) in lab.rehearsed else None)
-    outcome = search([THREADS, POLICIES], lab, Plan(finalists=1, terms=Terms(max_kld=0.05)))
+    outcome = search([THREADS, POLICIES], lab, SearchRules(finalists=1, terms=Terms(max_kld=0.05)))
     assert lab.rehearsed == [Candidate.of(each) for each in POLICIES.choices], "each once, and nothing lossless"
     assert find(outcome, policy="skip").rehearsal == Rehearsal(Reads(1.0, 1.0), 0.004)
     assert find(outcome, policy="skip").expected_gain == pytest.approx(2.0)
@@ -249,7 +249,7 @@ def test_what_changes_answers_is_rehearsed_before_it_is_predicted():
 def test_what_loses_too_much_in_a_rehearsal_takes_no_place_of_others():
     lab = FakeLab(lossy, predicts=lossy)
     lab.tells = lambda c: Rehearsal(Reads(1.0, 1.0), 0.159 if c.options.get("policy") == "skip" else 0.05)
-    outcome = search([POLICIES], lab, Plan(finalists=1, terms=Terms(max_kld=0.05)))
+    outcome = search([POLICIES], lab, SearchRules(finalists=1, terms=Terms(max_kld=0.05)))
     skip = find(outcome, policy="skip")
     assert not skip.measured
     assert "0.1590 nats a token, above the budget of 0.05" in skip.why
@@ -259,7 +259,7 @@ def test_what_loses_too_much_in_a_rehearsal_takes_no_place_of_others():
 def test_a_candidate_that_cannot_be_rehearsed_is_out_and_says_why():
     lab = FakeLab(lossy, predicts=lossy)
     lab.tells = lambda c: Failure("ended by SIGKILL") if "tier" in c.options else Rehearsal(Reads(1.0, 1.0), None)
-    outcome = search([POLICIES], lab, Plan(terms=Terms(max_kld=0.05)))
+    outcome = search([POLICIES], lab, SearchRules(terms=Terms(max_kld=0.05)))
     assert find(outcome, tier=2).why == "ended by SIGKILL"
     assert not find(outcome, tier=2).measured
 
@@ -267,7 +267,7 @@ def test_a_candidate_that_cannot_be_rehearsed_is_out_and_says_why():
 def test_rehearsals_keep_room_for_measurements():
     for lasts in range(12, 30):
         lab = FakeLab(lossy, predicts=lossy, lasts=lasts)
-        outcome = search([POLICIES], lab, Plan(rounds=3, finalists=1, terms=Terms(max_kld=0.05)))
+        outcome = search([POLICIES], lab, SearchRules(rounds=3, finalists=1, terms=Terms(max_kld=0.05)))
         assert lab.left >= 0
         assert len(lab.rehearsed) == min(3, lasts - 12)
         assert outcome.is_cut_short == (lasts < 15)
