@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import re
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 
 from edge_runtime.__main__ import main as hobbit
 from hobbit_export.cli import main as hobbit_export
+
+adr_index = importlib.import_module("adr_index")
 
 ROOT = Path(__file__).parents[2]
 ADRS = sorted((ROOT / "docs/adr").glob("[0-9]*.md"))
@@ -40,6 +43,38 @@ def test_an_adr_has_title_status_date_and_its_sections_in_order(path):
 def test_the_index_of_adrs_is_up_to_date():
     done = subprocess.run([sys.executable, str(ROOT / "tools/adr_index.py"), "--check"], check=False)
     assert done.returncode == 0, "run python tools/adr_index.py"
+
+
+@pytest.fixture
+def three_pages(tmp_path):
+    """Two decisions of one day and one of the next."""
+    for number, day in ((1, 28), (2, 28), (4, 29)):
+        text = f"# {number}. T\n\n- **Status:** accepted\n- **Date:** 2026-11-{day}\n\n## Context\n\nSee [x](y.md).\n"
+        (tmp_path / f"{number:04}-t.md").write_text(text)
+    return tmp_path
+
+
+def test_a_page_is_closed_by_one_of_a_later_day(three_pages):
+    digests = adr_index.closed(adr_index.read_pages(three_pages), "")
+    assert [line.split()[0] for line in digests.splitlines()] == ["0001-t.md", "0002-t.md"]
+    assert adr_index.changed(adr_index.read_pages(three_pages), digests) == []
+    assert adr_index.numbers({1, 2, 4, 7, 8}) == ["The last number is 8. Not used: 3, 5-6."]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_edit"),
+    [
+        ("See [x]", "Do not see [x]", True), ("# 2. T", "# 2. U", True), ("2026-11-28", "2026-11-29", True),
+        ("](y.md)", "](z.md)", False), ("accepted", "superseded by [ADR 4](0004-t.md)", False),
+    ],
+)  # fmt: skip
+def test_an_edit_of_a_closed_page_is_found(three_pages, old, new, is_edit):
+    digests = adr_index.closed(adr_index.read_pages(three_pages), "")
+    page = three_pages / "0002-t.md"
+    page.write_text(page.read_text().replace(old, new))
+    after = adr_index.read_pages(three_pages)
+    assert adr_index.changed(after, digests) == (["0002-t.md"] if is_edit else [])
+    assert adr_index.closed(after, digests) == digests, "what is written down stays"
 
 
 PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")]
