@@ -125,7 +125,7 @@ def write_reference(job: Mapping[str, Any]) -> dict[str, Any]:
     """Write the logits that candidates are compared with: what the present settings say of some tokens."""
     with Engine.open(job["bundle"], self_check=False, **job["options"]) as engine:
         ids = np.asarray(job["reference_tokens"], np.int32)
-        np.save(job["reference"], engine.logits(ids, part_bytes=1))
+        np.save(job["reference"], engine.logits(ids, chunk=1))
         return {"tokens": len(ids)}
 
 
@@ -133,7 +133,7 @@ def divergence(engine: Engine, tokens: list[int], reference: Path) -> float:
     """Return the mean KL divergence from the reference, one token a pass, in nats a token."""
     expected = np.load(reference, mmap_mode="r", allow_pickle=False)
     total = 0.0
-    for position, rows in engine.logit_chunks(np.asarray(tokens, np.int32), part_bytes=1):
+    for position, rows in engine.logit_chunks(np.asarray(tokens, np.int32), chunk=1):
         p, q = log_softmax(np.asarray(expected[position : position + len(rows)])), log_softmax(rows)
         total += float((np.exp(p) * (p - q)).sum())
     return max(total / len(tokens), 0.0)
