@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-_LIMITS: dict[str, tuple[float, float]] = {
-    "temperature": (0, 100),
-    "top_k": (0, 1 << 20),
-    "top_p": (1e-9, 1),
-    "min_p": (0, 1),
-    "repetition_penalty": (1e-9, 100),
-}
+from edge_runtime.base.sampling import OF_MODEL
+
+_MOST = 1 << 20
+"""Of a whole number that has no bound of its own: no vocabulary is larger."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,9 @@ class SamplingDefaults:
         Raises:
             ValueError: names the field.
         """
-        for name, value in self.given.items():
-            low, high = _LIMITS[name]
-            if not low <= value <= high:
-                raise ValueError(f"{where}.{name}: expected {low:g} to {high:g}, got {value:g}")
+        given = self.given
+        for number in OF_MODEL:
+            value = given.get(number.name, number.default)
+            if not number.allows(value) or (number.high is None and value > _MOST):
+                bounds = f"{number.low:g} to {_MOST:g}" if number.high is None else number.bounds
+                raise ValueError(f"{where}.{number.name}: expected {bounds}, got {value:g}")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from edge_runtime.base.sampling import NUMBERS
 from edge_runtime.config.kinds import Named, OnlyOn, Switch
 from edge_runtime.config.option import Option
 from edge_runtime.config.options import BY_NAME, COMMAND_OPTIONS, ENGINE_OPTIONS, OPTIONS
@@ -69,27 +70,17 @@ def _help(option: Option) -> str:
     return f"{option.help}{names}{default}".replace("%", "%%")
 
 
-_SAMPLING: tuple[tuple[str, Any, str, str, str], ...] = (
-    ("--temperature", float, "X", "randomness; 0 is greedy", "0"),
-    ("--top-k", int, "K", "draw from the K likeliest; 0: all", "0"),
-    ("--top-p", float, "P", "draw from the smallest set reaching P", "1"),
-    ("--min-p", float, "P", "drop tokens below P of the likeliest", "0"),
-    ("--repetition-penalty", float, "X", "against tokens of prompt and answer; 1 changes nothing", "1"),
-)
-
-
 def add_sampling_arguments(parser: argparse.ArgumentParser, *, max_tokens: int | None = 128) -> None:
     """Add the sampling flags; `max_tokens` is the default of its flag, None what the context leaves."""
     group = parser.add_argument_group("sampling")
     text = "tokens to generate" if max_tokens else "tokens of an answer (default: what the context leaves)"
     group.add_argument("-n", "--max-tokens", type=int, default=max_tokens, metavar="N", help=text)
-    for flag, kind, metavar, text, otherwise in _SAMPLING:
-        default = f" (default: the model's own, else {otherwise})"
-        group.add_argument(flag, type=kind, default=None, metavar=metavar, help=text + default)
-    group.add_argument("--presence-penalty", type=float, default=0.0, metavar="X", help="against tokens said before")
-    group.add_argument(
-        "--frequency-penalty", type=float, default=0.0, metavar="X", help="against tokens each time they were said"
-    )
+    for number in NUMBERS:
+        otherwise = f" (default: the model's own, else {number.default:g})" if number.of_model else ""
+        group.add_argument(
+            f"--{number.name.replace('_', '-')}", type=type(number.default), metavar=number.metavar,
+            default=None if number.of_model else number.default, help=number.help + otherwise,
+        )  # fmt: skip
     group.add_argument(
         "--logit-bias", action="append", default=[], metavar="ID=X", help="make a token likelier or less so; repeatable"
     )

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from edge_runtime.base.errors import ConfigError, did_you_mean
 from edge_runtime.base.sizes import parse_size
 
-_WORDS = {"1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "off": False, "no": False}
+SWITCH_WORDS = {"1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "off": False, "no": False}
 
 
 class Kind:
@@ -154,9 +154,9 @@ class Switch(Kind):
         """See `Kind.convert`."""
         if isinstance(value, bool):
             return value
-        if str(value).lower() not in _WORDS:
+        if str(value).lower() not in SWITCH_WORDS:
             raise ConfigError(f"{where}: expected on or off, got {value!r}.")
-        return _WORDS[str(value).lower()]
+        return SWITCH_WORDS[str(value).lower()]
 
     def schema(self) -> dict[str, Any]:
         """See `Kind.schema`."""

@@ -59,15 +59,11 @@ class ActivePolicy:
     """
 
     def __init__(self, bundle: Bundle, config: RuntimeConfig) -> None:
-        spec, layout = bundle.manifest.model, bundle.manifest.layout
+        manifest = bundle.manifest
         self._bundle = bundle
         self._calibration: ExpertCalibration | None = None
-        self._context = PolicyContext(
-            num_layers=spec.num_layers,
-            router=router_of(spec, bundle.router_data()),
-            tier=config.tier,
-            tier_bytes={tier: layout.tier_bytes(tier) for tier in bundle.manifest.experts.tiers},
-        )
+        router = router_of(manifest.model, bundle.router_data())
+        self._context = PolicyContext.of(manifest.model, manifest.layout, manifest.experts.tiers, router, config.tier)
         self.choice = self.choose(config)
         """What is in force."""
         self.policy: Policy = self.choice.policy

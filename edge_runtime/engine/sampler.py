@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.base.errors import RequestError, UnfitBundleError
+from edge_runtime.base.sampling import NUMBERS
 from edge_runtime.engine.penalties import Penalties
 
 GREEDY_BELOW = 1e-3
@@ -64,13 +65,7 @@ class SamplingParams:
                 raise RequestError(f"sampling: {name}: expected a whole number, got {value!r}.")
         rules = (
             ("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "at least 1"),
-            ("temperature", 0 <= self.temperature <= 100, "0 to 100"),
-            ("top_k", self.top_k >= 0, "0 or more"),
-            ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
-            ("min_p", 0 <= self.min_p <= 1, "0 to 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty <= 100, "above 0, at most 100"),
-            ("presence_penalty", -100 <= self.presence_penalty <= 100, "-100 to 100"),
-            ("frequency_penalty", -100 <= self.frequency_penalty <= 100, "-100 to 100"),
+            *((one.name, one.allows(getattr(self, one.name)), one.bounds) for one in NUMBERS),
             ("seed", self.seed is None or 0 <= self.seed < 1 << 64, "0 to 2^64 - 1"),
             ("stop", all(self.stop), "no empty strings"),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -14,7 +14,9 @@ from edge_runtime.policy.routed import Routing as Routing
 from edge_runtime.policy.routed import first_rows as first_rows
 
 if TYPE_CHECKING:
+    from edge_runtime.base.spec import ModelSpec
     from edge_runtime.bundle.calibration import ExpertCalibration
+    from edge_runtime.bundle.record import RecordLayout
     from edge_runtime.policy.routing import Router
 
 
@@ -88,6 +90,23 @@ class PolicyContext:
     tier: int
     tier_bytes: Mapping[int, int]
     calibration: ExpertCalibration | None = None
+
+    @staticmethod
+    def of(
+        spec: ModelSpec, layout: RecordLayout, tiers: Iterable[int], router: Router, tier: int,
+        calibration: ExpertCalibration | None = None,
+    ) -> PolicyContext:  # fmt: skip
+        """Return the context of a model: of a bundle's manifest, or of what a trace says of it.
+
+        Args:
+            spec: its shape.
+            layout: of its records.
+            tiers: that this run may use.
+            router: the model's.
+            tier: the one that counts as full.
+            calibration: what the exporter measured.
+        """
+        return PolicyContext(spec.num_layers, router, tier, {t: layout.tier_bytes(t) for t in tiers}, calibration)
 
     @cached_property
     def num_experts(self) -> int:

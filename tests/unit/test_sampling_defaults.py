@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from manifests import small_manifest
 
-from edge_runtime.base.errors import BundleError, ConfigError
+from edge_runtime.base.errors import BundleError, ConfigError, RequestError
+from edge_runtime.base.sampling import NUMBERS, OF_MODEL, SamplingNumber
 from edge_runtime.bundle import manifest_file
 from edge_runtime.bundle.sampling_defaults import SamplingDefaults
 from edge_runtime.engine.sampler import SamplingParams
@@ -52,6 +54,33 @@ def test_what_the_file_says_counts_and_no_more(generation: dict[str, Any], expec
 def test_values_that_no_sampler_takes_are_named(key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"generation_config.json(: |[.]){key}: expected"):
         sampling_defaults({key: value})
+
+
+def beyond(number: SamplingNumber) -> list[float]:
+    """Values just outside the bounds of a parameter."""
+    low = number.low if number.above_low else number.low - 1
+    return [low] if number.high is None else [low, number.high + 1]
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda one: one.name)
+def test_a_parameter_has_the_default_and_the_bounds_of_the_table(number: SamplingNumber) -> None:
+    assert getattr(SamplingParams(), number.name) == number.default
+    SamplingParams(**{number.name: number.default if number.high is None else type(number.default)(number.high)})
+    for value in beyond(number):
+        with pytest.raises(RequestError, match=f"{number.name}: expected {number.bounds}"):
+            SamplingParams(**{number.name: type(number.default)(value)})
+
+
+@pytest.mark.parametrize("number", OF_MODEL, ids=lambda one: one.name)
+def test_a_model_states_what_the_table_allows(number: SamplingNumber) -> None:
+    assert number.name in asdict(SamplingDefaults())
+    for value in beyond(number):
+        with pytest.raises(ValueError, match=f"x.{number.name}: expected"):
+            SamplingDefaults(**{number.name: type(number.default)(value)}).check("x")
+
+
+def test_a_model_states_nothing_else() -> None:
+    assert list(asdict(SamplingDefaults())) == [number.name for number in OF_MODEL]
 
 
 def raw(**sampling: Any) -> bytes:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from edge_runtime.base.errors import RequestError, did_you_mean
+from edge_runtime.config.kinds import SWITCH_WORDS
 from edge_runtime.engine.sampler import SamplingParams
 
 _NONE = ("none", "off", "auto")
-_SWITCHES = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
 
 
 def _whole(text: str) -> int:
@@ -22,9 +22,9 @@ def _fraction(text: str) -> float:
 
 
 def _switch(text: str) -> bool:
-    if text.lower() not in _SWITCHES:
+    if text.lower() not in SWITCH_WORDS:
         raise ValueError(text)
-    return _SWITCHES[text.lower()]
+    return SWITCH_WORDS[text.lower()]
 
 
 _CONVERTERS: dict[str, tuple[Callable[[str], Any], str]] = {

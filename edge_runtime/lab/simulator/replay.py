@@ -122,7 +122,9 @@ def simulate(
         raise ConfigError("--prefetch: the trace holds no predictions. Record it with --prefetch, then replay it.")
     _check_judges(header, settings.policy)
     router = trace.router()
-    context = policy_context(header, router, settings.tier or header.tier, settings.calibration)
+    context = PolicyContext.of(
+        header.model, header.layout, header.tiers, router, settings.tier or header.tier, settings.calibration
+    )
     policy, store = create_policy(settings.policy, context), SimulatedStore(settings.drive)
     is_own = parse_policy(settings.policy) == parse_policy(header.policy) and context.tier == header.tier
     tokens, started = 0, perf_counter()
@@ -144,20 +146,6 @@ def simulate(
     kept = {t: size for t, size in context.tier_bytes.items() if policy.min_tier <= t <= context.tier}
     seconds = store.seconds - begun_s, perf_counter() - started
     return Simulation(policy, counters, tokens, *seconds, passes.requests, kept)
-
-
-def policy_context(
-    header: TraceHeader, router: Router, tier: int, calibration: ExpertCalibration | None
-) -> PolicyContext:
-    """What a policy is built for, as `edge_runtime.engine.assembly` says it of a bundle."""
-    spec, layout = header.model, header.layout
-    return PolicyContext(
-        num_layers=spec.num_layers,
-        router=router,
-        tier=tier,
-        tier_bytes={t: layout.tier_bytes(t) for t in header.tiers},
-        calibration=calibration,
-    )
 
 
 def _check_judges(header: TraceHeader, text: str) -> None:
