@@ -24,7 +24,7 @@ HOMES = {
         # TensorRT's own word for an engine as it is stored
         *("edge_runtime/backends/cuda/tensorrt/*", "edge_runtime/backends/cuda/backend.py"),
     ),
-    "turn": ("edge_runtime/cli/chat/*", "edge_runtime/lab/simulator/route_trace.py"),
+    "turn": ("edge_runtime/cli/chat/*", "edge_runtime/lab/simulator/route_trace.py", "benchmarks/*turns*.py"),
     "piece": (
         *("edge_runtime/bundle/tokenizer_file.py", "edge_runtime/lab/tasks.py"),
         *("edge_runtime/service/openai/grammar.py", "export/hobbit_export/gguf/tokenizer/*"),

@@ -4,8 +4,8 @@ usage: python tools/release/offline.py TARGET [--python 3.11] [--set device|all]
 
 TARGET is one of common.TARGETS. The bundle is a folder in a .tar.gz: wheels, requirements with digests for each
 Python, the installer with units and settings, container files, the operator's page. Inside it
-`deploy/environment.sh` and `deploy/install.sh` use no network. The wheel of this version must lie in --out (make wheels). Downloads what
-deploy/locks names; two runs write the same bytes.
+`deploy/environment.sh` and `deploy/install.sh` use no network. The wheel of this version must lie in --out (make
+wheels). Downloads what deploy/locks names; two runs write the same bytes.
 """
 
 from __future__ import annotations
