@@ -66,7 +66,14 @@ def test_every_policy_is_replayed():
 @pytest.mark.usefixtures("in_order")
 def test_a_replay_agrees_with_the_runtime_exactly(calibrated_bundle, tmp_path, policy):
     """Every decision hangs on residency and history: all of it comes out the same, predicted losses to the last bit."""
-    for eviction, slots in (("lru", 12), ("lcu", 40), ("rate-distortion", 90), ("layer-sizes", 40), ("mdc", 256)):
+    for eviction, slots in (
+        ("lru", 12),
+        ("lcu", 40),
+        ("next-use", 40),
+        ("rate-distortion", 90),
+        ("layer-sizes", 40),
+        ("mdc", 256),
+    ):
         ran = run_and_record(calibrated_bundle, tmp_path / "t", policy, eviction, slots)
         found = replayed(calibrated_bundle, tmp_path / "t", policy, eviction, slots)
         for name in EXACT:
@@ -78,7 +85,7 @@ def test_a_replay_agrees_with_the_runtime_exactly(calibrated_bundle, tmp_path, p
 @pytest.mark.usefixtures("in_order")
 def test_what_was_read_ahead_is_replayed_exactly(calibrated_bundle, tmp_path, predictor, policy):
     prefetch = predictor + ("," if ":" in predictor else ":") + "adaptive=false"
-    for eviction, slots in (("lru", 20), ("lcu", 60)):
+    for eviction, slots in (("lru", 20), ("next-use", 40), ("lcu", 60)):
         ran = run_and_record(calibrated_bundle, tmp_path / "t", policy, eviction, slots, prefetch=prefetch)
         found = replayed(calibrated_bundle, tmp_path / "t", policy, eviction, slots, prefetch=True)
         for name in (*EXACT, "prefetch_issued", "prefetch_used", "prefetch_wasted"):
@@ -86,26 +93,27 @@ def test_what_was_read_ahead_is_replayed_exactly(calibrated_bundle, tmp_path, pr
         assert ran.prefetch_issued > 0
 
 
+@pytest.mark.parametrize("eviction", ["lru", "next-use"])
 @pytest.mark.usefixtures("in_order")
-def test_what_the_governor_decided_is_replayed(calibrated_bundle, tmp_path):
+def test_what_the_governor_decided_is_replayed(calibrated_bundle, tmp_path, eviction):
     """Whether reading ahead pays is judged by time, which a replay has not: it repeats the judgement."""
-    ran = run_and_record(calibrated_bundle, tmp_path / "t", "lossless", "lru", 24, prefetch="lookahead")
+    ran = run_and_record(calibrated_bundle, tmp_path / "t", "lossless", eviction, 24, prefetch="lookahead")
     marks = [one.is_prefetching for one in Trace(tmp_path / "t")]
     assert True in marks
     assert False in marks
-    found = replayed(calibrated_bundle, tmp_path / "t", "lossless", "lru", 24, prefetch=True)
+    found = replayed(calibrated_bundle, tmp_path / "t", "lossless", eviction, 24, prefetch=True)
     for name in (*EXACT, "prefetch_issued", "prefetch_used", "prefetch_wasted"):
         assert getattr(found, name) == getattr(ran, name), name
 
 
 @pytest.mark.usefixtures("in_order")
 def test_a_fallback_is_recorded_as_two_passes(calibrated_bundle, tmp_path):
-    ran = run_and_record(calibrated_bundle, tmp_path / "t", "mobile:threshold=0.3,signal=margin", "lru", 40)
+    ran = run_and_record(calibrated_bundle, tmp_path / "t", "mobile:threshold=0.3,signal=margin", "next-use", 40)
     trace = Trace(tmp_path / "t")
     rejected = [one for one in trace if one.is_rejected]
     assert 0 < len(rejected) == ran.fallbacks < 160
     assert (trace.passes, trace.tokens) == (160 + ran.fallbacks, 160)
-    other = replayed(calibrated_bundle, tmp_path / "t", "mobile:threshold=0", "lru", 40)
+    other = replayed(calibrated_bundle, tmp_path / "t", "mobile:threshold=0", "next-use", 40)
     assert other.fallbacks == 0, "another threshold judges by the recorded confidence"
     with pytest.raises(ConfigError, match="holds no predictions"):
         replayed(calibrated_bundle, tmp_path / "t", "lossless", "lru", 40, prefetch=True)
@@ -114,7 +122,7 @@ def test_a_fallback_is_recorded_as_two_passes(calibrated_bundle, tmp_path):
 def test_a_replay_of_lossless_routing_is_the_lossless_run_at_any_size(model_bundle, tmp_path):
     """One recording serves every cache size, because lossless logits do not depend on placement."""
     run_and_record(model_bundle, tmp_path / "t", "lossless", "lru", 256)
-    for eviction, slots in (("lru", 33), ("lcu", 70)):
+    for eviction, slots in (("lru", 33), ("next-use", 50), ("lcu", 70)):
         ran = run_and_record(model_bundle, tmp_path / "u", "lossless", eviction, slots)
         found = simulate(Trace(tmp_path / "t"), ReplaySettings(slots, eviction=eviction)).counters
         assert (found.hits, found.misses, found.bytes_read) == (ran.hits, ran.misses, ran.bytes_read)
@@ -125,7 +133,7 @@ def test_no_rule_beats_belady(model_bundle, tmp_path):
     trace = Trace(tmp_path / "t")
     full = trace.header.layout.tier_bytes(4)
     for policy in ("lossless", "hobbit"):
-        for eviction in ("lru", "lcu"):
+        for eviction in ("lru", "lcu", "next-use"):
             found = simulate(trace, ReplaySettings(40, policy, eviction))
             bound = optimum(found.requests, found.kept_bytes, 40 * full)
             assert bound.lower_bytes <= bound.upper_bytes
