@@ -67,7 +67,7 @@ class Predicted:
             yield one._replace(predictions=keeping.take(), is_prefetching=True)
 
 
-def foreseen(trace: Recording) -> dict[str, float]:
+def hits_of_predictions(trace: Recording) -> dict[str, float]:
     """Return which share of a layer's experts was among as many predicted, and among those of the token before.
 
     Layers behind the first one count, and tokens behind the first one.
@@ -147,7 +147,7 @@ def judged(path: Path) -> dict[str, Any]:
             "file": path.name, "model": recording.model, "tokens": tokens, "layers": layers,
             "experts": recording.num_experts, "top_k": top_k,
             "over_belady": {str(size): evictions(trace, size) for size in SIZES},
-            "foreseen": foreseen(trace),
+            "foreseen": hits_of_predictions(trace),
             "reading_ahead": {str(size): reading_ahead(trace, size) for size in SIZES},
         }  # fmt: skip
 

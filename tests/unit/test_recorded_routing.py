@@ -46,8 +46,11 @@ def following(random, layer, before):
     return [(one + 1) % EXPERTS for one in before] if before else by_chance(random, layer, before)
 
 
-def test_what_follows_is_foreseen_and_chance_is_not(tmp_path):
-    sure, lucky = recorded.foreseen(traced(tmp_path, following)), recorded.foreseen(traced(tmp_path, by_chance))
+def test_what_follows_is_predicted_and_chance_is_not(tmp_path):
+    sure, lucky = (
+        recorded.hits_of_predictions(traced(tmp_path, following)),
+        recorded.hits_of_predictions(traced(tmp_path, by_chance)),
+    )
     assert sure["statistical"] > 0.8, "but for pairs that were not seen yet"
     assert sure["token_before"] < 0.4, "the first layer's experts are drawn anew for every token"
     assert lucky["statistical"] < 0.4
