@@ -29,6 +29,7 @@ from edge_runtime.bundle.manifest_file import read as read_manifest
 from edge_runtime.lab.bench.folder import write_whole
 
 LOSSLESS = "lossless"
+HOBBIT = "hobbit:quantiles=true"
 Row = Mapping[str, Any]
 
 
@@ -42,10 +43,10 @@ class Setting(NamedTuple):
 
 SETTINGS = (
     Setting(LOSSLESS, 8, {}),
-    Setting("hobbit 8/2", 8, {"policy": "hobbit:quantiles=true,low=2"}),
+    Setting("hobbit 8/2", 8, {"policy": HOBBIT}),
     Setting("base-resident", 8, {"max_kld": 0.02, "base_resident": True}),
     Setting(LOSSLESS, 4, {}),
-    Setting("hobbit 4/2", 4, {"policy": "hobbit:quantiles=true,low=2"}),
+    Setting("hobbit 4/2", 4, {"policy": HOBBIT}),
     Setting("mobile", 4, {"policy": "mobile"}),
     Setting("cache-prior", 4, {"policy": "cache-prior:lambda=0.3"}),
 )
@@ -63,6 +64,10 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--warm-tokens", type=int, default=64)
     found.add_argument("--prompt-tokens", type=int, default=128)
     found.add_argument("--threads", type=int, default=2)
+    found.add_argument(
+        "--hobbit", default=HOBBIT, metavar="POLICY",
+        help="with thresholds, where the bundle's calibration has none: hobbit:t1=X,t2=Y (see hobbit calibrate)",
+    )  # fmt: skip
     found.add_argument("--only", nargs="+", metavar="NAME", help="settings, beside lossless of their tier")
     found.add_argument("--tier", type=int, nargs="+", default=[8, 4], choices=(8, 4))
     found.add_argument("--seed", type=int, default=1)
@@ -207,8 +212,10 @@ def chosen(args: argparse.Namespace) -> list[Setting]:
     known = {each.name for each in SETTINGS}
     if unknown := sorted({*(args.only or [])} - known):
         raise SystemExit(f"--only {' '.join(unknown)}: expected some of {', '.join(sorted(known))}.")
-    return [each for each in SETTINGS if each.tier in args.tier
-            and (args.only is None or each.name in {LOSSLESS, *args.only})]  # fmt: skip
+    asked = [each for each in SETTINGS if each.tier in args.tier
+             and (args.only is None or each.name in {LOSSLESS, *args.only})]  # fmt: skip
+    hobbit = {"policy": f"{args.hobbit},low=2"}
+    return [each._replace(options=hobbit) if each.options.get("policy") == HOBBIT else each for each in asked]
 
 
 def main(argv: list[str] | None = None) -> int:

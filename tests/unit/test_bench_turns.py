@@ -108,3 +108,12 @@ def test_what_is_asked_for_is_measured_beside_lossless():
     assert asked("--only", "mobile", "--tier", "4") == [("lossless", 4), ("mobile", 4)]
     with pytest.raises(SystemExit, match=r"--only fast: expected some of base-resident"):
         asked("--only", "fast")
+
+
+def test_thresholds_of_hobbit_may_be_given():
+    def policies(*words: str) -> list[str]:
+        args = policy_turns.parser().parse_args(["b", "--tokens", "t", "--out", "o", *words])
+        return [each.options["policy"] for each in policy_turns.chosen(args) if each.name.startswith("hobbit")]
+
+    assert policies() == ["hobbit:quantiles=true,low=2"] * 2
+    assert policies("--hobbit", "hobbit:t1=0.8,t2=0.9") == ["hobbit:t1=0.8,t2=0.9,low=2"] * 2
