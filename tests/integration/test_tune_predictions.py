@@ -59,7 +59,7 @@ def test_a_rehearsal_counts_what_a_replay_counts(model_bundle: Path, replays, si
 
 
 CHANGES = [
-    "hobbit", "mobile", "cache-prior", "max-rank", "cumsum", "smoe", "skip", "lexi", "rate-distortion", "edgemoe:bits=3",
+    "hobbit", "mobile:ahead=0", "cache-prior", "max-rank", "cumsum", "smoe", "skip", "lexi", "rate-distortion", "edgemoe:bits=3",
     "mcsharp:bits=3", "adapmoe:tau=0.01",
 ]  # fmt: skip
 
@@ -73,6 +73,17 @@ def test_what_changes_answers_is_rehearsed_to_the_byte(calibrated_bundle, replay
     assert told.reads.bytes_per_token == pytest.approx(measured["bytes_per_token"]) != 0
     assert told.reads.batches_per_token > 0 < sum(told.reads.uses.values())
     assert replays(ReplaySetting(60, "lru", change.get("policy", "lossless"), change.get("tier", 8))) is None
+
+
+def test_hints_read_ahead_change_no_use(calibrated_bundle):
+    """What MoBiLE reads ahead lands when the drive gives it, or is withdrawn: bytes follow the drive (ADR 75), uses do not."""
+    job = {"bundle": str(calibrated_bundle), "workload": asdict(WORKLOAD)}
+    told = []
+    for policy in ("mobile", "mobile:ahead=0"):
+        job["options"] = OPTIONS | {"expert_memory": "5MiB", "policy": policy}
+        told.append(Rehearsal.from_json(run_rehearsal(job)).reads)
+    assert told[0].uses == told[1].uses
+    assert told[0].bytes_per_token > 0
 
 
 def test_every_policy_that_changes_answers_is_rehearsed():
