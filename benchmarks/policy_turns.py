@@ -7,6 +7,7 @@ opened anew; each runs a prompt, decodes a few tokens to fill its cache, and the
 with another one each time; at last each runs another prompt. Every policy is given the same prompts and seeds. The
 drive is probed before and after the turns. Needs a bundle with the tiers 8, 4 and 2 and a calibration, as much memory
 as the engines of a tier together, and a machine that does nothing else. The file is written anew after every round.
+What the bundle cannot run is left out, and said.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from benchmarks.compare.machine import identity
 from benchmarks.compare.ours import drive_gbps, mark, prefill, stage
 from benchmarks.source import commit
 from edge_runtime import Engine, SamplingParams
+from edge_runtime.base.errors import BudgetError, ConfigError
 from edge_runtime.bundle.manifest_file import read as read_manifest
 from edge_runtime.lab.bench.folder import write_whole
 
@@ -104,6 +106,8 @@ class Runner:
         self.args = args
         self.ids: list[int] = json.loads(args.tokens.read_text(encoding="utf-8"))
         self.tokens = args.turns * args.turn_tokens
+        self.left_out: dict[str, str] = {}
+        """Settings that the bundle or the machine cannot run, and why."""
 
     def opened(self, setting: Setting) -> Engine:
         """Open an engine with memory for its share of all experts."""
@@ -119,11 +123,17 @@ class Runner:
         """Measure one round; return a row a setting."""
         args, (first, later) = self.args, prompts_of(self.ids, number, self.args.prompt_tokens)
         with ExitStack() as stack:
-            engines = {each.name: stack.enter_context(self.opened(each)) for each in settings}
+            engines: dict[str, Engine] = {}
+            for each in settings:
+                try:
+                    engines[each.name] = stack.enter_context(self.opened(each))
+                except (ConfigError, BudgetError) as err:
+                    self.left_out[f"{each.tier} bits, {each.name}"] = str(err)
             rows: dict[str, dict[str, Any]] = {
                 each.name: {"round": number, "setting": each.name, "tier": each.tier, "turns": [],
                             "num_slots": engines[each.name].parts.plan.num_slots}
                 for each in settings
+                if each.name in engines
             }  # fmt: skip
             for name, engine in engines.items():
                 rows[name]["first_prompt"] = prefill(engine, first)
@@ -233,10 +243,13 @@ def main(argv: list[str] | None = None) -> int:
             when = datetime.now(timezone.utc).isoformat("T", "seconds")
             measured = runner.round(number, [each for each in settings if each.tier == tier])
             rows += [{"when": when, "load_before": load, **row} for row in measured]
-            write_whole(args.out, (json.dumps({**about, "table": table(rows), "rows": rows}) + "\n").encode())
+            said = {**about, "left_out": runner.left_out, "table": table(rows), "rows": rows}
+            write_whole(args.out, (json.dumps(said) + "\n").encode())
             print(f"round {number}, {tier} bits, load {load} before", flush=True)
     for line in table(rows):
         print(json.dumps(line))
+    for name, why in runner.left_out.items():
+        print(f"left out: {name}: {why}")
     return 0
 
 

@@ -78,3 +78,16 @@ def test_policies_take_turns(calibrated_bundle, stream, tmp_path, monkeypatch):
     assert by_name[8, "lossless"]["over_lossless"] == 1
     assert all(line["tok_s"] > 0 for line in said["table"])
     assert all(line["second_passes"] == 0 for line in said["table"] if line["setting"] != "mobile")
+
+
+def test_what_a_bundle_cannot_run_is_left_out_and_said(model_bundle, stream, tmp_path, monkeypatch, capsys):
+    """Without a calibration there are neither HOBBIT's thresholds nor losses for a base."""
+    monkeypatch.setattr(policy_turns, "drive_gbps", lambda engine, seed: 2.0)
+    out = tmp_path / "policies.json"
+    flags = ["--rounds", "1", "--turns", "1", "--turn-tokens", "2", "--warm-tokens", "2", "--prompt-tokens", "8"]
+    flags += ["--tier", "8", "--threads", "1", "--out", str(out)]
+    assert policy_turns.main([str(model_bundle), *stream, *flags]) == 0
+    said = json.loads(out.read_text())
+    assert set(said["left_out"]) == {"8 bits, hobbit 8/2", "8 bits, base-resident"}
+    assert [line["setting"] for line in said["table"]] == ["lossless"]
+    assert "left out: 8 bits, base-resident: policy 'rate-distortion'" in capsys.readouterr().out
