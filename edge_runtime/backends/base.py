@@ -158,6 +158,14 @@ class Backend(Protocol[T]):
         ...
 
     @property
+    def driver_bytes(self) -> int:
+        """Memory of the system that a driver holds for it and the kernel does not count among this process's pages.
+
+        May be left out where there is none.
+        """
+        ...
+
+    @property
     def fingerprint(self) -> str:
         """Names everything that decides the bits: results stored under it hold as long as it does not change."""
         ...
@@ -207,3 +215,8 @@ class Backend(Protocol[T]):
     def close(self) -> None:
         """Release what has no `close` of its own, kernels among it; trunk and slots are closed. Safe to call twice."""
         ...
+
+
+def driver_bytes_of(backend: Backend[Any]) -> int:
+    """Return `Backend.driver_bytes`; 0 where it is left out."""
+    return int(getattr(backend, "driver_bytes", 0))

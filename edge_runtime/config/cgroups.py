@@ -11,7 +11,10 @@ from edge_runtime.base.sizes import MIB
 _UNLIMITED = 1 << 60
 """cgroup v1 writes 'no limit' as a number just below 2^63."""
 _SHARE, _LEAST = 32, 16 * MIB
-_FILE_PAGES = re.compile(rb"^(total_)?(?:active|inactive)_file (\d+)$", re.MULTILINE)
+_STATED = re.compile(rb"^(total_)?(\w+) (\d+)$", re.MULTILINE)
+_FILE_PAGES = (b"active_file", b"inactive_file")
+_PROCESSES_PAGES = (b"anon", b"file", b"rss", b"cache")
+"""Pages of processes and of files, shared memory among them: by the names of version 2, and of version 1."""
 _KILLS = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
 
 
@@ -38,27 +41,31 @@ class MemoryGroup:
         """Return what is charged to it, pages of files included."""
         return next((used for used in self._numbers(self._used) if used), 0)
 
-    def file_bytes(self) -> int:
-        """Return how much of that are pages of files. Dear: the kernel adds it up over processors and children.
+    def _stated(self) -> dict[bytes, int]:
+        """Return what is charged, by kind. Dear: the kernel adds it up over processors and children."""
+        found = _STATED.findall(self._read(self._stat))
+        with_children = [each for each in found if each[0]]
+        return {name: int(size) for _, name, size in with_children or found}
 
-        All of them count as reclaimable: libraries shared with others may be charged here or elsewhere, and the plan
-        counts those this process maps.
-        """
-        found = _FILE_PAGES.findall(self._read(self._stat))
-        with_children = [size for total, size in found if total]
-        return sum(map(int, with_children or [size for _, size in found]))
-
-    def left_bytes(self, limit: int, *, enough: int | None = None) -> int:
+    def left_bytes(self, limit: int, *, driver_bytes: int = 0, enough: int | None = None) -> int:
         """Return what a limit leaves: less what is charged and cannot be reclaimed.
+
+        All pages of files count as reclaimable: libraries shared with others may be charged here or elsewhere, and the
+        plan counts those this process maps. Some drivers have their memory charged and others do not. So as much counts
+        as is charged and belongs to no process: the kernel's.
 
         Args:
             limit: of `limit_bytes`.
+            driver_bytes: a driver's memory that the asking process holds, which counts as left.
             enough: where so much is left, whatever can be reclaimed, return that without finding out how much more.
         """
         used = self.used_bytes()
         if enough is not None and limit - used >= enough:
             return limit - used
-        return max(0, limit - max(0, used - self.file_bytes()))
+        stated = self._stated()
+        files, processes = (sum(stated.get(name, 0) for name in names) for names in (_FILE_PAGES, _PROCESSES_PAGES))
+        driver = min(driver_bytes, max(0, used - processes)) if processes else 0
+        return max(0, limit - max(0, used - files - driver))
 
     def kills(self) -> int:
         """Return how many of its processes the kernel killed for want of memory."""

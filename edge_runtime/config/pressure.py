@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge_runtime.base.kept_files import KeptFiles
 from edge_runtime.config.cgroups import MemoryGroup, kept_in_group, membership
-from edge_runtime.config.limits import SystemLimits, limits_of, memory_groups
+from edge_runtime.config.limits import OwnMemory, SystemLimits, limits_of, memory_groups
 from edge_runtime.telemetry.process import anonymous_pages_bytes, rss_bytes
 
 _TOTAL = re.compile(rb"^some .*\btotal=(\d+)", re.MULTILINE)
@@ -38,13 +38,20 @@ class PressureWatch:
     Args:
         reserve_bytes: left to the rest of the machine.
         own_bytes: returns the anonymous memory of this process, instead of reading it.
+        driver_bytes: returns what a driver holds for it beside that (`OwnMemory`).
         root: where /proc and /sys are; tests pass a fake tree.
     """
 
     def __init__(
-        self, *, reserve_bytes: int, own_bytes: Callable[[], int] | None = None, root: Path = Path("/")
+        self,
+        *,
+        reserve_bytes: int,
+        own_bytes: Callable[[], int] | None = None,
+        driver_bytes: Callable[[], int] = lambda: 0,
+        root: Path = Path("/"),
     ) -> None:
         self._reserve, self._own, self._root = reserve_bytes, own_bytes or self._anonymous_bytes, root
+        self._driver_bytes = driver_bytes
         self._files = KeptFiles()
         self._membership, self._meminfo, self._statm, self._stalls = (
             membership(root), root / "proc/meminfo", root / "proc/self/statm", root / "proc/pressure/memory"
@@ -63,10 +70,9 @@ class PressureWatch:
             DeviceError: /proc/meminfo cannot be read.
         """
         self._find_groups()
-        own = self._own()
-        spare = None if enough is None else enough - own
-        limits = limits_of(self._files.read(self._meminfo), self._groups, enough=spare)
-        allowed = allowed_bytes(limits, own, self._reserve, requested)
+        own = OwnMemory(self._own(), self._driver_bytes())
+        limits = limits_of(self._files.read(self._meminfo), self._groups, own, enough=enough)
+        allowed = allowed_bytes(limits, self._reserve, requested)
         return Pressure(allowed if enough is None else min(allowed, enough), self._stalled())
 
     def close(self) -> None:
@@ -94,11 +100,11 @@ class PressureWatch:
         return None
 
 
-def allowed_bytes(limits: SystemLimits, own_bytes: int, reserve_bytes: int, requested: int | None) -> int:
+def allowed_bytes(limits: SystemLimits, reserve_bytes: int, requested: int | None) -> int:
     """Return the least of what the machine, the tightest cgroup and --memory allow; not below 0."""
-    options = [limits.available_bytes + own_bytes - reserve_bytes]
+    options = [limits.available_bytes - reserve_bytes]
     if limits.cgroup_free_bytes is not None:
-        options.append(limits.cgroup_free_bytes + own_bytes - kept_in_group(limits.cgroup_limit_bytes or 0))
+        options.append(limits.cgroup_free_bytes - kept_in_group(limits.cgroup_limit_bytes or 0))
     if requested is not None:
         options.append(requested)
     return max(0, min(options))

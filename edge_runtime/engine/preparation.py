@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edge_runtime.backends import find_backend
-from edge_runtime.backends.base import Backend, BackendOptions, MemoryFormulas
+from edge_runtime.backends.base import Backend, BackendOptions, MemoryFormulas, driver_bytes_of
 from edge_runtime.backends.scratch import PassScratch
 from edge_runtime.base.confined import reserved_bytes
 from edge_runtime.base.sizes import MIB
@@ -16,7 +16,7 @@ from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.config.environment import Variables
-from edge_runtime.config.limits import Ceiling, memory_ceiling, read_limits
+from edge_runtime.config.limits import Ceiling, OwnMemory, memory_ceiling, read_limits
 from edge_runtime.config.memory_needs import MemoryNeeds
 from edge_runtime.config.memory_plan import MemoryPlan, choose_prefill_chunk, plan_memory
 from edge_runtime.config.options import RuntimeConfig
@@ -75,7 +75,7 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables
     config = resolve(options, os.environ if env is None else env, bundle.manifest)
     backend = make_backend(bundle.manifest.model, config)
     tokenizer = Tokenizer.from_bundle(bundle)
-    ceiling = ceiling_here(config)
+    ceiling = ceiling_here(config, backend)
     sized = size_model(bundle, config, backend.formulas, ceiling, request_bytes=options.request_bytes)
     config, needs = sized.config, sized.needs
     plan = plan_memory(needs, ceiling, expert_memory=config.expert_memory)
@@ -201,14 +201,10 @@ def base_tier(policy: Policy) -> int:
     return policy.min_tier if policy.keeps_base else 0
 
 
-def ceiling_here(config: RuntimeConfig) -> Ceiling:
-    """Return what this process may use at most, on this machine, now."""
-    return memory_ceiling(
-        read_limits(),
-        requested=config.memory,
-        own_anonymous_bytes=anonymous_bytes(),
-        reserve_bytes=config.os_reserve,
-    )
+def ceiling_here(config: RuntimeConfig, backend: Backend[Any]) -> Ceiling:
+    """Return what this process may use at most, on this machine, now. It does not change with what the engine holds."""
+    own = OwnMemory(anonymous_bytes(), driver_bytes_of(backend))
+    return memory_ceiling(read_limits(own=own), requested=config.memory, reserve_bytes=config.os_reserve)
 
 
 def plan_again(parts: Parts, config: RuntimeConfig, choice: PolicyChoice) -> MemoryPlan:
@@ -223,7 +219,7 @@ def plan_again(parts: Parts, config: RuntimeConfig, choice: PolicyChoice) -> Mem
         BudgetError: it does not fit.
     """
     needs = _needs_with(parts, choice)
-    return plan_memory(needs, ceiling_here(config), expert_memory=config.expert_memory)
+    return plan_memory(needs, ceiling_here(config, parts.backend), expert_memory=config.expert_memory)
 
 
 def plan_for(parts: Parts, ceiling: Ceiling) -> MemoryPlan:

@@ -42,7 +42,7 @@ def fake(_loaded: ctypes.CDLL) -> Iterator[ctypes.CDLL]:
     _loaded.shim_seed.argtypes = [ctypes.c_uint64]
     _loaded.shim_watch.argtypes = [ctypes.c_uint64, ctypes.c_uint64]
     _loaded.shim_reads.argtypes = [ctypes.c_uint32, ctypes.c_void_p]
-    _loaded.fake_live_regions.restype = ctypes.c_size_t
+    _loaded.fake_live_regions.restype = _loaded.fake_held_bytes.restype = ctypes.c_size_t
     _reset(_loaded)
     yield _loaded
     _reset(_loaded)

@@ -121,7 +121,10 @@ def test_tokens_are_the_cpu_backends(model_bundle: Path, of_cpu, use, fake: ctyp
         assert (module.shrunk, module.runs[CUDA] > runs) == (alone, True), "single tokens keep their room"
         assert report["choices"]["trunk"] == "onnx"
         assert "computes every operator" in report["choices"]["trunk_reason"]
-        assert engine.parts.backend.fingerprint.endswith("-onnxruntime-cuda-1.99.0")
+        backend = engine.parts.backend
+        assert backend.fingerprint.endswith("-onnxruntime-cuda-1.99.0")
+        assert backend.driver_bytes > fake.fake_held_bytes(1), "with what sessions take by themselves"
+    assert backend.driver_bytes == 0
     assert fake.fake_live_regions() == before, "all memory was given back"
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.base.errors import BudgetError
-from edge_runtime.config.limits import Ceiling, SystemLimits, memory_ceiling, page_cache_reserve, read_limits
+from edge_runtime.config.limits import Ceiling, OwnMemory, SystemLimits, memory_ceiling, page_cache_reserve, read_limits
 from edge_runtime.config.memory_needs import MemoryNeeds
 from edge_runtime.config.memory_plan import choose_prefill_chunk, plan_memory
 
@@ -145,22 +145,20 @@ def test_a_plan_fits_and_a_refusals_advice_fits(mib, tier, context):
 
 
 def test_the_ceiling_is_the_tightest():
-    limits = SystemLimits(8000 * MIB, 4000 * MIB, 1000 * MIB, "/group")
+    limits = SystemLimits(8000 * MIB, 4060 * MIB, 1060 * MIB, "/group")
     assert memory_ceiling(limits, requested=500 * MIB) == Ceiling(500 * MIB, "--memory")
-    assert memory_ceiling(limits, requested=3000 * MIB, own_anonymous_bytes=60 * MIB) == Ceiling(
-        1060 * MIB, "cgroup limit of /group"
-    )
+    assert memory_ceiling(limits, requested=3000 * MIB) == Ceiling(1060 * MIB, "cgroup limit of /group")
     capped = replace(limits, cgroup_limit_bytes=1050 * MIB)
-    auto = memory_ceiling(capped, own_anonymous_bytes=100 * MIB)
+    auto = memory_ceiling(capped)
     assert auto.bytes == 1050 * MIB - 1050 * MIB // 64, "shared pages count once, elsewhere; files keep a part"
     assert auto.reason == "cgroup limit of /group less 16.4 MiB for pages of files"
-    assert memory_ceiling(capped, requested=2000 * MIB, own_anonymous_bytes=100 * MIB).bytes == 1050 * MIB
+    assert memory_ceiling(capped, requested=2000 * MIB).bytes == 1050 * MIB
     assert [page_cache_reserve(size) // MIB for size in (MIB, 640 * MIB, 4096 * MIB, 65536 * MIB)] == [0, 10, 64, 64]
     free = replace(limits, cgroup_free_bytes=None)
-    auto = memory_ceiling(free, own_anonymous_bytes=60 * MIB, reserve_bytes=1024 * MIB)
+    auto = memory_ceiling(free, reserve_bytes=1024 * MIB)
     assert auto == Ceiling(3036 * MIB, "memory available less 1.00 GiB for the system")
     assert memory_ceiling(free, requested=9000 * MIB, reserve_bytes=1024 * MIB) == Ceiling(
-        4000 * MIB, "memory available"
+        4060 * MIB, "memory available"
     )
     assert memory_ceiling(replace(free, available_bytes=MIB), reserve_bytes=1 << 30).bytes == 0
 
@@ -190,7 +188,7 @@ def test_a_share_of_a_bundle_is_planned_alike_under_both_versions_of_cgroups(sha
     for version in (1, 2):
         # the bundle's files were just read: their pages are charged to the group, and are no reason to take less
         root = cgroup_tree(tmp_path / str(version), version, limit, anonymous=40 * MIB, files=limit // 2)
-        ceiling = memory_ceiling(read_limits(root), own_anonymous_bytes=40 * MIB, reserve_bytes=1024 * MIB)
+        ceiling = memory_ceiling(read_limits(root, OwnMemory(40 * MIB)), reserve_bytes=1024 * MIB)
         plans.append(plan_memory(needs, ceiling))
     first, second = plans
     assert first.lines == second.lines

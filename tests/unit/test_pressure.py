@@ -101,6 +101,22 @@ def test_a_look_that_stops_at_enough_says_the_same_up_to_there(tmp_path, enough,
 
 
 @pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("charged", "held", "counts"), [(0, 30, 0), (20, 30, 20), (60, 30, 30), (60, 0, 0)])
+def test_of_a_drivers_memory_counts_what_the_group_has_charged(tmp_path, version, charged, held, counts):
+    """Of 200 MiB charged, those that belong to no process and no file may be a driver's; more than it holds are not."""
+    root = fake_root(tmp_path, version=version)
+    stat = root / "sys/fs/cgroup" / ("app" if version == 2 else "memory/app") / "memory.stat"
+    names, total = (("anon", "file"), "") if version == 2 else (("rss", "cache"), "total_")
+    own = "" if version == 2 else f"rss {MIB}\ncache {MIB}\ninactive_file {MIB}\n"  # without children
+    of_processes = {names[0]: 200 - charged - 70, names[1]: 70, "inactive_file": 50, "active_file": 0}
+    stat.write_text(own + "".join(f"{total}{name} {mib * MIB}\n" for name, mib in of_processes.items()))
+    looking = PressureWatch(
+        reserve_bytes=0, own_bytes=lambda: 100 * MIB, driver_bytes=lambda: held * MIB, root=root
+    )  # fmt: skip
+    assert looking.look(requested=None).allowed_bytes == (512 - (200 - 50 - counts) + 100 - 16) * MIB
+
+
+@pytest.mark.parametrize("version", [1, 2])
 def test_every_look_sees_what_is_so_now(tmp_path, version):
     """Use, limit and cgroup change while files stay open."""
     root = fake_root(tmp_path, version=version)

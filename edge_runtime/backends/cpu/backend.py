@@ -76,7 +76,7 @@ class CpuBackend:
         options: what it is made for.
     """
 
-    name = "cpu"
+    name, driver_bytes = "cpu", 0
 
     def __init__(self, options: BackendOptions) -> None:
         self.isa = kernels.available_isas()[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache, cached_property
 from typing import Any, TypeVar
@@ -113,6 +114,11 @@ class CudaBackend:
         return found | {"trunk": trunk.name, "trunk_reason": trunk.why}
 
     @property
+    def driver_bytes(self) -> int:
+        """See `Backend.driver_bytes`: 0 until the GPU is opened."""
+        return self.gpu.device.taken.bytes if "gpu" in self.__dict__ else 0
+
+    @property
     def isa(self) -> str:
         """See `Backend.isa`: as "sm_87"."""
         return self.gpu.device.arch
@@ -147,7 +153,7 @@ class CudaBackend:
     def load_trunk(self, bundle: Bundle, *, max_chunk: int) -> Trunk[Any]:
         """See `Backend.load_trunk`."""
         if self.trunk.provider is not None:
-            return load_on_provider(bundle, self.trunk.provider, max_chunk)
+            return self._load_on_provider(bundle, self.trunk.provider, max_chunk)
         if not self._is_trunk_here:
             return self._cpu.load_trunk(bundle, max_chunk=max_chunk)
         require_tokens(bundle.manifest.model, max_chunk, trunk=self.trunk.name == "cuda")
@@ -157,6 +163,14 @@ class CudaBackend:
             lambda: make_builder(library.module, self._settings.workspace << 20),
         )  # fmt: skip
         return CudaTrunk(bundle, parts, gpu.module, gpu.compute, max_chunk)
+
+    def _load_on_provider(self, bundle: Bundle, provider: Provider, max_chunk: int) -> Trunk[Any]:
+        """ONNX Runtime allocates by itself: what the plan counts and is no page of this process is on the GPU."""
+        device = self.gpu.device
+        nbytes = self.formulas.trunk_bytes(bundle.manifest) if device.integrated else 0
+        trunk, key = device.taken.take(nbytes, lambda: load_on_provider(bundle, provider, max_chunk))
+        self._keep(ExitStack()).callback(device.taken.give_back, key)
+        return trunk
 
     def make_kernels(self, bundle: Bundle, max_tokens: int) -> HostedKernels | CudaExpertKernels:
         """See `Backend.make_kernels`."""

@@ -4,6 +4,7 @@
 //   gives wrong data or a crash.
 // - Device memory cannot be touched but while queued work runs: a host access of it is a SIGSEGV.
 // - Memory is poisoned, and followed by a page nobody may touch.
+// - It is shared memory: as on a board, the system has less of it, and the process has no more anonymous pages.
 #include "fake_cuda.hpp"
 
 #include <sys/mman.h>
@@ -133,7 +134,7 @@ std::map<std::string, CUfunc_st>& functions() {
 uint64_t take(size_t bytes, Kind kind) {
   const size_t whole = (bytes + kPage - 1) / kPage * kPage;
   if (kind == Kind::device && whole > device_bytes_left) return 0;
-  void* p = mmap(nullptr, whole + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* p = mmap(nullptr, whole + kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) return 0;
   if (kind == Kind::device) device_bytes_left -= whole;
   mprotect(static_cast<char*>(p) + whole, kPage, PROT_NONE);
@@ -195,4 +196,11 @@ int fake_argument_sizes(const char* name, size_t* out) {
   return int(sizes.size());
 }
 size_t fake_live_regions() { return regions.size(); }
+// Bytes of the system's memory that the driver holds: what it pinned, and the GPU's own where that is the system's.
+size_t fake_held_bytes(int with_device) {
+  size_t sum = 0;
+  for (const auto& [at, region] : regions)
+    if (region.kind == Kind::pinned || (with_device && region.kind == Kind::device)) sum += region.bytes;
+  return sum;
+}
 }

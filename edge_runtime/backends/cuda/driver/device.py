@@ -8,6 +8,7 @@ from typing import Any
 
 from edge_runtime.backends.cuda.driver.errors import CudaContextLostError
 from edge_runtime.backends.cuda.driver.library import Driver
+from edge_runtime.backends.cuda.driver.taken import Taken
 from edge_runtime.base.errors import DeviceError
 
 _MULTIPROCESSORS, _INTEGRATED, _L2_BYTES, _MAJOR, _MINOR, _REGISTERS_HOST_MEMORY = 16, 18, 38, 75, 76, 99
@@ -29,6 +30,7 @@ class Device:
         integrated: it shares the system's memory.
         l2_bytes: of its cache in front of its memory.
         registers_host_memory: memory of the system can be registered.
+        taken: memory of the system that the driver holds beside this process's own pages.
 
     Raises:
         DeviceError: there is no driver or no such GPU, or it is too old for the kernels.
@@ -36,7 +38,7 @@ class Device:
 
     def __init__(self, driver: Driver | None = None, index: int = 0) -> None:
         self.driver = Driver() if driver is None else driver
-        self._thread = threading.local()
+        self._thread, self.taken = threading.local(), Taken()
         self._open = False
         self.capability = capability_of(self.driver, index)
         self._index = self.driver.int_from("cuDeviceGet", index)

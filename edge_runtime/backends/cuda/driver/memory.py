@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,14 +28,15 @@ class _Memory:
 
     _release = ""
 
-    def __init__(self, device: Device, address: int, nbytes: int) -> None:
-        self.device, self.address, self.nbytes = device, address, nbytes
+    def __init__(self, device: Device, address: int, nbytes: int, key: int = 0) -> None:
+        self.device, self.address, self.nbytes, self._key = device, address, nbytes, key
         self._handle: int | None = address
 
     def close(self) -> None:
         """Give the memory back when no work uses it any more: waits for that. Safe to call twice."""
         handle, self._handle = self._handle, None
         self._give_back(handle)
+        self.device.taken.give_back(self._key)
 
     def _give_back(self, handle: int | None) -> None:
         self.device.release_host(self._release, handle)
@@ -61,7 +63,10 @@ class DeviceMemory(_Memory):
 
     def __init__(self, device: Device, nbytes: int) -> None:
         detail = f" for {format_size(nbytes)} of device memory"
-        super().__init__(device, device.handle_from("cuMemAlloc_v2", nbytes, detail=detail), nbytes)
+        of_the_system = nbytes if device.integrated else 0
+        allocate = partial(device.handle_from, "cuMemAlloc_v2", nbytes, detail=detail)
+        address, key = device.taken.take(of_the_system, allocate)
+        super().__init__(device, address, nbytes, key)
 
     def _give_back(self, handle: int | None) -> None:
         self.device.release(self._release, handle)  # the driver waits
@@ -115,8 +120,15 @@ class PinnedMemory(_Memory):
 
     def __init__(self, device: Device, nbytes: int) -> None:
         detail = f" for {format_size(nbytes)} of pinned memory"
-        host = device.handle_from("cuMemHostAlloc", nbytes, _PORTABLE_AND_MAPPED, detail=detail)
-        super().__init__(device, device.handle_from("cuMemHostGetDevicePointer_v2", host, 0), nbytes)
+        allocate = partial(device.handle_from, "cuMemHostAlloc", nbytes, _PORTABLE_AND_MAPPED, detail=detail)
+        host, key = device.taken.take(nbytes, allocate)
+        try:
+            address = device.handle_from("cuMemHostGetDevicePointer_v2", host, 0)
+        except BaseException:
+            device.release_host(self._release, host)
+            device.taken.give_back(key)
+            raise
+        super().__init__(device, address, nbytes, key)
         self._handle = host
         self.array: NDArray[np.uint8] = np.ctypeslib.as_array((ctypes.c_ubyte * nbytes).from_address(host))
 
