@@ -153,6 +153,14 @@ def chunk_cuts_of(trunk: Trunk[T]) -> ChunkCuts[T] | None:
     return found
 
 
+def build_of(trunk: Trunk[Any]) -> str:
+    """Return what names a trunk's build, where it was built on this machine; "" for those that are not.
+
+    It changes when it is built again: the same graphs may then be computed by other kernels.
+    """
+    return str(getattr(trunk, "build", ""))
+
+
 class Trunk(Protocol[T]):
     """Runs a decoder layer by layer, for chunks of several sequences side by side.
 

@@ -66,9 +66,9 @@ def load_reference(bundle: Bundle, context: int = 0) -> tuple[NDArray[np.int32],
         BundleError: the part is missing or damaged.
     """
     vocab = bundle.manifest.model.vocab_size
-    alike = bundle.manifest.model.longest_alike
-    name = "logits" if alike is None or context <= alike else "long_logits"
-    limit = _MAX_REFERENCE_TOKENS * 4 * (vocab + 1) * (1 if alike is None else 2) + _ZIP_BYTES
+    name = "long_logits" if _is_long(bundle, context) else "logits"
+    kinds = 1 if bundle.manifest.model.longest_alike is None else 2
+    limit = _MAX_REFERENCE_TOKENS * 4 * (vocab + 1) * kinds + _ZIP_BYTES
     raw = bundle.read_part(bundle.manifest.part(REFERENCE), limit=limit)
     import zipfile  # only where a check runs
 
@@ -85,6 +85,12 @@ def load_reference(bundle: Bundle, context: int = 0) -> tuple[NDArray[np.int32],
     if not 1 <= len(ids) <= _MAX_REFERENCE_TOKENS or ids.min() < 0 or ids.max() >= vocab:
         raise BundleError(f"{REFERENCE}: expected 1 to {_MAX_REFERENCE_TOKENS} tokens below {vocab}, got others.")
     return ids, logits
+
+
+def _is_long(bundle: Bundle, context: int) -> bool:
+    """Whether the model rotates differently for sequences that may grow so long."""
+    alike = bundle.manifest.model.longest_alike
+    return alike is not None and context > alike
 
 
 def self_check(engine: Checkable, bundle: Bundle, tier: int, *, context: int = _MAX_REFERENCE_TOKENS) -> SelfCheck:
@@ -124,10 +130,11 @@ def check_once(
         engine: runs the tokens.
         bundle: the bundle it was opened from.
         tier: the expert tier it runs at.
-        fingerprint: names whatever computes: instruction set, library versions.
+        fingerprint: names whatever computes: instruction set, library versions, what was built here.
         context: most tokens it can run; where the rotation of a model depends on it, that of the engine is compared.
     """
-    key = f"{bundle.manifest.bundle_id[:32]}-{tier}-{fingerprint}-{os.uname().machine}"
+    long = "-long" if _is_long(bundle, context) else ""
+    key = f"{bundle.manifest.bundle_id[:32]}-{tier}-{fingerprint}-{os.uname().machine}{long}"
     marker = state_folder() / "selfcheck" / key
     if is_remembered(marker) or not any(p.name == REFERENCE for p in bundle.manifest.parts):
         return

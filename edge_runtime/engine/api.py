@@ -81,7 +81,7 @@ class Engine(Evaluation):
             parts.elastic, parts.preload = make_elastic(parts), make_preload(parts)
             engine = Engine(parts, perf_counter() - started)
             if self_check:
-                check_once(engine, parts.bundle, parts.config.tier, parts.fingerprint, context=parts.config.context)
+                check_once(engine, parts.bundle, parts.config.tier, parts.checked_as, context=parts.config.context)
                 if parts.cache.residents.lookup_counts()[0]:  # it ran: the first start of a bundle is like any other
                     engine.start_over()
         except BaseException:

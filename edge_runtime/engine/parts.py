@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends.base import Backend
 from edge_runtime.backends.kernels import ExpertKernels
-from edge_runtime.backends.trunk import KVCache, Trunk
+from edge_runtime.backends.trunk import KVCache, Trunk, build_of
 from edge_runtime.base.sizes import MIB
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.bundle import Bundle
@@ -66,6 +66,12 @@ class Parts:
     def fingerprint(self) -> str:
         """Names what computes here, for results that hold only as long as it does not change."""
         return self.backend.fingerprint
+
+    @property
+    def checked_as(self) -> str:
+        """Names what a self-check is of: what computes, and what was built here for the trunk."""
+        build = build_of(self.trunk)
+        return f"{self.fingerprint}-{build}" if build else self.fingerprint
 
     @property
     def logits_chunk(self) -> int:

@@ -159,6 +159,8 @@ class Builder:
     """Builds nothing; set by tests."""
     lacks = ""
     """An operator it has no kernel for; set by tests."""
+    wrong = ""
+    """Name of a graph whose engine computes something else; set by tests."""
     configs: ClassVar[list[IBuilderConfig]] = []
 
     def __init__(self, logger: ILogger) -> None:
@@ -193,6 +195,8 @@ class Builder:
             for path in (network.path, network.path.with_suffix(".weights")):
                 file.write(path, path.name)
             file.writestr("profiles.json", json.dumps([profile.shapes for profile in config.profiles]))
+            if network.path.stem == self.wrong:
+                file.writestr("wrong", "")
         return whole.getvalue()
 
 
@@ -203,6 +207,7 @@ class ICudaEngine:
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(io.BytesIO(plan)) as file:
             file.extractall(folder)
             self.profiles = json.loads(Path(folder, "profiles.json").read_text())
+            self.sign = -1 if Path(folder, "wrong").exists() else 1
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 4
             options.intra_op_num_threads = 1
@@ -262,7 +267,7 @@ class IExecutionContext:
         self._call("cuStreamSynchronize", stream)
         kept = []
         for name, array in zip(engine.outputs, engine.session.run(list(engine.outputs), feeds), strict=True):
-            whole = np.ascontiguousarray(array)
+            whole = np.ascontiguousarray(engine.sign * array)
             assert whole.nbytes == np.dtype(_NUMBERS[engine.outputs[name]]).itemsize * prod(whole.shape)
             self._copy("cuMemcpyHtoDAsync_v2", self._at[name], whole.ctypes.data, whole.nbytes, stream)
             kept.append(whole)
@@ -291,7 +296,11 @@ OFFERED = (
     ExecutionContextAllocationStrategy, ParserError, INetworkDefinition, OnnxParser, IOptimizationProfile, ITimingCache,
     IBuilderConfig, Builder, ICudaEngine, IExecutionContext, Runtime,
 )  # fmt: skip
-OURS = {"OnnxParser": {"refuses"}, "Builder": {"fails", "lacks", "configs"}, "IExecutionContext": {"driver", "runs"}}
+OURS = {
+    "OnnxParser": {"refuses"},
+    "Builder": {"fails", "lacks", "wrong", "configs"},
+    "IExecutionContext": {"driver", "runs"},
+}
 """What the fake has besides, for tests."""
 ATTRIBUTES = {"ICudaEngine": {"device_memory_size_v2"}, "IBuilderConfig": {"progress_monitor"}}
 

@@ -25,7 +25,7 @@ from edge_runtime.backends.cuda.nvrtc import Nvrtc
 from edge_runtime.backends.cuda.tensorrt.allow_list import version_for
 from edge_runtime.backends.cuda.tensorrt.library import Library, load_library
 from edge_runtime.backends.cuda.trunk import supported as kernels
-from edge_runtime.base.errors import ConfigError, DeviceError, RequestError
+from edge_runtime.base.errors import BundleError, ConfigError, DeviceError, RequestError
 from edge_runtime.lab.bringup.steps import steps_of
 
 VERSIONS = ("10.3.0.30", "10.16.2.10")
@@ -77,7 +77,10 @@ def test_tokens_are_the_cpu_backends(model_bundle, of_cpu, use, fake: ctypes.CDL
         assert (report["choices"]["trunk"], report["choices"]["memory"]) == ("tensorrt", "registered")
         assert report["choices"].keys() == {"memory", "memory_probe", "memory_reason", "trunk", "trunk_reason"}
         assert f"-tensorrt-{version}-" in engine.parts.backend.fingerprint
+        taken = engine.parts.backend.gpu.device.taken
+        assert taken.bytes > fake.fake_held_bytes(1), "with what TensorRT takes by itself"
     assert fake_tensorrt.IExecutionContext.runs > runs
+    assert taken.bytes == 0
     assert fake.fake_live_regions() == before, "all memory was given back"
 
 
@@ -184,6 +187,58 @@ def test_plans_are_kept_and_built_again_when_something_changed(model_bundle, of_
     other.unlink()
     assert built(context=64) == 1
     assert (folder / "timings").read_bytes() == b"timed"
+
+
+def test_engines_that_were_built_again_are_checked_again(model_bundle, use, tmp_path: Path, monkeypatch):
+    """One that computes something else is refused, though engines of this bundle passed the check before."""
+    from edge_runtime.backends.cuda.cubins import write_cubin
+    from edge_runtime.bundle import self_check
+
+    checked = []
+    compare = self_check.self_check
+
+    def count(*given, **more):
+        checked.append(given)
+        return compare(*given, **more)
+
+    def start(context: int = 32) -> int:
+        before = len(checked)
+        opened(model_bundle, TENSORRT, ALL, context=context, self_check=True).close()
+        return len(checked) - before
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(self_check, "self_check", count)
+    assert [start(), start()] == [1, 0], "once"
+    monkeypatch.setattr(fake_tensorrt.Builder, "wrong", "head")
+    head, *_ = (tmp_path / "cache/hobbit-edge/engines").glob("*head*.plan")
+    good = head.read_bytes()
+    head.write_bytes(good[:-1])
+    for context in (32, 32, 24):
+        with pytest.raises(BundleError, match="self-check: correlation with the source model's logits"):
+            start(context)
+    monkeypatch.setattr(fake_tensorrt.Builder, "wrong", "")
+    head, *_ = (tmp_path / "cache/hobbit-edge/engines").glob("*head*.plan")
+    write_cubin(head, b"a plan of another driver")
+    assert [start(24), start(24)] == [1, 0], "for another context there are other engines"
+
+
+def test_building_says_how_far_it_is(model_bundle, use, caplog, capsys):
+    """As the command line shows it without --verbose: a line for each graph, before the minutes it takes."""
+    with caplog.at_level(logging.WARNING), opened(model_bundle, TENSORRT, FEW) as engine:
+        parts = [
+            name for name in (p.name for p in engine.parts.bundle.manifest.of_role("trunk")) if "embed" not in name
+        ]
+        graphs = [name for name in parts if name.endswith(".onnx") and "routers" not in name]
+        said = [
+            record.getMessage() for record in caplog.records if record.getMessage().startswith("tensorrt: building")
+        ]
+        assert len(said) == len(fake_tensorrt.Builder.configs) == len(graphs)
+    assert [f", {n} of {len(said)}, once for this GPU and context" in each for n, each in enumerate(said, 1)] == [
+        True
+    ] * len(said)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING), opened(model_bundle, TENSORRT, FEW):
+        assert "building" not in caplog.text, "they are kept"
 
 
 def test_what_cannot_be_built_is_named_and_leaves_nothing(model_bundle, of_cpu, use, fake: ctypes.CDLL, monkeypatch):

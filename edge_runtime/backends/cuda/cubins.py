@@ -68,6 +68,15 @@ def read_cubin(path: Path) -> bytes | None:
     return image
 
 
+def digest_of(path: Path) -> bytes:
+    """Return what names the code in a file that `read_cubin` took; b"" where there is none."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(_DIGEST_BYTES)
+    except OSError:
+        return b""
+
+
 def load_kernels(
     device: Device,
     *,

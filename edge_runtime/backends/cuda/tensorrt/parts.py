@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 
@@ -58,11 +59,18 @@ class EngineParts:
         self._engines: dict[str, LoadedEngine] = {}
         self._scratch: DeviceMemory | None = None
         self._nbytes, self.built = 0, 0
+        self._taken: list[int] = []
+        self._digest = hashlib.sha256()
 
     @property
     def nbytes(self) -> int:
         """See `TrunkParts.nbytes`: of the plans, which hold the weights."""
         return self._nbytes
+
+    @property
+    def build(self) -> str:
+        """See `TrunkParts.build`: names the plans in use."""
+        return self._digest.hexdigest()[:16]
 
     def prepare(self, context: int) -> None:
         """See `TrunkParts.prepare`: engines are built for one size of cache."""
@@ -92,20 +100,27 @@ class EngineParts:
         return BITS[next(iter(kinds), FLOAT)] // 8
 
     def _load(self, plans: Plans, runtime: object, part: str) -> LoadedEngine:
-        kept, module = plans.kept(part), self._library.module
+        kept = plans.kept(part)
         if kept is not None:
             try:
-                engine = LoadedEngine(module, runtime, kept, part)
+                return self._take(plans, runtime, kept, part)
             except DeviceError as err:
                 _LOG.warning("tensorrt: %s It is built again.", err)
-            else:
-                self._nbytes += len(kept)
-                return engine
         done, all_parts = len(self._engines), sum(1 for _ in self._parts())
         _LOG.warning("tensorrt: building %s, %d of %d, once for this GPU and context", part, done + 1, all_parts)
         plan = plans.build(part, self._lowered[part])
-        self.built, self._nbytes = self.built + 1, self._nbytes + len(plan)
-        return LoadedEngine(module, runtime, plan, part)
+        self.built += 1
+        return self._take(plans, runtime, plan, part)
+
+    def _take(self, plans: Plans, runtime: object, plan: bytes, part: str) -> LoadedEngine:
+        """Load a plan. TensorRT allocates its weights by itself, so what they take is told to the device."""
+        device = self._stream.device
+        nbytes = len(plan) if device.integrated else 0
+        engine, key = device.taken.take(nbytes, lambda: LoadedEngine(self._library.module, runtime, plan, part))
+        self._taken.append(key)
+        self._digest.update(plans.digest(part, plan))
+        self._nbytes += len(plan)
+        return engine
 
     def _parts(self) -> Iterator[tuple[str, Signature]]:
         spec = self._spec
@@ -198,6 +213,8 @@ class EngineParts:
         for engine in self._engines.values():
             engine.close()
         self._engines.clear()
+        while self._taken:
+            self._stream.device.taken.give_back(self._taken.pop())
         if self._scratch is not None:
             self._scratch.close()
             self._scratch = None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge_runtime.backends.cpu.trunk.graph_check import read_checked
 from edge_runtime.backends.cpu.trunk.signature import Signature
-from edge_runtime.backends.cuda.cubins import read_cubin, write_cubin
+from edge_runtime.backends.cuda.cubins import digest_of, read_cubin, write_cubin
 from edge_runtime.backends.cuda.tensorrt.allow_list import refusals
 from edge_runtime.backends.cuda.tensorrt.building import PlanBuilder, Range, plan_folder
 from edge_runtime.backends.cuda.tensorrt.graph import Lowered
@@ -68,6 +68,10 @@ class Plans:
     def kept(self, part: str) -> bytes | None:
         """Return the plan of a part if it was built before; None if not, or if it is damaged."""
         return read_cubin(self._path(part))
+
+    def digest(self, part: str, plan: bytes) -> bytes:
+        """Name the plan of a part that is in use: two builds from the same graph may compute other bits."""
+        return digest_of(self._path(part)) or hashlib.sha256(plan).digest()
 
     def build(self, part: str, low: Lowered) -> bytes:
         """Build the plan of a part and keep it.

@@ -31,6 +31,11 @@ class TrunkParts(Protocol):
         """What the weights take."""
         ...
 
+    @property
+    def build(self) -> str:
+        """See `Trunk.build`."""
+        ...
+
     def prepare(self, context: int) -> None:
         """Get ready for caches of so many tokens.
 
@@ -96,7 +101,7 @@ class KernelParts:
         CudaMemoryError: the weights do not fit.
     """
 
-    cache_item_bytes, reads_whole_caches = 4, False
+    cache_item_bytes, reads_whole_caches, build = 4, False, ""
 
     def __init__(self, bundle: Bundle, module: Module, stream: Stream) -> None:
         spec = self._spec = bundle.manifest.model

@@ -73,6 +73,11 @@ class CudaTrunk:
         """See `Trunk.weight_bytes`."""
         return self._parts.nbytes + (self._routers.nbytes if self._routers is not None else 0)
 
+    @property
+    def build(self) -> str:
+        """See `Trunk.build`."""
+        return self._parts.build
+
     def new_kv_cache(self, context: int) -> CudaKVCache:
         """See `Trunk.new_kv_cache`."""
         self._parts.prepare(context)
