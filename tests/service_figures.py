@@ -39,6 +39,7 @@ def view(num_layers: int = 24) -> EngineState:
         policy={"name": "hobbit", "params": {"t1": 0.6}},
         budget_bytes=8 << 20,
         planned_bytes=7 << 20,
+        choices={"trunk": "cpu", "memory": "registered"},
     )
 
 

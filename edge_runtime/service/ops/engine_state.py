@@ -13,6 +13,8 @@ from edge_runtime.telemetry.conditions import read_conditions
 from edge_runtime.telemetry.power import parse_choice
 
 _EVERY_S = 0.25
+CHOSEN = ("trunk", "memory")
+"""Choices of a backend that are published; they hold as long as it is open."""
 
 
 class EngineStatePublisher:
@@ -27,6 +29,8 @@ class EngineStatePublisher:
     def __init__(self, parts: Parts, pool: SessionPool, stats: ServiceStats) -> None:
         self._parts, self._pool, self._stats = parts, pool, stats
         self._next = 0.0
+        chosen = getattr(parts.backend, "choices", {})  # a backend of a package may be older
+        self._choices = {name: str(chosen[name]) for name in CHOSEN if name in chosen}
         stats.power = parts.power
         stats.conditions = partial(read_conditions, parse_choice(parts.config.power_meter).root)
 
@@ -58,4 +62,5 @@ class EngineStatePublisher:
             planned_bytes=parts.plan.planned_bytes,
             elastic=None if parts.elastic is None else parts.elastic.to_json(),
             preload=None if parts.preload is None else parts.preload.to_json(),
+            choices=self._choices,
         )

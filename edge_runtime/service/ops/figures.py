@@ -65,6 +65,7 @@ class EngineState:
         planned_bytes: sum of the plan's lines.
         elastic: what elastic memory did; None without it.
         preload: how far a warm start is; None without one.
+        choices: what the backend chose where several ways were open, by part.
     """
 
     experts: ExpertCounters
@@ -79,6 +80,7 @@ class EngineState:
     planned_bytes: int = 0
     elastic: Mapping[str, Any] | None = None
     preload: Mapping[str, Any] | None = None
+    choices: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,8 @@ class ServiceCollector(Collector):
             yield self._model(engine)
             unused: dict[tuple[str, ...], float] = {(name,): 1.0 for name in self._info.passed_over}
             yield make.gauges("backend_passed_over", "Hardware that is there and unused.", ("backend",), unused)
+            chosen: dict[tuple[str, ...], float] = dict.fromkeys(engine.choices.items(), 1.0)
+            yield make.gauges("backend_choice", "1 for what the backend chose.", ("part", "choice"), chosen)
             yield from _cache(make, engine.experts, self._info.tier)
             yield from _losses(make, engine.experts, _precision(self._info.tier))
             yield from _drive(make, engine.experts)
