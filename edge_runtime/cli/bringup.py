@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's flags."""
     parser.add_argument(
-        "bundle", metavar="BUNDLE", nargs="?", help="what is measured; without one only what needs none is done"
+        "bundle", metavar="BUNDLE", nargs="?", help="what is measured; the demo model, which is exported, if left out"
     )
     parser.add_argument("--out", metavar="DIR", default="hobbit-bringup", help="folder of the results")
     parser.add_argument("--minutes", type=float, default=30.0, metavar="N", help="it takes at most")
@@ -51,6 +51,8 @@ def main(args: argparse.Namespace) -> int:
             raise ConfigError(f"again: expected one of {', '.join(names)}, got {name!r}.{did_you_mean(name, names)}")
     if args.list:
         print("\n".join(f"{step.name:<24} {step.title}, planned with {step.minutes:g} min" for step in steps))
+        planned = sum(step.minutes for step in steps)
+        print(f"{planned:g} min in all; --minutes {args.minutes:g} are the most a run takes, and another one goes on")
         return 0
     journal = wanted.run(_said, _begun)
     if args.json:

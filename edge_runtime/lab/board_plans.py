@@ -155,7 +155,7 @@ def plan_board(
     if not is_here and profile.cores and "threads" not in options.said:
         config = replace(config, threads=profile.cores)
     backend = make_backend(manifest.model, config)
-    ceiling = ceiling_here(config) if is_here else _ceiling(profile, config.memory, config.os_reserve)
+    ceiling = ceiling_here(config, backend) if is_here else _ceiling(profile, config.memory, config.os_reserve)
     needs = add_needs(config, backend.formulas, ceiling or Ceiling(1 << 62, "no memory stated"))
     backend.close()
     rates = known_rate("drive", profile), known_rate("memory", profile)

@@ -118,7 +118,7 @@ def test_it_goes_on_after_a_failure_and_another_run_does_what_did_not_pass(tmp_p
     bundle.mkdir()
     first, second, third = Recorder("tune"), Recorder(), Recorder()
     outcomes = bring_up(Bringup(bundle, out), first)
-    assert first.ran[:5] == ["doctor", "demo", "gpu-check", "verify", "tune"]
+    assert first.ran[:7] == ["doctor", "demo", "gpu-check", "verify", "plan", "bench cuda", "bench cpu"]
     assert {"bench cpu", "bench cuda", "bench cuda:memory=pinned", "power modes"} <= set(first.ran)
     assert (outcomes["tune"], outcomes["bench cpu"]) == ("failed", "passed")
     assert bring_up(Bringup(bundle, out), second)["tune"] == "passed"
@@ -158,10 +158,47 @@ def test_onnx_runtimes_provider_is_measured_where_its_package_is(tmp_path: Path,
     assert step().why_not == ""
 
 
+def test_without_a_bundle_the_demo_is_measured_once_it_is_there(tmp_path: Path):
+    bundle, checkout = tmp_path / "out/demo-bundle", Path(__file__).parents[2]
+
+    def steps(named: Path | None, tree: Path | None = checkout) -> dict[str, Step]:
+        return {step.name: step for step in steps_of(named, tmp_path / "out", tree, power_modes=False)}
+
+    mine, demo = steps(tmp_path / "mine"), steps(None)
+    assert list(demo) == list(mine)
+    for name in ("verify", "plan", "tune", "bench cuda", "bench cpu", "bench cuda:graph=false"):
+        assert str(tmp_path / "mine") in mine[name].command
+        assert str(bundle) in demo[name].command
+        assert (mine[name].takes, demo[name].takes, demo[name].needs) == (None, bundle, "demo")
+    assert str(bundle) in demo["demo"].command
+    missing = run(replace(demo["verify"], command=("true",), verb=""), tmp_path)
+    assert (missing["outcome"], missing["why"]) == (
+        "not available",
+        "step 'demo' left nothing to take: see what it says",
+    )
+    bundle.mkdir(parents=True)
+    assert run(replace(demo["verify"], command=("true",), verb=""), tmp_path)["outcome"] == "passed"
+    assert steps(None, None)["verify"].why_not.startswith("no bundle was named, and the demo cannot be exported: ")
+    assert steps(tmp_path / "mine", None)["verify"].why_not == ""
+
+
+def test_the_page_says_what_the_steps_are_planned_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "tensorrt.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    page = (Path(__file__).parents[2] / "deploy/jetson-bringup.md").read_text()
+    conf = tmp_path / "none"
+    steps = [
+        step for step in steps_of(tmp_path, tmp_path, None, power_modes=False, conf=conf) if step.folder or step.verb
+    ]
+    assert f"adds up to {sum(step.minutes for step in steps) + 5:g} minutes" in page
+
+
 def test_what_the_time_did_not_reach_is_run_next(tmp_path: Path):
-    recorder = Recorder()
-    assert set(bring_up(Bringup(None, tmp_path, minutes=1e-9), recorder).values()) == {"not reached"}
-    assert recorder.ran == []
+    recorder, wanted = Recorder(), Bringup(None, tmp_path, minutes=1e-9)
+    can_run = {step.name for step in wanted.steps() if not step.why_not}
+    outcomes = bring_up(wanted, recorder)
+    assert {outcomes[name] for name in can_run} == {"not reached"}
+    assert not can_run & set(recorder.ran)
     assert set(bring_up(Bringup(None, tmp_path), recorder).values()) == {"passed"}
 
 
@@ -171,7 +208,7 @@ def test_results_of_another_bundle_do_not_count(tmp_path: Path, monkeypatch: pyt
     for _ in range(2):
         recorder = Recorder()
         bring_up(Bringup(None, tmp_path), recorder)
-        assert recorder.ran == ["doctor", "demo", "gpu-check"]
+        assert recorder.ran[:3] == ["doctor", "demo", "gpu-check"]
 
 
 def test_a_file_of_something_else_is_left_alone(tmp_path: Path):
@@ -269,14 +306,16 @@ def test_power_modes_are_measured_only_if_allowed_and_set_back(tmp_path: Path, m
     tool.write_text(f'#!/bin/sh\necho "$@" >> {log}\n[ "$1" = -q ] && printf "NV Power Mode: 7W\\n1\\n"\nexit 0\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    steps = list(steps_of(tmp_path, tmp_path, None, power_modes=True, conf=conf))[-3:]
-    assert [step.name for step in steps] == ["bench mode 15W", "bench mode 7W", "bench mode MAXN_SUPER"]
+    steps = list(steps_of(tmp_path, tmp_path, None, power_modes=True, conf=conf))[-6:]
+    modes = ["15W", "7W", "MAXN_SUPER"]
+    assert [step.name for step in steps] == [f"bench mode {m} {where}" for m in modes for where in ("cuda", "cpu")]
+    assert [step.command[step.command.index("--backend") + 1] for step in steps] == ["cuda", "cpu"] * len(modes)
     monkeypatch.setattr(
         Bringup, "steps", lambda self: [replace(step, command=("true",), verb="", folder="") for step in steps]
     )
     Bringup(None, tmp_path / "out").run(lambda step, result: None, lambda step: None)
     changes = [line for line in log.read_text().splitlines() if line != "-q"]
-    assert changes == ["-m 0", "-m 1", "-m 2", "-m 1"]
+    assert changes == [f"-m {number}" for number in (0, 0, 1, 1, 2, 2)] + ["-m 1"]
 
 
 def test_a_machine_is_described_by_what_can_be_read(tmp_path: Path):

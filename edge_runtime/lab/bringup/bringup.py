@@ -45,7 +45,7 @@ class Bringup:
     """A bring-up as it was asked for.
 
     Attributes:
-        bundle: what is benchmarked, or None.
+        bundle: what is benchmarked; None: the demo.
         out: folder of the results.
         minutes: the whole may take.
         power_modes: power modes may be changed.

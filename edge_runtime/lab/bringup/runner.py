@@ -34,11 +34,10 @@ def run_step(step: Step, out: Path, environment: Mapping[str, str], most_s: floa
         RequestError: the folder has no room for what it prints.
     """
     end = time.monotonic() + most_s
-    if step.why_not:
-        return {"outcome": NOT_AVAILABLE, "why": step.why_not}
-    if step.verb and not (words := help_words(step.verb)):
-        return {"outcome": NOT_AVAILABLE, "why": f"this version has no `hobbit {step.verb}`"}
+    if why := _why_not(step):
+        return {"outcome": NOT_AVAILABLE, "why": why}
     if step.verb:
+        words = help_words(step.verb)
         step = replace(step, command=(*step.command, *(word for needed, word in step.optional if needed in words)))
     if step.folder:
         folder = out / step.folder
@@ -56,6 +55,15 @@ def run_step(step: Step, out: Path, environment: Mapping[str, str], most_s: floa
     if found["outcome"] == PASSED and "SKIPPED" in found["stderr"]:
         return found | {"outcome": NOT_AVAILABLE, "why": found["stderr"].strip().splitlines()[-1]}
     return found
+
+
+def _why_not(step: Step) -> str:
+    """Return why a step cannot be run here and now; "" if it can."""
+    if not step.why_not and step.takes is not None and not step.takes.is_dir():
+        return f"step {step.needs!r} left nothing to take: see what it says"
+    if not step.why_not and step.verb and not help_words(step.verb):
+        return f"this version has no `hobbit {step.verb}`"
+    return step.why_not
 
 
 def _unfinished(report: Path) -> Result:

@@ -27,13 +27,15 @@ _BENCH = (
     "--no-self-check",
 )
 _BACKENDS = {
-    "cpu": "the CPU",
     "cuda": "the GPU, memory and trunk chosen by the backend",
+    "cpu": "the CPU",
     "cuda:trunk=cpu": "experts on the GPU, trunk on the CPU",
     "cuda:memory=pinned": "the GPU, experts in pinned memory",
     "cuda:memory=device": "the GPU, experts in its own memory",
     "cuda:graph=false": "the GPU, launches one by one",
 }
+_FIRST, _IN_EACH_MODE = 2, ("cuda", "cpu")
+"""Backends that are measured before all others, and those that each power mode is measured with."""
 _ENGINES = "cuda:trunk=tensorrt"
 _NO_ENGINES = (
     "this Python has no TensorRT. JetPack brings it: sudo apt-get install python3-libnvinfer, and a virtual "
@@ -62,6 +64,7 @@ class Step:
         before: run first, such as a change of the power mode; its failure is the step's.
         folder: a new, empty folder that the step writes into, below the bring-up's.
         needs: name of a step before it; once that passes anew, this one is run again.
+        takes: a folder that `needs` makes, and without which it cannot be run.
         finds: exit code 1 says that it found something, and what it printed is the result.
     """
 
@@ -75,32 +78,43 @@ class Step:
     before: tuple[str, ...] = ()
     folder: str = ""
     needs: str = ""
+    takes: Path | None = None
     finds: bool = False
 
 
 def steps_of(
     bundle: Path | None, out: Path, checkout: Path | None, *, power_modes: bool, conf: Path = NVPMODEL_CONF
 ) -> Iterator[Step]:
-    """Yield the steps.
+    """Yield the steps, those first whose results are worth most where time is short.
 
     Args:
-        bundle: what is benchmarked; None: only what needs none.
+        bundle: what is benchmarked; None: the demo, which a step exports.
         out: folder of the bring-up.
         checkout: the source tree, where `make gpu-check` is; None: there is none.
         power_modes: the board's power modes may be changed.
         conf: where the board lists them.
     """
-    given = () if bundle is None else (str(bundle),)
     about = () if bundle is None else (("BUNDLE", str(bundle)),)
     yield replace(_verb("doctor", "look for what is missing on this machine", 2, (), *about), finds=True)
-    yield from _gpu_check(out, checkout)
-    if bundle is None:
-        return
+    demo, check = _gpu_check(out, checkout)
+    yield from (demo, check)
+    exported = out / _DEMO_BUNDLE
+    why_not = f"no bundle was named, and the demo cannot be exported: {demo.why_not}" if demo.why_not else ""
+    for step in _of_bundle((str(bundle or exported),), power_modes, conf):
+        if bundle is not None:
+            yield step
+        else:
+            yield replace(step, needs=demo.name, takes=exported, why_not=step.why_not or why_not)
+
+
+def _of_bundle(given: Sequence[str], power_modes: bool, conf: Path) -> Iterator[Step]:
+    """Yield what is done with a bundle."""
     yield _verb("verify", "check the bundle", 5, given)
-    yield _verb("tune", "measure, and choose settings", 8, given)
     yield _verb("plan", "plan the memory", 1, given)
-    for backend, title in _BACKENDS.items():
-        yield _bench(f"bench {backend}", f"measure {title}", given, backend)
+    benches = [_bench(f"bench {backend}", f"measure {title}", given, backend) for backend, title in _BACKENDS.items()]
+    yield from benches[:_FIRST]
+    yield _verb("tune", "measure, and choose settings", 8, given)
+    yield from benches[_FIRST:]
     engines = _bench(f"bench {_ENGINES}", "measure the GPU, trunk as TensorRT engines", given, _ENGINES)
     # engines are built first, layer by layer, and kept
     yield replace(engines, minutes=10, why_not="" if importlib.util.find_spec("tensorrt") else _NO_ENGINES)
@@ -109,23 +123,23 @@ def steps_of(
     yield from _power_steps(given, power_modes, conf)
 
 
-def _verb(verb: str, title: str, minutes: float, words: tuple[str, ...], *optional: tuple[str, str]) -> Step:
+def _verb(verb: str, title: str, minutes: float, words: Sequence[str], *optional: tuple[str, str]) -> Step:
     return Step(verb, title, (*HOBBIT, verb, *words), minutes, verb=verb, optional=(("--json", "--json"), *optional))
 
 
-def _gpu_check(out: Path, checkout: Path | None) -> Iterator[Step]:
-    """Yield the export of the demo, and the check, which leaves the demo out where the export failed."""
-    demo = Step("demo", "export the demo model for gpu-check", minutes=5)
+def _gpu_check(out: Path, checkout: Path | None) -> tuple[Step, Step]:
+    """Return the export of the demo, and the check, which leaves the demo out where the export failed."""
+    demo = Step("demo", "export the demo model", minutes=5)
     title = "check the kernels on the GPU (`make gpu-check`)"
     check = Step("gpu-check", title, minutes=10, folder=GPU_CHECK_FOLDER, needs="demo")
     if checkout is None:
         why = f"{GPU_CHECK} is part of the source tree: run in a checkout, or name it (--checkout)"
-        yield from (replace(step, why_not=why) for step in (demo, check))
-        return
+        return replace(demo, why_not=why), replace(check, why_not=why)
     bundle = str(out / _DEMO_BUNDLE)
     export = (sys.executable, "-m", "hobbit_export", str(checkout / DEMO), "--out", bundle, *_DEMO_OPTIONS)
-    yield replace(demo, command=export, why_not="" if importlib.util.find_spec("hobbit_export") else _NO_EXPORTER)
-    yield replace(check, command=(sys.executable, "-m", "cuda.gpu_check", "--bundle", bundle))
+    why = "" if importlib.util.find_spec("hobbit_export") else _NO_EXPORTER
+    check = replace(check, command=(sys.executable, "-m", "cuda.gpu_check", "--bundle", bundle))
+    return replace(demo, command=export, why_not=why), check
 
 
 def _bench(name: str, title: str, bundle: Sequence[str], backend: str) -> Step:
@@ -136,7 +150,7 @@ def _bench(name: str, title: str, bundle: Sequence[str], backend: str) -> Step:
 
 
 def _power_steps(bundle: Sequence[str], allowed: bool, conf: Path) -> Iterator[Step]:
-    """Yield a step for each power mode, and one that goes back to the first one's."""
+    """Yield steps for each power mode: the GPU and the CPU in each."""
     why_not = (
         "" if allowed else "not allowed: give --power-modes, as root; modes that need a reboot are left out by nvpmodel"
     )
@@ -146,8 +160,10 @@ def _power_steps(bundle: Sequence[str], allowed: bool, conf: Path) -> Iterator[S
         yield Step("power modes", "measure each power mode", why_not=why_not)
         return
     for number, mode in power_modes_in(conf.read_text(encoding="utf-8", errors="replace")):
-        step = _bench(f"bench mode {mode}", f"measure in power mode {mode}", bundle, "auto")
-        yield replace(step, before=(NVPMODEL, "-m", str(number)))
+        for backend in _IN_EACH_MODE:
+            title = f"measure {_BACKENDS[backend]} in power mode {mode}"
+            step = _bench(f"bench mode {mode} {backend}", title, bundle, backend)
+            yield replace(step, before=(NVPMODEL, "-m", str(number)))
 
 
 def power_modes_in(text: str) -> list[tuple[int, str]]:
