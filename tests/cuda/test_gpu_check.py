@@ -8,9 +8,11 @@ import sys
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
-from cuda import fake_tensorrt, gpu_check
+from cuda import fake_tensorrt, gpu_check, gpu_demo
 from cuda.build import Fakes
+from cuda.engines import ALL, opened, tokens
 from cuda.fake_provider import FakeOnnxRuntime
 from cuda.gpu_demo import demo, make_gpu
 from cuda.gpu_steps import memory_kinds
@@ -94,6 +96,24 @@ def test_memory_that_reads_cannot_land_in_is_left_out(
         f"registered memory left out: {refused}", f"pinned memory left out: {refused}", "streamed through device memory",
     ]  # fmt: skip
     ways.close()
+
+
+def test_kinds_of_memory_that_give_other_bits_fail_it(fake, nvrtc, kernel_folder, model_bundle: Path, monkeypatch):
+    """Close to the CPU, each of them, and not the same."""
+
+    def differ(engine) -> np.ndarray:
+        found = of_engine(engine)
+        return np.nextafter(found, np.inf) if engine.parts.cache.space.kind == "pinned" else found
+
+    of_engine = gpu_demo.logits
+    monkeypatch.setattr(gpu_demo, "of_cpu", lambda bundle: (want, said))
+    with opened(model_bundle, "cpu", ALL) as engine:
+        want, said = of_engine(engine), tokens(engine)
+    monkeypatch.setattr(gpu_demo, "logits", differ)
+    ways = demo(model_bundle, make_gpu(lambda: Driver(fake), kernel_folder, lambda: nvrtc), {})
+    assert next(ways) == "streamed through registered memory"
+    with pytest.raises(AssertionError, match="pinned memory: other bits than streamed through registered memory"):
+        next(ways)
 
 
 def test_memory_that_gives_other_numbers_fails_it(fake, nvrtc, tmp_path: Path):
