@@ -18,18 +18,13 @@ from edge_runtime.engine.sessions import SessionPool
 
 LATE, RANDOM = (0, 1), (1, 1)
 MODES = (LATE, *((1, seed) for seed in (1, 2, 3)))
-PLACES = [("cpu", FEW), ("cuda", FEW), ("cuda", ALL)]
-"""Where the trunk runs, and for how many experts there is room."""
-QUICK = {("cuda", FEW, RANDOM), *((*place, LATE) for place in PLACES)}
-"""What `make test` runs: late finds what waits too little, one random order what comes too early. The rest of three
-random orders everywhere is `make gpu-emulation`."""
+PLACES = [("cpu", FEW), ("cuda", FEW), ("cuda", ALL), ("cuda,graph=false", FEW), ("cuda,graph=false", ALL)]
+"""Where the trunk runs, whether a token may be a graph, and for how many experts there is room."""
 MATRIX = [
-    pytest.param(
-        trunk, slots, mode, id=f"{trunk} {slots} {'random' if mode[0] else 'late'} {mode[1]}",
-        marks=() if (trunk, slots, mode) in QUICK else pytest.mark.emulation,
-    )
+    pytest.param(trunk, slots, mode, id=f"{trunk} {slots} {'random' if mode[0] else 'late'} {mode[1]}")
     for trunk, slots in PLACES for mode in MODES
 ]  # fmt: skip
+"""Late finds what waits too little, random orders what comes too early."""
 pytestmark = pytest.mark.usefixtures("over_fake")
 
 
@@ -46,7 +41,9 @@ def test_tokens_are_the_cpu_backends(
     fake.fake_mode(*mode)
     before = fake.fake_live_regions()
     with opened(model_bundle, f"cuda:trunk={trunk}", slots, io_threads=4) as engine:
-        assert engine.parts.backend.trunk[0] == trunk
+        assert engine.parts.backend.trunk[0] == trunk.partition(",")[0]
+        if "graph=false" in trunk and slots == ALL:  # else routed by the GPU from the second time on
+            make_all_resident(engine)
         first = logits(engine)
         assert_close(first, of_cpu[0])
         assert tokens(engine) == of_cpu[1]
@@ -56,7 +53,7 @@ def test_tokens_are_the_cpu_backends(
     assert fake.fake_live_regions() == before, "all memory was given back"
 
 
-@pytest.mark.parametrize("mode", [pytest.param(LATE, marks=pytest.mark.emulation), RANDOM])
+@pytest.mark.parametrize("mode", [LATE, RANDOM])
 def test_the_gpu_routes_by_itself_once_everything_is_there(
     model_bundle, of_cpu, fake: ctypes.CDLL, monkeypatch, mode: tuple[int, int]
 ):
