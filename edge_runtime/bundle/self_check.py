@@ -133,10 +133,12 @@ def check_once(
         fingerprint: names whatever computes: instruction set, library versions, what was built here.
         context: most tokens it can run; where the rotation of a model depends on it, that of the engine is compared.
     """
+    if not any(p.name == REFERENCE for p in bundle.manifest.parts):
+        return
     long = "-long" if _is_long(bundle, context) else ""
     key = f"{bundle.manifest.bundle_id[:32]}-{tier}-{fingerprint}-{os.uname().machine}{long}"
     marker = state_folder() / "selfcheck" / key
-    if is_remembered(marker) or not any(p.name == REFERENCE for p in bundle.manifest.parts):
+    if is_remembered(marker):
         return
     result = self_check(engine, bundle, tier, context=context)
     _LOG.info("self-check passed: correlation %.5f over %d tokens", result.correlation, result.tokens)

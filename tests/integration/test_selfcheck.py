@@ -94,7 +94,8 @@ if sys.argv[1]:
     os.environ["HOME"] = sys.argv[1]
 runs = []
 selfcheck.self_check = lambda *args, **more: runs.append(args) or selfcheck.SelfCheck(4, 1.0, 0.9, 0.0)
-manifest = SimpleNamespace(bundle_id="0" * 64, parts=[Part(selfcheck.REFERENCE, "calibration", 1, "0" * 64, 0)])
+model = SimpleNamespace(longest_alike=None)
+manifest = SimpleNamespace(model=model, bundle_id="0" * 64, parts=[Part(selfcheck.REFERENCE, "calibration", 1, "0" * 64, 0)])
 for _ in range(2):
     selfcheck.check_once(None, SimpleNamespace(manifest=manifest), 8, "test")
 print(len(runs))
