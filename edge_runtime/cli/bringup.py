@@ -52,9 +52,7 @@ def main(args: argparse.Namespace) -> int:
     if args.list:
         print("\n".join(f"{step.name:<24} {step.title}, planned with {step.minutes:g} min" for step in steps))
         planned = sum(step.minutes for step in steps if not step.why_not)
-        print(
-            f"{planned:g} min for those that can run here; --minutes {args.minutes:g} are the most a run takes, and another one goes on"
-        )
+        print(f"{planned:g} min for those that can run here; a run takes {args.minutes:g} at most, another one goes on")
         return 0
     journal = wanted.run(_said, _begun)
     if args.json:
