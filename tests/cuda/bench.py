@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -63,9 +63,9 @@ class Bench:
         self.stream.close()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Expert:
-    """One expert's record: its progressive segments and its bfloat16 form."""
+    """One expert's record: its progressive segments and its bfloat16 form. Equal to itself alone."""
 
     segments: tuple[Array, ...]
     bf16: Array
@@ -230,18 +230,31 @@ def run_tiles(bench: Bench, case: Case, placed: Placed | None = None) -> Ran:
     return collect(bench, case, placed)
 
 
-def matrices(case: Case, expert: Expert) -> tuple[Sequence[NDArray[np.float64]], Sequence[Array]]:
+def matrices(case: Case, expert: Expert) -> tuple[Sequence[F32], Sequence[F32]]:
     """Weights and biases of an expert as the reference decodes them."""
-    size, gated, record = (case.hidden, case.spec.intermediate), case.spec.gated, expert.parts(case.tier)
+    return _decoded(expert, case.hidden, case.spec, case.tier)
+
+
+@lru_cache(maxsize=8)
+def _decoded(expert: Expert, hidden: int, spec: ExpertSpec, tier: int) -> tuple[Sequence[F32], Sequence[F32]]:
+    size, gated, record = (hidden, spec.intermediate), spec.gated, expert.parts(tier)
     decoded = (
         reference.decode_bf16(record[0], *size, gated=gated)
-        if case.tier == BF16
-        else reference.decode_expert(record, *size, case.tier, gated=gated, codes=case.spec.codes)
+        if tier == BF16
+        else reference.decode_expert(record, *size, tier, gated=gated, codes=spec.codes)
     )
-    biases: Sequence[Array] = [np.zeros(len(m), np.float32) for m in decoded]
-    if case.spec.bias:
-        biases = reference.decode_biases(record[0], *size, case.tier, gated=gated)
-    return [m.astype(np.float64) for m in decoded], biases
+    biases: Sequence[F32] = [np.zeros(len(m), np.float32) for m in decoded]
+    if spec.bias:
+        biases = reference.decode_biases(record[0], *size, tier, gated=gated)
+    return decoded, biases
+
+
+def expected_end_to_end(case: Case, pair: int, expert: Expert) -> F32:
+    """What the reference's whole expert makes of a pair's token, float32 [D]."""
+    weights, biases = matrices(case, expert)
+    token = case.x[pair // case.experts.shape[1]][None]
+    given = {"experts": case.spec, "biases": tuple(biases)}
+    return np.asarray(reference.expert_forward(token, tuple(weights), case.tier != BF16, **given)[0])
 
 
 def expected_hidden(case: Case, pair: int, expert: Expert) -> NDArray[np.float64]:
