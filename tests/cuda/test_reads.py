@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pytest
-from cuda.bench import TIERS, Bench, Case, make_expert, place, run_pairs, run_tiles
+from cuda.bench import Bench, Case, make_expert, place, run_pairs, run_tiles
+from cuda.test_expert_kernels import CODES, PROGRESSIVE
 
 from edge_runtime.backends.cuda.launches import BF16
 from edge_runtime.base.spec import ExpertSpec
@@ -23,6 +25,16 @@ class Reads:
 
     segments: list[np.ndarray]
     sector_use: float
+
+
+def planes_of(case: Case) -> list[slice]:
+    """Where the plane of each segment lies; the bytes of all weights at tier 16."""
+    spec = case.spec
+    layout = RecordLayout(case.hidden, spec.intermediate, gated=spec.gated, bias=spec.bias)
+    if case.tier == BF16:
+        return [slice(0, 2 * layout.num_weights)]
+    starts = [layout.plane0_offset, *[0] * (case.tier // 2 - 1)]
+    return [slice(start, start + layout.plane_bytes) for start in starts]
 
 
 def watch(bench: Bench, case: Case, batched: bool = False) -> Reads:
@@ -50,25 +62,29 @@ def one_pair(shape: tuple[int, int], tier: int, spec: ExpertSpec | None = None, 
     return Case(hidden, spec, tier, np.zeros((tokens, 1), np.int32), np.zeros(1, np.int32), x, pool)
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize(("tier", "codes"), CODES)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape[0]}x{shape[1]}")
-def test_one_token_reads_each_byte_of_a_plane_once_in_whole_sectors(bench: Bench, shape: tuple[int, int], tier: int):
-    reads = watch(bench, one_pair(shape, tier))
-    layout = RecordLayout(*shape)
-    if tier == BF16:
-        assert (reads.segments[0][: 2 * layout.num_weights] == 1).all()
-        assert not reads.segments[0][2 * layout.num_weights :].any()
-    for k, segment in enumerate(reads.segments if tier != BF16 else []):
-        start = layout.plane0_offset if k == 0 else 0
-        assert (segment[start : start + layout.plane_bytes] == 1).all(), f"plane {k}"
-        assert not segment[start + layout.plane_bytes :].any(), "padding is not read"
+def test_one_token_reads_each_byte_of_a_plane_once_in_whole_sectors(
+    bench: Bench, shape: tuple[int, int], tier: int, codes: Literal["linear", "fp4"]
+):
+    case = one_pair(shape, tier, ExpertSpec(shape[1], codes=codes))
+    reads = watch(bench, case)
+    assert_each_byte_once(reads, planes_of(case))
     assert reads.sector_use >= LEAST_SECTOR_USE, reads.sector_use
 
 
-@pytest.mark.parametrize("tier", TIERS[:-1])
-def test_scales_and_minima_of_groups_are_read_once_and_rows_at_most_by_both_warps(bench: Bench, tier: int):
+def assert_each_byte_once(reads: Reads, planes: list[slice]) -> None:
+    for k, (segment, plane) in enumerate(zip(reads.segments, planes, strict=True)):
+        assert (segment[plane] == 1).all(), f"plane {k}"
+        assert not segment[plane.stop :].any(), "padding is not read"
+
+
+@pytest.mark.parametrize(("tier", "codes"), PROGRESSIVE)
+def test_scales_and_minima_of_groups_are_read_once_and_rows_at_most_by_both_warps(
+    bench: Bench, tier: int, codes: Literal["linear", "fp4"]
+):
     hidden, inter = 288, 96
-    reads = watch(bench, one_pair((hidden, inter), tier)).segments[0]
+    reads = watch(bench, one_pair((hidden, inter), tier, ExpertSpec(inter, codes=codes))).segments[0]
     assert not reads[:64].any(), "the record's header"
     at = 64
     for cols in [hidden] * (2 * inter // 16) + [inter] * (hidden // 16):
@@ -79,24 +95,22 @@ def test_scales_and_minima_of_groups_are_read_once_and_rows_at_most_by_both_warp
         at += 192 + cols
 
 
-@pytest.mark.parametrize("tier", TIERS[:-1])
-def test_a_tile_of_tokens_reads_each_byte_of_a_plane_once(bench: Bench, tier: int):
-    shape = (288, 96)
-    reads = watch(bench, one_pair(shape, tier, tokens=13), batched=True)
-    layout = RecordLayout(*shape)
-    for k, segment in enumerate(reads.segments):
-        start = layout.plane0_offset if k == 0 else 0
-        assert (segment[start : start + layout.plane_bytes] == 1).all(), f"plane {k}"
-    assert reads.sector_use >= 0.9, reads.sector_use  # row scales are read by 4-byte loads
+@pytest.mark.parametrize(("tier", "codes"), PROGRESSIVE)
+@pytest.mark.parametrize("shape", SHAPES[:4], ids=lambda shape: f"{shape[0]}x{shape[1]}")
+def test_a_tile_of_tokens_reads_each_byte_of_a_plane_once_in_whole_sectors(
+    bench: Bench, shape: tuple[int, int], tier: int, codes: Literal["linear", "fp4"]
+):
+    case = one_pair(shape, tier, ExpertSpec(shape[1], codes=codes), tokens=13)
+    reads = watch(bench, case, batched=True)
+    assert_each_byte_once(reads, planes_of(case))
+    assert reads.sector_use >= LEAST_SECTOR_USE, reads.sector_use
 
 
 def test_without_a_gate_and_with_biases_nothing_else_is_read(bench: Bench):
-    spec = ExpertSpec(96, gated=False, activation="relu2", bias=True)
-    reads = watch(bench, one_pair((160, 96), 4, spec))
-    layout = RecordLayout(160, 96, gated=False, bias=True)
-    start = layout.plane0_offset
-    assert (reads.segments[0][start : start + layout.plane_bytes] == 1).all()
-    biases = reads.segments[0][start + layout.plane_bytes :]
+    case = one_pair((160, 96), 4, ExpertSpec(96, gated=False, activation="relu2", bias=True))
+    reads, plane = watch(bench, case).segments[0], planes_of(case)[0]
+    assert (reads[plane] == 1).all()
+    biases = reads[plane.stop :]
     assert (biases[: 4 * (96 + 160)] == 1).all()
     assert not biases[4 * (96 + 160) :].any()
 
