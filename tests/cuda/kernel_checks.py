@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cuda import test_expert_kernels as experts
 from cuda import test_latent_kernels as latent
@@ -18,9 +19,11 @@ from cuda import test_reads as reads
 from cuda import test_state_kernels as states
 from cuda import test_trunk_kernels as trunk
 from cuda.bench import TIERS, Bench
+from cuda.build import launch_bounds
 
 from edge_runtime.backends.cuda.cubins import load_kernels
-from edge_runtime.backends.cuda.driver import Device, Driver
+from edge_runtime.backends.cuda.driver import Device, Driver, Kernel
+from edge_runtime.backends.cuda.launches import BF16
 from edge_runtime.backends.cuda.nvrtc import Nvrtc
 
 Check = Callable[[Bench], None]
@@ -32,28 +35,41 @@ def checks(emulated: bool = True, first: Sequence[str] = ()) -> Iterator[Check]:
     for unit in sorted(by_unit, key=lambda name: name not in first):
         yield from by_unit[unit]()
         if unit == "experts" and emulated:
-            for tier in TIERS:
-                counted = reads.test_one_token_reads_each_byte_of_a_plane_once_in_whole_sectors
-                yield partial(counted, shape=(288, 96), tier=tier)
+            yield from read_checks()
 
 
 def expert_checks() -> Iterator[Check]:
     """Yield those of the experts."""
-    for tier in TIERS:
+    for tier, codes in experts.CODES:
         for shape in ((96, 160), (288, 96)):
-            yield partial(experts.test_every_tier_and_shape_agrees_with_the_reference, shape=shape, tier=tier, seed=1)
+            form = {"shape": shape, "tier": tier, "codes": codes}
+            yield partial(experts.test_every_tier_and_shape_agrees_with_the_reference, **form, seed=1)
     for name in experts.VARIANTS:
         for tier in (4, 16):
             yield partial(experts.test_every_form_of_expert_agrees_with_the_reference, name=name, tier=tier)
     for tier in experts.FLOAT4_TIERS:
-        yield partial(experts.test_4_bit_floats_agree_with_the_reference, shape=(96, 160), tier=tier, form={})
+        form = {"shape": (96, 160), "tier": tier, "form": {"gated": False}}
+        yield partial(experts.test_other_forms_of_4_bit_floats_agree_with_the_reference, **form)
+        yield partial(experts.test_tokens_in_company_get_the_bits_they_get_alone, tier=tier, codes="fp4", tokens=11)
     for tier in TIERS[:-1]:
-        yield partial(experts.test_tokens_in_company_get_the_bits_they_get_alone, tier=tier, tokens=11)
+        yield partial(experts.test_tokens_in_company_get_the_bits_they_get_alone, tier=tier, codes="linear", tokens=11)
     yield partial(experts.test_a_number_that_is_not_finite_shows_in_the_output, tier=4)
+
+
+def read_checks() -> Iterator[Check]:
+    """Yield those that count what is read of a record."""
+    shape = (288, 96)
+    for tier, codes in experts.CODES:
+        alone = reads.test_one_token_reads_each_byte_of_a_plane_once_in_whole_sectors
+        yield partial(alone, shape=shape, tier=tier, codes=codes)
+        if tier != BF16:
+            together = reads.test_a_tile_of_tokens_reads_each_byte_of_a_plane_once_in_whole_sectors
+            yield partial(together, shape=shape, tier=tier, codes=codes)
 
 
 def layer_checks() -> Iterator[Check]:
     """Yield those of what surrounds the experts."""
+    yield partial(layer.test_the_self_test_passes_on_what_emulates_the_primitives, seed=0)
     yield partial(layer.test_activations_are_quantised_as_the_reference_does, seed=1)
     yield partial(layer.test_a_number_that_is_not_finite_makes_its_group_nan_and_no_other, value=float("nan"))
     yield partial(layer.test_the_norm_agrees_with_float64, tokens=2, hidden=96)
@@ -101,16 +117,31 @@ def state_checks() -> Iterator[Check]:
     yield partial(latent.test_what_heads_see_agrees_with_float64, name="plain", past=13, tokens=4)
 
 
+def note_launches() -> set[str]:
+    """Return the names of kernels, as they are launched from now on."""
+    launched, start = set[str](), Kernel.start
+
+    def note(self: Kernel, *arguments: Any) -> None:
+        launched.add(self.name)
+        start(self, *arguments)
+
+    Kernel.start = note  # type: ignore[method-assign]
+    return launched
+
+
 def main(libcuda: str, libnvrtc: str, folder: str, *first: str) -> None:
     fake = ctypes.CDLL(libcuda)
     for name in ("shim_seed", "shim_watch", "fake_mode"):
         getattr(fake, name).argtypes = [ctypes.c_uint64] * (1 if name == "shim_seed" else 2)
     fake.shim_reads.argtypes = [ctypes.c_uint32, ctypes.c_void_p]
+    launched = note_launches()
     with Device(Driver(fake)) as device:
         module = load_kernels(device, folder=Path(folder), compiler=lambda: Nvrtc(libnvrtc))
         for check in checks(first=first):
             with Bench(fake, device, module) as bench:
                 check(bench)
+        unchecked = set(launch_bounds()) - launched
+        assert not unchecked, f"no check runs {', '.join(sorted(unchecked))}"
     print("passed")
 
 
