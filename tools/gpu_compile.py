@@ -7,7 +7,8 @@
 
 The compilers are the wheels of the extra `gpu-compile` (NVIDIA's licence, a tool of development alone). Without them
 nothing is checked, which is said. Limits: no spills and no local memory, at most 80 registers, weights in loads of 16
-bytes, and a number of instructions for each weight in the loop that decoding spends its time in.
+bytes (as many as the planes need), and a number of instructions for each weight in the loop that decoding spends its
+time in.
 """
 
 from __future__ import annotations
@@ -40,23 +41,64 @@ MOST_REGISTERS = 80
 MOST_INSTRUCTIONS = {2: 1.65, 3: 1.65, 4: 1.45, 5: 2.8, 6: 2.35, 8: 2.45, 16: 4.0}
 """For each weight, in the inner loop of decoding, by tier: what was measured first plus a tenth."""
 WEIGHT_LOAD = r"LDG\.E\.NA\.128"
+WIDE_LOAD = r"LDG\.E(?:\.\w+)*\.128"
+"""Of what several warps read, cached: activations, which kernels for several tokens load that way."""
 TENSOR_CORE = r"IMMA"
+COLUMN_TILES, LOADS_A_TILE = 2, 2
+"""Of a tile of tokens (kTiles), and loads of its columns' figures: the two that a lane gets sums of."""
+BF16_LOADS = 4
+"""Loads of 16 bytes that a lane has under way at tier 16: as often the loop is unrolled."""
 READER, LOADS_UNDER_WAY = "hb_read", 4
 """The kernel that measures bandwidth, and the loads a thread of it has under way (kReadAhead)."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One compiled kernel's figures; the last two where it has a loop over weights."""
+    """One compiled kernel's figures.
+
+    Attributes:
+        resources: registers, and what did not fit them.
+        wide_loads: of 16 bytes in its loop over weights, where it has one.
+        instructions_a_weight: in the loop that decoding spends its time in.
+        products: on tensor cores in the loop of several tokens.
+    """
 
     resources: Resources
     wide_loads: int | None = None
     instructions_a_weight: float | None = None
+    products: int | None = None
 
 
 def tier_of(name: str) -> int | None:
     """Tier of a kernel that computes experts; 3 and 5 are tiers 2 and 4 of 4-bit floats."""
     return int(name.rsplit("_", 1)[1]) if name.rsplit("_", 1)[1].isdigit() else None
+
+
+def is_batch(name: str) -> bool:
+    """Whether a kernel is for several tokens."""
+    return "batch" in name
+
+
+def least_wide_loads(name: str) -> int:
+    """Return the loads of 16 bytes its loop needs: a step of a lane is two of each plane's, all under way at once.
+
+    For several tokens a group of a plane is one request of 128 bytes, four a lane, as tensor cores take them. What is
+    wide there are figures of activations, from tier 6 on: below, two of the four numbers do.
+    """
+    tier = tier_of(name)
+    if name == READER:
+        return LOADS_UNDER_WAY
+    if tier is None:
+        return 0
+    if is_batch(name):
+        return COLUMN_TILES * LOADS_A_TILE if tier >= 6 else 0
+    return BF16_LOADS if tier == 16 else tier & ~1
+
+
+def least_products(name: str) -> int:
+    """Return the tensor-core products its loop needs: one for each tile of columns, of each pair of planes."""
+    tier = tier_of(name)
+    return 0 if tier is None or not is_batch(name) else COLUMN_TILES * (2 if tier >= 6 else 1)
 
 
 def measure(name: str, resources: Resources, code: Code) -> Kernel:
@@ -66,9 +108,10 @@ def measure(name: str, resources: Resources, code: Code) -> Kernel:
         return Kernel(resources, max((loop.count(WEIGHT_LOAD) for loop in code.loops()), default=0))
     if tier is None:
         return Kernel(resources)
-    if "batch" in name:
+    if is_batch(name):
         loop = code.inner_loop(TENSOR_CORE)
-        return Kernel(resources, loop.count(TENSOR_CORE) if loop else 0)
+        counts = [loop.count(what) if loop else 0 for what in (WIDE_LOAD, TENSOR_CORE)]
+        return Kernel(resources, counts[0], products=counts[1])
     loop = code.inner_loop(WEIGHT_LOAD)
     if loop is None:
         return Kernel(resources, 0)
@@ -84,13 +127,12 @@ def faults(name: str, kernel: Kernel) -> Iterator[str]:
         yield f"{name}: {used.spill_bytes} bytes spilled, {used.stack_bytes} bytes of local memory"
     if used.registers > MOST_REGISTERS:
         yield f"{name}: {used.registers} registers, at most {MOST_REGISTERS}"
-    if name == READER and (kernel.wide_loads or 0) < LOADS_UNDER_WAY:
-        yield f"{name}: its loop has {kernel.wide_loads} loads of 16 bytes, at least {LOADS_UNDER_WAY}"
-    if tier is None:
-        return
-    if not kernel.wide_loads:
-        yield f"{name}: its loop has no {'tensor-core products' if 'batch' in name else '16-byte loads'}"
-    elif kernel.instructions_a_weight is not None and kernel.instructions_a_weight > MOST_INSTRUCTIONS[tier]:
+    loads, products = least_wide_loads(name), least_products(name)
+    if (kernel.wide_loads or 0) < loads:
+        yield f"{name}: its loop has {kernel.wide_loads or 0} loads of 16 bytes, at least {loads}"
+    if (kernel.products or 0) < products:
+        yield f"{name}: its loop has {kernel.products or 0} tensor-core products, at least {products}"
+    if tier is not None and (kernel.instructions_a_weight or 0) > MOST_INSTRUCTIONS[tier]:
         yield f"{name}: {kernel.instructions_a_weight} instructions a weight, at most {MOST_INSTRUCTIONS[tier]}"
 
 
@@ -164,8 +206,9 @@ def version_of(toolchain: Toolchain, compiler: str) -> str:
 
 def describe(kernel: Kernel) -> dict[str, object]:
     """A kernel's figures as the result file has them."""
-    wide = {"wide_loads": kernel.wide_loads, "instructions_a_weight": kernel.instructions_a_weight}
-    return {"registers": kernel.resources.registers, **{k: v for k, v in wide.items() if v is not None}}
+    names = ("wide_loads", "instructions_a_weight", "products")
+    known = {name: value for name in names if (value := getattr(kernel, name)) is not None}
+    return {"registers": kernel.resources.registers, **known}
 
 
 def table(results: list[dict[str, Any]]) -> list[str]:

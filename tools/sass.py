@@ -46,9 +46,21 @@ def read_resources(log: str) -> dict[str, Resources]:
 
 @dataclass(frozen=True)
 class Loop:
-    """The instructions of one loop, in order, without predicates."""
+    """One loop.
+
+    Attributes:
+        instructions: in order, without predicates.
+        start: address of the first.
+        end: of the branch back.
+    """
 
     instructions: tuple[str, ...]
+    start: int
+    end: int
+
+    def is_around(self, other: Loop) -> bool:
+        """Whether another loop lies inside."""
+        return other != self and self.start <= other.start and other.end <= self.end
 
     def count(self, pattern: str) -> int:
         """Return how many instructions match a pattern at their start."""
@@ -67,12 +79,17 @@ class Code:
             branch = _BRANCH.match(text)
             if branch and int(branch[1], 16) < at:
                 start = int(branch[1], 16)
-                yield Loop(tuple(body for place, body in self.lines if start <= place <= at))
+                yield Loop(tuple(body for place, body in self.lines if start <= place <= at), start, at)
 
     def inner_loop(self, pattern: str) -> Loop | None:
-        """Return the shortest loop with an instruction that matches; None if no loop has one."""
-        found = [loop for loop in self.loops() if loop.count(pattern)]
-        return min(found, key=lambda loop: len(loop.instructions), default=None)
+        """Return the loop without another one inside that has most instructions which match; None if no loop has one.
+
+        An unrolled loop has a second one behind it for what is left over, with fewer.
+        """
+        loops = list(self.loops())
+        inner = [loop for loop in loops if not any(loop.is_around(other) for other in loops)]
+        found = [loop for loop in inner if loop.count(pattern)]
+        return max(found, key=lambda loop: (loop.count(pattern), -len(loop.instructions)), default=None)
 
 
 def read_code(sass: str) -> dict[str, Code]:
