@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -23,18 +25,21 @@ from edge_runtime.backends.cuda.driver import (
     DeviceMemory,
     Driver,
     Event,
+    Module,
     PinnedMemory,
     RegisteredMemory,
     Stream,
 )
 from edge_runtime.backends.cuda.driver.library import FUNCTIONS
 from edge_runtime.backends.cuda.launches import quantize
+from edge_runtime.backends.cuda.nvrtc import Nvrtc
+from edge_runtime.backends.cuda.sources import FOLDER, read_source
 from edge_runtime.backends.cuda.structures import ACT_GROUP
 from edge_runtime.base.errors import DeviceError
 from edge_runtime.base.spec import ExpertSpec
 
 MODES = [pytest.param((0, 1), id="late"), *(pytest.param((1, seed), id=f"random {seed}") for seed in (1, 2, 3))]
-PAGE = mmap.PAGESIZE
+PAGE, PACKAGE = mmap.PAGESIZE, FOLDER.parent
 
 
 def test_a_device_says_what_it_is(device: Device):
@@ -256,23 +261,63 @@ def test_a_failed_kernel_ends_the_use_of_the_gpu_and_closing_still_works(device:
         each.close()
 
 
-@pytest.mark.parametrize("call", ["cuStreamCreate", "cuEventCreate", "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2"])
-def test_every_call_is_checked(bench: Bench, call: str):
-    def use() -> None:
-        stream, event = Stream(bench.device), Event(bench.device)
-        with DeviceMemory(bench.device, 64) as memory:
-            memory.write(np.zeros(64, np.uint8), stream)
-            memory.read(np.zeros(64, np.uint8), stream)
-            stream.record(event)
-            event.synchronize()
-        event.close()
-        stream.close()
+ARENAS: list[np.ndarray] = []
+"""Kept: where it is refused to unregister memory, nobody else may get its address."""
 
-    use()
-    bench.fake.fake_fail(call.encode(), 1, 0)
-    with pytest.raises(CudaError, match=rf"{call} failed with FAKE_ERROR_1 \(1\)\. This is a fault of the runtime"):
-        use()
-    use()
+
+def use_everything(fake: ctypes.CDLL, image: bytes) -> None:
+    """Make every call of the driver at least once; whatever fails, what was made is closed, streams behind the rest."""
+    ARENAS.append(np.frombuffer(mmap.mmap(-1, PAGE), np.uint8))
+    got = np.zeros(64, np.uint8)
+    with Device(Driver(fake)) as device, ExitStack() as on_it:
+        assert device.total_bytes
+        stream, start, end = Stream(device), Event(device, timed=True), Event(device, timed=True)
+        for each in (stream, start, end):
+            on_it.callback(each.close)
+        module = Module(device, image)
+        on_it.callback(module.close)
+        memory, registered = DeviceMemory(device, 64), RegisteredMemory(device, ARENAS[-1].ctypes.data, PAGE)
+        on_it.enter_context(memory)
+        on_it.enter_context(registered)
+        on_it.enter_context(PinnedMemory(device, 64))
+        with stream.capture() as graph:
+            module.kernel("hb_add").launch(stream, (1, 1), 256, *map(ctypes.c_uint64, (0, 0)), ctypes.c_uint32(0))
+        on_it.callback(graph.close)
+        stream.record(start)
+        graph.launch(stream)
+        memory.fill(0, stream)
+        memory.write(got, stream)
+        memory.copy_from(registered, 64, stream)
+        memory.read(got, stream)
+        stream.wait_for(start)
+        stream.record(end)
+        end.is_done()
+        end.synchronize()
+        stream.synchronize()
+        end.ms_since(start)
+
+
+CHECKED = [name for name in FUNCTIONS if name != "cuGetErrorName"]
+"""What the runtime calls, less what names the errors of the others."""
+
+
+@pytest.mark.parametrize("call", CHECKED)
+def test_every_call_is_checked(fake: ctypes.CDLL, nvrtc: Nvrtc, call: str):
+    image, _ = nvrtc.compile(read_source(), "sm_87")
+    fake.fake_fail(call.encode(), 1, 0)
+    with pytest.raises(CudaError, match=rf"{call} failed with FAKE_ERROR_1 \(1\).*\. This is a fault of the runtime"):
+        use_everything(fake, image)
+    use_everything(fake, image)
+
+
+def test_a_code_is_an_answer_at_two_calls_alone():
+    """Whoever asks for a code has to check it: an event that is not done yet, and the name of an error."""
+    asked = {
+        name
+        for path in PACKAGE.rglob("*.py")
+        for name in re.findall(r"\bstatus\(\s*\"(\w+)\"", path.read_text("utf-8"))
+    }
+    assert asked == {"cuEventQuery", "cuGetErrorName"}
 
 
 def test_an_old_driver_is_refused_with_the_way_out(fake: ctypes.CDLL):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from contextlib import suppress
 from typing import Any
 
 from edge_runtime.backends.cuda.driver.errors import CudaContextLostError
@@ -102,8 +103,8 @@ class Device:
         if handle is None or not self._open:
             return
         try:
-            self.status("cuCtxSynchronize")  # work that failed is over as well
-        except CudaContextLostError:
+            self.call("cuCtxSynchronize")
+        except CudaContextLostError:  # work that failed is over as well
             return
         self.release(name, handle)
 
@@ -111,7 +112,8 @@ class Device:
         """Give the context back; what was made on it must have been closed. Safe to call twice."""
         if self._open:
             self._open = False
-            self.driver.status("cuDevicePrimaryCtxRelease_v2", self._index)
+            with suppress(CudaContextLostError):
+                self.driver.call("cuDevicePrimaryCtxRelease_v2", self._index)
 
     def __enter__(self) -> Device:
         return self
