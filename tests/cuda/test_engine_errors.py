@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from cuda.engines import ALL, FEW, assert_close, logits, one_token, opened, tokens
 from cuda.test_decode import of_cpu
 
+from edge_runtime.backends.cuda import blocks, slots, transfers
 from edge_runtime.backends.cuda.cubins import cubin_name, load_kernels, write_cubin
-from edge_runtime.backends.cuda.driver import CudaContextLostError, CudaError, CudaMemoryError
+from edge_runtime.backends.cuda.driver import CudaContextLostError, CudaError, CudaMemoryError, Device
 from edge_runtime.backends.cuda.driver.library import FUNCTIONS
 from edge_runtime.backends.cuda.sources import read_source
 from edge_runtime.base.errors import BudgetError, ConfigError, DeviceError, ExpertReadError
@@ -75,6 +77,41 @@ def test_memory_the_drive_cannot_read_into_is_not_taken(model_bundle, of_cpu, no
         assert_close(one_token(engine), of_cpu[0][-1:])
     assert (memory.kind, memory.staging) == ("device", "pageable")
     assert memory.why.startswith("registered memory: the drive cannot read into it")
+
+
+class Landings:
+    """Memory of the host that reads from the drive land in, as blocks of it are made."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._made: list[blocks.Block] = []
+        for owner in (slots, transfers):
+            monkeypatch.setattr(owner, "make_block", self._make)
+
+    def _make(self, device: Device, kind: blocks.Kind | blocks.Staging, nbytes: int) -> blocks.Block:
+        self._made.append(blocks.make_block(device, kind, nbytes))
+        return self._made[-1]
+
+    def protect(self, is_writable: bool) -> int:
+        """Let nobody write there, neither the system for a read: it answers with EFAULT. Return how many blocks."""
+        libc, found = ctypes.CDLL(None, use_errno=True), 0
+        for block in self._made:
+            if block.host is not None:
+                pages = ctypes.c_void_p(block.host), ctypes.c_size_t(block.nbytes)
+                assert libc.mprotect(*pages, mmap.PROT_READ | mmap.PROT_WRITE * is_writable) == 0, ctypes.get_errno()
+                found += 1
+        return found
+
+
+@pytest.mark.parametrize("kind", blocks.KINDS)
+def test_a_read_the_system_refuses_fails_its_request_alone(model_bundle, of_cpu, monkeypatch, kind: str):
+    landings = Landings(monkeypatch)
+    with opened(model_bundle, f"cuda:memory={kind}", FEW) as engine:
+        assert landings.protect(is_writable=False)
+        with pytest.raises(ExpertReadError, match=r"EFAULT, Bad address\. .* try cuda:memory=device"):
+            logits(engine)
+        landings.protect(is_writable=True)
+        assert_close(logits(engine), of_cpu[0])
+        assert tokens(engine) == of_cpu[1]
 
 
 @pytest.mark.parametrize(

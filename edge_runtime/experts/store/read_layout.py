@@ -55,6 +55,11 @@ class ReadLayout:
         return at + size
 
 
+_NO_SUCH_MEMORY = (
+    "The system does not read into this memory past its page cache: with --backend cuda, try cuda:memory=device."
+)
+
+
 def describe(fault: int, detail: Detail, layout: ReadLayout, size: int) -> str:
     """Say what went wrong with a read, to follow the name of its file.
 
@@ -68,7 +73,8 @@ def describe(fault: int, detail: Detail, layout: ReadLayout, size: int) -> str:
     again = "Export the bundle again."
     if fault == Fault.SYSTEM:
         name = f"{errno.errorcode.get(code, '?')}, {os.strerror(code)}"
-        return f"reading {length} bytes at {at} failed: {name}. Check the drive (dmesg)."
+        advice = _NO_SUCH_MEMORY if code == errno.EFAULT else "Check the drive (dmesg)."
+        return f"reading {length} bytes at {at} failed: {name}. {advice}"
     if fault == Fault.TOO_SHORT:
         return f"expected {length} bytes at {at}, got {got}: changed while in use. {again}"
     if fault == Fault.REMOVED:
