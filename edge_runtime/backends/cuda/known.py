@@ -19,11 +19,11 @@ _KNOWN: dict[str, str] = {
     "SharedSpec": "mlp gate parallel",
     "ExpertSpec": "intermediate gated activation bias limit alpha up_offset codes",
     "RouterSpec": "num_experts top_k score softmax_over normalise norm_epsilon scale selection_bias groups "
-    "expert_scale",
+    "expert_scale norm_scale",
     "GroupSpec": "count chosen score",
     "RopeSpec": "kind theta dim params pairs short_factor long_factor",
 }
-"""Any other field must have the value that changes nothing, its default."""
+"""Any other field must have the value that changes nothing, its default. A router's norm is in its logits already."""
 _VALUES: dict[str, tuple[str, ...]] = {
     "activation": ("silu", "gelu_tanh", "relu2"),
     "qk_norm": ("none", "per_head", "full", "per_head_rotated"),

@@ -89,6 +89,12 @@ class CudaResidentRouter:
         return DeviceMemory(self._stream.device, nbytes)
 
 
+def routes_on_device(rule: RouterSpec) -> bool:
+    """Whether the device knows a rule; others are the host's."""
+    is_known = next(unknown_parts(rule, "router"), None) is None
+    return is_known and rule.num_experts <= MOST_EXPERTS and rule.top_k <= MOST_RANKS
+
+
 def make_resident_router(
     module: Module, stream: Stream, kernels: CudaExpertKernels, bundle: Bundle
 ) -> CudaResidentRouter | None:
@@ -100,8 +106,7 @@ def make_resident_router(
     """
     spec = bundle.manifest.model
     rule = spec.router
-    is_for_host = next(unknown_parts(rule, "router"), None) is not None
-    if is_for_host or rule.num_experts > MOST_EXPERTS or rule.top_k > MOST_RANKS:
+    if not routes_on_device(rule):
         return None
     data, held, rows = bundle.router_data(), list[DeviceMemory](), dict[str, int]()
     try:
