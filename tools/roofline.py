@@ -1,8 +1,8 @@
 """What an NVIDIA board could reach while decoding, on paper: bytes, launches and instructions against its rates.
 
-    python tools/roofline.py               prints every board, model, tier and share of experts in memory
-    python tools/roofline.py --write       writes the tables of docs/cuda.md
-    python tools/roofline.py --check       exits with 1 if that table is out of date
+    python tools/roofline.py            writes the tables of docs/cuda.md, and docs/roofline.md: every board, model,
+                                        tier and share of experts in memory
+    python tools/roofline.py --check    exits with 1 if a table is out of date
 
 Nothing here was measured on a board. docs/cuda.md says what is assumed.
 
@@ -21,24 +21,21 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import marked_page
 from board_table import MODELS, hit_rate, spec_of, trunk_bytes
+from token_launches import token_launches
 
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.record import record_layout
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs/cuda.md"
+PAGE, FULL_PAGE = ROOT / "docs/cuda.md", ROOT / "docs/roofline.md"
 FIGURES = ROOT / "benchmarks/results/gpu_compile.json"
-START, END = "<!-- roofline: written by tools/roofline.py -->", "<!-- end of roofline -->"
-FITS_START, FITS_END = "<!-- fitting: written by tools/roofline.py -->", "<!-- end of fitting -->"
-GOALS_START, GOALS_END = "<!-- goals: written by tools/roofline.py -->", "<!-- end of goals -->"
 SEGMENTS = 4
 REACHED = 0.75
 """Part of the pin rate a plain read gets: 152.8 of 204.8 GB/s reported for an AGX Orin."""
 LAUNCH_S = 5e-6
 """Of one kernel without a captured graph (assumed)."""
-LAYER_LAUNCHES = 6
-"""Of a sparse layer's experts: norm, router, gate and up, down, weighted sum, and a lookup of slots."""
 SHARES = (0.25, 0.5, 0.75, 1.0)
 SHOWN_TIER = 4
 TIERS = (2, 4, 6, 8)
@@ -113,7 +110,7 @@ class Token:
         expert_bytes: of the experts it goes through.
         trunk_bytes: of everything else, at the exporter's default precision.
         instructions: of the expert kernels, counted for each thread.
-        launches: of kernels for experts.
+        launches: of kernels.
         stored_bytes: of all experts.
     """
 
@@ -140,7 +137,7 @@ def token_of(spec: ModelSpec, tier: int) -> Token:
         used * layout.tier_bytes(tier),
         trunk_bytes(spec),
         used * layout.num_weights * instructions_a_weight(tier),
-        sparse * LAYER_LAUNCHES,
+        token_launches(spec),
         sparse * spec.num_experts * layout.tier_bytes(tier),
     )
 
@@ -234,32 +231,32 @@ def fitting_rows() -> Iterator[str]:
             yield f"| {name} | {tier} | {' | '.join(fitting(board, token) for board in BOARDS)} |"
 
 
-def page_with(text: str) -> str:
-    """Return the page with its tables."""
-    text = _put(text, START, END, rows((SHOWN_TIER,)))
-    return _put(_put(text, FITS_START, FITS_END, fitting_rows()), GOALS_START, GOALS_END, goal_rows())
+FULL_HEAD = """# What boards could reach, on paper: every precision and share
+
+Written by `tools/roofline.py`, never by hand. Nothing was measured on a board; [cuda.md](cuda.md)
+says what is assumed. Tokens a second while decoding, with as many experts in memory as fit and with
+a share of them; a dash: that share does not fit.
+"""
 
 
-def _put(text: str, start: str, end: str, lines: Iterator[str]) -> str:
-    before, rest = text.split(start)
-    table = "\n".join(lines)
-    return f"{before}{start}\n\n{table}\n\n{end}{rest.split(end)[1]}"
+def full_page() -> str:
+    """Return the page that has every tier."""
+    parts = [line for tier in TIERS for line in ("", f"## Experts at {tier} bits", "", *rows((tier,)))]
+    return "\n".join((FULL_HEAD.rstrip("\n"), *parts)) + "\n"
+
+
+def page_with(path: Path = PAGE) -> str:
+    """Return the page of the GPU with its tables."""
+    parts = {"roofline": rows((SHOWN_TIER,)), "fitting": fitting_rows(), "goals": goal_rows()}
+    return marked_page.put_all(path, "roofline", parts)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print, write or check."""
+    """Write or check."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write the table of docs/cuda.md")
-    parser.add_argument("--check", action="store_true", help="say whether that table is up to date")
+    parser.add_argument("--check", action="store_true", help="say whether the tables are up to date")
     options = parser.parse_args(arguments)
-    if not options.write and not options.check:
-        sys.stdout.write("\n".join(rows(TIERS)) + "\n")
-        return 0
-    text = PAGE.read_text(encoding="utf-8")
-    if options.check:
-        return int(page_with(text) != text)
-    PAGE.write_text(page_with(text), encoding="utf-8")
-    return 0
+    return marked_page.write({PAGE: page_with(), FULL_PAGE: full_page()}, check=options.check)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
-from cuda.engines import assert_close
+from cuda.engines import assert_close, make_all_resident
 from families import FAMILY_CASES, make_checkpoint
+from token_launches import token_launches
 
 from edge_runtime import Engine, SamplingParams
+from edge_runtime.backends.cuda.driver import Kernel
 
 FEW = {
     "mixtral_sliding_tied", "olmoe_clip_bias", "qwen2_moe_sparse_step_dynamic", "gpt_oss_all_full_truncated",
@@ -21,10 +26,13 @@ SETTINGS = {"context": 64, "prefill_chunk": 16, "threads": 1, "self_check": Fals
 pytestmark = [pytest.mark.oracle, pytest.mark.usefixtures("over_fake")]
 
 
+def checkpoint_of(shared_folder: Path, case: str) -> Path:
+    return make_checkpoint(case, shared_folder / f"cuda-{case}")
+
+
 def backends(exported, shared_folder, case: str, trunk: str = "fp32"):
     """Both backends over a case's bundle; at the exact tier, since a last bit may turn the rounding of an activation."""
-    checkpoint = make_checkpoint(case, shared_folder / f"cuda-{case}")
-    bundle = exported(checkpoint, "--tiers", "8,bf16", "--trunk", trunk)
+    bundle = exported(checkpoint_of(shared_folder, case), "--tiers", "8,bf16", "--trunk", trunk)
     for backend in ("cpu", "cuda:trunk=cuda"):
         with Engine.open(bundle, backend=backend, **SETTINGS) as engine:
             yield engine
@@ -36,6 +44,26 @@ def test_logits_are_the_cpu_backends(exported, shared_folder, case: str):
     for engine in backends(exported, shared_folder, case):
         found.append(np.concatenate([engine.logits(ids[:6], chunk=4), engine.logits(ids[:2], chunk=1)]))
     assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_token_launches_what_the_arithmetic_counts(
+    exported, shared_folder, case: str, monkeypatch: pytest.MonkeyPatch
+):
+    """tools/roofline.py counts from the model alone."""
+    launched, start = [], Kernel.start
+
+    def count(self: Kernel, *arguments: Any) -> None:
+        launched.append(self.name)
+        start(self, *arguments)
+
+    monkeypatch.setattr(Kernel, "start", count)
+    bundle = exported(checkpoint_of(shared_folder, case), "--tiers", "8,bf16", "--trunk", "fp32")
+    with Engine.open(bundle, backend="cuda:trunk=cuda,graph=false", **SETTINGS) as engine:
+        make_all_resident(engine)
+        launched.clear()
+        engine.logits([1], chunk=1)
+        assert len(launched) == token_launches(engine.spec), ", ".join(launched)
 
 
 @pytest.mark.parametrize("trunk", ["int8", "int4"])
