@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -18,6 +19,9 @@ from edge_runtime.lab.bringup.journal import FORMAT, MOST_BYTES
 RESULTS = Path(__file__).parents[1] / "benchmarks/results/bringup"
 _TEXT, _PARTS = 200, 16
 _GPU_CHECK = {"device": str, "arch": str, "driver_cuda": int, "emulated": bool, "date": str}
+_FIGURES = ("memory", "decode", "graphs", "seconds")
+"""Parts of it of which every number is kept, and the names above it."""
+_DEPTH = 4
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,9 +83,25 @@ def _gpu_check(found: Any) -> dict[str, Any] | None:
     if found is None:
         return None
     kept = {name: kind(found[name]) if kind is not str else _text(found[name]) for name, kind in _GPU_CHECK.items()}
-    kept["passed"] = [_text(name) for name in found["passed"][:_PARTS]]
+    kept |= {"commit": _text(found.get("commit") or "unknown"), "changed": bool(found.get("changed"))}
+    kept |= {name: _texts(found.get(name)) for name in ("passed", "skipped", "demo")}
+    kept |= {name: figures for name in _FIGURES if (figures := _numbers(found.get(name), _DEPTH)) is not None}
     kept["failed"] = None if found.get("failed") is None else _text(found["failed"])
     return kept
+
+
+def _texts(found: Any) -> list[str]:
+    return [_text(each) for each in found[:_PARTS]] if isinstance(found, list) else []
+
+
+def _numbers(found: Any, depth: int) -> Any:
+    """A number that a table may show, or a table of such; None for anything else."""
+    if isinstance(found, (int, float)) and not isinstance(found, bool):
+        return found if math.isfinite(found) else None
+    if not isinstance(found, dict) or not depth:
+        return None
+    inner = {_text(name): _numbers(value, depth - 1) for name, value in list(found.items())[:_PARTS]}
+    return {name: value for name, value in inner.items() if value is not None} or None
 
 
 def _text(value: Any) -> str:

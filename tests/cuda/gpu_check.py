@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -38,7 +39,8 @@ from edge_runtime.backends.cuda.self_test import check_primitives  # noqa: E402
 from edge_runtime.backends.cuda.tensorrt.library import load_library  # noqa: E402
 from edge_runtime.base.errors import DeviceError  # noqa: E402
 
-RESULTS = Path(__file__).parents[2] / "benchmarks/results"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks/results"
 
 
 class NoShim:
@@ -94,27 +96,26 @@ class Parts:
     """
 
     def __init__(self, path: Path, known: dict[str, Any]) -> None:
-        self._path, self._result = path, {**known, "passed": [], "failed": None, "why": None}
+        self._path, self._result = path, {**known, "passed": [], "skipped": [], "failed": None, "why": None}
         self._start = time.monotonic()
         self.write()
 
     def run(self, name: str, part: Callable[[], Any]) -> Any:
-        """Run a part. An error is kept and raised: what comes behind rests on it."""
+        """Run a part; one that says it was skipped has not passed. An error is kept and raised: the rest rests on it."""
         try:
             found = self._result[name] = part()
         except BaseException as err:
             self._result |= {"failed": name, "why": f"{type(err).__name__}: {err}"[:500]}
             self.write()
             raise
-        self._result["passed"].append(name)
+        self._result["skipped" if isinstance(found, dict) and "skipped" in found else "passed"].append(name)
         self.write()
         return found
 
     def leave_out(self, name: str, why: str) -> None:
         """Say why a part was not run."""
         print(f"{name}: SKIPPED, {why}", flush=True)
-        self._result[name] = {"skipped": why}
-        self.write()
+        self.run(name, lambda: {"skipped": why})
 
     @property
     def failed(self) -> Any:
@@ -203,7 +204,22 @@ def describe(gpu: Gpu, options: argparse.Namespace) -> dict[str, Any]:
         "emulated": is_emulated(options),
         "quick": options.quick or is_emulated(options),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        **source_tree(),
     }
+
+
+def source_tree(root: Path = ROOT) -> dict[str, Any]:
+    """Return the commit that is checked, and whether files differ from it; None where that cannot be told."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=False, timeout=60)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changes = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+    return {"commit": git("rev-parse", "--short=12", "HEAD"), "changed": None if changes is None else bool(changes)}
 
 
 def engines(bundle: Path, open_gpu: Any) -> dict[str, Any]:

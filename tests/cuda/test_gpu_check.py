@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
 
+import gpu_check_time
 import numpy as np
 import pytest
 from cuda import fake_tensorrt, gpu_check, gpu_demo
@@ -42,7 +44,9 @@ def test_it_runs_every_check_and_writes_what_ran(
     assert set(result["graphs"]) == {"graph", "single_launches"}
     assert (result["device"], result["arch"], result["driver_cuda"]) == ("Fake Orin", "sm_87", 12060)
     assert (result["emulated"], result["failed"]) == (True, None), "a fake never passes for a GPU"
-    assert result["passed"] == ["self_test", "memory", "checks", "demo", "decode", "graphs", "tensorrt", "onnx"]
+    assert {"commit", "changed"} <= result.keys()
+    assert result["passed"] == ["self_test", "memory", "checks", "demo", "decode", "graphs"]
+    assert result["skipped"] == ["tensorrt", "onnx"], "what was not run has not passed"
     assert result["tensorrt"]["library"] is None
     assert "TensorRT cannot be imported" in result["tensorrt"]["skipped"]
     assert "was built without its CUDA provider" in result["onnx"]["skipped"]
@@ -124,6 +128,32 @@ def test_memory_that_gives_other_numbers_fails_it(fake, nvrtc, tmp_path: Path):
     gpu.close()
 
 
+def test_the_file_says_which_tree_was_checked(tmp_path: Path):
+    if shutil.which("git") is None:
+        pytest.skip("no git: the commit of a result was NOT looked up")
+    assert gpu_check.source_tree(tmp_path) == {"commit": None, "changed": None}, "no repository"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (tmp_path / "source.py").write_text("1")
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *words], check=True)
+    found = gpu_check.source_tree(tmp_path)
+    assert (len(found["commit"]), found["changed"]) == (12, False)
+    (tmp_path / "benchmarks/results").mkdir(parents=True)
+    (tmp_path / "benchmarks/results/gpu_check_GPU.json").write_text("{}")
+    assert gpu_check.source_tree(tmp_path) == found, "results are no sources"
+    (tmp_path / "source.py").write_text("2")
+    assert gpu_check.source_tree(tmp_path) == found | {"changed": True}
+
+
+def test_the_page_says_what_was_counted_and_that_is_within_what_is_meant():
+    result = json.loads(gpu_check_time.RESULT.read_text(encoding="utf-8"))
+    assert gpu_check_time.main(["--check"]) == 0, "run python tools/gpu_check_time.py"
+    assert set(result["estimate_s"]) == set(gpu_check_time.PARTS)
+    assert gpu_check_time.total(result) == pytest.approx(sum(result["estimate_s"].values()))
+    assert gpu_check_time.total(result) <= gpu_check_time.MOST_S
+    assert result["compile"]["seconds"], "compiled by the real NVRTC"
+
+
 def test_a_folder_that_cannot_be_written_is_named_before_anything_runs(fakes: Fakes, fake, tmp_path: Path, capsys):
     (tmp_path / "file").touch()
     options = ["--libcuda", str(fakes.libcuda), "--libnvrtc", str(fakes.libnvrtc), "--out", str(tmp_path / "file")]
@@ -153,4 +183,5 @@ def test_it_needs_no_library_of_the_tests(fakes: Fakes, tmp_path: Path):
     result = json.loads((tmp_path / "gpu_check_Fake_Orin.json").read_text())
     assert result["passed"] == ["self_test", "memory", "checks", "decode"]
     assert result["quick"], "over a fake, whatever was asked"
+    assert result["skipped"] == ["demo"]
     assert result["demo"] == {"skipped": "none is no bundle: export the demo first"}

@@ -351,7 +351,13 @@ def test_the_command_lists_its_steps_and_refuses_what_it_does_not_know(
 def test_what_an_owner_sent_is_taken_over_within_bounds(tmp_path: Path):
     tool = runpy.run_path(str(Path(__file__).parents[2] / "tools/bringup_import.py"))
     check = {"device": "Orin", "arch": "sm_87", "driver_cuda": 12060, "emulated": False, "date": "2026-12-01"}
-    check |= {"passed": ["self_test"] * 99, "failed": None, "memory": {"registered": 1}}
+    deep = {"a": {"b": {"c": {"d": {"e": 1}}}}}
+    check |= {"passed": ["self_test"] * 99, "skipped": ["onnx"], "failed": None, "seconds": 7.5, "graphs": deep}
+    check |= {
+        "memory": {"kinds": {"device": {"gb_s": 88.5, "problem": "<b>"}}, "chosen": "device", "nan": float("nan")}
+    }
+    check |= {"decode": {f"model |{i}": {"gb_s": 50, "of_measured": None, "ok": True} for i in range(99)}}
+    check |= {"commit": "0123456789ab", "changed": True, "demo": ["resident", "pinned memory left out: | no"]}
     speeds = {"predicted_per_second": 7.5, "prompt_per_second": "| **fast**"}
     step = {"outcome": "passed", "ended": "2026-12-01 10:00:00Z", "why": "<b>|x" * 99, "json": {"timings": speeds}}
     sent = {"format": 1, "about": {"version": "1"}, "machine": {"hardware": {"board": "NVIDIA Jetson Orin Nano"}}}
@@ -363,8 +369,14 @@ def test_what_an_owner_sent_is_taken_over_within_bounds(tmp_path: Path):
     assert "prompt_per_second" not in kept["steps"]["bench cpu"]
     assert len(kept["steps"]["bench cpu"]["why"]) == 200
     assert "|" not in kept["steps"]["bench cpu"]["why"]
-    assert kept["gpu_check"].keys() == {"device", "arch", "driver_cuda", "emulated", "date", "passed", "failed"}
-    assert len(kept["gpu_check"]["passed"]) == 16
+    found = kept["gpu_check"]
+    assert found.keys() == set(check) - {"graphs"}, "numbers alone, and no deeper than they lie"
+    assert (len(found["passed"]), found["skipped"], found["seconds"]) == (16, ["onnx"], 7.5)
+    assert found["memory"] == {"kinds": {"device": {"gb_s": 88.5}}}
+    assert len(found["decode"]) == 16
+    assert found["decode"]["model  3"] == {"gb_s": 50}
+    assert (found["commit"], found["changed"]) == ("0123456789ab", True)
+    assert found["demo"] == ["resident", "pinned memory left out:   no"]
     for broken in ("[]", "{}", '{"format": 2}', json.dumps(sent | {"steps": {"a": 1}, "gpu_check": None})):
         file.write_text(broken)
         assert tool["main"]([str(file), "--out", str(tmp_path / "results")]) == 1
