@@ -70,7 +70,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("service", "HTTP service", {"x86": tests("integration/test_service_together.py")}),
     Feature(
         "cuda-primitives", "CUDA: device-only functions against tables",
-        _cuda("test_gpu_check.py"),
+        _cuda("test_gpu_check.py", "test_layer_kernels.py"),
     ),
     Feature(
         "cuda-experts", "CUDA: experts of one token and of several, every tier and form",
@@ -84,7 +84,22 @@ FEATURES: tuple[Feature, ...] = (
             "test_families.py",
         ),
     ),
-    Feature("cuda-driver", "CUDA: driver layer, streams, events, errors", _cuda("test_driver.py")),
+    Feature(
+        "cuda-sanitisers", "CUDA: kernels under sanitisers, and faults planted in them, each of which is found",
+        _cuda("test_planted_faults.py", "test_kernel_lists.py"),
+    ),
+    Feature(
+        "cuda-cubins", "CUDA: kernels compiled at first use, kept, refused and compiled anew",
+        _cuda("test_cubins.py"),
+    ),
+    Feature(
+        "cuda-unasked", "CUDA: nothing of NVIDIA's is loaded unasked, and what is missing is named",
+        _cuda("test_unasked.py", "test_presence.py", "test_known.py"),
+    ),
+    Feature(
+        "cuda-driver", "CUDA: driver layer, streams, events, errors",
+        _cuda("test_driver.py", "test_cuda_header.py"),
+    ),
     Feature(
         "cuda-memory", "CUDA: kinds of memory tried with an expert and timed, and the choice",
         _cuda("test_memory_probe.py"),
@@ -96,13 +111,20 @@ FEATURES: tuple[Feature, ...] = (
         "tensorrt-lowering", "TensorRT: graphs of every family lowered, held against tables, computing the same",
         _cuda("test_tensorrt_lowering.py"),
     ),
-    Feature("tensorrt-trunk", "TensorRT: the trunk as engines, over a fake TensorRT", _cuda("test_tensorrt_trunk.py")),
+    Feature(
+        "tensorrt-faults", "TensorRT: faults planted in the rules that lower graphs, each of which is found",
+        _cuda("test_lowering_faults.py"),
+    ),
+    Feature(
+        "tensorrt-trunk", "TensorRT: the trunk as engines; emulated, over a fake TensorRT",
+        _cuda("test_tensorrt_trunk.py", "test_tensorrt_scratch.py"),
+    ),
     Feature(
         "tensorrt-built", "TensorRT: plans built by TensorRT for RTX; bindings of 10.3 and 10.16",
         _cuda("test_tensorrt_rtx.py", "test_tensorrt_bindings.py"),
     ),
     Feature(
-        "onnx-provider", "ONNX Runtime's CUDA provider: operators tried, the trunk on it, over a stand-in",
+        "onnx-provider", "ONNX Runtime's CUDA provider: operators tried, the trunk on it; emulated, over a stand-in",
         _cuda("test_onnx_provider.py"),
     ),
     Feature(
@@ -114,11 +136,14 @@ FEATURES: tuple[Feature, ...] = (
 ON_A_GPU: Mapping[str, tuple[str, ...]] = {
     "self_test": ("cuda-primitives",),
     "checks": ("cuda-experts", "cuda-trunk"),
-    "memory": ("cuda-driver", "cuda-memory"),
+    "memory": ("cuda-memory",),
     "demo": ("cuda-loop", "cuda-routing"),
     "graphs": ("cuda-graphs",),
+    "tensorrt": ("tensorrt-trunk",),
+    "onnx": ("onnx-provider",),
 }
-"""Which features each part of `make gpu-check` shows, by its key in the result file."""
+"""Which features each part of `make gpu-check` shows, by its key in the result file. Nothing there injects errors, so
+the row of the driver layer is not among them."""
 
 
 def feature_named(name: str) -> Feature:

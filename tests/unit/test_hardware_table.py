@@ -51,6 +51,15 @@ def test_what_shows_a_feature_is_there(tool: ModuleType) -> None:
     assert len({feature.name for feature in tool.FEATURES}) == len(tool.FEATURES)
 
 
+OF_TOOLS = {"test_gpu_compile.py", "test_roofline.py"}
+"""What they test runs on no device."""
+
+
+def test_every_test_of_the_gpus_path_shows_a_feature(tool: ModuleType) -> None:
+    named = {Path(word).name for feature in tool.FEATURES for command in feature.checks.values() for word in command}
+    assert {path.name for path in (ROOT / "tests/cuda").glob("test_*.py")} - named == OF_TOOLS
+
+
 def test_nothing_is_said_to_have_run_on_a_gpu_without_a_result(tool: ModuleType, results: Path) -> None:
     for path in [*results.glob("gpu_check_*.json"), *results.glob("bringup/*.json")]:
         path.unlink()
@@ -60,7 +69,7 @@ def test_nothing_is_said_to_have_run_on_a_gpu_without_a_result(tool: ModuleType,
 
 def test_a_result_of_a_gpu_becomes_a_column_and_a_fakes_does_not(tool: ModuleType, results: Path) -> None:
     found = {"device": "NVIDIA H100", "arch": "sm_90", "driver_cuda": 12060, "date": "2026-12-01", "emulated": False}
-    found |= {"passed": ["self_test", "checks"], "failed": "memory"}
+    found |= {"passed": ["self_test", "checks"], "skipped": ["tensorrt"], "failed": "memory", "commit": "0123456789ab"}
     (results / "gpu_check_NVIDIA_H100.json").write_text(json.dumps(found))
     (results / "gpu_check_Fake.json").write_text(json.dumps(found | {"device": "A fake", "emulated": True}))
     page = tool.page(results)
@@ -68,12 +77,19 @@ def test_a_result_of_a_gpu_becomes_a_column_and_a_fakes_does_not(tool: ModuleTyp
     titles = row(page, "feature")
     assert titles[-2:] == ["NVIDIA H100", "Jetson"]
     assert row(page, "CUDA: device-only functions")[-2:] == ["passed", "never"]
-    assert row(page, "CUDA: driver layer")[-2] == "**failed**"
+    assert row(page, "CUDA: kinds of memory")[-2] == "**failed**"
+    assert row(page, "CUDA: driver layer")[-2] == "never", "no error is injected on a GPU"
     assert row(page, "CUDA: decode loop")[-2] == "never"
+    assert row(page, "TensorRT: the trunk as engines")[-2] == "skipped"
+    assert "2026-12-01, commit 0123456789ab; " in page
     (results / "bringup").mkdir(exist_ok=True)
-    board = found | {"device": "Orin", "passed": ["demo"], "failed": None}
+    board = found | {"device": "Orin", "passed": ["demo", "tensorrt"], "skipped": [], "failed": None, "changed": True}
+    board["demo"] = ["streamed through device memory", "pinned memory left out: refused", "resident"]
     (results / "bringup/orin.json").write_text(json.dumps({"gpu_check": board}))
-    assert row(tool.page(results), "CUDA: decode loop")[-2:] == ["never", "passed"]
+    page = tool.page(results)
+    assert row(page, "CUDA: decode loop")[-2:] == ["never", "passed, 1 of its ways left out"]
+    assert row(page, "TensorRT: the trunk as engines")[-2:] == ["skipped", "passed"]
+    assert "commit 0123456789ab with changes; " in page
 
 
 def test_a_failed_check_shows(tool: ModuleType, results: Path) -> None:
