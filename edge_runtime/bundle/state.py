@@ -1,11 +1,13 @@
-"""What this machine remembers between runs, in which version: bundles that were verified, that passed the self-check.
+"""The folder of what this machine remembers between runs, and its version: what was verified, used, typed, sent.
 
-The folder has a file `version` with one number. Early builds wrote none, so a folder without it is of version 1. A
-folder of a later version is refused, not guessed at: what is in it may mean something else.
+The folder has a file `version` with one number, written before anything else in it: whoever writes there calls
+`make_folder` first. Early builds wrote none, so a folder without it is of version 1. A folder of a later version is
+refused, not guessed at: what is in it may mean something else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -43,7 +45,7 @@ def is_remembered(marker: Path) -> bool:
 
 
 def remember(marker: Path, text: str = "") -> None:
-    """Write a marker, and the version of its folder.
+    """Write a marker.
 
     Args:
         marker: a file in a folder of `state_folder`.
@@ -52,11 +54,36 @@ def remember(marker: Path, text: str = "") -> None:
     Raises:
         OSError: it cannot be written.
     """
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    stamp = marker.parent.parent / _NAME
-    if not stamp.exists():
-        stamp.write_text(f"{VERSION}\n", encoding="ascii")
+    make_folder(marker.parent)
     marker.write_text(text, encoding="utf-8")
+
+
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Make a folder that is about to be written to; where it is in the state folder, that gets its version first.
+
+    Args:
+        folder: the state folder, one below it, or a place elsewhere that the user named.
+        mode: of the folder if it is made now.
+
+    Raises:
+        OSError: it cannot be made, or the version cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=mode)
+    state = _place()
+    if folder.is_relative_to(state) and not (state / _NAME).exists():
+        _stamp(state)
+
+
+def _stamp(state: Path) -> None:
+    """Write the version, whole or not at all: half a file would be taken for that of a later version."""
+    part = state / f"{_NAME}.{os.getpid()}.part"
+    try:
+        part.write_text(f"{VERSION}\n", encoding="ascii")
+        part.replace(state / _NAME)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
 
 
 def _place() -> Path:

@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from edge_runtime.bundle.state import state_folder
+from edge_runtime.bundle.state import make_folder, state_folder
 
 _MOST_BYTES = 4 << 20
 
@@ -28,7 +28,7 @@ class Sent:
         """Remember what a server says of a part that it took whole."""
         self._marks[name] = mark
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path.parent)
             temporary = self._path.with_suffix(".tmp")
             temporary.write_text(json.dumps(self._marks))
             os.replace(temporary, self._path)

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from edge_runtime.bundle.state import state_folder
+from edge_runtime.bundle.state import make_folder, state_folder
 
 _MAX_BYTES = 4 << 20
 _KEPT = 1000
@@ -49,7 +49,7 @@ class HistoryFile:
         if self._path is None or len(line) > _MAX_ENTRY:
             return
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(self._path.parent, 0o700)
             _write(self._path, line, os.O_APPEND)
         except OSError:
             self._path = None

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.base.arrays import F64
-from edge_runtime.bundle.state import state_folder
+from edge_runtime.bundle.state import make_folder, state_folder
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1
@@ -81,7 +81,7 @@ class UsageFile:
         plain = {"version": _VERSION, "uses": [[round(float(n), 3) for n in row] for row in total]}
         part = self.path.with_name(f"{self.path.name}.part")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             part.write_text(json.dumps(plain))
             part.replace(self.path)
         except OSError as err:

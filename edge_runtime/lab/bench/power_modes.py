@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge_runtime.base.errors import DeviceError, RequestError
-from edge_runtime.bundle.state import state_folder
+from edge_runtime.bundle.state import make_folder, state_folder
 from edge_runtime.lab.bench import mode_guard
 from edge_runtime.telemetry.conditions import power_modes
 
@@ -98,7 +98,7 @@ class PowerModes:
         Raises:
             DeviceError: it could not be set back.
         """
-        self._state.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._state.parent)
         self._state.write_text(json.dumps({"mode": self.original, "pid": os.getpid()}))
         command = [sys.executable, "-I", mode_guard.__file__, self._command, str(self.original), str(self._state)]
         guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
