@@ -102,21 +102,24 @@ TARGETS ?= jetpack-6.2 jetpack-7.2 arm64 x86-64
 PYTHONS ?= $(foreach minor,10 11 12 13 14,$(shell python3.$(minor) -c "" 2>/dev/null && command -v python3.$(minor)))
 SUITES  ?= $(foreach suite,bookworm trixie jammy noble,$(suite):amd64 $(suite):arm64)
 
+# empty where a quick build will do
+TWICE   ?= --twice
+
 $(VENV)/.release: $(VENV)/.test
 	$(PY) -m pip install --quiet -e ".[release]"
 	@touch $@
 
 # source archive and wheels, built twice: the same bytes; held to their platform tag and their ABI
 wheels: $(VENV)/.release
-	$(RELEASE)/wheels.py --twice $(addprefix --arch ,$(ARCHS))
+	$(RELEASE)/wheels.py $(TWICE) $(addprefix --arch ,$(ARCHS))
 
 # exact versions and digests of what comes along, from the network; UPGRADE=--upgrade takes the newest
 locks: $(VENV)/.release
 	$(RELEASE)/locks.py $(UPGRADE)
 
-# everything a target installs, in one file that needs no network
+# everything a target installs, in one file that needs no network; written twice: the same bytes
 offline: $(VENV)/.release
-	$(RELEASE)/offline.py $(TARGETS)
+	$(RELEASE)/offline.py $(TWICE) $(TARGETS)
 
 # what a device installs, unpacked for every target and listed in docs/operations.md; needs what `make offline` wrote
 footprint: $(VENV)/.release
@@ -141,8 +144,9 @@ extras-check: $(VENV)/.release
 pythons-check: $(VENV)/.release
 	bash tests/installed/pythons.sh dist/hobbit-edge-*-$(TARGET_HERE).tar.gz $(PYTHONS)
 
+# for each of SUITES; built twice: the same bytes
 deb: $(VENV)/.release
-	for suite in $(SUITES); do $(RELEASE)/debian.py --suite $${suite%:*} --arch $${suite#*:} || exit 1; done
+	for suite in $(SUITES); do $(RELEASE)/debian.py $(TWICE) --suite $${suite%:*} --arch $${suite#*:} || exit 1; done
 	$(PY) tests/debian/contents.py dist
 	bash tests/debian/lint.sh dist
 

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +94,19 @@ def digest(path: Path) -> str:
         while block := file.read(1 << 20):
             found.update(block)
     return found.hexdigest()
+
+
+def compare(first: Path, second: Path, names: Iterable[str]) -> None:
+    """Compare what two builds wrote, byte for byte.
+
+    Raises:
+        Failed: names the first file that differs, or that one of them lacks.
+    """
+    for name in sorted(names):
+        one, other = first / name, second / name
+        if not other.exists() or digest(one) != digest(other):
+            raise Failed(f"{name}: two builds differ. Find what with: diffoscope {one} {other}")
+        say(f"{name}: a second build has the same bytes")
 
 
 def the_wheel(folder: Path, arch: str) -> Path:

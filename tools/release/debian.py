@@ -1,10 +1,10 @@
 """Write the Debian packages: `hobbit-edge` with the runtime and its service, `hobbit-edge-export` with the exporter.
 
-usage: python tools/release/debian.py --suite bookworm --arch arm64 [--out dist]
+usage: python tools/release/debian.py --suite bookworm --arch arm64 [--out dist] [--twice]
 
 A package holds a Python environment of its own below /opt/hobbit-edge, filled from the same locked wheels as an offline
 bundle, so it fits one release of Debian or Ubuntu, that is one version of Python (docs/adr/0117). Needs dpkg-deb and
-the wheel of this version in --out (make wheels). Two runs write the same bytes.
+the wheel of this version in --out (make wheels). `--twice` builds both a second time, elsewhere, and compares bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common import (
@@ -23,6 +23,7 @@ from common import (
     ROOT,
     SELDOM_IMPORTED,
     Failed,
+    compare,
     epoch,
     exit_code,
     platforms,
@@ -35,6 +36,7 @@ from contained import DEBIAN_RELEASES, package_version
 from debian_text import changelog, control, copyright_text, launcher
 from locks import LOCKS
 from offline import download
+from packaging.utils import parse_wheel_filename
 
 HOME = "opt/hobbit-edge"
 SHARE = {  # from the environment's share/ to where Debian looks
@@ -92,10 +94,12 @@ def install(build: Build, lock: str, into: Path, work: Path) -> None:
         for tag in platforms(System(build.arch, (), (2, DEBIAN_RELEASES[build.suite][1])))
         for word in ("--platform", tag)
     ]
+    # by name: of a wheel given by its path pip writes down the path, which is another one in every build
+    names = ["{}=={}".format(*parse_wheel_filename(wheel.name)[:2]) for wheel in sorted(wheels.glob("*.whl"))]
     run(
         sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile",
         "--only-binary", ":all:", "--python-version", build.python, "--implementation", "cp", *tags,
-        "--target", into, *sorted(wheels.glob("*.whl")),
+        "--find-links", wheels, "--target", into, *names,
     )  # fmt: skip
 
 
@@ -176,8 +180,8 @@ def add_service(root: Path) -> None:
     )
 
 
-def finish(build: Build, name: str, root: Path) -> None:
-    """Add what every package has, remove_leftovers what wheels bring along, and write the package."""
+def finish(build: Build, name: str, root: Path) -> str:
+    """Add what every package has, remove what wheels leave behind, and write the package; return the file's name."""
     documents = root / "usr/share/doc" / name
     write(documents / "copyright", copyright_text(sorted(root.rglob("*.dist-info"))))
     write(
@@ -200,6 +204,7 @@ def finish(build: Build, name: str, root: Path) -> None:
     env = {"SOURCE_DATE_EPOCH": str(epoch())}
     run("dpkg-deb", "--root-owner-group", "-Zxz", f"-z{build.level}", "--build", root, file, env=env)
     say(f"{file.name}: {file.stat().st_size / 1e6:.0f} MB, {size / 1e6:.0f} MB installed")
+    return file.name
 
 
 def remove_leftovers(root: Path) -> None:
@@ -225,26 +230,35 @@ def sums(root: Path) -> None:
     )
 
 
-def go(arguments: argparse.Namespace) -> None:
-    """Write both packages."""
-    arch = next(name for name, debian in DEBIAN_NAMES.items() if debian == arguments.arch)
-    build = Build(arguments.suite, arch, arguments.out.resolve(), arguments.level)
-    if shutil.which("dpkg-deb") is None:
-        raise Failed("dpkg-deb is missing. Debian packages are built on Debian or Ubuntu.")
-    os.umask(0o022)
+def write_both(build: Build) -> list[str]:
+    """Write both packages and return the names of their files."""
     with tempfile.TemporaryDirectory() as folder:
         work, root, export = Path(folder), Path(folder) / "root", Path(folder) / "export"
         for place in (root, export):
             place.mkdir()
-        say(f"unpacking libraries for {build.suite}, Python {build.python}, {arguments.arch}")
+        say(f"unpacking libraries for {build.suite}, Python {build.python}, {DEBIAN_NAMES[build.arch]}")
         install(build, f"device-{build.python}.txt", work / "runtime", work)
         install(build, f"all-{build.python}.txt", work / "both", work)
         split(work / "both", work / "runtime", root, export, build.site)
         add_share(work / "runtime/share", root, export)
         add_environment(build, root, export)
         add_service(root)
-        finish(build, "hobbit-edge", root)
-        finish(build, "hobbit-edge-export", export)
+        return [finish(build, "hobbit-edge", root), finish(build, "hobbit-edge-export", export)]
+
+
+def go(arguments: argparse.Namespace) -> None:
+    """Write both packages, and write them again where that is asked for."""
+    arch = next(name for name, debian in DEBIAN_NAMES.items() if debian == arguments.arch)
+    build = Build(arguments.suite, arch, arguments.out.resolve(), arguments.level)
+    if shutil.which("dpkg-deb") is None:
+        raise Failed("dpkg-deb is missing. Debian packages are built on Debian or Ubuntu.")
+    os.umask(0o022)
+    names = write_both(build)
+    if arguments.twice:
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copy(the_wheel(build.out, arch), folder)
+            write_both(replace(build, out=Path(folder)))
+            compare(build.out, Path(folder), names)
 
 
 if __name__ == "__main__":
@@ -253,4 +267,5 @@ if __name__ == "__main__":
     parser.add_argument("--arch", choices=tuple(DEBIAN_NAMES.values()), default="amd64")
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     parser.add_argument("--level", type=int, choices=range(1, 10), default=4, help="of xz; 1 is quick (default: 4)")
+    parser.add_argument("--twice", action="store_true", help="build twice and compare the bytes")
     sys.exit(exit_code(lambda: go(parser.parse_args())))

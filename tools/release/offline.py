@@ -1,11 +1,11 @@
 """Write an offline bundle: everything a target needs to install, with digests, and nothing to fetch.
 
-usage: python tools/release/offline.py TARGET [--python 3.11] [--set device|all] [--out dist]
+usage: python tools/release/offline.py TARGET [--python 3.11] [--set device|all] [--out dist] [--twice]
 
 TARGET is one of common.TARGETS. The bundle is a folder in a .tar.gz: wheels, requirements with digests for each
-Python, the installer with units and settings, container files, the operator's page. Inside it
-`deploy/environment.sh` and `deploy/install.sh` use no network. The wheel of this version must lie in --out (make
-wheels). Downloads what deploy/locks names; two runs write the same bytes.
+Python, the installer with units and settings, container files, the operator's page. Inside it `deploy/environment.sh`
+and `deploy/install.sh` use no network. The wheel of this version must lie in --out (make wheels). Downloads what
+deploy/locks names. `--twice` writes everything a second time, elsewhere, and compares bytes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from common import (
     TARGETS,
     Failed,
     Target,
+    compare,
     digest,
     epoch,
     exit_code,
@@ -125,22 +126,31 @@ def fill(folder: Path, name: str, pythons: tuple[str, ...], chosen: str, wheel: 
     write_sums(folder)
 
 
+def write_bundle(name: str, pythons: tuple[str, ...], chosen: str, wheel: Path, out: Path) -> str:
+    """Write a bundle into the folder `out` and return the name of its file."""
+    title = f"hobbit-edge-{version()}-{name}" + ("" if chosen == "device" else f"-{chosen}")
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work) / title
+        fill(folder, name, pythons, chosen, wheel)
+        file = out / f"{title}.tar.gz"
+        pack(folder, file, epoch())
+    say(f"{file.name}: {file.stat().st_size / 1e6:.0f} MB")
+    return file.name
+
+
 def go(arguments: argparse.Namespace) -> None:
-    """Write the bundles asked for."""
+    """Write the bundles asked for, and write them again where that is asked for."""
     for name in arguments.target:
         target = TARGETS[name]
         pythons = tuple(python for python in target.pythons if python in (arguments.python or PYTHONS))
         if not pythons:
             raise Failed(f"{name}: expected --python {' or '.join(target.pythons)}, got {', '.join(arguments.python)}.")
         wheel = the_wheel(arguments.out, target.arch)
-        suffix = "" if arguments.set == "device" else f"-{arguments.set}"
-        title = f"hobbit-edge-{version()}-{name}{suffix}"
-        with tempfile.TemporaryDirectory() as work:
-            folder = Path(work) / title
-            fill(folder, name, pythons, arguments.set, wheel)
-            out = arguments.out / f"{title}.tar.gz"
-            pack(folder, out, epoch())
-        say(f"{out.name}: {out.stat().st_size / 1e6:.0f} MB")
+        file = write_bundle(name, pythons, arguments.set, wheel, arguments.out)
+        if arguments.twice:
+            with tempfile.TemporaryDirectory() as again:
+                write_bundle(name, pythons, arguments.set, wheel, Path(again))
+                compare(arguments.out, Path(again), [file])
 
 
 if __name__ == "__main__":
@@ -149,4 +159,5 @@ if __name__ == "__main__":
     parser.add_argument("--python", action="append", choices=PYTHONS, help="only this one of the target's")
     parser.add_argument("--set", choices=SETS, default="device", help="what is installed (default: device)")
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
+    parser.add_argument("--twice", action="store_true", help="write twice and compare the bytes")
     sys.exit(exit_code(lambda: go(parser.parse_args())))
