@@ -23,7 +23,7 @@ RUN_BY = {
 NAMED = {
     "apt-get install": ("tests/systemd/test_debian_package.py", "as_written(machine, 0"),
     "apt-get install --allow-downgrades": ("tests/systemd/test_debian_package.py", '"--allow-downgrades"'),
-    "apt-get purge": ("tests/systemd/test_debian_package.py", "as_written(machine, 1"),
+    "apt-get purge": ("tests/systemd/test_debian_package.py", "as_written(machine, 2"),
     "apt-get remove": ("tests/systemd/test_debian_package.py", '"apt-get", "remove"'),
     "deploy/environment.sh DIR --no-compile": ("tests/installed/check.sh", "--no-compile"),
     "hobbit doctor": ("tests/systemd/test_operations.py", "doctor"),

@@ -116,7 +116,7 @@ def test_install_serve_upgrade_remove_purge(runtime_and_exporter, model_bundle, 
         assert machine.run("dpkg", "--verify", "hobbit-edge").stdout.count("\n") <= 1, "but for the settings"
         assert json.loads(machine.shell(COMPLETE))["choices"][0]["text"] == first
 
-        machine.run("dpkg", "--install", str(exporter))
+        assert "usage: hobbit-export" in as_written(machine, 1, exporter)
         machine.shell(f"hobbit-export {REPO}/examples/tiny-moe --out /tmp/exported --tiers 4 --trunk int8")
         machine.run("dpkg", "--purge", "hobbit-edge-export")
 
@@ -126,7 +126,7 @@ def test_install_serve_upgrade_remove_purge(runtime_and_exporter, model_bundle, 
             "ls -d /etc/hobbit-edge/hobbit.env /var/lib/hobbit-edge/bundle /opt/hobbit-edge || true"
         ).split()
         assert kept == ["/etc/hobbit-edge/hobbit.env", "/var/lib/hobbit-edge/bundle"]
-        as_written(machine, 1, runtime)
+        as_written(machine, 2, runtime)
         assert files(machine) - before == set()
         assert accounts(machine) == ""
         assert machine.shell("systemctl list-unit-files 'hobbit*' --no-legend", check=False) == ""
