@@ -72,7 +72,12 @@ def test_a_vulnerable_or_unwelcome_library_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("licence", "permitted"),
     [("MIT", True), ("Apache-2.0", True), ("BSD-3-Clause AND MIT", True), ("MPL-2.0", True), ("AGPL-3.0", False),
-     ("GNU Lesser General Public License v3 (LGPLv3)", False), ("NVIDIA Proprietary Software", False), ("not stated", False)],
+     ("GNU Lesser General Public License v3 (LGPLv3)", False), ("NVIDIA Proprietary Software", False), ("not stated", False),
+     ("Apache Software License AND BSD License", True), ("MIT License AND Other/Proprietary License", False),
+     ("Apache-2.0 WITH LLVM-exception", True), ("GPL-2.0-only WITH Classpath-exception-2.0", False),
+     ("MIT OR GPL-3.0-only", True), ("MIT AND (BSD-3-Clause OR SSPL-1.0)", True), ("(MIT OR ISC) AND SSPL-1.0", False),
+     ("Limited use EULA", False), ("MIT AND SSPL-1.0", False), ("Apache-2.0 AND LicenseRef-Commercial", False),
+     ("Miscellaneous", False), ("MIT AND", False), ("", False), ("Permitted for research", False)],
 )  # fmt: skip
 def test_licences_that_may_come_along(licence, permitted):
     assert is_permitted(licence) is permitted
@@ -227,11 +232,16 @@ def test_the_workflow_calls_targets_there_are():
     called = set(re.findall(r"\bmake ([a-z-]+)", "\n".join(steps)))
     assert called >= {
         "wheels", "offline", "wheel-check", "extras-check", "test", "deb", "deb-release-check", "release-check",
+        "jetpack-check", "container-check", "jetpack-container-check", "ray-check", "lint-release",
     }  # fmt: skip
     assert called <= targets
     for job, release in (("wheels", "22.04"), ("packages", "24.04")):
         runners = {row["runner"] for row in found["jobs"][job]["strategy"]["matrix"]["include"]}
         assert runners == {f"ubuntu-{release}", f"ubuntu-{release}-arm"}
+    made = " ".join(row["targets"] for row in found["jobs"]["wheels"]["strategy"]["matrix"]["include"]).split()
+    assert sorted(made) == sorted(common.TARGETS), "before the jobs that install them"
+    boards = {row["target"]: row["runner"] for row in found["jobs"]["boards"]["strategy"]["matrix"]["include"]}
+    assert boards == {"jetpack-6.2": "ubuntu-22.04-arm", "jetpack-7.2": "ubuntu-24.04-arm"}
     suites = found["jobs"]["packages"]["env"]["SUITES"]
     assert {word.partition(":")[0] for word in suites.split() if ":" in word} == set(contained.DEBIAN_RELEASES)
     assert {*found["jobs"]["release"]["needs"]} == {*found["jobs"]} - {"release"}
