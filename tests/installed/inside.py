@@ -37,12 +37,13 @@ def say(text: str) -> None:
 
 
 def is_imported(module: str) -> bool:
-    """Import a module; False where it is about an extra that is not installed."""
+    """Import a module; False where what it lacks is an extra, and that is really not there."""
     try:
         importlib.import_module(module)
     except ImportError as err:
         missing = (err.name or "").partition(".")[0]
-        if missing in EXTRAS and module.startswith(MAY_NEED_EXTRAS):
+        lacks_it = missing in EXTRAS and importlib.util.find_spec(missing) is None
+        if lacks_it and module.startswith(MAY_NEED_EXTRAS):
             return False
         raise
     return True
