@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
@@ -170,6 +171,24 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(bundle, tmp_path):
     assert kills >= 2
     assert json.loads(done.stdout)["bundle_id"] == manifest_file.read(bundle).bundle_id
     assert contents(tmp_path / "m") == contents(bundle)
+
+
+def test_a_slow_server_is_waited_for_to_the_end(tmp_path):
+    """Half a second before every 64 KiB, until the last byte: a file takes longer than a silent server is waited for."""
+    bundle = small_bundle(tmp_path / "source", "8", experts=24, layers=1)
+    patience = replace(QUICK, timeout_s=2)
+    with serving(bundle, Behaviour()) as server:
+        pulled(server.url, tmp_path / "quick")
+        expected = sorted(server.requests)
+    with serving(bundle, Behaviour(pause_s=0.5)) as server:
+        started = time.monotonic()
+        done = pulled(server.url, tmp_path / "models", retrying=patience)
+        took = time.monotonic() - started
+    largest = max(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+    assert took > 0.5 * largest / (64 << 10) > patience.timeout_s
+    assert contents(tmp_path / "models/m") == contents(bundle)
+    assert done.resumed_bytes == 0
+    assert sorted(server.requests) == expected, "nothing was given up and asked for again"
 
 
 def test_connections_that_break_and_servers_that_are_busy(bundle, tmp_path):
