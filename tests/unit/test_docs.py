@@ -45,6 +45,11 @@ def test_the_index_of_adrs_is_up_to_date():
     assert done.returncode == 0, "run python tools/adr_index.py"
 
 
+def test_the_hours_of_an_export_follow_from_its_sizes_and_rates():
+    done = subprocess.run([sys.executable, str(ROOT / "tools/export_cost.py"), "--check"], check=False)
+    assert done.returncode == 0, "run python tools/export_cost.py"
+
+
 @pytest.fixture
 def three_pages(tmp_path):
     """Two decisions of one day and one of the next."""
