@@ -57,8 +57,8 @@ class Changed:
         self.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
         return name
 
-    def check(self) -> None:
-        check_graph(self.part, self.model.SerializeToString(), self.data_bytes, self.signature)
+    def check(self, *, oldest: bool = False) -> None:
+        check_graph(self.part, self.model.SerializeToString(), self.data_bytes, self.signature, oldest=oldest)
 
 
 def body(**inputs: Any) -> Any:

@@ -20,8 +20,14 @@ _LIVE = 32
 _TYPES = {1: "tensor(float)", 7: "tensor(int64)"}
 
 
-def read_checked(path: Path, part: str, signature: Signature) -> GraphFile:
+def read_checked(path: Path, part: str, signature: Signature, *, oldest: bool = True) -> GraphFile:
     """Read the file of a graph, which has its data file beside it, and refuse what `check_graph` refuses.
+
+    Args:
+        path: of the file.
+        part: name of the graph.
+        signature: what the format says of it.
+        oldest: take rotary angles of [1, 1, T, R/2] too, as builds before fused operators declared them.
 
     Raises:
         BundleError: the file cannot be read, or is not of the exporter's kind.
@@ -31,10 +37,10 @@ def read_checked(path: Path, part: str, signature: Signature) -> GraphFile:
         raw, data_bytes = path.read_bytes(), data.stat().st_size if data.exists() else 0
     except OSError as err:
         raise BundleError(f"{part}: cannot be opened: {err.strerror}. Export the bundle again.") from err
-    return check_graph(part, raw, data_bytes, signature)
+    return check_graph(part, raw, data_bytes, signature, oldest=oldest)
 
 
-def check_graph(part: str, raw: bytes, data_bytes: int, signature: Signature) -> GraphFile:
+def check_graph(part: str, raw: bytes, data_bytes: int, signature: Signature, *, oldest: bool = False) -> GraphFile:
     """Return what a graph holds; refuse it if it is not of the exporter's kind.
 
     Args:
@@ -42,6 +48,7 @@ def check_graph(part: str, raw: bytes, data_bytes: int, signature: Signature) ->
         raw: its bytes.
         data_bytes: size of the data file beside it.
         signature: what it must have as inputs and outputs, and how large its values may get.
+        oldest: see `read_checked`.
 
     Raises:
         BundleError: names the part and what was expected.
@@ -51,6 +58,8 @@ def check_graph(part: str, raw: bytes, data_bytes: int, signature: Signature) ->
         _check_stored(graph, part.rpartition("/")[2].removesuffix(".onnx") + ".data", data_bytes)
     except ValueError as err:
         raise _refused(part, str(err)) from err
+    if oldest:
+        signature = _with_oldest_angles(signature, graph)
     for what, expected, declared in (
         ("input", signature.inputs, graph.inputs), ("output", signature.outputs, graph.outputs)
     ):  # fmt: skip
@@ -62,6 +71,13 @@ def check_graph(part: str, raw: bytes, data_bytes: int, signature: Signature) ->
         except ValueError as err:
             raise _refused(part, str(err)) from err
     return graph
+
+
+def _with_oldest_angles(signature: Signature, graph: GraphFile) -> Signature:
+    """Return the signature with angles of as many dims as the graph declares, if those are the oldest builds'."""
+    declared = {name for name, _, dims in graph.inputs if name in ("cos", "sin") and len(dims) == 4}
+    angles = {name: (1, 1, *dims) for name, dims in signature.inputs.items() if name in declared and len(dims) == 2}
+    return signature._replace(inputs={**signature.inputs, **angles})
 
 
 def _check_stored(graph: GraphFile, data_file: str, data_bytes: int) -> None:

@@ -116,6 +116,7 @@ _ONE, _LAST = (1,), (-1,)
 OPERATORS: Mapping[str, Operator] = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow"), Operator(_elementwise, (2, 2), {})),
     **dict.fromkeys(("Sqrt", "Sigmoid", "Tanh", "Relu", "Exp", "Softplus"), Operator(_elementwise, (1, 1), {})),
+    "Identity": Operator(_elementwise, (1, 1), {}),  # the oldest builds named outputs so
     "Clip": Operator(_clip, (3, 3), {}),
     "ReduceMean": Operator(_mean, (2, 2), {"keepdims": _ONE}),
     "Softmax": Operator(_softmax, (1, 1), {"axis": _LAST}),

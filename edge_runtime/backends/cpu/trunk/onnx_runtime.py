@@ -96,9 +96,11 @@ class OnnxRuntime:
 
     def bind(self, session: Any, inputs: Mapping[str, F32], outputs: Mapping[str, F32]) -> Any:
         """Bind a graph to contiguous float32 arrays, kept alive by whoever calls; their values may change."""
-        binding = session.io_binding()
+        binding, declared = session.io_binding(), {each.name: each.shape for each in session.get_inputs()}
         for name, array in inputs.items():
-            bind_array(binding.bind_input, name, array)
+            # the oldest builds declared rotary angles with two dims of 1 in front
+            missing = len(declared[name]) - array.ndim
+            bind_array(binding.bind_input, name, array.reshape((1,) * missing + array.shape))
         for name, array in outputs.items():
             bind_array(binding.bind_output, name, array)
         return binding

@@ -54,7 +54,7 @@ class Plans:
             DeviceError: the version is not said to take it.
         """
         path = self._bundle.file_of(self._bundle.manifest.part(part))
-        graph = read_checked(path, part, signature)
+        graph = read_checked(path, part, signature, oldest=False)
         version = self._library.version
         try:
             low = lower(path.stem, graph, path.with_suffix(".data"))
