@@ -101,8 +101,8 @@ FEATURES: tuple[Feature, ...] = (
         _cuda("test_driver.py", "test_cuda_header.py"),
     ),
     Feature(
-        "cuda-memory", "CUDA: kinds of memory tried with an expert and timed, and the choice",
-        _cuda("test_memory_probe.py"),
+        "cuda-memory", "CUDA: kinds of memory tried with an expert and timed, and the choice; each byte counted once",
+        _cuda("test_memory_probe.py", "test_memory_once.py"),
     ),
     Feature("cuda-loop", "CUDA: decode loop, streamed and resident, three kinds of memory", _cuda("test_decode.py")),
     Feature("cuda-routing", "CUDA: layers routed on the device", _cuda("test_resident_router.py")),
