@@ -154,10 +154,7 @@ def chunk_cuts_of(trunk: Trunk[T]) -> ChunkCuts[T] | None:
 
 
 def build_of(trunk: Trunk[Any]) -> str:
-    """Return what names a trunk's build, where it was built on this machine; "" for those that are not.
-
-    It changes when it is built again: the same graphs may then be computed by other kernels.
-    """
+    """Return what names a trunk's build, which changes when this machine builds it again; "" where none is built."""
     return str(getattr(trunk, "build", ""))
 
 

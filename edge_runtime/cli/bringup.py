@@ -51,8 +51,8 @@ def main(args: argparse.Namespace) -> int:
             raise ConfigError(f"again: expected one of {', '.join(names)}, got {name!r}.{did_you_mean(name, names)}")
     if args.list:
         print("\n".join(f"{step.name:<24} {step.title}, planned with {step.minutes:g} min" for step in steps))
-        planned = sum(step.minutes for step in steps if not step.why_not)
-        print(f"{planned:g} min for those that can run here; a run takes {args.minutes:g} at most, another one goes on")
+        minutes = sum(step.minutes for step in steps if not step.why_not)
+        print(f"{minutes:g} min for those that can run here; a run takes {args.minutes:g} at most, another one goes on")
         return 0
     journal = wanted.run(_said, _begun)
     if args.json:

@@ -23,6 +23,7 @@ from edge_runtime.base.huge_pages import huge_memory
 from edge_runtime.bundle.manifest_file import read
 from edge_runtime.config import limits, pressure
 from edge_runtime.engine import preparation
+from edge_runtime.engine.elastic import follower
 from edge_runtime.telemetry.process import anonymous_pages_bytes
 
 MIB, PAGE = 1 << 20, 4096
@@ -35,7 +36,7 @@ class Board:
     """Files of a made-up machine, written anew before each look."""
 
     def __init__(self, root: Path, held: Callable[[], int], group: str) -> None:
-        self.root, self.held, self._group, self.memory = root, held, group, 4096 * MIB
+        self.root, self.held, self.group, self.memory = root, held, group, 4096 * MIB
         for folder in ("proc/self", "sys/fs/cgroup/app"):
             (root / folder).mkdir(parents=True)
         (root / "proc/self/cgroup").write_text("" if group == "none" else "0::/app\n")
@@ -43,11 +44,11 @@ class Board:
     def look(self) -> Path:
         """Write them, and return where they are."""
         held = self.held()
-        has_room = self._group != "none"
+        has_room = self.group != "none"
         total, left = (2**40, 2**40) if has_room else (self.memory, self.memory - OTHERS - ANONYMOUS - held)
         self._write("proc/meminfo", f"MemTotal: {total >> 10:12} kB\nMemAvailable: {left >> 10:12} kB\n")
         if has_room:
-            charged = ANONYMOUS + OTHERS + KERNEL + (held if self._group == "charged" else 0)
+            charged = ANONYMOUS + OTHERS + KERNEL + (held if self.group == "charged" else 0)
             self._write("sys/fs/cgroup/app/memory.max", f"{self.memory:12}\n")
             self._write("sys/fs/cgroup/app/memory.current", f"{charged:12}\n")
             self._write("sys/fs/cgroup/app/memory.stat", f"anon {ANONYMOUS + OTHERS}\nfile 0\n")
@@ -64,7 +65,7 @@ class Board:
         parts = engine.parts
         plan = preparation.plan_again(parts, parts.config, parts.active.choice)
         ceiling = preparation.ceiling_here(parts.config, parts.backend)
-        return ceiling.bytes, plan.budget_bytes, parts.elastic._look().allowed_bytes
+        return ceiling.bytes, plan.budget_bytes, parts.elastic.look().allowed_bytes
 
 
 @pytest.fixture
@@ -102,14 +103,17 @@ def test_what_there_is_does_not_change_with_what_is_held(model_bundle, fake: cty
         assert abs(engine.parts.backend.driver_bytes - held) <= rounded, "what the driver layer counts is all of it"
         after = board.said(engine)
     # what a cgroup leaves is known to what the kernel needs itself, which cannot be told from a driver's
-    unsure = rounded + 2048 + (KERNEL if board._group == "not charged" else 0)
+    unsure = rounded + 2048 + (KERNEL if board.group == "not charged" else 0)
     assert [abs(a - b) <= unsure for a, b in zip(before, after, strict=True)] == [True] * 3, (before, after, held)
 
 
 @pytest.mark.usefixtures("over_fake")
 @pytest.mark.parametrize("trunk", ["cuda", "cpu"])
-def test_an_elastic_engine_that_is_alone_keeps_its_experts(model_bundle, fake: ctypes.CDLL, board: Board, trunk: str):
+def test_an_elastic_engine_that_is_alone_keeps_its_experts(
+    model_bundle, fake: ctypes.CDLL, board: Board, monkeypatch: pytest.MonkeyPatch, trunk: str
+):
     """With room for half of them: what it takes itself is no reason to give some back, however often it looks."""
+    monkeypatch.setattr(follower, "EVERY_S", 0.0)
     backend, held = f"cuda:trunk={trunk},memory=device", board.held
     board.held = lambda: held() - PAGE * fake.fake_live_regions()  # the fake takes whole pages for every small buffer
     with opened(model_bundle, backend, FEW) as engine:
@@ -121,7 +125,6 @@ def test_an_elastic_engine_that_is_alone_keeps_its_experts(model_bundle, fake: c
         assert ALL // 4 < engine.plan.num_slots < ALL
         make_all_resident(engine)
         for _ in range(5):
-            elastic._next = 0.0
             assert not elastic.follow()
         assert elastic.to_json()["shrunk"] == 0
         assert engine.plan.planned_bytes == planned

@@ -36,6 +36,8 @@ def tables(text: str) -> Iterator[Table]:
     sections: dict[int, tuple[str, list[str]]] = {}
     setup: list[str] = []
     lines, is_written = text.splitlines(), False
+    if "\nWritten by `tools/" in text:
+        return
     for number, line in enumerate(lines):
         if heading := re.match(r"(#+) (.+)", line):
             depth = len(heading[1])

@@ -67,7 +67,7 @@ class ElasticMemory:
             return False
         self._next = self._clock() + EVERY_S
         try:
-            pressure = self._look()
+            pressure = self.look()
         except DeviceError as err:
             _LOG.warning("elastic memory: %s", err)
             return False
@@ -97,7 +97,12 @@ class ElasticMemory:
         """Look no more. Safe to call twice."""
         self._watch.close()
 
-    def _look(self) -> Pressure:
+    def look(self) -> Pressure:
+        """Return what memory there is and how scarce it is.
+
+        Raises:
+            DeviceError: the system does not say.
+        """
         return self._watch.look(requested=self._requested(), enough=self._governor.enough_bytes)
 
     def to_json(self) -> dict[str, Any]:
