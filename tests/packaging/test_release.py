@@ -21,6 +21,7 @@ sys.path.insert(0, str(REPO / "tools/release"))
 import check
 import common
 import contained
+import footprint
 import locks
 import offline
 import sbom
@@ -147,31 +148,110 @@ def test_archives_have_the_same_bytes_whatever_the_clock_and_the_owner_say(tmp_p
         assert [(each.name, oct(each.mode)) for each in archive][1:] == [("content/a", "0o755"), ("content/b", "0o644")]
 
 
-def test_checksums_are_signed_so_that_anyone_can_verify(tmp_path, monkeypatch):
+@pytest.fixture
+def signing(tmp_path, monkeypatch):
+    """A folder with something to sign, and two keys; the first one's owner may sign."""
     if shutil.which("ssh-keygen") is None:
         pytest.skip("ssh-keygen is not installed; signatures were NOT checked")
-    key, out = tmp_path / "key", tmp_path / "out"
-    assert run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).returncode == 0
+    keys = [tmp_path / "key", tmp_path / "another"]
+    for key in keys:
+        assert run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).returncode == 0
+    (tmp_path / "signers").write_text(f"{check.SIGNER} {keys[0].with_suffix('.pub').read_text()}")
+    monkeypatch.setattr(check, "SIGNERS", tmp_path / "signers")
+    out = tmp_path / "out"
     out.mkdir()
     (out / "file").write_text("content")
-    check.write_sums(out, str(key))
+    return out, *map(str, keys)
+
+
+def test_checksums_are_signed_so_that_anyone_can_verify(signing):
+    out, key, another = signing
+    check.write_sums(out, key)
     assert (out / "SHA256SUMS").read_text() == f"{hashlib.sha256(b'content').hexdigest()}  file\n"
-    (tmp_path / "signers").write_text(f"release {key.with_suffix('.pub').read_text()}")
-    verify = ["ssh-keygen", "-Y", "verify", "-f", tmp_path / "signers", "-I", "release", "-n", check.SIGNED_AS, "-s"]
-
-    def is_genuine():
-        with (out / "SHA256SUMS").open("rb") as sums:
-            return (
-                subprocess.run(
-                    [*verify, out / "SHA256SUMS.sig"], stdin=sums, capture_output=True, check=False
-                ).returncode
-                == 0
-            )
-
-    assert is_genuine()
+    check.check_signature(out)
     with (out / "SHA256SUMS").open("a") as sums:
         sums.write("0" * 64 + "  more\n")
-    assert not is_genuine()
+    with pytest.raises(common.Failed, match="not by a key of signers"):
+        check.check_signature(out)
+    check.write_sums(out, another)
+    with pytest.raises(common.Failed, match="not by a key of signers"):
+        check.check_signature(out)
+
+
+def test_a_tag_is_not_published_unsigned(signing):
+    out, key, _ = signing
+    check.write_sums(out, None)
+    with pytest.raises(common.Failed, match="A tag needs --key"):
+        check.check_signature(out)
+    check.write_sums(out, key)
+    check.SIGNERS.unlink()
+    with pytest.raises(common.Failed, match="expected the public key of who signs"):
+        check.check_signature(out)
+
+
+def test_a_page_that_says_how_to_verify_names_what_signs():
+    (command,) = re.findall(r"^\$ (ssh-keygen .*)$", (REPO / "docs/releasing.md").read_text(), re.MULTILINE)
+    for words in (f"-f {check.SIGNERS.relative_to(REPO)}", f"-I {check.SIGNER} ", f"-n {check.SIGNED_AS} "):
+        assert words in command
+
+
+@pytest.mark.parametrize(
+    ("tag", "head", "wrong"),
+    [
+        ("v1.2.3", "[1.2.3] - 2026-12-01", None),
+        ("v1.2.3", "[1.2.3] - unreleased", r"expected '\[1.2.3\] - YYYY-MM-DD'"),
+        ("v1.2.3", "[1.2.2] - 2026-12-01", r"expected '\[1.2.3\] - YYYY-MM-DD'"),
+        ("v1.2.4", "[1.2.3] - 2026-12-01", "tag v1.2.4: expected v1.2.3"),
+    ],
+)
+def test_a_tag_is_of_this_version_and_the_changelog_has_its_date(tmp_path, monkeypatch, tag, head, wrong):
+    (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n## {head}\n\n## [1.2.3] - 2025-01-01\n")
+    monkeypatch.setattr(check, "ROOT", tmp_path)
+    monkeypatch.setattr(check, "version", lambda: "1.2.3")
+    if wrong is None:
+        return check.check_tag(tag)
+    with pytest.raises(common.Failed, match=wrong):
+        check.check_tag(tag)
+
+
+def test_a_workflow_knows_that_it_publishes(monkeypatch):
+    monkeypatch.setenv("GITHUB_REF_NAME", "main")
+    monkeypatch.setenv("GITHUB_REF_TYPE", "branch")
+    assert check.tag_of_workflow() is None
+    monkeypatch.setenv("GITHUB_REF_NAME", "v1.2.3")
+    monkeypatch.setenv("GITHUB_REF_TYPE", "tag")
+    assert check.tag_of_workflow() == "v1.2.3"
+    steps = [step.get("run", "") for step in workflow()["jobs"]["release"]["steps"]]
+    (publish,) = [step for step in steps if "gh release create" in step]
+    assert publish.index("test -s dist/SHA256SUMS.sig") < publish.index("gh release create")
+
+
+def workflow():
+    return yaml.safe_load((REPO / ".github/workflows/release.yml").read_text())
+
+
+def test_every_lock_is_held_to_a_database_of_vulnerabilities():
+    steps = [step.get("run", "") for job in workflow()["jobs"].values() for step in job["steps"]]
+    (audit,) = [step for step in steps if "pip-audit --" in step]
+    (pattern,) = re.findall(r"for lock in (\S+); do", audit)
+    assert {*REPO.glob(pattern)} == {*locks.LOCKS.glob("*.txt")}
+
+
+def test_a_stale_table_of_sizes_is_refused(tmp_path, monkeypatch):
+    sizes = {
+        target: footprint.Footprint(footprint.Counter({"numpy": 50_000_000}), 1_000_000) for target in footprint.SHOWN
+    }
+    monkeypatch.setattr(footprint, "measure", lambda out, target, python: sizes[target])
+    monkeypatch.setattr(footprint, "PAGE", tmp_path / "page.md")
+    footprint.PAGE.write_text(f"before\n{footprint.BEGIN}{footprint.END}after\n")
+    with pytest.raises(common.Failed, match="lists something else"):
+        footprint.go(tmp_path, writes=False)
+    footprint.go(tmp_path, writes=True)
+    footprint.go(tmp_path, writes=False)
+    assert footprint.PAGE.read_text().startswith("before\n")
+    sizes["arm64"] = footprint.Footprint(footprint.Counter({"numpy": 51_000_000}), 1_000_000)
+    with pytest.raises(common.Failed, match="Run: make footprint"):
+        footprint.go(tmp_path, writes=False)
 
 
 def test_a_wheel_whose_record_lies_is_refused(tmp_path):
@@ -226,7 +306,7 @@ def test_the_compose_file_mounts_models_read_only_and_gives_boards_their_devices
 
 
 def test_the_workflow_calls_targets_there_are():
-    found = yaml.safe_load((REPO / ".github/workflows/release.yml").read_text())
+    found = workflow()
     targets = set(re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(), re.MULTILINE))
     steps = [step.get("run", "") for job in found["jobs"].values() for step in job["steps"]]
     called = set(re.findall(r"\bmake ([a-z-]+)", "\n".join(steps)))

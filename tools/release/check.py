@@ -1,13 +1,14 @@
 """Hold a release to its rules before anyone gets it, and write its bills of materials and checksums.
 
-usage: python tools/release/check.py [--out dist] [--key FILE] [--target NAME]... [--suite SUITE:ARCH]...
+usage: python tools/release/check.py [--out dist] [--key FILE] [--tag vX.Y.Z] [--target NAME]... [--suite SUITE:ARCH]...
 
 Needs what `make wheels offline deb` wrote, and no network. Checks: the version is in one place and in the CHANGELOG;
 what the wheels hold and say of themselves; that every bundle and package is there, is of this commit and holds these
 wheels and today's locks, and nothing else lies beside them; that no library comes along unasked whose licence asks for
 more than its text (the AGPL one is an extra that `all` leaves out); that nothing locked or allowed has a known
 vulnerability. Then writes CycloneDX files and SHA256SUMS, signed with an SSH key where one is given (--key or
-HOBBIT_SIGNING_KEY).
+HOBBIT_SIGNING_KEY). With --tag, which a workflow that GitHub runs for a tag has by itself, it is what goes out: then
+the tag is this version's, the CHANGELOG has its date, and the signature is one that deploy/signers lets anybody verify.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import base64
 import hashlib
 import os
 import re
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -32,6 +34,9 @@ from packaging.version import Version
 from sbom import write as write_sbom
 
 SIGNED_AS = "hobbit-edge-release"
+SIGNER = "hobbit-edge"
+SIGNERS = ROOT / "deploy/signers"
+"""Who may sign: lines of SIGNER and a public key, as ssh-keygen reads them."""
 NEEDED = (
     "edge_runtime/py.typed", "edge_runtime/profiles/generic.yaml", "edge_runtime/backends/cuda/kernels/hobbit.cu",
     "hobbit_export/cli.py", ".dist-info/licenses/LICENSE", "data/share/man/man1/hobbit.1",
@@ -63,6 +68,37 @@ def check_version() -> None:
         raise Failed(f"version {version()}: expected in pyproject.toml alone, found in {', '.join(written)}")
     if f"## [{version()}]" not in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"):
         raise Failed(f"CHANGELOG.md: expected a section '## [{version()}]'")
+
+
+def check_tag(tag: str) -> None:
+    """See that what a tag publishes is meant to be published.
+
+    Raises:
+        Failed: it is the tag of another version, or the CHANGELOG has no date for this one.
+    """
+    if tag != f"v{version()}":
+        raise Failed(f"tag {tag}: expected v{version()}, the version in pyproject.toml")
+    heads = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    if not re.fullmatch(rf"\[{re.escape(version())}\] - \d{{4}}-\d\d-\d\d", heads[0]):
+        raise Failed(f"CHANGELOG.md: expected '[{version()}] - YYYY-MM-DD' as its first section, got '{heads[0]}'")
+
+
+def check_signature(out: Path) -> None:
+    """See that SHA256SUMS is signed by one of deploy/signers.
+
+    Raises:
+        Failed: it is not, or nobody may sign.
+    """
+    if not SIGNERS.exists():
+        raise Failed(f"{SIGNERS}: expected the public key of who signs. See docs/releasing.md")
+    signature = out / "SHA256SUMS.sig"
+    if not signature.exists():
+        raise Failed(f"{signature.name}: not there. A tag needs --key or HOBBIT_SIGNING_KEY")
+    command = ["ssh-keygen", "-Y", "verify", "-f", SIGNERS, "-I", SIGNER, "-n", SIGNED_AS, "-s", signature]
+    with (out / "SHA256SUMS").open("rb") as sums:
+        done = subprocess.run(command, stdin=sums, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failed(f"{signature.name}: not by a key of {SIGNERS.name}: {(done.stdout + done.stderr).strip()}")
 
 
 def check_contents(wheel: Path) -> None:
@@ -183,6 +219,8 @@ def go(arguments: argparse.Namespace) -> None:
     """Run every check, then write what goes out with the release."""
     out = arguments.out
     check_version()
+    if arguments.tag:
+        check_tag(arguments.tag)
     for arch in ARCHITECTURES:
         wheel = the_wheel(out, arch)
         check_contents(wheel)
@@ -195,12 +233,21 @@ def go(arguments: argparse.Namespace) -> None:
         for python in PYTHONS:
             write_sbom(name, python, out)
     write_sums(out, arguments.key)
+    if arguments.tag:
+        check_signature(out)
+        say(f"{arguments.tag}: meant for everyone")
+
+
+def tag_of_workflow() -> str | None:
+    """Return the tag that GitHub runs a workflow for, None where there is none."""
+    return os.environ.get("GITHUB_REF_NAME") if os.environ.get("GITHUB_REF_TYPE") == "tag" else None
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     parser.add_argument("--key", default=os.environ.get("HOBBIT_SIGNING_KEY") or None, help="SSH key to sign with")
+    parser.add_argument("--tag", default=tag_of_workflow(), help="what is published: held to more")
     parser.add_argument("--target", action="append", choices=TARGETS, help="a bundle to expect (default: all)")
     parser.add_argument("--suite", action="append", choices=SUITES, help="packages to expect (default: all)")
     sys.exit(exit_code(lambda: go(parser.parse_args())))

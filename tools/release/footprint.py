@@ -4,7 +4,7 @@ usage: python tools/release/footprint.py [--out dist] [--check]
 
 Reads the offline bundles in --out (make offline). Wheels of another architecture are unpacked like those of this one;
 modules are compiled as `deploy/environment.sh` does it, by the target's version of CPython, which has to be on PATH.
-Fails where an installation is larger than MOST_BYTES. --check writes nothing.
+Fails where an installation is larger than MOST_BYTES. --check writes nothing, and fails where the page says otherwise.
 """
 
 from __future__ import annotations
@@ -120,19 +120,25 @@ def table(found: dict[str, Footprint]) -> str:
 
 
 def go(out: Path, *, writes: bool) -> None:
-    """Measure every target of the table; write it where that is asked for."""
+    """Measure every target of the table; write it where that is asked for, else hold the page to it.
+
+    Raises:
+        Failed: the page has no table, or another one.
+    """
     found = {target: measure(out, target, python) for target, python in SHOWN.items()}
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    listed, _, after = rest.partition(END)
+    if not after:
+        raise Failed(f"{PAGE.name}: expected lines {BEGIN.strip()} and {END.strip()}")
     if writes:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-        _, _, after = rest.partition(END)
-        if not after:
-            raise Failed(f"{PAGE.name}: expected lines {BEGIN.strip()} and {END.strip()}")
         PAGE.write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{after}", encoding="utf-8")
+    elif listed.strip() != table(found).strip():
+        raise Failed(f"{PAGE.name}: lists something else. Run: make footprint. Found:\n{table(found)}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
-    parser.add_argument("--check", action="store_true", help="write nothing")
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
     given = parser.parse_args()
     sys.exit(exit_code(lambda: go(given.out, writes=not given.check)))
