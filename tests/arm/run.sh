@@ -3,18 +3,19 @@
 # one against the numpy reference and, bit for bit, against this machine's kernels; the encoder's
 # bytes against this machine's; histories of the slot table, of the router's rule
 # and of the choice for a token against this machine's; and the
-# drive reader, whose io_uring is absent there. Counts the instructions the NEON units execute a weight and holds them to bounds. Exit 0 passed or skipped (said loudly), 1 failed.
+# drive reader, whose io_uring is absent there. Counts the instructions the NEON units execute a weight and holds them to bounds. Exit 0 passed,
+# 1 failed, 2 not run (said loudly).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 src=$root/edge_runtime/backends/cpu/kernels/src
 
-skip() {
-  echo "arm-check: SKIPPED: $1. The NEON kernels were NOT checked." >&2
-  exit 0
+not_run() {
+  echo "arm-check: NOT RUN: $1. The NEON kernels were NOT checked." >&2
+  exit 2
 }
-command -v aarch64-linux-gnu-g++ >/dev/null || skip "aarch64-linux-gnu-g++ is missing (apt-get install g++-aarch64-linux-gnu)"
-command -v qemu-aarch64-static >/dev/null || skip "qemu-aarch64-static is missing (apt-get install qemu-user-static)"
+command -v aarch64-linux-gnu-g++ >/dev/null || not_run "aarch64-linux-gnu-g++ is missing (apt-get install g++-aarch64-linux-gnu)"
+command -v qemu-aarch64-static >/dev/null || not_run "qemu-aarch64-static is missing (apt-get install qemu-user-static)"
 python=
 for candidate in "${PYTHON:-}" "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "$root/.venv/bin/python" python3; do
   if [ -n "$candidate" ] && "$candidate" -c 'import edge_runtime.backends.cpu.kernels' 2>/dev/null; then
@@ -22,7 +23,7 @@ for candidate in "${PYTHON:-}" "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "$root/
     break
   fi
 done
-[ -n "$python" ] || skip "no Python with edge_runtime.backends.cpu.kernels built (set PYTHON=, or pip install -e .)"
+[ -n "$python" ] || not_run "no Python with edge_runtime.backends.cpu.kernels built (set PYTHON=, or pip install -e .)"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

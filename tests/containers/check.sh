@@ -5,7 +5,7 @@
 # step of the Dockerfile on the release of Ubuntu that NVIDIA's base is made of, of this machine's architecture, with its own
 # apt-get and Python. Where debootstrap or Ubuntu's mirror is missing, on an emulated arm64 Debian with an apt-get pretended.
 # Whether CUDA is there is NOT seen. Then, for cpu, `docker compose` as the page has it, by podman and podman-compose.
-# usage: check.sh [cpu|jetpack6|jetpack7]     exit 0 passed, 1 failed, 2 not run (said loudly)
+# usage: check.sh [cpu|jetpack6|jetpack7]     exit 0 passed, 1 failed, 2 not run, or not all of it (said loudly)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 repo=$(cd "$here/../.." && pwd)
@@ -13,6 +13,10 @@ image=${1:-cpu}
 
 not_run() {
   echo "container-check: NOT RUN: $1. The image $image was NOT built." >&2
+  exit 2
+}
+not_started() {
+  echo "container-check: the image cpu is well, but NOT RUN: compose.yaml was NOT started: $1" >&2
   exit 2
 }
 command -v buildah >/dev/null || not_run "buildah is missing (apt-get install buildah)"
@@ -32,9 +36,10 @@ if [ -n "$ubuntu" ] && ! { command -v debootstrap && curl -sf -o /dev/null -m 20
   ubuntu='' debian=arm64 target=arm64
 fi
 dockerfile=$repo/deploy/containers/$image.Dockerfile
-bundle=$(find "$repo/dist" -name "hobbit-edge-*-$target.tar.gz" | sort -V | tail -n 1)
-[ -n "$bundle" ] || not_run "no offline bundle for $target in dist/ (make wheels offline)"
 python=${PYTHON:-$repo/.venv/bin/python}
+bundle=$repo/dist/hobbit-edge-$("$python" "$repo/tools/release/common.py")-$target.tar.gz
+[ -e "$bundle" ] || not_run "no offline bundle for $target of this version in dist/ (make wheels offline)"
+"$python" "$repo/tools/release/fresh.py" "$bundle"
 
 # shellcheck source=tests/installed/emulation.sh
 . "$repo/tests/installed/emulation.sh"
@@ -90,21 +95,15 @@ command=$(sed -n 's/^\$ \(docker build .*\)$/\1/p' "$repo/docs/operations.md")
 [ -n "$command" ] || { echo "container-check: FAILED: no line says how to build $image" >&2; exit 1; }
 mkdir "$work/bundle"
 tar -xf "$bundle" -C "$work/bundle" --strip-components=1
-diff -r "$repo/deploy/containers" "$work/bundle/deploy/containers" >&2 ||
-  { echo "container-check: FAILED: $(basename "$bundle") is of another build (make wheels offline)" >&2; exit 1; }
 (cd "$work/bundle" && eval "$command")
 
 "$python" -m hobbit_export "$repo/examples/tiny-moe" --out "$work/models/bundle" --tiers 4 --trunk int8 >/dev/null
 chmod -R go+rX "$work"
 "$python" "$here/run.py" "hobbit-edge:$image" "$work/models" "${store[@]}"
 if [ "$image" = cpu ]; then
-  if ! lacks=$(bash "$here/engine.sh" "$work" "${store[@]}"); then
-    echo "container-check: compose.yaml was NOT started: $lacks" >&2
-  elif ! "$python" -c 'import podman_compose' 2>/dev/null; then
-    echo "container-check: compose.yaml was NOT started: podman-compose is missing (extra: release)" >&2
-  else
-    echo "container-check: docker compose, by podman"
-    bash "$here/compose.sh" "$work/podman" "$work/models" "$work/bundle"
-  fi
+  lacks=$(bash "$here/engine.sh" "$work" "${store[@]}") || not_started "$lacks"
+  "$python" -c 'import podman_compose' 2>/dev/null || not_started "podman-compose is missing (extra: release)"
+  echo "container-check: docker compose, by podman"
+  bash "$here/compose.sh" "$work/podman" "$work/models" "$work/bundle"
 fi
 echo "container-check: passed for $image"

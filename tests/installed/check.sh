@@ -2,11 +2,13 @@
 # Installs an offline bundle into a small Debian or Ubuntu that has Python and no compiler, in namespaces without a network,
 # and runs tests/installed/inside.py there: modules, commands, kernels, the drive reader, the same tokens as here, the service.
 # The other architecture is emulated: a Cortex-A76 has the instructions of Orin's cores (dot product, no i8mm).
-# usage: [RELEASE=trixie] check.sh x86_64|aarch64 BUNDLE.tar.gz     RELEASE: see root.sh; exit 0 passed, 1 failed, 2 not run (said loudly)
+# usage: check.sh [RELEASE:]x86_64|aarch64 BUNDLE.tar.gz     RELEASE: see root.sh, also as a variable; exit 0 passed, 1 failed,
+# 2 not run (said loudly)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 repo=$(cd "$here/../.." && pwd)
-arch=$1 bundle=$(realpath "$2")
+arch=${1#*:} bundle=$(realpath "$2")
+case $1 in *:*) export RELEASE=${1%:*} ;; esac
 cpu=${EMULATED_CPU:-cortex-a76}
 
 not_run() {
@@ -22,6 +24,7 @@ case ${RELEASE:-}:$arch in
 esac
 python=${PYTHON:-$repo/.venv/bin/python}
 "$python" -c 'import edge_runtime, onnx' 2>/dev/null || not_run "no Python with the exporter (make test makes one)"
+"$python" "$repo/tools/release/fresh.py" "$bundle"
 
 # shellcheck source=tests/installed/emulation.sh
 . "$here/emulation.sh"

@@ -13,6 +13,7 @@ if ! unshare --net true 2>/dev/null; then
   echo "extras-check: NOT RUN: no namespaces here. The extras were NOT installed." >&2
   exit 2
 fi
+"$python" "$repo/tools/release/fresh.py" "$wheel"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$python" "$here/expected.py" "$work/model" >"$work/expected.json"

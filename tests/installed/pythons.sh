@@ -12,6 +12,7 @@ if [ $# = 0 ] || ! unshare --net true 2>/dev/null; then
   echo "pythons-check: NOT RUN: no Python was named, or no namespaces here. The bundle was NOT installed." >&2
   exit 2
 fi
+"$python" "$repo/tools/release/fresh.py" "$bundle"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 tar -xf "$bundle" -C "$work"

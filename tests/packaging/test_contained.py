@@ -20,6 +20,7 @@ sys.path.insert(0, str(REPO / "tools/release"))
 import check
 import common
 import contained
+import fresh
 import locks
 import offline
 
@@ -195,3 +196,29 @@ def test_a_bundle_of_yesterdays_locks_is_refused(release, tmp_path, monkeypatch)
     (tmp_path / "device-3.10.txt").write_text("numpy==99 --hash=sha256:00  # BSD\n")
     with pytest.raises(common.Failed, match=r"requirements-3.10.txt is not of today's device-3.10.txt"):
         contained.check_bundle(next(release.glob("*jetpack*")), common.the_wheel(release, "aarch64"))
+
+
+@needs_dpkg
+def test_what_was_made_before_the_last_change_is_not_tested(release, monkeypatch, capsys):
+    files = [path for path in release.iterdir() if path.name != f"hobbit_edge-{common.version()}.tar.gz"]
+    assert {path.suffix for path in files} == {".whl", ".deb", ".gz"}
+    monkeypatch.delenv("ANY_BUILD", raising=False)
+    for path in files:
+        assert abs(fresh.written(path) - common.epoch()) <= 1
+        fresh.check(path)
+    monkeypatch.setattr(fresh, "changed", lambda: common.epoch() + 2)
+    for path in files:
+        with pytest.raises(common.Failed, match=r"what goes into it has changed since.*ANY_BUILD=1"):
+            fresh.check(path)
+    monkeypatch.setenv("ANY_BUILD", "1")
+    fresh.check(files[0])
+    assert "Taken all the same" in capsys.readouterr().out
+    with pytest.raises(common.Failed, match="is not there"):
+        fresh.check(release / "nothing.whl")
+
+
+def test_only_commits_that_touch_what_is_packaged_count():
+    git = ["git", "-C", str(REPO), "log", "-1", "--format=%ct", "--"]
+    packaged = ("edge_runtime", "export", "deploy", "systemd", "man", "profiles", "pyproject.toml", "CMakeLists.txt")
+    times = [subprocess.run([*git, name], capture_output=True, text=True, check=True).stdout for name in packaged]
+    assert fresh.changed() >= max(int(each) for each in times)

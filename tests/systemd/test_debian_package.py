@@ -13,7 +13,10 @@ import pytest
 from conftest import REPO
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(REPO / "tools/release"))
 
+import common
+import fresh
 from bundle_copies import copy_of, write_manifest
 from leftovers import accounts, files
 from machine import booted, missing
@@ -31,7 +34,7 @@ COMPLETE = (
 
 def packages():
     """The packages for this machine that `make deb` wrote; the release of the system is the one whose Python it has."""
-    found = sorted((REPO / "dist").glob(f"hobbit-edge*_{ARCH}.deb"))
+    found = sorted((REPO / "dist").glob(f"hobbit-edge*_{common.version()}-1~*_{ARCH}.deb"))
     release = Path("/etc/os-release").read_text()
     return [
         path for path in found if any(f"~{name}1" in path.name and name in release for name in ("bookworm", "trixie"))
@@ -45,6 +48,8 @@ def runtime_and_exporter():
     found = packages()
     if len(found) != 2:
         pytest.skip("no packages for this system in dist/ (make deb); they were NOT installed")
+    for path in found:
+        fresh.check(path)
     return found
 
 
