@@ -148,7 +148,7 @@ def test_commands_are_run_and_their_outcomes_counted(tool: ModuleType, tmp_path:
     assert run.run(("pytest", f"{tmp_path}/test_it.py::test_c"))["outcome"] == "skipped"
     assert run.run(("pytest", str(tmp_path / "none.py")))["outcome"] == "failed"
     for command, outcome in (
-        (("echo", "SKIPPED: no compiler"), "skipped"),
+        (("sh", "-c", "echo NOT RUN: no compiler; exit 2"), "skipped"),
         (("false",), "failed"),
         (("true",), "passed"),
     ):
