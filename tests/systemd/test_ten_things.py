@@ -1,10 +1,16 @@
-"""docs/operations.md, "Ten things that go wrong": each is made to happen on a real systemd, and looks as its row says."""
+"""docs/operations.md, "Ten things that go wrong": made to happen on a real systemd, each looks as its row says.
+
+Row 5, running out of memory, is in test_real_systemd.py. Row 10 needs a board's GPU: here it is only seen that what the row
+advises puts things right.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -21,7 +27,21 @@ from streams import Stream
 SECTION = (REPO / "docs/operations.md").read_text().partition("## Ten things that go wrong")[2]
 ROWS = {int(row[0]): row[1:] for row in re.findall(r"^\| (\d+) \| (.*?) \| (.*) \|$", SECTION, re.MULTILINE)}
 """Number to what it looks like, and why."""
-SHOWN_ELSEWHERE = {4: "test_a_hung_serving_loop_is_killed_though_http_still_answers", 10: "needs a board"}
+SHOWN_ELSEWHERE = {5: "test_the_kernel_kills_it_and_systemd_brings_it_back"}
+READ_US = 50_000
+SLOW = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <sys/uio.h>
+#include <unistd.h>
+ssize_t preadv(int file, const struct iovec *parts, int count, off_t from) {
+  ssize_t (*of_libc)(int, const struct iovec *, int, off_t) = dlsym(RTLD_NEXT, "preadv");
+  usleep(%d);
+  return of_libc(file, parts, count, from);
+}
+ssize_t preadv64(int file, const struct iovec *parts, int count, off_t from) { return preadv(file, parts, count, from); }
+"""
+"""A drive each of whose reads takes that long; reads then have to be made with threads."""
 
 
 def words(row: int) -> list[str]:
@@ -58,8 +78,8 @@ def fails(service, row: int, *expected: str, **settings: object) -> None:
 def test_there_are_ten():
     assert sorted(ROWS) == list(range(1, 11))
     tests = (REPO / "tests/systemd/test_real_systemd.py").read_text()
-    assert f"def {SHOWN_ELSEWHERE[4]}(" in tests
-    assert words(4)[0] in tests
+    _, _, test = tests.partition(f"def {SHOWN_ELSEWHERE[5]}(")
+    assert f'"{words(5)[0]}" in service.machine.journal("hobbit")' in test.partition("\ndef ")[0]
     shown = re.findall(r"(?:words|fails)\((?:service, )?(\d+)|ROWS\[(\d+)\]", Path(__file__).read_text())
     assert {int(number) for pair in shown for number in pair if number} | SHOWN_ELSEWHERE.keys() == set(range(1, 11))
 
@@ -133,14 +153,70 @@ def test_they_look_as_the_page_says(service):
         urllib.request.urlopen(request, timeout=30)
     assert refused.value.code == 403
     assert json.load(refused.value)["error"]["code"] == what
-    (field, place) = words(8)
-    assert field in json.dumps(service.get(place))
 
-    service.systemctl("kill", "--signal=KILL")
-    machine.until(lambda: service.show("NRestarts") == "1", "a restart")
-    machine.until(service.is_ready, "ready again")
-    for each in words(5):
-        assert each in status(service) + machine.journal("hobbit"), each
+
+@pytest.mark.slow
+def test_a_service_that_stands_still_is_killed_and_started_again(service):
+    """Row 4: the whole process stands still, as one does whose drive never answers."""
+    service.drop_in("30-watchdog.conf", "WatchdogSec=3", "TimeoutAbortSec=2")
+    service.systemctl("start")
+    service.systemctl("kill", "--signal=STOP")
+    service.machine.until(lambda: service.show("NRestarts") == "1", "a restart")
+    service.machine.until(service.is_ready, "ready again")
+    (what,) = words(4)
+    assert what in service.machine.journal("hobbit")
+
+
+def stalled_s(service) -> float:
+    """How long tokens have waited for reads."""
+    figures = service.open("/metrics").read().decode()
+    return float(re.findall(r"^hobbit_expert_stall_seconds_total(?:\{.*\})? (\S+)$", figures, re.MULTILINE)[0])
+
+
+@pytest.mark.slow
+def test_a_slow_drive_shows_in_the_figures(service):
+    """Row 8: each read takes long, and the figures that the row names say so, beside those of the same requests before."""
+    (field, place), most = words(8), "hobbit_expert_stall_seconds_total"
+    assert "stall seconds" in ROWS[8][0]
+    assert most in (REPO / "docs/operations.md").read_text()
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler; no drive was made slow")
+    service.settings(HOBBIT_EXPERT_MEMORY="8MiB", HOBBIT_PREFETCH="off")
+    rates = []
+    for slow in (False, True):
+        if slow:
+            service.machine.shell(f"cc -shared -fPIC -x c -o /srv/slow.so - -ldl <<'END'\n{SLOW % READ_US}\nEND")
+            filtered = "SystemCallFilter=~io_uring_setup io_uring_enter io_uring_register"
+            service.drop_in("30-slow.conf", "Environment=LD_PRELOAD=/srv/slow.so", filtered)
+        service.systemctl("restart")
+        stalled, began = stalled_s(service), time.monotonic()
+        service.complete("import os", 16)
+        took = time.monotonic() - began
+        experts = service.get(place)["experts"]
+        rates.append(experts[field])
+        if slow:
+            assert stalled_s(service) - stalled > took / 2, "most of the time is waiting"
+            reads = experts["lookups"] - experts["hits"]
+            # at most eight reads at once, of at most a MiB
+            assert experts[field] <= 8 * (1 << 20) / (READ_US * 1000), reads
+    assert rates[1] < rates[0] / 2
+
+
+@pytest.mark.slow
+def test_what_the_page_advises_lets_it_at_a_gpu_again(service):
+    """Row 10: the user's groups, the nodes in the drop-in, and the installer that writes both."""
+    machine = service.machine
+    groups, file = re.findall(r"`(video|render)`", ROWS[10][1]), "10-devices.conf"
+    assert groups == ["video", "render"]
+    assert f"`{file}`" in ROWS[10][1]
+    assert "`deploy/install.sh`" in ROWS[10][1]
+    # as an upgrade of JetPack brings another node, and an administrator loses groups
+    machine.shell("mknod -m 666 /dev/nvidia-another c 1 11; gpasswd -d hobbit video; gpasswd -d hobbit render")
+    assert "/dev/nvidia-another rw" not in service.show("DeviceAllow")
+    service.install("--no-start")
+    assert "DeviceAllow=/dev/nvidia-another rw" in machine.shell(f"cat /etc/systemd/system/hobbit.service.d/{file}")
+    assert "/dev/nvidia-another rw" in service.show("DeviceAllow")
+    assert {*groups} <= {*machine.shell("id -nG hobbit").split()}
 
 
 @pytest.mark.slow
