@@ -99,8 +99,8 @@ fmt: $(VENV)/.test
 bench: $(VENV)/.test
 	$(PY) benchmarks/bench_kernels.py
 
-wheel: $(VENV)/.test
-	$(PY) -m build --outdir dist .
+wheel: $(VENV)/.base
+	$(PY) -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 # ---- release: docs/releasing.md ----
 ARCHS   ?= x86_64 aarch64

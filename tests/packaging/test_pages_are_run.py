@@ -32,12 +32,13 @@ NAMED = {
     "hobbit serve": ("tests/installed/inside.py", '"serve"'),
     "hobbit verify": ("tests/systemd/test_operations.py", '"hobbit verify"'),
     "make container-check": ("Makefile", "container-check:"),
-    "make wheel": ("Makefile", "wheel:"),
+    "make wheel": ("tests/systemd/test_readme.py", 'types("make wheel"'),
     "sudo -u hobbit ls FOLDER": ("tests/systemd/test_ten_things.py", '"-u", "hobbit", "--", "ls"'),
     "systemctl start": ("tests/systemd/test_ten_things.py", "systemctl start"),
 }
 """Commands with a word behind the program, as sentences name them, to what runs them."""
 NOT_RUN = {"ssh -L 8080:127.0.0.1:8080 BOARD": "it is of somebody else's machine"}
+"""The page's head says of these, and of the kinds of blocks that no test runs as they stand, that they are not."""
 
 
 def test_every_kind_of_block_has_a_test_that_runs_it():
@@ -62,3 +63,12 @@ def test_every_command_that_a_sentence_names_is_run():
     assert found == NAMED.keys() | NOT_RUN.keys()
     for command, (file, sought) in NAMED.items():
         assert sought in (REPO / file).read_text(), (command, file)
+
+
+def test_the_page_says_what_is_not_run_as_written():
+    head, _, _ = PAGE.partition("## Install")
+    for kind in (kind for kind, (file, _) in RUN_BY.items() if file is None):
+        assert f"`{kind}`" in head
+    for command in NOT_RUN:
+        assert f"`{command.split()[0]}" in head
+    assert "`docker`" in head
