@@ -6,7 +6,7 @@ from machine import Machine
 
 _SYSTEMS_OWN = (
     "proc", "sys", "tmp", "run", "dev", "old", "work", "root", "srv", "var/log", "var/tmp", "var/lib/dpkg", "var/lib/systemd",
-    "var/cache/apt", "var/cache/ldconfig", "var/cache/debconf", "var/lib/apt", "var/lib/PackageKit",
+    "var/cache/apt", "var/cache/ldconfig", "var/cache/debconf", "var/cache/man", "var/lib/apt", "var/lib/PackageKit",
 )  # fmt: skip
 _WRITTEN_ANEW = {"./etc/passwd-", "./etc/group-", "./etc/shadow-", "./etc/gshadow-", "./etc/.pwd.lock"}
 """Copies that adding a user makes of the files before."""
