@@ -13,6 +13,7 @@ from edge_runtime.base.errors import ConfigError, DeviceError, did_you_mean
 
 if TYPE_CHECKING:
     from edge_runtime.backends.base import Backend, BackendOptions
+    from edge_runtime.backends.memory import MemorySpace
     from edge_runtime.base.params import Param
 
     Make = Callable[[BackendOptions], Backend[Any]]
@@ -22,6 +23,10 @@ ENTRY_POINTS = "hobbit_edge.backends"
 
 
 def _nothing_missing() -> str:
+    return ""
+
+
+def _nothing_lacking(settings: Mapping[str, Any]) -> str:
     return ""
 
 
@@ -38,6 +43,8 @@ class RegisteredBackend:
         why_missing: says why this version or machine does not have it; "" if it does. Asked only when the backend is.
         params: gives the settings that may follow its name, as ``cuda:memory=device``; asked only where some do.
         why_passed_over: says why `auto` does not take it on a machine that has its hardware; "" if it has not.
+        why_lacking: says which library that settings ask for is missing, where the backend itself is there; "" if none.
+        is_on_gpu: whether it computes on a GPU.
     """
 
     def __init__(
@@ -47,9 +54,11 @@ class RegisteredBackend:
         why_missing: Callable[[], str] = _nothing_missing,
         params: Callable[[], Mapping[str, Param]] = _no_params,
         why_passed_over: Callable[[], str] = _nothing_missing,
+        why_lacking: Callable[[Mapping[str, Any]], str] = _nothing_lacking,
+        is_on_gpu: bool = False,
     ) -> None:
         self.make, self.summary, self.why_missing, self.params = make, summary, why_missing, params
-        self.why_passed_over = why_passed_over
+        self.why_passed_over, self.why_lacking, self.is_on_gpu = why_passed_over, why_lacking, is_on_gpu
 
 
 def _cpu(options: BackendOptions) -> Backend[Any]:
@@ -76,6 +85,12 @@ def _why_cuda_is_passed_over() -> str:
     return why_passed_over()
 
 
+def _what_cuda_lacks(settings: Mapping[str, Any]) -> str:
+    from edge_runtime.backends.cuda.presence import why_lacking
+
+    return why_lacking(settings)
+
+
 def _params_of_cuda() -> Mapping[str, Param]:
     from edge_runtime.backends.cuda.settings import PARAMS
 
@@ -84,7 +99,9 @@ def _params_of_cuda() -> Mapping[str, Param]:
 
 BACKENDS: dict[str, RegisteredBackend] = {
     "cpu": RegisteredBackend(_cpu, "native kernels and ONNX Runtime"),
-    "cuda": RegisteredBackend(_cuda, "an NVIDIA GPU", _why_no_cuda, _params_of_cuda, _why_cuda_is_passed_over),
+    "cuda": RegisteredBackend(
+        _cuda, "an NVIDIA GPU", _why_no_cuda, _params_of_cuda, _why_cuda_is_passed_over, _what_cuda_lacks, is_on_gpu=True
+    ),
 }
 
 
@@ -143,6 +160,13 @@ def passed_over(used: str) -> dict[str, str]:
     """
     reasons = {name: found.why_passed_over() for name, found in BACKENDS.items() if name != used}
     return {name: why for name, why in reasons.items() if why}
+
+
+def host_space() -> MemorySpace:
+    """Return the host's own address space: of replays, which compute nothing, and of probes that read into memory."""
+    from edge_runtime.backends.cpu.space import HostSpace
+
+    return HostSpace()
 
 
 def _installed() -> list[str]:

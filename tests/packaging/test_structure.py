@@ -63,6 +63,12 @@ def test_imports_have_no_cycle():
         raise AssertionError(" -> ".join(err.args[1])) from None
 
 
+def test_every_folder_of_modules_is_a_package():
+    """What checks import contracts passes over a folder without `__init__.py`, and so does what reads the layout."""
+    folders = {path.parent for folder in PACKAGES.values() for path in folder.rglob("*.py")}
+    assert [str(each.relative_to(REPO)) for each in sorted(folders) if not (each / "__init__.py").exists()] == []
+
+
 def test_the_root_has_fewer_modules_than_folders():
     root = PACKAGES["edge_runtime"]
     files = {path.stem for path in root.glob("*.py")} - {"__init__", "__main__"}

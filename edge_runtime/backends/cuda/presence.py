@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.base.errors import DeviceError
 
@@ -60,3 +60,17 @@ def why_passed_over() -> str:
     `hobbit doctor` says, and `--backend cuda`.
     """
     return UNPROVEN if has_gpu() else ""
+
+
+def why_lacking(settings: Mapping[str, Any]) -> str:
+    """Say why the library that settings ask for cannot be loaded; "" if it can, or they ask for none."""
+    from edge_runtime.backends.cuda.settings import ENGINES
+    from edge_runtime.backends.cuda.tensorrt.library import load_library
+
+    if settings.get("trunk") != ENGINES:
+        return ""
+    try:
+        load_library()
+    except DeviceError as err:
+        return str(err)
+    return ""

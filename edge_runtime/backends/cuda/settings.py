@@ -11,7 +11,8 @@ from edge_runtime.base.params import Param
 
 AUTO = "auto"
 MEMORY = (AUTO, "registered", "pinned", "device")
-TRUNK = (AUTO, "cuda", "tensorrt", "onnx", "cpu")
+KERNELS, ENGINES, PROVIDER, HOST = "cuda", "tensorrt", "onnx", "cpu"
+TRUNK = (AUTO, KERNELS, ENGINES, PROVIDER, HOST)
 PARAMS: Mapping[str, Param] = {
     "memory": Param(AUTO, f"where experts are kept: {', '.join(MEMORY)}", "ours"),
     "trunk": Param(AUTO, f"where everything but experts runs: {', '.join(TRUNK)}", "ours"),

@@ -73,7 +73,7 @@ def run_findings(device: Device, runs: dict[str, dict[str, Any]]) -> Iterator[Fi
                 "run `hobbit verify BUNDLE` to tell the bundle from the machine" if device.bundle else
                 f"hobbit run BUNDLE --backend {name} -v shows where it fails",
             )  # fmt: skip
-        elif result["state"] == "missing" and name == "cuda" and device.has_gpu_nodes:
+        elif result["state"] == "missing" and device.has_gpu_nodes and name in BACKENDS and BACKENDS[name].is_on_gpu:
             yield Finding(
                 "gpu-unused", "warning", f"{name}: {why}",
                 "The machine has a GPU that cannot be used; everything is computed by the CPU.",

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.backends import backend_named
-from edge_runtime.backends.cuda.tensorrt.library import load_library
-from edge_runtime.base.errors import DeviceError, HobbitError
+from edge_runtime.base.errors import HobbitError
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.self_check import self_check
 from edge_runtime.engine.api import Engine
@@ -40,7 +39,8 @@ def try_backend(bundle: Path, backend: str, options: Mapping[str, Any], env: Map
         `why`; where it ran, what was compared and how fast it was.
     """
     try:
-        if missing := backend_named(backend)[0].why_missing() or _why_no_engines(backend):
+        found, settings = backend_named(backend)
+        if missing := found.why_missing() or found.why_lacking(settings):
             return {"state": "missing", "why": missing.removeprefix(f"{backend}: ")}
         with Engine.open(bundle, backend=backend, self_check=False, environment=env, **options) as engine:
             checked = self_check(engine, Bundle.open(bundle), engine.parts.config.tier, context=engine.plan.context)
@@ -58,16 +58,6 @@ def try_backend(bundle: Path, backend: str, options: Mapping[str, Any], env: Map
             }
     except HobbitError as err:
         return {"state": "failed", "why": str(err)}
-
-
-def _why_no_engines(backend: str) -> str:
-    """Say why a backend that asks for TensorRT cannot have it; "" if it can, or does not ask."""
-    if backend.endswith("trunk=tensorrt"):
-        try:
-            load_library()
-        except DeviceError as err:
-            return str(err)
-    return ""
 
 
 def main(argv: list[str]) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Protocol
 
-from edge_runtime.backends.cpu.space import HostSpace
+from edge_runtime.backends import host_space
 from edge_runtime.base.errors import BudgetError, ConfigError
 from edge_runtime.base.sizes import format_size
 from edge_runtime.bundle.calibration import ExpertCalibration
@@ -192,4 +192,4 @@ def _make_cache(
         min_tier=policy.min_tier,
         keeps_base=policy.keeps_base,
     )
-    return ExpertCache(residents, ExpertMemory(HostSpace(), residents.ledger), store)
+    return ExpertCache(residents, ExpertMemory(host_space(), residents.ledger), store)

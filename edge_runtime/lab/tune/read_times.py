@@ -10,7 +10,7 @@ from statistics import median, quantiles
 from time import perf_counter_ns
 from typing import Any
 
-from edge_runtime.backends.cpu.space import HostSpace
+from edge_runtime.backends import host_space
 from edge_runtime.backends.memory import ByteRange
 from edge_runtime.base.errors import DeviceError
 from edge_runtime.bundle.bundle import Bundle
@@ -128,7 +128,7 @@ def measure(bundle: Bundle, tier: int, points: Sequence[Point]) -> list[list[Any
     record_bytes, most, lowest = layout.tier_bytes(tier), max(_RECORDS), min(bundle.manifest.experts.tiers)
     kinds = [*((tier, count) for count in _RECORDS), *([(lowest, 1)] if lowest < tier else [])]
     keys = [ExpertKey(layer, expert) for layer in spec.sparse_layers for expert in range(spec.num_experts)]
-    slots = HostSpace().make_slots(
+    slots = host_space().make_slots(
         slot_bytes=record_bytes, num_slots=most, segment_offsets=(0,), block_bytes=most * record_bytes
     )
     draw = random.Random(0)  # noqa: S311 - an order, not a secret
