@@ -25,6 +25,7 @@ from edge_runtime.config.option import Option
 from edge_runtime.config.options import BY_NAME, COMMAND_OPTIONS, ENGINE_OPTIONS, FOREIGN, FREE_PREFIX, SERVICE_OPTIONS
 from edge_runtime.config.profile_schema import profile_schema
 from edge_runtime.config.registries import REGISTRIES
+from edge_runtime.policy import POLICIES
 
 ROOT = Path(__file__).parents[1]
 WIDTH = 100
@@ -147,7 +148,7 @@ def sentence(text: str) -> str:
 
 def registered() -> Iterator[str]:
     """Lines of edge_runtime/config/registered.py."""
-    yield '"""Names that policies, eviction rules, power meters and predictors are asked for by.'
+    yield '"""Names that policies, eviction rules, power meters and predictors are asked for by, and the one with a budget.'
     yield ""
     yield "Written by tools/options_table.py from their registries, which are too heavy for `--help`. Do not edit."
     yield '"""'
@@ -158,6 +159,9 @@ def registered() -> Iterator[str]:
         yield f"\n{constant} = ("
         yield from (f'    "{entry.name}",' for entry in REGISTRIES[key])
         yield ")"
+    [(name, policy)] = [(name, each) for name, each in POLICIES.items() if each.budget_param]
+    yield f'\nPOLICY_WITH_BUDGET, BUDGET_PARAM, BASE_PARAM = "{name}", "{policy.budget_param}", "{policy.base_param}"'
+    yield '"""The policy that `--max-kld` and `--base-resident` select, and its parameters for them."""'
 
 
 def profile_page() -> str:

@@ -1,4 +1,4 @@
-"""Names that policies, eviction rules, power meters and predictors are asked for by.
+"""Names that policies, eviction rules, power meters and predictors are asked for by, and the one with a budget.
 
 Written by tools/options_table.py from their registries, which are too heavy for `--help`. Do not edit.
 """
@@ -44,3 +44,6 @@ PREDICTORS = (
     "expert-map",
     "statistical",
 )
+
+POLICY_WITH_BUDGET, BUDGET_PARAM, BASE_PARAM = "rate-distortion", "max_kld", "base"
+"""The policy that `--max-kld` and `--base-resident` select, and its parameters for them."""

@@ -26,10 +26,9 @@ from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.store.file_store import FileExpertStore
 from edge_runtime.policy.base import Policy
-from edge_runtime.prefetch import parse_prefetch
+from edge_runtime.prefetch import create_predictor, looks_ahead, parse_prefetch, reads_ahead
 from edge_runtime.prefetch.governor import Governor
-from edge_runtime.prefetch.predictors import create_predictor, looks_ahead
-from edge_runtime.prefetch.prefetcher import Prefetcher
+from edge_runtime.prefetch.prefetcher import Prefetcher, PredictorContext
 from edge_runtime.telemetry.power import parse_choice
 from edge_runtime.telemetry.power.sampler import start_sampler
 
@@ -175,12 +174,15 @@ def make_prefetcher(
     A policy that looks at residency is shown what it would be without. One that keeps a base has experts read in the
     background whatever is predicted, and must not see when they land.
     """
-    is_off = parse_prefetch(active.prefetch)[0] == "off"
     policy = active.policy
-    cache.residents.keep_without_ahead(policy.keeps_base or (policy.reads_residency and not is_off))
+    cache.residents.keep_without_ahead(
+        policy.keeps_base or (policy.reads_residency and reads_ahead(active.prefetch))
+    )
     if cache.fits_all:
         return None
-    predictor = create_predictor(active.prefetch, trunk, spec, active.router, backend.tensors.to_host)
+    predictor = create_predictor(
+        active.prefetch, PredictorContext(trunk, active.router, spec.hidden, backend.tensors.to_host)
+    )
     if predictor is None:
         return None
     is_adaptive = parse_prefetch(active.prefetch)[1]["adaptive"]

@@ -25,7 +25,7 @@ from edge_runtime.engine.active_policy import ActivePolicy, PolicyChoice
 from edge_runtime.engine.parts import LOGITS_BYTES, Parts
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.policy.base import Policy
-from edge_runtime.prefetch.predictors import predictor_bytes
+from edge_runtime.prefetch import predictor_bytes
 from edge_runtime.telemetry.process import anonymous_bytes, rss_bytes
 
 # kept free for what nobody counts: allocator slack, thread stacks, Python objects of a request (see docs/memory.md)

@@ -40,6 +40,11 @@ class Registered:
         needs_calibration: reads what the exporter measured, from `PolicyContext.calibration`.
         summary: what it does, one line, for help and docs.
         reads: what it looks at of the router's output: who is chosen, the chosen ones' weights as well, or all of it.
+        budget_param: the parameter that holds what a token may cost in nats; "" if it has none. One policy has it, and
+            `--max-kld` selects that one.
+        base_param: the parameter with which it keeps every expert in memory at its lowest tier; "" if it never does.
+        tuning_candidates: parameters that `hobbit tune` tries it with, where a loss is allowed. "" stands for the
+            defaults, {budget:g} for the nats a token may cost, {half:g} for half of them. () if it changes nothing.
     """
 
     make: Callable[..., Policy]
@@ -48,10 +53,18 @@ class Registered:
     needs_calibration: bool = False
     summary: str = ""
     reads: Reads = "logits"
+    budget_param: str = ""
+    base_param: str = ""
+    tuning_candidates: tuple[str, ...] = ("",)
 
 
 POLICIES: dict[str, Registered] = {
-    "lossless": Registered(Lossless, summary="the router's choice, every expert at the full tier", reads="choice"),
+    "lossless": Registered(
+        Lossless,
+        summary="the router's choice, every expert at the full tier",
+        reads="choice",
+        tuning_candidates=(),
+    ),
     "hobbit": Registered(
         hobbit.Hobbit,
         hobbit.PARAMS,
@@ -59,6 +72,7 @@ POLICIES: dict[str, Registered] = {
         needs_calibration=True,
         summary="missing experts at a lower tier or not at all, by their score",
         reads="weights",
+        tuning_candidates=hobbit.TUNING_CANDIDATES,
     ),
     "mobile": Registered(
         mobile.Mobile, mobile.PARAMS, mobile.SOURCE, summary="half the experts first, all of them for important tokens"
@@ -78,6 +92,9 @@ POLICIES: dict[str, Registered] = {
         needs_calibration=True,
         summary="bytes where they save most, within a budget of KL divergence",
         reads="weights",
+        budget_param="max_kld",
+        base_param="base",
+        tuning_candidates=rate_distortion.TUNING_CANDIDATES,
     ),
     "cumsum": Registered(
         cumsum.Cumsum,
@@ -107,7 +124,7 @@ POLICIES: dict[str, Registered] = {
         lexi.Lexi, lexi.PARAMS, lexi.SOURCE, summary="a number of experts for each layer", reads="weights"
     ),
     "edgemoe": Registered(
-        partial(static_tiers.StaticTiers, name="edgemoe"),
+        partial(static_tiers.StaticTiers, name="edgemoe", cost_of=static_tiers.weight_cost),
         static_tiers.EDGEMOE_PARAMS,
         static_tiers.EDGEMOE_SOURCE,
         needs_calibration=True,
@@ -115,7 +132,7 @@ POLICIES: dict[str, Registered] = {
         reads="choice",
     ),
     "mcsharp": Registered(
-        partial(static_tiers.StaticTiers, name="mcsharp"),
+        partial(static_tiers.StaticTiers, name="mcsharp", cost_of=static_tiers.output_cost),
         static_tiers.MCSHARP_PARAMS,
         static_tiers.MCSHARP_SOURCE,
         needs_calibration=True,
@@ -128,6 +145,15 @@ POLICIES: dict[str, Registered] = {
 def reads_at_most(name: str, known: Reads, policies: Mapping[str, Registered] = POLICIES) -> bool:
     """Whether a policy can decide where no more than this is known of the router's output."""
     return _READS.index(policies[name].reads) <= _READS.index(known)
+
+
+def keeps_base(text: str, policies: Mapping[str, Registered] = POLICIES) -> bool:
+    """Whether the policy that ``name:param=value,...`` asks for keeps every expert in memory; see `Policy.keeps_base`.
+
+    Answered without building it, which takes a model.
+    """
+    name, params = parse_policy(text, policies)
+    return bool(params.get(policies[name].base_param, False))
 
 
 def parse_policy(

@@ -32,6 +32,7 @@ PARAMS = {
     ),
     "renormalise": Param(False, "after a skip, scale the rest to the weight there was", "ours; the paper is silent"),
 }
+TUNING_CANDIDATES = ("", "quantiles=true", "t1=0.8,t2=1")
 # the sum of normalised weights may exceed 1 by rounding, and T1 = T2 = 1 must change nothing
 _ONE = 1.0
 _HIGH_PERCENTILE, _LOW_PERCENTILE = 67, 97

@@ -10,13 +10,14 @@ whose place the tail of a token's experts below a share of its weight is dropped
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.params import Param
+from edge_runtime.bundle.calibration import LayerCalibration
 from edge_runtime.bundle.record import BF16
 from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
 from edge_runtime.policy.decisions import count_skipped
@@ -32,6 +33,8 @@ MCSHARP_PARAMS = {
     "prune": Param(0.05, "drop the tail of a token's experts up to this share of its weight", "ours", 0, 1),
 }
 Costs = dict[int, NDArray[np.float64]]
+CostOf = Callable[[LayerCalibration, str], "NDArray[np.float64] | None"]
+"""Float64 [E] of a layer and a tier, or [] where all cost nothing; None where it was not measured."""
 
 
 class StaticTiers(OnePass):
@@ -39,7 +42,8 @@ class StaticTiers(OnePass):
 
     Args:
         context: what it is built for, with its calibration.
-        name: 'edgemoe' or 'mcsharp'.
+        name: of the policy.
+        cost_of: what experts of a layer cost at a tier.
         bits: mean bits of an expert.
         prune: share of a token's weight that may be dropped.
 
@@ -50,7 +54,9 @@ class StaticTiers(OnePass):
     reads_residency = False
     keeps_history = False
 
-    def __init__(self, context: PolicyContext, name: str, *, bits: float, prune: float | None = None) -> None:
+    def __init__(
+        self, context: PolicyContext, name: str, cost_of: CostOf, *, bits: float, prune: float | None = None
+    ) -> None:
         params: dict[str, float | int | str | bool] = {"bits": bits}
         super().__init__(context, params if prune is None else params | {"prune": prune})
         self.name, self._prune = name, prune or 0.0
@@ -60,7 +66,7 @@ class StaticTiers(OnePass):
                 raise ConfigError(
                     f"policy {name!r}: bfloat16 records have no lower tiers inside. Use --tier 8 or below."
                 )
-            layers, costs = measured_costs(context, name)
+            layers, costs = measured_costs(context, name, cost_of)
             self._tiers[layers] = allocate(costs, context.tier_bytes, mean_bytes(context, bits))
         self._lowest = int(self._tiers.min())
 
@@ -102,31 +108,34 @@ def mean_bytes(context: PolicyContext, bits: float) -> float:
     return float(np.interp(bits, tiers, [context.tier_bytes[tier] for tier in tiers]))
 
 
-def measured_costs(context: PolicyContext, name: str) -> tuple[Sequence[int], Costs]:
-    """Return the sparse layers, and tier -> what each of their experts costs there, float64 [layers, E].
+def weight_cost(layer: LayerCalibration, tier: str) -> NDArray[np.float64] | None:
+    """EdgeMoE's `CostOf`: the squared error of an expert's weights."""
+    return np.square(np.array(layer.errors.get(tier, 0.0), np.float64))
 
-    EdgeMoE: the squared error of its weights. MC#: its output's squared error times how often it is used and how long
-    its output is.
+
+def output_cost(layer: LayerCalibration, tier: str) -> NDArray[np.float64] | None:
+    """MC#'s `CostOf`: the squared error of an expert's output, times how often it is used and its length squared."""
+    if layer.output_errors is None or layer.counts is None or layer.norms is None:
+        return None
+    row = np.square(np.array(layer.output_errors.get(tier, 0.0), np.float64))
+    return row * (np.array(layer.counts, np.float64) * np.square(np.array(layer.norms, np.float64)))
+
+
+def measured_costs(context: PolicyContext, name: str, cost_of: CostOf) -> tuple[Sequence[int], Costs]:
+    """Return the sparse layers, and tier -> what each of their experts costs there, float64 [layers, E].
 
     Raises:
         ConfigError: it was not measured.
     """
-    found = context.calibration
-    if found is None or (name == "mcsharp" and not found.is_measured):
-        raise ConfigError(
-            f"policy {name!r}: the bundle has no calibration of its experts. Export it with --calibrate FILE."
-        )
-    costs: Costs = {}
+    layers, costs = [] if context.calibration is None else context.calibration.layers, Costs()
     for tier in sorted(t for t in context.tier_bytes if t <= context.tier):
-        rows = []
-        for layer in found.layers:
-            errors = layer.errors if name == "edgemoe" else layer.output_errors or {}
-            row = np.square(np.array(errors.get(str(tier), [0.0] * context.num_experts), np.float64))
-            if name == "mcsharp":
-                row *= np.array(layer.counts, np.float64) * np.square(np.array(layer.norms, np.float64))
-            rows.append(row)
-        costs[tier] = np.stack(rows)
-    return [layer.layer for layer in found.layers], costs
+        rows = [row for layer in layers if (row := cost_of(layer, str(tier))) is not None]
+        if not rows:
+            raise ConfigError(
+                f"policy {name!r}: the bundle has no calibration of its experts. Export it with --calibrate FILE."
+            )
+        costs[tier] = np.stack([np.broadcast_to(row, context.num_experts) for row in rows])
+    return [layer.layer for layer in layers], costs
 
 
 def allocate(costs: Costs, tier_bytes: Mapping[int, int], budget: float) -> NDArray[np.uint8]:

@@ -21,11 +21,21 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from edge_runtime.backends.base import Tensor
+from edge_runtime.backends.base import MemoryFormulas, Tensor
 from edge_runtime.base.arrays import F32
+from edge_runtime.base.params import Param
+from edge_runtime.base.spec import ModelSpec
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.routing import Router
+from edge_runtime.prefetch.governor import ADAPTIVE
+from edge_runtime.prefetch.prefetcher import PredictorContext
 
+SUMMARY = "past tokens routed like this one"
+PARAMS = {
+    "depth": Param(2, "layers looked ahead, until one lacks something", "FineMoE's d; its demo has 6", 1, 16),
+    "capacity": Param(256, "maps of past tokens kept", "FineMoE; its demo has 1000", 1, 1 << 16),
+    "adaptive": ADAPTIVE,
+}
 _LEAST_PROBABILITY = 1e-9
 
 
@@ -147,3 +157,13 @@ class ExpertMapMatching:
 def map_store_bytes(num_layers: int, num_experts: int, hidden: int, capacity: int) -> int:
     """Memory of a store of `capacity` maps."""
     return 4 * capacity * (num_layers * (num_experts + 1) + hidden)
+
+
+def make(context: PredictorContext, *, depth: int, capacity: int) -> ExpertMapMatching:
+    """Build it for a model; see `PARAMS`."""
+    return ExpertMapMatching(context.router, context.hidden, context.to_host, depth=depth, capacity=capacity)
+
+
+def nbytes(spec: ModelSpec, formulas: MemoryFormulas, *, depth: int, capacity: int) -> int:
+    """Memory of the maps, whatever the depth."""
+    return map_store_bytes(len(spec.sparse_layers), spec.num_experts, spec.hidden, capacity)

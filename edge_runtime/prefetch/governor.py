@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from statistics import median
 
+from edge_runtime.base.params import Param
+
+ADAPTIVE = Param(True, "switch off and on by measured time; false: always on", "ours, after published losses")
+"""The parameter of predictors by which a governor is taken, or none."""
 _STRETCH = 2
 """Tokens in a row one way in a trial: long enough for reads to be ahead, short against what else changes."""
 

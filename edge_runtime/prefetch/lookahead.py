@@ -10,23 +10,23 @@ arXiv 2312.17238. The residual stream changes slowly, so a later layer's router 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
-from edge_runtime.backends.base import Tensor
-from edge_runtime.base.arrays import F32, I32
+from edge_runtime.backends.base import MemoryFormulas, Tensor
+from edge_runtime.base.arrays import I32
+from edge_runtime.base.params import Param
+from edge_runtime.base.spec import ModelSpec
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.routing import Router
+from edge_runtime.prefetch.governor import ADAPTIVE
+from edge_runtime.prefetch.prefetcher import PredictorContext, Stacked
 
+SUMMARY = "the next layers' routers, applied to the present layer's state"
+PARAMS = {
+    "depth": Param(2, "layers looked ahead, until one lacks something", "HOBBIT 1-3, MoE-APEX 2-4", 1, 16),
+    "adaptive": ADAPTIVE,
+}
 MAX_TOKENS = 8
 """Of a pass: with more, their union is most of a layer."""
-
-
-class Stacked(Protocol):
-    """The part of a `Trunk` that looks ahead."""
-
-    def look_ahead(self, x: Tensor, layer_idx: int, depth: int) -> F32:
-        """Return router logits float32 [P, T, E] of up to `depth` sparse layers behind a layer or -1, for x [T, D]."""
-        ...
 
 
 class LookAhead:
@@ -74,3 +74,13 @@ class LookAhead:
         """See `FirstPredictor.predict_first`: the first router, applied to the embedding."""
         layer = self._router.layers[0]
         return layer, self._router.route(layer, self._trunk.look_ahead(x, -1, 1)[0], token_ids)
+
+
+def make(context: PredictorContext, *, depth: int) -> LookAhead:
+    """Build it for a model; see `PARAMS`."""
+    return LookAhead(context.trunk, context.router, depth=depth)
+
+
+def nbytes(spec: ModelSpec, formulas: MemoryFormulas, *, depth: int) -> int:
+    """Memory of the routers, whatever the depth."""
+    return formulas.look_ahead_bytes(spec)

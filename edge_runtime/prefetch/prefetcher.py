@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Protocol
 
 import numpy as np
 
 from edge_runtime.backends.base import Tensor
-from edge_runtime.base.arrays import I32
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.experts.cache import ExpertCache
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.joint import PassPolicies
+from edge_runtime.policy.routing import Router
 from edge_runtime.prefetch.first_look import FirstLook
 
 
@@ -60,6 +62,31 @@ class Predictor(Protocol):
             routing: what its router chose.
         """
         ...
+
+
+class Stacked(Protocol):
+    """The part of a `Trunk` that looks ahead."""
+
+    def look_ahead(self, x: Tensor, layer_idx: int, depth: int) -> F32:
+        """Return router logits float32 [P, T, E] of up to `depth` sparse layers behind a layer or -1, for x [T, D]."""
+        ...
+
+
+@dataclass(frozen=True)
+class PredictorContext:
+    """What a predictor is built for.
+
+    Attributes:
+        trunk: applies routers, for those that look ahead.
+        router: of the model.
+        hidden: D.
+        to_host: gives the numbers of a backend's tensor.
+    """
+
+    trunk: Stacked
+    router: Router
+    hidden: int
+    to_host: Callable[[Tensor], F32]
 
 
 class Switch(Protocol):

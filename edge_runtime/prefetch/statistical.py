@@ -12,10 +12,19 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from edge_runtime.backends.base import Tensor
+from edge_runtime.backends.base import MemoryFormulas, Tensor
+from edge_runtime.base.params import Param
+from edge_runtime.base.spec import ModelSpec
 from edge_runtime.policy.base import Routing
 from edge_runtime.policy.routing import Router
+from edge_runtime.prefetch.governor import ADAPTIVE
+from edge_runtime.prefetch.prefetcher import PredictorContext
 
+SUMMARY = "which experts of the next layer followed those of this one"
+PARAMS = {
+    "memory": Param(1024, "uses of an expert after which what followed it counts 1/e", "ours; EdgeMoE profiles", 1),
+    "adaptive": ADAPTIVE,
+}
 _LEAST = 1e-6
 
 
@@ -70,3 +79,13 @@ class StatisticalPreload:
 def counts_bytes(num_layers: int, num_experts: int) -> int:
     """Memory of the counts."""
     return 4 * max(num_layers - 1, 0) * num_experts**2
+
+
+def make(context: PredictorContext, *, memory: int) -> StatisticalPreload:
+    """Build it for a model; see `PARAMS`."""
+    return StatisticalPreload(context.router, memory=memory)
+
+
+def nbytes(spec: ModelSpec, formulas: MemoryFormulas, *, memory: int) -> int:
+    """Memory of the counts, whatever `memory` is."""
+    return counts_bytes(len(spec.sparse_layers), spec.num_experts)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.base.errors import ConfigError
-from edge_runtime.lab.tune.policies import LossAllowed, keeps_base
+from edge_runtime.lab.tune.policies import LossAllowed
 from edge_runtime.lab.tune.settings import TuneSettings
-from edge_runtime.policy import POLICIES, parse_policy
+from edge_runtime.policy import POLICIES, keeps_base, parse_policy
 
 
 def tried(base: bool | None, max_kld: float | None = 0.02) -> list[str]:

@@ -23,7 +23,7 @@ from edge_runtime.backends.cuda.memory_probe import Memory, choose_memory
 from edge_runtime.backends.cuda.onnx.provider import Provider, try_provider
 from edge_runtime.backends.cuda.onnx.runtime import load_on_provider
 from edge_runtime.backends.cuda.resident_router import make_resident_router
-from edge_runtime.backends.cuda.settings import AUTO, CudaSettings
+from edge_runtime.backends.cuda.settings import AUTO, HOST, CudaSettings
 from edge_runtime.backends.cuda.space import CudaSpace
 from edge_runtime.backends.cuda.tensorrt.building import make_builder
 from edge_runtime.backends.cuda.tensorrt.library import Library, load_library
@@ -73,7 +73,7 @@ class CudaBackend:
         self._options, self._cpu = options, CpuBackend(options)
         self._open_gpu, self._load_tensorrt, self._try_onnx = open_gpu, load_tensorrt, try_onnx
         self._opened: list[Any] = []  # closed in reverse
-        self.trunk = ChosenTrunk("cpu", "no model was asked for")
+        self.trunk = ChosenTrunk(HOST, "no model was asked for")
         """Where the trunk runs, and why; known once `require` was asked."""
 
     @cached_property
@@ -89,21 +89,22 @@ class CudaBackend:
     @cached_property
     def tensors(self) -> Any:
         """See `Backend.tensors`."""
-        if not self._is_trunk_here:
+        if not self.trunk.is_here:
             return self._cpu.tensors
         return self._keep(CudaTensors(TrunkLaunches(self.gpu.module, self.gpu.compute), self.gpu.compute))
 
     @cached_property
     def clock(self) -> Any:
         """See `Backend.clock`: the GPU's, or the host's where every layer waits for it anyway."""
-        return self._keep(CudaClock(self.gpu.compute)) if self._is_trunk_here else self._cpu.clock
+        return self._keep(CudaClock(self.gpu.compute)) if self.trunk.is_here else self._cpu.clock
 
     @property
     def formulas(self) -> HostedFormulas:
         """See `Backend.formulas`."""
-        if self.trunk.provider is not None:
-            return ProviderFormulas(lambda: self.memory.kind, self._cpu.choice, self.trunk.provider.session_bytes)
-        formulas = {"cuda": DeviceFormulas, "tensorrt": EngineFormulas, "cpu": HostedFormulas}[self.trunk.name]
+        trunk = self.trunk
+        if trunk.provider is not None:
+            return ProviderFormulas(lambda: self.memory.kind, self._cpu.choice, trunk.provider.session_bytes)
+        formulas = DeviceFormulas if trunk.has_kernels else EngineFormulas if trunk.is_here else HostedFormulas
         return formulas(lambda: self.memory.kind, self._cpu.choice)
 
     @property
@@ -130,7 +131,7 @@ class CudaBackend:
         if provider is not None:
             return f"cuda-{self.gpu.fingerprint}-{provider.name}"
         engines = "" if library is None else f"-{library.name}-plans-{PLANS}"
-        return f"cuda-{self.gpu.fingerprint}" + (engines if self._is_trunk_here else f"-{self._cpu.fingerprint}")
+        return f"cuda-{self.gpu.fingerprint}" + (engines if self.trunk.is_here else f"-{self._cpu.fingerprint}")
 
     def require(self, spec: ModelSpec) -> None:
         """See `Backend.require`. Opens the GPU: what its driver takes is gone when the memory is planned."""
@@ -139,11 +140,11 @@ class CudaBackend:
             raise ConfigError(f"model family {spec.family!r}: {problem}: no kernel on the GPU. Use --backend cpu.")
         gpu = self._settings.gpu
         self.trunk = choose_trunk(spec, self._settings.trunk, self._load_tensorrt, lambda: self._try_onnx(gpu))
-        if self.trunk.name == "cpu" and self._settings.trunk == AUTO:
+        if self.trunk.is_on_host and self._settings.trunk == AUTO:
             _say_once(self.trunk.why)
         if self.trunk.provider is not None:
             self._cpu = CpuBackend(replace(self._options, trunk="onnx"))
-        if not self._is_trunk_here:
+        if not self.trunk.is_here:
             self._cpu.require(spec)
 
     def load_routers(self, bundle: Bundle) -> Any:
@@ -154,9 +155,9 @@ class CudaBackend:
         """See `Backend.load_trunk`."""
         if self.trunk.provider is not None:
             return self._load_on_provider(bundle, self.trunk.provider, max_chunk)
-        if not self._is_trunk_here:
+        if not self.trunk.is_here:
             return self._cpu.load_trunk(bundle, max_chunk=max_chunk)
-        require_tokens(bundle.manifest.model, max_chunk, trunk=self.trunk.name == "cuda")
+        require_tokens(bundle.manifest.model, max_chunk, trunk=self.trunk.has_kernels)
         gpu, library = self.gpu, self.trunk.library
         parts: TrunkParts = KernelParts(bundle, gpu.module, gpu.compute) if library is None else EngineParts(
             bundle, library, f"{gpu.device.arch} {gpu.device.name}", gpu.compute, max_chunk,
@@ -175,10 +176,10 @@ class CudaBackend:
     def make_kernels(self, bundle: Bundle, max_tokens: int) -> HostedKernels | CudaExpertKernels:
         """See `Backend.make_kernels`."""
         gpu, spec = self.gpu, bundle.manifest.model
-        require_tokens(spec, max_tokens, trunk=self.trunk.name == "cuda")
-        holds = self._settings.graph and self.trunk.name == "cuda"  # engines do not wait for what is held back
+        require_tokens(spec, max_tokens, trunk=self.trunk.has_kernels)
+        holds = self._settings.graph and self.trunk.has_kernels  # engines do not wait for what is held back
         experts = self._keep(CudaExpertKernels(gpu.module, gpu.compute, spec, max_tokens, holds=holds))
-        if not self._is_trunk_here:
+        if not self.trunk.is_here:
             return self._keep(HostedKernels(experts, gpu.compute, spec, max_tokens, self._cpu.release_scratch))
         router = make_resident_router(gpu.module, gpu.compute, experts, bundle)
         if router is not None:
@@ -194,11 +195,6 @@ class CudaBackend:
         """See `Backend.close`."""
         while self._opened:
             self._opened.pop().close()
-
-    @property
-    def _is_trunk_here(self) -> bool:
-        """Whether its tensors are the GPU's."""
-        return self.trunk.name in ("cuda", "tensorrt")
 
     def _keep(self, part: Closes) -> Closes:
         """Close a part with the backend."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from edge_runtime.backends.cpu.trunk.supported import require_supported
 from edge_runtime.backends.cuda.onnx.provider import Provider
-from edge_runtime.backends.cuda.settings import AUTO
+from edge_runtime.backends.cuda.settings import AUTO, ENGINES, HOST, KERNELS, PROVIDER
 from edge_runtime.backends.cuda.tensorrt import supported as engines
 from edge_runtime.backends.cuda.tensorrt.library import Library
 from edge_runtime.backends.cuda.trunk import supported as kernels
@@ -21,16 +21,28 @@ class ChosenTrunk(NamedTuple):
     """What computes the trunk.
 
     Attributes:
-        name: "cuda", "tensorrt", "onnx" or "cpu".
+        name: one of `settings.TRUNK`, for reports.
         why: in words.
+        is_here: its tensors are the GPU's; else they are the host's.
         library: TensorRT, where that does.
         provider: of ONNX Runtime, where that does.
     """
 
     name: str
     why: str
+    is_here: bool = False
     library: Library | None = None
     provider: Provider | None = None
+
+    @property
+    def has_kernels(self) -> bool:
+        """Whether our own kernels do."""
+        return self.is_here and self.library is None
+
+    @property
+    def is_on_host(self) -> bool:
+        """Whether the CPU does."""
+        return not self.is_here and self.provider is None
 
 
 def choose_trunk(
@@ -48,18 +60,18 @@ def choose_trunk(
         ConfigError: what is wanted does not run the model; names the layer and the part.
         DeviceError: what is wanted is not here, or does not work.
     """
-    if wanted == "cpu":
-        return ChosenTrunk("cpu", "asked for")
-    if wanted == "tensorrt":
+    if wanted == HOST:
+        return ChosenTrunk(HOST, "asked for")
+    if wanted == ENGINES:
         if problem := engines.why_not(spec):
             raise _refused("TensorRT", problem)
-        return ChosenTrunk("tensorrt", "asked for", load())
-    if wanted == "onnx":
+        return ChosenTrunk(ENGINES, "asked for", is_here=True, library=load())
+    if wanted == PROVIDER:
         require_supported(spec)
-        return ChosenTrunk("onnx", f"asked for; {_AGREES}", provider=try_provider())
+        return ChosenTrunk(PROVIDER, f"asked for; {_AGREES}", provider=try_provider())
     problem = kernels.why_not(spec)
     if not problem:
-        return ChosenTrunk("cuda", "its kernels know the model")
+        return ChosenTrunk(KERNELS, "its kernels know the model", is_here=True)
     if wanted != AUTO:
         raise _refused("the trunk on the GPU", problem)
     return _beyond_kernels(spec, f"the kernels lack {problem}", load, try_provider)
@@ -72,14 +84,14 @@ def _beyond_kernels(
     lacking = engines.why_not(spec)
     try:
         if not lacking:
-            return ChosenTrunk("tensorrt", why, load())
+            return ChosenTrunk(ENGINES, why, is_here=True, library=load())
         why = f"{why}; TensorRT: {lacking}"
     except DeviceError as err:
         why = f"{why}; {err}"
     try:
-        return ChosenTrunk("onnx", f"{why}; {_AGREES}", provider=try_provider())
+        return ChosenTrunk(PROVIDER, f"{why}; {_AGREES}", provider=try_provider())
     except DeviceError as err:
-        return ChosenTrunk("cpu", f"{why}; {err}")
+        return ChosenTrunk(HOST, f"{why}; {err}")
 
 
 def _refused(what: str, problem: str) -> ConfigError:

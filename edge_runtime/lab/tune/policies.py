@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edge_runtime.policy import POLICIES, parse_policy
-
-_OF_BUDGETS = "rate-distortion"
+from edge_runtime.policy import POLICIES, keeps_base
 
 
 @dataclass(frozen=True)
@@ -23,27 +21,18 @@ class LossAllowed:
     base_resident: bool | None = None
 
     def policies(self) -> Iterator[str]:
-        """Yield every policy to try: all but lossless, those with a budget of their own at this one and at half of it.
+        """Yield what to try of every policy; those that keep a base come first, as they are not predicted.
 
-        Those that keep a base come first: they are not predicted.
+        Of these, only the first where nobody says whether there is to be a base.
         """
         if self.max_kld is None:
             return
-        budgets = [f"{_OF_BUDGETS}:max_kld={budget:g}" for budget in (self.max_kld, self.max_kld / 2)]
+        texts = [
+            name + (f":{params.format(budget=self.max_kld, half=self.max_kld / 2)}" if params else "")
+            for name, policy in POLICIES.items()
+            for params in policy.tuning_candidates
+        ]
         if self.base_resident is not False:
-            yield f"{budgets[0]},base=true"
-        if self.base_resident:
-            yield f"{budgets[1]},base=true"
-            return
-        for name in POLICIES:
-            if name == _OF_BUDGETS:
-                yield from (*budgets, f"{budgets[0]},low=4")
-            elif name == "hobbit":
-                yield from ("hobbit", "hobbit:quantiles=true", "hobbit:t1=0.8,t2=1")
-            elif name != "lossless":
-                yield name
-
-
-def keeps_base(policy: str) -> bool:
-    """Whether a policy, given with parameters, keeps every expert in memory at its lowest tier."""
-    return bool(parse_policy(policy)[1].get("base", False))
+            yield from [text for text in texts if keeps_base(text)][: None if self.base_resident else 1]
+        if not self.base_resident:
+            yield from (text for text in texts if not keeps_base(text))

@@ -8,9 +8,9 @@ from typing import Any
 
 from edge_runtime.lab.tune.candidate import Candidate
 from edge_runtime.lab.tune.measurement import Measurement
-from edge_runtime.lab.tune.policies import keeps_base
 from edge_runtime.lab.tune.read_times import ReadTimes
 from edge_runtime.lab.tune.speeds import ComputeSpeeds
+from edge_runtime.policy import keeps_base
 
 _UNPREDICTED = {"prefetch", "overlap", "direct_io", "power_mode"}
 """Whether these pay is a matter of time that a replay does not have, of memory that is not ours, or of clocks."""

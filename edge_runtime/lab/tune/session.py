@@ -31,7 +31,6 @@ from edge_runtime.lab.tune.settings import TuneSettings
 from edge_runtime.lab.tune.surroundings import Surroundings, survey
 from edge_runtime.lab.tune.trial import SearchOutcome
 from edge_runtime.lab.tune.workload import make_workload
-from edge_runtime.policy import parse_policy
 from edge_runtime.telemetry.power import parse_choice
 
 Say = Callable[[str], None]
@@ -78,7 +77,7 @@ def tune(bundle: Path, options: Mapping[str, Any], settings: TuneSettings, say: 
     subject = Subject(bundle, options, root=settings.root)
     prepared = subject.prepared
     policy = prepared.active.text
-    if parse_policy(policy)[0] != "lossless":
+    if not prepared.active.policy.follows_router:
         raise ConfigError(
             f"--policy: tuning begins with lossless, got {policy!r}. Leave it out; with --max-kld X the tuning "
             "chooses one that costs at most X nats a token."

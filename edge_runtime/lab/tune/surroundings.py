@@ -21,11 +21,13 @@ from edge_runtime.lab.probes.drive_grid import DriveGrid
 from edge_runtime.lab.simulator.trace import Trace
 from edge_runtime.lab.tune.candidate import Candidate, Space, thread_counts
 from edge_runtime.lab.tune.measurement import Failure, Measurement, Workload
-from edge_runtime.lab.tune.policies import LossAllowed, keeps_base
+from edge_runtime.lab.tune.policies import LossAllowed
 from edge_runtime.lab.tune.predict import RatePredictor, ReplaySetting
 from edge_runtime.lab.tune.read_times import ReadTimes
 from edge_runtime.lab.tune.replays import Replays
 from edge_runtime.lab.tune.speeds import probe
+from edge_runtime.policy import keeps_base
+from edge_runtime.prefetch import looks_ahead
 
 RunKind = Callable[..., "dict[str, Any] | Failure"]
 _FACTOR = 4
@@ -147,7 +149,7 @@ def _space(
         least_slots=manifest.model.top_k,
         fits_all=fits_all,
         eviction=[text for text in _rules() if parse_rule(text) != parse_rule(now.eviction) and runs(eviction=text)],
-        prefetch=[text for text in _LOOK_AHEADS if text != prepared.active.prefetch and (can_see or text == "off")],
+        prefetch=[text for text in _LOOK_AHEADS if text != prepared.active.prefetch and (can_see or not looks_ahead(text))],
         read_chunks=sorted({point.block_bytes for point in points if point.mode == "direct"}),
         io_threads=sorted({point.depth for point in points if point.mode == "direct"}),
         policies=[text for text in allowed.policies() if not (fits_all and keeps_base(text)) and runs(policy=text)],

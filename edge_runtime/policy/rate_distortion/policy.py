@@ -48,6 +48,13 @@ PARAMS = {
     ),
     "upgrades": Param(1, "with base: experts of a layer deepened in the background, per pass", "ours", 0, 1e4),
 }
+TUNING_CANDIDATES = (
+    "max_kld={budget:g},base=true",
+    "max_kld={half:g},base=true",
+    "max_kld={budget:g}",
+    "max_kld={half:g}",
+    "max_kld={budget:g},low=4",
+)
 
 
 class RateDistortion(OnePass):
