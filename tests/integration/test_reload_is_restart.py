@@ -15,6 +15,7 @@ import pytest
 from policy_cases import NEUTRAL
 from service_process import ServiceProcess
 
+from edge_runtime.config.options import BY_NAME
 from edge_runtime.engine import assembly
 from edge_runtime.engine.api import Engine
 from edge_runtime.engine.job import Job, Outcome
@@ -25,7 +26,9 @@ from edge_runtime.engine.sessions import SessionPool
 from edge_runtime.prefetch.governor import Governor
 
 # without hints, which are cancelled or not as the drive is fast, and with so many fallbacks that four tokens have some
-POLICIES = sorted("mobile:ahead=0,fallbacks=0.5" if name == "mobile" else name for name in NEUTRAL)
+OVER_A_BASE = "rate-distortion:max_kld=0.02,base=true,upgrades=0"
+POLICIES = sorted(["mobile:ahead=0,fallbacks=0.5" if name == "mobile" else name for name in NEUTRAL] + [OVER_A_BASE])
+DEFAULT_RULE = str(BY_NAME["eviction"].default)
 # three requests: a new text, its continuation from the kept prefix, another text
 PROMPTS = ["The quick brown fox jumps", "The quick brown fox jumps over", "import os, sys and json"]
 MEMORY, LESS_MEMORY = "3MiB", "2MiB"
@@ -103,7 +106,7 @@ def every_pair(names: list[str]) -> Iterator[str]:
     return reversed(circuit)
 
 
-@pytest.mark.parametrize("eviction", ["lfru", "rate-distortion"])
+@pytest.mark.parametrize("eviction", [DEFAULT_RULE, "lfru", "rate-distortion"])
 def test_every_pair_of_policies(calibrated_bundle, eviction):
     started: dict[str, Any] = {}
     for policy in POLICIES:
