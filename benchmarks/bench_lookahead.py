@@ -29,7 +29,7 @@ DEPTH, TIER = 4, 4
 class Recall:
     """A predictor that passes another one's predictions on, and compares them when the predicted layer comes."""
 
-    max_tokens = 1
+    max_tokens, native_depth = 1, None
 
     def __init__(self, inner: Predictor) -> None:
         self.inner, self.expected, self.last = inner, {}, -1

@@ -51,6 +51,9 @@ class FakeStore:
     def begin_request(self) -> None:
         self.requests += 1
 
+    def native_reads(self) -> None:
+        """Every read is seen here."""
+
     def submit(
         self,
         key: ExpertKey,

@@ -48,7 +48,7 @@ class Scripted:
 
     def __init__(self, store: Drive, right: bool) -> None:
         self.store, self.right, self.future = store, right, {}
-        self.max_tokens, self.first = 1, None
+        self.max_tokens, self.first, self.native_depth = 1, None, None
 
     def gains_by_experts(self, layer_idx):
         return False

@@ -17,6 +17,9 @@ class InOrder:
     def __getattr__(self, name: str):
         return getattr(self._inner, name)
 
+    def native_reads(self) -> None:
+        """Every read is seen here."""
+
     def cancel(self, ticket: ReadTicket) -> bool:
         return False
 
@@ -36,6 +39,9 @@ class Late:
 
     def __getattr__(self, name: str):
         return getattr(self._inner, name)
+
+    def native_reads(self) -> None:
+        """Every read is seen here."""
 
     def completed(self, timeout_s: float) -> list[ReadTicket]:
         found = self._inner.completed(timeout_s if self._inner.outstanding() else 0.0)

@@ -148,7 +148,7 @@ def sentence(text: str) -> str:
 
 def registered() -> Iterator[str]:
     """Lines of edge_runtime/config/registered.py."""
-    yield '"""Names that policies, eviction rules, power meters and predictors are asked for by, and the one with a budget.'
+    yield '"""Names that policies, eviction rules, power meters and predictors are asked for by.'
     yield ""
     yield "Written by tools/options_table.py from their registries, which are too heavy for `--help`. Do not edit."
     yield '"""'

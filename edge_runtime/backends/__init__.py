@@ -100,7 +100,13 @@ def _params_of_cuda() -> Mapping[str, Param]:
 BACKENDS: dict[str, RegisteredBackend] = {
     "cpu": RegisteredBackend(_cpu, "native kernels and ONNX Runtime"),
     "cuda": RegisteredBackend(
-        _cuda, "an NVIDIA GPU", _why_no_cuda, _params_of_cuda, _why_cuda_is_passed_over, _what_cuda_lacks, is_on_gpu=True
+        _cuda,
+        "an NVIDIA GPU",
+        _why_no_cuda,
+        _params_of_cuda,
+        _why_cuda_is_passed_over,
+        _what_cuda_lacks,
+        is_on_gpu=True,
     ),
 }
 

@@ -127,6 +127,14 @@ class Transfers(Protocol):
         """Reads that may be started now; None: any number."""
         ...
 
+    @property
+    def lands_in_place(self) -> bool:
+        """Whether landings are always the slots themselves, as kernels call them, and `start` never gives an event.
+
+        Then reads may be started and taken in native code, and nothing of this is asked.
+        """
+        ...
+
     def land(self, slots: Sequence[ByteRange]) -> Landing:
         """Reserve where a read for these parts of slots lands. Only while there is room."""
         ...

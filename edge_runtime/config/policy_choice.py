@@ -13,7 +13,7 @@ POLICY_PARAMETERS = ("max_kld", "base_resident")
 
 
 def policy_with_budget(sources: Sources) -> str:
-    """`policy`, with `max_kld` and `base_resident` in it, which select the one with a budget. The stronger source counts.
+    """`policy`, with `max_kld` and `base_resident` in it, which select the one with a budget; the stronger counts.
 
     Raises:
         ConfigError: one source asks for a budget or a base and another policy, or for two budgets.

@@ -1,4 +1,4 @@
-"""Names that policies, eviction rules, power meters and predictors are asked for by, and the one with a budget.
+"""Names that policies, eviction rules, power meters and predictors are asked for by.
 
 Written by tools/options_table.py from their registries, which are too heavy for `--help`. Do not edit.
 """

@@ -12,8 +12,8 @@ from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.manifest import can_look_ahead
 from edge_runtime.config.option import AUTO
 from edge_runtime.config.options import RuntimeConfig
-from edge_runtime.experts.eviction import RULES, EvictionRule, RuleContext, create_rule, parse_rule
-from edge_runtime.policy import POLICIES, create_policy, parse_policy
+from edge_runtime.experts.eviction import RULES, EvictionRule, RegisteredRule, RuleContext, create_rule, parse_rule
+from edge_runtime.policy import POLICIES, Registered, create_policy, parse_policy
 from edge_runtime.policy.base import Policy, PolicyContext
 from edge_runtime.policy.routing import Router, router_of
 
@@ -163,9 +163,9 @@ class ActivePolicy:
         finally:
             self.policy = before
 
-    def _context_for(self, entry: object) -> PolicyContext:
+    def _context_for(self, entry: Registered | RegisteredRule) -> PolicyContext:
         """Return the context of a policy or rule; what the exporter measured is read once somebody needs it."""
-        if not getattr(entry, "needs_calibration", False):
+        if not entry.needs_calibration:
             return self._context
         if self._calibration is None:
             from edge_runtime.bundle import calibration

@@ -28,7 +28,7 @@ from edge_runtime.experts.store.file_store import FileExpertStore
 from edge_runtime.policy.base import Policy
 from edge_runtime.prefetch import create_predictor, looks_ahead, parse_prefetch, reads_ahead
 from edge_runtime.prefetch.governor import Governor
-from edge_runtime.prefetch.prefetcher import Prefetcher, PredictorContext
+from edge_runtime.prefetch.prefetcher import PredictorContext, Prefetcher
 from edge_runtime.telemetry.power import parse_choice
 from edge_runtime.telemetry.power.sampler import start_sampler
 
@@ -175,9 +175,7 @@ def make_prefetcher(
     background whatever is predicted, and must not see when they land.
     """
     policy = active.policy
-    cache.residents.keep_without_ahead(
-        policy.keeps_base or (policy.reads_residency and reads_ahead(active.prefetch))
-    )
+    cache.residents.keep_without_ahead(policy.keeps_base or (policy.reads_residency and reads_ahead(active.prefetch)))
     if cache.fits_all:
         return None
     predictor = create_predictor(

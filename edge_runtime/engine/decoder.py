@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 from edge_runtime.backends.base import Compute
+from edge_runtime.backends.chunks import TrunkChunk
 from edge_runtime.backends.kernels import ExpertKernels
-from edge_runtime.backends.trunk import KVCache, TrunkChunk
+from edge_runtime.backends.trunk import KVCache
 from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.engine.forward_pass import ForwardPass

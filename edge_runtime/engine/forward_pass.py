@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar
 
 import numpy as np
 
+from edge_runtime.backends.chunks import LayerOutput, TrunkChunk
 from edge_runtime.backends.kernels import Resident
-from edge_runtime.backends.trunk import LayerOutput, TrunkChunk, chunk_cuts_of
 from edge_runtime.base.arrays import F32
 from edge_runtime.engine.backend_layers import count_uses, layers_of_backend
 from edge_runtime.engine.layer_loop import run_layers
@@ -51,7 +51,7 @@ class ForwardPass(Generic[T]):
         self._out: LayerOutput[T] | None = None  # of the layer that runs, all sequences joined
         self._expert_outs: list[T | None] = [None] * len(steps)
         self._resident_layers: list[Resident] | None = None
-        self._calls: TokenPass | None = None
+        self._calls: TokenPass[T] | None = None
         self.chunks: list[TrunkChunk] = []
 
     def run(self) -> Attempt:
@@ -83,7 +83,7 @@ class ForwardPass(Generic[T]):
         self._before_layer()
         self._parts.spans.layer_idx = layer_idx
         if self._calls is not None and self._calls.is_whole and self._layers[layer_idx].sparse:
-            self._expert_outs = [cast("T", self._calls.run(layer_idx, self._expert_outs[0]))]
+            self._expert_outs = [self._calls.run(layer_idx, self._expert_outs[0])]
             return None
         if len(self.chunks) == 1:
             with self._in_trunk:
@@ -108,7 +108,7 @@ class ForwardPass(Generic[T]):
         kept = rows_served(routing.topk_ids, drawn, resident)
         if kept == len(routing.topk_ids):
             return routing
-        cuts = chunk_cuts_of(self._trunk)
+        cuts = self._trunk.chunk_cuts
         assert cuts is not None, "drafts need a trunk that can leave them out"
         self._out, self._rows, self._tokens = cuts.keep(self.chunks[0], kept), [kept], self._tokens[:kept]
         self._drawn = None if kept == drawn else drawn
@@ -123,7 +123,7 @@ class ForwardPass(Generic[T]):
         out = self._out
         assert out is not None
         if self._calls is not None:
-            self._expert_outs = [cast("T", self._calls.serve(layer_idx, routing, decision, cast("Any", out.seen)))]
+            self._expert_outs = [self._calls.serve(layer_idx, routing, decision, out.seen)]
             return
         ids, tiers = decision.topk_ids, decision.tiers
         with self._in_cache:

@@ -66,7 +66,7 @@ def make_report(
         },
         energy=energy,
         passed_over=passed_over(parts.backend.name),
-        choices=dict(getattr(parts.backend, "choices", {})),  # a backend of a package may be older
+        choices=dict(parts.backend.choices),
         speculation=speculation,
     )
 

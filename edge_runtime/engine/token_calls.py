@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Generic, TypeVar
 
-from edge_runtime.backends.token_compute import TokenCompute, token_compute_of
-from edge_runtime.backends.trunk import TrunkChunk
-from edge_runtime.base.arrays import F32, I32
+from edge_runtime.backends.chunks import TrunkChunk
+from edge_runtime.backends.token_compute import TokenCompute
+from edge_runtime.base.arrays import I32
 from edge_runtime.engine.pass_parts import PassParts
 from edge_runtime.experts.token_layers import TokenLayers
 from edge_runtime.policy.base import Decision, Routing
 from edge_runtime.policy.joint import PassPolicies
 
+T = TypeVar("T")
+
 
 def token_pass_of(
-    parts: PassParts[Any], chunks: list[TrunkChunk], tokens: I32, policies: PassPolicies
-) -> TokenPass | None:
+    parts: PassParts[T], chunks: list[TrunkChunk], tokens: I32, policies: PassPolicies
+) -> TokenPass[T] | None:
     """Return what runs the layers of a pass that has begun, drafts excluded; None: Python does.
 
     Everything is computed, counted, read and evicted as by `ForwardPass` over Python, in the same order. That loop is
@@ -29,7 +31,7 @@ def token_pass_of(
     """
     if len(tokens) != 1 or parts.spans.is_recorded:
         return None
-    compute = token_compute_of(parts.compute.trunk, parts.compute.kernels)
+    compute = parts.compute.trunk.token_compute(parts.compute.kernels)
     layers = None if compute is None else parts.cache.token_layers(compute, parts.router, parts.spec)
     if compute is None or layers is None:
         return None
@@ -39,7 +41,7 @@ def token_pass_of(
     return TokenPass(layers, compute, chunks[0], parts, is_whole=is_whole)
 
 
-class TokenPass:
+class TokenPass(Generic[T]):
     """The layers of one token.
 
     Args:
@@ -51,7 +53,13 @@ class TokenPass:
     """
 
     def __init__(
-        self, layers: TokenLayers, compute: TokenCompute, chunk: TrunkChunk, parts: PassParts[Any], *, is_whole: bool
+        self,
+        layers: TokenLayers[T],
+        compute: TokenCompute[T],
+        chunk: TrunkChunk,
+        parts: PassParts[T],
+        *,
+        is_whole: bool,
     ) -> None:
         self._layers, self._out, self._chunk, self._parts = layers, compute.out, chunk, parts
         self.is_whole = is_whole
@@ -61,7 +69,7 @@ class TokenPass:
         """Before any layer: start reads for the first one by what the token is."""
         self._parts.read_ahead.before_native(self._first, lambda reads: self._layers.look_first(reads=reads))
 
-    def run(self, layer_idx: int, expert_out: object | None) -> F32:
+    def run(self, layer_idx: int, expert_out: T | None) -> T:
         """Run a layer with experts; return their output.
 
         Args:
@@ -80,7 +88,7 @@ class TokenPass:
             self._parts.read_ahead.saw(layer_idx, self._layers.chosen())
         return self._out
 
-    def serve(self, layer_idx: int, routing: Routing, decision: Decision, seen: F32) -> F32:
+    def serve(self, layer_idx: int, routing: Routing, decision: Decision, seen: T) -> T:
         """Serve what was decided for a layer that ran up to its router; return the experts' output.
 
         Args:
@@ -94,7 +102,7 @@ class TokenPass:
         """
         ahead = self._parts.read_ahead
 
-        def look(state: F32 | None) -> None:
+        def look(state: T | None) -> None:
             ahead.after(layer_idx, seen if state is None else state, routing, decision)
 
         self._layers.serve(

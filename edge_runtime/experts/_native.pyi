@@ -1,9 +1,11 @@
 # The surface of src/bindings.cpp; meanings and units are in edge_runtime/experts/native.py.
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+_T = TypeVar("_T")  # a backend's tensor
 _U8 = npt.NDArray[np.uint8]
 _I32 = npt.NDArray[np.int32]
 _I64 = npt.NDArray[np.int64]
@@ -98,7 +100,7 @@ class SlotReads:
     def collect(self, timeout_s: float) -> list[_Over]: ...
     def abort(self, timeout_s: float) -> None: ...
 
-class TokenLayer:
+class TokenLayer(Generic[_T]):
     def __init__(
         self,
         reads: SlotReads,
@@ -110,7 +112,7 @@ class TokenLayer:
         sparse: Sequence[int],
         has_shared: Sequence[bool],
         logit_bias: npt.NDArray[np.float32] | None,
-        out: npt.NDArray[np.float32],
+        out: _T,
     ) -> None: ...
     def begin_pass(
         self,
@@ -134,7 +136,7 @@ class TokenLayer:
         reads_ahead: bool,
         rule: _Rule,
         note_use: Callable[[], None],
-        ahead: Callable[[npt.NDArray[np.float32] | None], None] | None,
+        ahead: Callable[[_T | None], None] | None,
         looks_later: bool,
     ) -> int: ...
     def look_first(self, reads: bool) -> list[int]: ...

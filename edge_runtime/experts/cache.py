@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter_ns
+from typing import Any
 
-from edge_runtime.backends.kernels import Resident
+from edge_runtime.backends.kernels import Resident, T
 from edge_runtime.backends.memory import MemorySpace
 from edge_runtime.backends.token_compute import TokenCompute
 from edge_runtime.base.arrays import I32, U8, Keys
@@ -42,7 +43,7 @@ class ExpertCache:
         self._new_stream = partial(LayerStream, read_timeout_s=read_timeout_s, overlaps=overlaps, clock=clock)
         self.pool = ExpertPool(residents, memory, store, read_timeout_s)
         """Residents, memory and reads."""
-        self._stream: LayerStream | TokenLayers | None = None
+        self._stream: LayerStream | TokenLayers[Any] | None = None
         self._in_pass = self._is_closed = False
 
     @property
@@ -183,7 +184,7 @@ class ExpertCache:
             residents.table.note_use(layer_idx, tiers, order, topk_ids)
         return pool.places(tier)[layer_idx]
 
-    def token_layers(self, compute: TokenCompute, router: Router, spec: ModelSpec) -> TokenLayers | None:
+    def token_layers(self, compute: TokenCompute[T], router: Router, spec: ModelSpec) -> TokenLayers[T] | None:
         """Return what serves the layers of the pass that was begun in native code; None: `stream` does."""
         self._stream = found = self.pool.token_layers(compute, router, spec) if self._overlaps else None
         return found

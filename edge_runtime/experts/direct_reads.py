@@ -15,8 +15,7 @@ from edge_runtime.experts.native import SlotReads
 from edge_runtime.experts.reader import SlotReader
 from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.slot_read import Finished
-from edge_runtime.experts.store.base import ExpertKey, ExpertStore, Priority, ReadCancelled
-from edge_runtime.experts.store.file_store import FileExpertStore
+from edge_runtime.experts.store.base import ExpertKey, ExpertStore, NativeReads, Priority, ReadCancelled
 from edge_runtime.experts.store.read_layout import Detail
 
 _log = logging.getLogger(__name__)
@@ -26,11 +25,10 @@ OverRead = tuple[int, int, int, int, int, int, int, int, Detail]
 
 def make_reader(residents: Residents, memory: ExpertMemory, store: ExpertStore) -> SlotReader:
     """Return what reads into slots: native where nothing in Python has to see a read on its way."""
-    is_plain = getattr(memory.space.transfers, "lands_in_place", False) and not residents.ledger.sizes.is_whole
-    # the very class: whoever stands before a store, or replaces a part of it, wants to see its reads
-    if is_plain and type(store) is FileExpertStore:
-        return DirectReads(residents, memory, store)
-    return SlotReader(residents, memory, store)
+    native: NativeReads | None = None
+    if memory.space.transfers.lands_in_place and not residents.ledger.sizes.is_whole:
+        native = store.native_reads()
+    return SlotReader(residents, memory, store) if native is None else DirectReads(residents, memory, store, native)
 
 
 class DirectReads(SlotReader):
@@ -41,15 +39,16 @@ class DirectReads(SlotReader):
     Args:
         residents: who is in which slot.
         memory: the slots' memory, which reads land in.
-        store: says where records are; reads by nobody else from now on.
+        store: reads for nobody else from now on.
+        native: what it gave for that.
     """
 
-    def __init__(self, residents: Residents, memory: ExpertMemory, store: FileExpertStore) -> None:
+    def __init__(self, residents: Residents, memory: ExpertMemory, store: ExpertStore, native: NativeReads) -> None:
         super().__init__(residents, memory, store)
         ledger = residents.ledger
-        self._files = store
+        self._error_of = native.error_of
         self.native = SlotReads(
-            self.table, ledger, store.drive_for_slots(), memory, ledger.sizes.core_segments, list(READ_BOUNDS_S)
+            self.table, ledger, native.drive, memory, ledger.sizes.core_segments, list(READ_BOUNDS_S)
         )
 
     @property
@@ -93,7 +92,7 @@ class DirectReads(SlotReader):
         if self.watcher is not None:
             self.watcher(key, started_ns, elapsed_ns)
         if fault:
-            error = self._files.error_of(key, (first, last), fault, detail)
+            error = self._error_of(key, (first, last), fault, detail)
             if not isinstance(error, ReadCancelled):
                 _log.warning("expert not read: %s", error)
         return Finished(slot, key, error)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from edge_runtime.backends.kernels import Resident
+from edge_runtime.backends.kernels import Resident, T
 from edge_runtime.backends.token_compute import TokenCompute
 from edge_runtime.base.arrays import U8
 from edge_runtime.base.errors import BudgetError, ExpertReadError
@@ -34,7 +35,7 @@ class ExpertPool:
         self.reader = make_reader(residents, memory, store)
         self.runs_late = memory.space.runs_late
         self._places: dict[int, list[Resident]] = {}
-        self._token_layers: TokenLayers | None = None  # kept for the next pass
+        self._token_layers: TokenLayers[Any] | None = None  # kept for the next pass
         self._is_permanent = False
         self._changing_from: int | None = None  # the budget before a change that is not over
 
@@ -67,7 +68,7 @@ class ExpertPool:
             self._is_permanent = self.residents.is_permanent
         return self.places(self.residents.tier) if self._is_permanent else None
 
-    def token_layers(self, compute: TokenCompute, router: Router, spec: ModelSpec) -> TokenLayers | None:
+    def token_layers(self, compute: TokenCompute[T], router: Router, spec: ModelSpec) -> TokenLayers[T] | None:
         """Return what serves a token's layers in native code; None: a part of it has to be asked in Python."""
         self._token_layers = token_layers_of(
             self.residents, self.reader, self._token_layers, compute, router, spec, self._read_timeout_s

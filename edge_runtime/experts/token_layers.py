@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 from edge_runtime.backends.token_compute import TokenCompute
-from edge_runtime.base.arrays import F32, I32
+from edge_runtime.base.arrays import I32
 from edge_runtime.base.errors import ExpertReadError
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.experts.direct_reads import DirectReads
@@ -16,10 +17,10 @@ from edge_runtime.policy.base import Decision
 from edge_runtime.policy.routing import Router
 
 _READ_FAILED, _TIMED_OUT = 1, 2
-Look = Callable[[F32 | None], None]
+T = TypeVar("T")
 
 
-class TokenLayers:
+class TokenLayers(Generic[T]):
     """What `LayerStream` does for single tokens, and `Prefetcher` where a policy follows the router.
 
     Attributes:
@@ -35,7 +36,7 @@ class TokenLayers:
     """
 
     def __init__(
-        self, reader: DirectReads, residents: Residents, compute: TokenCompute, router: Router, spec: ModelSpec,
+        self, reader: DirectReads, residents: Residents, compute: TokenCompute[T], router: Router, spec: ModelSpec,
         read_timeout_s: float,
     ) -> None:  # fmt: skip
         table, self.is_finished = residents.table, True
@@ -88,7 +89,7 @@ class TokenLayers:
         decision: Decision,
         *,
         waits: bool,
-        ahead: Callable[[F32 | None], None] | None,
+        ahead: Callable[[T | None], None] | None,
         later: bool,
     ) -> None:
         """Serve what was decided for a layer whose dense part ran.
@@ -154,9 +155,9 @@ class TokenLayers:
 
 
 def token_layers_of(
-    residents: Residents, reader: SlotReader, before: TokenLayers | None, compute: TokenCompute, router: Router,
+    residents: Residents, reader: SlotReader, before: TokenLayers[Any] | None, compute: TokenCompute[T], router: Router,
     spec: ModelSpec, read_timeout_s: float,
-) -> TokenLayers | None:  # fmt: skip
+) -> TokenLayers[T] | None:  # fmt: skip
     """Return what serves the layers of a pass in native code; None: a part of it has to be asked in Python.
 
     Args:

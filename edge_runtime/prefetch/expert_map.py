@@ -90,7 +90,7 @@ class ExpertMapMatching:
         capacity: maps kept.
     """
 
-    predicts_logits, first = False, None
+    predicts_logits, first, native_depth = False, None, None
 
     def __init__(
         self, router: Router, hidden: int, to_host: Callable[[Tensor], F32], *, depth: int, capacity: int

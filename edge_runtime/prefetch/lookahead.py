@@ -43,7 +43,7 @@ class LookAhead:
     def __init__(self, trunk: Stacked, router: Router, *, depth: int) -> None:
         self._trunk, self._router, self._depth = trunk, router, depth
         self.native_depth = depth
-        """Native code that has the trunk and the router looks so far by itself; see `Prefetcher.native_depth`."""
+        """See `Predictor.native_depth`: all of them."""
         self._place = {layer: i for i, layer in enumerate(router.layers)}
 
     def gains_by_experts(self, layer_idx: int) -> bool:

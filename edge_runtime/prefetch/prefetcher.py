@@ -49,6 +49,11 @@ class Predictor(Protocol):
         """Predicts for the first layer by what a pass begins with; None: it needs a layer that has run."""
         ...
 
+    @property
+    def native_depth(self) -> int | None:
+        """Layers that native code with the trunk and the router looks ahead, and predicts the same; None: it cannot."""
+        ...
+
     def gains_by_experts(self, layer_idx: int) -> bool:
         """Whether it predicts better behind a layer from what may enter the next router."""
         ...
@@ -169,7 +174,7 @@ class Prefetcher:
     @property
     def native_depth(self) -> int | None:
         """Layers whose routers native code may apply in place of `after` in this pass; None: only `after` knows how."""
-        return getattr(self.predictor, "native_depth", None) if self.is_predicting else 0
+        return self.predictor.native_depth if self.is_predicting else 0
 
     def before_native(self, layer_idx: int, look: Callable[[bool], list[int]]) -> None:
         """A pass begins: `before`, with native code that looks, and reads if it is told to, and says what lacked."""

@@ -23,6 +23,8 @@ class RecordingPredictor:
         ahead: most predictions kept for a layer.
     """
 
+    native_depth = None
+
     def __init__(self, inner: Predictor, sparse_layers: Sequence[int], num_experts: int, ahead: int) -> None:
         self._inner = inner
         self._place = {layer: i for i, layer in enumerate(sparse_layers)}
@@ -79,6 +81,8 @@ class RecordedPredictor:
         router: of the model.
         predicts_logits: what was recorded are logits; else frequencies.
     """
+
+    native_depth = None
 
     def __init__(self, router: Router, *, predicts_logits: bool) -> None:
         self.router, self.predicts_logits = router, predicts_logits

@@ -36,7 +36,7 @@ class StatisticalPreload:
         memory: uses of an expert after which the count of what followed it has decayed to 1/e.
     """
 
-    predicts_logits, first = False, None
+    predicts_logits, first, native_depth = False, None, None
 
     def __init__(self, router: Router, *, memory: int) -> None:
         self._router, self._layers, num_experts = router, router.layers, router.spec.num_experts

@@ -162,7 +162,7 @@ class Judged:
         at_once: it is asked before any expert of a layer was computed.
     """
 
-    max_tokens, predicts_logits = 1, True
+    max_tokens, predicts_logits, native_depth = 1, True, None
 
     def __init__(self, inner: Predictor, *, at_once: bool) -> None:
         self.inner, self.at_once, self.coming, self.right, self.all = inner, at_once, None, 0, 0

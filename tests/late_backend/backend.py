@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from edge_runtime.backends.base import BackendOptions
@@ -33,6 +35,7 @@ class LateBackend:
     """
 
     name = "late"
+    choices: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, options: BackendOptions, mode: str) -> None:
         self._cpu = CpuBackend(options)

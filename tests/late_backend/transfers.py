@@ -53,6 +53,8 @@ class StagedLanding:
 class LateTransfers:
     """As many staging buffers as reads may be under way. Implements `Transfers`."""
 
+    lands_in_place = False
+
     def __init__(self, device: Device, memory: DeviceMemory, record_bytes: int, reads: int) -> None:
         self._device, self._memory = device, memory
         self._buffers = [Staging(record_bytes) for _ in range(reads)]

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from edge_runtime.backends.chunks import LayerOutput, TrunkChunk
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
-from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
+from edge_runtime.backends.trunk import KVCache
 from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.errors import RequestError
 from edge_runtime.base.spec import ModelSpec
@@ -79,7 +80,7 @@ class LateChunk(TrunkChunk):
 class LateTrunk:
     """Implements `Trunk`."""
 
-    expected_states = None
+    expected_states = chunk_cuts = None
 
     def __init__(self, device: Device, inner: OrtTrunk, spec: ModelSpec, max_chunk: int) -> None:
         self._device, self._inner, self._spec, self._max_chunk = device, inner, spec, max_chunk
@@ -168,6 +169,9 @@ class LateTrunk:
             "trunk",
             lambda: self._inner.head(chunk.inner, None if source is None else source.array, rows),
         )
+
+    def token_compute(self, kernels: object) -> None:
+        """See `Trunk.token_compute`: Python calls it."""
 
     def look_ahead(self, x: LateTensor, layer_idx: int, depth: int) -> F32:
         """See `Trunk.look_ahead`: waits, the numbers go to the host."""

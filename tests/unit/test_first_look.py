@@ -18,7 +18,7 @@ class Foretelling:
         names: experts.
     """
 
-    max_tokens = 1
+    max_tokens, native_depth = 1, None
 
     def __init__(self, *names: int) -> None:
         self.names, self.first = names, self

@@ -22,7 +22,6 @@ class NoTransfers:
 
     room = None
     lands_in_place = True
-    """Whether every landing is in the slots, and `start` never gives an event: then nobody has to ask."""
 
     def land(self, slots: Sequence[ByteRange]) -> Landing:
         """See `Transfers.land`: in the slots."""

@@ -18,6 +18,7 @@ class InSlots:
     """Reads land in the slots, which kernels read in place. Implements `Transfers`."""
 
     room = None
+    lands_in_place = False  # the host calls the slots by other addresses
 
     def land(self, slots: Sequence[ByteRange]) -> InPlace:
         """See `Transfers.land`: the slots, as the host calls them."""
@@ -59,6 +60,8 @@ class Staged:
         record_bytes: of the largest read.
         reads: under way at once.
     """
+
+    lands_in_place = False
 
     def __init__(self, stream: Stream, kind: Staging, record_bytes: int, reads: int) -> None:
         self._stream, self._events = stream, Events(stream.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edge_runtime.backends.trunk import Trunk, chunk_cuts_of
+from edge_runtime.backends.trunk import Trunk
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.policy.base import Policy
 
@@ -20,7 +20,7 @@ def why_no_drafts(spec: ModelSpec, trunk: Trunk[Any]) -> str:
         fixed = [array.name for array in spec.state_of(layer_idx) if not array.grows]
         if fixed:
             return f"layer {layer_idx} keeps a state ({', '.join(fixed)}) that cannot be cut behind a wrong draft"
-    if chunk_cuts_of(trunk) is None:
+    if trunk.chunk_cuts is None:
         return "this trunk does not promise a token the same bits in a pass of several"
     return ""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from edge_runtime.backends.memory import ByteRange
 from edge_runtime.base.errors import ExpertReadError
+from edge_runtime.experts.store.read_layout import Detail
 
 DEFAULT_READ_TIMEOUT_S = 30.0
 
@@ -78,6 +79,18 @@ class ReadTicket:
         self.is_done = True
 
 
+class NativeReads(NamedTuple):
+    """What native code reads experts with, past the tickets of a store.
+
+    Attributes:
+        drive: told where every record is; a `DriveReader`.
+        error_of: returns what to raise for a read of segments of an expert that failed, by what the drive says.
+    """
+
+    drive: object
+    error_of: Callable[[ExpertKey, SegmentRange, int, Detail], ExpertReadError]
+
+
 class ExpertStore(Protocol):
     """Reads segments of any expert, up to those of one tier. One consumer thread at a time."""
 
@@ -96,6 +109,14 @@ class ExpertStore(Protocol):
 
         Raises:
             ExpertReadError: names the file that is missing or changed.
+        """
+        ...
+
+    def native_reads(self) -> NativeReads | None:
+        """Return what native code reads with from now on; None: reads have to pass through here.
+
+        If it is used nobody submits, or asks for what is completed. A store before another one that wants to see its
+        reads returns None.
         """
         ...
 

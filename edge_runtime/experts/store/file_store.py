@@ -16,6 +16,7 @@ from edge_runtime.experts.drive import DriveReader, Fault
 from edge_runtime.experts.store.base import (
     DEFAULT_READ_TIMEOUT_S,
     ExpertKey,
+    NativeReads,
     Priority,
     ReadCancelled,
     ReadTicket,
@@ -117,23 +118,13 @@ class FileExpertStore:
             if self._is_told:
                 self._tell_files()
 
-    def drive_for_slots(self) -> DriveReader:
-        """Return the drive reader, told where every record is: for whoever reads experts without tickets from now on.
-
-        Nobody else submits then, or asks for what is completed.
-        """
+    def native_reads(self) -> NativeReads:
+        """See `ExpertStore.native_reads`."""
         for first, last in itertools.combinations(range(len(self._sizes) + 1), 2):
             self._drive.set_layout(first, last, self._layout(first, last)[0])
         self._tell_files()
         self._is_told = True
-        return self._drive
-
-    def error_of(self, key: ExpertKey, segments: SegmentRange, fault: int, detail: Detail) -> ExpertReadError:
-        """Return what to raise for a read of segments of an expert that failed, by what the drive reader says."""
-        if fault == Fault.CANCELLED:
-            return ReadCancelled(f"{self._where(key)}: cancelled")
-        kind = ExpertRecordError if fault == Fault.STAMP else ExpertReadError
-        return kind(self._message(key, self._layout(*segments)[1], fault, detail))
+        return NativeReads(self._drive, self._error_of)
 
     def _tell_files(self) -> None:
         for layer_idx, file in self._files.opened():
@@ -184,7 +175,7 @@ class FileExpertStore:
             read = self._reads.get(number)
             if read is not None:
                 if fault:
-                    read.error = self.error_of(read.key, read.segments, fault, detail)
+                    read.error = self._error_of(read.key, read.segments, fault, detail)
                 read.finish(elapsed_ns)
                 found.append(read)
                 del self._reads[number]
@@ -227,6 +218,13 @@ class FileExpertStore:
             self._files.close()
         else:  # the drive may still write there: this memory is never given back
             _NEVER_RETURNED.extend(self._reads.values())
+
+    def _error_of(self, key: ExpertKey, segments: SegmentRange, fault: int, detail: Detail) -> ExpertReadError:
+        """Return what to raise for a read of segments of an expert that failed, by what the drive reader says."""
+        if fault == Fault.CANCELLED:
+            return ReadCancelled(f"{self._where(key)}: cancelled")
+        kind = ExpertRecordError if fault == Fault.STAMP else ExpertReadError
+        return kind(self._message(key, self._layout(*segments)[1], fault, detail))
 
     def _layout(self, first: int, last: int) -> tuple[int, ReadLayout]:
         found = self._layouts.get((first, last))

@@ -45,6 +45,9 @@ class SimulatedStore:
     def begin_request(self) -> None:
         """There are no files that could change."""
 
+    def native_reads(self) -> None:
+        """See `ExpertStore.native_reads`: reads are simulated."""
+
     def submit(
         self,
         key: ExpertKey,

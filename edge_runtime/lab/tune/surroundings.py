@@ -149,7 +149,9 @@ def _space(
         least_slots=manifest.model.top_k,
         fits_all=fits_all,
         eviction=[text for text in _rules() if parse_rule(text) != parse_rule(now.eviction) and runs(eviction=text)],
-        prefetch=[text for text in _LOOK_AHEADS if text != prepared.active.prefetch and (can_see or not looks_ahead(text))],
+        prefetch=[
+            text for text in _LOOK_AHEADS if text != prepared.active.prefetch and (can_see or not looks_ahead(text))
+        ],
         read_chunks=sorted({point.block_bytes for point in points if point.mode == "direct"}),
         io_threads=sorted({point.depth for point in points if point.mode == "direct"}),
         policies=[text for text in allowed.policies() if not (fits_all and keeps_base(text)) and runs(policy=text)],

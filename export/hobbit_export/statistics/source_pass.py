@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edge_runtime.backends.chunks import TrunkChunk
 from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
-from edge_runtime.backends.trunk import TrunkChunk
 from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.errors import BundleError
 from edge_runtime.base.spec import ModelSpec

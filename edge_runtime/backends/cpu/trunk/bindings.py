@@ -8,12 +8,12 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from edge_runtime.backends.chunks import LayerOutput
 from edge_runtime.backends.cpu.trunk.blocks import Blocks
 from edge_runtime.backends.cpu.trunk.buffers import ChunkBuffers, ChunkViews, growing_arrays, rope_numbers
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.recurrent import Stop
 from edge_runtime.backends.cpu.trunk.supported import windows
-from edge_runtime.backends.trunk import LayerOutput
 from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import ModelSpec, has_mask
 

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.backends.chunks import LayerOutput, TrunkChunk
 from edge_runtime.backends.cpu.trunk.bindings import Bindings, BoundGraphs
 from edge_runtime.backends.cpu.trunk.embedding import Embedding
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
@@ -21,7 +22,7 @@ from edge_runtime.backends.cpu.trunk.signature import (
     routers_signature,
     shared_signature,
 )
-from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
+from edge_runtime.backends.trunk import KVCache
 from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import RequestError
 from edge_runtime.base.spec import ModelSpec
@@ -40,7 +41,7 @@ class _Chunk(TrunkChunk):
 class OrtTrunk:
     """`Trunk` over the graphs of a bundle; tensors are float32 arrays, views of buffers it owns."""
 
-    expected_states = None
+    expected_states = chunk_cuts = None
 
     def __init__(
         self,
@@ -149,6 +150,9 @@ class OrtTrunk:
         logits = np.empty((inputs["resid"].shape[1], self._spec.vocab_size), np.float32)
         self._runtime.run(self._head, self._runtime.bind(self._head, inputs, {"logits": logits[None]}), "head", 0)
         return logits
+
+    def token_compute(self, kernels: object) -> None:
+        """See `Trunk.token_compute`: Python calls it."""
 
     def look_ahead(self, x: F32, layer_idx: int, depth: int) -> F32:
         """Apply the routers of the next sparse layers to float32 [T, D]. See `Trunk.look_ahead`."""

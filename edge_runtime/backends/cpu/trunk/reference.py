@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.backends.chunks import LayerOutput, TrunkChunk
 from edge_runtime.backends.cpu.activation import activate, sigmoid
 from edge_runtime.backends.cpu.trunk.buffers import rope_numbers
 from edge_runtime.backends.cpu.trunk.embedding import check_tokens
@@ -21,7 +22,7 @@ from edge_runtime.backends.cpu.trunk.oracles.base import LayerRun, Watch, rms_no
 from edge_runtime.backends.cpu.trunk.recurrent import Stop
 from edge_runtime.backends.cpu.trunk.rope import Rotary
 from edge_runtime.backends.cpu.trunk.weight_source import TrunkWeights
-from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
+from edge_runtime.backends.trunk import KVCache
 from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import RequestError
 from edge_runtime.base.spec import MlpSpec, ModelSpec, StateArray, has_mask
@@ -42,7 +43,7 @@ class _Chunk(TrunkChunk):
 class ReferenceTrunk:
     """`Trunk` over a source of float32 weights; tensors are float32 arrays."""
 
-    expected_states = None
+    expected_states = chunk_cuts = None
 
     def __init__(
         self, spec: ModelSpec, weights: TrunkWeights, *, max_chunk: int = 512, watch: Watch | None = None
@@ -141,6 +142,9 @@ class ReferenceTrunk:
         """Return what the head gets of the chunk's chosen rows, float32 [rows, D]."""
         resid = self._behind(_running(chunk, self._spec.num_layers), self._spec.num_layers - 1, expert_out)
         return self._stream_norm(resid[rows], "final_norm")
+
+    def token_compute(self, kernels: object) -> None:
+        """See `Trunk.token_compute`: Python calls it."""
 
     def look_ahead(self, x: F32, layer_idx: int, depth: int) -> F32:
         """Apply the routers of the next sparse layers to float32 [T, D]. See `Trunk.look_ahead`."""

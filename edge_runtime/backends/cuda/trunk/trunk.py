@@ -6,6 +6,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 
+from edge_runtime.backends.chunks import LayerOutput, TrunkChunk
 from edge_runtime.backends.cpu.trunk.embedding import Embedding
 from edge_runtime.backends.cpu.trunk.rope import Rotary
 from edge_runtime.backends.cuda.driver import DeviceMemory, Module, Stream
@@ -14,7 +15,7 @@ from edge_runtime.backends.cuda.trunk.buffers import PASSAGE_AT, POSITION, Token
 from edge_runtime.backends.cuda.trunk.kv_cache import CudaKVCache
 from edge_runtime.backends.cuda.trunk.launches import DeviceMatrix, TrunkLaunches
 from edge_runtime.backends.cuda.trunk.parts import TrunkParts
-from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
+from edge_runtime.backends.trunk import KVCache
 from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.errors import RequestError
 from edge_runtime.bundle.bundle import Bundle
@@ -46,7 +47,7 @@ class CudaTrunk:
         BundleError: the embedding is not of the exporter's kind.
     """
 
-    expected_states = None
+    expected_states = chunk_cuts = None
 
     def __init__(self, bundle: Bundle, parts: TrunkParts, module: Module, stream: Stream, max_chunk: int) -> None:
         spec = self._spec = bundle.manifest.model
@@ -154,6 +155,9 @@ class CudaTrunk:
             self._parts.head(c.at, (found.start + first, count), out, room)
             logits[first : first + count] = self._readback.fetch(room, count, spec.vocab_size)
         return self._parts.finish(logits)
+
+    def token_compute(self, kernels: object) -> None:
+        """See `Trunk.token_compute`: Python calls it."""
 
     def look_ahead(self, x: DeviceTensor, layer_idx: int, depth: int) -> F32:
         """See `Trunk.look_ahead`: waits, the numbers go to the host."""

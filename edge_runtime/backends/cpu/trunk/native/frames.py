@@ -7,11 +7,11 @@ from weakref import ReferenceType, ref
 
 import numpy as np
 
+from edge_runtime.backends.chunks import LayerOutput
 from edge_runtime.backends.cpu.kernels import Frame
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.native.memory import angles
 from edge_runtime.backends.cpu.trunk.recurrent import Stop
-from edge_runtime.backends.trunk import LayerOutput
 from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import ModelSpec
 

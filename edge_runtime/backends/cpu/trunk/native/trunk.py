@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.backends.chunks import LayerOutput, TrunkChunk
 from edge_runtime.backends.cpu.experts import CpuKernels
 from edge_runtime.backends.cpu.kernels import DenseTrunk, Frame, Team, TokenCompute
 from edge_runtime.backends.cpu.trunk.embedding import Embedding
@@ -17,7 +18,7 @@ from edge_runtime.backends.cpu.trunk.native.forms import model_form
 from edge_runtime.backends.cpu.trunk.native.frames import ChunkFrame
 from edge_runtime.backends.cpu.trunk.native.layers import LayerReader
 from edge_runtime.backends.cpu.trunk.rope import Rotary
-from edge_runtime.backends.trunk import KVCache, LayerOutput, TrunkChunk
+from edge_runtime.backends.trunk import KVCache
 from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import RequestError
 from edge_runtime.base.spec import ModelSpec
@@ -171,7 +172,7 @@ class NativeTrunk:
 
     @property
     def chunk_cuts(self) -> NativeTrunk:
-        """See `ChunkCuts`: sums over a row do not depend on the rows beside it."""
+        """See `Trunk.chunk_cuts`: sums over a row do not depend on the rows beside it."""
         return self
 
     def keep(self, chunk: TrunkChunk, tokens: int) -> LayerOutput[F32]:
@@ -183,7 +184,7 @@ class NativeTrunk:
         return chunk.output
 
     def token_compute(self, kernels: object) -> TokenCalls | None:
-        """See `token_compute_of`: with the backend's own kernels, not with some that stand before them."""
+        """See `Trunk.token_compute`: with the backend's own kernels, not with some that stand before them."""
         if type(kernels) is not CpuKernels:
             return None
         if self._token_calls is None or self._token_calls.kernels is not kernels:
