@@ -27,11 +27,11 @@ from edge_runtime.prefetch.governor import Governor
 
 # without hints, which are cancelled or not as the drive is fast, and with so many fallbacks that four tokens have some
 OVER_A_BASE = "rate-distortion:max_kld=0.02,base=true,upgrades=0"
-POLICIES = sorted(["mobile:ahead=0,fallbacks=0.5" if name == "mobile" else name for name in NEUTRAL] + [OVER_A_BASE])
+POLICIES = sorted("mobile:ahead=0,fallbacks=0.5" if name == "mobile" else name for name in NEUTRAL)
 DEFAULT_RULE = str(BY_NAME["eviction"].default)
 # three requests: a new text, its continuation from the kept prefix, another text
 PROMPTS = ["The quick brown fox jumps", "The quick brown fox jumps over", "import os, sys and json"]
-MEMORY, LESS_MEMORY = "3MiB", "2MiB"
+MEMORY, LESS_MEMORY, BASE_MEMORY = "3MiB", "2MiB", "8MiB"
 TIMES = ("read_busy_ns", "stall_ns", "read_ns", "read_buckets")
 
 
@@ -80,6 +80,10 @@ def clean(value: Any) -> Any:
     return round(value, 9) if isinstance(value, float) else value
 
 
+def name_of(policy: str) -> str:
+    return policy.partition(":")[0]
+
+
 def setting(engine: Engine) -> tuple[Any, ...]:
     """What is in force beside what the counts show."""
     parts, prefetcher = engine.parts, engine.parts.decoder.prefetcher
@@ -108,15 +112,25 @@ def every_pair(names: list[str]) -> Iterator[str]:
 
 @pytest.mark.parametrize("eviction", [DEFAULT_RULE, "lfru", "rate-distortion"])
 def test_every_pair_of_policies(calibrated_bundle, eviction):
-    started: dict[str, Any] = {}
-    for policy in POLICIES:
-        with opened(calibrated_bundle, policy, eviction=eviction) as engine:
-            started[policy] = (setting(engine), ran(engine))
     walk = list(every_pair(POLICIES))
     pairs = set(pairwise(walk))
     assert len(pairs) == len(walk) - 1 == len(POLICIES) ** 2
+    follow(calibrated_bundle, walk, eviction=eviction)
+
+
+def test_every_policy_from_and_to_one_over_a_base(calibrated_bundle):
+    walk = [OVER_A_BASE, OVER_A_BASE, *(text for policy in POLICIES for text in (policy, OVER_A_BASE))]
+    follow(calibrated_bundle, walk, expert_memory=BASE_MEMORY)
+
+
+def follow(bundle: Path, walk: list[str], **options: Any) -> None:
+    """Reload along a walk, and hold each policy to what it does from a start."""
+    started: dict[str, Any] = {}
+    for policy in set(walk):
+        with opened(bundle, policy, **options) as engine:
+            started[policy] = (setting(engine), ran(engine))
     before: Any = None
-    with opened(calibrated_bundle, walk[0], eviction=eviction) as engine:
+    with opened(bundle, walk[0], **options) as engine:
         assert (setting(engine), ran(engine)) == started[walk[0]]
         for old, new in pairwise(walk):
             reload(engine, policy=new)
@@ -221,10 +235,11 @@ def test_a_start_begins_alike_whether_or_not_the_bundle_was_checked(model_bundle
     assert seen[0] == seen[1]
 
 
-def test_sighup_to_a_policy_is_a_start_with_it(model_bundle, tmp_path):
-    """Through `hobbit serve`: from look-ahead to a policy with lower tiers and back."""
+def test_sighup_to_a_policy_is_a_start_with_it(calibrated_bundle, tmp_path):
+    """Through `hobbit serve`: from look-ahead to a policy with lower tiers, to one over a base, and back."""
+    policies = ("lossless", "hobbit", OVER_A_BASE)
     settings = tmp_path / "hobbit.env"
-    flags = ("--expert-memory", MEMORY, "--context", "64", "--threads", "1", "--settings", str(settings))
+    flags = ("--expert-memory", BASE_MEMORY, "--context", "64", "--threads", "1", "--settings", str(settings))
 
     def asked(service: ServiceProcess, policy: str) -> list[Any]:
         found = []
@@ -233,7 +248,7 @@ def test_sighup_to_a_policy_is_a_start_with_it(model_bundle, tmp_path):
             with service.client() as client:
                 body = {"model": service.model, "prompt": prompt, "max_tokens": 4, "temperature": 0, "ignore_eos": True}
                 answer = client.post("/v1/completions", json=body).json()
-            assert answer["hobbit"]["policy"]["name"] == policy
+            assert answer["hobbit"]["policy"]["name"] == name_of(policy)
             experts = answer["hobbit"]["experts"]
             found.append(
                 (answer["choices"][0]["text"], answer["usage"]["prompt_tokens_details"]["cached_tokens"],
@@ -243,18 +258,18 @@ def test_sighup_to_a_policy_is_a_start_with_it(model_bundle, tmp_path):
         return found
 
     started = {}
-    for policy in ("lossless", "hobbit"):
+    for policy in policies:
         settings.write_text(f"HOBBIT_POLICY={policy}\n")
-        with ServiceProcess(model_bundle, tmp_path / policy, *flags) as service:
+        with ServiceProcess(calibrated_bundle, tmp_path / name_of(policy), *flags) as service:
             started[policy] = asked(service, policy)
     settings.write_text("HOBBIT_POLICY=lossless\n")
-    with ServiceProcess(model_bundle, tmp_path / "log", *flags) as service:
-        assert asked(service, "lossless") == started["lossless"]
-        for policy in ("hobbit", "lossless"):
+    with ServiceProcess(calibrated_bundle, tmp_path / "log", *flags) as service:
+        assert asked(service, policies[0]) == started[policies[0]]
+        for policy in (*policies[1:], policies[0]):
             settings.write_text(f"HOBBIT_POLICY={policy}\n")
             service.process.send_signal(signal.SIGHUP)
             deadline = time.monotonic() + 30
-            while (service.stats()["policy"] or {}).get("name") != policy:
+            while (service.stats()["policy"] or {}).get("name") != name_of(policy):
                 assert time.monotonic() < deadline, json.dumps(service.stats())
                 time.sleep(0.05)
             assert asked(service, policy) == started[policy], policy
