@@ -24,9 +24,9 @@ from time import perf_counter, perf_counter_ns, process_time, sleep
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime import Engine, SamplingParams
+from edge_runtime.base.arrays import F64
 from edge_runtime.base.contexts import HostSpan, Untimed
 from edge_runtime.telemetry.power import MeterChoice
 from edge_runtime.telemetry.power.sampler import start_sampler
@@ -69,7 +69,7 @@ def pairs(engine: Engine, tokens: int, number: int) -> Iterator[tuple[float, flo
         pass
 
 
-def change_of(found: NDArray[np.float64]) -> dict[str, Any]:
+def change_of(found: F64) -> dict[str, Any]:
     """Return the median change, in percent, of pairs float64 [n, 2] and its interval."""
     changes = 100 * (found[:, 1] / found[:, 0] - 1)
     random = np.random.default_rng(0)

@@ -20,7 +20,7 @@ import numpy as np
 from gguf_sizes import add_sizes
 from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import F32
+from edge_runtime.base.arrays import F32, U8
 from hobbit_export.checkpoint import Checkpoint
 
 ARCHITECTURES = {
@@ -59,7 +59,7 @@ HALVES = {
 """Quantised types, and where the float16 numbers of a block are."""
 
 
-def random_blocks(kind: str, *shape: int, seed: int = 0) -> NDArray[np.uint8]:
+def random_blocks(kind: str, *shape: int, seed: int = 0) -> U8:
     """Blocks of any bits at all, but for scales that are small numbers; `shape` counts weights."""
     weights, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
     rng = np.random.default_rng(seed)

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 from specs import layer, model_spec
 from state_dict_weights import synthetic_moe
 
 from edge_runtime.backends.trunk import KVCache, Trunk
-from edge_runtime.base.arrays import F32
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.spec import (
     LatentAttention,
     LayerSpec,
@@ -99,7 +98,7 @@ def latent() -> ModelSpec:
 CASES = {"plain": plain, "options": options, "parallel": parallel, "recurrent": recurrent, "latent": latent}
 
 
-def run_chunk(trunk: Trunk, spec: ModelSpec, kv: KVCache, tokens: NDArray[np.int32]) -> F32:
+def run_chunk(trunk: Trunk, spec: ModelSpec, kv: KVCache, tokens: I32) -> F32:
     """Run a chunk with a stand-in for experts; return the logits of all its tokens."""
     chunk, expert_out = trunk.begin(tokens, kv), None
     for i, one in enumerate(spec.layers):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import F64
+from edge_runtime.base.arrays import F64, Indices
 
 
 class NextUseOracle:
@@ -39,7 +38,7 @@ class NextUseOracle:
         for _ in range(num_tokens):
             self.longest = self.longest * self.kept + (1 - self.kept)
 
-    def use(self, layer_idx: int, tokens: list[NDArray[np.intp]]) -> None:
+    def use(self, layer_idx: int, tokens: list[Indices]) -> None:
         """Count what one token after the other uses of a layer, each an array of experts."""
         longest, now = self.before, self.longest
         first = layer_idx * self.num_experts
@@ -50,7 +49,7 @@ class NextUseOracle:
             self.rates[first + experts] += 1 - self.kept
         self.longest = now
 
-    def scores(self, keys: NDArray[np.intp], layer_idx: int) -> F64:
+    def scores(self, keys: Indices, layer_idx: int) -> F64:
         chance = np.clip(self.forecasts(self.rates[keys]).sum(axis=1), 1e-3, 1)
         to_go = (keys // self.num_experts - layer_idx - 1) % self.num_layers
         return -(1 / chance) - to_go / self.num_layers

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from synthetic import write_raw
 
-from edge_runtime.base.arrays import F32
+from edge_runtime.base.arrays import F32, I32, I64, U8
 
 Stored = dict[str, tuple[str, NDArray[Any]]]
 """Tensor -> safetensors type and the raw numbers."""
@@ -53,7 +53,7 @@ def write_stored(path: Path, tensors: Mapping[str, tuple[str, NDArray[Any]]]) ->
     write_raw(path, json.dumps(header).encode(), (array.tobytes() for _, array in tensors.values()))
 
 
-def words(codes: NDArray[Any], bits: int) -> NDArray[np.int32]:
+def words(codes: NDArray[Any], bits: int) -> I32:
     """Pack the last dimension into 32-bit words, the first code lowest; the last word is filled with zeros."""
     per_word = 32 // bits
     count = -(-codes.shape[-1] // per_word)
@@ -64,7 +64,7 @@ def words(codes: NDArray[Any], bits: int) -> NDArray[np.int32]:
     return packed.astype(np.uint32).view(np.int32)
 
 
-def _codes(rng: Rng, bits: int, shape: tuple[int, ...]) -> NDArray[np.int64]:
+def _codes(rng: Rng, bits: int, shape: tuple[int, ...]) -> I64:
     """Integers around the middle of their range, the ends among them."""
     top = (1 << bits) - 1
     found = np.rint(rng.standard_normal(shape) * top / 6 + top / 2).clip(0, top).astype(np.int64)
@@ -227,17 +227,17 @@ def mxfp4_experts(rng: Rng, name: str, experts: int, n: int, k: int) -> tuple[St
     return stored, values.reshape(experts, n, k).astype(np.float32)
 
 
-def signed(codes: NDArray[np.uint8]) -> F32:
+def signed(codes: U8) -> F32:
     """Values of E2M1 codes, the top bit being the sign."""
     return np.where(codes & 8, -E2M1[codes & 7], E2M1[codes & 7]).astype(np.float32)
 
 
-def halves(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def halves(codes: U8) -> U8:
     """Two codes a byte, the first in the lower half."""
     return np.ascontiguousarray(codes[..., 0::2] | codes[..., 1::2] << 4)
 
 
-def _affine(codes: NDArray[np.int64], scales: NDArray[Any], zeros: NDArray[np.int64]) -> F32:
+def _affine(codes: I64, scales: NDArray[Any], zeros: I64) -> F32:
     return (scales.astype(np.float64) * (codes - zeros)).astype(np.float32)
 
 

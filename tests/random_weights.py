@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_weight_shapes
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import ModelSpec
 
 
@@ -22,8 +22,8 @@ class RandomWeights:
         }
         self._arrays["embed"].view(np.uint32)[:] &= 0xFFFF0000
 
-    def get(self, name: str) -> NDArray[np.float32]:
+    def get(self, name: str) -> F32:
         return self._arrays[name]
 
-    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+    def rows(self, name: str, start: int, stop: int) -> F32:
         return self._arrays[name][start:stop]

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 from families import FAMILY_CASES, family_of, make_model
-from numpy.typing import NDArray
 from specs import layer, model_spec
 
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.trunk import Trunk
-from edge_runtime.base.arrays import F32
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.spec import ModelSpec, RopeSpec
 
 MoeFunction = Callable[[int, F32, F32], F32]
@@ -77,7 +76,7 @@ class TrunkCase:
                 y[t] += row[e] / scale * (down[e] @ (gate / (1 + np.exp(-gate)) * up))
         return y
 
-    def hf_logits(self, tokens: NDArray[np.int32], chunks: Sequence[int]) -> F32:
+    def hf_logits(self, tokens: I32, chunks: Sequence[int]) -> F32:
         """Return transformers' logits float32 [T, V] of a sequence fed to its cache in chunks of the given lengths."""
         import torch
 
@@ -110,7 +109,7 @@ def synthetic_moe(layer_idx: int, x: F32, router_logits: F32) -> F32:
     return np.tanh(x * np.float32(0.3 + 0.1 * layer_idx)) + np.float32(0.01) * router_logits.mean(-1, keepdims=True)
 
 
-def run_chunk(trunk: Trunk, spec: ModelSpec, kv: HostKVCache, tokens: NDArray[np.int32], moe_of: MoeFunction) -> F32:
+def run_chunk(trunk: Trunk, spec: ModelSpec, kv: HostKVCache, tokens: I32, moe_of: MoeFunction) -> F32:
     """Run a whole chunk and return the logits of all its tokens."""
     chunk = trunk.begin(tokens, kv)
     expert_out = None

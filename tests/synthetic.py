@@ -16,6 +16,8 @@ from families import write_tokenizer
 from numpy.typing import NDArray
 from patience import PATIENCE_S
 
+from edge_runtime.base.arrays import F32, U16
+
 DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "uint8": "U8", "int64": "I64"}
 
 
@@ -101,7 +103,7 @@ def write_qwen3(out: Path, config: Mapping[str, Any], seed: int = 0) -> Path:
     return out
 
 
-def bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+def bfloat16(values: F32) -> U16:
     """Upper halves of float32 values: bfloat16, truncated."""
     return (values.view(np.uint32) >> 16).astype(np.uint16)
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edge_runtime.base.arrays import F32, I32
+from edge_runtime.base.arrays import F32, I32, U64
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -27,7 +24,7 @@ class Resident(NamedTuple):
     """
 
     tier: int
-    addresses: NDArray[np.uint64]
+    addresses: U64
     slots: I32
 
 
@@ -57,7 +54,7 @@ class ExpertKernels(Protocol[T]):
         """
         ...
 
-    def run_experts(self, tier: int, segments: NDArray[np.uint64], experts: I32) -> None:
+    def run_experts(self, tier: int, segments: U64, experts: I32) -> None:
         """Compute some of the experts decided for.
 
         Args:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from edge_runtime.base.arrays import U64
 
 MAX_SEGMENTS = 4
 """Segments of a record: planes of two bits."""
@@ -60,7 +59,7 @@ class SlotMemory(Protocol):
         ...
 
     @property
-    def addresses(self) -> NDArray[np.uint64]:
+    def addresses(self) -> U64:
         """uint64 [S, 4]: where kernels find each segment of each slot, 0 where there is none. Valid until `resize`.
 
         A view that may be written where the space gives back pages: planes of a slot's expert lie elsewhere then.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F64
 from edge_runtime.base.errors import ConfigError, did_you_mean
 
 Value = float | int | str | bool
@@ -97,7 +97,7 @@ def parse_named(text: str, known: Mapping[str, Mapping[str, Param]], where: str)
     return name, parse_params(rest, known[name], f"{where} {name!r}")
 
 
-def per_layer(text: str, num_layers: int, where: str, *, low: float, high: float) -> NDArray[np.float64]:
+def per_layer(text: str, num_layers: int, where: str, *, low: float, high: float) -> F64:
     """Return float64 [L] of a text with one number, or one for each layer: ``0.4/0.5/0.5``.
 
     Raises:

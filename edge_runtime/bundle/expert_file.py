@@ -6,8 +6,8 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import U32
 from edge_runtime.base.checksum import crc32c
 from edge_runtime.base.errors import BundleError
 from edge_runtime.base.sizes import align_up
@@ -39,7 +39,7 @@ class ExpertFileHeader:
     hidden: int
     intermediate: int
     segment_bytes: tuple[int, ...]
-    checksums: NDArray[np.uint32]
+    checksums: U32
     gated: bool = True
     bias: bool = False
     fp4: bool = False

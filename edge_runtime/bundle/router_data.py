@@ -7,8 +7,8 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.spec import ModelSpec
 
 FOLDER = "router"
@@ -26,10 +26,10 @@ class RouterData:
         hashed_experts: int32 [H, V, K], the experts of each token, all different.
     """
 
-    logit_bias: NDArray[np.float32] | None = None
-    selection_bias: NDArray[np.float32] | None = None
-    expert_scale: NDArray[np.float32] | None = None
-    hashed_experts: NDArray[np.int32] | None = None
+    logit_bias: F32 | None = None
+    selection_bias: F32 | None = None
+    expert_scale: F32 | None = None
+    hashed_experts: I32 | None = None
 
 
 def router_arrays(spec: ModelSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -72,7 +72,7 @@ def router_data_of(spec: ModelSpec, arrays: dict[str, bytes]) -> RouterData:
     return RouterData(**found)
 
 
-def _check_table(table: NDArray[np.int32], num_experts: int) -> None:
+def _check_table(table: I32, num_experts: int) -> None:
     for rows in table:  # a layer at a time: the check needs a copy
         if not ((rows >= 0) & (rows < num_experts)).all():
             raise ValueError(f"hashed_experts: expected experts from 0 to {num_experts - 1}")

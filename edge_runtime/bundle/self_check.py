@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.errors import BundleError
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.state import is_remembered, remember, state_folder
@@ -29,7 +29,7 @@ _TRUNK_ALLOWANCE = {"fp32": 0.0, "int8": 0.01, "int4": 0.15}
 class Checkable(Protocol):
     """What the self-check needs of an engine."""
 
-    def lossless_logits(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
+    def lossless_logits(self, token_ids: I32) -> F32:
         """Return logits float32 [T, V] of int32 [T] tokens, with every expert the router chooses at the full tier."""
         ...
 
@@ -55,7 +55,7 @@ class SelfCheck:
         return asdict(self)
 
 
-def load_reference(bundle: Bundle, context: int = 0) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def load_reference(bundle: Bundle, context: int = 0) -> tuple[I32, F32]:
     """Return token ids int32 [N] and the source model's logits float32 [N, V].
 
     Args:
@@ -148,7 +148,7 @@ def check_once(
         _LOG.info("self-check: result cannot be remembered in %s: %s", marker.parent, err.strerror)
 
 
-def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+def _correlation(a: F32, b: F32) -> float:
     x, y = a.astype(np.float64) - a.mean(), b.astype(np.float64) - b.mean()
     norm = float(np.linalg.norm(x) * np.linalg.norm(y))
     return float(x @ y) / norm if norm > 0 else float(np.allclose(a, b))

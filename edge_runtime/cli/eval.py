@@ -13,10 +13,8 @@ from edge_runtime.cli.options import add_engine_arguments, repeatable_options, w
 from edge_runtime.cli.texts import progress, read_tokens
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from edge_runtime import Engine, RunReport
+    from edge_runtime.base.arrays import I32
     from edge_runtime.lab.evaluation import Quality
     from edge_runtime.lab.tasks import TaskScore
 
@@ -94,9 +92,7 @@ def _run_tasks(args: argparse.Namespace) -> int:
     return 0
 
 
-def _baseline_pass(
-    args: argparse.Namespace, options: dict[str, Any], store: IO[bytes]
-) -> tuple[NDArray[np.int32], list[bool]]:
+def _baseline_pass(args: argparse.Namespace, options: dict[str, Any], store: IO[bytes]) -> tuple[I32, list[bool]]:
     import numpy as np
 
     with _open(args, options) as engine:
@@ -109,7 +105,7 @@ def _baseline_pass(
 def _candidate_pass(
     args: argparse.Namespace,
     options: dict[str, Any],
-    ids: NDArray[np.int32],
+    ids: I32,
     store: IO[bytes],
     baseline_sound: list[bool],
 ) -> tuple[RunReport, Quality, dict[str, TaskScore]]:
@@ -141,7 +137,7 @@ def _candidate_pass(
     return report, meter.result(), tasks
 
 
-def _sound_python(engine: Engine, ids: NDArray[np.int32], count: int) -> list[bool]:
+def _sound_python(engine: Engine, ids: I32, count: int) -> list[bool]:
     """Go on from `count` places of the text and say of each answer whether its brackets and indents are sound."""
     from edge_runtime import SamplingParams
     from edge_runtime.lab.tasks import python_slips

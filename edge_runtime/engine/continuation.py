@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.engine.detokenizer import IncrementalDecoder, StopStrings
 from edge_runtime.engine.sampler import Constraint, Sampler, SamplingParams
 from edge_runtime.engine.tokenizer import Tokenizer
@@ -47,7 +45,7 @@ class Continuation:
         self,
         tokenizer: Tokenizer,
         params: SamplingParams,
-        prompt_ids: NDArray[np.int32],
+        prompt_ids: I32,
         *,
         eos: Sequence[int],
         context: int,
@@ -71,7 +69,7 @@ class Continuation:
         """Tokens that may still be drawn."""
         return self._limit - len(self.token_ids)
 
-    def next(self, logits: NDArray[np.float32]) -> TextDelta:
+    def next(self, logits: F32) -> TextDelta:
         """Draw a token from logits float32 [V].
 
         Raises:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.errors import RequestError
 from edge_runtime.engine.parts import Parts
 from edge_runtime.engine.prompt import Prompt
@@ -28,7 +28,7 @@ class Evaluation:
         self._parts = parts
         self._client = client
 
-    def logits(self, token_ids: Prompt, *, chunk: int | None = None) -> NDArray[np.float32]:
+    def logits(self, token_ids: Prompt, *, chunk: int | None = None) -> F32:
         """Return the logits float32 [T, V] after each of T tokens, from an empty KV cache.
 
         Args:
@@ -42,14 +42,12 @@ class Evaluation:
             out[start : start + len(rows)] = rows
         return out
 
-    def lossless_logits(self, token_ids: Prompt) -> NDArray[np.float32]:
+    def lossless_logits(self, token_ids: Prompt) -> F32:
         """Return what `logits` would under the policy `lossless`, whatever the policy in force."""
         with self.deciding_with(self._parts.active.make("lossless")):
             return self.logits(token_ids)
 
-    def logit_chunks(
-        self, token_ids: NDArray[np.int32], *, chunk: int | None = None
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def logit_chunks(self, token_ids: I32, *, chunk: int | None = None) -> Iterator[tuple[int, F32]]:
         """Yield (first position, logits float32 [t, V]) chunk by chunk: `logits` in bounded memory."""
         self._client.use.require_open()
         if chunk is not None and chunk < 1:
@@ -57,9 +55,7 @@ class Evaluation:
         with self._client.use.claim():
             yield from self._client.score(token_ids, chunk or self._parts.logits_chunk)
 
-    def logit_windows(
-        self, token_ids: NDArray[np.int32], *, chunk: int | None = None
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def logit_windows(self, token_ids: I32, *, chunk: int | None = None) -> Iterator[tuple[int, F32]]:
         """Yield (position, logits [t, V]) of a text of any length, in windows of the context, each begun anew."""
         window = self._parts.config.context
         for start in range(0, len(token_ids), window):

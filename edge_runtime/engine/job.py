@@ -7,9 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from time import monotonic
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edge_runtime.base.arrays import F32, F64, I32
 from edge_runtime.engine.continuation import TextDelta
 from edge_runtime.engine.sampler import Constraint, SamplingParams
 from edge_runtime.experts.counters import ExpertCounters
@@ -48,9 +46,9 @@ class PromptEvent(NamedTuple):
     """
 
     start: int
-    logprobs: NDArray[np.float64]
-    top_ids: NDArray[np.int32]
-    top_logprobs: NDArray[np.float64]
+    logprobs: F64
+    top_ids: I32
+    top_logprobs: F64
 
 
 class LogitsEvent(NamedTuple):
@@ -62,7 +60,7 @@ class LogitsEvent(NamedTuple):
     """
 
     start: int
-    logits: NDArray[np.float32]
+    logits: F32
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ class Job:
         is_cancelled: nobody waits for it any more.
     """
 
-    prompt_ids: NDArray[np.int32]
+    prompt_ids: I32
     params: SamplingParams
     deliver: Callable[[Event], None]
     _: KW_ONLY

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_runtime.backends.base import Backend
 from edge_runtime.backends.kernels import ExpertKernels
 from edge_runtime.backends.trunk import KVCache, Trunk, build_of
+from edge_runtime.base.arrays import I32
 from edge_runtime.base.sizes import MIB
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.bundle import Bundle
@@ -79,7 +77,7 @@ class Parts:
         row = 4 * self.bundle.manifest.model.vocab_size
         return max(1, min(self.config.logits_chunk, self.decoder.max_chunk, LOGITS_BYTES // row))
 
-    def encode(self, prompt: Prompt) -> NDArray[np.int32]:
+    def encode(self, prompt: Prompt) -> I32:
         """Return the tokens int32 [N] of a prompt, at least one and at most the context.
 
         Raises:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
+
+from edge_runtime.base.arrays import F32, I32
 
 _FIRST_ROOM = 64
 _LARGEST = 1e30
@@ -31,7 +32,7 @@ class Penalties:
 
     def __init__(
         self,
-        prompt_ids: NDArray[np.int32],
+        prompt_ids: I32,
         *,
         repetition: float = 1.0,
         presence: float = 0.0,
@@ -50,7 +51,7 @@ class Penalties:
             for token in prompt_ids.tolist():
                 self._place_of(token)
 
-    def apply(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    def apply(self, logits: F32) -> F32:
         """Return changed logits float32 [V], valid until the next call; those given stay as they are."""
         if len(self._out) != len(logits):
             self._out = np.empty(len(logits), np.float32)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import I32, Ints
 from edge_runtime.base.errors import RequestError, UnfitBundleError
 from edge_runtime.engine.tokenizer import Tokenizer
 
-Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
+Prompt = str | Sequence[int] | Ints
 """Text, or token ids."""
 
 
-def encode_prompt(prompt: Prompt, tokenizer: Tokenizer, *, context: int, vocab_size: int) -> NDArray[np.int32]:
+def encode_prompt(prompt: Prompt, tokenizer: Tokenizer, *, context: int, vocab_size: int) -> I32:
     """Return the tokens int32 [N] of a prompt, at least one.
 
     Args:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, F64, I32, I64, Bools
 from edge_runtime.base.errors import RequestError, UnfitBundleError
 from edge_runtime.base.sampling import NUMBERS
 from edge_runtime.engine.penalties import Penalties
@@ -122,7 +122,7 @@ class Constraint(Protocol):
         """Whether nothing may follow."""
         ...
 
-    def allowed(self) -> NDArray[np.bool_]:
+    def allowed(self) -> Bools:
         """Return bool [V]: the tokens that may come next."""
         ...
 
@@ -144,16 +144,14 @@ class Sampler:
         constraint: which tokens may be drawn; None allows all.
     """
 
-    def __init__(
-        self, params: SamplingParams, prompt_ids: NDArray[np.int32], constraint: Constraint | None = None
-    ) -> None:
+    def __init__(self, params: SamplingParams, prompt_ids: I32, constraint: Constraint | None = None) -> None:
         self._params, self._constraint = params, constraint
         self._rng = np.random.default_rng(params.seed)
         self._penalties = _penalties(params, prompt_ids) if params.changes_logits else None
         self._is_filtered = params.top_k > 0 or params.top_p < 1 or params.min_p > 0
         self._weights, self._cumulative = np.empty(0, np.float32), np.empty(0, np.float64)
 
-    def sample(self, logits: NDArray[np.float32]) -> int:
+    def sample(self, logits: F32) -> int:
         """Return the next token for logits float32 [V], which are not changed.
 
         Raises:
@@ -173,7 +171,7 @@ class Sampler:
             self._constraint.accept(token)
         return token
 
-    def _draw(self, logits: NDArray[np.float32]) -> int:
+    def _draw(self, logits: F32) -> int:
         if self._is_filtered:
             ids, probs = filtered_distribution(logits, self._params)
             return int(ids[self._pick(np.cumsum(probs))])
@@ -182,16 +180,14 @@ class Sampler:
         weights = _weights(logits, self._params.temperature, self._weights)
         return self._pick(np.cumsum(weights, dtype=np.float64, out=self._cumulative))
 
-    def _pick(self, cumulative: NDArray[np.float64]) -> int:
+    def _pick(self, cumulative: F64) -> int:
         """Draw a place by the running sum float64 [n] of weights; those of weight 0 are never drawn."""
         total = cumulative[-1]
         place = int(np.searchsorted(cumulative, self._rng.random() * total, side="right"))
         return place if place < len(cumulative) else int(np.searchsorted(cumulative, total))
 
 
-def filtered_distribution(
-    logits: NDArray[np.float32], params: SamplingParams
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def filtered_distribution(logits: F32, params: SamplingParams) -> tuple[I64, F64]:
     """Return the tokens that may be drawn and their probabilities (float64, sum 1), in an order fixed by the logits.
 
     Top-k, top-p and min-p each look at the distribution the step before them left, after the temperature.
@@ -215,7 +211,7 @@ def filtered_distribution(
     return ids, probs / probs.sum()
 
 
-def _candidates(logits: NDArray[np.float32], params: SamplingParams) -> tuple[NDArray[np.int64], float]:
+def _candidates(logits: F32, params: SamplingParams) -> tuple[I64, float]:
     """Return every token that top-p and min-p may leave, few of a large vocabulary, and the weight of all of it.
 
     Tokens that are less likely than (1 - p) / V each are together less likely than 1 - p: those above them reach p.
@@ -227,14 +223,14 @@ def _candidates(logits: NDArray[np.float32], params: SamplingParams) -> tuple[ND
     return np.flatnonzero(weights >= least), total
 
 
-def _weights(logits: NDArray[np.float32], temperature: float, out: NDArray[np.float32]) -> NDArray[np.float32]:
+def _weights(logits: F32, temperature: float, out: F32) -> F32:
     """Write float32 [V] weights, 1 for the likeliest token, to `out`."""
     np.subtract(logits, logits.max(), out=out)
     np.divide(out, np.float32(temperature), out=out)
     return np.exp(out, out=out)
 
 
-def _penalties(params: SamplingParams, prompt_ids: NDArray[np.int32]) -> Penalties:
+def _penalties(params: SamplingParams, prompt_ids: I32) -> Penalties:
     return Penalties(
         prompt_ids,
         repetition=params.repetition_penalty,

@@ -6,8 +6,8 @@ from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.engine.continuation import Continuation
 from edge_runtime.engine.job import Job, LogitsEvent, PromptEvent, Start
 from edge_runtime.engine.pass_parts import SequenceStep
@@ -31,7 +31,7 @@ class Scoring(Sequence):
         ids = self.job.prompt_ids[self._done : self._done + min(self.job.score_chunk or max_chunk, max_chunk)]
         return SequenceStep(ids, self.session.kv, slice(0, len(ids)), self.policy)
 
-    def take(self, step: SequenceStep, logits: NDArray[np.float32]) -> Seq[StepEvent]:
+    def take(self, step: SequenceStep, logits: F32) -> Seq[StepEvent]:
         """Return the chunk's logits. See `Sequence.take`."""
         start = self._done
         self._note_run(start + len(step.token_ids))
@@ -71,7 +71,7 @@ class ScoredGeneration(Generation):
         ids = self.job.prompt_ids[self._done : end]
         return SequenceStep(ids, self.session.kv, slice(0, len(ids)), self.policy)
 
-    def take(self, step: SequenceStep, logits: NDArray[np.float32]) -> Seq[StepEvent]:
+    def take(self, step: SequenceStep, logits: F32) -> Seq[StepEvent]:
         """Score what follows each token of a chunk, or draw a token. See `Sequence.take`."""
         start = self._done + 1
         if start >= len(self.job.prompt_ids):
@@ -82,5 +82,5 @@ class ScoredGeneration(Generation):
         scored = [likeliest(row, token, top) for row, token in zip(logits, targets, strict=True)]
         return (PromptEvent(start, *(np.array(column) for column in zip(*scored, strict=True))),)
 
-    def _note(self, token_ids: NDArray[np.int32]) -> None:
+    def _note(self, token_ids: I32) -> None:
         """No later prompt may go on from here."""

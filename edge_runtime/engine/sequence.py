@@ -7,8 +7,8 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, F64, I32
 from edge_runtime.engine.continuation import Continuation, TextDelta
 from edge_runtime.engine.job import Job, LogitsEvent, PromptEvent, Start, TokenEvent, TokenLogprob
 from edge_runtime.engine.pass_parts import SequenceStep
@@ -97,7 +97,7 @@ class Sequence:
         """
         raise NotImplementedError
 
-    def take(self, step: SequenceStep, logits: NDArray[np.float32]) -> Seq[StepEvent]:
+    def take(self, step: SequenceStep, logits: F32) -> Seq[StepEvent]:
         """Note that a step has run, with the logits float32 [rows, V] it asked for; return what came of it, in order.
 
         Of drafts there are logits only as far as they ran. An exception among the events ends the job.
@@ -178,7 +178,7 @@ class Generation(Sequence):
             return []
         return self._drafting.propose(self.token_ids, min(room, self._continuation.left - 1))
 
-    def take(self, step: SequenceStep, logits: NDArray[np.float32]) -> Seq[StepEvent]:
+    def take(self, step: SequenceStep, logits: F32) -> Seq[StepEvent]:
         """Draw a token from each of the step's logits while they follow what was drawn. See `Sequence.take`."""
         if self.is_prefilling:
             self._note_run(self._done + len(step.token_ids))
@@ -200,7 +200,7 @@ class Generation(Sequence):
         events = [self._event(delta, row) for delta, row in zip(deltas, logits, strict=False)]
         return events if err is None else [*events, err]
 
-    def _draw(self, step: SequenceStep, logits: NDArray[np.float32]) -> tuple[list[TextDelta], Exception | None]:
+    def _draw(self, step: SequenceStep, logits: F32) -> tuple[list[TextDelta], Exception | None]:
         """Draw tokens as long as each is the draft that the next logits come behind; return what stopped it, too."""
         first = len(step.token_ids) - step.drafts
         deltas = [self._continuation.next(logits[0])]
@@ -214,20 +214,20 @@ class Generation(Sequence):
         self.finish_reason = deltas[-1].finish_reason
         return deltas, None
 
-    def _event(self, delta: TextDelta, logits: NDArray[np.float32]) -> TokenEvent:
+    def _event(self, delta: TextDelta, logits: F32) -> TokenEvent:
         if self.job.logprobs is None:
             return TokenEvent(delta, None, ())
         logprob, ids, values = likeliest(logits, delta.token_id, self.job.logprobs)
         return TokenEvent(delta, logprob, tuple(map(TokenLogprob, ids.tolist(), values.tolist())))
 
-    def _note(self, token_ids: NDArray[np.int32]) -> None:
+    def _note(self, token_ids: I32) -> None:
         """Let later prompts go on from tokens that have run."""
         self.session.extend(token_ids)
 
 
 def likeliest(
-    logits: NDArray[np.float32], token_id: int, top: int
-) -> tuple[float, NDArray[np.int32], NDArray[np.float64]]:  # fmt: skip
+    logits: F32, token_id: int, top: int
+) -> tuple[float, I32, F64]:  # fmt: skip
     """Return the log probability of a token, the likeliest tokens in its place int32 [top], best first, and theirs."""
     scores = logits.astype(np.float64)
     scores -= scores.max()

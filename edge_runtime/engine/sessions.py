@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from itertools import count
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.trunk import KVCache
+from edge_runtime.base.arrays import I32
 from edge_runtime.engine.parts import Parts
 
 _FEWEST_COPIED = 4
@@ -53,11 +53,11 @@ class Session:
         """How many these are."""
         return min(len(self._tokens), self.kv.length)
 
-    def matching(self, ids: NDArray[np.int32]) -> int:
+    def matching(self, ids: I32) -> int:
         """Return how many tokens of a prompt `keep_prefix` would keep; at least one is left to run, to have logits."""
         return self.kv.nearest(self._common(ids))
 
-    def _common(self, ids: NDArray[np.int32]) -> int:
+    def _common(self, ids: I32) -> int:
         """Tokens that a prompt has in common with those here, its last one not counted."""
         limit = min(self.num_tokens, len(ids) - 1)
         if limit <= 0:
@@ -65,7 +65,7 @@ class Session:
         differs = np.flatnonzero(np.asarray(self._tokens[:limit], np.int32) != ids[:limit])
         return int(differs[0]) if len(differs) else limit
 
-    def keep_prefix(self, ids: NDArray[np.int32]) -> int:
+    def keep_prefix(self, ids: I32) -> int:
         """Keep what a prompt has in common with the tokens here, and drop the rest; return how many are kept."""
         common = self._common(ids)
         kept = self.kv.nearest(common)
@@ -73,16 +73,16 @@ class Session:
         self._want(ids, common, kept)
         return kept
 
-    def keep_nothing(self, ids: NDArray[np.int32]) -> None:
+    def keep_nothing(self, ids: I32) -> None:
         """Drop everything, for a prompt to come."""
         self.truncate(0)
         self._want(ids, 0, 0)
 
-    def _want(self, ids: NDArray[np.int32], common: int, kept: int) -> None:
+    def _want(self, ids: I32, common: int, kept: int) -> None:
         """Ask for snapshots on the way through a prompt, of which the first `kept` tokens are here."""
         self.kv.want([length for length in (common, len(ids) - _REWRITTEN) if length > kept])
 
-    def copy_prefix(self, ids: NDArray[np.int32], others: Iterable[Session]) -> int:
+    def copy_prefix(self, ids: I32, others: Iterable[Session]) -> int:
         """Take over what another session has in common with a prompt, if that is more than is here; busy ones too.
 
         Args:
@@ -107,7 +107,7 @@ class Session:
         self._want(ids, best._common(ids), found)
         return found
 
-    def extend(self, token_ids: NDArray[np.int32]) -> None:
+    def extend(self, token_ids: I32) -> None:
         """Note tokens that have been run here: prompts may go on from them."""
         self._tokens.extend(token_ids.tolist())
 
@@ -177,9 +177,7 @@ class SessionPool:
         """Tokens all caches can hold."""
         return sum(s.kv.context for s in self.sessions)
 
-    def acquire(
-        self, ids: NDArray[np.int32], *, reuse_prefix: bool = True, policy: str | None = None
-    ) -> tuple[Session, int]:
+    def acquire(self, ids: I32, *, reuse_prefix: bool = True, policy: str | None = None) -> tuple[Session, int]:
         """Take the idle session that serves a prompt best; return it and how many tokens of the prompt it holds.
 
         The longest common prefix wins, unless that would cut off more than half of another conversation while an
@@ -217,7 +215,7 @@ class SessionPool:
                 self.release(session)
 
 
-def _best_match(idle: list[Session], ids: NDArray[np.int32], policy: str | None) -> Session:
+def _best_match(idle: list[Session], ids: I32, policy: str | None) -> Session:
     """See `SessionPool.acquire`; `idle` has the session used longest ago first."""
     matching = ((s.matching(ids) if s.policy == policy else 0, s) for s in idle)
     kept, session = max(matching, key=lambda pair: pair[0])

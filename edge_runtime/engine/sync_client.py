@@ -6,9 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.engine.continuation import TextDelta
 from edge_runtime.engine.exclusive import ExclusiveUse
 from edge_runtime.engine.job import Event, Job, LogitsEvent, Outcome, TokenEvent
@@ -40,9 +38,7 @@ class SyncClient:
         self._scheduler = Scheduler(parts, SessionPool([parts.kv]), before_layer=self.use.require_open)
         self._events: deque[Event] = deque()  # of the job that runs
 
-    def stream(
-        self, prompt_ids: NDArray[np.int32], params: SamplingParams, *, reuse_prefix: bool
-    ) -> Iterator[TextDelta]:
+    def stream(self, prompt_ids: I32, params: SamplingParams, *, reuse_prefix: bool) -> Iterator[TextDelta]:
         """Run a request; yield what each token adds.
 
         Raises:
@@ -56,7 +52,7 @@ class SyncClient:
                 if isinstance(event, TokenEvent):
                     yield event.delta
 
-    def score(self, token_ids: NDArray[np.int32], chunk: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def score(self, token_ids: I32, chunk: int) -> Iterator[tuple[int, F32]]:
         """Run a text from an empty KV cache, as a part of a request that has claimed the engine.
 
         Yields:

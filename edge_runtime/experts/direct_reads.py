@@ -5,10 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edge_runtime.base.arrays import I32
+from edge_runtime.base.arrays import I32, U8
 from edge_runtime.experts.counters import READ_BOUNDS_S, ExpertCounters
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.native import SlotReads
@@ -56,11 +53,11 @@ class DirectReads(SlotReader):
         """Slots with a read under way."""
         return self.native.num_in_flight
 
-    def start(self, layer_idx: int, experts: Sequence[int], tiers: NDArray[np.uint8], priority: Priority) -> list[int]:
+    def start(self, layer_idx: int, experts: Sequence[int], tiers: U8, priority: Priority) -> list[int]:
         """See `SlotReader.start`."""
         return self.native.start(layer_idx, experts, tiers, int(priority), self.table.native_rule)
 
-    def prefetch_predicted(self, layer_idx: int, ids: I32, tiers: NDArray[np.uint8]) -> int:
+    def prefetch_predicted(self, layer_idx: int, ids: I32, tiers: U8) -> int:
         """Keep what a coming layer is expected to use from eviction, and start reading what is not there.
 
         Args:
@@ -73,7 +70,7 @@ class DirectReads(SlotReader):
         """
         return self.native.prefetch_predicted(layer_idx, ids, tiers, self.table.native_rule)
 
-    def cancel_stale(self, layer_idx: int, tiers: NDArray[np.uint8]) -> None:
+    def cancel_stale(self, layer_idx: int, tiers: U8) -> None:
         """See `SlotReader.cancel_stale`."""
         self.native.cancel_stale(layer_idx, tiers)
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_runtime.backends.memory import ByteRange, MemorySpace, SlotMemory
+from edge_runtime.base.arrays import U64
 from edge_runtime.base.sizes import MIB
 from edge_runtime.experts.first_touch import FirstTouch
 from edge_runtime.experts.residency import ResizeMoves
@@ -134,7 +132,7 @@ class ExpertMemory:
         return self._ledger.budget_bytes if self._planes is not None else self._cores.nbytes
 
     @property
-    def addresses(self) -> NDArray[np.uint64]:
+    def addresses(self) -> U64:
         """uint64 [S, 4]: where kernels find each segment of each slot; of planes a slot does not have, anything."""
         return self._cores.addresses
 
@@ -175,7 +173,7 @@ class ExpertMemory:
         assert self._planes is not None
         self._cores.addresses[slot, self._ledger.sizes.core_segments + index] = self._planes.addresses[unit, 0]
 
-    def places(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64] | None, list[object]]:
+    def places(self) -> tuple[U64, U64 | None, list[object]]:
         """Return addresses uint64 [S, 4] of cores and [P, 4] of planes, and what owns their memory; until it moves."""
         planes = self._planes
         owned = [*self._cores.untouched(), *(planes.untouched() if planes else ())]

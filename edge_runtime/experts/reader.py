@@ -6,10 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from time import monotonic
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edge_runtime.base.arrays import I32
+from edge_runtime.base.arrays import I32, U8
 from edge_runtime.base.errors import DeviceError, ExpertReadError
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.expert_memory import ExpertMemory
@@ -52,7 +49,7 @@ class SlotReader:
         """Slots with a read or a transfer under way."""
         return len(self._reads)
 
-    def start(self, layer_idx: int, experts: Sequence[int], tiers: NDArray[np.uint8], priority: Priority) -> list[int]:
+    def start(self, layer_idx: int, experts: Sequence[int], tiers: U8, priority: Priority) -> list[int]:
         """Claim room for the first of `experts`, as many as fit, and start reading; return their slots.
 
         Args:
@@ -76,7 +73,7 @@ class SlotReader:
             raise
         return slots
 
-    def prefetch_predicted(self, layer_idx: int, ids: I32, tiers: NDArray[np.uint8]) -> int:
+    def prefetch_predicted(self, layer_idx: int, ids: I32, tiers: U8) -> int:
         """Mask what a coming layer may use, and start reading what is not there. See `ExpertCache`."""
         lacking, absent = self.table.mask_predicted(layer_idx, ids, tiers)
         if absent:
@@ -89,7 +86,7 @@ class SlotReader:
     def count_into(self, counters: ExpertCounters) -> None:
         """Add reads that are not counted in `totals` themselves."""
 
-    def _claim(self, layer_idx: int, experts: Sequence[int], tiers: NDArray[np.uint8], priority: Priority) -> list[int]:
+    def _claim(self, layer_idx: int, experts: Sequence[int], tiers: U8, priority: Priority) -> list[int]:
         if not experts:
             return []
         prefetch = priority is not Priority.NOW
@@ -103,7 +100,7 @@ class SlotReader:
             self.in_use.hold(slots)
         return slots
 
-    def cancel_stale(self, layer_idx: int, tiers: NDArray[np.uint8]) -> None:
+    def cancel_stale(self, layer_idx: int, tiers: U8) -> None:
         """Read no further for experts of a layer that were read ahead in vain, as far as they are not there yet.
 
         Args:

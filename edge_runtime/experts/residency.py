@@ -6,15 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import I32, U8, Keys
+from edge_runtime.base.arrays import F32, F64, I32, I64, U8, Keys
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.eviction.base import EvictionRule, NativeRule, OrderedRule, TruncatingRule
 from edge_runtime.experts.native import Table, UseForecast
 from edge_runtime.experts.units import UnitLedger
 
-Scores = NDArray[np.float32] | NDArray[np.float64]
+Scores = F32 | F64
 ScoresOf = Callable[[int], tuple[Scores, Scores | None]]
 TopOf = Callable[[int, int, int], float]
 
@@ -90,7 +89,7 @@ class SlotTable(Table):
         tiers, slots = np.zeros((num_layers, num_experts), np.uint8), np.zeros((num_layers, num_experts), np.int32)
         self._keys = np.zeros(ledger.max_experts, np.int64)
         super().__init__(ledger, tiers, slots, self._keys)
-        self.uses: NDArray[np.int64] | None = None
+        self.uses: I64 | None = None
         """Counts uses int64 [L, E], where somebody wants to know; nothing is counted where every expert fits."""
         self.skips_uses = False
         """Whether the rule is told nothing of the pass that runs, nor that it ran."""
@@ -165,7 +164,7 @@ class SlotTable(Table):
         if self.without_ahead is not None:
             self.without_ahead.serve(layer_idx, tiers)
 
-    def _per_token(self, topk_ids: I32) -> NDArray[np.int64]:
+    def _per_token(self, topk_ids: I32) -> I64:
         """Return int64 [E], how many tokens use each expert; ids that stand for none are below 0."""
         return np.bincount(topk_ids[topk_ids >= 0], minlength=self.num_experts)
 

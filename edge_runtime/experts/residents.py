@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import U8
+from edge_runtime.base.arrays import I32, U8
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.record import RecordLayout
 from edge_runtime.experts.counters import ExpertCounters
@@ -206,7 +205,7 @@ class Residents:
         """Whether every expert of the model is resident at the full tier, and none is ever evicted."""
         return self.fits_all and self.needs_no_reads
 
-    def count_hits(self, layer_idx: int, experts: NDArray[np.int32]) -> None:
+    def count_hits(self, layer_idx: int, experts: I32) -> None:
         """Count experts int32 [n] of a layer, all resident at the full tier, that were used without asking."""
         tiers = np.zeros(self.num_experts, np.uint8)
         tiers[experts] = self.tier

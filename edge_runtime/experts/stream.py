@@ -7,8 +7,8 @@ from time import perf_counter_ns
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import I32, U8, U64, Indices
 from edge_runtime.base.errors import ExpertReadError
 from edge_runtime.experts.expert_memory import ExpertMemory
 from edge_runtime.experts.reader import SlotReader
@@ -25,9 +25,9 @@ class ReadyBatch(NamedTuple):
             asked for.
     """
 
-    experts: NDArray[np.int32]
+    experts: I32
     tier: int
-    segments: NDArray[np.uint64]
+    segments: U64
 
 
 class LayerStream(Iterator[ReadyBatch]):
@@ -51,10 +51,10 @@ class LayerStream(Iterator[ReadyBatch]):
         self,
         reader: SlotReader,
         layer_idx: int,
-        tiers: NDArray[np.uint8],
+        tiers: U8,
         *,
-        order: NDArray[np.intp] | None,
-        topk_ids: NDArray[np.int32] | None,
+        order: Indices | None,
+        topk_ids: I32 | None,
         read_timeout_s: float,
         overlaps: bool = True,
         clock: Callable[[], int] = perf_counter_ns,
@@ -168,7 +168,7 @@ class LayerStream(Iterator[ReadyBatch]):
                     self._ready.append(slot)
 
 
-def batches(experts: list[int], slots: list[int], tiers: NDArray[np.uint8], memory: ExpertMemory) -> list[ReadyBatch]:
+def batches(experts: list[int], slots: list[int], tiers: U8, memory: ExpertMemory) -> list[ReadyBatch]:
     """Group n experts in n slots by the tier they are served at, which `tiers` uint8 [E] says; deepest first."""
     ids, places = np.array(experts, np.int32), np.array(slots, np.intp)
     served = tiers.take(ids)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+
+from edge_runtime.base.arrays import F32, F64, Bools
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Quality:
         return asdict(self)
 
 
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def log_softmax(logits: F32) -> F64:
     """Return log-probabilities float64 of logits [..., V]."""
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=-1, keepdims=True)
@@ -50,7 +51,7 @@ class QualityMeter:
         self._baseline_nll: list[float] = []
         self._hits: list[tuple[bool, bool]] = []
 
-    def add(self, baseline: NDArray[np.float32], candidate: NDArray[np.float32], target: int | None) -> None:
+    def add(self, baseline: F32, candidate: F32, target: int | None) -> None:
         """Add one position.
 
         Args:
@@ -66,7 +67,7 @@ class QualityMeter:
             self._baseline_nll.append(-float(p[target]))
             self._hits.append((bool(candidate.argmax() == target), bool(baseline.argmax() == target)))
 
-    def hits(self) -> NDArray[np.bool_]:
+    def hits(self) -> Bools:
         """Return bool [2, N]: whether the candidate, and the baseline, put each token of the text first.
 
         The text's first token, which nothing predicts, counts as missed.

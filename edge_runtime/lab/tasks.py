@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+
+from edge_runtime.base.arrays import Bools
 
 _NAME = re.compile(r"[A-Za-z_]\w{3,}")
 _OPENERS = {"(": ")", "[": "]", "{": "}"}
@@ -62,7 +63,7 @@ def repeated_names(pieces: Sequence[str]) -> list[range]:
     return found
 
 
-def completed(names: Sequence[range], is_hit: NDArray[np.bool_]) -> list[bool]:
+def completed(names: Sequence[range], is_hit: Bools) -> list[bool]:
     """Whether every token of each name was the model's first choice.
 
     Args:

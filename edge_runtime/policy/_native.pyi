@@ -1,13 +1,7 @@
 # The surface of src/bindings.cpp; meanings and units are in edge_runtime/policy/native.py.
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
-
-_U8 = npt.NDArray[np.uint8]
-_I32 = npt.NDArray[np.int32]
-_F32 = npt.NDArray[np.float32]
-_F64 = npt.NDArray[np.float64]
+from edge_runtime.base.arrays import F32, F64, I32, U8
 
 def router_isas() -> list[str]: ...
 
@@ -25,64 +19,64 @@ class Router:
         groups: int,
         chosen_groups: int,
         two_best: bool,
-        selection_bias: _F32 | None,
-        expert_scale: _F32 | None,
-        table: _I32 | None,
+        selection_bias: F32 | None,
+        expert_scale: F32 | None,
+        table: I32 | None,
         near: float = -1.0,
         floor: float = 0.0,
         isa: str = "auto",
     ) -> None: ...
     def port(self) -> object: ...
-    def route(self, place: int, logits: _F32, ids: _I32, weights: _F32, token_ids: _I32 | None = None) -> None: ...
-    def route_layers(self, logits: _F32, ids: _I32, weights: _F32, token_ids: _I32 | None = None) -> None: ...
-    def rank(self, logits: _F32, ids: _I32, weights: _F32) -> None: ...
-    def weigh(self, place: int, logits: _F32, ids: _I32, weights: _F32) -> None: ...
-    def preference(self, place: int, logits: _F32, out: _F32) -> None: ...
+    def route(self, place: int, logits: F32, ids: I32, weights: F32, token_ids: I32 | None = None) -> None: ...
+    def route_layers(self, logits: F32, ids: I32, weights: F32, token_ids: I32 | None = None) -> None: ...
+    def rank(self, logits: F32, ids: I32, weights: F32) -> None: ...
+    def weigh(self, place: int, logits: F32, ids: I32, weights: F32) -> None: ...
+    def preference(self, place: int, logits: F32, out: F32) -> None: ...
 
 class OneToken:
     def __init__(
         self,
-        losses: _F64,
-        missing: _F64,
-        held: _F64,
-        shares: _F64,
-        sums: _F64,
-        factors: _F64,
-        tokens: _F64,
+        losses: F64,
+        missing: F64,
+        held: F64,
+        shares: F64,
+        sums: F64,
+        factors: F64,
+        tokens: F64,
         served: Sequence[int],
         full: int,
         horizon: float,
         keep: float,
         router: Router,
-        expert_factors: _F64 | None = None,
+        expert_factors: F64 | None = None,
         base: int = 0,
         upgrades: int = 0,
     ) -> None: ...
     def decide(
         self,
         layer: int,
-        logits: _F32,
-        preference: _F32,
-        ids: _I32,
-        weights: _F32,
-        resident: _U8,
+        logits: F32,
+        preference: F32,
+        ids: I32,
+        weights: F32,
+        resident: U8,
         price: float,
         opportunity_cost: float,
-        decided_ids: _I32,
-        decided_weights: _F32,
-        tiers: _U8,
-        later: _U8,
+        decided_ids: I32,
+        decided_weights: F32,
+        tiers: U8,
+        later: U8,
     ) -> tuple[int, int, int, float, float, float]: ...
     def predict_tiers(
         self,
         layer: int,
-        logits: _F32,
-        preference: _F32,
-        ids: _I32,
-        weights: _F32,
-        resident: _U8,
+        logits: F32,
+        preference: F32,
+        ids: I32,
+        weights: F32,
+        resident: U8,
         price: float,
         opportunity_cost: float,
-        tiers: _U8,
+        tiers: U8,
     ) -> None: ...
-    def value_of_residents(self, layer: int, resident: _U8) -> float | None: ...
+    def value_of_residents(self, layer: int, resident: U8) -> float | None: ...

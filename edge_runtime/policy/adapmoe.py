@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from edge_runtime.base.arrays import F64
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.params import Param
 from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
@@ -63,7 +64,7 @@ class Adapmoe(PredictsAsItDecides):
         return keep_first(routing, kept, self.context)._replace(predicted_kld=predicted)
 
 
-def sensitivities(context: PolicyContext) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def sensitivities(context: PolicyContext) -> F64:
     """Return h_l float64 [L]: nats lost for each unit of squared weight that a layer drops.
 
     Raises:

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edge_runtime.base.arrays import F32, I32, U8, Indices
 from edge_runtime.policy.routed import Routing as Routing
 from edge_runtime.policy.routed import first_rows as first_rows
 
@@ -54,21 +52,21 @@ class Decision(NamedTuple):
         hints: experts worth reading for coming layers, most urgent first, once this layer's own reads are under way.
     """
 
-    topk_ids: NDArray[np.int32]
-    topk_weights: NDArray[np.float32]
-    tiers: NDArray[np.uint8]
+    topk_ids: I32
+    topk_weights: F32
+    tiers: U8
     substituted: int = 0
     skipped: int = 0
     route_changed: int = 0
     predicted_kld: float | None = None
-    use_order: NDArray[np.intp] | None = None
+    use_order: Indices | None = None
     hints: tuple[Hint, ...] = ()
 
 
 class ResidencyView(Protocol):
     """What a policy may know about residency."""
 
-    def resident_tiers(self, layer_idx: int) -> NDArray[np.uint8]:
+    def resident_tiers(self, layer_idx: int) -> U8:
         """Return uint8 [E]: the tier each expert of the layer is resident at, 0 if it is not."""
         ...
 
@@ -179,7 +177,7 @@ class Policy(Protocol):
         """Decide one layer for the tokens of `routing`. Must not keep references to its arguments."""
         ...
 
-    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> U8:
         """Return uint8 [E], the tiers `decide` would ask for if this routing came. Changes nothing."""
         ...
 
@@ -191,6 +189,6 @@ class Policy(Protocol):
         """A forward pass over T tokens begins; `accept` follows if `has_logits`."""
         ...
 
-    def accept(self, logits: NDArray[np.float32]) -> bool:
+    def accept(self, logits: F32) -> bool:
         """Whether logits float32 [rows, V] of the pass stand; False runs the same tokens once more."""
         ...

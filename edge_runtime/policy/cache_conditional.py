@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import F32
+from edge_runtime.base.arrays import F32, U8, Bools, Indices
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.params import Param
 from edge_runtime.policy.base import Decision, Hint, PolicyContext, ResidencyView, Routing
@@ -53,7 +52,7 @@ class CacheConditional(OnePass):
     def observe(self, layer_idx: int, preference: F32) -> None:
         """Take note of what the router compares, float32 [T, E], before the choice."""
 
-    def choose(self, layer_idx: int, preference: F32, cached: NDArray[np.bool_], logits: F32) -> list[int]:
+    def choose(self, layer_idx: int, preference: F32, cached: Bools, logits: F32) -> list[int]:
         """Return K experts for one token, those the router prefers first.
 
         Args:
@@ -79,7 +78,7 @@ class CacheConditional(OnePass):
         ids, weights = router.weigh(layer_idx, routing.logits, np.array([row], np.int32))
         return chosen_decision(routing, ids, weights, self.context, self._background(layer_idx, row, wanted, cached))
 
-    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> U8:
         """See `Policy.predict_tiers`: whom it would choose, residents preferred. Nothing is noted."""
         if len(routing.logits) > 1:
             return full_decision(routing, self.context).tiers
@@ -88,18 +87,14 @@ class CacheConditional(OnePass):
         row = self.choose(layer_idx, preference[0], cached, routing.logits[0])
         return tiers_of(row, self.context.tier, self.context.num_experts)
 
-    def _background(
-        self, layer_idx: int, row: list[int], wanted: list[int], cached: NDArray[np.bool_]
-    ) -> tuple[Hint, ...]:
+    def _background(self, layer_idx: int, row: list[int], wanted: list[int], cached: Bools) -> tuple[Hint, ...]:
         if not self._admit:
             return ()
         displaced = [e for e in wanted if not cached[e] and e not in row][: self._admit]
         return (Hint(layer_idx, tuple(displaced), self.context.tier, is_spare=True),) if displaced else ()
 
 
-def from_window(
-    order: NDArray[np.intp], cached: NDArray[np.bool_], *, window: int, protected: int, top_k: int
-) -> list[int]:
+def from_window(order: Indices, cached: Bools, *, window: int, protected: int, top_k: int) -> list[int]:
     """Fill K places: the protected ranks, then residents of the window in rank order, then the rest of the window.
 
     Args:

@@ -9,9 +9,7 @@ arXiv 2412.00099, the strategy its authors recommend::
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edge_runtime.base.arrays import F32, Bools
 from edge_runtime.base.params import Param
 from edge_runtime.policy.base import PolicyContext
 from edge_runtime.policy.cache_conditional import SHARED_PARAMS, CacheConditional
@@ -42,7 +40,7 @@ class CachePrior(CacheConditional):
         self._range_sum = [0.0] * context.num_layers
         self._tokens = [0] * context.num_layers
 
-    def observe(self, layer_idx: int, preference: NDArray[np.float32]) -> None:
+    def observe(self, layer_idx: int, preference: F32) -> None:
         """Extend the running mean."""
         if len(preference) == 1:
             self._range_sum[layer_idx] += float(preference.max() - preference.min())
@@ -54,9 +52,7 @@ class CachePrior(CacheConditional):
         """Mean range of what a layer's router compares, so far."""
         return self._range_sum[layer_idx] / max(self._tokens[layer_idx], 1)
 
-    def choose(
-        self, layer_idx: int, preference: NDArray[np.float32], cached: NDArray[np.bool_], logits: NDArray[np.float32]
-    ) -> list[int]:
+    def choose(self, layer_idx: int, preference: F32, cached: Bools, logits: F32) -> list[int]:
         """See `CacheConditional.choose`."""
         order = (-preference).argsort(kind="stable")
         mask = cached.take(order)

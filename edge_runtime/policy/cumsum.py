@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, F64, Bools
 from edge_runtime.base.params import Param
 from edge_runtime.policy.base import PolicyContext
 from edge_runtime.policy.cache_conditional import SHARED_PARAMS, CacheConditional, from_window
@@ -37,15 +37,13 @@ class Cumsum(CacheConditional):
         super().__init__(context, params)
         self._mass = float(params["p"])
 
-    def choose(
-        self, layer_idx: int, preference: NDArray[np.float32], cached: NDArray[np.bool_], logits: NDArray[np.float32]
-    ) -> list[int]:
+    def choose(self, layer_idx: int, preference: F32, cached: Bools, logits: F32) -> list[int]:
         """See `CacheConditional.choose`."""
         order = (-preference).argsort(kind="stable")
         window = window_of(self.context.router.odds(logits).take(order), self._mass)
         return from_window(order, cached, window=window, protected=self._protected, top_k=self.context.top_k)
 
 
-def window_of(odds: NDArray[np.float64], mass: float) -> int:
+def window_of(odds: F64, mass: float) -> int:
     """Smallest number of leading experts whose share of all scores, float64 [E] as preferred, reaches `mass`."""
     return int(odds.cumsum().searchsorted(mass * np.add.reduce(odds), side="left")) + 1

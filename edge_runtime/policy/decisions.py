@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import F32, I32, U8
+from edge_runtime.base.arrays import F32, I32, U8, Bools
 from edge_runtime.policy.base import Decision, Hint, PolicyContext, Routing
 
 
@@ -65,7 +64,7 @@ def _chosen_for_one(
     )  # fmt: skip
 
 
-def keep(routing: Routing, kept: NDArray[np.bool_], context: PolicyContext) -> Decision:
+def keep(routing: Routing, kept: Bools, context: PolicyContext) -> Decision:
     """Return the router's choice at the full tier without what is not kept, scaled to the weight of all.
 
     Args:
@@ -114,7 +113,7 @@ def count_skipped(routing: Routing, weights: F32) -> int:
     return max(int(np.count_nonzero(routing.topk_weights)) - int(np.count_nonzero(weights)), 0)
 
 
-def count_changed(routing: Routing, ids: I32, used: NDArray[np.bool_]) -> int:
+def count_changed(routing: Routing, ids: I32, used: Bools) -> int:
     """Uses of experts the router did not choose for their token."""
     if ids is routing.topk_ids:
         return 0

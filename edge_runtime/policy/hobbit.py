@@ -8,8 +8,8 @@ multidimensional cache (``--eviction mdc`` or ``lcu``).
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, F64, I32, U8, Bools
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.params import Param
 from edge_runtime.bundle.record import BF16
@@ -38,7 +38,7 @@ _ONE = 1.0
 _HIGH_PERCENTILE, _LOW_PERCENTILE = 67, 97
 
 
-def score(weights: NDArray[np.float32]) -> NDArray[np.float64]:
+def score(weights: F32) -> F64:
     """Return s float64 [T, K]: the normalised weight of everything ranked above; 0 for the first, at most 1.
 
     Args:
@@ -111,7 +111,7 @@ class Hobbit(OnePass):
             ids, weights, tiers, substituted=int(np.count_nonzero(used & (tier_of_use < full))), skipped=skipped
         )
 
-    def _decide_one(self, routing: Routing, resident: NDArray[np.uint8]) -> Decision:
+    def _decide_one(self, routing: Routing, resident: U8) -> Decision:
         """The same for one token, rank by rank: a step of numpy costs as much as K of Python's."""
         weights, full, held = routing.topk_weights, self.context.tier, resident.tobytes()
         shares, total = weights[0].tolist(), float(weights.sum(dtype=np.float64)) or 1.0
@@ -139,19 +139,17 @@ class Hobbit(OnePass):
             return full
         return min(max(resident, self._low), full) if importance <= self._t2 else 0
 
-    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> U8:
         """See `Policy.predict_tiers`: high and low, as decided."""
         return self.decide(layer_idx, routing, residency).tiers
 
-    def _without(self, weights: NDArray[np.float32], used: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def _without(self, weights: F32, used: Bools) -> F32:
         kept = np.where(used, weights, np.float32(0))
         if self._renormalise:
             kept *= weights.sum(axis=1, keepdims=True) / kept.sum(axis=1, keepdims=True)
         return kept
 
-    def _least_over_tokens(
-        self, ids: NDArray[np.int32], importance: NDArray[np.float64], weights: NDArray[np.float32]
-    ) -> NDArray[np.float64]:
+    def _least_over_tokens(self, ids: I32, importance: F64, weights: F32) -> F64:
         least = np.full(self.context.num_experts, _ONE)
         active = weights != 0
         np.minimum.at(least, ids[active], importance[active])

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import U8
+from edge_runtime.base.arrays import U8, Bools
 from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing
 
 
@@ -60,7 +59,7 @@ class PassPolicies:
         return tiers
 
 
-def _rows(routing: Routing, rows: NDArray[np.bool_]) -> Routing:
+def _rows(routing: Routing, rows: Bools) -> Routing:
     return Routing(routing.logits[rows], routing.topk_ids[rows], routing.topk_weights[rows])
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edge_runtime.base.arrays import F32, Bools
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.params import Param
 from edge_runtime.policy.base import PolicyContext
@@ -42,9 +40,7 @@ class MaxRank(CacheConditional):
         super().__init__(context, params | {"m": window})
         self._window = window
 
-    def choose(
-        self, layer_idx: int, preference: NDArray[np.float32], cached: NDArray[np.bool_], logits: NDArray[np.float32]
-    ) -> list[int]:
+    def choose(self, layer_idx: int, preference: F32, cached: Bools, logits: F32) -> list[int]:
         """See `CacheConditional.choose`."""
         order = (-preference).argsort(kind="stable")
         return from_window(order, cached, window=self._window, protected=self._protected, top_k=self.context.top_k)

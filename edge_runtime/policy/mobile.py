@@ -16,8 +16,8 @@ importance, its threshold and the cache. The rest of this file is our reading, a
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, U8
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.params import Param
 from edge_runtime.policy.base import Decision, Hint, PolicyContext, ResidencyView, Routing
@@ -113,13 +113,13 @@ class Mobile(OnePass):
         weights *= routing.topk_weights.sum(axis=1, keepdims=True) / weights.sum(axis=1, keepdims=True)
         return chosen_decision(routing, routing.topk_ids, weights, self.context)
 
-    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> U8:
         """See `Policy.predict_tiers`: a little pass reads no more ahead than it will use."""
         if not self._is_little:
             return super().predict_tiers(layer_idx, routing, residency)
         return tiers_of(routing.topk_ids[0, : self._little_k].tolist(), self.context.tier, self.context.num_experts)
 
-    def accept(self, logits: NDArray[np.float32]) -> bool:
+    def accept(self, logits: F32) -> bool:
         """See `Policy.accept`: a little pass stands if it is certain; a full one always."""
         stands = not self._is_little or self._is_certain(certainty(logits[-1], self._signal))
         self._is_little = False
@@ -134,7 +134,7 @@ class Mobile(OnePass):
         return tuple(Hint(layer, self._rankings[layer], self.context.tier) for layer in coming)
 
 
-def certainty(logits: NDArray[np.float32], signal: str) -> float:
+def certainty(logits: F32, signal: str) -> float:
     """How certain a distribution float32 [V] is, 0 to 1.
 
     Args:

@@ -6,9 +6,8 @@ Written from `edge_runtime.base.spec.RouterSpec`, not from the C++.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import F64
+from edge_runtime.base.arrays import F32, F64, I32
 from edge_runtime.base.spec import RouterSpec
 
 
@@ -22,7 +21,7 @@ def scores(spec: RouterSpec, logits: F64) -> F64:
     return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
 
-def compared(spec: RouterSpec, logits: F64, selection_bias: NDArray[np.float32] | None = None) -> F64:
+def compared(spec: RouterSpec, logits: F64, selection_bias: F32 | None = None) -> F64:
     """Return what the choice compares, float64 [T, E]; -inf in groups that are not chosen."""
     keys: F64 = np.array(scores(spec, logits) if spec.softmax_over == "all" else logits)
     if selection_bias is not None:
@@ -39,9 +38,7 @@ def compared(spec: RouterSpec, logits: F64, selection_bias: NDArray[np.float32] 
     return keys
 
 
-def weights(
-    spec: RouterSpec, logits: F64, ids: NDArray[np.int32], expert_scale: NDArray[np.float32] | None = None
-) -> F64:
+def weights(spec: RouterSpec, logits: F64, ids: I32, expert_scale: F32 | None = None) -> F64:
     """Return the weights of chosen experts int32 [T, K], float64 [T, K]."""
     if spec.softmax_over == "near":
         found = _among_rivals(spec.near, logits, ids)
@@ -59,7 +56,7 @@ def weights(
     return result
 
 
-def _among_rivals(near: float, logits: F64, ids: NDArray[np.int32]) -> F64:
+def _among_rivals(near: float, logits: F64, ids: I32) -> F64:
     """Sparsemixer's weights, float64 [T, K]: see 2 of `RouterSpec`."""
     found = np.empty(ids.shape)
     for t, row in enumerate(logits):
@@ -75,12 +72,12 @@ def _among_rivals(near: float, logits: F64, ids: NDArray[np.int32]) -> F64:
 
 def route(
     spec: RouterSpec,
-    logits: NDArray[np.float32],
+    logits: F32,
     *,
-    selection_bias: NDArray[np.float32] | None = None,
-    expert_scale: NDArray[np.float32] | None = None,
-    table_rows: NDArray[np.int32] | None = None,
-) -> tuple[NDArray[np.int32], F64]:
+    selection_bias: F32 | None = None,
+    expert_scale: F32 | None = None,
+    table_rows: I32 | None = None,
+) -> tuple[I32, F64]:
     """Choose and weigh, heaviest first.
 
     Args:

@@ -9,8 +9,8 @@ have, and its eviction by mean score. Prompts are left to the router.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, F64
 from edge_runtime.base.params import Param
 from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
 from edge_runtime.policy.decisions import chosen_decision, full_decision
@@ -52,9 +52,7 @@ class Smoe(PredictsAsItDecides):
         ids, weights = router.weigh(layer_idx, routing.logits, np.array([row], np.int32))
         return chosen_decision(routing, ids, weights, self.context)
 
-    def choose(
-        self, preference: NDArray[np.float32], odds: NDArray[np.float64], wanted: list[int], resident: bytes
-    ) -> list[int] | None:
+    def choose(self, preference: F32, odds: F64, wanted: list[int], resident: bytes) -> list[int] | None:
         """Return K experts, or None if nothing is substituted.
 
         Args:

@@ -13,8 +13,8 @@ import heapq
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, F64, U8
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.params import Param
 from edge_runtime.bundle.calibration import LayerCalibration
@@ -32,8 +32,8 @@ MCSHARP_PARAMS = {
     "bits": _BITS,
     "prune": Param(0.05, "drop the tail of a token's experts up to this share of its weight", "ours", 0, 1),
 }
-Costs = dict[int, NDArray[np.float64]]
-CostOf = Callable[[LayerCalibration, str], "NDArray[np.float64] | None"]
+Costs = dict[int, F64]
+CostOf = Callable[[LayerCalibration, str], "F64 | None"]
 """Float64 [E] of a layer and a tier, or [] where all cost nothing; None where it was not measured."""
 
 
@@ -87,12 +87,12 @@ class StaticTiers(OnePass):
         lower = int(np.count_nonzero(mine[chosen] < self.context.tier))
         return Decision(ids, weights, tiers, substituted=lower, skipped=count_skipped(routing, weights))
 
-    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> U8:
         """See `Policy.predict_tiers`."""
         return self.decide(layer_idx, routing, residency).tiers
 
 
-def pruned(weights: NDArray[np.float32], share: float) -> NDArray[np.float32]:
+def pruned(weights: F32, share: float) -> F32:
     """Zero the longest tail of each token's weights float32 [T, K] that sums to at most `share`; scale the rest."""
     tail = np.cumsum(weights[:, ::-1], axis=1)[:, ::-1]
     total = weights.sum(axis=1, keepdims=True)
@@ -108,12 +108,12 @@ def mean_bytes(context: PolicyContext, bits: float) -> float:
     return float(np.interp(bits, tiers, [context.tier_bytes[tier] for tier in tiers]))
 
 
-def weight_cost(layer: LayerCalibration, tier: str) -> NDArray[np.float64] | None:
+def weight_cost(layer: LayerCalibration, tier: str) -> F64 | None:
     """EdgeMoE's `CostOf`: the squared error of an expert's weights."""
     return np.square(np.array(layer.errors.get(tier, 0.0), np.float64))
 
 
-def output_cost(layer: LayerCalibration, tier: str) -> NDArray[np.float64] | None:
+def output_cost(layer: LayerCalibration, tier: str) -> F64 | None:
     """MC#'s `CostOf`: the squared error of an expert's output, times how often it is used and its length squared."""
     if layer.output_errors is None or layer.counts is None or layer.norms is None:
         return None
@@ -138,7 +138,7 @@ def measured_costs(context: PolicyContext, name: str, cost_of: CostOf) -> tuple[
     return [layer.layer for layer in layers], costs
 
 
-def allocate(costs: Costs, tier_bytes: Mapping[int, int], budget: float) -> NDArray[np.uint8]:
+def allocate(costs: Costs, tier_bytes: Mapping[int, int], budget: float) -> U8:
     """Choose a tier for every expert so that their mean bytes stay within a budget and their summed cost is low.
 
     Greedy: all start at the lowest tier, and the step that saves most for its bytes goes first. A step may span several

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import BundleError, ConfigError
 from hobbit_export.byte_files import ByteFiles, LocalFiles
 from hobbit_export.safetensors import TensorInfo, read_header
@@ -144,11 +145,11 @@ class Checkpoint:
         self._read_into(self.tensors[name], memoryview(out), start)
         return bytes(out)
 
-    def rows_f32(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+    def rows_f32(self, name: str, start: int, stop: int) -> F32:
         """Read rows as float32 [stop - start, cols]."""
         return to_f32(self.raw_rows(name, start, stop))
 
-    def tensor_f32(self, name: str) -> NDArray[np.float32]:
+    def tensor_f32(self, name: str) -> F32:
         """Read a whole tensor as float32 in its own shape."""
         info = self.tensors[name]
         return self.rows_f32(name, 0, info.rows).reshape(info.shape)
@@ -177,7 +178,7 @@ def _ended_early(info: TensorInfo) -> BundleError:
     )
 
 
-def to_f32(raw: NDArray[Any]) -> NDArray[np.float32]:
+def to_f32(raw: NDArray[Any]) -> F32:
     """Widen raw rows to float32, exactly; uint16 is read as bfloat16. float32 passes through."""
     if raw.dtype == np.uint16:
         wide = raw.astype(np.uint32)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.kernels import ExpertEncoder, available_isas
+from edge_runtime.base.arrays import F32
 
 _LOG = logging.getLogger(__name__)
 HIDDEN, INTERMEDIATE, SEGMENTS = 64, 96, 4
@@ -46,7 +46,7 @@ def encode_sample(isa: str) -> list[bytes]:
     encoder = ExpertEncoder(0, 0, HIDDEN, INTERMEDIATE, SEGMENTS, bf16=True, isa=isa)
     rng = np.random.default_rng(512)
     for matrix, shape in enumerate([(INTERMEDIATE, HIDDEN)] * 2 + [(HIDDEN, INTERMEDIATE)]):
-        rows: NDArray[np.float32] = (rng.standard_t(5, shape) / np.sqrt(shape[1])).astype(np.float32)
+        rows: F32 = (rng.standard_t(5, shape) / np.sqrt(shape[1])).astype(np.float32)
         rows[1], rows[2], rows[3, 5] = 0, 0.25, 40
         encoder.add_rows(matrix, 0, rows, "f32")
     encoder.finish()

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, U8
 from edge_runtime.base.checksum import crc32c
 from edge_runtime.base.errors import BundleError
 from edge_runtime.bundle.expert_file import (
@@ -42,7 +43,7 @@ class Encoder(Protocol):
         """Add consecutive rows of gate (0), up (1) or down (2), in the checkpoint's own type."""
         ...
 
-    def add_bias(self, matrix: int, values: NDArray[np.float32]) -> None:
+    def add_bias(self, matrix: int, values: F32) -> None:
         """Add the biases of a matrix, one a row."""
         ...
 
@@ -54,15 +55,15 @@ class Encoder(Protocol):
         """
         ...
 
-    def draft(self) -> NDArray[np.uint8]:
+    def draft(self) -> U8:
         """Return the bytes of the base segment as it is now; they change with the rows that are added."""
         ...
 
-    def segment(self, i: int) -> NDArray[np.uint8]:
+    def segment(self, i: int) -> U8:
         """Return the bytes of a segment; valid until `reset`."""
         ...
 
-    def bf16(self) -> NDArray[np.uint8]:
+    def bf16(self) -> U8:
         """Return the bytes of the bfloat16 copy; valid until `reset`."""
         ...
 
@@ -160,7 +161,7 @@ class _Writers:
             file.seek(header.header_bytes)
             self._files.append((file, header))
 
-    def add(self, encoder: Encoder, base: NDArray[np.uint8] | None = None) -> None:
+    def add(self, encoder: Encoder, base: U8 | None = None) -> None:
         """Append the record the encoder has finished; `base` is its base segment, if that is another one."""
         for file, header in self._files:
             for i in range(len(header.segment_bytes)):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import Ints
 from hobbit_export.weight_parts import Heads, Shape, View, fields_of
 from hobbit_export.weights import Weight
 
@@ -71,7 +72,7 @@ class HeadColumns:
 
 @dataclass(frozen=True)
 class _HalfRows(View):
-    order: NDArray[np.integer]
+    order: Ints
     count: int
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
@@ -89,7 +90,7 @@ class _HalfRows(View):
 
 @dataclass(frozen=True)
 class _HalfNumbers(View):
-    order: NDArray[np.integer]
+    order: Ints
     count: int
 
     def read(self, start: int, stop: int) -> NDArray[Any]:

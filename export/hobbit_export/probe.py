@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import F32, F64, I32
+from edge_runtime.base.arrays import F32, F64, I32, U64
 from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing
 from edge_runtime.policy.wrappers.watching import Watching
 
@@ -70,7 +69,7 @@ class Probe(Watching):
         self.tiers: tuple[int, ...] = ()
         self.sums: dict[int, Sums] = {}
         self.scores: list[F32] = []
-        self.routings: dict[int, list[tuple[NDArray[np.int32], F32]]] = {}
+        self.routings: dict[int, list[tuple[I32, F32]]] = {}
         self._layer = -1
         self._expert_of_pair = np.empty(0, np.int32)  # expert of each pair, -1 where it is not computed
 
@@ -90,7 +89,7 @@ class Probe(Watching):
         tiers[ids[weights != 0]] = self._full
         return Decision(ids, weights, tiers)
 
-    def _disturbed(self, layer_idx: int, routing: Routing) -> tuple[NDArray[np.int32], F32]:
+    def _disturbed(self, layer_idx: int, routing: Routing) -> tuple[I32, F32]:
         ids, weights = routing.topk_ids.copy(), routing.topk_weights.copy()
         if self.disturbance.change == "skip":
             weights[:, -1] = 0
@@ -110,7 +109,7 @@ class Probe(Watching):
         self._expert_of_pair = np.where(weights != 0, ids, -1).ravel()
         self._kernels.begin(x, ids, weights)
 
-    def run_experts(self, tier: int, segments: NDArray[np.uint64], experts: I32) -> None:
+    def run_experts(self, tier: int, segments: U64, experts: I32) -> None:
         """Run lower tiers first if they are to be measured: the outputs of the last run stay."""
         if self.tiers:
             pairs = np.flatnonzero(np.isin(self._expert_of_pair, experts)).astype(np.int32)

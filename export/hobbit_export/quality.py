@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import F64
+from edge_runtime.base.arrays import F32, F64, I32
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.bundle.calibration import NUM_QUANTILES
 from edge_runtime.bundle.record import BF16
@@ -81,7 +80,7 @@ class _Measurement:
         self,
         engine: Engine,
         probe: Probe,
-        ids: NDArray[np.int32],
+        ids: I32,
         weight_errors: dict[int, dict[str, list[float]]],
         file: IO[bytes],
         progress: Callable[[float], None],
@@ -114,7 +113,7 @@ class _Measurement:
             "layers": layers,
         }
 
-    def _logits(self, tokens: int, disturbance: Disturbance) -> Iterator[NDArray[np.float32]]:
+    def _logits(self, tokens: int, disturbance: Disturbance) -> Iterator[F32]:
         """Yield the logits [t, V] of the first tokens under a disturbance, in windows of the context."""
         self._probe.disturbance = disturbance
         window = self._engine.parts.config.context
@@ -137,7 +136,7 @@ class _Measurement:
                 total += float((np.exp(p) * (p - q)).sum())
         return max(total, 0.0) / self._few
 
-    def _first_uses(self) -> dict[int, tuple[NDArray[np.int32], NDArray[np.float32]]]:
+    def _first_uses(self) -> dict[int, tuple[I32, F32]]:
         """Ids and weights [t, K] of the tokens sensitivities are measured on."""
         both = {layer: tuple(zip(*chunks, strict=True)) for layer, chunks in self._probe.routings.items()}
         return {i: (np.concatenate(ids)[: self._few], np.concatenate(w)[: self._few]) for i, (ids, w) in both.items()}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.activation import expert_hidden
-from edge_runtime.base.arrays import F32
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.spec import Matrix, ModelSpec
 from edge_runtime.policy.routing import Router, router_of
 from hobbit_export.source import CheckpointWeights, SourceModel
@@ -29,15 +28,13 @@ def num_reference_tokens(source: SourceModel) -> int:
     return min(_TOKENS if total <= _MANY_BYTES else _FEW_TOKENS, spec.max_context)
 
 
-def reference_tokens(spec: ModelSpec, count: int) -> NDArray[np.int32]:
+def reference_tokens(spec: ModelSpec, count: int) -> I32:
     """Token ids int32 [count], spread over the vocabulary, the same for every export of a model."""
     steps = np.arange(1, count + 1, dtype=np.int64)
     return (steps * 2654435761 % 2**32 * spec.vocab_size // 2**32).astype(np.int32)
 
 
-def reference_logits(
-    source: SourceModel, token_ids: NDArray[np.int32], memory_bytes: int, jobs: int = 1, *, context: int = 0
-) -> F32:
+def reference_logits(source: SourceModel, token_ids: I32, memory_bytes: int, jobs: int = 1, *, context: int = 0) -> F32:
     """Run the source model.
 
     Args:
@@ -76,7 +73,7 @@ def reference_logits(
 
 
 def _routed(
-    source: SourceModel, router: Router, layer_idx: int, x: F32, logits: F32, token_ids: NDArray[np.int32],
+    source: SourceModel, router: Router, layer_idx: int, x: F32, logits: F32, token_ids: I32,
     memory_bytes: int, threads: Executor,
 ) -> F32:  # fmt: skip
     """Weighted sum [T, D] of the experts each token is routed to, each expert read once."""

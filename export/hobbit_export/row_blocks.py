@@ -7,9 +7,9 @@ import threading
 from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import Matrix
 from edge_runtime.bundle.record import PANEL
 from hobbit_export.source import SourceModel
@@ -29,7 +29,7 @@ class Block(NamedTuple):
     tensor: str
     rows: NDArray[Any]
     stored_bytes: int
-    bias: NDArray[np.float32] | None = None
+    bias: F32 | None = None
 
 
 def _read_blocks(source: SourceModel, layer_idx: int, block_bytes: int) -> Iterator[Block]:

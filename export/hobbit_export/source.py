@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import BundleError
 from edge_runtime.base.spec import Codes, Matrix, ModelSpec
 from edge_runtime.bundle.manifest import EmbeddingDtype
@@ -117,7 +118,7 @@ class SourceModel:
         spec = self.spec
         return self.layouts[layer_idx].rows(layer_idx, expert_idx, matrix, spec.hidden, spec.experts.intermediate)
 
-    def expert_bias(self, layer_idx: int, expert_idx: int, matrix: Matrix) -> NDArray[np.float32]:
+    def expert_bias(self, layer_idx: int, expert_idx: int, matrix: Matrix) -> F32:
         """Read the bias of an expert's matrix: float32 [I], of down [D].
 
         Raises:
@@ -214,12 +215,12 @@ class CheckpointWeights:
     def __init__(self, source: SourceModel) -> None:
         self._source = source
 
-    def get(self, name: str) -> NDArray[np.float32]:
+    def get(self, name: str) -> F32:
         """Return a whole tensor as float32."""
         weight = self._source.weights[self._source.trunk[name]]
         return self.rows(name, 0, weight.rows).reshape(weight.shape)
 
-    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+    def rows(self, name: str, start: int, stop: int) -> F32:
         """Return rows start to stop of a matrix as float32.
 
         Raises:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import BundleError
 from hobbit_export.checkpoint import to_f32
 from hobbit_export.weights import Weight
@@ -189,7 +190,7 @@ class _HeadNumbers(View):
 class _PlusOne(View):
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """See `Weight.read`."""
-        shifted: NDArray[np.float32] = to_f32(self.stored.read(start, stop)) + np.float32(1)
+        shifted: F32 = to_f32(self.stored.read(start, stop)) + np.float32(1)
         return shifted
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import BundleError
 from hobbit_export.checkpoint import RAW_DTYPES, Checkpoint, is_finite, to_f32
 from hobbit_export.safetensors import DTYPE_BYTES
@@ -179,7 +180,7 @@ def plain_weights(checkpoint: Checkpoint) -> dict[str, Weight]:
     return {name: PlainWeight.of(checkpoint, name) for name in checkpoint.tensors}
 
 
-def finite_rows(weight: Weight, start: int, stop: int) -> NDArray[np.float32]:
+def finite_rows(weight: Weight, start: int, stop: int) -> F32:
     """Read rows of a weight as float32.
 
     Raises:
@@ -188,7 +189,7 @@ def finite_rows(weight: Weight, start: int, stop: int) -> NDArray[np.float32]:
     return finite(weight.read(start, stop), weight.name, start, stop)
 
 
-def finite(raw: NDArray[Any], name: str, start: int, stop: int) -> NDArray[np.float32]:
+def finite(raw: NDArray[Any], name: str, start: int, stop: int) -> F32:
     """Widen raw rows `start` to `stop` of a weight to float32.
 
     Raises:

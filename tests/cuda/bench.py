@@ -16,7 +16,7 @@ from edge_runtime.backends.cpu.kernels import ExpertEncoder, reference
 from edge_runtime.backends.cuda.driver import Device, DeviceMemory, Module, Stream
 from edge_runtime.backends.cuda.launches import BF16, ExpertLaunches, Hidden, cut_tiles
 from edge_runtime.backends.cuda.structures import ACT_GROUP, Pairs, Tiles
-from edge_runtime.base.arrays import F32
+from edge_runtime.base.arrays import F32, F64, I32
 from edge_runtime.base.spec import ExpertSpec
 
 Array = NDArray[Any]
@@ -124,8 +124,8 @@ class Case:
     hidden: int
     spec: ExpertSpec
     tier: int
-    experts: NDArray[np.int32]
-    slot_of: NDArray[np.int32]
+    experts: I32
+    slot_of: I32
     x: F32
     pool: tuple[Expert, ...]
 
@@ -170,7 +170,7 @@ def act_groups(x: F32) -> Array:
     return out
 
 
-def values_of(acts: Array) -> NDArray[np.float64]:
+def values_of(acts: Array) -> F64:
     """The numbers `ACT_GROUP` [.., n / 32] stands for, [.., n]."""
     if acts.dtype != ACT_GROUP:
         return acts.astype(np.float64)
@@ -257,7 +257,7 @@ def expected_end_to_end(case: Case, pair: int, expert: Expert) -> F32:
     return np.asarray(reference.expert_forward(token, tuple(weights), case.tier != BF16, **given)[0])
 
 
-def expected_hidden(case: Case, pair: int, expert: Expert) -> NDArray[np.float64]:
+def expected_hidden(case: Case, pair: int, expert: Expert) -> F64:
     """What enters a pair's down matrix, float64 [I], not yet quantised."""
     weights, biases = matrices(case, expert)
     x = case.x[pair // case.experts.shape[1]][None]
@@ -267,7 +267,7 @@ def expected_hidden(case: Case, pair: int, expert: Expert) -> NDArray[np.float64
     return np.asarray(expert_hidden(case.spec, gate, wide[-1])[0])
 
 
-def expected_output(case: Case, ran: Ran, pair: int, expert: Expert) -> NDArray[np.float64]:
+def expected_output(case: Case, ran: Ran, pair: int, expert: Expert) -> F64:
     """A pair's output, float64 [D], for the h the kernels computed."""
     weights, biases = matrices(case, expert)
     return np.asarray(values_of(ran.h[pair]) @ weights[-1].T + biases[-1])

@@ -51,10 +51,11 @@ def test_the_package_passes_the_linter(installed, tmp_path):
 CHECKED = """
 import numpy as np
 from numpy.typing import NDArray
+from edge_runtime.base.arrays import F32
 from edge_runtime.backends.base import Backend, BackendOptions
 from twin_backend import make
 
-backend: Backend[NDArray[np.float32]] = make(BackendOptions())
+backend: Backend[F32] = make(BackendOptions())
 """
 
 

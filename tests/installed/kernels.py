@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.kernels import DenseMatrix, ExpertEncoder, ExpertKernels, available_isas
-from edge_runtime.base.arrays import F32
+from edge_runtime.base.arrays import F32, U8
 
 EXPERTS, TOP_K, SEGMENTS = 3, 2, 4
 TIERS = (2, 4, 6, 8, 16)
@@ -35,7 +36,7 @@ def numbers(draw: np.random.RandomState, *shape: int) -> F32:
     return ((draw.random_sample(shape) * 2 - 1) ** 3).astype(np.float32)
 
 
-def encoded(isa: str, hidden: int, intermediate: int, form: dict[str, object]) -> list[list[NDArray[np.uint8]]]:
+def encoded(isa: str, hidden: int, intermediate: int, form: dict[str, object]) -> list[list[U8]]:
     """Encode experts; return the segments of each, and its bfloat16 record as the last."""
     gated, bias = bool(form.get("gated", True)), bool(form.get("bias", False))
     draw = np.random.RandomState(hidden + intermediate)
@@ -52,9 +53,7 @@ def encoded(isa: str, hidden: int, intermediate: int, form: dict[str, object]) -
     return records
 
 
-def computed(
-    isa: str, shape: tuple[int, int, int], form: dict[str, object], records: list[list[NDArray[np.uint8]]]
-) -> dict[int, F32]:
+def computed(isa: str, shape: tuple[int, int, int], form: dict[str, object], records: list[list[U8]]) -> dict[int, F32]:
     """Run the experts at every tier; return the weighted sums float32 [tokens, hidden]."""
     hidden, intermediate, tokens = shape
     draw = np.random.RandomState(tokens)
@@ -105,7 +104,7 @@ def digests(isa: str) -> dict[str, str]:
     return found
 
 
-def _digest(*arrays: NDArray[np.generic]) -> str:
+def _digest(*arrays: NDArray[Any]) -> str:
     return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from families import FAMILY_CASES, load_model, make_checkpoint
-from numpy.typing import NDArray
 from synthetic import qwen3_config, run_export, write_qwen3, write_safetensors
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import BundleError, ConfigError
 from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.bundle.record import BF16
@@ -29,7 +29,7 @@ def options(checkpoint: Path, out: Path, **given: Any) -> ExportOptions:
     return ExportOptions(checkpoint, out, **{"tiers": (2, 4, 6, 8, BF16), **given})
 
 
-def bf16_expert(bundle: Bundle, layer_idx: int, expert_idx: int) -> list[NDArray[np.float32]]:
+def bf16_expert(bundle: Bundle, layer_idx: int, expert_idx: int) -> list[F32]:
     """Gate (where there is one), up and down of an expert, from the bfloat16 record as docs/format.md describes it."""
     header = bundle.expert_header(layer_idx, BF16)
     d, i, inner = header.hidden, header.intermediate, 2 if header.gated else 1

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from numpy.typing import NDArray
 from state_dict_weights import STATE_DICT_CASES, relative_error, trunk_case
 from trunk_bundles import TrunkBundles, write_trunk
 
+from edge_runtime.base.arrays import F32
 from hobbit_export.trunk.data_file import DataFile
 from hobbit_export.trunk.graph import Graph
 from hobbit_export.trunk.linear import LinearWriter, Matrix, Precision
@@ -76,13 +76,13 @@ def test_memory_hint_does_not_change_a_byte(tmp_path: Path, precision: Precision
 
 
 class _OneMatrix:
-    def __init__(self, weight: NDArray[np.float32]) -> None:
+    def __init__(self, weight: F32) -> None:
         self._weight = weight
 
-    def get(self, name: str) -> NDArray[np.float32]:
+    def get(self, name: str) -> F32:
         return self._weight
 
-    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+    def rows(self, name: str, start: int, stop: int) -> F32:
         return self._weight[start:stop]
 
 
@@ -113,6 +113,6 @@ def test_quantised_product_is_the_dequantised_matrix(
     assert relative_error(_run(tmp_path / "exact.onnx", x), expected) < 2e-6
 
 
-def _run(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    y: NDArray[np.float32] = onnxruntime.InferenceSession(str(path)).run(None, {"x": x})[0]
+def _run(path: Path, x: F32) -> F32:
+    y: F32 = onnxruntime.InferenceSession(str(path)).run(None, {"x": x})[0]
     return y

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from random_weights import RandomWeights
 from specs import layer, model_spec
 from state_dict_weights import relative_error, run_chunk, synthetic_moe
@@ -16,6 +15,7 @@ from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
 from edge_runtime.backends.cpu.trunk.supported import require_supported
 from edge_runtime.backends.trunk import Trunk
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import LatentAttention, LayerSpec, LinearAttention, MlpSpec, ModelSpec
 
@@ -27,7 +27,7 @@ MLA = LatentAttention("mla", 2, None, 32, 16, 8, 16, None)
 class ForgetfulWeights(RandomWeights):
     """Gates that forget next to everything, and some next to nothing."""
 
-    def get(self, name: str) -> NDArray[np.float32]:
+    def get(self, name: str) -> F32:
         values = super().get(name)
         return values * np.float32(6) if name.endswith(("dt_bias", "a_log")) else values
 
@@ -39,7 +39,7 @@ def model(attention: LinearAttention) -> ModelSpec:
     )
 
 
-def logits(trunk: Trunk, spec: ModelSpec, chunks: tuple[int, ...]) -> NDArray[np.float32]:
+def logits(trunk: Trunk, spec: ModelSpec, chunks: tuple[int, ...]) -> F32:
     tokens = np.random.default_rng(1).integers(0, spec.vocab_size, sum(CHUNKS)).astype(np.int32)
     kv, start, rows = trunk.new_kv_cache(300), 0, []
     for length in chunks:

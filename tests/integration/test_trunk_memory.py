@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from specs import layer, model_spec
 from trunk_bundles import write_trunk
 
 from edge_runtime.backends.cpu.trunk.memory import LIBRARY_BYTES, plan_trunk_bytes, scratch_bytes
 from edge_runtime.backends.cpu.trunk.native import memory as native_memory
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes, top_weight_shapes
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import ModelSpec, RopeSpec
 from edge_runtime.bundle.manifest import ExpertsInfo, Manifest, Part, SourceInfo, TrunkInfo
 from hobbit_export.trunk.linear import Precision
@@ -74,11 +74,11 @@ class _Noise:
     def __init__(self, spec: ModelSpec) -> None:
         self._shapes = top_weight_shapes(spec) | layer_weight_shapes(spec, 0)
 
-    def get(self, name: str) -> NDArray[np.float32]:
+    def get(self, name: str) -> F32:
         shape = self._shapes[name if name in self._shapes else "layers.0." + name.split(".")[2]]
         return self.rows(name, 0, shape[0]) if len(shape) > 1 else np.ones(shape, np.float32)
 
-    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+    def rows(self, name: str, start: int, stop: int) -> F32:
         shape = self._shapes[name if name in self._shapes else "layers.0." + name.split(".")[2]]
         return np.random.default_rng(start).standard_normal((stop - start, shape[1]), dtype=np.float32) / 32
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from state_dict_weights import STATE_DICT_CASES, MoeFunction, TrunkCase, relative_error, run_chunk, synthetic_moe
 from trunk_bundles import FakeQuantised, TrunkBundles
 
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
 from edge_runtime.backends.trunk import Trunk
+from edge_runtime.base.arrays import F32, I32
 
 pytestmark = pytest.mark.oracle  # random models are made by transformers
 
@@ -28,13 +28,11 @@ def _open(path: Path, case: TrunkCase) -> OrtTrunk:
     return OrtTrunk(path, case.spec, threads=1, max_chunk=32)
 
 
-def _tokens(case: TrunkCase) -> NDArray[np.int32]:
+def _tokens(case: TrunkCase) -> I32:
     return np.random.default_rng(1).integers(0, case.spec.vocab_size, sum(CHUNKS)).astype(np.int32)
 
 
-def _logits(
-    trunk: Trunk, case: TrunkCase, moe_of: MoeFunction, chunks: tuple[int, ...] = CHUNKS
-) -> NDArray[np.float32]:
+def _logits(trunk: Trunk, case: TrunkCase, moe_of: MoeFunction, chunks: tuple[int, ...] = CHUNKS) -> F32:
     """Run the chunks over a cache whose unused slots hold garbage."""
     kv, tokens, start, logits = trunk.new_kv_cache(300), _tokens(case), 0, []
     for layer_idx in range(case.spec.num_layers):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from random_weights import RandomWeights
 from specs import layer, model_spec
 from state_dict_weights import relative_error, run_chunk, synthetic_moe
@@ -17,6 +16,7 @@ from trunk_bundles import write_trunk
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cpu.trunk.reference import ReferenceTrunk
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.errors import BundleError, DeviceError, RequestError
 
 LAYERS = (layer(shared=40), layer(window=300, dense=72))
@@ -39,11 +39,11 @@ def trunk(bundle: Path) -> OrtTrunk:
     return OrtTrunk(bundle, SPEC, threads=1, max_chunk=300)
 
 
-def _tokens(count: int, seed: int = 0) -> NDArray[np.int32]:
+def _tokens(count: int, seed: int = 0) -> I32:
     return np.random.default_rng(seed).integers(0, SPEC.vocab_size, count).astype(np.int32)
 
 
-def _feed(trunk: OrtTrunk, kv: HostKVCache, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+def _feed(trunk: OrtTrunk, kv: HostKVCache, tokens: I32) -> F32:
     return run_chunk(trunk, SPEC, kv, tokens, synthetic_moe)
 
 
@@ -82,7 +82,7 @@ def test_impossible_chunks_are_request_errors(trunk: OrtTrunk, tokens: list[int]
 
 def test_two_caches_do_not_see_each_other(trunk: OrtTrunk) -> None:
     chunks = [(30, 1), (1, 1), (1, 9), (255, 1), (1, 1), (1, 1)]
-    together: tuple[list[NDArray[np.float32]], ...] = ([], [])
+    together: tuple[list[F32], ...] = ([], [])
     caches = (trunk.new_kv_cache(600), trunk.new_kv_cache(300))
     tokens, starts = (_tokens(400, 1), _tokens(400, 2)), [0, 0]
     for lengths in chunks:
@@ -114,7 +114,7 @@ def test_layers_of_several_sequences_may_be_interleaved(trunk: OrtTrunk) -> None
     inputs = [_tokens(1, 10), _tokens(7, 11), _tokens(1, 12)]
     alone = [_feed(trunk, kv, ids) for kv, ids in zip(caches[:3], inputs, strict=True)]
     chunks = [trunk.begin(ids, kv) for kv, ids in zip(caches[3:], inputs, strict=True)]
-    expert_outs: list[NDArray[np.float32] | None] = [None] * 3
+    expert_outs: list[F32 | None] = [None] * 3
     for i, one in enumerate(SPEC.layers):
         outs = [trunk.run_layer(chunk, i, expert_out) for chunk, expert_out in zip(chunks, expert_outs, strict=True)]
         for n, out in enumerate(outs):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_runtime.backends.memory import ByteRange
+from edge_runtime.base.arrays import U64
 
 
 class HostFault(AssertionError):
@@ -23,7 +21,7 @@ class Hazards:
         self._read = Counter[int]()
         self._written = Counter[ByteRange]()
 
-    def begin_kernels(self, segments: NDArray[np.uint64]) -> None:
+    def begin_kernels(self, segments: U64) -> None:
         """Kernels are queued that read these segments."""
         found = segments[segments != 0].tolist()
         with self._lock:
@@ -31,7 +29,7 @@ class Hazards:
                 raise HostFault("kernels were given a slot before its transfer was over")
             self._read.update(found)
 
-    def end_kernels(self, segments: NDArray[np.uint64]) -> None:
+    def end_kernels(self, segments: U64) -> None:
         """They have run."""
         with self._lock:
             self._read -= Counter(segments[segments != 0].tolist())

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.experts import CpuKernels
 from edge_runtime.backends.kernels import Resident
-from edge_runtime.base.arrays import F32, I32
+from edge_runtime.base.arrays import F32, I32, U64
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.policy.routing import Router
 from late_backend.device import COMPUTE, Device
@@ -34,7 +33,7 @@ class LateKernels:
         self._tokens = len(ids)
         self._device.push(COMPUTE, "experts", lambda: self._inner.begin(source.array, ids, weights))
 
-    def run_experts(self, tier: int, segments: NDArray[np.uint64], experts: I32) -> None:
+    def run_experts(self, tier: int, segments: U64, experts: I32) -> None:
         """See `ExpertKernels.run_experts`."""
         segments, experts = segments.copy(), experts.copy()
 
@@ -109,7 +108,7 @@ class LateResidentRouter:
         return uses
 
 
-def read_of(segments: NDArray[np.uint64], tier: int) -> NDArray[np.uint64]:
+def read_of(segments: U64, tier: int) -> U64:
     """Return the segments uint64 [n, m] that kernels read at a tier, of all of them."""
     return segments[:, : 1 if tier == 16 else tier // 2]
 

@@ -8,9 +8,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.memory import MAX_SEGMENTS, ByteRange
+from edge_runtime.base.arrays import U64
 from edge_runtime.base.errors import BudgetError, DeviceError
 from late_backend.device import COMPUTE, COPY, Device, LateEvent
 from late_backend.hazards import Hazards
@@ -73,7 +73,7 @@ class DeviceMemory:
         self._blocks = [each for each in self._blocks if each is not block]
         block.poison()
 
-    def push_kernels(self, kind: str, segments: NDArray[np.uint64], run: Callable[[], None]) -> None:
+    def push_kernels(self, kind: str, segments: U64, run: Callable[[], None]) -> None:
         """Queue kernels that read segments uint64 [n, m]."""
 
         def over() -> None:
@@ -95,7 +95,7 @@ class DeviceMemory:
             raise DeviceError(f"illegal address {address:#x}")
         return blocks[at].real + address - blocks[at].address
 
-    def real_segments(self, addresses: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    def real_segments(self, addresses: U64) -> U64:
         """Do the same for uint64 [n, 4] at once; 0 stays 0."""
         found = [0 if address == 0 else self.real(int(address)) for address in addresses.ravel()]
         return np.array(found, np.uint64).reshape(addresses.shape)
@@ -129,7 +129,7 @@ class LateSlots:
         return self.num_slots * self._slot_bytes
 
     @property
-    def addresses(self) -> NDArray[np.uint64]:
+    def addresses(self) -> U64:
         """See `SlotMemory.addresses`."""
         return self._addresses[: self.num_slots]
 

@@ -9,23 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-ErrorOf = Callable[[Floats], float]
+from edge_runtime.base.arrays import F64
+
+ErrorOf = Callable[[F64], float]
 GROUP = 32
 
 
-def relative_error(weights: Floats, decoded: Floats) -> float:
+def relative_error(weights: F64, decoded: F64) -> float:
     return float(np.sqrt(((weights - decoded) ** 2).sum() / (weights**2).sum()))
 
 
-def _codes(groups: Floats, scale: Floats, minimum: Floats, top: int) -> Floats:
+def _codes(groups: F64, scale: F64, minimum: F64, top: int) -> F64:
     safe = np.where(scale > 0, scale, 1.0)
     return np.clip(np.rint((groups - minimum) / safe), 0, top)
 
 
-def _least_squares(groups: Floats, codes: Floats, scale: Floats, minimum: Floats) -> tuple[Floats, Floats]:
+def _least_squares(groups: F64, codes: F64, scale: F64, minimum: F64) -> tuple[F64, F64]:
     n = groups.shape[-1]
     sq, sqq = codes.sum(-1, keepdims=True), (codes**2).sum(-1, keepdims=True)
     sw, swq = groups.sum(-1, keepdims=True), (groups * codes).sum(-1, keepdims=True)
@@ -37,7 +37,7 @@ def _least_squares(groups: Floats, codes: Floats, scale: Floats, minimum: Floats
     return np.where(b > 0, through_zero, a), np.minimum(b, 0)
 
 
-def best_affine(weights: Floats, bits: int, steps: int, refits: int, widest: float) -> tuple[Floats, Floats]:
+def best_affine(weights: F64, bits: int, steps: int, refits: int, widest: float) -> tuple[F64, F64]:
     """Return float scale and minimum (minimum <= 0) per group of 32, shape [rows, groups, 1]."""
     groups = weights.reshape(weights.shape[0], -1, GROUP)
     top = 2**bits - 1
@@ -60,24 +60,24 @@ def best_affine(weights: Floats, bits: int, steps: int, refits: int, widest: flo
     return best_a, best_b
 
 
-def four_bit_error(weights: Floats) -> float:
+def four_bit_error(weights: F64) -> float:
     """Relative error of 4-bit codes under float scales and minima."""
     a, b = best_affine(weights, bits=4, steps=9, refits=4, widest=0.24)
     groups = weights.reshape(weights.shape[0], -1, GROUP)
     return relative_error(weights, (a * _codes(groups, a, b, 15) + b).reshape(weights.shape))
 
 
-def two_bit_error(weights: Floats) -> float:
+def two_bit_error(weights: F64) -> float:
     """Relative error of 2-bit codes under 8-bit scales and minima beneath one float each per row."""
     return _stored_two_bit_error(weights, *best_affine(weights, bits=2, steps=7, refits=4, widest=0.36))
 
 
-def fitted_two_bit_error(weights: Floats) -> float:
+def fitted_two_bit_error(weights: F64) -> float:
     """The same with a least-squares fit to each group's full range instead of a search over ranges: the usual codec."""
     return _stored_two_bit_error(weights, *best_affine(weights, bits=2, steps=1, refits=4, widest=0.0))
 
 
-def _stored_two_bit_error(weights: Floats, a: Floats, b: Floats) -> float:
+def _stored_two_bit_error(weights: F64, a: F64, b: F64) -> float:
     groups = weights.reshape(weights.shape[0], -1, GROUP)
     row_a = np.maximum(a.max(1, keepdims=True) / 255, 1e-30)
     row_b = np.maximum((-b).max(1, keepdims=True) / 255, 1e-30)

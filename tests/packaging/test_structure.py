@@ -100,14 +100,30 @@ def test_functions_are_short():
     assert statistics.median(every) <= 5
 
 
-def test_a_kind_of_array_has_one_name():
+def array_types(source: str) -> list[str]:
+    """Kinds of arrays that a module writes out, as `NDArray[np.int32]`."""
+    found = [ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Subscript)]
+    return [text for text in found if re.match(r"(\w+\.)*(NDArray\[(np|numpy)\.|ndarray\[)", text)]
+
+
+def test_kinds_of_arrays_are_named_in_one_place():
+    names = PACKAGES["edge_runtime"] / "base" / "arrays.py"
+    kinds = array_types(names.read_text(encoding="utf-8"))
+    assert len(set(kinds)) == len(kinds) > 0
     found = [
-        (ast.unparse(node.value), f"{module}.{ast.unparse(node.targets[0])}")
-        for module, (_, tree) in modules().items()
-        for node in tree.body
-        if isinstance(node, ast.Assign) and re.fullmatch(r"NDArray\[np\.\w+\]", ast.unparse(node.value))
+        f"{path.relative_to(REPO)}: {text}"
+        for folder in (*PACKAGES.values(), REPO / "tests")
+        for path in sorted(folder.rglob("*.py*"))
+        if path.suffix in (".py", ".pyi") and path != names
+        for text in array_types(path.read_text(encoding="utf-8"))
     ]
-    assert len(dict(found)) == len(found), sorted(found)
+    assert found == []
+
+
+def test_a_written_out_array_type_is_found():
+    lines = ("x: NDArray[np.int32]", "x: npt.NDArray[numpy.bool_] | None", "x: np.ndarray[tuple[int], np.dtype[Any]]")
+    assert [len(array_types(line)) for line in lines] == [1, 1, 1]
+    assert array_types("x: NDArray[Any]\ny: F32\nz: list[np.int32]") == []
 
 
 def test_what_is_public_says_what_it_is():

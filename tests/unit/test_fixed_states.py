@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
 from edge_runtime.backends.cpu.trunk.recurrent import SNAPSHOTS
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import RequestError
 from edge_runtime.base.spec import StateArray
 
@@ -32,7 +32,7 @@ def state(kv: HostKVCache) -> float:
     return found.pop()
 
 
-def keys(kv: HostKVCache) -> NDArray[np.float32]:
+def keys(kv: HostKVCache) -> F32:
     return kv.past(0)[0][0, 0, : kv.length, 0]
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from specs import layer, model_spec
 
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache, bucket_for
 from edge_runtime.backends.cpu.trunk.mask import HIDDEN, fill_mask
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import RequestError
 from edge_runtime.base.spec import StateArray
 
@@ -16,11 +16,11 @@ LAYERS, HEADS, DIM = 2, 3, 4
 ARRAYS = [[StateArray("k", (HEADS, DIM), True), StateArray("v", (HEADS, DIM), True)]] * LAYERS
 
 
-def _chunk(rng: np.random.Generator, tokens: int) -> NDArray[np.float32]:
+def _chunk(rng: np.random.Generator, tokens: int) -> F32:
     return rng.standard_normal((LAYERS, 2, 1, HEADS, tokens, DIM), dtype=np.float32)
 
 
-def _append(kv: HostKVCache, chunk: NDArray[np.float32]) -> None:
+def _append(kv: HostKVCache, chunk: F32) -> None:
     kv.require(chunk.shape[4])
     for layer_idx, new in enumerate(chunk):
         kv.write(layer_idx, new)

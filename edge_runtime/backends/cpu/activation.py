@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, F64
 from edge_runtime.base.spec import Activation, ExpertSpec
 
-Floats = TypeVar("Floats", NDArray[np.float32], NDArray[np.float64])
+Floats = TypeVar("Floats", F32, F64)
 _GELU_CUBIC, _GELU_SCALE = 0.044715, 0.7978845608028654  # sqrt(2 / pi)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu import kernels as native
 from edge_runtime.backends.kernels import Resident
-from edge_runtime.base.arrays import F32, I32
+from edge_runtime.base.arrays import F32, I32, U64
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.telemetry.process import trim_heap
 
@@ -44,7 +43,7 @@ class CpuKernels:
         self._tokens = len(x)
         self.native.begin(x, ids, weights, self._num_experts)
 
-    def run_experts(self, tier: int, segments: NDArray[np.uint64], experts: I32) -> None:
+    def run_experts(self, tier: int, segments: U64, experts: I32) -> None:
         """See `ExpertKernels.run_experts`."""
         self.native.run_experts(tier, segments, experts)
 

@@ -8,9 +8,9 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.memory import MAX_SEGMENTS, ByteRange
+from edge_runtime.base.arrays import U64
 from edge_runtime.base.errors import BudgetError
 from edge_runtime.base.huge_pages import huge_memory
 from edge_runtime.base.sizes import align_up, format_size
@@ -68,7 +68,7 @@ class HostSlots:
         return self._num_slots * self._slot_bytes
 
     @property
-    def addresses(self) -> NDArray[np.uint64]:
+    def addresses(self) -> U64:
         """uint64 [S, 4]: address of each segment of each slot, 0 where there is none. Valid until `resize`."""
         return self._addresses[: self._num_slots]
 

@@ -23,7 +23,7 @@ from edge_runtime.backends.cuda.launches import (
 from edge_runtime.backends.cuda.structures import ACT_GROUP, GROUP, TILE, Pairs, Tiles
 from edge_runtime.backends.cuda.tensors import DeviceTensor
 from edge_runtime.backends.kernels import Resident, ResidentRouter
-from edge_runtime.base.arrays import F32, I32
+from edge_runtime.base.arrays import F32, I32, U64, Bools
 from edge_runtime.base.spec import ModelSpec
 
 FEWEST_TOGETHER = 3
@@ -76,7 +76,7 @@ class CudaExpertKernels:
         self._put("weights", weights)
         self._quantize()
 
-    def run_experts(self, tier: int, segments: NDArray[np.uint64], experts: I32) -> None:
+    def run_experts(self, tier: int, segments: U64, experts: I32) -> None:
         """See `ExpertKernels.run_experts`."""
         slots = np.full(self._spec.num_experts, -1, np.int32)
         slots[experts] = np.arange(len(experts), dtype=np.int32)
@@ -171,12 +171,12 @@ class CudaExpertKernels:
         combine(self._module, self._stream, self._room("y").address, weights, out, size)
         return DeviceTensor(out, self._x.rows, self._spec.hidden)
 
-    def _together(self, tier: int, slots: I32) -> NDArray[np.bool_] | None:
+    def _together(self, tier: int, slots: I32) -> Bools | None:
         """Say which experts go by tiles, [E]; None if none does."""
         if tier == BF16 or len(self._experts) < FEWEST_TOGETHER:
             return None
         counts = np.bincount(self._experts[self._experts >= 0], minlength=len(slots))
-        found: NDArray[np.bool_] = (counts >= FEWEST_TOGETHER) & (slots >= 0)
+        found: Bools = (counts >= FEWEST_TOGETHER) & (slots >= 0)
         return found if found.any() else None
 
     def _run_tiles(self, tier: int, slots: I32) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cuda.driver import DeviceMemory, Stream
 from edge_runtime.backends.cuda.experts import CudaExpertKernels
 from edge_runtime.backends.cuda.tensors import DeviceTensor, Readback
 from edge_runtime.backends.kernels import Resident
-from edge_runtime.base.arrays import F32, I32
+from edge_runtime.base.arrays import F32, I32, U64
 from edge_runtime.base.spec import ModelSpec
 
 
@@ -50,7 +49,7 @@ class HostedKernels:
         """See `ExpertKernels.begin`."""
         self._kernels.begin(self._to_device(x), ids, weights)
 
-    def run_experts(self, tier: int, segments: NDArray[np.uint64], experts: I32) -> None:
+    def run_experts(self, tier: int, segments: U64, experts: I32) -> None:
         """See `ExpertKernels.run_experts`."""
         self._kernels.run_experts(tier, segments, experts)
 

@@ -10,7 +10,6 @@ import ctypes
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cuda.driver import Module, Stream
 from edge_runtime.backends.cuda.structures import (
@@ -26,6 +25,7 @@ from edge_runtime.backends.cuda.structures import (
     make_shape,
     make_variant,
 )
+from edge_runtime.base.arrays import I32, Structs
 from edge_runtime.base.spec import ExpertSpec, RouterSpec
 
 BF16 = 16
@@ -109,7 +109,7 @@ class ExpertLaunches:
         down.launch(stream, (self._hidden // PANEL, num_tiles), _BATCH_THREADS, tiles, h, y, self._shape)
 
 
-def cut_tiles(experts: NDArray[np.int32], slot_of: NDArray[np.int32]) -> tuple[NDArray[np.void], NDArray[np.int32]]:
+def cut_tiles(experts: I32, slot_of: I32) -> tuple[Structs, I32]:
     """Cut pairs into tiles: pairs of one expert side by side, at most `TILE_TOKENS` together.
 
     Args:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import ctypes
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cuda.driver import Device, DeviceMemory, Module, Stream
-from edge_runtime.base.arrays import U32
+from edge_runtime.base.arrays import F32, I8, U32
 from edge_runtime.base.errors import DeviceError
 
 _LANES, _WORDS = 32, 16
@@ -63,11 +62,11 @@ def expected_outputs(words: U32) -> U32:
     return out
 
 
-def _bytes(words: U32) -> NDArray[np.int8]:
+def _bytes(words: U32) -> I8:
     return np.ascontiguousarray(words).view(np.int8).reshape(len(words), -1)
 
 
-def _to_int(values: NDArray[np.float32]) -> U32:
+def _to_int(values: F32) -> U32:
     """Round to nearest even, saturate; NaN gives 0."""
     finite = np.nan_to_num(values.astype(np.float64), nan=0.0)
     return np.clip(np.rint(finite), -(2**31), 2**31 - 1).astype(np.int64).astype(np.int32).view(np.uint32)

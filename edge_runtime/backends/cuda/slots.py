@@ -7,11 +7,11 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cuda.blocks import Block, Kind, make_block
 from edge_runtime.backends.cuda.driver import Stream
 from edge_runtime.backends.memory import MAX_SEGMENTS, ByteRange
+from edge_runtime.base.arrays import U64
 from edge_runtime.base.errors import BudgetError, DeviceError
 from edge_runtime.base.sizes import format_size
 
@@ -56,7 +56,7 @@ class CudaSlots:
         return self.num_slots * self._slot_bytes
 
     @property
-    def addresses(self) -> NDArray[np.uint64]:
+    def addresses(self) -> U64:
         """See `SlotMemory.addresses`."""
         return self._addresses[: self.num_slots]
 

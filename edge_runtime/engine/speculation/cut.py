@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from edge_runtime.base.arrays import I32, Bools
 
 
-def rows_served(topk_ids: NDArray[np.int32], drawn: int, resident: NDArray[np.bool_]) -> int:
+def rows_served(topk_ids: I32, drawn: int, resident: Bools) -> int:
     """Return how many tokens of a pass, from the first on, can go on.
 
     All that were drawn do. A draft does if the experts it needs are in memory, or are read for the drawn tokens anyway,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edge_runtime.base.arrays import I32
 from edge_runtime.engine.speculation.counts import DraftCounts
 from edge_runtime.engine.speculation.drafts import ORDERS, Draft, NgramDrafts
 from edge_runtime.engine.speculation.judge import Judge
@@ -31,7 +29,7 @@ class Drafting:
 
     def __init__(
         self,
-        prompt_ids: NDArray[np.int32],
+        prompt_ids: I32,
         judge: Judge | None,
         totals: DraftCounts,
         may_draft: Callable[[], bool] = lambda: True,

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from edge_runtime.base.arrays import I32
 
 ORDERS = (4, 2)
 """Lengths of the matches that are looked for, the longest first."""
@@ -42,7 +43,7 @@ class NgramDrafts:
         token_ids: int32 [N], the text so far.
     """
 
-    def __init__(self, token_ids: NDArray[np.int32]) -> None:
+    def __init__(self, token_ids: I32) -> None:
         self._tokens = array("i", token_ids.tolist())
         self._tables = {order: np.full(_PLACES, -1, np.int32) for order in ORDERS}
         for order, table in self._tables.items():
@@ -87,7 +88,7 @@ def _place(tokens: array[int]) -> int:
     return found >> _SHIFT
 
 
-def _fill(table: NDArray[np.int32], token_ids: NDArray[np.int32], order: int) -> None:
+def _fill(table: I32, token_ids: I32, order: int) -> None:
     """Note every match of a text that something follows; later ones take the places of earlier ones."""
     follows = np.arange(order, len(token_ids), dtype=np.int32)
     found = np.zeros(len(follows), np.uint64)

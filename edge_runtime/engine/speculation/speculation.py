@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_runtime.backends.trunk import Trunk
+from edge_runtime.base.arrays import I32
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.engine.speculation.counts import DraftCounts
@@ -46,7 +44,7 @@ class Speculation:
         """Return why nothing is drafted for requests of a policy; empty if something may be."""
         return self._why_never or why_not_under(policy)
 
-    def drafting(self, prompt_ids: NDArray[np.int32], decides: Callable[[], Policy]) -> Drafting | None:
+    def drafting(self, prompt_ids: I32, decides: Callable[[], Policy]) -> Drafting | None:
         """Return what drafts for a request that begins; None where nothing can be.
 
         Args:

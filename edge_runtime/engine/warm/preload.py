@@ -10,7 +10,6 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.base.arrays import F64
 from edge_runtime.base.errors import HobbitError
@@ -138,7 +137,7 @@ def prime(rule: EvictionRule, uses: F64, *, top_k: int, tier: int, passes: int =
     """Tell a rule uses float64 [L, E] as if passes had run in which each expert was chosen as often as remembered."""
     layers = [layer for layer in range(len(uses)) if uses[layer].any()]
     shares = {layer: top_k * uses[layer] / uses[layer].sum() for layer in layers}
-    due: dict[int, NDArray[np.float64]] = {layer: np.zeros(uses.shape[1]) for layer in layers}
+    due: dict[int, F64] = {layer: np.zeros(uses.shape[1]) for layer in layers}
     tiers = np.full(top_k, tier, np.uint8)
     for _ in range(passes):
         rule.begin_pass()

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import F64
+from edge_runtime.base.arrays import F64, I64
 from edge_runtime.bundle.state import make_folder, state_folder
 
 _LOG = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ class UsageFile:
             raise ValueError(f"expected at most {largest} bytes")
         return raw
 
-    def add(self, uses: NDArray[np.int64]) -> None:
+    def add(self, uses: I64) -> None:
         """Add a run's uses int64 [L, E]; a run without any changes nothing."""
         if not uses.any():
             return

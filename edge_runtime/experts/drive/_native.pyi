@@ -1,8 +1,7 @@
 # The surface of src/bindings.cpp; meanings and units are in edge_runtime/experts/drive/__init__.py.
 from collections.abc import Callable, Sequence
 
-import numpy as np
-import numpy.typing as npt
+from edge_runtime.base.arrays import U32
 
 _Span = tuple[int, int]
 _Detail = tuple[int, int, int, int, int, int, int, int, str]
@@ -25,7 +24,7 @@ class DriveReader:
         file_bytes: int,
         first_record: int,
         record_bytes: int,
-        checksums: npt.NDArray[np.uint32],
+        checksums: U32,
         has_stamp: bool,
     ) -> None: ...
     def set_layout(self, first: int, last: int, layout: int) -> None: ...

@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import F64, Keys
+from edge_runtime.base.arrays import F64, U8, Indices, Keys
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.params import Param, per_layer
 from edge_runtime.experts.eviction.base import KeepingRule, RuleContext
@@ -71,7 +70,7 @@ class LayerSizes(KeepingRule):
         """Divide another capacity among the layers."""
         self.sizes[self._layers] = divide(self._loads, min(capacity, len(self._layers) * self._num_experts))
 
-    def use(self, keys: Keys, tiers: NDArray[np.uint8]) -> None:
+    def use(self, keys: Keys, tiers: U8) -> None:
         """Number the uses."""
         self._last_use[keys] = self._uses + np.arange(1, len(keys) + 1)
         self._uses += len(keys)
@@ -105,7 +104,7 @@ def expected_loads(counts: Sequence[int], top_k: int, *, single: float, accuracy
     return np.asarray((1 - accuracy) * (single + (1 - single) * top_k) * missing)
 
 
-def divide(loads: Sequence[F64], capacity: int) -> NDArray[np.intp]:
+def divide(loads: Sequence[F64], capacity: int) -> Indices:
     """Divide a capacity among layers so that their summed loads are least: dynamic programming, layer by layer.
 
     Args:
@@ -116,7 +115,7 @@ def divide(loads: Sequence[F64], capacity: int) -> NDArray[np.intp]:
         intp [layers], summing to at most `capacity`.
     """
     best = np.zeros(capacity + 1)
-    taken: list[NDArray[np.intp]] = []
+    taken: list[Indices] = []
     for of_layer in loads:
         most = min(len(of_layer) - 1, capacity)
         options = np.full((most + 1, capacity + 1), np.inf)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F64
 from edge_runtime.base.errors import RequestError
 from edge_runtime.base.sizes import MIB
 from edge_runtime.lab.bench.folder import JSON_NAME
@@ -145,14 +145,14 @@ def _row(metric: Metric, a: Mapping[str, Any], b: Mapping[str, Any], drift: floa
     }
 
 
-def _known(samples: Sequence[float | None]) -> NDArray[np.float64] | None:
+def _known(samples: Sequence[float | None]) -> F64 | None:
     """Return float64 [n] of samples all of which were measured; None otherwise."""
     if not samples or any(value is None for value in samples):
         return None
     return np.array(samples, np.float64)
 
 
-def ratio_interval(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[float, float]:
+def ratio_interval(before: F64, after: F64) -> tuple[float, float]:
     """Return the 95 % interval, in percent, of the change of the median from float64 [n] to float64 [m]."""
     random = np.random.default_rng(_SEED)
     old = np.median(random.choice(before, (_RESAMPLES, len(before))), axis=1)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import I32
 from edge_runtime.base.errors import RequestError
 
-Prompts = Callable[[int], NDArray[np.int32]]
+Prompts = Callable[[int], I32]
 """Request number to token ids int32 [prompt_tokens]."""
 
 
 def random_prompts(vocab_size: int, tokens: int, seed: int) -> Prompts:
     """Return prompts of uniformly random tokens: no locality at all, the hardest case for an expert cache."""
 
-    def prompt(number: int) -> NDArray[np.int32]:
+    def prompt(number: int) -> I32:
         return np.random.default_rng((seed, number)).integers(0, vocab_size, tokens).astype(np.int32)
 
     return prompt
@@ -35,7 +35,7 @@ def text_prompts(ids: Sequence[int], tokens: int, name: str) -> Prompts:
         )
     text = np.asarray(ids, np.int32)
 
-    def prompt(number: int) -> NDArray[np.int32]:
+    def prompt(number: int) -> I32:
         return text[number % (len(text) // tokens) * tokens :][:tokens]
 
     return prompt

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import I32
 from edge_runtime.engine.api import Engine
 from edge_runtime.engine.job import Event, Job, LogitsEvent, TokenEvent
 from edge_runtime.engine.observer import SchedulerObserver
@@ -87,7 +87,7 @@ class Batch:
         return ["".join(written) for written in texts]
 
     def _scoring(self, tokens: tuple[int, ...], running: _Running, tell: Tell) -> Job:
-        ids: NDArray[np.int32] = np.asarray(tokens, np.int32)
+        ids: I32 = np.asarray(tokens, np.int32)
 
         def deliver(event: Event) -> None:
             if isinstance(event, LogitsEvent):

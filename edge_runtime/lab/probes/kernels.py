@@ -9,8 +9,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import I32, I64, U8
 from edge_runtime.base.errors import DeviceError
 from edge_runtime.engine.parts import Parts
 from edge_runtime.lab.probes.base import Subject
@@ -154,7 +154,7 @@ class ResidentLayer:
         return span.ns - before
 
 
-def _selection(parts: Parts, ids: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+def _selection(parts: Parts, ids: I64) -> tuple[I32, U8]:
     """Return int32 [T, K] of a call, and uint8 [E], the tier of each expert it needs."""
     tiers = np.zeros(parts.spec.num_experts, np.uint8)
     tiers[ids] = parts.plan.tier

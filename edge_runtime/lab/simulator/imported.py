@@ -7,8 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import ExpertSpec, LayerSpec, MlpSpec, ModelSpec, RouterSpec, check_spec
 from edge_runtime.lab.simulator.route_trace import RouteRecording
@@ -93,7 +93,7 @@ def _passes(recording: RouteRecording) -> Iterator[TracePass]:
         )
 
 
-def logits_of(experts: NDArray[np.int32], weights: NDArray[np.float32], num_experts: int) -> NDArray[np.float32]:
+def logits_of(experts: I32, weights: F32, num_experts: int) -> F32:
     """Return logits float32 [layers, E] whose softmax gives int32 [layers, K] chosen experts their weights.
 
     The experts that were not chosen get a chance of nearly nothing: what the router thought of them is not known.

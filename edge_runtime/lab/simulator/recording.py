@@ -8,8 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.engine.api import Engine
 from edge_runtime.lab.evaluation import log_softmax
 from edge_runtime.lab.simulator.trace_format import TraceHeader, TracePass
@@ -18,7 +18,7 @@ from edge_runtime.policy.wrappers.tracing import TracingPolicy
 from edge_runtime.prefetch import parse_prefetch
 from edge_runtime.prefetch.recorded import RecordingPredictor
 
-Step = tuple[int, NDArray[np.float32]]
+Step = tuple[int, F32]
 Watch = Callable[[Iterable[Step]], Iterable[Step]]
 
 
@@ -39,7 +39,7 @@ def record(
         watch: passes on what it is given, (position, logits) of each step, for a progress bar.
     """
 
-    def confidence(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def confidence(rows: F32) -> F32:
         return np.asarray(np.exp(log_softmax(rows).max(axis=1)), np.float32)
 
     parts, passes = engine.parts, 0
@@ -64,9 +64,7 @@ def record(
     return passes
 
 
-def _steps(
-    engine: Engine, texts: Sequence[Sequence[int]], watch: Watch
-) -> Iterator[tuple[NDArray[np.int32], int, NDArray[np.float32]]]:
+def _steps(engine: Engine, texts: Sequence[Sequence[int]], watch: Watch) -> Iterator[tuple[I32, int, F32]]:
     """Yield each text's tokens with (position, logits) of each step."""
     for ids in texts:
         tokens = np.asarray(ids, np.int32)
@@ -75,7 +73,7 @@ def _steps(
 
 
 @contextmanager
-def _recording(engine: Engine, ahead: int) -> Iterator[Callable[[], NDArray[np.float32] | None]]:
+def _recording(engine: Engine, ahead: int) -> Iterator[Callable[[], F32 | None]]:
     """Keep what the engine's predictor says during a block; the value returns, and forgets, that of the last pass."""
     prefetcher = engine.parts.decoder.prefetcher
     if prefetcher is None:

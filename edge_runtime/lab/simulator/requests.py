@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+
+from edge_runtime.base.arrays import U8, Indices
 
 
 class RequestLog:
@@ -18,24 +19,24 @@ class RequestLog:
         self._layers: list[int] = []
         self._rows: list[bytes] = []
 
-    def add(self, layer_idx: int, tiers: NDArray[np.uint8]) -> None:
+    def add(self, layer_idx: int, tiers: U8) -> None:
         """Note uint8 [E] tiers asked for by one layer; 0 is not asked for."""
         self._layers.append(layer_idx)
         self._rows.append(tiers.tobytes())
 
-    def steps(self) -> NDArray[np.intp]:
+    def steps(self) -> Indices:
         """Return intp [N], the step of each request."""
         return self._table().nonzero()[0]
 
-    def keys(self) -> NDArray[np.intp]:
+    def keys(self) -> Indices:
         """Return intp [N], the expert of each request."""
         steps, experts = self._table().nonzero()
         return np.array(self._layers, np.intp)[steps] * self._num_experts + experts
 
-    def tiers(self) -> NDArray[np.uint8]:
+    def tiers(self) -> U8:
         """Return uint8 [N], the tier of each request."""
         table = self._table()
         return np.asarray(table[table != 0], np.uint8)
 
-    def _table(self) -> NDArray[np.uint8]:
+    def _table(self) -> U8:
         return np.frombuffer(b"".join(self._rows), np.uint8).reshape(-1, self._num_experts)

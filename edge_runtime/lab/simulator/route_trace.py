@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, I32, I64, Bools, Indices
 from edge_runtime.base.errors import ConfigError
 
 COLUMNS = ("turn", "phase", "step", "layer", "slot", "expert", "weight")
@@ -51,9 +51,9 @@ class RouteRecording:
     num_layers: int
     num_experts: int
     layers: list[int]
-    experts: NDArray[np.int32]
-    weights: NDArray[np.float32]
-    first_of_text: NDArray[np.bool_]
+    experts: I32
+    weights: F32
+    first_of_text: Bools
     expert_bytes: int
     filled: int
 
@@ -89,9 +89,9 @@ def read_recording(path: Path) -> RouteRecording:
 def _assemble(
     path: Path,
     remarks: dict[str, str],
-    places: NDArray[np.int64],
-    experts: NDArray[np.int64],
-    weights: NDArray[np.float32],
+    places: I64,
+    experts: I64,
+    weights: F32,
 ) -> RouteRecording:
     """Put rows at places int64 [4, rows] (turn, phase, step, layer) into arrays by token and layer."""
     tokens, token_of = np.unique(places[:3], axis=1, return_inverse=True)
@@ -124,7 +124,7 @@ def _assemble(
     )
 
 
-def _next_known(found: NDArray[np.int64], tokens: int, layers: int) -> NDArray[np.intp]:
+def _next_known(found: I64, tokens: int, layers: int) -> Indices:
     """Return which row of those found each of the cells [tokens * layers] takes: its own, else the next token's.
 
     Programs that compute only what they need leave the last layer of a prompt's tokens out, but for the last one.

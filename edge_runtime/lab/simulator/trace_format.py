@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.checksum import crc32c
 from edge_runtime.base.spec import ModelSpec, check_spec
 from edge_runtime.base.strict import from_mapping
@@ -95,11 +95,11 @@ class TracePass(NamedTuple):
         is_prefetching: reading ahead was on.
     """
 
-    token_ids: NDArray[np.int32]
-    logits: NDArray[np.float32]
-    confidence: NDArray[np.float32]
+    token_ids: I32
+    logits: F32
+    confidence: F32
     first_of_text: bool
-    predictions: NDArray[np.float32] | None = None
+    predictions: F32 | None = None
     is_rejected: bool = False
     is_prefetching: bool = False
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import F32
+from edge_runtime.base.arrays import F32, F64
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.policy.base import PolicyContext
 
@@ -33,7 +32,7 @@ def loss_tables(context: PolicyContext, calibration: ExpertCalibration, tiers: l
     return losses
 
 
-def substitute_shares(context: PolicyContext, calibration: ExpertCalibration) -> NDArray[np.float64]:
+def substitute_shares(context: PolicyContext, calibration: ExpertCalibration) -> F64:
     """Return float64 [L]: the loss of replacing an expert, relative to skipping it; from 1 on a skip is better."""
     shares = np.ones(context.num_layers)
     for layer in calibration.layers:
@@ -68,6 +67,6 @@ def measured(context: PolicyContext, what: str) -> ExpertCalibration:
     return context.calibration
 
 
-def _error(layer: LayerCalibration, tier: int) -> NDArray[np.float64]:
+def _error(layer: LayerCalibration, tier: int) -> F64:
     errors = layer.output_errors or {}
     return np.array(errors.get(str(tier), [0.0] * len(layer.norms or [])))

@@ -8,17 +8,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import F32, F64, U8
+from edge_runtime.base.arrays import F32, F64, I32, U8, Ints
 from edge_runtime.policy.base import Decision, Hint, PolicyContext, Routing
 from edge_runtime.policy.native import OneToken
 from edge_runtime.policy.rate_distortion.loss_tables import byte_tables, loss_tables, measured, substitute_shares
 from edge_runtime.policy.rate_distortion.opportunity_cost import OpportunityCost
 from edge_runtime.policy.rate_distortion.rate_control import PriceController
 from edge_runtime.policy.rate_distortion.use_rates import UseRates
-
-Ints = NDArray[np.integer]
 
 
 class LayerChoice(NamedTuple):
@@ -123,7 +120,7 @@ class ReadChoice:
         decision = Decision(ids, weights, tiers, substituted, skipped, changed, loss, hints=hints)
         return LayerChoice(decision, read_bytes, held)
 
-    def _seen(self, layer_idx: int, routing: Routing) -> tuple[F32, F32, NDArray[np.int32], F32]:
+    def _seen(self, layer_idx: int, routing: Routing) -> tuple[F32, F32, I32, F32]:
         """What the native choice looks at: logits, what the router compares, experts, weights."""
         return routing.logits, self._router.preference(layer_idx, routing), routing.topk_ids, routing.topk_weights
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F64
 from edge_runtime.policy.base import Routing
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class UseRates:
         self.factors[layer_idx] = factor
         self.tokens[layer_idx] = self.tokens[layer_idx] * kept + tokens
 
-    def powers(self, layer_idx: int) -> NDArray[np.float64]:
+    def powers(self, layer_idx: int) -> F64:
         """Squared weight a token of every expert of a layer, float64 [E]."""
-        found: NDArray[np.float64] = self.sums[layer_idx] * (self.factors[layer_idx] / self.tokens[layer_idx])
+        found: F64 = self.sums[layer_idx] * (self.factors[layer_idx] / self.tokens[layer_idx])
         return found

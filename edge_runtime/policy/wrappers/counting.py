@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import I64
 from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing
 from edge_runtime.policy.wrappers.watching import Watching
 
@@ -20,7 +20,7 @@ class RoutingCounts(NamedTuple):
     """
 
     tokens: int
-    layers: dict[int, NDArray[np.int64]]
+    layers: dict[int, I64]
 
 
 class CountingPolicy(Watching):
@@ -34,7 +34,7 @@ class CountingPolicy(Watching):
     def __init__(self, inner: Policy, num_experts: int) -> None:
         super().__init__(inner)
         self._num_experts = num_experts
-        self.layers: dict[int, NDArray[np.int64]] = {}
+        self.layers: dict[int, I64] = {}
 
     def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
         """See `Policy.decide`."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, F64
 from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing
 from edge_runtime.policy.hobbit import score
 from edge_runtime.policy.mobile import SIGNALS, certainty
@@ -44,7 +44,7 @@ class ThresholdWatcher(Watching):
 
     def __init__(self, inner: Policy, num_layers: int) -> None:
         super().__init__(inner)
-        self._scores: list[NDArray[np.float64]] = []
+        self._scores: list[F64] = []
         self._ratios: list[list[float]] = [[] for _ in range(num_layers)]
         self._certainties: dict[str, list[float]] = {signal: [] for signal in SIGNALS}
 
@@ -56,7 +56,7 @@ class ThresholdWatcher(Watching):
             self._ratios[layer_idx] += ratio.tolist()
         return super().decide(layer_idx, routing, residency)
 
-    def accept(self, logits: NDArray[np.float32]) -> bool:
+    def accept(self, logits: F32) -> bool:
         """See `Policy.accept`."""
         for signal, found in self._certainties.items():
             found.append(certainty(logits[-1], signal))

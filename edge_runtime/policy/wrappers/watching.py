@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, U8
 from edge_runtime.policy.base import Decision, Policy, PolicyContext, ResidencyView, Routing
 
 
@@ -46,7 +46,7 @@ class OnePass:
         """See `Policy.decide`."""
         raise NotImplementedError
 
-    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> U8:
         """See `Policy.predict_tiers`: the experts predicted, at the full tier."""
         tiers = np.zeros(self.context.num_experts, np.uint8)
         tiers[routing.topk_ids[routing.topk_weights != 0]] = self.context.tier
@@ -58,7 +58,7 @@ class OnePass:
     def begin_pass(self, num_tokens: int, *, has_logits: bool) -> None:
         """Nothing to prepare."""
 
-    def accept(self, logits: NDArray[np.float32]) -> bool:
+    def accept(self, logits: F32) -> bool:
         """Every result stands."""
         return True
 
@@ -66,7 +66,7 @@ class OnePass:
 class PredictsAsItDecides(OnePass):
     """Predicts tiers by `decide`, which therefore has to change nothing."""
 
-    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> U8:
         """See `Policy.predict_tiers`: what it would decide.
 
         A prediction that names more than K experts is not sure who comes: all of them, at the full tier.
@@ -126,7 +126,7 @@ class Watching:
         """See `Policy.decide`."""
         return self._inner.decide(layer_idx, routing, residency)
 
-    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> NDArray[np.uint8]:
+    def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> U8:
         """See `Policy.predict_tiers`."""
         return self._inner.predict_tiers(layer_idx, routing, residency)
 
@@ -138,6 +138,6 @@ class Watching:
         """See `Policy.begin_pass`."""
         self._inner.begin_pass(num_tokens, has_logits=has_logits)
 
-    def accept(self, logits: NDArray[np.float32]) -> bool:
+    def accept(self, logits: F32) -> bool:
         """See `Policy.accept`."""
         return self._inner.accept(logits)

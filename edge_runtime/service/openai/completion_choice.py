@@ -6,9 +6,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edge_runtime.base.arrays import I32
 from edge_runtime.engine.job import Outcome, PromptEvent, TokenEvent, TokenLogprob
 from edge_runtime.service.openai.choices import Choice
 from edge_runtime.service.openai.grammar import Vocabulary
@@ -26,7 +24,7 @@ class Echo(NamedTuple):
     """
 
     text: str
-    token_ids: NDArray[np.int32]
+    token_ids: I32
     starts: Sequence[int] = ()
 
     def text_of(self, first: int, end: int) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edge_runtime.base.arrays import Bools
 from edge_runtime.engine.sampler import Constraint
 
 
@@ -34,7 +32,7 @@ class CopiedConstraint:
         """Whether nothing may follow."""
         return self._used().is_complete
 
-    def allowed(self) -> NDArray[np.bool_]:
+    def allowed(self) -> Bools:
         """Return bool [V]: the tokens that may come next."""
         return self._used().allowed()
 

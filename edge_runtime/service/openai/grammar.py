@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import Bools
 from edge_runtime.base.confined import ConfinedHost, JobRefusedError
 from edge_runtime.base.errors import RequestError
 from edge_runtime.service.openai.call_formats import CallFormat, Offered
@@ -215,7 +215,7 @@ class Grammar:
         """Whether nothing may follow."""
         return bool(self._matcher.is_stopped())
 
-    def allowed(self) -> NDArray[np.bool_]:
+    def allowed(self) -> Bools:
         """Return the tokens that may come next, bool [V]."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         mask = np.unpackbits(bits, bitorder="little")[: self._vocab_size].view(np.bool_)

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edge_runtime.base.arrays import I32
 from edge_runtime.base.errors import RequestError
 from edge_runtime.engine.detokenizer import decode_apart, starts_of
 from edge_runtime.engine.sampler import Constraint, SamplingParams
@@ -39,7 +37,7 @@ class ReadyRequest:
     """
 
     kind: AnswerKind
-    prompts: Sequence[NDArray[np.int32]]
+    prompts: Sequence[I32]
     choices: Sequence[Choice]
     sampling: SamplingParams
     constraint: CopyableConstraint | None
@@ -104,7 +102,7 @@ class Preparation:
         scored = asked.alternatives if asked.scores_prompt else None
         return ReadyRequest(COMPLETION, prompts, choices, self._sampling(asked), self._format_constraint(asked), scored)
 
-    def _echo(self, asked: CompletionRequest, given: Any, ids: NDArray[np.int32]) -> Echo:
+    def _echo(self, asked: CompletionRequest, given: Any, ids: I32) -> Echo:
         """Return what is repeated of a prompt."""
         tokenizer = self._service.tokenizer
         if not asked.echo:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import I32
 from edge_runtime.base.errors import ContextExceededError, RequestError
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.service.openai.api_errors import ApiError, bad_field
@@ -41,7 +41,7 @@ class Prompts:
         except RequestError as err:
             raise bad_field(param, str(err)) from err
 
-    def check(self, ids: Sequence[int], max_tokens: int | None, param: str) -> NDArray[np.int32]:
+    def check(self, ids: Sequence[int], max_tokens: int | None, param: str) -> I32:
         """Return a prompt as int32 [N] if it can be served.
 
         Raises:
@@ -67,7 +67,7 @@ class Prompts:
         return array
 
     def check_logprobs(
-        self, asked: GenerationRequest, prompts: Sequence[NDArray[np.int32]], param: str, *, is_echoed: bool = False
+        self, asked: GenerationRequest, prompts: Sequence[I32], param: str, *, is_echoed: bool = False
     ) -> None:
         """Check that the log probabilities of a request can be kept.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import Bools
 from edge_runtime.service.openai.copied_constraint import CopyableConstraint
 from edge_runtime.service.openai.grammar import Vocabulary
 
@@ -49,7 +49,7 @@ class AfterReasoning:
         """Whether nothing may follow."""
         return not self._is_thinking and self._inner.is_complete
 
-    def allowed(self) -> NDArray[np.bool_]:
+    def allowed(self) -> Bools:
         """Return bool [V]: while thinking all but the end of the text, then what the inner constraint says."""
         if not self._is_thinking:
             return self._inner.allowed()

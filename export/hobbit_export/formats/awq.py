@@ -7,9 +7,8 @@ Stored are qweight int32 [K, N / 8], qzeros int32 [G, N / 8] and scales [G, N]; 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import F32
+from edge_runtime.base.arrays import F32, I32
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.formats.columns import ColumnWeight, Packing
 from hobbit_export.formats.config import QuantReader, refuse_ignored
@@ -62,7 +61,7 @@ def _weight(parts: Parts, module: str, size: int) -> ColumnWeight:
     return ColumnWeight.of(module, (n, inputs), kind, packing, group, (words, scales, zeros, None))
 
 
-def _codes(words: NDArray[np.int32]) -> F32:
+def _codes(words: I32) -> F32:
     """Unpack [r, c] words to the codes [8 c, r] of the outputs in their order."""
     turned = np.ascontiguousarray(words.T)
     out = np.empty((len(turned), _PER_WORD, turned.shape[1]), np.float32)

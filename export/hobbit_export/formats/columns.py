@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import F32
+from edge_runtime.base.arrays import F32, I32, I64
 from edge_runtime.base.errors import BundleError
 from hobbit_export.checkpoint import to_f32
 from hobbit_export.formats.numbers import apply_steps
@@ -33,8 +33,8 @@ class Packing:
     """
 
     outputs: int
-    codes: Callable[[NDArray[np.int32]], F32]
-    zeros: Callable[[NDArray[np.int32]], F32]
+    codes: Callable[[I32], F32]
+    zeros: Callable[[I32], F32]
     zeros_outputs: int
     check_zeros: Callable[[F32], F32] = lambda zeros: zeros
 
@@ -90,7 +90,7 @@ class ColumnWeight(Weight):
                 self._scale(out[rows], scales[:, rows].T, zeros[:, rows].T, groups)
         return out
 
-    def _scale(self, out: F32, scales: F32, zeros: F32, groups: NDArray[np.int64] | None) -> None:
+    def _scale(self, out: F32, scales: F32, zeros: F32, groups: I64 | None) -> None:
         if groups is not None:
             out -= zeros[:, groups]
             out *= scales[:, groups]
@@ -109,7 +109,7 @@ class ColumnWeight(Weight):
         except ValueError as err:
             raise BundleError(f"{self.zeros.where}: {err}") from err
 
-    def _groups(self) -> NDArray[np.int64] | None:
+    def _groups(self) -> I64 | None:
         """Return the group of each input; None where they follow each other."""
         if self.order is None:
             return None

@@ -13,9 +13,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import F32
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.errors import ConfigError
 from hobbit_export.checkpoint import Checkpoint
 from hobbit_export.formats.columns import ColumnWeight, Packing
@@ -133,7 +132,7 @@ def _weight(parts: Parts, module: str, scheme: _Scheme) -> ColumnWeight:
     return ColumnWeight.of(module, (n, inputs), kind, packing, group, (words, scales, zeros, found))
 
 
-def _codes(words: NDArray[np.int32], bits: int) -> F32:
+def _codes(words: I32, bits: int) -> F32:
     return integers(words.T, bits)
 
 

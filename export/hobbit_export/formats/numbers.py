@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import F32
+from edge_runtime.base.arrays import F32, I32, U8
 
 E2M1: F32 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 """Value of each code."""
@@ -30,7 +30,7 @@ E4M3: F32 = _e4m3()
 """Value of each code; two of them are no numbers."""
 
 
-def e8m0(codes: NDArray[np.uint8]) -> F32:
+def e8m0(codes: U8) -> F32:
     """Return powers of two: 2^(code - 127); 255 is not a number. The smallest, 2^-127, is exact in float32 too."""
     found = np.ldexp(np.float32(1), np.minimum(codes, 254).astype(np.int32) - _E8M0_BIAS)
     return np.asarray(np.where(codes == 255, np.float32(np.nan), found), np.float32)
@@ -46,12 +46,12 @@ _E2M1_PAIRS = _per_byte(E2M1, 4)
 _INTEGERS = {bits: _per_byte(np.arange(1 << bits, dtype=np.float32), bits) for bits in (2, 4)}
 
 
-def e2m1(packed: NDArray[np.uint8]) -> F32:
+def e2m1(packed: U8) -> F32:
     """Return the values [n, 2 c] of E2M1 codes packed two a byte [n, c], the low half first."""
     return np.asarray(_E2M1_PAIRS[packed].view(np.float32))
 
 
-def integers(words: NDArray[np.int32], bits: int) -> F32:
+def integers(words: I32, bits: int) -> F32:
     """Unpack [..., c] words to [..., 32 / bits * c] unsigned integers of 2, 4 or 8 bits, lowest first, as float32."""
     octets = np.ascontiguousarray(words).astype("<i4", copy=False).view(np.uint8)
     return octets.astype(np.float32) if bits == 8 else np.asarray(_INTEGERS[bits][octets].view(np.float32))

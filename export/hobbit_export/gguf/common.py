@@ -6,9 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import ConfigError
 from hobbit_export.gguf.keys import Keys, without_none
 from hobbit_export.safetensors import TensorInfo
@@ -33,7 +31,7 @@ class ModelKeys:
     tensors: Mapping[str, TensorInfo]
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
-    numbers: Callable[[str], NDArray[np.float32]]
+    numbers: Callable[[str], F32]
     pre_tokenizer: str | None = None
 
     def rows(self, name: str) -> int | None:

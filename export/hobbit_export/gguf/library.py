@@ -10,8 +10,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, U8
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.extras import install_extra
 
@@ -49,7 +49,7 @@ def tensor_names(architecture: str, names: list[str]) -> dict[str, str]:
     return {name: value for name, value in mapped.items() if value is not None}
 
 
-def decode(stored: NDArray[np.uint8], kind: str) -> NDArray[np.float32]:
+def decode(stored: U8, kind: str) -> F32:
     """Decode blocks of a quantised type.
 
     Args:
@@ -62,5 +62,5 @@ def decode(stored: NDArray[np.uint8], kind: str) -> NDArray[np.float32]:
     gguf = _package()
     numbers: Any = gguf.GGMLQuantizationType
     with np.errstate(all="ignore"):  # a scale that is no number is found in what comes out
-        values: NDArray[np.float32] = gguf.quants.dequantize(stored, numbers[kind])
+        values: F32 = gguf.quants.dequantize(stored, numbers[kind])
     return values

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.errors import BundleError
 from hobbit_export.checkpoint import to_f32
 from hobbit_export.weights import Weight
@@ -151,7 +152,7 @@ class _LogOfNegative(_Changed):
         raw = to_f32(self.stored.read(start, stop))
         if not (raw < 0).all():
             raise BundleError(f"{self.file.name}: tensor {self.name!r}: expected numbers below 0. Export a sound file.")
-        found: NDArray[np.float32] = np.log(-raw.astype(np.float64)).astype(np.float32)
+        found: F32 = np.log(-raw.astype(np.float64)).astype(np.float32)
         return found
 
 

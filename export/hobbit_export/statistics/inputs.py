@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import F32, F64, I32
+from edge_runtime.base.arrays import F32, F64, I32, Indices
 
 FOLDER = "statistics"
 ROUTED, SHARED = 64, 32
@@ -29,7 +28,7 @@ def chosen_rows(topk_ids: I32, num_experts: int) -> I32:
     return rows
 
 
-def _evenly(count: int, most: int) -> NDArray[np.intp]:
+def _evenly(count: int, most: int) -> Indices:
     """Return `most` numbers below count, or all of them."""
     return np.arange(count) if count <= most else np.arange(most) * count // most
 

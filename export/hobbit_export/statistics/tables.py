@@ -12,9 +12,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import F32, F64
+from edge_runtime.base.arrays import F32, F64, I64, U8
 from edge_runtime.bundle.record import GROUP
 from hobbit_export.statistics.panels import CoarseRows
 
@@ -61,7 +60,7 @@ class Fitted(NamedTuple):
         residual: sum of squares of what the two-bit tier changes of the weights.
     """
 
-    tables: NDArray[np.uint8]
+    tables: U8
     outputs: F64
     coarse: F64
     residual: float
@@ -135,7 +134,7 @@ def _least_squares(sums: F64, wanted: F64, ridge: F64) -> F64:
     return _solve(a, b)
 
 
-def _rounded(values: F64) -> tuple[F64, NDArray[np.int64]]:
+def _rounded(values: F64) -> tuple[F64, I64]:
     """Whole numbers of `_SUM_BITS` bits a row, and the power of two they are larger by."""
     power = _SUM_BITS - np.frexp(np.abs(values).max(axis=1))[1].astype(np.int64)
     return np.rint(values * np.ldexp(1.0, power)[:, None]), power

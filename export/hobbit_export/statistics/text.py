@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import I32
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.spec import ModelSpec
 from hobbit_export.calibration import read_beginning
@@ -34,7 +34,7 @@ class HeldOut(NamedTuple):
     """
 
     fitted: int
-    ids: NDArray[np.int32]
+    ids: I32
     where: str
 
 
@@ -55,7 +55,7 @@ class CalibrationText:
         self._source, self._text = source, text
 
     @cached_property
-    def fitted(self) -> NDArray[np.int32]:
+    def fitted(self) -> I32:
         """The ids int32 [T] that codes are fitted to.
 
         Of a long text they are those behind what quality is measured on, so that it is not measured on what was fitted
@@ -91,7 +91,7 @@ class CalibrationText:
         return HeldOut(fitted, found, f"tokens {fitted + 1} to {fitted + len(found)} of {len(ids)}")
 
     @cached_property
-    def _encoded(self) -> dict[Path, NDArray[np.int32]]:
+    def _encoded(self) -> dict[Path, I32]:
         """Ids of all texts there are, by one tokenizer: it is large, and given back at once."""
         from edge_runtime.engine.tokenizer import Tokenizer
 
@@ -106,6 +106,6 @@ def _fitting(text: Path) -> Path:
     return FITTING_TEXT if text == DEFAULT_TEXT else text
 
 
-def _is_long(ids: NDArray[np.int32]) -> bool:
+def _is_long(ids: I32) -> bool:
     """Whether a text is parted: its first tokens are measured on, those behind them fitted to."""
     return len(ids) >= 2 * MEASURED_TOKENS

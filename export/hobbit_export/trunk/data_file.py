@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edge_runtime.base.arrays import F32
 
 ALIGN = 64
 
@@ -44,7 +46,7 @@ class DataFile:
         os.ftruncate(self._fd, self._end)
         return Region(offset, length)
 
-    def write(self, region: Region, at: int, values: NDArray[np.generic]) -> None:
+    def write(self, region: Region, at: int, values: NDArray[Any]) -> None:
         """Write an array's bytes `at` bytes into the region."""
         data = memoryview(np.ascontiguousarray(values).tobytes())
         if at + len(data) > region.length:
@@ -54,7 +56,7 @@ class DataFile:
             written = os.pwrite(self._fd, data, offset)
             data, offset = data[written:], offset + written
 
-    def write_columns(self, region: Region, width: int, start: int, columns: NDArray[np.float32]) -> None:
+    def write_columns(self, region: Region, width: int, start: int, columns: F32) -> None:
         """Write float32 columns [K, n] as columns start.. of the row-major [K, width] matrix in the region."""
         for k, row in enumerate(np.ascontiguousarray(columns)):
             self.write(region, (k * width + start) * row.itemsize, row)

@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from edge_runtime.base.arrays import F32
 from hobbit_export.trunk.data_file import DataFile, Region
 
 OPSET = 18
@@ -98,7 +99,7 @@ class Graph:
         self._initializers.append(tensor)
         return name, region
 
-    def vector(self, name: str, values: NDArray[np.float32]) -> str:
+    def vector(self, name: str, values: F32) -> str:
         """Store a small weight (a norm, a bias, scales) inside the graph and return its name."""
         self._initializers.append(onnx.numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name))
         return name

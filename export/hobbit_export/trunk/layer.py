@@ -7,10 +7,10 @@ layer's graph begins with it, or the head's.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.signature import layer_signature
 from edge_runtime.backends.cpu.trunk.weight_source import TrunkWeights
+from edge_runtime.base.arrays import F32
 from edge_runtime.base.spec import ModelSpec, mixer_kind
 from hobbit_export.trunk.attention import EMITTERS
 from hobbit_export.trunk.attention.context import Emission
@@ -119,7 +119,7 @@ class LayerGraph:
         return rms_norm(self._g, x, self._g.vector(name, self._weights.get(name)), self._spec.rms_eps)
 
 
-def router_scale(spec: ModelSpec, layer_idx: int, weights: TrunkWeights) -> NDArray[np.float32] | None:
+def router_scale(spec: ModelSpec, layer_idx: int, weights: TrunkWeights) -> F32 | None:
     """Return the weight [D] of a router's own norm, which its matrix takes over; None where it has no such norm."""
     scale = spec.router.norm_scale
     return None if scale is None else weights.get(f"layers.{layer_idx}.router_norm") * np.float32(scale)

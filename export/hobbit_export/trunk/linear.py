@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.weight_source import TrunkWeights
+from edge_runtime.base.arrays import F32
 from hobbit_export.trunk.feedback import Feedback
 from hobbit_export.trunk.graph import Graph
 from hobbit_export.trunk.quantize import Bits, block_size_for, quantize_rows
 
 Precision = Literal["fp32", "int8", "int4"]
-Moments = Mapping[str, Sequence[NDArray[np.float32]]]
+Moments = Mapping[str, Sequence[F32]]
 BITS: dict[Precision, Bits] = {"int8": 8, "int4": 4}
 # memory one float32 of a row block needs at the worst point of reading and quantising it, as a multiple of its bytes
 _WORKING_COPIES = 16
@@ -38,7 +38,7 @@ class Matrix:
     names: tuple[str, ...]
     rows: tuple[int, ...]
     inputs: int
-    scale: NDArray[np.float32] | None = None
+    scale: F32 | None = None
     first: int = 0
 
     @property
@@ -103,7 +103,7 @@ class LinearWriter:
             K=matrix.inputs, N=n, bits=bits, block_size=size, accuracy_level=4,
         )  # fmt: skip
 
-    def _blocks(self, matrix: Matrix) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def _blocks(self, matrix: Matrix) -> Iterator[tuple[int, F32]]:
         """Yield (first row, float32 [rows, K]) of the stacked matrix, a few rows at a time."""
         step = max(1, self._memory_bytes // (matrix.inputs * 4 * _WORKING_COPIES))
         top = 0

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.signature import head_signature, layer_signature, shared_signature
 from edge_runtime.backends.cpu.trunk.weight_source import TrunkWeights
+from edge_runtime.base.arrays import F32, U16, U32
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.manifest import EmbeddingDtype
 from edge_runtime.bundle.part_names import EMBEDDING, ROUTERS, trunk_file
@@ -173,12 +173,12 @@ def write_embedding(
     return [path]
 
 
-def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+def to_bfloat16(values: F32) -> U16:
     """Return float32 values rounded to the nearest bfloat16, ties to even, as their upper 16 bits."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     quiet = (bits >> np.uint32(16)) | np.uint32(0x40)
-    upper: NDArray[np.uint32] = np.where(np.isnan(values), quiet, rounded >> np.uint32(16))
+    upper: U32 = np.where(np.isnan(values), quiet, rounded >> np.uint32(16))
     return upper.astype(np.uint16)
 
 

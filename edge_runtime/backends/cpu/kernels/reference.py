@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edge_runtime.backends.cpu.activation import expert_hidden
 from edge_runtime.backends.cpu.kernels.reference_codes import fp4_weights, linear_weights, plane_codes
+from edge_runtime.base.arrays import F32, F64, I8
 from edge_runtime.base.spec import ExpertSpec
 
 __all__ = [
@@ -33,8 +33,7 @@ __all__ = [
 
 KERNEL_BOUND = 2e-3
 
-Floats = npt.NDArray[np.float32]
-Matrices = tuple[Floats, ...]
+Matrices = tuple[F32, ...]
 Buffer = Any  # bytes, memoryview or a uint8 array
 
 _GROUP, _ROWS, _HEADER, _ALIGN = 32, 16, 64, 4096
@@ -180,7 +179,7 @@ def decode_biases(record: Buffer, hidden: int, intermediate: int, tier: int, *, 
     return tuple(found)
 
 
-def quantize_activations(x: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
+def quantize_activations(x: F32) -> tuple[I8, F32]:
     """Quantise to int8 per group of 32: codes [T, n] in [-127, 127] and scales [T, n / 32]."""
     groups = x.reshape(x.shape[0], -1, _GROUP)
     peak = np.abs(groups).max(axis=2)
@@ -190,19 +189,19 @@ def quantize_activations(x: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
     return codes, np.where(used, peak / np.float32(127), np.float32(0))
 
 
-def _as_the_kernel_sees(x: Floats) -> npt.NDArray[np.float64]:
+def _as_the_kernel_sees(x: F32) -> F64:
     codes, scales = quantize_activations(x)
     return codes.astype(np.float64) * np.repeat(scales.astype(np.float64), _GROUP, axis=1)
 
 
 def expert_forward(
-    x: Floats,
+    x: F32,
     weights: Matrices,
     quantized: bool = True,
     *,
     experts: ExpertSpec | None = None,
     biases: Matrices = (),
-) -> Floats:
+) -> F32:
     """Return what an expert computes, accumulated in float64: `ExpertSpec` has the formula.
 
     Args:

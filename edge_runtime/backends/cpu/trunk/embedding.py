@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.errors import BundleError, RequestError
 from edge_runtime.bundle.manifest import EmbeddingDtype
 
@@ -37,7 +37,7 @@ class Embedding:
             self.close()
             raise BundleError(f"{path}: expected {expected} bytes, got {size}. Export the bundle again.")
 
-    def gather(self, token_ids: NDArray[np.int32], out: NDArray[np.float32]) -> None:
+    def gather(self, token_ids: I32, out: F32) -> None:
         """Read the rows of int32 [T] tokens into float32 [T, D].
 
         Raises:
@@ -66,7 +66,7 @@ class Embedding:
             self._fd = -1
 
 
-def check_tokens(token_ids: NDArray[np.int32], vocab_size: int) -> None:
+def check_tokens(token_ids: I32, vocab_size: int) -> None:
     """Raise RequestError unless every token is in the vocabulary."""
     bad = token_ids[(token_ids < 0) | (token_ids >= vocab_size)]
     if len(bad):

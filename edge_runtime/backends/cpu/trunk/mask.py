@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+
+from edge_runtime.base.arrays import F32
 
 HIDDEN = np.float32(-30000.0)
 
 
-def fill_mask(mask: NDArray[np.float32], length: int, window: int | None) -> None:
+def fill_mask(mask: F32, length: int, window: int | None) -> None:
     """Fill float32 [T, S + T] for a chunk at positions length .. length + T - 1.
 
     Columns 0..S-1 are cache slots, of which the first `length` are in use; columns S.. are the chunk's own tokens. A

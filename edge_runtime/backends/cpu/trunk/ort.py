@@ -6,7 +6,6 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.chunks import LayerOutput, TrunkChunk
 from edge_runtime.backends.cpu.trunk.bindings import Bindings, BoundGraphs
@@ -23,7 +22,7 @@ from edge_runtime.backends.cpu.trunk.signature import (
     shared_signature,
 )
 from edge_runtime.backends.trunk import KVCache
-from edge_runtime.base.arrays import F32
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.errors import RequestError
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.manifest import EmbeddingDtype
@@ -100,7 +99,7 @@ class OrtTrunk:
         """Allocate what layers keep of `context` tokens."""
         return HostKVCache.of(self._spec, context)
 
-    def begin(self, token_ids: NDArray[np.int32], kv: KVCache) -> TrunkChunk:
+    def begin(self, token_ids: I32, kv: KVCache) -> TrunkChunk:
         """Start a chunk: embed int32 [T] tokens behind those in the cache. See `Trunk.begin`."""
         assert isinstance(kv, HostKVCache)
         tokens = len(token_ids)

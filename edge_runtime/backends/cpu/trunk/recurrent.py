@@ -12,9 +12,8 @@ from math import prod
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_runtime.base.arrays import F32
+from edge_runtime.base.arrays import F32, I64, U64
 from edge_runtime.base.spec import ModelSpec, StateArray
 
 SNAPSHOTS = 2
@@ -179,7 +178,7 @@ class FixedStates(StateSlots):
         """Return a layer's arrays in a slot, each [1, ...]."""
         return self._views[slot][layer_idx] if self._views else []
 
-    def layout(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    def layout(self) -> tuple[U64, I64]:
         """Where the states are, for kernels.
 
         Returns:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.chunks import LayerOutput, TrunkChunk
 from edge_runtime.backends.cpu.activation import activate, sigmoid
@@ -23,7 +22,7 @@ from edge_runtime.backends.cpu.trunk.recurrent import Stop
 from edge_runtime.backends.cpu.trunk.rope import Rotary
 from edge_runtime.backends.cpu.trunk.weight_source import TrunkWeights
 from edge_runtime.backends.trunk import KVCache
-from edge_runtime.base.arrays import F32
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.errors import RequestError
 from edge_runtime.base.spec import MlpSpec, ModelSpec, StateArray, has_mask
 
@@ -64,7 +63,7 @@ class ReferenceTrunk:
         """Allocate what layers keep of `context` tokens."""
         return HostKVCache.of(self._spec, context)
 
-    def begin(self, token_ids: NDArray[np.int32], kv: KVCache) -> TrunkChunk:
+    def begin(self, token_ids: I32, kv: KVCache) -> TrunkChunk:
         """Start a chunk. See `Trunk.begin`."""
         assert isinstance(kv, HostKVCache)
         tokens = len(token_ids)

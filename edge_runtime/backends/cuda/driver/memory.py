@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends.cuda.driver.device import Device
 from edge_runtime.backends.cuda.driver.stream import Stream
+from edge_runtime.base.arrays import U8
 from edge_runtime.base.sizes import format_size
 
 _PORTABLE_AND_MAPPED = 3
@@ -130,7 +131,7 @@ class PinnedMemory(_Memory):
             raise
         super().__init__(device, address, nbytes, key)
         self._handle = host
-        self.array: NDArray[np.uint8] = np.ctypeslib.as_array((ctypes.c_ubyte * nbytes).from_address(host))
+        self.array: U8 = np.ctypeslib.as_array((ctypes.c_ubyte * nbytes).from_address(host))
 
 
 class RegisteredMemory(_Memory):

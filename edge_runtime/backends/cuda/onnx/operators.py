@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends.cpu.trunk.graph_file import Attribute
 from edge_runtime.backends.cuda.tensorrt.onnx_bytes import FLOAT, INT64, UINT8, declared, model, node, tensor
+from edge_runtime.base.arrays import F32
 
 _MICROSOFT = "com.microsoft"
 _OPSET, _IR_VERSION = 18, 8
 """Those of the exporter's graphs."""
 _TOKENS, _WIDTH, _HEADS = 3, 64, 2
 _KINDS = {np.dtype(np.float32): FLOAT, np.dtype(np.uint8): UINT8, np.dtype(np.int64): INT64}
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 class Case(NamedTuple):
@@ -59,7 +60,7 @@ def cases(seed: int = 1) -> Iterator[Case]:
     """Yield the operators that compute, and those that move numbers on the GPU."""
     rng = np.random.default_rng(seed)
 
-    def floats(*shape: int) -> NDArray[np.float32]:
+    def floats(*shape: int) -> F32:
         return np.add(rng.random(shape, np.float32), 0.5, dtype=np.float32)
 
     def whole(*values: int) -> Array:

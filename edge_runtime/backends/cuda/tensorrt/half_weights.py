@@ -16,10 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.cuda.tensorrt.onnx_bytes import FLOAT, FLOAT16
-from edge_runtime.base.arrays import F16, F32, U8
+from edge_runtime.base.arrays import F16, F32, U8, Bools
 
 INT4_BLOCKS = (64, 128)
 """Block sizes that TensorRT's products with int4 weights are documented for."""
@@ -80,14 +79,14 @@ class StoredMatrix:
             signed = np.where(is_zero[i], np.uint8(0), signed)
             yield (signed[:, 0::2] | (signed[:, 1::2] << 4)).astype(np.uint8).tobytes()
 
-    def _is_zero(self) -> NDArray[np.bool_]:
+    def _is_zero(self) -> Bools:
         """Blocks that half precision has no scale for, [blocks, N]."""
-        found: NDArray[np.bool_] = (np.abs(self.scales).astype(np.float16) == 0).T
+        found: Bools = (np.abs(self.scales).astype(np.float16) == 0).T
         return found
 
-    def _inverted(self) -> NDArray[np.bool_]:
+    def _inverted(self) -> Bools:
         """Blocks whose scale is below zero, [blocks, N]."""
-        found: NDArray[np.bool_] = (self.scales < 0).T & ~self._is_zero()
+        found: Bools = (self.scales < 0).T & ~self._is_zero()
         return found
 
     def float_blocks(self, kind: int) -> Iterator[bytes]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_runtime.backends.cpu.trunk.weight_source import TrunkWeights
+from edge_runtime.base.arrays import F32
 from hobbit_export.trunk.blocks import rms_norm
 from hobbit_export.trunk.graph import Graph
 from hobbit_export.trunk.linear import LinearWriter, Matrix
@@ -34,11 +32,11 @@ class Emission(NamedTuple):
     graph: Graph
     linear: LinearWriter
 
-    def get(self, name: str) -> NDArray[np.float32]:
+    def get(self, name: str) -> F32:
         """Return a weight of the layer."""
         return self.weights.get(self.prefix + name)
 
-    def vector(self, name: str, values: NDArray[np.float32]) -> str:
+    def vector(self, name: str, values: F32) -> str:
         """Store a small weight of the layer inside the graph."""
         return self.graph.vector(self.prefix + name, values)
 

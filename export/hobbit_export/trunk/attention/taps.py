@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edge_runtime.base.arrays import F32
 from hobbit_export.trunk.attention.context import Emission
 
 _END = 2**31 - 1
 
 
-def causal_taps(c: Emission, x: str, taps: NDArray[np.float32]) -> tuple[str, dict[str, str]]:
+def causal_taps(c: Emission, x: str, taps: F32) -> tuple[str, dict[str, str]]:
     """Return the sum of x's last K tokens times the taps, and what the next chunk needs as ``conv``.
 
     A sum of slices: ONNX Runtime runs a convolution in groups of one channel much slower.

@@ -7,7 +7,6 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.backends.chunks import LayerOutput, TrunkChunk
 from edge_runtime.backends.cpu.experts import CpuKernels
@@ -19,7 +18,7 @@ from edge_runtime.backends.cpu.trunk.native.frames import ChunkFrame
 from edge_runtime.backends.cpu.trunk.native.layers import LayerReader
 from edge_runtime.backends.cpu.trunk.rope import Rotary
 from edge_runtime.backends.trunk import KVCache
-from edge_runtime.base.arrays import F32
+from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.errors import RequestError
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.manifest import EmbeddingDtype
@@ -102,7 +101,7 @@ class NativeTrunk:
         """See `Trunk.new_kv_cache`."""
         return HostKVCache.of(self._spec, context)
 
-    def begin(self, token_ids: NDArray[np.int32], kv: KVCache) -> _Chunk:
+    def begin(self, token_ids: I32, kv: KVCache) -> _Chunk:
         """See `Trunk.begin`."""
         assert isinstance(kv, HostKVCache)
         tokens = len(token_ids)
