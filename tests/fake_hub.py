@@ -158,7 +158,7 @@ def serving(folder: Path, cache: Path, monkeypatch: Any) -> Iterator[FakeHub]:
     monkeypatch.setattr(constants, "ENDPOINT", served.url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr("hobbit_export.hub.failures._FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("hobbit_export.hub.failures.FIRST_PAUSE_S", 0.01)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     try:
         yield served

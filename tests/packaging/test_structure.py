@@ -10,6 +10,7 @@ from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import pytest
 from conftest import REPO
 
 PACKAGES = {"edge_runtime": REPO / "edge_runtime", "hobbit_export": REPO / "export" / "hobbit_export"}
@@ -149,20 +150,69 @@ def is_overload(node: ast.AST) -> bool:
     return any("overload" in ast.unparse(each) for each in getattr(node, "decorator_list", []))
 
 
+OF_PYTHON = {"_replace", "_fields", "_exit"}
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in OF_PYTHON
+
+
+def reaches_inside(source: str) -> Iterator[str]:
+    """Yield where a test uses what is private: as an attribute, by an import, in a text that names it, in a script."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+                yield f"{node.lineno} {node.attr}"
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [alias.name for alias in node.names]
+            paths = names if isinstance(node, ast.Import) else [f"{node.module}.{name}" for name in names]
+            yield from (f"{node.lineno} {path}" for path in paths if is_inside(path))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
+            "setattr",
+            "getattr",
+            "patch",
+        ):
+            given = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+            yield from (f"{node.lineno} {text}" for text in given if is_private(text.rpartition(".")[2]))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from (f"{node.lineno} {found[0]}" for found in IN_A_SCRIPT.finditer(node.value))
+
+
+IN_A_SCRIPT = re.compile(r"\b(?!self\b|cls\b|sys\b|os\b)[a-z]\w*\._(?!_|replace\b|fields\b|native\b)\w+ *(=|\()")
+"""A call or an assignment of something private in the text of a script."""
+
+
+def is_inside(path: str) -> bool:
+    """Whether something imported is of ours and private."""
+    root, *names = path.split(".")
+    return root in PACKAGES and any(is_private(name) for name in names)
+
+
 def test_tests_use_what_is_public():
     """A test that reaches inside says how something is done, and breaks when it is done otherwise."""
-    of_python = {"_replace", "_fields", "_exit"}
     found = [
-        f"{path.relative_to(REPO)}:{node.lineno} {node.attr}"
+        f"{path.relative_to(REPO)}:{line}"
         for path in sorted((REPO / "tests").rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute)
-        and node.attr.startswith("_")
-        and not node.attr.startswith("__")
-        and node.attr not in of_python
-        and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+        if path != Path(__file__)
+        for line in reaches_inside(path.read_text(encoding="utf-8"))
     ]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "engine._parts",
+        "from edge_runtime.engine.api import _open",
+        "import edge_runtime.experts._native",
+        'patch.setattr(module, "_PAUSE_S", 0)',
+        'patch.setattr("edge_runtime.engine.api._PAUSE_S", 0)',
+        'SCRIPT = "import guard; guard._LIMIT_S = 1"',
+    ],
+)
+def test_a_test_that_reaches_inside_is_found(line):
+    assert len(list(reaches_inside(line))) == 1
+    assert list(reaches_inside(line.replace("._", ".").replace("_PAUSE", "PAUSE").replace("_open", "open"))) == []
 
 
 def test_emulated_arm64_builds_every_native_source():

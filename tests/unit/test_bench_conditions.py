@@ -53,23 +53,21 @@ def test_mincore_sees_what_is_cached_and_what_was_dropped(folder):
     assert 0 < page_cache_of(folder).cached_bytes < MIB
 
 
-def test_what_somebody_maps_cannot_be_dropped_and_that_is_no_cold_start(folder, monkeypatch):
-    monkeypatch.setattr(page_cache, "_PAUSE_S", 0)
+def test_what_somebody_maps_cannot_be_dropped_and_that_is_no_cold_start(folder):
     with open(folder / "experts/one", "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
         assert sum(mapped[::4096]) > 0
         with pytest.raises(RequestError, match=r"cache: cold: 8\d % .* stays in memory.*--cache warm"):
-            drop_page_cache(folder)
+            drop_page_cache(folder, pause_s=0)
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no file system in memory here")
-def test_a_bundle_in_memory_is_never_cold(monkeypatch, tmp_path_factory):
-    monkeypatch.setattr(page_cache, "_PAUSE_S", 0)
+def test_a_bundle_in_memory_is_never_cold():
     folder = Path("/dev/shm") / f"hobbit-test-{os.getpid()}"
     folder.mkdir()
     try:
         (folder / "file").write_bytes(bytes(MIB))
         with pytest.raises(RequestError, match="cache: cold: 100 %"):
-            drop_page_cache(folder)
+            drop_page_cache(folder, pause_s=0)
     finally:
         (folder / "file").unlink()
         folder.rmdir()

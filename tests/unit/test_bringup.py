@@ -203,8 +203,8 @@ def test_what_the_time_did_not_reach_is_run_next(tmp_path: Path):
 
 
 def test_results_of_another_bundle_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    identity = iter("ab")
-    monkeypatch.setattr(Bringup, "_about", lambda self: {"bundle": next(identity)})
+    bundles = iter("ab")
+    monkeypatch.setattr(Bringup, "identity", lambda self: {"bundle": next(bundles)})
     for _ in range(2):
         recorder = Recorder()
         bring_up(Bringup(None, tmp_path), recorder)

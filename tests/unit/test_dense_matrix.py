@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_runtime.backends.cpu.kernels import available_isas
-from edge_runtime.backends.cpu.kernels._native import DenseMatrix
+from edge_runtime.backends.cpu.kernels import DenseMatrix, available_isas
 from edge_runtime.base.arrays import F32
 from hobbit_export.trunk.quantize import dequantize_rows, quantize_rows
 

@@ -113,7 +113,10 @@ def test_a_guard_whose_command_is_gone_or_hangs_says_that_it_failed(tmp_path):
     hangs.write_text(f"#!/bin/sh\necho tried >> {tmp_path}/tries\nexec sleep 600\n")
     hangs.chmod(0o755)
     note.touch()
-    code = f"from edge_runtime.lab.bench import mode_guard; mode_guard._LIMIT_S = 0.2; raise SystemExit(mode_guard.main({{!r}}, '1', {str(note)!r}))"
+    code = (
+        "from edge_runtime.lab.bench import mode_guard; "
+        f"raise SystemExit(mode_guard.main({{!r}}, '1', {str(note)!r}, 0.2))"
+    )
     for command in (str(hangs), str(tmp_path / "gone")):
         done = subprocess.run([sys.executable, "-c", code.format(command)], input=b"", capture_output=True, check=False)
         assert (done.returncode, done.stderr, note.exists()) == (1, b"", True)

@@ -21,7 +21,7 @@ import uvicorn
 from uvicorn.protocols.http import h11_impl
 
 from edge_runtime.service.http.connection import GuardedProtocol
-from edge_runtime.service.http.server import _Server
+from edge_runtime.service.http.server import GuardedServer
 
 HEADER_TIMEOUT_S = 0.3
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -42,7 +42,7 @@ async def serving() -> AsyncIterator[int]:
             slow_app, http=GuardedProtocol.with_limits(HEADER_TIMEOUT_S, 64), loop="asyncio", ws="none", lifespan="off",
             log_config=None, access_log=False, h11_max_incomplete_event_size=1000,
         )  # fmt: skip
-        server = _Server(config)
+        server = GuardedServer(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started:
             await asyncio.sleep(0.01)

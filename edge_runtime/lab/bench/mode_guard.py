@@ -17,8 +17,8 @@ DONE = b"done"
 _TRIES, _LIMIT_S = 3, 60
 
 
-def main(nvpmodel: str, mode: str, state: str) -> int:
-    """Wait, and set the mode back if need be."""
+def main(nvpmodel: str, mode: str, state: str, limit_s: float = _LIMIT_S) -> int:
+    """Wait, and set the mode back if need be; a try takes `limit_s` at most."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     if sys.stdin.buffer.read() == DONE:
@@ -26,7 +26,7 @@ def main(nvpmodel: str, mode: str, state: str) -> int:
     for _ in range(_TRIES):
         try:
             done = subprocess.run(  # noqa: S603 - the command that changed the mode
-                [nvpmodel, "-m", mode], stdin=subprocess.DEVNULL, timeout=_LIMIT_S, check=False
+                [nvpmodel, "-m", mode], stdin=subprocess.DEVNULL, timeout=limit_s, check=False
             )
         except (OSError, subprocess.TimeoutExpired):
             continue

@@ -43,8 +43,12 @@ class PageCache(NamedTuple):
         return None if self.cached_bytes is None else self.cached_bytes / max(self.file_bytes, 1)
 
 
-def drop_page_cache(folder: Path) -> PageCache:
+def drop_page_cache(folder: Path, pause_s: float = _PAUSE_S) -> PageCache:
     """Make the kernel forget the pages of every file in a folder; needs no privilege. Return what is left.
+
+    Args:
+        folder: whose files.
+        pause_s: before the third try, and so much longer before each further one.
 
     Raises:
         RequestError: a part of them stays, so a run from here would not be a cold one.
@@ -55,7 +59,7 @@ def drop_page_cache(folder: Path) -> PageCache:
         left = page_cache_of(folder)
         if left.share is None or left.share <= COLD_SHARE:
             return left
-        sleep(_PAUSE_S * attempt)
+        sleep(pause_s * attempt)
     raise RequestError(
         f"cache: cold: {100 * (left.share or 0):.0f} % of {folder} stays in memory though it was dropped: another "
         "process maps its files, or they lie on a file system in memory. End that process, move the bundle to a drive, "

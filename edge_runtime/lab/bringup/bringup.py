@@ -87,7 +87,7 @@ class Bringup:
         end = time.monotonic() + whole - kept_for_the_end(whole)
         names = {"BUNDLE": self.bundle, "OUT": self.out, "CHECKOUT": self._tree(), "FOLDER": Path.cwd()}
         paths = {name: path for name, path in names.items() if path is not None}
-        journal = BringupJournal(self.out, Scrubber(paths), self._about())
+        journal = BringupJournal(self.out, Scrubber(paths), self.identity())
         journal.describe(machine=describe_machine(self.out))
         before, passed = journal.times_ended(), set[str]()
         steps = in_order(self.steps(), before)
@@ -132,7 +132,8 @@ class Bringup:
         tree = self._tree()
         return {**os.environ, **({"PYTHONPATH": str(tree / "tests")} if tree else {}), "PYTHONUNBUFFERED": "1"}
 
-    def _about(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """Return what results belong to: those of another version or bundle do not count."""
         manifest = None if self.bundle is None else self.bundle / "manifest.json"
         identity = None
         if manifest is not None and manifest.is_file():

@@ -81,7 +81,7 @@ def serve(
         h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
     )
     try:
-        asyncio.run(_run(service, _Server(config), listeners, settings, drain_timeout_s))
+        asyncio.run(_run(service, GuardedServer(config), listeners, settings, drain_timeout_s))
     finally:
         service.close()
         listeners.close()
@@ -90,7 +90,7 @@ def serve(
 
 
 async def _run(
-    service: Service, server: _Server, listeners: Listeners, settings: Settings, drain_timeout_s: float
+    service: Service, server: GuardedServer, listeners: Listeners, settings: Settings, drain_timeout_s: float
 ) -> None:
     lifecycle = Lifecycle(service, os.environ, settings)
     lifecycle.start()
@@ -128,8 +128,8 @@ def _limit_malloc_arenas() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _MAX_ARENAS)
 
 
-class _Server(uvicorn.Server):
-    """Leaves signals to `Lifecycle`."""
+class GuardedServer(uvicorn.Server):
+    """Leaves signals to `Lifecycle`, and lets as many connections wait as there may be."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept; as many connections may wait for that as before."""

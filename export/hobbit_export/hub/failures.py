@@ -12,7 +12,7 @@ from edge_runtime.transfer.hub_push import transport_errors
 
 TRIES = 6
 """Failures in a row, without a byte between them, after which a request is given up."""
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 300.0
+FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 300.0
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 _Result = TypeVar("_Result")
 
@@ -75,7 +75,7 @@ class Patience:
                 f"{why}, {self.tries} times in a row. Run the same command again to resume; without a network, give a "
                 "folder."
             ) from why
-        pause = _FIRST_PAUSE_S * 2**self.tries if why.pause_s is None else why.pause_s
+        pause = FIRST_PAUSE_S * 2**self.tries if why.pause_s is None else why.pause_s
         self.stopped.wait(min(pause, _LONGEST_PAUSE_S))
 
     def progress(self) -> None:
