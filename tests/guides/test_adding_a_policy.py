@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,9 +56,37 @@ def test_the_example_by_hand_is_right(page):
     names["test_thrifty_drops_what_is_light_and_missing"]()
 
 
-def test_the_parameters_appear_in_the_table(page):
-    table = load(REPO / "tools/policy_table.py", "policy_table")
-    assert "| `thrifty` | `tail` | `1` | from 0 |" in table.tables()
+WITH_THE_POLICY = """
+import runpy, sys
+file, entry, tool, *arguments = sys.argv[1:]
+sys.path[:0] = [tool.rpartition("/")[0], file.rpartition("/")[0]]
+import thrifty
+from edge_runtime.policy import POLICIES, Registered
+POLICIES.update(eval("{" + entry + "}"))
+sys.argv = [tool, *arguments]
+runpy.run_path(tool, run_name="__main__")
+"""
+
+
+def test_the_commands_of_step_5_document_it(tmp_path):
+    """Run on a copy of what they read and write: pages that are as they were before are out of date, and then are not."""
+    source, entry, *_ = blocks("adding-a-policy.md")
+    (tmp_path / "thrifty.py").write_text(source)
+    copy = tmp_path / "copy"
+    for folder in ("tools", "docs", "profiles", "completions", "man", "edge_runtime/config"):
+        shutil.copytree(REPO / folder, copy / folder)
+    commands = [line.split()[2:] for line in blocks("adding-a-policy.md", "console")[0].splitlines()]
+    assert [path for path, *_ in commands] == ["tools/policy_table.py", "tools/options_table.py"]
+    for path, *arguments in commands:
+        follow = [sys.executable, "-c", WITH_THE_POLICY, str(tmp_path / "thrifty.py"), entry.strip(), str(copy / path)]
+        codes = [
+            subprocess.run([*follow, *arguments, *more], check=False).returncode
+            for more in (["--check"], [], ["--check"])
+        ]
+        assert codes == [1, 0, 0], path
+    assert "| `thrifty` | `tail` | `1` | from 0 |" in (copy / "docs/policies.md").read_text()
+    assert "light experts only if resident" in (copy / "docs/options.md").read_text()
+    assert '    "thrifty",\n' in (copy / "edge_runtime/config/registered.py").read_text()
 
 
 def test_the_commands_run_with_it(page, model_bundle, tmp_path, capsys):

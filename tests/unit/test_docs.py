@@ -85,6 +85,7 @@ def test_an_edit_of_a_closed_page_is_found(three_pages, old, new, is_edit):
 PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "profiles/README.md", ROOT / "examples/tiny-moe/README.md"]
 PAGES += sorted((ROOT / "deploy").glob("*.md"))
+GUIDES = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").glob("adding-*.md"))]
 WIDTH = 100
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -125,6 +126,19 @@ def test_every_path_in_the_architecture_exists():
     paths = re.findall(r"`((?:edge_runtime|export|tests|tools|docs)/[^`*]*)`", text)
     assert len(paths) > 40
     assert [p for p in paths if not (ROOT / p).exists()] == []
+
+
+FILE = re.compile(r"`([A-Za-z_][\w.-]*/[\w./-]*?(?:\.(?:py|pyi|md|cpp|hpp|cu|cuh|sh|toml|json|yaml|yml)|/))`")
+WRITTEN_BY_THE_READER = re.compile(r"\b(twin_backend|thrifty|toy_moe)\b")
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md", *GUIDES])
+def test_every_file_a_guide_names_exists(page):
+    """Named from the root of the repository, as somebody who follows a guide looks for it."""
+    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    paths = [path for path in FILE.findall(text) if not WRITTEN_BY_THE_READER.search(path)]
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_every_page_is_reachable_from_the_readme():
