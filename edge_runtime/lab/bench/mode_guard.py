@@ -38,4 +38,5 @@ def main(nvpmodel: str, mode: str, state: str, limit_s: float = _LIMIT_S) -> int
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    command, number, file = sys.argv[1:]
+    sys.exit(main(command, number, file))
