@@ -159,10 +159,7 @@ class Backend(Protocol[T]):
 
     @property
     def driver_bytes(self) -> int:
-        """Memory of the system that a driver holds for it and the kernel does not count among this process's pages.
-
-        May be left out where there is none.
-        """
+        """Memory of the system that a driver holds for it and the kernel does not count among this process's pages."""
         ...
 
     @property
@@ -215,8 +212,3 @@ class Backend(Protocol[T]):
     def close(self) -> None:
         """Release what has no `close` of its own, kernels among it; trunk and slots are closed. Safe to call twice."""
         ...
-
-
-def driver_bytes_of(backend: Backend[Any]) -> int:
-    """Return `Backend.driver_bytes`; 0 where it is left out."""
-    return int(getattr(backend, "driver_bytes", 0))

@@ -69,11 +69,6 @@ class KVCache(Protocol):
         ...
 
 
-def build_of(trunk: Trunk[Any]) -> str:
-    """Return what names a trunk's build, which changes when this machine builds it again; "" where none is built."""
-    return str(getattr(trunk, "build", ""))
-
-
 class Trunk(Protocol[T]):
     """Runs a decoder layer by layer, for chunks of several sequences side by side.
 
@@ -88,6 +83,14 @@ class Trunk(Protocol[T]):
     @property
     def weight_bytes(self) -> int:
         """Bytes of memory the loaded weights take, prepacked copies included (measured or from the plan's formula)."""
+        ...
+
+    @property
+    def build(self) -> str:
+        """Names its build, where it was built on this machine; "" for those that are not.
+
+        It changes when it is built again: the same graphs may then be computed by other kernels.
+        """
         ...
 
     def new_kv_cache(self, context: int) -> KVCache:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime.backends.base import Backend
 from edge_runtime.backends.kernels import ExpertKernels
-from edge_runtime.backends.trunk import KVCache, Trunk, build_of
+from edge_runtime.backends.trunk import KVCache, Trunk
 from edge_runtime.base.arrays import I32
 from edge_runtime.base.sizes import MIB
 from edge_runtime.base.spec import ModelSpec
@@ -68,7 +68,7 @@ class Parts:
     @property
     def checked_as(self) -> str:
         """Names what a self-check is of: what computes, and what was built here for the trunk."""
-        build = build_of(self.trunk)
+        build = self.trunk.build
         return f"{self.fingerprint}-{build}" if build else self.fingerprint
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edge_runtime.backends import find_backend
-from edge_runtime.backends.base import Backend, BackendOptions, MemoryFormulas, driver_bytes_of
+from edge_runtime.backends.base import Backend, BackendOptions, MemoryFormulas
 from edge_runtime.backends.scratch import PassScratch
 from edge_runtime.base.confined import reserved_bytes
 from edge_runtime.base.sizes import MIB
@@ -203,7 +203,7 @@ def base_tier(policy: Policy) -> int:
 
 def ceiling_here(config: RuntimeConfig, backend: Backend[Any]) -> Ceiling:
     """Return what this process may use at most, on this machine, now. It does not change with what the engine holds."""
-    own = OwnMemory(anonymous_bytes(), driver_bytes_of(backend))
+    own = OwnMemory(anonymous_bytes(), backend.driver_bytes)
     return memory_ceiling(read_limits(own=own), requested=config.memory, reserve_bytes=config.os_reserve)
 
 

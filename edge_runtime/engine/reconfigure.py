@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edge_runtime.backends.base import driver_bytes_of
 from edge_runtime.base.sizes import parse_size
 from edge_runtime.config.limits import Ceiling
 from edge_runtime.config.memory_plan import MemoryPlan
@@ -73,7 +72,7 @@ def make_elastic(parts: Parts) -> ElasticMemory | None:
         _take_plan(parts, plan_for(parts, Ceiling(budget_bytes, "memory there is, followed")))
         return parts.plan
 
-    watch = PressureWatch(reserve_bytes=config.os_reserve, driver_bytes=lambda: driver_bytes_of(parts.backend))
+    watch = PressureWatch(reserve_bytes=config.os_reserve, driver_bytes=lambda: parts.backend.driver_bytes)
     # a pass that found everything in memory does not look again where it is
     return ElasticMemory(parts.plan, watch, lambda: parts.config.memory, apply, lambda: not parts.cache.fits_all)
 

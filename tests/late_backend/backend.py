@@ -34,7 +34,7 @@ class LateBackend:
         mode: of the device: `late` or `random:SEED`.
     """
 
-    name = "late"
+    name, driver_bytes = "late", 0
     choices: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, options: BackendOptions, mode: str) -> None:

@@ -81,6 +81,7 @@ class LateTrunk:
     """Implements `Trunk`."""
 
     expected_states = chunk_cuts = None
+    build = ""
 
     def __init__(self, device: Device, inner: OrtTrunk, spec: ModelSpec, max_chunk: int) -> None:
         self._device, self._inner, self._spec, self._max_chunk = device, inner, spec, max_chunk

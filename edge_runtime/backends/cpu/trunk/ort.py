@@ -41,6 +41,7 @@ class OrtTrunk:
     """`Trunk` over the graphs of a bundle; tensors are float32 arrays, views of buffers it owns."""
 
     expected_states = chunk_cuts = None
+    build = ""
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class ReferenceTrunk:
     """`Trunk` over a source of float32 weights; tensors are float32 arrays."""
 
     expected_states = chunk_cuts = None
+    build = ""
 
     def __init__(
         self, spec: ModelSpec, weights: TrunkWeights, *, max_chunk: int = 512, watch: Watch | None = None

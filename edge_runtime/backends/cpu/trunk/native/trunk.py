@@ -68,6 +68,8 @@ class NativeTrunk:
         BundleError: a graph or the embedding is not of the exporter's kind.
     """
 
+    build = ""
+
     def __init__(
         self,
         bundle_path: Path,
