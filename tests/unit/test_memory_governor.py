@@ -6,10 +6,12 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from edge_runtime.config.limits import SystemLimits
+from edge_runtime.config.cgroups import MemoryGroup
+from edge_runtime.config.limits import OwnMemory, SystemLimits, limits_of
 from edge_runtime.config.pressure import Pressure, allowed_bytes
 from edge_runtime.engine.elastic.governor import Habits, MemoryGovernor
 
@@ -145,13 +147,20 @@ def test_what_may_not_grow_now_grows_later():
 
 
 def test_what_is_allowed_does_not_change_with_what_is_taken():
-    for own in (0, 300 * MIB, 500 * MIB):
-        limits = SystemLimits(4096 * MIB, 1000 * MIB - own)
-        assert allowed_bytes(limits, own, 100 * MIB, None) == 900 * MIB
-        grouped = SystemLimits(4096 * MIB, 3000 * MIB, 512 * MIB - own, "/x", 512 * MIB)
-        assert allowed_bytes(grouped, own, 100 * MIB, None) == (512 - 16) * MIB
-    assert allowed_bytes(SystemLimits(4096 * MIB, 2000 * MIB), 0, 0, 64 * MIB) == 64 * MIB
-    assert allowed_bytes(SystemLimits(4096 * MIB, 10 * MIB), 0, 100 * MIB, None) == 0
+    for own in (OwnMemory(), OwnMemory(300 * MIB), OwnMemory(500 * MIB), OwnMemory(200 * MIB, 300 * MIB)):
+        held = own.anonymous_bytes + own.driver_bytes
+        meminfo = f"MemTotal: {4 << 20} kB\nMemAvailable: {(1000 * MIB - held) >> 10} kB\n".encode()
+        assert allowed_bytes(limits_of(meminfo, [], own), 100 * MIB, None) == 900 * MIB
+        files = {
+            "memory.max": 512 * MIB,
+            "memory.current": held,
+            "memory.stat": f"anon {max(1, own.anonymous_bytes)}\nfile 0",
+        }
+        group = MemoryGroup(Path("/x"), lambda path, files=files: str(files.get(path.name, "")).encode())
+        free = b"MemTotal: 4194304 kB\nMemAvailable: 4194304 kB\n"
+        assert allowed_bytes(limits_of(free, [group], own), 100 * MIB, None) == (512 - 16) * MIB
+    assert allowed_bytes(SystemLimits(4096 * MIB, 2000 * MIB), 0, 64 * MIB) == 64 * MIB
+    assert allowed_bytes(SystemLimits(4096 * MIB, 10 * MIB), 100 * MIB, None) == 0
 
 
 def test_what_is_far_beyond_any_use_makes_no_difference():
