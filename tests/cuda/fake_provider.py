@@ -65,6 +65,9 @@ class _HostSession:
     def get_providers(self) -> list[str]:
         return [HOST]
 
+    def get_inputs(self) -> Any:
+        return self.session.get_inputs()
+
     def io_binding(self) -> Any:
         return self.session.io_binding()
 
@@ -96,6 +99,9 @@ class _GpuSession:
 
     def get_providers(self) -> list[str]:
         return [CUDA, HOST] if self.module.loads else [HOST]
+
+    def get_inputs(self) -> Any:
+        return self.session.get_inputs()
 
     def run(self, names: Any, feeds: dict[str, np.ndarray], options: Any = None) -> list[np.ndarray]:
         if self.module.fails in self.ops:

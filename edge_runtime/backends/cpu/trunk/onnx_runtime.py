@@ -96,11 +96,9 @@ class OnnxRuntime:
 
     def bind(self, session: Any, inputs: Mapping[str, F32], outputs: Mapping[str, F32]) -> Any:
         """Bind a graph to contiguous float32 arrays, kept alive by whoever calls; their values may change."""
-        binding, declared = session.io_binding(), {each.name: each.shape for each in session.get_inputs()}
-        for name, array in inputs.items():
-            # the oldest builds declared rotary angles with two dims of 1 in front
-            missing = len(declared[name]) - array.ndim
-            bind_array(binding.bind_input, name, array.reshape((1,) * missing + array.shape))
+        binding = session.io_binding()
+        for name, array in as_declared(session, inputs).items():
+            bind_array(binding.bind_input, name, array)
         for name, array in outputs.items():
             bind_array(binding.bind_output, name, array)
         return binding
@@ -118,6 +116,12 @@ class OnnxRuntime:
 
     def _execute(self, session: Any, binding: Any) -> None:
         session.run_with_iobinding(binding)
+
+
+def as_declared(session: Any, inputs: Mapping[str, F32]) -> dict[str, F32]:
+    """Return inputs with as many dims as a graph declares: the oldest builds put two of 1 before rotary angles."""
+    dims = {each.name: len(each.shape) for each in session.get_inputs()}
+    return {name: array.reshape((1,) * (dims[name] - array.ndim) + array.shape) for name, array in inputs.items()}
 
 
 def bind_array(bind: Callable[..., None], name: str, array: F32) -> None:

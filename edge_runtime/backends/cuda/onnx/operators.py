@@ -69,7 +69,7 @@ def cases(seed: int = 1) -> Iterator[Case]:
     x, wide = (1, _TOKENS, _WIDTH), floats(_WIDTH)
     for op in ("Add", "Sub", "Mul", "Div", "Pow"):
         yield Case(op, op, x, (wide,))
-    for op in ("Sqrt", "Sigmoid", "Tanh", "Relu", "Exp", "Softplus"):
+    for op in ("Identity", "Sqrt", "Sigmoid", "Tanh", "Relu", "Exp", "Softplus"):
         yield Case(op, op, x)
     yield Case("Clip", "Clip", x, (np.array(0.6, np.float32), np.array(1.2, np.float32)))
     yield Case("ReduceMean", "ReduceMean", x, (whole(-1),), {"keepdims": 1})

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edge_runtime.backends.cpu.trunk.onnx_runtime import OnnxRuntime
+from edge_runtime.backends.cpu.trunk.onnx_runtime import OnnxRuntime, as_declared
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
 from edge_runtime.backends.cuda.onnx.provider import Provider
 from edge_runtime.base.arrays import F32
@@ -50,7 +50,7 @@ class CudaRuntime(OnnxRuntime):
 
     def bind(self, session: Any, inputs: Mapping[str, F32], outputs: Mapping[str, F32]) -> Copied:
         """See `OnnxRuntime.bind`."""
-        return Copied(inputs, outputs)
+        return Copied(as_declared(session, inputs), outputs)
 
     def _execute(self, session: Any, binding: Any) -> None:
         if not isinstance(binding, Copied):
