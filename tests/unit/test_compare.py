@@ -10,6 +10,7 @@ import pytest
 from benchmarks.compare import results, run
 from benchmarks.compare.figures import limited_by, limits_ms, rows, share_of_limit
 from benchmarks.compare.report import BEGIN, END, markdown, put
+from benchmarks.compare.results import Again
 from benchmarks.compare.thresholds import second_half
 from benchmarks.compare.workload import (
     CAPS,
@@ -141,7 +142,7 @@ def test_machines_of_different_instruction_sets_are_never_mixed():
     text = markdown(found, [entry("ours", LOSSLESS, decode=10, prefill=60)] * 2 + [
         entry("ours", LOSSLESS, decode=40, prefill=60, isa="avx512vnni")], "b.png")  # fmt: skip
     assert text.index(f"### {HERE}") < text.index("### C, 2 cores, avx512vnni")
-    cells = results.done([entry("ours", LOSSLESS, decode=10, prefill=60)])
+    cells = results.done([entry("ours", LOSSLESS, decode=10, prefill=60)], Again())
     assert Cell("S1", "50", 0, "ours", LOSSLESS, "C, 2 cores, avx512vnni") not in cells, "measured anew elsewhere"
 
 
@@ -169,9 +170,10 @@ def test_results_are_appended_whole_and_resumed(tmp_path):
     results.append(path, bad)
     found = results.read(path)
     cells = [Cell("S1", "50", 0, "ours", LOSSLESS, HERE), Cell("S1", "50", 0, LLAMA, "mmap", HERE)]
-    assert results.done(found) == set(cells)
-    assert results.done(found, retry_before=len(found)) == {cells[0]}
-    assert results.done([*found, bad], retry_before=len(found)) == set(cells), "failed again: not tried for ever"
+    retry = Again(failed_before=len(found))
+    assert results.done(found, Again()) == set(cells)
+    assert results.done(found, retry) == {cells[0]}
+    assert results.done([*found, bad], retry) == set(cells), "failed again: not tried for ever"
     with open(path, "ab") as file:
         file.write(b'{"v":2,"model":"S1","reg')  # a crash
     assert results.read(path) == found
