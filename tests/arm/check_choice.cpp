@@ -56,7 +56,7 @@ int main() {
     const TokenRow row{int(next(kLayers)), kTopK, logits.data(), logits.data(), ids.data(), weights.data(),
                        resident.data()};
     const Prices prices{1e-3 * uniform(), 1e-4 * uniform()};
-    const Decision found = (has_base ? over_base : alone)
+    const DecisionCounts found = (has_base ? over_base : alone)
                                .decide(row, prices, {plan_ids.data(), plan_weights.data(), tiers.data(), later.data()});
     substituted += found.substituted, skipped += found.skipped, changed += found.changed, read += found.read_bytes;
     for (const uint8_t tier : tiers) hash = (hash ^ tier) * 1099511628211ull;
