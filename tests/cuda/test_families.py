@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,13 @@ pytestmark = [pytest.mark.oracle, pytest.mark.usefixtures("over_fake")]
 
 
 def checkpoint_of(shared_folder: Path, case: str) -> Path:
-    return make_checkpoint(case, shared_folder / f"cuda-{case}")
+    """Written once a run: two tests of a case may run side by side, and an export reads it."""
+    folder = shared_folder / f"cuda-{case}"
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            make_checkpoint(case, folder)
+    return folder
 
 
 def backends(exported, shared_folder, case: str, trunk: str = "fp32"):
