@@ -42,7 +42,9 @@ build "$src/encode_base.cpp" "-ffinite-math-only -fno-signed-zeros -Wno-psabi"
 for name in isa isa_scalar experts expert_checks expert_layers encoder pool; do build "$src/$name.cpp"; done
 build "$root/edge_runtime/base/src/crc32c.cpp"
 for name in checksums queue threads uring; do build "$root/edge_runtime/experts/drive/src/$name.cpp"; done
+# compiled alone: no program here runs a token's layer
 for name in slot_reads token_layer token_ahead; do build "$root/edge_runtime/experts/src/$name.cpp"; done
+rm "$work"/{slot_reads,token_layer,token_ahead}.o
 build "$here/check_drive.cpp"
 aarch64-linux-gnu-g++ -static "$work"/{checksums,queue,threads,uring,crc32c,check_drive}.o -o "$work/check_drive" -pthread
 table=("$root"/edge_runtime/experts/src/{eviction_order,ledger,slot_table}.cpp "$here/check_table.cpp")
