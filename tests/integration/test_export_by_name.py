@@ -276,7 +276,9 @@ def test_what_came_before_an_interruption_is_verified_after_it(
     capsys.readouterr()
     assert export(sound, "--verify", "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    assert (report["source_files_verified"], report["steps_run"]) == (len(shards), len(shards))
+    assert report["source_files_verified"] == len(shards)
+    # how far it was follows from requests, whose number differs where reads ahead are merged
+    assert report["steps_resumed"] > 0 < len(shards) <= report["steps_run"]
     assert same_parts(sound, from_folder)
 
     name, info = next((n, t) for n, found in shards.items() for t in found.values() if "experts.3.up" in t.name)
