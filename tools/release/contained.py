@@ -45,10 +45,20 @@ def check_time(name: str, written: int, command: str) -> None:
 
 def check_wheel_time(wheel: Path) -> None:
     """The same for a wheel, whose times are even seconds."""
+    check_time(wheel.name, time_of_wheel(wheel) + epoch() % 2, "make wheels")
+
+
+def time_of_wheel(wheel: Path) -> int:
+    """Return the time a wheel carries, in even seconds."""
     with zipfile.ZipFile(wheel) as archive:
         latest = max(each.date_time for each in archive.infolist())
-    written = int(datetime(*latest, tzinfo=timezone.utc).timestamp())
-    check_time(wheel.name, written + epoch() % 2, "make wheels")
+    return int(datetime(*latest, tzinfo=timezone.utc).timestamp())
+
+
+def control_files(package: Path) -> io.BytesIO:
+    """Return a package's archive of control files, which comes before its content."""
+    command = ["dpkg-deb", "--ctrl-tarfile", str(package)]
+    return io.BytesIO(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
 def check_bundle(bundle: Path, wheel: Path) -> None:
@@ -93,9 +103,7 @@ def check_package(package: Path, wheel: Path) -> None:
     """
     if not package.exists():
         raise Failed(f"{package.name} is not there. Run: make deb")
-    command = ["dpkg-deb", "--ctrl-tarfile", str(package)]
-    raw = subprocess.run(command, check=True, capture_output=True).stdout
-    with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
+    with tarfile.open(fileobj=control_files(package)) as archive:
         member = archive.getmember("./md5sums")
         sums = archive.extractfile(member)
         assert sums is not None

@@ -9,16 +9,14 @@ commit touched what goes into it; tests, benchmarks and pages do not. ANY_BUILD=
 
 from __future__ import annotations
 
-import io
 import os
-import subprocess
 import sys
 import tarfile
-import zipfile
 from datetime import datetime, timezone
 from pathlib import Path
 
 from common import ROOT, Failed, exit_code, run, say
+from contained import control_files, time_of_wheel
 
 LEFT_OUT = ("tests", "benchmarks", "docs", ".ci", ".github", "*.md")
 
@@ -32,23 +30,13 @@ def changed() -> int:
 def written(path: Path) -> int:
     """Return the time that a wheel, a bundle or a package carries."""
     if path.suffix == ".whl":
-        with zipfile.ZipFile(path) as wheel:
-            latest = max(each.date_time for each in wheel.infolist())
-        # its times are even seconds
-        return int(datetime(*latest, tzinfo=timezone.utc).timestamp()) + 1
+        return time_of_wheel(path) + 1  # its times are even seconds
     if path.suffix == ".deb":
-        raw = io.BytesIO(_control(path))
-        with tarfile.open(fileobj=raw) as archive:
+        with tarfile.open(fileobj=control_files(path)) as archive:
             return int(archive.getmember("./md5sums").mtime)
     with tarfile.open(path) as archive:
         first = archive.next()
         return int(first.mtime) if first else 0
-
-
-def _control(package: Path) -> bytes:
-    """Return a package's archive of control files, which comes before its content."""
-    command = ["dpkg-deb", "--ctrl-tarfile", str(package)]
-    return subprocess.run(command, check=True, capture_output=True).stdout
 
 
 def check(path: Path) -> None:
