@@ -29,7 +29,7 @@ class EngineStatePublisher:
     def __init__(self, parts: Parts, pool: SessionPool, stats: ServiceStats) -> None:
         self._parts, self._pool, self._stats = parts, pool, stats
         self._next = 0.0
-        chosen = getattr(parts.backend, "choices", {})  # a backend of a package may be older
+        chosen = parts.backend.choices
         self._choices = {name: str(chosen[name]) for name in CHOSEN if name in chosen}
         stats.power = parts.power
         stats.conditions = partial(read_conditions, parse_choice(parts.config.power_meter).root)
