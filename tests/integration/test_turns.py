@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import pytest
 
@@ -59,13 +60,17 @@ def test_a_conversation_in_two_checkouts(model_bundle, stream, tmp_path, monkeyp
     assert "round 1 other (None)" in capsys.readouterr().out
 
 
-def test_policies_take_turns(calibrated_bundle, stream, tmp_path, monkeypatch):
+def policies(bundle, flags, tmp_path, monkeypatch) -> dict[str, Any]:
+    """What one round of policies in turn writes, beside a made-up drive."""
     monkeypatch.setattr(policy_turns, "drive_gbps", lambda engine, seed: 2.0)
     out = tmp_path / "policies.json"
-    flags = ["--rounds", "1", "--turns", "2", "--turn-tokens", "3", "--warm-tokens", "4", "--prompt-tokens", "12"]
-    flags += ["--threads", "1", "--share", "0.7", "--out", str(out)]
-    assert policy_turns.main([str(calibrated_bundle), *stream, *flags]) == 0
-    said = json.loads(out.read_text())
+    assert policy_turns.main([str(bundle), *flags, "--rounds", "1", "--threads", "1", "--out", str(out)]) == 0
+    return dict(json.loads(out.read_text()))
+
+
+def test_policies_take_turns(calibrated_bundle, stream, tmp_path, monkeypatch):
+    flags = ["--turns", "2", "--turn-tokens", "3", "--warm-tokens", "4", "--prompt-tokens", "12", "--share", "0.7"]
+    said = policies(calibrated_bundle, [*stream, *flags], tmp_path, monkeypatch)
     assert [(line["tier"], line["setting"]) for line in said["table"]] == [
         (each.tier, each.name) for each in policy_turns.SETTINGS
     ]
@@ -82,12 +87,8 @@ def test_policies_take_turns(calibrated_bundle, stream, tmp_path, monkeypatch):
 
 def test_what_a_bundle_cannot_run_is_left_out_and_said(model_bundle, stream, tmp_path, monkeypatch, capsys):
     """Without a calibration there are neither HOBBIT's thresholds nor losses for a base."""
-    monkeypatch.setattr(policy_turns, "drive_gbps", lambda engine, seed: 2.0)
-    out = tmp_path / "policies.json"
-    flags = ["--rounds", "1", "--turns", "1", "--turn-tokens", "2", "--warm-tokens", "2", "--prompt-tokens", "8"]
-    flags += ["--tier", "8", "--threads", "1", "--out", str(out)]
-    assert policy_turns.main([str(model_bundle), *stream, *flags]) == 0
-    said = json.loads(out.read_text())
+    flags = ["--turns", "1", "--turn-tokens", "2", "--warm-tokens", "2", "--prompt-tokens", "8", "--tier", "8"]
+    said = policies(model_bundle, [*stream, *flags], tmp_path, monkeypatch)
     assert set(said["left_out"]) == {"8 bits, hobbit 8/2", "8 bits, base-resident"}
     assert [line["setting"] for line in said["table"]] == ["lossless"]
     assert "left out: 8 bits, base-resident: policy 'rate-distortion'" in capsys.readouterr().out
