@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from edge_runtime.backends.cpu.kernels import Team, processors_by_size
+from edge_runtime.backends.cpu.kernels import ExpertEncoder, Team, processors_by_size
 
 LIMITED = """
 import resource, sys
@@ -83,6 +84,24 @@ def test_each_worker_has_a_processor_of_its_own_and_the_caller_the_first():
     assert after[worker] == str(order[1])
     assert {name: after[name] for name in before} == before, "the caller is bound to none"
     del team
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor: no worker is bound")
+def test_a_worker_leaves_the_processor_that_the_caller_has_come_to():
+    """Else the caller computes alone, for as long as the scheduler leaves it there."""
+    before, allowed, (first, second) = threads(), os.sched_getaffinity(0), processors_by_size()[:2]
+    encoder = ExpertEncoder(0, 0, 32, 32, 1, threads=2)
+    (worker,) = threads().keys() - before.keys()
+    rows, seen = np.ones((32, 32), np.float32), []
+    try:
+        for caller in (first, second, first, second):
+            os.sched_setaffinity(0, {caller})
+            encoder.add_rows(0, 0, rows, "f32")
+            encoder.reset(0, 0)
+            seen.append(threads()[worker])
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert seen == [str(second), str(first)] * 2
 
 
 def test_more_threads_than_processors_are_bound_to_none():

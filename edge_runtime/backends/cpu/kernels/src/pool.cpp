@@ -68,8 +68,11 @@ Pool::Pool(int threads) {
   try {
     for (int i = 1; i < threads; ++i) {
       workers_.emplace_back([this, i] { work(i); });
-      if (size_t(threads) <= processors.size()) bind(workers_.back(), processors[size_t(i)]);
+      if (size_t(threads) > processors.size()) continue;
+      homes_.push_back(processors[size_t(i)]);
+      bind(workers_.back(), homes_.back());
     }
+    if (!homes_.empty()) free_processor_ = processors[0];
   } catch (const std::system_error& err) {
     const int got = size();
     stop();
@@ -87,7 +90,19 @@ void Pool::stop() {
   workers_.clear();
 }
 
+// The caller is not ours to bind, and the scheduler leaves it where it is: its worker sleeps between two jobs, so that
+// the processor never looks crowded. The job would be the caller's alone, for as long as the caller stays there.
+void Pool::leave_the_callers_processor() {
+#if defined(__linux__)
+  const auto taken = std::find(homes_.begin(), homes_.end(), sched_getcpu());
+  if (taken == homes_.end()) return;
+  std::swap(*taken, free_processor_);
+  bind(workers_[size_t(taken - homes_.begin())], *taken);
+#endif
+}
+
 void Pool::dispatch(Entry entry, void* ctx, bool all) {
+  leave_the_callers_processor();
   entry_ = entry;
   ctx_ = ctx;
   done_.store(0, std::memory_order_relaxed);

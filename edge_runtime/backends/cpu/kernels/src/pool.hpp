@@ -18,6 +18,7 @@ class Pool {
  public:
   // Each worker is bound to a processor of its own, the largest there are, where the process may use that many: a worker
   // that wakes up on the caller's processor takes it away from the caller, and all wait for one on a small processor.
+  // One whose processor the caller has come to gets the one that is free.
   // Throws std::runtime_error where the system gives fewer threads.
   explicit Pool(int threads);
   ~Pool() { stop(); }
@@ -47,6 +48,7 @@ class Pool {
     dispatch([](void* ctx, int thread) { (*static_cast<Job*>(ctx))(thread); }, &job, all);
   }
   void dispatch(Entry entry, void* ctx, bool all);
+  void leave_the_callers_processor();
   void work(int thread);
   void stop();
 
@@ -60,6 +62,8 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<std::thread> workers_;
+  std::vector<int> homes_;  // the processor of each worker; none where they are not bound
+  int free_processor_ = -1;  // what no worker has
 };
 
 }  // namespace hobbit
