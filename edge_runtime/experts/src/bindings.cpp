@@ -81,15 +81,12 @@ void bind_ledger(nb::module_& m) {
       .def("drain_discards", [](Ledger& l) { return pairs(std::exchange(l.discards, {})); });
 }
 
-}  // namespace
+using Slots = std::vector<int>;
+using TableClass = nb::class_<Table>;
 
-NB_MODULE(_native, m) {
-  bind_ledger(m);
-  bind_use_forecast(m);
-  bind_slot_reads(m);
-  bind_token_layer(m);
-  using Slots = std::vector<int>;
-  nb::class_<Table>(m, "Table")
+// Making it, and what it says of its slots.
+void bind_state(TableClass& table) {
+  table
       .def(nb::init<hobbit::Ledger&, TierTable, SlotRows, KeyRow>(), nb::keep_alive<1, 2>(), "ledger"_a, "tiers"_a,
            "slots"_a, "keys"_a)
       .def_prop_ro("num_slots", &Table::num_slots)
@@ -111,7 +108,12 @@ NB_MODULE(_native, m) {
              for (const int slot : slots) t.used(slot);
              return t.lacking_bytes(slots);
            },
-           "slots"_a)
+           "slots"_a);
+}
+
+// What a layer asks for, and the slots it gets.
+void bind_claims(TableClass& table) {
+  table
       .def("find",
            [](Table& t, int layer, const Tiers& tiers) {
              hobbit::Found found = t.lookup(layer, t.wanted(layer, tiers));
@@ -128,16 +130,6 @@ NB_MODULE(_native, m) {
              return t.claim(layer, experts, t.wanted(layer, tiers), prefetch, scorer);
            },
            "layer"_a, "experts"_a, "tiers"_a, "prefetch"_a, "scores"_a, "top"_a)
-      .def("set_ready", [](Table& t, int slot) { t.set_ready(t.used(slot)); }, "slot"_a)
-      .def("drop", [](Table& t, int slot) { t.drop(t.used(slot)); }, "slot"_a)
-      .def("unpin",
-           [](Table& t, const Slots& slots) {
-             t.require_slots(slots);
-             for (const int slot : slots) t.unpin(slot);
-           },
-           "slots"_a)
-      .def("unpin_all", &Table::unpin_all)
-      .def("keep_cores", &Table::keep_cores)
       .def("mask",
            [](Table& t, int layer, const std::vector<int>& experts) {
              t.require_experts(experts);
@@ -150,7 +142,22 @@ NB_MODULE(_native, m) {
              const hobbit::Predicted found = t.mask_predicted(layer, hobbit::by_rank(t, ids), t.wanted(layer, tiers));
              return nb::make_tuple(found.lacking, found.absent);
            },
-           "layer"_a, "ids"_a, "tiers"_a)
+           "layer"_a, "ids"_a, "tiers"_a);
+}
+
+// What becomes of slots once they are claimed.
+void bind_slots(TableClass& table) {
+  table
+      .def("set_ready", [](Table& t, int slot) { t.set_ready(t.used(slot)); }, "slot"_a)
+      .def("drop", [](Table& t, int slot) { t.drop(t.used(slot)); }, "slot"_a)
+      .def("unpin",
+           [](Table& t, const Slots& slots) {
+             t.require_slots(slots);
+             for (const int slot : slots) t.unpin(slot);
+           },
+           "slots"_a)
+      .def("unpin_all", &Table::unpin_all)
+      .def("keep_cores", &Table::keep_cores)
       .def("reconcile",
            [](Table& t, const Slots& live) {
              t.require_slots(live);
@@ -164,4 +171,21 @@ NB_MODULE(_native, m) {
            },
            "budget_bytes"_a, "scores"_a, "top"_a)
       .def("start_over", &Table::start_over, "budget_bytes"_a);
+}
+
+void bind_table(nb::module_& m) {
+  TableClass table(m, "Table");
+  bind_state(table);
+  bind_claims(table);
+  bind_slots(table);
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  bind_ledger(m);
+  bind_use_forecast(m);
+  bind_slot_reads(m);
+  bind_token_layer(m);
+  bind_table(m);
 }

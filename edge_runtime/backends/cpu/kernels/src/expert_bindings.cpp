@@ -61,11 +61,11 @@ ExpertForm form(bool gated, const std::string& activation, bool bias, std::optio
   return f;
 }
 
-}  // namespace
+using K = ExpertKernels;
+using Class = nb::class_<K>;
 
-void bind_experts(nb::module_& m) {
-  using K = ExpertKernels;
-  nb::class_<K>(m, "ExpertKernels")
+void bind_making(Class& kernels) {
+  kernels
       .def("__init__",
            [](K* self, int64_t hidden, int64_t intermediate, int64_t top_k, int64_t max_tokens, int threads,
               const std::string& isa, bool gated, const std::string& activation, bool bias, std::optional<double> limit,
@@ -94,7 +94,12 @@ void bind_experts(nb::module_& m) {
            [](K& k) {
              nb::gil_scoped_release release;
              k.release_scratch();
-           })
+           });
+}
+
+// A layer in one call, or quantize, run for each tier, combine.
+void bind_batches(Class& kernels) {
+  kernels
       .def("quantize",
            [](K& k, const Array& x) {
              check<float>("x", x, k.shape().hidden);
@@ -128,7 +133,12 @@ void bind_experts(nb::module_& m) {
              nb::gil_scoped_release release;
              k.forward(data<float>(x), x.shape(0), b, data<float>(weights), static_cast<float*>(out.data()));
            },
-           "x"_a, "tier"_a, "segments"_a, "starts"_a, "pairs"_a, "weights"_a, "out"_a)
+           "x"_a, "tier"_a, "segments"_a, "starts"_a, "pairs"_a, "weights"_a, "out"_a);
+}
+
+// A layer whose experts run in whatever order they come: begin, run_experts for each that came, end.
+void bind_choices(Class& kernels) {
+  kernels
       .def("begin",
            [](K& k, const Array& x, const Array& ids, const Array& weights, int64_t num_experts) {
              const K::Choice p = choice(k, x, ids, weights, num_experts);
@@ -168,8 +178,12 @@ void bind_experts(nb::module_& m) {
              if (out.shape(0) != pairs.shape(0)) throw nb::value_error("out: expected as many rows as pairs");
              k.outputs(data<int32_t>(pairs), pairs.shape(0), static_cast<float*>(out.data()));
            },
-           "pairs"_a, "out"_a)
-      .def("run_resident",
+           "pairs"_a, "out"_a);
+}
+
+// A layer all of whose experts are in slots.
+void bind_resident(Class& kernels) {
+  kernels.def("run_resident",
            [](K& k, const Array& x, const Array& ids, const Array& weights, int tier, const Array& addresses,
               const Array& slots, const OutArray& out) {
              check<uint64_t>("addresses", addresses, 4);
@@ -182,6 +196,16 @@ void bind_experts(nb::module_& m) {
                             static_cast<float*>(out.data()));
            },
            "x"_a, "ids"_a, "weights"_a, "tier"_a, "addresses"_a, "slots"_a, "out"_a);
+}
+
+}  // namespace
+
+void bind_experts(nb::module_& m) {
+  Class kernels(m, "ExpertKernels");
+  bind_making(kernels);
+  bind_batches(kernels);
+  bind_choices(kernels);
+  bind_resident(kernels);
 }
 
 }  // namespace hobbit

@@ -10,8 +10,9 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace hobbit {
+namespace {
 
-void bind_forms(nb::module_& m) {
+void bind_mlp_form(nb::module_& m) {
   nb::class_<MlpForm>(m, "MlpForm")
       .def(nb::init<>())
       .def_rw("width", &MlpForm::width)
@@ -21,6 +22,9 @@ void bind_forms(nb::module_& m) {
                      if (v < 0 || v >= kActivations) refuse("activation: expected 0, 1 or 2");
                      f.activation = Activation(v);
                    });
+}
+
+void bind_mixer_form(nb::module_& m) {
   nb::class_<MixerForm>(m, "MixerForm")
       .def(nb::init<>())
       .def_rw("key_heads", &MixerForm::key_heads)
@@ -33,6 +37,9 @@ void bind_forms(nb::module_& m) {
                      if (v < 0 || v >= kRules) refuse("rule: expected 0 to " + std::to_string(kRules - 1));
                      f.rule = Rule(v);
                    });
+}
+
+void bind_latent_form(nb::module_& m) {
   nb::class_<LatentForm>(m, "LatentForm")
       .def(nb::init<>())
       .def_rw("heads", &LatentForm::heads)
@@ -42,6 +49,9 @@ void bind_forms(nb::module_& m) {
       .def_rw("rope_dim", &LatentForm::rope_dim)
       .def_rw("value_dim", &LatentForm::value_dim)
       .def_rw("eps", &LatentForm::eps);
+}
+
+void bind_layer_form(nb::module_& m) {
   nb::class_<LayerForm>(m, "LayerForm")
       .def(nb::init<>())
       .def_rw("joins", &LayerForm::joins)
@@ -66,6 +76,9 @@ void bind_forms(nb::module_& m) {
       .def_rw("latent", &LayerForm::latent)
       .def_rw("dense", &LayerForm::dense)
       .def_rw("shared", &LayerForm::shared);
+}
+
+void bind_model_form(nb::module_& m) {
   nb::class_<ModelForm>(m, "ModelForm")
       .def(nb::init<>())
       .def_rw("hidden", &ModelForm::hidden)
@@ -75,6 +88,9 @@ void bind_forms(nb::module_& m) {
       .def_rw("logit_scale", &ModelForm::logit_scale)
       .def_rw("softcap", &ModelForm::softcap)
       .def_rw("centred", &ModelForm::centred);
+}
+
+void bind_layer(nb::module_& m) {
   nb::class_<Layer>(m, "Layer")
       .def("__init__", [](Layer* self, const LayerForm& form) { new (self) Layer{form, {}, {}, {}, {}}; }, "form"_a)
       .def("put_vector",
@@ -93,6 +109,17 @@ void bind_forms(nb::module_& m) {
              (name == "key_up" ? l.key_up : l.value_up).assign(matrices.begin(), matrices.end());
            },
            "name"_a, "matrices"_a);
+}
+
+}  // namespace
+
+void bind_forms(nb::module_& m) {
+  bind_mlp_form(m);
+  bind_mixer_form(m);
+  bind_latent_form(m);
+  bind_layer_form(m);  // has the three above
+  bind_model_form(m);
+  bind_layer(m);
 }
 
 }  // namespace hobbit

@@ -17,10 +17,6 @@ using Slots = nb::ndarray<const uint64_t, nb::ndim<1>, nb::c_contig, nb::device:
 using Places = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Addresses = nb::ndarray<const uint64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-nb::object view(nb::handle owner, float* data, size_t rows, size_t width) {
-  return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(data, {rows, width}, owner));
-}
-
 void check_states(const MixerForm& form, size_t index, const Frame& frame) {
   if (index >= frame.state_places.size() || frame.state_slot >= frame.state_slots.size())
     refuse("frame: the layer has no states");
@@ -58,13 +54,22 @@ void check_layer_call(const DenseTrunk& trunk, size_t index, const Frame& frame)
     refuse("frame: made for other rotary embeddings");
 }
 
-void bind_frame(nb::module_& m) {
-  nb::class_<Frame>(m, "Frame")
+namespace {
+
+using Class = nb::class_<Frame>;
+
+void bind_making(Class& frame) {
+  frame
       .def(nb::init<size_t, size_t, size_t, bool, const std::vector<size_t>&>(), "most"_a, "hidden"_a, "experts"_a,
            "router_norm"_a, "angles"_a)
       .def_static("bytes_for", &Frame::bytes, "most"_a, "hidden"_a, "experts"_a, "router_norm"_a, "angles"_a)
       .def("release", &Frame::release)
-      .def("port", [](Frame& f) { return nb::capsule(&f, kFramePort); })
+      .def("port", [](Frame& f) { return nb::capsule(&f, kFramePort); });
+}
+
+// What a chunk is: its tokens, and the caches and states they go through.
+void bind_chunk(Class& frame) {
+  frame
       .def("begin",
            [](Frame& f, size_t tokens, size_t start) {
              if (tokens == 0 || tokens > f.most) refuse("begin: expected 1 to " + std::to_string(f.most) + " tokens");
@@ -103,7 +108,16 @@ void bind_frame(nb::module_& m) {
              f.state_slot = slot, f.stops.clear();
              for (const auto& [tokens, to] : stops) f.stops.push_back({tokens, to});
            },
-           "slot"_a, "stops"_a)
+           "slot"_a, "stops"_a);
+}
+
+nb::object view(nb::handle owner, float* data, size_t rows, size_t width) {
+  return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(data, {rows, width}, owner));
+}
+
+// Its arrays, as views that keep it alive.
+void bind_arrays(Class& frame) {
+  frame
       .def("resid", [](nb::handle self) { auto& f = nb::cast<Frame&>(self); return view(self, f.resid, f.most, f.hidden); })
       .def("x", [](nb::handle self) { auto& f = nb::cast<Frame&>(self); return view(self, f.x, f.most, f.hidden); })
       .def("y", [](nb::handle self) { auto& f = nb::cast<Frame&>(self); return view(self, f.y, f.most, f.hidden); })
@@ -122,6 +136,15 @@ void bind_frame(nb::module_& m) {
                                     view(self, f.sin[i], f.most, f.angle_widths[i])));
         return all;
       });
+}
+
+}  // namespace
+
+void bind_frame(nb::module_& m) {
+  Class frame(m, "Frame");
+  bind_making(frame);
+  bind_chunk(frame);
+  bind_arrays(frame);
 }
 
 }  // namespace hobbit

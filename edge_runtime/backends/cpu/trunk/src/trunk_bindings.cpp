@@ -60,14 +60,11 @@ void bind_matrix(nb::module_& m) {
            "first"_a, "codes"_a, "scales"_a);
 }
 
-}  // namespace
+using T = DenseTrunk;
+using Class = nb::class_<T>;
 
-void bind_trunk(nb::module_& m) {
-  bind_forms(m);
-  bind_matrix(m);
-  bind_frame(m);
-  using T = DenseTrunk;
-  nb::class_<T>(m, "DenseTrunk")
+void bind_making(Class& trunk) {
+  trunk
       .def("__init__",
            [](T* self, const ModelForm& model, const std::vector<const Layer*>& layers, std::shared_ptr<Team> team,
               const std::string& isa, size_t max_tokens) {
@@ -85,7 +82,11 @@ void bind_trunk(nb::module_& m) {
                   },
                   "model"_a, "layers"_a, "threads"_a, "max_tokens"_a)
       .def_prop_ro("scratch_bytes", &T::scratch_bytes)
-      .def("release_scratch", &T::release_scratch)
+      .def("release_scratch", &T::release_scratch);
+}
+
+void bind_layers(Class& trunk) {
+  trunk
       .def("run_layer",
            [](T& t, size_t index, Frame& frame, const std::optional<Floats>& expert_out) {
              check_layer_call(t, index, frame);
@@ -112,7 +113,12 @@ void bind_trunk(nb::module_& m) {
              nb::gil_scoped_release release;
              t.head(frame, joins, first, count, logits.data());
            },
-           "frame"_a, "expert_out"_a.none(), "first"_a, "logits"_a.noconvert())
+           "frame"_a, "expert_out"_a.none(), "first"_a, "logits"_a.noconvert());
+}
+
+// What coming layers' routers would choose by.
+void bind_outlook(Class& trunk) {
+  trunk
       .def("expect",
            [](T& t, size_t index, size_t coming, const Frame& frame, const std::optional<Floats>& expert_out,
               const OutFloats& out) {
@@ -139,6 +145,18 @@ void bind_trunk(nb::module_& m) {
              t.look_ahead(x.data(), tokens, layers.data(), layers.shape(0), out.data());
            },
            "x"_a, "layers"_a, "out"_a.noconvert());
+}
+
+}  // namespace
+
+void bind_trunk(nb::module_& m) {
+  bind_forms(m);
+  bind_matrix(m);
+  bind_frame(m);
+  Class trunk(m, "DenseTrunk");
+  bind_making(trunk);
+  bind_layers(trunk);
+  bind_outlook(trunk);
 }
 
 }  // namespace hobbit
