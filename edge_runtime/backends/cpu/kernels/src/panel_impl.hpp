@@ -19,6 +19,20 @@ constexpr float kUnit = TIER == 2 ? 1.0f / 8 : TIER == 3 ? 1.0f / 4 : TIER <= 5 
 template <int TIER>
 constexpr float kCodeOffset = TIER == 3 ? -48.0f : TIER == 5 ? -12.0f : TIER == 6 ? -6.0f : TIER == 8 ? -7.5f : 0.0f;
 
+// Adds a group's products with two tokens to a slice's sums, where an instruction set takes tokens two by two.
+template <class V, class Codes, int COUNT>
+[[gnu::always_inline]] inline void add_pair(const Codes& codes, const ActGroup* const* tokens, size_t g,
+                                            typename V::F scale, typename V::F offset, int s,
+                                            typename V::F (*acc)[COUNT]) {
+  typename V::F dots[2];
+  V::dot_pair(codes, tokens[0][g], tokens[1][g], dots);
+  for (int u = 0; u < 2; ++u) {
+    const ActGroup& x = tokens[u][g];
+    acc[u][s] = V::fma(V::mul(scale, dots[u]), V::set1(x.scale), acc[u][s]);
+    acc[u][s] = V::fma(offset, V::set1(x.scale_sum), acc[u][s]);
+  }
+}
+
 // V cuts the 16 rows into kSlices of V::F each; this walks slices FIRST .. FIRST + COUNT - 1.
 // Per group g and row, with c the integer code:
 //   y += x_scale * (a_g * dot(c, xq)) + (a_g * offset + b_g) * x_scale_sum
@@ -62,15 +76,7 @@ inline void block_slices(const PanelRef& panel, const ActGroup* const* tokens, s
       if constexpr (TIER >= 6) offset = V::fma(scale, V::set1(kCodeOffset<TIER>), offset);
       if constexpr (V::kPairs && TB > 1) {
         V::pair_rows(codes);
-        for (int t = 0; t < TB; t += 2) {
-          F dots[2];
-          V::dot_pair(codes, tokens[t][g], tokens[t + 1][g], dots);
-          for (int u = 0; u < 2; ++u) {
-            const ActGroup& x = tokens[t + u][g];
-            acc[t + u][s] = V::fma(V::mul(scale, dots[u]), V::set1(x.scale), acc[t + u][s]);
-            acc[t + u][s] = V::fma(offset, V::set1(x.scale_sum), acc[t + u][s]);
-          }
-        }
+        for (int t = 0; t < TB; t += 2) add_pair<V>(codes, tokens + t, g, scale, offset, s, acc + t);
       } else {
         for (int t = 0; t < TB; ++t) {
           const ActGroup& x = tokens[t][g];

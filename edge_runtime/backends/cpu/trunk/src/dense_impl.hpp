@@ -75,6 +75,34 @@ inline int32_t four(const int8_t* q) {
   return v;
 }
 
+// Adds products of four inputs, from number `at` of a block, with 8-bit codes.
+template <class V, int FIRST, int CHAIN, int TB, int COUNT, int CHAINS>
+[[gnu::always_inline]] inline void step_of_8(const uint8_t* codes, const int8_t* const (&q)[TB], size_t at,
+                                             typename V::I (&sum)[TB][COUNT][CHAINS]) {
+#pragma GCC unroll 4
+  for (int s = 0; s < COUNT; ++s) {
+    const auto w = V::load8(codes + size_t(4 * int(kRows) / V::kSlices * (FIRST + s)));
+#pragma GCC unroll 16
+    for (int t = 0; t < TB; ++t) sum[t][s][CHAIN] = V::dot8(sum[t][s][CHAIN], w, four(q[t] + at));
+  }
+}
+
+// Adds products of eight inputs with 4-bit codes, four in the low halves and four in the high ones.
+template <class V, int FIRST, int TB, int COUNT, int CHAINS>
+[[gnu::always_inline]] inline void step_of_4(const uint8_t* codes, const int8_t* const (&q)[TB], size_t at,
+                                             typename V::I (&sum)[TB][COUNT][CHAINS]) {
+#pragma GCC unroll 4
+  for (int s = 0; s < COUNT; ++s) {
+    const auto both = V::load4(codes + size_t(4 * int(kRows) / V::kSlices * (FIRST + s)));
+    const auto low = V::low(both), high = V::high(both);
+#pragma GCC unroll 16
+    for (int t = 0; t < TB; ++t) {
+      sum[t][s][0] = V::dot4(sum[t][s][0], low, four(q[t] + at));
+      sum[t][s][CHAINS - 1] = V::dot4(sum[t][s][CHAINS - 1], high, four(q[t] + at + 4));
+    }
+  }
+}
+
 // A panel of codes: for each block float scale[16], then for each four inputs (eight at 4 bits: four in the low halves,
 // four in the high ones) the 16 rows' codes.
 template <class V, int BITS, int TB, int FIRST, int COUNT>
@@ -103,34 +131,17 @@ inline void code_slices(const uint8_t* weights, const QuantRows& x, size_t first
         if (kChains > 1) sum[t][s][kChains - 1] = V::ints(0);
       }
     }
-    const auto step_of_8 = [&](size_t step, int chain) {
-#pragma GCC unroll 4
-      for (int s = 0; s < COUNT; ++s) {
-        const auto w = V::load8(codes + 4 * kRows * step + size_t(4 * kWidth * (FIRST + s)));
-#pragma GCC unroll 16
-        for (int t = 0; t < TB; ++t) sum[t][s][chain] = V::dot8(sum[t][s][chain], w, four(q[t] + 4 * step));
-      }
-    };
     if constexpr (BITS == 8) {
       for (size_t step = 0; step < steps; step += 2) {
         V::prefetch(codes + 4 * kRows * step);
         V::prefetch(codes + 4 * kRows * step + 64);
-        step_of_8(step, 0);
-        step_of_8(step + 1, kChains - 1);
+        step_of_8<V, FIRST, 0>(codes + 4 * kRows * step, q, 4 * step, sum);
+        step_of_8<V, FIRST, kChains - 1>(codes + 4 * kRows * (step + 1), q, 4 * (step + 1), sum);
       }
     } else {
       for (size_t step = 0; step < steps; ++step) {
         V::prefetch(codes + 4 * kRows * step);
-#pragma GCC unroll 4
-        for (int s = 0; s < COUNT; ++s) {
-          const auto both = V::load4(codes + 4 * kRows * step + size_t(4 * kWidth * (FIRST + s)));
-          const auto low = V::low(both), high = V::high(both);
-#pragma GCC unroll 16
-          for (int t = 0; t < TB; ++t) {
-            sum[t][s][0] = V::dot4(sum[t][s][0], low, four(q[t] + 8 * step));
-            sum[t][s][kChains - 1] = V::dot4(sum[t][s][kChains - 1], high, four(q[t] + 8 * step + 4));
-          }
-        }
+        step_of_4<V, FIRST>(codes + 4 * kRows * step, q, 8 * step, sum);
       }
     }
 #pragma GCC unroll 4
