@@ -39,67 +39,87 @@ struct Reader {
   }
 };
 
+// What make_vectors.py writes before the outputs, in its order.
+struct Case {
+  std::string name;
+  size_t hidden, intermediate, tokens, experts, top_k;
+  hobbit::ExpertForm form;
+  std::vector<std::vector<float>> sources, biases;  // one a matrix
+  std::vector<std::vector<uint8_t>> parts;          // of each expert four segments, then its bfloat16 record
+  std::vector<float> x, weights;
+  std::vector<int32_t> starts, pairs;
+
+  hobbit::ExpertLayout layout() const { return {hidden, intermediate, form.gated, form.bias, form.fp4}; }
+  int planes() const { return form.fp4 ? 2 : 4; }
+};
+
+Case read_case(Reader& in, const std::string& path) {
+  Case c{};
+  c.name = path.substr(path.rfind('/') + 1);
+  const std::vector<int32_t> dims = in.take<int32_t>(5), kind = in.take<int32_t>(4);
+  c.hidden = size_t(dims[0]), c.intermediate = size_t(dims[1]), c.tokens = size_t(dims[2]);
+  c.experts = size_t(dims[3]), c.top_k = size_t(dims[4]);
+  const std::vector<float> numbers = in.take<float>(3);
+  c.form = {kind[0] != 0, kind[1] != 0, hobbit::Activation(kind[2]), numbers[0], numbers[1], numbers[2], kind[3] != 0};
+  const hobbit::ExpertLayout layout = c.layout();
+  const size_t matrices = c.form.gated ? 3 : 2;
+  for (size_t n = 0; n < matrices * c.experts; ++n) c.sources.push_back(in.take<float>(c.hidden * c.intermediate));
+  for (size_t n = 0; n < (c.form.bias ? c.experts : 0); ++n)
+    for (int m = layout.first(); m < 3; ++m) c.biases.push_back(in.take<float>(layout.rows(m)));
+  for (size_t n = 0; n < c.experts; ++n) {
+    for (int s = 0; s < 4; ++s) c.parts.push_back(in.take<uint8_t>(s < c.planes() ? layout.segment_bytes(s) : 0));
+    c.parts.push_back(in.take<uint8_t>(layout.bf16_bytes()));
+  }
+  c.x = in.take<float>(c.tokens * c.hidden), c.weights = in.take<float>(c.tokens * c.top_k);
+  c.starts = in.take<int32_t>(c.experts + 1), c.pairs = in.take<int32_t>(c.tokens * c.top_k);
+  return c;
+}
+
+// The first expert alone: encoding is slow under emulation.
+void check_encoder(const Case& c) {
+  const hobbit::ExpertLayout layout = c.layout();
+  hobbit::ExpertEncoder encoder(0, 0, layout, c.planes(), true, 2);
+  for (int m = layout.first(); m < 3; ++m) {
+    const size_t at = size_t(m - layout.first());
+    encoder.add_rows(m, 0, c.sources[at].data(), layout.rows(m), hobbit::Source::f32);
+    if (c.form.bias) encoder.add_bias(m, c.biases[at].data(), c.biases[at].size());
+  }
+  encoder.finish();
+  for (int s = 0; s < c.planes(); ++s)
+    expect(encoder.segment(s) == c.parts[size_t(s)], c.name + ": encoded segment " + std::to_string(s) + " differs");
+  expect(encoder.bf16() == c.parts[4], c.name + ": encoded bfloat16 record differs");
+}
+
+void check_kernels(const Case& c, int tier, const std::vector<float>& reference, const std::vector<float>& native) {
+  std::vector<uint64_t> segments(4 * c.experts);
+  for (size_t n = 0; n < c.experts; ++n)
+    for (size_t s = 0; s < 4; ++s)
+      segments[4 * n + s] = reinterpret_cast<uint64_t>(c.parts[5 * n + (tier == 16 ? 4 : s)].data());
+  for (const hobbit::KernelTable* table : hobbit::available_kernels()) {
+    const std::string where = c.name + " tier " + std::to_string(tier) + " " + table->name;
+    hobbit::ExpertKernels kernels({c.hidden, c.intermediate, c.top_k, c.tokens, c.form}, 2, table->name);
+    std::vector<float> out(c.tokens * c.hidden);
+    kernels.forward(c.x.data(), c.tokens,
+                    {tier, segments.data(), c.starts.data(), c.pairs.data(), c.experts, c.pairs.size()}, c.weights.data(),
+                    out.data());
+    double worst = 0, peak = 0;
+    for (size_t k = 0; k < out.size(); ++k) {
+      worst = std::fmax(worst, std::fabs(double(out[k]) - double(reference[k])));
+      peak = std::fmax(peak, std::fabs(double(reference[k])));
+    }
+    expect(worst <= kBound * peak, where + ": differs from the reference by " + std::to_string(worst / peak));
+    expect(std::memcmp(out.data(), native.data(), out.size() * 4) == 0, where + ": bits differ from the host's kernels");
+  }
+}
+
 void check_case(const char* path) {
   Reader in(path);
-  const std::vector<int32_t> dims = in.take<int32_t>(5);
-  const size_t d = size_t(dims[0]), i = size_t(dims[1]), tokens = size_t(dims[2]);
-  const size_t experts = size_t(dims[3]), top_k = size_t(dims[4]);
-  const std::vector<int32_t> kind = in.take<int32_t>(4);
-  const std::vector<float> numbers = in.take<float>(3);
-  const hobbit::ExpertForm form{kind[0] != 0, kind[1] != 0, hobbit::Activation(kind[2]), numbers[0], numbers[1], numbers[2],
-                                kind[3] != 0};
-  const hobbit::ExpertLayout layout{d, i, form.gated, form.bias, form.fp4};
-  const int planes = form.fp4 ? 2 : 4;
-  const size_t matrices = form.gated ? 3 : 2;
-  const std::string name = std::string(path).substr(std::string(path).rfind('/') + 1);
-
-  std::vector<std::vector<float>> sources;
-  for (size_t n = 0; n < matrices * experts; ++n) sources.push_back(in.take<float>(d * i));
-  std::vector<std::vector<float>> biases;
-  for (size_t n = 0; n < (form.bias ? experts : 0); ++n)
-    for (int m = layout.first(); m < 3; ++m) biases.push_back(in.take<float>(layout.rows(m)));
-  std::vector<std::vector<uint8_t>> parts;
-  for (size_t n = 0; n < experts; ++n) {
-    for (int s = 0; s < 4; ++s) parts.push_back(in.take<uint8_t>(s < planes ? layout.segment_bytes(s) : 0));
-    parts.push_back(in.take<uint8_t>(layout.bf16_bytes()));
-  }
-  const auto x = in.take<float>(tokens * d), weights = in.take<float>(tokens * top_k);
-  const auto starts = in.take<int32_t>(experts + 1), pairs = in.take<int32_t>(tokens * top_k);
-
-  hobbit::ExpertEncoder encoder(0, 0, layout, planes, true, 2);
-  for (size_t n = 0; n < 1; ++n) {  // encoding is slow under emulation
-    for (int m = layout.first(); m < 3; ++m) {
-      const size_t at = matrices * n + size_t(m - layout.first());
-      encoder.add_rows(m, 0, sources[at].data(), layout.rows(m), hobbit::Source::f32);
-      if (form.bias) encoder.add_bias(m, biases[at].data(), biases[at].size());
-    }
-    encoder.finish();
-    for (int s = 0; s < planes; ++s)
-      expect(encoder.segment(s) == parts[5 * n + size_t(s)], name + ": encoded segment " + std::to_string(s) + " differs");
-    expect(encoder.bf16() == parts[5 * n + 4], name + ": encoded bfloat16 record differs");
-  }
-
+  const Case c = read_case(in, path);
+  check_encoder(c);
   for (int tier : {2, 4, 6, 8, 16}) {
-    if (form.fp4 && (tier == 6 || tier == 8)) continue;
-    const auto reference = in.take<float>(tokens * d), native = in.take<float>(tokens * d);
-    std::vector<uint64_t> segments(4 * experts);
-    for (size_t n = 0; n < experts; ++n)
-      for (size_t s = 0; s < 4; ++s)
-        segments[4 * n + s] = reinterpret_cast<uint64_t>(parts[5 * n + (tier == 16 ? 4 : s)].data());
-    for (const hobbit::KernelTable* table : hobbit::available_kernels()) {
-      const std::string where = name + " tier " + std::to_string(tier) + " " + table->name;
-      hobbit::ExpertKernels kernels({d, i, top_k, tokens, form}, 2, table->name);
-      std::vector<float> out(tokens * d);
-      kernels.forward(x.data(), tokens, {tier, segments.data(), starts.data(), pairs.data(), experts, pairs.size()},
-                      weights.data(), out.data());
-      double worst = 0, peak = 0;
-      for (size_t k = 0; k < out.size(); ++k) {
-        worst = std::fmax(worst, std::fabs(double(out[k]) - double(reference[k])));
-        peak = std::fmax(peak, std::fabs(double(reference[k])));
-      }
-      expect(worst <= kBound * peak, where + ": differs from the reference by " + std::to_string(worst / peak));
-      expect(std::memcmp(out.data(), native.data(), out.size() * 4) == 0, where + ": bits differ from the host's kernels");
-    }
+    if (c.form.fp4 && (tier == 6 || tier == 8)) continue;
+    const auto reference = in.take<float>(c.tokens * c.hidden), native = in.take<float>(c.tokens * c.hidden);
+    check_kernels(c, tier, reference, native);
   }
 }
 

@@ -7,6 +7,7 @@ machine's native kernels (compared bit for bit).
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,67 +32,100 @@ def as_fp4(matrix: np.ndarray) -> np.ndarray:
     return np.asarray(np.copysign(nearest * powers, groups).reshape(matrix.shape), "<f4")
 
 
-def build(hidden: int, tokens: int, experts: ExpertSpec) -> bytes:
-    intermediate, form = experts.intermediate, {"gated": experts.gated}
-    rng = np.random.default_rng(hidden + intermediate + tokens)
-    shapes = [(intermediate, hidden)] * (len(experts.matrices) - 1) + [(hidden, intermediate)]
+@dataclass(frozen=True)
+class Case:
+    """What is computed: experts' weights [matrix], biases [matrix or none] and records [segment], and a choice of them."""
+
+    hidden: int
+    experts: ExpertSpec
+    sources: list[list[np.ndarray]]
+    biases: list[list[np.ndarray]]
+    records: list[list[np.ndarray]]
+    x: np.ndarray
+    chosen: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def is_fp4(self) -> bool:
+        return self.experts.codes == "fp4"
+
+    def starts_and_pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """The choice by expert, as the kernels take it."""
+        by_expert = [np.flatnonzero(self.chosen.ravel() == n) for n in range(EXPERTS)]
+        starts = np.cumsum([0] + [len(pairs) for pairs in by_expert])
+        return starts.astype("<i4"), np.concatenate(by_expert).astype("<i4")
+
+
+def encode(index: int, hidden: int, experts: ExpertSpec, matrices: list[np.ndarray], biases: list[np.ndarray]) -> list:
+    """A record's four planes, empty where it lacks one, then its bfloat16 tier."""
     is_fp4 = experts.codes == "fp4"
+    kind = {"bias": experts.bias, "codes": experts.codes, "gated": experts.gated}
+    encoder = ExpertEncoder(0, index, hidden, experts.intermediate, 2 if is_fp4 else 4, bf16=True, **kind)
+    first = 3 - len(matrices)
+    for matrix, rows in enumerate(matrices, first):
+        encoder.add_rows(matrix, 0, rows, "f32")
+    for matrix, values in enumerate(biases, first):
+        encoder.add_bias(matrix, values)
+    encoder.finish()
+    none = np.empty(0, np.uint8)
+    return [none if is_fp4 and i in (2, 3) else encoder.segment(i).copy() for i in (0, 1, 2, 3, -1)]
+
+
+def draw_case(hidden: int, tokens: int, experts: ExpertSpec) -> Case:
+    """Draw weights, inputs and a choice at random, and encode the weights."""
+    rng = np.random.default_rng(hidden + experts.intermediate + tokens)
+    inner = (experts.intermediate, hidden)
+    shapes = [inner] * (len(experts.matrices) - 1) + [inner[::-1]]
     sources = [[(rng.standard_t(5, s) / np.sqrt(s[1])).astype("<f4") for s in shapes] for _ in range(EXPERTS)]
-    if is_fp4:
+    if experts.codes == "fp4":
         sources = [[as_fp4(matrix) for matrix in matrices] for matrices in sources]
-    biases = [[rng.standard_normal(s[0]).astype("<f4") for s in shapes] for _ in range(EXPERTS * experts.bias)]
-    records: list[list[np.ndarray]] = []
-    for index, matrices in enumerate(sources):
-        encoder = ExpertEncoder(
-            0,
-            index,
-            hidden,
-            intermediate,
-            2 if is_fp4 else 4,
-            bf16=True,
-            bias=experts.bias,
-            codes=experts.codes,
-            **form,
-        )
-        for matrix, rows in enumerate(matrices, 3 - len(matrices)):
-            encoder.add_rows(matrix, 0, rows, "f32")
-        for matrix, values in enumerate(biases[index] if experts.bias else (), 3 - len(matrices)):
-            encoder.add_bias(matrix, values)
-        encoder.finish()
-        none = np.empty(0, np.uint8)
-        records.append([none if is_fp4 and i in (2, 3) else encoder.segment(i).copy() for i in (0, 1, 2, 3, -1)])
-
+    biases = [[rng.standard_normal(s[0]).astype("<f4") for s in shapes if experts.bias] for _ in range(EXPERTS)]
+    records = [encode(n, hidden, experts, sources[n], biases[n]) for n in range(EXPERTS)]
     chosen = np.stack([rng.permutation(EXPERTS)[:TOP_K] for _ in range(tokens)])
-    pairs = np.concatenate([np.flatnonzero(chosen.ravel() == n) for n in range(EXPERTS)]).astype("<i4")
-    starts = np.cumsum([0] + [int((chosen == n).sum()) for n in range(EXPERTS)]).astype("<i4")
     x = rng.standard_normal((tokens, hidden)).astype("<f4")
-    weights = rng.random((tokens, TOP_K), np.float32)
+    return Case(hidden, experts, sources, biases, records, x, chosen, rng.random((tokens, TOP_K), np.float32))
 
-    parts: list[np.ndarray] = [np.array([hidden, intermediate, tokens, EXPERTS, TOP_K], "<i4")]
-    parts.append(np.array([experts.gated, experts.bias, ACTIVATIONS.index(experts.activation), is_fp4], "<i4"))
+
+def expected(case: Case, tier: int) -> np.ndarray:
+    """What the numpy reference makes of a case at a tier."""
+    sizes, gated = (case.hidden, case.experts.intermediate), case.experts.gated
+    outputs = []
+    for record in case.records:
+        if tier == 16:
+            decoded = reference.decode_bf16(record[4], *sizes, gated=gated)
+        else:
+            decoded = reference.decode_expert(record, *sizes, tier, codes=case.experts.codes, gated=gated)
+        first = record[4 if tier == 16 else 0]
+        biases = reference.decode_biases(first, *sizes, tier, gated=gated) if case.experts.bias else ()
+        outputs.append(
+            reference.expert_forward(case.x, decoded, quantized=tier != 16, experts=case.experts, biases=biases)
+        )
+    y = np.stack(outputs)[case.chosen, np.arange(len(case.x))[:, None]]
+    return np.asarray((case.weights[:, :, None] * y).sum(1), "<f4")
+
+
+def computed(case: Case, tier: int) -> np.ndarray:
+    """What this machine's kernels make of it."""
+    table, native = np.zeros((EXPERTS, 4), np.uint64), np.empty_like(case.x)
+    for n, record in enumerate(case.records):
+        used = record[4:] if tier == 16 else record[: tier // 2]
+        table[n, : len(used)] = [segment.ctypes.data for segment in used]
+    kernels = ExpertKernels(case.hidden, top_k=TOP_K, max_tokens=len(case.x), **vars(case.experts))
+    kernels.forward(case.x, tier, table, *case.starts_and_pairs(), case.weights, native)
+    return native
+
+
+def build(hidden: int, tokens: int, experts: ExpertSpec) -> bytes:
+    """A case as a file: what check_arm.cpp reads, in its order."""
+    case = draw_case(hidden, tokens, experts)
+    parts = [np.array([hidden, experts.intermediate, tokens, EXPERTS, TOP_K], "<i4")]
+    parts.append(np.array([experts.gated, experts.bias, ACTIVATIONS.index(experts.activation), case.is_fp4], "<i4"))
     limit = np.inf if experts.limit is None else experts.limit
     parts.append(np.array([limit, experts.alpha, experts.up_offset], "<f4"))
-    parts += [matrix for matrices in sources for matrix in matrices]
-    parts += [values for of_expert in biases for values in of_expert]
-    parts += [segment for record in records for segment in record]
-    parts += [x, weights, starts, pairs]
-    kernels = ExpertKernels(hidden, top_k=TOP_K, max_tokens=tokens, **vars(experts))
-    for tier in (2, 4, 16) if is_fp4 else TIERS:
-        native, table = np.empty_like(x), np.zeros((EXPERTS, 4), np.uint64)
-        outputs = []
-        for n, record in enumerate(records):
-            used = record[4:] if tier == 16 else record[: tier // 2]
-            table[n, : len(used)] = [segment.ctypes.data for segment in used]
-            decoded = (
-                reference.decode_bf16(record[4], hidden, intermediate, **form)
-                if tier == 16
-                else reference.decode_expert(record, hidden, intermediate, tier, codes=experts.codes, **form)
-            )
-            own = reference.decode_biases(used[0], hidden, intermediate, tier, **form) if experts.bias else ()
-            outputs.append(reference.expert_forward(x, decoded, quantized=tier != 16, experts=experts, biases=own))
-        kernels.forward(x, tier, table, starts, pairs, weights, native)
-        y = np.stack(outputs)[chosen, np.arange(tokens)[:, None]]
-        parts += [(weights[:, :, None] * y).sum(1).astype("<f4"), native]
+    parts += [array for of_experts in (case.sources, case.biases, case.records) for own in of_experts for array in own]
+    parts += [case.x, case.weights, *case.starts_and_pairs()]
+    for tier in (2, 4, 16) if case.is_fp4 else TIERS:
+        parts += [expected(case, tier), computed(case, tier)]
     return b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
 
 
