@@ -85,6 +85,47 @@ template <int RULE> HB_DEV void take_key(const float* from, float* to, u32 dim, 
   for (u32 i = lane; i < dim; i += kWarp) to[i] = from[i] * factor;
 }
 
+// Of a column of a head's state a thread has every sixteenth key, from its warp's number on.
+HB_DEV void load_keys(const float* from, const Recurrence& s, u32 warp, bool has, float (&state)[kKeyParts]) {
+#pragma unroll
+  for (u32 i = 0; i < kKeyParts; ++i) {
+    const u32 key = warp + kStateWarps * i;
+    state[i] = has && key < s.key_dim ? from[u64(key) * s.value_dim] : 0.0f;
+  }
+}
+HB_DEV void store_keys(const float (&state)[kKeyParts], const Recurrence& s, u32 warp, bool has, float* to) {
+#pragma unroll
+  for (u32 i = 0; i < kKeyParts; ++i) {
+    const u32 key = warp + kStateWarps * i;
+    if (has && key < s.key_dim) to[u64(key) * s.value_dim] = state[i];
+  }
+}
+// Forgets, and gives what the keys recall.
+HB_DEV float forget(const float* kept, const float* keys, const Recurrence& s, u32 warp, float (&state)[kKeyParts]) {
+  float sum = 0;
+#pragma unroll
+  for (u32 i = 0; i < kKeyParts; ++i) {
+    const u32 key = warp + kStateWarps * i;
+    if (key >= s.key_dim) continue;
+    state[i] *= kept[key];
+    sum = fmaf(state[i], keys[key], sum);
+  }
+  return sum;
+}
+// Adds a change, and gives what the queries read.
+HB_DEV float add_change(const float* keys, float change, const float* queries, const Recurrence& s, u32 warp,
+                        float (&state)[kKeyParts]) {
+  float sum = 0;
+#pragma unroll
+  for (u32 i = 0; i < kKeyParts; ++i) {
+    const u32 key = warp + kStateWarps * i;
+    if (key >= s.key_dim) continue;
+    state[i] = fmaf(keys[key], change, state[i]);
+    sum = fmaf(state[i], queries[key], sum);
+  }
+  return sum;
+}
+
 // grid (H, ceil(value_dim / 32)), 512 threads: 32 columns of a head's state, of which a warp has every sixteenth key.
 // S <- kept S;  S <- S + k change^T, change = rate (v - S^T k), or step v;  out = S^T q, plus skip v.
 template <int RULE> HB_DEV void recur(const RecurrenceAt& at, const Passage* passage, const Recurrence& s) {
@@ -97,13 +138,8 @@ template <int RULE> HB_DEV void recur(const RecurrenceAt& at, const Passage* pas
   const u32 key_head = head / (s.heads / s.key_heads), value_dim = s.value_dim;
   const bool has = column < value_dim;
   const u64 place = u64(head) * s.key_dim * value_dim + column;
-  const float* old = at.states + (u64(passage->from) * s.slot + place);
   float state[kKeyParts];
-#pragma unroll
-  for (u32 i = 0; i < kKeyParts; ++i) {
-    const u32 key = warp + kStateWarps * i;
-    state[i] = has && key < s.key_dim ? old[u64(key) * value_dim] : 0.0f;
-  }
+  load_keys(at.states + (u64(passage->from) * s.slot + place), s, warp, has, state);
   u32 stop = 0;
   for (u32 t = 0; t < s.tokens; ++t) {
     const float* row = at.mixed + u64(t) * s.row;
@@ -119,14 +155,8 @@ template <int RULE> HB_DEV void recur(const RecurrenceAt& at, const Passage* pas
       }
     __syncthreads();
     const float value = has ? row[s.v + head * value_dim + column] : 0.0f;
-    float change = step * value, sum = 0;
-#pragma unroll
-    for (u32 i = 0; i < kKeyParts; ++i) {
-      const u32 key = warp + kStateWarps * i;
-      if (key >= s.key_dim) continue;
-      state[i] *= kept[key];
-      sum = fmaf(state[i], keys[key], sum);
-    }
+    float change = step * value;
+    const float sum = forget(kept, keys, s, warp, state);
     if (RULE != kMamba2) {
       recalled[warp][lane] = sum;
       __syncthreads();
@@ -135,15 +165,7 @@ template <int RULE> HB_DEV void recur(const RecurrenceAt& at, const Passage* pas
       for (u32 w = 0; w < kStateWarps; ++w) all += recalled[w][lane];
       change = sigmoid(at.rates[u64(t) * s.rate_row + head]) * (value - all);
     }
-    sum = 0;
-#pragma unroll
-    for (u32 i = 0; i < kKeyParts; ++i) {
-      const u32 key = warp + kStateWarps * i;
-      if (key >= s.key_dim) continue;
-      state[i] = fmaf(keys[key], change, state[i]);
-      sum = fmaf(state[i], queries[key], sum);
-    }
-    read[warp][lane] = sum;
+    read[warp][lane] = add_change(keys, change, queries, s, warp, state);
     __syncthreads();  // behind it nobody reads keys and queries of this token
     if (warp == 0 && has) {
       float all = at.skip ? at.skip[head] * value : 0.0f;
@@ -152,12 +174,7 @@ template <int RULE> HB_DEV void recur(const RecurrenceAt& at, const Passage* pas
       at.out[(u64(t) * s.heads + head) * value_dim + column] = all;
     }
     if (stop >= u32(passage->stops) || t + 1u != u32(passage->tokens[stop])) continue;
-    float* to = at.states + (u64(passage->slots[stop]) * s.slot + place);
-#pragma unroll
-    for (u32 i = 0; i < kKeyParts; ++i) {
-      const u32 key = warp + kStateWarps * i;
-      if (has && key < s.key_dim) to[u64(key) * value_dim] = state[i];
-    }
+    store_keys(state, s, warp, has, at.states + (u64(passage->slots[stop]) * s.slot + place));
     ++stop;
   }
 }
