@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -90,6 +92,38 @@ def test_the_family_runs_and_gives_what_the_one_it_copies_gives(tmp_path, capsys
     assert "left out: mtp.0.weight, 16 B: layers that predict several tokens" in capsys.readouterr().out
 
 
+@pytest.fixture
+def with_cases(tmp_path, installed):
+    """Step 4: a copy of the tests, with the file of cases. The family is installed, in transformers too."""
+    copy = tmp_path / "copy"
+    command = blocks("adding-a-model.md", "console")[0].removeprefix("$ ").split()
+    for path in (command[1], "pyproject.toml", *(f"tests/{p.name}" for p in (REPO / "tests").glob("*.py"))):
+        (copy / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPO / path, copy / path)
+    shutil.copytree(REPO / "tests/families", copy / "tests/families")
+    (copy / "tests/families/toy_moe.py").write_text(BLOCKS[2])
+    (copy / "tools").symlink_to(REPO / "tools")
+    return copy, command
+
+
+@pytest.mark.oracle
+def test_the_command_of_step_4_compares_its_cases_with_transformers(tmp_path, with_cases):
+    copy, (program, *arguments) = with_cases
+    assert program == "pytest"
+    options = ["-p", "toy_in_transformers", "-p", "no:cacheprovider", "-v", f"--basetemp={tmp_path / 'run'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *arguments],
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{copy / 'tests'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    passed = re.findall(r"test_every_family_agrees_with_transformers\[(\w+)\] PASSED", done.stdout)
+    assert passed == ["toy_moe", "toy_moe_bias"]
+
+
 def test_without_the_entry_the_family_is_unknown():
     with pytest.raises(ConfigError, match="'toy_moe' is not supported yet. Supported families: "):
         arch.read_model({"model_type": "toy_moe"}, {})
@@ -132,11 +166,14 @@ def test_an_option_nobody_thought_of_is_refused():
         arch.read_model({"model_type": "toy_moe", "new_trick": 1}, {})
 
 
-def test_the_file_passes_the_linter(adapter):
+@pytest.mark.parametrize("block", [0, 2])
+def test_the_files_pass_the_linter(tmp_path, block):
+    file = tmp_path / "toy_moe.py"
+    file.write_text(BLOCKS[block])
     settings = ["--config", str(REPO / "pyproject.toml")]
     for command in (["format", "--check"], ["check"]):
         done = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, *settings, str(adapter)],
+            [sys.executable, "-m", "ruff", *command, *settings, str(file)],
             capture_output=True,
             text=True,
             check=False,
