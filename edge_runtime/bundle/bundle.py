@@ -127,8 +127,10 @@ class Bundle:
             BundleError: the part is damaged.
         """
         crc, hasher = 0, hashlib.sha256() if sha256 else None
+        memory = memoryview(bytearray(min(_BLOCK, part.bytes)))  # one for all blocks: new pages cost as much as reading
         with reading(part.name), os.fdopen(self.open_part(part), "rb") as file:
-            while block := file.read(_BLOCK):
+            while count := file.readinto(memory):
+                block = memory[:count]
                 crc = crc32c(block, crc)
                 if hasher:
                     hasher.update(block)

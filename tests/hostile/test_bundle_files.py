@@ -160,6 +160,8 @@ def test_an_error_of_the_drive_is_named(bundle, monkeypatch):
         def read(self, size=-1):
             raise OSError(5, "Input/output error")
 
+        readinto = read
+
     monkeypatch.setattr(os, "fdopen", Failing)
     with pytest.raises(BundleError, match=r"trunk/head\.onnx: cannot be read: Input/output error"):
         opened.check_part(part)

@@ -52,7 +52,7 @@ class GraphTensors:
         if 4 * numbers != _size(tensor):
             raise self._refused(name, f"{numbers} numbers", tensor)
         self.nbytes += 4 * numbers
-        return self._read(tensor, np.dtype("<f4"), 0, numbers)
+        return self._read(tensor, np.dtype("<f4"), numbers)
 
     def matrix(self, label: str, outputs: int, inputs: int, *, exact: bool = False) -> DenseMatrix:
         """Return a matrix, in whichever precision it is stored.
@@ -73,9 +73,8 @@ class GraphTensors:
         if tensor.dims != (inputs, outputs):
             raise self._refused(label, f"[{inputs}, {outputs}]", tensor)
         matrix = DenseMatrix(outputs, inputs, isa=self._isa)
-        for first, last in _row_blocks(inputs, 4 * outputs):
-            rows = self._read(tensor, np.dtype("<f4"), first * outputs, (last - first) * outputs)
-            matrix.put_floats(first, rows.reshape(-1, outputs))
+        for first, rows in self._rows(tensor, np.dtype("<f4"), inputs, outputs):
+            matrix.put_floats(first, rows)
         self.nbytes += matrix.nbytes
         return matrix
 
@@ -94,9 +93,8 @@ class GraphTensors:
             raise self._refused(name, f"codes of [{outputs}, {inputs}]", tensor)
         scales = self.vector(f"{label}_scale", outputs * blocks).reshape(outputs, blocks)
         matrix = DenseMatrix(outputs, inputs, bits, block, isa=self._isa)
-        for first, last in _row_blocks(outputs, blocks * packed):
-            codes = self._read(tensor, np.dtype(np.uint8), first * blocks * packed, (last - first) * blocks * packed)
-            matrix.put_codes(first, codes.reshape(-1, blocks, packed), scales[first:last])
+        for first, codes in self._rows(tensor, np.dtype(np.uint8), outputs, blocks * packed):
+            matrix.put_codes(first, codes.reshape(-1, blocks, packed), scales[first : first + len(codes)])
         self.nbytes += matrix.nbytes - scales.nbytes
         return matrix
 
@@ -111,23 +109,33 @@ class GraphTensors:
             f"{self._part}: tensor {name!r}: expected {expected}, got {list(tensor.dims)}. Export the bundle again."
         )
 
-    def _read(self, tensor: Tensor, dtype: np.dtype[Any], first: int, count: int) -> NDArray[Any]:
-        """Return some of a tensor's numbers."""
-        region, offset = tensor.region, first * dtype.itemsize
-        if region is None:
-            return np.frombuffer(tensor.inside, dtype, count, offset)
-        found = np.fromfile(self._data, dtype, count, offset=region.offset + offset)
+    def _read(self, tensor: Tensor, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+        """Return a tensor's numbers, flat."""
+        if tensor.region is None:
+            return np.frombuffer(tensor.inside, dtype, count)
+        found = np.fromfile(self._data, dtype, count, offset=tensor.region.offset)
         if len(found) != count:
-            raise BundleError(f"{self._part}: its data cannot be read. Export the bundle again.")
+            raise self._unreadable()
         return found
+
+    def _rows(self, tensor: Tensor, dtype: np.dtype[Any], rows: int, width: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield the first row of some, and these, which are there until the next ones are: one memory for all."""
+        if tensor.region is None:
+            yield 0, np.frombuffer(tensor.inside, dtype, rows * width).reshape(rows, width)
+            return
+        step = max(1, _READ_BYTES // (width * dtype.itemsize))
+        memory = np.empty((min(step, rows), width), dtype)
+        with open(self._data, "rb") as file:
+            file.seek(tensor.region.offset)
+            for first in range(0, rows, step):
+                found = memory[: rows - first]
+                if file.readinto(found.data) != found.nbytes:
+                    raise self._unreadable()
+                yield first, found
+
+    def _unreadable(self) -> BundleError:
+        return BundleError(f"{self._part}: its data cannot be read. Export the bundle again.")
 
 
 def _size(tensor: Tensor) -> int:
     return len(tensor.inside) if tensor.region is None else tensor.region.length
-
-
-def _row_blocks(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
-    """Cut rows into blocks that are read at once."""
-    step = max(1, _READ_BYTES // row_bytes)
-    for first in range(0, rows, step):
-        yield first, min(rows, first + step)

@@ -28,6 +28,15 @@ void check(size_t outputs, size_t inputs, int bits, size_t block) {
     refuse("block must be 16, 32, 64, 128 or 256, got " + std::to_string(block));
 }
 
+// Eight codes of 4 bits in order: the first four in the low halves of four bytes, the others in the high ones.
+uint32_t halves(uint32_t codes) {
+  const auto spread = [](uint32_t four) {
+    four = (four | four << 8) & 0x00FF00FF;
+    return (four | four << 4) & 0x0F0F0F0F;
+  };
+  return spread(codes & 0xFFFF) | spread(codes >> 16) << 4;
+}
+
 }  // namespace
 
 size_t DenseMatrix::bytes_for(size_t outputs, size_t inputs, int bits, size_t block) {
@@ -59,27 +68,35 @@ void DenseMatrix::put_floats(size_t first, size_t count, const float* rows) {
 
 void DenseMatrix::put_codes(size_t first, size_t count, const uint8_t* codes, const float* scales) {
   if (bits_ == 32 || first + count > outputs_ || first + count < first) refuse("put_codes: rows beyond the matrix");
-  const size_t packed = block_ * size_t(bits_) / 8, block_bytes = kRows * (sizeof(float) + packed);
-  const uint8_t flip = bits_ == 8 && table_.zero8 == 0 ? 0x80 : 0;
-  for (size_t i = 0; i < count; ++i) {
-    const size_t row = (first + i) % kRows;
-    uint8_t* block = pages_.data() + (first + i) / kRows * panel_bytes_;
-    for (size_t b = 0; b < blocks_; ++b, block += block_bytes) {
+  const uint32_t flip = bits_ == 8 && table_.zero8 == 0 ? 0x80808080 : 0;
+  for (size_t i = 0, rows; i < count; i += rows) {  // panel by panel
+    rows = std::min(kRows - (first + i) % kRows, count - i);
+    const uint8_t* from = codes + i * blocks_ * block_ * size_t(bits_) / 8;
+    if (bits_ == 8)
+      put_panel(first + i, rows, from, scales + i * blocks_, [flip](uint32_t four) { return four ^ flip; });
+    else
+      put_panel(first + i, rows, from, scales + i * blocks_, halves);
+  }
+}
+
+// Block by block: row by row would come to each line of the panel sixteen times.
+template <class Packed>
+void DenseMatrix::put_panel(size_t first, size_t count, const uint8_t* codes, const float* scales, Packed packed) {
+  const size_t bytes = block_ * size_t(bits_) / 8;
+  uint8_t* block = pages_.data() + first / kRows * panel_bytes_;
+  for (size_t b = 0; b < blocks_; ++b, block += kRows * (sizeof(float) + bytes))
+    for (size_t i = 0; i < count; ++i) {
+      const size_t row = first % kRows + i;
       std::memcpy(block + row * sizeof(float), scales + i * blocks_ + b, sizeof(float));
-      const uint8_t* from = codes + (i * blocks_ + b) * packed;
+      const uint8_t* from = codes + (i * blocks_ + b) * bytes;
       uint8_t* out = block + kRows * sizeof(float) + 4 * row;
-      for (size_t step = 0; step < packed / 4; ++step, out += 4 * kRows) {
-        const uint8_t* in = from + 4 * step;
-        if (bits_ == 8)
-          for (int j = 0; j < 4; ++j) out[j] = in[j] ^ flip;
-        else  // eight inputs: the first four in the low halves
-          for (int j = 0; j < 4; ++j) {
-            const uint8_t a = in[j / 2], b4 = in[2 + j / 2];
-            out[j] = uint8_t((j % 2 ? a >> 4 : a & 15) | (j % 2 ? b4 & 0xF0 : (b4 & 15) << 4));
-          }
+      for (size_t at = 0; at < bytes; at += 4, out += 4 * kRows) {
+        uint32_t word;
+        std::memcpy(&word, from + at, 4);
+        word = packed(word);
+        std::memcpy(out, &word, 4);
       }
     }
-  }
 }
 
 void DenseMatrix::multiply(size_t panel, size_t panels, const float* x, size_t x_stride, const QuantRows& quantised,

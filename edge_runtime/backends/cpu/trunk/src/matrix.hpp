@@ -39,6 +39,9 @@ class DenseMatrix {
                 size_t count, float* out, size_t stride) const;
 
  private:
+  template <class Packed>
+  void put_panel(size_t first, size_t count, const uint8_t* codes, const float* scales, Packed packed);
+
   const DenseTable& table_;
   size_t outputs_, inputs_, block_, blocks_, panel_bytes_;
   int bits_;
