@@ -9,7 +9,8 @@ namespace {
 struct Avx512 : FloatLanes {
   static constexpr int kSlices = 1, kSlicesTogether = 1, kTokenBlock = 8, kTokenBlockBf16 = 4;
   static constexpr bool kDotOnce = false, kPairs = false;
-  using Table = __m512i;  // a shuffle looks up within 128 bits: the four entries of each of four rows
+  // A shuffle looks up within 128 bits: the four entries of each of four rows, row by row or entry by entry.
+  struct Table { __m512i by_row, by_code; };
   template <int TIER> struct Codes { __m512i c[8]; };
 
   static F load_u8(const uint8_t* p) {
@@ -27,10 +28,21 @@ struct Avx512 : FloatLanes {
     _mm_prefetch(reinterpret_cast<const char*>(p + 2112), _MM_HINT_T0);
   }
 
-  static Table load_table(const uint8_t* p) { return _mm512_loadu_si512(p); }
-  static __m512i look_up(Table table, __m512i codes) {
-    const __m512i rows = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0C0C0C0C));
-    return _mm512_shuffle_epi8(table, _mm512_ternarylogic_epi32(codes, _mm512_set1_epi8(3), rows, 0xEA));  // a & b | c
+  static __m512i every_four_rows(__m128i v) { return _mm512_broadcast_i32x4(v); }
+  static Table load_table(const uint8_t* p) {
+    const __m512i by_row = _mm512_loadu_si512(p);
+    const __m128i turned = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return {by_row, _mm512_shuffle_epi8(by_row, every_four_rows(turned))};
+  }
+  // Codes in bits 0 and 1, the row behind them.
+  static __m512i look_up_low(const Table& table, __m512i codes) {
+    const __m512i rows = every_four_rows(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0C0C0C0C));
+    return _mm512_shuffle_epi8(table.by_row, _mm512_ternarylogic_epi32(codes, _mm512_set1_epi8(3), rows, 0xEA));  // a & b | c
+  }
+  // Codes in bits 2 and 3, the row before them: they need no shift.
+  static __m512i look_up_high(const Table& table, __m512i codes) {
+    const __m512i rows = every_four_rows(_mm_setr_epi32(0, 0x01010101, 0x02020202, 0x03030303));
+    return _mm512_shuffle_epi8(table.by_code, _mm512_ternarylogic_epi32(codes, _mm512_set1_epi8(12), rows, 0xEA));
   }
   static __m512i nibble(__m512i v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
   static __m512i plane_load(const uint8_t* p) { return _mm512_loadu_si512(p); }
@@ -49,12 +61,14 @@ struct Avx512 : FloatLanes {
     for (int v = 0; v < 2; ++v) {
       __m512i* out = codes.c + 4 * v;
       const size_t from = at + size_t(64 * v);
-      const __m512i p0 = plane_load(plane[0] + from);
+      __m512i p0 = plane_load(plane[0] + from);
       if constexpr (TIER <= 3) {
-        out[0] = look_up(table, p0);
-        out[1] = look_up(table, _mm512_srli_epi16(p0, 2));
-        out[2] = look_up(table, _mm512_srli_epi16(p0, 4));
-        out[3] = look_up(table, _mm512_srli_epi16(p0, 6));
+        asm("" : "+v"(p0));  // else the shift loads it a second time
+        const __m512i behind = _mm512_srli_epi16(p0, 4);
+        out[0] = look_up_low(table, p0);
+        out[1] = look_up_high(table, p0);
+        out[2] = look_up_low(table, behind);
+        out[3] = look_up_high(table, behind);
         continue;
       }
       join(p0, plane_load(plane[1] + from), out);
