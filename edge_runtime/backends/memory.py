@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from edge_runtime.base.arrays import U64
 
@@ -28,6 +28,15 @@ class Event(Protocol):
         Raises:
             DeviceError: that work failed.
         """
+        ...
+
+
+@runtime_checkable
+class KeepsBytes(Protocol):
+    """An owner of bytes that a reference does not keep by itself."""
+
+    def keep(self) -> None:
+        """Keep them until the process ends: a read that nobody can wait for may still write there."""
         ...
 
 

@@ -75,13 +75,13 @@ class _Prepared:
         from edge_runtime.telemetry.power import parse_choice
 
         ready = prepare(args.bundle, EngineOptions.from_keywords(options))
+        isa = ready.backend.isa
+        ready.backend.close()
         settings.check_context(ready.config.context)
         self.block_bytes, self.depth = ready.config.read_chunk, ready.config.io_threads
         self.extents = record_extents(ready.bundle, ready.config.tier)
         self.prompts, said = _prompts(args, settings, ready.tokenizer, ready.bundle.manifest.model.vocab_size)
-        self.around: RunConditions = describe(
-            ready.bundle, ready.backend.isa, said, shlex.join(["hobbit", *args.words])
-        )
+        self.around: RunConditions = describe(ready.bundle, isa, said, shlex.join(["hobbit", *args.words]))
         choice = parse_choice(ready.config.power_meter)
         self.root, self.around.power = choice.root, _power(ready.config.power_meter, required=args.power)
 

@@ -55,6 +55,7 @@ def main(args: argparse.Namespace) -> int:
         if args.boards:
             return _print_boards(args, options)
         prepared = prepare(args.bundle, options)
+        prepared.backend.close()
     plan, sampling = prepared.plan, prepared.bundle.manifest.sampling
     speed, sources = _estimate(prepared, args)
     if args.json:

@@ -108,7 +108,9 @@ def _planned(args: argparse.Namespace, tier: int) -> int:
     from edge_runtime.engine import assembly  # noqa: F401 - planned is a process that has it loaded
     from edge_runtime.engine.preparation import prepare
 
-    return prepare(args.bundle, EngineOptions.from_keywords({"memory": args.memory, "tier": tier})).plan.num_slots
+    ready = prepare(args.bundle, EngineOptions.from_keywords({"memory": args.memory, "tier": tier}))
+    ready.backend.close()
+    return ready.plan.num_slots
 
 
 def _run(trace: Trace, policy: str, eviction: str, slots: int, args: argparse.Namespace) -> dict[str, Any]:

@@ -45,8 +45,9 @@ def assemble(path: str | os.PathLike[str], options: EngineOptions, env: Variable
         ConfigError, BundleError, BudgetError, DeviceError: see `Engine.open`.
     """
     ready = prepare(path, options, env)
-    ready.bundle.check_unread(_CHECKED_AT_OPEN)
     with ExitStack() as undo:
+        undo.callback(ready.backend.close)
+        ready.bundle.check_unread(_CHECKED_AT_OPEN)
         parts = _load(ready, undo)
         undo.pop_all()
     return parts
@@ -56,7 +57,6 @@ def _load(ready: Prepared, undo: ExitStack) -> Parts:
     """Load everything; what has to be closed if something later fails is noted."""
     config, bundle, backend = ready.config, ready.bundle, ready.backend
     spec, plan, active = bundle.manifest.model, ready.plan, ready.active
-    undo.callback(backend.close)
     power, _ = start_sampler(parse_choice(config.power_meter))
     if power is not None:
         undo.callback(power.close)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,14 +88,13 @@ class Parts:
 
     def close(self) -> None:
         """Stop threads and release memory, to the system too: another engine may be opened next."""
-        if self.power is not None:
-            self.power.close()
-        if self.elastic is not None:
-            self.elastic.close()
-        if self.preload is not None:
-            self.preload.save()
-        self.cache.close()
-        self.trunk.close()
-        self.backend.close()
-        self.tokenizer.templates.close()
-        trim_heap()
+        with ExitStack() as rest:  # one that fails leaves none of the others open
+            for close in (trim_heap, self.tokenizer.templates.close, self.backend.close, self.trunk.close):
+                rest.callback(close)
+            rest.callback(self.cache.close)
+            if self.preload is not None:
+                rest.callback(self.preload.save)
+            if self.elastic is not None:
+                rest.callback(self.elastic.close)
+            if self.power is not None:
+                rest.callback(self.power.close)

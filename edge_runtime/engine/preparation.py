@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,7 +35,7 @@ HEADROOM_BYTES = 16 * MIB
 
 @dataclass
 class Prepared:
-    """Everything decided, nothing big loaded."""
+    """Everything decided, nothing big loaded. Whoever has it closes the backend: it may have opened a GPU."""
 
     bundle: Bundle
     config: RuntimeConfig
@@ -73,12 +74,15 @@ def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables
     """
     bundle = Bundle.open(path)
     config = resolve(options, os.environ if env is None else env, bundle.manifest)
-    backend = make_backend(bundle.manifest.model, config)
-    tokenizer = Tokenizer.from_bundle(bundle)
-    ceiling = ceiling_here(config, backend)
-    sized = size_model(bundle, config, backend.formulas, ceiling, request_bytes=options.request_bytes)
-    config, needs = sized.config, sized.needs
-    plan = plan_memory(needs, ceiling, expert_memory=config.expert_memory)
+    with ExitStack() as undo:
+        backend = make_backend(bundle.manifest.model, config)
+        undo.callback(backend.close)
+        tokenizer = Tokenizer.from_bundle(bundle)
+        ceiling = ceiling_here(config, backend)
+        sized = size_model(bundle, config, backend.formulas, ceiling, request_bytes=options.request_bytes)
+        config, needs = sized.config, sized.needs
+        plan = plan_memory(needs, ceiling, expert_memory=config.expert_memory)
+        undo.pop_all()
     return Prepared(bundle, config, tokenizer, backend, needs, plan, sized.active, sized.scratch)
 
 
@@ -90,7 +94,11 @@ def make_backend(spec: ModelSpec, config: RuntimeConfig) -> Backend[Any]:
     """
     found, settings = find_backend(config.backend)
     backend = found.make(BackendOptions(threads=config.threads, settings=settings, trunk=config.trunk))
-    backend.require(spec)
+    try:
+        backend.require(spec)
+    except BaseException:  # it may have opened a GPU for that
+        backend.close()
+        raise
     return backend
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -154,10 +155,9 @@ def plan_board(
     config = resolve(options, env, manifest, profile)
     if not is_here and profile.cores and "threads" not in options.said:
         config = replace(config, threads=profile.cores)
-    backend = make_backend(manifest.model, config)
-    ceiling = ceiling_here(config, backend) if is_here else _ceiling(profile, config.memory, config.os_reserve)
-    needs = add_needs(config, backend.formulas, ceiling or Ceiling(1 << 62, "no memory stated"))
-    backend.close()
+    with closing(make_backend(manifest.model, config)) as backend:
+        ceiling = ceiling_here(config, backend) if is_here else _ceiling(profile, config.memory, config.os_reserve)
+        needs = add_needs(config, backend.formulas, ceiling or Ceiling(1 << 62, "no memory stated"))
     rates = known_rate("drive", profile), known_rate("memory", profile)
     plan = speed = None
     if ceiling is not None:

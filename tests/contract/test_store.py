@@ -5,12 +5,14 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
+import threading
 
 import numpy as np
 import pytest
 from byte_ranges import range_of, view_of
-from expert_files import TIER, E, Reader, damage, on_disk
+from expert_files import TIER, E, FailingOps, Reader, damage, on_disk
 from fakes import FakeStore, record_of
+from patience import PATIENCE_S
 
 from edge_runtime.backends.cpu.space import HostSpace
 from edge_runtime.base.errors import BundleError, ExpertReadError
@@ -163,3 +165,30 @@ def test_cache_over_files_gives_every_expert_once(bundle, slots, rule, io_thread
             assert sorted(seen) == np.flatnonzero(wanted).tolist()
         cache.end_pass()
     cache.close()
+
+
+@pytest.mark.parametrize("is_stuck", [True, False])
+def test_the_owner_of_bytes_a_read_may_still_write_is_told(bundle, is_stuck: bool):
+    """A block of a driver's pages goes with its GPU, whoever refers to it."""
+
+    class Owner:
+        def __init__(self) -> None:
+            self.pages, self.is_kept = mmap.mmap(-1, bundle.manifest.layout.tier_bytes(TIER)), False
+
+        def keep(self) -> None:
+            self.is_kept = True
+
+    ops, owner = FailingOps(), Owner()
+    store = FileExpertStore(bundle, TIER, ops=ops, io_threads=1, read_timeout_s=0.05)
+    store.begin_request()
+    gate = threading.Event()
+    ops.gate = gate if is_stuck else None
+    ops.begun.clear()  # files were opened
+    into = range_of(owner.pages)._replace(owner=owner)
+    store.submit(ExpertKey(0, 1), [into], priority=Priority.NOW, tag=0)
+    assert ops.begun.wait(PATIENCE_S)
+    while not is_stuck and not store.completed(PATIENCE_S):
+        pass
+    store.close()
+    assert owner.is_kept == is_stuck
+    gate.set()

@@ -36,16 +36,23 @@ def _loaded(fakes: Fakes) -> ctypes.CDLL:
 
 @pytest.fixture
 def fake(_loaded: ctypes.CDLL) -> Iterator[ctypes.CDLL]:
-    """The fake driver's library, as late as it can be; what a test changed of it is undone."""
+    """The fake driver's library, as late as it can be; what a test changed of it is undone.
+
+    Nothing may be left on it in the end, whatever failed on the way and whoever still refers to it.
+    """
     _loaded.fake_device_bytes.argtypes = [ctypes.c_size_t]
     _loaded.fake_mode.argtypes = [ctypes.c_int, ctypes.c_uint64]
     _loaded.shim_seed.argtypes = [ctypes.c_uint64]
     _loaded.shim_watch.argtypes = [ctypes.c_uint64, ctypes.c_uint64]
     _loaded.shim_reads.argtypes = [ctypes.c_uint32, ctypes.c_void_p]
     _loaded.fake_live_regions.restype = _loaded.fake_held_bytes.restype = ctypes.c_size_t
+    _loaded.fake_live_said.restype = ctypes.c_char_p
     _reset(_loaded)
     yield _loaded
+    left = _loaded.fake_live_said().decode()
     _reset(_loaded)
+    _loaded.fake_forget()
+    assert left == "", "left on the fake driver"
 
 
 def _reset(fake: ctypes.CDLL) -> None:

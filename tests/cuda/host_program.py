@@ -61,7 +61,7 @@ def run(bench: Bench, device: Device, fault: str) -> bool:
     if fault != "the event stands before the last copy":
         compute.record(computed)
     if fault == "memory of the host is given back without waiting":
-        device.release("cuMemFreeHost", staging.array.ctypes.data)
+        device.call("cuMemFreeHost", staging.array.ctypes.data)
     if fault == "the host touches device memory":
         ctypes.string_at(y.address, 4)
     if fault != "the result is read before the event":

@@ -112,6 +112,10 @@ def test_a_read_the_system_refuses_fails_its_request_alone(model_bundle, of_cpu,
         landings.protect(is_writable=True)
         assert_close(logits(engine), of_cpu[0])
         assert tokens(engine) == of_cpu[1]
+    # `landings` refers to the blocks still: the fake has none left all the same
+    if kind == "pinned":
+        with pytest.raises(DeviceError, match="the GPU was closed"):
+            landings.protect(is_writable=True)
 
 
 @pytest.mark.parametrize(

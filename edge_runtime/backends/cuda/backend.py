@@ -193,8 +193,9 @@ class CudaBackend:
 
     def close(self) -> None:
         """See `Backend.close`."""
-        while self._opened:
-            self._opened.pop().close()
+        with ExitStack() as rest:  # one that fails leaves none of the others open
+            while self._opened:
+                rest.callback(self._opened.pop(0).close)
 
     def _keep(self, part: Closes) -> Closes:
         """Close a part with the backend."""

@@ -32,17 +32,22 @@ class NoPagesError(DeviceError):
 
 
 class Block(Protocol):
-    """An allocation; alive as long as anybody keeps it, so that a late read never writes into somebody else's bytes.
+    """An allocation. What reads land in lives as long as anybody keeps it, and its GPU is open.
+
+    So a late read never writes into somebody else's bytes; before the GPU is closed, reads are over.
 
     Attributes:
         address: of the first byte, on the GPU.
-        host: of the first byte, on the host; None where the host cannot touch it.
         nbytes: how many.
     """
 
     address: int
-    host: int | None
     nbytes: int
+
+    @property
+    def host(self) -> int | None:
+        """Address of the first byte on the host; None where the host cannot touch it."""
+        ...
 
     def close(self) -> None:
         """No kernel uses it from now on, once those that do have ended; waits for them. Safe to call twice."""
@@ -85,12 +90,24 @@ def _pages(nbytes: int) -> tuple[mmap.mmap, int]:
 
 
 class PinnedBlock:
-    """Pages of the driver. All of it goes with the last reference."""
+    """Pages of the driver. All of it goes with the last reference, or with the GPU."""
 
     def __init__(self, device: Device, nbytes: int) -> None:
-        self._device, self._pinned = device, PinnedMemory(device, nbytes)
-        self.host: int | None = int(self._pinned.array.ctypes.data)
+        self._pinned = PinnedMemory(device, nbytes)
         self.address, self.nbytes = self._pinned.address, nbytes
+
+    @property
+    def host(self) -> int | None:
+        """See `Block.host`.
+
+        Raises:
+            DeviceError: the GPU was closed.
+        """
+        return int(self._pinned.array.ctypes.data)
+
+    def keep(self) -> None:
+        """See `KeepsBytes.keep`."""
+        self._pinned.keep()
 
     def close(self) -> None:
         """See `Block.close`: kernels are waited for when the memory goes."""

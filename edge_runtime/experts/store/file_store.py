@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edge_runtime.backends.memory import ByteRange
+from edge_runtime.backends.memory import ByteRange, KeepsBytes
 from edge_runtime.base.errors import DeviceError, ExpertReadError, ExpertRecordError
 from edge_runtime.base.sizes import MIB
 from edge_runtime.bundle.bundle import Bundle
@@ -97,8 +97,7 @@ class FileExpertStore:
         except RuntimeError as err:  # the system gives no thread
             self._files.close()
             raise DeviceError(str(err)) from err
-        self._is_closed = False
-        self._is_told = False  # whether records are asked for past tickets
+        self._is_closed = self._is_told = False  # told: records are asked for past tickets
 
     @property
     def mode(self) -> str:
@@ -218,6 +217,9 @@ class FileExpertStore:
             self._files.close()
         else:  # the drive may still write there: this memory is never given back
             _NEVER_RETURNED.extend(self._reads.values())
+            for place in [place for read in self._reads.values() for place in read.into]:
+                if isinstance(place.owner, KeepsBytes):
+                    place.owner.keep()
 
     def _error_of(self, key: ExpertKey, segments: SegmentRange, fault: int, detail: Detail) -> ExpertReadError:
         """Return what to raise for a read of segments of an expert that failed, by what the drive reader says."""

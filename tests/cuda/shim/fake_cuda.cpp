@@ -96,8 +96,8 @@ CUresult cuDeviceGetAttribute(int* out, CUdevice_attribute attribute, CUdevice) 
   }
   return result(kOk);
 }
-CUresult cuDevicePrimaryCtxRetain(CUcontext* out, CUdevice) { CALL("cuDevicePrimaryCtxRetain"); *out = &context; return result(kOk); }
-CUresult cuDevicePrimaryCtxRelease_v2(CUdevice) { CALL("cuDevicePrimaryCtxRelease_v2"); return result(kOk); }
+CUresult cuDevicePrimaryCtxRetain(CUcontext* out, CUdevice) { CALL("cuDevicePrimaryCtxRetain"); *out = &context, ++live["contexts"]; return result(kOk); }
+CUresult cuDevicePrimaryCtxRelease_v2(CUdevice) { CALL("cuDevicePrimaryCtxRelease_v2"); --live["contexts"]; return result(kOk); }
 CUresult cuCtxSetCurrent(CUcontext) { CALL("cuCtxSetCurrent"); return result(kOk); }
 CUresult cuCtxSynchronize() {
   CALL("cuCtxSynchronize");
@@ -163,12 +163,13 @@ CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUst
   return result(enqueue(stream, {[=] { std::memset(reinterpret_cast<void*>(to), value, bytes); }}));
 }
 
-CUresult cuStreamCreate(CUstream* out, unsigned) { CALL("cuStreamCreate"); streams.insert(*out = new CUstream_st); return result(kOk); }
+CUresult cuStreamCreate(CUstream* out, unsigned) { CALL("cuStreamCreate"); streams.insert(*out = new CUstream_st), ++live["streams"]; return result(kOk); }
 CUresult cuStreamDestroy_v2(CUstream stream) {
   CALL("cuStreamDestroy_v2");
   REQUIRE(streams.count(stream), kInvalidHandle);
   run_until([=] { return stream->queue.empty(); }, stream);
-  streams.erase(stream);
+  streams.erase(stream), --live["streams"];
+  if (stream->graph) delete stream->graph, --live["captured graphs"];  // a capture that was never ended
   delete stream;
   return result(kOk);
 }
@@ -188,14 +189,14 @@ CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
 }
 CUresult cuEventCreate(CUevent* out, unsigned flags) {
   CALL("cuEventCreate");
-  *out = new CUevent_st;
+  *out = new CUevent_st, ++live["events"];
   (*out)->timed = !(flags & 2);
   return result(kOk);
 }
 CUresult cuEventDestroy_v2(CUevent event) {
   CALL("cuEventDestroy_v2");
   run_until([=] { return event->done >= event->recorded; }, stream_that_records(event, event->recorded));
-  delete event;
+  delete event, --live["events"];
   return result(kOk);
 }
 CUresult cuEventRecord(CUevent event, CUstream stream) {
@@ -235,10 +236,10 @@ CUresult cuModuleLoadData(CUmodule* out, const void* image) {
   REQUIRE(std::memcmp(bytes, "\177ELF", 4) == 0, kInvalidImage);
   const std::string arch = "sm_" + std::to_string(capability);
   if (std::memcmp(bytes + 4, "FAKE", 4) == 0) REQUIRE(std::strncmp(bytes + 8, arch.c_str(), arch.size()) == 0, kNoBinary);
-  *out = new CUmod_st{std::string(bytes, 100000)};
+  *out = new CUmod_st{std::string(bytes, 100000)}, ++live["modules"];
   return result(kOk);
 }
-CUresult cuModuleUnload(CUmodule module) { CALL("cuModuleUnload"); delete module; return result(kOk); }
+CUresult cuModuleUnload(CUmodule module) { CALL("cuModuleUnload"); delete module, --live["modules"]; return result(kOk); }
 CUresult cuModuleGetFunction(CUfunction* out, CUmodule module, const char* name) {
   CALL("cuModuleGetFunction");
   const auto found = functions().find(name);
@@ -269,7 +270,7 @@ CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, uns
 
 CUresult cuStreamBeginCapture_v2(CUstream stream, CUstreamCaptureMode) {
   CALL("cuStreamBeginCapture_v2");
-  stream->graph = new CUgraph_st;
+  stream->graph = new CUgraph_st, ++live["captured graphs"];
   return result(kOk);
 }
 CUresult cuStreamEndCapture(CUstream stream, CUgraph* out) {
@@ -279,7 +280,7 @@ CUresult cuStreamEndCapture(CUstream stream, CUgraph* out) {
 }
 CUresult cuGraphInstantiateWithFlags(CUgraphExec* out, CUgraph graph, unsigned long long) {
   CALL("cuGraphInstantiateWithFlags");
-  *out = new CUgraphExec_st{graph->nodes};
+  *out = new CUgraphExec_st{graph->nodes}, ++live["graphs"];
   return result(kOk);
 }
 CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream) {
@@ -288,8 +289,8 @@ CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream) {
     if (const int code = enqueue(stream, {node})) return result(code);
   return result(kOk);
 }
-CUresult cuGraphDestroy(CUgraph graph) { CALL("cuGraphDestroy"); delete graph; return result(kOk); }
-CUresult cuGraphExecDestroy(CUgraphExec exec) { CALL("cuGraphExecDestroy"); delete exec; return result(kOk); }
+CUresult cuGraphDestroy(CUgraph graph) { CALL("cuGraphDestroy"); delete graph, --live["captured graphs"]; return result(kOk); }
+CUresult cuGraphExecDestroy(CUgraphExec exec) { CALL("cuGraphExecDestroy"); delete exec, --live["graphs"]; return result(kOk); }
 CUresult cuGetErrorName(CUresult code, const char** out) {
   static std::string text;
   text = "FAKE_ERROR_" + std::to_string(int(code));

@@ -54,6 +54,7 @@ extern size_t device_bytes_left;
 enum class Kind { device, pinned, registered };
 struct Region { size_t bytes; Kind kind; };
 extern std::map<uint64_t, Region> regions;
+extern std::map<std::string, long> live;               // what was made and not given back, beside memory
 
 double ms_of_read(uint64_t address, size_t bytes);     // as planted, by the kind of memory
 double ms_of_copy(size_t bytes);

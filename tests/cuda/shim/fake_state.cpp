@@ -19,6 +19,7 @@ Launch launch_size;
 size_t device_bytes_left = SIZE_MAX;
 std::map<uint64_t, Region> regions;
 std::set<CUstream> streams;
+std::map<std::string, long> live;
 
 namespace {
 constexpr size_t kPage = 4096;
@@ -179,9 +180,12 @@ void fake_recover() {
     streams.clear();
     regions.clear();
     shadows.clear();
+    live.clear();
   }
   failures.clear(), sticky = 0;
 }
+// Whatever is left is nobody's concern any more: a test has said so.
+void fake_forget() { regions.clear(), shadows.clear(), live.clear(); }
 void fake_device_bytes(size_t bytes) { device_bytes_left = bytes; }
 // How fast kernels read each kind of memory, and copies to the device are, in 10^9 bytes a second of its clock.
 void fake_rates(int device, int pinned, int registered, int copies) {
@@ -196,6 +200,19 @@ int fake_argument_sizes(const char* name, size_t* out) {
   return int(sizes.size());
 }
 size_t fake_live_regions() { return regions.size(); }
+// What was made and not given back, in words, valid until the next call. Nothing is left of a context that was lost.
+const char* fake_live_said() {
+  static std::string text;
+  text.clear();
+  if (sticky) return text.c_str();
+  for (const auto& [at, region] : regions) {
+    const char* kinds[] = {"device", "pinned", "registered"};
+    text += std::to_string(region.bytes) + " bytes of " + kinds[int(region.kind)] + " memory; ";
+  }
+  for (const auto& [kind, count] : live)
+    if (count) text += std::to_string(count) + " " + kind + "; ";
+  return text.c_str();
+}
 // Bytes of the system's memory that the driver holds: what it pinned, and the GPU's own where that is the system's.
 size_t fake_held_bytes(int with_device) {
   size_t sum = 0;

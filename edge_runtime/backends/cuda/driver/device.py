@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from edge_runtime.backends.cuda.driver.errors import CudaContextLostError
@@ -14,10 +14,14 @@ from edge_runtime.base.errors import DeviceError
 
 _MULTIPROCESSORS, _INTEGRATED, _L2_BYTES, _MAJOR, _MINOR, _REGISTERS_HOST_MEMORY = 16, 18, 38, 75, 76, 99
 _OLDEST_CAPABILITY = (8, 0)
+_OF_THE_HOST = ("cuMemFreeHost", "cuMemHostUnregister")
+"""What gives back memory of the host: only freeing the GPU's own makes the driver wait for work."""
 
 
 class Device:
     """A GPU and its primary context, current in every thread that makes a call through it.
+
+    It owns what is made on it: memory, streams, events, modules and graphs go with it, whoever still refers to them.
 
     Args:
         driver: the driver; the system's if left out.
@@ -41,6 +45,9 @@ class Device:
         self.driver = Driver() if driver is None else driver
         self._thread, self.taken = threading.local(), Taken()
         self._open = False
+        # single operations on it cannot be interrupted; a finalizer may come in between
+        self._owned: dict[tuple[str, int], bool] = {}
+        self._keeps_context = False
         self.capability = capability_of(self.driver, index)
         self._index = self.driver.int_from("cuDeviceGet", index)
         self.name = _read_name(self.driver, self._index)
@@ -84,36 +91,76 @@ class Device:
         return self.driver.status(name, *arguments)
 
     def make_current(self) -> None:
-        """Make the context current in this thread, if it is not."""
+        """Make the context current in this thread, if it is not.
+
+        Raises:
+            DeviceError: the GPU is closed.
+        """
+        self.require_open()
         if not getattr(self._thread, "current", False):
             self.driver.call("cuCtxSetCurrent", self._context)
             self._thread.current = True
 
+    def require_open(self) -> None:
+        """Refuse to go on with a GPU that is closed: what was made on it is gone.
+
+        Raises:
+            DeviceError: it is.
+        """
+        if not self._open:
+            raise DeviceError("cuda: the GPU was closed, and what was made on it with it. Open the engine again.")
+
+    def own(self, release: str, handle: int) -> int:
+        """Take over a handle, to be given back by the function of that name, and return it."""
+        self._owned[release, handle] = True
+        return handle
+
     def release(self, name: str, handle: int | None) -> None:
-        """Give a handle back. After the context was lost or closed it is gone already."""
-        if handle is None or not self._open:
+        """Give back a handle that is owned, memory of the host once all work is over.
+
+        Nothing happens where it was given back before, or the device was closed. After the context was lost it is gone.
+        """
+        if handle is None or (name, handle) not in self._owned:
+            return
+        with suppress(CudaContextLostError):  # work that failed is over as well
+            if name in _OF_THE_HOST:
+                self.call("cuCtxSynchronize")
+        if not self._owned.pop((name, handle), False):  # a finalizer in another thread was faster
             return
         try:
             self.call(name, handle)
         except CudaContextLostError:
             return
+        except BaseException:
+            self.own(name, handle)  # the device tries again when it is closed
+            raise
 
-    def release_host(self, name: str, handle: int | None) -> None:
-        """Give back memory of the host once all work is over: only freeing the GPU's own makes the driver wait."""
-        if handle is None or not self._open:
-            return
-        try:
-            self.call("cuCtxSynchronize")
-        except CudaContextLostError:  # work that failed is over as well
-            return
-        self.release(name, handle)
+    def keep(self, name: str, handle: int) -> None:
+        """Never give this back, nor the context, which would take it along: something outside may still write there."""
+        self._owned.pop((name, handle), None)
+        self._keeps_context = True
 
     def close(self) -> None:
-        """Give the context back; what was made on it must have been closed. Safe to call twice."""
-        if self._open:
-            self._open = False
-            with suppress(CudaContextLostError):
-                self.driver.call("cuDevicePrimaryCtxRelease_v2", self._index)
+        """Give back what was made on it and is left, the youngest first, and the context. Safe to call twice.
+
+        Raises:
+            CudaError: the driver refused something. The rest was given back.
+        """
+        if not self._open:
+            return
+        with ExitStack() as rest:
+            rest.callback(self._give_up_context)
+            for name, handle in [*self._owned]:
+                rest.callback(self.release, name, handle)
+
+    def _give_up_context(self) -> None:
+        self._open = False
+        self._owned.clear()
+        self.taken.clear()
+        if self._keeps_context:
+            return
+        with suppress(CudaContextLostError):
+            self.driver.call("cuDevicePrimaryCtxRelease_v2", self._index)
 
     def __enter__(self) -> Device:
         return self

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edge_runtime.backends.cuda.driver.device import Device
 from edge_runtime.backends.cuda.driver.stream import Stream
 from edge_runtime.base.arrays import U8
+from edge_runtime.base.errors import DeviceError
 from edge_runtime.base.sizes import format_size
 
 _PORTABLE_AND_MAPPED = 3
@@ -36,11 +37,8 @@ class _Memory:
     def close(self) -> None:
         """Give the memory back when no work uses it any more: waits for that. Safe to call twice."""
         handle, self._handle = self._handle, None
-        self._give_back(handle)
+        self.device.release(self._release, handle)
         self.device.taken.give_back(self._key)
-
-    def _give_back(self, handle: int | None) -> None:
-        self.device.release_host(self._release, handle)
 
     def _check(self, offset: int, nbytes: int) -> int:
         assert 0 <= offset <= self.nbytes - nbytes, f"{offset} + {nbytes} bytes of {self.nbytes}"
@@ -67,10 +65,7 @@ class DeviceMemory(_Memory):
         of_the_system = nbytes if device.integrated else 0
         allocate = partial(device.handle_from, "cuMemAlloc_v2", nbytes, detail=detail)
         address, key = device.taken.take(of_the_system, allocate)
-        super().__init__(device, address, nbytes, key)
-
-    def _give_back(self, handle: int | None) -> None:
-        self.device.release(self._release, handle)  # the driver waits
+        super().__init__(device, device.own(self._release, address), nbytes, key)
 
     def write(self, array: Array, stream: Stream, offset: int = 0) -> None:
         """Copy an array here, in the order of a stream.
@@ -110,9 +105,6 @@ class DeviceMemory(_Memory):
 class PinnedMemory(_Memory):
     """Memory of the host that stays where it is; the GPU reads and copies it in place.
 
-    Attributes:
-        array: uint8 [nbytes], the bytes on the host.
-
     Raises:
         CudaMemoryError: there is not as much left.
     """
@@ -123,15 +115,33 @@ class PinnedMemory(_Memory):
         detail = f" for {format_size(nbytes)} of pinned memory"
         allocate = partial(device.handle_from, "cuMemHostAlloc", nbytes, _PORTABLE_AND_MAPPED, detail=detail)
         host, key = device.taken.take(nbytes, allocate)
+        device.own(self._release, host)
         try:
             address = device.handle_from("cuMemHostGetDevicePointer_v2", host, 0)
         except BaseException:
-            device.release_host(self._release, host)
+            device.release(self._release, host)
             device.taken.give_back(key)
             raise
         super().__init__(device, address, nbytes, key)
         self._handle = host
-        self.array: U8 = np.ctypeslib.as_array((ctypes.c_ubyte * nbytes).from_address(host))
+        self._array: U8 = np.ctypeslib.as_array((ctypes.c_ubyte * nbytes).from_address(host))
+
+    def keep(self) -> None:
+        """Never give it back."""
+        if self._handle is not None:
+            self.device.keep(self._release, self._handle)
+
+    @property
+    def array(self) -> U8:
+        """uint8 [nbytes], the bytes on the host: those of a view go with this, or with the device.
+
+        Raises:
+            DeviceError: they are gone.
+        """
+        self.device.require_open()
+        if self._handle is None:
+            raise DeviceError("cuda: pinned memory was given back. This is a fault of the runtime.")
+        return self._array
 
 
 class RegisteredMemory(_Memory):
@@ -152,10 +162,11 @@ class RegisteredMemory(_Memory):
     def __init__(self, device: Device, host: int, nbytes: int) -> None:
         detail = f" for {format_size(nbytes)}"
         device.call("cuMemHostRegister_v2", host, nbytes, _PORTABLE_AND_MAPPED, detail=detail)
+        device.own(self._release, host)
         try:
             address = device.handle_from("cuMemHostGetDevicePointer_v2", host, 0)
         except BaseException:
-            device.release_host(self._release, host)
+            device.release(self._release, host)
             raise
         super().__init__(device, address, nbytes)
         self._handle = host

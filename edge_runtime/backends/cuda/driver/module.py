@@ -28,7 +28,8 @@ class Module:
     def __init__(self, device: Device, image: bytes) -> None:
         self.device, self.digest = device, hashlib.sha256(image).hexdigest()
         detail = f" for kernels compiled for {device.arch}"
-        self._handle: int | None = device.handle_from("cuModuleLoadData", image, detail=detail)
+        handle = device.handle_from("cuModuleLoadData", image, detail=detail)
+        self._handle: int | None = device.own("cuModuleUnload", handle)
         self._kernels: dict[str, Kernel] = {}
 
     def kernel(self, name: str) -> Kernel:

@@ -25,7 +25,8 @@ class Event:
 
     def __init__(self, device: Device, timed: bool = False) -> None:
         self.device = device
-        self._handle: int | None = device.handle_from("cuEventCreate", 0 if timed else _NO_TIMING)
+        handle = device.handle_from("cuEventCreate", 0 if timed else _NO_TIMING)
+        self._handle: int | None = device.own("cuEventDestroy_v2", handle)
 
     @property
     def handle(self) -> int:
@@ -88,7 +89,8 @@ class Stream:
 
     def __init__(self, device: Device) -> None:
         self.device, self.holds, self.held = device, False, HeldLaunches(self)
-        self._handle: int | None = device.handle_from("cuStreamCreate", _NON_BLOCKING)
+        handle = device.handle_from("cuStreamCreate", _NON_BLOCKING)
+        self._handle: int | None = device.own("cuStreamDestroy_v2", handle)
 
     @property
     def handle(self) -> int:
@@ -149,7 +151,8 @@ class Graph:
         """End the capture of a stream and make the graph ready to launch."""
         captured = self._end(stream)
         try:
-            self._handle = self.device.handle_from("cuGraphInstantiateWithFlags", captured, 0)
+            made = self.device.handle_from("cuGraphInstantiateWithFlags", captured, 0)
+            self._handle = self.device.own("cuGraphExecDestroy", made)
         finally:
             self.device.release("cuGraphDestroy", captured)
 
@@ -160,7 +163,7 @@ class Graph:
     def _end(self, stream: Stream) -> int:
         out = ctypes.c_uint64()
         self.device.call("cuStreamEndCapture", stream.handle, ctypes.byref(out))
-        return out.value
+        return self.device.own("cuGraphDestroy", out.value)
 
     def launch(self, stream: Stream) -> None:
         """Run it in the order of a stream."""

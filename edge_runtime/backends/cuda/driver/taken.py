@@ -61,6 +61,10 @@ class Taken:
         self._live[key] = max(0, nbytes - grown)
         return made, key
 
+    def clear(self) -> None:
+        """All of it was given back."""
+        self._live.clear()
+
     def give_back(self, key: int) -> None:
         """It was given back; nothing happens for a key that was given before, or for 0."""
         self._live.pop(key, None)
