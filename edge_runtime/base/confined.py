@@ -61,6 +61,11 @@ def reserved_bytes() -> int:
     return sum(host.reserved_bytes for host in list(_hosts))
 
 
+def held_bytes() -> int:
+    """Return the anonymous memory that the hosts of this process hold now: memory that no file backs, as it counts."""
+    return sum(host.held_bytes for host in list(_hosts))
+
+
 class ConfinedHost:
     """Starts the host at first use and runs jobs in it. Safe for several threads.
 
@@ -82,8 +87,14 @@ class ConfinedHost:
         """Memory the host holds now, and what its jobs may take beside it."""
         with self._lock:
             host = self._host
-            held = _rss_bytes(host.pid) if host is not None else 0
+            held = _pages_bytes(host.pid) if host is not None else 0
         return held + sum(limits.memory_bytes * limits.at_once for limits in self._jobs.values())
+
+    @property
+    def held_bytes(self) -> int:
+        """Anonymous memory of the host itself; its jobs are gone again before that matters. Never waits."""
+        host = self._host
+        return _pages_bytes(host.pid, without_files=True) if host is not None else 0
 
     def start(self) -> None:
         """Start the host now, so that the first job does not wait for it. It loads its libraries meanwhile."""
@@ -181,9 +192,11 @@ class ConfinedHost:
             host.wait()
 
 
-def _rss_bytes(pid: int) -> int:
+def _pages_bytes(pid: int, *, without_files: bool = False) -> int:
+    """Resident set of a process, with pages of files or without; 0 if there is none of that number."""
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            resident, of_files = map(int, file.read().split()[1:3])
     except (OSError, ValueError):
         return 0
+    return (resident - (of_files if without_files else 0)) * os.sysconf("SC_PAGE_SIZE")

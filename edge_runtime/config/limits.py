@@ -22,7 +22,7 @@ class OwnMemory:
     """What this process holds: it is in the plan, and the system reports it as gone. Each byte is in one of the two.
 
     Attributes:
-        anonymous_bytes: anonymous pages of this process.
+        anonymous_bytes: anonymous pages of this process, and of its helper processes as far as the plan counts those.
         driver_bytes: of the system's memory, held by a driver for this process, and no pages of its own: the GPU's
             where it shares that memory, and what the driver pins.
     """

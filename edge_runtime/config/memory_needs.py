@@ -23,7 +23,9 @@ class MemoryNeeds:
     """What the process needs besides cached experts, and what an expert costs.
 
     Attributes:
-        runtime_bytes: resident set of the process with its libraries loaded and nothing else, measured.
+        runtime_bytes: resident set of the process with its libraries loaded and nothing else, measured; that of helper
+            processes, and what these may take besides.
+        helper_bytes: of it, what helper processes held when it was measured.
         trunk_bytes: dense weights, prepacked copies included.
         kv_bytes_per_token: keys and values of one token over all layers.
         state_bytes: states of recurrent layers of one sequence, snapshots included; they do not grow with tokens.
@@ -61,6 +63,7 @@ class MemoryNeeds:
     request_bytes: int = 0
     state_bytes: int = 0
     base_tier: int = 0
+    helper_bytes: int = 0
 
     @property
     def all_experts(self) -> int:

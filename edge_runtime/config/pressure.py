@@ -39,6 +39,7 @@ class PressureWatch:
         reserve_bytes: left to the rest of the machine.
         own_bytes: returns the anonymous memory of this process, instead of reading it.
         driver_bytes: returns what a driver holds for it beside that (`OwnMemory`).
+        helper_bytes: returns the anonymous memory of its helper processes, as far as the plan counts it.
         root: where /proc and /sys are; tests pass a fake tree.
     """
 
@@ -48,10 +49,11 @@ class PressureWatch:
         reserve_bytes: int,
         own_bytes: Callable[[], int] | None = None,
         driver_bytes: Callable[[], int] = lambda: 0,
+        helper_bytes: Callable[[], int] = lambda: 0,
         root: Path = Path("/"),
     ) -> None:
         self._reserve, self._own, self._root = reserve_bytes, own_bytes or self._anonymous_bytes, root
-        self._driver_bytes = driver_bytes
+        self._driver_bytes, self._helper_bytes = driver_bytes, helper_bytes
         self._files = KeptFiles()
         self._membership, self._meminfo, self._statm, self._stalls = (
             membership(root), root / "proc/meminfo", root / "proc/self/statm", root / "proc/pressure/memory"
@@ -70,7 +72,7 @@ class PressureWatch:
             DeviceError: /proc/meminfo cannot be read.
         """
         self._find_groups()
-        own = OwnMemory(self._own(), self._driver_bytes())
+        own = OwnMemory(self._own() + self._helper_bytes(), self._driver_bytes())
         limits = limits_of(self._files.read(self._meminfo), self._groups, own, enough=enough)
         allowed = allowed_bytes(limits, self._reserve, requested)
         return Pressure(allowed if enough is None else min(allowed, enough), self._stalled())

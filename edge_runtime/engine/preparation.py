@@ -11,7 +11,7 @@ from typing import Any
 from edge_runtime.backends import find_backend
 from edge_runtime.backends.base import Backend, BackendOptions, MemoryFormulas
 from edge_runtime.backends.scratch import PassScratch
-from edge_runtime.base.confined import reserved_bytes
+from edge_runtime.base.confined import held_bytes, reserved_bytes
 from edge_runtime.base.sizes import MIB
 from edge_runtime.base.spec import ModelSpec
 from edge_runtime.bundle.bundle import Bundle
@@ -115,12 +115,14 @@ def size_model(
         request_bytes: kept for requests before they are tokens.
     """
     active = ActivePolicy(bundle, config)
+    helper_bytes = held_bytes()  # asked first: a helper that starts takes more every moment
     sized = size_needs(
         bundle.manifest, config, formulas, ceiling,
         prefetch=active.prefetch, base=base_tier(active.policy), process_bytes=rss_bytes() + reserved_bytes(),
         request_bytes=request_bytes,
     )  # fmt: skip
-    return SizedModel(replace(config, prefill_chunk=sized.chunk), sized.needs, active, sized.scratch)
+    needs = replace(sized.needs, helper_bytes=helper_bytes)
+    return SizedModel(replace(config, prefill_chunk=sized.chunk), needs, active, sized.scratch)
 
 
 def size_needs(
@@ -209,9 +211,13 @@ def base_tier(policy: Policy) -> int:
     return policy.min_tier if policy.keeps_base else 0
 
 
-def ceiling_here(config: RuntimeConfig, backend: Backend[Any]) -> Ceiling:
-    """Return what this process may use at most, on this machine, now. It does not change with what the engine holds."""
-    own = OwnMemory(anonymous_bytes(), backend.driver_bytes)
+def ceiling_here(config: RuntimeConfig, backend: Backend[Any], needs: MemoryNeeds | None = None) -> Ceiling:
+    """Return what this process may use at most, on this machine, now. It does not change with what the engine holds.
+
+    Helper processes count as its own as far as `needs` has them: all of them where it is about to be measured.
+    """
+    helpers = held_bytes() if needs is None else min(held_bytes(), needs.helper_bytes)
+    own = OwnMemory(anonymous_bytes() + helpers, backend.driver_bytes)
     return memory_ceiling(read_limits(own=own), requested=config.memory, reserve_bytes=config.os_reserve)
 
 
@@ -227,7 +233,7 @@ def plan_again(parts: Parts, config: RuntimeConfig, choice: PolicyChoice) -> Mem
         BudgetError: it does not fit.
     """
     needs = _needs_with(parts, choice)
-    return plan_memory(needs, ceiling_here(config, parts.backend), expert_memory=config.expert_memory)
+    return plan_memory(needs, ceiling_here(config, parts.backend, needs), expert_memory=config.expert_memory)
 
 
 def plan_for(parts: Parts, ceiling: Ceiling) -> MemoryPlan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from edge_runtime.base.confined import held_bytes
 from edge_runtime.base.sizes import parse_size
 from edge_runtime.config.limits import Ceiling
 from edge_runtime.config.memory_plan import MemoryPlan
@@ -72,7 +73,11 @@ def make_elastic(parts: Parts) -> ElasticMemory | None:
         _take_plan(parts, plan_for(parts, Ceiling(budget_bytes, "memory there is, followed")))
         return parts.plan
 
-    watch = PressureWatch(reserve_bytes=config.os_reserve, driver_bytes=lambda: parts.backend.driver_bytes)
+    watch = PressureWatch(
+        reserve_bytes=config.os_reserve,
+        driver_bytes=lambda: parts.backend.driver_bytes,
+        helper_bytes=lambda: min(held_bytes(), parts.needs.helper_bytes),
+    )
     # a pass that found everything in memory does not look again where it is
     return ElasticMemory(parts.plan, watch, lambda: parts.config.memory, apply, lambda: not parts.cache.fits_all)
 
