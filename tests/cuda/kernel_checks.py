@@ -79,6 +79,8 @@ def layer_checks() -> Iterator[Check]:
     for name in layer.ROUTERS:
         for seed in (1, 2, 3):
             yield partial(layer.test_routing_agrees_with_the_reference, name=name, seed=seed)
+    for shift in (-3.0, 0.0, 3.0):
+        yield partial(layer.test_sparsemixer_weighs_among_rivals_as_the_reference_does, shift=shift, spread=1.0)
     yield layer.test_equal_logits_are_taken_by_number
     for units in (1, 2999, 8192):
         yield partial(layer.test_memory_is_read_once_and_added_up, units=units)

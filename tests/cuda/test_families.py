@@ -13,7 +13,7 @@ from families import FAMILY_CASES, make_checkpoint
 from token_launches import token_launches
 
 from edge_runtime import Engine, SamplingParams
-from edge_runtime.backends.cuda.driver import Kernel
+from edge_runtime.backends.cuda.driver import Graph, Kernel, Stream
 
 FEW = {
     "mixtral_sliding_tied", "olmoe_clip_bias", "qwen2_moe_sparse_step_dynamic", "gpt_oss_all_full_truncated",
@@ -71,6 +71,34 @@ def test_a_token_launches_what_the_arithmetic_counts(
         launched.clear()
         engine.logits([1], chunk=1)
         assert len(launched) == token_launches(engine.spec), ", ".join(launched)
+
+
+@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize("case", ["gpt_oss_all_full_truncated", "ernie4_5_moe_floor_yarn", "phimoe_longrope_biases"])
+def test_a_rule_of_its_own_is_applied_on_the_device(
+    exported, shared_folder, case: str, graph: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """A bias of the logits, a floor under the sum of weights, sparsemixer: the host learns nothing of a layer."""
+    bundle = exported(checkpoint_of(shared_folder, case), "--tiers", "8,bf16", "--trunk", "fp32")
+    ids, params, graphs = np.arange(1, 7, dtype=np.int32), SamplingParams(max_tokens=6, ignore_eos=True), []
+    with Engine.open(bundle, backend="cpu", **SETTINGS) as engine:
+        want, said = engine.logits(ids, chunk=4), engine.generate([1, 2, 3], params).token_ids
+    launch = Graph.launch
+
+    def count(self: Graph, stream: Stream) -> None:
+        graphs.append(self)
+        launch(self, stream)
+
+    def refuse(tensor: object) -> None:
+        raise AssertionError("the host asked for router logits")
+
+    monkeypatch.setattr(Graph, "launch", count)
+    with Engine.open(bundle, backend=f"cuda:trunk=cuda,graph={str(graph).lower()}", **SETTINGS) as engine:
+        make_all_resident(engine)
+        monkeypatch.setattr(engine.parts.backend.tensors, "to_host", refuse)
+        assert_close(engine.logits(ids, chunk=4), want)
+        assert engine.generate([1, 2, 3], params).token_ids == said
+        assert bool(graphs) == graph
 
 
 @pytest.mark.parametrize("trunk", ["int8", "int4"])

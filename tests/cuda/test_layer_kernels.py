@@ -98,6 +98,13 @@ ROUTERS = {
         SPEC, score="sigmoid", selection_bias=True, normalise=True, groups=GroupSpec(8, 4, "top2_sum")
     ),
     "sqrt(softplus), bias": replace(SPEC, score="sqrt_softplus", selection_bias=True, normalise=True),
+    "softmax over the chosen, bias of the logits": replace(SPEC, softmax_over="chosen", logit_bias=True),
+    "softmax, bias for the choice, a floor": replace(SPEC, selection_bias=True, normalise=True, norm_floor=0.3),
+    "softmax, normalised, a floor": replace(SPEC, normalise=True, norm_floor=0.8),
+    "sigmoid, a floor and epsilon": replace(SPEC, score="sigmoid", normalise=True, norm_floor=1, norm_epsilon=1e-3),
+    "sparsemixer": replace(SPEC, top_k=2, softmax_over="near", near=0.02),
+    "sparsemixer, many are near": replace(SPEC, softmax_over="near", near=0.5, logit_bias=True),
+    "sparsemixer, all are near": RouterSpec(num_experts=1000, top_k=32, softmax_over="near", near=2.0),
     "factors of experts": replace(SPEC, softmax_over="chosen", expert_scale=True),
     "hashed": replace(SPEC, hashed_layers=1, normalise=True),
     "one expert a token": replace(SPEC, top_k=1),
@@ -111,10 +118,9 @@ def routed(bench: Bench, spec: RouterSpec, logits: np.ndarray, arrays: dict[str,
     ids, weights = bench.room(np.int32, tokens, spec.top_k), bench.room(np.float32, tokens, spec.top_k)
     table = arrays.get("table_rows")
     tensors = RouterTensors(
-        bench.put(arrays["selection_bias"]) if "selection_bias" in arrays else 0,
-        bench.put(arrays["expert_scale"]) if "expert_scale" in arrays else 0,
-        bench.put(table[::-1]) if table is not None else 0,
-        bench.put(np.arange(tokens, dtype=np.int32)[::-1]) if table is not None else 0,
+        **{name: bench.put(array) for name, array in arrays.items() if name != "table_rows"},
+        table=bench.put(table[::-1]) if table is not None else 0,
+        token_ids=bench.put(np.arange(tokens, dtype=np.int32)[::-1]) if table is not None else 0,
     )
     launch = RouterLaunch(bench.module, spec)
     launch.run(bench.stream, bench.put(logits), tensors, (ids.address, weights.address), tokens)
@@ -123,6 +129,8 @@ def routed(bench: Bench, spec: RouterSpec, logits: np.ndarray, arrays: dict[str,
 
 def arrays_of(spec: RouterSpec, tokens: int, seed: int) -> dict[str, np.ndarray]:
     rng, found = np.random.default_rng(seed), {}
+    if spec.logit_bias:
+        found["logit_bias"] = rng.standard_normal(spec.num_experts).astype(np.float32)
     if spec.selection_bias:
         found["selection_bias"] = (0.3 * rng.standard_normal(spec.num_experts)).astype(np.float32)
     if spec.expert_scale:
@@ -141,9 +149,22 @@ def test_routing_agrees_with_the_reference(bench: Bench, name: str, seed: int):
     logits = (2 * np.random.default_rng(seed).standard_normal((tokens, spec.num_experts))).astype(np.float32)
     arrays = arrays_of(spec, tokens, seed)
     got_ids, got = routed(bench, spec, logits, arrays)
-    want_ids, want = route(spec, logits, **arrays)
+    want_ids, want = route(spec, logits + arrays.pop("logit_bias", np.float32(0)), **arrays)
     assert np.array_equal(got_ids, want_ids)
     np.testing.assert_allclose(got, want, rtol=3e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.001, 1.0])
+@pytest.mark.parametrize("shift", [-3.0, 0.0, 3.0])
+def test_sparsemixer_weighs_among_rivals_as_the_reference_does(bench: Bench, shift: float, spread: float):
+    """Below 0 the distance counts in the rival's own size; of equal logits the lower number goes first; 0 of 0 is near."""
+    spec = replace(SPEC, top_k=4, softmax_over="near", near=0.02)
+    logits = np.random.default_rng(5).standard_normal((3, 48)).astype(np.float32) * np.float32(spread)
+    logits = np.round(logits, 3) + np.float32(shift)  # some are equal
+    got_ids, got = routed(bench, spec, logits, {})
+    want_ids, want = route(spec, logits)
+    assert np.array_equal(got_ids, want_ids)
+    np.testing.assert_allclose(got, want, rtol=3e-6)
 
 
 def test_equal_logits_are_taken_by_number(bench: Bench):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -18,6 +19,13 @@ from edge_runtime.policy.routing_reference import route
 
 RULE = RouterSpec(EXPERTS, TOP_K, normalise=True)
 BIASED = replace(RULE, score="sigmoid", selection_bias=True)
+RULES = {
+    "plain": RULE,
+    "sigmoid, bias for the choice": BIASED,
+    "bias of the logits (gpt-oss)": replace(RULE, normalise=False, softmax_over="chosen", logit_bias=True),
+    "bias for the choice, a floor (ERNIE 4.5)": replace(RULE, selection_bias=True, norm_floor=0.7),
+    "sparsemixer (Phi-3.5-MoE)": replace(RULE, normalise=False, softmax_over="near", near=0.5),
+}
 
 
 def logits_and_x(tokens: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -32,29 +40,32 @@ def test_layers_are_routed_and_computed_without_the_host(bench: Bench, tokens: i
     bench.fake.fake_mode(*mode)
     both = Both(bench, SPEC, 4)
     bias = np.random.default_rng(9).standard_normal(EXPERTS).astype(np.float32)
-    tensors = {3: RouterTensors(selection_bias=bench.put(bias))}
-    plain = CudaResidentRouter(bench.module, bench.stream, both.kernels, RULE, {})
-    biased = CudaResidentRouter(bench.module, bench.stream, both.kernels, BIASED, tensors)
-    resident = both.resident()
-    uses, wanted_uses = [], []
-    for layer, (rule, on_device) in enumerate([(RULE, plain), (RULE, plain), (RULE, plain), (BIASED, biased)]):
-        on: ResidentRouter[DeviceTensor] = on_device
+    address, resident, routers = bench.put(bias), both.resident(), {}
+    for name, rule in RULES.items():
+        has = {field: address for field in ("logit_bias", "selection_bias") if getattr(rule, field)}
+        tensors = dict.fromkeys(range(20), RouterTensors(**has)) if has else {}
+        routers[name] = CudaResidentRouter(bench.module, bench.stream, both.kernels, rule, tensors)
+    plain, uses, wanted_uses = routers["plain"], [], []
+    for layer, name in enumerate(["plain", "plain", *RULES]):
+        rule, on = RULES[name], cast("ResidentRouter[DeviceTensor]", routers[name])
         logits, x = logits_and_x(tokens, layer)
         got = both.read(on.run(layer, both.tensor(x), both.tensor(logits), resident))
-        ids, weights = route(rule, logits, selection_bias=bias if rule is BIASED else None)
+        ids, weights = route(
+            rule, logits + bias * rule.logit_bias, selection_bias=bias if rule.selection_bias else None
+        )
         want = both.read(both.kernels.run_resident(both.tensor(x), ids, weights.astype(np.float32), resident))
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
         wanted_uses.append((layer, np.unique(ids).tolist()))
-    for on_device in (plain, biased):
+    for on_device in routers.values():
         uses += [(layer, used.tolist()) for layer, used in on_device.take_uses()]
         assert on_device.take_uses() == []
-    assert uses == wanted_uses
+    assert uses == sorted(wanted_uses)
     before = bench.fake.fake_live_regions()
     logits, x = logits_and_x(tokens, 7)
     tensor, scores = both.tensor(x), both.tensor(logits)
     plain.run(0, tensor, scores, resident)
     assert bench.fake.fake_live_regions() == before + 2, "what earlier layers used is used again"
-    for each in (plain, biased, both.kernels):
+    for each in (*routers.values(), both.kernels):
         each.close()
 
 

@@ -18,8 +18,8 @@ _KNOWN: dict[str, str] = {
     "MlpSpec": "intermediate gated activation",
     "SharedSpec": "mlp gate parallel",
     "ExpertSpec": "intermediate gated activation bias limit alpha up_offset codes",
-    "RouterSpec": "num_experts top_k score softmax_over normalise norm_epsilon scale selection_bias groups "
-    "expert_scale norm_scale",
+    "RouterSpec": "num_experts top_k score softmax_over near normalise norm_epsilon norm_floor scale "
+    "logit_bias selection_bias groups expert_scale norm_scale",
     "GroupSpec": "count chosen score",
     "RopeSpec": "kind theta dim params pairs short_factor long_factor",
 }
@@ -30,7 +30,7 @@ _VALUES: dict[str, tuple[str, ...]] = {
     "norm": ("rms", "layer"),
     "codes": ("linear", "fp4"),
     "rule": ("gated_delta", "kimi_delta", "mamba2"),
-    "softmax_over": ("all", "chosen"),
+    "softmax_over": ("all", "chosen", "near"),
     "score": ("softmax", "sigmoid", "sqrt_softplus", "max", "top2_sum"),
 }
 """Words a field may have."""

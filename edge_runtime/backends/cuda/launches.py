@@ -201,7 +201,8 @@ class RouterLaunch:
 
         Args:
             stream: orders the work.
-            logits: address, float32 [T, E], bias included. A row with one that is not finite gets NaN as its weights.
+            logits: address, float32 [T, E], without the bias in `tensors`. A row with one that is not finite gets NaN
+                as its weights.
             tensors: a layer's numbers.
             out: addresses of experts int32 [T, K] and weights float32 [T, K].
             tokens: T.

@@ -110,7 +110,7 @@ def make_resident_router(
         return None
     data, held, rows = bundle.router_data(), list[DeviceMemory](), dict[str, int]()
     try:
-        for name in ("selection_bias", "expert_scale"):
+        for name in ("logit_bias", "selection_bias", "expert_scale"):
             array = getattr(data, name)
             if array is not None:
                 held.append(DeviceMemory(stream.device, array.nbytes))

@@ -62,16 +62,19 @@ class RouterRule(ctypes.Structure):
     _fields_ = (
         ("experts", _U32), ("top_k", _U32), ("score", _U32), ("over_chosen", _U32), ("normalise", _U32),
         ("epsilon", _FLOAT), ("scale", _FLOAT), ("groups", _U32), ("chosen_groups", _U32), ("two_best", _U32),
+        ("near", _FLOAT), ("floor", _FLOAT),
     )  # fmt: skip
 
 
 class RouterTensors(ctypes.Structure):
     """Addresses of a layer's numbers, 0 where the rule has none.
 
-    selection_bias and expert_scale float32 [E]; table int32 [vocabulary, K] with token_ids int32 [T].
+    logit_bias, selection_bias and expert_scale float32 [E]; table int32 [vocabulary, K] with token_ids int32 [T].
     """
 
-    _fields_ = (("selection_bias", _U64), ("expert_scale", _U64), ("table", _U64), ("token_ids", _U64))
+    _fields_ = (
+        ("logit_bias", _U64), ("selection_bias", _U64), ("expert_scale", _U64), ("table", _U64), ("token_ids", _U64),
+    )  # fmt: skip
 
 
 def make_shape(hidden: int, top_k: int, experts: ExpertSpec) -> Shape:
@@ -94,20 +97,17 @@ def make_rule(router: RouterSpec) -> RouterRule:
     """Return a model's rule.
 
     Raises:
-        ValueError: it has more experts or ranks than a warp takes, or no kernel has it.
+        ValueError: it has more experts or ranks than a warp takes.
     """
     if router.num_experts > MOST_EXPERTS or router.top_k > MOST_RANKS:
         raise ValueError(
             f"route: expected at most {MOST_EXPERTS} experts and {MOST_RANKS} a token, got {router.num_experts} and "
             f"{router.top_k}. Route on the host."
         )
-    if router.softmax_over == "near":
-        raise ValueError("route: no kernel has the weights of sparsemixer. Route on the host.")
-    if router.norm_floor > 0:
-        raise ValueError("route: no kernel has a floor of the weights' sum. Route on the host.")
     groups = router.groups
     return RouterRule(
         router.num_experts, router.top_k, _SCORES[router.score], router.softmax_over == "chosen", router.normalise,
         router.norm_epsilon, router.scale,
         *((groups.count, groups.chosen, groups.score == "top2_sum") if groups else (0, 0, False)),
+        router.near if router.softmax_over == "near" else -1.0, router.norm_floor,
     )  # fmt: skip

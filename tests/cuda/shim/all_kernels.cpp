@@ -83,10 +83,12 @@ void run_layer(Layer& l) {
   constexpr u32 kExperts = 40;
   auto logits = zeros<float>(kTokens * kExperts), bias = zeros<float>(kExperts), factor = zeros<float>(kExperts);
   for (float& v : logits) v = float(generator() % 1000) / 100;
-  const RouterRule rules[] = {{kExperts, kTopK, kSoftmax, 0, 1, 0, 1, 0, 0, 0}, {kExperts, kTopK, kSigmoid, 0, 1, 1e-20f, 2, 5, 2, 1}};
+  const RouterRule rules[] = {{kExperts, kTopK, kSoftmax, 0, 1, 0, 1, 0, 0, 0, -1, 0},
+                              {kExperts, kTopK, kSigmoid, 0, 1, 1e-20f, 2, 5, 2, 1, -1, 1e-12f},
+                              {kExperts, kTopK, kSoftmax, 0, 0, 0, 1, 0, 0, 0, 0.5f, 0}};
   for (const RouterRule& rule : rules)
     launch_on_host({kTokens}, 32, [&] {
-      hb_route(logits.data(), rule, {rule.groups ? bias.data() : nullptr, factor.data(), nullptr, nullptr}, l.ids.data(), weights.data());
+      hb_route(logits.data(), rule, {bias.data(), rule.groups ? bias.data() : nullptr, factor.data(), nullptr, nullptr}, l.ids.data(), weights.data());
     });
   launch_on_host({1, kTokens}, 256, [&] { hb_combine(l.y.data(), weights.data(), out.data(), kHidden, kTopK); });
   const auto bytes = random_bytes(16 * 3570);  // the last round of loads is nearly whole

@@ -11,9 +11,11 @@ struct RouterRule {
   u32 experts, top_k, score, over_chosen, normalise;
   float epsilon, scale;
   u32 groups, chosen_groups, two_best;  // groups 0: there are none
+  float near, floor;                    // near: of sparsemixer; below 0: another rule
 };
 // A layer's numbers; null where the rule has none.
 struct RouterTensors {
+  const float* logit_bias;      // [E]
   const float* selection_bias;  // [E]
   const float* expert_scale;    // [E]
   const i32* table;             // [vocabulary, K]: the layer's experts by token id
@@ -47,7 +49,7 @@ HB_DEV float score_of(u32 score, float z, float top, float total) {
 // One token's row in shared memory.
 struct RouterRow {
   float* keys;       // [E], what the choice compares; taken ones become NaN
-  const float* logits;
+  float* logits;     // [E], bias included
   float top, total;  // softmax: greatest logit, sum of exponentials
 };
 
@@ -100,19 +102,41 @@ HB_DEV i32 choose(const RouterRule& rule, float* keys) {
   return chosen;
 }
 
+// Sparsemixer: the softmax of each of the chosen, taken by falling logit, among those not taken before it that are near.
+HB_DEV float weigh_among_rivals(const RouterRule& rule, const RouterRow& row, i32 expert) {
+  const u32 lane = threadIdx.x % kWarp;
+  float mine = 0.0f;
+  for (u32 k = 0; k < rule.top_k; ++k) {
+    const i32 best = __shfl_sync(kAllLanes, expert, k);
+    const float top = row.logits[best];
+    float total = 0.0f;
+    for (u32 e = lane; e < rule.experts; e += kWarp) {
+      const float z = row.logits[e];
+      const bool is_far = (top - z) / fmaxf(fabsf(z), top) > rule.near;  // false for 0 of 0
+      if (!is_far && !is_before(z, i32(e), {top, best})) total += expf(z - top);
+    }
+    total = sum_of_warp(total);
+    if (lane == k) mine = 1.0f / total;
+  }
+  return mine;
+}
+
 // Weight of this lane's expert; lanes behind the last rank have none.
 HB_DEV float weigh(const RouterRule& rule, const RouterTensors& of, const RouterRow& row, i32 expert) {
   const bool has = expert >= 0;
   const float z = has ? row.logits[expert] : 0.0f;
   float weight = 0.0f;
-  if (rule.over_chosen || (rule.score == kSoftmax && rule.normalise && rule.epsilon == 0.0f)) {
+  const bool is_plain = rule.normalise && rule.epsilon == 0.0f && rule.floor == 0.0f;
+  if (rule.near >= 0.0f) {
+    weight = weigh_among_rivals(rule, row, expert);
+  } else if (rule.over_chosen || (rule.score == kSoftmax && is_plain)) {
     const float top = best_of_warp({z, has ? i32(threadIdx.x % kWarp) : -1}).key;
     weight = has ? expf(z - top) : 0.0f;
     weight /= sum_of_warp(weight);
   } else {
     weight = has ? score_of(rule.score, z, row.top, row.total) : 0.0f;
     const float sum = sum_of_warp(weight);
-    if (rule.normalise) weight /= sum + rule.epsilon;
+    if (rule.normalise) weight /= fmaxf(sum, rule.floor) + rule.epsilon;
   }
   weight *= rule.scale;
   return has && of.expert_scale ? weight * of.expert_scale[expert] : weight;
@@ -135,8 +159,12 @@ HB_DEV u32 rank_by_weight(const RouterRule& rule, const RouterRow& row, i32 expe
 HB_DEV void route(const float* logits, const RouterRule& rule, const RouterTensors& of, i32* ids, float* weights) {
   HB_SHARED(float, keys, [kMostExperts]);
   HB_SHARED(float, of_group, [kMostExperts]);
+  HB_SHARED(float, biased, [kMostExperts]);
   const u32 lane = threadIdx.x, token = blockIdx.x;
-  RouterRow row = {keys, logits + u64(token) * rule.experts, 0.0f, 0.0f};
+  for (u32 e = lane; e < rule.experts; e += kWarp)
+    biased[e] = logits[u64(token) * rule.experts + e] + (of.logit_bias ? of.logit_bias[e] : 0.0f);
+  __syncwarp();
+  RouterRow row = {keys, biased, 0.0f, 0.0f};
   Best top = {0.0f, -1};
   u32 broken = 0;
   for (u32 at = 0; at < rule.experts; at += kWarp) {
