@@ -149,6 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
         except OSError as err:
             print(f"gpu-check: {options.out}: cannot be written: {err.strerror}. Name another folder with --out.",
                   file=sys.stderr)  # fmt: skip
+            gpu.close()
             return 1
         try:
             run(parts, gpu, open_gpu, options)
