@@ -11,7 +11,6 @@ assumed and how far measured runs were from it.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import statistics
 import sys
@@ -22,6 +21,9 @@ from typing import Any
 
 import marked_page
 
+from benchmarks.compare import figures, results
+from benchmarks.compare.plot import regime
+from benchmarks.compare.workload import LOSSLESS, OURS
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.sizes import format_size
@@ -179,14 +181,12 @@ def measured_rows() -> Iterator[str]:
         "| tok/s, at most | tok/s, measured | reached |"
     )
     yield "|---|---|---|---|---|---|---|---|---|---|---|"
-    cells = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
-    ours = [c for c in cells if c.get("side") == "ours" and c.get("variant") == "lossless" and c.get("measured")]
-    order = {"resident": "all", "75": "75 %", "50": "50 %", "35": "35 %", "25": "25 %"}
-    for isa, model in sorted({(c["machine"]["isa"], c["model"]) for c in ours}):
-        for regime, label in order.items():
-            here = [c for c in ours if (c["machine"]["isa"], c["model"], c["regime"]) == (isa, model, regime)]
-            if here:
-                yield f"| {isa} {_measured_row(model, label, here)}"
+    for row in figures.rows(results.newest(results.read(RESULTS))[0]):
+        ours = [c for c in row["cells"] if (c["side"], c["variant"]) == (OURS, LOSSLESS) and c.get("measured")]
+        if ours:
+            machine = ours[0]["machine"]
+            processor = machine["isa"] + (" chosen" if machine.get("best_isa") else "")
+            yield f"| {processor} {_measured_row(row['model'], regime(row), ours)}"
 
 
 _EXPERTS = {"S1": 8 * 128, "S1-int4": 8 * 128, "S2": 12 * 8}

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.compare.one_run import Counted, counted
 from benchmarks.compare.results import cell_of
 from benchmarks.compare.workload import HOBBIT, LOSSLESS, OURS, REGIMES, Cell, rate
 
@@ -14,15 +15,21 @@ _STAGES = ("decode", "prefill", "prefill_cold")
 
 
 def latest(entries: Iterable[Entry]) -> dict[Cell, Entry]:
-    """Return the last object of every cell: a cell measured again replaces the one before."""
-    return {cell: entry for entry in entries if (cell := cell_of(dict(entry))) is not None}
+    """Return the last object of every cell, in the order of measuring: what is measured again replaces what was."""
+    found: dict[Cell, Entry] = {}
+    for entry in entries:
+        cell = cell_of(dict(entry))
+        if cell is not None:
+            found.pop(cell, None)
+            found[cell] = entry
+    return found
 
 
 def rows(entries: Iterable[Entry]) -> list[dict[str, Any]]:
     """Return one row for each machine, model and regime: every peer's best mode, the strongest of all, and ours.
 
     Decode and prefill of a peer may come from different modes, and those of the strongest from different peers: each is
-    the best there is.
+    the best there is. All are of the run of our newest commit; where it lacks a side, `stand_ins` names it.
     """
     cells = latest(entries)
     found = []
@@ -32,36 +39,40 @@ def rows(entries: Iterable[Entry]) -> list[dict[str, Any]]:
                 asked = (machine, model, regime)
                 here = {cell: e for cell, e in cells.items() if (cell.machine, cell.model, cell.regime) == asked}
                 if here:
-                    found.append(_row(model, regime, here) | {"machine": machine})
+                    found.append(_row(model, regime, counted(here)) | {"machine": machine})
     return found
 
 
-def _row(model: str, regime: str, here: Mapping[Cell, Entry]) -> dict[str, Any]:
+def _row(model: str, regime: str, run: Counted) -> dict[str, Any]:
+    here, old, all_tried = run.cells, run.stand_ins, {**run.earlier, **run.cells}
     row: dict[str, Any] = {"model": model, "regime": regime, "cap_bytes": next(iter(here.values()))["cap_bytes"]}
+    row |= {"cells": list(here.values()), "stand_ins": dict(run.stand_ins), "earlier": len(run.earlier)}
     names = sorted({cell.side for cell in here if cell.side != OURS})
-    row["peers"] = {name: _peer(here, name) for name in names}
+    row["peers"] = {name: _peer(here, name, earlier=name in old) for name in names}
     row["peer"] = {stage: _strongest(row["peers"].values(), stage) for stage in _STAGES}
     row["modes"] = {
-        f"{name} {mode}": _mode(here, name, mode)
+        f"{name} {mode}": _mode(here if mode in now else all_tried, name, mode)
+        | {"earlier": mode not in now or name in old}
         for name in names
-        for mode in sorted({cell.variant for cell in here if cell.side == name})
+        for now in [{cell.variant for cell in here if cell.side == name}]
+        for mode in sorted({cell.variant for cell in all_tried if cell.side == name})
     }
     for name, variant in (("lossless", LOSSLESS), ("hobbit", HOBBIT)):
-        row[name] = _ours(_measured(here, OURS, variant), row["peer"])
+        row[name] = _ours(_measured(here, OURS, variant), row["peer"], earlier=f"{OURS} {variant}" in old)
     if row["lossless"] and row["hobbit"]:
         row["hobbit"]["against_lossless"] = _ratio(row["hobbit"]["decode"]["tok_s"], row["lossless"]["decode"]["tok_s"])
     errors = {f"{c.side} {c.variant} round {c.round}": e["error"] for c, e in here.items() if e.get("error")}
     return row | {"errors": errors}
 
 
-def _peer(here: Mapping[Cell, Entry], name: str) -> dict[str, Any]:
+def _peer(here: Mapping[Cell, Entry], name: str, *, earlier: bool) -> dict[str, Any]:
     """Return a peer's best mode at each stage."""
-    modes = {cell.variant for cell in here if cell.side == name}
-    by_mode = {mode: _measured(here, name, mode) for mode in modes}
-    rounds = max((len(each) for each in by_mode.values()), default=0)
+    cells = [cell for cell, entry in here.items() if cell.side == name and entry.get("measured")]
+    last = max((cell.round for cell in cells), default=0)
     # a mode left out after the first round was slower there; it must not win by a single lucky round
-    lasting = {f"{name} {mode}": each for mode, each in by_mode.items() if each and len(each) == rounds}
-    return {stage: _best(lasting, stage) for stage in _STAGES}
+    lasting = {f"{name} {cell.variant}": _measured(here, name, cell.variant) for cell in cells if cell.round == last}
+    found = {stage: _best(lasting, stage) for stage in _STAGES}
+    return {stage: best and best | {"earlier": earlier} for stage, best in found.items()}
 
 
 def _strongest(peers: Iterable[Mapping[str, Any]], stage: str) -> dict[str, Any] | None:
@@ -114,10 +125,10 @@ def _mode(here: Mapping[Cell, Entry], name: str, mode: str) -> dict[str, Any]:
     }
 
 
-def _ours(cells: Sequence[Entry], peer: Mapping[str, Any]) -> dict[str, Any] | None:
+def _ours(cells: Sequence[Entry], peer: Mapping[str, Any], *, earlier: bool) -> dict[str, Any] | None:
     if not cells:
         return None
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"earlier": earlier}
     for stage in _STAGES:
         found[stage] = _tok_s(cells, stage)
         found[stage]["against_peer"] = _ratio(found[stage]["tok_s"], peer[stage] and peer[stage]["tok_s"])

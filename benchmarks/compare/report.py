@@ -11,14 +11,13 @@ from typing import Any
 
 from benchmarks.compare import results
 from benchmarks.compare.figures import drive_ceiling, rows
+from benchmarks.compare.plot import draw, regime
 from benchmarks.compare.results import label
-from benchmarks.compare.workload import OURS, RESIDENT
+from benchmarks.compare.workload import OURS
 
 WIDTH = 100
 """Columns of a line of prose."""
 BEGIN, END = "<!-- comparison: written by python -m benchmarks.compare report -->", "<!-- end of comparison -->"
-
-_GREYS = ("#bbbbbb", "#888888", "#dddddd")
 
 Row = Mapping[str, Any]
 
@@ -28,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/compare.jsonl"))
     parser.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))
     parser.add_argument("--plot", type=Path, default=Path("docs/images/benchmarks.png"))
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is out of date")
     args = parser.parse_args(argv)
     entries, left_out = results.newest(results.read(args.results))
     found = rows(entries)
@@ -35,10 +35,14 @@ def main(argv: list[str] | None = None) -> int:
         raise SystemExit(
             f"{args.results}: expected measured cells, found none. Run `python -m benchmarks.compare run`."
         )
+    image = args.plot.relative_to(args.page.parent) if args.plot.is_relative_to(args.page.parent) else args.plot
+    page = args.page.read_text()
+    fresh = put(page, markdown(found, entries, str(image), left_out))
+    if args.check:  # the plot is of the same figures, but of other bytes with another matplotlib
+        return int(fresh != page)
     args.plot.parent.mkdir(parents=True, exist_ok=True)
     draw(found, args.plot)
-    image = args.plot.relative_to(args.page.parent) if args.plot.is_relative_to(args.page.parent) else args.plot
-    args.page.write_text(put(args.page.read_text(), markdown(found, entries, str(image), left_out)))
+    args.page.write_text(fresh)
     print(f"{args.page} and {args.plot}: {len(found)} rows")
     return 0
 
@@ -66,14 +70,32 @@ def markdown(found: Sequence[Row], entries: Sequence[Mapping[str, Any]], image: 
         left_out: results of older builds that the file has too.
     """
     lines = [f"![decode speed by regime]({image})", ""]
-    if left_out:
-        lines += [f"Of what was measured with several builds only the newest counts: {left_out} older cells are not "
-                  "in these tables.", ""]  # fmt: skip
+    lines += _left_out(left_out, sum(row["earlier"] for row in found))
     for machine in dict.fromkeys(row["machine"] for row in found):
         here = [row for row in found if row["machine"] == machine]
-        lines += [f"### {machine}", "", *_where(entries, machine), *_speed(here), *_peers(here), *_ours(here)]
-        lines += _modes(here)
+        lines += [f"### {machine}", "", *_where(here, entries, machine), *_stand_ins(here), *_speed(here)]
+        lines += [*_peers(here), *_ours(here), *_modes(here)]
     return "\n".join(part for line in lines for part in _wrapped(line))
+
+
+def _left_out(older: int, earlier: int) -> list[str]:
+    """What the file has and the tables have not."""
+    said = []
+    if older:
+        said += [f"Of what was measured with several builds only the newest counts: {older} older cells are not in "
+                 "these tables."]  # fmt: skip
+    if earlier:
+        said += [f"A row is of one run: of the peers, {earlier} cells from before the first one of our newest commit "
+                 "do not count."]  # fmt: skip
+    return [" ".join(said), ""] if said else []
+
+
+def _stand_ins(found: Sequence[Row]) -> list[str]:
+    """What of a machine's rows is not of one run."""
+    lines = [f"- **{row['model']}, {regime(row)}: {side} was not measured in the run of our newest commit. Its "
+             f"results are of {days}; ratios with it are across runs.**"
+             for row in found for side, days in row["stand_ins"].items()]  # fmt: skip
+    return [*lines, ""] if lines else []
 
 
 def _wrapped(line: str) -> list[str]:
@@ -84,9 +106,9 @@ def _wrapped(line: str) -> list[str]:
     return textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-def _where(entries: Sequence[Mapping[str, Any]], machine: str) -> list[str]:
+def _where(found: Sequence[Row], entries: Sequence[Mapping[str, Any]], machine: str) -> list[str]:
     """Where and when it was measured, and the ceilings during it."""
-    cells = [e for e in entries if "side" in e and label(e["machine"]) == machine]
+    cells = [cell for row in found for cell in row["cells"]]
     lines = [_run_line(e) for e in entries if "settings" in e and label(e["machine"]) == machine]
     drives = [gbps for c in cells if c.get("measured") and (gbps := drive_ceiling(c))]
     buses = [c["bus_gbps"] for c in cells]
@@ -127,7 +149,8 @@ def _range(values: Sequence[float], digits: int) -> str:
 def _speed(found: Sequence[Row]) -> list[str]:
     lines = [
         "Caption: tokens a second on the machine and dates above, median of the rounds (their number in brackets); "
-        "*ratio* is ours over the strongest peer in its best mode.",
+        "*ratio* is ours over the strongest peer in its best mode, measured in the same run."
+        + (" **Where it says *earlier run* it is not.**" if any(row["stand_ins"] for row in found) else ""),
         "",
         "| model | memory | strongest peer, decode | ours lossless | ratio | ours HOBBIT | ratio | over lossless "
         "| strongest peer, prefill | ours | ratio |",
@@ -137,16 +160,16 @@ def _speed(found: Sequence[Row]) -> list[str]:
         peer, ours, hobbit = row["peer"], row["lossless"], row["hobbit"]
         cells = [
             row["model"],
-            _regime(row),
+            regime(row),
             _peer(peer["decode"], 2),
-            _tok_s(ours and ours["decode"], 2),
-            _times(ours and ours["decode"]["against_peer"]),
-            _tok_s(hobbit and hobbit["decode"], 2),
-            _times(hobbit and hobbit["decode"]["against_peer"]),
-            _times(hobbit and hobbit.get("against_lossless")),
+            _tok_s(ours, "decode", 2),
+            _against(ours, peer, "decode"),
+            _tok_s(hobbit, "decode", 2),
+            _against(hobbit, peer, "decode"),
+            _dated(_times(hobbit and hobbit.get("against_lossless")), ours, hobbit),
             _peer(peer["prefill"], 1),
-            _tok_s(ours and ours["prefill"], 1),
-            _times(ours and ours["prefill"]["against_peer"]),
+            _tok_s(ours, "prefill", 1),
+            _against(ours, peer, "prefill"),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
@@ -166,7 +189,7 @@ def _peers(found: Sequence[Row]) -> list[str]:
         for name, best in row["peers"].items():
             decode = best["decode"]
             read, peak = (decode["read_bytes"], decode["peak_bytes"]) if decode else (None, None)
-            cells = [row["model"], _regime(row), name, _peer(decode, 2), _mb(read), _peer(best["prefill"], 1),
+            cells = [row["model"], regime(row), name, _peer(decode, 2), _mb(read), _peer(best["prefill"], 1),
                      _peer(best["prefill_cold"], 1), _mb(peak)]  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
@@ -193,7 +216,7 @@ def _ours(found: Sequence[Row]) -> list[str]:
         if best:
             cold = row["peer"]["prefill_cold"]
             lines.append(
-                f"| {row['model']} | {_regime(row)} | {best['mode']} | | {_mb(best['read_bytes'])} | | | | | "
+                f"| {row['model']} | {regime(row)} | {best['mode']} | | {_mb(best['read_bytes'])} | | | | | "
                 f"{_mb(best['peak_bytes'])} | {'-' if cold is None else format(cold['tok_s'], '.1f')} |"
             )
         for name in ("lossless", "hobbit"):
@@ -202,7 +225,7 @@ def _ours(found: Sequence[Row]) -> list[str]:
                 share = ours["share_of_limit"]
                 limit = "-" if share is None else f"{_percent(share)} ({ours['limited_by']})"
                 lines.append(
-                    f"| {row['model']} | {_regime(row)} | ours, {name} | {ours['commit'] or '-'} | "
+                    f"| {row['model']} | {regime(row)} | ours, {name} | {ours['commit'] or '-'} | "
                     f"{_mb(ours['read_bytes'])} | "
                     f"{_percent(ours['hit_rate'])} | {_percent(ours['share_of_drive'])} | {limit} | "
                     f"{ours['other_percent']:.0f} % | {_mb(ours['peak_bytes'])} | {ours['prefill_cold']['tok_s']:.1f} |"
@@ -216,65 +239,33 @@ def _modes(found: Sequence[Row]) -> list[str]:
     for row in found:
         tried = []
         for name, mode in row["modes"].items():
+            name += " (earlier run)" if mode["earlier"] else ""
             if mode["decode"]:
                 prefill = f"{mode['prefill']['tok_s']:.1f}" if mode["prefill"] else "-"
                 tried.append(f"{name} {mode['decode']['tok_s']:.2f} / {prefill} ({mode['decode']['n']})")
             else:
                 tried.append(f"{name}: {mode['error']}")
-        lines.append(f"- {row['model']}, {_regime(row)}: {'; '.join(tried)}")
+        lines.append(f"- {row['model']}, {regime(row)}: {'; '.join(tried)}")
         failed = [f"{where}: {why}" for where, why in row["errors"].items() if where.startswith("ours")]
         lines += [f"  - failed: {text}" for text in failed]
     return [*lines, ""]
 
 
-def draw(found: Sequence[Row], path: Path) -> None:
-    """Draw decode speed by regime for every machine and model, on a logarithmic axis."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    places = list(dict.fromkeys((row["machine"], row["model"]) for row in found))
-    figure = Figure(figsize=(5.2 * min(len(places), 2), 4 * ((len(places) + 1) // 2)), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots((len(places) + 1) // 2, min(len(places), 2), squeeze=False).ravel()
-    for axis, (machine, model) in zip(axes, places, strict=False):
-        here = [row for row in found if (row["machine"], row["model"]) == (machine, model)]
-        peers = sorted({name for row in here for name in row["peers"]})
-        bars = [(f"{name}, best mode", _GREYS[i % 3], [row["peers"].get(name) for row in here])
-                for i, name in enumerate(peers)]  # fmt: skip
-        bars += [("ours, lossless", "#4477aa", [row["lossless"] for row in here])]
-        bars += [("ours, HOBBIT", "#cc6677", [row["hobbit"] for row in here])]
-        _draw_bars(axis, bars)
-        axis.set_xticks(range(len(here)), [_regime(row) for row in here])
-        axis.set(title=f"{model}, {machine}", ylabel="decode, tok/s", yscale="log")
-        axis.set_xlabel("memory, share of the Q4_0 file")
-        axis.legend(fontsize="small")
-    for axis in axes[len(places) :]:
-        axis.remove()
-    figure.savefig(path)
-
-
-def _draw_bars(axis: Any, bars: Sequence[tuple[str, str, list[Mapping[str, Any] | None]]]) -> None:
-    """Draw each side's bars beside the others'."""
-    width = 0.8 / len(bars)
-    for number, (name, colour, sides) in enumerate(bars):
-        known = [(i, side["decode"]) for i, side in enumerate(sides) if side and side["decode"]]
-        if known:
-            spread = [[b["tok_s"] - b["low"] for _, b in known], [b["high"] - b["tok_s"] for _, b in known]]
-            places = [i + (number - (len(bars) - 1) / 2) * width for i, _ in known]
-            heights = [b["tok_s"] for _, b in known]
-            axis.bar(places, heights, 0.95 * width, yerr=spread, capsize=2, color=colour, label=name)
-
-
-def _regime(row: Row) -> str:
-    return "all" if row["regime"] == RESIDENT else f"{row['regime']} %"
-
-
 def _peer(best: Mapping[str, Any] | None, digits: int) -> str:
-    return "-" if best is None else f"{best['tok_s']:.{digits}f} ({best['mode']}, {best['n']})"
+    return "-" if best is None else _dated(f"{best['tok_s']:.{digits}f} ({best['mode']}, {best['n']})", best)
 
 
-def _tok_s(found: Mapping[str, Any] | None, digits: int) -> str:
-    return "-" if found is None else f"{found['tok_s']:.{digits}f} ({found['n']})"
+def _tok_s(ours: Mapping[str, Any] | None, stage: str, digits: int) -> str:
+    return "-" if ours is None else _dated(f"{ours[stage]['tok_s']:.{digits}f} ({ours[stage]['n']})", ours)
+
+
+def _against(ours: Mapping[str, Any] | None, peer: Row, stage: str) -> str:
+    return _dated(_times(ours and ours[stage]["against_peer"]), ours, peer[stage])
+
+
+def _dated(text: str, *sides: Mapping[str, Any] | None) -> str:
+    """Return a figure marked if a side of it was not measured in the row's run."""
+    return f"{text} **(earlier run)**" if text != "-" and any(side and side["earlier"] for side in sides) else text
 
 
 def _times(ratio: float | None) -> str:

@@ -75,6 +75,78 @@ def test_a_report_names_the_commits_and_what_it_leaves_out():
     assert "- Commits of ours: not recorded." in page
 
 
+def test_a_peers_results_count_only_of_the_run_of_our_newest_commit():
+    """On a fast day the peer did 128 tok/s, on the slow one both were slower."""
+    fast = [cell(0, 250.0, commit="a"), *(peer(i, "1", ms=500.0, when="2026-11-29") for i in range(3))]
+    slow = [cell(0, 500.0, commit="b"), peer(0, "1", ms=2000.0, when="2026-11-30")]
+    entries, left_out = newest([*fast, *slow])
+    (row,) = rows(entries)
+    assert left_out == 1
+    assert row["peer"]["decode"]["tok_s"] == 32.0, "not the 128 of another day, nor a median of both"
+    assert row["peer"]["decode"]["n"] == 1
+    assert row["lossless"]["decode"]["against_peer"] == 4.0
+    assert (row["earlier"], row["stand_ins"]) == (2, {})
+    page = report.markdown([row], entries, "x.png", left_out)
+    assert "2 cells from before the first one of our newest commit do not count" in " ".join(page.split())
+    assert "(earlier run)" not in page
+
+
+def test_a_mode_of_an_earlier_run_is_listed_and_does_not_win():
+    other = peer(0, "1", ms=10.0) | {"variant": "mmap+ra128"}
+    (row,) = rows([other, cell(0, commit="b"), peer(0, "1")])
+    assert row["peer"]["decode"]["mode"] == "llama.cpp mmap"
+    page = report.markdown([row], [], "x.png")
+    assert "llama.cpp mmap 64.00 / 64.0 (1); llama.cpp mmap+ra128 (earlier run) 6400.00" in page
+
+
+def test_a_peer_that_was_not_run_again_stands_in_and_the_page_says_so():
+    slow = peer(0, "1", ms=4000.0) | {"side": "other"}
+    entries = [peer(0, "1", when="2026-11-28"), peer(1, "1", when="2026-11-29"), cell(0, 500.0, commit="b"), slow]
+    (row,) = rows(entries)
+    assert row["stand_ins"] == {"llama.cpp": "2026-11-28 and 2026-11-29"}
+    assert row["earlier"] == 0
+    page = report.markdown([row], entries, "x.png")
+    said = " ".join(page.split())
+    assert "- **S1, 50 %: llama.cpp was not measured in the run of our newest commit. Its results are of 2026" in said
+    assert "Where it says *earlier run* it is not" in said
+    assert "| 64.00 (llama.cpp mmap, 2) **(earlier run)** | 128.00 (1) | 2.00x **(earlier run)** |" in page
+    assert "| S1 | 50 % | other | 16.00 (other mmap, 1) |" in page, "of the run, so not marked"
+
+
+def test_a_policy_of_ours_that_was_not_run_again_is_marked():
+    entries = [cell(0, commit="a", variant="hobbit"), cell(0, 500.0, commit="b"), peer(0, "1")]
+    page = report.markdown(rows(entries), entries, "x.png")
+    assert (
+        "| 128.00 (1) | 2.00x | 64.00 (1) **(earlier run)** | 1.00x **(earlier run)** | 0.50x **(earlier run)** |"
+        in page
+    )
+
+
+def test_a_cell_measured_again_is_of_the_later_run():
+    """Its place in the file counts, not that of the result it replaces."""
+    (row,) = rows([peer(0, "1"), cell(0, commit="b"), peer(0, "1", ms=2000.0)])
+    assert row["stand_ins"] == {}
+    assert row["peer"]["decode"]["tok_s"] == 32.0
+
+
+def test_peers_alone_all_count():
+    (row,) = rows([peer(0, "1"), peer(1, "1", ms=2000.0)])
+    assert row["peer"]["decode"]["n"] == 2
+    assert (row["earlier"], row["stand_ins"]) == (0, {})
+
+
+def test_the_page_is_of_the_committed_results(capsys):
+    assert report.main(["--check"]) == 0, "run python -m benchmarks.compare report"
+
+
+def test_a_page_out_of_date_is_found_and_left_alone(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"{report.BEGIN}\nold\n{report.END}\n")
+    assert report.main(["--page", str(page), "--plot", str(tmp_path / "p.png"), "--check"]) == 1
+    assert page.read_text() == f"{report.BEGIN}\nold\n{report.END}\n"
+    assert not (tmp_path / "p.png").exists()
+
+
 def test_a_run_with_nothing_to_do_says_whose_results_these_are():
     entries = [cell(0), cell(1, commit="a"), cell(2, commit="a"), peer(0, "1")]
     assert "(2 of ours with another commit than b; --anew ours" in results.of_other_commits(entries, HERE, "b")
