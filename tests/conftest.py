@@ -83,10 +83,10 @@ def _state_folder(shared_folder: Path) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _process_of_a_device() -> Iterator[None]:
     """Plan memory as a runtime's own process does: what torch and earlier tests hold in this one is not an engine's."""
-    from edge_runtime.engine import preparation
+    from edge_runtime.engine import sizing
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "rss_bytes", lambda: OWN_PROCESS_BYTES)
+        patch.setattr(sizing, "rss_bytes", lambda: OWN_PROCESS_BYTES)
         yield
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edge_runtime.base.confined import held_bytes
 from edge_runtime.base.sizes import parse_size
 from edge_runtime.config.limits import Ceiling
 from edge_runtime.config.memory_plan import MemoryPlan
 from edge_runtime.config.options import RuntimeConfig
 from edge_runtime.engine.assembly import make_prefetcher, make_residents, routers_for
 from edge_runtime.engine.parts import Parts
-from edge_runtime.engine.preparation import base_tier, plan_again, plan_for
 from edge_runtime.engine.reload import Reload
+from edge_runtime.engine.replanning import counted_helper_bytes, plan_again, plan_for
+from edge_runtime.engine.sizing import base_tier
 
 if TYPE_CHECKING:
     from edge_runtime.engine.elastic.follower import ElasticMemory
@@ -76,7 +76,7 @@ def make_elastic(parts: Parts) -> ElasticMemory | None:
     watch = PressureWatch(
         reserve_bytes=config.os_reserve,
         driver_bytes=lambda: parts.backend.driver_bytes,
-        helper_bytes=lambda: min(held_bytes(), parts.needs.helper_bytes),
+        helper_bytes=lambda: counted_helper_bytes(parts.needs),
     )
     # a pass that found everything in memory does not look again where it is
     return ElasticMemory(parts.plan, watch, lambda: parts.config.memory, apply, lambda: not parts.cache.fits_all)

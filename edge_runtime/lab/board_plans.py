@@ -22,7 +22,9 @@ from edge_runtime.config.memory_plan import MemoryPlan, plan_memory
 from edge_runtime.config.options import RuntimeConfig
 from edge_runtime.config.profiles import load_profile, profile_names
 from edge_runtime.config.resolve import EngineOptions, resolve
-from edge_runtime.engine.preparation import ceiling_here, make_backend, size_model
+from edge_runtime.engine.preparation import make_backend
+from edge_runtime.engine.replanning import ceiling_here
+from edge_runtime.engine.sizing import size_model
 from edge_runtime.engine.tokenizer import Tokenizer
 from edge_runtime.lab.plan_speed import KnownRate, estimate_speed, known_rate
 from edge_runtime.lab.speed_estimate import SpeedEstimate

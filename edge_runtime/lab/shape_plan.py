@@ -26,7 +26,7 @@ from edge_runtime.config.memory_needs import MemoryNeeds
 from edge_runtime.config.options import RuntimeConfig
 from edge_runtime.config.resolve import EngineOptions
 from edge_runtime.engine.active_policy import prefetch_of
-from edge_runtime.engine.preparation import size_needs
+from edge_runtime.engine.sizing import size_needs
 from edge_runtime.lab.board_plans import BoardPlan, plan_board
 
 PROCESS_BYTES = 50 * MIB

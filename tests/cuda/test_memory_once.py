@@ -23,7 +23,7 @@ from edge_runtime.backends.cuda.driver.taken import Taken
 from edge_runtime.base.huge_pages import huge_memory
 from edge_runtime.bundle.manifest_file import read
 from edge_runtime.config import limits, pressure
-from edge_runtime.engine import preparation
+from edge_runtime.engine import replanning
 from edge_runtime.engine.elastic import follower
 from edge_runtime.telemetry.process import anonymous_pages_bytes
 
@@ -64,8 +64,8 @@ class Board:
     def said(self, engine: Engine) -> tuple[int, int, int]:
         """What plans may take: one made anew, one of a reload, and what elastic memory follows."""
         parts = engine.parts
-        plan = preparation.plan_again(parts, parts.config, parts.active.choice)
-        ceiling = preparation.ceiling_here(parts.config, parts.backend)
+        plan = replanning.plan_again(parts, parts.config, parts.active.choice)
+        ceiling = replanning.ceiling_here(parts.config, parts.backend)
         return ceiling.bytes, plan.budget_bytes, parts.elastic.look().allowed_bytes
 
 
@@ -87,8 +87,8 @@ def board(fake: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, re
             return super().look(**(given | {"enough": None}))
 
     monkeypatch.setattr(pressure, "PressureWatch", Watch)
-    monkeypatch.setattr(preparation, "anonymous_bytes", lambda: ANONYMOUS)
-    monkeypatch.setattr(preparation, "read_limits", lambda own: limits.read_limits(made.look(), own))
+    monkeypatch.setattr(replanning, "anonymous_bytes", lambda: ANONYMOUS)
+    monkeypatch.setattr(replanning, "read_limits", lambda own: limits.read_limits(made.look(), own))
     monkeypatch.setattr(device_module, "Taken", lambda: Taken(own_bytes=lambda: 0))
     return made
 

@@ -17,7 +17,7 @@ from edge_runtime import Engine
 from edge_runtime.base.confined import ConfinedHost, Limits
 from edge_runtime.base.sizes import MIB
 from edge_runtime.config import limits, pressure
-from edge_runtime.engine import preparation
+from edge_runtime.engine import replanning
 
 OWN, OTHERS, RESERVE, TOTAL = 100 * MIB, 700 * MIB, 64 * MIB, 4096 * MIB
 JOB = "confined_jobs:echo"
@@ -72,13 +72,13 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Engine], 
             return super().look(**(given | {"enough": None}))
 
     monkeypatch.setattr(pressure, "PressureWatch", Watch)
-    monkeypatch.setattr(preparation, "anonymous_bytes", lambda: OWN)
-    monkeypatch.setattr(preparation, "read_limits", lambda own: limits.read_limits(write(), own))
+    monkeypatch.setattr(replanning, "anonymous_bytes", lambda: OWN)
+    monkeypatch.setattr(replanning, "read_limits", lambda own: limits.read_limits(write(), own))
 
     def said(engine: Engine) -> list[int]:
         write()
         parts = engine.parts
-        again = preparation.plan_again(parts, parts.config, parts.active.choice)
+        again = replanning.plan_again(parts, parts.config, parts.active.choice)
         assert parts.elastic is not None
         return [engine.plan.budget_bytes, again.budget_bytes, parts.elastic.look().allowed_bytes]
 
