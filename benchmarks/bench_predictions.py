@@ -64,21 +64,21 @@ class Bench:
 
     def _described(self) -> dict[str, Any]:
         """Return what has to be the same for samples to belong together."""
-        prepared = self.subject.prepared
+        planned = self.subject.planned
         return {
-            "bundle_id": prepared.bundle.manifest.bundle_id,
+            "bundle_id": planned.bundle.manifest.bundle_id,
             "options": self.options,
             "workload": asdict(self.workload),
-            "num_slots": present_settings(prepared)["num_slots"],
+            "num_slots": present_settings(planned)["num_slots"],
             "settings": [setting.options for setting in self.settings()],
         }
 
     def settings(self) -> list[Candidate]:
         """What stands first, then what differs from it in one thing each."""
-        prepared = self.subject.prepared
-        plan, tier = prepared.plan, prepared.config.tier
+        planned = self.subject.planned
+        plan, tier = planned.plan, planned.config.tier
         smaller = int(0.6 * plan.num_slots) * plan.slot_bytes
-        tiers = sorted((t for t in prepared.bundle.manifest.experts.tiers if t < tier and t != BF16), reverse=True)
+        tiers = sorted((t for t in planned.bundle.manifest.experts.tiers if t < tier and t != BF16), reverse=True)
         changes: list[dict[str, Any]] = [
             {}, {"eviction": "lru"}, {"expert_memory": smaller}, {"read_chunk": 4 * _MIB, "io_threads": 4},
             *([{"threads": self.args.threads - 1}] if self.args.threads > 1 else []),
@@ -194,8 +194,8 @@ def reads_of(bench: Bench) -> ReadTimes:
 
 def compare(bench: Bench) -> list[dict[str, Any]]:
     """Predict every setting from the first one, and hold that against what was measured."""
-    prepared = bench.subject.prepared
-    manifest, config = prepared.bundle.manifest, prepared.config
+    planned = bench.subject.planned
+    manifest, config = planned.bundle.manifest, planned.config
     calibration = read_calibration(bench.subject.path, manifest.model)
     replays = Replays(Trace(bench.trace), bench.workload, config.prefill_chunk, calibration)
     rounds = {
@@ -203,9 +203,9 @@ def compare(bench: Bench) -> list[dict[str, Any]]:
         for setting in bench.settings()
     }
     base = sorted(rounds[Candidate()], key=lambda each: each.rate)
-    tier_bytes = {tier: manifest.layout.tier_bytes(tier) for tier in prepared.needs.slot_bytes}
+    tier_bytes = {tier: manifest.layout.tier_bytes(tier) for tier in planned.needs.slot_bytes}
     predictor = RatePredictor(
-        present_settings(prepared), tier_bytes, prepared.plan.working_set, typical(base), replays,
+        present_settings(planned), tier_bytes, planned.plan.working_set, typical(base), replays,
         reads_of(bench), speeds_of(bench, config.tier),
     )  # fmt: skip
     for setting in rounds:

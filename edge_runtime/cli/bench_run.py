@@ -70,18 +70,16 @@ class _Prepared:
     def __init__(self, args: argparse.Namespace, options: dict[str, Any], settings: BenchSettings) -> None:
         from edge_runtime.config.resolve import EngineOptions
         from edge_runtime.engine import assembly  # noqa: F401 - planned is a process that has it loaded
-        from edge_runtime.engine.preparation import prepare
+        from edge_runtime.engine.preparation import plan_only
         from edge_runtime.lab.bench.surroundings import describe, record_extents
         from edge_runtime.telemetry.power import parse_choice
 
-        ready = prepare(args.bundle, EngineOptions.from_keywords(options))
-        isa = ready.backend.isa
-        ready.backend.close()
+        ready = plan_only(args.bundle, EngineOptions.from_keywords(options))
         settings.check_context(ready.config.context)
         self.block_bytes, self.depth = ready.config.read_chunk, ready.config.io_threads
         self.extents = record_extents(ready.bundle, ready.config.tier)
         self.prompts, said = _prompts(args, settings, ready.tokenizer, ready.bundle.manifest.model.vocab_size)
-        self.around: RunConditions = describe(ready.bundle, isa, said, shlex.join(["hobbit", *args.words]))
+        self.around: RunConditions = describe(ready.bundle, ready.isa, said, shlex.join(["hobbit", *args.words]))
         choice = parse_choice(ready.config.power_meter)
         self.root, self.around.power = choice.root, _power(ready.config.power_meter, required=args.power)
 

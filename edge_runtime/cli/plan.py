@@ -14,7 +14,7 @@ from edge_runtime.cli.options import add_engine_arguments, engine_options
 if TYPE_CHECKING:
     from edge_runtime.config.device_profile import DeviceProfile
     from edge_runtime.config.resolve import EngineOptions
-    from edge_runtime.engine.preparation import Prepared
+    from edge_runtime.engine.preparation import Planned
     from edge_runtime.lab.speed_estimate import SpeedEstimate
 
 
@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
     from edge_runtime.base.errors import ConfigError
     from edge_runtime.config.resolve import EngineOptions
     from edge_runtime.engine import assembly  # noqa: F401 - planned is a process that has it loaded
-    from edge_runtime.engine.preparation import prepare
+    from edge_runtime.engine.preparation import plan_only
 
     for name in ("drive_gbps", "memory_gbps"):
         value = getattr(args, name)
@@ -54,14 +54,13 @@ def main(args: argparse.Namespace) -> int:
         options = EngineOptions.from_keywords(engine_options(args), request_bytes=reserved)
         if args.boards:
             return _print_boards(args, options)
-        prepared = prepare(args.bundle, options)
-        prepared.backend.close()
-    plan, sampling = prepared.plan, prepared.bundle.manifest.sampling
-    speed, sources = _estimate(prepared, args)
+        planned = plan_only(args.bundle, options)
+    plan, sampling = planned.plan, planned.bundle.manifest.sampling
+    speed, sources = _estimate(planned, args)
     if args.json:
         print(json.dumps({**plan.to_json(), "sampling": sampling.given, "speed": speed.to_json()}))
         return 0
-    lines = [_profile_line(prepared.config.profile), *plan.table(), *speed.lines(sources)]
+    lines = [_profile_line(planned.config.profile), *plan.table(), *speed.lines(sources)]
     if sampling.given:
         lines.append(f"sampling the model wants: {sampling.describe()}")
     if plan.ceiling.reason != "--memory":
@@ -93,15 +92,15 @@ def _print_boards(args: argparse.Namespace, options: EngineOptions) -> int:
     return 0
 
 
-def _estimate(prepared: Prepared, args: argparse.Namespace) -> tuple[SpeedEstimate, str]:
+def _estimate(planned: Planned, args: argparse.Namespace) -> tuple[SpeedEstimate, str]:
     """Return the estimate, and where its rates come from."""
     from edge_runtime.lab.plan_speed import estimate_speed, known_rate
 
-    config = prepared.config
+    config = planned.config
     drive = known_rate("drive", config.profile, args.drive_gbps)
     memory = known_rate("memory", config.profile, args.memory_gbps)
-    manifest = prepared.bundle.manifest
-    speed = estimate_speed(manifest, prepared.plan, drive=drive, memory=memory, threads=config.threads)
+    manifest = planned.bundle.manifest
+    speed = estimate_speed(manifest, planned.plan, drive=drive, memory=memory, threads=config.threads)
     return speed, "; ".join(f"{rate.name} rate {rate.origin}" for rate in (drive, memory))
 
 

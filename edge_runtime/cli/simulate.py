@@ -106,11 +106,9 @@ def _sizes(trace: Trace, args: argparse.Namespace) -> list[int]:
 def _planned(args: argparse.Namespace, tier: int) -> int:
     from edge_runtime.config.resolve import EngineOptions
     from edge_runtime.engine import assembly  # noqa: F401 - planned is a process that has it loaded
-    from edge_runtime.engine.preparation import prepare
+    from edge_runtime.engine.preparation import plan_only
 
-    ready = prepare(args.bundle, EngineOptions.from_keywords({"memory": args.memory, "tier": tier}))
-    ready.backend.close()
-    return ready.plan.num_slots
+    return plan_only(args.bundle, EngineOptions.from_keywords({"memory": args.memory, "tier": tier})).plan.num_slots
 
 
 def _run(trace: Trace, policy: str, eviction: str, slots: int, args: argparse.Namespace) -> dict[str, Any]:

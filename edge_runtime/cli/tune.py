@@ -108,7 +108,7 @@ def _default_out(args: argparse.Namespace, options: dict[str, object]) -> Path:
     from edge_runtime.lab.tune.fingerprint import fingerprint, machine_facts
 
     subject = Subject(Path(args.bundle), options)
-    machine = fingerprint(machine_facts(subject.path, subject.prepared.backend.fingerprint))
+    machine = fingerprint(machine_facts(subject.path, subject.planned.computes_on))
     return Path(f"hobbit-tuned-{subject.path.resolve().name}-{machine}.yaml")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,50 @@ class Prepared:
     plan: MemoryPlan
     active: ActivePolicy
     scratch: PassScratch
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What was decided, for a process that opens no engine, or opens it later. No GPU is open for it any more.
+
+    Attributes:
+        bundle: the bundle, checked.
+        config: the options, resolved.
+        tokenizer: of the bundle.
+        needs: of the memory.
+        plan: of the memory.
+        active: the policy.
+        isa: what kernels are compiled for, see `Backend.isa`.
+        computes_on: names what decides the bits, see `Backend.fingerprint`; "" unless asked for.
+    """
+
+    bundle: Bundle
+    config: RuntimeConfig
+    tokenizer: Tokenizer
+    needs: MemoryNeeds
+    plan: MemoryPlan
+    active: ActivePolicy
+    isa: str
+    computes_on: str
+
+
+def plan_only(path: str | os.PathLike[str], options: EngineOptions, *, names_bits: bool = False) -> Planned:
+    """Prepare, ask the backend what it is, and close it: what runs next finds the memory of a GPU free.
+
+    Args:
+        path: the bundle.
+        options: of the engine.
+        names_bits: ask for `computes_on`, for which a backend may load a library.
+
+    Raises:
+        ConfigError, BundleError, BudgetError, DeviceError: see `Engine.open`.
+    """
+    ready = prepare(path, options)
+    with closing(ready.backend) as backend:
+        return Planned(
+            ready.bundle, ready.config, ready.tokenizer, ready.needs, ready.plan, ready.active,
+            backend.isa, backend.fingerprint if names_bits else "",
+        )  # fmt: skip
 
 
 def prepare(path: str | os.PathLike[str], options: EngineOptions, env: Variables | None = None) -> Prepared:

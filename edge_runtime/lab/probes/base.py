@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.config.resolve import EngineOptions
 from edge_runtime.engine.api import Engine
-from edge_runtime.engine.preparation import Prepared, prepare
+from edge_runtime.engine.preparation import Planned, plan_only
 from edge_runtime.lab.bench.surroundings import record_extents
 from edge_runtime.telemetry.drive_probe import Extent
 
@@ -62,14 +62,14 @@ class Subject:
             )
 
     @cached_property
-    def prepared(self) -> Prepared:
-        """The bundle checked, options resolved, memory planned; nothing big loaded."""
-        return prepare(self.path, EngineOptions.from_keywords(self.options))
+    def planned(self) -> Planned:
+        """The bundle checked, options resolved, memory planned; nothing big loaded, no GPU left open."""
+        return plan_only(self.path, EngineOptions.from_keywords(self.options), names_bits=True)
 
     @cached_property
     def extents(self) -> list[Extent]:
         """Where the experts' records lie."""
-        return record_extents(self.prepared.bundle, self.prepared.config.tier)
+        return record_extents(self.planned.bundle, self.planned.config.tier)
 
     def open_engine(self, **options: Any) -> Engine:
         """Open an engine on the subject, some options replaced. Its numerical self-check is the first start's."""

@@ -79,7 +79,7 @@ def run(subject: Subject) -> SustainedDrive:
     """
     if not subject.sustained_s:
         raise DeviceError("left out: --sustained S asks for it.")
-    config = subject.prepared.config
+    config = subject.planned.config
 
     def link() -> DriveLink:
         return describe_link(subject.path, subject.root)

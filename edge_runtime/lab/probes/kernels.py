@@ -73,7 +73,7 @@ def run(subject: Subject) -> KernelSpeed:
     """
     points: list[KernelPoint] = []
     computes_on, threads = "", 0
-    for tier in sorted(subject.prepared.bundle.manifest.experts.tiers):
+    for tier in sorted(subject.planned.bundle.manifest.experts.tiers):
         with subject.open_engine(tier=tier, prefetch="off", policy="lossless") as engine:
             parts = engine.parts
             computes_on, threads = parts.fingerprint, parts.config.threads

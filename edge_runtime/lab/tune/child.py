@@ -168,7 +168,7 @@ def probe_reads(job: Mapping[str, Any]) -> dict[str, Any]:
     """Return how long reads take at some points, see `read_times.measure`."""
     subject = Subject(Path(job["bundle"]), job["options"])
     points = [(int(part_bytes), int(depth)) for part_bytes, depth in job["points"]]
-    bundle, tier = subject.prepared.bundle, subject.prepared.config.tier
+    bundle, tier = subject.planned.bundle, subject.planned.config.tier
     return {"samples": read_times.measure(bundle, tier, points)}
 
 

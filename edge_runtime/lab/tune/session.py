@@ -75,15 +75,15 @@ def tune(bundle: Path, options: Mapping[str, Any], settings: TuneSettings, say: 
         DeviceError: the bundle cannot be measured as it is.
     """
     subject = Subject(bundle, options, root=settings.root)
-    prepared = subject.prepared
-    policy = prepared.active.text
-    if not prepared.active.policy.follows_router:
+    planned = subject.planned
+    policy = planned.active.text
+    if not planned.active.policy.follows_router:
         raise ConfigError(
             f"--policy: tuning begins with lossless, got {policy!r}. Leave it out; with --max-kld X the tuning "
             "chooses one that costs at most X nats a token."
         )
     workload = make_workload(
-        prepared.tokenizer, prepared.bundle.manifest.model.vocab_size, text=settings.text,
+        planned.tokenizer, planned.bundle.manifest.model.vocab_size, text=settings.text,
         prompt_tokens=settings.prompt_tokens, gen_tokens=settings.gen_tokens, requests=settings.requests,
         seed=settings.seed,
     )  # fmt: skip
@@ -105,7 +105,7 @@ def tune(bundle: Path, options: Mapping[str, Any], settings: TuneSettings, say: 
     with modes.changing() if modes else nullcontext():
         outcome = _search(lab, found, options, settings, workload, say)
     tuning = Tuning(about, outcome, baseline, found.probes, found.left_out, _conditions(lab))
-    return Done(tuning, prepared.config.profile, found.facts, settings, journal)
+    return Done(tuning, planned.config.profile, found.facts, settings, journal)
 
 
 def _modes(settings: TuneSettings, options: Mapping[str, Any]) -> ModeSwitch | None:
@@ -166,18 +166,18 @@ def measured(found: Measurement | Failure) -> Measurement:
 
 def describe(subject: Subject, settings: TuneSettings, workload: Workload) -> dict[str, Any]:
     """Return what a report says about machine, bundle and workload; measurements hang on `key`."""
-    prepared = subject.prepared
-    machine = machine_facts(subject.path, prepared.backend.fingerprint, subject.root)
+    planned = subject.planned
+    machine = machine_facts(subject.path, planned.computes_on, subject.root)
     stated = {name: str(value) for name, value in subject.options.items()}
     plain = [asdict(workload), stated, asdict(settings.allowed)]
     return {
         "measured_at": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ"),
         "version": version("hobbit-edge"),
         "bundle": subject.path.resolve().name,
-        "bundle_id": prepared.bundle.manifest.bundle_id,
+        "bundle_id": planned.bundle.manifest.bundle_id,
         "machine": machine,
         "fingerprint": fingerprint(machine),
-        "profile": prepared.config.profile.name,
+        "profile": planned.config.profile.name,
         "options": stated,
         "workload": asdict(workload) | {"text": None if settings.text is None else settings.text.name},
         "rounds": settings.rounds,

@@ -13,7 +13,7 @@ from edge_runtime.bundle.calibration import read as read_calibration
 from edge_runtime.bundle.manifest import Manifest, can_look_ahead
 from edge_runtime.bundle.record import BF16
 from edge_runtime.config.limits import available_cpus
-from edge_runtime.engine.preparation import Prepared
+from edge_runtime.engine.preparation import Planned
 from edge_runtime.experts.eviction import RULES, parse_rule
 from edge_runtime.lab.probes import drive_grid, memory
 from edge_runtime.lab.probes.base import Subject
@@ -69,8 +69,8 @@ def survey(
         job: runs a kind of job for a candidate in a process, as `ProcessLaboratory.job` does.
         power_modes: that may be tried besides the present one.
     """
-    prepared = subject.prepared
-    plan, left_out = prepared.plan, []
+    planned = subject.planned
+    plan, left_out = planned.plan, []
     fits_all = plan.num_slots >= plan.all_experts
     grid: DriveGrid | None = None
     probes: dict[str, Any] = {}
@@ -83,10 +83,10 @@ def survey(
             left_out.append(f"reads, as the drive cannot be measured: {err}")
     found = memory.run(subject)
     probes["memory"] = found.to_json()
-    calibration = read_calibration(subject.path, prepared.bundle.manifest.model)
-    replays = Replays(Trace(trace), workload, prepared.config.prefill_chunk, calibration)
-    present = present_settings(prepared)
-    speeds = probe(lambda candidate: job("speed", candidate), _speeds_wanted(prepared, subject.options, allowed))
+    calibration = read_calibration(subject.path, planned.bundle.manifest.model)
+    replays = Replays(Trace(trace), workload, planned.config.prefill_chunk, calibration)
+    present = present_settings(planned)
+    speeds = probe(lambda candidate: job("speed", candidate), _speeds_wanted(planned, subject.options, allowed))
     probes["compute"] = speeds.to_json()
     times = None
     if grid is not None:
@@ -96,19 +96,19 @@ def survey(
         else:
             times = ReadTimes.of_samples(said["samples"])
             probes["reads"] = {**said, "lines": times.to_json()}
-    tier_bytes = {tier: prepared.bundle.manifest.layout.tier_bytes(tier) for tier in prepared.needs.slot_bytes}
+    tier_bytes = {tier: planned.bundle.manifest.layout.tier_bytes(tier) for tier in planned.needs.slot_bytes}
     predictor = RatePredictor(present, tier_bytes, plan.working_set, baseline, replays, times, speeds)
-    space = replace(_space(prepared, grid, replays, present, allowed), power_modes=power_modes)
+    space = replace(_space(planned, grid, replays, present, allowed), power_modes=power_modes)
     facts = {"drive_read_gb_s": grid.best.gbps if grid else None, "memory_read_gb_s": found.best.gb_s}
-    return Surroundings(space, predictor, probes, facts, (*left_out, *_unvaried(prepared, space, allowed)))
+    return Surroundings(space, predictor, probes, facts, (*left_out, *_unvaried(planned, space, allowed)))
 
 
-def _speeds_wanted(prepared: Prepared, given: Mapping[str, Any], allowed: LossAllowed) -> list[tuple[int, int]]:
+def _speeds_wanted(planned: Planned, given: Mapping[str, Any], allowed: LossAllowed) -> list[tuple[int, int]]:
     """Return the threads and tiers that candidates may have, the present ones first: what they read lies on top."""
-    threads, tier = prepared.config.threads, prepared.config.tier
+    threads, tier = planned.config.threads, planned.config.tier
     others = [] if "threads" in given else [(n, tier) for n in thread_counts(available_cpus()) if n != threads]
     lossy = allowed.max_kld is not None
-    tiers = [t for t in prepared.needs.slot_bytes if t != tier and t != BF16] if lossy else []
+    tiers = [t for t in planned.needs.slot_bytes if t != tier and t != BF16] if lossy else []
     return [(threads, tier), *others, *((threads, each) for each in tiers)]
 
 
@@ -120,9 +120,9 @@ def _points_wanted(grid: DriveGrid, present: Mapping[str, Any], given: Mapping[s
     return [*dict.fromkeys([own, *((p.block_bytes, p.depth) for p in grid.points if p.mode == "direct")])]
 
 
-def present_settings(prepared: Prepared) -> dict[str, Any]:
+def present_settings(planned: Planned) -> dict[str, Any]:
     """Return what of the options in force predictions start from, see `RatePredictor.present`."""
-    config, plan, choice = prepared.config, prepared.plan, prepared.active.choice
+    config, plan, choice = planned.config, planned.plan, planned.active.choice
     names = ("read_chunk", "io_threads", "direct_io", "threads", "tier")
     return {name: getattr(config, name) for name in names} | {
         "eviction": choice.eviction,
@@ -132,9 +132,9 @@ def present_settings(prepared: Prepared) -> dict[str, Any]:
 
 
 def _space(
-    prepared: Prepared, grid: DriveGrid | None, replays: Replays, present: Mapping[str, Any], allowed: LossAllowed
+    planned: Planned, grid: DriveGrid | None, replays: Replays, present: Mapping[str, Any], allowed: LossAllowed
 ) -> Space:
-    plan, manifest = prepared.plan, prepared.bundle.manifest
+    plan, manifest = planned.plan, planned.bundle.manifest
     now = ReplaySetting(present["num_slots"], present["eviction"], present["policy"], present["tier"])
 
     def runs(**other: str) -> bool:
@@ -150,7 +150,7 @@ def _space(
         fits_all=fits_all,
         eviction=[text for text in _rules() if parse_rule(text) != parse_rule(now.eviction) and runs(eviction=text)],
         prefetch=[
-            text for text in _LOOK_AHEADS if text != prepared.active.prefetch and (can_see or not looks_ahead(text))
+            text for text in _LOOK_AHEADS if text != planned.active.prefetch and (can_see or not looks_ahead(text))
         ],
         read_chunks=sorted({point.block_bytes for point in points if point.mode == "direct"}),
         io_threads=sorted({point.depth for point in points if point.mode == "direct"}),
@@ -183,12 +183,12 @@ def _tiers_below(tier: int, manifest: Manifest) -> list[int]:
     return [each for each in manifest.experts.tiers if each < tier and each != BF16]
 
 
-def _unvaried(prepared: Prepared, space: Space, allowed: LossAllowed) -> list[str]:
-    trunk = prepared.bundle.manifest.trunk.precision
+def _unvaried(planned: Planned, space: Space, allowed: LossAllowed) -> list[str]:
+    trunk = planned.bundle.manifest.trunk.precision
     found = [f"trunk precision: the bundle has one trunk, {trunk}; export another bundle to compare"]
     if space.fits_all:
         found.append("reads, eviction, cache size, look-ahead and overlap: every expert stays in memory")
-    elif not can_look_ahead(prepared.bundle.manifest):
+    elif not can_look_ahead(planned.bundle.manifest):
         found.append("look-ahead: the bundle's exporter did not store the routers for it")
     if allowed.base_resident and not space.policies:
         found.append(f"every expert at its lowest tier in memory: {_why_no_base(space.fits_all)}")
