@@ -98,7 +98,11 @@ FEATURES: tuple[Feature, ...] = (
     ),
     Feature(
         "cuda-driver", "CUDA: driver layer, streams, events, errors",
-        _cuda("test_driver.py", "test_cuda_header.py"),
+        _cuda("test_driver.py", "test_driver_errors.py", "test_cuda_header.py"),
+    ),
+    Feature(
+        "cuda-closing", "CUDA: what closes with a GPU; none is open beside what is measured",
+        _cuda("test_device_closing.py", "test_measuring_verbs.py"),
     ),
     Feature(
         "cuda-memory", "CUDA: kinds of memory tried with an expert and timed, and the choice; each byte counted once",
