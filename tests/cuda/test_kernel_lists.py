@@ -27,3 +27,23 @@ def own_text() -> str:
 def test_the_sanitisers_see_every_kernel():
     launched = set(re.findall(r"\b(hb_\w+)\(", own_text()))
     assert launched == set(launch_bounds())
+
+
+BARRIERS = {"__syncthreads", "__syncwarp"}
+"""They give no number; the sanitisers take their effect away and see what breaks."""
+BIT_CASTS = {"__float_as_int"}
+"""The other way round is what the self-test reads its floats by."""
+
+
+def test_the_self_test_runs_every_function_a_device_alone_has():
+    """Those that platform.cuh makes of instructions, and those that CUDA brings."""
+    text = {path.name: re.sub(r"//.*", "", path.read_text()) for path in FOLDER.glob("*.cu*")}
+    own = re.findall(r"HB_DEV [\w ]+? (\w+)\(", text["platform.cuh"].partition("#else")[2].partition("#endif")[0])
+    brought = {name for each in text.values() for name in re.findall(r"\b(__\w+)\(", each)} - {
+        "__launch_bounds__",
+        "__align__",
+    }
+    assert len(own) >= 7
+    assert {"__dp4a", "__shfl_sync"} < brought
+    run = set(re.findall(r"\b(\w+)\(", text["self_test.cuh"].partition("{")[2]))
+    assert {*own, *brought} - BARRIERS - BIT_CASTS - run == set()
