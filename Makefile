@@ -16,7 +16,7 @@ offline_bundle = dist/hobbit-edge-$(VERSION)-$(1).tar.gz
 MUST_RUN := MUST_RUN=1
 EACH     := bash tests/installed/each.sh
 
-.PHONY: demo test check system-check elastic-check ray-check kernel-check memory-check cgroup2-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check gpu-emulation hardware clean
+.PHONY: demo test check tables tables-check system-check elastic-check ray-check kernel-check memory-check cgroup2-check fmt bench wheel fuzz sanitize arm-check gpu-compile gpu-check gpu-emulation hardware clean
 .PHONY: wheels locks offline footprint footprint-check wheel-check jetpack-check extras-check pythons-check
 .PHONY: deb deb-check deb-release-check container-check jetpack-container-check lint-release release-check release
 
@@ -95,6 +95,22 @@ cgroup2-check: $(VENV)/.test
 fmt: $(VENV)/.test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# everything in the repository that a program writes from sources and committed results: tables, pages, completions, profiles.
+# What needs more than the repository has targets of its own: footprint, gpu-compile, hardware
+TABLES := adr_index packaged_profiles options_table completions policy_table profiles_table doctor_table export_cost \
+  gpu_check_time roofline hardware_table models_table board_table
+COMPARED := report
+
+tables: $(VENV)/.test
+	for tool in $(TABLES); do $(PY) tools/$$tool.py || exit 1; done
+	for verb in $(COMPARED); do $(PY) -m benchmarks.compare $$verb || exit 1; done
+
+# writes nothing; names what is out of date
+tables-check: $(VENV)/.test
+	@old=; for tool in $(TABLES); do $(PY) tools/$$tool.py --check || old="$$old tools/$$tool.py"; done; \
+	for verb in $(COMPARED); do $(PY) -m benchmarks.compare $$verb --check || old="$$old benchmarks.compare:$$verb"; done; \
+	test -z "$$old" || { echo "out of date: run make tables; differing:$$old" >&2; exit 1; }
 
 bench: $(VENV)/.test
 	$(PY) benchmarks/bench_kernels.py

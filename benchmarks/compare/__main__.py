@@ -1,4 +1,4 @@
-"""`python -m benchmarks.compare run|report`."""
+"""`python -m benchmarks.compare VERB`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import sys
 
 from benchmarks.compare import report, run
 
+VERBS = {"run": run.main, "report": report.main}
+"""All but `run` write pages, and take `--check`."""
+
 if __name__ == "__main__":
-    verbs = {"run": run.main, "report": report.main}
-    usage = "usage: python -m benchmarks.compare run|report [--help]"
+    usage = f"usage: python -m benchmarks.compare {'|'.join(VERBS)} [--help]"
     if sys.argv[1:] in (["--help"], ["-h"]):
         print(usage)
         sys.exit(0)
-    if len(sys.argv) < 2 or sys.argv[1] not in verbs:
+    if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
         sys.exit(usage)
-    sys.exit(verbs[sys.argv[1]](sys.argv[2:]))
+    sys.exit(VERBS[sys.argv[1]](sys.argv[2:]))
