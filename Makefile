@@ -100,7 +100,7 @@ fmt: $(VENV)/.test
 # What needs more than the repository has targets of its own: footprint, gpu-compile, hardware
 TABLES := adr_index packaged_profiles options_table completions policy_table profiles_table doctor_table export_cost \
   gpu_check_time roofline hardware_table models_table board_table
-COMPARED := report
+COMPARED := report goals
 
 tables: $(VENV)/.test
 	for tool in $(TABLES); do $(PY) tools/$$tool.py || exit 1; done

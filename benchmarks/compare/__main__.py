@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.compare import report, run
+from benchmarks.compare import goals, report, run
 
-VERBS = {"run": run.main, "report": report.main}
+VERBS = {"run": run.main, "report": report.main, "goals": goals.main}
 """All but `run` write pages, and take `--check`."""
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +47,17 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def put(page: str, text: str) -> str:
+def put(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     """Return the page with everything between its markers replaced.
 
     Raises:
         SystemExit: the markers are missing.
     """
-    before, found, rest = page.partition(BEGIN)
-    _, closing, after = rest.partition(END)
+    before, found, rest = page.partition(begin)
+    _, closing, after = rest.partition(end)
     if not found or not closing:
-        raise SystemExit(f"the page: expected the lines {BEGIN!r} and {END!r}.")
-    return f"{before}{BEGIN}\n\n{text}\n{END}{after}"
+        raise SystemExit(f"the page: expected the lines {begin!r} and {end!r}.")
+    return f"{before}{begin}\n\n{text}\n{end}{after}"
 
 
 def markdown(found: Sequence[Row], entries: Sequence[Mapping[str, Any]], image: str, left_out: int = 0) -> str:
@@ -75,7 +75,7 @@ def markdown(found: Sequence[Row], entries: Sequence[Mapping[str, Any]], image: 
         here = [row for row in found if row["machine"] == machine]
         lines += [f"### {machine}", "", *_where(here, entries, machine), *_stand_ins(here), *_speed(here)]
         lines += [*_peers(here), *_ours(here), *_modes(here)]
-    return "\n".join(part for line in lines for part in _wrapped(line))
+    return wrapped(lines)
 
 
 def _left_out(older: int, earlier: int) -> list[str]:
@@ -96,6 +96,11 @@ def _stand_ins(found: Sequence[Row]) -> list[str]:
              f"results are of {days}; ratios with it are across runs.**"
              for row in found for side, days in row["stand_ins"].items()]  # fmt: skip
     return [*lines, ""] if lines else []
+
+
+def wrapped(lines: Iterable[str]) -> str:
+    """Return a page's text, its prose cut to `WIDTH` columns."""
+    return "\n".join(part for line in lines for part in _wrapped(line))
 
 
 def _wrapped(line: str) -> list[str]:
