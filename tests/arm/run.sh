@@ -84,6 +84,8 @@ if [ "$(uname -m)" = x86_64 ]; then
     ${CXX:-g++} $exact -I"$trunk" -Wno-psabi -w $wide -mavx512vnni -c "$unit.cpp" -o "$work/$(basename "$unit").obj"
     here_units+=("$work/$(basename "$unit").obj")
   done
+elif [ "$(uname -m)" = aarch64 ]; then
+  here_units=("${neon[@]}")
 fi
 ${CXX:-g++} $exact -I"$trunk" -Wno-psabi -x c++ "${dense[@]}" -x none "${here_units[@]}" -o "$work/check_dense_here" -pthread
 build "$here/check_arm.cpp" -O1  # GCC 12 crashes vectorising the comparison loop

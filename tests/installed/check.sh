@@ -35,13 +35,18 @@ finish() {
 }
 trap finish EXIT
 
-debian=amd64 more='' how='' there=()
+case $arch in
+  x86_64) debian=amd64 ;;
+  aarch64) debian=arm64 ;;
+  *) not_run "no root for $arch" ;;
+esac
+more='' how='' there=()
 if [ "$arch" != "$(uname -m)" ]; then
   emulate "$work/binfmt" || not_run "$lacks"
   isa=neon-dotprod
   if [ "$cpu" = cortex-a72 ]; then isa=scalar; fi
   there=(--isa "$isa" --reads threads)
-  debian=arm64 more=--no-compile how=", emulating a $cpu" # compiling takes minutes when emulated
+  more=--no-compile how=", emulating a $cpu" # compiling takes minutes when emulated
 fi
 
 echo "installed-check: a ${RELEASE:-Debian} for $debian, and the bundle of this machine"

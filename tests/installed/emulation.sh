@@ -1,4 +1,4 @@
-# Sourced by checks that run programs of the other architecture: makes this kernel start them in qemu.
+# Sourced by checks that run programs for arm64 on another machine: makes this kernel start them in qemu.
 # emulate FOLDER     FOLDER takes a mount. Returns 1 with the reason in $lacks where it cannot be done here.
 # stop_emulating     undoes it
 # shellcheck shell=bash
@@ -6,6 +6,8 @@ emulation_mount=
 emulation_registered=
 
 emulate() {
+  lacks="this machine is an arm64, and no other one is emulated"
+  if [ "$(uname -m)" = aarch64 ]; then return 1; fi
   lacks="qemu-aarch64-static is missing (apt-get install qemu-user-static)"
   command -v qemu-aarch64-static >/dev/null || return 1
   mkdir "$1"
