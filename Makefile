@@ -70,7 +70,7 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PY) tools/lint_imports.py
-	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not system and not planted and not emulation and not ray" tests/unit tests/contract tests/hostile tests/packaging/test_release.py
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not system and not planted and not emulation and not ray" tests/unit tests/contract tests/hostile tests/packaging/test_release.py tests/packaging/test_workflow.py
 	$(MAKE) kernel-check
 	$(MAKE) gpu-emulation
 
@@ -148,7 +148,7 @@ offline: $(VENV)/.release
 footprint: $(VENV)/.release
 	$(RELEASE)/footprint.py
 
-# the same, compared with what is listed
+# the same, compared with what is listed: a part of `make release`
 footprint-check: $(VENV)/.release
 	$(RELEASE)/footprint.py --check
 
@@ -205,7 +205,7 @@ lint-release: $(VENV)/.test
 release-check: $(VENV)/.release
 	$(RELEASE)/check.py $(addprefix --target ,$(TARGETS)) $(addprefix --suite ,$(SUITES))
 
-release: wheels offline deb release-check
+release: wheels offline footprint-check deb release-check
 
 # structure-aware fuzzers of everything that comes from outside, ten minutes of new seeds; what fails is kept and named
 FUZZ_SECONDS ?= 600

@@ -7,6 +7,6 @@ if ! command -v lintian >/dev/null; then
 fi
 for package in "$1"/*.deb; do
   echo "==> lintian $(basename "$package")"
-  # root runs it in containers and CI; nothing of the package is executed
-  lintian --allow-root --fail-on error,warning --tag-display-limit 0 "$package"
+  # root runs it in containers and CI; nothing of the package is executed. Debian's rules on Ubuntu too, which has its own
+  lintian --profile debian --allow-root --fail-on error,warning --tag-display-limit 0 "$package"
 done
