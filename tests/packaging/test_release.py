@@ -46,6 +46,37 @@ def test_the_version_is_in_one_place():
     assert run(sys.executable, REPO / "tools/release/common.py").stdout.strip() == common.version()
 
 
+@pytest.mark.parametrize(
+    ("name", "is_refused"),
+    [
+        ("deploy/containers/cpu.Dockerfile", True), ("deploy/containers/compose.yaml", True), ("CMakeLists.txt", True),
+        ("export/tool.toml", True), ("edge_runtime/service/page.json", True), ("systemd/hobbit.socket", True),
+        ("Makefile", True), ("docs/operations.md", True), ("edge_runtime/x.py", True), ("man/hobbit.1", True),
+        ("deploy/locks/all-3.10.txt", False), ("benchmarks/results/x.jsonl", False), ("tests/old_builds/x", False),
+    ],
+)  # fmt: skip
+def test_a_version_that_stands_elsewhere_is_found(tmp_path, monkeypatch, name, is_refused):
+    monkeypatch.setattr(check, "ROOT", tmp_path)
+    monkeypatch.setattr(check, "version", lambda: "1.2.3")
+    (tmp_path / "CHANGELOG.md").write_text("## [1.2.3] - 2026-12-01\n")
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    with (tmp_path / name).open("ab") as file:
+        file.write(b"\xff 11.2.3 1.2.34 1.2.3.4\n")
+    assert run("git", "init", "--quiet", tmp_path).returncode == 0
+    assert run("git", "-C", tmp_path, "add", ".").returncode == 0
+    check.check_version()
+    with (tmp_path / name).open("ab") as file:
+        file.write(b"version: 1.2.3\n")
+    if not is_refused:
+        return check.check_version()
+    with pytest.raises(common.Failed, match=rf"expected in pyproject.toml alone, found in {re.escape(name)}$"):
+        check.check_version()
+
+
+def test_every_file_that_may_name_a_version_is_there():
+    assert [name for name in check.MAY_NAME_A_VERSION if not (REPO / name).exists()] == []
+
+
 def test_every_python_has_locks_without_known_faults():
     check.check_libraries()
     for python in common.PYTHONS:
