@@ -217,8 +217,39 @@ def test_what_was_made_before_the_last_change_is_not_tested(release, monkeypatch
         fresh.check(release / "nothing.whl")
 
 
+PAGES = "[leads](metrics.md) [nowhere](#head) ![seen](picture.svg)"
+
+
+@pytest.mark.parametrize(
+    ("touched", "counts"),
+    [
+        ("edge_runtime/x.py", True), ("docs/operations.md", True), ("docs/metrics.md", True), ("docs/picture.svg", True),
+        ("CHANGELOG.md", True), ("systemd/x.conf", True), ("docs/releasing.md", False), ("README.md", False),
+        ("tests/test_x.py", False), ("benchmarks/x.py", False),
+    ],
+)  # fmt: skip
+def test_a_page_that_is_carried_along_counts_and_another_does_not(tmp_path, monkeypatch, touched, counts):
+    """Else a test would run today's page over yesterday's bundle."""
+    monkeypatch.setattr(fresh, "ROOT", tmp_path)
+    monkeypatch.setattr(offline, "ROOT", tmp_path)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+
+    def commit(name, text, when):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        subprocess.run([*git, "add", "."], check=True)
+        env = {**os.environ, "GIT_COMMITTER_DATE": f"{when} +0000"}
+        subprocess.run([*git, "commit", "--quiet", "-m", name], check=True, env=env)
+
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    commit("pyproject.toml", "", 1_700_000_000)
+    commit(offline.PAGE, PAGES, 1_700_000_001)
+    commit(touched, f"{PAGES} changed", 1_700_000_002)
+    assert fresh.changed() == 1_700_000_001 + counts
+
+
 def test_only_commits_that_touch_what_is_packaged_count():
     git = ["git", "-C", str(REPO), "log", "-1", "--format=%ct", "--"]
-    packaged = ("edge_runtime", "export", "deploy", "systemd", "man", "profiles", "pyproject.toml", "CMakeLists.txt")
+    packaged = ("edge_runtime", "export", "deploy", "systemd", "man", "profiles", "pyproject.toml", *offline.pages())
     times = [subprocess.run([*git, name], capture_output=True, text=True, check=True).stdout for name in packaged]
     assert fresh.changed() >= max(int(each) for each in times)

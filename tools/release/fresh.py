@@ -3,7 +3,8 @@
 usage: python tools/release/fresh.py FILE...
 
 Everything a release consists of carries the time of the commit that it was made of. A file is stale where a later
-commit touched what goes into it; tests, benchmarks and pages do not. ANY_BUILD=1 lets a stale one pass, and says so.
+commit touched what goes into it, the operator's pages and the CHANGELOG among it; tests, benchmarks and other pages do
+not. ANY_BUILD=1 lets a stale one pass, and says so.
 `make release-check` is stricter: there everything has to be of the last commit.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from common import ROOT, Failed, exit_code, run, say
 from contained import control_files, time_of_wheel
+from offline import CARRIED, pages
 
 LEFT_OUT = ("tests", "benchmarks", "docs", ".ci", ".github", "*.md")
 
@@ -24,7 +26,12 @@ LEFT_OUT = ("tests", "benchmarks", "docs", ".ci", ".github", "*.md")
 def changed() -> int:
     """Return the time of the last commit that touched what is packaged."""
     left_out = (f":(exclude){name}" for name in LEFT_OUT)
-    return int(run("git", "-C", str(ROOT), "log", "-1", "--format=%ct", "--", ".", *left_out))
+    return max(last_commit(".", *left_out), last_commit(*CARRIED, *pages()))
+
+
+def last_commit(*paths: str) -> int:
+    """Return the time of the last commit that touched one of these, 0 if none did."""
+    return int(run("git", "-C", str(ROOT), "log", "-1", "--format=%ct", "--", *paths) or 0)
 
 
 def written(path: Path) -> int:
