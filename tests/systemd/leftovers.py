@@ -1,6 +1,8 @@
-"""What an installation left on a machine: every file before and after, but for what the system itself writes."""
+"""What an installation left on a machine: every file and account before and after, but for what is the system's own."""
 
 from __future__ import annotations
+
+import re
 
 from machine import Machine
 
@@ -18,6 +20,15 @@ def files(machine: Machine) -> set[str]:
     return set(machine.shell(f"cd / && find . -xdev \\( {pruned} \\) -prune -o -print").splitlines()) - _WRITTEN_ANEW
 
 
-def accounts(machine: Machine) -> str:
-    """The service's user and group, empty if there are none."""
-    return machine.shell("getent passwd hobbit; getent group hobbit", check=False)
+def accounts(machine: Machine) -> set[str]:
+    """Every user and group, with the members of each: the lines of getent passwd and getent group."""
+    return set(machine.shell("getent passwd; getent group").splitlines())
+
+
+def left_of_accounts(before: set[str], after: set[str]) -> set[str]:
+    """What differs, but for a group `render` that nobody is in.
+
+    sysusers makes it where there is none. It is the name by which udev and others of the system give a GPU's nodes away:
+    by the time of a purge somebody else may need it, so it stays.
+    """
+    return (before - after) | {line for line in after - before if not re.fullmatch(r"render:x:\d+:", line)}

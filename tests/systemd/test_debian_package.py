@@ -19,7 +19,7 @@ import common
 import fresh
 from bundle_copies import copy_of, write_manifest
 from clean_root import clean_machine, codename
-from leftovers import accounts, files
+from leftovers import accounts, files, left_of_accounts
 from manifests import as_version1
 
 from edge_runtime.bundle import manifest_file
@@ -83,7 +83,7 @@ def test_install_serve_upgrade_remove_purge(runtime_and_exporter, model_bundle, 
     with clean_machine("the Debian packages were NOT installed", offline=True, shown=shown) as machine:
         assert machine.shell("ip route") == ""
         assert machine.shell("type cc c++ gcc pip pip3 2>/dev/null", check=False) == ""
-        before = files(machine)
+        before, who = files(machine), accounts(machine)
         said = as_written(machine, 0, runtime)
         assert "no bundle at /var/lib/hobbit-edge/bundle yet" in said
         assert machine.run("dpkg", "--verify", "hobbit-edge").stdout == ""
@@ -126,5 +126,5 @@ def test_install_serve_upgrade_remove_purge(runtime_and_exporter, model_bundle, 
         assert kept == ["/etc/hobbit-edge/hobbit.env", "/var/lib/hobbit-edge/bundle"]
         as_written(machine, 2, runtime)
         assert files(machine) - before == set()
-        assert accounts(machine) == ""
+        assert left_of_accounts(who, accounts(machine)) == set()
         assert machine.shell("systemctl list-unit-files 'hobbit*' --no-legend", check=False) == ""
