@@ -21,15 +21,14 @@ from bundle_copies import copy_of, write_manifest
 from clean_root import clean_machine, codename
 from leftovers import accounts, files, left_of_accounts
 from manifests import as_version1
+from tokenizers import Tokenizer
 
 from edge_runtime.bundle import manifest_file
 
 ARCH = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), "")
 BLOCKS = re.findall(r"^```sh deb\n(.*?)^```$", (REPO / "docs/operations.md").read_text(), re.MULTILINE | re.DOTALL)
-COMPLETE = (
-    "curl --fail --silent http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' "
-    """-d '{"model": "bundle", "prompt": "import os", "max_tokens": 8, "temperature": 0}'"""
-)
+OLD_BUILD = REPO / "tests/old_builds/first"
+"""What an early build wrote, and what it said then."""
 
 
 @pytest.fixture
@@ -67,6 +66,33 @@ def as_written(machine, number, package):
     return done.stdout
 
 
+def complete(machine, prompt="import os", tokens=8):
+    """What the service says to a prompt."""
+    body = json.dumps({"model": "bundle", "prompt": prompt, "max_tokens": tokens, "temperature": 0})
+    url, kind = "http://127.0.0.1:8080/v1/completions", "Content-Type: application/json"
+    said = machine.run("curl", "--fail", "--silent", url, "-H", kind, "-d", body).stdout
+    return json.loads(said)["choices"][0]["text"]
+
+
+def serve(machine, bundle):
+    """Put a bundle where the service looks for it, and start it."""
+    place = "/var/lib/hobbit-edge"
+    machine.shell(
+        f"systemctl stop hobbit; rm -rf {place}/bundle; cp -r {bundle} {place}/bundle; chown -R hobbit: {place}"
+    )
+    machine.run("systemctl", "start", "hobbit")
+    wait_ready(machine)
+
+
+def serves_what_an_early_build_wrote(machine):
+    """A bundle of it, byte for byte: the service says what that build said."""
+    serve(machine, OLD_BUILD / "bundle")
+    said = json.loads((OLD_BUILD / "said.json").read_text())
+    ids = said["token_ids"]["8"]
+    tokenizer = Tokenizer.from_file(str(OLD_BUILD / "bundle/tokenizer/tokenizer.json"))
+    return complete(machine, said["prompt"], len(ids)) == tokenizer.decode(ids)
+
+
 def wait_ready(machine):
     machine.until(
         lambda: "ready" in machine.shell("curl --silent http://127.0.0.1:8080/health/ready", check=False), "ready", 180
@@ -79,7 +105,7 @@ def test_install_serve_upgrade_remove_purge(runtime_and_exporter, model_bundle, 
     old = copy_of(model_bundle, tmp_path / "old")
     write_manifest(old, as_version1(manifest_file.read(model_bundle)))
     later = upgraded(runtime, tmp_path)
-    shown = [runtime.parent, tmp_path, REPO / "examples/tiny-moe"]
+    shown = [runtime.parent, tmp_path, REPO / "examples/tiny-moe", OLD_BUILD]
     with clean_machine("the Debian packages were NOT installed", offline=True, shown=shown) as machine:
         assert machine.shell("ip route") == ""
         assert machine.shell("type cc c++ gcc pip pip3 2>/dev/null", check=False) == ""
@@ -92,12 +118,11 @@ def test_install_serve_upgrade_remove_purge(runtime_and_exporter, model_bundle, 
         assert "--prompt" in machine.shell("hobbit help run")
         machine.shell("man -w hobbit-run || ls /usr/share/man/man1/hobbit-run.1.gz")
 
-        # a bundle of the format before
-        machine.shell(f"cp -r {old} /var/lib/hobbit-edge/bundle; chown -R hobbit:hobbit /var/lib/hobbit-edge")
         machine.shell("printf 'HOBBIT_MEMORY=600MiB\\nHOBBIT_CONTEXT=256\\n' >> /etc/hobbit-edge/hobbit.env")
-        machine.run("systemctl", "start", "hobbit")
-        wait_ready(machine)
-        first = json.loads(machine.shell(COMPLETE))["choices"][0]["text"]
+        assert serves_what_an_early_build_wrote(machine)
+        # a larger one, today's with a manifest of the format before
+        serve(machine, old)
+        first = complete(machine)
         assert first
         assert machine.shell("ps -o user= -C hobbit").split() == ["hobbit"]
 
@@ -106,13 +131,14 @@ def test_install_serve_upgrade_remove_purge(runtime_and_exporter, model_bundle, 
         wait_ready(machine)
         assert machine.show("hobbit", "MainPID") != pid, "an upgrade restarts the service"
         assert "HOBBIT_MEMORY=600MiB" in machine.shell("cat /etc/hobbit-edge/hobbit.env"), "settings are kept"
-        assert json.loads(machine.shell(COMPLETE))["choices"][0]["text"] == first
+        assert complete(machine) == first
 
         back = ("apt-get", "install", "--yes", "--allow-downgrades", str(runtime))
         machine.run("env", "DEBIAN_FRONTEND=noninteractive", *back)
         wait_ready(machine)
         assert machine.run("dpkg", "--verify", "hobbit-edge").stdout.count("\n") <= 1, "but for the settings"
-        assert json.loads(machine.shell(COMPLETE))["choices"][0]["text"] == first
+        assert complete(machine) == first
+        assert serves_what_an_early_build_wrote(machine), "after an upgrade and back"
 
         assert "usage: hobbit-export" in as_written(machine, 1, exporter)
         machine.shell(f"hobbit-export {REPO}/examples/tiny-moe --out /tmp/exported --tiers 4 --trunk int8")
