@@ -17,9 +17,12 @@ HOMES = {
     "plan": (
         *("edge_runtime/config/*", "edge_runtime/engine/*", "edge_runtime/service/ops/*"),
         *("edge_runtime/cli/plan.py", "edge_runtime/cli/simulate.py", "edge_runtime/cli/verify.py"),
+        *("edge_runtime/cli/bench_run.py", "edge_runtime/cli/tune.py"),
         *("edge_runtime/lab/*plan*.py", "edge_runtime/lab/doctor/trial.py", "edge_runtime/lab/bench/session.py"),
-        *("edge_runtime/lab/probes/kernels.py", "edge_runtime/lab/tune/surroundings.py"),
-        *("edge_runtime/lab/tune/resident_tokens.py", "edge_runtime/backends/cpu/*memory.py"),
+        # a probe's and a tuning's subject is a model whose memory was planned, and which nothing has loaded
+        *("edge_runtime/lab/probes/*", "edge_runtime/lab/tune/child.py", "edge_runtime/lab/tune/session.py"),
+        *("edge_runtime/lab/tune/surroundings.py", "edge_runtime/lab/tune/resident_tokens.py"),
+        *("edge_runtime/backends/cpu/*memory.py"),
         *("edge_runtime/backends/cpu/backend.py", "export/hobbit_export/fit.py", "tools/*_table.py", "benchmarks/*"),
         # TensorRT's own word for an engine as it is stored
         *("edge_runtime/backends/cuda/tensorrt/*", "edge_runtime/backends/cuda/backend.py"),
