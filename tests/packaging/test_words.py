@@ -22,7 +22,7 @@ HOMES = {
         # a probe's and a tuning's subject is a model whose memory was planned, and which nothing has loaded
         *("edge_runtime/lab/probes/*", "edge_runtime/lab/tune/child.py", "edge_runtime/lab/tune/session.py"),
         *("edge_runtime/lab/tune/surroundings.py", "edge_runtime/lab/tune/resident_tokens.py"),
-        *("edge_runtime/backends/cpu/*memory.py"),
+        "edge_runtime/backends/cpu/*memory.py",
         *("edge_runtime/backends/cpu/backend.py", "export/hobbit_export/fit.py", "tools/*_table.py", "benchmarks/*"),
         # TensorRT's own word for an engine as it is stored
         *("edge_runtime/backends/cuda/tensorrt/*", "edge_runtime/backends/cuda/backend.py"),
