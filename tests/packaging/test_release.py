@@ -261,6 +261,15 @@ def test_a_stale_table_of_sizes_is_refused(tmp_path, monkeypatch):
         footprint.go(tmp_path, writes=False)
 
 
+def test_a_python_that_does_not_run_lists_no_sizes(tmp_path, monkeypatch):
+    (tmp_path / "python3.12").write_text("#!/bin/sh\nexit 127\n")
+    (tmp_path / "python3.12").chmod(0o755)
+    (tmp_path / "brought.pyc").write_bytes(b"compiled elsewhere")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(common.Failed, match=r"python3.12 -c .*exit 127"):
+        footprint.compiled_bytes(tmp_path, "3.12")
+
+
 def test_a_wheel_whose_record_lies_is_refused(tmp_path):
     wheel = tmp_path / f"hobbit_edge-{common.version()}-cp310-abi3-manylinux_2_35_x86_64.whl"
     info = f"hobbit_edge-{common.version()}.dist-info"

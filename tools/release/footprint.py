@@ -78,6 +78,8 @@ def compiled_bytes(site: Path, python: str) -> int:
     program = shutil.which(f"python{python}")
     if program is None:
         raise Failed(f"python{python} is not on PATH: what compiled modules take cannot be seen")
+    # a version manager's names may lead nowhere, and wheels may bring compiled modules along
+    run(program, "-c", "")
     run("sh", "-c", '"$0" -m compileall -q -x "$1" . >/dev/null || true', program, SELDOM_IMPORTED, cwd=site)
     written = sum(path.stat().st_size for path in site.rglob("*.pyc"))
     if written == 0:
