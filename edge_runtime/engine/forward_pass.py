@@ -76,7 +76,8 @@ class ForwardPass(Generic[T]):
             logits = [self._head(*each) for each in zip(self.chunks, self._expert_outs, self._steps, strict=True)]
         if self._resident_layers is not None:
             count_uses(self._kernels, cache.residents)
-        return Attempt(logits, decisions)
+        changed = None if self._calls is None else self._calls.changed()
+        return Attempt(logits, decisions, changed)
 
     def route(self, layer_idx: int) -> Routing | None:
         """Run the dense part of a layer and return the router's own choice for the tokens of all sequences."""

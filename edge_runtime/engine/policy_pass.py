@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from edge_runtime.base.arrays import F32
-from edge_runtime.policy.base import Decision, Policy
+from edge_runtime.policy.base import Changed, Decision, Policy
 
 
 class PassSequence(NamedTuple):
@@ -33,10 +33,12 @@ class Attempt(NamedTuple):
     Attributes:
         logits: of each sequence run, float32 [rows, V].
         decisions: of each layer the host decided for.
+        changed: what native code decided instead, for a pass of one sequence; None: nothing, or nothing was changed.
     """
 
     logits: list[F32]
     decisions: list[Decision]
+    changed: Changed | None = None
 
 
 class PassCounters(Protocol):
@@ -44,6 +46,10 @@ class PassCounters(Protocol):
 
     def add_decisions(self, decisions: Sequence[Decision]) -> None:
         """Count what policies changed."""
+        ...
+
+    def add_changed(self, changed: Changed) -> None:
+        """Count what decisions of native code changed."""
         ...
 
     def add_fallback(self) -> None:
@@ -95,17 +101,20 @@ def run_policy_pass(
         policy.begin_pass(tokens, has_logits=wanted > 0)
     if watcher is not None:
         watcher.begin_pass(sum([each.tokens - each.drafts for each in sequences]))
-    logits, decisions = attempt(list(range(len(sequences))))
+    logits, decisions, changed = attempt(list(range(len(sequences))))
     redo = [i for policy, members in groups if not _stands(policy, members, logits, accepts) for i in members]
     if redo:
         counters.add_fallback()
         again = attempt(redo)
+        changed = again.changed
         decisions = (decisions if len(redo) < len(sequences) else []) + again.decisions
         for i, rows in zip(redo, again.logits, strict=True):
             logits[i] = rows
     if watcher is not None:
         watcher.end_pass()
     counters.add_decisions(decisions)
+    if changed is not None:
+        counters.add_changed(changed)
     return logits
 
 

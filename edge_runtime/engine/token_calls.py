@@ -9,7 +9,7 @@ from edge_runtime.backends.token_compute import TokenCompute
 from edge_runtime.base.arrays import I32
 from edge_runtime.engine.pass_parts import PassParts
 from edge_runtime.experts.token_layers import TokenLayers
-from edge_runtime.policy.base import Decision, Routing
+from edge_runtime.policy.base import Changed, Decision, Routing
 from edge_runtime.policy.joint import PassPolicies
 
 T = TypeVar("T")
@@ -36,8 +36,10 @@ def token_pass_of(
     if compute is None or layers is None:
         return None
     ahead, depth = parts.read_ahead, parts.read_ahead.native_depth
-    is_whole = policies.follows_router and depth is not None and layers.routes
-    layers.begin_pass(compute.frame_of(chunks[0]), tokens, reads_ahead=ahead.is_reading, depth=depth or 0)
+    is_whole = (policies.follows_router or policies.native is not None) and depth is not None and layers.routes
+    layers.begin_pass(
+        compute.frame_of(chunks[0]), tokens, reads_ahead=ahead.is_reading, depth=depth or 0, decider=policies.native
+    )
     return TokenPass(layers, compute, chunks[0], parts, is_whole=is_whole)
 
 
@@ -110,6 +112,10 @@ class TokenPass(Generic[T]):
             later=ahead.is_better_later(layer_idx),
         )  # fmt: skip
         return self._out
+
+    def changed(self) -> Changed | None:
+        """Return what decisions of `run` changed in the pass that is over; None: nothing."""
+        return self._layers.changed() if self.is_whole else None
 
     def end(self) -> None:
         """The layers ran, or one failed: count their time."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge_runtime.policy.base import Decision
+from edge_runtime.policy.base import Changed, Decision
 
 CONTRACT_TIERS = (2, 4, 6, 8)
 READ_BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -110,6 +110,14 @@ class ExpertCounters:
         if decision.predicted_kld is not None:
             self.predicted_kld = (self.predicted_kld or 0.0) + decision.predicted_kld
             self.decisions_with_kld += 1
+
+    def add_changed(self, changed: Changed) -> None:
+        """Count what decisions of native code changed."""
+        self.substituted += changed.substituted
+        self.skipped += changed.skipped
+        self.route_changed += changed.route_changed
+        for tier, uses in changed.substituted_to.items():
+            self.substituted_to[tier] = self.substituted_to.get(tier, 0) + uses
 
     def snapshot(self) -> ExpertCounters:
         """Return a copy that stands still."""

@@ -22,6 +22,8 @@
     make_claim(layer, experts, tiers, prefetch, scores, top) -> slots
         Makes room and lets the slots be read into. scores(layer) -> (scores [S], scores of planes [S] or None) and
         top(layer, slot, tier) -> score are called before anything changes.
+    serve_at_once(layer, tiers, rule) -> how many found no room
+        `waves.serve_at_once` where nothing is read: all is there at once. A rule as `SlotReads` takes it.
     set_ready(slot), drop(slot), unpin(slots), unpin_all(), mask(layer, experts)
     mask_predicted(layer, ids [T, K], tiers) -> (lacking, absent experts)
         A coming layer is expected to use experts at these tiers: masks them. How many lack something, and
@@ -55,16 +57,20 @@
     `compute` have `port()`: what native code calls them by. sparse: numbers of the layers with experts; has_shared: of
     every layer; logit_bias float32 [S, E] or None. out float32 [1, D]: what a layer's experts give, and its input.
     begin_pass(frame, token int32 [1], reads_ahead, depth, evicts, collects, notes_residents, uses int64 [L, E] or
-               None, read_timeout_s)
+               None, read_timeout_s, beside, decider)
+        beside: a `Table` that `run` takes through the same requests without reads ahead, and shows to decisions, or
+        None. decider: decides in `run`, `port()` says how it is asked; None: layers use what their router chose.
     serve(layer, ids [1, K], weights [1, K], tiers [E], reads_ahead, rule, note_use, ahead, looks_later)
         A layer whose dense part ran, for what was decided. Calls note_use(), and ahead(state [1, D] or None) if it is
         not None. Returns what `run` does.
     run(layer, has_input) -> 0: served. 1: a read it waited for failed. 2: none finished in time. 3: served, but other
         reads failed. Unless it was served, all was released.
     look_first(reads) -> experts the first layer may use and lacks, by the token's embedding; before any layer.
-    chosen() -> experts of the last layer; failed() -> (reads that failed since it was asked, which of them was waited
-        for, how many were under way when the time was over)
+    chosen() -> experts that the router of the last layer chose
+    failed() -> (reads that failed since it was asked, which of them was waited for, how many were under way when the
+        time was over)
     end_pass() -> nanoseconds of the trunk, of experts, and of waiting for reads
+    changes() -> (substituted, skipped, changed, [(tier, substituted)]) by decisions of `run` since it was asked
 
 Every call is whole: an exception, even an interrupt, comes before or after it. For one thread.
 """

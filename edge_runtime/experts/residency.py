@@ -44,6 +44,11 @@ class ResizeMoves(NamedTuple):
 class TableBeside(Protocol):
     """Goes through the same requests, but nothing is read ahead: `without_ahead.WithoutReadAhead`."""
 
+    @property
+    def table(self) -> SlotTable:
+        """What native code takes through the requests by itself, as `serve` would."""
+        ...
+
     def resident_tiers(self, layer_idx: int) -> U8:
         """See `SlotTable.resident_tiers`."""
         ...

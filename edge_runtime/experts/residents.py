@@ -15,7 +15,7 @@ from edge_runtime.experts.eviction import EvictionRule, OrderedRule
 from edge_runtime.experts.residency import SlotTable
 from edge_runtime.experts.units import UnitLedger, UnitSizes, require_base
 from edge_runtime.experts.without_ahead import WithoutReadAhead
-from edge_runtime.policy.base import Decision
+from edge_runtime.policy.base import Changed, Decision
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -151,6 +151,10 @@ class Residents:
         totals, tier = self.totals, self.tier
         for decision in decisions:
             totals.add_decision(decision, tier)
+
+    def add_changed(self, changed: Changed) -> None:
+        """Count what decisions of native code changed."""
+        self.totals.add_changed(changed)
 
     def add_fallback(self) -> None:
         """Count a pass that ran a second time."""

@@ -13,7 +13,7 @@ from edge_runtime.experts.direct_reads import DirectReads
 from edge_runtime.experts.native import TokenLayer
 from edge_runtime.experts.reader import SlotReader
 from edge_runtime.experts.residents import Residents
-from edge_runtime.policy.base import Decision
+from edge_runtime.policy.base import Changed, Decision, NativeDecider
 from edge_runtime.policy.routing import Router
 
 _READ_FAILED, _TIMED_OUT = 1, 2
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class TokenLayers(Generic[T]):
-    """What `LayerStream` does for single tokens, and `Prefetcher` where a policy follows the router.
+    """What `LayerStream` does for single tokens, and `Prefetcher` where native code knows what is decided.
 
     Attributes:
         is_finished: whether no layer is being served; see `LayerStream`, in whose place it stands meanwhile.
@@ -48,7 +48,9 @@ class TokenLayers(Generic[T]):
             spec.sparse_layers, has_shared, router.logit_bias, compute.out,
         )  # fmt: skip
 
-    def begin_pass(self, frame: object, token: I32, *, reads_ahead: bool, depth: int) -> None:
+    def begin_pass(
+        self, frame: object, token: I32, *, reads_ahead: bool, depth: int, decider: NativeDecider | None
+    ) -> None:
         """A pass begins.
 
         Args:
@@ -56,19 +58,19 @@ class TokenLayers(Generic[T]):
             token: int32 [1].
             reads_ahead: experts may be read before a layer asks for them.
             depth: layers looked ahead; 0: nothing is predicted.
+            decider: decides in `run`; None: layers use what their router chose.
         """
-        residents = self._residents
+        residents, beside = self._residents, self._residents.table.without_ahead
         self._native.begin_pass(
             frame, token, reads_ahead, depth, not residents.fits_all, bool(residents.base_layers), residents.notes_uses,
-            residents.table.uses, self._read_timeout_s,
+            residents.table.uses, self._read_timeout_s, None if beside is None else beside.table, decider,
         )  # fmt: skip
 
     @property
     def routes(self) -> bool:
         """Whether `run` works in this pass: nobody in Python has to be told what a layer uses."""
         residents, table = self._residents, self._residents.table
-        is_shown = table.without_ahead is not None or residents.base_layers
-        return table.forecast is not None and not table.skips_uses and not is_shown
+        return table.forecast is not None and not table.skips_uses and not residents.base_layers
 
     def run(self, layer_idx: int, *, has_input: bool) -> None:
         """Run a layer.
@@ -146,6 +148,13 @@ class TokenLayers(Generic[T]):
     def chosen(self) -> list[int]:
         """Return the experts of the last layer, int [K]."""
         return self._native.chosen()
+
+    def changed(self) -> Changed | None:
+        """Return what decisions of `run` changed in the pass that is over; None: nothing."""
+        substituted, skipped, route_changed, by_tier = self._native.changes()
+        if not (substituted or skipped or route_changed):
+            return None
+        return Changed(substituted, skipped, route_changed, dict(by_tier))
 
     def end_pass(self) -> tuple[int, int]:
         """The pass is over; return what trunk and experts took, in nanoseconds."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from edge_runtime.base.arrays import U8
+from edge_runtime.base.errors import BudgetError
 from edge_runtime.experts.eviction import EvictionRule
-from edge_runtime.experts.residency import Lookup, SlotTable
+from edge_runtime.experts.residency import SlotTable
 from edge_runtime.experts.units import UnitLedger
-from edge_runtime.experts.waves import serve_at_once
 
 
 class WithoutReadAhead:
@@ -37,6 +37,11 @@ class WithoutReadAhead:
             tiers = beside.resident_tiers(layer_idx)
             self.admit(layer_idx, np.flatnonzero(tiers).tolist(), tiers)
 
+    @property
+    def table(self) -> SlotTable:
+        """What native code takes through the requests by itself."""
+        return self._table
+
     def resident_tiers(self, layer_idx: int) -> U8:
         """See `ResidencyView.resident_tiers`."""
         return self._table.resident_tiers(layer_idx)
@@ -56,8 +61,8 @@ class WithoutReadAhead:
     def serve(self, layer_idx: int, tiers: U8) -> None:
         """A layer asks for experts uint8 [E], the tier each is served at; the rule was told of these uses."""
         self._runs = layer_idx, tiers
-        if not self._table.hit_all(layer_idx, tiers):
-            serve_at_once(self._table, layer_idx, tiers, Lookup(*self._table.find(layer_idx, tiers)), self._finish)
+        if lacking := self._table.serve_at_once(layer_idx, tiers, self._table.native_rule):
+            raise BudgetError(f"layer {layer_idx}: nothing may be evicted for {lacking} experts. Use more memory.")
 
     def admit(self, layer_idx: int, experts: Sequence[int], tiers: U8) -> None:
         """Experts are read although no layer asked for them, because a policy or somebody else wants them there.

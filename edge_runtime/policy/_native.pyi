@@ -33,6 +33,27 @@ class Router:
     def weigh(self, place: int, logits: F32, ids: I32, weights: F32) -> None: ...
     def preference(self, place: int, logits: F32, out: F32) -> None: ...
 
+class HobbitDecider:
+    def __init__(self, t1: float, t2: float, low: int, full: int) -> None: ...
+    def port(self) -> object: ...
+
+class CachePriorDecider:
+    def __init__(
+        self,
+        bias: float,
+        keeps: int,
+        full: int,
+        ranges: F64,
+        tokens: F64,
+        places: Sequence[int],
+        router: Router,
+    ) -> None: ...
+    def port(self) -> object: ...
+
+class MobileDecider:
+    def __init__(self, little: int, full: int, rankings: I32) -> None: ...
+    def port(self) -> object: ...
+
 class OneToken:
     def __init__(
         self,

@@ -63,6 +63,30 @@ class Decision(NamedTuple):
     hints: tuple[Hint, ...] = ()
 
 
+class Changed(NamedTuple):
+    """What the decisions of a pass changed that native code took; as in `Decision`, all summed.
+
+    Attributes:
+        substituted: uses served below the full tier.
+        skipped: uses dropped.
+        route_changed: uses of an expert the router did not choose.
+        substituted_to: uses below the full tier by the tier they were served at.
+    """
+
+    substituted: int
+    skipped: int
+    route_changed: int
+    substituted_to: Mapping[int, int]
+
+
+class NativeDecider(Protocol):
+    """A policy in native code, see `edge_runtime.policy.native`."""
+
+    def port(self) -> object:
+        """Return what native code calls it by, a capsule."""
+        ...
+
+
 class ResidencyView(Protocol):
     """What a policy may know about residency."""
 
@@ -142,6 +166,14 @@ class Policy(Protocol):
         """Whether `decide` takes the router's choice as it is, at the full tier, and looks at nothing.
 
         Then a backend that has every expert in memory may route by itself, and `decide` is not asked.
+        """
+        ...
+
+    @property
+    def native(self) -> NativeDecider | None:
+        """What native code asks instead of `decide` and `predict_tiers` for the single token of the next pass.
+
+        It gives the same decisions, but for hints and `predicted_kld`, which it has none of. None: they are asked.
         """
         ...
 

@@ -9,10 +9,13 @@ arXiv 2412.00099, the strategy its authors recommend::
 
 from __future__ import annotations
 
+import numpy as np
+
 from edge_runtime.base.arrays import F32, Bools
 from edge_runtime.base.params import Param
 from edge_runtime.policy.base import PolicyContext
 from edge_runtime.policy.cache_conditional import SHARED_PARAMS, CacheConditional
+from edge_runtime.policy.native import CachePriorDecider
 
 PARAMS = {
     "lambda": Param(
@@ -37,8 +40,14 @@ class CachePrior(CacheConditional):
     def __init__(self, context: PolicyContext, **params: float) -> None:
         super().__init__(context, params)
         self._bias = float(params["lambda"])
-        self._range_sum = [0.0] * context.num_layers
-        self._tokens = [0] * context.num_layers
+        self._range_sum, self._tokens = np.zeros(context.num_layers), np.zeros(context.num_layers)
+        router = context.router
+        places = {layer: place for place, layer in enumerate(router.layers)}
+        if router.prefers_logits and not params["admit"]:
+            self._native = CachePriorDecider(
+                self._bias, self._protected, context.tier, self._range_sum, self._tokens,
+                [places.get(layer, -1) for layer in range(context.num_layers)], router.native,
+            )  # fmt: skip
 
     def observe(self, layer_idx: int, preference: F32) -> None:
         """Extend the running mean."""
@@ -50,7 +59,7 @@ class CachePrior(CacheConditional):
 
     def delta_avg(self, layer_idx: int) -> float:
         """Mean range of what a layer's router compares, so far."""
-        return self._range_sum[layer_idx] / max(self._tokens[layer_idx], 1)
+        return float(self._range_sum[layer_idx]) / max(float(self._tokens[layer_idx]), 1.0)
 
     def choose(self, layer_idx: int, preference: F32, cached: Bools, logits: F32) -> list[int]:
         """See `CacheConditional.choose`."""

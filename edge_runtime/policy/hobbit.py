@@ -14,6 +14,7 @@ from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.params import Param
 from edge_runtime.bundle.record import BF16
 from edge_runtime.policy.base import Decision, PolicyContext, ResidencyView, Routing
+from edge_runtime.policy.native import HobbitDecider
 from edge_runtime.policy.wrappers.watching import OnePass
 
 SOURCE = "HOBBIT, arXiv 2411.01433; MoE-APEX, ASPLOS'26"
@@ -85,6 +86,8 @@ class Hobbit(OnePass):
             context, {"t1": t1, "t2": t2, "quantiles": quantiles, "low": self._low, "renormalise": renormalise}
         )
         self._t1, self._t2, self._renormalise = t1, t2, renormalise
+        # numpy's order of a sum, which scaling depends on, is not native code's
+        self._native = None if renormalise else HobbitDecider(t1, t2, self._low, context.tier)
 
     @property
     def min_tier(self) -> int:
@@ -112,9 +115,15 @@ class Hobbit(OnePass):
         )
 
     def _decide_one(self, routing: Routing, resident: U8) -> Decision:
-        """The same for one token, rank by rank: a step of numpy costs as much as K of Python's."""
+        """The same for one token, rank by rank: a step of numpy costs as much as K of Python's.
+
+        `HobbitDecider` does this in native code, operation by operation.
+        """
         weights, full, held = routing.topk_weights, self.context.tier, resident.tobytes()
-        shares, total = weights[0].tolist(), float(weights.sum(dtype=np.float64)) or 1.0
+        shares, total = weights[0].tolist(), 0.0
+        for share in shares:
+            total += share
+        total = total or 1.0
         tiers, used = bytearray(self.context.num_experts), []
         so_far, substituted, skipped = 0.0, 0, 0
         for expert, share in zip(routing.topk_ids[0].tolist(), shares, strict=True):

@@ -19,6 +19,7 @@ class PassPolicies:
         predict_tiers: as `Policy.predict_tiers`, joined the same way.
         reads_residency: whether any of them does.
         follows_router: whether all of them do.
+        native: what native code asks instead, where there is one policy and it has that.
 
     Args:
         policies: of each sequence.
@@ -29,6 +30,7 @@ class PassPolicies:
         distinct = list({id(policy): policy for policy in policies}.values())
         self.reads_residency = True in [policy.reads_residency for policy in distinct]
         self.follows_router = False not in [policy.follows_router for policy in distinct]
+        self.native = distinct[0].native if len(distinct) == 1 else None
         self.decide: Callable[[int, Routing, ResidencyView], Decision] = distinct[0].decide
         self.predict_tiers: Callable[[int, Routing, ResidencyView], U8] = distinct[0].predict_tiers
         if len(distinct) > 1:

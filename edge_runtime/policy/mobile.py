@@ -20,12 +20,14 @@ import numpy as np
 from edge_runtime.base.arrays import F32, U8
 from edge_runtime.base.errors import ConfigError
 from edge_runtime.base.params import Param
-from edge_runtime.policy.base import Decision, Hint, PolicyContext, ResidencyView, Routing
+from edge_runtime.policy.base import Decision, Hint, NativeDecider, PolicyContext, ResidencyView, Routing
 from edge_runtime.policy.decisions import chosen_decision, full_decision, tiers_of
+from edge_runtime.policy.native import MobileDecider
 from edge_runtime.policy.running_rank import RunningRank
 from edge_runtime.policy.wrappers.watching import OnePass
 
 SOURCE = "MoBiLE, arXiv 2510.12357; reconstruction"
+_UNSEEN = -1
 SIGNALS = ("confidence", "margin", "entropy")
 PARAMS = {
     "k": Param(0, "experts of the little pass; 0: K/2; K changes nothing", "MoBiLE, abstract", 0),
@@ -92,7 +94,13 @@ class Mobile(OnePass):
         # certainty is judged by that of the tokens before, unless a threshold is given
         self.keeps_history = threshold < 0 and self._little_k < context.top_k
         self._is_little = False
-        self._rankings: dict[int, tuple[int, ...]] = {}
+        self._rankings = np.full((context.num_layers, context.top_k), _UNSEEN, np.int32)  # of the little pass
+        self._native = MobileDecider(self._little_k, context.tier, self._rankings)
+
+    @property
+    def native(self) -> NativeDecider | None:
+        """See `Policy.native`: of the little pass; a full one has hints."""
+        return self._native if self._is_little else None
 
     def begin_sequence(self) -> None:
         """See `Policy.begin_sequence`: certainties are those of one text."""
@@ -101,16 +109,19 @@ class Mobile(OnePass):
     def begin_pass(self, num_tokens: int, *, has_logits: bool) -> None:
         """See `Policy.begin_pass`: single tokens that give logits are tried with few experts first."""
         self._is_little = num_tokens == 1 and has_logits and self._little_k < self.context.top_k
-        self._rankings.clear()
+        self._rankings[:] = _UNSEEN
 
     def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
         """See `Policy.decide`."""
         if not self._is_little:
             return full_decision(routing, self.context, self._hints(layer_idx))
-        self._rankings[layer_idx] = tuple(routing.topk_ids[0].tolist())
-        weights = routing.topk_weights.copy()
+        self._rankings[layer_idx] = routing.topk_ids[0]
+        weights, mass, little = routing.topk_weights.copy(), 0.0, 0.0
+        for rank, weight in enumerate(weights[0].tolist()):  # `MobileDecider` does the same, operation by operation
+            mass += weight
+            little += weight if rank < self._little_k else 0.0
         weights[:, self._little_k :] = 0
-        weights *= routing.topk_weights.sum(axis=1, keepdims=True) / weights.sum(axis=1, keepdims=True)
+        weights *= np.float32(mass / little if little else 1.0)
         return chosen_decision(routing, routing.topk_ids, weights, self.context)
 
     def predict_tiers(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> U8:
@@ -130,8 +141,9 @@ class Mobile(OnePass):
 
     def _hints(self, layer_idx: int) -> tuple[Hint, ...]:
         """Experts of the layers after this one that the little pass ranked; none unless this is a fallback."""
-        coming = sorted(layer for layer in self._rankings if layer > layer_idx)[: self._ahead]
-        return tuple(Hint(layer, self._rankings[layer], self.context.tier) for layer in coming)
+        behind = self._rankings[layer_idx + 1 :]
+        coming = (layer_idx + 1 + (behind[:, 0] != _UNSEEN).nonzero()[0][: self._ahead]).tolist()
+        return tuple(Hint(layer, tuple(self._rankings[layer].tolist()), self.context.tier) for layer in coming)
 
 
 def certainty(logits: F32, signal: str) -> float:

@@ -1,4 +1,4 @@
-"""Native parts of policies: the router's rule, and the choice of `RateDistortion` for a single token at a layer.
+"""Native parts of policies: the router's rule, and decisions for a single token at a layer.
 
 `Router(experts, layers, *, score, over_chosen, normalise, epsilon, scale, groups, chosen_groups, two_best,
         selection_bias, expert_scale, table, isa="auto")`
@@ -29,16 +29,29 @@
         Only writes tiers.
     value_of_residents(layer, resident) -> nats a token that a byte of them saves, on average; None: there are none
 
+`HobbitDecider(t1, t2, low, full)`, `CachePriorDecider(bias, keeps, full, ranges, tokens, places, router)`,
+`MobileDecider(little, full, rankings)`
+    What `Hobbit` and `CachePrior` decide for a single token, and `Mobile` in its little pass. port(): what native code
+    asks for decisions by, a capsule. It writes the policy's own arrays: ranges and tokens float64 [L], rankings int32
+    [L, K]. places: of each layer among the router's; -1: it has no experts.
+
 A call that raises has changed nothing. For one thread.
 """
 
 from __future__ import annotations
 
 try:
-    from edge_runtime.policy._native import OneToken, Router, router_isas
+    from edge_runtime.policy._native import (
+        CachePriorDecider,
+        HobbitDecider,
+        MobileDecider,
+        OneToken,
+        Router,
+        router_isas,
+    )
 except ImportError as err:
     from edge_runtime.base.errors import DeviceError, missing_extension
 
     raise DeviceError(missing_extension("edge_runtime.policy", err)) from err
 
-__all__ = ["OneToken", "Router", "router_isas"]
+__all__ = ["CachePriorDecider", "HobbitDecider", "MobileDecider", "OneToken", "Router", "router_isas"]

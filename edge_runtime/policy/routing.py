@@ -34,7 +34,8 @@ class Router:
         self._adds_bias = spec.logit_bias
         self.logit_bias = data.logit_bias if spec.logit_bias else None
         """What `route` adds to logits, float32 [S, E]."""
-        self._prefers_logits = not (spec.selection_bias or spec.groups or spec.hashed_layers)
+        self.prefers_logits = not (spec.selection_bias or spec.groups or spec.hashed_layers)
+        """Whether the choice compares logits as they are."""
         self.needs_tokens = spec.hashed_layers > 0
         """Whether `route` must be given the tokens' ids."""
         groups = spec.groups
@@ -122,7 +123,7 @@ class Router:
 
         The routing's own logits, unless a bias for the choice, groups or a hashed layer make it something else.
         """
-        if self._prefers_logits:
+        if self.prefers_logits:
             return routing.logits
         place, found = self._place[layer_idx], np.empty_like(routing.logits)
         self.native.preference(place, routing.logits, found)

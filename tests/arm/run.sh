@@ -42,9 +42,10 @@ build "$src/encode_base.cpp" "-ffinite-math-only -fno-signed-zeros -Wno-psabi"
 for name in isa isa_scalar experts expert_checks expert_layers encoder pool; do build "$src/$name.cpp"; done
 build "$root/edge_runtime/base/src/crc32c.cpp"
 for name in checksums queue threads uring; do build "$root/edge_runtime/experts/drive/src/$name.cpp"; done
-# compiled alone: no program here runs a token's layer
-for name in slot_reads token_layer token_ahead; do build "$root/edge_runtime/experts/src/$name.cpp"; done
-rm "$work"/{slot_reads,token_layer,token_ahead}.o
+# compiled alone: no program here runs a token's layer, nor decides in one
+for name in at_once slot_reads token_layer token_ahead; do build "$root/edge_runtime/experts/src/$name.cpp"; done
+for name in cache_prior hobbit mobile; do build "$root/edge_runtime/policy/src/$name.cpp"; done
+rm "$work"/{at_once,slot_reads,token_layer,token_ahead,cache_prior,hobbit,mobile}.o
 build "$here/check_drive.cpp"
 aarch64-linux-gnu-g++ -static "$work"/{checksums,queue,threads,uring,crc32c,check_drive}.o -o "$work/check_drive" -pthread
 table=("$root"/edge_runtime/experts/src/{eviction_order,ledger,slot_table}.cpp "$here/check_table.cpp")

@@ -12,6 +12,8 @@ from policy_cases import NEUTRAL
 from edge_runtime import Engine, SamplingParams
 from edge_runtime.__main__ import main
 from edge_runtime.bundle.manifest_file import read
+from edge_runtime.policy.base import Decision, ResidencyView, Routing
+from edge_runtime.policy.wrappers.watching import Watching
 
 TEXT = (MODEL / "heldout_python.txt").read_text()
 # what is read ahead depends on the drive and the clock, and here reads are counted
@@ -66,10 +68,18 @@ def test_results_depend_on_decisions_not_on_where_experts_lie(model_bundle):
 
 def fixed_pattern(model_bundle, slots: int) -> np.ndarray:
     budget = slots * read(model_bundle).layout.tier_bytes(8)
-    with Engine.open(model_bundle, policy="hobbit:low=2", expert_memory=budget, **OPTIONS) as engine:
-        inner = engine.parts.active.policy
-        inner.decide = lambda layer, routing, residency, decide=inner.decide: decide(layer, routing, Nothing())
+    with (
+        Engine.open(model_bundle, policy="hobbit:low=2", expert_memory=budget, **OPTIONS) as engine,
+        engine.deciding_with(Unaware(engine.parts.active.policy)),
+    ):
         return engine.logits(engine.tokenizer.encode(TEXT)[:40], chunk=1)
+
+
+class Unaware(Watching):
+    """Decides as if nothing were resident."""
+
+    def decide(self, layer_idx: int, routing: Routing, residency: ResidencyView) -> Decision:
+        return super().decide(layer_idx, routing, Nothing())
 
 
 class Nothing:

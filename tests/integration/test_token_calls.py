@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -31,6 +32,28 @@ class Ran(NamedTuple):
     tiers: bytes
     slots: bytes
     scores: bytes
+
+
+def python_calls_per_token(bundle, ids, **options: Any) -> float:
+    """Count what is called in Python, C functions included, by a token behind some others."""
+    calls = 0
+
+    def count(frame: Any, event: str, arg: Any) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    with Engine.open(bundle, memory="2GiB", self_check=False, context=192, threads=1, **options) as engine:
+        decoder, kv = engine.parts.decoder, engine.parts.trunk.new_kv_cache(192)
+        decoder.prefill(np.array(ids[:30], np.int32), kv)
+        tokens = [np.array([token], np.int32) for token in ids[30:50]]
+        sys.setprofile(count)
+        try:
+            for token in tokens:
+                decoder.forward(token, kv, slice(0, 1))
+        finally:
+            sys.setprofile(None)
+        assert engine.parts.cache.counters.evicted > 0
+    return calls / len(tokens)
 
 
 def ran(bundle, ids, monkeypatch, *, native: bool, **options: Any) -> Ran:
@@ -110,6 +133,19 @@ def test_decisions_are_served_as_in_python(calibrated_bundle, monkeypatch, polic
         calibrated_bundle, list(TEXT.encode()[:50]), monkeypatch,
         tier=8, policy=policy, expert_memory=slots * size, prefetch=prefetch,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", ["hobbit:t1=0.4,t2=0.8", "cache-prior:lambda=0.3", "mobile:threshold=0", "lossless"])
+@pytest.mark.parametrize("prefetch", ["off", AHEAD])
+def test_a_decision_costs_python_nothing(calibrated_bundle, policy, prefetch):
+    """A layer is one call, whoever decides: what Python does a token does not grow with what a policy does a layer."""
+    size = read(calibrated_bundle).layout.tier_bytes(8)
+    options = {"tier": 8, "expert_memory": 40 * size, "prefetch": prefetch}
+    found, least = (
+        python_calls_per_token(calibrated_bundle, list(TEXT.encode()), policy=each, **options)
+        for each in (policy, "lossless")
+    )
+    assert found < 1.15 * least
 
 
 def test_memory_cut_for_two_tiers_is_filled_alike(calibrated_bundle, monkeypatch):

@@ -127,3 +127,24 @@ def test_a_budget_has_a_price_and_no_budget_has_none():
     assert make("rate-distortion").price > 0
     neutral = make("rate-distortion:max_kld=0")
     assert (neutral.price, neutral.reads_residency, neutral.keeps_history) == (0.0, False, False)
+
+
+def decides_natively(policy: Policy, tokens: int = 1) -> bool:
+    policy.begin_pass(tokens, has_logits=True)
+    return policy.native is not None
+
+
+def test_native_code_decides_what_it_decides_alike():
+    """Hints, sums in numpy's order and a second pass are Python's."""
+    assert {text for text in sorted(POLICIES) if decides_natively(make(text))} == {"cache-prior", "hobbit", "mobile"}
+    assert not any(decides_natively(make(text)) for text in ("cache-prior:admit=1", "hobbit:renormalise=true"))
+    mobile = make("mobile:threshold=1")
+    assert not decides_natively(mobile, tokens=2)
+    assert decides_natively(mobile)
+    assert not mobile.accept(np.zeros((1, 9), np.float32))
+    assert mobile.native is None
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_whoever_watches_sees_every_decision(text):
+    assert not decides_natively(Watching(make(text)))

@@ -160,6 +160,7 @@ class Halves:
 
     reads_residency = False
     follows_router = False
+    native = None
     keeps_history = False
     price = 0.0
 

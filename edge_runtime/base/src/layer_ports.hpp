@@ -9,6 +9,7 @@ namespace hobbit {
 constexpr const char* kRouterPort = "hobbit.RouterPort";  // names of the capsules that hand them out
 constexpr const char* kComputePort = "hobbit.ComputePort";
 constexpr const char* kFramePort = "hobbit.Frame";
+constexpr const char* kDeciderPort = "hobbit.DeciderPort";
 
 // All throw std::invalid_argument where an argument does not fit.
 class RouterPort {
@@ -18,6 +19,31 @@ class RouterPort {
   // The choice of one token: `place` of a sparse layer, logits [E] as they are routed by; writes K of each, heaviest first.
   virtual void choose(size_t place, const float* logits, const int32_t* token, size_t top_k, int32_t* ids,
                       float* weights) = 0;
+};
+
+// A token's choice at a layer: ids [K] and weights [K], heaviest first, and what each expert is served at, tiers [E].
+struct ChoiceRow {
+  int32_t* ids;
+  float* weights;
+  uint8_t* tiers;
+  size_t top_k, experts;
+};
+
+// What a decision changed; see `Decision` of edge_runtime/policy/base.py.
+struct Changes {
+  int64_t substituted = 0, skipped = 0, route_changed = 0;
+};
+
+// A policy's decision for one token. `row` holds the router's choice at the full tier; `logits` [E] are what it was
+// routed by, `resident` [E] the tiers that the policy may know of.
+class DeciderPort {
+ public:
+  virtual ~DeciderPort() = default;
+  virtual Changes decide(size_t layer, const float* logits, const uint8_t* resident, const ChoiceRow& row) = 0;
+  // The tiers `decide` would ask for if this routing came. Ids stay, weights may not, and nothing is noted.
+  virtual void predict(size_t layer, const float* logits, const uint8_t* resident, const ChoiceRow& row) = 0;
+  // Whether experts count as used for eviction in the order of `row`, the last one most recently; else by number.
+  virtual bool uses_in_order() const { return false; }
 };
 
 // What a layer hands to its experts, [1, D] and [1, E].

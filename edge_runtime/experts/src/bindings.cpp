@@ -1,4 +1,5 @@
 // Python surface of the slot table and its ledger: arrays by reference, numbers and lists by value; the GIL is kept.
+#include "at_once.hpp"
 #include "table_binding.hpp"
 
 #include <nanobind/stl/pair.h>
@@ -130,6 +131,12 @@ void bind_claims(TableClass& table) {
              return t.claim(layer, experts, t.wanted(layer, tiers), prefetch, scorer);
            },
            "layer"_a, "experts"_a, "tiers"_a, "prefetch"_a, "scores"_a, "top"_a)
+      .def("serve_at_once",
+           [](Table& t, int layer, const Tiers& tiers, nb::handle rule) {
+             hobbit::AnyScorer scorer(t, rule);
+             return hobbit::serve_at_once(t, layer, t.wanted(layer, tiers), scorer.get());
+           },
+           "layer"_a, "tiers"_a, "rule"_a)
       .def("mask",
            [](Table& t, int layer, const std::vector<int>& experts) {
              t.require_experts(experts);

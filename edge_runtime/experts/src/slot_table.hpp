@@ -64,6 +64,7 @@ class SlotTable {
   int num_pinned() const;
   int num_reading() const;
   const Tally& tally() const { return tally_; }
+  Ledger& ledger() { return ledger_; }
   const int64_t* keys() const { return arrays_.keys; }                                   // of each slot, see TableArrays
   const uint8_t* tiers(int layer) const { return arrays_.tiers + int64_t(layer) * num_experts_; }  // by expert
   bool is_reading(int slot) const { return slot != kFree && reading_[std::size_t(slot)]; }

@@ -1,4 +1,4 @@
-// What a router chooses, and looking ahead: which experts coming layers may use, and reads for them.
+// What a router chooses, what a policy makes of it, and looking ahead: which experts coming layers may use, and reads for them.
 #include <algorithm>
 
 #include "token_layer.hpp"
@@ -6,7 +6,7 @@
 namespace hobbit {
 
 // The router's choice at the full tier; an expert whose weight is exactly 0 adds nothing and is not read.
-void TokenLayer::choose(int layer, const float* logits, const int32_t* token, Choice& choice) {
+const float* TokenLayer::choose(int layer, const float* logits, const int32_t* token, Choice& choice) {
   const size_t place = size_t(place_[size_t(layer)]), experts = choice.tiers.size();
   if (model_.logit_bias != nullptr) {
     biased_.assign(logits, logits + experts);
@@ -17,6 +17,26 @@ void TokenLayer::choose(int layer, const float* logits, const int32_t* token, Ch
   std::fill(choice.tiers.begin(), choice.tiers.end(), uint8_t(0));
   for (size_t k = 0; k < model_.top_k; ++k)
     if (choice.weights[k] != 0) choice.tiers[size_t(choice.ids[k])] = uint8_t(model_.tier);
+  return logits;
+}
+
+void TokenLayer::decide(const Call& call, const float* logits) {
+  routed_ = choice_.ids;
+  if (call.mode.decider == nullptr) return;
+  const ChoiceRow row{choice_.ids.data(), choice_.weights.data(), choice_.tiers.data(), model_.top_k, choice_.tiers.size()};
+  const Changes found = call.mode.decider->decide(size_t(call.layer), logits, shown(call.mode, call.layer), row);
+  changes_.total.substituted += found.substituted;
+  changes_.total.skipped += found.skipped;
+  changes_.total.route_changed += found.route_changed;
+  for (size_t k = 0; found.substituted && k < model_.top_k; ++k)
+    if (const int tier = row.tiers[row.ids[k]]; row.weights[k] != 0 && tier < model_.tier) ++changes_.substituted_to[tier];
+}
+
+// The tiers at which what was chosen for a coming layer would be asked for.
+void TokenLayer::predict(const PassMode& mode, int layer, const float* logits) {
+  if (mode.decider == nullptr) return;
+  const ChoiceRow row{coming_.ids.data(), coming_.weights.data(), coming_.tiers.data(), model_.top_k, coming_.tiers.size()};
+  mode.decider->predict(size_t(layer), logits, shown(mode, layer), row);
 }
 
 // Before anything was computed.
@@ -51,7 +71,7 @@ void TokenLayer::look(const Call& call, const float* state) {
   outside_.run(work);
   for (size_t i = 0; i < count; ++i) {
     const int layer = model_.sparse[first + i];
-    choose(layer, logits_.data() + i * experts, call.token, coming_);
+    predict(call.mode, layer, choose(layer, logits_.data() + i * experts, call.token, coming_));
     if (prefetch_predicted(layer)) return;
   }
 }
@@ -64,7 +84,7 @@ int TokenLayer::prefetch_predicted(int layer) {
   return found.lacking;
 }
 
-std::vector<int> TokenLayer::look_first(void* frame, const int32_t* token, bool reads) {
+std::vector<int> TokenLayer::look_first(void* frame, const int32_t* token, const PassMode& mode, bool reads) {
   const int layer = model_.sparse.front();
   logits_.resize(coming_.tiers.size());
   auto work = [&] {
@@ -72,7 +92,7 @@ std::vector<int> TokenLayer::look_first(void* frame, const int32_t* token, bool 
     compute_.look_ahead(state_.data(), &layer, 1, logits_.data());
   };
   outside_.run(work);
-  choose(layer, logits_.data(), token, coming_);
+  predict(mode, layer, choose(layer, logits_.data(), token, coming_));
   std::vector<int> lacking;
   for (int expert = 0; expert < table_.num_experts(); ++expert)
     if (table_.tiers(layer)[expert] < coming_.tiers[size_t(expert)]) lacking.push_back(expert);

@@ -1,5 +1,6 @@
 // Python surface of a token's layers. Bookkeeping keeps the GIL; it is released while something is computed or awaited.
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -69,7 +70,8 @@ class BoundLayer {
     if (out_.shape(0) != 1 || out_.shape(1) != layer_.hidden()) throw std::invalid_argument("token layer: out [1, D]");
   }
 
-  void begin_pass(nb::object frame, Token token, const hobbit::PassMode& mode, std::optional<Uses> uses) {
+  void begin_pass(nb::object frame, Token token, const hobbit::PassMode& mode, std::optional<Uses> uses, nb::object beside,
+                  nb::object decider) {
     if (token.shape(0) != 1) throw std::invalid_argument("token layer: expected one token");
     const hobbit::Table& table = bound_.table();
     if (uses && (int(uses->shape(0)) != table.num_layers() || int(uses->shape(1)) != table.num_experts()))
@@ -80,6 +82,10 @@ class BoundLayer {
     uses_ = std::move(uses);
     mode_ = mode;
     mode_.uses = uses_ ? uses_->data() : nullptr;
+    mode_.beside = beside.is_none() ? nullptr : &table_like(nb::cast<hobbit::Table&>(beside));
+    mode_.decider = decider.is_none() ? nullptr : &port_of<hobbit::DeciderPort>(decider, hobbit::kDeciderPort);
+    beside_ = std::move(beside), decider_ = std::move(decider);
+    layer_.take_changes();  // of a pass that failed
   }
 
   int run(int layer, bool has_input) {
@@ -103,18 +109,25 @@ class BoundLayer {
   }
   std::vector<int> look_first(bool reads) {
     if (address_ == nullptr) throw std::invalid_argument("token layer: no pass was begun");
-    return layer_.look_first(address_, &token_, reads);
+    return layer_.look_first(address_, &token_, mode_, reads);
   }
   void end_pass() {
     address_ = nullptr;
     frame_ = nb::object();
     uses_.reset();
+    mode_ = {};
+    beside_ = decider_ = nb::object();
   }
   hobbit::TokenLayer& layer() { return layer_; }
 
  private:
   int code(hobbit::Served served) const {
     return served == hobbit::Served::whole && !layer_.failed().empty() ? kOthersFailed : int(served);
+  }
+  hobbit::SlotTable& table_like(hobbit::Table& beside) const {
+    if (beside.num_layers() != bound_.table().num_layers() || beside.num_experts() != bound_.table().num_experts())
+      throw std::invalid_argument("token layer: the table beside is of another model");
+    return beside;
   }
   static hobbit::TokenModel with_bias(hobbit::TokenModel model, const std::optional<Bias>& bias,
                                       const hobbit::Table& table) {
@@ -131,12 +144,19 @@ class BoundLayer {
   Unlocked unlocked_;
   hobbit::BoundReads& bound_;
   hobbit::TokenLayer layer_;
-  nb::object frame_;
+  nb::object frame_, beside_, decider_;
   void* address_ = nullptr;
   int32_t token_ = 0;
   std::optional<Uses> uses_;
   hobbit::PassMode mode_;
 };
+
+hobbit::PassMode mode_of(bool reads_ahead, int depth, bool evicts, bool collects, bool notes_residents, double timeout_s) {
+  hobbit::PassMode mode;
+  mode.reads_ahead = reads_ahead, mode.depth = depth, mode.evicts = evicts, mode.collects = collects;
+  mode.notes_residents = notes_residents, mode.read_timeout_s = timeout_s;
+  return mode;
+}
 
 }  // namespace
 
@@ -152,13 +172,14 @@ void bind_token_layer(nb::module_& m) {
            "logit_bias"_a.none(), "out"_a.noconvert())
       .def("begin_pass",
            [](BoundLayer& l, nb::object frame, Token token, bool reads_ahead, int depth, bool evicts, bool collects,
-              bool notes_residents, std::optional<Uses> uses, double read_timeout_s) {
+              bool notes_residents, std::optional<Uses> uses, double read_timeout_s, nb::object beside,
+              nb::object decider) {
              l.begin_pass(std::move(frame), token,
-                          {reads_ahead, depth, evicts, collects, notes_residents, nullptr, read_timeout_s},
-                          std::move(uses));
+                          mode_of(reads_ahead, depth, evicts, collects, notes_residents, read_timeout_s),
+                          std::move(uses), std::move(beside), std::move(decider));
            },
            "frame"_a, "token"_a, "reads_ahead"_a, "depth"_a, "evicts"_a, "collects"_a, "notes_residents"_a,
-           "uses"_a.noconvert().none(), "read_timeout_s"_a)
+           "uses"_a.noconvert().none(), "read_timeout_s"_a, "beside"_a.none(), "decider"_a.none())
       .def("serve", &BoundLayer::serve, "layer"_a, "ids"_a, "weights"_a, "tiers"_a, "reads_ahead"_a, "rule"_a,
            "note_use"_a, "ahead"_a.none(), "looks_later"_a)
       .def("run", &BoundLayer::run, "layer"_a, "has_input"_a)
@@ -175,5 +196,13 @@ void bind_token_layer(nb::module_& m) {
              l.end_pass();
              const hobbit::LayerTimes times = l.layer().take_times();
              return nb::make_tuple(times.trunk_ns, times.experts_ns, times.stall_ns);
+           })
+      .def("changes",
+           [](BoundLayer& l) {
+             const hobbit::PassChanges found = l.layer().take_changes();
+             std::vector<std::pair<int, int64_t>> by_tier;
+             for (int tier = 0; tier < hobbit::kNumTiers; ++tier)
+               if (found.substituted_to[tier]) by_tier.emplace_back(tier, found.substituted_to[tier]);
+             return nb::make_tuple(found.total.substituted, found.total.skipped, found.total.route_changed, by_tier);
            });
 }

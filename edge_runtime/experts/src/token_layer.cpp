@@ -4,6 +4,8 @@
 #include <chrono>
 #include <stdexcept>
 
+#include "at_once.hpp"
+
 namespace hobbit {
 namespace {
 
@@ -41,7 +43,7 @@ Served TokenLayer::run(int layer, void* frame, const int32_t* token, const float
   if (forecast_ == nullptr) throw std::invalid_argument("token layer: the eviction rule is not native");
   Call call{layer, frame, token, mode, out};
   timed(times_.trunk_ns, [&] { call.row = compute_.run_layer(size_t(layer), frame, expert_out); });
-  choose(layer, call.row.router_logits, token, choice_);
+  decide(call, choose(layer, call.row.router_logits, token, choice_));
   return serve(call);
 }
 
@@ -80,9 +82,16 @@ void TokenLayer::note_use(const Call& call) {
   if (call.mode.uses != nullptr)
     for (const int32_t expert : choice_.ids) ++call.mode.uses[first + expert];
   keys_.clear();
-  for (size_t e = 0; e < choice_.tiers.size(); ++e)
+  const bool by_rank = call.mode.decider != nullptr && call.mode.decider->uses_in_order();
+  for (size_t k = 0; by_rank && k < choice_.ids.size(); ++k)
+    if (choice_.weights[k] != 0) keys_.push_back(first + choice_.ids[k]);
+  for (size_t e = 0; !by_rank && e < choice_.tiers.size(); ++e)
     if (choice_.tiers[e]) keys_.push_back(first + int64_t(e));
   forecast_->use(keys_.data(), int64_t(keys_.size()));
+  if (call.mode.beside == nullptr) return;
+  ForecastScorer scorer(*call.mode.beside, *forecast_);
+  if (serve_at_once(*call.mode.beside, call.layer, choice_.tiers.data(), scorer))
+    throw std::runtime_error("token layer: nothing may be evicted for its experts. Use more memory.");
 }
 
 // All the layer asks for is in memory, and nothing is read before it was computed: then no slot has to be pinned.

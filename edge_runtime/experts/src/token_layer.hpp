@@ -29,11 +29,19 @@ struct PassMode {
   bool collects = false;           // what was read in the background serves a layer as soon as it is there
   bool notes_residents = true;     // the rule is told of uses, also where all a layer asks for is in memory
   int64_t* uses = nullptr;         // [L, E], counted where somebody wants to know
+  SlotTable* beside = nullptr;     // goes through the same requests without reads ahead, and is what decisions see
+  DeciderPort* decider = nullptr;  // of layers that are not served for somebody's decision; null: the router's choice
   double read_timeout_s = 0;
 };
 
 struct LayerTimes {
   int64_t trunk_ns = 0, experts_ns = 0, stall_ns = 0;
+};
+
+// What decisions of a pass changed; uses below the full tier also by the tier they were served at.
+struct PassChanges {
+  Changes total;
+  int64_t substituted_to[kNumTiers] = {};
 };
 
 enum class Served { whole, read_failed, timed_out };
@@ -80,12 +88,13 @@ class TokenLayer {
                const PassMode& mode, Decided& decided, float* out);
   // Of a pass no layer of which has run: experts that the first layer may use, by the token's embedding, and that lack
   // something; reads them, if it is to.
-  std::vector<int> look_first(void* frame, const int32_t* token, bool reads);
+  std::vector<int> look_first(void* frame, const int32_t* token, const PassMode& mode, bool reads);
 
   const TokenModel& model() const { return model_; }
   size_t hidden() const { return state_.size(); }
   LayerTimes take_times() { return std::exchange(times_, {}); }  // since they were taken last
-  const std::vector<int32_t>& chosen() const { return choice_.ids; }
+  PassChanges take_changes() { return std::exchange(changes_, {}); }  // since they were taken last
+  const std::vector<int32_t>& chosen() const { return routed_; }  // by the router, whatever was decided
   const std::vector<FinishedRead>& failed() const { return failed_; }  // reads that failed and were not told of
   void forget_failed() { failed_.clear(); }
   std::size_t fatal() const { return fatal_; }        // of those, the one that was waited for
@@ -109,7 +118,11 @@ class TokenLayer {
     bool ran_shared = false, has_looked = false;
   };
 
-  void choose(int layer, const float* logits, const int32_t* token, Choice& choice);
+  // Returns the logits it was routed by.
+  const float* choose(int layer, const float* logits, const int32_t* token, Choice& choice);
+  void decide(const Call& call, const float* logits);
+  void predict(const PassMode& mode, int layer, const float* logits);
+  const uint8_t* shown(const PassMode& mode, int layer) const { return (mode.beside ? *mode.beside : table_).tiers(layer); }
   void require_experts(int layer) const;
   void note_use(const Call& call);
   void collect_others();
@@ -143,6 +156,8 @@ class TokenLayer {
   std::vector<int> place_;  // by layer, among those with experts; -1: it has none
 
   Choice choice_, coming_;
+  std::vector<int32_t> routed_;
+  PassChanges changes_;
   std::vector<int> awaited_, missing_, ready_;  // of the layer: slots, experts, slots
   std::vector<float> biased_, state_, logits_;
   std::vector<int64_t> keys_;

@@ -9,5 +9,6 @@ template <typename T, int Dims>
 using Array = nanobind::ndarray<T, nanobind::ndim<Dims>, nanobind::c_contig, nanobind::device::cpu>;
 
 void bind_router(nanobind::module_& m);
+void bind_deciders(nanobind::module_& m);
 
 }  // namespace hobbit

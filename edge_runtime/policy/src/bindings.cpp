@@ -102,6 +102,7 @@ void predict_tiers(OneToken& self, int layer, Array<const float, 2> logits, Arra
 
 NB_MODULE(_native, m) {
   hobbit::bind_router(m);
+  hobbit::bind_deciders(m);
   nb::class_<OneToken>(m, "OneToken")
       .def("__init__",
            [](OneToken* self, Array<const double, 3> losses, Array<const double, 2> missing,

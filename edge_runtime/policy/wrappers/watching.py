@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edge_runtime.base.arrays import F32, U8
-from edge_runtime.policy.base import Decision, Policy, PolicyContext, ResidencyView, Routing
+from edge_runtime.policy.base import Decision, NativeDecider, Policy, PolicyContext, ResidencyView, Routing
 
 
 class OnePass:
@@ -21,6 +21,7 @@ class OnePass:
     name = ""
     reads_residency: bool = True
     follows_router: bool = False
+    _native: NativeDecider | None = None
     keeps_history: bool = False
     keeps_base: bool = False
 
@@ -31,6 +32,11 @@ class OnePass:
     def params(self) -> dict[str, float | int | str | bool]:
         """See `Policy.params`."""
         return dict(self._params)
+
+    @property
+    def native(self) -> NativeDecider | None:
+        """See `Policy.native`: where a policy has made one."""
+        return self._native
 
     @property
     def price(self) -> float:
@@ -101,6 +107,11 @@ class Watching:
     def follows_router(self) -> bool:
         """No: what it watches for must pass by it."""
         return False
+
+    @property
+    def native(self) -> NativeDecider | None:
+        """There is none, for the same reason."""
+        return None
 
     @property
     def keeps_history(self) -> bool:
