@@ -134,5 +134,6 @@ class JobQueue:
             jobs, self._jobs = list(self._jobs), deque()
             reloads, self._reloads = list(self._reloads), deque()
         for _, future in reloads:
-            future.set_exception(ShuttingDownError())
+            if future.set_running_or_notify_cancel():
+                future.set_exception(ShuttingDownError())
         return jobs

@@ -88,6 +88,8 @@ class ServingLoop:
     def _apply_reloads(self) -> None:
         while (asked := self._queue.take_reload()) is not None:
             change, future = asked
+            if not future.set_running_or_notify_cancel():
+                continue  # whoever asked has given it up, and said so
             try:
                 self._scheduler.apply(change)
                 future.set_result(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from concurrent import futures
 from importlib.metadata import version
 from typing import Any
 
@@ -223,10 +224,17 @@ class Service:
         Raises:
             ConfigError: the change is impossible; everything stays as it was.
             BudgetError: the system refused the memory; settings stay as they were, experts are read anew.
+            TimeoutError: no step ended in that time; everything stays as it was.
         """
         if self._loop is None:
             raise unavailable("the model is loading", "loading")
-        self._loop.reload(change).result(timeout_s)
+        asked = self._loop.reload(change)
+        try:
+            asked.result(timeout_s)
+        except futures.TimeoutError as err:  # before Python 3.11 another than the built-in one
+            if asked.cancel():
+                raise TimeoutError(f"reload: no step ended within {timeout_s:g} s. Try again.") from err
+            asked.result()  # it had begun, and may not be said to have changed nothing
 
     def stats_report(self) -> dict[str, Any]:
         """Return the `/v1/stats` object."""

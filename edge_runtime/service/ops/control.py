@@ -26,6 +26,7 @@ class Controllable(Protocol):
         Raises:
             ConfigError: the change is impossible; everything stays as it was.
             BudgetError: the system refused the memory; settings stay as they were, experts are read anew.
+            TimeoutError: no step ended in that time; everything stays as it was.
         """
         ...
 

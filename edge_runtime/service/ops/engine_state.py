@@ -34,13 +34,9 @@ class EngineStatePublisher:
         stats.power = parts.power
         stats.conditions = partial(read_conditions, parse_choice(parts.config.power_meter).root)
 
-    def expire(self) -> None:
-        """Publish at the next call, however fresh the last state is."""
-        self._next = 0.0
-
-    def publish(self) -> None:
+    def publish(self, *, even_if_fresh: bool = False) -> None:
         """Publish, unless the last state is fresh. For the serving loop's thread."""
-        if monotonic() < self._next:
+        if monotonic() < self._next and not even_if_fresh:
             return
         self._next = monotonic() + _EVERY_S
         parts, cache = self._parts, self._parts.cache

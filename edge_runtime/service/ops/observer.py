@@ -38,8 +38,8 @@ class ServiceObserver(SchedulerObserver):
         self._heartbeat.beat()
 
     def on_reload(self) -> None:
-        """Show the new settings at once."""
-        self._state.expire()
+        """Show the new settings before anybody is told that they hold: the next step may be long."""
+        self._state.publish(even_if_fresh=True)
 
     def on_waiting(self, num_jobs: int) -> None:
         """Keep the length of the queue."""
