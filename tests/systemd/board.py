@@ -69,7 +69,7 @@ def board_with(model_bundle: Path, otherwise: str) -> Iterator[Board]:
     if lacks := missing():
         pytest.skip(f"no systemd can be booted here ({lacks}); {otherwise}")
     found = newest_bundle(otherwise)
-    with booted(offline=True) as machine:
+    with booted(offline=True, shown=[model_bundle, found.parent]) as machine:
         machine.shell(f"{BLIND}; tar -xf {found} -C /srv; mkdir -p /var/lib/hobbit-edge; rm -f /usr/sbin/policy-rc.d")
         machine.shell(f"cp -r {model_bundle} /var/lib/hobbit-edge/bundle; chmod -R go+rX /var/lib/hobbit-edge/bundle")
         yield Board(machine)

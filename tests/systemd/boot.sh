@@ -5,6 +5,7 @@
 #   ROOT         /, that of this machine, or one made by debootstrap
 #   CONTROLLER   cgroup v1 hierarchies to hand to systemd besides the unified one
 #   FOLDER       of this machine, shown in a ROOT that lacks it; what is written there is thrown away too
+# /tmp and /var/tmp begin empty: what lies in this machine's is nothing to build on
 set -euo pipefail
 work=$1 lower=$2
 shift 2
@@ -19,6 +20,12 @@ mount --make-rprivate /
 mount -t tmpfs -o size=6g,mode=755 tmpfs "$work"
 mkdir "$work"/{upper,work,root}
 mount -t overlay -o "lowerdir=$lower,upperdir=$work/upper,workdir=$work/work" overlay "$work/root"
+for folder in /tmp /var/tmp; do
+  layer=$work/own/${folder//\//_}
+  mkdir -p "$layer" "$work/root$folder"
+  chmod 1777 "$layer"
+  mount --bind "$layer" "$work/root$folder"
+done
 for folder in "${shown[@]}"; do
   layer=$work/shown/${folder//\//_}
   mkdir -p "$layer"/{upper,work} "$work/root$folder"

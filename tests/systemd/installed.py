@@ -102,7 +102,7 @@ class Installed:
 @contextmanager
 def installed(bundle: Path) -> Iterator[Installed]:
     """Boot a machine with the service installed and its settings written, not started."""
-    with booted() as machine:
+    with booted(shown=[bundle]) as machine:
         found = Installed(machine, bundle)
         found.install("--no-start")
         found.settings()

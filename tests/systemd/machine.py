@@ -7,14 +7,19 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from conftest import REPO
+
 BOOT = Path(__file__).with_name("boot.sh")
+EMPTY = (Path("/tmp"), Path("/var/tmp"))
+"""What begins empty in every machine."""
 CGROUP = Path("/sys/fs/cgroup")
 PATIENCE_S = 900.0
 """A command inside that takes longer hangs; a machine that does other work beside the tests needs minutes."""
@@ -32,6 +37,11 @@ def missing() -> str | None:
         ["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True, text=True, check=False
     )
     return f"no namespaces: {probe.stderr.strip()}" if probe.returncode else None
+
+
+def hidden(paths: Iterable[Path]) -> list[Path]:
+    """Those of some folders that a machine over this machine's root does not see by itself."""
+    return [path for path in paths if any(path.is_relative_to(folder) for folder in EMPTY)]
 
 
 class Machine:
@@ -134,8 +144,11 @@ def booted(*, offline: bool = False, root: Path = Path("/"), shown: Sequence[Pat
     Args:
         offline: it has a loopback of its own and no route anywhere.
         root: the root that it starts from.
-        shown: folders of this machine that a root without them gets.
+        shown: folders of this machine that a root without them gets. One over this machine's own root gets those of
+            them that lie below /tmp, and this checkout and its Python if they do.
     """
+    if root == Path("/"):
+        shown = hidden({*shown, REPO, Path(sys.prefix), Path(sys.base_prefix)})
     machine = Machine(offline=offline, root=root, shown=shown)
     try:
         machine.wait_until_booted()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tempfile
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from installed import ENV, installed
-from machine import booted, missing
+from machine import EMPTY, booted, hidden, missing
 from streams import LONG, Stream
 
 lacks = missing()
@@ -255,6 +257,17 @@ def test_install_twice_upgrade_and_uninstall(model_bundle):
         assert service.machine.shell(leftovers, check=False) == ""
         assert service.machine.shell("ls -d /etc/hobbit-edge /var/lib/hobbit-edge 2>/dev/null", check=False) == ""
         assert service.machine.shell("getent passwd hobbit; getent group hobbit", check=False) == ""
+
+
+def test_a_machine_does_not_see_what_lies_in_this_machines_tmp(tmp_path):
+    with ExitStack() as stack:
+        for folder in EMPTY:
+            stack.enter_context(tempfile.NamedTemporaryFile(dir=folder, prefix="hobbit-not-seen-"))
+        machine = stack.enter_context(booted(shown=[tmp_path]))
+        seen = machine.shell("ls -A /tmp /var/tmp")
+        assert "hobbit-not-seen-" not in seen
+        assert "pytest-of" in seen or not hidden([tmp_path]), "what is shown is seen"
+        assert machine.shell("stat -c %a /tmp /var/tmp").split() == ["1777", "1777"]
 
 
 HIDDEN = [
