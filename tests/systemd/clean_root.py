@@ -23,6 +23,8 @@ BOARD = (
 """What a board has: Python, and what a person needs who looks after it. No compiler, no pip, no venv."""
 FROM_HERE = ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf")
 """How this machine reaches its network and its package index."""
+REACHES = tuple(f"{name}={value}" for name, value in os.environ.items() if name.startswith("PIP_") or "CERT" in name)
+"""What of the environment says that; all else of it, such as a compiler's launcher, a reader does not have."""
 
 
 class RootError(Exception):

@@ -6,7 +6,6 @@ operands are given some.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from contextlib import closing
@@ -18,7 +17,7 @@ from fake_hub import FakeHub
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from clean_root import clean_machine, repository
+from clean_root import REACHES, clean_machine, repository
 from offline_bundle import newest_bundle
 
 PAGE = (REPO / "README.md").read_text()
@@ -73,8 +72,7 @@ class Reader:
             f"export HOME={HOME} PATH=/usr/bin:/bin:/usr/sbin:/sbin {variables}; "
             f"cd {HOME}/src/{where}; set -euo pipefail\n"
         )
-        kept = [f"{name}={value}" for name, value in os.environ.items() if name.startswith("PIP_") or "CERT" in name]
-        words = ["env", "-i", *kept, "bash", "-c", start + script]
+        words = ["env", "-i", *REACHES, "bash", "-c", start + script]
         done = self.machine.run(*words, check=False, timeout_s=BLOCK_S)
         assert done.returncode == 0, f"{script}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
         print(f"--- {script}{(done.stdout + done.stderr)[-600:]}")
