@@ -61,7 +61,7 @@ system-check: $(VENV)/.release
 	  { $(RELEASE)/wheels.py --arch $(ARCH_HERE) && $(RELEASE)/offline.py $(TARGET_HERE); }
 	$(MUST_RUN) $(PY) -m pytest -m system
 
-# elastic memory in a real cgroup, beside a process that takes memory and gives it back: needs root, takes minutes
+# elastic memory in a real cgroup, beside a process that takes memory and gives it back, counted: needs root, takes minutes
 elastic-check: $(VENV)/.test
 	$(MUST_RUN) $(PY) -m pytest -s -m system tests/integration/test_elastic_cgroup.py
 

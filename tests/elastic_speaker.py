@@ -1,4 +1,4 @@
-"""A process that speaks without end, for test_elastic_cgroup: a line of JSON for every request, at the end.
+"""A process that speaks without end, for elastic_pair.py: a line of JSON for every request, at the end.
 
 While it speaks it writes nothing: a pipe that nobody reads meanwhile would be full, and it would stand still.
 """
@@ -14,7 +14,9 @@ from edge_runtime import Engine, SamplingParams
 
 def main(bundle: str, seconds: float, options: dict) -> None:
     with Engine.open(bundle, self_check=False, context=256, threads=1, **options) as engine:
-        print(json.dumps({"ready": engine.plan.num_slots, "all": engine.plan.all_experts}), flush=True)
+        plan = engine.plan
+        ready = {"ready": plan.num_slots, "all": plan.all_experts, "all_bytes": plan.all_experts * plan.slot_bytes}
+        print(json.dumps(ready), flush=True)
         sys.stdin.readline()
         lines: list[dict] = []
         started, number = time.monotonic(), 0
@@ -24,7 +26,7 @@ def main(bundle: str, seconds: float, options: dict) -> None:
             rate = 16 / (time.monotonic() - started - now)
             lines.append({
                 "at": now, "rate": rate, "number": number, "ids": report.token_ids, "slots": engine.plan.num_slots,
-                "elastic": report.memory["elastic"],
+                "elastic": report.memory["elastic"], "read": report.experts["bytes_read"],
             })  # fmt: skip
             number += 1
         for line in lines:
