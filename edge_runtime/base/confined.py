@@ -14,7 +14,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import threading
 import weakref
 from collections.abc import Mapping
@@ -166,10 +165,10 @@ class ConfinedHost:
         import socket
         import subprocess
 
+        from edge_runtime.base.children import module_command
+
         ours, theirs = socket.socketpair()
-        command = [
-            sys.executable, "-m", _PROGRAM, str(theirs.fileno()), *self._jobs
-        ]  # fmt: skip
+        command = module_command(_PROGRAM, str(theirs.fileno()), *self._jobs)
         with theirs:
             try:
                 self._host = subprocess.Popen(  # noqa: S603 - our own module

@@ -8,13 +8,12 @@ from __future__ import annotations
 import html
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.base.children import dies_with_parent
+from edge_runtime.base.children import dies_with_parent, module_command
 from edge_runtime.lab.bench.compare import compare, read_report
 from edge_runtime.lab.bench.page import STYLE
 from edge_runtime.lab.bench.points import Point, flags_of
@@ -57,7 +56,7 @@ def run_point(bundle: Path, flags: Sequence[str], values: Point, out: Path, swep
     own = flags_of(values) if swept is None else swept
     words = [*flags, *own, "--out", str(out / name), "--json"]
     done = subprocess.run(  # noqa: S603 - this program again
-        [sys.executable, "-m", "edge_runtime", "bench", str(bundle), *words],
+        module_command("edge_runtime", "bench", str(bundle), *words),
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False,
         preexec_fn=dies_with_parent(),
     )  # fmt: skip

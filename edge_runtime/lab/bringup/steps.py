@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
 
-HOBBIT = (sys.executable, "-m", "edge_runtime")
+from edge_runtime.base.children import module_command
+
+HOBBIT = tuple(module_command("edge_runtime"))
 GPU_CHECK, NVPMODEL = "tests/cuda/gpu_check.py", "nvpmodel"
 GPU_CHECK_FOLDER = "gpu-check"
 DEMO, _DEMO_BUNDLE = "examples/tiny-moe", "demo-bundle"
@@ -136,7 +138,7 @@ def _gpu_check(out: Path, checkout: Path | None) -> tuple[Step, Step]:
         why = f"{GPU_CHECK} is part of the source tree: run in a checkout, or name it (--checkout)"
         return replace(demo, why_not=why), replace(check, why_not=why)
     bundle = str(out / _DEMO_BUNDLE)
-    export = (sys.executable, "-m", "hobbit_export", str(checkout / DEMO), "--out", bundle, *_DEMO_OPTIONS)
+    export = tuple(module_command("hobbit_export", str(checkout / DEMO), "--out", bundle, *_DEMO_OPTIONS))
     why = "" if importlib.util.find_spec("hobbit_export") else _NO_EXPORTER
     check = replace(check, command=(sys.executable, "-m", "cuda.gpu_check", "--bundle", bundle))
     return replace(demo, command=export, why_not=why), check

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from importlib.metadata import entry_points
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.backends import BACKENDS, ENTRY_POINTS
+from edge_runtime.base.children import module_command
 from edge_runtime.lab.doctor.device import Device
 from edge_runtime.lab.doctor.findings import Finding
 from edge_runtime.lab.doctor.tiny_model import tiny_model
@@ -47,7 +47,7 @@ def _backends(device: Device) -> list[str]:
 
 def run_trial(bundle: Path, backend: str, is_tiny: bool) -> dict[str, Any]:
     """Run one backend in a process of its own; see `trial`."""
-    command = [sys.executable, "-m", "edge_runtime.lab.doctor.trial", str(bundle), backend]
+    command = module_command("edge_runtime.lab.doctor.trial", str(bundle), backend)
     try:
         done = subprocess.run(  # noqa: S603 - our own module
             command + (["tiny"] if is_tiny else []), capture_output=True, text=True, timeout=_LONGEST_S, check=False

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-from edge_runtime.base.children import dies_with_parent
+from edge_runtime.base.children import dies_with_parent, module_command
 from edge_runtime.base.errors import DeviceError
 from edge_runtime.lab.tune.measurement import Failure
 
-_COMMAND = (sys.executable, "-m", "edge_runtime.lab.tune.child")
+_CHILD = "edge_runtime.lab.tune.child"
 _SHOWN = 300
 
 
@@ -21,8 +20,8 @@ def run_job(job: Mapping[str, Any], timeout_s: float) -> dict[str, Any] | Failur
     """Do a job in a process of its own; return what it said, or why it said nothing."""
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter and module
-            _COMMAND, input=json.dumps(job), capture_output=True, text=True, timeout=timeout_s, check=False,
-            preexec_fn=dies_with_parent(),
+            module_command(_CHILD), input=json.dumps(job), capture_output=True, text=True, timeout=timeout_s,
+            check=False, preexec_fn=dies_with_parent(),
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Failure(f"not done after {timeout_s:.0f} s")
