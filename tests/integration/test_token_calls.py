@@ -148,7 +148,8 @@ def test_a_decision_costs_python_nothing(calibrated_bundle, policy, prefetch):
     assert found < 1.15 * least
 
 
-def test_memory_cut_for_two_tiers_is_filled_alike(calibrated_bundle, monkeypatch):
+@pytest.mark.parametrize("prefetch", ["off", AHEAD])
+def test_memory_cut_for_two_tiers_is_filled_alike(calibrated_bundle, monkeypatch, prefetch):
     """The policy in force reads lower tiers, so that there are planes; requests of their own follow the router."""
     size = read(calibrated_bundle).layout.tier_bytes(8)
     ids = list(TEXT.encode()[:100])
@@ -159,7 +160,7 @@ def test_memory_cut_for_two_tiers_is_filled_alike(calibrated_bundle, monkeypatch
         with engine.deciding_with(engine.parts.active.make("lossless")):
             return np.concatenate([first, lossless(engine, ids[40:], chunk=1)])
 
-    options = {"tier": 8, "policy": "hobbit", "expert_memory": 30 * size, "prefetch": "off", "eviction": "next-use"}
+    options = {"tier": 8, "policy": "hobbit", "expert_memory": 30 * size, "prefetch": prefetch, "eviction": "next-use"}
     found = []
     for native in (False, True):
         with monkeypatch.context() as patch:
