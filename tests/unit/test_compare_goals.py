@@ -95,6 +95,14 @@ def test_the_readme_names_the_machine_measured_last():
         headline([row(cell("ours", 90.0))])
 
 
+def test_the_readme_does_not_name_a_machine_where_a_peer_is_missing():
+    both = row(cell("ours", 21.4), cell("llama.cpp", 8.0), cell("bigmoeonedge", 9.8))
+    chosen = MACHINE | {"isa": "neon"}
+    weaker = row(cell("ours", 25.0, when="2026-12-01", machine=chosen),
+                 cell("llama.cpp", 5.0, when="2026-12-01", machine=chosen))  # fmt: skip
+    assert "reaches 9.8" in headline([both, weaker])
+
+
 @pytest.fixture
 def results(tmp_path):
     """A copy of the committed result files."""
