@@ -26,7 +26,7 @@ from edge_runtime.backends.cuda.tensorrt.allow_list import version_for
 from edge_runtime.backends.cuda.tensorrt.library import Library, load_library
 from edge_runtime.backends.cuda.trunk import supported as kernels
 from edge_runtime.base.errors import BundleError, ConfigError, DeviceError, RequestError
-from edge_runtime.lab.bringup.steps import steps_of
+from edge_runtime.lab.bringup.steps import HOBBIT, steps_of
 
 VERSIONS = ("10.3.0.30", "10.16.2.10")
 TENSORRT = "cuda:trunk=tensorrt"
@@ -92,7 +92,7 @@ def test_experts_are_routed_on_the_device_beside_engines(model_bundle, of_cpu, u
 
 def test_the_bring_ups_benchmark_runs_over_engines(model_bundle: Path, use, tmp_path: Path, capsys):
     steps = steps_of(model_bundle, tmp_path, None, power_modes=False)
-    words = next(step.command for step in steps if step.name == f"bench {TENSORRT}")[3:]
+    words = next(step.command for step in steps if step.name == f"bench {TENSORRT}")[len(HOBBIT) :]
     small = ["--repeat", "1", "--warmup", "0", "--prompt-tokens", "4", "--gen-tokens", "2", "--context", "64"]
     assert main([*words, *small, "--out", str(tmp_path / "report")]) == 0
     report = json.loads(capsys.readouterr().out)

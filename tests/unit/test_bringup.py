@@ -22,7 +22,7 @@ from edge_runtime.lab.bringup.machine import describe_machine
 from edge_runtime.lab.bringup.privacy import Scrubber
 from edge_runtime.lab.bringup.process import MOST_TEXT
 from edge_runtime.lab.bringup.runner import run_step
-from edge_runtime.lab.bringup.steps import Step, power_modes_in, steps_of
+from edge_runtime.lab.bringup.steps import HOBBIT, Step, power_modes_in, steps_of
 
 CONF = """< PARAM TYPE=CLOCK NAME=CPU >
 # mode loop starts from here
@@ -142,7 +142,7 @@ def test_engines_are_measured_where_tensorrt_is(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "tensorrt.py").touch()
     found = step()
     assert (found.why_not, found.minutes) == ("", 10)
-    assert found.command[found.command.index("edge_runtime") + 1 :][:4] == (
+    assert found.command[len(HOBBIT) :][:4] == (
         "bench",
         str(tmp_path),
         "--backend",
