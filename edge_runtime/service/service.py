@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from concurrent import futures
 from importlib.metadata import version
 from typing import Any
 
@@ -19,7 +18,7 @@ from edge_runtime.engine.api import Engine
 from edge_runtime.engine.chat_template import RENDER, RENDER_LIMITS
 from edge_runtime.engine.job import Job
 from edge_runtime.engine.queue import QueueFullError, ShuttingDownError
-from edge_runtime.engine.reload import Reload
+from edge_runtime.engine.reload import Reload, wait_or_cancel
 from edge_runtime.engine.serving_loop import ServingLoop
 from edge_runtime.engine.sessions import SessionPool
 from edge_runtime.engine.tokenizer import Tokenizer, eos_text
@@ -228,13 +227,7 @@ class Service:
         """
         if self._loop is None:
             raise unavailable("the model is loading", "loading")
-        asked = self._loop.reload(change)
-        try:
-            asked.result(timeout_s)
-        except futures.TimeoutError as err:  # before Python 3.11 another than the built-in one
-            if asked.cancel():
-                raise TimeoutError(f"reload: no step ended within {timeout_s:g} s. Try again.") from err
-            asked.result()  # it had begun, and may not be said to have changed nothing
+        wait_or_cancel(self._loop.reload(change), timeout_s)
 
     def stats_report(self) -> dict[str, Any]:
         """Return the `/v1/stats` object."""
