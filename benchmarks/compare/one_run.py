@@ -59,9 +59,5 @@ def side_of(cell: Cell) -> str:
 
 def _start(here: Mapping[Cell, Entry]) -> int:
     """Return how many results are from before the first of our newest commit."""
-    commits = [entry.get("commit") if cell.side == OURS else _PEER for cell, entry in here.items()]
-    ours = [commit for commit in commits if commit is not _PEER]
-    return commits.index(ours[-1]) if ours else 0
-
-
-_PEER = object()
+    ours = [(place, entry.get("commit")) for place, (cell, entry) in enumerate(here.items()) if cell.side == OURS]
+    return next((place for place, commit in ours if commit == ours[-1][1]), 0)
