@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compare.builds import build_of
 from benchmarks.compare.group import MemoryGroup
 from benchmarks.compare.peer import PeerError
 from benchmarks.compare.workload import (
@@ -71,7 +72,7 @@ class BigMoeOnEdge:
         except OSError as err:
             raise SystemExit(f"{folder}: expected BigMoeOnEdge's {PROGRAM} in it ({err.strerror}).") from err
         lines = (done.stdout + done.stderr).strip().splitlines()
-        self.version = lines[0] if lines else "unknown"
+        self.version, self.build = lines[0] if lines else "unknown", build_of(self._binary)
 
     def modes(self, regime: str) -> Sequence[PeerMode]:
         """See `Peer.modes`: the cache that is best is not known before, and too large a one is killed."""

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compare.builds import build_of
 from benchmarks.compare.group import MemoryGroup
 from benchmarks.compare.peer import PeerError
 from benchmarks.compare.workload import (
@@ -57,6 +58,7 @@ class CommandPeer:
             )
             said = json.loads(done.stdout)
             self.name, self.version = str(said["name"]), str(said["version"])
+            self.build = str(said.get("build", "")) or build_of(self._program)
             self._modes = {place: [str(mode) for mode in said["modes"][place]] for place in ("resident", "cap")}
         except (OSError, ValueError, LookupError, TypeError) as err:
             raise SystemExit(

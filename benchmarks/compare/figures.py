@@ -152,9 +152,14 @@ def hit_rate(cell: Entry) -> float | None:
 
 
 def drive_ceiling(cell: Entry) -> float | None:
-    """What the drive gave around the measured steps; before the cell, if it was not probed there."""
-    around = cell["measured"]["decode"].get("drive_gbps")
-    return statistics.fmean(around) if around else cell.get("drive_gbps")
+    """What the drive gave around the measured steps; before the cell, if it was not probed there.
+
+    A drive that gave more while the steps ran can do that: a probe is short, and drives change from minute to minute.
+    """
+    decode = cell["measured"]["decode"]
+    around = decode.get("drive_gbps")
+    probed = statistics.fmean(around) if around else cell.get("drive_gbps")
+    return max(probed, decode["experts"]["read_gbps"] or 0.0) if probed else probed
 
 
 def share_of_drive(cell: Entry) -> float | None:

@@ -19,6 +19,7 @@ class Peer(Protocol):
     Attributes:
         name: the side its cells are recorded under.
         version: as it says itself.
+        build: what its files are, see `builds.build_of`: of one version there are faster builds and slower ones.
     """
 
     @property
@@ -28,6 +29,11 @@ class Peer(Protocol):
 
     @property
     def version(self) -> str:
+        """See the class."""
+        ...
+
+    @property
+    def build(self) -> str:
         """See the class."""
         ...
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from benchmarks.compare.builds import build_of
 from benchmarks.compare.group import MemoryGroup
 from benchmarks.compare.machine import read_by
 from benchmarks.compare.peer import (
@@ -46,6 +47,7 @@ class LlamaCpp:
         self.binary = folder / SERVER
         if not self.binary.is_file():
             raise SystemExit(f"{folder}: expected llama.cpp's {SERVER} in it. Name the folder with its programs.")
+        self.build = build_of(self.binary)
         self.able = Abilities.parse(self._ask("--help"))
         found = self._ask("--version").splitlines()
         self.version = next((line for line in found if line.startswith("version")), found[0] if found else "unknown")
