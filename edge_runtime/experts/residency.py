@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from edge_runtime.base.arrays import F32, F64, I32, I64, U8, Keys
+from edge_runtime.base.errors import BudgetError
 from edge_runtime.experts.counters import ExpertCounters
 from edge_runtime.experts.eviction.base import EvictionRule, NativeRule, OrderedRule, TruncatingRule
 from edge_runtime.experts.native import Table, UseForecast
@@ -172,6 +173,20 @@ class SlotTable(Table):
     def _per_token(self, topk_ids: I32) -> I64:
         """Return int64 [E], how many tokens use each expert; ids that stand for none are below 0."""
         return np.bincount(topk_ids[topk_ids >= 0], minlength=self.num_experts)
+
+    def serve_instantly(self, layer_idx: int, tiers: U8, finish: Callable[[list[int]], None] | None = None) -> None:
+        """Do what `LayerStream` does over reads that are over when somebody looks; the rule was told of the uses.
+
+        Args:
+            layer_idx: the layer; nothing of it is being read.
+            tiers: uint8 [E], the tier each is served at; 0: not needed.
+            finish: takes slots as read, makes each ready and drains the ledger's discards; None: both is done.
+
+        Raises:
+            BudgetError: nothing may be evicted for what is left.
+        """
+        if lacking := self.serve_at_once(layer_idx, tiers, self.native_rule, finish):
+            raise BudgetError(f"layer {layer_idx}: nothing may be evicted for {lacking} experts. Use more memory.")
 
     def claim(self, layer_idx: int, experts: Sequence[int], tiers: U8, *, prefetch: bool = False) -> list[int]:
         """Give room to the first of `experts`, as many as fit after evicting; their slots are then being read.

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from edge_runtime.base.arrays import U8
-from edge_runtime.base.errors import BudgetError
 from edge_runtime.experts.eviction import EvictionRule
 from edge_runtime.experts.residency import SlotTable
 from edge_runtime.experts.units import UnitLedger
@@ -61,8 +60,7 @@ class WithoutReadAhead:
     def serve(self, layer_idx: int, tiers: U8) -> None:
         """A layer asks for experts uint8 [E], the tier each is served at; the rule was told of these uses."""
         self._runs = layer_idx, tiers
-        if lacking := self._table.serve_at_once(layer_idx, tiers, self._table.native_rule):
-            raise BudgetError(f"layer {layer_idx}: nothing may be evicted for {lacking} experts. Use more memory.")
+        self._table.serve_instantly(layer_idx, tiers)
 
     def admit(self, layer_idx: int, experts: Sequence[int], tiers: U8) -> None:
         """Experts are read although no layer asked for them, because a policy or somebody else wants them there.

@@ -12,7 +12,6 @@ from edge_runtime.base.errors import ExpertReadError
 from edge_runtime.experts.eviction import RuleContext, create_rule
 from edge_runtime.experts.residents import Residents
 from edge_runtime.experts.units import UnitLedger, UnitSizes
-from edge_runtime.experts.waves import serve_at_once
 
 
 def test_sizes():
@@ -65,7 +64,8 @@ def traffic(rule: str) -> tuple[float, int]:
         for layer, chances in enumerate(odds):
             tiers = np.zeros(num_experts, np.uint8)
             tiers[rng.choice(num_experts, 4, p=0.9 * chances + 0.1 / num_experts, replace=False)] = (8, 8, 4, 4)
-            serve_at_once(table, layer, tiers, table.lookup(layer, tiers), lambda slots: [*map(table.set_ready, slots)])
+            table.note_use(layer, tiers, None)
+            table.serve_instantly(layer, tiers, lambda slots: [*map(table.set_ready, slots)])
             if number >= 200:
                 moved += len(ledger.drain_discards())
                 least = min(least, ledger.used_bytes / ledger.budget_bytes)

@@ -13,7 +13,7 @@ std::vector<int> claim(SlotTable& table, int layer, std::vector<int>& missing, c
 
 }  // namespace
 
-size_t serve_at_once(SlotTable& table, int layer, const uint8_t* tiers, Scorer& scorer) {
+size_t serve_at_once(SlotTable& table, int layer, const uint8_t* tiers, Scorer& scorer, const Finish& finish) {
   if (table.hit_all(layer, tiers)) return 0;
   Found found = table.lookup(layer, tiers);
   std::vector<int> held = std::move(found.ready_slots), &missing = found.missing;
@@ -22,10 +22,16 @@ size_t serve_at_once(SlotTable& table, int layer, const uint8_t* tiers, Scorer& 
     for (const int slot : held) table.unpin(slot);
     for (const int slot : claim(table, layer, missing, tiers, scorer)) read.push_back(slot);
     if (read.empty()) return missing.size();
-    for (const int slot : read) table.set_ready(slot);
-    table.ledger().discards.clear();
+    finish(read);
     held = std::exchange(read, claim(table, layer, missing, tiers, scorer));
   }
+}
+
+size_t serve_at_once(SlotTable& table, int layer, const uint8_t* tiers, Scorer& scorer) {
+  return serve_at_once(table, layer, tiers, scorer, [&](const std::vector<int>& slots) {
+    for (const int slot : slots) table.set_ready(slot);
+    table.ledger().discards.clear();  // no memory was written, so none goes back
+  });
 }
 
 }  // namespace hobbit

@@ -132,11 +132,13 @@ void bind_claims(TableClass& table) {
            },
            "layer"_a, "experts"_a, "tiers"_a, "prefetch"_a, "scores"_a, "top"_a)
       .def("serve_at_once",
-           [](Table& t, int layer, const Tiers& tiers, nb::handle rule) {
+           [](Table& t, int layer, const Tiers& tiers, nb::handle rule, nb::object finish) {
              hobbit::AnyScorer scorer(t, rule);
-             return hobbit::serve_at_once(t, layer, t.wanted(layer, tiers), scorer.get());
+             const uint8_t* wanted = t.wanted(layer, tiers);
+             if (finish.is_none()) return hobbit::serve_at_once(t, layer, wanted, scorer.get());
+             return hobbit::serve_at_once(t, layer, wanted, scorer.get(), [&](const Slots& slots) { finish(slots); });
            },
-           "layer"_a, "tiers"_a, "rule"_a)
+           "layer"_a, "tiers"_a, "rule"_a, "finish"_a = nb::none())
       .def("mask",
            [](Table& t, int layer, const std::vector<int>& experts) {
              t.require_experts(experts);

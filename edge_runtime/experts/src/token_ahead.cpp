@@ -23,7 +23,7 @@ const float* TokenLayer::choose(int layer, const float* logits, const int32_t* t
 void TokenLayer::decide(const Call& call, const float* logits) {
   routed_ = choice_.ids;
   if (call.mode.decider == nullptr) return;
-  const ChoiceRow row{choice_.ids.data(), choice_.weights.data(), choice_.tiers.data(), model_.top_k, choice_.tiers.size()};
+  const ChoiceRow row = choice_.row();
   const Changes found = call.mode.decider->decide(size_t(call.layer), logits, shown(call.mode, call.layer), row);
   changes_.total.substituted += found.substituted;
   changes_.total.skipped += found.skipped;
@@ -35,8 +35,7 @@ void TokenLayer::decide(const Call& call, const float* logits) {
 // The tiers at which what was chosen for a coming layer would be asked for.
 void TokenLayer::predict(const PassMode& mode, int layer, const float* logits) {
   if (mode.decider == nullptr) return;
-  const ChoiceRow row{coming_.ids.data(), coming_.weights.data(), coming_.tiers.data(), model_.top_k, coming_.tiers.size()};
-  mode.decider->predict(size_t(layer), logits, shown(mode, layer), row);
+  mode.decider->predict(size_t(layer), logits, shown(mode, layer), coming_.row());
 }
 
 // Before anything was computed.

@@ -105,6 +105,7 @@ class TokenLayer {
     std::vector<int32_t> ids;
     std::vector<float> weights;
     std::vector<uint8_t> tiers;
+    ChoiceRow row() { return {ids.data(), weights.data(), tiers.data(), ids.size(), tiers.size()}; }
   };
   struct Call {
     int layer;

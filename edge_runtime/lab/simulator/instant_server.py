@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from edge_runtime.base.arrays import I32, U8, Keys
 from edge_runtime.experts.cache import ExpertCache
-from edge_runtime.experts.waves import serve_at_once
 from edge_runtime.lab.simulator.drive import SimulatedStore
 
 
@@ -29,11 +28,10 @@ class InstantServer:
             return
         residents = self._cache.residents
         table = residents.table
-        if table.hit_all(layer_idx, tiers):
-            if not residents.fits_all:
-                table.note_use(layer_idx, tiers, order, topk_ids)
+        if residents.fits_all and table.hit_all(layer_idx, tiers):
             return
-        serve_at_once(table, layer_idx, tiers, table.lookup(layer_idx, tiers, order, topk_ids), self._finish)
+        table.note_use(layer_idx, tiers, order, topk_ids)
+        table.serve_instantly(layer_idx, tiers, self._finish)
 
     def _finish(self, slots: list[int]) -> None:
         residents = self._cache.residents
