@@ -1,6 +1,6 @@
 """Processor time from starting Python to an engine that is ready, in fresh processes.
 
-    python benchmarks/bench_open.py BUNDLE --memory 3GiB [--tier 4] [--repeat 5]
+    python -m benchmarks.bench_open BUNDLE --memory 3GiB [--tier 4] [--repeat 5] [--out FILE]
 
 Of the thread that opens, and of all others until then. These take memory for experts from the system, which zeroes it:
 work that goes on beside opening and past it, and grows with `--memory`.
@@ -18,6 +18,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from datetime import date
+from pathlib import Path
+
+from benchmarks.source import commit
 
 CHILD = """
 import json, sys, time
@@ -36,6 +40,7 @@ def main() -> None:
     parser.add_argument("--memory", default="3GiB")
     parser.add_argument("--tier", default="4")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="keep every run as JSON")
     args = parser.parse_args()
     command, found = [sys.executable, "-c", CHILD, args.bundle, args.memory, args.tier], []
     with tempfile.TemporaryDirectory() as folder:
@@ -49,6 +54,11 @@ def main() -> None:
         for names in (("import_s", "open_s"), ("other_threads_s",))
     )
     print(f"median of {args.repeat}: {own:.2f} s of processor time, {others:.2f} s of other threads")
+    if args.out:
+        settings = {"memory": args.memory, "tier": int(args.tier)}
+        kept = {"when": date.today().isoformat(), "commit": commit(), "settings": settings,
+                "median": {"own_s": round(own, 3), "other_threads_s": round(others, 3)}, "runs": found[1:]}  # fmt: skip
+        args.out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
