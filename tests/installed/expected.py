@@ -25,6 +25,9 @@ FLAGS = (
     "--expert-memory", "6MiB",
 )  # fmt: skip
 
+POLICIES = ("lossless", "hobbit", "cache-prior:lambda=0.3", "mobile")
+"""Each decides in native code for a single token; the first is the default, with which the service is asked."""
+
 
 def reads_with() -> str:
     """Return the first word of what reads are made with here."""
@@ -40,6 +43,12 @@ def experts_of(bundle: Path) -> dict[str, str]:
     return {part["name"]: part["sha256"] for part in parts if part["role"] == "experts"}
 
 
+def token_ids(model: Path, policy: str) -> list[int]:
+    """Return what greedy decoding under a policy gives."""
+    run = [sys.executable, "-m", "edge_runtime", "run", model, *FLAGS, "--policy", policy, "--json"]
+    return list(json.loads(subprocess.run(run, check=True, stdout=subprocess.PIPE).stdout)["token_ids"])
+
+
 def main() -> None:
     """Export, decode, and print what has to come out elsewhere."""
     parser = argparse.ArgumentParser()
@@ -47,14 +56,12 @@ def main() -> None:
     parser.add_argument("--isa", default=available_isas()[0])
     parser.add_argument("--reads", default=None)
     given = parser.parse_args()
-    export = [sys.executable, "-m", "hobbit_export", EXAMPLE, "--out", given.model, "--tiers", "4", "--trunk", "fp32"]
+    export = [sys.executable, "-m", "hobbit_export", EXAMPLE, "--out", given.model, "--tiers", "4,2", "--trunk", "fp32"]
     subprocess.run(export, check=True, stdout=subprocess.DEVNULL)
-    run = [sys.executable, "-m", "edge_runtime", "run", given.model, *FLAGS, "--json"]
-    done = subprocess.run(run, check=True, stdout=subprocess.PIPE)
     found = {
         "experts": experts_of(given.model),
         "flags": FLAGS,
-        "token_ids": json.loads(done.stdout)["token_ids"],
+        "token_ids": {policy: token_ids(given.model, policy) for policy in POLICIES},
         "isa": given.isa,
         "reads_with": given.reads or reads_with(),
         "kernels": kernels.digests(available_isas()[0]),
