@@ -24,7 +24,8 @@
         top(layer, slot, tier) -> score are called before anything changes.
     serve_at_once(layer, tiers, rule, finish=None) -> how many found no room
         Does what `LayerStream` does over reads that are over when somebody looks, see src/at_once.hpp. A rule as
-        `SlotReads` takes it. finish(slots) takes slots as read, makes each ready and drains discards; None: both is done.
+        `SlotReads` takes it. finish(slots) takes slots as read, makes each ready and drains discards; None: that is
+        done.
     set_ready(slot), drop(slot), unpin(slots), unpin_all(), mask(layer, experts)
     mask_predicted(layer, ids [T, K], tiers) -> (lacking, absent experts)
         A coming layer is expected to use experts at these tiers: masks them. How many lack something, and
