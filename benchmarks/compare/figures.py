@@ -159,7 +159,8 @@ def drive_ceiling(cell: Entry) -> float | None:
     decode = cell["measured"]["decode"]
     around = decode.get("drive_gbps")
     probed = statistics.fmean(around) if around else cell.get("drive_gbps")
-    return max(probed, decode["experts"]["read_gbps"] or 0.0) if probed else probed
+    reached = decode.get("experts", {}).get("read_gbps") or 0.0  # peers do not say
+    return max(probed, reached) if probed else probed
 
 
 def share_of_drive(cell: Entry) -> float | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare import other_goals, results
+from benchmarks.compare import by_run, other_goals, results
 from benchmarks.compare.figures import limits_ms, rows
 from benchmarks.compare.other_goals import Row, verdict
 from benchmarks.compare.plot import regime
@@ -17,7 +17,7 @@ from benchmarks.compare.results import label
 from benchmarks.compare.workload import LOSSLESS, OURS, RESIDENT
 
 BEGIN, END = "<!-- goals: written by python -m benchmarks.compare goals -->", "<!-- end of goals -->"
-LLAMA, STREAMING = "llama.cpp", "bigmoeonedge"
+LLAMA, STREAMING = "llama.cpp", by_run.STREAMING
 
 IN_MEMORY, AT_CAPS, OF_LIMIT, OTHER = 1.0, 2.5, 0.85, 5.0
 """Decode: over llama.cpp, everything in memory; over BigMoeOnEdge at a cap; of the limit at caps of 50 % and less; at a
@@ -33,8 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, default=Path("README.md"))
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is out of date")
     args = parser.parse_args(argv)
-    found = rows(results.newest(results.read(args.results / "compare.jsonl"))[0])
-    lines = [*compared(found), *other_goals.lines(args.results, args.page.parent / "frontier")]
+    entries = results.read(args.results / "compare.jsonl")
+    found = rows(results.newest(entries)[0])
+    lines = [*compared(found), *by_run.lines(entries), *other_goals.lines(args.results, args.page.parent / "frontier")]
     texts = {args.page: lines, args.readme: [headline(found), ""]}
     pages = {path: path.read_text(encoding="utf-8") for path in texts}
     fresh = {path: put(page, wrapped(texts[path]), BEGIN, END) for path, page in pages.items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.compare import goals, other_goals
+from benchmarks.compare import by_run, goals, other_goals
 from benchmarks.compare.figures import rows
 from benchmarks.compare.goals import compared, headline, judged
 
@@ -63,6 +63,15 @@ def test_where_the_peer_was_not_run_there_is_no_verdict():
 ])  # fmt: skip
 def test_the_limit_is_a_goal_at_half_and_below(regime, tok_s, said):
     assert judged(row(cell("ours", tok_s, regime), cell("llama.cpp", 4.0, regime)))[1] == said
+
+
+def test_runs_are_compared_with_themselves_and_shown_one_by_one():
+    sides = [(cell("ours", ours, commit=c), cell("bigmoeonedge", peer, commit=c))
+             for c, ours, peer in ((None, 20.0, 10.0), ("b" * 12, 30.0, 10.0), ("c" * 12, 40.0, 10.0))]  # fmt: skip
+    page = [line for line in by_run.lines([e for pair in sides for e in pair]) if "| S1 |" in line]
+    assert [line.split(" | ")[-1] for line in page] == ["2.00x |", "3.00x |", "4.00x |"]
+    assert "| - | 20.0 (1) | 10.0 (1) |" in page[0]
+    assert list(by_run.lines([*sides[0], cell("ours", 1.0, commit="d" * 12)])) == [], "one run: the goals show it"
 
 
 @pytest.mark.parametrize(("regime", "other", "said"), [
