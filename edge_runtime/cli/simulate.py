@@ -134,7 +134,7 @@ def _run(trace: Trace, policy: str, eviction: str, slots: int, args: argparse.Na
         "expert_memory_bytes": slots * size,
         "tokens": found.tokens,
         "experts": found.counters.to_json(found.tokens),
-        "belady": None if args.no_belady or found.policy.keeps_base else _bound(found, slots * size),
+        "belady": None if args.no_belady or not _has_bound(trace, found) else _bound(found, slots * size),
         "drive": {"gbps": args.drive_gbps, "latency_us": args.latency_us, "wait_ms_per_token": round(wait_ms, 4)},
         "estimated_tok_s": round(1000 / token_ms, 2) if token_ms else None,
         "replayed_tok_s": round(found.tokens / found.wall_s, 1),
@@ -147,6 +147,12 @@ def _calibration(trace: Trace, args: argparse.Namespace) -> Any:
     from edge_runtime.bundle.calibration import read
 
     return read(Path(args.bundle), trace.header.model) if args.bundle else None
+
+
+def _has_bound(trace: Trace, found: Simulation) -> bool:
+    """Whether experts leave whole, and take as much memory as was read of them: what the bound assumes."""
+    takes_more = trace.header.whole_slots and len(found.kept_bytes) > 1
+    return not (found.policy.keeps_base or takes_more)
 
 
 def _bound(found: Simulation, budget_bytes: int) -> dict[str, Any]:

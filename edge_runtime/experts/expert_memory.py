@@ -163,10 +163,7 @@ class ExpertMemory:
 
     def _part(self, core: ByteRange, resident_planes: int, planes: int) -> ByteRange:
         """Bytes of a whole core that hold the segments beyond `resident_planes`, up to `planes`."""
-        sizes = self._ledger.sizes
-        ends = [*sizes.core_offsets[1:], sizes.core_bytes]
-        start = 0 if resident_planes < 0 else ends[sizes.core_segments + resident_planes - 1]
-        end = ends[sizes.core_segments + planes - 1]
+        start, end = self._ledger.sizes.lacking_part(resident_planes, planes)
         return ByteRange(core.address + start, end - start, core.owner)
 
     def _bind_plane(self, slot: int, index: int, unit: int) -> None:

@@ -219,11 +219,19 @@ class Residents:
 
     def finish_reads(self, slots: list[int]) -> int:
         """Take everything these slots lack as read, all at once and in no time; return how many bytes that was."""
-        size = self.table.lacking_bytes(slots)
+        size = self._lacking_bytes(slots)
         for slot in slots:
             self.table.set_ready(slot)
         self.totals.count_read(0, len(slots))
         return size
+
+    def _lacking_bytes(self, slots: list[int]) -> int:
+        """Return how many bytes the reads for these slots bring."""
+        table, sizes = self.table, self.ledger.sizes
+        if not sizes.is_whole:
+            return table.lacking_bytes(slots)
+        parts = [sizes.lacking_part(table.resident_planes(slot), len(table.planes_of(slot))) for slot in slots]
+        return sum(end - start for start, end in parts)
 
     def own_budget(self) -> None:
         """Take the ledger's present budget as S, nothing of it borrowed, and tell the rule."""

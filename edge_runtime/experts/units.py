@@ -66,6 +66,17 @@ class UnitSizes:
         """Planes an expert has at `tier`; tiers below the core's have none."""
         return max(tier - self.core_tier, 0) // 2 if self.core_tier != self.full_tier else 0
 
+    def lacking_part(self, resident_planes: int, planes: int) -> tuple[int, int]:
+        """Where in a whole core a read starts and ends.
+
+        Args:
+            resident_planes: planes of its expert that are there; -1 if nothing is.
+            planes: planes it will have then.
+        """
+        ends = [*self.core_offsets[1:], self.core_bytes]
+        start = 0 if resident_planes < 0 else ends[self.core_segments + resident_planes - 1]
+        return start, ends[self.core_segments + planes - 1]
+
 
 class UnitLedger(Ledger):
     """Which units are free, and how much memory the used and the touched ones take.

@@ -68,6 +68,14 @@ def test_round_trip(tmp_path, kind, exact):
         assert np.allclose(got.logits, sent.logits, atol=2e-3, rtol=0)
 
 
+def test_whole_slots_are_said_where_they_are(tmp_path, good):
+    """Programs from before the key read what they replay rightly, and refuse the rest as an unknown key."""
+    assert b"whole_slots" not in good
+    write(tmp_path / "t", header(whole_slots=True), [])
+    assert Trace(tmp_path / "t").header == header(whole_slots=True)
+    assert not Trace(tmp_path / "good").header.whole_slots
+
+
 def test_an_abandoned_recording_leaves_nothing(tmp_path):
     def abandon() -> None:
         with TraceWriter(tmp_path / "t", header()) as writer:
@@ -127,6 +135,7 @@ LIES = {
     "number type": (lambda h: h.update(logits="float64"), "logits"),
     "ahead": (lambda h: h.update(ahead=17), "header.ahead"),
     "other ahead": (lambda h: h.update(ahead=1), "bytes"),
+    "memory": (lambda h: h.update(whole_slots=1), "header.whole_slots"),
     "nested": (lambda h: h.update(tiers=[[[]]]), "tiers"),
 }
 

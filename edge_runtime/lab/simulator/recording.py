@@ -102,4 +102,5 @@ def _header(engine: Engine, *, half: bool) -> TraceHeader:
         created_by=f"hobbit {version('hobbit-edge')}",
         ahead=parse_prefetch(engine.parts.active.prefetch)[1].get("depth", 1) if prefetcher is not None else 0,
         predicted="logits" if predicts_logits else "shares",
+        whole_slots=not engine.parts.cache.space.gives_back_pages,
     )

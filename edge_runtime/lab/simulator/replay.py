@@ -190,6 +190,7 @@ def _make_cache(
         num_slots=min(num_slots, len(spec.sparse_layers) * spec.num_experts),
         tier=context.tier,
         min_tier=policy.min_tier,
+        whole=header.whole_slots,
         keeps_base=policy.keeps_base,
     )
     return ExpertCache(residents, ExpertMemory(host_space(), residents.ledger), store)

@@ -49,6 +49,8 @@ class TraceHeader:
         created_by: program and version.
         routing: what the logits hold: all of what the router said, or only the chosen experts and their weights, or
             only who was chosen (recordings of other programs).
+        whole_slots: every expert took the memory of the full tier, whatever tier it was at: the backend's memory does
+            not give back pages.
     """
 
     model: ModelSpec
@@ -62,6 +64,7 @@ class TraceHeader:
     ahead: int = 0
     predicted: Literal["logits", "shares"] = "logits"
     routing: Literal["logits", "weights", "choice"] = "logits"
+    whole_slots: bool = False
 
     @property
     def layout(self) -> RecordLayout:

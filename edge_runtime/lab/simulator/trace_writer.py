@@ -30,7 +30,10 @@ class TraceWriter:
         self._passes = self._tokens = self._standing = 0
         self._path, self._part = Path(path), Path(f"{os.fspath(path)}.part")
         self._file: IO[bytes] = open(self._part, "wb")  # noqa: SIM115 - closed by close()
-        text = json.dumps(asdict(header) | {"model": header.model.to_json()}, separators=(",", ":")).encode()
+        values = asdict(header) | {"model": header.model.to_json()}
+        if not header.whole_slots:
+            del values["whole_slots"]  # programs from before the key read the trace; one that has it they would misread
+        text = json.dumps(values, separators=(",", ":")).encode()
         self._file.write(PREFIX.pack(MAGIC, VERSION, len(text), crc32c(text)) + text)
         self._file.write(pack_router(header.model, router or RouterData()))
 
