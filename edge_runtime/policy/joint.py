@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from edge_runtime.base.arrays import U8, Bools
+from edge_runtime.base.arrays import U8, Bools, Indices
 from edge_runtime.policy.base import Decision, Policy, ResidencyView, Routing
 
 
@@ -15,7 +15,7 @@ class PassPolicies:
 
     Attributes:
         decide: as `Policy.decide`, for all tokens of the pass. An expert that several policies use is served at the
-            deepest tier any of them asks for.
+            deepest tier any of them asks for, and counts as used when the last of them does.
         predict_tiers: as `Policy.predict_tiers`, joined the same way.
         reads_residency: whether any of them does.
         follows_router: whether all of them do.
@@ -52,6 +52,7 @@ class PassPolicies:
             skipped=sum(decision.skipped for decision in decisions),
             route_changed=sum(decision.route_changed for decision in decisions),
             predicted_kld=_sum_known([decision.predicted_kld for decision in decisions]),
+            use_order=_joined_order(decisions),
             hints=tuple(hint for decision in decisions for hint in decision.hints),
         )
 
@@ -63,6 +64,18 @@ class PassPolicies:
 
 def _rows(routing: Routing, rows: Bools) -> Routing:
     return Routing(routing.logits[rows], routing.topk_ids[rows], routing.topk_weights[rows])
+
+
+def _joined_order(decisions: Sequence[Decision]) -> Indices | None:
+    """Return the experts of all, each once, where its last use is; those of a decision without an order by number.
+
+    None if no decision has one: all of them by number.
+    """
+    if all(decision.use_order is None for decision in decisions):
+        return None
+    orders = [d.tiers.nonzero()[0] if d.use_order is None else d.use_order for d in decisions]
+    latest_first = dict.fromkeys(np.concatenate(orders)[::-1].tolist())
+    return np.array([*latest_first][::-1], np.intp)
 
 
 def _sum_known(values: list[float | None]) -> float | None:
