@@ -77,15 +77,19 @@ class Engine(Evaluation):
         """
         started = perf_counter()
         parts = assemble(bundle, EngineOptions.from_keywords(options, request_bytes=request_bytes), environment)
+        close = parts.close
         try:
             parts.elastic, parts.preload = make_elastic(parts), make_preload(parts)
             engine = Engine(parts, perf_counter() - started)
+            close = engine.close
             if self_check:
                 check_once(engine, parts.bundle, parts.config.tier, parts.checked_as, context=parts.config.context)
                 if parts.cache.residents.lookup_counts()[0]:  # it ran: the first start of a bundle is like any other
                     engine.start_over()
         except BaseException:
-            parts.close()
+            if parts.preload is not None:
+                parts.preload.forget()
+            close()
             raise
         engine._load_s = perf_counter() - started
         return engine
@@ -178,12 +182,12 @@ class Engine(Evaluation):
         return self.reload(Reload(memory=memory, expert_memory=expert_memory))
 
     def start_over(self) -> None:
-        """Forget what ran so far: resident experts, prefixes, and what policy and eviction remember. Counters go on.
+        """Forget what ran: experts, prefixes, what policy, eviction and warm start remember of it. Counters go on.
 
         Raises:
             RequestError: a request is running, or the engine was closed.
         """
-        self.reload(Reload(policy=self._parts.active.text))
+        self._client.start_over()
 
     def reload(self, change: Reload) -> MemoryPlan:
         """Change policy, eviction, look-ahead or budget while open, as if the engine had been opened with them.

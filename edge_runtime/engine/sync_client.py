@@ -33,7 +33,7 @@ class SyncClient:
     """
 
     def __init__(self, parts: Parts) -> None:
-        self.use = ExclusiveUse(parts.close)
+        self.use, self._parts = ExclusiveUse(parts.close), parts
         self.latest: Sequence | None = None
         self._scheduler = Scheduler(parts, SessionPool([parts.kv]), before_layer=self.use.require_open)
         self._events: deque[Event] = deque()  # of the job that runs
@@ -75,6 +75,17 @@ class SyncClient:
             return
         with self.use.claim():
             self.use.compute(lambda: self._scheduler.apply(change))
+
+    def start_over(self) -> None:
+        """Forget what ran, as a request of its own; a warm start does not remember it either."""
+
+        def forget() -> None:
+            self._scheduler.apply(Reload(policy=self._parts.active.text))
+            if self._parts.preload is not None:
+                self._parts.preload.forget()
+
+        with self.use.claim():
+            self.use.compute(forget)
 
     def tend(self) -> bool:
         """See to what goes on between requests; see `Scheduler.tend`. Where nothing runs, somebody has to call this.

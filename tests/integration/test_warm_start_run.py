@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from patience import until
 
 from edge_runtime import Engine, SamplingParams
+from edge_runtime.base.errors import BundleError
+from edge_runtime.engine import api
+from edge_runtime.engine.reload import Reload
+from edge_runtime.service.ops.warmup import warm
 
 PARAMS = SamplingParams(max_tokens=24, temperature=1.0, seed=3, ignore_eos=True)
-PROMPT = [*range(5, 45)]
+PROMPT, OTHER_PROMPT = [*range(5, 45)], [*range(60, 100)]
 
 
 @pytest.fixture(autouse=True)
@@ -18,10 +27,15 @@ def state(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
 
 
-def opened(bundle: Path, **options) -> Engine:
+def opened(bundle: Path, *, self_check: bool = False, **options) -> Engine:
     return Engine.open(
-        bundle, self_check=False, context=256, threads=1, tier=8, prefetch="off", expert_memory="8MiB", **options
+        bundle, self_check=self_check, context=256, threads=1, tier=8, prefetch="off", expert_memory="8MiB", **options
     )
+
+
+def remembered(state_home: Path) -> list[Any]:
+    """What the files of all workloads say."""
+    return [json.loads(path.read_text()) for path in sorted(state_home.glob("hobbit-edge/warm/*"))]
 
 
 def hit_rate(report) -> float:
@@ -73,3 +87,53 @@ def test_other_workloads_know_nothing_of_it(model_bundle):
     with opened(model_bundle, warm_start="code") as engine:
         wait_until_warm(engine)
         assert engine.parts.preload.to_json()["wanted"] == 0
+
+
+def warmed(engine: Engine) -> tuple[Any, ...]:
+    """What was preloaded, what is in memory, and what the next request finds there."""
+    wait_until_warm(engine)
+    state = engine.parts.preload.to_json()
+    residents = [engine.parts.cache.resident_tiers(layer).tolist() for layer in engine.spec.sparse_layers]
+    experts = engine.generate(PROMPT, PARAMS).experts
+    return state | {"seconds": None}, residents, {name: experts[name] for name in ("lookups", "hits", "misses")}
+
+
+def test_a_reload_is_as_warm_as_a_restart(model_bundle, tmp_path, monkeypatch):
+    with opened(model_bundle, warm_start="chat") as engine:
+        engine.generate(PROMPT, PARAMS)
+    shutil.copytree(tmp_path / "hobbit-edge", tmp_path / "again" / "hobbit-edge")
+    with opened(model_bundle, warm_start="chat") as engine:
+        engine.generate(OTHER_PROMPT, PARAMS)
+    with opened(model_bundle, warm_start="chat") as engine:
+        restarted = warmed(engine)
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "again"))
+    with opened(model_bundle, warm_start="chat") as engine:
+        engine.generate(OTHER_PROMPT, PARAMS)
+        former = engine.parts.preload.state
+        engine.reload(Reload(policy="lossless"))
+        until(lambda: engine.parts.preload.state is not former, "preloading begins anew")
+        assert warmed(engine) == restarted
+    assert remembered(tmp_path / "again") == remembered(tmp_path) != []
+
+
+def test_what_a_start_runs_by_itself_is_not_remembered(model_bundle, tmp_path):
+    with opened(model_bundle, warm_start="chat", self_check=True) as engine:
+        checked = engine.parts.cache.counters.lookups
+        assert checked, "the self-check ran"
+        warm(engine)
+        assert engine.parts.cache.counters.lookups > checked
+    assert remembered(tmp_path) == []
+
+
+def test_a_start_that_fails_is_not_remembered_and_leaves_no_thread(model_bundle, tmp_path, monkeypatch):
+    def fail(engine: Engine, *_: object, **__: object) -> None:
+        engine.generate(PROMPT, PARAMS)
+        raise BundleError("self-check: no")
+
+    monkeypatch.setattr(api, "check_once", fail)
+    before = set(threading.enumerate())
+    with pytest.raises(BundleError, match="self-check: no"):
+        opened(model_bundle, warm_start="chat", self_check=True)
+    assert remembered(tmp_path) == []
+    assert set(threading.enumerate()) <= before

@@ -148,17 +148,45 @@ def test_what_a_request_gave_up_is_read_later(tmp_path):
     assert all(cache.resident_tiers(layer)[expert] == TIER for layer, expert in ORDER)
 
 
-def test_an_emptied_cache_is_filled_anew_and_uses_are_counted_on(tmp_path):
+def test_an_emptied_cache_is_filled_as_another_run_would(tmp_path):
     cache, store = make(8)
     preload = Preload(cache, file(tmp_path), top_k=K, depth=8)
     finish(preload, store)
-    ask(cache, 0, 5)
+    for _ in range(20):
+        ask(cache, 0, 5)
+    store.submitted.clear()
     cache.start_over(residents(8))
     finish(preload, store)
-    assert all(cache.resident_tiers(layer)[expert] == TIER for layer, expert in ORDER)
+    assert [(key.layer_idx, key.expert_idx) for key, _ in store.submitted] == [(0, 5), *ORDER]
+    assert file(tmp_path, None).read()[0, 5] == 20
     ask(cache, 0, 5)
     preload.save()
-    assert file(tmp_path, None).read()[0, 5] == 2
+    assert file(tmp_path, None).read()[0, 5] == 1 + 20 / 2
+
+
+def test_where_nothing_can_be_written_a_cache_is_filled_from_what_was_remembered(tmp_path, caplog):
+    cache, store = make(8)
+    remembered = file(tmp_path)
+    preload = Preload(cache, remembered, top_k=K, depth=8)
+    finish(preload, store)
+    ask(cache, 0, 5)
+    remembered.path.with_name(f"{remembered.path.name}.part").mkdir()
+    cache.start_over(residents(8))
+    finish(preload, store)
+    assert "cannot be written" in caplog.text
+    assert [e for e in range(E) if cache.resident_tiers(0)[e]] == [1, 3, 7]
+
+
+def test_what_is_to_be_forgotten_is_not_remembered(tmp_path):
+    cache, store = make(8)
+    preload = Preload(cache, file(tmp_path, None), top_k=K, depth=8)
+    finish(preload, store)
+    ask(cache, 0, 5)
+    cache.start_over(residents(8))
+    preload.forget()
+    finish(preload, store)
+    preload.save()
+    assert file(tmp_path, None).read() is None
 
 
 def test_a_failing_drive_ends_it_and_nothing_else(tmp_path):

@@ -84,8 +84,13 @@ class Preload:
         return not self.state.is_over
 
     def save(self) -> None:
-        """Remember this run's uses."""
+        """Remember this run's uses; what follows counts as another run."""
         self._file.add(self._uses)
+        self.forget()
+
+    def forget(self) -> None:
+        """Remember nothing of what ran so far."""
+        self._uses.fill(0)
 
     def to_json(self) -> dict[str, Any]:
         """Return how far it is, for reports."""
@@ -93,6 +98,9 @@ class Preload:
 
     def _begin(self) -> None:
         """The cache is new, or was emptied: everything from the start."""
+        if self._residents is not None:  # as between two runs
+            self.save()
+            self._remembered = self._file.read()
         residents = self._residents = self._cache.residents
         residents.table.uses = self._uses
         self._started, self.state = self._clock(), PreloadState(is_over=self._remembered is None)
