@@ -23,7 +23,7 @@ esac
 curl --silent --fail --output /dev/null --max-time 20 "$mirror/dists/$suite/Release" || not_run "$mirror cannot be reached"
 python=${PYTHON:-$repo/.venv/bin/python}
 version=$("$python" "$repo/tools/release/common.py")
-debs=("$packages"/hobbit-edge{,-export}_"$version-1~${suite}1_$arch.deb")
+debs=("$packages"/hobbit-edge{,-export}_"$version-1.${suite}1_$arch.deb")
 for deb in "${debs[@]}"; do [ -e "$deb" ] || not_run "$deb is not there (make deb)"; done
 "$python" "$repo/tools/release/fresh.py" "${debs[@]}"
 most=$(cd "$repo/tools/release" && "$python" -c 'import common; print(common.MOST_BYTES)')

@@ -120,9 +120,9 @@ def test_a_whole_release_of_one_build_passes(release, capsys):
 
 @needs_dpkg
 def test_what_lies_beside_it_would_be_signed_too(release):
-    stale = release / "hobbit-edge_0.0.9-1~noble1_arm64.deb"
+    stale = release / "hobbit-edge_0.0.9-1.noble1_arm64.deb"
     stale.write_bytes(b"")
-    with pytest.raises(common.Failed, match=r"found hobbit-edge_0.0.9-1~noble1_arm64.deb too. Remove it"):
+    with pytest.raises(common.Failed, match=r"found hobbit-edge_0.0.9-1.noble1_arm64.deb too. Remove it"):
         go(release)
     stale.unlink()
     go(release)

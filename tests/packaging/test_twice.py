@@ -14,6 +14,7 @@ from conftest import REPO
 sys.path.insert(0, str(REPO / "tools/release"))
 
 import common
+import contained
 import debian
 import offline
 
@@ -92,9 +93,16 @@ needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="no dpk
 @needs_dpkg
 def test_packages_are_the_same_twice_and_hold_no_path_of_the_build(out, monkeypatch, capsys):
     monkeypatch.setattr(debian, "download", library(changes=False))
+    (out / "hobbit-edge_0.0.9-1~bookworm1_amd64.deb").touch()
+    (out / "hobbit-edge_0.0.9-1.noble1_amd64.deb").touch()
     debian.go(packages(out))
     assert capsys.readouterr().out.count("a second build has the same bytes") == 2
+    (out / "hobbit-edge_0.0.9-1.noble1_amd64.deb").unlink()
+    named = {contained.package_name(name, "bookworm", "amd64")[0] for name in ("hobbit-edge", "hobbit-edge-export")}
+    assert {path.name for path in out.glob("*.deb")} == named, "an earlier one for this release is gone"
     for package in sorted(out.glob("*.deb")):
+        done = subprocess.run(["dpkg-deb", "--field", package, "Version"], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == f"{VERSION}-1~bookworm1", "a release's own build would be a newer one"
         done = subprocess.run(["dpkg-deb", "--contents", package], capture_output=True, text=True, check=True)
         assert "dist-info/RECORD" in done.stdout or "export" in package.name
         assert "direct_url.json" not in done.stdout

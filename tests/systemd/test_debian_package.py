@@ -15,7 +15,7 @@ from conftest import REPO
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(REPO / "tools/release"))
 
-import common
+import contained
 import fresh
 from bundle_copies import copy_of, write_manifest
 from clean_root import clean_machine, codename
@@ -34,8 +34,9 @@ OLD_BUILD = REPO / "tests/old_builds/first"
 @pytest.fixture
 def runtime_and_exporter():
     """The packages for a clean root here, which `make deb` wrote."""
-    found = sorted((REPO / "dist").glob(f"hobbit-edge*_{common.version()}-1~{codename()}1_{ARCH}.deb"))
-    if len(found) != 2:
+    packages = ("hobbit-edge", "hobbit-edge-export") if ARCH else ()
+    found = [REPO / "dist" / contained.package_name(package, codename(), ARCH)[0] for package in packages]
+    if not found or not all(path.exists() for path in found):
         pytest.skip(f"no packages for {codename()} in dist/ (make deb); they were NOT installed")
     for path in found:
         fresh.check(path)
@@ -101,7 +102,7 @@ def wait_ready(machine):
 
 @pytest.mark.slow
 def test_install_serve_upgrade_remove_purge(runtime_and_exporter, model_bundle, tmp_path):
-    runtime, exporter = sorted(runtime_and_exporter, key=lambda path: "export" in path.name)
+    runtime, exporter = runtime_and_exporter
     old = copy_of(model_bundle, tmp_path / "old")
     write_manifest(old, as_version1(manifest_file.read(model_bundle)))
     later = upgraded(runtime, tmp_path)

@@ -37,6 +37,8 @@ SIGNED_AS = "hobbit-edge-release"
 SIGNER = "hobbit-edge"
 SIGNERS = ROOT / "deploy/signers"
 """Who may sign: lines of SIGNER and a public key, as ssh-keygen reads them."""
+KEPT_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
+"""Names that GitHub leaves as they are: it puts a `.` for other characters, and drops one at either end."""
 NEEDED = (
     "edge_runtime/py.typed", "edge_runtime/profiles/generic.yaml", "edge_runtime/backends/cuda/kernels/hobbit.cu",
     "hobbit_export/cli.py", ".dist-info/licenses/LICENSE", "data/share/man/man1/hobbit.1",
@@ -220,6 +222,8 @@ def write_sums(out: Path, key: str | None) -> None:
     for old in ("SHA256SUMS", "SHA256SUMS.sig"):
         (out / old).unlink(missing_ok=True)
     files = sorted(path for path in out.iterdir() if path.is_file())
+    if renamed := [path.name for path in files if not KEPT_NAME.fullmatch(path.name)]:
+        raise Failed(f"{', '.join(renamed)}: GitHub gives such a file another name, and SHA256SUMS would not find it")
     sums = out / "SHA256SUMS"
     sums.write_text("".join(f"{digest(path)}  {path.name}\n" for path in files), encoding="utf-8")
     if key is None:

@@ -27,9 +27,12 @@ def package_version(suite: str) -> str:
 
 
 def package_name(package: str, suite: str, arch: str) -> tuple[str, str]:
-    """Return the file of a package, and its machine as `uname -m` says it."""
+    """Return the file of a package, and its machine as `uname -m` says it.
+
+    GitHub renames what is uploaded with a `~` in its name, and checksums go by names: in the file's it is a `.`.
+    """
     machine = next(name for name, debian in DEBIAN_NAMES.items() if debian == arch)
-    return f"{package}_{package_version(suite)}_{arch}.deb", machine
+    return f"{package}_{package_version(suite).replace('~', '.')}_{arch}.deb", machine
 
 
 def check_time(name: str, written: int, command: str) -> None:
@@ -131,7 +134,7 @@ def _libraries(names: Iterable[str]) -> set[str]:
 
 def _locked(package: Path) -> set[str]:
     """Return what a package has to bring along: the exporter's what the runtime's has not."""
-    python = next(python for suite, (python, _) in DEBIAN_RELEASES.items() if f"~{suite}1_" in package.name)
+    python = next(python for suite, (python, _) in DEBIAN_RELEASES.items() if f".{suite}1_" in package.name)
     device, every = (
         {f"{canonicalize_name(each.name)}=={each.version}" for each in read(LOCKS / f"{name}-{python}.txt")}
         for name in ("device", "all")

@@ -32,7 +32,7 @@ from common import (
     the_wheel,
 )
 from common import Target as System
-from contained import DEBIAN_RELEASES, package_version
+from contained import DEBIAN_RELEASES, package_name, package_version
 from debian_text import changelog, control, copyright_text, launcher
 from locks import LOCKS
 from offline import download
@@ -200,7 +200,9 @@ def finish(build: Build, name: str, root: Path) -> str:
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file() and not path.is_symlink())
     write(root / "DEBIAN/control", control(name, build.version, DEBIAN_NAMES[build.arch], build.python, size // 1024))
     sums(root)
-    file = build.out / f"{name}_{build.version}_{DEBIAN_NAMES[build.arch]}.deb"
+    for old in build.out.glob(f"{name}_*{build.suite}1_{DEBIAN_NAMES[build.arch]}.deb"):
+        old.unlink()  # of another version, or under the name it had: one lies there for a release and machine
+    file = build.out / package_name(name, build.suite, DEBIAN_NAMES[build.arch])[0]
     env = {"SOURCE_DATE_EPOCH": str(epoch())}
     run("dpkg-deb", "--root-owner-group", "-Zxz", f"-z{build.level}", "--build", root, file, env=env)
     say(f"{file.name}: {file.stat().st_size / 1e6:.0f} MB, {size / 1e6:.0f} MB installed")
