@@ -22,8 +22,8 @@ usage: sudo deploy/install.sh [--bundle DIR] [options]
   --bundle DIR       folder written by hobbit-export; kept where it is, made readable for user hobbit by you
   --profile NAME     device profile (default: auto, that of the board)
   --memory SIZE      ceiling for the process (default: auto)
-  --wheel FILE       install this wheel (default: what an offline bundle brings along, else the wheel in dist/, else
-                     build from this folder)
+  --wheel FILE       install this wheel (default: what an offline bundle brings along, else the newest in dist/ for
+                     this machine, else build from this folder)
   --venv DIR         use this Python environment, with hobbit-edge in it, instead of making one
   --python PROGRAM   Python for the environment (default: python3)
   --socket           let systemd listen and start the service with the first connection
@@ -118,6 +118,12 @@ check_environment_is_visible() {
   check_visible "$code" "--venv: the code it runs"
 }
 
+# the newest build for this machine; dist/ may hold one of `make wheels` and one of pip, under names that say nothing of age
+newest_wheel() {
+  find "$here/dist" -maxdepth 1 -name "hobbit_edge-*-abi3-*_$(uname -m).whl" -printf '%T@ %p\n' 2>/dev/null |
+    LC_ALL=C sort -n | tail -n 1 | cut -d ' ' -f 2- || true
+}
+
 # makes the environment, and leaves what is in use alone
 make_program() {
   if [ -n "$venv" ]; then
@@ -140,7 +146,7 @@ make_program() {
   fi
   act "$python" -m venv "$built" || fail "no environment could be made. Install it: apt-get install python3-venv"
   local what=$wheel
-  [ -n "$what" ] || what=$(find "$here/dist" -name 'hobbit_edge-*.whl' 2>/dev/null | sort -V | tail -n 1)
+  [ -n "$what" ] || what=$(newest_wheel)
   if [ -z "$what" ]; then
     command -v c++ >/dev/null || fail "no wheel, and no C++ compiler to build one. apt-get install g++ python3-dev, or give --wheel."
     what=$here

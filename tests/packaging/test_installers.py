@@ -140,14 +140,13 @@ def pretended(tmp_path):
     return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}, log
 
 
-def test_a_dry_run_names_every_step_and_takes_none(pretended):
-    """Whatever would change the machine is pretended here; none of it may be called."""
+def dry_run(pretended, *flags):
+    """What install.sh would do in a checkout; whatever would change the machine is pretended here."""
     if not os.access("/usr/bin/python3", os.X_OK):
         pytest.skip("no /usr/bin/python3; the dry run was NOT checked")
+    script = (REPO / "deploy/install.sh").read_text()
     if not os.path.isdir("/run/systemd/system"):
-        script = (REPO / "deploy/install.sh").read_text().replace("[ -d /run/systemd/system ]", "true")
-    else:
-        script = (REPO / "deploy/install.sh").read_text()
+        script = script.replace("[ -d /run/systemd/system ]", "true")
     environ, log = pretended
     copy = log.with_name("deploy") / "install.sh"
     copy.parent.mkdir()
@@ -156,11 +155,16 @@ def test_a_dry_run_names_every_step_and_takes_none(pretended):
         shutil.copy(REPO / "deploy" / name, copy.parent)
     for name in ("systemd", "docs"):
         (log.parent / name).symlink_to(REPO / name)
+    command = ["bash", str(copy), "--dry-run", "--python", "/usr/bin/python3", *flags]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+
+
+def test_a_dry_run_names_every_step_and_takes_none(pretended):
+    """None of the pretended programs may be called."""
+    _, log = pretended
     (log.parent / "model").mkdir()
     (log.parent / "model/manifest.json").touch()
-    flags = ["--wheel", "some.whl", "--socket", "--python", "/usr/bin/python3", "--bundle", str(log.parent / "model")]
-    command = ["bash", str(copy), "--dry-run", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+    done = dry_run(pretended, "--wheel", "some.whl", "--socket", "--bundle", str(log.parent / "model"))
     assert done.returncode == 0, done.stderr
     assert not log.exists(), log.read_text()
     for step in (
@@ -175,6 +179,35 @@ def test_a_dry_run_names_every_step_and_takes_none(pretended):
     last = [line.strip() for line in done.stdout.splitlines() if "would" in line][-2:]
     assert last == ["would run: systemctl restart hobbit.service", "would run: hobbit doctor"], "the doctor comes last"
     assert done.stdout.splitlines()[-1] == "==> dry run: nothing was changed"
+
+
+OURS = f"hobbit_edge-1.2.3-cp310-abi3-%s_{platform.machine()}.whl"
+
+
+@pytest.mark.parametrize("newest", ["manylinux_2_35", "linux"])
+def test_the_newest_wheel_for_this_machine_is_installed(pretended, newest):
+    """`make wheels` and pip give theirs different names, of which the last in order would be taken for ever."""
+    dist = pretended[1].with_name("dist")
+    dist.mkdir()
+    times = {OURS % "manylinux_2_35": 100, OURS % "linux": 100, "hobbit_edge-9.0.0-cp310-abi3-linux_riscv64.whl": 300}
+    times |= {"hobbit_edge-9.0.0-cp39-cp39-linux_x86_64.whl": 300, "hobbit_edge-0.2.0.tar.gz": 300, OURS % newest: 200}
+    for name, when in times.items():
+        (dist / name).touch()
+        os.utime(dist / name, (when, when))
+    done = dry_run(pretended)
+    assert f"    from {dist / (OURS % newest)}\n" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("other", [None, "hobbit_edge-1.2.3-cp310-abi3-linux_riscv64.whl"])
+def test_without_a_wheel_for_this_machine_the_checkout_is_built(pretended, other):
+    checkout = pretended[1].parent
+    if other is not None:
+        (checkout / "dist").mkdir()
+        (checkout / "dist" / other).touch()
+    (checkout / "bin/c++").write_text("#!/bin/sh\n")
+    (checkout / "bin/c++").chmod(0o755)
+    done = dry_run(pretended)
+    assert (done.returncode, f"    from {checkout}\n" in done.stdout) == (0, True), (done.stdout, done.stderr)
 
 
 def test_which_profile_a_board_gets_is_decided_by_the_runtime():
