@@ -20,7 +20,6 @@ sys.path.insert(0, str(REPO / "tools/release"))
 
 import check
 import common
-import footprint
 import locks
 import offline
 import sbom
@@ -242,32 +241,6 @@ def test_a_tag_is_of_this_version_and_the_changelog_has_its_date(tmp_path, monke
         return check.check_tag(tag)
     with pytest.raises(common.Failed, match=wrong):
         check.check_tag(tag)
-
-
-def test_a_stale_table_of_sizes_is_refused(tmp_path, monkeypatch):
-    sizes = {
-        target: footprint.Footprint(footprint.Counter({"numpy": 50_000_000}), 1_000_000) for target in footprint.SHOWN
-    }
-    monkeypatch.setattr(footprint, "measure", lambda out, target, python: sizes[target])
-    monkeypatch.setattr(footprint, "PAGE", tmp_path / "page.md")
-    footprint.PAGE.write_text(f"before\n{footprint.BEGIN}{footprint.END}after\n")
-    with pytest.raises(common.Failed, match="lists something else"):
-        footprint.go(tmp_path, writes=False)
-    footprint.go(tmp_path, writes=True)
-    footprint.go(tmp_path, writes=False)
-    assert footprint.PAGE.read_text().startswith("before\n")
-    sizes["arm64"] = footprint.Footprint(footprint.Counter({"numpy": 51_000_000}), 1_000_000)
-    with pytest.raises(common.Failed, match="Run: make footprint"):
-        footprint.go(tmp_path, writes=False)
-
-
-def test_a_python_that_does_not_run_lists_no_sizes(tmp_path, monkeypatch):
-    (tmp_path / "python3.12").write_text("#!/bin/sh\nexit 127\n")
-    (tmp_path / "python3.12").chmod(0o755)
-    (tmp_path / "brought.pyc").write_bytes(b"compiled elsewhere")
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    with pytest.raises(common.Failed, match=r"python3.12 -c .*exit 127"):
-        footprint.compiled_bytes(tmp_path, "3.12")
 
 
 def test_a_wheel_whose_record_lies_is_refused(tmp_path):

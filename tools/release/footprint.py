@@ -4,7 +4,8 @@ usage: python tools/release/footprint.py [--out dist] [--check]
 
 Reads the offline bundles in --out (make offline). Wheels of another architecture are unpacked like those of this one;
 modules are compiled as `deploy/environment.sh` does it, by the target's version of CPython, which has to be on PATH.
-Fails where an installation is larger than MOST_BYTES. --check writes nothing, and fails where the page says otherwise.
+Fails where an installation is larger than MOST_BYTES. --check writes nothing, and fails where the page says otherwise:
+other rows or targets, or a figure that is not as near as two compilers and two patch releases of Python come.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tarfile
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from common import MOST_BYTES, ROOT, SELDOM_IMPORTED, TARGETS, Failed, exit_code, platforms, run, say, version
@@ -27,6 +29,9 @@ BEGIN, END = "<!-- footprint: written by tools/release/footprint.py -->\n", "<!-
 SHOWN = {"x86-64": "3.11", "arm64": "3.11", "jetpack-6.2": "3.10", "jetpack-7.2": "3.12"}
 """Targets of the table, and the Python of each: that of the system it is mostly for."""
 LISTED_BYTES = 3e6
+NEAR_MB, NEAR_SHARE = 0.5, 0.02
+"""How far a figure may be from the listed one, by whichever is more: native runners build with other compilers, and
+other patch releases of Python compile modules. A library more, or a build that kept its symbols, is farther."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +105,19 @@ def measure(out: Path, target: str, python: str) -> Footprint:
         site = unpack(bundle, target, python, Path(folder))
         found = Footprint(library_sizes(site), compiled_bytes(site, python))
     say(f"{target}, Python {python}: {found.total / 1e6:.1f} MB, {found.compiled / 1e6:.1f} MB of it compiled modules")
+    hold_to_limit(target, found)
+    return found
+
+
+def hold_to_limit(target: str, found: Footprint) -> None:
+    """See that an installation is below the limit, whatever the page says.
+
+    Raises:
+        Failed: it is not; the message has the largest libraries.
+    """
     if found.total >= MOST_BYTES:
         largest = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in found.libraries.most_common(5))
         raise Failed(f"{target}: {found.total / 1e6:.0f} MB, expected below {MOST_BYTES / 1e6:.0f}: {largest}")
-    return found
 
 
 def table(found: dict[str, Footprint]) -> str:
@@ -121,6 +135,30 @@ def table(found: dict[str, Footprint]) -> str:
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
+def cells(text: str) -> dict[str, list[str]]:
+    """Return the rows of a table by their first cell; its head is one of them."""
+    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.strip().splitlines()]
+    return {row[0]: row[1:] for row in rows}
+
+
+def differences(listed: str, found: str) -> list[str]:
+    """Say where two tables differ: rows, targets, figures that are not near each other."""
+    one, other = cells(listed), cells(found)
+    said = [f"{name}: {'not listed' if name in other else 'listed, not found'}" for name in sorted(one.keys() ^ other)]
+    for name in (name for name in other if name in one):
+        pairs = zip_longest(one[name], other[name], fillvalue="nothing")
+        said += [f"{name}: listed {old}, found {new}" for old, new in pairs if not is_near(old, new)]
+    return said
+
+
+def is_near(listed: str, found: str) -> bool:
+    """Whether two cells are the same, or two figures in MB as near as two builds of the same may be."""
+    if not all(re.fullmatch(r"\d+\.\d", each) for each in (listed, found)):
+        return listed == found
+    # they are tenths: half of one is no difference
+    return abs(float(found) - float(listed)) < max(NEAR_MB, NEAR_SHARE * float(listed)) + 0.05
+
+
 def go(out: Path, *, writes: bool) -> None:
     """Measure every target of the table; write it where that is asked for, else hold the page to it.
 
@@ -134,8 +172,10 @@ def go(out: Path, *, writes: bool) -> None:
         raise Failed(f"{PAGE.name}: expected lines {BEGIN.strip()} and {END.strip()}")
     if writes:
         PAGE.write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{after}", encoding="utf-8")
-    elif listed.strip() != table(found).strip():
-        raise Failed(f"{PAGE.name}: lists something else. Run: make footprint. Found:\n{table(found)}")
+    elif said := differences(listed, table(found)):
+        raise Failed(
+            f"{PAGE.name}: lists something else ({'; '.join(said)}). Run: make footprint. Found:\n{table(found)}"
+        )
 
 
 if __name__ == "__main__":
