@@ -26,6 +26,10 @@ NAMED = {
     "apt-get purge": ("tests/systemd/test_debian_package.py", "as_written(machine, 2"),
     "apt-get remove": ("tests/systemd/test_debian_package.py", '"apt-get", "remove"'),
     "deploy/environment.sh DIR --no-compile": ("tests/installed/check.sh", "--no-compile"),
+    "docker compose -f deploy/containers/compose.yaml --profile cpu down -v": (
+        "tests/containers/compose.sh",
+        'docker compose -f "$bundle/deploy/containers/compose.yaml" --profile cpu down -v >"$work/said"',
+    ),
     "hobbit doctor": ("tests/systemd/test_operations.py", "doctor"),
     "hobbit plan": ("tests/systemd/test_operations.py", '"hobbit plan"'),
     "hobbit pull": ("tests/integration/test_pull.py", '"pull"'),
@@ -37,6 +41,8 @@ NAMED = {
 }
 """Commands with a word behind the program, as sentences name them, to what runs them."""
 NOT_RUN = {
+    "docker compose -f deploy/containers/compose.yaml --profile cpu logs": "its line says so",
+    "docker image rm hobbit-edge:cpu": "its line says so",
     "ssh -L 8080:127.0.0.1:8080 BOARD": "it is of somebody else's machine",
     "make container-check": "it is itself a check, with engines that a fresh root has not: run by hand and by the workflow",
 }
@@ -77,6 +83,11 @@ def test_the_page_says_what_is_not_run_as_written():
     for command in NOT_RUN:
         assert f"`{command.split()[0]}" in head
     assert "`docker`" in head
+    assert "*not run here*" in head
+    for command, why in NOT_RUN.items():
+        if why == "its line says so":
+            (line,) = [line for line in PAGE.splitlines() if f"`{command}`" in line]
+            assert "*Not run here*" in line
 
 
 def test_the_page_about_releases_names_every_exception():
