@@ -121,8 +121,7 @@ wheel: $(VENV)/.base
 # ---- release: docs/releasing.md ----
 ARCHS   ?= x86_64 aarch64
 TARGETS ?= jetpack-6.2 jetpack-7.2 arm64 x86-64
-# those that run: a version manager's names may lead nowhere
-PYTHONS ?= $(foreach minor,10 11 12 13 14,$(shell python3.$(minor) -c "" 2>/dev/null && command -v python3.$(minor)))
+PYTHONS ?= 3.10 3.11 3.12 3.13 3.14
 SUITES  ?= $(foreach suite,bookworm trixie jammy noble,$(suite):amd64 $(suite):arm64)
 
 # empty where a quick build will do
@@ -168,9 +167,9 @@ jetpack-check: $(VENV)/.release
 extras-check: $(VENV)/.release
 	bash tests/installed/extras.sh dist/hobbit_edge-$(VERSION)-*_$(ARCH_HERE).whl
 
-# the same as wheel-check for every Python on this machine's PATH, in the environment alone
+# the same as wheel-check for every Python that is supported, in the environment alone; each has to be on PATH
 pythons-check: $(VENV)/.release
-	bash tests/installed/pythons.sh $(call offline_bundle,$(TARGET_HERE)) $(PYTHONS)
+	for python in $(PYTHONS); do echo $$python $(call offline_bundle,$(TARGET_HERE)); done | $(EACH) $@ bash tests/installed/pythons.sh
 
 # for each of SUITES; built twice: the same bytes
 deb: $(VENV)/.release

@@ -83,6 +83,16 @@ def test_what_failed_cannot_be_named():
     assert (code, said, why) == (1, "ran ill y\n", "some-check: FAILED for ill\n")
 
 
+def test_a_supported_python_that_is_not_here_is_named(tmp_path):
+    command = ["bash", str(EACH), "pythons-check", "bash", str(REPO / "tests/installed/pythons.sh")]
+    environ = {**os.environ, "MAY_MISS": ""}
+    lines = f"9.99 {tmp_path}/none.tar.gz\n"
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, check=False, env=environ)
+    assert (done.returncode, done.stdout) == (1, "pythons-check: 0 passed, 1 NOT RUN: 9.99\n")
+    assert "pythons-check: NOT RUN: 9.99: no python9.99 runs here." in done.stderr
+    assert 'make pythons-check MAY_MISS="9.99"' in done.stderr
+
+
 def test_every_target_of_checks_has_to_run():
     """No recipe passes over a script's 2, and what boots machines is told that it has to."""
     text = (REPO / "Makefile").read_text()
@@ -96,6 +106,7 @@ def test_every_target_of_checks_has_to_run():
         "tests/containers/check.sh",
         "tests/debian/release.sh",
         "tests/installed/check.sh",
+        "tests/installed/pythons.sh",
     ):
         lines = (REPO / script).read_text()
         body = lines.partition("not_run() {")[2].partition("}")[0]

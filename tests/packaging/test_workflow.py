@@ -73,6 +73,31 @@ def test_it_is_seen_which_targets_need_root():
     }  # fmt: skip
 
 
+def test_every_supported_python_is_asked_for():
+    """One that a machine lacks is named as not run, so it has to be asked for there."""
+    (line,) = re.findall(r"^PYTHONS \?= (.*)$", MAKEFILE, re.MULTILINE)
+    stated = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', (REPO / "pyproject.toml").read_text())
+    native = WORKFLOW["jobs"]["pythons"]["strategy"]["matrix"]["python"]
+    assert line.split() == stated == native == [*common.PYTHONS]
+    assert "$(PYTHONS)" in recipe("pythons-check")
+
+
+def table_of_targets() -> dict[str, str]:
+    """The targets that docs/releasing.md lists, with what each needs."""
+    page = (REPO / "docs/releasing.md").read_text()
+    return dict(re.findall(r"^\| `make ([a-z-]+)` \|.*\| ([^|]*) \|$", page, re.MULTILINE))
+
+
+def test_the_page_lists_every_check_or_says_that_it_is_not_of_a_release():
+    (aside,) = re.findall(
+        r"^Not of a release: (.*?)\n\n", (REPO / "docs/releasing.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    checks = set(re.findall(r"^([a-z0-9-]+-check):", MAKEFILE, re.MULTILINE))
+    listed, others = {*table_of_targets()} & checks, {*re.findall(r"`make ([a-z0-9-]+)`", aside)}
+    assert listed | others == checks
+    assert listed & others == set()
+
+
 @pytest.mark.parametrize("job", WORKFLOW["jobs"])
 def test_what_needs_root_has_it_and_the_environment_of_the_steps_before(job):
     """Without root such a check says that nothing was run, and fails."""
@@ -99,8 +124,7 @@ def test_who_calls_make_has_a_python_that_makes_environments(job):
 
 
 def test_the_page_says_which_targets_need_root():
-    page = (REPO / "docs/releasing.md").read_text()
-    needs = dict(re.findall(r"^\| `make ([a-z-]+)` \|.*\| ([^|]*) \|$", page, re.MULTILINE))
+    needs = table_of_targets()
     assert {"extras-check", "pythons-check", "wheel-check", "deb"} <= needs.keys()
     assert [target for target, words in needs.items() if needs_root(target) != ("root" in words)] == []
 
