@@ -54,8 +54,8 @@ cp -r "${debs[@]}" "$repo"/tests/installed/{inside,kernels}.py "$repo/examples/t
 "$python" "$repo/tests/installed/expected.py" "$root/srv/check/model" "${there[@]}" >"$root/srv/check/expected.json"
 cat >"$root/srv/check/files.sh" <<'INSIDE'
 cd / && find etc opt usr var -xdev \( -path var/lib/dpkg -o -path var/lib/apt -o -path var/cache -o -path var/log \
-  -o -path var/lib/systemd \) -prune -o -print | grep -v -e '^etc/passwd-$' -e '^etc/group-$' -e '^etc/g*shadow-$' \
-  -e '^etc/.pwd.lock$' -e __pycache__ | LC_ALL=C sort
+  -o -path 'var/lib/systemd/*' ! -path 'var/lib/systemd/deb-systemd-helper-*' \) -prune -o -print |
+  grep -v -e '^etc/passwd-$' -e '^etc/group-$' -e '^etc/g*shadow-$' -e '^etc/.pwd.lock$' -e __pycache__ | LC_ALL=C sort
 INSIDE
 # a group render that nobody is in may stay where there was none: the system's name for who may use a GPU (operations.md)
 cat >"$root/srv/check/accounts.sh" <<'INSIDE'

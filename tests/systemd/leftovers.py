@@ -7,17 +7,25 @@ import re
 from machine import Machine
 
 _SYSTEMS_OWN = (
-    "proc", "sys", "tmp", "run", "dev", "old", "work", "root", "srv", "var/log", "var/tmp", "var/lib/dpkg", "var/lib/systemd",
+    "proc", "sys", "tmp", "run", "dev", "old", "work", "root", "srv", "var/log", "var/tmp", "var/lib/dpkg",
     "var/cache/apt", "var/cache/ldconfig", "var/cache/debconf", "var/cache/man", "var/lib/apt", "var/lib/PackageKit",
 )  # fmt: skip
+_OF_SYSTEMD = "./var/lib/systemd/*", "./var/lib/systemd/deb-systemd-helper-*"
+"""systemd's own state, but for what maintainer scripts have written down there of the units of their packages."""
 _WRITTEN_ANEW = {"./etc/passwd-", "./etc/group-", "./etc/shadow-", "./etc/gshadow-", "./etc/.pwd.lock"}
 """Copies that adding a user makes of the files before."""
 
 
+def command(root: str = "/") -> str:
+    """The shell's line that lists every file and folder below a root that is not the system's own to write."""
+    pruned = " -o ".join(f"-path ./{name}" for name in _SYSTEMS_OWN)
+    state, kept = _OF_SYSTEMD
+    return f"cd {root} && find . -xdev \\( {pruned} -o -path '{state}' ! -path '{kept}' \\) -prune -o -print"
+
+
 def files(machine: Machine) -> set[str]:
     """Every file and folder of a machine that is not the system's own to write."""
-    pruned = " -o ".join(f"-path ./{name}" for name in _SYSTEMS_OWN)
-    return set(machine.shell(f"cd / && find . -xdev \\( {pruned} \\) -prune -o -print").splitlines()) - _WRITTEN_ANEW
+    return set(machine.shell(command()).splitlines()) - _WRITTEN_ANEW
 
 
 def accounts(machine: Machine) -> set[str]:

@@ -152,6 +152,7 @@ def test_install_serve_upgrade_remove_purge(runtime_and_exporter, model_bundle, 
         ).split()
         assert kept == ["/etc/hobbit-edge/hobbit.env", "/var/lib/hobbit-edge/bundle"]
         as_written(machine, 2, runtime)
-        assert files(machine) - before == set()
+        after = files(machine)
+        assert (after - before, before - after) == (set(), set())
         assert left_of_accounts(who, accounts(machine)) == set()
         assert machine.shell("systemctl list-unit-files 'hobbit*' --no-legend", check=False) == ""
