@@ -61,6 +61,7 @@ def read(path: Path) -> dict[str, Any]:
         return {
             "board": _text(hardware.get("board") or hardware.get("cpu") or "unknown"),
             "version": _text(found["about"]["version"]),
+            **_tree(found["about"]),
             "steps": steps,
             "gpu_check": _gpu_check(found["gpu_check"]),
         }
@@ -83,11 +84,16 @@ def _gpu_check(found: Any) -> dict[str, Any] | None:
     if found is None:
         return None
     kept = {name: kind(found[name]) if kind is not str else _text(found[name]) for name, kind in _GPU_CHECK.items()}
-    kept |= {"commit": _text(found.get("commit") or "unknown"), "changed": bool(found.get("changed"))}
+    kept |= _tree(found)
     kept |= {name: _texts(found.get(name)) for name in ("passed", "skipped", "demo")}
     kept |= {name: figures for name in _FIGURES if (figures := _numbers(found.get(name), _DEPTH)) is not None}
     kept["failed"] = None if found.get("failed") is None else _text(found["failed"])
     return kept
+
+
+def _tree(found: dict[str, Any]) -> dict[str, Any]:
+    """What was checked out, and whether it had changes."""
+    return {"commit": _text(found.get("commit") or "unknown"), "changed": bool(found.get("changed"))}
 
 
 def _texts(found: Any) -> list[str]:

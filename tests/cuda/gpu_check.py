@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,6 +37,7 @@ from edge_runtime.backends.cuda.onnx.provider import try_provider  # noqa: E402
 from edge_runtime.backends.cuda.self_test import check_primitives  # noqa: E402
 from edge_runtime.backends.cuda.tensorrt.library import load_library  # noqa: E402
 from edge_runtime.base.errors import DeviceError  # noqa: E402
+from edge_runtime.lab.bringup.checkout import source_tree  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results"
@@ -205,22 +205,8 @@ def describe(gpu: Gpu, options: argparse.Namespace) -> dict[str, Any]:
         "emulated": is_emulated(options),
         "quick": options.quick or is_emulated(options),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        **source_tree(),
+        **source_tree(ROOT),
     }
-
-
-def source_tree(root: Path = ROOT) -> dict[str, Any]:
-    """Return the commit that is checked, and whether files differ from it; None where that cannot be told."""
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=False, timeout=60)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    changes = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
-    return {"commit": git("rev-parse", "--short=12", "HEAD"), "changed": None if changes is None else bool(changes)}
 
 
 def engines(bundle: Path, open_gpu: Any) -> dict[str, Any]:

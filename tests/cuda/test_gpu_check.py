@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from edge_runtime.backends.cuda.driver import Driver
 from edge_runtime.backends.cuda.tensorrt.allow_list import version_for
 from edge_runtime.backends.cuda.tensorrt.library import Library
 from edge_runtime.base.errors import DeviceError
+from edge_runtime.cli import bringup
 
 
 def test_it_runs_every_check_and_writes_what_ran(
@@ -141,8 +143,28 @@ def test_the_file_says_which_tree_was_checked(tmp_path: Path):
     (tmp_path / "benchmarks/results").mkdir(parents=True)
     (tmp_path / "benchmarks/results/gpu_check_GPU.json").write_text("{}")
     assert gpu_check.source_tree(tmp_path) == found, "results are no sources"
+    (tmp_path / "notes.txt").write_text("1")
+    assert gpu_check.source_tree(tmp_path)["changed"], "it may be a source"
+    assert not gpu_check.source_tree(tmp_path, new_files=False)["changed"]
+    (tmp_path / "notes.txt").unlink()
     (tmp_path / "source.py").write_text("2")
     assert gpu_check.source_tree(tmp_path) == found | {"changed": True}
+
+
+def test_what_a_bring_up_leaves_in_a_checkout_is_no_change(tmp_path: Path):
+    """It runs gpu-check from within its folder, which by default lies in the checkout."""
+    if shutil.which("git") is None:
+        pytest.skip("no git: the commit of a result was NOT looked up")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    shutil.copy(gpu_check.ROOT / ".gitignore", tmp_path)
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *words], check=True)
+    parser = argparse.ArgumentParser()
+    bringup.add_arguments(parser)
+    folder = tmp_path / parser.parse_args([]).out
+    folder.mkdir()
+    (folder / "hobbit-bringup.json").write_text("{}")
+    assert gpu_check.source_tree(tmp_path)["changed"] is False
 
 
 def test_the_page_says_what_was_counted_and_that_is_within_what_is_meant():

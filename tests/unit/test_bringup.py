@@ -7,7 +7,9 @@ import getpass
 import json
 import os
 import runpy
+import shutil
 import socket
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -216,6 +218,38 @@ def test_results_of_another_bundle_do_not_count(tmp_path: Path, monkeypatch: pyt
         assert recorder.ran[:3] == ["doctor", "demo", "gpu-check"]
 
 
+def test_results_of_another_commit_do_not_count(tmp_path: Path):
+    if shutil.which("git") is None:
+        pytest.skip("no git: what another commit measured was NOT told apart")
+    tree = tmp_path / "tree"
+    (tree / "tests/cuda").mkdir(parents=True)
+    (tree / "tests/cuda/gpu_check.py").write_text("1")
+    git = ["git", "-C", str(tree), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+
+    def commit(text: str) -> None:
+        (tree / "source.py").write_text(text)
+        for words in (["add", "-A"], ["commit", "-qm", text]):
+            subprocess.run([*git, *words], check=True)
+
+    def ran() -> list[str]:
+        recorder = Recorder()
+        bring_up(Bringup(None, tmp_path / "out", checkout=tree), recorder)
+        return recorder.ran
+
+    subprocess.run([*git, "init", "-q"], check=True)
+    commit("1")
+    first = ran()
+    (tree / "notes.txt").write_text("of the owner")
+    assert (len(first) > 3, ran()) == (True, [])
+    about = content(tmp_path / "out")["about"]
+    assert (len(about["commit"]), about["changed"]) == (12, False)
+    commit("2")
+    assert ran() == first, "after git pull"
+    (tree / "source.py").write_text("3")
+    assert ran() == first
+    assert content(tmp_path / "out")["about"]["changed"] is True
+
+
 def test_a_file_of_something_else_is_left_alone(tmp_path: Path):
     odd = {"format": 1, "steps": {"doctor": {"outcome": "failed", "times_ended": "many"}}}
     for text in ("[1]", json.dumps(odd)):
@@ -364,8 +398,10 @@ def test_what_an_owner_sent_is_taken_over_within_bounds(tmp_path: Path):
     check |= {"decode": {f"model |{i}": {"gb_s": 50, "of_measured": None, "ok": True} for i in range(99)}}
     check |= {"commit": "0123456789ab", "changed": True, "demo": ["resident", "pinned memory left out: | no"]}
     speeds = {"predicted_per_second": 7.5, "prompt_per_second": "| **fast**"}
-    step = {"outcome": "passed", "ended": "2026-12-01 10:00:00Z", "why": "<b>|x" * 99, "json": {"timings": speeds}}
-    sent = {"format": 1, "about": {"version": "1"}, "machine": {"hardware": {"board": "NVIDIA Jetson Orin Nano"}}}
+    printed = {"timings": speeds, "choices": {"trunk": "native"}}
+    step = {"outcome": "passed", "ended": "2026-12-01 10:00:00Z", "why": "<b>|x" * 99, "json": printed}
+    about = {"version": "1", "commit": "ba9876543210", "changed": False}
+    sent = {"format": 1, "about": about, "machine": {"hardware": {"board": "NVIDIA Jetson Orin Nano"}}}
     file = tmp_path / "sent.json"
     file.write_text(json.dumps(sent | {"steps": {"bench cpu": step}, "gpu_check": check}))
     assert tool["main"]([str(file), "--out", str(tmp_path / "results")]) == 0
@@ -374,6 +410,7 @@ def test_what_an_owner_sent_is_taken_over_within_bounds(tmp_path: Path):
     assert "prompt_per_second" not in kept["steps"]["bench cpu"]
     assert len(kept["steps"]["bench cpu"]["why"]) == 200
     assert "|" not in kept["steps"]["bench cpu"]["why"]
+    assert (kept["commit"], kept["changed"]) == ("ba9876543210", False)
     found = kept["gpu_check"]
     assert found.keys() == set(check) - {"graphs"}, "numbers alone, and no deeper than they lie"
     assert (len(found["passed"]), found["skipped"], found["seconds"]) == (16, ["onnx"], 7.5)
