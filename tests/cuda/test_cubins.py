@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,25 @@ def test_an_architecture_the_compiler_does_not_know_is_named(nvrtc: Nvrtc):
     assert nvrtc.version == (12, 6)
     with pytest.raises(DeviceError, match=r"NVRTC 12\.6 compiles for sm_80, sm_87, sm_90, not for sm_110"):
         nvrtc.compile(read_source(), "sm_110")
+
+
+def test_another_library_compiles_for_what_the_first_one_does_not_know(
+    fakes: Fakes, library: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """On a Thor that has both, as with NVIDIA's wheel for CUDA 12 beside JetPack's own library."""
+    newer = shutil.copy(fakes.libnvrtc, tmp_path / "libnvrtc.so.13")
+    ctypes.CDLL(str(newer)).fake_nvrtc(13, 2, 0)
+    found = [str(fakes.libnvrtc), str(tmp_path / "gone.so"), str(newer)]
+    monkeypatch.setattr(nvrtc, "candidates", lambda: iter(found))
+    compiler = Nvrtc()
+    compiler.require("sm_87")
+    assert compiler.version == (12, 6)
+    image, _ = compiler.compile(read_source(), "sm_110")
+    assert (compiler.version, image[:14]) == ((13, 2), b"\x7fELFFAKEsm_110")
+    with pytest.raises(DeviceError, match=r"NVRTC 12\.6 compiles for .*, not for sm_120"):
+        Nvrtc().require("sm_120")
+    with pytest.raises(DeviceError, match=r"not for sm_110"):
+        Nvrtc(str(fakes.libnvrtc)).require("sm_110")
 
 
 def test_a_missing_compiler_says_where_it_is_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -6,6 +6,7 @@ import errno
 import getpass
 import json
 import os
+import re
 import runpy
 import shutil
 import socket
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from edge_runtime.__main__ import main
+from edge_runtime.backends.cuda import nvrtc
 from edge_runtime.base.errors import ConfigError, RequestError
 from edge_runtime.lab.bringup.bringup import Bringup
 from edge_runtime.lab.bringup.machine import describe_machine
@@ -198,6 +200,21 @@ def test_the_page_says_what_the_steps_are_planned_with(tmp_path: Path, monkeypat
         step for step in steps_of(tmp_path, tmp_path, None, power_modes=False, conf=conf) if step.folder or step.verb
     ]
     assert f"adds up to {sum(step.minutes for step in steps) + 5:g} minutes" in page
+
+
+def test_the_page_installs_what_a_checkout_needs():
+    root = Path(__file__).parents[2]
+
+    def packages(name: str) -> set[str]:
+        lines = re.findall(r"^\$ (.*apt-get install .*)$", (root / name).read_text(), re.MULTILINE)
+        return {word for line in lines for word in line.partition("apt-get install ")[2].partition("#")[0].split()}
+
+    readme, page = packages("README.md"), packages("deploy/jetson-bringup.md")
+    assert "python3-dev" in readme
+    assert readme <= page
+    (compiler,) = (word for word in page if word.startswith("cuda-nvrtc-"))
+    assert compiler in nvrtc.ADVICE, "what the runtime asks for where there is none"
+    assert "apt-get update" in (root / "deploy/jetson-bringup.md").read_text()
 
 
 def test_what_the_time_did_not_reach_is_run_next(tmp_path: Path):

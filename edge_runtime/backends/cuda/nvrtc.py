@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ _FUNCTIONS = (
     "nvrtcGetCUBINSize", "nvrtcGetCUBIN", "nvrtcGetProgramLogSize", "nvrtcGetProgramLog", "nvrtcDestroyProgram",
     "nvrtcGetErrorString",
 )  # fmt: skip
-_ADVICE = (
+ADVICE = (
     "JetPack 6.2: sudo apt install cuda-nvrtc-12-6. JetPack 7.2: sudo apt install cuda-nvrtc-13-2. Elsewhere: pip "
     "install nvidia-cuda-nvrtc-cu12. Kernels compiled on another machine do as well: docs/cuda.md."
 )
@@ -44,14 +45,14 @@ def open_first(names: Iterator[str]) -> ctypes.CDLL:
             return ctypes.CDLL(name)
         except OSError as err:
             failed.append(f"{name}: {err}")
-    raise DeviceError(f"cuda: no NVRTC to compile the kernels with ({'; '.join(failed)}). {_ADVICE}")
+    raise DeviceError(f"cuda: no NVRTC to compile the kernels with ({'; '.join(failed)}). {ADVICE}")
 
 
 class Nvrtc:
     """The compiler.
 
     Args:
-        library: path of libnvrtc; the first one found if left out.
+        library: path of libnvrtc; if left out the first one found, and another one for what that does not compile for.
 
     Attributes:
         version: major and minor.
@@ -61,10 +62,11 @@ class Nvrtc:
     """
 
     def __init__(self, library: str | None = None) -> None:
+        self._is_given = library is not None
         self._lib = open_first(candidates() if library is None else iter([library]))
         for name in _FUNCTIONS:
             if not hasattr(self._lib, name):
-                raise DeviceError(f"cuda: {self._lib._name} has no {name}: it is too old. {_ADVICE}")
+                raise DeviceError(f"cuda: {self._lib._name} has no {name}: it is too old. {ADVICE}")
         self._lib.nvrtcGetErrorString.restype = ctypes.c_char_p
         major, minor = ctypes.c_int(), ctypes.c_int()
         self._check("nvrtcVersion", self._lib.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
@@ -79,15 +81,19 @@ class Nvrtc:
         return [f"sm_{number}" for number in numbers]
 
     def require(self, arch: str) -> None:
-        """Check that it compiles for an architecture.
+        """Check that it compiles for an architecture; where another library here does and this does not, take that.
 
         Raises:
-            DeviceError: it does not.
+            DeviceError: none does.
         """
         known = self.architectures()
-        if arch not in known:
+        if arch in known:
+            return
+        other = None if self._is_given else _library_for(arch)
+        if other is None:
             version = ".".join(map(str, self.version))
-            raise DeviceError(f"cuda: NVRTC {version} compiles for {', '.join(known)}, not for {arch}. {_ADVICE}")
+            raise DeviceError(f"cuda: NVRTC {version} compiles for {', '.join(known)}, not for {arch}. {ADVICE}")
+        self._lib, self.version = other._lib, other.version
 
     def compile(self, source: KernelSource, arch: str, options: tuple[str, ...] = ()) -> tuple[bytes, str]:
         """Compile the kernels.
@@ -138,3 +144,13 @@ class Nvrtc:
             name = (self._lib.nvrtcGetErrorString(code) or b"an unknown code").decode("ascii", "replace")
             said = f":\n{log[:4000]}" if log else ""
             raise DeviceError(f"cuda: {call} failed with {name} ({code}). Report this message{said}")
+
+
+def _library_for(arch: str) -> Nvrtc | None:
+    """Return the first library found that compiles for an architecture; None where there is none."""
+    for name in candidates():
+        with suppress(DeviceError):  # it is not there, or too old
+            found = Nvrtc(name)
+            if arch in found.architectures():
+                return found
+    return None
