@@ -245,7 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
     if toolchain is None:
         print("gpu-compile: SKIPPED: NVIDIA's compilers are not installed, no kernel was compiled. "
               "Install them with: pip install -e '.[gpu-compile]'", file=sys.stderr)  # fmt: skip
-        return 0
+        return 2
     results, wrong = [], []
     for compiler, archs in TARGETS.items():
         for arch in archs:

@@ -2,7 +2,7 @@
 of device-only functions, kinds of memory, each kernel against the reference, the demo, products at models' sizes.
 
 Prints what passed, and writes gpu_check_NAME.json, also when something failed. Without a GPU, a driver or NVRTC it says
-what is missing, and checks nothing. Over a fake driver sizes are small, and the file says that it was emulated.
+what is missing, and ends with 2. Over a fake driver sizes are small, and the file says that it was emulated.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ from edge_runtime.lab.bringup.checkout import source_tree  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results"
+NOT_RUN = 2
+"""How it ends where nothing could be checked, as every script of checks here does."""
+
+
+_MET = {True: "met", False: "MISSED", None: "not measured"}
 
 
 class NoShim:
@@ -143,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
             gpu = open_gpu(0)
         except DeviceError as err:
             print(f"gpu-check: SKIPPED, nothing was checked on a GPU: {err}", file=sys.stderr)
-            return 0
+            return NOT_RUN
         try:
             parts = Parts(result_path(options.out, gpu), describe(gpu, options))
         except OSError as err:

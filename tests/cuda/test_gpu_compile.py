@@ -121,7 +121,7 @@ def test_without_compilers_the_target_says_so_and_writes_nothing(
 ):
     monkeypatch.setattr(gpu_compile, "RESULT", tmp_path / "result.json")
     monkeypatch.setattr(gpu_compile, "PAGE", tmp_path / "page.md")
-    assert gpu_compile.main(["--toolchain", str(tmp_path)]) == 0
+    assert gpu_compile.main(["--toolchain", str(tmp_path)]) == 2, "what was not run has not passed"
     assert "SKIPPED: NVIDIA's compilers are not installed" in capsys.readouterr().err
     assert not (tmp_path / "result.json").exists()
 

@@ -98,8 +98,8 @@ def test_every_target_of_checks_has_to_run():
     text = (REPO / "Makefile").read_text()
     assert "= 2 ]" not in text
     assert "|| true" not in text
-    for recipe in re.findall(r"^\t.*pytest.*$", text, re.MULTILINE):
-        if re.search(r"-m (system|ray) |test_cgroup_shares|test_linted", f"{recipe} "):
+    for recipe in re.findall(r"^\t.*pytest.*$", text.replace("\\\n", ""), re.MULTILINE):
+        if re.search(r"-m (system|ray|planted|emulation) |test_cgroup_shares|test_linted", f"{recipe} "):
             assert "$(MUST_RUN)" in recipe, recipe
     for script in (
         "tests/arm/run.sh",
@@ -111,3 +111,18 @@ def test_every_target_of_checks_has_to_run():
         lines = (REPO / script).read_text()
         body = lines.partition("not_run() {")[2].partition("}")[0]
         assert re.search(r"NOT RUN.*\n *exit 2$", body.strip("\n"), re.MULTILINE), script
+
+
+def test_what_may_be_missed_unasked_is_what_an_extra_brings():
+    (names,) = re.findall(r"^OF_AN_EXTRA := (.*)$", (REPO / "Makefile").read_text(), re.MULTILINE)
+    of_the_extra = (REPO / "tests/cuda/test_tensorrt_rtx.py").read_text()
+    assert "tensorrt-check" in of_the_extra
+    assert names.split() == re.findall(r"^def (test_\w+)", of_the_extra, re.MULTILINE)
+
+
+def test_bindings_that_were_not_fetched_are_fetched_the_next_time(tmp_path):
+    (bindings,) = re.findall(r"^BINDINGS := (.*)$", (REPO / "Makefile").read_text(), re.MULTILINE)
+    command = ["make", "-C", str(tmp_path), "-f", str(REPO / "Makefile"), "PY=false", *bindings.split()]
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout.count("false -m pip install")) == (0, 2), done.stderr

@@ -68,7 +68,8 @@ def test_what_a_step_prints_is_kept_whole_or_its_end(tmp_path: Path):
             "takes too much memory, see dmesg",
         ),
         (python("import os; os.kill(os.getpid(), 11)"), "failed", "a signal ended it: Segmentation fault"),
-        (python("import sys; sys.stderr.write('gpu-check: SKIPPED, no GPU')"), "not available", "no GPU"),
+        (python("import sys; sys.stderr.write('gpu-check: SKIPPED, no GPU'); sys.exit(2)"), "not available", "no GPU"),
+        (python("import sys; sys.stderr.write('unrecognized arguments'); sys.exit(2)"), "failed", "unrecognized"),
         (Step("it", "", ("/no/such/program",)), "failed", "No such file"),
         (Step("it", "", why_not="no GPU here"), "not available", "no GPU here"),
         (

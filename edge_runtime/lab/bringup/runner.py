@@ -18,6 +18,8 @@ from edge_runtime.lab.bringup.steps import HOBBIT, Step
 
 Run = Callable[[Step, Path, Mapping[str, str], float], Result]
 NOT_AVAILABLE = "not available"
+_NOT_RUN = 2
+"""How scripts of checks end where they cannot run."""
 
 
 def run_step(step: Step, out: Path, environment: Mapping[str, str], most_s: float, still_s: float = STILL_S) -> Result:
@@ -52,7 +54,7 @@ def run_step(step: Step, out: Path, environment: Mapping[str, str], most_s: floa
         return found | {"outcome": PASSED, "why": "it found something: see what it printed"}
     if found["outcome"] in (CUT, STUCK, FAILED) and step.folder and "json" not in found:
         found |= _unfinished(out / step.folder / "report.json")
-    if found["outcome"] == PASSED and "SKIPPED" in found["stderr"]:
+    if found.get("exit") == _NOT_RUN and "SKIPPED" in found["stderr"]:  # options that are refused end with 2 as well
         return found | {"outcome": NOT_AVAILABLE, "why": found["stderr"].strip().splitlines()[-1]}
     return found
 
