@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from cuda import gpu_check  # noqa: E402
 from cuda.build import build_fakes  # noqa: E402
+from cuda.driver_calls import LAUNCHES, WAITS  # noqa: E402
 from cuda.gpu_demo import demo, graphs, make_gpu  # noqa: E402
 from cuda.gpu_steps import BUDGET_S, MODELS, decode_products, memory_kinds  # noqa: E402
 
@@ -40,7 +41,6 @@ from edge_runtime.telemetry.hardware import describe_hardware  # noqa: E402
 
 GPUS = ("sm_87", "sm_90", "sm_110")
 GRAPH_TOKENS, CHECKED_TOKENS = 3, 64
-_WAITS = ("cuEventSynchronize", "cuStreamSynchronize", "cuCtxSynchronize")
 
 
 @dataclass
@@ -84,8 +84,8 @@ def measured(part: Callable[[], Any]) -> dict[str, Any]:
         "host_s": round(wall - SPENT.seconds, 2),
         "emulated_s": round(SPENT.seconds, 2),
         "calls": sum(made.values()),
-        "launches": made["cuLaunchKernel"] + made["cuGraphLaunch"],
-        "waits": sum(made[name] for name in _WAITS),
+        "launches": sum(made[name] for name in LAUNCHES),
+        "waits": sum(made[name] for name in WAITS),
     }
 
 

@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parents[1] / "benchmarks/results/bringup"
 _TEXT, _PARTS = 200, 16
 _GPU_CHECK = {"device": str, "arch": str, "driver_cuda": int, "emulated": bool, "date": str}
 _FIGURES = ("memory", "decode", "graphs", "seconds")
-"""Parts of it of which every number is kept, and the names above it."""
+"""Parts of it of which every number, yes and no is kept, and the names above it."""
 _DEPTH = 4
 
 
@@ -101,8 +101,8 @@ def _texts(found: Any) -> list[str]:
 
 
 def _numbers(found: Any, depth: int) -> Any:
-    """A number that a table may show, or a table of such; None for anything else."""
-    if isinstance(found, (int, float)) and not isinstance(found, bool):
+    """A number or a yes or no that a table may show, or a table of such; None for anything else."""
+    if isinstance(found, (int, float)):
         return found if math.isfinite(found) else None
     if not isinstance(found, dict) or not depth:
         return None

@@ -88,7 +88,16 @@ def decode(gpu: Gpu, kinds: Mapping[str, Any], quick: bool) -> dict[str, Any]:
     found = decode_products(gpu, kinds["device"]["gb_s"], 32 if quick else 1, 1 if quick else 20)
     for name, each in found.items():
         said = each.get("skipped") or f"{each['gb_s']} GB/s, {each['of_measured'] or 0:.0%} of what was measured"
-        print(f"experts of {name}, one token: {said}", flush=True)
+        goal = f", goal {each['goal']:.0%}: {_MET[each['met']]}" if "goal" in each else ""
+        print(f"experts of {name}, one token: {said}{goal}", flush=True)
+    return found
+
+
+def launched(found: dict[str, Any]) -> dict[str, Any]:
+    """Say what a token of the resident demo took."""
+    for name, each in found.items():
+        counts = f"{each['launches_a_token']:g} launches and {each['waits_a_token']:g} waits a token"
+        print(f"demo resident, {name.replace('_', ' ')}: {each['tok_s']:.3g} tokens a second, {counts}", flush=True)
     return found
 
 
@@ -181,7 +190,7 @@ def run(parts: Parts, gpu: Gpu, open_gpu: Any, options: argparse.Namespace) -> N
         parts.run("demo", lambda: agreed(demo(options.bundle, open_gpu, problems)))
     parts.run("decode", lambda: decode(gpu, kinds, quick))
     if has_demo:
-        parts.run("graphs", lambda: graphs(options.bundle, open_gpu, 3 if quick else 64))
+        parts.run("graphs", lambda: launched(graphs(options.bundle, open_gpu, 3 if quick else 64)))
         parts.run("tensorrt", lambda: engines(options.bundle, open_gpu))
         parts.run("onnx", lambda: on_provider(options.bundle, open_gpu))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cuda.driver_calls import DriverCalls
 from cuda.engines import ALL, FEW, assert_close, logits, make_all_resident, opened, tokens
 
 from edge_runtime import Engine, SamplingParams, backends
@@ -59,20 +60,24 @@ def demo(bundle: Path, open_gpu: Any, problems: Mapping[str, str]) -> Iterator[s
 
 
 def graphs(bundle: Path, open_gpu: Any, more_tokens: int) -> dict[str, Any]:
-    """Run the resident demo as a graph and without one: the same bits; tokens a second of both.
+    """Run the resident demo as a graph and without one: the same bits; of both its speed, launches and waits a token.
 
     Raises:
-        AssertionError: bits differ.
+        AssertionError: bits differ, or the host waits for layers though every expert is in memory.
     """
-    bits, found = [], dict[str, Any]()
-    with checked_backend(lambda options: CudaBackend(options, open_gpu)):
+    bits, found, calls = [], dict[str, Any](), DriverCalls()
+    with checked_backend(lambda options: CudaBackend(options, calls.counting(open_gpu))):
         for name, graph in (("graph", "true"), ("single_launches", "false")):
             with opened(bundle, f"cuda:trunk=cuda,graph={graph}", ALL) as engine:
                 make_all_resident(engine)
                 bits.append(engine.logits(engine.tokenizer.encode("Once upon")[:4] * 2, chunk=1))
                 params = SamplingParams(max_tokens=more_tokens, ignore_eos=True)
-                timings = engine.generate(engine.tokenizer.encode("Once")[:1], params).timings
-                found[name] = {"tok_s": timings["predicted_per_second"]}
+                ids = engine.tokenizer.encode("Once")[:1]
+                calls.made.clear()
+                timings = engine.generate(ids, params).timings
+                found[name] = {"tok_s": timings["predicted_per_second"], **calls.a_token(more_tokens)}
+                waits, layers = found[name]["waits_a_token"], len(engine.spec.sparse_layers)
+                assert waits < layers, f"{name}: the host waits {waits} times a token, for {layers} layers on the GPU"
     assert (bits[0] == bits[1]).all(), "a graph gives other bits than single launches"
     return found
 

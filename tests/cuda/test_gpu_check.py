@@ -13,9 +13,9 @@ from pathlib import Path
 import gpu_check_time
 import numpy as np
 import pytest
-from cuda import fake_tensorrt, gpu_check, gpu_demo
+from cuda import fake_tensorrt, gpu_check, gpu_demo, gpu_steps
 from cuda.build import Fakes
-from cuda.engines import ALL, opened, tokens
+from cuda.engines import ALL, FEW, opened, tokens
 from cuda.fake_provider import FakeOnnxRuntime
 from cuda.gpu_demo import demo, make_gpu
 from cuda.gpu_steps import memory_kinds
@@ -44,6 +44,8 @@ def test_it_runs_every_check_and_writes_what_ran(
     assert len(result["decode"]) == 3
     assert result["demo"] == [*(f"streamed through {kind} memory" for kind in KINDS), "resident"]
     assert set(result["graphs"]) == {"graph", "single_launches"}
+    assert all(0 < each["waits_a_token"] < 8 for each in result["graphs"].values()), "less than layers of the demo"
+    assert result["decode"]["Mixtral-8x7B"].items() >= {"goal": 0.7, "met": None}.items(), "small sizes meet no goal"
     assert (result["device"], result["arch"], result["driver_cuda"]) == ("Fake Orin", "sm_87", 12060)
     assert (result["emulated"], result["failed"]) == (True, None), "a fake never passes for a GPU"
     assert {"commit", "changed"} <= result.keys()
@@ -55,6 +57,22 @@ def test_it_runs_every_check_and_writes_what_ran(
     said = capsys.readouterr().out
     assert "self-test of device-only functions: passed" in said
     assert "TensorRT: SKIPPED, no engine was built: TensorRT cannot be imported" in said
+
+
+@pytest.mark.parametrize(("share", "met"), [(0.71, True), (0.69, False), (None, None)])
+def test_a_goal_that_is_missed_is_a_result(share: float | None, met: bool | None, monkeypatch):
+    monkeypatch.setattr(gpu_steps, "layer_ms", lambda *_: (10**9 if share is None else int(share * 10**9), 10.0))
+    found = gpu_steps.decode_products(None, None if share is None else 100.0)  # type: ignore[arg-type]
+    assert found["Mixtral-8x7B"].items() >= {"goal": 0.7, "met": met}.items()
+    assert "goal" not in found["gpt-oss-20b"]
+
+
+def test_a_host_that_waits_for_layers_fails_it(fake, nvrtc, kernel_folder, model_bundle, monkeypatch):
+    """Not every expert is in memory: each layer is the host's."""
+    monkeypatch.setattr(gpu_demo, "make_all_resident", lambda engine: None)
+    monkeypatch.setattr(gpu_demo, "ALL", FEW)
+    with pytest.raises(AssertionError, match=r"graph: the host waits [\d.]+ times a token, for 8 layers"):
+        gpu_demo.graphs(model_bundle, make_gpu(lambda: Driver(fake), kernel_folder, lambda: nvrtc), 3)
 
 
 def test_engines_are_checked_where_tensorrt_is(fakes, fake, nvrtc, kernel_folder, model_bundle, monkeypatch):

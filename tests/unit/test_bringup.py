@@ -413,7 +413,8 @@ def test_what_an_owner_sent_is_taken_over_within_bounds(tmp_path: Path):
     check |= {
         "memory": {"kinds": {"device": {"gb_s": 88.5, "problem": "<b>"}}, "chosen": "device", "nan": float("nan")}
     }
-    check |= {"decode": {f"model |{i}": {"gb_s": 50, "of_measured": None, "ok": True} for i in range(99)}}
+    product = {"gb_s": 50, "of_measured": None, "goal": 0.7, "met": False}
+    check |= {"decode": {f"model |{i}": product for i in range(99)}}
     check |= {"commit": "0123456789ab", "changed": True, "demo": ["resident", "pinned memory left out: | no"]}
     speeds = {"predicted_per_second": 7.5, "prompt_per_second": "| **fast**"}
     printed = {"timings": speeds, "choices": {"trunk": "native"}}
@@ -434,7 +435,7 @@ def test_what_an_owner_sent_is_taken_over_within_bounds(tmp_path: Path):
     assert (len(found["passed"]), found["skipped"], found["seconds"]) == (16, ["onnx"], 7.5)
     assert found["memory"] == {"kinds": {"device": {"gb_s": 88.5}}}
     assert len(found["decode"]) == 16
-    assert found["decode"]["model  3"] == {"gb_s": 50}
+    assert found["decode"]["model  3"] == {"gb_s": 50, "goal": 0.7, "met": False}
     assert (found["commit"], found["changed"]) == ("0123456789ab", True)
     assert found["demo"] == ["resident", "pinned memory left out:   no"]
     for broken in ("[]", "{}", '{"format": 2}', json.dumps(sent | {"steps": {"a": 1}, "gpu_check": None})):
