@@ -31,6 +31,7 @@ PARTS = {
     "decode": "products at models' sizes",
     "graphs": "a graph against none",
     "engines, if there": "TensorRT builds ten engines, where it is installed: an allowance",
+    "provider, if there": "ONNX Runtime's CUDA provider runs the trunk, where it works: an allowance",
 }
 """Parts of the result's estimate, in the order of the table, and what they are."""
 
@@ -38,12 +39,22 @@ PARTS = {
 def rows(result: dict[str, Any]) -> Iterator[str]:
     """Yield the table."""
     seconds, parts = result["estimate_s"], result["parts"]
+    yield "Caption: seconds by part, of a processor of two x86 cores, counted"
+    yield f"{_when(result)}."
+    yield ""
     yield "| part | seconds | launches | waits |"
     yield "|---|---|---|---|"
     for key, what in PARTS.items():
         counts = [f"{parts[key][name]}" if key in parts else "" for name in ("launches", "waits")]
         yield f"| {what} | {seconds[key]:.1f} | {' | '.join(counts)} |"
     yield f"| together | {total(result):.1f} | | |"
+
+
+def _when(result: dict[str, Any]) -> str:
+    """Day and commit; files of before 30 November 2026 have neither."""
+    if "date" not in result:
+        return "before 2026-11-30, on a day and at a commit that the file does not name"
+    return f"{result['date']} at {result['commit'] or 'unknown'}{' with changes' if result['changed'] else ''}"
 
 
 def total(result: dict[str, Any]) -> float:
