@@ -74,6 +74,9 @@ def _step(step: dict[str, Any]) -> dict[str, Any]:
     kept = {"outcome": _text(step["outcome"]), "ended": _text(step["ended"]), "why": _text(step.get("why", ""))}
     printed = step.get("json")
     timings = printed.get("timings") if isinstance(printed, dict) else None
+    choices = printed.get("choices") if isinstance(printed, dict) else None
+    if isinstance(choices, dict) and isinstance(choices.get("trunk"), str):
+        kept["trunk"] = _text(choices["trunk"])
     if isinstance(timings, dict):
         speeds = {name: timings.get(name) for name in ("prompt_per_second", "predicted_per_second")}
         kept |= {name: value for name, value in speeds.items() if isinstance(value, (int, float))}

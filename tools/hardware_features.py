@@ -149,6 +149,16 @@ ON_A_GPU: Mapping[str, tuple[str, ...]] = {
 """Which features each part of `make gpu-check` shows, by its key in the result file. Nothing there injects errors, so
 the row of the driver layer is not among them."""
 
+BY_USE: Mapping[str, tuple[str, ...]] = {
+    "demo": ("encoder",),
+    "verify": ("expert-kernels", "drive-reader"),
+    "bench cpu": ("expert-kernels", "drive-reader", "native-decisions"),
+}
+"""Which features a step of a bring-up cannot do without. Of the GPU's there are none: a benchmark computes whatever the
+numbers are, and `make gpu-check` compares them."""
+TRUNKS: Mapping[str, tuple[str, ...]] = {"native": ("native-trunk",), "onnx": ("trunk",)}
+"""By what a benchmark on the CPU says of its trunk."""
+
 
 def feature_named(name: str) -> Feature:
     """Return a row by its name.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import marked_page
-from hardware_features import COMPILERS, FEATURES, ON_A_GPU, PLACES
+from hardware_features import BY_USE, COMPILERS, FEATURES, ON_A_GPU, PLACES, TRUNKS
 from hardware_run import read_result
 
 from edge_runtime.base.sizes import format_size
@@ -29,11 +29,19 @@ NEVER = "never"
 HEAD = """# Where each part has run
 
 Written by `tools/hardware_table.py` from result files, never by hand. A cell says what came of a
-feature's tests in a place: how many passed, or `never`. "Emulated" means that a CPU played the
-part: it shows that results are right, not how fast they come, and not how real hardware behaves.
-Nothing in this table is a claim about hardware whose column says `never`.
+feature's tests in a place, or `never`: how many passed, on which day, at which commit. What changed
+in the code after that has not run there. "Emulated" means that a CPU played the part: it shows that
+results are right, not how fast they come, and not how real hardware behaves. "By use, no tests": a
+step of `hobbit bringup` that needs the feature passed there. Nothing in this table is a claim about
+hardware whose column says `never`.
 """
 _JETSON = ("Orin", "Jetson", "Thor")
+_EMULATED_ARM = """
+`make arm-check` does more on emulated arm64 than the table has, and leaves no result file. It
+installs the wheel in a Debian, streams the demo's experts through a cache that holds a part of
+them, with the trunk of our own kernels, and compares the tokens with this machine's. Then the HTTP
+service has to answer with the same text. ONNX Runtime's trunk and a cgroup's limit are not tried.
+"""
 
 
 @dataclass
@@ -44,20 +52,32 @@ class Column:
         title: of the column.
         where: the machine, the day, the commit; a line under the table.
         cells: by feature's name.
+        has_gpu: what `make gpu-check` found there is among them.
     """
 
     title: str
     where: str = NEVER
     cells: dict[str, str] = field(default_factory=dict)
+    has_gpu: bool = False
+
+    @property
+    def is_jetson(self) -> bool:
+        """Whether it is a Jetson, by its name."""
+        return _names_a_jetson(self.title)
+
+
+def _names_a_jetson(name: str) -> bool:
+    return any(word in name for word in _JETSON)
 
 
 def columns(results: Path) -> list[Column]:
-    """Return the places in the page's order: those that are emulated, GPUs, Jetson boards."""
+    """Return the places in the page's order: those that are emulated, other machines, GPUs, Jetson boards."""
     found = [_place(results, place, title) for place, title in PLACES.items()]
-    real = list(_gpus(results))
-    gpus = [column for column in real if not any(word in column.title for word in _JETSON)]
-    boards = [column for column in real if column not in gpus]
-    return [*found, *(gpus or [Column("NVIDIA GPU")]), *(boards or [Column("Jetson")])]
+    real = list(_real(results))
+    boards = [column for column in real if column.is_jetson]
+    gpus = [column for column in real if column.has_gpu and not column.is_jetson]
+    others = [column for column in real if not column.has_gpu and not column.is_jetson]
+    return [*found, *others, *(gpus or [Column("NVIDIA GPU")]), *(boards or [Column("Jetson")])]
 
 
 def _place(results: Path, place: str, title: str) -> Column:
@@ -82,8 +102,17 @@ def _commits(commits: list[str]) -> str:
     return f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"
 
 
+def _age(day: str, tree: dict[str, Any]) -> str:
+    """When something ran, and what."""
+    return f"{day} at {tree.get('commit') or 'unknown'}{' with changes' if tree.get('changed') else ''}"
+
+
 def cell(found: dict[str, Any]) -> str:
-    """Say what came of a check."""
+    """Say what came of a check, and when."""
+    return f"{_outcome(found)}; {_age(found['date'], found)}"
+
+
+def _outcome(found: dict[str, Any]) -> str:
     outcome, tests = found["outcome"], found.get("tests")
     if outcome == "failed":
         return "**failed**"
@@ -98,16 +127,43 @@ def _machine(machine: dict[str, Any]) -> str:
     return f"{machine['cpu'] or machine['machine']}, {machine['cpus']} CPUs, {memory}, {machine['kernel']}"
 
 
-def _gpus(results: Path) -> Iterator[Column]:
-    """Real GPUs: what `make gpu-check` wrote there, or the first owner of a board sent."""
+def _real(results: Path) -> Iterator[Column]:
+    """Real machines: what `make gpu-check` wrote there, or the first owner of a board sent."""
     for path in sorted([*results.glob("gpu_check_*.json"), *results.glob("bringup/*.json")]):
         found = json.loads(path.read_text(encoding="utf-8"))
-        check = found.get("gpu_check", found)
-        if not check or check.get("emulated", True):
+        check, name = found.get("gpu_check", found), path.relative_to(results.parent.parent)
+        if check and check.get("emulated", True):
+            check = None
+        cells = _by_use(found) | (_parts(check) if check else {})
+        if check:
+            where = f"{check['device']} ({check['arch']}), driver for CUDA {check['driver_cuda']}; {check['date']}"
+            tree = f"{_commits([check.get('commit') or 'unknown'])}{' with changes' if check.get('changed') else ''}"
+            board = str(found.get("board", ""))
+            title = board if _names_a_jetson(board) else check["device"]  # each Orin's GPU is called Orin
+            yield Column(title, f"{where}, {tree}; {name}", cells, has_gpu=True)
+        elif cells:
+            days = sorted(step["ended"][:10] for step in found["steps"].values())
+            yield Column(found["board"], f"{found['board']}; {_age(days[-1], found)}; {name}", cells)
+
+
+def _by_use(found: dict[str, Any]) -> dict[str, str]:
+    """Return a cell for each feature that a step of a bring-up needed; one that failed is said first."""
+    cells: dict[str, str] = {}
+    for name, step in found.get("steps", {}).items():
+        outcome = {"passed": "by use, no tests", "failed": "**failed** in use"}.get(step["outcome"])
+        if outcome is None:
             continue
-        where = f"{check['device']} ({check['arch']}), driver for CUDA {check['driver_cuda']}; {check['date']}"
-        tree = f"{_commits([check.get('commit') or 'unknown'])}{' with changes' if check.get('changed') else ''}"
-        yield Column(check["device"], f"{where}, {tree}; {path.relative_to(results.parent.parent)}", _parts(check))
+        age = _age(step["ended"][:10], found)
+        for feature in (*BY_USE.get(name, ()), *_of_the_trunk(name, step)):
+            if outcome.startswith("**") or feature not in cells:
+                cells[feature] = f"{outcome}: `{name}`; {age}"
+    return cells
+
+
+def _of_the_trunk(name: str, step: dict[str, Any]) -> Iterator[str]:
+    """What a benchmark on the CPU says it used."""
+    if name == "bench cpu":
+        yield from TRUNKS.get(step.get("trunk", ""), ())
 
 
 def _parts(check: dict[str, Any]) -> dict[str, str]:
@@ -118,7 +174,8 @@ def _parts(check: dict[str, Any]) -> dict[str, str]:
         said["demo"] = f"passed, {left_out} of its ways left out"
     if failed := check.get("failed"):
         said[failed] = "**failed**"
-    return {name: said[key] for key, names in ON_A_GPU.items() if key in said for name in names}
+    age = _age(check["date"], check)
+    return {name: f"{said[key]}; {age}" for key, names in ON_A_GPU.items() if key in said for name in names}
 
 
 def _ways(check: dict[str, Any]) -> list[str]:
@@ -135,7 +192,7 @@ def page(results: Path = RESULTS) -> str:
     for feature in FEATURES:
         cells = (column.cells.get(feature.name, NEVER) for column in found)
         lines.append(f"| {feature.title} | {' | '.join(cells)} |")
-    lines += ["", "## Machines", "", "| place | machine, day, commit |", "|---|---|"]
+    lines += [_EMULATED_ARM.rstrip("\n"), "", "## Machines", "", "| place | machine, day, commit |", "|---|---|"]
     lines += [f"| {column.title} | {column.where} |" for column in found]
     lines += ["", "## What would show each feature", "", "| feature | command |", "|---|---|"]
     for feature in FEATURES:

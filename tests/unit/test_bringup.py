@@ -427,6 +427,7 @@ def test_what_an_owner_sent_is_taken_over_within_bounds(tmp_path: Path):
     kept = json.loads((tmp_path / "results/NVIDIA-Jetson-Orin-Nano-2026-12-01.json").read_text())
     assert kept["steps"]["bench cpu"]["predicted_per_second"] == 7.5
     assert "prompt_per_second" not in kept["steps"]["bench cpu"]
+    assert kept["steps"]["bench cpu"]["trunk"] == "native"
     assert len(kept["steps"]["bench cpu"]["why"]) == 200
     assert "|" not in kept["steps"]["bench cpu"]["why"]
     assert (kept["commit"], kept["changed"]) == ("ba9876543210", False)

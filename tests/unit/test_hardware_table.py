@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -31,6 +32,15 @@ def row(page: str, feature: str) -> list[str]:
 
 def test_the_page_is_current(tool: ModuleType) -> None:
     assert tool.main(["--check"]) == 0, "run python tools/hardware_table.py"
+
+
+def test_each_cell_says_of_which_day_and_commit_it_is(tool: ModuleType, results: Path) -> None:
+    found = json.loads((results / "hardware/x86.json").read_text())["features"]["encoder"]
+    page = tool.page(results)
+    assert row(page, "expert encoder")[1].endswith(f"; {found['date']} at {found['commit']}")
+    for feature in tool.FEATURES:
+        cells = row(page, feature.title)[1:]
+        assert all(each == "never" or re.search(r"; \d{4}-\d\d-\d\d at \w+$", each) for each in cells), cells
 
 
 def test_an_old_page_is_found(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,20 +86,51 @@ def test_a_result_of_a_gpu_becomes_a_column_and_a_fakes_does_not(tool: ModuleTyp
     assert "A fake" not in page
     titles = row(page, "feature")
     assert titles[-2:] == ["NVIDIA H100", "Jetson"]
-    assert row(page, "CUDA: device-only functions")[-2:] == ["passed", "never"]
-    assert row(page, "CUDA: kinds of memory")[-2] == "**failed**"
+    age = "2026-12-01 at 0123456789ab"
+    assert row(page, "CUDA: device-only functions")[-2:] == [f"passed; {age}", "never"]
+    assert row(page, "CUDA: kinds of memory")[-2] == f"**failed**; {age}"
     assert row(page, "CUDA: driver layer")[-2] == "never", "no error is injected on a GPU"
     assert row(page, "CUDA: decode loop")[-2] == "never"
-    assert row(page, "TensorRT: the trunk as engines")[-2] == "skipped"
+    assert row(page, "TensorRT: the trunk as engines")[-2] == f"skipped; {age}"
     assert "2026-12-01, commit 0123456789ab; " in page
     (results / "bringup").mkdir(exist_ok=True)
     board = found | {"device": "Orin", "passed": ["demo", "tensorrt"], "skipped": [], "failed": None, "changed": True}
     board["demo"] = ["streamed through device memory", "pinned memory left out: refused", "resident"]
-    (results / "bringup/orin.json").write_text(json.dumps({"gpu_check": board}))
+    (results / "bringup/orin.json").write_text(json.dumps({"board": "Jetson Orin NX", "gpu_check": board}))
     page = tool.page(results)
-    assert row(page, "CUDA: decode loop")[-2:] == ["never", "passed, 1 of its ways left out"]
-    assert row(page, "TensorRT: the trunk as engines")[-2:] == ["skipped", "passed"]
+    assert row(page, "feature")[-2:] == ["NVIDIA H100", "Jetson Orin NX"]
+    assert row(page, "CUDA: decode loop")[-2:] == ["never", f"passed, 1 of its ways left out; {age} with changes"]
+    assert row(page, "TensorRT: the trunk as engines")[-2:] == [f"skipped; {age}", f"passed; {age} with changes"]
     assert "commit 0123456789ab with changes; " in page
+
+
+def steps(**outcomes: str) -> dict[str, dict[str, str]]:
+    found = {name.replace("_", " "): {"outcome": outcome} for name, outcome in outcomes.items()}
+    return {name: {**each, "ended": "2026-12-02 10:00:00Z"} for name, each in found.items()}
+
+
+def test_steps_of_a_bring_up_are_a_column_without_gpu_check(tool: ModuleType, results: Path) -> None:
+    (results / "bringup").mkdir(exist_ok=True)
+    sent = {"board": "NVIDIA Jetson Orin Nano", "commit": "0123456789ab", "changed": False, "gpu_check": None}
+    sent["steps"] = steps(demo="passed", verify="passed", bench_cpu="passed", gpu_check="not available")
+    sent["steps"]["bench cpu"]["trunk"] = "native"
+    file = results / "bringup/orin.json"
+    file.write_text(json.dumps(sent))
+    page, age = tool.page(results), "2026-12-02 at 0123456789ab"
+    assert row(page, "feature")[-2:] == ["NVIDIA GPU", "NVIDIA Jetson Orin Nano"]
+    assert row(page, "expert encoder")[-1] == f"by use, no tests: `demo`; {age}"
+    assert row(page, "expert kernels of the CPU")[-1] == f"by use, no tests: `verify`; {age}"
+    assert row(page, "table of slots")[-1] == f"by use, no tests: `bench cpu`; {age}"
+    assert row(page, "trunk of our own kernels on the CPU")[-1].startswith("by use")
+    assert row(page, "trunk on ONNX Runtime's CPU")[-1] == "never"
+    assert all(row(page, feature.title)[-1] == "never" for feature in tool.FEATURES if "CUDA" in feature.title)
+    sent["steps"] |= steps(bench_cpu="failed")
+    file.write_text(json.dumps(sent | {"board": "AMD EPYC"}))
+    page = tool.page(results)
+    assert row(page, "feature")[-3:] == ["AMD EPYC", "NVIDIA GPU", "Jetson"], "of a machine without a GPU"
+    assert row(page, "expert kernels of the CPU")[-3] == f"**failed** in use: `bench cpu`; {age}"
+    file.write_text(json.dumps(sent | {"steps": steps(demo="failed") | steps(plan="passed")}))
+    assert row(tool.page(results), "expert encoder")[-1].startswith("**failed** in use: `demo`")
 
 
 def test_a_failed_check_shows(tool: ModuleType, results: Path) -> None:
@@ -97,7 +138,8 @@ def test_a_failed_check_shows(tool: ModuleType, results: Path) -> None:
     found = json.loads(path.read_text())
     found["features"]["encoder"]["outcome"] = "failed"
     path.write_text(json.dumps(found))
-    assert row(tool.page(results), "expert encoder")[1] == "**failed**"
+    day, commit = (found["features"]["encoder"][name] for name in ("date", "commit"))
+    assert row(tool.page(results), "expert encoder")[1] == f"**failed**; {day} at {commit}"
     path.write_text(json.dumps(found | {"place": "somewhere"}))
     with pytest.raises(ValueError, match="expected a result of tools/hardware_run.py"):
         tool.page(results)
