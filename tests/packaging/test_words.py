@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
-FOLDERS = ("edge_runtime", "export", "profiles", "tools", "benchmarks")
+FOLDERS = ("edge_runtime", "export", "profiles", "tools", "benchmarks", "tests")
 NATIVE = {".cpp", ".hpp", ".cu", ".cuh"}
 HOMES = {
     "plan": (
