@@ -71,8 +71,8 @@ def chunked(answer: Answer) -> None:
     """Send the body in chunks, its length unsaid, as servers do that make it while they send."""
     del answer.headers["Content-Length"]
     answer.headers["Transfer-Encoding"] = "chunked"
-    pieces = [answer.body[at : at + 1000] for at in range(0, len(answer.body), 1000)]
-    answer.body = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+    parts = [answer.body[at : at + 1000] for at in range(0, len(answer.body), 1000)]
+    answer.body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
 
 
 def endless(answer: Answer) -> None:

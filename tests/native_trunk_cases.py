@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 from specs import layer, model_spec
-from state_dict_weights import synthetic_moe
+from state_dict_weights import synthetic_experts
 
 from edge_runtime.backends.trunk import KVCache, Trunk
 from edge_runtime.base.arrays import F32, I32
@@ -105,7 +105,7 @@ def run_chunk(trunk: Trunk, spec: ModelSpec, kv: KVCache, tokens: I32) -> F32:
         out = trunk.run_layer(chunk, i, expert_out)
         expert_out = None
         if out is not None:
-            expert_out = synthetic_moe(i, out.x, out.router_logits)
+            expert_out = synthetic_experts(i, out.x, out.router_logits)
             more = None if one.shared is None else trunk.run_shared(chunk, i)
             expert_out = expert_out if more is None else expert_out + more
     logits = trunk.head(chunk, expert_out, slice(None))

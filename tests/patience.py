@@ -35,10 +35,10 @@ class Turnstile:
     """Lets through as many waiters as were let in. Has the `wait` of an event."""
 
     def __init__(self) -> None:
-        self._turns = threading.Semaphore(0)
+        self._permits = threading.Semaphore(0)
 
     def let_in(self, count: int = 1) -> None:
-        self._turns.release(count)
+        self._permits.release(count)
 
     def wait(self, timeout: float) -> bool:
-        return self._turns.acquire(timeout=timeout)
+        return self._permits.acquire(timeout=timeout)

@@ -16,7 +16,7 @@ from edge_runtime.backends.trunk import Trunk
 from edge_runtime.base.arrays import F32, I32
 from edge_runtime.base.spec import ModelSpec, RopeSpec
 
-MoeFunction = Callable[[int, F32, F32], F32]
+ExpertsFunction = Callable[[int, F32, F32], F32]
 
 # cases of the families whose configuration and names `_spec` and `_LAYER_NAMES` know
 STATE_DICT_CASES = [case for case in FAMILY_CASES if family_of(case) in ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe")]
@@ -104,12 +104,12 @@ def trunk_case(case: str) -> TrunkCase:
     return TrunkCase(model, _spec(model.config, state), StateDictWeights(state))
 
 
-def synthetic_moe(layer_idx: int, x: F32, router_logits: F32) -> F32:
+def synthetic_experts(layer_idx: int, x: F32, router_logits: F32) -> F32:
     """A smooth stand-in for experts: unlike routing it cannot flip on rounding noise."""
     return np.tanh(x * np.float32(0.3 + 0.1 * layer_idx)) + np.float32(0.01) * router_logits.mean(-1, keepdims=True)
 
 
-def run_chunk(trunk: Trunk, spec: ModelSpec, kv: HostKVCache, tokens: I32, moe_of: MoeFunction) -> F32:
+def run_chunk(trunk: Trunk, spec: ModelSpec, kv: HostKVCache, tokens: I32, experts_of: ExpertsFunction) -> F32:
     """Run a whole chunk and return the logits of all its tokens."""
     chunk = trunk.begin(tokens, kv)
     expert_out = None
@@ -117,7 +117,7 @@ def run_chunk(trunk: Trunk, spec: ModelSpec, kv: HostKVCache, tokens: I32, moe_o
         out = trunk.run_layer(chunk, i, expert_out)
         expert_out = None
         if out is not None:
-            expert_out = moe_of(i, out.x, out.router_logits)
+            expert_out = experts_of(i, out.x, out.router_logits)
             if one.shared is not None:
                 expert_out = expert_out + trunk.run_shared(chunk, i)
     logits = trunk.head(chunk, expert_out, slice(None))
@@ -167,7 +167,7 @@ def logits_in_chunks(trunk: Trunk, spec: ModelSpec, chunks: Sequence[int]) -> F3
     tokens = np.random.default_rng(1).integers(0, spec.vocab_size, sum(chunks)).astype(np.int32)
     kv, start, rows = trunk.new_kv_cache(300), 0, []
     for length in chunks:
-        rows.append(run_chunk(trunk, spec, kv, tokens[start : start + length], synthetic_moe))
+        rows.append(run_chunk(trunk, spec, kv, tokens[start : start + length], synthetic_experts))
         start += length
     trunk.close()
     return np.concatenate(rows)

@@ -131,15 +131,15 @@ int main(int argc, char** argv) {
   expect(hobbit::crc32c(reinterpret_cast<const uint8_t*>("123456789"), 9, 0) == 0xE3069283, "crc32c of '123456789'");
   std::vector<uint8_t> data(20001);
   for (size_t k = 0; k < data.size(); ++k) data[k] = uint8_t(k * k >> 3);
-  uint32_t pieces = 0;
-  for (size_t k = 0; k < data.size(); k += 667) pieces = hobbit::crc32c(&data[k], std::min<size_t>(667, data.size() - k), pieces);
-  expect(hobbit::crc32c(data.data(), data.size(), 0) == pieces, "crc32c in three streams differs from pieces");
-  uint32_t joined = 0;  // the same pieces, last first
+  uint32_t parts = 0;
+  for (size_t k = 0; k < data.size(); k += 667) parts = hobbit::crc32c(&data[k], std::min<size_t>(667, data.size() - k), parts);
+  expect(hobbit::crc32c(data.data(), data.size(), 0) == parts, "crc32c in three streams differs from parts");
+  uint32_t joined = 0;  // the same parts, last first
   for (size_t k = data.size() / 667 * 667 + 667; k >= 667; k -= 667) {
     const size_t from = k - 667, size = std::min<size_t>(667, data.size() - from);
     joined ^= hobbit::crc32c_shift(hobbit::crc32c(&data[from], size, 0), data.size() - from - size);
   }
-  expect(joined == pieces, "crc32c joined from pieces in any order");
+  expect(joined == parts, "crc32c joined from parts in any order");
   for (int k = 2; k < argc; ++k) check_case(argv[k]);
   std::printf("%s: %d cases, %d failures\n", best.c_str(), argc - 2, failures);
   return failures != 0;

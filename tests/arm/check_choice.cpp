@@ -42,8 +42,8 @@ int main() {
   int substituted = 0, skipped = 0, changed = 0, deepened = 0;
   double read = 0;
   for (int step = 0; step < 20000; ++step) {
-    std::vector<float> logits(kExperts), weights, plan_weights(kTopK);
-    std::vector<int32_t> ids, plan_ids(kTopK);
+    std::vector<float> logits(kExperts), weights, decided_weights(kTopK);
+    std::vector<int32_t> ids, decided_ids(kTopK);
     std::vector<uint8_t> resident(kExperts), tiers(kExperts), later(kExperts);
     const bool has_base = step % 2;
     for (float& logit : logits) logit = float(uniform());
@@ -57,11 +57,11 @@ int main() {
                        resident.data()};
     const Prices prices{1e-3 * uniform(), 1e-4 * uniform()};
     const DecisionCounts found = (has_base ? over_base : alone)
-                               .decide(row, prices, {plan_ids.data(), plan_weights.data(), tiers.data(), later.data()});
+                               .decide(row, prices, {decided_ids.data(), decided_weights.data(), tiers.data(), later.data()});
     substituted += found.substituted, skipped += found.skipped, changed += found.changed, read += found.read_bytes;
     for (const uint8_t tier : tiers) hash = (hash ^ tier) * 1099511628211ull;
     for (const uint8_t tier : later) hash = (hash ^ tier) * 1099511628211ull, deepened += tier > 0;
-    for (const int32_t id : plan_ids) hash = (hash ^ uint32_t(id)) * 1099511628211ull;
+    for (const int32_t id : decided_ids) hash = (hash ^ uint32_t(id)) * 1099511628211ull;
   }
   std::printf("choice: %d at lower tiers, %d skipped, %d substitutes, %d deepened, %.0f bytes, state %016llx\n", substituted,
               skipped, changed, deepened, read, static_cast<unsigned long long>(hash));

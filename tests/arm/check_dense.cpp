@@ -142,15 +142,15 @@ uint64_t run(int bits, const char* isa, const std::vector<size_t>& chunks) {
     std::memcpy(frame.resid, x.data() + at * kHidden, tokens * kHidden * 4);
     std::memcpy(frame.cos[0], angles.data() + at * 8, tokens * 8 * 4);
     std::memcpy(frame.sin[0], angles.data() + at * 8, tokens * 8 * 4);
-    std::vector<float> moe(tokens * kHidden), logits(tokens * kVocabulary);
+    std::vector<float> expert_out(tokens * kHidden), logits(tokens * kVocabulary);
     for (size_t i = 0; i < count; ++i) {
-      trunk.run_layer(i, frame, i ? moe.data() : nullptr);
+      trunk.run_layer(i, frame, i ? expert_out.data() : nullptr);
       if (layers[i].form.shared.width == 0) continue;  // the next layer gets the same once more
       trunk.run_shared(i, frame);
-      std::memcpy(moe.data(), frame.y, moe.size() * 4);
+      std::memcpy(expert_out.data(), frame.y, expert_out.size() * 4);
     }
     frame.state_slot = 1 - frame.state_slot;
-    trunk.head(frame, moe.data(), 0, tokens, logits.data());
+    trunk.head(frame, expert_out.data(), 0, tokens, logits.data());
     for (float v : logits) {
       if (!(v > -1e30f && v < 1e30f)) return 0;  // then equal sums would say nothing
       uint32_t word;

@@ -29,7 +29,7 @@ def kernel() -> tuple[int, ...]:
     return tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
 
 
-def turn_ns(thread: int) -> int:
+def slice_ns(thread: int) -> int:
     """How long a thread of this process may run at once, as it asked: sched_getattr."""
     attributes, sched_getattr = ctypes.create_string_buffer(48), 315
     if ctypes.CDLL(None).syscall(sched_getattr, thread, attributes, 48, 0) != 0:
@@ -240,7 +240,7 @@ def test_threads_that_read_run_as_soon_as_they_wake_up(bundle, use_uring):
     before = set(os.listdir("/proc/self/task"))
     with closing(FileExpertStore(bundle, TIER, io_threads=2, use_uring=use_uring)):
         new = set(os.listdir("/proc/self/task")) - before
-        until(lambda: [turn_ns(int(thread)) for thread in new] == [100_000] * len(new))
+        until(lambda: [slice_ns(int(thread)) for thread in new] == [100_000] * len(new))
     assert new
 
 
@@ -260,13 +260,13 @@ def test_one_read_fills_several_targets_in_memory(bundle):
     sizes = [layout.tier_bytes(4), layout.segment_bytes[2], layout.segment_bytes[3]]
     for use_uring in (True, False):
         store = FileExpertStore(bundle, 8, use_uring=use_uring, part_bytes=8192)
-        pieces = [mmap.mmap(-1, size) for size in sizes]
+        buffers = [mmap.mmap(-1, size) for size in sizes]
         reader = Reader(store)
-        reader.wait(store.submit(ExpertKey(1, 2), [range_of(piece) for piece in pieces]))
-        assert b"".join(piece[:] for piece in pieces) == on_disk(bundle, 1, 2, 8)
+        reader.wait(store.submit(ExpertKey(1, 2), [range_of(buffer) for buffer in buffers]))
+        assert b"".join(buffer[:] for buffer in buffers) == on_disk(bundle, 1, 2, 8)
         tail = [mmap.mmap(-1, size) for size in sizes[1:]]
-        reader.wait(store.submit(ExpertKey(0, 3), [range_of(piece) for piece in tail], segments=(2, 4)))
-        assert b"".join(piece[:] for piece in tail) == on_disk(bundle, 0, 3, 8)[sizes[0] :]
+        reader.wait(store.submit(ExpertKey(0, 3), [range_of(buffer) for buffer in tail], segments=(2, 4)))
+        assert b"".join(buffer[:] for buffer in tail) == on_disk(bundle, 0, 3, 8)[sizes[0] :]
         assert (store.stats().reads, store.stats().bytes_read) == (2, 2 * sum(sizes) - sizes[0])
         with pytest.raises(ValueError, match="expected memory of"):
             store.submit(ExpertKey(0, 3), [range_of(mmap.mmap(-1, 4096))])

@@ -32,8 +32,8 @@ def test_every_store_keeps_the_contract(bundle, kind):
     size = bundle.manifest.layout.tier_bytes(TIER)
     store: ExpertStore = FileExpertStore(bundle, TIER) if kind == "file" else FakeStore(size, latency=lambda key: 0)
     store.begin_request()
-    pieces = [mmap.mmap(-1, size) for _ in range(3)]
-    tickets = [store.submit(ExpertKey(1, i), [range_of(pieces[i])], priority=Priority.NEXT, tag=i) for i in range(3)]
+    buffers = [mmap.mmap(-1, size) for _ in range(3)]
+    tickets = [store.submit(ExpertKey(1, i), [range_of(buffers[i])], priority=Priority.NEXT, tag=i) for i in range(3)]
     store.promote(tickets[2], Priority.NOW)
     done = []
     while len(done) < 3:
@@ -45,7 +45,7 @@ def test_every_store_keeps_the_contract(bundle, kind):
     assert store.completed(0.0) == []
     for i in range(3):
         expected = on_disk(bundle, 1, i, TIER) if kind == "file" else record_of(ExpertKey(1, i), size)
-        assert pieces[i][:] == expected
+        assert buffers[i][:] == expected
     assert store.stats().bytes_read == 3 * size
     store.close()
 

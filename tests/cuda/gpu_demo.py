@@ -104,13 +104,13 @@ def demo_on_provider(bundle: Path, open_gpu: Any, provider: Provider) -> Iterato
 
 
 class CudaMaker:
-    """Makes backends with some of their pieces given."""
+    """Makes backends with some of their parts given."""
 
-    def __init__(self, open_gpu: Any, **pieces: Any) -> None:
-        self._open_gpu, self._pieces = open_gpu, pieces
+    def __init__(self, open_gpu: Any, **given: Any) -> None:
+        self._open_gpu, self._given = open_gpu, given
 
     def __call__(self, options: BackendOptions) -> CudaBackend:
-        return CudaBackend(options, self._open_gpu, **self._pieces)
+        return CudaBackend(options, self._open_gpu, **self._given)
 
 
 def _trunk_agrees(bundle: Path, make: CudaMaker, backend: str, what: str) -> str:

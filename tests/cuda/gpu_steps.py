@@ -99,11 +99,11 @@ def layer_ms(gpu: Gpu, size: tuple[int, int, int], repeats: int) -> tuple[int, f
             tables[-1].write(segments, stream)
         ids = room(4 * top_k)
         ids.write(rows.astype(np.int32), stream)
-        launches, turns = ExpertLaunches(gpu.module, d, top_k, ExpertSpec(i)), cycle(tables)
+        launches, order = ExpertLaunches(gpu.module, d, top_k, ExpertSpec(i)), cycle(tables)
         at = Hidden(x.address, h.address, y.address)
 
         def run() -> None:
-            pairs = Pairs(next(turns).address, ids.address, ids.address)
+            pairs = Pairs(next(order).address, ids.address, ids.address)
             launches.run_pairs(stream, 4, pairs, top_k, at)
 
         ms = timed_ms(stream, run, repeats)

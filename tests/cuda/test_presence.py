@@ -25,8 +25,8 @@ from edge_runtime.service.service import Service
 
 
 def test_each_missing_piece_is_named_with_how_to_get_it(fakes: Fakes, fake: ctypes.CDLL, tmp_path: Path):
-    def missing(**pieces: object) -> str:
-        found = {"make_driver": lambda: Driver(fake), "compiler": lambda: Nvrtc(str(fakes.libnvrtc)), **pieces}
+    def missing(**given: object) -> str:
+        found = {"make_driver": lambda: Driver(fake), "compiler": lambda: Nvrtc(str(fakes.libnvrtc)), **given}
         return why_missing(**found, folder=tmp_path)  # type: ignore[arg-type]
 
     assert missing() == ""

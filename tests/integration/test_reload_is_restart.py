@@ -59,12 +59,12 @@ def ran(engine: Engine) -> list[Any]:
         before = engine.parts.cache.counters
         report = engine.generate(prompt, SamplingParams(max_tokens=4, ignore_eos=True), reuse_prefix=True)
         engine.parts.cache.finish_reads()
-        counted = settled(vars(engine.parts.cache.counters.since(before)))
+        counted = late_as_hits(vars(engine.parts.cache.counters.since(before)))
         seen.append((report.token_ids, report.timings["cached_n"], report.policy, counted))
     return seen
 
 
-def settled(counted: dict[str, Any]) -> dict[str, Any]:
+def late_as_hits(counted: dict[str, Any]) -> dict[str, Any]:
     """Whether a read that was hinted at had landed when it was asked for, the drive decides: late counts as a hit."""
     counted["hits"] += counted.pop("late")
     late = counted.pop("late_by_tier")

@@ -27,17 +27,17 @@ class HeldRequest:
 
     def __init__(self) -> None:
         self.tokens, self.is_over = 0, threading.Event()
-        self._turns = threading.Semaphore(0)
+        self._permits = threading.Semaphore(0)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, TokenEvent):
             self.tokens += 1
-            assert self._turns.acquire(timeout=PATIENCE_S)
+            assert self._permits.acquire(timeout=PATIENCE_S)
         else:
             self.is_over.set()
 
-    def goes_on(self, turns: int = 1) -> None:
-        self._turns.release(turns)
+    def goes_on(self, count: int = 1) -> None:
+        self._permits.release(count)
 
 
 @contextmanager

@@ -67,17 +67,17 @@ def test_openai_chat(service: ServiceProcess, client: openai.OpenAI) -> None:
 def test_openai_streaming_says_the_same(service: ServiceProcess, client: openai.OpenAI) -> None:
     ask = {"model": service.model, "messages": MESSAGES, "max_tokens": 12, "temperature": 0, "seed": 1}
     whole = client.chat.completions.create(**ask)
-    chunks = list(client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}))
-    assert chunks[0].choices[0].delta.role == "assistant"
-    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    updates = list(client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}))
+    assert updates[0].choices[0].delta.role == "assistant"
+    text = "".join(c.choices[0].delta.content or "" for c in updates if c.choices)
     assert text == whole.choices[0].message.content
-    reasons = [c.choices[0].finish_reason for c in chunks if c.choices]
+    reasons = [c.choices[0].finish_reason for c in updates if c.choices]
     assert reasons == [None] * (len(reasons) - 1) + ["length"]
-    assert chunks[-1].choices == []
-    assert chunks[-1].usage is not None
-    assert chunks[-1].usage.completion_tokens == 12
-    assert all(c.usage is None for c in chunks[:-1])
-    assert {c.object for c in chunks} == {"chat.completion.chunk"}
+    assert updates[-1].choices == []
+    assert updates[-1].usage is not None
+    assert updates[-1].usage.completion_tokens == 12
+    assert all(c.usage is None for c in updates[:-1])
+    assert {c.object for c in updates} == {"chat.completion.chunk"}
 
 
 def test_openai_async_requests_run_together(service: ServiceProcess) -> None:

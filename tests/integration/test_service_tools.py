@@ -101,15 +101,15 @@ def test_required_tool_call(client: openai.OpenAI) -> None:
 def test_named_tool_call_streamed_counted_and_answered(service: ServiceProcess, client: openai.OpenAI) -> None:
     ask = {"model": "tiny", "tools": [WEATHER, PLAIN], "max_tokens": 200, "temperature": 0}
     named = {"type": "function", "function": {"name": "weather"}}
-    chunks = list(client.chat.completions.create(**ask, messages=MESSAGES, tool_choice=named, stream=True))
-    calls = [call for c in chunks for call in (c.choices[0].delta.tool_calls or [])]
+    updates = list(client.chat.completions.create(**ask, messages=MESSAGES, tool_choice=named, stream=True))
+    calls = [call for c in updates for call in (c.choices[0].delta.tool_calls or [])]
     assert len(calls) == 1
     assert calls[0].index == 0
     assert calls[0].function.name == "weather"
     arguments = json.loads(calls[0].function.arguments)
     assert arguments["town"] in ("Bree", "Hobbiton")
     assert 1 <= arguments["days"] <= 9
-    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    assert updates[-1].choices[0].finish_reason == "tool_calls"
     with service.client() as metrics:
         page = metrics.get("/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
     counted = re.search(r'request_success_total{finished_reason="tool_calls".*} (\S+)', page)
@@ -201,8 +201,8 @@ def test_what_is_asked_for_follows_the_thinking(client: openai.OpenAI, asked: di
     ask = {"model": "tiny", "messages": MESSAGES, "max_tokens": 260, "temperature": 0, **asked, "extra_body": extra}
     content, reasoning, names = "", "", []
     if stream:
-        for chunk in client.chat.completions.create(**ask, stream=True):
-            delta = chunk.choices[0].delta
+        for update in client.chat.completions.create(**ask, stream=True):
+            delta = update.choices[0].delta
             content += delta.content or ""
             reasoning += (delta.model_extra or {}).get("reasoning_content", "")
             names += [call.function.name for call in delta.tool_calls or []]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from random_weights import RandomWeights
 from specs import layer, model_spec
-from state_dict_weights import relative_error, run_chunk, synthetic_moe
+from state_dict_weights import relative_error, run_chunk, synthetic_experts
 from trunk_bundles import write_trunk
 
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
@@ -43,7 +43,7 @@ def logits(trunk: Trunk, spec: ModelSpec, chunks: tuple[int, ...]) -> F32:
     tokens = np.random.default_rng(1).integers(0, spec.vocab_size, sum(CHUNKS)).astype(np.int32)
     kv, start, rows = trunk.new_kv_cache(300), 0, []
     for length in chunks:
-        rows.append(run_chunk(trunk, spec, kv, tokens[start : start + length], synthetic_moe))
+        rows.append(run_chunk(trunk, spec, kv, tokens[start : start + length], synthetic_experts))
         start += length
     trunk.close()
     return np.concatenate(rows)

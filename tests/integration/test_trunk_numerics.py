@@ -6,7 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from state_dict_weights import STATE_DICT_CASES, MoeFunction, TrunkCase, relative_error, run_chunk, synthetic_moe
+from state_dict_weights import (
+    STATE_DICT_CASES,
+    ExpertsFunction,
+    TrunkCase,
+    relative_error,
+    run_chunk,
+    synthetic_experts,
+)
 from trunk_bundles import FakeQuantised, TrunkBundles
 
 from edge_runtime.backends.cpu.trunk.ort import OrtTrunk
@@ -32,14 +39,14 @@ def _tokens(case: TrunkCase) -> I32:
     return np.random.default_rng(1).integers(0, case.spec.vocab_size, sum(CHUNKS)).astype(np.int32)
 
 
-def _logits(trunk: Trunk, case: TrunkCase, moe_of: MoeFunction, chunks: tuple[int, ...] = CHUNKS) -> F32:
+def _logits(trunk: Trunk, case: TrunkCase, experts_of: ExpertsFunction, chunks: tuple[int, ...] = CHUNKS) -> F32:
     """Run the chunks over a cache whose unused slots hold garbage."""
     kv, tokens, start, logits = trunk.new_kv_cache(300), _tokens(case), 0, []
     for layer_idx in range(case.spec.num_layers):
         for past in kv.past(layer_idx):
             past[:] = np.float32(7 + layer_idx)
     for length in chunks:
-        logits.append(run_chunk(trunk, case.spec, kv, tokens[start : start + length], moe_of))
+        logits.append(run_chunk(trunk, case.spec, kv, tokens[start : start + length], experts_of))
         start += length
     trunk.close()
     return np.concatenate(logits)
@@ -69,8 +76,8 @@ def test_quantised_trunk_computes_with_its_weights(bundles: TrunkBundles, name: 
     """The rest is int8 rounding of activations, 0.7 % of a product's input; four layers and a head add up to 2.3 %."""
     path, case = bundles.get(name, precision)  # type: ignore[arg-type]
     weights = FakeQuantised(case.weights, precision)  # type: ignore[arg-type]
-    got = _logits(_open(path, case), case, synthetic_moe)
-    same_weights = _logits(ReferenceTrunk(case.spec, weights), case, synthetic_moe)
+    got = _logits(_open(path, case), case, synthetic_experts)
+    same_weights = _logits(ReferenceTrunk(case.spec, weights), case, synthetic_experts)
     assert relative_error(got, same_weights) < 0.03
 
 
@@ -78,6 +85,6 @@ def test_quantised_trunk_computes_with_its_weights(bundles: TrunkBundles, name: 
 def test_quantised_trunk_is_near_the_model(bundles: TrunkBundles, precision: str, low: float, high: float) -> None:
     for name in ("qwen3_moe", "qwen2_moe", "olmoe"):
         path, case = bundles.get(name, precision)  # type: ignore[arg-type]
-        got = _logits(_open(path, case), case, synthetic_moe)
-        exact = _logits(ReferenceTrunk(case.spec, case.weights), case, synthetic_moe)
+        got = _logits(_open(path, case), case, synthetic_experts)
+        exact = _logits(ReferenceTrunk(case.spec, case.weights), case, synthetic_experts)
         assert low < relative_error(got, exact) < high

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from random_weights import RandomWeights
 from specs import layer, model_spec
-from state_dict_weights import relative_error, run_chunk, synthetic_moe
+from state_dict_weights import relative_error, run_chunk, synthetic_experts
 from trunk_bundles import write_trunk
 
 from edge_runtime.backends.cpu.trunk.kv_cache import HostKVCache
@@ -44,7 +44,7 @@ def _tokens(count: int, seed: int = 0) -> I32:
 
 
 def _feed(trunk: OrtTrunk, kv: HostKVCache, tokens: I32) -> F32:
-    return run_chunk(trunk, SPEC, kv, tokens, synthetic_moe)
+    return run_chunk(trunk, SPEC, kv, tokens, synthetic_experts)
 
 
 def test_growing_buckets_change_nothing(trunk: OrtTrunk) -> None:
@@ -57,7 +57,7 @@ def test_growing_buckets_change_nothing(trunk: OrtTrunk) -> None:
     assert start == 1150
     assert buckets == {256, 512, 1024, 1150}
     reference = ReferenceTrunk(SPEC, RandomWeights(SPEC), max_chunk=1150)
-    whole = run_chunk(reference, SPEC, reference.new_kv_cache(1150), tokens, synthetic_moe)
+    whole = run_chunk(reference, SPEC, reference.new_kv_cache(1150), tokens, synthetic_experts)
     assert relative_error(np.concatenate(logits), whole) < 5e-6
 
 
@@ -121,7 +121,7 @@ def test_layers_of_several_sequences_may_be_interleaved(trunk: OrtTrunk) -> None
             expert_outs[n] = None
             if one.sparse:
                 assert out is not None
-                expert_outs[n] = synthetic_moe(i, out.x, out.router_logits) + trunk.run_shared(chunks[n], i)
+                expert_outs[n] = synthetic_experts(i, out.x, out.router_logits) + trunk.run_shared(chunks[n], i)
     for chunk, expert_out, expected in zip(chunks, expert_outs, alone, strict=True):
         np.testing.assert_array_equal(trunk.head(chunk, expert_out, slice(None)), expected)
         trunk.commit(chunk)

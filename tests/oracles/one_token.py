@@ -88,7 +88,7 @@ def deepened(
     costs: Costs, rates: list[float], ids: list[int], served: list[int], residents: list[int], upgrades: int
 ) -> dict[int, int]:
     """Over a base: what is read in the background, of the experts that save most in later uses for their bytes."""
-    worth = []
+    savings = []
     for rank, (expert, tier) in enumerate(zip(ids, served, strict=True)):
         there = max(tier, residents[expert])
         found = [(costs.opportunity_cost, 0)]
@@ -97,8 +97,8 @@ def deepened(
             found.append((saved / (costs.size[deeper] - costs.size[there]), deeper))
         rate, to = max(found, key=lambda one: one[0])
         if to:
-            worth.append((-rate, rank, expert, to))
-    return {expert: to for _, _, expert, to in sorted(worth)[:upgrades]}
+            savings.append((-rate, rank, expert, to))
+    return {expert: to for _, _, expert, to in sorted(savings)[:upgrades]}
 
 
 def _tier(costs: Costs, rate: float, weight: float, held: int, is_heaviest: bool) -> int:

@@ -26,13 +26,28 @@ HOMES = {
         *("edge_runtime/backends/cpu/backend.py", "export/hobbit_export/fit.py", "tools/*_table.py", "benchmarks/*"),
         # TensorRT's own word for an engine as it is stored
         *("edge_runtime/backends/cuda/tensorrt/*", "edge_runtime/backends/cuda/backend.py"),
+        *("tests/integration/*", "tests/late_backend/*", "tests/cuda/*", "tests/hostile/test_service_resources.py"),
+        *("tests/unit/test_memory.py", "tests/unit/test_board_table.py", "tests/unit/test_hardware_table.py"),
+        *("tests/fuzz/tries.py", "tests/manifests.py"),
+        *("tests/elastic_speaker.py", "tests/service_figures.py", "tests/contract/test_backends.py"),
     ),
-    "turn": ("edge_runtime/cli/chat/*", "edge_runtime/lab/simulator/route_trace.py", "benchmarks/*turns*.py"),
+    "turn": (
+        *("edge_runtime/cli/chat/*", "edge_runtime/lab/simulator/route_trace.py", "tests/unit/test_chat.py"),
+        # in `policy_turns` policies take turns: an exception, since results are published under its name
+        *("benchmarks/*turns*.py", "tests/unit/test_bench_turns.py", "tests/integration/test_turns.py"),
+        *("tests/unit/test_published_templates.py", "tests/fuzz/inputs.py"),
+    ),
     "piece": (
         *("edge_runtime/bundle/tokenizer_file.py", "edge_runtime/lab/tasks.py"),
         *("edge_runtime/service/openai/grammar.py", "export/hobbit_export/gguf/tokenizer/*"),
+        *("tests/unit/test_detokenizer.py", "tests/unit/test_gguf_tokenizer.py", "tests/unit/test_tasks.py"),
+        *("tests/integration/test_prompt_logprobs.py", "tests/hostile/test_tokenizer_file.py"),
     ),
-    "moe": ("export/hobbit_export/arch/*", "benchmarks/*"),
+    "moe": (
+        *("export/hobbit_export/arch/*", "benchmarks/*", "tests/families/*", "tests/toy_in_transformers.py"),
+        *("tests/gguf_routed.py", "tests/hostile/test_export_memory.py", "tests/hostile/test_gguf_file.py"),
+        *("tests/unit/test_formats.py", "tests/unit/test_rope.py", "tests/unit/test_compare_peers.py"),
+    ),
     "chunk": (
         *("edge_runtime/engine/*", "edge_runtime/config/*", "edge_runtime/experts/borrowed_scratch.py"),
         *("edge_runtime/backends/*.py", "edge_runtime/backends/cpu/trunk/*", "edge_runtime/backends/cpu/backend.py"),
@@ -41,6 +56,10 @@ HOMES = {
         "edge_runtime/lab/tune/surroundings.py",
         *("edge_runtime/cli/calibrate.py", "edge_runtime/cli/eval.py", "export/hobbit_export/quality.py"),
         *("export/hobbit_export/reference.py", "export/hobbit_export/statistics/*", "benchmarks/*"),
+        *("tests/integration/*", "tests/late_backend/*", "tests/cuda/*", "tests/state_dict_weights.py"),
+        *("tests/native_trunk_cases.py", "tests/arm/check_dense.cpp", "tests/families/granitemoehybrid.py"),
+        *("tests/unit/test_memory.py", "tests/unit/test_kv_cache.py", "tests/unit/test_borrowed_scratch.py"),
+        "tests/contract/test_backends.py",
     ),
     **dict.fromkeys(("settle", "foresee", "worth", "rent", "loan", "tidy", "forgo"), ()),
 }
@@ -62,10 +81,11 @@ def split(name: str) -> list[str]:
 
 
 def misused(path: str, names: set[str]) -> list[str]:
-    """The names with a word that does not belong in a file."""
+    """The names with a word that does not belong in a file. A test's name is a sentence: it may take things in turn."""
     found = []
     for name in sorted(names - PUBLIC):
         words = {FORMS[word] for word in split(name) if word in FORMS}
+        words = {word for word in words if not (name.startswith("test_") and HOMES[word])}
         found += [f"{path}: {name}" for word in words if not any(fnmatch(path, home) for home in HOMES[word])]
     return found
 
@@ -114,10 +134,17 @@ def test_no_home_is_empty():
         ("edge_runtime/backends/cpu/trunk/src/trunk.cpp", "moe"),
         ("edge_runtime/lab/bringup/turns.py", "turns"),
         ("edge_runtime/engine/speculation/judge.py", "_worth"),
+        ("tests/patience.py", "_turns"),
+        ("tests/unit/test_cache.py", "plan"),
+        ("tests/unit/test_recorded_routing.py", "test_reading_ahead_pays_where_it_foresees"),
     ],
 )
 def test_a_second_meaning_is_found(path, name):
     assert misused(path, {name}) == [f"{path}: {name}"]
+
+
+def test_a_tests_name_is_a_sentence():
+    assert misused("tests/unit/test_guest_shares.py", {"test_shares_are_run_in_turn"}) == []
 
 
 def test_the_table_names_every_limited_word():

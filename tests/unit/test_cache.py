@@ -258,8 +258,8 @@ def test_counters_to_json():
     assert before.to_json()["read_gbps"] is None
     assert before.to_json()["bytes_per_token"] is None
     serve(cache, 0, 1, 2)
-    plan = Decision(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32), tiers(), 1, 2, 3)
-    cache.residents.add_decisions([plan])
+    decision = Decision(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32), tiers(), 1, 2, 3)
+    cache.residents.add_decisions([decision])
     middle = cache.counters
     serve(cache, 0, 1)
     found = middle.since(before).to_json(2)
@@ -333,6 +333,6 @@ def test_lookups_count_by_precision_and_outcome_and_reads_by_time():
     assert (found.hits_by_tier, found.misses_by_tier, found.late_by_tier) == ({4: 1}, {4: 2}, {})
     assert sum(found.read_buckets) == 2
     assert found.read_ns > 0
-    plan = Decision(np.array([[0, 1, 2]]), np.array([[1, 1, 0]], np.float32), np.array([2, 4, 2], np.uint8), 1)
-    cache.residents.add_decisions([plan])
+    decision = Decision(np.array([[0, 1, 2]]), np.array([[1, 1, 0]], np.float32), np.array([2, 4, 2], np.uint8), 1)
+    cache.residents.add_decisions([decision])
     assert cache.counters.substituted_to == {2: 1}, "the third use has no weight, the second is at the full tier"

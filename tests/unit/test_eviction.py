@@ -164,9 +164,9 @@ def test_next_use_by_hand():
 def test_next_use_learns_which_half_life_predicts():
     """Two experts in turn are predicted by long half-lives alone; then a stretch of one expert by short ones."""
     rule = next_use(shortest=0.1)
-    for turn in range(60):
+    for step in range(60):
         rule.begin_pass()
-        rule.use(keys(turn % 2), at(8))
+        rule.use(keys(step % 2), at(8))
     last, before = -rule.scores(keys(1, 0), 0)
     assert last == pytest.approx(before, rel=0.15)
     for _ in range(30):
@@ -198,9 +198,9 @@ def test_next_use_counts_the_layers_to_go():
 
 def test_next_use_never_rules_a_forecast_out():
     rule = next_use(memory=1)
-    for turn in range(50):
+    for step in range(50):
         rule.begin_pass()
-        rule.use(keys(turn % 2), at(8))
+        rule.use(keys(step % 2), at(8))
     assert np.isfinite(rule.scores(keys(0, 1, 2, 3, -1), 0)).all()
     for _ in range(30):
         rule.begin_pass()

@@ -21,8 +21,8 @@ def test_it_scores_as_the_oracle_does(layers, experts, top_k, seed):
     shortest, memory = float(rng.choice([0.0, 0.1, 2.0])), int(rng.integers(1, 6))
     rule = create_rule(f"next-use:shortest={shortest},memory={memory}", context)
     oracle = NextUseOracle(layers, experts, top_k, shortest, memory)
-    for turn in range(30):
-        if turn % 10 == 0:
+    for step in range(30):
+        if step % 10 == 0:
             favourites = rng.dirichlet(np.full(experts, 0.3), size=layers) + 1e-9
         tokens = 1 if rng.random() < 0.7 else int(rng.integers(2, 20))
         rule.begin_pass() if tokens == 1 else rule.begin_tokens(tokens)

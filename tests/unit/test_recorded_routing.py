@@ -75,7 +75,7 @@ def test_predictions_use_nothing_of_what_comes(tmp_path):
     assert a[-1][0, 0, 0, 0] == TOP_K, "something was predicted there"
 
 
-def test_reading_ahead_avoids_misses_where_it_foresees(tmp_path):
+def test_reading_ahead_avoids_misses_where_it_predicts(tmp_path):
     sure = recorded.reading_ahead(traced(tmp_path, following), 50)
     lucky = recorded.reading_ahead(traced(tmp_path, by_chance), 50)
     assert sure["used"] / sure["issued"] > 2 * lucky["used"] / lucky["issued"]

@@ -1,4 +1,4 @@
-"""The service's pure parts: strict fields, the splitter of the model's marks, sessions, listening, joint plans."""
+"""The service's pure parts: strict fields, the splitter of the model's marks, sessions, listening, joint decisions."""
 
 from __future__ import annotations
 
@@ -185,13 +185,13 @@ def test_policies_of_several_requests_are_joined_into_one_plan() -> None:
     exact, halves = Lossless(context(num_experts=6, top_k=2)), Halves()
     view: Any = None
     # sequences of 1, 3 and 1 tokens; the one in the middle is lossy
-    plan = PassPolicies([exact, halves, exact], [1, 3, 1]).decide(0, routing, view)
-    assert plan.topk_weights.tolist() == [[0.5, 0.5], [0.5, 0], [0.5, 0], [0.5, 0], [0.5, 0.5]]
+    decision = PassPolicies([exact, halves, exact], [1, 3, 1]).decide(0, routing, view)
+    assert decision.topk_weights.tolist() == [[0.5, 0.5], [0.5, 0], [0.5, 0], [0.5, 0], [0.5, 0.5]]
     wanted = np.zeros(6, np.uint8)
     wanted[top[1:4, 0]] = 4
     wanted[top[[0, 4]]] = 8
-    assert plan.tiers.tolist() == wanted.tolist()
-    assert (plan.substituted, plan.skipped) == (1, 3)
+    assert decision.tiers.tolist() == wanted.tolist()
+    assert (decision.substituted, decision.skipped) == (1, 3)
     alone = PassPolicies([exact] * 3, [1, 3, 1]).decide(0, routing, view)
     np.testing.assert_array_equal(alone.tiers, exact.decide(0, routing, view).tiers)
 

@@ -164,9 +164,9 @@ def test_times_of_reads_are_a_part_for_each_batch_and_one_for_each_byte():
 def test_reads_are_timed_through_the_runtimes_own_reader(model_bundle):
     bundle = Bundle.open(model_bundle)
     (found,) = measure(bundle, 4, [(64 << 10, 2)])
-    chunk, depth, batches = found
+    read_chunk, depth, batches = found
     layout = bundle.manifest.layout
-    assert (chunk, depth) == (64 << 10, 2)
+    assert (read_chunk, depth) == (64 << 10, 2)
     assert [size for size, _ in batches] == [*(n * layout.tier_bytes(4) for n in (1, 2, 4)), layout.tier_bytes(2)]
     assert [len(times) for _, times in batches] == [15] * 4
     assert min(min(times) for _, times in batches) > 0
