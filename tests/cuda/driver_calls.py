@@ -26,17 +26,17 @@ class DriverCalls:
         def open_one(index: int) -> Any:
             gpu = open_gpu(index)
             driver = gpu.device.driver
-            driver._functions = {name: self._counted(name, each) for name, each in driver._functions.items()}
+            driver.call, driver.status = self._counted(driver.call), self._counted(driver.status)
             return gpu
 
         return open_one
 
-    def _counted(self, name: str, function: Callable[..., int]) -> Callable[..., int]:
-        def call(*arguments: object) -> int:
+    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(name: str, *arguments: object, **more: Any) -> Any:
             self.made[name] += 1
-            return function(*arguments)
+            return call(name, *arguments, **more)
 
-        return call
+        return counted
 
     def a_token(self, number: int) -> dict[str, float]:
         """Return launches and waits a token, if all that was counted was for `number` of them."""
