@@ -35,7 +35,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     entries = results.read(args.results / "compare.jsonl")
     found = rows(results.newest(entries)[0])
-    lines = [*compared(found), *by_run.lines(entries), *other_goals.lines(args.results, args.page.parent / "frontier")]
+    lines = [
+        *compared(found),
+        *by_run.lines(entries, AT_CAPS),
+        *other_goals.lines(args.results, args.page.parent / "frontier"),
+    ]
     texts = {args.page: lines, args.readme: [headline(found), ""]}
     pages = {path: path.read_text(encoding="utf-8") for path in texts}
     fresh = {path: put(page, wrapped(texts[path]), BEGIN, END) for path, page in pages.items()}

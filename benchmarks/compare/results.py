@@ -135,8 +135,8 @@ def of_other_commits(entries: Sequence[dict[str, Any]], machine: dict[str, Any],
 
 
 def build(entry: Mapping[str, Any]) -> Any:
-    """Return what a result was measured with: our commit, or what the peer says of itself; None: not recorded."""
-    return entry.get("commit") if entry["side"] == OURS else entry.get("version")
+    """Return what a result was measured with: our commit, or the peer's version and files; None: not recorded."""
+    return entry.get("commit") if entry["side"] == OURS else (entry.get("version"), entry.get("build"))
 
 
 def _series(entry: Mapping[str, Any]) -> tuple[str, ...]:

@@ -66,12 +66,19 @@ def test_the_limit_is_a_goal_at_half_and_below(regime, tok_s, said):
 
 
 def test_runs_are_compared_with_themselves_and_shown_one_by_one():
-    sides = [(cell("ours", ours, commit=c), cell("bigmoeonedge", peer, commit=c))
-             for c, ours, peer in ((None, 20.0, 10.0), ("b" * 12, 30.0, 10.0), ("c" * 12, 40.0, 10.0))]  # fmt: skip
-    page = [line for line in by_run.lines([e for pair in sides for e in pair]) if "| S1 |" in line]
-    assert [line.split(" | ")[-1] for line in page] == ["2.00x |", "3.00x |", "4.00x |"]
-    assert "| - | 20.0 (1) | 10.0 (1) |" in page[0]
-    assert list(by_run.lines([*sides[0], cell("ours", 1.0, commit="d" * 12)])) == [], "one run: the goals show it"
+    def run(when: str, ours: float, peer: float, commit: str | None) -> list[dict[str, Any]]:
+        pair = (cell("ours", ours, commit=commit), cell("bigmoeonedge", peer, commit=commit))
+        return [side | {"when": f"2026-11-{when}:{minute}"} for side, minute in zip(pair, ("00", "20"), strict=True)]
+
+    z, a = "f" * 12, "a" * 12  # in the order of time, not of their names
+    runs = [run("29T10", 20.0, 10.0, None), run("29T12", 25.0, 10.0, None), run("30T01", 30.0, 10.0, z),
+            run("30T07", 40.0, 10.0, a)]  # fmt: skip
+    found = list(by_run.lines([e for each in reversed(runs) for e in each], 2.5))
+    page = [line for line in found if "| S1 |" in line]
+    assert "3 of 4 runs under a cap reached 2.5x" in found[1]
+    assert [line.split(" | ")[-1] for line in page] == ["2.00x |", "2.50x |", "3.00x |", "4.00x |"]
+    assert "| 2026-11-29 | - | 20.0 (1) | 10.0 (1) |" in page[0]
+    assert list(by_run.lines([*runs[0], *run("30T08", 1.0, 1.0, z)[:1]], 2.5)) == [], "one run: the goals show it"
 
 
 @pytest.mark.parametrize(("regime", "other", "said"), [
