@@ -35,12 +35,18 @@ def test_the_page_is_current(tool: ModuleType) -> None:
 
 
 def test_each_cell_says_of_which_day_and_commit_it_is(tool: ModuleType, results: Path) -> None:
-    found = json.loads((results / "hardware/x86.json").read_text())["features"]["encoder"]
+    path = results / "hardware/x86.json"
+    whole = json.loads(path.read_text())
+    found = whole["features"]["encoder"]
+    found["changed"] = True
+    path.write_text(json.dumps(whole))
     page = tool.page(results)
-    assert row(page, "expert encoder")[1].endswith(f"; {found['date']} at {found['commit']}")
+    assert row(page, "expert encoder")[1].endswith(f"; {found['date']} at {found['commit']} with changes")
     for feature in tool.FEATURES:
         cells = row(page, feature.title)[1:]
-        assert all(each == "never" or re.search(r"; \d{4}-\d\d-\d\d at \w+$", each) for each in cells), cells
+        assert all(
+            each == "never" or re.search(r"; \d{4}-\d\d-\d\d at \w+( with changes)?$", each) for each in cells
+        ), cells
 
 
 def test_an_old_page_is_found(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +142,7 @@ def test_steps_of_a_bring_up_are_a_column_without_gpu_check(tool: ModuleType, re
 def test_a_failed_check_shows(tool: ModuleType, results: Path) -> None:
     path = results / "hardware/x86.json"
     found = json.loads(path.read_text())
-    found["features"]["encoder"]["outcome"] = "failed"
+    found["features"]["encoder"] |= {"outcome": "failed", "changed": False}
     path.write_text(json.dumps(found))
     day, commit = (found["features"]["encoder"][name] for name in ("date", "commit"))
     assert row(tool.page(results), "expert encoder")[1] == f"**failed**; {day} at {commit}"
