@@ -158,9 +158,22 @@ def test_another_library_compiles_for_what_the_first_one_does_not_know(
         Nvrtc(str(fakes.libnvrtc)).require("sm_110")
 
 
+def test_a_library_that_lacks_a_function_is_passed_over(fakes: Fakes, monkeypatch: pytest.MonkeyPatch):
+    old = "libm.so.6"  # it loads, and has none of them
+    monkeypatch.setattr(nvrtc, "candidates", lambda: iter([old, str(fakes.libnvrtc)]))
+    compiler = Nvrtc()
+    compiler.require("sm_87")
+    assert compiler.version == (12, 6)
+    with pytest.raises(
+        DeviceError, match=r"no NVRTC .*libm\.so\.6 has no nvrtcVersion: it is too old.*cuda-nvrtc-12-6"
+    ):
+        Nvrtc(old)
+
+
 def test_a_missing_compiler_says_where_it_is_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(DeviceError, match=r"no NVRTC .*cuda-nvrtc-12-6.*pip install"):
+    with pytest.raises(DeviceError, match=r"no NVRTC .*cuda-nvrtc-12-6.*pip install") as missing:
         Nvrtc(str(tmp_path / "libnvrtc.so"))
+    assert "for Thor (sm_110), which needs NVRTC 13: pip install 'nvidia-cuda-nvrtc>=13'" in str(missing.value)
     wheel = tmp_path / "nvidia" / "cuda_nvrtc" / "lib"
     wheel.mkdir(parents=True)
     (wheel / "libnvrtc.so.12").touch()

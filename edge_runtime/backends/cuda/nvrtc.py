@@ -20,7 +20,8 @@ _FUNCTIONS = (
 )  # fmt: skip
 ADVICE = (
     "JetPack 6.2: sudo apt install cuda-nvrtc-12-6. JetPack 7.2: sudo apt install cuda-nvrtc-13-2. Elsewhere: pip "
-    "install nvidia-cuda-nvrtc-cu12. Kernels compiled on another machine do as well: docs/cuda.md."
+    "install nvidia-cuda-nvrtc-cu12; for Thor (sm_110), which needs NVRTC 13: pip install 'nvidia-cuda-nvrtc>=13'. "
+    "Kernels compiled on another machine do as well: docs/cuda.md."
 )
 
 
@@ -34,17 +35,22 @@ def candidates() -> Iterator[str]:
 
 
 def open_first(names: Iterator[str]) -> ctypes.CDLL:
-    """Load the first library that loads.
+    """Load the first library that loads and has all the functions.
 
     Raises:
-        DeviceError: none does.
+        DeviceError: there is none.
     """
     failed = []
     for name in names:
         try:
-            return ctypes.CDLL(name)
+            library = ctypes.CDLL(name)
         except OSError as err:
             failed.append(f"{name}: {err}")
+            continue
+        lacking = next((function for function in _FUNCTIONS if not hasattr(library, function)), "")
+        if not lacking:
+            return library
+        failed.append(f"{name} has no {lacking}: it is too old")
     raise DeviceError(f"cuda: no NVRTC to compile the kernels with ({'; '.join(failed)}). {ADVICE}")
 
 
@@ -64,9 +70,6 @@ class Nvrtc:
     def __init__(self, library: str | None = None) -> None:
         self._is_given = library is not None
         self._lib = open_first(candidates() if library is None else iter([library]))
-        for name in _FUNCTIONS:
-            if not hasattr(self._lib, name):
-                raise DeviceError(f"cuda: {self._lib._name} has no {name}: it is too old. {ADVICE}")
         self._lib.nvrtcGetErrorString.restype = ctypes.c_char_p
         major, minor = ctypes.c_int(), ctypes.c_int()
         self._check("nvrtcVersion", self._lib.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
