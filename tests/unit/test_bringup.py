@@ -8,9 +8,7 @@ import json
 import os
 import re
 import runpy
-import shutil
 import socket
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -225,47 +223,6 @@ def test_what_the_time_did_not_reach_is_run_next(tmp_path: Path):
     assert {outcomes[name] for name in can_run} == {"not reached"}
     assert not can_run & set(recorder.ran)
     assert set(bring_up(Bringup(None, tmp_path), recorder).values()) == {"passed"}
-
-
-def test_results_of_another_bundle_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    bundles = iter("ab")
-    monkeypatch.setattr(Bringup, "identity", lambda self: {"bundle": next(bundles)})
-    for _ in range(2):
-        recorder = Recorder()
-        bring_up(Bringup(None, tmp_path), recorder)
-        assert recorder.ran[:3] == ["doctor", "demo", "gpu-check"]
-
-
-def test_results_of_another_commit_do_not_count(tmp_path: Path):
-    if shutil.which("git") is None:
-        pytest.skip("no git: what another commit measured was NOT told apart")
-    tree = tmp_path / "tree"
-    (tree / "tests/cuda").mkdir(parents=True)
-    (tree / "tests/cuda/gpu_check.py").write_text("1")
-    git = ["git", "-C", str(tree), "-c", "user.name=a", "-c", "user.email=a@b.c"]
-
-    def commit(text: str) -> None:
-        (tree / "source.py").write_text(text)
-        for words in (["add", "-A"], ["commit", "-qm", text]):
-            subprocess.run([*git, *words], check=True)
-
-    def ran() -> list[str]:
-        recorder = Recorder()
-        bring_up(Bringup(None, tmp_path / "out", checkout=tree), recorder)
-        return recorder.ran
-
-    subprocess.run([*git, "init", "-q"], check=True)
-    commit("1")
-    first = ran()
-    (tree / "notes.txt").write_text("of the owner")
-    assert (len(first) > 3, ran()) == (True, [])
-    about = content(tmp_path / "out")["about"]
-    assert (len(about["commit"]), about["changed"]) == (12, False)
-    commit("2")
-    assert ran() == first, "after git pull"
-    (tree / "source.py").write_text("3")
-    assert ran() == first
-    assert content(tmp_path / "out")["about"]["changed"] is True
 
 
 def test_a_file_of_something_else_is_left_alone(tmp_path: Path):

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.lab.bringup.checkout import source_tree
+from edge_runtime.lab.bringup.checkout import digest_of_changes, source_tree
 from edge_runtime.lab.bringup.journal import BringupJournal
 from edge_runtime.lab.bringup.machine import describe_machine
 from edge_runtime.lab.bringup.order import (
@@ -134,7 +134,7 @@ class Bringup:
         return {**os.environ, **({"PYTHONPATH": str(tree / "tests")} if tree else {}), "PYTHONUNBUFFERED": "1"}
 
     def identity(self) -> dict[str, Any]:
-        """Return what results belong to: those of another version, commit or bundle do not count."""
+        """Return what results belong to: those of another version, commit, change or bundle do not count."""
         manifest = None if self.bundle is None else self.bundle / "manifest.json"
         identity = None
         if manifest is not None and manifest.is_file():
@@ -143,7 +143,7 @@ class Bringup:
             identity = read(manifest.parent).bundle_id
         tree = self._tree()
         # files that are new are the owner's as a rule: a bundle, a log
-        source = {} if tree is None else source_tree(tree, new_files=False)
+        source = {} if tree is None else source_tree(tree, new_files=False) | {"changes": digest_of_changes(tree)}
         return {"version": version("hobbit-edge"), "bundle": identity, **source}
 
 

@@ -1,7 +1,8 @@
-"""Which commit a source tree is at, and whether files differ from it: what a result was measured with."""
+"""Which commit a source tree is at, and what differs from it: what a result was measured with."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,18 +18,29 @@ def source_tree(root: Path, *, new_files: bool = True) -> dict[str, Any]:
         root: of the source tree.
         new_files: files that git neither tracks nor ignores count.
     """
-    program = shutil.which("git")
-
-    def git(*words: str) -> str | None:
-        if program is None:
-            return None
-        command = [program, "--no-optional-locks", "-C", str(root), *words]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
     untracked = f"--untracked-files={'normal' if new_files else 'no'}"
-    changes = git("status", "--porcelain", untracked, "--", ".", _RESULTS)
-    return {"commit": git("rev-parse", "--short=12", "HEAD"), "changed": None if changes is None else bool(changes)}
+    changes = _git(root, "status", "--porcelain", untracked, "--", ".", _RESULTS)
+    commit = _git(root, "rev-parse", "--short=12", "HEAD")
+    return {
+        "commit": None if commit is None else commit.decode().strip(),
+        "changed": None if changes is None else bool(changes),
+    }
+
+
+def digest_of_changes(root: Path) -> str | None:
+    """Return a digest of how tracked files differ from the commit, results aside; None where that cannot be told."""
+    plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--full-index")  # the index names what a binary file holds
+    changes = _git(root, "diff", *plain, "HEAD", "--", ".", _RESULTS)
+    return None if changes is None else hashlib.sha256(changes).hexdigest()[:12]
+
+
+def _git(root: Path, *words: str) -> bytes | None:
+    program = shutil.which("git")
+    if program is None:
+        return None
+    command = [program, "--no-optional-locks", "-C", str(root), *words]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
