@@ -67,6 +67,7 @@ def test_what_a_step_prints_is_kept_whole_or_its_end(tmp_path: Path):
         ),
         (python("import os; os.kill(os.getpid(), 11)"), "failed", "a signal ended it: Segmentation fault"),
         (python("import sys; sys.stderr.write('gpu-check: SKIPPED, no GPU'); sys.exit(2)"), "not available", "no GPU"),
+        (python("import sys; sys.stderr.write('SKIPPED, nothing was checked: no GPU')"), "not available", "no GPU"),
         (python("import sys; sys.stderr.write('unrecognized arguments'); sys.exit(2)"), "failed", "unrecognized"),
         (Step("it", "", ("/no/such/program",)), "failed", "No such file"),
         (Step("it", "", why_not="no GPU here"), "not available", "no GPU here"),
@@ -82,6 +83,10 @@ def test_whatever_happens_to_a_step_is_its_outcome(tmp_path: Path, step: Step, o
     found = run(step, tmp_path)
     assert found["outcome"] == outcome
     assert why in found["why"]
+
+
+def test_a_step_that_left_out_a_part_has_passed(tmp_path: Path):
+    assert run(python("import sys; sys.stderr.write('a part: SKIPPED')"), tmp_path)["outcome"] == "passed"
 
 
 def test_what_a_step_found_is_its_result(tmp_path: Path):

@@ -18,8 +18,9 @@ from edge_runtime.lab.bringup.steps import HOBBIT, Step
 
 Run = Callable[[Step, Path, Mapping[str, str], float], Result]
 NOT_AVAILABLE = "not available"
-_NOT_RUN = 2
-"""How scripts of checks end where they cannot run."""
+_SAID_OF_NOT_RUN = {2: "SKIPPED", 0: "SKIPPED, nothing was checked"}
+"""How scripts of checks end where they cannot run, and what they say: refused options end with 2 as well. Checkouts of
+before December 2026 ended with 0, as a check does that ran and left out a part."""
 
 
 def run_step(step: Step, out: Path, environment: Mapping[str, str], most_s: float, still_s: float = STILL_S) -> Result:
@@ -54,7 +55,8 @@ def run_step(step: Step, out: Path, environment: Mapping[str, str], most_s: floa
         return found | {"outcome": PASSED, "why": "it found something: see what it printed"}
     if found["outcome"] in (CUT, STUCK, FAILED) and step.folder and "json" not in found:
         found |= _unfinished(out / step.folder / "report.json")
-    if found.get("exit") == _NOT_RUN and "SKIPPED" in found["stderr"]:  # options that are refused end with 2 as well
+    said = _SAID_OF_NOT_RUN.get(found.get("exit", 1))
+    if said is not None and said in found["stderr"]:
         return found | {"outcome": NOT_AVAILABLE, "why": found["stderr"].strip().splitlines()[-1]}
     return found
 
