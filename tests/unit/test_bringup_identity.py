@@ -14,13 +14,13 @@ from edge_runtime.lab.bringup.bringup import Bringup
 from edge_runtime.lab.bringup.steps import Step
 
 
-def ran(wanted: Bringup) -> list[str]:
+def ran(wanted: Bringup, check: str = "passed") -> list[str]:
     """Bring up without running anything; return the steps that would have been run."""
     names = []
 
     def run(step: Step, *_: Any) -> dict[str, Any]:
         names.append(step.name)
-        return {"outcome": "passed"}
+        return {"outcome": check if step.name == "gpu-check" else "passed"}
 
     wanted.run(lambda step, result: None, lambda step: None, run)
     return names
@@ -90,3 +90,19 @@ def test_results_of_before_a_change_do_not_count(tree: Tree, tmp_path: Path):
     assert ran(wanted) == [], "results are no sources"
     tree.source.write_text("2")
     assert ran(wanted) == first, "taken back"
+
+
+def test_a_file_of_gpu_check_is_of_the_tree_it_checked(tree: Tree, tmp_path: Path):
+    out = tmp_path / "out"
+    wanted = Bringup(None, out, checkout=tree.root)
+    (out / "gpu-check").mkdir(parents=True)
+    (out / "gpu-check/gpu_check_Orin.json").write_text('{"device": "Orin"}')
+    ran(wanted, "failed")
+    assert content(out)["gpu_check"] == {"device": "Orin"}
+    ran(Bringup(None, out, minutes=1e-9, checkout=tree.root))
+    assert content(out)["gpu_check"] == {"device": "Orin"}, "it was not reached, and the tree is the same"
+    tree.commit("2")
+    ran(Bringup(None, out, minutes=1e-9, checkout=tree.root))
+    assert content(out)["gpu_check"] is None, "it was not reached"
+    ran(wanted, "not available")
+    assert content(out)["gpu_check"] is None

@@ -29,7 +29,7 @@ from edge_runtime.lab.bringup.order import (
 )  # fmt: skip
 from edge_runtime.lab.bringup.privacy import Scrubber
 from edge_runtime.lab.bringup.process import CUT, PASSED, STUCK, Result
-from edge_runtime.lab.bringup.runner import Run, run_step
+from edge_runtime.lab.bringup.runner import NOT_AVAILABLE, Run, run_step
 from edge_runtime.lab.bringup.steps import GPU_CHECK, GPU_CHECK_FOLDER, NVPMODEL, Step, steps_of
 
 _MOST_GPU_CHECK, _MOST_SAID = 256 << 10, 300
@@ -125,8 +125,10 @@ class Bringup:
         if result["outcome"] != PASSED:
             result["times_ended"] = times + (result["outcome"] in TOOK_TOO_MUCH)
         journal.keep(step.name, result)
-        if step.name == "gpu-check":
-            journal.describe(gpu_check=_gpu_check_file(self.out / GPU_CHECK_FOLDER))
+        if step.name == "gpu-check" and result["outcome"] != NOT_REACHED:  # what is known of this tree stays
+            # a step that did not run has not emptied its folder: a file there may be another tree's
+            ran = result["outcome"] != NOT_AVAILABLE
+            journal.describe(gpu_check=_gpu_check_file(self.out / GPU_CHECK_FOLDER) if ran else None)
         return result
 
     def _environment(self) -> dict[str, str]:
