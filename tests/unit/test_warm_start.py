@@ -98,10 +98,19 @@ def test_a_pipe_in_its_place_hangs_nothing(tmp_path, caplog):
     assert "expected a plain file" in caplog.text
 
 
-def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path, caplog):
+def test_a_folder_that_cannot_be_written_is_no_failure_and_loses_no_uses(tmp_path, caplog):
     (tmp_path / "warm").write_text("a file where a folder should be")
-    file(tmp_path)
+    cache, store = make(8)
+    preload = Preload(cache, file(tmp_path, None), top_k=K, depth=8)
+    finish(preload, store)
+    ask(cache, 0, 5)
+    preload.save()
     assert "cannot be written" in caplog.text
+    (tmp_path / "warm").unlink()
+    ask(cache, 0, 5)
+    for _ in range(2):
+        preload.save()
+        assert file(tmp_path, None).read()[0, 5] == 2, "both uses, once"
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", ".x", "x" * 65])
@@ -175,6 +184,9 @@ def test_where_nothing_can_be_written_a_cache_is_filled_from_what_was_remembered
     finish(preload, store)
     assert "cannot be written" in caplog.text
     assert [e for e in range(E) if cache.resident_tiers(0)[e]] == [1, 3, 7]
+    remembered.path.with_name(f"{remembered.path.name}.part").rmdir()
+    preload.save()
+    assert remembered.read()[0].tolist() == [0, 4.5, 0, 2, 0, 1, 0, 0.5], "the use before counts with those after it"
 
 
 def test_what_is_to_be_forgotten_is_not_remembered(tmp_path):

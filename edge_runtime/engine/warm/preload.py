@@ -84,9 +84,9 @@ class Preload:
         return not self.state.is_over
 
     def save(self) -> None:
-        """Remember this run's uses; what follows counts as another run."""
-        self._file.add(self._uses)
-        self.forget()
+        """Remember this run's uses; what follows counts as another run, unless they could not be written."""
+        if self._file.add(self._uses):
+            self.forget()
 
     def forget(self) -> None:
         """Remember nothing of what ran so far."""

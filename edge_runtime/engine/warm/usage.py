@@ -71,10 +71,10 @@ class UsageFile:
             raise ValueError(f"expected at most {largest} bytes")
         return raw
 
-    def add(self, uses: I64) -> None:
-        """Add a run's uses int64 [L, E]; a run without any changes nothing."""
+    def add(self, uses: I64) -> bool:
+        """Add a run's uses int64 [L, E]; a run without any changes nothing. Return whether all of them are there."""
         if not uses.any():
-            return
+            return True
         before = self.read()
         total = uses if before is None else uses + _KEPT * before
         plain = {"version": _VERSION, "uses": [[round(float(n), 3) for n in row] for row in total]}
@@ -85,6 +85,8 @@ class UsageFile:
             part.replace(self.path)
         except OSError as err:
             _LOG.warning("warm start: %s cannot be written: %s", self.path, err.strerror)
+            return False
+        return True
 
 
 def preload_order(uses: F64) -> list[tuple[int, int]]:
