@@ -135,6 +135,8 @@ class Scheduler:
         if self._parts.elastic is not None:
             self._parts.elastic.start_over(self._parts.plan)
         if change.starts_over:
+            if self._parts.preload is not None:
+                self._parts.preload.save()  # as between two runs
             self.sessions.forget()
             self._policies.forget()
         self._batch_width.forget()  # what paid with the old arena or policy may not pay now

@@ -80,9 +80,9 @@ class SyncClient:
         """Forget what ran, as a request of its own; a warm start does not remember it either."""
 
         def forget() -> None:
-            self._scheduler.apply(Reload(policy=self._parts.active.text))
             if self._parts.preload is not None:
-                self._parts.preload.forget()
+                self._parts.preload.forget()  # first: what starts over is remembered
+            self._scheduler.apply(Reload(policy=self._parts.active.text))
 
         with self.use.claim():
             self.use.compute(forget)

@@ -9,13 +9,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from patience import until
 
 from edge_runtime import Engine, SamplingParams
 from edge_runtime.base.errors import BundleError
 from edge_runtime.engine import api
+from edge_runtime.engine.job import Job
+from edge_runtime.engine.observer import SchedulerObserver
 from edge_runtime.engine.reload import Reload
+from edge_runtime.engine.sessions import SessionPool
+from edge_runtime.engine.sync_client import SyncClient
 from edge_runtime.service.ops.warmup import warm
 
 PARAMS = SamplingParams(max_tokens=24, temperature=1.0, seed=3, ignore_eos=True)
@@ -115,6 +120,55 @@ def test_a_reload_is_as_warm_as_a_restart(model_bundle, tmp_path, monkeypatch):
         until(lambda: engine.parts.preload.state is not former, "preloading begins anew")
         assert warmed(engine) == restarted
     assert remembered(tmp_path / "again") == remembered(tmp_path) != []
+
+
+@pytest.fixture
+def ran_once(model_bundle, tmp_path, monkeypatch) -> list[Any]:
+    """What is remembered of one run of PROMPT, in another state folder; from here on nothing happens between calls."""
+    with monkeypatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path / "once"))
+        with opened(model_bundle, warm_start="chat") as engine:
+            engine.generate(PROMPT, PARAMS)
+    monkeypatch.setattr(SyncClient, "watch_when_idle", lambda self: None)
+    found = remembered(tmp_path / "once")
+    assert found
+    return found
+
+
+def test_a_reload_remembers_what_ran_before_it(model_bundle, tmp_path, ran_once):
+    """By itself: what is forgotten after it is what ran after it."""
+    with opened(model_bundle, warm_start="chat") as engine:
+        engine.generate(PROMPT, PARAMS)
+        engine.reload(Reload(policy="lossless"))
+        assert remembered(tmp_path) == ran_once
+        engine.start_over()
+    assert remembered(tmp_path) == ran_once
+
+
+def test_a_reload_that_cannot_write_goes_through_and_the_end_writes(model_bundle, tmp_path, ran_once):
+    (tmp_path / "hobbit-edge").mkdir(exist_ok=True)
+    (tmp_path / "hobbit-edge/warm").write_text("a file where a folder should be")
+    with opened(model_bundle, warm_start="chat") as engine:
+        engine.generate(PROMPT, PARAMS)
+        engine.reload(Reload(policy="hobbit"))
+        assert engine.parts.active.policy.name == "hobbit"
+        (tmp_path / "hobbit-edge/warm").unlink()
+    assert remembered(tmp_path) == ran_once
+
+
+def test_a_service_remembers_at_a_reload_too_and_once(model_bundle, tmp_path, ran_once):
+    with opened(model_bundle, warm_start="chat") as engine:
+        scheduler = engine.hand_over(SessionPool.of(engine.parts), SchedulerObserver())
+        scheduler.begin(Job(np.array(PROMPT, np.int32), PARAMS, lambda event: None))
+        while scheduler.step():
+            pass
+        for _ in range(2):
+            scheduler.apply(Reload(policy="lossless"))
+            assert remembered(tmp_path) == ran_once
+        while scheduler.tend():
+            time.sleep(0.001)
+        scheduler.apply(Reload(expert_memory="6MiB"))
+    assert remembered(tmp_path) == ran_once
 
 
 def test_what_a_start_runs_by_itself_is_not_remembered(model_bundle, tmp_path):

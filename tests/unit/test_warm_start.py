@@ -164,6 +164,7 @@ def test_an_emptied_cache_is_filled_as_another_run_would(tmp_path):
     for _ in range(20):
         ask(cache, 0, 5)
     store.submitted.clear()
+    preload.save()
     cache.start_over(residents(8))
     finish(preload, store)
     assert [(key.layer_idx, key.expert_idx) for key, _ in store.submitted] == [(0, 5), *ORDER]
@@ -180,6 +181,7 @@ def test_where_nothing_can_be_written_a_cache_is_filled_from_what_was_remembered
     finish(preload, store)
     ask(cache, 0, 5)
     remembered.path.with_name(f"{remembered.path.name}.part").mkdir()
+    preload.save()
     cache.start_over(residents(8))
     finish(preload, store)
     assert "cannot be written" in caplog.text
@@ -194,8 +196,8 @@ def test_what_is_to_be_forgotten_is_not_remembered(tmp_path):
     preload = Preload(cache, file(tmp_path, None), top_k=K, depth=8)
     finish(preload, store)
     ask(cache, 0, 5)
-    cache.start_over(residents(8))
     preload.forget()
+    cache.start_over(residents(8))
     finish(preload, store)
     preload.save()
     assert file(tmp_path, None).read() is None

@@ -89,7 +89,7 @@ class Preload:
             self.forget()
 
     def forget(self) -> None:
-        """Remember nothing of what ran so far."""
+        """Remember nothing of what ran since it was saved."""
         self._uses.fill(0)
 
     def to_json(self) -> dict[str, Any]:
@@ -98,8 +98,7 @@ class Preload:
 
     def _begin(self) -> None:
         """The cache is new, or was emptied: everything from the start."""
-        if self._residents is not None:  # as between two runs
-            self.save()
+        if self._residents is not None:
             self._remembered = self._file.read()
         residents = self._residents = self._cache.residents
         residents.table.uses = self._uses
