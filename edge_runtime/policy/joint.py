@@ -67,9 +67,10 @@ def _rows(routing: Routing, rows: Bools) -> Routing:
 
 
 def _joined_order(decisions: Sequence[Decision]) -> Indices | None:
-    """Return the experts of all, each once, where its last use is; those of a decision without an order by number.
+    """Return the experts of all, each once, where its last use is; None if no decision has an order: all by number.
 
-    None if no decision has one: all of them by number.
+    Decisions come one after another, by the first sequence of each policy. Those without an order, as decisions for
+    several tokens are, use experts by number. An `OrderedRule` goes by what each token uses instead.
     """
     if all(decision.use_order is None for decision in decisions):
         return None

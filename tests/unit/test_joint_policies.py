@@ -37,14 +37,21 @@ def last_uses(*orders: list[int]) -> list[int]:
     return [expert for at, expert in enumerate(every) if expert not in every[at + 1 :]]
 
 
-@pytest.mark.parametrize("texts", [["max-rank", "cumsum"], ["max-rank", "lossless"], ["lossless", "max-rank"]])
+@pytest.mark.parametrize(
+    "texts",
+    [["max-rank", "cumsum"], ["max-rank", "lossless"], ["lossless", "max-rank"], ["max-rank", "cumsum", "max-rank"],
+     ["lossless", "max-rank", "lossless"]],
+)  # fmt: skip
 def test_experts_count_as_used_when_the_last_policy_uses_them(texts):
-    """In the order of the sequences; a policy that says no order uses its experts by number, as it does alone."""
-    tokens = [token(6, 1, 7, 3), token(5, 3, 1, 0)]
-    alone = [make(text).decide(0, routed(each), NOBODY) for text, each in zip(texts, tokens, strict=True)]
+    """By policy, in the order of their first sequences; what says no order uses experts by number, as alone."""
+    tokens = [token(6, 1, 7, 3), token(5, 3, 1, 0), token(2, 5, 6, 4)][: len(texts)]
+    own = {text: [each for name, each in zip(texts, tokens, strict=True) if name == text] for text in texts}
+    alone = [make(text).decide(0, routed(*those), NOBODY) for text, those in own.items()]
     orders = [np.flatnonzero(d.tiers) if d.use_order is None else d.use_order for d in alone]
-    assert [d.use_order is None for d in alone] == [text == "lossless" for text in texts]
-    joined = PassPolicies([make(text) for text in texts], [1, 1]).decide(0, routed(*tokens), NOBODY)
+    assert [d.use_order is None for d in alone] == [text == "lossless" or len(own[text]) > 1 for text in own]
+    made = {text: make(text) for text in own}
+    policies = PassPolicies([made[text] for text in texts], [1] * len(texts))
+    joined = policies.decide(0, routed(*tokens), NOBODY)
     assert joined.use_order.tolist() == last_uses(*(order.tolist() for order in orders))
     assert sorted(joined.use_order) == np.flatnonzero(joined.tiers).tolist()
     assert joined.use_order.dtype == np.intp
