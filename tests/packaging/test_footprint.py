@@ -1,4 +1,4 @@
-"""What an installation takes, as docs/operations.md lists it: native runners come near, anything else is named."""
+"""What an installation takes, as docs/operations.md lists it: native runners come near, what is farther is named."""
 
 from __future__ import annotations
 
@@ -33,8 +33,13 @@ def listed(**libraries):
         (listed(ours=6.0, scipy=50.0), ["numpy: listed, not found", "scipy: not listed"]),
     ],
 )
-def test_two_builds_are_near_and_anything_else_is_named(found, said):
+def test_two_builds_are_near_and_what_is_farther_is_named(found, said):
     assert footprint.differences(listed(ours=6.0, numpy=50.0), found) == said
+
+
+@pytest.mark.parametrize(("size", "said"), [(0.5, []), (0.6, ["the others: listed 1.0, found 1.6"])])
+def test_a_library_without_a_row_is_seen_by_what_the_others_take(size, said):
+    assert footprint.differences(listed(ours=60.0, small=1.0), listed(ours=60.0, small=1.0, another=size)) == said
 
 
 def test_another_target_or_column_is_named():

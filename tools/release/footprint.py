@@ -31,7 +31,8 @@ SHOWN = {"x86-64": "3.11", "arm64": "3.11", "jetpack-6.2": "3.10", "jetpack-7.2"
 LISTED_BYTES = 3e6
 NEAR_MB, NEAR_SHARE = 0.5, 0.02
 """How far a figure may be from the listed one, by whichever is more: native runners build with other compilers, and
-other patch releases of Python compile modules. A library more, or a build that kept its symbols, is farther."""
+other patch releases of Python compile modules. A build that kept its symbols is farther, and so is a library more
+that has a row or moves the others by so much; a smaller one is not seen."""
 
 
 @dataclass(frozen=True)
