@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.compare import by_run, goals, other_goals
 from benchmarks.compare.figures import rows
-from benchmarks.compare.goals import compared, headline, judged
+from benchmarks.compare.goals import compared, headline, judged, reads_less
 
 ROOT = Path(__file__).parents[2]
 MACHINE = {"cpu": "C", "cpus": 2, "isa": "avx2"}
@@ -100,6 +100,18 @@ def test_a_policy_that_reads_less_is_to_be_no_slower():
     assert "| 0.50 | 1.10x, met |" in page(22.0, 32)
     assert "| 1.50 | 0.95x |" in page(19.0, 96), "it reads more: no goal"
     assert "over lossless" not in "\n".join(compared([row(cell("ours", 20.0))]))
+
+
+@pytest.mark.parametrize(("lossless", "hobbit"), [(None, 32), (64, None), (None, None), (0, 32), (0, 0)])
+def test_bytes_that_are_not_known_or_none_are_not_compared(lossless, hobbit):
+    both = (cell("ours", 20.0), cell("ours", 19.0, variant="hobbit"))
+    for side, read in zip(both, (lossless, hobbit), strict=True):
+        side["measured"]["decode"]["read_bytes"] = read
+    assert list(reads_less([row(*both)])) == []
+    other = row(cell("ours", 20.0, "25"), cell("ours", 22.0, "25", variant="hobbit"))
+    assert [line for line in reads_less([row(*both), other]) if "| S1 |" in line] == [
+        "| avx2 | S1 | 25 % | 2026-11-30 | 1.00 | 1.10x |"
+    ]
 
 
 def test_a_ratio_across_runs_says_so():
