@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 from conftest import REPO
@@ -106,6 +107,26 @@ def test_packages_are_the_same_twice_and_hold_no_path_of_the_build(out, monkeypa
         done = subprocess.run(["dpkg-deb", "--contents", package], capture_output=True, text=True, check=True)
         assert "dist-info/RECORD" in done.stdout or "export" in package.name
         assert "direct_url.json" not in done.stdout
+
+
+@needs_dpkg
+def test_a_package_that_cannot_be_written_leaves_those_there_were(out, monkeypatch):
+    names = ("hobbit-edge_0.0.9-1~bookworm1_amd64.deb", contained.package_name("hobbit-edge", "bookworm", "amd64")[0])
+    for name in names:
+        (out / name).write_text(f"earlier {name}")
+
+    def full(*command, **more):
+        if command[0] != "dpkg-deb":
+            return common.run(*command, **more)
+        Path(command[-1]).write_text("half")
+        raise common.Failed("dpkg-deb: no space left")
+
+    monkeypatch.setattr(debian, "download", library(changes=False))
+    monkeypatch.setattr(debian, "run", full)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(common.Failed, match="no space left"):
+        debian.go(packages(out))
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 @needs_dpkg

@@ -200,11 +200,16 @@ def finish(build: Build, name: str, root: Path) -> str:
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file() and not path.is_symlink())
     write(root / "DEBIAN/control", control(name, build.version, DEBIAN_NAMES[build.arch], build.python, size // 1024))
     sums(root)
-    for old in build.out.glob(f"{name}_*{build.suite}1_{DEBIAN_NAMES[build.arch]}.deb"):
-        old.unlink()  # of another version, or under the name it had: one lies there for a release and machine
     file = build.out / package_name(name, build.suite, DEBIAN_NAMES[build.arch])[0]
-    env = {"SOURCE_DATE_EPOCH": str(epoch())}
-    run("dpkg-deb", "--root-owner-group", "-Zxz", f"-z{build.level}", "--build", root, file, env=env)
+    part, env = file.with_name(f"{file.name}.part"), {"SOURCE_DATE_EPOCH": str(epoch())}
+    try:
+        run("dpkg-deb", "--root-owner-group", "-Zxz", f"-z{build.level}", "--build", root, part, env=env)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+    for old in build.out.glob(f"{name}_*{build.suite}1_{DEBIAN_NAMES[build.arch]}.deb"):
+        if old != file:
+            old.unlink()  # of another version, or under the name it had: one lies there for a release and machine
     say(f"{file.name}: {file.stat().st_size / 1e6:.0f} MB, {size / 1e6:.0f} MB installed")
     return file.name
 
