@@ -40,9 +40,15 @@ def test_scripts_name_packages_as_they_are_built():
 def test_a_file_that_would_be_renamed_is_refused(tmp_path, name):
     (tmp_path / "hobbit_edge-1-cp310-abi3-manylinux_2_35_x86_64.whl").touch()
     check.write_sums(tmp_path, None)
+    (tmp_path / "SHA256SUMS.sig").write_text("signed")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     (tmp_path / name).touch()
-    with pytest.raises(common.Failed, match=rf"{re.escape(name)}: GitHub gives"):
+    with pytest.raises(common.Failed) as caught:
         check.write_sums(tmp_path, None)
+    assert f"{name}: expected letters, digits, '._-', neither '.' nor '-' at an end" in str(caught.value)
+    assert str(caught.value).endswith("Rename or remove it.")
+    (tmp_path / name).unlink()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before, "what was there is still there"
 
 
 def test_the_page_tells_whoever_looks_for_the_version():

@@ -218,12 +218,20 @@ def check_set(out: Path, targets: list[str], suites: list[str]) -> None:
 
 
 def write_sums(out: Path, key: str | None) -> None:
-    """Write SHA256SUMS of everything in the folder, and its signature."""
-    for old in ("SHA256SUMS", "SHA256SUMS.sig"):
-        (out / old).unlink(missing_ok=True)
-    files = sorted(path for path in out.iterdir() if path.is_file())
+    """Write SHA256SUMS of everything in the folder, and its signature.
+
+    Raises:
+        Failed: GitHub gives a file another name, by which SHA256SUMS would not find it; what was written before stays.
+    """
+    written = ("SHA256SUMS", "SHA256SUMS.sig")
+    files = sorted(path for path in out.iterdir() if path.is_file() and path.name not in written)
     if renamed := [path.name for path in files if not KEPT_NAME.fullmatch(path.name)]:
-        raise Failed(f"{', '.join(renamed)}: GitHub gives such a file another name, and SHA256SUMS would not find it")
+        raise Failed(
+            f"{', '.join(renamed)}: expected letters, digits, '._-', neither '.' nor '-' at an end, or GitHub gives "
+            "another name. Rename or remove it."
+        )
+    for old in written:
+        (out / old).unlink(missing_ok=True)
     sums = out / "SHA256SUMS"
     sums.write_text("".join(f"{digest(path)}  {path.name}\n" for path in files), encoding="utf-8")
     if key is None:
