@@ -28,7 +28,7 @@ HOMES = {
         *("edge_runtime/backends/cuda/tensorrt/*", "edge_runtime/backends/cuda/backend.py"),
         *("tests/integration/*", "tests/late_backend/*", "tests/cuda/*", "tests/hostile/test_service_resources.py"),
         *("tests/unit/test_memory.py", "tests/unit/test_board_table.py", "tests/unit/test_hardware_table.py"),
-        *("tests/fuzz/tries.py", "tests/manifests.py"),
+        *("tests/fuzz/tries.py", "tests/manifests.py", "tests/reload_cases.py"),
         *("tests/elastic_speaker.py", "tests/service_figures.py", "tests/contract/test_backends.py"),
     ),
     "turn": (
