@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
+
+from edge_runtime.lab.bringup.checkout import source_tree
 
 ROOT = Path(__file__).parents[1]
 CHANGED = "+changes"
@@ -17,15 +18,7 @@ def commit(root: Path = ROOT) -> str | None:
     Args:
         root: the checkout. Pages and results may differ from the commit, code may not without being said.
     """
-    try:
-        found = _git(root, "rev-parse", "--short=12", "HEAD")
-        if found.returncode:
-            return None
-        has_changes = _git(root, "diff", "--quiet", "HEAD", "--", *_CODE).returncode != 0
-    except OSError:
+    tree = source_tree(root, paths=_CODE, new_files=False)
+    if tree["commit"] is None:
         return None
-    return found.stdout.strip() + (CHANGED if has_changes else "")
-
-
-def _git(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(("git", *words), cwd=root, capture_output=True, text=True, check=False)
+    return str(tree["commit"]) + ("" if tree["changed"] is False else CHANGED)

@@ -26,6 +26,7 @@ from typing import Any
 from hardware_features import FEATURES, PLACES, feature_named
 
 from edge_runtime.lab.bench.folder import write_whole
+from edge_runtime.lab.bringup.checkout import source_tree
 from edge_runtime.telemetry.hardware import describe_hardware
 
 ROOT = Path(__file__).parents[1]
@@ -140,12 +141,8 @@ def _run_script(command: tuple[str, ...]) -> dict[str, Any]:
 
 def tree() -> dict[str, Any]:
     """Which commit is checked out, and whether anything was changed since."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-
-    changed = git("status", "--porcelain", "--", ".", *_NO_SOURCES)
-    return {"commit": git("rev-parse", "--short=12", "HEAD") or "unknown", "changed": bool(changed)}
+    found = source_tree(ROOT, paths=(".", *_NO_SOURCES))
+    return {"commit": found["commit"] or "unknown", "changed": bool(found["changed"])}
 
 
 if __name__ == "__main__":

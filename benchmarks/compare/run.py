@@ -172,7 +172,8 @@ class Runner:
                 if cell.side == OURS:
                     entry["measured"] = measure_ours(model, cell, policy, args, group)
                 else:
-                    entry |= {name: getattr(self.peers[cell.side], name) for name in ("version", "build")}
+                    peer = self.peers[cell.side]
+                    entry |= {"version": peer.version, "build": peer.build}
                     entry["measured"] = self._measure_peer(model, cell, group)
             except (PeerError, OSError) as err:
                 entry["error"] = str(err)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 _RESULTS = ":!benchmarks/results"
 
 
-def source_tree(root: Path, *, new_files: bool = True) -> dict[str, Any]:
-    """Return the commit, and whether files differ from it, results aside; None where that cannot be told.
+def source_tree(root: Path, *, paths: Sequence[str] = (".", _RESULTS), new_files: bool = True) -> dict[str, Any]:
+    """Return the commit, and whether files differ from it; None where that cannot be told.
 
     Args:
         root: of the source tree.
+        paths: whose changes count, as git takes them; results are left out by default.
         new_files: files that git neither tracks nor ignores count.
     """
     untracked = f"--untracked-files={'normal' if new_files else 'no'}"
-    changes = _git(root, "status", "--porcelain", untracked, "--", ".", _RESULTS)
+    changes = _git(root, "status", "--porcelain", untracked, "--", *paths)
     commit = _git(root, "rev-parse", "--short=12", "HEAD")
     return {
         "commit": None if commit is None else commit.decode().strip(),
