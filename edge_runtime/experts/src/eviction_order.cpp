@@ -38,7 +38,7 @@ class Queue {
 }  // namespace
 
 void SlotTable::make_room(const Need& need, int layer, const Keep& keep, Scorer& scorer) {
-  if (need.bytes <= ledger_.free_bytes()) return;
+  if (ledger_.room().holds(need)) return;
   for (const Step& step : choose_steps(need, layer, keep, scorer)) step.is_whole ? evict(step.slot) : truncate(step.slot);
 }
 
@@ -60,7 +60,7 @@ Predicted SlotTable::mask_predicted(int layer, const std::vector<int>& order, co
 
 std::vector<SlotTable::Step> SlotTable::choose_steps(const Need& need, int layer, const Keep& keep, Scorer& scorer) const {
   const Scores scores = scorer.all(layer);
-  if (ledger_.sizes().plane_bytes && !scores.tops.empty()) return steps_by_score(need.bytes, layer, keep, scores, scorer);
+  if (ledger_.sizes().plane_bytes && !scores.tops.empty()) return steps_by_score(need.total(ledger_.sizes()), layer, keep, scores, scorer);
   return steps_from_coldest_half(need, keep, scores);
 }
 
@@ -81,33 +81,31 @@ std::vector<Candidate> SlotTable::evictable(const std::vector<double>& scores, c
 // planes, coldest first; then whole experts go again. A core made of freed planes costs pages from the system.
 // Where cores are kept, all that may go loses planes, coldest first, and that is all.
 std::vector<SlotTable::Step> SlotTable::steps_from_coldest_half(const Need& need, const Keep& keep, const Scores& scores) const {
-  const int64_t wanted = need.bytes;
-  const UnitSizes& sizes = ledger_.sizes();
+  Room room = ledger_.room();
+  if (need.bytes) room.kept = 0;
+  const bool has_planes = room.sizes.plane_bytes > 0;
   std::vector<Candidate> all = evictable(scores.cores, keep);
   const size_t half = keeps_cores_ ? all.size() : (all.size() + 1) / 2;
   Queue queue(std::move(all));
   std::vector<Step> steps;
   std::vector<int> coldest;
-  const bool has_planes = sizes.plane_bytes > 0;
-  std::vector<uint8_t> left = has_planes ? held_ : std::vector<uint8_t>();
-  int64_t free = ledger_.free_bytes();
-  const int lacking = has_planes && !keeps_cores_ ? need.cores - ledger_.num_warm_cores() : 0;
-  for (int cores = lacking; cores > 0 && free < wanted && !queue.empty(); --cores) {
-    const int slot = queue.pop().second;
+  std::vector<uint8_t> left = has_planes ? held_ : std::vector<uint8_t>(held_.size());
+  const auto go_whole = [&](int slot) {
     steps.push_back({slot, true});
-    free += sizes.core_bytes + left[size_t(slot)] * sizes.plane_bytes;
-  }
-  while (has_planes && !queue.empty() && coldest.size() < half && free < wanted) {
+    ++room.cores;
+    room.planes += left[size_t(slot)];
+  };
+  while (has_planes && !keeps_cores_ && room.cores < need.cores && !queue.empty() && !room.holds(need))
+    go_whole(queue.pop().second);
+  while (has_planes && !queue.empty() && coldest.size() < half && !room.holds(need)) {
     const int slot = queue.pop().second;
     coldest.push_back(slot);
-    for (uint8_t& planes = left[size_t(slot)]; planes && free < wanted; --planes, free += sizes.plane_bytes)
+    for (uint8_t& planes = left[size_t(slot)]; planes && !room.holds(need); --planes, ++room.planes)
       steps.push_back({slot, false});
   }
-  for (size_t i = 0; !keeps_cores_ && free < wanted && (i < coldest.size() || !queue.empty()); ++i) {
-    const int slot = i < coldest.size() ? coldest[i] : queue.pop().second;
-    steps.push_back({slot, true});
-    free += sizes.core_bytes + (has_planes ? left[size_t(slot)] * sizes.plane_bytes : 0);
-  }
+  room.kept = 0;  // rather a unit that changes its size than an expert that goes for nothing
+  for (size_t i = 0; !keeps_cores_ && !room.holds(need) && (i < coldest.size() || !queue.empty()); ++i)
+    go_whole(i < coldest.size() ? coldest[i] : queue.pop().second);
   return steps;
 }
 

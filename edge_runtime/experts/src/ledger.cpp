@@ -6,9 +6,19 @@
 namespace hobbit {
 namespace {
 
-constexpr int64_t kSlackShare = 12, kLargeBytes = 256 << 10, kMany = 16;
+constexpr int64_t kSlackShare = 12, kKeptShare = 32, kMany = 16;
 
 }  // namespace
+
+// A unit whose memory goes to the other size leaves two broken huge pages, and the system zeroes each page of what comes
+// in its place. Reads into such memory are slower from then on. So where one size is wanted, free units of the other stay
+// as they are up to `kept` bytes, and room is made in the size that is wanted.
+bool Room::holds(const Need& need) const {
+  const int64_t more_cores = need.cores - cores, more_planes = need.planes - planes, none = 0;
+  const int64_t lacking = std::max(more_cores, none) * sizes.core_bytes + std::max(more_planes, none) * sizes.plane_bytes;
+  const int64_t spare = std::max(-more_cores, none) * sizes.core_bytes + std::max(-more_planes, none) * sizes.plane_bytes;
+  return lacking + need.bytes <= fresh + std::max(spare - kept, none);
+}
 
 int Units::take() {
   std::vector<int>& from = warm.empty() ? cold : warm;
@@ -116,9 +126,14 @@ int64_t Ledger::plane_capacity(int64_t budget_bytes) const {
 // its memory from units of the other size, and the system zeroes each page of it: half the drive's rate at 1 MiB a unit.
 int64_t Ledger::slack(int64_t budget_bytes) const {
   const int64_t full = sizes_.full_bytes();
-  const bool is_mixed = holds_back_ && sizes_.plane_bytes > 0 && full >= kLargeBytes;
-  if (!is_mixed || budget_bytes >= max_experts_ * full || budget_bytes < kMany * full) return 0;
+  if (!holds_back_ || !is_mixed() || budget_bytes >= max_experts_ * full || budget_bytes < kMany * full) return 0;
   return budget_bytes / kSlackShare;
+}
+
+Room Ledger::room() const {
+  const int64_t fresh = budget_ - slack_ - cores_.held_bytes() - planes_.held_bytes();
+  const int64_t kept = is_mixed() && !holds_back_ ? budget_ / kKeptShare : 0;
+  return {sizes_, fresh, kept, int(cores_.warm.size()), int(planes_.warm.size())};
 }
 
 // What is held ahead goes before what was used: then the units that are free are those that would be without it.

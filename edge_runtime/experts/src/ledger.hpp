@@ -8,6 +8,8 @@
 
 namespace hobbit {
 
+constexpr int64_t kLargeBytes = 256 << 10;  // an expert of that size is read in whole huge pages, or nearly
+
 using Moves = std::vector<std::pair<int, int>>;  // (source, target)
 
 // Cores whose planes take no bytes of their own are whole: they have room for them.
@@ -31,6 +33,7 @@ class Units {
   int count() const { return count_; }
   int num_used() const { return count_ - int(warm.size()) - int(cold.size()); }
   int64_t touched_bytes() const { return (count_ - int64_t(cold.size()) + num_ahead_) * size_; }
+  int64_t held_bytes() const { return (count_ - int64_t(cold.size())) * size_; }  // without those held ahead
   int num_ahead() const { return num_ahead_; }
   bool next_lacks_memory() const { return warm.empty() && !ahead_[size_t(cold.back())]; }
 
@@ -53,6 +56,24 @@ class Units {
   std::vector<int> ahead_last_;  // where to look for those held ahead, the one taken last at the end
 };
 
+// What is wanted at once: units, or bytes of whatever size.
+struct Need {
+  int cores, planes;
+  int64_t bytes = 0;
+
+  int64_t total(const UnitSizes& sizes) const { return bytes + cores * sizes.core_bytes + planes * sizes.plane_bytes; }
+};
+
+// What is free, or would be: whoever looks for room adds to it what could go.
+struct Room {
+  UnitSizes sizes;
+  int64_t fresh;      // bytes of the budget that no unit holds
+  int64_t kept;       // bytes of free units that stay as they are, where the other size is wanted
+  int cores, planes;  // free units that hold memory
+
+  bool holds(const Need& need) const;
+};
+
 // Memory of a free unit that must go back to the system, because the other size needs the bytes.
 struct Discard {
   bool is_plane;
@@ -71,6 +92,7 @@ class Ledger {
   int num_cores() const { return cores_.count(); }
   int64_t used_bytes() const { return cores_.num_used() * cores_.size() + planes_.num_used() * planes_.size(); }
   int64_t free_bytes() const { return budget_ - slack_ - used_bytes(); }
+  Room room() const;
   int64_t touched_bytes() const { return cores_.touched_bytes() + planes_.touched_bytes(); }
   int64_t core_capacity(int64_t budget_bytes) const;
   int64_t plane_capacity(int64_t budget_bytes) const;
@@ -91,12 +113,12 @@ class Ledger {
   bool can_inherit(const Ledger& before) const;
   void inherit(const Ledger& before);  // take over memory of the same units, used or not, as held ahead
 
-  int num_warm_cores() const { return int(cores_.warm.size()); }
   const Units& cores() const { return cores_; }
   const Units& planes() const { return planes_; }
   std::vector<Discard> discards;
 
  private:
+  bool is_mixed() const { return sizes_.plane_bytes > 0 && sizes_.full_bytes() >= kLargeBytes; }
   int64_t slack(int64_t budget_bytes) const;
   int take(Units& units, Units& other);
   void discard(Units& units, int unit) { discards.push_back({&units == &planes_, unit}); }

@@ -113,9 +113,13 @@ std::vector<int> SlotTable::claim(int layer, const std::vector<int>& experts, co
   Need need{0, 0};
   Keep held;
   for (const int expert : experts) {
-    need.bytes += lacking(expert);
-    if (row[expert] != kFree) held.push_back(row[expert]);
-    else ++need.cores;
+    need.planes += ledger_.sizes().planes(tiers[expert]);
+    if (row[expert] == kFree) {
+      ++need.cores;
+      continue;
+    }
+    need.planes -= held_[size_t(row[expert])];
+    held.push_back(row[expert]);
   }
   make_room(need, layer, held, scorer);
   // residents waiting for planes hold all memory: let the later ones go so that the first can proceed
@@ -218,7 +222,7 @@ void SlotTable::reconcile(const std::vector<int>& live) {
 }
 
 std::pair<Moves, Moves> SlotTable::resize(int64_t budget_bytes, Scorer& scorer) {
-  make_room({ledger_.budget_bytes() - budget_bytes, 0}, 0, {}, scorer);
+  make_room({0, 0, ledger_.budget_bytes() - budget_bytes}, 0, {}, scorer);
   std::vector<int> cores, planes_used;
   for (int slot = 0; slot < num_slots(); ++slot) {
     if (arrays_.keys[slot] != kFree) cores.push_back(slot);

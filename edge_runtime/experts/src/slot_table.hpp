@@ -100,10 +100,6 @@ class SlotTable {
     int slot;
     bool is_whole;
   };
-  struct Need {
-    int64_t bytes;
-    int cores;  // among them
-  };
   using Keep = std::vector<int>;
 
   int* planes(int slot) { return planes_.data() + std::size_t(slot) * std::size_t(max_planes_); }
