@@ -21,7 +21,7 @@ from typing import Any
 
 import marked_page
 
-from benchmarks.compare import figures, results
+from benchmarks.compare import figures, results, runs
 from benchmarks.compare.plot import regime
 from benchmarks.compare.workload import LOSSLESS, OURS
 from edge_runtime.backends.cpu.trunk.weights import layer_weight_shapes
@@ -203,7 +203,7 @@ def _measured_row(model: str, label: str, cells: Sequence[Mapping[str, Any]]) ->
     missed = median(d["needed_bytes"] / d["n"] for d in decode)
     touched = median(d["touched_bytes"] / d["n"] for d in decode)
     bounds = [
-        1e9 * d["n"] / (d["needed_bytes"] / _drive(c) + d["touched_bytes"] / c["bus_gbps"])
+        1e9 * d["n"] / (d["needed_bytes"] / _drive(c) + d["touched_bytes"] / runs.bus_ceiling(c))
         for c, d in zip(cells, decode, strict=True)
     ]
     speeds = [1e3 * d["n"] / d["ms"] for d in decode]

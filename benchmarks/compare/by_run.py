@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
 from typing import Any
 
 from benchmarks.compare.figures import rows
 from benchmarks.compare.plot import regime
 from benchmarks.compare.results import label
+from benchmarks.compare.runs import runs
 from benchmarks.compare.workload import RESIDENT
 
 Entry = Mapping[str, Any]
 STREAMING = "bigmoeonedge"
-PAUSE = timedelta(minutes=30)
-"""A run ends where nothing of its row is measured for so long."""
 
 
 def lines(entries: Sequence[Entry], goal: float) -> Iterator[str]:
@@ -24,7 +22,7 @@ def lines(entries: Sequence[Entry], goal: float) -> Iterator[str]:
         entries: all there are, of every build.
         goal: a ratio; how many runs under a cap reached it is said.
     """
-    found = [row for run in _runs(entries) for row in rows(run) if _both(row)]
+    found = [row for row in _rows_of_runs(entries) if _both(row)]
     if len(found) < 2:
         return
     at_caps = [_ratio(row) for row in found if row["regime"] != RESIDENT]
@@ -40,21 +38,9 @@ def lines(entries: Sequence[Entry], goal: float) -> Iterator[str]:
     yield from (_line(row) for row in sorted(found, key=_place))
 
 
-def _runs(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
-    """Yield the results of one row, machine and commit that follow each other without a pause."""
-    open_runs: dict[tuple[Any, ...], list[Entry]] = {}
-    for entry in sorted((e for e in entries if "side" in e), key=lambda e: str(e["when"])):
-        key = (label(entry["machine"]), entry["model"], entry["regime"], entry.get("commit"))
-        run = open_runs.setdefault(key, [])
-        if run and _time(entry) - _time(run[-1]) > PAUSE:
-            yield run
-            run = open_runs[key] = []
-        run.append(entry)
-    yield from open_runs.values()
-
-
-def _time(entry: Entry) -> datetime:
-    return datetime.fromisoformat(str(entry["when"]))
+def _rows_of_runs(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    found = runs(entries, lambda e: (label(e["machine"]), e["model"], e["regime"], e.get("commit")))
+    return [row for run in found for row in rows(run)]
 
 
 def _both(row: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.compare.one_run import Counted, counted
 from benchmarks.compare.results import cell_of
+from benchmarks.compare.runs import bus_ceiling, with_bus_of_run
 from benchmarks.compare.workload import HOBBIT, LOSSLESS, OURS, REGIMES, Cell, rate
 
 Entry = Mapping[str, Any]
@@ -31,7 +32,7 @@ def rows(entries: Iterable[Entry]) -> list[dict[str, Any]]:
     Decode and prefill of a peer may come from different modes, and those of the strongest from different peers: each is
     the best there is. All are of the run of our newest commit; where it lacks a side, `stand_ins` names it.
     """
-    cells = latest(entries)
+    cells = latest(with_bus_of_run(entries))
     found = []
     for machine in sorted({cell.machine for cell in cells}):
         for model in sorted({cell.model for cell in cells if cell.machine == machine}):
@@ -175,7 +176,7 @@ def limits_ms(cell: Entry) -> tuple[float, float]:
     needed = decode.get("needed_bytes", decode["experts"]["bytes_read"])
     return (
         needed / ceiling / 1e6 if ceiling else 0.0,
-        decode["touched_bytes"] / cell["bus_gbps"] / 1e6,
+        decode["touched_bytes"] / bus_ceiling(cell) / 1e6,
     )
 
 

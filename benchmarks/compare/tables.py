@@ -98,7 +98,8 @@ def _columns() -> list[str]:
         "- *read a token*: bytes fetched from the drive, by the kernel's count;",
         "- *of drive*: read bandwidth while reads are under way, over the ceiling probed in the same cell;",
         "- *of limit*: the least time these misses (at the drive's ceiling) or these touched weights (at the bus's) "
-        "take, over the time taken;",
+        "take, over the time taken; with everything in memory the bus's ceiling is the median of the probes before all "
+        "cells of the run, as single probes differ by half;",
         "- *other*: time outside trunk, experts and read wait;",
         "- *peak*: of the cgroup, page cache included;",
         "- *commit*: of ours; - where it was not recorded.",

@@ -6,7 +6,9 @@ import importlib
 
 import pytest
 
+from benchmarks.compare import results
 from edge_runtime.config.profiles import load_profile
+from tests.compared_cells import cell
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +43,13 @@ def test_the_hit_rate_is_none_without_a_cache_and_all_with_everything(tool):
     assert tool.hit_rate(0) == 0
     assert tool.hit_rate(1) == 1
     assert [round(100 * tool.hit_rate(share)) for share in (0.25, 0.5, 0.75)] == [37, 67, 89]
+
+
+def test_in_memory_a_run_is_held_to_all_probes_of_the_bus(tool, tmp_path, monkeypatch):
+    """4 GB/s were touched; single probes said 52 and 20."""
+    monkeypatch.setattr(tool, "RESULTS", tmp_path / "compare.jsonl")
+    ours, peer = cell("ours", 40.0, "resident", bus_gbps=52.0), cell("llama.cpp", 9.0, "resident", bus_gbps=20.0)
+    ours["measured"] |= {"decode": ours["measured"]["decode"] | {"needed_bytes": 0}, "num_slots": 1024}
+    for entry in (ours, peer):
+        results.append(tool.RESULTS, entry)
+    assert list(tool.measured_rows())[-1].endswith("| 0 MB | 100 MB | 360.0 | 40.0 | 11 % |")

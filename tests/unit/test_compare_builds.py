@@ -21,7 +21,7 @@ def cell(number: int, ms: float = 1000.0, **more: Any) -> dict[str, Any]:
     """A result of round `number`."""
     measured = {name: STAGE | {"ms": ms} for name in ("prefill_cold", "decode", "prefill")}
     base = {"machine": HERE, "model": "S1", "regime": "50", "round": number, "side": "ours", "variant": "lossless",
-            "cap_bytes": 1, "when": "2026", "bus_gbps": 30.0, "drive_gbps": 2.0, "measured": measured}  # fmt: skip
+            "cap_bytes": 1, "when": "2026-11-30T08", "bus_gbps": 30.0, "drive_gbps": 2.0, "measured": measured}  # fmt: skip
     return base | more
 
 
