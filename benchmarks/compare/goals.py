@@ -14,6 +14,7 @@ from benchmarks.compare.other_goals import Row, verdict
 from benchmarks.compare.plot import regime
 from benchmarks.compare.report import put, wrapped
 from benchmarks.compare.results import label
+from benchmarks.compare.tables import BEFORE_READY, EXPLAINED, mark
 from benchmarks.compare.workload import LOSSLESS, OURS, RESIDENT
 
 BEGIN, END = "<!-- goals: written by python -m benchmarks.compare goals -->", "<!-- end of goals -->"
@@ -74,6 +75,7 @@ def headline(found: Sequence[Row]) -> str:
 def compared(found: Sequence[Row]) -> Iterator[str]:
     """Yield the goals of the comparison, and the time of a token where one of decoding is missed."""
     ours = [row for row in found if row["lossless"]]
+    early = any(row["lossless"]["before_ready"] for row in ours)
     yield (
         "Caption: goals of the comparison, from the cells of the table above "
         f"({_machines(ours)}). Decode: {IN_MEMORY:.1f}x of llama.cpp's best mode with everything in memory, "
@@ -81,6 +83,7 @@ def compared(found: Sequence[Row]) -> Iterator[str]:
         f"peer that was, and no goal. *Of limit*: {100 * OF_LIMIT:.0f} % at 50 % and below. *Other*, time outside "
         f"trunk, experts and read wait: at most {OTHER:.0f} % under a cap. Prefill of 128 tokens: "
         f"{PREFILL:.0f}x of llama.cpp in memory, {PREFILL_AT_CAPS:.0f}x under a cap, {COLD:.0f}x for the first prompt."
+        + (f" {BEFORE_READY}: {EXPLAINED}. It has no verdict." if early else "")
     )
     yield ""
     yield "| processor | model | memory | date | decode | of limit | other | prefill | cold prefill |"
@@ -164,11 +167,13 @@ def judged(row: Row) -> list[str]:
 
 
 def _over(row: Row, peer: str, stage: str, goal: float) -> str | None:
-    best = row["peers"].get(peer, {}).get(stage)
+    best, ours = row["peers"].get(peer, {}).get(stage), row["lossless"]
     if not best:
         return None
-    ratio = row["lossless"][stage]["tok_s"] / best["tok_s"]
-    days = " (earlier run)" if best["earlier"] or row["lossless"]["earlier"] else ""
+    ratio = ours[stage]["tok_s"] / best["tok_s"]
+    days = " (earlier run)" if best["earlier"] or ours["earlier"] else ""
+    if stage == "prefill_cold" and ours["before_ready"]:
+        return f"{ratio:.2f}x{days}{mark(ours)}"
     return verdict(ratio, goal, f"{ratio:.2f}x{days}")
 
 

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.compare.figures import READY_SINCE
 from benchmarks.compare.plot import regime
 
 Row = Mapping[str, Any]
+
+BEFORE_READY = "†"
+EXPLAINED = (
+    f"measured under a cap before {READY_SINCE[:16].replace('T', ' ')} UTC, when the first prompt began while memory "
+    "was still being taken; a service begins after that"
+)
 
 
 def speed(found: Sequence[Row]) -> list[str]:
@@ -65,7 +72,7 @@ def limits(found: Sequence[Row]) -> list[str]:
     lines = [
         "Caption: what was read, and what limits us, while decoding; same runs. The columns:",
         "",
-        *_columns(),
+        *_columns(found),
         "",
         "| model | memory | side | commit | read a token | hits | of drive | of limit | other | peak "
         "| cold prefill tok/s |",
@@ -84,17 +91,18 @@ def limits(found: Sequence[Row]) -> list[str]:
             if ours:
                 share = ours["share_of_limit"]
                 limit = "-" if share is None else f"{_percent(share)} ({ours['limited_by']})"
+                cold = f"{ours['prefill_cold']['tok_s']:.1f}{mark(ours)}"
                 lines.append(
                     f"| {row['model']} | {regime(row)} | ours, {name} | {ours['commit'] or '-'} | "
                     f"{_mb(ours['read_bytes'])} | "
                     f"{_percent(ours['hit_rate'])} | {_percent(ours['share_of_drive'])} | {limit} | "
-                    f"{ours['other_percent']:.0f} % | {_mb(ours['peak_bytes'])} | {ours['prefill_cold']['tok_s']:.1f} |"
+                    f"{ours['other_percent']:.0f} % | {_mb(ours['peak_bytes'])} | {cold} |"
                 )
     return [*lines, ""]
 
 
-def _columns() -> list[str]:
-    return [
+def _columns(found: Sequence[Row]) -> list[str]:
+    lines = [
         "- *read a token*: bytes fetched from the drive, by the kernel's count;",
         "- *of drive*: read bandwidth while reads are under way, over the ceiling probed in the same cell;",
         "- *of limit*: the least time these misses (at the drive's ceiling) or these touched weights (at the bus's) "
@@ -104,6 +112,8 @@ def _columns() -> list[str]:
         "- *peak*: of the cgroup, page cache included;",
         "- *commit*: of ours; - where it was not recorded.",
     ]
+    early = any(row[name] and row[name]["before_ready"] for row in found for name in ("lossless", "hobbit"))
+    return [*lines, f"- {BEFORE_READY}: {EXPLAINED}."] if early else lines
 
 
 def modes(found: Sequence[Row]) -> list[str]:
@@ -122,6 +132,11 @@ def modes(found: Sequence[Row]) -> list[str]:
         failed = [f"{where}: {why}" for where, why in row["errors"].items() if where.startswith("ours")]
         lines += [f"  - failed: {text}" for text in failed]
     return [*lines, ""]
+
+
+def mark(ours: Mapping[str, Any]) -> str:
+    """Return what stands behind a first prompt of ours that is none."""
+    return f" {BEFORE_READY}" if ours["before_ready"] else ""
 
 
 def _peer(best: Mapping[str, Any] | None, digits: int) -> str:

@@ -127,6 +127,24 @@ def test_the_readme_names_the_machine_measured_last():
         headline([row(cell("ours", 90.0))])
 
 
+def test_a_first_prompt_beside_memory_being_taken_gets_no_verdict():
+    def page(when: str) -> str:
+        sides = cell("ours", 40.0, prefill=30.0, when=when), cell("llama.cpp", 16.0, when=when)
+        return "\n".join(compared([row(*sides)]))
+
+    assert "| **0.50x, missed** | 0.50x † |" in page("2026-11-30T07:02:35+00:00")
+    assert "†: measured under a cap before 2026-11-30 07:02 UTC" in page("2026-11-30T07:02:35+00:00")
+    assert "| first |" not in page("2026-11-26T07:02:35+00:00"), "nor a profile of a miss"
+    assert "| **0.50x, missed** | **0.50x, missed** |" in page("2026-11-30T07:02:36+00:00")
+    assert "†" not in page("2026-11-30T07:02:36+00:00")
+
+
+def test_with_everything_in_memory_other_prompts_came_before_the_first():
+    early = {"when": "2026-11-29T01"}
+    found = row(cell("ours", 40.0, "resident", **early), cell("llama.cpp", 40.0, "resident", prefill=20, **early))
+    assert judged(found)[4] == "3.00x, met"
+
+
 def test_the_readme_does_not_name_a_machine_where_a_peer_is_missing():
     both = row(cell("ours", 21.4), cell("llama.cpp", 8.0), cell("bigmoeonedge", 9.8))
     chosen = MACHINE | {"isa": "neon"}

@@ -53,6 +53,13 @@ def test_under_a_cap_the_probe_of_the_cell_counts():
     assert share(run(), "50") == pytest.approx(4 / 24)
 
 
-def test_the_page_says_which_probes_these_are():
-    page = " ".join(markdown(rows(run()), run(), "x.png").split())
-    assert "the median of the probes before all cells of the run" in page
+def test_the_page_says_which_probes_and_which_first_prompts_are_none():
+    def page(when: str) -> str:
+        entries = [at(0, 20.0, "25") | {"when": when}, at(1, 20.0, "25", side="llama.cpp")]
+        return " ".join(markdown(rows(entries), entries, "x.png").split())
+
+    now, before = page("2026-11-30T08:00"), page("2026-11-30T07:00")
+    assert "the median of the probes before all cells of the run" in now
+    assert "†" not in now
+    assert "- †: measured under a cap before 2026-11-30 07:02 UTC" in before
+    assert "| 60.0 † |" in before
