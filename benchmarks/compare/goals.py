@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         *by_run.lines(entries, AT_CAPS),
         *other_goals.lines(args.results, args.page.parent / "frontier"),
     ]
-    texts = {args.page: lines, args.readme: [headline(found), ""]}
+    texts = {args.page: lines, args.readme: [headline(found, entries), ""]}
     pages = {path: path.read_text(encoding="utf-8") for path in texts}
     fresh = {path: put(page, wrapped(texts[path]), BEGIN, END) for path, page in pages.items()}
     if args.check:
@@ -51,8 +51,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def headline(found: Sequence[Row]) -> str:
+def headline(found: Sequence[Row], entries: Sequence[Mapping[str, Any]]) -> str:
     """Return what the README says: S1 at half its size, beside most peers; of such machines the one measured last.
+
+    Args:
+        found: the rows.
+        entries: all results, of every build: one run may flatter, so the range of all of them is said.
 
     Raises:
         SystemExit: that row lacks a side.
@@ -64,12 +68,19 @@ def headline(found: Sequence[Row]) -> str:
     decode, best, count = row["lossless"]["decode"], row["peer"]["decode"], len(row["peers"])
     whose = f"the faster of {count} peers" if count > 1 else "the peer"
     when = "in an earlier run" if best["earlier"] or row["lossless"]["earlier"] else "in the same run"
+    ratios = by_run.ratios(entries, row["machine"], row["model"], row["regime"], best["mode"].split()[0])
     return (
         f"**Measured** on {row['machine']}, a synthetic model of 5 B parameters under a cap of half its size: "
-        f"{decode['tok_s']:.0f} tok/s, where {whose} reaches "
-        f"{best['tok_s']:.1f} {when}. [docs/benchmarks.md](docs/benchmarks.md) has the machine, the method and every "
-        "table."
+        f"{decode['tok_s']:.0f} tok/s, where {whose} reaches {best['tok_s']:.1f} {when}.{_range(ratios)} "
+        "[docs/benchmarks.md](docs/benchmarks.md) has the machine, the method and every table."
     )
+
+
+def _range(ratios: Sequence[float]) -> str:
+    if len(ratios) < 2:
+        return ""
+    times = f"{min(ratios):.1f} to {max(ratios):.1f} times"
+    return f" In {len(ratios)} runs Hobbit Edge was {times} as fast as that peer."
 
 
 def compared(found: Sequence[Row]) -> Iterator[str]:

@@ -45,20 +45,21 @@ def test_the_limit_is_a_goal_at_half_and_below(regime, tok_s, said):
     assert judged(row(cell("ours", tok_s, regime), cell("llama.cpp", 4.0, regime)))[1] == said
 
 
-def test_runs_are_compared_with_themselves_and_shown_one_by_one():
-    def run(when: str, ours: float, peer: float, commit: str | None) -> list[dict[str, Any]]:
-        pair = (cell("ours", ours, commit=commit), cell("bigmoeonedge", peer, commit=commit))
-        return [side | {"when": f"2026-11-{when}:{minute}"} for side, minute in zip(pair, ("00", "20"), strict=True)]
+def run_of(when: str, ours: float, peer: float, commit: str | None) -> list[dict[str, Any]]:
+    pair = (cell("ours", ours, commit=commit), cell("bigmoeonedge", peer, commit=commit))
+    return [side | {"when": f"2026-11-{when}:{minute}"} for side, minute in zip(pair, ("00", "20"), strict=True)]
 
+
+def test_runs_are_compared_with_themselves_and_shown_one_by_one():
     z, a = "f" * 12, "a" * 12  # in the order of time, not of their names
-    runs = [run("29T10", 20.0, 10.0, None), run("29T12", 25.0, 10.0, None), run("30T01", 30.0, 10.0, z),
-            run("30T07", 40.0, 10.0, a)]  # fmt: skip
+    runs = [run_of("29T10", 20.0, 10.0, None), run_of("29T12", 25.0, 10.0, None), run_of("30T01", 30.0, 10.0, z),
+            run_of("30T07", 40.0, 10.0, a)]  # fmt: skip
     found = list(by_run.lines([e for each in reversed(runs) for e in each], 2.5))
     page = [line for line in found if "| S1 |" in line]
     assert "3 of 4 runs under a cap reached 2.5x" in found[1]
     assert [line.split(" | ")[-1] for line in page] == ["2.00x |", "2.50x |", "3.00x |", "4.00x |"]
     assert "| 2026-11-29 | - | 20.0 (1) | 10.0 (1) |" in page[0]
-    assert list(by_run.lines([*runs[0], *run("30T08", 1.0, 1.0, z)[:1]], 2.5)) == [], "one run: the goals show it"
+    assert list(by_run.lines([*runs[0], *run_of("30T08", 1.0, 1.0, z)[:1]], 2.5)) == [], "one run: the goals show it"
 
 
 @pytest.mark.parametrize(("regime", "other", "said"), [
@@ -97,7 +98,7 @@ def test_bytes_that_are_not_known_or_none_are_not_compared(lossless, hobbit):
 def test_a_ratio_across_runs_says_so():
     found = row(cell("llama.cpp", 10.0, "resident"), cell("ours", 20.0, "resident"))
     assert judged(found)[0] == "2.00x (earlier run), met"
-    assert "in an earlier run" in headline([row(cell("bigmoeonedge", 10.0), cell("ours", 20.0))])
+    assert "in an earlier run" in headline([row(cell("bigmoeonedge", 10.0), cell("ours", 20.0))], [])
 
 
 def test_a_miss_comes_with_its_profile_and_what_is_met_does_not():
@@ -120,11 +121,28 @@ def test_the_readme_names_the_machine_measured_last():
     new = row(cell("ours", 21.4, when="2026-12-01", machine=MACHINE | {"isa": "neon"}),
               cell("llama.cpp", 8.0, machine=MACHINE | {"isa": "neon"}),
               cell("bigmoeonedge", 9.8, machine=MACHINE | {"isa": "neon"}))  # fmt: skip
-    said = headline([new, old])
+    said = headline([new, old], [])
     assert "on C, 2 cores, neon" in said
     assert "21 tok/s, where the faster of 2 peers reaches 9.8 in the same run" in said
     with pytest.raises(SystemExit, match="S1 at 50 %"):
-        headline([row(cell("ours", 90.0))])
+        headline([row(cell("ours", 90.0))], [])
+
+
+def test_the_readme_says_the_range_of_all_runs():
+    """The row is of the newest run alone, which flatters."""
+    runs = [run_of("29T10", 20.0, 10.0, "a"), run_of("29T12", 24.0, 10.0, "b"), run_of("30T08", 34.0, 10.0, "c")]
+    others = [each | changed for each in run_of("30T09", 90.0, 10.0, "c")
+              for changed in ({"regime": "25"}, {"model": "S2"}, {"machine": MACHINE | {"isa": "neon"}})]  # fmt: skip
+    entries = [each for run in runs for each in run] + others
+    said = headline([row(*runs[-1])], entries)
+    assert (
+        "34 tok/s, where the peer reaches 10.0 in the same run. In 3 runs Hobbit Edge was 2.0 to 3.4 times as fast"
+        in said
+    )
+    assert "in the same run. [docs" in headline([row(*runs[-1])], runs[-1]), "one run: nothing to add"
+    llama = cell("llama.cpp", 12.0, commit="c", when="2026-11-30T08:25")
+    said = headline([row(*runs[-1], llama)], [*entries, llama])
+    assert "the faster of 2 peers reaches 12.0 in the same run. [docs" in said, "of that peer there is one run"
 
 
 def test_a_first_prompt_beside_memory_being_taken_gets_no_verdict():
@@ -150,7 +168,7 @@ def test_the_readme_does_not_name_a_machine_where_a_peer_is_missing():
     chosen = MACHINE | {"isa": "neon"}
     weaker = row(cell("ours", 25.0, when="2026-12-01", machine=chosen),
                  cell("llama.cpp", 5.0, when="2026-12-01", machine=chosen))  # fmt: skip
-    assert "reaches 9.8" in headline([both, weaker])
+    assert "reaches 9.8" in headline([both, weaker], [])
 
 
 @pytest.fixture
