@@ -184,6 +184,20 @@ def limits_ms(cell: Entry) -> tuple[float, float]:
     )
 
 
+def above_drive_ms(cell: Entry) -> tuple[float, float, float] | None:
+    """Milliseconds above the drive's limit: reads slower than probed, reads in vain, and no read under way.
+
+    With the first of `limits_ms` they add up to the time the steps took. None: nothing was read.
+    """
+    decode, ceiling = cell["measured"]["decode"], drive_ceiling(cell)
+    count, rate = decode["experts"]["bytes_read"], decode["experts"]["read_gbps"]
+    if not (count and rate and ceiling):
+        return None
+    reading = count / rate / 1e6
+    needed = decode.get("needed_bytes", count)
+    return reading - count / ceiling / 1e6, (count - needed) / ceiling / 1e6, decode["ms"] - reading
+
+
 def share_of_limit(cell: Entry) -> float | None:
     """The longer of the two limits over the time the steps took: 1 is the best any program can do with these misses."""
     milliseconds = cell["measured"]["decode"]["ms"]

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare import by_run, other_goals, results
-from benchmarks.compare.figures import limits_ms, rows
+from benchmarks.compare import by_run, misses, other_goals, results
+from benchmarks.compare.figures import rows
+from benchmarks.compare.misses import LLAMA, cells_of, name_of
 from benchmarks.compare.other_goals import Row, verdict
-from benchmarks.compare.plot import regime
 from benchmarks.compare.report import put, wrapped
 from benchmarks.compare.results import label
 from benchmarks.compare.tables import BEFORE_READY, EXPLAINED, mark
-from benchmarks.compare.workload import LOSSLESS, OURS, RESIDENT
+from benchmarks.compare.workload import RESIDENT
 
 BEGIN, END = "<!-- goals: written by python -m benchmarks.compare goals -->", "<!-- end of goals -->"
-LLAMA, STREAMING = "llama.cpp", by_run.STREAMING
+STREAMING = by_run.STREAMING
 
 IN_MEMORY, AT_CAPS, OF_LIMIT, OTHER = 1.0, 2.5, 0.85, 5.0
 """Decode: over llama.cpp, everything in memory; over BigMoeOnEdge at a cap; of the limit at caps of 50 % and less; at a
 cap, percent of the time outside trunk, experts and read wait, at most."""
 PREFILL, PREFILL_AT_CAPS, COLD = 2.0, 3.0, 2.0
 """Prompts: over llama.cpp, in memory, at a cap, and the first one after a start."""
+STAGES = ("prefill", "prefill_cold")
+"""The two prompts, in the order of their columns."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,7 +63,7 @@ def headline(found: Sequence[Row], entries: Sequence[Mapping[str, Any]]) -> str:
         SystemExit: that row lacks a side.
     """
     able = [row for row in found if (row["model"], row["regime"]) == ("S1", "50") and row["lossless"]]
-    row = max(able, key=lambda each: (len(each["peers"]), str(_cells(each)[-1]["when"])), default=None)
+    row = max(able, key=lambda each: (len(each["peers"]), str(cells_of(each)[-1]["when"])), default=None)
     if row is None or row["peer"]["decode"] is None:
         raise SystemExit("goals: expected S1 at 50 % of ours and of a peer, found none.")
     decode, best, count = row["lossless"]["decode"], row["peer"]["decode"], len(row["peers"])
@@ -100,36 +101,15 @@ def compared(found: Sequence[Row]) -> Iterator[str]:
     yield "| processor | model | memory | date | decode | of limit | other | prefill | cold prefill |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for row in ours:
-        cells = [*_name(row), _cells(row)[-1]["when"][:10], *judged(row)]
+        cells = [*name_of(row), cells_of(row)[-1]["when"][:10], *judged(row)]
         yield f"| {' | '.join(cells)} |"
     yield from reads_less(found)
-    missed = [row for row in ours if any("missed" in cell for cell in judged(row)[:3])]
-    if missed:
-        yield ""
-        yield (
-            "Caption: where a goal of decoding is missed: milliseconds a token, medians of the same cells. *Drive* and "
-            "*bus*: the least that the bytes which had to come, and the weights touched, take at the rates probed in "
-            "the cell. *Wait* is what reads are not hidden behind the rest."
-        )
-        yield ""
-        yield "| processor | model | memory | token | trunk | experts | wait | other | drive | bus |"
-        yield "|---|---|---|---|---|---|---|---|---|---|"
-        for row in missed:
-            yield f"| {' | '.join([*_name(row), *profile(_cells(row))])} |"
-    slow = [row for row in ours if any("missed" in cell for cell in judged(row)[3:])]
-    if slow:
-        yield ""
-        yield (
-            "Caption: where a goal of prompts is missed: milliseconds of the prompt of 128 tokens, medians of the same "
-            "cells, and what its bytes take at the drive's rate; where both are missed, the later prompt."
-        )
-        yield ""
-        yield "| processor | model | memory | prompt | took | trunk | experts | wait | other | drive |"
-        yield "|---|---|---|---|---|---|---|---|---|---|"
-        for row in slow:
-            stage = "prefill" if "missed" in judged(row)[3] else "prefill_cold"
-            name = "later" if stage == "prefill" else "first"
-            yield f"| {' | '.join([*_name(row), name, *profile(_cells(row), stage, bus=False)])} |"
+    yield from misses.in_memory([row for row in ours if "missed" in judged(row)[0]], ours)
+    yield from misses.of_tokens([row for row in ours if any("missed" in cell for cell in judged(row)[:3])])
+    slow = [
+        (row, stage) for row in ours for stage, cell in zip(STAGES, judged(row)[3:], strict=True) if "missed" in cell
+    ]
+    yield from misses.of_prompts([(row, stage, _allowed_ms(row, stage)) for row, stage in slow])
 
 
 def reads_less(found: Sequence[Row]) -> Iterator[str]:
@@ -153,7 +133,7 @@ def reads_less(found: Sequence[Row]) -> Iterator[str]:
         share = row["hobbit"]["read_bytes"] / row["lossless"]["read_bytes"]
         ratio = row["hobbit"]["against_lossless"]
         said = verdict(ratio, 1.0, f"{ratio:.2f}x") if share < 1 else f"{ratio:.2f}x"
-        yield f"| {' | '.join([*_name(row), _cells(row)[-1]['when'][:10], f'{share:.2f}', said])} |"
+        yield f"| {' | '.join([*name_of(row), cells_of(row)[-1]['when'][:10], f'{share:.2f}', said])} |"
 
 
 def judged(row: Row) -> list[str]:
@@ -172,8 +152,7 @@ def judged(row: Row) -> list[str]:
         other = verdict(ours["other_percent"], OTHER, other, most=True)
     return [
         decode, limit, other,
-        _over(row, LLAMA, "prefill", PREFILL if resident else PREFILL_AT_CAPS) or "-",
-        _over(row, LLAMA, "prefill_cold", COLD) or "-",
+        *(_over(row, LLAMA, stage, _goal(row, stage)) or "-" for stage in STAGES),
     ]  # fmt: skip
 
 
@@ -188,34 +167,16 @@ def _over(row: Row, peer: str, stage: str, goal: float) -> str | None:
     return verdict(ratio, goal, f"{ratio:.2f}x{days}")
 
 
-def profile(cells: Sequence[Mapping[str, Any]], stage: str = "decode", *, bus: bool = True) -> list[str]:
-    """Return what a token (or a prompt) took, part by part, and the least its bytes take."""
-    parts = [[c["measured"][stage]["ms"], *_phases(c, stage), *_least(c, stage)[: 1 + bus]] for c in cells]
-    units = [c["measured"][stage]["n"] if stage == "decode" else 1 for c in cells]
-    columns = zip(*([ms / n for ms in each] for each, n in zip(parts, units, strict=True)), strict=True)
-    return [f"{statistics.median(column):.{1 if stage == 'decode' else 0}f}" for column in columns]
+def _goal(row: Row, stage: str) -> float:
+    """Return what a prompt is to be over llama.cpp."""
+    later = PREFILL if row["regime"] == RESIDENT else PREFILL_AT_CAPS
+    return COLD if stage == "prefill_cold" else later
 
 
-def _phases(cell: Mapping[str, Any], stage: str) -> list[float]:
-    found = cell["measured"][stage]["phase_ms"]
-    # before the native trunk its time was recorded as that of graphs
-    trunk = sum(ms for name, ms in found.items() if name not in ("experts", "read_wait", "other"))
-    return [trunk, found["experts"], found["read_wait"], found["other"]]
-
-
-def _least(cell: Mapping[str, Any], stage: str) -> tuple[float, float]:
-    measured = cell["measured"] | {"decode": cell["measured"][stage]}
-    return limits_ms({**cell, "measured": measured})
-
-
-def _cells(row: Row) -> list[Mapping[str, Any]]:
-    return [c for c in row["cells"] if (c["side"], c["variant"]) == (OURS, LOSSLESS) and c.get("measured")]
-
-
-def _name(row: Row) -> list[str]:
-    machine = _cells(row)[0]["machine"]
-    return [machine["isa"] + (" chosen" if machine.get("best_isa") else ""), row["model"], regime(row)]
+def _allowed_ms(row: Row, stage: str) -> float:
+    tokens = cells_of(row)[0]["measured"][stage]["n"]
+    return float(1000 * tokens / (_goal(row, stage) * row["peers"][LLAMA][stage]["tok_s"]))
 
 
 def _machines(found: Sequence[Row]) -> str:
-    return "; ".join(dict.fromkeys(label(cell["machine"]) for row in found for cell in _cells(row)))
+    return "; ".join(dict.fromkeys(label(cell["machine"]) for row in found for cell in cells_of(row)))
