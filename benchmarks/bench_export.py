@@ -1,8 +1,10 @@
 """How fast does an export go, next to what the machine reads and writes, and where does the time go?
 
-    python benchmarks/bench_export.py --folder DIR [--layers 2 --experts 64] [--threads 1 2] [--rounds 3] [--json]
+    python -m benchmarks.bench_export --folder DIR [--layers 2 --experts 64] [--threads 1 2] [--rounds 3] [--json]
+    python -m benchmarks.bench_export --encoder [--isa avx512vnni avx2] [--threads 1 2] [--rounds 3] [--json]
 
-Three figures in MB/s of bfloat16 source, medians over interleaved rounds: the encoder alone on rows in memory; a plain
+Three figures in MB/s of bfloat16 source, medians over interleaved rounds: the encoder alone on rows in memory, with
+each instruction set; a plain
 copy of the same bytes (checkpoint read, as many bytes as the bundle has written, synced); the whole export of a
 generated checkpoint. The checkpoint leaves the page cache before each read. DIR needs room for it and two bundles.
 """
@@ -24,7 +26,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.source import commit
 from edge_runtime.backends.cpu.kernels import ExpertEncoder, available_isas
+from edge_runtime.telemetry.hardware import describe_hardware
 
 HIDDEN, INTERMEDIATE, VOCABULARY = 2048, 768, 16384
 BLOCK_BYTES = 8 << 20
@@ -40,12 +44,12 @@ def generated(folder: Path, layers: int, experts: int) -> Path:
     return write_qwen3(folder / "checkpoint", config)
 
 
-def encoder_speed(threads: int, tiers: int, seconds: float = 3.0) -> float:
+def encoder_speed(isa: str, threads: int, tiers: int, seconds: float = 3.0) -> float:
     """Encode random experts for a while and return MB/s."""
     rng = np.random.default_rng(0)
     shapes = [(INTERMEDIATE, HIDDEN)] * 2 + [(HIDDEN, INTERMEDIATE)]
     rows = [((rng.standard_t(5, s) * 0.02).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16) for s in shapes]
-    encoder = ExpertEncoder(0, 0, HIDDEN, INTERMEDIATE, tiers // 2, False, threads)
+    encoder = ExpertEncoder(0, 0, HIDDEN, INTERMEDIATE, tiers // 2, False, threads, isa)
     done, begin = 0, time.perf_counter()
     while time.perf_counter() - begin < seconds:
         encoder.reset(0, 0)
@@ -54,6 +58,25 @@ def encoder_speed(threads: int, tiers: int, seconds: float = 3.0) -> float:
             done += values.nbytes
         encoder.finish()
     return done / (time.perf_counter() - begin) / 1e6
+
+
+def encoders(args: argparse.Namespace) -> None:
+    """Measure the encoder with each instruction set in turn, and print it."""
+    found: dict[tuple[str, int], list[float]] = {(isa, n): [] for isa in args.isa for n in args.threads}
+    for number in range(args.rounds):
+        order = [*found]
+        for isa, threads in order if number % 2 == 0 else reversed(order):
+            found[isa, threads].append(round(encoder_speed(isa, threads, args.tiers), 1))
+    if args.json:
+        rows = [{"isa": isa, "threads": n, "mb_s": speeds} for (isa, n), speeds in found.items()]
+        print(
+            json.dumps(
+                {"cpu": describe_hardware(Path())["cpu"], "tiers": args.tiers, "commit": commit(), "encoder": rows}
+            )
+        )
+        return
+    for (isa, threads), speeds in found.items():
+        print(f"{isa:12} {threads} threads {statistics.median(speeds):7.1f}  ({min(speeds):.1f} to {max(speeds):.1f})")
 
 
 def forget(checkpoint: Path) -> None:
@@ -111,7 +134,7 @@ def children_cpu_s() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where the checkpoint and the bundles go")
+    parser.add_argument("--folder", type=Path, help="where the checkpoint and the bundles go")
     parser.add_argument("--checkpoint", type=Path, help="an existing checkpoint instead of a generated one")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--experts", type=int, default=64)
@@ -119,9 +142,16 @@ def main() -> None:
     parser.add_argument("--trunk", default="int8")
     parser.add_argument("--memory", default="1GiB")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--isa", nargs="+", choices=available_isas(), default=available_isas(), help="default: all")
+    parser.add_argument("--encoder", action="store_true", help="the encoder alone: nothing is exported")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if args.encoder:
+        encoders(args)
+        return
+    if args.folder is None:
+        parser.error("--folder: expected a folder to export in, or --encoder")
     args.folder.mkdir(parents=True, exist_ok=True)
     checkpoint = args.checkpoint or generated(args.folder, args.layers, args.experts)
     bundle = args.folder / "bundle"
@@ -131,7 +161,7 @@ def main() -> None:
     copies, exports = [], []
     for _ in range(args.rounds):
         for threads, speeds in encoder.items():
-            speeds.append(encoder_speed(threads, args.tiers))
+            speeds.append(encoder_speed(args.isa[0], threads, args.tiers))
         exports.append(export(checkpoint, bundle, flags))
         copies.append(copy_speed(checkpoint, args.folder / "copy", exports[-1]["bytes"]))
     shutil.rmtree(bundle)

@@ -66,7 +66,7 @@ def changes_a_token(table: SlotTable, low: float, seed: int) -> float:
 
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("low", LOW)
-def test_large_units_keep_their_size_once_the_mix_has_settled(share, low):
+def test_large_units_keep_their_size_while_the_mix_stays(share, low):
     table = table_of(LARGE, int(L * E * LARGE.full_bytes * share))
     changes_a_token(table, low, 0)
     assert changes_a_token(table, low, 1) < 0.03
