@@ -19,7 +19,12 @@ from edge_runtime.lab.bringup.journal import FORMAT, MOST_BYTES
 RESULTS = Path(__file__).parents[1] / "benchmarks/results/bringup"
 _TEXT, _PARTS = 200, 16
 _GPU_CHECK = {"device": str, "arch": str, "driver_cuda": int, "emulated": bool, "date": str}
-_FIGURES = ("memory", "decode", "graphs", "seconds")
+_MORE = {
+    "quick": bool, "board": str, "cpu": str, "memory_bytes": int, "kernel": str, "jetson_linux": str, "power_mode": str,
+    "multiprocessors": int, "gpu_memory_bytes": int, "compiler": str,
+}  # fmt: skip
+"""What a file need not have: it could not be read, or the checkout was of before it."""
+_FIGURES = ("checks", "memory", "decode", "graphs", "seconds")
 """Parts of it of which every number, yes and no is kept, and the names above it."""
 _DEPTH = 4
 
@@ -86,11 +91,16 @@ def _step(step: dict[str, Any]) -> dict[str, Any]:
 def _gpu_check(found: Any) -> dict[str, Any] | None:
     if found is None:
         return None
-    kept = {name: kind(found[name]) if kind is not str else _text(found[name]) for name, kind in _GPU_CHECK.items()}
+    more = {name: kind for name, kind in _MORE.items() if found.get(name) is not None}
+    kinds = {**_GPU_CHECK, **more}
+    kept = {name: kind(found[name]) if kind is not str else _text(found[name]) for name, kind in kinds.items()}
     kept |= _tree(found)
-    kept |= {name: _texts(found.get(name)) for name in ("passed", "skipped", "demo")}
+    kept |= {name: _texts(found.get(name)) for name in ("passed", "skipped", "not_run", "demo")}
     kept |= {name: figures for name in _FIGURES if (figures := _numbers(found.get(name), _DEPTH)) is not None}
-    kept["failed"] = None if found.get("failed") is None else _text(found["failed"])
+    failed = found.get("failed") or []
+    kept["failed"] = _texts([failed] if isinstance(failed, str) else failed)  # checkouts of before had one, or null
+    why = found.get("why")
+    kept["why"] = {name: _texts(why.get(name)) for name in kept["failed"]} if isinstance(why, dict) else {}
     return kept
 
 
@@ -115,7 +125,7 @@ def _numbers(found: Any, depth: int) -> Any:
 
 def _text(value: Any) -> str:
     """A short text that is one line of a table."""
-    return re.sub(r"[^\w .,:;/()+%-]", " ", str(value))[:_TEXT]
+    return re.sub(r"[^\w .,:;/()+%=-]", " ", str(value))[:_TEXT]
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("service", "HTTP service", {"x86": tests("integration/test_service_together.py")}),
     Feature(
         "cuda-primitives", "CUDA: device-only functions against tables",
-        _cuda("test_gpu_check.py", "test_layer_kernels.py"),
+        _cuda("test_gpu_check.py", "test_gpu_check_result.py", "test_layer_kernels.py"),
     ),
     Feature(
         "cuda-experts", "CUDA: experts of one token and of several, every tier and form",

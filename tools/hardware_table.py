@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hardware_gpu
 import marked_page
-from hardware_features import BY_USE, COMPILERS, FEATURES, ON_A_GPU, PLACES, TRUNKS
+from hardware_features import BY_USE, COMPILERS, FEATURES, PLACES, TRUNKS
 from hardware_run import read_result
 
 from edge_runtime.base.sizes import format_size
@@ -32,8 +33,8 @@ Written by `tools/hardware_table.py` from result files, never by hand. A cell sa
 feature's tests in a place, or `never`: how many passed, on which day, at which commit. What changed
 in the code after that has not run there. "Emulated" means that a CPU played the part: it shows that
 results are right, not how fast they come, and not how real hardware behaves. "By use, no tests": a
-step of `hobbit bringup` that needs the feature passed there. Nothing in this table is a claim about
-hardware whose column says `never`.
+step of `hobbit bringup` that needs the feature passed there. "Quick": one case of each kernel, and
+small sizes. Nothing in this table is a claim about hardware whose column says `never`.
 """
 _JETSON = ("Orin", "Jetson", "Thor")
 _EMULATED_ARM = """
@@ -134,9 +135,9 @@ def _real(results: Path) -> Iterator[Column]:
         check, name = found.get("gpu_check", found), path.relative_to(results.parent.parent)
         if check and check.get("emulated", True):
             check = None
-        cells = _by_use(found) | (_parts(check) if check else {})
+        cells = _by_use(found) | (hardware_gpu.cells(check, _age(check["date"], check)) if check else {})
         if check:
-            where = f"{check['device']} ({check['arch']}), driver for CUDA {check['driver_cuda']}; {check['date']}"
+            where = f"{hardware_gpu.machine(check)}; {check['date']}"
             tree = f"{_commits([check.get('commit') or 'unknown'])}{' with changes' if check.get('changed') else ''}"
             board = str(found.get("board", ""))
             title = board if _names_a_jetson(board) else check["device"]  # each Orin's GPU is called Orin
@@ -164,24 +165,6 @@ def _of_the_trunk(name: str, step: dict[str, Any]) -> Iterator[str]:
     """What a benchmark on the CPU says it used."""
     if name == "bench cpu":
         yield from TRUNKS.get(step.get("trunk", ""), ())
-
-
-def _parts(check: dict[str, Any]) -> dict[str, str]:
-    """Return a cell for each feature that parts of `make gpu-check` show. What was left out of a part is counted."""
-    left_out = sum(" left out: " in way for way in _ways(check))
-    said = dict.fromkeys(check.get("passed", []), "passed") | dict.fromkeys(check.get("skipped", []), "skipped")
-    if left_out and said.get("demo") == "passed":
-        said["demo"] = f"passed, {left_out} of its ways left out"
-    if failed := check.get("failed"):
-        said[failed] = "**failed**"
-    age = _age(check["date"], check)
-    return {name: f"{said[key]}; {age}" for key, names in ON_A_GPU.items() if key in said for name in names}
-
-
-def _ways(check: dict[str, Any]) -> list[str]:
-    """Return the ways in which the demo ran, and those it did not."""
-    found = check.get("demo")
-    return found if isinstance(found, list) else []
 
 
 def page(results: Path = RESULTS) -> str:

@@ -1,19 +1,17 @@
 """Check the CUDA path on this machine's GPU: `make gpu-check`. What everything else rests on comes first: the self-test
 of device-only functions, kinds of memory, each kernel against the reference, the demo, products at models' sizes.
 
-Prints what passed, and writes gpu_check_NAME.json, also when something failed. Without a GPU, a driver or NVRTC it says
-what is missing, and ends with 2. Over a fake driver sizes are small, and the file says that it was emulated.
+Prints what passed, and writes gpu_check_NAME.json, also when something failed: that is named, and the rest runs. Without
+a GPU, a driver or NVRTC it says what is missing, and ends with 2. Over a fake driver sizes are small, and the file says
+that it was emulated.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import sys
 import tempfile
-import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from functools import partial
@@ -26,13 +24,14 @@ stand_in()  # before the tests are imported
 
 from cuda.bench import Bench  # noqa: E402
 from cuda.gpu_demo import demo, demo_engines, demo_on_provider, graphs, make_gpu  # noqa: E402
+from cuda.gpu_failures import ChecksFailed, Failures  # noqa: E402
+from cuda.gpu_result import NotedCompiler, Parts, describe, result_path  # noqa: E402
 from cuda.gpu_steps import decode_products, memory_kinds  # noqa: E402
-from cuda.kernel_checks import checks  # noqa: E402
+from cuda.kernel_checks import checks, name_of  # noqa: E402
 
 from edge_runtime.backends.cpu.trunk.onnx_runtime import import_onnxruntime  # noqa: E402
 from edge_runtime.backends.cuda.driver import Driver  # noqa: E402
 from edge_runtime.backends.cuda.gpu import Gpu  # noqa: E402
-from edge_runtime.backends.cuda.nvrtc import Nvrtc  # noqa: E402
 from edge_runtime.backends.cuda.onnx.provider import try_provider  # noqa: E402
 from edge_runtime.backends.cuda.self_test import check_primitives  # noqa: E402
 from edge_runtime.backends.cuda.tensorrt.library import load_library  # noqa: E402
@@ -64,28 +63,42 @@ def self_test(gpu: Gpu) -> bool:
 
 
 def kernels(gpu: Gpu, quick: bool) -> int:
-    """Compare each kernel with the reference, `quick` in one case each; return how many checks passed."""
-    done, all_checks = 0, list(checks(emulated=False))
-    for one in {getattr(check, "func", check): check for check in all_checks}.values() if quick else all_checks:
-        with Bench(NoShim(), gpu.device, gpu.module) as bench:  # type: ignore[arg-type]
-            one(bench)
-        done += 1
-    print(f"kernels against the reference: {done} checks passed", flush=True)
-    return done
+    """Compare each kernel with the reference, `quick` in one case each; return how many checks passed.
+
+    Raises:
+        ChecksFailed: some failed. The others ran.
+    """
+    every, failures = list(checks(emulated=False)), Failures()
+    chosen = list({getattr(check, "func", check): check for check in every}.values()) if quick else every
+    for check in chosen:
+        with failures.kept(name_of(check)), Bench(NoShim(), gpu.device, gpu.module) as bench:  # type: ignore[arg-type]
+            check(bench)
+    passed = len(chosen) - len(failures.failed)
+    print(f"kernels against the reference: {passed} of {len(chosen)} checks passed", flush=True)
+    failures.finish(passed)
+    return passed
 
 
 def memory(gpu: Gpu, quick: bool) -> dict[str, Any]:
-    """Compare and time kinds of memory."""
-    found = memory_kinds(gpu, quick)
+    """Compare and time kinds of memory.
+
+    Raises:
+        ChecksFailed: a kind gives the GPU other numbers than the CPU.
+    """
+    found, failures = memory_kinds(gpu, quick), Failures()
     for kind, each in found["kinds"].items():
         print(f"{kind} memory: {each['problem'] or 'the numbers of the CPU'}, {each['gb_s'] or 0:.3g} GB/s", flush=True)
+        with failures.kept(f"{kind} memory"):
+            assert not each["is_wrong"], each["problem"]
     print(f"chosen: {found['chosen']}, {found['why']}", flush=True)
+    failures.finish(found)
     return found
 
 
 def decode(gpu: Gpu, kinds: Mapping[str, Any], quick: bool) -> dict[str, Any]:
-    """Time experts at models' sizes, as a share of the bandwidth measured."""
-    found = decode_products(gpu, kinds["device"]["gb_s"], 32 if quick else 1, 1 if quick else 20)
+    """Time experts at models' sizes, as a share of the bandwidth measured, if it was."""
+    gb_s = kinds["device"]["gb_s"] if kinds else None
+    found = decode_products(gpu, gb_s, 32 if quick else 1, 1 if quick else 20)
     for name, each in found.items():
         said = each.get("skipped") or f"{each['gb_s']} GB/s, {each['of_measured'] or 0:.0%} of what was measured"
         goal = f", goal {each['goal']:.0%}: {_MET[each['met']]}" if "goal" in each else ""
@@ -101,47 +114,6 @@ def launched(found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-class Parts:
-    """Runs parts in order and keeps what each found; the file is written whatever happens.
-
-    Args:
-        path: of the result file.
-        known: what is in it besides.
-    """
-
-    def __init__(self, path: Path, known: dict[str, Any]) -> None:
-        self._path, self._result = path, {**known, "passed": [], "skipped": [], "failed": None, "why": None}
-        self._start = time.monotonic()
-        self.write()
-
-    def run(self, name: str, part: Callable[[], Any]) -> Any:
-        """Run a part; one that says it was skipped has not passed. An error is kept and raised: the rest rests on it."""
-        try:
-            found = self._result[name] = part()
-        except BaseException as err:
-            self._result |= {"failed": name, "why": f"{type(err).__name__}: {err}"[:500]}
-            self.write()
-            raise
-        self._result["skipped" if isinstance(found, dict) and "skipped" in found else "passed"].append(name)
-        self.write()
-        return found
-
-    def leave_out(self, name: str, why: str) -> None:
-        """Say why a part was not run."""
-        print(f"{name}: SKIPPED, {why}", flush=True)
-        self.run(name, lambda: {"skipped": why})
-
-    @property
-    def failed(self) -> Any:
-        """The part that failed, if one did."""
-        return self._result["failed"]
-
-    def write(self) -> None:
-        """Write the file."""
-        self._result["seconds"] = round(time.monotonic() - self._start, 1)
-        self._path.write_text(json.dumps(self._result, indent=1) + "\n", encoding="utf-8")
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--libcuda", default="libcuda.so.1")
@@ -150,16 +122,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--bundle", type=Path, help="the demo model's bundle; without it the demo is left out")
     parser.add_argument("--quick", action="store_true", help="small sizes, whose times mean nothing")
     options = parser.parse_args(arguments)
-    compiler, driver = partial(Nvrtc, options.libnvrtc), partial(Driver, options.libcuda)
+    compiler, driver = NotedCompiler(options.libnvrtc), partial(Driver, options.libcuda)
     with tempfile.TemporaryDirectory() as folder:
-        open_gpu = make_gpu(driver, Path(folder), compiler)
+        open_gpu = make_gpu(driver, compiler.folder(Path(folder)), compiler)
         try:
             gpu = open_gpu(0)
         except DeviceError as err:
             print(f"gpu-check: SKIPPED, nothing was checked on a GPU: {err}", file=sys.stderr)
             return NOT_RUN
+        known = describe(gpu.device, compiler) | asked(options)
         try:
-            parts = Parts(result_path(options.out, gpu), describe(gpu, options))
+            parts = Parts(result_path(options.out, known), known)
         except OSError as err:
             print(f"gpu-check: {options.out}: cannot be written: {err.strerror}. Name another folder with --out.",
                   file=sys.stderr)  # fmt: skip
@@ -167,20 +140,18 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
         try:
             run(parts, gpu, open_gpu, options)
-        except Exception as err:  # noqa: BLE001 - whatever it is, it is the result
-            traceback.print_exc()
-            print(f"gpu-check: FAILED: {parts.failed}: {type(err).__name__}: {err}".replace("\n", " "), file=sys.stderr)
-            return 1
         finally:
             gpu.close()
-        return 0
+        if parts.failed:
+            print(f"gpu-check: FAILED: {parts.failed}", file=sys.stderr)
+        return 1 if parts.failed else 0
 
 
 def run(parts: Parts, gpu: Gpu, open_gpu: Any, options: argparse.Namespace) -> None:
-    """Run the parts, in order."""
+    """Run the parts, in order, whatever came of those before."""
     quick = options.quick or is_emulated(options)
     parts.run("self_test", lambda: self_test(gpu))
-    kinds = parts.run("memory", lambda: memory(gpu, quick))["kinds"]
+    kinds = (parts.run("memory", lambda: memory(gpu, quick)) or {}).get("kinds", {})
     parts.run("checks", lambda: kernels(gpu, quick))
     has_demo = options.bundle is not None and (options.bundle / "manifest.json").is_file()
     if options.bundle is not None and not has_demo:
@@ -195,29 +166,17 @@ def run(parts: Parts, gpu: Gpu, open_gpu: Any, options: argparse.Namespace) -> N
         parts.run("onnx", lambda: on_provider(options.bundle, open_gpu))
 
 
-def result_path(folder: Path, gpu: Gpu) -> Path:
-    """Return the file for a GPU, in a folder that is there.
-
-    Raises:
-        OSError: it cannot be made.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"gpu_check_{''.join(c if c.isalnum() else '_' for c in gpu.device.name)}.json"
-
-
 def is_emulated(options: argparse.Namespace) -> bool:
     """Whether the driver is one of our fakes, which says so by what it exports."""
     return hasattr(ctypes.CDLL(options.libcuda), "fake_mode")
 
 
-def describe(gpu: Gpu, options: argparse.Namespace) -> dict[str, Any]:
-    """Return what the figures were measured on."""
+def asked(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what was asked for, when, and of which tree."""
+    emulated = is_emulated(options)
     return {
-        "device": gpu.device.name,
-        "arch": gpu.device.arch,
-        "driver_cuda": gpu.device.driver.version,
-        "emulated": is_emulated(options),
-        "quick": options.quick or is_emulated(options),
+        "emulated": emulated,
+        "quick": options.quick or emulated,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         **source_tree(ROOT),
     }
@@ -245,11 +204,19 @@ def on_provider(bundle: Path, open_gpu: Any, load: Callable[[], Any] = import_on
 
 
 def agreed(ways: Iterable[str]) -> list[str]:
-    """Run the demo in some ways; return those in which it gave the CPU's tokens, and what was left out."""
-    found = []
-    for what in ways:
-        print(f"demo, the CPU's tokens: {what}", flush=True)
-        found.append(what)
+    """Run the demo in some ways; return those in which it gave the CPU's tokens, and what was left out.
+
+    Raises:
+        ChecksFailed: some failed, with those that did not.
+    """
+    found: list[str] = []
+    try:
+        for what in ways:
+            print(f"demo, the CPU's tokens: {what}", flush=True)
+            found.append(what)
+    except ChecksFailed as err:
+        err.found = found
+        raise
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from cuda.driver_calls import DriverCalls
 from cuda.engines import ALL, FEW, assert_close, logits, make_all_resident, opened, tokens
+from cuda.gpu_failures import Failures
 
 from edge_runtime import Engine, SamplingParams, backends
 from edge_runtime.backends.base import BackendOptions
@@ -31,41 +32,45 @@ def demo(bundle: Path, open_gpu: Any, problems: Mapping[str, str]) -> Iterator[s
         problems: of kinds of memory this machine does not have.
 
     Raises:
-        AssertionError: tokens or logits differ from the CPU's, or bits of two ways on the GPU.
+        ChecksFailed: in the end, of ways whose tokens or logits differ from the CPU's, or bits from another way's.
     """
-    streamed: dict[str, np.ndarray] = {}
-
-    def agree(engine: Engine, way: str) -> np.ndarray:
-        found = logits(engine)
-        assert_close(found, want)
-        assert tokens(engine) == said, f"{way}: other tokens"
-        return found
-
+    streamed, failures = dict[str, np.ndarray](), Failures()
     with checked_backend(lambda options: CudaBackend(options, open_gpu)):
-        want, said = of_cpu(bundle)
+        of_cpu_alone = of_cpu(bundle)
         for kind in KINDS:
             if problems.get(kind):
                 yield f"{kind} memory left out: {problems[kind]}"
                 continue
-            with opened(bundle, f"cuda:memory={kind},trunk=cuda", FEW) as engine:
-                way = f"streamed through {kind} memory"
-                streamed[way] = agree(engine, way)
-            for other, bits in streamed.items():
-                assert bits.tobytes() == streamed[way].tobytes(), f"{way}: other bits than {other}"
-            yield way
-        with opened(bundle, "cuda:trunk=cuda", ALL) as engine:
-            make_all_resident(engine)
-            agree(engine, "resident")  # routed on the GPU, whose exponentials round in their own way
-        yield "resident"
+            way = f"streamed through {kind} memory"
+            with failures.kept(way):
+                with opened(bundle, f"cuda:memory={kind},trunk=cuda", FEW) as engine:
+                    streamed[way] = agree(engine, of_cpu_alone)
+                for other, bits in streamed.items():
+                    assert bits.tobytes() == streamed[way].tobytes(), f"other bits than {other}"
+                yield way
+        with failures.kept("resident"):
+            with opened(bundle, "cuda:trunk=cuda", ALL) as engine:
+                make_all_resident(engine)
+                agree(engine, of_cpu_alone)  # routed on the GPU, whose exponentials round in their own way
+            yield "resident"
+    failures.finish()
+
+
+def agree(engine: Engine, of_cpu_alone: tuple[np.ndarray, list[int]]) -> np.ndarray:
+    """Compare logits and tokens with the CPU's; return the logits."""
+    found = logits(engine)
+    assert_close(found, of_cpu_alone[0])
+    assert tokens(engine) == of_cpu_alone[1], "other tokens"
+    return found
 
 
 def graphs(bundle: Path, open_gpu: Any, more_tokens: int) -> dict[str, Any]:
     """Run the resident demo as a graph and without one: the same bits; of both its speed, launches and waits a token.
 
     Raises:
-        AssertionError: bits differ, or the host waits for layers though every expert is in memory.
+        ChecksFailed: bits differ, or the host waits for layers though every expert is in memory.
     """
-    bits, found, calls = [], dict[str, Any](), DriverCalls()
+    bits, found, calls, failures = [], dict[str, Any](), DriverCalls(), Failures()
     with checked_backend(lambda options: CudaBackend(options, calls.counting(open_gpu))):
         for name, graph in (("graph", "true"), ("single_launches", "false")):
             with opened(bundle, f"cuda:trunk=cuda,graph={graph}", ALL) as engine:
@@ -77,8 +82,11 @@ def graphs(bundle: Path, open_gpu: Any, more_tokens: int) -> dict[str, Any]:
                 timings = engine.generate(ids, params).timings
                 found[name] = {"tok_s": timings["predicted_per_second"], **calls.a_token(more_tokens)}
                 waits, layers = found[name]["waits_a_token"], len(engine.spec.sparse_layers)
-                assert waits < layers, f"{name}: the host waits {waits} times a token, for {layers} layers on the GPU"
-    assert (bits[0] == bits[1]).all(), "a graph gives other bits than single launches"
+                with failures.kept(name):
+                    assert waits < layers, f"the host waits {waits} times a token, for {layers} layers on the GPU"
+    with failures.kept("graph"):
+        assert (bits[0] == bits[1]).all(), "other bits than single launches"
+    failures.finish(found)
     return found
 
 
@@ -86,7 +94,7 @@ def demo_engines(bundle: Path, open_gpu: Any, library: Library) -> Iterator[str]
     """Run the demo's trunk as TensorRT engines; yield what agreed. Plans are built anew, and kept nowhere.
 
     Raises:
-        AssertionError: tokens or logits differ.
+        ChecksFailed: tokens or logits differ.
     """
     with tempfile.TemporaryDirectory() as folder, cache_in(folder):
         made = CudaMaker(open_gpu, load_tensorrt=lambda: library)
@@ -97,7 +105,7 @@ def demo_on_provider(bundle: Path, open_gpu: Any, provider: Provider) -> Iterato
     """Run the demo's trunk on ONNX Runtime's CUDA provider; yield what agreed.
 
     Raises:
-        AssertionError: tokens or logits differ.
+        ChecksFailed: tokens or logits differ.
     """
     made = CudaMaker(open_gpu, try_onnx=lambda gpu: provider)
     yield _trunk_agrees(bundle, made, "cuda:trunk=onnx", "trunk on ONNX Runtime")
@@ -114,11 +122,12 @@ class CudaMaker:
 
 
 def _trunk_agrees(bundle: Path, make: CudaMaker, backend: str, what: str) -> str:
+    failures = Failures()
     with checked_backend(make):
-        want, said = of_cpu(bundle)
-        with opened(bundle, backend, FEW) as engine:
-            assert_close(logits(engine), want)
-            assert tokens(engine) == said, f"{what}: other tokens"
+        of_cpu_alone = of_cpu(bundle)
+        with failures.kept(what), opened(bundle, backend, FEW) as engine:
+            agree(engine, of_cpu_alone)
+    failures.finish()
     return what
 
 

@@ -30,15 +30,11 @@ MOST_BYTES, BUDGET_S, SHARE = 512 << 20, 5.0, 64
 def memory_kinds(gpu: Gpu, quick: bool) -> dict[str, Any]:
     """Run the probe of a start: an expert from each kind of memory against the CPU, how fast it is read, what is taken.
 
-    A kind that this machine does not have is no fault: the result says why.
-
-    Raises:
-        AssertionError: a kind gives the GPU other numbers than the CPU.
+    A kind that this machine does not have is no fault: the result says why. One that gives the GPU other numbers than
+    the CPU `is_wrong`.
     """
     most = FIRST_BYTES if quick else min(MOST_BYTES, gpu.device.total_bytes // SHARE // 16 * 16)
     kinds = try_kinds(gpu, budget_s=BUDGET_S, most=most)
-    for kind, result in kinds.results.items():
-        assert not result.is_wrong, f"{kind} memory: {result.problem}"
     chosen, why = choose(kinds, integrated=gpu.device.integrated)
     return {"kinds": {kind: asdict(result) for kind, result in kinds.results.items()},
             "read_bytes": kinds.nbytes, "chosen": chosen, "why": why}  # fmt: skip

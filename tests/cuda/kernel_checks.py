@@ -45,11 +45,14 @@ def expert_checks() -> Iterator[Check]:
             form = {"shape": shape, "tier": tier, "codes": codes}
             yield partial(experts.test_every_tier_and_shape_agrees_with_the_reference, **form, seed=1)
     for name in experts.VARIANTS:
-        for tier in (4, 16):
+        for tier in TIERS:
             yield partial(experts.test_every_form_of_expert_agrees_with_the_reference, name=name, tier=tier)
+    for name in experts.IN_COMPANY:
+        yield partial(experts.test_other_forms_in_company, name=name)
     for tier in experts.FLOAT4_TIERS:
-        form = {"shape": (96, 160), "tier": tier, "form": {"gated": False}}
-        yield partial(experts.test_other_forms_of_4_bit_floats_agree_with_the_reference, **form)
+        for form in experts.FLOAT4_FORMS:
+            of = {"shape": (96, 160), "tier": tier, "form": form}
+            yield partial(experts.test_other_forms_of_4_bit_floats_agree_with_the_reference, **of)
         yield partial(experts.test_tokens_in_company_get_the_bits_they_get_alone, tier=tier, codes="fp4", tokens=11)
     for tier in TIERS[:-1]:
         yield partial(experts.test_tokens_in_company_get_the_bits_they_get_alone, tier=tier, codes="linear", tokens=11)
@@ -117,6 +120,12 @@ def state_checks() -> Iterator[Check]:
             states.test_gates_and_norms_behind_a_recurrence, norm_first=first, is_silu=True, groups=3, width=40
         )
     yield partial(latent.test_what_heads_see_agrees_with_float64, name="plain", past=13, tokens=4)
+
+
+def name_of(check: Check) -> str:
+    """Return what a check is called: its test, and what that is given."""
+    test, given = getattr(check, "func", check), getattr(check, "keywords", {})
+    return f"{test.__name__.removeprefix('test_')}({', '.join(f'{name}={value}' for name, value in given.items())})"
 
 
 def note_launches() -> set[str]:

@@ -45,6 +45,10 @@ VARIANTS = {
     "relu2, gated, clamped": ExpertSpec(96, activation="relu2", limit=0.7),
     "silu, not gated": ExpertSpec(96, gated=False, alpha=1.3),
 }
+FLOAT4_FORMS: list[dict[str, Any]] = [
+    {"bias": True, "limit": 1.5, "alpha": 1.702, "up_offset": 1.0}, {"gated": False},
+]  # fmt: skip
+IN_COMPANY = ("gelu, not gated, biases", "relu2, gated, clamped")
 
 
 def check(case: Case, ran: Ran) -> None:
@@ -117,7 +121,7 @@ def test_every_form_of_expert_agrees_with_the_reference(bench: Bench, name: str,
 
 @pytest.mark.parametrize("tier", FLOAT4_TIERS)
 @pytest.mark.parametrize("shape", [*SHAPES[:4], (544, 64)], ids=lambda shape: f"{shape[0]}x{shape[1]}")
-@pytest.mark.parametrize("form", [{"bias": True, "limit": 1.5, "alpha": 1.702, "up_offset": 1.0}, {"gated": False}])
+@pytest.mark.parametrize("form", FLOAT4_FORMS)
 def test_other_forms_of_4_bit_floats_agree_with_the_reference(
     bench: Bench, shape: tuple[int, int], tier: int, form: dict[str, Any]
 ):
@@ -139,7 +143,7 @@ def test_tokens_in_company_get_the_bits_they_get_alone(
     check(case, together)
 
 
-@pytest.mark.parametrize("name", ["gelu, not gated, biases", "relu2, gated, clamped"])
+@pytest.mark.parametrize("name", IN_COMPANY)
 def test_other_forms_in_company(bench: Bench, name: str):
     case = make_case(96, VARIANTS[name], 4, seed=6, tokens=7)
     together = run_tiles(bench, case)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import gpu_check_time
 import numpy as np
@@ -18,14 +19,20 @@ from cuda.build import Fakes
 from cuda.engines import ALL, FEW, opened, tokens
 from cuda.fake_provider import FakeOnnxRuntime
 from cuda.gpu_demo import demo, make_gpu
+from cuda.gpu_failures import ChecksFailed
 from cuda.gpu_steps import memory_kinds
 
 from edge_runtime.backends.cuda.blocks import KINDS
 from edge_runtime.backends.cuda.driver import Driver
 from edge_runtime.backends.cuda.tensorrt.allow_list import version_for
 from edge_runtime.backends.cuda.tensorrt.library import Library
-from edge_runtime.base.errors import DeviceError
 from edge_runtime.cli import bringup
+
+
+def written(folder: Path) -> dict[str, Any]:
+    """The one result file in a folder."""
+    (path,) = folder.glob("gpu_check_Fake_Orin*.json")
+    return dict(json.loads(path.read_text()))
 
 
 def test_it_runs_every_check_and_writes_what_ran(
@@ -34,7 +41,7 @@ def test_it_runs_every_check_and_writes_what_ran(
     options = ["--libcuda", str(fakes.libcuda), "--libnvrtc", str(fakes.libnvrtc), "--out", str(tmp_path), "--quick"]
     options += ["--bundle", str(model_bundle)]
     assert gpu_check.main(options) == 0
-    result = json.loads((tmp_path / "gpu_check_Fake_Orin.json").read_text())
+    result = written(tmp_path)
     assert result["checks"] > 20, "quick: a case of each check; the others are tests of their own"
     assert set(result["memory"]["kinds"]) == {"registered", "pinned", "device"}
     assert result["memory"]["chosen"] == "registered"
@@ -47,7 +54,7 @@ def test_it_runs_every_check_and_writes_what_ran(
     assert all(0 < each["waits_a_token"] < 8 for each in result["graphs"].values()), "less than layers of the demo"
     assert result["decode"]["Mixtral-8x7B"].items() >= {"goal": 0.7, "met": None}.items(), "small sizes meet no goal"
     assert (result["device"], result["arch"], result["driver_cuda"]) == ("Fake Orin", "sm_87", 12060)
-    assert (result["emulated"], result["failed"]) == (True, None), "a fake never passes for a GPU"
+    assert (result["emulated"], result["failed"]) == (True, []), "a fake never passes for a GPU"
     assert {"commit", "changed"} <= result.keys()
     assert result["passed"] == ["self_test", "memory", "checks", "demo", "decode", "graphs"]
     assert result["skipped"] == ["tensorrt", "onnx"], "what was not run has not passed"
@@ -71,7 +78,9 @@ def test_a_host_that_waits_for_layers_fails_it(fake, nvrtc, kernel_folder, model
     """Not every expert is in memory: each layer is the host's."""
     monkeypatch.setattr(gpu_demo, "make_all_resident", lambda engine: None)
     monkeypatch.setattr(gpu_demo, "ALL", FEW)
-    with pytest.raises(AssertionError, match=r"graph: the host waits [\d.]+ times a token, for 8 layers"):
+    with pytest.raises(
+        AssertionError, match=r"graph: AssertionError: the host waits [\d.]+ times a token, for 8 layers"
+    ):
         gpu_demo.graphs(model_bundle, make_gpu(lambda: Driver(fake), kernel_folder, lambda: nvrtc), 3)
 
 
@@ -90,20 +99,6 @@ def test_onnx_runtimes_provider_is_checked_where_it_works(fake, nvrtc, kernel_fo
     open_gpu = make_gpu(lambda: Driver(fake), kernel_folder, lambda: nvrtc)
     result = gpu_check.on_provider(model_bundle, open_gpu, FakeOnnxRuntime)
     assert (result["library"], result["agreed"]) == ("onnxruntime-cuda-1.99.0", ["trunk on ONNX Runtime"])
-
-
-def test_a_failed_self_test_ends_it(fakes: Fakes, fake, tmp_path: Path, monkeypatch, capsys):
-    def refuse(*_: object) -> None:
-        raise DeviceError("mma_s8 gives 0x1")
-
-    monkeypatch.setattr(gpu_check, "check_primitives", refuse)
-    options = ["--libcuda", str(fakes.libcuda), "--libnvrtc", str(fakes.libnvrtc), "--out", str(tmp_path), "--quick"]
-    assert gpu_check.main(options) == 1
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last == "gpu-check: FAILED: self_test: DeviceError: mma_s8 gives 0x1"
-    result = json.loads((tmp_path / "gpu_check_Fake_Orin.json").read_text())
-    assert (result["passed"], result["failed"]) == ([], "self_test")
-    assert result["why"] == "DeviceError: mma_s8 gives 0x1"
 
 
 def test_memory_that_reads_cannot_land_in_is_left_out(
@@ -134,17 +129,20 @@ def test_kinds_of_memory_that_give_other_bits_fail_it(fake, nvrtc, kernel_folder
     with opened(model_bundle, "cpu", ALL) as engine:
         want, said = of_engine(engine), tokens(engine)
     monkeypatch.setattr(gpu_demo, "logits", differ)
-    ways = demo(model_bundle, make_gpu(lambda: Driver(fake), kernel_folder, lambda: nvrtc), {})
-    assert next(ways) == "streamed through registered memory"
-    with pytest.raises(AssertionError, match="pinned memory: other bits than streamed through registered memory"):
-        next(ways)
+    ways, agreed = demo(model_bundle, make_gpu(lambda: Driver(fake), kernel_folder, lambda: nvrtc), {}), []
+    with pytest.raises(ChecksFailed) as caught:
+        agreed.extend(ways)
+    said = "AssertionError: other bits than streamed through registered memory"
+    assert caught.value.failed[0] == f"streamed through pinned memory: {said}"
+    assert agreed == ["streamed through registered memory", "resident"]
 
 
 def test_memory_that_gives_other_numbers_fails_it(fake, nvrtc, tmp_path: Path):
     fake.fake_stale(2)
     gpu = make_gpu(lambda: Driver(fake), tmp_path, lambda: nvrtc)(0)
-    with pytest.raises(AssertionError, match="registered memory: one expert computed from it is not what the CPU"):
-        memory_kinds(gpu, quick=True)
+    with pytest.raises(ChecksFailed, match="registered memory: AssertionError: one expert computed from it") as caught:
+        gpu_check.memory(gpu, quick=True)
+    assert set(caught.value.found["kinds"]) == set(KINDS), "with what came of the others"
     gpu.close()
 
 
@@ -220,7 +218,7 @@ def test_it_needs_no_library_of_the_tests(fakes: Fakes, tmp_path: Path):
         [sys.executable, "-c", run, *given], capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads((tmp_path / "gpu_check_Fake_Orin.json").read_text())
+    result = written(tmp_path)
     assert result["passed"] == ["self_test", "memory", "checks", "decode"]
     assert result["quick"], "over a fake, whatever was asked"
     assert result["skipped"] == ["demo"]

@@ -20,7 +20,6 @@ from edge_runtime.__main__ import main
 from edge_runtime.backends.cuda import nvrtc
 from edge_runtime.base.errors import ConfigError, RequestError
 from edge_runtime.lab.bringup.bringup import Bringup
-from edge_runtime.lab.bringup.machine import describe_machine
 from edge_runtime.lab.bringup.privacy import Scrubber
 from edge_runtime.lab.bringup.process import MOST_TEXT
 from edge_runtime.lab.bringup.runner import run_step
@@ -337,21 +336,6 @@ def test_power_modes_are_measured_only_if_allowed_and_set_back(tmp_path: Path, m
     assert changes == [f"-m {number}" for number in (0, 0, 1, 1, 2, 2)] + ["-m 1"]
 
 
-def test_a_machine_is_described_by_what_can_be_read(tmp_path: Path):
-    found = describe_machine(tmp_path, tmp_path)
-    assert (found["files"], found["libraries"]) == ({}, [])
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.3\n")
-    libraries = tmp_path / "usr/lib/aarch64-linux-gnu"
-    libraries.mkdir(parents=True)
-    for name in ("libnvinfer.so.10.3.0", "libother.so"):
-        (libraries / name).touch()
-    found = describe_machine(tmp_path, tmp_path)
-    assert found["files"] == {"etc/nv_tegra_release": "# R36 (release), REVISION: 4.3"}
-    assert found["libraries"] == ["libnvinfer.so.10.3.0"]
-    assert "hobbit-edge" in found["packages"]
-
-
 def test_the_command_lists_its_steps_and_refuses_what_it_does_not_know(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -371,7 +355,11 @@ def test_what_an_owner_sent_is_taken_over_within_bounds(tmp_path: Path):
     tool = runpy.run_path(str(Path(__file__).parents[2] / "tools/bringup_import.py"))
     check = {"device": "Orin", "arch": "sm_87", "driver_cuda": 12060, "emulated": False, "date": "2026-12-01"}
     deep = {"a": {"b": {"c": {"d": {"e": 1}}}}}
-    check |= {"passed": ["self_test"] * 99, "skipped": ["onnx"], "failed": None, "seconds": 7.5, "graphs": deep}
+    check |= {"passed": ["self_test"] * 99, "skipped": ["onnx"], "seconds": 7.5, "graphs": deep, "not_run": []}
+    check |= {"board": "NVIDIA Jetson Orin Nano", "cpu": "ARM", "memory_bytes": 8 << 30, "kernel": "Linux 5.15"}
+    check |= {"jetson_linux": "36.4.3", "power_mode": "MAXN | SUPER", "compiler": "NVRTC 12.6", "quick": False}
+    check |= {"multiprocessors": 8, "gpu_memory_bytes": 8 << 30, "checks": 121}
+    check |= {"failed": ["checks"], "why": {"checks": ["norm(width=96): AssertionError: | 1"], "<b>": ["x"]}}
     check |= {
         "memory": {"kinds": {"device": {"gb_s": 88.5, "problem": "<b>"}}, "chosen": "device", "nan": float("nan")}
     }
@@ -401,6 +389,12 @@ def test_what_an_owner_sent_is_taken_over_within_bounds(tmp_path: Path):
     assert found["decode"]["model  3"] == {"gb_s": 50, "goal": 0.7, "met": False}
     assert (found["commit"], found["changed"]) == ("0123456789ab", True)
     assert found["demo"] == ["resident", "pinned memory left out:   no"]
+    assert (found["power_mode"], found["multiprocessors"], found["checks"]) == ("MAXN   SUPER", 8, 121)
+    assert (found["failed"], found["why"]) == (["checks"], {"checks": ["norm(width=96): AssertionError:   1"]})
+    for name in ("board", "power_mode", "quick", "why", "not_run"):
+        del check[name]  # as a checkout of before wrote it
+    file.write_text(json.dumps(sent | {"steps": {}, "gpu_check": check | {"failed": "checks", "compiler": None}}))
+    assert tool["read"](file)["gpu_check"].items() >= {"failed": ["checks"], "why": {}}.items()
     for broken in ("[]", "{}", '{"format": 2}', json.dumps(sent | {"steps": {"a": 1}, "gpu_check": None})):
         file.write_text(broken)
         assert tool["main"]([str(file), "--out", str(tmp_path / "results")]) == 1

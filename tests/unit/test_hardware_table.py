@@ -85,7 +85,12 @@ def test_nothing_is_said_to_have_run_on_a_gpu_without_a_result(tool: ModuleType,
 
 def test_a_result_of_a_gpu_becomes_a_column_and_a_fakes_does_not(tool: ModuleType, results: Path) -> None:
     found = {"device": "NVIDIA H100", "arch": "sm_90", "driver_cuda": 12060, "date": "2026-12-01", "emulated": False}
-    found |= {"passed": ["self_test", "checks"], "skipped": ["tensorrt"], "failed": "memory", "commit": "0123456789ab"}
+    found |= {
+        "passed": ["self_test", "checks"],
+        "skipped": ["tensorrt"],
+        "failed": ["memory"],
+        "commit": "0123456789ab",
+    }
     (results / "gpu_check_NVIDIA_H100.json").write_text(json.dumps(found))
     (results / "gpu_check_Fake.json").write_text(json.dumps(found | {"device": "A fake", "emulated": True}))
     page = tool.page(results)
@@ -108,6 +113,27 @@ def test_a_result_of_a_gpu_becomes_a_column_and_a_fakes_does_not(tool: ModuleTyp
     assert row(page, "CUDA: decode loop")[-2:] == ["never", f"passed, 1 of its ways left out; {age} with changes"]
     assert row(page, "TensorRT: the trunk as engines")[-2:] == [f"skipped; {age}", f"passed; {age} with changes"]
     assert "commit 0123456789ab with changes; " in page
+
+
+def test_a_quick_check_shows_and_so_does_how_much_was_checked(tool: ModuleType, results: Path) -> None:
+    found = {"device": "Orin", "arch": "sm_87", "driver_cuda": 12060, "date": "2026-12-01", "emulated": False}
+    found |= {"passed": ["self_test", "checks", "memory"], "failed": [], "checks": 121, "commit": "0123456789ab"}
+    found |= {"multiprocessors": 8, "board": "Jetson Orin NX", "memory_bytes": 16 << 30, "jetson_linux": "36.4.3"}
+    found |= {"power_mode": "MAXN", "compiler": "NVRTC 12.6", "gpu_memory_bytes": None}
+    file, age = results / "gpu_check_Orin.json", "2026-12-01 at 0123456789ab"
+    file.write_text(json.dumps(found | {"quick": False}))
+    page = tool.page(results)
+    assert row(page, "feature")[-1] == "Jetson Orin NX", "each Orin's GPU is called Orin"
+    assert row(page, "CUDA: experts of one token")[-1] == f"passed, 121 checks; {age}"
+    assert row(page, "CUDA: kinds of memory")[-1] == f"passed; {age}"
+    said = "8 multiprocessors, Jetson Orin NX, 16.0 GiB of the system, Jetson Linux 36.4.3, power mode MAXN, NVRTC 12.6"
+    assert f"| Orin (sm_87), {said}, driver for CUDA 12060; 2026-12-01, " in page
+    file.write_text(json.dumps(found | {"quick": True}))
+    page = tool.page(results)
+    assert row(page, "CUDA: experts of one token")[-1] == f"passed, 121 checks, quick; {age}"
+    assert row(page, "CUDA: kinds of memory")[-1] == f"passed, quick; {age}"
+    file.write_text(json.dumps(found | {"failed": "checks", "passed": []}))
+    assert row(tool.page(results), "CUDA: experts of one token")[-1] == f"**failed**; {age}", "of a checkout of before"
 
 
 def steps(**outcomes: str) -> dict[str, dict[str, str]]:

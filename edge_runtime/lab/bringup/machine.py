@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,22 +29,29 @@ _FOLDERS = (
     "usr/lib/aarch64-linux-gnu", "usr/lib/aarch64-linux-gnu/tegra", "usr/lib/aarch64-linux-gnu/nvidia",
     "usr/local/cuda/lib64", "usr/lib/x86_64-linux-gnu",
 )  # fmt: skip
-_PACKAGES = ("hobbit-edge", "onnxruntime", "onnxruntime-gpu", "numpy", "tensorrt")
+_WHEELS = "nvidia/*/lib"
+"""Where NVIDIA's wheels have their libraries, below a folder of packages."""
+_PACKAGES = (
+    "hobbit-edge", "onnxruntime", "onnxruntime-gpu", "numpy", "tensorrt", "nvidia-cuda-nvrtc-cu12", "nvidia-cuda-nvrtc",
+)  # fmt: skip
+_RELEASE = re.compile(r"R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)")
+_POWER_MODE = re.compile(r"^NV Power Mode: *(\S.*)$", re.MULTILINE)
 _MOST = 2000
 _TOOLS = (("nvpmodel", "-q"), ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv"))
 
 
-def describe_machine(folder: Path, root: Path = Path("/")) -> dict[str, Any]:
+def describe_machine(folder: Path, root: Path = Path("/"), packages: Iterable[str] = ()) -> dict[str, Any]:
     """Return what this machine is; what cannot be read is left out.
 
     Args:
         folder: whose drive is described.
         root: where the system's files are; tests pass a fake tree.
+        packages: folders that Python's packages are in; left out: this interpreter's.
     """
     files = {name: _read(root / name) for name in _FILES}
-    libraries = {
-        path.name for place in _FOLDERS for pattern in _LIBRARIES for path in (root / place).glob(pattern)
-    }  # fmt: skip
+    wheels = [found for place in packages or sys.path for found in Path(place).glob(_WHEELS)]
+    folders = [*(root / place for place in _FOLDERS), *wheels]
+    libraries = {path.name for place in folders for pattern in _LIBRARIES for path in place.glob(pattern)}
     return {
         "hardware": describe_hardware(folder, root),
         "memory": _memory(root),
@@ -50,6 +60,18 @@ def describe_machine(folder: Path, root: Path = Path("/")) -> dict[str, Any]:
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
         "tools": {command[0]: _said(command) for command in _TOOLS if shutil.which(command[0])},
     }
+
+
+def jetson_linux(root: Path = Path("/")) -> str | None:
+    """Return the release of Jetson Linux, as "36.4.3"; None where there is none."""
+    found = _RELEASE.search(_read(root / "etc/nv_tegra_release"))
+    return f"{found[1]}.{found[2]}" if found else None
+
+
+def power_mode() -> str | None:
+    """Return the name of a Jetson's power mode, as nvpmodel says it; None where that is not known."""
+    found = _POWER_MODE.search(_said(("nvpmodel", "-q"))) if shutil.which("nvpmodel") else None
+    return found[1].strip() if found else None
 
 
 def _memory(root: Path) -> dict[str, int | None]:
