@@ -217,6 +217,10 @@ def test_the_page_installs_what_a_checkout_needs():
     assert readme <= page
     (compiler,) = (word for word in page if word.startswith("cuda-nvrtc-"))
     assert compiler in nvrtc.ADVICE, "what the runtime asks for where there is none"
+    text = (root / "deploy/jetson-bringup.md").read_text()
+    for wheel in nvrtc.WHEELS.values():
+        assert f"pip install {wheel}`" in text
+        assert wheel in nvrtc.ADVICE
     assert "apt-get update" in (root / "deploy/jetson-bringup.md").read_text()
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from edge_runtime.backends.cuda.driver import CudaError, Device, Module
 from edge_runtime.backends.cuda.driver.errors import IMAGE_REFUSED
-from edge_runtime.backends.cuda.nvrtc import Nvrtc
+from edge_runtime.backends.cuda.nvrtc import Nvrtc, dotted, too_new
 from edge_runtime.backends.cuda.sources import KernelSource, read_source
+from edge_runtime.base.errors import DeviceError
 
 _LOG = logging.getLogger(__name__)
 _DIGEST_BYTES = 32
@@ -93,8 +94,7 @@ def load_kernels(
         compiler: makes the compiler, when it is needed.
 
     Raises:
-        DeviceError: they have to be compiled and cannot be.
-        CudaError: the driver refuses what was compiled just now.
+        DeviceError: they have to be compiled and cannot be, or the driver refuses what was compiled just now.
     """
     source = read_source() if source is None else source
     path = (cache_folder() if folder is None else folder) / cubin_name(source, device.arch)
@@ -106,10 +106,31 @@ def load_kernels(
             if err.code not in IMAGE_REFUSED:
                 raise
             _LOG.warning("cuda: the driver refuses %s, compiling again: %s", path, err)
-    image, _ = compiler().compile(source, device.arch)
-    module = Module(device, image)
+    nvrtc = compiler()
+    nvrtc.require(device.arch, device.driver.cuda)
+    image, _ = nvrtc.compile(source, device.arch)
+    module = _load_new(device, image, nvrtc)
     try:
         write_cubin(path, image)
     except OSError as err:
         _LOG.warning("cuda: compiled kernels cannot be kept in %s: %s", path.parent, err.strerror)
     return module
+
+
+def _load_new(device: Device, image: bytes, nvrtc: Nvrtc) -> Module:
+    """Load what was compiled just now: if the driver refuses that, compiling again would not help."""
+    try:
+        return Module(device, image)
+    except CudaError as err:
+        if err.code not in IMAGE_REFUSED:
+            raise
+        version, driver = nvrtc.version, device.driver
+        why = (
+            f"NVRTC {dotted(version)} is not newer than the driver, of CUDA {dotted(driver.cuda)}: report the message."
+        )
+        if version > driver.cuda:
+            why = too_new(version, driver.cuda)
+        raise DeviceError(
+            f"cuda: {err.call} failed with {driver.error_name(err.code)} ({err.code}) for kernels compiled for "
+            f"{device.arch} just now. {why}"
+        ) from err

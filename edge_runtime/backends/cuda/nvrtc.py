@@ -18,9 +18,13 @@ _FUNCTIONS = (
     "nvrtcGetCUBINSize", "nvrtcGetCUBIN", "nvrtcGetProgramLogSize", "nvrtcGetProgramLog", "nvrtcDestroyProgram",
     "nvrtcGetErrorString",
 )  # fmt: skip
+Version = tuple[int, int]
+"""Of CUDA: major and minor."""
+WHEELS: dict[Version, str] = {(12, 6): "nvidia-cuda-nvrtc-cu12==12.6.85", (13, 2): "nvidia-cuda-nvrtc==13.2.*"}
+"""NVIDIA's wheels for the drivers of JetPack 6.2 and 7.2: the newest ones are for newer drivers."""
 ADVICE = (
     "JetPack 6.2: sudo apt install cuda-nvrtc-12-6. JetPack 7.2: sudo apt install cuda-nvrtc-13-2. Elsewhere: pip "
-    "install nvidia-cuda-nvrtc-cu12; for Thor (sm_110), which needs NVRTC 13: pip install 'nvidia-cuda-nvrtc>=13'. "
+    f"install {WHEELS[12, 6]}; for Thor (sm_110), which needs NVRTC 13: pip install '{WHEELS[13, 2]}'. "
     "Kernels compiled on another machine do as well: docs/cuda.md."
 )
 
@@ -58,7 +62,7 @@ class Nvrtc:
     """The compiler.
 
     Args:
-        library: path of libnvrtc; if left out the first one found, and another one for what that does not compile for.
+        library: path of libnvrtc; if left out the first one found, and another one where `require` finds that better.
 
     Attributes:
         version: major and minor.
@@ -83,20 +87,46 @@ class Nvrtc:
         self._check("nvrtcGetSupportedArchs", self._lib.nvrtcGetSupportedArchs(numbers))
         return [f"sm_{number}" for number in numbers]
 
-    def require(self, arch: str) -> None:
-        """Check that it compiles for an architecture; where another library here does and this does not, take that.
+    def require(self, arch: str, driver: Version | None = None) -> None:
+        """Check that it compiles for an architecture and a driver; where another library here does so better, take it.
+
+        A library no newer than the driver is the best one. One of a later minor version is taken where there is no
+        other: most of what it compiles loads.
+
+        Args:
+            arch: as "sm_87".
+            driver: the CUDA version the driver supports; None: whatever it is.
 
         Raises:
-            DeviceError: none does.
+            DeviceError: none compiles for the architecture, or all that do are of a later major version.
         """
-        known = self.architectures()
-        if arch in known:
-            return
-        other = None if self._is_given else _library_for(arch)
-        if other is None:
-            version = ".".join(map(str, self.version))
-            raise DeviceError(f"cuda: NVRTC {version} compiles for {', '.join(known)}, not for {arch}. {ADVICE}")
-        self._lib, self.version = other._lib, other.version
+        best: Nvrtc | None = None
+        for each in self._libraries():
+            if arch not in each.architectures():
+                continue
+            if best is None or each._lead(driver) < best._lead(driver):
+                best = each
+            if not best._lead(driver):
+                break
+        if best is None:
+            known = ", ".join(self.architectures())
+            raise DeviceError(f"cuda: NVRTC {dotted(self.version)} compiles for {known}, not for {arch}. {ADVICE}")
+        if driver is not None and best._lead(driver) > 1:
+            raise DeviceError(f"cuda: {too_new(best.version, driver)}")
+        self._lib, self.version = best._lib, best.version
+
+    def _libraries(self) -> Iterator[Nvrtc]:
+        """Yield this one and, unless it was asked for by its path, the others that load."""
+        yield self
+        for name in () if self._is_given else candidates():
+            with suppress(DeviceError):  # it is not there, or too old
+                yield Nvrtc(name)
+
+    def _lead(self, driver: Version | None) -> int:
+        """Say how far it is ahead of a driver: 0 not at all, 1 by a minor version, 2 by a major one."""
+        if driver is None or self.version <= driver:
+            return 0
+        return 1 if self.version[0] == driver[0] else 2
 
     def compile(self, source: KernelSource, arch: str, options: tuple[str, ...] = ()) -> tuple[bytes, str]:
         """Compile the kernels.
@@ -149,11 +179,22 @@ class Nvrtc:
             raise DeviceError(f"cuda: {call} failed with {name} ({code}). Report this message{said}")
 
 
-def _library_for(arch: str) -> Nvrtc | None:
-    """Return the first library found that compiles for an architecture; None where there is none."""
-    for name in candidates():
-        with suppress(DeviceError):  # it is not there, or too old
-            found = Nvrtc(name)
-            if arch in found.architectures():
-                return found
-    return None
+def dotted(version: Version) -> str:
+    """Write a version as "12.6"."""
+    return ".".join(map(str, version))
+
+
+def too_new(version: Version, driver: Version) -> str:
+    """Say that a library is newer than the driver, and which package is not.
+
+    Args:
+        version: of the library.
+        driver: the CUDA version the driver supports.
+    """
+    major, minor = driver
+    name = "nvidia-cuda-nvrtc-cu12" if major < 13 else "nvidia-cuda-nvrtc"
+    wheel = WHEELS.get(driver, f"{name}<{major}.{minor + 1}")
+    return (
+        f"NVRTC {dotted(version)} is newer than the driver, which supports CUDA {dotted(driver)}. Install one that is "
+        f"not: sudo apt install cuda-nvrtc-{major}-{minor}, or pip install '{wheel}'."
+    )

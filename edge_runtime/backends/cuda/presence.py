@@ -42,11 +42,12 @@ def why_missing(
     from edge_runtime.backends.cuda.sources import read_source
 
     try:
-        major, minor = capability_of((make_driver or Driver)(), 0)
+        driver = (make_driver or Driver)()
+        major, minor = capability_of(driver, 0)
         arch = f"sm_{major}{minor}"
         kept = (cache_folder() if folder is None else folder) / cubin_name(read_source(), arch)
         if read_cubin(kept) is None:
-            (compiler or Nvrtc)().require(arch)
+            (compiler or Nvrtc)().require(arch, driver.cuda)
     except DeviceError as err:
         return str(err)
     return ""

@@ -5,16 +5,14 @@ from __future__ import annotations
 from edge_runtime.base.errors import DeviceError
 
 OUT_OF_MEMORY = 2
-INVALID_IMAGE, NO_BINARY_FOR_GPU, INVALID_PTX, UNSUPPORTED_PTX_VERSION = 200, 209, 218, 222
 NOT_READY = 600
-IMAGE_REFUSED = frozenset({INVALID_IMAGE, NO_BINARY_FOR_GPU, INVALID_PTX, UNSUPPORTED_PTX_VERSION})
-"""Codes of a driver that cannot load a compiled kernel."""
+IMAGE_REFUSED = frozenset({200, 209, 218, 222})
+"""Codes of a driver that cannot load a compiled kernel. Whoever loads it knows what helps: cubins.py."""
 CONTEXT_LOST = frozenset({700, 702, 710, 714, 715, 716, 717, 718, 719})
 """Codes after which every further call of the process fails."""
 
-_REBUILD = "Empty the folder of compiled kernels, so that they are compiled for this GPU and driver."
 _FAULT = "A kernel failed, and nothing more can run in this process: restart it, and report the message."
-ADVICE: dict[int, str] = {
+ADVICE: dict[int, str] = dict.fromkeys(CONTEXT_LOST, _FAULT) | {
     1: "This is a fault of the runtime: report the message.",
     OUT_OF_MEMORY: "Lower --memory or --context, or stop what else uses the GPU.",
     3: "This is a fault of the runtime: report the message.",
@@ -23,17 +21,10 @@ ADVICE: dict[int, str] = {
     100: "There is no GPU, or this process may not see it. Start a container with --runtime nvidia; check that the "
     "user may open /dev/nvidia* or, on a Jetson, /dev/nvgpu and /dev/nvmap (group video).",
     101: "There is no GPU of this number.",
-    INVALID_IMAGE: _REBUILD,
-    NO_BINARY_FOR_GPU: _REBUILD,
-    INVALID_PTX: _REBUILD,
-    UNSUPPORTED_PTX_VERSION: _REBUILD + " The compiler that made them is newer than the driver.",
-    500: "The compiled kernels are of another version. " + _REBUILD,
-    700: _FAULT,
+    500: "The compiled kernels are of another version: empty their folder, and they are compiled again.",
     701: "A kernel asked for more registers or shared memory than this GPU has: report the message.",
     702: "A kernel ran too long: restart the process. A display on this GPU limits kernels to some seconds.",
     712: "This memory is registered already: a fault of the runtime, report the message.",
-    716: _FAULT,
-    719: _FAULT,
     801: "This GPU or driver does not support the call.",
     802: "The driver is still starting: try again.",
     803: "The library and the kernel module of the driver are of different versions: restart the machine.",

@@ -84,6 +84,10 @@ class Driver:
     Args:
         library: name or path of the driver's library, or one that was loaded.
 
+    Attributes:
+        version: CUDA version it supports: 1000 major + 10 minor.
+        cuda: the same as major and minor.
+
     Raises:
         DeviceError: the library is missing, or older than what the runtime uses.
     """
@@ -93,6 +97,7 @@ class Driver:
         self._functions = {name: self._bind(loaded, name) for name in FUNCTIONS}
         self.call("cuInit", 0)
         self.version = self.int_from("cuDriverGetVersion")
+        self.cuda = self.version // 1000, self.version % 1000 // 10
         if self.version < OLDEST_DRIVER:
             raise DeviceError(
                 f"cuda: the driver supports CUDA {_dotted(self.version)}, {_dotted(OLDEST_DRIVER)} or newer is needed. "
