@@ -90,7 +90,7 @@ FEATURES: tuple[Feature, ...] = (
     ),
     Feature(
         "cuda-cubins", "CUDA: kernels compiled at first use, kept, refused and compiled anew",
-        _cuda("test_cubins.py"),
+        _cuda("test_cubins.py", "test_nvrtc.py"),
     ),
     Feature(
         "cuda-unasked", "CUDA: nothing of NVIDIA's is loaded unasked, and what is missing is named",
@@ -121,7 +121,7 @@ FEATURES: tuple[Feature, ...] = (
     ),
     Feature(
         "tensorrt-trunk", "TensorRT: the trunk as engines; emulated, over a fake TensorRT",
-        _cuda("test_tensorrt_trunk.py", "test_tensorrt_scratch.py"),
+        _cuda("test_tensorrt_trunk.py", "test_tensorrt_plans.py", "test_tensorrt_scratch.py"),
     ),
     Feature(
         "tensorrt-built", "TensorRT: plans built by TensorRT for RTX; bindings of 10.3 and 10.16",

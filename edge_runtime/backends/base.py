@@ -110,6 +110,10 @@ class MemoryFormulas(Protocol):
         """
         ...
 
+    def workspace_bytes(self) -> int:
+        """Return what a trunk that is built on the device takes for that, and then to run: 0 for any other."""
+        ...
+
     def landing_bytes(self, record_bytes: int, reads: int) -> int:
         """Return what reads land in on their way to the slots: 0 where they land in the slots.
 

@@ -34,6 +34,7 @@ class MemoryNeeds:
         borrowable_bytes: the part of scratch_bytes that only passes over several tokens of a prompt need.
         prefetch_bytes: what predicts experts; counted with the trunk.
         scratch_bytes: kernels' and graphs' activations, logits, what reads land in.
+        workspace_bytes: what building a trunk on the device, and then running it, takes besides.
         tokenizer_bytes: vocabulary and merges.
         request_bytes: bodies of requests that a service reads at once.
         headroom_bytes: kept free for what nobody counts: allocator slack, thread stacks, the caller.
@@ -62,6 +63,7 @@ class MemoryNeeds:
     prefetch_bytes: int = 0
     request_bytes: int = 0
     state_bytes: int = 0
+    workspace_bytes: int = 0
     base_tier: int = 0
     helper_bytes: int = 0
 
@@ -90,12 +92,14 @@ class MemoryNeeds:
         requests = [MemoryLine("request bodies", self.request_bytes, "in flight, in `serve`")]
         many = f"{self.parallel} sequences" if self.parallel > 1 else "snapshots included"
         states = [MemoryLine("recurrent states", self.state_bytes * self.parallel, many)]
+        workspace = [MemoryLine("workspace", self.workspace_bytes, "trunk engines: built, then run")]
         return [
             MemoryLine("runtime libraries", self.runtime_bytes, "measured"),
             MemoryLine("trunk", self.trunk_bytes + self.prefetch_bytes),
             MemoryLine("KV cache", self.kv_bytes_per_token * self.context * self.parallel, f"{sequences}{per_token}"),
             *(states if self.state_bytes else []),
             MemoryLine("scratch", self.scratch_bytes, "activations, logits, reads"),
+            *(workspace if self.workspace_bytes else []),
             MemoryLine("tokenizer", self.tokenizer_bytes),
             *(requests if self.request_bytes else []),
             MemoryLine("headroom", self.headroom_bytes),

@@ -132,6 +132,7 @@ def _needs(
             state_bytes=formulas.kv_bytes(spec, 0),
             context=config.context,
             scratch_bytes=scratch.bytes_for(chunk) + landing_bytes,
+            workspace_bytes=formulas.workspace_bytes(),
             borrowable_bytes=scratch.unused(chunk, scratch.few_tokens),
             tokenizer_bytes=0,  # it is in runtime_bytes
             request_bytes=request_bytes,

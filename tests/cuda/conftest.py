@@ -6,7 +6,7 @@ import ctypes
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,8 @@ from edge_runtime.backends.cuda.cubins import load_kernels
 from edge_runtime.backends.cuda.driver import Device, Driver
 from edge_runtime.backends.cuda.gpu import Gpu
 from edge_runtime.backends.cuda.nvrtc import Nvrtc
+from edge_runtime.backends.cuda.tensorrt.allow_list import version_for
+from edge_runtime.backends.cuda.tensorrt.library import Library
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +43,7 @@ def fake(_loaded: ctypes.CDLL) -> Iterator[ctypes.CDLL]:
     Nothing may be left on it in the end, whatever failed on the way and whoever still refers to it.
     """
     _loaded.fake_device_bytes.argtypes = [ctypes.c_size_t]
+    _loaded.fake_board.argtypes = [ctypes.c_int, ctypes.c_size_t]
     _loaded.fake_mode.argtypes = [ctypes.c_int, ctypes.c_uint64]
     _loaded.shim_seed.argtypes = [ctypes.c_uint64]
     _loaded.shim_watch.argtypes = [ctypes.c_uint64, ctypes.c_uint64]
@@ -59,6 +62,7 @@ def _reset(fake: ctypes.CDLL) -> None:
     fake.fake_recover()
     fake.fake_mode(0, 1)
     fake.fake_device(12060, 87, 1)
+    fake.fake_board(8, 8 << 30)
     fake.fake_device_bytes(1 << 40)
     fake.fake_integrated(1)
     fake.fake_rates(100, 100, 100, 50)
@@ -112,6 +116,34 @@ def over_fake(fake: ctypes.CDLL, nvrtc: Nvrtc, kernel_folder: Path, monkeypatch:
     monkeypatch.setitem(
         backends.BACKENDS, "cuda", backends.RegisteredBackend(make, "over the fake", params=real.params)
     )
+
+
+@pytest.fixture
+def use_version(
+    fake: ctypes.CDLL, nvrtc: Nvrtc, kernel_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], None]]:
+    """Put a version of the fake TensorRT in place, with plans in a folder of the test."""
+    from cuda import fake_tensorrt
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fake_tensorrt.IExecutionContext, "driver", fake, raising=False)
+    fake_tensorrt.Builder.configs.clear()
+    real, used = backends.BACKENDS["cuda"], [fake_tensorrt.RELEASES[0]]
+
+    def load() -> Library:
+        found = version_for(used[0])
+        assert found is not None
+        return Library(fake_tensorrt.make_module(used[0]), found)
+
+    def make(options: BackendOptions) -> CudaBackend:
+        def open_gpu(index: int) -> Gpu:
+            return Gpu(Driver(fake), index, folder=kernel_folder, compiler=lambda: nvrtc)
+
+        return CudaBackend(options, open_gpu, load)
+
+    monkeypatch.setitem(backends.BACKENDS, "cuda", backends.RegisteredBackend(make, "over fakes", params=real.params))
+    yield lambda version: used.__setitem__(0, version)
+    fake_tensorrt.Builder.configs.clear()
 
 
 @pytest.fixture

@@ -21,6 +21,9 @@ import numpy as np
 import onnx
 import onnxruntime
 
+RELEASES = ("10.3.0.30", "10.16.2.10")
+"""Of JetPack 6.2 and 7.2."""
+TENSORRT = "cuda:trunk=tensorrt"
 _NUMBERS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 
 
@@ -161,6 +164,8 @@ class Builder:
     """An operator it has no kernel for; set by tests."""
     wrong = ""
     """Name of a graph whose engine computes something else; set by tests."""
+    parts = 64
+    """Of the workspace that an engine works in one; set by tests."""
     configs: ClassVar[list[IBuilderConfig]] = []
 
     def __init__(self, logger: ILogger) -> None:
@@ -195,18 +200,18 @@ class Builder:
             for path in (network.path, network.path.with_suffix(".weights")):
                 file.write(path, path.name)
             file.writestr("profiles.json", json.dumps([profile.shapes for profile in config.profiles]))
+            file.writestr("scratch", str(config.limits[MemoryPoolType.WORKSPACE] // self.parts))
             if network.path.stem == self.wrong:
                 file.writestr("wrong", "")
         return whole.getvalue()
 
 
 class ICudaEngine:
-    device_memory_size_v2 = 4096
-
     def __init__(self, plan: bytes) -> None:
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(io.BytesIO(plan)) as file:
             file.extractall(folder)
             self.profiles = json.loads(Path(folder, "profiles.json").read_text())
+            self.device_memory_size_v2 = int(Path(folder, "scratch").read_text())
             self.sign = -1 if Path(folder, "wrong").exists() else 1
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 4
@@ -244,7 +249,7 @@ class IExecutionContext:
         return profile_index < len(self._engine.profiles)
 
     def set_device_memory(self, memory: int, size: int) -> None:
-        self._has_memory = memory % 256 == 0 and size >= ICudaEngine.device_memory_size_v2
+        self._has_memory = memory % 256 == 0 and size >= self._engine.device_memory_size_v2
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         least, _, most = self._engine.profiles[self._profile][name]
@@ -298,7 +303,7 @@ OFFERED = (
 )  # fmt: skip
 OURS = {
     "OnnxParser": {"refuses"},
-    "Builder": {"fails", "lacks", "wrong", "configs"},
+    "Builder": {"fails", "lacks", "wrong", "parts", "configs"},
     "IExecutionContext": {"driver", "runs"},
 }
 """What the fake has besides, for tests."""

@@ -56,7 +56,7 @@ def test_a_plan_that_cannot_be_removed_is_no_reason_to_fail(tmp_path: Path, monk
     library: Any = SimpleNamespace(name="tensorrt", version=SimpleNamespace(name="10.3"))
     builder: Any = SimpleNamespace(build=lambda low, path, profiles: b"plan")
     low: Any = SimpleNamespace(write=lambda folder: folder / "x.onnx")
-    plans = Plans(SimpleNamespace(manifest=manifest), library, "gpu", (), lambda: builder, tmp_path)  # type: ignore[arg-type]
+    plans = Plans(SimpleNamespace(manifest=manifest), library, ("gpu",), (), 1, lambda _: builder, tmp_path)  # type: ignore[arg-type]
     old = tmp_path / f"{'b' * 16}-head-old.plan"
     old.touch()
 

@@ -46,6 +46,13 @@ def test_the_lines_add_up():
     assert "41 of 256 (16.0 %)" in table[-1]
 
 
+def test_what_a_trunk_is_built_in_is_a_line_of_its_own():
+    built = replace(NEEDS, workspace_bytes=256 * MIB)
+    assert built.floor_bytes() == NEEDS.floor_bytes() + 256 * MIB
+    (line,) = set(built.fixed_lines()) - set(NEEDS.fixed_lines())
+    assert (line.name, line.bytes) == ("workspace", 256 * MIB)
+
+
 def test_every_sequence_has_a_kv_cache_in_the_plan():
     four = replace(NEEDS, parallel=4)
     plan = plan_memory(four, budget(1000))

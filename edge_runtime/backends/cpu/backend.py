@@ -64,6 +64,10 @@ class CpuFormulas:
         frames = parallel * native_memory.frame_bytes(spec, 1)
         return kernels + frames + native_memory.scratch_bytes(spec, chunk, self._choice.threads)
 
+    def workspace_bytes(self) -> int:
+        """See `MemoryFormulas.workspace_bytes`."""
+        return 0
+
     def landing_bytes(self, record_bytes: int, reads: int) -> int:
         """See `MemoryFormulas.landing_bytes`: reads land in the slots."""
         return 0

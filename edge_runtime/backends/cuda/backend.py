@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any, TypeVar
 
 from edge_runtime.backends.base import BackendOptions
@@ -101,11 +101,12 @@ class CudaBackend:
     @property
     def formulas(self) -> HostedFormulas:
         """See `Backend.formulas`."""
-        trunk = self.trunk
+        trunk, given = self.trunk, (lambda: self.memory.kind, self._cpu.choice)
         if trunk.provider is not None:
-            return ProviderFormulas(lambda: self.memory.kind, self._cpu.choice, trunk.provider.session_bytes)
-        formulas = DeviceFormulas if trunk.has_kernels else EngineFormulas if trunk.is_here else HostedFormulas
-        return formulas(lambda: self.memory.kind, self._cpu.choice)
+            return ProviderFormulas(*given, trunk.provider.session_bytes)
+        if trunk.library is not None:
+            return EngineFormulas(*given, self._settings.workspace_bytes)
+        return DeviceFormulas(*given) if trunk.is_here else HostedFormulas(*given)
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -160,8 +161,8 @@ class CudaBackend:
         require_tokens(bundle.manifest.model, max_chunk, trunk=self.trunk.has_kernels)
         gpu, library = self.gpu, self.trunk.library
         parts: TrunkParts = KernelParts(bundle, gpu.module, gpu.compute) if library is None else EngineParts(
-            bundle, library, f"{gpu.device.arch} {gpu.device.name}", gpu.compute, max_chunk,
-            lambda: make_builder(library.module, self._settings.workspace << 20),
+            bundle, library, gpu.compute, max_chunk, self._settings.workspace_bytes,
+            partial(make_builder, library.module),
         )  # fmt: skip
         return CudaTrunk(bundle, parts, gpu.module, gpu.compute, max_chunk)
 

@@ -105,7 +105,21 @@ def state_numbers(spec: ModelSpec) -> int:
 
 
 class EngineFormulas(DeviceFormulas):
-    """Implements `MemoryFormulas` for a trunk of TensorRT's engines."""
+    """Implements `MemoryFormulas` for a trunk of TensorRT's engines.
+
+    Args:
+        kind: asks for the kind of memory experts are in.
+        choice: of the trunk on the host.
+        workspace_bytes: most that engines are built in, and that an operator of theirs works in.
+    """
+
+    def __init__(self, kind: Callable[[], Kind], choice: TrunkChoice, workspace_bytes: int) -> None:
+        super().__init__(kind, choice)
+        self._workspace_bytes = workspace_bytes
+
+    def workspace_bytes(self) -> int:
+        """See `MemoryFormulas.workspace_bytes`: engines are built first, and run later."""
+        return self._workspace_bytes
 
     def trunk_bytes(self, manifest: Manifest) -> int:
         """See `MemoryFormulas.trunk_bytes`: int8 weights become half precision."""

@@ -40,6 +40,11 @@ class CudaSettings:
     workspace: int = 256
     gpu: int = 0
 
+    @property
+    def workspace_bytes(self) -> int:
+        """The same in bytes."""
+        return self.workspace << 20
+
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> CudaSettings:
         """Take converted parameters.

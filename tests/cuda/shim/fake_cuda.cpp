@@ -42,7 +42,8 @@ static_assert(CU_MEMHOSTALLOC_DEVICEMAP == 2 && CU_MEMHOSTREGISTER_DEVICEMAP == 
 #endif
 
 namespace {
-int driver_version = CUDA_VERSION, capability = 87, num_devices = 1, integrated = 1;
+int driver_version = CUDA_VERSION, capability = 87, num_devices = 1, integrated = 1, multiprocessors = 8;
+size_t total_bytes = size_t(8) << 30;
 CUctx_st context;
 bool initialized = false;
 
@@ -61,6 +62,7 @@ std::function<void()> copy(uint64_t to, uint64_t from, size_t bytes) {
 
 extern "C" {
 void fake_device(int version, int sm, int devices) { driver_version = version, capability = sm, num_devices = devices; }
+void fake_board(int processors, size_t bytes) { multiprocessors = processors, total_bytes = bytes; }
 void fake_integrated(int shares) { integrated = shares; }
 
 CUresult cuInit(unsigned) { CALL("cuInit"); initialized = true; return result(kOk); }
@@ -82,13 +84,13 @@ CUresult cuDeviceGetName(char* out, int size, CUdevice) {
   std::snprintf(out, size_t(size), "Fake Orin");
   return result(kOk);
 }
-CUresult cuDeviceTotalMem_v2(size_t* out, CUdevice) { CALL("cuDeviceTotalMem_v2"); *out = size_t(8) << 30; return result(kOk); }
+CUresult cuDeviceTotalMem_v2(size_t* out, CUdevice) { CALL("cuDeviceTotalMem_v2"); *out = total_bytes; return result(kOk); }
 CUresult cuDeviceGetAttribute(int* out, CUdevice_attribute attribute, CUdevice) {
   CALL("cuDeviceGetAttribute");
   switch (int(attribute)) {
     case 75: *out = capability / 10; break;
     case 76: *out = capability % 10; break;
-    case 16: *out = 8; break;
+    case 16: *out = multiprocessors; break;
     case 18: *out = integrated; break;
     case 38: *out = 4 << 20; break;
     case 19: case 99: *out = 1; break;

@@ -67,6 +67,14 @@ class Device:
         return f"sm_{self.capability[0]}{self.capability[1]}"
 
     @property
+    def facts(self) -> tuple[object, ...]:
+        """What tells GPUs and drivers apart: those of a Nano, an NX and an AGX have one name and one architecture."""
+        return (
+            self.name, self.arch, self.driver.version, self.total_bytes, self.multiprocessors, self.integrated,
+            self.registers_host_memory, self.l2_bytes,
+        )  # fmt: skip
+
+    @property
     def total_bytes(self) -> int:
         """Memory of the GPU; the system's where it is integrated."""
         return self.driver.handle_from("cuDeviceTotalMem_v2", self._index)

@@ -50,11 +50,8 @@ class Measured:
 
 def fingerprint_of(gpu: Gpu) -> str:
     """Return a name, hex, that changes with whatever may change what was measured."""
-    device, system = gpu.device, os.uname()
-    parts = (
-        device.name, device.arch, device.driver.version, device.total_bytes, device.multiprocessors, device.integrated,
-        device.registers_host_memory, device.l2_bytes, gpu.fingerprint, system.machine, system.release, mmap.PAGESIZE,
-    )  # fmt: skip
+    system = os.uname()
+    parts = (*gpu.device.facts, gpu.fingerprint, system.machine, system.release, mmap.PAGESIZE)
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

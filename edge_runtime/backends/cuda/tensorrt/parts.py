@@ -36,10 +36,10 @@ class EngineParts:
     Args:
         bundle: an open bundle whose parts were checked; `supported.why_not` has nothing against it.
         library: TensorRT.
-        device: what plans are for: architecture and name of the GPU.
         stream: orders all work.
         max_chunk: most tokens of a chunk.
-        make_builder: makes what builds plans.
+        workspace_bytes: most memory plans are built in.
+        make_builder: makes what builds plans within so much.
 
     Raises:
         DeviceError: an engine can neither be loaded nor built.
@@ -48,11 +48,11 @@ class EngineParts:
     cache_item_bytes, reads_whole_caches = 4, True
 
     def __init__(
-        self, bundle: Bundle, library: Library, device: str, stream: Stream, max_chunk: int,
-        make_builder: Callable[[], PlanBuilder],
+        self, bundle: Bundle, library: Library, stream: Stream, max_chunk: int, workspace_bytes: int,
+        make_builder: Callable[[int], PlanBuilder],
     ) -> None:  # fmt: skip
-        self._bundle, self._library, self._device = bundle, library, device
-        self._stream, self._chunk, self._make_builder = stream, max_chunk, make_builder
+        self._bundle, self._library, self._stream, self._chunk = bundle, library, stream, max_chunk
+        self._workspace, self._make_builder = workspace_bytes, make_builder
         self._spec, self._ropes = bundle.manifest.model, rope_numbers(bundle.manifest.model)
         self._masks: list[tuple[int | None, bool]] = []
         self._context, self._lowered = 0, dict[str, Lowered]()
@@ -81,7 +81,7 @@ class EngineParts:
         device = self._stream.device
         device.make_current()
         profiles = profiles_for(self._chunk, context)
-        plans = Plans(self._bundle, self._library, self._device, profiles, self._make_builder)
+        plans = Plans(self._bundle, self._library, device.facts, profiles, self._workspace, self._make_builder)
         runtime = self._library.module.Runtime(make_logger(self._library.module))
         for part, signature in self._parts():
             self._lowered[part] = plans.lowered(part, signature)

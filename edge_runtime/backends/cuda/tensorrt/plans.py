@@ -32,18 +32,20 @@ class Plans:
     Args:
         bundle: an open bundle whose parts were checked.
         library: TensorRT.
-        device: what the plans are for: architecture and name of the GPU.
+        device: what tells the GPU and its driver from others: `Device.facts`.
         profiles: sizes they are built for.
-        make_builder: makes what builds, when something has to be built.
+        workspace_bytes: they are built within.
+        make_builder: makes what builds within so much, when something has to be built.
         folder: where they are kept; `plan_folder` if left out.
     """
 
     def __init__(
-        self, bundle: Bundle, library: Library, device: str, profiles: Sequence[Range],
-        make_builder: Callable[[], PlanBuilder], folder: Path | None = None,
+        self, bundle: Bundle, library: Library, device: tuple[object, ...], profiles: Sequence[Range],
+        workspace_bytes: int, make_builder: Callable[[int], PlanBuilder], folder: Path | None = None,
     ) -> None:  # fmt: skip
         self._bundle, self._library, self._device, self._profiles = bundle, library, device, tuple(profiles)
-        self._make_builder, self._folder = make_builder, plan_folder() if folder is None else folder
+        self._workspace, self._make_builder = workspace_bytes, make_builder
+        self._folder = plan_folder() if folder is None else folder
         self._builder: PlanBuilder | None = None
 
     def lowered(self, part: str, signature: Signature) -> Lowered:
@@ -79,7 +81,7 @@ class Plans:
         Raises:
             DeviceError: it cannot be built.
         """
-        self._builder = self._builder or self._make_builder()
+        self._builder = self._builder or self._make_builder(self._workspace)
         _LOG.info("tensorrt: building %s", part)
         path = self._path(part)
         self._remove_others(part)
@@ -95,8 +97,8 @@ class Plans:
         """Name everything a part's plan follows from."""
         stem = part.removesuffix(".onnx")
         parts = sorted((p.name, p.sha256) for p in self._bundle.manifest.parts if p.name in (part, f"{stem}.data"))
-        said = (FORMAT, self._library.name, self._library.version.name, self._device, self._profiles, parts)
-        return hashlib.sha256(repr(said).encode()).hexdigest()
+        built_with = FORMAT, self._library.name, self._library.version.name, self._workspace
+        return hashlib.sha256(repr((built_with, self._device, self._profiles, parts)).encode()).hexdigest()
 
     def _path(self, part: str) -> Path:
         return self._folder / f"{self._stem(part)}{self.fingerprint(part)[:24]}.plan"
