@@ -51,9 +51,7 @@ def rows(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _when(result: dict[str, Any]) -> str:
-    """Day and commit; files of before 30 November 2026 have neither."""
-    if "date" not in result:
-        return "before 2026-11-30, on a day and at a commit that the file does not name"
+    """Day and commit."""
     return f"{result['date']} at {result['commit'] or 'unknown'}{' with changes' if result['changed'] else ''}"
 
 

@@ -186,6 +186,7 @@ def test_what_a_bring_up_leaves_in_a_checkout_is_no_change(tmp_path: Path):
 def test_the_page_says_what_was_counted_and_that_is_within_what_is_meant():
     result = json.loads(gpu_check_time.RESULT.read_text(encoding="utf-8"))
     assert gpu_check_time.main(["--check"]) == 0, "run python tools/gpu_check_time.py"
+    assert f"counted\n{result['date']} at {result['commit']}.\n" in gpu_check_time.PAGE.read_text(encoding="utf-8")
     assert set(result["estimate_s"]) == set(gpu_check_time.PARTS)
     assert gpu_check_time.total(result) == pytest.approx(sum(result["estimate_s"].values()))
     assert gpu_check_time.total(result) <= gpu_check_time.MOST_S
