@@ -18,7 +18,9 @@ from edge_runtime.backends.cuda.cubins import load_kernels
 from edge_runtime.backends.cuda.driver import Device, Driver
 from edge_runtime.backends.cuda.nvrtc import Nvrtc
 from edge_runtime.backends.cuda.presence import UNPROVEN, has_gpu, why_missing
+from edge_runtime.base.jetpack import DRIVER_LIBRARY
 from edge_runtime.config import fitting
+from edge_runtime.lab.doctor.report import CHECKS
 from edge_runtime.service.config import ServiceConfig
 from edge_runtime.service.ops.metrics import Exposition
 from edge_runtime.service.service import Service
@@ -32,7 +34,8 @@ def test_each_missing_piece_is_named_with_how_to_get_it(fakes: Fakes, fake: ctyp
     assert missing() == ""
     no_driver = missing(make_driver=lambda: Driver(str(tmp_path / "libcuda.so.1")))
     assert "libcuda.so.1 does not load" in no_driver
-    assert "JetPack 6.2 and 7.2 bring it: sudo apt install nvidia-jetpack" in no_driver
+    assert f"On a Jetson: {DRIVER_LIBRARY}." in no_driver
+    assert DRIVER_LIBRARY in CHECKS["no-driver"].fix, "what doctor says"
     no_compiler = missing(compiler=lambda: Nvrtc(str(tmp_path / "libnvrtc.so.12")))
     assert (
         "JetPack 6.2: sudo apt install cuda-nvrtc-12-6. JetPack 7.2: sudo apt install cuda-nvrtc-13-2." in no_compiler

@@ -7,6 +7,7 @@ from typing import Any
 
 from edge_runtime.backends.cuda.driver.errors import make_error
 from edge_runtime.base.errors import DeviceError
+from edge_runtime.base.jetpack import DRIVER_LIBRARY
 
 POINTER, SIZE, UINT, INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int
 ADDRESS = ctypes.c_uint64
@@ -73,8 +74,8 @@ def open_library(name: str) -> ctypes.CDLL:
         return ctypes.CDLL(name)
     except OSError as err:
         raise DeviceError(
-            f"cuda: {name} does not load ({err}). It belongs to NVIDIA's driver. On a Jetson, JetPack 6.2 and 7.2 "
-            "bring it: sudo apt install nvidia-jetpack. A container is given it by --runtime nvidia."
+            f"cuda: {name} does not load ({err}). It belongs to NVIDIA's driver. On a Jetson: {DRIVER_LIBRARY}. A "
+            "container is given it by --runtime nvidia."
         ) from err
 
 

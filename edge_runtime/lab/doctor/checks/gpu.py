@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edge_runtime.backends.cuda.tensorrt.allow_list import version_for, versions
+from edge_runtime.base.jetpack import DRIVER_LIBRARY
 from edge_runtime.base.sizes import MIB, format_size
 from edge_runtime.lab.doctor.device import Device
 from edge_runtime.lab.doctor.findings import Found, check
@@ -41,7 +42,7 @@ def gpu_nodes_missing(device: Device) -> Iterator[Found]:
 @check(
     "no-driver", "error", "a GPU without NVIDIA's driver library",
     why="libcuda.so.1 is what every CUDA program loads. In a container the runtime has to mount it.",
-    fix="Jetson: sudo apt install nvidia-l4t-cuda; in a container: --runtime nvidia; elsewhere: the driver's package",
+    fix=f"Jetson: {DRIVER_LIBRARY}; in a container: --runtime nvidia; elsewhere: the driver's package",
     where="with an NVIDIA GPU",
 )  # fmt: skip
 def no_driver(device: Device) -> Iterator[Found]:
