@@ -98,12 +98,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _say_left_over_mode() -> None:
-    from edge_runtime.lab.bench.power_modes import left_over
+    from edge_runtime.lab.bench.power_modes import left_over_warning
 
-    mode = left_over()
-    if mode is not None:
-        print(
-            f"bench: an earlier sweep was killed before it could set power mode {mode} back. "
-            f"Set it: sudo nvpmodel -m {mode}, then remove the note it left.",
-            file=sys.stderr,
-        )
+    if warning := left_over_warning():
+        print(warning, file=sys.stderr)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
+from edge_runtime.base.ending import say
 from edge_runtime.cli.options import add_json_argument
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def main(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from edge_runtime.base.errors import ConfigError, did_you_mean
+    from edge_runtime.lab.bench.power_modes import left_over_warning
     from edge_runtime.lab.bringup.bringup import Bringup, summary_lines
+    from edge_runtime.lab.bringup.ending import ends_when_asked
 
     if not 0 < args.minutes <= 24 * 60:
         raise ConfigError(f"minutes: expected more than 0 and at most {24 * 60}, got {args.minutes:g}.")
@@ -54,7 +56,10 @@ def main(args: argparse.Namespace) -> int:
         minutes = sum(step.minutes for step in steps if not step.why_not)
         print(f"{minutes:g} min for those that can run here; a run takes {args.minutes:g} at most, another one goes on")
         return 0
-    journal = wanted.run(_said, _begun)
+    if (warning := left_over_warning()) and not args.power_modes:
+        say(warning)
+    with ends_when_asked():
+        journal = wanted.run(_said, _begun)
     if args.json:
         print(json.dumps({"file": str(journal.path), "steps": journal.outcomes()}))
     else:
@@ -63,9 +68,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _begun(step: Step) -> None:
-    print(f"{step.name}: {step.title} ...", file=sys.stderr, flush=True)
+    say(f"{step.name}: {step.title} ...")
 
 
 def _said(step: Step, result: dict[str, Any]) -> None:
     why = f": {str(result['why'])[:200]}" if result.get("why") else ""
-    print(f"{step.name}: {result['outcome']}{why}", file=sys.stderr, flush=True)
+    say(f"{step.name}: {result['outcome']}{why}")

@@ -1,8 +1,8 @@
 """Power modes of a Jetson: asked for and set by `nvpmodel`, and set back whatever happens to us.
 
 The mode outlives the process, and a reboot too. So before the first change the old mode is written to a file, and a
-guard process (`mode_guard`) is started that sets it back once we are gone. If the guard is killed as well, the file is
-left, and the next benchmark says so.
+guard process (`mode_guard`) is started that sets it back once we are gone. If the guard is killed as well, or the power
+is cut, the file is left: the next benchmark says so, and whoever changes modes next goes back to the mode in it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from edge_runtime.lab.bench import mode_guard
 from edge_runtime.telemetry.conditions import power_modes
 
 _LIMIT_S = 60
+_STARTED = 19
+"""Field of /proc/PID/stat behind the name."""
 _SAID = re.compile(r"NV Power Mode:\s*(\S+)\s*\n\s*(\d+)")
 
 
@@ -41,6 +43,10 @@ class PowerModes:
         root: under which etc/nvpmodel.conf is.
         state: file that remembers the mode to go back to.
 
+    Attributes:
+        modes: all of them.
+        original: number of the mode to go back to: the one in force, or the one that an earlier change left on file.
+
     Raises:
         DeviceError: this is no Jetson, or nvpmodel does not say which mode it is in.
     """
@@ -51,7 +57,8 @@ class PowerModes:
         if found is None or not self.modes:
             raise DeviceError("power-modes: no nvpmodel and nvpmodel.conf here: only Jetson boards have power modes.")
         self._command, self._state = found, state or state_file()
-        self.original = self.current()
+        now, left = self.current(), left_over(self._state)
+        self.original = left if left in [mode.number for mode in self.modes] else now
 
     def current(self) -> int:
         """Return the number of the mode in force.
@@ -93,24 +100,34 @@ class PowerModes:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Change modes inside this block: at its end, or ours, the original one is in force again.
+        """Change modes inside this block: at its begin, its end, or ours, the original one is in force.
 
         Raises:
             DeviceError: it could not be set back.
         """
-        make_folder(self._state.parent)
-        self._state.write_text(json.dumps({"mode": self.original, "pid": os.getpid()}))
+        if self.current() != self.original and (failed := self.set(Mode(self.original, ""))):
+            raise DeviceError(f"power-modes: an earlier change was not undone: {failed} {_set_back(self.original)}")
+        self._write_note()
         command = [sys.executable, "-I", mode_guard.__file__, self._command, str(self.original), str(self._state)]
         guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
         try:
             yield
         finally:
-            failed = self.set(Mode(self.original, ""))
+            failed = None if self.current() == self.original else self.set(Mode(self.original, ""))
             if failed is None:
                 self._state.unlink(missing_ok=True)
             guard.communicate(mode_guard.DONE if failed is None else b"", timeout=3 * _LIMIT_S)
             if failed is not None and self.current() != self.original:
-                raise DeviceError(f"power-modes: {failed} Set it back: sudo nvpmodel -m {self.original}")
+                raise DeviceError(f"power-modes: {failed} {_set_back(self.original)}")
+
+    def _write_note(self) -> None:
+        """Write the file, onto the drive: it is for when the power is cut."""
+        make_folder(self._state.parent)
+        note = {"mode": self.original, "pid": os.getpid(), "started": _started(os.getpid())}
+        with open(self._state, "w", encoding="utf-8") as file:
+            file.write(json.dumps(note))
+            file.flush()
+            os.fsync(file.fileno())
 
     def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
         try:
@@ -132,10 +149,35 @@ def left_over(state: Path | None = None) -> int | None:
     path = state or state_file()
     try:
         found = json.loads(path.read_text())
-        mode, pid = int(found["mode"]), int(found["pid"])
+        mode, pid, started = int(found["mode"]), int(found["pid"]), found.get("started")
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return None if Path(f"/proc/{pid}").exists() else mode
+    now = _started(pid)
+    # after a boot the number may be another process's: it has begun at another time. Older files do not say when
+    return mode if now is None or started not in (None, now) else None
+
+
+def left_over_warning() -> str:
+    """Return what to say of a mode that an earlier change left in force; "" if all is well."""
+    mode = left_over()
+    if mode is None:
+        return ""
+    return (
+        f"power-modes: an earlier run was ended before it could set power mode {mode} back. {_set_back(mode)}, then "
+        f"remove {state_file()}"
+    )
+
+
+def _set_back(mode: int) -> str:
+    return f"Set it back: sudo nvpmodel -m {mode}"
+
+
+def _started(pid: int) -> str | None:
+    """When a process began, in ticks since the machine did; None if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[_STARTED]
+    except (OSError, IndexError):
+        return None
 
 
 def _short(done: subprocess.CompletedProcess[str]) -> str:

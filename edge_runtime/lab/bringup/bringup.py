@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from edge_runtime.lab.bringup.checkout import digest_of_changes, source_tree
+from edge_runtime.lab.bringup.folder_lock import held
 from edge_runtime.lab.bringup.journal import BringupJournal
 from edge_runtime.lab.bringup.machine import describe_machine
+from edge_runtime.lab.bringup.modes import Enter, power_modes_of
 from edge_runtime.lab.bringup.order import (
     INTERRUPTED,
     NOT_FINISHED,
@@ -29,8 +30,8 @@ from edge_runtime.lab.bringup.order import (
 )  # fmt: skip
 from edge_runtime.lab.bringup.privacy import Scrubber
 from edge_runtime.lab.bringup.process import CUT, PASSED, STUCK, Result
-from edge_runtime.lab.bringup.runner import NOT_AVAILABLE, Run, run_step
-from edge_runtime.lab.bringup.steps import GPU_CHECK, GPU_CHECK_FOLDER, NVPMODEL, Step, steps_of
+from edge_runtime.lab.bringup.runner import NOT_AVAILABLE, Run, measured_so_far, run_step
+from edge_runtime.lab.bringup.steps import GPU_CHECK, GPU_CHECK_FOLDER, NVPMODEL_CONF, Step, steps_of
 
 _MOST_GPU_CHECK, _MOST_SAID = 256 << 10, 300
 _NOT_REACHED = {"outcome": NOT_REACHED, "why": "the time was over: run again, it goes on from here"}
@@ -52,6 +53,7 @@ class Bringup:
         power_modes: power modes may be changed.
         again: steps that are run again though they passed; "all" for all.
         checkout: the source tree; None: looked for.
+        root: under which etc/nvpmodel.conf is; tests pass a fake tree.
     """
 
     bundle: Path | None
@@ -60,11 +62,13 @@ class Bringup:
     power_modes: bool = False
     again: tuple[str, ...] = ()
     checkout: Path | None = None
+    root: Path = Path("/")
 
     def steps(self) -> list[Step]:
         """Return the steps, in order."""
         bundle = None if self.bundle is None else self.bundle.resolve()
-        return list(steps_of(bundle, self.out.resolve(), self._tree(), power_modes=self.power_modes))
+        conf = self.root / NVPMODEL_CONF
+        return list(steps_of(bundle, self.out.resolve(), self._tree(), power_modes=self.power_modes, conf=conf))
 
     def _tree(self) -> Path | None:
         places = [self.checkout] if self.checkout else [Path(__file__).parents[3], Path.cwd()]
@@ -81,9 +85,14 @@ class Bringup:
             run: runs one.
 
         Raises:
-            ConfigError: the folder holds a file that is not a bring-up's.
+            ConfigError: the folder holds a file that is not a bring-up's, or another process measures into it.
             RequestError: it cannot be written.
+            DeviceError: the board's power mode could not be set back.
         """
+        with held(self.out):
+            return self._run_all(said, begun, run)
+
+    def _run_all(self, said: Callable[[Step, Result], None], begun: Callable[[Step], None], run: Run) -> BringupJournal:
         whole = 60 * self.minutes
         end = time.monotonic() + whole - kept_for_the_end(whole)
         names = {"BUNDLE": self.bundle, "OUT": self.out, "CHECKOUT": self._tree(), "FOLDER": Path.cwd()}
@@ -92,7 +101,8 @@ class Bringup:
         journal.describe(machine=describe_machine(self.out))
         before, passed = journal.times_ended(), set[str]()
         steps = in_order(self.steps(), before)
-        with _keep_power_mode(steps):
+        with power_modes_of(steps, self.root) as enter:
+            run = _in_its_mode(run, enter)
             for place, step in enumerate(steps):
                 if not self._is_due(step, journal, passed):
                     said(step, {"outcome": PASSED, "why": "before"})
@@ -118,18 +128,26 @@ class Bringup:
             result: Result = dict(_NOT_REACHED)
         else:
             begun(step)
-            journal.keep(step.name, _BEGUN | {"times_ended": times + 1})  # what a power cut or the kernel leaves there
-            result = run(step, self.out.resolve(), self._environment(), most_s)
+            interrupted = _BEGUN | {"times_ended": times + 1}
+            journal.keep(step.name, interrupted)  # what a power cut or the kernel leaves there
+            try:
+                result = run(step, self.out.resolve(), self._environment(), most_s)
+            except (KeyboardInterrupt, SystemExit):
+                self._keep(step, journal, interrupted | measured_so_far(step, self.out))
+                raise
             if result["outcome"] == CUT and most_s < 60 * step.minutes:
                 result |= _NOT_FINISHED
         if result["outcome"] != PASSED:
             result["times_ended"] = times + (result["outcome"] in TOOK_TOO_MUCH)
+        self._keep(step, journal, result)
+        return result
+
+    def _keep(self, step: Step, journal: BringupJournal, result: Result) -> None:
         journal.keep(step.name, result)
         if step.name == "gpu-check" and result["outcome"] != NOT_REACHED:  # what is known of this tree stays
             # a step that did not run has not emptied its folder: a file there may be another tree's
             ran = result["outcome"] != NOT_AVAILABLE
             journal.describe(gpu_check=_gpu_check_file(self.out / GPU_CHECK_FOLDER) if ran else None)
-        return result
 
     def _environment(self) -> dict[str, str]:
         tree = self._tree()
@@ -158,25 +176,16 @@ def _gpu_check_file(folder: Path) -> Any:
     return None
 
 
-@contextmanager
-def _keep_power_mode(steps: Iterable[Step]) -> Iterator[None]:
-    """Go back to the power mode there was, whatever steps do."""
-    words = _nvpmodel("-q").split() if any(step.before for step in steps) else []
-    try:
-        yield
-    finally:
-        if words and words[-1].isdigit():
-            _nvpmodel("-m", words[-1])
+def _in_its_mode(run: Run, enter: Enter) -> Run:
+    """Return what runs a step in its power mode; one that cannot be put in force is the reason why it is not run."""
 
+    def run_in_mode(step: Step, out: Path, environment: Mapping[str, str], most_s: float) -> Result:
+        begin = time.monotonic()
+        if not step.why_not and (why := enter(step)):
+            return {"outcome": NOT_AVAILABLE, "why": why}
+        return run(step, out, environment, most_s - (time.monotonic() - begin))
 
-def _nvpmodel(*words: str) -> str:
-    try:
-        done = subprocess.run(
-            (NVPMODEL, *words), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout
+    return run_in_mode
 
 
 def summary_lines(journal: BringupJournal) -> Iterator[str]:

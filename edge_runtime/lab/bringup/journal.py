@@ -19,21 +19,16 @@ class BringupJournal:
     """What is known of a device so far.
 
     Args:
-        folder: where the file is; made if it is not there.
+        folder: where the file is.
         scrubber: takes out what identifies the machine before anything is written.
         about: what the results hold for: version, bundle. Results of anything else are dropped.
 
     Raises:
         ConfigError: the folder holds another file of that name.
-        RequestError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, scrubber: Scrubber, about: dict[str, Any]) -> None:
         self.path, self._scrubber = folder / NAME, scrubber
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as err:
-            raise RequestError(f"out: {folder}: cannot be made: {err.strerror}. Name another one.") from err
         known = self._read()
         about = scrubber.value(about)
         kept = known["steps"] if known.get("about") == about else {}
@@ -74,14 +69,17 @@ class BringupJournal:
         self.write()
 
     def write(self) -> None:
-        """Write the file, whole or not at all.
+        """Write the file, whole or not at all, and onto the drive: the power may be cut.
 
         Raises:
             RequestError: it cannot be written.
         """
         part = self.path.with_suffix(".part")
         try:
-            part.write_text(json.dumps(self._found, indent=1) + "\n", encoding="utf-8")
+            with open(part, "w", encoding="utf-8") as file:
+                file.write(json.dumps(self._found, indent=1) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(part, self.path)
         except OSError as err:
             with suppress(OSError):

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from edge_runtime.base.children import dies_with_parent
 from edge_runtime.base.errors import RequestError
 from edge_runtime.config.limits import memory_groups
 from edge_runtime.lab.bringup.moving import Movement
@@ -35,7 +36,7 @@ def run_process(
     """Run it; return its outcome, why it is not "passed", and what it printed.
 
     Args:
-        command: what is run, in a session of its own.
+        command: what is run, in a session of its own; it ends when this process does, however that goes.
         out: folder it runs in; has to have room for what it prints.
         environment: of the process.
         most_s: seconds it may take while it does something.
@@ -49,7 +50,7 @@ def run_process(
         try:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=said, stderr=complained, cwd=out, env=environment,
-                start_new_session=True,
+                start_new_session=True, preexec_fn=dies_with_parent(),
             )  # fmt: skip
         except OSError as err:
             return {"outcome": FAILED, "why": f"{command[0]}: {err.strerror}", "command": list(command)}

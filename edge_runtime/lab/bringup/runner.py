@@ -1,4 +1,4 @@
-"""Runs a step as processes of their own: its verb's flags, its folder, what comes before it; failure is a result."""
+"""Runs a step as processes of their own: its verb's flags, its folder; failure is a result."""
 
 from __future__ import annotations
 
@@ -39,22 +39,18 @@ def run_step(step: Step, out: Path, environment: Mapping[str, str], most_s: floa
     end = time.monotonic() + most_s
     if why := _why_not(step):
         return {"outcome": NOT_AVAILABLE, "why": why}
+    if step.folder:  # emptied before anything else: what is in it is of this run, whenever that ends
+        shutil.rmtree(out / step.folder, ignore_errors=True)
     if step.verb:
         words = help_words(step.verb)
         step = replace(step, command=(*step.command, *(word for needed, word in step.optional if needed in words)))
     if step.folder:
-        folder = out / step.folder
-        shutil.rmtree(folder, ignore_errors=True)
-        step = replace(step, command=(*step.command, "--out", str(folder)))
-    if step.before:
-        before = run_process(step.before, out, environment, end - time.monotonic(), still_s)
-        if before["outcome"] != PASSED:
-            return before | {"why": f"{' '.join(step.before)}: {before['why']}"}
+        step = replace(step, command=(*step.command, "--out", str(out / step.folder)))
     found = run_process(step.command, out, environment, end - time.monotonic(), still_s)
     if step.finds and found.get("exit") == 1 and "json" in found:
         return found | {"outcome": PASSED, "why": "it found something: see what it printed"}
-    if found["outcome"] in (CUT, STUCK, FAILED) and step.folder and "json" not in found:
-        found |= _unfinished(out / step.folder / "report.json")
+    if found["outcome"] in (CUT, STUCK, FAILED) and "json" not in found:
+        found |= measured_so_far(step, out)
     said = _SAID_OF_NOT_RUN.get(found.get("exit", 1))
     if said is not None and said in found["stderr"]:
         return found | {"outcome": NOT_AVAILABLE, "why": found["stderr"].strip().splitlines()[-1]}
@@ -70,10 +66,11 @@ def _why_not(step: Step) -> str:
     return step.why_not
 
 
-def _unfinished(report: Path) -> Result:
-    """What a benchmark that did not end had measured so far; it is marked as incomplete."""
+def measured_so_far(step: Step, out: Path) -> Result:
+    """Return what a benchmark that did not end had measured by then; it is marked as incomplete."""
+    report = out / step.folder / "report.json"
     with suppress(OSError, ValueError):
-        if report.stat().st_size <= MOST_JSON:
+        if step.folder and report.stat().st_size <= MOST_JSON:
             return {"json": json.loads(report.read_text(encoding="utf-8"))}
     return {}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from edge_runtime.base.children import module_command
 
 HOBBIT = tuple(module_command("edge_runtime"))
-GPU_CHECK, NVPMODEL = "tests/cuda/gpu_check.py", "nvpmodel"
+GPU_CHECK = "tests/cuda/gpu_check.py"
 GPU_CHECK_FOLDER = "gpu-check"
 DEMO, _DEMO_BUNDLE = "examples/tiny-moe", "demo-bundle"
 _BENCH = (
@@ -48,7 +48,8 @@ _NO_PROVIDER = "this Python has no onnxruntime-gpu; docs/cuda.md says where a bo
 _DEMO_OPTIONS = ("--tiers", "8,4", "--trunk", "fp32", "--no-resume")
 _NO_EXPORTER = "this Python has no exporter: install the source tree with pip install -e '.[export]'"
 _POWER_MODEL = re.compile(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", re.MULTILINE)
-NVPMODEL_CONF = Path("/etc/nvpmodel.conf")
+NVPMODEL_CONF = Path("etc/nvpmodel.conf")
+"""Where a board lists its power modes, below the root."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Step:
         why_not: why it cannot be run; "" if it can.
         verb: of hobbit, where this version may lack it.
         optional: words that are given if the verb's help has the first of each: what help has, what is given.
-        before: run first, such as a change of the power mode; its failure is the step's.
+        power_mode: of the board that it is measured in; "": the one that was found.
         folder: a new, empty folder that the step writes into, below the bring-up's.
         needs: name of a step before it; once that passes anew, this one is run again.
         takes: a folder that `needs` makes, and without which it cannot be run.
@@ -77,7 +78,7 @@ class Step:
     why_not: str = ""
     verb: str = ""
     optional: tuple[tuple[str, str], ...] = ()
-    before: tuple[str, ...] = ()
+    power_mode: str = ""
     folder: str = ""
     needs: str = ""
     takes: Path | None = None
@@ -85,7 +86,7 @@ class Step:
 
 
 def steps_of(
-    bundle: Path | None, out: Path, checkout: Path | None, *, power_modes: bool, conf: Path = NVPMODEL_CONF
+    bundle: Path | None, out: Path, checkout: Path | None, *, power_modes: bool, conf: Path = Path("/") / NVPMODEL_CONF
 ) -> Iterator[Step]:
     """Yield the steps, those first whose results are worth most where time is short.
 
@@ -153,19 +154,17 @@ def _bench(name: str, title: str, bundle: Sequence[str], backend: str) -> Step:
 
 def _power_steps(bundle: Sequence[str], allowed: bool, conf: Path) -> Iterator[Step]:
     """Yield steps for each power mode: the GPU and the CPU in each."""
-    why_not = (
-        "" if allowed else "not allowed: give --power-modes, as root; modes that need a reboot are left out by nvpmodel"
-    )
+    why_not = "" if allowed else "not allowed: give --power-modes, as root"
     if not conf.exists():
         why_not = f"no {conf}: not a Jetson"
     if why_not:
         yield Step("power modes", "measure each power mode", why_not=why_not)
         return
-    for number, mode in power_modes_in(conf.read_text(encoding="utf-8", errors="replace")):
+    for _, mode in power_modes_in(conf.read_text(encoding="utf-8", errors="replace")):
         for backend in _IN_EACH_MODE:
             title = f"measure {_BACKENDS[backend]} in power mode {mode}"
             step = _bench(f"bench mode {mode} {backend}", title, bundle, backend)
-            yield replace(step, before=(NVPMODEL, "-m", str(number)))
+            yield replace(step, power_mode=mode)
 
 
 def power_modes_in(text: str) -> list[tuple[int, str]]:

@@ -21,8 +21,7 @@ class ModeSwitch:
     def __init__(self, modes: PowerModes) -> None:
         self._modes = modes
         self._by_name = {mode.name: mode for mode in modes.modes}
-        self._own = next((mode for mode in modes.modes if mode.number == modes.original), Mode(modes.original, ""))
-        self._now = self._own
+        self._own, self._now = self._numbered(modes.original), self._numbered(modes.current())
 
     @property
     def others(self) -> list[str]:
@@ -43,6 +42,8 @@ class ModeSwitch:
         if wanted == self._now:
             return None
         failed = self._modes.set(wanted)
-        if failed is None:
-            self._now = wanted
+        self._now = wanted if failed is None else self._numbered(self._modes.current())
         return failed
+
+    def _numbered(self, number: int) -> Mode:
+        return next((mode for mode in self._modes.modes if mode.number == number), Mode(number, ""))
