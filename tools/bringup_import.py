@@ -27,6 +27,7 @@ _MORE = {
 _FIGURES = ("checks", "memory", "decode", "graphs", "seconds")
 """Parts of it of which every number, yes and no is kept, and the names above it."""
 _DEPTH = 4
+_OF_EXPERTS = ("lookups", "hits", "bytes_per_token", "read_gbps")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,6 +86,8 @@ def _step(step: dict[str, Any]) -> dict[str, Any]:
     if isinstance(timings, dict):
         speeds = {name: timings.get(name) for name in ("prompt_per_second", "predicted_per_second")}
         kept |= {name: value for name, value in speeds.items() if isinstance(value, (int, float))}
+    if isinstance(printed, dict) and (experts := _numbers(printed.get("experts"), 1)):
+        kept["experts"] = {name: experts[name] for name in _OF_EXPERTS if name in experts}
     return kept
 
 

@@ -153,6 +153,7 @@ BY_USE: Mapping[str, tuple[str, ...]] = {
     "demo": ("encoder",),
     "verify": ("expert-kernels", "drive-reader"),
     "bench cpu": ("expert-kernels", "drive-reader", "native-decisions"),
+    "bench cpu streamed": ("expert-kernels", "drive-reader", "native-decisions", "streamed"),
 }
 """Which features a step of a bring-up cannot do without. Of the GPU's there are none: a benchmark computes whatever the
 numbers are, and `make gpu-check` compares them."""

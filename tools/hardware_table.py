@@ -21,6 +21,7 @@ import hardware_gpu
 import marked_page
 from hardware_features import BY_USE, COMPILERS, FEATURES, PLACES, TRUNKS
 from hardware_run import read_result
+from hardware_speeds import speeds
 
 from edge_runtime.base.sizes import format_size
 
@@ -163,7 +164,7 @@ def _by_use(found: dict[str, Any]) -> dict[str, str]:
 
 def _of_the_trunk(name: str, step: dict[str, Any]) -> Iterator[str]:
     """What a benchmark on the CPU says it used."""
-    if name == "bench cpu":
+    if name in ("bench cpu", "bench cpu streamed"):
         yield from TRUNKS.get(step.get("trunk", ""), ())
 
 
@@ -177,7 +178,7 @@ def page(results: Path = RESULTS) -> str:
         lines.append(f"| {feature.title} | {' | '.join(cells)} |")
     lines += [_EMULATED_ARM.rstrip("\n"), "", "## Machines", "", "| place | machine, day, commit |", "|---|---|"]
     lines += [f"| {column.title} | {column.where} |" for column in found]
-    lines += ["", "## What would show each feature", "", "| feature | command |", "|---|---|"]
+    lines += [*speeds(results), "", "## What would show each feature", "", "| feature | command |", "|---|---|"]
     for feature in FEATURES:
         commands = dict.fromkeys(f"`{' '.join(command)}`" for command in feature.checks.values())
         lines.append(f"| {feature.title} | {', '.join(commands)} |")

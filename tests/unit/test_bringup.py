@@ -176,7 +176,7 @@ def test_without_a_bundle_the_demo_is_measured_once_it_is_there(tmp_path: Path):
         return {step.name: step for step in steps_of(named, tmp_path / "out", tree, power_modes=False)}
 
     mine, demo = steps(tmp_path / "mine"), steps(None)
-    assert list(demo) == list(mine)
+    assert [name for name in demo if not name.endswith(" streamed")] == list(mine)
     for name in ("verify", "plan", "tune", "bench cuda", "bench cpu", "bench cuda:graph=false"):
         assert str(tmp_path / "mine") in mine[name].command
         assert str(bundle) in demo[name].command

@@ -13,6 +13,9 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from edge_runtime.base.errors import HobbitError
+from edge_runtime.bundle.manifest_file import read
+from edge_runtime.bundle.record import BF16
 from edge_runtime.lab.bringup.process import CUT, FAILED, MOST_JSON, PASSED, STILL_S, STUCK, Result, run_process
 from edge_runtime.lab.bringup.steps import HOBBIT, Step
 
@@ -46,6 +49,12 @@ def run_step(step: Step, out: Path, environment: Mapping[str, str], most_s: floa
         step = replace(step, command=(*step.command, *(word for needed, word in step.optional if needed in words)))
     if step.folder:
         step = replace(step, command=(*step.command, "--out", str(out / step.folder)))
+    if step.expert_share and step.takes:
+        try:
+            memory = expert_memory(step.takes, step.expert_share)
+        except HobbitError as err:
+            return {"outcome": NOT_AVAILABLE, "why": str(err)}
+        step = replace(step, command=(*step.command, "--expert-memory", str(memory)))
     found = run_process(step.command, out, environment, end - time.monotonic(), still_s)
     if step.finds and found.get("exit") == 1 and "json" in found:
         return found | {"outcome": PASSED, "why": "it found something: see what it printed"}
@@ -55,6 +64,18 @@ def run_step(step: Step, out: Path, environment: Mapping[str, str], most_s: floa
     if said is not None and said in found["stderr"]:
         return found | {"outcome": NOT_AVAILABLE, "why": found["stderr"].strip().splitlines()[-1]}
     return found
+
+
+def expert_memory(bundle: Path, share: float) -> int:
+    """Return the bytes that a share of a bundle's experts take, whole experts at the deepest tier that is served.
+
+    Raises:
+        HobbitError: it is no bundle.
+    """
+    manifest = read(bundle)
+    experts = len(manifest.model.sparse_layers) * manifest.model.num_experts
+    tier = max(tier for tier in manifest.experts.tiers if tier != BF16)
+    return int(share * experts) * manifest.layout.tier_bytes(tier)
 
 
 def _why_not(step: Step) -> str:

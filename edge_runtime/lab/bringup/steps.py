@@ -38,6 +38,9 @@ _BACKENDS = {
 }
 _FIRST, _IN_EACH_MODE = 2, ("cuda", "cpu")
 """Backends that are measured before all others, and those that each power mode is measured with."""
+STREAMED, _STREAMED_SHARE = "bench {} streamed", 0.25
+"""Name of a benchmark whose experts come from the drive, and the share of them that memory may hold. The demo's fit
+into any board's memory: without these nothing would say what the drive gives."""
 _ENGINES = "cuda:trunk=tensorrt"
 _NO_ENGINES = (
     "this Python has no TensorRT. JetPack brings it: sudo apt-get install python3-libnvinfer, and a virtual "
@@ -68,6 +71,7 @@ class Step:
         folder: a new, empty folder that the step writes into, below the bring-up's.
         needs: name of a step before it; once that passes anew, this one is run again.
         takes: a folder that `needs` makes, and without which it cannot be run.
+        expert_share: of the experts that memory may hold; 0: as many as there is room for.
         finds: exit code 1 says that it found something, and what it printed is the result.
     """
 
@@ -82,6 +86,7 @@ class Step:
     folder: str = ""
     needs: str = ""
     takes: Path | None = None
+    expert_share: float = 0.0
     finds: bool = False
 
 
@@ -103,19 +108,23 @@ def steps_of(
     yield from (demo, check)
     exported = out / _DEMO_BUNDLE
     why_not = f"no bundle was named, and the demo cannot be exported: {demo.why_not}" if demo.why_not else ""
-    for step in _of_bundle((str(bundle or exported),), power_modes, conf):
+    for step in _of_bundle((str(bundle or exported),), power_modes, conf, is_demo=bundle is None):
         if bundle is not None:
             yield step
         else:
             yield replace(step, needs=demo.name, takes=exported, why_not=step.why_not or why_not)
 
 
-def _of_bundle(given: Sequence[str], power_modes: bool, conf: Path) -> Iterator[Step]:
+def _of_bundle(given: Sequence[str], power_modes: bool, conf: Path, *, is_demo: bool) -> Iterator[Step]:
     """Yield what is done with a bundle."""
     yield _verb("verify", "check the bundle", 5, given)
     yield _verb("plan", "plan the memory", 1, given)
     benches = [_bench(f"bench {backend}", f"measure {title}", given, backend) for backend, title in _BACKENDS.items()]
     yield from benches[:_FIRST]
+    if is_demo:
+        for backend in _IN_EACH_MODE:
+            title = f"measure {_BACKENDS[backend]}; a quarter of the experts in memory, the others streamed"
+            yield replace(_bench(STREAMED.format(backend), title, given, backend), expert_share=_STREAMED_SHARE)
     yield _verb("tune", "measure, and choose settings", 8, given)
     yield from benches[_FIRST:]
     engines = _bench(f"bench {_ENGINES}", "measure the GPU, trunk as TensorRT engines", given, _ENGINES)
