@@ -123,3 +123,18 @@ def model_bundle(exported: Callable[..., Path]) -> Path:
 def calibrated_bundle(exported: Callable[..., Path]) -> Path:
     """The bundled model with the losses of its tiers measured on the text that comes with the exporter."""
     return exported(MODEL, "--tiers", "8,6,4,2", "--trunk", "fp32", "--calibrate")
+
+
+@pytest.fixture(scope="session")
+def large_bundle(shared_folder: Path, exported: Callable[..., Path]) -> Path:
+    """A random model whose experts are above the size from which units of memory keep theirs: 284 KiB at four bits."""
+    from synthetic import qwen3_config, write_qwen3
+
+    checkpoint = shared_folder / "large-experts"
+    with open(shared_folder / "large-experts.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not checkpoint.exists():
+            part = shared_folder / "large-experts.part"
+            write_qwen3(part, qwen3_config(512, 320, 16, 4, num_experts_per_tok=4), norms=0.3)
+            part.rename(checkpoint)
+    return exported(checkpoint, "--tiers", "8,4,2", "--trunk", "fp32")

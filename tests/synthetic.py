@@ -77,8 +77,16 @@ def qwen3_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def write_qwen3(out: Path, config: Mapping[str, Any], seed: int = 0) -> Path:
-    """Write a random bfloat16 checkpoint, one tensor in memory at a time."""
+def write_qwen3(out: Path, config: Mapping[str, Any], seed: int = 0, *, norms: float = 0.0) -> Path:
+    """Write a random bfloat16 checkpoint, one tensor in memory at a time.
+
+    Args:
+        out: directory, created if needed.
+        config: its config.json.
+        seed: of the weights.
+        norms: about what the weights of norms are: from a few tenths on routers prefer some experts, and layers change
+            what passes them.
+    """
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(config))
     write_tokenizer(out)
@@ -89,11 +97,14 @@ def write_qwen3(out: Path, config: Mapping[str, Any], seed: int = 0) -> Path:
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
     rng = np.random.default_rng(seed)
-    pool = bfloat16(rng.standard_normal(1 << 20, np.float32) * np.float32(0.05))
+    values = rng.standard_normal(1 << 20, np.float32) * np.float32(0.05)
+    of_matrices = bfloat16(values)
+    of_norms = bfloat16(values + np.float32(norms))
 
     def blocks() -> Iterable[bytes]:
         for shape in shapes.values():
             left = int(np.prod(shape))
+            pool = of_norms if len(shape) == 1 else of_matrices
             while left > 0:
                 part = pool[int(rng.integers(0, 1000)) :][:left]
                 left -= len(part)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import MODEL
 from families import FAMILY_CASES, make_checkpoint
+from rooms_made import RoomsMade
 from stores import InOrder
 
 from edge_runtime import Engine, SamplingParams
@@ -90,11 +91,11 @@ def ran(bundle, ids, monkeypatch, *, native: bool, **options: Any) -> Ran:
     return Ran(logits.tobytes(), counters, b"".join(row.tobytes() for row in found), slots, scores.tobytes())
 
 
-def check(bundle, ids, monkeypatch, **options: Any) -> dict[str, Any]:
+def check(bundle, ids, monkeypatch, **options: Any) -> Ran:
     in_python, in_native = (ran(bundle, ids, monkeypatch, native=native, **options) for native in (False, True))
     for name, one, other in zip(("logits", "counters", "tiers", "slots", "scores"), in_python, in_native, strict=True):
         assert one == other, (name, options)
-    return in_python.counters
+    return in_python
 
 
 @pytest.mark.parametrize("prefetch", ["off", AHEAD, "lookahead:depth=3,adaptive=false"])
@@ -104,7 +105,7 @@ def test_everything_is_as_in_python(calibrated_bundle, monkeypatch, slots, prefe
     ids = list(TEXT.encode()[:120])
     counters = check(
         calibrated_bundle, ids, monkeypatch, tier=4, eviction="next-use", expert_memory=slots * size, prefetch=prefetch
-    )
+    ).counters
     assert (counters["evicted"] > 0) == (slots < 256)
     assert (counters["prefetch_issued"] > 0) == (prefetch != "off" and slots < 256)
 
@@ -177,6 +178,22 @@ def test_memory_cut_for_two_tiers_is_filled_alike(calibrated_bundle, monkeypatch
         found.append((logits.tobytes(), {k: v for k, v in counters.items() if k not in UNTIMED}))
     assert found[0] == found[1]
     assert found[0][1]["upgrades"] > 0
+
+
+@pytest.mark.parametrize("eviction", ["lru", "next-use"])
+@pytest.mark.parametrize("tier", [4, 8])
+def test_so_is_memory_whose_units_keep_their_size(large_bundle, monkeypatch, tier, eviction):
+    """Experts from 256 KiB on: some go although bytes enough are free. Logits are those without reads ahead."""
+    ids, memory = list(TEXT.encode()[:100]), 20 * read(large_bundle).layout.tier_bytes(tier)
+    options = {"tier": tier, "policy": "hobbit:t1=0.6,t2=0.95", "eviction": eviction, "expert_memory": memory}
+    without = check(large_bundle, ids, monkeypatch, **options, prefetch="off")
+    rooms = RoomsMade(monkeypatch)
+    for prefetch in (AHEAD, "lookahead:depth=3,adaptive=false"):
+        found = check(large_bundle, ids, monkeypatch, **options, prefetch=prefetch)
+        assert found.logits == without.logits
+        assert min(found.counters["by_tier"][each] for each in (2, tier)) > 0
+        assert found.counters["prefetch_issued"] > 0
+    assert rooms.despite_free_bytes > 0
 
 
 @pytest.mark.oracle

@@ -44,6 +44,24 @@ def test_reading_ahead_changes_no_logit_and_no_decision(calibrated_bundle, polic
     assert ahead[3] > without[3], "something was read ahead"
 
 
+def test_nor_where_free_memory_keeps_its_size(large_bundle):
+    """Experts from 256 KiB on, a chunk that fills the memory; reads that come as they do, memory taken ahead or not."""
+    found = []
+    for prefetch, threads, is_touched in (("off", 8, False), ("off", 8, True), (ALWAYS, 8, False), (ALWAYS, 1, True)):
+        more = {"expert_memory": "10MiB", "io_threads": threads}
+        with opened(large_bundle, "hobbit:t1=0.6,t2=0.95", prefetch, **more) as engine:
+            if is_touched:
+                engine.parts.cache.touch(whole=True, wait_s=None)
+            found.append(ran(engine))
+            assert engine.parts.cache.residents.ledger.sizes.full_bytes > 256 << 10
+            assert min(engine.parts.cache.counters.by_tier[tier] for tier in (2, 8)) > 0
+    for other in found[1:]:
+        for one, another in zip(found[0][0], other[0], strict=True):
+            np.testing.assert_array_equal(one, another)
+        assert found[0][1:3] == other[1:3]
+    assert [each[3] > 0 for each in found] == [False, False, True, True]
+
+
 def test_reads_in_the_background_count_when_they_are_asked_for_not_when_they_come(calibrated_bundle):
     """Of a policy that admits displaced experts, tokens repeat although its reads are late or not, as the drive is."""
     found = []
@@ -55,13 +73,20 @@ def test_reads_in_the_background_count_when_they_are_asked_for_not_when_they_com
     assert found[0][1:3] == found[1][1:3]
 
 
-def test_memory_that_changes_is_followed(calibrated_bundle):
+@pytest.mark.parametrize(
+    ("bundle", "sizes"),
+    [
+        ("calibrated_bundle", ("4MiB", "2MiB", "6MiB", "3MiB")),
+        ("large_bundle", ("12MiB", "6MiB", "16MiB", "8MiB")),
+    ],
+)
+def test_memory_that_changes_is_followed(request, bundle, sizes):
     """Less memory, then more, between two texts: decisions stay those of a run that reads nothing ahead."""
     found = {}
     for prefetch in ("off", ALWAYS):
-        with opened(calibrated_bundle, "hobbit:t1=0.3,t2=0.7", prefetch) as engine:
+        with opened(request.getfixturevalue(bundle), "hobbit:t1=0.3,t2=0.7", prefetch) as engine:
             seen = []
-            for size in ("4MiB", "2MiB", "6MiB", "3MiB"):
+            for size in sizes:
                 engine.resize(expert_memory=size)
                 seen.append(engine.logits(engine.tokenizer.encode(TEXT)[:40], chunk=1))
             found[prefetch] = seen

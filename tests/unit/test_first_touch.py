@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from fakes import FakeStore
 from patience import until
+from rooms_made import RoomsMade
 
 from edge_runtime.backends.cpu.space import HostSpace
 from edge_runtime.backends.memory import ByteRange
@@ -181,12 +182,16 @@ def test_what_reads_have_passed_is_left_alone():
 
 
 @pytest.mark.parametrize("all_cores", [False, True])
-def test_memory_held_ahead_never_changes_which_expert_is_where(all_cores):
-    """The same history of reads, resizes and drops with and without; who is in which slot decides ties of eviction."""
-    rng, slot = np.random.default_rng(3), 5 * PAGE
+@pytest.mark.parametrize(("core", "plane"), [(3 * PAGE, PAGE), (3 * MIB // 2, MIB)])
+def test_memory_held_ahead_never_changes_which_expert_is_where(monkeypatch, core, plane, all_cores):
+    """The same history of reads, resizes and drops with and without; who is in which slot decides ties of eviction.
+
+    Small units, and large ones, of which free ones keep their size.
+    """
+    rng, slot, rooms = np.random.default_rng(3), core + 2 * plane, RoomsMade(monkeypatch)
     tables = []
     for _ in range(2):
-        ledger = UnitLedger(UnitSizes(4, 8, 3 * PAGE, PAGE), 20 * slot, 4 * 16)
+        ledger = UnitLedger(UnitSizes(4, 8, core, plane), 20 * slot, 4 * 16)
         rule = create_rule("lru", RuleContext(num_layers=4, num_experts=16, tier_bytes={4: 3, 6: 4, 8: 5}, full_tier=8))
         tables.append(Residents(ledger, rule, num_layers=4, num_experts=16).table)
     ahead = tables[1].ledger
@@ -215,3 +220,4 @@ def test_memory_held_ahead_never_changes_which_expert_is_where(all_cores):
             assert table.ledger.used_bytes <= table.ledger.touched_bytes <= table.ledger.budget_bytes
         given_back += len(ahead.drain_discards())
     assert given_back
+    assert (rooms.despite_free_bytes > 0) == (plane == MIB)
