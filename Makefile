@@ -71,7 +71,7 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PY) tools/lint_imports.py
-	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not system and not planted and not emulation and not ray" tests/unit tests/contract tests/hostile tests/packaging/test_release.py tests/packaging/test_workflow.py
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not system and not planted and not emulation and not ray" tests/unit tests/contract tests/hostile tests/packaging/test_release.py tests/packaging/test_signing.py tests/packaging/test_images.py tests/packaging/test_workflow.py
 	$(MAKE) kernel-check
 	$(MAKE) gpu-emulation
 

@@ -10,9 +10,9 @@ from conftest import REPO
 
 sys.path.insert(0, str(REPO / "tools/release"))
 
-import check
 import common
 import contained
+import signing
 
 PACKAGES = ("hobbit-edge", "hobbit-edge-export")
 
@@ -23,7 +23,7 @@ def test_packages_have_names_that_are_kept(pair):
     names = [contained.package_name(package, suite, arch)[0] for package in PACKAGES]
     for name in names:
         assert re.fullmatch(r"[A-Za-z0-9._+-]+", name)
-        assert check.KEPT_NAME.fullmatch(name)
+        assert signing.KEPT_NAME.fullmatch(name)
     assert "~" in contained.package_version(suite), "so that a release of the system that has ours takes its own"
 
 
@@ -39,12 +39,12 @@ def test_scripts_name_packages_as_they_are_built():
 @pytest.mark.parametrize("name", ["hobbit-edge_1-1~noble1_arm64.deb", "two words.txt", ".hidden", "ends.", "ä.txt"])
 def test_a_file_that_would_be_renamed_is_refused(tmp_path, name):
     (tmp_path / "hobbit_edge-1-cp310-abi3-manylinux_2_35_x86_64.whl").touch()
-    check.write_sums(tmp_path, None)
+    signing.write_sums(tmp_path, None)
     (tmp_path / "SHA256SUMS.sig").write_text("signed")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     (tmp_path / name).touch()
     with pytest.raises(common.Failed) as caught:
-        check.write_sums(tmp_path, None)
+        signing.write_sums(tmp_path, None)
     assert f"{name}: expected letters, digits, '._-', neither '.' nor '-' at an end" in str(caught.value)
     assert str(caught.value).endswith("Rename or remove it.")
     (tmp_path / name).unlink()

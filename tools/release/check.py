@@ -18,12 +18,11 @@ import base64
 import hashlib
 import os
 import re
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
-from common import ARCHITECTURES, PYTHONS, ROOT, TARGETS, Failed, digest, exit_code, run, say, the_wheel, version
+from common import ARCHITECTURES, PYTHONS, ROOT, TARGETS, Failed, exit_code, run, say, the_wheel, version
 from contained import SUITES, check_bundle, check_package, check_time, check_wheel_time, package_name
 from licences import is_permitted
 from locks import LOCKS, SETS, read
@@ -32,13 +31,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from sbom import write as write_sbom
+from signing import check_signature, write_sums
 
-SIGNED_AS = "hobbit-edge-release"
-SIGNER = "hobbit-edge"
-SIGNERS = ROOT / "deploy/signers"
-"""Who may sign: lines of SIGNER and a public key, as ssh-keygen reads them."""
-KEPT_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
-"""Names that GitHub leaves as they are: it puts a `.` for other characters, and drops one at either end."""
 NEEDED = (
     "edge_runtime/py.typed", "edge_runtime/profiles/generic.yaml", "edge_runtime/backends/cuda/kernels/hobbit.cu",
     "hobbit_export/cli.py", ".dist-info/licenses/LICENSE", "data/share/man/man1/hobbit.1",
@@ -97,24 +91,6 @@ def check_tag(tag: str) -> None:
     heads = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     if not re.fullmatch(rf"\[{re.escape(version())}\] - \d{{4}}-\d\d-\d\d", heads[0]):
         raise Failed(f"CHANGELOG.md: expected '[{version()}] - YYYY-MM-DD' as its first section, got '{heads[0]}'")
-
-
-def check_signature(out: Path) -> None:
-    """See that SHA256SUMS is signed by one of deploy/signers.
-
-    Raises:
-        Failed: it is not, or nobody may sign.
-    """
-    if not SIGNERS.exists():
-        raise Failed(f"{SIGNERS}: expected the public key of who signs. See docs/releasing.md")
-    signature = out / "SHA256SUMS.sig"
-    if not signature.exists():
-        raise Failed(f"{signature.name}: not there. A tag needs --key or HOBBIT_SIGNING_KEY")
-    command = ["ssh-keygen", "-Y", "verify", "-f", SIGNERS, "-I", SIGNER, "-n", SIGNED_AS, "-s", signature]
-    with (out / "SHA256SUMS").open("rb") as sums:
-        done = subprocess.run(command, stdin=sums, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Failed(f"{signature.name}: not by a key of {SIGNERS.name}: {(done.stdout + done.stderr).strip()}")
 
 
 def check_contents(wheel: Path) -> None:
@@ -215,30 +191,6 @@ def check_set(out: Path, targets: list[str], suites: list[str]) -> None:
     if strange:
         raise Failed(f"{out}: expected what this release consists of alone, found {', '.join(strange)} too. Remove it.")
     say(f"{len(targets)} bundles and {2 * len(suites)} packages hold these wheels")
-
-
-def write_sums(out: Path, key: str | None) -> None:
-    """Write SHA256SUMS of everything in the folder, and its signature.
-
-    Raises:
-        Failed: GitHub gives a file another name, by which SHA256SUMS would not find it; what was written before stays.
-    """
-    written = ("SHA256SUMS", "SHA256SUMS.sig")
-    files = sorted(path for path in out.iterdir() if path.is_file() and path.name not in written)
-    if renamed := [path.name for path in files if not KEPT_NAME.fullmatch(path.name)]:
-        raise Failed(
-            f"{', '.join(renamed)}: expected letters, digits, '._-', neither '.' nor '-' at an end, or GitHub gives "
-            "another name. Rename or remove it."
-        )
-    for old in written:
-        (out / old).unlink(missing_ok=True)
-    sums = out / "SHA256SUMS"
-    sums.write_text("".join(f"{digest(path)}  {path.name}\n" for path in files), encoding="utf-8")
-    if key is None:
-        say(f"SHA256SUMS: {len(files)} files, NOT signed (no --key)")
-        return
-    run("ssh-keygen", "-Y", "sign", "-q", "-f", key, "-n", SIGNED_AS, sums)
-    say(f"SHA256SUMS: {len(files)} files, signed")
 
 
 def go(arguments: argparse.Namespace) -> None:
