@@ -45,13 +45,11 @@ def test_reading_ahead_changes_no_logit_and_no_decision(calibrated_bundle, polic
 
 
 def test_nor_where_free_memory_keeps_its_size(large_bundle):
-    """Experts from 256 KiB on, a chunk that fills the memory; reads that come as they do, memory taken ahead or not."""
+    """Experts from 256 KiB on, a chunk that fills the memory, reads that come as they do."""
     found = []
-    for prefetch, threads, is_touched in (("off", 8, False), ("off", 8, True), (ALWAYS, 8, False), (ALWAYS, 1, True)):
+    for prefetch, threads in (("off", 8), (ALWAYS, 8), (ALWAYS, 1)):
         more = {"expert_memory": "10MiB", "io_threads": threads}
         with opened(large_bundle, "hobbit:t1=0.6,t2=0.95", prefetch, **more) as engine:
-            if is_touched:
-                engine.parts.cache.touch(whole=True, wait_s=None)
             found.append(ran(engine))
             assert engine.parts.cache.residents.ledger.sizes.full_bytes > 256 << 10
             assert min(engine.parts.cache.counters.by_tier[tier] for tier in (2, 8)) > 0
@@ -59,7 +57,7 @@ def test_nor_where_free_memory_keeps_its_size(large_bundle):
         for one, another in zip(found[0][0], other[0], strict=True):
             np.testing.assert_array_equal(one, another)
         assert found[0][1:3] == other[1:3]
-    assert [each[3] > 0 for each in found] == [False, False, True, True]
+    assert [each[3] > 0 for each in found] == [False, True, True]
 
 
 def test_reads_in_the_background_count_when_they_are_asked_for_not_when_they_come(calibrated_bundle):
