@@ -1,8 +1,8 @@
 """What `--base-resident` gives: KL divergence, bytes and tok/s beside lossless and today's rate-distortion.
 
-    python benchmarks/base_resident.py BUNDLE --text FILE --out FILE.json [--tier 8] [--memory 0.4 0.5 0.6 0.75]
-    python benchmarks/base_resident.py BUNDLE --text FILE --out FILE.json --speed --rounds 4 --memory 0.5
-    python benchmarks/base_resident.py --plot QUALITY.json SPEED.json --out docs/frontier/base-resident.png
+    python -m benchmarks.base_resident BUNDLE --text FILE --out FILE.json [--tier 8] [--memory 0.4 0.5 0.6 0.75]
+    python -m benchmarks.base_resident BUNDLE --text FILE --out FILE.json --speed --rounds 4 --memory 0.5
+    python -m benchmarks.base_resident --plot QUALITY.json SPEED.json --out docs/frontier/base-resident.png
 
 --memory is a share of all experts at the full tier. Quality: the text is decoded one token a step from an empty cache,
 and compared with lossless at the same tier; a point a line. Speed: the engines of one size of memory are open together,
@@ -14,17 +14,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.compare.machine import identity
+from benchmarks.source import commit
 from edge_runtime import Engine
 from edge_runtime.base.errors import BudgetError
 from edge_runtime.bundle.manifest_file import read as read_manifest
@@ -62,9 +64,9 @@ def main() -> None:
         return plot(*args.plot, args.out)
     points = [*(speeds(args) if args.speed else qualities(args))]
     head = {
-        "machine": f"{platform.machine()}, {platform.system()}", "text": args.text.name, "tokens": args.tokens,
-        "bundle_id": read_manifest(Path(args.bundle)).bundle_id, "max_kld": args.max_kld,
-    }  # fmt: skip
+        "machine": identity(Path(args.bundle)), "commit": commit(), "day": f"{datetime.now(timezone.utc):%Y-%m-%d}",
+        "text": args.text.name, "bundle_id": read_manifest(Path(args.bundle)).bundle_id, "max_kld": args.max_kld,
+    } | ({"warm": args.warm, "slice": SLICE} if args.speed else {"tokens": args.tokens})  # fmt: skip
     old = json.loads(args.out.read_text())["points"] if args.out.exists() else []
     key = lambda p: (p["setting"], p["tier"], p["memory"])  # noqa: E731
     new = {key(p) for p in points}
