@@ -77,9 +77,9 @@ class SlotTable(Table):
     A slot is free, being read, or holds a resident expert; it may be pinned. It is a core of the ledger, with the
     planes its expert has beyond it. A resident whose deeper planes are being read stays resident at its tier meanwhile.
     If the ledger has planes, as many whole experts go as cores are wanted, coldest first, and the rest of the room is
-    made by truncating: the colder half of what may go, coldest first, loses its planes. Free units of the other size
-    stay as they are, up to a 32nd of the budget, so memory seldom changes between the two sizes. A rule that scores
-    planes (`TruncatingRule`) orders both itself.
+    made by truncating: the colder half of what may go, coldest first, loses its planes. Where experts have
+    256 KiB or more, free units of the other size stay as they are, up to a 32nd of the budget, so memory seldom changes
+    between the two sizes. A rule that scores planes (`TruncatingRule`) orders both itself.
 
     Args:
         ledger: units of memory; owned from now on.

@@ -8,7 +8,7 @@
 
 namespace hobbit {
 
-constexpr int64_t kLargeBytes = 256 << 10;  // an expert of that size is read in whole huge pages, or nearly
+constexpr int64_t kLargeBytes = 256 << 10;  // from here on a broken huge page costs more than a spare unit
 
 using Moves = std::vector<std::pair<int, int>>;  // (source, target)
 
