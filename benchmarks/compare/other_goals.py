@@ -94,8 +94,10 @@ def _profile(row: Row) -> str:
 
 
 def _base(speed: Row, kld: Row) -> Iterator[str]:
-    tok_s = {p["setting"]: p["tok_s"] for p in speed["points"]}
-    losses = {p["setting"]: p["kld"] for p in kld["points"] if (p["tier"], p["memory"]) == (8, 0.5)}
+    tok_s, losses = (
+        {p["setting"]: p[what] for p in found["points"] if (p["tier"], p["memory"]) == (8, 0.5)}
+        for found, what in ((speed, "tok_s"), (kld, "kld"))
+    )
     said = []
     for name, title in (("base-resident", "with the default eviction"),
                         ("base-resident, its eviction", "with `--eviction rate-distortion`")):  # fmt: skip
@@ -107,9 +109,8 @@ def _base(speed: Row, kld: Row) -> Iterator[str]:
     yield ""
     yield (
         f"A base of two bits that stays, 8 bits, half of the experts in memory: at least {BASE}x of lossless at a KL "
-        f"divergence of at most {BASE_KLD}. {'; '.join(said)}. Speed is of S1 beside other work "
-        f"({speed['machine']}), KL divergence of the bundled model. "
-        "[policies-measured.md](policies-measured.md#a-base-of-two-bits-that-stays) has their dates, and a run on a "
-        "quiet machine, whose samples were not kept."
+        f"divergence of at most {BASE_KLD}. {'; '.join(said)}. Speed is of S1 with stand-ins for losses "
+        f"({_machine(speed)}, {speed['day']}, commit {speed['commit'][:8]}), KL divergence of the bundled "
+        "model: [policies-measured.md](policies-measured.md#a-base-of-two-bits-that-stays)."
     )
     yield ""
