@@ -28,6 +28,7 @@ _FIGURES = ("checks", "memory", "decode", "graphs", "seconds")
 """Parts of it of which every number, yes and no is kept, and the names above it."""
 _DEPTH = 4
 _OF_EXPERTS = ("lookups", "hits", "bytes_per_token", "read_gbps")
+"""Of those looked up while decoding: the totals of a report hold the prompt's, too."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,9 +87,16 @@ def _step(step: dict[str, Any]) -> dict[str, Any]:
     if isinstance(timings, dict):
         speeds = {name: timings.get(name) for name in ("prompt_per_second", "predicted_per_second")}
         kept |= {name: value for name, value in speeds.items() if isinstance(value, (int, float))}
-    if isinstance(printed, dict) and (experts := _numbers(printed.get("experts"), 1)):
+    if experts := _numbers(_within(printed, "bench", "decode", "experts"), 1):
         kept["experts"] = {name: experts[name] for name in _OF_EXPERTS if name in experts}
     return kept
+
+
+def _within(found: Any, *names: str) -> Any:
+    """What lies below names, one in the other; None where one is missing."""
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
 
 
 def _gpu_check(found: Any) -> dict[str, Any] | None:

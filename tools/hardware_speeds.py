@@ -12,7 +12,7 @@ from edge_runtime.base.sizes import MIB
 _HEAD = (
     "", "## Speeds", "",
     "What `hobbit bringup` measured. In steps called \"streamed\" memory may hold a quarter of the demo's",
-    "experts; the others come from the drive.", "",
+    "experts; the others come from the drive. The last three columns are of decoding alone.", "",
     "| board | step | prompt, tok/s | decode, tok/s | experts found in memory | MiB read a token | drive, GB/s |",
     "|---|---|---|---|---|---|---|",
 )  # fmt: skip

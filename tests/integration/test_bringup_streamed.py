@@ -24,7 +24,7 @@ def test_a_quarter_of_the_experts_is_in_memory_and_the_others_are_read(model_bun
         environment = {**os.environ, "HOBBIT_POWER_METER": f"auto:root={tmp_path}"}
         found = run_step(step, tmp_path, environment, 120)
         assert found["outcome"] == "passed", found
-        found_by[name] = found["json"]["experts"]
+        found_by[name] = found["json"]["bench"]["decode"]["experts"]
     manifest = read(model_bundle)
     experts = len(manifest.model.sparse_layers) * manifest.model.num_experts
     assert expert_memory(model_bundle, 0.25) == experts // 4 * manifest.layout.tier_bytes(8)

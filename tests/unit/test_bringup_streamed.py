@@ -55,9 +55,11 @@ def test_a_demo_that_is_no_bundle_is_a_result(tmp_path: Path):
 def sent() -> dict[str, Any]:
     """What an owner sends: two benchmarks."""
     experts = {"lookups": 200, "hits": 50, "bytes_per_token": 3 * MIB, "read_gbps": 1.25, "by_tier": {"8": 200}}
-    printed = {"timings": {"prompt_per_second": 90.5, "predicted_per_second": 12.345}, "experts": experts}
+    printed = {"timings": {"prompt_per_second": 90.5, "predicted_per_second": 12.345}}
+    # the totals are the prompt's too: beside a speed of decoding they would be another figure
+    printed |= {"experts": experts | {"hits": 190}, "bench": {"decode": {"experts": experts}}}
     done = {"outcome": "passed", "ended": "2026-12-01 10:00:00Z", "json": printed}
-    cut = {**done, "outcome": "cut short", "json": {"timings": {"predicted_per_second": 2}}}
+    cut = {**done, "outcome": "cut short", "json": {"timings": {"predicted_per_second": 2}, "experts": experts}}
     return {
         "format": 1, "about": {"version": "1"}, "machine": {"hardware": {"board": "NVIDIA Jetson Orin NX"}},
         "steps": {"doctor": {**done, "json": {}}, "bench cuda streamed": done, "bench cpu streamed": cut},
