@@ -9,7 +9,8 @@ _SCRIPT = """\
 # mode 2 takes a reboot, which nobody grants
 status={root}/var/lib/nvpmodel/status
 case "$1" in
-  -q) number=$(sed -n 's/^pmode:0*\\([0-9]\\)/\\1/p' $status)
+  -q) if [ -e {root}/mute ]; then exit 0; fi
+      number=$(sed -n 's/^pmode:0*\\([0-9]\\)/\\1/p' $status)
       set -- 15W 25W MAXN_SUPER; shift $number
       printf 'NV Power Mode: %s\\n%s\\n' "$1" "$number" ;;
   -m) echo "$2" >> {root}/asked

@@ -60,6 +60,31 @@ def test_the_mode_is_set_back_at_the_end_and_after_an_error(board):
     assert mode_of(board) == "pmode:0001"
 
 
+def ends_where_nvpmodel_says_nothing(board: Path, how: type[BaseException] | None) -> None:
+    modes = PowerModes(board)
+    with modes.changing():
+        modes.set(Mode(0, "15W"))
+        (board / "mute").touch()
+        if how is not None:
+            raise how
+
+
+def test_the_guard_sets_the_mode_back_where_nvpmodel_does_not_say_which_it_is(board):
+    with pytest.raises(DeviceError, match=r"nvpmodel -q does not say .* sudo nvpmodel -m 1"):
+        ends_where_nvpmodel_says_nothing(board, None)
+    assert mode_of(board) == "pmode:0001"
+
+
+@pytest.mark.parametrize("how", [SystemExit, KeyboardInterrupt])
+def test_a_mode_that_may_not_be_back_does_not_change_how_a_process_ends(board, how, capsys):
+    with pytest.raises(how):
+        ends_where_nvpmodel_says_nothing(board, how)
+    assert mode_of(board) == "pmode:0001"
+    said = capsys.readouterr().err
+    assert said.startswith("power-modes: nvpmodel -q does not say the mode")
+    assert "sudo nvpmodel -m 1" in said
+
+
 def test_a_mode_that_takes_a_reboot_or_root_is_said(board):
     modes = PowerModes(board)
     assert "stayed in mode 1" in modes.set(Mode(2, "MAXN_SUPER"))

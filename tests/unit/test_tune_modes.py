@@ -10,6 +10,7 @@ import board_trees
 import pytest
 from nvpmodel_script import install, mode_of
 
+from edge_runtime.base.errors import DeviceError
 from edge_runtime.config.profiles import load_profile, parse_profile
 from edge_runtime.lab.bench.power_modes import PowerModes
 from edge_runtime.lab.tune.candidate import Candidate, Space, axes
@@ -71,6 +72,18 @@ def test_each_candidate_is_measured_in_its_mode_and_the_board_is_left_as_it_was(
         ({"context": 64}, "pmode:0000")
     ]
     assert mode_of(board) == "pmode:0001"
+
+
+def test_a_mode_that_may_be_in_force_is_not_measured_under_the_name_of_the_old_one(board):
+    modes = ModeSwitch(PowerModes(board))
+    with modes.changing():
+        (board / "mute").touch()
+        with pytest.raises(DeviceError, match="nvpmodel -q does not say the mode"):
+            modes.enter("15W")
+        (board / "mute").unlink()
+        assert mode_of(board) == "pmode:0000", "it was put in force all the same"
+        assert modes.enter(None) is None
+        assert mode_of(board) == "pmode:0001"
 
 
 def test_modes_are_an_axis_only_where_they_may_be_changed():

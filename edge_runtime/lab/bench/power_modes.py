@@ -14,10 +14,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from edge_runtime.base.ending import say
 from edge_runtime.base.errors import DeviceError, RequestError
 from edge_runtime.bundle.state import make_folder, state_folder
 from edge_runtime.lab.bench import mode_guard
@@ -103,22 +104,44 @@ class PowerModes:
         """Change modes inside this block: at its begin, its end, or ours, the original one is in force.
 
         Raises:
-            DeviceError: it could not be set back.
+            DeviceError: it could not be set back. Where an interrupt or a signal ends the block, that is only said.
         """
         if self.current() != self.original and (failed := self.set(Mode(self.original, ""))):
             raise DeviceError(f"power-modes: an earlier change was not undone: {failed} {_set_back(self.original)}")
         self._write_note()
         command = [sys.executable, "-I", mode_guard.__file__, self._command, str(self.original), str(self._state)]
         guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
+        told_to_end = False
         try:
             yield
+        except (KeyboardInterrupt, SystemExit):
+            told_to_end = True
+            raise
         finally:
-            failed = None if self.current() == self.original else self.set(Mode(self.original, ""))
-            if failed is None:
-                self._state.unlink(missing_ok=True)
-            guard.communicate(mode_guard.DONE if failed is None else b"", timeout=3 * _LIMIT_S)
-            if failed is not None and self.current() != self.original:
-                raise DeviceError(f"power-modes: {failed} {_set_back(self.original)}")
+            if why := self._end(guard):
+                why = f"power-modes: {why} {_set_back(self.original)}"
+                if not told_to_end:
+                    raise DeviceError(why)
+                say(why)  # how the process ends says who ended it
+
+    def _end(self, guard: subprocess.Popen[bytes]) -> str:
+        """Set the original mode back, or leave it to the guard; return why it is not in force, "" if it is."""
+        failed = self._set_original()
+        if not failed:
+            self._state.unlink(missing_ok=True)
+        with suppress(subprocess.TimeoutExpired):  # it goes on trying
+            guard.communicate(b"" if failed else mode_guard.DONE, timeout=3 * _LIMIT_S)
+        with suppress(DeviceError):
+            if failed and self.current() == self.original:
+                return ""
+        return failed
+
+    def _set_original(self) -> str:
+        """Put the original mode in force; return why that did not work, "" if it did."""
+        try:
+            return "" if self.current() == self.original else self.set(Mode(self.original, "")) or ""
+        except DeviceError as err:
+            return str(err).removeprefix("power-modes: ")
 
     def _write_note(self) -> None:
         """Write the file, onto the drive: it is for when the power is cut."""

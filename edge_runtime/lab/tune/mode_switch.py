@@ -21,7 +21,8 @@ class ModeSwitch:
     def __init__(self, modes: PowerModes) -> None:
         self._modes = modes
         self._by_name = {mode.name: mode for mode in modes.modes}
-        self._own, self._now = self._numbered(modes.original), self._numbered(modes.current())
+        self._own = self._numbered(modes.original)
+        self._now: Mode | None = self._numbered(modes.current())
 
     @property
     def others(self) -> list[str]:
@@ -35,12 +36,17 @@ class ModeSwitch:
             yield
 
     def enter(self, name: str | None) -> str | None:
-        """Put a mode in force, None for the one that was found; return why that did not work, None if it did."""
+        """Put a mode in force, None for the one that was found; return why that did not work, None if it did.
+
+        Raises:
+            DeviceError: nvpmodel hangs, or does not say which mode is in force.
+        """
         wanted = self._own if name is None else self._by_name.get(name)
         if wanted is None:
             return f"there is no power mode {name!r} here"
         if wanted == self._now:
             return None
+        self._now = None  # what raises from here on may have changed the board all the same
         failed = self._modes.set(wanted)
         self._now = wanted if failed is None else self._numbered(self._modes.current())
         return failed
