@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from patience import until
 
@@ -69,8 +67,3 @@ def is_gone(process: Path) -> bool:
         return (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
-
-
-def content(out: Path) -> dict[str, Any]:
-    """Return the file of a bring-up."""
-    return dict(json.loads((out / "hobbit-bringup.json").read_text()))

@@ -52,21 +52,23 @@ def test_a_folder_that_takes_nothing_is_named(tmp_path: Path):
 
 
 def test_a_result_of_gpu_check_that_was_cut_short_is_left_out(tmp_path: Path):
-    (tmp_path / "gpu-check").mkdir()
-    (tmp_path / "gpu-check/gpu_check_Orin.json").write_text('{"device": "Or')
-    bring_up(Bringup(None, tmp_path), Recorder())
-    assert content(tmp_path)["gpu_check"] is None
+    assert kept_of_gpu_check(tmp_path, '{"device": "Or') is None
 
 
 def test_what_gpu_check_wrote_is_in_the_file(tmp_path: Path):
+    found = kept_of_gpu_check(tmp_path, '{"device": "Orin", "emulated": false}')
+    assert found == {"device": "Orin", "emulated": False}
+
+
+def kept_of_gpu_check(tmp_path: Path, written: str) -> Any:
     def check(step: Step, out: Path, environment: Any, seconds: float) -> dict[str, Any]:
         if step.name == "gpu-check":
             (out / step.folder).mkdir()
-            (out / step.folder / "gpu_check_Orin.json").write_text('{"device": "Orin", "emulated": false}')
+            (out / step.folder / "gpu_check_Orin.json").write_text(written)
         return {"outcome": "passed"}
 
     Bringup(None, tmp_path).run(lambda step, result: None, lambda step: None, check)
-    assert content(tmp_path)["gpu_check"] == {"device": "Orin", "emulated": False}
+    return content(tmp_path)["gpu_check"]
 
 
 def test_nothing_private_is_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -15,11 +15,19 @@ from edge_runtime.lab.bringup.steps import Step
 
 
 def ran(wanted: Bringup, check: str = "passed") -> list[str]:
-    """Bring up without running anything; return the steps that would have been run."""
+    """Bring up without running anything; return the steps that would have been run.
+
+    Args:
+        wanted: the bring-up.
+        check: what comes of gpu-check; one that fails writes a file.
+    """
     names = []
 
-    def run(step: Step, *_: Any) -> dict[str, Any]:
+    def run(step: Step, out: Path, *_: Any) -> dict[str, Any]:
         names.append(step.name)
+        if step.name == "gpu-check" and check == "failed":
+            (out / step.folder).mkdir()
+            (out / step.folder / "gpu_check_Orin.json").write_text('{"device": "Orin"}')
         return {"outcome": check if step.name == "gpu-check" else "passed"}
 
     wanted.run(lambda step, result: None, lambda step: None, run)
@@ -95,8 +103,6 @@ def test_results_of_before_a_change_do_not_count(tree: Tree, tmp_path: Path):
 def test_a_file_of_gpu_check_is_of_the_tree_it_checked(tree: Tree, tmp_path: Path):
     out = tmp_path / "out"
     wanted = Bringup(None, out, checkout=tree.root)
-    (out / "gpu-check").mkdir(parents=True)
-    (out / "gpu-check/gpu_check_Orin.json").write_text('{"device": "Orin"}')
     ran(wanted, "failed")
     assert content(out)["gpu_check"] == {"device": "Orin"}
     ran(Bringup(None, out, minutes=1e-9, checkout=tree.root))
@@ -104,5 +110,6 @@ def test_a_file_of_gpu_check_is_of_the_tree_it_checked(tree: Tree, tmp_path: Pat
     tree.commit("2")
     ran(Bringup(None, out, minutes=1e-9, checkout=tree.root))
     assert content(out)["gpu_check"] is None, "it was not reached"
-    ran(wanted, "not available")
-    assert content(out)["gpu_check"] is None
+    ran(Bringup(None, out, checkout=tmp_path / "none"), "not available")
+    assert (out / "gpu-check/gpu_check_Orin.json").exists()
+    assert content(out)["gpu_check"] is None, "it could not be run"

@@ -30,7 +30,7 @@ from edge_runtime.lab.bringup.order import (
 )  # fmt: skip
 from edge_runtime.lab.bringup.privacy import Scrubber
 from edge_runtime.lab.bringup.process import CUT, PASSED, STUCK, Result
-from edge_runtime.lab.bringup.runner import NOT_AVAILABLE, Run, measured_so_far, run_step
+from edge_runtime.lab.bringup.runner import NOT_AVAILABLE, Run, empty, measured_so_far, run_step
 from edge_runtime.lab.bringup.steps import GPU_CHECK, GPU_CHECK_FOLDER, NVPMODEL_CONF, Step, steps_of
 
 _MOST_GPU_CHECK, _MOST_SAID = 256 << 10, 300
@@ -128,19 +128,26 @@ class Bringup:
             result: Result = dict(_NOT_REACHED)
         else:
             begun(step)
-            interrupted = _BEGUN | {"times_ended": times + 1}
-            journal.keep(step.name, interrupted)  # what a power cut or the kernel leaves there
-            try:
-                result = run(step, self.out.resolve(), self._environment(), most_s)
-            except (KeyboardInterrupt, SystemExit):
-                self._keep(step, journal, interrupted | measured_so_far(step, self.out))
-                raise
-            if result["outcome"] == CUT and most_s < 60 * step.minutes:
-                result |= _NOT_FINISHED
+            # emptied before anything else: what is in its folder is of this run, whenever that ends
+            why = "" if step.why_not else empty(step, self.out.resolve())
+            if why:
+                result = {"outcome": NOT_AVAILABLE, "why": why}
+            else:
+                result = self._run_now(step, journal, most_s, run, _BEGUN | {"times_ended": times + 1})
         if result["outcome"] != PASSED:
             result["times_ended"] = times + (result["outcome"] in TOOK_TOO_MUCH)
         self._keep(step, journal, result)
         return result
+
+    def _run_now(self, step: Step, journal: BringupJournal, most_s: float, run: Run, interrupted: Result) -> Result:
+        journal.keep(step.name, interrupted)  # what a power cut or the kernel leaves there
+        try:
+            result = run(step, self.out.resolve(), self._environment(), most_s)
+        except (KeyboardInterrupt, SystemExit):
+            measured = {} if step.why_not else measured_so_far(step, self.out)
+            self._keep(step, journal, interrupted | measured)
+            raise
+        return result | _NOT_FINISHED if result["outcome"] == CUT and most_s < 60 * step.minutes else result
 
     def _keep(self, step: Step, journal: BringupJournal, result: Result) -> None:
         journal.keep(step.name, result)

@@ -30,7 +30,7 @@ def run_step(step: Step, out: Path, environment: Mapping[str, str], most_s: floa
     """Run a step; return its outcome: passed, failed, stuck, cut short, or not available, and what it said.
 
     Args:
-        step: what to run.
+        step: what to run; its folder is not there yet, see `empty`.
         out: folder of the bring-up; what the step writes goes below it.
         environment: of the process.
         most_s: seconds it may take.
@@ -42,8 +42,6 @@ def run_step(step: Step, out: Path, environment: Mapping[str, str], most_s: floa
     end = time.monotonic() + most_s
     if why := _why_not(step):
         return {"outcome": NOT_AVAILABLE, "why": why}
-    if step.folder:  # emptied before anything else: what is in it is of this run, whenever that ends
-        shutil.rmtree(out / step.folder, ignore_errors=True)
     if step.verb:
         words = help_words(step.verb)
         step = replace(step, command=(*step.command, *(word for needed, word in step.optional if needed in words)))
@@ -64,6 +62,20 @@ def run_step(step: Step, out: Path, environment: Mapping[str, str], most_s: floa
     if said is not None and said in found["stderr"]:
         return found | {"outcome": NOT_AVAILABLE, "why": found["stderr"].strip().splitlines()[-1]}
     return found
+
+
+def empty(step: Step, out: Path) -> str:
+    """Remove what an earlier run left in a step's folder; return why that did not work, "" if it did."""
+    if not step.folder:
+        return ""
+    try:
+        shutil.rmtree(out / step.folder)
+    except FileNotFoundError:
+        return ""
+    except OSError as err:
+        where = err.filename or out / step.folder
+        return f"{where}: of an earlier run, and cannot be removed: {err.strerror or err}. Remove it, as its owner."
+    return ""
 
 
 def expert_memory(bundle: Path, share: float) -> int:
