@@ -49,7 +49,7 @@ class Failures:
         except Exception as err:
             self.failed.append(f"{name}: {said_of(err)}")
             print(f"FAILED: {self.failed[-1]}", flush=True)
-            if isinstance(err, CudaContextLostError):
+            if is_lost(err):
                 raise ChecksFailed(self.failed, is_lost=True) from err
 
     def finish(self, found: Any = None) -> None:
@@ -60,6 +60,13 @@ class Failures:
         """
         if self.failed:
             raise ChecksFailed(self.failed, found)
+
+
+def is_lost(err: BaseException) -> bool:
+    """Whether a context was lost on the way to an error: what says more about a loss is of another class."""
+    if isinstance(err, CudaContextLostError):
+        return True
+    return any(is_lost(each) for each in {err.__cause__, err.__context__} if each is not None)
 
 
 def said_of(err: BaseException) -> str:

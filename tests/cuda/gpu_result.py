@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cuda.gpu_failures import ChecksFailed, said_of
+from cuda.gpu_failures import ChecksFailed, is_lost, said_of
 
 from edge_runtime.backends.cuda.cubins import cache_folder
-from edge_runtime.backends.cuda.driver import CudaContextLostError, Device
+from edge_runtime.backends.cuda.driver import Device
 from edge_runtime.backends.cuda.nvrtc import Nvrtc
 from edge_runtime.base.errors import DeviceError
 from edge_runtime.lab.bringup.machine import jetson_linux, power_mode
@@ -60,7 +60,7 @@ class Parts:
             return err.found
         except BaseException as err:
             self._fail(name, [said_of(err)])
-            self._is_lost = isinstance(err, CudaContextLostError)
+            self._is_lost = is_lost(err)
             if not isinstance(err, Exception):  # somebody stopped it
                 self._write()
                 raise

@@ -99,6 +99,41 @@ def test_nothing_runs_behind_a_context_that_was_lost(fakes: Fakes, fake, tmp_pat
     assert "decode: NOT RUN, the GPU cannot be used any more" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("call", [b"cuLaunchKernel", b"cuEventSynchronize"])
+def test_a_context_lost_on_a_kind_of_memory_ends_it_too(fakes: Fakes, fake, tmp_path: Path, monkeypatch, call: bytes):
+    """The error that says which kind is raised from the driver's."""
+    real = gpu_check.memory_kinds
+
+    def lose(*given: Any) -> dict[str, Any]:
+        fake.fake_fail(call, 700, 0)
+        return real(*given)
+
+    monkeypatch.setattr(gpu_check, "memory_kinds", lose)
+    assert gpu_check.main(options(fakes, tmp_path)) == 1
+    result = written(tmp_path)
+    assert (result["failed"], result["not_run"]) == (["memory"], ["checks", "decode"])
+    assert result["why"]["memory"][0].startswith("DeviceError: cuda: the GPU failed on registered memory: ")
+
+
+def test_a_way_of_the_demo_that_lost_the_context_is_the_last(fake, device: Device, tmp_path: Path):
+    """A backend that is opened says which memory it was on."""
+    parts, failures = Parts(tmp_path / "gpu_check_GPU.json", {}), Failures()
+
+    def demo() -> None:
+        with failures.kept("streamed"):
+            fake.fake_fail(b"cuCtxSynchronize", 700, 0)
+            try:
+                device.call("cuCtxSynchronize")
+            except DeviceError as err:
+                raise DeviceError("on pinned memory") from err
+        pytest.fail("another way ran")
+
+    parts.run("demo", demo)
+    parts.run("graphs", pytest.fail)
+    result = written(tmp_path)
+    assert (result["why"], result["not_run"]) == ({"demo": ["streamed: DeviceError: on pinned memory"]}, ["graphs"])
+
+
 def test_a_way_of_the_demo_that_fails_is_named(tmp_path: Path):
     parts, failures = Parts(tmp_path / "gpu_check_GPU.json", {}), Failures()
     for number in range(MOST_LISTED + 2):
