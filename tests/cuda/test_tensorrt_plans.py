@@ -14,6 +14,7 @@ from cuda.engines import ALL, FEW, assert_close, logits, opened
 from cuda.fake_tensorrt import RELEASES, TENSORRT
 
 from edge_runtime.backends.cuda.cubins import write_cubin
+from edge_runtime.backends.cuda.driver import Device
 
 MIB = 1 << 20
 
@@ -91,6 +92,26 @@ def test_another_board_driver_or_workspace_has_plans_of_its_own(
     change(fake)
     assert plans_built(model_bundle, of_cpu, backend) == all_parts > 0
     assert plans_built(model_bundle, of_cpu, backend) == 0
+
+
+def test_a_kernel_that_leaves_less_of_the_memory_keeps_the_plans(
+    model_bundle: Path, of_cpu: np.ndarray, use_version, fake: ctypes.CDLL
+):
+    """A Jetson's GPU has the memory of the system, less what the kernel and its carve-outs take."""
+    fake.fake_board(8, 7700 * MIB)
+    assert plans_built(model_bundle, of_cpu) > 0
+    fake.fake_board(8, 7400 * MIB)
+    assert plans_built(model_bundle, of_cpu) == 0
+
+
+def test_boards_that_differ_in_memory_alone_are_told_apart(device: Device, fake: ctypes.CDLL):
+    """Orin modules of 4 to 64 GB, and Thor, with a share of the memory left out."""
+    seen = set()
+    for gib in (4, 8, 16, 32, 64, 128):
+        for share in (1.0, 0.9):
+            fake.fake_board(8, int(share * gib * 1024 * MIB))
+            seen.add(device.facts)
+    assert len(seen) == 6
 
 
 def test_what_engines_are_built_in_and_work_in_is_planned(

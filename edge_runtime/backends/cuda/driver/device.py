@@ -68,9 +68,13 @@ class Device:
 
     @property
     def facts(self) -> tuple[object, ...]:
-        """What tells GPUs and drivers apart: those of a Nano, an NX and an AGX have one name and one architecture."""
+        """What tells GPUs and drivers apart: those of a Nano, an NX and an AGX have one name and one architecture.
+
+        Memory as the next power of two: of a Jetson's, what is left depends on the system's kernel and what it keeps.
+        """
+        memory = 1 << (self.total_bytes - 1).bit_length()
         return (
-            self.name, self.arch, self.driver.version, self.total_bytes, self.multiprocessors, self.integrated,
+            self.name, self.arch, self.driver.version, memory, self.multiprocessors, self.integrated,
             self.registers_host_memory, self.l2_bytes,
         )  # fmt: skip
 
