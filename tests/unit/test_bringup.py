@@ -15,6 +15,7 @@ from edge_runtime.backends.cuda import nvrtc
 from edge_runtime.lab.bringup.bringup import Bringup
 from edge_runtime.lab.bringup.process import MOST_TEXT
 from edge_runtime.lab.bringup.steps import HOBBIT, Step, power_modes_in, steps_of
+from edge_runtime.lab.doctor.device import Device
 
 CONF = """< PARAM TYPE=CLOCK NAME=CPU >
 # mode loop starts from here
@@ -100,10 +101,25 @@ def test_it_goes_on_after_a_failure_and_another_run_does_what_did_not_pass(tmp_p
     assert again.ran == first.ran
 
 
+@pytest.mark.parametrize("bundle", [True, False])
+def test_what_needs_a_gpu_is_left_out_where_there_is_none(bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def on_gpu() -> dict[str, str]:
+        found = steps_of(tmp_path if bundle else None, tmp_path, Path("tree"), power_modes=True, conf=tmp_path / "no")
+        return {step.name: step.why_not for step in found if step.name.startswith("bench cuda")}
+
+    monkeypatch.setattr(Device, "has_gpu_nodes", False)
+    assert len(on_gpu()) >= 7
+    assert all("no device file of an NVIDIA GPU" in why for why in on_gpu().values())
+    monkeypatch.setattr(Device, "has_gpu_nodes", True)
+    assert on_gpu()["bench cuda"] == "", "what its path lacks the benchmark itself says"
+
+
 def test_engines_are_measured_where_tensorrt_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Device, "has_gpu_nodes", True)
+
     def step() -> Step:
-        steps = steps_of(tmp_path, tmp_path, None, power_modes=False)
-        return next(step for step in steps if step.name == "bench cuda:trunk=tensorrt")
+        found = steps_of(tmp_path, tmp_path, None, power_modes=False)
+        return next(step for step in found if step.name == "bench cuda:trunk=tensorrt")
 
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     missing = run(step(), tmp_path)
@@ -121,9 +137,11 @@ def test_engines_are_measured_where_tensorrt_is(tmp_path: Path, monkeypatch: pyt
 
 
 def test_onnx_runtimes_provider_is_measured_where_its_package_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Device, "has_gpu_nodes", True)
+
     def step() -> Step:
-        steps = steps_of(tmp_path, tmp_path, None, power_modes=False)
-        return next(step for step in steps if step.name == "bench cuda:trunk=onnx")
+        found = steps_of(tmp_path, tmp_path, None, power_modes=False)
+        return next(step for step in found if step.name == "bench cuda:trunk=onnx")
 
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert "no onnxruntime-gpu" in run(step(), tmp_path)["why"]

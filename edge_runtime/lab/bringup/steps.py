@@ -11,6 +11,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from edge_runtime.base.children import module_command
+from edge_runtime.lab.doctor.device import Device
 
 HOBBIT = tuple(module_command("edge_runtime"))
 GPU_CHECK = "tests/cuda/gpu_check.py"
@@ -46,6 +47,7 @@ _NO_ENGINES = (
     "this Python has no TensorRT. JetPack brings it: sudo apt-get install python3-libnvinfer, and a virtual "
     "environment made with --system-site-packages"
 )
+_NO_GPU = "there is no device file of an NVIDIA GPU"
 _PROVIDER = "cuda:trunk=onnx"
 _NO_PROVIDER = "this Python has no onnxruntime-gpu; docs/cuda.md says where a board gets it"
 _DEMO_OPTIONS = ("--tiers", "8,4", "--trunk", "fp32", "--no-resume")
@@ -108,11 +110,14 @@ def steps_of(
     yield from (demo, check)
     exported = out / _DEMO_BUNDLE
     why_not = f"no bundle was named, and the demo cannot be exported: {demo.why_not}" if demo.why_not else ""
+    shows_gpu = Device().has_gpu_nodes or conf.exists()
     for step in _of_bundle((str(bundle or exported),), power_modes, conf, is_demo=bundle is None):
+        # where there is a sign of a GPU and something of its path is missing, the benchmark fails and says what
+        lacking = _NO_GPU if _is_on_gpu(step) and not shows_gpu else step.why_not
         if bundle is not None:
-            yield step
+            yield replace(step, why_not=lacking)
         else:
-            yield replace(step, needs=demo.name, takes=exported, why_not=step.why_not or why_not)
+            yield replace(step, needs=demo.name, takes=exported, why_not=lacking or why_not)
 
 
 def _of_bundle(given: Sequence[str], power_modes: bool, conf: Path, *, is_demo: bool) -> Iterator[Step]:
@@ -133,6 +138,10 @@ def _of_bundle(given: Sequence[str], power_modes: bool, conf: Path, *, is_demo: 
     provider = _bench(f"bench {_PROVIDER}", "measure the GPU, trunk on ONNX Runtime", given, _PROVIDER)
     yield replace(provider, why_not="" if any(distributions(name="onnxruntime-gpu")) else _NO_PROVIDER)
     yield from _power_steps(given, power_modes, conf)
+
+
+def _is_on_gpu(step: Step) -> bool:
+    return any(word.partition(":")[0] == "cuda" for word in step.command)
 
 
 def _verb(verb: str, title: str, minutes: float, words: Sequence[str], *optional: tuple[str, str]) -> Step:
