@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -48,10 +49,16 @@ def measuring(
         mode: of the board that the step is measured in.
         prepare: runs in the process before it begins.
     """
+
+    def begin() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, and so it would stay
+        if prepare is not None:
+            prepare()
+
     words = ["--out", str(out), *(["--power-modes"] if mode else [])]
     command = [sys.executable, "-c", _PROGRAM, str(root), MEASURES, mode, *words]
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=prepare
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=begin
     ) as process:
         try:
             until(lambda: (out / "it/pid").exists() or process.poll() is not None, "the step measures")

@@ -132,7 +132,7 @@ def test_a_bad_value_is_named_by_its_source(name, value, message):
 def test_cuda_is_never_a_silent_cpu_run():
     for options in ({"backend": "cuda"}, {"env": {"HOBBIT_BACKEND": "cuda"}}):
         with pytest.raises(
-            DeviceError, match=r"libcuda.so.1 does not load .* JetPack 6.2 and 7.2 bring it: sudo apt install"
+            DeviceError, match=r"libcuda.so.1 does not load .* On a Jetson: sudo apt install nvidia-l4t-cuda"
         ):
             resolved(**options)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
 
+from edge_runtime.backends import BACKENDS
 from edge_runtime.base.children import module_command
 from edge_runtime.lab.doctor.device import Device
 
@@ -141,7 +142,8 @@ def _of_bundle(given: Sequence[str], power_modes: bool, conf: Path, *, is_demo: 
 
 
 def _is_on_gpu(step: Step) -> bool:
-    return any(word.partition(":")[0] == "cuda" for word in step.command)
+    names = (word.partition(":")[0] for word in step.command)
+    return any(name in BACKENDS and BACKENDS[name].is_on_gpu for name in names)
 
 
 def _verb(verb: str, title: str, minutes: float, words: Sequence[str], *optional: tuple[str, str]) -> Step:
