@@ -3,10 +3,10 @@
     python -m benchmarks.bench_export --folder DIR [--layers 2 --experts 64] [--threads 1 2] [--rounds 3] [--json]
     python -m benchmarks.bench_export --encoder [--isa avx512vnni avx2] [--threads 1 2] [--rounds 3] [--json]
 
-Three figures in MB/s of bfloat16 source, medians over interleaved rounds: the encoder alone on rows in memory, with
-each instruction set; a plain
+Three figures in MB/s of bfloat16 source, medians over interleaved rounds: the encoder alone on rows in memory; a plain
 copy of the same bytes (checkpoint read, as many bytes as the bundle has written, synced); the whole export of a
 generated checkpoint. The checkpoint leaves the page cache before each read. DIR needs room for it and two bundles.
+--encoder: the first alone, with each instruction set in turn.
 """
 
 from __future__ import annotations
@@ -69,11 +69,8 @@ def encoders(args: argparse.Namespace) -> None:
             found[isa, threads].append(round(encoder_speed(isa, threads, args.tiers), 1))
     if args.json:
         rows = [{"isa": isa, "threads": n, "mb_s": speeds} for (isa, n), speeds in found.items()]
-        print(
-            json.dumps(
-                {"cpu": describe_hardware(Path())["cpu"], "tiers": args.tiers, "commit": commit(), "encoder": rows}
-            )
-        )
+        cpu = describe_hardware(Path())["cpu"]
+        print(json.dumps({"cpu": cpu, "tiers": args.tiers, "commit": commit(), "encoder": rows}))
         return
     for (isa, threads), speeds in found.items():
         print(f"{isa:12} {threads} threads {statistics.median(speeds):7.1f}  ({min(speeds):.1f} to {max(speeds):.1f})")

@@ -13,7 +13,7 @@ from cuda.gpu_failures import ChecksFailed, is_lost, said_of
 
 from edge_runtime.backends.cuda.cubins import cache_folder
 from edge_runtime.backends.cuda.driver import Device
-from edge_runtime.backends.cuda.nvrtc import Nvrtc
+from edge_runtime.backends.cuda.nvrtc import Nvrtc, dotted
 from edge_runtime.base.errors import DeviceError
 from edge_runtime.lab.bringup.machine import jetson_linux, power_mode
 from edge_runtime.telemetry.hardware import describe_hardware
@@ -114,7 +114,7 @@ class NotedCompiler:
     @property
     def said(self) -> str:
         """What the kernels that run were made by."""
-        return f"NVRTC {'.'.join(map(str, self._made[-1].version))}" if self._made else "kept cubin"
+        return f"NVRTC {dotted(self._made[-1].version)}" if self._made else "kept cubin"
 
 
 def describe(device: Device, compiler: NotedCompiler, root: Path = Path("/")) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bringups import content
 
 from edge_runtime.lab.bringup.bringup import Bringup
 from edge_runtime.lab.bringup.steps import Step
@@ -32,10 +32,6 @@ def ran(wanted: Bringup, check: str = "passed") -> list[str]:
 
     wanted.run(lambda step, result: None, lambda step: None, run)
     return names
-
-
-def content(out: Path) -> dict[str, Any]:
-    return dict(json.loads((out / "hobbit-bringup.json").read_text()))
 
 
 class Tree:

@@ -82,7 +82,6 @@ std::vector<Candidate> SlotTable::evictable(const std::vector<double>& scores, c
 // Where cores are kept, all that may go loses planes, coldest first, and that is all.
 std::vector<SlotTable::Step> SlotTable::steps_from_coldest_half(const Need& need, const Keep& keep, const Scores& scores) const {
   Room room = ledger_.room();
-  if (need.bytes) room.kept = 0;
   const bool has_planes = room.sizes.plane_bytes > 0;
   std::vector<Candidate> all = evictable(scores.cores, keep);
   const size_t half = keeps_cores_ ? all.size() : (all.size() + 1) / 2;

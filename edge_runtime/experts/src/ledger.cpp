@@ -17,7 +17,7 @@ bool Room::holds(const Need& need) const {
   const int64_t more_cores = need.cores - cores, more_planes = need.planes - planes, none = 0;
   const int64_t lacking = std::max(more_cores, none) * sizes.core_bytes + std::max(more_planes, none) * sizes.plane_bytes;
   const int64_t spare = std::max(-more_cores, none) * sizes.core_bytes + std::max(-more_planes, none) * sizes.plane_bytes;
-  return lacking + need.bytes <= fresh + std::max(spare - kept, none);
+  return lacking + need.bytes <= fresh + (need.bytes ? spare : std::max(spare - kept, none));
 }
 
 int Units::take() {

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.base.errors import DeviceError
+from edge_runtime.config.boards import l4t_release
 from edge_runtime.config.limits import read_limits
 from edge_runtime.telemetry.hardware import describe_hardware
 
@@ -34,7 +35,6 @@ _WHEELS = "nvidia/*/lib"
 _PACKAGES = (
     "hobbit-edge", "onnxruntime", "onnxruntime-gpu", "numpy", "tensorrt", "nvidia-cuda-nvrtc-cu12", "nvidia-cuda-nvrtc",
 )  # fmt: skip
-_RELEASE = re.compile(r"R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)")
 _POWER_MODE = re.compile(r"^NV Power Mode: *(\S.*)$", re.MULTILINE)
 _MOST = 2000
 _TOOLS = (("nvpmodel", "-q"), ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv"))
@@ -64,8 +64,7 @@ def describe_machine(folder: Path, root: Path = Path("/"), packages: Iterable[st
 
 def jetson_linux(root: Path = Path("/")) -> str | None:
     """Return the release of Jetson Linux, as "36.4.3"; None where there is none."""
-    found = _RELEASE.search(_read(root / "etc/nv_tegra_release"))
-    return f"{found[1]}.{found[2]}" if found else None
+    return ".".join(map(str, l4t_release(_read(root / "etc/nv_tegra_release")))) or None
 
 
 def power_mode() -> str | None:

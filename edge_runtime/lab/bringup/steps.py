@@ -114,11 +114,11 @@ def steps_of(
     shows_gpu = Device().has_gpu_nodes or conf.exists()
     for step in _of_bundle((str(bundle or exported),), power_modes, conf, is_demo=bundle is None):
         # where there is a sign of a GPU and something of its path is missing, the benchmark fails and says what
-        lacking = _NO_GPU if _is_on_gpu(step) and not shows_gpu else step.why_not
-        if bundle is not None:
-            yield replace(step, why_not=lacking)
-        else:
-            yield replace(step, needs=demo.name, takes=exported, why_not=lacking or why_not)
+        if _is_on_gpu(step) and not shows_gpu:
+            step = replace(step, why_not=_NO_GPU)
+        if bundle is None:
+            step = replace(step, needs=demo.name, takes=exported, why_not=step.why_not or why_not)
+        yield step
 
 
 def _of_bundle(given: Sequence[str], power_modes: bool, conf: Path, *, is_demo: bool) -> Iterator[Step]:
